@@ -1,0 +1,19 @@
+//! Tests of a module without a host: text scenarios, played natively and as wasm with the same bytes from every call.
+//!
+//! ```text
+//! scenario file ─▶ World (plan, execute, apply, render over rows in a map) ─▶ outcome text beneath each line
+//!                    └─▶ Engine: Native, Wasm, or Twin, which is both and compares
+//! ```
+//!
+//! `UPDATE_EXPECT=1` rewrites the expected part. It has no log, no partition, and no HTTP.
+
+mod engine;
+mod json;
+mod world;
+mod scenario;
+
+pub use engine::{Engine, EngineError, Native, Twin, Wasm};
+pub use expect_test::{ExpectFile, expect_file};
+pub use json::{from_json, to_json};
+pub use scenario::check;
+pub use world::{Command, Outcome, Played, World};
