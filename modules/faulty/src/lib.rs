@@ -1,0 +1,138 @@
+//! A module that misbehaves on demand, so that tests can see that only it is harmed.
+//!
+//! In: the command `act` with what to do. It panics, loops, hoards memory, recurses without end, touches keys it has not
+//! declared, or lets `apply` disagree with `execute` through a global. Never use it for anything else.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
+use statehouse_guest::*;
+
+/// What no module may keep: `validate` leaves something behind that only the `apply` of the same call sees.
+static CALLS: AtomicU64 = AtomicU64::new(0);
+
+/// A frame per call, until the stack is gone.
+#[inline(never)]
+fn recurse(depth: u64) -> u64 {
+    let frame = core::hint::black_box([depth; 32]);
+    if core::hint::black_box(false) {
+        return depth;
+    }
+    recurse(depth + 1) + frame[31]
+}
+
+const VALUE: &[u8] = b"value";
+
+#[derive(Body)]
+pub struct Act {
+    /// The account
+    #[body(name, max_chars = 64)]
+    pub account: String,
+    /// What to do: `add`, `reject`, `panic`, `drift`, `wander`, `loop`, `bomb` or `recurse`
+    #[body(max_chars = 16)]
+    pub what: String,
+    /// Chosen by the client
+    pub request_id: Uuid,
+}
+
+#[derive(Commands)]
+pub enum Command {
+    /// Does something
+    #[command(path = "acts", id = "request_id", response = Act)]
+    Act(Act),
+}
+
+#[derive(Rejections)]
+pub enum Rejection {
+    /// It asked for it
+    #[rejection(status = 409, detail = "as asked")]
+    Asked,
+}
+
+#[derive(BorshSerialize, BorshDeserialize)]
+#[borsh(crate = "statehouse_guest::borsh")]
+pub struct Op(String);
+
+#[derive(BorshSerialize, BorshDeserialize)]
+#[borsh(crate = "statehouse_guest::borsh")]
+pub enum Event {
+    Added,
+    Drifted,
+    Wandered,
+}
+
+pub struct Faulty;
+
+#[module]
+impl Module for Faulty {
+    const NAME: &'static str = "faulty";
+    const SCHEMA: u32 = 1;
+
+    type Command = Command;
+    type Query = NoQueries;
+    type Op = Op;
+    type Event = Event;
+    type Rejection = Rejection;
+    type Tally = ();
+
+    fn plan(command: &Command, _: &Caller<'_>, planner: &mut Planner<'_, Op>) -> Result<(), Refusal> {
+        let Command::Act(act) = command;
+        planner.step(Op(act.what.clone()), &act.account).key(VALUE);
+        Ok(())
+    }
+
+    fn validate(Op(what): &Op, view: &View<'_>, events: &mut Events<'_, Event>) -> Result<(), Rejection> {
+        match what.as_str() {
+            "panic" => panic!("asked to panic"),
+            "reject" => return Err(Rejection::Asked),
+            "loop" => loop {
+                core::hint::black_box(());
+            },
+            "bomb" => {
+                let mut hoard = Vec::new();
+                while core::hint::black_box(true) {
+                    hoard.push(vec![1u8; 1 << 20]);
+                }
+                core::hint::black_box(hoard);
+            }
+            "recurse" => drop(core::hint::black_box(recurse(0))),
+            "drift" => {
+                CALLS.fetch_add(1, Ordering::Relaxed);
+                events.emit(Event::Drifted);
+            }
+            "wander" => {
+                let _: Option<u64> = view.read(b"elsewhere");
+                events.emit(Event::Wandered);
+            }
+            _ => events.emit(Event::Added),
+        }
+        Ok(())
+    }
+
+    fn apply(event: &Event, tx: &mut Tx<'_>) {
+        let value: u64 = tx.read(VALUE).unwrap_or(0);
+        match event {
+            Event::Added => tx.write(VALUE, &(value + 1)),
+            Event::Drifted => {
+                let calls = CALLS.fetch_add(1, Ordering::Relaxed);
+                tx.write(VALUE, &(value + 1000 + calls));
+            }
+            Event::Wandered => {
+                let seen: u64 = tx.read(b"elsewhere").unwrap_or(0);
+                tx.write(b"elsewhere", &(seen + 1));
+            }
+        }
+    }
+
+    fn render_response(_: &Done<'_, Self>) -> Value {
+        Value::Map(Vec::new())
+    }
+
+    fn render_event(_: &Event, _: &EventContext<'_, Self>) -> Value {
+        Value::Null
+    }
+
+    fn render_row(_: &[u8], _: &[u8], _: &[u8]) -> Value {
+        Value::Null
+    }
+}
