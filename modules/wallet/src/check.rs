@@ -1,0 +1,73 @@
+//! The invariants, over all rows of a partition: the books balance, nobody is overdrawn, every row can be read.
+//!
+//! In: rows in order of key. Out: violations, in words. It does not know which event broke a row.
+
+use std::collections::BTreeMap;
+
+use statehouse_guest::{LOCAL, Named, Violations};
+
+use crate::account::Account;
+use crate::amount::format_amount;
+use crate::currency::Currency;
+use crate::ledger::{LocalRow, parse_balance, parse_key};
+
+const BALANCED: &str = "balanced";
+const NO_OVERDRAFT: &str = "no_overdraft";
+const WELL_FORMED: &str = "well_formed";
+
+pub(crate) const INVARIANTS: &[Named] = &[
+    Named { name: BALANCED, summary: "Accounts, settlement shares and transit of every currency add up to 0" },
+    Named { name: NO_OVERDRAFT, summary: "No account is below 0 in any currency" },
+    Named { name: WELL_FORMED, summary: "Every row is one that this module could have written" },
+];
+
+/// The sum of all balances by currency, minor units.
+pub type Tally = BTreeMap<Currency, i128>;
+
+pub fn row(tally: &mut Tally, entity: &[u8], suffix: &[u8], row: &[u8], violations: &mut Violations) {
+    if entity == LOCAL {
+        match (parse_key(suffix), parse_balance(row)) {
+            (Some(LocalRow::Transit(currency) | LocalRow::Settlement(_, currency)), Some(balance)) => {
+                add(tally, currency, balance, violations);
+            }
+            _ => malformed(entity, suffix, violations),
+        }
+        return;
+    }
+    let Some(account) = Account::parse(row).filter(|account| suffix.is_empty() && is_in_order(account)) else {
+        return malformed(entity, suffix, violations);
+    };
+    for (currency, balance) in account.holdings() {
+        add(tally, currency, balance, violations);
+        if balance < 0 {
+            let balance = format_amount(balance, currency);
+            violations.report(NO_OVERDRAFT, format!("{} stands at {balance} {currency}", entity.escape_ascii()));
+        }
+    }
+}
+
+pub fn end(tally: &Tally, violations: &mut Violations) {
+    for (currency, sum) in tally {
+        if *sum != 0 {
+            let sum = format_amount(*sum, *currency);
+            violations.report(BALANCED, format!("all balances in {currency} add up to {sum}"));
+        }
+    }
+}
+
+fn is_in_order(account: &Account<'_>) -> bool {
+    account.holdings().zip(account.holdings().skip(1)).all(|((before, _), (after, _))| before < after)
+}
+
+fn add(tally: &mut Tally, currency: Currency, balance: i128, violations: &mut Violations) {
+    let sum = tally.entry(currency).or_default();
+    match sum.checked_add(balance) {
+        Some(added) => *sum = added,
+        None => violations.report(BALANCED, format!("the sum of all balances in {currency} overflows")),
+    }
+}
+
+fn malformed(entity: &[u8], suffix: &[u8], violations: &mut Violations) {
+    let (entity, suffix) = (entity.escape_ascii(), suffix.escape_ascii());
+    violations.report(WELL_FORMED, format!("the row {suffix:?} of {entity} is malformed", suffix = suffix.to_string()));
+}
