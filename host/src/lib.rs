@@ -1,0 +1,8 @@
+//! Statehouse: a host for deterministic WebAssembly state machines over a replicated, replayable log.
+//!
+//! Modules are declared in reading order: the path of a request from the socket to the disk. See `ARCHITECTURE.md`.
+#![deny(unsafe_op_in_unsafe_fn)]
+
+pub mod ids;
+pub mod limits;
+pub mod clock;

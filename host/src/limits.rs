@@ -1,0 +1,116 @@
+//! Every bound of the host in one place, each with its reason. Nothing grows past a number named here.
+//!
+//! It knows nothing of what happens beyond a limit: the caller turns that into a clear 4xx, 503 or 507.
+
+use std::time::Duration;
+
+/// A JSON body of one command or one query: far above any honest command, small enough to buffer per connection.
+pub const BODY_BYTES_MAX: usize = 64 << 10;
+/// The body of a batch: [`BATCH_COMMANDS_MAX`] commands of 1 KiB.
+pub const BATCH_BODY_BYTES_MAX: usize = 8 << 20;
+/// Commands of one batch: enough that the cost of an fsync and of a guest call vanish in it.
+pub const BATCH_COMMANDS_MAX: usize = 8192;
+/// The OPS block of one entry; a larger batch is split.
+pub const OPS_BLOCK_BYTES_MAX: usize = 4 << 20;
+/// The OUTCOME block of one entry; a larger one splits the batch.
+pub const OUTCOME_BYTES_MAX: usize = 4 << 20;
+/// The whole input of one guest call.
+pub const GUEST_INPUT_BYTES_MAX: usize = 16 << 20;
+/// The whole output of one guest call.
+pub const GUEST_OUTPUT_BYTES_MAX: usize = 16 << 20;
+/// An entry's payload: its blocks plus bodies, callers and ids.
+pub const ENTRY_BYTES_MAX: usize = 20 << 20;
+pub const KEY_BYTES_MAX: usize = statehouse_abi::key::KEY_BYTES_MAX;
+pub const ENTITY_BYTES_MAX: usize = statehouse_abi::key::ENTITY_BYTES_MAX;
+/// A row travels through the guest whole; a larger one belongs into several rows.
+pub const ROW_BYTES_MAX: usize = 64 << 10;
+/// Ops of one command: a Saga of more steps is a batch job.
+pub const COMMAND_OPS_MAX: usize = 64;
+/// Keys one op may declare and discover.
+pub const OP_KEYS_MAX: usize = 256;
+/// How often one group may ask for undeclared keys before it is rejected.
+pub const NEED_KEYS_ROUNDS_MAX: usize = 4;
+/// After this many rounds of a batch it is halved, so that a chain of commands that find keys for each other ends.
+pub const NEED_KEYS_BATCH_ROUNDS_MAX: usize = 16;
+/// Rounds of one query.
+pub const QUERY_ROUNDS_MAX: usize = 8;
+/// Rows of one scan of a query.
+pub const SCAN_ROWS_MAX: usize = 4096;
+/// Wasm bytes of a module.
+pub const MODULE_BYTES_MAX: usize = 4 << 20;
+/// Linear memory of a guest instance.
+pub const GUEST_MEMORY_BYTES_MAX: usize = 64 << 20;
+/// Elements of a guest's one table.
+pub const GUEST_TABLE_ELEMENTS_MAX: u32 = 65_536;
+/// Stack of a guest, enough for deep but not endless recursion.
+pub const GUEST_STACK_BYTES_MAX: usize = 1 << 20;
+/// Fuel of one metered guest call per group in it: some milliseconds of work.
+pub const GUEST_FUEL_PER_GROUP: u64 = 20_000_000;
+/// Fuel of one metered guest call whatever is in it: starting up, parsing the input, writing the output.
+pub const GUEST_FUEL_BASE: u64 = 20_000_000;
+/// Fuel of one metered guest call at most, so that a batch with an endless loop in it is halved soon.
+pub const GUEST_FUEL_MAX: u64 = 500_000_000;
+/// After this long the watchdog stops a call of the fast artefact; the metered one then finds the culprit.
+pub const GUEST_WATCHDOG: Duration = Duration::from_secs(2);
+/// Text of a guest's panic that is kept.
+pub const PANIC_TEXT_BYTES_MAX: usize = 4 << 10;
+/// Panic texts and backtraces kept in memory, per partition.
+pub const PANICS_KEPT_MAX: usize = 1024;
+/// Isolation runs of one batch before the remaining suspects are moved to batches of their own.
+pub const ISOLATIONS_PER_BATCH_MAX: usize = 64;
+/// Bytes of submissions that wait in one partition's queue.
+pub const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Entries proposed and not yet applied, per partition.
+pub const SPECULATION_ENTRIES_MAX: usize = 8;
+/// Proposed entries above which a short queue waits to grow: small batches cost an fsync each.
+pub const SPECULATION_TRICKLE_MAX: usize = 2;
+/// A queue of this many commands is proposed at once.
+pub const BATCH_COMMANDS_WORTH_A_WAIT: usize = 512;
+/// Recorded rejections per caller and second: a rejection costs log for ever.
+pub const REJECTIONS_PER_CALLER_PER_SECOND_MAX: u32 = 100_000;
+/// Deadline of a request that names none.
+pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(5);
+/// The longest deadline a request may name.
+pub const DEADLINE_MAX: Duration = Duration::from_secs(30);
+/// HTTP connections open at the same time: each costs some 20 KiB. Configurable.
+pub const HTTP_CONNECTIONS_MAX: usize = 10_000;
+/// HTTP requests being answered at the same time: each holds at most its body. Configurable.
+pub const HTTP_REQUESTS_MAX: usize = 8192;
+/// Concurrent streams of one HTTP/2 connection.
+pub const HTTP_STREAMS_MAX: u32 = 256;
+/// A connection that has neither begun nor finished a request for this long is closed: slow headers, idle clients.
+pub const HTTP_IDLE_MAX: Duration = Duration::from_secs(60);
+/// The request line and all headers of one request, and what is buffered of its body at a time.
+pub const HTTP_HEADERS_BYTES_MAX: usize = 64 << 10;
+/// After the signal to stop, requests under way have this long.
+pub const SHUTDOWN_MAX: Duration = Duration::from_secs(35);
+/// Batches under way at the same time: each may hold its 8 MiB body and as much again as values.
+pub const HTTP_BATCHES_MAX: usize = 16;
+/// Items of one page of a history.
+pub const PAGE_ITEMS_MAX: u32 = 1000;
+pub const PAGE_ITEMS_DEFAULT: u32 = 100;
+/// First segment of a log; segments double up to [`SEGMENT_BYTES_MAX`].
+pub const SEGMENT_BYTES_MIN: u64 = 4 << 20;
+pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+/// Log bytes accepted and not yet durable, per partition.
+pub const LOG_PENDING_BYTES_MAX: usize = 64 << 20;
+/// Decoded entries kept in memory behind the log's end.
+pub const LOG_TAIL_BYTES_MAX: usize = 64 << 20;
+/// Rows of a partition's hot table that are clean and may be evicted are kept up to this many bytes.
+pub const HOT_TABLE_BYTES_MAX: usize = 512 << 20;
+/// Rows not yet written to the store, per partition; beyond it the executor waits for the writer.
+pub const DIRTY_BYTES_MAX: usize = 256 << 20;
+/// Log that a restart replays at most because the store had not written its rows yet.
+pub const REPLAY_BYTES_MAX: u64 = 128 << 20;
+/// The slots that entities hash to; partitions are sets of slots.
+pub const SLOT_COUNT: u32 = 4096;
+
+const _: () = {
+    assert!(SEGMENT_BYTES_MIN <= SEGMENT_BYTES_MAX);
+    assert!(ENTRY_BYTES_MAX as u64 <= SEGMENT_BYTES_MAX / 2);
+    assert!(OPS_BLOCK_BYTES_MAX + OUTCOME_BYTES_MAX + BATCH_BODY_BYTES_MAX <= ENTRY_BYTES_MAX);
+    assert!(GUEST_FUEL_BASE + GUEST_FUEL_PER_GROUP <= GUEST_FUEL_MAX);
+    assert!(DEADLINE_MAX.as_secs() < SHUTDOWN_MAX.as_secs());
+    assert!(ROW_BYTES_MAX <= GUEST_INPUT_BYTES_MAX);
+    assert!(BATCH_BODY_BYTES_MAX <= GUEST_INPUT_BYTES_MAX);
+};
