@@ -1,0 +1,308 @@
+//! What the log knows in memory: where each entry is, the newest payloads, the vote, what is purged and committed.
+//!
+//! The same book is kept while appending and rebuilt record by record at recovery. It does no I/O and takes no lock; it does
+//! not know what is durable, except that it is told which payloads it may forget.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::ids::{LogIndex, Lsn, NodeId, Term};
+use crate::log::frame::{Hash, NO_HASH, Record, entry_hash};
+use crate::log::segment::{Checkpoint, Segment};
+use crate::log::{EntryId, LogEntry, Payload, Vote};
+
+/// Where an entry is.
+#[derive(Clone)]
+pub(super) struct Slot {
+    pub id: EntryId,
+    pub hash: Hash,
+    pub segment: Arc<Segment>,
+    /// Of the record, not of its frame.
+    pub lsn: Lsn,
+    pub payload_size: u32,
+}
+
+/// An entry as the book has it.
+pub(super) enum Found {
+    InMemory(LogEntry),
+    OnDisk(Slot),
+}
+
+/// Whether entries stay in the book after they were purged: the log's own drops them, a scan of the journal keeps them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purged {
+    Dropped,
+    Kept,
+}
+
+/// A record that contradicts those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Contradiction {
+    /// The hash of the entry before is not what the record says.
+    Chain,
+    /// The index does not follow.
+    Order,
+}
+
+pub(super) struct Book {
+    purged: Purged,
+    /// INVARIANT: ordered by index; without gaps if purged entries are dropped.
+    slots: VecDeque<Slot>,
+    /// INVARIANT: the payloads of the last `tail.len()` slots.
+    tail: VecDeque<Payload>,
+    tail_bytes: usize,
+    /// The first entry of each leader's run, the first one perhaps purged.
+    runs: VecDeque<EntryId>,
+    pub vote: Option<Vote>,
+    pub committed: Option<EntryId>,
+    last_purged: Option<EntryId>,
+    /// `None`: recovery started behind that entry and has not seen it.
+    purged_hash: Option<Hash>,
+    /// Recovery started behind this index: see `replay_truncation`.
+    start: Option<LogIndex>,
+}
+
+impl Book {
+    pub fn new(purged: Purged) -> Self {
+        Self {
+            purged,
+            slots: VecDeque::new(),
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+            runs: VecDeque::new(),
+            vote: None,
+            committed: None,
+            last_purged: None,
+            purged_hash: Some(NO_HASH),
+            start: None,
+        }
+    }
+
+    /// The book at the start of a segment before which everything is purged sooner or later.
+    pub fn at(checkpoint: &Checkpoint) -> Self {
+        Self {
+            vote: checkpoint.vote,
+            committed: checkpoint.committed,
+            last_purged: checkpoint.last,
+            purged_hash: Some(checkpoint.last_hash),
+            start: checkpoint.last.map(|last| last.index),
+            ..Self::new(Purged::Dropped)
+        }
+    }
+
+    pub fn checkpoint(&self) -> Checkpoint {
+        Checkpoint {
+            vote: self.vote,
+            last: self.last(),
+            last_hash: self.last_hash(),
+            purged: self.last_purged,
+            purged_hash: self.purged_hash.unwrap_or(NO_HASH),
+            committed: self.committed,
+        }
+    }
+
+    pub fn last(&self) -> Option<EntryId> {
+        let last = self.slots.back().map(|slot| slot.id);
+        last.filter(|last| self.last_purged.is_none_or(|purged| purged.index <= last.index)).or(self.last_purged)
+    }
+
+    pub fn last_purged(&self) -> Option<EntryId> {
+        self.last_purged
+    }
+
+    pub fn slots(&self) -> impl DoubleEndedIterator<Item = &Slot> {
+        self.slots.iter()
+    }
+
+    pub fn term_starts(&self) -> Vec<EntryId> {
+        let Some(first) = self.slots.front() else { return Vec::new() };
+        assert!(self.runs.back().is_some_and(|run| self.last().is_some_and(|last| run.index <= last.index)));
+        self.runs.iter().map(|run| if run.index < first.id.index { first.id } else { *run }).collect()
+    }
+
+    /// The hash that the next entry's record carries.
+    pub fn last_hash(&self) -> Hash {
+        self.known_last_hash().unwrap_or(NO_HASH)
+    }
+
+    /// The same; `None` if recovery cannot know it.
+    pub fn known_last_hash(&self) -> Option<Hash> {
+        let last = self.slots.back().filter(|slot| Some(slot.id) == self.last());
+        last.map_or(self.purged_hash, |slot| Some(slot.hash))
+    }
+
+    /// Adds the entry after the last one. `payload`: kept in memory until [`Book::forget_payloads`].
+    pub fn push(&mut self, slot: Slot, payload: Option<Payload>) {
+        assert!(self.last().is_none_or(|last| last.index.next() == slot.id.index));
+        if self.runs.back().is_none_or(|run| (run.term, run.node) != (slot.id.term, slot.id.node)) {
+            self.runs.push_back(slot.id);
+        }
+        match payload {
+            Some(payload) => {
+                self.tail_bytes += payload.size();
+                self.tail.push_back(payload);
+            }
+            None => assert!(self.tail.is_empty(), "a gap among the payloads in memory"),
+        }
+        assert_ne!(slot.hash, NO_HASH);
+        assert!(slot.segment.first_lsn <= slot.lsn);
+        assert!(self.slots.back().is_none_or(|before| before.lsn < slot.lsn));
+        self.slots.push_back(slot);
+        assert!(self.tail.len() <= self.slots.len());
+        assert!(!self.runs.is_empty());
+    }
+
+    /// Drops all entries after `last`, which must not be purged. Says whether there were any.
+    pub fn truncate_after(&mut self, last: Option<LogIndex>) -> bool {
+        let is_beyond = |id: &EntryId| last.is_none_or(|last| last < id.index);
+        assert!(self.last_purged.is_none_or(|purged| !is_beyond(&purged)));
+        let slots_before = self.slots.len();
+        while self.slots.back().is_some_and(|slot| is_beyond(&slot.id)) {
+            self.slots.pop_back();
+            if let Some(payload) = self.tail.pop_back() {
+                self.tail_bytes -= payload.size();
+            }
+        }
+        while self.runs.back().is_some_and(is_beyond) {
+            self.runs.pop_back();
+        }
+        assert!(self.tail.len() <= self.slots.len());
+        assert!(!self.tail.is_empty() || self.tail_bytes == 0);
+        self.slots.len() < slots_before
+    }
+
+    /// The entry before `index`: one that is here, or the last purged one.
+    pub fn id_before(&self, index: LogIndex) -> Option<EntryId> {
+        let position = self.slots.partition_point(|slot| slot.id.index < index);
+        assert!(position <= self.slots.len());
+        let before = position.checked_sub(1).map(|position| self.slots[position].id);
+        before.or(self.last_purged).filter(|before| before.index.next() == index)
+    }
+
+    /// The hash that a PURGE record up to `upto` carries: zeros if the log does not hold that entry.
+    pub fn hash_of(&self, upto: EntryId) -> Hash {
+        let position = self.slots.partition_point(|slot| slot.id.index < upto.index);
+        self.slots.get(position).filter(|slot| slot.id == upto).map_or(NO_HASH, |slot| slot.hash)
+    }
+
+    /// Forgets the entries up to `upto`, which may be beyond the last one.
+    pub fn purge(&mut self, upto: EntryId, hash: Hash) {
+        assert!(self.last_purged.is_none_or(|purged| purged.index < upto.index));
+        if self.purged == Purged::Dropped {
+            while self.slots.front().is_some_and(|slot| slot.id.index <= upto.index) {
+                self.slots.pop_front();
+            }
+            while self.slots.len() < self.tail.len() {
+                self.tail_bytes -= self.tail.pop_front().map_or(0, |payload| payload.size());
+            }
+            let first = self.slots.front().map(|slot| slot.id.index);
+            while self.runs.get(1).is_some_and(|run| first.is_none_or(|first| run.index <= first)) {
+                self.runs.pop_front();
+            }
+            if self.slots.is_empty() {
+                self.runs.clear();
+            }
+            assert!(self.tail.len() <= self.slots.len());
+            assert_eq!(self.slots.is_empty(), self.runs.is_empty());
+        }
+        self.last_purged = Some(upto);
+        self.purged_hash = Some(hash);
+        assert!(self.last().is_some_and(|last| upto.index <= last.index));
+    }
+
+    /// The entries in `range`, in order, until their payloads exceed `bytes_max`; at least one if there is any.
+    pub fn find(&self, range: Range<LogIndex>, bytes_max: usize) -> Vec<Found> {
+        assert!(self.purged == Purged::Dropped, "only a book without gaps can be asked by index");
+        let Some(first) = self.slots.front().map(|slot| slot.id.index) else { return Vec::new() };
+        let start = usize::try_from(first.distance_to(range.start)).unwrap_or(usize::MAX);
+        let count = usize::try_from(range.start.max(first).distance_to(range.end)).unwrap_or(usize::MAX);
+        let in_memory_from = self.slots.len() - self.tail.len();
+        let mut found = Vec::new();
+        let mut bytes = 0_usize;
+        for (position, slot) in self.slots.iter().enumerate().skip(start).take(count) {
+            assert!(range.contains(&slot.id.index));
+            bytes = bytes.saturating_add(slot.payload_size as usize);
+            if bytes_max < bytes && !found.is_empty() {
+                break;
+            }
+            found.push(match position.checked_sub(in_memory_from) {
+                Some(position) => Found::InMemory(LogEntry { id: slot.id, payload: self.tail[position].clone() }),
+                None => Found::OnDisk(slot.clone()),
+            });
+        }
+        found
+    }
+
+    /// Forgets the oldest payloads until at most `bytes_max` are left, but none of a record at or after `written`.
+    pub fn forget_payloads(&mut self, written: Lsn, bytes_max: usize) {
+        while bytes_max < self.tail_bytes {
+            let oldest = &self.slots[self.slots.len() - self.tail.len()];
+            if written <= oldest.lsn {
+                break;
+            }
+            self.tail_bytes -= self.tail.pop_front().map_or(0, |payload| payload.size());
+        }
+        assert!(!self.tail.is_empty() || self.tail_bytes == 0);
+    }
+
+    /// Takes over a record found at recovery.
+    pub fn replay(&mut self, record: &Record, segment: &Arc<Segment>, lsn: Lsn) -> Result<(), Contradiction> {
+        match record {
+            Record::Entry { entry, before } => {
+                self.replay_truncation(entry.id.index.0.checked_sub(1).map(LogIndex), Some(*before), entry.id)?;
+                if self.last().is_some_and(|last| last.index.next() != entry.id.index) {
+                    return Err(Contradiction::Order);
+                }
+                if self.known_last_hash().is_some_and(|hash| hash != *before) {
+                    return Err(Contradiction::Chain);
+                }
+                let hash = entry_hash(before, entry.id, &entry.payload, &blake3::hash(entry.payload.bytes()));
+                let payload_size = u32::try_from(entry.payload.size()).expect("read from a field of four bytes");
+                self.push(Slot { id: entry.id, hash, segment: segment.clone(), lsn, payload_size }, None);
+            }
+            Record::Vote(vote) => self.vote = Some(*vote),
+            Record::Truncate(Some(last)) => self.replay_truncation(Some(last.index), None, *last)?,
+            Record::Truncate(None) => {
+                let nobody = EntryId { term: Term(0), node: NodeId(0), index: LogIndex(0) };
+                self.replay_truncation(None, Some(NO_HASH), nobody)?;
+            }
+            Record::Purge { upto, hash } => {
+                if self.last_purged.is_none_or(|purged| purged.index < upto.index) {
+                    self.purge(*upto, *hash);
+                }
+            }
+            Record::Commit(id) => self.committed = Some(*id),
+        }
+        Ok(())
+    }
+
+    /// Truncates to `last`. Recovery may start at a segment whose beginning rewrote entries of the segment before: these are
+    /// purged later in the stream, so the place of the purge moves back meanwhile, and only its hash matters.
+    fn replay_truncation(
+        &mut self,
+        last: Option<LogIndex>,
+        hash: Option<Hash>,
+        id: EntryId,
+    ) -> Result<(), Contradiction> {
+        if let Some(purged) = self.last_purged.filter(|purged| last.is_none_or(|last| last < purged.index)) {
+            if self.start.is_none_or(|start| start < purged.index) {
+                return Err(Contradiction::Order);
+            }
+            self.last_purged = last.map(|index| EntryId { index, ..id });
+            self.purged_hash = hash;
+        }
+        self.truncate_after(last);
+        assert!(self.last().is_none_or(|found| last.is_some_and(|last| found.index <= last)));
+        Ok(())
+    }
+
+    /// After recovery: what was committed may have been saved without having become durable.
+    pub fn clamp_committed(&mut self) {
+        let last = self.last();
+        if self.committed.is_some_and(|committed| last.is_none_or(|last| last.index < committed.index)) {
+            self.committed = last;
+        }
+        assert!(self.committed.map(|id| id.index) <= last.map(|id| id.index));
+    }
+}

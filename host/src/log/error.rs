@@ -1,0 +1,80 @@
+//! Why a log could not be opened, written or read.
+//!
+//! `Clone`, because the first failure of a disk is kept and handed to everybody who comes later.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::ids::{LogIndex, Lsn};
+use crate::log::EntryId;
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LogError {
+    /// Final: the log accepts nothing until it is opened again, which recovers from what the disk has.
+    #[error("disk error at {file}")]
+    Disk {
+        file: String,
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// Acknowledged bytes are damaged. Nothing was truncated and nothing is served.
+    #[error("{segment} is damaged at offset {offset}, at or before the entry with index {index}: {damage}")]
+    Corrupt {
+        segment: String,
+        /// Bytes from the start of the file to the damaged frame or header.
+        offset: u64,
+        /// The first entry that cannot be vouched for.
+        index: LogIndex,
+        damage: Damage,
+    },
+    #[error("no disk space for the next segment")]
+    Full,
+    #[error("entry {id} has {size} bytes, more than {max}")]
+    EntryTooLarge { id: EntryId, size: usize, max: usize },
+    #[error("entry {found} does not follow index {last:?}")]
+    Gap { last: Option<LogIndex>, found: EntryId },
+    #[error("index {index} is purged up to {purged}")]
+    Purged { index: LogIndex, purged: EntryId },
+    #[error("{segment} belongs to {found}, not to {expected}")]
+    ForeignStream { segment: String, expected: String, found: String },
+    #[error("{segment} has format version {found}, this program knows {known}")]
+    Version { segment: String, found: u32, known: u32 },
+    #[error("machine name `{0}` is empty or too long for a log")]
+    MachineName(String),
+    #[error("log is closed")]
+    Closed,
+    /// One of the log's threads stopped at an assertion: our bug. Final, like [`LogError::Disk`].
+    #[error("a thread of the log panicked: {0}")]
+    Panicked(String),
+}
+
+impl LogError {
+    pub(crate) fn disk(file: impl Into<String>, source: io::Error) -> Self {
+        Self::Disk { file: file.into(), source: Arc::new(source) }
+    }
+
+    /// The error and its cause in one line.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Disk { source, .. } => format!("{self}: {source}"),
+            _ => self.to_string(),
+        }
+    }
+}
+
+/// How bytes are damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    #[error("the segment's header is not what was written")]
+    Header,
+    #[error("the watermark is not what was written")]
+    Watermark,
+    #[error("no segment continues at {0}")]
+    SegmentMissing(Lsn),
+    #[error("a frame that was durable is not what was written")]
+    Frame,
+    #[error("a record is not of the format")]
+    Record,
+    #[error("the hash chain is broken")]
+    Chain,
+}

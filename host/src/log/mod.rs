@@ -1,0 +1,399 @@
+//! The log of one partition: entries and votes on this node's disk, in one append-only stream of segment files.
+//!
+//! In come entries, votes, truncations and purges; out come entries, and the news of what is durable.
+//! ```text
+//! append ─► state: a place in the stream, readable ─► writer thread: pwrite, fdatasync ─► durable ─► callbacks in order
+//! read   ◄─ the newest payloads in memory, else the segment's read-only map
+//! ```
+//! It knows nothing of Raft's rules, of what entries mean, of HTTP or of guests. Journal bytes are never deleted here.
+
+mod book;
+mod disk;
+mod disk_sim;
+mod entry;
+mod error;
+mod frame;
+mod recover;
+mod scan;
+mod segment;
+mod shared;
+mod spare;
+mod state;
+mod writer;
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{oneshot, watch};
+
+pub use disk::{Disk, DiskFile, DiskMap, RealDisk};
+pub use disk_sim::{SimDisk, SimOp};
+pub use entry::{EntryId, LogEntry, Payload, Vote};
+pub use error::{Damage, LogError};
+pub use scan::{LogScan, ScannedEntry, Tail};
+pub use segment::StreamId;
+pub use state::OnDurable;
+
+use crate::ids::{LogIndex, Lsn};
+use crate::limits;
+use book::{Found, Purged, Slot};
+use frame::{Record, entry_hash};
+use recover::{Access, Recovered, recover};
+use segment::{HEADER_SIZE, SegmentHeader, Spare};
+use shared::Shared;
+use state::{Hashed, Reserve, SMALL_FRAME_SIZE, Start, State, Work, append_frame_size, entry_record_size};
+
+/// Entries that share a frame and its checksum: bounds what is read at once, and what a torn write can take along.
+const FRAME_BYTES_MAX: usize = 1 << 20;
+/// Kept free at the end of a segment, for votes while the disk is full.
+const RESERVE_BYTES_MAX: u64 = 64 << 10;
+
+/// How a log behaves. [`LogOptions::new`] has the values of `limits.rs`; tests make them smaller.
+#[derive(Clone, Debug)]
+pub struct LogOptions {
+    pub stream: StreamId,
+    pub segment_bytes_min: u64,
+    pub segment_bytes_max: u64,
+    pub pending_bytes_max: usize,
+    pub tail_bytes_max: usize,
+    /// The stream is idle after this long without work.
+    pub idle: Duration,
+    /// Between two tries to prepare a segment on a full disk.
+    pub spare_retry: Duration,
+}
+
+impl LogOptions {
+    pub fn new(stream: StreamId) -> Self {
+        Self {
+            stream,
+            segment_bytes_min: limits::SEGMENT_BYTES_MIN,
+            segment_bytes_max: limits::SEGMENT_BYTES_MAX,
+            pending_bytes_max: limits::LOG_PENDING_BYTES_MAX,
+            tail_bytes_max: limits::LOG_TAIL_BYTES_MAX,
+            idle: Duration::from_millis(5),
+            spare_retry: Duration::from_millis(500),
+        }
+    }
+}
+
+/// Whether a log accepts appends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogHealth {
+    Ok,
+    /// There is no room for the next segment. Appends are refused, reads and votes go on; it resumes by itself.
+    Full,
+    /// Final, with the reason.
+    Failed(String),
+}
+
+/// A handle to the log of one partition. Cheap to clone; the last one that is dropped closes the log.
+#[derive(Clone)]
+pub struct Log {
+    threads: Arc<Threads>,
+}
+
+struct Threads {
+    shared: Arc<Shared>,
+    running: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Log {
+    /// Opens the log in `dir`, or creates it. Everything that was acknowledged is there, everything found is durable on return.
+    ///
+    /// [`LogError::Corrupt`] if acknowledged bytes are damaged: nothing was changed. Nobody else may have the log open.
+    pub fn open(disk: Arc<dyn Disk>, dir: &Path, options: LogOptions) -> Result<Self, LogError> {
+        let on_disk = |error| LogError::disk(dir.display().to_string(), error);
+        assert!(HEADER_SIZE as u64 * 2 <= options.segment_bytes_min);
+        assert!(options.segment_bytes_min <= options.segment_bytes_max);
+        disk.create_dir_all(dir).map_err(on_disk)?;
+        for name in disk.list(dir).map_err(on_disk)?.iter().filter(|name| name.ends_with(".tmp")) {
+            disk.remove(&dir.join(name)).map_err(on_disk)?;
+        }
+        let recovered = match recover(&*disk, dir, Access::Write, Purged::Dropped)? {
+            Some(recovered) => recovered,
+            None => {
+                create_first_segment(&*disk, dir, &options)?;
+                recover(&*disk, dir, Access::Write, Purged::Dropped)?.expect("there is a segment now")
+            }
+        };
+        if recovered.stream != options.stream {
+            let (expected, found) = (options.stream.to_string(), recovered.stream.to_string());
+            return Err(LogError::ForeignStream { segment: recovered.segment.name.clone(), expected, found });
+        }
+        recovered.repair()?;
+        Self::start(disk, dir, options, recovered)
+    }
+
+    fn start(disk: Arc<dyn Disk>, dir: &Path, options: LogOptions, recovered: Recovered) -> Result<Self, LogError> {
+        let state = State::new(Start {
+            stream: recovered.stream,
+            book: recovered.book,
+            segment: recovered.segment,
+            end: recovered.end,
+            data_end: recovered.data_end,
+            marked: recovered.watermark,
+            size: recovered.size,
+            reserve: RESERVE_BYTES_MAX.min(options.segment_bytes_min / 8),
+        });
+        let shared = Arc::new(Shared {
+            disk,
+            dir: dir.to_owned(),
+            options,
+            durable: watch::Sender::new(state.durable_last()),
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            room: Condvar::new(),
+            spare_wanted: Condvar::new(),
+        });
+        let log = Self { threads: Arc::new(Threads { shared, running: Mutex::default() }) };
+        log.spawn("log-writer", writer::run)?;
+        log.spawn("log-spare", |shared| shared.guard(|| spare::run(shared)))?;
+        Ok(log)
+    }
+
+    fn spawn(&self, name: &str, body: impl FnOnce(&Arc<Shared>) + Send + 'static) -> Result<(), LogError> {
+        let shared = self.threads.shared.clone();
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || body(&shared));
+        self.threads.running.lock().push(thread.map_err(|error| LogError::disk(name, error))?);
+        Ok(())
+    }
+
+    /// Adds entries. They are readable by every handle on return; `on_durable` is called once, from the writer thread, when
+    /// they are durable or never will be, in the order of the appends. It must not block.
+    ///
+    /// Their indexes follow each other; the first follows the last entry, or replaces an earlier one and all after it.
+    /// Waits only while more than `pending_bytes_max` are not yet durable, or a segment large enough is being prepared. On an
+    /// error nothing was added, and `on_durable` is dropped without a call.
+    pub fn append(&self, entries: Vec<LogEntry>, on_durable: OnDurable) -> Result<(), LogError> {
+        let Some(first) = entries.first().map(|entry| entry.id) else { return self.after_all(on_durable) };
+        check_entries(&entries)?;
+        let frames = group_into_frames(entries);
+        let mut sizes: Vec<_> = frames.iter().map(|entries| append_frame_size(entries)).collect();
+        if self.last().is_some_and(|last| first.index <= last.index) {
+            sizes.insert(0, SMALL_FRAME_SIZE);
+        }
+        let shared = &self.threads.shared;
+        let mut state = shared.admit(&sizes, Reserve::Keep)?;
+        state.check_next(first)?;
+        state.append(frames);
+        assert!(state.book.last().is_some_and(|last| first.index <= last.index));
+        shared.announce_durable(&state);
+        state.queue.push(Work::Done(on_durable));
+        shared.on_placed(state);
+        Ok(())
+    }
+
+    fn after_all(&self, on_durable: OnDurable) -> Result<(), LogError> {
+        let shared = &self.threads.shared;
+        let mut state = shared.admit(&[0], Reserve::Use)?;
+        state.queue.push(Work::Done(on_durable));
+        shared.on_placed(state);
+        Ok(())
+    }
+
+    /// The newest vote given to [`Log::save_vote`], durable or not.
+    pub fn vote(&self) -> Option<Vote> {
+        self.threads.shared.state.lock().book.vote
+    }
+
+    /// Durable on return, and every earlier append as well. Works on a full disk too. If the call is dropped, the vote may
+    /// or may not have been saved.
+    pub async fn save_vote(&self, vote: Vote) -> Result<(), LogError> {
+        let (done, durable) = oneshot::channel();
+        {
+            let shared = &self.threads.shared;
+            let mut state = shared.admit(&[SMALL_FRAME_SIZE], Reserve::Use)?;
+            state.book.vote = Some(vote);
+            state.record(Record::Vote(vote));
+            // The receiver is gone if the caller gave up waiting.
+            state.queue.push(Work::Done(Box::new(move |result| _ = done.send(result))));
+            shared.on_placed(state);
+        }
+        durable.await.unwrap_or(Err(LogError::Closed))
+    }
+
+    /// Remembers what is committed; it reaches the disk with the next append, or when the stream goes idle.
+    pub fn save_committed(&self, id: EntryId) {
+        let shared = &self.threads.shared;
+        let mut state = shared.state.lock();
+        state.book.committed = Some(id);
+        if state.writer_dozes {
+            shared.work.notify_one();
+        }
+    }
+
+    /// What was given to [`Log::save_committed`]; after opening never beyond the last entry.
+    pub fn committed(&self) -> Option<EntryId> {
+        self.threads.shared.state.lock().book.committed
+    }
+
+    /// Drops the entries after `last`; `None`: all that are not purged. Durable with the next append.
+    pub fn truncate_after(&self, last: Option<EntryId>) -> Result<(), LogError> {
+        let shared = &self.threads.shared;
+        let mut state = shared.admit(&[SMALL_FRAME_SIZE], Reserve::Use)?;
+        let purged = state.book.last_purged();
+        if let (Some(last), Some(purged)) = (last, purged)
+            && last.index < purged.index
+        {
+            return Err(LogError::Purged { index: last.index, purged });
+        }
+        let last = last.or(purged);
+        if state.book.last().map(|found| found.index) <= last.map(|last| last.index) {
+            return Ok(());
+        }
+        state.truncate_after(last);
+        shared.announce_durable(&state);
+        shared.on_placed(state);
+        Ok(())
+    }
+
+    /// Forgets the entries up to `upto`, which may be beyond the last one: then the next entry follows it. Their bytes stay in
+    /// the journal. Durable with the next append.
+    pub fn purge(&self, upto: EntryId) -> Result<(), LogError> {
+        let shared = &self.threads.shared;
+        let mut state = shared.admit(&[SMALL_FRAME_SIZE + 32], Reserve::Use)?;
+        if state.book.last_purged().is_some_and(|purged| upto.index <= purged.index) {
+            return Ok(());
+        }
+        let hash = state.book.hash_of(upto);
+        state.record(Record::Purge { upto, hash });
+        state.book.purge(upto, hash);
+        assert_eq!(state.book.last_purged(), Some(upto));
+        shared.on_placed(state);
+        Ok(())
+    }
+
+    /// The last entry; the last purged one if there is none after it.
+    pub fn last(&self) -> Option<EntryId> {
+        self.threads.shared.state.lock().book.last()
+    }
+
+    pub fn last_purged(&self) -> Option<EntryId> {
+        self.threads.shared.state.lock().book.last_purged()
+    }
+
+    /// The entries in `range` that are there, in order, until their payloads exceed `bytes_max`; at least one if any is there.
+    ///
+    /// May read from disk. [`LogError::Corrupt`] if what it reads is not what was appended.
+    pub fn read(&self, range: Range<LogIndex>, bytes_max: usize) -> Result<Vec<LogEntry>, LogError> {
+        let found = self.threads.shared.state.lock().book.find(range, bytes_max);
+        let entries = found.into_iter().map(|found| match found {
+            Found::InMemory(entry) => Ok(entry),
+            Found::OnDisk(slot) => read_slot(&slot),
+        });
+        entries.collect()
+    }
+
+    /// The first entry of each leader's run, oldest first.
+    pub fn term_starts(&self) -> Vec<EntryId> {
+        self.threads.shared.state.lock().book.term_starts()
+    }
+
+    /// The last entry that is durable.
+    pub fn durable(&self) -> Option<EntryId> {
+        *self.threads.shared.durable.borrow()
+    }
+
+    pub fn watch_durable(&self) -> watch::Receiver<Option<EntryId>> {
+        self.threads.shared.durable.subscribe()
+    }
+
+    pub fn health(&self) -> LogHealth {
+        let state = self.threads.shared.state.lock();
+        match &state.failed {
+            Some(error) => LogHealth::Failed(error.reason()),
+            None if state.is_full => LogHealth::Full,
+            None => LogHealth::Ok,
+        }
+    }
+
+    /// Bytes that the log's files have on disk, what is prepared included.
+    pub fn bytes(&self) -> u64 {
+        self.threads.shared.state.lock().size
+    }
+
+    /// Writes and syncs what was accepted and ends the threads. Handles can still read; everything else is [`LogError::Closed`].
+    pub fn close(&self) -> Result<(), LogError> {
+        self.threads.close();
+        let failed = self.threads.shared.state.lock().failed.clone();
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+impl Threads {
+    fn close(&self) {
+        self.shared.close();
+        for thread in self.running.lock().drain(..) {
+            // A panic in there was turned into a failure of the log.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn create_first_segment(disk: &dyn Disk, dir: &Path, options: &LogOptions) -> Result<(), LogError> {
+    let spare = Spare::prepare(disk, dir, 0, options.segment_bytes_min);
+    let spare = spare.map_err(|error| LogError::disk(dir.display().to_string(), error))?;
+    let (stream, nonce) = (options.stream.clone(), rand::random());
+    let header = SegmentHeader { stream, nonce, first_lsn: Lsn(0), before: None, checkpoint: Default::default() };
+    spare.become_segment(disk, dir, &header)
+}
+
+fn check_entries(entries: &[LogEntry]) -> Result<(), LogError> {
+    let max = limits::ENTRY_BYTES_MAX;
+    if let Some(entry) = entries.iter().find(|entry| max < entry.payload.size()) {
+        return Err(LogError::EntryTooLarge { id: entry.id, size: entry.payload.size(), max });
+    }
+    match entries.windows(2).find(|pair| pair[0].id.index.next() != pair[1].id.index) {
+        Some(pair) => Err(LogError::Gap { last: Some(pair[0].id.index), found: pair[1].id }),
+        None => Ok(()),
+    }
+}
+
+/// Splits the entries of an append into frames and hashes their payloads, before any lock is taken.
+fn group_into_frames(entries: Vec<LogEntry>) -> Vec<Vec<Hashed>> {
+    let mut frames: Vec<Vec<Hashed>> = Vec::new();
+    let mut size = 0;
+    for entry in entries {
+        let record_size = entry_record_size(&entry);
+        let hash = blake3::hash(entry.payload.bytes());
+        match frames.last_mut().filter(|_| size + record_size <= FRAME_BYTES_MAX) {
+            Some(frame) => {
+                size += record_size;
+                frame.push((entry, hash));
+            }
+            None => {
+                size = record_size;
+                frames.push(vec![(entry, hash)]);
+            }
+        }
+    }
+    assert!(frames.iter().all(|frame| !frame.is_empty()));
+    frames
+}
+
+/// Reads an entry through the map and checks that it is the one that was appended.
+fn read_slot(slot: &Slot) -> Result<LogEntry, LogError> {
+    let offset = slot.segment.offset_of(slot.lsn);
+    let bytes = slot.segment.map.read(offset, frame::ENTRY_OVERHEAD + slot.payload_size as usize);
+    if let Some(Record::Entry { entry, before }) = bytes.as_ref().and_then(Record::decode) {
+        let hash = entry_hash(&before, entry.id, &entry.payload, &blake3::hash(entry.payload.bytes()));
+        if (entry.id, hash) == (slot.id, slot.hash) {
+            return Ok(entry);
+        }
+    }
+    let (segment, index) = (slot.segment.name.clone(), slot.id.index);
+    Err(LogError::Corrupt { segment, offset, index, damage: Damage::Record })
+}
+
+#[cfg(test)]
+mod tests;

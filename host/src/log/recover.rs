@@ -1,0 +1,291 @@
+//! Reads the segments of a log folder and rebuilds the book from them. It writes nothing: `repair` of the tail is the
+//! caller's, by what is found here. Log opening and the auditor's scan both come through here.
+//!
+//! An invalid frame below the watermark is corruption of acknowledged bytes: an error, with nothing served. Above it the
+//! frame was never acknowledged: a torn tail. The watermark is the highest one that any valid frame, also a later one, or
+//! the segment's header carries; a segment that has a successor was durable to its end before the successor existed.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::ids::{LogIndex, Lsn};
+use crate::log::book::{Book, Contradiction, Purged};
+use crate::log::disk::{Disk, DiskFile};
+use crate::log::frame::{FRAME_HEADER_SIZE, FrameError, frame_size, read_frame};
+use crate::log::segment::{HEADER_SIZE, Segment, SegmentHeader, WATERMARK_AT, decode_watermark, parse_file_name};
+use crate::log::{Damage, LogError, StreamId};
+
+/// What a log folder holds.
+pub(super) struct Recovered {
+    pub stream: StreamId,
+    pub book: Book,
+    /// The last segment: the stream goes on there.
+    pub segment: Arc<Segment>,
+    /// Where the valid frames end.
+    pub end: Lsn,
+    /// Everything before was certainly durable.
+    pub watermark: Lsn,
+    /// Where the last frame that is no sync mark ends.
+    pub data_end: Lsn,
+    /// If there are bytes after the end: where they end. Never acknowledged.
+    pub torn_until: Option<Lsn>,
+    /// The last segment's file as it was read.
+    pub bytes: Bytes,
+    /// Size of all segment files.
+    pub size: u64,
+}
+
+impl Recovered {
+    /// Makes what was found durable, and clears what follows it.
+    ///
+    /// After a failed sync or a killed process, bytes may be in the page cache alone while the kernel takes them for written:
+    /// everything after the watermark is written once more before it is synced.
+    pub fn repair(&self) -> Result<(), LogError> {
+        let segment = &self.segment;
+        let start = self.watermark.max(segment.first_lsn);
+        let range = segment.offset_of(start)..segment.offset_of(self.end);
+        let valid = &self.bytes[range.start as usize..range.end as usize];
+        let torn_bytes = self.torn_until.map_or(0, |until| self.end.distance_to(until));
+        let write = || {
+            segment.file.write_at(valid, range.start)?;
+            fail::fail_point!("log::repair_written", |_| std::process::abort());
+            segment.file.write_at(&vec![0; torn_bytes as usize], range.end)?;
+            fail::fail_point!("log::repair_zeroed", |_| std::process::abort());
+            segment.file.sync()
+        };
+        write().map_err(|error| LogError::disk(&segment.name, error))?;
+        assert!(range.end + torn_bytes <= segment.size);
+        if 0 < torn_bytes {
+            tracing::warn!(segment = segment.name, offset = range.end, torn_bytes, "cut off an unacknowledged tail");
+        }
+        Ok(())
+    }
+}
+
+/// Whether the files are opened for writing too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    Read,
+    Write,
+}
+
+/// Reads the log in `dir`; `None` if there is no segment. With [`Purged::Dropped`] it starts at the last segment before which
+/// everything is purged.
+pub(super) fn recover(
+    disk: &dyn Disk,
+    dir: &Path,
+    access: Access,
+    purged: Purged,
+) -> Result<Option<Recovered>, LogError> {
+    let found = read_headers(disk, dir, access)?;
+    let Some(newest) = found.last() else { return Ok(None) };
+    let start = match purged {
+        Purged::Kept => 0,
+        Purged::Dropped => first_needed(&found),
+    };
+    let stream = newest.header.stream.clone();
+    let mut walk = Walk {
+        book: if start == 0 { Book::new(purged) } else { Book::at(&found[start].header.checkpoint) },
+        lsn: found[start].header.first_lsn,
+        watermark: Lsn(0),
+        data_end: Lsn(0),
+    };
+    let size = found.iter().map(|found| found.size).sum();
+    let mut last = None;
+    for position in start..found.len() {
+        let (found, next) = (&found[position], found.get(position + 1));
+        let segment = Arc::new(Segment::open(&found.header, found.file.clone(), found.size)?);
+        walk.enter(&segment, &found.header)?;
+        let (bytes, torn_until) = match next {
+            Some(next) => (walk.sealed(&segment, next.header.first_lsn)?, None),
+            None => walk.newest(&segment)?,
+        };
+        last = Some((segment, bytes, torn_until));
+    }
+    let (segment, bytes, torn_until) = last.expect("the range holds at least the newest segment");
+    let Walk { mut book, lsn: end, watermark, data_end } = walk;
+    book.clamp_committed();
+    assert!(watermark <= end);
+    Ok(Some(Recovered { stream, book, segment, end, watermark, data_end, torn_until, bytes, size }))
+}
+
+struct FoundSegment {
+    header: SegmentHeader,
+    file: Arc<dyn DiskFile>,
+    size: u64,
+}
+
+/// Opens all segments and checks that they follow each other.
+fn read_headers(disk: &dyn Disk, dir: &Path, access: Access) -> Result<Vec<FoundSegment>, LogError> {
+    let folder = |error| LogError::disk(dir.display().to_string(), error);
+    let mut names: Vec<_> = disk.list(dir).map_err(folder)?;
+    names.retain(|name| parse_file_name(name).is_some());
+    names.sort_unstable();
+    let mut found: Vec<FoundSegment> = Vec::new();
+    for name in &names {
+        let corrupt = |damage| LogError::Corrupt { segment: name.clone(), offset: 0, index: LogIndex(0), damage };
+        let on_disk = |error| LogError::disk(name, error);
+        let path = dir.join(name);
+        let file = match access {
+            Access::Read => disk.open_to_read(&path),
+            Access::Write => disk.open(&path),
+        };
+        let file = file.map_err(on_disk)?;
+        let size = file.size().map_err(on_disk)?;
+        let mut bytes = vec![0; (size as usize).min(HEADER_SIZE)];
+        file.read_at(&mut bytes, 0).map_err(on_disk)?;
+        let header = SegmentHeader::decode(&bytes, name)?;
+        if Some(header.first_lsn) != parse_file_name(name) {
+            return Err(corrupt(Damage::Header));
+        }
+        let before = found.last().map(|before| before.header.first_lsn);
+        if header.before != before {
+            return Err(corrupt(Damage::SegmentMissing(header.before.unwrap_or(header.first_lsn))));
+        }
+        if let Some(before) = found.last().filter(|before| before.header.stream != header.stream) {
+            let (expected, found) = (before.header.stream.to_string(), header.stream.to_string());
+            return Err(LogError::ForeignStream { segment: name.clone(), expected, found });
+        }
+        found.push(FoundSegment { header, file, size });
+    }
+    assert_eq!(found.len(), names.len());
+    Ok(found)
+}
+
+/// The last segment before which every entry is purged by now.
+fn first_needed(found: &[FoundSegment]) -> usize {
+    let purged = found.last().and_then(|newest| newest.header.checkpoint.purged);
+    let is_behind = |found: &FoundSegment| match (found.header.checkpoint.last, purged) {
+        (Some(last), Some(purged)) => last.index <= purged.index,
+        _ => false,
+    };
+    found.iter().rposition(is_behind).unwrap_or(0)
+}
+
+/// The state of the walk through the stream.
+struct Walk {
+    book: Book,
+    /// The next frame starts here.
+    lsn: Lsn,
+    watermark: Lsn,
+    data_end: Lsn,
+}
+
+impl Walk {
+    fn enter(&mut self, segment: &Segment, header: &SegmentHeader) -> Result<(), LogError> {
+        assert_eq!(self.lsn, header.first_lsn);
+        let (checkpoint, book) = (&header.checkpoint, &mut self.book);
+        let is_chained = book.known_last_hash().is_none_or(|hash| hash == checkpoint.last_hash);
+        if !is_chained || book.last().map(|last| last.index) != checkpoint.last.map(|last| last.index) {
+            return Err(self.corrupt(segment, 0, Damage::Chain));
+        }
+        book.committed = checkpoint.committed;
+        self.watermark = self.watermark.max(segment.first_lsn);
+        Ok(())
+    }
+
+    /// Walks a segment that has a successor: every byte up to `end` is acknowledged.
+    fn sealed(&mut self, segment: &Arc<Segment>, end: Lsn) -> Result<Bytes, LogError> {
+        assert!(segment.first_lsn < end);
+        let bytes = read_segment(segment)?;
+        self.watermark = self.watermark.max(end);
+        self.walk_frames(segment, &bytes)?;
+        self.check_watermark(segment, &bytes)?;
+        if self.lsn != end {
+            return Err(self.corrupt(segment, segment.offset_of(self.lsn), Damage::Frame));
+        }
+        Ok(bytes)
+    }
+
+    /// Walks the newest segment. Returns its bytes and where a torn tail ends.
+    ///
+    /// The node may be running and writing it. A frame that was incomplete when it was read is complete by the time a later
+    /// one vouches for it, so that it is read once more before anybody speaks of corruption.
+    fn newest(&mut self, segment: &Arc<Segment>) -> Result<(Bytes, Option<Lsn>), LogError> {
+        let mut failed_at = None;
+        loop {
+            let bytes = read_segment(segment)?;
+            self.walk_frames(segment, &bytes)?;
+            let result = self.check_watermark(segment, &bytes).and_then(|()| self.check_tail(segment, &bytes));
+            if result.is_ok() || failed_at == Some(self.lsn) {
+                return result.map(|torn_until| (bytes, torn_until));
+            }
+            failed_at = Some(self.lsn);
+        }
+    }
+
+    /// Takes over frames until one is not valid.
+    fn walk_frames(&mut self, segment: &Arc<Segment>, bytes: &Bytes) -> Result<(), LogError> {
+        loop {
+            let offset = segment.offset_of(self.lsn);
+            let rest = bytes.slice((offset as usize).min(bytes.len())..);
+            let read = match read_frame(&rest, self.lsn, &segment.key) {
+                Ok(read) => read,
+                Err(FrameError::Malformed) => return Err(self.corrupt(segment, offset, Damage::Record)),
+                Err(FrameError::Empty | FrameError::Invalid) => return Ok(()),
+            };
+            for (record, record_offset) in read.frame.records.iter().zip(&read.offsets) {
+                let lsn = Lsn(self.lsn.0 + u64::from(*record_offset));
+                self.book.replay(record, segment, lsn).map_err(|contradiction| {
+                    let damage = match contradiction {
+                        Contradiction::Chain => Damage::Chain,
+                        Contradiction::Order => Damage::Record,
+                    };
+                    self.corrupt(segment, segment.offset_of(lsn), damage)
+                })?;
+            }
+            assert!(read.durable <= self.lsn);
+            assert_eq!(read.frame.lsn, self.lsn);
+            self.watermark = self.watermark.max(read.durable);
+            self.lsn = read.frame.end();
+            if !read.frame.is_sync_mark {
+                self.data_end = self.lsn;
+            }
+        }
+    }
+
+    fn check_watermark(&mut self, segment: &Segment, bytes: &Bytes) -> Result<(), LogError> {
+        match decode_watermark(&bytes[..HEADER_SIZE], &segment.key) {
+            Ok(watermark) => self.watermark = self.watermark.max(watermark.unwrap_or(Lsn(0))),
+            Err(damage) => return Err(self.corrupt(segment, WATERMARK_AT as u64, damage)),
+        }
+        Ok(())
+    }
+
+    /// Decides what the bytes after the last valid frame are.
+    fn check_tail(&mut self, segment: &Segment, bytes: &Bytes) -> Result<Option<Lsn>, LogError> {
+        let offset = segment.offset_of(self.lsn) as usize;
+        let rest = &bytes[offset.min(bytes.len())..];
+        for (position, header) in rest.windows(FRAME_HEADER_SIZE).enumerate().step_by(8) {
+            let header = header.first_chunk().expect("a window has this size");
+            let lsn = Lsn(self.lsn.0 + position as u64);
+            if frame_size(header, lsn).is_none() {
+                continue;
+            }
+            if let Ok(later) = read_frame(&bytes.slice(offset + position..), lsn, &segment.key) {
+                self.watermark = self.watermark.max(later.durable);
+            }
+        }
+        if self.lsn < self.watermark {
+            return Err(self.corrupt(segment, offset as u64, Damage::Frame));
+        }
+        assert!(self.data_end <= self.lsn);
+        let torn_size = rest.iter().rposition(|byte| *byte != 0).map(|position| position as u64 + 1);
+        Ok(torn_size.map(|size| Lsn(self.lsn.0 + size)))
+    }
+
+    fn corrupt(&self, segment: &Segment, offset: u64, damage: Damage) -> LogError {
+        let index = self.book.last().map_or(LogIndex(0), |last| last.index.next());
+        LogError::Corrupt { segment: segment.name.clone(), offset, index, damage }
+    }
+}
+
+/// The whole file, by reads and not through the map: a failing disk is an error then, not a signal.
+fn read_segment(segment: &Segment) -> Result<Bytes, LogError> {
+    let mut bytes = vec![0; usize::try_from(segment.size).expect("segments fit the memory")];
+    segment.file.read_at(&mut bytes, 0).map_err(|error| LogError::disk(&segment.name, error))?;
+    assert!(HEADER_SIZE <= bytes.len());
+    Ok(Bytes::from(bytes))
+}

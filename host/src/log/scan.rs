@@ -1,0 +1,116 @@
+//! Reads a log folder that may belong to somebody else: a running node, a stopped one, or a copy. Writes nothing.
+//!
+//! Gives every entry that survived truncation, from the beginning of the journal, purged ones included. It knows nothing of
+//! what entries mean. Its memory is some 80 bytes an entry; payloads are read one at a time.
+
+use std::path::Path;
+
+use crate::ids::Lsn;
+use crate::log::book::{Book, Purged, Slot};
+use crate::log::disk::Disk;
+use crate::log::recover::{Access, Recovered, recover};
+use crate::log::{EntryId, LogEntry, LogError, StreamId, Vote, read_slot};
+
+/// A walk through a log folder as it was when it was opened.
+pub struct LogScan {
+    found: Option<Recovered>,
+}
+
+/// An entry and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScannedEntry {
+    pub entry: LogEntry,
+    /// Chain hash: of this entry and everything before it. The same on every replica.
+    pub hash: [u8; 32],
+    /// File name.
+    pub segment: String,
+    /// Bytes from the start of the file to the entry's record.
+    pub offset: u64,
+    /// Before the watermark. An entry after it is complete, but the node may not have acknowledged it yet.
+    pub is_durable: bool,
+    /// Not after the last id that is known to be committed. That lags: the stream learns it with later appends or when idle.
+    pub is_committed: bool,
+}
+
+/// What follows the last valid frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tail {
+    Clean,
+    /// Bytes of a frame that was never acknowledged: cut off by a crash, or just being written.
+    Torn {
+        bytes: u64,
+    },
+}
+
+impl LogScan {
+    /// Reads all frames and checks their checksums and the hash chain. [`LogError::Corrupt`] if acknowledged bytes are damaged.
+    pub fn open(disk: &dyn Disk, dir: &Path) -> Result<Self, LogError> {
+        Ok(Self { found: recover(disk, dir, Access::Read, Purged::Kept)? })
+    }
+
+    fn book(&self) -> Option<&Book> {
+        self.found.as_ref().map(|found| &found.book)
+    }
+
+    /// Whose log it is; `None` if the folder holds no log.
+    pub fn stream(&self) -> Option<&StreamId> {
+        self.found.as_ref().map(|found| &found.stream)
+    }
+
+    /// Bytes of the stream that are certainly durable.
+    pub fn watermark(&self) -> Lsn {
+        self.found.as_ref().map_or(Lsn(0), |found| found.watermark)
+    }
+
+    /// Bytes of the stream that are valid.
+    pub fn end(&self) -> Lsn {
+        self.found.as_ref().map_or(Lsn(0), |found| found.end)
+    }
+
+    /// The last entry before the watermark.
+    pub fn durable(&self) -> Option<EntryId> {
+        let watermark = self.watermark();
+        let durable = self.book()?.slots().rev().find(|slot| slot.lsn < watermark).map(|slot| slot.id);
+        durable.into_iter().chain(self.last_purged()).max_by_key(|id| id.index)
+    }
+
+    pub fn last(&self) -> Option<EntryId> {
+        self.book()?.last()
+    }
+
+    pub fn last_purged(&self) -> Option<EntryId> {
+        self.book()?.last_purged()
+    }
+
+    /// The last id that is known to be committed.
+    pub fn committed(&self) -> Option<EntryId> {
+        self.book()?.committed
+    }
+
+    pub fn vote(&self) -> Option<Vote> {
+        self.book()?.vote
+    }
+
+    pub fn tail(&self) -> Tail {
+        let until = self.found.as_ref().and_then(|found| found.torn_until);
+        until.map_or(Tail::Clean, |until| Tail::Torn { bytes: self.end().distance_to(until) })
+    }
+
+    /// The surviving entries in order. An index is missing only where a snapshot replaced entries this node never had.
+    pub fn entries(&self) -> impl Iterator<Item = Result<ScannedEntry, LogError>> {
+        self.book().into_iter().flat_map(Book::slots).map(|slot| self.read(slot))
+    }
+
+    fn read(&self, slot: &Slot) -> Result<ScannedEntry, LogError> {
+        let entry = read_slot(slot)?;
+        assert_eq!(entry.id, slot.id);
+        Ok(ScannedEntry {
+            entry,
+            hash: slot.hash,
+            segment: slot.segment.name.clone(),
+            offset: slot.segment.offset_of(slot.lsn),
+            is_durable: slot.lsn < self.watermark(),
+            is_committed: self.committed().is_some_and(|committed| slot.id.index <= committed.index),
+        })
+    }
+}

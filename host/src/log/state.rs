@@ -1,0 +1,296 @@
+//! What the threads of a log share under one lock: the book, where the next frame goes, and what is still to be written.
+//!
+//! A frame gets its place in the stream here, on room that is already on disk as zeros; the writer thread only carries it
+//! out. So an accepted append never meets a full disk. No I/O happens here, and nobody waits here.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::ids::Lsn;
+use crate::log::book::{Book, Slot};
+use crate::log::frame::{ENTRY_OVERHEAD, FRAME_HEADER_SIZE, Frame, RECORD_HEADER_SIZE, Record, entry_hash};
+use crate::log::segment::{HEADER_SIZE, Segment, SegmentHeader, Spare};
+use crate::log::{EntryId, LogEntry, LogError, StreamId};
+
+/// Called once with what became of an append.
+pub type OnDurable = Box<dyn FnOnce(Result<(), LogError>) + Send>;
+
+/// A step for the writer thread, in stream order.
+pub(super) enum Work {
+    Write { frame: Frame, segment: Arc<Segment> },
+    Roll(Box<Roll>),
+    Done(OnDurable),
+}
+
+/// The stream goes on in a new segment.
+pub(super) struct Roll {
+    pub spare: Spare,
+    pub header: SegmentHeader,
+}
+
+/// Entries whose records go into one frame, with their payloads' hashes.
+pub(super) type Hashed = (LogEntry, blake3::Hash);
+
+/// Whether a frame may use the last bytes of a segment, which are kept for votes and the like while the disk is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reserve {
+    Keep,
+    Use,
+}
+
+/// Where frames would go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    Ready,
+    /// A spare segment of at least this size must be ready first.
+    NeedsSpare(u64),
+}
+
+pub(super) struct State {
+    pub stream: StreamId,
+    pub book: Book,
+    /// The next frame goes into this segment …
+    pub segment: Arc<Segment>,
+    /// … here.
+    pub cursor: Lsn,
+    /// Bytes at the end of a segment that appends leave free.
+    pub reserve: u64,
+    pub queue: Vec<Work>,
+    /// Bytes of frames accepted and not yet durable.
+    pub pending_bytes: usize,
+    pub spare: Option<Spare>,
+    /// The smallest spare that is of use.
+    pub spare_bytes_wanted: u64,
+    /// All bytes before are durable.
+    pub durable: Lsn,
+    /// The last entry before `durable`.
+    durable_last: Option<EntryId>,
+    /// Truncations that are not yet durable: nothing beyond them counts as durable, it is about to be replaced.
+    truncations: VecDeque<Option<EntryId>>,
+    /// The committed id that the stream carries.
+    committed_recorded: Option<EntryId>,
+    /// Where the last frame that is no sync mark ends.
+    data_end: Lsn,
+    /// The highest watermark that the stream carries.
+    marked: Lsn,
+    pub is_full: bool,
+    pub failed: Option<LogError>,
+    pub is_closing: bool,
+    /// The writer waits without a time limit: somebody who has news wakes it.
+    pub writer_dozes: bool,
+    /// Size of all segment files and of the spare.
+    pub size: u64,
+}
+
+/// Where a log stands when it opens.
+pub(super) struct Start {
+    pub stream: StreamId,
+    pub book: Book,
+    pub segment: Arc<Segment>,
+    pub end: Lsn,
+    pub data_end: Lsn,
+    pub marked: Lsn,
+    pub size: u64,
+    pub reserve: u64,
+}
+
+impl State {
+    /// Everything up to the end is durable.
+    pub fn new(start: Start) -> Self {
+        assert!(start.data_end <= start.end);
+        assert!(start.marked <= start.end);
+        assert!(start.segment.first_lsn <= start.end);
+        assert!(start.reserve < start.segment.size);
+        let (durable_last, committed_recorded) = (start.book.last(), start.book.committed);
+        Self {
+            stream: start.stream,
+            book: start.book,
+            segment: start.segment,
+            cursor: start.end,
+            reserve: start.reserve,
+            queue: Vec::new(),
+            pending_bytes: 0,
+            spare: None,
+            spare_bytes_wanted: 0,
+            durable: start.end,
+            durable_last,
+            truncations: VecDeque::new(),
+            committed_recorded,
+            data_end: start.data_end,
+            marked: start.marked,
+            is_full: false,
+            failed: None,
+            is_closing: false,
+            writer_dozes: false,
+            size: start.size,
+        }
+    }
+
+    /// Whether frames of these sizes have room now, all of them.
+    pub fn room_for(&self, sizes: &[usize], reserve: Reserve) -> Room {
+        let kept = if reserve == Reserve::Keep { self.reserve } else { 0 };
+        let mut left = self.cursor.distance_to(self.segment.end()).saturating_sub(kept);
+        let mut sizes = sizes.iter().map(|size| *size as u64);
+        let beyond = sizes.find(|size| left.checked_sub(*size).map(|rest| left = rest).is_none());
+        let Some(beyond) = beyond else { return Room::Ready };
+        assert!(left <= self.segment.size);
+        let wanted = HEADER_SIZE as u64 + beyond + sizes.sum::<u64>() + self.reserve;
+        match &self.spare {
+            Some(spare) if wanted <= spare.size => Room::Ready,
+            _ => Room::NeedsSpare(wanted),
+        }
+    }
+
+    /// Gives a frame its place. The caller has made sure that there is room.
+    fn place(&mut self, is_sync_mark: bool, reserve: Reserve, records: Vec<Record>) {
+        let records_size = records.iter().map(Record::size).sum();
+        self.roll_unless_fits(Frame::size_for(records_size), reserve);
+        self.place_here(is_sync_mark, records);
+    }
+
+    fn place_here(&mut self, is_sync_mark: bool, records: Vec<Record>) {
+        let frame = Frame { lsn: self.cursor, is_sync_mark, records };
+        self.cursor = frame.end();
+        assert!(self.cursor <= self.segment.end());
+        if !is_sync_mark {
+            self.data_end = self.cursor;
+            self.pending_bytes += frame.size();
+        }
+        self.queue.push(Work::Write { frame, segment: self.segment.clone() });
+    }
+
+    fn roll_unless_fits(&mut self, size: usize, reserve: Reserve) {
+        let kept = if reserve == Reserve::Keep { self.reserve } else { 0 };
+        if size as u64 + kept <= self.cursor.distance_to(self.segment.end()) {
+            return;
+        }
+        if self.cursor == self.segment.first_lsn {
+            // Nothing was written here yet, and two segments cannot start at the same lsn.
+            self.place_here(true, Vec::new());
+        }
+        let spare = self.spare.take().expect("the caller has made sure that there is room");
+        let header = SegmentHeader {
+            stream: self.stream.clone(),
+            nonce: rand::random(),
+            first_lsn: self.cursor,
+            before: Some(self.segment.first_lsn),
+            checkpoint: self.book.checkpoint(),
+        };
+        self.segment = Arc::new(spare.segment(&header));
+        self.spare_bytes_wanted = 0;
+        self.committed_recorded = self.book.committed;
+        self.queue.push(Work::Roll(Box::new(Roll { spare, header })));
+        assert!(size as u64 + kept <= self.cursor.distance_to(self.segment.end()));
+    }
+
+    /// Places the entries of one append, frame by frame, and makes them readable.
+    pub fn append(&mut self, frames: Vec<Vec<Hashed>>) {
+        let first = frames.first().and_then(|entries| entries.first()).map(|(entry, _)| entry.id);
+        let first = first.expect("an append has at least one entry");
+        assert!(self.failed.is_none());
+        assert!(!self.is_closing);
+        if self.book.last().is_some_and(|last| first.index <= last.index) {
+            let before = self.book.id_before(first.index);
+            self.truncate_after(before);
+        }
+        for entries in frames {
+            let mut records = Vec::with_capacity(entries.len() + 1);
+            self.roll_unless_fits(append_frame_size(&entries), Reserve::Keep);
+            records.extend(self.news_of_commit());
+            let mut lsn = self.cursor.0 + (FRAME_HEADER_SIZE + records.iter().map(Record::size).sum::<usize>()) as u64;
+            for (entry, payload_hash) in entries {
+                let before = self.book.last_hash();
+                let hash = entry_hash(&before, entry.id, &entry.payload, &payload_hash);
+                let payload_size = u32::try_from(entry.payload.size()).expect("payloads are bounded");
+                let slot = Slot { id: entry.id, hash, segment: self.segment.clone(), lsn: Lsn(lsn), payload_size };
+                self.book.push(slot, Some(entry.payload.clone()));
+                lsn += entry_record_size(&entry) as u64;
+                records.push(Record::Entry { entry, before });
+            }
+            self.place(false, Reserve::Keep, records);
+        }
+    }
+
+    /// Places one record that is no entry.
+    pub fn record(&mut self, record: Record) {
+        assert!(!matches!(record, Record::Entry { .. }), "entries go through `append`");
+        self.place(false, Reserve::Use, vec![record]);
+    }
+
+    pub fn truncate_after(&mut self, last: Option<EntryId>) {
+        self.record(Record::Truncate(last));
+        self.book.truncate_after(last.map(|last| last.index));
+        self.truncations.push_back(last);
+        assert_eq!(self.book.last().map(|found| found.index), last.map(|last| last.index));
+    }
+
+    fn news_of_commit(&mut self) -> Option<Record> {
+        // What is committed was appended before, so that the record follows its entry in the stream.
+        let news = self.book.committed.filter(|_| self.book.committed != self.committed_recorded)?;
+        self.committed_recorded = Some(news);
+        Some(Record::Commit(news))
+    }
+
+    /// Whether an idle stream has something to say that no frame carries yet.
+    pub fn wants_mark(&self) -> bool {
+        let is_unmarked = self.marked < self.data_end && self.data_end <= self.durable;
+        is_unmarked || self.book.committed != self.committed_recorded
+    }
+
+    /// Places a sync mark if there is room for it; it is only a help for recovery and for readers.
+    pub fn place_mark(&mut self) {
+        assert!(self.wants_mark());
+        assert!(self.queue.is_empty(), "a mark is for an idle stream");
+        self.marked = self.durable;
+        if self.reserve + SMALL_FRAME_SIZE as u64 <= self.cursor.distance_to(self.segment.end()) {
+            let records = Vec::from_iter(self.news_of_commit());
+            self.place(true, Reserve::Keep, records);
+        } else {
+            self.committed_recorded = self.book.committed;
+        }
+    }
+
+    /// The writer has synced everything before `durable`, whose last entry is `last`.
+    pub fn on_durable(&mut self, durable: Lsn, last: Option<EntryId>, truncations: usize, bytes: usize) {
+        assert!(self.durable <= durable);
+        assert!(truncations <= self.truncations.len());
+        assert!(bytes <= self.pending_bytes);
+        self.durable = durable;
+        self.durable_last = last;
+        self.truncations.drain(..truncations);
+        self.pending_bytes -= bytes;
+        assert!(self.durable <= self.cursor);
+    }
+
+    /// The last entry that is durable and is going to stay, as far as this node knows.
+    pub fn durable_last(&self) -> Option<EntryId> {
+        let earlier =
+            |a: Option<EntryId>, b: Option<EntryId>| if b.map(|b| b.index) < a.map(|a| a.index) { b } else { a };
+        self.truncations.iter().copied().fold(self.durable_last, earlier)
+    }
+
+    /// The book's view of what follows `last`; see [`LogError::Gap`] and [`LogError::Purged`].
+    pub fn check_next(&self, first: EntryId) -> Result<(), LogError> {
+        let last = self.book.last().map(|last| last.index);
+        if last.is_some_and(|last| last.next() < first.index) {
+            return Err(LogError::Gap { last, found: first });
+        }
+        match self.book.last_purged() {
+            Some(purged) if first.index <= purged.index => Err(LogError::Purged { index: first.index, purged }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Bytes of a frame with one record that has no body.
+pub(super) const SMALL_FRAME_SIZE: usize = FRAME_HEADER_SIZE + RECORD_HEADER_SIZE;
+
+/// The most that the frame of these entries can have: with news of a commit in it.
+pub(super) fn append_frame_size(entries: &[Hashed]) -> usize {
+    let records_size: usize = entries.iter().map(|(entry, _)| entry_record_size(entry)).sum();
+    Frame::size_for(RECORD_HEADER_SIZE + records_size)
+}
+
+pub(super) fn entry_record_size(entry: &LogEntry) -> usize {
+    ENTRY_OVERHEAD + entry.payload.size()
+}

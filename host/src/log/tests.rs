@@ -1,0 +1,105 @@
+//! What a log promises, on the simulated disk: durability, order, refusal, corruption that is told apart from a torn tail.
+//!
+//! The folder's files hold one subject each. The kit here builds entries and logs; it waits for callbacks, never for time.
+
+mod corruption;
+mod crash;
+mod disk_errors;
+mod format;
+mod model;
+mod reading;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::ids::{LogIndex, NodeId, PartitionId, Term};
+use crate::log::{Disk, EntryId, Log, LogEntry, LogError, LogOptions, LogScan, Payload, SimDisk, StreamId};
+
+fn dir() -> &'static Path {
+    Path::new("/log")
+}
+
+fn options() -> LogOptions {
+    let stream = StreamId::new("wallet", PartitionId(3)).expect("the name is short");
+    LogOptions {
+        segment_bytes_min: 16 << 10,
+        segment_bytes_max: 64 << 10,
+        tail_bytes_max: 2 << 10,
+        // Without idle time, so that a mark is written only when the log closes: files are then a function of the calls.
+        idle: Duration::from_secs(3600),
+        spare_retry: Duration::from_micros(100),
+        ..LogOptions::new(stream)
+    }
+}
+
+fn open(disk: &SimDisk) -> Result<Log, LogError> {
+    Log::open(Arc::new(disk.clone()), dir(), options())
+}
+
+fn opened(disk: &SimDisk) -> Log {
+    open(disk).expect("the log opens")
+}
+
+fn scan(disk: &SimDisk) -> Result<LogScan, LogError> {
+    LogScan::open(disk, dir())
+}
+
+fn id(term: u64, index: u64) -> EntryId {
+    EntryId { term: Term(term), node: NodeId(1), index: LogIndex(index) }
+}
+
+/// An entry whose content tells its id, of `size` bytes.
+fn entry_of(term: u64, index: u64, size: usize) -> LogEntry {
+    let text = format!("{term}.{index}/");
+    let payload = text.bytes().cycle().take(size).collect::<Vec<_>>();
+    LogEntry { id: id(term, index), payload: Payload::Entry(Bytes::from(payload)) }
+}
+
+fn entry(term: u64, index: u64) -> LogEntry {
+    entry_of(term, index, 40)
+}
+
+/// Appends and returns where the news of durability will arrive.
+fn append(log: &Log, entries: Vec<LogEntry>) -> Result<mpsc::Receiver<Result<(), LogError>>, LogError> {
+    let (sender, receiver) = mpsc::channel();
+    // Not every test waits for it.
+    log.append(entries, Box::new(move |result| _ = sender.send(result)))?;
+    Ok(receiver)
+}
+
+fn append_durably(log: &Log, entries: Vec<LogEntry>) {
+    let durable = append(log, entries).expect("the log accepts");
+    durable.recv().expect("the callback is called").expect("the append becomes durable");
+}
+
+fn all(log: &Log) -> Vec<LogEntry> {
+    log.read(LogIndex(0)..LogIndex(u64::MAX), usize::MAX).expect("the log can be read")
+}
+
+fn indexes(log: &Log) -> Vec<u64> {
+    all(log).iter().map(|entry| entry.id.index.0).collect()
+}
+
+/// Waits for the thread that prepares the spare segment: from then on the disk is touched only by what a test does.
+fn wait_for_spare(log: &Log, disk: &SimDisk) {
+    while disk.list(dir()).expect("the folder is there").iter().all(|name| !name.ends_with(".tmp"))
+        || log.bytes() < disk.used()
+    {
+        std::thread::yield_now();
+    }
+}
+
+/// The newest segment's path.
+fn newest_segment(disk: &SimDisk) -> PathBuf {
+    let names = disk.list(dir()).expect("the folder is there");
+    let newest = names.into_iter().filter(|name| name.starts_with("seg-")).max();
+    dir().join(newest.expect("a log has a segment"))
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime starts").block_on(future)
+}

@@ -1,0 +1,117 @@
+//! Power cuts at any operation of the disk, many seeds: what was acknowledged survives, and nothing is there by half.
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::*;
+use crate::log::Vote;
+
+/// What a log holds, as a caller sees it.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Content {
+    entries: Vec<LogEntry>,
+    purged: Option<EntryId>,
+    vote: Option<Vote>,
+}
+
+impl Content {
+    fn of(log: &Log) -> Self {
+        Self { entries: all(log), purged: log.last_purged(), vote: log.vote() }
+    }
+}
+
+/// The states after each step, and the last step that was acknowledged.
+struct History {
+    states: Vec<Content>,
+    acknowledged: usize,
+    term: u64,
+}
+
+impl History {
+    /// One random step; false once the disk is off.
+    fn step(&mut self, log: &Log, random: &mut StdRng) -> bool {
+        let step = self.states.len();
+        let mut content = self.states[step - 1].clone();
+        let last = log.last();
+        let mut durable = None;
+        match random.random_range(0..10) {
+            0 => {
+                let vote = Vote { term: Term(step as u64), node: Some(NodeId(7)), committed: random.random() };
+                content.vote = Some(vote);
+                self.states.push(content);
+                let saved = block_on(log.save_vote(vote)).is_ok();
+                self.acknowledged = if saved { step } else { self.acknowledged };
+                return saved;
+            }
+            1 if 2 < content.entries.len() => {
+                content.entries.truncate(random.random_range(1..content.entries.len()));
+                self.term += 1;
+                if log.truncate_after(content.entries.last().map(|entry| entry.id)).is_err() {
+                    return false;
+                }
+            }
+            2 if 4 < content.entries.len() => {
+                let purged = content.entries[random.random_range(0..3)].id;
+                content.entries.retain(|entry| purged.index < entry.id.index);
+                content.purged = Some(purged);
+                if log.purge(purged).is_err() {
+                    return false;
+                }
+            }
+            _ => {
+                let next = last.map_or(0, |last| last.index.0 + 1);
+                let count = random.random_range(1..4);
+                let size = random.random_range(0..1500);
+                let entries: Vec<_> = (next..next + count).map(|index| entry_of(self.term, index, size)).collect();
+                content.entries.extend(entries.clone());
+                let Ok(receiver) = append(log, entries) else { return false };
+                durable = Some(receiver);
+            }
+        }
+        self.states.push(content);
+        if let Some(last) = last {
+            log.save_committed(last);
+        }
+        if let Some(durable) = durable.filter(|_| random.random_bool(0.5)) {
+            let is_durable = durable.recv().expect("the callback is called").is_ok();
+            self.acknowledged = if is_durable { step } else { self.acknowledged };
+            return is_durable;
+        }
+        true
+    }
+}
+
+/// Runs on a disk that goes off, three times in a row, and checks what is found after each.
+fn check(seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut disk = SimDisk::new();
+    let mut content = Content::default();
+    for _ in 0..3 {
+        disk.crash_after(random.random_range(1..200));
+        let mut history = History { states: vec![content.clone()], acknowledged: 0, term: 1 + content_term(&content) };
+        if let Ok(log) = open(&disk) {
+            assert_eq!(Content::of(&log), content, "seed {seed}: opening alone changes nothing");
+            while history.step(&log, &mut random) {}
+        }
+        disk = if random.random_bool(0.8) { disk.crash(random.random()) } else { disk.kill() };
+        let log = open(&disk).unwrap_or_else(|error| panic!("seed {seed}: {}", error.reason()));
+        content = Content::of(&log);
+        let candidates = &history.states[history.acknowledged..];
+        assert!(
+            candidates.contains(&content),
+            "seed {seed}: {content:?} is none of the states after what was acknowledged"
+        );
+        assert!(log.committed().map(|id| id.index) <= log.last().map(|id| id.index), "seed {seed}");
+    }
+}
+
+fn content_term(content: &Content) -> u64 {
+    content.entries.last().map_or(0, |entry| entry.id.term.0).max(content.purged.map_or(0, |id| id.term.0))
+}
+
+#[test]
+fn what_was_acknowledged_survives_any_power_cut() {
+    for seed in 0..600 {
+        check(seed);
+    }
+}

@@ -1,0 +1,100 @@
+//! A full disk is a refusal that passes by itself; a failed write or sync is the end until the log is opened again.
+
+use super::*;
+use crate::log::{LogHealth, SimOp, Vote};
+
+/// Appends entry after entry until the log refuses; returns how many it has.
+fn fill(log: &Log, from: u64) -> u64 {
+    let mut next = from;
+    loop {
+        match append(log, vec![entry_of(1, next, 1000)]) {
+            Ok(durable) => durable.recv().expect("called").expect("an accepted append never meets a full disk"),
+            Err(LogError::Full) => return next,
+            Err(error) => panic!("unexpected: {error}"),
+        }
+        next += 1;
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_appends_and_nothing_else() {
+    let disk = SimDisk::new();
+    let log = opened(&disk);
+    disk.set_capacity(Some(150 << 10));
+    let count = fill(&log, 0);
+    assert!(0 < count);
+    assert_eq!(log.health(), LogHealth::Full);
+    assert_eq!(all(&log).len() as u64, count, "a refused append changed nothing");
+    let vote = Vote { term: Term(2), node: None, committed: false };
+    block_on(log.save_vote(vote)).expect("a vote has room kept for it");
+    log.purge(id(1, 0)).expect("a purge too");
+
+    disk.set_capacity(None);
+    let mut accepted = append(&log, vec![entry(1, count)]);
+    while matches!(accepted, Err(LogError::Full)) {
+        std::thread::yield_now();
+        accepted = append(&log, vec![entry(1, count)]);
+    }
+    accepted.expect("resumed").recv().expect("called").expect("durable");
+    assert_eq!(log.health(), LogHealth::Ok);
+    log.close().expect("closes");
+    let log = opened(&disk);
+    assert_eq!((log.last(), log.vote()), (Some(id(1, count)), Some(vote)));
+}
+
+#[test]
+fn a_log_opens_on_a_full_disk() {
+    let disk = SimDisk::new();
+    append_durably(&opened(&disk), vec![entry(1, 0)]);
+    disk.set_capacity(Some(disk.used()));
+    let log = opened(&disk);
+    assert_eq!(indexes(&log), [0]);
+    let count = fill(&log, 1);
+    assert_eq!(all(&log).len() as u64, count);
+}
+
+#[test]
+fn a_failed_write_or_sync_is_final() {
+    for op in [SimOp::Write, SimOp::Sync] {
+        let disk = SimDisk::new();
+        let log = opened(&disk);
+        append_durably(&log, vec![entry(1, 0)]);
+        wait_for_spare(&log, &disk);
+        disk.set_failing(Some(op));
+        let result = append(&log, vec![entry(1, 1)]).expect("accepted in memory").recv().expect("called");
+        assert!(matches!(result, Err(LogError::Disk { .. })), "{op:?}: {result:?}");
+        disk.set_failing(None);
+        assert!(matches!(append(&log, vec![entry(1, 2)]), Err(LogError::Disk { .. })), "{op:?} is not tried again");
+        assert!(matches!(
+            block_on(log.save_vote(Vote { term: Term(1), node: None, committed: false })),
+            Err(LogError::Disk { .. })
+        ));
+        assert!(matches!(log.health(), LogHealth::Failed(_)));
+        assert_eq!(log.durable(), Some(id(1, 0)));
+        assert!(log.close().is_err());
+        let recovered = opened(&disk);
+        assert_eq!(all(&recovered)[0], entry(1, 0));
+    }
+}
+
+#[test]
+fn callbacks_come_in_order_and_exactly_once() {
+    let disk = SimDisk::new();
+    let log = opened(&disk);
+    let (sender, receiver) = mpsc::channel();
+    wait_for_spare(&log, &disk);
+    for index in 0..=20 {
+        let sender = sender.clone();
+        let done = move |result: Result<(), LogError>| sender.send((index, result.is_ok())).expect("the test waits");
+        log.append(vec![entry_of(1, index, 500)], Box::new(done)).expect("accepted");
+    }
+    // An append of nothing is durable when everything before it is.
+    append_durably(&log, vec![]);
+    wait_for_spare(&log, &disk);
+    disk.set_failing(Some(SimOp::Sync));
+    let failed = append(&log, vec![entry(1, 21)]).expect("accepted").recv().expect("called");
+    assert!(failed.is_err());
+    drop((log, sender));
+    let called: Vec<_> = receiver.iter().collect();
+    assert_eq!(called, (0..=20).map(|index| (index, true)).collect::<Vec<_>>());
+}

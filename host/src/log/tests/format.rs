@@ -1,0 +1,89 @@
+//! The bytes of a segment, against the golden file of format version 1. A difference means: a new format version.
+
+use expect_test::expect_file;
+
+use super::*;
+use crate::ids::Lsn;
+use crate::log::frame::{Frame, FrameKey, NO_HASH, Record, read_frame};
+use crate::log::segment::{Checkpoint, FORMAT_VERSION, HEADER_SIZE, SegmentHeader, decode_watermark, encode_watermark};
+use crate::log::{Damage, Vote};
+
+fn header() -> SegmentHeader {
+    SegmentHeader {
+        stream: options().stream,
+        nonce: *b"0123456789abcdef",
+        first_lsn: Lsn(0x1000),
+        before: Some(Lsn(0)),
+        checkpoint: Checkpoint {
+            vote: Some(Vote { term: Term(7), node: Some(NodeId(2)), committed: true }),
+            last: Some(id(7, 99)),
+            last_hash: [0xaa; 32],
+            purged: Some(id(6, 50)),
+            purged_hash: [0xbb; 32],
+            committed: Some(id(7, 98)),
+        },
+    }
+}
+
+fn frames() -> [Frame; 2] {
+    let vote = Vote { term: Term(8), node: None, committed: false };
+    let membership = LogEntry { id: id(8, 101), payload: Payload::Membership(Bytes::from_static(b"nodes")) };
+    let blank = LogEntry { id: id(8, 102), payload: Payload::Blank };
+    let records = vec![
+        Record::Entry { entry: entry_of(7, 100, 9), before: [0xaa; 32] },
+        Record::Entry { entry: membership, before: [0xcc; 32] },
+        Record::Entry { entry: blank, before: NO_HASH },
+        Record::Vote(vote),
+        Record::Truncate(Some(id(7, 100))),
+        Record::Truncate(None),
+        Record::Purge { upto: id(7, 99), hash: [0xaa; 32] },
+    ];
+    let first = Frame { lsn: Lsn(0x1000), is_sync_mark: false, records };
+    let mark = Frame { lsn: first.end(), is_sync_mark: true, records: vec![Record::Commit(id(7, 100))] };
+    [first, mark]
+}
+
+/// Rows of 16 bytes that are not zero.
+fn dump(bytes: &[u8]) -> String {
+    let rows = bytes.chunks(16).enumerate().filter(|(_, row)| row.iter().any(|byte| *byte != 0));
+    rows.map(|(number, row)| {
+        let digits: Vec<_> = row.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{:05x}  {}\n", number * 16, digits.join(" "))
+    })
+    .collect()
+}
+
+#[test]
+fn a_segment_has_the_bytes_of_its_version() {
+    assert_eq!(FORMAT_VERSION, 1);
+    let key = FrameKey::of_nonce(&header().nonce);
+    let mut bytes = header().encode();
+    let watermark = encode_watermark(Lsn(0x1000), &key);
+    bytes[3584..3584 + watermark.len()].copy_from_slice(&watermark);
+    for frame in frames() {
+        frame.encode(Lsn(0x1000), &key, &mut bytes);
+    }
+    expect_file!["golden/segment-v1.txt"].assert_eq(&dump(&bytes));
+
+    assert_eq!(SegmentHeader::decode(&bytes[..HEADER_SIZE], "seg").expect("intact"), header());
+    assert_eq!(decode_watermark(&bytes[..HEADER_SIZE], &key), Ok(Some(Lsn(0x1000))));
+    let mut rest = Bytes::from(bytes).slice(HEADER_SIZE..);
+    for frame in frames() {
+        let read = read_frame(&rest, frame.lsn, &key).expect("valid");
+        assert_eq!((&read.frame, read.durable), (&frame, Lsn(0x1000)));
+        rest = rest.slice(frame.size()..);
+    }
+    assert!(rest.is_empty());
+}
+
+#[test]
+fn a_newer_format_is_named() {
+    let mut bytes = header().encode();
+    bytes[8] = 2;
+    let hash = *blake3::hash(&bytes[..3552]).as_bytes();
+    bytes[3552..3584].copy_from_slice(&hash);
+    assert!(matches!(SegmentHeader::decode(&bytes, "seg"), Err(LogError::Version { found: 2, known: 1, .. })));
+    bytes[3552] ^= 1;
+    let damaged = SegmentHeader::decode(&bytes, "seg");
+    assert!(matches!(damaged, Err(LogError::Corrupt { damage: Damage::Header, .. })));
+}
