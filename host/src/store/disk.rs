@@ -1,0 +1,234 @@
+//! RocksDB as it is used here: one column family, no WAL and no memtable; every write is one sorted file that is built
+//! aside and ingested, so rows and meta row appear together, are durable at once, and a crash leaves a prefix of writes.
+//!
+//! | key on disk | value |
+//! |---|---|
+//! | `0x00` | the meta row, see `meta.rs` |
+//! | `0x01 ‖ row key` | the row |
+//!
+//! It does not know the hot table, nor when something is written.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rocksdb::{
+    BlockBasedOptions, BoundColumnFamily, Cache, ColumnFamilyDescriptor, DBCompressionType, DBPinnableSlice,
+    DBRawIteratorWithThreadMode, DBWithThreadMode, IngestExternalFileOptions, MultiThreaded, Options,
+    SnapshotWithThreadMode, SstFileWriter,
+};
+
+use super::StoreError;
+use super::delta::Delta;
+use super::meta::Meta;
+
+type Db = DBWithThreadMode<MultiThreaded>;
+
+const META_KEY: &[u8] = &[0];
+const ROW_PREFIX: u8 = 1;
+const COLUMN_FAMILY: &str = "default";
+const BLOCK_SIZE: usize = 8 << 10;
+const BLOOM_BITS_PER_KEY: f64 = 10.0;
+/// Open files a partition may keep: many partitions share the process's limit.
+const OPEN_FILES_MAX: i32 = 256;
+const BACKGROUND_JOBS_MAX: i32 = 2;
+
+/// What all partitions of a process share, so that memory is one number and not one per partition.
+#[derive(Clone)]
+pub struct StoreShared {
+    block_cache: Cache,
+}
+
+impl StoreShared {
+    /// `block_cache_bytes`: blocks, filters and indexes read from disk, over all partitions.
+    pub fn new(block_cache_bytes: usize) -> Self {
+        Self { block_cache: Cache::new_lru_cache(block_cache_bytes) }
+    }
+}
+
+pub struct Disk {
+    db: Db,
+    options: Options,
+    ingest_path: PathBuf,
+    /// Whether rows are read back after they were written.
+    paranoid: bool,
+}
+
+impl Disk {
+    pub fn open(dir: &Path, shared: &StoreShared, paranoid: bool) -> Result<Self, StoreError> {
+        let options = options(shared);
+        std::fs::create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
+        let ingest_path = dir.join("ingest.sst");
+        remove_if_there(&ingest_path)?;
+        let family = ColumnFamilyDescriptor::new(COLUMN_FAMILY, options.clone());
+        let db = Db::open_cf_descriptors(&options, dir.join("rocks"), [family])
+            .map_err(|source| StoreError::Open { path: dir.to_owned(), source })?;
+        Ok(Self { db, options, ingest_path, paranoid })
+    }
+
+    fn family(&self) -> Arc<BoundColumnFamily<'_>> {
+        self.db.cf_handle(COLUMN_FAMILY).expect("the default column family was named when opening")
+    }
+
+    pub fn meta(&self) -> Result<Option<Meta>, StoreError> {
+        let raw = self.db.get_pinned(META_KEY).map_err(|source| StoreError::Read { source })?;
+        raw.map(|raw| Meta::decode(&raw)).transpose()
+    }
+
+    /// The newest rows of many keys, each `None` when there is none.
+    pub fn rows<'a>(
+        &'a self,
+        keys: &[&[u8]],
+    ) -> impl Iterator<Item = Result<Option<DBPinnableSlice<'a>>, StoreError>> + use<'a> {
+        let disk_keys: Vec<Vec<u8>> = keys.iter().map(|key| disk_key(key)).collect();
+        let rows = self.db.batched_multi_get_cf(&self.family(), &disk_keys, false);
+        // The rows are pinned in blocks of the database, which `self` keeps open; they do not borrow the family.
+        rows.into_iter().map(|row| row.map_err(|source| StoreError::Read { source }))
+    }
+
+    /// Writes the delta and its meta row as one: after a crash either all of it is there or nothing.
+    /// Everything is durable on return. After an error it is not known which of the two holds; writing the same or a
+    /// later delta again is right in both cases.
+    pub fn write(&self, delta: &Delta) -> Result<(), StoreError> {
+        let result = self.build(delta).and_then(|()| {
+            fail::fail_point!("store::before_ingest", |_| std::process::abort());
+            self.ingest()
+        });
+        if result.is_err() {
+            // Best effort: a leftover costs space until the next write or start, never correctness.
+            let _ = std::fs::remove_file(&self.ingest_path);
+        }
+        fail::fail_point!("store::after_ingest", |_| std::process::abort());
+        if self.paranoid && result.is_ok() {
+            self.read_back(delta)?;
+        }
+        result
+    }
+
+    fn read_back(&self, delta: &Delta) -> Result<(), StoreError> {
+        let rows = || (0..delta.count()).map(|at| delta.nth(at).expect("below its count"));
+        let keys: Vec<&[u8]> = rows().map(|(key, _)| key).collect();
+        for ((key, row), on_disk) in rows().zip(self.rows(&keys)) {
+            assert_eq!(on_disk?.as_deref(), row, "row {key:?} is on disk as it was written");
+        }
+        assert_eq!(self.meta()?.as_ref(), Some(&delta.meta));
+        Ok(())
+    }
+
+    fn build(&self, delta: &Delta) -> Result<(), StoreError> {
+        fail::fail_point!("store-disk-full", |_| Err(StoreError::NoSpace { path: self.ingest_path.clone() }));
+        let failed = |source| StoreError::Write { source };
+        remove_if_there(&self.ingest_path)?;
+        let mut writer = SstFileWriter::create(&self.options);
+        writer.open(&self.ingest_path).map_err(failed)?;
+        writer.put(META_KEY, delta.meta.encode()).map_err(failed)?;
+        let mut key_on_disk = vec![ROW_PREFIX];
+        for at in 0..delta.count() {
+            let (key, row) = delta.nth(at).expect("below its count");
+            key_on_disk.truncate(1);
+            key_on_disk.extend_from_slice(key);
+            match row {
+                Some(row) => writer.put(&key_on_disk, row),
+                None => writer.delete(&key_on_disk),
+            }
+            .map_err(failed)?;
+        }
+        writer.finish().map_err(failed)
+    }
+
+    fn ingest(&self) -> Result<(), StoreError> {
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        self.db
+            .ingest_external_file_opts(&options, vec![&self.ingest_path])
+            .map_err(|source| StoreError::Write { source })
+    }
+}
+
+/// The rows on disk as they are at one moment, for as long as this lives.
+pub struct DiskSnapshot {
+    // INVARIANT: declared before `disk`, so dropped before it.
+    snapshot: SnapshotWithThreadMode<'static, Db>,
+    _disk: Arc<Disk>,
+}
+
+impl DiskSnapshot {
+    pub fn new(disk: Arc<Disk>) -> Self {
+        let snapshot = disk.db.snapshot();
+        // SAFETY: the snapshot borrows the database inside the Arc, whose address never changes and which the field
+        // beside it keeps alive until after the snapshot is dropped. The borrow never leaves this type.
+        let snapshot = unsafe {
+            std::mem::transmute::<SnapshotWithThreadMode<'_, Db>, SnapshotWithThreadMode<'static, Db>>(snapshot)
+        };
+        Self { snapshot, _disk: disk }
+    }
+
+    pub fn row(&self, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, StoreError> {
+        self.snapshot.get_pinned(disk_key(key)).map_err(|source| StoreError::Read { source })
+    }
+
+    /// Rows in order of key, from the first that is not below `start`.
+    pub fn rows_from(&self, start: &[u8]) -> DiskRows<'_> {
+        let mut rows = self.snapshot.raw_iterator();
+        rows.seek(disk_key(start));
+        DiskRows { rows }
+    }
+}
+
+/// A cursor over rows on disk.
+pub struct DiskRows<'a> {
+    rows: DBRawIteratorWithThreadMode<'a, Db>,
+}
+
+/// A key and its row.
+pub type BorrowedRow<'a> = (&'a [u8], &'a [u8]);
+
+impl DiskRows<'_> {
+    /// The row under the cursor; `None` beyond the last.
+    pub fn current(&self) -> Result<Option<BorrowedRow<'_>>, StoreError> {
+        match self.rows.item() {
+            Some((key, row)) => Ok(key.split_first().map(|(_, key)| (key, row))),
+            None => self.rows.status().map(|()| None).map_err(|source| StoreError::Read { source }),
+        }
+    }
+
+    pub fn step(&mut self) {
+        self.rows.next();
+    }
+}
+
+fn disk_key(key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1 + key.len());
+    out.push(ROW_PREFIX);
+    out.extend_from_slice(key);
+    out
+}
+
+fn remove_if_there(path: &Path) -> Result<(), StoreError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(StoreError::io(path, "removed")(error)),
+        _ => Ok(()),
+    }
+}
+
+fn options(shared: &StoreShared) -> Options {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(&shared.block_cache);
+    blocks.set_block_size(BLOCK_SIZE);
+    blocks.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
+    // Filters and indexes are charged to the cache, so the cache bounds what an open database takes.
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.set_block_based_table_factory(&blocks);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    options.set_max_background_jobs(BACKGROUND_JOBS_MAX);
+    options.set_max_open_files(OPEN_FILES_MAX);
+    options.set_bytes_per_sync(1 << 20);
+    options.set_keep_log_file_num(4);
+    options.set_stats_dump_period_sec(0);
+    options.set_paranoid_checks(true);
+    options
+}

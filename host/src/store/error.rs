@@ -1,0 +1,52 @@
+//! What can be wrong with the state store or the id index.
+//!
+//! Rows and ids are derived from the journal, so each of these can be repaired by replaying it; none of them is a lost
+//! transfer. It does not know what a caller answers to a client.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::ids::JournalIndex;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("state store in {path}: cannot be opened")]
+    Open { path: PathBuf, source: rocksdb::Error },
+    #[error("state store: cannot be read")]
+    Read { source: rocksdb::Error },
+    #[error("state store: cannot be written")]
+    Write { source: rocksdb::Error },
+    #[error("meta row has format {found}, this program knows up to {known}")]
+    MetaFormat { found: u32, known: u32 },
+    #[error("meta row is damaged: {what}")]
+    MetaDamaged { what: &'static str },
+    /// The writer waits for space and goes on by itself; reads and `apply` are not affected until too much is dirty.
+    #[error("state store: no space left on the disk of {path}")]
+    NoSpace { path: PathBuf },
+    /// The writer has stopped for good; reads from memory go on until the partition is restarted.
+    #[error("state store: the writer has stopped: {reason}")]
+    WriterStopped { reason: String },
+    #[error("{path}: cannot be {action}")]
+    Io { path: PathBuf, action: &'static str, source: io::Error },
+    #[error("{path} is damaged: {what}; its ids must be read from the journal again")]
+    IdsDamaged { path: PathBuf, what: &'static str },
+    #[error("ids of journal entry {found} cannot be recorded before those of entry {expected}")]
+    IdsGap { expected: JournalIndex, found: JournalIndex },
+}
+
+impl StoreError {
+    pub(super) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, action, source }
+    }
+
+    /// Whether waiting for space may help.
+    pub(super) fn is_no_space(&self) -> bool {
+        match self {
+            Self::NoSpace { .. } => true,
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            Self::Write { source } | Self::Read { source } => source.as_ref().contains("No space left on device"),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The manifest: which runs make up the index, oldest first, and the secret of its hash. Replaced as a whole.
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 8 | `shidm001` |
+//! | 8 | 3 × 8 | seed of the hash |
+//! | 32 | 8 | `applied`: the ids of the journal up to here are in the runs |
+//! | 40 | 8 | number for the next run |
+//! | 48 | 24 each | runs: number, `after`, `last` |
+//! | end − 32 | 32 | blake3 of all before |
+//!
+//! All integers are little-endian. What it does not name is removed when the index is opened. Without a readable
+//! manifest the index is empty: that is never wrong, only slow. It does not know what is in a run.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::super::StoreError;
+use super::super::meta::bytes_at;
+use super::record::IdHasher;
+use super::run::{Run, Span, sync_dir};
+use crate::ids::JournalIndex;
+
+const NAME: &str = "manifest";
+const MAGIC: &[u8; 8] = b"shidm001";
+const MAGIC_FAMILY: &[u8] = b"shidm";
+const FIXED_SIZE: usize = 48;
+const SPAN_SIZE: usize = 24;
+const CHECKSUM_SIZE: usize = 32;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    pub hasher: IdHasher,
+    pub applied: JournalIndex,
+    pub number_next: u64,
+    pub spans: Vec<Span>,
+}
+
+impl Manifest {
+    fn empty() -> Self {
+        Self { hasher: IdHasher::random(), applied: JournalIndex(0), number_next: 1, spans: Vec::new() }
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = MAGIC.to_vec();
+        let fixed = self.hasher.seed.into_iter().chain([self.applied.0, self.number_next]);
+        let spans = self.spans.iter().flat_map(|span| [span.number, span.after.0, span.last.0]);
+        fixed.chain(spans).for_each(|field| out.extend_from_slice(&field.to_le_bytes()));
+        let checksum = blake3::hash(&out);
+        out.extend_from_slice(checksum.as_bytes());
+        out
+    }
+
+    /// `None` when the bytes are damaged.
+    pub fn decode(raw: &[u8]) -> Option<Self> {
+        let (checked, checksum) = raw.split_at_checked(raw.len().checked_sub(CHECKSUM_SIZE)?)?;
+        let is_whole = blake3::hash(checked).as_bytes()[..] == *checksum;
+        if !is_whole || !checked.starts_with(MAGIC) || checked.len() < FIXED_SIZE {
+            return None;
+        }
+        let number = |raw: &[u8], field: usize| u64::from_le_bytes(bytes_at(raw, field * 8));
+        let (spans, rest) = checked[FIXED_SIZE..].as_chunks::<SPAN_SIZE>();
+        let span = |raw: &[u8; SPAN_SIZE]| Span {
+            number: number(raw, 0),
+            after: JournalIndex(number(raw, 1)),
+            last: JournalIndex(number(raw, 2)),
+        };
+        rest.is_empty().then(|| Self {
+            hasher: IdHasher { seed: [1, 2, 3].map(|field| number(checked, field)) },
+            applied: JournalIndex(number(checked, 4)),
+            number_next: number(checked, 5),
+            spans: spans.iter().map(span).collect(),
+        })
+    }
+
+    /// Replaces the manifest in `dir`; durable on return. After an error either of the two is there.
+    pub fn write(&self, dir: &Path) -> Result<(), StoreError> {
+        let temporary = dir.join("manifest.new");
+        let written = || StoreError::io(&temporary, "written");
+        let mut file = File::create(&temporary).map_err(written())?;
+        file.write_all(&self.encode()).map_err(written())?;
+        file.sync_all().map_err(written())?;
+        fail::fail_point!("ids::before_manifest_rename", |_| std::process::abort());
+        std::fs::rename(&temporary, dir.join(NAME)).map_err(StoreError::io(&temporary, "renamed"))?;
+        sync_dir(dir)?;
+        fail::fail_point!("ids::after_manifest_rename", |_| std::process::abort());
+        Ok(())
+    }
+}
+
+/// The manifest of a folder and its runs, up to the first that is missing or damaged; everything else is removed.
+pub fn open(dir: &Path) -> Result<(Manifest, Vec<Arc<Run>>), StoreError> {
+    let path = dir.join(NAME);
+    let raw = match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        raw => raw.map_err(StoreError::io(&path, "read"))?,
+    };
+    if raw.starts_with(MAGIC_FAMILY) && !raw.starts_with(MAGIC) {
+        return Err(StoreError::IdsDamaged { path, what: "its format is that of a later program" });
+    }
+    let mut manifest = Manifest::decode(&raw).unwrap_or_else(|| {
+        if !raw.is_empty() {
+            tracing::error!(path = %path.display(), "id index: the manifest is damaged, all ids are recorded again");
+        }
+        Manifest::empty()
+    });
+    let mut runs: Vec<Arc<Run>> = Vec::new();
+    for span in &manifest.spans {
+        match Run::open(dir, *span, &manifest.hasher) {
+            Ok(run) => runs.push(Arc::new(run)),
+            Err(error @ StoreError::IdsDamaged { .. }) => {
+                tracing::error!(%error, "id index: a run is damaged, its ids and all newer ones are recorded again");
+                break;
+            }
+            Err(StoreError::Io { source, path, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                tracing::error!(path = %path.display(), "id index: a run is missing, its ids are recorded again");
+                break;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if runs.len() < manifest.spans.len() {
+        manifest.applied = manifest.spans[runs.len()].after;
+        manifest.spans.truncate(runs.len());
+    }
+    manifest.write(dir)?;
+    remove_strangers(dir, &manifest)?;
+    Ok((manifest, runs))
+}
+
+/// Removes what an unfinished write or a removed run has left.
+fn remove_strangers(dir: &Path, manifest: &Manifest) -> Result<(), StoreError> {
+    let known: Vec<_> = manifest.spans.iter().map(|span| span.path(dir)).chain([dir.join(NAME)]).collect();
+    for file in std::fs::read_dir(dir).map_err(StoreError::io(dir, "read"))? {
+        let path = file.map_err(StoreError::io(dir, "read"))?.path();
+        if !known.contains(&path) {
+            std::fs::remove_file(&path).map_err(StoreError::io(&path, "removed"))?;
+        }
+    }
+    Ok(())
+}

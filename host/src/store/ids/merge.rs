@@ -1,0 +1,61 @@
+//! Makes runs: of a table, and of several neighbouring runs.
+//!
+//! In: sorted records. Out: one durable run that nobody knows of yet. Every page that a merge reads is checked, so a
+//! damaged page is found here at the latest when it is next merged. It does not know the manifest.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::super::StoreError;
+use super::recent::Recent;
+use super::record::{IdHasher, Record};
+use super::run::{Run, RunRecords, RunWriter, Span};
+
+pub fn write_table(dir: &Path, number: u64, hasher: &IdHasher, table: &Recent) -> Result<Run, StoreError> {
+    let span = Span { number, after: table.after(), last: table.last() };
+    let mut writer = RunWriter::create(dir, span, hasher, table.count() as u64)?;
+    for (hash, record) in table.sorted(hasher) {
+        writer.push(hash, &record)?;
+    }
+    writer.finish(dir)
+}
+
+/// `is_closing` is asked now and then; `None` when it said so.
+pub fn merge(
+    dir: &Path,
+    number: u64,
+    hasher: &IdHasher,
+    runs: &[Arc<Run>],
+    is_closing: impl Fn() -> bool,
+) -> Result<Option<Run>, StoreError> {
+    let (oldest, newest) = runs.first().zip(runs.last()).expect("there is something to merge");
+    assert!(runs.windows(2).all(|pair| pair[0].span.last == pair[1].span.after), "runs are neighbours");
+    let span = Span { number, after: oldest.span.after, last: newest.span.last };
+    let mut writer = RunWriter::create(dir, span, hasher, runs.iter().map(|run| run.count()).sum())?;
+    let mut inputs = Vec::with_capacity(runs.len());
+    for run in runs {
+        let mut records = RunRecords::new(run);
+        if let Some(head) = next(&mut records, hasher)? {
+            inputs.push((head, records));
+        }
+    }
+    let mut count = 0u64;
+    // There are few inputs: looking at each is as fast as a heap.
+    while let Some(smallest) = (0..inputs.len()).min_by_key(|input| inputs[*input].0.0) {
+        let ((hash, record), records) = &mut inputs[smallest];
+        writer.push(*hash, record)?;
+        match next(records, hasher)? {
+            Some(head) => inputs[smallest].0 = head,
+            None => drop(inputs.remove(smallest)),
+        }
+        count += 1;
+        if count.is_multiple_of(1 << 16) && is_closing() {
+            return Ok(None);
+        }
+    }
+    writer.finish(dir).map(Some)
+}
+
+fn next(records: &mut RunRecords<'_>, hasher: &IdHasher) -> Result<Option<(u64, Record)>, StoreError> {
+    Ok(records.next_record()?.map(|record| (hasher.hash(&record.id), record)))
+}

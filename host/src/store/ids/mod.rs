@@ -1,0 +1,286 @@
+//! The id index of a partition: which command ids were recorded, with what content, and where in the journal. Exact.
+//!
+//! ```text
+//! record ─▶ recent table ─full─▶ frozen tables ─writer thread─▶ runs ─merger thread─▶ fewer, larger runs
+//! ```
+//! It is derived from the journal: after a crash or damage the caller records again everything behind [`IdIndex::applied`].
+//! A look-up asks every table, then every run's filter in memory (one cache line, prefetched for the whole batch), and
+//! reads a page of a run's file only where the filter says "maybe". It does not know what a command is.
+
+mod filter;
+mod manifest;
+mod merge;
+mod recent;
+mod record;
+mod run;
+#[cfg(test)]
+mod tests;
+mod work;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+
+use self::manifest::Manifest;
+use self::recent::Recent;
+pub use self::record::IdRecord;
+use self::record::{IdHasher, Record};
+use self::run::Run;
+use super::StoreError;
+use crate::ids::{CommandId, Fingerprint, JournalIndex};
+
+/// Tables that wait to be written; beyond it `record` waits for the writer.
+const FROZEN_MAX: usize = 12;
+
+pub struct IdOptions {
+    /// Ids kept in one table in memory before they become a run: what a crash makes the caller record again.
+    pub recent_max: usize,
+}
+
+impl Default for IdOptions {
+    fn default() -> Self {
+        Self { recent_max: 1 << 19 }
+    }
+}
+
+/// Everything that is looked up, in order of age.
+struct Levels {
+    runs: Vec<Arc<Run>>,
+    frozen: Vec<Arc<Recent>>,
+    recent: Recent,
+    /// Everything up to here has been recorded.
+    applied: JournalIndex,
+}
+
+struct Shared {
+    dir: PathBuf,
+    hasher: IdHasher,
+    recent_max: usize,
+    /// Locked before `progress`.
+    levels: RwLock<Levels>,
+    /// INVARIANT: names the same runs as `levels.runs` or, for a moment, is ahead of it. Locked before `levels`.
+    manifest: Mutex<Manifest>,
+    progress: Mutex<Progress>,
+    changed: Condvar,
+}
+
+/// What the two threads and those who wait for them tell each other.
+#[derive(Default)]
+struct Progress {
+    /// Tables written since the index was opened.
+    tables_written: u64,
+    tables_frozen: u64,
+    is_closing: bool,
+    /// Why the last write failed; the writer tries again until it succeeds, if only space is missing.
+    no_space: bool,
+    stopped: Option<String>,
+}
+
+/// Figures for metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IdStats {
+    pub ids: u64,
+    pub runs: usize,
+    pub frozen: usize,
+    pub memory_bytes: usize,
+    pub disk_bytes: u64,
+}
+
+pub struct IdIndex {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl IdIndex {
+    /// Opens or creates the index in a folder of its own. Runs that are missing or damaged are dropped together with all
+    /// newer ones: the caller compares [`Self::applied`] with the journal and records what is missing.
+    ///
+    /// # Errors
+    /// The folder cannot be read or written, or its manifest is of a later format.
+    pub fn open(dir: &Path, options: IdOptions) -> Result<Self, StoreError> {
+        std::fs::create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
+        let (manifest, runs) = manifest::open(dir)?;
+        let recent = Recent::new(options.recent_max, manifest.applied);
+        let shared = Arc::new(Shared {
+            dir: dir.to_owned(),
+            hasher: manifest.hasher,
+            recent_max: options.recent_max,
+            levels: RwLock::new(Levels { runs, frozen: Vec::new(), recent, applied: manifest.applied }),
+            manifest: Mutex::new(manifest),
+            progress: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let spawn = |name: &str, run: fn(&Shared)| {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(move || work::run(&shared, run))
+                .map_err(StoreError::io(dir, "given a thread"))
+        };
+        let threads = vec![spawn("ids-writer", work::write_tables)?, spawn("ids-merger", work::merge_runs)?];
+        Ok(Self { shared, threads })
+    }
+
+    /// The ids of the journal up to here are recorded; recording goes on with the next entry.
+    pub fn applied(&self) -> JournalIndex {
+        self.shared.levels.read().applied
+    }
+
+    /// The ids of the journal up to here would survive a crash now.
+    pub fn written(&self) -> JournalIndex {
+        self.shared.manifest.lock().applied
+    }
+
+    /// Records the ids of one journal entry, each with the number of its command in the entry. An entry that was recorded
+    /// before is skipped, so re-feeding may overlap. An entry without ids is recorded too. Of an id that an entry brings
+    /// twice, or that is known, the caller must keep the second away: this is the index, not the guard.
+    ///
+    /// # Errors
+    /// [`StoreError::IdsGap`] when entries in between are missing; the writer's error when it does not keep up because
+    /// of one. Nothing is recorded then.
+    pub fn record(&self, journal: JournalIndex, ids: &[(CommandId, Fingerprint, u32)]) -> Result<(), StoreError> {
+        let applied = self.applied();
+        if journal <= applied {
+            return Ok(());
+        }
+        if journal != applied.next() {
+            return Err(StoreError::IdsGap { expected: applied.next(), found: journal });
+        }
+        self.wait_for_room()?;
+        let mut levels = self.shared.levels.write();
+        let records = ids.iter().map(|(id, fingerprint, n)| Record::new(id, fingerprint, journal, *n));
+        levels.recent.extend(&self.shared.hasher, records, journal);
+        levels.applied = journal;
+        if self.shared.recent_max <= levels.recent.count() {
+            self.freeze(&mut levels);
+        }
+        Ok(())
+    }
+
+    /// Looks many ids up; `out` gets one answer per id, in order.
+    ///
+    /// # Errors
+    /// A run cannot be read or is damaged. Then nothing can be said of any id: the index must be opened again.
+    pub fn lookup_batch(&self, ids: &[CommandId], out: &mut Vec<Option<IdRecord>>) -> Result<(), StoreError> {
+        let (runs, frozen) = {
+            let levels = self.shared.levels.read();
+            out.clear();
+            out.resize(ids.len(), None);
+            levels.recent.find_batch(&self.shared.hasher, ids, out);
+            (levels.runs.clone(), levels.frozen.clone())
+        };
+        for table in frozen.iter().rev() {
+            table.find_batch(&self.shared.hasher, ids, out);
+        }
+        run::find_batch(&runs, &self.shared.hasher, ids, out)
+    }
+
+    /// As [`Self::lookup_batch`], for one.
+    pub fn lookup(&self, id: &CommandId) -> Result<Option<IdRecord>, StoreError> {
+        let mut out = Vec::with_capacity(1);
+        self.lookup_batch(std::slice::from_ref(id), &mut out)?;
+        Ok(out[0])
+    }
+
+    /// Writes everything recorded so far; durable on return.
+    ///
+    /// # Errors
+    /// The disk is full or cannot be written.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        {
+            let mut levels = self.shared.levels.write();
+            if levels.recent.after() < levels.recent.last() {
+                self.freeze(&mut levels);
+            }
+        }
+        let mut progress = self.shared.progress.lock();
+        let wanted = progress.tables_frozen;
+        while progress.tables_written < wanted {
+            self.shared.check(&progress)?;
+            self.shared.changed.wait(&mut progress);
+        }
+        Ok(())
+    }
+
+    /// Flushes and closes. Dropping an index instead writes nothing more, which is what a crash does.
+    ///
+    /// # Errors
+    /// As for [`Self::flush`]; the index is closed all the same.
+    pub fn close(self) -> Result<(), StoreError> {
+        self.flush()
+    }
+
+    /// Reads every page of every run and checks it.
+    ///
+    /// # Errors
+    /// The first damage found.
+    pub fn verify(&self) -> Result<(), StoreError> {
+        let runs = self.shared.levels.read().runs.clone();
+        runs.iter().try_for_each(|run| run.verify())
+    }
+
+    pub fn stats(&self) -> IdStats {
+        let levels = self.shared.levels.read();
+        let tables = || levels.frozen.iter().map(Arc::as_ref).chain([&levels.recent]);
+        IdStats {
+            ids: levels.runs.iter().map(|run| run.count()).sum::<u64>()
+                + tables().map(|table| table.count() as u64).sum::<u64>(),
+            runs: levels.runs.len(),
+            frozen: levels.frozen.len(),
+            memory_bytes: levels.runs.iter().map(|run| run.memory_size()).sum::<usize>()
+                + tables().map(Recent::memory_size).sum::<usize>(),
+            disk_bytes: levels.runs.iter().map(|run| run.disk_size()).sum(),
+        }
+    }
+
+    /// Waits until the merger has nothing left to do: for tests and benches.
+    pub fn wait_until_merged(&self) -> Result<(), StoreError> {
+        let mut progress = self.shared.progress.lock();
+        // With the lock open, because `levels` comes before it.
+        while MutexGuard::unlocked(&mut progress, || self.shared.next_merge().is_some()) {
+            self.shared.check(&progress)?;
+            self.shared.changed.wait_for(&mut progress, work::RETRY);
+        }
+        Ok(())
+    }
+
+    fn freeze(&self, levels: &mut Levels) {
+        let next = Recent::new(self.shared.recent_max, levels.applied);
+        let frozen = std::mem::replace(&mut levels.recent, next);
+        levels.frozen.push(Arc::new(frozen));
+        self.shared.progress.lock().tables_frozen += 1;
+        self.shared.changed.notify_all();
+    }
+
+    fn wait_for_room(&self) -> Result<(), StoreError> {
+        let mut progress = self.shared.progress.lock();
+        while FROZEN_MAX as u64 <= progress.tables_frozen - progress.tables_written {
+            self.shared.check(&progress)?;
+            self.shared.changed.wait(&mut progress);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for IdIndex {
+    fn drop(&mut self) {
+        self.shared.progress.lock().is_closing = true;
+        self.shared.changed.notify_all();
+        for thread in self.threads.drain(..) {
+            // A panic has been reported by the thread itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn check(&self, progress: &Progress) -> Result<(), StoreError> {
+        match &progress.stopped {
+            Some(reason) => Err(StoreError::WriterStopped { reason: reason.clone() }),
+            None if progress.no_space => Err(StoreError::NoSpace { path: self.dir.clone() }),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The two threads of an id index: one writes frozen tables as runs, the other merges runs.
+//!
+//! Each makes a file first, then names it in the manifest, then shows it to look-ups, then drops what it replaces; so a
+//! crash between any two steps leaves a whole index and at most a file that nobody names. A full disk is retried, any
+//! other error stops the thread for good and loudly. It does not know how a run is made.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::MutexGuard;
+
+use super::super::StoreError;
+use super::super::tiers::neighbours_to_merge;
+use super::run::Run;
+use super::{Progress, Shared, merge};
+
+/// Pause between attempts on a full disk.
+pub const RETRY: Duration = Duration::from_millis(250);
+
+/// Runs the loop of one thread; a panic must not leave anybody waiting for a thread that is gone.
+pub fn run(shared: &Shared, work: fn(&Shared)) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(shared))).is_err() {
+        shared.stop("a thread of the id index panicked".to_owned());
+    }
+}
+
+pub fn write_tables(shared: &Shared) {
+    while shared.wait_until(|| !shared.levels.read().frozen.is_empty()) {
+        let table = shared.levels.read().frozen.first().map(Arc::clone).expect("only this thread removes tables");
+        let written = shared.new_number().and_then(|number| {
+            let run = merge::write_table(&shared.dir, number, &shared.hasher, &table)?;
+            shared.show_written(run)
+        });
+        shared.on_result(written, |progress| progress.tables_written += 1);
+    }
+}
+
+pub fn merge_runs(shared: &Shared) {
+    while shared.wait_until(|| shared.next_merge().is_some()) {
+        let Some(range) = shared.next_merge() else { continue };
+        let runs = shared.levels.read().runs[range].to_vec();
+        let is_closing = || shared.progress.lock().is_closing;
+        let merged = shared.new_number().and_then(|number| {
+            let merged = merge::merge(&shared.dir, number, &shared.hasher, &runs, is_closing)?;
+            merged.map_or(Ok(()), |run| shared.show_merged(run, &runs))
+        });
+        shared.on_result(merged, |_| ());
+    }
+}
+
+impl Shared {
+    /// Which runs the merger would merge now.
+    pub(super) fn next_merge(&self) -> Option<Range<usize>> {
+        let sizes: Vec<u64> = self.levels.read().runs.iter().map(|run| run.count()).collect();
+        neighbours_to_merge(&sizes, self.recent_max as u64)
+    }
+
+    /// Waits for work; false when the index is closing or a thread has stopped.
+    fn wait_until(&self, is_work: impl Fn() -> bool) -> bool {
+        let mut progress = self.progress.lock();
+        loop {
+            if progress.no_space && !progress.is_closing {
+                self.changed.wait_for(&mut progress, RETRY);
+            }
+            // Asked with the lock open, because the answer takes a lock that comes before this one.
+            let is_work = MutexGuard::unlocked(&mut progress, &is_work);
+            if progress.is_closing || progress.stopped.is_some() {
+                return false;
+            }
+            if is_work {
+                return true;
+            }
+            // Work may have come while the lock was open, so the wait is bounded.
+            self.changed.wait_for(&mut progress, RETRY);
+        }
+    }
+
+    fn new_number(&self) -> Result<u64, StoreError> {
+        let mut manifest = self.manifest.lock();
+        manifest.number_next += 1;
+        Ok(manifest.number_next - 1)
+    }
+
+    fn show_written(&self, run: Run) -> Result<(), StoreError> {
+        let mut manifest = self.manifest.lock();
+        assert_eq!(manifest.applied, run.span.after, "tables are written in order");
+        let mut next = manifest.clone();
+        next.spans.push(run.span);
+        next.applied = run.span.last;
+        next.write(&self.dir)?;
+        *manifest = next;
+        let mut levels = self.levels.write();
+        levels.runs.push(Arc::new(run));
+        levels.frozen.remove(0);
+        Ok(())
+    }
+
+    fn show_merged(&self, run: Run, replaced: &[Arc<Run>]) -> Result<(), StoreError> {
+        let mut manifest = self.manifest.lock();
+        let mut next = manifest.clone();
+        let first = next.spans.iter().position(|span| *span == replaced[0].span);
+        let range = first.expect("only this thread removes runs");
+        let range = range..range + replaced.len();
+        next.spans.splice(range.clone(), [run.span]);
+        next.write(&self.dir)?;
+        *manifest = next;
+        self.levels.write().runs.splice(range, [Arc::new(run)]);
+        drop(manifest);
+        // Look-ups that are under way keep the files open. One that stays is removed at the next start.
+        replaced.iter().for_each(|run| remove(run.path()));
+        fail::fail_point!("ids::after_removal", |_| std::process::abort());
+        Ok(())
+    }
+
+    fn on_result(&self, result: Result<(), StoreError>, on_ok: impl FnOnce(&mut Progress)) {
+        match result {
+            Ok(()) => {
+                let mut progress = self.progress.lock();
+                progress.no_space = false;
+                on_ok(&mut progress);
+            }
+            Err(error) if error.is_no_space() => {
+                tracing::error!(dir = %self.dir.display(), "id index: disk full, will write when space returns");
+                self.progress.lock().no_space = true;
+            }
+            Err(error) => {
+                let reason = std::error::Error::source(&error).map_or(error.to_string(), |s| format!("{error}: {s}"));
+                self.stop(reason);
+            }
+        }
+        self.changed.notify_all();
+    }
+
+    fn stop(&self, reason: String) {
+        tracing::error!(dir = %self.dir.display(), reason, "id index: it cannot be written any more");
+        self.progress.lock().stopped = Some(reason);
+        self.changed.notify_all();
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::warn!(path = %path.display(), %error, "id index: a replaced run could not be removed");
+    }
+}

@@ -1,0 +1,95 @@
+//! The meta row: where in the log, the journal and time the rows of a store stand. Written atomically with them.
+//!
+//! All integers are little-endian.
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 4 | `format` = [`META_FORMAT`] |
+//! | 4 | 8 + 8 + 8 | Raft's id of the last applied entry: term, node, index |
+//! | 28 | 8 | journal index |
+//! | 36 | 8 | time of the last effective entry, µs since 1970 |
+//! | 44 | 4 | schema version of the rows |
+//! | 48 | 32 | head of the journal |
+//! | 80 | 32 | active module |
+//! | 112 | 4 + len | bytes that consensus keeps beside the state (its membership), opaque here |
+//!
+//! It does not know what the fields mean to anyone.
+
+use super::StoreError;
+use crate::ids::{Head, JournalIndex, LogIndex, Micros, ModuleId, NodeId, Term};
+
+pub const META_FORMAT: u32 = 1;
+const FIXED_SIZE: usize = 116;
+
+/// Raft's id of an entry, as plain numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AppliedId {
+    pub term: Term,
+    pub node: NodeId,
+    pub index: LogIndex,
+}
+
+/// Where the rows stand after an applied entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meta {
+    pub applied: AppliedId,
+    pub journal: JournalIndex,
+    pub head: Head,
+    pub time: Micros,
+    pub module: ModuleId,
+    pub schema: u32,
+    /// Whatever consensus must find beside the state; opaque.
+    pub consensus: Vec<u8>,
+}
+
+impl Meta {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(FIXED_SIZE + self.consensus.len());
+        out.extend_from_slice(&META_FORMAT.to_le_bytes());
+        out.extend_from_slice(&self.applied.term.0.to_le_bytes());
+        out.extend_from_slice(&self.applied.node.0.to_le_bytes());
+        out.extend_from_slice(&self.applied.index.0.to_le_bytes());
+        out.extend_from_slice(&self.journal.0.to_le_bytes());
+        out.extend_from_slice(&self.time.0.to_le_bytes());
+        out.extend_from_slice(&self.schema.to_le_bytes());
+        out.extend_from_slice(&self.head.0);
+        out.extend_from_slice(&self.module.0);
+        let len = u32::try_from(self.consensus.len()).expect("a membership is far below 4 GiB");
+        out.extend_from_slice(&len.to_le_bytes());
+        out.extend_from_slice(&self.consensus);
+        out
+    }
+
+    /// # Errors
+    /// A format of a later program, or bytes that are no meta row.
+    pub fn decode(raw: &[u8]) -> Result<Self, StoreError> {
+        let damaged = |what| StoreError::MetaDamaged { what };
+        let (format, _) = raw.split_first_chunk::<4>().ok_or(damaged("cut short"))?;
+        let format = u32::from_le_bytes(*format);
+        if format != META_FORMAT {
+            return Err(StoreError::MetaFormat { found: format, known: META_FORMAT });
+        }
+        if raw.len() < FIXED_SIZE {
+            return Err(damaged("cut short"));
+        }
+        let number = |at| u64::from_le_bytes(bytes_at(raw, at));
+        let consensus_len = u32::from_le_bytes(bytes_at(raw, 112)) as usize;
+        if raw.len() - FIXED_SIZE != consensus_len {
+            return Err(damaged("length of the consensus bytes"));
+        }
+        Ok(Self {
+            applied: AppliedId { term: Term(number(4)), node: NodeId(number(12)), index: LogIndex(number(20)) },
+            journal: JournalIndex(number(28)),
+            time: Micros(i64::from_le_bytes(bytes_at(raw, 36))),
+            schema: u32::from_le_bytes(bytes_at(raw, 44)),
+            head: Head(bytes_at(raw, 48)),
+            module: ModuleId(bytes_at(raw, 80)),
+            consensus: raw[FIXED_SIZE..].to_vec(),
+        })
+    }
+}
+
+/// The bytes of a field. The caller has checked that the field lies inside `raw`.
+pub(super) fn bytes_at<const SIZE: usize>(raw: &[u8], at: usize) -> [u8; SIZE] {
+    *raw[at..].first_chunk().expect("the caller has checked the length")
+}

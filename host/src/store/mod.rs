@@ -1,0 +1,30 @@
+//! State on disk: the rows of a partition behind a hot table, and the index of command ids.
+//!
+//! ```text
+//! apply ─▶ hot table (executor only)             record ─▶ recent table ─▶ runs ─▶ merged runs
+//!       └▶ deltas (readers, writer) ─▶ RocksDB             (ids/, derived from the journal)
+//! ```
+//! In: row writes of applied entries, ids of recorded commands. Out: rows, consistent views, "was this id seen".
+//! It is the only folder that names rocksdb. It does not know guests, HTTP, Raft or where the journal lies.
+
+pub mod bench;
+mod delta;
+mod disk;
+mod error;
+mod hot;
+pub mod ids;
+mod meta;
+mod prefetch;
+mod state;
+mod tiers;
+#[cfg(test)]
+mod tests;
+mod view;
+mod writer;
+
+pub use disk::StoreShared;
+pub use error::StoreError;
+pub use ids::{IdIndex, IdOptions, IdRecord, IdStats};
+pub use meta::{AppliedId, Meta};
+pub use state::{Store, StoreOptions, StoreStats};
+pub use view::{KeyRow, View};

@@ -1,0 +1,373 @@
+//! The state store of one partition: apply, fetch, view, and when to write.
+//!
+//! The executor applies and fetches through the hot table, which nobody else touches. Every apply also becomes a
+//! *delta*; views are made of deltas over RocksDB, and a writer thread (`writer.rs`) merges and writes them behind.
+//!
+//! INVARIANT: what RocksDB holds is the state after some applied entry that was locally durable in the log, and its
+//! meta row says which. It does not know where the journal lies: after a restart the caller replays behind `meta_written`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::StoreError;
+use super::delta::Delta;
+use super::disk::{Disk, DiskSnapshot, StoreShared};
+use super::hot::{Found, HotTable, ROUND};
+use super::meta::Meta;
+use super::tiers;
+use super::view::View;
+use super::writer;
+use crate::ids::LogIndex;
+use crate::limits;
+
+pub struct StoreOptions {
+    pub shared: StoreShared,
+    /// Size above which clean rows leave the hot table.
+    pub hot_bytes_max: usize,
+    /// Size of rows not yet written above which the store says that it is behind.
+    pub dirty_bytes_max: usize,
+    /// The writer writes when a restart would have to replay this much log.
+    pub replay_bytes_max: u64,
+    /// Reads everything back that was written.
+    pub paranoid: bool,
+}
+
+impl StoreOptions {
+    /// The limits of `limits.rs`.
+    pub fn new(shared: StoreShared) -> Self {
+        Self {
+            shared,
+            hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
+            dirty_bytes_max: limits::DIRTY_BYTES_MAX,
+            replay_bytes_max: limits::REPLAY_BYTES_MAX,
+            paranoid: false,
+        }
+    }
+}
+
+/// What the writer is doing about the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum WriterState {
+    Running,
+    /// Tries again until space returns.
+    NoSpace,
+    /// For good.
+    Stopped {
+        reason: String,
+    },
+}
+
+/// What the executor, the readers and the writer share. The lock is held for microseconds.
+pub(super) struct Pending {
+    /// Applied and not yet written, oldest first, each newer in `seq` and log index than the one before.
+    pub deltas: Vec<Arc<Delta>>,
+    pub seq_applied: u64,
+    /// INVARIANT: at most `seq_applied`; rows changed by no later apply are on disk.
+    pub seq_written: u64,
+    pub meta_applied: Option<Meta>,
+    pub meta_written: Option<Meta>,
+    /// The log is locally durable up to here.
+    pub durable: LogIndex,
+    /// Somebody waits until this apply is written.
+    pub seq_wanted: u64,
+    pub state: WriterState,
+    pub is_closing: bool,
+}
+
+impl Pending {
+    pub fn dirty_bytes(&self) -> usize {
+        self.deltas.iter().map(|delta| delta.size()).sum()
+    }
+
+    /// How many of the oldest deltas may be written.
+    pub fn writable(&self) -> usize {
+        self.deltas.partition_point(|delta| delta.meta.applied.index <= self.durable)
+    }
+}
+
+pub(super) struct Shared {
+    pub disk: Arc<Disk>,
+    pub dir: PathBuf,
+    pub pending: Mutex<Pending>,
+    /// The writer waits here for work.
+    pub work: Condvar,
+    /// Everybody else waits here for the writer.
+    pub progress: Condvar,
+    pub dirty_bytes_max: usize,
+    pub replay_bytes_max: u64,
+}
+
+/// Figures for metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    pub hot_rows: usize,
+    pub hot_bytes: usize,
+    pub dirty_bytes: usize,
+    pub deltas: usize,
+    pub log_index_written: LogIndex,
+    pub replay_bytes: u64,
+}
+
+pub struct Store {
+    shared: Arc<Shared>,
+    /// Locked by the executor, and for a moment by `stats`.
+    hot: Mutex<HotTable>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl Store {
+    /// Opens or creates the store in a folder of its own and starts its writer.
+    ///
+    /// # Errors
+    /// The folder cannot be opened, or was written by a later program.
+    pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
+        let disk = Arc::new(Disk::open(dir, &options.shared, options.paranoid)?);
+        let meta = disk.meta()?;
+        let pending = Pending {
+            deltas: Vec::new(),
+            seq_applied: 0,
+            seq_written: 0,
+            meta_applied: meta.clone(),
+            meta_written: meta,
+            durable: LogIndex(0),
+            seq_wanted: 0,
+            state: WriterState::Running,
+            is_closing: false,
+        };
+        let shared = Arc::new(Shared {
+            disk,
+            dir: dir.to_owned(),
+            pending: Mutex::new(pending),
+            work: Condvar::new(),
+            progress: Condvar::new(),
+            dirty_bytes_max: options.dirty_bytes_max,
+            replay_bytes_max: options.replay_bytes_max,
+        });
+        let writer = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn({
+                let shared = Arc::clone(&shared);
+                move || writer::run(&shared)
+            })
+            .map_err(StoreError::io(dir, "given a writer thread"))?;
+        Ok(Self { shared, hot: Mutex::new(HotTable::new(options.hot_bytes_max)), writer: Some(writer) })
+    }
+
+    /// Where the rows on disk stand, so what a restart would replay from; `None` when nothing was ever written.
+    pub fn meta_written(&self) -> Option<Meta> {
+        self.shared.pending.lock().meta_written.clone()
+    }
+
+    /// Where the rows stand; `None` when nothing was ever applied.
+    pub fn meta_applied(&self) -> Option<Meta> {
+        self.shared.pending.lock().meta_applied.clone()
+    }
+
+    /// Makes the writes of one entry visible to views, atomically, together with `meta`. Of a key given twice the last
+    /// write wins. `log_bytes` is what the entry takes in the log. Only the executor calls this; it never waits for a
+    /// disk. Nothing is durable on return.
+    pub fn apply<'k>(
+        &self,
+        writes: impl IntoIterator<Item = (&'k [u8], Option<&'k [u8]>)>,
+        meta: Meta,
+        log_bytes: u64,
+    ) {
+        let (seq, seq_written) = {
+            let pending = self.shared.pending.lock();
+            if let Some(before) = &pending.meta_applied {
+                assert!(before.applied.index < meta.applied.index, "entries are applied in order of the log");
+                assert!(before.journal <= meta.journal, "the journal only grows");
+            }
+            (pending.seq_applied + 1, pending.seq_written)
+        };
+        let mut writes = writes.into_iter();
+        let mut delta = Delta::new(meta.clone(), seq, log_bytes);
+        delta.reserve(writes.size_hint().0);
+        let mut hot = self.hot.lock();
+        let mut round: Vec<(&[u8], Option<&[u8]>)> = Vec::with_capacity(ROUND);
+        loop {
+            round.clear();
+            round.extend(writes.by_ref().take(ROUND));
+            if round.is_empty() {
+                break;
+            }
+            hot.put_dirty_round(&round, seq, seq_written);
+            round.iter().for_each(|(key, row)| delta.push(key, *row));
+        }
+        drop(hot);
+        let mut pending = self.shared.pending.lock();
+        pending.deltas.push(Arc::new(delta));
+        pending.seq_applied = seq;
+        pending.meta_applied = Some(meta);
+        if tiers::COUNT_MAX <= pending.deltas.len() {
+            self.shared.work.notify_one();
+        }
+    }
+
+    /// Gives `each` the rows of all keys in their order, `None` for a key that has no row: as of the last apply, from
+    /// the hot table where it can and by one read of the disk for all others. Only the executor calls this.
+    ///
+    /// # Errors
+    /// The disk cannot be read. `each` may have been called for some of the keys.
+    pub fn fetch<'k>(
+        &self,
+        keys: impl IntoIterator<Item = &'k [u8]>,
+        mut each: impl FnMut(Option<&[u8]>),
+    ) -> Result<(), StoreError> {
+        let mut keys = keys.into_iter();
+        let mut hot = self.hot.lock();
+        let mut round: Vec<&[u8]> = Vec::with_capacity(ROUND);
+        let mut found: [Found; ROUND] = [None; ROUND];
+        loop {
+            round.clear();
+            round.extend(keys.by_ref().take(ROUND));
+            if round.is_empty() {
+                return Ok(());
+            }
+            hot.find_round(&round, &mut found);
+            if found[..round.len()].iter().any(Option::is_none) {
+                round.extend(keys);
+                return self.fetch_cold(&mut hot, &round, each);
+            }
+            for slot in &found[..round.len()] {
+                each(hot.row(slot.expect("checked above")));
+            }
+        }
+    }
+
+    /// The rest of a fetch from the first round on that has keys which are not in memory.
+    fn fetch_cold(
+        &self,
+        hot: &mut HotTable,
+        keys: &[&[u8]],
+        mut each: impl FnMut(Option<&[u8]>),
+    ) -> Result<(), StoreError> {
+        let mut slots = Vec::with_capacity(keys.len());
+        for round in keys.chunks(ROUND) {
+            let mut found: [Found; ROUND] = [None; ROUND];
+            hot.find_round(round, &mut found);
+            slots.extend_from_slice(&found[..round.len()]);
+        }
+        let is_cold = |at: &usize| slots[*at].is_none();
+        let cold: Vec<&[u8]> = (0..keys.len()).filter(is_cold).map(|at| keys[at]).collect();
+        // A key that is not in the hot table has no dirty row, so the newest row on disk is the current one.
+        let rows = self.shared.disk.rows(&cold).collect::<Result<Vec<_>, _>>()?;
+        let mut cold_rows = rows.iter();
+        for slot in &slots {
+            match slot {
+                Some(slot) => each(hot.row(*slot)),
+                None => each(cold_rows.next().expect("one row per cold key").as_deref()),
+            }
+        }
+        let seq_written = self.shared.pending.lock().seq_written;
+        for (key, row) in cold.iter().zip(&rows) {
+            hot.put_clean(key, row.as_deref(), seq_written);
+        }
+        Ok(())
+    }
+
+    /// The rows and the meta row as of the last apply.
+    pub fn read(&self) -> View {
+        let pending = self.shared.pending.lock();
+        // Both under the lock: what is no longer a delta is in the snapshot, and nothing newer is.
+        let deltas = pending.deltas.clone();
+        let disk = DiskSnapshot::new(Arc::clone(&self.shared.disk));
+        View { disk, deltas, meta: pending.meta_applied.clone() }
+    }
+
+    /// The log is durable on this machine's disk up to `index`; nothing above it is written.
+    pub fn allow_write_up_to(&self, index: LogIndex) {
+        let mut pending = self.shared.pending.lock();
+        pending.durable = pending.durable.max(index);
+        if pending.seq_written < pending.seq_wanted {
+            self.shared.work.notify_one();
+        }
+    }
+
+    /// Whether more is dirty than allowed: the executor must not go on before [`Self::wait_while_behind`].
+    pub fn is_behind(&self) -> bool {
+        self.shared.dirty_bytes_max < self.shared.pending.lock().dirty_bytes()
+    }
+
+    /// Waits until the writer has caught up. Must not be called by the thread that calls `allow_write_up_to`.
+    ///
+    /// # Errors
+    /// The writer has stopped, or the disk is full: it will not catch up by waiting here.
+    pub fn wait_while_behind(&self) -> Result<(), StoreError> {
+        let mut pending = self.shared.pending.lock();
+        while self.shared.dirty_bytes_max < pending.dirty_bytes() {
+            self.shared.check(&pending)?;
+            self.shared.work.notify_one();
+            self.shared.progress.wait(&mut pending);
+        }
+        Ok(())
+    }
+
+    /// Whether the writer can write; an error names what keeps it from it.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`] while it waits for space, [`StoreError::WriterStopped`] for good.
+    pub fn check_writer(&self) -> Result<(), StoreError> {
+        self.shared.check(&self.shared.pending.lock())
+    }
+
+    /// Writes everything applied so far that the log allows; durable on return.
+    ///
+    /// # Errors
+    /// The writer has stopped, or the disk is full.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        let mut pending = self.shared.pending.lock();
+        let Some(last) = pending.writable().checked_sub(1) else { return self.shared.check(&pending) };
+        let seq = pending.deltas[last].seq;
+        pending.seq_wanted = pending.seq_wanted.max(seq);
+        while pending.seq_written < seq {
+            self.shared.check(&pending)?;
+            self.shared.work.notify_one();
+            self.shared.progress.wait(&mut pending);
+        }
+        Ok(())
+    }
+
+    /// Flushes and closes. Dropping a store instead writes nothing more, which is what a crash does.
+    ///
+    /// # Errors
+    /// As for [`Self::flush`]; the store is closed all the same.
+    pub fn close(self) -> Result<(), StoreError> {
+        self.flush()
+    }
+
+    pub fn stats(&self) -> StoreStats {
+        let pending = self.shared.pending.lock();
+        let (dirty_bytes, deltas) = (pending.dirty_bytes(), pending.deltas.len());
+        let replay_bytes = pending.deltas.iter().map(|delta| delta.log_bytes).sum();
+        let log_index_written = pending.meta_written.as_ref().map_or(LogIndex(0), |meta| meta.applied.index);
+        drop(pending);
+        let hot = self.hot.lock();
+        let (hot_rows, hot_bytes) = (hot.rows(), hot.size());
+        StoreStats { hot_rows, hot_bytes, dirty_bytes, deltas, log_index_written, replay_bytes }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.shared.pending.lock().is_closing = true;
+        self.shared.work.notify_one();
+        if let Some(writer) = self.writer.take() {
+            // A panic of the writer has been reported by its own thread.
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Shared {
+    pub fn check(&self, pending: &Pending) -> Result<(), StoreError> {
+        match &pending.state {
+            WriterState::Running => Ok(()),
+            WriterState::NoSpace => Err(StoreError::NoSpace { path: self.dir.clone() }),
+            WriterState::Stopped { reason } => Err(StoreError::WriterStopped { reason: reason.clone() }),
+        }
+    }
+}

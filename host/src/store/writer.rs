@@ -1,0 +1,140 @@
+//! The writer thread of a state store: merges deltas, and writes the oldest of them to disk.
+//!
+//! Writing early gains nothing, since the log is the truth: the writer waits until enough has come together that a
+//! row changed a thousand times is written once, but never so long that a restart replays more than allowed. Nothing
+//! is written that the log could still lose. A full disk is retried; any other error stops the writer for good.
+//! It does not know the hot table.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::MutexGuard;
+
+use super::StoreError;
+use super::delta::Delta;
+use super::state::{Pending, Shared, WriterState};
+use super::tiers::neighbours_to_merge;
+
+/// Deltas up to this size are merged as soon as there are a few, see `tiers.rs`.
+const UNIT_BYTES: u64 = 64 << 10;
+/// How often the writer looks around when nobody wakes it; also the pause between attempts on a full disk.
+const TICK: Duration = Duration::from_millis(250);
+/// Less log than this is not worth a write when the partition is quiet: replaying it takes milliseconds.
+const QUIET_BYTES_MIN: u64 = 4 << 20;
+
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Stop,
+    Wait,
+    /// Merge these neighbours.
+    Merge(std::ops::Range<usize>),
+    /// Write this many of the oldest.
+    Write(usize),
+}
+
+pub fn run(shared: &Shared) {
+    // A panic must not leave anybody waiting for a writer that is gone.
+    let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(shared)));
+    if stopped.is_err() {
+        stop(shared, &mut shared.pending.lock(), "it panicked".to_owned());
+    }
+}
+
+fn work(shared: &Shared) {
+    let mut pending = shared.pending.lock();
+    let mut is_quiet = false;
+    loop {
+        match next_step(shared, &pending, is_quiet) {
+            Step::Stop => return,
+            Step::Wait => {
+                let seq_before = pending.seq_applied;
+                let waited = shared.work.wait_for(&mut pending, TICK);
+                is_quiet = waited.timed_out() && pending.seq_applied == seq_before;
+            }
+            Step::Merge(range) => {
+                let deltas = pending.deltas[range.clone()].to_vec();
+                let merged = MutexGuard::unlocked(&mut pending, || Delta::merge(&deltas));
+                // Only this thread removes deltas, and new ones come behind: the range still names the same ones.
+                pending.deltas.splice(range, [Arc::new(merged)]);
+                // Freeing megabytes takes a while: not under the lock.
+                MutexGuard::unlocked(&mut pending, || drop(deltas));
+            }
+            Step::Write(count) => {
+                let deltas = pending.deltas[..count].to_vec();
+                let (delta, result) = MutexGuard::unlocked(&mut pending, || write(shared, &deltas));
+                on_written(shared, &mut pending, count, &delta, result);
+                MutexGuard::unlocked(&mut pending, || drop((deltas, delta)));
+                if pending.state == WriterState::NoSpace {
+                    shared.work.wait_for(&mut pending, TICK);
+                }
+            }
+        }
+    }
+}
+
+fn next_step(shared: &Shared, pending: &Pending, is_quiet: bool) -> Step {
+    let writable = pending.writable();
+    let (bytes, log_bytes) = pending.deltas[..writable]
+        .iter()
+        .fold((0, 0), |(bytes, log), delta| (bytes + delta.size(), log + delta.log_bytes));
+    let is_wanted = pending.seq_written < pending.seq_wanted
+        || pending.state == WriterState::NoSpace
+        || shared.dirty_bytes_max / 2 <= bytes
+        || shared.replay_bytes_max <= log_bytes
+        || (is_quiet && QUIET_BYTES_MIN <= log_bytes);
+    if pending.is_closing || matches!(pending.state, WriterState::Stopped { .. }) {
+        return Step::Stop;
+    }
+    if is_wanted && 0 < writable {
+        return Step::Write(writable);
+    }
+    let sizes: Vec<u64> = pending.deltas[..writable].iter().map(|delta| delta.size() as u64).collect();
+    neighbours_to_merge(&sizes, UNIT_BYTES).map_or(Step::Wait, Step::Merge)
+}
+
+fn write(shared: &Shared, deltas: &[Arc<Delta>]) -> (Arc<Delta>, Result<(), StoreError>) {
+    let merged = match deltas {
+        [only] => Arc::clone(only),
+        several => Arc::new(Delta::merge(several)),
+    };
+    let result = shared.disk.write(&merged);
+    (merged, result)
+}
+
+fn on_written(
+    shared: &Shared,
+    pending: &mut Pending,
+    count: usize,
+    delta: &Arc<Delta>,
+    result: Result<(), StoreError>,
+) {
+    match result {
+        Ok(()) => {
+            assert!(delta.meta.applied.index <= pending.durable, "nothing is written that the log could lose");
+            pending.deltas.drain(..count);
+            pending.seq_written = delta.seq;
+            pending.meta_written = Some(delta.meta.clone());
+            pending.state = WriterState::Running;
+        }
+        Err(error) => {
+            // What was merged for this attempt need not be merged again.
+            pending.deltas.splice(..count, [Arc::clone(delta)]);
+            if error.is_no_space() {
+                if pending.state == WriterState::Running {
+                    tracing::error!(dir = %shared.dir.display(), "state store: disk full, will write when space returns");
+                }
+                pending.state = WriterState::NoSpace;
+            } else {
+                let reason = std::error::Error::source(&error).map_or(error.to_string(), |s| format!("{error}: {s}"));
+                stop(shared, pending, reason);
+            }
+        }
+    }
+    shared.progress.notify_all();
+}
+
+fn stop(shared: &Shared, pending: &mut Pending, reason: String) {
+    tracing::error!(dir = %shared.dir.display(), reason, "state store: the writer has stopped");
+    pending.state = WriterState::Stopped { reason };
+    shared.progress.notify_all();
+}
