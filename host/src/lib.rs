@@ -7,4 +7,5 @@ pub mod ids;
 pub mod limits;
 pub mod clock;
 pub mod log;
+pub mod guest;
 pub mod store;

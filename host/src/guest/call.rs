@@ -1,0 +1,128 @@
+//! One call of one export in an instance of its own: input in, output out, every way to misbehave turned into a
+//! [`GuestFault`].
+//!
+//! The host trusts nothing a guest returns: pointers and lengths are checked against the guest's memory and the limits,
+//! and a trap is asked for its text within a budget. It knows nothing of what the bytes mean.
+
+use wasmtime::{InstancePre, Memory, Store, Trap, TypedFunc, WasmBacktrace};
+
+use super::engine::{Lane, Permit, WATCHDOG_TICKS};
+use super::error::GuestFault;
+use super::module::Pace;
+use crate::limits;
+use statehouse_abi::export;
+
+/// Frames of a trap's backtrace that are kept.
+const BACKTRACE_FRAMES_MAX: usize = 16;
+
+/// A fresh instance, good for one call.
+pub(super) struct Call<'a> {
+    pace: Pace,
+    store: Store<()>,
+    instance: wasmtime::Instance,
+    memory: Memory,
+    /// Given back after the instance is gone.
+    _permit: Permit<'a>,
+}
+
+impl<'a> Call<'a> {
+    /// Takes an instance from the pool, waiting for a free one. `fuel` is the budget if the lane is metered.
+    pub(super) fn new(lane: &'a Lane, pre: &InstancePre<()>, fuel: u64) -> Result<Self, GuestFault> {
+        let permit = lane.enter();
+        let mut store = Store::new(&lane.engine, ());
+        let host = |error: wasmtime::Error| GuestFault::Host { what: format!("{error:#}") };
+        refill(&mut store, lane.pace, fuel);
+        let instance = pre.instantiate(&mut store).map_err(host)?;
+        let memory = instance
+            .get_memory(&mut store, export::MEMORY)
+            .ok_or_else(|| GuestFault::Host { what: "a validated module lost its memory".to_owned() })?;
+        Ok(Self { pace: lane.pace, store, instance, memory, _permit: permit })
+    }
+
+    /// Calls an export that takes nothing.
+    pub(super) fn call(mut self, name: &str) -> Result<Vec<u8>, GuestFault> {
+        let packed = self.func::<(), u64>(name)?.call(&mut self.store, ());
+        let packed = packed.map_err(|error| self.fault(&error))?;
+        self.output(packed, name).map(<[u8]>::to_vec)
+    }
+
+    /// Lets the guest allocate `len` bytes, lets `fill` write all of them in the guest's memory, and calls the export.
+    pub(super) fn call_with(
+        mut self,
+        name: &str,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<Vec<u8>, GuestFault> {
+        let too_long = || GuestFault::Host { what: format!("input of {len} bytes is over the limit") };
+        let size = u32::try_from(len).ok().filter(|_| len <= limits::GUEST_INPUT_BYTES_MAX).ok_or_else(too_long)?;
+        let ptr = self.func::<u32, u32>(export::ALLOC)?.call(&mut self.store, size);
+        let ptr = ptr.map_err(|error| self.fault(&error))?;
+        let memory = self.memory.data_mut(&mut self.store);
+        let out_of_range =
+            || GuestFault::output(format_args!("sh1_alloc({size}) returned {ptr}, outside of the memory"));
+        let input = memory.get_mut(ptr as usize..).and_then(|rest| rest.get_mut(..len)).ok_or_else(out_of_range)?;
+        fill(input);
+        let packed = self.func::<(u32, u32), u64>(name)?.call(&mut self.store, (ptr, size));
+        let packed = packed.map_err(|error| self.fault(&error))?;
+        self.output(packed, name).map(<[u8]>::to_vec)
+    }
+
+    fn func<P: wasmtime::WasmParams, R: wasmtime::WasmResults>(
+        &mut self,
+        name: &str,
+    ) -> Result<TypedFunc<P, R>, GuestFault> {
+        let func = self.instance.get_typed_func(&mut self.store, name);
+        func.map_err(|error| GuestFault::Host { what: format!("a validated module lost `{name}`: {error:#}") })
+    }
+
+    /// The bytes that a packed result points to.
+    fn output(&self, packed: u64, name: &str) -> Result<&[u8], GuestFault> {
+        let (ptr, len) = ((packed >> 32) as usize, (packed & u64::from(u32::MAX)) as usize);
+        if len > limits::GUEST_OUTPUT_BYTES_MAX {
+            return Err(GuestFault::output(format_args!("`{name}` returned {len} bytes, over the limit")));
+        }
+        let memory = self.memory.data(&self.store);
+        memory.get(ptr..).and_then(|rest| rest.get(..len)).ok_or_else(|| {
+            GuestFault::output(format_args!("`{name}` returned {len} bytes at {ptr}, outside of the memory"))
+        })
+    }
+
+    fn fault(&mut self, error: &wasmtime::Error) -> GuestFault {
+        match error.downcast_ref::<Trap>() {
+            Some(Trap::OutOfFuel) => GuestFault::Budget,
+            Some(Trap::Interrupt) => GuestFault::Watchdog,
+            Some(trap) => {
+                let frames = error.downcast_ref::<WasmBacktrace>().map(WasmBacktrace::frames).unwrap_or_default();
+                let backtrace: Vec<_> = frames.iter().take(BACKTRACE_FRAMES_MAX).map(frame_name).collect();
+                let place = || backtrace.first().map(|name| format!(" in `{name}`")).unwrap_or_default();
+                let text = self.panic_text().unwrap_or_else(|| format!("{trap}{}", place()));
+                GuestFault::Trap { text, backtrace }
+            }
+            None => GuestFault::Host { what: format!("{error:#}") },
+        }
+    }
+
+    /// What the guest's panic hook kept, cut to the limit; `None` if there is nothing to be had.
+    fn panic_text(&mut self) -> Option<String> {
+        refill(&mut self.store, self.pace, limits::GUEST_FUEL_BASE);
+        let packed = self.func::<(), u64>(export::PANIC).ok()?.call(&mut self.store, ()).ok()?;
+        let text = self.output(packed, export::PANIC).ok()?;
+        let kept = &text[..text.len().min(limits::PANIC_TEXT_BYTES_MAX)];
+        let text = String::from_utf8_lossy(kept).trim_end_matches(char::REPLACEMENT_CHARACTER).to_owned();
+        Some(text).filter(|text| !text.is_empty())
+    }
+}
+
+fn refill(store: &mut Store<()>, pace: Pace, fuel: u64) {
+    match pace {
+        Pace::Fast => store.set_epoch_deadline(WATCHDOG_TICKS),
+        Pace::Metered => store.set_fuel(fuel).expect("the metered engine consumes fuel"),
+    }
+}
+
+fn frame_name(frame: &wasmtime::FrameInfo) -> String {
+    match frame.func_name() {
+        Some(name) => format!("{:#}", rustc_demangle::demangle(name)),
+        None => format!("function {}", frame.func_index()),
+    }
+}

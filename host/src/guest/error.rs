@@ -1,0 +1,64 @@
+//! Why a module cannot be loaded ([`GuestError`]), and how a call of a loaded one can fail ([`GuestFault`]).
+//!
+//! A `GuestError` stops whoever needed the module; it never becomes the outcome of a command. It knows nothing of which
+//! faults are recorded as rejections: that is the sequencer's business.
+
+use std::path::PathBuf;
+
+use super::problem::Problem;
+
+/// Why a module was not loaded, or the engine not started.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestError {
+    /// The module breaks the contract; every problem says where and what to do.
+    #[error("module is refused: {}", list(problems))]
+    Refused { problems: Vec<Problem> },
+    #[error("wasmtime cannot be configured: {detail}")]
+    Configuration { detail: String },
+    #[error("thread `{name}` cannot be started")]
+    Thread { name: &'static str, source: std::io::Error },
+    #[error("module passes the validator, but does not compile: {detail}")]
+    Compile { detail: String },
+    /// An artefact whose checksum is right and that wasmtime still refuses: the host itself is broken.
+    #[error("compiled module {} cannot be loaded: {detail}; delete it and start again", path.display())]
+    Artefact { path: PathBuf, detail: String },
+    #[error("artefact cache {} cannot be used", path.display())]
+    Cache { path: PathBuf, source: std::io::Error },
+    #[error("module has no usable description: sh1_describe failed: {0}")]
+    Describe(#[source] GuestFault),
+}
+
+fn list(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// How a call of a module failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GuestFault {
+    /// The guest panicked or trapped.
+    #[error("module trapped: {text}")]
+    Trap {
+        /// The panic's text with file and line if the module kept one, else the trap and the function it happened in.
+        text: String,
+        /// Names of the guest's functions, innermost first.
+        backtrace: Vec<String>,
+    },
+    /// The fuel of a metered call is used up.
+    #[error("module used up its budget")]
+    Budget,
+    /// A call on the fast artefact ran longer than the watchdog allows. Depends on the machine: never an outcome.
+    #[error("module was stopped by the watchdog")]
+    Watchdog,
+    /// The guest returned, but not what the contract asks for.
+    #[error("module broke the contract: {what}")]
+    Output { what: String },
+    /// The host could not carry out the call. Says nothing about the module: never an outcome.
+    #[error("host cannot run the module: {what}")]
+    Host { what: String },
+}
+
+impl GuestFault {
+    pub(super) fn output(what: impl std::fmt::Display) -> Self {
+        Self::Output { what: what.to_string() }
+    }
+}

@@ -1,0 +1,28 @@
+//! Guests: WebAssembly modules, validated, compiled and called. In go the blocks of `statehouse-abi`, out come the
+//! blocks a module answered with, or a [`GuestFault`].
+//!
+//! ```text
+//! wasm ─► validate ─► compile, or take from the artefact cache ─► describe ─► Module
+//! Module::execute ─► fresh instance ─► sh1_alloc ─► input written in place ─► sh1_execute ─► output copied out
+//! ```
+//!
+//! The only folder that names wasmtime. It knows nothing of commands, rows or the journal, and isolates nobody: the
+//! sequencer finds the culprit of a batch.
+
+mod error;
+mod problem;
+mod validate;
+mod artefact;
+mod engine;
+mod call;
+mod describe;
+mod module;
+
+pub use engine::{Engine, EngineOptions};
+pub use error::{GuestError, GuestFault};
+pub use module::{Module, Pace};
+pub use problem::{Problem, ProblemKind};
+pub use validate::{Validated, validate};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! A loaded module: the exports of the contract as methods, blocks in, blocks out.
+//!
+//! Each call runs in a fresh instance, so nothing a guest keeps in globals or on its heap survives it. What comes back
+//! has been read within limits; blocks are returned raw for the caller to parse against their inputs, CBOR is decoded
+//! here. It knows nothing of which rows or ops make sense.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use minicbor::{Decode, Encode};
+use statehouse_abi::block::AbiError;
+use statehouse_abi::call::{CallIn, Context, ExecuteOut};
+use statehouse_abi::cold::{CheckIn, CheckOut, MigrateIn, MigrateOut, QueryIn, QueryOut, RenderItem};
+use statehouse_abi::describe::Describe;
+use statehouse_abi::export;
+use statehouse_abi::ops::OpsBlock;
+use statehouse_abi::plan::PlanOut;
+use statehouse_abi::value::Value;
+use wasmtime::{InstancePre, Linker};
+
+use super::call::Call;
+use super::describe;
+use super::engine::Engine;
+use super::error::{GuestError, GuestFault};
+use crate::ids::ModuleId;
+use crate::limits;
+
+/// Which of a module's two artefacts runs a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Stopped by the watchdog only: for everything that is expected to go well.
+    Fast,
+    /// Stopped when its fuel is used up, at the same instruction everywhere: for finding the culprit of a batch.
+    Metered,
+}
+
+pub struct Module {
+    engine: Arc<Engine>,
+    id: ModuleId,
+    wasm: Bytes,
+    describe: Describe,
+    fast: InstancePre<()>,
+    metered: InstancePre<()>,
+}
+
+impl Module {
+    pub(super) fn new(
+        engine: Arc<Engine>,
+        wasm: &[u8],
+        fast: &wasmtime::Module,
+        metered: &wasmtime::Module,
+    ) -> Result<Self, GuestError> {
+        let link = |module: &wasmtime::Module| {
+            let linked = Linker::new(module.engine()).instantiate_pre(module);
+            linked.map_err(|error| GuestError::Compile { detail: format!("{error:#}") })
+        };
+        let (fast, metered) = (link(fast)?, link(metered)?);
+        let output = Call::new(engine.lane(Pace::Metered), &metered, limits::GUEST_FUEL_BASE)
+            .and_then(|call| call.call(export::DESCRIBE))
+            .map_err(GuestError::Describe)?;
+        let describe = decode(&output, export::DESCRIBE).map_err(GuestError::Describe)?;
+        describe::check(&describe).map_err(|what| GuestError::Describe(GuestFault::Output { what }))?;
+        let wasm = Bytes::copy_from_slice(wasm);
+        Ok(Self { engine, id: ModuleId::of(&wasm), wasm, describe, fast, metered })
+    }
+
+    pub fn id(&self) -> ModuleId {
+        self.id
+    }
+
+    pub fn describe(&self) -> &Describe {
+        &self.describe
+    }
+
+    /// The module as it was loaded.
+    pub fn wasm(&self) -> &Bytes {
+        &self.wasm
+    }
+
+    /// PLAN_IN → PLAN_OUT, already parsed once.
+    pub fn plan(&self, plan_in: &[u8]) -> Result<Vec<u8>, GuestFault> {
+        let output = self.start(Pace::Fast, 0)?.call_with(export::PLAN, plan_in.len(), copy_from(plan_in))?;
+        PlanOut::parse(&output).map_err(|error| broken(export::PLAN, error))?;
+        Ok(output)
+    }
+
+    /// OPS and ROWS blocks → EXECUTE_OUT. The outcome in it must be parsed against the ops.
+    pub fn execute(&self, pace: Pace, context: Context, ops: &[u8], rows: &[u8]) -> Result<Vec<u8>, GuestFault> {
+        let parts = CallIn { context, ops, rows, outcome: None };
+        let output = self.call_hot(pace, export::EXECUTE, &parts)?;
+        ExecuteOut::parse(&output).map_err(|error| broken(export::EXECUTE, error))?;
+        Ok(output)
+    }
+
+    /// OPS, ROWS and OUTCOME blocks → WRITES, which must be parsed against the number of keys.
+    pub fn apply(
+        &self,
+        pace: Pace,
+        context: Context,
+        ops: &[u8],
+        rows: &[u8],
+        outcome: &[u8],
+    ) -> Result<Vec<u8>, GuestFault> {
+        self.call_hot(pace, export::APPLY, &CallIn { context, ops, rows, outcome: Some(outcome) })
+    }
+
+    pub fn query(&self, query: &QueryIn) -> Result<QueryOut, GuestFault> {
+        self.call_cold(export::QUERY, query)
+    }
+
+    /// As many values as items, in order.
+    pub fn render(&self, items: &[RenderItem]) -> Result<Vec<Value>, GuestFault> {
+        let values: Vec<Value> = self.call_cold(export::RENDER, items)?;
+        if values.len() != items.len() {
+            let what = format!("`sh1_render` returned {} values for {} items", values.len(), items.len());
+            return Err(GuestFault::Output { what });
+        }
+        Ok(values)
+    }
+
+    pub fn check(&self, chunk: &CheckIn) -> Result<CheckOut, GuestFault> {
+        self.call_cold(export::CHECK, chunk)
+    }
+
+    pub fn migrate(&self, entity: &MigrateIn) -> Result<MigrateOut, GuestFault> {
+        self.call_cold(export::MIGRATE, entity)
+    }
+
+    fn start(&self, pace: Pace, fuel: u64) -> Result<Call<'_>, GuestFault> {
+        let pre = match pace {
+            Pace::Fast => &self.fast,
+            Pace::Metered => &self.metered,
+        };
+        Call::new(self.engine.lane(pace), pre, fuel)
+    }
+
+    fn call_hot(&self, pace: Pace, name: &str, parts: &CallIn<'_>) -> Result<Vec<u8>, GuestFault> {
+        let groups = OpsBlock::parse_trusted(parts.ops).map_or(0, |ops| ops.group_count());
+        self.start(pace, fuel(groups))?.call_with(name, parts.size(), |input| parts.write_to(input))
+    }
+
+    fn call_cold<I: Encode<()> + ?Sized, O>(&self, name: &str, input: &I) -> Result<O, GuestFault>
+    where
+        O: for<'b> Decode<'b, ()>,
+    {
+        let input = minicbor::to_vec(input).map_err(|error| GuestFault::Host { what: error.to_string() })?;
+        decode(&self.start(Pace::Fast, 0)?.call_with(name, input.len(), copy_from(&input))?, name)
+    }
+}
+
+/// The budget of a metered call: enough for every group to use its own, up to a bound for the whole.
+fn fuel(groups: usize) -> u64 {
+    let wanted = limits::GUEST_FUEL_PER_GROUP.saturating_mul(groups as u64).saturating_add(limits::GUEST_FUEL_BASE);
+    wanted.min(limits::GUEST_FUEL_MAX)
+}
+
+fn copy_from(input: &[u8]) -> impl FnOnce(&mut [u8]) {
+    |memory| memory.copy_from_slice(input)
+}
+
+fn broken(name: &str, error: AbiError) -> GuestFault {
+    GuestFault::output(format_args!("`{name}` returned no valid block: {error}"))
+}
+
+fn decode<T: for<'b> Decode<'b, ()>>(output: &[u8], name: &str) -> Result<T, GuestFault> {
+    let mut decoder = minicbor::Decoder::new(output);
+    let decoded = decoder.decode();
+    let decoded =
+        decoded.map_err(|error| GuestFault::output(format_args!("`{name}` returned no valid CBOR: {error}")))?;
+    if decoder.position() != output.len() {
+        return Err(GuestFault::output(format_args!("`{name}` returned bytes behind its CBOR")));
+    }
+    Ok(decoded)
+}

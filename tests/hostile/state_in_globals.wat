@@ -1,0 +1,17 @@
+;; Counts its calls in a global, in memory and in the size of its memory, and answers with all three.
+(module
+  (memory (export "memory") 2 1024)
+  (data (i32.const 16) "\a9\00\67hostile\01\651.0.0\02\01\03\80\04\80\05\80\06\80\07\80\08\80")
+  (func (export "sh1_alloc") (param i32) (result i32) (i32.const 65536))
+  (func (export "sh1_describe") (result i64) (i64.const 0x10_0000001f))
+  (func (export "sh1_panic") (result i64) (i64.const 0))
+  (func (export "sh1_plan") (export "sh1_execute") (export "sh1_query") (export "sh1_render") (export "sh1_check") (export "sh1_migrate")
+    (param i32 i32) (result i64) (i64.const 0))
+  (global $calls (mut i64) (i64.const 0))
+  (func (export "sh1_apply") (param $ptr i32) (param $len i32) (result i64)
+    (global.set $calls (i64.add (global.get $calls) (i64.const 1)))
+    (i64.store (i32.const 1024) (global.get $calls))
+    (i64.store (i32.const 1032) (i64.add (i64.load (i32.const 1032)) (i64.const 1)))
+    (i64.store (i32.const 1040) (i64.extend_i32_u (memory.grow (i32.const 1))))
+    (i64.const 0x400_00000018))
+)
