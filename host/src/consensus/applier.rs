@@ -1,0 +1,102 @@
+//! The boundary to the partition: committed entries go over it in log order, each exactly once.
+//!
+//! Only this folder can make a [`Committed`], so whatever takes one cannot run before a majority has the entry. What a partition does
+//! with an entry, and on which thread, is not known here.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use super::ApplierError;
+use crate::log::{EntryId, LogEntry};
+
+/// Something a majority of the voters has: it will never change and never go away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed<T>(T);
+
+impl<T> Committed<T> {
+    pub(super) fn new(value: T) -> Self {
+        Self(value)
+    }
+
+    pub fn get(&self) -> &T {
+        &self.0
+    }
+
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+/// A partition's state up to `last`, in a folder of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    pub last: Option<EntryId>,
+    /// The bytes of the last `Payload::Membership` up to `last`.
+    pub membership: Option<Bytes>,
+    pub folder: PathBuf,
+}
+
+/// A partition's end of the group. All calls come from one task of the group, one at a time.
+pub trait Applier: Send + 'static {
+    /// The last entry whose effects will survive a crash *now*, and the bytes of the last `Payload::Membership` up to it.
+    /// Asked once, when the group starts; entries after it are applied (again).
+    fn applied(&self) -> (Option<EntryId>, Option<Bytes>);
+
+    /// Takes entries in log order, each once per start of the group, without gaps: blank and membership entries included.
+    ///
+    /// May return when the entries are merely queued, and waits while the queue is full; nothing else of the group waits for it
+    /// except later entries. The bytes of a membership entry must be stored with the state and given back by `applied`.
+    /// An error stops the group for good.
+    fn apply(&mut self, entries: Vec<Committed<LogEntry>>) -> impl Future<Output = Result<(), ApplierError>> + Send;
+
+    /// Makes a snapshot of everything taken so far the current one. No group asks for one yet.
+    fn build_snapshot(&mut self) -> impl Future<Output = Result<Snapshot, ApplierError>> + Send {
+        async { Err(ApplierError::NoSnapshots) }
+    }
+
+    /// Replaces the whole state by `snapshot`, durably, and makes it the current one.
+    fn install_snapshot(&mut self, snapshot: Snapshot) -> impl Future<Output = Result<(), ApplierError>> + Send {
+        async move {
+            drop(snapshot);
+            Err(ApplierError::NoSnapshots)
+        }
+    }
+
+    /// The last snapshot built or installed, also before the last start.
+    fn current_snapshot(&self) -> Option<Snapshot> {
+        None
+    }
+}
+
+/// [`Applier`] as an object, so that the type of a group does not depend on its partition.
+pub(super) trait AnyApplier: Send + 'static {
+    fn applied(&self) -> (Option<EntryId>, Option<Bytes>);
+    fn apply(&mut self, entries: Vec<Committed<LogEntry>>) -> BoxFuture<'_, Result<(), ApplierError>>;
+    fn build_snapshot(&mut self) -> BoxFuture<'_, Result<Snapshot, ApplierError>>;
+    fn install_snapshot(&mut self, snapshot: Snapshot) -> BoxFuture<'_, Result<(), ApplierError>>;
+    fn current_snapshot(&self) -> Option<Snapshot>;
+}
+
+impl<A: Applier> AnyApplier for A {
+    fn applied(&self) -> (Option<EntryId>, Option<Bytes>) {
+        Applier::applied(self)
+    }
+
+    fn apply(&mut self, entries: Vec<Committed<LogEntry>>) -> BoxFuture<'_, Result<(), ApplierError>> {
+        Box::pin(Applier::apply(self, entries))
+    }
+
+    fn build_snapshot(&mut self) -> BoxFuture<'_, Result<Snapshot, ApplierError>> {
+        Box::pin(Applier::build_snapshot(self))
+    }
+
+    fn install_snapshot(&mut self, snapshot: Snapshot) -> BoxFuture<'_, Result<(), ApplierError>> {
+        Box::pin(Applier::install_snapshot(self, snapshot))
+    }
+
+    fn current_snapshot(&self) -> Option<Snapshot> {
+        Applier::current_snapshot(self)
+    }
+}

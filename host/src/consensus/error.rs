@@ -1,0 +1,89 @@
+//! What can be wrong with a Raft group, an entry proposed to it, a peer, or the state it feeds.
+//!
+//! Errors of openraft are turned into these at the edge of the folder; how a client hears of them is `api/`'s matter.
+
+use crate::ids::{NodeId, Term};
+use crate::log::EntryId;
+
+/// Why a group refused, or could not tell.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ConsensusError {
+    /// Nothing was appended. `term` is the newest this node knows.
+    #[error("this node does not lead in term {term}")]
+    NotLeader { leader: Option<NodeId>, term: Term },
+    /// Nothing was appended or promised: the leader has not heard from a majority for a whole lease.
+    #[error("this leader has not heard from a majority lately")]
+    NoQuorum,
+    /// The entry was appended here and the leadership then lost: it may be committed by another leader, or never.
+    #[error("leadership was lost before the entry was known to be committed")]
+    OutcomeUnknown,
+    /// The group has a history already.
+    #[error("the group is already initialized")]
+    AlreadyInitialized,
+    /// `initialize` must run on one of the voters.
+    #[error("node {node} is not among the voters it was to start with")]
+    NotAVoter { node: NodeId },
+    /// The store holds entries that the log has not: the disk lost a synced write, or files were mixed.
+    #[error("the state is ahead of the log: applied {applied}, last in the log {last:?}")]
+    StateAheadOfLog { applied: EntryId, last: Option<EntryId> },
+    /// A peer's request was not one.
+    #[error("a peer's vote names no node")]
+    VoteOfNobody,
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+    #[error("the group stopped: {0}")]
+    Stopped(StopReason),
+}
+
+/// Why a group takes part in nothing any more until the process starts it again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StopReason {
+    #[error("it was shut down")]
+    Shutdown,
+    /// A failed read, write or sync of the log, or a failed apply. After a failed sync nothing on that disk can be trusted.
+    #[error("{detail}")]
+    Failed { detail: String },
+    #[error("it panicked")]
+    Panicked,
+}
+
+/// Why a partition could not take committed entries. Any of them stops the group: an entry cannot be skipped.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplierError {
+    #[error("the partition's executor is gone")]
+    Gone,
+    #[error("snapshots are not available on this node")]
+    NoSnapshots,
+    #[error("{reason}")]
+    Halted { reason: String },
+}
+
+/// Why a peer gave no answer. None of them says that the request had no effect there.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PeerError {
+    #[error("no route to node {0}")]
+    NoRoute(NodeId),
+    #[error("node {0} did not answer in time")]
+    Timeout(NodeId),
+    #[error("node {node} answered something else than was asked")]
+    UnexpectedReply { node: NodeId },
+    #[error("node {node} failed: {detail}")]
+    Failed { node: NodeId, detail: String },
+}
+
+/// Why bytes are not a stored membership.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MembershipError {
+    #[error("membership of {found} bytes, expected {expected}")]
+    Length { expected: usize, found: usize },
+    #[error("membership format {found} is unknown, this version reads {expected}")]
+    Version { expected: u8, found: u8 },
+    #[error("membership names {0} sets of voters, expected 1 or 2")]
+    Sets(u8),
+    #[error("membership gives node {node} a vote in a set that does not exist")]
+    Mask { node: NodeId },
+    #[error("membership lists node {node} out of order")]
+    Order { node: NodeId },
+    #[error("membership belongs to entry {found}, found in entry {expected}")]
+    Entry { expected: EntryId, found: EntryId },
+}

@@ -1,0 +1,335 @@
+//! A Raft group on this node: start, propose, read, answer peers, stop.
+//!
+//! A thin handle: the work runs in openraft's tasks. It knows neither what is proposed nor who sends the requests it answers.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use openraft::alias::OneshotReceiverOf;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{
+    ClientWriteError, Fatal, ForwardReason, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
+};
+use openraft::impls::ProgressResponder;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, ClientWriteResult, TransferLeaderRequest, VoteRequest,
+};
+use openraft::{Config, EmptyNode, Raft, ReadPolicy, SnapshotPolicy};
+use tokio::sync::watch;
+
+use super::leadership::{self, Leadership};
+use super::model::{self, Content, Model};
+use super::network::Network;
+use super::state::State;
+use super::storage::Storage;
+use super::{AppendReply, Applier, ConsensusError, NoPeers, PeerReply, PeerRequest, Peers, StopReason};
+use crate::ids::{LogIndex, NodeId, Term};
+use crate::log::{EntryId, Log};
+
+/// A follower elects after its lease (`ELECTION_MS_MAX`, counted from the last word of the leader) and then a random time from
+/// `ELECTION_MS_MIN..ELECTION_MS_MAX`: between 0.5 and 0.6 s after a leader dies, plus two round trips and one sync. That leaves a third
+/// of a second of the one that fail-over may take. The 100 ms between the two spread candidates over several round trips and syncs,
+/// so two seldom split the votes; three lost heartbeats in a row do not end a lease.
+const HEARTBEAT_MS: u64 = 75;
+const ELECTION_MS_MIN: u64 = 200;
+const ELECTION_MS_MAX: u64 = 300;
+/// Proposals and requests that wait for the group's task; beyond it callers wait.
+const REQUESTS_MAX: u64 = 4096;
+/// Batches committed and not yet handed to the partition; beyond it the group's task waits.
+const APPLIES_MAX: u64 = 64;
+/// Entries of one replication request; its bytes are bounded where they are read.
+const REPLICATED_ENTRIES_MAX: u64 = 1024;
+
+/// What a group needs besides its log and its partition.
+#[derive(Clone, Debug)]
+pub struct GroupOptions<P = NoPeers> {
+    /// Names the group in traces: machine and partition.
+    pub name: String,
+    pub peers: P,
+}
+
+impl GroupOptions<NoPeers> {
+    /// For a group whose only voter is this node.
+    pub fn alone(name: impl Into<String>) -> Self {
+        Self { name: name.into(), peers: NoPeers }
+    }
+}
+
+/// One Raft group on this node. Clones are handles of the same group.
+#[derive(Clone)]
+pub struct Group {
+    node: NodeId,
+    raft: Raft<Model, State>,
+    leadership: watch::Receiver<Leadership>,
+    stopping: Arc<watch::Sender<bool>>,
+}
+
+/// Where a group stands, for people and for `/metrics`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupMetrics {
+    pub term: Term,
+    pub leader: Option<NodeId>,
+    pub voters: Vec<NodeId>,
+    pub last_log: Option<LogIndex>,
+    /// Committed as far as this node's log reaches.
+    pub committed: Option<EntryId>,
+    /// Taken by the partition, which may not have finished with it.
+    pub applied: Option<EntryId>,
+}
+
+impl Group {
+    /// Recovers the group from `log` and starts it: entries known to be committed and after `applier.applied()` are handed over before
+    /// this returns, so the partition must already be taking them.
+    ///
+    /// A group whose only voter is this node elects itself at once.
+    pub async fn start<P: Peers>(
+        node: NodeId,
+        log: Log,
+        applier: impl Applier,
+        options: GroupOptions<P>,
+    ) -> Result<Self, ConsensusError> {
+        let state = State::new(Box::new(applier))?;
+        check_state_within_log(state.applied(), &log)?;
+        let blank = state.blank();
+        let (stopping, stops) = watch::channel(false);
+        let config = Arc::new(config(options.name));
+        let network = Network(options.peers);
+        let raft = Raft::new(node.0, config, network, Storage::new(log, stops), state).await.map_err(stopped)?;
+        let leadership = leadership::follow(&raft, node, blank);
+        let group = Self { node, raft, leadership, stopping: Arc::new(stopping) };
+        group.elect_if_alone().await?;
+        Ok(group)
+    }
+
+    /// Gives a new group its voters; to be called on one of them, once in the life of the group.
+    pub async fn initialize(&self, voters: &[NodeId]) -> Result<(), ConsensusError> {
+        let members: BTreeMap<u64, EmptyNode> = voters.iter().map(|voter| (voter.0, EmptyNode::new())).collect();
+        self.raft.initialize(members).await.map_err(|error| match error {
+            RaftError::APIError(InitializeError::NotAllowed(_)) => ConsensusError::AlreadyInitialized,
+            RaftError::APIError(InitializeError::NotInMembers(_)) => ConsensusError::NotAVoter { node: self.node },
+            RaftError::Fatal(fatal) => stopped(fatal),
+        })
+    }
+
+    /// Queues one entry, to be appended only if this node still leads in `term` when its turn comes.
+    ///
+    /// Returns once the entry has its place in the queue, so proposals made one after the other are appended in that order; waits
+    /// while the queue is full. Dropped before it returns, nothing is proposed. A refusal found here, or by [`Proposed`] as anything
+    /// but `OutcomeUnknown` and `Stopped`, means that nothing was appended; a later proposal may still have been, so what was
+    /// computed on top of this entry must be given up.
+    pub async fn propose(&self, term: Term, payload: Bytes) -> Result<Proposed, ConsensusError> {
+        self.check_leads(term)?;
+        let (responder, outcome) = ProgressResponder::complete_only();
+        let request = self.raft.write(Content(payload)).responder(responder);
+        request.with_leader(model::leader_id(term, self.node)).await.map_err(stopped)?;
+        Ok(Proposed { outcome, leadership: self.leadership.clone() })
+    }
+
+    /// Follows who leads; the first value is already there.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.clone()
+    }
+
+    /// Makes sure that this node still leads, by a round of heartbeats if there are others, and says up to which index a read must see
+    /// entries applied to be linearizable. May take as long as the lease of the leadership; dropping it gives up.
+    ///
+    /// The only voter has nobody to ask: what it has acknowledged it has applied. So it answers at once, also while an append of it
+    /// waits for disk space.
+    pub async fn read_barrier(&self) -> Result<LogIndex, ConsensusError> {
+        if let Some(applied) = self.applied_alone() {
+            return Ok(applied);
+        }
+        let barrier = self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await.map_err(|error| match error {
+            RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)) => self.not_leading(forward),
+            RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)) => ConsensusError::NoQuorum,
+            RaftError::Fatal(fatal) => stopped(fatal),
+        })?;
+        Ok(LogIndex(barrier.read_log_id().index()))
+    }
+
+    /// Answers another voter. The caller has made sure that it is who it says and that it means this group.
+    pub async fn answer(&self, request: PeerRequest) -> Result<PeerReply, ConsensusError> {
+        let vote = |vote| model::raft_vote(vote).map_err(|_| ConsensusError::VoteOfNobody);
+        match request {
+            PeerRequest::Append { vote: of, previous, entries, committed } => {
+                let entries = entries.into_iter().map(model::raft_entry).collect::<Result<_, _>>()?;
+                let (vote, prev_log_id) = (vote(of)?, previous.map(model::log_id));
+                let leader_commit = committed.map(model::log_id);
+                let request = AppendEntriesRequest { vote, prev_log_id, entries, leader_commit };
+                Ok(PeerReply::Append(append_reply(self.raft.append_entries(request).await.map_err(fatal)?)))
+            }
+            PeerRequest::Vote { vote: of, last, transfer } => {
+                let mut request = VoteRequest::new(vote(of)?, last.map(model::log_id));
+                request.leadership_transfer = transfer;
+                Ok(vote_reply(self.raft.vote(request).await.map_err(fatal)?))
+            }
+            PeerRequest::PreVote { vote: of, last } => {
+                let request = VoteRequest::new(vote(of)?, last.map(model::log_id));
+                Ok(vote_reply(self.raft.pre_vote(request).await.map_err(fatal)?))
+            }
+            PeerRequest::Transfer { vote: of, to, last } => {
+                let request = TransferLeaderRequest::new(vote(of)?, to.0, last.map(model::log_id));
+                let outcome = self.raft.handle_transfer_leader(request).await.map_err(stopped)?;
+                Ok(PeerReply::Transfer { accepted: outcome.is_ok() })
+            }
+        }
+    }
+
+    pub fn metrics(&self) -> GroupMetrics {
+        let receiver = self.raft.metrics();
+        let metrics = receiver.borrow_watched();
+        GroupMetrics {
+            term: Term(metrics.current_term),
+            leader: metrics.current_leader.map(NodeId),
+            voters: metrics.membership_config.membership().voter_ids().map(NodeId).collect(),
+            last_log: metrics.last_log_index.map(LogIndex),
+            committed: metrics.local_committed.as_ref().map(model::entry_id),
+            applied: metrics.last_applied.as_ref().map(model::entry_id),
+        }
+    }
+
+    /// Stops taking part and waits until the group's task is gone. Entries proposed and not yet committed may still be in the log.
+    pub async fn shutdown(&self) -> Result<(), ConsensusError> {
+        self.stopping.send_replace(true);
+        self.raft.shutdown().await.map_err(|_| ConsensusError::Stopped(StopReason::Panicked))?;
+        let mut leadership = self.leadership.clone();
+        let ended = leadership.wait_for(|leadership| matches!(leadership, Leadership::Stopped { .. })).await;
+        assert!(ended.is_ok(), "the last leadership is that the group stopped");
+        Ok(())
+    }
+
+    /// What is applied, if this node leads and is the only voter.
+    fn applied_alone(&self) -> Option<LogIndex> {
+        if !matches!(&*self.leadership.borrow(), Leadership::Leader { .. }) {
+            return None;
+        }
+        let metrics = self.metrics();
+        (metrics.voters == [self.node]).then(|| metrics.applied.map_or(LogIndex(0), |applied| applied.index))
+    }
+
+    /// Nobody else can be leading or be asked, so there is no time-out to wait for.
+    async fn elect_if_alone(&self) -> Result<(), ConsensusError> {
+        let node = self.node.0;
+        let alone = self.raft.with_raft_state(move |state| {
+            let membership = state.membership_state.effective();
+            membership.voter_ids().eq([node])
+        });
+        if alone.await.map_err(stopped)? {
+            self.raft.trigger().elect(false).await.map_err(stopped)?;
+        }
+        Ok(())
+    }
+
+    fn check_leads(&self, term: Term) -> Result<(), ConsensusError> {
+        match &*self.leadership.borrow() {
+            Leadership::Leader { term: leads } if *leads == term => Ok(()),
+            other => Err(not_leader(other)),
+        }
+    }
+
+    fn not_leading(&self, forward: ForwardToLeader<Model>) -> ConsensusError {
+        refusal(&forward, &self.leadership)
+    }
+}
+
+/// An entry on its way to be committed.
+pub struct Proposed {
+    outcome: OneshotReceiverOf<Model, ClientWriteResult<Model>>,
+    leadership: watch::Receiver<Leadership>,
+}
+
+impl Future for Proposed {
+    /// The id under which the entry is committed, once this node's partition has taken it.
+    type Output = Result<EntryId, ConsensusError>;
+
+    fn poll(mut self: Pin<&mut Self>, ctx: &mut Context<'_>) -> Poll<Self::Output> {
+        let outcome = std::task::ready!(Pin::new(&mut self.outcome).poll(ctx));
+        Poll::Ready(match outcome {
+            Ok(Ok(response)) => Ok(model::entry_id(&response.log_id)),
+            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => Err(refusal(&forward, &self.leadership)),
+            Ok(Err(_)) | Err(_) => Err(ConsensusError::OutcomeUnknown),
+        })
+    }
+}
+
+fn config(name: String) -> Config {
+    let config = Config {
+        cluster_name: name,
+        heartbeat_interval: HEARTBEAT_MS,
+        election_timeout_min: ELECTION_MS_MIN,
+        election_timeout_max: ELECTION_MS_MAX,
+        // A leader that lost its unsynced tail must not lead on in its old term: it would give the same log id to other content.
+        enable_leader_restore: Some(false),
+        allow_log_reversion: Some(false),
+        // A node that was cut off must not depose a healthy leader when it is back.
+        enable_pre_vote: Some(true),
+        // Snapshots are taken by the partition's own rules, and without one no follower may be sent one, nor anything be purged.
+        snapshot_policy: SnapshotPolicy::Never,
+        replication_lag_threshold: u64::MAX,
+        max_payload_entries: REPLICATED_ENTRIES_MAX,
+        api_channel_size: Some(REQUESTS_MAX),
+        notification_channel_size: Some(REQUESTS_MAX),
+        state_machine_channel_size: Some(APPLIES_MAX),
+        ..Config::default()
+    };
+    config.validate().expect("the constants above satisfy openraft's rules")
+}
+
+/// openraft would purge the log up to an applied entry beyond its end; here the store never runs ahead of the synced log, so such a
+/// state is damage, and purging would destroy evidence.
+fn check_state_within_log(applied: Option<EntryId>, log: &Log) -> Result<(), ConsensusError> {
+    let last = log.last().or(log.last_purged());
+    match applied {
+        Some(applied) if last.is_none_or(|last| last < applied || last.index < applied.index) => {
+            Err(ConsensusError::StateAheadOfLog { applied, last })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn refusal(forward: &ForwardToLeader<Model>, leadership: &watch::Receiver<Leadership>) -> ConsensusError {
+    match (forward.reason, &*leadership.borrow()) {
+        (ForwardReason::LeaseExpired, _) => ConsensusError::NoQuorum,
+        (_, Leadership::Leader { term }) | (_, Leadership::Follower { term, .. }) => {
+            ConsensusError::NotLeader { leader: forward.leader_id.map(NodeId), term: *term }
+        }
+        (_, Leadership::Stopped { reason }) => ConsensusError::Stopped(reason.clone()),
+    }
+}
+
+fn not_leader(leadership: &Leadership) -> ConsensusError {
+    match leadership {
+        // It leads, but in another term than the proposal was made for.
+        Leadership::Leader { term } => ConsensusError::NotLeader { leader: None, term: *term },
+        Leadership::Follower { leader, term } => ConsensusError::NotLeader { leader: *leader, term: *term },
+        Leadership::Stopped { reason } => ConsensusError::Stopped(reason.clone()),
+    }
+}
+
+fn append_reply(response: AppendEntriesResponse<Model>) -> AppendReply {
+    match response {
+        AppendEntriesResponse::Success => AppendReply::Success,
+        AppendEntriesResponse::PartialSuccess(last) => AppendReply::Partial(last.as_ref().map(model::entry_id)),
+        AppendEntriesResponse::Conflict => AppendReply::Conflict,
+        AppendEntriesResponse::HigherVote(vote) => AppendReply::HigherVote(model::vote(&vote)),
+    }
+}
+
+fn vote_reply(response: openraft::raft::VoteResponse<Model>) -> PeerReply {
+    PeerReply::Vote {
+        vote: model::vote(&response.vote),
+        granted: response.vote_granted,
+        last: response.last_log_id.as_ref().map(model::entry_id),
+    }
+}
+
+fn stopped(fatal: Fatal<Model>) -> ConsensusError {
+    ConsensusError::Stopped(leadership::stop_reason(&fatal))
+}
+
+fn fatal(error: RaftError<Model>) -> ConsensusError {
+    stopped(error.unwrap_fatal())
+}

@@ -1,0 +1,29 @@
+//! One Raft group: orders the entries of a partition over its voters and hands them on once they are committed.
+//!
+//! In: proposals of a leader, requests of peers. Out: [`Committed`] entries, in order, to the partition's [`Applier`], and who leads
+//! ([`Leadership`]). This folder alone knows openraft; no type of it appears in what is public here. It does not know what an entry
+//! means, how rows are written, or how bytes travel to a peer ([`Peers`]).
+//!
+//! ```text
+//! propose ─▶ group ─▶ openraft ─▶ storage ─▶ log/        (append; durable before it counts)
+//!                        │  └────▶ network ─▶ Peers      (replicate)
+//!                        └───────▶ state ──▶ Applier     (Committed<LogEntry>, in log order, each once)
+//! ```
+
+mod applier;
+mod error;
+mod group;
+mod leadership;
+mod membership;
+mod model;
+mod network;
+mod state;
+mod storage;
+#[cfg(test)]
+mod tests;
+
+pub use applier::{Applier, Committed, Snapshot};
+pub use error::{ApplierError, ConsensusError, MembershipError, PeerError, StopReason};
+pub use group::{Group, GroupMetrics, GroupOptions, Proposed};
+pub use leadership::Leadership;
+pub use network::{AppendReply, NoPeers, PeerReply, PeerRequest, Peers};
