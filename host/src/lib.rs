@@ -8,5 +8,6 @@ pub mod limits;
 pub mod clock;
 pub mod consensus;
 pub mod log;
+pub mod machine;
 pub mod guest;
 pub mod store;

@@ -1,0 +1,409 @@
+//! The entry: one record of the journal, a batch of commands with their outcomes. Written once, by the leader.
+//!
+//! An entry's payload is one block (kind [`kind::ENTRY`]); it carries no Raft id, so its hash is the same wherever it is.
+//!
+//! | section | record | fields |
+//! |---|---|---|
+//! | 1 HEADER | 256 B | `format u16, kind u16, 0 u32, index u64, time i64, parent 32 B, seed 32 B, planner 32 B, decider 32 B, digest 32 B`, zeros |
+//! | 2 COMMANDS | 48 B | `id 16 B, name u32, caller u32, request id offset u32, len u32, body offset u32, len u32, expires i64` |
+//! | 3 NAMES | 8 B | `offset u32, len u32` of a command's name |
+//! | 4 CALLERS | 12 B | `offset u32, len u32, roles u32` |
+//! | 5 OPS | – | OPS block; group `command` indexes COMMANDS |
+//! | 6 OUTCOME | – | OUTCOME block |
+//! | 7 BYTES | – | what the offsets point into |
+//! | 8 ACTIVATION | – | of an `activate` entry: `module 32 B, schema u32, number u64` |
+//!
+//! `index` is the journal index the entry gets if it is effective, `digest` is that of the row writes. A `tick` has no
+//! sections but HEADER. It knows nothing of Raft, and it never carries rows.
+
+use bytes::Bytes;
+use statehouse_abi::block::{AbiError, Block, BlockWriter, kind, slice, u16_at, u32_at, u64_at};
+use statehouse_abi::call::Context;
+use statehouse_abi::ops::OpsBlock;
+use statehouse_abi::outcome::OutcomeBlock;
+
+use crate::ids::{CommandId, Digest, Fingerprint, Head, JournalIndex, Micros, ModuleId};
+
+/// Version of this layout.
+pub const FORMAT: u16 = 1;
+const HEADER_SIZE: usize = 256;
+
+const HEADER: u16 = 1;
+const COMMANDS: u16 = 2;
+const NAMES: u16 = 3;
+const CALLERS: u16 = 4;
+const OPS: u16 = 5;
+const OUTCOME: u16 = 6;
+const BYTES: u16 = 7;
+const ACTIVATION: u16 = 8;
+const KNOWN: [u16; 8] = [HEADER, COMMANDS, NAMES, CALLERS, OPS, OUTCOME, BYTES, ACTIVATION];
+
+/// What an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum EntryKind {
+    /// Commands with their outcomes.
+    Batch = 1,
+    /// Nothing but a time: somebody waits for it to pass.
+    Tick = 2,
+    /// From here on another module decides.
+    Activate = 3,
+    /// Progress of commands that span partitions.
+    Saga = 4,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    pub kind: EntryKind,
+    pub index: JournalIndex,
+    pub time: Micros,
+    /// The head this entry was computed on; where it differs from the journal's, the entry is void.
+    pub parent: Head,
+    pub seed: [u8; 32],
+    pub planner: ModuleId,
+    pub decider: ModuleId,
+    pub digest: Digest,
+}
+
+impl Header {
+    /// What a guest may know of this entry.
+    pub fn context(&self) -> Context {
+        Context { time: self.time.0, seed: self.seed }
+    }
+
+    fn to_bytes(self) -> [u8; HEADER_SIZE] {
+        let mut raw = [0; HEADER_SIZE];
+        raw[0..2].copy_from_slice(&FORMAT.to_le_bytes());
+        raw[2..4].copy_from_slice(&(self.kind as u16).to_le_bytes());
+        raw[8..16].copy_from_slice(&self.index.0.to_le_bytes());
+        raw[16..24].copy_from_slice(&self.time.0.to_le_bytes());
+        let hashes = [&self.parent.0, &self.seed, &self.planner.0, &self.decider.0, &self.digest.0];
+        for (to, hash) in raw[24..184].as_chunks_mut::<32>().0.iter_mut().zip(hashes) {
+            *to = *hash;
+        }
+        raw
+    }
+
+    fn parse(raw: &[u8]) -> Result<Self, EntryError> {
+        if raw.len() != HEADER_SIZE {
+            return Err(EntryError::Header);
+        }
+        let format = u16_at(raw, 0);
+        if format != FORMAT {
+            return Err(EntryError::Format { found: format });
+        }
+        let kind = match u16_at(raw, 2) {
+            1 => EntryKind::Batch,
+            2 => EntryKind::Tick,
+            3 => EntryKind::Activate,
+            4 => EntryKind::Saga,
+            found => return Err(EntryError::Kind { found }),
+        };
+        let hashes = raw[24..184].as_chunks::<32>().0;
+        Ok(Self {
+            kind,
+            index: JournalIndex(u64_at(raw, 8)),
+            time: Micros(u64_at(raw, 16) as i64),
+            parent: Head(hashes[0]),
+            seed: hashes[1],
+            planner: ModuleId(hashes[2]),
+            decider: ModuleId(hashes[3]),
+            digest: Digest(hashes[4]),
+        })
+    }
+}
+
+/// One command of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryCommand<'a> {
+    pub id: CommandId,
+    /// Name in the deciding module's `describe`.
+    pub name: &'a str,
+    pub caller: &'a str,
+    pub roles: u32,
+    pub request_id: &'a str,
+    /// The canonical body, CBOR of a value.
+    pub body: &'a [u8],
+    /// The command was not to be executed at an entry time past this.
+    pub expires: Micros,
+}
+
+impl EntryCommand<'_> {
+    pub fn fingerprint(&self) -> Fingerprint {
+        fingerprint(self.name, self.body)
+    }
+}
+
+/// What "the same content" means for one id: blake3 of the command's name and its canonical body.
+pub fn fingerprint(name: &str, body: &[u8]) -> Fingerprint {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&(name.len() as u32).to_le_bytes()).update(name.as_bytes()).update(body);
+    Fingerprint(*hasher.finalize().as_bytes())
+}
+
+/// From here on `module` decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Activation {
+    pub module: ModuleId,
+    pub schema: u32,
+    /// Number of the activation in `system`.
+    pub number: u64,
+}
+
+/// A checked entry: its header is decoded, its blocks are known to be well-formed.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    payload: Bytes,
+    header: Header,
+}
+
+impl Entry {
+    /// Checks all of a payload that came from a log or from a peer.
+    pub fn parse(payload: Bytes) -> Result<Self, EntryError> {
+        let block = Block::parse(&payload, kind::ENTRY, &KNOWN)?;
+        let header = Header::parse(block.section(HEADER)?)?;
+        let entry = Self { payload: payload.clone(), header };
+        match header.kind {
+            EntryKind::Batch | EntryKind::Saga => entry.check_batch()?,
+            EntryKind::Activate => drop(entry.activation()?),
+            EntryKind::Tick => {}
+        }
+        Ok(entry)
+    }
+
+    fn check_batch(&self) -> Result<(), EntryError> {
+        let block = self.block();
+        let bytes = block.section(BYTES)?;
+        let text = |offset, len, what| {
+            let raw = slice(bytes, offset, len, kind::ENTRY, what)?;
+            std::str::from_utf8(raw).map_err(|_| AbiError::Range { kind: kind::ENTRY, what })
+        };
+        let names = block.records::<8>(NAMES)?;
+        let callers = block.records::<12>(CALLERS)?;
+        let commands = block.records::<48>(COMMANDS)?;
+        for name in names {
+            text(u32_at(name, 0), u32_at(name, 4), "command name")?;
+        }
+        for caller in callers {
+            text(u32_at(caller, 0), u32_at(caller, 4), "caller")?;
+        }
+        for command in commands {
+            if u32_at(command, 16) as usize >= names.len() || u32_at(command, 20) as usize >= callers.len() {
+                return Err(AbiError::Range { kind: kind::ENTRY, what: "name or caller of a command" }.into());
+            }
+            text(u32_at(command, 24), u32_at(command, 28), "request id")?;
+            slice(bytes, u32_at(command, 32), u32_at(command, 36), kind::ENTRY, "body")?;
+        }
+        let ops = OpsBlock::parse(block.section(OPS)?)?;
+        for at in 0..ops.group_count() {
+            if ops.group(at).command as usize >= commands.len() {
+                return Err(AbiError::Range { kind: kind::ENTRY, what: "command of a group" }.into());
+            }
+        }
+        OutcomeBlock::parse(block.section(OUTCOME)?, &ops)?;
+        Ok(())
+    }
+
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The head of the journal once this entry is effective.
+    pub fn head_after(&self) -> Head {
+        head_after(self.header.parent, &self.payload)
+    }
+
+    fn block(&self) -> Block<'_> {
+        Block::parse(&self.payload, kind::ENTRY, &KNOWN).expect("the payload was checked when the entry was made")
+    }
+
+    /// The parts of a batch, or `None` when the entry is none.
+    pub fn batch(&self) -> Option<Batch<'_>> {
+        if !matches!(self.header.kind, EntryKind::Batch | EntryKind::Saga) {
+            return None;
+        }
+        Some(Batch::of(&self.block()).expect("the payload was checked when the entry was made"))
+    }
+
+    pub fn activation(&self) -> Result<Activation, EntryError> {
+        let raw = self.block().section(ACTIVATION)?;
+        if raw.len() != 44 {
+            return Err(EntryError::Header);
+        }
+        let module = ModuleId(raw[..32].as_chunks::<32>().0[0]);
+        Ok(Activation { module, schema: u32_at(raw, 32), number: u64_at(raw, 36) })
+    }
+
+    pub fn tick(header: Header) -> Self {
+        assert!(header.kind == EntryKind::Tick);
+        let mut block = BlockWriter::new(Vec::new(), kind::ENTRY, 1);
+        block.section(HEADER, &header.to_bytes());
+        Self { payload: block.finish().into(), header }
+    }
+
+    pub fn activate(header: Header, activation: Activation) -> Self {
+        assert!(header.kind == EntryKind::Activate);
+        let mut raw = [0; 44];
+        raw[..32].copy_from_slice(&activation.module.0);
+        raw[32..36].copy_from_slice(&activation.schema.to_le_bytes());
+        raw[36..44].copy_from_slice(&activation.number.to_le_bytes());
+        let mut block = BlockWriter::new(Vec::new(), kind::ENTRY, 2);
+        block.section(HEADER, &header.to_bytes()).section(ACTIVATION, &raw);
+        Self { payload: block.finish().into(), header }
+    }
+}
+
+/// `head' = blake3(head ‖ payload)`.
+pub fn head_after(head: Head, payload: &[u8]) -> Head {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&head.0).update(payload);
+    Head(*hasher.finalize().as_bytes())
+}
+
+/// A batch, borrowed from its entry.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    commands: &'a [[u8; 48]],
+    names: &'a [[u8; 8]],
+    callers: &'a [[u8; 12]],
+    bytes: &'a [u8],
+    pub ops: OpsBlock<'a>,
+    pub outcome: OutcomeBlock<'a>,
+}
+
+impl<'a> Batch<'a> {
+    fn of(block: &Block<'a>) -> Result<Self, AbiError> {
+        Ok(Self {
+            commands: block.records(COMMANDS)?,
+            names: block.records(NAMES)?,
+            callers: block.records(CALLERS)?,
+            bytes: block.section(BYTES)?,
+            ops: OpsBlock::parse_trusted(block.section(OPS)?)?,
+            outcome: OutcomeBlock::parse_trusted(block.section(OUTCOME)?)?,
+        })
+    }
+
+    pub fn command_count(&self) -> usize {
+        self.commands.len()
+    }
+
+    pub fn command_id(&self, at: usize) -> CommandId {
+        let mut id = [0; 16];
+        id.copy_from_slice(&self.commands[at][..16]);
+        CommandId(id)
+    }
+
+    pub fn command(&self, at: usize) -> EntryCommand<'a> {
+        let raw = &self.commands[at];
+        let (name, caller) = (&self.names[u32_at(raw, 16) as usize], &self.callers[u32_at(raw, 20) as usize]);
+        EntryCommand {
+            id: self.command_id(at),
+            name: self.text(u32_at(name, 0), u32_at(name, 4)),
+            caller: self.text(u32_at(caller, 0), u32_at(caller, 4)),
+            roles: u32_at(caller, 8),
+            request_id: self.text(u32_at(raw, 24), u32_at(raw, 28)),
+            body: &self.bytes[u32_at(raw, 32) as usize..][..u32_at(raw, 36) as usize],
+            expires: Micros(u64_at(raw, 40) as i64),
+        }
+    }
+
+    pub fn commands(&self) -> impl ExactSizeIterator<Item = EntryCommand<'a>> + use<'a> {
+        let this = *self;
+        (0..this.commands.len()).map(move |at| this.command(at))
+    }
+
+    fn text(&self, offset: u32, len: u32) -> &'a str {
+        let raw = &self.bytes[offset as usize..offset as usize + len as usize];
+        std::str::from_utf8(raw).expect("texts were checked when the entry was made")
+    }
+}
+
+/// Collects the commands of a batch.
+#[derive(Default)]
+pub struct BatchWriter {
+    commands: Vec<[u8; 48]>,
+    names: Vec<[u8; 8]>,
+    callers: Vec<[u8; 12]>,
+    name_texts: Vec<String>,
+    caller_texts: Vec<(String, u32)>,
+    bytes: Vec<u8>,
+}
+
+impl BatchWriter {
+    /// Adds a command and returns its index.
+    pub fn command(&mut self, command: &EntryCommand<'_>) -> u32 {
+        let name = self.name(command.name);
+        let caller = self.caller(command.caller, command.roles);
+        let request_id = self.push(command.request_id.as_bytes());
+        let body = self.push(command.body);
+        let mut raw = [0; 48];
+        raw[..16].copy_from_slice(&command.id.0);
+        let fields = [name, caller, request_id.0, request_id.1, body.0, body.1];
+        for (to, field) in raw[16..40].as_chunks_mut::<4>().0.iter_mut().zip(fields) {
+            *to = field.to_le_bytes();
+        }
+        raw[40..48].copy_from_slice(&command.expires.0.to_le_bytes());
+        self.commands.push(raw);
+        (self.commands.len() - 1) as u32
+    }
+
+    fn name(&mut self, name: &str) -> u32 {
+        if let Some(at) = self.name_texts.iter().position(|other| other == name) {
+            return at as u32;
+        }
+        let (offset, len) = self.push(name.as_bytes());
+        self.names.push([offset.to_le_bytes(), len.to_le_bytes()].as_flattened().try_into().expect("two times four"));
+        self.name_texts.push(name.to_owned());
+        (self.names.len() - 1) as u32
+    }
+
+    fn caller(&mut self, caller: &str, roles: u32) -> u32 {
+        // A batch has few callers, and the last one is the likeliest.
+        if let Some(at) = self.caller_texts.iter().rposition(|other| other.1 == roles && other.0 == caller) {
+            return at as u32;
+        }
+        let (offset, len) = self.push(caller.as_bytes());
+        let fields = [offset.to_le_bytes(), len.to_le_bytes(), roles.to_le_bytes()];
+        self.callers.push(fields.as_flattened().try_into().expect("three times four"));
+        self.caller_texts.push((caller.to_owned(), roles));
+        (self.callers.len() - 1) as u32
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> (u32, u32) {
+        let offset = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(bytes);
+        (offset, bytes.len() as u32)
+    }
+
+    pub fn command_count(&self) -> usize {
+        self.commands.len()
+    }
+
+    /// The finished entry. `ops` and `outcome` are blocks that were checked against each other.
+    pub fn finish(&self, header: Header, ops: &[u8], outcome: &[u8]) -> Entry {
+        assert!(header.kind == EntryKind::Batch);
+        let size = HEADER_SIZE + self.commands.len() * 48 + self.bytes.len() + ops.len() + outcome.len() + 1024;
+        let mut block = BlockWriter::new(Vec::with_capacity(size), kind::ENTRY, 7);
+        block.section(HEADER, &header.to_bytes()).records(COMMANDS, &self.commands);
+        block.records(NAMES, &self.names).records(CALLERS, &self.callers);
+        block.section(OPS, ops).section(OUTCOME, outcome).section(BYTES, &self.bytes);
+        Entry { payload: block.finish().into(), header }
+    }
+}
+
+/// Why a payload is no entry. A replica that meets one halts its partition.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EntryError {
+    #[error("entry format {found} is not supported by this version (it writes {FORMAT}); upgrade before starting it")]
+    Format { found: u16 },
+    #[error("entry kind {found} is not known to this version; upgrade before starting it")]
+    Kind { found: u16 },
+    #[error("malformed header of an entry")]
+    Header,
+    #[error("malformed entry")]
+    Block(#[from] AbiError),
+}

@@ -1,0 +1,35 @@
+//! The logic of a machine, as the host calls it: bytes in, bytes out, no state between calls.
+//!
+//! Two implementations: a guest module in wasm, and a native one (the machine `system`, and benchmarks that ask what
+//! wasm costs). It knows nothing of how calls are carried out.
+
+use statehouse_abi::call::Context;
+use statehouse_abi::cold::{CheckIn, CheckOut, QueryIn, QueryOut, RenderItem};
+use statehouse_abi::describe::Describe;
+use statehouse_abi::value::Value;
+
+pub use crate::guest::{GuestFault as Fault, Pace};
+use crate::ids::ModuleId;
+
+/// See `guest-sdk/abi` for the bytes. No call leaves anything behind that a later call could see.
+pub trait Logic: Send + Sync {
+    fn id(&self) -> ModuleId;
+
+    fn describe(&self) -> &Describe;
+
+    /// PLAN_IN → PLAN_OUT.
+    fn plan(&self, plan_in: &[u8]) -> Result<Vec<u8>, Fault>;
+
+    /// OPS, ROWS → EXECUTE_OUT.
+    fn execute(&self, pace: Pace, context: Context, ops: &[u8], rows: &[u8]) -> Result<Vec<u8>, Fault>;
+
+    /// OPS, ROWS, OUTCOME → WRITES.
+    fn apply(&self, pace: Pace, context: Context, ops: &[u8], rows: &[u8], outcome: &[u8]) -> Result<Vec<u8>, Fault>;
+
+    fn query(&self, query: &QueryIn) -> Result<QueryOut, Fault>;
+
+    /// As many values as items, in order.
+    fn render(&self, items: &[RenderItem]) -> Result<Vec<Value>, Fault>;
+
+    fn check(&self, check: &CheckIn) -> Result<CheckOut, Fault>;
+}

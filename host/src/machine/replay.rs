@@ -1,0 +1,91 @@
+//! Replaying a journal from genesis: the same code that replicas run, over rows kept in memory.
+//!
+//! In: entries in Raft's order. Out: rows, and the journal they belong to. Void entries pass without effect. The auditor
+//! and reads of the past use it; it does not know where entries come from.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use statehouse_abi::rows::RowsWriter;
+
+use crate::ids::{Digest, ModuleId};
+use crate::machine::entry::{Entry, EntryError, EntryKind};
+use crate::machine::journal::{Journal, JournalError, Verdict};
+use crate::machine::logic::Logic;
+use crate::machine::replica::{Applied, ApplyError};
+
+/// A partition's rows in order of key.
+pub type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// Gives the module an entry names; an error says what is missing.
+pub type LoadModule<'a> = dyn Fn(ModuleId) -> Result<Arc<dyn Logic>, String> + 'a;
+
+/// A partition under replay.
+pub struct Replay {
+    pub journal: Journal,
+    pub rows: Rows,
+    /// The module that decides at `journal`.
+    pub logic: Option<Arc<dyn Logic>>,
+}
+
+/// Why a journal cannot be replayed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    #[error(transparent)]
+    Entry(#[from] EntryError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    #[error("module {} cannot be loaded: {reason}", id.short())]
+    Module { id: ModuleId, reason: String },
+    #[error("the journal has a batch before its first activation")]
+    NoModule,
+}
+
+impl Replay {
+    pub fn new(genesis: Journal) -> Self {
+        Self { journal: genesis, rows: Rows::new(), logic: None }
+    }
+
+    /// Applies one entry; [`Verdict::Void`] says that it had no effect.
+    pub fn apply(&mut self, entry: &Entry, load: &LoadModule<'_>) -> Result<Verdict, ReplayError> {
+        let verdict = self.journal.judge(entry)?;
+        let Verdict::Effective(after) = verdict else { return Ok(verdict) };
+        match entry.header().kind {
+            EntryKind::Activate => {
+                let id = after.module;
+                self.logic = Some(load(id).map_err(|reason| ReplayError::Module { id, reason })?);
+            }
+            EntryKind::Batch | EntryKind::Saga => self.apply_batch(entry)?,
+            EntryKind::Tick => {}
+        }
+        self.journal = after;
+        Ok(verdict)
+    }
+
+    fn apply_batch(&mut self, entry: &Entry) -> Result<(), ReplayError> {
+        let logic = self.logic.clone().ok_or(ReplayError::NoModule)?;
+        let batch = entry.batch().expect("its kind says so");
+        let mut rows = RowsWriter::default();
+        batch.ops.keys().for_each(|key| rows.row(self.rows.get(key).map(Vec::as_slice)));
+        let applied = Applied::compute(logic.as_ref(), entry.clone(), &rows.finish(Vec::new()))?;
+        for (key, row) in applied.rows() {
+            match row {
+                Some(row) => drop(self.rows.insert(key.to_vec(), row.to_vec())),
+                None => drop(self.rows.remove(key)),
+            }
+        }
+        Ok(())
+    }
+
+    /// blake3 over the rows in order of key: `key len u32, key, row len u32, row`.
+    pub fn state_digest(&self) -> Digest {
+        let mut hasher = blake3::Hasher::new();
+        for (key, row) in &self.rows {
+            hasher.update(&(key.len() as u32).to_le_bytes()).update(key);
+            hasher.update(&(row.len() as u32).to_le_bytes()).update(row);
+        }
+        Digest(*hasher.finalize().as_bytes())
+    }
+}

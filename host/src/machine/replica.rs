@@ -1,0 +1,159 @@
+//! What every replica does with an effective batch: apply its recorded events to its rows, and compare the digest.
+//!
+//! In: an entry and the rows of its keys. Out: the writes. It never decides again; that was the leader's, and it is
+//! recorded. It does not know where rows come from or where they go.
+
+use statehouse_abi::block::AbiError;
+use statehouse_abi::key::split_key;
+use statehouse_abi::ops::OpsBlock;
+use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock};
+use statehouse_abi::rows::{RowsBlock, WritesBlock};
+
+use crate::ids::{Digest, JournalIndex};
+use crate::limits;
+use crate::machine::entry::Entry;
+use crate::machine::logic::{Fault, Logic, Pace};
+
+/// An effective entry and the row writes it means, ready to be stored.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    entry: Entry,
+    /// WRITES block; empty for an entry that is no batch.
+    writes: Vec<u8>,
+}
+
+impl Applied {
+    /// Applies a batch's recorded events; `rows` is the ROWS block of its keys before the entry.
+    pub fn compute(logic: &dyn Logic, entry: Entry, rows: &[u8]) -> Result<Self, ApplyError> {
+        let index = entry.header().index;
+        let Some(batch) = entry.batch() else { return Ok(Self::without_writes(entry)) };
+        assert!(logic.id() == entry.header().decider, "the caller must pass the module that decided");
+        let (ops, outcome) = (batch.ops.raw(), batch.outcome.raw());
+        let apply = |pace| apply_checked(logic, pace, &entry, ops, rows, outcome);
+        let writes = match apply(Pace::Fast) {
+            // The watchdog sees wall-clock time, which says nothing of the module: ask again, metered.
+            Err(ApplyError::Fault { fault: Fault::Watchdog, .. }) => apply(Pace::Metered)?,
+            other => other?,
+        };
+        let applied = Self { entry, writes };
+        let found = applied.digest();
+        let expected = applied.entry.header().digest;
+        if found != expected {
+            return Err(ApplyError::Digest { index, expected, found });
+        }
+        Ok(applied)
+    }
+
+    /// Takes the leader's own writes for the entry it has built from them.
+    pub fn promote(entry: Entry, writes: Vec<u8>) -> Self {
+        Self { entry, writes }
+    }
+
+    /// A tick or an activation.
+    pub fn without_writes(entry: Entry) -> Self {
+        assert!(entry.batch().is_none());
+        Self { entry, writes: Vec::new() }
+    }
+
+    pub fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// The rows that change, in the entry's order of keys; `None` deletes.
+    pub fn rows(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        let batch = self.entry.batch();
+        let parsed = batch.map(|batch| (batch.ops, parse_own_writes(&self.writes, batch.ops.key_count())));
+        parsed.into_iter().flat_map(|(ops, writes)| writes.writes().map(move |(key, row)| (ops.key(key as usize), row)))
+    }
+
+    pub fn digest(&self) -> Digest {
+        match self.entry.batch() {
+            Some(batch) => digest(&batch.ops, &parse_own_writes(&self.writes, batch.ops.key_count())),
+            None => Digest::ZERO,
+        }
+    }
+}
+
+fn parse_own_writes(writes: &[u8], key_count: usize) -> WritesBlock<'_> {
+    WritesBlock::parse(writes, key_count).expect("writes were checked when they were made")
+}
+
+/// blake3 of the writes in the entry's order of keys: `key len u32, key, row len u32 (all ones: deleted), row`.
+pub fn digest(ops: &OpsBlock<'_>, writes: &WritesBlock<'_>) -> Digest {
+    let mut bytes = Vec::with_capacity(writes.raw().len() + writes.count() * 48);
+    for (key, row) in writes.writes() {
+        let key = ops.key(key as usize);
+        bytes.extend_from_slice(&(key.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(key);
+        let len = row.map_or(u32::MAX, |row| row.len() as u32);
+        bytes.extend_from_slice(&len.to_le_bytes());
+        bytes.extend_from_slice(row.unwrap_or_default());
+    }
+    Digest::of(&bytes)
+}
+
+/// Calls `apply` and checks that its answer is within the limits.
+pub fn apply_checked(
+    logic: &dyn Logic,
+    pace: Pace,
+    entry: &Entry,
+    ops: &[u8],
+    rows: &[u8],
+    outcome: &[u8],
+) -> Result<Vec<u8>, ApplyError> {
+    let index = entry.header().index;
+    let writes = logic
+        .apply(pace, entry.header().context(), ops, rows, outcome)
+        .map_err(|fault| ApplyError::Fault { index, fault })?;
+    let ops = OpsBlock::parse_trusted(ops).map_err(|source| ApplyError::Writes { index, source })?;
+    check_writes(&ops, &writes).map_err(|source| ApplyError::Writes { index, source })?;
+    Ok(writes)
+}
+
+/// Checks a guest's WRITES block against the ops it answers.
+pub fn check_writes(ops: &OpsBlock<'_>, writes: &[u8]) -> Result<(), AbiError> {
+    let parsed = WritesBlock::parse(writes, ops.key_count())?;
+    if parsed.writes().any(|(_, row)| row.is_some_and(|row| row.len() > limits::ROW_BYTES_MAX)) {
+        return Err(AbiError::Value { what: "a row is longer than the host allows" });
+    }
+    Ok(())
+}
+
+/// Checks that a ROWS block answers the keys of an OPS block.
+pub fn check_rows(ops: &OpsBlock<'_>, rows: &[u8]) -> Result<(), AbiError> {
+    if RowsBlock::parse(rows)?.count() == ops.key_count() {
+        Ok(())
+    } else {
+        Err(AbiError::Value { what: "rows and keys differ in number" })
+    }
+}
+
+/// Whether a key belongs to the entity or to `@local`: the only rows an op may touch.
+pub fn is_key_of(key: &[u8], entity: &[u8]) -> bool {
+    split_key(key).is_some_and(|(owner, _)| owner == entity || owner == statehouse_abi::key::LOCAL)
+}
+
+/// Number of events and rejections of an outcome that come before group `at`: the `n` of its position.
+pub fn positions_before(outcome: &OutcomeBlock<'_>, at: usize) -> u32 {
+    (0..at).map(|group| position_count(outcome.group(group))).sum()
+}
+
+/// How many positions a group's outcome takes: one per event, one for a rejection.
+pub fn position_count(outcome: GroupOutcome<'_>) -> u32 {
+    match outcome {
+        GroupOutcome::Events { count, .. } => count,
+        GroupOutcome::Rejected(_) => 1,
+        GroupOutcome::NeedsKeys => 0,
+    }
+}
+
+/// Why a replica cannot apply an entry. It halts the partition on this node.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    #[error("entry {index}: {fault}")]
+    Fault { index: JournalIndex, fault: Fault },
+    #[error("entry {index}: module's writes are malformed: {source}")]
+    Writes { index: JournalIndex, source: AbiError },
+    #[error("entry {index}: digest of the writes is {}, but the leader recorded {}", found.short(), expected.short())]
+    Digest { index: JournalIndex, expected: Digest, found: Digest },
+}

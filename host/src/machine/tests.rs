@@ -1,0 +1,202 @@
+//! The entry's bytes, the rule of the parent, and what a replica refuses to apply.
+
+use bytes::Bytes;
+use expect_test::expect_file;
+use statehouse_abi::cold::Rejection;
+use statehouse_abi::key::key;
+use statehouse_abi::ops::{OpRole, OpsWriter};
+use statehouse_abi::outcome::OutcomeWriter;
+
+use crate::ids::{CommandId, Digest, Head, JournalIndex, Micros, ModuleId, PartitionId};
+use crate::machine::entry::{Activation, BatchWriter, Entry, EntryCommand, EntryError, EntryKind, Header};
+use crate::machine::journal::{Journal, JournalError, Verdict};
+
+const MODULE: ModuleId = ModuleId([9; 32]);
+
+fn genesis() -> Journal {
+    Journal::genesis(&[1; 16], "wallet", PartitionId(0))
+}
+
+fn header(journal: &Journal, kind: EntryKind) -> Header {
+    Header {
+        kind,
+        index: journal.index.next(),
+        time: Micros(journal.time.0 + 10),
+        parent: journal.head,
+        seed: [3; 32],
+        planner: journal.module,
+        decider: journal.module,
+        digest: Digest([5; 32]),
+    }
+}
+
+fn activation(journal: &Journal) -> Entry {
+    let activation = Activation { module: MODULE, schema: 1, number: 1 };
+    Entry::activate(header(journal, EntryKind::Activate), activation)
+}
+
+/// One accepted and one rejected transfer.
+fn batch(header: Header) -> Entry {
+    let mut commands = BatchWriter::default();
+    let mut ops = OpsWriter::default();
+    let mut outcome = OutcomeWriter::default();
+    for number in 0..2u8 {
+        let command = commands.command(&EntryCommand {
+            id: CommandId([number; 16]),
+            name: "balance_transfer",
+            caller: "anonymous",
+            roles: 63,
+            request_id: "request-1",
+            body: &[0xa0],
+            expires: Micros(1_000_000),
+        });
+        ops.group(command);
+        let keys = [ops.key(&key(b"alice", b"a")), ops.key(&key(b"@local", &[number]))];
+        ops.op(b"alice", b"debit", keys, OpRole::Step);
+        let first = outcome.event_count();
+        if number == 0 {
+            outcome.event(0, b"debited");
+            outcome.accept(first);
+        } else {
+            let rejection = Rejection { code: "insufficient_funds".to_owned(), detail: "too little".to_owned() };
+            outcome.reject(first, &minicbor::to_vec(&rejection).expect("writing to memory cannot fail"));
+        }
+    }
+    commands.finish(header, &ops.finish(Vec::new()), &outcome.finish(Vec::new()))
+}
+
+fn after(journal: &Journal, entry: &Entry) -> Journal {
+    match journal.judge(entry) {
+        Ok(Verdict::Effective(after)) => after,
+        other => panic!("expected an effective entry, found {other:?}"),
+    }
+}
+
+fn active() -> Journal {
+    let genesis = genesis();
+    after(&genesis, &activation(&genesis))
+}
+
+#[test]
+fn an_entry_reads_back_as_it_was_written() {
+    let journal = active();
+    let written = batch(header(&journal, EntryKind::Batch));
+    let read = Entry::parse(written.payload().clone()).expect("what was written is well-formed");
+    assert_eq!(read.header(), written.header());
+    let batch = read.batch().expect("it is a batch");
+    let commands: Vec<_> = batch.commands().map(|command| (command.id, command.name, command.caller)).collect();
+    let expected = [0, 1].map(|number| (CommandId([number; 16]), "balance_transfer", "anonymous"));
+    assert_eq!(commands, expected);
+    assert_eq!((batch.ops.op_count(), batch.outcome.event_count()), (2, 1));
+}
+
+/// The bytes of format 1 never change; a later format gets a file of its own.
+#[test]
+fn the_formats_released_so_far_are_read_and_written() {
+    let genesis = genesis();
+    let activation = activation(&genesis);
+    let journal = after(&genesis, &activation);
+    let tick = Entry::tick(header(&journal, EntryKind::Tick));
+    for (name, entry) in
+        [("batch", batch(header(&journal, EntryKind::Batch))), ("activate", activation), ("tick", tick)]
+    {
+        let hex: Vec<String> =
+            entry.payload().chunks(32).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
+        expect_file![format!("./golden/entry-1-{name}.hex")].assert_eq(&(hex.join("\n") + "\n"));
+    }
+}
+
+#[test]
+fn a_damaged_entry_is_refused_and_never_panics() {
+    let journal = active();
+    let payload = batch(header(&journal, EntryKind::Batch)).payload().to_vec();
+    for length in 0..payload.len() {
+        assert!(Entry::parse(Bytes::copy_from_slice(&payload[..length])).is_err(), "cut at {length}");
+    }
+    for at in 0..payload.len() {
+        for bit in 0..8 {
+            let mut flipped = payload.clone();
+            flipped[at] ^= 1 << bit;
+            // Whether it still parses depends on the byte; what parses must be safe to look at.
+            if let Ok(entry) = Entry::parse(flipped.into()) {
+                let Some(batch) = entry.batch() else { continue };
+                assert!(batch.commands().count() == batch.command_count());
+                assert!(batch.outcome.events().count() == batch.outcome.event_count());
+                assert!(
+                    (0..batch.ops.op_count()).all(|at| batch.ops.op(at).keyrefs().len() <= batch.ops.key_count() * 2)
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_later_format_is_refused_with_words() {
+    let journal = active();
+    let mut payload = Entry::tick(header(&journal, EntryKind::Tick)).payload().to_vec();
+    let at = payload.len() - 256;
+    payload[at..at + 2].copy_from_slice(&2u16.to_le_bytes());
+    assert_eq!(Entry::parse(payload.into()).map(|_| ()), Err(EntryError::Format { found: 2 }));
+}
+
+#[test]
+fn the_journal_of_each_partition_begins_elsewhere() {
+    let heads = [
+        genesis().head,
+        Journal::genesis(&[2; 16], "wallet", PartitionId(0)).head,
+        Journal::genesis(&[1; 16], "wallets", PartitionId(0)).head,
+        Journal::genesis(&[1; 16], "wallet", PartitionId(1)).head,
+    ];
+    for (at, head) in heads.iter().enumerate() {
+        assert!(!heads[..at].contains(head));
+    }
+}
+
+#[test]
+fn an_entry_computed_on_another_head_is_void() {
+    let journal = active();
+    let first = batch(header(&journal, EntryKind::Batch));
+    let second = Entry::tick(header(&journal, EntryKind::Tick));
+    let moved = after(&journal, &first);
+    assert_eq!(moved.judge(&second), Ok(Verdict::Void));
+    // And for ever: what came before it changes nothing.
+    assert_eq!(moved.judge(&first), Ok(Verdict::Void));
+    assert_eq!(moved.index, JournalIndex(2));
+    assert_eq!(moved.head, first.head_after());
+}
+
+#[test]
+fn an_entry_that_contradicts_the_journal_halts_it() {
+    let journal = active();
+    let good = header(&journal, EntryKind::Batch);
+    let index = journal.index.next();
+    let wrong_index = batch(Header { index: index.next(), ..good });
+    assert_eq!(journal.judge(&wrong_index), Err(JournalError::Index { expected: index, found: index.next() }));
+    let wrong_time = batch(Header { time: journal.time, ..good });
+    assert_eq!(
+        journal.judge(&wrong_time),
+        Err(JournalError::Time { index, before: journal.time, found: journal.time })
+    );
+    let found = ModuleId([8; 32]);
+    let wrong_module = batch(Header { decider: found, ..good });
+    assert_eq!(journal.judge(&wrong_module), Err(JournalError::Decider { index, expected: MODULE, found }));
+}
+
+#[test]
+fn time_passes_even_when_the_clock_does_not() {
+    let journal = Journal { time: Micros(100), ..genesis() };
+    assert_eq!(journal.next_time(Micros(50)), Micros(101));
+    assert_eq!(journal.next_time(Micros(100)), Micros(101));
+    assert_eq!(journal.next_time(Micros(500)), Micros(500));
+}
+
+#[test]
+fn a_position_reads_back() {
+    let journal = Journal { head: Head([0x1a; 32]), index: JournalIndex(42), ..genesis() };
+    let position = journal.position(PartitionId(3), 7);
+    assert_eq!(position.to_string(), "3.42.7~1a1a1a1a");
+    assert_eq!(position.to_string().parse(), Ok(position));
+    for wrong in ["", "1.2.3", "1.2~00000000", "1.2.3~0000", "1.2.3.4~00000000", "a.2.3~00000000"] {
+        assert!(wrong.parse::<crate::ids::Position>().is_err(), "{wrong}");
+    }
+}
