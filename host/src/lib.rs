@@ -6,6 +6,7 @@
 pub mod ids;
 pub mod limits;
 pub mod clock;
+pub mod sequencer;
 pub mod consensus;
 pub mod log;
 pub mod machine;

@@ -1,0 +1,111 @@
+//! Admission: is the id known, is it in flight, has its time passed, has its caller caused too many rejections?
+//!
+//! In: submissions. Out: those to be decided; the others are answered. It remembers who waits for an id that is in
+//! flight. It does not decide anything about the content of a command.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use crate::ids::{CommandId, Fingerprint, Micros};
+use crate::limits;
+use crate::sequencer::submission::{Refusal, Reply, Submission, Ticket};
+
+/// The ids that wait or are being replicated.
+#[derive(Default)]
+pub struct InFlight {
+    ids: HashMap<CommandId, Waiting>,
+}
+
+struct Waiting {
+    fingerprint: Fingerprint,
+    /// Requests with the same id and content that came after the first.
+    followers: Vec<Ticket>,
+}
+
+/// What admission says to a submission whose id is not recorded.
+pub enum Admitted {
+    /// It is the first with this id.
+    First(Submission),
+    /// The same command is in flight; its answer goes to both.
+    Follows,
+    /// Another command with the same id is in flight; look again when that one is recorded.
+    Clashes(Submission),
+}
+
+impl InFlight {
+    pub fn admit(&mut self, submission: Submission) -> Admitted {
+        match self.ids.get_mut(&submission.id) {
+            None => {
+                let waiting = Waiting { fingerprint: submission.fingerprint, followers: Vec::new() };
+                self.ids.insert(submission.id, waiting);
+                Admitted::First(submission)
+            }
+            Some(waiting) if waiting.fingerprint == submission.fingerprint => {
+                waiting.followers.push(submission.ticket);
+                Admitted::Follows
+            }
+            Some(_) => Admitted::Clashes(submission),
+        }
+    }
+
+    pub fn contains(&self, id: CommandId) -> bool {
+        self.ids.contains_key(&id)
+    }
+
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Ends an id's flight and answers everybody who followed the first request; they see a replayed outcome.
+    pub fn finish(&mut self, id: CommandId, mut reply: impl FnMut() -> Reply) {
+        let Some(waiting) = self.ids.remove(&id) else { return };
+        for follower in waiting.followers {
+            let mut reply = reply();
+            if let Reply::Recorded { is_replayed, .. } = &mut reply {
+                *is_replayed = true;
+            }
+            follower.reply(reply);
+        }
+    }
+
+    /// Answers a submission and everybody who follows it, when nothing of it was recorded.
+    pub fn refuse(&mut self, submission: &Submission, reply: &Reply) {
+        submission.ticket.reply(reply.clone());
+        self.finish(submission.id, || reply.clone());
+    }
+}
+
+/// Counts recorded rejections per caller within the current second of journal time.
+#[derive(Default)]
+pub struct RejectionMeter {
+    second: i64,
+    counts: HashMap<Arc<str>, u32>,
+}
+
+impl RejectionMeter {
+    pub fn record(&mut self, time: Micros, caller: &Arc<str>) {
+        self.roll(time);
+        *self.counts.entry(caller.clone()).or_insert(0) += 1;
+    }
+
+    pub fn check(&mut self, time: Micros, caller: &str) -> Result<(), Refusal> {
+        self.roll(time);
+        match self.counts.get(caller) {
+            Some(count) if *count >= limits::REJECTIONS_PER_CALLER_PER_SECOND_MAX => Err(Refusal::RejectionLimit),
+            _ => Ok(()),
+        }
+    }
+
+    fn roll(&mut self, time: Micros) {
+        let second = time.0.div_euclid(1_000_000);
+        if second != self.second {
+            self.second = second;
+            self.counts.clear();
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Finding the group that spoils a batch: halves are re-run on the metered artefact until the culprit is alone.
+//!
+//! In: a batch whose fast run failed. Out: the outcome in which the culprits are rejected and all others stand as if
+//! the culprits had been rejected from the start. The number of runs is bounded. It does not know what the rows mean.
+
+use std::ops::Range;
+
+use statehouse_abi::call::Context;
+use statehouse_abi::ops::OpsBlock;
+use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock, OutcomeWriter};
+use statehouse_abi::rows::{RowsBlock, RowsWriter, WritesBlock};
+
+use crate::limits;
+use crate::machine::logic::{Logic, Pace};
+use crate::machine::replica::check_writes;
+use crate::sequencer::block::{ExtraKey, sub_block};
+use crate::sequencer::decide::{Culprit, Decided, Diagnostic, HostFault, Run, may_ask, run};
+
+/// What isolation came to.
+pub enum Isolated {
+    /// `ops` is left empty: the caller has it.
+    Decided(Decided),
+    /// A group needs keys; their numbers are those of the whole batch.
+    NeedsKeys(Vec<ExtraKey>),
+    /// The module's answers depend on how the batch is cut; a smaller one may do.
+    Split,
+}
+
+/// The groups decided so far and the rows after them.
+struct Progress<'a> {
+    ops: &'a OpsBlock<'a>,
+    rows: Vec<Option<Vec<u8>>>,
+    outcome: OutcomeWriter,
+    diagnostics: Vec<(usize, Diagnostic)>,
+}
+
+/// # Errors
+/// The host cannot run the module.
+pub fn isolate(
+    logic: &dyn Logic,
+    context: Context,
+    ops: &OpsBlock<'_>,
+    rows: &[u8],
+    asked: &[usize],
+) -> Result<Isolated, HostFault> {
+    let before = RowsBlock::parse(rows).expect("the host wrote this block");
+    let mut progress = Progress {
+        ops,
+        rows: (0..before.count()).map(|at| before.row(at).map(<[u8]>::to_vec)).collect(),
+        outcome: OutcomeWriter::default(),
+        diagnostics: Vec::new(),
+    };
+    // Ranges still to be decided, the first one last.
+    let mut ranges = Vec::from([Range { start: 0, end: ops.group_count() }]);
+    let mut runs = 0;
+    let mut needed = Vec::new();
+    while let Some(range) = ranges.pop() {
+        if runs == limits::ISOLATIONS_PER_BATCH_MAX {
+            ranges.push(range);
+            break;
+        }
+        runs += 1;
+        let block = sub_block(ops, range.clone());
+        let parsed = OpsBlock::parse_trusted(&block).expect("the host wrote this block");
+        match run(logic, Pace::Metered, context, &parsed, &progress.rows_block()) {
+            Run::Done { outcome, writes } => progress.accept(&range, &parsed, &outcome, &writes),
+            Run::NeedsKeys(_) | Run::Failed(_) if range.len() > 1 => {
+                let middle = range.start + range.len() / 2;
+                ranges.extend([middle..range.end, range.start..middle]);
+            }
+            Run::NeedsKeys(mut keys) if may_ask(asked, range.start) => {
+                // All of this runs again once the keys are there; what else is missing is found on the way.
+                let first_op = ops.group(range.start).first_op;
+                keys.iter_mut().for_each(|key| key.op += first_op);
+                needed.extend(keys);
+            }
+            Run::NeedsKeys(_) => progress.reject(range.start, &Culprit::Keys),
+            Run::Failed(culprit) => progress.reject(range.start, &culprit),
+            Run::Host(fault) => return Err(fault),
+        }
+    }
+    metrics::counter!("statehouse_isolation_runs_total").increment(runs as u64);
+    if !needed.is_empty() {
+        return Ok(Isolated::NeedsKeys(needed));
+    }
+    let plan_count = ranges.last().map_or(ops.group_count(), |range| range.start);
+    Ok(finish(logic, context, progress, &before, plan_count))
+}
+
+/// Applies all events at once, as every replica will, and sees that it comes to the same rows.
+fn finish(
+    logic: &dyn Logic,
+    context: Context,
+    progress: Progress<'_>,
+    before: &RowsBlock<'_>,
+    plan_count: usize,
+) -> Isolated {
+    assert!(plan_count > 0, "the bound on runs exceeds what the first group takes");
+    let outcome = progress.outcome.finish(Vec::new());
+    let block = sub_block(progress.ops, 0..plan_count);
+    let mut rows = RowsWriter::default();
+    (0..before.count()).for_each(|at| rows.row(before.row(at)));
+    let Ok(writes) = logic.apply(Pace::Metered, context, &block, &rows.finish(Vec::new()), &outcome) else {
+        return Isolated::Split;
+    };
+    if check_writes(progress.ops, &writes).is_err() {
+        return Isolated::Split;
+    }
+    let parsed = WritesBlock::parse(&writes, progress.ops.key_count()).expect("just checked");
+    let mut after: Vec<Option<&[u8]>> = (0..before.count()).map(|at| before.row(at)).collect();
+    parsed.writes().for_each(|(key, row)| after[key as usize] = row);
+    if !after.into_iter().eq(progress.rows.iter().map(Option::as_deref)) {
+        return Isolated::Split;
+    }
+    let diagnostics = progress.diagnostics;
+    Isolated::Decided(Decided { ops: Vec::new(), outcome, writes, plan_count, diagnostics })
+}
+
+impl Progress<'_> {
+    fn rows_block(&self) -> Vec<u8> {
+        let mut writer = RowsWriter::default();
+        self.rows.iter().for_each(|row| writer.row(row.as_deref()));
+        writer.finish(Vec::new())
+    }
+
+    fn accept(&mut self, range: &Range<usize>, ops: &OpsBlock<'_>, outcome: &[u8], writes: &[u8]) {
+        let first_op = self.ops.group(range.start).first_op;
+        let outcome = OutcomeBlock::parse(outcome, ops).expect("checked by the run");
+        for at in 0..outcome.group_count() {
+            let first_event = self.outcome.event_count();
+            match outcome.group(at) {
+                GroupOutcome::Events { first, count } => {
+                    for event in (first..first + count).map(|at| outcome.event(at as usize)) {
+                        self.outcome.event(first_op + event.op, event.payload);
+                    }
+                    self.outcome.accept(first_event);
+                }
+                GroupOutcome::Rejected(rejection) => self.outcome.reject(first_event, rejection),
+                GroupOutcome::NeedsKeys => unreachable!("a done run needs no keys"),
+            }
+        }
+        let writes = WritesBlock::parse(writes, ops.key_count()).expect("checked by the run");
+        for (key, row) in writes.writes() {
+            self.rows[key as usize] = row.map(<[u8]>::to_vec);
+        }
+    }
+
+    fn reject(&mut self, group: usize, culprit: &Culprit) {
+        let rejection = minicbor::to_vec(culprit.rejection()).expect("writing to memory cannot fail");
+        let first_event = self.outcome.event_count();
+        self.outcome.reject(first_event, &rejection);
+        self.diagnostics.push((group, culprit.diagnostic()));
+    }
+}

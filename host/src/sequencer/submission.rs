@@ -1,0 +1,244 @@
+//! A submission: a planned command that waits to be decided, and the slot its answer goes to.
+//!
+//! `Plan → Submission`: made by the router, consumed by the sequencer. It knows nothing of what the answer looks like
+//! to a client.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use statehouse_abi::key::LOCAL;
+use statehouse_abi::plan::{PlanOut, Planned, Step};
+use tokio::sync::Notify;
+
+use crate::ids::{CommandId, Fingerprint, Head, LogIndex, Micros, ModuleId, PartitionId, Position};
+use crate::limits;
+use crate::machine::entry::Entry;
+use crate::machine::replica::position_count;
+
+/// What the module planned for one command, shared with the other commands of the same call.
+#[derive(Clone)]
+pub struct Plan {
+    /// A PLAN_OUT block.
+    block: Arc<[u8]>,
+    item: u32,
+}
+
+impl Plan {
+    /// The plans of a PLAN_OUT block, in order; a refusal is returned as its CBOR.
+    pub fn all(block: Vec<u8>) -> Result<Vec<Result<Plan, Vec<u8>>>, statehouse_abi::block::AbiError> {
+        let block: Arc<[u8]> = block.into();
+        let parsed = PlanOut::parse(&block)?;
+        let plan = |item: usize| match parsed.item(item) {
+            Planned::Plan { .. } => Ok(Plan { block: block.clone(), item: item as u32 }),
+            Planned::Refused(refusal) => Err(refusal.to_vec()),
+        };
+        Ok((0..parsed.count()).map(plan).collect())
+    }
+
+    pub fn view(&self) -> PlanView<'_> {
+        let block = PlanOut::parse_trusted(&self.block).expect("the block was checked when the plan was made");
+        let Planned::Plan { home, body, first_step, step_count, .. } = block.item(self.item as usize) else {
+            unreachable!("a plan is only made of a planned item");
+        };
+        PlanView { block, home, body, first_step, step_count }
+    }
+}
+
+/// A plan, borrowed.
+#[derive(Clone, Copy)]
+pub struct PlanView<'a> {
+    pub block: PlanOut<'a>,
+    /// The entity whose partition guards the command's id.
+    pub home: &'a [u8],
+    /// The canonical body.
+    pub body: &'a [u8],
+    first_step: u32,
+    step_count: u32,
+}
+
+impl<'a> PlanView<'a> {
+    pub fn steps(&self) -> impl ExactSizeIterator<Item = Step<'a>> + use<'a> {
+        let this = *self;
+        (this.first_step..this.first_step + this.step_count).map(move |at| this.block.step(at))
+    }
+
+    pub fn size(&self) -> usize {
+        self.body.len()
+            + self.steps().map(|step| step.op.len() + step.entity.len() + step.key_count as usize * 32).sum::<usize>()
+    }
+}
+
+/// Whether a plan is within the limits of one command.
+pub fn is_plan_in_limits(plan: &PlanView<'_>) -> bool {
+    let key_fits = |entity: &[u8], suffix: &[u8]| 1 + entity.len() + suffix.len() <= limits::KEY_BYTES_MAX;
+    let entity_fits = |entity: &[u8]| !entity.is_empty() && entity.len() <= limits::ENTITY_BYTES_MAX && entity != LOCAL;
+    plan.steps().len() <= limits::COMMAND_OPS_MAX
+        && entity_fits(plan.home)
+        && plan.steps().all(|step| {
+            let keys = step.first_key..step.first_key + step.key_count;
+            entity_fits(step.entity)
+                && step.key_count as usize <= limits::OP_KEYS_MAX
+                && keys.into_iter().all(|at| key_fits(step.entity, plan.block.key(at).1))
+        })
+}
+
+/// A planned command on its way to a decision; before it is submitted it has no ticket yet.
+#[derive(Clone)]
+pub struct Submission<T = Ticket> {
+    pub id: CommandId,
+    pub fingerprint: Fingerprint,
+    /// Name in the planning module's `describe`.
+    pub name: Arc<str>,
+    pub plan: Plan,
+    pub planner: ModuleId,
+    pub caller: Arc<str>,
+    pub roles: u32,
+    pub request_id: Arc<str>,
+    /// Not to be executed at an entry time past this.
+    pub expires: Micros,
+    /// Bytes it counts for in the queue.
+    pub size: usize,
+    pub ticket: T,
+}
+
+pub type Unticketed = Submission<()>;
+
+impl Unticketed {
+    pub fn with_ticket(&self, ticket: Ticket) -> Submission {
+        Submission {
+            id: self.id,
+            fingerprint: self.fingerprint,
+            name: self.name.clone(),
+            plan: self.plan.clone(),
+            planner: self.planner,
+            caller: self.caller.clone(),
+            roles: self.roles,
+            request_id: self.request_id.clone(),
+            expires: self.expires,
+            size: self.size,
+            ticket,
+        }
+    }
+}
+
+/// An effective entry and where it stands: all that an answer is made of.
+#[derive(Debug)]
+pub struct Recorded {
+    pub entry: Entry,
+    pub log_index: LogIndex,
+    head: Head,
+    /// Number of positions before each group, made when first asked for.
+    positions: OnceLock<Vec<u32>>,
+}
+
+impl Recorded {
+    pub fn new(entry: Entry, log_index: LogIndex) -> Self {
+        let head = entry.head_after();
+        Self { entry, log_index, head, positions: OnceLock::new() }
+    }
+
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
+    /// Position of the first event, or of the rejection, of a command. Group and command have the same number.
+    pub fn position(&self, partition: PartitionId, command: u32) -> Position {
+        let positions = self.positions.get_or_init(|| {
+            let Some(batch) = self.entry.batch() else { return Vec::new() };
+            let mut next = 0;
+            let first_of = |at| {
+                let first = next;
+                next += position_count(batch.outcome.group(at));
+                first
+            };
+            (0..batch.outcome.group_count()).map(first_of).collect()
+        });
+        let [a, b, c, d, ..] = self.head.0;
+        let n = positions.get(command as usize).copied().unwrap_or_default();
+        Position { partition, index: self.entry.header().index, n, head8: [a, b, c, d] }
+    }
+}
+
+/// What the partition says to one submission.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// Its outcome is recorded as command `command` of the entry.
+    Recorded { recorded: Arc<Recorded>, command: u32, is_replayed: bool },
+    /// The id is known with another fingerprint.
+    Conflict { body_recorded: Vec<u8>, name_recorded: String, position: Position },
+    /// Certainly not executed, and will not be.
+    Expired,
+    /// Certainly not accepted.
+    Refused(Refusal),
+    /// Accepted by a leader that lost its office: it may be committed or not.
+    Unknown,
+}
+
+/// Why a partition accepts nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    Overloaded,
+    RejectionLimit,
+    StorageFull,
+    NoLeader,
+    Halted,
+    ShuttingDown,
+}
+
+/// The answers of one request, collected until all are there.
+pub struct Replies {
+    slots: Mutex<Vec<Option<Reply>>>,
+    missing: AtomicUsize,
+    complete: Notify,
+}
+
+impl Replies {
+    pub fn new(count: usize) -> Arc<Self> {
+        let slots = Mutex::new((0..count).map(|_| None).collect());
+        Arc::new(Self { slots, missing: AtomicUsize::new(count), complete: Notify::new() })
+    }
+
+    pub fn ticket(self: &Arc<Self>, slot: usize) -> Ticket {
+        Ticket { replies: self.clone(), slot: slot as u32 }
+    }
+
+    /// Waits until every slot has its reply.
+    pub async fn wait(&self) {
+        while self.missing.load(Ordering::Acquire) > 0 {
+            let notified = self.complete.notified();
+            if self.missing.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// Takes what is there; a slot without a reply stays unanswered.
+    pub fn take(&self) -> Vec<Option<Reply>> {
+        self.slots.lock().iter_mut().map(Option::take).collect()
+    }
+}
+
+/// The slot of one answer.
+#[derive(Clone)]
+pub struct Ticket {
+    replies: Arc<Replies>,
+    slot: u32,
+}
+
+impl Ticket {
+    /// Answers. A second answer to the same slot is ignored: the first one was definite.
+    pub fn reply(&self, reply: Reply) {
+        let mut slots = self.replies.slots.lock();
+        let slot = &mut slots[self.slot as usize];
+        if slot.is_some() {
+            return;
+        }
+        *slot = Some(reply);
+        drop(slots);
+        if self.replies.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.replies.complete.notify_waiters();
+        }
+    }
+}
