@@ -6,9 +6,11 @@
 pub mod ids;
 pub mod limits;
 pub mod clock;
+pub mod partition;
 pub mod sequencer;
 pub mod consensus;
 pub mod log;
 pub mod machine;
 pub mod guest;
 pub mod store;
+pub mod effects;

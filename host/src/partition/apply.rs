@@ -1,0 +1,189 @@
+//! Every replica's half of the executor: take committed entries in order, change the state, answer who waits.
+//!
+//! In: committed entries. Out: rows in the store, ids in the index, replies. The leader promotes the writes it already
+//! has for the identical entry; anybody else applies the recorded events. It never decides.
+
+use std::sync::Arc;
+
+use statehouse_abi::ops::OpsBlock;
+use statehouse_abi::outcome::GroupOutcome;
+use statehouse_abi::rows::RowsWriter;
+
+use crate::consensus::Committed;
+use crate::effects;
+use crate::ids::{CommandId, Fingerprint};
+use crate::log::{EntryId, LogEntry, Payload};
+use crate::machine::entry::{Entry, EntryKind};
+use crate::machine::journal::{Journal, Verdict};
+use crate::machine::logic::Logic;
+use crate::machine::replica::Applied;
+use crate::partition::error::HaltReason;
+use crate::partition::history;
+use crate::partition::open::meta_of;
+use crate::partition::run::{Executor, store_failed};
+use crate::partition::status::Progress;
+use crate::sequencer::submission::{Recorded, Reply, Submission};
+use crate::store::IdRecord;
+
+impl Executor {
+    /// Stages *apply* and *answer* for one committed entry.
+    pub(super) fn on_committed(&mut self, committed: Committed<LogEntry>) -> Result<(), HaltReason> {
+        let LogEntry { id, payload } = committed.into_inner();
+        if let Some(applied) = self.applied {
+            assert!(id.index == applied.index.next(), "consensus hands entries over in order, without a gap");
+        }
+        match payload {
+            Payload::Blank => self.skip(id),
+            Payload::Membership(bytes) => {
+                self.membership = Some(bytes);
+                self.skip(id);
+            }
+            Payload::Entry(bytes) => {
+                let index = id.index.0;
+                let entry = Entry::parse(bytes).map_err(|source| HaltReason::Entry { index, source })?;
+                match self.journal.judge(&entry).map_err(|source| HaltReason::Journal { index, source })? {
+                    Verdict::Effective(after) => self.on_effective(id, entry, after)?,
+                    Verdict::Void => self.on_void(id, &entry),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An entry without effect: only the place in the log moves on.
+    fn skip(&mut self, id: EntryId) {
+        self.applied = Some(id);
+        self.store.apply([], meta_of(id, &self.journal, self.membership.as_ref()), 0);
+        self.publish(id);
+    }
+
+    /// Whoever waits for the partition to get this far may go on.
+    fn publish(&self, id: EntryId) {
+        self.board.progress.send_replace(Progress { log_index: id.index, journal: self.journal });
+    }
+
+    fn on_void(&mut self, id: EntryId, entry: &Entry) {
+        metrics::counter!("statehouse_void_entries_total").increment(1);
+        // Only the sequencer that proposed it, still leading that term, queues its commands again.
+        if self.term == Some(id.term) && self.speculation.is_oldest(entry) {
+            self.requeue_speculation();
+        }
+        self.skip(id);
+    }
+
+    fn on_effective(&mut self, id: EntryId, entry: Entry, after: Journal) -> Result<(), HaltReason> {
+        let (applied, submissions) = match self.speculation.promote(&entry) {
+            Some(own) => {
+                let (entry, writes, submissions) = own.into_parts();
+                (
+                    if writes.is_empty() { Applied::without_writes(entry) } else { Applied::promote(entry, writes) },
+                    submissions,
+                )
+            }
+            None => {
+                // Somebody else's entry: whatever was computed on another journal is void.
+                self.requeue_speculation();
+                (self.compute(entry)?, Vec::new())
+            }
+        };
+        if applied.entry().header().kind == EntryKind::Activate {
+            self.logic = Some(self.load(&after)?);
+        }
+        let meta = meta_of(id, &after, self.membership.as_ref());
+        self.store.apply(applied.rows(), meta, applied.entry().payload().len() as u64);
+        fail::fail_point!("partition::applied", |_| std::process::abort());
+        self.applied = Some(id);
+        self.journal = after;
+        let recorded = Arc::new(Recorded::new(applied.entry().clone(), id.index));
+        self.record_ids(&recorded, &submissions)?;
+        fail::fail_point!("partition::recorded", |_| std::process::abort());
+        self.publish(id);
+        self.answer(&recorded, submissions);
+        Ok(())
+    }
+
+    /// Applies the recorded events of an entry that this node has not executed itself.
+    fn compute(&mut self, entry: Entry) -> Result<Applied, HaltReason> {
+        let Some(batch) = entry.batch() else { return Ok(Applied::without_writes(entry)) };
+        let logic = self.logic.clone().ok_or_else(|| HaltReason::Module {
+            id: entry.header().decider,
+            reason: "the journal has a batch before its first activation".to_owned(),
+        })?;
+        let rows = self.fetch_applied(&batch.ops)?;
+        Applied::compute(logic.as_ref(), entry, &rows).map_err(HaltReason::Apply)
+    }
+
+    fn fetch_applied(&self, ops: &OpsBlock<'_>) -> Result<Vec<u8>, HaltReason> {
+        let mut rows = RowsWriter::default();
+        self.store.fetch(ops.keys(), |row| rows.row(row)).map_err(store_failed)?;
+        Ok(rows.finish(Vec::with_capacity(rows.size() + 64)))
+    }
+
+    fn load(&self, journal: &Journal) -> Result<Arc<dyn Logic>, HaltReason> {
+        self.modules.load(journal.module).map_err(|reason| HaltReason::Module { id: journal.module, reason })
+    }
+
+    fn record_ids(&self, recorded: &Recorded, submissions: &[Submission]) -> Result<(), HaltReason> {
+        let ids: Vec<(CommandId, Fingerprint, u32)> = if submissions.is_empty() {
+            history::ids_of(&recorded.entry)
+        } else {
+            (0..).zip(submissions).map(|(n, submission)| (submission.id, submission.fingerprint, n)).collect()
+        };
+        self.ids.record(recorded.entry.header().index, &ids).map_err(store_failed)
+    }
+
+    fn answer(&mut self, recorded: &Arc<Recorded>, submissions: Vec<Submission>) {
+        if let Some((activation, reply)) = &mut self.activation
+            && recorded.entry.activation().is_ok_and(|done| done == *activation)
+        {
+            // Whoever asked may have stopped waiting.
+            let _ = reply.take().map(|reply| reply.send(self.journal));
+            self.activation = None;
+        }
+        if let Some(batch) = recorded.entry.batch() {
+            effects::count(&batch);
+            for (at, submission) in submissions.iter().enumerate() {
+                if let GroupOutcome::Rejected(_) = batch.outcome.group(at) {
+                    self.meter.record(self.journal.time, &submission.caller);
+                }
+                self.in_flight.finish(submission.id, || recorded_reply(recorded, at as u32, true));
+            }
+            effects::answer(recorded, &submissions);
+            if submissions.is_empty() && !self.orphans.is_empty() {
+                for n in 0..batch.command_count() {
+                    if let Some(ticket) = self.orphans.remove(&batch.command_id(n)) {
+                        ticket.reply(recorded_reply(recorded, n as u32, false));
+                    }
+                }
+            }
+        }
+        if !self.clashes.is_empty() {
+            let clashes = std::mem::take(&mut self.clashes);
+            // Their ids are recorded by now, or they are first in line; neither can fail but for a broken index, which
+            // the next submission reports.
+            if let Err(reason) = self.admit(clashes) {
+                tracing::error!(%reason, "clashing submissions cannot be looked up");
+            }
+        }
+    }
+
+    /// The answer to an id that is recorded already.
+    pub(super) fn reply_known(&self, submission: &Submission, known: &IdRecord) -> Result<Reply, HaltReason> {
+        let found = history::find_entry(&self.log, known.journal, self.applied, &self.journal);
+        let recorded = found.map_err(|error| HaltReason::Store(error.to_string()))?;
+        if known.is_same_content(&submission.fingerprint) {
+            return Ok(recorded_reply(&Arc::new(recorded), known.n, true));
+        }
+        let batch = recorded.entry.batch().ok_or_else(|| HaltReason::Store("an id points to no batch".to_owned()))?;
+        let command = batch.command(known.n as usize);
+        Ok(Reply::Conflict {
+            body_recorded: command.body.to_vec(),
+            name_recorded: command.name.to_owned(),
+            position: recorded.position(self.partition, known.n),
+        })
+    }
+}
+
+fn recorded_reply(recorded: &Arc<Recorded>, command: u32, is_replayed: bool) -> Reply {
+    Reply::Recorded { recorded: recorded.clone(), command, is_replayed }
+}

@@ -1,0 +1,128 @@
+//! Finding entries in the partition's own log: by journal index, and backwards from the newest.
+//!
+//! In: a journal index. Out: the effective entry. Raft's index runs ahead of the journal's by the blank, membership and
+//! void entries before it, so the search starts from where both are known and moves down.
+
+use crate::ids::{CommandId, Fingerprint, Head, JournalIndex, LogIndex};
+use crate::log::{EntryId, Log, LogEntry, Payload};
+use crate::machine::entry::Entry;
+use crate::machine::journal::Journal;
+use crate::partition::error::PartitionError;
+use crate::sequencer::submission::Recorded;
+
+/// Entries read from the log at once while walking.
+const READ_BYTES: usize = 4 << 20;
+
+/// Ids, fingerprints and numbers of an entry's commands.
+pub fn ids_of(entry: &Entry) -> Vec<(CommandId, Fingerprint, u32)> {
+    let Some(batch) = entry.batch() else { return Vec::new() };
+    (0..).zip(batch.commands()).map(|(n, command)| (command.id, command.fingerprint(), n)).collect()
+}
+
+/// The effective entry with this journal index; `applied` and `journal` say where the partition stands.
+pub fn find_entry(
+    log: &Log,
+    wanted: JournalIndex,
+    applied: Option<EntryId>,
+    journal: &Journal,
+) -> Result<Recorded, PartitionError> {
+    let missing = || PartitionError::NoEntry(wanted);
+    let applied = applied.ok_or_else(missing)?;
+    if wanted.0 == 0 || journal.index < wanted {
+        return Err(missing());
+    }
+    // Every effective entry between it and the newest takes at least one index of the log.
+    let mut at = applied.index.0 - (journal.index.0 - wanted.0);
+    loop {
+        if let Some(entry) = read_one(log, LogIndex(at))? {
+            let found = entry.header().index;
+            if found == wanted && is_effective(log, &entry, LogIndex(at), applied.index, journal.head)? {
+                return Ok(Recorded::new(entry, LogIndex(at)));
+            }
+            if wanted < found {
+                at = at.checked_sub(found.0 - wanted.0).ok_or_else(missing)?;
+                continue;
+            }
+        }
+        at = at.checked_sub(1).ok_or_else(missing)?;
+    }
+}
+
+/// Whether the journal's chain goes on from this entry.
+fn is_effective(log: &Log, entry: &Entry, at: LogIndex, applied: LogIndex, head: Head) -> Result<bool, PartitionError> {
+    let after = entry.head_after();
+    let next = entry.header().index.next();
+    let mut index = at.next();
+    while index <= applied {
+        if let Some(later) = read_one(log, index)? {
+            if later.header().parent == after {
+                return Ok(true);
+            }
+            if next < later.header().index {
+                return Ok(false);
+            }
+        }
+        index = index.next();
+    }
+    Ok(after == head)
+}
+
+fn read_one(log: &Log, index: LogIndex) -> Result<Option<Entry>, PartitionError> {
+    let found = log.read(index..index.next(), 1)?;
+    match found.into_iter().next() {
+        Some(LogEntry { payload: Payload::Entry(bytes), .. }) => Ok(Entry::parse(bytes).ok()),
+        _ => Ok(None),
+    }
+}
+
+/// Walks the effective entries from the newest to the oldest, until `each` says that it has enough.
+///
+/// `each` gets an entry and the head after it.
+pub fn walk_back(
+    log: &Log,
+    applied: Option<EntryId>,
+    journal: &Journal,
+    mut each: impl FnMut(Recorded) -> std::ops::ControlFlow<()>,
+) -> Result<(), PartitionError> {
+    let Some(applied) = applied else { return Ok(()) };
+    let mut head = journal.head;
+    let mut end = applied.index.0 + 1;
+    let mut step = 1;
+    while end > 0 {
+        let start = end.saturating_sub(step);
+        let mut chunk = read_all(log, LogIndex(start), LogIndex(end))?;
+        while let Some(LogEntry { id, payload }) = chunk.pop() {
+            let Payload::Entry(bytes) = payload else { continue };
+            let Ok(entry) = Entry::parse(bytes) else { continue };
+            let recorded = Recorded::new(entry, id.index);
+            if recorded.head() != head {
+                continue;
+            }
+            head = recorded.entry.header().parent;
+            if each(recorded).is_break() {
+                return Ok(());
+            }
+        }
+        end = start;
+        step = (step * 2).min(256);
+    }
+    Ok(())
+}
+
+fn read_all(log: &Log, start: LogIndex, end: LogIndex) -> Result<Vec<LogEntry>, PartitionError> {
+    let mut found: Vec<LogEntry> = Vec::new();
+    let mut from = start;
+    while from < end {
+        let more = log.read(from..end, READ_BYTES)?;
+        let Some(last) = more.last() else { break };
+        from = last.id.index.next();
+        found.extend(more);
+    }
+    Ok(found)
+}
+
+/// The entry at an index of the log that is known to hold one.
+pub fn read_recorded(log: &Log, index: LogIndex) -> Result<Recorded, PartitionError> {
+    let entry = read_one(log, index)?.ok_or(PartitionError::NoEntry(JournalIndex(0)))?;
+    Ok(Recorded::new(entry, index))
+}

@@ -1,0 +1,18 @@
+//! A partition on this node: one Raft group, one journal, one state, one executor thread.
+//!
+//! In: submissions, reads. Out: replies. `run.rs` is the only caller of the stages admit, execute, propose, apply and
+//! answer, so their order can be read in one place. It does not know HTTP, nor which other partitions there are.
+
+pub mod error;
+pub mod open;
+pub mod run;
+mod apply;
+mod propose;
+mod status;
+pub mod history;
+mod handle;
+
+pub use error::{HaltReason, PartitionError};
+pub use handle::{Partition, ReadPoint};
+pub use open::{Modules, PartitionOptions};
+pub use status::{Panics, PartitionStatus, Progress, RunState};

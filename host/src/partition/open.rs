@@ -1,0 +1,231 @@
+//! Opening a partition: recover its log, its state and its ids, bring them level, start its executor and its group.
+//!
+//! In: a data folder. Out: a running [`Partition`]. State and ids are derived from the journal: what they lack is fed to
+//! them again. It does not know which partition of which machine is where.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+
+use crate::clock::Clock;
+use crate::consensus::{Applier, ApplierError, Committed, ConsensusError, Group, GroupOptions};
+use crate::ids::{JournalIndex, LogIndex, ModuleId, NodeId, PartitionId};
+use crate::log::{Disk, EntryId, Log, LogEntry, LogOptions, StreamId};
+use crate::machine::journal::Journal;
+use crate::machine::logic::Logic;
+use crate::partition::error::PartitionError;
+use crate::partition::handle::Partition;
+use crate::partition::history;
+use crate::partition::run::{Executor, Message};
+use crate::partition::status::{Board, Progress, RunState};
+use crate::sequencer::admission::{InFlight, RejectionMeter};
+use crate::sequencer::speculation::Speculation;
+use crate::store::{AppliedId, IdIndex, IdOptions, Meta, Store, StoreOptions};
+
+/// Batches of committed entries that wait for the executor.
+const COMMITTED_BATCHES_MAX: usize = 16;
+
+/// Where modules come from when the journal names one.
+pub trait Modules: Send + Sync {
+    /// Loads a module that was staged before; an error names what is missing.
+    fn load(&self, id: ModuleId) -> Result<Arc<dyn Logic>, String>;
+}
+
+/// What a partition is opened with.
+pub struct PartitionOptions {
+    pub cluster: [u8; 16],
+    pub node: NodeId,
+    pub machine: String,
+    pub partition: PartitionId,
+    /// The partition's own folder.
+    pub folder: PathBuf,
+    pub disk: Arc<dyn Disk>,
+    pub clock: Arc<dyn Clock>,
+    pub modules: Arc<dyn Modules>,
+    pub store: StoreOptions,
+}
+
+/// The bytes that a meta row keeps for consensus: `activation u64`, then the membership.
+pub fn meta_of(applied: EntryId, journal: &Journal, membership: Option<&Bytes>) -> Meta {
+    let mut consensus = journal.activation.to_le_bytes().to_vec();
+    consensus.extend_from_slice(membership.map_or(&[], |bytes| bytes));
+    Meta {
+        applied: AppliedId { term: applied.term, node: applied.node, index: applied.index },
+        journal: journal.index,
+        head: journal.head,
+        time: journal.time,
+        module: journal.module,
+        schema: journal.schema,
+        consensus,
+    }
+}
+
+/// Where a partition stands according to its meta row.
+struct Recovered {
+    applied: Option<EntryId>,
+    membership: Option<Bytes>,
+    journal: Journal,
+}
+
+impl Recovered {
+    fn of(meta: Option<Meta>, genesis: Journal) -> Self {
+        let Some(meta) = meta else { return Self { applied: None, membership: None, journal: genesis } };
+        let (activation, membership) = meta.consensus.split_first_chunk::<8>().expect("a meta row has its activation");
+        let AppliedId { term, node, index } = meta.applied;
+        Self {
+            applied: Some(EntryId { term, node, index }),
+            membership: (!membership.is_empty()).then(|| Bytes::copy_from_slice(membership)),
+            journal: Journal {
+                index: meta.journal,
+                head: meta.head,
+                time: meta.time,
+                module: meta.module,
+                schema: meta.schema,
+                activation: u64::from_le_bytes(*activation),
+            },
+        }
+    }
+}
+
+impl Partition {
+    /// Opens the partition and starts it; returns once everything known to be committed is on its way to be applied.
+    pub async fn open(options: PartitionOptions) -> Result<Arc<Self>, PartitionError> {
+        let folder = |name: &str| -> Result<PathBuf, PartitionError> {
+            let path = options.folder.join(name);
+            std::fs::create_dir_all(&path).map_err(|source| PartitionError::Folder { path: path.clone(), source })?;
+            Ok(path)
+        };
+        let stream = StreamId::new(&options.machine, options.partition)?;
+        let log = Log::open(options.disk.clone(), &folder("log")?, LogOptions::new(stream))?;
+        let store = Arc::new(Store::open(&folder("state")?, options.store)?);
+        let ids = Arc::new(IdIndex::open(&folder("ids")?, IdOptions::default())?);
+        let genesis = Journal::genesis(&options.cluster, &options.machine, options.partition);
+        let recovered = Recovered::of(store.meta_written(), genesis);
+        backfill_ids(&log, &ids, &recovered)?;
+        let logic = match recovered.journal.module {
+            ModuleId::ZERO => None,
+            id => Some(options.modules.load(id).map_err(|reason| {
+                PartitionError::Halted(crate::partition::error::HaltReason::Module { id, reason })
+            })?),
+        };
+        let log_index = recovered.applied.map_or(LogIndex(0), |applied| applied.index);
+        let board = Board::new(Progress { log_index, journal: recovered.journal });
+        let (mailbox, messages) = std::sync::mpsc::channel();
+        let executor = Executor {
+            partition: options.partition,
+            runtime: tokio::runtime::Handle::current(),
+            clock: options.clock,
+            modules: options.modules,
+            log: log.clone(),
+            store: store.clone(),
+            ids: ids.clone(),
+            board: board.clone(),
+            group: None,
+            mailbox: mailbox.clone(),
+            applied: recovered.applied,
+            membership: recovered.membership.clone(),
+            journal: recovered.journal,
+            logic,
+            term: None,
+            queue: Default::default(),
+            in_flight: InFlight::default(),
+            clashes: Vec::new(),
+            orphans: Default::default(),
+            meter: RejectionMeter::default(),
+            speculation: Speculation::default(),
+            activation: None,
+            time_wanted: None,
+        };
+        let name = format!("{}-{}", options.machine, options.partition);
+        let spawned = std::thread::Builder::new().name(name.clone()).spawn(move || executor.run(&messages));
+        let thread = spawned.map_err(PartitionError::Thread)?;
+        let entrance = Entrance {
+            mailbox: mailbox.clone(),
+            board: board.clone(),
+            room: Arc::new(Semaphore::new(COMMITTED_BATCHES_MAX)),
+            applied: (recovered.applied, recovered.membership),
+        };
+        let group = Group::start(options.node, log.clone(), entrance, GroupOptions::alone(name)).await?;
+        match group.initialize(&[options.node]).await {
+            Ok(()) | Err(ConsensusError::AlreadyInitialized) => {}
+            Err(error) => return Err(error.into()),
+        }
+        drop(mailbox.send(Message::Started(group.clone())));
+        follow(&group, &log, &store, &mailbox);
+        Ok(Arc::new(Self::new(options.partition, mailbox, board, group, log, store, ids, genesis, thread)))
+    }
+}
+
+/// Feeds the ids of entries that the state has and the id index lacks.
+fn backfill_ids(log: &Log, ids: &IdIndex, recovered: &Recovered) -> Result<(), PartitionError> {
+    let last: JournalIndex = ids.applied();
+    if recovered.journal.index <= last {
+        return Ok(());
+    }
+    tracing::info!(from = %last.next(), to = %recovered.journal.index, "rebuilding the id index from the journal");
+    // Only the chain tells which entries are effective, and it is walked from its end.
+    let mut missing: Vec<LogIndex> = Vec::new();
+    history::walk_back(log, recovered.applied, &recovered.journal, |recorded| {
+        if recorded.entry.header().index <= last {
+            return std::ops::ControlFlow::Break(());
+        }
+        missing.push(recorded.log_index);
+        std::ops::ControlFlow::Continue(())
+    })?;
+    for index in missing.into_iter().rev() {
+        let recorded = history::read_recorded(log, index)?;
+        ids.record(recorded.entry.header().index, &history::ids_of(&recorded.entry))?;
+    }
+    Ok(())
+}
+
+/// Keeps the executor told who leads, and the store how far the log is durable.
+fn follow(group: &Group, log: &Log, store: &Arc<Store>, mailbox: &std::sync::mpsc::Sender<Message>) {
+    let (mut leadership, mailbox) = (group.leadership(), mailbox.clone());
+    tokio::spawn(async move {
+        loop {
+            let now = leadership.borrow_and_update().clone();
+            if mailbox.send(Message::Leadership(now)).is_err() || leadership.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    let (mut durable, store) = (log.watch_durable(), Arc::downgrade(store));
+    tokio::spawn(async move {
+        loop {
+            let now = *durable.borrow_and_update();
+            let Some(store) = store.upgrade() else { return };
+            if let Some(id) = now {
+                store.allow_write_up_to(id.index);
+            }
+            drop(store);
+            if durable.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// The group's end of the partition: committed entries go to the executor.
+struct Entrance {
+    mailbox: std::sync::mpsc::Sender<Message>,
+    board: Arc<Board>,
+    room: Arc<Semaphore>,
+    applied: (Option<EntryId>, Option<Bytes>),
+}
+
+impl Applier for Entrance {
+    fn applied(&self) -> (Option<EntryId>, Option<Bytes>) {
+        self.applied.clone()
+    }
+
+    async fn apply(&mut self, entries: Vec<Committed<LogEntry>>) -> Result<(), ApplierError> {
+        let permit = self.room.clone().acquire_owned().await.map_err(|_| ApplierError::Gone)?;
+        if let RunState::Halted(reason) = &*self.board.state.borrow() {
+            return Err(ApplierError::Halted { reason: reason.to_string() });
+        }
+        self.mailbox.send(Message::Committed(entries, permit)).map_err(|_| ApplierError::Gone)
+    }
+}

@@ -1,0 +1,256 @@
+//! The leader's half of the executor: execute a batch on speculative state and propose its entry.
+//!
+//! In: queued submissions. Out: entries in consensus' hands, with their row writes kept aside. Nothing here answers a
+//! client with success.
+
+use statehouse_abi::ops::OpsBlock;
+use statehouse_abi::rows::{RowsWriter, WritesBlock};
+
+use crate::consensus::ConsensusError;
+use crate::ids::{Digest, Head};
+use crate::limits;
+use crate::log::LogHealth;
+use crate::machine::entry::{Activation, BatchWriter, Entry, EntryCommand, EntryKind, Header};
+use crate::machine::journal::{Journal, Verdict};
+use crate::machine::logic::Logic;
+use crate::machine::replica::digest;
+use crate::partition::error::HaltReason;
+use crate::partition::run::{Executor, Message, store_failed};
+use crate::sequencer::decide::{Decided, decide};
+use crate::sequencer::submission::{PlanView, Refusal, Reply, Submission};
+use crate::store::StoreError;
+
+impl Executor {
+    /// Proposes as much as may be under way at once.
+    pub(super) fn propose_all(&mut self) -> Result<(), HaltReason> {
+        if self.term.is_none() || self.group.is_none() {
+            return Ok(());
+        }
+        while self.speculation.len() < limits::SPECULATION_ENTRIES_MAX {
+            if let Some((activation, reply)) = self.activation.take() {
+                self.propose_activation(activation);
+                self.activation = Some((activation, reply));
+                // Nothing else is decided until the other module is active.
+                return Ok(());
+            }
+            let is_trickle = !self.speculation.is_empty() && self.queue.len() < limits::BATCH_COMMANDS_WORTH_A_WAIT;
+            if is_trickle && limits::SPECULATION_TRICKLE_MAX <= self.speculation.len() {
+                break;
+            }
+            if !self.propose_batch()? {
+                break;
+            }
+        }
+        self.propose_tick_if_wanted();
+        Ok(())
+    }
+
+    /// Stages *execute* and *propose* for one batch; `false` when there was nothing to do.
+    fn propose_batch(&mut self) -> Result<bool, HaltReason> {
+        let Some(logic) = self.logic.clone() else { return Ok(false) };
+        if !matches!(self.log.health(), LogHealth::Ok) {
+            self.refuse_all_queued(Refusal::StorageFull);
+            return Ok(false);
+        }
+        if self.store.is_behind() {
+            match self.store.wait_while_behind() {
+                Ok(()) => {}
+                Err(StoreError::NoSpace { .. }) => {
+                    self.refuse_all_queued(Refusal::StorageFull);
+                    return Ok(false);
+                }
+                Err(error) => return Err(store_failed(error)),
+            }
+        }
+        let journal = self.journal_speculative();
+        let header = self.header(EntryKind::Batch, &journal, logic.as_ref());
+        let mut submissions = self.take_batch(&header, logic.as_ref());
+        if submissions.is_empty() {
+            return Ok(false);
+        }
+        let decided = {
+            let plans: Vec<PlanView<'_>> = submissions.iter().map(|submission| submission.plan.view()).collect();
+            let fetch = |ops: &OpsBlock<'_>| self.fetch_speculative(ops);
+            decide(logic.as_ref(), header.context(), &plans, fetch)?
+        };
+        for submission in submissions.drain(decided.plan_count..).rev() {
+            self.queue.push_front(submission);
+        }
+        for (at, diagnostic) in &decided.diagnostics {
+            let id = submissions[*at].id;
+            tracing::warn!(partition = %self.partition, command = %id, text = %diagnostic.text, "command was isolated");
+            self.board.panics.record(id, diagnostic.clone());
+        }
+        for submission in &submissions {
+            self.board.release(submission.size);
+        }
+        let entry = entry_of(header, &submissions, &decided);
+        self.propose(entry, decided.writes, submissions);
+        Ok(true)
+    }
+
+    /// Takes the next submissions that may still be executed at the entry's time.
+    fn take_batch(&mut self, header: &Header, logic: &dyn Logic) -> Vec<Submission> {
+        let mut batch = Vec::with_capacity(self.queue.len().min(limits::BATCH_COMMANDS_MAX));
+        while batch.len() < limits::BATCH_COMMANDS_MAX {
+            let Some(submission) = self.queue.pop_front() else { break };
+            let refusal = if submission.expires < header.time {
+                Reply::Expired
+            } else if submission.planner != logic.id() {
+                // Planned under a module that is not active any more; the router plans again.
+                Reply::Refused(Refusal::NoLeader)
+            } else {
+                batch.push(submission);
+                continue;
+            };
+            self.board.release(submission.size);
+            self.in_flight.refuse(&submission, &refusal);
+        }
+        batch
+    }
+
+    /// The rows of a block's keys: from the proposed batches where one writes them, else from the store.
+    fn fetch_speculative(&self, ops: &OpsBlock<'_>) -> Result<Vec<u8>, HaltReason> {
+        let mut rows = RowsWriter::default();
+        let writes = self.speculation.writes();
+        let found: Vec<Option<Option<&[u8]>>> = ops.keys().map(|key| writes.find(key)).collect();
+        let stored = ops.keys().zip(&found).filter(|(_, found)| found.is_none()).map(|(key, _)| key);
+        let mut next = found.iter();
+        self.store
+            .fetch(stored, |row| {
+                for speculative in next.by_ref() {
+                    match speculative {
+                        Some(speculative) => rows.row(*speculative),
+                        None => break,
+                    }
+                }
+                rows.row(row);
+            })
+            .map_err(store_failed)?;
+        next.for_each(|speculative| rows.row(speculative.expect("the store has answered for all others")));
+        Ok(rows.finish(Vec::with_capacity(rows.size() + 64)))
+    }
+
+    fn header(&self, kind: EntryKind, journal: &Journal, logic: &dyn Logic) -> Header {
+        Header {
+            kind,
+            index: journal.index.next(),
+            time: journal.next_time(self.clock.now()),
+            parent: journal.head,
+            seed: rand::random(),
+            planner: logic.id(),
+            decider: logic.id(),
+            digest: Digest::ZERO,
+        }
+    }
+
+    fn header_without_module(&self, kind: EntryKind, journal: &Journal) -> Header {
+        Header {
+            kind,
+            index: journal.index.next(),
+            time: journal.next_time(self.clock.now()),
+            parent: journal.head,
+            seed: [0; 32],
+            planner: journal.module,
+            decider: journal.module,
+            digest: Digest::ZERO,
+        }
+    }
+
+    fn propose_activation(&mut self, activation: Activation) {
+        if !self.speculation.is_empty() {
+            return;
+        }
+        let header = self.header_without_module(EntryKind::Activate, &self.journal);
+        self.propose(Entry::activate(header, activation), Vec::new(), Vec::new());
+    }
+
+    /// An idle partition proposes a tick when somebody waits for time to pass.
+    fn propose_tick_if_wanted(&mut self) {
+        let Some(wanted) = self.time_wanted else { return };
+        let journal = self.journal_speculative();
+        if wanted < journal.time {
+            self.time_wanted = None;
+        } else if wanted < self.clock.now() && self.speculation.is_empty() && self.queue.is_empty() {
+            let header = self.header_without_module(EntryKind::Tick, &journal);
+            self.propose(Entry::tick(header), Vec::new(), Vec::new());
+        }
+    }
+
+    fn propose(&mut self, entry: Entry, writes: Vec<u8>, submissions: Vec<Submission>) {
+        let journal = self.journal_speculative();
+        let verdict = journal.judge(&entry);
+        let Ok(Verdict::Effective(after)) = verdict else {
+            unreachable!("an entry is effective on the journal it was made on: {verdict:?}");
+        };
+        let (payload, head) = (entry.payload().clone(), after.head);
+        self.speculation.push(entry, after, writes, submissions);
+        fail::fail_point!("partition::executed", |_| std::process::abort());
+        let group = self.group.clone().expect("only a started group leads");
+        let term = self.term.expect("only a leader proposes");
+        match self.runtime.block_on(group.propose(term, payload)) {
+            Ok(proposed) => {
+                let mailbox = self.mailbox.clone();
+                self.runtime.spawn(async move {
+                    if let Err(error) = proposed.await {
+                        let is_appended = matches!(error, ConsensusError::OutcomeUnknown | ConsensusError::Stopped(_));
+                        // The executor may be gone, and then has answered everybody.
+                        drop(mailbox.send(Message::ProposalLost { head, is_appended }));
+                    }
+                });
+            }
+            Err(error) => {
+                let is_appended = matches!(error, ConsensusError::Stopped(_));
+                self.on_proposal_lost(head, is_appended);
+            }
+        }
+    }
+
+    /// An entry that was certainly not appended, and all that was computed on it, is queued again, in order.
+    /// One whose fate is unknown is left to the change of leadership that caused it.
+    pub(super) fn on_proposal_lost(&mut self, head: Head, is_appended: bool) {
+        if is_appended || !self.speculation.contains(head) {
+            return;
+        }
+        self.requeue_speculation();
+    }
+
+    pub(super) fn requeue_speculation(&mut self) {
+        metrics::counter!("statehouse_speculation_dropped_total").increment(self.speculation.len() as u64);
+        for batch in self.speculation.drain().into_iter().rev() {
+            for submission in batch.submissions.into_iter().rev() {
+                // Its bytes were released when it was proposed, and it must not be lost for want of room.
+                self.board.queue_bytes.fetch_add(submission.size, std::sync::atomic::Ordering::AcqRel);
+                self.queue.push_front(submission);
+            }
+        }
+    }
+
+    fn refuse_all_queued(&mut self, refusal: Refusal) {
+        for submission in std::mem::take(&mut self.queue) {
+            self.board.release(submission.size);
+            self.in_flight.refuse(&submission, &Reply::Refused(refusal));
+        }
+    }
+}
+
+/// The entry of a decided batch.
+fn entry_of(header: Header, submissions: &[Submission], decided: &Decided) -> Entry {
+    assert!(submissions.len() == decided.plan_count);
+    let mut batch = BatchWriter::default();
+    for submission in submissions {
+        batch.command(&EntryCommand {
+            id: submission.id,
+            name: &submission.name,
+            caller: &submission.caller,
+            roles: submission.roles,
+            request_id: &submission.request_id,
+            body: submission.plan.view().body,
+            expires: submission.expires,
+        });
+    }
+    let ops = OpsBlock::parse_trusted(&decided.ops).expect("the host wrote this block");
+    let writes = WritesBlock::parse(&decided.writes, ops.key_count()).expect("checked when the batch was decided");
+    let header = Header { digest: digest(&ops, &writes), ..header };
+    batch.finish(header, &decided.ops, &decided.outcome)
+}

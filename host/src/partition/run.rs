@@ -1,0 +1,303 @@
+//! The executor: one thread per partition, and the only caller of the stages.
+//!
+//! ```text
+//! Submit ─▶ admit ─▶ queue ─▶ execute ─▶ propose ──▶ (consensus) ──▶ Committed ─▶ apply ─▶ answer
+//!                               ▲                                       │
+//!                               └───── speculation ◀──── promote ───────┘
+//! ```
+//! In: messages. Out: proposals, row writes, replies. All its state is its own; what others may see is on the board.
+
+use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::clock::Clock;
+use crate::consensus::{Committed, Group, Leadership};
+use crate::ids::{CommandId, Head, Micros, PartitionId, Term};
+use crate::log::{EntryId, Log, LogEntry};
+use crate::machine::entry::Activation;
+use crate::machine::journal::Journal;
+use crate::machine::logic::Logic;
+use crate::partition::error::HaltReason;
+use crate::partition::open::Modules;
+use crate::partition::status::{Board, RunState};
+use crate::sequencer::admission::{Admitted, InFlight, RejectionMeter};
+use crate::sequencer::speculation::Speculation;
+use crate::sequencer::submission::{Refusal, Reply, Submission, Ticket};
+use crate::store::{IdIndex, Store};
+
+/// What the executor is told.
+pub enum Message {
+    Submit(Vec<Submission>),
+    /// Committed entries in log order; the permit bounds how many wait.
+    Committed(Vec<Committed<LogEntry>>, OwnedSemaphorePermit),
+    Leadership(Leadership),
+    /// The entry with this head after it was not appended, or its fate is unknown.
+    ProposalLost {
+        head: Head,
+        is_appended: bool,
+    },
+    /// The group runs; proposals go there.
+    Started(Group),
+    /// Make another module decide from the next entry on; answered when the entry is applied.
+    Activate(Activation, oneshot::Sender<Journal>),
+    /// Somebody waits until the journal's time has passed this.
+    WaitForTime(Micros),
+    Stop,
+}
+
+/// Why the executor woke up.
+enum Wake {
+    Message(Message),
+    /// Somebody waits for a time that has come.
+    TickDue,
+    /// Nobody can send anything any more.
+    Closed,
+}
+
+/// The executor's state. `apply.rs` and `propose.rs` hold the two halves of its work.
+pub struct Executor {
+    pub(super) partition: PartitionId,
+    pub(super) runtime: tokio::runtime::Handle,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) modules: Arc<dyn Modules>,
+    pub(super) log: Log,
+    pub(super) store: Arc<Store>,
+    pub(super) ids: Arc<IdIndex>,
+    pub(super) board: Arc<Board>,
+    pub(super) group: Option<Group>,
+    pub(super) mailbox: std::sync::mpsc::Sender<Message>,
+    /// Last applied.
+    pub(super) applied: Option<EntryId>,
+    pub(super) membership: Option<Bytes>,
+    pub(super) journal: Journal,
+    /// The module that decides at `journal`.
+    pub(super) logic: Option<Arc<dyn Logic>>,
+    /// The term this node leads in and has applied its blank entry of.
+    pub(super) term: Option<Term>,
+    pub(super) queue: VecDeque<Submission>,
+    pub(super) in_flight: InFlight,
+    /// Same id as a command in flight, other content: looked at again once that one is recorded.
+    pub(super) clashes: Vec<Submission>,
+    /// Proposed by this node when it still led; their fate is decided when the next leader's blank entry is applied.
+    pub(super) orphans: HashMap<CommandId, Ticket>,
+    pub(super) meter: RejectionMeter,
+    pub(super) speculation: Speculation,
+    pub(super) activation: Option<(Activation, Option<oneshot::Sender<Journal>>)>,
+    pub(super) time_wanted: Option<Micros>,
+}
+
+impl Executor {
+    /// Runs until it is stopped, or halts for good; a panic halts this partition only.
+    pub fn run(mut self, mailbox: &Receiver<Message>) {
+        let board = self.board.clone();
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| self.serve(mailbox)));
+        let state = match result {
+            Ok(Ok(())) => RunState::Closed,
+            Ok(Err(reason)) => RunState::Halted(reason),
+            Err(panic) => RunState::Halted(HaltReason::Panic(panic_text(&*panic))),
+        };
+        let refusal = match &state {
+            RunState::Halted(reason) => {
+                tracing::error!(partition = %self.partition, %reason, "partition halted");
+                metrics::gauge!("statehouse_partition_halted", "partition" => self.partition.to_string()).set(1.0);
+                Refusal::Halted
+            }
+            _ => Refusal::ShuttingDown,
+        };
+        let is_closed = matches!(state, RunState::Closed);
+        board.state.send_replace(state);
+        self.abandon(refusal);
+        // Whoever was too late for the board's word gets an answer instead of silence.
+        while let Ok(message) = if is_closed { mailbox.try_recv().map_err(drop) } else { mailbox.recv().map_err(drop) }
+        {
+            match message {
+                Message::Submit(submissions) => {
+                    for submission in &submissions {
+                        self.board.release(submission.size);
+                        submission.ticket.reply(Reply::Refused(refusal));
+                    }
+                }
+                Message::Stop => break,
+                _ => {}
+            }
+        }
+    }
+
+    fn serve(&mut self, mailbox: &Receiver<Message>) -> Result<(), HaltReason> {
+        loop {
+            let mut next = match self.wait(mailbox) {
+                Wake::Message(message) => Some(message),
+                Wake::TickDue => None,
+                Wake::Closed => return Ok(()),
+            };
+            // Everything that is already there, so that a batch takes in all who wait.
+            while let Some(message) = next {
+                if matches!(message, Message::Stop) {
+                    return Ok(());
+                }
+                self.on_message(message)?;
+                next = mailbox.try_recv().ok();
+            }
+            self.propose_all()?;
+            self.board.in_flight.store(self.in_flight.len(), std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    fn wait(&self, mailbox: &Receiver<Message>) -> Wake {
+        let Some(wanted) = self.time_wanted else { return mailbox.recv().map_or(Wake::Closed, Wake::Message) };
+        let left = wanted.0.saturating_sub(self.clock.now().0).clamp(0, 60_000_000) as u64;
+        match mailbox.recv_timeout(Duration::from_micros(left + 1000)) {
+            Ok(message) => Wake::Message(message),
+            Err(RecvTimeoutError::Timeout) => Wake::TickDue,
+            Err(RecvTimeoutError::Disconnected) => Wake::Closed,
+        }
+    }
+
+    fn on_message(&mut self, message: Message) -> Result<(), HaltReason> {
+        match message {
+            Message::Submit(submissions) => self.admit(submissions)?,
+            Message::Committed(entries, permit) => {
+                for entry in entries {
+                    self.on_committed(entry)?;
+                }
+                drop(permit);
+            }
+            Message::Leadership(leadership) => self.on_leadership(leadership)?,
+            Message::ProposalLost { head, is_appended } => self.on_proposal_lost(head, is_appended),
+            Message::Started(group) => self.group = Some(group),
+            Message::Activate(activation, reply) => self.activation = Some((activation, Some(reply))),
+            Message::WaitForTime(time) => {
+                if self.journal.time <= time {
+                    self.time_wanted = Some(self.time_wanted.map_or(time, |before| before.max(time)));
+                }
+            }
+            Message::Stop => unreachable!("the loop handles it"),
+        }
+        Ok(())
+    }
+
+    /// Stage *admit*: a known id gets its recorded outcome, one in flight waits for it, the others are queued.
+    pub(super) fn admit(&mut self, submissions: Vec<Submission>) -> Result<(), HaltReason> {
+        let wanted: Vec<CommandId> = submissions.iter().map(|submission| submission.id).collect();
+        let mut known = Vec::with_capacity(wanted.len());
+        self.ids.lookup_batch(&wanted, &mut known).map_err(store_failed)?;
+        assert!(known.len() == submissions.len());
+        for (submission, known) in submissions.into_iter().zip(known) {
+            if let Some(known) = known {
+                self.board.release(submission.size);
+                let reply = self.reply_known(&submission, &known)?;
+                submission.ticket.reply(reply);
+            } else if let Err(refusal) = self.check_admittable(&submission) {
+                self.board.release(submission.size);
+                submission.ticket.reply(Reply::Refused(refusal));
+            } else {
+                let size = submission.size;
+                match self.in_flight.admit(submission) {
+                    Admitted::First(submission) => self.queue.push_back(submission),
+                    Admitted::Follows => self.board.release(size),
+                    Admitted::Clashes(submission) => self.clashes.push(submission),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_admittable(&mut self, submission: &Submission) -> Result<(), Refusal> {
+        if self.term.is_none() || self.logic.is_none() {
+            return Err(Refusal::NoLeader);
+        }
+        if !matches!(self.log.health(), crate::log::LogHealth::Ok) {
+            return Err(Refusal::StorageFull);
+        }
+        self.meter.check(self.clock.now(), &submission.caller)
+    }
+
+    /// A change of term drops all speculation; a leader admits once it has applied its own term's blank entry, which is
+    /// when consensus announces it.
+    fn on_leadership(&mut self, leadership: Leadership) -> Result<(), HaltReason> {
+        let term = match leadership {
+            Leadership::Leader { term } => Some(term),
+            Leadership::Follower { .. } => None,
+            Leadership::Stopped { reason } => {
+                if matches!(reason, crate::consensus::StopReason::Shutdown) {
+                    self.step_down();
+                    return Ok(());
+                }
+                return Err(HaltReason::Consensus(reason.to_string()));
+            }
+        };
+        if term != self.term {
+            if self.term.is_some() {
+                self.step_down();
+            }
+            self.term = term;
+        }
+        if term.is_some() {
+            // All that an earlier leader had in the log is applied: what of it is not recorded never will be.
+            for (_, ticket) in self.orphans.drain() {
+                ticket.reply(Reply::Refused(Refusal::NoLeader));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up leading: what was queued was certainly not executed, what was proposed may still be committed.
+    fn step_down(&mut self) {
+        self.term = None;
+        for batch in self.speculation.drain() {
+            for submission in batch.submissions {
+                self.in_flight.finish(submission.id, || Reply::Unknown);
+                self.orphans.insert(submission.id, submission.ticket);
+            }
+        }
+        self.refuse_queue(Refusal::NoLeader);
+    }
+
+    fn refuse_queue(&mut self, refusal: Refusal) {
+        for submission in std::mem::take(&mut self.queue) {
+            self.board.release(submission.size);
+            self.in_flight.refuse(&submission, &Reply::Refused(refusal));
+        }
+        for submission in std::mem::take(&mut self.clashes) {
+            self.board.release(submission.size);
+            submission.ticket.reply(Reply::Refused(refusal));
+        }
+        if let Some((_, reply)) = self.activation.take() {
+            drop(reply);
+        }
+    }
+
+    /// Answers everybody when the executor ends; proposals may or may not be committed.
+    fn abandon(&mut self, refusal: Refusal) {
+        for batch in self.speculation.drain() {
+            for submission in batch.submissions {
+                self.in_flight.refuse(&submission, &Reply::Unknown);
+            }
+        }
+        for (_, ticket) in self.orphans.drain() {
+            ticket.reply(Reply::Unknown);
+        }
+        self.refuse_queue(refusal);
+    }
+
+    /// The journal the next batch is decided on.
+    pub(super) fn journal_speculative(&self) -> Journal {
+        self.speculation.journal().unwrap_or(self.journal)
+    }
+}
+
+pub(super) fn store_failed(error: crate::store::StoreError) -> HaltReason {
+    HaltReason::Store(error.to_string())
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".to_owned())
+}

@@ -1,0 +1,96 @@
+//! What others may see of a partition while it runs: how far it has applied, whether it stands still, what guests said.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::consensus::Leadership;
+use crate::ids::{CommandId, LogIndex, PartitionId};
+use crate::limits;
+use crate::machine::journal::Journal;
+use crate::partition::error::HaltReason;
+use crate::sequencer::decide::Diagnostic;
+
+/// How far the partition has applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Raft's index; blank, membership and void entries count.
+    pub log_index: LogIndex,
+    pub journal: Journal,
+}
+
+#[derive(Clone, Debug)]
+pub enum RunState {
+    Running,
+    Halted(HaltReason),
+    Closed,
+}
+
+/// A partition's figures, for people and for `/metrics`.
+#[derive(Clone, Debug)]
+pub struct PartitionStatus {
+    pub partition: PartitionId,
+    pub leadership: Leadership,
+    pub progress: Progress,
+    pub queue_bytes: usize,
+    pub in_flight: usize,
+    pub log_bytes: u64,
+    pub state: RunState,
+}
+
+/// Shared between the executor thread and everybody who asks.
+pub struct Board {
+    pub progress: watch::Sender<Progress>,
+    pub state: watch::Sender<RunState>,
+    pub queue_bytes: AtomicUsize,
+    pub in_flight: AtomicUsize,
+    pub panics: Panics,
+}
+
+impl Board {
+    pub fn new(progress: Progress) -> Arc<Self> {
+        Arc::new(Self {
+            progress: watch::Sender::new(progress),
+            state: watch::Sender::new(RunState::Running),
+            queue_bytes: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(0),
+            panics: Panics::default(),
+        })
+    }
+
+    /// Takes room in the queue; `false` when there is none.
+    pub fn reserve(&self, bytes: usize) -> bool {
+        let fits = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= limits::QUEUE_BYTES_MAX);
+        self.queue_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).is_ok()
+    }
+
+    pub fn release(&self, bytes: usize) {
+        let before = self.queue_bytes.fetch_sub(bytes, Ordering::AcqRel);
+        assert!(bytes <= before, "only reserved bytes are released");
+    }
+
+    pub fn is_running(&self) -> bool {
+        matches!(*self.state.borrow(), RunState::Running)
+    }
+}
+
+/// The last words of guests, beside the recorded outcome and not part of it; the newest are kept.
+#[derive(Default)]
+pub struct Panics(Mutex<VecDeque<(CommandId, Diagnostic)>>);
+
+impl Panics {
+    pub fn record(&self, id: CommandId, diagnostic: Diagnostic) {
+        let mut kept = self.0.lock();
+        if kept.len() == limits::PANICS_KEPT_MAX {
+            kept.pop_front();
+        }
+        kept.push_back((id, diagnostic));
+    }
+
+    pub fn find(&self, id: CommandId) -> Option<Diagnostic> {
+        self.0.lock().iter().rev().find(|(other, _)| *other == id).map(|(_, diagnostic)| diagnostic.clone())
+    }
+}
