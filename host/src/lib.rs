@@ -6,6 +6,7 @@
 pub mod ids;
 pub mod limits;
 pub mod clock;
+pub mod router;
 pub mod partition;
 pub mod sequencer;
 pub mod consensus;

@@ -1,0 +1,176 @@
+//! What goes into the router and what comes back: requests of one caller, and answers that are definite or say how to
+//! become so.
+//!
+//! It knows nothing of HTTP; `api/` turns these into statuses, headers and JSON.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use statehouse_abi::cold::{Phase, Refusal, Rejection};
+use statehouse_abi::value::Value;
+use tokio::time::Instant;
+
+use crate::ids::{CommandId, Micros, Position};
+
+/// Who asks: recorded with every command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    pub name: String,
+    /// Bits of [`statehouse_abi::role`].
+    pub roles: u32,
+}
+
+/// One command as a client sent it.
+#[derive(Clone, Debug)]
+pub struct CommandRequest {
+    /// Index into the commands of the active module's `describe`.
+    pub command: u32,
+    /// The body as a value in CBOR; it satisfies the command's schema.
+    pub body: Vec<u8>,
+    /// Chosen by the client, or made by the host when the command has no id field.
+    pub id: CommandId,
+    pub caller: Arc<Caller>,
+    pub request_id: Arc<str>,
+    /// Nobody waits longer, and nothing is executed later.
+    pub deadline: Instant,
+}
+
+/// What became of a command.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// Its events are committed.
+    Done(Recorded),
+    /// Its rejection is committed; it sticks to the id.
+    Rejected(Recorded, Rejection),
+    /// The module refused to plan it. Not recorded.
+    Refused(Refusal),
+    /// The id is known with other content; these fields of the body differ.
+    Conflict { fields: Vec<String>, position: Position },
+    /// Certainly not accepted.
+    Unavailable(Unavailable),
+    /// The deadline passed while it was under way. It may still be executed, but not after its expiry.
+    Unknown { home: String, expires: Micros },
+}
+
+/// A recorded outcome.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    pub position: Position,
+    pub time: Micros,
+    /// This outcome was recorded by an earlier request with the same id.
+    pub is_replayed: bool,
+    /// HTTP status the module declared for success, or for the rejection's code.
+    pub status: u16,
+    /// What the module rendered: the body of a success, or members to add to a rejection's problem.
+    pub body: Value,
+}
+
+/// Why nothing was accepted, and when to come back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unavailable {
+    pub reason: UnavailableReason,
+    pub retry_after: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnavailableReason {
+    /// The partition's queue is full.
+    Overloaded,
+    /// Its deadline passed while it waited: it was not executed and will not be.
+    Expired,
+    /// The caller has caused too many recorded rejections this second.
+    RejectionLimit,
+    /// The disk is full: 507.
+    StorageFull,
+    /// No leader is known, or this one has just been deposed.
+    NoLeader,
+    /// The partition was halted on this node: its log, its state or its module failed.
+    Halted,
+    /// The node is shutting down.
+    ShuttingDown,
+    /// The plan needs several partitions, which this version cannot coordinate: 501.
+    CrossPartition,
+}
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// Sees everything that was acknowledged before the read began.
+    Linearizable,
+    /// What this node has.
+    Stale,
+    /// At least this position.
+    AtLeast(Position),
+}
+
+/// A moment of the past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// All entries with time ≤ this.
+    Time(Micros),
+    /// Up to and including this position's entry.
+    Position(Position),
+}
+
+#[derive(Clone, Debug)]
+pub struct QueryRequest {
+    /// Index into the queries of the active module's `describe`.
+    pub query: u32,
+    /// Satisfies the query's schema.
+    pub params: Value,
+    pub caller: Arc<Caller>,
+    pub consistency: Consistency,
+    pub at: Option<Moment>,
+    /// Of a history: continue behind this position.
+    pub cursor: Option<Position>,
+    /// Of a history: at most this many items.
+    pub limit: u32,
+    pub deadline: Instant,
+}
+
+#[derive(Clone, Debug)]
+pub struct QueryAnswer {
+    pub body: Value,
+    /// Where the partition stood when the rows were read.
+    pub position: Position,
+    pub time: Micros,
+}
+
+#[derive(Clone, Debug)]
+pub enum QueryError {
+    NotFound(Refusal),
+    Refused(Refusal),
+    /// The position belongs to another history, or lies ahead of this one: 410.
+    Gone(Position),
+    Unavailable(Unavailable),
+    /// The deadline passed.
+    Deadline,
+    /// The module trapped or answered nonsense.
+    Fault(String),
+}
+
+/// What is known of a command id.
+#[derive(Clone, Debug)]
+pub enum CommandLookup {
+    /// Recorded: `rendered` is the module's rendering of the status.
+    Recorded { status: Box<CommandStatus>, rendered: Value },
+    /// It has not been executed, and a submission made before now will not be.
+    NotExecuted,
+    /// It has not been executed yet; a submission under way may still be, until the time given.
+    Undecided { until: Micros },
+}
+
+/// The host's own view of a recorded command.
+#[derive(Clone, Debug)]
+pub struct CommandStatus {
+    pub id: CommandId,
+    pub command: String,
+    pub caller: String,
+    pub request_id: String,
+    pub position: Position,
+    pub time: Micros,
+    pub rejection: Option<Rejection>,
+    pub phases: Vec<Phase>,
+    /// The guest's panic text, where one is kept on this node.
+    pub panic: Option<String>,
+}

@@ -1,0 +1,93 @@
+//! What is known of a command id: its recorded outcome, or whether it can still be executed.
+//!
+//! In: an id. Out: the outcome, or a statement that is definite or says when it will be. It executes nothing.
+
+use std::sync::Arc;
+
+use statehouse_abi::cold::RenderItem;
+use tokio::time::Instant;
+
+use crate::ids::{CommandId, Micros};
+use crate::limits;
+use crate::partition::{Partition, PartitionError};
+use crate::router::answer::{Caller, CommandLookup, CommandStatus, Unavailable, UnavailableReason};
+use crate::router::machine::{Machine, unavailable};
+use crate::router::reply::{facts_of, render_items};
+use crate::store::IdRecord;
+
+impl Machine {
+    /// Looks an id up in its home partition, or in all of them. `expires` is what the answer *unknown* said: past it the
+    /// partition can say for certain that the command was not executed.
+    pub async fn find_command(
+        &self,
+        id: CommandId,
+        home: Option<&str>,
+        expires: Option<Micros>,
+        caller: Arc<Caller>,
+        deadline: Instant,
+    ) -> Result<CommandLookup, Unavailable> {
+        let partitions: Vec<Arc<Partition>> = match home {
+            Some(home) => vec![self.partition_of(home.as_bytes()).clone()],
+            None => self.partitions.clone(),
+        };
+        let mut decided_until = Micros(i64::MAX);
+        for partition in &partitions {
+            partition.read_linearizable(deadline).await.map_err(read_failed)?;
+            // The time first, then the id: what is not there then was not executed at any time up to it.
+            decided_until = decided_until.min(partition.progress().journal.time);
+            if let Some(known) = partition.find_id(id).map_err(read_failed)? {
+                return self.recorded(partition, id, &known, &caller).map_err(read_failed);
+            }
+        }
+        // Nobody may wait longer than this, so nothing submitted by now is executed later.
+        let longest = i64::try_from(limits::DEADLINE_MAX.as_micros()).expect("30 s fit");
+        let until = expires.unwrap_or(Micros(self.clock.now().0 + longest));
+        if until < decided_until {
+            return Ok(CommandLookup::NotExecuted);
+        }
+        partitions.iter().for_each(|partition| partition.want_time(until));
+        Ok(CommandLookup::Undecided { until })
+    }
+
+    fn recorded(
+        &self,
+        partition: &Partition,
+        id: CommandId,
+        known: &IdRecord,
+        caller: &Caller,
+    ) -> Result<CommandLookup, PartitionError> {
+        let recorded = partition.find_entry(known.journal)?;
+        let facts = facts_of(&recorded, partition.id(), known.n);
+        let batch = recorded.entry.batch().ok_or(PartitionError::NoEntry(known.journal))?;
+        let command = batch.command(known.n as usize);
+        let may_see_panic = caller.roles & (statehouse_abi::role::DEVELOPER | statehouse_abi::role::ADMIN) != 0;
+        let panic = partition.find_panic(id).filter(|_| may_see_panic);
+        let status = CommandStatus {
+            id,
+            command: command.name.to_owned(),
+            caller: command.caller.to_owned(),
+            request_id: command.request_id.to_owned(),
+            position: recorded.position(partition.id(), known.n),
+            time: recorded.entry.header().time,
+            rejection: facts.rejection.clone(),
+            phases: facts.phases.clone(),
+            panic: panic.map(|panic| [vec![panic.text], panic.backtrace].concat().join("\n")),
+        };
+        let rendered = render_items(self.logic().as_ref(), &[RenderItem::Status(facts)]);
+        let rendered = rendered.into_iter().next().expect("one value per item");
+        Ok(CommandLookup::Recorded { status: Box::new(status), rendered })
+    }
+}
+
+fn read_failed(error: PartitionError) -> Unavailable {
+    let reason = match error {
+        PartitionError::Deadline | PartitionError::Consensus(_) | PartitionError::NotLeading => {
+            UnavailableReason::NoLeader
+        }
+        _ => {
+            tracing::error!(%error, "a command cannot be looked up");
+            UnavailableReason::Halted
+        }
+    };
+    unavailable(reason)
+}

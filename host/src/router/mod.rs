@@ -1,0 +1,52 @@
+//! The router: finds the partition that decides, hands a request to it, and renders what comes back.
+//!
+//! In: requests of one caller. Out: answers. It plans commands in a stateless guest instance, splits a batch by home
+//! partition, and waits no longer than the deadline. It knows nothing of HTTP, of Raft or of disks.
+
+pub mod answer;
+pub mod slots;
+pub mod machine;
+mod plan;
+mod reply;
+mod query;
+mod lookup;
+mod rewind;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub use machine::{Machine, MachineOptions, MachineStatus, PartitionStatus};
+use parking_lot::RwLock;
+
+/// The machines that this node serves.
+#[derive(Default)]
+pub struct Router {
+    machines: RwLock<BTreeMap<String, Arc<Machine>>>,
+    not_ready: RwLock<Vec<String>>,
+}
+
+impl Router {
+    pub fn machines(&self) -> Vec<Arc<Machine>> {
+        self.machines.read().values().cloned().collect()
+    }
+
+    pub fn find_machine(&self, name: &str) -> Option<Arc<Machine>> {
+        self.machines.read().get(name).cloned()
+    }
+
+    pub fn add(&self, machine: Arc<Machine>) {
+        self.machines.write().insert(machine.name().to_owned(), machine);
+    }
+
+    /// Says why this node does not serve; an empty list means that it does.
+    pub fn set_not_ready(&self, reasons: Vec<String>) {
+        *self.not_ready.write() = reasons;
+    }
+
+    /// Whether every partition is led and runs; the errors say which is not, and why.
+    pub fn is_ready(&self) -> Result<(), Vec<String>> {
+        let mut reasons = self.not_ready.read().clone();
+        reasons.extend(self.machines().iter().flat_map(|machine| machine.not_ready()));
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+    }
+}

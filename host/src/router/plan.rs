@@ -1,0 +1,152 @@
+//! Stages *plan* and *route*: bodies become plans, plans become submissions to one partition.
+//!
+//! In: requests. Out: submissions, or answers for what is refused here. All requests of a call are planned in one guest
+//! call; when that traps, one by one, so that a body that traps the module harms nobody else.
+
+use std::sync::Arc;
+
+use statehouse_abi::cold::Refusal;
+use statehouse_abi::plan::{PlanInWriter, PlanItem};
+use tokio::time::Instant;
+
+use crate::ids::{Micros, PartitionId};
+use crate::limits;
+use crate::machine::entry::fingerprint;
+use crate::machine::logic::{Fault, Logic};
+use crate::router::answer::{Answer, CommandRequest, UnavailableReason};
+use crate::router::machine::unavailable;
+use crate::sequencer::submission::{Plan, Submission, Unticketed, is_plan_in_limits};
+
+/// A request on its way to a partition.
+pub struct Routed {
+    /// Its place among the answers.
+    pub slot: usize,
+    pub partition: PartitionId,
+    pub submission: Unticketed,
+}
+
+/// Requests that go on, and the answers that are ready; together they fill the slots.
+pub type Planned = (Vec<Routed>, Vec<(usize, Answer)>);
+
+/// A guest call of more commands than this leaves the asynchronous runtime's threads alone.
+const PLANS_INLINE_MAX: usize = 32;
+
+pub async fn plan_all(
+    logic: Arc<dyn Logic>,
+    requests: Vec<CommandRequest>,
+    partition_of: impl Fn(&[u8]) -> PartitionId,
+    expires: impl Fn(Instant) -> Micros,
+) -> Result<Planned, Vec<Answer>> {
+    let count = requests.len();
+    let (requests, plans) = if count <= PLANS_INLINE_MAX {
+        let plans = call(logic.as_ref(), &requests);
+        (requests, plans)
+    } else {
+        let logic = logic.clone();
+        let planning = tokio::task::spawn_blocking(move || {
+            let plans = call(logic.as_ref(), &requests);
+            (requests, plans)
+        });
+        match planning.await {
+            Ok(planned) => planned,
+            Err(_) => {
+                let answer = Answer::Unavailable(unavailable(UnavailableReason::ShuttingDown));
+                return Err(vec![answer; count]);
+            }
+        }
+    };
+    let mut routed = Vec::with_capacity(count);
+    let mut answered = Vec::new();
+    for (slot, (request, plan)) in requests.into_iter().zip(plans).enumerate() {
+        match plan.and_then(|plan| route(logic.as_ref(), &request, plan, &partition_of, &expires)) {
+            Ok((partition, submission)) => routed.push(Routed { slot, partition, submission }),
+            Err(answer) => answered.push((slot, answer)),
+        }
+    }
+    Ok((routed, answered))
+}
+
+fn route(
+    logic: &dyn Logic,
+    request: &CommandRequest,
+    plan: Plan,
+    partition_of: impl Fn(&[u8]) -> PartitionId,
+    expires: impl Fn(Instant) -> Micros,
+) -> Result<(PartitionId, Unticketed), Answer> {
+    let view = plan.view();
+    if !is_plan_in_limits(&view) {
+        let detail =
+            format!("the command needs more than {} steps, or an entity or a key is too long", limits::COMMAND_OPS_MAX);
+        return Err(refused("plan_too_large", 422, detail));
+    }
+    let partition = partition_of(view.home);
+    if view.steps().any(|step| partition_of(step.entity) != partition) {
+        return Err(Answer::Unavailable(unavailable(UnavailableReason::CrossPartition)));
+    }
+    let command = &logic.describe().commands[request.command as usize];
+    let fingerprint = fingerprint(&command.name, view.body);
+    // What the queue holds of it: its share of the plan, and the bookkeeping.
+    let size = view.size() + 256;
+    let submission = Submission {
+        id: request.id,
+        fingerprint,
+        name: command.name.as_str().into(),
+        plan: plan.clone(),
+        planner: logic.id(),
+        caller: request.caller.name.as_str().into(),
+        roles: request.caller.roles,
+        request_id: request.request_id.clone(),
+        expires: expires(request.deadline),
+        size,
+        ticket: (),
+    };
+    Ok((partition, submission))
+}
+
+/// One guest call for all requests; if it fails and there are several, one each.
+fn call(logic: &dyn Logic, requests: &[CommandRequest]) -> Vec<Result<Plan, Answer>> {
+    match plan_once(logic, requests) {
+        Ok(plans) => plans,
+        Err(_) if requests.len() > 1 => requests.chunks(1).flat_map(|one| call(logic, one)).collect(),
+        Err(fault) => {
+            tracing::warn!(%fault, "the module cannot plan a command");
+            let detail = "the module trapped while it planned this command; nothing was executed".to_owned();
+            vec![Err(refused("module_trap", 500, detail))]
+        }
+    }
+}
+
+fn plan_once(logic: &dyn Logic, requests: &[CommandRequest]) -> Result<Vec<Result<Plan, Answer>>, Fault> {
+    let mut items = PlanInWriter::default();
+    for request in requests {
+        items.item(PlanItem {
+            command: request.command,
+            roles: request.caller.roles,
+            id: request.id.0,
+            caller: request.caller.name.as_bytes(),
+            body: &request.body,
+        });
+    }
+    let output = logic.plan(&items.finish(Vec::new()))?;
+    let malformed = |what: String| Fault::Output { what };
+    let plans = Plan::all(output).map_err(|error| malformed(error.to_string()))?;
+    if plans.len() != requests.len() {
+        return Err(malformed(format!("{} plans for {} commands", plans.len(), requests.len())));
+    }
+    let mut planned = Vec::with_capacity(plans.len());
+    for plan in plans {
+        planned.push(match plan {
+            Ok(plan) => Ok(plan),
+            Err(refusal) => {
+                let refusal: Refusal =
+                    minicbor::decode(&refusal).map_err(|error| malformed(format!("refusal: {error}")))?;
+                Err(Answer::Refused(refusal))
+            }
+        });
+    }
+    Ok(planned)
+}
+
+fn refused(code: &str, status: u16, detail: String) -> Answer {
+    Answer::Refused(Refusal { code: code.to_owned(), status, detail, field: None })
+}

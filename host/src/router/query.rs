@@ -1,0 +1,412 @@
+//! Reads: rows through the module's query, the history of an entity, the outcome of a command.
+//!
+//! In: a query. Out: a value and the position it was read at. All rows of a query come from one position, in every
+//! round. It does not change anything.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use statehouse_abi::cold::{
+    EventBytes, EventFacts, Need, QueryIn, QueryOut, Refusal, RenderItem, Row, Scan, ScanRange,
+};
+use statehouse_abi::describe::{QueryDecl, QuerySource};
+use statehouse_abi::key::{LOCAL, split_key};
+use statehouse_abi::outcome::GroupOutcome;
+use statehouse_abi::value::Value;
+
+use crate::ids::{CommandId, Position};
+use crate::limits;
+use crate::machine::journal::Journal;
+use crate::machine::logic::{Fault, Logic};
+use crate::machine::replay::{Replay, Rows};
+use crate::partition::{Partition, PartitionError, ReadPoint};
+use crate::router::answer::{
+    CommandLookup, Consistency, Moment, QueryAnswer, QueryError, QueryRequest, UnavailableReason,
+};
+use crate::router::machine::{Machine, position_text, unavailable};
+use crate::router::reply::{render_items, with_position};
+use crate::router::rewind::{RewindError, rewind};
+use crate::sequencer::submission::Recorded;
+use crate::store::{KeyRow, View};
+
+impl Machine {
+    pub async fn query(&self, request: QueryRequest) -> Result<QueryAnswer, QueryError> {
+        let logic = self.logic();
+        let declared = &logic.describe().queries[request.query as usize];
+        let entity =
+            declared.entity_param.as_deref().and_then(|name| request.params.find(name)).and_then(Value::as_text);
+        match declared.source {
+            QuerySource::Command => self.query_command(entity, &request).await,
+            QuerySource::Rows => {
+                let partition = self.partition_of(entity.unwrap_or_default().as_bytes()).clone();
+                self.query_rows(&logic, declared, &partition, &request).await
+            }
+            QuerySource::History => {
+                let entity = entity.unwrap_or_default().as_bytes().to_vec();
+                let partition = self.partition_of(&entity).clone();
+                self.query_history(&logic, &partition, entity, &request).await
+            }
+        }
+    }
+
+    async fn query_command(&self, id: Option<&str>, request: &QueryRequest) -> Result<QueryAnswer, QueryError> {
+        let refusal = |code: &str, status, detail: &str| Refusal {
+            code: code.to_owned(),
+            status,
+            detail: detail.to_owned(),
+            field: None,
+        };
+        let id: CommandId = id
+            .and_then(|id| id.parse().ok())
+            .ok_or_else(|| QueryError::Refused(refusal("invalid_id", 400, "the id must be a hyphenated uuid")))?;
+        let lookup = self.find_command(id, None, None, request.caller.clone(), request.deadline).await;
+        match lookup.map_err(QueryError::Unavailable)? {
+            CommandLookup::Recorded { status, rendered } => {
+                Ok(QueryAnswer { body: rendered, position: status.position, time: status.time })
+            }
+            _ => Err(QueryError::NotFound(refusal(
+                "unknown_command",
+                404,
+                "no outcome is recorded under this id; if you have sent it, send the same id again",
+            ))),
+        }
+    }
+
+    async fn query_rows(
+        &self,
+        logic: &Arc<dyn Logic>,
+        declared: &QueryDecl,
+        partition: &Arc<Partition>,
+        request: &QueryRequest,
+    ) -> Result<QueryAnswer, QueryError> {
+        // Rows of one entity lie in one partition; only `@local` rows are everywhere, and few queries ask for them.
+        let alone = self.partitions.len() == 1;
+        let first =
+            self.ask(logic, declared, partition, request, if alone { Others::None } else { Others::NotAsked }).await;
+        match first {
+            Err(Stop::AllPartitions) => self.ask(logic, declared, partition, request, Others::All).await,
+            other => other,
+        }
+        .map_err(|stop| match stop {
+            Stop::Error(error) => error,
+            Stop::AllPartitions => unreachable!("all partitions were asked"),
+        })
+    }
+
+    async fn ask(
+        &self,
+        logic: &Arc<dyn Logic>,
+        declared: &QueryDecl,
+        partition: &Arc<Partition>,
+        request: &QueryRequest,
+        others: Others,
+    ) -> Result<QueryAnswer, Stop> {
+        let further = self.partitions.iter().filter(|other| others == Others::All && other.id() != partition.id());
+        if request.at.is_some() {
+            let past = self.rewind(partition, request).await?;
+            let logic = past.logic.clone().unwrap_or_else(|| logic.clone());
+            // A module of that time may not have the query yet.
+            if !logic.describe().queries.iter().any(|other| other.name == declared.name) {
+                return Err(QueryError::Fault("the module active then does not answer this query".to_owned()).into());
+            }
+            let mut rows = vec![past.rows];
+            for other in further {
+                // All entries up to one time are a consistent cut, whatever the partition.
+                let request = QueryRequest { at: Some(Moment::Time(past.journal.time)), ..request.clone() };
+                rows.push(self.rewind(other, &request).await?.rows);
+            }
+            return run_query(
+                logic.as_ref(),
+                &declared.name,
+                request,
+                partition,
+                &past.journal,
+                &Sources { rows, others },
+            );
+        }
+        let point = self.read_point(partition, request).await?;
+        let mut rows = vec![point.view];
+        for other in further {
+            let consistency = match request.consistency {
+                Consistency::AtLeast(_) => Consistency::Stale,
+                other => other,
+            };
+            rows.push(self.read_point(other, &QueryRequest { consistency, ..request.clone() }).await?.view);
+        }
+        run_query(logic.as_ref(), &declared.name, request, partition, &point.journal, &Sources { rows, others })
+    }
+
+    async fn rewind(&self, partition: &Arc<Partition>, request: &QueryRequest) -> Result<Replay, QueryError> {
+        let moment = request.at.expect("only called with a moment");
+        if request.consistency == Consistency::Linearizable {
+            self.read_point(partition, request).await?;
+        }
+        let (partition, modules, deadline) = (partition.clone(), self.modules.clone(), request.deadline);
+        let replaying = tokio::task::spawn_blocking(move || {
+            rewind(&partition, modules.as_ref(), moment, || deadline <= tokio::time::Instant::now())
+        });
+        let position = match moment {
+            Moment::Position(position) => Some(position),
+            Moment::Time(_) => None,
+        };
+        match replaying.await {
+            Ok(Ok(past)) => Ok(past),
+            Ok(Err(RewindError::Gone)) => Err(position.map_or(QueryError::Deadline, QueryError::Gone)),
+            Ok(Err(RewindError::Cancelled)) => Err(QueryError::Deadline),
+            Ok(Err(RewindError::Partition(error))) => Err(partition_error(error)),
+            Ok(Err(error @ RewindError::Replay(_))) => Err(QueryError::Fault(error.to_string())),
+            Err(_) => Err(QueryError::Unavailable(unavailable(UnavailableReason::ShuttingDown))),
+        }
+    }
+
+    async fn read_point(&self, partition: &Partition, request: &QueryRequest) -> Result<ReadPoint, QueryError> {
+        match request.consistency {
+            Consistency::Linearizable => partition.read_linearizable(request.deadline).await,
+            Consistency::Stale => partition.read_stale(),
+            Consistency::AtLeast(position) => {
+                let point = partition.read_at_least(position.index, request.deadline).await.map_err(partition_error)?;
+                check_position(partition, position)?;
+                Ok(point)
+            }
+        }
+        .map_err(partition_error)
+    }
+
+    async fn query_history(
+        &self,
+        logic: &Arc<dyn Logic>,
+        partition: &Arc<Partition>,
+        entity: Vec<u8>,
+        request: &QueryRequest,
+    ) -> Result<QueryAnswer, QueryError> {
+        let point = self.read_point(partition, request).await?;
+        let (partition, logic, deadline) = (partition.clone(), logic.clone(), request.deadline);
+        if let Some(cursor) = request.cursor {
+            check_position(&partition, cursor)?;
+        }
+        let (cursor, limit) = (request.cursor, request.limit.clamp(1, limits::PAGE_ITEMS_MAX) as usize);
+        let walking = tokio::task::spawn_blocking(move || {
+            let page = walk_history(&partition, &point, &entity, cursor, limit, deadline)?;
+            let next = if page.len() > limit { page.get(limit - 1).map(|(position, _)| *position) } else { None };
+            let items: Vec<RenderItem> = page.into_iter().take(limit).map(|(_, item)| item).collect();
+            let items = Value::Array(render_items(logic.as_ref(), &items));
+            let next = next.map_or(Value::Null, |next| Value::Text(position_text(next)));
+            let position = point.journal.position(partition.id(), 0);
+            let body = Value::map([("items", items), ("next_cursor", next)]);
+            Ok(QueryAnswer { body: with_position(body, position_text(position)), position, time: point.journal.time })
+        });
+        walking.await.unwrap_or_else(|_| Err(QueryError::Unavailable(unavailable(UnavailableReason::ShuttingDown))))
+    }
+}
+
+/// The newest events of an entity behind `cursor`, up to one more than `limit`.
+fn walk_history(
+    partition: &Partition,
+    point: &ReadPoint,
+    entity: &[u8],
+    cursor: Option<Position>,
+    limit: usize,
+    deadline: tokio::time::Instant,
+) -> Result<Vec<(Position, RenderItem)>, QueryError> {
+    let mut page = Vec::new();
+    let mut is_late = false;
+    let walked = partition.walk_back(point, |recorded| {
+        is_late = deadline <= tokio::time::Instant::now();
+        if is_late {
+            return ControlFlow::Break(());
+        }
+        let index = recorded.entry.header().index;
+        if cursor.is_none_or(|cursor| index <= cursor.index) {
+            let mut found = events_of(partition, &recorded, entity);
+            found.retain(|(position, _)| {
+                cursor.is_none_or(|cursor| (position.index, position.n) < (cursor.index, cursor.n))
+            });
+            page.extend(found.into_iter().rev());
+        }
+        if page.len() > limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    walked.map_err(partition_error)?;
+    if is_late { Err(QueryError::Deadline) } else { Ok(page) }
+}
+
+/// An entry's events on one entity, in order.
+fn events_of(partition: &Partition, recorded: &Recorded, entity: &[u8]) -> Vec<(Position, RenderItem)> {
+    let Some(batch) = recorded.entry.batch() else { return Vec::new() };
+    let mut found = Vec::new();
+    for group in 0..batch.outcome.group_count() {
+        let GroupOutcome::Events { first, count } = batch.outcome.group(group) else { continue };
+        let mut position = recorded.position(partition.id(), group as u32);
+        for at in first..first + count {
+            let event = batch.outcome.event(at as usize);
+            let op = batch.ops.op(event.op as usize);
+            if op.entity == entity {
+                let command = batch.command(batch.ops.group(group).command as usize);
+                let event =
+                    EventBytes { entity: entity.to_vec(), op: op.payload.to_vec(), event: event.payload.to_vec() };
+                let facts = EventFacts {
+                    event,
+                    command: command.name.to_owned(),
+                    id: command.id.0,
+                    body: command.body.to_vec(),
+                    time: recorded.entry.header().time.0,
+                    position: position_text(position),
+                };
+                found.push((position, RenderItem::Event(facts)));
+            }
+            position.n += 1;
+        }
+    }
+    found
+}
+
+/// Refuses a position that is not one of this partition's history.
+fn check_position(partition: &Partition, position: Position) -> Result<(), QueryError> {
+    if position.partition != partition.id() {
+        return Err(QueryError::Gone(position));
+    }
+    let genesis = partition.genesis();
+    if position.index == genesis.index {
+        let is_here = genesis.position(partition.id(), position.n) == position;
+        return if is_here { Ok(()) } else { Err(QueryError::Gone(position)) };
+    }
+    let recorded = partition.find_entry(position.index).map_err(|_| QueryError::Gone(position))?;
+    let is_here = recorded.position(partition.id(), 0).head8 == position.head8;
+    if is_here { Ok(()) } else { Err(QueryError::Gone(position)) }
+}
+
+/// Whether the `@local` rows of other partitions belong to a query's rows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Others {
+    /// There are none.
+    None,
+    /// There are, and they have not been read.
+    NotAsked,
+    All,
+}
+
+/// Why a query has no answer.
+enum Stop {
+    Error(QueryError),
+    /// It scans `@local` rows, and those of the other partitions have not been read.
+    AllPartitions,
+}
+
+impl From<QueryError> for Stop {
+    fn from(error: QueryError) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// The rows of the entity's partition, then those of the others.
+struct Sources<S> {
+    rows: Vec<S>,
+    others: Others,
+}
+
+impl<S: Source> Sources<S> {
+    /// Rows and whether there are more; a scan of `@local` goes through all partitions, in order.
+    fn scan(&self, range: &ScanRange) -> Result<(Vec<KeyRow>, bool), Stop> {
+        let is_local = split_key(&range.prefix).is_some_and(|(entity, _)| entity == LOCAL);
+        if is_local && self.others == Others::NotAsked {
+            return Err(Stop::AllPartitions);
+        }
+        let (mut found, mut more) = (Vec::new(), false);
+        for rows in self.rows.iter().take(if is_local { self.rows.len() } else { 1 }) {
+            let mut page = rows.scan(range)?;
+            more |= page.len() > range.limit as usize;
+            page.truncate(range.limit as usize);
+            found.extend(page);
+        }
+        Ok((found, more))
+    }
+}
+
+/// Where a query's rows come from.
+trait Source {
+    fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>, QueryError>;
+    fn scan(&self, range: &ScanRange) -> Result<Vec<KeyRow>, QueryError>;
+}
+
+impl Source for View {
+    fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>, QueryError> {
+        View::row(self, key).map_err(|error| partition_error(error.into()))
+    }
+
+    fn scan(&self, range: &ScanRange) -> Result<Vec<KeyRow>, QueryError> {
+        let limit = range.limit as usize + 1;
+        View::scan(self, &range.prefix, range.after.as_deref(), limit).map_err(|error| partition_error(error.into()))
+    }
+}
+
+impl Source for Rows {
+    fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>, QueryError> {
+        Ok(self.get(key).cloned())
+    }
+
+    fn scan(&self, range: &ScanRange) -> Result<Vec<KeyRow>, QueryError> {
+        let behind = |key: &[u8]| range.after.as_deref().is_none_or(|after| after < key);
+        let rows = self.range(range.prefix.clone()..).take_while(|(key, _)| key.starts_with(&range.prefix));
+        let rows = rows.filter(|(key, _)| behind(key)).take(range.limit as usize + 1);
+        Ok(rows.map(|(key, row)| (key.clone(), row.clone())).collect())
+    }
+}
+
+/// Asks the module until it has all the rows it wants.
+fn run_query(
+    logic: &dyn Logic,
+    name: &str,
+    request: &QueryRequest,
+    partition: &Partition,
+    journal: &Journal,
+    sources: &Sources<impl Source>,
+) -> Result<QueryAnswer, Stop> {
+    let position = journal.position(partition.id(), 0);
+    let mut query = QueryIn {
+        name: name.to_owned(),
+        params: request.params.clone(),
+        roles: request.caller.roles,
+        time: journal.time.0,
+        position: position_text(position),
+        rows: Vec::new(),
+        scans: Vec::new(),
+    };
+    for _ in 0..limits::QUERY_ROUNDS_MAX {
+        match logic.query(&query).map_err(|fault: Fault| QueryError::Fault(fault.to_string()))? {
+            QueryOut::Done(body) => {
+                let body = with_position(body, position_text(position));
+                return Ok(QueryAnswer { body, position, time: journal.time });
+            }
+            QueryOut::NotFound(refusal) => return Err(QueryError::NotFound(refusal).into()),
+            QueryOut::Refused(refusal) => return Err(QueryError::Refused(refusal).into()),
+            QueryOut::Need(need) => fetch(&mut query, need, sources)?,
+        }
+    }
+    Err(QueryError::Fault(format!("the query still needs rows after {} rounds", limits::QUERY_ROUNDS_MAX)).into())
+}
+
+fn fetch(query: &mut QueryIn, need: Need, sources: &Sources<impl Source>) -> Result<(), Stop> {
+    for key in need.keys {
+        let row = sources.rows[0].row(&key.0)?;
+        query.rows.push(Row { key: key.0, row });
+    }
+    for mut range in need.scans {
+        range.limit = range.limit.min(limits::SCAN_ROWS_MAX as u32);
+        let (found, more) = sources.scan(&range)?;
+        let rows = found.into_iter().map(|(key, row)| Row { key, row: Some(row) }).collect();
+        query.scans.push(Scan { range, rows, more });
+    }
+    Ok(())
+}
+
+pub(super) fn partition_error(error: PartitionError) -> QueryError {
+    let reason = match error {
+        PartitionError::Deadline => return QueryError::Deadline,
+        PartitionError::Halted(_) | PartitionError::Log(_) | PartitionError::Store(_) | PartitionError::NoEntry(_) => {
+            tracing::error!(%error, "a read failed");
+            UnavailableReason::Halted
+        }
+        PartitionError::Consensus(_) | PartitionError::NotLeading => UnavailableReason::NoLeader,
+        PartitionError::Folder { .. } | PartitionError::Thread(_) => UnavailableReason::ShuttingDown,
+    };
+    QueryError::Unavailable(unavailable(reason))
+}

@@ -1,0 +1,217 @@
+//! From a partition's replies to answers: recorded outcomes are rendered by the module, all of a request in one call.
+//!
+//! In: replies. Out: answers in the order of the requests. It knows nothing of JSON: a rendered body is a value.
+
+use std::sync::Arc;
+
+use statehouse_abi::cold::{CommandFacts, EventBytes, Phase, Rejection, RenderItem, host_rejection};
+use statehouse_abi::describe::Describe;
+use statehouse_abi::outcome::GroupOutcome;
+use statehouse_abi::value::Value;
+
+use crate::ids::{Micros, PartitionId};
+use crate::machine::logic::Logic;
+use crate::router::answer::{Answer, Recorded, UnavailableReason};
+use crate::router::machine::{position_text, unavailable};
+use crate::router::plan::Routed;
+use crate::sequencer::submission::{Recorded as RecordedEntry, Refusal, Reply};
+
+/// Status of a rejection that the host records itself.
+const HOST_REJECTION_STATUS: u16 = 422;
+/// A guest call of more items than this leaves the asynchronous runtime's threads alone.
+const ITEMS_INLINE_MAX: usize = 32;
+
+/// All that answers are made of.
+pub struct Rendered {
+    pub routed: Vec<Routed>,
+    /// One per routed request; `None` where the deadline passed first.
+    pub replies: Vec<Option<Reply>>,
+    /// Answers that were ready before.
+    pub answered: Vec<(usize, Answer)>,
+}
+
+/// Answers every request, in order.
+pub async fn render_all(logic: Arc<dyn Logic>, parts: Rendered) -> Vec<Answer> {
+    if parts.routed.len() <= ITEMS_INLINE_MAX {
+        return render(logic.as_ref(), parts);
+    }
+    let count = parts.routed.len() + parts.answered.len();
+    let rendering = tokio::task::spawn_blocking(move || render(logic.as_ref(), parts));
+    // It only fails when the runtime goes down, and then nobody is left to read the answers.
+    rendering.await.unwrap_or_else(|_| vec![Answer::Unavailable(unavailable(UnavailableReason::ShuttingDown)); count])
+}
+
+fn render(logic: &dyn Logic, parts: Rendered) -> Vec<Answer> {
+    let Rendered { routed, replies, answered } = parts;
+    let mut items = Vec::with_capacity(routed.len());
+    for (routed, reply) in routed.iter().zip(&replies) {
+        if let Some(Reply::Recorded { recorded, command, .. }) = reply {
+            let facts = facts_of(recorded, routed.partition, *command);
+            items.push(if facts.rejection.is_some() {
+                RenderItem::Rejected(facts)
+            } else {
+                RenderItem::Response(facts)
+            });
+        }
+    }
+    let mut bodies = render_items(logic, &items).into_iter();
+    let mut answers: Vec<(usize, Answer)> = answered;
+    for (routed, reply) in routed.iter().zip(replies) {
+        let answer = match reply {
+            Some(Reply::Recorded { recorded, command, is_replayed }) => {
+                let body = bodies.next().expect("one body per recorded reply");
+                recorded_answer(logic.describe(), routed, &recorded, command, is_replayed, body)
+            }
+            Some(Reply::Conflict { body_recorded, name_recorded, position }) => {
+                Answer::Conflict { fields: different_fields(routed, &name_recorded, &body_recorded), position }
+            }
+            Some(Reply::Expired) => Answer::Unavailable(unavailable(UnavailableReason::Expired)),
+            Some(Reply::Refused(refusal)) => Answer::Unavailable(unavailable(reason_of(refusal))),
+            Some(Reply::Unknown) | None => unknown(routed),
+        };
+        answers.push((routed.slot, answer));
+    }
+    answers.sort_by_key(|(slot, _)| *slot);
+    answers.into_iter().map(|(_, answer)| answer).collect()
+}
+
+fn unknown(routed: &Routed) -> Answer {
+    let home = String::from_utf8_lossy(routed.submission.plan.view().home).into_owned();
+    Answer::Unknown { home, expires: routed.submission.expires }
+}
+
+/// Renders in one call; a module that cannot render gives empty bodies, for the outcome itself is recorded and stands.
+pub fn render_items(logic: &dyn Logic, items: &[RenderItem]) -> Vec<Value> {
+    let empty = || vec![Value::Map(Vec::new()); items.len()];
+    if items.is_empty() {
+        return Vec::new();
+    }
+    match logic.render(items) {
+        Ok(values) if values.len() == items.len() => values,
+        Ok(values) => {
+            tracing::error!(
+                expected = items.len(),
+                found = values.len(),
+                "the module rendered another number of items"
+            );
+            empty()
+        }
+        Err(fault) => {
+            tracing::error!(%fault, "the module cannot render");
+            empty()
+        }
+    }
+}
+
+/// What the module is told of a recorded command.
+pub fn facts_of(recorded: &RecordedEntry, partition: PartitionId, command: u32) -> CommandFacts {
+    let batch = recorded.entry.batch().expect("a recorded command lies in a batch");
+    let entry_command = batch.command(command as usize);
+    let time = recorded.entry.header().time;
+    let position = position_text(recorded.position(partition, command));
+    let (events, rejection) = match batch.outcome.group(command as usize) {
+        GroupOutcome::Events { first, count } => {
+            let event = |at: u32| {
+                let event = batch.outcome.event(at as usize);
+                let op = batch.ops.op(event.op as usize);
+                EventBytes { entity: op.entity.to_vec(), op: op.payload.to_vec(), event: event.payload.to_vec() }
+            };
+            ((first..first + count).map(event).collect(), None)
+        }
+        GroupOutcome::Rejected(bytes) => (Vec::new(), Some(read_rejection(bytes))),
+        GroupOutcome::NeedsKeys => unreachable!("an entry never records that keys are needed"),
+    };
+    let finished = Phase {
+        name: if rejection.is_some() { "aborted" } else { "finished" }.to_owned(),
+        time: time.0,
+        position: position.clone(),
+        detail: rejection.as_ref().map(|rejection| rejection.code.clone()),
+    };
+    CommandFacts {
+        command: entry_command.name.to_owned(),
+        id: entry_command.id.0,
+        body: entry_command.body.to_vec(),
+        time: time.0,
+        position,
+        events,
+        rejection,
+        phases: vec![finished],
+    }
+}
+
+fn read_rejection(bytes: &[u8]) -> Rejection {
+    minicbor::decode(bytes).unwrap_or_else(|_| Rejection {
+        code: host_rejection::MODULE_TRAP.to_owned(),
+        detail: "the recorded rejection cannot be read by this version".to_owned(),
+    })
+}
+
+fn recorded_answer(
+    describe: &Describe,
+    routed: &Routed,
+    recorded: &RecordedEntry,
+    command: u32,
+    is_replayed: bool,
+    body: Value,
+) -> Answer {
+    let batch = recorded.entry.batch().expect("a recorded command lies in a batch");
+    let position = recorded.position(routed.partition, command);
+    let time: Micros = recorded.entry.header().time;
+    let rejection = match batch.outcome.group(command as usize) {
+        GroupOutcome::Rejected(bytes) => Some(read_rejection(bytes)),
+        _ => None,
+    };
+    let status = match &rejection {
+        Some(rejection) => rejection_status(describe, &rejection.code),
+        None => success_status(describe, batch.command(command as usize).name),
+    };
+    let answer = Recorded { position, time, is_replayed, status, body: with_position(body, position_text(position)) };
+    match rejection {
+        Some(rejection) => Answer::Rejected(answer, rejection),
+        None => Answer::Done(answer),
+    }
+}
+
+/// Adds the host's `position` to a rendered map.
+pub fn with_position(body: Value, position: String) -> Value {
+    match body {
+        Value::Map(pairs) => Value::map(pairs.into_iter().chain([("position".to_owned(), Value::Text(position))])),
+        other => other,
+    }
+}
+
+fn success_status(describe: &Describe, command: &str) -> u16 {
+    describe.commands.iter().find(|declared| declared.name == command).map_or(200, |declared| declared.success)
+}
+
+pub fn rejection_status(describe: &Describe, code: &str) -> u16 {
+    let declared = describe.rejections.iter().find(|declared| declared.code == code);
+    declared.map_or(HOST_REJECTION_STATUS, |declared| declared.status)
+}
+
+/// The fields in which a body differs from the recorded one.
+fn different_fields(routed: &Routed, name_recorded: &str, body_recorded: &[u8]) -> Vec<String> {
+    if *routed.submission.name != *name_recorded {
+        return vec!["command".to_owned()];
+    }
+    let bodies = (Value::from_cbor(routed.submission.plan.view().body), Value::from_cbor(body_recorded));
+    let (Ok(Value::Map(ours)), Ok(Value::Map(recorded))) = bodies else { return vec!["body".to_owned()] };
+    let all = ours.iter().chain(&recorded).map(|(key, _)| key);
+    let value =
+        |pairs: &[(String, Value)], key: &str| pairs.iter().find(|(other, _)| other == key).map(|(_, v)| v.clone());
+    let mut fields: Vec<String> = all.filter(|key| value(&ours, key) != value(&recorded, key)).cloned().collect();
+    fields.sort();
+    fields.dedup();
+    fields
+}
+
+fn reason_of(refusal: Refusal) -> UnavailableReason {
+    match refusal {
+        Refusal::Overloaded => UnavailableReason::Overloaded,
+        Refusal::RejectionLimit => UnavailableReason::RejectionLimit,
+        Refusal::StorageFull => UnavailableReason::StorageFull,
+        Refusal::NoLeader => UnavailableReason::NoLeader,
+        Refusal::Halted => UnavailableReason::Halted,
+        Refusal::ShuttingDown => UnavailableReason::ShuttingDown,
+    }
+}
