@@ -15,3 +15,5 @@ pub mod machine;
 pub mod guest;
 pub mod store;
 pub mod effects;
+pub mod registry;
+pub mod system;

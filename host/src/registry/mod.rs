@@ -1,0 +1,137 @@
+//! The registry: modules on this node by their id, staged once and kept for ever.
+//!
+//! In: wasm bytes. Out: their id, and later the loaded module. The file's name is its hash, so a damaged file is never
+//! loaded. It does not know which module is active where: that is in each partition's journal.
+
+mod error;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use error::RegistryError;
+use parking_lot::Mutex;
+use statehouse_abi::call::Context;
+use statehouse_abi::cold::{CheckIn, CheckOut, QueryIn, QueryOut, RenderItem};
+use statehouse_abi::describe::Describe;
+use statehouse_abi::value::Value;
+
+use crate::guest::{Engine, Module};
+use crate::ids::ModuleId;
+use crate::machine::logic::{Fault, Logic, Pace};
+use crate::partition::Modules;
+
+/// A folder of modules and the engine that runs them.
+pub struct Registry {
+    folder: PathBuf,
+    engine: Arc<Engine>,
+    loaded: Mutex<BTreeMap<ModuleId, Arc<dyn Logic>>>,
+}
+
+impl Registry {
+    pub fn open(folder: PathBuf, engine: Arc<Engine>) -> Result<Self, RegistryError> {
+        std::fs::create_dir_all(&folder).map_err(|source| RegistryError::Io { path: folder.clone(), source })?;
+        Ok(Self { folder, engine, loaded: Mutex::default() })
+    }
+
+    /// A registry over a folder of somebody else, which is only read.
+    pub fn open_to_read(folder: PathBuf, engine: Arc<Engine>) -> Self {
+        Self { folder, engine, loaded: Mutex::default() }
+    }
+
+    /// Adds logic that is linked into the host.
+    pub fn add_native(&self, logic: Arc<dyn Logic>) {
+        self.loaded.lock().insert(logic.id(), logic);
+    }
+
+    /// Validates and compiles a module and keeps its bytes; durable on return.
+    pub fn stage(&self, wasm: &[u8]) -> Result<Arc<dyn Logic>, RegistryError> {
+        let module: Arc<dyn Logic> = Arc::new(Guest(self.engine.load(wasm)?));
+        let path = self.path_of(module.id());
+        if !path.exists() {
+            write_whole(&self.folder, &path, wasm).map_err(|source| RegistryError::Io { path, source })?;
+        }
+        self.loaded.lock().insert(module.id(), module.clone());
+        Ok(module)
+    }
+
+    pub fn find(&self, id: ModuleId) -> Result<Arc<dyn Logic>, RegistryError> {
+        if let Some(logic) = self.loaded.lock().get(&id) {
+            return Ok(logic.clone());
+        }
+        let path = self.path_of(id);
+        let wasm = match std::fs::read(&path) {
+            Ok(wasm) => wasm,
+            Err(source) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Err(RegistryError::Missing { id, path });
+            }
+            Err(source) => return Err(RegistryError::Io { path, source }),
+        };
+        let found = ModuleId::of(&wasm);
+        if found != id {
+            return Err(RegistryError::Damaged { path, expected: id, found });
+        }
+        let module: Arc<dyn Logic> = Arc::new(Guest(self.engine.load(&wasm)?));
+        self.loaded.lock().insert(id, module.clone());
+        Ok(module)
+    }
+
+    fn path_of(&self, id: ModuleId) -> PathBuf {
+        self.folder.join(format!("{id}.wasm"))
+    }
+}
+
+impl Modules for Registry {
+    fn load(&self, id: ModuleId) -> Result<Arc<dyn Logic>, String> {
+        self.find(id).map_err(|error| error.to_string())
+    }
+}
+
+/// Writes a file so that it is there whole or not at all.
+fn write_whole(folder: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    fail::fail_point!("registry::stage", |_| std::process::abort());
+    file.persist(path)?;
+    File::open(folder)?.sync_all()
+}
+
+/// A guest module as [`Logic`].
+struct Guest(Arc<Module>);
+
+impl Logic for Guest {
+    fn id(&self) -> ModuleId {
+        self.0.id()
+    }
+
+    fn describe(&self) -> &Describe {
+        self.0.describe()
+    }
+
+    fn plan(&self, plan_in: &[u8]) -> Result<Vec<u8>, Fault> {
+        self.0.plan(plan_in)
+    }
+
+    fn execute(&self, pace: Pace, context: Context, ops: &[u8], rows: &[u8]) -> Result<Vec<u8>, Fault> {
+        self.0.execute(pace, context, ops, rows)
+    }
+
+    fn apply(&self, pace: Pace, context: Context, ops: &[u8], rows: &[u8], outcome: &[u8]) -> Result<Vec<u8>, Fault> {
+        self.0.apply(pace, context, ops, rows, outcome)
+    }
+
+    fn query(&self, query: &QueryIn) -> Result<QueryOut, Fault> {
+        self.0.query(query)
+    }
+
+    fn render(&self, items: &[RenderItem]) -> Result<Vec<Value>, Fault> {
+        self.0.render(items)
+    }
+
+    fn check(&self, check: &CheckIn) -> Result<CheckOut, Fault> {
+        self.0.check(check)
+    }
+}

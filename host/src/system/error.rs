@@ -1,0 +1,33 @@
+//! Why a node does not start or cannot carry out what it is told.
+
+use std::path::PathBuf;
+
+use crate::guest::GuestError;
+use crate::partition::PartitionError;
+use crate::registry::RegistryError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{} is in use by another process: stop that one, or name another folder with --data", path.display())]
+    InUse { path: PathBuf },
+    #[error("{} is not written by this program: {reason}", path.display())]
+    Identity { path: PathBuf, reason: String },
+    #[error("data folder belongs to node {found}, but the configuration says node {expected}")]
+    NodeId { expected: u64, found: u64 },
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error("partition {machine}/{partition}: {source}")]
+    Partition { machine: String, partition: u32, source: PartitionError },
+    #[error("machine `{machine}` cannot be created: {reason}")]
+    Create { machine: String, reason: String },
+    #[error("machine `{machine}` exists with {found} partitions, not {expected}; splitting is not supported yet")]
+    Partitions { machine: String, expected: u32, found: u32 },
+    #[error("module file {}: {source}", path.display())]
+    ModuleFile { path: PathBuf, source: std::io::Error },
+    #[error("module {} is of machine `{found}`, not `{expected}`", path.display())]
+    ModuleMachine { path: PathBuf, expected: String, found: String },
+}

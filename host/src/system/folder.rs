@@ -1,0 +1,118 @@
+//! The data folder: who it belongs to, and that only one process uses it.
+//!
+//! | path | what |
+//! |---|---|
+//! | `node.json` | [`Identity`]: format, cluster, node; written once |
+//! | `lock` | held while a node runs |
+//! | `modules/<ModuleId>.wasm` | staged modules |
+//! | `artefacts/` | compiled modules; may be deleted |
+//! | `<machine>/<partition>/{log,state,ids}` | a partition; only `log` is not derived |
+
+use std::fs::{File, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{NodeId, PartitionId};
+use crate::system::error::NodeError;
+
+const FORMAT: u32 = 1;
+
+/// Who a data folder belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    pub format: u32,
+    /// A uuid; part of every journal's genesis.
+    pub cluster: String,
+    pub node: NodeId,
+}
+
+impl Identity {
+    pub fn cluster_bytes(&self) -> Result<[u8; 16], String> {
+        uuid::Uuid::try_parse(&self.cluster).map(uuid::Uuid::into_bytes).map_err(|error| error.to_string())
+    }
+
+    /// Reads the identity of a folder, also of one that a running node uses.
+    pub fn read(folder: &Path) -> Result<Option<Self>, NodeError> {
+        let path = folder.join("node.json");
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(NodeError::Io { path, source }),
+        };
+        let wrong = |reason: String| NodeError::Identity { path: path.clone(), reason };
+        let identity: Self = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        if identity.format != FORMAT {
+            return Err(wrong(format!("format {} is not {FORMAT}; it is of a later version", identity.format)));
+        }
+        identity.cluster_bytes().map_err(wrong)?;
+        Ok(Some(identity))
+    }
+}
+
+/// A data folder in the hands of this process.
+pub struct DataFolder {
+    path: PathBuf,
+    identity: Identity,
+    /// Holds the lock for as long as the folder is open.
+    _lock: File,
+}
+
+impl DataFolder {
+    /// Opens a folder, or makes it one of a new cluster.
+    pub fn open(path: &Path, node: NodeId) -> Result<Self, NodeError> {
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| NodeError::Io { path, source }
+        };
+        std::fs::create_dir_all(path).map_err(io(path))?;
+        let lock_path = path.join("lock");
+        let lock = File::create(&lock_path).map_err(io(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(NodeError::InUse { path: path.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(NodeError::Io { path: lock_path, source }),
+        }
+        let identity = match Identity::read(path)? {
+            Some(identity) => identity,
+            None => create(path, node)?,
+        };
+        if identity.node != node {
+            return Err(NodeError::NodeId { expected: node.0, found: identity.node.0 });
+        }
+        Ok(Self { path: path.to_owned(), identity, _lock: lock })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub fn partition(&self, machine: &str, partition: PartitionId) -> PathBuf {
+        partition_folder(&self.path, machine, partition)
+    }
+}
+
+/// Where a partition lies in a data folder.
+pub fn partition_folder(data: &Path, machine: &str, partition: PartitionId) -> PathBuf {
+    data.join(machine).join(partition.to_string())
+}
+
+fn create(path: &Path, node: NodeId) -> Result<Identity, NodeError> {
+    let identity = Identity { format: FORMAT, cluster: uuid::Uuid::new_v4().to_string(), node };
+    let write = || -> std::io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(path)?;
+        file.write_all(&serde_json::to_vec_pretty(&identity)?)?;
+        file.as_file().sync_all()?;
+        fail::fail_point!("folder::create", |_| std::process::abort());
+        file.persist(path.join("node.json"))?;
+        File::open(path)?.sync_all()
+    };
+    write().map_err(|source| NodeError::Io { path: path.join("node.json"), source })?;
+    Ok(identity)
+}
