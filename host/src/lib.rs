@@ -5,7 +5,9 @@
 
 pub mod ids;
 pub mod limits;
+pub mod config;
 pub mod clock;
+pub mod api;
 pub mod router;
 pub mod partition;
 pub mod sequencer;

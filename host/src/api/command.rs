@@ -1,0 +1,83 @@
+//! One command: its body becomes a value, the router decides, the answer becomes a response.
+//!
+//! This is the hot path: the body is read once, straight into the bytes the guest gets, and little is allocated beside
+//! them. It knows nothing of planning, partitions or what the command means.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::header::LOCATION;
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::Response;
+
+use super::asked::{Asked, PREFERENCE_APPLIED, idempotency_key, prefers_async};
+use super::body::{check_media_type, read_body};
+use super::json::{self, read_json};
+use super::mount::{Given, Mount, Route};
+use super::problem::{Code, Problem};
+use super::reply::Reply;
+use crate::ids::CommandId;
+use crate::limits::BODY_BYTES_MAX;
+use crate::router::answer::CommandRequest;
+use crate::router::machine::Machine;
+
+pub async fn post(
+    machine: Arc<Machine>,
+    mount: &Mount,
+    (command, route, given): (usize, &Route, Given),
+    asked: Asked,
+    parts: &Parts,
+    body: Body,
+) -> Result<Response, Problem> {
+    if parts.uri.query().is_some_and(|query| !query.is_empty()) {
+        return Err(Problem::new(Code::UnknownParameter, "a command has no parameters behind the path"));
+    }
+    let json = read_body(body, BODY_BYTES_MAX, asked.deadline).await?;
+    if !json.is_empty() {
+        check_media_type(&parts.headers, &["application/json"])?;
+    }
+    let body = read_json(&route.shape, &given, &json)?;
+    let id = command_id(&body, idempotency_key(&parts.headers)?)?;
+    let request_id = asked.request_id.clone();
+    let request = request(command, body, id, asked);
+    if prefers_async(&parts.headers) {
+        return Ok(accepted(machine, mount, request));
+    }
+    let answer = machine.submit(vec![request]).await.pop().expect("one answer per request");
+    Ok(Reply::new(answer, &mount.machine, &mount.describe, id).into_response(&request_id))
+}
+
+/// The request for the router.
+pub fn request(command: usize, body: json::Body, id: CommandId, asked: Asked) -> CommandRequest {
+    let command = u32::try_from(command).expect("a module declares few commands");
+    let Asked { caller, request_id, deadline } = asked;
+    CommandRequest { command, body: body.cbor, id, caller, request_id, deadline }
+}
+
+/// The id: the body's, else the header's, else a new one.
+///
+/// # Errors
+/// Body and header differ.
+pub fn command_id(body: &json::Body, header: Option<CommandId>) -> Result<CommandId, Problem> {
+    match (body.id.map(CommandId), header) {
+        (Some(body), Some(header)) if body != header => {
+            let detail = format!("the body says {body} and Idempotency-Key {header}; send one of them");
+            Err(Problem::new(Code::BadHeader, detail))
+        }
+        (Some(id), _) | (None, Some(id)) => Ok(id),
+        (None, None) => Ok(CommandId(uuid::Uuid::now_v7().into_bytes())),
+    }
+}
+
+/// 202: the command goes its way without the client, who asks at `Location` what became of it.
+fn accepted(machine: Arc<Machine>, mount: &Mount, request: CommandRequest) -> Response {
+    let location = format!("/v1/{}/commands/{}", mount.machine, request.id);
+    tokio::spawn(async move { machine.submit(vec![request]).await });
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::ACCEPTED;
+    let location = location.try_into().expect("names of machines and uuids are ASCII");
+    response.headers_mut().insert(LOCATION, location);
+    response.headers_mut().insert(PREFERENCE_APPLIED, HeaderValue::from_static("respond-async"));
+    response
+}

@@ -1,0 +1,131 @@
+//! Every request passes here: it gets an id, a place among those being answered, a route, a caller; panics end here.
+//!
+//! ```text
+//! id → place (503) → route (404, 405) → caller (401, 403) → deadline → page, command or query → X-Request-Id
+//! ```
+//! It knows nothing of what the pages do.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::response::Response;
+use futures_util::FutureExt;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Semaphore;
+
+use super::asked::{Asked, REQUEST_ID, RequestIds, deadline, request_id_value};
+use super::caller::Callers;
+use super::mount::{Mounts, Target};
+use super::problem::{Code, Problem};
+use super::route::{COMMAND_ROLES, Page, QUERY_ROLES, find_host_route, module_path};
+use super::{batch, command, lookup, openapi, pages, query};
+use crate::ids::NodeId;
+use crate::router::{Machine, Router};
+
+/// What all requests share.
+pub struct Api {
+    pub router: Arc<Router>,
+    pub node: NodeId,
+    pub callers: Callers,
+    pub metrics: Option<PrometheusHandle>,
+    pub mounts: Mounts,
+    pub request_ids: RequestIds,
+    /// A place for each request being answered.
+    pub requests: Semaphore,
+    /// A place for each batch, which holds far more memory.
+    pub batches: Semaphore,
+}
+
+pub async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
+    let request_id = api.request_ids.of(request.headers());
+    let mut response = match api.requests.try_acquire() {
+        Ok(_place) => {
+            let answered = AssertUnwindSafe(answer(&api, request, request_id.clone())).catch_unwind().await;
+            answered.unwrap_or_else(|_| {
+                tracing::error!(%request_id, "a request panicked");
+                Err(Problem::new(Code::Internal, "the host failed on this request; its log tells more"))
+            })
+        }
+        Err(_) => Err(overloaded()),
+    }
+    .unwrap_or_else(|problem| problem.into_response(&request_id));
+    response.headers_mut().insert(REQUEST_ID, request_id_value(&request_id));
+    response
+}
+
+/// The problem of a request for which there is no place.
+pub fn overloaded() -> Problem {
+    let detail = "not accepted, too many requests are being answered; send it again later";
+    Problem::new(Code::Overloaded, detail).with_retry_after(Duration::from_secs(1))
+}
+
+async fn answer(api: &Api, request: Request, request_id: Arc<str>) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path();
+    match module_path(path) {
+        Some((machine, rest)) => answer_module(api, machine, rest, &parts, body, request_id).await,
+        None => answer_host(api, &parts, body, request_id).await,
+    }
+}
+
+async fn answer_module(
+    api: &Api,
+    machine: &str,
+    path: &str,
+    parts: &Parts,
+    body: Body,
+    request_id: Arc<str>,
+) -> Result<Response, Problem> {
+    let machine = find_machine(api, machine)?;
+    let mount = api.mounts.of(&machine);
+    let (route, given) = mount.find(&parts.method, path)?;
+    let asked = |roles| {
+        let caller = api.callers.admit(&parts.headers, roles)?;
+        Ok::<_, Problem>(Asked { request_id, caller, deadline: deadline(&parts.headers)? })
+    };
+    match route.target {
+        Target::Command(at) => {
+            command::post(machine, &mount, (at, route, given), asked(COMMAND_ROLES)?, parts, body).await
+        }
+        Target::Query(at) => query::get(machine, &mount, (at, route, given), asked(QUERY_ROLES)?, &parts.uri).await,
+    }
+}
+
+async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>) -> Result<Response, Problem> {
+    let (route, captured) = find_host_route(&parts.method, parts.uri.path())?;
+    let named = || find_machine(api, captured.first().copied().unwrap_or_default());
+    let asked = |roles| {
+        let caller = api.callers.admit(&parts.headers, roles)?;
+        Ok::<_, Problem>(Asked { request_id, caller, deadline: deadline(&parts.headers)? })
+    };
+    let asked = route.roles.map(asked).transpose()?;
+    match (route.page, asked) {
+        (Page::Health, _) => Ok(pages::health()),
+        (Page::Ready, _) => pages::ready(&api.router),
+        (Page::OpenApi, _) => Ok(openapi::get(api)),
+        (Page::Machines, _) => Ok(pages::machines(&api.router)),
+        (Page::Machine, _) => Ok(pages::machine(&*named()?)),
+        (Page::Cluster, _) => Ok(pages::cluster(api.node, &api.router)),
+        (Page::Metrics, _) => Ok(pages::metrics(api.metrics.as_ref().map_or_else(String::new, |m| m.render()))),
+        (Page::Events, _) => Err(Problem::new(Code::NotSupportedYet, "the event stream comes with the read side")),
+        (Page::Batch, Some(asked)) => {
+            let machine = named()?;
+            let mount = api.mounts.of(&machine);
+            batch::post(api, machine, mount, asked, parts, body).await
+        }
+        (Page::CommandStatus, Some(asked)) => {
+            let id = captured.get(1).copied().unwrap_or_default();
+            lookup::get(&*named()?, id, &parts.uri, asked).await
+        }
+        (Page::Batch | Page::CommandStatus, None) => unreachable!("their routes name roles"),
+    }
+}
+
+fn find_machine(api: &Api, name: &str) -> Result<Arc<Machine>, Problem> {
+    let problem = || Problem::new(Code::UnknownMachine, format!("there is no machine `{name}` on this node"));
+    api.router.find_machine(name).ok_or_else(problem)
+}

@@ -1,0 +1,102 @@
+//! What became of a command: `GET /v1/{machine}/commands/{id}`.
+//!
+//! In: an id, and the home entity where the client knows it. Out: a state that is definite or says until when it is not:
+//! `recorded` · `not_executed` · `undecided`. It knows nothing of where outcomes are kept.
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderValue, Uri};
+use axum::response::Response;
+use statehouse_abi::cold::Phase;
+use statehouse_abi::value::Value;
+
+use super::asked::Asked;
+use super::json::{Json, print};
+use super::problem::{Code, Problem};
+use super::reply::{JSON, POSITION, position_value};
+use super::time::print_time;
+use super::url::query_pairs;
+use crate::ids::{CommandId, Micros};
+use crate::router::Machine;
+use crate::router::answer::{CommandLookup, CommandStatus};
+
+pub async fn get(machine: &Machine, id: &str, uri: &Uri, asked: Asked) -> Result<Response, Problem> {
+    let id: CommandId = id.parse().map_err(|_| Problem::new(Code::BadPath, "a command's id is a hyphenated uuid"))?;
+    let pairs = query_pairs(uri.query().unwrap_or_default())
+        .ok_or_else(|| Problem::new(Code::BadParameter, "the query string is not percent-encoded UTF-8"))?;
+    let find = |wanted: &str| pairs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_ref());
+    if pairs.iter().any(|(name, _)| name != "home" && name != "expires") {
+        return Err(Problem::new(Code::UnknownParameter, "only `home` and `expires` are known here"));
+    }
+    let expires = find("expires").map(|expires| {
+        let number = expires.parse().map(Micros);
+        number.map_err(|_| Problem::new(Code::BadParameter, "`expires` is the number that the answer `unknown` gave"))
+    });
+    let (home, expires) = (find("home"), expires.transpose()?);
+    let lookup = machine.find_command(id, home, expires, asked.caller, asked.deadline).await?;
+    Ok(response(id, lookup))
+}
+
+fn response(id: CommandId, lookup: CommandLookup) -> Response {
+    let position = if let CommandLookup::Recorded { status, .. } = &lookup { Some(status.position) } else { None };
+    let is_pending = matches!(lookup, CommandLookup::Undecided { .. });
+    let mut response = Response::new(Body::from(print(&Json(&shown(id, lookup)))));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, JSON);
+    if let Some(position) = position {
+        headers.insert(POSITION, position_value(&position));
+    }
+    if is_pending {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+fn shown(id: CommandId, lookup: CommandLookup) -> Value {
+    let id = ("id", Value::Text(id.to_string()));
+    let state = |state: &str| ("state", Value::text(state));
+    match lookup {
+        CommandLookup::Recorded { status, rendered } => recorded(*status, rendered),
+        CommandLookup::NotExecuted => Value::map([id, state("not_executed")]),
+        CommandLookup::Undecided { until } => {
+            Value::map([id, state("undecided"), ("until", Value::Text(print_time(until)))])
+        }
+    }
+}
+
+fn recorded(status: CommandStatus, rendered: Value) -> Value {
+    let CommandStatus { id, command, caller, request_id, position, time, rejection, phases, panic } = status;
+    let outcome = if rejection.is_some() { "rejected" } else { "done" };
+    let mut members = vec![
+        ("id", Value::Text(id.to_string())),
+        ("state", Value::text("recorded")),
+        ("outcome", Value::text(outcome)),
+        ("command", Value::Text(command)),
+        ("caller", Value::Text(caller)),
+        ("request_id", Value::Text(request_id)),
+        ("position", Value::Text(position.to_string())),
+        ("time", Value::Text(print_time(time))),
+        ("phases", Value::Array(phases.into_iter().map(phase).collect())),
+        ("result", rendered),
+    ];
+    if let Some(rejection) = rejection {
+        let rejection = [("code", Value::Text(rejection.code)), ("detail", Value::Text(rejection.detail))];
+        members.push(("rejection", Value::map(rejection)));
+    }
+    if let Some(panic) = panic {
+        members.push(("panic", Value::Text(panic)));
+    }
+    Value::map(members)
+}
+
+fn phase(phase: Phase) -> Value {
+    let mut members = vec![
+        ("name", Value::Text(phase.name)),
+        ("time", Value::Text(print_time(Micros(phase.time)))),
+        ("position", Value::Text(phase.position)),
+    ];
+    if let Some(detail) = phase.detail {
+        members.push(("detail", Value::Text(detail)));
+    }
+    Value::map(members)
+}

@@ -1,0 +1,74 @@
+//! The REST API: the only folder that knows HTTP and JSON.
+//!
+//! ```text
+//! serve → handle → route ┬→ pages, lookup, openapi        (the host's own)
+//!                        └→ mount → command, batch, query → router → reply
+//! asked: headers · caller: tokens and roles · body: bytes · json: bytes ↔ values · problem: errors → statuses
+//! ```
+//! In: requests. Out: answers that are definite or say how to become so. It knows nothing of partitions, logs or rows.
+
+mod error;
+mod serve;
+mod handle;
+mod asked;
+mod caller;
+mod route;
+mod mount;
+mod url;
+mod body;
+pub mod json;
+mod command;
+mod batch;
+mod query;
+mod lookup;
+mod pages;
+mod openapi;
+mod reply;
+mod problem;
+mod time;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Semaphore;
+
+pub use caller::Callers;
+pub use error::ApiError;
+pub use serve::serve;
+pub use time::{parse_time, print_time};
+
+use crate::ids::NodeId;
+use crate::limits::HTTP_BATCHES_MAX;
+use crate::router::Router;
+use asked::RequestIds;
+use handle::{Api, handle};
+use mount::Mounts;
+
+/// What the API is served with.
+pub struct ApiOptions {
+    pub node: NodeId,
+    pub callers: Callers,
+    /// Requests being answered at the same time; more are refused with 503.
+    pub requests_max: usize,
+    /// Renders `/metrics`; without it that page is empty.
+    pub metrics: Option<PrometheusHandle>,
+}
+
+/// The API as a service, to be handed to [`serve()`].
+pub fn server(router: Arc<Router>, options: ApiOptions) -> axum::Router {
+    let ApiOptions { node, callers, requests_max, metrics } = options;
+    let api = Api {
+        router,
+        node,
+        callers,
+        metrics,
+        mounts: Mounts::default(),
+        request_ids: RequestIds::new(),
+        requests: Semaphore::new(requests_max),
+        batches: Semaphore::new(HTTP_BATCHES_MAX),
+    };
+    // Modules come and go while the node runs, so the routes are found by `route` and `mount`, not by axum.
+    axum::Router::new().fallback(handle).with_state(Arc::new(api))
+}

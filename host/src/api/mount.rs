@@ -1,0 +1,154 @@
+//! Mounts: the routes of a machine's active module, prepared once from what it declares.
+//!
+//! In: a [`Describe`], then methods and paths. Out: a command or query with its shape, and the fields that the path
+//! gives. A new module is noticed at the next request. It knows nothing of the host's own routes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::http::Method;
+use parking_lot::RwLock;
+use statehouse_abi::describe::{Describe, QuerySource, Schema};
+
+use super::json::ObjectShape;
+use super::problem::{Code, Problem};
+use super::route::{RESERVED, not_found_or_not_allowed};
+use super::url::{captures, decode, match_path};
+use crate::ids::ModuleId;
+use crate::router::machine::Machine;
+
+pub struct Mount {
+    pub machine: String,
+    pub describe: Arc<Describe>,
+    module: ModuleId,
+    /// INVARIANT: paths without captures come first, so that `x/all` is not taken for `x/{id}`.
+    routes: Vec<Route>,
+}
+
+pub struct Route {
+    method: Method,
+    /// Below `/v1/<machine>/`.
+    path: String,
+    pub target: Target,
+    /// The body of a command, or the parameters of a query.
+    pub shape: ObjectShape,
+    /// The field of the shape for each capture of the path.
+    captures: Vec<usize>,
+}
+
+/// An index into what the module declares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    Command(usize),
+    Query(usize),
+}
+
+impl Mount {
+    /// A declaration that the host cannot mount is logged and left out; checking a module at stage finds it earlier.
+    pub fn new(machine: &str, module: ModuleId, describe: Arc<Describe>) -> Self {
+        let commands = describe.commands.iter().enumerate().map(|(at, command)| {
+            let method = Method::from_bytes(command.method.as_bytes()).ok();
+            let shape = ObjectShape::new(&command.body, command.id_field.as_deref());
+            Route::new(method, &command.path, Target::Command(at), &command.body, shape)
+        });
+        let queries = describe.queries.iter().enumerate().map(|(at, query)| {
+            // The parameter of such a query is the command's id.
+            let id = query.entity_param.as_deref().filter(|_| query.source == QuerySource::Command);
+            let shape = ObjectShape::new(&query.params, id);
+            Route::new(Some(Method::GET), &query.path, Target::Query(at), &query.params, shape)
+        });
+        let mut routes: Vec<Route> = Vec::new();
+        for route in commands.chain(queries) {
+            match route {
+                Ok(route) => routes.push(route),
+                Err(path) => tracing::error!(machine, path, "a route that the module declares cannot be mounted"),
+            }
+        }
+        routes.sort_by_key(|route| !route.captures.is_empty());
+        Self { machine: machine.to_owned(), describe, module, routes }
+    }
+
+    /// Finds the route, and the decoded fields that the path gives.
+    ///
+    /// # Errors
+    /// 404, 405 with the methods that work, or 400 for malformed percent-encoding.
+    pub fn find(&self, method: &Method, path: &str) -> Result<(&Route, Given), Problem> {
+        let mut allowed = Vec::new();
+        for route in &self.routes {
+            let Some(captured) = route.take(path) else { continue };
+            if route.method == method || (route.method == Method::GET && method == Method::HEAD) {
+                return Ok((route, route.given(captured)?));
+            }
+            allowed.push(route.method.as_str());
+        }
+        Err(not_found_or_not_allowed(allowed, &format!("/v1/{}/{path}", self.machine)))
+    }
+
+    /// Finds a command by its name.
+    pub fn find_command(&self, name: &str) -> Option<(usize, &Route)> {
+        self.routes.iter().find_map(|route| match route.target {
+            Target::Command(at) if self.describe.commands[at].name == name => Some((at, route)),
+            _ => None,
+        })
+    }
+}
+
+/// Fields by index into a shape, with their text.
+pub type Given = Vec<(usize, String)>;
+
+impl Route {
+    /// Nothing but the path when it is no route of a module.
+    fn new(
+        method: Option<Method>,
+        path: &str,
+        target: Target,
+        schema: &Schema,
+        shape: ObjectShape,
+    ) -> Result<Self, String> {
+        let trimmed = path.trim_start_matches('/');
+        let captures: Option<Vec<_>> = captures(trimmed).map(|name| shape.find(name)).collect();
+        let is_reserved = RESERVED.contains(&trimmed.split('/').next().unwrap_or(trimmed));
+        match (method, captures, schema) {
+            (Some(method), Some(captures), Schema::Object { .. }) if !is_reserved => {
+                Ok(Self { method, path: trimmed.to_owned(), target, shape, captures })
+            }
+            _ => Err(path.to_owned()),
+        }
+    }
+
+    fn take<'p>(&self, path: &'p str) -> Option<Vec<&'p str>> {
+        if self.captures.is_empty() { (self.path == path).then(Vec::new) } else { match_path(&self.path, path) }
+    }
+
+    fn given(&self, captured: Vec<&str>) -> Result<Given, Problem> {
+        let fields = self.captures.iter().zip(captured);
+        fields
+            .map(|(field, text)| {
+                let text = decode(text)
+                    .ok_or_else(|| Problem::new(Code::BadPath, format!("`{text}` is not percent-encoded UTF-8")))?;
+                Ok((*field, text.into_owned()))
+            })
+            .collect()
+    }
+}
+
+/// The mounts of all machines, made when they are first asked for.
+#[derive(Default)]
+pub struct Mounts {
+    by_machine: RwLock<HashMap<String, Arc<Mount>>>,
+}
+
+impl Mounts {
+    pub fn of(&self, machine: &Machine) -> Arc<Mount> {
+        // Read before the description: if the module changes in between, the next request mounts again.
+        let module = machine.module_id();
+        if let Some(mount) = self.by_machine.read().get(machine.name())
+            && mount.module == module
+        {
+            return mount.clone();
+        }
+        let mount = Arc::new(Mount::new(machine.name(), module, machine.describe()));
+        self.by_machine.write().insert(machine.name().to_owned(), mount.clone());
+        mount
+    }
+}

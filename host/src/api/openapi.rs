@@ -1,0 +1,248 @@
+//! OpenAPI 3.1 at `/openapi.json`: the host's routes and what the active modules declare.
+//!
+//! In: the table of routes and every machine's description. Out: a document, made anew for each request because modules
+//! change. It knows nothing of how requests are answered.
+
+use axum::response::Response as HttpResponse;
+use statehouse_abi::describe::{CommandDecl, Describe, QueryDecl, QuerySource, Schema as Declared};
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::request_body::RequestBodyBuilder;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{
+    ComponentsBuilder, ContentBuilder, Info, OpenApi, OpenApiBuilder, Paths, Ref, RefOr, Required, Response,
+    ResponseBuilder, Schema,
+};
+
+use super::handle::Api;
+use super::pages;
+use super::route::{HOST_ROUTES, HostRoute, Page};
+use super::url::captures;
+
+mod shapes;
+
+use shapes::{example, problem_schema, schema, text};
+
+const TOKEN: &str = "token";
+
+pub fn get(api: &Api) -> HttpResponse {
+    let machines = api.router.machines();
+    pages::json(&document(machines.iter().map(|machine| (machine.name().to_owned(), machine.describe()))))
+}
+
+/// The document for these machines: name and description.
+pub fn document<D: AsRef<Describe>>(machines: impl Iterator<Item = (String, D)>) -> OpenApi {
+    let mut paths = Paths::new();
+    for route in HOST_ROUTES {
+        paths.add_path_operation(route.path, vec![http_method(route.method.as_str())], host_operation(route));
+    }
+    for (machine, describe) in machines {
+        let describe = describe.as_ref();
+        let full = |path: &str| format!("/v1/{machine}/{}", path.trim_start_matches('/'));
+        for command in &describe.commands {
+            let operation = command_operation(&machine, describe, command);
+            paths.add_path_operation(full(&command.path), vec![http_method(&command.method)], operation);
+        }
+        for query in &describe.queries {
+            paths.add_path_operation(full(&query.path), vec![HttpMethod::Get], query_operation(&machine, query));
+        }
+    }
+    let token =
+        HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("A token of [[auth.tokens]]")).build();
+    let components = ComponentsBuilder::new()
+        .schema("Problem", problem_schema())
+        .response("Problem", problem_response())
+        .security_scheme(TOKEN, SecurityScheme::Http(token))
+        .build();
+    OpenApiBuilder::new()
+        .info(Info::new("Statehouse", env!("CARGO_PKG_VERSION")))
+        .paths(paths)
+        .components(Some(components))
+        .build()
+}
+
+fn http_method(method: &str) -> HttpMethod {
+    match method {
+        "POST" => HttpMethod::Post,
+        "PUT" => HttpMethod::Put,
+        "DELETE" => HttpMethod::Delete,
+        _ => HttpMethod::Get,
+    }
+}
+
+fn host_operation(route: &HostRoute) -> Operation {
+    let media_type = match route.page {
+        Page::Health | Page::Ready | Page::Metrics => "text/plain",
+        Page::Batch => "application/x-ndjson",
+        Page::Events => "text/event-stream",
+        _ => "application/json",
+    };
+    let mut operation = OperationBuilder::new()
+        .tag("host")
+        .summary(Some(route.summary))
+        .operation_id(Some(format!("{:?}", route.page)))
+        .response("200", ResponseBuilder::new().description("Done").content(media_type, any_content()))
+        .response("default", Ref::from_response_name("Problem"));
+    for name in captures(route.path.trim_start_matches('/')) {
+        operation = operation.parameter(parameter(name, ParameterIn::Path, text(), Required::True, ""));
+    }
+    if route.page == Page::CommandStatus {
+        let home = "The entity whose partition knows the command; `resolve` names it";
+        operation = operation.parameter(parameter("home", ParameterIn::Query, text(), Required::False, home));
+    }
+    if route.page == Page::Batch {
+        let line = "One `{\"command\": name, \"body\": object}` per line, or a CBOR sequence of them";
+        let body = RequestBodyBuilder::new().description(Some(line)).required(Some(Required::True));
+        let body = body.content("application/x-ndjson", any_content()).content("application/cbor-seq", any_content());
+        operation = operation.request_body(Some(body.build())).parameter(deadline_header());
+    }
+    if route.roles.is_some() {
+        operation = operation.security(SecurityRequirement::new(TOKEN, Vec::<String>::new()));
+    }
+    operation.build()
+}
+
+fn command_operation(machine: &str, describe: &Describe, command: &CommandDecl) -> Operation {
+    let in_path: Vec<&str> = captures(&command.path).collect();
+    let success = ResponseBuilder::new()
+        .description("Done: its events are committed")
+        .header("Statehouse-Position", header("Where the events stand in the journal"))
+        .header("Idempotent-Replayed", header("`true` when an earlier request with this id had this outcome"))
+        .header("X-Request-Id", header("The id of this request, recorded with the command"))
+        .content("application/json", content(&command.response));
+    let mut operation = OperationBuilder::new()
+        .tag(machine)
+        .summary(Some(&command.summary))
+        .operation_id(Some(format!("{machine}.{}", command.name)))
+        .parameters(Some(path_parameters(&command.body, &in_path)))
+        .parameter(deadline_header())
+        .parameter(parameter(
+            "Prefer",
+            ParameterIn::Header,
+            text(),
+            Required::False,
+            "`respond-async`: 202 and `Location`",
+        ))
+        .response(command.success.to_string(), success)
+        .response("202", Response::new("With `Prefer: respond-async`: ask at `Location` what became of it"))
+        .response("default", Ref::from_response_name("Problem"))
+        .security(SecurityRequirement::new(TOKEN, Vec::<String>::new()));
+    if command.id_field.is_none() {
+        let key = "The command's id, a uuid; without it the host makes one and a retry is another command";
+        operation =
+            operation.parameter(parameter("Idempotency-Key", ParameterIn::Header, text(), Required::False, key));
+    }
+    let body = without(&command.body, &in_path);
+    if has_fields(&body) {
+        let body = RequestBodyBuilder::new().required(Some(Required::True)).content("application/json", content(&body));
+        operation = operation.request_body(Some(body.build()));
+    }
+    let mut statuses: Vec<u16> = describe.rejections.iter().map(|rejection| rejection.status).collect();
+    statuses.sort_unstable();
+    statuses.dedup();
+    for status in statuses {
+        let of_status = describe.rejections.iter().filter(|rejection| rejection.status == status);
+        let listed: Vec<_> = of_status.map(|rejection| format!("`{}`: {}", rejection.code, rejection.title)).collect();
+        let response = ResponseBuilder::new()
+            .description(listed.join(" · "))
+            .content("application/problem+json", ContentBuilder::new().schema(Some(problem_ref())).build());
+        operation = operation.response(status.to_string(), response);
+    }
+    operation.build()
+}
+
+fn query_operation(machine: &str, query: &QueryDecl) -> Operation {
+    let in_path: Vec<&str> = captures(&query.path).collect();
+    let answer = ResponseBuilder::new()
+        .description("What was asked for")
+        .header("Statehouse-Position", header("Where the partition stood when it was read"))
+        .content("application/json", content(&query.response));
+    let mut operation = OperationBuilder::new()
+        .tag(machine)
+        .summary(Some(&query.summary))
+        .operation_id(Some(format!("{machine}.{}", query.name)))
+        .parameters(Some(path_parameters(&query.params, &in_path)))
+        .parameter(deadline_header())
+        .response("200", answer)
+        .response("default", Ref::from_response_name("Problem"))
+        .security(SecurityRequirement::new(TOKEN, Vec::<String>::new()));
+    if let Declared::Object { fields } = &query.params {
+        for field in fields.iter().filter(|field| !in_path.contains(&field.name.as_str())) {
+            let required = if field.required { Required::True } else { Required::False };
+            let field = parameter(&field.name, ParameterIn::Query, schema(&field.schema), required, &field.summary);
+            operation = operation.parameter(field);
+        }
+    }
+    let freshness = [("consistency", "`linearizable` (default) or `stale`"), ("at_least", "A position to have seen")];
+    let own: &[(&str, &str)] = match query.source {
+        QuerySource::Rows => &[("at", "A moment of the past: an RFC 3339 time or a position")],
+        QuerySource::History => &[("cursor", "Continue behind this position"), ("limit", "At most this many items")],
+        QuerySource::Command => &[],
+    };
+    for (name, description) in freshness.iter().chain(own) {
+        operation = operation.parameter(parameter(name, ParameterIn::Query, text(), Required::False, description));
+    }
+    operation.build()
+}
+
+fn path_parameters(declared: &Declared, in_path: &[&str]) -> Vec<Parameter> {
+    let Declared::Object { fields } = declared else { return Vec::new() };
+    let given = fields.iter().filter(|field| in_path.contains(&field.name.as_str()));
+    given
+        .map(|field| parameter(&field.name, ParameterIn::Path, schema(&field.schema), Required::True, &field.summary))
+        .collect()
+}
+
+fn parameter(
+    name: &str,
+    place: ParameterIn,
+    schema: RefOr<Schema>,
+    required: Required,
+    description: &str,
+) -> Parameter {
+    let description = Some(description).filter(|description| !description.is_empty());
+    let builder = ParameterBuilder::new().name(name).parameter_in(place).required(required);
+    builder.description(description).schema(Some(schema)).build()
+}
+
+fn deadline_header() -> Parameter {
+    let description = "Milliseconds to wait, at most 30000; default 5000";
+    parameter("Statehouse-Deadline", ParameterIn::Header, text(), Required::False, description)
+}
+
+fn header(description: &str) -> utoipa::openapi::Header {
+    HeaderBuilder::new().schema(Some(text())).description(Some(description)).build()
+}
+
+fn content(declared: &Declared) -> utoipa::openapi::Content {
+    ContentBuilder::new().schema(Some(schema(declared))).example(example(declared)).build()
+}
+
+fn any_content() -> utoipa::openapi::Content {
+    ContentBuilder::new().schema(Some(schema(&Declared::Any))).build()
+}
+
+fn problem_ref() -> RefOr<Schema> {
+    Ref::from_schema_name("Problem").into()
+}
+
+fn problem_response() -> Response {
+    let content = ContentBuilder::new().schema(Some(problem_ref())).build();
+    let retry_after = header("Seconds after which to send it again, where that helps");
+    ResponseBuilder::new()
+        .description("4xx: definite · 429, 503, 507: certainly not accepted · 504: unknown, with `resolve`")
+        .header("Retry-After", retry_after)
+        .content("application/problem+json", content)
+        .build()
+}
+
+/// The schema without the fields that the path gives.
+fn without(declared: &Declared, in_path: &[&str]) -> Declared {
+    let Declared::Object { fields } = declared else { return declared.clone() };
+    let fields = fields.iter().filter(|field| !in_path.contains(&field.name.as_str())).cloned().collect();
+    Declared::Object { fields }
+}
+
+fn has_fields(declared: &Declared) -> bool {
+    if let Declared::Object { fields } = declared { !fields.is_empty() } else { true }
+}

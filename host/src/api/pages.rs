@@ -1,0 +1,100 @@
+//! The host's own pages: machines, cluster, health, readiness, metrics.
+//!
+//! In: what the router says of itself. Out: JSON, or text for Prometheus. They know nothing of commands.
+
+use axum::body::Body;
+use axum::http::HeaderValue;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::Response;
+use serde::Serialize;
+
+use super::json::print;
+use super::problem::{Code, Problem};
+use super::reply::JSON;
+use super::time::print_time;
+use crate::ids::NodeId;
+use crate::router::{Machine, MachineStatus, PartitionStatus, Router};
+
+/// A response with JSON.
+pub fn json(what: &impl Serialize) -> Response {
+    with_type(print(what), JSON)
+}
+
+pub fn machines(router: &Router) -> Response {
+    json(&router.machines().iter().map(|machine| MachinePage::from(machine.status())).collect::<Vec<_>>())
+}
+
+pub fn machine(machine: &Machine) -> Response {
+    json(&MachinePage::from(machine.status()))
+}
+
+pub fn cluster(node: NodeId, router: &Router) -> Response {
+    let machines = router.machines().iter().map(|machine| MachinePage::from(machine.status())).collect();
+    json(&ClusterPage { node, version: env!("CARGO_PKG_VERSION"), is_ready: router.is_ready().is_ok(), machines })
+}
+
+pub fn health() -> Response {
+    with_type("ok\n".into(), HeaderValue::from_static("text/plain"))
+}
+
+/// # Errors
+/// 503 with everything that is not ready.
+pub fn ready(router: &Router) -> Result<Response, Problem> {
+    router.is_ready().map_err(|missing| Problem::new(Code::NotReady, missing.join(", ")))?;
+    Ok(health())
+}
+
+pub fn metrics(rendered: String) -> Response {
+    with_type(rendered.into_bytes(), HeaderValue::from_static("text/plain; version=0.0.4"))
+}
+
+fn with_type(body: Vec<u8>, content_type: HeaderValue) -> Response {
+    let mut response = Response::new(Body::from(body));
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+#[derive(Serialize)]
+struct ClusterPage {
+    node: NodeId,
+    /// Of the host.
+    version: &'static str,
+    is_ready: bool,
+    machines: Vec<MachinePage>,
+}
+
+#[derive(Serialize)]
+struct MachinePage {
+    name: String,
+    module: String,
+    version: String,
+    partitions: Vec<PartitionPage>,
+}
+
+#[derive(Serialize)]
+struct PartitionPage {
+    partition: u32,
+    role: String,
+    state: String,
+    position: String,
+    time: String,
+    head: String,
+    queue_bytes: usize,
+    log_bytes: u64,
+}
+
+impl From<MachineStatus> for MachinePage {
+    fn from(status: MachineStatus) -> Self {
+        let MachineStatus { name, module, version, partitions } = status;
+        let partitions = partitions.into_iter().map(PartitionPage::from).collect();
+        Self { name, module: module.to_string(), version, partitions }
+    }
+}
+
+impl From<PartitionStatus> for PartitionPage {
+    fn from(status: PartitionStatus) -> Self {
+        let PartitionStatus { partition, role, position, time, head, queue_bytes, log_bytes, state } = status;
+        let (position, time, head) = (position.to_string(), print_time(time), head.to_string());
+        Self { partition: partition.0, role, state, position, time, head, queue_bytes, log_bytes }
+    }
+}

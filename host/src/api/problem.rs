@@ -1,0 +1,348 @@
+//! Problems (RFC 9457): the only place where errors become HTTP statuses.
+//!
+//! `type` is `urn:statehouse:problem:<code>` and stable; `detail` says what to do; `instance` is the request id. A module's
+//! refusals and rejections use their own codes and declared statuses beside those of the host:
+//!
+//! | status | codes |
+//! |---|---|
+//! | 400 | `malformed_body` `unknown_field` `duplicate_field` `missing_field` `field_in_path` `wrong_type` `not_integer` `out_of_range` `bad_length` `not_listed` `bad_uuid` `bad_name` `too_many_items` `too_deep` – `pointer` and `field` name the place |
+//! | 400 | `bad_path` `bad_parameter` `unknown_parameter` `bad_header` `unknown_command` `empty_batch` |
+//! | 401 403 | `unauthenticated` · `forbidden` |
+//! | 404 | `not_found` (no such route) · `unknown_machine` |
+//! | 405 408 410 413 415 | `method_not_allowed` · `body_timeout` · `position_gone` · `body_too_large` · `wrong_content_type` |
+//! | 422 | `id_reused`: the id is known with other content, `fields` differ |
+//! | 429 | `rejection_limit` – not accepted, `Retry-After` |
+//! | 500 | `internal` (a bug of the host) · `module_fault` (of the module) |
+//! | 501 | `cross_partition` · `not_supported_yet` |
+//! | 503 | `not_ready` (`/readyz`) · `overloaded` `no_leader` `halted` `shutting_down` – not accepted, `Retry-After` |
+//! | 504 | `outcome_unknown` (with `resolve`; send the same id again) · `read_timeout` |
+//! | 507 | `storage_full` – not accepted, `Retry-After` |
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::Response;
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use statehouse_abi::cold::Refusal;
+use statehouse_abi::value::Value;
+
+use super::json::{BodyError, Fault, Json, print};
+use crate::router::answer::{QueryError, Unavailable, UnavailableReason};
+
+/// The codes of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    MalformedBody,
+    UnknownField,
+    DuplicateField,
+    MissingField,
+    FieldInPath,
+    WrongType,
+    NotInteger,
+    OutOfRange,
+    BadLength,
+    NotListed,
+    BadUuid,
+    BadName,
+    TooManyItems,
+    TooDeep,
+    BadPath,
+    BadParameter,
+    UnknownParameter,
+    BadHeader,
+    UnknownCommand,
+    EmptyBatch,
+    Unauthenticated,
+    Forbidden,
+    NotFound,
+    UnknownMachine,
+    MethodNotAllowed,
+    BodyTimeout,
+    PositionGone,
+    BodyTooLarge,
+    WrongContentType,
+    IdReused,
+    RejectionLimit,
+    Internal,
+    ModuleFault,
+    CrossPartition,
+    NotSupportedYet,
+    NotReady,
+    Overloaded,
+    Expired,
+    NoLeader,
+    Halted,
+    ShuttingDown,
+    OutcomeUnknown,
+    ReadTimeout,
+    StorageFull,
+}
+
+impl Code {
+    /// Code, status and title.
+    const fn row(self) -> (&'static str, u16, &'static str) {
+        match self {
+            Self::MalformedBody => ("malformed_body", 400, "The body is malformed"),
+            Self::UnknownField => ("unknown_field", 400, "A field is unknown"),
+            Self::DuplicateField => ("duplicate_field", 400, "A field is given twice"),
+            Self::MissingField => ("missing_field", 400, "A field is missing"),
+            Self::FieldInPath => ("field_in_path", 400, "A field belongs into the path only"),
+            Self::WrongType => ("wrong_type", 400, "A value has the wrong type"),
+            Self::NotInteger => ("not_integer", 400, "A number is not an integer"),
+            Self::OutOfRange => ("out_of_range", 400, "A number is out of range"),
+            Self::BadLength => ("bad_length", 400, "A text is too short or too long"),
+            Self::NotListed => ("not_listed", 400, "A value is not one of those allowed"),
+            Self::BadUuid => ("bad_uuid", 400, "A uuid is malformed"),
+            Self::BadName => ("bad_name", 400, "A name has characters that names do not have"),
+            Self::TooManyItems => ("too_many_items", 400, "There are too many items"),
+            Self::TooDeep => ("too_deep", 400, "The body is nested too deeply"),
+            Self::BadPath => ("bad_path", 400, "The path is malformed"),
+            Self::BadParameter => ("bad_parameter", 400, "A parameter is malformed"),
+            Self::UnknownParameter => ("unknown_parameter", 400, "A parameter is unknown"),
+            Self::BadHeader => ("bad_header", 400, "A header is malformed"),
+            Self::UnknownCommand => ("unknown_command", 400, "The command is unknown"),
+            Self::EmptyBatch => ("empty_batch", 400, "The batch is empty"),
+            Self::Unauthenticated => ("unauthenticated", 401, "Who is calling is unknown"),
+            Self::Forbidden => ("forbidden", 403, "The caller may not do this"),
+            Self::NotFound => ("not_found", 404, "There is nothing here"),
+            Self::UnknownMachine => ("unknown_machine", 404, "There is no such machine"),
+            Self::MethodNotAllowed => ("method_not_allowed", 405, "The method does not work here"),
+            Self::BodyTimeout => ("body_timeout", 408, "The body did not arrive in time"),
+            Self::PositionGone => ("position_gone", 410, "The position is not of this history"),
+            Self::BodyTooLarge => ("body_too_large", 413, "The body is too large"),
+            Self::WrongContentType => ("wrong_content_type", 415, "The content type is wrong"),
+            Self::IdReused => ("id_reused", 422, "The id was used for another command"),
+            Self::RejectionLimit => ("rejection_limit", 429, "Too many rejected commands"),
+            Self::Internal => ("internal", 500, "The host failed"),
+            Self::ModuleFault => ("module_fault", 500, "The module failed"),
+            Self::CrossPartition => ("cross_partition", 501, "The command needs several partitions"),
+            Self::NotSupportedYet => ("not_supported_yet", 501, "This is not supported yet"),
+            Self::NotReady => ("not_ready", 503, "The node is not ready"),
+            Self::Overloaded => ("overloaded", 503, "The node is overloaded"),
+            Self::Expired => ("expired", 503, "The deadline passed before the command was decided"),
+            Self::NoLeader => ("no_leader", 503, "No leader is known"),
+            Self::Halted => ("halted", 503, "The partition is halted"),
+            Self::ShuttingDown => ("shutting_down", 503, "The node is shutting down"),
+            Self::OutcomeUnknown => ("outcome_unknown", 504, "The outcome is not known yet"),
+            Self::ReadTimeout => ("read_timeout", 504, "The read did not finish in time"),
+            Self::StorageFull => ("storage_full", 507, "The disk is full"),
+        }
+    }
+}
+
+/// An error on its way to the client. Boxed, so that results stay small where all goes well.
+#[derive(Clone, Debug)]
+pub struct Problem(Box<Facts>);
+
+#[derive(Clone, Debug)]
+struct Facts {
+    code: Cow<'static, str>,
+    title: Cow<'static, str>,
+    status: u16,
+    detail: String,
+    /// Further members, in order; a name occurs once.
+    members: Vec<(Cow<'static, str>, Value)>,
+    retry_after: Option<Duration>,
+    /// The methods that work, for 405.
+    allow: Option<String>,
+}
+
+impl Problem {
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        let (code, status, title) = code.row();
+        Self::of_module(code, status, title, detail.into())
+    }
+
+    /// A refusal or rejection of a module, with its own code.
+    pub fn of_module(
+        code: impl Into<Cow<'static, str>>,
+        status: u16,
+        title: impl Into<Cow<'static, str>>,
+        detail: String,
+    ) -> Self {
+        let (members, retry_after, allow) = (Vec::new(), None, None);
+        Self(Box::new(Facts { code: code.into(), title: title.into(), status, detail, members, retry_after, allow }))
+    }
+
+    /// Adds a member. The first of a name stays.
+    pub fn with(mut self, name: impl Into<Cow<'static, str>>, value: Value) -> Self {
+        let name = name.into();
+        let standard = ["type", "title", "status", "detail", "instance", "code"];
+        if !standard.contains(&name.as_ref()) && self.0.members.iter().all(|(other, _)| *other != name) {
+            self.0.members.push((name, value));
+        }
+        self
+    }
+
+    /// Names the place in the body, as a JSON pointer.
+    fn at(self, pointer: &str) -> Self {
+        let Some(path) = pointer.strip_prefix('/') else { return self };
+        let field = path.split('/').next().unwrap_or(path).replace("~1", "/").replace("~0", "~");
+        self.with("field", Value::text(field)).with("pointer", Value::text(pointer))
+    }
+
+    pub fn with_retry_after(mut self, after: Duration) -> Self {
+        self.0.retry_after = Some(after);
+        self
+    }
+
+    pub fn with_allow(mut self, methods: String) -> Self {
+        self.0.allow = Some(methods);
+        self
+    }
+
+    pub fn status(&self) -> u16 {
+        self.0.status
+    }
+
+    pub fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
+    /// The problem as it appears in a body.
+    pub fn instance<'a>(&'a self, request_id: &'a str) -> Instance<'a> {
+        Instance { problem: self, request_id }
+    }
+
+    pub fn into_response(self, request_id: &str) -> Response {
+        let mut response = Response::new(Body::from(print(&self.instance(request_id))));
+        *response.status_mut() = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(after) = self.0.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(after.as_millis().div_ceil(1000).max(1) as u64));
+        }
+        if let Some(methods) = self.0.allow {
+            headers.insert(ALLOW, methods.try_into().expect("methods are tokens"));
+        }
+        if self.0.status == 401 {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"statehouse\""));
+        }
+        response
+    }
+}
+
+/// A problem of one request.
+pub struct Instance<'a> {
+    problem: &'a Problem,
+    request_id: &'a str,
+}
+
+impl Instance<'_> {
+    pub fn to_value(&self) -> Value {
+        let Facts { code, title, status, detail, members, .. } = &*self.problem.0;
+        let standard = [
+            ("type", Value::Text(kind(code))),
+            ("title", Value::text(title.as_ref())),
+            ("status", Value::Int(i128::from(*status))),
+            ("detail", Value::text(detail)),
+            ("instance", Value::text(self.request_id)),
+            ("code", Value::text(code.as_ref())),
+        ];
+        let standard = standard.into_iter().map(|(name, value)| (name.to_owned(), value));
+        Value::map(standard.chain(members.iter().map(|(name, value)| (name.to_string(), value.clone()))))
+    }
+}
+
+impl Serialize for Instance<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Facts { code, title, status, detail, members, .. } = &*self.problem.0;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("type", &kind(code))?;
+        map.serialize_entry("title", title)?;
+        map.serialize_entry("status", status)?;
+        map.serialize_entry("detail", detail)?;
+        map.serialize_entry("instance", self.request_id)?;
+        map.serialize_entry("code", code)?;
+        for (name, value) in members {
+            map.serialize_entry(name, &Json(value))?;
+        }
+        map.end()
+    }
+}
+
+fn kind(code: &str) -> String {
+    format!("urn:statehouse:problem:{code}")
+}
+
+impl From<BodyError> for Problem {
+    fn from(error: BodyError) -> Self {
+        let code = match &error.fault {
+            Fault::Malformed(_) => Code::MalformedBody,
+            Fault::UnknownField => Code::UnknownField,
+            Fault::DuplicateField => Code::DuplicateField,
+            Fault::MissingField => Code::MissingField,
+            Fault::GivenByPath => Code::FieldInPath,
+            Fault::WrongType { .. } | Fault::NotText => Code::WrongType,
+            Fault::NotInteger => Code::NotInteger,
+            Fault::OutOfRange { .. } => Code::OutOfRange,
+            Fault::TooShort { .. } | Fault::TooLong { .. } => Code::BadLength,
+            Fault::NotListed { .. } => Code::NotListed,
+            Fault::NotUuid => Code::BadUuid,
+            Fault::NotName => Code::BadName,
+            Fault::TooMany { .. } => Code::TooManyItems,
+            Fault::TooDeep { .. } => Code::TooDeep,
+        };
+        Self::new(code, error.to_string()).at(&error.pointer)
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let pointer = refusal.field.map(|field| format!("/{}", field.replace('~', "~0").replace('/', "~1")));
+        let status = if (400..500).contains(&refusal.status) { refusal.status } else { 422 };
+        let problem = Self::of_module(refusal.code, status, "The module refuses this", refusal.detail);
+        if let Some(pointer) = pointer { problem.at(&pointer) } else { problem }
+    }
+}
+
+impl From<Unavailable> for Problem {
+    fn from(unavailable: Unavailable) -> Self {
+        let (code, detail) = match unavailable.reason {
+            UnavailableReason::Overloaded => (Code::Overloaded, "not accepted, the queue is full; send it again later"),
+            UnavailableReason::Expired => {
+                (Code::Expired, "it was not executed and will not be; send it again with a longer deadline")
+            }
+            UnavailableReason::RejectionLimit => {
+                (Code::RejectionLimit, "not accepted, too many of your commands were rejected; slow down")
+            }
+            UnavailableReason::StorageFull => (Code::StorageFull, "not accepted, the disk is full; reads still work"),
+            UnavailableReason::NoLeader => (Code::NoLeader, "not accepted, nobody leads the partition; send it again"),
+            UnavailableReason::Halted => {
+                (Code::Halted, "not accepted, the partition is halted on this node; an operator must look at its log")
+            }
+            UnavailableReason::ShuttingDown => {
+                (Code::ShuttingDown, "not accepted, this node is shutting down; send it again, or to another node")
+            }
+            UnavailableReason::CrossPartition => {
+                (Code::CrossPartition, "not accepted, commands across partitions are not supported yet")
+            }
+        };
+        let problem = Self::new(code, detail);
+        // Coming back does not help against what is not built.
+        let may_retry = unavailable.reason != UnavailableReason::CrossPartition;
+        if may_retry { problem.with_retry_after(unavailable.retry_after) } else { problem }
+    }
+}
+
+impl From<QueryError> for Problem {
+    fn from(error: QueryError) -> Self {
+        match error {
+            QueryError::NotFound(refusal) => Self::from(Refusal { status: 404, ..refusal }),
+            QueryError::Refused(refusal) => refusal.into(),
+            QueryError::Gone(position) => {
+                let detail = format!("{position} is not a position of this history; begin without it");
+                Self::new(Code::PositionGone, detail).with("position", Value::Text(position.to_string()))
+            }
+            QueryError::Unavailable(unavailable) => unavailable.into(),
+            QueryError::Deadline => {
+                Self::new(Code::ReadTimeout, "the deadline passed; nothing was changed, read again")
+                    .with_retry_after(Duration::from_secs(1))
+            }
+            QueryError::Fault(text) => Self::new(Code::ModuleFault, text),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Replies: what the router answers to a command becomes a status, headers and a body, alone or as a line of a batch.
+//!
+//! In: an [`Answer`]. Out: a [`Reply`]. It knows nothing of how the command was asked.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::Response;
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+use statehouse_abi::cold::{Rejection, host_rejection};
+use statehouse_abi::describe::Describe;
+use statehouse_abi::value::Value;
+
+use super::json::{Json, print};
+use super::problem::{Code, Problem};
+use super::url;
+use crate::ids::{CommandId, Position};
+use crate::router::answer::{Answer, Recorded};
+
+pub const POSITION: HeaderName = HeaderName::from_static("statehouse-position");
+pub const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// The answer to one command.
+pub struct Reply {
+    pub position: Option<Position>,
+    pub is_replayed: bool,
+    pub content: Content,
+}
+
+pub enum Content {
+    Success(StatusCode, Value),
+    Problem(Problem),
+}
+
+impl Reply {
+    /// `machine` and `id` are those of the command; `describe` is the module's that has decided it.
+    pub fn new(answer: Answer, machine: &str, describe: &Describe, id: CommandId) -> Self {
+        let transaction_id = || Value::Text(id.to_string());
+        match answer {
+            Answer::Done(Recorded { position, is_replayed, status, body, .. }) => {
+                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+                Self { position: Some(position), is_replayed, content: Content::Success(status, body) }
+            }
+            Answer::Rejected(recorded, rejection) => {
+                let (position, is_replayed) = (Some(recorded.position), recorded.is_replayed);
+                let problem = rejected(recorded, rejection, describe, transaction_id());
+                Self { position, is_replayed, content: Content::Problem(problem) }
+            }
+            Answer::Refused(refusal) => Problem::from(refusal).with("Transaction_id", transaction_id()).into(),
+            Answer::Conflict { fields, position } => {
+                let detail = format!(
+                    "this id belongs to a command with other content; it differs in {}; use a new id",
+                    if fields.is_empty() { "the command".to_owned() } else { fields.join(", ") }
+                );
+                let fields = Value::Array(fields.into_iter().map(Value::Text).collect());
+                let problem = Problem::new(Code::IdReused, detail)
+                    .with("fields", fields)
+                    .with("Transaction_id", transaction_id())
+                    .with("position", Value::Text(position.to_string()));
+                Self { position: Some(position), ..problem.into() }
+            }
+            Answer::Unavailable(unavailable) => {
+                Problem::from(unavailable).with("Transaction_id", transaction_id()).into()
+            }
+            Answer::Unknown { home, expires } => {
+                let home = url::encode(&home);
+                let resolve = format!("/v1/{machine}/commands/{id}?home={home}&expires={}", expires.0);
+                let detail = "the deadline passed while it was under way; send the same id again, or ask `resolve`";
+                Problem::new(Code::OutcomeUnknown, detail)
+                    .with("Transaction_id", transaction_id())
+                    .with("resolve", Value::Text(resolve))
+                    .with_retry_after(Duration::from_secs(1))
+                    .into()
+            }
+        }
+    }
+
+    pub fn status(&self) -> u16 {
+        match &self.content {
+            Content::Success(status, _) => status.as_u16(),
+            Content::Problem(problem) => problem.status(),
+        }
+    }
+
+    pub fn into_response(self, request_id: &str) -> Response {
+        let mut response = match self.content {
+            Content::Success(status, body) => {
+                let is_empty = status == StatusCode::NO_CONTENT;
+                let body = if is_empty { Body::empty() } else { Body::from(print(&Json(&body))) };
+                let mut response = Response::new(body);
+                *response.status_mut() = status;
+                if !is_empty {
+                    response.headers_mut().insert(CONTENT_TYPE, JSON);
+                }
+                response
+            }
+            Content::Problem(problem) => problem.into_response(request_id),
+        };
+        if let Some(position) = self.position {
+            response.headers_mut().insert(POSITION, position_value(&position));
+        }
+        if self.is_replayed {
+            response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+        }
+        response
+    }
+
+    /// `{status, body}`, for a batch.
+    pub fn line<'a>(&'a self, request_id: &'a str) -> Line<'a> {
+        Line { reply: self, request_id }
+    }
+}
+
+impl From<Problem> for Reply {
+    fn from(problem: Problem) -> Self {
+        Self { position: None, is_replayed: false, content: Content::Problem(problem) }
+    }
+}
+
+pub fn position_value(position: &Position) -> HeaderValue {
+    HeaderValue::try_from(position.to_string()).expect("a position is digits, dots and a tilde")
+}
+
+fn rejected(recorded: Recorded, rejection: Rejection, describe: &Describe, transaction_id: Value) -> Problem {
+    let declared = describe.rejections.iter().find(|declared| declared.code == rejection.code);
+    let title = declared.map_or_else(|| host_title(&rejection.code).to_owned(), |declared| declared.title.clone());
+    let status = if (400..600).contains(&recorded.status) { recorded.status } else { 422 };
+    let problem = Problem::of_module(rejection.code, status, title, rejection.detail)
+        .with("Status", Value::text("rejected"))
+        .with("Transaction_id", transaction_id)
+        .with("position", Value::Text(recorded.position.to_string()));
+    let rendered = if let Value::Map(members) = recorded.body { members } else { Vec::new() };
+    rendered.into_iter().fold(problem, |problem, (name, value)| problem.with(name, value))
+}
+
+/// Titles of the rejections that the host records itself.
+fn host_title(code: &str) -> &'static str {
+    match code {
+        host_rejection::MODULE_TRAP => "The module failed on this command",
+        host_rejection::BUDGET => "The module took too long for this command",
+        host_rejection::MODULE_INCONSISTENT => "The module contradicts itself on this command",
+        host_rejection::KEYS => "The module touched too many undeclared keys",
+        _ => "Rejected",
+    }
+}
+
+/// One line of a batch's answer.
+pub struct Line<'a> {
+    reply: &'a Reply,
+    request_id: &'a str,
+}
+
+impl Line<'_> {
+    pub fn to_value(&self) -> Value {
+        let body = match &self.reply.content {
+            Content::Success(_, body) => body.clone(),
+            Content::Problem(problem) => problem.instance(self.request_id).to_value(),
+        };
+        Value::map([("status", Value::Int(i128::from(self.reply.status()))), ("body", body)])
+    }
+}
+
+impl Serialize for Line<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(2))?;
+        map.serialize_entry("status", &self.reply.status())?;
+        match &self.reply.content {
+            Content::Success(_, body) => map.serialize_entry("body", &Json(body))?,
+            Content::Problem(problem) => map.serialize_entry("body", &problem.instance(self.request_id))?,
+        }
+        map.end()
+    }
+}

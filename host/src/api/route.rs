@@ -1,0 +1,139 @@
+//! Routes of the host: one table of what exists beside the modules' own routes, and who may use it.
+//!
+//! In: method and path. Out: a page. The routes of modules are in [`mount`](super::mount); the first segment below
+//! `/v1/<machine>/` decides whose a path is. It knows nothing of what the pages show.
+
+use axum::http::Method;
+use statehouse_abi::role;
+
+use super::problem::{Code, Problem};
+use super::url::match_path;
+
+/// The roles that may send commands: those who watch and run the node move nothing.
+pub const COMMAND_ROLES: u32 = role::CLIENT | role::TREASURY;
+/// The roles that may read what modules show.
+pub const QUERY_ROLES: u32 = role::ALL;
+const WATCH_ROLES: u32 = role::AUDITOR | role::DEVELOPER | role::OPERATOR | role::ADMIN;
+
+/// What a route shows or does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
+    Batch,
+    CommandStatus,
+    Events,
+    Machines,
+    Machine,
+    Cluster,
+    Health,
+    Ready,
+    Metrics,
+    OpenApi,
+}
+
+pub struct HostRoute {
+    pub method: Method,
+    pub path: &'static str,
+    pub page: Page,
+    /// One of these is needed; nothing: anyone may, without a token.
+    pub roles: Option<u32>,
+    pub summary: &'static str,
+}
+
+const fn route(method: Method, path: &'static str, page: Page, roles: Option<u32>, summary: &'static str) -> HostRoute {
+    HostRoute { method, path, page, roles, summary }
+}
+
+pub const HOST_ROUTES: &[HostRoute] = &[
+    route(Method::POST, "/v1/{machine}/batch", Page::Batch, Some(COMMAND_ROLES), "Many commands in one request"),
+    route(
+        Method::GET,
+        "/v1/{machine}/commands/{id}",
+        Page::CommandStatus,
+        Some(QUERY_ROLES),
+        "What became of a command",
+    ),
+    route(Method::GET, "/v1/{machine}/events", Page::Events, Some(QUERY_ROLES), "The events as they happen"),
+    route(Method::GET, "/v1/machines", Page::Machines, Some(WATCH_ROLES), "All machines"),
+    route(Method::GET, "/v1/machines/{machine}", Page::Machine, Some(WATCH_ROLES), "One machine"),
+    route(Method::GET, "/v1/cluster", Page::Cluster, Some(WATCH_ROLES), "This node, its machines and partitions"),
+    route(Method::GET, "/healthz", Page::Health, None, "Whether the process runs"),
+    route(Method::GET, "/readyz", Page::Ready, None, "Whether it can take requests"),
+    route(Method::GET, "/metrics", Page::Metrics, Some(role::OPERATOR | role::ADMIN), "Metrics for Prometheus"),
+    route(Method::GET, "/openapi.json", Page::OpenApi, None, "This API"),
+];
+
+/// First segments below `/v1/` that are no machine's name.
+const RESERVED_MACHINES: [&str; 2] = ["machines", "cluster"];
+/// First segments below `/v1/<machine>/` that are the host's.
+pub const RESERVED: [&str; 3] = ["commands", "events", "batch"];
+
+/// Splits the path of a module's route into machine and rest; nothing when the path is the host's.
+pub fn module_path(path: &str) -> Option<(&str, &str)> {
+    let (machine, rest) = path.strip_prefix("/v1/")?.split_once('/')?;
+    let first = rest.split('/').next().unwrap_or(rest);
+    (!RESERVED_MACHINES.contains(&machine) && !RESERVED.contains(&first)).then_some((machine, rest))
+}
+
+/// Finds the host's route, and what its path captures.
+///
+/// # Errors
+/// 404, or 405 with the methods that work.
+pub fn find_host_route<'p>(method: &Method, path: &'p str) -> Result<(&'static HostRoute, Vec<&'p str>), Problem> {
+    let mut allowed = Vec::new();
+    for route in HOST_ROUTES {
+        let Some(captured) = match_path(route.path, path) else { continue };
+        if route.method == method || (route.method == Method::GET && method == Method::HEAD) {
+            return Ok((route, captured));
+        }
+        allowed.push(route.method.as_str());
+    }
+    Err(not_found_or_not_allowed(allowed, path))
+}
+
+/// The problem of a path without a route for its method.
+pub fn not_found_or_not_allowed(mut allowed: Vec<&str>, path: &str) -> Problem {
+    if allowed.is_empty() {
+        return Problem::new(Code::NotFound, format!("`{path}` is no route; /openapi.json lists them all"));
+    }
+    if allowed.contains(&"GET") {
+        allowed.push("HEAD");
+    }
+    allowed.sort_unstable();
+    allowed.dedup();
+    let methods = allowed.join(", ");
+    Problem::new(Code::MethodNotAllowed, format!("use {methods}")).with_allow(methods)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_the_modules_or_the_hosts() {
+        assert_eq!(module_path("/v1/wallet/accounts/a/b"), Some(("wallet", "accounts/a/b")));
+        assert_eq!(module_path("/v1/wallet/"), Some(("wallet", "")));
+        for host in
+            ["/v1/wallet/batch", "/v1/wallet/commands", "/v1/wallet/events/x", "/v1/machines/x", "/v1/cluster/x"]
+        {
+            assert_eq!(module_path(host), None, "{host}");
+        }
+        for host in ["/v1/wallet", "/v1/", "/healthz", "/v2/wallet/x"] {
+            assert_eq!(module_path(host), None, "{host}");
+        }
+    }
+
+    #[test]
+    fn host_routes_are_found_by_method_and_path() {
+        let find = |method, path| {
+            find_host_route(&method, path)
+                .map(|(route, captured)| (route.page, captured))
+                .map_err(|problem| (problem.status(), problem.detail().to_owned()))
+        };
+        assert_eq!(find(Method::POST, "/v1/m/batch"), Ok((Page::Batch, vec!["m"])));
+        assert_eq!(find(Method::GET, "/v1/m/commands/7"), Ok((Page::CommandStatus, vec!["m", "7"])));
+        assert_eq!(find(Method::HEAD, "/healthz"), Ok((Page::Health, vec![])));
+        assert_eq!(find(Method::GET, "/v1/m/batch"), Err((405, "use POST".into())));
+        assert_eq!(find(Method::DELETE, "/readyz"), Err((405, "use GET, HEAD".into())));
+        assert_eq!(find(Method::GET, "/v1/m").map_err(|(status, _)| status), Err(404));
+    }
+}
