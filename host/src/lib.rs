@@ -18,4 +18,5 @@ pub mod guest;
 pub mod store;
 pub mod effects;
 pub mod registry;
+pub mod audit;
 pub mod system;

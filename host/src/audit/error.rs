@@ -1,0 +1,34 @@
+//! Why an audit cannot be carried out. What an audit *finds* is in its report.
+
+use std::path::PathBuf;
+
+use crate::log::LogError;
+use crate::machine::replay::ReplayError;
+use crate::registry::RegistryError;
+use crate::system::NodeError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    #[error("{} holds no data of a node: there is no node.json in it", path.display())]
+    NoNode { path: PathBuf },
+    #[error("there is no machine `{machine}` in {}; there is: {}", path.display(), known.join(", "))]
+    NoMachine { machine: String, path: PathBuf, known: Vec<String> },
+    #[error("machine `{machine}` has no partition {partition}")]
+    NoPartition { machine: String, partition: u32 },
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{stream}: {source}")]
+    Log { stream: String, source: LogError },
+    #[error("{stream}: {source}")]
+    Replay { stream: String, source: ReplayError },
+    #[error("the position is not one of this journal")]
+    Gone,
+    #[error("no module was active then: nothing has happened yet")]
+    NoModule,
+    #[error("{0}")]
+    Query(String),
+}

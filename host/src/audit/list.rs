@@ -1,0 +1,141 @@
+//! `audit log`: the journal in words, command by command.
+//!
+//! In: a partition. Out: one line per command with its outcome, rendered by the module that decided it.
+
+use statehouse_abi::cold::{CommandFacts, EventBytes, EventFacts, Rejection, RenderItem};
+use statehouse_abi::outcome::GroupOutcome;
+use statehouse_abi::value::Value;
+
+use crate::audit::error::AuditError;
+use crate::audit::source::{PartitionSource, Source};
+use crate::ids::{CommandId, Micros};
+use crate::machine::entry::{Batch, Entry, EntryKind};
+use crate::machine::journal::{Journal, Verdict};
+
+/// One line of the journal.
+#[derive(Clone, Debug)]
+pub struct Line {
+    pub position: String,
+    pub time: Micros,
+    pub kind: EntryKind,
+    pub what: What,
+}
+
+#[derive(Clone, Debug)]
+pub enum What {
+    Tick,
+    Activation {
+        module: String,
+        schema: u32,
+    },
+    Command {
+        id: CommandId,
+        name: String,
+        caller: String,
+        request_id: String,
+        body: Value,
+        events: Vec<Value>,
+        rejection: Option<Rejection>,
+    },
+}
+
+/// Gives `each` every line in order, until it says stop.
+pub fn list(
+    source: &Source,
+    partition: &PartitionSource,
+    mut each: impl FnMut(Line) -> std::ops::ControlFlow<()>,
+) -> Result<(), AuditError> {
+    let mut journal = partition.genesis;
+    for read in partition.entries() {
+        let entry = read?.entry;
+        let judged = journal.judge(&entry).map_err(|error| partition.replay_failed(error.into()))?;
+        let Verdict::Effective(after) = judged else { continue };
+        journal = after;
+        for line in lines(source, partition, &journal, &entry)? {
+            if each(line).is_break() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn lines(
+    source: &Source,
+    partition: &PartitionSource,
+    journal: &Journal,
+    entry: &Entry,
+) -> Result<Vec<Line>, AuditError> {
+    let header = entry.header();
+    let line = |n, what| {
+        let position = journal.position(partition.partition, n).to_string();
+        Line { position, time: header.time, kind: header.kind, what }
+    };
+    let Some(batch) = entry.batch() else {
+        let what = match entry.activation() {
+            Ok(activation) => What::Activation { module: activation.module.to_string(), schema: activation.schema },
+            Err(_) => What::Tick,
+        };
+        return Ok(vec![line(0, what)]);
+    };
+    let logic = source.load(header.decider).map_err(AuditError::Query)?;
+    let mut lines = Vec::new();
+    let mut n = 0;
+    for at in 0..batch.outcome.group_count() {
+        let position = journal.position(partition.partition, n).to_string();
+        let (items, rejection) = items_of(&batch, at, header.time, &position);
+        let rendered = logic.render(&items).map_err(|fault| AuditError::Query(fault.to_string()))?;
+        let mut rendered = rendered.into_iter();
+        let body = rendered.next().unwrap_or(Value::Null);
+        let command = batch.command(batch.ops.group(at).command as usize);
+        let what = What::Command {
+            id: command.id,
+            name: command.name.to_owned(),
+            caller: command.caller.to_owned(),
+            request_id: command.request_id.to_owned(),
+            body,
+            events: rendered.collect(),
+            rejection: rejection.clone(),
+        };
+        lines.push(line(n, what));
+        n += if rejection.is_some() { 1 } else { items.len() as u32 - 1 };
+    }
+    Ok(lines)
+}
+
+/// The command's body, then its events.
+fn items_of(batch: &Batch<'_>, group: usize, time: Micros, position: &str) -> (Vec<RenderItem>, Option<Rejection>) {
+    let command = batch.command(batch.ops.group(group).command as usize);
+    let rejection = match batch.outcome.group(group) {
+        GroupOutcome::Rejected(bytes) => minicbor::decode::<Rejection>(bytes).ok(),
+        _ => None,
+    };
+    let facts = CommandFacts {
+        command: command.name.to_owned(),
+        id: command.id.0,
+        body: command.body.to_vec(),
+        time: time.0,
+        position: position.to_owned(),
+        events: Vec::new(),
+        rejection: rejection.clone(),
+        phases: Vec::new(),
+    };
+    let mut items = vec![RenderItem::Body(facts)];
+    if let GroupOutcome::Events { first, count } = batch.outcome.group(group) {
+        items.extend((first..first + count).map(|at| {
+            let event = batch.outcome.event(at as usize);
+            let op = batch.ops.op(event.op as usize);
+            let bytes =
+                EventBytes { entity: op.entity.to_vec(), op: op.payload.to_vec(), event: event.payload.to_vec() };
+            RenderItem::Event(EventFacts {
+                event: bytes,
+                command: command.name.to_owned(),
+                id: command.id.0,
+                body: command.body.to_vec(),
+                time: time.0,
+                position: position.to_owned(),
+            })
+        }));
+    }
+    (items, rejection)
+}

@@ -1,0 +1,220 @@
+//! `audit verify`: every frame, the chain, every digest, every invariant, and every id, recomputed.
+//!
+//! In: a data folder. Out: a report that says for each partition what was checked and what is wrong, with the place. A
+//! fault ends the walk of its partition, since nothing after it can be judged; the other partitions go on.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use statehouse_abi::cold::{CheckIn, Row};
+use statehouse_abi::outcome::GroupOutcome;
+
+use crate::audit::error::AuditError;
+use crate::audit::source::{PartitionSource, Read, Source};
+use crate::ids::{CommandId, PartitionId, Position};
+use crate::log::Tail;
+use crate::machine::entry::EntryKind;
+use crate::machine::journal::Verdict;
+use crate::machine::replay::Replay;
+
+/// Rows handed to `sh1_check` at once.
+const CHECK_ROWS: usize = 16_384;
+
+/// What an audit of one partition found.
+#[derive(Clone, Debug, Serialize)]
+pub struct PartitionReport {
+    pub machine: String,
+    pub partition: PartitionId,
+    /// Effective entries.
+    pub entries: u64,
+    pub void_entries: u64,
+    pub commands: u64,
+    pub events: u64,
+    pub rejections: u64,
+    pub rows: u64,
+    /// Where the journal ends.
+    pub position: String,
+    pub head: String,
+    pub state_digest: String,
+    pub module: String,
+    /// Bytes of the log that are valid, and those behind them that were never acknowledged.
+    pub log_bytes: u64,
+    pub torn_bytes: u64,
+    /// Entries at the end that the log itself does not know to be committed.
+    pub entries_not_known_committed: u64,
+    /// Empty when everything is as recorded.
+    pub faults: Vec<Fault>,
+}
+
+/// Something that is not as it was recorded, or must not be.
+#[derive(Clone, Debug, Serialize)]
+pub struct Fault {
+    /// `log`, `chain`, `digest`, `invariant` or `id`.
+    pub kind: &'static str,
+    pub detail: String,
+    /// File name of the segment and byte offset in it, where there is one.
+    pub segment: Option<String>,
+    pub offset: Option<u64>,
+    pub journal_index: Option<u64>,
+}
+
+/// What an audit found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub cluster: String,
+    pub is_clean: bool,
+    pub partitions: Vec<PartitionReport>,
+}
+
+/// Verifies all partitions of the machines; `on_entry` is told of progress as (entries done, entries in all).
+pub fn verify(source: &Source, machines: &[String], on_entry: &dyn Fn(u64)) -> Result<Report, AuditError> {
+    let mut partitions = Vec::new();
+    for machine in machines {
+        let mut ids: BTreeMap<CommandId, Position> = BTreeMap::new();
+        for partition in source.partitions(machine)? {
+            partitions.push(match source.partition(machine, partition) {
+                Ok(opened) => verify_partition(source, &opened, &mut ids, on_entry),
+                Err(AuditError::Log { source: error, .. }) => unreadable(machine, partition, error.to_string()),
+                Err(error) => return Err(error),
+            });
+        }
+    }
+    let is_clean = partitions.iter().all(|partition| partition.faults.is_empty());
+    Ok(Report { cluster: source.identity().cluster.clone(), is_clean, partitions })
+}
+
+fn unreadable(machine: &str, partition: PartitionId, detail: String) -> PartitionReport {
+    let fault = Fault { kind: "log", detail, segment: None, offset: None, journal_index: None };
+    PartitionReport {
+        machine: machine.to_owned(),
+        partition,
+        entries: 0,
+        void_entries: 0,
+        commands: 0,
+        events: 0,
+        rejections: 0,
+        rows: 0,
+        position: String::new(),
+        head: String::new(),
+        state_digest: String::new(),
+        module: String::new(),
+        log_bytes: 0,
+        torn_bytes: 0,
+        entries_not_known_committed: 0,
+        faults: vec![fault],
+    }
+}
+
+fn verify_partition(
+    source: &Source,
+    partition: &PartitionSource,
+    ids: &mut BTreeMap<CommandId, Position>,
+    on_entry: &dyn Fn(u64),
+) -> PartitionReport {
+    let mut report = unreadable(&partition.machine, partition.partition, String::new());
+    report.faults.clear();
+    report.log_bytes = partition.scan.end().0;
+    report.torn_bytes = match partition.scan.tail() {
+        Tail::Clean => 0,
+        Tail::Torn { bytes } => bytes,
+    };
+    let mut replay = Replay::new(partition.genesis);
+    for read in partition.entries() {
+        let read = match read {
+            Ok(read) => read,
+            Err(error) => {
+                let fault =
+                    Fault { kind: "log", detail: error.to_string(), segment: None, offset: None, journal_index: None };
+                report.faults.push(fault);
+                break;
+            }
+        };
+        match replay.apply(&read.entry, &|id| source.load(id)) {
+            Ok(Verdict::Effective(_)) => count(&mut report, partition, &replay, &read, ids),
+            Ok(Verdict::Void) => report.void_entries += 1,
+            Err(error) => {
+                let kind = if error.to_string().contains("digest") { "digest" } else { "chain" };
+                report.faults.push(fault_at(kind, error.to_string(), &read));
+                break;
+            }
+        }
+        report.entries_not_known_committed += u64::from(!read.is_committed);
+        on_entry(1);
+    }
+    finish(&mut report, partition, &replay);
+    report
+}
+
+fn fault_at(kind: &'static str, detail: String, read: &Read) -> Fault {
+    Fault {
+        kind,
+        detail,
+        segment: Some(read.segment.clone()),
+        offset: Some(read.offset),
+        journal_index: Some(read.entry.header().index.0),
+    }
+}
+
+/// Counts an effective entry and looks for ids that were used before.
+fn count(
+    report: &mut PartitionReport,
+    partition: &PartitionSource,
+    replay: &Replay,
+    read: &Read,
+    ids: &mut BTreeMap<CommandId, Position>,
+) {
+    report.entries += 1;
+    let Some(batch) = read.entry.batch() else { return };
+    report.commands += batch.command_count() as u64;
+    report.events += batch.outcome.event_count() as u64;
+    let mut n = 0;
+    for at in 0..batch.outcome.group_count() {
+        let id = batch.command_id(batch.ops.group(at).command as usize);
+        let position = replay.journal.position(partition.partition, n);
+        if read.entry.header().kind == EntryKind::Batch
+            && let Some(before) = ids.insert(id, position)
+        {
+            let detail = format!("command {id} is recorded at {before} and again at {position}");
+            report.faults.push(fault_at("id", detail, read));
+        }
+        n += match batch.outcome.group(at) {
+            GroupOutcome::Events { count, .. } => count,
+            GroupOutcome::Rejected(_) | GroupOutcome::NeedsKeys => {
+                report.rejections += 1;
+                1
+            }
+        };
+    }
+}
+
+/// The state at the end, and the module's own invariants over it.
+fn finish(report: &mut PartitionReport, partition: &PartitionSource, replay: &Replay) {
+    report.rows = replay.rows.len() as u64;
+    report.position = replay.journal.position(partition.partition, 0).to_string();
+    report.head = replay.journal.head.to_string();
+    report.state_digest = replay.state_digest().to_string();
+    report.module = replay.journal.module.to_string();
+    let Some(logic) = &replay.logic else { return };
+    let mut rows = replay.rows.iter();
+    let mut accumulator = Vec::new();
+    loop {
+        let chunk: Vec<Row> =
+            rows.by_ref().take(CHECK_ROWS).map(|(key, row)| Row { key: key.clone(), row: Some(row.clone()) }).collect();
+        let is_last = chunk.len() < CHECK_ROWS;
+        let fault = |detail| Fault { kind: "invariant", detail, segment: None, offset: None, journal_index: None };
+        match logic.check(&CheckIn { accumulator, rows: chunk, is_last }) {
+            Ok(checked) => {
+                let violated = checked.violations.into_iter();
+                report.faults.extend(violated.map(|found| fault(format!("{}: {}", found.invariant, found.detail))));
+                accumulator = checked.accumulator;
+            }
+            Err(error) => {
+                report.faults.push(fault(format!("the module's check failed: {error}")));
+                return;
+            }
+        }
+        if is_last {
+            return;
+        }
+    }
+}
