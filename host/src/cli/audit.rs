@@ -1,0 +1,253 @@
+//! `statehouse audit`: verify, balance, log.
+//!
+//! In: a data folder, whether a node runs on it or not. Out: tables, or JSON for programs; exit code 1 when something is
+//! not as recorded. It knows nothing of how anything is recomputed.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use serde_json::json;
+use statehouse_abi::value::Value;
+
+use crate::api::{parse_time, print_time};
+use crate::audit::balance::entity_at;
+use crate::audit::list::{Line, What, list};
+use crate::audit::verify::{Report, verify};
+use crate::audit::{AuditError, Source};
+use crate::cli::output::{print, print_json, progress, table, to_json};
+use crate::ids::PartitionId;
+use crate::router::answer::Moment;
+
+#[derive(Subcommand)]
+pub enum AuditArgs {
+    /// Recompute everything from the journal and compare; exit code 1 when something differs
+    Verify(VerifyArgs),
+    /// The balance of an account at a moment, recomputed from the first entry on
+    Balance(BalanceArgs),
+    /// The journal in words
+    Log(LogArgs),
+}
+
+#[derive(Args)]
+struct From {
+    /// Data folder of a node, running or stopped, or a copy of it
+    #[arg(long, default_value = "./statehouse-data")]
+    data: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    from: From,
+    /// Only this machine; all without it
+    #[arg(long)]
+    machine: Option<String>,
+}
+
+#[derive(Args)]
+pub struct BalanceArgs {
+    #[command(flatten)]
+    from: From,
+    #[arg(long, default_value = "wallet")]
+    machine: String,
+    #[arg(long)]
+    account: String,
+    /// Only this currency; all without it
+    #[arg(long)]
+    currency: Option<String>,
+    /// RFC 3339 time or position; the end of the journal without it
+    #[arg(long)]
+    at: Option<String>,
+}
+
+#[derive(Args)]
+pub struct LogArgs {
+    #[command(flatten)]
+    from: From,
+    #[arg(long, default_value = "wallet")]
+    machine: String,
+    #[arg(long, default_value_t = 0)]
+    partition: u32,
+    /// Stop after so many lines
+    #[arg(long)]
+    limit: Option<usize>,
+}
+
+pub fn run(args: AuditArgs) -> anyhow::Result<ExitCode> {
+    match args {
+        AuditArgs::Verify(args) => run_verify(&args),
+        AuditArgs::Balance(args) => run_balance(&args),
+        AuditArgs::Log(args) => run_log(&args),
+    }
+}
+
+fn open(path: &Path) -> anyhow::Result<Source> {
+    Source::open(path).map_err(|error| match error {
+        AuditError::NoNode { .. } => {
+            anyhow::anyhow!("{error}; name the folder that the node was started with by --data")
+        }
+        error => error.into(),
+    })
+}
+
+fn run_verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+    let source = open(&args.from.data)?;
+    let machines = match &args.machine {
+        Some(machine) => {
+            source.machine(machine)?;
+            vec![machine.clone()]
+        }
+        None => source.machines()?,
+    };
+    let bar = progress("entries verified");
+    let report = verify(&source, &machines, &|done| bar.inc(done))?;
+    bar.finish_and_clear();
+    if args.from.json {
+        print_json(&report)?;
+    } else {
+        print(&report_text(&report))?;
+    }
+    Ok(if report.is_clean { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn report_text(report: &Report) -> String {
+    let mut rows =
+        table(&["partition", "entries", "commands", "events", "rejected", "rows", "position", "state digest"]);
+    for partition in &report.partitions {
+        rows.add_row([
+            format!("{}/{}", partition.machine, partition.partition),
+            partition.entries.to_string(),
+            partition.commands.to_string(),
+            partition.events.to_string(),
+            partition.rejections.to_string(),
+            partition.rows.to_string(),
+            partition.position.clone(),
+            partition.state_digest.chars().take(16).collect(),
+        ]);
+    }
+    let mut text = format!("{rows}\n");
+    for partition in &report.partitions {
+        for fault in &partition.faults {
+            let segment = fault.segment.as_deref().map(|segment| format!(" in {segment}")).unwrap_or_default();
+            let offset = fault.offset.map(|offset| format!(" at byte {offset}")).unwrap_or_default();
+            let stream = format!("{}/{}", partition.machine, partition.partition);
+            text.push_str(&format!("FAULT {stream} {}{segment}{offset}: {}\n", fault.kind, fault.detail));
+        }
+    }
+    text.push_str(if report.is_clean {
+        "verified: frames, chain, digests, ids and invariants are as recorded\n"
+    } else {
+        "NOT verified: see the faults above; keep the folder as it is and restore a replica or a backup\n"
+    });
+    text
+}
+
+fn run_balance(args: &BalanceArgs) -> anyhow::Result<ExitCode> {
+    let source = open(&args.from.data)?;
+    let moment = args.at.as_deref().map(parse_moment).transpose()?;
+    let bar = progress("replaying");
+    let found = entity_at(&source, &args.machine, &args.account, moment)?;
+    bar.finish_and_clear();
+    let position = found.journal.position(found.partition, 0).to_string();
+    let time = print_time(found.journal.time);
+    let balances = found.value.find("balances").cloned().unwrap_or(Value::Null);
+    let balance = match &args.currency {
+        Some(currency) => balances.find(currency).cloned(),
+        None => Some(balances),
+    };
+    if args.from.json {
+        let balances = balance.as_ref().map(to_json).transpose()?;
+        print_json(&json!({
+            "account": args.account, "currency": args.currency, "balance": balances,
+            "position": position, "time": time, "head": found.journal.head,
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut rows = table(&["account", "currency", "balance", "position", "time"]);
+    let pairs: Vec<(String, Value)> = match (balance, &args.currency) {
+        (Some(Value::Map(pairs)), _) => pairs,
+        (Some(value), Some(currency)) => vec![(currency.clone(), value)],
+        (None, Some(currency)) => anyhow::bail!("{} holds no {currency} at {position}", args.account),
+        _ => Vec::new(),
+    };
+    for (currency, value) in pairs {
+        let value = value.as_text().map_or_else(|| format!("{value:?}"), str::to_owned);
+        rows.add_row([args.account.clone(), currency, value, position.clone(), time.clone()]);
+    }
+    print(&format!("{rows}\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn parse_moment(text: &str) -> anyhow::Result<Moment> {
+    if let Ok(position) = text.parse() {
+        return Ok(Moment::Position(position));
+    }
+    let time = parse_time(text).with_context(|| {
+        format!("`{text}` is neither a position (0.42.0~1a2b3c4d) nor a time (2026-11-21T10:00:00Z)")
+    })?;
+    Ok(Moment::Time(time))
+}
+
+fn run_log(args: &LogArgs) -> anyhow::Result<ExitCode> {
+    let source = open(&args.from.data)?;
+    source.machine(&args.machine)?;
+    let partition = PartitionId(args.partition);
+    if !source.partitions(&args.machine)?.contains(&partition) {
+        return Err(AuditError::NoPartition { machine: args.machine.clone(), partition: partition.0 }.into());
+    }
+    let opened = source.partition(&args.machine, partition)?;
+    let mut left = args.limit.unwrap_or(usize::MAX);
+    let mut result = Ok(());
+    list(&source, &opened, |line| {
+        if left == 0 {
+            return ControlFlow::Break(());
+        }
+        left -= 1;
+        let text = if args.from.json { line_json(&line) } else { Ok(line_text(&line)) };
+        result = text.and_then(|text| Ok(print(&text)?));
+        if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    result?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn line_text(line: &Line) -> String {
+    let head = format!("{}  {}", line.position, print_time(line.time));
+    match &line.what {
+        What::Tick => format!("{head}  tick\n"),
+        What::Activation { module, schema } => format!("{head}  activate module {module} schema {schema}\n"),
+        What::Command { id, name, caller, body, events, rejection, .. } => {
+            let json = |value: &Value| to_json(value).map_or_else(|error| error.to_string(), |json| json.to_string());
+            let mut text = format!("{head}  {name} {id} by {caller} {}\n", json(body));
+            events.iter().for_each(|event| text.push_str(&format!("    event    {}\n", json(event))));
+            if let Some(rejection) = rejection {
+                text.push_str(&format!("    rejected {}: {}\n", rejection.code, rejection.detail));
+            }
+            text
+        }
+    }
+}
+
+/// One JSON object per line.
+fn line_json(line: &Line) -> anyhow::Result<String> {
+    let what = match &line.what {
+        What::Tick => json!({"kind": "tick"}),
+        What::Activation { module, schema } => json!({"kind": "activate", "module": module, "schema": schema}),
+        What::Command { id, name, caller, request_id, body, events, rejection } => json!({
+            "kind": "command", "id": id.to_string(), "command": name, "caller": caller, "request_id": request_id,
+            "body": to_json(body)?, "events": events.iter().map(to_json).collect::<Result<Vec<_>, _>>()?,
+            "rejection": rejection.as_ref().map(|found| json!({"code": found.code, "detail": found.detail})),
+        }),
+    };
+    let mut object = json!({"position": line.position, "time": print_time(line.time)});
+    if let (Some(object), serde_json::Value::Object(what)) = (object.as_object_mut(), what) {
+        object.extend(what);
+    }
+    Ok(format!("{object}\n"))
+}

@@ -1,0 +1,73 @@
+//! `statehouse bench`: what this machine does, beside the fixed figures of others on a comparable one.
+//!
+//! Numbers are printed, never asserted. It knows nothing of how the parts it measures work.
+
+pub mod guest;
+mod http;
+mod ids;
+mod log;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+/// The released wallet.
+pub const WALLET: &[u8] = include_bytes!("../../../../modules/releases/wallet-1.0.0.wasm");
+
+#[derive(Subcommand)]
+pub enum BenchArgs {
+    /// Id check, decide and apply in the guest, on one core
+    Guest(guest::GuestArgs),
+    /// Append and sync, by entries per append
+    Log {
+        /// Folder to write in; a temporary one without it
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+    /// The id index at growing sizes
+    Ids {
+        /// Numbers of ids
+        #[arg(long, value_delimiter = ',', default_value = "1000000,10000000")]
+        sizes: Vec<u64>,
+        /// Folder to write in; a temporary one without it
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+    /// Transfers over HTTP against a node of its own, one per request and in batches
+    Http(http::HttpArgs),
+}
+
+pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
+    match args {
+        BenchArgs::Guest(args) => guest::run(&args),
+        BenchArgs::Log { dir } => log::run(dir),
+        BenchArgs::Ids { sizes, dir } => ids::run(&sizes, dir),
+        BenchArgs::Http(args) => http::run(args),
+    }
+}
+
+/// The folder that was named, or a temporary one that goes away with the value.
+enum Folder {
+    Named(PathBuf),
+    Temporary(tempfile::TempDir),
+}
+
+impl Folder {
+    fn new(named: Option<PathBuf>) -> anyhow::Result<Self> {
+        Ok(match named {
+            Some(path) => {
+                std::fs::create_dir_all(&path)?;
+                Self::Named(path)
+            }
+            None => Self::Temporary(tempfile::tempdir_in(".")?),
+        })
+    }
+
+    fn path(&self) -> &std::path::Path {
+        match self {
+            Self::Named(path) => path,
+            Self::Temporary(folder) => folder.path(),
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The command line: one file per command, each of which turns words into a call and the result into words.
+//!
+//! Exit codes: 0 all is well, 1 something is wrong with what was asked about, 2 the command could not be carried out.
+//! It knows nothing of how anything works.
+
+mod dev;
+mod serve;
+mod host;
+mod audit;
+mod bench;
+mod module;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "statehouse", version, about = "A replicated host for deterministic WebAssembly state machines")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a node with the wallet, for trying things out
+    Dev(dev::DevArgs),
+    /// Start a node from a configuration file
+    Serve(serve::ServeArgs),
+    Module(module::ModuleArgs),
+    /// Recompute and check what a data folder says
+    #[command(subcommand)]
+    Audit(audit::AuditArgs),
+    /// Measure this machine
+    #[command(subcommand)]
+    Bench(bench::BenchArgs),
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Dev(args) => dev::run(args),
+        Command::Serve(args) => serve::run(args),
+        Command::Module(args) => module::run(args),
+        Command::Audit(args) => audit::run(args),
+        Command::Bench(args) => bench::run(args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(2)
+    })
+}

@@ -1,0 +1,37 @@
+//! `module check`: runs the host's own validator over files, and lists every fault.
+//!
+//! Exit code 0: all are modules; 1: at least one is not. It builds and writes nothing.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+
+use super::build::load;
+
+/// Check files with the very validator that the host uses
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    for file in &args.files {
+        let read = fs::read(file).with_context(|| format!("{} cannot be read", file.display()));
+        match read.and_then(|wasm| load(&wasm, file)) {
+            Ok(module) => {
+                let described = module.describe();
+                println!("{}: good: {} {}, {}", file.display(), described.name, described.version, module.id());
+            }
+            Err(error) => {
+                eprintln!("{error:#}");
+                code = ExitCode::from(1);
+            }
+        }
+    }
+    Ok(code)
+}

@@ -1,0 +1,64 @@
+//! `statehouse module …`: from an empty folder to a released `.wasm`.
+//!
+//! ```text
+//! new ─► (edit, test natively) ─► build ─► check, inspect ─► release ─► verify-releases
+//! ```
+//!
+//! Works on files alone; it needs no node, and knows nothing of staging or activation.
+
+mod toolchain;
+mod debian;
+mod build;
+mod check;
+mod inspect;
+mod template;
+mod release;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use indicatif::ProgressBar;
+
+/// Write, build and examine modules
+#[derive(Debug, Args)]
+pub struct ModuleArgs {
+    #[command(subcommand)]
+    command: ModuleCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ModuleCommand {
+    New(template::NewArgs),
+    Build(build::BuildArgs),
+    Check(check::CheckArgs),
+    Inspect(inspect::InspectArgs),
+    Release(release::ReleaseArgs),
+    VerifyReleases(release::VerifyArgs),
+}
+
+pub fn run(args: ModuleArgs) -> anyhow::Result<ExitCode> {
+    match args.command {
+        ModuleCommand::New(args) => template::run(&args),
+        ModuleCommand::Build(args) => build::run(&args),
+        ModuleCommand::Check(args) => check::run(&args),
+        ModuleCommand::Inspect(args) => inspect::run(&args),
+        ModuleCommand::Release(args) => release::run(&args),
+        ModuleCommand::VerifyReleases(args) => release::verify(&args),
+    }
+}
+
+/// Shows `what` with a spinner while it lasts, if somebody is looking.
+fn spinner(what: impl Into<std::borrow::Cow<'static, str>>) -> Spinner {
+    let bar = ProgressBar::new_spinner().with_message(what);
+    bar.enable_steady_tick(Duration::from_millis(100));
+    Spinner(bar)
+}
+
+struct Spinner(ProgressBar);
+
+impl Drop for Spinner {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

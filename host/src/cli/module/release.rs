@@ -1,0 +1,269 @@
+//! `module release` and `module verify-releases`: the released modules in a folder, and the manifest that names them.
+//!
+//! `manifest.toml` holds one `[[release]]` per file with `module version schema file id size compiler`. A release is
+//! never changed. It knows nothing of which release is active anywhere.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::build::{Built, build};
+use crate::ids::ModuleId;
+
+const MANIFEST: &str = "manifest.toml";
+
+/// Build a module and add it to the released ones
+#[derive(Debug, Args)]
+pub(super) struct ReleaseArgs {
+    /// Folder with the module's Cargo.toml
+    folder: PathBuf,
+    /// Folder of the released modules
+    #[arg(long, default_value = "modules/releases")]
+    releases: PathBuf,
+}
+
+/// Check the released modules, and build them again from source
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    /// Folder of the released modules
+    #[arg(long, default_value = "modules/releases")]
+    releases: PathBuf,
+    /// Folder with the modules' sources
+    #[arg(long, default_value = "modules")]
+    modules: PathBuf,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Manifest {
+    #[serde(default, rename = "release")]
+    releases: Vec<Release>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Release {
+    module: String,
+    version: String,
+    schema: u32,
+    /// Name of the file beside the manifest.
+    file: String,
+    id: ModuleId,
+    size: u64,
+    /// What `rustc -V` said.
+    compiler: String,
+}
+
+/// What a rebuild says of a release.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// The file is not what the manifest says.
+    Damaged {
+        found: Option<ModuleId>,
+    },
+    /// The source now holds another version; this one cannot be rebuilt.
+    SourceMovedOn {
+        version: String,
+    },
+    Same,
+    /// Another compiler makes other bytes: no fault.
+    OtherCompiler {
+        compiler: String,
+    },
+    Differs {
+        rebuilt: ModuleId,
+    },
+}
+
+pub(super) fn run(args: &ReleaseArgs) -> anyhow::Result<ExitCode> {
+    let mut manifest = Manifest::read(&args.releases)?;
+    let built = build(&args.folder)?;
+    let release = Release::of(&built);
+    if manifest.add(release.clone())? {
+        fs::create_dir_all(&args.releases).with_context(|| format!("{} cannot be made", args.releases.display()))?;
+        let file = args.releases.join(&release.file);
+        fs::write(&file, built.module.wasm()).with_context(|| format!("{} cannot be written", file.display()))?;
+        manifest.write(&args.releases)?;
+        println!("released {} {}: {}, {} bytes", release.module, release.version, release.id, release.size);
+        println!("next: commit {} and {MANIFEST}", release.file);
+    } else {
+        println!("{} {} is released already, with these very bytes", release.module, release.version);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+    let manifest = Manifest::read(&args.releases)?;
+    ensure!(
+        !manifest.releases.is_empty(),
+        "{} names no release; make one with `statehouse module release`",
+        args.releases.join(MANIFEST).display()
+    );
+    let mut code = ExitCode::SUCCESS;
+    let mut rebuilt: Vec<(String, Built)> = Vec::new();
+    for release in &manifest.releases {
+        if !rebuilt.iter().any(|(module, _)| *module == release.module) {
+            rebuilt.push((release.module.clone(), build(&args.modules.join(&release.module))?));
+        }
+        let (_, built) = rebuilt.iter().find(|(module, _)| *module == release.module).context("it was just built")?;
+        let verdict = judge(release, read_id(&args.releases.join(&release.file))?, &Release::of(built));
+        println!("{} {}: {}", release.module, release.version, verdict.text());
+        if matches!(verdict, Verdict::Damaged { .. } | Verdict::Differs { .. }) {
+            code = ExitCode::from(1);
+        }
+    }
+    Ok(code)
+}
+
+fn judge(release: &Release, found: Option<ModuleId>, rebuilt: &Release) -> Verdict {
+    if found != Some(release.id) {
+        return Verdict::Damaged { found };
+    }
+    if rebuilt.version != release.version {
+        return Verdict::SourceMovedOn { version: rebuilt.version.clone() };
+    }
+    if rebuilt.id == release.id {
+        return Verdict::Same;
+    }
+    if rebuilt.compiler != release.compiler {
+        return Verdict::OtherCompiler { compiler: rebuilt.compiler.clone() };
+    }
+    Verdict::Differs { rebuilt: rebuilt.id }
+}
+
+impl Verdict {
+    fn text(&self) -> String {
+        match self {
+            Self::Damaged { found: None } => "MISSING: the file is gone; restore it from version control".to_owned(),
+            Self::Damaged { found: Some(found) } => {
+                format!("DAMAGED: the file is {}; restore it from version control", found.short())
+            }
+            Self::SourceMovedOn { version } => format!("file good; the source is now {version}, so not rebuilt"),
+            Self::Same => "file good; the source gives the same bytes".to_owned(),
+            Self::OtherCompiler { compiler } => {
+                format!("file good; {compiler} gives other bytes than the compiler of the release, which is no fault")
+            }
+            Self::Differs { rebuilt } => format!(
+                "DIFFERS: the same compiler makes {} of the source; raise the version in Cargo.toml and release it",
+                rebuilt.short()
+            ),
+        }
+    }
+}
+
+impl Release {
+    fn of(built: &Built) -> Self {
+        let described = built.module.describe();
+        Self {
+            module: described.name.clone(),
+            version: described.version.clone(),
+            schema: described.schema,
+            file: format!("{}-{}.wasm", described.name, described.version),
+            id: built.module.id(),
+            size: built.module.wasm().len() as u64,
+            compiler: built.compiler.clone(),
+        }
+    }
+}
+
+impl Manifest {
+    /// A folder without a manifest has no releases.
+    fn read(folder: &Path) -> anyhow::Result<Self> {
+        let path = folder.join(MANIFEST);
+        match fs::read_to_string(&path) {
+            Ok(text) => toml::from_str(&text).with_context(|| format!("{} is no manifest", path.display())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error).with_context(|| format!("{} cannot be read", path.display())),
+        }
+    }
+
+    fn write(&self, folder: &Path) -> anyhow::Result<()> {
+        let path = folder.join(MANIFEST);
+        let text = format!(
+            "# Written by `statehouse module release`. A release is never changed.\n\n{}",
+            toml::to_string(self)?
+        );
+        fs::write(&path, text).with_context(|| format!("{} cannot be written", path.display()))
+    }
+
+    /// Adds a release in order of module and age; false when it is there already.
+    fn add(&mut self, release: Release) -> anyhow::Result<bool> {
+        let same = |other: &&Release| other.module == release.module && other.version == release.version;
+        if let Some(other) = self.releases.iter().find(same) {
+            if other.id == release.id {
+                return Ok(false);
+            }
+            bail!(
+                "{} {} is released as {} and never changes; raise the version in Cargo.toml and release that",
+                release.module,
+                release.version,
+                other.id.short()
+            );
+        }
+        let at = self.releases.partition_point(|other| other.module <= release.module);
+        self.releases.insert(at, release);
+        Ok(true)
+    }
+}
+
+fn read_id(file: &Path) -> anyhow::Result<Option<ModuleId>> {
+    match fs::read(file) {
+        Ok(wasm) => Ok(Some(ModuleId::of(&wasm))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("{} cannot be read", file.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn release(module: &str, version: &str, bytes: &[u8]) -> Release {
+        Release {
+            module: module.to_owned(),
+            version: version.to_owned(),
+            schema: 1,
+            file: format!("{module}-{version}.wasm"),
+            id: ModuleId::of(bytes),
+            size: bytes.len() as u64,
+            compiler: "rustc 1.95.0".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_release_is_added_once_and_never_changed() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut manifest = Manifest::read(folder.path()).expect("an empty folder");
+        for (module, version) in [("wallet", "1.0.0"), ("counter", "1.0.0"), ("counter", "0.9.0")] {
+            assert!(manifest.add(release(module, version, b"a")).expect("new"));
+        }
+        assert!(!manifest.add(release("wallet", "1.0.0", b"a")).expect("the same"));
+        assert!(manifest.add(release("wallet", "1.0.0", b"b")).is_err());
+        manifest.write(folder.path()).expect("written");
+        let again = Manifest::read(folder.path()).expect("read");
+        assert_eq!(again.releases, manifest.releases);
+        let names: Vec<_> = again.releases.iter().map(|one| one.file.as_str()).collect();
+        assert_eq!(names, ["counter-1.0.0.wasm", "counter-0.9.0.wasm", "wallet-1.0.0.wasm"]);
+    }
+
+    #[test]
+    fn a_rebuild_is_judged_by_file_version_bytes_and_compiler() {
+        let recorded = release("wallet", "1.0.0", b"a");
+        let other_bytes = release("wallet", "1.0.0", b"b");
+        let other_compiler = Release { compiler: "rustc 1.96.0".to_owned(), ..other_bytes.clone() };
+        let later = release("wallet", "1.1.0", b"c");
+        let good = Some(recorded.id);
+        assert_eq!(judge(&recorded, good, &recorded), Verdict::Same);
+        assert_eq!(judge(&recorded, None, &recorded), Verdict::Damaged { found: None });
+        assert_eq!(judge(&recorded, Some(later.id), &recorded), Verdict::Damaged { found: Some(later.id) });
+        assert_eq!(judge(&recorded, good, &later), Verdict::SourceMovedOn { version: "1.1.0".to_owned() });
+        assert_eq!(judge(&recorded, good, &other_bytes), Verdict::Differs { rebuilt: other_bytes.id });
+        let compiler = other_compiler.compiler.clone();
+        assert_eq!(judge(&recorded, good, &other_compiler), Verdict::OtherCompiler { compiler });
+    }
+}

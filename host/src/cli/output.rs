@@ -1,0 +1,48 @@
+//! Tables for people, JSON for programs, and a progress bar on anything longer than a second.
+
+use std::io::Write;
+use std::time::Duration;
+
+use comfy_table::Table;
+use comfy_table::presets::UTF8_BORDERS_ONLY;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use statehouse_abi::value::Value;
+
+use crate::api::json::Json;
+
+/// A table with these headings.
+pub fn table(headings: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_BORDERS_ONLY).set_header(headings);
+    table
+}
+
+/// Prints to stdout. A reader that has gone away, such as `head`, is no error.
+pub fn print(text: &str) -> std::io::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    let mut text = serde_json::to_string_pretty(value)?;
+    text.push('\n');
+    Ok(print(&text)?)
+}
+
+/// A value as JSON.
+pub fn to_json(value: &Value) -> anyhow::Result<serde_json::Value> {
+    Ok(serde_json::to_value(Json(value))?)
+}
+
+/// A spinner with a rate on stderr, which only shows on a terminal.
+pub fn progress(what: &str) -> ProgressBar {
+    let bar = ProgressBar::new_spinner();
+    let style = ProgressStyle::with_template("{spinner} {msg}: {human_pos} ({per_sec}) {elapsed}");
+    bar.set_style(style.expect("the template is a constant"));
+    bar.set_message(what.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}
