@@ -1,0 +1,30 @@
+# Two commands on a fresh machine: `make run` and `make test`. Targets only call cargo, the CLI and the scripts in .ci/.
+SHELL := /bin/bash
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/statehouse/target
+CLI := $(CARGO_TARGET_DIR)/release/statehouse
+
+.PHONY: run test modules bench setup build
+.DEFAULT_GOAL := run
+
+run: build ## one node in one process with the wallet, data in ./statehouse-data, http on 127.0.0.1:8080
+	exec $(CLI) dev
+
+test: setup ## format, lints, modules, every suite; the time of each and a summary at the end
+	.ci/test
+
+modules: build ## the modules of this repository, from source, compared with the released ones
+	$(CLI) module build modules/counter
+	$(CLI) module build modules/wallet
+	$(CLI) module verify-releases
+
+bench: build ## figures, beside the fixed ones of other systems
+	$(CLI) bench guest
+	$(CLI) bench log
+	$(CLI) bench ids
+	$(CLI) bench http
+
+build: setup
+	cargo build --release -p statehouse
+
+setup: ## installs what a build needs and this machine lacks, or says what to install
+	@.ci/setup

@@ -1,0 +1,178 @@
+//! The host ends itself between any two durable steps, under load, and everything acknowledged is there afterwards.
+//!
+//! The binary is both: started with a command of the CLI it is the host, with its fail points compiled in; else it is
+//! the test, which finds the points in the host's source, so that none is forgotten. Each is reached at once and a
+//! little later. Points that need a torn tail are left to the log's own tests.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use statehouse_tests::hold::eventually;
+use statehouse_tests::host::{Host, Start};
+use statehouse_tests::oracle::{Ledger, check_audit};
+use statehouse_tests::workload::Workload;
+use tempfile::tempdir;
+use tokio::task::LocalSet;
+
+const CLIENTS: usize = 8;
+const ACCOUNTS: usize = 8;
+const OPENING: i128 = 100_000;
+/// How often a point is passed before the host ends there.
+const PASSES: [usize; 2] = [0, 5];
+/// Enough acknowledged transfers to fill the first segment, so that the points of rolling over are reached.
+const PROGRESS_MAX: usize = 12_000;
+/// A new data folder passes them once.
+const FIRST_START: [&str; 2] = ["folder::", "registry::"];
+/// An orderly stop writes what is not on disk yet, and merges what has become many.
+const ORDERLY_STOP: [&str; 2] = ["store::", "ids::"];
+/// Stops until the files are merged for the first time.
+const STOPS_MAX: usize = 12;
+/// They are reached only after a power cut, which a kill is not.
+const TORN_TAIL: &str = "log::repair_";
+
+fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("dev") {
+        let _scenario = fail::FailScenario::setup();
+        return statehouse::cli::main();
+    }
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
+    // `cargo test … -- NAME` runs the points with NAME in theirs.
+    let wanted = std::env::args().nth(1).unwrap_or_default();
+    let points: Vec<String> = points().into_iter().filter(|point| point.contains(&wanted)).collect();
+    assert!(!points.is_empty(), "the host's source has no such fail point: `{wanted}`");
+    println!("\nrunning {} tests", points.len());
+    let mut failed = Vec::new();
+    for point in &points {
+        // A panic of the task is the failure of its point; the others go on.
+        // A task of its own, so that a panic ends it and nothing else.
+        let is_ok = runtime.block_on(LocalSet::new().run_until(async {
+            let point = point.clone();
+            let check = async move {
+                if begins(&FIRST_START, &point) {
+                    check_first_start(point).await;
+                } else if begins(&ORDERLY_STOP, &point) {
+                    check_orderly_stop(point).await;
+                } else {
+                    check(point).await;
+                }
+            };
+            tokio::task::spawn_local(check).await.is_ok()
+        }));
+        println!("test {point} ... {}", if is_ok { "ok" } else { "FAILED" });
+        if !is_ok {
+            failed.push(point);
+        }
+    }
+    let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
+    println!("\ntest result: {verdict}. {} passed; {} failed", points.len() - failed.len(), failed.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn begins(prefixes: &[&str], point: &str) -> bool {
+    prefixes.iter().any(|prefix| point.starts_with(prefix))
+}
+
+/// Lets the host end at the point under load, restarts it, and lets the oracle judge.
+async fn check(point: String) {
+    let data = tempdir().expect("a temporary folder");
+    let mut host = Host::start_with(&start(data.path(), None)).await.expect("the host starts");
+    let ledger = Ledger::open(&mut host.client(), ACCOUNTS, OPENING).await;
+    let workload = Workload::start(host.address(), &ledger.accounts, CLIENTS, 1);
+    let mut reached_count = 0;
+    // Segments are prepared and rolled over a few times in a run, not six.
+    let is_rare = point.contains("roll") || point.contains("spare");
+    for passes in PASSES.into_iter().take(if is_rare { 1 } else { PASSES.len() }) {
+        host.kill();
+        // Ending while it starts is reaching the point, too.
+        match Host::start_with(&start(data.path(), Some(format!("{point}={passes}*off->return")))).await {
+            Err(_) => reached_count += 1,
+            Ok(mut cut) => {
+                workload.moved_to(cut.address());
+                let enough = workload.done_count() + PROGRESS_MAX;
+                let has_ended = eventually("the point is reached, or enough is done", async || {
+                    let has_ended = cut.has_ended();
+                    (has_ended || workload.done_count() >= enough).then_some(has_ended)
+                });
+                reached_count += usize::from(has_ended.await);
+            }
+        }
+        host = Host::start_with(&start(data.path(), None)).await.expect("the host starts again");
+        workload.moved_to(host.address());
+    }
+    let attempts = workload.stop().await;
+    ledger.check(&mut host.client(), &attempts).await;
+    host.kill();
+    check_audit(data.path());
+    assert!(0 < reached_count, "{point} was never reached: the load does not do what leads there");
+}
+
+/// Lets the very first start end at the point; the second one finds a folder it can use.
+async fn check_first_start(point: String) {
+    let data = tempdir().expect("a temporary folder");
+    let first = Host::start_with(&start(data.path(), Some(format!("{point}=return")))).await;
+    assert!(first.is_err(), "{point} was not reached by the first start");
+    let host = Host::start_with(&start(data.path(), None)).await.expect("the host starts");
+    let ledger = Ledger::open(&mut host.client(), 2, OPENING).await;
+    ledger.check(&mut host.client(), &[]).await;
+    host.kill();
+    check_audit(data.path());
+}
+
+/// Lets orderly stops end at the point until it is reached; nothing is missing afterwards.
+async fn check_orderly_stop(point: String) {
+    let data = tempdir().expect("a temporary folder");
+    let host = Host::start_with(&start(data.path(), None)).await.expect("the host starts");
+    let ledger = Ledger::open(&mut host.client(), ACCOUNTS, OPENING).await;
+    host.kill();
+    let mut attempts = Vec::new();
+    let mut is_reached = false;
+    for seed in 1..=STOPS_MAX as u64 {
+        // Ending while it starts is reaching the point, too.
+        let Ok(host) = Host::start_with(&start(data.path(), Some(format!("{point}=return")))).await else {
+            is_reached = true;
+            break;
+        };
+        let workload = Workload::start(host.address(), &ledger.accounts, CLIENTS, seed);
+        eventually("some transfers are done", async || (100 < workload.done_count()).then_some(())).await;
+        attempts.extend(workload.stop().await);
+        is_reached = !host.terminate().await.success();
+        if is_reached {
+            break;
+        }
+    }
+    assert!(is_reached, "{point} was never reached by {STOPS_MAX} orderly stops");
+    let host = Host::start_with(&start(data.path(), None)).await.expect("the host starts again");
+    ledger.check(&mut host.client(), &attempts).await;
+    host.kill();
+    check_audit(data.path());
+}
+
+/// This binary as the host, ending at a point or nowhere.
+fn start(data: &Path, ending: Option<String>) -> Start {
+    let environment = ending.map(|ending| ("FAILPOINTS".to_owned(), ending)).into_iter().collect();
+    let program = std::env::current_exe().expect("a test knows its own path");
+    Start { program, environment, ..Start::on(data) }
+}
+
+/// Every point that the host's source names and that ends the process.
+fn points() -> BTreeSet<String> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/src");
+    let mut folders: Vec<PathBuf> = vec![source];
+    let mut points = BTreeSet::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("the host's source can be listed") {
+            let path = entry.expect("the host's source can be listed").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let text = std::fs::read_to_string(&path).expect("sources are text");
+                let named = text.split("fail_point!(\"").skip(1).filter_map(|rest| rest.split('"').next());
+                // Others than `folder::step` make a step fail instead of ending the process.
+                let ends = |point: &&str| point.contains("::") && !point.starts_with(TORN_TAIL);
+                points.extend(named.filter(ends).map(str::to_owned));
+            }
+        }
+    }
+    points
+}

@@ -1,0 +1,15 @@
+//! Every test that needs a running host, in one binary: each starts the real `statehouse` on a folder of its own.
+//!
+//! In: the REST contract and the CLI. Out: what a client, an auditor or an operator may rely on. It knows nothing of
+//! what is inside the host.
+
+mod transfer;
+mod bad_input;
+mod idempotency;
+mod deadline;
+mod kill;
+mod corruption;
+mod disk_full;
+mod audit;
+mod operation;
+mod hostile;

@@ -1,0 +1,101 @@
+//! What an operator asks of a host: is it alive, what does it do, and does it refuse what it cannot keep.
+//!
+//! It knows the host's own routes and the flags of `statehouse dev`.
+
+use statehouse_tests::host::{Host, Start, argument, cli};
+use statehouse_tests::oracle::Ledger;
+use statehouse_tests::wallet::{self, BANK};
+use tempfile::tempdir;
+use uuid::Uuid;
+
+/// Enough that they cannot all lie in one of four partitions.
+const ACCOUNTS: usize = 16;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hosts_own_routes_answer() {
+    let data = tempdir().expect("a temporary folder");
+    let host = Host::start(data.path()).await;
+    let mut client = host.client();
+    Ledger::open(&mut client, 2, 100).await;
+    for path in ["/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/machines"] {
+        let answer = client.get(path).await.expect("the host answers");
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+    }
+    let openapi = client.get("/openapi.json").await.expect("the host answers").json();
+    assert_eq!(openapi["openapi"].as_str().map(|version| &version[..3]), Some("3.1"));
+    assert!(openapi["paths"]["/v1/wallet/balance_transfer"]["post"].is_object(), "the module's routes are declared");
+    let metrics = client.get("/metrics").await.expect("the host answers");
+    assert!(String::from_utf8_lossy(&metrics.body).contains("statehouse_"), "metrics carry our prefix");
+
+    let written = std::fs::read_to_string(data.path().join("http.addr")).expect("the address is written down");
+    assert_eq!(written.trim(), host.address().to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_is_a_problem_that_says_so() {
+    let data = tempdir().expect("a temporary folder");
+    let host = Host::start(data.path()).await;
+    let mut client = host.client();
+    for path in ["/nowhere", "/v1/nothing/commands/x", "/v1/wallet/nowhere", "/v1/wallet/accounts/nobody"] {
+        let answer = client.get(path).await.expect("the host answers");
+        assert_eq!(answer.status, 404, "{path}: {answer:?}");
+        answer.problem();
+    }
+    let answer = client.get("/v1/wallet/balance_transfer").await.expect("the host answers");
+    assert_eq!((answer.status, answer.problem().as_str()), (405, "method_not_allowed"));
+    assert_eq!(answer.header("allow"), Some("POST"));
+}
+
+#[test]
+fn more_nodes_are_refused_in_words() {
+    let data = tempdir().expect("a temporary folder");
+    let refused = cli(["dev", "--data", argument(data.path()), "--http", "127.0.0.1:0", "--nodes", "3"]);
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(refused.stderr.contains("--nodes"), "the refusal names the flag: {refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_across_partitions_is_refused_and_changes_nothing() {
+    let data = tempdir().expect("a temporary folder");
+    let arguments = vec!["--partitions".to_owned(), "4".to_owned()];
+    let start = Start { arguments, ..Start::on(data.path()) };
+    let host = Host::start_with(&start).await.expect("the host starts");
+    let mut client = host.client();
+    let ledger = Ledger::open(&mut client, ACCOUNTS, 100).await;
+    let (mut done, mut refused) = (0, 0);
+    for to in &ledger.accounts[1..] {
+        let id = Uuid::new_v4();
+        let answer = wallet::transfer(&mut client, id, &ledger.accounts[0], to, 1).await.expect("the host answers");
+        match answer.status {
+            200 => done += 1,
+            501 => {
+                assert_eq!(answer.problem(), "cross_partition");
+                assert_eq!(wallet::balance(&mut client, to).await, 100);
+                refused += 1;
+            }
+            _ => panic!("done or refused: {answer:?}"),
+        }
+    }
+    assert!(0 < refused, "of {ACCOUNTS} accounts some lie in another partition");
+    assert_eq!(wallet::balance(&mut client, &ledger.accounts[0]).await, 100 - done);
+    assert_eq!(wallet::balance(&mut client, BANK).await, -100 * ACCOUNTS as i128, "it is the sum of all partitions");
+}
+
+#[test]
+fn an_address_that_others_reach_is_refused_without_tokens() {
+    let data = tempdir().expect("a temporary folder");
+    // An address of the block for documentation, which no machine has.
+    let refused = cli(["dev", "--data", argument(data.path()), "--http", "192.0.2.1:8080"]);
+    assert!(refused.code.is_some_and(|code| code != 0), "{refused:?}");
+    assert!(refused.stderr.contains("token"), "the refusal asks for tokens: {refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_is_served_by_one_process_at_a_time() {
+    let data = tempdir().expect("a temporary folder");
+    let host = Host::start(data.path()).await;
+    let refused = cli(["dev", "--data", argument(data.path()), "--http", "127.0.0.1:0"]);
+    assert!(refused.code.is_some_and(|code| code != 0), "{refused:?}");
+    let alive = host.client().get("/readyz").await.expect("the host answers");
+    assert_eq!(alive.status, 200, "the first is not disturbed");
+}

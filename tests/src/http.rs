@@ -1,0 +1,127 @@
+//! A small HTTP client: one connection, JSON, and the difference between an answer and none.
+//!
+//! It never sends a request twice by itself: whether a lost request is sent again is the test's decision. It knows how
+//! problems look (RFC 9457), and no route.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full};
+use hyper::HeaderMap;
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+/// Above the longest deadline a request may name: whoever waits longer hangs.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(40);
+const PROBLEM: &str = "urn:statehouse:problem:";
+
+/// A client with a connection of its own, made when needed.
+pub struct Client {
+    address: SocketAddr,
+    connection: Option<SendRequest<Full<Bytes>>>,
+}
+
+/// A request came back without an answer: what it asked for may or may not have happened.
+#[derive(Debug)]
+pub struct Lost(pub String);
+
+pub struct Request<'a> {
+    pub method: &'a str,
+    pub path: &'a str,
+    pub headers: Vec<(&'a str, &'a str)>,
+    pub body: Vec<u8>,
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Client {
+    pub fn to(address: SocketAddr) -> Self {
+        Self { address, connection: None }
+    }
+
+    pub async fn get(&mut self, path: &str) -> Result<Answer, Lost> {
+        self.send(Request { method: "GET", path, headers: Vec::new(), body: Vec::new() }).await
+    }
+
+    pub async fn post(&mut self, path: &str, body: &Value) -> Result<Answer, Lost> {
+        self.post_with(path, body, Vec::new()).await
+    }
+
+    pub async fn post_with(&mut self, path: &str, body: &Value, headers: Vec<(&str, &str)>) -> Result<Answer, Lost> {
+        let mut all = vec![("content-type", "application/json")];
+        all.extend(headers);
+        self.send(Request { method: "POST", path, headers: all, body: body.to_string().into_bytes() }).await
+    }
+
+    pub async fn send(&mut self, request: Request<'_>) -> Result<Answer, Lost> {
+        match tokio::time::timeout(ANSWER_TIME_MAX, self.exchange(request)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                self.connection = None;
+                Err(Lost(format!("{error:#}")))
+            }
+            Err(_) => panic!("no answer within {ANSWER_TIME_MAX:?}: a request hangs past every deadline"),
+        }
+    }
+
+    async fn exchange(&mut self, request: Request<'_>) -> anyhow::Result<Answer> {
+        if self.connection.as_ref().is_none_or(SendRequest::is_closed) {
+            let stream = TcpStream::connect(self.address).await?;
+            stream.set_nodelay(true)?;
+            let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+            // It ends with the connection; the error is the one that the request meets.
+            tokio::spawn(connection);
+            self.connection = Some(sender);
+        }
+        let sender = self.connection.as_mut().expect("connected just above");
+        sender.ready().await?;
+        let mut builder = hyper::Request::builder().method(request.method).uri(request.path);
+        builder = builder.header("host", self.address.to_string());
+        for (name, value) in request.headers {
+            builder = builder.header(name, value);
+        }
+        let answer = sender.send_request(builder.body(Full::from(request.body))?).await?;
+        let (head, body) = answer.into_parts();
+        Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: body.collect().await?.to_bytes() })
+    }
+}
+
+impl Answer {
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
+    }
+
+    /// A member of the body that is a text; panics when there is none.
+    pub fn text(&self, member: &str) -> String {
+        let json = self.json();
+        json[member].as_str().unwrap_or_else(|| panic!("no text `{member}` in {json}")).to_owned()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Whether the outcome was recorded by an earlier request.
+    pub fn is_replayed(&self) -> bool {
+        self.header("idempotent-replayed") == Some("true")
+    }
+
+    /// The code in the problem's `type`; panics when the answer is no problem of RFC 9457.
+    pub fn problem(&self) -> String {
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        let json = self.json();
+        assert_eq!(json["status"], self.status, "a problem repeats its status: {json}");
+        assert!(json["title"].is_string(), "a problem has a title: {json}");
+        let kind = json["type"].as_str().unwrap_or_else(|| panic!("no `type` in {json}"));
+        kind.strip_prefix(PROBLEM).unwrap_or_else(|| panic!("`{kind}` is no problem of ours")).to_owned()
+    }
+}

@@ -1,0 +1,100 @@
+//! The wallet's routes as a test calls them, and amounts as numbers that can be added.
+//!
+//! It knows paths and bodies, and nothing of what is right: it returns what the host answered.
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::http::{Answer, Client, Lost};
+
+pub const TRANSFER: &str = "/v1/wallet/balance_transfer";
+/// The settlement account that money comes from unless a request names another.
+pub const BANK: &str = "@bank";
+pub const CURRENCY: &str = "USD";
+
+/// The body of a transfer in [`CURRENCY`].
+pub fn transfer_body(id: &str, from: &str, to: &str, amount: &str) -> Value {
+    json!({"from_account": from, "to_account": to, "amount": amount, "currency": CURRENCY, "transaction_id": id})
+}
+
+pub async fn transfer(client: &mut Client, id: Uuid, from: &str, to: &str, minor: i128) -> Result<Answer, Lost> {
+    client.post(TRANSFER, &transfer_body(&id.to_string(), from, to, &amount(minor))).await
+}
+
+/// Opens an account for [`CURRENCY`]; panics unless that succeeds.
+pub async fn open(client: &mut Client, account: &str) {
+    let body = json!({"account": account, "currency": CURRENCY});
+    let answer = client.post("/v1/wallet/accounts", &body).await.expect("the host answers");
+    assert_eq!(answer.status, 201, "open {account}: {answer:?}");
+}
+
+/// Pays an amount in from [`BANK`]; panics unless that succeeds.
+pub async fn deposit(client: &mut Client, account: &str, minor: i128) {
+    let id = Uuid::new_v4().to_string();
+    let body = json!({"account": account, "amount": amount(minor), "currency": CURRENCY, "transaction_id": id});
+    let answer = client.post("/v1/wallet/deposit", &body).await.expect("the host answers");
+    assert_eq!(answer.status, 200, "deposit {account}: {answer:?}");
+}
+
+/// `freeze`, `unfreeze` or `close`; panics unless that succeeds.
+pub async fn change(client: &mut Client, account: &str, verb: &str) {
+    let answer =
+        client.post(&format!("/v1/wallet/accounts/{account}/{verb}"), &json!({})).await.expect("the host answers");
+    assert_eq!(answer.status, 200, "{verb} {account}: {answer:?}");
+}
+
+/// The account as the host shows it.
+pub async fn account(client: &mut Client, account: &str) -> Answer {
+    client.get(&format!("/v1/wallet/accounts/{account}")).await.expect("the host answers")
+}
+
+/// The balance in minor units of [`CURRENCY`]; 0 where the account has none.
+pub async fn balance(client: &mut Client, name: &str) -> i128 {
+    let answer = account(client, name).await;
+    assert_eq!(answer.status, 200, "read {name}: {answer:?}");
+    answer.json()["balances"][CURRENCY].as_str().map_or(0, minor)
+}
+
+/// What the host has recorded about a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    Success,
+    /// With the rejection's code.
+    Rejected(String),
+    /// Nothing.
+    Absent,
+}
+
+pub async fn recorded(client: &mut Client, id: Uuid) -> Recorded {
+    let answer = client.get(&format!("/v1/wallet/transactions/{id}")).await.expect("the host answers");
+    if answer.status == 404 {
+        return Recorded::Absent;
+    }
+    assert_eq!(answer.status, 200, "transaction {id}: {answer:?}");
+    match answer.text("Status").as_str() {
+        "success" => Recorded::Success,
+        "rejected" => Recorded::Rejected(answer.text("code")),
+        other => panic!("transaction {id} has the status `{other}`"),
+    }
+}
+
+/// Minor units of [`CURRENCY`] as the decimal text of the API.
+pub fn amount(minor: i128) -> String {
+    let sign = if minor < 0 { "-" } else { "" };
+    format!("{sign}{}.{:02}", minor.unsigned_abs() / 100, minor.unsigned_abs() % 100)
+}
+
+/// The decimal text of the API as minor units of [`CURRENCY`].
+pub fn minor(amount: &str) -> i128 {
+    let (units, cents) = amount.split_once('.').unwrap_or_else(|| panic!("`{amount}` has no decimals"));
+    assert_eq!(cents.len(), 2, "`{amount}` is not printed with the currency's decimals");
+    format!("{units}{cents}").parse().unwrap_or_else(|error| panic!("`{amount}` is no amount: {error}"))
+}
+
+#[test]
+fn amounts_survive_the_way_out_and_back() {
+    for (number, text) in [(0, "0.00"), (7, "0.07"), (-7, "-0.07"), (-1_000_001, "-10000.01")] {
+        assert_eq!(amount(number), text);
+        assert_eq!(minor(text), number);
+    }
+}

@@ -1,0 +1,187 @@
+//! Who may know whom: imports between the folders of the host, and the external crates that one folder owns.
+//!
+//! In: the layer table of `ARCHITECTURE.md` (`| layer | folders | edges inside the layer |`, topmost first) and the
+//! sources. Out: findings. Unit tests of the host may reach anywhere.
+
+use std::collections::BTreeMap;
+
+use crate::tokens::{Token, end_of_group};
+use crate::tree::{Finding, Source, check_rule, check_sources, report, root, texts};
+
+const HOST: &str = "host/src/";
+
+/// External crates and the only folders of the host that may name them.
+const OWNERS: [(&str, &[&str]); 7] = [
+    ("axum", &["api"]),
+    ("openraft", &["consensus"]),
+    ("rocksdb", &["store"]),
+    ("wasmtime", &["guest"]),
+    ("wasmparser", &["guest"]),
+    ("memmap2", &["log"]),
+    // `api` alone turns requests into values; the others write reports and small files.
+    ("serde_json", &["api", "audit", "cli", "system"]),
+];
+
+#[test]
+fn imports_only_go_down_the_layer_table() {
+    let table = Table::of_architecture();
+    check_sources(|source| table.check(source));
+
+    let text = "| 1 | `api` `router` | `api → router` |\n| 2 | `log` | – |\n";
+    let rule = |source: &Source| Table::parse(text).check(source);
+    check_rule(rule, "host/src/log/frame.rs", "use crate::api::Problem;", "use crate::log::Lsn;");
+    check_rule(rule, "host/src/router/local.rs", "use crate::{log::g, api::h};", "use crate::log::Lsn;");
+    check_rule(rule, "host/src/api/route.rs", "use crate::unknown::X;", "use crate::{log::Lsn, router::Route};");
+    assert_eq!(rule(&Source::of("host/src/new/mod.rs", "fn f() {}")).len(), 1, "a folder in no layer is refused");
+}
+
+#[test]
+fn the_layer_table_names_only_folders_that_exist() {
+    let table = Table::of_architecture();
+    let exists = |name: &&String| {
+        root().join(HOST).join(name).is_dir() || root().join(HOST).join(format!("{name}.rs")).is_file()
+    };
+    let missing: Vec<&String> = table.layers.keys().filter(|name| !exists(name)).collect();
+    assert!(
+        missing.is_empty(),
+        "ARCHITECTURE.md: the layer table names {missing:?}, which the host does not have; remove them"
+    );
+}
+
+#[test]
+fn only_the_owning_folder_names_its_crate() {
+    check_sources(ownership);
+    check_rule(ownership, "host/src/api/route.rs", "use rocksdb::DB;", "use axum::Router;");
+    check_rule(ownership, "host/src/log/read.rs", "fn f() { let x = serde_json::json!({}); }", "use memmap2::Mmap;");
+}
+
+struct Table {
+    /// Folder → number of its layer; 0 is the topmost.
+    layers: BTreeMap<String, usize>,
+    /// Edges allowed inside a layer.
+    edges: Vec<(String, String)>,
+}
+
+impl Table {
+    fn of_architecture() -> Self {
+        let page =
+            texts().iter().find(|file| file.path == "ARCHITECTURE.md").expect("the repository has an ARCHITECTURE.md");
+        let section = page.text.split("\n## ").find(|section| section.starts_with("Layers"));
+        let table = Self::parse(section.expect("ARCHITECTURE.md has a section `## Layers`"));
+        assert!(
+            !table.layers.is_empty(),
+            "ARCHITECTURE.md: the section `## Layers` has no table `| 1 | folders | edges |`"
+        );
+        table
+    }
+
+    fn parse(text: &str) -> Self {
+        let mut table = Self { layers: BTreeMap::new(), edges: Vec::new() };
+        for line in text.lines() {
+            let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+            let &[number, folders, edges, ..] = cells.as_slice() else { continue };
+            let Ok(layer) = number.parse::<usize>() else { continue };
+            table.layers.extend(quoted(folders).map(|folder| (folder.to_owned(), layer)));
+            let edge = |text: &str| text.split_once(" → ").map(|(from, to)| (from.to_owned(), to.to_owned()));
+            table.edges.extend(quoted(edges).filter_map(edge));
+        }
+        table
+    }
+
+    fn check(&self, source: &Source) -> Vec<Finding> {
+        let Some(from) = folder(source) else { return Vec::new() };
+        let Some(from_layer) = self.layers.get(from) else {
+            let advice = format!("`{from}` is not in the layer table of ARCHITECTURE.md; put it where it belongs");
+            return vec![source.finding(1, advice)];
+        };
+        let mut findings = Vec::new();
+        for (to, line) in imports(&source.product_tokens()) {
+            let Some(to_layer) = self.layers.get(&to) else {
+                findings
+                    .push(source.finding(line, format!("`crate::{to}` is not in the layer table of ARCHITECTURE.md")));
+                continue;
+            };
+            let is_listed = self.edges.iter().any(|edge| edge.0 == from && edge.1 == to);
+            if to != from && to_layer <= from_layer && !is_listed {
+                let advice = format!(
+                    "`{from}` (layer {from_layer}) imports `{to}` (layer {to_layer}); imports only go down: move the shared part \
+                     below both, hand it in as an argument, or list the edge `{from} → {to}` if the layer is the same"
+                );
+                findings.push(source.finding(line, advice));
+            }
+        }
+        findings
+    }
+}
+
+/// The texts in backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// The folder (or single file) of the host that the source belongs to; none for its two roots.
+fn folder(source: &Source) -> Option<&str> {
+    let first = source.path.strip_prefix(HOST)?.split('/').next()?;
+    let name = first.trim_end_matches(".rs");
+    (!["lib", "main"].contains(&name)).then_some(name)
+}
+
+/// What follows each `crate::`, groups opened one level.
+fn imports(tokens: &[Token]) -> Vec<(String, usize)> {
+    let mut imports = Vec::new();
+    for at in 0..tokens.len().saturating_sub(3) {
+        let path = &tokens[at..at + 4];
+        if path[0].text != "crate" || path[1].text != ":" || path[2].text != ":" {
+            continue;
+        }
+        if path[3].text != "{" {
+            imports.push((path[3].text.clone(), path[3].line));
+            continue;
+        }
+        let end = end_of_group(tokens, at + 3);
+        let mut depth = 0usize;
+        for (before, token) in tokens[at + 3..end].iter().zip(&tokens[at + 4..end]) {
+            match before.text.as_str() {
+                "{" | "(" => depth += 1,
+                "}" | ")" => depth -= 1,
+                _ => {}
+            }
+            let begins_path = before.text == "{" || before.text == ",";
+            if depth == 1 && begins_path && token.text.starts_with(|c: char| c.is_ascii_lowercase()) {
+                imports.push((token.text.clone(), token.line));
+            }
+        }
+    }
+    imports
+}
+
+fn ownership(source: &Source) -> Vec<Finding> {
+    if !source.is_in(HOST) {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    for (name, owners) in OWNERS {
+        if folder(source).is_some_and(|folder| owners.contains(&folder)) {
+            continue;
+        }
+        let is_named = |pair: &&[Token]| pair[0].text == name && pair[1].text == ":";
+        for pair in source.tokens.windows(2).filter(is_named) {
+            let advice = format!("names `{name}`, which only {} may; go through what it exports", owners.join(", "));
+            findings.push(source.finding(pair[0].line, advice));
+        }
+    }
+    findings
+}
+
+#[test]
+fn the_lists_agree_with_each_other() {
+    let table = Table::of_architecture();
+    let unknown =
+        OWNERS.iter().flat_map(|(_, owners)| owners.iter()).filter(|owner| !table.layers.contains_key(**owner));
+    let findings = unknown.map(|owner| Finding {
+        path: "tests/tidy/layers.rs".to_owned(),
+        line: 1,
+        advice: format!("`{owner}` owns a crate but is in no layer"),
+    });
+    report(findings.collect());
+}

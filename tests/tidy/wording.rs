@@ -1,0 +1,79 @@
+//! Words that do not reach main: unfinished work, `unwrap`, and places that exist on one machine only.
+//!
+//! In: every Rust source, and every readable file for what may stand anywhere. Out: findings. Words that this file
+//! must not contain itself are put together from halves.
+
+use crate::tokens::find;
+use crate::tree::{Finding, Source, check_rule, check_sources, report, texts};
+
+/// Folders of the machines the project was written on or may be built on.
+const MACHINE_PATHS: [&str; 5] =
+    [concat!("/wo", "rk/"), concat!("/ho", "me/"), concat!("/ro", "ot/"), concat!("/Us", "ers/"), concat!("C:", "\\")];
+
+const UNFINISHED: [(&str, &str); 4] = [
+    ("dbg !", "remove it, or trace it with `tracing`"),
+    ("todo !", "finish it, or leave it out cleanly"),
+    ("unimplemented !", "finish it, or leave it out cleanly"),
+    ("# [ ignore", "make the test run, or delete it"),
+];
+
+#[test]
+fn nothing_unfinished_reaches_main() {
+    check_sources(unfinished);
+    check_rule(unfinished, "host/src/log/frame.rs", "fn f() { todo!() }", "fn f() { tools!() }");
+    check_rule(unfinished, "host/src/log/frame.rs", "#[ignore = \"slow\"]\nfn f() {}", "fn ignore() {}");
+
+    let fix = concat!("FIX", "ME");
+    let lines = texts().iter().flat_map(|file| file.text.lines().enumerate().map(move |(n, line)| (file, n + 1, line)));
+    let is_unfinished = |line: &str| line.contains(fix) || is_todo_without_issue(line);
+    let advice = "unfinished; do it now, or write TODO(#issue)";
+    let findings = lines.filter(|(_, _, line)| is_unfinished(line));
+    report(
+        findings.map(|(file, n, _)| Finding { path: file.path.clone(), line: n, advice: advice.to_owned() }).collect(),
+    );
+}
+
+#[test]
+fn nothing_is_unwrapped() {
+    check_sources(unwrap);
+    let good = "/// a.unwrap()\nfn f() { a.unwrap_or(1); assert_eq!(a, \".unwrap()\"); }";
+    check_rule(unwrap, "host/src/log/frame.rs", "fn f() { assert_eq!(a.unwrap(), 1); }", good);
+}
+
+#[test]
+fn no_file_names_a_place_of_one_machine() {
+    let mut findings = Vec::new();
+    for file in texts() {
+        for (index, line) in file.text.lines().enumerate() {
+            if let Some(place) = MACHINE_PATHS.iter().find(|place| line.contains(**place)) {
+                let advice = format!(
+                    "names a path of one machine (`{place}`); make it relative, or read it from the environment"
+                );
+                findings.push(Finding { path: file.path.clone(), line: index + 1, advice });
+            }
+        }
+    }
+    report(findings);
+}
+
+fn unfinished(source: &Source) -> Vec<Finding> {
+    let found = UNFINISHED.iter().flat_map(|(sequence, advice)| {
+        let word = sequence.replace(' ', "");
+        find(&source.tokens, sequence).into_iter().map(move |token| (token.line, format!("`{word}`; {advice}")))
+    });
+    found.map(|(line, advice)| source.finding(line, advice)).collect()
+}
+
+fn is_todo_without_issue(line: &str) -> bool {
+    let word = concat!("TO", "DO");
+    line.split_once(word).is_some_and(|(before, after)| {
+        let is_word =
+            !before.ends_with(|c: char| c.is_alphanumeric()) && !after.starts_with(|c: char| c.is_alphanumeric());
+        is_word && !after.starts_with("(#")
+    })
+}
+
+fn unwrap(source: &Source) -> Vec<Finding> {
+    let advice = "`unwrap`; return an error, or `expect(\"why this cannot fail\")`";
+    find(&source.tokens, ". unwrap ( )").into_iter().map(|token| source.finding(token.line, advice)).collect()
+}
