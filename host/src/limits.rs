@@ -72,6 +72,8 @@ pub const REJECTIONS_PER_CALLER_PER_SECOND_MAX: u32 = 100_000;
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(5);
 /// The longest deadline a request may name.
 pub const DEADLINE_MAX: Duration = Duration::from_secs(30);
+/// What is read of a body that is too large before the connection may close, so that its client gets to read why: two batches.
+pub const HTTP_DISCARD_BYTES_MAX: usize = 2 * BATCH_BODY_BYTES_MAX;
 /// HTTP connections open at the same time: each costs some 20 KiB. Configurable.
 pub const HTTP_CONNECTIONS_MAX: usize = 10_000;
 /// HTTP requests being answered at the same time: each holds at most its body. Configurable.

@@ -11,16 +11,39 @@ use tokio::time::{Instant, timeout_at};
 
 use super::asked::media_type;
 use super::problem::{Code, Problem};
+use crate::limits::HTTP_DISCARD_BYTES_MAX;
 
 /// # Errors
 /// 408 past the deadline, 413 beyond the bound, 400 when the client breaks off.
-pub async fn read_body(body: Body, bytes_max: usize, deadline: Instant) -> Result<Bytes, Problem> {
-    if body.size_hint().lower() > bytes_max as u64 {
-        return Err(too_large(bytes_max));
+pub async fn read_body(mut body: Body, bytes_max: usize, deadline: Instant) -> Result<Bytes, Problem> {
+    let is_announced_too_large = body.size_hint().lower() > bytes_max as u64;
+    let read = async { if is_announced_too_large { Ok(None) } else { collect(&mut body, bytes_max).await } };
+    match timeout_at(deadline, read).await {
+        Ok(Ok(Some(bytes))) => Ok(bytes),
+        Ok(Ok(None)) => {
+            discard(body, deadline).await;
+            Err(Problem::new(Code::BodyTooLarge, format!("send at most {bytes_max} bytes")))
+        }
+        Ok(Err(problem)) => Err(problem),
+        Err(_) => Err(Problem::new(Code::BodyTimeout, "send the body faster, or name a longer deadline")),
     }
-    timeout_at(deadline, collect(body, bytes_max))
-        .await
-        .unwrap_or_else(|_| Err(Problem::new(Code::BodyTimeout, "send the body faster, or name a longer deadline")))
+}
+
+/// Reads on without keeping anything. A connection closed while its client still writes is reset, and the client would lose the
+/// answer that tells it why; so one that sends little too much is heard out.
+async fn discard(mut body: Body, deadline: Instant) {
+    let mut room = HTTP_DISCARD_BYTES_MAX;
+    let reading = async {
+        while let Ok(Some(piece)) = next_piece(&mut body).await {
+            match room.checked_sub(piece.len()) {
+                Some(rest) => room = rest,
+                None => return,
+            }
+        }
+    };
+    if timeout_at(deadline, reading).await.is_err() {
+        tracing::debug!("a body that is too large did not end in time");
+    }
 }
 
 /// Checks that a body which is not empty has one of these media types, and gives its place among them.
@@ -35,23 +58,24 @@ pub fn check_media_type(headers: &HeaderMap, allowed: &[&str]) -> Result<usize, 
     })
 }
 
-async fn collect(mut body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
-    let Some(first) = next_piece(&mut body).await? else { return Ok(Bytes::new()) };
+/// The whole body; nothing when it goes beyond the bound.
+async fn collect(body: &mut Body, bytes_max: usize) -> Result<Option<Bytes>, Problem> {
+    let Some(first) = next_piece(body).await? else { return Ok(Some(Bytes::new())) };
     if first.len() > bytes_max {
-        return Err(too_large(bytes_max));
+        return Ok(None);
     }
-    let Some(second) = next_piece(&mut body).await? else { return Ok(first) };
+    let Some(second) = next_piece(body).await? else { return Ok(Some(first)) };
     let mut whole = Vec::with_capacity(first.len() + second.len());
     whole.extend_from_slice(&first);
     let mut piece = Some(second);
     while let Some(bytes) = piece {
         if whole.len() + bytes.len() > bytes_max {
-            return Err(too_large(bytes_max));
+            return Ok(None);
         }
         whole.extend_from_slice(&bytes);
-        piece = next_piece(&mut body).await?;
+        piece = next_piece(body).await?;
     }
-    Ok(whole.into())
+    Ok(Some(whole.into()))
 }
 
 /// The next piece that has bytes.
@@ -66,10 +90,6 @@ async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, Problem> {
         }
     }
     Ok(None)
-}
-
-fn too_large(bytes_max: usize) -> Problem {
-    Problem::new(Code::BodyTooLarge, format!("send at most {bytes_max} bytes"))
 }
 
 #[cfg(test)]
@@ -98,6 +118,25 @@ mod tests {
         assert_eq!(outcome(Body::from("1234567")).await, Err(413));
         assert_eq!(outcome(pieces(&["1234567"])).await, Err(413));
         assert_eq!(outcome(pieces(&["123", "4567"])).await, Err(413));
+    }
+
+    /// A client that is still writing when its connection closes gets a reset instead of the answer.
+    #[tokio::test]
+    async fn a_body_that_is_too_large_is_read_to_its_end() {
+        for sizes in [[7, 100], [3, 100]] {
+            let (sender, receiver) = tokio::sync::mpsc::channel(1);
+            let body = Body::from_stream(stream::unfold(receiver, |mut receiver| async move {
+                let piece: Bytes = receiver.recv().await?;
+                Some((Ok::<_, std::io::Error>(piece), receiver))
+            }));
+            let writing = tokio::spawn(async move {
+                for size in sizes {
+                    sender.send(Bytes::from(vec![b' '; size])).await.expect("the host still reads");
+                }
+            });
+            assert_eq!(outcome(body).await, Err(413));
+            writing.await.expect("everything was written");
+        }
     }
 
     #[tokio::test]
