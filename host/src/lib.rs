@@ -12,6 +12,7 @@ pub mod api;
 pub mod router;
 pub mod partition;
 pub mod sequencer;
+pub mod peer;
 pub mod consensus;
 pub mod log;
 pub mod machine;

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
 use openraft::alias::OneshotReceiverOf;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{
@@ -15,9 +17,11 @@ use openraft::errors::{
 };
 use openraft::impls::ProgressResponder;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, ClientWriteResult, TransferLeaderRequest, VoteRequest,
+    AppendEntriesRequest, AppendEntriesResponse, ClientWriteResult, StreamAppendError, TransferLeaderRequest,
+    VoteRequest,
 };
 use openraft::{Config, EmptyNode, Raft, ReadPolicy, SnapshotPolicy};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::leadership::{self, Leadership};
@@ -27,7 +31,7 @@ use super::state::State;
 use super::storage::Storage;
 use super::{AppendReply, Applier, ConsensusError, NoPeers, PeerReply, PeerRequest, Peers, StopReason};
 use crate::ids::{LogIndex, NodeId, Term};
-use crate::log::{EntryId, Log};
+use crate::log::{EntryId, Log, Vote};
 
 /// A follower elects after its lease (`ELECTION_MS_MAX`, counted from the last word of the leader) and then a random time from
 /// `ELECTION_MS_MIN..ELECTION_MS_MAX`: between 0.5 and 0.6 s after a leader dies, plus two round trips and one sync. That leaves a third
@@ -152,30 +156,47 @@ impl Group {
 
     /// Answers another voter. The caller has made sure that it is who it says and that it means this group.
     pub async fn answer(&self, request: PeerRequest) -> Result<PeerReply, ConsensusError> {
-        let vote = |vote| model::raft_vote(vote).map_err(|_| ConsensusError::VoteOfNobody);
         match request {
-            PeerRequest::Append { vote: of, previous, entries, committed } => {
-                let entries = entries.into_iter().map(model::raft_entry).collect::<Result<_, _>>()?;
-                let (vote, prev_log_id) = (vote(of)?, previous.map(model::log_id));
-                let leader_commit = committed.map(model::log_id);
-                let request = AppendEntriesRequest { vote, prev_log_id, entries, leader_commit };
-                Ok(PeerReply::Append(append_reply(self.raft.append_entries(request).await.map_err(fatal)?)))
+            request @ PeerRequest::Append { .. } => {
+                let response = self.raft.append_entries(raft_append(request)?).await.map_err(fatal)?;
+                Ok(PeerReply::Append(append_reply(response)))
             }
             PeerRequest::Vote { vote: of, last, transfer } => {
-                let mut request = VoteRequest::new(vote(of)?, last.map(model::log_id));
+                let mut request = VoteRequest::new(raft_vote(of)?, last.map(model::log_id));
                 request.leadership_transfer = transfer;
                 Ok(vote_reply(self.raft.vote(request).await.map_err(fatal)?))
             }
             PeerRequest::PreVote { vote: of, last } => {
-                let request = VoteRequest::new(vote(of)?, last.map(model::log_id));
+                let request = VoteRequest::new(raft_vote(of)?, last.map(model::log_id));
                 Ok(vote_reply(self.raft.pre_vote(request).await.map_err(fatal)?))
             }
             PeerRequest::Transfer { vote: of, to, last } => {
-                let request = TransferLeaderRequest::new(vote(of)?, to.0, last.map(model::log_id));
+                let request = TransferLeaderRequest::new(raft_vote(of)?, to.0, last.map(model::log_id));
                 let outcome = self.raft.handle_transfer_leader(request).await.map_err(stopped)?;
                 Ok(PeerReply::Transfer { accepted: outcome.is_ok() })
             }
         }
+    }
+
+    /// Answers a leader's stream of appends, in order; see [`Peers::appends`]. The first failure ends it.
+    pub fn answer_appends(
+        &self,
+        requests: BoxStream<'static, PeerRequest>,
+    ) -> BoxStream<'static, Result<AppendReply, ConsensusError>> {
+        let failed: Arc<Mutex<Option<ConsensusError>>> = Arc::default();
+        let requests = requests.scan(failed.clone(), |failed, request| {
+            let request = raft_append(request).map_err(|error| *failed.lock() = Some(error));
+            std::future::ready(request.ok())
+        });
+        let replies = self.raft.stream_append(requests).map(|reply| match reply {
+            Ok(Ok(last)) => Ok(AppendReply::Partial(last.as_ref().map(model::entry_id))),
+            Ok(Err(StreamAppendError::Conflict(_))) => Ok(AppendReply::Conflict),
+            Ok(Err(StreamAppendError::HigherVote(vote))) => Ok(AppendReply::HigherVote(model::vote(&vote))),
+            Err(fatal) => Err(stopped(fatal)),
+        });
+        let failure =
+            stream::once(async move { failed.lock().take() }).filter_map(|failure| async { failure.map(Err) });
+        replies.chain(failure).boxed()
     }
 
     pub fn metrics(&self) -> GroupMetrics {
@@ -307,6 +328,24 @@ fn not_leader(leadership: &Leadership) -> ConsensusError {
         Leadership::Follower { leader, term } => ConsensusError::NotLeader { leader: *leader, term: *term },
         Leadership::Stopped { reason } => ConsensusError::Stopped(reason.clone()),
     }
+}
+
+fn raft_vote(vote: Vote) -> Result<model::RaftVote, ConsensusError> {
+    model::raft_vote(vote).map_err(|_| ConsensusError::VoteOfNobody)
+}
+
+/// # Panics
+/// The request is no append.
+fn raft_append(request: PeerRequest) -> Result<AppendEntriesRequest<Model>, ConsensusError> {
+    let PeerRequest::Append { vote, previous, entries, committed } = request else {
+        panic!("only appends come in a stream of appends");
+    };
+    Ok(AppendEntriesRequest {
+        vote: raft_vote(vote)?,
+        prev_log_id: previous.map(model::log_id),
+        entries: entries.into_iter().map(model::raft_entry).collect::<Result<_, _>>()?,
+        leader_commit: committed.map(model::log_id),
+    })
 }
 
 fn append_reply(response: AppendEntriesResponse<Model>) -> AppendReply {

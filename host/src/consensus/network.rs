@@ -3,21 +3,38 @@
 //! [`Peers`] carries a request to a node and brings back its answer; on that node `Group::answer` makes it. How values become bytes,
 //! which connection they take, and who a node is, only the carrier knows: a socket in production, a queue in the simulator.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{Stream, StreamExt};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{EmptyNode, OptionalSend, RaftNetworkV2};
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::PeerError;
 use super::model::{self, Model, RaftVote};
 use crate::ids::NodeId;
 use crate::log::{EntryId, LogEntry, Vote};
+
+/// Bytes of appends under way to one peer in one group: enough to keep a fast network and a disk busy, small enough that a peer which
+/// stands still costs little. One larger append goes alone.
+const APPEND_BYTES_UNDER_WAY_MAX: usize = 32 << 20;
+/// What an entry counts besides its payload.
+const ENTRY_OVERHEAD_BYTES: usize = 64;
+/// How long an append may go unanswered before the connection counts as dead. Heartbeats go their own way and are far less patient; this
+/// leaves a slow disk its time.
+const APPEND_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What one voter asks another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +86,20 @@ pub trait Peers: Clone + Send + Sync + 'static {
         request: PeerRequest,
         deadline: Duration,
     ) -> impl Future<Output = Result<PeerReply, PeerError>> + Send;
+
+    /// Delivers [`PeerRequest::Append`]s in order, each without waiting for the answer to the one before, and brings their answers back
+    /// in the same order: `Partial` with the last entry that is durable there, or the one failure that ends the stream.
+    /// Dropping the stream gives all of it up. How many may be under way, and how long one may take, the caller sees to.
+    fn appends(
+        &self,
+        to: NodeId,
+        requests: BoxStream<'static, PeerRequest>,
+    ) -> BoxStream<'static, Result<AppendReply, PeerError>>;
+
+    /// `node` has said that its log holds everything up to `last`, durably. Must not wait.
+    fn on_durable(&self, node: NodeId, last: EntryId) {
+        let _ = (node, last);
+    }
 }
 
 /// For groups of one voter, which call nobody.
@@ -78,6 +109,14 @@ pub struct NoPeers;
 impl Peers for NoPeers {
     async fn call(&self, to: NodeId, _request: PeerRequest, _deadline: Duration) -> Result<PeerReply, PeerError> {
         Err(PeerError::NoRoute(to))
+    }
+
+    fn appends(
+        &self,
+        to: NodeId,
+        _requests: BoxStream<'static, PeerRequest>,
+    ) -> BoxStream<'static, Result<AppendReply, PeerError>> {
+        stream::once(async move { Err(PeerError::NoRoute(to)) }).boxed()
     }
 }
 
@@ -97,6 +136,15 @@ pub(super) struct Connection<P> {
     to: NodeId,
 }
 
+/// An append that is under way to a peer.
+struct Sent {
+    previous: Option<EntryId>,
+    last: Option<EntryId>,
+    at: Instant,
+    /// Its share of [`APPEND_BYTES_UNDER_WAY_MAX`].
+    _room: OwnedSemaphorePermit,
+}
+
 impl<P: Peers> Connection<P> {
     async fn call(&self, request: PeerRequest, option: RPCOption) -> Result<PeerReply, RPCError<Model>> {
         self.peers.call(self.to, request, option.hard_ttl()).await.map_err(unreachable)
@@ -104,6 +152,82 @@ impl<P: Peers> Connection<P> {
 
     fn unexpected<T>(&self) -> Result<T, RPCError<Model>> {
         Err(unreachable(PeerError::UnexpectedReply { node: self.to }))
+    }
+
+    /// What openraft wants to hear of the oldest append under way.
+    fn on_append_reply(
+        &self,
+        reply: AppendReply,
+        under_way: &Mutex<VecDeque<Sent>>,
+    ) -> Result<StreamAppendResult<Model>, RPCError<Model>> {
+        let Some(sent) = under_way.lock().pop_front() else { return self.unexpected() };
+        let durable = match reply {
+            AppendReply::Success => sent.last,
+            AppendReply::Partial(last) => last,
+            AppendReply::Conflict => {
+                let Some(previous) = sent.previous else { return self.unexpected() };
+                return Ok(Err(StreamAppendError::Conflict(model::log_id(previous))));
+            }
+            AppendReply::HigherVote(vote) => return Ok(Err(StreamAppendError::HigherVote(raft_vote(vote)?))),
+        };
+        if let Some(last) = durable {
+            self.peers.on_durable(self.to, last);
+        }
+        Ok(Ok(durable.map(model::log_id)))
+    }
+}
+
+fn append_request(request: AppendEntriesRequest<Model>) -> PeerRequest {
+    PeerRequest::Append {
+        vote: model::vote(&request.vote),
+        previous: request.prev_log_id.as_ref().map(model::entry_id),
+        entries: request.entries.into_iter().map(model::log_entry).collect(),
+        committed: request.leader_commit.as_ref().map(model::entry_id),
+    }
+}
+
+/// The requests of `input`, each once there is room for its bytes; they are noted in `under_way` before they go.
+fn bounded<S>(input: S, under_way: Arc<Mutex<VecDeque<Sent>>>) -> BoxStream<'static, PeerRequest>
+where
+    S: Stream<Item = AppendEntriesRequest<Model>> + Send + 'static,
+{
+    let room = Arc::new(Semaphore::new(APPEND_BYTES_UNDER_WAY_MAX));
+    let send = move |request: AppendEntriesRequest<Model>| {
+        let (room, under_way) = (room.clone(), under_way.clone());
+        async move {
+            let request = append_request(request);
+            let PeerRequest::Append { previous, entries, .. } = &request else {
+                unreachable!("an append becomes an append")
+            };
+            let (previous, last) = (*previous, entries.last().map(|entry| entry.id).or(*previous));
+            let bytes: usize = entries.iter().map(|entry| entry.payload.size() + ENTRY_OVERHEAD_BYTES).sum();
+            let bytes = u32::try_from(bytes.clamp(1, APPEND_BYTES_UNDER_WAY_MAX)).expect("the bound fits");
+            let room = room.acquire_many_owned(bytes).await.expect("nobody closes it");
+            under_way.lock().push_back(Sent { previous, last, at: Instant::now(), _room: room });
+            request
+        }
+    };
+    input.then(send).boxed()
+}
+
+/// The next answer, unless the oldest append has waited too long for one.
+async fn next_reply(
+    node: NodeId,
+    replies: &mut BoxStream<'static, Result<AppendReply, PeerError>>,
+    under_way: &Mutex<VecDeque<Sent>>,
+) -> Option<Result<AppendReply, PeerError>> {
+    loop {
+        let oldest = under_way.lock().front().map(|sent| sent.at);
+        let until = oldest.unwrap_or_else(Instant::now) + APPEND_PATIENCE;
+        tokio::select! {
+            reply = replies.next() => return reply,
+            () = tokio::time::sleep_until(until) => {
+                let is_late = under_way.lock().front().is_some_and(|sent| sent.at + APPEND_PATIENCE <= Instant::now());
+                if is_late {
+                    return Some(Err(PeerError::Timeout(node)));
+                }
+            }
+        }
     }
 }
 
@@ -115,13 +239,7 @@ impl<P: Peers> RaftNetworkV2<Model> for Connection<P> {
         request: AppendEntriesRequest<Model>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Model>, RPCError<Model>> {
-        let request = PeerRequest::Append {
-            vote: model::vote(&request.vote),
-            previous: request.prev_log_id.as_ref().map(model::entry_id),
-            entries: request.entries.into_iter().map(model::log_entry).collect(),
-            committed: request.leader_commit.as_ref().map(model::entry_id),
-        };
-        Ok(match self.call(request, option).await? {
+        Ok(match self.call(append_request(request), option).await? {
             PeerReply::Append(AppendReply::Success) => AppendEntriesResponse::Success,
             PeerReply::Append(AppendReply::Partial(last)) => {
                 AppendEntriesResponse::PartialSuccess(last.map(model::log_id))
@@ -130,6 +248,34 @@ impl<P: Peers> RaftNetworkV2<Model> for Connection<P> {
             PeerReply::Append(AppendReply::HigherVote(vote)) => AppendEntriesResponse::HigherVote(raft_vote(vote)?),
             _ => return self.unexpected(),
         })
+    }
+
+    /// Pipelined: what is under way is bounded by its bytes, and each answer must come within [`APPEND_PATIENCE`].
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Model>, RPCError<Model>>>, RPCError<Model>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Model>> + OptionalSend + Unpin + 'static,
+    {
+        let this: &Self = self;
+        let under_way: Arc<Mutex<VecDeque<Sent>>> = Arc::default();
+        let requests = bounded(input, under_way.clone());
+        let replies = this.peers.appends(this.to, requests);
+        let state = (replies, under_way, false);
+        let results = stream::unfold(state, move |(mut replies, under_way, is_over)| async move {
+            if is_over {
+                return None;
+            }
+            let result = match next_reply(this.to, &mut replies, &under_way).await? {
+                Ok(reply) => this.on_append_reply(reply, &under_way),
+                Err(error) => Err(unreachable(error)),
+            };
+            let is_over = !matches!(result, Ok(Ok(_)));
+            Some((result, (replies, under_way, is_over)))
+        });
+        Box::pin(async move { Ok(results.boxed()) })
     }
 
     async fn vote(

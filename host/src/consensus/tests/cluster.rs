@@ -4,11 +4,13 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
 use parking_lot::Mutex;
 
 use super::*;
 use crate::consensus::tests::disk::{MemoryDisk, log_on};
-use crate::consensus::{PeerError, PeerReply, PeerRequest, Peers};
+use crate::consensus::{AppendReply, PeerError, PeerReply, PeerRequest, Peers};
 
 const NODES: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
 
@@ -32,6 +34,22 @@ impl Peers for Wire {
         let answered = tokio::time::timeout(deadline, group.answer(request)).await;
         let answer = answered.map_err(|_| PeerError::Timeout(to))?;
         answer.map_err(|error| PeerError::Failed { node: to, detail: error.to_string() })
+    }
+
+    /// Ends where the wire is cut.
+    fn appends(
+        &self,
+        to: NodeId,
+        requests: BoxStream<'static, PeerRequest>,
+    ) -> BoxStream<'static, Result<AppendReply, PeerError>> {
+        let Some(group) = self.group(to) else {
+            return stream::once(async move { Err(PeerError::NoRoute(to)) }).boxed();
+        };
+        let (out, back) = (self.clone(), self.clone());
+        let requests = requests.take_while(move |_| std::future::ready(out.group(to).is_some()));
+        let failed = move |error: ConsensusError| PeerError::Failed { node: to, detail: error.to_string() };
+        let replies = group.answer_appends(requests.boxed()).map(move |reply| reply.map_err(failed));
+        replies.take_while(move |_| std::future::ready(back.group(to).is_some())).boxed()
     }
 }
 

@@ -1,0 +1,201 @@
+//! The way to the other nodes: one [`Network`] for everything that leaves this process, one [`Service`] that answers what comes in.
+//!
+//! ```text
+//! consensus ─ GroupPeers ─┐                              ┌─ raft, appends ─▶ the group
+//! router, system ─ Call ──┴▶ Network ═══ wire ═══▶ Service ─ call, fetch ───▶ whoever knows the topic
+//! ```
+//! Raft's messages are known here; the bodies of calls are bytes of whoever asks. It does not know what a partition is made of, nor who
+//! leads.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+
+use crate::consensus::{AppendReply, PeerError, PeerReply, PeerRequest, Peers};
+use crate::ids::{NodeId, PartitionId};
+use crate::log::EntryId;
+
+/// Names a Raft group on every node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupName {
+    pub machine: Arc<str>,
+    pub partition: PartitionId,
+}
+
+impl GroupName {
+    pub fn new(machine: &str, partition: PartitionId) -> Self {
+        Self { machine: machine.into(), partition }
+    }
+}
+
+impl fmt::Display for GroupName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.machine, self.partition)
+    }
+}
+
+/// What a call is about; the number is its name on the wire and never changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Topic {
+    /// Submissions for the leader of a partition, answered with their outcomes.
+    Submit = 1,
+    /// Up to where must a linearizable read of a partition see?
+    ReadIndex = 2,
+    /// Somebody waits until a partition's time has passed.
+    WantTime = 3,
+    /// What has been seen from a node's logs before it went down?
+    Seen = 4,
+    /// The head of a partition's journal at an index.
+    Head = 5,
+    /// What time is it there?
+    Clock = 6,
+    /// You belong to this cluster now. The only topic that a node without a cluster answers, besides `Clock`.
+    Join = 7,
+    /// A change that only the leader of a partition's group can make: voters, leadership.
+    Membership = 8,
+    /// Fetch: the bytes of a module.
+    Module = 9,
+    /// Fetch: entries of a log.
+    Records = 10,
+    /// Fetch: a file of a snapshot.
+    Snapshot = 11,
+    /// Who are you, and what do you serve?
+    Status = 12,
+    /// A query for the leader of a partition, answered with its value.
+    Query = 13,
+}
+
+impl Topic {
+    pub const ALL: [Self; 13] = [
+        Self::Submit,
+        Self::ReadIndex,
+        Self::WantTime,
+        Self::Seen,
+        Self::Head,
+        Self::Clock,
+        Self::Join,
+        Self::Membership,
+        Self::Module,
+        Self::Records,
+        Self::Snapshot,
+        Self::Status,
+        Self::Query,
+    ];
+
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|topic| *topic as u32 == number)
+    }
+}
+
+/// One question to another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    pub topic: Topic,
+    /// The partition it is about, if it is about one.
+    pub group: Option<GroupName>,
+    pub body: Bytes,
+}
+
+/// Pieces of something large, in order; the stream ends when all of it is there, and with an error when not.
+pub type Pieces = BoxStream<'static, Result<Bytes, PeerError>>;
+
+/// The way out. Every answer comes within its deadline; none is made up. Dropping a future or stream gives it up.
+pub trait Network: Send + Sync + 'static {
+    /// One message of Raft.
+    fn raft(
+        &self,
+        to: NodeId,
+        group: &GroupName,
+        request: PeerRequest,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<PeerReply, PeerError>>;
+
+    /// A stream of Raft's appends, pipelined; see [`Peers::appends`].
+    fn appends(
+        &self,
+        to: NodeId,
+        group: &GroupName,
+        requests: BoxStream<'static, PeerRequest>,
+    ) -> BoxStream<'static, Result<AppendReply, PeerError>>;
+
+    fn call(&self, to: NodeId, call: Call, deadline: Duration) -> BoxFuture<'static, Result<Bytes, PeerError>>;
+
+    /// `patience` bounds the wait for each piece.
+    fn fetch(&self, to: NodeId, call: Call, patience: Duration) -> BoxFuture<'static, Result<Pieces, PeerError>>;
+}
+
+/// The other end: answers the nodes of this cluster. The caller has made sure that `from` is who it says.
+pub trait Service: Send + Sync + 'static {
+    fn raft(
+        &self,
+        from: NodeId,
+        group: GroupName,
+        request: PeerRequest,
+    ) -> BoxFuture<'static, Result<PeerReply, ServiceError>>;
+
+    fn appends(
+        &self,
+        from: NodeId,
+        group: GroupName,
+        requests: BoxStream<'static, PeerRequest>,
+    ) -> BoxStream<'static, Result<AppendReply, ServiceError>>;
+
+    /// Whoever asked waits until `deadline` from now.
+    fn call(&self, from: NodeId, call: Call, deadline: Duration) -> BoxFuture<'static, Result<Bytes, ServiceError>>;
+
+    fn fetch(
+        &self,
+        from: NodeId,
+        call: Call,
+    ) -> BoxFuture<'static, Result<BoxStream<'static, Result<Bytes, ServiceError>>, ServiceError>>;
+}
+
+/// Why a node does not answer a peer; its text goes over the wire.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ServiceError {
+    /// The group is not here, or not yet.
+    #[error("{0} does not run here")]
+    NoGroup(GroupName),
+    #[error("the question cannot be read: {0}")]
+    Malformed(String),
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A group's end of the network, as `consensus/` wants it.
+#[derive(Clone)]
+pub struct GroupPeers {
+    pub network: Arc<dyn Network>,
+    pub group: GroupName,
+    /// Told what a peer holds durably, so that its memory can be jogged should it come back with less.
+    pub seen: Arc<dyn Seen>,
+}
+
+/// Remembers the highest entry that each node was seen to hold.
+pub trait Seen: Send + Sync + 'static {
+    /// Must not wait.
+    fn on_durable(&self, node: NodeId, group: &GroupName, last: EntryId);
+}
+
+impl Peers for GroupPeers {
+    async fn call(&self, to: NodeId, request: PeerRequest, deadline: Duration) -> Result<PeerReply, PeerError> {
+        self.network.raft(to, &self.group, request, deadline).await
+    }
+
+    fn appends(
+        &self,
+        to: NodeId,
+        requests: BoxStream<'static, PeerRequest>,
+    ) -> BoxStream<'static, Result<AppendReply, PeerError>> {
+        self.network.appends(to, &self.group, requests)
+    }
+
+    fn on_durable(&self, node: NodeId, last: EntryId) {
+        self.seen.on_durable(node, &self.group, last);
+    }
+}
