@@ -1,6 +1,7 @@
-//! Embeds what `statehouse module new` writes: the sources of the SDK and of the module `counter`.
+//! Embeds what `statehouse module new` writes, and compiles the protocol between nodes.
 //!
-//! Out comes `embedded_sources.rs` with one list of (path in the checkout, text). It knows nothing of what is in them.
+//! Out come `embedded_sources.rs`, one list of (path in the checkout, text) of the SDK and the module `counter`, and
+//! `statehouse.peer.v1.rs`, the messages and service of `proto/peer.proto`. It needs no `protoc`, and knows nothing of what is in them.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,19 @@ const FILES: [&str; 5] = [
 
 fn main() -> io::Result<()> {
     let host = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    embed_sources(&host)?;
+    compile_protocol(&host.join("proto"))
+}
+
+fn compile_protocol(folder: &Path) -> io::Result<()> {
+    let protocol = folder.join("peer.proto");
+    println!("cargo::rerun-if-changed={}", protocol.display());
+    let descriptors = protox::compile([&protocol], [folder]).map_err(io::Error::other)?;
+    // Payloads stay what they were on the wire: slices of the bytes that came in.
+    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)
+}
+
+fn embed_sources(host: &Path) -> io::Result<()> {
     let checkout = host.parent().expect("the host lies in the checkout");
     let mut files: Vec<PathBuf> = FILES.iter().map(|file| checkout.join(file)).collect();
     for folder in FOLDERS {

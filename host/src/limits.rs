@@ -104,6 +104,27 @@ pub const HOT_TABLE_BYTES_MAX: usize = 512 << 20;
 pub const DIRTY_BYTES_MAX: usize = 256 << 20;
 /// Log that a restart replays at most because the store had not written its rows yet.
 pub const REPLAY_BYTES_MAX: u64 = 128 << 20;
+/// One message between nodes: an entry that goes alone, with room for what is around it. Several entries of one append are fewer bytes.
+pub const PEER_MESSAGE_BYTES_MAX: usize = 32 << 20;
+/// Bytes of one stream between nodes that may be under way unread: what a fast network holds, so that an append never waits for credit.
+pub const PEER_STREAM_WINDOW_BYTES: u32 = 8 << 20;
+/// The same for all streams of a connection: several full ones must not keep a vote or a heartbeat waiting.
+pub const PEER_CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
+/// Streams of one connection between nodes: an append stream per group, and calls that wait for their commit.
+pub const PEER_STREAMS_MAX: u32 = 8192;
+/// Requests that a peer gave up before this node looked at them; beyond it the connection counts as an attack and closes. An election
+/// gives up one per group at the same moment.
+pub const PEER_GIVEN_UP_MAX: usize = 4096;
+/// Text of an error that goes to a peer: it travels in a header.
+pub const PEER_DETAIL_BYTES_MAX: usize = 2 << 10;
+/// A connection to a peer that takes longer than this is no use to a heartbeat.
+pub const PEER_CONNECT_MAX: Duration = Duration::from_secs(1);
+/// How often a connection between nodes is probed, also while nothing else goes over it.
+pub const PEER_PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// A probe unanswered for this long ends the connection and all that waits on it.
+pub const PEER_PROBE_PATIENCE: Duration = Duration::from_secs(2);
+/// After the signal to stop, connections of peers have this long to close.
+pub const PEER_STOP_MAX: Duration = Duration::from_secs(2);
 /// The slots that entities hash to; partitions are sets of slots.
 pub const SLOT_COUNT: u32 = 4096;
 
@@ -113,6 +134,9 @@ const _: () = {
     assert!(OPS_BLOCK_BYTES_MAX + OUTCOME_BYTES_MAX + BATCH_BODY_BYTES_MAX <= ENTRY_BYTES_MAX);
     assert!(GUEST_FUEL_BASE + GUEST_FUEL_PER_GROUP <= GUEST_FUEL_MAX);
     assert!(DEADLINE_MAX.as_secs() < SHUTDOWN_MAX.as_secs());
+    assert!(ENTRY_BYTES_MAX < PEER_MESSAGE_BYTES_MAX);
+    assert!(BATCH_BODY_BYTES_MAX < PEER_MESSAGE_BYTES_MAX);
+    assert!(PEER_STREAM_WINDOW_BYTES < PEER_CONNECTION_WINDOW_BYTES);
     assert!(ROW_BYTES_MAX <= GUEST_INPUT_BYTES_MAX);
     assert!(BATCH_BODY_BYTES_MAX <= GUEST_INPUT_BYTES_MAX);
 };

@@ -11,13 +11,16 @@ use crate::tree::{Finding, Source, check_rule, check_sources, report, root, text
 const HOST: &str = "host/src/";
 
 /// External crates and the only folders of the host that may name them.
-const OWNERS: [(&str, &[&str]); 7] = [
+const OWNERS: [(&str, &[&str]); 10] = [
     ("axum", &["api"]),
     ("openraft", &["consensus"]),
     ("rocksdb", &["store"]),
     ("wasmtime", &["guest"]),
     ("wasmparser", &["guest"]),
     ("memmap2", &["log"]),
+    ("tonic", &["peer"]),
+    ("prost", &["peer"]),
+    ("webpki", &["peer"]),
     // `api` alone turns requests into values; the others write reports and small files.
     ("serde_json", &["api", "audit", "cli", "system"]),
 ];

@@ -67,6 +67,9 @@ pub enum PeerError {
     Timeout(NodeId),
     #[error("node {node} answered something else than was asked")]
     UnexpectedReply { node: NodeId },
+    /// It takes no requests from this node: another cluster, another node than the one meant, another format.
+    #[error("node {node} refused: {detail}")]
+    Refused { node: NodeId, detail: String },
     #[error("node {node} failed: {detail}")]
     Failed { node: NodeId, detail: String },
 }

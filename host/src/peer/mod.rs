@@ -7,6 +7,11 @@
 //! Raft's messages are known here; the bodies of calls are bytes of whoever asks. It does not know what a partition is made of, nor who
 //! leads.
 
+mod error;
+mod grpc;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +23,9 @@ use futures_util::stream::BoxStream;
 use crate::consensus::{AppendReply, PeerError, PeerReply, PeerRequest, Peers};
 use crate::ids::{NodeId, PartitionId};
 use crate::log::EntryId;
+
+pub use error::PeerSetupError;
+pub use grpc::{Grpc, Identity, PeerOptions, PeerTls, Routes, serve_peers};
 
 /// Names a Raft group on every node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,7 +62,7 @@ pub enum Topic {
     Head = 5,
     /// What time is it there?
     Clock = 6,
-    /// You belong to this cluster now. The only topic that a node without a cluster answers, besides `Clock`.
+    /// You belong to this cluster now. A node without a cluster answers this, `Clock` and `Status`, and nothing else.
     Join = 7,
     /// A change that only the leader of a partition's group can make: voters, leadership.
     Membership = 8,
@@ -86,6 +94,11 @@ impl Topic {
         Self::Status,
         Self::Query,
     ];
+
+    /// Whether a node answers this before one of the two belongs to a cluster.
+    pub fn is_open_to_strangers(self) -> bool {
+        matches!(self, Self::Join | Self::Clock | Self::Status)
+    }
 
     pub fn from_number(number: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|topic| *topic as u32 == number)

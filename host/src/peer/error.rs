@@ -1,0 +1,16 @@
+//! Why a node's end of the peer network cannot be set up.
+//!
+//! What goes wrong later, with one request, is a `PeerError` at the caller and a `ServiceError` at the node that answers.
+
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PeerSetupError {
+    #[error("{}: {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    /// Certificate, key or authority are not what they should be.
+    #[error("peer tls cannot be used: {0}")]
+    Tls(#[source] tonic::transport::Error),
+    #[error("peers cannot be served: {0}")]
+    Serve(#[source] tonic::transport::Error),
+}

@@ -1,0 +1,185 @@
+//! The way out: [`Network`] over gRPC.
+//!
+//! In: requests with their deadlines. Out: what the peer answered, or why it did not. A peer that is down fails at once, one that hangs at
+//! the deadline; a connection that is lost is made anew by the next request. It does not know when to try again, nor what a body means.
+
+use std::future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt, Stream, StreamExt};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic::{Status, Streaming};
+
+use super::wire::appends_request::Message;
+use super::wire::peer_client::PeerClient;
+use super::{Identity, PeerTls, Routes, convert, handshake, status, tls, wire};
+use crate::consensus::{AppendReply, PeerError, PeerReply, PeerRequest};
+use crate::ids::NodeId;
+use crate::limits;
+use crate::peer::{Call, GroupName, Network, PeerSetupError, Pieces};
+
+/// One per process, so that each peer has one connection. Clones are the same.
+#[derive(Clone)]
+pub struct Grpc {
+    identity: Identity,
+    routes: Routes,
+    tls: Option<ClientTlsConfig>,
+}
+
+impl Grpc {
+    /// Reads the files of `tls`; connects to nobody yet.
+    pub fn new(identity: Identity, routes: Routes, tls: Option<&PeerTls>) -> Result<Self, PeerSetupError> {
+        Ok(Self { identity, routes, tls: tls.map(PeerTls::client).transpose()? })
+    }
+
+    /// Must run inside the runtime: the connection's task is spawned here.
+    fn client(&self, to: NodeId) -> Result<PeerClient<Channel>, PeerError> {
+        let channel =
+            self.routes.find_channel(to, |address| self.dial(to, address)).ok_or(PeerError::NoRoute(to))??;
+        let client = PeerClient::new(channel)
+            .max_decoding_message_size(limits::PEER_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(limits::PEER_MESSAGE_BYTES_MAX);
+        Ok(client)
+    }
+
+    fn dial(&self, to: NodeId, address: &str) -> Result<Channel, PeerError> {
+        let failed = |error: tonic::transport::Error| {
+            let detail = format!("cannot be reached at `{address}`: {error}");
+            PeerError::Failed { node: to, detail }
+        };
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(failed)?;
+        if let Some(tls) = &self.tls {
+            endpoint = endpoint.tls_config(tls.clone().domain_name(tls::node_name(to))).map_err(failed)?;
+        }
+        let endpoint = endpoint
+            .connect_timeout(limits::PEER_CONNECT_MAX)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(limits::PEER_PROBE_INTERVAL)
+            .keep_alive_timeout(limits::PEER_PROBE_PATIENCE)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(limits::PEER_STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(limits::PEER_CONNECTION_WINDOW_BYTES);
+        Ok(endpoint.connect_lazy())
+    }
+
+    async fn open_appends(self, to: NodeId, messages: Outgoing) -> Result<Streaming<wire::AppendReply>, PeerError> {
+        let request = handshake::stamp(&self.identity, to, messages, None);
+        let replies = self.client(to)?.appends(request).await.map_err(|status| status::of_peer(to, &status))?;
+        Ok(replies.into_inner())
+    }
+}
+
+impl Network for Grpc {
+    fn raft(
+        &self,
+        to: NodeId,
+        group: &GroupName,
+        request: PeerRequest,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<PeerReply, PeerError>> {
+        let (this, message) = (self.clone(), convert::request_out(group, request));
+        let answer = async move {
+            let request = handshake::stamp(&this.identity, to, message, Some(deadline));
+            let reply = this.client(to)?.raft(request).await.map_err(|status| status::of_peer(to, &status))?;
+            convert::reply_in(reply.into_inner()).map_err(|_| PeerError::UnexpectedReply { node: to })
+        };
+        within(to, deadline, answer).boxed()
+    }
+
+    fn appends(
+        &self,
+        to: NodeId,
+        group: &GroupName,
+        requests: BoxStream<'static, PeerRequest>,
+    ) -> BoxStream<'static, Result<AppendReply, PeerError>> {
+        let outgoing = Outgoing { first: Some(convert::group_out(group)), requests };
+        let opened = self.clone().open_appends(to, outgoing);
+        let replies = opened.into_stream().flat_map(move |opened| match opened {
+            Ok(replies) => replies.map(move |reply| read_append_reply(to, reply)).boxed(),
+            Err(error) => stream::once(future::ready(Err(error))).boxed(),
+        });
+        until_error(replies)
+    }
+
+    fn call(&self, to: NodeId, call: Call, deadline: Duration) -> BoxFuture<'static, Result<Bytes, PeerError>> {
+        let this = self.clone();
+        let answer = async move {
+            let request = handshake::stamp(&this.identity, to, convert::call_out(call), Some(deadline));
+            let reply = this.client(to)?.call(request).await.map_err(|status| status::of_peer(to, &status))?;
+            Ok(reply.into_inner().body)
+        };
+        within(to, deadline, answer).boxed()
+    }
+
+    fn fetch(&self, to: NodeId, call: Call, patience: Duration) -> BoxFuture<'static, Result<Pieces, PeerError>> {
+        let this = self.clone();
+        let opened = async move {
+            let request = handshake::stamp(&this.identity, to, convert::call_out(call), Some(patience));
+            let pieces = this.client(to)?.fetch(request).await.map_err(|status| status::of_peer(to, &status))?;
+            Ok(patient(to, pieces.into_inner(), patience))
+        };
+        within(to, patience, opened).boxed()
+    }
+}
+
+/// The messages of a stream of appends: the group, then each append.
+struct Outgoing {
+    first: Option<wire::Group>,
+    requests: BoxStream<'static, PeerRequest>,
+}
+
+impl Stream for Outgoing {
+    type Item = wire::AppendsRequest;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<wire::AppendsRequest>> {
+        let message = match self.first.take() {
+            Some(group) => Some(Message::Group(group)),
+            None => {
+                ready!(self.requests.poll_next_unpin(cx)).map(|request| Message::Append(convert::append_out(request)))
+            }
+        };
+        Poll::Ready(message.map(|message| wire::AppendsRequest { message: Some(message) }))
+    }
+}
+
+async fn within<T>(
+    to: NodeId,
+    deadline: Duration,
+    answer: impl Future<Output = Result<T, PeerError>>,
+) -> Result<T, PeerError> {
+    tokio::time::timeout(deadline, answer).await.unwrap_or(Err(PeerError::Timeout(to)))
+}
+
+fn read_append_reply(node: NodeId, reply: Result<wire::AppendReply, Status>) -> Result<AppendReply, PeerError> {
+    let reply = reply.map_err(|status| status::of_peer(node, &status))?;
+    convert::append_reply_in(reply).map_err(|_| PeerError::UnexpectedReply { node })
+}
+
+/// Each piece, if it comes within `patience` after the one before.
+fn patient(from: NodeId, pieces: Streaming<wire::Piece>, patience: Duration) -> Pieces {
+    let next = move |mut pieces: Streaming<wire::Piece>| async move {
+        let piece = match tokio::time::timeout(patience, pieces.next()).await {
+            Ok(piece) => piece?.map(|piece| piece.body).map_err(|status| status::of_peer(from, &status)),
+            Err(_) => Err(PeerError::Timeout(from)),
+        };
+        Some((piece, pieces))
+    };
+    until_error(stream::unfold(pieces, next))
+}
+
+/// The stream up to its first error.
+fn until_error<T: Send + 'static>(
+    stream: impl Stream<Item = Result<T, PeerError>> + Send + 'static,
+) -> BoxStream<'static, Result<T, PeerError>> {
+    let one_error = |has_failed: &mut bool, item: Result<T, PeerError>| {
+        let is_over = std::mem::replace(has_failed, item.is_err());
+        future::ready((!is_over).then_some(item))
+    };
+    stream.scan(false, one_error).boxed()
+}
