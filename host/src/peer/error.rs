@@ -1,4 +1,4 @@
-//! Why a node's end of the peer network cannot be set up.
+//! Why a node's end of the peer network cannot be set up, and what can be wrong with its book of what peers hold.
 //!
 //! What goes wrong later, with one request, is a `PeerError` at the caller and a `ServiceError` at the node that answers.
 
@@ -13,4 +13,13 @@ pub enum PeerSetupError {
     Tls(#[source] tonic::transport::Error),
     #[error("peers cannot be served: {0}")]
     Serve(#[source] tonic::transport::Error),
+}
+
+/// Why the book of what was seen from other nodes cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum SeenError {
+    #[error("{}: {source}", path.display())]
+    Disk { path: PathBuf, source: std::io::Error },
+    #[error("{} cannot be believed: {reason}", path.display())]
+    Damaged { path: PathBuf, reason: String },
 }

@@ -9,6 +9,8 @@
 
 mod error;
 mod grpc;
+mod seen;
+mod sim;
 #[cfg(test)]
 mod tests;
 
@@ -24,8 +26,10 @@ use crate::consensus::{AppendReply, PeerError, PeerReply, PeerRequest, Peers};
 use crate::ids::{NodeId, PartitionId};
 use crate::log::EntryId;
 
-pub use error::PeerSetupError;
+pub use error::{PeerSetupError, SeenError};
 pub use grpc::{Grpc, Identity, PeerOptions, PeerTls, Routes, serve_peers};
+pub use seen::SeenBook;
+pub use sim::SimNetwork;
 
 /// Names a Raft group on every node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -3,6 +3,8 @@
 mod conformance;
 mod fake;
 mod grpc;
+mod seen;
+mod sim;
 
 use std::time::Duration;
 

@@ -1,0 +1,260 @@
+//! A peer network in memory, for whole nodes in one process: tests and the cluster simulator.
+//!
+//! In: nodes that join with their services, and faults of the way from one node to another. Out: a [`Network`] per node that keeps the
+//! trait's promises, at worst by an error. Time is tokio's, chance comes from one seed: on a paused runtime of one thread the same seed
+//! gives the same run. It knows nothing of what is said.
+//!
+//! | fault | what happens to a call | what happens to a stream |
+//! |---|---|---|
+//! | cut | it vanishes, or its reply does: the caller waits for its deadline | it stands still, and breaks when that lasts as long as a probe of the real network |
+//! | delay | request and reply each take so long | so does each item, in order |
+//! | reorder | some requests are overtaken by later ones | never |
+//! | lost replies | the request is carried out, the caller hears nothing | never |
+
+mod flow;
+mod link;
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt, StreamExt};
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::link::Link;
+use super::{Call, GroupName, Network, Pieces, Service, ServiceError};
+use crate::consensus::{AppendReply, PeerError, PeerReply, PeerRequest};
+use crate::ids::NodeId;
+
+/// Everything between the nodes. Clones are the same network.
+#[derive(Clone)]
+pub struct SimNetwork {
+    state: Arc<Mutex<State>>,
+    /// Says that a way was cut or healed.
+    changed: watch::Sender<()>,
+}
+
+struct State {
+    seed: u64,
+    /// `None` is a node that is down; one that never joined has no entry.
+    nodes: BTreeMap<NodeId, Option<Member>>,
+    links: BTreeMap<(NodeId, NodeId), Link>,
+}
+
+/// One life of a node, from joining to leaving.
+#[derive(Clone)]
+struct Member {
+    service: Arc<dyn Service>,
+    left: CancellationToken,
+}
+
+impl SimNetwork {
+    pub fn new(seed: u64) -> Self {
+        let state = State { seed, nodes: BTreeMap::new(), links: BTreeMap::new() };
+        Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(()) }
+    }
+
+    /// The node's way out; from now on `service` answers for it. A node joins once in each of its lives: what an earlier one still had
+    /// under way fails as if the node had left.
+    pub fn join(&self, node: NodeId, service: Arc<dyn Service>) -> Arc<dyn Network> {
+        self.leave(node);
+        let left = CancellationToken::new();
+        self.state.lock().nodes.insert(node, Some(Member { service, left: left.clone() }));
+        Arc::new(SimPeer { network: self.clone(), node, left })
+    }
+
+    /// The node's process ends: what it was answering breaks off, and calls to it fail at once until it joins again.
+    pub fn leave(&self, node: NodeId) {
+        let mut state = self.state.lock();
+        if let Some(member) = state.nodes.get_mut(&node).and_then(Option::take) {
+            member.left.cancel();
+        }
+    }
+
+    /// Nothing gets from one node to the other any more; the other direction stays.
+    pub fn cut(&self, from: NodeId, to: NodeId) {
+        self.with_link(from, to, |link| link.is_cut = true);
+        self.changed.send_replace(());
+    }
+
+    pub fn cut_both_ways(&self, one: NodeId, other: NodeId) {
+        self.cut(one, other);
+        self.cut(other, one);
+    }
+
+    /// Everything from one node to the other takes so long, each time another time out of the range.
+    pub fn delay(&self, from: NodeId, to: NodeId, delay: RangeInclusive<Duration>) {
+        self.with_link(from, to, |link| link.delay = delay);
+    }
+
+    /// So many of 1,000 requests from one node to the other are held back for one more delay, while later ones pass.
+    pub fn reorder(&self, from: NodeId, to: NodeId, permille: u32) {
+        self.with_link(from, to, |link| link.reordered_permille = permille);
+    }
+
+    /// So many of 1,000 requests from one node to the other are carried out without their reply coming back.
+    pub fn lose_replies(&self, from: NodeId, to: NodeId, permille: u32) {
+        self.with_link(from, to, |link| link.replies_lost_permille = permille);
+    }
+
+    /// No way has any fault any more. What vanished stays lost.
+    pub fn heal(&self) {
+        self.state.lock().links.values_mut().for_each(Link::heal);
+        self.changed.send_replace(());
+    }
+
+    fn with_link<T>(&self, from: NodeId, to: NodeId, act: impl FnOnce(&mut Link) -> T) -> T {
+        let state = &mut *self.state.lock();
+        act(state.links.entry((from, to)).or_insert_with(|| Link::new(state.seed, from, to)))
+    }
+
+    fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
+        self.with_link(from, to, |link| link.is_cut)
+    }
+
+    fn member(&self, node: NodeId) -> Result<Member, PeerError> {
+        let state = self.state.lock();
+        let member = state.nodes.get(&node).ok_or(PeerError::NoRoute(node))?;
+        member.clone().ok_or_else(|| down(node))
+    }
+}
+
+/// A node's end.
+#[derive(Clone)]
+struct SimPeer {
+    network: SimNetwork,
+    node: NodeId,
+    left: CancellationToken,
+}
+
+/// An answer on its way to whoever asked, who may have given up.
+type Answer<T> = oneshot::Sender<Result<T, PeerError>>;
+
+impl SimPeer {
+    /// Sends a request, which `handle` hands to the service there, and waits for the reply.
+    async fn ask<T: Send + 'static>(
+        self,
+        to: NodeId,
+        deadline: Duration,
+        handle: impl FnOnce(&dyn Service, Duration) -> BoxFuture<'static, Result<T, ServiceError>> + Send + 'static,
+    ) -> Result<T, PeerError> {
+        if self.left.is_cancelled() {
+            return Err(down(self.node));
+        }
+        self.network.member(to)?;
+        let until = Instant::now() + deadline;
+        let (answer, answered) = oneshot::channel();
+        let (network, node) = (self.network.clone(), self.node);
+        let deliver = move || self.deliver(to, until, handle, answer);
+        network.with_link(node, to, |link| link.send_call(network.clone(), Box::new(deliver)));
+        let answer = async {
+            match answered.await {
+                Ok(answer) => answer,
+                // Request or reply vanished: nobody is there to say so.
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::time::timeout_at(until, answer).await.unwrap_or(Err(PeerError::Timeout(to)))
+    }
+
+    /// At the other end. The handler runs until it is done, nobody waits for it, or the node leaves.
+    fn deliver<T: Send + 'static>(
+        self,
+        to: NodeId,
+        until: Instant,
+        handle: impl FnOnce(&dyn Service, Duration) -> BoxFuture<'static, Result<T, ServiceError>>,
+        mut answer: Answer<T>,
+    ) {
+        if answer.is_closed() || until <= Instant::now() || self.left.is_cancelled() {
+            return;
+        }
+        let member = match self.network.member(to) {
+            Ok(member) => member,
+            Err(error) => return self.send_reply(to, Err(error), answer),
+        };
+        let handled = handle(&*member.service, until - Instant::now());
+        tokio::spawn(async move {
+            let reply = tokio::select! {
+                () = answer.closed() => return,
+                () = member.left.cancelled() => Err(down(to)),
+                reply = handled => reply.map_err(|error| failed(to, &error)),
+            };
+            if !self.network.with_link(self.node, to, Link::loses_a_reply) {
+                self.send_reply(to, reply, answer);
+            }
+        });
+    }
+
+    fn send_reply<T: Send + 'static>(self, to: NodeId, reply: Result<T, PeerError>, answer: Answer<T>) {
+        let (network, node) = (self.network.clone(), self.node);
+        // Whoever asked may have given up by the time it arrives.
+        let deliver = move || drop(answer.send(reply));
+        network.with_link(to, node, |link| link.send_reply(network.clone(), Box::new(deliver)));
+    }
+}
+
+impl Network for SimPeer {
+    fn raft(
+        &self,
+        to: NodeId,
+        group: &GroupName,
+        request: PeerRequest,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<PeerReply, PeerError>> {
+        let (from, group) = (self.node, group.clone());
+        self.clone().ask(to, deadline, move |service, _| service.raft(from, group, request)).boxed()
+    }
+
+    fn appends(
+        &self,
+        to: NodeId,
+        group: &GroupName,
+        requests: BoxStream<'static, PeerRequest>,
+    ) -> BoxStream<'static, Result<AppendReply, PeerError>> {
+        let (this, group) = (self.clone(), group.clone());
+        let opened = async move {
+            let member = this.network.member(to)?;
+            let (network, from) = (&this.network, this.node);
+            network.cross(from, to).await;
+            let replies = member.service.appends(from, group, network.flow(from, to, requests));
+            let replies = replies.map(move |reply| reply.map_err(|error| failed(to, &error)));
+            Ok::<_, PeerError>(network.flow(to, from, replies))
+        };
+        let replies = opened.into_stream().flat_map(|opened| match opened {
+            Ok(replies) => replies,
+            Err(error) => stream::iter([Err(error)]).boxed(),
+        });
+        self.until_broken(to, replies.boxed())
+    }
+
+    fn call(&self, to: NodeId, call: Call, deadline: Duration) -> BoxFuture<'static, Result<Bytes, PeerError>> {
+        let from = self.node;
+        self.clone().ask(to, deadline, move |service, left| service.call(from, call, left)).boxed()
+    }
+
+    fn fetch(&self, to: NodeId, call: Call, patience: Duration) -> BoxFuture<'static, Result<Pieces, PeerError>> {
+        let this = self.clone();
+        let opened = async move {
+            let from = this.node;
+            let pieces = this.clone().ask(to, patience, move |service, _| service.fetch(from, call)).await?;
+            let pieces = pieces.map(move |piece| piece.map_err(|error| failed(to, &error)));
+            Ok::<_, PeerError>(this.patient(to, this.network.flow(to, from, pieces), patience))
+        };
+        opened.boxed()
+    }
+}
+
+fn failed(node: NodeId, error: &ServiceError) -> PeerError {
+    PeerError::Failed { node, detail: error.to_string() }
+}
+
+fn down(node: NodeId) -> PeerError {
+    PeerError::Failed { node, detail: "it is down".to_owned() }
+}

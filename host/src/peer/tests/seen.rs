@@ -1,0 +1,162 @@
+//! The book of what was seen: it keeps the highest, survives restarts and power cuts, and believes no damaged file.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use expect_test::expect_file;
+
+use super::{ANSWERER, CALLER, entry_id, group};
+use crate::ids::{LogIndex, NodeId, Term};
+use crate::log::{EntryId, SimDisk};
+use crate::peer::{GroupName, Seen, SeenBook};
+
+const PATH: &str = "data/seen.book";
+
+fn open(disk: &SimDisk) -> SeenBook {
+    SeenBook::open_on(Arc::new(disk.clone()), Path::new(PATH)).expect("it can be read")
+}
+
+fn disk() -> SimDisk {
+    let disk = SimDisk::new();
+    crate::log::Disk::create_dir_all(&disk, Path::new("data")).expect("there is room");
+    disk
+}
+
+/// Why a book of these bytes cannot be opened.
+fn refusal(content: Vec<u8>) -> String {
+    let disk = disk();
+    disk.put(Path::new(PATH), content);
+    let opened = SeenBook::open_on(Arc::new(disk), Path::new(PATH)).map(|_| ());
+    opened.expect_err("it is damaged").to_string()
+}
+
+/// The bytes of a book with two notes.
+fn written() -> Vec<u8> {
+    let disk = disk();
+    let book = open(&disk);
+    book.on_durable(CALLER, &group(0), entry_id(7));
+    book.on_durable(ANSWERER, &GroupName::new("système", group(65_536).partition), entry_id(u64::MAX));
+    book.flush().expect("there is room");
+    disk.content(Path::new(PATH)).expect("it was written")
+}
+
+/// Replaces what the checksum covers, and the checksum.
+fn forged(content: &[u8]) -> Vec<u8> {
+    [content, blake3::hash(content).as_bytes()].concat()
+}
+
+#[test]
+fn it_keeps_the_highest_entry_of_each_node_and_group() {
+    let (disk, newer_term) = (disk(), EntryId { term: Term(4), node: NodeId(1), index: LogIndex(2) });
+    let book = open(&disk);
+    assert_eq!((book.of(CALLER, &group(0)), book.all_of(CALLER)), (None, vec![]));
+    for index in [5, 9, 7] {
+        book.on_durable(CALLER, &group(0), entry_id(index));
+    }
+    assert_eq!(book.of(CALLER, &group(0)), Some(entry_id(9)));
+    book.on_durable(CALLER, &group(0), newer_term);
+    book.on_durable(CALLER, &group(1), entry_id(0));
+    book.on_durable(ANSWERER, &group(2), entry_id(1));
+    assert_eq!(book.all_of(CALLER), [(group(0), newer_term), (group(1), entry_id(0))]);
+    assert_eq!(book.all_of(ANSWERER), [(group(2), entry_id(1))]);
+    assert_eq!(book.of(ANSWERER, &group(0)), None);
+}
+
+#[test]
+fn what_was_flushed_is_there_after_a_power_cut_and_what_was_not_may_be_gone() {
+    let disk = disk();
+    let book = open(&disk);
+    book.on_durable(CALLER, &group(0), entry_id(5));
+    book.flush().expect("there is room");
+    book.on_durable(CALLER, &group(0), entry_id(6));
+    let book = open(&disk.crash(1));
+    assert_eq!(book.all_of(CALLER), [(group(0), entry_id(5))]);
+}
+
+#[test]
+fn a_power_cut_at_any_moment_leaves_the_old_book_or_the_new_one() {
+    let (mut old_count, mut new_count, mut finished_count) = (0, 0, 0);
+    for operations in 0..8 {
+        for seed in 0..50 {
+            let disk = disk();
+            let book = open(&disk);
+            book.on_durable(CALLER, &group(0), entry_id(5));
+            book.flush().expect("there is room");
+            for n in 0..100 {
+                book.on_durable(CALLER, &group(n), entry_id(6));
+            }
+            disk.crash_after(operations);
+            let flushed = book.flush();
+            let found = open(&disk.crash(seed)).all_of(CALLER);
+            let new: Vec<_> = (0..100).map(|n| (group(n), entry_id(6))).collect();
+            let is_new = found == new;
+            assert!(is_new || found == [(group(0), entry_id(5))], "operations {operations}, seed {seed}: {found:?}");
+            assert!(is_new || flushed.is_err(), "operations {operations}, seed {seed}: flushed and forgotten");
+            old_count += usize::from(!is_new);
+            new_count += usize::from(is_new);
+            finished_count += usize::from(flushed.is_ok());
+        }
+    }
+    assert!(0 < old_count && finished_count < new_count && 0 < finished_count, "every moment was met");
+}
+
+#[test]
+fn a_flush_without_news_writes_nothing_and_a_failed_one_tries_again() {
+    let disk = disk();
+    let book = open(&disk);
+    book.flush().expect("there is nothing to do");
+    assert_eq!(disk.content(Path::new(PATH)), None);
+    book.on_durable(CALLER, &group(0), entry_id(5));
+    disk.set_failing(Some(crate::log::SimOp::Sync));
+    let failed = book.flush().map(|()| "written").expect_err("the disk fails");
+    assert_eq!(failed.to_string(), "data/seen.book: injected I/O error");
+    disk.set_failing(None);
+    book.flush().expect("the disk is well again");
+    let operations = disk.operations();
+    book.on_durable(CALLER, &group(0), entry_id(5));
+    book.flush().expect("there is nothing to do");
+    assert_eq!(disk.operations(), operations);
+    assert_eq!(open(&disk).of(CALLER, &group(0)), Some(entry_id(5)));
+}
+
+#[test]
+fn a_book_on_the_real_disk_survives_a_restart() {
+    let folder = tempfile::tempdir().expect("there is room");
+    let path = folder.path().join("seen.book");
+    let book = SeenBook::open(&path).expect("a missing book is an empty one");
+    book.on_durable(CALLER, &group(3), entry_id(5));
+    book.flush().expect("there is room");
+    drop(book);
+    assert_eq!(SeenBook::open(&path).expect("it was written").all_of(CALLER), [(group(3), entry_id(5))]);
+}
+
+#[test]
+fn a_damaged_book_is_an_error_in_words() {
+    let good = written();
+    for at in 0..good.len() {
+        let mut flipped = good.clone();
+        flipped[at] ^= 0x10;
+        assert!(refusal(flipped).starts_with("data/seen.book cannot be believed: it"), "byte {at}");
+        assert!(refusal(good[..at].to_vec()).starts_with("data/seen.book cannot be believed: it"), "cut at {at}");
+    }
+    let content = &good[..good.len() - 32];
+    let check = |content: Vec<u8>, expected: &str| {
+        assert_eq!(refusal(forged(&content)), format!("data/seen.book cannot be believed: {expected}"));
+    };
+    check([content, &[0]].concat(), "1 bytes follow its last record");
+    check(content[..content.len() - 1].to_vec(), "a record is cut off");
+    let mut newer = content.to_vec();
+    newer[8] = 2;
+    check(newer, "its format 2 is unknown, this version reads 1");
+    let record = &content[16..16 + 38 + "wallet".len()];
+    check([&content[..12], &[2, 0, 0, 0], record, record].concat(), "it names a group of a node twice");
+}
+
+#[test]
+fn the_format_is_the_released_one() {
+    let lines: Vec<String> = written()
+        .chunks(16)
+        .map(|chunk| chunk.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" "))
+        .collect();
+    expect_file!["golden/seen-v1.txt"].assert_eq(&(lines.join("\n") + "\n"));
+}
