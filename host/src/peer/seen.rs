@@ -168,7 +168,7 @@ fn decode(bytes: &[u8]) -> Result<Notes, String> {
 fn record(content: &mut &[u8]) -> Result<((NodeId, GroupName), EntryId), String> {
     let node = NodeId(u64::from_le_bytes(take(content)?));
     let size = u16::from_le_bytes(take(content)?);
-    let (name, rest) = content.split_at_checked(size.into()).ok_or("a record is cut off")?;
+    let (name, rest) = content.split_at_checked(size.into()).ok_or("it ends within a record")?;
     *content = rest;
     let name = std::str::from_utf8(name).map_err(|_| "a machine's name is no text")?;
     let group = GroupName::new(name, PartitionId(u32::from_le_bytes(take(content)?)));
@@ -181,7 +181,7 @@ fn record(content: &mut &[u8]) -> Result<((NodeId, GroupName), EntryId), String>
 }
 
 fn take<const N: usize>(content: &mut &[u8]) -> Result<[u8; N], String> {
-    let (taken, rest) = content.split_first_chunk().ok_or("a record is cut off")?;
+    let (taken, rest) = content.split_first_chunk().ok_or("it ends within a record")?;
     *content = rest;
     Ok(*taken)
 }

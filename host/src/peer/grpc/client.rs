@@ -41,10 +41,8 @@ impl Grpc {
     fn client(&self, to: NodeId) -> Result<PeerClient<Channel>, PeerError> {
         let channel =
             self.routes.find_channel(to, |address| self.dial(to, address)).ok_or(PeerError::NoRoute(to))??;
-        let client = PeerClient::new(channel)
-            .max_decoding_message_size(limits::PEER_MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(limits::PEER_MESSAGE_BYTES_MAX);
-        Ok(client)
+        // What is too large to send the peer refuses in words; refused here it would look like a broken stream.
+        Ok(PeerClient::new(channel).max_decoding_message_size(limits::PEER_MESSAGE_BYTES_MAX))
     }
 
     fn dial(&self, to: NodeId, address: &str) -> Result<Channel, PeerError> {

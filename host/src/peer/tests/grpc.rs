@@ -306,7 +306,8 @@ async fn with_certificates_both_sides_are_who_they_say() {
 
 #[tokio::test]
 async fn files_that_are_no_certificates_are_an_error_at_the_start() {
-    let mut tls = Authority::new().sign(CALLER);
+    let authority = Authority::new();
+    let mut tls = authority.sign(CALLER);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     tls.key = tls.ca.with_file_name("missing.key");
     let created = Grpc::new(member(CALLER), Routes::default(), Some(&tls)).map(|_| ());

@@ -144,7 +144,7 @@ fn a_damaged_book_is_an_error_in_words() {
         assert_eq!(refusal(forged(&content)), format!("data/seen.book cannot be believed: {expected}"));
     };
     check([content, &[0]].concat(), "1 bytes follow its last record");
-    check(content[..content.len() - 1].to_vec(), "a record is cut off");
+    check(content[..content.len() - 1].to_vec(), "it ends within a record");
     let mut newer = content.to_vec();
     newer[8] = 2;
     check(newer, "its format 2 is unknown, this version reads 1");
