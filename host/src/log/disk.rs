@@ -15,7 +15,7 @@ use bytes::Bytes;
 pub trait Disk: Send + Sync + 'static {
     /// Creates the folder and its parents; durable on return.
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
-    /// The names of the files in a folder, in no order.
+    /// The names of the files and folders in a folder, in no order.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
     /// An empty file, open for reading and writing; an existing one is emptied. Its name is durable after [`Disk::sync_dir`].
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
@@ -23,10 +23,12 @@ pub trait Disk: Send + Sync + 'static {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
     /// An existing file, open for reading only: works on a folder one may not write.
     fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
-    /// Atomic; durable after [`Disk::sync_dir`].
+    /// Of a file or a folder; an existing file or empty folder of that name is replaced. Atomic; durable after [`Disk::sync_dir`].
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Durable after [`Disk::sync_dir`].
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes a folder with everything in it, which may be there by half after a crash; nothing if there is none.
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()>;
     /// Makes the names in a folder durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 }
@@ -99,6 +101,13 @@ impl Disk for RealDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_file(path)
+    }
+
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        match std::fs::remove_dir_all(dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {

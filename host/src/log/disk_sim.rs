@@ -190,6 +190,12 @@ impl SimState {
         self.names.get(path).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    /// The file with this path, or all files in the folder with this path.
+    fn names_below(&self, path: &Path) -> Vec<(PathBuf, usize)> {
+        let below = self.names.iter().filter(|(name, _)| name.starts_with(path));
+        below.map(|(name, inode)| (name.clone(), *inode)).collect()
+    }
+
     /// Changes names, all or none.
     fn rename(&mut self, change: Vec<Naming>) {
         for naming in &change {
@@ -253,8 +259,9 @@ impl Disk for SimDisk {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let state = self.inner.state.lock();
-        let names = state.names.keys().filter(|path| path.parent() == Some(dir));
-        Ok(names.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
+        let below = state.names.keys().filter_map(|path| path.strip_prefix(dir).ok()?.components().next());
+        let names: BTreeSet<_> = below.filter_map(|name| name.as_os_str().to_str()).collect();
+        Ok(names.into_iter().map(str::to_owned).collect())
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
@@ -278,8 +285,20 @@ impl Disk for SimDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.inner.state.lock();
         state.operate()?;
-        let inode = state.find(from)?;
-        state.rename(vec![(to.to_owned(), Some(inode)), (from.to_owned(), None)]);
+        let moved: Vec<_> = state.names_below(from);
+        if moved.is_empty() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        if state.names_below(to).iter().any(|(path, _)| path != to) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        let change = moved.into_iter().flat_map(|(path, inode)| {
+            let rest = path.strip_prefix(from).expect("it was found below");
+            // A path joined with nothing would end in a slash.
+            let new = if rest.as_os_str().is_empty() { to.to_owned() } else { to.join(rest) };
+            [(new, Some(inode)), (path, None)]
+        });
+        state.rename(change.collect());
         Ok(())
     }
 
@@ -288,6 +307,15 @@ impl Disk for SimDisk {
         state.operate()?;
         state.find(path)?;
         state.rename(vec![(path.to_owned(), None)]);
+        Ok(())
+    }
+
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.inner.state.lock();
+        for (path, _) in state.names_below(dir) {
+            state.operate()?;
+            state.rename(vec![(path, None)]);
+        }
         Ok(())
     }
 

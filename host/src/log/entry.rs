@@ -58,3 +58,19 @@ pub struct Vote {
     pub node: Option<NodeId>,
     pub committed: bool,
 }
+
+impl Vote {
+    /// A vote for nobody: no vote in this term or an earlier one can be given any more, and no leader of them is followed.
+    ///
+    /// Votes are ordered by term, then node, then whether they are committed, and only a greater one is ever granted or
+    /// followed. No node has the greatest number there is, so this vote is above all those of its term, and nobody is elected
+    /// by it. The next term is free: a group that has a leader in this term elects once more.
+    pub fn barrier(term: Term) -> Self {
+        Self { term, node: Some(NodeId(u64::MAX)), committed: false }
+    }
+
+    /// What is compared when one vote is to replace another.
+    pub(super) fn order(&self) -> (Term, Option<NodeId>, bool) {
+        (self.term, self.node, self.committed)
+    }
+}

@@ -41,6 +41,9 @@ pub enum LogError {
     Version { segment: String, found: u32, known: u32 },
     #[error("machine name `{0}` is empty or too long for a log")]
     MachineName(String),
+    /// Entries that were given for a repair are not those that were lost, or not all of them. Nothing was changed.
+    #[error("the log cannot be repaired with the entries given: entry {index} {misfit}")]
+    Misfit { index: LogIndex, misfit: Misfit },
     #[error("log is closed")]
     Closed,
     /// One of the log's threads stopped at an assertion: our bug. Final, like [`LogError::Disk`].
@@ -77,4 +80,24 @@ pub enum Damage {
     Record,
     #[error("the hash chain is broken")]
     Chain,
+}
+
+/// Why an entry does not fit into a log that is to be repaired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Misfit {
+    #[error("is missing")]
+    Missing,
+    #[error("is given twice, or out of order")]
+    Order,
+    #[error("has a lower term than the one before it")]
+    Term,
+    #[error("is not the one that records after it name")]
+    Id,
+    #[error("has not the content that records after it vouch for")]
+    Content,
+    /// Entries before it were replaced in bytes that are lost, so they must be given too.
+    #[error("does not follow on the one before it")]
+    Chain,
+    #[error("is beyond the end of the log")]
+    Beyond,
 }

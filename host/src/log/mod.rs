@@ -14,6 +14,8 @@ mod entry;
 mod error;
 mod frame;
 mod recover;
+mod repair;
+mod salvage;
 mod scan;
 mod segment;
 mod shared;
@@ -33,7 +35,8 @@ use tokio::sync::{oneshot, watch};
 pub use disk::{Disk, DiskFile, DiskMap, RealDisk};
 pub use disk_sim::{SimDisk, SimOp};
 pub use entry::{EntryId, LogEntry, Payload, Vote};
-pub use error::{Damage, LogError};
+pub use error::{Damage, LogError, Misfit};
+pub use repair::{DamagedLog, Repaired};
 pub use scan::{LogScan, ScannedEntry, Tail};
 pub use segment::StreamId;
 pub use state::OnDurable;
@@ -84,7 +87,8 @@ impl LogOptions {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogHealth {
     Ok,
-    /// There is no room for the next segment. Appends are refused, reads and votes go on; it resumes by itself.
+    /// There is no room for the next segment, so nobody should propose. What is on its way already may use the rest of this
+    /// one; then appends are refused, while reads and votes go on. It resumes by itself.
     Full,
     /// Final, with the reason.
     Failed(String),
@@ -104,12 +108,14 @@ struct Threads {
 impl Log {
     /// Opens the log in `dir`, or creates it. Everything that was acknowledged is there, everything found is durable on return.
     ///
-    /// [`LogError::Corrupt`] if acknowledged bytes are damaged: nothing was changed. Nobody else may have the log open.
+    /// [`LogError::Corrupt`] if acknowledged bytes are damaged: nothing was changed, and [`DamagedLog`] may be able to repair
+    /// it. Nobody else may have the log open.
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, options: LogOptions) -> Result<Self, LogError> {
         let on_disk = |error| LogError::disk(dir.display().to_string(), error);
         assert!(HEADER_SIZE as u64 * 2 <= options.segment_bytes_min);
         assert!(options.segment_bytes_min <= options.segment_bytes_max);
         disk.create_dir_all(dir).map_err(on_disk)?;
+        repair::finish_swap(&*disk, dir)?;
         for name in disk.list(dir).map_err(on_disk)?.iter().filter(|name| name.ends_with(".tmp")) {
             disk.remove(&dir.join(name)).map_err(on_disk)?;
         }
@@ -204,16 +210,19 @@ impl Log {
     /// or may not have been saved.
     pub async fn save_vote(&self, vote: Vote) -> Result<(), LogError> {
         let (done, durable) = oneshot::channel();
-        {
-            let shared = &self.threads.shared;
-            let mut state = shared.admit(&[SMALL_FRAME_SIZE], Reserve::Use)?;
-            state.book.vote = Some(vote);
-            state.record(Record::Vote(vote));
-            // The receiver is gone if the caller gave up waiting.
-            state.queue.push(Work::Done(Box::new(move |result| _ = done.send(result))));
-            shared.on_placed(state);
-        }
+        // The receiver is gone if the caller gave up waiting.
+        self.place_vote(vote, Box::new(move |result| _ = done.send(result)))?;
         durable.await.unwrap_or(Err(LogError::Closed))
+    }
+
+    fn place_vote(&self, vote: Vote, on_durable: OnDurable) -> Result<(), LogError> {
+        let shared = &self.threads.shared;
+        let mut state = shared.admit(&[SMALL_FRAME_SIZE], Reserve::Use)?;
+        state.book.vote = Some(vote);
+        state.record(Record::Vote(vote));
+        state.queue.push(Work::Done(on_durable));
+        shared.on_placed(state);
+        Ok(())
     }
 
     /// Remembers what is committed; it reaches the disk with the next append, or when the stream goes idle.

@@ -283,7 +283,7 @@ impl Walk {
 }
 
 /// The whole file, by reads and not through the map: a failing disk is an error then, not a signal.
-fn read_segment(segment: &Segment) -> Result<Bytes, LogError> {
+pub(super) fn read_segment(segment: &Segment) -> Result<Bytes, LogError> {
     let mut bytes = vec![0; usize::try_from(segment.size).expect("segments fit the memory")];
     segment.file.read_at(&mut bytes, 0).map_err(|error| LogError::disk(&segment.name, error))?;
     assert!(HEADER_SIZE <= bytes.len());

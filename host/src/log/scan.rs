@@ -8,6 +8,7 @@ use std::path::Path;
 use crate::ids::Lsn;
 use crate::log::book::{Book, Purged, Slot};
 use crate::log::disk::Disk;
+use crate::log::frame::NO_HASH;
 use crate::log::recover::{Access, Recovered, recover};
 use crate::log::{EntryId, LogEntry, LogError, StreamId, Vote, read_slot};
 
@@ -76,6 +77,11 @@ impl LogScan {
 
     pub fn last(&self) -> Option<EntryId> {
         self.book()?.last()
+    }
+
+    /// The hash that the next entry's record would carry.
+    pub(super) fn last_hash(&self) -> [u8; 32] {
+        self.book().map_or(NO_HASH, Book::last_hash)
     }
 
     pub fn last_purged(&self) -> Option<EntryId> {

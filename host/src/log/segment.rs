@@ -43,6 +43,8 @@ const MACHINE_BYTES_MAX: usize = 63;
 const HASH_AT: usize = WATERMARK_AT - 32;
 pub(super) const WATERMARK_AT: usize = 3584;
 const WATERMARK_SIZE: usize = 16;
+/// Where the nonce is in a header.
+pub(super) const NONCE: std::ops::Range<usize> = 80..96;
 const NO_SEGMENT: u64 = u64::MAX;
 
 /// Whose log it is: written into every segment, checked when it is opened.
@@ -108,7 +110,7 @@ impl SegmentHeader {
         put(12, &self.stream.partition.0.to_le_bytes());
         put(16, &[machine.len() as u8]);
         put(17, machine);
-        put(80, &self.nonce);
+        put(NONCE.start, &self.nonce);
         put(96, &self.first_lsn.0.to_le_bytes());
         put(104, &self.before.map_or(NO_SEGMENT, |lsn| lsn.0).to_le_bytes());
         put(112, &checkpoint.last_hash);
@@ -161,7 +163,7 @@ impl SegmentHeader {
             Checkpoint { vote, last, last_hash: hash_at(112), purged, purged_hash: hash_at(240), committed };
         let header = Self {
             stream,
-            nonce: *bytes[80..].first_chunk().expect("the size was checked"),
+            nonce: *bytes[NONCE].first_chunk().expect("the size was checked"),
             first_lsn: Lsn(u64_at(bytes, 96)),
             before: Some(Lsn(u64_at(bytes, 104))).filter(|lsn| lsn.0 != NO_SEGMENT),
             checkpoint,

@@ -8,6 +8,7 @@ mod disk_errors;
 mod format;
 mod model;
 mod reading;
+mod repairing;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -131,6 +131,11 @@ impl Disk for MemoryDisk {
         self.0.state.lock().files.remove(path).map(drop).ok_or(io::ErrorKind::NotFound.into())
     }
 
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.0.state.lock().files.retain(|path, _| !path.starts_with(dir));
+        Ok(())
+    }
+
     fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
         Ok(())
     }

@@ -1,0 +1,366 @@
+//! Reads what can be read of a damaged log and works out which entries it must have held. It writes nothing.
+//!
+//! In: segment files, some of them damaged or missing. Out: the intact entries by index, the hashes that later records and
+//! headers ask of the others, and what nobody can know any more. Unlike recovery it goes on behind damage: a frame vouches
+//! for itself by its checksum, and an entry record says which hash came before it, whatever was lost in between.
+//!
+//! It does not know where other copies of the entries come from.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::ids::{LogIndex, Lsn};
+use crate::log::book::Slot;
+use crate::log::disk::Disk;
+use crate::log::frame::{FRAME_HEADER_SIZE, FrameKey, FrameRead, Hash, NO_HASH, Record, entry_hash, read_frame};
+use crate::log::recover::read_segment;
+use crate::log::segment::{Checkpoint, HEADER_SIZE, NONCE, Segment, SegmentHeader, decode_watermark, parse_file_name};
+use crate::log::{EntryId, LogError, StreamId, Vote};
+
+/// An entry whose record can be read.
+pub(super) struct Intact {
+    pub slot: Slot,
+    /// The hash that its record asks of the entry before it.
+    pub before: Hash,
+}
+
+/// What headers, truncations and purges tell of an entry. What the record of the next entry tells is in that record.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Anchor {
+    pub hash: Option<Hash>,
+    pub id: Option<EntryId>,
+}
+
+/// Indexes that this log never held: before its first entry, or replaced by a snapshot.
+#[derive(Clone, Debug)]
+pub(super) struct Hole {
+    pub range: RangeInclusive<u64>,
+    /// The purge that made it.
+    pub upto: Option<EntryId>,
+}
+
+/// What is left of a damaged log.
+#[derive(Default)]
+pub(super) struct Salvage {
+    /// INVARIANT: no index beyond `last`, like the two below.
+    pub intact: BTreeMap<LogIndex, Intact>,
+    pub anchors: BTreeMap<LogIndex, Anchor>,
+    /// In order.
+    pub holes: Vec<Hole>,
+    /// The last index that is known to have existed.
+    pub last: Option<LogIndex>,
+    /// The newest vote that can be read.
+    pub vote: Option<Vote>,
+    /// A later vote may have been lost.
+    pub is_vote_doubtful: bool,
+    pub committed: Option<EntryId>,
+    pub purged: Option<EntryId>,
+    /// Acknowledged bytes are lost, and nothing behind them tells where the log ended then: nobody here knows how many
+    /// entries, or truncations, were in them.
+    pub is_tail_lost: bool,
+}
+
+impl Salvage {
+    /// Reads all segments in `dir`.
+    pub fn read(disk: &dyn Disk, dir: &Path, stream: &StreamId) -> Result<Self, LogError> {
+        let mut names = disk.list(dir).map_err(|error| LogError::disk(dir.display().to_string(), error))?;
+        names.retain(|name| parse_file_name(name).is_some());
+        names.sort_unstable();
+        let starts: Vec<_> = names.iter().filter_map(|name| parse_file_name(name)).collect();
+        let mut salvage = Self::default();
+        let mut lsn = Lsn(0);
+        for (position, name) in names.iter().enumerate() {
+            if lsn != starts[position] {
+                salvage.on_lost_bytes();
+            }
+            let part = Part::open(disk, dir, name, starts[position], stream)?;
+            if let Some(checkpoint) = &part.checkpoint {
+                salvage.on_checkpoint(checkpoint);
+            }
+            lsn = match starts.get(position + 1) {
+                Some(next) => salvage.take_frames(&part, *next, *next),
+                None => salvage.take_newest(&part),
+            };
+        }
+        Ok(salvage)
+    }
+
+    /// The indexes of entries that existed and cannot be read, in order.
+    pub fn missing(&self) -> Vec<RangeInclusive<LogIndex>> {
+        let holes = self.holes.iter().map(|hole| hole.range.clone());
+        let mut there: Vec<_> = self.intact.keys().map(|index| index.0..=index.0).chain(holes).collect();
+        there.sort_unstable_by_key(|range| *range.start());
+        let mut missing = Vec::new();
+        let mut next = 0;
+        for range in there {
+            if next < *range.start() {
+                missing.push(LogIndex(next)..=LogIndex(range.start() - 1));
+            }
+            next = range.end() + 1;
+        }
+        if let Some(last) = self.last.filter(|last| next <= last.0) {
+            missing.push(LogIndex(next)..=last);
+        }
+        missing
+    }
+
+    /// Takes over the frames before `until`; those behind a gap only if the gap starts before `watermark`, otherwise neither
+    /// it nor they were ever acknowledged. Returns where the last frame ends.
+    fn take_frames(&mut self, part: &Part, until: Lsn, watermark: Lsn) -> Lsn {
+        let mut end = part.first_lsn;
+        for (segment, read) in part.frames(until) {
+            if end != read.frame.lsn {
+                if watermark <= end {
+                    return end;
+                }
+                self.on_lost_bytes();
+            }
+            end = read.frame.end();
+            for (record, offset) in read.frame.records.iter().zip(&read.offsets) {
+                self.on_record(record, segment, Lsn(read.frame.lsn.0 + u64::from(*offset)));
+            }
+        }
+        assert!(part.first_lsn <= end);
+        end
+    }
+
+    fn take_newest(&mut self, part: &Part) -> Lsn {
+        let marks = part.frames(Lsn(u64::MAX)).map(|(_, read)| read.durable);
+        let watermark = marks.chain(part.mark).max().unwrap_or(Lsn(0)).max(part.first_lsn);
+        let end = self.take_frames(part, Lsn(u64::MAX), watermark);
+        // Without a readable header and mark, bytes after the last frame may have been acknowledged or not.
+        let is_unknown = !part.is_header_intact && part.has_bytes_after(end);
+        if end < watermark || is_unknown {
+            self.on_lost_bytes();
+        }
+        end
+    }
+
+    /// Anything may have been in them: also a truncation, so what was said of entries that are not settled counts no more.
+    fn on_lost_bytes(&mut self) {
+        self.is_vote_doubtful = true;
+        self.is_tail_lost = true;
+        self.anchors.split_off(&self.doubtful_from());
+    }
+
+    /// A header that is intact says all that is to be known of the stream before it, entries aside.
+    fn on_checkpoint(&mut self, checkpoint: &Checkpoint) {
+        self.on_end_known(checkpoint.last.map(|last| last.index));
+        self.keep_up_to(checkpoint.last.map(|last| last.index));
+        if let Some(last) = checkpoint.last {
+            self.on_last(last, checkpoint.last_hash, None);
+        }
+        if let Some(purged) = checkpoint.purged {
+            self.purged = Some(purged);
+            if checkpoint.purged_hash != NO_HASH {
+                self.expect(purged, Some(checkpoint.purged_hash));
+            }
+        }
+        (self.vote, self.committed) = (checkpoint.vote, checkpoint.committed);
+        self.is_vote_doubtful = false;
+    }
+
+    /// Whatever was lost before, the log ended at `last` here. If entries are missing up to there, the lost bytes may also have
+    /// replaced some before them, back to the last settled one; if none is, the hash of the last one vouches for all.
+    fn on_end_known(&mut self, last: Option<LogIndex>) {
+        if self.is_tail_lost && self.last < last {
+            self.intact.split_off(&self.doubtful_from());
+        }
+        self.is_tail_lost = false;
+    }
+
+    fn on_record(&mut self, record: &Record, segment: &Arc<Segment>, lsn: Lsn) {
+        match record {
+            Record::Entry { entry, before } => {
+                let index = entry.id.index;
+                let last_before = index.0.checked_sub(1).map(LogIndex);
+                self.on_end_known(last_before);
+                self.keep_up_to(last_before);
+                match last_before {
+                    Some(last) if *before == NO_HASH => self.add_hole(last, None),
+                    Some(last) => self.drop_replaced(last, Anchor { hash: Some(*before), id: None }),
+                    None => {}
+                }
+                let hash = entry_hash(before, entry.id, &entry.payload, &blake3::hash(entry.payload.bytes()));
+                let payload_size = u32::try_from(entry.payload.size()).expect("read from a field of four bytes");
+                let slot = Slot { id: entry.id, hash, segment: segment.clone(), lsn, payload_size };
+                self.intact.insert(index, Intact { slot, before: *before });
+                self.last = Some(index);
+            }
+            Record::Vote(vote) => {
+                self.vote = Some(*vote);
+                self.is_vote_doubtful = false;
+            }
+            Record::Truncate(last) => {
+                self.on_end_known(last.map(|last| last.index));
+                self.keep_up_to(last.map(|last| last.index));
+                if let Some(last) = last {
+                    self.expect(*last, None);
+                }
+            }
+            Record::Purge { upto, hash } => {
+                if self.last < Some(upto.index) {
+                    self.on_last(*upto, *hash, Some(*upto));
+                } else if *hash != NO_HASH {
+                    self.expect(*upto, Some(*hash));
+                }
+                if self.purged.is_none_or(|purged| purged.index < upto.index) {
+                    self.purged = Some(*upto);
+                }
+            }
+            Record::Commit(id) => self.committed = Some(*id),
+        }
+    }
+
+    /// The log ended at `last` here: at an entry with this hash, or without one at the end of a hole.
+    fn on_last(&mut self, last: EntryId, hash: Hash, purge: Option<EntryId>) {
+        if hash == NO_HASH {
+            self.add_hole(last.index, Some(purge.unwrap_or(last)));
+        } else {
+            self.expect(last, Some(hash));
+        }
+    }
+
+    fn expect(&mut self, id: EntryId, hash: Option<Hash>) {
+        if self.is_in_hole(id.index) {
+            return;
+        }
+        self.drop_replaced(id.index, Anchor { hash, id: Some(id) });
+        let known = self.anchors.entry(id.index).or_default();
+        *known = Anchor { hash: hash.or(known.hash), id: Some(id) };
+        self.last = self.last.max(Some(id.index));
+    }
+
+    /// There was such an entry. If another one is at hand, it was replaced in bytes that are lost, and perhaps others before
+    /// it: only what is settled is certain to have stayed.
+    fn drop_replaced(&mut self, index: LogIndex, anchor: Anchor) {
+        let is_other = self.intact.get(&index).is_some_and(|intact| {
+            anchor.hash.is_some_and(|hash| hash != intact.slot.hash) || anchor.id.is_some_and(|id| id != intact.slot.id)
+        });
+        if is_other {
+            let from = self.doubtful_from().min(index);
+            self.intact.split_off(&from);
+            self.anchors.split_off(&from);
+        }
+    }
+
+    /// Everything before is committed or purged and stays for ever.
+    pub fn doubtful_from(&self) -> LogIndex {
+        let settled = self.committed.into_iter().chain(self.purged).map(|id| id.index).max();
+        settled.map_or(LogIndex(0), LogIndex::next)
+    }
+
+    /// What comes up to `last` and is not known was never here.
+    fn add_hole(&mut self, last: LogIndex, upto: Option<EntryId>) {
+        let first = self.last.map_or(0, |last| last.next().0);
+        if first <= last.0 {
+            self.holes.push(Hole { range: first..=last.0, upto });
+            self.last = Some(last);
+        }
+    }
+
+    fn is_in_hole(&self, index: LogIndex) -> bool {
+        self.holes.iter().any(|hole| hole.range.contains(&index.0))
+    }
+
+    /// Forgets everything after `last`.
+    fn keep_up_to(&mut self, last: Option<LogIndex>) {
+        let end = last.map_or(LogIndex(0), LogIndex::next);
+        self.intact.split_off(&end);
+        self.anchors.split_off(&end);
+        self.holes.retain_mut(|hole| {
+            if end.0 <= *hole.range.end() && *hole.range.start() < end.0 {
+                *hole = Hole { range: *hole.range.start()..=end.0 - 1, upto: None };
+            }
+            *hole.range.end() < end.0
+        });
+        self.last = self.last.min(last);
+    }
+}
+
+/// A segment's file as far as it can be read.
+struct Part {
+    first_lsn: Lsn,
+    checkpoint: Option<Checkpoint>,
+    /// The header and the watermark.
+    is_header_intact: bool,
+    mark: Option<Lsn>,
+    /// `None` if the file is shorter than a header.
+    content: Option<(Arc<Segment>, Bytes)>,
+}
+
+impl Part {
+    fn open(disk: &dyn Disk, dir: &Path, name: &str, first_lsn: Lsn, stream: &StreamId) -> Result<Self, LogError> {
+        let on_disk = |error| LogError::disk(name, error);
+        let file = disk.open_to_read(&dir.join(name)).map_err(on_disk)?;
+        let size = file.size().map_err(on_disk)?;
+        let lost = Self { first_lsn, checkpoint: None, is_header_intact: false, mark: None, content: None };
+        if size < HEADER_SIZE as u64 {
+            return Ok(lost);
+        }
+        let mut bytes = vec![0; HEADER_SIZE];
+        file.read_at(&mut bytes, 0).map_err(on_disk)?;
+        let header = match SegmentHeader::decode(&bytes, name) {
+            Ok(header) if header.first_lsn == first_lsn => Some(header),
+            Ok(_) | Err(LogError::Corrupt { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        if let Some(header) = header.as_ref().filter(|header| header.stream != *stream) {
+            let (expected, found) = (stream.to_string(), header.stream.to_string());
+            return Err(LogError::ForeignStream { segment: name.to_owned(), expected, found });
+        }
+        let checkpoint = header.as_ref().map(|header| header.checkpoint);
+        let is_intact = header.is_some();
+        // A damaged header may still have the nonce; if not, no frame's checksum is going to be right.
+        let header = header.unwrap_or_else(|| SegmentHeader {
+            stream: stream.clone(),
+            nonce: *bytes[NONCE].first_chunk().expect("the range has this size"),
+            first_lsn,
+            before: None,
+            checkpoint: Checkpoint::default(),
+        });
+        let mark = decode_watermark(&bytes, &FrameKey::of_nonce(&header.nonce));
+        let segment = Arc::new(Segment::open(&header, file, size)?);
+        let content = read_segment(&segment)?;
+        Ok(Self {
+            checkpoint,
+            is_header_intact: is_intact && mark.is_ok(),
+            mark: mark.unwrap_or(None),
+            content: Some((segment, content)),
+            ..lost
+        })
+    }
+
+    /// The valid frames before `until`, wherever they are.
+    fn frames(&self, until: Lsn) -> impl Iterator<Item = (&Arc<Segment>, FrameRead)> {
+        let mut lsn = self.first_lsn;
+        std::iter::from_fn(move || {
+            let (segment, bytes) = self.content.as_ref()?;
+            loop {
+                let offset = usize::try_from(segment.offset_of(lsn)).expect("segments fit the memory");
+                if until <= lsn || bytes.len() < offset + FRAME_HEADER_SIZE {
+                    return None;
+                }
+                match read_frame(&bytes.slice(offset..), lsn, &segment.key) {
+                    Ok(read) => {
+                        lsn = read.frame.end();
+                        return Some((segment, read));
+                    }
+                    // Frames start at multiples of 8.
+                    Err(_) => lsn = Lsn(lsn.0 + 8),
+                }
+            }
+        })
+    }
+
+    fn has_bytes_after(&self, end: Lsn) -> bool {
+        self.content.as_ref().is_none_or(|(segment, bytes)| {
+            let offset = usize::try_from(segment.offset_of(end)).expect("segments fit the memory");
+            bytes[offset.min(bytes.len())..].iter().any(|byte| *byte != 0)
+        })
+    }
+}
