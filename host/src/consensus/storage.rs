@@ -211,10 +211,10 @@ impl RaftLogStorage<Model> for Storage {
         Ok(committed.map(model::log_id))
     }
 
-    /// The sequencer proposes nothing while the log says it is full, and the log keeps a spare segment, so this meets a full disk only
-    /// with what was already on its way, or with openraft's own blank and membership entries. To fail would stop the group for good
-    /// over something that passes; so it waits. The group stands still meanwhile, as a node that is down would, and a majority
-    /// elsewhere goes on without it.
+    /// The sequencer proposes nothing while the log says it is full; what was already on its way then, and openraft's own blank and
+    /// membership entries, may use the rest of the segment, all but the reserve for votes. So this is refused only once that is used
+    /// up too. To fail would stop the group for good over something that passes; so it waits. The group stands still meanwhile, as a
+    /// node that is down would, and a majority elsewhere goes on without it.
     ///
     /// What openraft merged into one append goes to the log in pieces, so that none needs an outsized segment; the last piece is durable
     /// only after the others, so its report is that of all.

@@ -30,7 +30,8 @@ pub(super) struct Shared {
 impl Shared {
     /// Waits until frames of these sizes have room, all of them, and returns with the lock held.
     ///
-    /// Appends (`Reserve::Keep`) are refused while the disk is full; other records only if the reserve is used up as well.
+    /// While the disk is full, appends (`Reserve::Keep`) may use what is left of the segment but its reserve, and are refused
+    /// then; other records are refused only if the reserve is used up as well.
     pub fn admit(&self, sizes: &[usize], reserve: Reserve) -> Result<MutexGuard<'_, State>, LogError> {
         assert!(!sizes.is_empty());
         let bytes: usize = sizes.iter().sum();
@@ -41,9 +42,6 @@ impl Shared {
             }
             if state.is_closing {
                 return Err(LogError::Closed);
-            }
-            if state.is_full && reserve == Reserve::Keep {
-                return Err(LogError::Full);
             }
             let is_backlog = state.pending_bytes > 0 && self.options.pending_bytes_max < state.pending_bytes + bytes;
             match state.room_for(sizes, reserve) {

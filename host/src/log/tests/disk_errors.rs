@@ -43,6 +43,27 @@ fn a_full_disk_refuses_appends_and_nothing_else() {
 }
 
 #[test]
+fn what_is_under_way_when_the_disk_gets_full_may_use_the_rest_of_the_segment() {
+    let disk = SimDisk::new();
+    disk.set_capacity(Some(16 << 10));
+    let log = opened(&disk);
+    while log.health() != LogHealth::Full {
+        std::thread::yield_now();
+    }
+    append_durably(&log, vec![entry_of(1, 0, 1000)]);
+    assert_eq!(log.health(), LogHealth::Full);
+    let count = fill(&log, 1);
+    assert!(8 < count, "{count} entries of 1,104 bytes fit beside the reserve of 2 KiB");
+    // The reserve is still there, for a vote a frame of 72 bytes.
+    for term in 2..22 {
+        let vote = Vote { term: Term(term), node: None, committed: false };
+        block_on(log.save_vote(vote)).expect("a vote has room kept for it");
+    }
+    drop(log);
+    assert_eq!(opened(&disk).vote().map(|vote| vote.term), Some(Term(21)));
+}
+
+#[test]
 fn a_log_opens_on_a_full_disk() {
     let disk = SimDisk::new();
     append_durably(&opened(&disk), vec![entry(1, 0)]);
