@@ -301,7 +301,7 @@ fn config(name: String) -> Config {
 
 /// openraft would purge the log up to an applied entry beyond its end; here the store never runs ahead of the synced log, so such a
 /// state is damage, and purging would destroy evidence.
-fn check_state_within_log(applied: Option<EntryId>, log: &Log) -> Result<(), ConsensusError> {
+pub fn check_state_within_log(applied: Option<EntryId>, log: &Log) -> Result<(), ConsensusError> {
     let last = log.last().or(log.last_purged());
     match applied {
         Some(applied) if last.is_none_or(|last| last < applied || last.index < applied.index) => {

@@ -24,6 +24,6 @@ mod tests;
 
 pub use applier::{Applier, Committed, Snapshot};
 pub use error::{ApplierError, ConsensusError, MembershipError, PeerError, StopReason};
-pub use group::{Group, GroupMetrics, GroupOptions, Proposed};
+pub use group::{Group, GroupMetrics, GroupOptions, Proposed, check_state_within_log};
 pub use leadership::Leadership;
 pub use network::{AppendReply, NoPeers, PeerReply, PeerRequest, Peers};

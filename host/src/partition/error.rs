@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::consensus::ConsensusError;
-use crate::ids::{JournalIndex, ModuleId};
+use crate::ids::{JournalIndex, LogIndex, ModuleId};
 use crate::log::LogError;
 use crate::machine::entry::EntryError;
 use crate::machine::journal::JournalError;
@@ -32,6 +32,18 @@ pub enum PartitionError {
     Deadline,
     #[error("journal entry {0} is not in the log")]
     NoEntry(JournalIndex),
+    /// State or ids lack what only the beginning of the log could give back. They are left as they are.
+    #[error("{what} must be made again from the log ({reason}), but {held}")]
+    CannotRebuild { what: &'static str, reason: String, held: Held },
+}
+
+/// What a log holds whose beginning is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Held {
+    #[error("the log is empty")]
+    Nothing,
+    #[error("the log begins with entry {0}")]
+    From(LogIndex),
 }
 
 /// Why a partition's replica on this node stands still until the process is started again.

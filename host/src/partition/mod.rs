@@ -5,12 +5,15 @@
 
 pub mod error;
 pub mod open;
+mod derived;
 pub mod run;
 mod apply;
 mod propose;
 mod status;
 pub mod history;
 mod handle;
+#[cfg(test)]
+mod tests;
 
 pub use error::{HaltReason, PartitionError};
 pub use handle::{Partition, ReadPoint};

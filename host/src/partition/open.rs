@@ -15,6 +15,7 @@ use crate::ids::{JournalIndex, LogIndex, ModuleId, NodeId, PartitionId};
 use crate::log::{Disk, EntryId, Log, LogEntry, LogOptions, StreamId};
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
+use crate::partition::derived;
 use crate::partition::error::PartitionError;
 use crate::partition::handle::Partition;
 use crate::partition::history;
@@ -22,7 +23,7 @@ use crate::partition::run::{Executor, Message};
 use crate::partition::status::{Board, Progress, RunState};
 use crate::sequencer::admission::{InFlight, RejectionMeter};
 use crate::sequencer::speculation::Speculation;
-use crate::store::{AppliedId, IdIndex, IdOptions, Meta, Store, StoreOptions};
+use crate::store::{AppliedId, IdIndex, Meta, Store, StoreOptions};
 
 /// Batches of committed entries that wait for the executor.
 const COMMITTED_BATCHES_MAX: usize = 16;
@@ -99,8 +100,8 @@ impl Partition {
         };
         let stream = StreamId::new(&options.machine, options.partition)?;
         let log = Log::open(options.disk.clone(), &folder("log")?, LogOptions::new(stream))?;
-        let store = Arc::new(Store::open(&folder("state")?, options.store)?);
-        let ids = Arc::new(IdIndex::open(&folder("ids")?, IdOptions::default())?);
+        let (store, ids) = derived::open(&options.folder, &log, &options.store)?;
+        let (store, ids) = (Arc::new(store), Arc::new(ids));
         let genesis = Journal::genesis(&options.cluster, &options.machine, options.partition);
         let recovered = Recovered::of(store.meta_written(), genesis);
         backfill_ids(&log, &ids, &recovered)?;
@@ -167,13 +168,16 @@ fn backfill_ids(log: &Log, ids: &IdIndex, recovered: &Recovered) -> Result<(), P
     tracing::info!(from = %last.next(), to = %recovered.journal.index, "rebuilding the id index from the journal");
     // Only the chain tells which entries are effective, and it is walked from its end.
     let mut missing: Vec<LogIndex> = Vec::new();
+    let mut oldest = recovered.journal.index.next();
     history::walk_back(log, recovered.applied, &recovered.journal, |recorded| {
         if recorded.entry.header().index <= last {
             return std::ops::ControlFlow::Break(());
         }
+        oldest = recorded.entry.header().index;
         missing.push(recorded.log_index);
         std::ops::ControlFlow::Continue(())
     })?;
+    derived::check_reaches("the id index", last, oldest, log)?;
     for index in missing.into_iter().rev() {
         let recorded = history::read_recorded(log, index)?;
         ids.record(recorded.entry.header().index, &history::ids_of(&recorded.entry))?;

@@ -406,7 +406,9 @@ pub(super) fn partition_error(error: PartitionError) -> QueryError {
             UnavailableReason::Halted
         }
         PartitionError::Consensus(_) | PartitionError::NotLeading => UnavailableReason::NoLeader,
-        PartitionError::Folder { .. } | PartitionError::Thread(_) => UnavailableReason::ShuttingDown,
+        PartitionError::Folder { .. } | PartitionError::Thread(_) | PartitionError::CannotRebuild { .. } => {
+            UnavailableReason::ShuttingDown
+        }
     };
     QueryError::Unavailable(unavailable(reason))
 }

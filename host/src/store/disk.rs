@@ -31,6 +31,8 @@ const BLOOM_BITS_PER_KEY: f64 = 10.0;
 /// Open files a partition may keep: many partitions share the process's limit.
 const OPEN_FILES_MAX: i32 = 256;
 const BACKGROUND_JOBS_MAX: i32 = 2;
+/// An empty file that says: a checksum failed here.
+const DAMAGED_MARK: &str = "damaged";
 
 /// What all partitions of a process share, so that memory is one number and not one per partition.
 #[derive(Clone)]
@@ -47,6 +49,7 @@ impl StoreShared {
 
 pub struct Disk {
     db: Db,
+    dir: PathBuf,
     options: Options,
     ingest_path: PathBuf,
     /// Whether rows are read back after they were written.
@@ -57,12 +60,15 @@ impl Disk {
     pub fn open(dir: &Path, shared: &StoreShared, paranoid: bool) -> Result<Self, StoreError> {
         let options = options(shared);
         std::fs::create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
+        if dir.join(DAMAGED_MARK).exists() {
+            return Err(StoreError::Damaged { path: dir.to_owned() });
+        }
         let ingest_path = dir.join("ingest.sst");
         remove_if_there(&ingest_path)?;
         let family = ColumnFamilyDescriptor::new(COLUMN_FAMILY, options.clone());
         let db = Db::open_cf_descriptors(&options, dir.join("rocks"), [family])
             .map_err(|source| StoreError::Open { path: dir.to_owned(), source })?;
-        Ok(Self { db, options, ingest_path, paranoid })
+        Ok(Self { db, dir: dir.to_owned(), options, ingest_path, paranoid })
     }
 
     fn family(&self) -> Arc<BoundColumnFamily<'_>> {
@@ -70,7 +76,7 @@ impl Disk {
     }
 
     pub fn meta(&self) -> Result<Option<Meta>, StoreError> {
-        let raw = self.db.get_pinned(META_KEY).map_err(|source| StoreError::Read { source })?;
+        let raw = self.db.get_pinned(META_KEY).map_err(|source| self.read_failed(source))?;
         raw.map(|raw| Meta::decode(&raw)).transpose()
     }
 
@@ -82,7 +88,23 @@ impl Disk {
         let disk_keys: Vec<Vec<u8>> = keys.iter().map(|key| disk_key(key)).collect();
         let rows = self.db.batched_multi_get_cf(&self.family(), &disk_keys, false);
         // The rows are pinned in blocks of the database, which `self` keeps open; they do not borrow the family.
-        rows.into_iter().map(|row| row.map_err(|source| StoreError::Read { source }))
+        rows.into_iter().map(|row| row.map_err(|source| self.read_failed(source)))
+    }
+
+    /// A failed checksum is remembered on disk: opening the store again is refused, so that whoever opens it makes it again.
+    fn note_damage(&self, error: StoreError) -> StoreError {
+        if error.is_damage() {
+            let mark = self.dir.join(DAMAGED_MARK);
+            tracing::error!(dir = %self.dir.display(), ?error, "state store: damaged, to be made again when it is opened");
+            if let Err(error) = std::fs::File::create(&mark).and_then(|file| file.sync_all()) {
+                tracing::error!(path = %mark.display(), %error, "state store: the damage could not be noted");
+            }
+        }
+        error
+    }
+
+    fn read_failed(&self, source: rocksdb::Error) -> StoreError {
+        self.note_damage(StoreError::Read { source })
     }
 
     /// Writes the delta and its meta row as one: after a crash either all of it is there or nothing.
@@ -101,7 +123,7 @@ impl Disk {
         if self.paranoid && result.is_ok() {
             self.read_back(delta)?;
         }
-        result
+        result.map_err(|error| self.note_damage(error))
     }
 
     fn read_back(&self, delta: &Delta) -> Result<(), StoreError> {
@@ -148,7 +170,7 @@ impl Disk {
 pub struct DiskSnapshot {
     // INVARIANT: declared before `disk`, so dropped before it.
     snapshot: SnapshotWithThreadMode<'static, Db>,
-    _disk: Arc<Disk>,
+    disk: Arc<Disk>,
 }
 
 impl DiskSnapshot {
@@ -159,24 +181,25 @@ impl DiskSnapshot {
         let snapshot = unsafe {
             std::mem::transmute::<SnapshotWithThreadMode<'_, Db>, SnapshotWithThreadMode<'static, Db>>(snapshot)
         };
-        Self { snapshot, _disk: disk }
+        Self { snapshot, disk }
     }
 
     pub fn row(&self, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, StoreError> {
-        self.snapshot.get_pinned(disk_key(key)).map_err(|source| StoreError::Read { source })
+        self.snapshot.get_pinned(disk_key(key)).map_err(|source| self.disk.read_failed(source))
     }
 
     /// Rows in order of key, from the first that is not below `start`.
     pub fn rows_from(&self, start: &[u8]) -> DiskRows<'_> {
         let mut rows = self.snapshot.raw_iterator();
         rows.seek(disk_key(start));
-        DiskRows { rows }
+        DiskRows { rows, disk: &self.disk }
     }
 }
 
 /// A cursor over rows on disk.
 pub struct DiskRows<'a> {
     rows: DBRawIteratorWithThreadMode<'a, Db>,
+    disk: &'a Disk,
 }
 
 /// A key and its row.
@@ -187,7 +210,7 @@ impl DiskRows<'_> {
     pub fn current(&self) -> Result<Option<BorrowedRow<'_>>, StoreError> {
         match self.rows.item() {
             Some((key, row)) => Ok(key.split_first().map(|(_, key)| (key, row))),
-            None => self.rows.status().map(|()| None).map_err(|source| StoreError::Read { source }),
+            None => self.rows.status().map(|()| None).map_err(|source| self.disk.read_failed(source)),
         }
     }
 

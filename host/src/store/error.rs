@@ -16,6 +16,9 @@ pub enum StoreError {
     Read { source: rocksdb::Error },
     #[error("state store: cannot be written")]
     Write { source: rocksdb::Error },
+    /// A checksum failed when it was read, now or before the last start: nothing in it is trusted any more.
+    #[error("state store in {path} is damaged")]
+    Damaged { path: PathBuf },
     #[error("meta row has format {found}, this program knows up to {known}")]
     MetaFormat { found: u32, known: u32 },
     #[error("meta row is damaged: {what}")]
@@ -30,6 +33,8 @@ pub enum StoreError {
     Io { path: PathBuf, action: &'static str, source: io::Error },
     #[error("{path} is damaged: {what}; its ids must be read from the journal again")]
     IdsDamaged { path: PathBuf, what: &'static str },
+    #[error("{path} has the format of a later program")]
+    IdsFormat { path: PathBuf },
     #[error("ids of journal entry {found} cannot be recorded before those of entry {expected}")]
     IdsGap { expected: JournalIndex, found: JournalIndex },
 }
@@ -49,4 +54,19 @@ impl StoreError {
             _ => false,
         }
     }
+
+    /// Whether what is on disk is not what was written, so that only making it again from the journal helps.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } | Self::MetaDamaged { .. } | Self::IdsDamaged { .. } => true,
+            // A file that another one names is gone.
+            Self::Open { source, .. } => is_corruption(source) || source.as_ref().contains("No such file or directory"),
+            Self::Read { source } | Self::Write { source } => is_corruption(source),
+            _ => false,
+        }
+    }
+}
+
+fn is_corruption(error: &rocksdb::Error) -> bool {
+    error.kind() == rocksdb::ErrorKind::Corruption
 }

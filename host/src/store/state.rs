@@ -23,6 +23,7 @@ use super::writer;
 use crate::ids::LogIndex;
 use crate::limits;
 
+#[derive(Clone)]
 pub struct StoreOptions {
     pub shared: StoreShared,
     /// Size above which clean rows leave the hot table.

@@ -168,6 +168,34 @@ fn a_closed_store_has_lost_nothing() {
 }
 
 #[test]
+fn a_store_that_was_found_damaged_is_not_opened_again() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut rng = StdRng::seed_from_u64(5);
+    let store = open(dir.path());
+    let writes: Writes =
+        (0..2000_u32).map(|key| (key.to_be_bytes().to_vec(), Some((0..100).map(|_| rng.random()).collect()))).collect();
+    apply(&store, &writes, 1);
+    store.allow_write_up_to(LogIndex(1));
+    store.close().expect("the disk has space");
+    let rocks = std::fs::read_dir(dir.path().join("rocks")).expect("there");
+    let sst = rocks.map(|file| file.expect("listed").path()).find(|path| path.extension().is_some_and(|e| e == "sst"));
+    let sst = sst.expect("something was written");
+    let mut content = std::fs::read(&sst).expect("it can be read");
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    std::fs::write(&sst, content).expect("it can be written");
+
+    let store = open(dir.path());
+    assert_eq!(store.meta_written(), Some(meta(1)), "the damage is in another block");
+    let read = store.read();
+    let failed = read.scan(&[], None, usize::MAX).expect_err("a block's checksum is wrong");
+    assert!(failed.is_damage(), "{failed}");
+    drop((read, store));
+    let options = StoreOptions::new(StoreShared::new(1 << 20));
+    assert!(matches!(Store::open(dir.path(), options).err(), Some(StoreError::Damaged { .. })));
+}
+
+#[test]
 fn nothing_is_written_that_the_log_could_lose() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let store = open(dir.path());

@@ -55,9 +55,8 @@ impl Manifest {
 
     /// `None` when the bytes are damaged.
     pub fn decode(raw: &[u8]) -> Option<Self> {
-        let (checked, checksum) = raw.split_at_checked(raw.len().checked_sub(CHECKSUM_SIZE)?)?;
-        let is_whole = blake3::hash(checked).as_bytes()[..] == *checksum;
-        if !is_whole || !checked.starts_with(MAGIC) || checked.len() < FIXED_SIZE {
+        let checked = checked(raw)?;
+        if !checked.starts_with(MAGIC) || checked.len() < FIXED_SIZE {
             return None;
         }
         let number = |raw: &[u8], field: usize| u64::from_le_bytes(bytes_at(raw, field * 8));
@@ -90,6 +89,12 @@ impl Manifest {
     }
 }
 
+/// What the checksum at the end vouches for; `None` when it does not.
+fn checked(raw: &[u8]) -> Option<&[u8]> {
+    let (checked, checksum) = raw.split_at_checked(raw.len().checked_sub(CHECKSUM_SIZE)?)?;
+    (blake3::hash(checked).as_bytes()[..] == *checksum).then_some(checked)
+}
+
 /// The manifest of a folder and its runs, up to the first that is missing or damaged; everything else is removed.
 pub fn open(dir: &Path) -> Result<(Manifest, Vec<Arc<Run>>), StoreError> {
     let path = dir.join(NAME);
@@ -97,8 +102,9 @@ pub fn open(dir: &Path) -> Result<(Manifest, Vec<Arc<Run>>), StoreError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         raw => raw.map_err(StoreError::io(&path, "read"))?,
     };
-    if raw.starts_with(MAGIC_FAMILY) && !raw.starts_with(MAGIC) {
-        return Err(StoreError::IdsDamaged { path, what: "its format is that of a later program" });
+    // Every format of the family ends with the same checksum, so that a flipped bit is not taken for a later program.
+    if raw.starts_with(MAGIC_FAMILY) && !raw.starts_with(MAGIC) && checked(&raw).is_some() {
+        return Err(StoreError::IdsFormat { path });
     }
     let mut manifest = Manifest::decode(&raw).unwrap_or_else(|| {
         if !raw.is_empty() {

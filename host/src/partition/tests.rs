@@ -1,0 +1,256 @@
+//! What a partition does with damaged state and ids: it makes them again from its log, or says why it cannot.
+//!
+//! The partition runs the machine `system` natively, on files in a temporary folder that are damaged between two starts.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use statehouse_abi::role;
+use statehouse_abi::value::Value;
+use tokio::time::Instant;
+
+use crate::clock::SystemClock;
+use crate::ids::{CommandId, JournalIndex, ModuleId, NodeId, PartitionId};
+use crate::log::RealDisk;
+use crate::machine::entry::Activation;
+use crate::machine::logic::Logic;
+use crate::machine::native::Native;
+use crate::partition::{Modules, Partition, PartitionError, PartitionOptions};
+use crate::router::answer::{Answer, Caller, CommandRequest};
+use crate::router::{Machine, MachineOptions};
+use crate::store::{StoreOptions, StoreShared};
+use crate::system::logic::{SYSTEM, System};
+
+/// Gives the one module there is.
+struct Only(Arc<dyn Logic>);
+
+impl Modules for Only {
+    fn load(&self, id: ModuleId) -> Result<Arc<dyn Logic>, String> {
+        if id == self.0.id() { Ok(self.0.clone()) } else { Err("unknown".to_owned()) }
+    }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+async fn try_open(folder: &Path) -> Result<Arc<Partition>, PartitionError> {
+    let partition = Partition::open(PartitionOptions {
+        cluster: [7; 16],
+        node: NodeId(1),
+        machine: SYSTEM.to_owned(),
+        partition: PartitionId(0),
+        folder: folder.to_owned(),
+        disk: Arc::new(RealDisk),
+        clock: Arc::new(SystemClock),
+        modules: Arc::new(Only(Arc::new(Native::<System>::new()))),
+        store: StoreOptions::new(StoreShared::new(1 << 20)),
+    });
+    let partition = partition.await?;
+    partition.wait_for_leader(soon()).await?;
+    Ok(partition)
+}
+
+async fn open(folder: &Path) -> Arc<Partition> {
+    try_open(folder).await.unwrap_or_else(|error| panic!("the partition opens: {error}"))
+}
+
+/// What a partition is: its state and where it stands in the journal, and where each id is recorded.
+#[derive(Debug, PartialEq)]
+struct Content {
+    digest: [u8; 32],
+    journal: JournalIndex,
+    ids: BTreeMap<CommandId, Option<(JournalIndex, u32)>>,
+}
+
+async fn content(partition: &Partition, ids: &[CommandId]) -> Content {
+    let point = partition.read_linearizable(soon()).await.expect("it can be read");
+    let digest = point.view.state_digest().expect("every row can be read").0;
+    let find = |id: &CommandId| partition.find_id(*id).expect("ids can be read").map(|found| (found.journal, found.n));
+    Content { digest, journal: point.journal.index, ids: ids.iter().map(|id| (*id, find(id))).collect() }
+}
+
+/// Creates machines with these numbers, each by a command of its own; activates the module first if nothing is there.
+async fn create(partition: &Arc<Partition>, numbers: std::ops::Range<u8>) -> Vec<CommandId> {
+    let logic: Arc<dyn Logic> = Arc::new(Native::<System>::new());
+    if numbers.start == 0 {
+        let activation = Activation { module: logic.id(), schema: logic.describe().schema, number: 0 };
+        partition.activate(activation, soon()).await.expect("it activates");
+    }
+    let machine = Machine::new(MachineOptions {
+        name: SYSTEM.to_owned(),
+        partitions: vec![partition.clone()],
+        modules: Arc::new(Only(logic.clone())),
+        active: logic,
+        clock: Arc::new(SystemClock),
+    });
+    let mut ids = Vec::new();
+    for number in numbers {
+        let body = Value::map([
+            ("name", Value::text(format!("machine-{number}").as_str())),
+            ("partitions", Value::Int(1)),
+            ("module", Value::text(ModuleId::of(&[number]).to_string())),
+        ]);
+        let id = CommandId([number + 1; 16]);
+        let request = CommandRequest {
+            command: 0,
+            body: body.to_cbor().expect("no integer over 64 bits"),
+            id,
+            caller: Arc::new(Caller { name: "test".to_owned(), roles: role::ALL }),
+            request_id: "test".into(),
+            deadline: soon(),
+        };
+        let answer = machine.submit(vec![request]).await.pop();
+        assert!(matches!(answer, Some(Answer::Done(_))), "{answer:?}");
+        ids.push(id);
+    }
+    ids
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(folder).expect("the folder is there");
+    let mut files: Vec<_> = files.map(|file| file.expect("it can be listed").path()).collect();
+    files.sort_unstable();
+    files
+}
+
+fn file(folder: &Path, part: &str) -> PathBuf {
+    let found = files(folder).into_iter().find(|path| path.to_string_lossy().contains(part));
+    found.unwrap_or_else(|| panic!("no file like {part} in {}", folder.display()))
+}
+
+/// Flips a bit at a share of the file, in per mille.
+fn flip(path: &Path, share: usize) {
+    let mut content = std::fs::read(path).expect("it can be read");
+    let position = (content.len() - 1) * share / 1000;
+    content[position] ^= 4;
+    std::fs::write(path, content).expect("it can be written");
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("created");
+    for path in files(from) {
+        std::fs::copy(&path, to.join(path.file_name().expect("it has a name"))).expect("copied");
+    }
+}
+
+type Damage = (&'static str, Box<dyn Fn(&Path)>);
+
+fn damages() -> Vec<Damage> {
+    let mut damages: Vec<Damage> = Vec::new();
+    for share in [0, 10, 100, 300, 500, 900, 990, 1000] {
+        damages.push(("rows", Box::new(move |folder| flip(&file(&folder.join("state/rocks"), ".sst"), share))));
+        damages.push(("ids' manifest", Box::new(move |folder| flip(&file(&folder.join("ids"), "manifest"), share))));
+        damages.push(("a run of ids", Box::new(move |folder| flip(&file(&folder.join("ids"), "run-"), share))));
+    }
+    for share in [0, 500, 900] {
+        damages.push(("MANIFEST", Box::new(move |folder| flip(&file(&folder.join("state/rocks"), "MANIFEST"), share))));
+        damages.push((
+            "a shorter MANIFEST",
+            Box::new(move |folder| {
+                let path = file(&folder.join("state/rocks"), "MANIFEST");
+                let content = std::fs::read(&path).expect("it can be read");
+                std::fs::write(&path, &content[..content.len() * share / 1000]).expect("it can be written");
+            }),
+        ));
+        damages.push(("CURRENT", Box::new(move |folder| flip(&folder.join("state/rocks/CURRENT"), share))));
+    }
+    let remove = |path: &Path| std::fs::remove_file(path).expect("removed");
+    damages.push(("no rows", Box::new(move |folder| remove(&file(&folder.join("state/rocks"), ".sst")))));
+    damages.push(("no CURRENT", Box::new(move |folder| remove(&folder.join("state/rocks/CURRENT")))));
+    damages.push(("no state", Box::new(|folder| std::fs::remove_dir_all(folder.join("state")).expect("removed"))));
+    damages.push(("no ids", Box::new(|folder| std::fs::remove_dir_all(folder.join("ids")).expect("removed"))));
+    damages
+}
+
+/// Opens, and once more if damage shows only when it is read: the next start makes it good.
+async fn check_same(folder: &Path, ids: &[CommandId], expected: &Content, what: &str) {
+    let partition = open(folder).await;
+    let is_readable = partition.read_stale().expect("it stands somewhere").view.state_digest().is_ok()
+        && ids.iter().all(|id| partition.find_id(*id).is_ok());
+    if is_readable {
+        assert_eq!(content(&partition, ids).await, *expected, "{what}");
+        partition.close().await.unwrap_or_else(|error| panic!("{what}: {error}"));
+        return;
+    }
+    // What could not be read may have stopped the writers too.
+    drop(partition.close().await);
+    drop(partition);
+    let partition = open(folder).await;
+    assert_eq!(content(&partition, ids).await, *expected, "{what}: after the second start");
+    partition.close().await.unwrap_or_else(|error| panic!("{what}: {error}"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damaged_state_and_ids_are_made_again_from_the_log() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let partition = open(folder.path()).await;
+    let ids = create(&partition, 0..30).await;
+    let expected = content(&partition, &ids).await;
+    assert!(expected.ids.values().all(Option::is_some));
+    partition.close().await.expect("closes");
+    drop(partition);
+    for (number, (what, damage)) in damages().iter().enumerate() {
+        damage(folder.path());
+        check_same(folder.path(), &ids, &expected, &format!("{number}: {what}")).await;
+    }
+    assert!(folder.path().join("state.damaged").exists(), "the damaged state is kept for whoever wants to look");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_ahead_of_the_log_is_made_again() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let log = folder.path().join("log");
+    let partition = open(folder.path()).await;
+    let mut ids = create(&partition, 0..10).await;
+    let earlier = content(&partition, &ids).await;
+    partition.close().await.expect("closes");
+    drop(partition);
+    copy(&log, &folder.path().join("earlier"));
+
+    let partition = open(folder.path()).await;
+    ids.extend(create(&partition, 10..20).await);
+    partition.close().await.expect("closes");
+    drop(partition);
+    std::fs::remove_dir_all(&log).expect("removed");
+    copy(&folder.path().join("earlier"), &log);
+
+    let partition = open(folder.path()).await;
+    assert_eq!(content(&partition, &ids[..10]).await, earlier);
+    for id in &ids[10..] {
+        assert_eq!(partition.find_id(*id).expect("ids can be read"), None, "what the log lost is not known any more");
+    }
+    assert_eq!(create(&partition, 10..11).await.len(), 1, "it goes on");
+    partition.close().await.expect("closes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_beginning_of_the_log_nothing_is_made_again() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let partition = open(folder.path()).await;
+    create(&partition, 0..5).await;
+    let last = partition.log().last().expect("there are entries");
+    partition.close().await.expect("closes");
+    drop(partition);
+    // An empty log is no beginning either.
+    std::fs::rename(folder.path().join("log"), folder.path().join("elsewhere")).expect("renamed");
+    let refused = try_open(folder.path()).await.err().expect("refused").to_string();
+    assert!(refused.contains("state must be made again") && refused.contains("the log is empty"), "{refused}");
+    std::fs::remove_dir_all(folder.path().join("log")).expect("removed");
+    std::fs::rename(folder.path().join("elsewhere"), folder.path().join("log")).expect("renamed");
+
+    let partition = open(folder.path()).await;
+    partition.log().purge(last).expect("purged, as after a snapshot");
+    partition.close().await.expect("closes");
+    drop(partition);
+    let refusal = |refused: Option<PartitionError>| refused.expect("refused").to_string();
+    std::fs::rename(folder.path().join("ids"), folder.path().join("ids.elsewhere")).expect("renamed");
+    let refused = refusal(try_open(folder.path()).await.err());
+    assert!(refused.contains("the id index must be made again") && refused.contains("begins with"), "{refused}");
+    flip(&folder.path().join("state/rocks/CURRENT"), 0);
+    let refused = refusal(try_open(folder.path()).await.err());
+    assert!(refused.contains("state must be made again") && refused.contains("begins with"), "{refused}");
+    assert!(!folder.path().join("state.damaged").exists(), "nothing was moved");
+}
