@@ -11,6 +11,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, BoundColumnFamily, Cache, ColumnFamilyDescriptor, DBCompressionType, DBPinnableSlice,
     DBRawIteratorWithThreadMode, DBWithThreadMode, IngestExternalFileOptions, MultiThreaded, Options,
@@ -134,6 +135,14 @@ impl Disk {
         }
         assert_eq!(self.meta()?.as_ref(), Some(&delta.meta));
         Ok(())
+    }
+
+    /// What is on disk now, in a folder that does not exist yet: hard links, so it costs no space until rows change here.
+    pub fn checkpoint(&self, dir: &Path) -> Result<(), StoreError> {
+        let failed = |source| StoreError::Write { source };
+        std::fs::create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
+        let checkpoint = Checkpoint::new(&self.db).map_err(failed)?;
+        checkpoint.create_checkpoint(dir.join("rocks")).map_err(failed)
     }
 
     fn build(&self, delta: &Delta) -> Result<(), StoreError> {

@@ -332,6 +332,29 @@ impl Store {
         Ok(())
     }
 
+    /// Puts exactly what is applied into a new folder, which can be opened as a store on the same file system; returns where
+    /// it stands, `None` if nothing was ever applied. Waits until the log is durable that far, because nothing else is written.
+    /// Only the executor calls this, between two applies.
+    ///
+    /// # Errors
+    /// The writer has stopped, the disk is full, or the folder cannot be made.
+    pub fn checkpoint(&self, dir: &Path) -> Result<Option<Meta>, StoreError> {
+        let mut pending = self.shared.pending.lock();
+        let (seq, meta) = (pending.seq_applied, pending.meta_applied.clone());
+        pending.seq_wanted = pending.seq_wanted.max(seq);
+        while pending.seq_written < seq {
+            self.shared.check(&pending)?;
+            self.shared.work.notify_one();
+            // Nobody wakes this thread when the writer stops without having had anything to write.
+            self.shared.progress.wait_for(&mut pending, writer::TICK);
+        }
+        assert_eq!(pending.seq_applied, seq, "only the executor applies, and it waits here");
+        assert_eq!(pending.meta_written, meta, "what is written is what is applied");
+        drop(pending);
+        self.shared.disk.checkpoint(dir)?;
+        Ok(meta)
+    }
+
     /// Flushes and closes. Dropping a store instead writes nothing more, which is what a crash does.
     ///
     /// # Errors

@@ -196,6 +196,29 @@ fn a_store_that_was_found_damaged_is_not_opened_again() {
 }
 
 #[test]
+fn a_checkpoint_is_what_was_applied_and_stays_so() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (live, copy) = (dir.path().join("live"), dir.path().join("copy"));
+    let store = open(&live);
+    apply(&store, &vec![(b"a".to_vec(), Some(b"1".to_vec())), (b"b".to_vec(), Some(b"2".to_vec()))], 1);
+    apply(&store, &vec![(b"b".to_vec(), Some(b"3".to_vec()))], 2);
+    let made = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| store.checkpoint(&copy));
+        store.allow_write_up_to(LogIndex(1));
+        assert!(!waiting.is_finished(), "entry 2 is not durable in the log");
+        store.allow_write_up_to(LogIndex(2));
+        waiting.join().expect("it does not panic")
+    });
+    assert_eq!(made.expect("it is made"), Some(meta(2)));
+    apply(&store, &vec![(b"a".to_vec(), None), (b"c".to_vec(), Some(b"4".to_vec()))], 3);
+    store.allow_write_up_to(LogIndex(3));
+    store.close().expect("the disk has space");
+    let copy = open(&copy);
+    assert_eq!(copy.meta_written(), Some(meta(2)));
+    assert_eq!(all_rows(&copy.read()), Rows::from([(b"a".to_vec(), b"1".to_vec()), (b"b".to_vec(), b"3".to_vec())]));
+}
+
+#[test]
 fn nothing_is_written_that_the_log_could_lose() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let store = open(dir.path());

@@ -18,7 +18,7 @@ use super::tiers::neighbours_to_merge;
 /// Deltas up to this size are merged as soon as there are a few, see `tiers.rs`.
 const UNIT_BYTES: u64 = 64 << 10;
 /// How often the writer looks around when nobody wakes it; also the pause between attempts on a full disk.
-const TICK: Duration = Duration::from_millis(250);
+pub(super) const TICK: Duration = Duration::from_millis(250);
 /// Less log than this is not worth a write when the partition is quiet: replaying it takes milliseconds.
 const QUIET_BYTES_MIN: u64 = 4 << 20;
 

@@ -204,6 +204,24 @@ impl IdIndex {
         Ok(())
     }
 
+    /// Writes everything recorded so far and puts it into a new folder, which can be opened as an index; runs are hard links,
+    /// so the folder is on the same file system. Returns how far the ids go. Durable on return.
+    ///
+    /// # Errors
+    /// The disk is full or cannot be written, or the folder holds an index already.
+    pub fn checkpoint(&self, dir: &Path) -> Result<JournalIndex, StoreError> {
+        self.flush()?;
+        std::fs::create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
+        // A run is removed only after a manifest that does not name it took the place of this one.
+        let manifest = self.shared.manifest.lock();
+        for span in &manifest.spans {
+            let to = span.path(dir);
+            std::fs::hard_link(span.path(&self.shared.dir), &to).map_err(StoreError::io(&to, "linked"))?;
+        }
+        manifest.write(dir)?;
+        Ok(manifest.applied)
+    }
+
     /// Flushes and closes. Dropping an index instead writes nothing more, which is what a crash does.
     ///
     /// # Errors

@@ -302,3 +302,20 @@ fn a_crash_between_any_two_steps_loses_only_what_is_recorded_again() {
     }
     images.iter().for_each(|image| check_recovers(image));
 }
+
+#[test]
+fn a_checkpoint_is_an_index_that_later_merges_leave_alone() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (live, made) = (dir.path().join("live"), dir.path().join("made"));
+    let index = open(&live);
+    feed(&index, 40);
+    assert_eq!(index.checkpoint(&made).expect("it is made"), JournalIndex(40));
+    feed(&index, 200);
+    index.flush().expect("the disk has space");
+    index.wait_until_merged().expect("nothing is damaged");
+    drop(index);
+    let made = open(&made);
+    assert_eq!(made.applied(), JournalIndex(40));
+    made.verify().expect("nothing is damaged");
+    check(&made, 40);
+}
