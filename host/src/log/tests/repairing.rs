@@ -84,7 +84,9 @@ fn check_equal(disk: &SimDisk, copy: &SimDisk, what: &str, vote_may_be_lost: boo
     assert_eq!(ids(&found), ids(&expected), "{what}");
     assert!(found == expected, "{what}: entry by entry, hash by hash");
     let (log, copy) = (opened(disk), opened(&copy.copy()));
-    assert_eq!((log.last(), log.last_purged()), (copy.last(), copy.last_purged()), "{what}");
+    assert_eq!(log.last(), copy.last(), "{what}");
+    // A purge is lost with its record and every header after it; then more is kept than was asked for.
+    assert!(log.last_purged().is_none_or(|purged| Some(purged) == copy.last_purged()), "{what}");
     assert!(log.committed().map(|id| id.index) <= copy.committed().map(|id| id.index), "{what}");
     if vote_may_be_lost {
         assert_eq!(log.vote(), Some(Vote::barrier(FLOOR)), "{what}");
@@ -95,7 +97,8 @@ fn check_equal(disk: &SimDisk, copy: &SimDisk, what: &str, vote_may_be_lost: boo
     append_durably(&log, vec![entry(9, next)]);
     log.truncate_after(Some(id(3, next - 1))).expect("accepted");
     drop(log);
-    assert_eq!(all(&opened(disk)), all(&copy), "{what}: it goes on and opens again");
+    let (found, expected) = (all(&opened(disk)), all(&copy));
+    assert!(found.ends_with(&expected), "{what}: it goes on and opens again");
 }
 
 #[test]
