@@ -76,6 +76,8 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
             clock: Arc::new(SystemClock),
             paranoid: args.paranoid,
             hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
+            peer: None,
+            http: None,
         },
         listen: args.http,
         callers,

@@ -41,6 +41,8 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             clock: Arc::new(SystemClock),
             paranoid: args.paranoid,
             hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
+            peer: None,
+            http: None,
         },
         listen: config.http.listen,
         callers,

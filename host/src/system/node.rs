@@ -4,6 +4,7 @@
 //! module activated where a journal is still empty. What was created before the process died is found again, so each step
 //! may be the last one.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use statehouse_abi::key::split_key;
 use statehouse_abi::role;
 use statehouse_abi::value::Value;
+use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
@@ -25,6 +27,7 @@ use crate::registry::Registry;
 use crate::router::answer::{Answer, Caller, CommandRequest};
 use crate::router::{Machine, MachineOptions, Router};
 use crate::store::{StoreOptions, StoreShared};
+use crate::system::cluster::Cluster;
 use crate::system::error::NodeError;
 use crate::system::folder::DataFolder;
 use crate::system::logic::{MachineRow, SYSTEM, System, machines_prefix, read_machine};
@@ -53,6 +56,8 @@ pub enum ModuleSource {
 pub struct NodeOptions {
     pub data: PathBuf,
     pub node: NodeId,
+    /// How other nodes are reached; without it the node is a cluster of its own.
+    pub peer: Option<PeerOptions>,
     pub machines: Vec<MachineSpec>,
     pub disk: Arc<dyn Disk>,
     pub clock: Arc<dyn Clock>,
@@ -60,6 +65,29 @@ pub struct NodeOptions {
     pub paranoid: bool,
     /// Size above which clean rows leave a partition's hot table.
     pub hot_bytes_max: usize,
+    /// Where clients reach this node, for the others to know.
+    pub http: Option<String>,
+}
+
+/// How a node and the others reach each other.
+pub struct PeerOptions {
+    /// Already bound, so that a taken address is found before anything is opened.
+    pub listener: TcpListener,
+    /// `host:port` where the others reach this node.
+    pub advertise: String,
+    /// Where to reach some nodes, instead of where they advertise.
+    pub routes: BTreeMap<NodeId, String>,
+    pub tls: Option<PeerTlsFiles>,
+    /// A node whose clock is further from its peers' median than this does not lead.
+    pub clock_skew_max: Duration,
+}
+
+/// Mutual TLS between nodes, as PEM files.
+#[derive(Clone, Debug)]
+pub struct PeerTlsFiles {
+    pub ca: PathBuf,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 /// A running node.
@@ -112,6 +140,11 @@ impl Node {
 
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// What operators ask of the cluster.
+    pub fn cluster(&self) -> Cluster {
+        Cluster::alone(self.folder.identity().node)
     }
 
     pub fn folder(&self) -> &DataFolder {

@@ -64,6 +64,8 @@ async fn measure(args: HttpArgs) -> anyhow::Result<ExitCode> {
         clock: Arc::new(SystemClock),
         paranoid: false,
         hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
+        peer: None,
+        http: None,
     });
     let node = node.await?;
     let start_ms = started.elapsed().as_millis();
