@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use statehouse_abi::role;
 
 use crate::ids::NodeId;
-use crate::limits::{HTTP_CONNECTIONS_MAX, HTTP_REQUESTS_MAX, SLOT_COUNT};
+use crate::limits::{CLOCK_SKEW_MS_MAX, HOST_NAME_BYTES_MAX, HTTP_CONNECTIONS_MAX, HTTP_REQUESTS_MAX, SLOT_COUNT};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -26,8 +27,10 @@ pub struct Config {
     pub auth: AuthConfig,
     #[serde(default)]
     pub limits: LimitsConfig,
-    /// Other nodes. Not supported yet.
-    peer: Option<toml::Table>,
+    /// Without it the node is a cluster of its own, and cannot become part of another one.
+    pub peer: Option<PeerConfig>,
+    #[serde(default)]
+    pub cluster: ClusterConfig,
     /// Where sealed history goes. Not supported yet.
     archive: Option<toml::Table>,
 }
@@ -55,6 +58,125 @@ pub struct HttpConfig {
 impl Default for HttpConfig {
     fn default() -> Self {
         Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)), tls: None }
+    }
+}
+
+/// `[peer]`: how this node and the others reach each other.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerConfig {
+    /// Address that listens for the other nodes; one of its own, because clients have no business there.
+    pub listen: SocketAddr,
+    /// `host:port` where the others reach this node, as the cluster records it; default: `listen`. It is needed when `listen` is
+    /// every address (0.0.0.0), which nobody can connect to, and behind a NAT or a container's port mapping.
+    advertise: Option<String>,
+    /// Certificates by which nodes prove to each other who they are.
+    pub tls: Option<PeerTlsConfig>,
+    /// Says that everybody who can reach `listen` is trusted. Without `tls` whoever connects there may say that it is a node, and
+    /// then vote, read and append; so any `listen` but a loopback address needs `tls`, or this as a deliberate word.
+    #[serde(default)]
+    plaintext: bool,
+    /// `[peer.routes]`, like `2 = "10.0.0.7:7000"`: reach node 2 there instead of where it advertises, for a tunnel, a proxy, or a node
+    /// that has moved while the cluster has no majority to record it.
+    #[serde(default, deserialize_with = "routes")]
+    pub routes: BTreeMap<NodeId, String>,
+}
+
+/// `[peer] tls`: PEM files. Both sides of every connection show a certificate of this authority.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerTlsConfig {
+    /// The authority's certificate: of this cluster alone, since whoever it certifies is a node.
+    pub ca: PathBuf,
+    /// This node's certificate, with the names and addresses by which the others reach it.
+    pub certificate: PathBuf,
+    /// The private key of `certificate`.
+    pub key: PathBuf,
+}
+
+impl PeerConfig {
+    /// `host:port` where the others reach this node.
+    pub fn advertise(&self) -> String {
+        self.advertise.clone().unwrap_or_else(|| self.listen.to_string())
+    }
+
+    fn check(&self, node: NodeId, http: SocketAddr) -> Result<(), ConfigError> {
+        let invalid = |key, why| Err(ConfigError::Invalid(key, why));
+        if self.listen.port() == 0 {
+            return invalid("peer.listen", "must name its port, because the others must know it");
+        }
+        if self.listen == http {
+            return invalid("peer.listen", "must be another address than `http.listen`");
+        }
+        if self.advertise.is_none() && self.listen.ip().is_unspecified() {
+            return invalid(
+                "peer.advertise",
+                "is missing: nobody can connect to every address; say by which host:port the others reach this node",
+            );
+        }
+        if !is_host_and_port(&self.advertise()) {
+            return invalid("peer.advertise", "must be host:port, and one that others can connect to");
+        }
+        if self.tls.is_some() && self.plaintext {
+            return invalid("peer.plaintext", "contradicts `peer.tls`; leave one of them out");
+        }
+        if self.tls.is_none() && !self.plaintext && !self.listen.ip().is_loopback() {
+            return invalid(
+                "peer.tls",
+                "is missing: whoever reaches this address could act as a node; add {ca, certificate, key}, or \
+                 `plaintext = true` if everybody on that network is trusted",
+            );
+        }
+        if self.routes.contains_key(&node) {
+            return invalid("peer.routes", "are ways to the other nodes, not to this one");
+        }
+        if !self.routes.values().all(|route| is_host_and_port(route)) {
+            return invalid("peer.routes", "must be host:port, like 2 = \"10.0.0.7:7000\"");
+        }
+        Ok(())
+    }
+}
+
+/// Keys of TOML are texts.
+fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<NodeId, String>, D::Error> {
+    let routes = BTreeMap::<String, String>::deserialize(deserializer)?;
+    let parsed = routes.into_iter().map(|(node, route)| match node.parse() {
+        Ok(number) if number > 0 => Ok((NodeId(number), route)),
+        _ => Err(serde::de::Error::custom(format!("`peer.routes`: `{node}` is not the number of a node"))),
+    });
+    parsed.collect()
+}
+
+/// Whether a text is `host:port` that can be connected to: a name or an address, IPv6 ones in brackets. Whether the name is known is
+/// found out when it is used.
+pub fn is_host_and_port(text: &str) -> bool {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return address.port() != 0 && !address.ip().is_unspecified();
+    }
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    let is_name = host.bytes().all(is_name_byte) && host.bytes().any(|byte| byte.is_ascii_alphabetic());
+    is_name && host.len() <= HOST_NAME_BYTES_MAX && port.parse::<u16>().is_ok_and(|port| port != 0)
+}
+
+/// `[cluster]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClusterConfig {
+    /// A node whose clock is further than this from its peers' median does not lead, 1 … 60000; default 1000. A leader's clock moves the
+    /// time of its partitions, which never goes back; clocks that are kept by NTP stay within a few milliseconds.
+    max_skew_ms: u64,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self { max_skew_ms: 1000 }
+    }
+}
+
+impl ClusterConfig {
+    pub fn clock_skew_max(&self) -> Duration {
+        Duration::from_millis(self.max_skew_ms)
     }
 }
 
@@ -143,12 +265,18 @@ impl Config {
     /// Not TOML, an unknown or missing key, a value that makes no sense, or a section that is not supported yet.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let config: Self = toml::from_str(text)?;
-        let unsupported = [("peer", &config.peer), ("archive", &config.archive), ("http.tls", &config.http.tls)];
+        let unsupported = [("archive", &config.archive), ("http.tls", &config.http.tls)];
         if let Some((section, _)) = unsupported.into_iter().find(|(_, value)| value.is_some()) {
             return Err(ConfigError::NotSupported(section));
         }
         if config.node.id.0 == 0 {
             return Err(ConfigError::Invalid("node.id", "must be at least 1"));
+        }
+        if let Some(peer) = &config.peer {
+            peer.check(config.node.id, config.http.listen)?;
+        }
+        if !(1..=CLOCK_SKEW_MS_MAX).contains(&config.cluster.max_skew_ms) {
+            return Err(ConfigError::Invalid("cluster.max_skew_ms", "must be from 1 to 60000"));
         }
         for (name, machine) in &config.machines {
             check_machine_name(name)?;
@@ -233,7 +361,6 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        check_error("[peer]\nlisten = \"127.0.0.1:1\"", "`peer` is not supported yet");
         check_error("[archive]\nurl = \"s3://b\"", "`archive` is not supported yet");
         check_error("[htpp]", "unknown field `htpp`");
         check_error("colour = 1", "unknown field `colour`");
@@ -245,5 +372,59 @@ mod tests {
         let tls = FULL.replace("[http]", "[http]\ntls = {}");
         let error = Config::parse(&tls).expect_err("tls").to_string();
         assert_eq!(error, "`http.tls` is not supported yet; leave it out");
+    }
+
+    #[track_caller]
+    fn peer(section: &str) -> PeerConfig {
+        let config = Config::parse(&format!("{FULL}\n[peer]\n{section}")).expect(section);
+        config.peer.expect("the section is there")
+    }
+
+    #[test]
+    fn peers_are_read() {
+        let config = Config::parse(FULL).expect("a good file");
+        assert_eq!((config.peer, config.cluster.clock_skew_max()), (None, Duration::from_secs(1)));
+
+        let plain = peer("listen = \"127.0.0.1:7001\"\n[cluster]\nmax_skew_ms = 20");
+        assert_eq!((plain.advertise().as_str(), plain.tls, plain.routes.len()), ("127.0.0.1:7001", None, 0));
+
+        let tls = "tls = { ca = \"ca.pem\", certificate = \"c.pem\", key = \"k.pem\" }";
+        let full = peer(&format!(
+            "listen = \"0.0.0.0:7001\"\nadvertise = \"n1.bank:7000\"\n{tls}\n[peer.routes]\n2 = \"[::1]:9\"\n10 = \"n-10:7000\""
+        ));
+        assert_eq!(full.advertise(), "n1.bank:7000");
+        let files = PeerTlsConfig { ca: "ca.pem".into(), certificate: "c.pem".into(), key: "k.pem".into() };
+        assert_eq!(full.tls, Some(files));
+        let routes = [(NodeId(2), "[::1]:9".to_owned()), (NodeId(10), "n-10:7000".to_owned())];
+        assert_eq!(full.routes, BTreeMap::from(routes));
+
+        let trusted = peer("listen = \"10.0.0.1:7001\"\nplaintext = true");
+        assert_eq!(trusted.advertise(), "10.0.0.1:7001");
+    }
+
+    #[test]
+    fn mistakes_about_peers_are_named() {
+        let check = |section: &str, expected| check_error(&format!("[peer]\n{section}"), expected);
+        let local = "listen = \"127.0.0.1:7001\"";
+        check("", "missing field `listen`");
+        check("listen = \"127.0.0.1:0\"", "`peer.listen` must name its port");
+        check("listen = \"127.0.0.1:9000\"", "`peer.listen` must be another address than `http.listen`");
+        check("listen = \"0.0.0.0:7001\"\nplaintext = true", "`peer.advertise` is missing");
+        check("listen = \"10.0.0.1:7001\"", "`peer.tls` is missing: whoever reaches");
+        check("listen = \"10.0.0.1:7001\"\ntls = { ca = \"ca.pem\" }", "missing field `certificate`");
+        check(
+            "listen = \"10.0.0.1:7001\"\nplaintext = true\ntls = { ca = \"a\", certificate = \"b\", key = \"c\" }",
+            "`peer.plaintext` contradicts `peer.tls`",
+        );
+        for bad in
+            ["n1", "n1:", "n1:0", ":7000", "0.0.0.0:7000", "::1:7000", "300.1.1.1:7000", "http://n1:7000", "n1:70000"]
+        {
+            check(&format!("{local}\nadvertise = \"{bad}\""), "`peer.advertise` must be host:port");
+        }
+        check(&format!("{local}\n[peer.routes]\n2 = \"n2\""), "`peer.routes` must be host:port");
+        check(&format!("{local}\n[peer.routes]\n1 = \"n1:7000\""), "`peer.routes` are ways to the other nodes");
+        check(&format!("{local}\n[peer.routes]\ntwo = \"n2:7000\""), "`two` is not the number of a node");
+        check_error("[cluster]\nmax_skew_ms = 0", "`cluster.max_skew_ms` must be from 1 to 60000");
+        check_error("[cluster]\nsize = 3", "unknown field `size`");
     }
 }

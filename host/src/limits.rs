@@ -74,6 +74,12 @@ pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(5);
 pub const DEADLINE_MAX: Duration = Duration::from_secs(30);
 /// What is read of a body that is too large before the connection may close, so that its client gets to read why: two batches.
 pub const HTTP_DISCARD_BYTES_MAX: usize = 2 * BATCH_BODY_BYTES_MAX;
+/// Nodes that a cluster is founded with: a majority of more is slower and hardly more often there.
+pub const CLUSTER_NODES_MAX: u32 = 9;
+/// How far apart the clocks of nodes may be configured to be: beyond a minute they are simply wrong.
+pub const CLOCK_SKEW_MS_MAX: u64 = 60_000;
+/// A host name, as DNS bounds it.
+pub const HOST_NAME_BYTES_MAX: usize = 253;
 /// HTTP connections open at the same time: each costs some 20 KiB. Configurable.
 pub const HTTP_CONNECTIONS_MAX: usize = 10_000;
 /// HTTP requests being answered at the same time: each holds at most its body. Configurable.
