@@ -46,12 +46,31 @@ async fn what_is_not_there_is_a_problem_that_says_so() {
     assert_eq!(answer.header("allow"), Some("POST"));
 }
 
-#[test]
-fn more_nodes_are_refused_in_words() {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_one_node_is_not_that_of_a_cluster() {
     let data = tempdir().expect("a temporary folder");
+    Host::start(data.path()).await.terminate().await;
     let refused = cli(["dev", "--data", argument(data.path()), "--http", "127.0.0.1:0", "--nodes", "3"]);
     assert_eq!(refused.code, Some(2), "{refused:?}");
-    assert!(refused.stderr.contains("--nodes"), "the refusal names the flag: {refused:?}");
+    assert!(refused.stderr.contains("start with --nodes 1"), "the refusal says what works: {refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cluster_commands_ask_the_node_and_say_what_it_says() {
+    let data = tempdir().expect("a temporary folder");
+    let host = Host::start(data.path()).await;
+    let url = format!("http://{}", host.address());
+    let refused = cli(["cluster", "init", "--node", "1=127.0.0.1:7001", "--url", &url]);
+    assert_eq!(refused.code, Some(2), "a node without `[peer]` founds nothing: {refused:?}");
+    assert!(refused.stderr.contains("[peer]") || refused.stderr.contains("cluster"), "{refused:?}");
+    let status = cli(["cluster", "status", "--json", "--url", &url]);
+    let page: serde_json::Value = serde_json::from_str(&status.stdout).expect("--json prints JSON");
+    assert_eq!(page["node"], 1, "{page}");
+    assert_eq!(page["is_ready"], true, "{page}");
+    host.kill();
+    let gone = cli(["cluster", "status", "--url", &url]);
+    assert_eq!(gone.code, Some(2), "{gone:?}");
+    assert!(gone.stderr.contains("no node answers"), "{gone:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,7 +113,7 @@ fn an_address_that_others_reach_is_refused_without_tokens() {
 async fn a_folder_is_served_by_one_process_at_a_time() {
     let data = tempdir().expect("a temporary folder");
     let host = Host::start(data.path()).await;
-    let refused = cli(["dev", "--data", argument(data.path()), "--http", "127.0.0.1:0"]);
+    let refused = cli(["dev", "--data", argument(data.path()), "--http", "127.0.0.1:0", "--nodes", "1"]);
     assert!(refused.code.is_some_and(|code| code != 0), "{refused:?}");
     let alive = host.client().get("/readyz").await.expect("the host answers");
     assert_eq!(alive.status, 200, "the first is not disturbed");

@@ -58,7 +58,8 @@ impl Host {
     /// Like [`Host::start`]; a process that ends before it is ready is returned as `Err`.
     pub async fn start_with(start: &Start) -> Result<Self, Refused> {
         let mut command = Command::new(&start.program);
-        command.arg("dev").arg("--data").arg(&start.data).args(["--http", "127.0.0.1:0"]).args(&start.arguments);
+        command.arg("dev").arg("--data").arg(&start.data).args(["--http", "127.0.0.1:0", "--nodes", "1"]);
+        command.args(&start.arguments);
         command.envs(start.environment.iter().cloned()).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the host's binary can be started");

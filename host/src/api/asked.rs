@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::problem::{Code, Problem};
 use crate::ids::CommandId;
-use crate::limits::{DEADLINE_DEFAULT, DEADLINE_MAX};
+use crate::limits::DEADLINE_MAX;
 use crate::router::answer::Caller;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -60,12 +60,12 @@ pub fn request_id_value(id: &str) -> HeaderValue {
     HeaderValue::from_str(id).expect("request ids are graphic ASCII")
 }
 
-/// When the client stops waiting: `Statehouse-Deadline` in milliseconds from now.
+/// When the client stops waiting: `Statehouse-Deadline` in milliseconds from now, or what the route waits for by default.
 ///
 /// # Errors
 /// Not a whole number from 1 to the maximum.
-pub fn deadline(headers: &HeaderMap) -> Result<Instant, Problem> {
-    let Some(value) = headers.get(DEADLINE) else { return Ok(Instant::now() + DEADLINE_DEFAULT) };
+pub fn deadline(headers: &HeaderMap, default: Duration) -> Result<Instant, Problem> {
+    let Some(value) = headers.get(DEADLINE) else { return Ok(Instant::now() + default) };
     let text = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     let millis = text.and_then(|text| text.parse().ok()).filter(|millis| *millis > 0).map(Duration::from_millis);
     let deadline = millis.filter(|deadline| *deadline <= DEADLINE_MAX);
@@ -126,7 +126,7 @@ mod tests {
         // The milliseconds asked for, whenever exactly the deadline was computed; or the status.
         let check = |headers: &HeaderMap, expected: Result<u64, u16>| {
             let before = Instant::now();
-            let deadline = deadline(headers).map_err(|problem| problem.status());
+            let deadline = deadline(headers, Duration::from_secs(5)).map_err(|problem| problem.status());
             let after = Instant::now();
             let bounds = expected.map(Duration::from_millis).map(|asked| (before + asked)..=(after + asked));
             match (deadline, bounds) {

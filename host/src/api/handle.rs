@@ -22,14 +22,15 @@ use super::caller::Callers;
 use super::mount::{Mounts, Target};
 use super::problem::{Code, Problem};
 use super::route::{COMMAND_ROLES, Page, QUERY_ROLES, find_host_route, module_path};
-use super::{batch, command, lookup, openapi, pages, query};
-use crate::ids::NodeId;
+use super::{batch, cluster, command, lookup, openapi, pages, query};
+use crate::limits::DEADLINE_DEFAULT;
 use crate::router::{Machine, Router};
+use crate::system::Cluster;
 
 /// What all requests share.
 pub struct Api {
     pub router: Arc<Router>,
-    pub node: NodeId,
+    pub cluster: Cluster,
     pub callers: Callers,
     pub metrics: Option<PrometheusHandle>,
     pub mounts: Mounts,
@@ -85,7 +86,7 @@ async fn answer_module(
     let (route, given) = mount.find(&parts.method, path)?;
     let asked = |roles| {
         let caller = api.callers.admit(&parts.headers, roles)?;
-        Ok::<_, Problem>(Asked { request_id, caller, deadline: deadline(&parts.headers)? })
+        Ok::<_, Problem>(Asked { request_id, caller, deadline: deadline(&parts.headers, DEADLINE_DEFAULT)? })
     };
     match route.target {
         Target::Command(at) => {
@@ -100,7 +101,11 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
     let named = || find_machine(api, captured.first().copied().unwrap_or_default());
     let asked = |roles| {
         let caller = api.callers.admit(&parts.headers, roles)?;
-        Ok::<_, Problem>(Asked { request_id, caller, deadline: deadline(&parts.headers)? })
+        Ok::<_, Problem>(Asked {
+            request_id,
+            caller,
+            deadline: deadline(&parts.headers, route.page.deadline_default())?,
+        })
     };
     let asked = route.roles.map(asked).transpose()?;
     match (route.page, asked) {
@@ -109,7 +114,7 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
         (Page::OpenApi, _) => Ok(openapi::get(api)),
         (Page::Machines, _) => Ok(pages::machines(&api.router)),
         (Page::Machine, _) => Ok(pages::machine(&*named()?)),
-        (Page::Cluster, _) => Ok(pages::cluster(api.node, &api.router)),
+        (Page::Cluster, _) => Ok(cluster::get(api)),
         (Page::Metrics, _) => Ok(pages::metrics(api.metrics.as_ref().map_or_else(String::new, |m| m.render()))),
         (Page::Events, _) => Err(Problem::new(Code::NotSupportedYet, "the event stream comes with the read side")),
         (Page::Batch, Some(asked)) => {
@@ -121,7 +126,19 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
             let id = captured.get(1).copied().unwrap_or_default();
             lookup::get(&*named()?, id, &parts.uri, asked).await
         }
-        (Page::Batch | Page::CommandStatus, None) => unreachable!("their routes name roles"),
+        (page, Some(asked)) if page.changes_cluster() => {
+            let change = cluster::read(page, captured.first().copied(), parts, body, asked.deadline).await?;
+            cluster::make(api, change, asked).await
+        }
+        (
+            Page::Batch
+            | Page::CommandStatus
+            | Page::ClusterInit
+            | Page::NodeAdd
+            | Page::NodeRemove
+            | Page::LeaderTransfer,
+            _,
+        ) => unreachable!("their routes name roles"),
     }
 }
 

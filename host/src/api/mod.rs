@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! serve → handle → route ┬→ pages, lookup, openapi        (the host's own)
+//!                        ├→ cluster → system
 //!                        └→ mount → command, batch, query → router → reply
 //! asked: headers · caller: tokens and roles · body: bytes · json: bytes ↔ values · problem: errors → statuses
 //! ```
@@ -21,6 +22,7 @@ mod command;
 mod batch;
 mod query;
 mod lookup;
+mod cluster;
 mod pages;
 mod openapi;
 mod reply;
@@ -35,20 +37,21 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
 
 pub use caller::Callers;
+pub use cluster::{ClusterPage, NodePage, ReplicaPage};
 pub use error::ApiError;
 pub use serve::serve;
 pub use time::{parse_time, print_time};
 
-use crate::ids::NodeId;
 use crate::limits::HTTP_BATCHES_MAX;
 use crate::router::Router;
+use crate::system::Cluster;
 use asked::RequestIds;
 use handle::{Api, handle};
 use mount::Mounts;
 
 /// What the API is served with.
 pub struct ApiOptions {
-    pub node: NodeId,
+    pub cluster: Cluster,
     pub callers: Callers,
     /// Requests being answered at the same time; more are refused with 503.
     pub requests_max: usize,
@@ -58,10 +61,10 @@ pub struct ApiOptions {
 
 /// The API as a service, to be handed to [`serve()`].
 pub fn server(router: Arc<Router>, options: ApiOptions) -> axum::Router {
-    let ApiOptions { node, callers, requests_max, metrics } = options;
+    let ApiOptions { cluster, callers, requests_max, metrics } = options;
     let api = Api {
         router,
-        node,
+        cluster,
         callers,
         metrics,
         mounts: Mounts::default(),

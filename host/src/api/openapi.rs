@@ -3,6 +3,8 @@
 //! In: the table of routes and every machine's description. Out: a document, made anew for each request because modules
 //! change. It knows nothing of how requests are answered.
 
+use std::time::Duration;
+
 use axum::response::Response as HttpResponse;
 use statehouse_abi::describe::{CommandDecl, Describe, QueryDecl, QuerySource, Schema as Declared};
 use utoipa::openapi::header::HeaderBuilder;
@@ -15,9 +17,10 @@ use utoipa::openapi::{
 };
 
 use super::handle::Api;
-use super::pages;
 use super::route::{HOST_ROUTES, HostRoute, Page};
 use super::url::captures;
+use super::{cluster, pages};
+use crate::limits::{DEADLINE_DEFAULT, DEADLINE_MAX};
 
 mod shapes;
 
@@ -94,7 +97,14 @@ fn host_operation(route: &HostRoute) -> Operation {
         let line = "One `{\"command\": name, \"body\": object}` per line, or a CBOR sequence of them";
         let body = RequestBodyBuilder::new().description(Some(line)).required(Some(Required::True));
         let body = body.content("application/x-ndjson", any_content()).content("application/cbor-seq", any_content());
-        operation = operation.request_body(Some(body.build())).parameter(deadline_header());
+        operation = operation.request_body(Some(body.build())).parameter(deadline_header(DEADLINE_DEFAULT));
+    }
+    if let Some(declared) = cluster::schema(route.page) {
+        let body = RequestBodyBuilder::new().required(Some(Required::True));
+        operation = operation.request_body(Some(body.content("application/json", content(&declared)).build()));
+    }
+    if route.page.changes_cluster() {
+        operation = operation.parameter(deadline_header(route.page.deadline_default()));
     }
     if route.roles.is_some() {
         operation = operation.security(SecurityRequirement::new(TOKEN, Vec::<String>::new()));
@@ -115,7 +125,7 @@ fn command_operation(machine: &str, describe: &Describe, command: &CommandDecl) 
         .summary(Some(&command.summary))
         .operation_id(Some(format!("{machine}.{}", command.name)))
         .parameters(Some(path_parameters(&command.body, &in_path)))
-        .parameter(deadline_header())
+        .parameter(deadline_header(DEADLINE_DEFAULT))
         .parameter(parameter(
             "Prefer",
             ParameterIn::Header,
@@ -162,7 +172,7 @@ fn query_operation(machine: &str, query: &QueryDecl) -> Operation {
         .summary(Some(&query.summary))
         .operation_id(Some(format!("{machine}.{}", query.name)))
         .parameters(Some(path_parameters(&query.params, &in_path)))
-        .parameter(deadline_header())
+        .parameter(deadline_header(DEADLINE_DEFAULT))
         .response("200", answer)
         .response("default", Ref::from_response_name("Problem"))
         .security(SecurityRequirement::new(TOKEN, Vec::<String>::new()));
@@ -205,9 +215,10 @@ fn parameter(
     builder.description(description).schema(Some(schema)).build()
 }
 
-fn deadline_header() -> Parameter {
-    let description = "Milliseconds to wait, at most 30000; default 5000";
-    parameter("Statehouse-Deadline", ParameterIn::Header, text(), Required::False, description)
+fn deadline_header(default: Duration) -> Parameter {
+    let (max, default) = (DEADLINE_MAX.as_millis(), default.as_millis());
+    let description = format!("Milliseconds to wait, at most {max}; default {default}");
+    parameter("Statehouse-Deadline", ParameterIn::Header, text(), Required::False, &description)
 }
 
 fn header(description: &str) -> utoipa::openapi::Header {

@@ -1,4 +1,4 @@
-//! The host's own pages: machines, cluster, health, readiness, metrics.
+//! The host's own pages: machines, health, readiness, metrics.
 //!
 //! In: what the router says of itself. Out: JSON, or text for Prometheus. They know nothing of commands.
 
@@ -12,7 +12,6 @@ use super::json::print;
 use super::problem::{Code, Problem};
 use super::reply::JSON;
 use super::time::print_time;
-use crate::ids::NodeId;
 use crate::router::{Machine, MachineStatus, PartitionStatus, Router};
 
 /// A response with JSON.
@@ -26,11 +25,6 @@ pub fn machines(router: &Router) -> Response {
 
 pub fn machine(machine: &Machine) -> Response {
     json(&MachinePage::from(machine.status()))
-}
-
-pub fn cluster(node: NodeId, router: &Router) -> Response {
-    let machines = router.machines().iter().map(|machine| MachinePage::from(machine.status())).collect();
-    json(&ClusterPage { node, version: env!("CARGO_PKG_VERSION"), is_ready: router.is_ready().is_ok(), machines })
 }
 
 pub fn health() -> Response {
@@ -52,15 +46,6 @@ fn with_type(body: Vec<u8>, content_type: HeaderValue) -> Response {
     let mut response = Response::new(Body::from(body));
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
-}
-
-#[derive(Serialize)]
-struct ClusterPage {
-    node: NodeId,
-    /// Of the host.
-    version: &'static str,
-    is_ready: bool,
-    machines: Vec<MachinePage>,
 }
 
 #[derive(Serialize)]

@@ -8,14 +8,15 @@
 //! | 400 | `malformed_body` `unknown_field` `duplicate_field` `missing_field` `field_in_path` `wrong_type` `not_integer` `out_of_range` `bad_length` `not_listed` `bad_uuid` `bad_name` `too_many_items` `too_deep` – `pointer` and `field` name the place |
 //! | 400 | `bad_path` `bad_parameter` `unknown_parameter` `bad_header` `unknown_command` `empty_batch` |
 //! | 401 403 | `unauthenticated` · `forbidden` |
-//! | 404 | `not_found` (no such route) · `unknown_machine` |
+//! | 404 | `not_found` (no such route) · `unknown_machine` `unknown_node` `unknown_partition` |
 //! | 405 408 410 413 415 | `method_not_allowed` · `body_timeout` · `position_gone` · `body_too_large` · `wrong_content_type` |
-//! | 422 | `id_reused`: the id is known with other content, `fields` differ |
+//! | 409 | `cluster_exists` `node_id_used` `no_peer` `node_refused`: the cluster, or a node, is not in a state for this change |
+//! | 422 | `invalid_change`: of the cluster · `id_reused`: the id is known with other content, `fields` differ |
 //! | 429 | `rejection_limit` – not accepted, `Retry-After` |
 //! | 500 | `internal` (a bug of the host) · `module_fault` (of the module) |
 //! | 501 | `cross_partition` · `not_supported_yet` |
-//! | 503 | `not_ready` (`/readyz`) · `overloaded` `no_leader` `halted` `shutting_down` – not accepted, `Retry-After` |
-//! | 504 | `outcome_unknown` (with `resolve`; send the same id again) · `read_timeout` |
+//! | 503 | `not_ready` (`/readyz`) · `no_cluster` `node_unreachable` – nothing changed · `overloaded` `no_leader` `halted` `shutting_down` – not accepted, `Retry-After` |
+//! | 504 | `outcome_unknown` (with `resolve`; send the same id again) · `read_timeout` · `change_unfinished` (of the cluster; send it again) |
 //! | 507 | `storage_full` – not accepted, `Retry-After` |
 
 use std::borrow::Cow;
@@ -31,6 +32,7 @@ use statehouse_abi::value::Value;
 
 use super::json::{BodyError, Fault, Json, print};
 use crate::router::answer::{QueryError, Unavailable, UnavailableReason};
+use crate::system::ClusterError;
 
 /// The codes of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,18 +61,27 @@ pub enum Code {
     Forbidden,
     NotFound,
     UnknownMachine,
+    UnknownNode,
+    UnknownPartition,
     MethodNotAllowed,
     BodyTimeout,
+    ClusterExists,
+    NodeIdUsed,
+    NoPeer,
+    NodeRefused,
     PositionGone,
     BodyTooLarge,
     WrongContentType,
     IdReused,
+    InvalidChange,
     RejectionLimit,
     Internal,
     ModuleFault,
     CrossPartition,
     NotSupportedYet,
     NotReady,
+    NoCluster,
+    NodeUnreachable,
     Overloaded,
     Expired,
     NoLeader,
@@ -78,6 +89,7 @@ pub enum Code {
     ShuttingDown,
     OutcomeUnknown,
     ReadTimeout,
+    ChangeUnfinished,
     StorageFull,
 }
 
@@ -109,18 +121,27 @@ impl Code {
             Self::Forbidden => ("forbidden", 403, "The caller may not do this"),
             Self::NotFound => ("not_found", 404, "There is nothing here"),
             Self::UnknownMachine => ("unknown_machine", 404, "There is no such machine"),
+            Self::UnknownNode => ("unknown_node", 404, "There is no such node"),
+            Self::UnknownPartition => ("unknown_partition", 404, "There is no such partition"),
             Self::MethodNotAllowed => ("method_not_allowed", 405, "The method does not work here"),
             Self::BodyTimeout => ("body_timeout", 408, "The body did not arrive in time"),
+            Self::ClusterExists => ("cluster_exists", 409, "The node belongs to a cluster"),
+            Self::NodeIdUsed => ("node_id_used", 409, "The node's id was used before"),
+            Self::NoPeer => ("no_peer", 409, "The node takes no part in clusters"),
+            Self::NodeRefused => ("node_refused", 409, "A node refused the change"),
             Self::PositionGone => ("position_gone", 410, "The position is not of this history"),
             Self::BodyTooLarge => ("body_too_large", 413, "The body is too large"),
             Self::WrongContentType => ("wrong_content_type", 415, "The content type is wrong"),
             Self::IdReused => ("id_reused", 422, "The id was used for another command"),
+            Self::InvalidChange => ("invalid_change", 422, "The change makes no sense"),
             Self::RejectionLimit => ("rejection_limit", 429, "Too many rejected commands"),
             Self::Internal => ("internal", 500, "The host failed"),
             Self::ModuleFault => ("module_fault", 500, "The module failed"),
             Self::CrossPartition => ("cross_partition", 501, "The command needs several partitions"),
             Self::NotSupportedYet => ("not_supported_yet", 501, "This is not supported yet"),
             Self::NotReady => ("not_ready", 503, "The node is not ready"),
+            Self::NoCluster => ("no_cluster", 503, "The node belongs to no cluster"),
+            Self::NodeUnreachable => ("node_unreachable", 503, "A node does not answer"),
             Self::Overloaded => ("overloaded", 503, "The node is overloaded"),
             Self::Expired => ("expired", 503, "The deadline passed before the command was decided"),
             Self::NoLeader => ("no_leader", 503, "No leader is known"),
@@ -128,6 +149,7 @@ impl Code {
             Self::ShuttingDown => ("shutting_down", 503, "The node is shutting down"),
             Self::OutcomeUnknown => ("outcome_unknown", 504, "The outcome is not known yet"),
             Self::ReadTimeout => ("read_timeout", 504, "The read did not finish in time"),
+            Self::ChangeUnfinished => ("change_unfinished", 504, "The change is not finished yet"),
             Self::StorageFull => ("storage_full", 507, "The disk is full"),
         }
     }
@@ -344,5 +366,26 @@ impl From<QueryError> for Problem {
             }
             QueryError::Fault(text) => Self::new(Code::ModuleFault, text),
         }
+    }
+}
+
+impl From<ClusterError> for Problem {
+    fn from(error: ClusterError) -> Self {
+        let code = match &error {
+            ClusterError::NoCluster => Code::NoCluster,
+            ClusterError::Exists(_) => Code::ClusterExists,
+            ClusterError::NoPeer => Code::NoPeer,
+            ClusterError::Invalid(_) => Code::InvalidChange,
+            ClusterError::NodeIdUsed(_) => Code::NodeIdUsed,
+            ClusterError::UnknownNode(_) => Code::UnknownNode,
+            ClusterError::UnknownPartition(_) => Code::UnknownPartition,
+            ClusterError::Refused { .. } => Code::NodeRefused,
+            ClusterError::Unreachable { .. } => Code::NodeUnreachable,
+            ClusterError::Deadline => Code::ChangeUnfinished,
+        };
+        let problem = Self::new(code, error.to_string());
+        // Nobody but an operator changes what the others answer with.
+        let may_retry = matches!(code, Code::NodeUnreachable | Code::ChangeUnfinished);
+        if may_retry { problem.with_retry_after(Duration::from_secs(1)) } else { problem }
     }
 }

@@ -3,16 +3,21 @@
 //! In: method and path. Out: a page. The routes of modules are in [`mount`](super::mount); the first segment below
 //! `/v1/<machine>/` decides whose a path is. It knows nothing of what the pages show.
 
+use std::time::Duration;
+
 use axum::http::Method;
 use statehouse_abi::role;
 
 use super::problem::{Code, Problem};
 use super::url::match_path;
+use crate::limits::{DEADLINE_DEFAULT, DEADLINE_MAX};
 
 /// The roles that may send commands: those who watch and run the node move nothing.
 pub const COMMAND_ROLES: u32 = role::CLIENT | role::TREASURY;
 /// The roles that may read what modules show.
 pub const QUERY_ROLES: u32 = role::ALL;
+/// The roles that may change the cluster.
+const CHANGE_ROLES: u32 = role::OPERATOR | role::ADMIN;
 const WATCH_ROLES: u32 = role::AUDITOR | role::DEVELOPER | role::OPERATOR | role::ADMIN;
 
 /// What a route shows or does.
@@ -24,10 +29,25 @@ pub enum Page {
     Machines,
     Machine,
     Cluster,
+    ClusterInit,
+    NodeAdd,
+    NodeRemove,
+    LeaderTransfer,
     Health,
     Ready,
     Metrics,
     OpenApi,
+}
+
+impl Page {
+    pub const fn changes_cluster(self) -> bool {
+        matches!(self, Self::ClusterInit | Self::NodeAdd | Self::NodeRemove | Self::LeaderTransfer)
+    }
+
+    /// How long a client waits that does not say how long. Changes of the cluster wait for other nodes.
+    pub const fn deadline_default(self) -> Duration {
+        if self.changes_cluster() { DEADLINE_MAX } else { DEADLINE_DEFAULT }
+    }
 }
 
 pub struct HostRoute {
@@ -55,10 +75,26 @@ pub const HOST_ROUTES: &[HostRoute] = &[
     route(Method::GET, "/v1/{machine}/events", Page::Events, Some(QUERY_ROLES), "The events as they happen"),
     route(Method::GET, "/v1/machines", Page::Machines, Some(WATCH_ROLES), "All machines"),
     route(Method::GET, "/v1/machines/{machine}", Page::Machine, Some(WATCH_ROLES), "One machine"),
-    route(Method::GET, "/v1/cluster", Page::Cluster, Some(WATCH_ROLES), "This node, its machines and partitions"),
+    route(Method::GET, "/v1/cluster", Page::Cluster, Some(WATCH_ROLES), "The cluster as this node sees it"),
+    route(Method::POST, "/v1/cluster/init", Page::ClusterInit, Some(CHANGE_ROLES), "Founds a cluster of these nodes"),
+    route(Method::POST, "/v1/cluster/nodes", Page::NodeAdd, Some(CHANGE_ROLES), "Takes a node into the cluster"),
+    route(
+        Method::DELETE,
+        "/v1/cluster/nodes/{id}",
+        Page::NodeRemove,
+        Some(CHANGE_ROLES),
+        "Removes a node for good; its id is never used again",
+    ),
+    route(
+        Method::POST,
+        "/v1/cluster/transfer",
+        Page::LeaderTransfer,
+        Some(CHANGE_ROLES),
+        "Makes a node the leader of a partition, for now",
+    ),
     route(Method::GET, "/healthz", Page::Health, None, "Whether the process runs"),
     route(Method::GET, "/readyz", Page::Ready, None, "Whether it can take requests"),
-    route(Method::GET, "/metrics", Page::Metrics, Some(role::OPERATOR | role::ADMIN), "Metrics for Prometheus"),
+    route(Method::GET, "/metrics", Page::Metrics, Some(CHANGE_ROLES), "Metrics for Prometheus"),
     route(Method::GET, "/openapi.json", Page::OpenApi, None, "This API"),
 ];
 
@@ -134,6 +170,8 @@ mod tests {
         assert_eq!(find(Method::HEAD, "/healthz"), Ok((Page::Health, vec![])));
         assert_eq!(find(Method::GET, "/v1/m/batch"), Err((405, "use POST".into())));
         assert_eq!(find(Method::DELETE, "/readyz"), Err((405, "use GET, HEAD".into())));
+        assert_eq!(find(Method::DELETE, "/v1/cluster/nodes/4"), Ok((Page::NodeRemove, vec!["4"])));
+        assert_eq!(find(Method::GET, "/v1/cluster/init"), Err((405, "use POST".into())));
         assert_eq!(find(Method::GET, "/v1/m").map_err(|(status, _)| status), Err(404));
     }
 }

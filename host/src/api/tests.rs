@@ -3,6 +3,7 @@
 //! A machine is only described here, never run; what needs one is tested with the whole host.
 
 mod answers;
+mod cluster;
 mod requests;
 mod serving;
 

@@ -1,76 +1,138 @@
-//! Running a node until it is told to stop: what `dev` and `serve` share.
+//! Running nodes until the process is told to stop: what `dev` and `serve` share.
 //!
-//! In: a node's options and an address. Out: an exit code. On SIGINT and SIGTERM it stops accepting, finishes the requests
-//! in its hands, and closes the partitions.
+//! In: the options of a node and a bound listener, once or several times. Out: an exit code. On SIGINT and SIGTERM they stop accepting,
+//! finish the requests in their hands, and close their partitions, one node after the other.
 
+use std::future::Future;
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::Context;
-use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::api::{self, ApiOptions, Callers};
-use crate::system::{Node, NodeOptions};
+use crate::api::{self, ApiError, ApiOptions, Callers};
+use crate::system::{Cluster, Node, NodeOptions};
 
-/// What a process serves.
-pub struct HostOptions {
-    pub node: NodeOptions,
-    pub listen: SocketAddr,
-    pub callers: Callers,
-    pub connections_max: usize,
-    pub requests_max: usize,
+/// What a process has once, however many nodes it runs.
+pub struct Process {
+    pub metrics: PrometheusHandle,
+    /// Cancelled by SIGINT, SIGTERM, or whoever else has a reason.
+    pub stop: CancellationToken,
 }
 
-/// Starts a node and serves it. `ready` is called with the address once requests are answered.
-pub fn run(options: HostOptions, ready: impl FnOnce(SocketAddr) + Send + 'static) -> anyhow::Result<ExitCode> {
+/// Runs `work` on a runtime of its own, with logs on stderr, metrics and signals.
+pub fn run<F: Future<Output = anyhow::Result<ExitCode>>>(work: impl FnOnce(Process) -> F) -> anyhow::Result<ExitCode> {
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,statehouse=info,openraft=error"));
     let with_colour = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(with_colour).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
-    runtime.block_on(serve(options, ready))?;
-    Ok(ExitCode::SUCCESS)
+    runtime.block_on(async move {
+        let metrics = PrometheusBuilder::new().install_recorder().context("installing the metrics recorder")?;
+        let stop = CancellationToken::new();
+        stop_on_signals(stop.clone())?;
+        work(Process { metrics, stop }).await
+    })
 }
 
-async fn serve(options: HostOptions, ready: impl FnOnce(SocketAddr)) -> anyhow::Result<()> {
-    let metrics = PrometheusBuilder::new().install_recorder().context("installing the metrics recorder")?;
+fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-    // The address first: a node that cannot be reached need not recover its log to find out.
-    let listener = TcpListener::bind(options.listen).await.with_context(|| {
-        format!("listening on {}; is another process there? choose another address with --http", options.listen)
-    })?;
-    let address = listener.local_addr().context("asking for the address")?;
-    let data = options.node.data.clone();
-    let node_id = options.node.node;
-    let node = Node::open(options.node).await?;
-    write_address(&data.join("http.addr"), address)?;
-    let service = api::server(
-        node.router().clone(),
-        ApiOptions {
-            node: node_id,
-            callers: options.callers,
-            requests_max: options.requests_max,
-            metrics: Some(metrics),
-        },
-    );
-    ready(address);
-    let router = Arc::clone(node.router());
-    let stop = async move {
+    tokio::spawn(async move {
         tokio::select! {
             _ = interrupt.recv() => tracing::info!("SIGINT: finishing the requests in hand"),
             _ = terminate.recv() => tracing::info!("SIGTERM: finishing the requests in hand"),
         }
-        router.set_not_ready(vec!["the node is shutting down".to_owned()]);
-    };
-    api::serve(listener, service, options.connections_max, stop).await?;
-    node.close().await?;
+        stop.cancel();
+    });
     Ok(())
+}
+
+/// Binds the REST API. It comes before everything else: a node that cannot be reached need not recover its log to find out.
+pub async fn bind_http(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("listening on {address}; is another process there? choose another address (`--http`, or `http.listen`)")
+    })
+}
+
+/// What a node is served with.
+pub struct HostOptions {
+    pub node: NodeOptions,
+    pub listener: TcpListener,
+    pub callers: Callers,
+    pub connections_max: usize,
+    pub requests_max: usize,
+}
+
+/// A node that answers requests.
+pub struct Host {
+    node: Node,
+    address: SocketAddr,
+    serving: JoinHandle<Result<(), ApiError>>,
+}
+
+impl Host {
+    /// Opens the node and serves it until the process is told to stop.
+    pub async fn start(mut options: HostOptions, process: &Process) -> anyhow::Result<Self> {
+        let address = options.listener.local_addr().context("asking for the address")?;
+        let data = options.node.data.clone();
+        options.node.http.get_or_insert_with(|| address.to_string());
+        let node = Node::open(options.node).await?;
+        write_address(&data.join("http.addr"), address)?;
+        let api = ApiOptions {
+            cluster: node.cluster(),
+            callers: options.callers,
+            requests_max: options.requests_max,
+            metrics: Some(process.metrics.clone()),
+        };
+        let service = api::server(node.router().clone(), api);
+        let (stop, router) = (process.stop.clone(), node.router().clone());
+        let stopped = async move {
+            stop.cancelled().await;
+            router.set_not_ready(vec!["the node is shutting down".to_owned()]);
+        };
+        // One that cannot go on must not leave the others behind, unseen.
+        let stop_others = process.stop.clone().drop_guard();
+        let serving = tokio::spawn(async move {
+            let _stop_others = stop_others;
+            api::serve(options.listener, service, options.connections_max, stopped).await
+        });
+        Ok(Self { node, address, serving })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn cluster(&self) -> Cluster {
+        self.node.cluster()
+    }
+
+    /// Whether it serves this machine, and all partitions are led.
+    pub fn serves(&self, machine: &str) -> bool {
+        let router = self.node.router();
+        router.find_machine(machine).is_some() && router.is_ready().is_ok()
+    }
+}
+
+/// Waits until the process is told to stop and all requests in hand are answered, then closes the nodes in order.
+pub async fn finish(mut hosts: Vec<Host>) -> anyhow::Result<()> {
+    let mut result = Ok(());
+    for host in &mut hosts {
+        let served = (&mut host.serving).await.context("serving panicked").and_then(|served| Ok(served?));
+        result = result.and(served);
+    }
+    for host in hosts {
+        let closed = host.node.close().await;
+        result = result.and(closed.map_err(anyhow::Error::from));
+    }
+    result
 }
 
 /// Where scripts find the address that the system chose.

@@ -6,6 +6,8 @@
 mod dev;
 mod serve;
 mod host;
+mod cluster;
+mod client;
 mod audit;
 mod bench;
 mod module;
@@ -24,10 +26,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Start a node with the wallet, for trying things out
+    /// Start three nodes with the wallet, for trying things out
     Dev(dev::DevArgs),
     /// Start a node from a configuration file
     Serve(serve::ServeArgs),
+    /// Found a cluster, look at it, change its nodes and leaders, through any node's REST API
+    Cluster(cluster::ClusterArgs),
     Module(module::ModuleArgs),
     /// Recompute and check what a data folder says
     #[command(subcommand)]
@@ -43,6 +47,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Dev(args) => dev::run(args),
         Command::Serve(args) => serve::run(args),
+        Command::Cluster(args) => cluster::run(args),
         Command::Module(args) => module::run(args),
         Command::Audit(args) => audit::run(args),
         Command::Bench(args) => bench::run(args),

@@ -1,18 +1,23 @@
 //! `statehouse serve`: a node as its configuration file says.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::Context;
 use clap::Args;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::api::Callers;
-use crate::cli::host::{HostOptions, run as run_host};
+use crate::cli::host::{self, Host, HostOptions, Process};
+use crate::cli::output::print;
 use crate::clock::SystemClock;
-use crate::config::Config;
+use crate::config::{ClusterConfig, Config, MachineConfig, PeerConfig};
 use crate::limits;
 use crate::log::RealDisk;
-use crate::system::{MachineSpec, ModuleSource, NodeOptions};
+use crate::system::{MachineSpec, ModuleSource, NodeOptions, PeerOptions, PeerTlsFiles};
 
 #[derive(Args)]
 pub struct ServeArgs {
@@ -22,33 +27,78 @@ pub struct ServeArgs {
     /// Check more than a production node would
     #[arg(long)]
     paranoid: bool,
+    /// Stop when stdin ends, as SIGTERM does: for a parent that must not leave the node behind when it is killed
+    #[arg(long)]
+    stop_with_stdin: bool,
 }
 
 pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?;
     let callers = Callers::new(&config.auth.tokens, config.http.listen)?;
-    let machine = |(name, machine): (&String, &crate::config::MachineConfig)| MachineSpec {
-        name: name.clone(),
-        module: ModuleSource::File(machine.module.clone()),
-        partitions: machine.partitions,
-    };
-    let options = HostOptions {
-        node: NodeOptions {
-            data: config.node.data.clone(),
-            node: config.node.id,
-            machines: config.machines.iter().map(machine).collect(),
-            disk: Arc::new(RealDisk),
-            clock: Arc::new(SystemClock),
-            paranoid: args.paranoid,
-            hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
-            peer: None,
-            http: None,
-        },
-        listen: config.http.listen,
-        callers,
-        connections_max: config.limits.http_connections,
-        requests_max: config.limits.http_requests,
-    };
-    let data = config.node.data;
-    run_host(options, move |address| println!("listening on http://{address}   data in {}", data.display()))
+    host::run(async move |process: Process| {
+        if args.stop_with_stdin {
+            let stop = process.stop.clone();
+            std::thread::spawn(move || stop_with_stdin(&stop));
+        }
+        let listener = host::bind_http(config.http.listen).await?;
+        let peer = match config.peer {
+            Some(peer) => Some(peer_options(peer, &config.cluster).await?),
+            None => None,
+        };
+        let http = advertised_http(config.http.listen, peer.as_ref());
+        let data = config.node.data.clone();
+        let options = HostOptions {
+            node: NodeOptions {
+                data: config.node.data,
+                node: config.node.id,
+                machines: config.machines.into_iter().map(machine_spec).collect(),
+                disk: Arc::new(RealDisk),
+                clock: Arc::new(SystemClock),
+                paranoid: args.paranoid,
+                hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
+                peer,
+                http,
+            },
+            listener,
+            callers,
+            connections_max: config.limits.http_connections,
+            requests_max: config.limits.http_requests,
+        };
+        let host = Host::start(options, &process).await?;
+        print(&format!("listening on http://{}   data in {}\n", host.address(), data.display()))?;
+        host::finish(vec![host]).await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn machine_spec((name, machine): (String, MachineConfig)) -> MachineSpec {
+    MachineSpec { name, module: ModuleSource::File(machine.module), partitions: machine.partitions }
+}
+
+async fn peer_options(peer: PeerConfig, cluster: &ClusterConfig) -> anyhow::Result<PeerOptions> {
+    let listener = bind_peer(peer.listen).await?;
+    let advertise = peer.advertise();
+    let tls = peer.tls.map(|tls| PeerTlsFiles { ca: tls.ca, certificate: tls.certificate, key: tls.key });
+    Ok(PeerOptions { listener, advertise, routes: peer.routes, tls, clock_skew_max: cluster.clock_skew_max() })
+}
+
+async fn bind_peer(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("listening on {address} for the other nodes; is another process there? see `peer.listen`")
+    })
+}
+
+/// Where clients reach this node, when that is not simply where it listens: every address is none to connect to.
+fn advertised_http(listen: SocketAddr, peer: Option<&PeerOptions>) -> Option<String> {
+    let (host, _) = peer?.advertise.rsplit_once(':')?;
+    listen.ip().is_unspecified().then(|| format!("{host}:{}", listen.port()))
+}
+
+/// Reads stdin to its end, which comes when the last process that could write to it has closed it or died.
+fn stop_with_stdin(stop: &CancellationToken) {
+    match std::io::copy(&mut std::io::stdin(), &mut std::io::sink()) {
+        Ok(_) => tracing::info!("stdin has ended: finishing the requests in hand"),
+        Err(error) => tracing::info!(%error, "stdin is gone: finishing the requests in hand"),
+    }
+    stop.cancel();
 }

@@ -73,7 +73,7 @@ async fn measure(args: HttpArgs) -> anyhow::Result<ExitCode> {
     let address = listener.local_addr()?;
     let limits = LimitsConfig::default();
     let options = ApiOptions {
-        node: NodeId(1),
+        cluster: node.cluster(),
         callers: Callers::new(&[], address)?,
         requests_max: limits.http_requests,
         metrics: None,

@@ -1,39 +1,46 @@
-//! `statehouse dev`: a node with the wallet, in one process, with nothing to configure.
+//! `statehouse dev`: a cluster with the wallet, with nothing to configure; all nodes in one process, or in one each.
 //!
-//! In: a few flags. Out: a running node, and on stdout what a newcomer can try. It knows nothing of how requests are
+//! In: a few flags. Out: running nodes, and on stdout what a newcomer can try. It knows nothing of how requests are
 //! answered.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::ExitCode;
-use std::sync::Arc;
+mod folder;
+mod processes;
+mod together;
 
-use anyhow::bail;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::ensure;
 use clap::Args;
 
-use crate::api::Callers;
-use crate::cli::host::{HostOptions, run as run_host};
-use crate::clock::SystemClock;
-use crate::config::LimitsConfig;
-use crate::ids::NodeId;
-use crate::limits;
-use crate::log::RealDisk;
-use crate::system::{MachineSpec, ModuleSource, NodeOptions};
+use crate::cli::output::print;
+use crate::limits::CLUSTER_NODES_MAX;
 
-/// The released wallet that a new data folder starts with.
-const WALLET: &[u8] = include_bytes!("../../../modules/releases/wallet-1.0.0.wasm");
+/// The machine that every new data folder starts with.
+const WALLET_NAME: &str = "wallet";
+/// Its released module.
+const WALLET: &[u8] = include_bytes!("../../../../modules/releases/wallet-1.0.0.wasm");
+/// A cluster that does not serve after this long has a reason that its log tells.
+const READY_TIME_MAX: Duration = Duration::from_secs(60);
+/// How often it is looked whether something has happened of which nobody tells.
+const LOOK: Duration = Duration::from_millis(50);
 
 #[derive(Args)]
 pub struct DevArgs {
-    /// Folder of everything the node keeps; created when missing
+    /// Folder of everything the nodes keep; created when missing
     #[arg(long, default_value = "./statehouse-data")]
     data: PathBuf,
-    /// Address of the REST API
+    /// Address of the first node's REST API; the others take the ports behind it, or free ones
     #[arg(long, default_value = "127.0.0.1:8080")]
     http: SocketAddr,
-    /// How many nodes to run; for now only 1
-    #[arg(long, default_value_t = 1)]
+    /// How many nodes to run; a data folder keeps the number it was made with
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(CLUSTER_NODES_MAX)))]
     nodes: u32,
+    /// Run every node in a process of its own, so that one can be killed
+    #[arg(long)]
+    processes: bool,
     /// Into how many partitions the wallet is split when it is created
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
     partitions: u32,
@@ -51,62 +58,52 @@ fn parse_machine(text: &str) -> Result<(String, PathBuf), String> {
 }
 
 pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
-    if args.nodes != 1 {
-        bail!("501: this version runs one node; start it with --nodes 1");
+    if args.processes {
+        ensure!(args.nodes > 1, "--processes starts several nodes; leave it out, or give --nodes 3");
+        processes::run(args)
+    } else if args.nodes == 1 {
+        together::run_alone(args)
+    } else {
+        together::run(args)
     }
-    let callers = Callers::new(&[], args.http)?;
-    let mut machines = vec![MachineSpec {
-        name: "wallet".to_owned(),
-        module: ModuleSource::Embedded(WALLET),
-        partitions: args.partitions,
-    }];
-    machines.extend(args.machines.into_iter().map(|(name, file)| MachineSpec {
-        name,
-        module: ModuleSource::File(file),
-        partitions: args.partitions,
-    }));
-    let limits = LimitsConfig::default();
-    let data = args.data.clone();
-    let options = HostOptions {
-        node: NodeOptions {
-            data: args.data,
-            node: NodeId(1),
-            machines,
-            disk: Arc::new(RealDisk),
-            clock: Arc::new(SystemClock),
-            paranoid: args.paranoid,
-            hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
-            peer: None,
-            http: None,
-        },
-        listen: args.http,
-        callers,
-        connections_max: limits.http_connections,
-        requests_max: limits.http_requests,
-    };
-    run_host(options, move |address| print_welcome(address, &data))
 }
 
-/// What a newcomer needs: the address, a transfer to try, and how to check it.
-fn print_welcome(address: SocketAddr, data: &std::path::Path) {
-    println!(
-        r#"listening on http://{address}   data in {data}
-no tokens are configured, so everybody on this machine may do everything
+/// Says where a node listens; scripts wait for this line.
+fn print_listening(address: SocketAddr, data: &Path) -> anyhow::Result<()> {
+    Ok(print(&format!("listening on http://{address}   data in {}\n", data.display()))?)
+}
 
+/// What a newcomer needs: a transfer to try, and how to check it. `data` is that of one node.
+fn welcome(nodes: &[SocketAddr], data: &Path) -> String {
+    let (first, last) = (nodes[0], nodes[nodes.len() - 1]);
+    let cluster = if let [_, _, ..] = nodes {
+        let all: Vec<_> = nodes.iter().map(|node| format!("http://{node}")).collect();
+        format!(
+            "one cluster of {} nodes, {}: any of them answers\nlook at it:\n  statehouse cluster status --url http://{first}\n",
+            nodes.len(),
+            all.join(" ")
+        )
+    } else {
+        String::new()
+    };
+    format!(
+        r#"no tokens are configured, so everybody on this machine may do everything
+{cluster}
 try a transfer:
-  curl -sX POST http://{address}/v1/wallet/accounts -H 'content-type: application/json' -d '{{"account":"alice","currency":"USD"}}'
-  curl -sX POST http://{address}/v1/wallet/accounts -H 'content-type: application/json' -d '{{"account":"bob","currency":"USD"}}'
-  curl -sX POST http://{address}/v1/wallet/deposit  -H 'content-type: application/json' -d '{{"account":"alice","amount":"100.00","currency":"USD","transaction_id":"{deposit}"}}'
-  curl -sX POST http://{address}/v1/wallet/balance_transfer -H 'content-type: application/json' \
+  curl -sX POST http://{first}/v1/wallet/accounts -H 'content-type: application/json' -d '{{"account":"alice","currency":"USD"}}'
+  curl -sX POST http://{first}/v1/wallet/accounts -H 'content-type: application/json' -d '{{"account":"bob","currency":"USD"}}'
+  curl -sX POST http://{first}/v1/wallet/deposit  -H 'content-type: application/json' -d '{{"account":"alice","amount":"100.00","currency":"USD","transaction_id":"{deposit}"}}'
+  curl -sX POST http://{first}/v1/wallet/balance_transfer -H 'content-type: application/json' \
        -d '{{"from_account":"alice","to_account":"bob","amount":"1.00","currency":"USD","transaction_id":"{transfer}"}}'
-  curl -s http://{address}/v1/wallet/accounts/bob
+  curl -s http://{last}/v1/wallet/accounts/bob
 
 recompute it all, also while this runs:
   statehouse audit verify --data {data}
 
-stop with Ctrl-C; start again with the same command and everything is there"#,
+stop with Ctrl-C; start again with the same command and everything is there
+"#,
         data = data.display(),
         deposit = uuid::Uuid::new_v4(),
         transfer = uuid::Uuid::new_v4(),
-    );
+    )
 }

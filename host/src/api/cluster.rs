@@ -1,0 +1,235 @@
+//! The cluster: how this node sees it, and what operators change about it.
+//!
+//! In: `GET /v1/cluster`, and four changes that are read by a declared shape like any command's body. Out: a [`ClusterPage`], which
+//! also answers every change, so that whoever made it sees what came of it. It knows nothing of how a change is made.
+
+use std::collections::BTreeMap;
+
+use axum::body::Body;
+use axum::http::request::Parts;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use statehouse_abi::describe::{Field, Schema, TextFormat};
+use statehouse_abi::value::Value;
+use tokio::time::Instant;
+
+use super::asked::Asked;
+use super::body::{check_media_type, read_body};
+use super::handle::Api;
+use super::json::{ObjectShape, read_json};
+use super::pages;
+use super::problem::{Code, Problem};
+use super::route::Page;
+use super::time::print_time;
+use crate::config::is_host_and_port;
+use crate::ids::{NodeId, PartitionId, Term};
+use crate::limits::{BODY_BYTES_MAX, CLUSTER_NODES_MAX, HOST_NAME_BYTES_MAX, SLOT_COUNT};
+use crate::system::cluster::{ClusterView, MachineView, NodeView, ReplicaView};
+
+/// `host:port` with the longest port.
+const PEER_CHARS_MAX: u32 = HOST_NAME_BYTES_MAX as u32 + ":65535".len() as u32;
+
+/// The cluster as one node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterPage {
+    /// Nothing as long as the node belongs to none.
+    pub cluster: Option<String>,
+    /// The node that answers.
+    pub node: NodeId,
+    /// Of its host.
+    pub version: String,
+    pub is_ready: bool,
+    pub nodes: Vec<NodePage>,
+    pub machines: Vec<MachinePage>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodePage {
+    pub id: NodeId,
+    pub peer: String,
+    pub http: Option<String>,
+    pub is_reachable: bool,
+    pub clock_ahead_us: Option<i64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachinePage {
+    pub name: String,
+    pub partitions: Vec<ReplicaPage>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaPage {
+    pub partition: PartitionId,
+    pub leader: Option<NodeId>,
+    pub term: Term,
+    pub voters: Vec<NodeId>,
+    pub learners: Vec<NodeId>,
+    pub position: String,
+    pub time: String,
+    pub head: String,
+    /// `running`, or why not.
+    pub state: String,
+}
+
+/// What an operator wants changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    Init(BTreeMap<NodeId, String>),
+    Add(NodeId, String),
+    Remove(NodeId),
+    Transfer { machine: String, partition: PartitionId, to: NodeId },
+}
+
+pub fn get(api: &Api) -> Response {
+    pages::json(&ClusterPage::new(api.cluster.view(), api.router.is_ready().is_ok()))
+}
+
+/// Reads the change that one of the routes asks for; `captured` is what its path names.
+///
+/// # Errors
+/// 4xx with the place of what is wrong; nothing was changed.
+pub async fn read(
+    page: Page,
+    captured: Option<&str>,
+    parts: &Parts,
+    body: Body,
+    deadline: Instant,
+) -> Result<Change, Problem> {
+    if parts.uri.query().is_some_and(|query| !query.is_empty()) {
+        return Err(Problem::new(Code::UnknownParameter, "a change has no parameters behind the path"));
+    }
+    if page == Page::NodeRemove {
+        let number = captured.and_then(|id| id.parse().ok()).filter(|id| *id > 0);
+        let id = number.ok_or_else(|| Problem::new(Code::BadPath, "a node's id is a whole number from 1"))?;
+        return Ok(Change::Remove(NodeId(id)));
+    }
+    let json = read_body(body, BODY_BYTES_MAX, deadline).await?;
+    if !json.is_empty() {
+        check_media_type(&parts.headers, &["application/json"])?;
+    }
+    let schema = schema(page).expect("only removing a node has no body");
+    let read = read_json(&ObjectShape::new(&schema, None), &[], &json)?;
+    change(page, &Value::from_cbor(&read.cbor).expect("the reader writes deterministic CBOR"))
+}
+
+/// Makes the change and answers with what the cluster looks like then.
+///
+/// # Errors
+/// See [`ClusterError`](crate::system::ClusterError).
+pub async fn make(api: &Api, change: Change, asked: Asked) -> Result<Response, Problem> {
+    let Asked { request_id, caller, deadline } = asked;
+    tracing::info!(caller = caller.name, %request_id, ?change, "a change of the cluster is asked for");
+    let cluster = &api.cluster;
+    match change {
+        Change::Init(nodes) => cluster.init(nodes, deadline).await?,
+        Change::Add(node, peer) => cluster.add(node, peer, deadline).await?,
+        Change::Remove(node) => cluster.remove(node, deadline).await?,
+        Change::Transfer { machine, partition, to } => cluster.transfer(&machine, partition, to, deadline).await?,
+    }
+    Ok(get(api))
+}
+
+/// The body of a change; nothing when it has none.
+pub fn schema(page: Page) -> Option<Schema> {
+    let node = || Schema::Int { min: 1, max: i64::MAX };
+    let text = |max_chars| Schema::Text { min_chars: 1, max_chars, format: TextFormat::Plain };
+    let member = || {
+        let peer = field("peer", text(PEER_CHARS_MAX), "Where the other nodes reach it, as host:port");
+        Schema::Object { fields: vec![field("id", node(), "Of the node, as its configuration says"), peer] }
+    };
+    match page {
+        Page::ClusterInit => {
+            let nodes = Schema::Array { items: Box::new(member()), max_items: CLUSTER_NODES_MAX };
+            Some(Schema::Object { fields: vec![field("nodes", nodes, "All nodes, the asked one among them")] })
+        }
+        Page::NodeAdd => Some(member()),
+        Page::LeaderTransfer => {
+            let partition = Schema::Int { min: 0, max: i64::from(SLOT_COUNT) - 1 };
+            let fields = vec![
+                field("machine", text(32), "Name of the machine"),
+                field("partition", partition, "Which of its partitions"),
+                field("to", node(), "The node that is to lead it"),
+            ];
+            Some(Schema::Object { fields })
+        }
+        _ => None,
+    }
+}
+
+fn field(name: &str, schema: Schema, summary: &str) -> Field {
+    Field { name: name.to_owned(), schema, required: true, summary: summary.to_owned() }
+}
+
+/// `body` satisfies the schema of the page.
+fn change(page: Page, body: &Value) -> Result<Change, Problem> {
+    match page {
+        Page::ClusterInit => Ok(Change::Init(members(body)?)),
+        Page::NodeAdd => member(body).map(|(node, peer)| Change::Add(node, peer)),
+        _ => {
+            let partition = u32::try_from(number(body, "partition")).expect("the schema bounds it");
+            let (machine, to) = (text(body, "machine").to_owned(), NodeId(number(body, "to")));
+            Ok(Change::Transfer { machine, partition: PartitionId(partition), to })
+        }
+    }
+}
+
+fn members(body: &Value) -> Result<BTreeMap<NodeId, String>, Problem> {
+    let Some(Value::Array(listed)) = body.find("nodes") else { unreachable!("the schema asks for an array") };
+    let mut members = BTreeMap::new();
+    for node in listed {
+        let (id, peer) = member(node)?;
+        if members.insert(id, peer).is_some() {
+            return Err(Problem::new(Code::InvalidChange, format!("node {id} is listed twice")));
+        }
+    }
+    Ok(members)
+}
+
+fn member(body: &Value) -> Result<(NodeId, String), Problem> {
+    let (id, peer) = (NodeId(number(body, "id")), text(body, "peer"));
+    if !is_host_and_port(peer) {
+        let detail = format!("`{peer}` is not where node {id} can be reached; send host:port, as its `peer.advertise`");
+        return Err(Problem::new(Code::InvalidChange, detail));
+    }
+    Ok((id, peer.to_owned()))
+}
+
+fn number(body: &Value, field: &str) -> u64 {
+    let number = body.find(field).and_then(Value::as_int).and_then(|number| u64::try_from(number).ok());
+    number.expect("the schema asks for a number that is not negative")
+}
+
+fn text<'v>(body: &'v Value, field: &str) -> &'v str {
+    body.find(field).and_then(Value::as_text).expect("the schema asks for a text")
+}
+
+impl ClusterPage {
+    pub fn new(view: ClusterView, is_ready: bool) -> Self {
+        let ClusterView { cluster, node, nodes, machines } = view;
+        let nodes = nodes.into_iter().map(NodePage::from).collect();
+        let machines = machines.into_iter().map(MachinePage::from).collect();
+        Self { cluster, node, version: env!("CARGO_PKG_VERSION").to_owned(), is_ready, nodes, machines }
+    }
+}
+
+impl From<NodeView> for NodePage {
+    fn from(view: NodeView) -> Self {
+        let NodeView { id, peer, http, is_reachable, clock_ahead } = view;
+        Self { id, peer, http, is_reachable, clock_ahead_us: clock_ahead.map(|ahead| ahead.0) }
+    }
+}
+
+impl From<MachineView> for MachinePage {
+    fn from(view: MachineView) -> Self {
+        Self { name: view.name, partitions: view.partitions.into_iter().map(ReplicaPage::from).collect() }
+    }
+}
+
+impl From<ReplicaView> for ReplicaPage {
+    fn from(view: ReplicaView) -> Self {
+        let ReplicaView { partition, leader, term, voters, learners, position, time, head, state } = view;
+        let (position, time, head) = (position.to_string(), print_time(time), head.to_string());
+        Self { partition, leader, term, voters, learners, position, time, head, state }
+    }
+}

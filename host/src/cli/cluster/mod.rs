@@ -1,0 +1,204 @@
+//! `statehouse cluster`: what operators do, through the REST API of any node.
+//!
+//! In: a node's URL, a token, and what is to change. Out: the cluster as that node sees it; code 1 when something in it is not well. It
+//! knows nothing of how a change is made.
+
+mod status;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use hyper::Method;
+use serde_json::{Value, json};
+
+use crate::api::ClusterPage;
+use crate::cli::client::Client;
+use crate::cli::output::{print, print_json};
+use crate::config::is_host_and_port;
+
+#[derive(Args)]
+pub struct ClusterArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which node is asked, and who asks.
+#[derive(Args)]
+struct Asked {
+    /// The REST API of a node; any of the cluster will do
+    #[arg(long, default_value = "http://127.0.0.1:8080")]
+    url: String,
+    /// A token with the role operator or admin, where tokens are configured
+    #[arg(long, env = "STATEHOUSE_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Found a cluster of nodes that run and belong to none yet; the asked node must be among them
+    Init {
+        /// A node, as ID=HOST:PORT of its `[peer]`; given once for each
+        #[arg(long = "node", required = true, value_parser = parse_node)]
+        nodes: Vec<(u64, String)>,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// The nodes, who leads what, and how far everybody is; code 1 when something is not well
+    Status {
+        /// As the node answers it, for programs
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Take a running node in; it votes once it has caught up
+    Add {
+        /// The node, as ID=HOST:PORT of its `[peer]`
+        #[arg(long, value_parser = parse_node)]
+        node: (u64, String),
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Remove a node for good; its id is never used again
+    Remove {
+        /// Its id
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+        node: u64,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Make a node the leader of a partition, for now
+    Transfer {
+        #[arg(long)]
+        machine: String,
+        #[arg(long)]
+        partition: u32,
+        /// The id of the node that is to lead
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+        to: u64,
+        #[command(flatten)]
+        asked: Asked,
+    },
+}
+
+fn parse_node(text: &str) -> Result<(u64, String), String> {
+    let (id, peer) = text.split_once('=').ok_or("expected ID=HOST:PORT, like 2=10.0.0.2:7000")?;
+    let number = id.parse().ok().filter(|number| *number > 0);
+    let number = number.ok_or_else(|| format!("`{id}` is not the id of a node, a whole number from 1"))?;
+    if !is_host_and_port(peer) {
+        return Err(format!("`{peer}` is not HOST:PORT, where the other nodes reach node {id}"));
+    }
+    Ok((number, peer.to_owned()))
+}
+
+pub fn run(args: ClusterArgs) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(answer(args.command))
+}
+
+async fn answer(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Init { nodes, asked } => {
+            change(&asked, Method::POST, "/v1/cluster/init", Some(init_body(&nodes))).await
+        }
+        Command::Add { node: (id, peer), asked } => {
+            let body = json!({ "id": id, "peer": peer });
+            change(&asked, Method::POST, "/v1/cluster/nodes", Some(body)).await
+        }
+        Command::Remove { node, asked } => {
+            change(&asked, Method::DELETE, &format!("/v1/cluster/nodes/{node}"), None).await
+        }
+        Command::Transfer { machine, partition, to, asked } => {
+            let body = json!({ "machine": machine, "partition": partition, "to": to });
+            change(&asked, Method::POST, "/v1/cluster/transfer", Some(body)).await
+        }
+        Command::Status { json, asked } => show_status(&asked, json).await,
+    }
+}
+
+/// The body that founds a cluster of these nodes: id and peer address.
+pub fn init_body(nodes: &[(u64, String)]) -> Value {
+    let nodes: Vec<_> = nodes.iter().map(|(id, peer)| json!({ "id": id, "peer": peer })).collect();
+    json!({ "nodes": nodes })
+}
+
+/// Makes a change and shows what the cluster looks like then. Whether all is well already is `status`'s business: nodes may still catch up.
+async fn change(asked: &Asked, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<ExitCode> {
+    let client = Client::new(&asked.url, asked.token.clone())?;
+    let page = read(client.send(method, path, body.as_ref()).await?)?;
+    print(&format!("done\n{}", status::render(&page)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn show_status(asked: &Asked, as_json: bool) -> anyhow::Result<ExitCode> {
+    let json = Client::new(&asked.url, asked.token.clone())?.get("/v1/cluster").await?;
+    let page = read(json.clone())?;
+    let troubles = status::troubles(&page);
+    if as_json {
+        print_json(&json)?;
+    } else {
+        let lines: String = troubles.iter().map(|trouble| format!("not well: {trouble}\n")).collect();
+        print(&format!("{}{lines}", status::render(&page)))?;
+    }
+    Ok(if troubles.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn read(json: Value) -> anyhow::Result<ClusterPage> {
+    serde_json::from_value(json).context("the node's answer is not that of this version; use the `statehouse` it runs")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    }
+
+    fn parse(line: &str) -> Result<Command, String> {
+        let parsed = Line::try_parse_from(["cluster"].into_iter().chain(line.split(' ')));
+        parsed.map(|line| line.cluster.command).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn arguments_are_read() {
+        let line = "init --node 1=127.0.0.1:7001 --node 2=n2:7000 --url http://n:1 --token t";
+        let Ok(Command::Init { nodes, asked }) = parse(line) else { panic!("a good line") };
+        assert_eq!(
+            init_body(&nodes).to_string(),
+            r#"{"nodes":[{"id":1,"peer":"127.0.0.1:7001"},{"id":2,"peer":"n2:7000"}]}"#
+        );
+        assert_eq!((asked.url.as_str(), asked.token.as_deref()), ("http://n:1", Some("t")));
+        let Ok(Command::Status { json, asked }) = parse("status --json") else { panic!("a good line") };
+        assert_eq!((json, asked.url.as_str()), (true, "http://127.0.0.1:8080"));
+        let Ok(Command::Transfer { machine, partition, to, .. }) =
+            parse("transfer --machine wallet --partition 3 --to 2")
+        else {
+            panic!("a good line")
+        };
+        assert_eq!((machine.as_str(), partition, to), ("wallet", 3, 2));
+        let Ok(Command::Add { node, .. }) = parse("add --node 4=n4:7000") else { panic!("a good line") };
+        assert_eq!(node, (4, "n4:7000".to_owned()));
+        let Ok(Command::Remove { node, .. }) = parse("remove --node 4") else { panic!("a good line") };
+        assert_eq!(node, 4);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let check = |line: &str, expected: &str| {
+            let error = parse(line).err().expect(line);
+            assert!(error.contains(expected), "{line}: {error}");
+        };
+        check("init", "--node <NODES>");
+        check("init --node n1:7000", "expected ID=HOST:PORT");
+        check("add --node 0=n:1", "`0` is not the id of a node");
+        check("add --node 4=n4", "`n4` is not HOST:PORT, where the other nodes reach node 4");
+        check("remove --node 0", "0 is not in 1..");
+        check("transfer --machine wallet --partition 0", "--to <TO>");
+    }
+}

@@ -1,0 +1,189 @@
+//! A cluster as tables, and what is not well about it.
+//!
+//! In: the page that a node answers. Out: text. It asks nobody.
+
+use std::fmt::Write;
+
+use crate::api::{ClusterPage, NodePage, ReplicaPage};
+use crate::cli::output::table;
+use crate::ids::NodeId;
+
+/// The cluster for people.
+pub fn render(page: &ClusterPage) -> String {
+    let ready = if page.is_ready { "ready" } else { "not ready" };
+    let Some(cluster) = &page.cluster else {
+        return format!("node {} (version {}, {ready}) belongs to no cluster\n", page.node, page.version);
+    };
+    let mut text = format!("cluster {cluster}, as node {} sees it (version {}, {ready})\n", page.node, page.version);
+    let mut nodes = table(&["node", "peers reach it at", "clients reach it at", "answers", "clock ahead"]);
+    for node in &page.nodes {
+        let is_self = node.id == page.node;
+        let answers = if is_self { "this one" } else { yes_or_no(node.is_reachable) };
+        nodes.add_row([node.id.to_string(), node.peer.clone(), http(node), answers.to_owned(), clock(node)]);
+    }
+    let mut partitions = table(&["partition", "leader", "term", "voters", "learners", "position", "time", "state"]);
+    for (name, replica) in replicas(page) {
+        partitions.add_row([
+            name,
+            replica.leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string()),
+            replica.term.to_string(),
+            ids(&replica.voters),
+            ids(&replica.learners),
+            replica.position.clone(),
+            replica.time.clone(),
+            replica.state.clone(),
+        ]);
+    }
+    write!(text, "{nodes}\n{partitions}\n").expect("a text takes everything");
+    text
+}
+
+/// What an operator should look at, each with what to do.
+pub fn troubles(page: &ClusterPage) -> Vec<String> {
+    if page.cluster.is_none() {
+        let node = page.node;
+        return vec![format!(
+            "node {node} belongs to no cluster; create one with `statehouse cluster init --node {node}=HOST:PORT …`, or have one \
+             take it in with `statehouse cluster add --node {node}=HOST:PORT --url` of a node there"
+        )];
+    }
+    let mut troubles = Vec::new();
+    for node in page.nodes.iter().filter(|node| !node.is_reachable && node.id != page.node) {
+        troubles.push(format!(
+            "node {} at {} does not answer node {}; start it, or look at the network between them",
+            node.id, node.peer, page.node
+        ));
+    }
+    for (name, replica) in replicas(page) {
+        if replica.leader.is_none() {
+            troubles
+                .push(format!("partition {name} has no leader; most of its voters {} must run", ids(&replica.voters)));
+        }
+        if replica.state != "running" {
+            troubles.push(format!("partition {name} on node {}: {}; see its log", page.node, replica.state));
+        }
+    }
+    if !page.is_ready && troubles.is_empty() {
+        troubles.push(format!("node {} is not ready; its page /readyz says why", page.node));
+    }
+    troubles
+}
+
+/// All partitions, as `machine/partition`.
+fn replicas(page: &ClusterPage) -> impl Iterator<Item = (String, &ReplicaPage)> {
+    page.machines.iter().flat_map(|machine| {
+        machine.partitions.iter().map(move |replica| (format!("{}/{}", machine.name, replica.partition), replica))
+    })
+}
+
+fn ids(ids: &[NodeId]) -> String {
+    let ids: Vec<_> = ids.iter().map(NodeId::to_string).collect();
+    ids.join(" ")
+}
+
+fn http(node: &NodePage) -> String {
+    node.http.as_ref().map_or_else(|| "–".to_owned(), |http| format!("http://{http}"))
+}
+
+fn yes_or_no(is_so: bool) -> &'static str {
+    if is_so { "yes" } else { "no" }
+}
+
+/// In milliseconds, without a float.
+fn clock(node: &NodePage) -> String {
+    let Some(ahead) = node.clock_ahead_us else { return "–".to_owned() };
+    let sign = if ahead < 0 { "-" } else { "" };
+    let ahead = ahead.unsigned_abs();
+    format!("{sign}{}.{:03} ms", ahead / 1000, ahead % 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::ids::{Head, JournalIndex, Micros, PartitionId, Position, Term};
+    use crate::system::cluster::{ClusterView, MachineView, NodeView, ReplicaView};
+
+    fn node(id: u64, clock_ahead: Option<i64>) -> NodeView {
+        NodeView {
+            id: NodeId(id),
+            peer: format!("10.0.0.{id}:7000"),
+            http: clock_ahead.map(|_| format!("10.0.0.{id}:8080")),
+            is_reachable: clock_ahead.is_some(),
+            clock_ahead: clock_ahead.map(Micros),
+        }
+    }
+
+    fn replica(partition: u32, leader: Option<u64>, state: &str) -> ReplicaView {
+        let head = Head::of(b"a journal");
+        ReplicaView {
+            partition: PartitionId(partition),
+            leader: leader.map(NodeId),
+            term: Term(7),
+            voters: [1, 2, 3].map(NodeId).to_vec(),
+            learners: vec![NodeId(4)],
+            position: Position {
+                partition: PartitionId(partition),
+                index: JournalIndex(12),
+                n: 3,
+                head8: [1, 2, 3, 4],
+            },
+            time: Micros(1_772_600_767_000_001),
+            head,
+            state: state.to_owned(),
+        }
+    }
+
+    fn page(nodes: Vec<NodeView>, partitions: Vec<ReplicaView>, is_ready: bool) -> ClusterPage {
+        let cluster = Some("018f0000-0000-7000-8000-000000000001".to_owned());
+        let machines = vec![MachineView { name: "wallet".into(), partitions }];
+        ClusterPage::new(ClusterView { cluster, node: NodeId(1), nodes, machines }, is_ready)
+    }
+
+    #[test]
+    fn a_healthy_cluster_is_two_tables() {
+        let nodes = vec![node(1, Some(0)), node(2, Some(1_234)), node(3, Some(-56))];
+        let page = page(nodes, vec![replica(0, Some(2), "running"), replica(1, Some(3), "running")], true);
+        assert_eq!(troubles(&page), Vec::<String>::new());
+        expect![[r#"
+            cluster 018f0000-0000-7000-8000-000000000001, as node 1 sees it (version 0.1.0, ready)
+            ┌──────────────────────────────────────────────────────────────────────────┐
+            │ node   peers reach it at   clients reach it at    answers    clock ahead │
+            ╞══════════════════════════════════════════════════════════════════════════╡
+            │ 1      10.0.0.1:7000       http://10.0.0.1:8080   this one   0.000 ms    │
+            │ 2      10.0.0.2:7000       http://10.0.0.2:8080   yes        1.234 ms    │
+            │ 3      10.0.0.3:7000       http://10.0.0.3:8080   yes        -0.056 ms   │
+            └──────────────────────────────────────────────────────────────────────────┘
+            ┌─────────────────────────────────────────────────────────────────────────────────────────────────────────┐
+            │ partition   leader   term   voters   learners   position          time                          state   │
+            ╞═════════════════════════════════════════════════════════════════════════════════════════════════════════╡
+            │ wallet/0    2        7      1 2 3    4          0.12.3~01020304   2026-03-04T05:06:07.000001Z   running │
+            │ wallet/1    3        7      1 2 3    4          1.12.3~01020304   2026-03-04T05:06:07.000001Z   running │
+            └─────────────────────────────────────────────────────────────────────────────────────────────────────────┘
+        "#]]
+        .assert_eq(&render(&page));
+    }
+
+    #[test]
+    fn what_is_not_well_is_said_with_what_to_do() {
+        let page = page(vec![node(1, Some(0)), node(2, None)], vec![replica(0, None, "halted: disk full")], false);
+        expect![[r#"
+            node 2 at 10.0.0.2:7000 does not answer node 1; start it, or look at the network between them
+            partition wallet/0 has no leader; most of its voters 1 2 3 must run
+            partition wallet/0 on node 1: halted: disk full; see its log"#]]
+        .assert_eq(&troubles(&page).join("\n"));
+        let rendered = render(&page);
+        assert!(rendered.contains("not ready") && rendered.contains("none"), "{rendered}");
+    }
+
+    #[test]
+    fn a_node_without_a_cluster_says_how_to_get_one() {
+        let view = ClusterView { cluster: None, node: NodeId(4), nodes: vec![], machines: vec![] };
+        let page = ClusterPage::new(view, true);
+        let text = format!("{}{}", render(&page), troubles(&page).join("\n"));
+        expect![[r#"
+            node 4 (version 0.1.0, ready) belongs to no cluster
+            node 4 belongs to no cluster; create one with `statehouse cluster init --node 4=HOST:PORT …`, or have one take it in with `statehouse cluster add --node 4=HOST:PORT --url` of a node there"#]].assert_eq(&text);
+    }
+}

@@ -1,0 +1,139 @@
+//! `dev` in one process: one node, or a whole cluster on one runtime.
+//!
+//! In: the flags. Out: served nodes, which at the first start have founded their cluster by themselves. They meet over loopback sockets
+//! as they would on several machines; only the process and its metrics are shared.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use futures_util::future::try_join_all;
+use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep};
+
+use super::folder::{Bound, DevFolder, DevNode, check_alone, routes_from};
+use super::{DevArgs, LOOK, READY_TIME_MAX, WALLET, WALLET_NAME, print_listening, welcome};
+use crate::api::Callers;
+use crate::cli::host::{self, Host, HostOptions, Process};
+use crate::cli::output::print;
+use crate::clock::SystemClock;
+use crate::config::{ClusterConfig, LimitsConfig};
+use crate::ids::NodeId;
+use crate::limits::{self, DEADLINE_MAX};
+use crate::log::RealDisk;
+use crate::system::{ClusterError, MachineSpec, ModuleSource, NodeOptions, PeerOptions};
+
+/// One node that is a cluster of its own.
+pub fn run_alone(args: DevArgs) -> anyhow::Result<ExitCode> {
+    check_alone(&args.data)?;
+    host::run(async move |process: Process| {
+        let listener = host::bind_http(args.http).await?;
+        let options = options(&args, NodeId(1), args.data.clone(), listener, None)?;
+        let host = Host::start(options, &process).await?;
+        print_listening(host.address(), &args.data)?;
+        print(&welcome(&[host.address()], &args.data))?;
+        host::finish(vec![host]).await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// A cluster.
+pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
+    host::run(async move |process: Process| {
+        let folder = DevFolder::open(&args.data, args.nodes)?;
+        let bound = folder.bind(args.http).await?;
+        let nodes = bound.iter().map(|bound| bound.node(std::process::id())).collect::<anyhow::Result<Vec<_>>>()?;
+        // Before anything of the nodes is there, so that the folder's shape is known from the first byte on.
+        folder.write(&nodes)?;
+        let starts = bound.into_iter().map(|bound| start(&args, &folder, &nodes, bound, &process));
+        // All at once: none of them gets far before a majority is there.
+        let hosts = try_join_all(starts).await?;
+        for (host, node) in hosts.iter().zip(&nodes) {
+            print_listening(host.address(), &folder.node(node.id))?;
+        }
+        let prepared = tokio::select! {
+            prepared = prepare(&hosts, &nodes) => prepared,
+            () = process.stop.cancelled() => Ok(()),
+        };
+        if prepared.is_ok() && !process.stop.is_cancelled() {
+            let addresses: Vec<SocketAddr> = hosts.iter().map(Host::address).collect();
+            print(&welcome(&addresses, &folder.node(nodes[0].id)))?;
+        } else {
+            process.stop.cancel();
+        }
+        let finished = host::finish(hosts).await;
+        prepared.and(finished)?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+async fn start(
+    args: &DevArgs,
+    folder: &DevFolder,
+    nodes: &[DevNode],
+    bound: Bound,
+    process: &Process,
+) -> anyhow::Result<Host> {
+    let Bound { id, http, peer: listener } = bound;
+    let advertise = listener.local_addr().context("asking for the peer address")?.to_string();
+    let clock_skew_max = ClusterConfig::default().clock_skew_max();
+    let peer = PeerOptions { listener, advertise, routes: routes_from(id, nodes), tls: None, clock_skew_max };
+    let options = options(args, id, folder.node(id), http, Some(peer))?;
+    Host::start(options, process).await.with_context(|| format!("starting node {id}"))
+}
+
+fn options(
+    args: &DevArgs,
+    node: NodeId,
+    data: PathBuf,
+    listener: TcpListener,
+    peer: Option<PeerOptions>,
+) -> anyhow::Result<HostOptions> {
+    let callers = Callers::new(&[], listener.local_addr().context("asking for the address")?)?;
+    let wallet = (WALLET_NAME.to_owned(), ModuleSource::Embedded(WALLET));
+    let others = args.machines.iter().map(|(name, file)| (name.clone(), ModuleSource::File(file.clone())));
+    let machines = std::iter::once(wallet).chain(others);
+    let machines = machines.map(|(name, module)| MachineSpec { name, module, partitions: args.partitions }).collect();
+    let limits = LimitsConfig::default();
+    Ok(HostOptions {
+        node: NodeOptions {
+            data,
+            node,
+            machines,
+            disk: Arc::new(RealDisk),
+            clock: Arc::new(SystemClock),
+            paranoid: args.paranoid,
+            hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
+            peer,
+            http: None,
+        },
+        listener,
+        callers,
+        connections_max: limits.http_connections,
+        requests_max: limits.http_requests,
+    })
+}
+
+/// Founds the cluster at the first start, and waits until every node serves the wallet.
+async fn prepare(hosts: &[Host], nodes: &[DevNode]) -> anyhow::Result<()> {
+    // Also when only some are missing: the process may have ended while it founded the cluster.
+    if hosts.iter().any(|host| host.cluster().view().cluster.is_none()) {
+        let members: BTreeMap<NodeId, String> = nodes.iter().map(|node| (node.id, node.peer.to_string())).collect();
+        match hosts[0].cluster().init(members, Instant::now() + DEADLINE_MAX).await {
+            Ok(()) | Err(ClusterError::Exists(_)) => {}
+            Err(error) => return Err(error).context("founding the cluster"),
+        }
+    }
+    let deadline = Instant::now() + READY_TIME_MAX;
+    while !hosts.iter().all(|host| host.serves(WALLET_NAME)) {
+        if deadline <= Instant::now() {
+            tracing::warn!("the cluster does not serve yet; /readyz of each node says why");
+            break;
+        }
+        sleep(LOOK).await;
+    }
+    Ok(())
+}
