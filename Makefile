@@ -6,7 +6,7 @@ CLI := $(CARGO_TARGET_DIR)/release/statehouse
 .PHONY: run test modules bench setup build
 .DEFAULT_GOAL := run
 
-run: build ## one node in one process with the wallet, data in ./statehouse-data, http on 127.0.0.1:8080
+run: build ## three nodes in one process with the wallet, data in ./statehouse-data, http on 127.0.0.1:8080 8081 8082
 	exec $(CLI) dev
 
 test: setup ## format, lints, modules, every suite; the time of each and a summary at the end
