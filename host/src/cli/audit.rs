@@ -33,8 +33,8 @@ pub enum AuditArgs {
 
 #[derive(Args)]
 struct From {
-    /// Data folder of a node, running or stopped, or a copy of it
-    #[arg(long, default_value = "./statehouse-data")]
+    /// Data folder of a node, running or stopped, or a copy of it; without it the first of `statehouse dev`
+    #[arg(long, default_value = "./statehouse-data/node-1")]
     data: PathBuf,
     /// Print JSON
     #[arg(long)]
