@@ -143,6 +143,14 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
 }
 
 fn find_machine(api: &Api, name: &str) -> Result<Arc<Machine>, Problem> {
-    let problem = || Problem::new(Code::UnknownMachine, format!("there is no machine `{name}` on this node"));
-    api.router.find_machine(name).ok_or_else(problem)
+    if let Some(machine) = api.router.find_machine(name) {
+        return Ok(machine);
+    }
+    // A node that has just started does not know all machines yet, and must not deny one for good.
+    let reasons = api.router.not_ready();
+    if !reasons.is_empty() {
+        let detail = format!("not accepted, there is no machine `{name}` on this node yet: {}", reasons.join(", "));
+        return Err(Problem::new(Code::NotReady, detail).with_retry_after(Duration::from_secs(1)));
+    }
+    Err(Problem::new(Code::UnknownMachine, format!("there is no machine `{name}` on this node")))
 }

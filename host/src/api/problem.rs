@@ -375,7 +375,7 @@ impl From<ClusterError> for Problem {
             ClusterError::NoCluster => Code::NoCluster,
             ClusterError::Exists(_) => Code::ClusterExists,
             ClusterError::NoPeer => Code::NoPeer,
-            ClusterError::Invalid(_) => Code::InvalidChange,
+            ClusterError::Invalid(_) | ClusterError::Rejected { .. } => Code::InvalidChange,
             ClusterError::NodeIdUsed(_) => Code::NodeIdUsed,
             ClusterError::UnknownNode(_) => Code::UnknownNode,
             ClusterError::UnknownPartition(_) => Code::UnknownPartition,

@@ -31,7 +31,10 @@ pub fn run<F: Future<Output = anyhow::Result<ExitCode>>>(work: impl FnOnce(Proce
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,statehouse=info,openraft=error"));
     let with_colour = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(with_colour).with_writer(std::io::stderr).init();
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(with_colour).with_writer(std::io::stderr);
+    // To complain on stderr that stderr is gone would panic, in the middle of whatever was being logged.
+    subscriber.log_internal_errors(false).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     runtime.block_on(async move {
         let metrics = PrometheusBuilder::new().install_recorder().context("installing the metrics recorder")?;
@@ -45,11 +48,12 @@ fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => tracing::info!("SIGINT: finishing the requests in hand"),
-            _ = terminate.recv() => tracing::info!("SIGTERM: finishing the requests in hand"),
-        }
+        let told = tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        };
         stop.cancel();
+        tracing::info!("{told}: finishing the requests in hand");
     });
     Ok(())
 }

@@ -1,4 +1,7 @@
 //! `statehouse serve`: a node as its configuration file says.
+//!
+//! In: a configuration file. Out: a node that runs until it is told to stop, or until whoever started it is gone. It knows nothing of
+//! how requests are answered, nor of the other nodes but their addresses.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -96,9 +99,10 @@ fn advertised_http(listen: SocketAddr, peer: Option<&PeerOptions>) -> Option<Str
 
 /// Reads stdin to its end, which comes when the last process that could write to it has closed it or died.
 fn stop_with_stdin(stop: &CancellationToken) {
-    match std::io::copy(&mut std::io::stdin(), &mut std::io::sink()) {
+    let ended = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+    stop.cancel();
+    match ended {
         Ok(_) => tracing::info!("stdin has ended: finishing the requests in hand"),
         Err(error) => tracing::info!(%error, "stdin is gone: finishing the requests in hand"),
     }
-    stop.cancel();
 }

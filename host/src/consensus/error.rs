@@ -23,6 +23,9 @@ pub enum ConsensusError {
     /// `initialize` must run on one of the voters.
     #[error("node {node} is not among the voters it was to start with")]
     NotAVoter { node: NodeId },
+    /// A change of members that the group's state does not allow: another one is under way, or a new voter is no learner yet.
+    #[error("the members cannot be changed now: {reason}")]
+    NotChanged { reason: String },
     /// The store holds entries that the log has not: the disk lost a synced write, or files were mixed.
     #[error("the state is ahead of the log: applied {applied}, last in the log {last:?}")]
     StateAheadOfLog { applied: EntryId, last: Option<EntryId> },

@@ -2,7 +2,7 @@
 //!
 //! A thin handle: the work runs in openraft's tasks. It knows neither what is proposed nor who sends the requests it answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,7 +20,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, ClientWriteResult, StreamAppendError, TransferLeaderRequest,
     VoteRequest,
 };
-use openraft::{Config, EmptyNode, Raft, ReadPolicy, SnapshotPolicy};
+use openraft::{ChangeMembers, Config, EmptyNode, Raft, ReadPolicy, SnapshotPolicy};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -40,6 +40,9 @@ use crate::log::{EntryId, Log, Vote};
 const HEARTBEAT_MS: u64 = 75;
 const ELECTION_MS_MIN: u64 = 200;
 const ELECTION_MS_MAX: u64 = 300;
+/// A leader that no majority answers, but that is still heard, would keep the others from electing. Once its lease is over it falls silent for
+/// this long, which is time for an election and to spare, then tries to be heard for as long, and so on.
+const SILENCE_MS: u64 = 1000;
 /// Proposals and requests that wait for the group's task; beyond it callers wait.
 const REQUESTS_MAX: u64 = 4096;
 /// Batches committed and not yet handed to the partition; beyond it the group's task waits.
@@ -53,12 +56,14 @@ pub struct GroupOptions<P = NoPeers> {
     /// Names the group in traces: machine and partition.
     pub name: String,
     pub peers: P,
+    /// Whether this node may stand for election from the start, or only once [`Group::stand`] says so.
+    pub stands: bool,
 }
 
 impl GroupOptions<NoPeers> {
     /// For a group whose only voter is this node.
     pub fn alone(name: impl Into<String>) -> Self {
-        Self { name: name.into(), peers: NoPeers }
+        Self { name: name.into(), peers: NoPeers, stands: true }
     }
 }
 
@@ -77,6 +82,10 @@ pub struct GroupMetrics {
     pub term: Term,
     pub leader: Option<NodeId>,
     pub voters: Vec<NodeId>,
+    /// Followers without a vote.
+    pub learners: Vec<NodeId>,
+    /// How far each member's log is known to agree with the leader's; empty unless this node leads.
+    pub matched: BTreeMap<NodeId, Option<LogIndex>>,
     pub last_log: Option<LogIndex>,
     /// Committed as far as this node's log reaches.
     pub committed: Option<EntryId>,
@@ -99,13 +108,18 @@ impl Group {
         check_state_within_log(state.applied(), &log)?;
         let blank = state.blank();
         let (stopping, stops) = watch::channel(false);
-        let config = Arc::new(config(options.name));
+        let config = Arc::new(config(options.name, options.stands));
         let network = Network(options.peers);
         let raft = Raft::new(node.0, config, network, Storage::new(log, stops), state).await.map_err(stopped)?;
         let leadership = leadership::follow(&raft, node, blank);
         let group = Self { node, raft, leadership, stopping: Arc::new(stopping) };
         group.elect_if_alone().await?;
         Ok(group)
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.node
     }
 
     /// Gives a new group its voters; to be called on one of them, once in the life of the group.
@@ -202,14 +216,47 @@ impl Group {
     pub fn metrics(&self) -> GroupMetrics {
         let receiver = self.raft.metrics();
         let metrics = receiver.borrow_watched();
+        let matched = metrics.replication.as_ref();
+        let index_of = |last: &Option<model::RaftLogId>| last.as_ref().map(|last| LogIndex(last.index));
         GroupMetrics {
             term: Term(metrics.current_term),
             leader: metrics.current_leader.map(NodeId),
             voters: metrics.membership_config.membership().voter_ids().map(NodeId).collect(),
+            learners: metrics.membership_config.membership().learner_ids().map(NodeId).collect(),
+            matched: matched.into_iter().flatten().map(|(node, last)| (NodeId(*node), index_of(last))).collect(),
             last_log: metrics.last_log_index.map(LogIndex),
             committed: metrics.local_committed.as_ref().map(model::entry_id),
             applied: metrics.last_applied.as_ref().map(model::entry_id),
         }
+    }
+
+    /// Lets a node follow without a vote; returns once that is committed, before the node has caught up.
+    pub async fn add_learner(&self, node: NodeId) -> Result<(), ConsensusError> {
+        self.raft.add_learner(node.0, EmptyNode::new(), false).await.map(drop).map_err(|error| self.not_changed(error))
+    }
+
+    /// Changes who votes, and forgets whoever votes no more; new voters must be learners that have caught up. Returns once it is
+    /// committed.
+    pub async fn set_voters(&self, voters: &[NodeId]) -> Result<(), ConsensusError> {
+        let voters: BTreeSet<u64> = voters.iter().map(|voter| voter.0).collect();
+        self.raft.change_membership(voters, false).await.map(drop).map_err(|error| self.not_changed(error))
+    }
+
+    /// Forgets a node that follows without a vote.
+    pub async fn remove_learner(&self, node: NodeId) -> Result<(), ConsensusError> {
+        let change = ChangeMembers::RemoveNodes(BTreeSet::from([node.0]));
+        self.raft.change_membership(change, false).await.map(drop).map_err(|error| self.not_changed(error))
+    }
+
+    /// Asks a voter to lead instead of this node, which from now on proposes nothing in its term. Whether it comes to that shows in
+    /// [`Group::leadership`].
+    pub async fn transfer_to(&self, node: NodeId) -> Result<(), ConsensusError> {
+        self.raft.trigger().transfer_leader(node.0).await.map_err(stopped)
+    }
+
+    /// Whether this node may stand for election. A node that may not still follows and votes.
+    pub fn stand(&self, stands: bool) {
+        self.raft.runtime_config().elect(stands);
     }
 
     /// Stops taking part and waits until the group's task is gone. Entries proposed and not yet committed may still be in the log.
@@ -251,6 +298,14 @@ impl Group {
         }
     }
 
+    fn not_changed(&self, error: RaftError<Model, ClientWriteError<Model>>) -> ConsensusError {
+        match error {
+            RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => self.not_leading(forward),
+            RaftError::APIError(error) => ConsensusError::NotChanged { reason: error.to_string() },
+            RaftError::Fatal(fatal) => stopped(fatal),
+        }
+    }
+
     fn not_leading(&self, forward: ForwardToLeader<Model>) -> ConsensusError {
         refusal(&forward, &self.leadership)
     }
@@ -276,9 +331,10 @@ impl Future for Proposed {
     }
 }
 
-fn config(name: String) -> Config {
+fn config(name: String, stands: bool) -> Config {
     let config = Config {
         cluster_name: name,
+        enable_elect: stands,
         heartbeat_interval: HEARTBEAT_MS,
         election_timeout_min: ELECTION_MS_MIN,
         election_timeout_max: ELECTION_MS_MAX,
@@ -287,6 +343,7 @@ fn config(name: String) -> Config {
         allow_log_reversion: Some(false),
         // A node that was cut off must not depose a healthy leader when it is back.
         enable_pre_vote: Some(true),
+        quorum_loss_probe_interval: Some(SILENCE_MS),
         // Snapshots are taken by the partition's own rules, and without one no follower may be sent one, nor anything be purged.
         snapshot_policy: SnapshotPolicy::Never,
         replication_lag_threshold: u64::MAX,

@@ -33,7 +33,10 @@ impl Executor {
             assert!(id.index == applied.index.next(), "consensus hands entries over in order, without a gap");
         }
         match payload {
-            Payload::Blank => self.skip(id),
+            Payload::Blank => {
+                self.on_blank(id);
+                self.skip(id);
+            }
             Payload::Membership(bytes) => {
                 self.membership = Some(bytes);
                 self.skip(id);

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use crate::consensus::ConsensusError;
-use crate::ids::{JournalIndex, LogIndex, ModuleId};
-use crate::log::LogError;
+use crate::ids::{JournalIndex, LogIndex, ModuleId, NodeId};
+use crate::log::{EntryId, LogError};
 use crate::machine::entry::EntryError;
 use crate::machine::journal::JournalError;
 use crate::machine::replica::ApplyError;
@@ -23,10 +23,20 @@ pub enum PartitionError {
     Halted(#[from] HaltReason),
     #[error("cannot create {path}: {source}")]
     Folder { path: PathBuf, source: std::io::Error },
+    /// The disk was wiped or restored from a copy: this node has forgotten entries, and maybe votes, that others count on.
+    #[error(
+        "this node's log was rolled back: it ends at {}, but other nodes have seen it hold {held}; it must not take part again: \
+         remove the node from the cluster and add it under a new id, with an empty data folder",
+        found.map_or_else(|| "nothing".to_owned(), |found| found.to_string())
+    )]
+    RolledBack { held: EntryId, found: Option<EntryId> },
     #[error("thread of the executor cannot be started: {0}")]
     Thread(std::io::Error),
     #[error("this node does not lead the partition")]
     NotLeading,
+    /// Nobody who leads the partition answered in time.
+    #[error("no leader answered before the deadline")]
+    NoLeader,
     /// Nothing was read in time.
     #[error("the deadline passed")]
     Deadline,
@@ -63,6 +73,8 @@ pub enum HaltReason {
     Host(#[from] crate::sequencer::decide::HostFault),
     #[error("consensus stopped: {0}")]
     Consensus(String),
+    #[error("journal entry {index} is not what node {leader}, which leads, has there")]
+    Diverged { index: JournalIndex, leader: NodeId },
     #[error("the executor panicked: {0}")]
     Panic(String),
 }

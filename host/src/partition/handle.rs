@@ -7,34 +7,49 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::FutureExt;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::consensus::{ConsensusError, Group, Leadership, StopReason};
-use crate::ids::{CommandId, JournalIndex, LogIndex, Micros, PartitionId};
+use crate::ids::{CommandId, Head, JournalIndex, LogIndex, Micros, NodeId, PartitionId};
 use crate::log::{Log, LogHealth};
 use crate::machine::entry::Activation;
 use crate::machine::journal::Journal;
-use crate::partition::error::PartitionError;
+use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::history;
 use crate::partition::run::Message;
 use crate::partition::status::{Board, PartitionStatus, Progress, RunState};
+use crate::peer::{Call, GroupPeers, Topic};
 use crate::sequencer::decide::Diagnostic;
 use crate::sequencer::submission::{Recorded, Refusal, Reply, Submission};
 use crate::store::{IdIndex, IdRecord, Store, View};
 
+/// How long one question to a leader may take; whoever asked then asks again, maybe another leader.
+const READ_INDEX_PATIENCE: Duration = Duration::from_secs(1);
+/// How soon a request for a leader is tried again when nobody is seen to take the office.
+const LEADER_RETRY: Duration = Duration::from_millis(25);
+
+/// What a partition that runs here is made of.
+pub(super) struct Parts {
+    pub id: PartitionId,
+    pub mailbox: Sender<Message>,
+    pub board: Arc<Board>,
+    pub group: Group,
+    pub peers: GroupPeers,
+    pub log: Log,
+    pub store: Arc<Store>,
+    pub ids: Arc<IdIndex>,
+    pub genesis: Journal,
+}
+
 /// A partition that runs on this node.
 pub struct Partition {
-    id: PartitionId,
-    mailbox: Sender<Message>,
-    board: Arc<Board>,
-    group: Group,
-    log: Log,
-    store: Arc<Store>,
-    ids: Arc<IdIndex>,
-    genesis: Journal,
+    parts: Parts,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -45,27 +60,39 @@ pub struct ReadPoint {
 }
 
 impl Partition {
-    #[expect(clippy::too_many_arguments, reason = "the one place where the parts of a partition are put together")]
-    pub(super) fn new(
-        id: PartitionId,
-        mailbox: Sender<Message>,
-        board: Arc<Board>,
-        group: Group,
-        log: Log,
-        store: Arc<Store>,
-        ids: Arc<IdIndex>,
-        genesis: Journal,
-        thread: JoinHandle<()>,
-    ) -> Self {
-        Self { id, mailbox, board, group, log, store, ids, genesis, thread: Mutex::new(Some(thread)) }
+    pub(super) fn new(parts: Parts, thread: JoinHandle<()>) -> Self {
+        Self { parts, thread: Mutex::new(Some(thread)) }
     }
 
     pub fn id(&self) -> PartitionId {
-        self.id
+        self.parts.id
     }
 
     pub fn progress(&self) -> Progress {
-        *self.board.progress.borrow()
+        *self.parts.board.progress.borrow()
+    }
+
+    /// Follows how far the partition has applied.
+    pub fn watch_progress(&self) -> watch::Receiver<Progress> {
+        self.parts.board.progress.subscribe()
+    }
+
+    /// The head of the journal after this index; nothing when it is not that far.
+    pub fn head_at(&self, index: JournalIndex) -> Result<Option<Head>, PartitionError> {
+        if index == self.parts.genesis.index {
+            return Ok(Some(self.parts.genesis.head));
+        }
+        match self.find_entry(index) {
+            Ok(recorded) => Ok(Some(recorded.head())),
+            Err(PartitionError::NoEntry(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stops the partition on this node: its journal at `index` is not its leader's.
+    pub fn halt_diverged(&self, index: JournalIndex, leader: NodeId) {
+        // It may have stopped by itself.
+        drop(self.parts.mailbox.send(Message::Halt(HaltReason::Diverged { index, leader })));
     }
 
     /// Hands submissions to the executor; each is answered through its ticket. Never waits.
@@ -75,15 +102,15 @@ impl Partition {
                 submission.ticket.reply(Reply::Refused(refusal));
             }
         };
-        if !self.board.is_running() {
+        if !self.parts.board.is_running() {
             return refuse(&submissions, Refusal::Halted);
         }
         let bytes = submissions.iter().map(|submission| submission.size).sum();
-        if !self.board.reserve(bytes) {
+        if !self.parts.board.reserve(bytes) {
             return refuse(&submissions, Refusal::Overloaded);
         }
-        if let Err(unsent) = self.mailbox.send(Message::Submit(submissions)) {
-            self.board.release(bytes);
+        if let Err(unsent) = self.parts.mailbox.send(Message::Submit(submissions)) {
+            self.parts.board.release(bytes);
             if let Message::Submit(submissions) = unsent.0 {
                 refuse(&submissions, Refusal::ShuttingDown);
             }
@@ -101,20 +128,25 @@ impl Partition {
         }
     }
 
-    /// Waits until this node leads the partition.
+    /// Waits until it is known who leads.
     pub async fn wait_for_leader(&self, deadline: Instant) -> Result<(), PartitionError> {
-        let mut leadership = self.group.leadership();
-        let is_decided = |now: &Leadership| !matches!(now, Leadership::Follower { .. });
+        let mut leadership = self.parts.group.leadership();
+        let is_decided = |now: &Leadership| !matches!(now, Leadership::Follower { leader: None, .. });
         match tokio::time::timeout_at(deadline, leadership.wait_for(is_decided)).await {
-            Ok(Ok(now)) if matches!(&*now, Leadership::Leader { .. }) => Ok(()),
+            Ok(Ok(now)) if !matches!(&*now, Leadership::Stopped { .. }) => Ok(()),
             Ok(_) => Err(self.not_running()),
             Err(_) => Err(PartitionError::Deadline),
         }
     }
 
+    /// The Raft group, for its members and its peers.
+    pub fn group(&self) -> &Group {
+        &self.parts.group
+    }
+
     /// What this node has applied, at once.
     pub fn read_stale(&self) -> Result<ReadPoint, PartitionError> {
-        let view = self.store.read();
+        let view = self.parts.store.read();
         let journal = match view.meta() {
             Some(meta) => Journal {
                 index: meta.journal,
@@ -122,19 +154,90 @@ impl Partition {
                 time: meta.time,
                 module: meta.module,
                 schema: meta.schema,
-                ..self.genesis
+                ..self.parts.genesis
             },
-            None => self.genesis,
+            None => self.parts.genesis,
         };
         Ok(ReadPoint { view, journal })
     }
 
-    /// Everything that was acknowledged before the call.
+    /// Everything that was acknowledged before the call, whoever leads.
     pub async fn read_linearizable(&self, deadline: Instant) -> Result<ReadPoint, PartitionError> {
-        let barrier = tokio::time::timeout_at(deadline, self.group.read_barrier());
-        let index = barrier.await.map_err(|_| PartitionError::Deadline)??;
+        let index =
+            tokio::time::timeout_at(deadline, self.read_index()).await.map_err(|_| PartitionError::NoLeader)??;
         self.wait_applied(deadline, |progress| index <= progress.log_index).await?;
         self.read_stale()
+    }
+
+    /// Up to where a read must see to be linearizable. Asks the leader, again and again while there is none.
+    async fn read_index(&self) -> Result<LogIndex, PartitionError> {
+        loop {
+            match self.parts.group.read_barrier().await {
+                Ok(index) => return Ok(index),
+                Err(ConsensusError::NotLeader { leader: Some(leader), .. }) => {
+                    if let Some(index) = self.ask_read_index(leader).await {
+                        return Ok(index);
+                    }
+                }
+                Err(ConsensusError::NotLeader { .. } | ConsensusError::NoQuorum) => {}
+                Err(error) => return Err(error.into()),
+            }
+            self.wait_for_change().await;
+        }
+    }
+
+    async fn ask_read_index(&self, leader: NodeId) -> Option<LogIndex> {
+        let GroupPeers { network, group, .. } = &self.parts.peers;
+        let call = Call { topic: Topic::ReadIndex, group: Some(group.clone()), body: Bytes::new() };
+        let answer = network.call(leader, call, READ_INDEX_PATIENCE).await.ok()?;
+        Some(LogIndex(u64::from_le_bytes(answer.as_ref().try_into().ok()?)))
+    }
+
+    /// The answer to another node that asks for a read index.
+    pub async fn answer_read_index(&self) -> Result<Bytes, ConsensusError> {
+        let index = self.parts.group.read_barrier().await?;
+        Ok(Bytes::copy_from_slice(&index.0.to_le_bytes()))
+    }
+
+    /// Until somebody else leads, or a moment at most: whoever asked a leader in vain tries again then.
+    pub async fn wait_for_change(&self) {
+        let mut leadership = self.parts.group.leadership();
+        leadership.mark_unchanged();
+        // Either way it is time to try again.
+        drop(tokio::time::timeout(LEADER_RETRY, leadership.changed()).await);
+    }
+
+    /// Until another node than this one is known to lead.
+    pub async fn wait_while_led_by(&self, node: NodeId) {
+        let mut leadership = self.parts.group.leadership();
+        let is_over = |now: &Leadership| match now {
+            Leadership::Leader { .. } => true,
+            Leadership::Follower { leader, .. } => leader.is_some_and(|leader| leader != node),
+            // Nobody here will hear of another leader.
+            Leadership::Stopped { .. } => false,
+        };
+        if leadership.wait_for(is_over).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Who leads, as far as this node knows; itself included.
+    pub fn leader(&self) -> Option<NodeId> {
+        match &*self.parts.group.leadership().borrow() {
+            Leadership::Leader { .. } => Some(self.parts.group.node()),
+            Leadership::Follower { leader, .. } => *leader,
+            Leadership::Stopped { .. } => None,
+        }
+    }
+
+    /// Whether the executor takes submissions and entries.
+    pub fn is_running(&self) -> bool {
+        self.parts.board.is_running()
+    }
+
+    /// Whether this node may propose.
+    pub fn is_leader(&self) -> bool {
+        self.parts.board.is_running() && matches!(&*self.parts.group.leadership().borrow(), Leadership::Leader { .. })
     }
 
     /// At least this journal index.
@@ -148,8 +251,8 @@ impl Partition {
         deadline: Instant,
         is_reached: impl Fn(&Progress) -> bool,
     ) -> Result<(), PartitionError> {
-        let mut progress = self.board.progress.subscribe();
-        let mut state = self.board.state.subscribe();
+        let mut progress = self.parts.board.progress.subscribe();
+        let mut state = self.parts.board.state.subscribe();
         let reached = async {
             tokio::select! {
                 reached = progress.wait_for(|progress| is_reached(progress)) => reached.is_ok(),
@@ -165,13 +268,13 @@ impl Partition {
 
     /// Where an id is recorded, if it is.
     pub fn find_id(&self, id: CommandId) -> Result<Option<IdRecord>, PartitionError> {
-        Ok(self.ids.lookup(&id)?)
+        Ok(self.parts.ids.lookup(&id)?)
     }
 
     /// The effective entry with this journal index.
     pub fn find_entry(&self, index: JournalIndex) -> Result<Recorded, PartitionError> {
         let point = self.read_stale()?;
-        history::find_entry(&self.log, index, self.applied_of(&point), &point.journal)
+        history::find_entry(&self.parts.log, index, self.applied_of(&point), &point.journal)
     }
 
     /// Walks the effective entries from the newest of `point` back.
@@ -180,7 +283,7 @@ impl Partition {
         point: &ReadPoint,
         each: impl FnMut(Recorded) -> std::ops::ControlFlow<()>,
     ) -> Result<(), PartitionError> {
-        history::walk_back(&self.log, self.applied_of(point), &point.journal, each)
+        history::walk_back(&self.parts.log, self.applied_of(point), &point.journal, each)
     }
 
     fn applied_of(&self, point: &ReadPoint) -> Option<crate::log::EntryId> {
@@ -190,13 +293,27 @@ impl Partition {
 
     /// The last words of a guest on a command, if they are kept.
     pub fn find_panic(&self, id: CommandId) -> Option<Diagnostic> {
-        self.board.panics.find(id)
+        self.parts.board.panics.find(id)
     }
 
-    /// Sees to it that the journal's time passes `time`, even when nobody submits anything.
+    /// Sees to it that the journal's time passes `time`, even when nobody submits anything. Only a leader can, so it is told.
     pub fn want_time(&self, time: Micros) {
+        if let Some(leader) = self.leader().filter(|leader| *leader != self.parts.group.node()) {
+            let GroupPeers { network, group, .. } = &self.parts.peers;
+            let body = Bytes::copy_from_slice(&time.0.to_le_bytes());
+            let call = Call { topic: Topic::WantTime, group: Some(group.clone()), body };
+            // Whoever waits asks again, so a lost word is no loss.
+            tokio::spawn(network.call(leader, call, READ_INDEX_PATIENCE).map(drop));
+            return;
+        }
         // A partition that does not run any more has no time.
-        drop(self.mailbox.send(Message::WaitForTime(time)));
+        drop(self.parts.mailbox.send(Message::WaitForTime(time)));
+    }
+
+    /// What another node has asked with [`Topic::WantTime`].
+    pub fn on_want_time(&self, body: &[u8]) -> Result<(), PartitionError> {
+        let time = body.try_into().map(i64::from_le_bytes).map_err(|_| PartitionError::NotLeading)?;
+        self.send(Message::WaitForTime(Micros(time)))
     }
 
     /// Waits until the journal's time has passed `time`.
@@ -206,38 +323,38 @@ impl Partition {
     }
 
     pub fn log(&self) -> &Log {
-        &self.log
+        &self.parts.log
     }
 
     pub fn genesis(&self) -> Journal {
-        self.genesis
+        self.parts.genesis
     }
 
     pub fn log_health(&self) -> LogHealth {
-        self.log.health()
+        self.parts.log.health()
     }
 
     pub fn status(&self) -> PartitionStatus {
         PartitionStatus {
-            partition: self.id,
-            leadership: self.group.leadership().borrow().clone(),
+            partition: self.parts.id,
+            leadership: self.parts.group.leadership().borrow().clone(),
             progress: self.progress(),
-            queue_bytes: self.board.queue_bytes.load(Ordering::Relaxed),
-            in_flight: self.board.in_flight.load(Ordering::Relaxed),
-            log_bytes: self.log.bytes(),
-            state: self.board.state.borrow().clone(),
+            queue_bytes: self.parts.board.queue_bytes.load(Ordering::Relaxed),
+            in_flight: self.parts.board.in_flight.load(Ordering::Relaxed),
+            log_bytes: self.parts.log.bytes(),
+            state: self.parts.board.state.borrow().clone(),
         }
     }
 
     /// Stops taking part, waits for the executor, and writes what is applied.
     pub async fn close(&self) -> Result<(), PartitionError> {
-        let result = match self.group.shutdown().await {
+        let result = match self.parts.group.shutdown().await {
             Ok(()) | Err(ConsensusError::Stopped(_)) => Ok(()),
             Err(error) => Err(error.into()),
         };
-        drop(self.mailbox.send(Message::Stop));
+        drop(self.parts.mailbox.send(Message::Stop));
         let Some(thread) = self.thread.lock().take() else { return result };
-        let (store, ids, log) = (self.store.clone(), self.ids.clone(), self.log.clone());
+        let (store, ids, log) = (self.parts.store.clone(), self.parts.ids.clone(), self.parts.log.clone());
         let closing = tokio::task::spawn_blocking(move || {
             let joined = thread.join();
             assert!(joined.is_ok(), "the executor catches its own panics");
@@ -251,11 +368,11 @@ impl Partition {
     }
 
     fn send(&self, message: Message) -> Result<(), PartitionError> {
-        self.mailbox.send(message).map_err(|_| self.not_running())
+        self.parts.mailbox.send(message).map_err(|_| self.not_running())
     }
 
     fn not_running(&self) -> PartitionError {
-        match &*self.board.state.borrow() {
+        match &*self.parts.board.state.borrow() {
             RunState::Halted(reason) => PartitionError::Halted(reason.clone()),
             RunState::Running => PartitionError::NotLeading,
             RunState::Closed => PartitionError::Consensus(ConsensusError::Stopped(StopReason::Shutdown)),

@@ -16,11 +16,12 @@ use crate::log::{Disk, EntryId, Log, LogEntry, LogOptions, StreamId};
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
 use crate::partition::derived;
-use crate::partition::error::PartitionError;
-use crate::partition::handle::Partition;
+use crate::partition::error::{HaltReason, PartitionError};
+use crate::partition::handle::{Partition, Parts};
 use crate::partition::history;
 use crate::partition::run::{Executor, Message};
 use crate::partition::status::{Board, Progress, RunState};
+use crate::peer::GroupPeers;
 use crate::sequencer::admission::{InFlight, RejectionMeter};
 use crate::sequencer::speculation::Speculation;
 use crate::store::{AppliedId, IdIndex, Meta, Store, StoreOptions};
@@ -46,6 +47,14 @@ pub struct PartitionOptions {
     pub clock: Arc<dyn Clock>,
     pub modules: Arc<dyn Modules>,
     pub store: StoreOptions,
+    /// The way to the other replicas.
+    pub peers: GroupPeers,
+    /// Who votes in a group that has no history yet. Without this node it waits until the group's leader takes it in.
+    pub founders: Vec<NodeId>,
+    /// Whether this node may stand for election from the start.
+    pub stands: bool,
+    /// The highest entry that other nodes have seen this one hold.
+    pub held: Option<EntryId>,
 }
 
 /// The bytes that a meta row keeps for consensus: `activation u64`, then the membership.
@@ -100,6 +109,10 @@ impl Partition {
         };
         let stream = StreamId::new(&options.machine, options.partition)?;
         let log = Log::open(options.disk.clone(), &folder("log")?, LogOptions::new(stream))?;
+        let found = log.last().or(log.last_purged());
+        if let Some(held) = options.held.filter(|held| found.is_none_or(|found| found < *held)) {
+            return Err(PartitionError::RolledBack { held, found });
+        }
         let (store, ids) = derived::open(&options.folder, &log, &options.store)?;
         let (store, ids) = (Arc::new(store), Arc::new(ids));
         let genesis = Journal::genesis(&options.cluster, &options.machine, options.partition);
@@ -107,9 +120,7 @@ impl Partition {
         backfill_ids(&log, &ids, &recovered)?;
         let logic = match recovered.journal.module {
             ModuleId::ZERO => None,
-            id => Some(options.modules.load(id).map_err(|reason| {
-                PartitionError::Halted(crate::partition::error::HaltReason::Module { id, reason })
-            })?),
+            id => Some(load(&options.modules, id).await?),
         };
         let log_index = recovered.applied.map_or(LogIndex(0), |applied| applied.index);
         let board = Board::new(Progress { log_index, journal: recovered.journal });
@@ -131,6 +142,7 @@ impl Partition {
             logic,
             term: None,
             queue: Default::default(),
+            requeued: Default::default(),
             in_flight: InFlight::default(),
             clashes: Vec::new(),
             orphans: Default::default(),
@@ -148,15 +160,28 @@ impl Partition {
             room: Arc::new(Semaphore::new(COMMITTED_BATCHES_MAX)),
             applied: (recovered.applied, recovered.membership),
         };
-        let group = Group::start(options.node, log.clone(), entrance, GroupOptions::alone(name)).await?;
-        match group.initialize(&[options.node]).await {
-            Ok(()) | Err(ConsensusError::AlreadyInitialized) => {}
-            Err(error) => return Err(error.into()),
+        let group_options = GroupOptions { name, peers: options.peers.clone(), stands: options.stands };
+        let group = Group::start(options.node, log.clone(), entrance, group_options).await?;
+        if options.founders.contains(&options.node) {
+            match group.initialize(&options.founders).await {
+                Ok(()) | Err(ConsensusError::AlreadyInitialized) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         drop(mailbox.send(Message::Started(group.clone())));
         follow(&group, &log, &store, &mailbox);
-        Ok(Arc::new(Self::new(options.partition, mailbox, board, group, log, store, ids, genesis, thread)))
+        let parts =
+            Parts { id: options.partition, mailbox, board, group, peers: options.peers, log, store, ids, genesis };
+        Ok(Arc::new(Self::new(parts, thread)))
     }
+}
+
+/// A module may have to come from another node, and is compiled: not on a thread of the runtime.
+async fn load(modules: &Arc<dyn Modules>, id: ModuleId) -> Result<Arc<dyn Logic>, PartitionError> {
+    let modules = modules.clone();
+    let loading = tokio::task::spawn_blocking(move || modules.load(id)).await;
+    let loaded = loading.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+    loaded.map_err(|reason| PartitionError::Halted(HaltReason::Module { id, reason }))
 }
 
 /// Feeds the ids of entries that the state has and the id index lacks.

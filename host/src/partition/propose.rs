@@ -17,6 +17,7 @@ use crate::machine::replica::digest;
 use crate::partition::error::HaltReason;
 use crate::partition::run::{Executor, Message, store_failed};
 use crate::sequencer::decide::{Decided, decide};
+use crate::sequencer::speculation::Speculative;
 use crate::sequencer::submission::{PlanView, Refusal, Reply, Submission};
 use crate::store::StoreError;
 
@@ -64,7 +65,7 @@ impl Executor {
         }
         let journal = self.journal_speculative();
         let header = self.header(EntryKind::Batch, &journal, logic.as_ref());
-        let mut submissions = self.take_batch(&header, logic.as_ref());
+        let mut submissions = self.take_batch(&header, logic.as_ref())?;
         if submissions.is_empty() {
             return Ok(false);
         }
@@ -90,10 +91,19 @@ impl Executor {
     }
 
     /// Takes the next submissions that may still be executed at the entry's time.
-    fn take_batch(&mut self, header: &Header, logic: &dyn Logic) -> Vec<Submission> {
+    fn take_batch(&mut self, header: &Header, logic: &dyn Logic) -> Result<Vec<Submission>, HaltReason> {
         let mut batch = Vec::with_capacity(self.queue.len().min(limits::BATCH_COMMANDS_MAX));
         while batch.len() < limits::BATCH_COMMANDS_MAX {
             let Some(submission) = self.queue.pop_front() else { break };
+            if !self.requeued.is_empty() && self.requeued.remove(&submission.id) {
+                let known = self.ids.lookup(&submission.id).map_err(store_failed)?;
+                if let Some(known) = known {
+                    let reply = self.reply_known(&submission, &known)?;
+                    self.board.release(submission.size);
+                    self.in_flight.refuse(&submission, &reply);
+                    continue;
+                }
+            }
             let refusal = if submission.expires < header.time {
                 Reply::Expired
             } else if submission.planner != logic.id() {
@@ -106,7 +116,7 @@ impl Executor {
             self.board.release(submission.size);
             self.in_flight.refuse(&submission, &refusal);
         }
-        batch
+        Ok(batch)
     }
 
     /// The rows of a block's keys: from the proposed batches where one writes them, else from the store.
@@ -206,27 +216,36 @@ impl Executor {
         }
     }
 
-    /// An entry that was certainly not appended, and all that was computed on it, is queued again, in order.
-    /// One whose fate is unknown is left to the change of leadership that caused it.
+    /// An entry that was certainly not appended, and all that was computed on it, is queued again, in order; those before it are on
+    /// their way. One whose fate is unknown is left to the change of leadership that caused it.
     pub(super) fn on_proposal_lost(&mut self, head: Head, is_appended: bool) {
-        if is_appended || !self.speculation.contains(head) {
-            return;
+        if !is_appended {
+            let lost = self.speculation.drop_from(head);
+            self.requeue(lost);
         }
-        self.requeue_speculation();
     }
 
     pub(super) fn requeue_speculation(&mut self) {
-        metrics::counter!("statehouse_speculation_dropped_total").increment(self.speculation.len() as u64);
-        for batch in self.speculation.drain().into_iter().rev() {
+        let lost = self.speculation.drain();
+        self.requeue(lost);
+    }
+
+    /// Queues commands again that were proposed in vain. Until they are taken, an entry that was not known to be lost may turn out to
+    /// have recorded them: so their ids are looked up once more then.
+    fn requeue(&mut self, lost: Vec<Speculative>) {
+        metrics::counter!("statehouse_speculation_dropped_total").increment(lost.len() as u64);
+        for batch in lost.into_iter().rev() {
             for submission in batch.submissions.into_iter().rev() {
                 // Its bytes were released when it was proposed, and it must not be lost for want of room.
                 self.board.queue_bytes.fetch_add(submission.size, std::sync::atomic::Ordering::AcqRel);
+                self.requeued.insert(submission.id);
                 self.queue.push_front(submission);
             }
         }
     }
 
     fn refuse_all_queued(&mut self, refusal: Refusal) {
+        self.requeued.clear();
         for submission in std::mem::take(&mut self.queue) {
             self.board.release(submission.size);
             self.in_flight.refuse(&submission, &Reply::Refused(refusal));

@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::clock::Clock;
@@ -49,6 +49,8 @@ pub enum Message {
     Activate(Activation, oneshot::Sender<Journal>),
     /// Somebody waits until the journal's time has passed this.
     WaitForTime(Micros),
+    /// Something is wrong that the executor cannot see itself.
+    Halt(HaltReason),
     Stop,
 }
 
@@ -82,10 +84,12 @@ pub struct Executor {
     /// The term this node leads in and has applied its blank entry of.
     pub(super) term: Option<Term>,
     pub(super) queue: VecDeque<Submission>,
+    /// Ids of queued submissions that were proposed before.
+    pub(super) requeued: HashSet<CommandId>,
     pub(super) in_flight: InFlight,
     /// Same id as a command in flight, other content: looked at again once that one is recorded.
     pub(super) clashes: Vec<Submission>,
-    /// Proposed by this node when it still led; their fate is decided when the next leader's blank entry is applied.
+    /// Proposed by this node when it still led; their fate is known when the next leader's blank entry is applied.
     pub(super) orphans: HashMap<CommandId, Ticket>,
     pub(super) meter: RejectionMeter,
     pub(super) speculation: Speculation,
@@ -174,10 +178,12 @@ impl Executor {
             Message::Started(group) => self.group = Some(group),
             Message::Activate(activation, reply) => self.activation = Some((activation, Some(reply))),
             Message::WaitForTime(time) => {
-                if self.journal.time <= time {
+                // Only a leader makes time pass; whoever asked another node asks again.
+                if self.term.is_some() && self.journal.time <= time {
                     self.time_wanted = Some(self.time_wanted.map_or(time, |before| before.max(time)));
                 }
             }
+            Message::Halt(reason) => return Err(reason),
             Message::Stop => unreachable!("the loop handles it"),
         }
         Ok(())
@@ -239,18 +245,26 @@ impl Executor {
             }
             self.term = term;
         }
-        if term.is_some() {
-            // All that an earlier leader had in the log is applied: what of it is not recorded never will be.
+        Ok(())
+    }
+
+    /// The blank entry of a newer leader is applied: whatever was proposed in an earlier term stands before it in the log, or nowhere
+    /// and never will.
+    pub(super) fn on_blank(&mut self, blank: EntryId) {
+        if self.term.is_some_and(|term| term < blank.term) {
+            self.step_down();
+        }
+        if self.term.is_none_or(|term| term == blank.term) {
             for (_, ticket) in self.orphans.drain() {
                 ticket.reply(Reply::Refused(Refusal::NoLeader));
             }
         }
-        Ok(())
     }
 
     /// Gives up leading: what was queued was certainly not executed, what was proposed may still be committed.
     fn step_down(&mut self) {
         self.term = None;
+        self.time_wanted = None;
         for batch in self.speculation.drain() {
             for submission in batch.submissions {
                 self.in_flight.finish(submission.id, || Reply::Unknown);
@@ -261,6 +275,7 @@ impl Executor {
     }
 
     fn refuse_queue(&mut self, refusal: Refusal) {
+        self.requeued.clear();
         for submission in std::mem::take(&mut self.queue) {
             self.board.release(submission.size);
             self.in_flight.refuse(&submission, &Reply::Refused(refusal));

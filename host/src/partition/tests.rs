@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use statehouse_abi::role;
 use statehouse_abi::value::Value;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::clock::SystemClock;
 use crate::ids::{CommandId, JournalIndex, ModuleId, NodeId, PartitionId};
-use crate::log::RealDisk;
+use crate::log::{EntryId, RealDisk};
 use crate::machine::entry::Activation;
 use crate::machine::logic::Logic;
 use crate::machine::native::Native;
 use crate::partition::{Modules, Partition, PartitionError, PartitionOptions};
+use crate::peer::{GroupName, GroupPeers, NoNetwork, Seen};
 use crate::router::answer::{Answer, Caller, CommandRequest};
 use crate::router::{Machine, MachineOptions};
 use crate::store::{StoreOptions, StoreShared};
@@ -30,6 +32,13 @@ impl Modules for Only {
     fn load(&self, id: ModuleId) -> Result<Arc<dyn Logic>, String> {
         if id == self.0.id() { Ok(self.0.clone()) } else { Err("unknown".to_owned()) }
     }
+}
+
+/// Sees nothing of any node.
+struct Nobody;
+
+impl Seen for Nobody {
+    fn on_durable(&self, _: NodeId, _: &GroupName, _: EntryId) {}
 }
 
 fn soon() -> Instant {
@@ -47,6 +56,14 @@ async fn try_open(folder: &Path) -> Result<Arc<Partition>, PartitionError> {
         clock: Arc::new(SystemClock),
         modules: Arc::new(Only(Arc::new(Native::<System>::new()))),
         store: StoreOptions::new(StoreShared::new(1 << 20)),
+        peers: GroupPeers {
+            network: Arc::new(NoNetwork),
+            group: GroupName::new(SYSTEM, PartitionId(0)),
+            seen: Arc::new(Nobody),
+        },
+        founders: vec![NodeId(1)],
+        stands: true,
+        held: None,
     });
     let partition = partition.await?;
     partition.wait_for_leader(soon()).await?;
@@ -81,11 +98,18 @@ async fn create(partition: &Arc<Partition>, numbers: std::ops::Range<u8>) -> Vec
     }
     let machine = Machine::new(MachineOptions {
         name: SYSTEM.to_owned(),
-        partitions: vec![partition.clone()],
+        partition_count: 1,
         modules: Arc::new(Only(logic.clone())),
         active: logic,
         clock: Arc::new(SystemClock),
+        node: NodeId(1),
+        network: Arc::new(NoNetwork),
+        nodes: watch::Sender::new(vec![NodeId(1)]).subscribe(),
+        answering: watch::Sender::default().subscribe(),
     });
+    drop(machine.set_replica(PartitionId(0), Ok(partition.clone())));
+    let commands = &machine.describe().commands;
+    let command = commands.iter().position(|command| command.path == "machines").expect("the logic has it");
     let mut ids = Vec::new();
     for number in numbers {
         let body = Value::map([
@@ -94,20 +118,15 @@ async fn create(partition: &Arc<Partition>, numbers: std::ops::Range<u8>) -> Vec
             ("module", Value::text(ModuleId::of(&[number]).to_string())),
         ]);
         let id = CommandId([number + 1; 16]);
-        let request = || CommandRequest {
-            command: 0,
+        let request = CommandRequest {
+            command: u32::try_from(command).expect("few commands"),
             body: body.to_cbor().expect("no integer over 64 bits"),
             id,
             caller: Arc::new(Caller { name: "test".to_owned(), roles: role::ALL }),
             request_id: "test".into(),
             deadline: soon(),
         };
-        let mut answer = machine.submit(vec![request()]).await.pop();
-        // The executor hears a moment later than the group that it leads.
-        while matches!(answer, Some(Answer::Unavailable(_))) {
-            tokio::task::yield_now().await;
-            answer = machine.submit(vec![request()]).await.pop();
-        }
+        let answer = machine.submit(vec![request]).await.pop();
         assert!(matches!(answer, Some(Answer::Done(_))), "{answer:?}");
         ids.push(id);
     }

@@ -7,6 +7,7 @@
 //! Raft's messages are known here; the bodies of calls are bytes of whoever asks. It does not know what a partition is made of, nor who
 //! leads.
 
+mod alone;
 mod error;
 mod grpc;
 mod seen;
@@ -26,6 +27,7 @@ use crate::consensus::{AppendReply, PeerError, PeerReply, PeerRequest, Peers};
 use crate::ids::{NodeId, PartitionId};
 use crate::log::EntryId;
 
+pub use alone::NoNetwork;
 pub use error::{PeerSetupError, SeenError};
 pub use grpc::{Grpc, Identity, PeerOptions, PeerTls, Routes, serve_peers};
 pub use seen::SeenBook;

@@ -9,6 +9,8 @@ use crate::ids::ModuleId;
 pub enum RegistryError {
     #[error(transparent)]
     Guest(#[from] GuestError),
+    #[error("the node is being stopped")]
+    Closed,
     #[error("module {} is not staged here: put its bytes at {}", id.short(), path.display())]
     Missing { id: ModuleId, path: PathBuf },
     #[error("{} is damaged: its hash is {found}, not {expected}; restore the file", path.display())]

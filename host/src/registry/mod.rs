@@ -61,6 +61,14 @@ impl Registry {
         if let Some(logic) = self.loaded.lock().get(&id) {
             return Ok(logic.clone());
         }
+        let wasm = self.read(id)?;
+        let module: Arc<dyn Logic> = Arc::new(Guest(self.engine.load(&wasm)?));
+        self.loaded.lock().insert(id, module.clone());
+        Ok(module)
+    }
+
+    /// The bytes of a staged module.
+    pub fn read(&self, id: ModuleId) -> Result<Vec<u8>, RegistryError> {
         let path = self.path_of(id);
         let wasm = match std::fs::read(&path) {
             Ok(wasm) => wasm,
@@ -73,9 +81,7 @@ impl Registry {
         if found != id {
             return Err(RegistryError::Damaged { path, expected: id, found });
         }
-        let module: Arc<dyn Logic> = Arc::new(Guest(self.engine.load(&wasm)?));
-        self.loaded.lock().insert(id, module.clone());
-        Ok(module)
+        Ok(wasm)
     }
 
     fn path_of(&self, id: ModuleId) -> PathBuf {

@@ -27,8 +27,8 @@ impl Machine {
         deadline: Instant,
     ) -> Result<CommandLookup, Unavailable> {
         let partitions: Vec<Arc<Partition>> = match home {
-            Some(home) => vec![self.partition_of(home.as_bytes()).clone()],
-            None => self.partitions.clone(),
+            Some(home) => vec![self.replica(self.partition_id_of(home.as_bytes()))?],
+            None => self.partition_ids().map(|id| self.replica(id)).collect::<Result<_, _>>()?,
         };
         let mut decided_until = Micros(i64::MAX);
         for partition in &partitions {
@@ -81,9 +81,10 @@ impl Machine {
 
 fn read_failed(error: PartitionError) -> Unavailable {
     let reason = match error {
-        PartitionError::Deadline | PartitionError::Consensus(_) | PartitionError::NotLeading => {
-            UnavailableReason::NoLeader
-        }
+        PartitionError::Deadline
+        | PartitionError::Consensus(_)
+        | PartitionError::NotLeading
+        | PartitionError::NoLeader => UnavailableReason::NoLeader,
         _ => {
             tracing::error!(%error, "a command cannot be looked up");
             UnavailableReason::Halted

@@ -2,40 +2,57 @@
 //!
 //! In: requests. Out: answers. The stages *plan* and *route* are called here, in this order.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use parking_lot::RwLock;
 use statehouse_abi::describe::Describe;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::consensus::Leadership;
-use crate::ids::{Head, Micros, ModuleId, PartitionId, Position};
+use crate::ids::{Head, JournalIndex, Micros, ModuleId, NodeId, PartitionId, Position};
 use crate::machine::logic::Logic;
 use crate::partition::{self, Modules, Partition, RunState};
+use crate::peer::Network;
 use crate::router::answer::{Answer, CommandRequest, Unavailable, UnavailableReason};
 use crate::router::plan::{Routed, plan_all};
-use crate::router::reply::{Rendered, render_all};
 use crate::router::slots::partition_of;
-use crate::sequencer::submission::{Replies, Submission};
 
 /// What a machine is made of.
 pub struct MachineOptions {
     pub name: String,
-    /// In order of their ids, starting at 0.
-    pub partitions: Vec<Arc<Partition>>,
+    pub partition_count: u32,
     pub modules: Arc<dyn Modules>,
     pub active: Arc<dyn Logic>,
     pub clock: Arc<dyn Clock>,
+    pub node: NodeId,
+    pub network: Arc<dyn Network>,
+    /// All nodes of the cluster.
+    pub nodes: watch::Receiver<Vec<NodeId>>,
+    /// Those of the others that have answered lately.
+    pub answering: watch::Receiver<BTreeSet<NodeId>>,
 }
+
+/// A partition of the machine, as far as this node has it: where the replica is, or in words why there is none.
+type Replica = RwLock<Result<Arc<Partition>, String>>;
 
 pub struct Machine {
     name: String,
-    pub(super) partitions: Vec<Arc<Partition>>,
+    /// In order of the partitions' ids, starting at 0.
+    replicas: Vec<Replica>,
+    pub(super) node: NodeId,
+    pub(super) network: Arc<dyn Network>,
+    nodes: watch::Receiver<Vec<NodeId>>,
+    answering: watch::Receiver<BTreeSet<NodeId>>,
     pub(super) modules: Arc<dyn Modules>,
     active: RwLock<(Arc<dyn Logic>, Arc<Describe>)>,
     pub(super) clock: Arc<dyn Clock>,
+    turn: AtomicUsize,
 }
 
 /// A machine for people and for `/v1/machines`.
@@ -51,7 +68,7 @@ pub struct MachineStatus {
 #[derive(Clone, Debug)]
 pub struct PartitionStatus {
     pub partition: PartitionId,
-    /// `leader`, `follower` or `stopped`.
+    /// `leader`, `follower`, `stopped` or `absent`.
     pub role: String,
     pub position: Position,
     pub time: Micros,
@@ -88,16 +105,39 @@ impl PartitionStatus {
     }
 }
 
+impl PartitionStatus {
+    /// Of a partition without a replica here.
+    fn absent(partition: PartitionId, reason: &str) -> Self {
+        let position = Position { partition, index: JournalIndex(0), n: 0, head8: [0; 4] };
+        Self {
+            partition,
+            role: "absent".to_owned(),
+            position,
+            time: Micros(0),
+            head: Head([0; 32]),
+            queue_bytes: 0,
+            log_bytes: 0,
+            state: reason.to_owned(),
+        }
+    }
+}
+
 impl Machine {
     pub fn new(options: MachineOptions) -> Arc<Self> {
-        assert!(!options.partitions.is_empty());
+        assert!(0 < options.partition_count);
         let describe = Arc::new(options.active.describe().clone());
+        let starting = || RwLock::new(Err("it is being opened".to_owned()));
         Arc::new(Self {
             name: options.name,
-            partitions: options.partitions,
+            replicas: (0..options.partition_count).map(|_| starting()).collect(),
+            node: options.node,
+            network: options.network,
+            nodes: options.nodes,
+            answering: options.answering,
             modules: options.modules,
             active: RwLock::new((options.active, describe)),
             clock: options.clock,
+            turn: AtomicUsize::new(0),
         })
     }
 
@@ -117,62 +157,108 @@ impl Machine {
         self.active.read().0.clone()
     }
 
-    pub fn partitions(&self) -> &[Arc<Partition>] {
-        &self.partitions
+    /// Says where a partition's replica on this node is, or why there is none; returns what was said before.
+    pub fn set_replica(
+        &self,
+        partition: PartitionId,
+        replica: Result<Arc<Partition>, String>,
+    ) -> Result<Arc<Partition>, String> {
+        std::mem::replace(&mut *self.replicas[partition.0 as usize].write(), replica)
     }
 
-    pub(super) fn partition_of(&self, entity: &[u8]) -> &Arc<Partition> {
-        &self.partitions[self.partition_id_of(entity).0 as usize]
+    pub fn partition_ids(&self) -> impl Iterator<Item = PartitionId> + use<> {
+        (0..self.partition_count()).map(PartitionId)
+    }
+
+    pub fn partition_count(&self) -> u32 {
+        u32::try_from(self.replicas.len()).expect("at most one partition per slot")
+    }
+
+    /// The partition's replica on this node, if it has one.
+    pub fn find_partition(&self, partition: PartitionId) -> Option<Arc<Partition>> {
+        self.replicas.get(partition.0 as usize)?.read().as_ref().ok().cloned()
+    }
+
+    /// The replica to read from.
+    pub(super) fn replica(&self, partition: PartitionId) -> Result<Arc<Partition>, Unavailable> {
+        self.find_partition(partition).ok_or_else(|| unavailable(UnavailableReason::Halted))
     }
 
     pub(super) fn partition_id_of(&self, entity: &[u8]) -> PartitionId {
-        partition_of(entity, u32::try_from(self.partitions.len()).expect("at most one partition per slot"))
+        partition_of(entity, self.partition_count())
+    }
+
+    /// Whether there is nobody else to ask.
+    pub(super) fn is_alone(&self) -> bool {
+        self.any_other_node().is_none()
+    }
+
+    /// Whether a node has answered lately. One that has not is sent nothing: it could not be said of that whether it arrived.
+    pub(super) fn is_answering(&self, node: NodeId) -> bool {
+        self.answering.borrow().contains(&node)
+    }
+
+    /// Another node of the cluster, each time another one.
+    pub(super) fn any_other_node(&self) -> Option<NodeId> {
+        let nodes = self.nodes.borrow();
+        let others: Vec<&NodeId> = nodes.iter().filter(|node| **node != self.node).collect();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        others.get(turn % others.len().max(1)).map(|node| **node)
     }
 
     /// Plans, routes, waits and renders; answers come in the order of the requests.
     pub async fn submit(&self, requests: Vec<CommandRequest>) -> Vec<Answer> {
         let Some(deadline) = requests.iter().map(|request| request.deadline).max() else { return Vec::new() };
-        let logic = self.logic();
         let now = (self.clock.now(), Instant::now());
         let expires = |deadline: Instant| {
             Micros(
                 now.0.0 + i64::try_from(deadline.saturating_duration_since(now.1).as_micros()).unwrap_or(i64::MAX / 2),
             )
         };
-        let planned = match plan_all(logic.clone(), requests, |entity| self.partition_id_of(entity), expires).await {
+        let planned = plan_all(self.logic(), requests, |entity| self.partition_id_of(entity), expires).await;
+        let (routed, mut answers) = match planned {
             Ok(planned) => planned,
             Err(answers) => return answers,
         };
-        let (routed, answered) = planned;
-        let replies = Replies::new(routed.len());
-        let mut per_partition: Vec<Vec<Submission>> = self.partitions.iter().map(|_| Vec::new()).collect();
-        for (slot, Routed { partition, submission, .. }) in routed.iter().enumerate() {
-            per_partition[partition.0 as usize].push(submission.with_ticket(replies.ticket(slot)));
+        let mut per_partition: BTreeMap<PartitionId, Vec<Routed>> = BTreeMap::new();
+        for routed in routed {
+            per_partition.entry(routed.partition).or_default().push(routed);
         }
-        for (partition, submissions) in self.partitions.iter().zip(per_partition) {
-            if !submissions.is_empty() {
-                partition.submit(submissions);
-            }
-        }
-        // Whoever has no reply at the deadline learns that it is unknown.
-        drop(tokio::time::timeout_at(deadline, replies.wait()).await);
-        render_all(logic, Rendered { routed, replies: replies.take(), answered }).await
+        let deliveries = per_partition.into_iter().map(|(partition, routed)| self.deliver(partition, routed, deadline));
+        answers.extend(join_all(deliveries).await.into_iter().flatten());
+        answers.sort_by_key(|(slot, _)| *slot);
+        answers.into_iter().map(|(_, answer)| answer).collect()
     }
 
     pub fn status(&self) -> MachineStatus {
         let (logic, describe) = self.active.read().clone();
-        let partitions = self.partitions.iter().map(|partition| PartitionStatus::of(&partition.status())).collect();
+        let status = |(id, replica): (PartitionId, &Replica)| match &*replica.read() {
+            Ok(partition) => PartitionStatus::of(&partition.status()),
+            Err(reason) => PartitionStatus::absent(id, reason),
+        };
+        let partitions = self.partition_ids().zip(&self.replicas).map(status).collect();
         MachineStatus { name: self.name.clone(), module: logic.id(), version: describe.version.clone(), partitions }
     }
 
-    pub(super) fn not_ready(&self) -> Vec<String> {
-        let reason = |status: partition::PartitionStatus| match (&status.state, &status.leadership) {
-            (RunState::Running, Leadership::Leader { .. }) => None,
-            (RunState::Running, _) => Some(format!("{}/{}: no leader", self.name, status.partition)),
-            (RunState::Halted(reason), _) => Some(format!("{}/{}: halted: {reason}", self.name, status.partition)),
-            (RunState::Closed, _) => Some(format!("{}/{}: closed", self.name, status.partition)),
+    /// What keeps this node from taking requests for all partitions, in words.
+    pub fn not_ready(&self) -> Vec<String> {
+        let reason = |(id, replica): (PartitionId, &Replica)| {
+            let status = match &*replica.read() {
+                Ok(partition) => partition.status(),
+                Err(reason) => return Some(format!("{}/{id}: {reason}", self.name)),
+            };
+            let reason = match (&status.state, &status.leadership) {
+                (RunState::Running, Leadership::Follower { leader: None, .. }) => {
+                    "no leader, as long as a majority of its nodes cannot agree on one".to_owned()
+                }
+                (RunState::Running, Leadership::Stopped { reason }) => reason.to_string(),
+                (RunState::Running, _) => return None,
+                (RunState::Halted(reason), _) => format!("halted: {reason}"),
+                (RunState::Closed, _) => "closed".to_owned(),
+            };
+            Some(format!("{}/{id}: {reason}", self.name))
         };
-        self.partitions.iter().filter_map(|partition| reason(partition.status())).collect()
+        self.partition_ids().zip(&self.replicas).filter_map(reason).collect()
     }
 }
 

@@ -7,6 +7,8 @@ pub mod answer;
 pub mod slots;
 pub mod machine;
 mod plan;
+mod deliver;
+mod wire;
 mod reply;
 mod query;
 mod lookup;
@@ -43,9 +45,14 @@ impl Router {
         *self.not_ready.write() = reasons;
     }
 
+    /// Why this node as a whole does not serve; empty when it does.
+    pub fn not_ready(&self) -> Vec<String> {
+        self.not_ready.read().clone()
+    }
+
     /// Whether every partition is led and runs; the errors say which is not, and why.
     pub fn is_ready(&self) -> Result<(), Vec<String>> {
-        let mut reasons = self.not_ready.read().clone();
+        let mut reasons = self.not_ready();
         reasons.extend(self.machines().iter().flat_map(|machine| machine.not_ready()));
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }

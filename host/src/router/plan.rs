@@ -15,7 +15,7 @@ use crate::machine::entry::fingerprint;
 use crate::machine::logic::{Fault, Logic};
 use crate::router::answer::{Answer, CommandRequest, UnavailableReason};
 use crate::router::machine::unavailable;
-use crate::sequencer::submission::{Plan, Submission, Unticketed, is_plan_in_limits};
+use crate::sequencer::submission::{Plan, PlanView, Submission, Unticketed, is_plan_in_limits};
 
 /// A request on its way to a partition.
 pub struct Routed {
@@ -85,8 +85,7 @@ fn route(
     }
     let command = &logic.describe().commands[request.command as usize];
     let fingerprint = fingerprint(&command.name, view.body);
-    // What the queue holds of it: its share of the plan, and the bookkeeping.
-    let size = view.size() + 256;
+    let size = size_of(&view);
     let submission = Submission {
         id: request.id,
         fingerprint,
@@ -101,6 +100,11 @@ fn route(
         ticket: (),
     };
     Ok((partition, submission))
+}
+
+/// What the queue holds of a submission: its share of the plan, and the bookkeeping.
+pub fn size_of(plan: &PlanView<'_>) -> usize {
+    plan.size() + 256
 }
 
 /// One guest call for all requests; if it fails and there are several, one each.

@@ -38,12 +38,14 @@ impl Machine {
         match declared.source {
             QuerySource::Command => self.query_command(entity, &request).await,
             QuerySource::Rows => {
-                let partition = self.partition_of(entity.unwrap_or_default().as_bytes()).clone();
+                let partition = self
+                    .replica(self.partition_id_of(entity.unwrap_or_default().as_bytes()))
+                    .map_err(QueryError::Unavailable)?;
                 self.query_rows(&logic, declared, &partition, &request).await
             }
             QuerySource::History => {
                 let entity = entity.unwrap_or_default().as_bytes().to_vec();
-                let partition = self.partition_of(&entity).clone();
+                let partition = self.replica(self.partition_id_of(&entity)).map_err(QueryError::Unavailable)?;
                 self.query_history(&logic, &partition, entity, &request).await
             }
         }
@@ -80,7 +82,7 @@ impl Machine {
         request: &QueryRequest,
     ) -> Result<QueryAnswer, QueryError> {
         // Rows of one entity lie in one partition; only `@local` rows are everywhere, and few queries ask for them.
-        let alone = self.partitions.len() == 1;
+        let alone = self.partition_count() == 1;
         let first =
             self.ask(logic, declared, partition, request, if alone { Others::None } else { Others::NotAsked }).await;
         match first {
@@ -101,7 +103,9 @@ impl Machine {
         request: &QueryRequest,
         others: Others,
     ) -> Result<QueryAnswer, Stop> {
-        let further = self.partitions.iter().filter(|other| others == Others::All && other.id() != partition.id());
+        let further = self.partition_ids().filter(|other| others == Others::All && *other != partition.id());
+        let further: Vec<Arc<Partition>> =
+            further.map(|other| self.replica(other)).collect::<Result<_, _>>().map_err(QueryError::Unavailable)?;
         if request.at.is_some() {
             let past = self.rewind(partition, request).await?;
             let logic = past.logic.clone().unwrap_or_else(|| logic.clone());
@@ -110,7 +114,7 @@ impl Machine {
                 return Err(QueryError::Fault("the module active then does not answer this query".to_owned()).into());
             }
             let mut rows = vec![past.rows];
-            for other in further {
+            for other in &further {
                 // All entries up to one time are a consistent cut, whatever the partition.
                 let request = QueryRequest { at: Some(Moment::Time(past.journal.time)), ..request.clone() };
                 rows.push(self.rewind(other, &request).await?.rows);
@@ -126,7 +130,7 @@ impl Machine {
         }
         let point = self.read_point(partition, request).await?;
         let mut rows = vec![point.view];
-        for other in further {
+        for other in &further {
             let consistency = match request.consistency {
                 Consistency::AtLeast(_) => Consistency::Stale,
                 other => other,
@@ -405,10 +409,14 @@ pub(super) fn partition_error(error: PartitionError) -> QueryError {
             tracing::error!(%error, "a read failed");
             UnavailableReason::Halted
         }
-        PartitionError::Consensus(_) | PartitionError::NotLeading => UnavailableReason::NoLeader,
-        PartitionError::Folder { .. } | PartitionError::Thread(_) | PartitionError::CannotRebuild { .. } => {
-            UnavailableReason::ShuttingDown
+        PartitionError::Consensus(_) | PartitionError::NotLeading | PartitionError::NoLeader => {
+            UnavailableReason::NoLeader
         }
+        // None of these is met by a partition that runs.
+        PartitionError::Folder { .. }
+        | PartitionError::Thread(_)
+        | PartitionError::RolledBack { .. }
+        | PartitionError::CannotRebuild { .. } => UnavailableReason::ShuttingDown,
     };
     QueryError::Unavailable(unavailable(reason))
 }

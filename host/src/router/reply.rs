@@ -13,40 +13,33 @@ use crate::ids::{Micros, PartitionId};
 use crate::machine::logic::Logic;
 use crate::router::answer::{Answer, Recorded, UnavailableReason};
 use crate::router::machine::{position_text, unavailable};
-use crate::router::plan::Routed;
-use crate::sequencer::submission::{Recorded as RecordedEntry, Refusal, Reply};
+use crate::sequencer::submission::{Recorded as RecordedEntry, Refusal, Reply, Unticketed};
 
 /// Status of a rejection that the host records itself.
 const HOST_REJECTION_STATUS: u16 = 422;
 /// A guest call of more items than this leaves the asynchronous runtime's threads alone.
 const ITEMS_INLINE_MAX: usize = 32;
 
-/// All that answers are made of.
-pub struct Rendered {
-    pub routed: Vec<Routed>,
-    /// One per routed request; `None` where the deadline passed first.
-    pub replies: Vec<Option<Reply>>,
-    /// Answers that were ready before.
-    pub answered: Vec<(usize, Answer)>,
-}
-
-/// Answers every request, in order.
-pub async fn render_all(logic: Arc<dyn Logic>, parts: Rendered) -> Vec<Answer> {
-    if parts.routed.len() <= ITEMS_INLINE_MAX {
-        return render(logic.as_ref(), parts);
+/// What a partition on this node said to submissions, as answers in the same order.
+pub async fn render_all(
+    logic: Arc<dyn Logic>,
+    partition: PartitionId,
+    replied: Vec<(Unticketed, Reply)>,
+) -> Vec<Answer> {
+    if replied.len() <= ITEMS_INLINE_MAX {
+        return render(logic.as_ref(), partition, replied);
     }
-    let count = parts.routed.len() + parts.answered.len();
-    let rendering = tokio::task::spawn_blocking(move || render(logic.as_ref(), parts));
+    let count = replied.len();
+    let rendering = tokio::task::spawn_blocking(move || render(logic.as_ref(), partition, replied));
     // It only fails when the runtime goes down, and then nobody is left to read the answers.
     rendering.await.unwrap_or_else(|_| vec![Answer::Unavailable(unavailable(UnavailableReason::ShuttingDown)); count])
 }
 
-fn render(logic: &dyn Logic, parts: Rendered) -> Vec<Answer> {
-    let Rendered { routed, replies, answered } = parts;
-    let mut items = Vec::with_capacity(routed.len());
-    for (routed, reply) in routed.iter().zip(&replies) {
-        if let Some(Reply::Recorded { recorded, command, .. }) = reply {
-            let facts = facts_of(recorded, routed.partition, *command);
+fn render(logic: &dyn Logic, partition: PartitionId, replied: Vec<(Unticketed, Reply)>) -> Vec<Answer> {
+    let mut items = Vec::with_capacity(replied.len());
+    for (_, reply) in &replied {
+        if let Reply::Recorded { recorded, command, .. } = reply {
+            let facts = facts_of(recorded, partition, *command);
             items.push(if facts.rejection.is_some() {
                 RenderItem::Rejected(facts)
             } else {
@@ -55,29 +48,24 @@ fn render(logic: &dyn Logic, parts: Rendered) -> Vec<Answer> {
         }
     }
     let mut bodies = render_items(logic, &items).into_iter();
-    let mut answers: Vec<(usize, Answer)> = answered;
-    for (routed, reply) in routed.iter().zip(replies) {
-        let answer = match reply {
-            Some(Reply::Recorded { recorded, command, is_replayed }) => {
-                let body = bodies.next().expect("one body per recorded reply");
-                recorded_answer(logic.describe(), routed, &recorded, command, is_replayed, body)
-            }
-            Some(Reply::Conflict { body_recorded, name_recorded, position }) => {
-                Answer::Conflict { fields: different_fields(routed, &name_recorded, &body_recorded), position }
-            }
-            Some(Reply::Expired) => Answer::Unavailable(unavailable(UnavailableReason::Expired)),
-            Some(Reply::Refused(refusal)) => Answer::Unavailable(unavailable(reason_of(refusal))),
-            Some(Reply::Unknown) | None => unknown(routed),
-        };
-        answers.push((routed.slot, answer));
-    }
-    answers.sort_by_key(|(slot, _)| *slot);
-    answers.into_iter().map(|(_, answer)| answer).collect()
+    let answer = |(submission, reply): (Unticketed, Reply)| match reply {
+        Reply::Recorded { recorded, command, is_replayed } => {
+            let body = bodies.next().expect("one body per recorded reply");
+            recorded_answer(logic.describe(), partition, &recorded, command, is_replayed, body)
+        }
+        Reply::Conflict { body_recorded, name_recorded, position } => {
+            Answer::Conflict { fields: different_fields(&submission, &name_recorded, &body_recorded), position }
+        }
+        Reply::Expired => Answer::Unavailable(unavailable(UnavailableReason::Expired)),
+        Reply::Refused(refusal) => Answer::Unavailable(unavailable(reason_of(refusal))),
+        Reply::Unknown => unknown(&submission),
+    };
+    replied.into_iter().map(answer).collect()
 }
 
-fn unknown(routed: &Routed) -> Answer {
-    let home = String::from_utf8_lossy(routed.submission.plan.view().home).into_owned();
-    Answer::Unknown { home, expires: routed.submission.expires }
+pub fn unknown(submission: &Unticketed) -> Answer {
+    let home = String::from_utf8_lossy(submission.plan.view().home).into_owned();
+    Answer::Unknown { home, expires: submission.expires }
 }
 
 /// Renders in one call; a module that cannot render gives empty bodies, for the outcome itself is recorded and stands.
@@ -148,14 +136,14 @@ fn read_rejection(bytes: &[u8]) -> Rejection {
 
 fn recorded_answer(
     describe: &Describe,
-    routed: &Routed,
+    partition: PartitionId,
     recorded: &RecordedEntry,
     command: u32,
     is_replayed: bool,
     body: Value,
 ) -> Answer {
     let batch = recorded.entry.batch().expect("a recorded command lies in a batch");
-    let position = recorded.position(routed.partition, command);
+    let position = recorded.position(partition, command);
     let time: Micros = recorded.entry.header().time;
     let rejection = match batch.outcome.group(command as usize) {
         GroupOutcome::Rejected(bytes) => Some(read_rejection(bytes)),
@@ -190,11 +178,11 @@ pub fn rejection_status(describe: &Describe, code: &str) -> u16 {
 }
 
 /// The fields in which a body differs from the recorded one.
-fn different_fields(routed: &Routed, name_recorded: &str, body_recorded: &[u8]) -> Vec<String> {
-    if *routed.submission.name != *name_recorded {
+fn different_fields(submission: &Unticketed, name_recorded: &str, body_recorded: &[u8]) -> Vec<String> {
+    if *submission.name != *name_recorded {
         return vec!["command".to_owned()];
     }
-    let bodies = (Value::from_cbor(routed.submission.plan.view().body), Value::from_cbor(body_recorded));
+    let bodies = (Value::from_cbor(submission.plan.view().body), Value::from_cbor(body_recorded));
     let (Ok(Value::Map(ours)), Ok(Value::Map(recorded))) = bodies else { return vec!["body".to_owned()] };
     let all = ours.iter().chain(&recorded).map(|(key, _)| key);
     let value =

@@ -88,9 +88,10 @@ impl Speculation {
         if self.is_oldest(entry) { self.batches.pop_front() } else { None }
     }
 
-    /// Whether a proposed entry leads to this head.
-    pub fn contains(&self, head: Head) -> bool {
-        self.batches.iter().any(|batch| batch.journal.head == head)
+    /// Drops the proposed entry that leads to this head and all that were computed on it, and gives them back, oldest first.
+    pub fn drop_from(&mut self, head: Head) -> Vec<Speculative> {
+        let first = self.batches.iter().position(|batch| batch.journal.head == head);
+        first.map_or_else(Vec::new, |first| self.batches.drain(first..).collect())
     }
 
     /// Drops all speculation and gives back what was proposed, oldest first.

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use statehouse_abi::key::LOCAL;
-use statehouse_abi::plan::{PlanOut, Planned, Step};
+use statehouse_abi::plan::{Coordination, PlanOut, Planned, Step};
 use tokio::sync::Notify;
 
 use crate::ids::{CommandId, Fingerprint, Head, LogIndex, Micros, ModuleId, PartitionId, Position};
@@ -38,10 +38,10 @@ impl Plan {
 
     pub fn view(&self) -> PlanView<'_> {
         let block = PlanOut::parse_trusted(&self.block).expect("the block was checked when the plan was made");
-        let Planned::Plan { home, body, first_step, step_count, .. } = block.item(self.item as usize) else {
+        let Planned::Plan { coordination, home, body, first_step, step_count } = block.item(self.item as usize) else {
             unreachable!("a plan is only made of a planned item");
         };
-        PlanView { block, home, body, first_step, step_count }
+        PlanView { block, coordination, home, body, first_step, step_count }
     }
 }
 
@@ -49,6 +49,8 @@ impl Plan {
 #[derive(Clone, Copy)]
 pub struct PlanView<'a> {
     pub block: PlanOut<'a>,
+    /// How steps on several partitions are coordinated.
+    pub coordination: Coordination,
     /// The entity whose partition guards the command's id.
     pub home: &'a [u8],
     /// The canonical body.

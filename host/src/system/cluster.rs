@@ -4,10 +4,26 @@
 //! `system` or a message to the leader it concerns; nothing here decides.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
+use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
+use crate::consensus::PeerError;
 use crate::ids::{Head, Micros, NodeId, PartitionId, Position, Term};
+use crate::peer::{Call, GroupName, Topic};
+use crate::router::Machine;
+use crate::system::directory::Directory;
+use crate::system::host::Host;
+use crate::system::service::{Join, TransferTo, encode};
+use crate::system::{found, steward};
+
+/// How long another node may take to say who it is.
+const STRANGER_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a node that was asked to lead may take before it is asked again.
+const TRANSFER_AGAIN: Duration = Duration::from_secs(1);
 
 /// What this node knows of the cluster.
 #[derive(Clone, Debug)]
@@ -71,6 +87,9 @@ pub enum ClusterError {
     NodeIdUsed(NodeId),
     #[error("node {0} is not of this cluster")]
     UnknownNode(NodeId),
+    /// A recorded refusal of the machine `system`.
+    #[error("{detail}")]
+    Rejected { code: String, detail: String },
     #[error("there is no partition {0}")]
     UnknownPartition(String),
     #[error("node {node} refused: {reason}")]
@@ -84,41 +103,209 @@ pub enum ClusterError {
 /// A handle by which the node's API reaches its cluster. Clones are handles of the same one.
 #[derive(Clone)]
 pub struct Cluster {
-    node: NodeId,
+    host: Arc<Host>,
+    is_alone: bool,
 }
 
 impl Cluster {
-    pub fn alone(node: NodeId) -> Self {
-        Self { node }
+    pub(super) fn new(host: Arc<Host>, is_alone: bool) -> Self {
+        Self { host, is_alone }
     }
 
     pub fn view(&self) -> ClusterView {
-        ClusterView { cluster: None, node: self.node, nodes: Vec::new(), machines: Vec::new() }
+        let host = &self.host;
+        let samples = host.clocks.samples();
+        let directory = host.directory.borrow().clone();
+        let identity = host.folder.identity();
+        let known = if directory.is_founded() {
+            directory.nodes
+        } else {
+            identity.map(|identity| identity.peers.clone()).unwrap_or_default()
+        };
+        let node = |(id, peer): (NodeId, String)| {
+            let is_me = id == host.node;
+            let sample = samples.get(&id);
+            let http = if is_me { host.http.lock().clone() } else { sample.and_then(|sample| sample.http.clone()) };
+            let clock_ahead = sample.map(|sample| sample.ahead);
+            NodeView { id, peer, http, is_reachable: is_me || sample.is_some(), clock_ahead }
+        };
+        let system = host.system.read().clone();
+        let machines = system.into_iter().chain(host.router.machines()).map(|machine| machine_view(&machine));
+        ClusterView {
+            cluster: identity.map(|identity| identity.cluster.clone()),
+            node: host.node,
+            nodes: known.into_iter().map(node).collect(),
+            machines: machines.collect(),
+        }
     }
 
     /// Founds a cluster of these nodes, by `host:port`; this node must be among them. None of them may belong to one.
-    pub async fn init(&self, _nodes: BTreeMap<NodeId, String>, _deadline: Instant) -> Result<(), ClusterError> {
-        Err(ClusterError::NoPeer)
+    pub async fn init(&self, nodes: BTreeMap<NodeId, String>, deadline: Instant) -> Result<(), ClusterError> {
+        self.check_peers()?;
+        if !nodes.contains_key(&self.host.node) {
+            let detail = format!("this is node {}: name it too, or ask one of the nodes you name", self.host.node);
+            return Err(ClusterError::Invalid(detail));
+        }
+        if let Some(identity) = self.host.folder.identity() {
+            // The same call again, after it was not done in time.
+            if identity.peers != nodes {
+                return Err(ClusterError::Exists(identity.cluster.clone()));
+            }
+        } else {
+            self.host.set_routes(&nodes);
+            self.check_strangers(&nodes, deadline).await?;
+            found::found(&self.host, nodes)?;
+        }
+        let mut directory = self.host.directory.subscribe();
+        match tokio::time::timeout_at(deadline, directory.wait_for(Directory::is_founded)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(ClusterError::Deadline),
+        }
+    }
+
+    /// All others must answer and belong to no cluster.
+    async fn check_strangers(&self, nodes: &BTreeMap<NodeId, String>, deadline: Instant) -> Result<(), ClusterError> {
+        for (node, address) in nodes.iter().filter(|(node, _)| **node != self.host.node) {
+            let call = Call { topic: Topic::Status, group: None, body: Bytes::new() };
+            let patience = deadline.saturating_duration_since(Instant::now()).min(STRANGER_PATIENCE);
+            match self.host.network().call(*node, call, patience).await {
+                Ok(cluster) if cluster.is_empty() => {}
+                Ok(cluster) => {
+                    let reason = format!("it belongs to cluster {} already", String::from_utf8_lossy(&cluster));
+                    return Err(ClusterError::Refused { node: *node, reason });
+                }
+                Err(error) => return Err(unreachable(*node, address, error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a node of the directory still knows that it is one, or cannot be asked.
+    async fn is_member(&self, node: NodeId) -> bool {
+        let call = Call { topic: Topic::Status, group: None, body: Bytes::new() };
+        let answer = self.host.network().call(node, call, STRANGER_PATIENCE).await;
+        node == self.host.node || answer.is_ok_and(|cluster| !cluster.is_empty())
     }
 
     /// Takes a node in; it becomes a voter of every partition once it has caught up.
-    pub async fn add(&self, _node: NodeId, _peer: String, _deadline: Instant) -> Result<(), ClusterError> {
-        Err(ClusterError::NoCluster)
+    pub async fn add(&self, node: NodeId, peer: String, deadline: Instant) -> Result<(), ClusterError> {
+        let (system, directory) = self.check_founded(deadline).await?;
+        if directory.nodes.get(&node) == Some(&peer) && self.is_member(node).await {
+            // The same call again.
+            return Ok(());
+        }
+        if directory.nodes.contains_key(&node) || directory.retired.contains(&node) {
+            return Err(ClusterError::NodeIdUsed(node));
+        }
+        let identity = self.host.folder.identity().ok_or(ClusterError::NoCluster)?;
+        let with_it = directory.nodes.iter().map(|(id, peer)| (id.0, peer.clone())).chain([(node.0, peer.clone())]);
+        let join =
+            Join { cluster: identity.cluster.clone(), node: node.0, is_founder: false, peers: with_it.collect() };
+        self.host.set_routes(&BTreeMap::from([(node, peer.clone())]));
+        found::ask_to_join(&self.host, node, &join).await.map_err(|error| unreachable(node, &peer, error))?;
+        steward::command(&system, "nodes", steward::node_value(node, &peer), deadline).await
     }
 
     /// Removes a node for good; its id is never used again.
-    pub async fn remove(&self, _node: NodeId, _deadline: Instant) -> Result<(), ClusterError> {
-        Err(ClusterError::NoCluster)
+    pub async fn remove(&self, node: NodeId, deadline: Instant) -> Result<(), ClusterError> {
+        let (system, directory) = self.check_founded(deadline).await?;
+        if directory.retired.contains(&node) {
+            return Ok(());
+        }
+        let samples = self.host.clocks.samples();
+        let staying: Vec<&NodeId> = directory.nodes.keys().filter(|other| **other != node).collect();
+        let up = staying.iter().filter(|other| ***other == self.host.node || samples.contains_key(other)).count();
+        if up <= staying.len() / 2 {
+            let detail = format!(
+                "of the {} nodes that would stay only {up} answer: start a majority of them first",
+                staying.len()
+            );
+            return Err(ClusterError::Invalid(detail));
+        }
+        let body = Value::map([("id", Value::Int(node.0.into()))]);
+        match steward::command(&system, "nodes/remove", body, deadline).await {
+            Err(ClusterError::Rejected { code, .. }) if code == "unknown_node" => Err(ClusterError::UnknownNode(node)),
+            other => other,
+        }
     }
 
     /// Makes `to` the leader of a partition, for now: leaders are spread again when nodes come and go.
     pub async fn transfer(
         &self,
-        _machine: &str,
-        _partition: PartitionId,
-        _to: NodeId,
-        _deadline: Instant,
+        machine: &str,
+        partition: PartitionId,
+        to: NodeId,
+        deadline: Instant,
     ) -> Result<(), ClusterError> {
-        Err(ClusterError::NoCluster)
+        let (_, directory) = self.check_founded(deadline).await?;
+        if !directory.nodes.contains_key(&to) {
+            return Err(ClusterError::UnknownNode(to));
+        }
+        let group = GroupName::new(machine, partition);
+        let replica =
+            self.host.find_replica(&group).ok_or_else(|| ClusterError::UnknownPartition(group.to_string()))?;
+        while replica.leader() != Some(to) {
+            if deadline <= Instant::now() {
+                return Err(ClusterError::Deadline);
+            }
+            match replica.leader() {
+                Some(leader) if leader == self.host.node => {
+                    // Whether it comes to that shows in who leads.
+                    drop(replica.group().transfer_to(to).await);
+                }
+                Some(leader) => {
+                    let body = encode(&TransferTo { to: to.0 });
+                    let call = Call { topic: Topic::Membership, group: Some(group.clone()), body };
+                    drop(self.host.network().call(leader, call, STRANGER_PATIENCE).await);
+                }
+                None => {}
+            }
+            let mut leadership = replica.group().leadership();
+            leadership.mark_unchanged();
+            drop(tokio::time::timeout_at(deadline.min(Instant::now() + TRANSFER_AGAIN), leadership.changed()).await);
+        }
+        Ok(())
+    }
+
+    fn check_peers(&self) -> Result<(), ClusterError> {
+        if self.is_alone { Err(ClusterError::NoPeer) } else { Ok(()) }
+    }
+
+    /// The machine `system` and the directory, as of now.
+    async fn check_founded(&self, deadline: Instant) -> Result<(Arc<Machine>, Directory), ClusterError> {
+        self.check_peers()?;
+        let system = self.host.system.read().clone().ok_or(ClusterError::NoCluster)?;
+        let partition = self.host.system_partition().ok_or(ClusterError::NoCluster)?;
+        partition.read_linearizable(deadline).await.map_err(|_| ClusterError::Deadline)?;
+        let read = self.host.read_directory(&partition);
+        read.map_err(|error| ClusterError::Invalid(error.to_string()))?;
+        let directory = self.host.directory.borrow().clone();
+        if directory.is_founded() { Ok((system, directory)) } else { Err(ClusterError::NoCluster) }
+    }
+}
+
+fn machine_view(machine: &Machine) -> MachineView {
+    let partitions = machine.partition_ids().zip(machine.status().partitions).map(|(id, status)| {
+        let replica = machine.find_partition(id);
+        let metrics = replica.as_ref().map(|replica| replica.group().metrics());
+        ReplicaView {
+            partition: id,
+            leader: replica.as_ref().and_then(|replica| replica.leader()),
+            term: metrics.as_ref().map_or(Term(0), |metrics| metrics.term),
+            voters: metrics.as_ref().map(|metrics| metrics.voters.clone()).unwrap_or_default(),
+            learners: metrics.map(|metrics| metrics.learners).unwrap_or_default(),
+            position: status.position,
+            time: status.time,
+            head: status.head,
+            state: status.state,
+        }
+    });
+    MachineView { name: machine.name().to_owned(), partitions: partitions.collect() }
+}
+
+fn unreachable(node: NodeId, address: &str, error: PeerError) -> ClusterError {
+    match error {
+        PeerError::Refused { node, detail } => ClusterError::Refused { node, reason: detail },
+        other => ClusterError::Unreachable { node, address: address.to_owned(), reason: other.to_string() },
     }
 }

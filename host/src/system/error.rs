@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::guest::GuestError;
 use crate::partition::PartitionError;
+use crate::peer::{GroupName, PeerSetupError, SeenError};
 use crate::registry::RegistryError;
 
 #[derive(Debug, thiserror::Error)]
@@ -21,13 +22,29 @@ pub enum NodeError {
     #[error(transparent)]
     Registry(#[from] RegistryError),
     #[error("partition {machine}/{partition}: {source}")]
-    Partition { machine: String, partition: u32, source: PartitionError },
-    #[error("machine `{machine}` cannot be created: {reason}")]
-    Create { machine: String, reason: String },
+    Partition { machine: String, partition: u32, source: Box<PartitionError> },
+    #[error("not everything is served: {0}")]
+    NotServed(String),
+    #[error("the node is being stopped")]
+    Stopping,
+    #[error(
+        "data folder belongs to a cluster of several nodes; start it as one of them, with `[peer]` in its configuration"
+    )]
+    HasPeers,
+    #[error("peers: {0}")]
+    Peers(#[from] PeerSetupError),
+    #[error("what was seen of other nodes: {0}")]
+    Seen(#[from] SeenError),
     #[error("machine `{machine}` exists with {found} partitions, not {expected}; splitting is not supported yet")]
     Partitions { machine: String, expected: u32, found: u32 },
     #[error("module file {}: {source}", path.display())]
     ModuleFile { path: PathBuf, source: std::io::Error },
     #[error("module {} is of machine `{found}`, not `{expected}`", path.display())]
     ModuleMachine { path: PathBuf, expected: String, found: String },
+}
+
+impl NodeError {
+    pub fn of_partition(group: &GroupName, source: PartitionError) -> Self {
+        Self::Partition { machine: group.machine.to_string(), partition: group.partition.0, source: Box::new(source) }
+    }
 }

@@ -2,15 +2,17 @@
 //!
 //! | path | what |
 //! |---|---|
-//! | `node.json` | [`Identity`]: format, cluster, node; written once |
+//! | `node.json` | [`Identity`]: format, cluster, node, first peers; written once, when the node becomes part of a cluster |
 //! | `lock` | held while a node runs |
 //! | `modules/<ModuleId>.wasm` | staged modules |
 //! | `artefacts/` | compiled modules; may be deleted |
 //! | `<machine>/<partition>/{log,state,ids}` | a partition; only `log` is not derived |
 
+use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +29,10 @@ pub struct Identity {
     /// A uuid; part of every journal's genesis.
     pub cluster: String,
     pub node: NodeId,
+    /// Whether it was there when the cluster was founded.
+    pub is_founder: bool,
+    /// All nodes when it became part of the cluster, itself included, and where they are reached. What changes later is in `system`.
+    pub peers: BTreeMap<NodeId, String>,
 }
 
 impl Identity {
@@ -55,13 +61,14 @@ impl Identity {
 /// A data folder in the hands of this process.
 pub struct DataFolder {
     path: PathBuf,
-    identity: Identity,
+    node: NodeId,
+    identity: OnceLock<Identity>,
     /// Holds the lock for as long as the folder is open.
     _lock: File,
 }
 
 impl DataFolder {
-    /// Opens a folder, or makes it one of a new cluster.
+    /// Opens a folder; a new one belongs to no cluster yet.
     pub fn open(path: &Path, node: NodeId) -> Result<Self, NodeError> {
         let io = |path: &Path| {
             let path = path.to_owned();
@@ -75,22 +82,35 @@ impl DataFolder {
             Err(TryLockError::WouldBlock) => return Err(NodeError::InUse { path: path.to_owned() }),
             Err(TryLockError::Error(source)) => return Err(NodeError::Io { path: lock_path, source }),
         }
-        let identity = match Identity::read(path)? {
-            Some(identity) => identity,
-            None => create(path, node)?,
-        };
-        if identity.node != node {
-            return Err(NodeError::NodeId { expected: node.0, found: identity.node.0 });
+        let known = OnceLock::new();
+        if let Some(identity) = Identity::read(path)? {
+            if identity.node != node {
+                return Err(NodeError::NodeId { expected: node.0, found: identity.node.0 });
+            }
+            known.get_or_init(|| identity);
         }
-        Ok(Self { path: path.to_owned(), identity, _lock: lock })
+        Ok(Self { path: path.to_owned(), node, identity: known, _lock: lock })
+    }
+
+    /// Makes the folder one of a cluster, for good; durable on return.
+    pub fn join(
+        &self,
+        cluster: String,
+        is_founder: bool,
+        peers: BTreeMap<NodeId, String>,
+    ) -> Result<&Identity, NodeError> {
+        let identity = Identity { format: FORMAT, cluster, node: self.node, is_founder, peers };
+        write(&self.path, &identity)?;
+        Ok(self.identity.get_or_init(|| identity))
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    pub fn identity(&self) -> &Identity {
-        &self.identity
+    /// Nothing as long as the folder belongs to no cluster.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.get()
     }
 
     pub fn partition(&self, machine: &str, partition: PartitionId) -> PathBuf {
@@ -103,16 +123,14 @@ pub fn partition_folder(data: &Path, machine: &str, partition: PartitionId) -> P
     data.join(machine).join(partition.to_string())
 }
 
-fn create(path: &Path, node: NodeId) -> Result<Identity, NodeError> {
-    let identity = Identity { format: FORMAT, cluster: uuid::Uuid::new_v4().to_string(), node };
+fn write(path: &Path, identity: &Identity) -> Result<(), NodeError> {
     let write = || -> std::io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(path)?;
-        file.write_all(&serde_json::to_vec_pretty(&identity)?)?;
+        file.write_all(&serde_json::to_vec_pretty(identity)?)?;
         file.as_file().sync_all()?;
         fail::fail_point!("folder::create", |_| std::process::abort());
         file.persist(path.join("node.json"))?;
         File::open(path)?.sync_all()
     };
-    write().map_err(|source| NodeError::Io { path: path.join("node.json"), source })?;
-    Ok(identity)
+    write().map_err(|source| NodeError::Io { path: path.join("node.json"), source })
 }

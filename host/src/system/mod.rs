@@ -1,13 +1,27 @@
-//! The node itself: its data folder, the machine `system`, and the machines that `system` knows.
+//! The node itself: its data folder, the cluster it belongs to, and the machines that the cluster has.
 //!
-//! In: a data folder and the machines to create. Out: a router that serves them. Partition 0 of `system` holds machines,
-//! slot tables, modules and activations, with native logic over the same log. It knows nothing of HTTP.
+//! ```text
+//! node ─▶ found (who am I?) ─▶ host (open what the directory names) ◀─ directory ◀─ the machine `system`
+//!                               ▲            ▲           ▲
+//!               service (peers ask)   steward (members, leaders)   clocks, vigil (may this node lead?)
+//! ```
+//! In: a data folder, the machines to create, the way to the others. Out: a router that serves them. Partition 0 of `system` holds nodes,
+//! machines, modules and activations, with native logic over the same log. It knows nothing of HTTP.
 
 pub mod cluster;
 pub mod error;
 pub mod folder;
 pub mod logic;
 pub mod node;
+mod host;
+mod found;
+mod directory;
+mod modules;
+mod repair;
+mod service;
+mod steward;
+mod clocks;
+mod vigil;
 
 pub use cluster::{Cluster, ClusterError, ClusterView};
 pub use error::NodeError;

@@ -1,39 +1,53 @@
-//! A node: opens the data folder, then `system`, then every machine that `system` knows, and serves them.
+//! A node: opens the data folder, takes part in its cluster, and serves its machines.
 //!
-//! Order at start: lock and identity, engine and registry, `system`, missing machines created, partitions opened, first
-//! module activated where a journal is still empty. What was created before the process died is found again, so each step
-//! may be the last one.
+//! ```text
+//! alone:  found ─▶ system ─▶ machines created ─▶ all partitions led ─▶ ready
+//! peers:  answer peers ─▶ (init or join, once) ─▶ system ─▶ follow the directory for as long as it runs
+//! ```
+//! Whatever was done before the process died is found again, so each step may be the last one. It knows nothing of HTTP.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use statehouse_abi::key::split_key;
-use statehouse_abi::role;
-use statehouse_abi::value::Value;
+use futures_util::future::join_all;
+use parking_lot::{Mutex, RwLock};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::guest::{Engine, EngineOptions};
-use crate::ids::{CommandId, ModuleId, NodeId, PartitionId};
+use crate::ids::{ClusterId, NodeId};
 use crate::log::Disk;
-use crate::machine::entry::Activation;
 use crate::machine::logic::Logic;
 use crate::machine::native::Native;
-use crate::partition::{Modules, Partition, PartitionOptions};
+use crate::peer::{self, Grpc, NoNetwork, PeerTls, Routes, SeenBook, Service};
 use crate::registry::Registry;
-use crate::router::answer::{Answer, Caller, CommandRequest};
-use crate::router::{Machine, MachineOptions, Router};
-use crate::store::{StoreOptions, StoreShared};
+use crate::router::Router;
+use crate::store::StoreShared;
+use crate::system::clocks::Clocks;
 use crate::system::cluster::Cluster;
+use crate::system::directory::Directory;
 use crate::system::error::NodeError;
 use crate::system::folder::DataFolder;
-use crate::system::logic::{MachineRow, SYSTEM, System, machines_prefix, read_machine};
+use crate::system::host::{Host, Opening};
+use crate::system::logic::System;
+use crate::system::service::HostService;
+use crate::system::{found, steward, vigil};
 
 /// How long a partition may take to elect itself, or a machine to be created.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a node that stops waits for others to lead instead, and how often it looks.
+const HAND_OVER_MAX: Duration = Duration::from_secs(3);
+const HAND_OVER_LOOK: Duration = Duration::from_millis(50);
+/// What stands for the address of a node that has no peers.
+const ALONE: &str = "alone";
+const NO_CLUSTER: &str =
+    "this node belongs to no cluster yet: create one with `statehouse cluster init`, or add the node to one";
 /// Cache of the state stores of all partitions together.
 const BLOCK_CACHE_BYTES: usize = 256 << 20;
 
@@ -92,176 +106,209 @@ pub struct PeerTlsFiles {
 
 /// A running node.
 pub struct Node {
-    folder: DataFolder,
-    router: Arc<Router>,
-    partitions: Vec<Arc<Partition>>,
-    registry: Arc<Registry>,
-}
-
-/// What partitions are opened with.
-struct Opener {
-    options: NodeOptions,
-    cluster: [u8; 16],
-    shared: StoreShared,
-    registry: Arc<Registry>,
+    host: Arc<Host>,
+    is_alone: bool,
+    peers: Option<JoinHandle<()>>,
 }
 
 impl Node {
+    /// Opens the folder and starts. Alone, it returns when everything is served; with peers, at once: until the others are there, and
+    /// before there is a cluster, [`Router::is_ready`] says what is missing.
     pub async fn open(options: NodeOptions) -> Result<Self, NodeError> {
         let folder = DataFolder::open(&options.data, options.node)?;
-        let cluster = folder.identity().cluster_bytes().expect("checked when the identity was read");
         let cache = Some(folder.path().join("artefacts"));
         let engine = Engine::new(EngineOptions { cache, ..EngineOptions::default() })?;
         let registry = Arc::new(Registry::open(folder.path().join("modules"), engine)?);
-        let system: Arc<dyn Logic> = Arc::new(Native::<System>::new());
-        registry.add_native(system.clone());
-        let specs = options.machines.clone();
-        let opener =
-            Opener { options, cluster, shared: StoreShared::new(BLOCK_CACHE_BYTES), registry: registry.clone() };
-        let system_partition = opener.open(&folder, SYSTEM, PartitionId(0)).await?;
-        activate_first(&system_partition, SYSTEM, system.as_ref(), 0).await?;
-        let system_machine = opener.machine(SYSTEM, vec![system_partition.clone()], system);
-        for spec in &specs {
-            create_missing(&system_machine, &system_partition, &registry, spec).await?;
+        for spec in &options.machines {
+            stage(&registry, spec)?;
         }
-        let router = Arc::new(Router::default());
-        let mut partitions = vec![system_partition.clone()];
-        for (name, row) in machines(&system_partition).await? {
-            let opened = opener.open_machine(&folder, &name, &row).await?;
-            partitions.extend(opened.partitions().iter().cloned());
-            router.add(opened);
+        let peer = options.peer;
+        let skew_max = peer.as_ref().map_or(Duration::MAX, |peer| peer.clock_skew_max);
+        let clocks = Arc::new(Clocks::new(options.clock.clone(), skew_max));
+        let host = Arc::new(Host {
+            node: options.node,
+            registry,
+            router: Arc::new(Router::default()),
+            // Alone there is nobody whose clock could say that this one is wrong.
+            clock: if peer.is_some() { clocks.clone() } else { options.clock },
+            opening: Opening {
+                disk: options.disk,
+                paranoid: options.paranoid,
+                hot_bytes_max: options.hot_bytes_max,
+                shared: StoreShared::new(BLOCK_CACHE_BYTES),
+            },
+            specs: options.machines,
+            network: OnceLock::new(),
+            routes: Routes::default(),
+            routes_fixed: peer.as_ref().map(|peer| peer.routes.clone()).unwrap_or_default(),
+            identity: peer::Identity::stranger(options.node),
+            seen: Arc::new(SeenBook::open(&folder.path().join("seen"))?),
+            clocks,
+            http: Mutex::new(options.http),
+            directory: watch::Sender::new(Directory::default()),
+            nodes: watch::Sender::new(vec![options.node]),
+            answering: watch::Sender::default(),
+            replicas: RwLock::default(),
+            system: RwLock::default(),
+            joining: Mutex::default(),
+            stopping: CancellationToken::new(),
+            folder,
+        });
+        match peer {
+            None => {
+                open_alone(&host).await?;
+                Ok(Self { host, is_alone: true, peers: None })
+            }
+            Some(peer) => {
+                let peers = answer_peers(&host, peer)?;
+                Ok(Self { host, is_alone: false, peers: Some(peers) })
+            }
         }
-        Ok(Self { folder, router, partitions, registry })
     }
 
     pub fn router(&self) -> &Arc<Router> {
-        &self.router
+        &self.host.router
     }
 
     pub fn registry(&self) -> &Arc<Registry> {
-        &self.registry
+        &self.host.registry
     }
 
     /// What operators ask of the cluster.
     pub fn cluster(&self) -> Cluster {
-        Cluster::alone(self.folder.identity().node)
+        Cluster::new(self.host.clone(), self.is_alone)
     }
 
     pub fn folder(&self) -> &DataFolder {
-        &self.folder
+        &self.host.folder
     }
 
-    /// Stops all partitions and writes what they have applied.
+    /// Says where clients reach this node, for the others to know.
+    pub fn set_http(&self, address: String) {
+        *self.host.http.lock() = Some(address);
+    }
+
+    /// Lets others lead, stops all partitions and writes what they have applied.
     pub async fn close(self) -> Result<(), NodeError> {
-        self.router.set_not_ready(vec!["the node is shutting down".to_owned()]);
+        self.host.router.set_not_ready(vec!["the node is shutting down".to_owned()]);
+        hand_over_all(&self.host).await;
+        self.host.stopping.cancel();
+        let replicas = std::mem::take(&mut *self.host.replicas.write());
+        let closing = replicas.into_iter().map(|(group, partition)| async move {
+            partition.close().await.map_err(|source| NodeError::of_partition(&group, source))
+        });
         let mut result = Ok(());
-        for partition in &self.partitions {
-            if let Err(source) = partition.close().await {
-                let machine = "partition".to_owned();
-                result = Err(NodeError::Partition { machine, partition: partition.id().0, source });
-            }
+        for closed in join_all(closing).await {
+            result = result.and(closed);
         }
+        if let Some(peers) = self.peers {
+            // It ends by itself, and has nothing to say.
+            drop(peers.await);
+        }
+        self.host.seen.flush()?;
         result
     }
 }
 
-impl Opener {
-    async fn open(&self, folder: &DataFolder, machine: &str, id: PartitionId) -> Result<Arc<Partition>, NodeError> {
-        let failed = |source| NodeError::Partition { machine: machine.to_owned(), partition: id.0, source };
-        let mut store = StoreOptions::new(self.shared.clone());
-        store.paranoid = self.options.paranoid;
-        store.hot_bytes_max = self.options.hot_bytes_max;
-        let partition = Partition::open(PartitionOptions {
-            cluster: self.cluster,
-            node: self.options.node,
-            machine: machine.to_owned(),
-            partition: id,
-            folder: folder.partition(machine, id),
-            disk: self.options.disk.clone(),
-            clock: self.options.clock.clone(),
-            modules: self.registry.clone(),
-            store,
-        });
-        let partition = partition.await.map_err(failed)?;
-        partition.wait_for_leader(Instant::now() + START_TIMEOUT).await.map_err(failed)?;
-        Ok(partition)
+/// A node that is its whole cluster.
+async fn open_alone(host: &Arc<Host>) -> Result<(), NodeError> {
+    if host.network.set(Arc::new(NoNetwork)).is_err() {
+        unreachable!("a node opens once");
     }
-
-    async fn open_machine(&self, folder: &DataFolder, name: &str, row: &MachineRow) -> Result<Arc<Machine>, NodeError> {
-        let first = self.registry.find(ModuleId(row.module))?;
-        let mut partitions = Vec::new();
-        for id in (0..row.partitions).map(PartitionId) {
-            let partition = self.open(folder, name, id).await?;
-            activate_first(&partition, name, first.as_ref(), row.activation).await?;
-            partitions.push(partition);
-        }
-        let active = self.registry.find(partitions[0].progress().journal.module)?;
-        Ok(self.machine(name, partitions, active))
+    if host.folder.identity().is_none() {
+        let myself = BTreeMap::from([(host.node, ALONE.to_owned())]);
+        host.folder.join(uuid::Uuid::new_v4().to_string(), true, myself)?;
     }
-
-    fn machine(&self, name: &str, partitions: Vec<Arc<Partition>>, active: Arc<dyn Logic>) -> Arc<Machine> {
-        let (modules, clock): (Arc<dyn Modules>, _) = (self.registry.clone(), self.options.clock.clone());
-        Machine::new(MachineOptions { name: name.to_owned(), partitions, modules, active, clock })
+    if host.folder.identity().is_some_and(|identity| identity.peers.len() > 1) {
+        return Err(NodeError::HasPeers);
     }
-}
-
-/// Gives an empty journal its first module.
-async fn activate_first(partition: &Partition, machine: &str, logic: &dyn Logic, number: u64) -> Result<(), NodeError> {
-    let failed = |source| NodeError::Partition { machine: machine.to_owned(), partition: partition.id().0, source };
+    host.clocks.on_round();
+    host.open_system(system_logic(host)).await?;
+    tokio::spawn(steward::run(host.clone()));
     let deadline = Instant::now() + START_TIMEOUT;
-    // What the log holds is applied by the time a linearizable read is answered.
-    let journal = partition.read_linearizable(deadline).await.map_err(failed)?.journal;
-    if journal.module == ModuleId::ZERO {
-        let activation = Activation { module: logic.id(), schema: logic.describe().schema, number };
-        partition.activate(activation, deadline).await.map_err(failed)?;
+    let directory = host.wait_until_created(deadline).await?;
+    for spec in &host.specs {
+        let found = directory.machines[&spec.name].partitions;
+        if spec.partitions != found {
+            return Err(NodeError::Partitions { machine: spec.name.clone(), expected: spec.partitions, found });
+        }
     }
+    host.open_machines(&directory).await?;
+    host.wait_until_served(deadline).await?;
+    tokio::spawn(host.clone().follow_directory());
+    tokio::spawn(host.clone().keep_open());
     Ok(())
 }
 
-/// All machines that `system` knows.
-async fn machines(system: &Partition) -> Result<Vec<(String, MachineRow)>, NodeError> {
-    let failed = |source| NodeError::Partition { machine: SYSTEM.to_owned(), partition: 0, source };
-    let point = system.read_linearizable(Instant::now() + START_TIMEOUT).await.map_err(failed)?;
-    let rows = point.view.scan(&machines_prefix(), None, usize::MAX).map_err(|error| failed(error.into()))?;
-    let machine = |(key, row): &(Vec<u8>, Vec<u8>)| split_key(key).and_then(|(_, suffix)| read_machine(suffix, row));
-    Ok(rows.iter().filter_map(machine).collect())
+/// A node with peers: answers them from now on, and takes part as soon as it belongs to a cluster.
+fn answer_peers(host: &Arc<Host>, options: PeerOptions) -> Result<JoinHandle<()>, NodeError> {
+    let tls = options.tls.map(|files| PeerTls { ca: files.ca, certificate: files.certificate, key: files.key });
+    let network = Grpc::new(host.identity.clone(), host.routes.clone(), tls.as_ref())?;
+    if host.network.set(Arc::new(network)).is_err() {
+        unreachable!("a node opens once");
+    }
+    host.set_routes(&BTreeMap::new());
+    host.router.set_not_ready(vec![NO_CLUSTER.to_owned()]);
+    if host.folder.identity().is_some() {
+        tokio::spawn(start_member(host.clone()));
+    }
+    let service: Arc<dyn Service> = Arc::new(HostService(host.clone()));
+    let peer_options = peer::PeerOptions { identity: host.identity.clone(), tls };
+    let stopping = host.stopping.clone();
+    let serving = peer::serve_peers(options.listener, peer_options, service, stopping.cancelled_owned());
+    Ok(tokio::spawn(async move {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "peers are not answered any more");
+        }
+    }))
 }
 
-async fn create_missing(
-    machine: &Machine,
-    system: &Partition,
-    registry: &Registry,
-    spec: &MachineSpec,
-) -> Result<(), NodeError> {
-    if let Some((_, row)) = machines(system).await?.into_iter().find(|(name, _)| *name == spec.name) {
-        let (expected, found) = (spec.partitions, row.partitions);
-        return if expected == found {
-            Ok(())
-        } else {
-            Err(NodeError::Partitions { machine: spec.name.clone(), expected, found })
-        };
+/// Everything a member of a cluster with peers does; returns when it is under way.
+pub(super) async fn start_member(host: Arc<Host>) {
+    let identity = host.folder.identity().expect("only a member starts").clone();
+    let cluster = identity.cluster_bytes().expect("checked when the identity was read");
+    host.identity.cluster.get_or_init(|| ClusterId(cluster));
+    host.set_routes(&identity.peers);
+    host.nodes.send_replace(identity.peers.keys().copied().collect());
+    host.router.set_not_ready(vec!["the machines of the cluster are not known yet".to_owned()]);
+    tokio::spawn(vigil::run(host.clone()));
+    tokio::spawn(found::invite_founders(host.clone()));
+    if let Err(error) = host.open_system(system_logic(&host)).await {
+        tracing::error!(%error, "the machine `system` cannot be opened");
+        host.router.set_not_ready(vec![error.to_string()]);
+        return;
     }
-    let logic = stage(registry, spec)?;
-    let body = Value::map([
-        ("name", Value::text(spec.name.as_str())),
-        ("partitions", Value::Int(spec.partitions.into())),
-        ("module", Value::text(logic.id().to_string())),
-    ]);
-    let request = CommandRequest {
-        command: 0,
-        body: body.to_cbor().expect("the body has no integer over 64 bits"),
-        id: CommandId(uuid::Uuid::now_v7().into_bytes()),
-        caller: Arc::new(Caller { name: "node".to_owned(), roles: role::ALL }),
-        request_id: "start".into(),
-        deadline: Instant::now() + START_TIMEOUT,
-    };
-    match machine.submit(vec![request]).await.pop() {
-        Some(Answer::Done(_)) => Ok(()),
-        answer => Err(NodeError::Create { machine: spec.name.clone(), reason: format!("{answer:?}") }),
+    tokio::spawn(steward::run(host.clone()));
+    tokio::spawn(host.clone().keep_open());
+    tokio::spawn(host.follow_directory());
+}
+
+/// Gives away what this node leads, so that nobody has to notice that it is gone.
+async fn hand_over_all(host: &Arc<Host>) {
+    let led = || host.replicas().into_iter().map(|(_, partition)| partition).filter(|partition| partition.is_leader());
+    if host.others().is_empty() {
+        return;
+    }
+    let deadline = Instant::now() + HAND_OVER_MAX;
+    while led().next().is_some() && Instant::now() < deadline {
+        let handing = led().map(|partition| async move {
+            let metrics = partition.group().metrics();
+            if let Err(error) = steward::hand_over(host, &partition, &metrics, |_| true).await {
+                tracing::debug!(%error, "leadership is not handed over");
+            }
+        });
+        join_all(handing).await;
+        tokio::time::sleep(HAND_OVER_LOOK).await;
     }
 }
 
-fn stage(registry: &Registry, spec: &MachineSpec) -> Result<Arc<dyn Logic>, NodeError> {
+fn system_logic(host: &Host) -> Arc<dyn Logic> {
+    let system: Arc<dyn Logic> = Arc::new(Native::<System>::new());
+    host.registry.add_native(system.clone());
+    system
+}
+
+pub(super) fn stage(registry: &Registry, spec: &MachineSpec) -> Result<Arc<dyn Logic>, NodeError> {
     let (wasm, path) = match &spec.module {
         ModuleSource::Embedded(wasm) => (wasm.to_vec(), PathBuf::from("(built in)")),
         ModuleSource::File(path) => {

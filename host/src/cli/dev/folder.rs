@@ -251,7 +251,7 @@ mod tests {
 
         let other = open(data.path(), 5).err().expect("another number");
         assert!(other.contains("was made with --nodes 3, not 5; start with --nodes 3"), "{other}");
-        let alone = check_alone(data.path()).err().expect("a cluster's").to_string();
+        let alone = check_alone(data.path()).expect_err("a cluster's").to_string();
         assert!(alone.contains("was made with --nodes 3 and is not the folder of one node"), "{alone}");
 
         let single = tempfile::tempdir().expect("a temporary folder");

@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use clap::Args;
 
+use crate::api::Callers;
 use crate::cli::output::print;
 use crate::limits::CLUSTER_NODES_MAX;
 
@@ -58,6 +59,8 @@ fn parse_machine(text: &str) -> Result<(String, PathBuf), String> {
 }
 
 pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
+    // First of all: whether anybody may be let in at that address.
+    Callers::new(&[], args.http)?;
     if args.processes {
         ensure!(args.nodes > 1, "--processes starts several nodes; leave it out, or give --nodes 3");
         processes::run(args)

@@ -21,7 +21,6 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::folder::{DevFolder, DevNode, routes_from};
 use super::{DevArgs, LOOK, READY_TIME_MAX, WALLET, WALLET_NAME, print_listening, welcome};
-use crate::api::Callers;
 use crate::cli::client::Client;
 use crate::cli::cluster::init_body;
 use crate::cli::host::{self, Process};
@@ -35,7 +34,6 @@ const LISTENING: &str = "listening on ";
 
 pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     // The children would refuse it too, in words about a file that nobody has written.
-    Callers::new(&[], args.http)?;
     host::run(async move |process: Process| {
         let folder = DevFolder::open(&args.data, args.nodes)?;
         let bound = folder.bind(args.http).await?;

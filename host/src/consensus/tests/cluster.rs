@@ -77,8 +77,11 @@ impl Cluster {
     /// Starts a node on what its disk holds; its state begins empty.
     async fn start(&mut self, node: NodeId, disk: MemoryDisk) {
         let partition = Partition::new();
-        let options =
-            GroupOptions { name: format!("node {node}"), peers: Wire { from: node, nodes: self.nodes.clone() } };
+        let options = GroupOptions {
+            name: format!("node {node}"),
+            peers: Wire { from: node, nodes: self.nodes.clone() },
+            stands: true,
+        };
         let group = Group::start(node, log_on(&disk), partition.clone(), options).await.expect("the disk is sound");
         self.members.insert(node, Member { group: group.clone(), partition, disk });
         self.nodes.lock().insert(node, group);

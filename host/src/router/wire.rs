@@ -1,0 +1,369 @@
+//! Submissions and answers as bytes between two nodes: the one that a client asked, and the leader.
+//!
+//! In: submissions of one partition, or what became of them. Out: CBOR with a version, and back. Plans travel as the block in which the
+//! module made them. It knows nothing of who leads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use minicbor::bytes::ByteVec;
+use minicbor::{Decode, Encode};
+use statehouse_abi::cold::Rejection;
+use statehouse_abi::plan::PlanOutWriter;
+use statehouse_abi::value::Value;
+
+use crate::ids::{CommandId, Micros, ModuleId, NodeId};
+use crate::machine::entry::fingerprint;
+use crate::router::answer::{Answer, Recorded, Unavailable, UnavailableReason};
+use crate::router::plan::size_of;
+use crate::sequencer::submission::{Plan, Unticketed, is_plan_in_limits};
+
+/// Version of both messages; another one is refused.
+const FORMAT: u8 = 1;
+
+#[derive(Encode, Decode)]
+struct Submissions {
+    #[n(0)]
+    format: u8,
+    /// A PLAN_OUT block with one plan for each.
+    #[n(1)]
+    plans: ByteVec,
+    #[n(2)]
+    submissions: Vec<Submitted>,
+}
+
+#[derive(Encode, Decode)]
+struct Submitted {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    id: [u8; 16],
+    #[n(1)]
+    name: String,
+    #[cbor(n(2), with = "minicbor::bytes")]
+    planner: [u8; 32],
+    #[n(3)]
+    caller: String,
+    #[n(4)]
+    roles: u32,
+    #[n(5)]
+    request_id: String,
+    #[n(6)]
+    expires: i64,
+}
+
+#[derive(Encode, Decode)]
+struct Outcomes {
+    #[n(0)]
+    format: u8,
+    #[n(1)]
+    outcomes: Vec<Outcome>,
+}
+
+#[derive(Encode, Decode)]
+enum Outcome {
+    /// Whoever was asked does not lead; certainly not accepted there.
+    #[n(0)]
+    NotLed {
+        #[n(0)]
+        leader: Option<u64>,
+    },
+    #[n(1)]
+    Recorded {
+        #[n(0)]
+        position: String,
+        #[n(1)]
+        time: i64,
+        #[n(2)]
+        is_replayed: bool,
+        #[n(3)]
+        status: u16,
+        #[n(4)]
+        body: ByteVec,
+        #[n(5)]
+        rejection: Option<Rejection>,
+    },
+    #[n(2)]
+    Conflict {
+        #[n(0)]
+        fields: Vec<String>,
+        #[n(1)]
+        position: String,
+    },
+    #[n(3)]
+    Unavailable {
+        #[n(0)]
+        reason: u8,
+        #[n(1)]
+        retry_after_ms: u64,
+    },
+    /// Accepted, and not known to be recorded in time.
+    #[n(4)]
+    Unknown,
+}
+
+/// What a node says of one submission.
+#[derive(Clone, Debug)]
+pub enum Told {
+    /// Certainly not accepted: ask this node, if one is named.
+    NotLed(Option<NodeId>),
+    /// Accepted there, with an outcome that is not known.
+    Unknown,
+    Answer(Answer),
+}
+
+/// Why bytes are not such a message.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    #[error("message cannot be read: {0}")]
+    Malformed(String),
+    #[error("message has format {found}, this version reads {FORMAT}")]
+    Format { found: u8 },
+}
+
+const REASONS: [UnavailableReason; 8] = [
+    UnavailableReason::Overloaded,
+    UnavailableReason::Expired,
+    UnavailableReason::RejectionLimit,
+    UnavailableReason::StorageFull,
+    UnavailableReason::NoLeader,
+    UnavailableReason::Halted,
+    UnavailableReason::ShuttingDown,
+    UnavailableReason::CrossPartition,
+];
+
+pub fn encode_submissions<'a>(submissions: impl Iterator<Item = &'a Unticketed>) -> Bytes {
+    let mut plans = PlanOutWriter::default();
+    let submissions = submissions.map(|submission| {
+        write_plan(&mut plans, &submission.plan);
+        Submitted {
+            id: submission.id.0,
+            name: submission.name.as_ref().to_owned(),
+            planner: submission.planner.0,
+            caller: submission.caller.as_ref().to_owned(),
+            roles: submission.roles,
+            request_id: submission.request_id.as_ref().to_owned(),
+            expires: submission.expires.0,
+        }
+    });
+    let submissions = submissions.collect();
+    encode(&Submissions { format: FORMAT, plans: plans.finish(Vec::new()).into(), submissions })
+}
+
+fn write_plan(plans: &mut PlanOutWriter, plan: &Plan) {
+    let view = plan.view();
+    for step in view.steps() {
+        plans.step(step.op, step.entity, step.undo, step.tcc);
+        for at in step.first_key..step.first_key + step.key_count {
+            let (scope, suffix) = view.block.key(at);
+            plans.key(scope, suffix);
+        }
+    }
+    plans.plan(view.coordination, view.home, view.body);
+}
+
+/// # Errors
+/// Not such a message, or one with a plan beyond the limits: the sender should have refused it.
+pub fn decode_submissions(bytes: &[u8]) -> Result<Vec<Unticketed>, WireError> {
+    let message: Submissions = decode(bytes)?;
+    if message.format != FORMAT {
+        return Err(WireError::Format { found: message.format });
+    }
+    let malformed = |what: &str| WireError::Malformed(what.to_owned());
+    let plans = Plan::all(message.plans.into()).map_err(|error| WireError::Malformed(error.to_string()))?;
+    if plans.len() != message.submissions.len() {
+        return Err(malformed("it has not one plan for each submission"));
+    }
+    let submission = |(submitted, plan): (Submitted, Result<Plan, Vec<u8>>)| {
+        let plan = plan.map_err(|_| malformed("a refusal is no plan"))?;
+        let view = plan.view();
+        if !is_plan_in_limits(&view) {
+            return Err(malformed("a plan is beyond the limits"));
+        }
+        Ok(Unticketed {
+            id: CommandId(submitted.id),
+            fingerprint: fingerprint(&submitted.name, view.body),
+            name: submitted.name.into(),
+            planner: ModuleId(submitted.planner),
+            caller: submitted.caller.into(),
+            roles: submitted.roles,
+            request_id: Arc::from(submitted.request_id),
+            expires: Micros(submitted.expires),
+            size: size_of(&view),
+            plan,
+            ticket: (),
+        })
+    };
+    message.submissions.into_iter().zip(plans).map(submission).collect()
+}
+
+pub fn encode_told(told: Vec<Told>) -> Bytes {
+    encode(&Outcomes { format: FORMAT, outcomes: told.into_iter().map(outcome_of).collect() })
+}
+
+/// # Errors
+/// Not such a message, or not one outcome for each of `count` submissions.
+pub fn decode_told(bytes: &[u8], count: usize) -> Result<Vec<Told>, WireError> {
+    let message: Outcomes = decode(bytes)?;
+    if message.format != FORMAT {
+        return Err(WireError::Format { found: message.format });
+    }
+    if message.outcomes.len() != count {
+        return Err(WireError::Malformed(format!("it has {} outcomes for {count}", message.outcomes.len())));
+    }
+    message.outcomes.into_iter().map(told_of).collect()
+}
+
+fn outcome_of(told: Told) -> Outcome {
+    let recorded = |recorded: Recorded, rejection| Outcome::Recorded {
+        position: recorded.position.to_string(),
+        time: recorded.time.0,
+        is_replayed: recorded.is_replayed,
+        status: recorded.status,
+        body: recorded.body.to_cbor().expect("a module's value has no integer over 64 bits").into(),
+        rejection,
+    };
+    match told {
+        Told::NotLed(leader) => Outcome::NotLed { leader: leader.map(|leader| leader.0) },
+        Told::Answer(Answer::Done(done)) => recorded(done, None),
+        Told::Answer(Answer::Rejected(done, rejection)) => recorded(done, Some(rejection)),
+        Told::Answer(Answer::Conflict { fields, position }) => {
+            Outcome::Conflict { fields, position: position.to_string() }
+        }
+        Told::Answer(Answer::Unavailable(Unavailable { reason, retry_after })) => Outcome::Unavailable {
+            reason: REASONS.iter().position(|known| *known == reason).expect("the table is complete") as u8,
+            retry_after_ms: u64::try_from(retry_after.as_millis()).expect("a retry comes within an age"),
+        },
+        // A plan was made before it was sent, so nothing is refused here.
+        Told::Unknown | Told::Answer(Answer::Unknown { .. } | Answer::Refused(_)) => Outcome::Unknown,
+    }
+}
+
+fn told_of(outcome: Outcome) -> Result<Told, WireError> {
+    let malformed = |what: &str| WireError::Malformed(what.to_owned());
+    let position = |text: String| text.parse().map_err(|_| malformed("a position is none"));
+    Ok(Told::Answer(match outcome {
+        Outcome::NotLed { leader } => return Ok(Told::NotLed(leader.map(NodeId))),
+        Outcome::Unknown => return Ok(Told::Unknown),
+        Outcome::Recorded { position: at, time, is_replayed, status, body, rejection } => {
+            let body = Value::from_cbor(&body).map_err(|_| malformed("a body is no value"))?;
+            let recorded = Recorded { position: position(at)?, time: Micros(time), is_replayed, status, body };
+            match rejection {
+                Some(rejection) => Answer::Rejected(recorded, rejection),
+                None => Answer::Done(recorded),
+            }
+        }
+        Outcome::Conflict { fields, position: at } => Answer::Conflict { fields, position: position(at)? },
+        Outcome::Unavailable { reason, retry_after_ms } => {
+            let reason = *REASONS.get(reason as usize).ok_or_else(|| malformed("a reason is unknown"))?;
+            Answer::Unavailable(Unavailable { reason, retry_after: Duration::from_millis(retry_after_ms) })
+        }
+    }))
+}
+
+fn encode(message: &impl Encode<()>) -> Bytes {
+    minicbor::to_vec(message).expect("writing to memory cannot fail").into()
+}
+
+fn decode<'b, T: Decode<'b, ()>>(bytes: &'b [u8]) -> Result<T, WireError> {
+    minicbor::decode(bytes).map_err(|error| WireError::Malformed(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use statehouse_abi::key::Scope;
+    use statehouse_abi::plan::{Coordination, TccRole};
+
+    use super::*;
+    use crate::ids::{JournalIndex, PartitionId, Position};
+
+    fn submission() -> Unticketed {
+        let mut plans = PlanOutWriter::default();
+        plans.step(b"debit", b"alice", Some(b"undo"), TccRole::Try);
+        plans.key(Scope::Own, b"balance");
+        plans.step(b"credit", b"bob", None, TccRole::Confirm);
+        plans.plan(Coordination::TryConfirmCancel, b"alice", b"\xa0");
+        let plan = Plan::all(plans.finish(Vec::new())).expect("a good block").remove(0).expect("a plan");
+        Unticketed {
+            id: CommandId([7; 16]),
+            fingerprint: fingerprint("transfer", b"\xa0"),
+            name: "transfer".into(),
+            size: size_of(&plan.view()),
+            plan,
+            planner: ModuleId([9; 32]),
+            caller: "till".into(),
+            roles: 3,
+            request_id: "r-1".into(),
+            expires: Micros(77),
+            ticket: (),
+        }
+    }
+
+    #[test]
+    fn a_submission_arrives_as_it_was_sent() {
+        let sent = submission();
+        let bytes = encode_submissions([&sent, &sent].into_iter());
+        let arrived = decode_submissions(&bytes).expect("what was just written");
+        assert_eq!(arrived.len(), 2);
+        for arrived in arrived {
+            assert_eq!((arrived.id, arrived.fingerprint, arrived.planner), (sent.id, sent.fingerprint, sent.planner));
+            assert_eq!((arrived.roles, arrived.expires, arrived.size), (sent.roles, sent.expires, sent.size));
+            assert_eq!((&*arrived.name, &*arrived.caller, &*arrived.request_id), ("transfer", "till", "r-1"));
+            let (ours, theirs) = (sent.plan.view(), arrived.plan.view());
+            assert_eq!((ours.home, ours.body, ours.coordination), (theirs.home, theirs.body, theirs.coordination));
+            let steps = |plan: &Plan| -> Vec<String> {
+                let view = plan.view();
+                let keys = |first: u32, count: u32| -> Vec<(Scope, Vec<u8>)> {
+                    (first..first + count)
+                        .map(|at| view.block.key(at))
+                        .map(|(scope, key)| (scope, key.to_vec()))
+                        .collect()
+                };
+                let step = |step: statehouse_abi::plan::Step<'_>| {
+                    let keys = keys(step.first_key, step.key_count);
+                    format!("{:?} {:?} {:?} {:?} {keys:?}", step.op, step.entity, step.undo, step.tcc)
+                };
+                view.steps().map(step).collect()
+            };
+            assert_eq!(steps(&sent.plan), steps(&arrived.plan));
+        }
+    }
+
+    #[test]
+    fn outcomes_arrive_as_they_were_told() {
+        let position = Position { partition: PartitionId(3), index: JournalIndex(42), n: 1, head8: [1, 2, 3, 4] };
+        let recorded = Recorded {
+            position,
+            time: Micros(5),
+            is_replayed: true,
+            status: 201,
+            body: Value::map([("a", Value::Int(1))]),
+        };
+        let rejection = Rejection { code: "no".to_owned(), detail: "never".to_owned() };
+        let retry_after = Duration::from_millis(1500);
+        let unavailable = |reason| Told::Answer(Answer::Unavailable(Unavailable { reason, retry_after }));
+        let mut told = vec![
+            Told::NotLed(None),
+            Told::NotLed(Some(NodeId(2))),
+            Told::Unknown,
+            Told::Answer(Answer::Done(recorded.clone())),
+            Told::Answer(Answer::Rejected(recorded, rejection)),
+            Told::Answer(Answer::Conflict { fields: vec!["amount".to_owned()], position }),
+        ];
+        told.extend(REASONS.map(unavailable));
+        let arrived = decode_told(&encode_told(told.clone()), told.len()).expect("what was just written");
+        assert_eq!(format!("{arrived:?}"), format!("{told:?}"));
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        let bytes = encode_submissions([&submission()].into_iter());
+        for length in 0..bytes.len() {
+            assert!(decode_submissions(&bytes[..length]).is_err(), "{length} bytes");
+        }
+        let told = encode_told(vec![Told::Unknown]);
+        assert!(decode_told(&told, 2).is_err(), "one outcome for two submissions");
+        let mut later = told.to_vec();
+        later[1] = FORMAT + 1;
+        assert!(matches!(decode_told(&later, 1), Err(WireError::Format { found: 2 })), "{later:?}");
+    }
+}

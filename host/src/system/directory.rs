@@ -1,0 +1,44 @@
+//! The directory: what the machine `system` says there is, as this node has applied it.
+//!
+//! In: rows of `system`. Out: nodes and machines. It knows nothing of which of them run here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use statehouse_abi::key::split_key;
+
+use crate::ids::NodeId;
+use crate::store::{StoreError, View};
+use crate::system::logic::{MachineRow, SystemRow, read_row, system_prefix};
+
+/// Nodes and machines at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Directory {
+    /// Where each node is reached; empty until the cluster is founded.
+    pub nodes: BTreeMap<NodeId, String>,
+    /// Ids that will never be given again.
+    pub retired: BTreeSet<NodeId>,
+    pub machines: BTreeMap<String, MachineRow>,
+}
+
+impl Directory {
+    pub fn read(view: &View) -> Result<Self, StoreError> {
+        let mut directory = Self::default();
+        for (key, row) in view.scan(&system_prefix(), None, usize::MAX)? {
+            match split_key(&key).and_then(|(_, suffix)| read_row(suffix, &row)) {
+                Some(SystemRow::Nodes(row)) => {
+                    directory.nodes = row.nodes.into_iter().map(|node| (NodeId(node.id), node.peer)).collect();
+                    directory.retired = row.retired.into_iter().map(NodeId).collect();
+                }
+                Some(SystemRow::Machine(name, row)) => {
+                    directory.machines.insert(name, row);
+                }
+                None => {}
+            }
+        }
+        Ok(directory)
+    }
+
+    pub fn is_founded(&self) -> bool {
+        !self.nodes.is_empty()
+    }
+}

@@ -1,0 +1,76 @@
+//! How a node becomes part of a cluster: it is founded with it, or asked to join.
+//!
+//! A founder writes its identity first and then invites the others until `system` has recorded the first nodes: whatever died in between
+//! is taken up again at the next start. A node that has an identity never gets another one. It does not know who leads.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::consensus::PeerError;
+use crate::ids::NodeId;
+use crate::peer::{Call, Topic};
+use crate::system::cluster::ClusterError;
+use crate::system::host::Host;
+use crate::system::node::start_member;
+use crate::system::service::{Join, encode};
+
+const INVITE_PATIENCE: Duration = Duration::from_secs(2);
+const INVITE_AGAIN: Duration = Duration::from_millis(200);
+
+/// Founds a cluster of `peers`, of which this node is one.
+pub fn found(host: &Arc<Host>, peers: BTreeMap<NodeId, String>) -> Result<(), ClusterError> {
+    become_member(host, uuid::Uuid::new_v4().to_string(), true, peers)
+}
+
+/// Another node says that this one belongs to its cluster now.
+pub async fn on_join(host: &Arc<Host>, join: Join) -> Result<(), ClusterError> {
+    if NodeId(join.node) != host.node {
+        return Err(ClusterError::Invalid(format!("this is node {}, not node {}", host.node, join.node)));
+    }
+    match host.folder.identity() {
+        Some(identity) if identity.cluster == join.cluster => Ok(()),
+        Some(identity) => Err(ClusterError::Exists(identity.cluster.clone())),
+        None => {
+            let peers = join.peers.into_iter().map(|(node, peer)| (NodeId(node), peer)).collect();
+            become_member(host, join.cluster, join.is_founder, peers)
+        }
+    }
+}
+
+fn become_member(
+    host: &Arc<Host>,
+    cluster: String,
+    is_founder: bool,
+    peers: BTreeMap<NodeId, String>,
+) -> Result<(), ClusterError> {
+    // One at a time, and never a second one.
+    let _turn = host.joining.lock();
+    if let Some(identity) = host.folder.identity() {
+        return Err(ClusterError::Exists(identity.cluster.clone()));
+    }
+    let joined = host.folder.join(cluster, is_founder, peers);
+    joined.map_err(|error| ClusterError::Invalid(format!("this node cannot write its identity: {error}")))?;
+    tokio::spawn(start_member(host.clone()));
+    Ok(())
+}
+
+/// Tells the other founders that they belong to the cluster, until it is founded.
+pub async fn invite_founders(host: Arc<Host>) {
+    let Some(identity) = host.folder.identity().filter(|identity| identity.is_founder).cloned() else { return };
+    let peers: BTreeMap<u64, String> = identity.peers.iter().map(|(node, peer)| (node.0, peer.clone())).collect();
+    while !host.stopping.is_cancelled() && !host.directory.borrow().is_founded() {
+        for node in identity.peers.keys().copied().filter(|node| *node != host.node) {
+            let join = Join { cluster: identity.cluster.clone(), node: node.0, is_founder: true, peers: peers.clone() };
+            if let Err(error) = ask_to_join(&host, node, &join).await {
+                tracing::debug!(%node, %error, "a founder has not joined yet");
+            }
+        }
+        tokio::time::sleep(INVITE_AGAIN).await;
+    }
+}
+
+pub async fn ask_to_join(host: &Host, node: NodeId, join: &Join) -> Result<(), PeerError> {
+    let call = Call { topic: Topic::Join, group: None, body: encode(join) };
+    host.network().call(node, call, INVITE_PATIENCE).await.map(drop)
+}

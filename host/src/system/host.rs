@@ -1,0 +1,370 @@
+//! What all tasks of a node share: its folder, its registry, its way to the others, the partitions it has open.
+//!
+//! In: a directory. Out: machines with open replicas. A partition opens once the other nodes have confirmed that its log is not behind
+//! what they have seen of it. It knows nothing of HTTP, nor of who should lead.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::ids::{ModuleId, NodeId, PartitionId};
+use crate::log::{Disk, EntryId};
+use crate::machine::logic::Logic;
+use crate::partition::{Partition, PartitionError, PartitionOptions};
+use crate::peer::{self, GroupName, GroupPeers, Network, Routes, SeenBook};
+use crate::registry::Registry;
+use crate::router::{Machine, MachineOptions, Router};
+use crate::store::{StoreOptions, StoreShared};
+use crate::system::clocks::Clocks;
+use crate::system::directory::Directory;
+use crate::system::error::NodeError;
+use crate::system::folder::DataFolder;
+use crate::system::logic::{MachineRow, SYSTEM};
+use crate::system::modules::HostModules;
+use crate::system::node::MachineSpec;
+use crate::system::{repair, service};
+
+/// How often a question that nobody answered is put again.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+/// How soon a replica that could not be opened is tried again.
+const OPEN_AGAIN: Duration = Duration::from_secs(2);
+/// How long one node may take to say what it has seen.
+const SEEN_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What partitions are opened with.
+pub struct Opening {
+    pub disk: Arc<dyn Disk>,
+    pub paranoid: bool,
+    pub hot_bytes_max: usize,
+    pub shared: StoreShared,
+}
+
+pub struct Host {
+    pub node: NodeId,
+    pub folder: DataFolder,
+    pub registry: Arc<Registry>,
+    pub router: Arc<Router>,
+    pub clock: Arc<dyn Clock>,
+    pub opening: Opening,
+    /// Machines to create when `system` does not know them.
+    pub specs: Vec<MachineSpec>,
+    pub network: OnceLock<Arc<dyn Network>>,
+    /// Where the others are reached; what the configuration says about it goes first.
+    pub routes: Routes,
+    pub routes_fixed: BTreeMap<NodeId, String>,
+    /// Who this node is to its peers.
+    pub identity: peer::Identity,
+    pub seen: Arc<SeenBook>,
+    pub clocks: Arc<Clocks>,
+    /// Where clients reach this node, for the others to know.
+    pub http: Mutex<Option<String>>,
+    pub directory: watch::Sender<Directory>,
+    /// The nodes of the directory, or of the identity as long as that is all there is.
+    pub nodes: watch::Sender<Vec<NodeId>>,
+    /// Those of the others that have answered lately.
+    pub answering: watch::Sender<BTreeSet<NodeId>>,
+    /// All open replicas, for the peers.
+    pub replicas: RwLock<BTreeMap<GroupName, Arc<Partition>>>,
+    pub system: RwLock<Option<Arc<Machine>>>,
+    /// Held while the node becomes part of a cluster.
+    pub joining: Mutex<()>,
+    pub stopping: CancellationToken,
+}
+
+impl Host {
+    pub fn network(&self) -> &Arc<dyn Network> {
+        self.network.get().expect("it is set before anything runs")
+    }
+
+    /// Where nodes are reached from now on.
+    pub fn set_routes(&self, addresses: &BTreeMap<NodeId, String>) {
+        for (node, address) in addresses.iter().chain(&self.routes_fixed).filter(|(node, _)| **node != self.node) {
+            let address = self.routes_fixed.get(node).unwrap_or(address);
+            if self.routes.find(*node).as_ref() != Some(address) {
+                self.routes.set(*node, address.clone());
+            }
+        }
+    }
+
+    /// The other nodes of the cluster.
+    pub fn others(&self) -> Vec<NodeId> {
+        self.nodes.borrow().iter().copied().filter(|node| *node != self.node).collect()
+    }
+
+    pub fn find_replica(&self, group: &GroupName) -> Option<Arc<Partition>> {
+        self.replicas.read().get(group).cloned()
+    }
+
+    pub fn replicas(&self) -> Vec<(GroupName, Arc<Partition>)> {
+        self.replicas.read().iter().map(|(group, partition)| (group.clone(), partition.clone())).collect()
+    }
+
+    /// The partition that holds the directory, once it is open.
+    pub fn system_partition(&self) -> Option<Arc<Partition>> {
+        self.system.read().as_ref()?.find_partition(PartitionId(0))
+    }
+
+    /// Makes the machine `system` known and opens its only partition.
+    pub async fn open_system(self: &Arc<Self>, system: Arc<dyn Logic>) -> Result<(), NodeError> {
+        let identity = self.folder.identity().expect("only a member of a cluster opens partitions");
+        let founders = if identity.is_founder { identity.peers.keys().copied().collect() } else { Vec::new() };
+        let machine = self.machine(SYSTEM, 1, system);
+        *self.system.write() = Some(machine.clone());
+        self.open_replica(&machine, PartitionId(0), founders).await
+    }
+
+    /// Opens what the directory names and this node has not opened; goes on after a failure and returns the first.
+    pub async fn open_machines(self: &Arc<Self>, directory: &Directory) -> Result<(), NodeError> {
+        let mut result = Ok(());
+        for (name, row) in &directory.machines {
+            result = result.and(self.open_machine(name, row).await);
+        }
+        result
+    }
+
+    async fn open_machine(self: &Arc<Self>, name: &str, row: &MachineRow) -> Result<(), NodeError> {
+        let machine = match self.router.find_machine(name) {
+            Some(machine) => machine,
+            None => {
+                let active = self.find_module(ModuleId(row.module)).await?;
+                let machine = self.machine(name, row.partitions, active);
+                self.router.add(machine.clone());
+                machine
+            }
+        };
+        let founders: Vec<NodeId> = row.founders.iter().map(|id| NodeId(*id)).collect();
+        let mut result = Ok(());
+        for partition in machine.partition_ids().filter(|id| machine.find_partition(*id).is_none()) {
+            let opened = self.open_replica(&machine, partition, founders.clone()).await;
+            if let Err(error) = &opened {
+                let reason = error.to_string();
+                // It is tried again and again, and said once.
+                if machine.set_replica(partition, Err(reason.clone())).err() != Some(reason) {
+                    tracing::error!(%error, "a partition is not served");
+                }
+            }
+            result = result.and(opened);
+        }
+        result
+    }
+
+    async fn open_replica(
+        self: &Arc<Self>,
+        machine: &Arc<Machine>,
+        partition: PartitionId,
+        founders: Vec<NodeId>,
+    ) -> Result<(), NodeError> {
+        let group = GroupName::new(machine.name(), partition);
+        let held = self.ask_seen(machine, &group).await?;
+        let failed = |source| NodeError::of_partition(&group, source);
+        let opened = match Partition::open(self.partition_options(&group, founders.clone(), held)).await {
+            Err(error) if repair::is_log_damage(&error) && !self.others().is_empty() => {
+                let folder = self.folder.partition(machine.name(), partition);
+                repair::repair_log(self, machine, &group, &folder).await?;
+                Partition::open(self.partition_options(&group, founders, held)).await.map_err(failed)?
+            }
+            opened => opened.map_err(failed)?,
+        };
+        self.replicas.write().insert(group, opened.clone());
+        drop(machine.set_replica(partition, Ok(opened)));
+        Ok(())
+    }
+
+    fn partition_options(
+        self: &Arc<Self>,
+        group: &GroupName,
+        founders: Vec<NodeId>,
+        held: Option<EntryId>,
+    ) -> PartitionOptions {
+        let identity = self.folder.identity().expect("only a member of a cluster opens partitions");
+        let mut store = StoreOptions::new(self.opening.shared.clone());
+        store.paranoid = self.opening.paranoid;
+        store.hot_bytes_max = self.opening.hot_bytes_max;
+        PartitionOptions {
+            cluster: identity.cluster_bytes().expect("checked when the identity was read"),
+            node: self.node,
+            machine: group.machine.to_string(),
+            partition: group.partition,
+            folder: self.folder.partition(&group.machine, group.partition),
+            disk: self.opening.disk.clone(),
+            clock: self.clock.clone(),
+            modules: Arc::new(HostModules::new(self)),
+            store,
+            peers: GroupPeers { network: self.network().clone(), group: group.clone(), seen: self.seen.clone() },
+            founders,
+            // The others first say what time it is; see `clocks`.
+            stands: self.others().is_empty() || self.clocks.may_lead(),
+            held,
+        }
+    }
+
+    /// The highest entry that the others have seen this node hold, once enough of them have answered: as many as make a majority of the
+    /// cluster together with this node.
+    async fn ask_seen(&self, machine: &Machine, group: &GroupName) -> Result<Option<EntryId>, NodeError> {
+        let mut told: BTreeMap<NodeId, Option<EntryId>> = BTreeMap::new();
+        loop {
+            let others = self.others();
+            if others.len().div_ceil(2) <= told.len() {
+                return Ok(told.into_values().max().flatten());
+            }
+            let silent: Vec<NodeId> = others.iter().copied().filter(|node| !told.contains_key(node)).collect();
+            let mut reasons = Vec::new();
+            for node in silent {
+                match service::ask_seen(self.network().as_ref(), node, group, SEEN_PATIENCE).await {
+                    Ok(seen) => {
+                        told.insert(node, seen);
+                    }
+                    Err(error) => reasons.push(error.to_string()),
+                }
+            }
+            if others.len().div_ceil(2) <= told.len() {
+                continue;
+            }
+            let reason = format!("waits for another node to confirm what its log held: {}", reasons.join("; "));
+            if &*group.machine == SYSTEM {
+                // Without it this node cannot even name its machines.
+                self.router.set_not_ready(vec![format!("{group}: {reason}")]);
+            }
+            drop(machine.set_replica(group.partition, Err(reason)));
+            tokio::select! {
+                () = self.stopping.cancelled() => return Err(NodeError::Stopping),
+                () = tokio::time::sleep(ASK_AGAIN) => {}
+            }
+        }
+    }
+
+    fn machine(self: &Arc<Self>, name: &str, partition_count: u32, active: Arc<dyn Logic>) -> Arc<Machine> {
+        Machine::new(MachineOptions {
+            name: name.to_owned(),
+            partition_count,
+            modules: Arc::new(HostModules::new(self)),
+            active,
+            clock: self.clock.clone(),
+            node: self.node,
+            network: self.network().clone(),
+            nodes: self.nodes.subscribe(),
+            answering: self.answering.subscribe(),
+        })
+    }
+
+    /// A module from this node's registry, or else from another node; waits until one has it.
+    async fn find_module(self: &Arc<Self>, id: ModuleId) -> Result<Arc<dyn Logic>, NodeError> {
+        let modules = HostModules::new(self);
+        let finding = tokio::task::spawn_blocking(move || modules.find(id)).await;
+        Ok(finding.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
+    }
+
+    /// Follows the directory as `system` changes, for as long as the node runs.
+    pub async fn follow_directory(self: Arc<Self>) {
+        let Some(system) = self.system_partition() else { return };
+        let mut progress = system.watch_progress();
+        loop {
+            if let Err(error) = self.read_directory(&system) {
+                tracing::error!(%error, "the directory cannot be read");
+            }
+            tokio::select! {
+                changed = progress.changed() => if changed.is_err() { return },
+                () = self.stopping.cancelled() => return,
+            }
+        }
+    }
+
+    /// Opens what the directory names, for as long as the node runs; what could not be opened is tried again.
+    pub async fn keep_open(self: Arc<Self>) {
+        let mut directory = self.directory.subscribe();
+        let mut is_known = false;
+        loop {
+            let known = directory.borrow_and_update().clone();
+            let is_whole = self.open_machines(&known).await.is_ok();
+            // Once: from then on each machine says for itself what it lacks, and a node that stops says that.
+            if !is_known && !self.stopping.is_cancelled() {
+                let missing = self.unknown_machines();
+                is_known = missing.is_empty();
+                self.router.set_not_ready(missing);
+            }
+            let again =
+                async { if is_whole { std::future::pending().await } else { tokio::time::sleep(OPEN_AGAIN).await } };
+            tokio::select! {
+                changed = directory.changed() => if changed.is_err() { return },
+                () = again => {}
+                () = self.stopping.cancelled() => return,
+            }
+        }
+    }
+
+    /// Takes over what `system` says now.
+    pub fn read_directory(&self, system: &Partition) -> Result<(), PartitionError> {
+        let point = system.read_stale()?;
+        let directory = Directory::read(&point.view)?;
+        if directory.is_founded() {
+            self.set_routes(&directory.nodes);
+            let nodes: Vec<NodeId> = directory.nodes.keys().copied().collect();
+            self.nodes.send_if_modified(|before| {
+                *before != nodes && {
+                    *before = nodes;
+                    true
+                }
+            });
+        }
+        self.directory.send_if_modified(|before| {
+            *before != directory && {
+                *before = directory;
+                true
+            }
+        });
+        Ok(())
+    }
+
+    /// What this node should serve and cannot even name yet: a request for it would be told that there is no such thing.
+    fn unknown_machines(&self) -> Vec<String> {
+        let unknown = self.specs.iter().filter(|spec| self.router.find_machine(&spec.name).is_none());
+        unknown.map(|spec| format!("the machine `{}` is not known yet", spec.name)).collect()
+    }
+
+    /// Waits until `system` knows every machine to create.
+    pub async fn wait_until_created(&self, deadline: Instant) -> Result<Directory, NodeError> {
+        let system = self.system_partition().expect("it was opened before");
+        let failed = |source| NodeError::of_partition(&GroupName::new(SYSTEM, PartitionId(0)), source);
+        let mut progress = system.watch_progress();
+        loop {
+            self.read_directory(&system).map_err(failed)?;
+            let directory = self.directory.borrow().clone();
+            if self.specs.iter().all(|spec| directory.machines.contains_key(&spec.name)) {
+                return Ok(directory);
+            }
+            if !matches!(tokio::time::timeout_at(deadline, progress.changed()).await, Ok(Ok(()))) {
+                return Err(NodeError::NotServed("the machines were not created in time".to_owned()));
+            }
+        }
+    }
+
+    /// Waits until every partition is led and has its module, or says which is not.
+    pub async fn wait_until_served(&self, deadline: Instant) -> Result<(), NodeError> {
+        loop {
+            let missing = match self.router.is_ready() {
+                Ok(()) if self.is_decided() => return Ok(()),
+                Ok(()) => vec!["a partition has no module yet".to_owned()],
+                Err(missing) => missing,
+            };
+            if deadline <= Instant::now() {
+                return Err(NodeError::NotServed(missing.join(", ")));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Whether every partition of every machine to create is open and has its first module.
+    fn is_decided(&self) -> bool {
+        self.specs.iter().all(|spec| {
+            let Some(machine) = self.router.find_machine(&spec.name) else { return false };
+            let has_module = |partition: Arc<Partition>| partition.progress().journal.module != ModuleId::ZERO;
+            machine.partition_ids().all(|id| machine.find_partition(id).is_some_and(has_module))
+        })
+    }
+}

@@ -1,0 +1,91 @@
+//! Modules by their id: from this node's registry, or else from another node that has the bytes.
+//!
+//! In: an id. Out: loaded logic. A module's id is its hash, so whoever has it may be asked. It does not know what a module is for.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+
+use crate::consensus::PeerError;
+use crate::ids::{ModuleId, NodeId};
+use crate::limits::MODULE_BYTES_MAX;
+use crate::machine::logic::Logic;
+use crate::partition::Modules;
+use crate::peer::{Call, Topic};
+use crate::registry::RegistryError;
+use crate::system::host::Host;
+
+/// How long a node may take for one piece of a module.
+const PIECE_PATIENCE: Duration = Duration::from_secs(3);
+/// How often all nodes are asked before a partition is told that its module is nowhere.
+const ROUNDS_MAX: usize = 40;
+const BETWEEN_ROUNDS: Duration = Duration::from_millis(250);
+
+/// The registry, and the other nodes behind it.
+pub struct HostModules {
+    host: Weak<Host>,
+    runtime: tokio::runtime::Handle,
+}
+
+impl HostModules {
+    pub fn new(host: &Arc<Host>) -> Self {
+        Self { host: Arc::downgrade(host), runtime: tokio::runtime::Handle::current() }
+    }
+
+    /// Must not be called on a thread of the runtime: it waits.
+    pub fn find(&self, id: ModuleId) -> Result<Arc<dyn Logic>, RegistryError> {
+        let Some(host) = self.host.upgrade() else { return Err(RegistryError::Closed) };
+        match host.registry.find(id) {
+            Err(missing @ RegistryError::Missing { .. }) => match self.runtime.block_on(fetch(&host, id)) {
+                Some(wasm) => host.registry.stage(&wasm),
+                None => Err(missing),
+            },
+            found => found,
+        }
+    }
+}
+
+impl Modules for HostModules {
+    fn load(&self, id: ModuleId) -> Result<Arc<dyn Logic>, String> {
+        self.find(id).map_err(|error| error.to_string())
+    }
+}
+
+/// Asks the others for a module, again and again for a while; nothing when none of them has it.
+async fn fetch(host: &Host, id: ModuleId) -> Option<Vec<u8>> {
+    for _ in 0..ROUNDS_MAX {
+        for node in host.others() {
+            match fetch_from(host, node, id).await {
+                Ok(wasm) if ModuleId::of(&wasm) == id => {
+                    tracing::info!(module = %id.short(), %node, "module fetched");
+                    return Some(wasm);
+                }
+                Ok(_) => tracing::error!(module = %id.short(), %node, "another node sent other bytes for a module"),
+                Err(error) => tracing::debug!(module = %id.short(), %node, %error, "no module from there"),
+            }
+        }
+        tokio::select! {
+            () = host.stopping.cancelled() => return None,
+            () = tokio::time::sleep(BETWEEN_ROUNDS) => {}
+        }
+        if host.others().is_empty() {
+            return None;
+        }
+    }
+    None
+}
+
+async fn fetch_from(host: &Host, node: NodeId, id: ModuleId) -> Result<Vec<u8>, PeerError> {
+    let call = Call { topic: Topic::Module, group: None, body: Bytes::copy_from_slice(&id.0) };
+    let mut pieces = host.network().fetch(node, call, PIECE_PATIENCE).await?;
+    let mut wasm = Vec::new();
+    while let Some(piece) = pieces.next().await {
+        wasm.extend_from_slice(&piece?);
+        if MODULE_BYTES_MAX < wasm.len() {
+            return Err(PeerError::UnexpectedReply { node });
+        }
+    }
+    Ok(wasm)
+}

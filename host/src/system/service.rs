@@ -1,0 +1,250 @@
+//! What a node answers its peers, topic by topic; and the questions themselves where they are put from here.
+//!
+//! In: messages of other nodes of this cluster. Out: answers of partitions, of the router, of the registry. It decides nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt, StreamExt};
+use minicbor::{Decode, Encode};
+
+use crate::consensus::{AppendReply, ConsensusError, PeerError, PeerReply, PeerRequest};
+use crate::ids::{Head, JournalIndex, LogIndex, Micros, ModuleId, NodeId, Term};
+use crate::log::EntryId;
+use crate::partition::Partition;
+use crate::peer::{Call, GroupName, Network, Service, ServiceError, Topic};
+use crate::system::host::Host;
+use crate::system::{found, repair};
+
+/// Bytes of one piece of something fetched.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// The body of [`Topic::Join`].
+#[derive(Clone, Debug, Encode, Decode)]
+pub struct Join {
+    #[n(0)]
+    pub cluster: String,
+    /// Whom the sender means.
+    #[n(1)]
+    pub node: u64,
+    #[n(2)]
+    pub is_founder: bool,
+    #[n(3)]
+    pub peers: BTreeMap<u64, String>,
+}
+
+/// The answer to [`Topic::Clock`].
+#[derive(Clone, Debug, Encode, Decode)]
+pub struct ClockAnswer {
+    #[n(0)]
+    pub time: i64,
+    #[n(1)]
+    pub http: Option<String>,
+}
+
+/// The answer to [`Topic::Seen`].
+#[derive(Clone, Debug, Encode, Decode)]
+struct SeenAnswer {
+    /// Term, node and index.
+    #[n(0)]
+    last: Option<(u64, u64, u64)>,
+}
+
+/// The body of [`Topic::Membership`].
+#[derive(Clone, Copy, Debug, Encode, Decode)]
+pub struct TransferTo {
+    #[n(0)]
+    pub to: u64,
+}
+
+pub fn encode(message: &impl Encode<()>) -> Bytes {
+    minicbor::to_vec(message).expect("writing to memory cannot fail").into()
+}
+
+pub fn decode<'b, T: Decode<'b, ()>>(bytes: &'b [u8]) -> Result<T, ServiceError> {
+    minicbor::decode(bytes).map_err(|error| ServiceError::Malformed(error.to_string()))
+}
+
+/// What has `node` seen of this node's log of `group`?
+pub async fn ask_seen(
+    network: &dyn Network,
+    node: NodeId,
+    group: &GroupName,
+    patience: Duration,
+) -> Result<Option<EntryId>, PeerError> {
+    let call = Call { topic: Topic::Seen, group: Some(group.clone()), body: Bytes::new() };
+    let answer = network.call(node, call, patience).await?;
+    let SeenAnswer { last } = decode(&answer).map_err(|_| PeerError::UnexpectedReply { node })?;
+    Ok(last.map(|(term, node, index)| EntryId { term: Term(term), node: NodeId(node), index: LogIndex(index) }))
+}
+
+/// The head of `node`'s journal at `index`; nothing when it is not that far.
+pub async fn ask_head(
+    network: &dyn Network,
+    node: NodeId,
+    group: &GroupName,
+    index: JournalIndex,
+    patience: Duration,
+) -> Result<Option<Head>, PeerError> {
+    let body = Bytes::copy_from_slice(&index.0.to_le_bytes());
+    let answer = network.call(node, Call { topic: Topic::Head, group: Some(group.clone()), body }, patience).await?;
+    if answer.is_empty() {
+        return Ok(None);
+    }
+    let head = answer.as_ref().try_into().map_err(|_| PeerError::UnexpectedReply { node })?;
+    Ok(Some(Head(head)))
+}
+
+/// This node's end for its peers.
+pub struct HostService(pub Arc<Host>);
+
+impl HostService {
+    fn replica(&self, group: &GroupName) -> Result<Arc<Partition>, ServiceError> {
+        self.0.find_replica(group).ok_or_else(|| ServiceError::NoGroup(group.clone()))
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> ServiceError {
+    ServiceError::Failed(error.to_string())
+}
+
+impl Service for HostService {
+    fn raft(
+        &self,
+        _from: NodeId,
+        group: GroupName,
+        request: PeerRequest,
+    ) -> BoxFuture<'static, Result<PeerReply, ServiceError>> {
+        let replica = self.replica(&group);
+        async move { replica?.group().answer(request).await.map_err(failed) }.boxed()
+    }
+
+    fn appends(
+        &self,
+        _from: NodeId,
+        group: GroupName,
+        requests: BoxStream<'static, PeerRequest>,
+    ) -> BoxStream<'static, Result<AppendReply, ServiceError>> {
+        match self.replica(&group) {
+            Ok(replica) => {
+                let failed = |reply: Result<AppendReply, ConsensusError>| reply.map_err(failed);
+                replica.group().answer_appends(requests).map(failed).boxed()
+            }
+            Err(error) => stream::once(async move { Err(error) }).boxed(),
+        }
+    }
+
+    fn call(&self, from: NodeId, call: Call, deadline: Duration) -> BoxFuture<'static, Result<Bytes, ServiceError>> {
+        let host = self.0.clone();
+        async move { answer(&host, from, call, deadline).await }.boxed()
+    }
+
+    fn fetch(
+        &self,
+        _from: NodeId,
+        call: Call,
+    ) -> BoxFuture<'static, Result<BoxStream<'static, Result<Bytes, ServiceError>>, ServiceError>> {
+        let host = self.0.clone();
+        async move {
+            match call.topic {
+                Topic::Module => {
+                    let id = call.body.as_ref().try_into().map(ModuleId);
+                    let id = id.map_err(|_| ServiceError::Malformed("a module's id has 32 bytes".to_owned()))?;
+                    let wasm = host.registry.read(id).map_err(failed)?;
+                    let pieces: Vec<_> =
+                        wasm.chunks(PIECE_BYTES).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+                    Ok(stream::iter(pieces).boxed())
+                }
+                Topic::Records => {
+                    let group =
+                        call.group.ok_or_else(|| ServiceError::Malformed("it names no partition".to_owned()))?;
+                    let replica = host.find_replica(&group).ok_or(ServiceError::NoGroup(group))?;
+                    repair::records(replica, &call.body)
+                }
+                topic => Err(ServiceError::Malformed(format!("{topic:?} is nothing to fetch here"))),
+            }
+        }
+        .boxed()
+    }
+}
+
+async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) -> Result<Bytes, ServiceError> {
+    let Call { topic, group, body } = call;
+    let group = || group.clone().ok_or_else(|| ServiceError::Malformed("it names no partition".to_owned()));
+    let replica = || {
+        let group = group()?;
+        host.find_replica(&group).ok_or(ServiceError::NoGroup(group))
+    };
+    match topic {
+        Topic::Submit => {
+            let group = group()?;
+            let system = host.system.read().clone().filter(|system| system.name() == &*group.machine);
+            let machine = system.or_else(|| host.router.find_machine(&group.machine));
+            let machine = machine.ok_or_else(|| ServiceError::NoGroup(group.clone()))?;
+            machine.answer_submit(group.partition, &body, patience).await.map_err(failed)
+        }
+        Topic::ReadIndex => replica()?.answer_read_index().await.map_err(failed),
+        Topic::WantTime => {
+            replica()?.on_want_time(&body).map_err(failed)?;
+            Ok(Bytes::new())
+        }
+        Topic::Seen => {
+            let last = host.seen.of(from, &group()?).map(|id| (id.term.0, id.node.0, id.index.0));
+            Ok(encode(&SeenAnswer { last }))
+        }
+        Topic::Head => {
+            let index = body.as_ref().try_into().map(u64::from_le_bytes);
+            let index = index.map_err(|_| ServiceError::Malformed("an index has 8 bytes".to_owned()))?;
+            let head = replica()?.head_at(JournalIndex(index)).map_err(failed)?;
+            Ok(head.map_or_else(Bytes::new, |head| Bytes::copy_from_slice(&head.0)))
+        }
+        Topic::Clock => {
+            note_lost_data(host, from);
+            let http = host.http.lock().clone();
+            Ok(encode(&ClockAnswer { time: host.clocks.wall().0, http }))
+        }
+        Topic::Join => {
+            found::on_join(host, decode(&body)?).await.map_err(failed)?;
+            Ok(Bytes::new())
+        }
+        Topic::Membership => {
+            let TransferTo { to } = decode(&body)?;
+            replica()?.group().transfer_to(NodeId(to)).await.map_err(failed)?;
+            Ok(Bytes::new())
+        }
+        Topic::Status => {
+            let cluster = host.folder.identity().map(|identity| identity.cluster.clone());
+            Ok(Bytes::from(cluster.unwrap_or_default()))
+        }
+        Topic::Records => Ok(repair::holding(replica()?.as_ref())),
+        Topic::Module | Topic::Snapshot | Topic::Query => {
+            Err(ServiceError::Malformed(format!("{topic:?} is not asked so")))
+        }
+    }
+}
+
+/// Only members of a cluster ask each other for the time: one that asks a node without a cluster counts on what that node has lost.
+/// Between the founding of a cluster and the invitation there is a moment in which this is said too early; joining takes it back.
+fn note_lost_data(host: &Host, from: NodeId) {
+    if host.folder.identity().is_some() {
+        return;
+    }
+    let node = host.node;
+    host.router.set_not_ready(vec![format!(
+        "node {from} takes this one for node {node} of its cluster, but its data folder is empty: the data was lost, and with it what \
+         the others count on; remove node {node} with `statehouse cluster remove`, and add this one under a new id"
+    )]);
+}
+
+/// Asks another node what time it is there, and tells the clocks.
+pub async fn ask_clock(host: &Host, node: NodeId, patience: Duration) {
+    let call = Call { topic: Topic::Clock, group: None, body: Bytes::new() };
+    let asked = host.clocks.wall();
+    let Ok(answer) = host.network().call(node, call, patience).await else { return };
+    let Ok(ClockAnswer { time, http }) = decode(&answer) else { return };
+    host.clocks.on_answer(node, Micros(time), asked, host.clocks.wall(), http);
+}

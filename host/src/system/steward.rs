@@ -1,0 +1,266 @@
+//! The steward: keeps the groups that this node leads as the directory wants them.
+//!
+//! ```text
+//! founded? → machines created? → per partition led here: first module → members → the leader where it belongs
+//! ```
+//! In: the directory, who is reachable, how far followers are. Out: one small change at a time, each of which may be the last before the
+//! process dies: the next leader finds what is left to do. It runs on every node and does nothing for partitions led elsewhere.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use statehouse_abi::role;
+use statehouse_abi::value::Value;
+use tokio::time::Instant;
+
+use crate::consensus::{ConsensusError, GroupMetrics};
+use crate::ids::{CommandId, LogIndex, ModuleId, NodeId};
+use crate::machine::entry::Activation;
+use crate::partition::Partition;
+use crate::peer::GroupName;
+use crate::router::Machine;
+use crate::router::answer::{Answer, Caller, CommandRequest};
+use crate::system::cluster::ClusterError;
+use crate::system::directory::Directory;
+use crate::system::host::Host;
+use crate::system::logic::SYSTEM;
+use crate::system::node::stage;
+
+/// How often the steward looks.
+const ROUND: Duration = Duration::from_millis(100);
+/// How long one change may take before the next round looks again.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(5);
+/// Entries that a follower may lack and still count as caught up.
+const LAG_MAX: u64 = 256;
+/// How long a node must have answered before a partition is led there.
+const SETTLED: Duration = Duration::from_secs(2);
+/// How long leaders are moved about after a node has come or gone.
+const SPREADING: Duration = Duration::from_secs(20);
+
+/// Whether leaders are being spread, and since when.
+#[derive(Default)]
+struct Spread {
+    reachable: Vec<NodeId>,
+    until: Option<Instant>,
+}
+
+impl Spread {
+    /// Leaders move only for a while after nodes came or went, so that one who was asked to lead by hand stays.
+    fn is_on(&mut self, reachable: Vec<NodeId>) -> bool {
+        let now = Instant::now();
+        if reachable != self.reachable {
+            *self = Self { reachable, until: Some(now + SPREADING) };
+        }
+        self.until.is_some_and(|until| now < until)
+    }
+}
+
+/// Runs until the node stops.
+pub async fn run(host: Arc<Host>) {
+    let mut spread = Spread::default();
+    while !host.stopping.is_cancelled() {
+        let samples = host.clocks.samples();
+        let is_spreading = spread.is_on(samples.keys().copied().collect());
+        let settled = |node: &NodeId| samples.get(node).is_some_and(|sample| SETTLED <= sample.since.elapsed());
+        let directory = host.directory.borrow().clone();
+        found_and_create(&host, &directory).await;
+        let led = host.replicas().into_iter().filter(|(_, partition)| partition.is_leader());
+        let tended = led.map(|(group, partition)| {
+            let (host, directory, settled) = (&host, &directory, &settled);
+            async move {
+                let tending = tend(host, directory, &group, &partition, is_spreading, settled);
+                match tokio::time::timeout(CHANGE_PATIENCE, tending).await {
+                    Ok(Err(error)) => tracing::debug!(%group, %error, "to be tried again"),
+                    Ok(Ok(())) => {}
+                    Err(_) => tracing::warn!(%group, "a change of members or leader takes long"),
+                }
+            }
+        });
+        join_all(tended).await;
+        tokio::select! {
+            () = host.stopping.cancelled() => return,
+            () = tokio::time::sleep(ROUND) => {}
+        }
+    }
+}
+
+/// What only the leader of `system` does.
+async fn found_and_create(host: &Arc<Host>, directory: &Directory) {
+    let Some(system) = host.system.read().clone() else { return };
+    if !host.system_partition().is_some_and(|partition| partition.is_leader() && has_module(&partition)) {
+        return;
+    }
+    let result = if !directory.is_founded() {
+        let identity = host.folder.identity().expect("a partition is open");
+        let node = |(id, peer): (&NodeId, &String)| node_value(*id, peer);
+        let nodes = Value::Array(identity.peers.iter().map(node).collect());
+        command(&system, "found", Value::map([("nodes", nodes)]), Instant::now() + CHANGE_PATIENCE).await
+    } else {
+        create_missing(host, &system, directory).await
+    };
+    if let Err(error) = result {
+        tracing::warn!(%error, "a change of the directory is to be tried again");
+    }
+}
+
+async fn create_missing(host: &Arc<Host>, system: &Machine, directory: &Directory) -> Result<(), ClusterError> {
+    for spec in host.specs.iter().filter(|spec| !directory.machines.contains_key(&spec.name)) {
+        let failed = |error: crate::system::NodeError| ClusterError::Invalid(error.to_string());
+        let logic = stage(&host.registry, spec).map_err(failed)?;
+        let body = Value::map([
+            ("name", Value::text(spec.name.as_str())),
+            ("partitions", Value::Int(spec.partitions.into())),
+            ("module", Value::text(logic.id().to_string())),
+        ]);
+        match command(system, "machines", body, Instant::now() + CHANGE_PATIENCE).await {
+            // Created in the meantime; the directory will say so.
+            Err(ClusterError::Rejected { code, .. }) if code == "machine_exists" => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// One step towards what a partition that is led here should be.
+async fn tend(
+    host: &Host,
+    directory: &Directory,
+    group: &GroupName,
+    partition: &Partition,
+    is_spreading: bool,
+    settled: &impl Fn(&NodeId) -> bool,
+) -> Result<(), ConsensusError> {
+    if !has_module(partition) {
+        activate_first(host, directory, group, partition).await;
+        return Ok(());
+    }
+    let raft = partition.group();
+    let metrics = raft.metrics();
+    if directory.is_founded() && change_members(host, directory, partition, &metrics).await? {
+        return Ok(());
+    }
+    if !host.clocks.may_lead() {
+        return hand_over(host, partition, &metrics, |_| true).await;
+    }
+    let wanted = leader_wanted(group, &metrics);
+    if is_spreading && wanted != host.node && settled(&wanted) && is_caught_up(&metrics, wanted) {
+        tracing::info!(%group, to = %wanted, "leadership is spread");
+        raft.transfer_to(wanted).await?;
+    }
+    Ok(())
+}
+
+fn has_module(partition: &Partition) -> bool {
+    partition.progress().journal.module != ModuleId::ZERO
+}
+
+async fn activate_first(host: &Host, directory: &Directory, group: &GroupName, partition: &Partition) {
+    let (id, number) = if &*group.machine == SYSTEM {
+        let Some(system) = host.system.read().clone() else { return };
+        (system.module_id(), 0)
+    } else {
+        let Some(row) = directory.machines.get(&*group.machine) else { return };
+        (ModuleId(row.module), row.activation)
+    };
+    // It was there when the machine was opened.
+    let Ok(logic) = host.registry.find(id) else { return };
+    let activation = Activation { module: id, schema: logic.describe().schema, number };
+    if let Err(error) = partition.activate(activation, Instant::now() + CHANGE_PATIENCE).await {
+        tracing::debug!(%group, %error, "the first module is to be activated again");
+    }
+}
+
+/// Makes one change towards the nodes of the directory; says whether there was one to make.
+async fn change_members(
+    host: &Host,
+    directory: &Directory,
+    partition: &Partition,
+    metrics: &GroupMetrics,
+) -> Result<bool, ConsensusError> {
+    let raft = partition.group();
+    let is_wanted = |node: &NodeId| directory.nodes.contains_key(node);
+    let is_member = |node: &NodeId| metrics.voters.contains(node) || metrics.learners.contains(node);
+    if let Some(node) = directory.nodes.keys().find(|node| !is_member(node)) {
+        raft.add_learner(*node).await?;
+        return Ok(true);
+    }
+    if let Some(node) = metrics.learners.iter().find(|node| !is_wanted(node)) {
+        raft.remove_learner(*node).await?;
+        return Ok(true);
+    }
+    let caught_up = |node: &&NodeId| is_wanted(node) && is_caught_up(metrics, **node);
+    let ready: Vec<NodeId> = metrics.learners.iter().filter(caught_up).copied().collect();
+    let staying: Vec<NodeId> = metrics.voters.iter().filter(|node| is_wanted(node)).copied().collect();
+    if ready.is_empty() && staying.len() == metrics.voters.len() {
+        return Ok(false);
+    }
+    if !is_wanted(&host.node) {
+        hand_over(host, partition, metrics, is_wanted).await?;
+        return Ok(true);
+    }
+    let voters: Vec<NodeId> = staying.into_iter().chain(ready).collect();
+    // While members change, a majority of the old and of the new ones is needed for everything.
+    let up = voters.iter().filter(|node| **node == host.node || is_caught_up(metrics, **node)).count();
+    if up <= voters.len() / 2 {
+        return Ok(false);
+    }
+    raft.set_voters(&voters).await?;
+    Ok(true)
+}
+
+/// Asks the follower that is furthest to lead instead of this node.
+pub async fn hand_over(
+    host: &Host,
+    partition: &Partition,
+    metrics: &GroupMetrics,
+    may_lead: impl Fn(&NodeId) -> bool,
+) -> Result<(), ConsensusError> {
+    let reachable = host.clocks.samples();
+    let voters = metrics.voters.iter().filter(|node| **node != host.node && reachable.contains_key(node));
+    let furthest = voters.filter(|node| may_lead(node)).max_by_key(|node| metrics.matched.get(node).copied().flatten());
+    match furthest {
+        Some(node) if is_caught_up(metrics, *node) => partition.group().transfer_to(*node).await,
+        _ => Ok(()),
+    }
+}
+
+fn is_caught_up(metrics: &GroupMetrics, node: NodeId) -> bool {
+    let matched = metrics.matched.get(&node).copied().flatten();
+    let last = metrics.last_log.unwrap_or(LogIndex(0));
+    matched.is_some_and(|matched| last.0 <= matched.0 + LAG_MAX)
+}
+
+/// The voter that leads a partition when all are well: each in turn.
+fn leader_wanted(group: &GroupName, metrics: &GroupMetrics) -> NodeId {
+    let mut voters = metrics.voters.clone();
+    voters.sort_unstable();
+    assert!(!voters.is_empty(), "a led group has voters");
+    voters[group.partition.0 as usize % voters.len()]
+}
+
+pub fn node_value(id: NodeId, peer: &str) -> Value {
+    Value::map([("id", Value::Int(id.0.into())), ("peer", Value::text(peer))])
+}
+
+/// A command of the machine `system`, by its path.
+pub async fn command(system: &Machine, path: &str, body: Value, deadline: Instant) -> Result<(), ClusterError> {
+    let describe = system.describe();
+    let command = describe.commands.iter().position(|command| command.path == path);
+    let request = CommandRequest {
+        command: u32::try_from(command.expect("the logic has it")).expect("few commands"),
+        body: body.to_cbor().expect("the body has no integer over 64 bits"),
+        id: CommandId(uuid::Uuid::now_v7().into_bytes()),
+        caller: Arc::new(Caller { name: "node".to_owned(), roles: role::ALL }),
+        request_id: "steward".into(),
+        deadline,
+    };
+    match system.submit(vec![request]).await.pop() {
+        Some(Answer::Done(_)) => Ok(()),
+        Some(Answer::Rejected(_, rejection)) => {
+            Err(ClusterError::Rejected { code: rejection.code, detail: rejection.detail })
+        }
+        Some(Answer::Refused(refusal)) => Err(ClusterError::Invalid(refusal.detail)),
+        _ => Err(ClusterError::Deadline),
+    }
+}
