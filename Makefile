@@ -3,7 +3,7 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/statehouse/target
 CLI := $(CARGO_TARGET_DIR)/release/statehouse
 
-.PHONY: run test modules bench setup build
+.PHONY: run test chaos modules bench setup build
 .DEFAULT_GOAL := run
 
 run: build ## three nodes in one process with the wallet, data in ./statehouse-data, http on 127.0.0.1:8080 8081 8082
@@ -11,6 +11,9 @@ run: build ## three nodes in one process with the wallet, data in ./statehouse-d
 
 test: setup ## format, lints, modules, every suite; the time of each and a summary at the end
 	.ci/test
+
+chaos: setup ## the cluster suite with many more faults: some minutes
+	STATEHOUSE_CHAOS=1 .ci/test build cluster
 
 modules: build ## the modules of this repository, from source, compared with the released ones
 	$(CLI) module build modules/counter

@@ -1,7 +1,7 @@
 //! The one place where a test lets time pass, always within a bound.
 //!
-//! [`eventually`] is for what must happen by itself; [`hold`] for what must last, like a paused process. No test judges
-//! by how long something took.
+//! [`eventually`] and [`within`] are for what must happen by itself; [`hold`] for what must last, like a paused process. No
+//! test judges by how long something took: every bound is far above what the host promises.
 
 use std::time::Duration;
 
@@ -27,4 +27,23 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
         hold(PAUSE).await;
     }
     panic!("{what}: did not happen within {QUESTION_COUNT_MAX} questions");
+}
+
+/// Like [`eventually`] where one question may take long itself, like a request to a node that is cut off: gives up after
+/// `patience`.
+pub async fn within<T>(patience: Duration, what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
+    find_within(patience, ask).await.unwrap_or_else(|| panic!("{what}: did not happen within {patience:?}"))
+}
+
+/// Like [`within`], for a caller that has more to say when there is no answer.
+pub async fn find_within<T>(patience: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+    let asking = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            hold(PAUSE).await;
+        }
+    };
+    tokio::time::timeout(patience, asking).await.ok()
 }

@@ -1,27 +1,15 @@
-//! The real `statehouse` binary as a process: started, asked for readiness, killed, stopped, and its commands run.
+//! One host on a folder of its own, `statehouse dev`: started, asked for readiness, killed and stopped.
 //!
-//! It finds the binary beside the test executable (or at `STATEHOUSE_BIN`). What the process prints is kept, so that a
-//! failed start says why. It knows no route but `/readyz`.
+//! It knows the flags of `dev` and the route `/readyz`, and nothing of clusters.
 
-use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::JoinHandle;
-use std::time::Duration;
-
-use tokio::sync::oneshot;
+use std::process::{Command, ExitStatus};
 
 use crate::hold::eventually;
 use crate::http::Client;
-
-/// A start that has not said where it listens by then hangs.
-const START_TIME_MAX: Duration = Duration::from_secs(60);
-/// Lines of output that are kept.
-const OUTPUT_LINES_MAX: usize = 500;
-const LISTENING: &str = "listening on http://";
+pub use crate::process::{Finished, Refused, argument, cli};
+use crate::process::{Process, binary};
 
 /// How to start a host.
 #[derive(Clone, Debug)]
@@ -29,6 +17,8 @@ pub struct Start {
     /// The binary that is started.
     pub program: PathBuf,
     pub data: PathBuf,
+    /// Where it listens; a port of the system's choice unless a test needs it to come back to the same one.
+    pub http: SocketAddr,
     /// Further arguments of `statehouse dev`.
     pub arguments: Vec<String>,
     pub environment: Vec<(String, String)>,
@@ -36,18 +26,13 @@ pub struct Start {
 
 impl Start {
     pub fn on(data: &Path) -> Self {
-        Self { program: binary(), data: data.to_owned(), arguments: Vec::new(), environment: Vec::new() }
+        let http = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self { program: binary(), data: data.to_owned(), http, arguments: Vec::new(), environment: Vec::new() }
     }
 }
 
 /// A running host. Dropping it kills the process.
-pub struct Host {
-    child: Child,
-    address: SocketAddr,
-    output: Output,
-    /// They end with the process.
-    readers: Vec<JoinHandle<()>>,
-}
+pub struct Host(Process);
 
 impl Host {
     /// Starts a host on the data folder and waits until it is ready.
@@ -58,201 +43,63 @@ impl Host {
     /// Like [`Host::start`]; a process that ends before it is ready is returned as `Err`.
     pub async fn start_with(start: &Start) -> Result<Self, Refused> {
         let mut command = Command::new(&start.program);
-        command.arg("dev").arg("--data").arg(&start.data).args(["--http", "127.0.0.1:0", "--nodes", "1"]);
+        command.arg("dev").arg("--data").arg(&start.data).arg("--http").arg(start.http.to_string());
+        command.args(["--nodes", "1"]);
         command.args(&start.arguments);
-        command.envs(start.environment.iter().cloned()).stdin(Stdio::null());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the host's binary can be started");
-        let output = Output::default();
-        let (found, address) = oneshot::channel();
-        let readers = vec![
-            output.collect(child.stdout.take().expect("stdout is piped"), Some(found)),
-            output.collect(child.stderr.take().expect("stderr is piped"), None),
-        ];
-        match tokio::time::timeout(START_TIME_MAX, address).await {
-            Ok(Ok(address)) => Self { child, address, output, readers }.ready().await,
-            Ok(Err(_)) => {
-                let status = exit_of(&mut child).await;
-                Err(Refused::new(status, readers, &output))
-            }
-            Err(_) => {
-                end(&mut child);
-                panic!("the host did not say where it listens: {}", output.text());
-            }
-        }
+        command.envs(start.environment.iter().cloned());
+        Self(Process::start("the host", command).await?).ready().await
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.0.address()
     }
 
     pub fn client(&self) -> Client {
-        Client::to(self.address)
+        Client::to(self.address())
     }
 
     /// What the process printed last.
     pub fn output(&self) -> String {
-        self.output.text()
+        self.0.output()
     }
 
     /// Whether the process has ended by itself.
     pub fn has_ended(&mut self) -> bool {
-        self.child.try_wait().expect("the child can be waited for").is_some()
+        self.0.has_ended()
     }
 
     /// `kill -9`; the process is gone on return.
-    pub fn kill(mut self) {
-        end(&mut self.child);
+    pub fn kill(self) {
+        self.0.kill();
     }
 
     /// SIGTERM; waits until the process has ended by itself.
-    pub async fn terminate(mut self) -> ExitStatus {
-        self.signal("TERM");
-        exit_of(&mut self.child).await
+    pub async fn terminate(self) -> ExitStatus {
+        self.0.terminate().await
     }
 
     /// SIGSTOP: the process stands still until [`Host::resume`].
     pub fn pause(&self) {
-        self.signal("STOP");
+        self.0.pause();
     }
 
     pub fn resume(&self) {
-        self.signal("CONT");
-    }
-
-    fn signal(&self, name: &str) {
-        let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
-        assert!(status.expect("kill can be run").success(), "the host is still there to be signalled");
+        self.0.resume();
     }
 
     /// Waits for `/readyz`; a process that ends first refused to start.
     async fn ready(mut self) -> Result<Self, Refused> {
         let mut client = self.client();
-        let exit = eventually("the host becomes ready", async || {
-            if let Some(status) = self.child.try_wait().expect("the child can be waited for") {
-                return Some(Some(status));
+        let refused = eventually("the host becomes ready", async || {
+            if let Some(refused) = self.0.find_refusal() {
+                return Some(Some(refused));
             }
             let answer = client.get("/readyz").await;
             answer.is_ok_and(|answer| answer.status == 200).then_some(None)
         });
-        match exit.await {
+        match refused.await {
             None => Ok(self),
-            Some(status) => Err(Refused::new(status, std::mem::take(&mut self.readers), &self.output)),
+            Some(refused) => Err(refused),
         }
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        end(&mut self.child);
-        if std::thread::panicking() {
-            eprintln!("--- the host printed last:\n{}", self.output.text());
-        }
-    }
-}
-
-/// A host that ended instead of serving.
-#[derive(Debug)]
-pub struct Refused {
-    pub status: ExitStatus,
-    /// Both of its streams.
-    pub output: String,
-}
-
-impl Refused {
-    /// Waits until everything that the process printed was read.
-    fn new(status: ExitStatus, readers: Vec<JoinHandle<()>>, output: &Output) -> Self {
-        for reader in readers {
-            reader.join().expect("reading lines does not panic");
-        }
-        Self { status, output: output.text() }
-    }
-}
-
-/// What a command of the CLI printed, and how it ended.
-#[derive(Debug)]
-pub struct Finished {
-    /// `None` when a signal ended it.
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
-}
-
-/// Runs `statehouse` with the arguments to its end.
-pub fn cli<const N: usize>(arguments: [&str; N]) -> Finished {
-    let output = Command::new(binary()).args(arguments).stdin(Stdio::null()).output();
-    let output = output.expect("the host's binary can be started");
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
-}
-
-/// The path of a folder as an argument.
-pub fn argument(path: &Path) -> &str {
-    path.to_str().expect("temporary folders have UTF-8 names")
-}
-
-/// `STATEHOUSE_BIN`, or the binary of the build that this test belongs to.
-fn binary() -> PathBuf {
-    if let Some(path) = std::env::var_os("STATEHOUSE_BIN") {
-        return path.into();
-    }
-    let test = std::env::current_exe().expect("a test knows its own path");
-    let folder = test.parent().and_then(Path::parent).expect("tests lie in target/release/deps");
-    let path = folder.join("statehouse");
-    assert!(path.is_file(), "no {}: run `cargo build --release -p statehouse` first", path.display());
-    path
-}
-
-fn end(child: &mut Child) {
-    // Both fail only for a child that has ended and was waited for, which is what is wanted.
-    child.kill().ok();
-    child.wait().ok();
-}
-
-async fn exit_of(child: &mut Child) -> ExitStatus {
-    eventually("the host ends", async || child.try_wait().expect("the child can be waited for")).await
-}
-
-/// The last lines that a process printed.
-#[derive(Clone, Default)]
-struct Output(Arc<Mutex<VecDeque<String>>>);
-
-impl Output {
-    /// Reads a stream to its end on a thread of its own, and reports the first address it names.
-    fn collect(
-        &self,
-        stream: impl Read + Send + 'static,
-        mut found: Option<oneshot::Sender<SocketAddr>>,
-    ) -> JoinHandle<()> {
-        let output = self.clone();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                let address =
-                    line.split_once(LISTENING).and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
-                output.push(line);
-                if let Some(address) = address
-                    && let Some(found) = found.take()
-                {
-                    // Nobody waits any more when the start was given up.
-                    found.send(address).ok();
-                }
-            }
-        })
-    }
-
-    fn push(&self, line: String) {
-        let mut lines = self.lines();
-        lines.push_back(line);
-        if lines.len() > OUTPUT_LINES_MAX {
-            lines.pop_front();
-        }
-    }
-
-    fn text(&self) -> String {
-        Vec::from(self.lines().clone()).join("\n")
-    }
-
-    fn lines(&self) -> MutexGuard<'_, VecDeque<String>> {
-        self.0.lock().expect("collecting lines does not panic")
     }
 }

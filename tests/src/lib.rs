@@ -1,11 +1,22 @@
 //! The test kit: what every test of a running host needs, and no test itself.
 //!
-//! It starts the real binary as a process of its own, talks to it over HTTP, puts load on it, and judges what it left
-//! behind. It knows the REST contract and the CLI, and nothing of what is inside the host.
+//! It starts the real binary as processes of their own, damages what is between and below them, talks to them over HTTP,
+//! puts load on them, and judges what they left behind. It knows the REST contract and the CLI; only the oracle's reader
+//! knows the host's log format.
 
 pub mod hold;
+pub mod process;
 pub mod host;
+pub mod ports;
+pub mod proxy;
+pub mod network;
+pub mod disk;
+pub mod damage;
+pub mod cluster;
 pub mod http;
 pub mod wallet;
 pub mod workload;
+pub mod recording;
+pub mod load;
 pub mod oracle;
+pub mod trial;

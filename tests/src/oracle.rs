@@ -3,10 +3,14 @@
 //! In: what clients asked and were told. Out: a panic that names the first breach. It recomputes balances from the
 //! recorded outcomes by itself and knows nothing of how the host does.
 
+pub mod model;
+pub mod history;
+pub mod judge;
+
 use std::path::Path;
 
-use crate::host::{Finished, argument, cli};
 use crate::http::Client;
+use crate::process::{Finished, argument, cli};
 use crate::wallet::{self, Recorded};
 use crate::workload::{Told, Transfer};
 

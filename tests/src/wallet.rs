@@ -51,6 +51,16 @@ pub async fn account(client: &mut Client, account: &str) -> Answer {
 /// The balance in minor units of [`CURRENCY`]; 0 where the account has none.
 pub async fn balance(client: &mut Client, name: &str) -> i128 {
     let answer = account(client, name).await;
+    shown(name, &answer)
+}
+
+/// Like [`balance`], as the asked node's own rows have it.
+pub async fn balance_stale(client: &mut Client, name: &str) -> i128 {
+    let path = format!("/v1/wallet/accounts/{name}?consistency=stale");
+    shown(name, &client.get(&path).await.expect("the host answers"))
+}
+
+fn shown(name: &str, answer: &Answer) -> i128 {
     assert_eq!(answer.status, 200, "read {name}: {answer:?}");
     answer.json()["balances"][CURRENCY].as_str().map_or(0, minor)
 }

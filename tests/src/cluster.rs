@@ -1,0 +1,401 @@
+//! A cluster of real `statehouse serve` processes, every way between two of them through a proxy.
+//!
+//! ```text
+//! folder/node-1.toml, node-1/     process 1 ──▶ proxy 1→2 ──▶ process 2
+//! folder/node-2.toml, node-2/     …                           …
+//! ```
+//! In: how many nodes and partitions. Out: nodes that a test kills, pauses, cuts off, damages and starts again. It knows the
+//! configuration file, `statehouse cluster`, `/readyz` and `/v1/cluster`, and judges nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+use statehouse::ids::{NodeId, PartitionId};
+use tempfile::{TempDir, tempdir};
+
+use crate::damage::{self, Backup, Place};
+use crate::hold::{find_within, within};
+use crate::http::Client;
+use crate::network::Network;
+use crate::ports::free_address;
+use crate::process::{Finished, Process, Refused, argument, binary, cli};
+
+pub const MACHINE: &str = "wallet";
+/// Far above any fail-over and any catching up in a test: whoever waits longer hangs.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// A node that does not answer a question about itself by then is taken for one that cannot.
+const STATUS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is started.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub nodes: u64,
+    pub partitions: u32,
+}
+
+pub struct Cluster {
+    nodes: BTreeMap<NodeId, Node>,
+    network: Network,
+    /// Of the configurations, and of the nodes' data.
+    folder: TempDir,
+    shape: Shape,
+}
+
+struct Node {
+    config: PathBuf,
+    data: PathBuf,
+    http: SocketAddr,
+    peer: SocketAddr,
+    /// `None` while it is down.
+    process: Option<Process>,
+}
+
+/// Where one replica of a partition stands, as its node says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replica {
+    pub leader: Option<NodeId>,
+    pub position: String,
+    pub head: String,
+    pub state: String,
+}
+
+/// Replicas by machine and partition.
+pub type Replicas = BTreeMap<(String, PartitionId), Replica>;
+
+impl Cluster {
+    /// Starts the nodes, makes them a cluster, and waits until each of them is ready.
+    pub async fn start(shape: Shape) -> Self {
+        let mut cluster = Self::start_without_init(shape).await;
+        cluster.init();
+        cluster.ready().await;
+        cluster
+    }
+
+    /// Like [`Cluster::start`], with the data of one node in a folder elsewhere, like a disk of its own.
+    pub async fn start_with_folder(shape: Shape, id: NodeId, data: &Path) -> Self {
+        let folder = tempdir().expect("a temporary folder");
+        std::os::unix::fs::symlink(data, folder.path().join(format!("node-{id}"))).expect("a new link");
+        let mut cluster = Self::start_in(folder, shape).await;
+        cluster.init();
+        cluster.ready().await;
+        cluster
+    }
+
+    /// Starts nodes that belong to no cluster yet.
+    pub async fn start_without_init(shape: Shape) -> Self {
+        Self::start_in(tempdir().expect("a temporary folder"), shape).await
+    }
+
+    async fn start_in(folder: TempDir, shape: Shape) -> Self {
+        let ids: Vec<NodeId> = (1..=shape.nodes).map(NodeId).collect();
+        let peers: BTreeMap<NodeId, SocketAddr> = ids.iter().map(|id| (*id, free_address())).collect();
+        let network = Network::between(&peers).await;
+        let mut nodes = BTreeMap::new();
+        for (id, peer) in &peers {
+            nodes.insert(*id, Node::make(folder.path(), *id, *peer, network.routes(*id), shape));
+        }
+        let mut cluster = Self { nodes, network, folder, shape };
+        for id in ids {
+            cluster.restart(id).await;
+        }
+        cluster
+    }
+
+    /// Makes the nodes a cluster, as an operator would.
+    pub fn init(&self) {
+        let first = self.ids()[0];
+        let nodes: Vec<String> = self.nodes.iter().map(|(id, node)| format!("{id}={}", node.peer)).collect();
+        let arguments: Vec<&str> = nodes.iter().flat_map(|node| ["--node", node]).collect();
+        let Finished { code, stdout, stderr } = self.command(first, "init", &arguments);
+        assert_eq!(code, Some(0), "cluster init: {stdout}\n{stderr}");
+    }
+
+    /// Starts one more node, which belongs to no cluster yet. It reaches the others directly.
+    pub async fn start_another(&mut self) -> NodeId {
+        let id = self.ids().last().expect("a cluster has nodes").next();
+        let node = Node::make(self.folder(), id, free_address(), std::iter::empty(), self.shape);
+        self.nodes.insert(id, node);
+        self.restart(id).await;
+        id
+    }
+
+    /// Runs `statehouse cluster VERB`, asking node `at`.
+    pub fn command(&self, at: NodeId, verb: &str, arguments: &[&str]) -> Finished {
+        let url = self.url(at);
+        cli([&["cluster", verb, "--url", &url], arguments].concat())
+    }
+
+    /// Has node `at` take a node in.
+    pub fn add(&self, at: NodeId, id: NodeId) -> Finished {
+        self.command(at, "add", &["--node", &format!("{id}={}", self.node(id).peer)])
+    }
+
+    pub fn ids(&self) -> Vec<NodeId> {
+        self.nodes.keys().copied().collect()
+    }
+
+    /// Nodes whose process is there.
+    pub fn running(&self) -> Vec<NodeId> {
+        self.nodes.iter().filter(|(_, node)| node.process.is_some()).map(|(id, _)| *id).collect()
+    }
+
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Where configurations and data lie.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn data(&self, id: NodeId) -> &Path {
+        &self.node(id).data
+    }
+
+    pub fn partition_folder(&self, id: NodeId, partition: PartitionId) -> PathBuf {
+        self.data(id).join(MACHINE).join(partition.to_string())
+    }
+
+    pub fn http(&self, id: NodeId) -> SocketAddr {
+        self.node(id).http
+    }
+
+    /// Where the REST API of every node is, whether it runs or not.
+    pub fn addresses(&self) -> Vec<(NodeId, SocketAddr)> {
+        self.nodes.iter().map(|(id, node)| (*id, node.http)).collect()
+    }
+
+    pub fn url(&self, id: NodeId) -> String {
+        format!("http://{}", self.http(id))
+    }
+
+    pub fn client(&self, id: NodeId) -> Client {
+        Client::to(self.http(id))
+    }
+
+    fn node(&self, id: NodeId) -> &Node {
+        self.nodes.get(&id).unwrap_or_else(|| panic!("the cluster has no node {id}"))
+    }
+
+    fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        self.nodes.get_mut(&id).unwrap_or_else(|| panic!("the cluster has no node {id}"))
+    }
+
+    fn process(&self, id: NodeId) -> &Process {
+        self.node(id).process.as_ref().unwrap_or_else(|| panic!("node {id} is down"))
+    }
+
+    fn take(&mut self, id: NodeId) -> Process {
+        self.node_mut(id).process.take().unwrap_or_else(|| panic!("node {id} is down"))
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self, id: NodeId) {
+        self.take(id).kill();
+    }
+
+    /// SIGTERM; it must end in order.
+    pub async fn terminate(&mut self, id: NodeId) {
+        let status = self.take(id).terminate().await;
+        assert!(status.success(), "node {id}: SIGTERM ends it in order: {status}");
+    }
+
+    /// SIGSTOP: it stands still until it is resumed.
+    pub fn pause(&self, id: NodeId) {
+        self.process(id).pause();
+    }
+
+    pub fn resume(&self, id: NodeId) {
+        self.process(id).resume();
+    }
+
+    /// Starts a node that is down; it says where it listens, and need not be ready.
+    pub async fn restart(&mut self, id: NodeId) {
+        let started = self.try_restart(id).await;
+        started.unwrap_or_else(|refused| panic!("node {id} did not start: {refused:?}"));
+    }
+
+    /// # Errors
+    /// The process ended instead of listening.
+    pub async fn try_restart(&mut self, id: NodeId) -> Result<(), Refused> {
+        let node = self.node_mut(id);
+        assert!(node.process.is_none(), "node {id} is running");
+        let mut command = Command::new(binary());
+        command.arg("serve").arg("--config").arg(&node.config).args(["--paranoid", "--stop-with-stdin"]);
+        let process = Process::start(&format!("node {id}"), command).await?;
+        assert_eq!(process.address(), node.http, "node {id} listens where its configuration says");
+        node.process = Some(process);
+        Ok(())
+    }
+
+    /// What a node printed last.
+    pub fn output(&self, id: NodeId) -> String {
+        self.process(id).output()
+    }
+
+    /// Removes everything that a stopped node has kept.
+    pub fn wipe(&self, id: NodeId) {
+        assert!(self.node(id).process.is_none(), "node {id} is running");
+        damage::wipe(self.data(id));
+    }
+
+    /// A copy of a stopped node's folder.
+    pub fn copy(&self, id: NodeId) -> Backup {
+        assert!(self.node(id).process.is_none(), "node {id} is running");
+        Backup::of(self.data(id))
+    }
+
+    /// Brings a stopped node's folder back to what it was.
+    pub fn roll_back(&self, id: NodeId, backup: &Backup) {
+        assert!(self.node(id).process.is_none(), "node {id} is running");
+        backup.restore(self.data(id));
+    }
+
+    /// Flips a bit in a partition of a stopped node and returns the file.
+    pub fn flip_bit(&self, id: NodeId, partition: PartitionId, place: Place) -> Option<PathBuf> {
+        assert!(self.node(id).process.is_none(), "node {id} is running");
+        damage::flip_bit(&self.partition_folder(id, partition), place)
+    }
+
+    /// Waits until every node that runs is ready.
+    pub async fn ready(&mut self) {
+        for id in self.running() {
+            self.ready_on(id).await;
+        }
+    }
+
+    pub async fn ready_on(&mut self, id: NodeId) {
+        let mut client = Client::impatient(self.http(id), STATUS_PATIENCE);
+        let node = self.node_mut(id);
+        let process = node.process.as_mut().unwrap_or_else(|| panic!("node {id} is down"));
+        let mut said = String::new();
+        let ready = find_within(PATIENCE, async || {
+            if let Some(refused) = process.find_refusal() {
+                panic!("node {id} ended instead of becoming ready: {refused:?}");
+            }
+            let answer = client.get("/readyz").await.ok()?;
+            said = String::from_utf8_lossy(&answer.body).into_owned();
+            (answer.status == 200).then_some(())
+        });
+        assert!(ready.await.is_some(), "node {id} did not become ready within {PATIENCE:?}; it says: {said}");
+    }
+
+    /// What `/v1/cluster` says on a node; `None` when it does not answer.
+    pub async fn status(&self, id: NodeId) -> Option<Value> {
+        let mut client = Client::impatient(self.http(id), STATUS_PATIENCE);
+        let answer = client.get("/v1/cluster").await.ok()?;
+        (answer.status == 200).then(|| answer.json())
+    }
+
+    /// The node's own replicas; `None` when it does not answer.
+    pub async fn replicas(&self, id: NodeId) -> Option<Replicas> {
+        Some(replicas_of(&self.status(id).await?))
+    }
+
+    /// The leader of a partition of the wallet: the one that a running node and itself agree on.
+    pub async fn leader(&self, partition: PartitionId) -> NodeId {
+        self.leader_among(partition, &self.running()).await
+    }
+
+    /// The leader of a partition that is one of `candidates`, in its own opinion.
+    pub async fn leader_among(&self, partition: PartitionId, candidates: &[NodeId]) -> NodeId {
+        let key = (MACHINE.to_owned(), partition);
+        within(PATIENCE, &format!("partition {partition} has a leader among {candidates:?}"), async || {
+            for id in candidates {
+                let replicas = self.replicas(*id).await.unwrap_or_default();
+                if replicas.get(&key).is_some_and(|replica| replica.leader == Some(*id)) {
+                    return Some(*id);
+                }
+            }
+            None
+        })
+        .await
+    }
+
+    /// Waits until all running nodes have the same head in every partition. Nobody may be writing.
+    pub async fn settle(&self) -> Replicas {
+        let running = self.running();
+        let mut seen = BTreeMap::new();
+        let settled = find_within(PATIENCE, async || {
+            for id in &running {
+                seen.insert(*id, self.replicas(*id).await);
+            }
+            let heads: BTreeSet<Option<Vec<Head<'_>>>> = seen.values().map(heads).collect();
+            let is_settled = heads.len() == 1 && heads.first().is_some_and(Option::is_some);
+            is_settled.then_some(())
+        });
+        let is_settled = settled.await.is_some();
+        assert!(is_settled, "the replicas did not settle within {PATIENCE:?}: {seen:#?}");
+        seen.into_values().flatten().next().expect("somebody answered")
+    }
+}
+
+type Head<'a> = (&'a String, &'a PartitionId, &'a String);
+
+fn heads(replicas: &Option<Replicas>) -> Option<Vec<Head<'_>>> {
+    let replicas = replicas.as_ref().filter(|replicas| !replicas.is_empty())?;
+    Some(replicas.iter().map(|((machine, partition), replica)| (machine, partition, &replica.head)).collect())
+}
+
+impl Node {
+    /// A node that is down, with its configuration and a folder for its data.
+    fn make(
+        folder: &Path,
+        id: NodeId,
+        peer: SocketAddr,
+        routes: impl Iterator<Item = (NodeId, SocketAddr)>,
+        shape: Shape,
+    ) -> Self {
+        let data = folder.join(format!("node-{id}"));
+        std::fs::create_dir_all(&data).expect("a new folder");
+        let config = folder.join(format!("node-{id}.toml"));
+        let node = Self { config, data, http: free_address(), peer, process: None };
+        std::fs::write(&node.config, node.config_text(id, routes, shape)).expect("a new file");
+        node
+    }
+
+    fn config_text(&self, id: NodeId, routes: impl Iterator<Item = (NodeId, SocketAddr)>, shape: Shape) -> String {
+        let routes: String = routes.map(|(to, address)| format!("{to} = \"{address}\"\n")).collect();
+        format!(
+            "[node]\nid = {id}\ndata = {data:?}\n\n\
+             [http]\nlisten = \"{http}\"\n\n\
+             [peer]\nlisten = \"{peer}\"\nadvertise = \"{peer}\"\n\n\
+             [peer.routes]\n{routes}\n\
+             [machines.{MACHINE}]\nmodule = {module:?}\npartitions = {partitions}\n",
+            data = argument(&self.data),
+            http = self.http,
+            peer = self.peer,
+            module = argument(&wallet_module()),
+            partitions = shape.partitions,
+        )
+    }
+}
+
+/// The released wallet.
+fn wallet_module() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the test package lies in a folder of the root");
+    root.join("modules").join("releases").join("wallet-1.0.0.wasm")
+}
+
+fn replicas_of(status: &Value) -> Replicas {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut replicas = Replicas::new();
+    for machine in list(&status["machines"]) {
+        for partition in list(&machine["partitions"]) {
+            let number = partition["partition"].as_u64().unwrap_or_else(|| panic!("no `partition` in {partition}"));
+            let replica = Replica {
+                leader: partition["leader"].as_u64().map(NodeId),
+                position: text(&partition["position"]),
+                head: text(&partition["head"]),
+                state: text(&partition["state"]),
+            };
+            replicas.insert((text(&machine["name"]), PartitionId(number as u32)), replica);
+        }
+    }
+    replicas
+}

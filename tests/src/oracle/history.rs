@@ -1,0 +1,149 @@
+//! What a node's folder says that happened: the effective entries of each partition, read from its log.
+//!
+//! In: a folder. Out: decisions in order, each entry with the head after it. Which entries are void, and what the head is, it
+//! works out again by itself. It is the one place of the kit that knows the host's formats, through `statehouse::audit`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use minicbor::Decode;
+use statehouse::audit::Source;
+use statehouse::ids::{CommandId, Digest, Head, JournalIndex, PartitionId, Position};
+use statehouse::machine::entry::{Batch, Entry};
+use statehouse_abi::cold::Rejection;
+use statehouse_abi::outcome::GroupOutcome;
+use statehouse_abi::value::Value;
+
+use crate::cluster::MACHINE;
+use crate::oracle::model::{Command, Outcome};
+use crate::wallet;
+
+/// A command and what was recorded about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    pub id: CommandId,
+    pub command: Command,
+    pub outcome: Outcome,
+    /// Counts the events and rejections before it in its entry.
+    pub n: u32,
+}
+
+/// One effective entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effective {
+    /// The journal's chain hash after it.
+    pub head: Head,
+    /// Of the rows it wrote.
+    pub digest: Digest,
+    pub decisions: Vec<Decision>,
+}
+
+/// A partition's journal as one node has it; entry 1 is the first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    pub genesis: Head,
+    pub entries: Vec<Effective>,
+}
+
+/// What one node has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct History {
+    /// For messages.
+    pub name: String,
+    pub chains: BTreeMap<PartitionId, Chain>,
+}
+
+impl History {
+    /// Reads the wallet's partitions in the folder of a node.
+    pub fn read(name: &str, folder: &Path) -> Self {
+        let source = Source::open(folder).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let partitions = source.partitions(MACHINE).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let chain = |partition| (partition, Chain::read(name, &source, partition));
+        Self { name: name.to_owned(), chains: partitions.into_iter().map(chain).collect() }
+    }
+}
+
+impl Chain {
+    fn read(name: &str, source: &Source, partition: PartitionId) -> Self {
+        let opened = source.partition(MACHINE, partition).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let mut chain = Self { genesis: opened.genesis.head, entries: Vec::new() };
+        let mut head = chain.genesis;
+        for read in opened.entries() {
+            let entry = read.unwrap_or_else(|error| panic!("{name}: partition {partition}: {error}")).entry;
+            if entry.header().parent != head {
+                continue;
+            }
+            let hash = blake3::Hasher::new().update(&head.0).update(entry.payload()).finalize();
+            head = Head(*hash.as_bytes());
+            chain.entries.push(Effective { head, digest: entry.header().digest, decisions: decisions(&entry) });
+        }
+        chain
+    }
+
+    /// The entry with this number.
+    pub fn find(&self, index: JournalIndex) -> Option<&Effective> {
+        self.entries.get(usize::try_from(index.0.checked_sub(1)?).ok()?)
+    }
+
+    /// The head after this many entries.
+    pub fn find_head(&self, index: JournalIndex) -> Option<Head> {
+        if index.0 == 0 { Some(self.genesis) } else { self.find(index).map(|entry| entry.head) }
+    }
+
+    /// Every decision with its position, in order.
+    pub fn decisions(&self, partition: PartitionId) -> impl Iterator<Item = (Position, &Decision)> {
+        self.entries.iter().enumerate().flat_map(move |(at, entry)| {
+            let [a, b, c, d, ..] = entry.head.0;
+            let index = JournalIndex(at as u64 + 1);
+            let position = move |n| Position { partition, index, n, head8: [a, b, c, d] };
+            entry.decisions.iter().map(move |decision| (position(decision.n), decision))
+        })
+    }
+}
+
+fn decisions(entry: &Entry) -> Vec<Decision> {
+    let Some(batch) = entry.batch() else { return Vec::new() };
+    let mut n = 0;
+    let mut decisions = Vec::new();
+    for at in 0..batch.outcome.group_count() {
+        let (outcome, count) = outcome(batch.outcome.group(at));
+        let command = batch.ops.group(at).command as usize;
+        decisions.push(Decision { id: batch.command_id(command), command: command_of(&batch, command), outcome, n });
+        n += count;
+    }
+    decisions
+}
+
+/// With how many events and rejections it counts.
+fn outcome(recorded: GroupOutcome<'_>) -> (Outcome, u32) {
+    match recorded {
+        GroupOutcome::Events { count, .. } => (Outcome::Success, count),
+        GroupOutcome::Rejected(bytes) => {
+            let rejection = Rejection::decode(&mut minicbor::Decoder::new(bytes), &mut ());
+            (Outcome::Rejected(rejection.expect("a recorded rejection can be read").code), 1)
+        }
+        GroupOutcome::NeedsKeys => panic!("it was recorded that keys are needed"),
+    }
+}
+
+fn command_of(batch: &Batch<'_>, at: usize) -> Command {
+    let command = batch.command(at);
+    let body = Value::from_cbor(command.body).expect("a recorded body is a value");
+    let member = |name: &str| {
+        let value = body.find(name).and_then(Value::as_text);
+        value.unwrap_or_else(|| panic!("`{}` without `{name}`: {body:?}", command.name)).to_owned()
+    };
+    assert_eq!(member("currency"), wallet::CURRENCY, "the kit uses one currency");
+    match command.name {
+        "open" => Command::Open { account: member("account") },
+        "balance_transfer" => {
+            let (from, to) = (member("from_account"), member("to_account"));
+            Command::Move { from, to, amount: wallet::minor(&member("amount")) }
+        }
+        "deposit" => {
+            let (from, to) = (member("settlement"), member("account"));
+            Command::Move { from, to, amount: wallet::minor(&member("amount")) }
+        }
+        other => panic!("the oracle does not know the command `{other}`"),
+    }
+}

@@ -1,0 +1,333 @@
+//! The verdict over a run: the histories that the nodes have, against what clients were told.
+//!
+//! In: histories and a recording. Out: every breach, each with the name of the promise it breaks. The order of a
+//! partition's journal is the order that everything must fit into: outcomes, reads, and who was answered before whom.
+//! It knows nothing of files, nodes or HTTP.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use statehouse::ids::{CommandId, JournalIndex, PartitionId, Position};
+
+use crate::oracle::history::{Chain, Decision, Effective, History};
+use crate::oracle::model::{Account, Command, Outcome, Wallet};
+use crate::recording::{Attempt, Consistency, Moment, Recording, Seen, Told, Transfer};
+
+/// A promise that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Breach {
+    /// Two nodes have different journals, from this entry on.
+    Diverged { partition: PartitionId, index: JournalIndex, nodes: [String; 2] },
+    /// A client has an answer about it, and no journal has it where the answer says.
+    Lost { id: CommandId, told: Position },
+    /// Decided about more than once.
+    Doubled { id: CommandId, positions: [Position; 2] },
+    /// Recorded although every request for it was answered as certainly not accepted.
+    Smuggled { id: CommandId },
+    /// The journal has other content under this id than the client sent.
+    Replaced { id: CommandId, recorded: Command },
+    /// The client was told another outcome than is recorded.
+    Contradicted { id: CommandId, told: Outcome, recorded: Outcome },
+    /// The recorded outcome is not what the rules say at that place in the journal.
+    Misjudged { id: CommandId, expected: Outcome, recorded: Outcome },
+    /// A command that was answered before another was sent comes after it in the journal.
+    Reordered { earlier: CommandId, later: CommandId },
+    /// A read shows a state that the account never had at that position.
+    Unreal { seen: Box<Seen>, expected: Option<Account> },
+    /// A linearizable read shows less than was known to be done before it was sent.
+    Stale { seen: Box<Seen>, version_min: u64 },
+    /// A read shows what was only asked for after it had been answered.
+    Premature { seen: Box<Seen> },
+    /// The accounts of a partition do not add up to 0.
+    Unbalanced { partition: PartitionId, sum: i128 },
+}
+
+/// Everything that is wrong; nothing, when all promises were kept.
+pub fn judge(histories: &[History], recording: &Recording) -> Vec<Breach> {
+    let (first, others) = histories.split_first().expect("a run leaves at least one history");
+    let mut breaches = Vec::new();
+    for other in others {
+        breaches.extend(divergences(first, other));
+    }
+    let mut truth = Truth::default();
+    for (partition, chain) in &first.chains {
+        truth.replay(*partition, chain, &mut breaches);
+    }
+    breaches.extend(truth.check_answers(&recording.attempts));
+    breaches.extend(truth.check_order(&recording.attempts));
+    breaches.extend(truth.check_reads(recording));
+    breaches
+}
+
+fn divergences(first: &History, other: &History) -> Vec<Breach> {
+    let partitions: BTreeSet<PartitionId> = first.chains.keys().chain(other.chains.keys()).copied().collect();
+    let mut breaches = Vec::new();
+    for partition in partitions {
+        let (ours, theirs) = (entries(first, partition), entries(other, partition));
+        let same = ours.iter().zip(theirs).take_while(|(ours, theirs)| ours == theirs).count();
+        if same < ours.len().max(theirs.len()) {
+            let nodes = [first.name.clone(), other.name.clone()];
+            breaches.push(Breach::Diverged { partition, index: JournalIndex(same as u64 + 1), nodes });
+        }
+    }
+    breaches
+}
+
+fn entries(history: &History, partition: PartitionId) -> &[Effective] {
+    history.chains.get(&partition).map_or(&[], |chain| &chain.entries)
+}
+
+/// What happened, worked out from one history.
+#[derive(Default)]
+struct Truth {
+    commands: BTreeMap<CommandId, Fact>,
+    /// The states that each account had, by version; version 1 is at 0.
+    accounts: BTreeMap<String, Vec<State>>,
+    /// By partition and number of entries.
+    heads: BTreeMap<(PartitionId, JournalIndex), [u8; 4]>,
+}
+
+struct Fact {
+    position: Position,
+    /// Among all decisions of the partition.
+    order: usize,
+    command: Command,
+    outcome: Outcome,
+    /// The accounts it changed, with their versions after it.
+    changed: Vec<(String, u64)>,
+}
+
+/// An account from a version on.
+struct State {
+    account: Account,
+    partition: PartitionId,
+    /// The entry that made it so.
+    since: JournalIndex,
+    by: CommandId,
+}
+
+impl Truth {
+    fn replay(&mut self, partition: PartitionId, chain: &Chain, breaches: &mut Vec<Breach>) {
+        for index in (0..=chain.entries.len() as u64).map(JournalIndex) {
+            let head = chain.find_head(index).expect("counted just now");
+            let [a, b, c, d, ..] = head.0;
+            self.heads.insert((partition, index), [a, b, c, d]);
+        }
+        let mut wallet = Wallet::default();
+        for (order, (position, decision)) in chain.decisions(partition).enumerate() {
+            if let Some(before) = self.commands.get(&decision.id) {
+                let positions = [before.position, position];
+                breaches.push(Breach::Doubled { id: decision.id, positions });
+            }
+            let before = accounts_named(&wallet, &decision.command);
+            let expected = wallet.decide(&decision.command);
+            if expected != decision.outcome {
+                let recorded = decision.outcome.clone();
+                breaches.push(Breach::Misjudged { id: decision.id, expected, recorded });
+            }
+            let changed = self.note_changes(&before, &wallet, position, decision.id);
+            self.commands.entry(decision.id).or_insert_with(|| Fact::of(position, order, decision, changed));
+        }
+        if wallet.sum() != 0 {
+            breaches.push(Breach::Unbalanced { partition, sum: wallet.sum() });
+        }
+    }
+
+    fn note_changes(
+        &mut self,
+        before: &[(String, Option<Account>)],
+        wallet: &Wallet,
+        position: Position,
+        by: CommandId,
+    ) -> Vec<(String, u64)> {
+        let mut changed = Vec::new();
+        for (name, before) in before {
+            let after = wallet.accounts().get(name).copied();
+            let (Some(account), true) = (after, after != *before) else { continue };
+            let state = State { account, partition: position.partition, since: position.index, by };
+            self.accounts.entry(name.clone()).or_default().push(state);
+            changed.push((name.clone(), account.version));
+        }
+        changed
+    }
+
+    /// Every answer that named an outcome is in the journal as it was given, and what was not accepted is not there.
+    fn check_answers(&self, attempts: &[Attempt]) -> Vec<Breach> {
+        let mut breaches = Vec::new();
+        let mut maybe_accepted: BTreeMap<CommandId, bool> = BTreeMap::new();
+        for Attempt { transfer, told, .. } in attempts {
+            let id = id_of(transfer);
+            *maybe_accepted.entry(id).or_default() |= *told != Told::NotAccepted;
+            let fact = self.commands.get(&id);
+            if let Some(position) = told.position()
+                && fact.is_none_or(|fact| fact.position != position)
+            {
+                breaches.push(Breach::Lost { id, told: position });
+            }
+            let Some(fact) = fact else { continue };
+            if fact.command != command_of(transfer) {
+                breaches.push(Breach::Replaced { id, recorded: fact.command.clone() });
+            }
+            let told = match told {
+                Told::Done { .. } => Outcome::Success,
+                Told::Rejected { code, .. } => Outcome::Rejected(code.clone()),
+                Told::NotAccepted | Told::Unknown => continue,
+            };
+            if told != fact.outcome {
+                breaches.push(Breach::Contradicted { id, told, recorded: fact.outcome.clone() });
+            }
+        }
+        let refused = maybe_accepted.into_iter().filter(|(_, maybe_accepted)| !maybe_accepted).map(|(id, _)| id);
+        breaches.extend(refused.filter(|id| self.commands.contains_key(id)).map(|id| Breach::Smuggled { id }));
+        breaches
+    }
+
+    /// Whoever was answered before another was sent stands before it in the journal.
+    fn check_order(&self, attempts: &[Attempt]) -> Vec<Breach> {
+        let mut last_answered: BTreeMap<PartitionId, (usize, CommandId)> = BTreeMap::new();
+        let mut breaches = Vec::new();
+        let first_sent = first_sent(attempts);
+        let sent = first_sent.iter().map(|(id, moment)| (*moment, *id, Happened::Sent));
+        let answered = attempts.iter().filter(|attempt| attempt.told.position().is_some());
+        let answered = answered.map(|attempt| (attempt.span.returned, id_of(&attempt.transfer), Happened::Answered));
+        let mut happened: Vec<(Moment, CommandId, Happened)> = sent.chain(answered).collect();
+        happened.sort();
+        for (_, id, what) in happened {
+            let Some(fact) = self.commands.get(&id) else { continue };
+            let partition = fact.position.partition;
+            let last = last_answered.get(&partition).copied();
+            match what {
+                Happened::Sent => {
+                    if let Some((order, earlier)) = last.filter(|(order, _)| fact.order < *order) {
+                        assert!(earlier != id && order != fact.order, "it was not answered before it was sent");
+                        breaches.push(Breach::Reordered { earlier, later: id });
+                    }
+                }
+                Happened::Answered => {
+                    if last.is_none_or(|(order, _)| order < fact.order) {
+                        last_answered.insert(partition, (fact.order, id));
+                    }
+                }
+            }
+        }
+        breaches
+    }
+
+    /// Each read shows a state that there was, not older than what was known before it, not newer than what was asked for.
+    fn check_reads(&self, recording: &Recording) -> Vec<Breach> {
+        let mut breaches = Vec::new();
+        let sent_last = self.sent_last(&first_sent(&recording.attempts));
+        let versions_min = self.versions_known(recording);
+        for (seen, version_min) in recording.reads.iter().zip(versions_min) {
+            let expected = self.state_at(&seen.account, seen.position);
+            let found = Account { version: seen.version, balance: seen.balance };
+            if expected != Some(found) {
+                breaches.push(Breach::Unreal { seen: Box::new(seen.clone()), expected });
+                continue;
+            }
+            if seen.consistency == Consistency::Linearizable && seen.version < version_min {
+                breaches.push(Breach::Stale { seen: Box::new(seen.clone()), version_min });
+            }
+            let shown = usize::try_from(seen.version).expect("a version counts what was replayed");
+            let sent_last = sent_last[seen.account.as_str()][..shown].last().copied().flatten();
+            if sent_last.is_some_and(|sent| seen.span.returned < sent) {
+                breaches.push(Breach::Premature { seen: Box::new(seen.clone()) });
+            }
+        }
+        breaches
+    }
+
+    /// By account and version: when the last of the commands that made it so was sent for the first time.
+    fn sent_last(&self, first_sent: &BTreeMap<CommandId, Moment>) -> BTreeMap<&str, Vec<Option<Moment>>> {
+        let up_to_each = |states: &Vec<State>| {
+            let sent = states.iter().map(|state| first_sent.get(&state.by).copied());
+            let latest = |latest: &mut Option<Moment>, sent: Option<Moment>| {
+                *latest = sent.max(*latest);
+                Some(*latest)
+            };
+            sent.scan(None, latest).collect()
+        };
+        self.accounts.iter().map(|(name, states)| (name.as_str(), up_to_each(states))).collect()
+    }
+
+    /// For each read, the version of its account that somebody knew of when it was sent.
+    fn versions_known(&self, recording: &Recording) -> Vec<u64> {
+        enum Event<'r> {
+            Known { account: &'r str, version: u64 },
+            Asked { read: usize },
+        }
+        let mut events: Vec<(Moment, Event<'_>)> = Vec::new();
+        for attempt in recording.attempts.iter().filter(|attempt| attempt.told.position().is_some()) {
+            let changed = self.commands.get(&id_of(&attempt.transfer)).map(|fact| fact.changed.as_slice());
+            for (account, version) in changed.unwrap_or_default() {
+                events.push((attempt.span.returned, Event::Known { account, version: *version }));
+            }
+        }
+        for (read, seen) in recording.reads.iter().enumerate() {
+            events.push((seen.span.returned, Event::Known { account: &seen.account, version: seen.version }));
+            events.push((seen.span.invoked, Event::Asked { read }));
+        }
+        events.sort_by_key(|(moment, _)| *moment);
+        let mut known: BTreeMap<&str, u64> = BTreeMap::new();
+        let mut versions = vec![0; recording.reads.len()];
+        for (_, event) in events {
+            match event {
+                Event::Known { account, version } => {
+                    let known = known.entry(account).or_default();
+                    *known = version.max(*known);
+                }
+                Event::Asked { read } => {
+                    versions[read] = known.get(recording.reads[read].account.as_str()).copied().unwrap_or_default();
+                }
+            }
+        }
+        versions
+    }
+
+    /// The account after the entry that the position names; `None` when there was no such entry or account.
+    fn state_at(&self, account: &str, position: Position) -> Option<Account> {
+        let head8 = self.heads.get(&(position.partition, position.index))?;
+        let states = self.accounts.get(account).filter(|_| *head8 == position.head8)?;
+        let until = states.partition_point(|state| state.since <= position.index);
+        let state = states[..until].last()?;
+        (state.partition == position.partition).then_some(state.account)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Happened {
+    Sent,
+    Answered,
+}
+
+impl Fact {
+    fn of(position: Position, order: usize, decision: &Decision, changed: Vec<(String, u64)>) -> Self {
+        let Decision { command, outcome, .. } = decision.clone();
+        Self { position, order, command, outcome, changed }
+    }
+}
+
+/// The accounts that a command names, as they are now.
+fn accounts_named(wallet: &Wallet, command: &Command) -> Vec<(String, Option<Account>)> {
+    let names = match command {
+        Command::Open { account } => vec![account],
+        Command::Move { from, to, .. } => vec![from, to],
+    };
+    names.into_iter().map(|name| (name.clone(), wallet.accounts().get(name).copied())).collect()
+}
+
+fn first_sent(attempts: &[Attempt]) -> BTreeMap<CommandId, Moment> {
+    let mut sent: BTreeMap<CommandId, Moment> = BTreeMap::new();
+    for attempt in attempts {
+        let moment = sent.entry(id_of(&attempt.transfer)).or_insert(attempt.span.invoked);
+        *moment = attempt.span.invoked.min(*moment);
+    }
+    sent
+}
+
+fn id_of(transfer: &Transfer) -> CommandId {
+    CommandId(transfer.id.into_bytes())
+}
+
+fn command_of(transfer: &Transfer) -> Command {
+    Command::Move { from: transfer.from.clone(), to: transfer.to.clone(), amount: transfer.amount }
+}

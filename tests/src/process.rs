@@ -1,0 +1,220 @@
+//! A process of the real `statehouse` binary: started, signalled, killed, and what it printed.
+//!
+//! In: a command. Out: the address it said it listens on, or how it ended instead. It finds the binary beside the test
+//! executable (or at `STATEHOUSE_BIN`) and knows neither routes nor flags.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::hold::eventually;
+
+/// A start that has not said where it listens by then hangs.
+const START_TIME_MAX: Duration = Duration::from_secs(60);
+/// Lines of output that are kept.
+const OUTPUT_LINES_MAX: usize = 500;
+const LISTENING: &str = "listening on http://";
+
+/// A running process that has said where it listens. Dropping it kills it.
+pub struct Process {
+    /// What a failure calls it.
+    name: String,
+    child: Child,
+    address: SocketAddr,
+    output: Output,
+    /// They end with the process.
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Process {
+    /// Starts it and waits until it says where it listens; a process that ends first is returned as `Err`.
+    pub async fn start(name: &str, mut command: Command) -> Result<Self, Refused> {
+        // A process that is told to stops when its stdin ends, which it also does when the test is killed.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the host's binary can be started");
+        let output = Output::default();
+        let (found, address) = oneshot::channel();
+        let readers = vec![
+            output.collect(child.stdout.take().expect("stdout is piped"), Some(found)),
+            output.collect(child.stderr.take().expect("stderr is piped"), None),
+        ];
+        match tokio::time::timeout(START_TIME_MAX, address).await {
+            Ok(Ok(address)) => Ok(Self { name: name.to_owned(), child, address, output, readers }),
+            Ok(Err(_)) => {
+                let status = exit_of(&mut child).await;
+                Err(Refused::new(status, readers, &output))
+            }
+            Err(_) => {
+                end(&mut child);
+                panic!("{name} did not say where it listens: {}", output.text());
+            }
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What the process printed last.
+    pub fn output(&self) -> String {
+        self.output.text()
+    }
+
+    /// Whether the process has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("the child can be waited for").is_some()
+    }
+
+    /// `kill -9`; the process is gone on return.
+    pub fn kill(mut self) {
+        end(&mut self.child);
+    }
+
+    /// SIGTERM; waits until the process has ended by itself.
+    pub async fn terminate(mut self) -> ExitStatus {
+        self.signal("TERM");
+        exit_of(&mut self.child).await
+    }
+
+    /// SIGSTOP: the process stands still until [`Process::resume`].
+    pub fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
+        assert!(status.expect("kill can be run").success(), "the process is still there to be signalled");
+    }
+
+    /// How the process ended and all it printed, when it has ended by itself.
+    pub fn find_refusal(&mut self) -> Option<Refused> {
+        let status = self.child.try_wait().expect("the child can be waited for")?;
+        Some(Refused::new(status, std::mem::take(&mut self.readers), &self.output))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        end(&mut self.child);
+        if std::thread::panicking() {
+            eprintln!("--- {} printed last:\n{}", self.name, self.output.text());
+        }
+    }
+}
+
+/// A process that ended instead of serving.
+#[derive(Debug)]
+pub struct Refused {
+    pub status: ExitStatus,
+    /// Both of its streams.
+    pub output: String,
+}
+
+impl Refused {
+    /// Waits until everything that the process printed was read.
+    fn new(status: ExitStatus, readers: Vec<JoinHandle<()>>, output: &Output) -> Self {
+        for reader in readers {
+            reader.join().expect("reading lines does not panic");
+        }
+        Self { status, output: output.text() }
+    }
+}
+
+/// What a command of the CLI printed, and how it ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// `None` when a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs `statehouse` with the arguments to its end.
+pub fn cli<A: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = A>) -> Finished {
+    let output = Command::new(binary()).args(arguments).stdin(Stdio::null()).output();
+    let output = output.expect("the host's binary can be started");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// The path of a folder as an argument.
+pub fn argument(path: &Path) -> &str {
+    path.to_str().expect("temporary folders have UTF-8 names")
+}
+
+/// `STATEHOUSE_BIN`, or the binary of the build that this test belongs to.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("STATEHOUSE_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("a test knows its own path");
+    let folder = test.parent().and_then(Path::parent).expect("tests lie in target/release/deps");
+    let path = folder.join("statehouse");
+    assert!(path.is_file(), "no {}: run `cargo build --release -p statehouse` first", path.display());
+    path
+}
+
+fn end(child: &mut Child) {
+    // Both fail only for a child that has ended and was waited for, which is what is wanted.
+    child.kill().ok();
+    child.wait().ok();
+}
+
+async fn exit_of(child: &mut Child) -> ExitStatus {
+    eventually("the process ends", async || child.try_wait().expect("the child can be waited for")).await
+}
+
+/// The last lines that a process printed.
+#[derive(Clone, Default)]
+struct Output(Arc<Mutex<VecDeque<String>>>);
+
+impl Output {
+    /// Reads a stream to its end on a thread of its own, and reports the first address it names.
+    fn collect(
+        &self,
+        stream: impl Read + Send + 'static,
+        mut found: Option<oneshot::Sender<SocketAddr>>,
+    ) -> JoinHandle<()> {
+        let output = self.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                let address =
+                    line.split_once(LISTENING).and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
+                output.push(line);
+                if let Some(address) = address
+                    && let Some(found) = found.take()
+                {
+                    // Nobody waits any more when the start was given up.
+                    found.send(address).ok();
+                }
+            }
+        })
+    }
+
+    fn push(&self, line: String) {
+        let mut lines = self.lines();
+        lines.push_back(line);
+        if lines.len() > OUTPUT_LINES_MAX {
+            lines.pop_front();
+        }
+    }
+
+    fn text(&self) -> String {
+        Vec::from(self.lines().clone()).join("\n")
+    }
+
+    fn lines(&self) -> MutexGuard<'_, VecDeque<String>> {
+        self.0.lock().expect("collecting lines does not panic")
+    }
+}

@@ -1,0 +1,133 @@
+//! What clients of a run asked and were told, and when: all that the oracle knows of the time before it.
+//!
+//! Moments come from one counter, so that they order what clients of one process saw as a clock could not. It judges
+//! nothing.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use statehouse::ids::{NodeId, Position};
+use uuid::Uuid;
+
+/// Before and after every request; a later moment was taken later, whichever client took it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(pub u64);
+
+#[derive(Debug, Default)]
+pub struct Moments(AtomicU64);
+
+impl Moments {
+    pub fn next(&self) -> Moment {
+        Moment(self.0.fetch_add(1, Ordering::SeqCst))
+    }
+}
+
+/// When a request was sent, and when its answer was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub invoked: Moment,
+    pub returned: Moment,
+}
+
+/// What a client asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    pub id: Uuid,
+    pub from: String,
+    pub to: String,
+    /// Minor units.
+    pub amount: i128,
+}
+
+/// What a client was told of its transfer by one answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    Done {
+        position: Position,
+    },
+    Rejected {
+        code: String,
+        position: Position,
+    },
+    /// 429, 503, 507: by this request certainly not accepted.
+    NotAccepted,
+    /// 504, or no answer.
+    Unknown,
+}
+
+impl Told {
+    /// Where the answer says that the outcome is recorded.
+    pub fn position(&self) -> Option<Position> {
+        match self {
+            Self::Done { position } | Self::Rejected { position, .. } => Some(*position),
+            Self::NotAccepted | Self::Unknown => None,
+        }
+    }
+}
+
+/// One request for a transfer. The same transfer may have been sent several times.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    pub transfer: Transfer,
+    pub node: NodeId,
+    pub span: Span,
+    pub told: Told,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    Linearizable,
+    /// May be old, and is still a state that there was.
+    Stale,
+}
+
+/// An account as a node showed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub account: String,
+    pub node: NodeId,
+    pub consistency: Consistency,
+    pub span: Span,
+    pub position: Position,
+    pub version: u64,
+    pub balance: i128,
+}
+
+/// All that was asked and answered in a run.
+#[derive(Clone, Debug, Default)]
+pub struct Recording {
+    pub attempts: Vec<Attempt>,
+    pub reads: Vec<Seen>,
+    /// The longest time without a successful write.
+    pub gap_max: Duration,
+}
+
+impl Recording {
+    /// Adds what another client saw.
+    pub fn add(&mut self, other: Self) {
+        self.attempts.extend(other.attempts);
+        self.reads.extend(other.reads);
+        self.gap_max = self.gap_max.max(other.gap_max);
+    }
+
+    /// One line for the test's output.
+    pub fn summary(&self) -> String {
+        let count = |is: fn(&Told) -> bool| self.attempts.iter().filter(|attempt| is(&attempt.told)).count();
+        let mut by_node: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for attempt in &self.attempts {
+            *by_node.entry(attempt.node).or_default() += 1;
+        }
+        format!(
+            "{} requests: {} done, {} rejected, {} not accepted, {} unknown; {} reads; by node {by_node:?}; \
+             longest without a successful write: {:?}",
+            self.attempts.len(),
+            count(|told| matches!(told, Told::Done { .. })),
+            count(|told| matches!(told, Told::Rejected { .. })),
+            count(|told| matches!(told, Told::NotAccepted)),
+            count(|told| matches!(told, Told::Unknown)),
+            self.reads.len(),
+            self.gap_max,
+        )
+    }
+}
