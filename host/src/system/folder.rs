@@ -3,6 +3,7 @@
 //! | path | what |
 //! |---|---|
 //! | `node.json` | [`Identity`]: format, cluster, node, first peers; written once, when the node becomes part of a cluster |
+//! | `founded` | empty; there once this node has seen that the cluster has its first nodes |
 //! | `lock` | held while a node runs |
 //! | `modules/<ModuleId>.wasm` | staged modules |
 //! | `artefacts/` | compiled modules; may be deleted |
@@ -20,6 +21,7 @@ use crate::ids::{NodeId, PartitionId};
 use crate::system::error::NodeError;
 
 const FORMAT: u32 = 1;
+const FOUNDED: &str = "founded";
 
 /// Who a data folder belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +108,21 @@ impl DataFolder {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether this node has ever seen that the cluster has its first nodes.
+    pub fn is_founded(&self) -> bool {
+        self.path.join(FOUNDED).exists()
+    }
+
+    /// Notes that the cluster has its first nodes; durable on return.
+    pub fn set_founded(&self) -> Result<(), NodeError> {
+        if self.is_founded() {
+            return Ok(());
+        }
+        let path = self.path.join(FOUNDED);
+        let write = || File::create(&path)?.sync_all().and_then(|()| File::open(&self.path)?.sync_all());
+        write().map_err(|source| NodeError::Io { path: path.clone(), source })
     }
 
     /// Nothing as long as the folder belongs to no cluster.

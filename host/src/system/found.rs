@@ -58,8 +58,12 @@ fn become_member(
 /// Tells the other founders that they belong to the cluster, until it is founded.
 pub async fn invite_founders(host: Arc<Host>) {
     let Some(identity) = host.folder.identity().filter(|identity| identity.is_founder).cloned() else { return };
+    // Once it was founded, a founder that belongs to no cluster has lost its data, and must not come back as who it was.
+    if host.folder.is_founded() {
+        return;
+    }
     let peers: BTreeMap<u64, String> = identity.peers.iter().map(|(node, peer)| (node.0, peer.clone())).collect();
-    while !host.stopping.is_cancelled() && !host.directory.borrow().is_founded() {
+    while !host.stopping.is_cancelled() && !host.folder.is_founded() {
         for node in identity.peers.keys().copied().filter(|node| *node != host.node) {
             let join = Join { cluster: identity.cluster.clone(), node: node.0, is_founder: true, peers: peers.clone() };
             if let Err(error) = ask_to_join(&host, node, &join).await {

@@ -303,6 +303,9 @@ impl Host {
         let point = system.read_stale()?;
         let directory = Directory::read(&point.view)?;
         if directory.is_founded() {
+            if let Err(error) = self.folder.set_founded() {
+                tracing::error!(%error, "it cannot be noted that the cluster is founded");
+            }
             self.set_routes(&directory.nodes);
             let nodes: Vec<NodeId> = directory.nodes.keys().copied().collect();
             self.nodes.send_if_modified(|before| {
