@@ -23,6 +23,7 @@ use crate::http::Client;
 use crate::network::Network;
 use crate::ports::free_address;
 use crate::process::{Finished, Process, Refused, argument, binary, cli};
+use crate::wall_clock::WallClock;
 
 pub const MACHINE: &str = "wallet";
 /// Far above any fail-over and any catching up in a test: whoever waits longer hangs.
@@ -50,6 +51,8 @@ struct Node {
     data: PathBuf,
     http: SocketAddr,
     peer: SocketAddr,
+    /// Whose time it takes for the right one; `None`: the machine's.
+    clock: Option<WallClock>,
     /// `None` while it is down.
     process: Option<Process>,
 }
@@ -59,6 +62,8 @@ struct Node {
 pub struct Replica {
     pub leader: Option<NodeId>,
     pub position: String,
+    /// Of the journal's last entry.
+    pub time: String,
     pub head: String,
     pub state: String,
 }
@@ -226,10 +231,25 @@ impl Cluster {
         assert!(node.process.is_none(), "node {id} is running");
         let mut command = Command::new(binary());
         command.arg("serve").arg("--config").arg(&node.config).args(["--paranoid", "--stop-with-stdin"]);
+        if let Some(clock) = &node.clock {
+            command.envs(clock.environment());
+        }
         let process = Process::start(&format!("node {id}"), command).await?;
         assert_eq!(process.address(), node.http, "node {id} listens where its configuration says");
         node.process = Some(process);
         Ok(())
+    }
+
+    /// Has a node that is down take its time from `clock` when it is started again.
+    pub fn set_clock(&mut self, id: NodeId, clock: WallClock) {
+        let node = self.node_mut(id);
+        assert!(node.process.is_none(), "node {id} is running");
+        node.clock = Some(clock);
+    }
+
+    /// The clock that was set for a node.
+    pub fn clock(&self, id: NodeId) -> &WallClock {
+        self.node(id).clock.as_ref().unwrap_or_else(|| panic!("node {id} has the machine's clock"))
     }
 
     /// What a node printed last.
@@ -353,7 +373,7 @@ impl Node {
         let data = folder.join(format!("node-{id}"));
         std::fs::create_dir_all(&data).expect("a new folder");
         let config = folder.join(format!("node-{id}.toml"));
-        let node = Self { config, data, http: free_address(), peer, process: None };
+        let node = Self { config, data, http: free_address(), peer, clock: None, process: None };
         std::fs::write(&node.config, node.config_text(id, routes, shape)).expect("a new file");
         node
     }
@@ -391,6 +411,7 @@ fn replicas_of(status: &Value) -> Replicas {
             let replica = Replica {
                 leader: partition["leader"].as_u64().map(NodeId),
                 position: text(&partition["position"]),
+                time: text(&partition["time"]),
                 head: text(&partition["head"]),
                 state: text(&partition["state"]),
             };

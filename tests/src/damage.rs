@@ -32,7 +32,7 @@ pub fn flip_bit(partition: &Path, place: Place) -> Option<PathBuf> {
         }
         // Behind the magic number, which every format keeps: a damaged header, and not another kind of file.
         Place::SegmentHeader => (segments(partition).into_iter().next()?, 16),
-        Place::State => middle_of_largest(&partition.join("state"), "sst")?,
+        Place::State => middle_of_largest(&partition.join("state/rocks"), "sst")?,
         Place::Ids => middle_of_largest(&partition.join("ids"), "ids")?,
     };
     let mut bytes = fs::read(&file).expect("the file can be read");
@@ -104,12 +104,12 @@ mod tests {
     /// A partition folder with one segment of 100 written bytes, and rows.
     fn partition() -> TempDir {
         let folder = tempdir().expect("a temporary folder");
-        for name in ["log", "state"] {
-            fs::create_dir(folder.path().join(name)).expect("a new folder");
+        for name in ["log", "state/rocks"] {
+            fs::create_dir_all(folder.path().join(name)).expect("a new folder");
         }
         let segment = [vec![1; 100], vec![0; 900]].concat();
         fs::write(folder.path().join("log/seg-0.log"), segment).expect("a new file");
-        fs::write(folder.path().join("state/000001.sst"), [2; 50]).expect("a new file");
+        fs::write(folder.path().join("state/rocks/000001.sst"), [2; 50]).expect("a new file");
         folder
     }
 
@@ -118,7 +118,7 @@ mod tests {
         for (place, file, offset) in [
             (Place::LogMiddle, "log/seg-0.log", 50),
             (Place::SegmentHeader, "log/seg-0.log", 16),
-            (Place::State, "state/000001.sst", 25),
+            (Place::State, "state/rocks/000001.sst", 25),
         ] {
             let folder = partition();
             let before = fs::read(folder.path().join(file)).expect("the file is there");

@@ -11,6 +11,7 @@ pub mod ports;
 pub mod proxy;
 pub mod network;
 pub mod disk;
+pub mod wall_clock;
 pub mod damage;
 pub mod cluster;
 pub mod http;

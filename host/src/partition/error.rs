@@ -56,7 +56,7 @@ pub enum Held {
     From(LogIndex),
 }
 
-/// Why a partition's replica on this node stands still until the process is started again.
+/// Why a partition's replica on this node stands still.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum HaltReason {
     #[error("log index {index}: {source}")]
@@ -77,4 +77,12 @@ pub enum HaltReason {
     Diverged { index: JournalIndex, leader: NodeId },
     #[error("the executor panicked: {0}")]
     Panic(String),
+}
+
+impl HaltReason {
+    /// Whether the partition may go on when it is opened again: what is damaged is made good then, what was missing may have come.
+    /// Everything else would only be found again: somebody has to look.
+    pub fn is_mended_by_opening(&self) -> bool {
+        matches!(self, Self::Store(_) | Self::Consensus(_) | Self::Module { .. })
+    }
 }

@@ -243,22 +243,35 @@ impl Machine {
     /// What keeps this node from taking requests for all partitions, in words.
     pub fn not_ready(&self) -> Vec<String> {
         let reason = |(id, replica): (PartitionId, &Replica)| {
-            let status = match &*replica.read() {
-                Ok(partition) => partition.status(),
-                Err(reason) => return Some(format!("{}/{id}: {reason}", self.name)),
-            };
-            let reason = match (&status.state, &status.leadership) {
-                (RunState::Running, Leadership::Follower { leader: None, .. }) => {
-                    "no leader, as long as a majority of its nodes cannot agree on one".to_owned()
-                }
-                (RunState::Running, Leadership::Stopped { reason }) => reason.to_string(),
-                (RunState::Running, _) => return None,
-                (RunState::Halted(reason), _) => format!("halted: {reason}"),
-                (RunState::Closed, _) => "closed".to_owned(),
+            let reason = match &*replica.read() {
+                Ok(partition) => self.not_serving(partition)?,
+                Err(reason) => reason.clone(),
             };
             Some(format!("{}/{id}: {reason}", self.name))
         };
         self.partition_ids().zip(&self.replicas).filter_map(reason).collect()
+    }
+
+    /// Why nobody can be served in this partition by way of this node.
+    fn not_serving(&self, partition: &Partition) -> Option<String> {
+        let status = partition.status();
+        match (&status.state, &status.leadership) {
+            (RunState::Running, Leadership::Follower { leader: None, .. }) => {
+                Some("no leader, as long as a majority of its nodes cannot agree on one".to_owned())
+            }
+            (RunState::Running, Leadership::Follower { leader: Some(leader), .. }) => {
+                (!self.is_answering(*leader)).then(|| format!("its leader, node {leader}, does not answer this node"))
+            }
+            (RunState::Running, Leadership::Leader { .. }) => {
+                let voters = partition.group().metrics().voters;
+                let heard = voters.iter().filter(|voter| **voter == self.node || self.is_answering(**voter)).count();
+                let is_minority = heard * 2 <= voters.len();
+                is_minority.then(|| "this node was its leader, but a majority of its nodes does not answer".to_owned())
+            }
+            (RunState::Running, Leadership::Stopped { reason }) => Some(reason.to_string()),
+            (RunState::Halted(reason), _) => Some(format!("halted: {reason}")),
+            (RunState::Closed, _) => Some("closed".to_owned()),
+        }
     }
 }
 

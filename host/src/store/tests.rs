@@ -349,66 +349,73 @@ fn a_killed_process_leaves_the_state_after_some_apply() {
     }
 }
 
+/// Fail points are the process's: these run one after the other, and not beside other tests.
 #[cfg(feature = "failpoints")]
-#[test]
-fn a_full_disk_is_waited_for() {
-    let scenario = fail::FailScenario::setup();
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let store = open(dir.path());
-    fail::cfg("store-disk-full", "return").expect("the point can be set");
-    apply(&store, &vec![(b"a".to_vec(), Some(b"1".to_vec()))], 1);
-    store.allow_write_up_to(LogIndex(1));
-    let error = store.flush().expect_err("the disk is full");
-    assert!(matches!(error, StoreError::NoSpace { .. }), "{error}");
-    apply(&store, &vec![(b"b".to_vec(), Some(b"2".to_vec()))], 2);
-    assert_eq!(store.read().row(b"b").expect("readable"), Some(b"2".to_vec()));
-    assert_eq!(store.meta_written(), None);
+mod fail_points {
+    use super::*;
 
-    fail::remove("store-disk-full");
-    store.allow_write_up_to(LogIndex(2));
-    while store.meta_written() != Some(meta(2)) {
-        // Each attempt of the writer ends in one of the two: written, or still without space.
-        if let Err(error) = store.flush() {
-            assert!(matches!(error, StoreError::NoSpace { .. }), "{error}");
+    #[test]
+    fn a_full_disk_is_waited_for() {
+        let scenario = fail::FailScenario::setup();
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let store = open(dir.path());
+        fail::cfg("store-disk-full", "return").expect("the point can be set");
+        apply(&store, &vec![(b"a".to_vec(), Some(b"1".to_vec()))], 1);
+        store.allow_write_up_to(LogIndex(1));
+        let error = store.flush().expect_err("the disk is full");
+        assert!(matches!(error, StoreError::NoSpace { .. }), "{error}");
+        apply(&store, &vec![(b"b".to_vec(), Some(b"2".to_vec()))], 2);
+        assert_eq!(store.read().row(b"b").expect("readable"), Some(b"2".to_vec()));
+        assert_eq!(store.meta_written(), None);
+
+        fail::remove("store-disk-full");
+        store.allow_write_up_to(LogIndex(2));
+        while store.meta_written() != Some(meta(2)) {
+            // Each attempt of the writer ends in one of the two: written, or still without space.
+            if let Err(error) = store.flush() {
+                assert!(matches!(error, StoreError::NoSpace { .. }), "{error}");
+            }
+        }
+        store.check_writer().expect("there is space again");
+        scenario.teardown();
+    }
+
+    /// A copy of the folder at each of the two moments is what a crash there leaves.
+    #[test]
+    fn a_crash_before_or_after_the_ingest_leaves_one_of_the_two_states() {
+        let scenario = fail::FailScenario::setup();
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let live = dir.path().join("live");
+        let store = open(&live);
+        apply(&store, &child_writes(1), 1);
+        store.allow_write_up_to(LogIndex(1));
+        store.flush().expect("the disk has space");
+        for (point, expected) in [("store::before_ingest", 1), ("store::after_ingest", 2)] {
+            let (from, to) = (live.clone(), dir.path().join(expected.to_string()));
+            fail::cfg_callback(point, move || copy_tree(&from, &to)).expect("the point can be set");
+        }
+        apply(&store, &child_writes(2), 2);
+        store.allow_write_up_to(LogIndex(2));
+        store.flush().expect("the disk has space");
+        scenario.teardown();
+        for index in [1, 2] {
+            let store = open(&dir.path().join(index.to_string()));
+            assert_eq!(store.meta_written(), Some(meta(index)));
+            let expected: Rows = child_writes(index).into_iter().filter_map(|(key, row)| Some((key, row?))).collect();
+            assert_eq!(all_rows(&store.read()), expected);
         }
     }
-    store.check_writer().expect("there is space again");
-    scenario.teardown();
-}
 
-/// A copy of the folder at each of the two moments is what a crash there leaves.
-#[cfg(feature = "failpoints")]
-#[test]
-fn a_crash_before_or_after_the_ingest_leaves_one_of_the_two_states() {
-    let scenario = fail::FailScenario::setup();
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let live = dir.path().join("live");
-    let store = open(&live);
-    apply(&store, &child_writes(1), 1);
-    store.allow_write_up_to(LogIndex(1));
-    store.flush().expect("the disk has space");
-    for (point, expected) in [("store-before-ingest", 1), ("store-after-ingest", 2)] {
-        let (from, to) = (live.clone(), dir.path().join(expected.to_string()));
-        fail::cfg_callback(point, move || copy_tree(&from, &to)).expect("the point can be set");
-    }
-    apply(&store, &child_writes(2), 2);
-    store.allow_write_up_to(LogIndex(2));
-    store.flush().expect("the disk has space");
-    scenario.teardown();
-    for index in [1, 2] {
-        let store = open(&dir.path().join(index.to_string()));
-        assert_eq!(store.meta_written(), Some(meta(index)));
-        let expected: Rows = child_writes(index).into_iter().filter_map(|(key, row)| Some((key, row?))).collect();
-        assert_eq!(all_rows(&store.read()), expected);
-    }
-}
-
-#[cfg(feature = "failpoints")]
-fn copy_tree(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("the folder is writable");
-    for file in std::fs::read_dir(from).expect("the folder exists") {
-        let path = file.expect("the folder can be read").path();
-        let target = to.join(path.file_name().expect("it has a name"));
-        if path.is_dir() { copy_tree(&path, &target) } else { drop(std::fs::copy(&path, target).expect("readable")) }
+    fn copy_tree(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).expect("the folder is writable");
+        for file in std::fs::read_dir(from).expect("the folder exists") {
+            let path = file.expect("the folder can be read").path();
+            let target = to.join(path.file_name().expect("it has a name"));
+            if path.is_dir() {
+                copy_tree(&path, &target);
+            } else {
+                std::fs::copy(&path, target).expect("readable");
+            }
+        }
     }
 }

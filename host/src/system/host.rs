@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -16,7 +17,7 @@ use crate::clock::Clock;
 use crate::ids::{ModuleId, NodeId, PartitionId};
 use crate::log::{Disk, EntryId};
 use crate::machine::logic::Logic;
-use crate::partition::{Partition, PartitionError, PartitionOptions};
+use crate::partition::{HaltReason, Partition, PartitionError, PartitionOptions, RunState};
 use crate::peer::{self, GroupName, GroupPeers, Network, Routes, SeenBook};
 use crate::registry::Registry;
 use crate::router::{Machine, MachineOptions, Router};
@@ -32,7 +33,7 @@ use crate::system::{repair, service};
 
 /// How often a question that nobody answered is put again.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
-/// How soon a replica that could not be opened is tried again.
+/// How soon a replica that could not be opened, or stands still, is tried again.
 const OPEN_AGAIN: Duration = Duration::from_secs(2);
 /// How long one node may take to say what it has seen.
 const SEEN_PATIENCE: Duration = Duration::from_secs(1);
@@ -112,20 +113,21 @@ impl Host {
 
     /// Makes the machine `system` known and opens its only partition.
     pub async fn open_system(self: &Arc<Self>, system: Arc<dyn Logic>) -> Result<(), NodeError> {
-        let identity = self.folder.identity().expect("only a member of a cluster opens partitions");
-        let founders = if identity.is_founder { identity.peers.keys().copied().collect() } else { Vec::new() };
         let machine = self.machine(SYSTEM, 1, system);
         *self.system.write() = Some(machine.clone());
-        self.open_replica(&machine, PartitionId(0), founders).await
+        self.keep_system_open(&machine).await
     }
 
-    /// Opens what the directory names and this node has not opened; goes on after a failure and returns the first.
+    async fn keep_system_open(self: &Arc<Self>, machine: &Arc<Machine>) -> Result<(), NodeError> {
+        let identity = self.folder.identity().expect("only a member of a cluster opens partitions");
+        let founders = if identity.is_founder { identity.peers.keys().copied().collect() } else { Vec::new() };
+        self.keep_replica_open(machine, PartitionId(0), founders).await
+    }
+
+    /// Opens what the directory names and is not open here, each without waiting for the others; returns the first failure.
     pub async fn open_machines(self: &Arc<Self>, directory: &Directory) -> Result<(), NodeError> {
-        let mut result = Ok(());
-        for (name, row) in &directory.machines {
-            result = result.and(self.open_machine(name, row).await);
-        }
-        result
+        let opening = directory.machines.iter().map(|(name, row)| self.open_machine(name, row));
+        join_all(opening).await.into_iter().collect()
     }
 
     async fn open_machine(self: &Arc<Self>, name: &str, row: &MachineRow) -> Result<(), NodeError> {
@@ -139,19 +141,45 @@ impl Host {
             }
         };
         let founders: Vec<NodeId> = row.founders.iter().map(|id| NodeId(*id)).collect();
-        let mut result = Ok(());
-        for partition in machine.partition_ids().filter(|id| machine.find_partition(*id).is_none()) {
-            let opened = self.open_replica(&machine, partition, founders.clone()).await;
-            if let Err(error) = &opened {
-                let reason = error.to_string();
-                // It is tried again and again, and said once.
-                if machine.set_replica(partition, Err(reason.clone())).err() != Some(reason) {
-                    tracing::error!(%error, "a partition is not served");
+        let opening = machine.partition_ids().map(|id| self.keep_replica_open(&machine, id, founders.clone()));
+        join_all(opening).await.into_iter().collect()
+    }
+
+    /// Opens a replica that is not open. One that stands still because of something that opening mends is closed first.
+    async fn keep_replica_open(
+        self: &Arc<Self>,
+        machine: &Arc<Machine>,
+        partition: PartitionId,
+        founders: Vec<NodeId>,
+    ) -> Result<(), NodeError> {
+        if let Some(open) = machine.find_partition(partition) {
+            match open.status().state {
+                RunState::Halted(reason) if reason.is_mended_by_opening() => {
+                    self.close_replica(machine, open, &reason).await;
                 }
+                _ => return Ok(()),
             }
-            result = result.and(opened);
         }
-        result
+        let opened = self.open_replica(machine, partition, founders).await;
+        if let Err(error) = &opened {
+            let reason = error.to_string();
+            // It is tried again and again, and said once.
+            if machine.set_replica(partition, Err(reason.clone())).err() != Some(reason) {
+                tracing::error!(%error, "a partition is not served");
+            }
+        }
+        opened
+    }
+
+    async fn close_replica(&self, machine: &Machine, halted: Arc<Partition>, reason: &HaltReason) {
+        let group = GroupName::new(machine.name(), halted.id());
+        tracing::warn!(%group, %reason, "the partition is closed, to be opened again");
+        self.replicas.write().remove(&group);
+        drop(machine.set_replica(halted.id(), Err(format!("it is opened again: {reason}"))));
+        if let Err(error) = halted.close().await {
+            // What could not be written is applied again from the log.
+            tracing::warn!(%group, %error, "the partition could not be closed in order");
+        }
     }
 
     async fn open_replica(
@@ -262,37 +290,48 @@ impl Host {
 
     /// Follows the directory as `system` changes, for as long as the node runs.
     pub async fn follow_directory(self: Arc<Self>) {
-        let Some(system) = self.system_partition() else { return };
-        let mut progress = system.watch_progress();
         loop {
+            let Some(system) = self.system_partition() else {
+                tokio::select! {
+                    () = tokio::time::sleep(OPEN_AGAIN) => continue,
+                    () = self.stopping.cancelled() => return,
+                }
+            };
+            let mut progress = system.watch_progress();
             if let Err(error) = self.read_directory(&system) {
                 tracing::error!(%error, "the directory cannot be read");
             }
+            // Not held while waiting: it may have to be closed and opened again.
+            drop(system);
             tokio::select! {
-                changed = progress.changed() => if changed.is_err() { return },
+                // When it is closed, the next round looks for another.
+                _ = progress.changed() => {}
                 () = self.stopping.cancelled() => return,
             }
         }
     }
 
-    /// Opens what the directory names, for as long as the node runs; what could not be opened is tried again.
+    /// Opens what the directory names, for as long as the node runs; what could not be opened, or is not open any more, is tried again.
     pub async fn keep_open(self: Arc<Self>) {
         let mut directory = self.directory.subscribe();
         let mut is_known = false;
         loop {
+            let system = self.system.read().clone();
+            if let Some(system) = system {
+                // It says for itself what is wrong with it.
+                drop(self.keep_system_open(&system).await);
+            }
             let known = directory.borrow_and_update().clone();
-            let is_whole = self.open_machines(&known).await.is_ok();
+            drop(self.open_machines(&known).await);
             // Once: from then on each machine says for itself what it lacks, and a node that stops says that.
             if !is_known && !self.stopping.is_cancelled() {
                 let missing = self.unknown_machines();
                 is_known = missing.is_empty();
                 self.router.set_not_ready(missing);
             }
-            let again =
-                async { if is_whole { std::future::pending().await } else { tokio::time::sleep(OPEN_AGAIN).await } };
             tokio::select! {
                 changed = directory.changed() => if changed.is_err() { return },
-                () = again => {}
+                () = tokio::time::sleep(OPEN_AGAIN) => {}
                 () = self.stopping.cancelled() => return,
             }
         }

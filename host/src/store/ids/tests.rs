@@ -268,41 +268,6 @@ fn the_format_of_the_manifest_stays() {
     assert_eq!(Manifest::decode(&raw), Some(manifest));
 }
 
-/// An image of the folder is taken at every step of writing and merging; each must open as what a crash there leaves.
-#[cfg(feature = "failpoints")]
-#[test]
-fn a_crash_between_any_two_steps_loses_only_what_is_recorded_again() {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    let scenario = fail::FailScenario::setup();
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let (live, images) = (dir.path().join("live"), dir.path().to_owned());
-    let taken = Arc::new(AtomicU32::new(0));
-    let points = [
-        "ids::before_run_rename",
-        "ids::after_run_rename",
-        "ids::before_manifest_rename",
-        "ids::after_manifest_rename",
-        "ids::after_removal",
-    ];
-    for point in points {
-        let (live, images, taken) = (live.clone(), images.clone(), Arc::clone(&taken));
-        let image = move || {
-            let number = taken.fetch_add(1, Ordering::SeqCst);
-            copy(&live, &images.join(format!("image-{number}-{point}")));
-        };
-        fail::cfg_callback(point, image).expect("the point can be set");
-    }
-    closed_index(&live);
-    scenario.teardown();
-    let images: Vec<_> = files(dir.path()).into_iter().filter(|path| *path != live).collect();
-    for point in points {
-        let count = images.iter().filter(|path| path.to_string_lossy().ends_with(point)).count();
-        assert!(0 < count, "no image was taken at {point}");
-    }
-    images.iter().for_each(|image| check_recovers(image));
-}
-
 #[test]
 fn a_checkpoint_is_an_index_that_later_merges_leave_alone() {
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -318,4 +283,44 @@ fn a_checkpoint_is_an_index_that_later_merges_leave_alone() {
     assert_eq!(made.applied(), JournalIndex(40));
     made.verify().expect("nothing is damaged");
     check(&made, 40);
+}
+
+/// Fail points are the process's: these run one after the other, and not beside other tests.
+#[cfg(feature = "failpoints")]
+mod fail_points {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    /// An image of the folder is taken at every step of writing and merging; each must open as what a crash there leaves.
+    #[test]
+    fn a_crash_between_any_two_steps_loses_only_what_is_recorded_again() {
+        let scenario = fail::FailScenario::setup();
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (live, images) = (dir.path().join("live"), dir.path().to_owned());
+        let taken = Arc::new(AtomicU32::new(0));
+        let points = [
+            "ids::before_run_rename",
+            "ids::after_run_rename",
+            "ids::before_manifest_rename",
+            "ids::after_manifest_rename",
+            "ids::after_removal",
+        ];
+        for point in points {
+            let (live, images, taken) = (live.clone(), images.clone(), Arc::clone(&taken));
+            let image = move || {
+                let number = taken.fetch_add(1, Ordering::SeqCst);
+                copy(&live, &images.join(format!("image-{number}-{point}")));
+            };
+            fail::cfg_callback(point, image).expect("the point can be set");
+        }
+        closed_index(&live);
+        scenario.teardown();
+        let images: Vec<_> = files(dir.path()).into_iter().filter(|path| *path != live).collect();
+        for point in points {
+            let count = images.iter().filter(|path| path.to_string_lossy().ends_with(point)).count();
+            assert!(0 < count, "no image was taken at {point}");
+        }
+        images.iter().for_each(|image| check_recovers(image));
+    }
 }
