@@ -16,6 +16,7 @@ pub mod peer;
 pub mod consensus;
 pub mod log;
 pub mod machine;
+pub mod saga;
 pub mod guest;
 pub mod store;
 pub mod effects;

@@ -66,6 +66,9 @@ pub const SPECULATION_ENTRIES_MAX: usize = 8;
 pub const SPECULATION_TRICKLE_MAX: usize = 2;
 /// A queue of this many commands is proposed at once.
 pub const BATCH_COMMANDS_WORTH_A_WAIT: usize = 512;
+/// A call from another partition that carries a time further ahead of this node's clock is put off: whoever made it has a wrong clock,
+/// and its time would become this partition's.
+pub const CARRIED_AHEAD_MAX: Duration = Duration::from_secs(30);
 /// Recorded rejections per caller and second: a rejection costs log for ever.
 pub const REJECTIONS_PER_CALLER_PER_SECOND_MAX: u32 = 100_000;
 /// Deadline of a request that names none.

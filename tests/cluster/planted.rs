@@ -7,11 +7,11 @@ use statehouse::ids::{CommandId, Digest, JournalIndex, NodeId, PartitionId};
 use statehouse_tests::host::{Host, Start};
 use statehouse_tests::load::{Accounts, Load, Setup};
 use statehouse_tests::oracle::check_audit;
-use statehouse_tests::oracle::history::{Chain, Decision, History};
+use statehouse_tests::oracle::history::{Chain, Decision, History, Part};
 use statehouse_tests::oracle::judge::{Breach, judge};
-use statehouse_tests::oracle::model::Outcome;
+use statehouse_tests::oracle::model::{Command, Outcome};
 use statehouse_tests::ports::free_address;
-use statehouse_tests::recording::{Consistency, Moment, Recording, Told};
+use statehouse_tests::recording::{Attempt, Consistency, Moment, Recording, Told};
 use tempfile::tempdir;
 
 use crate::alone;
@@ -52,6 +52,10 @@ async fn a_true_history_passes_and_every_planted_bug_is_caught() {
     truth.check("a refused command is recorded", Run::smuggle);
     truth.check("a command's content is changed", Run::replace);
     truth.check("two commands change places", Run::reorder);
+    truth.check("a command on two partitions ends otherwise than it went", Run::end_otherwise);
+    truth.check("a command on two partitions does not end", Run::end_never);
+    truth.check("the payee receives twice", Run::receive_twice);
+    truth.check("the payee does not receive", Run::receive_never);
 }
 
 impl Run {
@@ -102,13 +106,37 @@ impl Run {
         change(self.histories[1].chains.get_mut(&partition).expect("every replica has it"));
     }
 
-    /// A successful transfer half way through the run, and where it is recorded.
+    /// A successful transfer within one partition, half way through the run, and where it is recorded.
     fn victim(&self) -> (CommandId, PartitionId, JournalIndex) {
-        let done = self.recording.attempts.iter().filter(|attempt| matches!(attempt.told, Told::Done { .. }));
-        let done: Vec<_> = done.collect();
-        let victim = done[done.len() / 2];
-        let position = victim.told.position().expect("it was done");
-        (CommandId(victim.transfer.id.into_bytes()), position.partition, position.index)
+        self.victim_recorded_as(&Part::Whole)
+    }
+
+    /// One between two partitions, and where its end is recorded.
+    fn crossing(&self) -> (CommandId, PartitionId, JournalIndex) {
+        self.victim_recorded_as(&Part::End)
+    }
+
+    fn victim_recorded_as(&self, part: &Part) -> (CommandId, PartitionId, JournalIndex) {
+        let place = |attempt: &Attempt| {
+            let Told::Done { position } = attempt.told else { return None };
+            Some((CommandId(attempt.transfer.id.into_bytes()), position.partition, position.index))
+        };
+        let is_so = |(id, partition, index): &(CommandId, PartitionId, JournalIndex)| {
+            let entry = self.histories[0].chains[partition].find(*index).expect("it was done there");
+            entry.decisions.iter().any(|decision| decision.id == *id && decision.part == *part)
+        };
+        let done: Vec<_> = self.recording.attempts.iter().filter_map(place).filter(is_so).collect();
+        done[done.len() / 2]
+    }
+
+    /// The partition in which the payee of a transfer received.
+    fn place_received(&self, id: CommandId) -> PartitionId {
+        let received = |chain: &Chain| {
+            let mut decisions = chain.entries.iter().flat_map(|entry| &entry.decisions);
+            decisions.any(|decision| is_receipt(decision, id))
+        };
+        let found = self.histories[0].chains.iter().find(|(_, chain)| received(chain));
+        *found.expect("a finished transfer was received").0
     }
 
     fn drop_command(&mut self) -> Box<dyn Fn(&Breach) -> bool> {
@@ -234,6 +262,45 @@ impl Run {
         Box::new(move |breach| matches!(breach, Breach::Reordered { earlier, .. } if *earlier == victim))
     }
 
+    /// Nobody was told, so only what its parts came to can tell.
+    fn end_otherwise(&mut self) -> Box<dyn Fn(&Breach) -> bool> {
+        let (victim, partition, index) = self.crossing();
+        self.forget(victim);
+        self.everywhere(partition, |chain| {
+            decision_mut(chain, index, victim).outcome = Outcome::Rejected("account_not_found".to_owned());
+        });
+        Box::new(move |breach| matches!(breach, Breach::HalfDone { id, .. } if *id == victim))
+    }
+
+    fn end_never(&mut self) -> Box<dyn Fn(&Breach) -> bool> {
+        let (victim, partition, _) = self.crossing();
+        self.forget(victim);
+        self.everywhere(partition, |chain| {
+            let is_end = |decision: &Decision| decision.id == victim && decision.part == Part::End;
+            chain.entries.iter_mut().for_each(|entry| entry.decisions.retain(|decision| !is_end(decision)));
+        });
+        Box::new(move |breach| *breach == Breach::Unfinished { id: victim })
+    }
+
+    fn receive_twice(&mut self) -> Box<dyn Fn(&Breach) -> bool> {
+        let (victim, ..) = self.crossing();
+        self.everywhere(self.place_received(victim), |chain| {
+            let mut decisions = chain.entries.iter().flat_map(|entry| &entry.decisions);
+            let received = decisions.find(|decision| is_receipt(decision, victim)).expect("it is here").clone();
+            chain.entries.last_mut().expect("there are entries").decisions.push(received);
+        });
+        Box::new(move |breach| matches!(breach, Breach::Doubled { id, .. } if *id == victim))
+    }
+
+    fn receive_never(&mut self) -> Box<dyn Fn(&Breach) -> bool> {
+        let (victim, ..) = self.crossing();
+        self.everywhere(self.place_received(victim), |chain| {
+            let keep = |decision: &Decision| !is_receipt(decision, victim);
+            chain.entries.iter_mut().for_each(|entry| entry.decisions.retain(keep));
+        });
+        Box::new(move |breach| matches!(breach, Breach::Adrift { .. }))
+    }
+
     fn forget(&mut self, victim: CommandId) {
         self.recording.attempts.retain(|attempt| attempt.transfer.id.into_bytes() != victim.0);
     }
@@ -242,6 +309,10 @@ impl Run {
 fn diverged(partition: PartitionId, index: JournalIndex) -> Box<dyn Fn(&Breach) -> bool> {
     let nodes = ["first", "second"].map(str::to_owned);
     Box::new(move |breach| *breach == Breach::Diverged { partition, index, nodes: nodes.clone() })
+}
+
+fn is_receipt(decision: &Decision, id: CommandId) -> bool {
+    decision.id == id && matches!(decision.command, Command::Receive { .. })
 }
 
 fn entry_mut(chain: &mut Chain, index: JournalIndex) -> &mut statehouse_tests::oracle::history::Effective {

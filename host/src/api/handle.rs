@@ -126,6 +126,7 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
             let id = captured.get(1).copied().unwrap_or_default();
             lookup::get(&*named()?, id, &parts.uri, asked).await
         }
+        (Page::Commands, _) => lookup::list(&*named()?, &parts.uri),
         (page, Some(asked)) if page.changes_cluster() => {
             let change = cluster::read(page, captured.first().copied(), parts, body, asked.deadline).await?;
             cluster::make(api, change, asked).await

@@ -1,7 +1,7 @@
-//! What became of a command: `GET /v1/{machine}/commands/{id}`.
+//! What became of a command: `GET /v1/{machine}/commands/{id}`; and which are under way.
 //!
 //! In: an id, and the home entity where the client knows it. Out: a state that is definite or says until when it is not:
-//! `recorded` · `not_executed` · `undecided`. It knows nothing of where outcomes are kept.
+//! `recorded` · `in_flight` · `not_executed` · `undecided`. It knows nothing of where outcomes are kept.
 
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -37,9 +37,26 @@ pub async fn get(machine: &Machine, id: &str, uri: &Uri, asked: Asked) -> Result
     Ok(response(id, lookup))
 }
 
+/// `GET /v1/{machine}/commands?state=in_flight`: what is under way, oldest first, as far as this node has it.
+pub fn list(machine: &Machine, uri: &Uri) -> Result<Response, Problem> {
+    let pairs = query_pairs(uri.query().unwrap_or_default())
+        .ok_or_else(|| Problem::new(Code::BadParameter, "the query string is not percent-encoded UTF-8"))?;
+    if let Some((name, _)) = pairs.iter().find(|(name, _)| name != "state") {
+        return Err(Problem::new(Code::UnknownParameter, format!("only `state` is known here, not `{name}`")));
+    }
+    if !pairs.iter().any(|(_, state)| state == "in_flight") {
+        let detail = "say which commands: `state=in_flight` lists those that have started and are not over";
+        return Err(Problem::new(Code::BadParameter, detail));
+    }
+    let items = machine.list_in_flight()?.into_iter().map(in_flight).collect();
+    let mut response = Response::new(Body::from(print(&Json(&Value::map([("items", Value::Array(items))])))));
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    Ok(response)
+}
+
 fn response(id: CommandId, lookup: CommandLookup) -> Response {
     let position = if let CommandLookup::Recorded { status, .. } = &lookup { Some(status.position) } else { None };
-    let is_pending = matches!(lookup, CommandLookup::Undecided { .. });
+    let is_pending = matches!(lookup, CommandLookup::Undecided { .. } | CommandLookup::InFlight(_));
     let mut response = Response::new(Body::from(print(&Json(&shown(id, lookup)))));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, JSON);
@@ -57,6 +74,7 @@ fn shown(id: CommandId, lookup: CommandLookup) -> Value {
     let state = |state: &str| ("state", Value::text(state));
     match lookup {
         CommandLookup::Recorded { status, rendered } => recorded(*status, rendered),
+        CommandLookup::InFlight(status) => in_flight(*status),
         CommandLookup::NotExecuted => Value::map([id, state("not_executed")]),
         CommandLookup::Undecided { until } => {
             Value::map([id, state("undecided"), ("until", Value::Text(print_time(until)))])
@@ -87,6 +105,21 @@ fn recorded(status: CommandStatus, rendered: Value) -> Value {
         members.push(("panic", Value::Text(panic)));
     }
     Value::map(members)
+}
+
+/// A command that has started and goes on in other partitions.
+pub fn in_flight(status: CommandStatus) -> Value {
+    let CommandStatus { id, command, caller, request_id, position, time, phases, .. } = status;
+    Value::map([
+        ("id", Value::Text(id.to_string())),
+        ("state", Value::text("in_flight")),
+        ("command", Value::Text(command)),
+        ("caller", Value::Text(caller)),
+        ("request_id", Value::Text(request_id)),
+        ("position", Value::Text(position.to_string())),
+        ("started", Value::Text(print_time(time))),
+        ("phases", Value::Array(phases.into_iter().map(phase).collect())),
+    ])
 }
 
 fn phase(phase: Phase) -> Value {

@@ -93,6 +93,10 @@ fn host_operation(route: &HostRoute) -> Operation {
         let home = "The entity whose partition knows the command; `resolve` names it";
         operation = operation.parameter(parameter("home", ParameterIn::Query, text(), Required::False, home));
     }
+    if route.page == Page::Commands {
+        let state = "`in_flight`: commands that have started and are not over";
+        operation = operation.parameter(parameter("state", ParameterIn::Query, text(), Required::True, state));
+    }
     if route.page == Page::Batch {
         let line = "One `{\"command\": name, \"body\": object}` per line, or a CBOR sequence of them";
         let body = RequestBodyBuilder::new().description(Some(line)).required(Some(Required::True));

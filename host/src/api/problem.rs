@@ -14,7 +14,7 @@
 //! | 422 | `invalid_change`: of the cluster · `id_reused`: the id is known with other content, `fields` differ |
 //! | 429 | `rejection_limit` – not accepted, `Retry-After` |
 //! | 500 | `internal` (a bug of the host) · `module_fault` (of the module) |
-//! | 501 | `cross_partition` · `not_supported_yet` |
+//! | 501 | `not_supported_yet` |
 //! | 503 | `not_ready` (`/readyz`) · `no_cluster` `node_unreachable` – nothing changed · `overloaded` `no_leader` `halted` `shutting_down` – not accepted, `Retry-After` |
 //! | 504 | `outcome_unknown` (with `resolve`; send the same id again) · `read_timeout` · `change_unfinished` (of the cluster; send it again) |
 //! | 507 | `storage_full` – not accepted, `Retry-After` |
@@ -77,7 +77,6 @@ pub enum Code {
     RejectionLimit,
     Internal,
     ModuleFault,
-    CrossPartition,
     NotSupportedYet,
     NotReady,
     NoCluster,
@@ -137,7 +136,6 @@ impl Code {
             Self::RejectionLimit => ("rejection_limit", 429, "Too many rejected commands"),
             Self::Internal => ("internal", 500, "The host failed"),
             Self::ModuleFault => ("module_fault", 500, "The module failed"),
-            Self::CrossPartition => ("cross_partition", 501, "The command needs several partitions"),
             Self::NotSupportedYet => ("not_supported_yet", 501, "This is not supported yet"),
             Self::NotReady => ("not_ready", 503, "The node is not ready"),
             Self::NoCluster => ("no_cluster", 503, "The node belongs to no cluster"),
@@ -339,14 +337,8 @@ impl From<Unavailable> for Problem {
             UnavailableReason::ShuttingDown => {
                 (Code::ShuttingDown, "not accepted, this node is shutting down; send it again, or to another node")
             }
-            UnavailableReason::CrossPartition => {
-                (Code::CrossPartition, "not accepted, commands across partitions are not supported yet")
-            }
         };
-        let problem = Self::new(code, detail);
-        // Coming back does not help against what is not built.
-        let may_retry = unavailable.reason != UnavailableReason::CrossPartition;
-        if may_retry { problem.with_retry_after(unavailable.retry_after) } else { problem }
+        Self::new(code, detail).with_retry_after(unavailable.retry_after)
     }
 }
 

@@ -25,6 +25,7 @@ const WATCH_ROLES: u32 = role::AUDITOR | role::DEVELOPER | role::OPERATOR | role
 pub enum Page {
     Batch,
     CommandStatus,
+    Commands,
     Events,
     Machines,
     Machine,
@@ -71,6 +72,13 @@ pub const HOST_ROUTES: &[HostRoute] = &[
         Page::CommandStatus,
         Some(QUERY_ROLES),
         "What became of a command",
+    ),
+    route(
+        Method::GET,
+        "/v1/{machine}/commands",
+        Page::Commands,
+        Some(QUERY_ROLES),
+        "Commands that have started and are not over: those on several partitions",
     ),
     route(Method::GET, "/v1/{machine}/events", Page::Events, Some(QUERY_ROLES), "The events as they happen"),
     route(Method::GET, "/v1/machines", Page::Machines, Some(WATCH_ROLES), "All machines"),

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use statehouse_abi::cold::{CheckIn, Row};
+use statehouse_abi::key::split_key;
 use statehouse_abi::outcome::GroupOutcome;
 
 use crate::audit::error::AuditError;
@@ -16,6 +17,7 @@ use crate::log::Tail;
 use crate::machine::entry::EntryKind;
 use crate::machine::journal::Verdict;
 use crate::machine::replay::Replay;
+use crate::saga::status::ENTITY;
 
 /// Rows handed to `sh1_check` at once.
 const CHECK_ROWS: usize = 16_384;
@@ -165,22 +167,26 @@ fn count(
 ) {
     report.entries += 1;
     let Some(batch) = read.entry.batch() else { return };
-    report.commands += batch.command_count() as u64;
-    report.events += batch.outcome.event_count() as u64;
+    let is_end = read.entry.header().kind == EntryKind::Saga;
+    if !is_end {
+        report.events += batch.outcome.event_count() as u64;
+    }
     let mut n = 0;
     for at in 0..batch.outcome.group_count() {
-        let id = batch.command_id(batch.ops.group(at).command as usize);
+        let command = batch.ops.group(at).command;
+        let id = batch.command_id(command as usize);
         let position = replay.journal.position(partition.partition, n);
-        if read.entry.header().kind == EntryKind::Batch
-            && let Some(before) = ids.insert(id, position)
-        {
+        // The end of a command has the id of its start, which is in an entry of its own.
+        if !is_end && let Some(before) = ids.insert(id, position) {
             let detail = format!("command {id} is recorded at {before} and again at {position}");
             report.faults.push(fault_at("id", detail, read));
         }
+        let is_call = read.entry.records().origin(command).is_some();
+        report.commands += u64::from(!is_end && !is_call);
         n += match batch.outcome.group(at) {
             GroupOutcome::Events { count, .. } => count,
             GroupOutcome::Rejected(_) | GroupOutcome::NeedsKeys => {
-                report.rejections += 1;
+                report.rejections += u64::from(!is_call);
                 1
             }
         };
@@ -195,7 +201,9 @@ fn finish(report: &mut PartitionReport, partition: &PartitionSource, replay: &Re
     report.state_digest = replay.state_digest().to_string();
     report.module = replay.journal.module.to_string();
     let Some(logic) = &replay.logic else { return };
-    let mut rows = replay.rows.iter();
+    // The host's own rows are none of the module's business.
+    let is_of_module = |key: &[u8]| split_key(key).is_none_or(|(entity, _)| entity != ENTITY);
+    let mut rows = replay.rows.iter().filter(|(key, _)| is_of_module(key));
     let mut accumulator = Vec::new();
     loop {
         let chunk: Vec<Row> =

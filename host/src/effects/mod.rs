@@ -1,27 +1,32 @@
 //! Effects: what a leader does once an entry is applied. Replies to whoever waits, and the counters of what was done.
 //!
-//! In: a recorded batch and its submissions. Out: replies. Only the leader acts; it never changes state.
+//! In: a recorded entry and the tickets of those who wait. Out: replies. It never changes state.
 
 use std::sync::Arc;
 
 use statehouse_abi::outcome::GroupOutcome;
 
-use crate::machine::entry::Batch;
-use crate::sequencer::submission::{Recorded, Reply, Submission};
+use crate::machine::entry::Entry;
+use crate::sequencer::submission::{Recorded, Reply, Ticket};
 
-/// Stage *answer*: every submission of the batch gets its recorded outcome.
-pub fn answer(recorded: &Arc<Recorded>, submissions: &[Submission]) {
-    for (command, submission) in (0..).zip(submissions) {
-        submission.ticket.reply(Reply::Recorded { recorded: recorded.clone(), command, is_replayed: false });
-    }
+/// Stage *answer*: whoever waits for a command gets its recorded outcome.
+pub fn answer(recorded: &Arc<Recorded>, command: u32, ticket: &Ticket) {
+    ticket.reply(Reply::Recorded { recorded: recorded.clone(), command, is_replayed: false });
 }
 
-/// Counts what was recorded.
-pub fn count(batch: &Batch<'_>) {
-    let groups = batch.outcome.group_count();
-    let rejected = (0..groups).filter(|at| matches!(batch.outcome.group(*at), GroupOutcome::Rejected(_))).count();
-    metrics::counter!("statehouse_commands_total", "outcome" => "rejected").increment(rejected as u64);
-    metrics::counter!("statehouse_commands_total", "outcome" => "done").increment((groups - rejected) as u64);
+/// Counts what was recorded. A command on several partitions counts once, at its end.
+pub fn count(entry: &Entry) {
     metrics::counter!("statehouse_entries_total").increment(1);
+    let Some(batch) = entry.batch() else { return };
+    let is_end = |command: &u32| entry.records().origin(*command).is_none() && !entry.is_started(*command);
+    let (mut done, mut rejected) = (0, 0);
+    for command in (0..batch.command_count() as u32).filter(is_end) {
+        match batch.outcome.group(command as usize) {
+            GroupOutcome::Rejected(_) => rejected += 1,
+            GroupOutcome::Events { .. } | GroupOutcome::NeedsKeys => done += 1,
+        }
+    }
+    metrics::counter!("statehouse_commands_total", "outcome" => "rejected").increment(rejected);
+    metrics::counter!("statehouse_commands_total", "outcome" => "done").increment(done);
     metrics::counter!("statehouse_events_total").increment(batch.outcome.event_count() as u64);
 }

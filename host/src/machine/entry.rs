@@ -12,17 +12,23 @@
 //! | 6 OUTCOME | – | OUTCOME block |
 //! | 7 BYTES | – | what the offsets point into |
 //! | 8 ACTIVATION | – | of an `activate` entry: `module 32 B, schema u32, number u64` |
+//! | 9 RECORDS | – | of commands on several partitions, where the entry has to do with any: CBOR of [`Records`] |
 //!
 //! `index` is the journal index the entry gets if it is effective, `digest` is that of the row writes. A `tick` has no
-//! sections but HEADER. It knows nothing of Raft, and it never carries rows.
+//! sections but HEADER. The commands of a `saga` entry are those that end with it: its ops and events were recorded elsewhere, and
+//! are here so that the end of a command can be told from one entry; they are not applied. It knows nothing of Raft, and it never
+//! carries rows.
 
-use bytes::Bytes;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
 use statehouse_abi::block::{AbiError, Block, BlockWriter, kind, slice, u16_at, u32_at, u64_at};
 use statehouse_abi::call::Context;
 use statehouse_abi::ops::OpsBlock;
-use statehouse_abi::outcome::OutcomeBlock;
+use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock};
 
 use crate::ids::{CommandId, Digest, Fingerprint, Head, JournalIndex, Micros, ModuleId};
+use crate::saga::{Records, read_records};
 
 /// Version of this layout.
 pub const FORMAT: u16 = 1;
@@ -36,7 +42,8 @@ const OPS: u16 = 5;
 const OUTCOME: u16 = 6;
 const BYTES: u16 = 7;
 const ACTIVATION: u16 = 8;
-const KNOWN: [u16; 8] = [HEADER, COMMANDS, NAMES, CALLERS, OPS, OUTCOME, BYTES, ACTIVATION];
+const RECORDS: u16 = 9;
+const KNOWN: [u16; 9] = [HEADER, COMMANDS, NAMES, CALLERS, OPS, OUTCOME, BYTES, ACTIVATION, RECORDS];
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +162,8 @@ pub struct Activation {
 pub struct Entry {
     payload: Bytes,
     header: Header,
+    /// `None`: it has to do with one partition only, like most.
+    records: Option<Arc<Records>>,
 }
 
 impl Entry {
@@ -162,16 +171,23 @@ impl Entry {
     pub fn parse(payload: Bytes) -> Result<Self, EntryError> {
         let block = Block::parse(&payload, kind::ENTRY, &KNOWN)?;
         let header = Header::parse(block.section(HEADER)?)?;
-        let entry = Self { payload: payload.clone(), header };
+        let mut entry = Self { payload: payload.clone(), header, records: None };
         match header.kind {
-            EntryKind::Batch | EntryKind::Saga => entry.check_batch()?,
+            EntryKind::Batch | EntryKind::Saga => {
+                let command_count = entry.check_batch()?;
+                if let Some(section) = block.find_section(RECORDS) {
+                    let records = read_records(section, command_count);
+                    entry.records = Some(Arc::new(records.map_err(|reason| EntryError::Records { reason })?));
+                }
+            }
             EntryKind::Activate => drop(entry.activation()?),
             EntryKind::Tick => {}
         }
         Ok(entry)
     }
 
-    fn check_batch(&self) -> Result<(), EntryError> {
+    /// How many commands it has.
+    fn check_batch(&self) -> Result<usize, EntryError> {
         let block = self.block();
         let bytes = block.section(BYTES)?;
         let text = |offset, len, what| {
@@ -201,7 +217,7 @@ impl Entry {
             }
         }
         OutcomeBlock::parse(block.section(OUTCOME)?, &ops)?;
-        Ok(())
+        Ok(commands.len())
     }
 
     pub fn payload(&self) -> &Bytes {
@@ -212,9 +228,37 @@ impl Entry {
         &self.header
     }
 
+    /// What it says of commands on several partitions.
+    pub fn records(&self) -> &Records {
+        static NONE: Records =
+            Records { starts: Vec::new(), origins: Vec::new(), progress: Vec::new(), marks: Vec::new() };
+        self.records.as_deref().unwrap_or(&NONE)
+    }
+
+    /// Whether the command goes on after this entry: it was started and not rejected.
+    pub fn is_started(&self, command: u32) -> bool {
+        let Some(batch) = self.batch() else { return false };
+        let is_accepted = || matches!(batch.outcome.group(command as usize), GroupOutcome::Events { .. });
+        self.records().start(command).is_some() && is_accepted()
+    }
+
     /// The head of the journal once this entry is effective.
     pub fn head_after(&self) -> Head {
         head_after(self.header.parent, &self.payload)
+    }
+
+    /// The entry with the digest of the row writes that it turned out to mean.
+    pub fn with_digest(mut self, digest: Digest) -> Self {
+        const DIGEST_AT: usize = 152;
+        let header_at = self.block().section(HEADER).expect("every entry has one").as_ptr() as usize
+            - self.payload.as_ptr() as usize;
+        // Nobody else has seen the payload yet, so this copies nothing.
+        let mut payload = BytesMut::from(std::mem::take(&mut self.payload));
+        payload[header_at + DIGEST_AT..][..32].copy_from_slice(&digest.0);
+        self.header.digest = digest;
+        self.payload = payload.freeze();
+        assert!(self.block().section(HEADER).is_ok_and(|raw| raw == self.header.to_bytes()));
+        self
     }
 
     fn block(&self) -> Block<'_> {
@@ -242,7 +286,7 @@ impl Entry {
         assert!(header.kind == EntryKind::Tick);
         let mut block = BlockWriter::new(Vec::new(), kind::ENTRY, 1);
         block.section(HEADER, &header.to_bytes());
-        Self { payload: block.finish().into(), header }
+        Self { payload: block.finish().into(), header, records: None }
     }
 
     pub fn activate(header: Header, activation: Activation) -> Self {
@@ -253,7 +297,7 @@ impl Entry {
         raw[36..44].copy_from_slice(&activation.number.to_le_bytes());
         let mut block = BlockWriter::new(Vec::new(), kind::ENTRY, 2);
         block.section(HEADER, &header.to_bytes()).section(ACTIVATION, &raw);
-        Self { payload: block.finish().into(), header }
+        Self { payload: block.finish().into(), header, records: None }
     }
 }
 
@@ -384,14 +428,19 @@ impl BatchWriter {
     }
 
     /// The finished entry. `ops` and `outcome` are blocks that were checked against each other.
-    pub fn finish(&self, header: Header, ops: &[u8], outcome: &[u8]) -> Entry {
-        assert!(header.kind == EntryKind::Batch);
+    pub fn finish(&self, header: Header, ops: &[u8], outcome: &[u8], records: Records) -> Entry {
+        assert!(matches!(header.kind, EntryKind::Batch | EntryKind::Saga));
         let size = HEADER_SIZE + self.commands.len() * 48 + self.bytes.len() + ops.len() + outcome.len() + 1024;
-        let mut block = BlockWriter::new(Vec::with_capacity(size), kind::ENTRY, 7);
+        let section_count = if records.is_empty() { 7 } else { 8 };
+        let mut block = BlockWriter::new(Vec::with_capacity(size), kind::ENTRY, section_count);
         block.section(HEADER, &header.to_bytes()).records(COMMANDS, &self.commands);
         block.records(NAMES, &self.names).records(CALLERS, &self.callers);
         block.section(OPS, ops).section(OUTCOME, outcome).section(BYTES, &self.bytes);
-        Entry { payload: block.finish().into(), header }
+        if records.is_empty() {
+            return Entry { payload: block.finish().into(), header, records: None };
+        }
+        block.section(RECORDS, &records.to_bytes());
+        Entry { payload: block.finish().into(), header, records: Some(Arc::new(records)) }
     }
 }
 
@@ -406,4 +455,6 @@ pub enum EntryError {
     Header,
     #[error("malformed entry")]
     Block(#[from] AbiError),
+    #[error("malformed records of commands on several partitions: {reason}")]
+    Records { reason: String },
 }

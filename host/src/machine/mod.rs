@@ -9,6 +9,7 @@ pub mod logic;
 pub mod native;
 pub mod replica;
 pub mod replay;
+pub mod table;
 
 #[cfg(test)]
 mod tests;

@@ -8,11 +8,14 @@ use std::sync::Arc;
 
 use statehouse_abi::rows::RowsWriter;
 
-use crate::ids::{Digest, ModuleId};
+use crate::ids::{CommandId, Digest, ModuleId};
 use crate::machine::entry::{Entry, EntryError, EntryKind};
 use crate::machine::journal::{Journal, JournalError, Verdict};
 use crate::machine::logic::Logic;
 use crate::machine::replica::{Applied, ApplyError};
+use crate::machine::table::Table;
+use crate::saga::Saga;
+use crate::saga::status::row_key;
 
 /// A partition's rows in order of key.
 pub type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -26,6 +29,16 @@ pub struct Replay {
     pub rows: Rows,
     /// The module that decides at `journal`.
     pub logic: Option<Arc<dyn Logic>>,
+}
+
+/// The phase status table among the rows.
+struct InFlight<'a>(&'a Rows);
+
+impl Table for InFlight<'_> {
+    fn find(&self, command: CommandId) -> Option<Saga> {
+        // A row that cannot be read is one that no replica has written, so the digest of the entry tells.
+        Saga::of_row(self.0.get(&row_key(command))?).ok()
+    }
 }
 
 /// Why a journal cannot be replayed.
@@ -69,7 +82,7 @@ impl Replay {
         let batch = entry.batch().expect("its kind says so");
         let mut rows = RowsWriter::default();
         batch.ops.keys().for_each(|key| rows.row(self.rows.get(key).map(Vec::as_slice)));
-        let applied = Applied::compute(logic.as_ref(), entry.clone(), &rows.finish(Vec::new()))?;
+        let applied = Applied::compute(logic.as_ref(), entry.clone(), &rows.finish(Vec::new()), &InFlight(&self.rows))?;
         for (key, row) in applied.rows() {
             match row {
                 Some(row) => drop(self.rows.insert(key.to_vec(), row.to_vec())),

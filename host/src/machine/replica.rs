@@ -1,18 +1,19 @@
 //! What every replica does with an effective batch: apply its recorded events to its rows, and compare the digest.
 //!
-//! In: an entry and the rows of its keys. Out: the writes. It never decides again; that was the leader's, and it is
-//! recorded. It does not know where rows come from or where they go.
+//! In: an entry and the rows of its keys. Out: the writes, those of the phase status table among them. It never decides again; that was
+//! the leader's, and it is recorded. It does not know where rows come from or where they go.
 
 use statehouse_abi::block::AbiError;
 use statehouse_abi::key::split_key;
 use statehouse_abi::ops::OpsBlock;
 use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock};
-use statehouse_abi::rows::{RowsBlock, WritesBlock};
+use statehouse_abi::rows::{RowsBlock, WritesBlock, WritesWriter};
 
 use crate::ids::{Digest, JournalIndex};
 use crate::limits;
-use crate::machine::entry::Entry;
+use crate::machine::entry::{Entry, EntryKind};
 use crate::machine::logic::{Fault, Logic, Pace};
+use crate::machine::table::{Change, Table, TableError};
 
 /// An effective entry and the row writes it means, ready to be stored.
 #[derive(Clone, Debug)]
@@ -20,22 +21,33 @@ pub struct Applied {
     entry: Entry,
     /// WRITES block; empty for an entry that is no batch.
     writes: Vec<u8>,
+    /// What it does to the phase status table.
+    change: Change,
+    /// The same as rows.
+    table_writes: TableWrites,
 }
 
+/// Rows of the phase status table, with their keys.
+type TableWrites = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
 impl Applied {
-    /// Applies a batch's recorded events; `rows` is the ROWS block of its keys before the entry.
-    pub fn compute(logic: &dyn Logic, entry: Entry, rows: &[u8]) -> Result<Self, ApplyError> {
+    /// Applies a batch's recorded events; `rows` is the ROWS block of its keys before the entry, `table` has the commands in flight.
+    pub fn compute(logic: &dyn Logic, entry: Entry, rows: &[u8], table: &dyn Table) -> Result<Self, ApplyError> {
         let index = entry.header().index;
         let Some(batch) = entry.batch() else { return Ok(Self::without_writes(entry)) };
-        assert!(logic.id() == entry.header().decider, "the caller must pass the module that decided");
-        let (ops, outcome) = (batch.ops.raw(), batch.outcome.raw());
-        let apply = |pace| apply_checked(logic, pace, &entry, ops, rows, outcome);
-        let writes = match apply(Pace::Fast) {
-            // The watchdog sees wall-clock time, which says nothing of the module: ask again, metered.
-            Err(ApplyError::Fault { fault: Fault::Watchdog, .. }) => apply(Pace::Metered)?,
-            other => other?,
+        let writes = if entry.header().kind == EntryKind::Saga {
+            no_writes()
+        } else {
+            assert!(logic.id() == entry.header().decider, "the caller must pass the module that decided");
+            let (ops, outcome) = (batch.ops.raw(), batch.outcome.raw());
+            let apply = |pace| apply_checked(logic, pace, &entry, ops, rows, outcome);
+            match apply(Pace::Fast) {
+                // The watchdog sees wall-clock time, which says nothing of the module: ask again, metered.
+                Err(ApplyError::Fault { fault: Fault::Watchdog, .. }) => apply(Pace::Metered)?,
+                other => other?,
+            }
         };
-        let applied = Self { entry, writes };
+        let applied = Self::promote(entry, writes, table)?;
         let found = applied.digest();
         let expected = applied.entry.header().digest;
         if found != expected {
@@ -45,14 +57,22 @@ impl Applied {
     }
 
     /// Takes the leader's own writes for the entry it has built from them.
-    pub fn promote(entry: Entry, writes: Vec<u8>) -> Self {
-        Self { entry, writes }
+    pub fn promote(entry: Entry, writes: Vec<u8>, table: &dyn Table) -> Result<Self, ApplyError> {
+        let index = entry.header().index;
+        let change = Change::of(&entry, table).map_err(|source| ApplyError::Table { index, source })?;
+        let table_writes = change.writes();
+        Ok(Self { entry, writes, change, table_writes })
     }
 
     /// A tick or an activation.
     pub fn without_writes(entry: Entry) -> Self {
         assert!(entry.batch().is_none());
-        Self { entry, writes: Vec::new() }
+        Self { entry, writes: Vec::new(), change: Change::default(), table_writes: Vec::new() }
+    }
+
+    /// What the entry does to the phase status table.
+    pub fn change(&self) -> &Change {
+        &self.change
     }
 
     pub fn entry(&self) -> &Entry {
@@ -63,12 +83,17 @@ impl Applied {
     pub fn rows(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
         let batch = self.entry.batch();
         let parsed = batch.map(|batch| (batch.ops, parse_own_writes(&self.writes, batch.ops.key_count())));
-        parsed.into_iter().flat_map(|(ops, writes)| writes.writes().map(move |(key, row)| (ops.key(key as usize), row)))
+        let of_module = parsed
+            .into_iter()
+            .flat_map(|(ops, writes)| writes.writes().map(move |(key, row)| (ops.key(key as usize), row)));
+        of_module.chain(self.table_writes.iter().map(|(key, row)| (key.as_slice(), row.as_deref())))
     }
 
     pub fn digest(&self) -> Digest {
         match self.entry.batch() {
-            Some(batch) => digest(&batch.ops, &parse_own_writes(&self.writes, batch.ops.key_count())),
+            Some(batch) => {
+                digest(&batch.ops, &parse_own_writes(&self.writes, batch.ops.key_count()), &self.table_writes)
+            }
             None => Digest::ZERO,
         }
     }
@@ -78,11 +103,17 @@ fn parse_own_writes(writes: &[u8], key_count: usize) -> WritesBlock<'_> {
     WritesBlock::parse(writes, key_count).expect("writes were checked when they were made")
 }
 
-/// blake3 of the writes in the entry's order of keys: `key len u32, key, row len u32 (all ones: deleted), row`.
-pub fn digest(ops: &OpsBlock<'_>, writes: &WritesBlock<'_>) -> Digest {
+/// WRITES block that changes nothing.
+pub fn no_writes() -> Vec<u8> {
+    WritesWriter::default().finish(Vec::new())
+}
+
+/// blake3 of the writes in the entry's order of keys, then those of the phase status table: `key len u32, key, row len u32 (all ones:
+/// deleted), row`.
+pub fn digest(ops: &OpsBlock<'_>, writes: &WritesBlock<'_>, table: &[(Vec<u8>, Option<Vec<u8>>)]) -> Digest {
     let mut bytes = Vec::with_capacity(writes.raw().len() + writes.count() * 48);
-    for (key, row) in writes.writes() {
-        let key = ops.key(key as usize);
+    let of_module = writes.writes().map(|(key, row)| (ops.key(key as usize), row));
+    for (key, row) in of_module.chain(table.iter().map(|(key, row)| (key.as_slice(), row.as_deref()))) {
         bytes.extend_from_slice(&(key.len() as u32).to_le_bytes());
         bytes.extend_from_slice(key);
         let len = row.map_or(u32::MAX, |row| row.len() as u32);
@@ -154,6 +185,8 @@ pub enum ApplyError {
     Fault { index: JournalIndex, fault: Fault },
     #[error("entry {index}: module's writes are malformed: {source}")]
     Writes { index: JournalIndex, source: AbiError },
+    #[error("entry {index}: {source}")]
+    Table { index: JournalIndex, source: TableError },
     #[error("entry {index}: digest of the writes is {}, but the leader recorded {}", found.short(), expected.short())]
     Digest { index: JournalIndex, expected: Digest, found: Digest },
 }

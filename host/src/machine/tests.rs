@@ -10,6 +10,7 @@ use statehouse_abi::outcome::OutcomeWriter;
 use crate::ids::{CommandId, Digest, Head, JournalIndex, Micros, ModuleId, PartitionId};
 use crate::machine::entry::{Activation, BatchWriter, Entry, EntryCommand, EntryError, EntryKind, Header};
 use crate::machine::journal::{Journal, JournalError, Verdict};
+use crate::saga::Records;
 
 const MODULE: ModuleId = ModuleId([9; 32]);
 
@@ -62,7 +63,7 @@ fn batch(header: Header) -> Entry {
             outcome.reject(first, &minicbor::to_vec(&rejection).expect("writing to memory cannot fail"));
         }
     }
-    commands.finish(header, &ops.finish(Vec::new()), &outcome.finish(Vec::new()))
+    commands.finish(header, &ops.finish(Vec::new()), &outcome.finish(Vec::new()), Records::default())
 }
 
 fn after(journal: &Journal, entry: &Entry) -> Journal {

@@ -13,16 +13,17 @@ use crate::consensus::Committed;
 use crate::effects;
 use crate::ids::{CommandId, Fingerprint};
 use crate::log::{EntryId, LogEntry, Payload};
-use crate::machine::entry::{Entry, EntryKind};
+use crate::machine::entry::{Batch, Entry, EntryKind};
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::logic::Logic;
 use crate::machine::replica::Applied;
+use crate::partition::coordinate::end_of;
 use crate::partition::error::HaltReason;
 use crate::partition::history;
 use crate::partition::open::meta_of;
 use crate::partition::run::{Executor, store_failed};
 use crate::partition::status::Progress;
-use crate::sequencer::submission::{Recorded, Reply, Submission};
+use crate::sequencer::submission::{Recorded, Reply, Submission, Ticket};
 use crate::store::IdRecord;
 
 impl Executor {
@@ -78,10 +79,12 @@ impl Executor {
         let (applied, submissions) = match self.speculation.promote(&entry) {
             Some(own) => {
                 let (entry, writes, submissions) = own.into_parts();
-                (
-                    if writes.is_empty() { Applied::without_writes(entry) } else { Applied::promote(entry, writes) },
-                    submissions,
-                )
+                let applied = if writes.is_empty() {
+                    Applied::without_writes(entry)
+                } else {
+                    Applied::promote(entry, writes, &self.coordinator).map_err(HaltReason::Apply)?
+                };
+                (applied, submissions)
             }
             None => {
                 // Somebody else's entry: whatever was computed on another journal is void.
@@ -97,6 +100,7 @@ impl Executor {
         fail::fail_point!("partition::applied", |_| std::process::abort());
         self.applied = Some(id);
         self.journal = after;
+        self.coordinator.on_applied(applied.change());
         let recorded = Arc::new(Recorded::new(applied.entry().clone(), id.index));
         self.record_ids(&recorded, &submissions)?;
         fail::fail_point!("partition::recorded", |_| std::process::abort());
@@ -113,7 +117,7 @@ impl Executor {
             reason: "the journal has a batch before its first activation".to_owned(),
         })?;
         let rows = self.fetch_applied(&batch.ops)?;
-        Applied::compute(logic.as_ref(), entry, &rows).map_err(HaltReason::Apply)
+        Applied::compute(logic.as_ref(), entry, &rows, &self.coordinator).map_err(HaltReason::Apply)
     }
 
     fn fetch_applied(&self, ops: &OpsBlock<'_>) -> Result<Vec<u8>, HaltReason> {
@@ -143,22 +147,11 @@ impl Executor {
             let _ = reply.take().map(|reply| reply.send(self.journal));
             self.activation = None;
         }
-        if let Some(batch) = recorded.entry.batch() {
-            effects::count(&batch);
-            for (at, submission) in submissions.iter().enumerate() {
-                if let GroupOutcome::Rejected(_) = batch.outcome.group(at) {
-                    self.meter.record(self.journal.time, &submission.caller);
-                }
-                self.in_flight.finish(submission.id, || recorded_reply(recorded, at as u32, true));
-            }
-            effects::answer(recorded, &submissions);
-            if submissions.is_empty() && !self.orphans.is_empty() {
-                for n in 0..batch.command_count() {
-                    if let Some(ticket) = self.orphans.remove(&batch.command_id(n)) {
-                        ticket.reply(recorded_reply(recorded, n as u32, false));
-                    }
-                }
-            }
+        effects::count(&recorded.entry);
+        match (recorded.entry.batch(), recorded.entry.header().kind) {
+            (Some(batch), EntryKind::Saga) => self.answer_ended(recorded, &batch),
+            (Some(batch), _) => self.answer_batch(recorded, &batch, submissions),
+            (None, _) => {}
         }
         if !self.clashes.is_empty() {
             let clashes = std::mem::take(&mut self.clashes);
@@ -170,20 +163,80 @@ impl Executor {
         }
     }
 
-    /// The answer to an id that is recorded already.
-    pub(super) fn reply_known(&self, submission: &Submission, known: &IdRecord) -> Result<Reply, HaltReason> {
+    fn answer_batch(&mut self, recorded: &Arc<Recorded>, batch: &Batch<'_>, submissions: Vec<Submission>) {
+        if submissions.is_empty() && !self.orphans.is_empty() {
+            for n in 0..batch.command_count() {
+                if let Some(ticket) = self.orphans.remove(&batch.command_id(n)) {
+                    self.answer_one(recorded, n as u32, ticket);
+                }
+            }
+        }
+        for (n, submission) in (0..).zip(submissions) {
+            if let GroupOutcome::Rejected(_) = batch.outcome.group(n as usize) {
+                self.meter.record(self.journal.time, &submission.caller);
+            }
+            // Who asked for the same waits on as well.
+            if !recorded.entry.is_started(n) {
+                self.in_flight.finish(submission.id, || recorded_reply(recorded, n, true));
+            }
+            self.answer_one(recorded, n, submission.ticket);
+        }
+    }
+
+    /// Answers, or waits for the end of a command that goes on elsewhere.
+    fn answer_one(&mut self, recorded: &Arc<Recorded>, command: u32, ticket: Ticket) {
+        match recorded.entry.batch() {
+            Some(batch) if recorded.entry.is_started(command) => {
+                self.coordinator.wait(batch.command_id(command as usize), ticket);
+            }
+            _ => effects::answer(recorded, command, &ticket),
+        }
+    }
+
+    /// Commands on several partitions are over.
+    fn answer_ended(&mut self, recorded: &Arc<Recorded>, batch: &Batch<'_>) {
+        for n in 0..batch.command_count() as u32 {
+            let id = batch.command_id(n as usize);
+            for ticket in self.coordinator.take_waiting(id) {
+                effects::answer(recorded, n, &ticket);
+            }
+            self.in_flight.finish(id, || recorded_reply(recorded, n, true));
+        }
+    }
+
+    /// Answers an id that is recorded already; one that goes on elsewhere is answered at its end.
+    pub(super) fn answer_known(&mut self, submission: Submission, known: &IdRecord) -> Result<(), HaltReason> {
+        match self.reply_known(&submission, known)? {
+            Some(reply) => submission.ticket.reply(reply),
+            None => self.coordinator.wait(submission.id, submission.ticket),
+        }
+        Ok(())
+    }
+
+    /// What an id was recorded with.
+    pub(super) fn recorded(&self, known: &IdRecord) -> Result<Reply, HaltReason> {
         let found = history::find_entry(&self.log, known.journal, self.applied, &self.journal);
         let recorded = found.map_err(|error| HaltReason::Store(error.to_string()))?;
+        Ok(recorded_reply(&Arc::new(recorded), known.n, true))
+    }
+
+    /// The answer to an id that is recorded already; `None` while its command goes on.
+    pub(super) fn reply_known(&self, submission: &Submission, known: &IdRecord) -> Result<Option<Reply>, HaltReason> {
+        let Reply::Recorded { recorded, .. } = self.recorded(known)? else { unreachable!("it is recorded") };
         if known.is_same_content(&submission.fingerprint) {
-            return Ok(recorded_reply(&Arc::new(recorded), known.n, true));
+            let Some(end) = end_of(&recorded, known.n) else {
+                return Ok(Some(recorded_reply(&recorded, known.n, true)));
+            };
+            let end = self.ids.lookup(&end).map_err(store_failed)?;
+            return end.map(|end| self.recorded(&end)).transpose();
         }
         let batch = recorded.entry.batch().ok_or_else(|| HaltReason::Store("an id points to no batch".to_owned()))?;
         let command = batch.command(known.n as usize);
-        Ok(Reply::Conflict {
+        Ok(Some(Reply::Conflict {
             body_recorded: command.body.to_vec(),
             name_recorded: command.name.to_owned(),
             position: recorded.position(self.partition, known.n),
-        })
+        }))
     }
 }
 

@@ -20,11 +20,14 @@ use crate::ids::{CommandId, Head, JournalIndex, LogIndex, Micros, NodeId, Partit
 use crate::log::{Log, LogHealth};
 use crate::machine::entry::Activation;
 use crate::machine::journal::Journal;
+use crate::partition::coordinate::read_table;
 use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::history;
 use crate::partition::run::Message;
 use crate::partition::status::{Board, PartitionStatus, Progress, RunState};
 use crate::peer::{Call, GroupPeers, Topic};
+use crate::saga::Saga;
+use crate::saga::status::row_key;
 use crate::sequencer::decide::Diagnostic;
 use crate::sequencer::submission::{Recorded, Refusal, Reply, Submission};
 use crate::store::{IdIndex, IdRecord, Store, View};
@@ -269,6 +272,18 @@ impl Partition {
     /// Where an id is recorded, if it is.
     pub fn find_id(&self, id: CommandId) -> Result<Option<IdRecord>, PartitionError> {
         Ok(self.parts.ids.lookup(&id)?)
+    }
+
+    /// What is known of a command that this partition coordinates and that is not over.
+    pub fn find_in_flight(&self, id: CommandId) -> Result<Option<Saga>, PartitionError> {
+        let row = self.parts.store.read().row(&row_key(id))?;
+        let saga = row.map(|row| Saga::of_row(&row)).transpose();
+        saga.map_err(|reason| PartitionError::Halted(HaltReason::Store(reason)))
+    }
+
+    /// All of them.
+    pub fn list_in_flight(&self) -> Result<Vec<Saga>, PartitionError> {
+        Ok(read_table(&self.parts.store.read())?)
     }
 
     /// The effective entry with this journal index.

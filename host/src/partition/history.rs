@@ -5,18 +5,20 @@
 
 use crate::ids::{CommandId, Fingerprint, Head, JournalIndex, LogIndex};
 use crate::log::{EntryId, Log, LogEntry, Payload};
-use crate::machine::entry::Entry;
+use crate::machine::entry::{Entry, EntryKind};
 use crate::machine::journal::Journal;
 use crate::partition::error::PartitionError;
+use crate::saga::status::finish_id;
 use crate::sequencer::submission::Recorded;
 
 /// Entries read from the log at once while walking.
 const READ_BYTES: usize = 4 << 20;
 
-/// Ids, fingerprints and numbers of an entry's commands.
+/// Ids, fingerprints and numbers of an entry's commands; the end of a command has an id of its own.
 pub fn ids_of(entry: &Entry) -> Vec<(CommandId, Fingerprint, u32)> {
     let Some(batch) = entry.batch() else { return Vec::new() };
-    (0..).zip(batch.commands()).map(|(n, command)| (command.id, command.fingerprint(), n)).collect()
+    let id_of = |id| if entry.header().kind == EntryKind::Saga { finish_id(id) } else { id };
+    (0..).zip(batch.commands()).map(|(n, command)| (id_of(command.id), command.fingerprint(), n)).collect()
 }
 
 /// The effective entry with this journal index; `applied` and `journal` say where the partition stands.

@@ -8,6 +8,7 @@ pub mod open;
 mod derived;
 pub mod run;
 mod apply;
+pub mod coordinate;
 mod propose;
 mod status;
 pub mod history;
@@ -15,6 +16,7 @@ mod handle;
 #[cfg(test)]
 mod tests;
 
+pub use coordinate::{Answered, Participants, end_of};
 pub use error::{HaltReason, PartitionError};
 pub use handle::{Partition, ReadPoint};
 pub use open::{Modules, PartitionOptions};

@@ -15,6 +15,7 @@ use crate::ids::{JournalIndex, LogIndex, ModuleId, NodeId, PartitionId};
 use crate::log::{Disk, EntryId, Log, LogEntry, LogOptions, StreamId};
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
+use crate::partition::coordinate::{Coordinator, Participants, read_table};
 use crate::partition::derived;
 use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::handle::{Partition, Parts};
@@ -49,6 +50,8 @@ pub struct PartitionOptions {
     pub store: StoreOptions,
     /// The way to the other replicas.
     pub peers: GroupPeers,
+    /// The way to the other partitions.
+    pub participants: Arc<dyn Participants>,
     /// Who votes in a group that has no history yet. Without this node it waits until the group's leader takes it in.
     pub founders: Vec<NodeId>,
     /// Whether this node may stand for election from the start.
@@ -147,6 +150,9 @@ impl Partition {
             clashes: Vec::new(),
             orphans: Default::default(),
             meter: RejectionMeter::default(),
+            coordinator: Coordinator::new(read_table(&store.read())?),
+            participants: options.participants,
+            forbidden: Vec::new(),
             speculation: Speculation::default(),
             activation: None,
             time_wanted: None,

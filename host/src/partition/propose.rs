@@ -3,7 +3,9 @@
 //! In: queued submissions. Out: entries in consensus' hands, with their row writes kept aside. Nothing here answers a
 //! client with success.
 
+use statehouse_abi::cold::Rejection;
 use statehouse_abi::ops::OpsBlock;
+use statehouse_abi::outcome::OutcomeWriter;
 use statehouse_abi::rows::{RowsWriter, WritesBlock};
 
 use crate::consensus::ConsensusError;
@@ -13,9 +15,13 @@ use crate::log::LogHealth;
 use crate::machine::entry::{Activation, BatchWriter, Entry, EntryCommand, EntryKind, Header};
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::logic::Logic;
-use crate::machine::replica::digest;
+use crate::machine::replica::{digest, no_writes};
+use crate::machine::table::{self, Change};
+use crate::partition::coordinate::{CANCELLED, after};
 use crate::partition::error::HaltReason;
 use crate::partition::run::{Executor, Message, store_failed};
+use crate::saga::{Origin, Records, Start};
+use crate::sequencer::block::BlockBuilder;
 use crate::sequencer::decide::{Decided, decide};
 use crate::sequencer::speculation::Speculative;
 use crate::sequencer::submission::{PlanView, Refusal, Reply, Submission};
@@ -38,7 +44,8 @@ impl Executor {
             if is_trickle && limits::SPECULATION_TRICKLE_MAX <= self.speculation.len() {
                 break;
             }
-            if !self.propose_batch()? {
+            let is_progress = self.propose_progress()? || self.propose_forbidden()?;
+            if !self.propose_batch()? && !is_progress {
                 break;
             }
         }
@@ -64,13 +71,16 @@ impl Executor {
             }
         }
         let journal = self.journal_speculative();
-        let header = self.header(EntryKind::Batch, &journal, logic.as_ref());
+        let mut header = self.header(EntryKind::Batch, &journal, logic.as_ref());
+        let next = self.queue.iter().take(limits::BATCH_COMMANDS_MAX);
+        let carried = next.filter_map(|submission| Some(submission.called.as_ref()?.carried)).max();
+        header.time = header.time.max(after(carried));
         let mut submissions = self.take_batch(&header, logic.as_ref())?;
         if submissions.is_empty() {
             return Ok(false);
         }
         let decided = {
-            let plans: Vec<PlanView<'_>> = submissions.iter().map(|submission| submission.plan.view()).collect();
+            let plans: Vec<PlanView<'_>> = submissions.iter().map(Submission::plan_view).collect();
             let fetch = |ops: &OpsBlock<'_>| self.fetch_speculative(ops);
             decide(logic.as_ref(), header.context(), &plans, fetch)?
         };
@@ -90,6 +100,27 @@ impl Executor {
         Ok(true)
     }
 
+    /// Records calls as refused that were cancelled before they came; the module is not asked. `false` when there are none.
+    fn propose_forbidden(&mut self) -> Result<bool, HaltReason> {
+        let Some(logic) = self.logic.clone() else { return Ok(false) };
+        if self.forbidden.is_empty() || !matches!(self.log.health(), LogHealth::Ok) {
+            return Ok(false);
+        }
+        let rest = self.forbidden.len().min(limits::BATCH_COMMANDS_MAX);
+        let submissions: Vec<Submission> = self.forbidden.drain(..rest).collect();
+        let journal = self.journal_speculative();
+        let mut header = self.header(EntryKind::Batch, &journal, logic.as_ref());
+        let carried = submissions.iter().filter_map(|submission| Some(submission.called.as_ref()?.carried)).max();
+        header.time = header.time.max(after(carried));
+        let decided = forbid(&submissions);
+        for submission in &submissions {
+            self.board.release(submission.size);
+        }
+        let entry = entry_of(header, &submissions, &decided);
+        self.propose(entry, decided.writes, submissions);
+        Ok(true)
+    }
+
     /// Takes the next submissions that may still be executed at the entry's time.
     fn take_batch(&mut self, header: &Header, logic: &dyn Logic) -> Result<Vec<Submission>, HaltReason> {
         let mut batch = Vec::with_capacity(self.queue.len().min(limits::BATCH_COMMANDS_MAX));
@@ -98,15 +129,17 @@ impl Executor {
             if !self.requeued.is_empty() && self.requeued.remove(&submission.id) {
                 let known = self.ids.lookup(&submission.id).map_err(store_failed)?;
                 if let Some(known) = known {
-                    let reply = self.reply_known(&submission, &known)?;
                     self.board.release(submission.size);
-                    self.in_flight.refuse(&submission, &reply);
+                    match self.reply_known(&submission, &known)? {
+                        Some(reply) => self.in_flight.refuse(&submission, &reply),
+                        None => self.coordinator.wait(submission.id, submission.ticket),
+                    }
                     continue;
                 }
             }
             let refusal = if submission.expires < header.time {
                 Reply::Expired
-            } else if submission.planner != logic.id() {
+            } else if submission.called.is_none() && submission.planner != logic.id() {
                 // Planned under a module that is not active any more; the router plans again.
                 Reply::Refused(Refusal::NoLeader)
             } else {
@@ -141,7 +174,7 @@ impl Executor {
         Ok(rows.finish(Vec::with_capacity(rows.size() + 64)))
     }
 
-    fn header(&self, kind: EntryKind, journal: &Journal, logic: &dyn Logic) -> Header {
+    pub(super) fn header(&self, kind: EntryKind, journal: &Journal, logic: &dyn Logic) -> Header {
         Header {
             kind,
             index: journal.index.next(),
@@ -187,7 +220,7 @@ impl Executor {
         }
     }
 
-    fn propose(&mut self, entry: Entry, writes: Vec<u8>, submissions: Vec<Submission>) {
+    pub(super) fn propose(&mut self, entry: Entry, writes: Vec<u8>, submissions: Vec<Submission>) {
         let journal = self.journal_speculative();
         let verdict = journal.judge(&entry);
         let Ok(Verdict::Effective(after)) = verdict else {
@@ -235,6 +268,7 @@ impl Executor {
     fn requeue(&mut self, lost: Vec<Speculative>) {
         metrics::counter!("statehouse_speculation_dropped_total").increment(lost.len() as u64);
         for batch in lost.into_iter().rev() {
+            self.coordinator.on_lost(batch.entry.records());
             for submission in batch.submissions.into_iter().rev() {
                 // Its bytes were released when it was proposed, and it must not be lost for want of room.
                 self.board.queue_bytes.fetch_add(submission.size, std::sync::atomic::Ordering::AcqRel);
@@ -270,6 +304,49 @@ fn entry_of(header: Header, submissions: &[Submission], decided: &Decided) -> En
     }
     let ops = OpsBlock::parse_trusted(&decided.ops).expect("the host wrote this block");
     let writes = WritesBlock::parse(&decided.writes, ops.key_count()).expect("checked when the batch was decided");
-    let header = Header { digest: digest(&ops, &writes), ..header };
-    batch.finish(header, &decided.ops, &decided.outcome)
+    let records = records_of(submissions);
+    let is_starting = !records.starts.is_empty();
+    let header = Header { digest: digest(&ops, &writes, &[]), ..header };
+    let entry = batch.finish(header, &decided.ops, &decided.outcome, records);
+    if !is_starting {
+        return entry;
+    }
+    let change = Change::of(&entry, &table::Empty).expect("a start depends on no row");
+    entry.with_digest(digest(&ops, &writes, &change.writes()))
+}
+
+fn records_of(submissions: &[Submission]) -> Records {
+    let mut records = Records::default();
+    for (command, submission) in (0..).zip(submissions) {
+        if let Some(saga) = &submission.saga {
+            records.starts.push(Start { command, plan: saga.as_ref().clone() });
+        }
+        if let Some(called) = &submission.called {
+            records.origins.push(Origin::new(command, called.parent, called.home, called.key));
+        }
+    }
+    records
+}
+
+/// All of them refused, and nothing written.
+fn forbid(submissions: &[Submission]) -> Decided {
+    let detail = "the command was cancelled before this step came".to_owned();
+    let rejection = Rejection { code: CANCELLED.to_owned(), detail };
+    let rejection = minicbor::to_vec(&rejection).expect("a vector takes all bytes");
+    let (mut ops, mut outcome) = (BlockBuilder::default(), OutcomeWriter::default());
+    let mut first_op = 0;
+    for (command, submission) in (0..).zip(submissions) {
+        let plan = submission.plan_view();
+        ops.group(command, &plan, first_op, &[]);
+        first_op += plan.steps().len() as u32;
+        let first = outcome.event_count();
+        outcome.reject(first, &rejection);
+    }
+    Decided {
+        ops: ops.finish(),
+        outcome: outcome.finish(Vec::new()),
+        writes: no_writes(),
+        plan_count: submissions.len(),
+        diagnostics: Vec::new(),
+    }
 }

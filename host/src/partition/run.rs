@@ -20,10 +20,12 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::clock::Clock;
 use crate::consensus::{Committed, Group, Leadership};
 use crate::ids::{CommandId, Head, Micros, PartitionId, Term};
+use crate::limits;
 use crate::log::{EntryId, Log, LogEntry};
 use crate::machine::entry::Activation;
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
+use crate::partition::coordinate::{Answers, Cancel, Coordinator, Participants};
 use crate::partition::error::HaltReason;
 use crate::partition::open::Modules;
 use crate::partition::status::{Board, RunState};
@@ -49,6 +51,10 @@ pub enum Message {
     Activate(Activation, oneshot::Sender<Journal>),
     /// Somebody waits until the journal's time has passed this.
     WaitForTime(Micros),
+    /// What participants said to calls, or did not say.
+    Answered(Answers),
+    /// These commands may have calls that are to be made once more.
+    CallAgain(Vec<CommandId>),
     /// Something is wrong that the executor cannot see itself.
     Halt(HaltReason),
     Stop,
@@ -92,6 +98,10 @@ pub struct Executor {
     /// Proposed by this node when it still led; their fate is known when the next leader's blank entry is applied.
     pub(super) orphans: HashMap<CommandId, Ticket>,
     pub(super) meter: RejectionMeter,
+    pub(super) coordinator: Coordinator,
+    pub(super) participants: Arc<dyn Participants>,
+    /// Calls that were cancelled before they came, to be recorded as refused.
+    pub(super) forbidden: Vec<Submission>,
     pub(super) speculation: Speculation,
     pub(super) activation: Option<(Activation, Option<oneshot::Sender<Journal>>)>,
     pub(super) time_wanted: Option<Micros>,
@@ -149,6 +159,7 @@ impl Executor {
                 self.on_message(message)?;
                 next = mailbox.try_recv().ok();
             }
+            self.make_calls();
             self.propose_all()?;
             self.board.in_flight.store(self.in_flight.len(), std::sync::atomic::Ordering::Relaxed);
         }
@@ -183,6 +194,8 @@ impl Executor {
                     self.time_wanted = Some(self.time_wanted.map_or(time, |before| before.max(time)));
                 }
             }
+            Message::Answered(answers) => self.on_answered(answers),
+            Message::CallAgain(commands) => self.on_call_again(commands),
             Message::Halt(reason) => return Err(reason),
             Message::Stop => unreachable!("the loop handles it"),
         }
@@ -198,19 +211,40 @@ impl Executor {
         for (submission, known) in submissions.into_iter().zip(known) {
             if let Some(known) = known {
                 self.board.release(submission.size);
-                let reply = self.reply_known(&submission, &known)?;
-                submission.ticket.reply(reply);
+                self.answer_known(submission, &known)?;
             } else if let Err(refusal) = self.check_admittable(&submission) {
                 self.board.release(submission.size);
                 submission.ticket.reply(Reply::Refused(refusal));
             } else {
-                let size = submission.size;
-                match self.in_flight.admit(submission) {
-                    Admitted::First(submission) => self.queue.push_back(submission),
-                    Admitted::Follows => self.board.release(size),
-                    Admitted::Clashes(submission) => self.clashes.push(submission),
-                }
+                self.take_in(submission)?;
             }
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, mut submission: Submission) -> Result<(), HaltReason> {
+        let cancel = match submission.called.clone().filter(|called| called.is_cancel) {
+            Some(called) => self.cancel(&submission, &called)?,
+            None => None,
+        };
+        let size = submission.size;
+        let is_forbidden = match cancel {
+            None => false,
+            Some(Cancel::Answer(reply)) => {
+                self.board.release(size);
+                submission.ticket.reply(reply);
+                return Ok(());
+            }
+            Some(Cancel::Forbid(call)) => {
+                submission.id = call;
+                true
+            }
+        };
+        match self.in_flight.admit(submission) {
+            Admitted::First(submission) if is_forbidden => self.forbidden.push(submission),
+            Admitted::First(submission) => self.queue.push_back(submission),
+            Admitted::Follows => self.board.release(size),
+            Admitted::Clashes(submission) => self.clashes.push(submission),
         }
         Ok(())
     }
@@ -222,7 +256,16 @@ impl Executor {
         if !matches!(self.log.health(), crate::log::LogHealth::Ok) {
             return Err(Refusal::StorageFull);
         }
-        self.meter.check(self.clock.now(), &submission.caller)
+        let now = self.clock.now();
+        match &submission.called {
+            None => self.meter.check(now, &submission.caller),
+            Some(called) if called.carried.0 <= now.0 + limits::CARRIED_AHEAD_MAX.as_micros() as i64 => Ok(()),
+            Some(called) => {
+                let ahead = called.carried.0 - now.0;
+                tracing::warn!(home = %called.home, ahead_us = ahead, "a call carries a time that is too far ahead");
+                Err(Refusal::Overloaded)
+            }
+        }
     }
 
     /// A change of term drops all speculation; a leader admits once it has applied its own term's blank entry, which is
@@ -244,6 +287,9 @@ impl Executor {
                 self.step_down();
             }
             self.term = term;
+            if term.is_some() {
+                self.coordinator.begin();
+            }
         }
         Ok(())
     }
@@ -265,6 +311,7 @@ impl Executor {
     fn step_down(&mut self) {
         self.term = None;
         self.time_wanted = None;
+        self.coordinator.end();
         for batch in self.speculation.drain() {
             for submission in batch.submissions {
                 self.in_flight.finish(submission.id, || Reply::Unknown);
@@ -277,6 +324,10 @@ impl Executor {
     fn refuse_queue(&mut self, refusal: Refusal) {
         self.requeued.clear();
         for submission in std::mem::take(&mut self.queue) {
+            self.board.release(submission.size);
+            self.in_flight.refuse(&submission, &Reply::Refused(refusal));
+        }
+        for submission in std::mem::take(&mut self.forbidden) {
             self.board.release(submission.size);
             self.in_flight.refuse(&submission, &Reply::Refused(refusal));
         }
@@ -297,6 +348,9 @@ impl Executor {
             }
         }
         for (_, ticket) in self.orphans.drain() {
+            ticket.reply(Reply::Unknown);
+        }
+        for ticket in self.coordinator.take_all_waiting() {
             ticket.reply(Reply::Unknown);
         }
         self.refuse_queue(refusal);

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use statehouse_abi::role;
 use statehouse_abi::value::Value;
 use tokio::sync::watch;
@@ -18,10 +20,11 @@ use crate::log::{EntryId, RealDisk};
 use crate::machine::entry::Activation;
 use crate::machine::logic::Logic;
 use crate::machine::native::Native;
-use crate::partition::{Modules, Partition, PartitionError, PartitionOptions};
+use crate::partition::{Answered, Modules, Participants, Partition, PartitionError, PartitionOptions};
 use crate::peer::{GroupName, GroupPeers, NoNetwork, Seen};
 use crate::router::answer::{Answer, Caller, CommandRequest};
 use crate::router::{Machine, MachineOptions};
+use crate::sequencer::submission::Unticketed;
 use crate::store::{StoreOptions, StoreShared};
 use crate::system::logic::{SYSTEM, System};
 
@@ -39,6 +42,14 @@ struct Nobody;
 
 impl Seen for Nobody {
     fn on_durable(&self, _: NodeId, _: &GroupName, _: EntryId) {}
+}
+
+struct NoOthers;
+
+impl Participants for NoOthers {
+    fn call(&self, _: PartitionId, calls: Vec<Unticketed>) -> BoxFuture<'static, Vec<Option<Answered>>> {
+        async move { vec![None; calls.len()] }.boxed()
+    }
 }
 
 fn soon() -> Instant {
@@ -61,6 +72,7 @@ async fn try_open(folder: &Path) -> Result<Arc<Partition>, PartitionError> {
             group: GroupName::new(SYSTEM, PartitionId(0)),
             seen: Arc::new(Nobody),
         },
+        participants: Arc::new(NoOthers),
         founders: vec![NodeId(1)],
         stands: true,
         held: None,

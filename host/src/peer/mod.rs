@@ -82,10 +82,12 @@ pub enum Topic {
     Status = 12,
     /// A query for the leader of a partition, answered with its value.
     Query = 13,
+    /// Calls of the coordinator of a command on several partitions, answered with what was recorded of them.
+    Calls = 14,
 }
 
 impl Topic {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Submit,
         Self::ReadIndex,
         Self::WantTime,
@@ -99,6 +101,7 @@ impl Topic {
         Self::Snapshot,
         Self::Status,
         Self::Query,
+        Self::Calls,
     ];
 
     /// Whether a node answers this before one of the two belongs to a cluster.

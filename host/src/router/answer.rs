@@ -88,8 +88,6 @@ pub enum UnavailableReason {
     Halted,
     /// The node is shutting down.
     ShuttingDown,
-    /// The plan needs several partitions, which this version cannot coordinate: 501.
-    CrossPartition,
 }
 
 /// How fresh a read must be.
@@ -154,6 +152,8 @@ pub enum QueryError {
 pub enum CommandLookup {
     /// Recorded: `rendered` is the module's rendering of the status.
     Recorded { status: Box<CommandStatus>, rendered: Value },
+    /// It was started and goes on in other partitions.
+    InFlight(Box<CommandStatus>),
     /// It has not been executed, and a submission made before now will not be.
     NotExecuted,
     /// It has not been executed yet; a submission under way may still be, until the time given.

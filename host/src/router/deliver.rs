@@ -19,9 +19,10 @@ use crate::partition::Partition;
 use crate::peer::{Call, GroupName, Topic};
 use crate::router::answer::{Answer, UnavailableReason};
 use crate::router::machine::{Machine, unavailable};
-use crate::router::plan::Routed;
+use crate::router::plan::{Routed, divide};
 use crate::router::reply::{render_all, unknown};
 use crate::router::wire::{Told, WireError, decode_submissions, decode_told, encode_submissions, encode_told};
+use crate::saga::PlanFault;
 use crate::sequencer::submission::{Refusal, Replies, Reply, Unticketed};
 
 /// How long before the caller's deadline a leader on another node gives up, so that its word still gets back in time.
@@ -121,8 +122,18 @@ impl Machine {
         submissions: impl ExactSizeIterator<Item = &Unticketed>,
         deadline: Instant,
     ) -> Vec<Told> {
-        let replies = Replies::new(submissions.len());
-        let submissions: Vec<Unticketed> = submissions.cloned().collect();
+        let count = submissions.len();
+        let replies = Replies::new(count);
+        let divided: Result<Vec<Unticketed>, PlanFault> =
+            submissions.map(|submission| divide(submission, |entity| self.partition_id_of(entity))).collect();
+        let submissions = match divided {
+            Ok(submissions) => submissions,
+            Err(fault) => {
+                // Planned by a node that counts its partitions otherwise: nothing of it was accepted.
+                tracing::error!(%fault, "a plan cannot be coordinated here");
+                return vec![Told::NotLed(None); count];
+            }
+        };
         let ticketed = submissions.iter().enumerate();
         partition.submit(ticketed.map(|(at, submission)| submission.with_ticket(replies.ticket(at))).collect());
         // Whoever has no reply at the deadline learns that it is unknown.
@@ -190,7 +201,7 @@ impl Machine {
         Ok(encode_told(told))
     }
 
-    async fn wait_for_leader(&self, partition: PartitionId, deadline: Instant) {
+    pub(super) async fn wait_for_leader(&self, partition: PartitionId, deadline: Instant) {
         let waiting = async {
             match self.find_partition(partition) {
                 Some(local) => local.wait_for_change().await,

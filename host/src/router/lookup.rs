@@ -4,15 +4,16 @@
 
 use std::sync::Arc;
 
-use statehouse_abi::cold::RenderItem;
+use statehouse_abi::cold::{Phase, RenderItem};
 use tokio::time::Instant;
 
-use crate::ids::{CommandId, Micros};
+use crate::ids::{CommandId, JournalIndex, Micros, Position};
 use crate::limits;
-use crate::partition::{Partition, PartitionError};
+use crate::partition::{Partition, PartitionError, end_of};
 use crate::router::answer::{Caller, CommandLookup, CommandStatus, Unavailable, UnavailableReason};
-use crate::router::machine::{Machine, unavailable};
-use crate::router::reply::{facts_of, render_items};
+use crate::router::machine::{Machine, position_text, unavailable};
+use crate::router::reply::{facts_of, phase_of, render_items};
+use crate::saga::{Mark, Saga};
 use crate::store::IdRecord;
 
 impl Machine {
@@ -56,10 +57,24 @@ impl Machine {
         known: &IdRecord,
         caller: &Caller,
     ) -> Result<CommandLookup, PartitionError> {
-        let recorded = partition.find_entry(known.journal)?;
-        let facts = facts_of(&recorded, partition.id(), known.n);
+        let mut recorded = partition.find_entry(known.journal)?;
+        let mut number = known.n;
+        if let Some(end) = end_of(&recorded, known.n) {
+            // The row first: when it is gone, the end is recorded.
+            if let Some(saga) = partition.find_in_flight(id)? {
+                let position = recorded.position(partition.id(), known.n);
+                return Ok(CommandLookup::InFlight(Box::new(in_flight(partition, &saga, position))));
+            }
+            let end = partition.find_id(end)?.ok_or(PartitionError::NoEntry(known.journal))?;
+            recorded = partition.find_entry(end.journal)?;
+            number = end.n;
+        }
+        let mut facts = facts_of(&recorded, partition.id(), number);
+        if let Some(marks) = recorded.entry.records().marks.get(number as usize) {
+            facts.phases = phases(partition, marks);
+        }
         let batch = recorded.entry.batch().ok_or(PartitionError::NoEntry(known.journal))?;
-        let command = batch.command(known.n as usize);
+        let command = batch.command(number as usize);
         let may_see_panic = caller.roles & (statehouse_abi::role::DEVELOPER | statehouse_abi::role::ADMIN) != 0;
         let panic = partition.find_panic(id).filter(|_| may_see_panic);
         let status = CommandStatus {
@@ -67,7 +82,7 @@ impl Machine {
             command: command.name.to_owned(),
             caller: command.caller.to_owned(),
             request_id: command.request_id.to_owned(),
-            position: recorded.position(partition.id(), known.n),
+            position: recorded.position(partition.id(), number),
             time: recorded.entry.header().time,
             rejection: facts.rejection.clone(),
             phases: facts.phases.clone(),
@@ -77,6 +92,54 @@ impl Machine {
         let rendered = rendered.into_iter().next().expect("one value per item");
         Ok(CommandLookup::Recorded { status: Box::new(status), rendered })
     }
+
+    /// Every command that has started and is not over, oldest first, as far as this node has it.
+    ///
+    /// # Errors
+    /// A partition is not open here, or cannot be read.
+    pub fn list_in_flight(&self) -> Result<Vec<CommandStatus>, Unavailable> {
+        let mut found = Vec::new();
+        for id in self.partition_ids() {
+            let partition = self.replica(id)?;
+            for saga in partition.list_in_flight().map_err(read_failed)? {
+                let known = partition.find_id(saga.command.id()).map_err(read_failed)?;
+                let Some(known) = known else { continue };
+                let started = partition.find_entry(known.journal).map_err(read_failed)?;
+                found.push(in_flight(&partition, &saga, started.position(id, known.n)));
+            }
+        }
+        found.sort_by_key(|status| status.time);
+        Ok(found)
+    }
+}
+
+fn in_flight(partition: &Partition, saga: &Saga, position: Position) -> CommandStatus {
+    CommandStatus {
+        id: saga.command.id(),
+        command: saga.command.name.clone(),
+        caller: saga.command.caller.clone(),
+        request_id: saga.command.request_id.clone(),
+        position,
+        time: saga.started(),
+        rejection: None,
+        phases: phases(partition, &saga.marks),
+        panic: None,
+    }
+}
+
+/// With the positions of what was recorded in this partition's own journal.
+fn phases(partition: &Partition, marks: &[Mark]) -> Vec<Phase> {
+    let phase = |mark: &Mark| {
+        let mut phase = phase_of(mark);
+        if let Some(index) = mark.at.index.map(JournalIndex)
+            && let Ok(Some(head)) = partition.head_at(index)
+        {
+            let [a, b, c, d, ..] = head.0;
+            phase.position = position_text(Position { partition: partition.id(), index, n: 0, head8: [a, b, c, d] });
+        }
+        phase
+    };
+    marks.iter().map(phase).collect()
 }
 
 fn read_failed(error: PartitionError) -> Unavailable {

@@ -283,7 +283,6 @@ pub(super) fn unavailable(reason: UnavailableReason) -> Unavailable {
         UnavailableReason::RejectionLimit => Duration::from_secs(1),
         UnavailableReason::StorageFull => Duration::from_secs(5),
         UnavailableReason::Halted | UnavailableReason::ShuttingDown => Duration::from_secs(10),
-        UnavailableReason::CrossPartition => Duration::ZERO,
     };
     Unavailable { reason, retry_after }
 }

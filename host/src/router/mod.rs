@@ -8,6 +8,7 @@ pub mod slots;
 pub mod machine;
 mod plan;
 mod deliver;
+mod participants;
 mod wire;
 mod reply;
 mod query;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 
 pub use machine::{Machine, MachineOptions, MachineStatus, PartitionStatus};
 use parking_lot::RwLock;
+pub use participants::MachineParticipants;
 
 /// The machines that this node serves.
 #[derive(Default)]

@@ -15,6 +15,7 @@ use crate::machine::entry::fingerprint;
 use crate::machine::logic::{Fault, Logic};
 use crate::router::answer::{Answer, CommandRequest, UnavailableReason};
 use crate::router::machine::unavailable;
+use crate::saga::{PlanFault, SagaPlan};
 use crate::sequencer::submission::{Plan, PlanView, Submission, Unticketed, is_plan_in_limits};
 
 /// A request on its way to a partition.
@@ -80,8 +81,12 @@ fn route(
         return Err(refused("plan_too_large", 422, detail));
     }
     let partition = partition_of(view.home);
-    if view.steps().any(|step| partition_of(step.entity) != partition) {
-        return Err(Answer::Unavailable(unavailable(UnavailableReason::CrossPartition)));
+    if let Err(fault) = SagaPlan::divide(&view.block, view.coordination, partition, view.steps(), &partition_of) {
+        return Err(refused(
+            "plan_not_coordinated",
+            500,
+            format!("the module planned what cannot be coordinated: {fault}"),
+        ));
     }
     let command = &logic.describe().commands[request.command as usize];
     let fingerprint = fingerprint(&command.name, view.body);
@@ -97,9 +102,25 @@ fn route(
         request_id: request.request_id.clone(),
         expires: expires(request.deadline),
         size,
+        saga: None,
+        called: None,
         ticket: (),
     };
     Ok((partition, submission))
+}
+
+/// What the leader of a submission's home takes: where the plan needs other partitions, its first branch, and the rest of it beside.
+///
+/// # Errors
+/// The plan cannot be coordinated, which the node that made it should have found.
+pub fn divide(submission: &Unticketed, partition_of: impl Fn(&[u8]) -> PartitionId) -> Result<Unticketed, PlanFault> {
+    let view = submission.plan.view();
+    let divided =
+        SagaPlan::divide(&view.block, view.coordination, partition_of(view.home), view.steps(), &partition_of)?;
+    let Some(saga) = divided else { return Ok(submission.clone()) };
+    let block = saga.branches[0].to_plan(false, view.home, view.body);
+    let plan = Plan::all(block).expect("the host wrote this block").remove(0).expect("it holds one plan");
+    Ok(Submission { plan, saga: Some(Arc::new(saga)), ..submission.clone() })
 }
 
 /// What the queue holds of a submission: its share of the plan, and the bookkeeping.

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use statehouse_abi::cold::{
-    EventBytes, EventFacts, Need, QueryIn, QueryOut, Refusal, RenderItem, Row, Scan, ScanRange,
+    EventBytes, EventFacts, Need, Phase, QueryIn, QueryOut, Refusal, RenderItem, Row, Scan, ScanRange,
 };
 use statehouse_abi::describe::{QueryDecl, QuerySource};
 use statehouse_abi::key::{LOCAL, split_key};
@@ -16,16 +16,18 @@ use statehouse_abi::value::Value;
 
 use crate::ids::{CommandId, Position};
 use crate::limits;
+use crate::machine::entry::EntryKind;
 use crate::machine::journal::Journal;
 use crate::machine::logic::{Fault, Logic};
 use crate::machine::replay::{Replay, Rows};
 use crate::partition::{Partition, PartitionError, ReadPoint};
 use crate::router::answer::{
-    CommandLookup, Consistency, Moment, QueryAnswer, QueryError, QueryRequest, UnavailableReason,
+    CommandLookup, CommandStatus, Consistency, Moment, QueryAnswer, QueryError, QueryRequest, UnavailableReason,
 };
 use crate::router::machine::{Machine, position_text, unavailable};
 use crate::router::reply::{render_items, with_position};
 use crate::router::rewind::{RewindError, rewind};
+use crate::saga::Origin;
 use crate::sequencer::submission::Recorded;
 use crate::store::{KeyRow, View};
 
@@ -66,6 +68,7 @@ impl Machine {
             CommandLookup::Recorded { status, rendered } => {
                 Ok(QueryAnswer { body: rendered, position: status.position, time: status.time })
             }
+            CommandLookup::InFlight(status) => Ok(in_flight(*status)),
             _ => Err(QueryError::NotFound(refusal(
                 "unknown_command",
                 404,
@@ -203,6 +206,27 @@ impl Machine {
     }
 }
 
+/// A command that goes on: no module has anything to say of it yet.
+fn in_flight(status: CommandStatus) -> QueryAnswer {
+    let phase = |phase: Phase| {
+        let detail = phase.detail.map(|detail| ("detail", Value::Text(detail)));
+        let members = [
+            ("phase", Value::Text(phase.name)),
+            ("time", Value::Int(phase.time.into())),
+            ("position", Value::Text(phase.position)),
+        ];
+        Value::map(members.into_iter().chain(detail))
+    };
+    let (position, time) = (status.position, status.time);
+    let body = Value::map([
+        ("Status", Value::text("in_flight")),
+        ("id", Value::Text(status.id.to_string())),
+        ("command", Value::Text(status.command)),
+        ("phases", Value::Array(status.phases.into_iter().map(phase).collect())),
+    ]);
+    QueryAnswer { body: with_position(body, position_text(position)), position, time }
+}
+
 /// The newest events of an entity behind `cursor`, up to one more than `limit`.
 fn walk_history(
     partition: &Partition,
@@ -235,7 +259,9 @@ fn walk_history(
 
 /// An entry's events on one entity, in order.
 fn events_of(partition: &Partition, recorded: &Recorded, entity: &[u8]) -> Vec<(Position, RenderItem)> {
-    let Some(batch) = recorded.entry.batch() else { return Vec::new() };
+    // What ends with an entry has happened in others.
+    let batch = recorded.entry.batch().filter(|_| recorded.entry.header().kind != EntryKind::Saga);
+    let Some(batch) = batch else { return Vec::new() };
     let mut found = Vec::new();
     for group in 0..batch.outcome.group_count() {
         let GroupOutcome::Events { first, count } = batch.outcome.group(group) else { continue };
@@ -244,13 +270,15 @@ fn events_of(partition: &Partition, recorded: &Recorded, entity: &[u8]) -> Vec<(
             let event = batch.outcome.event(at as usize);
             let op = batch.ops.op(event.op as usize);
             if op.entity == entity {
-                let command = batch.command(batch.ops.group(group).command as usize);
+                let number = batch.ops.group(group).command;
+                let command = batch.command(number as usize);
+                let parent = recorded.entry.records().origin(number).map(Origin::parent);
                 let event =
                     EventBytes { entity: entity.to_vec(), op: op.payload.to_vec(), event: event.payload.to_vec() };
                 let facts = EventFacts {
                     event,
                     command: command.name.to_owned(),
-                    id: command.id.0,
+                    id: parent.unwrap_or(command.id).0,
                     body: command.body.to_vec(),
                     time: recorded.entry.header().time.0,
                     position: position_text(position),

@@ -13,6 +13,7 @@ use crate::ids::{Micros, PartitionId};
 use crate::machine::logic::Logic;
 use crate::router::answer::{Answer, Recorded, UnavailableReason};
 use crate::router::machine::{position_text, unavailable};
+use crate::saga::Mark;
 use crate::sequencer::submission::{Recorded as RecordedEntry, Refusal, Reply, Unticketed};
 
 /// Status of a rejection that the host records itself.
@@ -109,11 +110,14 @@ pub fn facts_of(recorded: &RecordedEntry, partition: PartitionId, command: u32) 
         GroupOutcome::Rejected(bytes) => (Vec::new(), Some(read_rejection(bytes))),
         GroupOutcome::NeedsKeys => unreachable!("an entry never records that keys are needed"),
     };
-    let finished = Phase {
-        name: if rejection.is_some() { "aborted" } else { "finished" }.to_owned(),
-        time: time.0,
-        position: position.clone(),
-        detail: rejection.as_ref().map(|rejection| rejection.code.clone()),
+    let phases = match recorded.entry.records().marks.get(command as usize) {
+        Some(marks) => marks.iter().map(phase_of).collect(),
+        None => vec![Phase {
+            name: if rejection.is_some() { "aborted" } else { "finished" }.to_owned(),
+            time: time.0,
+            position: position.clone(),
+            detail: rejection.as_ref().map(|rejection| rejection.code.clone()),
+        }],
     };
     CommandFacts {
         command: entry_command.name.to_owned(),
@@ -123,7 +127,19 @@ pub fn facts_of(recorded: &RecordedEntry, partition: PartitionId, command: u32) 
         position,
         events,
         rejection,
-        phases: vec![finished],
+        phases,
+    }
+}
+
+/// A phase of a command on several partitions. One that was recorded at home gets its position from whoever can look it up.
+pub fn phase_of(mark: &Mark) -> Phase {
+    let branch = mark.branch.map(|branch| format!("step {}", branch + 1));
+    let detail: Vec<String> = branch.into_iter().chain(mark.detail.clone()).collect();
+    Phase {
+        name: mark.phase.name().to_owned(),
+        time: mark.at.time().0,
+        position: mark.at.position.clone().unwrap_or_default(),
+        detail: (!detail.is_empty()).then(|| detail.join(": ")),
     }
 }
 

@@ -13,11 +13,13 @@ use statehouse_abi::cold::Rejection;
 use statehouse_abi::plan::PlanOutWriter;
 use statehouse_abi::value::Value;
 
-use crate::ids::{CommandId, Micros, ModuleId, NodeId};
+use crate::ids::{CommandId, Micros, ModuleId, NodeId, PartitionId};
 use crate::machine::entry::fingerprint;
+use crate::partition::Answered;
 use crate::router::answer::{Answer, Recorded, Unavailable, UnavailableReason};
 use crate::router::plan::size_of;
-use crate::sequencer::submission::{Plan, Unticketed, is_plan_in_limits};
+use crate::saga::CallKey;
+use crate::sequencer::submission::{Called, Plan, Unticketed, is_plan_in_limits};
 
 /// Version of both messages; another one is refused.
 const FORMAT: u8 = 1;
@@ -49,6 +51,32 @@ struct Submitted {
     request_id: String,
     #[n(6)]
     expires: i64,
+    #[n(7)]
+    called: Option<CalledBy>,
+}
+
+/// Whose call a submission is.
+#[derive(Encode, Decode)]
+struct CalledBy {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    parent: [u8; 16],
+    #[n(1)]
+    home: u32,
+    #[n(2)]
+    key: CallKey,
+    #[n(3)]
+    is_cancel: bool,
+    #[n(4)]
+    carried: i64,
+}
+
+#[derive(Encode, Decode)]
+struct Answers {
+    #[n(0)]
+    format: u8,
+    /// Nothing where the outcome is not known.
+    #[n(1)]
+    answers: Vec<Option<Answered>>,
 }
 
 #[derive(Encode, Decode)]
@@ -120,7 +148,7 @@ pub enum WireError {
     Format { found: u8 },
 }
 
-const REASONS: [UnavailableReason; 8] = [
+const REASONS: [UnavailableReason; 7] = [
     UnavailableReason::Overloaded,
     UnavailableReason::Expired,
     UnavailableReason::RejectionLimit,
@@ -128,7 +156,6 @@ const REASONS: [UnavailableReason; 8] = [
     UnavailableReason::NoLeader,
     UnavailableReason::Halted,
     UnavailableReason::ShuttingDown,
-    UnavailableReason::CrossPartition,
 ];
 
 pub fn encode_submissions<'a>(submissions: impl Iterator<Item = &'a Unticketed>) -> Bytes {
@@ -143,6 +170,13 @@ pub fn encode_submissions<'a>(submissions: impl Iterator<Item = &'a Unticketed>)
             roles: submission.roles,
             request_id: submission.request_id.as_ref().to_owned(),
             expires: submission.expires.0,
+            called: submission.called.as_deref().map(|called| CalledBy {
+                parent: called.parent.0,
+                home: called.home.0,
+                key: called.key,
+                is_cancel: called.is_cancel,
+                carried: called.carried.0,
+            }),
         }
     });
     let submissions = submissions.collect();
@@ -190,6 +224,16 @@ pub fn decode_submissions(bytes: &[u8]) -> Result<Vec<Unticketed>, WireError> {
             expires: Micros(submitted.expires),
             size: size_of(&view),
             plan,
+            saga: None,
+            called: submitted.called.map(|called| {
+                Arc::new(Called {
+                    parent: CommandId(called.parent),
+                    home: PartitionId(called.home),
+                    key: called.key,
+                    is_cancel: called.is_cancel,
+                    carried: Micros(called.carried),
+                })
+            }),
             ticket: (),
         })
     };
@@ -211,6 +255,24 @@ pub fn decode_told(bytes: &[u8], count: usize) -> Result<Vec<Told>, WireError> {
         return Err(WireError::Malformed(format!("it has {} outcomes for {count}", message.outcomes.len())));
     }
     message.outcomes.into_iter().map(told_of).collect()
+}
+
+/// What a partition has recorded of calls.
+pub fn encode_answers(answers: Vec<Option<Answered>>) -> Bytes {
+    encode(&Answers { format: FORMAT, answers })
+}
+
+/// # Errors
+/// Not such a message, or not one answer for each of `count` calls.
+pub fn decode_answers(bytes: &[u8], count: usize) -> Result<Vec<Option<Answered>>, WireError> {
+    let message: Answers = decode(bytes)?;
+    if message.format != FORMAT {
+        return Err(WireError::Format { found: message.format });
+    }
+    if message.answers.len() != count {
+        return Err(WireError::Malformed(format!("it has {} answers for {count}", message.answers.len())));
+    }
+    Ok(message.answers)
 }
 
 fn outcome_of(told: Told) -> Outcome {
@@ -294,6 +356,8 @@ mod tests {
             roles: 3,
             request_id: "r-1".into(),
             expires: Micros(77),
+            saga: None,
+            called: None,
             ticket: (),
         }
     }

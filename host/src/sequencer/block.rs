@@ -52,7 +52,7 @@ impl BlockBuilder {
                 let index = self.key(&extra.key);
                 self.keyrefs.push(index);
             }
-            self.writer.op(step.entity, step.op, self.keyrefs.iter().copied(), OpRole::Step);
+            self.writer.op(step.entity, step.op, self.keyrefs.iter().copied(), plan.role);
         }
     }
 

@@ -7,7 +7,7 @@
 pub mod submission;
 pub mod admission;
 pub mod decide;
-mod block;
+pub mod block;
 mod isolate;
 pub mod speculation;
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use statehouse_abi::key::LOCAL;
+use statehouse_abi::ops::OpRole;
 use statehouse_abi::plan::{Coordination, PlanOut, Planned, Step};
 use tokio::sync::Notify;
 
@@ -15,6 +16,8 @@ use crate::ids::{CommandId, Fingerprint, Head, LogIndex, Micros, ModuleId, Parti
 use crate::limits;
 use crate::machine::entry::Entry;
 use crate::machine::replica::position_count;
+use crate::saga::status::ENTITY;
+use crate::saga::{Call, CallKey, SagaPlan};
 
 /// What the module planned for one command, shared with the other commands of the same call.
 #[derive(Clone)]
@@ -41,7 +44,7 @@ impl Plan {
         let Planned::Plan { coordination, home, body, first_step, step_count } = block.item(self.item as usize) else {
             unreachable!("a plan is only made of a planned item");
         };
-        PlanView { block, coordination, home, body, first_step, step_count }
+        PlanView { block, coordination, home, body, role: OpRole::Step, first_step, step_count }
     }
 }
 
@@ -55,6 +58,8 @@ pub struct PlanView<'a> {
     pub home: &'a [u8],
     /// The canonical body.
     pub body: &'a [u8],
+    /// What its ops do within their command.
+    pub role: OpRole,
     first_step: u32,
     step_count: u32,
 }
@@ -74,7 +79,9 @@ impl<'a> PlanView<'a> {
 /// Whether a plan is within the limits of one command.
 pub fn is_plan_in_limits(plan: &PlanView<'_>) -> bool {
     let key_fits = |entity: &[u8], suffix: &[u8]| 1 + entity.len() + suffix.len() <= limits::KEY_BYTES_MAX;
-    let entity_fits = |entity: &[u8]| !entity.is_empty() && entity.len() <= limits::ENTITY_BYTES_MAX && entity != LOCAL;
+    let entity_fits = |entity: &[u8]| {
+        !entity.is_empty() && entity.len() <= limits::ENTITY_BYTES_MAX && entity != LOCAL && entity != ENTITY
+    };
     plan.steps().len() <= limits::COMMAND_OPS_MAX
         && entity_fits(plan.home)
         && plan.steps().all(|step| {
@@ -101,7 +108,24 @@ pub struct Submission<T = Ticket> {
     pub expires: Micros,
     /// Bytes it counts for in the queue.
     pub size: usize,
+    /// What follows on other partitions; the plan is only the first branch then.
+    pub saga: Option<Arc<SagaPlan>>,
+    /// Who has called, if it is the call of a coordinator.
+    pub called: Option<Arc<Called>>,
     pub ticket: T,
+}
+
+/// A call of a branch, made by the coordinator of the command that it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Called {
+    pub parent: CommandId,
+    /// The partition that coordinates.
+    pub home: PartitionId,
+    pub key: CallKey,
+    /// What it undoes must never happen from now on, if it has not.
+    pub is_cancel: bool,
+    /// The time at the coordinator: whatever this causes is later.
+    pub carried: Micros,
 }
 
 pub type Unticketed = Submission<()>;
@@ -119,8 +143,18 @@ impl Unticketed {
             request_id: self.request_id.clone(),
             expires: self.expires,
             size: self.size,
+            saga: self.saga.clone(),
+            called: self.called.clone(),
             ticket,
         }
+    }
+}
+
+impl<T> Submission<T> {
+    /// The plan as it is to be carried out.
+    pub fn plan_view(&self) -> PlanView<'_> {
+        let is_undo = self.called.as_ref().is_some_and(|called| called.key.call == Call::Undo);
+        PlanView { role: if is_undo { OpRole::Undo } else { OpRole::Step }, ..self.plan.view() }
     }
 }
 

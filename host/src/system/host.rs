@@ -20,7 +20,7 @@ use crate::machine::logic::Logic;
 use crate::partition::{HaltReason, Partition, PartitionError, PartitionOptions, RunState};
 use crate::peer::{self, GroupName, GroupPeers, Network, Routes, SeenBook};
 use crate::registry::Registry;
-use crate::router::{Machine, MachineOptions, Router};
+use crate::router::{Machine, MachineOptions, MachineParticipants, Router};
 use crate::store::{StoreOptions, StoreShared};
 use crate::system::clocks::Clocks;
 use crate::system::directory::Directory;
@@ -191,11 +191,11 @@ impl Host {
         let group = GroupName::new(machine.name(), partition);
         let held = self.ask_seen(machine, &group).await?;
         let failed = |source| NodeError::of_partition(&group, source);
-        let opened = match Partition::open(self.partition_options(&group, founders.clone(), held)).await {
+        let opened = match Partition::open(self.partition_options(machine, &group, founders.clone(), held)).await {
             Err(error) if repair::is_log_damage(&error) && !self.others().is_empty() => {
                 let folder = self.folder.partition(machine.name(), partition);
                 repair::repair_log(self, machine, &group, &folder).await?;
-                Partition::open(self.partition_options(&group, founders, held)).await.map_err(failed)?
+                Partition::open(self.partition_options(machine, &group, founders, held)).await.map_err(failed)?
             }
             opened => opened.map_err(failed)?,
         };
@@ -206,6 +206,7 @@ impl Host {
 
     fn partition_options(
         self: &Arc<Self>,
+        machine: &Arc<Machine>,
         group: &GroupName,
         founders: Vec<NodeId>,
         held: Option<EntryId>,
@@ -225,6 +226,7 @@ impl Host {
             modules: Arc::new(HostModules::new(self)),
             store,
             peers: GroupPeers { network: self.network().clone(), group: group.clone(), seen: self.seen.clone() },
+            participants: Arc::new(MachineParticipants::of(machine)),
             founders,
             // The others first say what time it is; see `clocks`.
             stands: self.others().is_empty() || self.clocks.may_lead(),

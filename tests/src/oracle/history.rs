@@ -9,7 +9,8 @@ use std::path::Path;
 use minicbor::Decode;
 use statehouse::audit::Source;
 use statehouse::ids::{CommandId, Digest, Head, JournalIndex, PartitionId, Position};
-use statehouse::machine::entry::{Batch, Entry};
+use statehouse::machine::entry::{Batch, Entry, EntryKind};
+use statehouse::saga::Call;
 use statehouse_abi::cold::Rejection;
 use statehouse_abi::outcome::GroupOutcome;
 use statehouse_abi::value::Value;
@@ -18,10 +19,24 @@ use crate::cluster::MACHINE;
 use crate::oracle::model::{Command, Outcome};
 use crate::wallet;
 
+/// What part of a command a decision is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// It has begun, and goes on in other partitions.
+    Start,
+    /// What another partition's command needs here; by its own id, which is recorded once.
+    Call(CommandId),
+    /// It is over. What it did is in its other parts.
+    End,
+}
+
 /// A command and what was recorded about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
     pub id: CommandId,
+    pub part: Part,
     pub command: Command,
     pub outcome: Outcome,
     /// Counts the events and rejections before it in its entry.
@@ -107,11 +122,32 @@ fn decisions(entry: &Entry) -> Vec<Decision> {
     let mut decisions = Vec::new();
     for at in 0..batch.outcome.group_count() {
         let (outcome, count) = outcome(batch.outcome.group(at));
-        let command = batch.ops.group(at).command as usize;
-        decisions.push(Decision { id: batch.command_id(command), command: command_of(&batch, command), outcome, n });
+        let number = batch.ops.group(at).command;
+        let (id, command) = (batch.command_id(number as usize), command_of(&batch, number as usize));
+        let (id, part, command) = part_of(entry, number, id, command);
+        decisions.push(Decision { id, part, command, outcome, n });
         n += count;
     }
     decisions
+}
+
+/// Whose command it is, what part of it, and what that means here.
+fn part_of(entry: &Entry, number: u32, id: CommandId, command: Command) -> (CommandId, Part, Command) {
+    if entry.header().kind == EntryKind::Saga {
+        return (id, Part::End, command);
+    }
+    let Command::Move { from, to, amount } = command.clone() else { return (id, Part::Whole, command) };
+    if let Some(origin) = entry.records().origin(number) {
+        let what = match origin.key.call {
+            Call::Do => Command::Receive { to, amount },
+            Call::Undo => Command::Refund { from, amount },
+        };
+        return (origin.parent(), Part::Call(id), what);
+    }
+    match entry.records().start(number) {
+        Some(_) if entry.is_started(number) => (id, Part::Start, Command::Pay { from, amount }),
+        _ => (id, Part::Whole, command),
+    }
 }
 
 /// With how many events and rejections it counts.

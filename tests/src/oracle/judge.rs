@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use statehouse::ids::{CommandId, JournalIndex, PartitionId, Position};
 
-use crate::oracle::history::{Chain, Decision, Effective, History};
+use crate::oracle::history::{Chain, Decision, Effective, History, Part};
 use crate::oracle::model::{Account, Command, Outcome, Wallet};
 use crate::recording::{Attempt, Consistency, Moment, Recording, Seen, Told, Transfer};
 
@@ -39,6 +39,12 @@ pub enum Breach {
     Premature { seen: Box<Seen> },
     /// The accounts of a partition do not add up to 0.
     Unbalanced { partition: PartitionId, sum: i128 },
+    /// A command has begun and does not end.
+    Unfinished { id: CommandId },
+    /// A command on several partitions ended otherwise than its parts did.
+    HalfDone { id: CommandId, recorded: Outcome },
+    /// All commands are over, and money is still in transit between partitions.
+    Adrift { sum: i128 },
 }
 
 /// Everything that is wrong; nothing, when all promises were kept.
@@ -49,8 +55,12 @@ pub fn judge(histories: &[History], recording: &Recording) -> Vec<Breach> {
         breaches.extend(divergences(first, other));
     }
     let mut truth = Truth::default();
-    for (partition, chain) in &first.chains {
-        truth.replay(*partition, chain, &mut breaches);
+    let transits: Vec<i128> =
+        first.chains.iter().map(|(partition, chain)| truth.replay(*partition, chain, &mut breaches)).collect();
+    breaches.extend(truth.join_parts());
+    let adrift: i128 = transits.iter().sum();
+    if adrift != 0 {
+        breaches.push(Breach::Adrift { sum: adrift });
     }
     breaches.extend(truth.check_answers(&recording.attempts));
     breaches.extend(truth.check_order(&recording.attempts));
@@ -84,6 +94,19 @@ struct Truth {
     accounts: BTreeMap<String, Vec<State>>,
     /// By partition and number of entries.
     heads: BTreeMap<(PartitionId, JournalIndex), [u8; 4]>,
+    /// Of commands on several partitions.
+    parts: BTreeMap<CommandId, Parts>,
+    /// Where each call is recorded.
+    calls: BTreeMap<CommandId, Position>,
+}
+
+/// What the parts of a command on several partitions came to.
+#[derive(Default)]
+struct Parts {
+    started: Option<Position>,
+    received: Option<Outcome>,
+    is_refunded: bool,
+    changed: Vec<(String, u64)>,
 }
 
 struct Fact {
@@ -106,7 +129,8 @@ struct State {
 }
 
 impl Truth {
-    fn replay(&mut self, partition: PartitionId, chain: &Chain, breaches: &mut Vec<Breach>) {
+    /// Returns what is in transit at the end.
+    fn replay(&mut self, partition: PartitionId, chain: &Chain, breaches: &mut Vec<Breach>) -> i128 {
         for index in (0..=chain.entries.len() as u64).map(JournalIndex) {
             let head = chain.find_head(index).expect("counted just now");
             let [a, b, c, d, ..] = head.0;
@@ -114,22 +138,66 @@ impl Truth {
         }
         let mut wallet = Wallet::default();
         for (order, (position, decision)) in chain.decisions(partition).enumerate() {
-            if let Some(before) = self.commands.get(&decision.id) {
-                let positions = [before.position, position];
-                breaches.push(Breach::Doubled { id: decision.id, positions });
+            let id = decision.id;
+            if let Some(before) = self.note_place(decision, position) {
+                breaches.push(Breach::Doubled { id, positions: [before, position] });
+            }
+            if decision.part == Part::End {
+                self.commands.entry(id).or_insert_with(|| Fact::of(position, order, decision, Vec::new()));
+                continue;
             }
             let before = accounts_named(&wallet, &decision.command);
             let expected = wallet.decide(&decision.command);
             if expected != decision.outcome {
                 let recorded = decision.outcome.clone();
-                breaches.push(Breach::Misjudged { id: decision.id, expected, recorded });
+                breaches.push(Breach::Misjudged { id, expected, recorded });
             }
-            let changed = self.note_changes(&before, &wallet, position, decision.id);
-            self.commands.entry(decision.id).or_insert_with(|| Fact::of(position, order, decision, changed));
+            let changed = self.note_changes(&before, &wallet, position, id);
+            if decision.part == Part::Whole {
+                self.commands.entry(id).or_insert_with(|| Fact::of(position, order, decision, changed));
+                continue;
+            }
+            let parts = self.parts.entry(id).or_default();
+            parts.changed.extend(changed);
+            match &decision.command {
+                Command::Receive { .. } => parts.received = Some(decision.outcome.clone()),
+                Command::Refund { .. } => parts.is_refunded |= decision.outcome == Outcome::Success,
+                Command::Open { .. } | Command::Move { .. } | Command::Pay { .. } => {}
+            }
         }
         if wallet.sum() != 0 {
             breaches.push(Breach::Unbalanced { partition, sum: wallet.sum() });
         }
+        wallet.transit()
+    }
+
+    /// Notes where a decision is recorded; returns where it was recorded before.
+    fn note_place(&mut self, decision: &Decision, position: Position) -> Option<Position> {
+        match &decision.part {
+            Part::Whole | Part::End => self.commands.get(&decision.id).map(|before| before.position),
+            Part::Start => self.parts.entry(decision.id).or_default().started.replace(position),
+            Part::Call(call) => self.calls.insert(*call, position),
+        }
+    }
+
+    /// Each command that has begun is over, and came to what its parts came to.
+    fn join_parts(&mut self) -> Vec<Breach> {
+        let mut breaches = Vec::new();
+        for (id, parts) in std::mem::take(&mut self.parts) {
+            let Some(fact) = self.commands.get_mut(&id) else {
+                breaches.push(Breach::Unfinished { id });
+                continue;
+            };
+            let is_whole = match &fact.outcome {
+                Outcome::Success => parts.received == Some(Outcome::Success) && !parts.is_refunded,
+                refused => parts.received.as_ref() == Some(refused) && parts.is_refunded,
+            };
+            if parts.started.is_none() || !is_whole {
+                breaches.push(Breach::HalfDone { id, recorded: fact.outcome.clone() });
+            }
+            fact.changed = parts.changed;
+        }
+        breaches
     }
 
     fn note_changes(
@@ -311,6 +379,11 @@ fn accounts_named(wallet: &Wallet, command: &Command) -> Vec<(String, Option<Acc
     let names = match command {
         Command::Open { account } => vec![account],
         Command::Move { from, to, .. } => vec![from, to],
+        Command::Receive { to: account, .. }
+        | Command::Pay { from: account, .. }
+        | Command::Refund { from: account, .. } => {
+            vec![account]
+        }
     };
     names.into_iter().map(|name| (name.clone(), wallet.accounts().get(name).copied())).collect()
 }

@@ -18,6 +18,21 @@ pub enum Command {
         /// Minor units.
         amount: i128,
     },
+    /// The payer's side of a move to another partition.
+    Pay {
+        from: String,
+        amount: i128,
+    },
+    /// The payee's side.
+    Receive {
+        to: String,
+        amount: i128,
+    },
+    /// The payer gets back what the payee could not receive.
+    Refund {
+        from: String,
+        amount: i128,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +55,8 @@ pub struct Wallet {
     accounts: BTreeMap<String, Account>,
     /// Settlement accounts, which may be below zero.
     settlements: BTreeMap<String, i128>,
+    /// What left for other partitions and has not come back, less what came from them.
+    transit: i128,
 }
 
 impl Wallet {
@@ -51,7 +68,7 @@ impl Wallet {
                 self.accounts.insert(account.clone(), Account { version: 1, balance: 0 });
                 Outcome::Success
             }
-            Command::Move { from, to, amount } => match self.objection(from, to, *amount) {
+            Command::Move { from, to, amount } => match self.payer(from, *amount).or_else(|| self.payee(to)) {
                 Some(code) => rejected(code),
                 None => {
                     self.post(from, -amount);
@@ -59,19 +76,39 @@ impl Wallet {
                     Outcome::Success
                 }
             },
+            Command::Pay { from, amount } => {
+                let objection = self.payer(from, *amount);
+                self.post_unless(objection, from, -amount)
+            }
+            Command::Receive { to, amount } | Command::Refund { from: to, amount } => {
+                let objection = self.payee(to);
+                self.post_unless(objection, to, *amount)
+            }
         }
     }
 
-    /// The payer is asked first, as money leaves before it arrives.
-    fn objection(&self, from: &str, to: &str, amount: i128) -> Option<&'static str> {
-        if !is_settlement(from) {
-            match self.accounts.get(from) {
-                None => return Some("account_not_found"),
-                Some(payer) if payer.balance < amount => return Some("insufficient_funds"),
-                Some(_) => {}
-            }
+    /// What is against the payer, who is asked first, as money leaves before it arrives.
+    fn payer(&self, from: &str, amount: i128) -> Option<&'static str> {
+        match self.accounts.get(from) {
+            _ if is_settlement(from) => None,
+            None => Some("account_not_found"),
+            Some(payer) if payer.balance < amount => Some("insufficient_funds"),
+            Some(_) => None,
         }
+    }
+
+    fn payee(&self, to: &str) -> Option<&'static str> {
         (!is_settlement(to) && !self.accounts.contains_key(to)).then_some("account_not_found")
+    }
+
+    /// One side of a move; the other is in transit.
+    fn post_unless(&mut self, objection: Option<&str>, name: &str, amount: i128) -> Outcome {
+        if let Some(code) = objection {
+            return rejected(code);
+        }
+        self.post(name, amount);
+        self.transit -= amount;
+        Outcome::Success
     }
 
     fn post(&mut self, name: &str, amount: i128) {
@@ -90,7 +127,13 @@ impl Wallet {
 
     /// Everything together: what came from nowhere or went there.
     pub fn sum(&self) -> i128 {
-        self.accounts.values().map(|account| account.balance).chain(self.settlements.values().copied()).sum()
+        let balances = self.accounts.values().map(|account| account.balance);
+        balances.chain(self.settlements.values().copied()).sum::<i128>() + self.transit
+    }
+
+    /// What is on its way from here, less what came.
+    pub fn transit(&self) -> i128 {
+        self.transit
     }
 }
 
@@ -124,4 +167,15 @@ fn money_moves_once_and_only_where_it_is() {
     assert_eq!(wallet.accounts["a"], Account { version: 3, balance: 3 });
     assert_eq!(wallet.accounts["b"], Account { version: 3, balance: 5 });
     assert_eq!(wallet.sum(), 0);
+    let script = [
+        (Command::Pay { from: "a".to_owned(), amount: 4 }, rejected("insufficient_funds")),
+        (Command::Pay { from: "a".to_owned(), amount: 2 }, Outcome::Success),
+        (Command::Receive { to: "c".to_owned(), amount: 1 }, rejected("account_not_found")),
+        (Command::Receive { to: "b".to_owned(), amount: 1 }, Outcome::Success),
+        (Command::Refund { from: "a".to_owned(), amount: 2 }, Outcome::Success),
+    ];
+    for (command, expected) in script {
+        assert_eq!(wallet.decide(&command), expected, "{command:?}");
+    }
+    assert_eq!((wallet.transit(), wallet.sum()), (-1, 0));
 }

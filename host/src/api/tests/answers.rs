@@ -109,10 +109,6 @@ async fn refusals_of_every_kind_are_problems() {
         content-type: application/problem+json
         retry-after: 2
         {"type":"urn:statehouse:problem:storage_full","title":"The disk is full","status":507,"detail":"not accepted, the disk is full; reads still work","instance":"r-1","code":"storage_full","Transaction_id":"018f0000-0000-7000-8000-000000000001"}"#]]).await;
-    check(unavailable(UnavailableReason::CrossPartition), expect![[r#"
-        501
-        content-type: application/problem+json
-        {"type":"urn:statehouse:problem:cross_partition","title":"The command needs several partitions","status":501,"detail":"not accepted, commands across partitions are not supported yet","instance":"r-1","code":"cross_partition","Transaction_id":"018f0000-0000-7000-8000-000000000001"}"#]]).await;
     let unauthenticated = Problem::new(Code::Unauthenticated, "send a token").into_response("r-1");
     expect![[r#"
         401
@@ -130,7 +126,6 @@ fn every_reason_has_its_status() {
     assert_eq!(status(UnavailableReason::NoLeader), 503);
     assert_eq!(status(UnavailableReason::Halted), 503);
     assert_eq!(status(UnavailableReason::ShuttingDown), 503);
-    assert_eq!(status(UnavailableReason::CrossPartition), 501);
 }
 
 #[test]

@@ -212,7 +212,7 @@ impl Lab {
             let decided = decide(self.logic.as_ref(), context, rest, fetch)?;
             let ops = OpsBlock::parse_trusted(&decided.ops)?;
             let writes = WritesBlock::parse(&decided.writes, ops.key_count())?;
-            let digest: Digest = digest(&ops, &writes);
+            let digest: Digest = digest(&ops, &writes, &[]);
             self.figures.decide += started.elapsed();
             let started = Instant::now();
             self.store.apply(

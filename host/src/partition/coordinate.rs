@@ -1,0 +1,395 @@
+//! The coordinator's half of the executor: commands that go on in other partitions, from their first branch to their end.
+//!
+//! ```text
+//! row of the table ─▶ calls that are due ─▶ (participants) ─▶ outcomes ─▶ entry ─▶ row …, or the end: answer
+//! ```
+//! In: changes of the phase status table, and what participants say. Out: calls and entries of progress, while this node leads. All that is
+//! kept here beside the table can be lost: whoever leads next makes the same calls again, and a participant carries each out once.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use hashbrown::{HashMap, HashSet};
+use minicbor::{Decode, Encode};
+use statehouse_abi::cold::Rejection;
+use statehouse_abi::outcome::GroupOutcome;
+
+use crate::ids::{CommandId, Micros, ModuleId, PartitionId};
+use crate::limits;
+use crate::machine::entry::{EntryKind, Header, fingerprint};
+use crate::machine::replica::{digest, no_writes};
+use crate::machine::table::{Change, Table, list_finished};
+use crate::partition::error::HaltReason;
+use crate::partition::run::{Executor, Message, store_failed};
+use crate::saga::participant::{Known, OnCancel, on_cancel};
+use crate::saga::status::{ENTITY, EventRecord, finish_id};
+use crate::saga::{Advance, Call, CallKey, Moment, Outcome, Progress, Records, Saga};
+use crate::sequencer::submission::{Called, Plan, Recorded, Refusal, Reply, Submission, Ticket, Unticketed};
+use crate::store::View;
+use statehouse_abi::key::key;
+use statehouse_abi::ops::OpsBlock;
+use statehouse_abi::rows::WritesBlock;
+
+/// The code of a step that was cancelled before it came.
+pub const CANCELLED: &str = "cancelled";
+/// Before a call that nobody answered, or that was refused though it must succeed, is made again; doubled with every refusal.
+const CALL_AGAIN: Duration = Duration::from_millis(250);
+const CALL_AGAIN_MAX: Duration = Duration::from_secs(10);
+
+/// The other partitions of the machine, whoever leads them; this one among them.
+pub trait Participants: Send + Sync {
+    /// Has calls carried out, or finds out that they were. `None`: nothing is known yet, so the call must be made again.
+    fn call(&self, partition: PartitionId, calls: Vec<Unticketed>) -> BoxFuture<'static, Vec<Option<Answered>>>;
+}
+
+/// What a participant has recorded of a call, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Answered {
+    #[n(0)]
+    pub outcome: Outcome,
+    #[n(1)]
+    pub at: Moment,
+}
+
+impl Answered {
+    /// Reads it off the entry that a participant has recorded the call in, or what the call was to undo.
+    pub fn of(called: &Called, id: CommandId, partition: PartitionId, recorded: &Recorded, command: u32) -> Self {
+        let batch = recorded.entry.batch().expect("a recorded call lies in a batch");
+        let position = recorded.position(partition, command).to_string();
+        let at = Moment::at_participant(recorded.entry.header().time, position);
+        let is_of_the_call = batch.command_id(command as usize) == id;
+        let outcome = match batch.outcome.group(command as usize) {
+            GroupOutcome::Events { first, count } => {
+                let first_op = batch.ops.group(command as usize).first_op;
+                let event = |at: u32| {
+                    let event = batch.outcome.event(at as usize);
+                    EventRecord { step: event.op - first_op, event: event.payload.to_vec().into() }
+                };
+                Outcome::Done { events: (first..first + count).map(event).collect() }
+            }
+            GroupOutcome::Rejected(_) if called.is_cancel && !is_of_the_call => Outcome::NothingDone,
+            GroupOutcome::Rejected(rejection) => {
+                let read = minicbor::decode::<Rejection>(rejection);
+                let code = read.map_or_else(|_| "unreadable".to_owned(), |rejection| rejection.code);
+                Outcome::Refused { rejection: rejection.to_vec().into(), code }
+            }
+            GroupOutcome::NeedsKeys => unreachable!("an entry never records that keys are needed"),
+        };
+        Self { outcome, at }
+    }
+}
+
+/// What came of some calls: the command, the call, and the answer if there was one.
+pub type Answers = Vec<(CommandId, CallKey, Option<Answered>)>;
+
+/// What the coordinator knows.
+#[derive(Default)]
+pub struct Coordinator {
+    /// The phase status table, as the journal has it.
+    in_flight: BTreeMap<CommandId, Saga>,
+    /// Clients that wait for the end of a command.
+    waiting: HashMap<CommandId, Vec<Ticket>>,
+    /// Outcomes that no proposed entry has yet.
+    heard: VecDeque<Progress>,
+    /// Commands with progress in a proposed entry.
+    proposed: HashSet<CommandId>,
+    /// Calls on their way, by their ids.
+    calling: HashSet<CommandId>,
+    /// Commands to look at: they may have calls to make.
+    stirred: Vec<CommandId>,
+}
+
+impl Table for Coordinator {
+    fn find(&self, command: CommandId) -> Option<Saga> {
+        self.in_flight.get(&command).cloned()
+    }
+}
+
+/// The commands in flight among a partition's rows.
+///
+/// # Errors
+/// The store cannot be read, or a row is of a later version.
+pub fn read_table(view: &View) -> Result<Vec<Saga>, HaltReason> {
+    let rows = view.scan(&key(ENTITY, b""), None, usize::MAX).map_err(store_failed)?;
+    rows.iter().map(|(_, row)| Saga::of_row(row).map_err(HaltReason::Store)).collect()
+}
+
+impl Coordinator {
+    pub fn new(table: Vec<Saga>) -> Self {
+        let in_flight = table.into_iter().map(|saga| (saga.command.id(), saga)).collect();
+        Self { in_flight, ..Self::default() }
+    }
+
+    /// Takes over what an applied entry has changed.
+    pub fn on_applied(&mut self, change: &Change) {
+        for (id, saga) in &change.rows {
+            self.proposed.remove(id);
+            match saga {
+                Some(saga) => drop(self.in_flight.insert(*id, saga.clone())),
+                None => drop(self.in_flight.remove(id)),
+            }
+            self.stirred.push(*id);
+        }
+        metrics::gauge!("statehouse_commands_in_flight").set(self.in_flight.len() as f64);
+    }
+
+    /// A client waits for the end of a command that has started.
+    pub fn wait(&mut self, command: CommandId, ticket: Ticket) {
+        self.waiting.entry(command).or_default().push(ticket);
+    }
+
+    /// Everybody who waits for a command that is over now.
+    pub fn take_waiting(&mut self, command: CommandId) -> Vec<Ticket> {
+        self.waiting.remove(&command).unwrap_or_default()
+    }
+
+    pub fn take_all_waiting(&mut self) -> impl Iterator<Item = Ticket> + use<> {
+        std::mem::take(&mut self.waiting).into_values().flatten()
+    }
+
+    /// This node leads from now on: everything that is due is called.
+    pub fn begin(&mut self) {
+        self.stirred = self.in_flight.keys().copied().collect();
+    }
+
+    /// It does not lead any more. Who waits goes on waiting: the end will be seen here as well.
+    pub fn end(&mut self) {
+        self.heard.clear();
+        self.proposed.clear();
+        self.calling.clear();
+        self.stirred.clear();
+    }
+
+    /// An entry with progress was proposed in vain.
+    pub fn on_lost(&mut self, records: &Records) {
+        for progress in records.progress.iter().rev() {
+            self.proposed.remove(&progress.command());
+            self.heard.push_front(progress.clone());
+        }
+    }
+
+    fn hear(&mut self, answers: Answers) -> Vec<CommandId> {
+        let mut silent = Vec::new();
+        for (command, key, answered) in answers {
+            self.calling.remove(&key.id(command));
+            match answered {
+                Some(Answered { outcome, at }) => self.heard.push_back(Progress::new(command, key, outcome, at)),
+                None => silent.push(command),
+            }
+        }
+        silent
+    }
+
+    /// The outcomes for the next entry: those that are due on the rows as they will be then.
+    fn take_heard(&mut self, header: &Header) -> Vec<Progress> {
+        let at = Moment::at_home(header.time, header.index.0);
+        let mut rows: HashMap<CommandId, Option<Saga>> = HashMap::new();
+        let mut taken = Vec::new();
+        let mut later = VecDeque::new();
+        while taken.len() < limits::BATCH_COMMANDS_MAX {
+            let Some(progress) = self.heard.pop_front() else { break };
+            let id = progress.command();
+            if self.proposed.contains(&id) {
+                later.push_back(progress);
+                continue;
+            }
+            let before = rows.remove(&id).unwrap_or_else(|| self.in_flight.get(&id).cloned());
+            let advanced = before.clone().map(|saga| saga.advance(progress.key, &progress.outcome, &progress.at, &at));
+            let after = match advanced {
+                Some(Ok(Advance::GoesOn(saga))) => Some(saga),
+                Some(Ok(Advance::Finished(_))) => None,
+                // It came twice, or too late.
+                Some(Err(_)) | None => {
+                    rows.insert(id, before);
+                    continue;
+                }
+            };
+            rows.insert(id, after);
+            taken.push(progress);
+        }
+        later.append(&mut self.heard);
+        self.heard = later;
+        taken
+    }
+}
+
+impl Executor {
+    /// Proposes one entry with what was heard; `false` when there was nothing to say.
+    pub(super) fn propose_progress(&mut self) -> Result<bool, HaltReason> {
+        let Some(logic) = self.logic.clone() else { return Ok(false) };
+        if self.coordinator.heard.is_empty() || !matches!(self.log.health(), crate::log::LogHealth::Ok) {
+            return Ok(false);
+        }
+        let journal = self.journal_speculative();
+        let mut header = self.header(EntryKind::Saga, &journal, logic.as_ref());
+        let carried = self.coordinator.heard.iter().map(|progress| progress.at.time()).max();
+        header.time = header.time.max(after(carried));
+        let progress = self.coordinator.take_heard(&header);
+        if progress.is_empty() {
+            return Ok(false);
+        }
+        let change = Change::of_progress(&header, &progress, &self.coordinator).expect("only what is due was taken");
+        self.coordinator.proposed.extend(progress.iter().map(Progress::command));
+        let (commands, ops, outcome) = list_finished(&change.finished);
+        let writes = no_writes();
+        let digest = {
+            let ops = OpsBlock::parse_trusted(&ops).expect("the host wrote this block");
+            let writes = WritesBlock::parse(&writes, ops.key_count()).expect("the host wrote this block");
+            digest(&ops, &writes, &change.writes())
+        };
+        let marks = change.finished.iter().map(|finished| finished.saga.marks.clone()).collect();
+        let records = Records { progress, marks, ..Records::default() };
+        let entry = commands.finish(Header { digest, ..header }, &ops, &outcome, records);
+        self.propose(entry, writes, Vec::new());
+        Ok(true)
+    }
+
+    /// Makes the calls that have become due.
+    pub(super) fn make_calls(&mut self) {
+        if self.term.is_none() || self.coordinator.stirred.is_empty() {
+            return;
+        }
+        let mut stirred = std::mem::take(&mut self.coordinator.stirred);
+        stirred.sort_unstable();
+        stirred.dedup();
+        let mut calls: BTreeMap<(PartitionId, Duration), Vec<(CommandId, CallKey, Unticketed)>> = BTreeMap::new();
+        for id in stirred {
+            let Some(saga) = self.coordinator.in_flight.get(&id) else { continue };
+            if self.coordinator.proposed.contains(&id) {
+                continue;
+            }
+            for due in saga.due() {
+                if self.coordinator.calling.insert(due.id(id)) {
+                    let place = (saga.branch(due).partition(), delay(due.attempt));
+                    calls.entry(place).or_default().push((id, due, self.call_of(saga, due)));
+                }
+            }
+        }
+        for ((partition, delay), calls) in calls {
+            let mut calls = calls.into_iter().peekable();
+            while calls.peek().is_some() {
+                let some: Vec<_> = calls.by_ref().take(limits::BATCH_COMMANDS_MAX).collect();
+                self.make_some_calls(partition, delay, some);
+            }
+        }
+    }
+
+    fn make_some_calls(&self, partition: PartitionId, delay: Duration, calls: Vec<(CommandId, CallKey, Unticketed)>) {
+        let (participants, mailbox) = (self.participants.clone(), self.mailbox.clone());
+        self.runtime.spawn(async move {
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            let mut keys = Vec::with_capacity(calls.len());
+            let mut submissions = Vec::with_capacity(calls.len());
+            for (id, key, submission) in calls {
+                keys.push((id, key));
+                submissions.push(submission);
+            }
+            let answered = participants.call(partition, submissions).await;
+            assert_eq!(answered.len(), keys.len(), "one answer for each call");
+            let answers = keys.into_iter().zip(answered).map(|((id, key), answered)| (id, key, answered)).collect();
+            // The executor may be gone, and whoever leads next asks again.
+            drop(mailbox.send(Message::Answered(answers)));
+        });
+    }
+
+    fn call_of(&self, saga: &Saga, due: CallKey) -> Unticketed {
+        let (command, branch) = (&saga.command, saga.branch(due));
+        let home = &saga.plan.branches[0].steps[0].entity;
+        let block = branch.to_plan(due.call == Call::Undo, home, &command.body);
+        let plan = Plan::all(block).expect("the host wrote this block").remove(0).expect("it holds one plan");
+        let size =
+            command.body.len() + branch.steps.iter().map(|step| step.op.len() + step.entity.len()).sum::<usize>() + 256;
+        Submission {
+            id: due.id(command.id()),
+            fingerprint: fingerprint(&command.name, &command.body),
+            name: command.name.as_str().into(),
+            plan,
+            planner: ModuleId::ZERO,
+            caller: command.caller.as_str().into(),
+            roles: command.roles,
+            request_id: command.request_id.as_str().into(),
+            // Only what is recorded ends a call, never time.
+            expires: Micros(i64::MAX),
+            size,
+            saga: None,
+            called: Some(std::sync::Arc::new(Called {
+                parent: command.id(),
+                home: self.partition,
+                key: due,
+                // What was carried out with the start of the command is known to be done.
+                is_cancel: saga.is_cancel(due) && due.branch != 0,
+                carried: self.journal.time,
+            })),
+            ticket: (),
+        }
+    }
+
+    /// What participants said, or did not say.
+    pub(super) fn on_answered(&mut self, answers: Answers) {
+        if self.term.is_none() {
+            return;
+        }
+        let silent = self.coordinator.hear(answers);
+        if !silent.is_empty() {
+            let mailbox = self.mailbox.clone();
+            self.runtime.spawn(async move {
+                tokio::time::sleep(CALL_AGAIN).await;
+                drop(mailbox.send(Message::CallAgain(silent)));
+            });
+        }
+    }
+
+    pub(super) fn on_call_again(&mut self, commands: Vec<CommandId>) {
+        self.coordinator.stirred.extend(commands);
+    }
+
+    /// A cancel of something that this partition may never have heard of. `Ok(None)`: it is to be undone like anything else.
+    pub(super) fn cancel(&self, submission: &Submission, called: &Called) -> Result<Option<Cancel>, HaltReason> {
+        let tried = CallKey { call: Call::Do, attempt: 0, ..called.key }.id(called.parent);
+        assert_ne!(tried, submission.id);
+        let recorded = self.ids.lookup(&tried).map_err(store_failed)?.map(|known| self.recorded(&known)).transpose()?;
+        let known = match &recorded {
+            Some(Reply::Recorded { recorded, command, .. }) => {
+                let batch = recorded.entry.batch().expect("a recorded call lies in a batch");
+                let is_done = matches!(batch.outcome.group(*command as usize), GroupOutcome::Events { .. });
+                if is_done { Known::Done } else { Known::Refused }
+            }
+            _ if self.in_flight.contains(tried) => Known::UnderWay,
+            _ => Known::Nothing,
+        };
+        Ok(match on_cancel(known) {
+            OnCancel::Undo => None,
+            OnCancel::NothingDone => recorded.map(Cancel::Answer),
+            OnCancel::AskAgain => Some(Cancel::Answer(Reply::Refused(Refusal::Overloaded))),
+            OnCancel::Forbid => Some(Cancel::Forbid(tried)),
+        })
+    }
+}
+
+/// What is done about a cancel.
+pub(super) enum Cancel {
+    Answer(Reply),
+    /// The call with this id is refused for ever.
+    Forbid(CommandId),
+}
+
+/// The earliest time of an entry that was caused by something at this time.
+pub(super) fn after(carried: Option<Micros>) -> Micros {
+    carried.map_or(Micros(i64::MIN), |carried| Micros(carried.0.saturating_add(1)))
+}
+
+/// Of a command that goes on after its entry: the id under which its end is recorded, once it is over.
+pub fn end_of(recorded: &Recorded, command: u32) -> Option<CommandId> {
+    let batch = recorded.entry.batch()?;
+    recorded.entry.is_started(command).then(|| finish_id(batch.command_id(command as usize)))
+}
+
+fn delay(attempt: u32) -> Duration {
+    if attempt == 0 {
+        return Duration::ZERO;
+    }
+    CALL_AGAIN.saturating_mul(1 << (attempt - 1).min(8)).min(CALL_AGAIN_MAX)
+}

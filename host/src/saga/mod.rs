@@ -1,0 +1,25 @@
+//! Commands over several partitions: what is to be done, what has been done, and what follows from it.
+//!
+//! ```text
+//!              Saga                                   Try-Confirm/Cancel
+//!  first step ─▶ step ─▶ … ─▶ finished       tries, all at once ─▶ confirms, all at once ─▶ finished
+//!                 │ refused                    │ one refused
+//!                 ▼                            ▼
+//!      undo of what is done, backwards       cancel of all others, all at once
+//!                 ▼                            ▼
+//!              aborted                        aborted
+//! ```
+//! In: a plan, and outcomes as they come. Out: the row of the phase status table, and the calls that it makes due. Pure: the leader that
+//! coordinates, its followers, the audit and the model checker run the same function. It does not know where partitions are, how calls
+//! get there, or when somebody tries again; only a recorded refusal is a failure, silence is none.
+
+pub mod plan;
+pub mod status;
+pub mod record;
+pub mod participant;
+#[cfg(test)]
+mod tests;
+
+pub use plan::{Branch, Coordination, PlanFault, Role, SagaPlan, Step};
+pub use record::{Origin, Progress, Records, Start, read_records};
+pub use status::{Advance, Call, CallKey, Finished, Mark, Moment, Outcome, Phase, Saga, Stale};

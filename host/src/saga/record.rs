@@ -1,0 +1,126 @@
+//! What entries carry beside commands: which of them start something, which carry out a call, and what was heard of other partitions.
+//!
+//! In: records. Out: the bytes of an entry's section, and back, checked. It does not know what an entry is.
+
+use minicbor::{Decode, Encode};
+
+use crate::ids::{CommandId, PartitionId};
+use crate::saga::plan::SagaPlan;
+use crate::saga::status::{CallKey, Mark, Moment, Outcome};
+
+/// A command of the batch goes on elsewhere, once its first branch is carried out in this entry.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Start {
+    /// Number of the command in the batch.
+    #[n(0)]
+    pub command: u32,
+    #[n(1)]
+    pub plan: SagaPlan,
+}
+
+/// A command of the batch is a call, made by the coordinator of another command.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Origin {
+    /// Number of the command in the batch.
+    #[n(0)]
+    pub command: u32,
+    #[cbor(n(1), with = "minicbor::bytes")]
+    parent: [u8; 16],
+    #[n(2)]
+    home: u32,
+    #[n(3)]
+    pub key: CallKey,
+}
+
+impl Origin {
+    pub fn new(command: u32, parent: CommandId, home: PartitionId, key: CallKey) -> Self {
+        Self { command, parent: parent.0, home: home.0, key }
+    }
+
+    /// The command whose branch it is.
+    pub fn parent(&self) -> CommandId {
+        CommandId(self.parent)
+    }
+
+    /// The partition that coordinates it.
+    pub fn home(&self) -> PartitionId {
+        PartitionId(self.home)
+    }
+}
+
+/// A participant's word on a call.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Progress {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    command: [u8; 16],
+    #[n(1)]
+    pub key: CallKey,
+    #[n(2)]
+    pub outcome: Outcome,
+    #[n(3)]
+    pub at: Moment,
+}
+
+impl Progress {
+    pub fn new(command: CommandId, key: CallKey, outcome: Outcome, at: Moment) -> Self {
+        Self { command: command.0, key, outcome, at }
+    }
+
+    pub fn command(&self) -> CommandId {
+        CommandId(self.command)
+    }
+}
+
+/// Everything of an entry that concerns several partitions; starts and origins in the order of their commands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Records {
+    #[n(0)]
+    pub starts: Vec<Start>,
+    #[n(1)]
+    pub origins: Vec<Origin>,
+    #[n(2)]
+    pub progress: Vec<Progress>,
+    /// Of each command that ends with the entry: what it went through.
+    #[n(3)]
+    pub marks: Vec<Vec<Mark>>,
+}
+
+impl Records {
+    pub fn is_empty(&self) -> bool {
+        self.starts.is_empty() && self.origins.is_empty() && self.progress.is_empty()
+    }
+
+    pub fn start(&self, command: u32) -> Option<&Start> {
+        let at = self.starts.binary_search_by_key(&command, |start| start.command).ok()?;
+        Some(&self.starts[at])
+    }
+
+    pub fn origin(&self, command: u32) -> Option<&Origin> {
+        let at = self.origins.binary_search_by_key(&command, |origin| origin.command).ok()?;
+        Some(&self.origins[at])
+    }
+
+    pub fn to_bytes(&self) -> Vec<u8> {
+        minicbor::to_vec(self).expect("a vector takes all bytes")
+    }
+}
+
+/// Reads a section and checks it against the number of commands in its entry.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn read_records(bytes: &[u8], command_count: usize) -> Result<Records, String> {
+    let records: Records = minicbor::decode(bytes).map_err(|error| error.to_string())?;
+    let starts = records.starts.iter().map(|start| start.command);
+    let origins = records.origins.iter().map(|origin| origin.command);
+    if !starts.clone().is_sorted_by(|a, b| a < b) || !origins.clone().is_sorted_by(|a, b| a < b) {
+        return Err("records are not in the order of their commands".to_owned());
+    }
+    if starts.chain(origins).any(|command| command_count <= command as usize) {
+        return Err("a record names a command that the entry does not have".to_owned());
+    }
+    if records.starts.iter().any(|start| start.plan.branches.len() < 2) {
+        return Err("a command starts with a plan for one partition".to_owned());
+    }
+    Ok(records)
+}

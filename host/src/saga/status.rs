@@ -1,0 +1,454 @@
+//! The row of the phase status table, and the one function that changes it.
+//!
+//! In: a row and the outcome of a call. Out: the row as it is after that, and whether the command is finished. Which calls are due is read off
+//! the row, so whoever leads next knows as much as the last leader did. Nothing here waits, sends or counts time.
+
+use minicbor::bytes::ByteVec;
+use minicbor::{Decode, Encode};
+use statehouse_abi::key::key;
+
+use crate::ids::{CommandId, Micros};
+use crate::saga::plan::{Branch, Coordination, Role, SagaPlan};
+
+/// The reserved entity whose rows are the phase status table.
+pub const ENTITY: &[u8] = b"@saga";
+
+/// What a branch is asked to do: its steps, or what undoes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
+pub enum Call {
+    #[n(0)]
+    Do,
+    #[n(1)]
+    Undo,
+}
+
+/// One call of one branch. A participant carries out each at most once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
+pub struct CallKey {
+    #[n(0)]
+    pub branch: u16,
+    #[n(1)]
+    pub call: Call,
+    /// Counts the recorded refusals of a call that must succeed in the end.
+    #[n(2)]
+    pub attempt: u32,
+}
+
+impl CallKey {
+    /// The id under which a participant records the call, so that it can tell a second time from the first.
+    pub fn id(&self, command: CommandId) -> CommandId {
+        derive(command, &[&self.branch.to_le_bytes()[..], &[self.call as u8], &self.attempt.to_le_bytes()].concat())
+    }
+}
+
+/// The id under which the end of a command is recorded at home; its own stands for its start.
+pub fn finish_id(command: CommandId) -> CommandId {
+    derive(command, b"finish")
+}
+
+fn derive(command: CommandId, what: &[u8]) -> CommandId {
+    let mut hasher = blake3::Hasher::new_derive_key("statehouse 2026 ids of the calls of a command");
+    hasher.update(&command.0).update(what);
+    let mut id = [0; 16];
+    hasher.finalize_xof().fill(&mut id);
+    CommandId(id)
+}
+
+/// The key of a command's row.
+pub fn row_key(command: CommandId) -> Vec<u8> {
+    key(ENTITY, &command.0)
+}
+
+/// What the start of a command says about it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Command {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    id: [u8; 16],
+    #[n(1)]
+    pub name: String,
+    #[n(2)]
+    pub caller: String,
+    #[n(3)]
+    pub roles: u32,
+    #[n(4)]
+    pub request_id: String,
+    #[n(5)]
+    pub body: ByteVec,
+}
+
+impl Command {
+    pub fn new(id: CommandId, name: &str, caller: &str, roles: u32, request_id: &str, body: &[u8]) -> Self {
+        Self {
+            id: id.0,
+            name: name.to_owned(),
+            caller: caller.to_owned(),
+            roles,
+            request_id: request_id.to_owned(),
+            body: body.to_vec().into(),
+        }
+    }
+
+    pub fn id(&self) -> CommandId {
+        CommandId(self.id)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+enum Direction {
+    /// Steps are done, or tried.
+    #[n(0)]
+    Forward,
+    /// All tries have succeeded.
+    #[n(1)]
+    Confirming,
+    /// Something was refused: what is done is undone.
+    #[n(2)]
+    Backward,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+enum State {
+    /// Not asked yet, or not heard of.
+    #[n(0)]
+    Pending,
+    #[n(1)]
+    Done,
+    #[n(2)]
+    Refused,
+    #[n(3)]
+    Undone,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+struct Status {
+    #[n(0)]
+    state: State,
+    /// Of the call that is due or was last.
+    #[n(1)]
+    attempt: u32,
+    /// While it is done.
+    #[n(2)]
+    events: Vec<EventRecord>,
+}
+
+/// An event of a branch.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct EventRecord {
+    /// Number of the step in its branch.
+    #[n(0)]
+    pub step: u32,
+    #[n(1)]
+    pub event: ByteVec,
+}
+
+/// When and where something was recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Moment {
+    #[n(0)]
+    time: i64,
+    /// `partition.index.n~head8` at a participant; `None`: in an entry of the home journal, which cannot name its own head.
+    #[n(1)]
+    pub position: Option<String>,
+    /// Index of the entry in the home journal, where it is one of that.
+    #[n(2)]
+    pub index: Option<u64>,
+}
+
+impl Moment {
+    pub fn at_home(time: Micros, index: u64) -> Self {
+        Self { time: time.0, position: None, index: Some(index) }
+    }
+
+    pub fn at_participant(time: Micros, position: String) -> Self {
+        Self { time: time.0, position: Some(position), index: None }
+    }
+
+    pub fn time(&self) -> Micros {
+        Micros(self.time)
+    }
+}
+
+/// What a command goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Phase {
+    #[n(0)]
+    Started,
+    #[n(1)]
+    StepSent,
+    #[n(2)]
+    StepDone,
+    #[n(3)]
+    StepRefused,
+    #[n(4)]
+    Compensating,
+    /// An undo or a confirm was refused and is tried again.
+    #[n(5)]
+    Retrying,
+    #[n(6)]
+    Compensated,
+    #[n(7)]
+    Finished,
+    #[n(8)]
+    Aborted,
+}
+
+impl Phase {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::StepSent => "step sent",
+            Self::StepDone => "step done",
+            Self::StepRefused => "step refused",
+            Self::Compensating => "compensating",
+            Self::Retrying => "retrying",
+            Self::Compensated => "compensated",
+            Self::Finished => "finished",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
+/// One line of a command's history.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Mark {
+    #[n(0)]
+    pub phase: Phase,
+    #[n(1)]
+    pub branch: Option<u16>,
+    #[n(2)]
+    pub at: Moment,
+    /// The code of a refusal.
+    #[n(3)]
+    pub detail: Option<String>,
+}
+
+/// A command in flight: one row of the phase status table.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Saga {
+    #[n(0)]
+    format: u8,
+    #[n(1)]
+    pub command: Command,
+    #[n(2)]
+    pub plan: SagaPlan,
+    #[n(3)]
+    direction: Direction,
+    #[n(4)]
+    branches: Vec<Status>,
+    /// CBOR of the rejection that the command ends with.
+    #[n(5)]
+    rejection: Option<ByteVec>,
+    #[n(6)]
+    pub marks: Vec<Mark>,
+}
+
+/// Version of the row.
+const FORMAT: u8 = 1;
+/// Marks of refused attempts that are kept: the first tell why, the last tell that it goes on.
+const MARKS_MAX: usize = 64;
+
+/// What a participant has recorded of a call.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Outcome {
+    #[n(0)]
+    Done {
+        #[n(0)]
+        events: Vec<EventRecord>,
+    },
+    #[n(1)]
+    Refused {
+        /// CBOR of a rejection.
+        #[n(0)]
+        rejection: ByteVec,
+        #[n(1)]
+        code: String,
+    },
+    /// Nothing was done that could be undone, and nothing will be.
+    #[n(2)]
+    NothingDone,
+}
+
+/// A command that is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    pub saga: Saga,
+    /// CBOR of the rejection it ends with.
+    pub rejection: Option<Vec<u8>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Advance {
+    GoesOn(Saga),
+    Finished(Box<Finished>),
+}
+
+/// The outcome is of a call that is not due: it came twice, or too late to matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a call of branch {} that is not due was answered", .0.branch)]
+pub struct Stale(pub CallKey);
+
+impl Saga {
+    /// A command whose first branch has just been carried out, in the entry that starts it.
+    pub fn start(command: Command, plan: SagaPlan, events: Vec<EventRecord>, at: &Moment) -> Advance {
+        assert!(plan.branches.len() > 1, "one partition needs no coordination");
+        let pending = Status { state: State::Pending, attempt: 0, events: Vec::new() };
+        let mut saga = Self {
+            format: FORMAT,
+            command,
+            branches: vec![pending; plan.branches.len()],
+            plan,
+            direction: Direction::Forward,
+            rejection: None,
+            marks: Vec::new(),
+        };
+        saga.mark(Phase::Started, None, at, None);
+        saga.branches[0] = Status { state: State::Done, attempt: 0, events };
+        saga.mark(Phase::StepDone, Some(0), at, None);
+        let none = Vec::new();
+        saga.settle(&none, at)
+    }
+
+    /// Takes in what a participant has recorded; `at` is the entry at home that says so.
+    pub fn advance(
+        mut self,
+        key: CallKey,
+        outcome: &Outcome,
+        recorded: &Moment,
+        at: &Moment,
+    ) -> Result<Advance, Stale> {
+        let due = self.due();
+        if !due.contains(&key) {
+            return Err(Stale(key));
+        }
+        let branch = key.branch as usize;
+        let is_final = key.call == Call::Do && self.direction == Direction::Forward;
+        match (key.call, outcome) {
+            (Call::Do, Outcome::Done { events }) => {
+                self.branches[branch].state = State::Done;
+                self.branches[branch].events = events.clone();
+                self.mark(Phase::StepDone, Some(key.branch), recorded, None);
+            }
+            (Call::Do, Outcome::Refused { rejection, code }) if is_final => {
+                self.branches[branch].state = State::Refused;
+                self.mark(Phase::StepRefused, Some(key.branch), recorded, Some(code.clone()));
+                self.turn_back(rejection.clone(), at);
+            }
+            (Call::Undo, Outcome::Done { .. } | Outcome::NothingDone) => {
+                self.branches[branch].state = State::Undone;
+                self.branches[branch].events.clear();
+                self.mark(Phase::Compensated, Some(key.branch), recorded, None);
+            }
+            (Call::Do | Call::Undo, Outcome::Refused { code, .. }) => {
+                self.branches[branch].attempt = key.attempt + 1;
+                self.mark(Phase::Retrying, Some(key.branch), recorded, Some(code.clone()));
+            }
+            (Call::Do, Outcome::NothingDone) => return Err(Stale(key)),
+        }
+        Ok(self.settle(&due, at))
+    }
+
+    fn turn_back(&mut self, rejection: ByteVec, at: &Moment) {
+        // Of several refusals the first one recorded here is the command's.
+        if self.direction == Direction::Forward {
+            self.direction = Direction::Backward;
+            self.rejection = Some(rejection);
+            self.mark(Phase::Compensating, None, at, None);
+        }
+    }
+
+    /// Goes on to the next phase where one is complete, and says whether that was the last; `due_before` was called already.
+    fn settle(mut self, due_before: &[CallKey], at: &Moment) -> Advance {
+        let is_tried =
+            |(branch, status): (&Branch, &Status)| branch.role == Role::Confirm || status.state == State::Done;
+        if self.direction == Direction::Forward && self.plan.branches.iter().zip(&self.branches).all(is_tried) {
+            self.direction = Direction::Confirming;
+        }
+        let due = self.due();
+        if due.is_empty() {
+            let phase = if self.rejection.is_some() { Phase::Aborted } else { Phase::Finished };
+            self.mark(phase, None, at, None);
+            let rejection = self.rejection.clone().map(Vec::from);
+            return Advance::Finished(Box::new(Finished { saga: self, rejection }));
+        }
+        for key in due.iter().filter(|key| key.call == Call::Do && key.attempt == 0 && !due_before.contains(key)) {
+            self.mark(Phase::StepSent, Some(key.branch), at, None);
+        }
+        Advance::GoesOn(self)
+    }
+
+    /// The calls that are due: each is repeated until a participant says what it has recorded.
+    pub fn due(&self) -> Vec<CallKey> {
+        let key = |branch: usize, call| CallKey {
+            branch: u16::try_from(branch).expect("a command has few branches"),
+            call,
+            attempt: self.branches[branch].attempt,
+        };
+        let numbered = || self.plan.branches.iter().zip(&self.branches).enumerate();
+        let with = |role: Role, states: &'static [State]| {
+            numbered().filter(move |(_, (branch, status))| branch.role == role && states.contains(&status.state))
+        };
+        match (self.plan.coordination, self.direction) {
+            (Coordination::Saga, Direction::Forward) => {
+                with(Role::Try, &[State::Pending]).take(1).map(|(at, _)| key(at, Call::Do)).collect()
+            }
+            (Coordination::Saga, Direction::Confirming) => Vec::new(),
+            (Coordination::Saga, Direction::Backward) => {
+                with(Role::Try, &[State::Done]).last().map(|(at, _)| key(at, Call::Undo)).into_iter().collect()
+            }
+            (Coordination::TryConfirmCancel, Direction::Forward) => {
+                with(Role::Try, &[State::Pending]).map(|(at, _)| key(at, Call::Do)).collect()
+            }
+            (Coordination::TryConfirmCancel, Direction::Confirming) => {
+                with(Role::Confirm, &[State::Pending]).map(|(at, _)| key(at, Call::Do)).collect()
+            }
+            (Coordination::TryConfirmCancel, Direction::Backward) => {
+                with(Role::Try, &[State::Done, State::Pending]).map(|(at, _)| key(at, Call::Undo)).collect()
+            }
+        }
+    }
+
+    /// Whether a participant that does not know what is to be undone must see to it that it never happens.
+    pub fn is_cancel(&self, key: CallKey) -> bool {
+        key.call == Call::Undo && self.plan.coordination == Coordination::TryConfirmCancel
+    }
+
+    pub fn branch(&self, key: CallKey) -> &Branch {
+        &self.plan.branches[key.branch as usize]
+    }
+
+    pub fn started(&self) -> Micros {
+        self.marks.first().map_or(Micros(0), |mark| mark.at.time())
+    }
+
+    /// The events of everything that is done and not undone, in the order of the branches: step, event.
+    pub fn events(&self) -> impl Iterator<Item = (&crate::saga::plan::Step, &[u8])> {
+        self.plan.branches.iter().zip(&self.branches).flat_map(|(branch, status)| {
+            status.events.iter().filter_map(|event| Some((branch.steps.get(event.step as usize)?, &**event.event)))
+        })
+    }
+
+    fn mark(&mut self, phase: Phase, branch: Option<u16>, at: &Moment, detail: Option<String>) {
+        let mark = Mark { phase, branch, at: at.clone(), detail };
+        if self.marks.len() >= MARKS_MAX && phase == Phase::Retrying {
+            self.marks.pop();
+        }
+        self.marks.push(mark);
+    }
+
+    pub fn to_row(&self) -> Vec<u8> {
+        minicbor::to_vec(self).expect("a vector takes all bytes")
+    }
+
+    /// # Errors
+    /// The row is damaged, or of a later version.
+    pub fn of_row(row: &[u8]) -> Result<Self, String> {
+        let saga: Self = minicbor::decode(row).map_err(|error| format!("a row of the phase status table: {error}"))?;
+        if saga.format != FORMAT || saga.branches.len() != saga.plan.branches.len() {
+            return Err(format!(
+                "a row of the phase status table has format {}, this version reads {FORMAT}",
+                saga.format
+            ));
+        }
+        Ok(saga)
+    }
+}

@@ -1,0 +1,282 @@
+//! Both protocols, explored exhaustively: every order of messages, every loss, every repetition, every refusal, every crash of a coordinator.
+//!
+//! The model has no transitions of its own: the coordinator is [`Saga::advance`] and [`Saga::due`], the participant [`on_cancel`] and the
+//! rule that an id is carried out once. A coordinator keeps nothing but its row, so that each step it takes is that of one that has just
+//! crashed and come back. A message stays on its way after it was delivered: it may come again, at any time, or never.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use hashbrown::HashSet;
+use statehouse_abi::plan::{Coordination as Planned, PlanOut, PlanOutWriter, TccRole};
+
+use super::participant::{Known, OnCancel, on_cancel};
+use super::status::{Command, EventRecord};
+use super::{Advance, Call, CallKey, Moment, Outcome, PlanFault, Role, Saga, SagaPlan, Stale};
+use crate::ids::{CommandId, Micros, PartitionId};
+
+const ID: CommandId = CommandId([7; 16]);
+
+/// Steps on entities; the entity's name is its partition.
+fn plan(coordination: Planned, steps: &[(&str, TccRole, bool)]) -> Result<Option<SagaPlan>, PlanFault> {
+    let mut writer = PlanOutWriter::default();
+    for (entity, role, has_undo) in steps {
+        writer.step(b"op", entity.as_bytes(), has_undo.then_some(b"undo"), *role);
+    }
+    writer.plan(coordination, steps[0].0.as_bytes(), b"\xa0");
+    let block = writer.finish(Vec::new());
+    let block = PlanOut::parse(&block).expect("a good block");
+    let partition_of = |entity: &[u8]| PartitionId(u32::from(entity[0] - b'0'));
+    let all = (0..steps.len() as u32).map(|at| block.step(at));
+    SagaPlan::divide(&block, coordination, partition_of(steps[0].0.as_bytes()), all, partition_of)
+}
+
+fn here() -> Moment {
+    Moment::at_home(Micros(0), 0)
+}
+
+fn command() -> Command {
+    Command::new(ID, "move", "somebody", 0, "", b"\xa0")
+}
+
+fn refused() -> Outcome {
+    Outcome::Refused { rejection: vec![0x80].into(), code: "no".to_owned() }
+}
+
+fn done() -> Outcome {
+    Outcome::Done { events: vec![EventRecord { step: 0, event: vec![1].into() }] }
+}
+
+/// One command and all that can happen to it.
+struct World {
+    plan: SagaPlan,
+    /// How often a confirm or an undo may be refused.
+    refusals_max: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct State {
+    row: Row,
+    /// Calls that were made at least once.
+    sent: BTreeSet<CallKey>,
+    /// What participants have recorded of calls.
+    recorded: BTreeMap<CallKey, Recorded>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Row {
+    InFlight(Vec<u8>),
+    Finished,
+    Aborted,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Recorded {
+    Done,
+    Refused,
+    /// Refused before it came.
+    Forbidden,
+    /// A cancel that found nothing.
+    NothingDone,
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    /// Whoever leads the home makes a call that is due, for the first time or again.
+    Send(CallKey),
+    /// A call arrives, for the first time or again.
+    Deliver { key: CallKey, is_accepted: bool },
+    /// A participant's word arrives.
+    Hear(CallKey),
+}
+
+impl World {
+    fn saga(state: &State) -> Option<Saga> {
+        match &state.row {
+            Row::InFlight(row) => Some(Saga::of_row(row).expect("what was just written")),
+            Row::Finished | Row::Aborted => None,
+        }
+    }
+
+    fn is_first(key: CallKey) -> CallKey {
+        CallKey { call: Call::Do, attempt: 0, ..key }
+    }
+
+    fn is_cancel(&self, key: CallKey) -> bool {
+        key.call == Call::Undo && self.plan.coordination == super::Coordination::TryConfirmCancel && key.branch != 0
+    }
+
+    fn may_refuse(&self, key: CallKey) -> bool {
+        let is_try = key.call == Call::Do && self.plan.branches[key.branch as usize].role == Role::Try;
+        is_try || key.attempt < self.refusals_max
+    }
+
+    /// What the participant of a branch has done and not undone.
+    fn effect(&self, state: &State, branch: usize) -> i32 {
+        let count = |call| {
+            let of_branch = |key: &&CallKey| key.branch as usize == branch && key.call == call;
+            let keys = state.recorded.iter().filter(|(_, recorded)| **recorded == Recorded::Done).map(|(key, _)| key);
+            keys.filter(of_branch).count() as i32
+        };
+        count(Call::Do) - count(Call::Undo)
+    }
+}
+
+impl World {
+    fn first_state(&self) -> State {
+        let events = vec![EventRecord { step: 0, event: vec![1].into() }];
+        let Advance::GoesOn(saga) = Saga::start(command(), self.plan.clone(), events, &here()) else {
+            panic!("a command on several partitions goes on after its start")
+        };
+        let first = CallKey { branch: 0, call: Call::Do, attempt: 0 };
+        let recorded = BTreeMap::from([(first, Recorded::Done)]);
+        State { row: Row::InFlight(saga.to_row()), sent: BTreeSet::new(), recorded }
+    }
+
+    fn actions(&self, state: &State) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if let Some(saga) = Self::saga(state) {
+            actions.extend(saga.due().into_iter().filter(|key| !state.sent.contains(key)).map(Action::Send));
+        }
+        for key in &state.sent {
+            if !state.recorded.contains_key(key) {
+                actions.push(Action::Deliver { key: *key, is_accepted: true });
+                if self.may_refuse(*key) {
+                    actions.push(Action::Deliver { key: *key, is_accepted: false });
+                }
+            } else if *key != (CallKey { branch: 0, call: Call::Do, attempt: 0 }) {
+                actions.push(Action::Hear(*key));
+            }
+        }
+        actions
+    }
+
+    fn next_state(&self, state: &State, action: Action) -> Option<State> {
+        let mut next = state.clone();
+        match action {
+            Action::Send(key) => drop(next.sent.insert(key)),
+            Action::Deliver { key, is_accepted } => {
+                let tried = Self::is_first(key);
+                let on_cancel = self.is_cancel(key).then(|| {
+                    on_cancel(match state.recorded.get(&tried) {
+                        None => Known::Nothing,
+                        Some(Recorded::Done) => Known::Done,
+                        Some(_) => Known::Refused,
+                    })
+                });
+                let recorded = match on_cancel {
+                    Some(OnCancel::AskAgain) => return None,
+                    Some(OnCancel::NothingDone) => Recorded::NothingDone,
+                    Some(OnCancel::Forbid) => {
+                        next.recorded.insert(tried, Recorded::Forbidden);
+                        Recorded::NothingDone
+                    }
+                    Some(OnCancel::Undo) | None if is_accepted => Recorded::Done,
+                    Some(OnCancel::Undo) | None => Recorded::Refused,
+                };
+                next.recorded.insert(key, recorded);
+            }
+            Action::Hear(key) => {
+                let saga = Self::saga(state)?;
+                let outcome = match state.recorded[&key] {
+                    Recorded::Done => done(),
+                    Recorded::Refused | Recorded::Forbidden => refused(),
+                    Recorded::NothingDone => Outcome::NothingDone,
+                };
+                next.row = match saga.advance(key, &outcome, &here(), &here()) {
+                    Ok(Advance::GoesOn(saga)) => Row::InFlight(saga.to_row()),
+                    Ok(Advance::Finished(finished)) if finished.rejection.is_some() => Row::Aborted,
+                    Ok(Advance::Finished(_)) => Row::Finished,
+                    Err(Stale(_)) => return None,
+                };
+            }
+        }
+        Some(next)
+    }
+
+    fn check(&self, state: &State) {
+        let effects = || (0..self.plan.branches.len()).map(|branch| self.effect(state, branch));
+        assert!(effects().all(|effect| [0, 1].contains(&effect)), "a branch is carried out twice: {state:?}");
+        match &state.row {
+            Row::Finished => assert!(effects().all(|effect| effect == 1), "finished, but not everywhere: {state:?}"),
+            Row::Aborted => assert!(effects().all(|effect| effect == 0), "aborted, but something is left: {state:?}"),
+            Row::InFlight(row) => {
+                let due = Saga::of_row(row).expect("what was just written").due();
+                assert!(!due.is_empty(), "not over, and nothing to do: {state:?}");
+            }
+        }
+    }
+}
+
+/// Visits every state that can be reached; returns how many there are.
+fn explore(coordination: Planned, steps: &[(&str, TccRole, bool)], refusals_max: u32) -> usize {
+    let plan = plan(coordination, steps).expect("a plan that can be coordinated").expect("several partitions");
+    let world = World { plan, refusals_max };
+    let first = world.first_state();
+    let mut seen: HashSet<State> = [first.clone()].into_iter().collect();
+    let mut queue = VecDeque::from([first]);
+    let mut ends = BTreeSet::new();
+    while let Some(state) = queue.pop_front() {
+        world.check(&state);
+        if !matches!(state.row, Row::InFlight(_)) {
+            ends.insert(state.row.clone());
+        }
+        let following = world.actions(&state).into_iter().filter_map(|action| world.next_state(&state, action));
+        queue.extend(following.filter(|next| seen.insert(next.clone())).collect::<Vec<_>>());
+    }
+    assert_eq!(ends, BTreeSet::from([Row::Finished, Row::Aborted]), "both ends can be reached");
+    seen.len()
+}
+
+#[test]
+fn a_saga_ends_everywhere_or_nowhere() {
+    use TccRole::Try;
+    let two = explore(Planned::Saga, &[("0", Try, true), ("1", Try, false)], 2);
+    let three = explore(Planned::Saga, &[("0", Try, true), ("1", Try, true), ("2", Try, false)], 2);
+    let back_home =
+        explore(Planned::Saga, &[("0", Try, true), ("1", Try, true), ("0", Try, true), ("2", Try, true)], 1);
+    println!("{two}, {three} and {back_home} states");
+    assert!(two < three && three < back_home);
+}
+
+#[test]
+fn try_confirm_cancel_ends_everywhere_or_nowhere() {
+    use TccRole::{Confirm, Try};
+    let tcc = Planned::TryConfirmCancel;
+    let two = explore(tcc, &[("0", Try, true), ("1", Try, true), ("1", Confirm, false)], 1);
+    let three = explore(
+        tcc,
+        &[("0", Try, true), ("1", Try, true), ("2", Try, true), ("1", Confirm, false), ("2", Confirm, false)],
+        1,
+    );
+    println!("{two} and {three} states");
+    assert!(two < three);
+}
+
+#[test]
+fn a_plan_that_cannot_be_coordinated_is_refused() {
+    use TccRole::{Confirm, Try};
+    let saga = |steps: &[_]| plan(Planned::Saga, steps).map(|plan| plan.map(|plan| plan.branches.len()));
+    assert_eq!(saga(&[("0", Try, false), ("0", Try, false)]), Ok(None), "one partition needs no coordination");
+    assert_eq!(saga(&[("0", Try, true), ("0", Try, true), ("1", Try, false)]), Ok(Some(2)));
+    assert_eq!(saga(&[("0", Try, false), ("1", Try, true)]), Err(PlanFault::NotUndoable(0)));
+    let tcc = |steps: &[_]| plan(Planned::TryConfirmCancel, steps).map(|plan| plan.map(|plan| plan.branches.len()));
+    assert_eq!(tcc(&[("0", Try, true), ("1", Confirm, false)]), Ok(Some(2)));
+    assert_eq!(tcc(&[("0", Try, false), ("1", Confirm, false)]), Err(PlanFault::NotCancellable(0)));
+    assert_eq!(tcc(&[("0", Confirm, false), ("1", Try, true)]), Err(PlanFault::NothingToTry));
+}
+
+#[test]
+fn calls_of_a_command_have_ids_of_their_own() {
+    let mut ids = BTreeSet::from([ID, super::status::finish_id(ID)]);
+    for branch in 0..3 {
+        for call in [Call::Do, Call::Undo] {
+            for attempt in 0..3 {
+                assert!(ids.insert(CallKey { branch, call, attempt }.id(ID)));
+            }
+        }
+    }
+    assert_ne!(
+        CallKey { branch: 1, call: Call::Do, attempt: 0 }.id(ID),
+        CallKey { branch: 1, call: Call::Do, attempt: 0 }.id(CommandId([8; 16]))
+    );
+}
