@@ -258,7 +258,10 @@ impl Walk {
     fn check_tail(&mut self, segment: &Segment, bytes: &Bytes) -> Result<Option<Lsn>, LogError> {
         let offset = segment.offset_of(self.lsn) as usize;
         let rest = &bytes[offset.min(bytes.len())..];
-        for (position, header) in rest.windows(FRAME_HEADER_SIZE).enumerate().step_by(8) {
+        let written = written_size(rest);
+        // A frame begins with bytes that are not zero.
+        let looked_at = &rest[..rest.len().min(written + FRAME_HEADER_SIZE)];
+        for (position, header) in looked_at.windows(FRAME_HEADER_SIZE).enumerate().step_by(8) {
             let header = header.first_chunk().expect("a window has this size");
             let lsn = Lsn(self.lsn.0 + position as u64);
             if frame_size(header, lsn).is_none() {
@@ -272,14 +275,21 @@ impl Walk {
             return Err(self.corrupt(segment, offset as u64, Damage::Frame));
         }
         assert!(self.data_end <= self.lsn);
-        let torn_size = rest.iter().rposition(|byte| *byte != 0).map(|position| position as u64 + 1);
-        Ok(torn_size.map(|size| Lsn(self.lsn.0 + size)))
+        Ok((0 < written).then(|| Lsn(self.lsn.0 + written as u64)))
     }
 
     fn corrupt(&self, segment: &Segment, offset: u64, damage: Damage) -> LogError {
         let index = self.book.last().map_or(LogIndex(0), |last| last.index.next());
         LogError::Corrupt { segment: segment.name.clone(), offset, index, damage }
     }
+}
+
+/// The bytes before the rest, which is zero. Most of a new segment is, so that is found in large steps.
+fn written_size(bytes: &[u8]) -> usize {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let zero = bytes.rchunks(ZEROS.len()).take_while(|chunk| **chunk == ZEROS[..chunk.len()]);
+    let end = bytes.len() - zero.map(<[u8]>::len).sum::<usize>();
+    bytes[..end].iter().rposition(|byte| *byte != 0).map_or(0, |position| position + 1)
 }
 
 /// The whole file, by reads and not through the map: a failing disk is an error then, not a signal.
