@@ -215,17 +215,21 @@ fn name(names: &mut BTreeMap<PathBuf, usize>, (path, inode): &Naming) {
 impl SimInode {
     fn write(&mut self, bytes: &[u8], offset: usize) {
         let end = offset + bytes.len();
-        if self.content.len() < end {
-            self.content.resize(end, 0);
+        if self.content.len() < offset {
+            self.content.resize(offset, 0);
         }
-        self.content[offset..end].copy_from_slice(bytes);
+        // Most writes are those that fill a new segment: they need not be filled twice.
+        let (inside, behind) = bytes.split_at((self.content.len() - offset).min(bytes.len()));
+        self.content[offset..offset + inside.len()].copy_from_slice(inside);
+        self.content.extend_from_slice(behind);
         if !bytes.is_empty() {
             self.dirty.extend(offset / BLOCK_SIZE..=(end - 1) / BLOCK_SIZE);
         }
     }
 
     fn sync(&mut self) {
-        self.synced.resize(self.content.len(), 0);
+        // What is new is dirty, and so copied below again where it was written.
+        self.synced.extend_from_slice(&self.content[self.synced.len()..]);
         for block in std::mem::take(&mut self.dirty) {
             let range = block_range(block, self.content.len());
             self.synced[range.clone()].copy_from_slice(&self.content[range]);
