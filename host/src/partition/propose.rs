@@ -249,13 +249,26 @@ impl Executor {
         }
     }
 
-    /// An entry that was certainly not appended, and all that was computed on it, is queued again, in order; those before it are on
-    /// their way. One whose fate is unknown is left to the change of leadership that caused it.
+    /// An entry that was certainly not appended never takes effect, nor does what was computed on it; those before it are on their way.
+    /// Whoever waits is told to ask again, of whoever leads by then: proposed again by this node it would be refused again and again, for
+    /// as long as no majority is heard or another node is about to lead. One whose fate is unknown is left to the change of leadership
+    /// that caused it.
     pub(super) fn on_proposal_lost(&mut self, head: Head, is_appended: bool) {
-        if !is_appended {
-            let lost = self.speculation.drop_from(head);
-            self.requeue(lost);
+        if is_appended {
+            return;
         }
+        let lost = self.speculation.drop_from(head);
+        if lost.is_empty() {
+            // Given up before, with an earlier one or with the leadership.
+            return;
+        }
+        metrics::counter!("statehouse_speculation_dropped_total").increment(lost.len() as u64);
+        for submission in lost.iter().flat_map(|batch| &batch.submissions) {
+            // Its bytes were released when it was proposed.
+            self.in_flight.refuse(submission, &Reply::Refused(Refusal::NoLeader));
+        }
+        self.time_wanted = None;
+        self.refuse_queue(Refusal::NoLeader);
     }
 
     pub(super) fn requeue_speculation(&mut self) {

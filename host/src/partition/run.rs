@@ -321,7 +321,8 @@ impl Executor {
         self.refuse_queue(Refusal::NoLeader);
     }
 
-    fn refuse_queue(&mut self, refusal: Refusal) {
+    /// What is not proposed yet.
+    pub(super) fn refuse_queue(&mut self, refusal: Refusal) {
         self.requeued.clear();
         for submission in std::mem::take(&mut self.queue) {
             self.board.release(submission.size);
