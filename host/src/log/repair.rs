@@ -104,11 +104,18 @@ impl DamagedLog {
         self.salvage.is_vote_doubtful
     }
 
+    /// The highest term that what can still be read names; a vote that is lost may have been in a higher one.
+    pub fn term_known(&self) -> Term {
+        let voted = self.salvage.vote.map(|vote| vote.term);
+        let last = self.salvage.intact.values().next_back().map(|intact| intact.slot.id.term);
+        voted.max(last).unwrap_or(Term(0))
+    }
+
     /// Rebuilds the log with these entries, in order of index: all that are missing, and any others, which replace intact
     /// ones. Entries are checked by hash wherever a later record or header that is intact carries one. What follows the last
     /// of these can be checked by its terms alone.
     ///
-    /// `vote_floor`: the highest term that anybody of a majority of the group, this node not counted, has heard of. It is
+    /// `vote_floor`: the highest term that anybody of a majority of the group, or everybody, has heard of, this node not counted. It is
     /// used if a vote may be lost: the repaired log then has voted in that term already, for nobody ([`Vote::barrier`]).
     ///
     /// On return the repaired log is in place and durable; after a crash either of the two is.

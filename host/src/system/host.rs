@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::ids::{ModuleId, NodeId, PartitionId};
-use crate::log::{Disk, EntryId};
+use crate::log::{DamagedLog, Disk, EntryId};
 use crate::machine::logic::Logic;
 use crate::partition::{HaltReason, Partition, PartitionError, PartitionOptions, RunState};
 use crate::peer::{self, GroupName, GroupPeers, Network, Routes, SeenBook};
@@ -72,6 +72,8 @@ pub struct Host {
     pub answering: watch::Sender<BTreeSet<NodeId>>,
     /// All open replicas, for the peers.
     pub replicas: RwLock<BTreeMap<GroupName, Arc<Partition>>>,
+    /// Logs that are being repaired, for peers whose log is damaged too.
+    pub damaged: RwLock<BTreeMap<GroupName, Arc<DamagedLog>>>,
     pub system: RwLock<Option<Arc<Machine>>>,
     /// Held while the node becomes part of a cluster.
     pub joining: Mutex<()>,

@@ -156,6 +156,7 @@ impl Node {
         });
         match peer {
             None => {
+            damaged: RwLock::default(),
                 open_alone(&host).await?;
                 Ok(Self { host, is_alone: true, peers: None })
             }

@@ -4,7 +4,8 @@
 //! examine ─▶ who has what? (until enough answer) ─▶ fetch from whoever is furthest ─▶ check by hash, rebuild, swap
 //! ```
 //! In: a group whose log is corrupt below its watermark. Out: a sound log with a vote that cannot be given twice. Until then the partition
-//! neither votes nor serves on this node, and all others go on. It does not know how a log is rebuilt.
+//! neither votes nor serves on this node, and all others go on; those whose log is damaged too are told what can still be read here. It
+//! does not know how a log is rebuilt.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -65,6 +66,9 @@ struct Holding {
     last: Option<(u64, u64, u64)>,
     #[n(1)]
     term: u64,
+    /// Its own log is damaged: it has no entries to give, and says only what it can still read.
+    #[n(2)]
+    is_damaged: bool,
 }
 
 /// Answers another node that asks what this one holds.
@@ -72,7 +76,12 @@ pub fn holding(partition: &Partition) -> Bytes {
     let last = partition.log().last().or(partition.log().last_purged());
     let voted = partition.log().vote().map_or(Term(0), |vote| vote.term);
     let term = partition.group().metrics().term.max(voted);
-    encode(&Holding { last: last.map(|id| (id.term.0, id.node.0, id.index.0)), term: term.0 })
+    encode(&Holding { last: last.map(|id| (id.term.0, id.node.0, id.index.0)), term: term.0, is_damaged: false })
+}
+
+/// The same while the log here is damaged.
+pub fn holding_damaged(damaged: &DamagedLog) -> Bytes {
+    encode(&Holding { last: None, term: damaged.term_known().0, is_damaged: true })
 }
 
 /// Entries of this node's log for another node.
@@ -135,19 +144,22 @@ pub async fn repair_log(host: &Host, machine: &Machine, group: &GroupName, folde
     let damaged = Arc::new(damaged);
     tracing::error!(%group, reason = damaged.reason(), "the log is damaged; the other nodes are asked for what is missing");
     metrics::counter!("statehouse_log_repairs_total").increment(1);
-    loop {
+    host.damaged.write().insert(group.clone(), damaged.clone());
+    let repaired = loop {
         match attempt(host, group, &damaged).await {
-            Ok(()) => return Ok(()),
+            Ok(()) => break Ok(()),
             Err(reason) => {
                 let reason = format!("its log is damaged ({}) and is being repaired: {reason}", damaged.reason());
                 drop(machine.set_replica(group.partition, Err(reason)));
             }
         }
         tokio::select! {
-            () = host.stopping.cancelled() => return Err(NodeError::Stopping),
+            () = host.stopping.cancelled() => break Err(NodeError::Stopping),
             () = tokio::time::sleep(ASK_AGAIN) => {}
         }
-    }
+    };
+    host.damaged.write().remove(group);
+    repaired
 }
 
 /// One attempt with the nodes that answer now; what stands in the way, in words.
@@ -161,16 +173,20 @@ async fn attempt(host: &Host, group: &GroupName, damaged: &Arc<DamagedLog>) -> R
             Err(error) => silent.push(error.to_string()),
         }
     }
-    // The end of a log, and a lost vote, are known by a majority without this node; what lies in between by anybody.
-    let needs_majority = damaged.lost_from().is_some() || damaged.vote_may_be_lost();
-    let needed = if needs_majority { others.len().div_ceil(2) + 1 } else { 1 }.min(others.len().max(1));
-    if holdings.len() < needed {
-        return Err(format!("{} of {needed} nodes answered; {}", holdings.len(), silent.join("; ")));
+    let sound: Vec<&(NodeId, Holding)> = holdings.iter().filter(|(_, holding)| !holding.is_damaged).collect();
+    let needed = sound_needed(damaged, others.len(), others.len() == holdings.len());
+    if sound.len() < needed {
+        let damaged_too = holdings.len() - sound.len();
+        return Err(format!(
+            "{} of {needed} nodes with a sound log answered, {damaged_too} whose log is damaged too; {}",
+            sound.len(),
+            silent.join("; ")
+        ));
     }
     let vote_floor = holdings.iter().map(|(_, holding)| Term(holding.term)).max().unwrap_or(Term(0));
     let position = |holding: &Holding| holding.last.map(|(term, _, index)| (term, index));
     let (furthest, holding) =
-        holdings.iter().max_by_key(|(_, holding)| position(holding)).expect("at least one has answered");
+        sound.into_iter().max_by_key(|(_, holding)| position(holding)).expect("at least one has answered");
     let mut ranges: Vec<RangeInclusive<LogIndex>> = damaged.missing();
     if let (Some(from), Some((_, _, last))) = (damaged.lost_from(), holding.last) {
         ranges.retain(|range| *range.start() < from);
@@ -186,6 +202,17 @@ async fn attempt(host: &Host, group: &GroupName, damaged: &Arc<DamagedLog>) -> R
     let repairing = tokio::task::spawn_blocking(move || damaged.repair(&entries, vote_floor)).await;
     let repaired = repairing.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
     repaired.map(drop).map_err(|error| format!("what node {furthest} has does not fit: {error}"))
+}
+
+/// How many of the `others` must have answered with a sound log.
+///
+/// What lies in between is known by anybody, and checked by hash. The end of a log is known by a majority without this node. So is a vote
+/// that was lost: whoever it was for had voted for itself first. When everybody has answered, that candidate is among them, and should its
+/// own vote be lost too, then its process has ended and nobody is left who would count this one.
+fn sound_needed(damaged: &DamagedLog, others: usize, is_everybody: bool) -> usize {
+    let majority = (others.div_ceil(2) + 1).min(others.max(1));
+    let needs_majority = damaged.lost_from().is_some() || damaged.vote_may_be_lost() && !is_everybody;
+    if needs_majority { majority } else { 1 }
 }
 
 async fn ask_holding(host: &Host, node: NodeId, group: &GroupName) -> Result<Holding, PeerError> {

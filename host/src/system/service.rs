@@ -226,7 +226,13 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
             let cluster = host.folder.identity().map(|identity| identity.cluster.clone());
             Ok(Bytes::from(cluster.unwrap_or_default()))
         }
-        Topic::Records => Ok(repair::holding(replica()?.as_ref())),
+        Topic::Records => {
+            let damaged = host.damaged.read().get(&group()?).cloned();
+            Ok(match damaged {
+                Some(damaged) => repair::holding_damaged(&damaged),
+                None => repair::holding(replica()?.as_ref()),
+            })
+        }
         Topic::Module | Topic::Snapshot | Topic::Query => {
             Err(ServiceError::Malformed(format!("{topic:?} is not asked so")))
         }
