@@ -12,8 +12,8 @@ run: build ## three nodes in one process with the wallet, data in ./statehouse-d
 test: setup ## format, lints, modules, every suite; the time of each and a summary at the end
 	.ci/test
 
-chaos: setup ## the cluster suite with many more faults: some minutes
-	STATEHOUSE_CHAOS=1 .ci/test build cluster
+chaos: setup ## clusters, simulated and real, with many more faults: some minutes
+	STATEHOUSE_CHAOS=1 .ci/test build host cluster
 
 modules: build ## the modules of this repository, from source, compared with the released ones
 	$(CLI) module build modules/counter

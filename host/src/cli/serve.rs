@@ -20,7 +20,7 @@ use crate::clock::SystemClock;
 use crate::config::{ClusterConfig, Config, MachineConfig, PeerConfig};
 use crate::limits;
 use crate::log::RealDisk;
-use crate::system::{MachineSpec, ModuleSource, NodeOptions, PeerOptions, PeerTlsFiles};
+use crate::system::{MachineSpec, ModuleSource, NodeOptions, PeerOptions, PeerTlsFiles, PeerWay};
 
 #[derive(Args)]
 pub struct ServeArgs {
@@ -82,7 +82,8 @@ async fn peer_options(peer: PeerConfig, cluster: &ClusterConfig) -> anyhow::Resu
     let listener = bind_peer(peer.listen).await?;
     let advertise = peer.advertise();
     let tls = peer.tls.map(|tls| PeerTlsFiles { ca: tls.ca, certificate: tls.certificate, key: tls.key });
-    Ok(PeerOptions { listener, advertise, routes: peer.routes, tls, clock_skew_max: cluster.clock_skew_max() })
+    let way = PeerWay::Listen { listener, tls };
+    Ok(PeerOptions { way, advertise, routes: peer.routes, clock_skew_max: cluster.clock_skew_max() })
 }
 
 async fn bind_peer(address: SocketAddr) -> anyhow::Result<TcpListener> {

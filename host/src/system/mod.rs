@@ -22,8 +22,10 @@ mod service;
 mod steward;
 mod clocks;
 mod vigil;
+#[cfg(test)]
+mod tests;
 
 pub use cluster::{Cluster, ClusterError, ClusterView};
 pub use error::NodeError;
 pub use folder::{DataFolder, Identity};
-pub use node::{MachineSpec, ModuleSource, Node, NodeOptions, PeerOptions, PeerTlsFiles};
+pub use node::{MachineSpec, ModuleSource, Node, NodeOptions, PeerOptions, PeerTlsFiles, PeerWay};

@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all};
 use parking_lot::{Mutex, RwLock};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -25,7 +26,7 @@ use crate::ids::{ClusterId, NodeId};
 use crate::log::Disk;
 use crate::machine::logic::Logic;
 use crate::machine::native::Native;
-use crate::peer::{self, Grpc, NoNetwork, PeerTls, Routes, SeenBook, Service};
+use crate::peer::{self, Grpc, Network, NoNetwork, PeerTls, Routes, SeenBook, Service, SimNetwork};
 use crate::registry::Registry;
 use crate::router::Router;
 use crate::store::StoreShared;
@@ -85,15 +86,21 @@ pub struct NodeOptions {
 
 /// How a node and the others reach each other.
 pub struct PeerOptions {
-    /// Already bound, so that a taken address is found before anything is opened.
-    pub listener: TcpListener,
+    pub way: PeerWay,
     /// `host:port` where the others reach this node.
     pub advertise: String,
     /// Where to reach some nodes, instead of where they advertise.
     pub routes: BTreeMap<NodeId, String>,
-    pub tls: Option<PeerTlsFiles>,
     /// A node whose clock is further from its peers' median than this does not lead.
     pub clock_skew_max: Duration,
+}
+
+/// What carries messages between nodes.
+pub enum PeerWay {
+    /// gRPC. The listener is already bound, so that a taken address is found before anything is opened.
+    Listen { listener: TcpListener, tls: Option<PeerTlsFiles> },
+    /// Memory, with faults on demand: for clusters within one process.
+    Simulated(SimNetwork),
 }
 
 /// Mutual TLS between nodes, as PEM files.
@@ -106,7 +113,7 @@ pub struct PeerTlsFiles {
 
 /// A running node.
 pub struct Node {
-    host: Arc<Host>,
+    pub(super) host: Arc<Host>,
     is_alone: bool,
     peers: Option<JoinHandle<()>>,
 }
@@ -149,6 +156,7 @@ impl Node {
             nodes: watch::Sender::new(vec![options.node]),
             answering: watch::Sender::default(),
             replicas: RwLock::default(),
+            damaged: RwLock::default(),
             system: RwLock::default(),
             joining: Mutex::default(),
             stopping: CancellationToken::new(),
@@ -156,7 +164,6 @@ impl Node {
         });
         match peer {
             None => {
-            damaged: RwLock::default(),
                 open_alone(&host).await?;
                 Ok(Self { host, is_alone: true, peers: None })
             }
@@ -193,6 +200,11 @@ impl Node {
     pub async fn close(self) -> Result<(), NodeError> {
         self.host.router.set_not_ready(vec!["the node is shutting down".to_owned()]);
         hand_over_all(&self.host).await;
+        self.stop().await
+    }
+
+    /// The second half of [`Node::close`]: no other node is asked to lead, so for them it is as if the process had died.
+    pub(super) async fn stop(self) -> Result<(), NodeError> {
         self.host.stopping.cancel();
         let replicas = std::mem::take(&mut *self.host.replicas.write());
         let closing = replicas.into_iter().map(|(group, partition)| async move {
@@ -243,9 +255,31 @@ async fn open_alone(host: &Arc<Host>) -> Result<(), NodeError> {
 
 /// A node with peers: answers them from now on, and takes part as soon as it belongs to a cluster.
 fn answer_peers(host: &Arc<Host>, options: PeerOptions) -> Result<JoinHandle<()>, NodeError> {
-    let tls = options.tls.map(|files| PeerTls { ca: files.ca, certificate: files.certificate, key: files.key });
-    let network = Grpc::new(host.identity.clone(), host.routes.clone(), tls.as_ref())?;
-    if host.network.set(Arc::new(network)).is_err() {
+    let service: Arc<dyn Service> = Arc::new(HostService(host.clone()));
+    let stopping = host.stopping.clone();
+    let (network, serving): (Arc<dyn Network>, BoxFuture<'static, ()>) = match options.way {
+        PeerWay::Listen { listener, tls } => {
+            let tls = tls.map(|files| PeerTls { ca: files.ca, certificate: files.certificate, key: files.key });
+            let network = Grpc::new(host.identity.clone(), host.routes.clone(), tls.as_ref())?;
+            let options = peer::PeerOptions { identity: host.identity.clone(), tls };
+            let serving = peer::serve_peers(listener, options, service, stopping.cancelled_owned());
+            let serving = async {
+                if let Err(error) = serving.await {
+                    tracing::error!(%error, "peers are not answered any more");
+                }
+            };
+            (Arc::new(network), serving.boxed())
+        }
+        PeerWay::Simulated(simulated) => {
+            let (node, network) = (host.node, simulated.join(host.node, service));
+            let leaving = async move {
+                stopping.cancelled().await;
+                simulated.leave(node);
+            };
+            (network, leaving.boxed())
+        }
+    };
+    if host.network.set(network).is_err() {
         unreachable!("a node opens once");
     }
     host.set_routes(&BTreeMap::new());
@@ -253,15 +287,7 @@ fn answer_peers(host: &Arc<Host>, options: PeerOptions) -> Result<JoinHandle<()>
     if host.folder.identity().is_some() {
         tokio::spawn(start_member(host.clone()));
     }
-    let service: Arc<dyn Service> = Arc::new(HostService(host.clone()));
-    let peer_options = peer::PeerOptions { identity: host.identity.clone(), tls };
-    let stopping = host.stopping.clone();
-    let serving = peer::serve_peers(options.listener, peer_options, service, stopping.cancelled_owned());
-    Ok(tokio::spawn(async move {
-        if let Err(error) = serving.await {
-            tracing::error!(%error, "peers are not answered any more");
-        }
-    }))
+    Ok(tokio::spawn(serving))
 }
 
 /// Everything a member of a cluster with peers does; returns when it is under way.

@@ -24,7 +24,7 @@ use crate::config::{ClusterConfig, LimitsConfig};
 use crate::ids::NodeId;
 use crate::limits::{self, DEADLINE_MAX};
 use crate::log::RealDisk;
-use crate::system::{ClusterError, MachineSpec, ModuleSource, NodeOptions, PeerOptions};
+use crate::system::{ClusterError, MachineSpec, ModuleSource, NodeOptions, PeerOptions, PeerWay};
 
 /// One node that is a cluster of its own.
 pub fn run_alone(args: DevArgs) -> anyhow::Result<ExitCode> {
@@ -80,7 +80,8 @@ async fn start(
     let Bound { id, http, peer: listener } = bound;
     let advertise = listener.local_addr().context("asking for the peer address")?.to_string();
     let clock_skew_max = ClusterConfig::default().clock_skew_max();
-    let peer = PeerOptions { listener, advertise, routes: routes_from(id, nodes), tls: None, clock_skew_max };
+    let way = PeerWay::Listen { listener, tls: None };
+    let peer = PeerOptions { way, advertise, routes: routes_from(id, nodes), clock_skew_max };
     let options = options(args, id, folder.node(id), http, Some(peer))?;
     Host::start(options, process).await.with_context(|| format!("starting node {id}"))
 }

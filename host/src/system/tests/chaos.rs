@@ -1,0 +1,25 @@
+//! Messages that come late, out of order, or whose answer is lost, under load.
+//!
+//! In: faults of every way drawn from the seed. Out: the judge's verdict. No way is cut here.
+
+use super::*;
+
+const MS: Duration = Duration::from_millis(1);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn late_lost_and_reordered_messages_double_nothing_and_lose_nothing() {
+    let mut cluster = Cluster::found().await;
+    let mut load = cluster.load();
+    for _ in 0..rounds(4, 60) {
+        for (from, to) in NODES.into_iter().flat_map(|from| others(from).map(move |to| (from, to))) {
+            let (network, random) = (&cluster.network, &mut cluster.random);
+            let delay = random.random_range(0..15);
+            network.delay(from, to, delay * MS..=(delay + random.random_range(0..15)) * MS);
+            network.reorder(from, to, random.random_range(0..200));
+            network.lose_replies(from, to, random.random_range(0..100));
+        }
+        load.more(60).await;
+    }
+    let attempts = load.stop().await;
+    cluster.judge(&attempts).await;
+}

@@ -1,0 +1,157 @@
+//! The judge of what a cluster is left with: every replica has the same journal, what was acknowledged is in it exactly once with the
+//! outcome that was told, what was certainly not accepted is not, and no balance is wrong.
+//!
+//! In: a healed cluster and what clients were told. Out: a panic that names the first breach. Balances are computed here from the recorded
+//! outcomes alone.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use futures_util::future::join_all;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use statehouse_abi::cold::Rejection;
+use statehouse_abi::outcome::GroupOutcome;
+use statehouse_abi::value::Value;
+
+use super::load::{Attempt, DEADLINE, Told, balance, submit};
+use super::{Cluster, NODES, eventually, soon};
+use crate::ids::{CommandId, NodeId, Position};
+use crate::machine::journal::Journal;
+use crate::partition::Partition;
+use crate::router::answer::Consistency;
+use crate::sequencer::submission::Recorded;
+
+const ACCOUNTS: usize = 6;
+const OPENING: i128 = 100_00;
+const SETTLEMENT: &str = "@bank";
+
+/// The accounts of a run, each opened with the same amount.
+#[derive(Default)]
+pub struct Bank {
+    pub accounts: Vec<String>,
+}
+
+impl Bank {
+    pub async fn open(cluster: &Cluster) -> Self {
+        let router = cluster.node(NODES[0]).router();
+        let accounts: Vec<String> = (0..ACCOUNTS).map(|number| format!("account-{number}")).collect();
+        // Other ids than those of the load and of the tests.
+        let mut random = StdRng::seed_from_u64(!cluster.seed);
+        for account in &accounts {
+            let body = [("account", Value::text(account.as_str())), ("currency", Value::text("USD"))];
+            let opened =
+                submit(router, "accounts", CommandId(random.random()), Value::map(body.clone()), DEADLINE).await;
+            assert!(matches!(opened, Told::Done(_)), "{account}: {opened:?}");
+            let id = CommandId(random.random());
+            let amount = [("amount", Value::text("100.00")), ("transaction_id", Value::text(id.to_string()))];
+            let paid = submit(router, "deposit", id, Value::map(body.into_iter().chain(amount)), DEADLINE).await;
+            assert!(matches!(paid, Told::Done(_)), "{account}: {paid:?}");
+        }
+        Self { accounts }
+    }
+
+    pub async fn judge(&self, cluster: &Cluster, attempts: &[Attempt]) {
+        let nodes = cluster.running();
+        level(cluster, &nodes).await;
+        let recorded = recorded(&cluster.replica(nodes[0]));
+        let mut expected = vec![OPENING; self.accounts.len()];
+        for attempt in attempts {
+            let found = recorded.get(&attempt.id).map_or(&[][..], Vec::as_slice);
+            assert!(found.len() <= 1, "{attempt:?} is in the journal more than once: {found:?}");
+            assert!(agrees(&attempt.told, found.first()), "{attempt:?}, but the journal has {found:?}");
+            if matches!(found, [Told::Done(_)]) {
+                expected[attempt.from] -= attempt.amount;
+                expected[attempt.to] += attempt.amount;
+            }
+        }
+        for node in &nodes {
+            self.check_balances(cluster, *node, &expected).await;
+            let others = super::judge::recorded(&cluster.replica(*node));
+            assert!(recorded == others, "node {node} has other outcomes in a journal of the same head");
+        }
+        let told = |is: fn(&Told) -> bool| attempts.iter().filter(|attempt| is(&attempt.told)).count();
+        let done = told(|told| matches!(told, Told::Done(_) | Told::Rejected(..)));
+        let unknown = told(|told| *told == Told::Unknown);
+        println!("{} attempts, {done} acknowledged, {unknown} unknown", attempts.len());
+    }
+
+    async fn check_balances(&self, cluster: &Cluster, node: NodeId, expected: &[i128]) {
+        let router = cluster.node(node).router();
+        let shown = |account| async move {
+            let shown = balance(router, account, Consistency::Stale).await;
+            shown.unwrap_or_else(|error| panic!("node {node}, {account}: {error:?}"))
+        };
+        let balances = join_all(self.accounts.iter().map(|account| shown(account))).await;
+        assert_eq!(balances, expected, "balances on node {node}");
+        assert!(balances.iter().all(|balance| 0 <= *balance), "nobody spends what is not there: {balances:?}");
+        assert_eq!(balances.iter().sum::<i128>() + shown(SETTLEMENT).await, 0, "the books of node {node}");
+    }
+}
+
+/// Waits until all these nodes have the same journal.
+async fn level(cluster: &Cluster, nodes: &[NodeId]) {
+    let replicas: Vec<_> = nodes.iter().map(|node| cluster.replica(*node)).collect();
+    for replica in &replicas {
+        replica.read_linearizable(soon()).await.expect("there is a leader and a majority");
+    }
+    let place = |journal: Journal| (journal.index, journal.head);
+    eventually("all replicas have the same head at the same index", || {
+        let mut places = replicas.iter().map(|replica| place(replica.progress().journal));
+        let first = places.next().expect("a node runs");
+        places.all(|other| other == first).then_some(())
+    })
+    .await;
+}
+
+/// What the journal has, by command.
+fn recorded(replica: &Partition) -> BTreeMap<CommandId, Vec<Told>> {
+    let mut found: BTreeMap<CommandId, Vec<Told>> = BTreeMap::new();
+    let point = replica.read_stale().expect("it runs");
+    let walked = replica.walk_back(&point, |recorded| {
+        let commands = recorded.entry.batch().map_or(0, |batch| batch.command_count());
+        for at in 0..commands {
+            let (id, told) = outcome(replica, &recorded, at);
+            found.entry(id).or_default().push(told);
+        }
+        ControlFlow::Continue(())
+    });
+    walked.expect("the whole journal can be read");
+    found
+}
+
+fn outcome(replica: &Partition, recorded: &Recorded, at: usize) -> (CommandId, Told) {
+    let batch = recorded.entry.batch().expect("it has commands");
+    let position: Position = recorded.position(replica.id(), u32::try_from(at).expect("a batch is small"));
+    let told = match batch.outcome.group(at) {
+        GroupOutcome::Events { .. } => Told::Done(position),
+        GroupOutcome::Rejected(bytes) => {
+            let rejection: Rejection = minicbor::decode(bytes).expect("what is recorded can be read");
+            Told::Rejected(position, rejection.code)
+        }
+        GroupOutcome::NeedsKeys => panic!("no journal has an outcome that counts for nothing"),
+    };
+    (batch.command_id(at), told)
+}
+
+fn agrees(told: &Told, recorded: Option<&Told>) -> bool {
+    match told {
+        Told::Done(_) | Told::Rejected(..) => recorded == Some(told),
+        Told::NotAccepted(_) => recorded.is_none(),
+        Told::Unknown => true,
+    }
+}
+
+#[test]
+fn what_was_acknowledged_must_be_recorded_as_it_was_told() {
+    let at =
+        |n| Position { partition: crate::ids::PartitionId(0), index: crate::ids::JournalIndex(3), n, head8: [0; 4] };
+    let poor = |n| Told::Rejected(at(n), "insufficient_funds".to_owned());
+    assert!(agrees(&Told::Done(at(1)), Some(&Told::Done(at(1)))));
+    assert!(!agrees(&Told::Done(at(1)), Some(&Told::Done(at(2)))));
+    assert!(!agrees(&Told::Done(at(1)), None) && !agrees(&Told::Done(at(1)), Some(&poor(1))));
+    assert!(agrees(&poor(1), Some(&poor(1))) && !agrees(&poor(1), None));
+    let lie = Told::NotAccepted(crate::router::answer::UnavailableReason::NoLeader);
+    assert!(agrees(&lie, None) && !agrees(&lie, Some(&Told::Done(at(1)))));
+    assert!(agrees(&Told::Unknown, None) && agrees(&Told::Unknown, Some(&poor(1))));
+}

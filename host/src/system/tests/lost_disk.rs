@@ -1,0 +1,76 @@
+//! Nodes whose disk was wiped or set back: they have forgotten what others count on, and do not take part again.
+//!
+//! In: an empty disk, or an older copy, under the identity the node had. Out: closed partitions that say what to do; and a cluster that
+//! goes on with another node instead.
+
+use super::*;
+
+impl Cluster {
+    /// Waits until a node says that it must come back under a new id.
+    async fn says_that_it_must_not_come_back(&self, node: NodeId) {
+        let router = self.node(node).router();
+        let says = || {
+            let reasons = router.is_ready().err()?;
+            reasons.iter().any(|reason| reason.contains("under a new id")).then_some(())
+        };
+        eventually("the node says that it needs a new id", says).await;
+        assert!(find_replica(router).is_none(), "its partition is closed");
+    }
+
+    /// Takes a new node in and removes another one for good.
+    async fn replace(&mut self, lost: NodeId, new: NodeId) {
+        self.add_member(new).await;
+        let any = NODES.into_iter().find(|node| *node != lost).expect("there are three");
+        let cluster = self.node(any).cluster();
+        cluster.add(new, address(new), soon()).await.unwrap_or_else(|error| panic!("{new} is taken in: {error}"));
+        cluster.remove(lost, soon()).await.unwrap_or_else(|error| panic!("{lost} is removed: {error}"));
+        let mut voters: Vec<NodeId> = others(lost).chain([new]).collect();
+        voters.sort_unstable();
+        let replicas: Vec<_> = others(lost).map(|node| self.replica(node)).collect();
+        let has_voters = |replica: &Arc<Partition>| {
+            let mut found = replica.group().metrics().voters;
+            found.sort_unstable();
+            found == voters
+        };
+        eventually("the new node votes instead", || replicas.iter().all(has_voters).then_some(())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_a_wiped_disk_stays_closed_and_another_takes_its_place() {
+    let mut cluster = Cluster::found().await;
+    let mut load = cluster.load();
+    load.more(40).await;
+    let lost = cluster.leader(&NODES).await;
+    cluster.crash(lost).await;
+    cluster.members.get_mut(&lost).expect("it is a node").disk = SimDisk::new();
+    load.more(20).await;
+    cluster.start(lost).await;
+    cluster.says_that_it_must_not_come_back(lost).await;
+    load.more(20).await;
+
+    cluster.replace(lost, NodeId(4)).await;
+    load.more(20).await;
+    cluster.crash(lost).await;
+    let attempts = load.stop().await;
+    cluster.judge(&attempts).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_a_disk_of_before_stays_closed() {
+    let mut cluster = Cluster::found().await;
+    let mut load = cluster.load();
+    load.more(20).await;
+    let leader = cluster.leader(&NODES).await;
+    let lost = others(leader).next().expect("there are three");
+    let before = cluster.members[&lost].disk.copy();
+    load.more(40).await;
+    cluster.crash(lost).await;
+    cluster.members.get_mut(&lost).expect("it is a node").disk = before;
+    cluster.start(lost).await;
+    cluster.says_that_it_must_not_come_back(lost).await;
+    load.more(20).await;
+    cluster.crash(lost).await;
+    let attempts = load.stop().await;
+    cluster.judge(&attempts).await;
+}

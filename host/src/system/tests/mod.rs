@@ -1,0 +1,295 @@
+//! Clusters of whole nodes inside one process, over the simulated network and the simulated disk.
+//!
+//! In: a seed. Out: nodes with the real code path from the router down to the log; what they can be made to suffer; a judge of what they
+//! are left with. State and ids are in RocksDB in a temporary folder, for they are derived. Every random choice comes from the seed, which
+//! is printed; threads are real, so a seed repeats the faults and not every interleaving. Nothing here sleeps: it waits for states.
+
+mod load;
+mod judge;
+
+mod leaders;
+mod power;
+mod chaos;
+mod clock;
+mod damage;
+mod lost_disk;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use super::node::PeerWay;
+use super::{MachineSpec, ModuleSource, Node, NodeOptions, PeerOptions};
+use crate::clock::{Clock, SystemClock};
+use crate::guest::{Engine, EngineOptions};
+use crate::ids::{Micros, NodeId, PartitionId};
+use crate::limits;
+use crate::log::SimDisk;
+use crate::partition::Partition;
+use crate::peer::SimNetwork;
+use crate::registry::Registry;
+use crate::router::Router;
+
+use judge::Bank;
+use load::{Attempt, Load};
+
+const SEED_VARIABLE: &str = "STATEHOUSE_SEED";
+const CHAOS_VARIABLE: &str = "STATEHOUSE_CHAOS";
+const MACHINE: &str = "wallet";
+/// The folder of compiled modules in a node's.
+const ARTEFACTS: &str = "artefacts";
+const WALLET: &[u8] = include_bytes!("../../../../modules/releases/wallet-1.0.0.wasm");
+const NODES: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
+/// Far longer than anything here takes, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at something that nobody announces.
+const LOOK: Duration = Duration::from_millis(10);
+const CLOCK_SKEW_MAX: Duration = Duration::from_secs(1);
+
+fn soon() -> Instant {
+    Instant::now() + PATIENCE
+}
+
+/// How often something is done: a few times in every run, many times when chaos is asked for.
+fn rounds(few: usize, many: usize) -> usize {
+    if std::env::var_os(CHAOS_VARIABLE).is_some() { many } else { few }
+}
+
+/// The wallet, compiled once for all nodes of all tests: it takes longer than everything else that a node does when it starts.
+static COMPILED: LazyLock<Vec<(PathBuf, Vec<u8>)>> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().expect("a folder for temporary files");
+    let artefacts = folder.path().join(ARTEFACTS);
+    let engine = Engine::new(EngineOptions { cache: Some(artefacts.clone()), ..EngineOptions::default() });
+    let registry = Registry::open(folder.path().join("modules"), engine.expect("the engine starts"));
+    drop(registry.expect("a new folder").stage(WALLET).expect("the released wallet"));
+    let files = std::fs::read_dir(&artefacts).expect("it was just filled").map(|file| file.expect("it is listed"));
+    files.map(|file| (file.file_name().into(), std::fs::read(file.path()).expect("it can be read"))).collect()
+});
+
+/// Puts what is compiled where a node looks for it.
+fn lend_compiled(data: &Path) {
+    let artefacts = data.join(ARTEFACTS);
+    if !artefacts.exists() {
+        std::fs::create_dir_all(&artefacts).expect("a temporary folder can be written");
+        for (name, content) in &*COMPILED {
+            std::fs::write(artefacts.join(name), content).expect("a temporary folder can be written");
+        }
+    }
+}
+
+/// Asks until there is an answer; panics with `what` when none comes.
+async fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let asking = async {
+        let mut looks = tokio::time::interval(LOOK);
+        loop {
+            if let Some(answer) = ask() {
+                return answer;
+            }
+            looks.tick().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("{what}: did not happen"))
+}
+
+/// The machine's clock, moved by a test.
+#[derive(Default)]
+struct OffsetClock(AtomicI64);
+
+impl OffsetClock {
+    fn move_to(&self, offset: Duration) {
+        self.0.store(i64::try_from(offset.as_micros()).expect("an hour fits"), Ordering::SeqCst);
+    }
+}
+
+impl Clock for OffsetClock {
+    fn now(&self) -> Micros {
+        Micros(SystemClock.now().0 + self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// What is left of a node when its process ends, and the process.
+struct Member {
+    disk: SimDisk,
+    clock: Arc<OffsetClock>,
+    life: Option<Node>,
+}
+
+/// The entrances of the nodes that run.
+type Doors = Arc<Mutex<BTreeMap<NodeId, Arc<Router>>>>;
+
+struct Cluster {
+    seed: u64,
+    random: StdRng,
+    network: SimNetwork,
+    folder: TempDir,
+    members: BTreeMap<NodeId, Member>,
+    doors: Doors,
+    bank: Bank,
+}
+
+impl Cluster {
+    /// Three nodes with one partition of the wallet, and accounts with money.
+    async fn found() -> Self {
+        let set = std::env::var(SEED_VARIABLE).ok().map(|text| text.parse().expect("the seed is a number"));
+        let seed = set.unwrap_or_else(rand::random);
+        println!("{SEED_VARIABLE}={seed}");
+        let mut cluster = Self {
+            seed,
+            random: StdRng::seed_from_u64(seed),
+            network: SimNetwork::new(seed),
+            folder: tempfile::tempdir().expect("a folder for temporary files"),
+            members: BTreeMap::new(),
+            doors: Doors::default(),
+            bank: Bank::default(),
+        };
+        for node in NODES {
+            cluster.add_member(node).await;
+        }
+        let founders = NODES.map(|node| (node, address(node)));
+        cluster.node(NODES[0]).cluster().init(founders.into(), soon()).await.expect("all three are there");
+        cluster.served().await;
+        cluster.bank = Bank::open(&cluster).await;
+        cluster
+    }
+
+    /// A new node with an empty disk that belongs to no cluster yet.
+    async fn add_member(&mut self, node: NodeId) {
+        let member = Member { disk: SimDisk::new(), clock: Arc::default(), life: None };
+        self.members.insert(node, member);
+        self.start(node).await;
+    }
+
+    /// Starts a node on what is left of it.
+    async fn start(&mut self, node: NodeId) {
+        let member = self.members.get_mut(&node).expect("it is a node");
+        assert!(member.life.is_none(), "a process does not start twice");
+        let peer = PeerOptions {
+            way: PeerWay::Simulated(self.network.clone()),
+            advertise: address(node),
+            routes: BTreeMap::new(),
+            clock_skew_max: CLOCK_SKEW_MAX,
+        };
+        let options = NodeOptions {
+            data: self.folder.path().join(node.to_string()),
+            node,
+            peer: Some(peer),
+            machines: vec![MachineSpec {
+                name: MACHINE.to_owned(),
+                module: ModuleSource::Embedded(WALLET),
+                partitions: 1,
+            }],
+            disk: Arc::new(member.disk.clone()),
+            clock: member.clock.clone(),
+            paranoid: true,
+            hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
+            http: None,
+        };
+        lend_compiled(&options.data);
+        let life = Node::open(options).await.unwrap_or_else(|error| panic!("node {node} starts: {error}"));
+        self.doors.lock().insert(node, life.router().clone());
+        member.life = Some(life);
+    }
+
+    /// The process of a node ends with its power: what its disk had not synced may be gone.
+    async fn crash(&mut self, node: NodeId) {
+        self.cut_power(node);
+        self.bury(node).await;
+    }
+
+    /// The first half of a crash; the node says and writes nothing from now on.
+    fn cut_power(&mut self, node: NodeId) {
+        self.doors.lock().remove(&node);
+        self.network.leave(node);
+        let chance = self.random.random();
+        let member = self.members.get_mut(&node).expect("it is a node");
+        member.disk = member.disk.crash(chance);
+    }
+
+    /// The second half: takes the dead process out of this one.
+    async fn bury(&mut self, node: NodeId) {
+        let life = self.members.get_mut(&node).and_then(|member| member.life.take()).expect("it ran");
+        let host = Arc::downgrade(&life.host);
+        let replicas: Vec<_> = life.host.replicas().iter().map(|(_, replica)| Arc::downgrade(replica)).collect();
+        // It fails wherever the disk is needed, which is off.
+        drop(tokio::time::timeout(PATIENCE, life.stop()).await.expect("a node without a disk stops"));
+        let is_gone = || host.strong_count() == 0 && replicas.iter().all(|replica| replica.strong_count() == 0);
+        eventually("nothing holds a node whose process has ended", || is_gone().then_some(())).await;
+    }
+
+    fn node(&self, node: NodeId) -> &Node {
+        self.members[&node].life.as_ref().expect("it runs")
+    }
+
+    /// The nodes that run.
+    fn running(&self) -> Vec<NodeId> {
+        self.members.iter().filter(|(_, member)| member.life.is_some()).map(|(node, _)| *node).collect()
+    }
+
+    /// Waits until all running nodes serve everything.
+    async fn served(&self) {
+        for node in self.running() {
+            let served = self.node(node).host.wait_until_served(soon()).await;
+            served.unwrap_or_else(|error| panic!("node {node}: {error}"));
+        }
+    }
+
+    /// The wallet's replica on a node that serves it.
+    fn replica(&self, node: NodeId) -> Arc<Partition> {
+        let found = find_replica(self.node(node).router());
+        found.unwrap_or_else(|| panic!("node {node} has no replica of the wallet"))
+    }
+
+    /// Waits until one of these nodes leads the wallet.
+    async fn leader(&self, among: &[NodeId]) -> NodeId {
+        eventually("one of the nodes leads", || {
+            among
+                .iter()
+                .copied()
+                .find(|node| find_replica(self.node(*node).router()).is_some_and(|replica| replica.is_leader()))
+        })
+        .await
+    }
+
+    /// Neither hears a node the others, nor they it.
+    fn cut_off(&self, node: NodeId) {
+        for other in others(node) {
+            self.network.cut_both_ways(node, other);
+        }
+    }
+
+    fn load(&self) -> Load {
+        Load::start(self.doors.clone(), self.bank.accounts.clone(), self.seed)
+    }
+
+    /// Heals the network and judges what all running nodes have, and what clients were told.
+    async fn judge(&self, attempts: &[Attempt]) {
+        self.network.heal();
+        self.served().await;
+        self.bank.judge(self, attempts).await;
+    }
+
+    /// Where a node has its partition of the wallet.
+    fn partition_folder(&self, node: NodeId) -> PathBuf {
+        super::folder::partition_folder(&self.folder.path().join(node.to_string()), MACHINE, PartitionId(0))
+    }
+}
+
+fn find_replica(router: &Router) -> Option<Arc<Partition>> {
+    router.find_machine(MACHINE)?.find_partition(PartitionId(0))
+}
+
+fn address(node: NodeId) -> String {
+    format!("node-{node}:7000")
+}
+
+fn others(node: NodeId) -> impl Iterator<Item = NodeId> {
+    NODES.into_iter().filter(move |other| *other != node)
+}
