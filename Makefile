@@ -25,6 +25,7 @@ bench: build ## figures, beside the fixed ones of other systems
 	$(CLI) bench log
 	$(CLI) bench ids
 	$(CLI) bench http
+	$(CLI) bench cluster
 
 build: setup
 	cargo build --release -p statehouse

@@ -4,6 +4,10 @@
 
 pub mod guest;
 mod http;
+mod cluster;
+mod load;
+mod wallet;
+mod spread;
 mod ids;
 mod log;
 
@@ -36,6 +40,8 @@ pub enum BenchArgs {
     },
     /// Transfers over HTTP against a node of its own, one per request and in batches
     Http(http::HttpArgs),
+    /// Three processes: transfers over HTTP, idle CPU, a killed leader, a rolling restart
+    Cluster(cluster::ClusterArgs),
 }
 
 pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
@@ -44,6 +50,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         BenchArgs::Log { dir } => log::run(dir),
         BenchArgs::Ids { sizes, dir } => ids::run(&sizes, dir),
         BenchArgs::Http(args) => http::run(args),
+        BenchArgs::Cluster(args) => cluster::run(args),
     }
 }
 

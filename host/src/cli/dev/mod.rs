@@ -3,8 +3,8 @@
 //! In: a few flags. Out: running nodes, and on stdout what a newcomer can try. It knows nothing of how requests are
 //! answered.
 
-mod folder;
-mod processes;
+pub mod folder;
+pub mod processes;
 mod together;
 
 use std::net::SocketAddr;
@@ -20,9 +20,9 @@ use crate::cli::output::print;
 use crate::limits::CLUSTER_NODES_MAX;
 
 /// The machine that every new data folder starts with.
-const WALLET_NAME: &str = "wallet";
+pub const WALLET_NAME: &str = "wallet";
 /// Its released module.
-const WALLET: &[u8] = include_bytes!("../../../../modules/releases/wallet-1.0.0.wasm");
+pub const WALLET: &[u8] = include_bytes!("../../../../modules/releases/wallet-1.0.0.wasm");
 /// A cluster that does not serve after this long has a reason that its log tells.
 const READY_TIME_MAX: Duration = Duration::from_secs(60);
 /// How often it is looked whether something has happened of which nobody tells.

@@ -40,7 +40,7 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         let mut nodes = bound.iter().map(|bound| bound.node(0)).collect::<anyhow::Result<Vec<_>>>()?;
         // From here on the children may take them.
         drop(bound);
-        let configs = write_configs(&args, &folder, &nodes)?;
+        let configs = write_configs(&folder, &nodes, &args.machines, args.partitions)?;
         let (listens, mut listening) = mpsc::channel(nodes.len());
         let mut children = Children::default();
         for (node, config) in nodes.iter_mut().zip(configs) {
@@ -66,13 +66,18 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Writes what `serve` needs, and gives the path of each node's configuration.
-fn write_configs(args: &DevArgs, folder: &DevFolder, nodes: &[DevNode]) -> anyhow::Result<Vec<PathBuf>> {
+/// Writes what `serve` needs to run the wallet and `machines`, and gives the path of each node's configuration.
+pub fn write_configs(
+    folder: &DevFolder,
+    nodes: &[DevNode],
+    machines: &[(String, PathBuf)],
+    partitions: u32,
+) -> anyhow::Result<Vec<PathBuf>> {
     let wallet = folder.write_file(&format!("{WALLET_NAME}.wasm"), WALLET)?;
-    let mut machines = vec![(WALLET_NAME.to_owned(), wallet)];
-    machines.extend(args.machines.iter().cloned());
+    let wallet = [(WALLET_NAME.to_owned(), wallet)];
+    let machines = [&wallet, machines].concat();
     let write = |node: &DevNode| {
-        let text = config(node, nodes, &folder.node(node.id), &machines, args.partitions)?;
+        let text = config(node, nodes, &folder.node(node.id), &machines, partitions)?;
         folder.write_file(&format!("node-{}.toml", node.id), text.as_bytes())
     };
     nodes.iter().map(write).collect()

@@ -1,0 +1,80 @@
+//! Clients that send transfers to nodes as fast as they are answered, for so many seconds: one per request, or in batches.
+//!
+//! In: addresses, and how many clients are spread over them. Out: how many transfers were made and how long each request took. Any
+//! answer but success ends the run: this is about a cluster that is well.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::spread::Spread;
+use super::wallet::{Accounts, Connection};
+
+/// Who sends to whom, and for how long.
+pub struct Load<'a> {
+    /// Each client keeps to one, in turn.
+    pub addresses: &'a [SocketAddr],
+    pub accounts: &'a Arc<Accounts>,
+    pub seconds: u64,
+}
+
+/// What came of it.
+pub struct Rate {
+    pub transfers: u64,
+    pub seconds: f64,
+    pub spread: Spread,
+}
+
+impl Rate {
+    pub fn transfers_per_second(&self) -> f64 {
+        self.transfers as f64 / self.seconds
+    }
+}
+
+/// What a request carries.
+#[derive(Clone, Copy)]
+pub enum Work {
+    Transfer,
+    /// So many transfers.
+    Batch(u32),
+}
+
+impl Load<'_> {
+    pub async fn run(&self, clients: u32, work: Work) -> anyhow::Result<Rate> {
+        let started = Instant::now();
+        let until = started + Duration::from_secs(self.seconds);
+        let addresses = self.addresses.iter().cycle().take(clients as usize);
+        let tasks = addresses.map(|address| tokio::spawn(client(*address, self.accounts.clone(), work, until)));
+        let (mut transfers, mut took) = (0, Vec::new());
+        for task in tasks.collect::<Vec<_>>() {
+            let (made, requests) = task.await??;
+            transfers += made;
+            took.extend(requests);
+        }
+        Ok(Rate { transfers, seconds: started.elapsed().as_secs_f64(), spread: Spread::of(took) })
+    }
+}
+
+async fn client(
+    address: SocketAddr,
+    accounts: Arc<Accounts>,
+    work: Work,
+    until: Instant,
+) -> anyhow::Result<(u64, Vec<Duration>)> {
+    let mut connection = Connection::open(address).await?;
+    let (mut transfers, mut took) = (0, Vec::new());
+    while Instant::now() < until {
+        // The body is made before the clock starts: that is the client's work.
+        let body = match work {
+            Work::Transfer => accounts.transfer(),
+            Work::Batch(size) => accounts.batch(size),
+        };
+        let sent = Instant::now();
+        transfers += match work {
+            Work::Transfer => connection.transfer(body).await.map(|()| 1)?,
+            Work::Batch(_) => connection.batch(body).await?,
+        };
+        took.push(sent.elapsed());
+    }
+    Ok((transfers, took))
+}

@@ -1,0 +1,154 @@
+//! The wallet over HTTP: connections that stay open, transfers between random accounts, one per request or in batches.
+//!
+//! In: addresses of nodes, and which accounts exist. Out: requests and what was answered. Only accounts of one partition pay each other,
+//! because a transfer across two is refused. It measures nothing.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use rand::Rng;
+use tokio::net::TcpStream;
+
+use crate::cli::output::progress;
+use crate::ids::PartitionId;
+use crate::router::slots::partition_of;
+
+/// Accounts opened with one request: each needs two commands, and a batch holds 8,192.
+const OPEN_ACCOUNTS: usize = 4096;
+
+/// Accounts by partition.
+pub struct Accounts(Vec<Vec<u32>>);
+
+impl Accounts {
+    /// # Errors
+    /// A partition has fewer than two, so that nobody could be paid there.
+    pub fn new(count: u32, partitions: u32) -> anyhow::Result<Self> {
+        let mut groups = vec![Vec::new(); partitions as usize];
+        for number in 0..count {
+            let PartitionId(partition) = partition_of(name(number).as_bytes(), partitions);
+            groups[partition as usize].push(number);
+        }
+        ensure!(
+            groups.iter().all(|group| 2 <= group.len()),
+            "{count} accounts are too few for {partitions} partitions"
+        );
+        Ok(Self(groups))
+    }
+
+    /// A new transfer in any partition.
+    pub fn transfer(&self) -> Bytes {
+        self.transfer_in(PartitionId(rand::rng().random_range(0..self.0.len()) as u32))
+    }
+
+    /// A new transfer in this one.
+    pub fn transfer_in(&self, partition: PartitionId) -> Bytes {
+        let group = &self.0[partition.0 as usize];
+        let mut random = rand::rng();
+        let from = random.random_range(0..group.len());
+        let to = (from + 1 + random.random_range(0..group.len() - 1)) % group.len();
+        let id = uuid::Builder::from_random_bytes(random.random()).into_uuid();
+        let (from, to) = (name(group[from]), name(group[to]));
+        format!(
+            r#"{{"from_account":"{from}","to_account":"{to}","amount":"0.01","currency":"USD","transaction_id":"{id}"}}"#
+        )
+        .into()
+    }
+
+    /// The body of a batch of new transfers.
+    pub fn batch(&self, count: u32) -> Bytes {
+        (0..count).map(|_| line("balance_transfer", &self.transfer())).collect::<Vec<_>>().concat().into()
+    }
+}
+
+fn name(number: u32) -> String {
+    format!("acct-{number:07}")
+}
+
+fn line(command: &str, body: &[u8]) -> Vec<u8> {
+    [br#"{"command":""#, command.as_bytes(), br#"","body":"#, body, b"}\n"].concat()
+}
+
+/// Opens these accounts with more money than a bench can move.
+pub async fn open_accounts(address: SocketAddr, numbers: Range<u32>) -> anyhow::Result<()> {
+    let mut connection = Connection::open(address).await?;
+    let bar = progress("accounts opened");
+    for start in numbers.clone().step_by(OPEN_ACCOUNTS) {
+        let numbers = start..numbers.end.min(start + OPEN_ACCOUNTS as u32);
+        let open = |number| format!(r#"{{"account":"{}","currency":"USD"}}"#, name(number));
+        let deposit = |number| {
+            let (account, id) = (name(number), uuid::Uuid::new_v4());
+            format!(r#"{{"account":"{account}","amount":"1000000.00","currency":"USD","transaction_id":"{id}"}}"#)
+        };
+        let opens = numbers.clone().map(|number| line("open", open(number).as_bytes()));
+        let deposits = numbers.clone().map(|number| line("deposit", deposit(number).as_bytes()));
+        let count = connection.batch(opens.chain(deposits).collect::<Vec<_>>().concat().into()).await?;
+        ensure!(count == 2 * numbers.len() as u64, "only {count} of 2 × {} commands were done", numbers.len());
+        bar.inc(numbers.len() as u64);
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// One connection to one node; a request waits for the one before.
+pub struct Connection(SendRequest<Full<Bytes>>);
+
+impl Connection {
+    pub async fn open(address: SocketAddr) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(address).await.context("connecting to the node")?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        // It ends with the sender; its error is the one that the next request meets.
+        tokio::spawn(connection);
+        Ok(Self(sender))
+    }
+
+    /// # Errors
+    /// The transfer was not made, or it is unknown whether it was.
+    pub async fn transfer(&mut self, body: Bytes) -> anyhow::Result<()> {
+        self.post("/v1/wallet/balance_transfer", "application/json", body).await.map(drop)
+    }
+
+    /// Sends a batch and counts the commands that succeeded.
+    pub async fn batch(&mut self, body: Bytes) -> anyhow::Result<u64> {
+        let answer = self.post("/v1/wallet/batch", "application/x-ndjson", body).await?;
+        let is_done = |line: &&[u8]| line.windows(12).any(|part| part.starts_with(br#""status":2"#));
+        Ok(answer.split(|byte| *byte == b'\n').filter(is_done).count() as u64)
+    }
+
+    async fn post(&mut self, path: &str, content_type: &str, body: Bytes) -> anyhow::Result<Bytes> {
+        let request = Request::builder().method(Method::POST).uri(path).header("host", "bench");
+        let request = request.header("content-type", content_type).body(Full::new(body))?;
+        self.0.ready().await?;
+        let answer = self.0.send_request(request).await?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await?.to_bytes();
+        ensure!(status == StatusCode::OK, "{status}: {}", String::from_utf8_lossy(&body));
+        Ok(body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_accounts_of_one_partition_pay_each_other() {
+        let accounts = Accounts::new(64, 4).expect("enough accounts");
+        for asked in (0..4).map(PartitionId).cycle().take(200) {
+            let body: serde_json::Value =
+                serde_json::from_slice(&accounts.transfer_in(asked)).expect("a transfer is JSON");
+            let account = |member: &str| body[member].as_str().expect("an account").to_owned();
+            let (from, to) = (account("from_account"), account("to_account"));
+            assert_ne!(from, to);
+            assert_eq!([&from, &to].map(|name| partition_of(name.as_bytes(), 4)), [asked; 2]);
+        }
+        let refused = Accounts::new(3, 2).err().expect("one partition has a single account at most");
+        assert_eq!(refused.to_string(), "3 accounts are too few for 2 partitions");
+    }
+}
