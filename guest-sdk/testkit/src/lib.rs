@@ -16,4 +16,4 @@ pub use engine::{Engine, EngineError, Native, Twin, Wasm};
 pub use expect_test::{ExpectFile, expect_file};
 pub use json::{from_json, to_json};
 pub use scenario::check;
-pub use world::{Command, Outcome, Played, World};
+pub use world::{Command, Outcome, Part, Played, World};

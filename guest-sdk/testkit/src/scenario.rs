@@ -3,6 +3,7 @@
 //! | input | does |
 //! |---|---|
 //! | `{"command": "add", "body": {…}}`, optional `caller` `roles` `id` `time` | plays a batch of one |
+//! | the same with `"part"`: `try`, `confirm`, `cancel`, and optional `"entity"` | plays only those steps, on that entity alone |
 //! | `{"batch": [command, …]}`, optional `time` | plays several commands as one entry |
 //! | `{"query": "name", "params": {…}}`, optional `roles` | asks a query |
 //! | `{"check": true}` · `{"rows": true}` | checks the invariants · shows all rows |
@@ -20,7 +21,7 @@ use statehouse_guest::{Module, Uuid, Value};
 
 use crate::engine::{Engine, EngineError, Native, Twin, Wasm};
 use crate::json::{from_json, to_json};
-use crate::world::{Command, Outcome, Played, World};
+use crate::world::{Command, Outcome, Part, Played, World};
 
 /// What a line that does not say its time adds to the time before: one second.
 const TIME_STEP: i64 = 1_000_000;
@@ -83,6 +84,8 @@ impl<E: Engine> Player<E> {
         self.time = input["time"].as_i64().unwrap_or(self.time + TIME_STEP);
         if let Some(batch) = input["batch"].as_array() {
             self.batch(batch, out)
+        } else if let Some(part) = input["part"].as_str() {
+            self.part(part, input, out)
         } else if input["command"].is_string() {
             self.batch(std::slice::from_ref(input), out)
         } else if let Some(name) = input["query"].as_str() {
@@ -102,6 +105,19 @@ impl<E: Engine> Player<E> {
             self.outcome(&played, out)?;
         }
         Ok(())
+    }
+
+    fn part(&mut self, part: &str, input: &Json, out: &mut String) -> Result<(), EngineError> {
+        let part = match part {
+            "try" => Part::Try,
+            "confirm" => Part::Confirm,
+            "cancel" => Part::Cancel,
+            _ => return Err(malformed(format!("{part} is no part of a command"))),
+        };
+        let command = self.command(input)?;
+        let entity = input["entity"].as_str().map(str::as_bytes);
+        let played = self.world.play_part(&command, part, entity, self.time)?;
+        if played.outcome == Outcome::Accepted { self.events(&played, out) } else { self.outcome(&played, out) }
     }
 
     fn command(&mut self, input: &Json) -> Result<Command, EngineError> {
@@ -142,10 +158,15 @@ impl<E: Engine> Player<E> {
                 let decl = self.world.describe().commands.iter().find(|decl| decl.name == facts.command);
                 let status = decl.map_or(200, |decl| decl.success);
                 line(out, format_args!("{status} {}", to_json(&response[0])));
-                for event in self.world.render(&World::<E>::event_items(played))? {
-                    line(out, format_args!("  event {}", to_json(&event)));
-                }
+                self.events(played, out)?;
             }
+        }
+        Ok(())
+    }
+
+    fn events(&self, played: &Played, out: &mut String) -> Result<(), EngineError> {
+        for event in self.world.render(&World::<E>::event_items(played))? {
+            line(out, format_args!("  event {}", to_json(&event)));
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! The smallest thing that can play a module: rows in a map, one batch after the other, no log and one partition.
 //!
 //! A batch is planned, executed until all keys are known, applied from its recorded events, and folded into the rows;
-//! the writes of execute and apply must agree. A batch that traps is played again command by command.
+//! the writes of execute and apply must agree. A batch that traps is played again command by command. A part of a command
+//! can be played by itself, as a host does that finds its entities on several partitions.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,7 @@ use statehouse_abi::describe::Describe;
 use statehouse_abi::key::{LOCAL, Scope, key};
 use statehouse_abi::ops::{OpRole, OpsBlock, OpsWriter};
 use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock};
-use statehouse_abi::plan::{PlanInWriter, PlanItem, PlanOut, Planned};
+use statehouse_abi::plan::{PlanInWriter, PlanItem, PlanOut, Planned, TccRole};
 use statehouse_abi::rows::{RowsWriter, WritesBlock};
 use statehouse_abi::value::Value;
 use statehouse_guest::native::Export;
@@ -34,6 +35,17 @@ pub struct Command {
     /// Bits of [`role`](statehouse_abi::role).
     pub roles: u32,
     pub id: [u8; 16],
+}
+
+/// A part of a command: what a host plays by itself when the steps are on several partitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The steps of Try.
+    Try,
+    /// The steps of Confirm.
+    Confirm,
+    /// The undo of every step of Try, the last one first.
+    Cancel,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +91,9 @@ struct Step {
     op: Vec<u8>,
     entity: Vec<u8>,
     keys: Vec<Vec<u8>>,
+    undo: Option<Vec<u8>>,
+    tcc: TccRole,
+    role: OpRole,
 }
 
 impl<E: Engine> World<E> {
@@ -110,9 +125,7 @@ impl<E: Engine> World<E> {
     /// a trap in `plan` or `apply`, keys still unknown after the last round.
     pub fn play(&mut self, commands: &[Command], time: i64) -> Result<Vec<Played>, EngineError> {
         let plans = self.plan(commands)?;
-        let mut seed = [0; 32];
-        seed[..8].copy_from_slice(&time.to_le_bytes());
-        let context = Context { time, seed };
+        let context = context(time);
         match self.play_batch(commands, &plans, context) {
             Err(EngineError::Trap(text)) if commands.len() == 1 => {
                 Ok(vec![self.trapped(&commands[0], &plans[0], time, text)])
@@ -125,6 +138,27 @@ impl<E: Engine> World<E> {
                 Ok(played)
             }
             result => result,
+        }
+    }
+
+    /// Plays one part of a command as an entry of its own; with an entity only the steps on it.
+    ///
+    /// # Errors
+    /// As [`play`](Self::play); or the command has no such step.
+    pub fn play_part(
+        &mut self,
+        command: &Command,
+        part: Part,
+        entity: Option<&[u8]>,
+        time: i64,
+    ) -> Result<Played, EngineError> {
+        let mut plans = self.plan(std::slice::from_ref(command))?;
+        if let [Ok(plan)] = plans.as_mut_slice() {
+            plan.keep(part, entity)?;
+        }
+        match self.play_batch(std::slice::from_ref(command), &plans, context(time)) {
+            Err(EngineError::Trap(text)) => Ok(self.trapped(command, &plans[0], time, text)),
+            result => result?.pop().ok_or_else(|| wrong("a command is missing")),
         }
     }
 
@@ -378,6 +412,21 @@ impl<E: Engine> World<E> {
     }
 }
 
+impl Plan {
+    fn keep(&mut self, part: Part, entity: Option<&[u8]>) -> Result<(), EngineError> {
+        let tcc = if part == Part::Confirm { TccRole::Confirm } else { TccRole::Try };
+        self.steps.retain(|step| step.tcc == tcc && entity.is_none_or(|entity| step.entity == entity));
+        if part == Part::Cancel {
+            self.steps.reverse();
+            for step in &mut self.steps {
+                step.op = step.undo.take().ok_or_else(|| wrong("a step of Try has no undo"))?;
+                step.role = OpRole::Undo;
+            }
+        }
+        if self.steps.is_empty() { Err(wrong("the command has no such step")) } else { Ok(()) }
+    }
+}
+
 impl Step {
     fn copy(output: &PlanOut<'_>, at: u32) -> Self {
         let step = output.step(at);
@@ -385,8 +434,16 @@ impl Step {
             (Scope::Own, suffix) => key(step.entity, suffix),
             (Scope::Local, suffix) => key(LOCAL, suffix),
         });
-        Self { op: step.op.into(), entity: step.entity.into(), keys: keys.collect() }
+        let undo = step.undo.map(<[u8]>::to_vec);
+        let (op, entity, keys) = (step.op.into(), step.entity.into(), keys.collect());
+        Self { op, entity, keys, undo, tcc: step.tcc, role: OpRole::Step }
     }
+}
+
+fn context(time: i64) -> Context {
+    let mut seed = [0; 32];
+    seed[..8].copy_from_slice(&time.to_le_bytes());
+    Context { time, seed }
 }
 
 /// Groups by command; every key gets one index.
@@ -400,7 +457,7 @@ fn ops_block(steps: &[(usize, &Step, Vec<Vec<u8>>)]) -> Vec<u8> {
             command_before = Some(*command);
         }
         let indices: Vec<u32> = keys.iter().map(|key| *known.entry(key).or_insert_with(|| ops.key(key))).collect();
-        ops.op(&step.entity, &step.op, indices, OpRole::Step);
+        ops.op(&step.entity, &step.op, indices, step.role);
     }
     ops.finish(Vec::new())
 }
