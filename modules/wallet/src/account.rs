@@ -3,7 +3,7 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 1 | status: 0 open, 1 frozen, 2 closed |
-//! | 1 | 8 | version, `u64`: how many events the account has had |
+//! | 1 | 8 | version, `u64`: how many events have changed this row |
 //! | 9 | 19 × n | holdings in rising order of code: currency code (3 B), balance in minor units (`i128`) |
 //!
 //! Little-endian. A currency stays once it was opened. It does not know why a balance changes.

@@ -9,6 +9,7 @@ use crate::account::{Account, Status};
 use crate::event::{Event, Posting};
 use crate::ledger::{add, settlement_key, transit_key};
 use crate::op::ACCOUNT;
+use crate::reservation::set_reserved;
 
 #[inline]
 pub fn apply(event: &Event, tx: &mut Tx<'_>) {
@@ -41,6 +42,14 @@ pub fn apply(event: &Event, tx: &mut Tx<'_>) {
         Event::Frozen => set_status(tx, Status::Frozen),
         Event::Unfrozen => set_status(tx, Status::Open),
         Event::Closed => set_status(tx, Status::Closed),
+        Event::Reserved { money, reserved } | Event::Released { money, reserved } => {
+            set_reserved(tx, money.currency, *reserved);
+        }
+        Event::Settled { posting, reserved } => {
+            post(tx, posting);
+            set_reserved(tx, posting.money.currency, *reserved);
+            add(tx, &transit_key(posting.money.currency), -i128::from(posting.money.amount));
+        }
     }
 }
 

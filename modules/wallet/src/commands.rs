@@ -107,7 +107,7 @@ pub struct AccountState {
     pub account: String,
     /// `open`, `frozen` or `closed`
     pub status: String,
-    /// How many events the account has had; absent for a settlement account
+    /// How many events have changed the account; absent for a settlement account
     pub version: Option<u64>,
     /// Currency and balance
     pub balances: Value,

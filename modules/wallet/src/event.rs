@@ -8,6 +8,9 @@
 //! | 3 | `Withdrawn` | the same |
 //! | 4 | `Opened` | currency code, 3 B |
 //! | 5, 6, 7 | `Frozen`, `Unfrozen`, `Closed` | – |
+//! | 8 | `Reserved` | `Money`, 11 B; all that is reserved afterwards (`i128`, 16 B); since schema 2 |
+//! | 9 | `Released` | the same |
+//! | 10 | `Settled` | `Posting`, 28 B; all that is reserved afterwards (`i128`, 16 B); since schema 2 |
 //!
 //! A posting is `Money` (11 B), the balance after it (`i128`), and whether it reverses an earlier one (1 B).
 //! An event carries all that the answer and the history show, so neither needs a row.
@@ -63,12 +66,33 @@ impl BorshDeserialize for Posting {
 pub enum Event {
     Debited(Posting),
     Credited(Posting),
-    Deposited { posting: Posting, settlement: String },
-    Withdrawn { posting: Posting, settlement: String },
-    Opened { currency: Currency },
+    Deposited {
+        posting: Posting,
+        settlement: String,
+    },
+    Withdrawn {
+        posting: Posting,
+        settlement: String,
+    },
+    Opened {
+        currency: Currency,
+    },
     Frozen,
     Unfrozen,
     Closed,
+    /// `reserved` is of the account in this currency, afterwards; minor units. So in the next two.
+    Reserved {
+        money: Money,
+        reserved: i128,
+    },
+    Released {
+        money: Money,
+        reserved: i128,
+    },
+    Settled {
+        posting: Posting,
+        reserved: i128,
+    },
 }
 
 pub(crate) const EVENTS: &[Named] = &[
@@ -80,6 +104,9 @@ pub(crate) const EVENTS: &[Named] = &[
     Named { name: "Frozen", summary: "An account may neither pay nor receive for now" },
     Named { name: "Unfrozen", summary: "A frozen account is open again" },
     Named { name: "Closed", summary: "An account was closed for good" },
+    Named { name: "Reserved", summary: "An account is sure to be able to receive an amount" },
+    Named { name: "Released", summary: "An account will not receive an amount that was reserved" },
+    Named { name: "Settled", summary: "An account received from transit what was reserved" },
 ];
 
 impl Event {
@@ -89,8 +116,10 @@ impl Event {
             Self::Debited(posting)
             | Self::Credited(posting)
             | Self::Deposited { posting, .. }
-            | Self::Withdrawn { posting, .. } => Some(posting),
+            | Self::Withdrawn { posting, .. }
+            | Self::Settled { posting, .. } => Some(posting),
             Self::Opened { .. } | Self::Frozen | Self::Unfrozen | Self::Closed => None,
+            Self::Reserved { .. } | Self::Released { .. } => None,
         }
     }
 }

@@ -4,7 +4,8 @@
 //! body ──plan──▶ steps on accounts ──validate──▶ postings ──apply──▶ account rows and the partition's own rows
 //! ```
 //!
-//! In: the commands of `commands.rs`. Out: the events of `event.rs`, the rows of `account.rs` and `ledger.rs`.
+//! In: the commands of `commands.rs`. Out: the events of `event.rs`, the rows of `account.rs`, `reservation.rs` and
+//! `ledger.rs`.
 //! It does not know partitions, HTTP, or how two accounts in different places are coordinated; no amount is a float.
 
 mod commands;
@@ -16,6 +17,7 @@ mod event;
 mod rejection;
 mod account;
 mod ledger;
+mod reservation;
 mod plan;
 mod validate;
 mod apply;
@@ -39,13 +41,16 @@ pub use money::Money;
 pub use op::{ACCOUNT, Op};
 pub use queries::Query;
 pub use rejection::{Rejection, Side};
+pub use reservation::{RESERVED_BALANCE_MAX, reserved_key};
 
 pub struct WalletModule;
 
 #[module]
 impl Module for WalletModule {
     const NAME: &'static str = "wallet";
-    const SCHEMA: u32 = 1;
+    /// 2 added reservations to ops, events and rows, and changed nothing of what there was.
+    const SCHEMA: u32 = 2;
+    const ACCEPTS: &'static [u32] = &[1];
     const EVENTS: &'static [Named] = event::EVENTS;
     const INVARIANTS: &'static [Named] = check::INVARIANTS;
 
@@ -99,5 +104,12 @@ impl Module for WalletModule {
 
     fn check_end(tally: &Tally, violations: &mut Violations) {
         check::end(tally, violations);
+    }
+
+    fn migrate(from_schema: u32, _: &[u8], _: &[Row]) -> Result<Vec<Row>, String> {
+        match from_schema {
+            1 => Ok(Vec::new()),
+            _ => Err(format!("rows of schema {from_schema} cannot be brought to schema {}", Self::SCHEMA)),
+        }
     }
 }

@@ -8,6 +8,7 @@
 //! | 3 | `Withdraw` | the same |
 //! | 4 | `Open` | currency code, 3 B |
 //! | 5, 6, 7 | `Freeze`, `Unfreeze`, `Close` | – |
+//! | 8, 9, 10 | `Reserve`, `Release`, `Settle` | `Money`, 11 B; since schema 2 |
 //!
 //! An op says nothing of its account: that is the entity of the step.
 
@@ -16,7 +17,7 @@ use borsh::{BorshDeserialize, BorshSerialize};
 use crate::currency::Currency;
 use crate::money::Money;
 
-/// Suffix of the account's row, the only row an account has.
+/// Suffix of the account's row. Beside it an account has rows of what is reserved, see `reservation.rs`.
 pub const ACCOUNT: &[u8] = b"";
 
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -42,4 +43,10 @@ pub enum Op {
     Freeze,
     Unfreeze,
     Close,
+    /// Makes sure that the account can receive the amount, whatever happens until it does.
+    Reserve(Money),
+    /// Gives a reservation back: the undo of `Reserve`.
+    Release(Money),
+    /// Adds what was reserved to the account and takes it from transit.
+    Settle(Money),
 }

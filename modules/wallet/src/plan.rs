@@ -3,6 +3,7 @@
 //! | command | steps: op on entity | home |
 //! |---|---|---|
 //! | transfer between accounts | `Debit` on the payer, `Credit` on the payee | payer |
+//! | the same by `tcc` | Try: `Debit` on the payer, `Reserve` on the payee; Confirm: `Settle` on the payee | payer |
 //! | transfer from a settlement account, deposit | `Deposit` on the payee | payee |
 //! | transfer to a settlement account, withdraw | `Withdraw` on the payer | payer |
 //! | open, freeze, unfreeze, close | the like-named op on the account | account |
@@ -17,6 +18,7 @@ use crate::currency::Currency;
 use crate::ledger::{settlement_key, transit_key};
 use crate::money::Money;
 use crate::op::{ACCOUNT, Op};
+use crate::reservation::reserved_key;
 
 const SETTLEMENT_DEFAULT: &str = "@bank";
 
@@ -49,7 +51,10 @@ fn plan_transfer(
     let money = parse_money(&transfer.amount, &transfer.currency)?;
     let (coordination, coordination_text) = parse_coordination(transfer.coordination.as_deref())?;
     match (is_settlement(from), is_settlement(to)) {
-        (false, false) => step_transfer(money, from, to, planner),
+        (false, false) => match coordination {
+            Coordination::Saga => step_transfer(money, from, to, planner),
+            Coordination::TryConfirmCancel => step_transfer_in_phases(money, from, to, planner),
+        },
         (true, false) => {
             check_treasury("from_account", from, caller)?;
             step_deposit(money, from, to, planner);
@@ -125,6 +130,15 @@ fn step_transfer(money: Money, payer: &str, payee: &str, planner: &mut Planner<'
     let transit = transit_key(money.currency);
     planner.step(Op::Debit(money), payer).key(ACCOUNT).local_key(transit).undo(Op::Credit(money)).tcc(TccRole::Try);
     planner.step(Op::Credit(money), payee).key(ACCOUNT).local_key(transit).undo(Op::Debit(money)).tcc(TccRole::Confirm);
+}
+
+/// Whatever can be in the way of the credit is found in Try, because Confirm cannot be refused any more.
+fn step_transfer_in_phases(money: Money, payer: &str, payee: &str, planner: &mut Planner<'_, Op>) {
+    let (transit, reserved) = (transit_key(money.currency), reserved_key(money.currency));
+    planner.step(Op::Debit(money), payer).key(ACCOUNT).local_key(transit).undo(Op::Credit(money)).tcc(TccRole::Try);
+    planner.step(Op::Reserve(money), payee).key(ACCOUNT).key(reserved).undo(Op::Release(money)).tcc(TccRole::Try);
+    let settle = planner.step(Op::Settle(money), payee).key(ACCOUNT).key(reserved).local_key(transit);
+    settle.tcc(TccRole::Confirm);
 }
 
 fn step_deposit(money: Money, settlement: &str, account: &str, planner: &mut Planner<'_, Op>) {

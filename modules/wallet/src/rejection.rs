@@ -58,6 +58,12 @@ pub enum Rejection {
     /// The account still has money
     #[rejection(status = 409, detail = "{account} still holds {balance} {currency}: move it away first")]
     AccountNotEmpty { account: String, balance: String, currency: Currency },
+    /// A transfer to the account is on its way
+    #[rejection(
+        status = 409,
+        detail = "{account} is about to receive {reserved} {currency} from transfers on their way: wait until they are finished, then empty and close it"
+    )]
+    CreditPending { account: String, reserved: String, currency: Currency },
     /// The account is frozen already
     #[rejection(status = 409, detail = "{account} is frozen already: there is nothing to do")]
     AlreadyFrozen { account: String },

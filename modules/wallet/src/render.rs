@@ -8,9 +8,12 @@ use crate::WalletModule;
 use crate::account::{Account, Status};
 use crate::amount::format_amount;
 use crate::commands::{Command, LifecycleAnswer, MoneyAnswer};
+use crate::currency::Currency;
 use crate::event::{Event, Posting};
 use crate::ledger::{LocalRow, parse_balance, parse_key};
+use crate::money::Money;
 use crate::queries;
+use crate::reservation::parse_reserved_key;
 
 /// The body of the answer to a command that succeeded.
 pub fn response(done: &Done<'_, WalletModule>) -> Value {
@@ -24,7 +27,13 @@ pub fn response(done: &Done<'_, WalletModule>) -> Value {
         Event::Unfrozen => lifecycle(Status::Open, None),
         Event::Frozen => lifecycle(Status::Frozen, None),
         Event::Closed => lifecycle(Status::Closed, None),
-        Event::Debited(_) | Event::Credited(_) | Event::Deposited { .. } | Event::Withdrawn { .. } => {
+        Event::Debited(_)
+        | Event::Credited(_)
+        | Event::Deposited { .. }
+        | Event::Withdrawn { .. }
+        | Event::Reserved { .. }
+        | Event::Released { .. }
+        | Event::Settled { .. } => {
             let status = "success".into();
             MoneyAnswer { status, transaction_id: done.id(), balances: balances_after(done) }.to_value()
         }
@@ -114,6 +123,18 @@ pub fn event(event: &Event, context: &EventContext<'_, WalletModule>) -> Value {
         Event::Frozen => "frozen",
         Event::Unfrozen => "unfrozen",
         Event::Closed => "closed",
+        Event::Settled { posting, .. } => {
+            post(&mut members, posting, 1, context);
+            "credit"
+        }
+        Event::Reserved { money, reserved } => {
+            reservation(&mut members, *money, *reserved, context);
+            "reservation"
+        }
+        Event::Released { money, reserved } => {
+            reservation(&mut members, *money, *reserved, context);
+            "release"
+        }
     };
     members.push(("type", Value::text(kind)));
     Value::map(members)
@@ -129,10 +150,28 @@ fn post(
     let currency = posting.money.currency;
     members.extend([
         ("amount", Value::Text(format_amount(sign * i128::from(posting.money.amount), currency))),
-        ("currency", Value::text(currency.to_string())),
         ("balance", Value::Text(format_amount(posting.balance, currency))),
-        ("transaction_id", context.id.to_value()),
     ]);
+    transaction(members, currency, context);
+}
+
+/// Without `amount` and `balance`: no money moves, and whoever adds up amounts must get the balance.
+fn reservation(
+    members: &mut Vec<(&'static str, Value)>,
+    money: Money,
+    reserved: i128,
+    context: &EventContext<'_, WalletModule>,
+) {
+    let currency = money.currency;
+    members.extend([
+        ("pending", Value::Text(format_amount(money.amount.into(), currency))),
+        ("reserved", Value::Text(format_amount(reserved, currency))),
+    ]);
+    transaction(members, currency, context);
+}
+
+fn transaction(members: &mut Vec<(&'static str, Value)>, currency: Currency, context: &EventContext<'_, WalletModule>) {
+    members.extend([("currency", Value::text(currency.to_string())), ("transaction_id", context.id.to_value())]);
     members.extend(counterparty(context).map(|counterparty| ("counterparty", Value::text(counterparty))));
 }
 
@@ -152,7 +191,10 @@ fn counterparty<'c>(context: &'c EventContext<'_, WalletModule>) -> Option<&'c s
 /// One row, for audit reports; null when it is malformed.
 pub fn row(entity: &[u8], suffix: &[u8], row: &[u8]) -> Value {
     if entity != LOCAL {
-        return Account::parse(row).map_or(Value::Null, |account| queries::state(&text_of(entity), &account));
+        return match parse_reserved_key(suffix) {
+            Some(currency) => parse_balance(row).map_or(Value::Null, |reserved| reserved_row(reserved, currency)),
+            None => Account::parse(row).map_or(Value::Null, |account| queries::state(&text_of(entity), &account)),
+        };
     }
     match (parse_key(suffix), parse_balance(row)) {
         (Some(LocalRow::Transit(currency)), Some(balance)) => Value::map([
@@ -166,6 +208,13 @@ pub fn row(entity: &[u8], suffix: &[u8], row: &[u8]) -> Value {
         ]),
         _ => Value::Null,
     }
+}
+
+fn reserved_row(reserved: i128, currency: Currency) -> Value {
+    Value::map([
+        ("reserved", Value::Text(format_amount(reserved, currency))),
+        ("currency", Value::text(currency.to_string())),
+    ])
 }
 
 fn text_of(entity: &[u8]) -> String {

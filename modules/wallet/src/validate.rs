@@ -1,6 +1,7 @@
 //! Decides about one op on its account's row: whether it may pay or receive, and the balance afterwards.
 //!
 //! An undo skips the account's status, because a refund must always come through; it never skips the overdraft rule.
+//! `Settle` skips it too: `Reserve` has looked, and nothing may be in the way since.
 //! The partition's own rows decide nothing, so they are not read here.
 
 use statehouse_guest::View;
@@ -12,6 +13,7 @@ use crate::event::{Event, Posting};
 use crate::money::Money;
 use crate::op::{ACCOUNT, Op};
 use crate::rejection::{Rejection, Side};
+use crate::reservation::{RESERVED_BALANCE_MAX, reserved};
 
 #[inline]
 pub fn validate(op: &Op, view: &View<'_>) -> Result<Event, Rejection> {
@@ -28,6 +30,9 @@ pub fn validate(op: &Op, view: &View<'_>) -> Result<Event, Rejection> {
         Op::Freeze => freeze(view),
         Op::Unfreeze => unfreeze(view),
         Op::Close => close(view),
+        Op::Reserve(money) => reserve(*money, view),
+        Op::Release(money) => Ok(Event::Released { money: *money, reserved: unreserved(*money, view) }),
+        Op::Settle(money) => settle(*money, view),
     }
 }
 
@@ -52,8 +57,40 @@ fn credit(money: Money, view: &View<'_>) -> Result<Posting, Rejection> {
     let before = balance(money.currency, Side::Payee, view)?;
     match before.checked_add(money.amount.into()) {
         Some(balance) => Ok(Posting { money, balance, is_reversal: view.is_undo() }),
-        None => Err(Rejection::BalanceOverflow { account: name(view), currency: money.currency, money }),
+        None => Err(balance_overflow(money, view)),
     }
+}
+
+#[cold]
+fn balance_overflow(money: Money, view: &View<'_>) -> Rejection {
+    Rejection::BalanceOverflow { account: name(view), currency: money.currency, money }
+}
+
+/// Whatever a credit can be rejected for is looked for here.
+fn reserve(money: Money, view: &View<'_>) -> Result<Event, Rejection> {
+    let balance = balance(money.currency, Side::Payee, view)?;
+    let reserved = reserved(money.currency, view).checked_add(money.amount.into());
+    let expected = reserved.and_then(|reserved| reserved.checked_add(balance));
+    match reserved.filter(|_| expected.is_some_and(|balance| balance <= RESERVED_BALANCE_MAX)) {
+        Some(reserved) => Ok(Event::Reserved { money, reserved }),
+        None => Err(balance_overflow(money, view)),
+    }
+}
+
+fn settle(money: Money, view: &View<'_>) -> Result<Event, Rejection> {
+    let reserved = unreserved(money, view);
+    // INVARIANT: an account with reservations holds their currency and is not closed.
+    let before = account(Side::Payee, view)?.balance(money.currency).expect("a reserved currency is held");
+    match before.checked_add(money.amount.into()) {
+        Some(balance) => Ok(Event::Settled { posting: Posting { money, balance, is_reversal: false }, reserved }),
+        None => Err(balance_overflow(money, view)),
+    }
+}
+
+/// What stays reserved without this amount.
+fn unreserved(money: Money, view: &View<'_>) -> i128 {
+    let rest = reserved(money.currency, view).checked_sub(money.amount.into()).filter(|rest| 0 <= *rest);
+    rest.expect("the host settles or releases a reservation once, and only one that was made")
 }
 
 /// The balance of the op's account, which must be one that may be posted to.
@@ -99,11 +136,17 @@ fn close(view: &View<'_>) -> Result<Event, Rejection> {
     if account.status() != Status::Open {
         return Err(not_open(account.status(), Side::Account, view));
     }
-    match account.holdings().find(|(_, balance)| *balance != 0) {
+    if let Some((currency, balance)) = account.holdings().find(|(_, balance)| *balance != 0) {
+        let balance = format_amount(balance, currency);
+        return Err(Rejection::AccountNotEmpty { account: name(view), balance, currency });
+    }
+    // Which currencies there are is not known when the command is planned, so their rows are asked for here.
+    let reserved = account.holdings().map(|(currency, _)| (currency, reserved(currency, view)));
+    match reserved.filter(|(_, reserved)| *reserved != 0).last() {
         None => Ok(Event::Closed),
-        Some((currency, balance)) => {
-            let balance = format_amount(balance, currency);
-            Err(Rejection::AccountNotEmpty { account: name(view), balance, currency })
+        Some((currency, reserved)) => {
+            let reserved = format_amount(reserved, currency);
+            Err(Rejection::CreditPending { account: name(view), reserved, currency })
         }
     }
 }

@@ -34,3 +34,8 @@ fn lifecycle() {
 fn refusals() {
     check(&expect_file!["scenarios/refusals.txt"]);
 }
+
+#[test]
+fn phases() {
+    check(&expect_file!["scenarios/phases.txt"]);
+}

@@ -1,4 +1,4 @@
-//! Compensations, and rows at their limits: groups made by hand, because no scenario can ask for an undo yet.
+//! Compensations, and rows at their limits: groups made by hand, because no command leads to such rows.
 //!
 //! Each case is one op on rows that are given, executed and applied, and the rows that change.
 
@@ -12,7 +12,8 @@ use statehouse_guest::abi::rows::{RowsWriter, WritesBlock};
 use statehouse_guest::borsh;
 use statehouse_guest::native::{self, Export};
 use wallet::{
-    ACCOUNT, Account, Currency, Event, Money, Op, Posting, Status, WalletModule, settlement_key, transit_key,
+    ACCOUNT, Account, Currency, Event, Money, Op, Posting, RESERVED_BALANCE_MAX, Status, WalletModule, reserved_key,
+    settlement_key, transit_key,
 };
 
 const USD: Currency = Currency(*b"USD");
@@ -31,25 +32,38 @@ fn play(
     account: Option<Vec<u8>>,
     local: i128,
 ) -> (Result<Event, String>, Option<Vec<u8>>, Option<i128>) {
+    play_reserved(op, role, account, local, None)
+}
+
+/// The same where this much is reserved already.
+fn play_reserved(
+    op: &Op,
+    role: OpRole,
+    account: Option<Vec<u8>>,
+    local: i128,
+    reserved: Option<i128>,
+) -> (Result<Event, String>, Option<Vec<u8>>, Option<i128>) {
     let local_key = match op {
         Op::Deposit { settlement, .. } | Op::Withdraw { settlement, .. } => settlement_key(settlement, USD),
         _ => transit_key(USD).to_vec(),
     };
     let mut ops = OpsWriter::default();
     ops.group(0);
-    let keys = [ops.key(&key(b"alice", ACCOUNT)), ops.key(&key(LOCAL, &local_key))];
+    let keys = [(&b"alice"[..], ACCOUNT), (LOCAL, &local_key), (b"alice", &reserved_key(USD))];
+    let keys = keys.map(|(entity, suffix)| ops.key(&key(entity, suffix)));
     ops.op(b"alice", &borsh::to_vec(op).expect("a vector takes all bytes"), keys, role);
     let ops = ops.finish(Vec::new());
     let mut rows = RowsWriter::default();
     rows.row(account.as_deref());
     rows.row(Some(&local.to_le_bytes()));
+    rows.row(reserved.map(i128::to_le_bytes).as_ref().map(<[u8; 16]>::as_slice));
     let rows = rows.finish(Vec::new());
     let context = Context { time: 1, seed: [0; 32] };
     let output = native::call::<WalletModule>(Export::Execute, &write_execute_in(Vec::new(), context, &ops, &rows));
     let output = ExecuteOut::parse(&output).expect("execute gives an EXECUTE_OUT block");
     let applied = write_apply_in(Vec::new(), context, &ops, &rows, output.outcome);
     assert_eq!(native::call::<WalletModule>(Export::Apply, &applied), output.writes);
-    let writes = WritesBlock::parse(output.writes, 2).expect("writes are of the two keys");
+    let writes = WritesBlock::parse(output.writes, 3).expect("writes are of the three keys");
     let written = |index| writes.writes().find(|(key, _)| *key == index).and_then(|(_, row)| row.map(<[u8]>::to_vec));
     let parsed = OpsBlock::parse(&ops).expect("the block is well-formed");
     let outcome = OutcomeBlock::parse(output.outcome, &parsed).expect("the outcome fits the ops");
@@ -120,11 +134,40 @@ fn a_balance_at_its_limit_takes_no_more() {
 }
 
 #[test]
+fn a_reservation_leaves_room_for_all_that_may_come_before_it_is_settled() {
+    let open = |balance| Some(account(Status::Open, balance));
+    let reserve =
+        |balance, reserved| play_reserved(&Op::Reserve(money(7)), OpRole::Step, open(balance), 0, Some(reserved)).0;
+    let most = Ok(Event::Reserved { money: money(7), reserved: RESERVED_BALANCE_MAX - 5 });
+    assert_eq!(reserve(5, RESERVED_BALANCE_MAX - 12), most);
+    assert_eq!(reserve(6, RESERVED_BALANCE_MAX - 12), Err("balance_overflow".into()));
+    assert_eq!(reserve(i128::MAX, 1), Err("balance_overflow".into()));
+    assert_eq!(reserve(0, i128::MAX), Err("balance_overflow".into()));
+    let settle = Op::Settle(money(7));
+    let (event, row, transit) = play_reserved(&settle, OpRole::Step, open(i128::MAX - 7), -7, Some(9));
+    let posting = Posting { money: money(7), balance: i128::MAX, is_reversal: false };
+    assert_eq!((event, transit), (Ok(Event::Settled { posting, reserved: 2 }), Some(-14)));
+    assert_eq!(row.as_deref().and_then(Account::parse).and_then(|account| account.balance(USD)), Some(i128::MAX));
+}
+
+#[test]
 fn bytes_of_ops_and_events_stay() {
     let op = borsh::to_vec(&Op::Debit(money(0x0102))).expect("a vector takes all bytes");
     assert_eq!(op, [&[0][..], b"USD", &[2, 1, 0, 0, 0, 0, 0, 0]].concat());
     let event = borsh::to_vec(&Event::Credited(reversal(1, 2))).expect("a vector takes all bytes");
     let balance = 2i128.to_le_bytes();
     assert_eq!(event, [&[1][..], b"USD", &[1, 0, 0, 0, 0, 0, 0, 0], &balance, &[1]].concat());
+    for (op, tag) in [(Op::Reserve(money(1)), 8), (Op::Release(money(1)), 9), (Op::Settle(money(1)), 10)] {
+        let op = borsh::to_vec(&op).expect("a vector takes all bytes");
+        assert_eq!(op, [&[tag][..], b"USD", &[1, 0, 0, 0, 0, 0, 0, 0]].concat());
+    }
+    let money = money(1);
+    for (event, tag) in [(Event::Reserved { money, reserved: 2 }, 8), (Event::Released { money, reserved: 2 }, 9)] {
+        let event = borsh::to_vec(&event).expect("a vector takes all bytes");
+        assert_eq!(event, [&[tag][..], b"USD", &[1, 0, 0, 0, 0, 0, 0, 0], &balance].concat());
+    }
+    let settled = Event::Settled { posting: Posting { is_reversal: false, ..reversal(1, 2) }, reserved: 2 };
+    let settled = borsh::to_vec(&settled).expect("a vector takes all bytes");
+    assert_eq!(settled, [&[10][..], b"USD", &[1, 0, 0, 0, 0, 0, 0, 0], &balance, &[0], &balance].concat());
     assert_eq!(account(Status::Frozen, 5), [&[1, 3, 0, 0, 0, 0, 0, 0, 0][..], b"USD", &5i128.to_le_bytes()].concat());
 }
