@@ -398,7 +398,7 @@ impl Node {
 /// The released wallet.
 fn wallet_module() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the test package lies in a folder of the root");
-    root.join("modules").join("releases").join("wallet-1.0.0.wasm")
+    root.join("modules").join("releases").join("wallet-1.0.1.wasm")
 }
 
 fn replicas_of(status: &Value) -> Replicas {

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 /// The released wallet.
-pub const WALLET: &[u8] = include_bytes!("../../../../modules/releases/wallet-1.0.0.wasm");
+pub const WALLET: &[u8] = include_bytes!("../../../../modules/releases/wallet-1.0.1.wasm");
 
 #[derive(Subcommand)]
 pub enum BenchArgs {

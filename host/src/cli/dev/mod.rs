@@ -22,7 +22,7 @@ use crate::limits::CLUSTER_NODES_MAX;
 /// The machine that every new data folder starts with.
 pub const WALLET_NAME: &str = "wallet";
 /// Its released module.
-pub const WALLET: &[u8] = include_bytes!("../../../../modules/releases/wallet-1.0.0.wasm");
+pub const WALLET: &[u8] = include_bytes!("../../../../modules/releases/wallet-1.0.1.wasm");
 /// A cluster that does not serve after this long has a reason that its log tells.
 const READY_TIME_MAX: Duration = Duration::from_secs(60);
 /// How often it is looked whether something has happened of which nobody tells.
