@@ -16,6 +16,7 @@ chaos: setup ## clusters, simulated and real, with many more faults: some minute
 	STATEHOUSE_CHAOS=1 .ci/test build host cluster
 
 modules: build ## the modules of this repository, from source, compared with the released ones
+	$(CLI) module build modules/capacity
 	$(CLI) module build modules/counter
 	$(CLI) module build modules/wallet
 	$(CLI) module verify-releases
