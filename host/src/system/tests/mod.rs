@@ -46,7 +46,7 @@ const CHAOS_VARIABLE: &str = "STATEHOUSE_CHAOS";
 const MACHINE: &str = "wallet";
 /// The folder of compiled modules in a node's.
 const ARTEFACTS: &str = "artefacts";
-const WALLET: &[u8] = include_bytes!("../../../../modules/releases/wallet-1.0.0.wasm");
+const WALLET: &[u8] = include_bytes!("../../../../modules/releases/wallet-1.0.1.wasm");
 const NODES: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
 /// Far longer than anything here takes, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
