@@ -80,14 +80,14 @@ impl Book {
     }
 
     /// The book at the start of a segment before which everything is purged sooner or later.
-    pub fn at(checkpoint: &Checkpoint) -> Self {
+    pub fn at(checkpoint: &Checkpoint, purged: Purged) -> Self {
         Self {
             vote: checkpoint.vote,
             committed: checkpoint.committed,
             last_purged: checkpoint.last,
             purged_hash: Some(checkpoint.last_hash),
             start: checkpoint.last.map(|last| last.index),
-            ..Self::new(Purged::Dropped)
+            ..Self::new(purged)
         }
     }
 
@@ -180,10 +180,35 @@ impl Book {
         before.or(self.last_purged).filter(|before| before.index.next() == index)
     }
 
-    /// The hash that a PURGE record up to `upto` carries: zeros if the log does not hold that entry.
+    /// The hash that a PURGE record up to `upto` carries: zeros if the log does not know that entry.
     pub fn hash_of(&self, upto: EntryId) -> Hash {
-        let position = self.slots.partition_point(|slot| slot.id.index < upto.index);
-        self.slots.get(position).filter(|slot| slot.id == upto).map_or(NO_HASH, |slot| slot.hash)
+        if let Some(hash) = self.purged_hash.filter(|_| self.last_purged == Some(upto)) {
+            return hash;
+        }
+        self.find_slot(upto.index).filter(|slot| slot.id == upto).map_or(NO_HASH, |slot| slot.hash)
+    }
+
+    /// The entry at `index`, if it is here.
+    pub fn find_id(&self, index: LogIndex) -> Option<EntryId> {
+        self.find_slot(index).map(|slot| slot.id)
+    }
+
+    fn find_slot(&self, index: LogIndex) -> Option<&Slot> {
+        let position = self.slots.partition_point(|slot| slot.id.index < index);
+        self.slots.get(position).filter(|slot| slot.id.index == index)
+    }
+
+    /// Where in the stream the first entry after `index` is; `None`: from the first one on.
+    pub fn lsn_after(&self, index: Option<LogIndex>) -> Option<Lsn> {
+        let position = self.slots.partition_point(|slot| index.is_some_and(|index| slot.id.index <= index));
+        self.slots.get(position).map(|slot| slot.lsn)
+    }
+
+    /// The last entry that ends at or before `lsn`.
+    pub fn last_before(&self, lsn: Lsn) -> Option<EntryId> {
+        let begun = self.slots.partition_point(|slot| slot.lsn <= lsn);
+        // The last of those that have begun goes on beyond it.
+        Some(self.slots.get(begun.checked_sub(2)?)?.id)
     }
 
     /// Forgets the entries up to `upto`, which may be beyond the last one.

@@ -70,7 +70,7 @@ impl Vote {
     }
 
     /// What is compared when one vote is to replace another.
-    pub(super) fn order(&self) -> (Term, Option<NodeId>, bool) {
+    pub fn order(&self) -> (Term, Option<NodeId>, bool) {
         (self.term, self.node, self.committed)
     }
 }

@@ -5,7 +5,7 @@
 //! append ─► state: a place in the stream, readable ─► writer thread: pwrite, fdatasync ─► durable ─► callbacks in order
 //! read   ◄─ the newest payloads in memory, else the segment's read-only map
 //! ```
-//! It knows nothing of Raft's rules, of what entries mean, of HTTP or of guests. Journal bytes are never deleted here.
+//! It knows nothing of Raft's rules, of what entries mean, of HTTP or of guests. Journal bytes are deleted by [`Log::release`] alone.
 
 mod book;
 mod disk;
@@ -45,7 +45,7 @@ use crate::ids::{LogIndex, Lsn};
 use crate::limits;
 use book::{Found, Purged, Slot};
 use frame::{Record, entry_hash};
-use recover::{Access, Recovered, recover};
+use recover::{Access, Recovered, recover, releasable};
 use segment::{HEADER_SIZE, SegmentHeader, Spare};
 use shared::Shared;
 use state::{Hashed, Reserve, SMALL_FRAME_SIZE, Start, State, Work, append_frame_size, entry_record_size};
@@ -274,6 +274,70 @@ impl Log {
         assert_eq!(state.book.last_purged(), Some(upto));
         shared.on_placed(state);
         Ok(())
+    }
+
+    /// Takes over that a snapshot has everything up to `upto`, whose chain hash is `hash`: forgets the entries up to it, and all
+    /// others unless they follow it. Durable on return.
+    pub fn skip_to(&self, upto: EntryId, hash: [u8; 32]) -> Result<(), LogError> {
+        let shared = &self.threads.shared;
+        let mut state = shared.admit(&[SMALL_FRAME_SIZE, SMALL_FRAME_SIZE + 32], Reserve::Use)?;
+        if state.book.last_purged().is_none_or(|purged| purged.index < upto.index) {
+            let hash = match state.book.find_id(upto.index) {
+                Some(found) if found == upto => state.book.hash_of(upto),
+                Some(_) => {
+                    let purged = state.book.last_purged();
+                    state.truncate_after(purged);
+                    hash
+                }
+                None => hash,
+            };
+            state.record(Record::Purge { upto, hash });
+            state.book.purge(upto, hash);
+            shared.announce_durable(&state);
+            shared.on_placed(state);
+        } else {
+            drop(state);
+        }
+        let (done, durable) = std::sync::mpsc::channel();
+        // The receiver waits for it below.
+        self.after_all(Box::new(move |result| _ = done.send(result)))?;
+        durable.recv().unwrap_or(Err(LogError::Closed))
+    }
+
+    /// Deletes the files of segments whose entries are all purged, oldest first, and returns how many bytes that freed. A file
+    /// goes only after the newest segment's header says that it may, so some of what is purged stays until the log rolls on.
+    pub fn release(&self) -> Result<u64, LogError> {
+        let shared = &self.threads.shared;
+        let (disk, dir) = (&*shared.disk, &*shared.dir);
+        let on_disk = |error| LogError::disk(dir.display().to_string(), error);
+        let mut freed = 0;
+        for (name, size) in releasable(disk, dir)? {
+            // First the name of the segment that vouches for it; and one by one, so that never one in between is missing.
+            disk.sync_dir(dir).map_err(on_disk)?;
+            disk.remove(&dir.join(&name)).map_err(|error| LogError::disk(&name, error))?;
+            disk.sync_dir(dir).map_err(on_disk)?;
+            shared.state.lock().size -= size;
+            freed += size;
+        }
+        Ok(freed)
+    }
+
+    /// Bytes of the stream from the first entry after `id` to its end; of all that is not purged without one.
+    pub fn bytes_after(&self, id: Option<EntryId>) -> u64 {
+        let state = self.threads.shared.state.lock();
+        let first = state.book.lsn_after(id.map(|id| id.index));
+        first.map_or(0, |first| first.distance_to(state.cursor))
+    }
+
+    /// The last entry that is followed by at least `bytes` of the stream.
+    pub fn find_before_last(&self, bytes: u64) -> Option<EntryId> {
+        let state = self.threads.shared.state.lock();
+        state.book.last_before(Lsn(state.cursor.0.checked_sub(bytes)?))
+    }
+
+    /// The chain hash of an entry that is in the log, or of the last purged one; zeros for any other.
+    pub fn hash_of(&self, id: EntryId) -> [u8; 32] {
+        self.threads.shared.state.lock().book.hash_of(id)
     }
 
     /// The last entry; the last purged one if there is none after it.

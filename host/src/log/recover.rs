@@ -14,7 +14,9 @@ use crate::ids::{LogIndex, Lsn};
 use crate::log::book::{Book, Contradiction, Purged};
 use crate::log::disk::{Disk, DiskFile};
 use crate::log::frame::{FRAME_HEADER_SIZE, FrameError, frame_size, read_frame};
-use crate::log::segment::{HEADER_SIZE, Segment, SegmentHeader, WATERMARK_AT, decode_watermark, parse_file_name};
+use crate::log::segment::{
+    HEADER_SIZE, Segment, SegmentHeader, WATERMARK_AT, decode_watermark, file_name, parse_file_name,
+};
 use crate::log::{Damage, LogError, StreamId};
 
 /// What a log folder holds.
@@ -85,9 +87,10 @@ pub(super) fn recover(
         Purged::Kept => 0,
         Purged::Dropped => first_needed(&found),
     };
+    let is_beginning_here = start == 0 && found[0].header.before.is_none();
     let stream = newest.header.stream.clone();
     let mut walk = Walk {
-        book: if start == 0 { Book::new(purged) } else { Book::at(&found[start].header.checkpoint) },
+        book: if is_beginning_here { Book::new(purged) } else { Book::at(&found[start].header.checkpoint, purged) },
         lsn: found[start].header.first_lsn,
         watermark: Lsn(0),
         data_end: Lsn(0),
@@ -117,7 +120,19 @@ struct FoundSegment {
     size: u64,
 }
 
-/// Opens all segments and checks that they follow each other.
+/// Names and sizes of the segments that hold nothing but purged entries, oldest first.
+///
+/// Only the newest header counts, and not what was purged since: a log whose beginning is gone must be able to say, by a
+/// segment that is there, that it was allowed to go.
+pub(super) fn releasable(disk: &dyn Disk, dir: &Path) -> Result<Vec<(String, u64)>, LogError> {
+    let mut found = read_headers(disk, dir, Access::Read)?;
+    let kept_from = first_needed(&found);
+    assert!(found.is_empty() || kept_from < found.len(), "the newest segment stays");
+    found.truncate(kept_from);
+    Ok(found.into_iter().map(|found| (file_name(found.header.first_lsn), found.size)).collect())
+}
+
+/// Opens all segments and checks that they follow each other. The oldest ones may have been released.
 fn read_headers(disk: &dyn Disk, dir: &Path, access: Access) -> Result<Vec<FoundSegment>, LogError> {
     let folder = |error| LogError::disk(dir.display().to_string(), error);
     let mut names: Vec<_> = disk.list(dir).map_err(folder)?;
@@ -140,8 +155,8 @@ fn read_headers(disk: &dyn Disk, dir: &Path, access: Access) -> Result<Vec<Found
         if Some(header.first_lsn) != parse_file_name(name) {
             return Err(corrupt(Damage::Header));
         }
-        let before = found.last().map(|before| before.header.first_lsn);
-        if header.before != before {
+        let is_next = found.last().is_none_or(|before| header.before == Some(before.header.first_lsn));
+        if !is_next {
             return Err(corrupt(Damage::SegmentMissing(header.before.unwrap_or(header.first_lsn))));
         }
         if let Some(before) = found.last().filter(|before| before.header.stream != header.stream) {
@@ -151,17 +166,37 @@ fn read_headers(disk: &dyn Disk, dir: &Path, access: Access) -> Result<Vec<Found
         found.push(FoundSegment { header, file, size });
     }
     assert_eq!(found.len(), names.len());
+    check_beginning(&found)?;
     Ok(found)
+}
+
+/// A beginning that is not there was released, or it is lost.
+fn check_beginning(found: &[FoundSegment]) -> Result<(), LogError> {
+    let Some(first) = found.first() else { return Ok(()) };
+    match first.header.before {
+        // Oldest first, up to the one that all are purged before: a crash may have left some of these.
+        Some(before) if !found.iter().any(|segment| is_released_before(segment, found)) => Err(LogError::Corrupt {
+            segment: file_name(first.header.first_lsn),
+            offset: 0,
+            index: LogIndex(0),
+            damage: Damage::SegmentMissing(before),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// The last segment before which every entry is purged by now.
 fn first_needed(found: &[FoundSegment]) -> usize {
+    found.iter().rposition(|segment| is_released_before(segment, found)).unwrap_or(0)
+}
+
+/// Whether the newest header says that every entry before this segment is purged.
+fn is_released_before(segment: &FoundSegment, found: &[FoundSegment]) -> bool {
     let purged = found.last().and_then(|newest| newest.header.checkpoint.purged);
-    let is_behind = |found: &FoundSegment| match (found.header.checkpoint.last, purged) {
+    match (segment.header.checkpoint.last, purged) {
         (Some(last), Some(purged)) => last.index <= purged.index,
         _ => false,
-    };
-    found.iter().rposition(is_behind).unwrap_or(0)
+    }
 }
 
 /// The state of the walk through the stream.

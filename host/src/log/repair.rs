@@ -48,8 +48,8 @@ pub struct Repaired {
 enum Piece<'a> {
     Intact(&'a Intact),
     Given(&'a LogEntry),
-    /// The entries up to this one were never here.
-    Hole(EntryId),
+    /// The entries up to this one were never here, or are gone; the chain goes on from this hash.
+    Hole(EntryId, Hash),
 }
 
 /// What the repaired log must be found to be.
@@ -223,9 +223,9 @@ impl DamagedLog {
             let entry = match piece {
                 Piece::Intact(intact) => read_slot(&intact.slot)?,
                 Piece::Given(entry) => (*entry).clone(),
-                Piece::Hole(upto) => {
+                Piece::Hole(upto, hash) => {
                     append(&mut entries)?;
-                    log.purge(*upto)?;
+                    log.skip_to(*upto, *hash)?;
                     continue;
                 }
             };
@@ -283,9 +283,9 @@ impl Chain {
     }
 
     fn skip<'a>(&mut self, hole: &Hole) -> Option<Piece<'a>> {
-        self.hash = NO_HASH;
+        self.hash = hole.hash;
         self.last = hole.upto.or(self.last);
-        hole.upto.map(Piece::Hole)
+        hole.upto.map(|upto| Piece::Hole(upto, hole.hash))
     }
 
     fn check_term(&self, id: EntryId) -> Result<(), Misfit> {

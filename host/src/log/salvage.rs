@@ -41,6 +41,8 @@ pub(super) struct Hole {
     pub range: RangeInclusive<u64>,
     /// The purge that made it.
     pub upto: Option<EntryId>,
+    /// The hash that the chain goes on from.
+    pub hash: Hash,
 }
 
 /// What is left of a damaged log.
@@ -72,6 +74,7 @@ impl Salvage {
         names.sort_unstable();
         let starts: Vec<_> = names.iter().filter_map(|name| parse_file_name(name)).collect();
         let mut salvage = Self::default();
+        let (mut begins_after, mut released) = (None, None);
         let mut lsn = Lsn(0);
         for (position, name) in names.iter().enumerate() {
             if lsn != starts[position] {
@@ -80,13 +83,36 @@ impl Salvage {
             let part = Part::open(disk, dir, name, starts[position], stream)?;
             if let Some(checkpoint) = &part.checkpoint {
                 salvage.on_checkpoint(checkpoint);
+                released = checkpoint.purged.map(|purged| (purged, checkpoint.purged_hash));
+                let last = checkpoint.last.map(|last| last.index);
+                begins_after = if position == 0 { last } else { begins_after.min(last) };
             }
             lsn = match starts.get(position + 1) {
                 Some(next) => salvage.take_frames(&part, *next, *next),
                 None => salvage.take_newest(&part),
             };
         }
+        // As far as the header of the oldest segment can be read, it tells whether those before held nothing but purged entries.
+        let is_purged = |upto: &EntryId| starts[0] != Lsn(0) && begins_after.is_none_or(|last| last <= upto.index);
+        if let Some((upto, hash)) = released.filter(|(upto, _)| is_purged(upto)) {
+            salvage.on_released(upto, hash);
+        }
         Ok(salvage)
+    }
+
+    /// The oldest segments are not there, and nobody needs them: what was purged begins the log as a hole.
+    fn on_released(&mut self, upto: EntryId, hash: Hash) {
+        let next = upto.index.next();
+        self.intact = self.intact.split_off(&next);
+        self.anchors = self.anchors.split_off(&next);
+        self.holes.retain_mut(|hole| {
+            if *hole.range.start() < next.0 && next.0 <= *hole.range.end() {
+                hole.range = next.0..=*hole.range.end();
+            }
+            next.0 <= *hole.range.start()
+        });
+        self.holes.insert(0, Hole { range: 0..=upto.index.0, upto: Some(upto), hash });
+        self.last = self.last.max(Some(upto.index));
     }
 
     /// The indexes of entries that existed and cannot be read, in order.
@@ -152,7 +178,7 @@ impl Salvage {
         self.on_end_known(checkpoint.last.map(|last| last.index));
         self.keep_up_to(checkpoint.last.map(|last| last.index));
         if let Some(last) = checkpoint.last {
-            self.on_last(last, checkpoint.last_hash, None);
+            self.on_last(last, checkpoint.last_hash);
         }
         if let Some(purged) = checkpoint.purged {
             self.purged = Some(purged);
@@ -181,7 +207,7 @@ impl Salvage {
                 self.on_end_known(last_before);
                 self.keep_up_to(last_before);
                 match last_before {
-                    Some(last) if *before == NO_HASH => self.add_hole(last, None),
+                    Some(last) if *before == NO_HASH => self.add_hole(last, None, NO_HASH),
                     Some(last) => self.drop_replaced(last, Anchor { hash: Some(*before), id: None }),
                     None => {}
                 }
@@ -204,7 +230,12 @@ impl Salvage {
             }
             Record::Purge { upto, hash } => {
                 if self.last < Some(upto.index) {
-                    self.on_last(*upto, *hash, Some(*upto));
+                    // Where nothing is lost, it went beyond the end of the log.
+                    if *hash == NO_HASH || !self.is_tail_lost {
+                        self.add_hole(upto.index, Some(*upto), *hash);
+                    } else {
+                        self.expect(*upto, Some(*hash));
+                    }
                 } else if *hash != NO_HASH {
                     self.expect(*upto, Some(*hash));
                 }
@@ -217,9 +248,9 @@ impl Salvage {
     }
 
     /// The log ended at `last` here: at an entry with this hash, or without one at the end of a hole.
-    fn on_last(&mut self, last: EntryId, hash: Hash, purge: Option<EntryId>) {
+    fn on_last(&mut self, last: EntryId, hash: Hash) {
         if hash == NO_HASH {
-            self.add_hole(last.index, Some(purge.unwrap_or(last)));
+            self.add_hole(last.index, Some(last), NO_HASH);
         } else {
             self.expect(last, Some(hash));
         }
@@ -255,10 +286,10 @@ impl Salvage {
     }
 
     /// What comes up to `last` and is not known was never here.
-    fn add_hole(&mut self, last: LogIndex, upto: Option<EntryId>) {
+    fn add_hole(&mut self, last: LogIndex, upto: Option<EntryId>, hash: Hash) {
         let first = self.last.map_or(0, |last| last.next().0);
         if first <= last.0 {
-            self.holes.push(Hole { range: first..=last.0, upto });
+            self.holes.push(Hole { range: first..=last.0, upto, hash });
             self.last = Some(last);
         }
     }
@@ -274,7 +305,7 @@ impl Salvage {
         self.anchors.split_off(&end);
         self.holes.retain_mut(|hole| {
             if end.0 <= *hole.range.end() && *hole.range.start() < end.0 {
-                *hole = Hole { range: *hole.range.start()..=end.0 - 1, upto: None };
+                *hole = Hole { range: *hole.range.start()..=end.0 - 1, upto: None, hash: NO_HASH };
             }
             *hole.range.end() < end.0
         });

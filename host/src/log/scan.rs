@@ -79,6 +79,11 @@ impl LogScan {
         self.book()?.last()
     }
 
+    /// The last entry that is here, and not only known to have been purged.
+    pub fn last_found(&self) -> Option<EntryId> {
+        self.book()?.slots().next_back().map(|slot| slot.id)
+    }
+
     /// The hash that the next entry's record would carry.
     pub(super) fn last_hash(&self) -> [u8; 32] {
         self.book().map_or(NO_HASH, Book::last_hash)

@@ -8,6 +8,7 @@ mod disk_errors;
 mod format;
 mod model;
 mod reading;
+mod releasing;
 mod repairing;
 
 use std::path::{Path, PathBuf};
