@@ -12,7 +12,9 @@ use serde::{Deserialize, Deserializer};
 use statehouse_abi::role;
 
 use crate::ids::NodeId;
-use crate::limits::{CLOCK_SKEW_MS_MAX, HOST_NAME_BYTES_MAX, HTTP_CONNECTIONS_MAX, HTTP_REQUESTS_MAX, SLOT_COUNT};
+use crate::limits::{
+    CLOCK_SKEW_MS_MAX, HOST_NAME_BYTES_MAX, HTTP_CONNECTIONS_MAX, HTTP_REQUESTS_MAX, LOG_KEEP_BYTES_MIN, SLOT_COUNT,
+};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,6 +29,8 @@ pub struct Config {
     pub auth: AuthConfig,
     #[serde(default)]
     pub limits: LimitsConfig,
+    #[serde(default)]
+    pub log: LogConfig,
     /// Without it the node is a cluster of its own, and cannot become part of another one.
     pub peer: Option<PeerConfig>,
     #[serde(default)]
@@ -180,6 +184,17 @@ impl ClusterConfig {
     }
 }
 
+/// `[log]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// About how many bytes of each partition's log this node keeps, at least 1048576. Without it everything is kept, for ever. With it the
+    /// journal before is **deleted** on this node once a snapshot of the state has it: this node can then not audit, replay or show what
+    /// came before, and a follower that lacks it is sent the snapshot. Keep copies elsewhere of what must stay provable. Choose more than
+    /// is written while a node is down for maintenance: catching up from the log is cheaper than a snapshot.
+    pub keep_bytes: Option<u64>,
+}
+
 /// `[machines.<name>]`
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -278,6 +293,12 @@ impl Config {
         if !(1..=CLOCK_SKEW_MS_MAX).contains(&config.cluster.max_skew_ms) {
             return Err(ConfigError::Invalid("cluster.max_skew_ms", "must be from 1 to 60000"));
         }
+        if config.log.keep_bytes.is_some_and(|bytes| bytes < LOG_KEEP_BYTES_MIN) {
+            return Err(ConfigError::Invalid(
+                "log.keep_bytes",
+                "must be at least 1048576; leave it out to keep everything",
+            ));
+        }
         for (name, machine) in &config.machines {
             check_machine_name(name)?;
             if !(1..=SLOT_COUNT).contains(&machine.partitions) {
@@ -333,6 +354,8 @@ mod tests {
         blake3 = "00"
         [limits]
         http_requests = 7
+        [log]
+        keep_bytes = 1073741824
     "#;
 
     #[test]
@@ -343,6 +366,7 @@ mod tests {
         assert_eq!(config.machines["wallet"], MachineConfig { module: "wallet.wasm".into(), partitions: 4 });
         assert_eq!(Role::bits(&config.auth.tokens[0].roles), role::CLIENT | role::TREASURY);
         assert_eq!(config.limits, LimitsConfig { http_connections: HTTP_CONNECTIONS_MAX, http_requests: 7 });
+        assert_eq!(config.log, LogConfig { keep_bytes: Some(1 << 30) });
     }
 
     #[test]
@@ -351,6 +375,7 @@ mod tests {
         assert_eq!(config.http.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(config.machines["m"].partitions, 1);
         assert!(config.auth.tokens.is_empty());
+        assert_eq!(config.log.keep_bytes, None, "nothing is deleted that nobody has released");
     }
 
     #[track_caller]
@@ -369,6 +394,9 @@ mod tests {
         check_error("[machines.b]\nmodule = \"m\"\npartitions = 0", "must be from 1 to 4096");
         check_error("[machines.b]\nmodule = \"m\"\npartitions = 5000", "must be from 1 to 4096");
         check_error("[[auth.tokens]]\nname = \"x\"\nblake3 = \"\"\nroles = [\"root\"]", "unknown variant `root`");
+        let small = FULL.replace("1073741824", "4096");
+        let error = Config::parse(&small).expect_err("small").to_string();
+        assert_eq!(error, "`log.keep_bytes` must be at least 1048576; leave it out to keep everything");
         let tls = FULL.replace("[http]", "[http]\ntls = {}");
         let error = Config::parse(&tls).expect_err("tls").to_string();
         assert_eq!(error, "`http.tls` is not supported yet; leave it out");

@@ -19,6 +19,7 @@ pub mod machine;
 pub mod saga;
 pub mod guest;
 pub mod store;
+pub mod snapshot;
 pub mod effects;
 pub mod registry;
 pub mod audit;

@@ -107,6 +107,12 @@ pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 pub const LOG_PENDING_BYTES_MAX: usize = 64 << 20;
 /// Decoded entries kept in memory behind the log's end.
 pub const LOG_TAIL_BYTES_MAX: usize = 64 << 20;
+/// Files of one snapshot: 64 MiB each, that is a state of terabytes.
+pub const SNAPSHOT_FILES_MAX: usize = 65_536;
+/// One piece of a snapshot's file on its way to another node.
+pub const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
+/// The least log that may be configured to be kept: releasing less than some segments is not worth a snapshot.
+pub const LOG_KEEP_BYTES_MIN: u64 = 1 << 20;
 /// Rows of a partition's hot table that are clean and may be evicted are kept up to this many bytes.
 pub const HOT_TABLE_BYTES_MAX: usize = 512 << 20;
 /// Rows not yet written to the store, per partition; beyond it the executor waits for the writer.

@@ -70,6 +70,8 @@ pub enum Code {
     NoPeer,
     NodeRefused,
     PositionGone,
+    HistoryReleased,
+    OutcomeReleased,
     BodyTooLarge,
     WrongContentType,
     IdReused,
@@ -129,6 +131,8 @@ impl Code {
             Self::NoPeer => ("no_peer", 409, "The node takes no part in clusters"),
             Self::NodeRefused => ("node_refused", 409, "A node refused the change"),
             Self::PositionGone => ("position_gone", 410, "The position is not of this history"),
+            Self::HistoryReleased => ("history_released", 410, "This node has not kept the journal that far back"),
+            Self::OutcomeReleased => ("outcome_released", 410, "The outcome is not kept any more"),
             Self::BodyTooLarge => ("body_too_large", 413, "The body is too large"),
             Self::WrongContentType => ("wrong_content_type", 415, "The content type is wrong"),
             Self::IdReused => ("id_reused", 422, "The id was used for another command"),
@@ -337,8 +341,16 @@ impl From<Unavailable> for Problem {
             UnavailableReason::ShuttingDown => {
                 (Code::ShuttingDown, "not accepted, this node is shutting down; send it again, or to another node")
             }
+            UnavailableReason::OutcomeReleased => (
+                Code::OutcomeReleased,
+                "a command with this id was decided before, and none is executed again; the entry that says how it was decided is not \
+                 on this node any more: ask another node, or audit a copy of the journal that has it",
+            ),
         };
-        Self::new(code, detail).with_retry_after(unavailable.retry_after)
+        let problem = Self::new(code, detail);
+        // Coming back does not help against what is gone.
+        let may_retry = unavailable.reason != UnavailableReason::OutcomeReleased;
+        if may_retry { problem.with_retry_after(unavailable.retry_after) } else { problem }
     }
 }
 
@@ -351,6 +363,7 @@ impl From<QueryError> for Problem {
                 let detail = format!("{position} is not a position of this history; begin without it");
                 Self::new(Code::PositionGone, detail).with("position", Value::Text(position.to_string()))
             }
+            QueryError::Released(text) => Self::new(Code::HistoryReleased, text),
             QueryError::Unavailable(unavailable) => unavailable.into(),
             QueryError::Deadline => {
                 Self::new(Code::ReadTimeout, "the deadline passed; nothing was changed, read again")

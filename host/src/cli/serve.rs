@@ -59,6 +59,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
                 clock: Arc::new(SystemClock),
                 paranoid: args.paranoid,
                 hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
+                log_keep_bytes: config.log.keep_bytes,
                 peer,
                 http,
             },

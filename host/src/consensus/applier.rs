@@ -3,7 +3,7 @@
 //! Only this folder can make a [`Committed`], so whatever takes one cannot run before a majority has the entry. What a partition does
 //! with an entry, and on which thread, is not known here.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -29,13 +29,14 @@ impl<T> Committed<T> {
     }
 }
 
-/// A partition's state up to `last`, in a folder of its own.
+/// A partition's state up to `last`, which the partition keeps somewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     pub last: Option<EntryId>,
     /// The bytes of the last `Payload::Membership` up to `last`.
     pub membership: Option<Bytes>,
-    pub folder: PathBuf,
+    /// What another replica must be told to fetch it. As long as a clone of this is held, the snapshot is being sent.
+    pub offer: Arc<Bytes>,
 }
 
 /// A partition's end of the group. All calls come from one task of the group, one at a time.
@@ -51,12 +52,13 @@ pub trait Applier: Send + 'static {
     /// An error stops the group for good.
     fn apply(&mut self, entries: Vec<Committed<LogEntry>>) -> impl Future<Output = Result<(), ApplierError>> + Send;
 
-    /// Makes a snapshot of everything taken so far the current one. No group asks for one yet.
+    /// The snapshot that counts from now on, so that the log up to it may be purged; [`super::Group::adopt_snapshot`] asks for it.
     fn build_snapshot(&mut self) -> impl Future<Output = Result<Snapshot, ApplierError>> + Send {
         async { Err(ApplierError::NoSnapshots) }
     }
 
-    /// Replaces the whole state by `snapshot`, durably, and makes it the current one.
+    /// Replaces the whole state by `snapshot`, durably, and makes it the current one. No group of this host asks for it: a
+    /// snapshot takes the state's place while the partition is closed.
     fn install_snapshot(&mut self, snapshot: Snapshot) -> impl Future<Output = Result<(), ApplierError>> + Send {
         async move {
             drop(snapshot);
@@ -64,7 +66,8 @@ pub trait Applier: Send + 'static {
         }
     }
 
-    /// The last snapshot built or installed, also before the last start.
+    /// The last snapshot built or installed, also before the last start. There must be one once anything was purged, and it must
+    /// be neither behind what was purged nor ahead of what is applied.
     fn current_snapshot(&self) -> Option<Snapshot> {
         None
     }

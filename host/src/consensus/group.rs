@@ -254,6 +254,16 @@ impl Group {
         self.raft.trigger().transfer_leader(node.0).await.map_err(stopped)
     }
 
+    /// Asks the partition for the snapshot that counts from now on: what it has may then be purged.
+    pub async fn adopt_snapshot(&self) -> Result<(), ConsensusError> {
+        self.raft.trigger().snapshot().await.map_err(stopped)
+    }
+
+    /// Forgets the log up to `index`, as far as a snapshot has it and no follower is being sent it. Returns before that is done.
+    pub async fn purge(&self, index: LogIndex) -> Result<(), ConsensusError> {
+        self.raft.trigger().purge_log(index.0).await.map_err(stopped)
+    }
+
     /// Whether this node may stand for election. A node that may not still follows and votes.
     pub fn stand(&self, stands: bool) {
         self.raft.runtime_config().elect(stands);
@@ -344,8 +354,10 @@ fn config(name: String, stands: bool) -> Config {
         // A node that was cut off must not depose a healthy leader when it is back.
         enable_pre_vote: Some(true),
         quorum_loss_probe_interval: Some(SILENCE_MS),
-        // Snapshots are taken by the partition's own rules, and without one no follower may be sent one, nor anything be purged.
+        // Snapshots are taken and the log is purged when the partition says so. A follower is sent one only when the log that it
+        // needs is purged, however far behind it is.
         snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
         replication_lag_threshold: u64::MAX,
         max_payload_entries: REPLICATED_ENTRIES_MAX,
         api_channel_size: Some(REQUESTS_MAX),

@@ -26,4 +26,4 @@ pub use applier::{Applier, Committed, Snapshot};
 pub use error::{ApplierError, ConsensusError, MembershipError, PeerError, StopReason};
 pub use group::{Group, GroupMetrics, GroupOptions, Proposed, check_state_within_log};
 pub use leadership::Leadership;
-pub use network::{AppendReply, NoPeers, PeerReply, PeerRequest, Peers};
+pub use network::{AppendReply, NoPeers, PeerReply, PeerRequest, Peers, SnapshotReply};

@@ -4,10 +4,10 @@
 //! which connection they take, and who a node is, only the carrier knows: a socket in production, a queue in the simulator.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
@@ -76,6 +76,17 @@ pub enum AppendReply {
     HigherVote(Vote),
 }
 
+/// How far a node is with a snapshot it was offered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SnapshotReply {
+    /// It is fetching it.
+    Fetching,
+    /// It has it durably, or does not need it.
+    Taken,
+    /// It follows a newer leader or candidate.
+    HigherVote(Vote),
+}
+
 /// Carries requests to the other nodes.
 pub trait Peers: Clone + Send + Sync + 'static {
     /// Delivers at most once, and answers within `deadline`: a request must not outlive it. No answer is an error, never a made-up
@@ -95,6 +106,13 @@ pub trait Peers: Clone + Send + Sync + 'static {
         to: NodeId,
         requests: BoxStream<'static, PeerRequest>,
     ) -> BoxStream<'static, Result<AppendReply, PeerError>>;
+
+    /// Offers a snapshot of the leader of `vote`; `to` fetches what it lacks of it. The last item says what became of it, or is the
+    /// failure; items before it come as long as there is progress. Dropping the stream gives it up; the same offer goes on where it was.
+    fn offer(&self, to: NodeId, vote: Vote, offer: Bytes) -> BoxStream<'static, Result<SnapshotReply, PeerError>> {
+        let _ = (vote, offer);
+        stream::once(async move { Err(PeerError::NoRoute(to)) }).boxed()
+    }
 
     /// `node` has said that its log holds everything up to `last`, durably. Must not wait.
     fn on_durable(&self, node: NodeId, last: EntryId) {
@@ -232,7 +250,7 @@ async fn next_reply(
 }
 
 impl<P: Peers> RaftNetworkV2<Model> for Connection<P> {
-    type SnapshotData = PathBuf;
+    type SnapshotData = Arc<Bytes>;
 
     async fn append_entries(
         &mut self,
@@ -314,15 +332,37 @@ impl<P: Peers> RaftNetworkV2<Model> for Connection<P> {
         }
     }
 
-    /// No group builds a snapshot yet, so there is none to send.
+    /// Returns once the snapshot is durable there: it is in the place of the state when the next append arrives, or that append finds
+    /// nobody and is tried again.
     async fn full_snapshot(
         &mut self,
-        _vote: RaftVote,
-        _snapshot: openraft::alias::SnapshotOf<Model, PathBuf>,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        vote: RaftVote,
+        snapshot: openraft::alias::SnapshotOf<Model, Arc<Bytes>>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Model>, StreamingError<Model>> {
-        Err(StreamingError::Unreachable(Unreachable::new(&PeerError::NoRoute(self.to))))
+        let failed = |error| StreamingError::Unreachable(Unreachable::new(&error));
+        let mut replies = self.peers.offer(self.to, model::vote(&vote), (*snapshot.snapshot).clone());
+        let mut cancel = std::pin::pin!(cancel);
+        loop {
+            let reply = tokio::select! {
+                closed = &mut cancel => return Err(closed.into()),
+                reply = replies.next() => reply,
+            };
+            match reply {
+                Some(Ok(SnapshotReply::Fetching)) => {}
+                Some(Ok(SnapshotReply::Taken)) => return Ok(SnapshotResponse::new(vote)),
+                Some(Ok(SnapshotReply::HigherVote(higher))) => {
+                    let higher = model::raft_vote(higher).map_err(|error| Unreachable::new(&error))?;
+                    return Ok(SnapshotResponse::new(higher));
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(node = %self.to, %error, "a snapshot was not taken, and is offered again");
+                    return Err(failed(error));
+                }
+                None => return Err(failed(PeerError::UnexpectedReply { node: self.to })),
+            }
+        }
     }
 }
 

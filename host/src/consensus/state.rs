@@ -4,8 +4,9 @@
 //! only then is the leadership announced. It knows nothing of rows.
 
 use std::io;
-use std::path::PathBuf;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
 use openraft::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
@@ -89,7 +90,7 @@ struct Chunk {
 }
 
 impl RaftStateMachine<Model> for State {
-    type SnapshotData = PathBuf;
+    type SnapshotData = Arc<Bytes>;
     type SnapshotBuilder = BuiltSnapshot;
 
     async fn applied_state(&mut self) -> io::Result<(Option<RaftLogId>, RaftStoredMembership)> {
@@ -119,23 +120,31 @@ impl RaftStateMachine<Model> for State {
         self.hand_over(chunk).await
     }
 
-    /// Between two applies, so the snapshot is exactly what was taken so far.
     async fn get_snapshot_builder(&mut self) -> BuiltSnapshot {
         BuiltSnapshot(Some(self.applier.get_mut().build_snapshot().await))
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<Model>, folder: PathBuf) -> io::Result<()> {
+    /// An error of a builder stops the group for good, so it only gets one where there is something to hand out, or where it
+    /// cannot do without.
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<BuiltSnapshot> {
+        match self.applier.get_mut().build_snapshot().await {
+            Err(_) if !force => None,
+            built => Some(BuiltSnapshot(Some(built))),
+        }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<Model>, offer: Arc<Bytes>) -> io::Result<()> {
         let last = meta.last_log_id.as_ref().map(model::entry_id);
         let membership = model::membership_bytes(&meta.last_membership);
-        self.applier.get_mut().install_snapshot(Snapshot { last, membership, folder }).await.map_err(io_error)?;
+        self.applier.get_mut().install_snapshot(Snapshot { last, membership, offer }).await.map_err(io_error)?;
         self.applied = last;
         self.membership = meta.last_membership.clone();
         Ok(())
     }
 
-    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<Model, PathBuf>>> {
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<Model, Arc<Bytes>>>> {
         let Some(snapshot) = self.applier.get_mut().current_snapshot() else { return Ok(None) };
-        Ok(Some(openraft::Snapshot { meta: Self::meta(&snapshot)?, snapshot: snapshot.folder }))
+        Ok(Some(openraft::Snapshot { meta: Self::meta(&snapshot)?, snapshot: snapshot.offer }))
     }
 }
 
@@ -143,11 +152,11 @@ impl RaftStateMachine<Model> for State {
 pub(super) struct BuiltSnapshot(Option<Result<Snapshot, ApplierError>>);
 
 impl RaftSnapshotBuilder<Model> for BuiltSnapshot {
-    type SnapshotData = PathBuf;
+    type SnapshotData = Arc<Bytes>;
 
-    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<Model, PathBuf>> {
+    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<Model, Arc<Bytes>>> {
         let snapshot = self.0.take().unwrap_or(Err(ApplierError::NoSnapshots)).map_err(io_error)?;
-        Ok(openraft::Snapshot { meta: State::meta(&snapshot)?, snapshot: snapshot.folder })
+        Ok(openraft::Snapshot { meta: State::meta(&snapshot)?, snapshot: snapshot.offer })
     }
 }
 

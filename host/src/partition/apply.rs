@@ -18,12 +18,12 @@ use crate::machine::journal::{Journal, Verdict};
 use crate::machine::logic::Logic;
 use crate::machine::replica::Applied;
 use crate::partition::coordinate::end_of;
-use crate::partition::error::HaltReason;
+use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::history;
 use crate::partition::open::meta_of;
 use crate::partition::run::{Executor, store_failed};
 use crate::partition::status::Progress;
-use crate::sequencer::submission::{Recorded, Reply, Submission, Ticket};
+use crate::sequencer::submission::{Recorded, Refusal, Reply, Submission, Ticket};
 use crate::store::IdRecord;
 
 impl Executor {
@@ -216,13 +216,20 @@ impl Executor {
     /// What an id was recorded with.
     pub(super) fn recorded(&self, known: &IdRecord) -> Result<Reply, HaltReason> {
         let found = history::find_entry(&self.log, known.journal, self.applied, &self.journal);
-        let recorded = found.map_err(|error| HaltReason::Store(error.to_string()))?;
+        let recorded = match found {
+            // It is known that it was decided, and it is not executed again; how it was decided is not here any more.
+            Err(PartitionError::Released { .. }) => return Ok(Reply::Refused(Refusal::OutcomeReleased)),
+            found => found.map_err(|error| HaltReason::Store(error.to_string()))?,
+        };
         Ok(recorded_reply(&Arc::new(recorded), known.n, true))
     }
 
     /// The answer to an id that is recorded already; `None` while its command goes on.
     pub(super) fn reply_known(&self, submission: &Submission, known: &IdRecord) -> Result<Option<Reply>, HaltReason> {
-        let Reply::Recorded { recorded, .. } = self.recorded(known)? else { unreachable!("it is recorded") };
+        let recorded = match self.recorded(known)? {
+            Reply::Recorded { recorded, .. } => recorded,
+            released => return Ok(Some(released)),
+        };
         if known.is_same_content(&submission.fingerprint) {
             let Some(end) = end_of(&recorded, known.n) else {
                 return Ok(Some(recorded_reply(&recorded, known.n, true)));

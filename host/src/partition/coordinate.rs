@@ -161,6 +161,13 @@ impl Coordinator {
         self.stirred.clear();
     }
 
+    /// An entry with progress was refused by consensus: what it says is asked for once more, and heard again, after a while.
+    pub fn on_refused(&mut self, records: &Records) -> Vec<CommandId> {
+        let commands: Vec<CommandId> = records.progress.iter().map(Progress::command).collect();
+        commands.iter().for_each(|command| drop(self.proposed.remove(command)));
+        commands
+    }
+
     /// An entry with progress was proposed in vain.
     pub fn on_lost(&mut self, records: &Records) {
         for progress in records.progress.iter().rev() {
@@ -333,13 +340,18 @@ impl Executor {
             return;
         }
         let silent = self.coordinator.hear(answers);
-        if !silent.is_empty() {
-            let mailbox = self.mailbox.clone();
-            self.runtime.spawn(async move {
-                tokio::time::sleep(CALL_AGAIN).await;
-                drop(mailbox.send(Message::CallAgain(silent)));
-            });
+        self.call_again_later(silent);
+    }
+
+    pub(super) fn call_again_later(&self, commands: Vec<CommandId>) {
+        if commands.is_empty() {
+            return;
         }
+        let mailbox = self.mailbox.clone();
+        self.runtime.spawn(async move {
+            tokio::time::sleep(CALL_AGAIN).await;
+            drop(mailbox.send(Message::CallAgain(commands)));
+        });
     }
 
     pub(super) fn on_call_again(&mut self, commands: Vec<CommandId>) {
@@ -357,8 +369,10 @@ impl Executor {
                 let is_done = matches!(batch.outcome.group(*command as usize), GroupOutcome::Events { .. });
                 if is_done { Known::Done } else { Known::Refused }
             }
-            _ if self.in_flight.contains(tried) => Known::UnderWay,
-            _ => Known::Nothing,
+            // It is recorded, and not how: nothing may be done about it here.
+            Some(other) => return Ok(Some(Cancel::Answer(other.clone()))),
+            None if self.in_flight.contains(tried) => Known::UnderWay,
+            None => Known::Nothing,
         };
         Ok(match on_cancel(known) {
             OnCancel::Undo => None,

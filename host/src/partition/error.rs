@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use crate::consensus::ConsensusError;
-use crate::ids::{JournalIndex, LogIndex, ModuleId, NodeId};
+use crate::ids::{JournalIndex, LogIndex, ModuleId, NodeId, Position};
 use crate::log::{EntryId, LogError};
 use crate::machine::entry::EntryError;
 use crate::machine::journal::JournalError;
 use crate::machine::replica::ApplyError;
+use crate::snapshot::SnapshotError;
 use crate::store::StoreError;
 
 /// Why a partition could not be opened or asked.
@@ -42,6 +43,15 @@ pub enum PartitionError {
     Deadline,
     #[error("journal entry {0} is not in the log")]
     NoEntry(JournalIndex),
+    /// What was asked for lies before what this node has kept of its log, or was never sent to it.
+    #[error(
+        "the journal of this node begins with entry {first}{}: what came before was released or replaced by a snapshot; \
+         ask another node, or audit a copy that has it",
+        position.map_or_else(String::new, |position| format!(" at position {position}"))
+    )]
+    Released { first: JournalIndex, position: Option<Position> },
+    #[error("snapshot: {0}")]
+    Snapshot(#[from] SnapshotError),
     /// State or ids lack what only the beginning of the log could give back. They are left as they are.
     #[error("{what} must be made again from the log ({reason}), but {held}")]
     CannotRebuild { what: &'static str, reason: String, held: Held },

@@ -30,6 +30,7 @@ use crate::saga::Saga;
 use crate::saga::status::row_key;
 use crate::sequencer::decide::Diagnostic;
 use crate::sequencer::submission::{Recorded, Refusal, Reply, Submission};
+use crate::snapshot::Snapshots;
 use crate::store::{IdIndex, IdRecord, Store, View};
 
 /// How long one question to a leader may take; whoever asked then asks again, maybe another leader.
@@ -47,12 +48,13 @@ pub(super) struct Parts {
     pub log: Log,
     pub store: Arc<Store>,
     pub ids: Arc<IdIndex>,
+    pub snapshots: Arc<Snapshots>,
     pub genesis: Journal,
 }
 
 /// A partition that runs on this node.
 pub struct Partition {
-    parts: Parts,
+    pub(super) parts: Parts,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -80,14 +82,14 @@ impl Partition {
         self.parts.board.progress.subscribe()
     }
 
-    /// The head of the journal after this index; nothing when it is not that far.
+    /// The head of the journal after this index; nothing when it is not that far, or does not go back to it.
     pub fn head_at(&self, index: JournalIndex) -> Result<Option<Head>, PartitionError> {
         if index == self.parts.genesis.index {
             return Ok(Some(self.parts.genesis.head));
         }
         match self.find_entry(index) {
             Ok(recorded) => Ok(Some(recorded.head())),
-            Err(PartitionError::NoEntry(_)) => Ok(None),
+            Err(PartitionError::NoEntry(_) | PartitionError::Released { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -289,7 +291,22 @@ impl Partition {
     /// The effective entry with this journal index.
     pub fn find_entry(&self, index: JournalIndex) -> Result<Recorded, PartitionError> {
         let point = self.read_stale()?;
-        history::find_entry(&self.parts.log, index, self.applied_of(&point), &point.journal)
+        let found = history::find_entry(&self.parts.log, index, self.applied_of(&point), &point.journal);
+        found.map_err(|error| self.with_position(&point, error))
+    }
+
+    /// Makes sure that the whole journal is here, for whoever replays it.
+    pub fn check_beginning(&self) -> Result<(), PartitionError> {
+        let point = self.read_stale()?;
+        let checked = history::check_beginning(&self.parts.log, self.applied_of(&point), &point.journal);
+        checked.map_err(|error| self.with_position(&point, error))
+    }
+
+    /// Says by its position what is the first entry that is here.
+    fn with_position(&self, point: &ReadPoint, error: PartitionError) -> PartitionError {
+        let PartitionError::Released { first, .. } = error else { return error };
+        let found = history::find_entry(&self.parts.log, first, self.applied_of(point), &point.journal);
+        PartitionError::Released { first, position: found.ok().map(|first| first.position(self.parts.id, 0)) }
     }
 
     /// Walks the effective entries from the newest of `point` back.
@@ -298,7 +315,8 @@ impl Partition {
         point: &ReadPoint,
         each: impl FnMut(Recorded) -> std::ops::ControlFlow<()>,
     ) -> Result<(), PartitionError> {
-        history::walk_back(&self.parts.log, self.applied_of(point), &point.journal, each)
+        let walked = history::walk_back(&self.parts.log, self.applied_of(point), &point.journal, each);
+        walked.map_err(|error| self.with_position(point, error))
     }
 
     fn applied_of(&self, point: &ReadPoint) -> Option<crate::log::EntryId> {
@@ -382,11 +400,11 @@ impl Partition {
         result
     }
 
-    fn send(&self, message: Message) -> Result<(), PartitionError> {
+    pub(super) fn send(&self, message: Message) -> Result<(), PartitionError> {
         self.parts.mailbox.send(message).map_err(|_| self.not_running())
     }
 
-    fn not_running(&self) -> PartitionError {
+    pub(super) fn not_running(&self) -> PartitionError {
         match &*self.parts.board.state.borrow() {
             RunState::Halted(reason) => PartitionError::Halted(reason.clone()),
             RunState::Running => PartitionError::NotLeading,

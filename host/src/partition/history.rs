@@ -35,7 +35,12 @@ pub fn find_entry(
     }
     // Every effective entry between it and the newest takes at least one index of the log.
     let mut at = applied.index.0 - (journal.index.0 - wanted.0);
+    let begin = begin(log);
     loop {
+        if LogIndex(at) < begin {
+            let first = first_recorded(log, applied.index, journal)?;
+            return Err(released(first.map_or(journal.index.next(), |first| first.entry.header().index)));
+        }
         if let Some(entry) = read_one(log, LogIndex(at))? {
             let found = entry.header().index;
             if found == wanted && is_effective(log, &entry, LogIndex(at), applied.index, journal.head)? {
@@ -47,6 +52,39 @@ pub fn find_entry(
             }
         }
         at = at.checked_sub(1).ok_or_else(missing)?;
+    }
+}
+
+fn released(first: JournalIndex) -> PartitionError {
+    PartitionError::Released { first, position: None }
+}
+
+/// Where the log begins.
+fn begin(log: &Log) -> LogIndex {
+    log.last_purged().map_or(LogIndex(0), |purged| purged.index.next())
+}
+
+/// The first effective entry that the log has.
+fn first_recorded(log: &Log, applied: LogIndex, journal: &Journal) -> Result<Option<Recorded>, PartitionError> {
+    let mut index = begin(log);
+    while index <= applied {
+        if let Some(entry) = read_one(log, index)?
+            && is_effective(log, &entry, index, applied, journal.head)?
+        {
+            return Ok(Some(Recorded::new(entry, index)));
+        }
+        index = index.next();
+    }
+    Ok(None)
+}
+
+/// Makes sure that the journal's first entry is in the log.
+pub fn check_beginning(log: &Log, applied: Option<EntryId>, journal: &Journal) -> Result<(), PartitionError> {
+    let Some(applied) = applied.filter(|_| log.last_purged().is_some() && journal.index.0 > 0) else { return Ok(()) };
+    let first = first_recorded(log, applied.index, journal)?;
+    match first.map_or(journal.index.next(), |first| first.entry.header().index) {
+        JournalIndex(1) => Ok(()),
+        first => Err(released(first)),
     }
 }
 
@@ -79,7 +117,7 @@ fn read_one(log: &Log, index: LogIndex) -> Result<Option<Entry>, PartitionError>
 
 /// Walks the effective entries from the newest to the oldest, until `each` says that it has enough.
 ///
-/// `each` gets an entry and the head after it.
+/// `each` gets an entry and the head after it. [`PartitionError::Released`] when the log ends before the journal's first entry.
 pub fn walk_back(
     log: &Log,
     applied: Option<EntryId>,
@@ -89,9 +127,10 @@ pub fn walk_back(
     let Some(applied) = applied else { return Ok(()) };
     let mut head = journal.head;
     let mut end = applied.index.0 + 1;
-    let mut step = 1;
-    while end > 0 {
-        let start = end.saturating_sub(step);
+    let mut oldest = journal.index.next();
+    let (mut step, begin) = (1, begin(log).0);
+    while end > begin {
+        let start = end.saturating_sub(step).max(begin);
         let mut chunk = read_all(log, LogIndex(start), LogIndex(end))?;
         while let Some(LogEntry { id, payload }) = chunk.pop() {
             let Payload::Entry(bytes) = payload else { continue };
@@ -101,6 +140,7 @@ pub fn walk_back(
                 continue;
             }
             head = recorded.entry.header().parent;
+            oldest = recorded.entry.header().index;
             if each(recorded).is_break() {
                 return Ok(());
             }
@@ -108,7 +148,7 @@ pub fn walk_back(
         end = start;
         step = (step * 2).min(256);
     }
-    Ok(())
+    if 1 < oldest.0 { Err(released(oldest)) } else { Ok(()) }
 }
 
 fn read_all(log: &Log, start: LogIndex, end: LogIndex) -> Result<Vec<LogEntry>, PartitionError> {

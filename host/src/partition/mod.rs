@@ -6,6 +6,7 @@
 pub mod error;
 pub mod open;
 mod derived;
+mod release;
 pub mod run;
 mod apply;
 pub mod coordinate;

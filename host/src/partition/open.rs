@@ -3,14 +3,14 @@
 //! In: a data folder. Out: a running [`Partition`]. State and ids are derived from the journal: what they lack is fed to
 //! them again. It does not know which partition of which machine is where.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
-use crate::consensus::{Applier, ApplierError, Committed, ConsensusError, Group, GroupOptions};
+use crate::consensus::{Applier, ApplierError, Committed, ConsensusError, Group, GroupOptions, Snapshot};
 use crate::ids::{JournalIndex, LogIndex, ModuleId, NodeId, PartitionId};
 use crate::log::{Disk, EntryId, Log, LogEntry, LogOptions, StreamId};
 use crate::machine::journal::Journal;
@@ -20,11 +20,13 @@ use crate::partition::derived;
 use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::handle::{Partition, Parts};
 use crate::partition::history;
+use crate::partition::release;
 use crate::partition::run::{Executor, Message};
 use crate::partition::status::{Board, Progress, RunState};
 use crate::peer::GroupPeers;
 use crate::sequencer::admission::{InFlight, RejectionMeter};
 use crate::sequencer::speculation::Speculation;
+use crate::snapshot::{Snapshots, finish_install};
 use crate::store::{AppliedId, IdIndex, Meta, Store, StoreOptions};
 
 /// Batches of committed entries that wait for the executor.
@@ -58,6 +60,19 @@ pub struct PartitionOptions {
     pub stands: bool,
     /// The highest entry that other nodes have seen this one hold.
     pub held: Option<EntryId>,
+    /// About how much of the log is going to be kept; all of it without.
+    pub log_keep_bytes: Option<u64>,
+}
+
+impl PartitionOptions {
+    fn log_options(&self, stream: StreamId) -> LogOptions {
+        let mut options = LogOptions::new(stream);
+        if let Some(keep_bytes) = self.log_keep_bytes {
+            // What is released are whole segments, so they must not be larger than what is kept.
+            options.segment_bytes_max = keep_bytes.clamp(options.segment_bytes_min, options.segment_bytes_max);
+        }
+        options
+    }
 }
 
 /// The bytes that a meta row keeps for consensus: `activation u64`, then the membership.
@@ -85,21 +100,32 @@ struct Recovered {
 impl Recovered {
     fn of(meta: Option<Meta>, genesis: Journal) -> Self {
         let Some(meta) = meta else { return Self { applied: None, membership: None, journal: genesis } };
-        let (activation, membership) = meta.consensus.split_first_chunk::<8>().expect("a meta row has its activation");
-        let AppliedId { term, node, index } = meta.applied;
+        let (activation, membership) = split_consensus(&meta.consensus);
         Self {
-            applied: Some(EntryId { term, node, index }),
-            membership: (!membership.is_empty()).then(|| Bytes::copy_from_slice(membership)),
+            applied: Some(applied_of(&meta)),
+            membership,
             journal: Journal {
                 index: meta.journal,
                 head: meta.head,
                 time: meta.time,
                 module: meta.module,
                 schema: meta.schema,
-                activation: u64::from_le_bytes(*activation),
+                activation,
             },
         }
     }
+}
+
+/// What [`meta_of`] has put there.
+fn split_consensus(consensus: &[u8]) -> (u64, Option<Bytes>) {
+    let (activation, membership) = consensus.split_first_chunk::<8>().expect("a meta row has its activation");
+    let membership = (!membership.is_empty()).then(|| Bytes::copy_from_slice(membership));
+    (u64::from_le_bytes(*activation), membership)
+}
+
+pub fn applied_of(meta: &Meta) -> EntryId {
+    let AppliedId { term, node, index } = meta.applied;
+    EntryId { term, node, index }
 }
 
 impl Partition {
@@ -111,16 +137,18 @@ impl Partition {
             Ok(path)
         };
         let stream = StreamId::new(&options.machine, options.partition)?;
-        let log = Log::open(options.disk.clone(), &folder("log")?, LogOptions::new(stream))?;
+        let log = Log::open(options.disk.clone(), &folder("log")?, options.log_options(stream.clone()))?;
         let found = log.last().or(log.last_purged());
         if let Some(held) = options.held.filter(|held| found.is_none_or(|found| found < *held)) {
             return Err(PartitionError::RolledBack { held, found });
         }
+        finish_install(&options.folder, &log, &stream.to_string(), &options.store)?;
         let (store, ids) = derived::open(&options.folder, &log, &options.store)?;
         let (store, ids) = (Arc::new(store), Arc::new(ids));
         let genesis = Journal::genesis(&options.cluster, &options.machine, options.partition);
         let recovered = Recovered::of(store.meta_written(), genesis);
         backfill_ids(&log, &ids, &recovered)?;
+        let snapshots = open_snapshots(&options.folder, stream, &log, &store, &ids)?;
         let logic = match recovered.journal.module {
             ModuleId::ZERO => None,
             id => Some(load(&options.modules, id).await?),
@@ -165,6 +193,7 @@ impl Partition {
             board: board.clone(),
             room: Arc::new(Semaphore::new(COMMITTED_BATCHES_MAX)),
             applied: (recovered.applied, recovered.membership),
+            snapshots: snapshots.clone(),
         };
         let group_options = GroupOptions { name, peers: options.peers.clone(), stands: options.stands };
         let group = Group::start(options.node, log.clone(), entrance, group_options).await?;
@@ -176,10 +205,34 @@ impl Partition {
         }
         drop(mailbox.send(Message::Started(group.clone())));
         follow(&group, &log, &store, &mailbox);
-        let parts =
-            Parts { id: options.partition, mailbox, board, group, peers: options.peers, log, store, ids, genesis };
+        let (id, peers) = (options.partition, options.peers);
+        let parts = Parts { id, mailbox, board, group, peers, log, store, ids, snapshots, genesis };
         Ok(Arc::new(Self::new(parts, thread)))
     }
+}
+
+/// The snapshots of the partition. As soon as anything is purged there is one, because a follower may need it.
+fn open_snapshots(
+    folder: &Path,
+    stream: StreamId,
+    log: &Log,
+    store: &Store,
+    ids: &IdIndex,
+) -> Result<Arc<Snapshots>, PartitionError> {
+    let snapshots = Snapshots::open(folder, stream)?;
+    let (purged, applied) = (log.last_purged(), store.meta_written().map(|meta| applied_of(&meta)));
+    snapshots.retain(|manifest| {
+        let last = Some(manifest.last().index);
+        purged.map(|purged| purged.index) <= last && last <= applied.map(|applied| applied.index)
+    })?;
+    if purged.is_some() && snapshots.newest().is_none() {
+        let building = snapshots.begin()?;
+        // Nothing else runs yet, so this is what the executor would do between two entries.
+        if let Some(meta) = release::checkpoint(store, ids, &building)? {
+            release::finish(&snapshots, log, &meta)?;
+        }
+    }
+    Ok(Arc::new(snapshots))
 }
 
 /// A module may have to come from another node, and is compiled: not on a thread of the runtime.
@@ -200,14 +253,19 @@ fn backfill_ids(log: &Log, ids: &IdIndex, recovered: &Recovered) -> Result<(), P
     // Only the chain tells which entries are effective, and it is walked from its end.
     let mut missing: Vec<LogIndex> = Vec::new();
     let mut oldest = recovered.journal.index.next();
-    history::walk_back(log, recovered.applied, &recovered.journal, |recorded| {
+    let walked = history::walk_back(log, recovered.applied, &recovered.journal, |recorded| {
         if recorded.entry.header().index <= last {
             return std::ops::ControlFlow::Break(());
         }
         oldest = recorded.entry.header().index;
         missing.push(recorded.log_index);
         std::ops::ControlFlow::Continue(())
-    })?;
+    });
+    match walked {
+        // Whether that is too late is seen below.
+        Err(PartitionError::Released { .. }) => {}
+        walked => walked?,
+    }
     derived::check_reaches("the id index", last, oldest, log)?;
     for index in missing.into_iter().rev() {
         let recorded = history::read_recorded(log, index)?;
@@ -249,6 +307,7 @@ struct Entrance {
     board: Arc<Board>,
     room: Arc<Semaphore>,
     applied: (Option<EntryId>, Option<Bytes>),
+    snapshots: Arc<Snapshots>,
 }
 
 impl Applier for Entrance {
@@ -262,5 +321,16 @@ impl Applier for Entrance {
             return Err(ApplierError::Halted { reason: reason.to_string() });
         }
         self.mailbox.send(Message::Committed(entries, permit)).map_err(|_| ApplierError::Gone)
+    }
+
+    /// It was made before the group asks: nothing that goes wrong then may stop the group.
+    async fn build_snapshot(&mut self) -> Result<Snapshot, ApplierError> {
+        self.current_snapshot().ok_or(ApplierError::NoSnapshots)
+    }
+
+    fn current_snapshot(&self) -> Option<Snapshot> {
+        let newest = self.snapshots.newest()?;
+        let (_, membership) = split_consensus(&newest.manifest.consensus);
+        Some(Snapshot { last: Some(newest.manifest.last()), membership, offer: newest.offer.clone() })
     }
 }

@@ -263,6 +263,8 @@ impl Executor {
             return;
         }
         metrics::counter!("statehouse_speculation_dropped_total").increment(lost.len() as u64);
+        let unheard = lost.iter().flat_map(|batch| self.coordinator.on_refused(batch.entry.records())).collect();
+        self.call_again_later(unheard);
         for submission in lost.iter().flat_map(|batch| &batch.submissions) {
             // Its bytes were released when it was proposed.
             self.in_flight.refuse(submission, &Reply::Refused(Refusal::NoLeader));

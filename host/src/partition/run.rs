@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
@@ -28,11 +29,12 @@ use crate::machine::logic::Logic;
 use crate::partition::coordinate::{Answers, Cancel, Coordinator, Participants};
 use crate::partition::error::HaltReason;
 use crate::partition::open::Modules;
+use crate::partition::release::checkpoint;
 use crate::partition::status::{Board, RunState};
 use crate::sequencer::admission::{Admitted, InFlight, RejectionMeter};
 use crate::sequencer::speculation::Speculation;
 use crate::sequencer::submission::{Refusal, Reply, Submission, Ticket};
-use crate::store::{IdIndex, Store};
+use crate::store::{IdIndex, Meta, Store, StoreError};
 
 /// What the executor is told.
 pub enum Message {
@@ -55,6 +57,8 @@ pub enum Message {
     Answered(Answers),
     /// These commands may have calls that are to be made once more.
     CallAgain(Vec<CommandId>),
+    /// Put state and ids into this folder, as they are between two entries.
+    Checkpoint(PathBuf, oneshot::Sender<Result<Option<Meta>, StoreError>>),
     /// Something is wrong that the executor cannot see itself.
     Halt(HaltReason),
     Stop,
@@ -196,6 +200,10 @@ impl Executor {
             }
             Message::Answered(answers) => self.on_answered(answers),
             Message::CallAgain(commands) => self.on_call_again(commands),
+            Message::Checkpoint(folder, reply) => {
+                // Whoever asked may have stopped waiting.
+                drop(reply.send(checkpoint(&self.store, &self.ids, &folder)));
+            }
             Message::Halt(reason) => return Err(reason),
             Message::Stop => unreachable!("the loop handles it"),
         }

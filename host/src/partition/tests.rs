@@ -76,6 +76,7 @@ async fn try_open(folder: &Path) -> Result<Arc<Partition>, PartitionError> {
         founders: vec![NodeId(1)],
         stands: true,
         held: None,
+        log_keep_bytes: None,
     });
     let partition = partition.await?;
     partition.wait_for_leader(soon()).await?;

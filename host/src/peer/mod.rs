@@ -10,6 +10,7 @@
 mod alone;
 mod error;
 mod grpc;
+mod offer;
 mod seen;
 mod sim;
 #[cfg(test)]
@@ -20,16 +21,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
 
-use crate::consensus::{AppendReply, PeerError, PeerReply, PeerRequest, Peers};
+use crate::consensus::{AppendReply, PeerError, PeerReply, PeerRequest, Peers, SnapshotReply};
 use crate::ids::{NodeId, PartitionId};
-use crate::log::EntryId;
+use crate::log::{EntryId, Vote};
 
 pub use alone::NoNetwork;
 pub use error::{PeerSetupError, SeenError};
 pub use grpc::{Grpc, Identity, PeerOptions, PeerTls, Routes, serve_peers};
+pub use offer::Offer;
 pub use seen::SeenBook;
 pub use sim::SimNetwork;
 
@@ -76,14 +79,14 @@ pub enum Topic {
     Module = 9,
     /// Fetch: entries of a log.
     Records = 10,
-    /// Fetch: a file of a snapshot.
+    /// Fetch: a file of a snapshot, from a byte on.
     Snapshot = 11,
     /// Who are you, and what do you serve?
     Status = 12,
-    /// A query for the leader of a partition, answered with its value.
-    Query = 13,
     /// Calls of the coordinator of a command on several partitions, answered with what was recorded of them.
-    Calls = 14,
+    Calls = 13,
+    /// Fetch: how far you are with the snapshot that is offered here, until you have it.
+    Offer = 14,
 }
 
 impl Topic {
@@ -100,8 +103,8 @@ impl Topic {
         Self::Records,
         Self::Snapshot,
         Self::Status,
-        Self::Query,
         Self::Calls,
+        Self::Offer,
     ];
 
     /// Whether a node answers this before one of the two belongs to a cluster.
@@ -215,6 +218,20 @@ impl Peers for GroupPeers {
         requests: BoxStream<'static, PeerRequest>,
     ) -> BoxStream<'static, Result<AppendReply, PeerError>> {
         self.network.appends(to, &self.group, requests)
+    }
+
+    fn offer(&self, to: NodeId, vote: Vote, offer: Bytes) -> BoxStream<'static, Result<SnapshotReply, PeerError>> {
+        let body = Offer { vote, snapshot: offer }.encode();
+        let call = Call { topic: Topic::Offer, group: Some(self.group.clone()), body };
+        let fetching = self.network.fetch(to, call, offer::REPLY_PATIENCE);
+        let read = move |piece: Result<Bytes, PeerError>| {
+            offer::decode_reply(&piece?).ok_or(PeerError::UnexpectedReply { node: to })
+        };
+        let replies = move |fetched: Result<Pieces, PeerError>| match fetched {
+            Ok(pieces) => pieces.map(read).boxed(),
+            Err(error) => stream::once(async move { Err(error) }).boxed(),
+        };
+        stream::once(fetching).flat_map(replies).boxed()
     }
 
     fn on_durable(&self, node: NodeId, last: EntryId) {

@@ -88,6 +88,8 @@ pub enum UnavailableReason {
     Halted,
     /// The node is shutting down.
     ShuttingDown,
+    /// The id was decided before, and is not executed again; the entry that says how is not on this node any more: 410.
+    OutcomeReleased,
 }
 
 /// How fresh a read must be.
@@ -140,6 +142,8 @@ pub enum QueryError {
     Refused(Refusal),
     /// The position belongs to another history, or lies ahead of this one: 410.
     Gone(Position),
+    /// It lies before what this node has kept of its journal, which begins where the text says: 410.
+    Released(String),
     Unavailable(Unavailable),
     /// The deadline passed.
     Deadline,

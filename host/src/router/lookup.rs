@@ -148,6 +148,7 @@ fn read_failed(error: PartitionError) -> Unavailable {
         | PartitionError::Consensus(_)
         | PartitionError::NotLeading
         | PartitionError::NoLeader => UnavailableReason::NoLeader,
+        PartitionError::Released { .. } => UnavailableReason::OutcomeReleased,
         _ => {
             tracing::error!(%error, "a command cannot be looked up");
             UnavailableReason::Halted

@@ -283,6 +283,7 @@ pub(super) fn unavailable(reason: UnavailableReason) -> Unavailable {
         UnavailableReason::RejectionLimit => Duration::from_secs(1),
         UnavailableReason::StorageFull => Duration::from_secs(5),
         UnavailableReason::Halted | UnavailableReason::ShuttingDown => Duration::from_secs(10),
+        UnavailableReason::OutcomeReleased => Duration::ZERO,
     };
     Unavailable { reason, retry_after }
 }

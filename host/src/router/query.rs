@@ -193,8 +193,10 @@ impl Machine {
         }
         let (cursor, limit) = (request.cursor, request.limit.clamp(1, limits::PAGE_ITEMS_MAX) as usize);
         let walking = tokio::task::spawn_blocking(move || {
-            let page = walk_history(&partition, &point, &entity, cursor, limit, deadline)?;
-            let next = if page.len() > limit { page.get(limit - 1).map(|(position, _)| *position) } else { None };
+            let (page, is_cut) = walk_history(&partition, &point, &entity, cursor, limit, deadline)?;
+            // Whoever goes on where the journal of this node begins is told so.
+            let last = page.len().min(limit).checked_sub(1).map(|last| page[last].0);
+            let next = last.filter(|_| is_cut || limit < page.len());
             let items: Vec<RenderItem> = page.into_iter().take(limit).map(|(_, item)| item).collect();
             let items = Value::Array(render_items(logic.as_ref(), &items));
             let next = next.map_or(Value::Null, |next| Value::Text(position_text(next)));
@@ -227,7 +229,7 @@ fn in_flight(status: CommandStatus) -> QueryAnswer {
     QueryAnswer { body: with_position(body, position_text(position)), position, time }
 }
 
-/// The newest events of an entity behind `cursor`, up to one more than `limit`.
+/// The newest events of an entity behind `cursor`, up to one more than `limit`, and whether older ones may have been released.
 fn walk_history(
     partition: &Partition,
     point: &ReadPoint,
@@ -235,7 +237,7 @@ fn walk_history(
     cursor: Option<Position>,
     limit: usize,
     deadline: tokio::time::Instant,
-) -> Result<Vec<(Position, RenderItem)>, QueryError> {
+) -> Result<(Vec<(Position, RenderItem)>, bool), QueryError> {
     let mut page = Vec::new();
     let mut is_late = false;
     let walked = partition.walk_back(point, |recorded| {
@@ -253,8 +255,12 @@ fn walk_history(
         }
         if page.len() > limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    walked.map_err(partition_error)?;
-    if is_late { Err(QueryError::Deadline) } else { Ok(page) }
+    let is_cut = matches!(walked, Err(PartitionError::Released { .. }));
+    match walked {
+        _ if is_late => Err(QueryError::Deadline),
+        Err(error) if !is_cut || page.is_empty() => Err(partition_error(error)),
+        _ => Ok((page, is_cut)),
+    }
 }
 
 /// An entry's events on one entity, in order.
@@ -301,7 +307,10 @@ fn check_position(partition: &Partition, position: Position) -> Result<(), Query
         let is_here = genesis.position(partition.id(), position.n) == position;
         return if is_here { Ok(()) } else { Err(QueryError::Gone(position)) };
     }
-    let recorded = partition.find_entry(position.index).map_err(|_| QueryError::Gone(position))?;
+    let recorded = partition.find_entry(position.index).map_err(|error| match error {
+        PartitionError::Released { .. } => partition_error(error),
+        _ => QueryError::Gone(position),
+    })?;
     let is_here = recorded.position(partition.id(), 0).head8 == position.head8;
     if is_here { Ok(()) } else { Err(QueryError::Gone(position)) }
 }
@@ -433,6 +442,7 @@ fn fetch(query: &mut QueryIn, need: Need, sources: &Sources<impl Source>) -> Res
 pub(super) fn partition_error(error: PartitionError) -> QueryError {
     let reason = match error {
         PartitionError::Deadline => return QueryError::Deadline,
+        PartitionError::Released { .. } => return QueryError::Released(error.to_string()),
         PartitionError::Halted(_) | PartitionError::Log(_) | PartitionError::Store(_) | PartitionError::NoEntry(_) => {
             tracing::error!(%error, "a read failed");
             UnavailableReason::Halted
@@ -443,6 +453,7 @@ pub(super) fn partition_error(error: PartitionError) -> QueryError {
         // None of these is met by a partition that runs.
         PartitionError::Folder { .. }
         | PartitionError::Thread(_)
+        | PartitionError::Snapshot(_)
         | PartitionError::RolledBack { .. }
         | PartitionError::CannotRebuild { .. } => UnavailableReason::ShuttingDown,
     };

@@ -217,5 +217,6 @@ fn reason_of(refusal: Refusal) -> UnavailableReason {
         Refusal::NoLeader => UnavailableReason::NoLeader,
         Refusal::Halted => UnavailableReason::Halted,
         Refusal::ShuttingDown => UnavailableReason::ShuttingDown,
+        Refusal::OutcomeReleased => UnavailableReason::OutcomeReleased,
     }
 }

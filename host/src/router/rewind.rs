@@ -32,6 +32,7 @@ pub fn rewind(
     moment: Moment,
     is_cancelled: impl Fn() -> bool,
 ) -> Result<Replay, RewindError> {
+    partition.check_beginning()?;
     let end = partition.progress().log_index;
     let mut replay = Replay::new(partition.genesis());
     let mut from = LogIndex(0);

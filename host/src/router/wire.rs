@@ -148,7 +148,7 @@ pub enum WireError {
     Format { found: u8 },
 }
 
-const REASONS: [UnavailableReason; 7] = [
+const REASONS: [UnavailableReason; 8] = [
     UnavailableReason::Overloaded,
     UnavailableReason::Expired,
     UnavailableReason::RejectionLimit,
@@ -156,6 +156,7 @@ const REASONS: [UnavailableReason; 7] = [
     UnavailableReason::NoLeader,
     UnavailableReason::Halted,
     UnavailableReason::ShuttingDown,
+    UnavailableReason::OutcomeReleased,
 ];
 
 pub fn encode_submissions<'a>(submissions: impl Iterator<Item = &'a Unticketed>) -> Bytes {

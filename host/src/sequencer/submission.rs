@@ -220,6 +220,8 @@ pub enum Refusal {
     NoLeader,
     Halted,
     ShuttingDown,
+    /// The id was decided before, and the entry that says how was released.
+    OutcomeReleased,
 }
 
 /// The answers of one request, collected until all are there.

@@ -8,6 +8,7 @@
 //! | `modules/<ModuleId>.wasm` | staged modules |
 //! | `artefacts/` | compiled modules; may be deleted |
 //! | `<machine>/<partition>/{log,state,ids}` | a partition; only `log` is not derived |
+//! | `<machine>/<partition>/{snapshots,install}` | snapshots that were made here, and one that was received and is being installed |
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};

@@ -44,6 +44,8 @@ pub struct Opening {
     pub paranoid: bool,
     pub hot_bytes_max: usize,
     pub shared: StoreShared,
+    /// About how much of each log is kept; everything without.
+    pub log_keep_bytes: Option<u64>,
 }
 
 pub struct Host {
@@ -75,6 +77,8 @@ pub struct Host {
     /// Logs that are being repaired, for peers whose log is damaged too.
     pub damaged: RwLock<BTreeMap<GroupName, Arc<DamagedLog>>>,
     pub system: RwLock<Option<Arc<Machine>>>,
+    /// Replicas that are being sent a snapshot, or closed to install it: nobody else opens these.
+    pub receiving: Mutex<BTreeSet<GroupName>>,
     /// Held while the node becomes part of a cluster.
     pub joining: Mutex<()>,
     pub stopping: CancellationToken,
@@ -154,6 +158,9 @@ impl Host {
         partition: PartitionId,
         founders: Vec<NodeId>,
     ) -> Result<(), NodeError> {
+        if self.receiving.lock().contains(&GroupName::new(machine.name(), partition)) {
+            return Ok(());
+        }
         if let Some(open) = machine.find_partition(partition) {
             match open.status().state {
                 RunState::Halted(reason) if reason.is_mended_by_opening() => {
@@ -184,7 +191,8 @@ impl Host {
         }
     }
 
-    async fn open_replica(
+    /// Opens a partition and makes it known. Nobody may have it open.
+    pub(super) async fn open_replica(
         self: &Arc<Self>,
         machine: &Arc<Machine>,
         partition: PartitionId,
@@ -233,6 +241,7 @@ impl Host {
             // The others first say what time it is; see `clocks`.
             stands: self.others().is_empty() || self.clocks.may_lead(),
             held,
+            log_keep_bytes: self.opening.log_keep_bytes,
         }
     }
 
@@ -294,23 +303,27 @@ impl Host {
 
     /// Follows the directory as `system` changes, for as long as the node runs.
     pub async fn follow_directory(self: Arc<Self>) {
-        loop {
-            let Some(system) = self.system_partition() else {
-                tokio::select! {
-                    () = tokio::time::sleep(OPEN_AGAIN) => continue,
-                    () = self.stopping.cancelled() => return,
+        while !self.stopping.is_cancelled() {
+            // Not held meanwhile: it may have to be closed to install a snapshot, and then another one takes its place.
+            let progress = self.system_partition().map(|system| {
+                let progress = system.watch_progress();
+                if let Err(error) = self.read_directory(&system) {
+                    tracing::error!(%error, "the directory cannot be read");
+                }
+                progress
+            });
+            let changed = async {
+                let is_there = match progress {
+                    Some(mut progress) => progress.changed().await.is_ok(),
+                    None => false,
+                };
+                if !is_there {
+                    tokio::time::sleep(ASK_AGAIN).await;
                 }
             };
-            let mut progress = system.watch_progress();
-            if let Err(error) = self.read_directory(&system) {
-                tracing::error!(%error, "the directory cannot be read");
-            }
-            // Not held while waiting: it may have to be closed and opened again.
-            drop(system);
             tokio::select! {
-                // When it is closed, the next round looks for another.
-                _ = progress.changed() => {}
-                () = self.stopping.cancelled() => return,
+                () = changed => {}
+                () = self.stopping.cancelled() => {}
             }
         }
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! node ─▶ found (who am I?) ─▶ host (open what the directory names) ◀─ directory ◀─ the machine `system`
 //!                               ▲            ▲           ▲
-//!               service (peers ask)   steward (members, leaders)   clocks, vigil (may this node lead?)
+//!               service (peers ask)   steward (members, leaders)   clocks, vigil (may this node lead?)   retention (how much log stays)
 //! ```
 //! In: a data folder, the machines to create, the way to the others. Out: a router that serves them. Partition 0 of `system` holds nodes,
 //! machines, modules and activations, with native logic over the same log. It knows nothing of HTTP.
@@ -18,6 +18,8 @@ mod found;
 mod directory;
 mod modules;
 mod repair;
+mod install;
+mod retention;
 mod service;
 mod steward;
 mod clocks;

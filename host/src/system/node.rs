@@ -38,7 +38,7 @@ use crate::system::folder::DataFolder;
 use crate::system::host::{Host, Opening};
 use crate::system::logic::System;
 use crate::system::service::HostService;
-use crate::system::{found, steward, vigil};
+use crate::system::{found, retention, steward, vigil};
 
 /// How long a partition may take to elect itself, or a machine to be created.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -82,6 +82,8 @@ pub struct NodeOptions {
     pub hot_bytes_max: usize,
     /// Where clients reach this node, for the others to know.
     pub http: Option<String>,
+    /// About how much of each partition's log is kept; everything without.
+    pub log_keep_bytes: Option<u64>,
 }
 
 /// How a node and the others reach each other.
@@ -143,6 +145,7 @@ impl Node {
                 paranoid: options.paranoid,
                 hot_bytes_max: options.hot_bytes_max,
                 shared: StoreShared::new(BLOCK_CACHE_BYTES),
+                log_keep_bytes: options.log_keep_bytes,
             },
             specs: options.machines,
             network: OnceLock::new(),
@@ -158,10 +161,14 @@ impl Node {
             replicas: RwLock::default(),
             damaged: RwLock::default(),
             system: RwLock::default(),
+            receiving: Mutex::default(),
             joining: Mutex::default(),
             stopping: CancellationToken::new(),
             folder,
         });
+        if let Some(keep_bytes) = options.log_keep_bytes {
+            tokio::spawn(retention::run(host.clone(), keep_bytes));
+        }
         match peer {
             None => {
                 open_alone(&host).await?;

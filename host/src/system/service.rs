@@ -17,8 +17,9 @@ use crate::ids::{Head, JournalIndex, LogIndex, Micros, ModuleId, NodeId, Term};
 use crate::log::EntryId;
 use crate::partition::Partition;
 use crate::peer::{Call, GroupName, Network, Service, ServiceError, Topic};
+use crate::snapshot;
 use crate::system::host::Host;
-use crate::system::{found, repair};
+use crate::system::{found, install, repair};
 
 /// Bytes of one piece of something fetched.
 const PIECE_BYTES: usize = 256 << 10;
@@ -145,11 +146,14 @@ impl Service for HostService {
 
     fn fetch(
         &self,
-        _from: NodeId,
+        from: NodeId,
         call: Call,
     ) -> BoxFuture<'static, Result<BoxStream<'static, Result<Bytes, ServiceError>>, ServiceError>> {
         let host = self.0.clone();
         async move {
+            let group =
+                || call.group.clone().ok_or_else(|| ServiceError::Malformed("it names no partition".to_owned()));
+            let replica = |group: GroupName| host.find_replica(&group).ok_or(ServiceError::NoGroup(group));
             match call.topic {
                 Topic::Module => {
                     let id = call.body.as_ref().try_into().map(ModuleId);
@@ -159,12 +163,9 @@ impl Service for HostService {
                         wasm.chunks(PIECE_BYTES).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
                     Ok(stream::iter(pieces).boxed())
                 }
-                Topic::Records => {
-                    let group =
-                        call.group.ok_or_else(|| ServiceError::Malformed("it names no partition".to_owned()))?;
-                    let replica = host.find_replica(&group).ok_or(ServiceError::NoGroup(group))?;
-                    repair::records(replica, &call.body)
-                }
+                Topic::Records => repair::records(replica(group()?)?, &call.body),
+                Topic::Snapshot => snapshot::serve(replica(group()?)?.snapshots(), &call.body),
+                Topic::Offer => install::on_offer(&host, from, group()?, &call.body),
                 topic => Err(ServiceError::Malformed(format!("{topic:?} is nothing to fetch here"))),
             }
         }
@@ -233,7 +234,7 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
                 None => repair::holding(replica()?.as_ref()),
             })
         }
-        Topic::Module | Topic::Snapshot | Topic::Query => {
+        Topic::Module | Topic::Snapshot | Topic::Offer => {
             Err(ServiceError::Malformed(format!("{topic:?} is not asked so")))
         }
     }

@@ -56,6 +56,7 @@ async fn measure(args: HttpArgs) -> anyhow::Result<ExitCode> {
         disk: Arc::new(RealDisk),
         clock: Arc::new(SystemClock),
         paranoid: false,
+        log_keep_bytes: None,
         hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
         peer: None,
         http: None,

@@ -107,6 +107,7 @@ fn options(
             disk: Arc::new(RealDisk),
             clock: Arc::new(SystemClock),
             paranoid: args.paranoid,
+            log_keep_bytes: None,
             hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
             peer,
             http: None,

@@ -9,7 +9,6 @@ mod group;
 mod storage;
 mod suite;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,7 +102,7 @@ impl Applier for Partition {
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, ApplierError> {
         let Memory { applied, membership, .. } = self.memory();
-        let snapshot = Snapshot { last: applied, membership, folder: PathBuf::from("snapshot") };
+        let snapshot = Snapshot { last: applied, membership, offer: Arc::new(Bytes::from("snapshot")) };
         self.0.send_modify(|memory| memory.snapshot = Some(snapshot.clone()));
         Ok(snapshot)
     }

@@ -1,0 +1,99 @@
+//! Snapshots of a running partition, and the release of the log that they make dispensable.
+//!
+//! ```text
+//! enough log since the last one? ─▶ flush ─▶ executor: checkpoint of state and ids ─▶ hash, sync ─▶ adopt ─▶ purge ─▶ delete segments
+//! ```
+//! In: how much of the log is to be kept. Out: a log that is not much longer. Each step may be the last one before a crash, and only looks
+//! at what is there. It does not know how often it is asked, nor which other node may need what is released.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use crate::ids::LogIndex;
+use crate::log::{EntryId, Log, LogHealth};
+use crate::partition::error::PartitionError;
+use crate::partition::handle::Partition;
+use crate::partition::open::applied_of;
+use crate::partition::run::Message;
+use crate::snapshot::{IDS, Manifest, STATE, SnapshotError, Snapshots};
+use crate::store::{IdIndex, Meta, Store, StoreError};
+
+/// Puts state and ids into a folder, both as of the last applied entry: only the executor may do this, between two entries.
+pub fn checkpoint(store: &Store, ids: &IdIndex, folder: &Path) -> Result<Option<Meta>, StoreError> {
+    let Some(meta) = store.checkpoint(&folder.join(STATE))? else { return Ok(None) };
+    let recorded = ids.checkpoint(&folder.join(IDS))?;
+    assert!(meta.journal <= recorded, "whoever installs this has no journal to read ids from");
+    Ok(Some(meta))
+}
+
+/// Makes what [`checkpoint`] has put there a snapshot.
+pub fn finish(snapshots: &Snapshots, log: &Log, meta: &Meta) -> Result<(), SnapshotError> {
+    let manifest = Manifest::new(snapshots.stream(), meta, log.hash_of(applied_of(meta)));
+    let made = snapshots.finish(manifest)?;
+    metrics::counter!("statehouse_snapshots_built_total").increment(1);
+    tracing::info!(stream = %snapshots.stream(), last = %made.manifest.last(), bytes = made.manifest.size(), "made a snapshot");
+    Ok(())
+}
+
+impl Partition {
+    pub fn snapshots(&self) -> &Arc<Snapshots> {
+        &self.parts.snapshots
+    }
+
+    /// Makes a snapshot of what is applied. One call at a time.
+    pub async fn take_snapshot(&self) -> Result<(), PartitionError> {
+        let (store, ids) = (self.parts.store.clone(), self.parts.ids.clone());
+        // Most of what is not written yet is written before the executor has to wait for the rest.
+        blocking(move || Ok(store.flush().and_then(|()| ids.flush())?)).await?;
+        let snapshots = self.parts.snapshots.clone();
+        let (reply, done) = oneshot::channel();
+        self.send(Message::Checkpoint(snapshots.begin()?, reply))?;
+        let Some(meta) = done.await.map_err(|_| self.not_running())?? else { return Ok(()) };
+        let log = self.parts.log.clone();
+        blocking(move || Ok(finish(&snapshots, &log, &meta)?)).await?;
+        Ok(self.parts.group.adopt_snapshot().await?)
+    }
+
+    /// Sees to it that about `keep_bytes` of the log stay, and what is not in a snapshot yet. To be called again and again: what one call
+    /// has begun the next ones go on with.
+    pub async fn release_log(&self, keep_bytes: u64) -> Result<(), PartitionError> {
+        let (log, snapshots) = (&self.parts.log, &self.parts.snapshots);
+        // Whoever is being sent a snapshot needs the log behind it next.
+        if snapshots.is_lent() || log.health() != LogHealth::Ok {
+            return Ok(());
+        }
+        let last = snapshots.newest().map(|newest| newest.manifest.last());
+        if keep_bytes < log.bytes_after(last) {
+            self.take_snapshot().await?;
+        }
+        if let Some(upto) = self.find_releasable(keep_bytes) {
+            self.parts.group.purge(upto).await?;
+        }
+        let log = log.clone();
+        let freed = blocking(move || Ok(log.release()?)).await?;
+        if 0 < freed {
+            tracing::info!(stream = %snapshots.stream(), freed, "released log that is in a snapshot");
+            metrics::counter!("statehouse_log_released_bytes_total").increment(freed);
+        }
+        Ok(())
+    }
+
+    /// Up to where the log may be purged, if that is worth a record in it.
+    fn find_releasable(&self, keep_bytes: u64) -> Option<LogIndex> {
+        let log = &self.parts.log;
+        let in_snapshot: EntryId = self.parts.snapshots.newest()?.manifest.last();
+        let before_kept = log.find_before_last(keep_bytes)?;
+        let upto = if in_snapshot.index < before_kept.index { in_snapshot } else { before_kept };
+        let freed = log.bytes_after(None).saturating_sub(log.bytes_after(Some(upto)));
+        (keep_bytes / 2 <= freed).then_some(upto.index)
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PartitionError> + Send + 'static,
+) -> Result<T, PartitionError> {
+    let working = tokio::task::spawn_blocking(work).await;
+    working.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}

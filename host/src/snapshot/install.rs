@@ -1,0 +1,99 @@
+//! Puts a received snapshot in the place of a partition's state and ids, while the partition is closed.
+//!
+//! | step | after a crash behind it |
+//! |---|---|
+//! | the log skips to the snapshot's last entry | the state is behind what is purged, and `install` is still whole |
+//! | `state` is replaced | `install/state` is gone, so only the ids are missing |
+//! | `ids` are replaced | only the manifest is left |
+//! | `install` is removed | done |
+//!
+//! Each step finds out whether it was done, so all of them may be repeated. A snapshot is of committed entries: it is always right to
+//! install one that is ahead of the state.
+
+use std::path::{Path, PathBuf};
+
+use super::manifest::Manifest;
+use super::{IDS, MANIFEST, STATE, SnapshotError, files};
+use crate::ids::LogIndex;
+use crate::log::{EntryId, Log};
+use crate::store::{Store, StoreError, StoreOptions};
+
+const INSTALL: &str = "install";
+const DROPPED: &str = "install.dropped";
+
+pub(super) fn install_folder(partition: &Path) -> PathBuf {
+    partition.join(INSTALL)
+}
+
+/// Finishes what [`super::Incoming::accept`] has begun, if it has; returns the entry that the state stands at then. The partition's log is
+/// open, its state and ids are not.
+pub fn finish_install(
+    partition: &Path,
+    log: &Log,
+    stream: &str,
+    options: &StoreOptions,
+) -> Result<Option<EntryId>, SnapshotError> {
+    files::remove(&partition.join(DROPPED))?;
+    let install = install_folder(partition);
+    if !install.exists() {
+        return Ok(None);
+    }
+    let Ok(raw) = std::fs::read(install.join(MANIFEST)) else {
+        drop_install(partition)?;
+        return Ok(None);
+    };
+    let manifest = Manifest::decode(&raw)?;
+    manifest.check_stream(stream)?;
+    let last = manifest.last();
+    if install.join(STATE).exists() && Some(last.index) <= applied(&partition.join(STATE), options)? {
+        drop_install(partition)?;
+        return Ok(None);
+    }
+    for step in STEPS {
+        step(partition, log, &manifest)?;
+    }
+    tracing::info!(partition = %partition.display(), %last, "a snapshot was installed");
+    metrics::counter!("statehouse_snapshots_installed_total").increment(1);
+    Ok(Some(last))
+}
+
+type Step = fn(&Path, &Log, &Manifest) -> Result<(), SnapshotError>;
+
+pub(super) const STEPS: [Step; 4] = [
+    |_, log, manifest| Ok(log.skip_to(manifest.last(), manifest.log_hash)?),
+    |partition, _, _| replace(partition, STATE),
+    |partition, _, _| replace(partition, IDS),
+    |partition, _, _| drop_install(partition),
+];
+
+/// Up to where the state reaches that is to be replaced. To open it also makes sure that nobody else has it open.
+fn applied(state: &Path, options: &StoreOptions) -> Result<Option<LogIndex>, SnapshotError> {
+    match Store::open(state, options.clone()) {
+        Ok(store) => Ok(store.meta_written().map(|meta| meta.applied.index)),
+        // A damaged state is worth less than any snapshot.
+        Err(error) if error.is_damage() || matches!(error, StoreError::MetaFormat { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn replace(partition: &Path, part: &str) -> Result<(), SnapshotError> {
+    let (new, place) = (install_folder(partition).join(part), partition.join(part));
+    let replaced = partition.join(format!("{part}.replaced"));
+    if new.exists() {
+        files::remove(&replaced)?;
+        if place.exists() {
+            files::rename(&place, &replaced)?;
+        }
+        files::rename(&new, &place)?;
+    }
+    files::remove(&replaced)
+}
+
+/// A folder cannot be removed at once, so first it loses the name that means something.
+fn drop_install(partition: &Path) -> Result<(), SnapshotError> {
+    let dropped = partition.join(DROPPED);
+    if install_folder(partition).exists() {
+        files::rename(&install_folder(partition), &dropped)?;
+    }
+    files::remove(&dropped)
+}

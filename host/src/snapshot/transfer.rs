@@ -1,0 +1,143 @@
+//! A snapshot's files from one node to another: whoever was offered one fetches them, one stream a file, from where it was.
+//!
+//! In: an offer. Out: the folder `install`. A stream carries pieces of bounded size, no more of them than its window is under way, and each
+//! piece has its own deadline: a large snapshot may take long, a dead connection may not. It does not know when a snapshot is offered.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt, TryStreamExt};
+use minicbor::{Decode, Encode};
+
+use super::incoming::Incoming;
+use super::manifest::FileFacts;
+use super::{SnapshotError, Snapshots};
+use crate::consensus::PeerError;
+use crate::ids::{LogIndex, NodeId};
+use crate::limits;
+use crate::peer::{Call, GroupName, Network, ServiceError, Topic};
+
+/// How long the next piece may take.
+const PIECE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The body of [`Topic::Snapshot`]: a file of the snapshot at a log index, from a byte on.
+#[derive(Clone, Copy, Debug, Encode, Decode)]
+struct Wanted {
+    #[n(0)]
+    last: u64,
+    /// Its place in the manifest.
+    #[n(1)]
+    file: u32,
+    #[n(2)]
+    offset: u64,
+}
+
+/// Why a snapshot was not received; what is here of it stays for the next attempt.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+}
+
+/// Answers [`Topic::Snapshot`]: the bytes that are wanted, in pieces.
+pub fn serve(
+    snapshots: &Snapshots,
+    body: &[u8],
+) -> Result<BoxStream<'static, Result<Bytes, ServiceError>>, ServiceError> {
+    let malformed = |error: minicbor::decode::Error| ServiceError::Malformed(error.to_string());
+    let Wanted { last, file, offset } = minicbor::decode(body).map_err(malformed)?;
+    let failed = |error: SnapshotError| ServiceError::Failed(error.to_string());
+    let kept = snapshots.find(LogIndex(last)).ok_or_else(|| failed(SnapshotError::Gone(LogIndex(last))))?;
+    let Some(facts) = kept.manifest.files.get(file as usize).cloned() else {
+        return Err(ServiceError::Malformed(format!("the snapshot has no file {file}")));
+    };
+    let path = kept.folder.join(&facts.name);
+    let opened = File::open(&path).map_err(|error| failed(SnapshotError::io(&path, "read")(error)))?;
+    // With the snapshot itself, so that it counts as being sent.
+    let source = Arc::new((opened, path, facts.size, kept.offer.clone()));
+    let pieces = stream::try_unfold(offset, move |offset| {
+        let source = source.clone();
+        async move {
+            // From disk: not on a thread of the runtime.
+            let reading = tokio::task::spawn_blocking(move || {
+                read_piece(&source.0, source.2, offset)
+                    .map_err(|error| ServiceError::Failed(SnapshotError::io(&source.1, "read")(error).to_string()))
+            });
+            let piece = reading.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+            let next = offset + piece.len() as u64;
+            Ok((!piece.is_empty()).then_some((piece, next)))
+        }
+    });
+    Ok(pieces.boxed())
+}
+
+fn read_piece(file: &File, size: u64, offset: u64) -> Result<Bytes, std::io::Error> {
+    let left = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX);
+    let mut piece = vec![0; left.min(limits::SNAPSHOT_PIECE_BYTES)];
+    file.read_exact_at(&mut piece, offset)?;
+    Ok(piece.into())
+}
+
+/// Fetches what is missing of a snapshot from the node that has offered it, checks every file, and accepts it: durable on return.
+pub async fn receive(
+    network: &dyn Network,
+    from: NodeId,
+    group: &GroupName,
+    incoming: Incoming,
+) -> Result<(), TransferError> {
+    let mut incoming = incoming;
+    let last = incoming.manifest.last().index.0;
+    for (number, file) in (0_u32..).zip(incoming.manifest.files.clone()) {
+        let (kept, missing) = {
+            let file = file.clone();
+            blocking(incoming, move |incoming| incoming.missing_from(&file)).await
+        };
+        incoming = kept;
+        let Some(offset) = missing? else { continue };
+        let wanted = Wanted { last, file: number, offset };
+        let body = minicbor::to_vec(wanted).expect("writing to memory cannot fail").into();
+        let call = Call { topic: Topic::Snapshot, group: Some(group.clone()), body };
+        fetch_file(network, from, call, &incoming, &file).await?;
+        let (kept, checked) = blocking(incoming, move |incoming| incoming.check(&file)).await;
+        incoming = kept;
+        checked?;
+    }
+    let accepting = tokio::task::spawn_blocking(move || incoming.accept()).await;
+    accepting.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    Ok(())
+}
+
+async fn fetch_file(
+    network: &dyn Network,
+    from: NodeId,
+    call: Call,
+    incoming: &Incoming,
+    file: &FileFacts,
+) -> Result<(), TransferError> {
+    let mut pieces = network.fetch(from, call, PIECE_PATIENCE).await?;
+    let mut appending = incoming.append(file)?;
+    while let Some(piece) = pieces.try_next().await? {
+        let (kept, written) = blocking(appending, move |appending| appending.write(&piece)).await;
+        appending = kept;
+        written?;
+    }
+    Ok(())
+}
+
+/// Work on files, away from the threads of the runtime.
+async fn blocking<T: Send + 'static, R: Send + 'static>(
+    mut subject: T,
+    work: impl FnOnce(&mut T) -> R + Send + 'static,
+) -> (T, R) {
+    let working = tokio::task::spawn_blocking(move || {
+        let result = work(&mut subject);
+        (subject, result)
+    });
+    working.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}

@@ -1,0 +1,133 @@
+//! Taking a snapshot that a leader offers, because its log does not go back to where this node stands.
+//!
+//! ```text
+//! offer ─▶ fetch what is missing ─▶ accepted, durable ─▶ answer "taken" ─▶ close the partition ─▶ open it: installs ─▶ follows the leader
+//! ```
+//! In: an offer. Out: a replica that stands where the snapshot does. Until it is open again the partition is not served here. It does not
+//! know what is in a snapshot, nor when one is offered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt, StreamExt};
+
+use crate::consensus::SnapshotReply;
+use crate::ids::NodeId;
+use crate::peer::{GroupName, Offer, ServiceError};
+use crate::router::Machine;
+use crate::snapshot::{Incoming, TransferError, receive};
+use crate::system::host::Host;
+use crate::system::logic::SYSTEM;
+
+/// How often the leader hears that there is progress.
+const WORD: Duration = Duration::from_secs(1);
+/// How soon it is tried again to open the partition, and to see whether the old one is gone.
+const OPEN_AGAIN: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+type Replies = BoxStream<'static, Result<Bytes, ServiceError>>;
+
+/// Answers [`crate::peer::Topic::Offer`].
+pub fn on_offer(host: &Arc<Host>, from: NodeId, group: GroupName, body: &[u8]) -> Result<Replies, ServiceError> {
+    let failed = |error: &dyn std::fmt::Display| ServiceError::Failed(error.to_string());
+    let Offer { vote, snapshot } = Offer::decode(body)?;
+    let replica = host.find_replica(&group).ok_or_else(|| ServiceError::NoGroup(group.clone()))?;
+    if let Some(own) = replica.log().vote().filter(|own| vote.order() < own.order()) {
+        return Ok(one(&SnapshotReply::HigherVote(own)));
+    }
+    if !replica.is_running() {
+        // What has halted is looked at by somebody before it goes on.
+        return Err(failed(&format!("{group} does not run")));
+    }
+    let Some(receiving) = Receiving::begin(host, &group) else {
+        return Err(failed(&format!("{group} is taking a snapshot already")));
+    };
+    let folder = host.folder.partition(&group.machine, group.partition);
+    let incoming = Incoming::open(&folder, &group.to_string(), &snapshot).map_err(|error| failed(&error))?;
+    let last = incoming.manifest.last();
+    if last.index <= replica.log_index_applied() {
+        return Ok(one(&SnapshotReply::Taken));
+    }
+    tracing::info!(%group, node = %from, %last, bytes = incoming.manifest.size(), "takes a snapshot");
+    drop(replica);
+    Ok(speak(take(receiving, from, incoming)))
+}
+
+fn one(reply: &SnapshotReply) -> Replies {
+    let reply = Offer::encode_reply(reply);
+    stream::once(async move { Ok(reply) }).boxed()
+}
+
+/// A word at regular intervals, until the work is done or given up.
+fn speak(taking: impl Future<Output = Result<(), TransferError>> + Send + 'static) -> Replies {
+    let replies = stream::unfold(Some(taking.boxed()), |taking| async move {
+        let mut taking = taking?;
+        Some(match tokio::time::timeout(WORD, &mut taking).await {
+            Ok(Ok(())) => (Ok(Offer::encode_reply(&SnapshotReply::Taken)), None),
+            Ok(Err(error)) => (Err(ServiceError::Failed(error.to_string())), None),
+            Err(_) => (Ok(Offer::encode_reply(&SnapshotReply::Fetching)), Some(taking)),
+        })
+    });
+    replies.boxed()
+}
+
+async fn take(receiving: Receiving, from: NodeId, incoming: Incoming) -> Result<(), TransferError> {
+    receive(receiving.host.network().as_ref(), from, &receiving.group, incoming).await?;
+    // It is durable: whatever happens to whoever offered it, it is going to be installed.
+    tokio::spawn(reopen(receiving));
+    Ok(())
+}
+
+/// Closes the partition in order and opens it again, which installs the snapshot.
+async fn reopen(receiving: Receiving) {
+    let Receiving { host, group } = &receiving;
+    let Some(machine) = find_machine(host, group) else { return };
+    let closing = host.replicas.write().remove(group);
+    drop(machine.set_replica(group.partition, Err("it is installing a snapshot".to_owned())));
+    if let Some(partition) = closing {
+        if let Err(error) = partition.close().await {
+            tracing::warn!(%group, %error, "the state that is to be replaced was not closed in order");
+        }
+        let left = Arc::downgrade(&partition);
+        drop(partition);
+        // Requests that still read from it have their deadlines.
+        while left.strong_count() > 0 && !host.stopping.is_cancelled() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+    while !host.stopping.is_cancelled() {
+        // The group has its history, so that nobody has to found it.
+        let Err(error) = host.open_replica(&machine, group.partition, Vec::new()).await else { return };
+        tracing::error!(%group, %error, "a partition with a new snapshot is not served");
+        drop(machine.set_replica(group.partition, Err(error.to_string())));
+        tokio::select! {
+            () = host.stopping.cancelled() => {}
+            () = tokio::time::sleep(OPEN_AGAIN) => {}
+        }
+    }
+}
+
+fn find_machine(host: &Host, group: &GroupName) -> Option<Arc<Machine>> {
+    if &*group.machine == SYSTEM { host.system.read().clone() } else { host.router.find_machine(&group.machine) }
+}
+
+/// The right to receive a snapshot for a group and to open it, held by one at a time.
+struct Receiving {
+    host: Arc<Host>,
+    group: GroupName,
+}
+
+impl Receiving {
+    fn begin(host: &Arc<Host>, group: &GroupName) -> Option<Self> {
+        let is_first = host.receiving.lock().insert(group.clone());
+        is_first.then(|| Self { host: host.clone(), group: group.clone() })
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.host.receiving.lock().remove(&self.group);
+    }
+}
