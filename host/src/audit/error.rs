@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::ids::JournalIndex;
 use crate::log::LogError;
 use crate::machine::replay::ReplayError;
 use crate::registry::RegistryError;
@@ -25,6 +26,13 @@ pub enum AuditError {
     Log { stream: String, source: LogError },
     #[error("{stream}: {source}")]
     Replay { stream: String, source: ReplayError },
+    /// Without the beginning nothing can be recomputed.
+    #[error(
+        "{stream}: the journal in this folder {}: what came before was released, or replaced by a snapshot; audit the folder of another \
+         node or a copy that has all of it",
+        next.map_or_else(|| "is not here".to_owned(), |next| format!("begins, or goes on after a gap, with entry {next}"))
+    )]
+    Released { stream: String, next: Option<JournalIndex> },
     #[error("the position is not one of this journal")]
     Gone,
     #[error("no module was active then: nothing has happened yet")]

@@ -124,14 +124,24 @@ impl PartitionSource {
         format!("{}/{}", self.machine, self.partition)
     }
 
-    /// The entries in Raft's order, void ones included; blank and membership entries left out.
+    /// The entries in Raft's order, void ones included; blank and membership entries left out. Where one is not here, which was released
+    /// or which a snapshot replaced, [`AuditError::Released`] comes instead of what follows.
     pub fn entries(&self) -> impl Iterator<Item = Result<Read, AuditError>> {
-        self.scan.entries().filter_map(|scanned| {
+        // Every log begins with index 0.
+        let mut next = LogIndex(0);
+        let mut is_cut = false;
+        let read = self.scan.entries().filter_map(move |scanned| {
             let scanned = match scanned {
                 Ok(scanned) => scanned,
                 Err(source) => return Some(Err(AuditError::Log { stream: self.stream(), source })),
             };
+            is_cut |= scanned.entry.id.index != next;
+            next = scanned.entry.id.index.next();
             let Payload::Entry(bytes) = scanned.entry.payload else { return None };
+            if is_cut {
+                let next = Entry::parse(bytes).ok().map(|entry| entry.header().index);
+                return Some(Err(AuditError::Released { stream: self.stream(), next }));
+            }
             let read = |entry| Read {
                 entry,
                 log_index: scanned.entry.id.index,
@@ -140,7 +150,15 @@ impl PartitionSource {
                 is_committed: scanned.is_committed,
             };
             Some(Entry::parse(bytes).map(read).map_err(|error| self.replay_failed(error.into())))
-        })
+        });
+        read.chain(self.find_end_missing().map(Err))
+    }
+
+    /// A snapshot may have replaced everything, also what no entry follows yet.
+    fn find_end_missing(&self) -> Option<AuditError> {
+        let (last, found) = (self.scan.last()?, self.scan.last_found());
+        let is_missing = found.is_none_or(|found| found.index < last.index);
+        is_missing.then(|| AuditError::Released { stream: self.stream(), next: None })
     }
 
     pub fn replay_failed(&self, source: ReplayError) -> AuditError {
