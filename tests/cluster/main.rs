@@ -17,6 +17,7 @@ mod disk_full;
 mod flipped_bits;
 mod lost_data;
 mod majority_wiped;
+mod released_log;
 
 use tokio::sync::{Mutex, MutexGuard};
 

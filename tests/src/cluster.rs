@@ -36,6 +36,8 @@ const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 pub struct Shape {
     pub nodes: u64,
     pub partitions: u32,
+    /// About how much of each log every node keeps; everything without.
+    pub log_keep_bytes: Option<u64>,
 }
 
 pub struct Cluster {
@@ -380,11 +382,13 @@ impl Node {
 
     fn config_text(&self, id: NodeId, routes: impl Iterator<Item = (NodeId, SocketAddr)>, shape: Shape) -> String {
         let routes: String = routes.map(|(to, address)| format!("{to} = \"{address}\"\n")).collect();
+        let log = shape.log_keep_bytes.map_or_else(String::new, |bytes| format!("[log]\nkeep_bytes = {bytes}\n\n"));
         format!(
             "[node]\nid = {id}\ndata = {data:?}\n\n\
              [http]\nlisten = \"{http}\"\n\n\
              [peer]\nlisten = \"{peer}\"\nadvertise = \"{peer}\"\n\n\
              [peer.routes]\n{routes}\n\
+             {log}\
              [machines.{MACHINE}]\nmodule = {module:?}\npartitions = {partitions}\n",
             data = argument(&self.data),
             http = self.http,
