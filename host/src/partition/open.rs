@@ -26,7 +26,7 @@ use crate::partition::status::{Board, Progress, RunState};
 use crate::peer::GroupPeers;
 use crate::sequencer::admission::{InFlight, RejectionMeter};
 use crate::sequencer::speculation::Speculation;
-use crate::snapshot::{Snapshots, finish_install};
+use crate::snapshot::{Incoming, Snapshots, finish_install};
 use crate::store::{AppliedId, IdIndex, Meta, Store, StoreOptions};
 
 /// Batches of committed entries that wait for the executor.
@@ -131,17 +131,8 @@ pub fn applied_of(meta: &Meta) -> EntryId {
 impl Partition {
     /// Opens the partition and starts it; returns once everything known to be committed is on its way to be applied.
     pub async fn open(options: PartitionOptions) -> Result<Arc<Self>, PartitionError> {
-        let folder = |name: &str| -> Result<PathBuf, PartitionError> {
-            let path = options.folder.join(name);
-            std::fs::create_dir_all(&path).map_err(|source| PartitionError::Folder { path: path.clone(), source })?;
-            Ok(path)
-        };
         let stream = StreamId::new(&options.machine, options.partition)?;
-        let log = Log::open(options.disk.clone(), &folder("log")?, options.log_options(stream.clone()))?;
-        let found = log.last().or(log.last_purged());
-        if let Some(held) = options.held.filter(|held| found.is_none_or(|found| found < *held)) {
-            return Err(PartitionError::RolledBack { held, found });
-        }
+        let log = open_log(&options, stream.clone())?;
         finish_install(&options.folder, &log, &stream.to_string(), &options.store)?;
         let (store, ids) = derived::open(&options.folder, &log, &options.store)?;
         let (store, ids) = (Arc::new(store), Arc::new(ids));
@@ -211,6 +202,18 @@ impl Partition {
     }
 }
 
+/// The log, unless it has lost what others count on.
+fn open_log(options: &PartitionOptions, stream: StreamId) -> Result<Log, PartitionError> {
+    let path = options.folder.join("log");
+    std::fs::create_dir_all(&path).map_err(|source| PartitionError::Folder { path: path.clone(), source })?;
+    let log = Log::open(options.disk.clone(), &path, options.log_options(stream))?;
+    let found = log.last().or(log.last_purged());
+    match options.held.filter(|held| found.is_none_or(|found| found < *held)) {
+        Some(held) => Err(PartitionError::RolledBack { held, found }),
+        None => Ok(log),
+    }
+}
+
 /// The snapshots of the partition. As soon as anything is purged there is one, because a follower may need it.
 fn open_snapshots(
     folder: &Path,
@@ -221,6 +224,7 @@ fn open_snapshots(
 ) -> Result<Arc<Snapshots>, PartitionError> {
     let snapshots = Snapshots::open(folder, stream)?;
     let (purged, applied) = (log.last_purged(), store.meta_written().map(|meta| applied_of(&meta)));
+    Incoming::drop_unless_ahead(folder, applied.map(|applied| applied.index))?;
     snapshots.retain(|manifest| {
         let last = Some(manifest.last().index);
         purged.map(|purged| purged.index) <= last && last <= applied.map(|applied| applied.index)

@@ -22,7 +22,7 @@ use crate::machine::logic::Logic;
 use crate::machine::native::Native;
 use crate::partition::{Answered, Modules, Participants, Partition, PartitionError, PartitionOptions};
 use crate::peer::{GroupName, GroupPeers, NoNetwork, Seen};
-use crate::router::answer::{Answer, Caller, CommandRequest};
+use crate::router::answer::{Answer, Caller, CommandRequest, Unavailable, UnavailableReason};
 use crate::router::{Machine, MachineOptions};
 use crate::sequencer::submission::Unticketed;
 use crate::store::{StoreOptions, StoreShared};
@@ -109,6 +109,22 @@ async fn create(partition: &Arc<Partition>, numbers: std::ops::Range<u8>) -> Vec
         let activation = Activation { module: logic.id(), schema: logic.describe().schema, number: 0 };
         partition.activate(activation, soon()).await.expect("it activates");
     }
+    let mut ids = Vec::new();
+    for number in numbers {
+        let answer = ask(partition, number).await;
+        assert!(matches!(answer, Answer::Done(_)), "{answer:?}");
+        ids.push(id_of(number));
+    }
+    ids
+}
+
+fn id_of(number: u8) -> CommandId {
+    CommandId([number + 1; 16])
+}
+
+/// Asks for the machine with this number.
+async fn ask(partition: &Arc<Partition>, number: u8) -> Answer {
+    let logic: Arc<dyn Logic> = Arc::new(Native::<System>::new());
     let machine = Machine::new(MachineOptions {
         name: SYSTEM.to_owned(),
         partition_count: 1,
@@ -123,27 +139,20 @@ async fn create(partition: &Arc<Partition>, numbers: std::ops::Range<u8>) -> Vec
     drop(machine.set_replica(PartitionId(0), Ok(partition.clone())));
     let commands = &machine.describe().commands;
     let command = commands.iter().position(|command| command.path == "machines").expect("the logic has it");
-    let mut ids = Vec::new();
-    for number in numbers {
-        let body = Value::map([
-            ("name", Value::text(format!("machine-{number}").as_str())),
-            ("partitions", Value::Int(1)),
-            ("module", Value::text(ModuleId::of(&[number]).to_string())),
-        ]);
-        let id = CommandId([number + 1; 16]);
-        let request = CommandRequest {
-            command: u32::try_from(command).expect("few commands"),
-            body: body.to_cbor().expect("no integer over 64 bits"),
-            id,
-            caller: Arc::new(Caller { name: "test".to_owned(), roles: role::ALL }),
-            request_id: "test".into(),
-            deadline: soon(),
-        };
-        let answer = machine.submit(vec![request]).await.pop();
-        assert!(matches!(answer, Some(Answer::Done(_))), "{answer:?}");
-        ids.push(id);
-    }
-    ids
+    let body = Value::map([
+        ("name", Value::text(format!("machine-{number}").as_str())),
+        ("partitions", Value::Int(1)),
+        ("module", Value::text(ModuleId::of(&[number]).to_string())),
+    ]);
+    let request = CommandRequest {
+        command: u32::try_from(command).expect("few commands"),
+        body: body.to_cbor().expect("no integer over 64 bits"),
+        id: id_of(number),
+        caller: Arc::new(Caller { name: "test".to_owned(), roles: role::ALL }),
+        request_id: "test".into(),
+        deadline: soon(),
+    };
+    machine.submit(vec![request]).await.pop().expect("one answer")
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
@@ -260,6 +269,61 @@ async fn a_state_ahead_of_the_log_is_made_again() {
         assert_eq!(partition.find_id(*id).expect("ids can be read"), None, "what the log lost is not known any more");
     }
     assert_eq!(create(&partition, 10..11).await.len(), 1, "it goes on");
+    partition.close().await.expect("closes");
+}
+
+/// What of a log that is not kept the partition still knows, and what it says of the rest.
+async fn check_released(partition: &Arc<Partition>, ids: &[CommandId], expected: &Content) {
+    assert_eq!(content(partition, ids).await, *expected, "state and ids need no log");
+    let error = partition.find_entry(JournalIndex(1)).err().expect("it is gone").to_string();
+    assert!(error.contains("begins with entry") && error.contains("at position 0."), "{error}");
+    assert!(matches!(partition.check_beginning(), Err(PartitionError::Released { .. })));
+    let newest = expected.journal;
+    assert_eq!(partition.find_entry(newest).expect("it is kept").entry.header().index, newest);
+    let answer = ask(partition, 0).await;
+    assert!(
+        matches!(&answer, Answer::Unavailable(Unavailable { reason: UnavailableReason::OutcomeReleased, .. })),
+        "it is not executed again, and how it ended is not known: {answer:?}"
+    );
+    let newest = ask(partition, 29).await;
+    assert!(matches!(newest, Answer::Done(_)), "{newest:?}");
+    assert_eq!(content(partition, ids).await, *expected, "nothing was executed twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_released_up_to_what_is_to_be_kept() {
+    const KEPT: u64 = 4096;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let partition = open(folder.path()).await;
+    let ids = create(&partition, 0..30).await;
+    let expected = content(&partition, &ids).await;
+    partition.release_log(1 << 30).await.expect("the disk is well");
+    assert!(partition.snapshots().newest().is_none(), "there is less than that");
+    let bytes = partition.log().bytes_after(None);
+    // What one call has begun the next ones go on with, once the group has followed.
+    let released = async {
+        while partition.log().last_purged().is_none() {
+            partition.release_log(KEPT).await.expect("the disk is well");
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout_at(soon(), released).await.expect("the log is purged");
+    let left = partition.log().bytes_after(None);
+    assert!(KEPT <= left && left < bytes, "{bytes} → {left}");
+    check_released(&partition, &ids, &expected).await;
+    partition.close().await.expect("closes");
+    drop(partition);
+
+    let partition = open(folder.path()).await;
+    check_released(&partition, &ids, &expected).await;
+    partition.close().await.expect("closes");
+    drop(partition);
+    // Without a snapshot a follower could not be helped: a new one is made.
+    std::fs::remove_dir_all(folder.path().join("snapshots")).expect("removed");
+    let partition = open(folder.path()).await;
+    let made = partition.snapshots().newest().expect("something is purged");
+    assert_eq!(made.manifest.journal, expected.journal.0);
+    check_released(&partition, &ids, &expected).await;
     partition.close().await.expect("closes");
 }
 

@@ -11,6 +11,7 @@ use super::build::incoming_folder;
 use super::install::install_folder;
 use super::manifest::{FileFacts, Manifest};
 use super::{MANIFEST, SnapshotError, files};
+use crate::ids::LogIndex;
 
 pub struct Incoming {
     partition: PathBuf,
@@ -30,6 +31,14 @@ impl Incoming {
             files::write(&folder.join(MANIFEST), offer)?;
         }
         Ok(Self { partition: partition.to_owned(), folder, manifest })
+    }
+
+    /// Removes what was fetched of a snapshot that the state has reached by itself meanwhile.
+    pub fn drop_unless_ahead(partition: &Path, applied: Option<LogIndex>) -> Result<(), SnapshotError> {
+        let folder = incoming_folder(partition);
+        let offered = fs::read(folder.join(MANIFEST)).ok().and_then(|raw| Manifest::decode(&raw).ok());
+        let is_ahead = offered.is_some_and(|manifest| applied < Some(manifest.last().index));
+        if is_ahead { Ok(()) } else { files::remove(&folder) }
     }
 
     fn path(&self, file: &FileFacts) -> PathBuf {

@@ -280,6 +280,23 @@ fn a_snapshot_that_the_state_has_passed_is_dropped() {
 }
 
 #[test]
+fn what_was_fetched_is_kept_only_as_long_as_it_is_of_use() {
+    let source = Replica::new();
+    source.apply(9, b"new");
+    let kept = source.snapshot(&open(source.path()));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let incoming = folder.path().join("snapshots/incoming");
+    drop(Incoming::open(folder.path(), "wallet/3", &kept.offer).expect("it is an offer"));
+    for (applied, is_kept) in [(None, true), (Some(LogIndex(8)), true), (Some(LogIndex(9)), false)] {
+        Incoming::drop_unless_ahead(folder.path(), applied).expect("the disk is well");
+        assert_eq!(incoming.exists(), is_kept, "{applied:?}");
+    }
+    Incoming::drop_unless_ahead(folder.path(), None).expect("nothing is there");
+    let error = Incoming::open(folder.path(), "wallet/4", &kept.offer).err().expect("another partition").to_string();
+    assert_eq!(error, "the snapshot is of wallet/3, not of wallet/4");
+}
+
+#[test]
 fn a_damaged_state_is_replaced() {
     let folder = install_at(12);
     fs::write(folder.path().join("state/rocks/CURRENT"), b"nothing").expect("it can be written");

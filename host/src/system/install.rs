@@ -17,7 +17,7 @@ use crate::consensus::SnapshotReply;
 use crate::ids::NodeId;
 use crate::peer::{GroupName, Offer, ServiceError};
 use crate::router::Machine;
-use crate::snapshot::{Incoming, TransferError, receive};
+use crate::snapshot::{Incoming, Manifest, TransferError, receive};
 use crate::system::host::Host;
 use crate::system::logic::SYSTEM;
 
@@ -45,11 +45,11 @@ pub fn on_offer(host: &Arc<Host>, from: NodeId, group: GroupName, body: &[u8]) -
         return Err(failed(&format!("{group} is taking a snapshot already")));
     };
     let folder = host.folder.partition(&group.machine, group.partition);
-    let incoming = Incoming::open(&folder, &group.to_string(), &snapshot).map_err(|error| failed(&error))?;
-    let last = incoming.manifest.last();
+    let last = Manifest::decode(&snapshot).map_err(|error| failed(&error))?.last();
     if last.index <= replica.log_index_applied() {
         return Ok(one(&SnapshotReply::Taken));
     }
+    let incoming = Incoming::open(&folder, &group.to_string(), &snapshot).map_err(|error| failed(&error))?;
     tracing::info!(%group, node = %from, %last, bytes = incoming.manifest.size(), "takes a snapshot");
     drop(replica);
     Ok(speak(take(receiving, from, incoming)))
