@@ -275,7 +275,7 @@ async fn a_state_ahead_of_the_log_is_made_again() {
 /// What of a log that is not kept the partition still knows, and what it says of the rest.
 async fn check_released(partition: &Arc<Partition>, ids: &[CommandId], expected: &Content) {
     assert_eq!(content(partition, ids).await, *expected, "state and ids need no log");
-    let error = partition.find_entry(JournalIndex(1)).err().expect("it is gone").to_string();
+    let error = partition.find_entry(JournalIndex(1)).expect_err("it is gone").to_string();
     assert!(error.contains("begins with entry") && error.contains("at position 0."), "{error}");
     assert!(matches!(partition.check_beginning(), Err(PartitionError::Released { .. })));
     let newest = expected.journal;

@@ -75,11 +75,11 @@ fn a_segment_that_was_not_released_is_missed() {
     let disk = SimDisk::new();
     drop(purged_log(&disk));
     let names = segments(&disk);
-    for missing in 0..names.len() - 1 {
+    for (number, name) in names.iter().enumerate().take(names.len() - 1) {
         let disk = disk.copy();
-        disk.remove(&dir().join(&names[missing])).expect("it is there");
+        disk.remove(&dir().join(name)).expect("it is there");
         let opened = open(&disk);
-        if missing == 0 {
+        if number == 0 {
             // Whether it was released or lost makes no difference to anybody: all of it is purged.
             opened.expect("the newest header vouches for it");
         } else {
