@@ -4,6 +4,7 @@
 //! what is inside the host.
 
 mod transfer;
+mod across;
 mod bad_input;
 mod idempotency;
 mod deadline;

@@ -2,14 +2,9 @@
 //!
 //! It knows the host's own routes and the flags of `statehouse dev`.
 
-use statehouse_tests::host::{Host, Start, argument, cli};
+use statehouse_tests::host::{Host, argument, cli};
 use statehouse_tests::oracle::Ledger;
-use statehouse_tests::wallet::{self, BANK};
 use tempfile::tempdir;
-use uuid::Uuid;
-
-/// Enough that they cannot all lie in one of four partitions.
-const ACCOUNTS: usize = 16;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_hosts_own_routes_answer() {
@@ -71,25 +66,6 @@ async fn cluster_commands_ask_the_node_and_say_what_it_says() {
     let gone = cli(["cluster", "status", "--url", &url]);
     assert_eq!(gone.code, Some(2), "{gone:?}");
     assert!(gone.stderr.contains("no node answers"), "{gone:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_transfer_across_partitions_is_like_any_other() {
-    let data = tempdir().expect("a temporary folder");
-    let arguments = vec!["--partitions".to_owned(), "4".to_owned()];
-    let start = Start { arguments, ..Start::on(data.path()) };
-    let host = Host::start_with(&start).await.expect("the host starts");
-    let mut client = host.client();
-    let ledger = Ledger::open(&mut client, ACCOUNTS, 100).await;
-    for to in &ledger.accounts[1..] {
-        let id = Uuid::new_v4();
-        let answer = wallet::transfer(&mut client, id, &ledger.accounts[0], to, 1).await.expect("the host answers");
-        assert_eq!(answer.status, 200, "{answer:?}");
-        assert_eq!(wallet::balance(&mut client, to).await, 101);
-    }
-    let others = ACCOUNTS as i128 - 1;
-    assert_eq!(wallet::balance(&mut client, &ledger.accounts[0]).await, 100 - others);
-    assert_eq!(wallet::balance(&mut client, BANK).await, -100 * ACCOUNTS as i128, "it is the sum of all partitions");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use crate::limits;
 use crate::machine::entry::{EntryKind, Header, fingerprint};
 use crate::machine::replica::{digest, no_writes};
 use crate::machine::table::{Change, Table, list_finished};
-use crate::partition::error::HaltReason;
+use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::run::{Executor, Message, store_failed};
 use crate::saga::participant::{Known, OnCancel, on_cancel};
 use crate::saga::status::{ENTITY, EventRecord, finish_id};
@@ -110,9 +110,10 @@ impl Table for Coordinator {
 ///
 /// # Errors
 /// The store cannot be read, or a row is of a later version.
-pub fn read_table(view: &View) -> Result<Vec<Saga>, HaltReason> {
-    let rows = view.scan(&key(ENTITY, b""), None, usize::MAX).map_err(store_failed)?;
-    rows.iter().map(|(_, row)| Saga::of_row(row).map_err(HaltReason::Store)).collect()
+pub fn read_table(view: &View) -> Result<Vec<Saga>, PartitionError> {
+    let rows = view.scan(&key(ENTITY, b""), None, usize::MAX)?;
+    let read = |(_, row): &(Vec<u8>, Vec<u8>)| Saga::of_row(row).map_err(HaltReason::Store);
+    Ok(rows.iter().map(read).collect::<Result<_, _>>()?)
 }
 
 impl Coordinator {
@@ -164,7 +165,9 @@ impl Coordinator {
     /// An entry with progress was refused by consensus: what it says is asked for once more, and heard again, after a while.
     pub fn on_refused(&mut self, records: &Records) -> Vec<CommandId> {
         let commands: Vec<CommandId> = records.progress.iter().map(Progress::command).collect();
-        commands.iter().for_each(|command| drop(self.proposed.remove(command)));
+        for command in &commands {
+            self.proposed.remove(command);
+        }
         commands
     }
 

@@ -10,6 +10,7 @@ use std::path::Path;
 use crate::consensus::check_state_within_log;
 use crate::ids::{JournalIndex, LogIndex};
 use crate::log::{EntryId, Log};
+use crate::partition::coordinate::read_table;
 use crate::partition::error::{Held, PartitionError};
 use crate::store::{AppliedId, IdIndex, IdOptions, Store, StoreError, StoreOptions};
 
@@ -22,8 +23,8 @@ const IDS: &str = "ids";
 /// What an operator must look at: a folder that cannot be used, files of a later program, or damage that this log cannot
 /// make good, because its beginning is not there. Then nothing was changed.
 pub fn open(folder: &Path, log: &Log, options: &StoreOptions) -> Result<(Store, IdIndex), PartitionError> {
-    let mut store = match Store::open(&folder.join(STATE), options.clone()) {
-        Err(error) if error.is_damage() => {
+    let mut store = match open_state(folder, options) {
+        Err(PartitionError::Store(error)) if error.is_damage() => {
             set_aside(folder, STATE, log, &reason(&error))?;
             Store::open(&folder.join(STATE), options.clone())?
         }
@@ -51,6 +52,13 @@ pub fn open(folder: &Path, log: &Log, options: &StoreOptions) -> Result<(Store, 
         ids => ids?,
     };
     Ok((store, ids))
+}
+
+/// Rows are read when somebody asks for them, but for the phase status table: what it is needed for begins at once.
+fn open_state(folder: &Path, options: &StoreOptions) -> Result<Store, PartitionError> {
+    let store = Store::open(&folder.join(STATE), options.clone())?;
+    read_table(&store.read())?;
+    Ok(store)
 }
 
 /// Whether what was found going back through the journal reaches down to what is there: `oldest` follows `last`.

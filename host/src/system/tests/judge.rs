@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use futures_util::future::join_all;
 use rand::rngs::StdRng;
@@ -54,7 +55,7 @@ impl Bank {
     pub async fn judge(&self, cluster: &Cluster, attempts: &[Attempt]) {
         let nodes = cluster.running();
         level(cluster, &nodes).await;
-        let recorded = recorded(&cluster.replica(nodes[0]));
+        let recorded = recorded(&cluster.replicas(nodes[0]));
         let mut expected = vec![OPENING; self.accounts.len()];
         for attempt in attempts {
             let found = recorded.get(&attempt.id).map_or(&[][..], Vec::as_slice);
@@ -67,7 +68,7 @@ impl Bank {
         }
         for node in &nodes {
             self.check_balances(cluster, *node, &expected).await;
-            let others = super::judge::recorded(&cluster.replica(*node));
+            let others = super::judge::recorded(&cluster.replicas(*node));
             assert!(recorded == others, "node {node} has other outcomes in a journal of the same head");
         }
         let told = |is: fn(&Told) -> bool| attempts.iter().filter(|attempt| is(&attempt.told)).count();
@@ -89,34 +90,43 @@ impl Bank {
     }
 }
 
-/// Waits until all these nodes have the same journal.
+/// Waits until every command is over, and all these nodes have the same journals.
 async fn level(cluster: &Cluster, nodes: &[NodeId]) {
-    let replicas: Vec<_> = nodes.iter().map(|node| cluster.replica(*node)).collect();
-    for replica in &replicas {
+    let of_nodes: Vec<Vec<Arc<Partition>>> = nodes.iter().map(|node| cluster.replicas(*node)).collect();
+    for replica in of_nodes.iter().flatten() {
         replica.read_linearizable(soon()).await.expect("there is a leader and a majority");
     }
+    let is_over = |replica: &Arc<Partition>| replica.list_in_flight().expect("it runs").is_empty();
     let place = |journal: Journal| (journal.index, journal.head);
-    eventually("all replicas have the same head at the same index", || {
-        let mut places = replicas.iter().map(|replica| place(replica.progress().journal));
+    eventually("nothing is in flight, and all replicas have the same head at the same index", || {
+        let mut places = of_nodes
+            .iter()
+            .map(|replicas| replicas.iter().map(|replica| place(replica.progress().journal)).collect::<Vec<_>>());
         let first = places.next().expect("a node runs");
-        places.all(|other| other == first).then_some(())
+        (of_nodes.iter().flatten().all(is_over) && places.all(|other| other == first)).then_some(())
     })
     .await;
 }
 
-/// What the journal has, by command.
-fn recorded(replica: &Partition) -> BTreeMap<CommandId, Vec<Told>> {
+/// What the journals have, by command: a command on several partitions counts where it ends.
+fn recorded(replicas: &[Arc<Partition>]) -> BTreeMap<CommandId, Vec<Told>> {
     let mut found: BTreeMap<CommandId, Vec<Told>> = BTreeMap::new();
-    let point = replica.read_stale().expect("it runs");
-    let walked = replica.walk_back(&point, |recorded| {
-        let commands = recorded.entry.batch().map_or(0, |batch| batch.command_count());
-        for at in 0..commands {
-            let (id, told) = outcome(replica, &recorded, at);
-            found.entry(id).or_default().push(told);
-        }
-        ControlFlow::Continue(())
-    });
-    walked.expect("the whole journal can be read");
+    for replica in replicas {
+        let point = replica.read_stale().expect("it runs");
+        let walked = replica.walk_back(&point, |recorded| {
+            let commands = recorded.entry.batch().map_or(0, |batch| batch.command_count());
+            let is_end = |at: &usize| {
+                let at = *at as u32;
+                recorded.entry.records().origin(at).is_none() && !recorded.entry.is_started(at)
+            };
+            for at in (0..commands).filter(is_end) {
+                let (id, told) = outcome(replica, &recorded, at);
+                found.entry(id).or_default().push(told);
+            }
+            ControlFlow::Continue(())
+        });
+        walked.expect("the whole journal can be read");
+    }
     found
 }
 

@@ -4,6 +4,7 @@
 //! goes on with another node instead.
 
 use super::*;
+use crate::router::Machine;
 
 impl Cluster {
     /// Waits until a node says that it must come back under a new id.
@@ -14,7 +15,9 @@ impl Cluster {
             reasons.iter().any(|reason| reason.contains("under a new id")).then_some(())
         };
         eventually("the node says that it needs a new id", says).await;
-        assert!(find_replica(router).is_none(), "its partition is closed");
+        let machine = router.find_machine(MACHINE);
+        let is_closed = |machine: Arc<Machine>| machine.partition_ids().any(|id| machine.find_partition(id).is_none());
+        assert!(machine.is_none_or(is_closed), "what is behind is closed");
     }
 
     /// Takes a new node in and removes another one for good.

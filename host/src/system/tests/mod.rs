@@ -44,6 +44,8 @@ use load::{Attempt, Load};
 const SEED_VARIABLE: &str = "STATEHOUSE_SEED";
 const CHAOS_VARIABLE: &str = "STATEHOUSE_CHAOS";
 const MACHINE: &str = "wallet";
+/// So that many transfers need two of them.
+const PARTITIONS: u32 = 2;
 /// The folder of compiled modules in a node's.
 const ARTEFACTS: &str = "artefacts";
 const WALLET: &[u8] = include_bytes!("../../../../modules/releases/wallet-1.0.1.wasm");
@@ -184,12 +186,13 @@ impl Cluster {
             machines: vec![MachineSpec {
                 name: MACHINE.to_owned(),
                 module: ModuleSource::Embedded(WALLET),
-                partitions: 1,
+                partitions: PARTITIONS,
             }],
             disk: Arc::new(member.disk.clone()),
             clock: member.clock.clone(),
             paranoid: true,
             hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
+            log_keep_bytes: None,
             http: None,
         };
         lend_compiled(&options.data);
@@ -241,13 +244,20 @@ impl Cluster {
         }
     }
 
-    /// The wallet's replica on a node that serves it.
+    /// All of the wallet's replicas on a node that serves it.
+    fn replicas(&self, node: NodeId) -> Vec<Arc<Partition>> {
+        let machine = self.node(node).router().find_machine(MACHINE).expect("the node serves the wallet");
+        let find = |id| machine.find_partition(id).unwrap_or_else(|| panic!("node {node} has no replica of {id}"));
+        machine.partition_ids().map(find).collect()
+    }
+
+    /// The wallet's first replica on a node that serves it.
     fn replica(&self, node: NodeId) -> Arc<Partition> {
         let found = find_replica(self.node(node).router());
         found.unwrap_or_else(|| panic!("node {node} has no replica of the wallet"))
     }
 
-    /// Waits until one of these nodes leads the wallet.
+    /// Waits until one of these nodes leads the wallet's first partition.
     async fn leader(&self, among: &[NodeId]) -> NodeId {
         eventually("one of the nodes leads", || {
             among
