@@ -142,7 +142,10 @@ impl Stream for Outgoing {
                 ready!(self.requests.poll_next_unpin(cx)).map(|request| Message::Append(convert::append_out(request)))
             }
         };
-        Poll::Ready(message.map(|message| wire::AppendsRequest { message: Some(message) }))
+        let message = message.map(|message| wire::AppendsRequest { message: Some(message) });
+        let size = message.as_ref().map_or(0, prost::Message::encoded_len);
+        metrics::counter!("statehouse_append_bytes_sent_total").increment(size as u64);
+        Poll::Ready(message)
     }
 }
 
