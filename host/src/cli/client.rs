@@ -50,19 +50,34 @@ impl Client {
         self.send(Method::GET, path, None).await
     }
 
+    /// What is not JSON.
+    pub async fn get_text(&self, path: &str) -> anyhow::Result<String> {
+        let (status, bytes) = self.exchange_in_time(Method::GET, path, None).await?;
+        ensure!(status.is_success(), "http://{}{path} answered {status}", self.authority);
+        String::from_utf8(bytes.into()).with_context(|| format!("http://{}{path} is no text", self.authority))
+    }
+
     /// Sends one request; an answer that is no success is an error with the words of the node.
     pub async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
-        let exchange = timeout(ANSWER_TIME_MAX, self.exchange(method, path, body));
-        let (status, bytes) = exchange.await.map_err(|_| {
-            let waited = ANSWER_TIME_MAX.as_secs();
-            anyhow!("http://{} gave no answer in {waited} s; look at its log, or ask another node", self.authority)
-        })??;
+        let (status, bytes) = self.exchange_in_time(method, path, body).await?;
         let json: Option<Value> = serde_json::from_slice(&bytes).ok();
         match json {
             Some(json) if status.is_success() => Ok(json),
             Some(problem) if problem["detail"].is_string() => Err(refused(status, &problem)),
             _ => bail!("http://{} answered {status} and no JSON; is it a Statehouse node?", self.authority),
         }
+    }
+
+    async fn exchange_in_time(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<(StatusCode, Bytes)> {
+        timeout(ANSWER_TIME_MAX, self.exchange(method, path, body)).await.map_err(|_| {
+            let waited = ANSWER_TIME_MAX.as_secs();
+            anyhow!("http://{} gave no answer in {waited} s; look at its log, or ask another node", self.authority)
+        })?
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<(StatusCode, Bytes)> {

@@ -124,12 +124,12 @@ async fn rate(
     };
     let bar = progress(&format!("{name}, {count} accounts; clients"));
     bar.set_position(u64::from(clients));
-    let before = nodes.log_bytes().await?;
+    let before = nodes.append_bytes().await?;
     let addresses = nodes.addresses();
     let rate = Load { addresses: &addresses, accounts, seconds: args.seconds }.run(clients, work).await?;
-    let log_bytes = nodes.log_bytes().await? - before;
+    let append_bytes = nodes.append_bytes().await? - before;
     bar.finish_and_clear();
-    Ok(RateRow::new(name, count, clients, rate, log_bytes))
+    Ok(RateRow::new(name, count, clients, rate, append_bytes))
 }
 
 async fn idle_nodes(seconds: u64, bar: &ProgressBar) -> anyhow::Result<Idle> {

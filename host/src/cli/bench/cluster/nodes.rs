@@ -23,6 +23,7 @@ use crate::cli::dev::processes::write_configs;
 use crate::ids::{JournalIndex, NodeId, PartitionId, Position};
 
 const NODES: u32 = 3;
+const APPEND_BYTES: &str = "statehouse_append_bytes_sent_total";
 /// A node that is not as expected after this long has a reason that its log tells.
 const WAIT_MAX: Duration = Duration::from_secs(90);
 const LOOK: Duration = Duration::from_millis(20);
@@ -104,11 +105,15 @@ impl Nodes {
         self.members.iter().filter_map(|member| member.running.as_ref()).map(|running| running.child.id()).collect()
     }
 
-    /// The bytes in the log of one replica, over all its partitions.
-    pub async fn log_bytes(&self) -> anyhow::Result<u64> {
-        let page = self.members[0].client.get(&format!("/v1/machines/{WALLET_NAME}")).await?;
-        let partitions = page["partitions"].as_array().context("a machine has partitions")?;
-        Ok(partitions.iter().filter_map(|partition| partition["log_bytes"].as_u64()).sum())
+    /// The bytes of appends that all nodes have sent to each other since they were started.
+    pub async fn append_bytes(&self) -> anyhow::Result<u64> {
+        let mut counted = Vec::new();
+        for member in &self.members {
+            // A node that has led nothing yet counts nothing.
+            counted.extend(find_counter(&member.client.get_text("/metrics").await?, APPEND_BYTES)?);
+        }
+        ensure!(!counted.is_empty(), "no node has {APPEND_BYTES} at /metrics");
+        Ok(counted.into_iter().sum())
     }
 
     /// The node that leads this partition of the wallet by its own account; the latest one, should an earlier not know yet.
@@ -223,10 +228,30 @@ impl Member {
     }
 }
 
+/// A counter without labels, from the text of `/metrics`.
+fn find_counter(metrics: &str, name: &str) -> anyhow::Result<Option<u64>> {
+    let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.map(|value| value.trim().parse().with_context(|| format!("{name} is {value}"))).transpose()
+}
+
 fn replicas(page: &ClusterPage) -> impl Iterator<Item = &ReplicaPage> {
     page.machines.iter().filter(|machine| machine.name == WALLET_NAME).flat_map(|machine| &machine.partitions)
 }
 
 fn index(replica: &ReplicaPage) -> JournalIndex {
     replica.position.parse::<Position>().map_or(JournalIndex(0), |position| position.index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_is_found_by_its_whole_name() {
+        let text = "# TYPE a_total counter\na_total_more 7\na_total 42\n";
+        let find = |name| find_counter(text, name).map_err(|error| error.to_string());
+        assert_eq!(find("a_total"), Ok(Some(42)));
+        assert_eq!(find("b"), Ok(None));
+        assert_eq!(find("#"), Err("# is TYPE a_total counter".to_owned()));
+    }
 }

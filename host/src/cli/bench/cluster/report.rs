@@ -36,18 +36,18 @@ pub struct RateRow {
     pub clients: u32,
     pub transfers_per_second: f64,
     pub spread: Spread,
-    /// Growth of one replica's log: what the leader sends to each other node.
-    pub log_bytes_per_transfer: f64,
+    /// What leaders have sent to the two other nodes together.
+    pub append_bytes_per_transfer: f64,
 }
 
 impl RateRow {
-    pub fn new(work: &'static str, accounts: u32, clients: u32, rate: Rate, log_bytes: u64) -> Self {
+    pub fn new(work: &'static str, accounts: u32, clients: u32, rate: Rate, append_bytes: u64) -> Self {
         Self {
             work,
             accounts,
             clients,
             transfers_per_second: rate.transfers_per_second(),
-            log_bytes_per_transfer: log_bytes as f64 / rate.transfers.max(1) as f64,
+            append_bytes_per_transfer: append_bytes as f64 / rate.transfers.max(1) as f64,
             spread: rate.spread,
         }
     }
@@ -63,7 +63,7 @@ pub struct Idle {
 impl Report {
     pub fn text(&self) -> String {
         let headings =
-            ["what", "accounts", "clients", "transfers/s", "ms p50", "ms p99", "ms max", "log bytes/transfer"];
+            ["what", "accounts", "clients", "transfers/s", "ms p50", "ms p99", "ms max", "bytes sent/transfer"];
         let mut rates = table(&headings);
         for row in &self.rates {
             rates.add_row([
@@ -74,7 +74,7 @@ impl Report {
                 format!("{:.2}", row.spread.ms_p50),
                 format!("{:.2}", row.spread.ms_p99),
                 format!("{:.2}", row.spread.ms_max),
-                format!("{:.0}", row.log_bytes_per_transfer),
+                format!("{:.0}", row.append_bytes_per_transfer),
             ]);
         }
         let mut silences = table(&[
@@ -139,11 +139,11 @@ mod tests {
         };
         expect![[r#"
             three nodes on this machine; partitions of the wallet: 1
-            ┌────────────────────────────────────────────────────────────────────────────────────────────────────┐
-            │ what              accounts   clients   transfers/s   ms p50   ms p99   ms max   log bytes/transfer │
-            ╞════════════════════════════════════════════════════════════════════════════════════════════════════╡
-            │ one per request   10000      16        500           1.50     9.25     10.00    123                │
-            └────────────────────────────────────────────────────────────────────────────────────────────────────┘
+            ┌─────────────────────────────────────────────────────────────────────────────────────────────────────┐
+            │ what              accounts   clients   transfers/s   ms p50   ms p99   ms max   bytes sent/transfer │
+            ╞═════════════════════════════════════════════════════════════════════════════════════════════════════╡
+            │ one per request   10000      16        500           1.50     9.25     10.00    123                 │
+            └─────────────────────────────────────────────────────────────────────────────────────────────────────┘
             ┌──────────────────────────────────────────────────────────────────────────────────────────────────────┐
             │ nobody's transfer succeeded for   times   ms p50   ms p90   ms p99   ms max   transfers   sent again │
             ╞══════════════════════════════════════════════════════════════════════════════════════════════════════╡
