@@ -13,10 +13,10 @@ use futures_util::{FutureExt, StreamExt};
 use minicbor::{Decode, Encode};
 
 use crate::consensus::{AppendReply, ConsensusError, PeerError, PeerReply, PeerRequest};
-use crate::ids::{Head, JournalIndex, LogIndex, Micros, ModuleId, NodeId, Term};
+use crate::ids::{Head, JournalIndex, LogIndex, Micros, ModuleId, NodeId, PartitionId, Term};
 use crate::log::EntryId;
 use crate::partition::Partition;
-use crate::peer::{Call, GroupName, Network, Service, ServiceError, Topic};
+use crate::peer::{Call, GroupName, Network, Seen, Service, ServiceError, Topic};
 use crate::snapshot;
 use crate::system::host::Host;
 use crate::system::{found, install, repair};
@@ -45,6 +45,22 @@ pub struct ClockAnswer {
     pub time: i64,
     #[n(1)]
     pub http: Option<String>,
+    /// What this node's logs hold, for the others to remember. A leader sees it with every append; nobody else would see what a leader
+    /// holds itself.
+    #[n(2)]
+    pub held: Vec<HeldEntry>,
+}
+
+/// The last durable entry of a group.
+#[derive(Clone, Debug, Encode, Decode)]
+pub struct HeldEntry {
+    #[n(0)]
+    machine: String,
+    #[n(1)]
+    partition: u32,
+    /// Term, node and index.
+    #[n(2)]
+    last: (u64, u64, u64),
 }
 
 /// The answer to [`Topic::Seen`].
@@ -212,7 +228,7 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
         Topic::Clock => {
             note_lost_data(host, from);
             let http = host.http.lock().clone();
-            Ok(encode(&ClockAnswer { time: host.clocks.wall().0, http }))
+            Ok(encode(&ClockAnswer { time: host.clocks.wall().0, http, held: held(host) }))
         }
         Topic::Join => {
             found::on_join(host, decode(&body)?).await.map_err(failed)?;
@@ -258,6 +274,19 @@ pub async fn ask_clock(host: &Host, node: NodeId, patience: Duration) {
     let call = Call { topic: Topic::Clock, group: None, body: Bytes::new() };
     let asked = host.clocks.wall();
     let Ok(answer) = host.network().call(node, call, patience).await else { return };
-    let Ok(ClockAnswer { time, http }) = decode(&answer) else { return };
+    let Ok(ClockAnswer { time, http, held }) = decode(&answer) else { return };
     host.clocks.on_answer(node, Micros(time), asked, host.clocks.wall(), http);
+    for HeldEntry { machine, partition, last: (term, by, index) } in held {
+        let last = EntryId { term: Term(term), node: NodeId(by), index: LogIndex(index) };
+        host.seen.on_durable(node, &GroupName::new(machine.as_str(), PartitionId(partition)), last);
+    }
+}
+
+fn held(host: &Host) -> Vec<HeldEntry> {
+    let of = |(group, replica): (GroupName, Arc<Partition>)| {
+        let EntryId { term, node, index } = replica.log().durable()?;
+        let (machine, partition) = (group.machine.to_string(), group.partition.0);
+        Some(HeldEntry { machine, partition, last: (term.0, node.0, index.0) })
+    };
+    host.replicas().into_iter().filter_map(of).collect()
 }

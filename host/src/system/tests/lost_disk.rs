@@ -4,6 +4,7 @@
 //! goes on with another node instead.
 
 use super::*;
+use crate::peer::GroupName;
 use crate::router::Machine;
 
 impl Cluster {
@@ -18,6 +19,14 @@ impl Cluster {
         let machine = router.find_machine(MACHINE);
         let is_closed = |machine: Arc<Machine>| machine.partition_ids().any(|id| machine.find_partition(id).is_none());
         assert!(machine.is_none_or(is_closed), "what is behind is closed");
+    }
+
+    /// Waits until all others have seen that this node holds something in every group, also in those that it has led from the beginning.
+    async fn was_seen(&self, node: NodeId) {
+        let groups: Vec<GroupName> = self.node(node).host.replicas().into_iter().map(|(group, _)| group).collect();
+        let hosts: Vec<_> = others(node).map(|other| self.node(other).host.clone()).collect();
+        let is_seen = || hosts.iter().all(|host| groups.iter().all(|group| host.seen.of(node, group).is_some()));
+        eventually("the others have seen what a node holds", || is_seen().then_some(())).await;
     }
 
     /// Takes a new node in and removes another one for good.
@@ -45,6 +54,7 @@ async fn a_node_with_a_wiped_disk_stays_closed_and_another_takes_its_place() {
     let mut load = cluster.load();
     load.more(40).await;
     let lost = cluster.leader(&NODES).await;
+    cluster.was_seen(lost).await;
     cluster.crash(lost).await;
     cluster.members.get_mut(&lost).expect("it is a node").disk = SimDisk::new();
     load.more(20).await;
