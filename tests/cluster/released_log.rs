@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::alone;
 
-const SHAPE: Shape = Shape { nodes: 3, partitions: 1, log_keep_bytes: Some(1 << 20) };
+const SHAPE: Shape = Shape { nodes: 3, partitions: 1, log_keep_bytes: Some(1 << 20), has_capacity: false };
 const PARTITION: PartitionId = PartitionId(0);
 const ACCOUNTS: [&str; 2] = ["alice", "bob"];
 const OPENING: i128 = 1_000_000_000;

@@ -152,7 +152,9 @@ async fn check_orderly_stop(point: String) {
 fn start(data: &Path, ending: Option<String>) -> Start {
     let environment = ending.map(|ending| ("FAILPOINTS".to_owned(), ending)).into_iter().collect();
     let program = std::env::current_exe().expect("a test knows its own path");
-    Start { program, environment, ..Start::on(data) }
+    // More than one partition, so that ending in the middle of a transfer between two is among it.
+    let arguments = vec!["--partitions".to_owned(), "2".to_owned()];
+    Start { program, environment, arguments, ..Start::on(data) }
 }
 
 /// Every point that the host's source names and that ends the process.

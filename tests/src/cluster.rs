@@ -38,6 +38,8 @@ pub struct Shape {
     pub partitions: u32,
     /// About how much of each log every node keeps; everything without.
     pub log_keep_bytes: Option<u64>,
+    /// Whether the machine `capacity` runs beside the wallet.
+    pub has_capacity: bool,
 }
 
 pub struct Cluster {
@@ -325,7 +327,12 @@ impl Cluster {
 
     /// The leader of a partition that is one of `candidates`, in its own opinion.
     pub async fn leader_among(&self, partition: PartitionId, candidates: &[NodeId]) -> NodeId {
-        let key = (MACHINE.to_owned(), partition);
+        self.leader_of(MACHINE, partition, candidates).await
+    }
+
+    /// The same for a partition of any machine.
+    pub async fn leader_of(&self, machine: &str, partition: PartitionId, candidates: &[NodeId]) -> NodeId {
+        let key = (machine.to_owned(), partition);
         within(PATIENCE, &format!("partition {partition} has a leader among {candidates:?}"), async || {
             for id in candidates {
                 let replicas = self.replicas(*id).await.unwrap_or_default();
@@ -383,13 +390,19 @@ impl Node {
     fn config_text(&self, id: NodeId, routes: impl Iterator<Item = (NodeId, SocketAddr)>, shape: Shape) -> String {
         let routes: String = routes.map(|(to, address)| format!("{to} = \"{address}\"\n")).collect();
         let log = shape.log_keep_bytes.map_or_else(String::new, |bytes| format!("[log]\nkeep_bytes = {bytes}\n\n"));
+        let capacity = argument(&release("capacity-1.0.0.wasm")).to_owned();
+        let capacity = if shape.has_capacity {
+            format!("\n[machines.capacity]\nmodule = {capacity:?}\npartitions = {}\n", shape.partitions)
+        } else {
+            String::new()
+        };
         format!(
             "[node]\nid = {id}\ndata = {data:?}\n\n\
              [http]\nlisten = \"{http}\"\n\n\
              [peer]\nlisten = \"{peer}\"\nadvertise = \"{peer}\"\n\n\
              [peer.routes]\n{routes}\n\
              {log}\
-             [machines.{MACHINE}]\nmodule = {module:?}\npartitions = {partitions}\n",
+             [machines.{MACHINE}]\nmodule = {module:?}\npartitions = {partitions}\n{capacity}",
             data = argument(&self.data),
             http = self.http,
             peer = self.peer,
@@ -401,8 +414,13 @@ impl Node {
 
 /// The released wallet.
 fn wallet_module() -> PathBuf {
+    release("wallet-1.0.1.wasm")
+}
+
+/// A module that is released with the host.
+pub fn release(file: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the test package lies in a folder of the root");
-    root.join("modules").join("releases").join("wallet-1.0.1.wasm")
+    root.join("modules").join("releases").join(file)
 }
 
 fn replicas_of(status: &Value) -> Replicas {

@@ -16,7 +16,7 @@ use crate::recording::Recording;
 use crate::wallet::{self, BANK};
 
 /// Three nodes, and leaders on more than one of them.
-pub const SHAPE: Shape = Shape { nodes: 3, partitions: 2, log_keep_bytes: None };
+pub const SHAPE: Shape = Shape { nodes: 3, partitions: 2, log_keep_bytes: None, has_capacity: false };
 const CLIENTS: usize = 6;
 const ACCOUNTS: usize = 12;
 /// Minor units in each account at first: few enough that some transfers are rejected.

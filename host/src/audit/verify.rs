@@ -33,6 +33,8 @@ pub struct PartitionReport {
     pub commands: u64,
     pub events: u64,
     pub rejections: u64,
+    /// Commands on several partitions that have started here and are not over.
+    pub in_flight: u64,
     pub rows: u64,
     /// Where the journal ends.
     pub position: String,
@@ -95,6 +97,7 @@ fn unreadable(machine: &str, partition: PartitionId, detail: String) -> Partitio
         commands: 0,
         events: 0,
         rejections: 0,
+        in_flight: 0,
         rows: 0,
         position: String::new(),
         head: String::new(),
@@ -195,15 +198,16 @@ fn count(
 
 /// The state at the end, and the module's own invariants over it.
 fn finish(report: &mut PartitionReport, partition: &PartitionSource, replay: &Replay) {
-    report.rows = replay.rows.len() as u64;
+    let is_of_host = |key: &[u8]| split_key(key).is_some_and(|(entity, _)| entity == ENTITY);
+    report.in_flight = replay.rows.keys().filter(|key| is_of_host(key)).count() as u64;
+    report.rows = replay.rows.len() as u64 - report.in_flight;
     report.position = replay.journal.position(partition.partition, 0).to_string();
     report.head = replay.journal.head.to_string();
     report.state_digest = replay.state_digest().to_string();
     report.module = replay.journal.module.to_string();
     let Some(logic) = &replay.logic else { return };
     // The host's own rows are none of the module's business.
-    let is_of_module = |key: &[u8]| split_key(key).is_none_or(|(entity, _)| entity != ENTITY);
-    let mut rows = replay.rows.iter().filter(|(key, _)| is_of_module(key));
+    let mut rows = replay.rows.iter().filter(|(key, _)| !is_of_host(key));
     let mut accumulator = Vec::new();
     loop {
         let chunk: Vec<Row> =

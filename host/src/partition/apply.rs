@@ -100,7 +100,10 @@ impl Executor {
         fail::fail_point!("partition::applied", |_| std::process::abort());
         self.applied = Some(id);
         self.journal = after;
-        self.coordinator.on_applied(applied.change());
+        if !applied.change().rows.is_empty() {
+            self.coordinator.on_applied(applied.change());
+            self.show_under_way();
+        }
         let recorded = Arc::new(Recorded::new(applied.entry().clone(), id.index));
         self.record_ids(&recorded, &submissions)?;
         fail::fail_point!("partition::recorded", |_| std::process::abort());
@@ -161,6 +164,15 @@ impl Executor {
                 tracing::error!(%reason, "clashing submissions cannot be looked up");
             }
         }
+    }
+
+    fn show_under_way(&self) {
+        let (count, oldest) = self.coordinator.under_way();
+        let partition = || ("partition", self.partition.to_string());
+        metrics::gauge!("statehouse_commands_in_flight", &[partition()]).set(count as f64);
+        // As a moment, so that it ages while nothing is applied; 0: nothing waits.
+        let started = oldest.map_or(0.0, |started| started.0 as f64 / 1e6);
+        metrics::gauge!("statehouse_command_in_flight_oldest_timestamp_seconds", &[partition()]).set(started);
     }
 
     fn answer_batch(&mut self, recorded: &Arc<Recorded>, batch: &Batch<'_>, submissions: Vec<Submission>) {

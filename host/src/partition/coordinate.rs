@@ -6,7 +6,7 @@
 //! In: changes of the phase status table, and what participants say. Out: calls and entries of progress, while this node leads. All that is
 //! kept here beside the table can be lost: whoever leads next makes the same calls again, and a participant carries each out once.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -88,6 +88,8 @@ pub type Answers = Vec<(CommandId, CallKey, Option<Answered>)>;
 pub struct Coordinator {
     /// The phase status table, as the journal has it.
     in_flight: BTreeMap<CommandId, Saga>,
+    /// The same, oldest first.
+    by_start: BTreeSet<(Micros, CommandId)>,
     /// Clients that wait for the end of a command.
     waiting: HashMap<CommandId, Vec<Ticket>>,
     /// Outcomes that no proposed entry has yet.
@@ -118,21 +120,32 @@ pub fn read_table(view: &View) -> Result<Vec<Saga>, PartitionError> {
 
 impl Coordinator {
     pub fn new(table: Vec<Saga>) -> Self {
+        let by_start = table.iter().map(|saga| (saga.started(), saga.command.id())).collect();
         let in_flight = table.into_iter().map(|saga| (saga.command.id(), saga)).collect();
-        Self { in_flight, ..Self::default() }
+        Self { in_flight, by_start, ..Self::default() }
     }
 
     /// Takes over what an applied entry has changed.
     pub fn on_applied(&mut self, change: &Change) {
         for (id, saga) in &change.rows {
             self.proposed.remove(id);
-            match saga {
-                Some(saga) => drop(self.in_flight.insert(*id, saga.clone())),
-                None => drop(self.in_flight.remove(id)),
+            let before = match saga {
+                Some(saga) => {
+                    self.by_start.insert((saga.started(), *id));
+                    self.in_flight.insert(*id, saga.clone())
+                }
+                None => self.in_flight.remove(id),
+            };
+            if let Some(before) = before.filter(|_| saga.is_none()) {
+                self.by_start.remove(&(before.started(), *id));
             }
             self.stirred.push(*id);
         }
-        metrics::gauge!("statehouse_commands_in_flight").set(self.in_flight.len() as f64);
+    }
+
+    /// How many commands are under way, and when the one that waits longest has started.
+    pub fn under_way(&self) -> (usize, Option<Micros>) {
+        (self.in_flight.len(), self.by_start.first().map(|(started, _)| *started))
     }
 
     /// A client waits for the end of a command that has started.
@@ -276,6 +289,9 @@ impl Executor {
                 }
             }
         }
+        if !calls.is_empty() {
+            fail::fail_point!("partition::calling", |_| std::process::abort());
+        }
         for ((partition, delay), calls) in calls {
             let mut calls = calls.into_iter().peekable();
             while calls.peek().is_some() {
@@ -342,6 +358,7 @@ impl Executor {
         if self.term.is_none() {
             return;
         }
+        fail::fail_point!("partition::answered", |_| std::process::abort());
         let silent = self.coordinator.hear(answers);
         self.call_again_later(silent);
     }

@@ -35,6 +35,15 @@ pub struct HttpArgs {
     /// Commands in a batch
     #[arg(long, default_value_t = 8189)]
     batch: u32,
+    /// Into how many partitions the wallet is split
+    #[arg(long, default_value_t = 1)]
+    partitions: u32,
+    /// Of a hundred transfers between two partitions, how many
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
+    cross: u32,
+    /// These by Try-Confirm/Cancel instead of as a Saga
+    #[arg(long)]
+    tcc: bool,
     /// Folder for the node's data; a temporary one without it
     #[arg(long)]
     dir: Option<std::path::PathBuf>,
@@ -47,7 +56,8 @@ pub fn run(args: HttpArgs) -> anyhow::Result<ExitCode> {
 
 async fn measure(args: HttpArgs) -> anyhow::Result<ExitCode> {
     let folder = Folder::new(args.dir.clone())?;
-    let wallet = MachineSpec { name: "wallet".to_owned(), module: ModuleSource::Embedded(WALLET), partitions: 1 };
+    let wallet =
+        MachineSpec { name: "wallet".to_owned(), module: ModuleSource::Embedded(WALLET), partitions: args.partitions };
     let started = Instant::now();
     let node = Node::open(NodeOptions {
         data: folder.path().join("node"),
@@ -78,7 +88,9 @@ async fn measure(args: HttpArgs) -> anyhow::Result<ExitCode> {
         drop(stopped.await);
     }));
     open_accounts(address, 0..args.accounts).await?;
-    let accounts = Arc::new(Accounts::new(args.accounts, 1)?);
+    let mut accounts = Accounts::new(args.accounts, args.partitions)?;
+    (accounts.cross_percent, accounts.is_tcc) = (args.cross, args.tcc);
+    let accounts = Arc::new(accounts);
     let load = Load { addresses: &[address], accounts: &accounts, seconds: args.seconds };
     let log_bytes = |node: &Node| -> u64 {
         node.router().machines().iter().flat_map(|machine| machine.status().partitions).map(|p| p.log_bytes).sum()
@@ -99,10 +111,10 @@ async fn measure(args: HttpArgs) -> anyhow::Result<ExitCode> {
     server.await??;
     node.close().await?;
     print(&format!(
-        "{rows}\nnode started in {start_ms} ms; {} accounts, batches of {}\n\
+        "{rows}\nnode started in {start_ms} ms; {} accounts on {} partitions, {} % of transfers between two, batches of {}\n\
          on a comparable machine: one per request PostgreSQL 15 (function) 8,000/s at 16 clients, 11,600/s at 64;\n\
          a bare axum JSON echo 104,000/s; batches TigerBeetle, one replica, 391,000/s with 10 k accounts, 132,000/s with 1 M\n",
-        args.accounts, args.batch
+        args.accounts, args.partitions, args.cross, args.batch
     ))?;
     Ok(ExitCode::SUCCESS)
 }

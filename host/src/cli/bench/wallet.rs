@@ -1,7 +1,7 @@
 //! The wallet over HTTP: connections that stay open, transfers between random accounts, one per request or in batches.
 //!
-//! In: addresses of nodes, and which accounts exist. Out: requests and what was answered. Only accounts of one partition pay each other,
-//! because a transfer across two is refused. It measures nothing.
+//! In: addresses of nodes, and which accounts exist. Out: requests and what was answered. How many transfers go between two partitions is
+//! said; the others stay in one. It measures nothing.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -23,8 +23,13 @@ use crate::router::slots::partition_of;
 /// Accounts opened with one request: each needs two commands, and a batch holds 8,192.
 const OPEN_ACCOUNTS: usize = 4096;
 
-/// Accounts by partition.
-pub struct Accounts(Vec<Vec<u32>>);
+/// Accounts by partition, and who pays whom.
+pub struct Accounts {
+    groups: Vec<Vec<u32>>,
+    /// Of a hundred transfers between two partitions.
+    pub cross_percent: u32,
+    pub is_tcc: bool,
+}
 
 impl Accounts {
     /// # Errors
@@ -39,24 +44,37 @@ impl Accounts {
             groups.iter().all(|group| 2 <= group.len()),
             "{count} accounts are too few for {partitions} partitions"
         );
-        Ok(Self(groups))
+        Ok(Self { groups, cross_percent: 0, is_tcc: false })
     }
 
-    /// A new transfer in any partition.
+    /// A new transfer in any partition, or between two.
     pub fn transfer(&self) -> Bytes {
-        self.transfer_in(PartitionId(rand::rng().random_range(0..self.0.len()) as u32))
+        let mut random = rand::rng();
+        let partition = random.random_range(0..self.groups.len());
+        if self.groups.len() < 2 || self.cross_percent <= random.random_range(0..100) {
+            return self.transfer_in(PartitionId(partition as u32));
+        }
+        let other = (partition + random.random_range(1..self.groups.len())) % self.groups.len();
+        let mut any = |group: &[u32]| group[random.random_range(0..group.len())];
+        let (from, to) = (any(&self.groups[partition]), any(&self.groups[other]));
+        self.transfer_between(from, to)
     }
 
     /// A new transfer in this one.
     pub fn transfer_in(&self, partition: PartitionId) -> Bytes {
-        let group = &self.0[partition.0 as usize];
+        let group = &self.groups[partition.0 as usize];
         let mut random = rand::rng();
         let from = random.random_range(0..group.len());
         let to = (from + 1 + random.random_range(0..group.len() - 1)) % group.len();
-        let id = uuid::Builder::from_random_bytes(random.random()).into_uuid();
-        let (from, to) = (name(group[from]), name(group[to]));
+        self.transfer_between(group[from], group[to])
+    }
+
+    fn transfer_between(&self, from: u32, to: u32) -> Bytes {
+        let id = uuid::Builder::from_random_bytes(rand::rng().random()).into_uuid();
+        let (from, to) = (name(from), name(to));
+        let coordination = if self.is_tcc { r#","coordination":"tcc""# } else { "" };
         format!(
-            r#"{{"from_account":"{from}","to_account":"{to}","amount":"0.01","currency":"USD","transaction_id":"{id}"}}"#
+            r#"{{"from_account":"{from}","to_account":"{to}","amount":"0.01","currency":"USD","transaction_id":"{id}"{coordination}}}"#
         )
         .into()
     }

@@ -27,7 +27,7 @@ const ACCOUNTS: usize = 6;
 const OPENING: i128 = 100_00;
 const SETTLEMENT: &str = "@bank";
 
-/// The accounts of a run, each opened with the same amount.
+/// The accounts of a run, each opened with the same amount, but the last, which there is not.
 #[derive(Default)]
 pub struct Bank {
     pub accounts: Vec<String>,
@@ -36,10 +36,10 @@ pub struct Bank {
 impl Bank {
     pub async fn open(cluster: &Cluster) -> Self {
         let router = cluster.node(NODES[0]).router();
-        let accounts: Vec<String> = (0..ACCOUNTS).map(|number| format!("account-{number}")).collect();
+        let accounts: Vec<String> = (0..=ACCOUNTS).map(|number| format!("account-{number}")).collect();
         // Other ids than those of the load and of the tests.
         let mut random = StdRng::seed_from_u64(!cluster.seed);
-        for account in &accounts {
+        for account in &accounts[..ACCOUNTS] {
             let body = [("account", Value::text(account.as_str())), ("currency", Value::text("USD"))];
             let opened =
                 submit(router, "accounts", CommandId(random.random()), Value::map(body.clone()), DEADLINE).await;
@@ -56,7 +56,7 @@ impl Bank {
         let nodes = cluster.running();
         level(cluster, &nodes).await;
         let recorded = recorded(&cluster.replicas(nodes[0]));
-        let mut expected = vec![OPENING; self.accounts.len()];
+        let mut expected = vec![OPENING; ACCOUNTS];
         for attempt in attempts {
             let found = recorded.get(&attempt.id).map_or(&[][..], Vec::as_slice);
             assert!(found.len() <= 1, "{attempt:?} is in the journal more than once: {found:?}");
@@ -83,7 +83,7 @@ impl Bank {
             let shown = balance(router, account, Consistency::Stale).await;
             shown.unwrap_or_else(|error| panic!("node {node}, {account}: {error:?}"))
         };
-        let balances = join_all(self.accounts.iter().map(|account| shown(account))).await;
+        let balances = join_all(self.accounts[..ACCOUNTS].iter().map(|account| shown(account))).await;
         assert_eq!(balances, expected, "balances on node {node}");
         assert!(balances.iter().all(|balance| 0 <= *balance), "nobody spends what is not there: {balances:?}");
         assert_eq!(balances.iter().sum::<i128>() + shown(SETTLEMENT).await, 0, "the books of node {node}");
