@@ -89,7 +89,7 @@ impl Change {
             let EntryCommand { id, name, caller, roles, request_id, body, .. } = batch.command(start.command as usize);
             let command = Command::new(id, name, caller, roles, request_id, body);
             match Saga::start(command, start.plan.clone(), events, &at) {
-                Advance::GoesOn(saga) => change.rows.push((id, Some(saga))),
+                Advance::GoesOn(saga) => change.rows.push((id, Some(*saga))),
                 Advance::Finished(_) => unreachable!("a plan of several branches is not finished with the first"),
             }
         }
@@ -111,7 +111,7 @@ impl Change {
             let before = before.ok_or(TableError::NotInFlight(id))?;
             let advanced = before.advance(progress.key, &progress.outcome, &progress.at, &at);
             let after = match advanced.map_err(|_| TableError::NotDue(id))? {
-                Advance::GoesOn(saga) => Some(saga),
+                Advance::GoesOn(saga) => Some(*saga),
                 Advance::Finished(finished) => {
                     change.finished.push(*finished);
                     None

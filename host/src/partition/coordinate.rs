@@ -83,6 +83,9 @@ impl Answered {
 /// What came of some calls: the command, the call, and the answer if there was one.
 pub type Answers = Vec<(CommandId, CallKey, Option<Answered>)>;
 
+/// A call to be made: for which command, and what is sent.
+type DueCall = (CommandId, CallKey, Unticketed);
+
 /// What the coordinator knows.
 #[derive(Default)]
 pub struct Coordinator {
@@ -220,7 +223,7 @@ impl Coordinator {
             let before = rows.remove(&id).unwrap_or_else(|| self.in_flight.get(&id).cloned());
             let advanced = before.clone().map(|saga| saga.advance(progress.key, &progress.outcome, &progress.at, &at));
             let after = match advanced {
-                Some(Ok(Advance::GoesOn(saga))) => Some(saga),
+                Some(Ok(Advance::GoesOn(saga))) => Some(*saga),
                 Some(Ok(Advance::Finished(_))) => None,
                 // It came twice, or too late.
                 Some(Err(_)) | None => {
@@ -276,7 +279,7 @@ impl Executor {
         let mut stirred = std::mem::take(&mut self.coordinator.stirred);
         stirred.sort_unstable();
         stirred.dedup();
-        let mut calls: BTreeMap<(PartitionId, Duration), Vec<(CommandId, CallKey, Unticketed)>> = BTreeMap::new();
+        let mut calls: BTreeMap<(PartitionId, Duration), Vec<DueCall>> = BTreeMap::new();
         for id in stirred {
             let Some(saga) = self.coordinator.in_flight.get(&id) else { continue };
             if self.coordinator.proposed.contains(&id) {
@@ -301,7 +304,7 @@ impl Executor {
         }
     }
 
-    fn make_some_calls(&self, partition: PartitionId, delay: Duration, calls: Vec<(CommandId, CallKey, Unticketed)>) {
+    fn make_some_calls(&self, partition: PartitionId, delay: Duration, calls: Vec<DueCall>) {
         let (participants, mailbox) = (self.participants.clone(), self.mailbox.clone());
         self.runtime.spawn(async move {
             if !delay.is_zero() {

@@ -278,7 +278,7 @@ pub struct Finished {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Advance {
-    GoesOn(Saga),
+    GoesOn(Box<Saga>),
     Finished(Box<Finished>),
 }
 
@@ -373,7 +373,7 @@ impl Saga {
         for key in due.iter().filter(|key| key.call == Call::Do && key.attempt == 0 && !due_before.contains(key)) {
             self.mark(Phase::StepSent, Some(key.branch), at, None);
         }
-        Advance::GoesOn(self)
+        Advance::GoesOn(Box::new(self))
     }
 
     /// The calls that are due: each is repeated until a participant says what it has recorded.
@@ -393,7 +393,7 @@ impl Saga {
             }
             (Coordination::Saga, Direction::Confirming) => Vec::new(),
             (Coordination::Saga, Direction::Backward) => {
-                with(Role::Try, &[State::Done]).last().map(|(at, _)| key(at, Call::Undo)).into_iter().collect()
+                with(Role::Try, &[State::Done]).next_back().map(|(at, _)| key(at, Call::Undo)).into_iter().collect()
             }
             (Coordination::TryConfirmCancel, Direction::Forward) => {
                 with(Role::Try, &[State::Pending]).map(|(at, _)| key(at, Call::Do)).collect()

@@ -24,7 +24,7 @@ use crate::router::answer::Consistency;
 use crate::sequencer::submission::Recorded;
 
 const ACCOUNTS: usize = 6;
-const OPENING: i128 = 100_00;
+const OPENING: i128 = 10_000;
 const SETTLEMENT: &str = "@bank";
 
 /// The accounts of a run, each opened with the same amount, but the last, which there is not.

@@ -163,7 +163,7 @@ async fn send_transfers(
         // The last one was never opened: nobody has it to pay from, and who pays to it is given back what was taken.
         let from = random.random_range(0..accounts.len() - 1);
         let to = (from + random.random_range(1..accounts.len())) % accounts.len();
-        let amount = random.random_range(1..=40_00);
+        let amount = random.random_range(1..=4_000);
         let mut body = transfer_body(id, &accounts[from], &accounts[to], amount);
         if random.random_bool(0.5) {
             let Value::Map(members) = body else { unreachable!("a body is a map") };
