@@ -213,7 +213,7 @@ impl Coordinator {
         let mut rows: HashMap<CommandId, Option<Saga>> = HashMap::new();
         let mut taken = Vec::new();
         let mut later = VecDeque::new();
-        while taken.len() < limits::BATCH_COMMANDS_MAX {
+        while taken.len() < limits::PROGRESS_PER_ENTRY_MAX {
             let Some(progress) = self.heard.pop_front() else { break };
             let id = progress.command();
             if self.proposed.contains(&id) {
@@ -273,7 +273,12 @@ impl Executor {
 
     /// Makes the calls that have become due.
     pub(super) fn make_calls(&mut self) {
-        if self.term.is_none() || self.coordinator.stirred.is_empty() {
+        if self.term.is_none() {
+            // Whoever begins to lead looks at all of them.
+            self.coordinator.stirred.clear();
+            return;
+        }
+        if self.coordinator.stirred.is_empty() {
             return;
         }
         let mut stirred = std::mem::take(&mut self.coordinator.stirred);
@@ -404,6 +409,11 @@ impl Executor {
             OnCancel::Forbid => Some(Cancel::Forbid(tried)),
         })
     }
+}
+
+/// Whether it stands for a call that was cancelled before it came, under the id of that call.
+pub(super) fn is_forbidden(submission: &Submission) -> bool {
+    submission.called.as_ref().is_some_and(|called| submission.id != called.key.id(called.parent))
 }
 
 /// What is done about a cancel.

@@ -17,7 +17,7 @@ use crate::machine::journal::{Journal, Verdict};
 use crate::machine::logic::Logic;
 use crate::machine::replica::{digest, no_writes};
 use crate::machine::table::{self, Change};
-use crate::partition::coordinate::{CANCELLED, after};
+use crate::partition::coordinate::{CANCELLED, after, is_forbidden};
 use crate::partition::error::HaltReason;
 use crate::partition::run::{Executor, Message, store_failed};
 use crate::saga::{Origin, Records, Start};
@@ -107,7 +107,21 @@ impl Executor {
             return Ok(false);
         }
         let rest = self.forbidden.len().min(limits::BATCH_COMMANDS_MAX);
-        let submissions: Vec<Submission> = self.forbidden.drain(..rest).collect();
+        let mut submissions = Vec::with_capacity(rest);
+        for submission in self.forbidden.drain(..rest).collect::<Vec<_>>() {
+            // Proposed before, in an entry that was not known to be lost.
+            match self.ids.lookup(&submission.id).map_err(store_failed)? {
+                None => submissions.push(submission),
+                Some(known) => {
+                    self.board.release(submission.size);
+                    let reply = self.recorded(&known)?;
+                    self.in_flight.refuse(&submission, &reply);
+                }
+            }
+        }
+        if submissions.is_empty() {
+            return Ok(false);
+        }
         let journal = self.journal_speculative();
         let mut header = self.header(EntryKind::Batch, &journal, logic.as_ref());
         let carried = submissions.iter().filter_map(|submission| Some(submission.called.as_ref()?.carried)).max();
@@ -124,8 +138,15 @@ impl Executor {
     /// Takes the next submissions that may still be executed at the entry's time.
     fn take_batch(&mut self, header: &Header, logic: &dyn Logic) -> Result<Vec<Submission>, HaltReason> {
         let mut batch = Vec::with_capacity(self.queue.len().min(limits::BATCH_COMMANDS_MAX));
+        // The plans of commands on several partitions lie in the entry beside the ops of their first branches.
+        let mut plans_size = 0;
         while batch.len() < limits::BATCH_COMMANDS_MAX {
             let Some(submission) = self.queue.pop_front() else { break };
+            plans_size += submission.saga.as_ref().map_or(0, |_| submission.size);
+            if limits::OPS_BLOCK_BYTES_MAX < plans_size && !batch.is_empty() {
+                self.queue.push_front(submission);
+                break;
+            }
             if !self.requeued.is_empty() && self.requeued.remove(&submission.id) {
                 let known = self.ids.lookup(&submission.id).map_err(store_failed)?;
                 if let Some(known) = known {
@@ -287,6 +308,10 @@ impl Executor {
             for submission in batch.submissions.into_iter().rev() {
                 // Its bytes were released when it was proposed, and it must not be lost for want of room.
                 self.board.queue_bytes.fetch_add(submission.size, std::sync::atomic::Ordering::AcqRel);
+                if is_forbidden(&submission) {
+                    self.forbidden.push(submission);
+                    continue;
+                }
                 self.requeued.insert(submission.id);
                 self.queue.push_front(submission);
             }

@@ -9,6 +9,7 @@ mod judge;
 
 mod leaders;
 mod power;
+mod steps;
 mod chaos;
 mod clock;
 mod damage;
