@@ -137,11 +137,15 @@ impl PartitionSource {
             };
             is_cut |= scanned.entry.id.index != next;
             next = scanned.entry.id.index.next();
-            let Payload::Entry(bytes) = scanned.entry.payload else { return None };
             if is_cut {
-                let next = Entry::parse(bytes).ok().map(|entry| entry.header().index);
+                // Also where nothing follows the gap but what consensus itself has written.
+                let next = match scanned.entry.payload {
+                    Payload::Entry(bytes) => Entry::parse(bytes).ok().map(|entry| entry.header().index),
+                    Payload::Blank | Payload::Membership(_) => None,
+                };
                 return Some(Err(AuditError::Released { stream: self.stream(), next }));
             }
+            let Payload::Entry(bytes) = scanned.entry.payload else { return None };
             let read = |entry| Read {
                 entry,
                 log_index: scanned.entry.id.index,
