@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use statehouse_tests::hold::eventually;
-use statehouse_tests::host::{Host, Start};
+use statehouse_tests::host::{Host, Start, argument, cli};
 use statehouse_tests::http::{Answer, Client};
 use statehouse_tests::oracle::check_audit;
 use statehouse_tests::wallet::{self, BANK};
@@ -88,8 +88,28 @@ async fn a_transfer_between_partitions_is_like_any_other() {
     let paid =
         history["items"].as_array().map_or(0, |items| items.iter().filter(|item| item["type"] == "debit").count());
     assert_eq!(paid, 2, "each transfer was paid once: {history}");
+    check_log(data.path(), &payer, 2);
     host.terminate().await;
     check_audit(data.path());
+}
+
+/// The auditor's list of the payer's partition shows each debit once, and every transfer beginning and ending.
+fn check_log(data: &Path, payer: &str, transfers: usize) {
+    let lines = |partition: usize| {
+        let number = partition.to_string();
+        let log = cli(["audit", "log", "--data", argument(data), "--partition", &number, "--json"]);
+        assert_eq!(log.code, Some(0), "{log:?}");
+        let parse = |line: &str| serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        log.stdout.lines().map(parse).collect::<Vec<_>>()
+    };
+    let all: Vec<Value> = (0..PARTITIONS).flat_map(lines).collect();
+    let events = all.iter().filter_map(|line| line["events"].as_array()).flatten();
+    let debits = events.filter(|event| event["type"] == "debit" && event["account"] == payer).count();
+    assert_eq!(debits, transfers, "each debit is listed once: {all:#?}");
+    for part in ["start", "end"] {
+        assert_eq!(all.iter().filter(|line| line["part"] == part).count(), transfers, "{part}: {all:#?}");
+    }
+    assert!(all.iter().any(|line| line["part"]["call"].is_string()), "calls are named: {all:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

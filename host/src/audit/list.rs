@@ -1,6 +1,7 @@
 //! `audit log`: the journal in words, command by command.
 //!
-//! In: a partition. Out: one line per command with its outcome, rendered by the module that decided it.
+//! In: a partition. Out: one line per command with its outcome, rendered by the module that decided it. Of a command on several partitions
+//! each event stands once, where it happened.
 
 use statehouse_abi::cold::{CommandFacts, EventBytes, EventFacts, Rejection, RenderItem};
 use statehouse_abi::outcome::GroupOutcome;
@@ -8,9 +9,10 @@ use statehouse_abi::value::Value;
 
 use crate::audit::error::AuditError;
 use crate::audit::source::{PartitionSource, Source};
-use crate::ids::{CommandId, Micros};
-use crate::machine::entry::{Batch, Entry, EntryKind};
+use crate::ids::{CommandId, Micros, PartitionId};
+use crate::machine::entry::{Batch, Entry, EntryKind, Part};
 use crate::machine::journal::{Journal, Verdict};
+use crate::saga::{Call, CallKey, Outcome, Progress};
 
 /// One line of the journal.
 #[derive(Clone, Debug)]
@@ -28,8 +30,19 @@ pub enum What {
         module: String,
         schema: u32,
     },
-    Command {
+    /// What was heard of a call in another partition.
+    Heard {
         id: CommandId,
+        step: String,
+        /// `done`, `refused CODE` or `nothing done`.
+        outcome: String,
+        /// Where the other partition has recorded it.
+        position: Option<String>,
+    },
+    Command {
+        /// Of the command that a client sent, also where this is a call that belongs to it.
+        id: CommandId,
+        part: LinePart,
         name: String,
         caller: String,
         request_id: String,
@@ -37,6 +50,42 @@ pub enum What {
         events: Vec<Value>,
         rejection: Option<Rejection>,
     },
+}
+
+/// What part of a command a line is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinePart {
+    Whole,
+    /// Its first step is done here, the others are asked of other partitions.
+    Start,
+    /// A step of a command that another partition coordinates.
+    Call {
+        step: String,
+        home: PartitionId,
+    },
+    /// It is over; its events stand where its steps are.
+    End,
+}
+
+/// `step 2`, `undo of step 1`, and which attempt it is after the first.
+fn step_text(key: CallKey) -> String {
+    let undo = if key.call == Call::Undo { "undo of " } else { "" };
+    let again = if key.attempt == 0 { String::new() } else { format!(", attempt {}", key.attempt + 1) };
+    format!("{undo}step {}{again}", key.branch + 1)
+}
+
+fn heard(progress: &Progress) -> What {
+    let outcome = match &progress.outcome {
+        Outcome::Done { .. } => "done".to_owned(),
+        Outcome::Refused { code, .. } => format!("refused {code}"),
+        Outcome::NothingDone => "nothing done".to_owned(),
+    };
+    What::Heard {
+        id: progress.command(),
+        step: step_text(progress.key),
+        outcome,
+        position: progress.at.position.clone(),
+    }
 }
 
 /// Gives `each` every line in order, until it says stop.
@@ -79,22 +128,33 @@ fn lines(
         return Ok(vec![line(0, what)]);
     };
     let logic = source.load(header.decider).map_err(AuditError::Query)?;
-    let mut lines = Vec::new();
+    let mut lines: Vec<Line> = entry.records().progress.iter().map(|progress| line(0, heard(progress))).collect();
     let mut n = 0;
     for at in 0..batch.outcome.group_count() {
         let position = journal.position(partition.partition, n).to_string();
-        let (items, rejection) = items_of(&batch, at, header.time, &position);
+        let number = batch.ops.group(at).command;
+        let command = batch.command(number as usize);
+        let (id, part) = match entry.part(number) {
+            Part::Whole => (command.id, LinePart::Whole),
+            Part::Start => (command.id, LinePart::Start),
+            Part::End => (command.id, LinePart::End),
+            Part::Call(origin) => {
+                (origin.parent(), LinePart::Call { step: step_text(origin.key), home: origin.home() })
+            }
+        };
+        let (items, rejection) = items_of(&batch, at, id, header.time, &position);
         let rendered = logic.render(&items).map_err(|fault| AuditError::Query(fault.to_string()))?;
         let mut rendered = rendered.into_iter();
         let body = rendered.next().unwrap_or(Value::Null);
-        let command = batch.command(batch.ops.group(at).command as usize);
+        let events = if part == LinePart::End { Vec::new() } else { rendered.collect() };
         let what = What::Command {
-            id: command.id,
+            id,
+            part,
             name: command.name.to_owned(),
             caller: command.caller.to_owned(),
             request_id: command.request_id.to_owned(),
             body,
-            events: rendered.collect(),
+            events,
             rejection: rejection.clone(),
         };
         lines.push(line(n, what));
@@ -104,7 +164,13 @@ fn lines(
 }
 
 /// The command's body, then its events.
-fn items_of(batch: &Batch<'_>, group: usize, time: Micros, position: &str) -> (Vec<RenderItem>, Option<Rejection>) {
+fn items_of(
+    batch: &Batch<'_>,
+    group: usize,
+    id: CommandId,
+    time: Micros,
+    position: &str,
+) -> (Vec<RenderItem>, Option<Rejection>) {
     let command = batch.command(batch.ops.group(group).command as usize);
     let rejection = match batch.outcome.group(group) {
         GroupOutcome::Rejected(bytes) => minicbor::decode::<Rejection>(bytes).ok(),
@@ -112,7 +178,7 @@ fn items_of(batch: &Batch<'_>, group: usize, time: Micros, position: &str) -> (V
     };
     let facts = CommandFacts {
         command: command.name.to_owned(),
-        id: command.id.0,
+        id: id.0,
         body: command.body.to_vec(),
         time: time.0,
         position: position.to_owned(),
@@ -130,7 +196,7 @@ fn items_of(batch: &Batch<'_>, group: usize, time: Micros, position: &str) -> (V
             RenderItem::Event(EventFacts {
                 event: bytes,
                 command: command.name.to_owned(),
-                id: command.id.0,
+                id: id.0,
                 body: command.body.to_vec(),
                 time: time.0,
                 position: position.to_owned(),

@@ -14,7 +14,7 @@ use crate::audit::error::AuditError;
 use crate::audit::source::{PartitionSource, Read, Source};
 use crate::ids::{CommandId, PartitionId, Position};
 use crate::log::Tail;
-use crate::machine::entry::EntryKind;
+use crate::machine::entry::{EntryKind, Part};
 use crate::machine::journal::Verdict;
 use crate::machine::replay::Replay;
 use crate::saga::status::ENTITY;
@@ -184,7 +184,8 @@ fn count(
             let detail = format!("command {id} is recorded at {before} and again at {position}");
             report.faults.push(fault_at("id", detail, read));
         }
-        let is_call = read.entry.records().origin(command).is_some();
+        // Counted where it is recorded first: at its start, if it has one.
+        let is_call = matches!(read.entry.part(command), Part::Call(_));
         report.commands += u64::from(!is_end && !is_call);
         n += match batch.outcome.group(at) {
             GroupOutcome::Events { count, .. } => count,

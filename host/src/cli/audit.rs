@@ -14,7 +14,7 @@ use statehouse_abi::value::Value;
 
 use crate::api::{parse_time, print_time};
 use crate::audit::balance::entity_at;
-use crate::audit::list::{Line, What, list};
+use crate::audit::list::{Line, LinePart, What, list};
 use crate::audit::verify::{Report, verify};
 use crate::audit::{AuditError, Source};
 use crate::cli::output::{print, print_json, progress, table, to_json};
@@ -222,9 +222,19 @@ fn line_text(line: &Line) -> String {
     match &line.what {
         What::Tick => format!("{head}  tick\n"),
         What::Activation { module, schema } => format!("{head}  activate module {module} schema {schema}\n"),
-        What::Command { id, name, caller, body, events, rejection, .. } => {
+        What::Heard { id, step, outcome, position } => {
+            let place = position.as_ref().map_or_else(String::new, |position| format!(" at {position}"));
+            format!("{head}  {step} of {id}: {outcome}{place}\n")
+        }
+        What::Command { id, part, name, caller, body, events, rejection, .. } => {
             let json = |value: &Value| to_json(value).map_or_else(|error| error.to_string(), |json| json.to_string());
-            let mut text = format!("{head}  {name} {id} by {caller} {}\n", json(body));
+            let part = match part {
+                LinePart::Whole => String::new(),
+                LinePart::Start => "start of ".to_owned(),
+                LinePart::Call { step, home } => format!("{step}, for partition {home}, of "),
+                LinePart::End => "end of ".to_owned(),
+            };
+            let mut text = format!("{head}  {part}{name} {id} by {caller} {}\n", json(body));
             events.iter().for_each(|event| text.push_str(&format!("    event    {}\n", json(event))));
             if let Some(rejection) = rejection {
                 text.push_str(&format!("    rejected {}: {}\n", rejection.code, rejection.detail));
@@ -234,13 +244,26 @@ fn line_text(line: &Line) -> String {
     }
 }
 
+/// `whole`, `start` or `end`; a call with its step and the partition that asks.
+fn part_json(part: &LinePart) -> serde_json::Value {
+    match part {
+        LinePart::Whole => json!("whole"),
+        LinePart::Start => json!("start"),
+        LinePart::Call { step, home } => json!({"call": step, "home": home}),
+        LinePart::End => json!("end"),
+    }
+}
+
 /// One JSON object per line.
 fn line_json(line: &Line) -> anyhow::Result<String> {
     let what = match &line.what {
         What::Tick => json!({"kind": "tick"}),
         What::Activation { module, schema } => json!({"kind": "activate", "module": module, "schema": schema}),
-        What::Command { id, name, caller, request_id, body, events, rejection } => json!({
-            "kind": "command", "id": id.to_string(), "command": name, "caller": caller, "request_id": request_id,
+        What::Heard { id, step, outcome, position } => json!({
+            "kind": "heard", "id": id.to_string(), "step": step, "outcome": outcome, "at": position,
+        }),
+        What::Command { id, part, name, caller, request_id, body, events, rejection } => json!({
+            "kind": "command", "id": id.to_string(), "part": part_json(part), "command": name, "caller": caller, "request_id": request_id,
             "body": to_json(body)?, "events": events.iter().map(to_json).collect::<Result<Vec<_>, _>>()?,
             "rejection": rejection.as_ref().map(|found| json!({"code": found.code, "detail": found.detail})),
         }),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use statehouse_abi::outcome::GroupOutcome;
 
-use crate::machine::entry::Entry;
+use crate::machine::entry::{Entry, EntryKind};
 use crate::sequencer::submission::{Recorded, Reply, Ticket};
 
 /// Stage *answer*: whoever waits for a command gets its recorded outcome.
@@ -18,9 +18,8 @@ pub fn answer(recorded: &Arc<Recorded>, command: u32, ticket: &Ticket) {
 pub fn count(entry: &Entry) {
     metrics::counter!("statehouse_entries_total").increment(1);
     let Some(batch) = entry.batch() else { return };
-    let is_end = |command: &u32| entry.records().origin(*command).is_none() && !entry.is_started(*command);
     let (mut done, mut rejected) = (0, 0);
-    for command in (0..batch.command_count() as u32).filter(is_end) {
+    for command in (0..batch.command_count() as u32).filter(|command| entry.part(*command).is_outcome()) {
         match batch.outcome.group(command as usize) {
             GroupOutcome::Rejected(_) => rejected += 1,
             GroupOutcome::Events { .. } | GroupOutcome::NeedsKeys => done += 1,
@@ -28,5 +27,7 @@ pub fn count(entry: &Entry) {
     }
     metrics::counter!("statehouse_commands_total", "outcome" => "rejected").increment(rejected);
     metrics::counter!("statehouse_commands_total", "outcome" => "done").increment(done);
-    metrics::counter!("statehouse_events_total").increment(batch.outcome.event_count() as u64);
+    if entry.header().kind == EntryKind::Batch {
+        metrics::counter!("statehouse_events_total").increment(batch.outcome.event_count() as u64);
+    }
 }

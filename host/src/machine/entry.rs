@@ -28,7 +28,7 @@ use statehouse_abi::ops::OpsBlock;
 use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock};
 
 use crate::ids::{CommandId, Digest, Fingerprint, Head, JournalIndex, Micros, ModuleId};
-use crate::saga::{Records, read_records};
+use crate::saga::{Origin, Records, read_records};
 
 /// Version of this layout.
 pub const FORMAT: u16 = 1;
@@ -157,6 +157,26 @@ pub struct Activation {
     pub number: u64,
 }
 
+/// What one command of an entry is of the command that a client sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part<'a> {
+    /// All of it: it needs no other partition, or was rejected before it asked one.
+    Whole,
+    /// Its first branch; it goes on in other partitions.
+    Start,
+    /// What it needs of this partition, or the undo of that.
+    Call(&'a Origin),
+    /// Its outcome. The events beside it are those of its parts, which are recorded, and applied, elsewhere.
+    End,
+}
+
+impl Part<'_> {
+    /// Whether it carries the outcome that clients are told.
+    pub fn is_outcome(self) -> bool {
+        matches!(self, Self::Whole | Self::End)
+    }
+}
+
 /// A checked entry: its header is decoded, its blocks are known to be well-formed.
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -233,6 +253,17 @@ impl Entry {
         static NONE: Records =
             Records { starts: Vec::new(), origins: Vec::new(), progress: Vec::new(), marks: Vec::new() };
         self.records.as_deref().unwrap_or(&NONE)
+    }
+
+    /// What a command of this entry is of the command that a client sent.
+    pub fn part(&self, command: u32) -> Part<'_> {
+        if self.header.kind == EntryKind::Saga {
+            return Part::End;
+        }
+        if let Some(origin) = self.records().origin(command) {
+            return Part::Call(origin);
+        }
+        if self.is_started(command) { Part::Start } else { Part::Whole }
     }
 
     /// Whether the command goes on after this entry: it was started and not rejected.

@@ -16,7 +16,7 @@ use statehouse_abi::value::Value;
 
 use crate::ids::{CommandId, Position};
 use crate::limits;
-use crate::machine::entry::EntryKind;
+use crate::machine::entry::{EntryKind, Part};
 use crate::machine::journal::Journal;
 use crate::machine::logic::{Fault, Logic};
 use crate::machine::replay::{Replay, Rows};
@@ -27,7 +27,7 @@ use crate::router::answer::{
 use crate::router::machine::{Machine, position_text, unavailable};
 use crate::router::reply::{render_items, with_position};
 use crate::router::rewind::{RewindError, rewind};
-use crate::saga::Origin;
+use crate::saga::status::ENTITY;
 use crate::sequencer::submission::Recorded;
 use crate::store::{KeyRow, View};
 
@@ -278,13 +278,16 @@ fn events_of(partition: &Partition, recorded: &Recorded, entity: &[u8]) -> Vec<(
             if op.entity == entity {
                 let number = batch.ops.group(group).command;
                 let command = batch.command(number as usize);
-                let parent = recorded.entry.records().origin(number).map(Origin::parent);
+                let id = match recorded.entry.part(number) {
+                    Part::Call(origin) => origin.parent(),
+                    Part::Whole | Part::Start | Part::End => command.id,
+                };
                 let event =
                     EventBytes { entity: entity.to_vec(), op: op.payload.to_vec(), event: event.payload.to_vec() };
                 let facts = EventFacts {
                     event,
                     command: command.name.to_owned(),
-                    id: parent.unwrap_or(command.id).0,
+                    id: id.0,
                     body: command.body.to_vec(),
                     time: recorded.entry.header().time.0,
                     position: position_text(position),
@@ -426,13 +429,16 @@ fn run_query(
 }
 
 fn fetch(query: &mut QueryIn, need: Need, sources: &Sources<impl Source>) -> Result<(), Stop> {
+    // The host's own rows are none of the module's business.
+    let is_of_host = |key: &[u8]| split_key(key).is_some_and(|(entity, _)| entity == ENTITY);
     for key in need.keys {
-        let row = sources.rows[0].row(&key.0)?;
+        let row = if is_of_host(&key.0) { None } else { sources.rows[0].row(&key.0)? };
         query.rows.push(Row { key: key.0, row });
     }
     for mut range in need.scans {
         range.limit = range.limit.min(limits::SCAN_ROWS_MAX as u32);
-        let (found, more) = sources.scan(&range)?;
+        let (mut found, more) = sources.scan(&range)?;
+        found.retain(|(key, _)| !is_of_host(key));
         let rows = found.into_iter().map(|(key, row)| Row { key, row: Some(row) }).collect();
         query.scans.push(Scan { range, rows, more });
     }

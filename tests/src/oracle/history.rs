@@ -9,7 +9,7 @@ use std::path::Path;
 use minicbor::Decode;
 use statehouse::audit::Source;
 use statehouse::ids::{CommandId, Digest, Head, JournalIndex, PartitionId, Position};
-use statehouse::machine::entry::{Batch, Entry, EntryKind};
+use statehouse::machine::entry::{self, Batch, Entry};
 use statehouse::saga::Call;
 use statehouse_abi::cold::Rejection;
 use statehouse_abi::outcome::GroupOutcome;
@@ -133,20 +133,20 @@ fn decisions(entry: &Entry) -> Vec<Decision> {
 
 /// Whose command it is, what part of it, and what that means here.
 fn part_of(entry: &Entry, number: u32, id: CommandId, command: Command) -> (CommandId, Part, Command) {
-    if entry.header().kind == EntryKind::Saga {
-        return (id, Part::End, command);
-    }
-    let Command::Move { from, to, amount } = command.clone() else { return (id, Part::Whole, command) };
-    if let Some(origin) = entry.records().origin(number) {
-        let what = match origin.key.call {
-            Call::Do => Command::Receive { to, amount },
-            Call::Undo => Command::Refund { from, amount },
-        };
-        return (origin.parent(), Part::Call(id), what);
-    }
-    match entry.records().start(number) {
-        Some(_) if entry.is_started(number) => (id, Part::Start, Command::Pay { from, amount }),
-        _ => (id, Part::Whole, command),
+    let part = entry.part(number);
+    let (from, to, amount) = match (&command, part.is_outcome()) {
+        (Command::Move { from, to, amount }, false) => (from.clone(), to.clone(), *amount),
+        _ => return (id, if part == entry::Part::End { Part::End } else { Part::Whole }, command),
+    };
+    match part {
+        entry::Part::Call(origin) => {
+            let what = match origin.key.call {
+                Call::Do => Command::Receive { to, amount },
+                Call::Undo => Command::Refund { from, amount },
+            };
+            (origin.parent(), Part::Call(id), what)
+        }
+        _ => (id, Part::Start, Command::Pay { from, amount }),
     }
 }
 

@@ -115,11 +115,7 @@ fn recorded(replicas: &[Arc<Partition>]) -> BTreeMap<CommandId, Vec<Told>> {
         let point = replica.read_stale().expect("it runs");
         let walked = replica.walk_back(&point, |recorded| {
             let commands = recorded.entry.batch().map_or(0, |batch| batch.command_count());
-            let is_end = |at: &usize| {
-                let at = *at as u32;
-                recorded.entry.records().origin(at).is_none() && !recorded.entry.is_started(at)
-            };
-            for at in (0..commands).filter(is_end) {
+            for at in (0..commands).filter(|at| recorded.entry.part(*at as u32).is_outcome()) {
                 let (id, told) = outcome(replica, &recorded, at);
                 found.entry(id).or_default().push(told);
             }
