@@ -66,6 +66,8 @@ pub const SPECULATION_ENTRIES_MAX: usize = 8;
 pub const SPECULATION_TRICKLE_MAX: usize = 2;
 /// A queue of this many commands is proposed at once.
 pub const BATCH_COMMANDS_WORTH_A_WAIT: usize = 512;
+/// How often a leader with a queue that stands still looks whether a majority still answers it.
+pub const QUEUE_LOOK: Duration = Duration::from_millis(250);
 /// Outcomes of calls that one entry records: the end of a command carries all its events and phases, about a kilobyte.
 pub const PROGRESS_PER_ENTRY_MAX: usize = 2_048;
 /// A call from another partition that carries a time further ahead of this node's clock is put off: whoever made it has a wrong clock,

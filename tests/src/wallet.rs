@@ -5,6 +5,7 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::hold::eventually;
 use crate::http::{Answer, Client, Lost};
 
 pub const TRANSFER: &str = "/v1/wallet/balance_transfer";
@@ -75,17 +76,22 @@ pub enum Recorded {
     Absent,
 }
 
+/// What the host has recorded, once it is under way no more.
 pub async fn recorded(client: &mut Client, id: Uuid) -> Recorded {
-    let answer = client.get(&format!("/v1/wallet/transactions/{id}")).await.expect("the host answers");
-    if answer.status == 404 {
-        return Recorded::Absent;
-    }
-    assert_eq!(answer.status, 200, "transaction {id}: {answer:?}");
-    match answer.text("Status").as_str() {
-        "success" => Recorded::Success,
-        "rejected" => Recorded::Rejected(answer.text("code")),
-        other => panic!("transaction {id} has the status `{other}`"),
-    }
+    let ended = async || {
+        let answer = client.get(&format!("/v1/wallet/transactions/{id}")).await.expect("the host answers");
+        if answer.status == 404 {
+            return Some(Recorded::Absent);
+        }
+        assert_eq!(answer.status, 200, "transaction {id}: {answer:?}");
+        match answer.text("Status").as_str() {
+            "success" => Some(Recorded::Success),
+            "rejected" => Some(Recorded::Rejected(answer.text("code"))),
+            "in_flight" => None,
+            other => panic!("transaction {id} has the status `{other}`"),
+        }
+    };
+    eventually("the transaction ends", ended).await
 }
 
 /// Minor units of [`CURRENCY`] as the decimal text of the API.

@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
-use openraft::alias::OneshotReceiverOf;
+use openraft::alias::{OneshotReceiverOf, SerdeInstantOf};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{
     ClientWriteError, Fatal, ForwardReason, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
@@ -20,7 +21,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, ClientWriteResult, StreamAppendError, TransferLeaderRequest,
     VoteRequest,
 };
-use openraft::{ChangeMembers, Config, EmptyNode, Raft, ReadPolicy, SnapshotPolicy};
+use openraft::{ChangeMembers, Config, EmptyNode, Instant as _, Raft, ReadPolicy, SnapshotPolicy};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -211,6 +212,16 @@ impl Group {
         let failure =
             stream::once(async move { failed.lock().take() }).filter_map(|failure| async { failure.map(Err) });
         replies.chain(failure).boxed()
+    }
+
+    /// Whether a majority has answered this leader within [`SILENCE_MS`], so that what it proposes now has a prospect. A leader that is
+    /// alone needs nobody's answer.
+    pub fn is_heard(&self) -> bool {
+        let receiver = self.raft.metrics();
+        let metrics = receiver.borrow_watched();
+        let is_recent = |acked: &SerdeInstantOf<Model>| acked.elapsed() <= Duration::from_millis(SILENCE_MS);
+        metrics.last_quorum_acked.as_ref().is_none_or(is_recent)
+            || metrics.membership_config.membership().voter_ids().eq([self.node.0])
     }
 
     pub fn metrics(&self) -> GroupMetrics {

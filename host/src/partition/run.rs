@@ -67,8 +67,8 @@ pub enum Message {
 /// Why the executor woke up.
 enum Wake {
     Message(Message),
-    /// Somebody waits for a time that has come.
-    TickDue,
+    /// Somebody waits for a time that has come, or the queue has stood still for a while.
+    Due,
     /// Nobody can send anything any more.
     Closed,
 }
@@ -152,7 +152,7 @@ impl Executor {
         loop {
             let mut next = match self.wait(mailbox) {
                 Wake::Message(message) => Some(message),
-                Wake::TickDue => None,
+                Wake::Due => None,
                 Wake::Closed => return Ok(()),
             };
             // Everything that is already there, so that a batch takes in all who wait.
@@ -165,16 +165,26 @@ impl Executor {
             }
             self.make_calls();
             self.propose_all()?;
+            if !self.queue.is_empty() && !self.is_heard() {
+                self.refuse_queue(Refusal::NoLeader);
+            }
             self.board.in_flight.store(self.in_flight.len(), std::sync::atomic::Ordering::Relaxed);
         }
     }
 
     fn wait(&self, mailbox: &Receiver<Message>) -> Wake {
-        let Some(wanted) = self.time_wanted else { return mailbox.recv().map_or(Wake::Closed, Wake::Message) };
-        let left = wanted.0.saturating_sub(self.clock.now().0).clamp(0, 60_000_000) as u64;
-        match mailbox.recv_timeout(Duration::from_micros(left + 1000)) {
+        let until_wanted = self.time_wanted.map(|wanted| {
+            let left = wanted.0.saturating_sub(self.clock.now().0).clamp(0, 60_000_000) as u64;
+            Duration::from_micros(left + 1000)
+        });
+        // What waits behind proposals is not left to wait for good when those are stuck.
+        let until_look = (!self.queue.is_empty()).then_some(limits::QUEUE_LOOK);
+        let Some(patience) = until_wanted.into_iter().chain(until_look).min() else {
+            return mailbox.recv().map_or(Wake::Closed, Wake::Message);
+        };
+        match mailbox.recv_timeout(patience) {
             Ok(message) => Wake::Message(message),
-            Err(RecvTimeoutError::Timeout) => Wake::TickDue,
+            Err(RecvTimeoutError::Timeout) => Wake::Due,
             Err(RecvTimeoutError::Disconnected) => Wake::Closed,
         }
     }
@@ -257,8 +267,13 @@ impl Executor {
         Ok(())
     }
 
+    /// A leader that no majority answers may be deposed, and can promise nothing.
+    fn is_heard(&self) -> bool {
+        self.group.as_ref().is_some_and(|group| group.is_heard())
+    }
+
     fn check_admittable(&mut self, submission: &Submission) -> Result<(), Refusal> {
-        if self.term.is_none() || self.logic.is_none() {
+        if self.term.is_none() || self.logic.is_none() || !self.is_heard() {
             return Err(Refusal::NoLeader);
         }
         if !matches!(self.log.health(), crate::log::LogHealth::Ok) {
