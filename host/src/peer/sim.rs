@@ -10,11 +10,13 @@
 //! | delay | request and reply each take so long | so does each item, in order |
 //! | reorder | some requests are overtaken by later ones | never |
 //! | lost replies | the request is carried out, the caller hears nothing | never |
+//! | silence of a group | its votes vanish, other calls are not concerned | its appends stand still |
+//! | fall of a node | after so many messages from or to it, it leaves | breaks |
 
 mod flow;
 mod link;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +30,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::link::Link;
+use self::link::{Link, Parcel};
 use super::{Call, GroupName, Network, Pieces, Service, ServiceError};
 use crate::consensus::{AppendReply, PeerError, PeerReply, PeerRequest};
 use crate::ids::NodeId;
@@ -46,6 +48,10 @@ struct State {
     /// `None` is a node that is down; one that never joined has no entry.
     nodes: BTreeMap<NodeId, Option<Member>>,
     links: BTreeMap<(NodeId, NodeId), Link>,
+    /// Groups whose members do not hear each other.
+    silent: BTreeSet<GroupName>,
+    /// Messages that a node still sends or gets, and what happens at the last.
+    falls: BTreeMap<NodeId, (u64, Parcel)>,
 }
 
 /// One life of a node, from joining to leaving.
@@ -57,7 +63,8 @@ struct Member {
 
 impl SimNetwork {
     pub fn new(seed: u64) -> Self {
-        let state = State { seed, nodes: BTreeMap::new(), links: BTreeMap::new() };
+        let (nodes, links) = (BTreeMap::new(), BTreeMap::new());
+        let state = State { seed, nodes, links, silent: BTreeSet::new(), falls: BTreeMap::new() };
         Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(()) }
     }
 
@@ -104,10 +111,50 @@ impl SimNetwork {
         self.with_link(from, to, |link| link.replies_lost_permille = permille);
     }
 
+    /// The members of a group neither vote for each other nor replicate any more, while everything else gets through.
+    pub fn silence(&self, group: GroupName) {
+        self.state.lock().silent.insert(group);
+        self.changed.send_replace(());
+    }
+
+    /// The n-th message from or to the node, counted from now, is lost, `off` is called, and the node has left: its power goes off there.
+    pub fn fall_after(&self, node: NodeId, messages: u64, off: impl FnOnce() + Send + 'static) {
+        assert!(0 < messages);
+        self.state.lock().falls.insert(node, (messages, Box::new(off)));
+    }
+
     /// No way has any fault any more. What vanished stays lost.
     pub fn heal(&self) {
-        self.state.lock().links.values_mut().for_each(Link::heal);
+        let mut state = self.state.lock();
+        state.links.values_mut().for_each(Link::heal);
+        state.silent.clear();
+        state.falls.clear();
+        drop(state);
         self.changed.send_replace(());
+    }
+
+    fn is_silent(&self, group: &GroupName) -> bool {
+        self.state.lock().silent.contains(group)
+    }
+
+    /// Counts a message; `false` when a node falls with it.
+    fn passes(&self, from: NodeId, to: NodeId) -> bool {
+        let mut state = self.state.lock();
+        let mut fallen = Vec::new();
+        for node in [from, to] {
+            let Some((left, _)) = state.falls.get_mut(&node) else { continue };
+            *left -= 1;
+            if *left == 0 {
+                fallen.extend(state.falls.remove(&node).map(|(_, off)| (node, off)));
+            }
+        }
+        drop(state);
+        let passes = fallen.is_empty();
+        for (node, off) in fallen {
+            off();
+            self.leave(node);
+        }
+        passes
     }
 
     fn with_link<T>(&self, from: NodeId, to: NodeId, act: impl FnOnce(&mut Link) -> T) -> T {
@@ -153,7 +200,9 @@ impl SimPeer {
         let (answer, answered) = oneshot::channel();
         let (network, node) = (self.network.clone(), self.node);
         let deliver = move || self.deliver(to, until, handle, answer);
-        network.with_link(node, to, |link| link.send_call(network.clone(), Box::new(deliver)));
+        if network.passes(node, to) {
+            network.with_link(node, to, |link| link.send_call(network.clone(), Box::new(deliver)));
+        }
         let answer = async {
             match answered.await {
                 Ok(answer) => answer,
@@ -196,7 +245,9 @@ impl SimPeer {
         let (network, node) = (self.network.clone(), self.node);
         // Whoever asked may have given up by the time it arrives.
         let deliver = move || drop(answer.send(reply));
-        network.with_link(to, node, |link| link.send_reply(network.clone(), Box::new(deliver)));
+        if network.passes(to, node) {
+            network.with_link(to, node, |link| link.send_reply(network.clone(), Box::new(deliver)));
+        }
     }
 }
 
@@ -208,8 +259,15 @@ impl Network for SimPeer {
         request: PeerRequest,
         deadline: Duration,
     ) -> BoxFuture<'static, Result<PeerReply, PeerError>> {
-        let (from, group) = (self.node, group.clone());
-        self.clone().ask(to, deadline, move |service, _| service.raft(from, group, request)).boxed()
+        let (from, group, this) = (self.node, group.clone(), self.clone());
+        let asked = async move {
+            if this.network.is_silent(&group) {
+                tokio::time::sleep(deadline).await;
+                return Err(PeerError::Timeout(to));
+            }
+            this.ask(to, deadline, move |service, _| service.raft(from, group, request)).await
+        };
+        asked.boxed()
     }
 
     fn appends(
@@ -223,6 +281,7 @@ impl Network for SimPeer {
             let member = this.network.member(to)?;
             let (network, from) = (&this.network, this.node);
             network.cross(from, to).await;
+            let requests = network.unless_silent(group.clone(), requests);
             let replies = member.service.appends(from, group, network.flow(from, to, requests));
             let replies = replies.map(move |reply| reply.map_err(|error| failed(to, &error)));
             Ok::<_, PeerError>(network.flow(to, from, replies))

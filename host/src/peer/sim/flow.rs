@@ -12,6 +12,7 @@ use super::{SimNetwork, SimPeer, down};
 use crate::consensus::PeerError;
 use crate::ids::NodeId;
 use crate::limits;
+use crate::peer::GroupName;
 
 /// Items of one stream on their way at the same time: far more than any sender has unanswered.
 const FLOW_ITEMS_MAX: usize = 1024;
@@ -34,7 +35,35 @@ impl SimNetwork {
         items: impl Stream<Item = T> + Send + 'static,
     ) -> BoxStream<'static, T> {
         let network = self.clone();
-        items.map(move |item| network.cross(from, to).map(|()| item)).buffered(FLOW_ITEMS_MAX).boxed()
+        let cross = move |item| {
+            let (passes, crossing) = (network.passes(from, to), network.cross(from, to));
+            async move {
+                if !passes {
+                    // Until the connection breaks.
+                    std::future::pending::<()>().await;
+                }
+                crossing.await;
+                item
+            }
+        };
+        items.map(cross).buffered(FLOW_ITEMS_MAX).boxed()
+    }
+
+    /// The items, each once its group is not silent.
+    pub(super) fn unless_silent<T: Send + 'static>(
+        &self,
+        group: GroupName,
+        items: impl Stream<Item = T> + Send + 'static,
+    ) -> BoxStream<'static, T> {
+        let network = self.clone();
+        let wait = move |item| {
+            let (network, group) = (network.clone(), group.clone());
+            async move {
+                network.until(|| !network.is_silent(&group)).await;
+                item
+            }
+        };
+        items.then(wait).boxed()
     }
 
     /// Looks again whenever a way was cut or healed.

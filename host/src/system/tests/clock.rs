@@ -2,9 +2,8 @@
 //!
 //! In: a clock an hour ahead, then right again. Out: who leads, and the journal's time. It knows nothing of how clocks are compared.
 
-use super::load::{DEADLINE, Told, submit, transfer_body};
+use super::load::Told;
 use super::*;
-use crate::ids::CommandId;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -12,16 +11,15 @@ impl Cluster {
     /// Commits one transfer; its entry's time is one at which it was under way, give or take what clocks may differ.
     async fn check_time(&mut self, attempts: &mut Vec<Attempt>) {
         let before = SystemClock.now();
-        let id = CommandId(self.random.random());
-        let body = transfer_body(id, &self.bank.accounts[0], &self.bank.accounts[1], 1);
-        let told = submit(self.node(NODES[1]).router(), "balance_transfer", id, body, DEADLINE).await;
-        assert!(matches!(told, Told::Done(_)), "{told:?}");
+        let mut attempt = self.new_attempt(0, 1);
+        attempt.told = self.ask(NODES[1], &attempt, false).await;
+        assert!(matches!(attempt.told, Told::Done(_)), "{attempt:?}");
         let after = SystemClock.now();
         self.replica(NODES[1]).read_linearizable(soon()).await.expect("it is led");
         let time = self.replica(NODES[1]).progress().journal.time;
         let skew = i64::try_from(CLOCK_SKEW_MAX.as_micros()).expect("a second fits");
         assert!(before.0 - skew <= time.0 && time.0 <= after.0 + skew, "{} <= {} <= {}", before.0, time.0, after.0);
-        attempts.push(Attempt { id, from: 0, to: 1, amount: 1, told });
+        attempts.push(attempt);
     }
 }
 

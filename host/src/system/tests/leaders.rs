@@ -2,18 +2,18 @@
 //!
 //! In: cuts of whole nodes and of single directions. Out: answers within their deadline. It does not touch disks.
 
-use super::load::{DEADLINE, Told, balance, submit, transfer_body};
+use super::load::{Told, balance};
 use super::*;
-use crate::ids::CommandId;
+use crate::peer::GroupName;
 use crate::router::answer::{Consistency, QueryError, Unavailable, UnavailableReason};
+use crate::router::slots::partition_of;
 
 impl Cluster {
     /// A transfer of one cent from the first account to the second, asked of this node.
     async fn transfer_at(&mut self, node: NodeId) -> Attempt {
-        let id = CommandId(self.random.random());
-        let body = transfer_body(id, &self.bank.accounts[0], &self.bank.accounts[1], 1);
-        let told = submit(self.node(node).router(), "balance_transfer", id, body, DEADLINE).await;
-        Attempt { id, from: 0, to: 1, amount: 1, told }
+        let mut attempt = self.new_attempt(0, 1);
+        attempt.told = self.ask(node, &attempt, false).await;
+        attempt
     }
 
     async fn balance_at(&self, node: NodeId) -> Result<i128, QueryError> {
@@ -92,5 +92,48 @@ async fn a_leader_that_is_cut_off_any_way_is_replaced_and_its_clients_get_an_ans
     load.more(20).await;
     // The load itself fails when a client waits past its deadline.
     let attempts = load.stop().await;
+    cluster.judge(&attempts).await;
+}
+
+/// A transfer that waits for a partition is found among what is under way, and a client hears within its deadline that it is not over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_without_a_majority_holds_up_nothing_but_its_own() {
+    let mut cluster = Cluster::found().await;
+    let silent = PartitionId(1);
+    let is_there = |account: &usize| partition_of(cluster.bank.accounts[*account].as_bytes(), PARTITIONS) == silent;
+    // The last one was never opened.
+    let (there, here): (Vec<usize>, Vec<usize>) = (0..cluster.bank.accounts.len() - 1).partition(is_there);
+    cluster.network.silence(GroupName::new(MACHINE, silent));
+
+    let mut waiting = Vec::new();
+    for is_tcc in [false, true] {
+        let attempt = cluster.new_attempt(here[0], there[0]);
+        let told = cluster.ask(NODES[0], &attempt, is_tcc).await;
+        assert_eq!(told, Told::Unknown, "it waits for the other partition");
+        waiting.push((attempt, is_tcc));
+    }
+    let mut attempts = Vec::new();
+    let until = Instant::now() + Duration::from_secs(rounds(3, 30) as u64);
+    while Instant::now() < until {
+        for node in NODES {
+            let mut attempt = cluster.new_attempt(here[0], here[1]);
+            attempt.told = cluster.ask(node, &attempt, false).await;
+            assert!(matches!(attempt.told, Told::Done(_)), "node {node}: {attempt:?}");
+            attempts.push(attempt);
+        }
+    }
+    let leader = cluster.leader(&NODES).await;
+    let machine = cluster.node(leader).router().find_machine(MACHINE).expect("the node serves the wallet");
+    let seen = machine.list_in_flight().expect("its leader is here");
+    assert_eq!(seen.len(), waiting.len(), "both are seen to wait: {seen:?}");
+
+    cluster.network.heal();
+    for (mut attempt, is_tcc) in waiting {
+        while !matches!(attempt.told, Told::Done(_)) {
+            attempt.told = cluster.ask(NODES[1], &attempt, is_tcc).await;
+            assert!(matches!(attempt.told, Told::Done(_) | Told::Unknown), "{attempt:?}");
+        }
+        attempts.push(attempt);
+    }
     cluster.judge(&attempts).await;
 }

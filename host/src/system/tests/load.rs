@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Doors, MACHINE, PATIENCE};
+use super::{Cluster, Doors, MACHINE, PATIENCE};
 use crate::ids::{CommandId, NodeId, Position};
 use crate::router::Router;
 use crate::router::answer::{Answer, Caller, CommandRequest, Consistency, QueryError, QueryRequest, UnavailableReason};
@@ -76,15 +76,33 @@ pub async fn submit(router: &Router, path: &str, id: CommandId, body: Value, dea
     }
 }
 
-/// The body of a transfer between two accounts.
-pub fn transfer_body(id: CommandId, from: &str, to: &str, minor: i128) -> Value {
+fn transfer_body(id: CommandId, from: &str, to: &str, minor: i128, is_tcc: bool) -> Value {
     Value::map([
         ("from_account", Value::text(from)),
         ("to_account", Value::text(to)),
         ("amount", Value::text(format!("{}.{:02}", minor / 100, minor % 100))),
         ("currency", Value::text(CURRENCY)),
         ("transaction_id", Value::text(id.to_string())),
+        ("coordination", Value::text(if is_tcc { "tcc" } else { "saga" })),
     ])
+}
+
+impl Cluster {
+    /// A transfer of one cent that nobody was asked for yet.
+    pub fn new_attempt(&mut self, from: usize, to: usize) -> Attempt {
+        Attempt { id: CommandId(self.random.random()), from, to, amount: 1, told: Told::Unknown }
+    }
+
+    /// Asks this node for it.
+    pub async fn ask(&self, node: NodeId, attempt: &Attempt, is_tcc: bool) -> Told {
+        ask(self.node(node).router(), &self.bank.accounts, attempt, is_tcc).await
+    }
+}
+
+async fn ask(door: &Router, accounts: &[String], attempt: &Attempt, is_tcc: bool) -> Told {
+    let Attempt { id, from, to, amount, .. } = attempt;
+    let body = transfer_body(*id, &accounts[*from], &accounts[*to], *amount, is_tcc);
+    submit(door, "balance_transfer", *id, body, DEADLINE).await
 }
 
 /// An account's balance in minor units.
@@ -164,16 +182,12 @@ async fn send_transfers(
         let from = random.random_range(0..accounts.len() - 1);
         let to = (from + random.random_range(1..accounts.len())) % accounts.len();
         let amount = random.random_range(1..=4_000);
-        let mut body = transfer_body(id, &accounts[from], &accounts[to], amount);
-        if random.random_bool(0.5) {
-            let Value::Map(members) = body else { unreachable!("a body is a map") };
-            body = Value::map(members.into_iter().chain([("coordination".to_owned(), Value::text("tcc"))]));
-        }
-        let told = submit(door, "balance_transfer", id, body, DEADLINE).await;
-        if matches!(told, Told::Done(_) | Told::Rejected(..)) {
+        let mut attempt = Attempt { id, from, to, amount, told: Told::Unknown };
+        attempt.told = ask(door, &accounts, &attempt, random.random_bool(0.5)).await;
+        if matches!(attempt.told, Told::Done(_) | Told::Rejected(..)) {
             acknowledged.send_modify(|count| *count += 1);
         }
-        attempts.push(Attempt { id, from, to, amount, told });
+        attempts.push(attempt);
     }
     attempts
 }

@@ -1,20 +1,36 @@
 //! A transfer between two partitions, once for every step of it: there the power of a node goes off, the one that coordinates the transfer
 //! or the one that takes part in it.
 //!
-//! In: a disk that stops at its n-th operation, for every n until the transfer ends before that. Out: the judge's verdict. By default some of
-//! the steps, another few each time; with `STATEHOUSE_CHAOS` every one.
+//! A step is an operation of that node's disk, or a message from or to it: it is lost there, and the node with it.
+//!
+//! In: a step number, for every number until the transfer ends before that. Out: the judge's verdict. By default some of the steps, another
+//! few each time; with `STATEHOUSE_CHAOS` every one.
 
-use statehouse_abi::value::Value;
+use std::sync::atomic::AtomicBool;
 
-use super::load::{DEADLINE, Told, submit, transfer_body};
+use super::load::Told;
 use super::*;
-use crate::ids::CommandId;
 use crate::router::slots::partition_of;
 
-/// Steps left out by default between two that are taken.
-const STRIDE: usize = 5;
 /// More than any transfer takes.
-const STEPS_MAX: u64 = 200;
+const STEPS_MAX: u64 = 400;
+
+/// What is counted until the power goes off.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    DiskOperation,
+    Message,
+}
+
+impl Step {
+    /// Steps left out by default between two that are taken. Heartbeats are messages, too.
+    fn stride(self) -> usize {
+        match self {
+            Self::DiskOperation => rounds(5, 1),
+            Self::Message => rounds(13, 1),
+        }
+    }
+}
 
 impl Cluster {
     fn partition_of(&self, account: usize) -> PartitionId {
@@ -33,24 +49,43 @@ impl Cluster {
         eventually("the partition is led", || self.running().into_iter().find(leads)).await
     }
 
-    /// One transfer, in the course of which the power of the node goes off after so many of its disk's operations. Returns whether that
-    /// was before the transfer was over.
-    async fn cut_in(&mut self, place: PartitionId, step: u64, mut attempt: Attempt, is_tcc: bool) -> (bool, Attempt) {
+    /// One transfer, in the course of which the power of the node goes off after so many steps. Returns whether that was before the
+    /// transfer was over.
+    async fn cut_in(
+        &mut self,
+        place: PartitionId,
+        (kind, step): (Step, u64),
+        mut attempt: Attempt,
+        is_tcc: bool,
+    ) -> (bool, Attempt) {
         self.served().await;
         let victim = self.leader_of(place).await;
         let disk = self.members[&victim].disk.clone();
         let begin = disk.operations();
-        disk.crash_after(step);
-        let body = self.body(&attempt, is_tcc);
-        let door = self.node(others(victim).next().expect("there are three")).router().clone();
-        let first = submit(&door, "balance_transfer", attempt.id, body.clone(), DEADLINE).await;
-        let is_cut = begin + step <= disk.operations();
+        let is_off = Arc::new(AtomicBool::new(false));
+        match kind {
+            Step::DiskOperation => disk.crash_after(step),
+            Step::Message => {
+                let (disk, is_off) = (disk.clone(), is_off.clone());
+                self.network.fall_after(victim, step, move || {
+                    disk.crash_after(0);
+                    is_off.store(true, Ordering::SeqCst);
+                });
+            }
+        }
+        let asked = others(victim).next().expect("there are three");
+        let first = self.ask(asked, &attempt, is_tcc).await;
+        let is_cut = match kind {
+            Step::DiskOperation => begin + step <= disk.operations(),
+            Step::Message => is_off.load(Ordering::SeqCst),
+        };
+        self.network.heal();
         self.crash(victim).await;
         self.start(victim).await;
         self.served().await;
         // Whoever was told nothing asks again; whoever was told something is told the same.
         attempt.told = loop {
-            match submit(&door, "balance_transfer", attempt.id, body.clone(), DEADLINE).await {
+            match self.ask(asked, &attempt, is_tcc).await {
                 Told::NotAccepted(_) | Told::Unknown => {}
                 told => break told,
             }
@@ -59,20 +94,9 @@ impl Cluster {
         assert!(!is_definite || first == attempt.told, "step {step}: told {first:?}, then {:?}", attempt.told);
         (is_cut, attempt)
     }
-
-    fn body(&self, attempt: &Attempt, is_tcc: bool) -> Value {
-        let accounts = &self.bank.accounts;
-        let body = transfer_body(attempt.id, &accounts[attempt.from], &accounts[attempt.to], attempt.amount);
-        if !is_tcc {
-            return body;
-        }
-        let Value::Map(members) = body else { unreachable!("a body is a map") };
-        Value::map(members.into_iter().chain([("coordination".to_owned(), Value::text("tcc"))]))
-    }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_power_cut_at_any_step_leaves_a_transfer_whole_or_undone() {
+async fn check_every_step(kind: Step) {
     let mut cluster = Cluster::found().await;
     let nobody = cluster.bank.accounts.len() - 1;
     let mut attempts = Vec::new();
@@ -80,21 +104,30 @@ async fn a_power_cut_at_any_step_leaves_a_transfer_whole_or_undone() {
     for (to, is_tcc) in [(0, false), (0, true), (nobody, false), (nobody, true)] {
         let from = cluster.apart_from(to);
         for place in [cluster.partition_of(from), cluster.partition_of(to)] {
-            let mut step = 1 + cluster.random.random_range(0..rounds(STRIDE, 1)) as u64;
+            let mut step = 1 + cluster.random.random_range(0..kind.stride()) as u64;
             while step < STEPS_MAX {
-                let id = CommandId(cluster.random.random());
-                let attempt = Attempt { id, from, to, amount: 1, told: Told::Unknown };
-                let (is_cut, attempt) = cluster.cut_in(place, step, attempt, is_tcc).await;
+                let attempt = cluster.new_attempt(from, to);
+                let (is_cut, attempt) = cluster.cut_in(place, (kind, step), attempt, is_tcc).await;
                 attempts.push(attempt);
                 taken += 1;
                 if !is_cut {
                     break;
                 }
-                step += rounds(STRIDE, 1) as u64;
+                step += kind.stride() as u64;
             }
             assert!(step < STEPS_MAX, "a transfer has fewer steps than that");
         }
     }
     println!("{taken} transfers were cut at a step, or just after the last");
     cluster.judge(&attempts).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_power_cut_at_any_operation_of_a_disk_leaves_a_transfer_whole_or_undone() {
+    check_every_step(Step::DiskOperation).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_power_cut_at_any_message_leaves_a_transfer_whole_or_undone() {
+    check_every_step(Step::Message).await;
 }
