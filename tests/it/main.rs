@@ -5,6 +5,7 @@
 
 mod transfer;
 mod across;
+mod participants;
 mod bad_input;
 mod idempotency;
 mod deadline;

@@ -1,0 +1,127 @@
+//! Commands with more than two participants: orders of the machine `capacity` over pools in many partitions take all of them or none.
+//!
+//! The host is killed while many of them are under way; whoever was told nothing asks again.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use statehouse_tests::cluster::release;
+use statehouse_tests::hold::eventually;
+use statehouse_tests::host::{Host, Start, argument};
+use statehouse_tests::http::Client;
+use statehouse_tests::oracle::check_audit;
+use tempfile::tempdir;
+use uuid::Uuid;
+
+const PARTITIONS: usize = 8;
+const POOLS: usize = 8;
+/// Fewer than are wanted, so that some orders are refused by pools that others have emptied.
+const CAPACITY: u64 = 40;
+const CLIENTS: usize = 8;
+const ORDERS: usize = 12;
+const KILLS: usize = 2;
+
+async fn start(data: &Path) -> Host {
+    let machine = format!("capacity={}", argument(&release("capacity-1.0.0.wasm")));
+    let arguments = vec!["--partitions".to_owned(), PARTITIONS.to_string(), "--machine".to_owned(), machine];
+    Host::start_with(&Start { arguments, ..Start::on(data) }).await.expect("the host starts")
+}
+
+/// One of each pool, from the `first` on, `count` of them.
+fn order(first: usize, count: usize) -> Value {
+    let line = |at: usize| json!({"pool": pool((first + at) % POOLS), "type": "seat", "quantity": 1});
+    json!({"order_id": Uuid::new_v4().to_string(), "lines": (0..count).map(line).collect::<Vec<_>>()})
+}
+
+fn pool(number: usize) -> String {
+    format!("pool-{number}")
+}
+
+/// Opens the pools; returns in how many partitions they lie.
+async fn open_pools(client: &mut Client) -> usize {
+    let mut partitions = BTreeSet::new();
+    for number in 0..POOLS {
+        let body = json!({"pool": pool(number), "capacities": [{"type": "seat", "capacity": CAPACITY}]});
+        let answer = client.post("/v1/capacity/pools", &body).await.expect("the host answers");
+        assert_eq!(answer.status, 201, "{answer:?}");
+        partitions.extend(answer.text("position").split('.').next().map(str::to_owned));
+    }
+    partitions.len()
+}
+
+/// What an order became: placed or not. Asks until the host says so.
+async fn outcome(client: &mut Client, order: &Value) -> bool {
+    eventually("the order is decided", async || match client.post("/v1/capacity/orders", order).await {
+        Ok(answer) if answer.status == 201 => Some(true),
+        Ok(answer) if answer.status == 409 && answer.problem() == "sold_out" => Some(false),
+        Ok(answer) => {
+            assert!([429, 503, 504].contains(&answer.status), "{answer:?}");
+            None
+        }
+        Err(_) => None,
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_over_many_partitions_take_all_pools_or_none_through_kills() {
+    let data = tempdir().expect("a temporary folder");
+    let mut host = start(data.path()).await;
+    let partitions = open_pools(&mut host.client()).await;
+    assert!(4 <= partitions, "the pools lie in {partitions} partitions only");
+    let mut orders = Vec::new();
+    for kill in 0..KILLS {
+        let asking: Vec<_> = (0..CLIENTS)
+            .map(|number| {
+                // Of three to eight participants.
+                let sent: Vec<Value> = (0..ORDERS).map(|turn| order(number + turn, 3 + (turn + kill) % 6)).collect();
+                orders.extend(sent.iter().cloned());
+                let mut client = host.client();
+                tokio::spawn(async move {
+                    for order in sent {
+                        if client.post("/v1/capacity/orders", &order).await.is_err() {
+                            return;
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut watching = host.client();
+        eventually("some orders are placed", async || {
+            let answer = watching.get("/v1/capacity/pools/pool-0?consistency=stale").await.ok()?;
+            let ordered = answer.json()["capacities"]["seat"]["ordered"].as_u64()?;
+            (CAPACITY * (kill as u64 + 1) / 8 <= ordered).then_some(())
+        })
+        .await;
+        host.kill();
+        for asking in asking {
+            asking.await.expect("no client panics");
+        }
+        host = start(data.path()).await;
+    }
+    let mut client = host.client();
+    let mut expected = [0; POOLS];
+    let mut refused = 0;
+    for order in &orders {
+        if !outcome(&mut client, order).await {
+            refused += 1;
+            continue;
+        }
+        for line in order["lines"].as_array().expect("an order has lines") {
+            let name = line["pool"].as_str().expect("a line names its pool");
+            let number: usize = name.trim_start_matches("pool-").parse().expect("the pools have numbers");
+            expected[number] += 1;
+        }
+    }
+    assert!(0 < refused, "more is wanted than there is");
+    for (number, expected) in expected.into_iter().enumerate() {
+        let state = client.get(&format!("/v1/capacity/pools/{}", pool(number))).await.expect("the host answers");
+        let seat = &state.json()["capacities"]["seat"];
+        assert_eq!((seat["ordered"].as_u64(), seat["left"].as_u64()), (Some(expected), Some(CAPACITY - expected)));
+    }
+    let listed = client.get("/v1/capacity/commands?state=in_flight").await.expect("the host answers");
+    assert_eq!(listed.json()["items"], json!([]), "nothing is left under way");
+    host.terminate().await;
+    check_audit(data.path());
+}
