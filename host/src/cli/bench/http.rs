@@ -10,7 +10,7 @@ use clap::Args;
 use tokio::net::TcpListener;
 
 use super::load::{Load, Rate, Work};
-use super::wallet::{Accounts, open_accounts};
+use super::wallet::{Accounts, Mix, open_accounts};
 use super::{Folder, WALLET};
 use crate::api::{self, ApiOptions, Callers};
 use crate::cli::output::{print, table};
@@ -38,12 +38,8 @@ pub struct HttpArgs {
     /// Into how many partitions the wallet is split
     #[arg(long, default_value_t = 1)]
     partitions: u32,
-    /// Of a hundred transfers between two partitions, how many
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
-    cross: u32,
-    /// These by Try-Confirm/Cancel instead of as a Saga
-    #[arg(long)]
-    tcc: bool,
+    #[command(flatten)]
+    mix: Mix,
     /// Folder for the node's data; a temporary one without it
     #[arg(long)]
     dir: Option<std::path::PathBuf>,
@@ -88,24 +84,28 @@ async fn measure(args: HttpArgs) -> anyhow::Result<ExitCode> {
         drop(stopped.await);
     }));
     open_accounts(address, 0..args.accounts).await?;
-    let mut accounts = Accounts::new(args.accounts, args.partitions)?;
-    (accounts.cross_percent, accounts.is_tcc) = (args.cross, args.tcc);
-    let accounts = Arc::new(accounts);
+    let accounts = Arc::new(Accounts::new(args.accounts, args.partitions, args.mix)?);
     let load = Load { addresses: &[address], accounts: &accounts, seconds: args.seconds };
-    let log_bytes = |node: &Node| -> u64 {
-        node.router().machines().iter().flat_map(|machine| machine.status().partitions).map(|p| p.log_bytes).sum()
-    };
-    let mut rows =
-        table(&["what", "clients", "transfers/s", "ms p50", "ms p99", "ms max", "bytes/transfer in the log"]);
+    let headings = [
+        "what",
+        "clients",
+        "transfers/s",
+        "ms p50",
+        "ms p99",
+        "ms max",
+        "bytes/transfer in the log",
+        "entries/1000 transfers",
+    ];
+    let mut rows = table(&headings);
     for clients in &args.clients {
-        let before = log_bytes(&node);
+        let before = Logged::of(&node);
         let rate = load.run(*clients, Work::Transfer).await?;
-        rows.add_row(row(&rate, "one per request", *clients, log_bytes(&node) - before));
+        rows.add_row(row(&rate, "one per request", *clients, before.until(&node)));
     }
     for clients in [1, 2] {
-        let before = log_bytes(&node);
+        let before = Logged::of(&node);
         let rate = load.run(clients, Work::Batch(args.batch)).await?;
-        rows.add_row(row(&rate, "batches", clients, log_bytes(&node) - before));
+        rows.add_row(row(&rate, "batches", clients, before.until(&node)));
     }
     drop(stop);
     server.await??;
@@ -114,12 +114,33 @@ async fn measure(args: HttpArgs) -> anyhow::Result<ExitCode> {
         "{rows}\nnode started in {start_ms} ms; {} accounts on {} partitions, {} % of transfers between two, batches of {}\n\
          on a comparable machine: one per request PostgreSQL 15 (function) 8,000/s at 16 clients, 11,600/s at 64;\n\
          a bare axum JSON echo 104,000/s; batches TigerBeetle, one replica, 391,000/s with 10 k accounts, 132,000/s with 1 M\n",
-        args.accounts, args.partitions, args.cross, args.batch
+        args.accounts, args.partitions, args.mix.cross, args.batch
     ))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn row(rate: &Rate, what: &str, clients: u32, bytes: u64) -> [String; 7] {
+/// What all partitions have in their logs.
+struct Logged {
+    bytes: u64,
+    entries: u64,
+}
+
+impl Logged {
+    fn of(node: &Node) -> Self {
+        let partitions = || node.router().machines().into_iter().flat_map(|machine| machine.status().partitions);
+        let entries = partitions().map(|partition| partition.position.index.0).sum();
+        Self { bytes: partitions().map(|partition| partition.log_bytes).sum(), entries }
+    }
+
+    /// What was added since.
+    fn until(&self, node: &Node) -> Self {
+        let now = Self::of(node);
+        Self { bytes: now.bytes - self.bytes, entries: now.entries - self.entries }
+    }
+}
+
+fn row(rate: &Rate, what: &str, clients: u32, logged: Logged) -> [String; 8] {
+    let per_transfer = |count: u64| count as f64 / rate.transfers.max(1) as f64;
     [
         what.to_owned(),
         clients.to_string(),
@@ -127,6 +148,7 @@ fn row(rate: &Rate, what: &str, clients: u32, bytes: u64) -> [String; 7] {
         format!("{:.2}", rate.spread.ms_p50),
         format!("{:.2}", rate.spread.ms_p99),
         format!("{:.2}", rate.spread.ms_max),
-        format!("{:.0}", bytes as f64 / rate.transfers.max(1) as f64),
+        format!("{:.0}", per_transfer(logged.bytes)),
+        format!("{:.1}", 1000.0 * per_transfer(logged.entries)),
     ]
 }

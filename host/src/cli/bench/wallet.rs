@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
+use clap::Args;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Method, Request, StatusCode};
@@ -23,18 +24,28 @@ use crate::router::slots::partition_of;
 /// Accounts opened with one request: each needs two commands, and a batch holds 8,192.
 const OPEN_ACCOUNTS: usize = 4096;
 
+/// Which transfers need two partitions, and how those are coordinated.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Mix {
+    /// Of a hundred transfers between two partitions, how many
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub cross: u32,
+    /// These by Try-Confirm/Cancel instead of as a Saga
+    #[arg(long)]
+    pub tcc: bool,
+}
+
 /// Accounts by partition, and who pays whom.
 pub struct Accounts {
     groups: Vec<Vec<u32>>,
-    /// Of a hundred transfers between two partitions.
-    pub cross_percent: u32,
-    pub is_tcc: bool,
+    mix: Mix,
 }
 
 impl Accounts {
     /// # Errors
-    /// A partition has fewer than two, so that nobody could be paid there.
-    pub fn new(count: u32, partitions: u32) -> anyhow::Result<Self> {
+    /// A partition has fewer than two, so that nobody could be paid there, or there are no two partitions to pay between.
+    pub fn new(count: u32, partitions: u32, mix: Mix) -> anyhow::Result<Self> {
+        ensure!(mix.cross == 0 || 2 <= partitions, "--cross needs --partitions 2 or more");
         let mut groups = vec![Vec::new(); partitions as usize];
         for number in 0..count {
             let PartitionId(partition) = partition_of(name(number).as_bytes(), partitions);
@@ -44,14 +55,14 @@ impl Accounts {
             groups.iter().all(|group| 2 <= group.len()),
             "{count} accounts are too few for {partitions} partitions"
         );
-        Ok(Self { groups, cross_percent: 0, is_tcc: false })
+        Ok(Self { groups, mix })
     }
 
     /// A new transfer in any partition, or between two.
     pub fn transfer(&self) -> Bytes {
         let mut random = rand::rng();
         let partition = random.random_range(0..self.groups.len());
-        if self.groups.len() < 2 || self.cross_percent <= random.random_range(0..100) {
+        if self.mix.cross <= random.random_range(0..100) {
             return self.transfer_in(PartitionId(partition as u32));
         }
         let other = (partition + random.random_range(1..self.groups.len())) % self.groups.len();
@@ -72,7 +83,7 @@ impl Accounts {
     fn transfer_between(&self, from: u32, to: u32) -> Bytes {
         let id = uuid::Builder::from_random_bytes(rand::rng().random()).into_uuid();
         let (from, to) = (name(from), name(to));
-        let coordination = if self.is_tcc { r#","coordination":"tcc""# } else { "" };
+        let coordination = if self.mix.tcc { r#","coordination":"tcc""# } else { "" };
         format!(
             r#"{{"from_account":"{from}","to_account":"{to}","amount":"0.01","currency":"USD","transaction_id":"{id}"{coordination}}}"#
         )
@@ -173,7 +184,7 @@ mod tests {
 
     #[test]
     fn only_accounts_of_one_partition_pay_each_other() {
-        let accounts = Accounts::new(64, 4).expect("enough accounts");
+        let accounts = Accounts::new(64, 4, Mix::default()).expect("enough accounts");
         for asked in (0..4).map(PartitionId).cycle().take(200) {
             let body: serde_json::Value =
                 serde_json::from_slice(&accounts.transfer_in(asked)).expect("a transfer is JSON");
@@ -182,7 +193,7 @@ mod tests {
             assert_ne!(from, to);
             assert_eq!([&from, &to].map(|name| partition_of(name.as_bytes(), 4)), [asked; 2]);
         }
-        let refused = Accounts::new(3, 2).err().expect("one partition has a single account at most");
+        let refused = Accounts::new(3, 2, Mix::default()).err().expect("one partition has a single account at most");
         assert_eq!(refused.to_string(), "3 accounts are too few for 2 partitions");
     }
 }

@@ -24,7 +24,7 @@ use tokio::time::sleep;
 use self::nodes::Nodes;
 use self::report::{Idle, RateRow, Report};
 use super::load::{Load, Work};
-use super::wallet::{Accounts, open_accounts};
+use super::wallet::{Accounts, Mix, open_accounts};
 use crate::cli::host::{self, Process};
 use crate::cli::output::{print, print_json, progress};
 use crate::limits::{BATCH_COMMANDS_MAX, SLOT_COUNT};
@@ -52,7 +52,9 @@ pub struct ClusterArgs {
     /// Numbers of clients that send one transfer per request
     #[arg(long, value_delimiter = ',', default_value = "1,16,64")]
     clients: Vec<u32>,
-    /// How often the leader is killed
+    #[command(flatten)]
+    mix: Mix,
+    /// How often the leader is killed; 0: only the rates are measured
     #[arg(long, default_value_t = 20)]
     kills: u32,
     /// Print JSON
@@ -64,7 +66,8 @@ pub fn run(args: ClusterArgs) -> anyhow::Result<ExitCode> {
     const { assert!(256 <= SLOT_COUNT && BATCH == 8192) };
     ensure!(!args.clients.contains(&0), "--clients: numbers are at least 1");
     host::run(async move |process: Process| {
-        let mut report = Report { partitions: args.partitions, ..Report::default() };
+        let mut report =
+            Report { partitions: args.partitions, cross: args.mix.cross, tcc: args.mix.tcc, ..Report::default() };
         report.load_average[0] = load_average();
         let measured = tokio::select! {
             measured = measure(&args, &mut report) => measured,
@@ -85,7 +88,7 @@ async fn measure(args: &ClusterArgs, report: &mut Report) -> anyhow::Result<()> 
     let mut nodes = Nodes::start(args.partitions).await?;
     bar.finish_and_clear();
     open_accounts(nodes.addresses()[0], 0..ACCOUNTS).await?;
-    let accounts = Arc::new(Accounts::new(ACCOUNTS, args.partitions)?);
+    let accounts = Arc::new(Accounts::new(ACCOUNTS, args.partitions, args.mix)?);
     for clients in &args.clients {
         report.rates.push(rate(&nodes, args, (ACCOUNTS, &accounts), *clients, Work::Transfer).await?);
     }
@@ -94,10 +97,13 @@ async fn measure(args: &ClusterArgs, report: &mut Report) -> anyhow::Result<()> 
     }
     if ACCOUNTS < args.accounts {
         open_accounts(nodes.addresses()[0], ACCOUNTS..args.accounts).await?;
-        let accounts = Arc::new(Accounts::new(args.accounts, args.partitions)?);
+        let accounts = Arc::new(Accounts::new(args.accounts, args.partitions, args.mix)?);
         for clients in [1, 2] {
             report.rates.push(rate(&nodes, args, (args.accounts, &accounts), clients, Work::Batch(BATCH)).await?);
         }
+    }
+    if args.kills == 0 {
+        return nodes.stop_all().await;
     }
     let bar = progress("leaders killed");
     report.failover = Some(failover::kill_leaders(&mut nodes, &accounts, args.partitions, args.kills, &bar).await?);

@@ -21,6 +21,9 @@ const OTHERS: &str = "on a comparable machine, 2 cores for nodes and clients tog
 #[derive(Default, Serialize)]
 pub struct Report {
     pub partitions: u32,
+    /// Of a hundred transfers between two of them, and by which protocol.
+    pub cross: u32,
+    pub tcc: bool,
     pub rates: Vec<RateRow>,
     pub idle: Option<Idle>,
     pub failover: Option<Silences>,
@@ -100,9 +103,11 @@ impl Report {
                 sent_again.to_string(),
             ]);
         }
-        let partitions = self.partitions;
-        let mut text =
-            format!("three nodes on this machine; partitions of the wallet: {partitions}\n{rates}\n{silences}\n");
+        let (partitions, cross) = (self.partitions, self.cross);
+        let protocol = if self.tcc { "Try-Confirm/Cancel" } else { "Saga" };
+        let mut text = format!(
+            "three nodes on this machine; partitions of the wallet: {partitions}; between two of them: {cross} % by {protocol}\n{rates}\n{silences}\n"
+        );
         writeln!(text, "the longest of each time, with {CLIENTS} clients at work").expect("a text takes everything");
         if let Some(Idle { partitions, percent }) = &self.idle {
             let each: Vec<_> = percent.iter().map(|percent| format!("{percent:.1} %")).collect();
@@ -131,6 +136,8 @@ mod tests {
         let longest = Spread::of(vec![Duration::from_millis(300), Duration::from_millis(500)]);
         let report = Report {
             partitions: 1,
+            cross: 0,
+            tcc: false,
             rates: vec![RateRow::new("one per request", 10_000, 16, rate, 123_000)],
             idle: Some(Idle { partitions: 16, percent: vec![1.25, 2.0] }),
             failover: Some(Silences { longest, transfers: 7, sent_again: 3 }),
@@ -138,7 +145,7 @@ mod tests {
             load_average: [Some(0.5), None],
         };
         expect![[r#"
-            three nodes on this machine; partitions of the wallet: 1
+            three nodes on this machine; partitions of the wallet: 1; between two of them: 0 % by Saga
             ┌─────────────────────────────────────────────────────────────────────────────────────────────────────┐
             │ what              accounts   clients   transfers/s   ms p50   ms p99   ms max   bytes sent/transfer │
             ╞═════════════════════════════════════════════════════════════════════════════════════════════════════╡
