@@ -122,7 +122,7 @@ pub fn read(mount: &Mount, format: Format, bytes: &Bytes, asked: &Asked) -> Resu
         };
         let read = read.and_then(|(command, body)| {
             let id = command_id(&body, None)?;
-            Ok(request(command, body, id, asked.clone()))
+            Ok(request(mount.command_name(command), body, id, asked.clone()))
         });
         match read {
             Ok(request) => {

@@ -40,7 +40,7 @@ pub async fn post(
     let body = read_json(&route.shape, &given, &json)?;
     let id = command_id(&body, idempotency_key(&parts.headers)?)?;
     let request_id = asked.request_id.clone();
-    let request = request(command, body, id, asked);
+    let request = request(mount.command_name(command), body, id, asked);
     if prefers_async(&parts.headers) {
         return Ok(accepted(machine, mount, request));
     }
@@ -49,8 +49,7 @@ pub async fn post(
 }
 
 /// The request for the router.
-pub fn request(command: usize, body: json::Body, id: CommandId, asked: Asked) -> CommandRequest {
-    let command = u32::try_from(command).expect("a module declares few commands");
+pub fn request(command: Arc<str>, body: json::Body, id: CommandId, asked: Asked) -> CommandRequest {
     let Asked { caller, request_id, deadline } = asked;
     CommandRequest { command, body: body.cbor, id, caller, request_id, deadline }
 }

@@ -84,6 +84,11 @@ impl Mount {
         Err(not_found_or_not_allowed(allowed, &format!("/v1/{}/{path}", self.machine)))
     }
 
+    /// The name of the command at this index.
+    pub fn command_name(&self, at: usize) -> Arc<str> {
+        self.describe.commands[at].name.as_str().into()
+    }
+
     /// Finds a command by its name.
     pub fn find_command(&self, name: &str) -> Option<(usize, &Route)> {
         self.routes.iter().find_map(|route| match route.target {

@@ -34,7 +34,7 @@ pub async fn get(
 ) -> Result<Response, Problem> {
     let declared = &mount.describe.queries[query];
     let options = read_options(declared, &route.shape, given, uri.query().unwrap_or_default())?;
-    let query = u32::try_from(query).expect("a module declares few queries");
+    let query = declared.name.as_str().into();
     let Options { params, consistency, at, cursor, limit } = options;
     let Asked { caller, deadline, .. } = asked;
     let request = QueryRequest { query, params, caller, consistency, at, cursor, limit, deadline };

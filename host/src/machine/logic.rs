@@ -4,7 +4,7 @@
 //! wasm costs). It knows nothing of how calls are carried out.
 
 use statehouse_abi::call::Context;
-use statehouse_abi::cold::{CheckIn, CheckOut, QueryIn, QueryOut, RenderItem};
+use statehouse_abi::cold::{CheckIn, CheckOut, MigrateIn, MigrateOut, QueryIn, QueryOut, RenderItem};
 use statehouse_abi::describe::Describe;
 use statehouse_abi::value::Value;
 
@@ -32,4 +32,6 @@ pub trait Logic: Send + Sync {
     fn render(&self, items: &[RenderItem]) -> Result<Vec<Value>, Fault>;
 
     fn check(&self, check: &CheckIn) -> Result<CheckOut, Fault>;
+
+    fn migrate(&self, entity: &MigrateIn) -> Result<MigrateOut, Fault>;
 }

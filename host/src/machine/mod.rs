@@ -6,6 +6,7 @@
 pub mod entry;
 pub mod journal;
 pub mod logic;
+pub mod migration;
 pub mod native;
 pub mod replica;
 pub mod replay;

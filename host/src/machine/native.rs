@@ -6,7 +6,7 @@
 use std::panic::AssertUnwindSafe;
 
 use statehouse_abi::call::{Context, write_apply_in, write_execute_in};
-use statehouse_abi::cold::{CheckIn, CheckOut, QueryIn, QueryOut, RenderItem};
+use statehouse_abi::cold::{CheckIn, CheckOut, MigrateIn, MigrateOut, QueryIn, QueryOut, RenderItem};
 use statehouse_abi::describe::Describe;
 use statehouse_abi::value::Value;
 use statehouse_guest::Module;
@@ -86,5 +86,9 @@ impl<M: Module> Logic for Native<M> {
 
     fn check(&self, check: &CheckIn) -> Result<CheckOut, Fault> {
         run_cold::<M, _, _>(Export::Check, check)
+    }
+
+    fn migrate(&self, entity: &MigrateIn) -> Result<MigrateOut, Fault> {
+        run_cold::<M, _, _>(Export::Migrate, entity)
     }
 }

@@ -12,6 +12,7 @@ use crate::ids::{CommandId, Digest, ModuleId};
 use crate::machine::entry::{Entry, EntryError, EntryKind};
 use crate::machine::journal::{Journal, JournalError, Verdict};
 use crate::machine::logic::Logic;
+use crate::machine::migration::Migration;
 use crate::machine::replica::{Applied, ApplyError};
 use crate::machine::table::Table;
 use crate::saga::Saga;
@@ -68,7 +69,9 @@ impl Replay {
         match entry.header().kind {
             EntryKind::Activate => {
                 let id = after.module;
-                self.logic = Some(load(id).map_err(|reason| ReplayError::Module { id, reason })?);
+                let logic = load(id).map_err(|reason| ReplayError::Module { id, reason })?;
+                self.migrate(entry, logic.as_ref())?;
+                self.logic = Some(logic);
             }
             EntryKind::Batch | EntryKind::Saga => self.apply_batch(entry)?,
             EntryKind::Tick => {}
@@ -77,18 +80,36 @@ impl Replay {
         Ok(verdict)
     }
 
-    fn apply_batch(&mut self, entry: &Entry) -> Result<(), ReplayError> {
-        let logic = self.logic.clone().ok_or(ReplayError::NoModule)?;
-        let batch = entry.batch().expect("its kind says so");
-        let mut rows = RowsWriter::default();
-        batch.ops.keys().for_each(|key| rows.row(self.rows.get(key).map(Vec::as_slice)));
-        let applied = Applied::compute(logic.as_ref(), entry.clone(), &rows.finish(Vec::new()), &InFlight(&self.rows))?;
+    fn migrate(&mut self, entry: &Entry, logic: &dyn Logic) -> Result<(), ReplayError> {
+        let index = entry.header().index;
+        let failed = |source| ApplyError::Migration { index, source };
+        let mut migration = Migration::new(logic, self.journal.schema).map_err(failed)?;
+        if migration.is_needed() {
+            for (key, row) in &self.rows {
+                migration.row(key, row).map_err(failed)?;
+            }
+        }
+        let applied = Applied::migrated(entry.clone(), migration.finish().map_err(failed)?)?;
+        self.write(&applied);
+        Ok(())
+    }
+
+    fn write(&mut self, applied: &Applied) {
         for (key, row) in applied.rows() {
             match row {
                 Some(row) => drop(self.rows.insert(key.to_vec(), row.to_vec())),
                 None => drop(self.rows.remove(key)),
             }
         }
+    }
+
+    fn apply_batch(&mut self, entry: &Entry) -> Result<(), ReplayError> {
+        let logic = self.logic.clone().ok_or(ReplayError::NoModule)?;
+        let batch = entry.batch().expect("its kind says so");
+        let mut rows = RowsWriter::default();
+        batch.ops.keys().for_each(|key| rows.row(self.rows.get(key).map(Vec::as_slice)));
+        let applied = Applied::compute(logic.as_ref(), entry.clone(), &rows.finish(Vec::new()), &InFlight(&self.rows))?;
+        self.write(&applied);
         Ok(())
     }
 

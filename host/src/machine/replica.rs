@@ -13,6 +13,7 @@ use crate::ids::{Digest, JournalIndex};
 use crate::limits;
 use crate::machine::entry::{Entry, EntryKind};
 use crate::machine::logic::{Fault, Logic, Pace};
+use crate::machine::migration::{self, Migrated, MigrationError};
 use crate::machine::table::{Change, Table, TableError};
 
 /// An effective entry and the row writes it means, ready to be stored.
@@ -23,7 +24,7 @@ pub struct Applied {
     writes: Vec<u8>,
     /// What it does to the phase status table.
     change: Change,
-    /// The same as rows.
+    /// The same as rows; of an activation the rows that it migrates.
     table_writes: TableWrites,
 }
 
@@ -64,7 +65,17 @@ impl Applied {
         Ok(Self { entry, writes, change, table_writes })
     }
 
-    /// A tick or an activation.
+    /// An activation, and the rows that it migrates.
+    pub fn migrated(entry: Entry, rows: Migrated) -> Result<Self, ApplyError> {
+        assert!(entry.header().kind == EntryKind::Activate);
+        let (index, expected, found) = (entry.header().index, entry.header().digest, migration::digest(&rows));
+        if found != expected {
+            return Err(ApplyError::Digest { index, expected, found });
+        }
+        Ok(Self { table_writes: rows, ..Self::without_writes(entry) })
+    }
+
+    /// A tick, or an activation that migrates nothing.
     pub fn without_writes(entry: Entry) -> Self {
         assert!(entry.batch().is_none());
         Self { entry, writes: Vec::new(), change: Change::default(), table_writes: Vec::new() }
@@ -94,7 +105,7 @@ impl Applied {
             Some(batch) => {
                 digest(&batch.ops, &parse_own_writes(&self.writes, batch.ops.key_count()), &self.table_writes)
             }
-            None => Digest::ZERO,
+            None => migration::digest(&self.table_writes),
         }
     }
 }
@@ -111,9 +122,14 @@ pub fn no_writes() -> Vec<u8> {
 /// blake3 of the writes in the entry's order of keys, then those of the phase status table: `key len u32, key, row len u32 (all ones:
 /// deleted), row`.
 pub fn digest(ops: &OpsBlock<'_>, writes: &WritesBlock<'_>, table: &[(Vec<u8>, Option<Vec<u8>>)]) -> Digest {
-    let mut bytes = Vec::with_capacity(writes.raw().len() + writes.count() * 48);
     let of_module = writes.writes().map(|(key, row)| (ops.key(key as usize), row));
-    for (key, row) in of_module.chain(table.iter().map(|(key, row)| (key.as_slice(), row.as_deref()))) {
+    digest_of(of_module.chain(table.iter().map(|(key, row)| (key.as_slice(), row.as_deref()))))
+}
+
+/// See [`digest`].
+pub fn digest_of<'r>(rows: impl Iterator<Item = (&'r [u8], Option<&'r [u8]>)>) -> Digest {
+    let mut bytes = Vec::new();
+    for (key, row) in rows {
         bytes.extend_from_slice(&(key.len() as u32).to_le_bytes());
         bytes.extend_from_slice(key);
         let len = row.map_or(u32::MAX, |row| row.len() as u32);
@@ -187,6 +203,8 @@ pub enum ApplyError {
     Writes { index: JournalIndex, source: AbiError },
     #[error("entry {index}: {source}")]
     Table { index: JournalIndex, source: TableError },
+    #[error("entry {index}: its migration cannot be repeated: {source}")]
+    Migration { index: JournalIndex, source: MigrationError },
     #[error("entry {index}: digest of the writes is {}, but the leader recorded {}", found.short(), expected.short())]
     Digest { index: JournalIndex, expected: Digest, found: Digest },
 }

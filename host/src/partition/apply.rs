@@ -15,13 +15,12 @@ use crate::ids::{CommandId, Fingerprint};
 use crate::log::{EntryId, LogEntry, Payload};
 use crate::machine::entry::{Batch, Entry, EntryKind};
 use crate::machine::journal::{Journal, Verdict};
-use crate::machine::logic::Logic;
 use crate::machine::replica::Applied;
 use crate::partition::coordinate::end_of;
 use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::history;
 use crate::partition::open::meta_of;
-use crate::partition::run::{Executor, store_failed};
+use crate::partition::run::{Executor, Wanted, store_failed};
 use crate::partition::status::Progress;
 use crate::sequencer::submission::{Recorded, Refusal, Reply, Submission, Ticket};
 use crate::store::IdRecord;
@@ -79,7 +78,9 @@ impl Executor {
         let (applied, submissions) = match self.speculation.promote(&entry) {
             Some(own) => {
                 let (entry, writes, submissions) = own.into_parts();
-                let applied = if writes.is_empty() {
+                let applied = if entry.header().kind == EntryKind::Activate {
+                    self.apply_activation(entry)?
+                } else if writes.is_empty() {
                     Applied::without_writes(entry)
                 } else {
                     Applied::promote(entry, writes, &self.coordinator).map_err(HaltReason::Apply)?
@@ -92,9 +93,6 @@ impl Executor {
                 (self.compute(entry)?, Vec::new())
             }
         };
-        if applied.entry().header().kind == EntryKind::Activate {
-            self.logic = Some(self.load(&after)?);
-        }
         let meta = meta_of(id, &after, self.membership.as_ref());
         self.store.apply(applied.rows(), meta, applied.entry().payload().len() as u64);
         fail::fail_point!("partition::applied", |_| std::process::abort());
@@ -114,6 +112,9 @@ impl Executor {
 
     /// Applies the recorded events of an entry that this node has not executed itself.
     fn compute(&mut self, entry: Entry) -> Result<Applied, HaltReason> {
+        if entry.header().kind == EntryKind::Activate {
+            return self.apply_activation(entry);
+        }
         let Some(batch) = entry.batch() else { return Ok(Applied::without_writes(entry)) };
         let logic = self.logic.clone().ok_or_else(|| HaltReason::Module {
             id: entry.header().decider,
@@ -129,10 +130,6 @@ impl Executor {
         Ok(rows.finish(Vec::with_capacity(rows.size() + 64)))
     }
 
-    fn load(&self, journal: &Journal) -> Result<Arc<dyn Logic>, HaltReason> {
-        self.modules.load(journal.module).map_err(|reason| HaltReason::Module { id: journal.module, reason })
-    }
-
     fn record_ids(&self, recorded: &Recorded, submissions: &[Submission]) -> Result<(), HaltReason> {
         let ids: Vec<(CommandId, Fingerprint, u32)> = if submissions.is_empty() {
             history::ids_of(&recorded.entry)
@@ -143,12 +140,10 @@ impl Executor {
     }
 
     fn answer(&mut self, recorded: &Arc<Recorded>, submissions: Vec<Submission>) {
-        if let Some((activation, reply)) = &mut self.activation
-            && recorded.entry.activation().is_ok_and(|done| done == *activation)
-        {
+        let is_done = |wanted: &mut Wanted| recorded.entry.activation().is_ok_and(|done| done == wanted.activation);
+        if let Some(wanted) = self.activation.take_if(is_done) {
             // Whoever asked may have stopped waiting.
-            let _ = reply.take().map(|reply| reply.send(self.journal));
-            self.activation = None;
+            drop(wanted.reply.send(Ok(self.journal)));
         }
         effects::count(&recorded.entry);
         match (recorded.entry.batch(), recorded.entry.header().kind) {

@@ -50,6 +50,9 @@ pub enum PartitionError {
         position.map_or_else(String::new, |position| format!(" at position {position}"))
     )]
     Released { first: JournalIndex, position: Option<Position> },
+    /// The partition goes on with the module it has.
+    #[error("module {} cannot be activated: {reason}", module.short())]
+    NotActivated { module: ModuleId, reason: String },
     #[error("snapshot: {0}")]
     Snapshot(#[from] SnapshotError),
     /// State or ids lack what only the beginning of the log could give back. They are left as they are.

@@ -23,7 +23,7 @@ use crate::machine::journal::Journal;
 use crate::partition::coordinate::read_table;
 use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::history;
-use crate::partition::run::Message;
+use crate::partition::run::{Message, Wanted};
 use crate::partition::status::{Board, PartitionStatus, Progress, RunState};
 use crate::peer::{Call, GroupPeers, Topic};
 use crate::saga::Saga;
@@ -125,9 +125,10 @@ impl Partition {
     /// Makes another module decide from the next entry on; returns the journal once that is applied.
     pub async fn activate(&self, activation: Activation, deadline: Instant) -> Result<Journal, PartitionError> {
         let (reply, done) = oneshot::channel();
-        self.send(Message::Activate(activation, reply))?;
+        self.send(Message::Activate(Wanted { activation, reply }))?;
         match tokio::time::timeout_at(deadline, done).await {
-            Ok(Ok(journal)) => Ok(journal),
+            Ok(Ok(Ok(journal))) => Ok(journal),
+            Ok(Ok(Err(reason))) => Err(PartitionError::NotActivated { module: activation.module, reason }),
             Ok(Err(_)) => Err(self.not_running()),
             Err(_) => Err(PartitionError::Deadline),
         }

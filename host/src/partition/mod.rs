@@ -11,6 +11,7 @@ pub mod run;
 mod apply;
 pub mod coordinate;
 mod propose;
+mod activate;
 mod status;
 pub mod history;
 mod handle;

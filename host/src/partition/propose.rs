@@ -12,7 +12,7 @@ use crate::consensus::ConsensusError;
 use crate::ids::{Digest, Head};
 use crate::limits;
 use crate::log::LogHealth;
-use crate::machine::entry::{Activation, BatchWriter, Entry, EntryCommand, EntryKind, Header};
+use crate::machine::entry::{BatchWriter, Entry, EntryCommand, EntryKind, Header};
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::logic::Logic;
 use crate::machine::replica::{digest, no_writes};
@@ -34,10 +34,7 @@ impl Executor {
             return Ok(());
         }
         while self.speculation.len() < limits::SPECULATION_ENTRIES_MAX {
-            if let Some((activation, reply)) = self.activation.take() {
-                self.propose_activation(activation);
-                self.activation = Some((activation, reply));
-                // Nothing else is decided until the other module is active.
+            if self.propose_activation()? {
                 return Ok(());
             }
             let is_trickle = !self.speculation.is_empty() && self.queue.len() < limits::BATCH_COMMANDS_WORTH_A_WAIT;
@@ -208,7 +205,7 @@ impl Executor {
         }
     }
 
-    fn header_without_module(&self, kind: EntryKind, journal: &Journal) -> Header {
+    pub(super) fn header_without_module(&self, kind: EntryKind, journal: &Journal) -> Header {
         Header {
             kind,
             index: journal.index.next(),
@@ -219,14 +216,6 @@ impl Executor {
             decider: journal.module,
             digest: Digest::ZERO,
         }
-    }
-
-    fn propose_activation(&mut self, activation: Activation) {
-        if !self.speculation.is_empty() {
-            return;
-        }
-        let header = self.header_without_module(EntryKind::Activate, &self.journal);
-        self.propose(Entry::activate(header, activation), Vec::new(), Vec::new());
     }
 
     /// An idle partition proposes a tick when somebody waits for time to pass.

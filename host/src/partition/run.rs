@@ -49,8 +49,8 @@ pub enum Message {
     },
     /// The group runs; proposals go there.
     Started(Group),
-    /// Make another module decide from the next entry on; answered when the entry is applied.
-    Activate(Activation, oneshot::Sender<Journal>),
+    /// Make another module decide from the next entry on; answered when the entry is applied, or why it cannot be.
+    Activate(Wanted),
     /// Somebody waits until the journal's time has passed this.
     WaitForTime(Micros),
     /// What participants said to calls, or did not say.
@@ -71,6 +71,12 @@ enum Wake {
     Due,
     /// Nobody can send anything any more.
     Closed,
+}
+
+/// An activation that somebody waits for.
+pub struct Wanted {
+    pub activation: Activation,
+    pub reply: oneshot::Sender<Result<Journal, String>>,
 }
 
 /// The executor's state. `apply.rs` and `propose.rs` hold the two halves of its work.
@@ -107,7 +113,7 @@ pub struct Executor {
     /// Calls that were cancelled before they came, to be recorded as refused.
     pub(super) forbidden: Vec<Submission>,
     pub(super) speculation: Speculation,
-    pub(super) activation: Option<(Activation, Option<oneshot::Sender<Journal>>)>,
+    pub(super) activation: Option<Wanted>,
     pub(super) time_wanted: Option<Micros>,
 }
 
@@ -201,7 +207,7 @@ impl Executor {
             Message::Leadership(leadership) => self.on_leadership(leadership)?,
             Message::ProposalLost { head, is_appended } => self.on_proposal_lost(head, is_appended),
             Message::Started(group) => self.group = Some(group),
-            Message::Activate(activation, reply) => self.activation = Some((activation, Some(reply))),
+            Message::Activate(wanted) => self.activation = Some(wanted),
             Message::WaitForTime(time) => {
                 // Only a leader makes time pass; whoever asked another node asks again.
                 if self.term.is_some() && self.journal.time <= time {
@@ -359,9 +365,8 @@ impl Executor {
             self.board.release(submission.size);
             submission.ticket.reply(Reply::Refused(refusal));
         }
-        if let Some((_, reply)) = self.activation.take() {
-            drop(reply);
-        }
+        // Whoever asked for it asks again, of whoever leads by then.
+        self.activation = None;
     }
 
     /// Answers everybody when the executor ends; proposals may or may not be committed.

@@ -145,7 +145,7 @@ async fn ask(partition: &Arc<Partition>, number: u8) -> Answer {
         ("module", Value::text(ModuleId::of(&[number]).to_string())),
     ]);
     let request = CommandRequest {
-        command: u32::try_from(command).expect("few commands"),
+        command: commands[command].name.as_str().into(),
         body: body.to_cbor().expect("no integer over 64 bits"),
         id: id_of(number),
         caller: Arc::new(Caller { name: "test".to_owned(), roles: role::ALL }),

@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub use error::RegistryError;
 use parking_lot::Mutex;
 use statehouse_abi::call::Context;
-use statehouse_abi::cold::{CheckIn, CheckOut, QueryIn, QueryOut, RenderItem};
+use statehouse_abi::cold::{CheckIn, CheckOut, MigrateIn, MigrateOut, QueryIn, QueryOut, RenderItem};
 use statehouse_abi::describe::Describe;
 use statehouse_abi::value::Value;
 
@@ -139,5 +139,9 @@ impl Logic for Guest {
 
     fn check(&self, check: &CheckIn) -> Result<CheckOut, Fault> {
         self.0.check(check)
+    }
+
+    fn migrate(&self, entity: &MigrateIn) -> Result<MigrateOut, Fault> {
+        self.0.migrate(entity)
     }
 }

@@ -23,8 +23,8 @@ pub struct Caller {
 /// One command as a client sent it.
 #[derive(Clone, Debug)]
 pub struct CommandRequest {
-    /// Index into the commands of the active module's `describe`.
-    pub command: u32,
+    /// Name of a command of the active module.
+    pub command: Arc<str>,
     /// The body as a value in CBOR; it satisfies the command's schema.
     pub body: Vec<u8>,
     /// Chosen by the client, or made by the host when the command has no id field.
@@ -114,8 +114,8 @@ pub enum Moment {
 
 #[derive(Clone, Debug)]
 pub struct QueryRequest {
-    /// Index into the queries of the active module's `describe`.
-    pub query: u32,
+    /// Name of a query of the active module.
+    pub query: Arc<str>,
     /// Satisfies the query's schema.
     pub params: Value,
     pub caller: Arc<Caller>,

@@ -19,8 +19,8 @@ use crate::partition::Partition;
 use crate::peer::{Call, GroupName, Topic};
 use crate::router::answer::{Answer, UnavailableReason};
 use crate::router::machine::{Machine, unavailable};
-use crate::router::plan::{Routed, divide};
-use crate::router::reply::{render_all, unknown};
+use crate::router::plan::{Open, Routed, divide};
+use crate::router::reply::unknown;
 use crate::router::wire::{Told, WireError, decode_submissions, decode_told, encode_submissions, encode_told};
 use crate::saga::PlanFault;
 use crate::sequencer::submission::{Refusal, Replies, Reply, Unticketed};
@@ -28,24 +28,16 @@ use crate::sequencer::submission::{Refusal, Replies, Reply, Unticketed};
 /// How long before the caller's deadline a leader on another node gives up, so that its word still gets back in time.
 const WAY_BACK: Duration = Duration::from_millis(20);
 
-/// A submission on its way, and what is known of its earlier attempts.
-struct Pending {
-    routed: Routed,
-    /// An attempt may have been accepted, so *not accepted* cannot be said any more.
-    may_be_accepted: bool,
-}
-
 impl Machine {
-    /// Answers every submission, each with its slot, by the deadline.
+    /// Answers every submission, each with its slot, by the deadline; gives those back that another module must plan now.
     pub(super) async fn deliver(
         &self,
         partition: PartitionId,
-        routed: Vec<Routed>,
+        mut pending: Vec<Routed>,
         deadline: Instant,
-    ) -> Vec<(usize, Answer)> {
-        let mut pending: Vec<Pending> =
-            routed.into_iter().map(|routed| Pending { routed, may_be_accepted: false }).collect();
+    ) -> (Vec<(usize, Answer)>, Vec<Open>) {
         let mut answers = Vec::with_capacity(pending.len());
+        let mut outdated = Vec::new();
         let mut hint = None;
         loop {
             let tried = hint;
@@ -54,20 +46,24 @@ impl Machine {
             hint = None;
             for (mut pending, told) in pending.into_iter().zip(told) {
                 match told {
-                    Told::Answer(answer) => answers.push((pending.routed.slot, answer)),
+                    Told::Answer(answer) => answers.push((pending.open.slot, answer)),
                     Told::NotLed(leader) => {
                         hint = leader;
                         rest.push(pending);
                     }
                     Told::Unknown => {
-                        pending.may_be_accepted = true;
+                        pending.open.may_be_accepted = true;
                         rest.push(pending);
                     }
                 }
             }
-            pending = rest;
+            let active = self.module_id();
+            let (current, others): (Vec<_>, Vec<_>) =
+                rest.into_iter().partition(|pending| pending.submission.planner == active);
+            outdated.extend(others.into_iter().map(|pending| pending.open));
+            pending = current;
             if pending.is_empty() {
-                return answers;
+                return (answers, outdated);
             }
             // Two nodes that each believe the other to lead are given a moment to find out.
             hint = hint.filter(|node| *node != self.node && tried.is_none());
@@ -75,8 +71,8 @@ impl Machine {
                 self.wait_for_leader(partition, deadline).await;
             }
             if deadline <= Instant::now() {
-                answers.extend(pending.iter().map(|pending| (pending.routed.slot, in_vain(pending))));
-                return answers;
+                answers.extend(pending.iter().map(|pending| (pending.open.slot, in_vain(pending))));
+                return (answers, outdated);
             }
         }
     }
@@ -85,11 +81,11 @@ impl Machine {
     async fn attempt(
         &self,
         partition: PartitionId,
-        pending: &[Pending],
+        pending: &[Routed],
         hint: Option<NodeId>,
         deadline: Instant,
     ) -> Vec<Told> {
-        let submissions = || pending.iter().map(|pending| &pending.routed.submission);
+        let submissions = || pending.iter().map(|pending| &pending.submission);
         let local = self.find_partition(partition);
         if let Some(local) = local.as_ref().filter(|local| local.is_leader()) {
             return self.submit_here(local, submissions(), deadline).await;
@@ -153,7 +149,7 @@ impl Machine {
                 }
             });
         }
-        let mut answers = render_all(self.logic(), partition.id(), recorded).await.into_iter();
+        let mut answers = self.render_all(partition.id(), recorded).await.into_iter();
         let next = |told: Option<Told>| told.unwrap_or_else(|| Told::Answer(answers.next().expect("one each")));
         told.into_iter().map(next).collect()
     }
@@ -214,9 +210,9 @@ impl Machine {
 }
 
 /// The answer when the deadline has passed.
-fn in_vain(pending: &Pending) -> Answer {
-    if pending.may_be_accepted {
-        unknown(&pending.routed.submission)
+fn in_vain(pending: &Routed) -> Answer {
+    if pending.open.may_be_accepted {
+        unknown(&pending.submission)
     } else {
         Answer::Unavailable(unavailable(UnavailableReason::NoLeader))
     }

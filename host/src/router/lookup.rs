@@ -88,7 +88,8 @@ impl Machine {
             phases: facts.phases.clone(),
             panic: panic.map(|panic| [vec![panic.text], panic.backtrace].concat().join("\n")),
         };
-        let rendered = render_items(self.logic().as_ref(), &[RenderItem::Status(facts)]);
+        let rendered =
+            render_items(self.logic_of(recorded.entry.header().decider).as_ref(), &[RenderItem::Status(facts)]);
         let rendered = rendered.into_iter().next().expect("one value per item");
         Ok(CommandLookup::Recorded { status: Box::new(status), rendered })
     }

@@ -20,7 +20,7 @@ use crate::machine::logic::Logic;
 use crate::partition::{self, Modules, Partition, RunState};
 use crate::peer::Network;
 use crate::router::answer::{Answer, CommandRequest, Unavailable, UnavailableReason};
-use crate::router::plan::{Routed, plan_all};
+use crate::router::plan::{Open, Routed, plan_all};
 use crate::router::slots::partition_of;
 
 /// What a machine is made of.
@@ -157,6 +157,24 @@ impl Machine {
         self.active.read().0.clone()
     }
 
+    /// From now on requests are planned by this module. Partitions that have not activated it yet are waited for.
+    pub fn set_active(&self, logic: Arc<dyn Logic>) {
+        let describe = Arc::new(logic.describe().clone());
+        *self.active.write() = (logic, describe);
+    }
+
+    /// The module that a partition's journal names, which decided what is rendered or read there.
+    pub(super) fn logic_of(&self, id: ModuleId) -> Arc<dyn Logic> {
+        let active = self.logic();
+        if active.id() == id {
+            return active;
+        }
+        self.modules.load(id).unwrap_or_else(|reason| {
+            tracing::error!(module = %id, reason, "a module of the journal cannot be loaded; the active one is asked");
+            active
+        })
+    }
+
     /// Says where a partition's replica on this node is, or why there is none; returns what was said before.
     pub fn set_replica(
         &self,
@@ -215,17 +233,25 @@ impl Machine {
                 now.0.0 + i64::try_from(deadline.saturating_duration_since(now.1).as_micros()).unwrap_or(i64::MAX / 2),
             )
         };
-        let planned = plan_all(self.logic(), requests, |entity| self.partition_id_of(entity), expires).await;
-        let (routed, mut answers) = match planned {
-            Ok(planned) => planned,
-            Err(answers) => return answers,
-        };
-        let mut per_partition: BTreeMap<PartitionId, Vec<Routed>> = BTreeMap::new();
-        for routed in routed {
-            per_partition.entry(routed.partition).or_default().push(routed);
+        let open = |(slot, request)| Open { slot, request, may_be_accepted: false };
+        let mut open: Vec<Open> = requests.into_iter().enumerate().map(open).collect();
+        let mut answers = Vec::with_capacity(open.len());
+        // Once, unless another module becomes active meanwhile.
+        while !open.is_empty() {
+            let planned = plan_all(self.logic(), open, |entity| self.partition_id_of(entity), expires).await;
+            let (routed, answered) = planned;
+            answers.extend(answered);
+            let mut per_partition: BTreeMap<PartitionId, Vec<Routed>> = BTreeMap::new();
+            for routed in routed {
+                per_partition.entry(routed.partition).or_default().push(routed);
+            }
+            let deliver = |(partition, routed)| self.deliver(partition, routed, deadline);
+            open = Vec::new();
+            for (answered, outdated) in join_all(per_partition.into_iter().map(deliver)).await {
+                answers.extend(answered);
+                open.extend(outdated);
+            }
         }
-        let deliveries = per_partition.into_iter().map(|(partition, routed)| self.deliver(partition, routed, deadline));
-        answers.extend(join_all(deliveries).await.into_iter().flatten());
         answers.sort_by_key(|(slot, _)| *slot);
         answers.into_iter().map(|(_, answer)| answer).collect()
     }

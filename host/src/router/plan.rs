@@ -18,10 +18,18 @@ use crate::router::machine::unavailable;
 use crate::saga::{PlanFault, SagaPlan};
 use crate::sequencer::submission::{Plan, PlanView, Submission, Unticketed, is_plan_in_limits};
 
-/// A request on its way to a partition.
-pub struct Routed {
+/// A request that is to be answered.
+pub struct Open {
     /// Its place among the answers.
     pub slot: usize,
+    pub request: CommandRequest,
+    /// An attempt may have been accepted, so *not accepted* cannot be said any more.
+    pub may_be_accepted: bool,
+}
+
+/// A request on its way to a partition.
+pub struct Routed {
+    pub open: Open,
     pub partition: PartitionId,
     pub submission: Unticketed,
 }
@@ -34,11 +42,12 @@ const PLANS_INLINE_MAX: usize = 32;
 
 pub async fn plan_all(
     logic: Arc<dyn Logic>,
-    requests: Vec<CommandRequest>,
+    requests: Vec<Open>,
     partition_of: impl Fn(&[u8]) -> PartitionId,
     expires: impl Fn(Instant) -> Micros,
-) -> Result<Planned, Vec<Answer>> {
+) -> Planned {
     let count = requests.len();
+    let slots: Vec<usize> = requests.iter().map(|open| open.slot).collect();
     let (requests, plans) = if count <= PLANS_INLINE_MAX {
         let plans = call(logic.as_ref(), &requests);
         (requests, plans)
@@ -52,19 +61,19 @@ pub async fn plan_all(
             Ok(planned) => planned,
             Err(_) => {
                 let answer = Answer::Unavailable(unavailable(UnavailableReason::ShuttingDown));
-                return Err(vec![answer; count]);
+                return (Vec::new(), slots.into_iter().map(|slot| (slot, answer.clone())).collect());
             }
         }
     };
     let mut routed = Vec::with_capacity(count);
     let mut answered = Vec::new();
-    for (slot, (request, plan)) in requests.into_iter().zip(plans).enumerate() {
-        match plan.and_then(|plan| route(logic.as_ref(), &request, plan, &partition_of, &expires)) {
-            Ok((partition, submission)) => routed.push(Routed { slot, partition, submission }),
-            Err(answer) => answered.push((slot, answer)),
+    for (open, plan) in requests.into_iter().zip(plans) {
+        match plan.and_then(|plan| route(logic.as_ref(), &open.request, plan, &partition_of, &expires)) {
+            Ok((partition, submission)) => routed.push(Routed { open, partition, submission }),
+            Err(answer) => answered.push((open.slot, answer)),
         }
     }
-    Ok((routed, answered))
+    (routed, answered)
 }
 
 fn route(
@@ -88,13 +97,12 @@ fn route(
             format!("the module planned what cannot be coordinated: {fault}"),
         ));
     }
-    let command = &logic.describe().commands[request.command as usize];
-    let fingerprint = fingerprint(&command.name, view.body);
+    let fingerprint = fingerprint(&request.command, view.body);
     let size = size_of(&view);
     let submission = Submission {
         id: request.id,
         fingerprint,
-        name: command.name.as_str().into(),
+        name: request.command.clone(),
         plan: plan.clone(),
         planner: logic.id(),
         caller: request.caller.name.as_str().into(),
@@ -129,8 +137,18 @@ pub fn size_of(plan: &PlanView<'_>) -> usize {
 }
 
 /// One guest call for all requests; if it fails and there are several, one each.
-fn call(logic: &dyn Logic, requests: &[CommandRequest]) -> Vec<Result<Plan, Answer>> {
-    match plan_once(logic, requests) {
+fn call(logic: &dyn Logic, requests: &[Open]) -> Vec<Result<Plan, Answer>> {
+    let declared = &logic.describe().commands;
+    let index = |open: &Open| declared.iter().position(|command| *command.name == *open.request.command);
+    let indexes: Vec<Option<usize>> = requests.iter().map(index).collect();
+    if indexes.contains(&None) && requests.len() > 1 {
+        return requests.chunks(1).flat_map(|one| call(logic, one)).collect();
+    }
+    let Some(indexes) = indexes.into_iter().collect::<Option<Vec<usize>>>() else {
+        let detail = format!("the module that is active now has no command `{}`", requests[0].request.command);
+        return vec![Err(refused("unknown_command", 404, detail))];
+    };
+    match plan_once(logic, requests, &indexes) {
         Ok(plans) => plans,
         Err(_) if requests.len() > 1 => requests.chunks(1).flat_map(|one| call(logic, one)).collect(),
         Err(fault) => {
@@ -141,11 +159,11 @@ fn call(logic: &dyn Logic, requests: &[CommandRequest]) -> Vec<Result<Plan, Answ
     }
 }
 
-fn plan_once(logic: &dyn Logic, requests: &[CommandRequest]) -> Result<Vec<Result<Plan, Answer>>, Fault> {
+fn plan_once(logic: &dyn Logic, requests: &[Open], indexes: &[usize]) -> Result<Vec<Result<Plan, Answer>>, Fault> {
     let mut items = PlanInWriter::default();
-    for request in requests {
+    for (Open { request, .. }, index) in requests.iter().zip(indexes) {
         items.item(PlanItem {
-            command: request.command,
+            command: *index as u32,
             roles: request.caller.roles,
             id: request.id.0,
             caller: request.caller.name.as_bytes(),

@@ -34,7 +34,7 @@ use crate::store::{KeyRow, View};
 impl Machine {
     pub async fn query(&self, request: QueryRequest) -> Result<QueryAnswer, QueryError> {
         let logic = self.logic();
-        let declared = &logic.describe().queries[request.query as usize];
+        let declared = find_query(logic.as_ref(), &request.query)?;
         let entity =
             declared.entity_param.as_deref().and_then(|name| request.params.find(name)).and_then(Value::as_text);
         match declared.source {
@@ -48,7 +48,7 @@ impl Machine {
             QuerySource::History => {
                 let entity = entity.unwrap_or_default().as_bytes().to_vec();
                 let partition = self.replica(self.partition_id_of(&entity)).map_err(QueryError::Unavailable)?;
-                self.query_history(&logic, &partition, entity, &request).await
+                self.query_history(&partition, entity, &request).await
             }
         }
     }
@@ -113,9 +113,7 @@ impl Machine {
             let past = self.rewind(partition, request).await?;
             let logic = past.logic.clone().unwrap_or_else(|| logic.clone());
             // A module of that time may not have the query yet.
-            if !logic.describe().queries.iter().any(|other| other.name == declared.name) {
-                return Err(QueryError::Fault("the module active then does not answer this query".to_owned()).into());
-            }
+            find_query(logic.as_ref(), &declared.name)?;
             let mut rows = vec![past.rows];
             for other in &further {
                 // All entries up to one time are a consistent cut, whatever the partition.
@@ -132,13 +130,21 @@ impl Machine {
             );
         }
         let point = self.read_point(partition, request).await?;
+        // The rows are of its schema, whichever module plans by now.
+        let logic = self.logic_of(point.journal.module);
+        find_query(logic.as_ref(), &declared.name)?;
         let mut rows = vec![point.view];
         for other in &further {
             let consistency = match request.consistency {
                 Consistency::AtLeast(_) => Consistency::Stale,
                 other => other,
             };
-            rows.push(self.read_point(other, &QueryRequest { consistency, ..request.clone() }).await?.view);
+            let other = self.read_point(other, &QueryRequest { consistency, ..request.clone() }).await?;
+            if other.journal.schema != point.journal.schema {
+                // Another module is becoming active, and not everywhere yet.
+                return Err(QueryError::Unavailable(unavailable(UnavailableReason::NoLeader)).into());
+            }
+            rows.push(other.view);
         }
         run_query(logic.as_ref(), &declared.name, request, partition, &point.journal, &Sources { rows, others })
     }
@@ -181,13 +187,14 @@ impl Machine {
 
     async fn query_history(
         &self,
-        logic: &Arc<dyn Logic>,
         partition: &Arc<Partition>,
         entity: Vec<u8>,
         request: &QueryRequest,
     ) -> Result<QueryAnswer, QueryError> {
         let point = self.read_point(partition, request).await?;
-        let (partition, logic, deadline) = (partition.clone(), logic.clone(), request.deadline);
+        // It reads the events of all modules before it.
+        let logic = self.logic_of(point.journal.module);
+        let (partition, deadline) = (partition.clone(), request.deadline);
         if let Some(cursor) = request.cursor {
             check_position(&partition, cursor)?;
         }
@@ -206,6 +213,14 @@ impl Machine {
         });
         walking.await.unwrap_or_else(|_| Err(QueryError::Unavailable(unavailable(UnavailableReason::ShuttingDown))))
     }
+}
+
+fn find_query<'l>(logic: &'l dyn Logic, name: &str) -> Result<&'l QueryDecl, QueryError> {
+    let declared = logic.describe().queries.iter().find(|declared| *declared.name == *name);
+    declared.ok_or_else(|| {
+        let detail = format!("the module that was active there has no query `{name}`");
+        QueryError::NotFound(Refusal { code: "unknown_query".to_owned(), status: 404, detail, field: None })
+    })
 }
 
 /// A command that goes on: no module has anything to say of it yet.
@@ -460,6 +475,7 @@ pub(super) fn partition_error(error: PartitionError) -> QueryError {
         PartitionError::Folder { .. }
         | PartitionError::Thread(_)
         | PartitionError::Snapshot(_)
+        | PartitionError::NotActivated { .. }
         | PartitionError::RolledBack { .. }
         | PartitionError::CannotRebuild { .. } => UnavailableReason::ShuttingDown,
     };

@@ -9,10 +9,10 @@ use statehouse_abi::describe::Describe;
 use statehouse_abi::outcome::GroupOutcome;
 use statehouse_abi::value::Value;
 
-use crate::ids::{Micros, PartitionId};
+use crate::ids::{Micros, ModuleId, PartitionId};
 use crate::machine::logic::Logic;
 use crate::router::answer::{Answer, Recorded, UnavailableReason};
-use crate::router::machine::{position_text, unavailable};
+use crate::router::machine::{Machine, position_text, unavailable};
 use crate::saga::Mark;
 use crate::sequencer::submission::{Recorded as RecordedEntry, Refusal, Reply, Unticketed};
 
@@ -21,12 +21,31 @@ const HOST_REJECTION_STATUS: u16 = 422;
 /// A guest call of more items than this leaves the asynchronous runtime's threads alone.
 const ITEMS_INLINE_MAX: usize = 32;
 
-/// What a partition on this node said to submissions, as answers in the same order.
-pub async fn render_all(
-    logic: Arc<dyn Logic>,
-    partition: PartitionId,
-    replied: Vec<(Unticketed, Reply)>,
-) -> Vec<Answer> {
+impl Machine {
+    /// What a partition on this node said to submissions, as answers in the same order; each is rendered by the module that decided it.
+    pub(super) async fn render_all(&self, partition: PartitionId, replied: Vec<(Unticketed, Reply)>) -> Vec<Answer> {
+        let decider = |(_, reply): &(Unticketed, Reply)| match reply {
+            Reply::Recorded { recorded, .. } => Some(recorded.entry.header().decider),
+            _ => None,
+        };
+        let mut deciders: Vec<ModuleId> = replied.iter().filter_map(decider).collect();
+        deciders.sort_unstable();
+        deciders.dedup();
+        if deciders.len() <= 1 {
+            let logic = deciders.first().map_or_else(|| self.logic(), |id| self.logic_of(*id));
+            return render_with(logic, partition, replied).await;
+        }
+        // Answers from before and after another module became active.
+        let mut answers = Vec::with_capacity(replied.len());
+        for one in replied {
+            let logic = decider(&one).map_or_else(|| self.logic(), |id| self.logic_of(id));
+            answers.extend(render(logic.as_ref(), partition, vec![one]));
+        }
+        answers
+    }
+}
+
+async fn render_with(logic: Arc<dyn Logic>, partition: PartitionId, replied: Vec<(Unticketed, Reply)>) -> Vec<Answer> {
     if replied.len() <= ITEMS_INLINE_MAX {
         return render(logic.as_ref(), partition, replied);
     }

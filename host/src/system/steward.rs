@@ -246,9 +246,9 @@ pub fn node_value(id: NodeId, peer: &str) -> Value {
 /// A command of the machine `system`, by its path.
 pub async fn command(system: &Machine, path: &str, body: Value, deadline: Instant) -> Result<(), ClusterError> {
     let describe = system.describe();
-    let command = describe.commands.iter().position(|command| command.path == path);
+    let command = describe.commands.iter().find(|command| command.path == path).expect("the logic has it");
     let request = CommandRequest {
-        command: u32::try_from(command.expect("the logic has it")).expect("few commands"),
+        command: command.name.as_str().into(),
         body: body.to_cbor().expect("the body has no integer over 64 bits"),
         id: CommandId(uuid::Uuid::now_v7().into_bytes()),
         caller: Arc::new(Caller { name: "node".to_owned(), roles: role::ALL }),

@@ -109,13 +109,15 @@ fn reads_say_how_fresh_and_where() {
     bad(0, "x=%zz", "the query string is not percent-encoded UTF-8");
 }
 
-/// For each command of a batch, its name's index or its problem's status.
-fn read_batch(format: Format, bytes: &[u8]) -> Result<Vec<Result<u32, u16>>, u16> {
+/// For each command of a batch, the index of its name or its problem's status.
+fn read_batch(format: Format, bytes: &[u8]) -> Result<Vec<Result<usize, u16>>, u16> {
+    let declared = mount().describe.commands.clone();
+    let index = |name: &str| declared.iter().position(|command| command.name == name).expect("it was found by name");
     let batch = batch::read(&mount(), format, &bytes.to_vec().into(), &asked()).map_err(|problem| problem.status())?;
     let mut requests = batch.requests.iter();
     let places = batch.places.iter().map(|place| match place {
         Some(problem) => Err(problem.status()),
-        None => Ok(requests.next().expect("one request per good command").command),
+        None => Ok(index(&requests.next().expect("one request per good command").command)),
     });
     Ok(places.collect())
 }

@@ -55,10 +55,11 @@ pub struct Attempt {
 /// Sends one command and waits until there is an answer.
 pub async fn submit(router: &Router, path: &str, id: CommandId, body: Value, deadline: Duration) -> Told {
     let Some(machine) = router.find_machine(MACHINE) else { return Told::NotAccepted(UnavailableReason::Halted) };
-    let command = machine.describe().commands.iter().position(|command| command.path == path);
+    let describe = machine.describe();
+    let command = describe.commands.iter().find(|command| command.path == path).expect("the wallet has it");
     let deadline = Instant::now() + deadline;
     let request = CommandRequest {
-        command: u32::try_from(command.expect("the wallet has it")).expect("few commands"),
+        command: command.name.as_str().into(),
         body: body.to_cbor().expect("amounts are text"),
         id,
         caller: Arc::new(Caller { name: "client".to_owned(), roles: role::ALL }),
@@ -108,10 +109,11 @@ async fn ask(door: &Router, accounts: &[String], attempt: &Attempt, is_tcc: bool
 /// An account's balance in minor units.
 pub async fn balance(router: &Router, account: &str, consistency: Consistency) -> Result<i128, QueryError> {
     let machine = router.find_machine(MACHINE).expect("the node serves the wallet");
-    let query = machine.describe().queries.iter().position(|query| query.path == "accounts/{account}");
+    let describe = machine.describe();
+    let query = describe.queries.iter().find(|query| query.path == "accounts/{account}").expect("the wallet has it");
     let deadline = Instant::now() + DEADLINE;
     let request = QueryRequest {
-        query: u32::try_from(query.expect("the wallet has it")).expect("few queries"),
+        query: query.name.as_str().into(),
         params: Value::map([("account", Value::text(account))]),
         caller: Arc::new(Caller { name: "client".to_owned(), roles: role::ALL }),
         consistency,

@@ -1,0 +1,164 @@
+//! Migration: the rows of a partition brought from one schema to the next, entity by entity, inside the entry that activates a module.
+//!
+//! In: a module and rows in order of key. Out: the rows that change, in the same order, whose digest the entry carries, so that every
+//! replica and every auditor must come to the same ones. The host's own rows are none of the module's business. It stores nothing.
+
+use statehouse_abi::cold::{CheckIn, MigrateIn, MigrateOut, Row};
+use statehouse_abi::key::split_key;
+
+use crate::ids::Digest;
+use crate::limits;
+use crate::machine::logic::{Fault, Logic};
+use crate::machine::replica::digest_of;
+use crate::saga::status::ENTITY;
+
+/// Rows that change, in order of key; `None` deletes.
+pub type Migrated = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+/// Rows handed to `sh1_check` at once.
+const CHECK_ROWS: usize = 16_384;
+
+/// Why rows cannot be brought to a module's schema.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MigrationError {
+    #[error("the module reads rows of schema {reads:?} and not those of schema {from}: activate one that does")]
+    Schema { from: u32, reads: Vec<u32> },
+    #[error("entity `{entity}`: {fault}")]
+    Fault { entity: String, fault: Fault },
+    #[error("entity `{entity}`: the module refuses its rows: {reason}")]
+    Refused { entity: String, reason: String },
+    #[error(
+        "entity `{entity}`: the module changed a row that is not the entity's, or one longer than {} bytes",
+        limits::ROW_BYTES_MAX
+    )]
+    Writes { entity: String },
+    #[error("after the migration the module's own invariant {invariant} does not hold: {detail}")]
+    Invariant { invariant: String, detail: String },
+    #[error("the module's check failed: {0}")]
+    Check(Fault),
+}
+
+/// Whether the module goes on with rows of another schema, with or without migrating them.
+///
+/// # Errors
+/// It does not read them.
+pub fn check_schema(logic: &dyn Logic, from: u32) -> Result<(), MigrationError> {
+    let describe = logic.describe();
+    // In the beginning there are no rows.
+    if from == 0 || from == describe.schema || describe.accepts.contains(&from) {
+        return Ok(());
+    }
+    let reads = describe.accepts.iter().copied().chain([describe.schema]).collect();
+    Err(MigrationError::Schema { from, reads })
+}
+
+/// Migrates rows that are given in order of key.
+pub struct Migration<'l> {
+    logic: &'l dyn Logic,
+    from: u32,
+    entity: Vec<u8>,
+    rows: Vec<Row>,
+    migrated: Migrated,
+}
+
+impl<'l> Migration<'l> {
+    /// # Errors
+    /// The module does not read rows of schema `from`.
+    pub fn new(logic: &'l dyn Logic, from: u32) -> Result<Self, MigrationError> {
+        check_schema(logic, from)?;
+        Ok(Self { logic, from, entity: Vec::new(), rows: Vec::new(), migrated: Vec::new() })
+    }
+
+    /// Whether there is anything to do.
+    pub fn is_needed(&self) -> bool {
+        self.from != 0 && self.from != self.logic.describe().schema
+    }
+
+    /// The next row. Must not be called unless a migration is needed.
+    pub fn row(&mut self, key: &[u8], row: &[u8]) -> Result<(), MigrationError> {
+        let Some((entity, _)) = split_key(key).filter(|(entity, _)| *entity != ENTITY) else { return Ok(()) };
+        if entity != self.entity {
+            self.end_entity()?;
+            self.entity = entity.to_vec();
+        }
+        self.rows.push(Row { key: key.to_vec(), row: Some(row.to_vec()) });
+        Ok(())
+    }
+
+    /// After the last row.
+    pub fn finish(mut self) -> Result<Migrated, MigrationError> {
+        self.end_entity()?;
+        Ok(self.migrated)
+    }
+
+    fn end_entity(&mut self) -> Result<(), MigrationError> {
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        let entity = || String::from_utf8_lossy(&self.entity).into_owned();
+        let rows = std::mem::take(&mut self.rows);
+        let input = MigrateIn { from_schema: self.from, entity: self.entity.clone(), rows };
+        let out = self.logic.migrate(&input).map_err(|fault| MigrationError::Fault { entity: entity(), fault })?;
+        let mut changed = match out {
+            MigrateOut::Changed(changed) => changed,
+            MigrateOut::Refused(reason) => return Err(MigrationError::Refused { entity: entity(), reason }),
+        };
+        changed.sort_by(|one, other| one.key.cmp(&other.key));
+        let is_twice = changed.windows(2).any(|pair| pair[0].key == pair[1].key);
+        let is_own = |row: &Row| {
+            let owner = split_key(&row.key).map(|(owner, _)| owner);
+            owner == Some(&*self.entity) && row.key.len() <= limits::KEY_BYTES_MAX
+        };
+        let is_small = |row: &Row| row.row.as_ref().is_none_or(|row| row.len() <= limits::ROW_BYTES_MAX);
+        if is_twice || !changed.iter().all(|row| is_own(row) && is_small(row)) {
+            return Err(MigrationError::Writes { entity: entity() });
+        }
+        self.migrated.extend(changed.into_iter().map(|Row { key, row }| (key, row)));
+        Ok(())
+    }
+}
+
+/// The digest that an activation carries: of nothing when no row changes.
+pub fn digest(migrated: &Migrated) -> Digest {
+    if migrated.is_empty() {
+        return Digest::ZERO;
+    }
+    digest_of(migrated.iter().map(|(key, row)| (key.as_slice(), row.as_deref())))
+}
+
+/// Asks the module whether its invariants hold over rows in order of key.
+pub struct InvariantCheck<'l> {
+    logic: &'l dyn Logic,
+    accumulator: Vec<u8>,
+    rows: Vec<Row>,
+}
+
+impl<'l> InvariantCheck<'l> {
+    pub fn new(logic: &'l dyn Logic) -> Self {
+        Self { logic, accumulator: Vec::new(), rows: Vec::new() }
+    }
+
+    /// The next row.
+    pub fn row(&mut self, key: Vec<u8>, row: Vec<u8>) -> Result<(), MigrationError> {
+        if split_key(&key).is_some_and(|(entity, _)| entity == ENTITY) {
+            return Ok(());
+        }
+        self.rows.push(Row { key, row: Some(row) });
+        if self.rows.len() == CHECK_ROWS { self.ask(false) } else { Ok(()) }
+    }
+
+    /// After the last row.
+    pub fn finish(mut self) -> Result<(), MigrationError> {
+        self.ask(true)
+    }
+
+    fn ask(&mut self, is_last: bool) -> Result<(), MigrationError> {
+        let (accumulator, rows) = (std::mem::take(&mut self.accumulator), std::mem::take(&mut self.rows));
+        let checked = self.logic.check(&CheckIn { accumulator, rows, is_last }).map_err(MigrationError::Check)?;
+        if let Some(found) = checked.violations.into_iter().next() {
+            return Err(MigrationError::Invariant { invariant: found.invariant, detail: found.detail });
+        }
+        self.accumulator = checked.accumulator;
+        Ok(())
+    }
+}
