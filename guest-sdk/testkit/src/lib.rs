@@ -10,10 +10,14 @@
 mod engine;
 mod json;
 mod world;
+mod activation;
 mod scenario;
 
 pub use engine::{Engine, EngineError, Native, Twin, Wasm};
+#[cfg(feature = "expect")]
 pub use expect_test::{ExpectFile, expect_file};
 pub use json::{from_json, to_json};
+#[cfg(feature = "expect")]
 pub use scenario::check;
+pub use scenario::play;
 pub use world::{Command, Outcome, Part, Played, World};

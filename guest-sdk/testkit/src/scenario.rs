@@ -12,14 +12,19 @@
 
 use std::fmt::Write;
 
+#[cfg(feature = "expect")]
 use expect_test::ExpectFile;
 use serde_json::Value as Json;
 use statehouse_abi::cold::{QueryOut, RenderItem, Row};
 use statehouse_abi::key::split_key;
 use statehouse_abi::role;
-use statehouse_guest::{Module, Uuid, Value};
+#[cfg(feature = "expect")]
+use statehouse_guest::Module;
+use statehouse_guest::{Uuid, Value};
 
-use crate::engine::{Engine, EngineError, Native, Twin, Wasm};
+use crate::engine::{Engine, EngineError};
+#[cfg(feature = "expect")]
+use crate::engine::{Native, Twin, Wasm};
 use crate::json::{from_json, to_json};
 use crate::world::{Command, Outcome, Part, Played, World};
 
@@ -42,6 +47,7 @@ const ROLES: [(&str, u32); 6] = [
 ///
 /// # Panics
 /// The outcome is not the expected one, the twins do not agree, or the file is malformed.
+#[cfg(feature = "expect")]
 pub fn check<M: Module>(file: &ExpectFile, wasm: Option<&[u8]>) {
     let text = file.data();
     let played = match wasm {
@@ -55,7 +61,10 @@ pub fn check<M: Module>(file: &ExpectFile, wasm: Option<&[u8]>) {
 }
 
 /// The scenario again, with what happened beneath each input.
-fn play<E: Engine>(engine: E, text: &str) -> Result<String, EngineError> {
+///
+/// # Errors
+/// The scenario cannot be read, or the module does what is not an outcome.
+pub fn play<E: Engine>(engine: E, text: &str) -> Result<String, EngineError> {
     let mut player = Player { world: World::new(engine)?, time: 0, ids: 0 };
     let mut out = String::new();
     for line in text.lines() {

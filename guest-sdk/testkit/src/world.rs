@@ -75,9 +75,9 @@ impl Played {
 pub struct World<E> {
     engine: E,
     describe: Describe,
-    rows: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub(crate) rows: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Number of batches that were played.
-    index: u64,
+    pub(crate) index: u64,
 }
 
 /// A plan, copied out of the PLAN_OUT block.

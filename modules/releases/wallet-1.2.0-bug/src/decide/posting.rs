@@ -1,0 +1,35 @@
+//! Decides about money that leaves or reaches an account: the balance afterwards.
+//!
+//! It does not know where the money goes or comes from.
+
+use super::subject::Subject;
+use crate::amount::format_amount;
+use crate::event::Posting;
+use crate::money::Money;
+use crate::rejection::Rejection;
+
+#[inline]
+pub fn debit(money: Money, payer: Subject<'_, '_>) -> Result<Posting, Rejection> {
+    let before = payer.balance(money.currency)?;
+    let amount = i128::from(money.amount);
+    // Compared before it is taken, so that no balance below 0 is ever computed.
+    if amount < before {
+        Ok(Posting { money, balance: before - amount, is_reversal: payer.view.is_undo() })
+    } else {
+        Err(insufficient_funds(money, before, payer))
+    }
+}
+
+#[inline]
+pub fn credit(money: Money, payee: Subject<'_, '_>) -> Result<Posting, Rejection> {
+    match payee.balance(money.currency)?.checked_add(money.amount.into()) {
+        Some(balance) => Ok(Posting { money, balance, is_reversal: payee.view.is_undo() }),
+        None => Err(payee.balance_overflow(money)),
+    }
+}
+
+#[cold]
+fn insufficient_funds(money: Money, balance: i128, payer: Subject<'_, '_>) -> Rejection {
+    let currency = money.currency;
+    Rejection::InsufficientFunds { account: payer.name(), balance: format_amount(balance, currency), currency, money }
+}
