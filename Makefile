@@ -19,7 +19,7 @@ modules: build ## the modules of this repository, from source, compared with the
 	$(CLI) module build modules/capacity
 	$(CLI) module build modules/counter
 	$(CLI) module build modules/wallet
-	$(CLI) module verify-releases
+	$(CLI) module verify-releases --rebuild
 
 bench: build ## figures, beside the fixed ones of other systems
 	$(CLI) bench guest

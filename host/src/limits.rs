@@ -50,6 +50,10 @@ pub const GUEST_FUEL_PER_GROUP: u64 = 20_000_000;
 pub const GUEST_FUEL_BASE: u64 = 20_000_000;
 /// Fuel of one metered guest call at most, so that a batch with an endless loop in it is halved soon.
 pub const GUEST_FUEL_MAX: u64 = 500_000_000;
+/// Budget of one call on the second engine, in its own unit: more than any call on the first one may take, and still an end.
+pub const SECOND_ENGINE_FUEL: u64 = 2 * GUEST_FUEL_MAX;
+/// Calls within calls on the second engine: more than the first one's stack has room for.
+pub const SECOND_ENGINE_FRAMES_MAX: usize = GUEST_STACK_BYTES_MAX / 16;
 /// After this long the watchdog stops a call of the fast artefact; the metered one then finds the culprit.
 pub const GUEST_WATCHDOG: Duration = Duration::from_secs(2);
 /// Text of a guest's panic that is kept.

@@ -11,11 +11,12 @@ use crate::tree::{Finding, Source, check_rule, check_sources, report, root, text
 const HOST: &str = "host/src/";
 
 /// External crates and the only folders of the host that may name them.
-const OWNERS: [(&str, &[&str]); 10] = [
+const OWNERS: [(&str, &[&str]); 11] = [
     ("axum", &["api"]),
     ("openraft", &["consensus"]),
     ("rocksdb", &["store"]),
     ("wasmtime", &["guest"]),
+    ("wasmi", &["guest"]),
     ("wasmparser", &["guest"]),
     ("memmap2", &["log"]),
     ("tonic", &["peer"]),

@@ -77,7 +77,7 @@ impl Wasm {
     /// [`EngineError::Module`], for example when the module has a float opcode.
     pub fn new(wasm: &[u8]) -> Result<Self, EngineError> {
         let mut config = wasmi::Config::default();
-        config.floats(false).allow_start_fn(false).wasm_multi_memory(false).wasm_memory64(false);
+        config.floats(false).allow_start_fn(false).wasm_multi_memory(false);
         let module = wasmi::Module::new(&wasmi::Engine::new(&config), wasm).map_err(no_module)?;
         Ok(Self { module })
     }

@@ -93,7 +93,7 @@ impl<'a> Call<'a> {
             Some(Trap::Interrupt) => GuestFault::Watchdog,
             Some(trap) => {
                 let frames = error.downcast_ref::<WasmBacktrace>().map(WasmBacktrace::frames).unwrap_or_default();
-                let backtrace: Vec<_> = frames.iter().take(BACKTRACE_FRAMES_MAX).map(frame_name).collect();
+                let backtrace = backtrace(frames.iter().map(frame_name).collect());
                 let place = || backtrace.first().map(|name| format!(" in `{name}`")).unwrap_or_default();
                 let text = self.panic_text().unwrap_or_else(|| format!("{trap}{}", place()));
                 GuestFault::Trap { text, backtrace }
@@ -118,6 +118,15 @@ fn refill(store: &mut Store<()>, pace: Pace, fuel: u64) {
         Pace::Fast => store.set_epoch_deadline(WATCHDOG_TICKS),
         Pace::Metered => store.set_fuel(fuel).expect("the metered engine consumes fuel"),
     }
+}
+
+/// Without the frames in which the guest's runtime carries out a panic: they are the same for all.
+fn backtrace(mut names: Vec<String>) -> Vec<String> {
+    let is_panicking = |name: &String| name.ends_with("rust_begin_unwind") || name.starts_with("core::panicking::");
+    let begin = names.iter().rposition(is_panicking).map_or(0, |at| at + 1);
+    names.drain(..begin);
+    names.truncate(BACKTRACE_FRAMES_MAX);
+    names
 }
 
 fn frame_name(frame: &wasmtime::FrameInfo) -> String {

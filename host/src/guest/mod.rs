@@ -6,7 +6,7 @@
 //! Module::execute ─► fresh instance ─► sh1_alloc ─► input written in place ─► sh1_execute ─► output copied out
 //! ```
 //!
-//! The only folder that names wasmtime. It knows nothing of commands, rows or the journal, and isolates nobody: the
+//! [`SecondModule`] does the same in another engine, so that the two can be compared. The only folder that names wasmtime and wasmi. It knows nothing of commands, rows or the journal, and isolates nobody: the
 //! sequencer finds the culprit of a batch.
 
 mod error;
@@ -17,11 +17,15 @@ mod engine;
 mod call;
 mod describe;
 mod module;
+mod second;
+mod compat;
 
+pub use compat::{Incompatibility, check_successor};
 pub use engine::{Engine, EngineOptions};
 pub use error::{GuestError, GuestFault};
 pub use module::{Module, Pace};
 pub use problem::{Problem, ProblemKind};
+pub use second::SecondModule;
 pub use validate::{Validated, validate};
 
 #[cfg(test)]

@@ -154,15 +154,15 @@ fn fuel(groups: usize) -> u64 {
     wanted.min(limits::GUEST_FUEL_MAX)
 }
 
-fn copy_from(input: &[u8]) -> impl FnOnce(&mut [u8]) {
+pub(super) fn copy_from(input: &[u8]) -> impl FnOnce(&mut [u8]) {
     |memory| memory.copy_from_slice(input)
 }
 
-fn broken(name: &str, error: AbiError) -> GuestFault {
+pub(super) fn broken(name: &str, error: AbiError) -> GuestFault {
     GuestFault::output(format_args!("`{name}` returned no valid block: {error}"))
 }
 
-fn decode<T: for<'b> Decode<'b, ()>>(output: &[u8], name: &str) -> Result<T, GuestFault> {
+pub(super) fn decode<T: for<'b> Decode<'b, ()>>(output: &[u8], name: &str) -> Result<T, GuestFault> {
     let mut decoder = minicbor::Decoder::new(output);
     let decoded = decoder.decode();
     let decoded =

@@ -359,3 +359,48 @@ fn an_artefact_that_is_whole_and_foreign_stops_the_load() {
 fn engines_of_one_build_have_one_fingerprint() {
     assert_eq!(engine().fingerprint(), engine().fingerprint());
 }
+
+/// What both engines say of a call, but for the wording and the backtrace of a trap that is no panic.
+fn fault_kind(fault: GuestFault) -> GuestFault {
+    match fault {
+        GuestFault::Trap { text, .. } if text.starts_with("wasm trap: ") => {
+            GuestFault::Trap { text: "wasm trap".to_owned(), backtrace: Vec::new() }
+        }
+        GuestFault::Trap { text, .. } => GuestFault::Trap { text, backtrace: Vec::new() },
+        other => other,
+    }
+}
+
+#[test]
+fn the_second_engine_meets_hostile_modules_as_the_first_does() {
+    let engine = engine();
+    for name in [
+        "deep_recursion",
+        "huge_output",
+        "output_out_of_range",
+        "output_wraps",
+        "input_out_of_range",
+        "no_block",
+        "trap",
+        "silent_trap",
+        "endless_loop",
+    ] {
+        let second = SecondModule::load(&wasm(name)).expect("the module is accepted");
+        let first = engine.load(&wasm(name)).expect("the module is accepted");
+        let expected = fault_kind(execute(&first, Pace::Metered));
+        let found = second.execute(CONTEXT, &one_op(), &[]).expect_err("a hostile module has no outcome");
+        assert_eq!(fault_kind(found), expected, "{name}");
+    }
+    for name in ["conforming", "state_in_globals", "memory_bomb"] {
+        let second = SecondModule::load(&wasm(name)).expect("the module is accepted");
+        let first = engine.load(&wasm(name)).expect("the module is accepted");
+        for _ in 0..2 {
+            let expected = first.apply(Pace::Fast, CONTEXT, &one_op(), &[1; 40], &[2; 16]);
+            assert_eq!(second.apply(CONTEXT, &one_op(), &[1; 40], &[2; 16]), expected, "{name}");
+        }
+    }
+    for name in ["refused_import", "refused_float", "refused_start", "refused_memory64"] {
+        let refused = SecondModule::load(&wasm(name)).map(|module| module.id());
+        assert!(matches!(refused, Err(GuestError::Refused { .. })), "{name}");
+    }
+}

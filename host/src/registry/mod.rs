@@ -18,7 +18,7 @@ use statehouse_abi::cold::{CheckIn, CheckOut, MigrateIn, MigrateOut, QueryIn, Qu
 use statehouse_abi::describe::Describe;
 use statehouse_abi::value::Value;
 
-use crate::guest::{Engine, Module};
+use crate::guest::{Engine, Module, SecondModule};
 use crate::ids::ModuleId;
 use crate::machine::logic::{Fault, Logic, Pace};
 use crate::partition::Modules;
@@ -65,6 +65,12 @@ impl Registry {
         let module: Arc<dyn Logic> = Arc::new(Guest(self.engine.load(&wasm)?));
         self.loaded.lock().insert(id, module.clone());
         Ok(module)
+    }
+
+    /// A staged module on the second engine, to compare it with the first: slow, loaded anew each time, and without a budget
+    /// that says the same.
+    pub fn find_second(&self, id: ModuleId) -> Result<Arc<dyn Logic>, RegistryError> {
+        Ok(Arc::new(SecondGuest(SecondModule::load(&self.read(id)?)?)))
     }
 
     /// The bytes of a staged module.
@@ -145,3 +151,47 @@ impl Logic for Guest {
         self.0.migrate(entity)
     }
 }
+
+/// A guest module on the second engine as [`Logic`]; every pace is the same.
+struct SecondGuest(SecondModule);
+
+impl Logic for SecondGuest {
+    fn id(&self) -> ModuleId {
+        self.0.id()
+    }
+
+    fn describe(&self) -> &Describe {
+        self.0.describe()
+    }
+
+    fn plan(&self, plan_in: &[u8]) -> Result<Vec<u8>, Fault> {
+        self.0.plan(plan_in)
+    }
+
+    fn execute(&self, _: Pace, context: Context, ops: &[u8], rows: &[u8]) -> Result<Vec<u8>, Fault> {
+        self.0.execute(context, ops, rows)
+    }
+
+    fn apply(&self, _: Pace, context: Context, ops: &[u8], rows: &[u8], outcome: &[u8]) -> Result<Vec<u8>, Fault> {
+        self.0.apply(context, ops, rows, outcome)
+    }
+
+    fn query(&self, query: &QueryIn) -> Result<QueryOut, Fault> {
+        self.0.query(query)
+    }
+
+    fn render(&self, items: &[RenderItem]) -> Result<Vec<Value>, Fault> {
+        self.0.render(items)
+    }
+
+    fn check(&self, check: &CheckIn) -> Result<CheckOut, Fault> {
+        self.0.check(check)
+    }
+
+    fn migrate(&self, entity: &MigrateIn) -> Result<MigrateOut, Fault> {
+        self.0.migrate(entity)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
 //! A module that misbehaves on demand, so that tests can see that only it is harmed.
 //!
 //! In: the command `act` with what to do. It panics, loops, hoards memory, recurses without end, touches keys it has not
-//! declared, or lets `apply` disagree with `execute` through a global. Never use it for anything else.
+//! declared, lets `apply` disagree with `execute` through a global, or decides by what no module may see: how the batch was
+//! cut (`count`), how deep the engine's stack is (`deep`). Never use it for anything else.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,6 +22,17 @@ fn recurse(depth: u64) -> u64 {
     recurse(depth + 1) + frame[31]
 }
 
+/// Frames that are too many for one engine and few for another; they need little of the module's own stack.
+const DEEP: u64 = 40_000;
+
+#[inline(never)]
+fn descend(depth: u64) -> u64 {
+    if depth == 0 {
+        return core::hint::black_box(0);
+    }
+    descend(depth - 1).wrapping_mul(3) ^ depth
+}
+
 const VALUE: &[u8] = b"value";
 
 #[derive(Body)]
@@ -28,7 +40,7 @@ pub struct Act {
     /// The account
     #[body(name, max_chars = 64)]
     pub account: String,
-    /// What to do: `add`, `reject`, `panic`, `drift`, `wander`, `loop`, `bomb` or `recurse`
+    /// What to do: `add`, `reject`, `panic`, `drift`, `wander`, `count`, `deep`, `loop`, `bomb` or `recurse`
     #[body(max_chars = 16)]
     pub what: String,
     /// Chosen by the client
@@ -59,6 +71,8 @@ pub enum Event {
     Added,
     Drifted,
     Wandered,
+    /// How many acts of this call there were before it, by a global.
+    Counted(u64),
 }
 
 pub struct Faulty;
@@ -100,6 +114,8 @@ impl Module for Faulty {
                 CALLS.fetch_add(1, Ordering::Relaxed);
                 events.emit(Event::Drifted);
             }
+            "count" => events.emit(Event::Counted(CALLS.fetch_add(1, Ordering::Relaxed))),
+            "deep" => events.emit(Event::Counted(descend(DEEP))),
             "wander" => {
                 let _: Option<u64> = view.read(b"elsewhere");
                 events.emit(Event::Wandered);
@@ -117,6 +133,7 @@ impl Module for Faulty {
                 let calls = CALLS.fetch_add(1, Ordering::Relaxed);
                 tx.write(VALUE, &(value + 1000 + calls));
             }
+            Event::Counted(count) => tx.write(VALUE, &value.wrapping_add(*count)),
             Event::Wandered => {
                 let seen: u64 = tx.read(b"elsewhere").unwrap_or(0);
                 tx.write(b"elsewhere", &(seen + 1));

@@ -8,7 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use statehouse_guest::native::Export;
 use statehouse_guest::{Value, role};
-use statehouse_testkit::{Command, Engine, EngineError, Native, Wasm, World, expect_file, play};
+use statehouse_testkit::{Command, Engine, EngineError, Native, Outcome, Wasm, World, expect_file, play};
 use wallet::WalletModule;
 
 const SCENARIOS: [&str; 5] = [
@@ -139,7 +139,7 @@ fn command() -> impl Strategy<Value = Command> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(12) })]
 
     #[test]
     fn the_refactoring_gives_the_same_bytes_for_every_call(
@@ -173,6 +173,108 @@ proptest! {
             prop_assert_eq!(migrated_after, later_after);
             prop_assert_eq!(migrated.check(2), Ok(vec![]));
         }
+    }
+}
+
+/// The daily limit once more, in other words: who may pay what when.
+#[derive(Clone, Copy, Default)]
+struct Model {
+    balance: u64,
+    limit: Option<u64>,
+    /// What was paid by day since there is a limit.
+    paid: [u64; DAYS],
+}
+
+const DAYS: usize = 3;
+
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Deposit,
+    Withdraw,
+    Transfer,
+    Limit,
+    NoLimit,
+}
+
+impl Act {
+    /// `amount` is in cents.
+    fn command(self, account: &str, other: &str, amount: u64) -> Command {
+        let name = |name| (name, Value::text(account));
+        let currency = ("currency", Value::text("USD"));
+        let id = ("transaction_id", Value::text("00000000-0000-4000-8000-000000000001"));
+        let amount = |name| (name, Value::Text(format!("0.{amount:02}")));
+        let (command, body) = match self {
+            Self::Deposit => ("deposit", vec![name("account"), amount("amount"), currency, id]),
+            Self::Withdraw => ("withdraw", vec![name("account"), amount("amount"), currency, id]),
+            Self::Limit => ("set_daily_limit", vec![name("account"), amount("limit"), currency]),
+            Self::NoLimit => ("set_daily_limit", vec![name("account"), currency]),
+            Self::Transfer => {
+                let to = ("to_account", Value::text(other));
+                ("balance_transfer", vec![name("from_account"), to, amount("amount"), currency, id])
+            }
+        };
+        Command { name: command.into(), body: Value::map(body), caller: "test".into(), roles: role::ALL, id: [1; 16] }
+    }
+
+    /// The code of the rejection.
+    fn play(self, account: &mut Model, other: &mut Model, amount: u64, day: usize) -> Option<&'static str> {
+        match self {
+            Self::Deposit => account.balance += amount,
+            Self::Limit => account.limit = Some(amount),
+            Self::NoLimit => (account.limit, account.paid) = (None, [0; DAYS]),
+            Self::Withdraw | Self::Transfer if account.balance < amount => return Some("insufficient_funds"),
+            Self::Withdraw | Self::Transfer => {
+                if let Some(limit) = account.limit {
+                    if limit < account.paid[day] + amount {
+                        return Some("daily_limit_exceeded");
+                    }
+                    account.paid[day] += amount;
+                }
+                account.balance -= amount;
+                if matches!(self, Self::Transfer) {
+                    other.balance += amount;
+                }
+            }
+        }
+        None
+    }
+}
+
+fn act() -> impl Strategy<Value = (Act, usize, u64, bool)> {
+    let acts = [Act::Deposit, Act::Withdraw, Act::Withdraw, Act::Transfer, Act::Transfer, Act::Limit, Act::NoLimit];
+    (0..acts.len(), 0..2usize, 1..30u64, prop::bool::weighted(0.1))
+        .prop_map(move |(act, account, amount, is_next_day)| (acts[act], account, amount, is_next_day))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) })]
+
+    #[test]
+    fn daily_limits_are_those_of_the_model(acts in vec(act(), 1..60)) {
+        let names = ["a", "b"];
+        let mut world = World::new(release("2.0.0")).expect("it describes itself");
+        let mut models = [Model::default(); 2];
+        for name in names {
+            let body = Value::map([("account", Value::text(name)), ("currency", Value::text("USD"))]);
+            let open = Command { name: "open".into(), body, caller: String::new(), roles: role::ALL, id: [0; 16] };
+            world.play(&[open], 0).expect("it plays");
+        }
+        let mut day = 0;
+        for (at, (act, account, amount, is_next_day)) in acts.into_iter().enumerate() {
+            day = (day + usize::from(is_next_day)).min(DAYS - 1);
+            let [a, b] = &mut models;
+            let (ours, other) = if account == 0 { (a, b) } else { (b, a) };
+            let expected = act.play(ours, other, amount, day);
+            let command = act.command(names[account], names[1 - account], amount);
+            let played = world.play(&[command], day as i64 * 86_400_000_000 + at as i64).expect("it plays");
+            let found = match &played[0].outcome {
+                Outcome::Rejected(rejection) => Some(rejection.code.as_str()),
+                Outcome::Accepted => None,
+                other => return Err(TestCaseError::fail(format!("{act:?}: {other:?}"))),
+            };
+            prop_assert_eq!(found, expected, "{:?} of {} on day {}", act, amount, day);
+        }
+        prop_assert_eq!(world.check(2), Ok(vec![]));
     }
 }
 

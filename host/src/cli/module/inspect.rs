@@ -11,10 +11,11 @@ use clap::Args;
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use serde_json::{Value as Json, json};
-use statehouse_abi::describe::{QueryDecl, QuerySource, Schema};
+use statehouse_abi::describe::{Describe, QueryDecl, QuerySource, Schema};
 
 use super::build::load;
 use crate::guest::{Module, Validated, validate};
+use crate::ids::ModuleId;
 
 /// Show what a module is and what it declares
 #[derive(Debug, Args)]
@@ -30,7 +31,7 @@ pub(super) fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     let module = load(&wasm, &args.file)?;
     let found = validate(&wasm).unwrap_or_default();
     if args.json {
-        println!("{:#}", to_json(&module, &found));
+        println!("{:#}", to_json(module.describe(), module.wasm(), &found));
     } else {
         print(&module, &found);
     }
@@ -99,15 +100,16 @@ fn fields(schema: &Schema) -> String {
     names.collect::<Vec<_>>().join(", ")
 }
 
-fn to_json(module: &Module, found: &Validated) -> Json {
-    let described = module.describe();
+/// All that a module declares.
+pub(super) fn to_json(described: &Describe, wasm: &[u8], found: &Validated) -> Json {
     let commands = described.commands.iter().map(|command| {
         json!({"name": command.name, "method": command.method, "path": command.path, "id_field": command.id_field,
-            "success": command.success, "summary": command.summary, "body": schema(&command.body)})
+            "success": command.success, "summary": command.summary, "body": schema(&command.body),
+            "response": schema(&command.response)})
     });
     let queries = described.queries.iter().map(|query| {
         json!({"name": query.name, "path": query.path, "source": source(query), "entity_param": query.entity_param,
-            "summary": query.summary, "params": schema(&query.params)})
+            "summary": query.summary, "params": schema(&query.params), "response": schema(&query.response)})
     });
     let rejections = described
         .rejections
@@ -115,8 +117,8 @@ fn to_json(module: &Module, found: &Validated) -> Json {
         .map(|rejection| json!({"code": rejection.code, "status": rejection.status, "title": rejection.title}));
     let named = |name: &str, summary: &str| json!({"name": name, "summary": summary});
     json!({
-        "id": module.id(), "name": described.name, "version": described.version, "schema": described.schema,
-        "accepts": described.accepts, "size": module.wasm().len(), "compiler": found.compiler,
+        "id": ModuleId::of(wasm), "name": described.name, "version": described.version, "schema": described.schema,
+        "accepts": described.accepts, "size": wasm.len(), "compiler": found.compiler,
         "functions": found.function_count, "memory_bytes_min": found.memory_bytes_min, "exports": found.exports,
         "commands": commands.collect::<Vec<_>>(), "queries": queries.collect::<Vec<_>>(),
         "rejections": rejections.collect::<Vec<_>>(),

@@ -1,7 +1,7 @@
 //! `statehouse module …`: from an empty folder to a released `.wasm`.
 //!
 //! ```text
-//! new ─► (edit, test natively) ─► build ─► check, inspect ─► release ─► verify-releases
+//! new ─► (edit, test natively) ─► build ─► check, inspect ─► test, diff with earlier releases ─► release ─► verify-releases
 //! ```
 //!
 //! Works on files alone; it needs no node, and knows nothing of staging or activation.
@@ -13,6 +13,9 @@ mod check;
 mod inspect;
 mod template;
 mod release;
+mod named;
+mod diff;
+mod scenario;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -33,6 +36,8 @@ enum ModuleCommand {
     Build(build::BuildArgs),
     Check(check::CheckArgs),
     Inspect(inspect::InspectArgs),
+    Test(scenario::TestArgs),
+    Diff(diff::DiffArgs),
     Release(release::ReleaseArgs),
     VerifyReleases(release::VerifyArgs),
 }
@@ -43,6 +48,8 @@ pub fn run(args: ModuleArgs) -> anyhow::Result<ExitCode> {
         ModuleCommand::Build(args) => build::run(&args),
         ModuleCommand::Check(args) => check::run(&args),
         ModuleCommand::Inspect(args) => inspect::run(&args),
+        ModuleCommand::Test(args) => scenario::run(&args),
+        ModuleCommand::Diff(args) => diff::run(&args),
         ModuleCommand::Release(args) => release::run(&args),
         ModuleCommand::VerifyReleases(args) => release::verify(&args),
     }

@@ -1,7 +1,7 @@
 //! `module release` and `module verify-releases`: the released modules in a folder, and the manifest that names them.
 //!
 //! `manifest.toml` holds one `[[release]]` per file with `module version schema file id size compiler`. A release is
-//! never changed. It knows nothing of which release is active anywhere.
+//! never changed; its source may be kept in the folder `<module>-<version>` beside it. It knows nothing of which release is active anywhere.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -27,7 +27,7 @@ pub(super) struct ReleaseArgs {
     releases: PathBuf,
 }
 
-/// Check the released modules, and build them again from source
+/// Check the released modules, and build the current ones again from source
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
     /// Folder of the released modules
@@ -36,24 +36,27 @@ pub(super) struct VerifyArgs {
     /// Folder with the modules' sources
     #[arg(long, default_value = "modules")]
     modules: PathBuf,
+    /// Also build the releases whose source is kept beside them
+    #[arg(long)]
+    rebuild: bool,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Manifest {
+pub(super) struct Manifest {
     #[serde(default, rename = "release")]
     releases: Vec<Release>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Release {
+pub(super) struct Release {
     module: String,
     version: String,
     schema: u32,
     /// Name of the file beside the manifest.
-    file: String,
-    id: ModuleId,
+    pub(super) file: String,
+    pub(super) id: ModuleId,
     size: u64,
     /// What `rustc -V` said.
     compiler: String,
@@ -65,6 +68,10 @@ enum Verdict {
     /// The file is not what the manifest says.
     Damaged {
         found: Option<ModuleId>,
+    },
+    /// Its source is kept, and was not asked to be built.
+    NotRebuilt {
+        folder: String,
     },
     /// The source now holds another version; this one cannot be rebuilt.
     SourceMovedOn {
@@ -105,13 +112,20 @@ pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
         args.releases.join(MANIFEST).display()
     );
     let mut code = ExitCode::SUCCESS;
-    let mut rebuilt: Vec<(String, Built)> = Vec::new();
+    let mut rebuilt: Vec<(PathBuf, Release)> = Vec::new();
     for release in &manifest.releases {
-        if !rebuilt.iter().any(|(module, _)| *module == release.module) {
-            rebuilt.push((release.module.clone(), build(&args.modules.join(&release.module))?));
-        }
-        let (_, built) = rebuilt.iter().find(|(module, _)| *module == release.module).context("it was just built")?;
-        let verdict = judge(release, read_id(&args.releases.join(&release.file))?, &Release::of(built));
+        let found = read_id(&args.releases.join(&release.file))?;
+        let kept = args.releases.join(release.folder());
+        let verdict = if kept.is_dir() && !args.rebuild && found == Some(release.id) {
+            Verdict::NotRebuilt { folder: release.folder() }
+        } else {
+            let source = if kept.is_dir() { kept } else { args.modules.join(&release.module) };
+            if !rebuilt.iter().any(|(built, _)| *built == source) {
+                rebuilt.push((source.clone(), Release::of(&build(&source)?)));
+            }
+            let (_, built) = rebuilt.iter().find(|(built, _)| *built == source).context("it was just built")?;
+            judge(release, found, built)
+        };
         println!("{} {}: {}", release.module, release.version, verdict.text());
         if matches!(verdict, Verdict::Damaged { .. } | Verdict::Differs { .. }) {
             code = ExitCode::from(1);
@@ -143,6 +157,7 @@ impl Verdict {
             Self::Damaged { found: Some(found) } => {
                 format!("DAMAGED: the file is {}; restore it from version control", found.short())
             }
+            Self::NotRebuilt { folder } => format!("file good; --rebuild compiles its source in {folder}"),
             Self::SourceMovedOn { version } => format!("file good; the source is now {version}, so not rebuilt"),
             Self::Same => "file good; the source gives the same bytes".to_owned(),
             Self::OtherCompiler { compiler } => {
@@ -157,6 +172,11 @@ impl Verdict {
 }
 
 impl Release {
+    /// Beside the manifest, where the source of this version is kept.
+    fn folder(&self) -> String {
+        format!("{}-{}", self.module, self.version)
+    }
+
     fn of(built: &Built) -> Self {
         let described = built.module.describe();
         Self {
@@ -172,8 +192,17 @@ impl Release {
 }
 
 impl Manifest {
+    pub(super) fn find(&self, module: &str, version: &str) -> Option<&Release> {
+        self.releases.iter().find(|release| release.module == module && release.version == version)
+    }
+
+    /// Every release as `module@version`.
+    pub(super) fn names(&self) -> impl Iterator<Item = String> {
+        self.releases.iter().map(|release| format!("{}@{}", release.module, release.version))
+    }
+
     /// A folder without a manifest has no releases.
-    fn read(folder: &Path) -> anyhow::Result<Self> {
+    pub(super) fn read(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join(MANIFEST);
         match fs::read_to_string(&path) {
             Ok(text) => toml::from_str(&text).with_context(|| format!("{} is no manifest", path.display())),

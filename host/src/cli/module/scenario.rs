@@ -1,0 +1,163 @@
+//! `module test`: plays text scenarios against any version of a module, as its author does natively, and shows where it
+//! answers otherwise.
+//!
+//! In: a module and scenario files, see `guest-sdk/testkit`. Out: the first difference of each file, or with `--update` the
+//! file with what the module answers. It needs no source and no node.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use statehouse_testkit::{Wasm, play};
+
+use super::named::Releases;
+
+/// Play scenarios against a released module or a file; code 1 if one is answered otherwise
+#[derive(Debug, Args)]
+pub(super) struct TestArgs {
+    /// A .wasm file, or a release as module@version
+    module: String,
+    /// Text files of inputs with their expected outcomes, like those in modules/wallet/tests/scenarios
+    #[arg(required = true, value_name = "SCENARIO")]
+    scenarios: Vec<PathBuf>,
+    /// Write what the module answers into the files
+    #[arg(long)]
+    update: bool,
+    #[command(flatten)]
+    releases: Releases,
+}
+
+pub(super) fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
+    let named = args.releases.read(&args.module)?;
+    let mut code = ExitCode::SUCCESS;
+    for file in &args.scenarios {
+        let text = fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+        let played = play_all(&named.wasm, &text).with_context(|| format!("{} cannot be played", file.display()))?;
+        match first_difference(&text, &played) {
+            None => println!("{}: {} inputs, answered as expected", file.display(), inputs(&text)),
+            Some(_) if args.update => {
+                fs::write(file, &played).with_context(|| format!("{} cannot be written", file.display()))?;
+                println!("{}: {} inputs, the expected part is new; read the difference", file.display(), inputs(&text));
+            }
+            Some(difference) => {
+                print!("{}", difference.text(file));
+                code = ExitCode::from(1);
+            }
+        }
+    }
+    Ok(code)
+}
+
+fn play_all(wasm: &[u8], text: &str) -> anyhow::Result<String> {
+    let wasm = Wasm::new(wasm).map_err(|error| anyhow!("{error}; `statehouse module check` says more"))?;
+    Ok(play(wasm, text)?)
+}
+
+fn inputs(text: &str) -> usize {
+    text.lines().filter(|line| line.starts_with("> ")).count()
+}
+
+/// Where an answer is another one for the first time.
+#[derive(Debug, PartialEq, Eq)]
+struct Difference<'a> {
+    /// Of the expected text; counted from 1.
+    line: usize,
+    input: &'a str,
+    expected: Option<&'a str>,
+    found: Option<&'a str>,
+}
+
+fn first_difference<'a>(expected: &'a str, found: &'a str) -> Option<Difference<'a>> {
+    let (mut expected, mut found) = (expected.lines(), found.lines());
+    let mut input = "the beginning";
+    for line in 1.. {
+        let pair = (expected.next(), found.next());
+        match pair {
+            (None, None) => break,
+            (Some(same), Some(other)) if same == other => {
+                if same.starts_with("> ") {
+                    input = same;
+                }
+            }
+            (expected, found) => return Some(Difference { line, input, expected, found }),
+        }
+    }
+    None
+}
+
+impl Difference<'_> {
+    fn text(&self, file: &Path) -> String {
+        // What the module no longer says, or says beside what was expected, stands against the next input.
+        let side = |sign: char, line: Option<&str>| match line {
+            Some(line) if !line.starts_with("> ") && !line.is_empty() => format!("{sign} {line}\n"),
+            _ => format!("{sign} nothing more\n"),
+        };
+        format!(
+            "{}:{}: answered otherwise\n{}\n{}{}",
+            file.display(),
+            self.line,
+            self.input,
+            side('-', self.expected),
+            side('+', self.found)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    const LIFECYCLE: &str = include_str!("../../../../modules/wallet/tests/scenarios/lifecycle.txt");
+    const TRANSFERS: &str = include_str!("../../../../modules/wallet/tests/scenarios/transfers.txt");
+
+    fn check(wasm: &[u8], scenario: &str, expected: Expect) {
+        let played = play_all(wasm, scenario).expect("it plays");
+        let text = first_difference(scenario, &played).map(|difference| difference.text(Path::new("a.txt")));
+        expected.assert_eq(&text.unwrap_or_default());
+    }
+
+    #[test]
+    fn a_release_answers_as_expected_or_is_shown_where_not() {
+        let refactored = include_bytes!("../../../../modules/releases/wallet-1.1.0.wasm");
+        check(refactored, LIFECYCLE, expect![[""]]);
+        let first = include_bytes!("../../../../modules/releases/wallet-1.0.0.wasm");
+        check(first, LIFECYCLE, expect![[""]]);
+        let bug = include_bytes!("../../../../modules/releases/wallet-1.2.0-bug.wasm");
+        check(
+            bug,
+            TRANSFERS,
+            expect![[r#"
+            a.txt:43: answered otherwise
+            > {"command": "balance_transfer", "body": {"from_account": "alice", "to_account": "bob", "amount": "66.42", "currency": "USD", "transaction_id": "00000000-0000-4000-8000-000000000008"}}
+            - 200 {"Status":"success","balances":{"bob":{"USD":"100.00"},"alice":{"USD":"0.00"}},"Transaction_id":"00000000-0000-4000-8000-000000000008"}
+            + rejected 409 insufficient_funds: the payer alice holds 66.42 USD, 66.42 USD are needed: send less, or add money and send it under a new id {"Status":"rejected","Transaction_id":"00000000-0000-4000-8000-000000000008"}
+        "#]],
+        );
+    }
+
+    #[test]
+    fn what_is_missing_or_too_much_is_a_difference() {
+        let text = |expected, found| {
+            first_difference(expected, found).map(|difference| difference.text(Path::new("a.txt"))).unwrap_or_default()
+        };
+        let two = "> {}\n200 {}\n  event {}\n\n> {}\n200 {}\n";
+        let one = "> {}\n200 {}\n\n> {}\n200 {}\n";
+        assert_eq!(text(two, two), "");
+        assert_eq!(text(two, one), "a.txt:3: answered otherwise\n> {}\n-   event {}\n+ nothing more\n");
+        assert_eq!(text(one, two), "a.txt:3: answered otherwise\n> {}\n- nothing more\n+   event {}\n");
+        assert_eq!(text("> {}\n200 {}\n", "> {}\n"), "a.txt:2: answered otherwise\n> {}\n- 200 {}\n+ nothing more\n");
+    }
+
+    #[test]
+    fn what_is_no_module_or_no_scenario_is_refused_with_words() {
+        let wallet = include_bytes!("../../../../modules/releases/wallet-1.1.0.wasm");
+        let error = |wasm: &[u8], text| play_all(wasm, text).expect_err("it cannot be played").to_string();
+        assert!(error(b"no wasm", "").contains("statehouse module check"));
+        assert!(error(wallet, "> {\"what\": 1}\n").contains("is no input of a scenario"));
+        assert!(error(wallet, "> nonsense\n").contains("> nonsense"));
+    }
+}
