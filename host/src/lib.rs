@@ -7,6 +7,7 @@ pub mod ids;
 pub mod limits;
 pub mod config;
 pub mod clock;
+pub mod key;
 pub mod cli;
 pub mod api;
 pub mod router;

@@ -150,6 +150,8 @@ pub const PEER_PROBE_PATIENCE: Duration = Duration::from_secs(2);
 pub const PEER_STOP_MAX: Duration = Duration::from_secs(2);
 /// The slots that entities hash to; partitions are sets of slots.
 pub const SLOT_COUNT: u32 = 4096;
+/// Entries of a partition that may have come after what a certificate covers: clients do not stop while a proof is made.
+pub const PROOF_ENTRIES_SINCE_MAX: u64 = 100_000;
 
 const _: () = {
     assert!(SEGMENT_BYTES_MIN <= SEGMENT_BYTES_MAX);

@@ -14,4 +14,5 @@ mod corruption;
 mod disk_full;
 mod audit;
 mod operation;
+mod replay;
 mod hostile;

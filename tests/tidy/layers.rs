@@ -11,7 +11,7 @@ use crate::tree::{Finding, Source, check_rule, check_sources, report, root, text
 const HOST: &str = "host/src/";
 
 /// External crates and the only folders of the host that may name them.
-const OWNERS: [(&str, &[&str]); 11] = [
+const OWNERS: [(&str, &[&str]); 12] = [
     ("axum", &["api"]),
     ("openraft", &["consensus"]),
     ("rocksdb", &["store"]),
@@ -22,6 +22,7 @@ const OWNERS: [(&str, &[&str]); 11] = [
     ("tonic", &["peer"]),
     ("prost", &["peer"]),
     ("webpki", &["peer"]),
+    ("ed25519_dalek", &["key"]),
     // `api` alone turns requests into values; the others write reports and small files.
     ("serde_json", &["api", "audit", "cli", "system"]),
 ];

@@ -68,7 +68,7 @@ pub enum LinePart {
 }
 
 /// `step 2`, `undo of step 1`, and which attempt it is after the first.
-fn step_text(key: CallKey) -> String {
+pub(super) fn step_text(key: CallKey) -> String {
     let undo = if key.call == Call::Undo { "undo of " } else { "" };
     let again = if key.attempt == 0 { String::new() } else { format!(", attempt {}", key.attempt + 1) };
     format!("{undo}step {}{again}", key.branch + 1)

@@ -8,6 +8,8 @@ pub mod source;
 pub mod verify;
 pub mod balance;
 pub mod list;
+pub mod replay;
+pub mod certificate;
 
 pub use error::AuditError;
 pub use source::{PartitionSource, Source};

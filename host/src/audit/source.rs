@@ -68,6 +68,11 @@ impl Source {
         self.registry.find(id).map_err(|error| error.to_string())
     }
 
+    /// A module that is not part of the folder.
+    pub fn compile(&self, wasm: &[u8]) -> Result<Arc<dyn Logic>, AuditError> {
+        Ok(self.registry.compile(wasm)?)
+    }
+
     /// Names of all machines, in order.
     pub fn machines(&self) -> Result<Vec<String>, AuditError> {
         let mut found = Vec::new();

@@ -1,7 +1,11 @@
-//! `statehouse audit`: verify, balance, log.
+//! `statehouse audit`: verify, balance, log, replay, certificate.
 //!
 //! In: a data folder, whether a node runs on it or not. Out: tables, or JSON for programs; exit code 1 when something is
-//! not as recorded. It knows nothing of how anything is recomputed.
+//! not as recorded, and codes of its own for `replay`. It knows nothing of how anything is recomputed.
+
+mod replay;
+mod page;
+mod certificate;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -29,6 +33,9 @@ pub enum AuditArgs {
     Balance(BalanceArgs),
     /// The journal in words
     Log(LogArgs),
+    Replay(Box<replay::ReplayArgs>),
+    #[command(subcommand)]
+    Certificate(certificate::CertificateArgs),
 }
 
 #[derive(Args)]
@@ -84,6 +91,8 @@ pub fn run(args: AuditArgs) -> anyhow::Result<ExitCode> {
         AuditArgs::Verify(args) => run_verify(&args),
         AuditArgs::Balance(args) => run_balance(&args),
         AuditArgs::Log(args) => run_log(&args),
+        AuditArgs::Replay(args) => replay::run(&args),
+        AuditArgs::Certificate(args) => certificate::run(&args),
     }
 }
 

@@ -1,11 +1,13 @@
 //! Tables for people, JSON for programs, and a progress bar on anything longer than a second.
 
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use comfy_table::Table;
 use comfy_table::presets::UTF8_BORDERS_ONLY;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde::Serialize;
 use statehouse_abi::value::Value;
 
@@ -43,6 +45,21 @@ pub fn progress(what: &str) -> ProgressBar {
     let style = ProgressStyle::with_template("{spinner} {msg}: {human_pos} ({per_sec}) {elapsed}");
     bar.set_style(style.expect("the template is a constant"));
     bar.set_message(what.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}
+
+/// A bar of bytes on stderr, with a rate of what is counted beside it and the time that is left; only shows on a terminal.
+pub fn bar(what: &'static str, counted: Arc<AtomicU64>) -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    let rate = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        let count = counted.load(Ordering::Relaxed);
+        let millis = u64::try_from(state.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        write!(out, "{count} {what}, {}/s", count.saturating_mul(1000) / millis)
+            .expect("a line in memory takes all text");
+    };
+    let style = ProgressStyle::with_template("{wide_bar} {percent}% {rate}, {eta} left");
+    bar.set_style(style.expect("the template is a constant").with_key("rate", rate));
     bar.enable_steady_tick(Duration::from_millis(100));
     bar
 }

@@ -119,8 +119,8 @@ impl Executor {
         let migrated = self.migrate(logic.as_ref())?;
         let migrated = migrated.map_err(|source| HaltReason::Apply(ApplyError::Migration { index, source }))?;
         let applied = Applied::migrated(entry, migrated).map_err(HaltReason::Apply)?;
-        let rows = applied.rows().count();
-        tracing::info!(partition = %self.partition, module = %activation.module, rows, "module activated, rows migrated");
+        let migrated = applied.rows().count();
+        tracing::info!(partition = %self.partition, module = %activation.module.short(), migrated, "module activated");
         self.logic = Some(logic);
         Ok(applied)
     }

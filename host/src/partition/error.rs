@@ -1,4 +1,6 @@
 //! What can be wrong with a partition.
+//!
+//! In: errors of what it is made of. Out: words that say what to do. It decides nothing, but whether opening a partition again would mend it.
 
 use std::path::PathBuf;
 

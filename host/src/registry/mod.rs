@@ -73,6 +73,16 @@ impl Registry {
         Ok(Arc::new(SecondGuest(SecondModule::load(&self.read(id)?)?)))
     }
 
+    /// What compiles and runs modules here; see [`Engine::fingerprint`].
+    pub fn engine_fingerprint(&self) -> String {
+        self.engine.fingerprint()
+    }
+
+    /// Validates and compiles a module that is not kept.
+    pub fn compile(&self, wasm: &[u8]) -> Result<Arc<dyn Logic>, RegistryError> {
+        Ok(Arc::new(Guest(self.engine.load(wasm)?)))
+    }
+
     /// The bytes of a staged module.
     pub fn read(&self, id: ModuleId) -> Result<Vec<u8>, RegistryError> {
         let path = self.path_of(id);

@@ -1,0 +1,174 @@
+//! Commands on several partitions under a cumulative replay: who is in flight, which calls are sent, where each is carried out.
+//!
+//! In: starts, outcomes of calls, and where the record has calls and what was heard of them. Out: calls to carry out. What follows from an
+//! outcome is decided by the function that coordinators use; what a participant does with a cancel, by the one that participants use.
+//!
+//! A call waits for its place in the record; where the record has none any more, it is carried out at once, and again after a refusal that
+//! must not be final, with the pauses of a real coordinator. It does not know rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::audit::replay::tally::{Place, Slots};
+use crate::ids::{CommandId, Micros, PartitionId};
+use crate::saga::participant::{Known, OnCancel, on_cancel};
+use crate::saga::status::EventRecord;
+use crate::saga::{Advance, Call, CallKey, Moment, Outcome, Saga, SagaPlan};
+
+/// Before a refused call is made again; doubled with every refusal.
+const AGAIN: i64 = 250_000;
+const AGAIN_MAX: i64 = 10_000_000;
+/// Refusals after which a call that must succeed in the end is left in flight: nothing can change any more.
+const ATTEMPTS_MAX: u32 = 64;
+
+/// A command in flight.
+struct Flight {
+    saga: Saga,
+    sent: BTreeSet<CallKey>,
+    /// Calls with an outcome, and whether the coordinator has heard of it.
+    done: BTreeMap<CallKey, (Outcome, Moment, bool)>,
+}
+
+/// All commands in flight.
+pub struct Flights {
+    flights: BTreeMap<CommandId, Flight>,
+    slots: Slots,
+    /// Calls that the record does not have, by time and partition.
+    agenda: BTreeMap<(Place, u64), (CommandId, CallKey)>,
+    counter: u64,
+}
+
+/// What a participant is to do.
+pub enum Due {
+    /// Carry out this branch, or undo it.
+    Steps { block: Vec<u8>, is_undo: bool },
+    /// There is nothing to undo, and never will be.
+    NothingDone,
+}
+
+impl Flights {
+    pub fn new(slots: Slots) -> Self {
+        Self { flights: BTreeMap::new(), slots, agenda: BTreeMap::new(), counter: 0 }
+    }
+
+    /// How many commands are not over.
+    pub fn count(&self) -> u64 {
+        self.flights.len() as u64
+    }
+
+    /// A command goes on: its first branch is done.
+    pub fn start(
+        &mut self,
+        command: crate::saga::status::Command,
+        plan: SagaPlan,
+        events: Vec<EventRecord>,
+        now: Place,
+    ) {
+        let id = command.id();
+        if let Advance::GoesOn(saga) = Saga::start(command, plan, events, &Moment::at_home(now.0, now.2)) {
+            self.flights.insert(id, Flight { saga: *saga, sent: BTreeSet::new(), done: BTreeMap::new() });
+            self.send(id, now);
+        }
+    }
+
+    /// What is due of a call now; `None` if it was never made, or was carried out already.
+    pub fn find_due(&self, command: CommandId, key: CallKey) -> Option<Due> {
+        let flight = self.flights.get(&command)?;
+        if !flight.sent.contains(&key) || flight.done.contains_key(&key) {
+            return None;
+        }
+        let saga = &flight.saga;
+        let is_undo = key.call == Call::Undo;
+        if saga.is_cancel(key) && key.branch != 0 {
+            let known = match flight.done.get(&tried(key)) {
+                Some((Outcome::Done { .. }, ..)) => Known::Done,
+                Some(_) => Known::Refused,
+                None => Known::Nothing,
+            };
+            match on_cancel(known) {
+                OnCancel::Undo => {}
+                OnCancel::NothingDone | OnCancel::Forbid | OnCancel::AskAgain => return Some(Due::NothingDone),
+            }
+        }
+        let home = &saga.plan.branches[0].steps[0].entity;
+        let block = saga.branch(key).to_plan(is_undo, home, &saga.command.body);
+        Some(Due::Steps { block, is_undo })
+    }
+
+    /// The partition that carries out a call, and the command that it belongs to.
+    pub fn command_of(&self, command: CommandId, key: CallKey) -> Option<(PartitionId, &crate::saga::status::Command)> {
+        let flight = self.flights.get(&command)?;
+        Some((flight.saga.branch(key).partition(), &flight.saga.command))
+    }
+
+    /// A call has an outcome. The coordinator hears of it where the record says so, else at once.
+    pub fn on_outcome(&mut self, command: CommandId, key: CallKey, outcome: Outcome, now: Place) {
+        let Some(flight) = self.flights.get_mut(&command) else { return };
+        if matches!(outcome, Outcome::NothingDone) {
+            // What was cancelled before it came never comes.
+            flight.sent.remove(&tried(key));
+        }
+        let at = Moment::at_participant(now.0, String::new());
+        flight.done.insert(key, (outcome, at, false));
+        if self.slots.heard.get(&key.id(command)).is_none_or(|heard| *heard <= now) {
+            self.on_heard(command, key, now);
+        }
+    }
+
+    /// The coordinator hears of a call, if it has an outcome.
+    pub fn on_heard(&mut self, command: CommandId, key: CallKey, now: Place) {
+        let Some(flight) = self.flights.get_mut(&command) else { return };
+        let Some((outcome, recorded, is_heard)) = flight.done.get_mut(&key) else { return };
+        if std::mem::replace(is_heard, true) {
+            return;
+        }
+        let advanced = flight.saga.clone().advance(key, outcome, recorded, &Moment::at_home(now.0, now.2));
+        match advanced {
+            Ok(Advance::GoesOn(saga)) => {
+                flight.saga = *saga;
+                self.send(command, now);
+            }
+            Ok(Advance::Finished(_)) => drop(self.flights.remove(&command)),
+            // Too late to matter.
+            Err(_) => {}
+        }
+    }
+
+    /// Makes the calls that have become due.
+    fn send(&mut self, command: CommandId, now: Place) {
+        let Some(flight) = self.flights.get_mut(&command) else { return };
+        for key in flight.saga.due() {
+            if ATTEMPTS_MAX < key.attempt || !flight.sent.insert(key) {
+                continue;
+            }
+            let is_to_come = |key: CallKey| self.slots.calls.get(&key.id(command)).filter(|slot| now < **slot);
+            if is_to_come(key).is_some() {
+                continue;
+            }
+            let pause = if key.attempt == 0 { 1 } else { (AGAIN << (key.attempt - 1).min(6)).min(AGAIN_MAX) };
+            let mut time = Micros(now.0.0.saturating_add(pause));
+            // A cancel without a place of its own: what it cancels may be on its way, and the participant has answered after that.
+            if let Some(slot) = is_to_come(tried(key)).filter(|_| key.call == Call::Undo) {
+                time = time.max(Micros(slot.0.0.saturating_add(1)));
+            }
+            self.counter += 1;
+            let place = (time, flight.saga.branch(key).partition().0, 0);
+            self.agenda.insert((place, self.counter), (command, key));
+        }
+    }
+
+    /// The next call that the record does not have, up to a time.
+    pub fn next_call(&mut self, until: Micros) -> Option<(Place, CommandId, CallKey)> {
+        let entry = self.agenda.first_entry()?;
+        let ((place, _), (command, key)) = (*entry.key(), *entry.get());
+        if until < place.0 {
+            return None;
+        }
+        entry.remove();
+        Some((place, command, key))
+    }
+}
+
+/// The call that a cancel cancels.
+fn tried(key: CallKey) -> CallKey {
+    CallKey { call: Call::Do, attempt: 0, ..key }
+}

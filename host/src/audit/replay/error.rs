@@ -1,0 +1,41 @@
+//! Why a replay is inconclusive. What it *finds* is in its report.
+
+use crate::audit::error::AuditError;
+use crate::ids::{JournalIndex, ModuleId, PartitionId};
+use crate::machine::replica::ApplyError;
+use crate::sequencer::decide::HostFault;
+
+/// No verdict can be given; exit code 3.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayFault {
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    #[error("the candidate is a module of the machine `{found}`, and the history is of `{expected}`")]
+    OtherMachine { expected: String, found: String },
+    #[error(
+        "entry {index} of partition {partition} was decided under schema {schema}, which the candidate (schema {candidate}) does not \
+         accept: add {schema} to its ACCEPTS and read what that schema recorded"
+    )]
+    Schema { partition: PartitionId, index: JournalIndex, schema: u32, candidate: u32 },
+    #[error("module {} cannot be loaded: {reason}", id.short())]
+    Module { id: ModuleId, reason: String },
+    #[error(
+        "the candidate cannot apply what is recorded in entry {index} of partition {partition}, so there are no rows to decide on: \
+         {reason}"
+    )]
+    Apply { partition: PartitionId, index: JournalIndex, reason: String },
+    #[error(
+        "entry {index} of partition {partition} is not as it was recorded ({source}): run `statehouse audit verify` first"
+    )]
+    History { partition: PartitionId, index: JournalIndex, source: ApplyError },
+    #[error("entry {index} of partition {partition} comes before any activation")]
+    NoModule { partition: PartitionId, index: JournalIndex },
+    #[error(transparent)]
+    Host(#[from] HostFault),
+    #[error("{0}")]
+    Request(String),
+    #[error("there is no command at {position}: name the position of one of its events, or of its rejection")]
+    NoCommand { position: String },
+    #[error("a thread of the replay ended before its partition")]
+    Thread,
+}

@@ -1,0 +1,492 @@
+//! The isolated walk over one partition: every batch is decided again on the rows that the recorded events give, compared, and discarded.
+//!
+//! ```text
+//! entry ─▶ plan again ─▶ decide on the candidate's rows ─▶ compare ─▶ differences ─▶ control: the recorded module on its own rows
+//!   └────▶ the candidate applies the recorded events to its rows; the digest tells whether they are still the recorded ones
+//! ```
+//! As long as they are, one set of rows serves both modules. Where the history activates a module of the candidate's row schema, the
+//! recorded rows are the candidate's from then on. It does not know other partitions.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use statehouse_abi::ops::OpsBlock;
+use statehouse_abi::rows::WritesBlock;
+
+use crate::audit::error::AuditError;
+use crate::audit::replay::Meter;
+use crate::audit::replay::class::{Class, Decision};
+use crate::audit::replay::error::ReplayFault;
+use crate::audit::replay::examine::{command_of, deciding_side, recorded_side, rows_before, short};
+use crate::audit::replay::history::{History, Journaled};
+use crate::audit::replay::judge::{Found, Judged, Task, apply_all, judge};
+use crate::audit::replay::plans::{Facts, Item, Places, items_of};
+use crate::audit::replay::render::{self, About, time_text};
+use crate::audit::replay::report::{Brief, Covered, Difference};
+use crate::audit::replay::request::{Mode, Request, Seen};
+use crate::audit::replay::state::{State, is_of_host};
+use crate::audit::replay::tally::{Place, Tally};
+use crate::ids::{Micros, ModuleId};
+use crate::machine::entry::{Batch, Entry, EntryKind, Part};
+use crate::machine::journal::{Journal, Verdict};
+use crate::machine::logic::Logic;
+use crate::machine::replay::ReplayError;
+use crate::machine::replica::{Applied, ApplyError, no_writes, positions_before};
+
+/// A partition under an isolated replay.
+pub struct Walk<'a> {
+    pub(super) history: &'a dyn History,
+    pub(super) request: &'a Request,
+    pub(super) places: Places,
+    pub(super) journal: Journal,
+    /// The module that decides at `journal`.
+    pub(super) recorder: Option<Arc<dyn Logic>>,
+    /// As the record has them.
+    pub(super) recorded: State,
+    /// The candidate's, where they are others.
+    pub(super) own: Option<State>,
+    pub(super) tally: Tally,
+    covered: Covered,
+}
+
+/// What a walk leaves.
+pub struct Walked {
+    pub tally: Tally,
+    pub covered: Covered,
+    /// The candidate's rows at the end: its `apply` over the recorded events.
+    pub state: State,
+}
+
+/// Whether the walk goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    GoesOn,
+    Ends,
+}
+
+/// Walks over a partition.
+pub fn walk(
+    history: &dyn History,
+    request: &Request,
+    places: Places,
+    opened: &dyn Journaled,
+    meter: &Meter<'_>,
+) -> Result<Walked, ReplayFault> {
+    let mut walk = Walk::new(history, request, places, opened.genesis());
+    for entry in opened.entries() {
+        let entry = entry?;
+        let decided = walk.tally.counts.decisions;
+        let flow = walk.on_entry(&entry)?;
+        (meter.on_done)(entry.payload().len() as u64, walk.tally.counts.decisions - decided);
+        if flow == Flow::Ends {
+            break;
+        }
+    }
+    Ok(walk.finish())
+}
+
+impl<'a> Walk<'a> {
+    pub fn new(history: &'a dyn History, request: &'a Request, places: Places, genesis: Journal) -> Self {
+        let covered = Covered {
+            partition: places.here,
+            entries: 0,
+            void_entries: 0,
+            first_index: 0,
+            last_index: 0,
+            head: genesis.head.to_string(),
+            time: 0,
+            position: genesis.position(places.here, 0).to_string(),
+            module: ModuleId::ZERO,
+            activation: 0,
+        };
+        let (recorded, tally) = (State::default(), Tally::default());
+        Self { history, request, places, journal: genesis, recorder: None, recorded, own: None, tally, covered }
+    }
+
+    pub fn on_entry(&mut self, entry: &Entry) -> Result<Flow, ReplayFault> {
+        let verdict = self.journal.judge(entry).map_err(|error| self.not_replayed(error.into()))?;
+        let Verdict::Effective(after) = verdict else {
+            self.covered.void_entries += 1;
+            return Ok(Flow::GoesOn);
+        };
+        if self.request.to.is_some_and(|to| to < entry.header().time) {
+            return Ok(Flow::Ends);
+        }
+        let schema_before = self.journal.schema;
+        self.journal = after;
+        match entry.header().kind {
+            EntryKind::Activate => self.on_activation(entry, schema_before)?,
+            EntryKind::Tick => {}
+            EntryKind::Saga => self.on_progress(entry)?,
+            EntryKind::Batch => self.on_batch(entry)?,
+        }
+        self.covered.entries += 1;
+        Ok(Flow::GoesOn)
+    }
+
+    pub fn finish(mut self) -> Walked {
+        let journal = &self.journal;
+        self.covered.last_index = journal.index.0;
+        self.covered.head = journal.head.to_string();
+        self.covered.time = journal.time.0;
+        self.covered.position = journal.position(self.places.here, 0).to_string();
+        (self.covered.module, self.covered.activation) = (journal.module, journal.activation);
+        let same = self.tally.counts.decisions - self.tally.differing.len() as u64;
+        if 0 < same {
+            self.tally.classes.entry(Class::Same).or_default().count += same;
+        }
+        Walked { tally: self.tally, covered: self.covered, state: self.own.unwrap_or(self.recorded) }
+    }
+
+    fn not_replayed(&self, source: ReplayError) -> ReplayFault {
+        let stream = format!("{}/{}", self.history.machine(), self.places.here);
+        AuditError::Replay { stream, source }.into()
+    }
+
+    fn on_activation(&mut self, entry: &Entry, schema_before: u32) -> Result<(), ReplayFault> {
+        let id = self.journal.module;
+        let recorder = self.history.load(id).map_err(|reason| ReplayFault::Module { id, reason })?;
+        let (schema, candidate) = (recorder.describe().schema, self.request.candidate.describe());
+        if schema != candidate.schema && !candidate.accepts.contains(&schema) {
+            let (partition, index) = (self.places.here, self.journal.index);
+            return Err(ReplayFault::Schema { partition, index, schema, candidate: candidate.schema });
+        }
+        if schema == candidate.schema && schema_before != schema {
+            // From here on the recorded rows are what the candidate would have been given as well.
+            self.own = None;
+        }
+        let migrated = self.recorded.migrate(recorder.as_ref(), schema_before);
+        let index = entry.header().index;
+        let migrated = self.in_history(entry, migrated.map_err(|source| ApplyError::Migration { index, source }))?;
+        let applied = self.in_history(entry, Applied::migrated(entry.clone(), migrated))?;
+        put_all(&mut self.recorded, &applied);
+        self.tally.counts.activations += 1;
+        self.recorder = Some(recorder);
+        Ok(())
+    }
+
+    /// Outcomes of calls: they change the phase status table and no row of a module.
+    fn on_progress(&mut self, entry: &Entry) -> Result<(), ReplayFault> {
+        let applied = self.in_history(entry, Applied::promote(entry.clone(), no_writes(), &self.recorded))?;
+        if self.request.mode == Mode::Cumulative {
+            let place = self.place(entry);
+            for progress in &entry.records().progress {
+                self.tally.slots.heard.entry(progress.key.id(progress.command())).or_insert(place);
+            }
+        }
+        put_all(&mut self.recorded, &applied);
+        Ok(())
+    }
+
+    pub(super) fn place(&self, entry: &Entry) -> Place {
+        (entry.header().time, self.places.here.0, entry.header().index.0)
+    }
+
+    fn in_history<T>(&self, entry: &Entry, result: Result<T, ApplyError>) -> Result<T, ReplayFault> {
+        let index = entry.header().index;
+        result.map_err(|source| ReplayFault::History { partition: self.places.here, index, source })
+    }
+
+    pub(super) fn recorder(&self) -> Result<Arc<dyn Logic>, ReplayFault> {
+        let (partition, index) = (self.places.here, self.journal.index);
+        self.recorder.clone().ok_or(ReplayFault::NoModule { partition, index })
+    }
+
+    fn on_batch(&mut self, entry: &Entry) -> Result<(), ReplayFault> {
+        let recorder = self.recorder()?;
+        let candidate = self.request.candidate.clone();
+        let batch = entry.batch().expect("its kind says so");
+        let is_decided = self.request.from.is_none_or(|from| from <= entry.header().time);
+        let mut judged = Judged::default();
+        if is_decided {
+            let items = items_of(candidate.as_ref(), recorder.as_ref(), entry, self.places, Facts::Kept);
+            let task = self.task(candidate.as_ref(), entry, &batch, &items);
+            judged = judge(&task, self.own.as_ref().unwrap_or(&self.recorded))?;
+            self.count(entry, &batch, &items, judged.found.len());
+            if !judged.found.is_empty() {
+                self.on_found(recorder.as_ref(), entry, &batch, &items, &judged)?;
+            }
+        }
+        let task = self.task(candidate.as_ref(), entry, &batch, &[]);
+        let state = self.own.as_ref().unwrap_or(&self.recorded);
+        match judged.writes {
+            Some(writes) => self.write(entry, &batch, batch.ops.raw(), writes),
+            None => {
+                let (ops, writes) = apply_all(&task, state, &judged.extra)?;
+                self.write(entry, &batch, &ops, writes)
+            }
+        }
+    }
+
+    pub(super) fn task<'t>(
+        &self,
+        logic: &'t dyn Logic,
+        entry: &'t Entry,
+        batch: &'t Batch<'t>,
+        items: &'t [Item],
+    ) -> Task<'t> {
+        Task { logic, partition: self.places.here, entry, batch, items }
+    }
+
+    fn count(&mut self, entry: &Entry, batch: &Batch<'_>, items: &[Item], found_count: usize) {
+        if self.covered.first_index == 0 {
+            self.covered.first_index = entry.header().index.0;
+        }
+        let decider = entry.header().decider;
+        if self.tally.deciders.last() != Some(&decider) && !self.tally.deciders.contains(&decider) {
+            self.tally.deciders.push(decider);
+        }
+        let counts = &mut self.tally.counts;
+        counts.events += batch.outcome.event_count() as u64;
+        let mut decisions = 0;
+        for (group, item) in items.iter().enumerate() {
+            let part = entry.part(batch.ops.group(group).command);
+            self.tally.coverage.count(batch, group, part);
+            if matches!(item, Item::Fact) {
+                counts.facts += 1;
+                continue;
+            }
+            decisions += 1;
+            match part {
+                Part::Call(_) => counts.calls += 1,
+                Part::Whole | Part::Start | Part::End => counts.commands += 1,
+            }
+        }
+        counts.decisions += decisions;
+        self.tally.timeline.count(entry.header().time, Class::Same, decisions - found_count as u64);
+        if self.request.mode == Mode::Cumulative {
+            let place = self.place(entry);
+            for origin in &entry.records().origins {
+                self.tally.slots.calls.entry(origin.key.id(origin.parent())).or_insert(place);
+            }
+        }
+    }
+
+    /// The control first: what the recorded module decides otherwise as well, on the rows that it had, is none of the candidate's doing.
+    fn on_found(
+        &mut self,
+        recorder: &dyn Logic,
+        entry: &Entry,
+        batch: &Batch<'_>,
+        items: &[Item],
+        judged: &Judged,
+    ) -> Result<(), ReplayFault> {
+        let candidate = self.request.candidate.clone();
+        let drifted: BTreeSet<usize> = if recorder.id() == candidate.id() {
+            judged.found.iter().map(|found| found.group).collect()
+        } else {
+            let control = items_of(recorder, recorder, entry, self.places, Facts::Kept);
+            let control = judge(&self.task(recorder, entry, batch, &control), &self.recorded)?;
+            control.found.iter().map(|found| found.group).collect()
+        };
+        for found in &judged.found {
+            let class = if drifted.contains(&found.group) { Class::HostDrift } else { found.class };
+            self.tally.differing.insert((self.places.here.0, entry.header().index.0, found.group));
+            let task = self.task(candidate.as_ref(), entry, batch, items);
+            self.report(&task, recorder, class, found, judged)?;
+        }
+        Ok(())
+    }
+
+    fn report(
+        &mut self,
+        task: &Task<'_>,
+        recorder: &dyn Logic,
+        class: Class,
+        found: &Found,
+        judged: &Judged,
+    ) -> Result<(), ReplayFault> {
+        let (entry, batch) = (task.entry, task.batch);
+        let recorded = Decision::recorded(batch, found.group);
+        if !is_reported(self.request, entry, batch, found.group, [recorded.code(), found.decision.code()]) {
+            self.tally.counts.filtered_out += 1;
+            return Ok(());
+        }
+        let is_root = self.is_root(recorder, batch, found.group);
+        self.tally.count(class, is_root, entry.header().time);
+        let place = self.place(entry);
+        let is_first = !self.tally.first.contains_key(&class);
+        if !is_first && !self.tally.has_room() {
+            return Ok(());
+        }
+        let brief = self.brief(entry, batch, found.group, class, is_root, [&recorded, &found.decision]);
+        if is_first {
+            let own = self.own.as_ref().unwrap_or(&self.recorded);
+            let rows = rows_before(task, own, found.group, &judged.extra)?;
+            let control = self.task(recorder, entry, batch, &[]);
+            let rows_recorded = rows_before(&control, &self.recorded, found.group, &judged.extra)?;
+            let difference = self.difference(brief.clone(), entry, batch, found.group, recorder, |about| {
+                Ok([
+                    recorded_side(&control, &rows_recorded, found.group, about),
+                    deciding_side(task, &rows, found.group, &found.decision, about)?,
+                ])
+            })?;
+            self.tally.first.insert(class, (place, difference));
+        }
+        if self.tally.has_room() {
+            self.tally.briefs.push((place, brief));
+        }
+        Ok(())
+    }
+
+    /// A difference is a consequence of an earlier one where rows of one schema have come apart and the group reads such a row.
+    fn is_root(&self, recorder: &dyn Logic, batch: &Batch<'_>, group: usize) -> bool {
+        let Some(own) = &self.own else { return true };
+        if recorder.describe().schema != self.request.candidate.describe().schema {
+            return true;
+        }
+        let group = batch.ops.group(group);
+        let ops = (group.first_op..group.first_op + group.op_count).map(|at| batch.ops.op(at as usize));
+        let mut keys = ops.flat_map(|op| op.keyrefs()).map(|key| batch.ops.key(key as usize));
+        keys.all(|key| own.find(key) == self.recorded.find(key))
+    }
+
+    pub(super) fn brief(
+        &self,
+        entry: &Entry,
+        batch: &Batch<'_>,
+        group: usize,
+        class: Class,
+        is_root: bool,
+        [recorded, candidate]: [&Decision; 2],
+    ) -> Brief {
+        let number = batch.ops.group(group).command;
+        let command = batch.command(number as usize);
+        let (id, part) = command_of(entry, command.id, number);
+        let n = positions_before(&batch.outcome, group);
+        Brief {
+            class,
+            position: self.journal.position(self.places.here, n).to_string(),
+            time: entry.header().time.0,
+            id: id.to_string(),
+            command: command.name.to_owned(),
+            part,
+            is_root,
+            recorded_outcome: short(recorded),
+            candidate_outcome: short(candidate),
+        }
+    }
+
+    pub(super) fn difference(
+        &self,
+        brief: Brief,
+        entry: &Entry,
+        batch: &Batch<'_>,
+        group: usize,
+        recorder: &dyn Logic,
+        sides: impl FnOnce(About<'_>) -> Result<[crate::audit::replay::report::Side; 2], ReplayFault>,
+    ) -> Result<Difference, ReplayFault> {
+        let number = batch.ops.group(group).command;
+        let command = batch.command(number as usize);
+        let (id, _) = command_of(entry, command.id, number);
+        let time = entry.header().time;
+        let position = brief.position.clone();
+        let about = About { command: &command, id: id.0, time, position: &position };
+        let [recorded, candidate] = sides(about)?;
+        Ok(Difference {
+            brief,
+            partition: self.places.here,
+            at: time_text(time),
+            caller: command.caller.to_owned(),
+            request_id: command.request_id.to_owned(),
+            body: render::body(recorder, about),
+            recorded,
+            candidate,
+        })
+    }
+
+    /// Takes in what the candidate makes of the recorded events, and what the record has.
+    fn write(&mut self, entry: &Entry, batch: &Batch<'_>, ops: &[u8], writes: Vec<u8>) -> Result<(), ReplayFault> {
+        let ops = OpsBlock::parse_trusted(ops).expect("the host wrote this block, or checked it");
+        // Recorded keys come first, so writes to no other key are writes of the recorded block.
+        if self.own.is_none() && WritesBlock::parse(&writes, batch.ops.key_count()).is_ok() {
+            let applied = self.in_history(entry, Applied::promote(entry.clone(), writes.clone(), &self.recorded))?;
+            if applied.digest() == entry.header().digest {
+                put_all(&mut self.recorded, &applied);
+                return Ok(());
+            }
+        }
+        let recorder = self.recorder()?;
+        let rows = self.recorded.fetch(&batch.ops);
+        let applied = Applied::compute(recorder.as_ref(), entry.clone(), &rows, &self.recorded);
+        let applied = self.in_history(entry, applied)?;
+        let is_first = self.own.is_none();
+        let is_same_schema = recorder.describe().schema == self.request.candidate.describe().schema;
+        if is_same_schema && !is_same_writes(&applied, &ops, &writes) {
+            self.on_rows_differ(entry, batch, is_first)?;
+        }
+        self.own.get_or_insert_with(|| self.recorded.clone()).write(&ops, &writes);
+        put_all(&mut self.recorded, &applied);
+        Ok(())
+    }
+
+    fn on_rows_differ(&mut self, entry: &Entry, batch: &Batch<'_>, is_root: bool) -> Result<(), ReplayFault> {
+        let recorder = self.recorder()?;
+        if !is_reported(self.request, entry, batch, 0, [None, None]) {
+            self.tally.counts.filtered_out += 1;
+            return Ok(());
+        }
+        let class = if recorder.id() == self.request.candidate.id() { Class::HostDrift } else { Class::RowsDiffer };
+        self.tally.count(class, is_root, entry.header().time);
+        if self.tally.first.contains_key(&class) {
+            return Ok(());
+        }
+        let recorded = Decision::recorded(batch, 0);
+        let brief = self.brief(entry, batch, 0, class, is_root, [&recorded, &recorded]);
+        let state = self.own.as_ref().unwrap_or(&self.recorded);
+        let candidate = self.request.candidate.clone();
+        let difference = self.difference(brief.clone(), entry, batch, 0, recorder.as_ref(), |about| {
+            let none = Default::default();
+            let sides = [(recorder.as_ref(), &self.recorded), (candidate.as_ref(), state)];
+            let [recorded, candidate] = sides.map(|(logic, state)| {
+                let task = self.task(logic, entry, batch, &[]);
+                Ok::<_, ReplayFault>(recorded_side(&task, &rows_before(&task, state, 0, &none)?, 0, about))
+            });
+            Ok([recorded?, candidate?])
+        })?;
+        let place = self.place(entry);
+        self.tally.first.insert(class, (place, difference));
+        self.tally.briefs.push((place, brief));
+        Ok(())
+    }
+}
+
+/// Whether a filter wants to hear of the group.
+pub fn is_reported(
+    request: &Request,
+    entry: &Entry,
+    batch: &Batch<'_>,
+    group: usize,
+    codes: [Option<&str>; 2],
+) -> bool {
+    if request.filter.is_empty() {
+        return true;
+    }
+    let group = batch.ops.group(group);
+    let command = batch.command(group.command as usize);
+    let (id, _) = command_of(entry, command.id, group.command);
+    let ops = group.first_op..group.first_op + group.op_count;
+    let mut entities: Vec<&[u8]> = ops.map(|at| batch.ops.op(at as usize).entity).collect();
+    if let Some(start) = entry.records().start(group.command) {
+        let steps = start.plan.branches.iter().flat_map(|branch| &branch.steps);
+        entities.extend(steps.map(|step| step.entity.as_slice()));
+    }
+    let time: Micros = entry.header().time;
+    request.filter.accepts(&Seen { id, command: command.name, time, entities: &entities, codes })
+}
+
+fn put_all(state: &mut State, applied: &Applied) {
+    for (key, row) in applied.rows() {
+        state.put(key, row);
+    }
+}
+
+/// Whether both come to the same rows of the module.
+fn is_same_writes(applied: &Applied, ops: &OpsBlock<'_>, writes: &[u8]) -> bool {
+    let mut recorded: Vec<(&[u8], Option<&[u8]>)> = applied.rows().filter(|(key, _)| !is_of_host(key)).collect();
+    let own = WritesBlock::parse(writes, ops.key_count()).expect("checked when it was made");
+    let mut own: Vec<(&[u8], Option<&[u8]>)> = own.writes().map(|(key, row)| (ops.key(key as usize), row)).collect();
+    recorded.sort_unstable();
+    own.sort_unstable();
+    recorded == own
+}

@@ -1,0 +1,247 @@
+//! One recorded batch decided again by one module, group by group beside the record.
+//!
+//! In: an entry, what its groups are planned into, and the rows before it. Out: the groups that are decided otherwise. Up to a difference
+//! the module lives with its own decisions, which are the recorded ones; behind it the rest of the batch is decided on the rows that the
+//! *recorded* events give, so that a difference is never the consequence of the one before. It does not know which module is the candidate.
+
+use statehouse_abi::ops::OpsBlock;
+use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock};
+
+use crate::audit::replay::blocks::{ExtraKeys, add_extra, part_of};
+use crate::audit::replay::class::{Class, Decision};
+use crate::audit::replay::error::ReplayFault;
+use crate::audit::replay::plans::{Item, Planned};
+use crate::audit::replay::state::{Overlay, State};
+use crate::ids::PartitionId;
+use crate::machine::entry::{Batch, Entry};
+use crate::machine::logic::{Fault, Logic, Pace};
+use crate::machine::replica::{ApplyError, apply_checked};
+use crate::sequencer::decide::{Decided, decide};
+use crate::sequencer::submission::PlanView;
+
+/// A batch that is looked at.
+#[derive(Clone, Copy)]
+pub struct Task<'a> {
+    pub logic: &'a dyn Logic,
+    pub partition: PartitionId,
+    pub entry: &'a Entry,
+    pub batch: &'a Batch<'a>,
+    /// One for each group.
+    pub items: &'a [Item],
+}
+
+/// A group that is decided otherwise than it was.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub group: usize,
+    pub class: Class,
+    pub decision: Decision,
+}
+
+/// What deciding a batch again came to.
+#[derive(Default)]
+pub struct Judged {
+    pub found: Vec<Found>,
+    /// Keys that the module needs beside the recorded ones.
+    pub extra: ExtraKeys,
+    /// What `apply` makes of the recorded events; there when everything, down to the keys, is as it was.
+    pub writes: Option<Vec<u8>>,
+}
+
+/// Decides the batch on the rows before it.
+pub fn judge(task: &Task<'_>, state: &State) -> Result<Judged, ReplayFault> {
+    let mut judged = Judged::default();
+    let mut overlay = Overlay::on(state);
+    let group_count = task.items.len();
+    let (mut next, mut chunk) = (0, group_count);
+    while next < group_count {
+        match &task.items[next] {
+            Item::Fact => {
+                next += 1;
+                continue;
+            }
+            Item::Decided(decision) => {
+                judged.compare(task, next, decision.clone(), true);
+                if next + 1 < group_count && is_accepted(task, next) {
+                    apply_recorded(task, &mut overlay, next..next + 1, &judged.extra)?;
+                }
+                next += 1;
+                continue;
+            }
+            Item::Decide(_) => {}
+        }
+        let end = run_end(task.items, next, chunk);
+        let (decided, groups) = decide_run(task, &overlay, next..end)?;
+        if groups.len() == group_count && is_as_recorded(task, &decided) {
+            judged.writes = Some(decided.writes);
+            return Ok(judged);
+        }
+        match judged.compare_run(task, &decided, &groups) {
+            Some(differing) => {
+                if differing + 1 < group_count {
+                    apply_recorded(task, &mut overlay, next..differing + 1, &judged.extra)?;
+                }
+                (next, chunk) = (differing + 1, 1);
+            }
+            None => {
+                let last = *groups.last().expect("a batch has at least one group");
+                if last + 1 < group_count {
+                    let ops = OpsBlock::parse_trusted(&decided.ops).expect("the host wrote this block");
+                    overlay.write(&ops, &decided.writes);
+                }
+                (next, chunk) = (last + 1, chunk.saturating_mul(2));
+            }
+        }
+    }
+    Ok(judged)
+}
+
+/// Where the groups end that can be decided in one go: before one that cannot be decided though it was accepted.
+fn run_end(items: &[Item], start: usize, chunk: usize) -> usize {
+    let limit = items.len().min(start.saturating_add(chunk));
+    let is_decidable = |item: &Item| !matches!(item, Item::Decided(_));
+    items[start..limit].iter().position(|item| !is_decidable(item)).map_or(limit, |at| start + at)
+}
+
+/// Decides some groups, facts left out, and says which they are; fewer than asked where an entry would not hold more.
+fn decide_run(
+    task: &Task<'_>,
+    overlay: &Overlay<'_>,
+    groups: std::ops::Range<usize>,
+) -> Result<(Decided, Vec<usize>), ReplayFault> {
+    let mut views: Vec<PlanView<'_>> = Vec::with_capacity(groups.len());
+    let mut numbers = Vec::with_capacity(groups.len());
+    for at in groups {
+        if let Item::Decide(planned) = &task.items[at] {
+            views.push(planned.view());
+            numbers.push(at);
+        }
+    }
+    let context = task.entry.header().context();
+    let fetch = |ops: &OpsBlock<'_>| Ok::<_, ReplayFault>(overlay.fetch(ops));
+    let decided = decide(task.logic, context, &views, fetch)?;
+    numbers.truncate(decided.plan_count);
+    Ok((decided, numbers))
+}
+
+/// Down to the bytes, keys included: then its writes are those of the recorded events.
+fn is_as_recorded(task: &Task<'_>, decided: &Decided) -> bool {
+    decided.plan_count == task.items.len()
+        && decided.ops == task.batch.ops.raw()
+        && decided.outcome == task.batch.outcome.raw()
+        && task.items.iter().all(|item| matches!(item, Item::Decide(planned) if planned.is_alike))
+}
+
+fn is_accepted(task: &Task<'_>, group: usize) -> bool {
+    matches!(task.batch.outcome.group(group), GroupOutcome::Events { .. })
+}
+
+impl Judged {
+    /// Compares groups with the record, up to the first difference that leaves other rows behind; its number is returned.
+    fn compare_run(&mut self, task: &Task<'_>, decided: &Decided, groups: &[usize]) -> Option<usize> {
+        let ops = OpsBlock::parse_trusted(&decided.ops).expect("the host wrote this block");
+        let is_keys_alike = decided.ops == task.batch.ops.raw();
+        for (at, group) in groups.iter().copied().enumerate() {
+            if !is_keys_alike {
+                add_extra(&mut self.extra, task.batch, group, &ops, at);
+            }
+            let Item::Decide(planned) = &task.items[group] else { continue };
+            let decision = decision_of(decided, &ops, at);
+            let is_effect_here = decision.is_accepted() || is_accepted(task, group);
+            if self.compare(task, group, decision, planned.is_alike) && is_effect_here {
+                return Some(group);
+            }
+        }
+        None
+    }
+
+    /// Whether the decision differs from the recorded one; it is noted then.
+    fn compare(&mut self, task: &Task<'_>, group: usize, decision: Decision, is_alike: bool) -> bool {
+        let recorded = Decision::recorded(task.batch, group);
+        let class = Class::of(&recorded, &decision, is_alike);
+        if class == Class::Same {
+            return false;
+        }
+        self.found.push(Found { group, class, decision });
+        true
+    }
+}
+
+/// What the module decides about one command alone, on these rows.
+pub fn decide_alone(task: &Task<'_>, rows: &Overlay<'_>, planned: &Planned) -> Result<Decision, ReplayFault> {
+    let fetch = |ops: &OpsBlock<'_>| Ok::<_, ReplayFault>(rows.fetch(ops));
+    let decided = decide(task.logic, task.entry.header().context(), &[planned.view()], fetch)?;
+    let ops = OpsBlock::parse_trusted(&decided.ops).expect("the host wrote this block");
+    Ok(decision_of(&decided, &ops, 0))
+}
+
+/// What was decided about the group with this number among the decided ones.
+pub fn decision_of(decided: &Decided, ops: &OpsBlock<'_>, at: usize) -> Decision {
+    let outcome = OutcomeBlock::parse_trusted(&decided.outcome).expect("the outcome was checked when it was made");
+    match outcome.group(at) {
+        GroupOutcome::Events { first, count } => {
+            let first_op = ops.group(at).first_op;
+            let event = |at: u32| {
+                let event = outcome.event(at as usize);
+                (event.op - first_op, event.payload.to_vec())
+            };
+            Decision::Accepted { events: (first..first + count).map(event).collect() }
+        }
+        GroupOutcome::Rejected(bytes) => {
+            let rejected = Decision::rejected(bytes);
+            // What the host rejects itself has a diagnostic beside it.
+            match (decided.diagnostics.iter().find(|(plan, _)| *plan == at), rejected) {
+                (Some((_, diagnostic)), Decision::Rejected { code, .. }) => {
+                    Decision::Trapped { code, diagnostic: diagnostic.clone() }
+                }
+                (_, rejected) => rejected,
+            }
+        }
+        GroupOutcome::NeedsKeys => unreachable!("a decided batch needs no keys"),
+    }
+}
+
+/// Writes what the recorded events of some groups come to under the module.
+pub fn apply_recorded(
+    task: &Task<'_>,
+    overlay: &mut Overlay<'_>,
+    groups: std::ops::Range<usize>,
+    extra: &ExtraKeys,
+) -> Result<(), ReplayFault> {
+    let (ops, outcome) = part_of(task.batch, groups, extra);
+    let parsed = OpsBlock::parse_trusted(&ops).expect("the host wrote this block");
+    let writes = apply(task, &ops, &overlay.fetch(&parsed), &outcome)?;
+    overlay.write(&parsed, &writes);
+    Ok(())
+}
+
+/// Writes of the whole batch's recorded events under the module: the block's ops, with more keys where it needs them, and its WRITES.
+pub fn apply_all(task: &Task<'_>, state: &State, extra: &ExtraKeys) -> Result<(Vec<u8>, Vec<u8>), ReplayFault> {
+    let (ops, outcome) = if extra.is_empty() {
+        (task.batch.ops.raw().to_vec(), task.batch.outcome.raw().to_vec())
+    } else {
+        part_of(task.batch, 0..task.batch.ops.group_count(), extra)
+    };
+    let parsed = OpsBlock::parse_trusted(&ops).expect("the host wrote this block, or checked it");
+    let writes = apply(task, &ops, &state.fetch(&parsed), &outcome)?;
+    Ok((ops, writes))
+}
+
+fn apply(task: &Task<'_>, ops: &[u8], rows: &[u8], outcome: &[u8]) -> Result<Vec<u8>, ReplayFault> {
+    let (logic, entry) = (task.logic, task.entry);
+    let applied = match apply_checked(logic, Pace::Fast, entry, ops, rows, outcome) {
+        // The watchdog sees wall-clock time, which says nothing of the module: ask again, metered.
+        Err(ApplyError::Fault { fault: Fault::Watchdog, .. }) => {
+            apply_checked(logic, Pace::Metered, entry, ops, rows, outcome)
+        }
+        other => other,
+    };
+    applied.map_err(|error| ReplayFault::Apply {
+        partition: task.partition,
+        index: entry.header().index,
+        reason: match error {
+            ApplyError::Fault { fault: Fault::Trap { text, .. }, .. } => text,
+            other => other.to_string(),
+        },
+    })
+}

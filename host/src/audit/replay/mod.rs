@@ -1,0 +1,201 @@
+//! `audit replay`: recorded history planned, decided and applied again by a candidate module, and every difference reported.
+//!
+//! ```text
+//! history ─▶ isolated walk of each partition, in parallel ─▶ tallies ─┬─────────────────────────────▶ report
+//!                                                                     └─▶ cumulative simulation ─────▶ report
+//! ```
+//! In: a history and a candidate. Out: a report. It runs the code that leaders and replicas run, and changes nothing anywhere.
+//! Refusals at ingress are not in the log, so no replay can say anything about them.
+
+pub mod request;
+pub mod class;
+pub mod report;
+pub mod coverage;
+pub mod timeline;
+pub mod error;
+pub mod history;
+mod state;
+mod plans;
+mod blocks;
+mod judge;
+mod render;
+mod examine;
+mod tally;
+mod isolated;
+mod cumulative;
+mod rows;
+pub mod explain;
+pub mod html;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use statehouse_abi::describe::Describe;
+
+pub use class::Class;
+pub use error::ReplayFault;
+pub use history::{FolderHistory, History, Journaled};
+pub use report::{Report, Verdict};
+pub use request::{Filter, Mode, Request};
+
+use crate::audit::error::AuditError;
+use crate::audit::replay::isolated::{Walked, walk};
+use crate::audit::replay::plans::Places;
+use crate::audit::replay::report::{FORMAT, ModuleFacts};
+use crate::audit::replay::state::State;
+use crate::audit::replay::tally::Tally;
+use crate::ids::{ModuleId, PartitionId};
+use crate::machine::logic::Logic;
+
+/// Is told how far a replay is; from several threads.
+pub struct Meter<'m> {
+    /// Bytes of journal that there are, once they are known.
+    pub on_begin: &'m (dyn Fn(u64) + Sync),
+    /// Bytes that are done since the last call, and decisions made again in them.
+    pub on_done: &'m (dyn Fn(u64, u64) + Sync),
+}
+
+/// Replays the history under the candidate.
+///
+/// # Errors
+/// Nothing can be said: what is missing, or cannot be read.
+pub fn run(history: &dyn History, request: &Request, meter: &Meter<'_>) -> Result<Report, ReplayFault> {
+    let partitions = check(history, request)?;
+    let opened = in_parallel(request.jobs, &partitions, |partition| Ok(history.open(*partition)?))?;
+    let bytes: u64 = opened.iter().map(|opened| opened.byte_count()).sum();
+    let passes = if request.mode == Mode::Cumulative { 2 } else { 1 };
+    (meter.on_begin)(bytes * passes);
+    let numbers: Vec<usize> = (0..partitions.len()).collect();
+    let count = history.partition_count();
+    let walked = in_parallel(request.jobs, &numbers, |at| {
+        let places = Places { here: partitions[*at], count };
+        walk(history, request, places, opened[*at].as_ref(), meter)
+    })?;
+    let mut tally = Tally::default();
+    let (mut covered, mut states): (Vec<_>, Vec<State>) = (Vec::new(), Vec::new());
+    for Walked { tally: own, covered: partition, state } in walked {
+        tally.merge(own);
+        covered.push(partition);
+        states.push(state);
+    }
+    let current = covered.iter().max_by_key(|covered| covered.activation).map(|covered| covered.module);
+    let current = current.filter(|module| *module != ModuleId::ZERO).ok_or(AuditError::NoModule)?;
+    let mut rows = None;
+    if request.mode == Mode::Cumulative {
+        let opened: Vec<&dyn Journaled> = opened.iter().map(AsRef::as_ref).collect();
+        let simulated = cumulative::simulate(history, request, &opened, std::mem::take(&mut tally), meter)?;
+        rows = Some(rows::differences(request.candidate.as_ref(), &states, &simulated.states));
+        tally = simulated.tally;
+    }
+    assemble(history, request, tally, covered, current, rows)
+}
+
+/// The partitions that are asked for.
+fn check(history: &dyn History, request: &Request) -> Result<Vec<PartitionId>, ReplayFault> {
+    let found = &request.candidate.describe().name;
+    if found != history.machine() {
+        return Err(ReplayFault::OtherMachine { expected: history.machine().to_owned(), found: found.clone() });
+    }
+    let count = history.partition_count();
+    if request.mode == Mode::Cumulative && (request.from.is_some() || request.partition.is_some()) {
+        let why = "a cumulative replay begins with the first entry and needs all partitions: leave out --from and --partition";
+        return Err(ReplayFault::Request(why.to_owned()));
+    }
+    match request.partition {
+        None => Ok((0..count).map(PartitionId).collect()),
+        Some(partition) if partition.0 < count => Ok(vec![partition]),
+        Some(PartitionId(partition)) => {
+            Err(AuditError::NoPartition { machine: history.machine().to_owned(), partition }.into())
+        }
+    }
+}
+
+/// Does something about each item on so many threads, and gives the results in the order of the items.
+fn in_parallel<I: Sync, T: Send>(
+    jobs: usize,
+    items: &[I],
+    work: impl Fn(&I) -> Result<T, ReplayFault> + Sync,
+) -> Result<Vec<T>, ReplayFault> {
+    let next = AtomicUsize::new(0);
+    let results: Mutex<Vec<Option<Result<T, ReplayFault>>>> = Mutex::new(items.iter().map(|_| None).collect());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.clamp(1, items.len().max(1)) {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(item) = items.get(at) else { return };
+                    let result = work(item);
+                    results.lock()[at] = Some(result);
+                }
+            });
+        }
+    });
+    results.into_inner().into_iter().map(|result| result.unwrap_or(Err(ReplayFault::Thread))).collect()
+}
+
+fn assemble(
+    history: &dyn History,
+    request: &Request,
+    tally: Tally,
+    partitions: Vec<report::Covered>,
+    current: ModuleId,
+    rows: Option<report::RowDifferences>,
+) -> Result<Report, ReplayFault> {
+    let load = |id: ModuleId| history.load(id).map_err(|reason| ReplayFault::Module { id, reason });
+    let current = load(current)?;
+    let deciders = tally.deciders.iter().map(|id| load(*id)).collect::<Result<Vec<Arc<dyn Logic>>, _>>()?;
+    let facts = |logic: &Arc<dyn Logic>| ModuleFacts::of(logic.id(), logic.describe());
+    let mut declared: Vec<&Describe> = deciders.iter().map(|logic| logic.describe()).collect();
+    declared.push(request.candidate.describe());
+    let mut first: Vec<_> = tally.first.into_values().collect();
+    first.sort_by_key(|(place, _)| *place);
+    Ok(Report {
+        format: FORMAT,
+        cluster: history.cluster(),
+        machine: history.machine().to_owned(),
+        mode: request.mode,
+        candidate: facts(&request.candidate),
+        current: facts(&current),
+        deciders: deciders.iter().map(facts).collect(),
+        is_whole: request.filter.is_empty() && request.from.is_none() && request.partition.is_none(),
+        notes: notes(request, &tally.counts),
+        partitions,
+        counts: tally.counts,
+        classes: tally.classes,
+        first: first.into_iter().map(|(_, difference)| difference).collect(),
+        differences: tally.briefs.into_iter().map(|(_, brief)| brief).collect(),
+        coverage: tally.coverage.named(&declared),
+        timeline: tally.timeline,
+        rows,
+    })
+}
+
+fn notes(request: &Request, counts: &report::Counts) -> Vec<String> {
+    let mut notes = vec![
+        "Refusals at ingress are not in the log: nothing is said about requests that were never planned.".to_owned(),
+        "A command that never occurs in the history proves nothing about the candidate: see the coverage.".to_owned(),
+    ];
+    if 0 < counts.facts {
+        notes.push(format!(
+            "{} rejections were the host's own (budget, trap, cancelled call); they are facts and were not decided again.",
+            counts.facts
+        ));
+    }
+    if !request.filter.is_empty() {
+        notes.push(format!("A filter leaves out {} differences.", counts.filtered_out));
+    }
+    if request.from.is_some() || request.to.is_some() {
+        notes.push("Only a part of the history was decided again: see the partitions.".to_owned());
+    }
+    if request.mode == Mode::Cumulative {
+        notes.push(
+            "Cumulative: commands are decided at the times and in the batches of the record; what would then have been sent otherwise \
+             by clients cannot be known."
+                .to_owned(),
+        );
+    }
+    notes
+}

@@ -1,0 +1,312 @@
+//! The report of a replay: its JSON is these types, field by field, and its schema is what is said here.
+//!
+//! In: nothing; it is filled by the walk. Out: JSON, and what the terminal page, the HTML page and the certificate show. Hashes and bytes are
+//! lower-case hexadecimal text, times are microseconds since 1970 UTC beside their RFC 3339 text, there is no float anywhere.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::Value as Json;
+use statehouse_abi::describe::Describe;
+
+use crate::audit::replay::class::Class;
+use crate::audit::replay::coverage::Coverage;
+use crate::audit::replay::request::Mode;
+use crate::audit::replay::timeline::Timeline;
+use crate::ids::{ModuleId, PartitionId};
+
+/// Version of the JSON.
+pub const FORMAT: u32 = 1;
+/// Differences that are listed one by one; all are counted.
+pub const LISTED_MAX: usize = 1_000;
+
+/// What a replay found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// [`FORMAT`].
+    pub format: u32,
+    pub cluster: String,
+    pub machine: String,
+    pub mode: Mode,
+    pub candidate: ModuleFacts,
+    /// The module that was active at the end of what is covered.
+    pub current: ModuleFacts,
+    /// Every module that decided something of it, each entry by its own.
+    pub deciders: Vec<ModuleFacts>,
+    /// All partitions from their first entries on, and every difference is reported: what a certificate needs.
+    pub is_whole: bool,
+    pub partitions: Vec<Covered>,
+    pub counts: Counts,
+    /// Of each class that occurs, `same` among them.
+    pub classes: BTreeMap<Class, ClassCount>,
+    /// The first difference of each class, in the order of time.
+    pub first: Vec<Difference>,
+    /// The first [`LISTED_MAX`] differences, in the order of time.
+    pub differences: Vec<Brief>,
+    pub coverage: Coverage,
+    pub timeline: Timeline,
+    /// Of a cumulative replay: the rows that would differ at its end.
+    pub rows: Option<RowDifferences>,
+    /// What a reader must know to judge the rest.
+    pub notes: Vec<String>,
+}
+
+/// A module by its bytes and by what it says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ModuleFacts {
+    pub id: ModuleId,
+    pub name: String,
+    pub version: String,
+    pub schema: u32,
+}
+
+impl ModuleFacts {
+    pub fn of(id: ModuleId, describe: &Describe) -> Self {
+        let Describe { name, version, schema, .. } = describe;
+        Self { id, name: name.clone(), version: version.clone(), schema: *schema }
+    }
+
+    /// `wallet 1.0.1 (980ba77c)`.
+    pub fn text(&self) -> String {
+        format!("{} {} ({})", self.name, self.version, self.id.short())
+    }
+}
+
+/// What of a partition was replayed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Covered {
+    pub partition: PartitionId,
+    /// Effective entries, those before the beginning of the range among them: their events are applied.
+    pub entries: u64,
+    pub void_entries: u64,
+    /// Journal index of the first entry that was decided again, 0 if there is none.
+    pub first_index: u64,
+    /// The last entry: its index, the journal's head after it, and its time.
+    pub last_index: u64,
+    pub head: String,
+    pub time: i64,
+    /// The position after the last entry.
+    pub position: String,
+    pub module: ModuleId,
+    /// Number of the last activation, as `system` counts them.
+    pub activation: u64,
+}
+
+/// How much was done.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Counts {
+    /// Groups that were decided again: whole commands, first branches, and calls.
+    pub decisions: u64,
+    /// Of these, those of commands that clients sent.
+    pub commands: u64,
+    /// Of these, calls of other partitions' commands.
+    pub calls: u64,
+    /// Recorded events that were applied.
+    pub events: u64,
+    /// Rejections by the host (budget, trap, cancelled call): taken as they are, not decided again.
+    pub facts: u64,
+    /// Activations that were met.
+    pub activations: u64,
+    /// Differences that the filter leaves out.
+    pub filtered_out: u64,
+    /// Of a cumulative replay: commands on several partitions that are not over at its end.
+    pub in_flight: u64,
+}
+
+impl Counts {
+    pub(super) fn add(&mut self, other: &Self) {
+        self.decisions += other.decisions;
+        self.commands += other.commands;
+        self.calls += other.calls;
+        self.events += other.events;
+        self.facts += other.facts;
+        self.activations += other.activations;
+        self.filtered_out += other.filtered_out;
+        self.in_flight += other.in_flight;
+    }
+}
+
+/// How often a class occurs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ClassCount {
+    pub count: u64,
+    /// Differences of their own: the rows that were read are those of the record.
+    pub root: u64,
+    /// Consequences of earlier differences: the rows that were read differ.
+    pub knock_on: u64,
+}
+
+/// A difference in one line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Brief {
+    pub class: Class,
+    pub position: String,
+    pub time: i64,
+    pub id: String,
+    pub command: String,
+    /// `whole`, `start`, `step 2`, `undo of step 1`.
+    pub part: String,
+    pub is_root: bool,
+    /// `accepted`, or the code of the rejection.
+    pub recorded_outcome: String,
+    pub candidate_outcome: String,
+}
+
+/// A difference in full, both sides rendered by their modules.
+#[derive(Clone, Debug, Serialize)]
+pub struct Difference {
+    #[serde(flatten)]
+    pub brief: Brief,
+    pub partition: PartitionId,
+    /// RFC 3339.
+    pub at: String,
+    pub caller: String,
+    pub request_id: String,
+    /// The recorded canonical body, rendered.
+    pub body: Json,
+    pub recorded: Side,
+    pub candidate: Side,
+}
+
+/// One module's view of a command.
+#[derive(Clone, Debug, Serialize)]
+pub struct Side {
+    pub module: ModuleFacts,
+    /// `accepted`, `rejected`, `refused`, `trapped` or `not asked`.
+    pub outcome: &'static str,
+    /// Of a rejection, a refusal or a trap.
+    pub code: Option<String>,
+    pub detail: Option<String>,
+    /// What the module said when it failed.
+    pub panic: Option<String>,
+    /// Innermost function first.
+    pub backtrace: Vec<String>,
+    pub ops: Vec<OpText>,
+    /// Rendered by the module.
+    pub events: Vec<Json>,
+    /// All rows that were read, before and after.
+    pub rows: Vec<RowChange>,
+}
+
+/// A step, as bytes: what they mean is the module's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OpText {
+    pub entity: String,
+    /// `step` or `undo`.
+    pub role: &'static str,
+    pub bytes: String,
+}
+
+/// A row before and after, rendered; null where there is none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RowChange {
+    pub entity: String,
+    pub key: String,
+    pub before: Json,
+    pub after: Json,
+}
+
+/// The rows that would differ at the end.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RowDifferences {
+    pub count: u64,
+    /// The first [`LISTED_MAX`] of them, by partition and key.
+    pub listed: Vec<RowDifference>,
+    /// Numbers in them that differ, the greatest difference first; at most [`LISTED_MAX`].
+    pub numbers: Vec<NumberDifference>,
+}
+
+/// A row that would be another one.
+#[derive(Clone, Debug, Serialize)]
+pub struct RowDifference {
+    pub partition: PartitionId,
+    pub entity: String,
+    pub key: String,
+    /// What the recorded events give, rendered by the candidate; null where there is no row.
+    pub recorded: Json,
+    /// What the candidate's own decisions give.
+    pub candidate: Json,
+}
+
+/// A number in a rendered row that would be another one, such as a balance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NumberDifference {
+    pub entity: String,
+    /// Where it stands in the rendered row: `balances.USD`.
+    pub path: String,
+    pub recorded: String,
+    pub candidate: String,
+    /// The candidate's minus the recorded one.
+    pub difference: String,
+}
+
+impl Report {
+    /// Differences of all classes.
+    pub fn difference_count(&self) -> u64 {
+        self.classes.iter().filter(|(class, _)| **class != Class::Same).map(|(_, found)| found.count).sum()
+    }
+
+    pub fn count_of(&self, class: Class) -> u64 {
+        self.classes.get(&class).map_or(0, |found| found.count)
+    }
+}
+
+/// What a replay comes to, given what was approved beforehand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing differs: exit code 0.
+    Same,
+    /// What differs was approved, class by class with its count: 1.
+    Approved,
+    /// 2.
+    Unapproved,
+    /// The recorded module does not decide as recorded, or nothing was decided at all: 3.
+    Inconclusive,
+}
+
+impl Verdict {
+    /// `approved` has each class with the count that is expected of it.
+    pub fn of(report: &Report, approved: &BTreeMap<Class, u64>) -> Self {
+        if report.count_of(Class::HostDrift) > 0 || report.counts.decisions == 0 {
+            return Self::Inconclusive;
+        }
+        let differing = report.classes.iter().filter(|(class, found)| **class != Class::Same && found.count > 0);
+        let mut is_same = true;
+        for (class, found) in differing {
+            is_same = false;
+            if approved.get(class) != Some(&found.count) {
+                return Self::Unapproved;
+            }
+        }
+        let is_missing = |(class, count): (&Class, &u64)| *count > 0 && report.count_of(*class) != *count;
+        match (is_same, approved.iter().any(is_missing)) {
+            // More was approved than there is: whoever approved it has seen something else.
+            (_, true) => Self::Unapproved,
+            (true, false) => Self::Same,
+            (false, false) => Self::Approved,
+        }
+    }
+
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Same => 0,
+            Self::Approved => 1,
+            Self::Unapproved => 2,
+            Self::Inconclusive => 3,
+        }
+    }
+
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Same => "same: the candidate decides all of it as it was decided",
+            Self::Approved => "approved: all differences are those that were approved",
+            Self::Unapproved => {
+                "NOT approved: approve what is intended with --approve CLASS=COUNT, and correct the module otherwise"
+            }
+            Self::Inconclusive => {
+                "INCONCLUSIVE: nothing was decided again, or the recorded module does not decide here what it decided then; look at the \
+                 range, run `statehouse audit verify`, and compare the machine and the version of the host"
+            }
+        }
+    }
+}

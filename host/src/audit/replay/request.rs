@@ -1,0 +1,84 @@
+//! What is asked of a replay: which module, which part of the history, what of the differences is reported.
+//!
+//! In: words and positions. Out: questions that the walk asks of each entry and each difference. It does not know the command line.
+
+use std::sync::Arc;
+
+use crate::ids::{CommandId, Micros, PartitionId};
+use crate::machine::logic::Logic;
+
+/// How the candidate lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Each decision is made on what the recorded events gave, compared, and discarded.
+    Isolated,
+    /// The candidate lives with the consequences of its own decisions, in all partitions.
+    Cumulative,
+}
+
+impl Mode {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Isolated => "isolated",
+            Self::Cumulative => "cumulative",
+        }
+    }
+}
+
+/// A replay to be carried out.
+#[derive(Clone)]
+pub struct Request {
+    pub candidate: Arc<dyn Logic>,
+    pub mode: Mode,
+    /// Entries before this time are applied and not decided again.
+    pub from: Option<Micros>,
+    /// Entries after this time are left out. All entries up to a time are a consistent cut of all partitions.
+    pub to: Option<Micros>,
+    /// Only this partition; all without it.
+    pub partition: Option<PartitionId>,
+    pub filter: Filter,
+    /// How many partitions are replayed at once.
+    pub jobs: usize,
+}
+
+/// Which differences are reported; what is decided does not depend on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    pub entity: Option<String>,
+    pub id: Option<CommandId>,
+    /// Of a rejection, on either side.
+    pub code: Option<String>,
+    pub command: Option<String>,
+    pub after: Option<Micros>,
+    pub before: Option<Micros>,
+}
+
+/// What a filter looks at.
+pub struct Seen<'a> {
+    pub id: CommandId,
+    pub command: &'a str,
+    pub time: Micros,
+    pub entities: &'a [&'a [u8]],
+    pub codes: [Option<&'a str>; 2],
+}
+
+impl Filter {
+    /// The words of `--where`, for errors and help.
+    pub const KEYS: &'static str = "account, id, code, command, after, before";
+
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    pub fn accepts(&self, seen: &Seen<'_>) -> bool {
+        let is_entity = |wanted: &String| seen.entities.contains(&wanted.as_bytes());
+        let is_code = |wanted: &String| seen.codes.contains(&Some(wanted.as_str()));
+        self.entity.as_ref().is_none_or(is_entity)
+            && self.code.as_ref().is_none_or(is_code)
+            && self.id.is_none_or(|id| id == seen.id)
+            && self.command.as_ref().is_none_or(|command| command == seen.command)
+            && self.after.is_none_or(|after| after <= seen.time)
+            && self.before.is_none_or(|before| seen.time <= before)
+    }
+}

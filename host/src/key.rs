@@ -1,0 +1,178 @@
+//! A node's key: signs what the node vouches for, so that it can be checked where the node is not.
+//!
+//! In: bytes. Out: Ed25519 signatures. The key is one file in the data folder, `node.key`: 64 hexadecimal digits, readable by its owner only,
+//! made when it is first needed. Whoever copies the folder copies the key. It does not know what is signed.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use ed25519_dalek::{Signature as Raw, Signer, SigningKey, VerifyingKey};
+
+const FILE: &str = "node.key";
+
+/// The private half. It is never printed.
+pub struct NodeKey(SigningKey);
+
+/// The public half, by which others know the node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PublicKey([u8; 32]);
+
+/// A signature of some bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Signature([u8; 64]);
+
+/// Why there is no key, or text is none.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{} is not a key: it must hold 64 hexadecimal digits", path.display())]
+    Malformed { path: PathBuf },
+    #[error("{} can be read by others (mode {mode:o}): make it private with `chmod 600`", path.display())]
+    Exposed { path: PathBuf, mode: u32 },
+    #[error("`{0}` is not hexadecimal text of the right length")]
+    Hex(String),
+}
+
+impl NodeKey {
+    /// The key of a data folder; made when there is none, and durable on return.
+    pub fn of_folder(folder: &Path) -> Result<Self, KeyError> {
+        let path = folder.join(FILE);
+        match Self::read(&path) {
+            Err(KeyError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Self::create(&path),
+            read => read,
+        }
+    }
+
+    /// The key in a file.
+    pub fn read(path: &Path) -> Result<Self, KeyError> {
+        let io = |source| KeyError::Io { path: path.to_owned(), source };
+        let mode = std::fs::metadata(path).map_err(io)?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(KeyError::Exposed { path: path.to_owned(), mode });
+        }
+        let text = std::fs::read_to_string(path).map_err(io)?;
+        let seed = decode::<32>(text.trim()).ok_or_else(|| KeyError::Malformed { path: path.to_owned() })?;
+        Ok(Self(SigningKey::from_bytes(&seed)))
+    }
+
+    /// Under another name first, so that a key is there whole or not at all; of two that make one, the first wins.
+    fn create(path: &Path) -> Result<Self, KeyError> {
+        let io = |source| KeyError::Io { path: path.to_owned(), source };
+        let seed: [u8; 32] = rand::random();
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let partial = folder.join(format!("{FILE}.{}", std::process::id()));
+        let write = || -> std::io::Result<()> {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+            file.write_all(format!("{}\n", encode(&seed)).as_bytes())?;
+            file.sync_all()?;
+            let linked = std::fs::hard_link(&partial, path);
+            std::fs::remove_file(&partial)?;
+            match linked {
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+            File::open(folder)?.sync_all()
+        };
+        write().map_err(io)?;
+        Self::read(path)
+    }
+
+    pub fn public(&self) -> PublicKey {
+        PublicKey(self.0.verifying_key().to_bytes())
+    }
+
+    pub fn sign(&self, bytes: &[u8]) -> Signature {
+        Signature(self.0.sign(bytes).to_bytes())
+    }
+}
+
+impl PublicKey {
+    /// Whether this key has signed these bytes.
+    pub fn has_signed(&self, bytes: &[u8], signature: &Signature) -> bool {
+        let key = VerifyingKey::from_bytes(&self.0);
+        key.is_ok_and(|key| key.verify_strict(bytes, &Raw::from_bytes(&signature.0)).is_ok())
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&encode(&self.0))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicKey({self})")
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        decode(text).map(Self).ok_or_else(|| KeyError::Hex(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&encode(&self.0))
+    }
+}
+
+impl fmt::Debug for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Signature({self})")
+    }
+}
+
+impl FromStr for Signature {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        decode(text).map(Self).ok_or_else(|| KeyError::Hex(text.to_owned()))
+    }
+}
+
+fn encode(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn decode<const SIZE: usize>(text: &str) -> Option<[u8; SIZE]> {
+    if text.len() != 2 * SIZE || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut bytes = [0; SIZE];
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::{KeyError, NodeKey};
+
+    #[test]
+    fn a_key_is_made_once_and_is_private() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let first = NodeKey::of_folder(folder.path()).expect("it is made");
+        let again = NodeKey::of_folder(folder.path()).expect("it is read");
+        assert_eq!(first.public(), again.public());
+        let path = folder.path().join("node.key");
+        let mode = std::fs::metadata(&path).expect("it is there").permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600);
+        let signature = first.sign(b"a");
+        assert!(again.public().has_signed(b"a", &signature));
+        assert!(!again.public().has_signed(b"b", &signature));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("it is ours");
+        assert!(matches!(NodeKey::of_folder(folder.path()), Err(KeyError::Exposed { .. })));
+    }
+}
