@@ -14,5 +14,6 @@ mod corruption;
 mod disk_full;
 mod audit;
 mod operation;
+mod upgrade;
 mod replay;
 mod hostile;

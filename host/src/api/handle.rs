@@ -22,7 +22,7 @@ use super::caller::Callers;
 use super::mount::{Mounts, Target};
 use super::problem::{Code, Problem};
 use super::route::{COMMAND_ROLES, Page, QUERY_ROLES, find_host_route, module_path};
-use super::{batch, cluster, command, lookup, openapi, pages, query};
+use super::{batch, cluster, command, lookup, modules, openapi, pages, query};
 use crate::limits::DEADLINE_DEFAULT;
 use crate::router::{Machine, Router};
 use crate::system::Cluster;
@@ -127,6 +127,9 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
             lookup::get(&*named()?, id, &parts.uri, asked).await
         }
         (Page::Commands, _) => lookup::list(&*named()?, &parts.uri),
+        (page, Some(asked)) if page.is_about_modules() => {
+            modules::answer(api, page, &captured, asked, parts, body).await
+        }
         (page, Some(asked)) if page.changes_cluster() => {
             let change = cluster::read(page, captured.first().copied(), parts, body, asked.deadline).await?;
             cluster::make(api, change, asked).await
@@ -137,7 +140,12 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
             | Page::ClusterInit
             | Page::NodeAdd
             | Page::NodeRemove
-            | Page::LeaderTransfer,
+            | Page::LeaderTransfer
+            | Page::Modules
+            | Page::ModuleStage
+            | Page::ModulePrepare
+            | Page::ModuleActivate
+            | Page::ModuleRollback,
             _,
         ) => unreachable!("their routes name roles"),
     }

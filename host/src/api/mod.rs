@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! serve → handle → route ┬→ pages, lookup, openapi        (the host's own)
-//!                        ├→ cluster → system
+//!                        ├→ cluster, modules → system
 //!                        └→ mount → command, batch, query → router → reply
 //! asked: headers · caller: tokens and roles · body: bytes · json: bytes ↔ values · problem: errors → statuses
 //! ```
@@ -23,6 +23,7 @@ mod batch;
 mod query;
 mod lookup;
 mod cluster;
+mod modules;
 mod pages;
 mod openapi;
 mod reply;
@@ -39,6 +40,7 @@ use tokio::sync::Semaphore;
 pub use caller::Callers;
 pub use cluster::{ClusterPage, NodePage, ReplicaPage};
 pub use error::ApiError;
+pub use modules::{ModulePage, ModulesPage, StepPage};
 pub use serve::serve;
 pub use time::{parse_time, print_time};
 

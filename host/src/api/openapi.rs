@@ -19,7 +19,7 @@ use utoipa::openapi::{
 use super::handle::Api;
 use super::route::{HOST_ROUTES, HostRoute, Page};
 use super::url::captures;
-use super::{cluster, pages};
+use super::{cluster, modules, pages};
 use crate::limits::{DEADLINE_DEFAULT, DEADLINE_MAX};
 
 mod shapes;
@@ -103,11 +103,16 @@ fn host_operation(route: &HostRoute) -> Operation {
         let body = body.content("application/x-ndjson", any_content()).content("application/cbor-seq", any_content());
         operation = operation.request_body(Some(body.build())).parameter(deadline_header(DEADLINE_DEFAULT));
     }
-    if let Some(declared) = cluster::schema(route.page) {
+    if route.page == Page::ModuleStage {
+        let body = RequestBodyBuilder::new().required(Some(Required::True));
+        let bytes = ContentBuilder::new().build();
+        operation = operation.request_body(Some(body.content("application/wasm", bytes).build()));
+    }
+    if let Some(declared) = cluster::schema(route.page).or_else(|| modules::schema(route.page)) {
         let body = RequestBodyBuilder::new().required(Some(Required::True));
         operation = operation.request_body(Some(body.content("application/json", content(&declared)).build()));
     }
-    if route.page.changes_cluster() {
+    if route.page.changes_cluster() || route.page.is_about_modules() {
         operation = operation.parameter(deadline_header(route.page.deadline_default()));
     }
     if route.roles.is_some() {

@@ -8,9 +8,9 @@
 //! | 400 | `malformed_body` `unknown_field` `duplicate_field` `missing_field` `field_in_path` `wrong_type` `not_integer` `out_of_range` `bad_length` `not_listed` `bad_uuid` `bad_name` `too_many_items` `too_deep` – `pointer` and `field` name the place |
 //! | 400 | `bad_path` `bad_parameter` `unknown_parameter` `bad_header` `unknown_command` `empty_batch` |
 //! | 401 403 | `unauthenticated` · `forbidden` |
-//! | 404 | `not_found` (no such route) · `unknown_machine` `unknown_node` `unknown_partition` |
+//! | 404 | `not_found` (no such route) · `unknown_machine` `unknown_node` `unknown_partition` `unknown_module` |
 //! | 405 408 410 413 415 | `method_not_allowed` · `body_timeout` · `position_gone` · `body_too_large` · `wrong_content_type` |
-//! | 409 | `cluster_exists` `node_id_used` `no_peer` `node_refused`: the cluster, or a node, is not in a state for this change |
+//! | 409 | `cluster_exists` `node_id_used` `no_peer` `node_refused`: the cluster, or a node, is not in a state for this change · `step_refused`: what a module lacks for its next step, and how to get it |
 //! | 422 | `invalid_change`: of the cluster · `id_reused`: the id is known with other content, `fields` differ |
 //! | 429 | `rejection_limit` – not accepted, `Retry-After` |
 //! | 500 | `internal` (a bug of the host) · `module_fault` (of the module) |
@@ -63,12 +63,14 @@ pub enum Code {
     UnknownMachine,
     UnknownNode,
     UnknownPartition,
+    UnknownModule,
     MethodNotAllowed,
     BodyTimeout,
     ClusterExists,
     NodeIdUsed,
     NoPeer,
     NodeRefused,
+    StepRefused,
     PositionGone,
     HistoryReleased,
     OutcomeReleased,
@@ -124,6 +126,8 @@ impl Code {
             Self::UnknownMachine => ("unknown_machine", 404, "There is no such machine"),
             Self::UnknownNode => ("unknown_node", 404, "There is no such node"),
             Self::UnknownPartition => ("unknown_partition", 404, "There is no such partition"),
+            Self::UnknownModule => ("unknown_module", 404, "There is no such module"),
+            Self::StepRefused => ("step_refused", 409, "The module cannot take this step now"),
             Self::MethodNotAllowed => ("method_not_allowed", 405, "The method does not work here"),
             Self::BodyTimeout => ("body_timeout", 408, "The body did not arrive in time"),
             Self::ClusterExists => ("cluster_exists", 409, "The node belongs to a cluster"),
@@ -384,6 +388,9 @@ impl From<ClusterError> for Problem {
             ClusterError::NodeIdUsed(_) => Code::NodeIdUsed,
             ClusterError::UnknownNode(_) => Code::UnknownNode,
             ClusterError::UnknownPartition(_) => Code::UnknownPartition,
+            ClusterError::UnknownMachine(_) => Code::UnknownMachine,
+            ClusterError::UnknownModule(_) => Code::UnknownModule,
+            ClusterError::StepRefused(_) => Code::StepRefused,
             ClusterError::Refused { .. } => Code::NodeRefused,
             ClusterError::Unreachable { .. } => Code::NodeUnreachable,
             ClusterError::Deadline => Code::ChangeUnfinished,

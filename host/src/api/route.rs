@@ -18,6 +18,8 @@ pub const COMMAND_ROLES: u32 = role::CLIENT | role::TREASURY;
 pub const QUERY_ROLES: u32 = role::ALL;
 /// The roles that may change the cluster.
 const CHANGE_ROLES: u32 = role::OPERATOR | role::ADMIN;
+/// The roles that may make a module known.
+const STAGE_ROLES: u32 = role::DEVELOPER | role::OPERATOR | role::ADMIN;
 const WATCH_ROLES: u32 = role::AUDITOR | role::DEVELOPER | role::OPERATOR | role::ADMIN;
 
 /// What a route shows or does.
@@ -34,6 +36,11 @@ pub enum Page {
     NodeAdd,
     NodeRemove,
     LeaderTransfer,
+    Modules,
+    ModuleStage,
+    ModulePrepare,
+    ModuleActivate,
+    ModuleRollback,
     Health,
     Ready,
     Metrics,
@@ -45,9 +52,16 @@ impl Page {
         matches!(self, Self::ClusterInit | Self::NodeAdd | Self::NodeRemove | Self::LeaderTransfer)
     }
 
+    pub const fn is_about_modules(self) -> bool {
+        matches!(
+            self,
+            Self::Modules | Self::ModuleStage | Self::ModulePrepare | Self::ModuleActivate | Self::ModuleRollback
+        )
+    }
+
     /// How long a client waits that does not say how long. Changes of the cluster wait for other nodes.
     pub const fn deadline_default(self) -> Duration {
-        if self.changes_cluster() { DEADLINE_MAX } else { DEADLINE_DEFAULT }
+        if self.changes_cluster() || self.is_about_modules() { DEADLINE_MAX } else { DEADLINE_DEFAULT }
     }
 }
 
@@ -83,6 +97,41 @@ pub const HOST_ROUTES: &[HostRoute] = &[
     route(Method::GET, "/v1/{machine}/events", Page::Events, Some(QUERY_ROLES), "The events as they happen"),
     route(Method::GET, "/v1/machines", Page::Machines, Some(WATCH_ROLES), "All machines"),
     route(Method::GET, "/v1/machines/{machine}", Page::Machine, Some(WATCH_ROLES), "One machine"),
+    route(
+        Method::GET,
+        "/v1/machines/{machine}/modules",
+        Page::Modules,
+        Some(WATCH_ROLES),
+        "The modules of a machine, and every step of their lives",
+    ),
+    route(
+        Method::POST,
+        "/v1/machines/{machine}/modules",
+        Page::ModuleStage,
+        Some(STAGE_ROLES),
+        "Makes a module known; the body is its bytes",
+    ),
+    route(
+        Method::POST,
+        "/v1/machines/{machine}/modules/{id}/prepare",
+        Page::ModulePrepare,
+        Some(CHANGE_ROLES),
+        "Has every node compile and try a module",
+    ),
+    route(
+        Method::POST,
+        "/v1/machines/{machine}/modules/{id}/activate",
+        Page::ModuleActivate,
+        Some(CHANGE_ROLES),
+        "Makes a module the active one",
+    ),
+    route(
+        Method::POST,
+        "/v1/machines/{machine}/modules/{id}/rollback",
+        Page::ModuleRollback,
+        Some(CHANGE_ROLES),
+        "Goes back to a module that was active",
+    ),
     route(Method::GET, "/v1/cluster", Page::Cluster, Some(WATCH_ROLES), "The cluster as this node sees it"),
     route(Method::POST, "/v1/cluster/init", Page::ClusterInit, Some(CHANGE_ROLES), "Founds a cluster of these nodes"),
     route(Method::POST, "/v1/cluster/nodes", Page::NodeAdd, Some(CHANGE_ROLES), "Takes a node into the cluster"),

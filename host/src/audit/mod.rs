@@ -10,6 +10,7 @@ pub mod balance;
 pub mod list;
 pub mod replay;
 pub mod certificate;
+pub mod gate;
 
 pub use error::AuditError;
 pub use source::{PartitionSource, Source};

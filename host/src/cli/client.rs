@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use bytes::Bytes;
+use clap::Args;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::handshake;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
@@ -23,6 +24,28 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 const ANSWER_TIME_MAX: Duration = DEADLINE_MAX.saturating_add(Duration::from_secs(5));
 /// An answer beyond this is not one of a node.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// Which node is asked, and who asks.
+#[derive(Args, Debug)]
+pub struct Asked {
+    /// The REST API of a node; any of the cluster will do
+    #[arg(long, default_value = "http://127.0.0.1:8080")]
+    pub url: String,
+    /// A token with the role operator or admin, where tokens are configured
+    #[arg(long, env = "STATEHOUSE_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+}
+
+impl Asked {
+    /// # Errors
+    /// See [`Client::new`].
+    pub fn client(&self) -> anyhow::Result<Client> {
+        Client::new(&self.url, self.token.clone())
+    }
+}
+
+/// The type and the bytes of a request's body.
+type Content = (&'static str, Bytes);
 
 /// A node to ask.
 #[derive(Debug)]
@@ -59,6 +82,11 @@ impl Client {
 
     /// Sends one request; an answer that is no success is an error with the words of the node.
     pub async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
+        self.send_content(method, path, body.map(|body| ("application/json", body.to_string().into()))).await
+    }
+
+    /// The same with a body of another type.
+    pub async fn send_content(&self, method: Method, path: &str, body: Option<Content>) -> anyhow::Result<Value> {
         let (status, bytes) = self.exchange_in_time(method, path, body).await?;
         let json: Option<Value> = serde_json::from_slice(&bytes).ok();
         match json {
@@ -72,7 +100,7 @@ impl Client {
         &self,
         method: Method,
         path: &str,
-        body: Option<&Value>,
+        body: Option<Content>,
     ) -> anyhow::Result<(StatusCode, Bytes)> {
         timeout(ANSWER_TIME_MAX, self.exchange(method, path, body)).await.map_err(|_| {
             let waited = ANSWER_TIME_MAX.as_secs();
@@ -80,7 +108,7 @@ impl Client {
         })?
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<(StatusCode, Bytes)> {
+    async fn exchange(&self, method: Method, path: &str, body: Option<Content>) -> anyhow::Result<(StatusCode, Bytes)> {
         let authority = &self.authority;
         let connect = timeout(CONNECT_TIME_MAX, TcpStream::connect(authority));
         let unreachable = || format!("no node answers at http://{authority}; is it running? name another with --url");
@@ -92,10 +120,13 @@ impl Client {
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
-        if body.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json");
-        }
-        let body = body.map_or_else(Bytes::new, |body| body.to_string().into());
+        let body = match body {
+            Some((content_type, bytes)) => {
+                request = request.header(CONTENT_TYPE, content_type);
+                bytes
+            }
+            None => Bytes::new(),
+        };
         let request = request.body(Full::new(body)).context("--token has characters that a header cannot carry")?;
         let broke_off = || format!("http://{authority} broke the connection off; ask again, or another node");
         let answer = sender.send_request(request).await.with_context(broke_off)?;

@@ -87,9 +87,17 @@ pub enum ClusterError {
     NodeIdUsed(NodeId),
     #[error("node {0} is not of this cluster")]
     UnknownNode(NodeId),
+    /// A step of a module's life for which something is missing; it says what.
+    #[error("{0}")]
+    StepRefused(String),
     /// A recorded refusal of the machine `system`.
     #[error("{detail}")]
     Rejected { code: String, detail: String },
+    #[error("there is no machine `{0}`")]
+    UnknownMachine(String),
+    /// In words.
+    #[error("{0}")]
+    UnknownModule(String),
     #[error("there is no partition {0}")]
     UnknownPartition(String),
     #[error("node {node} refused: {reason}")]
@@ -274,13 +282,23 @@ impl Cluster {
     /// The machine `system` and the directory, as of now.
     async fn check_founded(&self, deadline: Instant) -> Result<(Arc<Machine>, Directory), ClusterError> {
         self.check_peers()?;
+        let (system, directory) = self.directory_now(deadline).await?;
+        if directory.is_founded() { Ok((system, directory)) } else { Err(ClusterError::NoCluster) }
+    }
+
+    pub(super) fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+
+    /// The machine `system` and the directory, as of now; also of a node that is alone.
+    pub(super) async fn directory_now(&self, deadline: Instant) -> Result<(Arc<Machine>, Directory), ClusterError> {
         let system = self.host.system.read().clone().ok_or(ClusterError::NoCluster)?;
         let partition = self.host.system_partition().ok_or(ClusterError::NoCluster)?;
         partition.read_linearizable(deadline).await.map_err(|_| ClusterError::Deadline)?;
         let read = self.host.read_directory(&partition);
         read.map_err(|error| ClusterError::Invalid(error.to_string()))?;
         let directory = self.host.directory.borrow().clone();
-        if directory.is_founded() { Ok((system, directory)) } else { Err(ClusterError::NoCluster) }
+        Ok((system, directory))
     }
 }
 

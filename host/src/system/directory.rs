@@ -9,6 +9,7 @@ use statehouse_abi::key::split_key;
 use crate::ids::NodeId;
 use crate::store::{StoreError, View};
 use crate::system::logic::{MachineRow, SystemRow, read_row, system_prefix};
+use crate::system::module_row::ModulesRow;
 
 /// Nodes and machines at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct Directory {
     /// Ids that will never be given again.
     pub retired: BTreeSet<NodeId>,
     pub machines: BTreeMap<String, MachineRow>,
+    /// By machine.
+    pub modules: BTreeMap<String, ModulesRow>,
 }
 
 impl Directory {
@@ -31,6 +34,9 @@ impl Directory {
                 }
                 Some(SystemRow::Machine(name, row)) => {
                     directory.machines.insert(name, row);
+                }
+                Some(SystemRow::Modules(machine, row)) => {
+                    directory.modules.insert(machine, row);
                 }
                 None => {}
             }

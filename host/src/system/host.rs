@@ -79,6 +79,8 @@ pub struct Host {
     pub system: RwLock<Option<Arc<Machine>>>,
     /// Replicas that are being sent a snapshot, or closed to install it: nobody else opens these.
     pub receiving: Mutex<BTreeSet<GroupName>>,
+    /// Modules that this node is preparing, with their machine.
+    pub preparing: Mutex<BTreeSet<(String, ModuleId)>>,
     /// Held while the node becomes part of a cluster.
     pub joining: Mutex<()>,
     pub stopping: CancellationToken,
@@ -138,7 +140,12 @@ impl Host {
 
     async fn open_machine(self: &Arc<Self>, name: &str, row: &MachineRow) -> Result<(), NodeError> {
         let machine = match self.router.find_machine(name) {
-            Some(machine) => machine,
+            Some(machine) => {
+                if machine.module_id() != ModuleId(row.module) {
+                    machine.set_active(self.find_module(ModuleId(row.module)).await?);
+                }
+                machine
+            }
             None => {
                 let active = self.find_module(ModuleId(row.module)).await?;
                 let machine = self.machine(name, row.partitions, active);
@@ -295,7 +302,7 @@ impl Host {
     }
 
     /// A module from this node's registry, or else from another node; waits until one has it.
-    async fn find_module(self: &Arc<Self>, id: ModuleId) -> Result<Arc<dyn Logic>, NodeError> {
+    pub async fn find_module(self: &Arc<Self>, id: ModuleId) -> Result<Arc<dyn Logic>, NodeError> {
         let modules = HostModules::new(self);
         let finding = tokio::task::spawn_blocking(move || modules.find(id)).await;
         Ok(finding.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)

@@ -1,7 +1,7 @@
 //! The logic of the machine `system`: which nodes there are, which machines, of how many partitions, and which module is theirs.
 //!
-//! In: `found_cluster`, `add_node`, `remove_node`, `create_machine`. Out: one row with all nodes, one per machine. It is written against
-//! the SDK like any module and runs natively.
+//! In: `found_cluster`, `add_node`, `remove_node`, `create_machine`, and the steps of a module's life, whose rules are in `module_row`. Out:
+//! one row with all nodes, two per machine. It is written against the SDK like any module and runs natively.
 
 use statehouse_abi::key::key;
 use statehouse_guest::borsh::{self, BorshDeserialize, BorshSerialize};
@@ -10,8 +10,12 @@ use statehouse_guest::{
     Rejections, Tx, Value, View, module, role,
 };
 
-use crate::ids::ModuleId;
+use crate::ids::{Micros, ModuleId};
 use crate::limits::SLOT_COUNT;
+use crate::system::module_row::{
+    ActivateModule, MODULES, Mode, ModulePrepared, ModulesRow, PrepareModule, StageModule, Step, StepRow, Wish,
+    modules_suffix, step_value,
+};
 
 /// Name of the machine whose partition 0 holds what the cluster knows of itself.
 pub const SYSTEM: &str = "system";
@@ -73,6 +77,18 @@ pub enum Command {
     /// Creates a machine
     #[command(path = "machines", response = CreateMachine)]
     CreateMachine(CreateMachine),
+    /// Makes a module known
+    #[command(path = "modules/stage", response = StageModule)]
+    StageModule(StageModule),
+    /// Asks all nodes to prepare a module
+    #[command(path = "modules/prepare", response = PrepareModule)]
+    PrepareModule(PrepareModule),
+    /// Says what came of it on a node
+    #[command(path = "modules/prepared", response = ModulePrepared)]
+    ModulePrepared(ModulePrepared),
+    /// Makes a module the active one
+    #[command(path = "modules/activate", response = ActivateModule)]
+    ActivateModule(ActivateModule),
 }
 
 #[derive(Rejections)]
@@ -92,6 +108,39 @@ pub enum Rejection {
     /// The last node
     #[rejection(status = 409, detail = "the last node cannot be removed")]
     LastNode,
+    /// No such machine
+    #[rejection(status = 404, detail = "there is no machine {machine}")]
+    UnknownMachine { machine: String },
+    /// Not staged
+    #[rejection(
+        status = 404,
+        detail = "the module {module} was not staged: send its bytes first, with `statehouse module stage`"
+    )]
+    NotStaged { module: String },
+    /// It is active
+    #[rejection(status = 409, detail = "the module is active already")]
+    AlreadyActive,
+    /// Another one became active
+    #[rejection(
+        status = 409,
+        detail = "another module became active meanwhile: look at `statehouse module log`, and ask again"
+    )]
+    OtherActive,
+    /// It was never active
+    #[rejection(status = 409, detail = "the module was never active, so there is nothing to go back to: activate it")]
+    NeverActive,
+    /// A node has not prepared it
+    #[rejection(
+        status = 409,
+        detail = "the module is not prepared on {nodes}: run `statehouse module prepare`, and look at what it says there"
+    )]
+    NotPrepared { nodes: String },
+    /// No proof
+    #[rejection(
+        status = 409,
+        detail = "there is no certificate: make one with `statehouse audit replay --certificate`, or say `--without-proof`"
+    )]
+    NotProved,
 }
 
 /// What `system` knows of a machine.
@@ -141,15 +190,33 @@ pub enum Op {
     AddNode { node: NodeRow },
     RemoveNode { id: u64 },
     CreateMachine { name: String, partitions: u32, module: [u8; 32] },
+    Module { machine: String, module: [u8; 32], by: String, wish: Wish },
 }
 
 #[derive(BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
 pub enum Event {
-    ClusterFounded { nodes: Vec<NodeRow> },
-    NodeAdded { node: NodeRow },
-    NodeRemoved { id: u64 },
-    MachineCreated { name: String, row: MachineRow },
+    ClusterFounded {
+        nodes: Vec<NodeRow>,
+    },
+    NodeAdded {
+        node: NodeRow,
+    },
+    NodeRemoved {
+        id: u64,
+    },
+    MachineCreated {
+        name: String,
+        row: MachineRow,
+    },
+    /// `number` is that of the last activation, or of this one.
+    ModuleStepped {
+        machine: String,
+        module: [u8; 32],
+        by: String,
+        wish: Wish,
+        number: u64,
+    },
 }
 
 pub struct System;
@@ -164,6 +231,7 @@ impl Module for System {
         Named { name: "NodeAdded", summary: "A node was taken in" },
         Named { name: "NodeRemoved", summary: "A node was removed for good" },
         Named { name: "MachineCreated", summary: "A machine was created" },
+        Named { name: "ModuleStepped", summary: "A module was staged, prepared or activated" },
     ];
 
     type Command = Command;
@@ -174,8 +242,14 @@ impl Module for System {
     type Tally = ();
 
     fn plan(command: &Command, caller: &Caller<'_>, planner: &mut Planner<'_, Op>) -> Result<(), Refusal> {
-        if !caller.has_role(role::ADMIN) && !caller.has_role(role::OPERATOR) {
+        let stages = matches!(command, Command::StageModule(_)) && caller.has_role(role::DEVELOPER);
+        if !stages && !caller.has_role(role::ADMIN) && !caller.has_role(role::OPERATOR) {
             return Err(refusal("forbidden", 403, "only an operator or an admin changes the cluster", None));
+        }
+        if let Some((machine, op)) = plan_module(command, caller)? {
+            let modules = modules_suffix(&machine);
+            planner.step(op, CLUSTER).key(NODES).key(ACTIVATIONS).key(machine.as_bytes()).key(modules);
+            return Ok(());
         }
         let op = match command {
             Command::FoundCluster(found) => {
@@ -189,10 +263,14 @@ impl Module for System {
             Command::AddNode(node) => Op::AddNode { node: node_row(node) },
             Command::RemoveNode(remove) => Op::RemoveNode { id: remove.id.unsigned_abs() },
             Command::CreateMachine(create) => plan_machine(create)?,
+            Command::StageModule(_)
+            | Command::PrepareModule(_)
+            | Command::ModulePrepared(_)
+            | Command::ActivateModule(_) => unreachable!("planned before"),
         };
         let step = planner.step(op, CLUSTER).key(NODES);
         if let Command::CreateMachine(create) = command {
-            step.key(ACTIVATIONS).key(create.name.as_bytes());
+            step.key(ACTIVATIONS).key(create.name.as_bytes()).key(modules_suffix(&create.name));
         }
         Ok(())
     }
@@ -216,6 +294,17 @@ impl Module for System {
                 let row = MachineRow { partitions: *partitions, module: *module, activation: last + 1, founders };
                 events.emit(Event::MachineCreated { name: name.clone(), row });
             }
+            Op::Module { machine, module, by, wish } => {
+                let unknown = Rejection::UnknownMachine { machine: machine.clone() };
+                let row: MachineRow = view.read(machine.as_bytes()).ok_or(unknown)?;
+                let modules: ModulesRow = view.read(modules_suffix(machine)).unwrap_or_default();
+                let nodes: Vec<u64> = known.nodes.iter().map(|node| node.id).collect();
+                modules.check(&row, *module, wish, &nodes)?;
+                let last: u64 = view.read(ACTIVATIONS).unwrap_or(0);
+                let number = last + u64::from(matches!(wish, Wish::Activate { .. }));
+                let (machine, by, wish) = (machine.clone(), by.clone(), wish.clone());
+                events.emit(Event::ModuleStepped { machine, module: *module, by, wish, number });
+            }
         }
         Ok(())
     }
@@ -236,6 +325,20 @@ impl Module for System {
             Event::MachineCreated { name, row } => {
                 tx.write(name.as_bytes(), row);
                 tx.write(ACTIVATIONS, &row.activation);
+                let what = Step::Created { number: row.activation };
+                let mut modules = ModulesRow::default();
+                modules.step(StepRow { time: tx.time(), by: "node".to_owned(), module: row.module, what });
+                tx.write(modules_suffix(name), &modules);
+                return;
+            }
+            Event::ModuleStepped { machine, module, by, wish, number } => {
+                let mut modules: ModulesRow = tx.read(modules_suffix(machine)).unwrap_or_default();
+                modules.grant(*module, wish, by, Micros(tx.time()), *number);
+                tx.write(modules_suffix(machine), &modules);
+                if let (Wish::Activate { .. }, Some(row)) = (wish, tx.read::<MachineRow>(machine.as_bytes())) {
+                    tx.write(machine.as_bytes(), &MachineRow { module: *module, activation: *number, ..row });
+                    tx.write(ACTIVATIONS, number);
+                }
                 return;
             }
         }
@@ -254,6 +357,10 @@ impl Module for System {
         if suffix == NODES {
             return borsh::from_slice::<NodesRow>(row).map_or(Value::Null, |row| nodes_value(&row.nodes));
         }
+        if suffix.starts_with(MODULES.as_bytes()) {
+            let read = borsh::from_slice::<ModulesRow>(row);
+            return read.map_or(Value::Null, |row| Value::Array(row.steps.iter().map(step_value).collect()));
+        }
         match borsh::from_slice::<MachineRow>(row) {
             Ok(row) => machine_value(&String::from_utf8_lossy(suffix), &row),
             Err(_) => Value::Null,
@@ -266,11 +373,41 @@ fn plan_machine(create: &CreateMachine) -> Result<Op, Refusal> {
         let detail = "a machine has at most 4096 partitions";
         return Err(refusal("too_many_partitions", 422, detail, Some("partitions")));
     }
-    let module: ModuleId = create
-        .module
-        .parse()
-        .map_err(|_| refusal("invalid_module", 422, "the module's id is 64 hexadecimal digits", Some("module")))?;
+    let module = parse_module(&create.module)?;
     Ok(Op::CreateMachine { name: create.name.clone(), partitions: create.partitions, module: module.0 })
+}
+
+/// The op of a step in a module's life; nothing when the command is about something else.
+fn plan_module(command: &Command, caller: &Caller<'_>) -> Result<Option<(String, Op)>, Refusal> {
+    let (machine, module, wish) = match command {
+        Command::StageModule(StageModule { machine, module, version, schema, size }) => {
+            let wish = Wish::Stage { version: version.clone(), schema: *schema, size: *size };
+            (machine, module, wish)
+        }
+        Command::PrepareModule(PrepareModule { machine, module }) => (machine, module, Wish::Prepare),
+        Command::ModulePrepared(ModulePrepared { machine, module, node, engine, problem }) => {
+            let (engine, problem) = (engine.clone(), problem.clone());
+            (machine, module, Wish::Prepared { node: node.unsigned_abs(), engine, problem })
+        }
+        Command::ActivateModule(ActivateModule { machine, module, mode, current, proof }) => {
+            let detail = "the mode is proved, without_proof or rollback";
+            let mode = Mode::parse(mode).ok_or_else(|| refusal("invalid_mode", 422, detail, Some("mode")))?;
+            if mode == Mode::WithoutProof && !caller.has_role(role::ADMIN) {
+                return Err(refusal("forbidden", 403, "only an admin activates a module without proof", None));
+            }
+            let from = parse_module(current)?.0;
+            (machine, module, Wish::Activate { from, mode, proof: proof.clone() })
+        }
+        _ => return Ok(None),
+    };
+    let module = parse_module(module)?.0;
+    let by = caller.name.to_owned();
+    Ok(Some((machine.clone(), Op::Module { machine: machine.clone(), module, by, wish })))
+}
+
+fn parse_module(text: &str) -> Result<ModuleId, Refusal> {
+    let detail = "the module's id is 64 hexadecimal digits";
+    text.parse().map_err(|_| refusal("invalid_module", 422, detail, Some("module")))
 }
 
 fn refusal(code: &str, status: u16, detail: &str, field: Option<&str>) -> Refusal {
@@ -287,6 +424,12 @@ fn event_value(event: &Event) -> Value {
         Event::NodeAdded { node } => node_value(node),
         Event::NodeRemoved { id } => Value::map([("id", Value::Int((*id).into()))]),
         Event::MachineCreated { name, row } => machine_value(name, row),
+        Event::ModuleStepped { machine, module, by, wish, number } => {
+            let mut row = ModulesRow::default();
+            row.grant(*module, wish, by, Micros(0), *number);
+            let step = row.steps.first().map_or(Value::Null, step_value);
+            Value::map([("machine", Value::text(machine.as_str())), ("step", step)])
+        }
     }
 }
 
@@ -311,6 +454,8 @@ fn machine_value(name: &str, row: &MachineRow) -> Value {
 pub enum SystemRow {
     Nodes(NodesRow),
     Machine(String, MachineRow),
+    /// Of the machine with this name.
+    Modules(String, ModulesRow),
 }
 
 /// Reads a row of `system`; nothing for those that only count.
@@ -320,6 +465,9 @@ pub fn read_row(suffix: &[u8], row: &[u8]) -> Option<SystemRow> {
         NODES => borsh::from_slice(row).ok().map(SystemRow::Nodes),
         name => {
             let name = std::str::from_utf8(name).ok()?;
+            if let Some(machine) = name.strip_prefix(MODULES) {
+                return Some(SystemRow::Modules(machine.to_owned(), borsh::from_slice(row).ok()?));
+            }
             Some(SystemRow::Machine(name.to_owned(), borsh::from_slice(row).ok()?))
         }
     }

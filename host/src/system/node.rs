@@ -162,6 +162,7 @@ impl Node {
             damaged: RwLock::default(),
             system: RwLock::default(),
             receiving: Mutex::default(),
+            preparing: Mutex::default(),
             joining: Mutex::default(),
             stopping: CancellationToken::new(),
             folder,

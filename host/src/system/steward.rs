@@ -1,7 +1,7 @@
 //! The steward: keeps the groups that this node leads as the directory wants them.
 //!
 //! ```text
-//! founded? → machines created? → per partition led here: first module → members → the leader where it belongs
+//! founded? → machines created? → per partition led here: the module → members → the leader where it belongs
 //! ```
 //! In: the directory, who is reachable, how far followers are. Out: one small change at a time, each of which may be the last before the
 //! process dies: the next leader finds what is left to do. It runs on every node and does nothing for partitions led elsewhere.
@@ -17,15 +17,17 @@ use tokio::time::Instant;
 use crate::consensus::{ConsensusError, GroupMetrics};
 use crate::ids::{CommandId, LogIndex, ModuleId, NodeId};
 use crate::machine::entry::Activation;
-use crate::partition::Partition;
+use crate::partition::{Partition, PartitionError};
 use crate::peer::GroupName;
 use crate::router::Machine;
 use crate::router::answer::{Answer, Caller, CommandRequest};
 use crate::system::cluster::ClusterError;
 use crate::system::directory::Directory;
 use crate::system::host::Host;
+use crate::system::lifecycle::Wanting;
 use crate::system::logic::SYSTEM;
 use crate::system::node::stage;
+use crate::system::prepare;
 
 /// How often the steward looks.
 const ROUND: Duration = Duration::from_millis(100);
@@ -65,6 +67,7 @@ pub async fn run(host: Arc<Host>) {
         let settled = |node: &NodeId| samples.get(node).is_some_and(|sample| SETTLED <= sample.since.elapsed());
         let directory = host.directory.borrow().clone();
         found_and_create(&host, &directory).await;
+        prepare::tend(&host, &directory);
         let led = host.replicas().into_iter().filter(|(_, partition)| partition.is_leader());
         let tended = led.map(|(group, partition)| {
             let (host, directory, settled) = (&host, &directory, &settled);
@@ -131,8 +134,8 @@ async fn tend(
     is_spreading: bool,
     settled: &impl Fn(&NodeId) -> bool,
 ) -> Result<(), ConsensusError> {
-    if !has_module(partition) {
-        activate_first(host, directory, group, partition).await;
+    if let Some((module, number)) = module_wanted(host, directory, group, partition) {
+        activate(host, group, partition, module, number).await;
         return Ok(());
     }
     let raft = partition.group();
@@ -155,19 +158,31 @@ fn has_module(partition: &Partition) -> bool {
     partition.progress().journal.module != ModuleId::ZERO
 }
 
-async fn activate_first(host: &Host, directory: &Directory, group: &GroupName, partition: &Partition) {
-    let (id, number) = if &*group.machine == SYSTEM {
-        let Some(system) = host.system.read().clone() else { return };
-        (system.module_id(), 0)
+/// The module that the partition is to go on with, and the number of its activation; nothing when it does already.
+fn module_wanted(
+    host: &Host,
+    directory: &Directory,
+    group: &GroupName,
+    partition: &Partition,
+) -> Option<(ModuleId, u64)> {
+    let (module, number) = if &*group.machine == SYSTEM {
+        (host.system.read().as_ref()?.module_id(), 0)
     } else {
-        let Some(row) = directory.machines.get(&*group.machine) else { return };
+        let row = directory.machines.get(&*group.machine)?;
         (ModuleId(row.module), row.activation)
     };
-    // It was there when the machine was opened.
-    let Ok(logic) = host.registry.find(id) else { return };
-    let activation = Activation { module: id, schema: logic.describe().schema, number };
-    if let Err(error) = partition.activate(activation, Instant::now() + CHANGE_PATIENCE).await {
-        tracing::debug!(%group, %error, "the first module is to be activated again");
+    let journal = partition.progress().journal;
+    (journal.module == ModuleId::ZERO || journal.activation < number).then_some((module, number))
+}
+
+async fn activate(host: &Host, group: &GroupName, partition: &Partition, module: ModuleId, number: u64) {
+    // Where it is not here yet, it is on its way.
+    let Ok(logic) = host.registry.find(module) else { return };
+    let activation = Activation { module, schema: logic.describe().schema, number };
+    match partition.activate(activation, Instant::now() + CHANGE_PATIENCE).await {
+        Ok(_) => {}
+        Err(error @ PartitionError::NotActivated { .. }) => tracing::error!(%group, %error, "to be tried again"),
+        Err(error) => tracing::debug!(%group, %error, "the module is to be activated again"),
     }
 }
 
@@ -245,15 +260,21 @@ pub fn node_value(id: NodeId, peer: &str) -> Value {
 
 /// A command of the machine `system`, by its path.
 pub async fn command(system: &Machine, path: &str, body: Value, deadline: Instant) -> Result<(), ClusterError> {
+    let caller = Arc::new(Caller { name: "node".to_owned(), roles: role::ALL });
+    command_by(system, path, body, &Wanting { caller, request_id: "steward".into(), deadline }).await
+}
+
+/// The same for somebody whose name is recorded.
+pub async fn command_by(system: &Machine, path: &str, body: Value, wanting: &Wanting) -> Result<(), ClusterError> {
     let describe = system.describe();
     let command = describe.commands.iter().find(|command| command.path == path).expect("the logic has it");
     let request = CommandRequest {
         command: command.name.as_str().into(),
         body: body.to_cbor().expect("the body has no integer over 64 bits"),
         id: CommandId(uuid::Uuid::now_v7().into_bytes()),
-        caller: Arc::new(Caller { name: "node".to_owned(), roles: role::ALL }),
-        request_id: "steward".into(),
-        deadline,
+        caller: wanting.caller.clone(),
+        request_id: wanting.request_id.clone(),
+        deadline: wanting.deadline,
     };
     match system.submit(vec![request]).await.pop() {
         Some(Answer::Done(_)) => Ok(()),

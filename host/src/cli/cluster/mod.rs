@@ -13,7 +13,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::api::ClusterPage;
-use crate::cli::client::Client;
+use crate::cli::client::Asked;
 use crate::cli::output::{print, print_json};
 use crate::config::is_host_and_port;
 
@@ -21,17 +21,6 @@ use crate::config::is_host_and_port;
 pub struct ClusterArgs {
     #[command(subcommand)]
     command: Command,
-}
-
-/// Which node is asked, and who asks.
-#[derive(Args)]
-struct Asked {
-    /// The REST API of a node; any of the cluster will do
-    #[arg(long, default_value = "http://127.0.0.1:8080")]
-    url: String,
-    /// A token with the role operator or admin, where tokens are configured
-    #[arg(long, env = "STATEHOUSE_TOKEN", hide_env_values = true)]
-    token: Option<String>,
 }
 
 #[derive(Subcommand)]
@@ -125,14 +114,13 @@ pub fn init_body(nodes: &[(u64, String)]) -> Value {
 
 /// Makes a change and shows what the cluster looks like then. Whether all is well already is `status`'s business: nodes may still catch up.
 async fn change(asked: &Asked, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<ExitCode> {
-    let client = Client::new(&asked.url, asked.token.clone())?;
-    let page = read(client.send(method, path, body.as_ref()).await?)?;
+    let page = read(asked.client()?.send(method, path, body.as_ref()).await?)?;
     print(&format!("done\n{}", status::render(&page)))?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn show_status(asked: &Asked, as_json: bool) -> anyhow::Result<ExitCode> {
-    let json = Client::new(&asked.url, asked.token.clone())?.get("/v1/cluster").await?;
+    let json = asked.client()?.get("/v1/cluster").await?;
     let page = read(json.clone())?;
     let troubles = status::troubles(&page);
     if as_json {

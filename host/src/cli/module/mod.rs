@@ -1,10 +1,11 @@
-//! `statehouse module …`: from an empty folder to a released `.wasm`.
+//! `statehouse module …`: from an empty folder to a released `.wasm`, and from there into a cluster.
 //!
 //! ```text
 //! new ─► (edit, test natively) ─► build ─► check, inspect ─► test, diff with earlier releases ─► release ─► verify-releases
+//! stage ─► prepare ─► activate, or rollback; log
 //! ```
 //!
-//! Works on files alone; it needs no node, and knows nothing of staging or activation.
+//! The first line works on files alone, the second on a cluster, and only `lifecycle` knows of that.
 
 mod toolchain;
 mod debian;
@@ -16,6 +17,7 @@ mod release;
 mod named;
 mod diff;
 mod scenario;
+mod lifecycle;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -40,6 +42,11 @@ enum ModuleCommand {
     Diff(diff::DiffArgs),
     Release(release::ReleaseArgs),
     VerifyReleases(release::VerifyArgs),
+    Stage(lifecycle::StageArgs),
+    Prepare(lifecycle::PrepareArgs),
+    Activate(lifecycle::ActivateArgs),
+    Rollback(lifecycle::RollbackArgs),
+    Log(lifecycle::LogArgs),
 }
 
 pub fn run(args: ModuleArgs) -> anyhow::Result<ExitCode> {
@@ -52,6 +59,11 @@ pub fn run(args: ModuleArgs) -> anyhow::Result<ExitCode> {
         ModuleCommand::Diff(args) => diff::run(&args),
         ModuleCommand::Release(args) => release::run(&args),
         ModuleCommand::VerifyReleases(args) => release::verify(&args),
+        ModuleCommand::Stage(args) => lifecycle::stage(&args),
+        ModuleCommand::Prepare(args) => lifecycle::prepare(&args),
+        ModuleCommand::Activate(args) => lifecycle::activate(&args),
+        ModuleCommand::Rollback(args) => lifecycle::rollback(&args),
+        ModuleCommand::Log(args) => lifecycle::log(&args),
     }
 }
 

@@ -14,6 +14,7 @@ mod chaos;
 mod clock;
 mod damage;
 mod lost_disk;
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,265 @@
+//! The modules of a machine: what there is and was, and the steps by which another one becomes active.
+//!
+//! In: `GET …/modules`, the bytes of a module, and three changes. Out: a [`ModulesPage`], which also answers every change, so that whoever
+//! made it sees what came of it. It knows nothing of how a step is taken.
+
+use std::collections::BTreeMap;
+
+use axum::body::Body;
+use axum::http::request::Parts;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use statehouse_abi::describe::{Field, Schema, TextFormat};
+use statehouse_abi::value::Value;
+
+use super::asked::Asked;
+use super::body::{check_media_type, read_body};
+use super::handle::Api;
+use super::json::{ObjectShape, read_json};
+use super::pages;
+use super::problem::{Code, Problem};
+use super::route::Page;
+use super::time::print_time;
+use crate::audit::gate::{Gate, Proof};
+use crate::audit::replay::Class;
+use crate::ids::{Micros, ModuleId, PartitionId};
+use crate::limits::{BODY_BYTES_MAX, MODULE_BYTES_MAX};
+use crate::system::lifecycle::{ActiveView, By, ModulesView, Wanting};
+use crate::system::module_row::{ModuleRow, Step, StepRow};
+
+const WASM: &str = "application/wasm";
+
+/// The modules of a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModulesPage {
+    pub machine: String,
+    /// Id of the module that plans and decides.
+    pub active: String,
+    pub activation: u64,
+    pub partitions: Vec<ActivePage>,
+    pub modules: Vec<ModulePage>,
+    /// Oldest first; the journal of `system` has those that are not here any more.
+    pub steps: Vec<StepPage>,
+}
+
+/// Which module decides in a partition, as the node's replica has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActivePage {
+    pub partition: PartitionId,
+    pub module: String,
+    pub schema: u32,
+    pub activation: u64,
+    pub position: String,
+}
+
+/// A module that was staged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModulePage {
+    pub id: String,
+    pub version: String,
+    pub schema: u32,
+    pub size: u32,
+    pub prepared: Vec<PreparedPage>,
+}
+
+/// What a node said when it had prepared a module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreparedPage {
+    pub node: u64,
+    pub engine: String,
+    /// Why it must not run there.
+    pub problem: Option<String>,
+}
+
+/// One step of a module's life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepPage {
+    pub time: String,
+    pub by: String,
+    pub step: String,
+    pub module: String,
+    /// Number, node, mode, proof or problem, in words.
+    pub detail: String,
+}
+
+/// Answers all routes about modules.
+///
+/// # Errors
+/// 4xx with what is missing and how to get it; see [`ClusterError`](crate::system::ClusterError).
+pub async fn answer(
+    api: &Api,
+    page: Page,
+    captured: &[&str],
+    asked: Asked,
+    parts: &Parts,
+    body: Body,
+) -> Result<Response, Problem> {
+    let Asked { request_id, caller, deadline } = asked;
+    let machine = captured.first().copied().unwrap_or_default();
+    let wanting = Wanting { caller, request_id, deadline };
+    if page != Page::Modules {
+        let (caller, request_id) = (&wanting.caller.name, &wanting.request_id);
+        tracing::info!(caller, %request_id, ?page, machine, "a step of a module is asked for");
+    }
+    let module = || {
+        let id = captured.get(1).and_then(|id| id.parse::<ModuleId>().ok());
+        id.ok_or_else(|| Problem::new(Code::BadPath, "a module's id is 64 hexadecimal digits"))
+    };
+    let cluster = &api.cluster;
+    match page {
+        Page::ModuleStage => {
+            check_media_type(&parts.headers, &[WASM])?;
+            let wasm = read_body(body, MODULE_BYTES_MAX, deadline).await?;
+            cluster.stage(machine, wasm, &wanting).await?;
+        }
+        Page::ModulePrepare => cluster.prepare(machine, module()?, &wanting).await?,
+        Page::ModuleActivate => {
+            let module = module()?;
+            let proof = read_proof(parts, body, &wanting).await?;
+            let by = match proof {
+                Some(proof) => check_proof(api, machine, module, &proof, &wanting).await?,
+                None => By::Admin,
+            };
+            cluster.activate(machine, module, by, &wanting).await?;
+        }
+        Page::ModuleRollback => cluster.activate(machine, module()?, By::Rollback, &wanting).await?,
+        _ => {}
+    }
+    let view = cluster.modules(machine, deadline).await?;
+    Ok(pages::json(&ModulesPage::from(view)))
+}
+
+/// Whether the certificate proves what the step needs proved.
+async fn check_proof(
+    api: &Api,
+    machine: &str,
+    candidate: ModuleId,
+    proof: &Proof,
+    wanting: &Wanting,
+) -> Result<By, Problem> {
+    let view = api.cluster.modules(machine, wanting.deadline).await?;
+    let cluster = api.cluster.view().cluster.unwrap_or_default();
+    let gate = Gate {
+        cluster: &cluster,
+        machine,
+        current: view.active,
+        candidate,
+        journals: view.partitions.iter().map(|partition| (partition.partition, partition.position.index)).collect(),
+        head_at: &|partition, index| api.cluster.head_at(machine, partition, index),
+    };
+    let proved = gate.check(proof).map_err(|error| Problem::new(Code::StepRefused, error.to_string()))?;
+    Ok(By::Proof { current: view.active, proof: proved })
+}
+
+/// What the body of an activation says; nothing when somebody takes it upon himself.
+async fn read_proof(parts: &Parts, body: Body, wanting: &Wanting) -> Result<Option<Proof>, Problem> {
+    let json = read_body(body, BODY_BYTES_MAX, wanting.deadline).await?;
+    check_media_type(&parts.headers, &["application/json"])?;
+    let read = read_json(&ObjectShape::new(&activate_schema(), None), &[], &json)?;
+    let body = Value::from_cbor(&read.cbor).expect("the reader writes deterministic CBOR");
+    if matches!(body.find("without_proof"), Some(Value::Bool(true))) {
+        return Ok(None);
+    }
+    let certificate = body.find("certificate").and_then(Value::as_text).unwrap_or_default().to_owned();
+    if certificate.is_empty() {
+        let detail = "there is no proof: send `certificate`, which `statehouse audit replay --certificate` writes";
+        return Err(Problem::new(Code::StepRefused, detail));
+    }
+    let approved = match body.find("approve") {
+        Some(Value::Array(texts)) => texts.iter().filter_map(Value::as_text).map(read_approval).collect(),
+        _ => Ok(BTreeMap::new()),
+    };
+    Ok(Some(Proof { certificate, approved: approved? }))
+}
+
+/// `class=count`.
+fn read_approval(text: &str) -> Result<(Class, u64), Problem> {
+    let parsed = text.split_once('=').and_then(|(class, count)| {
+        let class = Class::ALL.into_iter().find(|known| known.name() == class)?;
+        Some((class, count.parse().ok()?))
+    });
+    let detail = || format!("`{text}` approves nothing; send CLASS=COUNT of the report, like `plan_differs=3`");
+    parsed.ok_or_else(|| Problem::new(Code::InvalidChange, detail()))
+}
+
+/// The body of a change; nothing when it has none, or no JSON.
+pub fn schema(page: Page) -> Option<Schema> {
+    (page == Page::ModuleActivate).then(activate_schema)
+}
+
+fn activate_schema() -> Schema {
+    let text = |max_chars| Schema::Text { min_chars: 1, max_chars, format: TextFormat::Plain };
+    let field = |name: &str, schema, summary: &str| Field {
+        name: name.to_owned(),
+        schema,
+        required: false,
+        summary: summary.to_owned(),
+    };
+    let approvals = Schema::Array { items: Box::new(text(64)), max_items: Class::ALL.len() as u32 };
+    Schema::Object {
+        fields: vec![
+            field("certificate", text(BODY_BYTES_MAX as u32), "The certificate of a replay, as it was written"),
+            field("approve", approvals, "Differences that are wanted, each as class=count"),
+            field("without_proof", Schema::Bool, "Take it upon oneself, as an admin; it is recorded for ever"),
+        ],
+    }
+}
+
+impl From<ModulesView> for ModulesPage {
+    fn from(view: ModulesView) -> Self {
+        Self {
+            machine: view.machine,
+            active: view.active.to_string(),
+            activation: view.activation,
+            partitions: view.partitions.into_iter().map(ActivePage::from).collect(),
+            modules: view.row.modules.into_iter().map(ModulePage::from).collect(),
+            steps: view.row.steps.into_iter().map(StepPage::from).collect(),
+        }
+    }
+}
+
+impl From<ActiveView> for ActivePage {
+    fn from(view: ActiveView) -> Self {
+        let ActiveView { partition, module, schema, activation, position } = view;
+        Self { partition, module: module.to_string(), schema, activation, position: position.to_string() }
+    }
+}
+
+impl From<ModuleRow> for ModulePage {
+    fn from(row: ModuleRow) -> Self {
+        let prepared = row.prepared.into_iter().map(|prepared| PreparedPage {
+            node: prepared.node,
+            engine: prepared.engine,
+            problem: prepared.problem,
+        });
+        Self {
+            id: ModuleId(row.module).to_string(),
+            version: row.version,
+            schema: row.schema,
+            size: row.size,
+            prepared: prepared.collect(),
+        }
+    }
+}
+
+impl From<StepRow> for StepPage {
+    fn from(row: StepRow) -> Self {
+        let detail = match &row.what {
+            Step::Created { number } => format!("activation {number}"),
+            Step::Staged | Step::PrepareAsked => String::new(),
+            Step::Prepared { node, problem: None } => format!("node {node}"),
+            Step::Prepared { node, problem: Some(problem) } => format!("node {node}: {problem}"),
+            Step::Activated { number, mode, proof } => {
+                let proof = proof.as_ref().map_or_else(String::new, |proof| format!(", {proof}"));
+                format!("activation {number}, {}{proof}", mode.name())
+            }
+        };
+        Self {
+            time: print_time(Micros(row.time)),
+            by: row.by,
+            step: row.what.name().to_owned(),
+            module: ModuleId(row.module).to_string(),
+            detail,
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The gate: whether a certificate proves what the activation of a module needs proved.
+//!
+//! In: a certificate, the classes of differences that somebody approves, and where the machine is now. Out: what `system` records of the
+//! proof, or what is missing and which command supplies it. It replays nothing.
+
+use std::collections::BTreeMap;
+
+use crate::audit::certificate::{self, CoveredPartition};
+use crate::audit::replay::Class;
+use crate::ids::{Head, JournalIndex, ModuleId, PartitionId};
+use crate::limits::PROOF_ENTRIES_SINCE_MAX;
+
+/// What an operator brings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proof {
+    /// The text of a certificate.
+    pub certificate: String,
+    /// Differences that are wanted, each class with its exact count.
+    pub approved: BTreeMap<Class, u64>,
+}
+
+/// A step from one module to another, and where the machine is now.
+pub struct Gate<'a> {
+    pub cluster: &'a str,
+    pub machine: &'a str,
+    pub current: ModuleId,
+    pub candidate: ModuleId,
+    /// The last entry of each partition.
+    pub journals: Vec<(PartitionId, JournalIndex)>,
+    /// The head of a partition's journal after an entry, if that is known.
+    pub head_at: &'a dyn Fn(PartitionId, JournalIndex) -> Option<Head>,
+}
+
+/// Why a proof proves not enough.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GateError {
+    #[error("this is no certificate: {0}")]
+    Certificate(String),
+    #[error(
+        "the certificate is about {found}, and this is {expected}: replay here, with `statehouse audit replay --certificate`"
+    )]
+    Other { found: String, expected: String },
+    #[error("the certificate does not cover partition {0}: replay the whole history, without --partition")]
+    NotCovered(PartitionId),
+    #[error(
+        "the certificate covers partition {partition} up to entry {covered}, and the journal is at {last}: replay again"
+    )]
+    TooOld { partition: PartitionId, covered: u64, last: JournalIndex },
+    #[error(
+        "entry {index} of partition {partition} is not the one that the certificate covers: it is from another history"
+    )]
+    OtherHistory { partition: PartitionId, index: u64 },
+    #[error(
+        "decisions of the class `{class}`: {count}; look at the report, and approve them with --approve {class}={count}"
+    )]
+    NotApproved { class: String, count: u64 },
+}
+
+impl Gate<'_> {
+    /// What is recorded of the proof: the certificate's hash, who signed it, and what was approved.
+    ///
+    /// # Errors
+    /// The first thing that is missing.
+    pub fn check(&self, proof: &Proof) -> Result<String, GateError> {
+        let verified = certificate::verify(proof.certificate.as_bytes(), None);
+        let certificate = verified.map_err(|error| GateError::Certificate(error.to_string()))?;
+        let facts = certificate.facts();
+        check_same("cluster", facts.cluster.as_str(), self.cluster)?;
+        check_same("machine", facts.machine.as_str(), self.machine)?;
+        check_same("a step from module", &facts.current, &self.current)?;
+        check_same("module", &facts.candidate, &self.candidate)?;
+        for (partition, last) in &self.journals {
+            let covered = facts.partitions.iter().find(|covered| covered.partition == *partition);
+            self.check_covered(covered.ok_or(GateError::NotCovered(*partition))?, *last)?;
+        }
+        for (class, count) in facts.classes.iter().filter(|(class, _)| **class != Class::Same) {
+            if proof.approved.get(class) != Some(count) {
+                return Err(GateError::NotApproved { class: class.name().to_owned(), count: *count });
+            }
+        }
+        let approved = proof.approved.iter().map(|(class, count)| format!(", {}={count}", class.name()));
+        let (digest, key) = (certificate.digest().short(), certificate.key().to_string());
+        Ok(format!("certificate {digest} by {}{}", &key[..16.min(key.len())], approved.collect::<String>()))
+    }
+
+    fn check_covered(&self, covered: &CoveredPartition, last: JournalIndex) -> Result<(), GateError> {
+        let CoveredPartition { partition, index, .. } = *covered;
+        if index + PROOF_ENTRIES_SINCE_MAX < last.0 {
+            return Err(GateError::TooOld { partition, covered: index, last });
+        }
+        let head = (self.head_at)(partition, JournalIndex(index));
+        if head.is_some_and(|head| head.to_string() == covered.head) {
+            Ok(())
+        } else {
+            Err(GateError::OtherHistory { partition, index })
+        }
+    }
+}
+
+fn check_same<T: PartialEq + ToString + ?Sized>(what: &str, found: &T, expected: &T) -> Result<(), GateError> {
+    if found == expected {
+        return Ok(());
+    }
+    let named = |value: &T| format!("{what} {}", value.to_string());
+    Err(GateError::Other { found: named(found), expected: named(expected) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::certificate::{Certificate, FORMAT, Facts};
+    use crate::audit::replay::Mode;
+    use crate::key::NodeKey;
+
+    const CURRENT: ModuleId = ModuleId([1; 32]);
+    const CANDIDATE: ModuleId = ModuleId([2; 32]);
+    const HEAD: Head = Head([7; 32]);
+
+    fn proof(classes: &[(Class, u64)], approved: &[(Class, u64)]) -> Proof {
+        let covered = CoveredPartition { partition: PartitionId(0), index: 42, head: HEAD.to_string(), time: 7 };
+        let facts = Facts {
+            format: FORMAT,
+            cluster: "c".to_owned(),
+            machine: "wallet".to_owned(),
+            mode: Mode::Isolated,
+            current: CURRENT,
+            candidate: CANDIDATE,
+            partitions: vec![covered],
+            decisions: 1_000,
+            classes: classes.iter().copied().collect(),
+            host: "0".to_owned(),
+        };
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let key = NodeKey::of_folder(folder.path()).expect("a key");
+        let certificate = Certificate::of(facts, &key);
+        Proof { certificate: certificate.to_json(), approved: approved.iter().copied().collect() }
+    }
+
+    fn gate<'a>(last: u64, head_at: &'a dyn Fn(PartitionId, JournalIndex) -> Option<Head>) -> Gate<'a> {
+        Gate {
+            cluster: "c",
+            machine: "wallet",
+            current: CURRENT,
+            candidate: CANDIDATE,
+            journals: vec![(PartitionId(0), JournalIndex(last))],
+            head_at,
+        }
+    }
+
+    #[test]
+    fn a_proof_is_of_this_step_in_this_history_and_its_differences_are_approved() {
+        let here = |_, index| (index == JournalIndex(42)).then_some(HEAD);
+        let same = proof(&[(Class::Same, 1_000)], &[]);
+        let recorded = gate(50, &here).check(&same).expect("it proves enough");
+        assert!(recorded.starts_with("certificate ") && recorded.len() < 200, "{recorded}");
+
+        let error = |gate: Gate<'_>, proof: &Proof| gate.check(proof).expect_err("it proves too little").to_string();
+        assert!(error(Gate { candidate: CURRENT, ..gate(50, &here) }, &same).contains("module 0202"));
+        assert!(error(Gate { cluster: "d", ..gate(50, &here) }, &same).contains("cluster c"));
+        assert!(error(gate(42 + PROOF_ENTRIES_SINCE_MAX + 1, &here), &same).contains("replay again"));
+        assert!(error(gate(50, &|_, _| Some(Head([8; 32]))), &same).contains("another history"));
+        let journals = vec![(PartitionId(1), JournalIndex(1))];
+        assert!(error(Gate { journals, ..gate(50, &here) }, &same).contains("does not cover partition 1"));
+
+        let differs = [(Class::Same, 997), (Class::PlanDiffers, 3)];
+        assert!(error(gate(50, &here), &proof(&differs, &[])).contains("--approve plan_differs=3"));
+        assert!(error(gate(50, &here), &proof(&differs, &[(Class::PlanDiffers, 2)])).contains("plan_differs=3"));
+        let approved = gate(50, &here).check(&proof(&differs, &[(Class::PlanDiffers, 3)])).expect("it is approved");
+        assert!(approved.ends_with("plan_differs=3"), "{approved}");
+
+        let mut forged = same;
+        forged.certificate = forged.certificate.replace("1000", "1001");
+        assert!(error(gate(50, &here), &forged).contains("changed after it was signed"));
+    }
+}

@@ -1,0 +1,247 @@
+//! The life of a module on a cluster: staged, prepared by every node, activated in every partition, or gone back to.
+//!
+//! ```text
+//! stage: bytes → registry ─▶ prepare: every node says whether it can ─▶ activate: `system` decides ─▶ each partition's leader carries it out
+//! ```
+//! In: what an operator asks of any node. Out: the steps as `system` has recorded them, and how far the partitions are. What a step needs is
+//! checked where it is recorded, in `module_row`; what a node does to prepare is in `prepare`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use statehouse_abi::value::Value;
+use tokio::time::Instant;
+
+use crate::guest::check_successor;
+use crate::ids::{Head, JournalIndex, ModuleId, NodeId, PartitionId, Position};
+use crate::machine::logic::Logic;
+use crate::machine::migration::check_schema;
+use crate::registry::RegistryError;
+use crate::router::Machine;
+use crate::router::answer::Caller;
+use crate::system::cluster::{Cluster, ClusterError};
+use crate::system::directory::Directory;
+use crate::system::module_row::{Mode, ModulesRow};
+use crate::system::steward;
+
+/// A machine's modules as this node sees them.
+#[derive(Clone, Debug)]
+pub struct ModulesView {
+    pub machine: String,
+    /// What requests are planned by.
+    pub active: ModuleId,
+    /// Number of the activation that made it so.
+    pub activation: u64,
+    pub row: ModulesRow,
+    /// The replicas on this node.
+    pub partitions: Vec<ActiveView>,
+}
+
+/// Which module decides in a partition.
+#[derive(Clone, Debug)]
+pub struct ActiveView {
+    pub partition: PartitionId,
+    pub module: ModuleId,
+    pub schema: u32,
+    pub activation: u64,
+    pub position: Position,
+}
+
+/// Who asks for a step, and until when.
+#[derive(Clone, Debug)]
+pub struct Wanting {
+    pub caller: Arc<Caller>,
+    pub request_id: Arc<str>,
+    pub deadline: Instant,
+}
+
+/// What makes it right to activate a module.
+#[derive(Clone, Debug)]
+pub enum By {
+    /// What was proved about a step from this module, to be recorded.
+    Proof { current: ModuleId, proof: String },
+    /// Somebody takes it upon himself.
+    Admin,
+    /// It was active before.
+    Rollback,
+}
+
+impl Cluster {
+    /// # Errors
+    /// There is no such machine, or `system` does not answer in time.
+    pub async fn modules(&self, machine: &str, deadline: Instant) -> Result<ModulesView, ClusterError> {
+        let (_, directory) = self.directory_now(deadline).await?;
+        self.modules_of(&directory, machine)
+    }
+
+    /// Makes a module known to the cluster: this node keeps its bytes, the others fetch them when they need them.
+    ///
+    /// # Errors
+    /// The module is none, or does not go on from the active one; nothing is recorded then.
+    pub async fn stage(&self, machine: &str, wasm: Bytes, wanting: &Wanting) -> Result<ModuleId, ClusterError> {
+        let (system, directory) = self.directory_now(wanting.deadline).await?;
+        let active = self.active(&directory, machine).await?;
+        let (registry, size) = (self.host().registry.clone(), wasm.len());
+        let staging = tokio::task::spawn_blocking(move || registry.stage(&wasm));
+        let logic = staging.await.map_err(|_| ClusterError::Deadline)?.map_err(|error| match error {
+            error @ RegistryError::Guest(_) => {
+                ClusterError::Invalid(format!("this is no module that can run: {error}"))
+            }
+            error => ClusterError::Invalid(error.to_string()),
+        })?;
+        check_follows(active.as_ref(), logic.as_ref())?;
+        let describe = logic.describe();
+        let body = [
+            ("version", Value::text(describe.version.as_str())),
+            ("schema", Value::Int(describe.schema.into())),
+            ("size", Value::Int(size as i128)),
+        ];
+        self.step(&system, "modules/stage", machine, logic.id(), body, wanting).await?;
+        Ok(logic.id())
+    }
+
+    /// Has every node fetch, compile and try the module; returns once all have said what came of it.
+    pub async fn prepare(&self, machine: &str, module: ModuleId, wanting: &Wanting) -> Result<(), ClusterError> {
+        let (system, _) = self.directory_now(wanting.deadline).await?;
+        self.step(&system, "modules/prepare", machine, module, [], wanting).await?;
+        let mut directory = self.host().directory.subscribe();
+        let is_over = |directory: &Directory| {
+            let row = directory.modules.get(machine).and_then(|row| row.find(module.0));
+            let has_said =
+                |node: &NodeId| row.is_some_and(|row| row.prepared.iter().any(|prepared| prepared.node == node.0));
+            row.is_some_and(|row| !row.prepared.is_empty()) && directory.nodes.keys().all(has_said)
+        };
+        match tokio::time::timeout_at(wanting.deadline, directory.wait_for(is_over)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(ClusterError::Deadline),
+        }
+    }
+
+    /// Makes a module the active one; returns once every partition of this node has it.
+    ///
+    /// # Errors
+    /// What `system` refuses, a schema that the module does not read, and a proof that proves too little.
+    pub async fn activate(
+        &self,
+        machine: &str,
+        module: ModuleId,
+        by: By,
+        wanting: &Wanting,
+    ) -> Result<(), ClusterError> {
+        let (system, directory) = self.directory_now(wanting.deadline).await?;
+        let active = self.active(&directory, machine).await?;
+        let (mode, proof) = match by {
+            By::Proof { current, proof } => {
+                if current != active.id() {
+                    let detail = "another module became active while the proof was checked: replay again";
+                    return Err(ClusterError::StepRefused(detail.to_owned()));
+                }
+                (Mode::Proved, Some(proof))
+            }
+            By::Admin => (Mode::WithoutProof, None),
+            By::Rollback => (Mode::Rollback, None),
+        };
+        let wanted = self.load(module).await?;
+        let schema = active.describe().schema;
+        check_schema(wanted.as_ref(), schema).map_err(|error| {
+            let next = match mode {
+                Mode::Rollback => "; there is no way back behind a migration: activate a newer module instead",
+                Mode::Proved | Mode::WithoutProof => "",
+            };
+            ClusterError::StepRefused(format!("the rows are of schema {schema}: {error}{next}"))
+        })?;
+        let mut body = vec![("mode", Value::text(mode.name())), ("current", Value::text(active.id().to_string()))];
+        body.extend(proof.map(|proof| ("proof", Value::Text(proof))));
+        self.step(&system, "modules/activate", machine, module, body, wanting).await?;
+        self.wait_until_active(machine, module, wanting.deadline).await
+    }
+
+    /// The head of a partition's journal after an entry, if this node has that entry.
+    pub fn head_at(&self, machine: &str, partition: PartitionId, index: JournalIndex) -> Option<Head> {
+        self.host().router.find_machine(machine)?.find_partition(partition)?.head_at(index).ok()?
+    }
+
+    async fn wait_until_active(&self, machine: &str, module: ModuleId, deadline: Instant) -> Result<(), ClusterError> {
+        loop {
+            let view = self.modules(machine, deadline).await?;
+            let is_there = |partition: &ActiveView| view.activation <= partition.activation;
+            if view.active != module {
+                let detail =
+                    "it became active, and another module after it; `statehouse module log` shows who asked for that";
+                return Err(ClusterError::StepRefused(detail.to_owned()));
+            }
+            if view.partitions.iter().all(is_there) {
+                return Ok(());
+            }
+            if deadline <= Instant::now() {
+                return Err(ClusterError::Deadline);
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn step(
+        &self,
+        system: &Machine,
+        path: &str,
+        machine: &str,
+        module: ModuleId,
+        body: impl IntoIterator<Item = (&'static str, Value)>,
+        wanting: &Wanting,
+    ) -> Result<(), ClusterError> {
+        let named = [("machine", Value::text(machine)), ("module", Value::text(module.to_string()))];
+        let body = Value::map(named.into_iter().chain(body));
+        match steward::command_by(system, path, body, wanting).await {
+            Err(ClusterError::Rejected { code, detail }) if code == "not_staged" => {
+                Err(ClusterError::UnknownModule(detail))
+            }
+            Err(ClusterError::Rejected { detail, .. }) => Err(ClusterError::StepRefused(detail)),
+            other => other,
+        }
+    }
+
+    fn modules_of(&self, directory: &Directory, machine: &str) -> Result<ModulesView, ClusterError> {
+        let unknown = || ClusterError::UnknownMachine(machine.to_owned());
+        let row = directory.machines.get(machine).ok_or_else(unknown)?;
+        let open = self.host().router.find_machine(machine);
+        let replicas = open.iter().flat_map(|open| open.partition_ids().filter_map(|id| open.find_partition(id)));
+        let partitions = replicas.map(|partition| {
+            let journal = partition.progress().journal;
+            ActiveView {
+                partition: partition.id(),
+                module: journal.module,
+                schema: journal.schema,
+                activation: journal.activation,
+                position: journal.position(partition.id(), 0),
+            }
+        });
+        Ok(ModulesView {
+            machine: machine.to_owned(),
+            active: ModuleId(row.module),
+            activation: row.activation,
+            row: directory.modules.get(machine).cloned().unwrap_or_default(),
+            partitions: partitions.collect(),
+        })
+    }
+
+    async fn active(&self, directory: &Directory, machine: &str) -> Result<Arc<dyn Logic>, ClusterError> {
+        let row = directory.machines.get(machine);
+        let row = row.ok_or_else(|| ClusterError::UnknownMachine(machine.to_owned()))?;
+        self.load(ModuleId(row.module)).await
+    }
+
+    async fn load(&self, module: ModuleId) -> Result<Arc<dyn Logic>, ClusterError> {
+        let found = self.host().find_module(module).await;
+        found.map_err(|error| ClusterError::Invalid(format!("module {}: {error}", module.short())))
+    }
+}
+
+/// Whether clients and history can go on with the candidate.
+fn check_follows(active: &dyn Logic, candidate: &dyn Logic) -> Result<(), ClusterError> {
+    let found = check_successor(active.describe(), candidate.describe());
+    if found.is_empty() {
+        return Ok(());
+    }
+    let reasons: Vec<String> = found.iter().map(ToString::to_string).collect();
+    Err(ClusterError::StepRefused(format!("the module cannot follow the active one: {}", reasons.join("; "))))
+}

@@ -1,0 +1,378 @@
+//! What `system` knows of a machine's modules: which were staged, which nodes have prepared them, and every step of their lives.
+//!
+//! In: ops of the machine `system`. Out: rejections and events, and the row they make. It is written against the SDK like any module, and
+//! knows nothing of wasm.
+
+use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
+use statehouse_guest::{Body, Value};
+
+use crate::ids::{Micros, ModuleId};
+use crate::system::logic::{MachineRow, Rejection};
+
+/// Begins the suffix of a machine's row. A machine's name never begins so.
+pub const MODULES: &str = "#modules/";
+/// Modules that a row keeps beside the active one; the journal of `system` keeps all.
+const MODULES_MAX: usize = 16;
+/// The newest steps that a row keeps; the journal of `system` keeps all.
+const STEPS_MAX: usize = 96;
+
+#[derive(Body)]
+pub struct StageModule {
+    /// Name of the machine
+    #[body(name, max_chars = 32)]
+    pub machine: String,
+    /// The module's id: the hash of its bytes
+    #[body(max_chars = 64)]
+    pub module: String,
+    /// As the module declares it
+    #[body(max_chars = 64)]
+    pub version: String,
+    /// Schema of its rows
+    pub schema: u32,
+    /// Bytes
+    pub size: u32,
+}
+
+#[derive(Body)]
+pub struct PrepareModule {
+    /// Name of the machine
+    #[body(name, max_chars = 32)]
+    pub machine: String,
+    /// The module's id
+    #[body(max_chars = 64)]
+    pub module: String,
+}
+
+#[derive(Body)]
+pub struct ModulePrepared {
+    /// Name of the machine
+    #[body(name, max_chars = 32)]
+    pub machine: String,
+    /// The module's id
+    #[body(max_chars = 64)]
+    pub module: String,
+    /// The node that says so
+    #[body(min = 1, max = 2_147_483_647)]
+    pub node: i64,
+    /// What compiles and runs it there
+    #[body(max_chars = 128)]
+    pub engine: String,
+    /// Why it cannot run there
+    #[body(max_chars = 200)]
+    pub problem: Option<String>,
+}
+
+#[derive(Body)]
+pub struct ActivateModule {
+    /// Name of the machine
+    #[body(name, max_chars = 32)]
+    pub machine: String,
+    /// The module's id
+    #[body(max_chars = 64)]
+    pub module: String,
+    /// `proved`, `without_proof` or `rollback`
+    #[body(max_chars = 16)]
+    pub mode: String,
+    /// The module that is active, as far as whoever asks knows
+    #[body(max_chars = 64)]
+    pub current: String,
+    /// Hash of the certificate, and what of its differences was approved
+    #[body(max_chars = 200)]
+    pub proof: Option<String>,
+}
+
+/// Why a module may become active.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(crate = "statehouse_guest::borsh")]
+pub enum Mode {
+    /// A certificate covers it.
+    Proved,
+    /// Somebody took it upon himself.
+    WithoutProof,
+    /// It was active before.
+    Rollback,
+}
+
+impl Mode {
+    pub const NAMES: [&str; 3] = ["proved", "without_proof", "rollback"];
+
+    pub fn parse(text: &str) -> Option<Self> {
+        let modes = [Self::Proved, Self::WithoutProof, Self::Rollback];
+        modes.into_iter().zip(Self::NAMES).find_map(|(mode, name)| (name == text).then_some(mode))
+    }
+
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+}
+
+/// A machine's modules.
+#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(crate = "statehouse_guest::borsh")]
+pub struct ModulesRow {
+    /// Oldest first.
+    pub modules: Vec<ModuleRow>,
+    /// Oldest first.
+    pub steps: Vec<StepRow>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(crate = "statehouse_guest::borsh")]
+pub struct ModuleRow {
+    pub module: [u8; 32],
+    pub version: String,
+    pub schema: u32,
+    pub size: u32,
+    /// Nodes are to prepare it.
+    pub is_wanted: bool,
+    pub prepared: Vec<PreparedRow>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(crate = "statehouse_guest::borsh")]
+pub struct PreparedRow {
+    pub node: u64,
+    pub engine: String,
+    /// Why it cannot run there.
+    pub problem: Option<String>,
+}
+
+/// One step of a module's life.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(crate = "statehouse_guest::borsh")]
+pub struct StepRow {
+    pub time: i64,
+    /// Who asked for it.
+    pub by: String,
+    pub module: [u8; 32],
+    pub what: Step,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(crate = "statehouse_guest::borsh")]
+pub enum Step {
+    Created { number: u64 },
+    Staged,
+    PrepareAsked,
+    Prepared { node: u64, problem: Option<String> },
+    Activated { number: u64, mode: Mode, proof: Option<String> },
+}
+
+impl Step {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Created { .. } => "created",
+            Self::Staged => "staged",
+            Self::PrepareAsked => "prepare",
+            Self::Prepared { problem: None, .. } => "prepared",
+            Self::Prepared { .. } => "not_prepared",
+            Self::Activated { mode: Mode::Rollback, .. } => "rolled_back",
+            Self::Activated { .. } => "activated",
+        }
+    }
+}
+
+/// What an operator or a node wants of a machine's module.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(crate = "statehouse_guest::borsh")]
+pub enum Wish {
+    Stage { version: String, schema: u32, size: u32 },
+    Prepare,
+    Prepared { node: u64, engine: String, problem: Option<String> },
+    Activate { from: [u8; 32], mode: Mode, proof: Option<String> },
+}
+
+impl ModulesRow {
+    pub fn find(&self, module: [u8; 32]) -> Option<&ModuleRow> {
+        self.modules.iter().find(|row| row.module == module)
+    }
+
+    /// Whether the module was ever active here, as far as the row goes back.
+    pub fn was_active(&self, module: [u8; 32]) -> bool {
+        let is_active = |step: &StepRow| matches!(step.what, Step::Created { .. } | Step::Activated { .. });
+        self.steps.iter().any(|step| step.module == module && is_active(step))
+    }
+
+    /// Whether a wish can be granted, where the cluster has these nodes.
+    pub fn check(&self, machine: &MachineRow, module: [u8; 32], wish: &Wish, nodes: &[u64]) -> Result<(), Rejection> {
+        let staged = || self.find(module).ok_or(Rejection::NotStaged { module: ModuleId(module).to_string() });
+        match wish {
+            Wish::Stage { .. } => Ok(()),
+            Wish::Prepare => staged().map(drop),
+            Wish::Prepared { .. } => staged().map(drop),
+            Wish::Activate { .. } if machine.module == module => Err(Rejection::AlreadyActive),
+            Wish::Activate { from, .. } if machine.module != *from => Err(Rejection::OtherActive),
+            Wish::Activate { mode: Mode::Rollback, .. } if self.was_active(module) => Ok(()),
+            Wish::Activate { mode: Mode::Rollback, .. } => Err(Rejection::NeverActive),
+            Wish::Activate { mode, proof, .. } => {
+                let staged = staged()?;
+                let is_ready = |node: &u64| {
+                    staged.prepared.iter().any(|prepared| prepared.node == *node && prepared.problem.is_none())
+                };
+                let missing: Vec<String> =
+                    nodes.iter().filter(|node| !is_ready(node)).map(|node| node.to_string()).collect();
+                if !missing.is_empty() || staged.prepared.is_empty() {
+                    let nodes = if missing.is_empty() { "any node".to_owned() } else { missing.join(", ") };
+                    return Err(Rejection::NotPrepared { nodes });
+                }
+                if *mode == Mode::Proved && proof.is_none() { Err(Rejection::NotProved) } else { Ok(()) }
+            }
+        }
+    }
+
+    /// What a granted wish does to the row; `number` is that of an activation.
+    pub fn grant(&mut self, module: [u8; 32], wish: &Wish, by: &str, time: Micros, number: u64) {
+        let what = match wish {
+            Wish::Stage { version, schema, size } => {
+                if self.find(module).is_none() {
+                    let row = ModuleRow {
+                        module,
+                        version: version.clone(),
+                        schema: *schema,
+                        size: *size,
+                        is_wanted: false,
+                        prepared: Vec::new(),
+                    };
+                    self.modules.push(row);
+                }
+                Step::Staged
+            }
+            // Nodes that have prepared it do so again: what they hold is another state by now.
+            Wish::Prepare => {
+                if let Some(row) = self.modules.iter_mut().find(|row| row.module == module) {
+                    row.is_wanted = true;
+                    row.prepared.clear();
+                }
+                Step::PrepareAsked
+            }
+            Wish::Prepared { node, engine, problem } => {
+                if let Some(row) = self.modules.iter_mut().find(|row| row.module == module) {
+                    row.prepared.retain(|prepared| prepared.node != *node);
+                    row.prepared.push(PreparedRow { node: *node, engine: engine.clone(), problem: problem.clone() });
+                }
+                Step::Prepared { node: *node, problem: problem.clone() }
+            }
+            Wish::Activate { mode, proof, .. } => Step::Activated { number, mode: *mode, proof: proof.clone() },
+        };
+        self.step(StepRow { time: time.0, by: by.to_owned(), module, what });
+        let surplus = self.modules.len().saturating_sub(MODULES_MAX);
+        self.modules.drain(..surplus);
+    }
+
+    pub fn step(&mut self, step: StepRow) {
+        self.steps.push(step);
+        // Who was ever active may be gone back to.
+        while STEPS_MAX < self.steps.len() {
+            let is_minor = |step: &StepRow| !matches!(step.what, Step::Created { .. } | Step::Activated { .. });
+            let at = self.steps.iter().position(is_minor).unwrap_or(0);
+            self.steps.remove(at);
+        }
+    }
+}
+
+/// The suffix of a machine's row.
+pub fn modules_suffix(machine: &str) -> Vec<u8> {
+    [MODULES.as_bytes(), machine.as_bytes()].concat()
+}
+
+/// A step for people.
+pub fn step_value(step: &StepRow) -> Value {
+    let mut members = vec![
+        ("step".to_owned(), Value::text(step.what.name())),
+        ("module".to_owned(), Value::text(ModuleId(step.module).to_string())),
+        ("by".to_owned(), Value::text(step.by.as_str())),
+    ];
+    let mut add = |name: &str, value: Value| members.push((name.to_owned(), value));
+    match &step.what {
+        Step::Created { number } => add("activation", Value::Int((*number).into())),
+        Step::Staged | Step::PrepareAsked => {}
+        Step::Prepared { node, problem } => {
+            add("node", Value::Int((*node).into()));
+            if let Some(problem) = problem {
+                add("problem", Value::text(problem.as_str()));
+            }
+        }
+        Step::Activated { number, mode, proof } => {
+            add("activation", Value::Int((*number).into()));
+            add("mode", Value::text(mode.name()));
+            if let Some(proof) = proof {
+                add("proof", Value::text(proof.as_str()));
+            }
+        }
+    }
+    Value::map(members)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: [u8; 32] = [1; 32];
+    const NEW: [u8; 32] = [2; 32];
+
+    fn machine(module: [u8; 32]) -> MachineRow {
+        MachineRow { partitions: 1, module, activation: 1, founders: vec![1, 2] }
+    }
+
+    fn stage() -> Wish {
+        Wish::Stage { version: "2.0.0".to_owned(), schema: 3, size: 1 }
+    }
+
+    fn activate(from: [u8; 32], mode: Mode) -> Wish {
+        Wish::Activate { from, mode, proof: None }
+    }
+
+    fn prepared(node: u64, problem: Option<&str>) -> Wish {
+        Wish::Prepared { node, engine: "e".to_owned(), problem: problem.map(str::to_owned) }
+    }
+
+    fn refusal(row: &ModulesRow, module: [u8; 32], wish: &Wish) -> Option<&'static str> {
+        Some(match row.check(&machine(OLD), module, wish, &[1, 2]).err()? {
+            Rejection::NotStaged { .. } => "not staged",
+            Rejection::AlreadyActive => "already active",
+            Rejection::OtherActive => "another active",
+            Rejection::NeverActive => "never active",
+            Rejection::NotPrepared { .. } => "not prepared",
+            Rejection::NotProved => "not proved",
+            _ => "something else",
+        })
+    }
+
+    #[test]
+    fn each_step_needs_the_one_before() {
+        let mut row = ModulesRow::default();
+        let grant = |row: &mut ModulesRow, wish: &Wish| row.grant(NEW, wish, "alice", Micros(7), 2);
+        assert_eq!(refusal(&row, NEW, &Wish::Prepare), Some("not staged"));
+        grant(&mut row, &stage());
+        assert_eq!(refusal(&row, NEW, &activate(OLD, Mode::WithoutProof)), Some("not prepared"));
+        grant(&mut row, &Wish::Prepare);
+        grant(&mut row, &prepared(1, None));
+        grant(&mut row, &prepared(2, Some("out of memory")));
+        assert_eq!(refusal(&row, NEW, &activate(OLD, Mode::WithoutProof)), Some("not prepared"), "on one node only");
+        grant(&mut row, &prepared(2, None));
+        assert_eq!(refusal(&row, NEW, &activate(OLD, Mode::Proved)), Some("not proved"));
+        assert_eq!(refusal(&row, NEW, &activate(NEW, Mode::WithoutProof)), Some("another active"));
+        assert_eq!(refusal(&row, NEW, &activate(OLD, Mode::WithoutProof)), None);
+        assert_eq!(refusal(&row, NEW, &activate(OLD, Mode::Rollback)), Some("never active"));
+        assert_eq!(refusal(&row, OLD, &activate(OLD, Mode::Rollback)), Some("already active"));
+        grant(&mut row, &Wish::Prepare);
+        assert_eq!(refusal(&row, NEW, &activate(OLD, Mode::WithoutProof)), Some("not prepared"), "all are asked again");
+    }
+
+    #[test]
+    fn a_row_keeps_who_was_active_and_stays_small() {
+        let mut row = ModulesRow::default();
+        row.step(StepRow { time: 0, by: "node".to_owned(), module: OLD, what: Step::Created { number: 1 } });
+        let long = "x".repeat(200);
+        for number in 0..500 {
+            let module = [u8::try_from(number % 251).expect("small"); 32];
+            row.grant(module, &stage(), "alice", Micros(number), 2);
+            for node in 1..=5 {
+                row.grant(module, &prepared(node, Some(&long)), "node", Micros(number), 2);
+            }
+        }
+        assert!(row.was_active(OLD), "it may be gone back to");
+        let size = statehouse_guest::borsh::to_vec(&row).expect("it is written to memory").len();
+        assert!(size < crate::limits::ROW_BYTES_MAX, "{size}");
+    }
+}

@@ -1,0 +1,80 @@
+//! Another module becomes active while clients go on and the power of nodes goes off.
+//!
+//! In: released modules, and a disk that stops somewhere in the course of an activation. Out: every replica has activated it at the same
+//! entry, with the same rows, and the judge's verdict on what clients were told.
+
+use statehouse_abi::role;
+
+use super::*;
+use crate::ids::ModuleId;
+use crate::router::answer::Caller;
+use crate::system::lifecycle::{By, Wanting};
+use crate::system::{Cluster as Handle, ClusterError};
+
+const REFACTORED: &[u8] = include_bytes!("../../../../modules/releases/wallet-1.1.0.wasm");
+/// Its rows have another schema.
+const MIGRATING: &[u8] = include_bytes!("../../../../modules/releases/wallet-2.0.0.wasm");
+/// About what an activation takes on the disk of a leader under load.
+const OPERATIONS: u64 = 40;
+
+fn wanting() -> Wanting {
+    let caller = Arc::new(Caller { name: "alice".to_owned(), roles: role::ALL });
+    Wanting { caller, request_id: "sim".into(), deadline: soon() }
+}
+
+impl Cluster {
+    fn handle(&self, node: NodeId) -> Handle {
+        self.node(node).cluster()
+    }
+
+    /// Stages a module at one node and has all prepare it.
+    async fn make_ready(&self, wasm: &'static [u8]) -> ModuleId {
+        let handle = self.handle(NODES[0]);
+        let id = handle.stage(MACHINE, wasm.into(), &wanting()).await.expect("it follows the active one");
+        handle.prepare(MACHINE, id, &wanting()).await.expect("all nodes are there");
+        id
+    }
+
+    /// Activates a module while the power of a node goes off after so many operations of its disk.
+    async fn activate_through_a_cut(&mut self, module: ModuleId, by: By, victim: NodeId, operations: u64) {
+        self.members[&victim].disk.crash_after(operations);
+        let handle = self.handle(others(victim).next().expect("there are three"));
+        // It may have become active when the answer was lost.
+        match handle.activate(MACHINE, module, by, &wanting()).await {
+            Ok(()) | Err(ClusterError::Deadline) => {}
+            Err(error) => panic!("{error}"),
+        }
+        self.crash(victim).await;
+        self.start(victim).await;
+        self.served().await;
+        let replicas: Vec<_> = NODES.into_iter().flat_map(|node| self.replicas(node)).collect();
+        let is_active = || replicas.iter().all(|replica| replica.progress().journal.module == module);
+        eventually("every replica has activated it", || is_active().then_some(())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_activation_is_finished_through_power_cuts_under_load() {
+    let mut cluster = Cluster::found().await;
+    let first = cluster.replica(NODES[0]).progress().journal.module;
+    let second = cluster.make_ready(REFACTORED).await;
+    let mut load = cluster.load();
+    for round in 0..rounds(2, 20) {
+        load.more(20).await;
+        let (module, by) = if round % 2 == 0 { (second, By::Admin) } else { (first, By::Rollback) };
+        let leader = cluster.leader(&NODES).await;
+        let victim = if cluster.random.random_bool(0.5) { leader } else { others(leader).next().expect("three") };
+        let operations = cluster.random.random_range(1..OPERATIONS);
+        cluster.activate_through_a_cut(module, by, victim, operations).await;
+    }
+    load.more(20).await;
+    let last = cluster.make_ready(MIGRATING).await;
+    let leader = cluster.leader(&NODES).await;
+    let operations = cluster.random.random_range(1..OPERATIONS);
+    cluster.activate_through_a_cut(last, By::Admin, leader, operations).await;
+    load.more(20).await;
+    let back = cluster.handle(NODES[0]).activate(MACHINE, second, By::Rollback, &wanting()).await;
+    assert!(matches!(back, Err(ClusterError::StepRefused(_))), "{back:?}");
+    let attempts = load.stop().await;
+    cluster.judge(&attempts).await;
+}
