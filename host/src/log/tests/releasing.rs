@@ -51,7 +51,9 @@ fn a_released_log_opens_and_goes_on() {
     let (before, bytes, expected) = (segments(&disk), log.bytes(), all(&log));
     let freed = log.release().expect("the disk is well");
     assert!(0 < freed);
-    assert_eq!(log.bytes(), bytes - freed);
+    // The writer may have made its next segment in the meantime.
+    let made = log.bytes() + freed - bytes;
+    assert!(made == 0 || made == 64 << 10, "{made}");
     let after = segments(&disk);
     assert!(after.len() < before.len() && before.ends_with(&after), "{before:?} → {after:?}");
     assert_eq!(log.release().expect("the disk is well"), 0, "once is enough");
