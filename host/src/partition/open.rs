@@ -36,6 +36,9 @@ const COMMITTED_BATCHES_MAX: usize = 16;
 pub trait Modules: Send + Sync {
     /// Loads a module that was staged before; an error names what is missing.
     fn load(&self, id: ModuleId) -> Result<Arc<dyn Logic>, String>;
+
+    /// The same without waiting for anybody: nothing when the module is not on this node.
+    fn find_here(&self, id: ModuleId) -> Option<Arc<dyn Logic>>;
 }
 
 /// What a partition is opened with.

@@ -109,6 +109,10 @@ impl Modules for Registry {
     fn load(&self, id: ModuleId) -> Result<Arc<dyn Logic>, String> {
         self.find(id).map_err(|error| error.to_string())
     }
+
+    fn find_here(&self, id: ModuleId) -> Option<Arc<dyn Logic>> {
+        self.find(id).ok()
+    }
 }
 
 /// Writes a file so that it is there whole or not at all.

@@ -163,14 +163,15 @@ impl Machine {
         *self.active.write() = (logic, describe);
     }
 
-    /// The module that a partition's journal names, which decided what is rendered or read there.
+    /// The module that a partition's journal names, which decided what is rendered or read there; the active one as long as it names none.
     pub(super) fn logic_of(&self, id: ModuleId) -> Arc<dyn Logic> {
         let active = self.logic();
-        if active.id() == id {
+        if active.id() == id || id == ModuleId::ZERO {
             return active;
         }
-        self.modules.load(id).unwrap_or_else(|reason| {
-            tracing::error!(module = %id, reason, "a module of the journal cannot be loaded; the active one is asked");
+        // Whoever has applied an entry has its module.
+        self.modules.find_here(id).unwrap_or_else(|| {
+            tracing::error!(module = %id, "a module of the journal is not here; the active one is asked");
             active
         })
     }

@@ -51,6 +51,10 @@ impl Modules for HostModules {
     fn load(&self, id: ModuleId) -> Result<Arc<dyn Logic>, String> {
         self.find(id).map_err(|error| error.to_string())
     }
+
+    fn find_here(&self, id: ModuleId) -> Option<Arc<dyn Logic>> {
+        self.host.upgrade()?.registry.find(id).ok()
+    }
 }
 
 /// Asks the others for a module, again and again for a while; nothing when none of them has it.
