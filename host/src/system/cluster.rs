@@ -104,6 +104,11 @@ pub enum ClusterError {
     Refused { node: NodeId, reason: String },
     #[error("node {node} at {address} does not answer: {reason}")]
     Unreachable { node: NodeId, address: String, reason: String },
+    #[error(
+        "nothing was heard of node {nodes} before the deadline: it prepares the module once it runs and is reached, so look at \
+         `cluster status` and `module log`, or prepare again"
+    )]
+    NotPrepared { nodes: String },
     #[error("not done before the deadline; `cluster status` shows how far it got, and the same call may be sent again")]
     Deadline,
 }

@@ -111,10 +111,15 @@ impl Cluster {
                 |node: &NodeId| row.is_some_and(|row| row.prepared.iter().any(|prepared| prepared.node == node.0));
             row.is_some_and(|row| !row.prepared.is_empty()) && directory.nodes.keys().all(has_said)
         };
-        match tokio::time::timeout_at(wanting.deadline, directory.wait_for(is_over)).await {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(ClusterError::Deadline),
+        if let Ok(Ok(_)) = tokio::time::timeout_at(wanting.deadline, directory.wait_for(is_over)).await {
+            return Ok(());
         }
+        let known = directory.borrow().clone();
+        let row = known.modules.get(machine).and_then(|row| row.find(module.0));
+        let has_said =
+            |node: &&NodeId| row.is_some_and(|row| row.prepared.iter().any(|prepared| prepared.node == node.0));
+        let silent: Vec<String> = known.nodes.keys().filter(|node| !has_said(node)).map(ToString::to_string).collect();
+        Err(ClusterError::NotPrepared { nodes: silent.join(", ") })
     }
 
     /// Makes a module the active one; returns once every partition of this node has it.

@@ -48,14 +48,16 @@ fn nothing_is_deleted_that_is_not_purged() {
 fn a_released_log_opens_and_goes_on() {
     let disk = SimDisk::new();
     let log = purged_log(&disk);
-    let (before, bytes, expected) = (segments(&disk), log.bytes(), all(&log));
+    let (before, bytes, expected, earlier) = (segments(&disk), log.bytes(), all(&log), disk.copy());
     let freed = log.release().expect("the disk is well");
-    assert!(0 < freed);
+    let after = segments(&disk);
+    assert!(after.len() < before.len() && before.ends_with(&after), "{before:?} → {after:?}");
+    let gone = before.iter().filter(|name| !after.contains(name));
+    let size = |name: &String| earlier.content(&dir().join(name)).map_or(0, |content| content.len() as u64);
+    assert_eq!(freed, gone.map(size).sum::<u64>(), "the bytes of the files that are gone");
     // The writer may have made its next segment in the meantime.
     let made = log.bytes() + freed - bytes;
     assert!(made == 0 || made == 64 << 10, "{made}");
-    let after = segments(&disk);
-    assert!(after.len() < before.len() && before.ends_with(&after), "{before:?} → {after:?}");
     assert_eq!(log.release().expect("the disk is well"), 0, "once is enough");
     assert_eq!(all(&log), expected);
     let (last, vote) = (log.last(), log.vote());
