@@ -5,6 +5,7 @@
 
 pub mod error;
 pub mod source;
+pub mod transit;
 pub mod verify;
 pub mod balance;
 pub mod list;

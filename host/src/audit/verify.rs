@@ -11,12 +11,15 @@ use statehouse_abi::key::split_key;
 use statehouse_abi::outcome::GroupOutcome;
 
 use crate::audit::error::AuditError;
+use crate::audit::replay::history::FolderHistory;
 use crate::audit::source::{PartitionSource, Read, Source};
+use crate::audit::transit::{Cut, Moves, TransitReport, Transits};
 use crate::ids::{CommandId, PartitionId, Position};
 use crate::log::Tail;
-use crate::machine::entry::{EntryKind, Part};
+use crate::machine::entry::{Entry, EntryKind, Part};
 use crate::machine::journal::Verdict;
 use crate::machine::replay::Replay;
+use crate::machine::transit::TransitError;
 use crate::saga::status::ENTITY;
 
 /// Rows handed to `sh1_check` at once.
@@ -53,7 +56,7 @@ pub struct PartitionReport {
 /// Something that is not as it was recorded, or must not be.
 #[derive(Clone, Debug, Serialize)]
 pub struct Fault {
-    /// `log`, `chain`, `digest`, `invariant` or `id`.
+    /// `log`, `chain`, `digest`, `invariant`, `transit` or `id`.
     pub kind: &'static str,
     pub detail: String,
     /// File name of the segment and byte offset in it, where there is one.
@@ -68,23 +71,41 @@ pub struct Report {
     pub cluster: String,
     pub is_clean: bool,
     pub partitions: Vec<PartitionReport>,
+    /// Of machines with several partitions: what is on its way between them.
+    pub in_transit: Vec<TransitReport>,
 }
 
 /// Verifies all partitions of the machines; `on_entry` is told of progress as (entries done, entries in all).
 pub fn verify(source: &Source, machines: &[String], on_entry: &dyn Fn(u64)) -> Result<Report, AuditError> {
-    let mut partitions = Vec::new();
+    let (mut partitions, mut in_transit) = (Vec::new(), Vec::new());
     for machine in machines {
-        let mut ids: BTreeMap<CommandId, Position> = BTreeMap::new();
-        for partition in source.partitions(machine)? {
+        let found = source.partitions(machine)?;
+        let is_divided = 1 < found.len();
+        let history = FolderHistory::new(source, machine)?;
+        let cut = if is_divided { Cut::find(&history) } else { Ok(Cut::end()) };
+        let mut seen = Seen { ids: BTreeMap::new(), transits: cut.map(Transits::new).ok() };
+        let first = partitions.len();
+        for partition in found {
             partitions.push(match source.partition(machine, partition) {
-                Ok(opened) => verify_partition(source, &opened, &mut ids, on_entry),
+                Ok(opened) => verify_partition(source, &opened, &mut seen, on_entry),
                 Err(AuditError::Log { source: error, .. }) => unreadable(machine, partition, error.to_string()),
                 Err(error) => return Err(error),
             });
         }
+        // Where a journal cannot be read to its end, nothing can be said of what should have arrived.
+        let is_whole = partitions[first..].iter().all(|partition: &PartitionReport| partition.faults.is_empty());
+        in_transit.extend(seen.transits.filter(|_| is_divided && is_whole).map(|transits| transits.report(machine)));
     }
-    let is_clean = partitions.iter().all(|partition| partition.faults.is_empty());
-    Ok(Report { cluster: source.identity().cluster.clone(), is_clean, partitions })
+    let is_clean = partitions.iter().all(|partition| partition.faults.is_empty())
+        && in_transit.iter().all(|machine| machine.faults.is_empty());
+    Ok(Report { cluster: source.identity().cluster.clone(), is_clean, partitions, in_transit })
+}
+
+/// What was seen in the partitions of a machine so far.
+struct Seen {
+    ids: BTreeMap<CommandId, Position>,
+    /// `None`: a journal cannot be read.
+    transits: Option<Transits>,
 }
 
 fn unreadable(machine: &str, partition: PartitionId, detail: String) -> PartitionReport {
@@ -113,7 +134,7 @@ fn unreadable(machine: &str, partition: PartitionId, detail: String) -> Partitio
 fn verify_partition(
     source: &Source,
     partition: &PartitionSource,
-    ids: &mut BTreeMap<CommandId, Position>,
+    seen: &mut Seen,
     on_entry: &dyn Fn(u64),
 ) -> PartitionReport {
     let mut report = unreadable(&partition.machine, partition.partition, String::new());
@@ -134,8 +155,15 @@ fn verify_partition(
                 break;
             }
         };
+        let moves = moves_of(seen, &replay, &read.entry);
         match replay.apply(&read.entry, &|id| source.load(id)) {
-            Ok(Verdict::Effective(_)) => count(&mut report, partition, &replay, &read, ids),
+            Ok(Verdict::Effective(_)) => {
+                count(&mut report, partition, &replay, &read, &mut seen.ids);
+                if let Err(error) = note_moves(seen, &replay, &read.entry, moves) {
+                    report.faults.push(fault_at("transit", error.to_string(), &read));
+                    break;
+                }
+            }
             Ok(Verdict::Void) => report.void_entries += 1,
             Err(error) => {
                 let kind = if error.to_string().contains("digest") { "digest" } else { "chain" };
@@ -148,6 +176,26 @@ fn verify_partition(
     }
     finish(&mut report, partition, &replay);
     report
+}
+
+/// What an entry is about to move between partitions; one that turns out to be void moves nothing.
+fn moves_of(seen: &Seen, replay: &Replay, entry: &Entry) -> Option<Result<Moves, TransitError>> {
+    let (transits, logic) = (seen.transits.as_ref()?, replay.logic.as_ref()?);
+    transits.measure(logic.as_ref(), entry, &replay.rows)
+}
+
+fn note_moves(
+    seen: &mut Seen,
+    replay: &Replay,
+    entry: &Entry,
+    moves: Option<Result<Moves, TransitError>>,
+) -> Result<(), TransitError> {
+    let (Some(transits), Some(logic)) = (&mut seen.transits, &replay.logic) else { return Ok(()) };
+    if let Some(moves) = moves {
+        transits.moved(logic.as_ref(), entry, moves?, &replay.rows)?;
+    }
+    transits.note(entry);
+    Ok(())
 }
 
 fn fault_at(kind: &'static str, detail: String, read: &Read) -> Fault {

@@ -22,7 +22,7 @@ use crate::audit::list::{Line, LinePart, What, list};
 use crate::audit::verify::{Report, verify};
 use crate::audit::{AuditError, Source};
 use crate::cli::output::{print, print_json, progress, table, to_json};
-use crate::ids::PartitionId;
+use crate::ids::{Micros, PartitionId};
 use crate::router::answer::Moment;
 
 #[derive(Subcommand)]
@@ -149,8 +149,16 @@ fn report_text(report: &Report) -> String {
             text.push_str(&format!("FAULT {stream} {}{segment}{offset}: {}\n", fault.kind, fault.detail));
         }
     }
+    for machine in &report.in_transit {
+        let sums: Vec<String> = machine.in_transit.iter().map(|(unit, sum)| format!("{sum} {unit}")).collect();
+        let sums = if sums.is_empty() { "nothing".to_owned() } else { sums.join(", ") };
+        let cut = machine.cut.map(|time| format!(" at {}", print_time(Micros(time)))).unwrap_or_default();
+        let (name, count) = (&machine.machine, machine.in_flight);
+        text.push_str(&format!("{name}: {sums} on its way between partitions{cut}, by {count} commands in flight\n"));
+        machine.faults.iter().for_each(|fault| text.push_str(&format!("FAULT {name} transit: {fault}\n")));
+    }
     text.push_str(if report.is_clean {
-        "verified: frames, chain, digests, ids and invariants are as recorded\n"
+        "verified: frames, chain, digests, ids, invariants and transit are as recorded\n"
     } else {
         "NOT verified: see the faults above; keep the folder as it is and restore a replica or a backup\n"
     });

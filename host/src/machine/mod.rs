@@ -11,6 +11,7 @@ pub mod native;
 pub mod replica;
 pub mod replay;
 pub mod table;
+pub mod transit;
 
 #[cfg(test)]
 mod tests;

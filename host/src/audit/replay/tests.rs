@@ -3,6 +3,7 @@
 mod maker;
 mod purse;
 mod cumulative;
+mod transit;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -84,7 +85,13 @@ impl Numbers {
 
 /// Everything at once: both protocols, closed payees, panics, calls that are late and cancels that are early.
 fn busy(seed: u64, commands: u64) -> Maker {
-    let mut maker = maker();
+    let mut maker = unsettled(maker(), seed, commands);
+    maker.settle();
+    maker
+}
+
+/// The same, with commands under way at the end.
+fn unsettled(mut maker: Maker, seed: u64, commands: u64) -> Maker {
     let mut numbers = Numbers(seed);
     let purses: Vec<Vec<String>> = (0..PARTITIONS as usize).map(|partition| names(&maker, partition, 3)).collect();
     let mut id = 1;
@@ -121,7 +128,6 @@ fn busy(seed: u64, commands: u64) -> Maker {
             };
         }
     }
-    maker.settle();
     maker
 }
 

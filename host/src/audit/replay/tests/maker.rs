@@ -300,8 +300,9 @@ impl Maker {
         };
         let outcome = if is_forbidden { Outcome::NothingDone } else { outcome_of(&entry) };
         self.outcomes.insert(id, matches!(outcome, Outcome::Done { .. }));
-        let at = Moment::at_participant(entry.header().time, String::new());
+        let time = entry.header().time;
         self.record(partition, entry, writes);
+        let at = Moment::at_participant(time, self.position(partition, 0).to_string());
         self.script.push(Step::Called(number_of(call.parent)));
         self.heard.push((call.home, Progress::new(call.parent, key, outcome, at)));
     }

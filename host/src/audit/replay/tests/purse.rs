@@ -31,6 +31,8 @@ pub mod variant {
     pub const UNREADABLE: u8 = 11;
     /// Refuses to plan 13.
     pub const REFUSES: u8 = 12;
+    /// Where 11 are given, only 10 count as arrived.
+    pub const LEAK: u8 = 13;
 }
 
 const BALANCE: &[u8] = b"balance";
@@ -303,7 +305,7 @@ impl<const V: u8> Module for Purse<V> {
             Event::Given { amount } => {
                 let more = i64::from(V == variant::ROWS && amount == 11);
                 Self::add(tx, amount + more);
-                transit(-amount, tx);
+                transit(-amount + i64::from(V == variant::LEAK && amount == 11), tx);
             }
             Event::Closed => tx.write(CLOSED, &true),
             Event::Held { amount } => {
@@ -336,6 +338,10 @@ impl<const V: u8> Module for Purse<V> {
     fn render_row(entity: &[u8], suffix: &[u8], row: &[u8]) -> Value {
         if suffix == BALANCE && entity != LOCAL {
             return Value::map([("balance", Value::Int(Self::balance(Some(row)).into()))]);
+        }
+        if suffix == TRANSIT {
+            let balance: i64 = borsh::from_slice(row).unwrap_or_default();
+            return Value::map([("transit", Value::text("coins")), ("balance", Value::Text(balance.to_string()))]);
         }
         Value::Null
     }

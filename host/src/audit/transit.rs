@@ -1,0 +1,323 @@
+//! Whether everything that left one partition has reached another, over all partitions of a machine.
+//!
+//! ```text
+//! what commands have moved (their groups, one by one)  =  what the rows show on its way, at a cut no effect of which lacks its cause
+//! ```
+//! In: the entries of all partitions. Out: a consistent cut, what is on its way there, and every command that is over while something of it
+//! is not. A running node's journals end at different moments, and a follower may lag; so the cut lies before the first entry whose cause
+//! is not in the folder. It does not know what is on its way: [`InTransit`] says what counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+use statehouse_abi::ops::{OpRole, OpsBlock, OpsWriter};
+use statehouse_abi::outcome::{GroupOutcome, OutcomeWriter};
+use statehouse_abi::rows::{RowsWriter, WritesBlock};
+
+use crate::audit::error::AuditError;
+use crate::audit::replay::history::History;
+use crate::ids::{CommandId, JournalIndex, Micros, PartitionId, Position};
+use crate::machine::entry::{Batch, Entry, EntryKind, Part};
+use crate::machine::journal::Verdict;
+use crate::machine::logic::{Fault, Logic, Pace};
+use crate::machine::replay::Rows;
+use crate::machine::transit::{InTransit, TransitError, is_local};
+
+/// What is on its way between a machine's partitions, at the latest moment at which that can be said.
+#[derive(Clone, Debug, Serialize)]
+pub struct TransitReport {
+    pub machine: String,
+    /// Entries up to this time count, microseconds since 1970; `None`: all of them.
+    pub cut: Option<i64>,
+    /// Commands that had started by then and were not over.
+    pub in_flight: u64,
+    /// By unit, what the rows of all partitions show on its way.
+    pub in_transit: BTreeMap<String, String>,
+    /// Empty when it is exactly what the commands in flight have moved.
+    pub faults: Vec<String>,
+}
+
+/// Entries with a later time do not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut(Micros);
+
+impl Cut {
+    /// The latest at which every call has its command's start in the folder, and every end the calls that it names.
+    ///
+    /// # Errors
+    /// A journal cannot be read.
+    pub fn find(history: &dyn History) -> Result<Self, AuditError> {
+        let mut causes = Causes::default();
+        for partition in (0..history.partition_count()).map(PartitionId) {
+            let opened = history.open(partition)?;
+            let mut journal = opened.genesis();
+            for entry in opened.entries() {
+                let entry = entry?;
+                // What is wrong with it is reported where it is verified.
+                let Ok(verdict) = journal.judge(&entry) else { break };
+                let Verdict::Effective(after) = verdict else { continue };
+                journal = after;
+                causes.note(&entry);
+            }
+            causes.ends.insert(partition, journal.index);
+        }
+        Ok(Self(causes.first_missing().map_or(Micros(i64::MAX), |time| Micros(time.0 - 1))))
+    }
+
+    /// Everything counts.
+    pub fn end() -> Self {
+        Self(Micros(i64::MAX))
+    }
+}
+
+/// What entries were caused by, in other partitions.
+#[derive(Default)]
+struct Causes {
+    started: BTreeSet<CommandId>,
+    /// Of calls whose start was not seen yet.
+    calls: Vec<(CommandId, Micros)>,
+    /// Entries that ends name, with the time of the end.
+    named: Vec<(PartitionId, JournalIndex, Micros)>,
+    /// Where each journal ends.
+    ends: BTreeMap<PartitionId, JournalIndex>,
+}
+
+impl Causes {
+    fn note(&mut self, entry: &Entry) {
+        let (records, time) = (entry.records(), entry.header().time);
+        if let Some(batch) = entry.batch() {
+            let starts = records.starts.iter().filter(|start| entry.is_started(start.command));
+            self.started.extend(starts.map(|start| batch.command_id(start.command as usize)));
+        }
+        let orphans = records.origins.iter().filter(|origin| !self.started.contains(&origin.parent()));
+        self.calls.extend(orphans.map(|origin| (origin.parent(), time)));
+        for position in records.marks.iter().flatten().filter_map(|mark| mark.at.position.as_ref()) {
+            let Ok(Position { partition, index, .. }) = position.parse() else { continue };
+            if self.ends.get(&partition).is_none_or(|end| *end < index) {
+                self.named.push((partition, index, time));
+            }
+        }
+    }
+
+    fn first_missing(&self) -> Option<Micros> {
+        let calls = self.calls.iter().filter(|(command, _)| !self.started.contains(command)).map(|(_, time)| *time);
+        let is_missing =
+            |partition: &PartitionId, index: &JournalIndex| self.ends.get(partition).is_none_or(|end| end < index);
+        let named = self.named.iter().filter(|(partition, index, _)| is_missing(partition, index));
+        calls.chain(named.map(|(_, _, time)| *time)).min()
+    }
+}
+
+/// What one group of an entry has moved, and for which command on several partitions; `None`: for one that needs no other.
+type Move = (Option<CommandId>, InTransit);
+
+/// What an entry has moved, found out before it is applied.
+pub struct Moves {
+    groups: Vec<Move>,
+    before: InTransit,
+}
+
+/// A command on several partitions, as far as it was seen.
+#[derive(Default)]
+struct Flight {
+    is_started: bool,
+    is_over: bool,
+    /// What it has taken out of rows and not put into others.
+    moved: InTransit,
+}
+
+/// The commands of a machine on several partitions, and what the rows show.
+pub struct Transits {
+    cut: Cut,
+    flights: BTreeMap<CommandId, Flight>,
+    in_transit: InTransit,
+    faults: Vec<String>,
+}
+
+/// So many faults are listed; the rest would be of the same kind.
+const FAULTS_MAX: usize = 100;
+
+impl Transits {
+    pub fn new(cut: Cut) -> Self {
+        Self { cut, flights: BTreeMap::new(), in_transit: InTransit::default(), faults: Vec::new() }
+    }
+
+    /// What an effective entry is about to move; `rows` are those before it. `None`: it is not a batch, or behind the cut.
+    pub fn measure(&self, logic: &dyn Logic, entry: &Entry, rows: &Rows) -> Option<Result<Moves, TransitError>> {
+        let batch = entry.batch().filter(|_| entry.header().kind == EntryKind::Batch)?;
+        if self.cut.0 < entry.header().time {
+            return None;
+        }
+        let groups = if entry.records().is_empty() { Ok(Vec::new()) } else { moves(logic, entry, &batch, rows) };
+        Some(groups.and_then(|groups| Ok(Moves { groups, before: shown(logic, &batch, rows)? })))
+    }
+
+    /// Takes in what it has moved; `rows` are those after it.
+    ///
+    /// # Errors
+    /// The module cannot say what its rows show.
+    pub fn moved(&mut self, logic: &dyn Logic, entry: &Entry, moves: Moves, rows: &Rows) -> Result<(), TransitError> {
+        let batch = entry.batch().expect("only batches move anything");
+        let moved = shown(logic, &batch, rows)?.minus(&moves.before)?;
+        let mut of_groups = InTransit::default();
+        for (command, moved) in moves.groups {
+            of_groups = of_groups.plus(&moved)?;
+            match command {
+                Some(command) => {
+                    let flight = self.flights.entry(command).or_default();
+                    flight.moved = std::mem::take(&mut flight.moved).plus(&moved)?;
+                    self.forget_even(command);
+                }
+                None if moved.is_nothing() => {}
+                None => self.fault(format!("a command inside one partition leaves {moved} on its way")),
+            }
+        }
+        if of_groups != moved {
+            self.fault(format!(
+                "entry {}: its rows show {moved} more on its way, its commands moved {of_groups}",
+                entry.header().index
+            ));
+        }
+        self.in_transit = std::mem::take(&mut self.in_transit).plus(&moved)?;
+        Ok(())
+    }
+
+    /// Takes in which commands an effective entry starts and which it ends.
+    pub fn note(&mut self, entry: &Entry) {
+        let Some(batch) = entry.batch().filter(|_| entry.header().time <= self.cut.0) else { return };
+        for command in 0..batch.command_count() {
+            let part = entry.part(command as u32);
+            if !matches!(part, Part::Start | Part::End) {
+                continue;
+            }
+            let id = batch.command_id(command);
+            let flight = self.flights.entry(id).or_default();
+            flight.is_started |= part == Part::Start;
+            flight.is_over |= part == Part::End;
+            self.forget_even(id);
+        }
+    }
+
+    /// Of a command that is over, and of which nothing is on its way, nothing needs to be known.
+    fn forget_even(&mut self, id: CommandId) {
+        let is_even = |flight: &Flight| flight.moved.is_nothing() && flight.is_started == flight.is_over;
+        if self.flights.get(&id).is_some_and(is_even) {
+            self.flights.remove(&id);
+        }
+    }
+
+    fn fault(&mut self, fault: String) {
+        if self.faults.len() < FAULTS_MAX {
+            self.faults.push(fault);
+        }
+    }
+
+    /// Judges, once all partitions are through.
+    pub fn report(mut self, machine: &str) -> TransitReport {
+        let mut of_flights = Ok(InTransit::default());
+        let mut in_flight = 0;
+        for (id, flight) in std::mem::take(&mut self.flights) {
+            // One that was never seen to start was forgotten as over, for the cut has the start of every call.
+            let is_over = flight.is_over || !flight.is_started;
+            if is_over && !flight.moved.is_nothing() {
+                self.fault(format!("command {id} is over, and {} of it is still on its way", flight.moved));
+            }
+            in_flight += u64::from(!is_over);
+            if !is_over {
+                of_flights = of_flights.and_then(|sum| sum.plus(&flight.moved));
+            }
+        }
+        match of_flights {
+            Ok(sum) if sum == self.in_transit => {}
+            Ok(sum) => {
+                let shown = self.in_transit.clone();
+                self.fault(format!("the rows show {shown} on its way, the commands in flight have moved {sum}"));
+            }
+            Err(error) => self.fault(error.to_string()),
+        }
+        let cut = Some(self.cut.0.0).filter(|cut| *cut != i64::MAX);
+        let in_transit = self.in_transit.units().map(|(unit, sum)| (unit.to_owned(), sum.to_string())).collect();
+        TransitReport { machine: machine.to_owned(), cut, in_flight, in_transit, faults: self.faults }
+    }
+}
+
+/// What those rows show that a batch may change.
+fn shown(logic: &dyn Logic, batch: &Batch<'_>, rows: &Rows) -> Result<InTransit, TransitError> {
+    let local = batch.ops.keys().filter(|key| is_local(key));
+    InTransit::of(logic, local.filter_map(|key| Some((key, rows.get(key)?.as_slice()))))
+}
+
+/// What each accepted group of an entry moves: its events applied alone, on the rows that the groups before it have left.
+fn moves(logic: &dyn Logic, entry: &Entry, batch: &Batch<'_>, rows: &Rows) -> Result<Vec<Move>, TransitError> {
+    let mut course = Course { rows, changed: BTreeMap::new() };
+    let mut moves = Vec::new();
+    for at in 0..batch.outcome.group_count() {
+        let GroupOutcome::Events { .. } = batch.outcome.group(at) else { continue };
+        let group = batch.ops.group(at);
+        let command = match entry.part(group.command) {
+            Part::Start => Some(batch.command_id(group.command as usize)),
+            Part::Call(origin) => Some(origin.parent()),
+            Part::Whole | Part::End => None,
+        };
+        let (ops, outcome) = alone(batch, at);
+        let ops = OpsBlock::parse_trusted(&ops).expect("the host wrote this block");
+        let before = course.shown(logic, &ops)?;
+        let mut block = RowsWriter::default();
+        ops.keys().for_each(|key| block.row(course.find(key)));
+        let writes =
+            logic.apply(Pace::Fast, entry.header().context(), ops.raw(), &block.finish(Vec::new()), &outcome)?;
+        course.write(&ops, &writes)?;
+        moves.push((command, course.shown(logic, &ops)?.minus(&before)?));
+    }
+    Ok(moves)
+}
+
+/// One group of a batch as a batch of its own, with the keys it needs: OPS and OUTCOME.
+fn alone(batch: &Batch<'_>, at: usize) -> (Vec<u8>, Vec<u8>) {
+    let group = batch.ops.group(at);
+    let (mut ops, mut keys) = (OpsWriter::default(), BTreeMap::new());
+    ops.group(group.command);
+    for op in group.first_op..group.first_op + group.op_count {
+        let op = batch.ops.op(op as usize);
+        let needed = op.keyrefs().map(|key| batch.ops.key(key as usize));
+        let keyrefs: Vec<u32> = needed.map(|key| *keys.entry(key).or_insert_with(|| ops.key(key))).collect();
+        let role = if op.role == OpRole::Undo as u32 { OpRole::Undo } else { OpRole::Step };
+        ops.op(op.entity, op.payload, keyrefs, role);
+    }
+    let mut outcome = OutcomeWriter::default();
+    if let GroupOutcome::Events { first, count } = batch.outcome.group(at) {
+        for event in (first..first + count).map(|event| batch.outcome.event(event as usize)) {
+            outcome.event(event.op - group.first_op, event.payload);
+        }
+    }
+    outcome.accept(0);
+    (ops.finish(Vec::new()), outcome.finish(Vec::new()))
+}
+
+/// The rows in the middle of an entry.
+struct Course<'a> {
+    rows: &'a Rows,
+    changed: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+}
+
+impl Course<'_> {
+    fn find(&self, key: &[u8]) -> Option<&[u8]> {
+        match self.changed.get(key) {
+            Some(row) => row.as_deref(),
+            None => self.rows.get(key).map(Vec::as_slice),
+        }
+    }
+
+    fn shown(&self, logic: &dyn Logic, ops: &OpsBlock<'_>) -> Result<InTransit, TransitError> {
+        let local = ops.keys().filter(|key| is_local(key));
+        InTransit::of(logic, local.filter_map(|key| Some((key, self.find(key)?))))
+    }
+
+    fn write(&mut self, ops: &OpsBlock<'_>, writes: &[u8]) -> Result<(), TransitError> {
+        let malformed = |source: statehouse_abi::block::AbiError| Fault::Output { what: source.to_string() };
+        for (key, row) in WritesBlock::parse(writes, ops.key_count()).map_err(malformed)?.writes() {
+            self.changed.insert(ops.key(key as usize).to_vec(), row.map(<[u8]>::to_vec));
+        }
+        Ok(())
+    }
+}
