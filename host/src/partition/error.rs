@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use crate::consensus::ConsensusError;
-use crate::ids::{JournalIndex, LogIndex, ModuleId, NodeId, Position};
+use crate::ids::{JournalIndex, LogIndex, ModuleId, NodeId, PartitionId, Position};
 use crate::log::{EntryId, LogError};
 use crate::machine::entry::EntryError;
 use crate::machine::journal::JournalError;
@@ -37,6 +37,8 @@ pub enum PartitionError {
     Thread(std::io::Error),
     #[error("this node does not lead the partition")]
     NotLeading,
+    #[error("this node has no replica of partition {0}")]
+    NotHere(PartitionId),
     /// Nobody who leads the partition answered in time.
     #[error("no leader answered before the deadline")]
     NoLeader,

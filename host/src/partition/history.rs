@@ -3,7 +3,7 @@
 //! In: a journal index. Out: the effective entry. Raft's index runs ahead of the journal's by the blank, membership and
 //! void entries before it, so the search starts from where both are known and moves down.
 
-use crate::ids::{CommandId, Fingerprint, Head, JournalIndex, LogIndex};
+use crate::ids::{CommandId, Fingerprint, Head, JournalIndex, LogIndex, Micros};
 use crate::log::{EntryId, Log, LogEntry, Payload};
 use crate::machine::entry::{Entry, EntryKind};
 use crate::machine::journal::Journal;
@@ -113,6 +113,31 @@ fn read_one(log: &Log, index: LogIndex) -> Result<Option<Entry>, PartitionError>
         Some(LogEntry { payload: Payload::Entry(bytes), .. }) => Ok(Entry::parse(bytes).ok()),
         _ => Ok(None),
     }
+}
+
+/// The last index up to `upto` before which, itself included, no entry has this time or a later one.
+///
+/// Times rise along the log, but for void entries, which were computed on a journal that ran ahead: one of them can only make it less.
+pub fn find_last_before(log: &Log, upto: LogIndex, time: Micros) -> Result<Option<LogIndex>, PartitionError> {
+    let (mut low, mut high) = (begin(log).0, upto.0 + 1);
+    // INVARIANT: what lies below `low` is earlier, what lies at `high` or above, up to `upto`, is not.
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let mut at = middle;
+        let found = loop {
+            match read_one(log, LogIndex(at))? {
+                Some(entry) => break Some(entry.header().time),
+                None if at + 1 < high => at += 1,
+                None => break None,
+            }
+        };
+        match found {
+            Some(found) if time <= found => high = middle,
+            // What consensus itself has written has no time.
+            Some(_) | None => low = at + 1,
+        }
+    }
+    Ok(low.checked_sub(1).map(LogIndex).filter(|last| begin(log) <= *last))
 }
 
 /// Walks the effective entries from the newest to the oldest, until `each` says that it has enough.

@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::ids::LogIndex;
+use crate::ids::{LogIndex, Micros};
 use crate::log::{EntryId, Log, LogHealth};
 use crate::partition::error::PartitionError;
 use crate::partition::handle::Partition;
+use crate::partition::history::find_last_before;
 use crate::partition::open::applied_of;
 use crate::partition::run::Message;
 use crate::snapshot::{IDS, Manifest, STATE, SnapshotError, Snapshots};
@@ -56,9 +57,13 @@ impl Partition {
         Ok(self.parts.group.adopt_snapshot().await?)
     }
 
-    /// Sees to it that about `keep_bytes` of the log stay, and what is not in a snapshot yet. To be called again and again: what one call
-    /// has begun the next ones go on with.
-    pub async fn release_log(&self, keep_bytes: u64) -> Result<(), PartitionError> {
+    /// Sees to it that about `keep_bytes` of the log stay, what is not in a snapshot yet, and everything since `needed_since`: the time from
+    /// which on somebody may ask what is recorded, which is found out only if there is something to release. To be called again and again:
+    /// what one call has begun the next ones go on with.
+    pub async fn release_log<N>(&self, keep_bytes: u64, needed_since: N) -> Result<(), PartitionError>
+    where
+        N: AsyncFnOnce() -> Result<Option<Micros>, PartitionError>,
+    {
         let (log, snapshots) = (&self.parts.log, &self.parts.snapshots);
         // Whoever is being sent a snapshot needs the log behind it next.
         if snapshots.is_lent() || log.health() != LogHealth::Ok {
@@ -69,7 +74,15 @@ impl Partition {
             self.take_snapshot().await?;
         }
         if let Some(upto) = self.find_releasable(keep_bytes) {
-            self.parts.group.purge(upto).await?;
+            let since = needed_since().await?;
+            let log = log.clone();
+            let upto = blocking(move || match since {
+                Some(since) => find_last_before(&log, upto, since),
+                None => Ok(Some(upto)),
+            });
+            if let Some(upto) = upto.await? {
+                self.parts.group.purge(upto).await?;
+            }
         }
         let log = log.clone();
         let freed = blocking(move || Ok(log.release()?)).await?;

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::clock::SystemClock;
-use crate::ids::{CommandId, JournalIndex, ModuleId, NodeId, PartitionId};
+use crate::ids::{CommandId, JournalIndex, Micros, ModuleId, NodeId, PartitionId};
 use crate::log::{EntryId, RealDisk};
 use crate::machine::entry::Activation;
 use crate::machine::logic::Logic;
@@ -301,13 +301,13 @@ async fn a_log_is_released_up_to_what_is_to_be_kept() {
     let partition = open(folder.path()).await;
     let ids = create(&partition, 0..30).await;
     let expected = content(&partition, &ids).await;
-    partition.release_log(1 << 30).await.expect("the disk is well");
+    partition.release_log(1 << 30, nobody_asks).await.expect("the disk is well");
     assert!(partition.snapshots().newest().is_none(), "there is less than that");
     let bytes = partition.log().bytes_after(None);
     // What one call has begun the next ones go on with, once the group has followed.
     let released = async {
         while partition.log().last_purged().is_none() {
-            partition.release_log(KEPT).await.expect("the disk is well");
+            partition.release_log(KEPT, nobody_asks).await.expect("the disk is well");
             tokio::task::yield_now().await;
         }
     };
@@ -328,6 +328,44 @@ async fn a_log_is_released_up_to_what_is_to_be_kept() {
     let made = partition.snapshots().newest().expect("something is purged");
     assert_eq!(made.manifest.journal, expected.journal.0);
     check_released(&partition, &ids, &expected).await;
+    partition.close().await.expect("closes");
+}
+
+/// No command is in flight.
+async fn nobody_asks() -> Result<Option<Micros>, PartitionError> {
+    Ok(None)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_command_in_flight_may_ask_for_is_not_released() {
+    const KEPT: u64 = 1024;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let partition = open(folder.path()).await;
+    create(&partition, 0..30).await;
+    // As if a partition had no leader that could say so.
+    let silent = async || Err(PartitionError::NoLeader);
+    for _ in 0..20 {
+        let refused = partition.release_log(KEPT, silent).await;
+        assert!(matches!(refused, Ok(()) | Err(PartitionError::NoLeader)), "{refused:?}");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(partition.log().last_purged(), None, "as long as nobody knows, everything stays");
+
+    let oldest = partition.find_entry(JournalIndex(15)).expect("it is kept");
+    let since = oldest.entry.header().time;
+    let released = async {
+        while partition.log().last_purged().is_none() {
+            partition.release_log(KEPT, async || Ok(Some(since))).await.expect("the disk is well");
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout_at(soon(), released).await.expect("the log is purged");
+    let found = partition.find_entry(JournalIndex(15)).expect("somebody may ask for it");
+    assert_eq!(found.entry.header().time, since);
+    assert!(
+        matches!(partition.find_entry(JournalIndex(14)), Err(PartitionError::Released { .. })),
+        "nobody asks for it"
+    );
     partition.close().await.expect("closes");
 }
 

@@ -468,9 +468,10 @@ pub(super) fn partition_error(error: PartitionError) -> QueryError {
             tracing::error!(%error, "a read failed");
             UnavailableReason::Halted
         }
-        PartitionError::Consensus(_) | PartitionError::NotLeading | PartitionError::NoLeader => {
-            UnavailableReason::NoLeader
-        }
+        PartitionError::Consensus(_)
+        | PartitionError::NotLeading
+        | PartitionError::NoLeader
+        | PartitionError::NotHere(_) => UnavailableReason::NoLeader,
         // None of these is met by a partition that runs.
         PartitionError::Folder { .. }
         | PartitionError::Thread(_)

@@ -1,15 +1,23 @@
 //! Retention: keeps the logs of this node at about the length that its configuration says.
 //!
 //! In: how much to keep. Out: snapshots, and segments that are deleted once a snapshot has what is in them. It runs only where the
-//! configuration names a length; nothing else ever deletes a part of a journal. It does not know what the other nodes keep.
+//! configuration names a length; nothing else ever deletes a part of a journal. What a command in flight may still ask for stays, however
+//! long it takes; where that cannot be found out, everything stays. It does not know what the other nodes keep.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use crate::ids::Micros;
+use crate::partition::PartitionError;
+use crate::peer::GroupName;
 use crate::system::host::Host;
 
 /// How often the logs are looked at.
 const ROUND: Duration = Duration::from_secs(1);
+/// How long a partition has to say what is in flight.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs until the node stops.
 pub async fn run(host: Arc<Host>, keep_bytes: u64) {
@@ -18,7 +26,8 @@ pub async fn run(host: Arc<Host>, keep_bytes: u64) {
             if !partition.is_running() {
                 continue;
             }
-            if let Err(error) = partition.release_log(keep_bytes).await {
+            let needed_since = async || oldest_in_flight(&host, &group).await;
+            if let Err(error) = partition.release_log(keep_bytes, needed_since).await {
                 tracing::warn!(%group, %error, "the log is not released, to be tried again");
             }
         }
@@ -27,4 +36,21 @@ pub async fn run(host: Arc<Host>, keep_bytes: u64) {
             () = tokio::time::sleep(ROUND) => {}
         }
     }
+}
+
+/// When the oldest command in flight of a machine has started, wherever its home is: its coordinator may ask every partition what it has
+/// recorded since then, and its client may ask for its start.
+///
+/// # Errors
+/// A partition does not say so in time: it has no leader, or this node is behind.
+pub async fn oldest_in_flight(host: &Host, group: &GroupName) -> Result<Option<Micros>, PartitionError> {
+    let Some(machine) = host.router.find_machine(&group.machine) else { return Ok(None) };
+    let mut oldest = None;
+    for home in machine.partition_ids() {
+        let partition = machine.find_partition(home).ok_or(PartitionError::NotHere(home))?;
+        partition.read_linearizable(Instant::now() + PATIENCE).await?;
+        let started = partition.list_in_flight()?.iter().map(crate::saga::Saga::started).min();
+        oldest = [oldest, started].into_iter().flatten().min();
+    }
+    Ok(oldest)
 }
