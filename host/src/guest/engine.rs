@@ -13,7 +13,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use wasmtime::{Config, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy, WasmBacktraceDetails};
+use wasmtime::{
+    Config, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, ProfilingStrategy, Strategy,
+    WasmBacktraceDetails,
+};
 
 use super::artefact::ArtefactCache;
 use super::error::GuestError;
@@ -36,11 +39,13 @@ pub struct EngineOptions {
     pub instances_max: u32,
     /// How long a call on the fast artefact may run.
     pub watchdog: Duration,
+    /// Tell `perf` the names of guest functions, in a file under `/tmp` that is named after the process.
+    pub has_perf_map: bool,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { cache: None, instances_max: 32, watchdog: limits::GUEST_WATCHDOG }
+        Self { cache: None, instances_max: 32, watchdog: limits::GUEST_WATCHDOG, has_perf_map: false }
     }
 }
 
@@ -67,8 +72,8 @@ impl Engine {
     /// the watchdog thread cannot be started.
     pub fn new(options: EngineOptions) -> Result<Arc<Self>, GuestError> {
         let instances_max = options.instances_max.max(1);
-        let fast = Lane::new(Pace::Fast, instances_max)?;
-        let metered = Lane::new(Pace::Metered, instances_max)?;
+        let fast = Lane::new(Pace::Fast, instances_max, options.has_perf_map)?;
+        let metered = Lane::new(Pace::Metered, instances_max, options.has_perf_map)?;
         let watchdog = Watchdog::start(fast.engine.clone(), options.watchdog)?;
         let cache = options.cache.map(ArtefactCache::new).transpose()?;
         let fingerprint = fingerprint(&[&fast.engine, &metered.engine]);
@@ -112,8 +117,12 @@ impl Engine {
 }
 
 impl Lane {
-    fn new(pace: Pace, instances_max: u32) -> Result<Self, GuestError> {
-        let engine = wasmtime::Engine::new(&config(pace, instances_max))
+    fn new(pace: Pace, instances_max: u32, has_perf_map: bool) -> Result<Self, GuestError> {
+        let mut config = config(pace, instances_max);
+        if has_perf_map {
+            config.profiler(ProfilingStrategy::PerfMap);
+        }
+        let engine = wasmtime::Engine::new(&config)
             .map_err(|error| GuestError::Configuration { detail: format!("{error:#}") })?;
         Ok(Self { pace, engine, free: Mutex::new(instances_max), freed: Condvar::new() })
     }

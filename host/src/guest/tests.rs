@@ -27,7 +27,7 @@ fn engine() -> Arc<Engine> {
 }
 
 fn engine_with_watchdog(watchdog: Duration) -> Arc<Engine> {
-    Engine::new(EngineOptions { cache: None, instances_max: 2, watchdog }).expect("the engine starts")
+    Engine::new(EngineOptions { instances_max: 2, watchdog, ..Default::default() }).expect("the engine starts")
 }
 
 fn load(name: &str) -> Arc<Module> {

@@ -40,11 +40,14 @@ pub struct GuestArgs {
     /// Transfers in one batch
     #[arg(long, default_value_t = 8192)]
     pub batch: u32,
+    /// Write /tmp/perf-PID.map, so that `perf report` knows the guest's functions
+    #[arg(long)]
+    pub perf_map: bool,
 }
 
 pub fn run(args: &GuestArgs) -> anyhow::Result<ExitCode> {
     let folder = Folder::new(None)?;
-    let engine = Engine::new(EngineOptions::default())?;
+    let engine = Engine::new(EngineOptions { has_perf_map: args.perf_map, ..EngineOptions::default() })?;
     let registry = Registry::open(folder.path().join("modules"), engine)?;
     let logic = registry.stage(WALLET)?;
     let figures = measure("wasm", logic, args)?;
