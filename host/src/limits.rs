@@ -60,6 +60,8 @@ pub const GUEST_WATCHDOG: Duration = Duration::from_secs(2);
 pub const PANIC_TEXT_BYTES_MAX: usize = 4 << 10;
 /// Panic texts and backtraces kept in memory, per partition.
 pub const PANICS_KEPT_MAX: usize = 1024;
+/// Rows of `@local` that are rendered for the metric of what is on its way between partitions: more would take the guest too long.
+pub const LOCAL_ROWS_SHOWN_MAX: usize = 4096;
 /// Isolation runs of one batch before the remaining suspects are moved to batches of their own.
 pub const ISOLATIONS_PER_BATCH_MAX: usize = 64;
 /// Bytes of submissions that wait in one partition's queue.

@@ -93,6 +93,7 @@ impl Executor {
                 (self.compute(entry)?, Vec::new())
             }
         };
+        self.show_in_transit(after.time);
         let meta = meta_of(id, &after, self.membership.as_ref());
         self.store.apply(applied.rows(), meta, applied.entry().payload().len() as u64);
         fail::fail_point!("partition::applied", |_| std::process::abort());

@@ -23,6 +23,7 @@ use crate::machine::journal::Journal;
 use crate::partition::coordinate::read_table;
 use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::history;
+use crate::partition::open::Modules;
 use crate::partition::run::{Message, Wanted};
 use crate::partition::status::{Board, PartitionStatus, Progress, RunState};
 use crate::peer::{Call, GroupPeers, Topic};
@@ -45,6 +46,7 @@ pub(super) struct Parts {
     pub board: Arc<Board>,
     pub group: Group,
     pub peers: GroupPeers,
+    pub modules: Arc<dyn Modules>,
     pub log: Log,
     pub store: Arc<Store>,
     pub ids: Arc<IdIndex>,

@@ -13,6 +13,7 @@ pub mod coordinate;
 mod propose;
 mod activate;
 mod status;
+mod in_transit;
 pub mod history;
 mod handle;
 #[cfg(test)]
@@ -21,5 +22,6 @@ mod tests;
 pub use coordinate::{Answered, Participants, end_of};
 pub use error::{HaltReason, PartitionError};
 pub use handle::{Partition, ReadPoint};
+pub use in_transit::moment_before;
 pub use open::{Modules, PartitionOptions};
 pub use status::{Panics, PartitionStatus, Progress, RunState};

@@ -154,7 +154,7 @@ impl Partition {
             partition: options.partition,
             runtime: tokio::runtime::Handle::current(),
             clock: options.clock,
-            modules: options.modules,
+            modules: options.modules.clone(),
             log: log.clone(),
             store: store.clone(),
             ids: ids.clone(),
@@ -199,8 +199,8 @@ impl Partition {
         }
         drop(mailbox.send(Message::Started(group.clone())));
         follow(&group, &log, &store, &mailbox);
-        let (id, peers) = (options.partition, options.peers);
-        let parts = Parts { id, mailbox, board, group, peers, log, store, ids, snapshots, genesis };
+        let (id, peers, modules) = (options.partition, options.peers, options.modules);
+        let parts = Parts { id, mailbox, board, group, peers, modules, log, store, ids, snapshots, genesis };
         Ok(Arc::new(Self::new(parts, thread)))
     }
 }

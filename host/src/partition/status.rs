@@ -1,4 +1,7 @@
 //! What others may see of a partition while it runs: how far it has applied, whether it stands still, what guests said.
+//!
+//! In: what the executor puts on the board. Out: the same, to whoever asks, without waiting for the executor. It decides nothing, and what
+//! it holds is gone with the process.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,6 +15,7 @@ use crate::ids::{CommandId, LogIndex, PartitionId};
 use crate::limits;
 use crate::machine::journal::Journal;
 use crate::partition::error::HaltReason;
+use crate::partition::in_transit::Shown;
 use crate::sequencer::decide::Diagnostic;
 
 /// How far the partition has applied.
@@ -48,6 +52,8 @@ pub struct Board {
     pub queue_bytes: AtomicUsize,
     pub in_flight: AtomicUsize,
     pub panics: Panics,
+    /// At the last moment that an entry has passed.
+    pub shown: Mutex<Option<Shown>>,
 }
 
 impl Board {
@@ -58,6 +64,7 @@ impl Board {
             queue_bytes: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
             panics: Panics::default(),
+            shown: Mutex::default(),
         })
     }
 

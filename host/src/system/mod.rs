@@ -23,6 +23,7 @@ mod prepare;
 mod repair;
 mod install;
 mod retention;
+mod in_transit;
 mod service;
 mod steward;
 mod clocks;

@@ -38,7 +38,7 @@ use crate::system::folder::DataFolder;
 use crate::system::host::{Host, Opening};
 use crate::system::logic::System;
 use crate::system::service::HostService;
-use crate::system::{found, retention, steward, vigil};
+use crate::system::{found, in_transit, retention, steward, vigil};
 
 /// How long a partition may take to elect itself, or a machine to be created.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -167,6 +167,7 @@ impl Node {
             stopping: CancellationToken::new(),
             folder,
         });
+        tokio::spawn(in_transit::run(host.clone()));
         if let Some(keep_bytes) = options.log_keep_bytes {
             tokio::spawn(retention::run(host.clone(), keep_bytes));
         }

@@ -7,6 +7,8 @@ use super::*;
 use crate::peer::GroupName;
 use crate::router::answer::{Consistency, QueryError, Unavailable, UnavailableReason};
 use crate::router::slots::partition_of;
+use crate::system::in_transit;
+use crate::system::retention::oldest_in_flight;
 
 impl Cluster {
     /// A transfer of one cent from the first account to the second, asked of this node.
@@ -126,6 +128,12 @@ async fn a_partition_without_a_majority_holds_up_nothing_but_its_own() {
     let machine = cluster.node(leader).router().find_machine(MACHINE).expect("the node serves the wallet");
     let seen = machine.list_in_flight().expect("its leader is here");
     assert_eq!(seen.len(), waiting.len(), "both are seen to wait: {seen:?}");
+    // Both have left their accounts, and arrived in none. No partition has a later entry than now.
+    let shown = in_transit::sum(&machine, Micros(i64::MAX)).map(|sum| sum.to_string());
+    assert_eq!(shown.as_deref(), Some("0.02 USD"));
+    let group = GroupName::new(MACHINE, PartitionId(0));
+    let unknown = oldest_in_flight(&cluster.node(leader).host, &group).await;
+    assert!(unknown.is_err(), "so no log is released: {unknown:?}");
 
     cluster.network.heal();
     for (mut attempt, is_tcc) in waiting {
@@ -134,6 +142,10 @@ async fn a_partition_without_a_majority_holds_up_nothing_but_its_own() {
             assert!(matches!(attempt.told, Told::Done(_) | Told::Unknown), "{attempt:?}");
         }
         attempts.push(attempt);
+    }
+    for node in NODES {
+        let oldest = oldest_in_flight(&cluster.node(node).host, &group).await;
+        assert!(matches!(oldest, Ok(None)), "node {node}: {oldest:?}");
     }
     cluster.judge(&attempts).await;
 }
