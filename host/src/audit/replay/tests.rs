@@ -4,6 +4,7 @@ mod maker;
 mod purse;
 mod cumulative;
 mod transit;
+mod wallet;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -63,6 +63,7 @@ impl Model {
                         *model.purses.entry(payment.to.clone()).or_default() += payment.amount;
                     }
                 }
+                Step::Heard(_) => {}
             }
         }
         assert!(model.on_the_way.is_empty());

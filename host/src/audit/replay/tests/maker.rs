@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use statehouse_abi::cold::Rejection;
 use statehouse_abi::ops::{OpRole, OpsBlock};
 use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock, OutcomeWriter};
@@ -44,6 +44,8 @@ pub enum Step {
     Sent(u64),
     /// A call of another partition's command.
     Called(u64),
+    /// Its coordinator has recorded what came of a call.
+    Heard(u64),
 }
 
 struct Part {
@@ -67,7 +69,7 @@ pub struct Maker {
     heard: Vec<(PartitionId, Progress)>,
     /// Calls with an outcome.
     outcomes: HashMap<CommandId, bool>,
-    sent: Vec<(CommandId, CallKey)>,
+    sent: HashSet<(CommandId, CallKey)>,
     pub script: Vec<Step>,
 }
 
@@ -97,7 +99,7 @@ impl Maker {
             due: Vec::new(),
             heard: Vec::new(),
             outcomes: HashMap::new(),
-            sent: Vec::new(),
+            sent: HashSet::new(),
             script: Vec::new(),
         };
         maker.activate(logic);
@@ -234,8 +236,7 @@ impl Maker {
     fn send(&mut self, home: PartitionId, parent: CommandId) {
         let Some(saga) = Table::find(&self.parts[home.0 as usize].state, parent) else { return };
         for key in saga.due() {
-            if !self.sent.contains(&(parent, key)) {
-                self.sent.push((parent, key));
+            if self.sent.insert((parent, key)) {
                 self.due.push(DueCall { parent, home, key });
             }
         }
@@ -322,6 +323,7 @@ impl Maker {
         let records = Records { progress: vec![progress], marks, ..Records::default() };
         let entry = commands.finish(header, &ops, &outcome, records);
         self.record(partition, entry, no_writes());
+        self.script.push(Step::Heard(number_of(parent)));
         self.send(home, parent);
         true
     }
