@@ -21,6 +21,7 @@ pub mod saga;
 pub mod guest;
 pub mod store;
 pub mod snapshot;
+pub mod archive;
 pub mod effects;
 pub mod registry;
 pub mod audit;

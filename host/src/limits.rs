@@ -113,6 +113,10 @@ pub const PAGE_ITEMS_DEFAULT: u32 = 100;
 /// First segment of a log; segments double up to [`SEGMENT_BYTES_MAX`].
 pub const SEGMENT_BYTES_MIN: u64 = 4 << 20;
 pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+/// What a journal segment is cut to on average: some minutes of a busy partition, and a size that object stores like.
+pub const JOURNAL_SEGMENT_BYTES: u64 = 16 << 20;
+/// Journal that a replay decides again between two savings of how far it is: some seconds.
+pub const REPLAY_SAVE_BYTES: u64 = 64 << 20;
 /// Log bytes accepted and not yet durable, per partition.
 pub const LOG_PENDING_BYTES_MAX: usize = 64 << 20;
 /// Decoded entries kept in memory behind the log's end.

@@ -19,6 +19,7 @@ mod flipped_bits;
 mod lost_data;
 mod majority_wiped;
 mod released_log;
+mod same_segments;
 
 use tokio::sync::{Mutex, MutexGuard};
 

@@ -16,4 +16,6 @@ mod audit;
 mod operation;
 mod upgrade;
 mod replay;
+mod segments;
+mod tampered;
 mod hostile;

@@ -18,7 +18,7 @@ const OPENING: i128 = 10_000;
 
 /// Makes a history with transfers inside and between partitions, by both protocols, and with rejections of every code that a client can
 /// bring about on purpose. Returns the ids that were rejected for want of money, in order.
-async fn make_history(client: &mut Client) -> Vec<Uuid> {
+pub async fn make_history(client: &mut Client) -> Vec<Uuid> {
     let accounts: Vec<String> = (0..ACCOUNTS).map(|number| format!("account-{number}")).collect();
     for account in &accounts {
         wallet::open(client, account).await;

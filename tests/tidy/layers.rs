@@ -24,7 +24,7 @@ const OWNERS: [(&str, &[&str]); 12] = [
     ("webpki", &["peer"]),
     ("ed25519_dalek", &["key"]),
     // `api` alone turns requests into values; the others write reports and small files.
-    ("serde_json", &["api", "audit", "cli", "system"]),
+    ("serde_json", &["api", "archive", "audit", "cli", "system"]),
 ];
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::archive::ArchiveError;
+use crate::audit::heads::Stray;
 use crate::ids::JournalIndex;
 use crate::log::LogError;
 use crate::machine::replay::ReplayError;
@@ -10,12 +12,21 @@ use crate::system::NodeError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
-    #[error("{} holds no data of a node: there is no node.json in it", path.display())]
+    #[error("{} holds no data of a node, and no journal segments: there is neither node.json nor journal.json in it", path.display())]
     NoNode { path: PathBuf },
     #[error("there is no machine `{machine}` in {}; there is: {}", path.display(), known.join(", "))]
     NoMachine { machine: String, path: PathBuf, known: Vec<String> },
     #[error("machine `{machine}` has no partition {partition}")]
     NoPartition { machine: String, partition: u32 },
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error("{stream}: {stray}")]
+    Stray { stream: String, stray: Stray },
+    #[error(
+        "{} has entries of {stream} up to {known}, and here they end with {last}: export from a node that has them all, or into another \
+         folder", path.display()
+    )]
+    Shorter { stream: String, path: PathBuf, known: JournalIndex, last: JournalIndex },
     #[error(transparent)]
     Node(#[from] NodeError),
     #[error(transparent)]

@@ -8,10 +8,12 @@ use statehouse_abi::outcome::GroupOutcome;
 use statehouse_abi::value::Value;
 
 use crate::audit::error::AuditError;
+use crate::audit::heads::Heads;
 use crate::audit::source::{PartitionSource, Source};
 use crate::ids::{CommandId, Micros, PartitionId};
 use crate::machine::entry::{Batch, Entry, EntryKind, Part};
 use crate::machine::journal::{Journal, Verdict};
+use crate::machine::replica::position_count;
 use crate::saga::{Call, CallKey, Outcome, Progress};
 
 /// One line of the journal.
@@ -88,19 +90,22 @@ fn heard(progress: &Progress) -> What {
     }
 }
 
-/// Gives `each` every line in order, until it says stop.
+/// Gives `each` every line in order, until it says stop; of an entity, where one is named, only what was done to it.
 pub fn list(
     source: &Source,
     partition: &PartitionSource,
+    entity: Option<&str>,
     mut each: impl FnMut(Line) -> std::ops::ControlFlow<()>,
 ) -> Result<(), AuditError> {
     let mut journal = partition.genesis;
+    let mut heads = Heads::new(&journal);
     for read in partition.entries() {
         let entry = read?.entry;
         let judged = journal.judge(&entry).map_err(|error| partition.replay_failed(error.into()))?;
+        heads.check(&entry, &judged).map_err(|stray| partition.stray(stray))?;
         let Verdict::Effective(after) = judged else { continue };
         journal = after;
-        for line in lines(source, partition, &journal, &entry)? {
+        for line in lines(source, partition, entity, &journal, &entry)? {
             if each(line).is_break() {
                 return Ok(());
             }
@@ -112,6 +117,7 @@ pub fn list(
 fn lines(
     source: &Source,
     partition: &PartitionSource,
+    entity: Option<&str>,
     journal: &Journal,
     entry: &Entry,
 ) -> Result<Vec<Line>, AuditError> {
@@ -120,6 +126,9 @@ fn lines(
         let position = journal.position(partition.partition, n).to_string();
         Line { position, time: header.time, kind: header.kind, what }
     };
+    if entity.is_some() && header.kind != EntryKind::Batch {
+        return Ok(Vec::new());
+    }
     let Some(batch) = entry.batch() else {
         let what = match entry.activation() {
             Ok(activation) => What::Activation { module: activation.module.to_string(), schema: activation.schema },
@@ -131,7 +140,12 @@ fn lines(
     let mut lines: Vec<Line> = entry.records().progress.iter().map(|progress| line(0, heard(progress))).collect();
     let mut n = 0;
     for at in 0..batch.outcome.group_count() {
-        let position = journal.position(partition.partition, n).to_string();
+        let before = n;
+        n += position_count(batch.outcome.group(at));
+        if !is_about(&batch, at, entity) {
+            continue;
+        }
+        let position = journal.position(partition.partition, before).to_string();
         let number = batch.ops.group(at).command;
         let command = batch.command(number as usize);
         let (id, part) = match entry.part(number) {
@@ -142,7 +156,7 @@ fn lines(
                 (origin.parent(), LinePart::Call { step: step_text(origin.key), home: origin.home() })
             }
         };
-        let (items, rejection) = items_of(&batch, at, id, header.time, &position);
+        let (items, rejection) = items_of(&batch, at, entity, id, header.time, &position);
         let rendered = logic.render(&items).map_err(|fault| AuditError::Query(fault.to_string()))?;
         let mut rendered = rendered.into_iter();
         let body = rendered.next().unwrap_or(Value::Null);
@@ -157,16 +171,24 @@ fn lines(
             events,
             rejection: rejection.clone(),
         };
-        lines.push(line(n, what));
-        n += if rejection.is_some() { 1 } else { items.len() as u32 - 1 };
+        lines.push(line(before, what));
     }
     Ok(lines)
 }
 
-/// The command's body, then its events.
+/// Whether the group has a step of the entity.
+fn is_about(batch: &Batch<'_>, group: usize, entity: Option<&str>) -> bool {
+    let Some(entity) = entity else { return true };
+    let group = batch.ops.group(group);
+    let mut ops = group.first_op..group.first_op + group.op_count;
+    ops.any(|at| batch.ops.op(at as usize).entity == entity.as_bytes())
+}
+
+/// The command's body, then its events, or those of the entity.
 fn items_of(
     batch: &Batch<'_>,
     group: usize,
+    entity: Option<&str>,
     id: CommandId,
     time: Micros,
     position: &str,
@@ -188,9 +210,10 @@ fn items_of(
     };
     let mut items = vec![RenderItem::Body(facts)];
     if let GroupOutcome::Events { first, count } = batch.outcome.group(group) {
-        items.extend((first..first + count).map(|at| {
-            let event = batch.outcome.event(at as usize);
-            let op = batch.ops.op(event.op as usize);
+        let events = (first..first + count).map(|at| batch.outcome.event(at as usize));
+        let events = events.map(|event| (batch.ops.op(event.op as usize), event));
+        let events = events.filter(|(op, _)| entity.is_none_or(|entity| op.entity == entity.as_bytes()));
+        items.extend(events.map(|(op, event)| {
             let bytes =
                 EventBytes { entity: op.entity.to_vec(), op: op.payload.to_vec(), event: event.payload.to_vec() };
             RenderItem::Event(EventFacts {

@@ -1,10 +1,12 @@
 //! Audit: recompute everything from the journal, and say whether it is what was recorded.
 //!
-//! In: a data folder, of a running node, of a stopped one, or a copy. Out: reports. It reads logs and modules and never a
-//! node's state, and it runs the same `machine/` code that replicas run. It trusts nobody, and changes nothing.
+//! In: a data folder, of a running node, of a stopped one, or a copy, or a folder of journal segments, which `export` writes. Out: reports.
+//! It reads logs and modules and never a node's state, and it runs the same `machine/` code that replicas run. It trusts nobody, and changes nothing.
 
 pub mod error;
 pub mod source;
+pub mod heads;
+pub mod export;
 pub mod transit;
 pub mod verify;
 pub mod balance;

@@ -1,4 +1,4 @@
-//! Where an audit reads from: the partitions of a data folder and the modules beside them.
+//! Where an audit reads from: the partitions of a data folder, or of a folder of journal segments, and the modules beside them.
 //!
 //! In: a folder. Out: entries with the place they were read from, and loaded modules. It opens everything for reading
 //! only, so a running node does not notice.
@@ -6,10 +6,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::archive::{Manifest, Placed, SegmentsReader, modules_folder};
 use crate::audit::error::AuditError;
+use crate::audit::heads::{Heads, Stray};
 use crate::guest::{Engine, EngineOptions};
-use crate::ids::{LogIndex, ModuleId, PartitionId};
-use crate::log::{LogScan, Payload, RealDisk};
+use crate::ids::{ClusterId, LogIndex, ModuleId, PartitionId};
+use crate::log::{LogScan, Payload, RealDisk, Tail};
 use crate::machine::entry::Entry;
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
@@ -20,11 +22,15 @@ use crate::system::Identity;
 use crate::system::folder::partition_folder;
 use crate::system::logic::System;
 
-/// A data folder opened for an audit.
+/// A data folder, or a folder of journal segments, opened for an audit.
 pub struct Source {
     path: PathBuf,
-    identity: Identity,
+    cluster: ClusterId,
+    /// What is in a folder of journal segments; nothing for a node's.
+    manifest: Option<Manifest>,
     registry: Registry,
+    /// Linked into this program, so that no folder has its bytes.
+    native: ModuleId,
 }
 
 /// One partition of it.
@@ -32,13 +38,20 @@ pub struct PartitionSource {
     pub machine: String,
     pub partition: PartitionId,
     pub genesis: Journal,
-    pub scan: LogScan,
+    stored: Stored,
+}
+
+/// What its entries are read from.
+enum Stored {
+    Log(LogScan),
+    Segments(SegmentsReader),
 }
 
 /// An entry and the place it was read from.
 pub struct Read {
     pub entry: Entry,
-    pub log_index: LogIndex,
+    /// In the order of what it was read from: Raft's index, or the journal's.
+    pub number: u64,
     /// File name of the segment.
     pub segment: String,
     pub offset: u64,
@@ -48,24 +61,38 @@ pub struct Read {
 
 impl Source {
     pub fn open(path: &Path) -> Result<Self, AuditError> {
-        let identity = Identity::read(path)?.ok_or_else(|| AuditError::NoNode { path: path.to_owned() })?;
+        let identity = Identity::read(path)?;
+        let manifest = if identity.is_some() { None } else { Manifest::read(path)? };
+        let cluster = match (&identity, &manifest) {
+            (Some(identity), _) => ClusterId(identity.cluster_bytes().expect("checked when the identity was read")),
+            (None, Some(manifest)) => manifest.cluster_id(),
+            (None, None) => return Err(AuditError::NoNode { path: path.to_owned() }),
+        };
         // Without a cache: an audit writes nothing into the folder it looks at, and trusts no compiled file in it.
         let engine = Engine::new(EngineOptions::default()).map_err(crate::registry::RegistryError::from)?;
-        let registry = Registry::open_to_read(path.join("modules"), engine);
-        registry.add_native(Arc::new(Native::<System>::new()));
-        Ok(Self { path: path.to_owned(), identity, registry })
+        let registry = Registry::open_to_read(modules_folder(path), engine);
+        let system = Arc::new(Native::<System>::new());
+        let native = system.id();
+        registry.add_native(system);
+        Ok(Self { path: path.to_owned(), cluster, manifest, registry, native })
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    pub fn identity(&self) -> &Identity {
-        &self.identity
+    /// The cluster's uuid.
+    pub fn cluster(&self) -> String {
+        self.cluster.to_string()
     }
 
     pub fn load(&self, id: ModuleId) -> Result<Arc<dyn Logic>, String> {
         self.registry.find(id).map_err(|error| error.to_string())
+    }
+
+    /// The bytes of a module; nothing of one that is part of this program.
+    pub fn wasm(&self, id: ModuleId) -> Result<Option<Vec<u8>>, AuditError> {
+        if id == self.native { Ok(None) } else { Ok(Some(self.registry.read(id)?)) }
     }
 
     /// A module that is not part of the folder.
@@ -76,12 +103,15 @@ impl Source {
     /// Names of all machines, in order.
     pub fn machines(&self) -> Result<Vec<String>, AuditError> {
         let mut found = Vec::new();
-        for name in names_in(&self.path)? {
-            if self.path.join(&name).join("0").join("log").is_dir() {
-                found.push(name);
+        match &self.manifest {
+            Some(manifest) => found.extend(manifest.partitions.iter().map(|facts| facts.machine.clone())),
+            None => {
+                let names = names_in(&self.path)?.into_iter();
+                found.extend(names.filter(|name| self.path.join(name).join("0").join("log").is_dir()));
             }
         }
         found.sort();
+        found.dedup();
         Ok(found)
     }
 
@@ -96,20 +126,37 @@ impl Source {
 
     /// The partitions of a machine, in order.
     pub fn partitions(&self, machine: &str) -> Result<Vec<PartitionId>, AuditError> {
-        let names = names_in(&self.path.join(machine))?;
-        let mut found: Vec<PartitionId> = names.iter().filter_map(|name| name.parse().ok().map(PartitionId)).collect();
+        let mut found: Vec<PartitionId> = match &self.manifest {
+            Some(manifest) => {
+                let of_machine = manifest.partitions.iter().filter(|facts| facts.machine == machine);
+                of_machine.map(|facts| facts.partition).collect()
+            }
+            None => {
+                let names = names_in(&self.path.join(machine))?;
+                names.iter().filter_map(|name| name.parse().ok().map(PartitionId)).collect()
+            }
+        };
         found.sort();
         Ok(found)
     }
 
-    /// Reads and checks a partition's log: every frame, and the chain over the entries.
+    /// Opens a partition. The frames of a log are all read and checked here; segments are checked while their entries are read.
     pub fn partition(&self, machine: &str, partition: PartitionId) -> Result<PartitionSource, AuditError> {
-        let folder = partition_folder(&self.path, machine, partition).join("log");
-        let stream = || format!("{machine}/{partition}");
-        let scan = LogScan::open(&RealDisk, &folder).map_err(|source| AuditError::Log { stream: stream(), source })?;
-        let cluster = self.identity.cluster_bytes().expect("checked when the identity was read");
-        let genesis = Journal::genesis(&cluster, machine, partition);
-        Ok(PartitionSource { machine: machine.to_owned(), partition, genesis, scan })
+        let stored = match &self.manifest {
+            Some(manifest) => {
+                let facts = manifest.find(machine, partition);
+                let missing = || AuditError::NoPartition { machine: machine.to_owned(), partition: partition.0 };
+                Stored::Segments(SegmentsReader::new(self.path.clone(), self.cluster, facts.ok_or_else(missing)?))
+            }
+            None => {
+                let folder = partition_folder(&self.path, machine, partition).join("log");
+                let stream = || format!("{machine}/{partition}");
+                let scan = LogScan::open(&RealDisk, &folder);
+                Stored::Log(scan.map_err(|source| AuditError::Log { stream: stream(), source })?)
+            }
+        };
+        let genesis = Journal::genesis(&self.cluster.0, machine, partition);
+        Ok(PartitionSource { machine: machine.to_owned(), partition, genesis, stored })
     }
 }
 
@@ -129,13 +176,63 @@ impl PartitionSource {
         format!("{}/{}", self.machine, self.partition)
     }
 
+    /// About how many bytes its entries have.
+    pub fn byte_count(&self) -> u64 {
+        match &self.stored {
+            Stored::Log(scan) => scan.end().0,
+            Stored::Segments(segments) => segments.byte_count(),
+        }
+    }
+
+    /// The number of the last entry, see [`Read`].
+    pub fn end(&self) -> u64 {
+        match &self.stored {
+            Stored::Log(scan) => scan.last().map_or(0, |last| last.index.0),
+            Stored::Segments(segments) => segments.last().0,
+        }
+    }
+
+    /// Bytes at the end of a log that were never acknowledged.
+    pub fn torn_bytes(&self) -> u64 {
+        match &self.stored {
+            Stored::Log(scan) => match scan.tail() {
+                Tail::Clean => 0,
+                Tail::Torn { bytes } => bytes,
+            },
+            Stored::Segments(_) => 0,
+        }
+    }
+
     /// The entries in Raft's order, void ones included; blank and membership entries left out. Where one is not here, which was released
     /// or which a snapshot replaced, [`AuditError::Released`] comes instead of what follows.
-    pub fn entries(&self) -> impl Iterator<Item = Result<Read, AuditError>> {
+    pub fn entries(&self) -> Box<dyn Iterator<Item = Result<Read, AuditError>> + '_> {
+        match &self.stored {
+            Stored::Log(scan) => Box::new(self.entries_of_log(scan)),
+            Stored::Segments(segments) => Box::new(self.entries_of_segments(segments)),
+        }
+    }
+
+    fn entries_of_segments<'s>(
+        &'s self,
+        segments: &'s SegmentsReader,
+    ) -> impl Iterator<Item = Result<Read, AuditError>> + 's {
+        let begins_late = segments.first().filter(|first| *first != self.genesis.index.next());
+        let released = begins_late.map(|next| AuditError::Released { stream: self.stream(), next: Some(next) });
+        let is_whole = released.is_none();
+        let placed = segments.entries(self.genesis.index, self.genesis.head).take_while(move |_| is_whole);
+        let read = placed.map(|placed| {
+            let Placed { entry, file, offset } = placed?;
+            let number = entry.header().index.0;
+            Ok(Read { entry, number, segment: file, offset, is_committed: true })
+        });
+        released.map(Err).into_iter().chain(read)
+    }
+
+    fn entries_of_log<'s>(&'s self, scan: &'s LogScan) -> impl Iterator<Item = Result<Read, AuditError>> + 's {
         // Every log begins with index 0.
         let mut next = LogIndex(0);
         let mut is_cut = false;
-        let read = self.scan.entries().filter_map(move |scanned| {
+        let read = scan.entries().filter_map(move |scanned| {
             let scanned = match scanned {
                 Ok(scanned) => scanned,
                 Err(source) => return Some(Err(AuditError::Log { stream: self.stream(), source })),
@@ -153,21 +250,25 @@ impl PartitionSource {
             let Payload::Entry(bytes) = scanned.entry.payload else { return None };
             let read = |entry| Read {
                 entry,
-                log_index: scanned.entry.id.index,
+                number: scanned.entry.id.index.0,
                 segment: scanned.segment.clone(),
                 offset: scanned.offset,
                 is_committed: scanned.is_committed,
             };
             Some(Entry::parse(bytes).map(read).map_err(|error| self.replay_failed(error.into())))
         });
-        read.chain(self.find_end_missing().map(Err))
+        read.chain(self.find_end_missing(scan).map(Err))
     }
 
     /// A snapshot may have replaced everything, also what no entry follows yet.
-    fn find_end_missing(&self) -> Option<AuditError> {
-        let (last, found) = (self.scan.last()?, self.scan.last_found());
+    fn find_end_missing(&self, scan: &LogScan) -> Option<AuditError> {
+        let (last, found) = (scan.last()?, scan.last_found());
         let is_missing = found.is_none_or(|found| found.index < last.index);
         is_missing.then(|| AuditError::Released { stream: self.stream(), next: None })
+    }
+
+    pub fn stray(&self, stray: Stray) -> AuditError {
+        AuditError::Stray { stream: self.stream(), stray }
     }
 
     pub fn replay_failed(&self, source: ReplayError) -> AuditError {
@@ -177,12 +278,15 @@ impl PartitionSource {
     /// Replays while `is_wanted` says so of the next entry.
     pub fn replay(&self, source: &Source, mut is_wanted: impl FnMut(&Entry) -> bool) -> Result<Replay, AuditError> {
         let mut replay = Replay::new(self.genesis);
+        let mut heads = Heads::new(&self.genesis);
         for read in self.entries() {
             let read = read?;
             if !is_wanted(&read.entry) {
                 break;
             }
-            replay.apply(&read.entry, &|id| source.load(id)).map_err(|error| self.replay_failed(error))?;
+            let verdict =
+                replay.apply(&read.entry, &|id| source.load(id)).map_err(|error| self.replay_failed(error))?;
+            heads.check(&read.entry, &verdict).map_err(|stray| self.stray(stray))?;
         }
         Ok(replay)
     }

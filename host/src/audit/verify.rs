@@ -10,15 +10,18 @@ use statehouse_abi::cold::{CheckIn, Row};
 use statehouse_abi::key::split_key;
 use statehouse_abi::outcome::GroupOutcome;
 
+use crate::archive::ArchiveError;
 use crate::audit::error::AuditError;
+use crate::audit::heads::Heads;
 use crate::audit::replay::history::FolderHistory;
 use crate::audit::source::{PartitionSource, Read, Source};
 use crate::audit::transit::{Cut, Moves, TransitReport, Transits};
 use crate::ids::{CommandId, PartitionId, Position};
-use crate::log::Tail;
+use crate::log::LogError;
 use crate::machine::entry::{Entry, EntryKind, Part};
 use crate::machine::journal::Verdict;
-use crate::machine::replay::Replay;
+use crate::machine::replay::{Replay, ReplayError};
+use crate::machine::replica::ApplyError;
 use crate::machine::transit::TransitError;
 use crate::saga::status::ENTITY;
 
@@ -56,7 +59,7 @@ pub struct PartitionReport {
 /// Something that is not as it was recorded, or must not be.
 #[derive(Clone, Debug, Serialize)]
 pub struct Fault {
-    /// `log`, `chain`, `digest`, `invariant`, `transit` or `id`.
+    /// `log`, `segment`, `chain`, `digest`, `invariant`, `transit` or `id`.
     pub kind: &'static str,
     pub detail: String,
     /// File name of the segment and byte offset in it, where there is one.
@@ -88,7 +91,7 @@ pub fn verify(source: &Source, machines: &[String], on_entry: &dyn Fn(u64)) -> R
         for partition in found {
             partitions.push(match source.partition(machine, partition) {
                 Ok(opened) => verify_partition(source, &opened, &mut seen, on_entry),
-                Err(AuditError::Log { source: error, .. }) => unreadable(machine, partition, error.to_string()),
+                Err(error @ AuditError::Log { .. }) => unreadable(machine, partition, fault_of(&error)),
                 Err(error) => return Err(error),
             });
         }
@@ -98,7 +101,7 @@ pub fn verify(source: &Source, machines: &[String], on_entry: &dyn Fn(u64)) -> R
     }
     let is_clean = partitions.iter().all(|partition| partition.faults.is_empty())
         && in_transit.iter().all(|machine| machine.faults.is_empty());
-    Ok(Report { cluster: source.identity().cluster.clone(), is_clean, partitions, in_transit })
+    Ok(Report { cluster: source.cluster(), is_clean, partitions, in_transit })
 }
 
 /// What was seen in the partitions of a machine so far.
@@ -108,8 +111,27 @@ struct Seen {
     transits: Option<Transits>,
 }
 
-fn unreadable(machine: &str, partition: PartitionId, detail: String) -> PartitionReport {
-    let fault = Fault { kind: "log", detail, segment: None, offset: None, journal_index: None };
+/// What an error says of the place.
+fn fault_of(error: &AuditError) -> Fault {
+    let mut fault = Fault { kind: "log", detail: error.to_string(), segment: None, offset: None, journal_index: None };
+    match error {
+        AuditError::Log { source: LogError::Corrupt { segment, offset, .. }, .. } => {
+            (fault.segment, fault.offset) = (Some(segment.clone()), Some(*offset));
+        }
+        AuditError::Archive(ArchiveError::Segment { file, offset, index, .. }) => {
+            fault.kind = "segment";
+            (fault.segment, fault.offset, fault.journal_index) = (Some(file.clone()), Some(*offset), Some(index.0));
+        }
+        _ => {}
+    }
+    fault
+}
+
+fn unreadable(machine: &str, partition: PartitionId, fault: Fault) -> PartitionReport {
+    PartitionReport { faults: vec![fault], ..empty(machine, partition) }
+}
+
+fn empty(machine: &str, partition: PartitionId) -> PartitionReport {
     PartitionReport {
         machine: machine.to_owned(),
         partition,
@@ -127,7 +149,7 @@ fn unreadable(machine: &str, partition: PartitionId, detail: String) -> Partitio
         log_bytes: 0,
         torn_bytes: 0,
         entries_not_known_committed: 0,
-        faults: vec![fault],
+        faults: Vec::new(),
     }
 }
 
@@ -137,39 +159,42 @@ fn verify_partition(
     seen: &mut Seen,
     on_entry: &dyn Fn(u64),
 ) -> PartitionReport {
-    let mut report = unreadable(&partition.machine, partition.partition, String::new());
-    report.faults.clear();
-    report.log_bytes = partition.scan.end().0;
-    report.torn_bytes = match partition.scan.tail() {
-        Tail::Clean => 0,
-        Tail::Torn { bytes } => bytes,
-    };
+    let mut report = empty(&partition.machine, partition.partition);
+    report.log_bytes = partition.byte_count();
+    report.torn_bytes = partition.torn_bytes();
+    let mut heads = Heads::new(&partition.genesis);
     let mut replay = Replay::new(partition.genesis);
     for read in partition.entries() {
         let read = match read {
             Ok(read) => read,
             Err(error) => {
-                let fault =
-                    Fault { kind: "log", detail: error.to_string(), segment: None, offset: None, journal_index: None };
-                report.faults.push(fault);
+                report.faults.push(fault_of(&error));
                 break;
             }
         };
         let moves = moves_of(seen, &replay, &read.entry);
-        match replay.apply(&read.entry, &|id| source.load(id)) {
-            Ok(Verdict::Effective(_)) => {
+        let verdict = match replay.apply(&read.entry, &|id| source.load(id)) {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                let is_digest = matches!(error, ReplayError::Apply(ApplyError::Digest { .. }));
+                let kind = if is_digest { "digest" } else { "chain" };
+                report.faults.push(fault_at(kind, error.to_string(), &read));
+                break;
+            }
+        };
+        if let Err(stray) = heads.check(&read.entry, &verdict) {
+            report.faults.push(fault_at("chain", stray.to_string(), &read));
+            break;
+        }
+        match verdict {
+            Verdict::Effective(_) => {
                 count(&mut report, partition, &replay, &read, &mut seen.ids);
                 if let Err(error) = note_moves(seen, &replay, &read.entry, moves) {
                     report.faults.push(fault_at("transit", error.to_string(), &read));
                     break;
                 }
             }
-            Ok(Verdict::Void) => report.void_entries += 1,
-            Err(error) => {
-                let kind = if error.to_string().contains("digest") { "digest" } else { "chain" };
-                report.faults.push(fault_at(kind, error.to_string(), &read));
-                break;
-            }
+            Verdict::Void => report.void_entries += 1,
         }
         report.entries_not_known_committed += u64::from(!read.is_committed);
         on_entry(1);

@@ -1,13 +1,13 @@
-//! `statehouse audit`: verify, balance, log, replay, certificate.
+//! `statehouse audit`: verify, balance, history, log, replay, certificate.
 //!
-//! In: a data folder, whether a node runs on it or not. Out: tables, or JSON for programs; exit code 1 when something is
+//! In: a data folder, whether a node runs on it or not, or a folder of journal segments. Out: tables, or JSON for programs; exit code 1 when something is
 //! not as recorded, and codes of its own for `replay`. It knows nothing of how anything is recomputed.
 
+mod log;
 mod replay;
 mod page;
 mod certificate;
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -18,11 +18,10 @@ use statehouse_abi::value::Value;
 
 use crate::api::{parse_time, print_time};
 use crate::audit::balance::entity_at;
-use crate::audit::list::{Line, LinePart, What, list};
 use crate::audit::verify::{Report, verify};
 use crate::audit::{AuditError, Source};
 use crate::cli::output::{print, print_json, progress, table, to_json};
-use crate::ids::{Micros, PartitionId};
+use crate::ids::Micros;
 use crate::router::answer::Moment;
 
 #[derive(Subcommand)]
@@ -31,8 +30,10 @@ pub enum AuditArgs {
     Verify(VerifyArgs),
     /// The balance of an account at a moment, recomputed from the first entry on
     Balance(BalanceArgs),
-    /// The journal in words
-    Log(LogArgs),
+    /// What was done to an account, in order
+    History(log::HistoryArgs),
+    /// The journal in words, or as files that are the same from every replica
+    Log(log::LogArgs),
     Replay(Box<replay::ReplayArgs>),
     #[command(subcommand)]
     Certificate(certificate::CertificateArgs),
@@ -40,7 +41,7 @@ pub enum AuditArgs {
 
 #[derive(Args)]
 struct From {
-    /// Data folder of a node, running or stopped, or a copy of it; without it the first of `statehouse dev`
+    /// Data folder of a node, running or stopped, or a copy, or what `audit log --export` wrote; without it the first of `statehouse dev`
     #[arg(long, default_value = "./statehouse-data/node-1")]
     data: PathBuf,
     /// Print JSON
@@ -73,24 +74,12 @@ pub struct BalanceArgs {
     at: Option<String>,
 }
 
-#[derive(Args)]
-pub struct LogArgs {
-    #[command(flatten)]
-    from: From,
-    #[arg(long, default_value = "wallet")]
-    machine: String,
-    #[arg(long, default_value_t = 0)]
-    partition: u32,
-    /// Stop after so many lines
-    #[arg(long)]
-    limit: Option<usize>,
-}
-
 pub fn run(args: AuditArgs) -> anyhow::Result<ExitCode> {
     match args {
         AuditArgs::Verify(args) => run_verify(&args),
         AuditArgs::Balance(args) => run_balance(&args),
-        AuditArgs::Log(args) => run_log(&args),
+        AuditArgs::History(args) => log::run_history(&args),
+        AuditArgs::Log(args) => log::run(&args),
         AuditArgs::Replay(args) => replay::run(&args),
         AuditArgs::Certificate(args) => certificate::run(&args),
     }
@@ -145,8 +134,9 @@ fn report_text(report: &Report) -> String {
         for fault in &partition.faults {
             let segment = fault.segment.as_deref().map(|segment| format!(" in {segment}")).unwrap_or_default();
             let offset = fault.offset.map(|offset| format!(" at byte {offset}")).unwrap_or_default();
+            let index = fault.journal_index.map(|index| format!(" at entry {index}")).unwrap_or_default();
             let stream = format!("{}/{}", partition.machine, partition.partition);
-            text.push_str(&format!("FAULT {stream} {}{segment}{offset}: {}\n", fault.kind, fault.detail));
+            text.push_str(&format!("FAULT {stream} {}{index}{segment}{offset}: {}\n", fault.kind, fault.detail));
         }
     }
     for machine in &report.in_transit {
@@ -209,85 +199,4 @@ fn parse_moment(text: &str) -> anyhow::Result<Moment> {
         format!("`{text}` is neither a position (0.42.0~1a2b3c4d) nor a time (2026-11-21T10:00:00Z)")
     })?;
     Ok(Moment::Time(time))
-}
-
-fn run_log(args: &LogArgs) -> anyhow::Result<ExitCode> {
-    let source = open(&args.from.data)?;
-    source.machine(&args.machine)?;
-    let partition = PartitionId(args.partition);
-    if !source.partitions(&args.machine)?.contains(&partition) {
-        return Err(AuditError::NoPartition { machine: args.machine.clone(), partition: partition.0 }.into());
-    }
-    let opened = source.partition(&args.machine, partition)?;
-    let mut left = args.limit.unwrap_or(usize::MAX);
-    let mut result = Ok(());
-    list(&source, &opened, |line| {
-        if left == 0 {
-            return ControlFlow::Break(());
-        }
-        left -= 1;
-        let text = if args.from.json { line_json(&line) } else { Ok(line_text(&line)) };
-        result = text.and_then(|text| Ok(print(&text)?));
-        if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    })?;
-    result?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn line_text(line: &Line) -> String {
-    let head = format!("{}  {}", line.position, print_time(line.time));
-    match &line.what {
-        What::Tick => format!("{head}  tick\n"),
-        What::Activation { module, schema } => format!("{head}  activate module {module} schema {schema}\n"),
-        What::Heard { id, step, outcome, position } => {
-            let place = position.as_ref().map_or_else(String::new, |position| format!(" at {position}"));
-            format!("{head}  {step} of {id}: {outcome}{place}\n")
-        }
-        What::Command { id, part, name, caller, body, events, rejection, .. } => {
-            let json = |value: &Value| to_json(value).map_or_else(|error| error.to_string(), |json| json.to_string());
-            let part = match part {
-                LinePart::Whole => String::new(),
-                LinePart::Start => "start of ".to_owned(),
-                LinePart::Call { step, home } => format!("{step}, for partition {home}, of "),
-                LinePart::End => "end of ".to_owned(),
-            };
-            let mut text = format!("{head}  {part}{name} {id} by {caller} {}\n", json(body));
-            events.iter().for_each(|event| text.push_str(&format!("    event    {}\n", json(event))));
-            if let Some(rejection) = rejection {
-                text.push_str(&format!("    rejected {}: {}\n", rejection.code, rejection.detail));
-            }
-            text
-        }
-    }
-}
-
-/// `whole`, `start` or `end`; a call with its step and the partition that asks.
-fn part_json(part: &LinePart) -> serde_json::Value {
-    match part {
-        LinePart::Whole => json!("whole"),
-        LinePart::Start => json!("start"),
-        LinePart::Call { step, home } => json!({"call": step, "home": home}),
-        LinePart::End => json!("end"),
-    }
-}
-
-/// One JSON object per line.
-fn line_json(line: &Line) -> anyhow::Result<String> {
-    let what = match &line.what {
-        What::Tick => json!({"kind": "tick"}),
-        What::Activation { module, schema } => json!({"kind": "activate", "module": module, "schema": schema}),
-        What::Heard { id, step, outcome, position } => json!({
-            "kind": "heard", "id": id.to_string(), "step": step, "outcome": outcome, "at": position,
-        }),
-        What::Command { id, part, name, caller, request_id, body, events, rejection } => json!({
-            "kind": "command", "id": id.to_string(), "part": part_json(part), "command": name, "caller": caller, "request_id": request_id,
-            "body": to_json(body)?, "events": events.iter().map(to_json).collect::<Result<Vec<_>, _>>()?,
-            "rejection": rejection.as_ref().map(|found| json!({"code": found.code, "detail": found.detail})),
-        }),
-    };
-    let mut object = json!({"position": line.position, "time": print_time(line.time)});
-    if let (Some(object), serde_json::Value::Object(what)) = (object.as_object_mut(), what) {
-        object.extend(what);
-    }
-    Ok(format!("{object}\n"))
 }

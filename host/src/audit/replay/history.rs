@@ -56,7 +56,7 @@ impl<'s> FolderHistory<'s> {
 
 impl History for FolderHistory<'_> {
     fn cluster(&self) -> String {
-        self.source.identity().cluster.clone()
+        self.source.cluster()
     }
 
     fn machine(&self) -> &str {
@@ -82,7 +82,7 @@ impl Journaled for PartitionSource {
     }
 
     fn byte_count(&self) -> u64 {
-        self.scan.end().0
+        Self::byte_count(self)
     }
 
     fn entries(&self) -> Box<dyn Iterator<Item = Result<Entry, AuditError>> + '_> {

@@ -1,0 +1,185 @@
+//! `journal.json`: what a folder of journal segments has, so that what is missing from it is noticed.
+//!
+//! ```text
+//! <folder>/journal.json                                      this, as JSON
+//!          modules/<ModuleId>.wasm                           every module that decided, by its hash
+//!          <machine>/<partition>/<first>-<last>-<hash>.journal
+//! ```
+//! Everything in it follows from the journals, so it is the same from every replica that exports the same entries. It is no proof: whoever
+//! removes the last file and its line has a shorter history that is in order. A certificate, or any position, tells how long it was.
+
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::ArchiveError;
+use crate::ids::{ClusterId, Digest, Head, JournalIndex, ModuleId, PartitionId};
+
+const FILE: &str = "journal.json";
+const MODULES: &str = "modules";
+const FORMAT: u32 = 1;
+
+/// A folder of journal segments.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    pub format: u32,
+    /// A uuid; part of every journal's genesis.
+    pub cluster: String,
+    /// Modules that became active in the journals, in order of their ids.
+    pub modules: Vec<ModuleId>,
+    /// By machine and number.
+    pub partitions: Vec<PartitionFacts>,
+}
+
+/// The journal of one partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartitionFacts {
+    pub machine: String,
+    pub partition: PartitionId,
+    /// In the order of the journal.
+    pub files: Vec<FileFacts>,
+}
+
+/// One segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileFacts {
+    pub name: String,
+    pub first: JournalIndex,
+    pub last: JournalIndex,
+    /// The journal's head after `last`.
+    pub head: Head,
+    pub bytes: u64,
+    /// What stands at the end of the file.
+    pub blake3: Digest,
+}
+
+/// The file: the manifest, and the hash that a flipped bit is noticed by.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sealed {
+    journal: Manifest,
+    /// Of the compact JSON of `journal`.
+    blake3: Digest,
+}
+
+impl Manifest {
+    pub fn new(cluster: String) -> Self {
+        Self { format: FORMAT, cluster, modules: Vec::new(), partitions: Vec::new() }
+    }
+
+    /// Reads and checks it; nothing where the folder is none of journal segments.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not as it was written.
+    pub fn read(folder: &Path) -> Result<Option<Self>, ArchiveError> {
+        let path = folder.join(FILE);
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(source) if source.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(ArchiveError::Io { path, source }),
+        };
+        let wrong = |reason: String| ArchiveError::Manifest { path: path.clone(), reason };
+        let sealed: serde_json::Value = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        let format = sealed["journal"]["format"].as_u64().and_then(|format| u32::try_from(format).ok());
+        if let Some(found) = format.filter(|found| *found != FORMAT) {
+            return Err(ArchiveError::Format { path, found, known: FORMAT });
+        }
+        let Sealed { journal, blake3 } = serde_json::from_value(sealed).map_err(|error| wrong(error.to_string()))?;
+        if journal.digest() != blake3 {
+            return Err(wrong("its hash is not the one at its end".to_owned()));
+        }
+        journal.check().map_err(wrong)?;
+        Ok(Some(journal))
+    }
+
+    /// Writes it in the place of an earlier one; durable on return. Files that only the earlier one lists are removed then.
+    ///
+    /// # Errors
+    /// The disk, or the folder is of another cluster.
+    pub fn write(&self, folder: &Path) -> Result<(), ArchiveError> {
+        let before = Self::read(folder)?;
+        let sealed = Sealed { journal: self.clone(), blake3: self.digest() };
+        let text = serde_json::to_vec_pretty(&sealed).expect("texts and integers only");
+        write_whole(folder, FILE, &text).map_err(ArchiveError::io(folder))?;
+        for partition in before.iter().flat_map(|before| &before.partitions) {
+            let files = self.find(&partition.machine, partition.partition).map_or(&[][..], |now| &now.files);
+            for file in partition.files.iter().filter(|file| files.iter().all(|other| other.name != file.name)) {
+                let path = partition_folder(folder, &partition.machine, partition.partition).join(&file.name);
+                match std::fs::remove_file(&path) {
+                    Err(source) if source.kind() != ErrorKind::NotFound => {
+                        return Err(ArchiveError::Io { path, source });
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn find(&self, machine: &str, partition: PartitionId) -> Option<&PartitionFacts> {
+        self.partitions.iter().find(|facts| facts.machine == machine && facts.partition == partition)
+    }
+
+    pub fn cluster_id(&self) -> ClusterId {
+        ClusterId(uuid::Uuid::try_parse(&self.cluster).expect("checked when it was read or made").into_bytes())
+    }
+
+    fn digest(&self) -> Digest {
+        Digest::of(&serde_json::to_vec(self).expect("texts and integers only"))
+    }
+
+    /// Names become paths, so they are looked at.
+    fn check(&self) -> Result<(), String> {
+        uuid::Uuid::try_parse(&self.cluster).map_err(|error| format!("`{}`: {error}", self.cluster))?;
+        let is_plain = |name: &str| {
+            !name.is_empty()
+                && !name.starts_with('.')
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        };
+        for facts in &self.partitions {
+            let names = facts.files.iter().map(|file| &file.name).chain([&facts.machine]);
+            for name in names.filter(|name| !is_plain(name)) {
+                return Err(format!("`{name}` is no name of a file or a machine"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where the segments of a partition lie.
+pub fn partition_folder(folder: &Path, machine: &str, partition: PartitionId) -> PathBuf {
+    folder.join(machine).join(partition.to_string())
+}
+
+/// Where the modules lie, each named by its id.
+pub fn modules_folder(folder: &Path) -> PathBuf {
+    folder.join(MODULES)
+}
+
+/// Keeps a module beside the journals that need it.
+///
+/// # Errors
+/// The disk.
+pub fn write_module(folder: &Path, id: ModuleId, wasm: &[u8]) -> Result<(), ArchiveError> {
+    assert_eq!(ModuleId::of(wasm), id);
+    let folder = modules_folder(folder);
+    let io = || ArchiveError::io(&folder);
+    std::fs::create_dir_all(&folder).map_err(io())?;
+    write_whole(&folder, &format!("{id}.wasm"), wasm).map_err(io())
+}
+
+/// So that it is there whole or not at all.
+fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    let mut builder = tempfile::Builder::new();
+    let mut file = builder.permissions(std::fs::Permissions::from_mode(0o644)).tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(folder.join(name))?;
+    File::open(folder)?.sync_all()
+}

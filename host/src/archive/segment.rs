@@ -1,0 +1,115 @@
+//! The bytes of a journal segment: a run of effective entries of one partition, the same file from every replica.
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 8 | `shjrnl01` |
+//! | 8 | 2 | format, 1 |
+//! | 10 | 2 | length of the machine's name |
+//! | 12 | 4 | partition |
+//! | 16 | 16 | cluster |
+//! | 32 | 8 | what [`Boundary`] is made for, bytes |
+//! | 40 | 8 | journal index of the first entry |
+//! | 48 | 32 | parent head: that of the journal before the first entry |
+//! | 80 | – | the machine's name |
+//! | | 4 + 32 + n | of each entry: length n of its payload, the head after it, the payload as it is hashed |
+//! | end − 76 | 4 | 0, where another length would be |
+//! | end − 72 | 8 | journal index of the last entry |
+//! | end − 64 | 32 | the head after it |
+//! | end − 32 | 32 | blake3 of all bytes before |
+//!
+//! Numbers are little-endian. Nothing in it depends on the node, the time of writing, Raft's terms or void entries. The name of the file is
+//! `<first>-<last>-<16 digits of the blake3>.journal`. It does not know how segments follow each other; `read.rs` does.
+
+use crate::ids::{ClusterId, Head, JournalIndex, PartitionId};
+use crate::limits::JOURNAL_SEGMENT_BYTES;
+
+pub const MAGIC: &[u8; 8] = b"shjrnl01";
+pub const FORMAT: u16 = 1;
+/// Header without the machine's name.
+pub const HEADER_SIZE: usize = 80;
+/// From the zero length to the end of the file.
+pub const TRAILER_SIZE: usize = 76;
+
+/// Whose journal it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stream {
+    pub cluster: ClusterId,
+    pub machine: String,
+    pub partition: PartitionId,
+}
+
+/// Where segments end: a function of each entry alone, so that replicas that begin at different entries cut alike.
+///
+/// An entry of n bytes ends its segment with the probability n ÷ `bytes`, drawn from the head after it. Segments have about `bytes` on
+/// average; one of eight times as many is one in three thousand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Boundary {
+    pub bytes: u64,
+}
+
+impl Default for Boundary {
+    fn default() -> Self {
+        Self { bytes: JOURNAL_SEGMENT_BYTES }
+    }
+}
+
+impl Boundary {
+    pub fn is_last(self, head: Head, payload_size: usize) -> bool {
+        let drawn = u64::from_le_bytes(*head.0.first_chunk().expect("a head has 32 bytes"));
+        u128::from(drawn) * u128::from(self.bytes.max(1)) < (payload_size as u128) << 64
+    }
+}
+
+/// What a segment says of itself at its beginning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentHeader {
+    pub stream: Stream,
+    pub boundary: Boundary,
+    pub first: JournalIndex,
+    pub parent: Head,
+}
+
+impl SegmentHeader {
+    pub fn encode(&self) -> Vec<u8> {
+        let name = self.stream.machine.as_bytes();
+        let mut bytes = Vec::with_capacity(HEADER_SIZE + name.len());
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&FORMAT.to_le_bytes());
+        bytes.extend_from_slice(&u16::try_from(name.len()).expect("names of machines are short").to_le_bytes());
+        bytes.extend_from_slice(&self.stream.partition.0.to_le_bytes());
+        bytes.extend_from_slice(&self.stream.cluster.0);
+        bytes.extend_from_slice(&self.boundary.bytes.to_le_bytes());
+        bytes.extend_from_slice(&self.first.0.to_le_bytes());
+        bytes.extend_from_slice(&self.parent.0);
+        assert_eq!(bytes.len(), HEADER_SIZE);
+        bytes.extend_from_slice(name);
+        bytes
+    }
+
+    /// Takes the fixed part apart: the length of the name that follows, and all but that name.
+    pub fn decode(raw: &[u8; HEADER_SIZE]) -> (usize, Self) {
+        let u64_at = |at: usize| u64::from_le_bytes(*raw[at..].first_chunk().expect("inside the header"));
+        let name_size = u16::from_le_bytes(*raw[10..].first_chunk().expect("inside the header"));
+        let partition = u32::from_le_bytes(*raw[12..].first_chunk().expect("inside the header"));
+        let cluster = ClusterId(*raw[16..].first_chunk().expect("inside the header"));
+        let header = Self {
+            stream: Stream { cluster, machine: String::new(), partition: PartitionId(partition) },
+            boundary: Boundary { bytes: u64_at(32) },
+            first: JournalIndex(u64_at(40)),
+            parent: Head(*raw[48..].first_chunk().expect("inside the header")),
+        };
+        (usize::from(name_size), header)
+    }
+}
+
+/// The end of a segment, without the hash.
+pub fn encode_trailer(last: JournalIndex, head: Head) -> [u8; TRAILER_SIZE - 32] {
+    let mut bytes = [0; TRAILER_SIZE - 32];
+    bytes[4..12].copy_from_slice(&last.0.to_le_bytes());
+    bytes[12..44].copy_from_slice(&head.0);
+    bytes
+}
+
+pub fn file_name(first: JournalIndex, last: JournalIndex, hash: &blake3::Hash) -> String {
+    format!("{:012}-{:012}-{}.journal", first.0, last.0, &hash.to_hex()[..16])
+}

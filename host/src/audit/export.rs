@@ -1,0 +1,128 @@
+//! `audit log --export`: the journals of a folder as journal segments, with the modules they need.
+//!
+//! In: a data folder of a running or stopped node, and where to write. Out: files that any replica would have written, as far as its log is
+//! known to be committed, and what was left out. It can be repeated: what was sealed before is written again with the same bytes.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::archive::{
+    ArchiveError, Boundary, Manifest, PartitionFacts, SegmentsWriter, Stream, partition_folder, write_module,
+};
+use crate::audit::error::AuditError;
+use crate::audit::heads::Heads;
+use crate::audit::source::{PartitionSource, Source};
+use crate::ids::{ClusterId, JournalIndex, ModuleId};
+use crate::machine::entry::EntryKind;
+use crate::machine::journal::Verdict;
+
+/// What was written.
+#[derive(Clone, Debug, Serialize)]
+pub struct Exported {
+    #[serde(flatten)]
+    pub manifest: Manifest,
+    /// Entries at the end that the log does not know to be committed: they may still become void, so they are left out.
+    pub entries_left_out: u64,
+}
+
+/// Writes all partitions of the machines into `folder`, beside what it has of other machines.
+///
+/// # Errors
+/// A journal is not as it was written, or has lost its beginning; the folder is of another cluster, or has more.
+pub fn export(
+    source: &Source,
+    machines: &[String],
+    folder: &Path,
+    boundary: Boundary,
+    on_entry: &dyn Fn(u64),
+) -> Result<Exported, AuditError> {
+    std::fs::create_dir_all(folder).map_err(|source| AuditError::Io { path: folder.to_owned(), source })?;
+    let cluster = source.cluster();
+    let before = Manifest::read(folder)?.unwrap_or_else(|| Manifest::new(cluster.clone()));
+    if before.cluster != cluster {
+        let (path, found) = (folder.to_owned(), before.cluster);
+        return Err(ArchiveError::OtherCluster { path, expected: cluster, found }.into());
+    }
+    let mut modules: BTreeSet<ModuleId> = before.modules.iter().copied().collect();
+    let mut manifest = Manifest::new(cluster);
+    manifest.partitions.extend(before.partitions.iter().filter(|facts| !machines.contains(&facts.machine)).cloned());
+    let mut entries_left_out = 0;
+    for machine in machines {
+        for partition in source.partitions(machine)? {
+            let opened = source.partition(machine, partition)?;
+            let mut left_out = 0;
+            let facts = export_partition(&opened, manifest.cluster_id(), folder, boundary, |seen| match seen {
+                Seen::Module(id) => drop(modules.insert(id)),
+                Seen::Entry => on_entry(1),
+                Seen::LeftOut => left_out += 1,
+            })?;
+            entries_left_out += left_out;
+            check_longer(&before, &facts, folder)?;
+            manifest.partitions.push(facts);
+        }
+    }
+    for id in modules {
+        if let Some(wasm) = source.wasm(id)? {
+            write_module(folder, id, &wasm)?;
+            manifest.modules.push(id);
+        }
+    }
+    manifest.partitions.sort_by(|a, b| (&a.machine, a.partition).cmp(&(&b.machine, b.partition)));
+    manifest.write(folder)?;
+    Ok(Exported { manifest, entries_left_out })
+}
+
+/// What an export comes by.
+enum Seen {
+    Module(ModuleId),
+    Entry,
+    LeftOut,
+}
+
+fn export_partition(
+    opened: &PartitionSource,
+    cluster: ClusterId,
+    folder: &Path,
+    boundary: Boundary,
+    mut on: impl FnMut(Seen),
+) -> Result<PartitionFacts, AuditError> {
+    let (machine, partition) = (opened.machine.clone(), opened.partition);
+    let stream = Stream { cluster, machine: machine.clone(), partition };
+    let mut journal = opened.genesis;
+    let mut heads = Heads::new(&journal);
+    let folder = partition_folder(folder, &machine, partition);
+    let mut writer = SegmentsWriter::new(&folder, stream, boundary, journal.index, journal.head)?;
+    let mut is_known = true;
+    for read in opened.entries() {
+        let read = read?;
+        let verdict = journal.judge(&read.entry).map_err(|error| opened.replay_failed(error.into()))?;
+        heads.check(&read.entry, &verdict).map_err(|stray| opened.stray(stray))?;
+        let Verdict::Effective(after) = verdict else { continue };
+        is_known &= read.is_committed;
+        if !is_known {
+            on(Seen::LeftOut);
+            journal = after;
+            continue;
+        }
+        journal = after;
+        if read.entry.header().kind == EntryKind::Activate {
+            on(Seen::Module(journal.module));
+        }
+        writer.push(&read.entry)?;
+        on(Seen::Entry);
+    }
+    Ok(PartitionFacts { machine, partition, files: writer.finish()? })
+}
+
+/// An export adds to what is there, and takes nothing away.
+fn check_longer(before: &Manifest, facts: &PartitionFacts, folder: &Path) -> Result<(), AuditError> {
+    let last = |facts: &PartitionFacts| facts.files.last().map_or(JournalIndex(0), |file| file.last);
+    let known = before.find(&facts.machine, facts.partition).map_or(JournalIndex(0), last);
+    if known <= last(facts) {
+        return Ok(());
+    }
+    let stream = format!("{}/{}", facts.machine, facts.partition);
+    Err(AuditError::Shorter { stream, path: folder.to_owned(), known, last: last(facts) })
+}

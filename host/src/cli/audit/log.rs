@@ -1,0 +1,199 @@
+//! `statehouse audit log` and `audit history`: the journal in words, all of it or what was done to one account; and `--export`.
+//!
+//! In: a folder. Out: one line a command, with its events or its rejection, as text or as one JSON object a line; or journal segments. It
+//! knows nothing of how anything is read.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::json;
+use statehouse_abi::value::Value;
+
+use super::{From, open};
+use crate::api::print_time;
+use crate::archive::Boundary;
+use crate::audit::export::{Exported, export};
+use crate::audit::list::{Line, LinePart, What, list};
+use crate::audit::{AuditError, Source};
+use crate::cli::output::{print, print_json, progress, table, to_json};
+use crate::ids::PartitionId;
+use crate::router::slots::partition_of;
+
+#[derive(Args)]
+pub struct LogArgs {
+    #[command(flatten)]
+    from: From,
+    /// `wallet` without it; with --export all machines
+    #[arg(long)]
+    machine: Option<String>,
+    #[arg(long, default_value_t = 0)]
+    partition: u32,
+    /// Stop after so many lines
+    #[arg(long)]
+    limit: Option<usize>,
+    /// Write all partitions and the modules that decided into a folder, as files that are the same from every replica; every `audit`
+    /// command reads it by --data. What is there already is added to
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["partition", "limit"])]
+    export: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct HistoryArgs {
+    #[command(flatten)]
+    from: From,
+    #[arg(long, default_value = "wallet")]
+    machine: String,
+    #[arg(long)]
+    account: String,
+    /// Stop after so many lines
+    #[arg(long)]
+    limit: Option<usize>,
+}
+
+pub fn run(args: &LogArgs) -> anyhow::Result<ExitCode> {
+    let source = open(&args.from.data)?;
+    if let Some(folder) = &args.export {
+        return run_export(&source, args, folder);
+    }
+    let machine = args.machine.as_deref().unwrap_or("wallet");
+    print_lines(&source, machine, PartitionId(args.partition), None, args.limit, args.from.json)
+}
+
+pub fn run_history(args: &HistoryArgs) -> anyhow::Result<ExitCode> {
+    let source = open(&args.from.data)?;
+    source.machine(&args.machine)?;
+    let count = u32::try_from(source.partitions(&args.machine)?.len())?;
+    let partition = partition_of(args.account.as_bytes(), count);
+    print_lines(&source, &args.machine, partition, Some(&args.account), args.limit, args.from.json)
+}
+
+fn print_lines(
+    source: &Source,
+    machine: &str,
+    partition: PartitionId,
+    entity: Option<&str>,
+    limit: Option<usize>,
+    is_json: bool,
+) -> anyhow::Result<ExitCode> {
+    source.machine(machine)?;
+    if !source.partitions(machine)?.contains(&partition) {
+        return Err(AuditError::NoPartition { machine: machine.to_owned(), partition: partition.0 }.into());
+    }
+    let opened = source.partition(machine, partition)?;
+    let mut left = limit.unwrap_or(usize::MAX);
+    let mut result = Ok(());
+    list(source, &opened, entity, |line| {
+        if left == 0 {
+            return ControlFlow::Break(());
+        }
+        left -= 1;
+        let text = if is_json { line_json(&line) } else { Ok(line_text(&line)) };
+        result = text.and_then(|text| Ok(print(&text)?));
+        if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    result?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_export(source: &Source, args: &LogArgs, folder: &Path) -> anyhow::Result<ExitCode> {
+    let machines = match &args.machine {
+        Some(machine) => {
+            source.machine(machine)?;
+            vec![machine.clone()]
+        }
+        None => source.machines()?,
+    };
+    let bar = progress("entries written");
+    let exported = export(source, &machines, folder, Boundary::default(), &|done| bar.inc(done));
+    bar.finish_and_clear();
+    let exported = exported?;
+    if args.from.json {
+        print_json(&exported)?;
+    } else {
+        print(&exported_text(&exported, folder))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn exported_text(exported: &Exported, folder: &Path) -> String {
+    let mut rows = table(&["partition", "files", "bytes", "entries", "head"]);
+    for facts in &exported.manifest.partitions {
+        let last = facts.files.last();
+        rows.add_row([
+            format!("{}/{}", facts.machine, facts.partition),
+            facts.files.len().to_string(),
+            facts.files.iter().map(|file| file.bytes).sum::<u64>().to_string(),
+            last.map_or_else(|| "0".to_owned(), |file| file.last.to_string()),
+            last.map_or_else(String::new, |file| file.head.to_string().chars().take(16).collect()),
+        ]);
+    }
+    let mut text = format!("{rows}\n{} modules\n", exported.manifest.modules.len());
+    if 0 < exported.entries_left_out {
+        let count = exported.entries_left_out;
+        text.push_str(&format!(
+            "{count} entries are not known to be committed yet and are left out: export again later\n"
+        ));
+    }
+    text.push_str(&format!("check it with `statehouse audit verify --data {}`\n", folder.display()));
+    text
+}
+
+fn line_text(line: &Line) -> String {
+    let head = format!("{}  {}", line.position, print_time(line.time));
+    match &line.what {
+        What::Tick => format!("{head}  tick\n"),
+        What::Activation { module, schema } => format!("{head}  activate module {module} schema {schema}\n"),
+        What::Heard { id, step, outcome, position } => {
+            let place = position.as_ref().map_or_else(String::new, |position| format!(" at {position}"));
+            format!("{head}  {step} of {id}: {outcome}{place}\n")
+        }
+        What::Command { id, part, name, caller, body, events, rejection, .. } => {
+            let json = |value: &Value| to_json(value).map_or_else(|error| error.to_string(), |json| json.to_string());
+            let part = match part {
+                LinePart::Whole => String::new(),
+                LinePart::Start => "start of ".to_owned(),
+                LinePart::Call { step, home } => format!("{step}, for partition {home}, of "),
+                LinePart::End => "end of ".to_owned(),
+            };
+            let mut text = format!("{head}  {part}{name} {id} by {caller} {}\n", json(body));
+            events.iter().for_each(|event| text.push_str(&format!("    event    {}\n", json(event))));
+            if let Some(rejection) = rejection {
+                text.push_str(&format!("    rejected {}: {}\n", rejection.code, rejection.detail));
+            }
+            text
+        }
+    }
+}
+
+/// `whole`, `start` or `end`; a call with its step and the partition that asks.
+fn part_json(part: &LinePart) -> serde_json::Value {
+    match part {
+        LinePart::Whole => json!("whole"),
+        LinePart::Start => json!("start"),
+        LinePart::Call { step, home } => json!({"call": step, "home": home}),
+        LinePart::End => json!("end"),
+    }
+}
+
+/// One JSON object per line.
+fn line_json(line: &Line) -> anyhow::Result<String> {
+    let what = match &line.what {
+        What::Tick => json!({"kind": "tick"}),
+        What::Activation { module, schema } => json!({"kind": "activate", "module": module, "schema": schema}),
+        What::Heard { id, step, outcome, position } => json!({
+            "kind": "heard", "id": id.to_string(), "step": step, "outcome": outcome, "at": position,
+        }),
+        What::Command { id, part, name, caller, request_id, body, events, rejection } => json!({
+            "kind": "command", "id": id.to_string(), "part": part_json(part), "command": name, "caller": caller, "request_id": request_id,
+            "body": to_json(body)?, "events": events.iter().map(to_json).collect::<Result<Vec<_>, _>>()?,
+            "rejection": rejection.as_ref().map(|found| json!({"code": found.code, "detail": found.detail})),
+        }),
+    };
+    let mut object = json!({"position": line.position, "time": print_time(line.time)});
+    if let (Some(object), serde_json::Value::Object(what)) = (object.as_object_mut(), what) {
+        object.extend(what);
+    }
+    Ok(format!("{object}\n"))
+}
