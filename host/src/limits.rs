@@ -117,6 +117,10 @@ pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 pub const JOURNAL_SEGMENT_BYTES: u64 = 16 << 20;
 /// Journal that a replay decides again between two savings of how far it is: some seconds.
 pub const REPLAY_SAVE_BYTES: u64 = 64 << 20;
+/// Replays that a node keeps, with their reports: some megabytes each.
+pub const REPLAY_JOBS_MAX: usize = 32;
+/// Starts of a node that go on with the same replay: one that ends the process must not do so for ever.
+pub const REPLAY_RESUMES_MAX: u32 = 8;
 /// Log bytes accepted and not yet durable, per partition.
 pub const LOG_PENDING_BYTES_MAX: usize = 64 << 20;
 /// Decoded entries kept in memory behind the log's end.

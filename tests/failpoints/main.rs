@@ -4,6 +4,8 @@
 //! the test, which finds the points in the host's source, so that none is forgotten. Each is reached at once and a
 //! little later. Points that need a torn tail are left to the log's own tests.
 
+mod replays;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -32,7 +34,7 @@ const STOPS_MAX: usize = 12;
 const TORN_TAIL: &str = "log::repair_";
 
 fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some("dev") {
+    if matches!(std::env::args().nth(1).as_deref(), Some("dev" | "audit")) {
         let _scenario = fail::FailScenario::setup();
         return statehouse::cli::main();
     }
@@ -49,7 +51,9 @@ fn main() -> ExitCode {
         let is_ok = runtime.block_on(LocalSet::new().run_until(async {
             let point = point.clone();
             let check = async move {
-                if begins(&FIRST_START, &point) {
+                if begins(&replays::POINTS, &point) {
+                    replays::check(&point).await;
+                } else if begins(&FIRST_START, &point) {
                     check_first_start(point).await;
                 } else if begins(&ORDERLY_STOP, &point) {
                     check_orderly_stop(point).await;

@@ -16,6 +16,7 @@ mod audit;
 mod operation;
 mod upgrade;
 mod replay;
+mod replay_jobs;
 mod segments;
 mod tampered;
 mod hostile;

@@ -100,7 +100,7 @@ fn report(finished: &Finished) -> Value {
 }
 
 /// The id of the module that decides, and its file.
-fn recorded_module(data: &Path) -> (String, PathBuf) {
+pub fn recorded_module(data: &Path) -> (String, PathBuf) {
     let verified = report(&cli(["audit", "verify", "--data", argument(data), "--machine", "wallet", "--json"]));
     let id = verified["partitions"][0]["module"].as_str().expect("a partition names its module").to_owned();
     let file = data.join("modules").join(format!("{id}.wasm"));
@@ -108,7 +108,7 @@ fn recorded_module(data: &Path) -> (String, PathBuf) {
 }
 
 /// The module with other words in the message about a payer who has too little.
-fn changed_module(file: &Path, folder: &Path) -> PathBuf {
+pub fn changed_module(file: &Path, folder: &Path) -> PathBuf {
     let (before, after) = (b"send less", b"SEND LESS");
     let mut wasm = std::fs::read(file).expect("the module is there");
     let found: Vec<usize> = (0..wasm.len() - before.len()).filter(|at| wasm[*at..].starts_with(before)).collect();

@@ -22,7 +22,8 @@ use super::caller::Callers;
 use super::mount::{Mounts, Target};
 use super::problem::{Code, Problem};
 use super::route::{COMMAND_ROLES, Page, QUERY_ROLES, find_host_route, module_path};
-use super::{batch, cluster, command, lookup, modules, openapi, pages, query};
+use super::{batch, cluster, command, lookup, modules, openapi, pages, query, replays};
+use crate::audit::jobs::Replays;
 use crate::limits::DEADLINE_DEFAULT;
 use crate::router::{Machine, Router};
 use crate::system::Cluster;
@@ -32,6 +33,7 @@ pub struct Api {
     pub router: Arc<Router>,
     pub cluster: Cluster,
     pub callers: Callers,
+    pub replays: Arc<Replays>,
     pub metrics: Option<PrometheusHandle>,
     pub mounts: Mounts,
     pub request_ids: RequestIds,
@@ -130,6 +132,11 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
         (page, Some(asked)) if page.is_about_modules() => {
             modules::answer(api, page, &captured, asked, parts, body).await
         }
+        (page, Some(asked)) if page.is_about_replays() => {
+            // Replays outlive requests, so their machine is looked for when they are asked for.
+            named()?;
+            replays::answer(api, page, &captured, asked, parts, body).await
+        }
         (page, Some(asked)) if page.changes_cluster() => {
             let change = cluster::read(page, captured.first().copied(), parts, body, asked.deadline).await?;
             cluster::make(api, change, asked).await
@@ -145,7 +152,13 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
             | Page::ModuleStage
             | Page::ModulePrepare
             | Page::ModuleActivate
-            | Page::ModuleRollback,
+            | Page::ModuleRollback
+            | Page::Replays
+            | Page::ReplayStart
+            | Page::Replay
+            | Page::ReplayReport
+            | Page::ReplayCertificate
+            | Page::ReplayDelete,
             _,
         ) => unreachable!("their routes name roles"),
     }

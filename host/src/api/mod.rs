@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! serve → handle → route ┬→ pages, lookup, openapi        (the host's own)
-//!                        ├→ cluster, modules → system
+//!                        ├→ cluster, modules → system; replays → audit
 //!                        └→ mount → command, batch, query → router → reply
 //! asked: headers · caller: tokens and roles · body: bytes · json: bytes ↔ values · problem: errors → statuses
 //! ```
@@ -24,6 +24,7 @@ mod query;
 mod lookup;
 mod cluster;
 mod modules;
+mod replays;
 mod pages;
 mod openapi;
 mod reply;
@@ -41,9 +42,11 @@ pub use caller::Callers;
 pub use cluster::{ClusterPage, NodePage, ReplicaPage};
 pub use error::ApiError;
 pub use modules::{ModulePage, ModulesPage, StepPage};
+pub use replays::{ProgressPage, ReplayPage};
 pub use serve::serve;
 pub use time::{parse_time, print_time};
 
+use crate::audit::jobs::Replays;
 use crate::limits::HTTP_BATCHES_MAX;
 use crate::router::Router;
 use crate::system::Cluster;
@@ -55,6 +58,8 @@ use mount::Mounts;
 pub struct ApiOptions {
     pub cluster: Cluster,
     pub callers: Callers,
+    /// Those that the node carries out.
+    pub replays: Arc<Replays>,
     /// Requests being answered at the same time; more are refused with 503.
     pub requests_max: usize,
     /// Renders `/metrics`; without it that page is empty.
@@ -63,11 +68,12 @@ pub struct ApiOptions {
 
 /// The API as a service, to be handed to [`serve()`].
 pub fn server(router: Arc<Router>, options: ApiOptions) -> axum::Router {
-    let ApiOptions { cluster, callers, requests_max, metrics } = options;
+    let ApiOptions { cluster, callers, replays, requests_max, metrics } = options;
     let api = Api {
         router,
         cluster,
         callers,
+        replays,
         metrics,
         mounts: Mounts::default(),
         request_ids: RequestIds::new(),

@@ -19,7 +19,7 @@ use utoipa::openapi::{
 use super::handle::Api;
 use super::route::{HOST_ROUTES, HostRoute, Page};
 use super::url::captures;
-use super::{cluster, modules, pages};
+use super::{cluster, modules, pages, replays};
 use crate::limits::{DEADLINE_DEFAULT, DEADLINE_MAX};
 
 mod shapes;
@@ -84,7 +84,7 @@ fn host_operation(route: &HostRoute) -> Operation {
         .tag("host")
         .summary(Some(route.summary))
         .operation_id(Some(format!("{:?}", route.page)))
-        .response("200", ResponseBuilder::new().description("Done").content(media_type, any_content()))
+        .response(success_status(route.page), success_of_host(route.page, media_type))
         .response("default", Ref::from_response_name("Problem"));
     for name in captures(route.path.trim_start_matches('/')) {
         operation = operation.parameter(parameter(name, ParameterIn::Path, text(), Required::True, ""));
@@ -108,7 +108,7 @@ fn host_operation(route: &HostRoute) -> Operation {
         let bytes = ContentBuilder::new().build();
         operation = operation.request_body(Some(body.content("application/wasm", bytes).build()));
     }
-    if let Some(declared) = cluster::schema(route.page).or_else(|| modules::schema(route.page)) {
+    if let Some(declared) = declared_body(route.page) {
         let body = RequestBodyBuilder::new().required(Some(Required::True));
         operation = operation.request_body(Some(body.content("application/json", content(&declared)).build()));
     }
@@ -119,6 +119,23 @@ fn host_operation(route: &HostRoute) -> Operation {
         operation = operation.security(SecurityRequirement::new(TOKEN, Vec::<String>::new()));
     }
     operation.build()
+}
+
+fn success_status(page: Page) -> &'static str {
+    if page == Page::ReplayStart { "202" } else { "200" }
+}
+
+fn success_of_host(page: Page, media_type: &str) -> ResponseBuilder {
+    let response = ResponseBuilder::new().content(media_type, any_content());
+    match page {
+        Page::ReplayStart => response.description("Taken on").header("Location", header("Where to see how far it is")),
+        Page::ReplayReport => response.description("Done").content("text/html", any_content()),
+        _ => response.description("Done"),
+    }
+}
+
+fn declared_body(page: Page) -> Option<Declared> {
+    cluster::schema(page).or_else(|| modules::schema(page)).or_else(|| replays::schema(page))
 }
 
 fn command_operation(machine: &str, describe: &Describe, command: &CommandDecl) -> Operation {

@@ -8,9 +8,9 @@
 //! | 400 | `malformed_body` `unknown_field` `duplicate_field` `missing_field` `field_in_path` `wrong_type` `not_integer` `out_of_range` `bad_length` `not_listed` `bad_uuid` `bad_name` `too_many_items` `too_deep` – `pointer` and `field` name the place |
 //! | 400 | `bad_path` `bad_parameter` `unknown_parameter` `bad_header` `unknown_command` `empty_batch` |
 //! | 401 403 | `unauthenticated` · `forbidden` |
-//! | 404 | `not_found` (no such route) · `unknown_machine` `unknown_node` `unknown_partition` `unknown_module` |
+//! | 404 | `not_found` (no such route) · `unknown_machine` `unknown_node` `unknown_partition` `unknown_module` `unknown_replay` |
 //! | 405 408 410 413 415 | `method_not_allowed` · `body_timeout` · `position_gone` · `body_too_large` · `wrong_content_type` |
-//! | 409 | `cluster_exists` `node_id_used` `no_peer` `node_refused`: the cluster, or a node, is not in a state for this change · `step_refused`: what a module lacks for its next step, and how to get it |
+//! | 409 | `cluster_exists` `node_id_used` `no_peer` `node_refused`: the cluster, or a node, is not in a state for this change · `step_refused`: what a module lacks for its next step, and how to get it · `replay_unfinished` `replays_full` |
 //! | 422 | `invalid_change`: of the cluster · `id_reused`: the id is known with other content, `fields` differ |
 //! | 429 | `rejection_limit` – not accepted, `Retry-After` |
 //! | 500 | `internal` (a bug of the host) · `module_fault` (of the module) |
@@ -31,6 +31,7 @@ use statehouse_abi::cold::Refusal;
 use statehouse_abi::value::Value;
 
 use super::json::{BodyError, Fault, Json, print};
+use crate::audit::jobs::JobError;
 use crate::router::answer::{QueryError, Unavailable, UnavailableReason};
 use crate::system::ClusterError;
 
@@ -64,6 +65,7 @@ pub enum Code {
     UnknownNode,
     UnknownPartition,
     UnknownModule,
+    UnknownReplay,
     MethodNotAllowed,
     BodyTimeout,
     ClusterExists,
@@ -71,6 +73,8 @@ pub enum Code {
     NoPeer,
     NodeRefused,
     StepRefused,
+    ReplayUnfinished,
+    ReplaysFull,
     PositionGone,
     HistoryReleased,
     OutcomeReleased,
@@ -127,6 +131,9 @@ impl Code {
             Self::UnknownNode => ("unknown_node", 404, "There is no such node"),
             Self::UnknownPartition => ("unknown_partition", 404, "There is no such partition"),
             Self::UnknownModule => ("unknown_module", 404, "There is no such module"),
+            Self::UnknownReplay => ("unknown_replay", 404, "There is no such replay"),
+            Self::ReplayUnfinished => ("replay_unfinished", 409, "The replay has not come to that"),
+            Self::ReplaysFull => ("replays_full", 409, "There are too many replays"),
             Self::StepRefused => ("step_refused", 409, "The module cannot take this step now"),
             Self::MethodNotAllowed => ("method_not_allowed", 405, "The method does not work here"),
             Self::BodyTimeout => ("body_timeout", 408, "The body did not arrive in time"),
@@ -399,5 +406,19 @@ impl From<ClusterError> for Problem {
         // Nobody but an operator changes what the others answer with.
         let may_retry = matches!(code, Code::NodeUnreachable | Code::ChangeUnfinished);
         if may_retry { problem.with_retry_after(Duration::from_secs(1)) } else { problem }
+    }
+}
+
+impl From<JobError> for Problem {
+    fn from(error: JobError) -> Self {
+        let code = match &error {
+            JobError::Unknown(_) => Code::UnknownReplay,
+            JobError::TooMany(_) => Code::ReplaysFull,
+            JobError::NotThere { .. } => Code::ReplayUnfinished,
+            JobError::NoModule(_) => Code::StepRefused,
+            JobError::Word(_) => Code::InvalidChange,
+            JobError::Io { .. } => Code::Internal,
+        };
+        Self::new(code, error.to_string())
     }
 }

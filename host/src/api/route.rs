@@ -41,6 +41,12 @@ pub enum Page {
     ModulePrepare,
     ModuleActivate,
     ModuleRollback,
+    Replays,
+    ReplayStart,
+    Replay,
+    ReplayReport,
+    ReplayCertificate,
+    ReplayDelete,
     Health,
     Ready,
     Metrics,
@@ -56,6 +62,18 @@ impl Page {
         matches!(
             self,
             Self::Modules | Self::ModuleStage | Self::ModulePrepare | Self::ModuleActivate | Self::ModuleRollback
+        )
+    }
+
+    pub const fn is_about_replays(self) -> bool {
+        matches!(
+            self,
+            Self::Replays
+                | Self::ReplayStart
+                | Self::Replay
+                | Self::ReplayReport
+                | Self::ReplayCertificate
+                | Self::ReplayDelete
         )
     }
 
@@ -131,6 +149,48 @@ pub const HOST_ROUTES: &[HostRoute] = &[
         Page::ModuleRollback,
         Some(CHANGE_ROLES),
         "Goes back to a module that was active",
+    ),
+    route(
+        Method::GET,
+        "/v1/machines/{machine}/replays",
+        Page::Replays,
+        Some(WATCH_ROLES),
+        "The replays that this node was asked for",
+    ),
+    route(
+        Method::POST,
+        "/v1/machines/{machine}/replays",
+        Page::ReplayStart,
+        Some(WATCH_ROLES),
+        "Decides this node's history again under a staged module; answers at once with 202 and `Location`",
+    ),
+    route(
+        Method::GET,
+        "/v1/machines/{machine}/replays/{id}",
+        Page::Replay,
+        Some(WATCH_ROLES),
+        "How far a replay is, and what came of it",
+    ),
+    route(
+        Method::GET,
+        "/v1/machines/{machine}/replays/{id}/report",
+        Page::ReplayReport,
+        Some(WATCH_ROLES),
+        "The report of a replay: JSON, or one HTML page where `Accept` asks for `text/html`",
+    ),
+    route(
+        Method::GET,
+        "/v1/machines/{machine}/replays/{id}/certificate",
+        Page::ReplayCertificate,
+        Some(WATCH_ROLES),
+        "The certificate of a replay, signed by this node",
+    ),
+    route(
+        Method::DELETE,
+        "/v1/machines/{machine}/replays/{id}",
+        Page::ReplayDelete,
+        Some(WATCH_ROLES),
+        "Stops a replay, and forgets it with all that it came to",
     ),
     route(Method::GET, "/v1/cluster", Page::Cluster, Some(WATCH_ROLES), "The cluster as this node sees it"),
     route(Method::POST, "/v1/cluster/init", Page::ClusterInit, Some(CHANGE_ROLES), "Founds a cluster of these nodes"),

@@ -265,10 +265,7 @@ fn a_folder_is_listed_and_its_list_is_checked() {
     // The journal goes on: the file that was open is replaced, and removed once it is not listed any more.
     let open = path_of(folder.path(), facts.files.last().expect("there are files"));
     let longer = journal(40);
-    assert_eq!(
-        longer[..24].iter().map(Entry::head_after).collect::<Vec<_>>(),
-        entries.iter().map(Entry::head_after).collect::<Vec<_>>()
-    );
+    assert_eq!(longer[entries.len() - 1].head_after(), entries[entries.len() - 1].head_after());
     manifest.partitions[0] = write(folder.path(), &longer, JournalIndex(0), genesis().head);
     assert!(open.exists());
     manifest.write(folder.path()).expect("the disk has room");

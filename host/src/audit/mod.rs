@@ -14,6 +14,7 @@ pub mod list;
 pub mod replay;
 pub mod certificate;
 pub mod gate;
+pub mod jobs;
 
 pub use error::AuditError;
 pub use source::{PartitionSource, Source};

@@ -7,6 +7,7 @@ use std::future::Future;
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::api::{self, ApiError, ApiOptions, Callers};
+use crate::audit::jobs::Replays;
 use crate::system::{Cluster, Node, NodeOptions};
 
 /// What a process has once, however many nodes it runs.
@@ -79,6 +81,7 @@ pub struct Host {
     node: Node,
     address: SocketAddr,
     serving: JoinHandle<Result<(), ApiError>>,
+    replays: Arc<Replays>,
 }
 
 impl Host {
@@ -89,9 +92,11 @@ impl Host {
         options.node.http.get_or_insert_with(|| address.to_string());
         let node = Node::open(options.node).await?;
         write_address(&data.join("http.addr"), address)?;
+        let replays = Arc::new(Replays::open(&data, api::parse_time)?);
         let api = ApiOptions {
             cluster: node.cluster(),
             callers: options.callers,
+            replays: replays.clone(),
             requests_max: options.requests_max,
             metrics: Some(process.metrics.clone()),
         };
@@ -107,7 +112,7 @@ impl Host {
             let _stop_others = stop_others;
             api::serve(options.listener, service, options.connections_max, stopped).await
         });
-        Ok(Self { node, address, serving })
+        Ok(Self { node, address, serving, replays })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -133,6 +138,9 @@ pub async fn finish(mut hosts: Vec<Host>) -> anyhow::Result<()> {
         result = result.and(served);
     }
     for host in hosts {
+        // What is under way is gone on with at the next start.
+        let replays = host.replays.clone();
+        tokio::task::spawn_blocking(move || replays.close()).await.context("stopping the replays panicked")?;
         let closed = host.node.close().await;
         result = result.and(closed.map_err(anyhow::Error::from));
     }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use statehouse_abi::describe::Describe;
 use statehouse_abi::outcome::GroupOutcome;
 
@@ -12,7 +12,7 @@ use crate::audit::replay::class::Decision;
 use crate::machine::entry::{Batch, Part};
 
 /// How often each thing occurs in what was decided again.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coverage {
     /// Commands by name.
     pub commands: BTreeMap<String, u64>,
@@ -27,7 +27,7 @@ pub struct Coverage {
 }
 
 /// Counts before they have names.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Counter {
     commands: BTreeMap<String, u64>,
     rejections: BTreeMap<String, u64>,

@@ -1,5 +1,7 @@
 //! Why a replay is inconclusive. What it *finds* is in its report.
 
+use std::path::PathBuf;
+
 use crate::audit::error::AuditError;
 use crate::ids::{JournalIndex, ModuleId, PartitionId};
 use crate::machine::replica::ApplyError;
@@ -36,6 +38,16 @@ pub enum ReplayFault {
     Request(String),
     #[error("there is no command at {position}: name the position of one of its events, or of its rejection")]
     NoCommand { position: String },
+    #[error("{}: {source}", path.display())]
+    Keep { path: PathBuf, source: std::io::Error },
+    #[error("{} holds another replay, or one by another version: name another folder, or delete this one", path.display())]
+    OtherReplay { path: PathBuf },
+    #[error(
+        "partition {partition} has another entry {index} than when this replay was interrupted: delete what was kept of it and begin anew"
+    )]
+    OtherHistory { partition: PartitionId, index: JournalIndex },
+    #[error("the replay was stopped{}", if *is_kept { "; the same command goes on where it was" } else { "" })]
+    Stopped { is_kept: bool },
     #[error("a thread of the replay ended before its partition")]
     Thread,
 }

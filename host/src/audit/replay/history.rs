@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crate::audit::error::AuditError;
-use crate::audit::source::{PartitionSource, Source};
+use crate::audit::source::{PartitionSource, Read, Source};
 use crate::ids::{Micros, ModuleId, PartitionId, Position};
 use crate::machine::entry::Entry;
 use crate::machine::journal::{Journal, Verdict};
@@ -33,6 +33,16 @@ pub trait Journaled: Send + Sync {
 
     /// About how many bytes its entries have, for showing progress.
     fn byte_count(&self) -> u64;
+
+    /// Where it ends now. It may go on while it is looked at; one that does not needs no end.
+    fn end(&self) -> u64 {
+        u64::MAX
+    }
+
+    /// Entries that were there when [`Journaled::end`] said so.
+    fn entries_until(&self, _end: u64) -> Box<dyn Iterator<Item = Result<Entry, AuditError>> + '_> {
+        self.entries()
+    }
 
     /// In Raft's order, void ones included.
     fn entries(&self) -> Box<dyn Iterator<Item = Result<Entry, AuditError>> + '_>;
@@ -83,6 +93,15 @@ impl Journaled for PartitionSource {
 
     fn byte_count(&self) -> u64 {
         Self::byte_count(self)
+    }
+
+    fn end(&self) -> u64 {
+        Self::end(self)
+    }
+
+    fn entries_until(&self, end: u64) -> Box<dyn Iterator<Item = Result<Entry, AuditError>> + '_> {
+        let is_there = move |read: &Result<Read, AuditError>| read.as_ref().map_or(true, |read| read.number <= end);
+        Box::new(Self::entries(self).take_while(is_there).map(|read| Ok(read?.entry)))
     }
 
     fn entries(&self) -> Box<dyn Iterator<Item = Result<Entry, AuditError>> + '_> {

@@ -14,11 +14,10 @@ use statehouse_abi::ops::OpsBlock;
 use statehouse_abi::rows::WritesBlock;
 
 use crate::audit::error::AuditError;
-use crate::audit::replay::Meter;
 use crate::audit::replay::class::{Class, Decision};
 use crate::audit::replay::error::ReplayFault;
 use crate::audit::replay::examine::{command_of, deciding_side, recorded_side, rows_before, short};
-use crate::audit::replay::history::{History, Journaled};
+use crate::audit::replay::history::History;
 use crate::audit::replay::judge::{Found, Judged, Task, apply_all, judge};
 use crate::audit::replay::plans::{Facts, Item, Places, items_of};
 use crate::audit::replay::render::{self, About, time_text};
@@ -46,7 +45,7 @@ pub struct Walk<'a> {
     /// The candidate's, where they are others.
     pub(super) own: Option<State>,
     pub(super) tally: Tally,
-    covered: Covered,
+    pub(super) covered: Covered,
 }
 
 /// What a walk leaves.
@@ -62,27 +61,6 @@ pub struct Walked {
 pub enum Flow {
     GoesOn,
     Ends,
-}
-
-/// Walks over a partition.
-pub fn walk(
-    history: &dyn History,
-    request: &Request,
-    places: Places,
-    opened: &dyn Journaled,
-    meter: &Meter<'_>,
-) -> Result<Walked, ReplayFault> {
-    let mut walk = Walk::new(history, request, places, opened.genesis());
-    for entry in opened.entries() {
-        let entry = entry?;
-        let decided = walk.tally.counts.decisions;
-        let flow = walk.on_entry(&entry)?;
-        (meter.on_done)(entry.payload().len() as u64, walk.tally.counts.decisions - decided);
-        if flow == Flow::Ends {
-            break;
-        }
-    }
-    Ok(walk.finish())
 }
 
 impl<'a> Walk<'a> {

@@ -8,6 +8,7 @@
 //! Refusals at ingress are not in the log, so no replay can say anything about them.
 
 pub mod request;
+pub mod words;
 pub mod class;
 pub mod report;
 pub mod coverage;
@@ -22,6 +23,7 @@ mod render;
 mod examine;
 mod tally;
 mod isolated;
+pub mod resume;
 mod cumulative;
 mod rows;
 pub mod explain;
@@ -42,12 +44,13 @@ pub use report::{Report, Verdict};
 pub use request::{Filter, Mode, Request};
 
 use crate::audit::error::AuditError;
-use crate::audit::replay::isolated::{Walked, walk};
+use crate::audit::replay::isolated::Walked;
 use crate::audit::replay::plans::Places;
 use crate::audit::replay::report::{FORMAT, ModuleFacts};
+use crate::audit::replay::resume::{Bounded, Keep, Kept};
 use crate::audit::replay::state::State;
 use crate::audit::replay::tally::Tally;
-use crate::ids::{ModuleId, PartitionId};
+use crate::ids::{ModuleId, PartitionId, Position};
 use crate::machine::logic::Logic;
 
 /// Is told how far a replay is; from several threads.
@@ -63,8 +66,24 @@ pub struct Meter<'m> {
 /// # Errors
 /// Nothing can be said: what is missing, or cannot be read.
 pub fn run(history: &dyn History, request: &Request, meter: &Meter<'_>) -> Result<Report, ReplayFault> {
+    run_kept(history, request, meter, &Keep::nothing())
+}
+
+/// The same, and goes on where it was if it was interrupted.
+///
+/// # Errors
+/// As [`run`]; [`ReplayFault::Stopped`] when it is told to.
+pub fn run_kept(
+    history: &dyn History,
+    request: &Request,
+    meter: &Meter<'_>,
+    keep: &Keep<'_>,
+) -> Result<Report, ReplayFault> {
     let partitions = check(history, request)?;
-    let opened = in_parallel(request.jobs, &partitions, |partition| Ok(history.open(*partition)?))?;
+    let opened = in_parallel(request.jobs, &partitions, |partition| Ok((*partition, history.open(*partition)?)))?;
+    let kept = Kept::open(keep, history, request, &opened)?;
+    let bounded = |(partition, journal)| Bounded { journal, end: kept.end_of(partition) };
+    let opened: Vec<Bounded> = opened.into_iter().map(bounded).collect();
     let bytes: u64 = opened.iter().map(|opened| opened.byte_count()).sum();
     let passes = if request.mode == Mode::Cumulative { 2 } else { 1 };
     (meter.on_begin)(bytes * passes);
@@ -72,7 +91,7 @@ pub fn run(history: &dyn History, request: &Request, meter: &Meter<'_>) -> Resul
     let count = history.partition_count();
     let walked = in_parallel(request.jobs, &numbers, |at| {
         let places = Places { here: partitions[*at], count };
-        walk(history, request, places, opened[*at].as_ref(), meter)
+        kept.walk(history, request, places, &opened[*at], meter)
     })?;
     let mut tally = Tally::default();
     let (mut covered, mut states): (Vec<_>, Vec<State>) = (Vec::new(), Vec::new());
@@ -85,8 +104,8 @@ pub fn run(history: &dyn History, request: &Request, meter: &Meter<'_>) -> Resul
     let current = current.filter(|module| *module != ModuleId::ZERO).ok_or(AuditError::NoModule)?;
     let mut rows = None;
     if request.mode == Mode::Cumulative {
-        let opened: Vec<&dyn Journaled> = opened.iter().map(AsRef::as_ref).collect();
-        let simulated = cumulative::simulate(history, request, &opened, std::mem::take(&mut tally), meter)?;
+        let opened: Vec<&dyn Journaled> = opened.iter().map(|opened| opened as &dyn Journaled).collect();
+        let simulated = cumulative::simulate(history, request, &opened, std::mem::take(&mut tally), meter, &kept)?;
         rows = Some(rows::differences(request.candidate.as_ref(), &states, &simulated.states));
         tally = simulated.tally;
     }
@@ -151,7 +170,10 @@ fn assemble(
     let mut declared: Vec<&Describe> = deciders.iter().map(|logic| logic.describe()).collect();
     declared.push(request.candidate.describe());
     let mut first: Vec<_> = tally.first.into_values().collect();
-    first.sort_by_key(|(place, _)| *place);
+    // Several may be in one entry.
+    first.sort_by_key(|(place, first)| {
+        (*place, first.brief.position.parse::<Position>().map(|position| position.n).ok())
+    });
     Ok(Report {
         format: FORMAT,
         cluster: history.cluster(),

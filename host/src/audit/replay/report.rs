@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use statehouse_abi::describe::Describe;
 
@@ -15,13 +15,15 @@ use crate::audit::replay::request::Mode;
 use crate::audit::replay::timeline::Timeline;
 use crate::ids::{ModuleId, PartitionId};
 
+/// JSON Schema of [`Report`], for those who read reports by program.
+pub const SCHEMA: &str = include_str!("report-1.schema.json");
 /// Version of the JSON.
 pub const FORMAT: u32 = 1;
 /// Differences that are listed one by one; all are counted.
 pub const LISTED_MAX: usize = 1_000;
 
 /// What a replay found.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// [`FORMAT`].
     pub format: u32,
@@ -52,7 +54,7 @@ pub struct Report {
 }
 
 /// A module by its bytes and by what it says of itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModuleFacts {
     pub id: ModuleId,
     pub name: String,
@@ -73,7 +75,7 @@ impl ModuleFacts {
 }
 
 /// What of a partition was replayed.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Covered {
     pub partition: PartitionId,
     /// Effective entries, those before the beginning of the range among them: their events are applied.
@@ -93,7 +95,7 @@ pub struct Covered {
 }
 
 /// How much was done.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Counts {
     /// Groups that were decided again: whole commands, first branches, and calls.
     pub decisions: u64,
@@ -127,7 +129,7 @@ impl Counts {
 }
 
 /// How often a class occurs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClassCount {
     pub count: u64,
     /// Differences of their own: the rows that were read are those of the record.
@@ -137,7 +139,7 @@ pub struct ClassCount {
 }
 
 /// A difference in one line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Brief {
     pub class: Class,
     pub position: String,
@@ -153,7 +155,7 @@ pub struct Brief {
 }
 
 /// A difference in full, both sides rendered by their modules.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Difference {
     #[serde(flatten)]
     pub brief: Brief,
@@ -198,7 +200,7 @@ pub struct OpText {
 }
 
 /// A row before and after, rendered; null where there is none.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowChange {
     pub entity: String,
     pub key: String,
@@ -207,7 +209,7 @@ pub struct RowChange {
 }
 
 /// The rows that would differ at the end.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RowDifferences {
     pub count: u64,
     /// The first [`LISTED_MAX`] of them, by partition and key.
@@ -217,7 +219,7 @@ pub struct RowDifferences {
 }
 
 /// A row that would be another one.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RowDifference {
     pub partition: PartitionId,
     pub entity: String,
@@ -229,7 +231,7 @@ pub struct RowDifference {
 }
 
 /// A number in a rendered row that would be another one, such as a balance.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NumberDifference {
     pub entity: String,
     /// Where it stands in the rendered row: `balances.USD`.
@@ -238,6 +240,49 @@ pub struct NumberDifference {
     pub candidate: String,
     /// The candidate's minus the recorded one.
     pub difference: String,
+}
+
+/// A [`Side`] as it is read back.
+#[derive(Deserialize)]
+struct SideText {
+    module: ModuleFacts,
+    outcome: String,
+    code: Option<String>,
+    detail: Option<String>,
+    panic: Option<String>,
+    backtrace: Vec<String>,
+    ops: Vec<OpRead>,
+    events: Vec<Json>,
+    rows: Vec<RowChange>,
+}
+
+#[derive(Deserialize)]
+struct OpRead {
+    entity: String,
+    role: String,
+    bytes: String,
+}
+
+impl<'de> Deserialize<'de> for Side {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let known = |names: &[&'static str], text: &str| {
+            let found = names.iter().find(|name| **name == text).copied();
+            found.ok_or_else(|| serde::de::Error::custom(format!("`{text}` is none of {}", names.join(", "))))
+        };
+        let side = SideText::deserialize(deserializer)?;
+        let op = |OpRead { entity, role, bytes }| Ok(OpText { entity, role: known(&["step", "undo"], &role)?, bytes });
+        Ok(Self {
+            module: side.module,
+            outcome: known(&["accepted", "rejected", "refused", "trapped", "not asked"], &side.outcome)?,
+            code: side.code,
+            detail: side.detail,
+            panic: side.panic,
+            backtrace: side.backtrace,
+            ops: side.ops.into_iter().map(op).collect::<Result<_, D::Error>>()?,
+            events: side.events,
+            rows: side.rows,
+        })
+    }
 }
 
 impl Report {

@@ -52,6 +52,11 @@ impl State {
         rows.finish(Vec::with_capacity(rows.size() + 64))
     }
 
+    /// All rows, those of the host among them, in no order.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> {
+        self.0.iter().map(|(key, row)| (key.as_slice(), row.as_slice()))
+    }
+
     /// The module's own rows, in order of key.
     pub fn sorted(&self) -> Vec<(&[u8], &[u8])> {
         let rows = self.0.iter().map(|(key, row)| (key.as_slice(), row.as_slice()));

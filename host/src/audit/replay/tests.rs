@@ -3,6 +3,8 @@
 mod maker;
 mod purse;
 mod cumulative;
+mod resume;
+mod schema;
 mod transit;
 mod wallet;
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::audit::replay::class::Class;
 use crate::ids::Micros;
@@ -14,7 +14,7 @@ const SLICES_MAX: usize = 120;
 const WIDTH_MIN: i64 = 1_000_000;
 
 /// Counts by slice of time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeline {
     /// Microseconds that a slice covers.
     pub width: i64,

@@ -3,29 +3,33 @@
 //! In: a data folder and a module. Out: a page for people, a report in JSON or HTML, a certificate. Exit codes: 0 the same, 1 only approved
 //! differences, 2 others, 3 inconclusive. It knows nothing of how anything is decided.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::page::{explained_page, report_page};
-use super::{From, open, parse_moment};
+use super::{From, open};
 use crate::api::parse_time;
 use crate::audit::Source;
 use crate::audit::certificate::Certificate;
 use crate::audit::replay::explain::explain;
-use crate::audit::replay::history::time_of;
-use crate::audit::replay::{Class, Filter, FolderHistory, Meter, Mode, Report, Request, Verdict, html, run as replay};
+use crate::audit::replay::report::SCHEMA;
+use crate::audit::replay::resume::{Keep, forget};
+use crate::audit::replay::words::{parse_approved, parse_filter, parse_mode, parse_moment, place};
+use crate::audit::replay::{FolderHistory, Meter, Mode, Report, Request, Verdict, html, run_kept};
 use crate::cli::output::{bar, print, print_json};
-use crate::ids::{CommandId, Micros, PartitionId, Position};
+use crate::ids::{Micros, ModuleId, PartitionId, Position};
 use crate::key::NodeKey;
+use crate::limits::REPLAY_SAVE_BYTES;
 use crate::machine::logic::Logic;
-use crate::router::answer::Moment;
+
+mod remote;
 
 /// Exit code of a replay that says nothing about the candidate.
 const INCONCLUSIVE: u8 = 3;
@@ -38,8 +42,8 @@ pub struct ReplayArgs {
     #[arg(long, default_value = "wallet")]
     machine: String,
     /// The module: a .wasm file, a release (`wallet-1.0.1`, or `1.0.1`), or the id of a module in the data folder
-    #[arg(long)]
-    candidate: String,
+    #[arg(long, required_unless_present = "schema")]
+    candidate: Option<String>,
     /// Folder of the released modules
     #[arg(long, default_value = "modules/releases")]
     releases: PathBuf,
@@ -64,6 +68,9 @@ pub struct ReplayArgs {
     /// Write the report, as JSON or as one HTML page by the name's ending
     #[arg(long, value_name = "FILE")]
     report: Vec<PathBuf>,
+    /// Print the JSON Schema of the report, and do nothing else
+    #[arg(long)]
+    schema: bool,
     /// Approve this many differences of a class: `accepted_to_rejected=12`
     #[arg(long, value_name = "CLASS=COUNT")]
     approve: Vec<String>,
@@ -73,6 +80,15 @@ pub struct ReplayArgs {
     /// Sign with this key instead of the data folder's `node.key`
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
+    /// Keep how far it is in this folder, and go on from there if it is there already; removed when the replay is over
+    #[arg(long, value_name = "FOLDER")]
+    resume: Option<PathBuf>,
+    /// Have a node replay its own history, by its REST API: http://HOST:PORT. The candidate must be staged there
+    #[arg(long, conflicts_with_all = ["data", "key_file", "jobs", "at", "explain", "resume"])]
+    url: Option<String>,
+    /// With --url: a token with the role auditor, developer, operator or admin, where tokens are configured
+    #[arg(long, env = "STATEHOUSE_TOKEN", hide_env_values = true)]
+    token: Option<String>,
     /// The position of one command, for --explain
     #[arg(long, requires = "explain")]
     at: Option<String>,
@@ -82,7 +98,15 @@ pub struct ReplayArgs {
 }
 
 pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
-    match carry_out(args) {
+    if args.schema {
+        print(SCHEMA)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let carried_out = match &args.url {
+        Some(url) => remote::carry_out(args, url),
+        None => carry_out(args),
+    };
+    match carried_out {
         Ok(code) => Ok(ExitCode::from(code)),
         Err(error) => {
             eprintln!("inconclusive: {error:#}");
@@ -98,10 +122,10 @@ fn carry_out(args: &ReplayArgs) -> anyhow::Result<u8> {
     let request = Request {
         candidate: find_candidate(&source, args)?,
         mode: args.mode,
-        from: args.from.as_deref().map(|text| parse_place(&history, text)).transpose()?,
-        to: args.to.as_deref().map(|text| parse_place(&history, text)).transpose()?,
+        from: find_place(&history, args.from.as_deref())?,
+        to: find_place(&history, args.to.as_deref())?,
         partition: args.partition.map(PartitionId),
-        filter: parse_filter(&args.filter)?,
+        filter: parse_filter(&args.filter, parse_time)?,
         jobs: args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
     };
     if let Some(at) = &args.at {
@@ -125,22 +149,55 @@ fn carry_out(args: &ReplayArgs) -> anyhow::Result<u8> {
             progress.inc(bytes);
         },
     };
-    let report = replay(&history, &request, &meter);
+    let is_stopped = Arc::new(AtomicBool::new(false));
+    if args.resume.is_some() {
+        stop_on_signals(is_stopped.clone())?;
+    }
+    let keep = Keep { folder: args.resume.clone(), bytes: REPLAY_SAVE_BYTES, is_stopped: &is_stopped };
+    let report = run_kept(&history, &request, &meter, &keep);
     progress.finish_and_clear();
     let report = report?;
     let verdict = Verdict::of(&report, &approved);
-    if args.source.json {
-        print_json(&report)?;
-    } else {
-        print(&report_page(&report, verdict, begun.elapsed()))?;
-    }
-    for path in &args.report {
-        write_report(path, &report, verdict)?;
-    }
+    give(args, &report, verdict, begun.elapsed())?;
     if let Some(path) = &args.certificate {
         write_certificate(args, path, &report)?;
     }
+    if let Some(folder) = &args.resume {
+        forget(folder).with_context(|| format!("{}", folder.display()))?;
+    }
     Ok(verdict.exit_code())
+}
+
+/// Prints the report, and writes it where it is asked for.
+fn give(args: &ReplayArgs, report: &Report, verdict: Verdict, took: Duration) -> anyhow::Result<()> {
+    if args.source.json {
+        print_json(report)?;
+    } else {
+        print(&report_page(report, verdict, took))?;
+    }
+    args.report.iter().try_for_each(|path| write_report(path, report, verdict))
+}
+
+/// The first signal has the replay save how far it is; a second one ends it at once.
+fn stop_on_signals(is_stopped: Arc<AtomicBool>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+            for code in [None, Some(130)] {
+                tokio::select! {
+                    _ = tokio::signal::ctrl_c() => {}
+                    _ = terminate.recv() => {}
+                }
+                if let Some(code) = code {
+                    std::process::exit(code);
+                }
+                is_stopped.store(true, Ordering::Relaxed);
+                eprintln!("saving how far it is; once more to end at once");
+            }
+        });
+    });
+    Ok(())
 }
 
 fn write_report(path: &Path, report: &Report, verdict: Verdict) -> anyhow::Result<()> {
@@ -167,21 +224,29 @@ fn write_certificate(args: &ReplayArgs, path: &Path, report: &Report) -> anyhow:
 
 /// A file, a release, or a module of the data folder.
 fn find_candidate(source: &Source, args: &ReplayArgs) -> anyhow::Result<Arc<dyn Logic>> {
-    let name = &args.candidate;
-    let file = Path::new(name);
-    if file.is_file() {
-        let wasm = std::fs::read(file).with_context(|| format!("{}", file.display()))?;
-        return Ok(source.compile(&wasm)?);
+    match find_named(args)? {
+        Named::Wasm(wasm) => Ok(source.compile(&wasm)?),
+        Named::Id(id) => source.load(id).map_err(anyhow::Error::msg),
     }
-    for release in [format!("{name}.wasm"), format!("{}-{name}.wasm", args.machine)] {
-        let path = args.releases.join(release);
+}
+
+/// What names a candidate.
+enum Named {
+    Wasm(Vec<u8>),
+    Id(ModuleId),
+}
+
+fn find_named(args: &ReplayArgs) -> anyhow::Result<Named> {
+    let name = args.candidate.as_deref().unwrap_or_default();
+    let releases = [format!("{name}.wasm"), format!("{}-{name}.wasm", args.machine)];
+    let released = releases.iter().map(|release| args.releases.join(release));
+    for path in std::iter::once(PathBuf::from(name)).chain(released) {
         if path.is_file() {
-            let wasm = std::fs::read(&path).with_context(|| format!("{}", path.display()))?;
-            return Ok(source.compile(&wasm)?);
+            return Ok(Named::Wasm(std::fs::read(&path).with_context(|| format!("{}", path.display()))?));
         }
     }
     if let Ok(id) = name.parse() {
-        return source.load(id).map_err(anyhow::Error::msg);
+        return Ok(Named::Id(id));
     }
     bail!(
         "there is no candidate `{name}`: name a .wasm file, a release in {} (its file without `.wasm`), or the id of a module in the data \
@@ -190,53 +255,7 @@ fn find_candidate(source: &Source, args: &ReplayArgs) -> anyhow::Result<Arc<dyn 
     )
 }
 
-fn parse_mode(text: &str) -> Result<Mode, String> {
-    match text {
-        "isolated" => Ok(Mode::Isolated),
-        "cumulative" => Ok(Mode::Cumulative),
-        _ => Err("it is `isolated` or `cumulative`".to_owned()),
-    }
-}
-
-/// All entries up to a time are a consistent cut, so a position stands for the time of its entry.
-fn parse_place(history: &FolderHistory<'_>, text: &str) -> anyhow::Result<Micros> {
-    match parse_moment(text)? {
-        Moment::Time(time) => Ok(time),
-        Moment::Position(position) => Ok(time_of(history, position)?),
-    }
-}
-
-fn parse_approved(words: &[String]) -> anyhow::Result<BTreeMap<Class, u64>> {
-    let mut approved = BTreeMap::new();
-    for word in words {
-        let parsed = word.split_once('=').and_then(|(class, count)| Some((Class::find(class)?, count.parse().ok()?)));
-        let Some((class, count)) = parsed else {
-            let names: Vec<&str> = Class::ALL.into_iter().map(Class::name).collect();
-            bail!("`{word}` is not CLASS=COUNT; the classes are {}", names.join(", "));
-        };
-        ensure!(class != Class::Same && class != Class::HostDrift, "`{class}` is nothing that can be approved");
-        approved.insert(class, count);
-    }
-    Ok(approved)
-}
-
-fn parse_filter(words: &[String]) -> anyhow::Result<Filter> {
-    let mut filter = Filter::default();
-    for word in words {
-        let (key, value) = word.split_once('=').with_context(|| format!("`{word}` is not KEY=VALUE"))?;
-        let time = || parse_time(value).with_context(|| format!("`{value}` is no time, like 2026-11-21T10:00:00Z"));
-        match key {
-            "account" | "entity" => filter.entity = Some(value.to_owned()),
-            "id" => {
-                let id: CommandId = value.parse().map_err(|_| anyhow::anyhow!("`{value}` is no id of a command"))?;
-                filter.id = Some(id);
-            }
-            "code" => filter.code = Some(value.to_owned()),
-            "command" => filter.command = Some(value.to_owned()),
-            "after" => filter.after = Some(time()?),
-            "before" => filter.before = Some(time()?),
-            _ => bail!("`{key}` cannot be asked for; there are: {}", Filter::KEYS),
-        }
-    }
-    Ok(filter)
+fn find_place(history: &FolderHistory<'_>, text: Option<&str>) -> anyhow::Result<Option<Micros>> {
+    let Some(text) = text else { return Ok(None) };
+    Ok(Some(place(history, parse_moment(text, parse_time)?)?))
 }

@@ -13,6 +13,7 @@ use super::load::{Load, Rate, Work};
 use super::wallet::{Accounts, Mix, open_accounts};
 use super::{Folder, WALLET};
 use crate::api::{self, ApiOptions, Callers};
+use crate::audit::jobs::Replays;
 use crate::cli::output::{print, table};
 use crate::clock::SystemClock;
 use crate::config::LimitsConfig;
@@ -72,7 +73,9 @@ async fn measure(args: HttpArgs) -> anyhow::Result<ExitCode> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let limits = LimitsConfig::default();
+    let replays = Arc::new(Replays::open(&folder.path().join("node"), api::parse_time)?);
     let options = ApiOptions {
+        replays,
         cluster: node.cluster(),
         callers: Callers::new(&[], address)?,
         requests_max: limits.http_requests,

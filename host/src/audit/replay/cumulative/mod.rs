@@ -21,6 +21,7 @@ use crate::audit::replay::cumulative::schedule::Schedule;
 use crate::audit::replay::error::ReplayFault;
 use crate::audit::replay::history::{History, Journaled};
 use crate::audit::replay::request::Request;
+use crate::audit::replay::resume::Kept;
 use crate::audit::replay::state::State;
 use crate::audit::replay::tally::{Place, Tally};
 use crate::ids::{Micros, ModuleId};
@@ -57,10 +58,12 @@ pub(super) fn simulate(
     opened: &[&dyn Journaled],
     isolated: Tally,
     meter: &Meter<'_>,
+    kept: &Kept<'_>,
 ) -> Result<Simulated, ReplayFault> {
     let mut simulation = Simulation::new(history, request, opened.len(), isolated);
     let mut schedule = Schedule::new(history.machine(), opened)?;
     while let Some((partition, head, entry)) = schedule.next_effective()? {
+        kept.check_stopped()?;
         let time = entry.header().time;
         if request.to.is_some_and(|to| to < time) {
             break;

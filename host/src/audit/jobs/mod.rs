@@ -1,0 +1,321 @@
+//! Replays that a node carries out for whoever asks: one at a time, with the lowest priority, kept in its data folder.
+//!
+//! ```text
+//! <data>/replays/<id>/job.json                             what was asked, and what became of it
+//!                     state/                               how far it is, see `replay/resume.rs`; gone when it is over
+//!                     report.json report.html certificate.json
+//! ```
+//! In: what is asked of a replay. Out: how far it is, and its files. It reads the folder as any auditor would. A node that is restarted goes
+//! on with what was under way. It knows nothing of HTTP.
+
+mod carry_out;
+mod record;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+pub use record::{Asked, Record, State};
+
+use crate::audit::replay::words::{ParseTime, WordError, parse_approved, parse_filter, parse_moment};
+use crate::clock::Clock;
+use crate::limits::REPLAY_JOBS_MAX;
+
+/// Why a job is not taken, or not shown.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    #[error("there is no replay `{0}` here; each node knows its own")]
+    Unknown(String),
+    #[error("there are {0} replays here already: delete one that is not needed any more")]
+    TooMany(usize),
+    #[error("the replay is {state}; {what} is there when it is done{reason}")]
+    NotThere { state: &'static str, what: &'static str, reason: String },
+    #[error("module {0} is not on this node: stage it first, with `statehouse module stage`")]
+    NoModule(String),
+    #[error(transparent)]
+    Word(#[from] WordError),
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+}
+
+/// How far a replay is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Of journal, as far as they are known; what is done of them.
+    pub bytes: u64,
+    pub bytes_done: u64,
+    pub decisions: u64,
+    /// Since this process has taken it up.
+    pub seconds: u64,
+    pub decisions_per_second: u64,
+    pub seconds_left: Option<u64>,
+}
+
+/// The replays of a node.
+pub struct Replays {
+    shared: Arc<Shared>,
+    worker: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    data: PathBuf,
+    parse_time: ParseTime,
+    jobs: Mutex<BTreeMap<String, Arc<Job>>>,
+    /// Something is to be done, or it is over.
+    wake: Condvar,
+    is_closing: AtomicBool,
+}
+
+/// One of them.
+struct Job {
+    folder: PathBuf,
+    record: Mutex<Record>,
+    is_stopped: AtomicBool,
+    meter: JobMeter,
+}
+
+#[derive(Default)]
+struct JobMeter {
+    bytes: AtomicU64,
+    bytes_done: AtomicU64,
+    decisions: AtomicU64,
+    begun: Mutex<Option<Instant>>,
+}
+
+impl Replays {
+    /// Reads what a data folder has of replays, and goes on with those that are not over.
+    ///
+    /// # Errors
+    /// The folder cannot be read or made, or no thread can be started.
+    pub fn open(data: &Path, parse_time: ParseTime) -> Result<Self, JobError> {
+        let folder = data.join("replays");
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| JobError::Io { path, source }
+        };
+        std::fs::create_dir_all(&folder).map_err(io(&folder))?;
+        let mut jobs = BTreeMap::new();
+        for file in std::fs::read_dir(&folder).map_err(io(&folder))? {
+            let path = file.map_err(io(&folder))?.path();
+            match Record::read(&path) {
+                Ok(record) => drop(jobs.insert(record.id.clone(), Arc::new(Job::new(path, record)))),
+                Err(error) => tracing::warn!(path = %path.display(), %error, "this is no replay"),
+            }
+        }
+        let shared = Arc::new(Shared {
+            data: data.to_owned(),
+            parse_time,
+            jobs: Mutex::new(jobs),
+            wake: Condvar::new(),
+            is_closing: AtomicBool::new(false),
+        });
+        let worker = {
+            let shared = shared.clone();
+            let thread = std::thread::Builder::new().name("replays".to_owned());
+            thread.spawn(move || shared.work()).map_err(io(&folder))?
+        };
+        Ok(Self { shared, worker: Mutex::new(Some(worker)) })
+    }
+
+    /// Takes a replay on; it begins when those before it are over.
+    ///
+    /// # Errors
+    /// A word means nothing, the module is not here, or there are too many already.
+    pub fn start(&self, machine: &str, asked: Asked, by: &str, clock: &dyn Clock) -> Result<Record, JobError> {
+        let time = self.shared.parse_time;
+        parse_filter(&asked.filter, time)?;
+        parse_approved(&asked.approve)?;
+        for word in [&asked.from, &asked.to].into_iter().flatten() {
+            parse_moment(word, time)?;
+        }
+        let module = self.shared.data.join("modules").join(format!("{}.wasm", asked.candidate));
+        if !module.is_file() {
+            return Err(JobError::NoModule(asked.candidate.to_string()));
+        }
+        let mut jobs = self.shared.jobs.lock();
+        if REPLAY_JOBS_MAX <= jobs.len() {
+            return Err(JobError::TooMany(jobs.len()));
+        }
+        let record = Record::new(machine, asked, by, clock.now());
+        let folder = self.shared.data.join("replays").join(&record.id);
+        record.write(&folder).map_err(|source| JobError::Io { path: folder.clone(), source })?;
+        jobs.insert(record.id.clone(), Arc::new(Job::new(folder, record.clone())));
+        self.shared.wake.notify_all();
+        Ok(record)
+    }
+
+    /// The replays of a machine, the oldest first.
+    pub fn list(&self, machine: &str) -> Vec<(Record, Progress)> {
+        let jobs = self.shared.jobs.lock();
+        let views = jobs.values().map(|job| job.view());
+        let mut found: Vec<_> = views.filter(|(record, _)| record.machine == machine).collect();
+        found.sort_by(|(a, _), (b, _)| (a.created, &a.id).cmp(&(b.created, &b.id)));
+        found
+    }
+
+    /// # Errors
+    /// There is none of that id.
+    pub fn find(&self, machine: &str, id: &str) -> Result<(Record, Progress), JobError> {
+        Ok(self.job(machine, id)?.view())
+    }
+
+    /// One of its files, which are small enough to be given whole.
+    ///
+    /// # Errors
+    /// It is not over, or came to no such file; why, it says.
+    pub fn file(&self, machine: &str, id: &str, file: ResultFile) -> Result<Vec<u8>, JobError> {
+        let job = self.job(machine, id)?;
+        let record = job.record.lock().clone();
+        let path = job.folder.join(file.name());
+        match std::fs::read(&path) {
+            Ok(bytes) if record.state == State::Done => Ok(bytes),
+            Err(source) if record.state == State::Done && source.kind() != std::io::ErrorKind::NotFound => {
+                Err(JobError::Io { path, source })
+            }
+            _ => {
+                let reason = record.problem.or(record.certificate_problem).map(|text| format!(": {text}"));
+                let (state, what) = (record.state.name(), file.what());
+                Err(JobError::NotThere { state, what, reason: reason.unwrap_or_default() })
+            }
+        }
+    }
+
+    /// Stops a replay that is not over, and forgets it and all that it came to.
+    ///
+    /// # Errors
+    /// There is none of that id, or its files cannot be removed.
+    pub fn delete(&self, machine: &str, id: &str) -> Result<Record, JobError> {
+        let job = self.job(machine, id)?;
+        self.shared.jobs.lock().remove(id);
+        job.is_stopped.store(true, Ordering::Relaxed);
+        let mut record = job.record.lock();
+        // Whoever carries it out removes the folder once nothing writes into it any more.
+        let is_running = record.state == State::Running;
+        record.state = State::Cancelled;
+        if !is_running {
+            remove(&job.folder).map_err(|source| JobError::Io { path: job.folder.clone(), source })?;
+        }
+        Ok(record.clone())
+    }
+
+    /// Stops what is under way so that the next start goes on with it; back when nothing is written any more.
+    pub fn close(&self) {
+        {
+            let jobs = self.shared.jobs.lock();
+            self.shared.is_closing.store(true, Ordering::Relaxed);
+            jobs.values().for_each(|job| job.is_stopped.store(true, Ordering::Relaxed));
+            self.shared.wake.notify_all();
+        }
+        let worker = self.worker.lock().take();
+        if worker.is_some_and(|worker| worker.join().is_err()) {
+            tracing::error!("the thread of the replays panicked");
+        }
+    }
+
+    fn job(&self, machine: &str, id: &str) -> Result<Arc<Job>, JobError> {
+        let job = self.shared.jobs.lock().get(id).cloned();
+        let job = job.filter(|job| job.record.lock().machine == machine);
+        job.ok_or_else(|| JobError::Unknown(id.to_owned()))
+    }
+}
+
+impl Drop for Replays {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// What a replay leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResultFile {
+    Json,
+    Html,
+    Certificate,
+}
+
+impl ResultFile {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Json => "report.json",
+            Self::Html => "report.html",
+            Self::Certificate => "certificate.json",
+        }
+    }
+
+    fn what(self) -> &'static str {
+        if self == Self::Certificate { "its certificate" } else { "its report" }
+    }
+}
+
+impl Shared {
+    /// Carries replays out, one after the other, until it is told to end.
+    fn work(&self) {
+        lower_priority();
+        loop {
+            let job = {
+                let mut jobs = self.jobs.lock();
+                loop {
+                    if self.is_closing.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let waiting = jobs.values().filter(|job| !job.record.lock().state.is_over());
+                    if let Some(job) = waiting.min_by_key(|job| job.record.lock().created) {
+                        break job.clone();
+                    }
+                    self.wake.wait(&mut jobs);
+                }
+            };
+            job.carry_out(&self.data, self.parse_time);
+        }
+    }
+}
+
+impl Job {
+    fn new(folder: PathBuf, record: Record) -> Self {
+        let (is_stopped, meter) = (AtomicBool::new(false), JobMeter::default());
+        Self { folder, record: Mutex::new(record), is_stopped, meter }
+    }
+
+    fn view(&self) -> (Record, Progress) {
+        (self.record.lock().clone(), self.meter.progress())
+    }
+}
+
+impl JobMeter {
+    fn progress(&self) -> Progress {
+        let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        let (bytes, bytes_done, decisions) = (read(&self.bytes), read(&self.bytes_done), read(&self.decisions));
+        let Some(begun) = *self.begun.lock() else { return Progress::default() };
+        let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        let left = u128::from(millis) * u128::from(bytes.saturating_sub(bytes_done)) / u128::from(bytes_done.max(1));
+        Progress {
+            bytes,
+            bytes_done,
+            decisions,
+            seconds: millis / 1000,
+            decisions_per_second: decisions.saturating_mul(1000) / millis,
+            seconds_left: (0 < bytes_done).then(|| u64::try_from(left / 1000).unwrap_or(u64::MAX)),
+        }
+    }
+}
+
+/// The partitions of this node come first; threads that are started from here have it as well.
+fn lower_priority() {
+    const LOWEST: i32 = 19;
+    // On Linux it is a thread's, and nobody's is the caller's.
+    if let Err(error) = rustix::process::setpriority_process(None, LOWEST) {
+        tracing::warn!(%error, "replays run with the priority of everything else");
+    }
+}
+
+fn remove(folder: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}

@@ -1,0 +1,407 @@
+//! How far a replay is, kept in a folder, so that one that was interrupted goes on and gives the report it would have given.
+//!
+//! | file | what |
+//! |---|---|
+//! | `replay.json` | what is replayed, and where each journal ended when it began: what came later is not in it |
+//! | `partition-N` | the walk over a partition up to one entry: `shreplay1\n`, length u64 and JSON of [`Saved`], then once or twice the rows: count u64, and key and row each with a length u32; 32 bytes blake3 of it all |
+//!
+//! In: walks. Out: walks that go on behind the entries that are done, whose hashes are checked again. A file that is not whole is as good as
+//! none. The simulation of a cumulative replay is no walk: its state is that of all partitions at once, and it begins anew.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use crate::audit::error::AuditError;
+use crate::audit::replay::Meter;
+use crate::audit::replay::class::Class;
+use crate::audit::replay::coverage::Counter;
+use crate::audit::replay::error::ReplayFault;
+use crate::audit::replay::history::{History, Journaled};
+use crate::audit::replay::isolated::{Flow, Walk, Walked};
+use crate::audit::replay::plans::Places;
+use crate::audit::replay::report::{Brief, ClassCount, Counts, Covered, Difference};
+use crate::audit::replay::request::Request;
+use crate::audit::replay::state::State;
+use crate::audit::replay::tally::{Place, Slots, Tally};
+use crate::audit::replay::timeline::Timeline;
+use crate::ids::{CommandId, Digest, Head, JournalIndex, Micros, ModuleId, PartitionId};
+use crate::limits::REPLAY_SAVE_BYTES;
+use crate::machine::entry::Entry;
+use crate::machine::journal::{Journal, Verdict};
+
+const RUN: &str = "replay.json";
+const MAGIC: &[u8] = b"shreplay1\n";
+/// Rows are saved once for so many times their size of journal.
+const JOURNAL_PER_SAVED: u64 = 4;
+
+/// Whether and where a replay is kept, and whether it is to stop.
+pub struct Keep<'k> {
+    /// Nothing: a replay that is interrupted begins anew.
+    pub folder: Option<PathBuf>,
+    /// Journal between two savings of a partition, at least.
+    pub bytes: u64,
+    pub is_stopped: &'k AtomicBool,
+}
+
+impl Keep<'static> {
+    pub fn nothing() -> Self {
+        static NEVER: AtomicBool = AtomicBool::new(false);
+        Self { folder: None, bytes: REPLAY_SAVE_BYTES, is_stopped: &NEVER }
+    }
+}
+
+/// What is in `replay.json`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Run {
+    identity: Digest,
+    /// By partition.
+    ends: BTreeMap<u32, u64>,
+}
+
+/// A replay under way.
+pub struct Kept<'k> {
+    keep: &'k Keep<'k>,
+    run: Run,
+}
+
+/// A walk up to one effective entry, without its rows.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    identity: Digest,
+    is_over: bool,
+    journal: SavedJournal,
+    covered: Covered,
+    has_own: bool,
+    counts: Counts,
+    classes: BTreeMap<Class, ClassCount>,
+    first: Vec<(Place, Class, Difference)>,
+    briefs: Vec<(Place, Brief)>,
+    coverage: Counter,
+    timeline: Timeline,
+    deciders: Vec<ModuleId>,
+    differing: Vec<(u32, u64, usize)>,
+    calls: Vec<(String, Place)>,
+    heard: Vec<(String, Place)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SavedJournal {
+    index: JournalIndex,
+    head: Head,
+    time: Micros,
+    module: ModuleId,
+    schema: u32,
+    activation: u64,
+}
+
+/// A walk as it was read back.
+struct Found {
+    saved: Saved,
+    recorded: State,
+    own: Option<State>,
+}
+
+impl<'k> Kept<'k> {
+    /// Begins, or goes on with what is in the folder.
+    ///
+    /// # Errors
+    /// The folder is of another replay, or cannot be written.
+    pub fn open(
+        keep: &'k Keep<'k>,
+        history: &dyn History,
+        request: &Request,
+        opened: &[(PartitionId, Box<dyn Journaled>)],
+    ) -> Result<Self, ReplayFault> {
+        let identity = identity(history, request);
+        let ends = opened.iter().map(|(partition, opened)| (partition.0, opened.end())).collect();
+        let run = Run { identity, ends };
+        let Some(folder) = &keep.folder else { return Ok(Self { keep, run }) };
+        let path = folder.join(RUN);
+        let io = |path: &Path, source| ReplayFault::Keep { path: path.to_owned(), source };
+        let run = match std::fs::read(&path) {
+            Ok(text) => {
+                let known: Run = serde_json::from_slice(&text).map_err(|error| io(&path, error.into()))?;
+                if known.identity != identity {
+                    return Err(ReplayFault::OtherReplay { path: folder.clone() });
+                }
+                known
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                std::fs::create_dir_all(folder).map_err(|error| io(folder, error))?;
+                let text = serde_json::to_vec_pretty(&run).expect("texts and integers only");
+                write_whole(folder, RUN, &text).map_err(|error| io(&path, error))?;
+                run
+            }
+            Err(error) => return Err(io(&path, error)),
+        };
+        Ok(Self { keep, run })
+    }
+
+    /// Where a journal ended when the replay began.
+    pub fn end_of(&self, partition: PartitionId) -> u64 {
+        self.run.ends.get(&partition.0).copied().unwrap_or(u64::MAX)
+    }
+
+    /// # Errors
+    /// It is to stop.
+    pub fn check_stopped(&self) -> Result<(), ReplayFault> {
+        let is_kept = self.keep.folder.is_some();
+        if self.keep.is_stopped.load(Ordering::Relaxed) { Err(ReplayFault::Stopped { is_kept }) } else { Ok(()) }
+    }
+
+    /// Walks over a partition, from where it was.
+    pub fn walk(
+        &self,
+        history: &dyn History,
+        request: &Request,
+        places: Places,
+        opened: &dyn Journaled,
+        meter: &Meter<'_>,
+    ) -> Result<Walked, ReplayFault> {
+        let mut entries = opened.entries();
+        let mut walk = Walk::new(history, request, places, opened.genesis());
+        if let Some(Found { saved, recorded, own }) = self.find(places.here) {
+            skip(history, places.here, &saved.journal, opened.genesis(), &mut entries, meter)?;
+            let is_over = saved.is_over;
+            saved.restore(&mut walk, history)?;
+            (walk.recorded, walk.own) = (recorded, own);
+            if is_over {
+                return Ok(walk.finish());
+            }
+        }
+        let (mut since, mut size) = (0, 0);
+        for entry in entries {
+            let entry = entry?;
+            let (decided, before) = (walk.tally.counts.decisions, walk.journal.index);
+            let flow = walk.on_entry(&entry)?;
+            let bytes = entry.payload().len() as u64;
+            (meter.on_done)(bytes, walk.tally.counts.decisions - decided);
+            if flow == Flow::Ends {
+                break;
+            }
+            since += bytes;
+            // Behind an effective entry only: void ones are counted where the walk goes on.
+            if walk.journal.index != before {
+                let stopped = self.check_stopped();
+                if stopped.is_err() || self.keep.bytes.max(JOURNAL_PER_SAVED * size) <= since {
+                    (size, since) = (self.save(&walk, false)?, 0);
+                }
+                stopped?;
+            }
+        }
+        self.save(&walk, true)?;
+        Ok(walk.finish())
+    }
+
+    /// Gives the size of what was written.
+    fn save(&self, walk: &Walk<'_>, is_over: bool) -> Result<u64, ReplayFault> {
+        let Some(folder) = &self.keep.folder else { return Ok(0) };
+        let json = serde_json::to_vec(&Saved::of(self.run.identity, walk, is_over)).expect("texts and integers only");
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(&(json.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(&json);
+        for state in [Some(&walk.recorded), walk.own.as_ref()].into_iter().flatten() {
+            write_rows(state, &mut bytes);
+        }
+        let hash = blake3::hash(&bytes);
+        bytes.extend_from_slice(hash.as_bytes());
+        let name = name_of(walk.places.here);
+        let written = write_whole(folder, &name, &bytes);
+        written.map_err(|source| ReplayFault::Keep { path: folder.join(&name), source })?;
+        fail::fail_point!("replay::saved", |_| std::process::abort());
+        Ok(bytes.len() as u64)
+    }
+
+    fn find(&self, partition: PartitionId) -> Option<Found> {
+        let bytes = std::fs::read(self.keep.folder.as_ref()?.join(name_of(partition))).ok()?;
+        let (content, hash) = bytes.split_last_chunk::<32>()?;
+        if blake3::hash(content) != *hash {
+            return None;
+        }
+        let rest = content.strip_prefix(MAGIC)?;
+        let (size, rest) = rest.split_first_chunk::<8>()?;
+        let (json, mut rest) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*size)).ok()?)?;
+        let saved: Saved = serde_json::from_slice(json).ok()?;
+        if saved.identity != self.run.identity {
+            return None;
+        }
+        let recorded = read_rows(&mut rest)?;
+        let own = if saved.has_own { Some(read_rows(&mut rest)?) } else { None };
+        Some(Found { saved, recorded, own })
+    }
+}
+
+/// Removes what is kept of a replay that is over.
+pub fn forget(folder: &Path) -> std::io::Result<()> {
+    for file in std::fs::read_dir(folder)? {
+        let path = file?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name == RUN || name.starts_with("partition-") {
+            std::fs::remove_file(&path)?;
+        }
+    }
+    // What somebody else has put there stays.
+    match std::fs::remove_dir(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::DirectoryNotEmpty => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// What the report depends on, besides the history up to its ends.
+fn identity(history: &dyn History, request: &Request) -> Digest {
+    let Request { candidate, mode, from, to, partition, filter, jobs: _ } = request;
+    let text = format!(
+        "{}\n{}\n{}\n{}\n{}\n{from:?}\n{to:?}\n{partition:?}\n{filter:?}\n{}",
+        history.cluster(),
+        history.machine(),
+        history.partition_count(),
+        candidate.id(),
+        mode.name(),
+        env!("CARGO_PKG_VERSION")
+    );
+    Digest::of(text.as_bytes())
+}
+
+/// Passes over what is done already, and checks that it is the same.
+fn skip(
+    history: &dyn History,
+    partition: PartitionId,
+    saved: &SavedJournal,
+    genesis: Journal,
+    entries: &mut dyn Iterator<Item = Result<Entry, AuditError>>,
+    meter: &Meter<'_>,
+) -> Result<(), ReplayFault> {
+    let mut journal = genesis;
+    while journal.index < saved.index {
+        let Some(entry) = entries.next() else { break };
+        let entry = entry?;
+        let stream = || format!("{}/{partition}", history.machine());
+        let verdict = journal.judge(&entry);
+        let verdict = verdict.map_err(|error| AuditError::Replay { stream: stream(), source: error.into() })?;
+        if let Verdict::Effective(after) = verdict {
+            journal = after;
+        }
+        (meter.on_done)(entry.payload().len() as u64, 0);
+    }
+    if journal.head == saved.head { Ok(()) } else { Err(ReplayFault::OtherHistory { partition, index: saved.index }) }
+}
+
+impl Saved {
+    fn of(identity: Digest, walk: &Walk<'_>, is_over: bool) -> Self {
+        let Journal { index, head, time, module, schema, activation } = walk.journal;
+        let tally = &walk.tally;
+        let slots = |slots: &hashbrown::HashMap<CommandId, Place>| {
+            slots.iter().map(|(id, place)| (id.to_string(), *place)).collect()
+        };
+        Self {
+            identity,
+            is_over,
+            journal: SavedJournal { index, head, time, module, schema, activation },
+            covered: walk.covered.clone(),
+            has_own: walk.own.is_some(),
+            counts: tally.counts,
+            classes: tally.classes.clone(),
+            first: tally.first.iter().map(|(class, (place, first))| (*place, *class, first.clone())).collect(),
+            briefs: tally.briefs.clone(),
+            coverage: tally.coverage.clone(),
+            timeline: tally.timeline.clone(),
+            deciders: tally.deciders.clone(),
+            differing: tally.differing.iter().copied().collect(),
+            calls: slots(&tally.slots.calls),
+            heard: slots(&tally.slots.heard),
+        }
+    }
+
+    /// All but the rows.
+    fn restore(self, walk: &mut Walk<'_>, history: &dyn History) -> Result<(), ReplayFault> {
+        let SavedJournal { index, head, time, module, schema, activation } = self.journal;
+        walk.journal = Journal { index, head, time, module, schema, activation };
+        if module != ModuleId::ZERO {
+            let loaded = history.load(module).map_err(|reason| ReplayFault::Module { id: module, reason })?;
+            walk.recorder = Some(loaded);
+        }
+        walk.covered = self.covered;
+        let slots = |saved: Vec<(String, Place)>| {
+            saved.into_iter().filter_map(|(id, place)| Some((id.parse().ok()?, place))).collect()
+        };
+        walk.tally = Tally {
+            counts: self.counts,
+            classes: self.classes,
+            first: self.first.into_iter().map(|(place, class, first)| (class, (place, first))).collect(),
+            briefs: self.briefs,
+            coverage: self.coverage,
+            timeline: self.timeline,
+            deciders: self.deciders,
+            differing: self.differing.into_iter().collect(),
+            slots: Slots { calls: slots(self.calls), heard: slots(self.heard) },
+        };
+        Ok(())
+    }
+}
+
+/// A journal up to where it ended when the replay began.
+pub struct Bounded {
+    pub journal: Box<dyn Journaled>,
+    pub end: u64,
+}
+
+impl Journaled for Bounded {
+    fn genesis(&self) -> Journal {
+        self.journal.genesis()
+    }
+
+    fn byte_count(&self) -> u64 {
+        self.journal.byte_count()
+    }
+
+    fn entries(&self) -> Box<dyn Iterator<Item = Result<Entry, AuditError>> + '_> {
+        self.journal.entries_until(self.end)
+    }
+}
+
+fn name_of(partition: PartitionId) -> String {
+    format!("partition-{partition}")
+}
+
+fn write_rows(state: &State, bytes: &mut Vec<u8>) {
+    bytes.extend_from_slice(&(state.rows().len() as u64).to_le_bytes());
+    for (key, row) in state.rows() {
+        for part in [key, row] {
+            bytes.extend_from_slice(&u32::try_from(part.len()).expect("rows are bounded").to_le_bytes());
+            bytes.extend_from_slice(part);
+        }
+    }
+}
+
+fn read_rows(bytes: &mut &[u8]) -> Option<State> {
+    let count = u64::from_le_bytes(*take(bytes, 8)?.first_chunk()?);
+    let mut state = State::default();
+    for _ in 0..count {
+        let mut part = || {
+            let size = u32::from_le_bytes(*take(bytes, 4)?.first_chunk()?);
+            take(bytes, usize::try_from(size).ok()?)
+        };
+        let (key, row) = (part()?, part()?);
+        state.put(key, Some(row));
+    }
+    Some(state)
+}
+
+fn take<'b>(bytes: &mut &'b [u8], size: usize) -> Option<&'b [u8]> {
+    let (taken, rest) = bytes.split_at_checked(size)?;
+    *bytes = rest;
+    Some(taken)
+}
+
+/// So that it is there whole or as it was before.
+fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(bytes)?;
+    file.persist(folder.join(name))?;
+    Ok(())
+}
