@@ -2,6 +2,7 @@
 
 mod maker;
 mod purse;
+mod changes;
 mod cumulative;
 mod resume;
 mod schema;

@@ -33,6 +33,12 @@ pub mod variant {
     pub const REFUSES: u8 = 12;
     /// Where 11 are given, only 10 count as arrived.
     pub const LEAK: u8 = 13;
+    /// Both [`SCHEMA`] and [`LIMIT`].
+    pub const SCHEMA_LIMIT: u8 = 14;
+
+    pub const fn has_second_schema(variant: u8) -> bool {
+        matches!(variant, SCHEMA | SCHEMA_LIMIT)
+    }
 }
 
 const BALANCE: &[u8] = b"balance";
@@ -135,7 +141,7 @@ pub struct Purse<const V: u8>;
 impl<const V: u8> Purse<V> {
     fn balance(row: Option<&[u8]>) -> i64 {
         let Some(row) = row else { return 0 };
-        if V == variant::SCHEMA {
+        if variant::has_second_schema(V) {
             return borsh::from_slice::<(i64, u64)>(row).expect("a row of schema 2").0;
         }
         borsh::from_slice(row).expect("a row of schema 1")
@@ -143,7 +149,7 @@ impl<const V: u8> Purse<V> {
 
     fn add(tx: &mut Tx<'_>, more: i64) {
         let balance = Self::balance(tx.row(BALANCE)) + more;
-        if V == variant::SCHEMA {
+        if variant::has_second_schema(V) {
             tx.write(BALANCE, &(balance, 0u64));
         } else {
             tx.write(BALANCE, &balance);
@@ -155,7 +161,7 @@ impl<const V: u8> Purse<V> {
         if view.is_undo() {
             return Ok(());
         }
-        if V == variant::LIMIT && 50 < amount {
+        if matches!(V, variant::LIMIT | variant::SCHEMA_LIMIT) && 50 < amount {
             return Err(Rejection::Limit);
         }
         let left = Self::balance(view.row(BALANCE));
@@ -187,14 +193,15 @@ impl<const V: u8> Module for Purse<V> {
         9 => "1.9.0",
         10 => "2.0.0",
         11 => "3.0.0",
+        14 => "2.1.0",
         _ => "1.12.0",
     };
     const SCHEMA: u32 = match V {
-        variant::SCHEMA => 2,
+        variant::SCHEMA | variant::SCHEMA_LIMIT => 2,
         variant::UNREADABLE => 3,
         _ => 1,
     };
-    const ACCEPTS: &'static [u32] = if V == variant::SCHEMA { &[1] } else { &[] };
+    const ACCEPTS: &'static [u32] = if variant::has_second_schema(V) { &[1] } else { &[] };
     const EVENTS: &'static [Named] = &[
         Named { name: "Put", summary: "Money came" },
         Named { name: "Taken", summary: "Money went" },
@@ -247,7 +254,7 @@ impl<const V: u8> Module for Purse<V> {
     }
 
     fn validate(op: &Op, view: &View<'_>, events: &mut Events<'_, Event>) -> Result<(), Rejection> {
-        if V == variant::SCHEMA {
+        if variant::has_second_schema(V) {
             let _: Option<i64> = view.read(SPENT);
         }
         let is_closed = view.read::<bool>(CLOSED).unwrap_or(false) && !view.is_undo();
@@ -297,7 +304,7 @@ impl<const V: u8> Module for Purse<V> {
             Event::Taken { amount } => {
                 Self::add(tx, -amount);
                 transit(amount, tx);
-                if V == variant::SCHEMA {
+                if variant::has_second_schema(V) {
                     let spent: i64 = tx.read(SPENT).unwrap_or(0);
                     tx.write(SPENT, &(spent + amount));
                 }
