@@ -142,7 +142,7 @@ fn check_damage(exported: &Path) {
             }
         }
         let text = cli(["audit", "verify", "--data", argument(exported)]);
-        assert!(text.stdout.contains(&format!("FAULT wallet/1 segment at entry ")), "{text:?}");
+        assert!(text.stdout.contains("FAULT wallet/1 segment at entry "), "{text:?}");
         std::fs::write(&path, &good).expect("the folder is ours");
     };
     let mut bad = good.clone();

@@ -45,7 +45,8 @@ pub fn swatch(class: Class) -> String {
     )
 }
 
-type Slices = Vec<(i64, Vec<(Class, u64)>)>;
+/// When it begins, in widths, and its counts.
+type Slice = (i64, Vec<(Class, u64)>);
 
 /// One bar a slice of time. Differences are few beside what is the same, so they have a chart of their own, with its own scale.
 pub fn timeline(timeline: &Timeline, differences: u64) -> String {
@@ -65,7 +66,7 @@ pub fn timeline(timeline: &Timeline, differences: u64) -> String {
     out
 }
 
-fn wanted(timeline: &Timeline, is_wanted: impl Fn(&Class) -> bool) -> Slices {
+fn wanted(timeline: &Timeline, is_wanted: impl Fn(&Class) -> bool) -> Vec<Slice> {
     let counts = |slice: &BTreeMap<Class, u64>| {
         slice.iter().filter(|(class, _)| is_wanted(class)).map(|(class, count)| (*class, *count)).collect()
     };
@@ -88,7 +89,7 @@ fn duration(seconds: i64) -> String {
     }
 }
 
-fn chart(name: &str, timeline: &Timeline, (first, last): (i64, i64), slices: &Slices) -> String {
+fn chart(name: &str, timeline: &Timeline, (first, last): (i64, i64), slices: &[Slice]) -> String {
     let total = |counts: &[(Class, u64)]| counts.iter().map(|(_, count)| count).sum::<u64>();
     let most = slices.iter().map(|(_, counts)| total(counts)).max().unwrap_or(0).max(1);
     let count = u64::try_from(last - first).unwrap_or(0) + 1;
