@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::archive::{Manifest, Placed, SegmentsReader, modules_folder};
 use crate::audit::error::AuditError;
 use crate::audit::heads::{Heads, Stray};
-use crate::guest::{Engine, EngineOptions};
+use crate::guest::{Engine, EngineOptions, Metered};
 use crate::ids::{ClusterId, LogIndex, ModuleId, PartitionId};
 use crate::log::{LogScan, Payload, RealDisk, Tail};
 use crate::machine::entry::Entry;
@@ -69,7 +69,8 @@ impl Source {
             (None, None) => return Err(AuditError::NoNode { path: path.to_owned() }),
         };
         // Without a cache: an audit writes nothing into the folder it looks at, and trusts no compiled file in it.
-        let engine = Engine::new(EngineOptions::default()).map_err(crate::registry::RegistryError::from)?;
+        let options = EngineOptions { metered: Metered::WhenNeeded, ..EngineOptions::default() };
+        let engine = Engine::new(options).map_err(crate::registry::RegistryError::from)?;
         let registry = Registry::open_to_read(modules_folder(path), engine);
         let system = Arc::new(Native::<System>::new());
         let native = system.id();

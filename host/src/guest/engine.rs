@@ -31,6 +31,15 @@ pub(super) const WATCHDOG_TICKS: u64 = 8;
 /// Memory of a pooled instance that is zeroed in place between calls instead of being given back page by page.
 const KEEP_RESIDENT_BYTES: usize = 1 << 20;
 
+/// When a module is compiled for finding the culprit of a batch, which takes as long as compiling it for everything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metered {
+    /// When it is loaded: whoever decides must not have to wait in the middle of a batch.
+    AtOnce,
+    /// When it is first needed, which for most of those who only look is never.
+    WhenNeeded,
+}
+
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
     /// Folder for compiled modules; without one every load compiles.
@@ -39,13 +48,15 @@ pub struct EngineOptions {
     pub instances_max: u32,
     /// How long a call on the fast artefact may run.
     pub watchdog: Duration,
+    pub metered: Metered,
     /// Tell `perf` the names of guest functions, in a file under `/tmp` that is named after the process.
     pub has_perf_map: bool,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { cache: None, instances_max: 32, watchdog: limits::GUEST_WATCHDOG, has_perf_map: false }
+        let (watchdog, metered) = (limits::GUEST_WATCHDOG, Metered::AtOnce);
+        Self { cache: None, instances_max: 32, watchdog, metered, has_perf_map: false }
     }
 }
 
@@ -55,6 +66,7 @@ pub struct Engine {
     pub(super) metered: Lane,
     fingerprint: blake3::Hash,
     cache: Option<ArtefactCache>,
+    when_metered: Metered,
     _watchdog: Watchdog,
 }
 
@@ -77,7 +89,7 @@ impl Engine {
         let watchdog = Watchdog::start(fast.engine.clone(), options.watchdog)?;
         let cache = options.cache.map(ArtefactCache::new).transpose()?;
         let fingerprint = fingerprint(&[&fast.engine, &metered.engine]);
-        Ok(Arc::new(Self { fast, metered, fingerprint, cache, _watchdog: watchdog }))
+        Ok(Arc::new(Self { fast, metered, fingerprint, cache, when_metered: options.metered, _watchdog: watchdog }))
     }
 
     /// Names everything that the compiled code depends on but the module: wasmtime's version and settings, target,
@@ -96,8 +108,15 @@ impl Engine {
     pub fn load(self: &Arc<Self>, wasm: &[u8]) -> Result<Arc<Module>, GuestError> {
         validate(wasm).map_err(|problems| GuestError::Refused { problems })?;
         let fast = self.compile(&self.fast, wasm)?;
-        let metered = self.compile(&self.metered, wasm)?;
-        Module::new(Arc::clone(self), wasm, &fast, &metered).map(Arc::new)
+        let metered = match self.when_metered {
+            Metered::AtOnce => Some(self.compile_metered(wasm)?),
+            Metered::WhenNeeded => None,
+        };
+        Module::new(Arc::clone(self), wasm, &fast, metered.as_ref()).map(Arc::new)
+    }
+
+    pub(super) fn compile_metered(&self, wasm: &[u8]) -> Result<wasmtime::Module, GuestError> {
+        self.compile(&self.metered, wasm)
     }
 
     fn compile(&self, lane: &Lane, wasm: &[u8]) -> Result<wasmtime::Module, GuestError> {

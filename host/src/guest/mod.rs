@@ -21,7 +21,7 @@ mod second;
 mod compat;
 
 pub use compat::{Incompatibility, check_successor};
-pub use engine::{Engine, EngineOptions};
+pub use engine::{Engine, EngineOptions, Metered};
 pub use error::{GuestError, GuestFault};
 pub use module::{Module, Pace};
 pub use problem::{Problem, ProblemKind};

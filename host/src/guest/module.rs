@@ -4,7 +4,7 @@
 //! has been read within limits; blocks are returned raw for the caller to parse against their inputs, CBOR is decoded
 //! here. It knows nothing of which rows or ops make sense.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
@@ -40,7 +40,8 @@ pub struct Module {
     wasm: Bytes,
     describe: Describe,
     fast: InstancePre<()>,
-    metered: InstancePre<()>,
+    /// Filled when it is first needed, if it was not when the module was loaded.
+    metered: OnceLock<InstancePre<()>>,
 }
 
 impl Module {
@@ -48,19 +49,19 @@ impl Module {
         engine: Arc<Engine>,
         wasm: &[u8],
         fast: &wasmtime::Module,
-        metered: &wasmtime::Module,
+        metered: Option<&wasmtime::Module>,
     ) -> Result<Self, GuestError> {
-        let link = |module: &wasmtime::Module| {
-            let linked = Linker::new(module.engine()).instantiate_pre(module);
-            linked.map_err(|error| GuestError::Compile { detail: format!("{error:#}") })
-        };
-        let (fast, metered) = (link(fast)?, link(metered)?);
-        let output = Call::new(engine.lane(Pace::Metered), &metered, limits::GUEST_FUEL_BASE)
+        let fast = link(fast)?;
+        let metered = metered.map(link).transpose()?;
+        // A hostile module is stopped sooner by its budget than by the watchdog.
+        let (pace, pre) = metered.as_ref().map_or((Pace::Fast, &fast), |metered| (Pace::Metered, metered));
+        let output = Call::new(engine.lane(pace), pre, limits::GUEST_FUEL_BASE)
             .and_then(|call| call.call(export::DESCRIBE))
             .map_err(GuestError::Describe)?;
         let describe = decode(&output, export::DESCRIBE).map_err(GuestError::Describe)?;
         describe::check(&describe).map_err(|what| GuestError::Describe(GuestFault::Output { what }))?;
         let wasm = Bytes::copy_from_slice(wasm);
+        let metered = metered.map(OnceLock::from).unwrap_or_default();
         Ok(Self { engine, id: ModuleId::of(&wasm), wasm, describe, fast, metered })
     }
 
@@ -129,9 +130,18 @@ impl Module {
     fn start(&self, pace: Pace, fuel: u64) -> Result<Call<'_>, GuestFault> {
         let pre = match pace {
             Pace::Fast => &self.fast,
-            Pace::Metered => &self.metered,
+            Pace::Metered => self.metered()?,
         };
         Call::new(self.engine.lane(pace), pre, fuel)
+    }
+
+    fn metered(&self) -> Result<&InstancePre<()>, GuestFault> {
+        if let Some(metered) = self.metered.get() {
+            return Ok(metered);
+        }
+        let linked = self.engine.compile_metered(&self.wasm).and_then(|compiled| link(&compiled));
+        let linked = linked.map_err(|error| GuestFault::Host { what: error.to_string() })?;
+        Ok(self.metered.get_or_init(|| linked))
     }
 
     fn call_hot(&self, pace: Pace, name: &str, parts: &CallIn<'_>) -> Result<Vec<u8>, GuestFault> {
@@ -146,6 +156,11 @@ impl Module {
         let input = minicbor::to_vec(input).map_err(|error| GuestFault::Host { what: error.to_string() })?;
         decode(&self.start(Pace::Fast, 0)?.call_with(name, input.len(), copy_from(&input))?, name)
     }
+}
+
+fn link(module: &wasmtime::Module) -> Result<InstancePre<()>, GuestError> {
+    let linked = Linker::new(module.engine()).instantiate_pre(module);
+    linked.map_err(|error| GuestError::Compile { detail: format!("{error:#}") })
 }
 
 /// The budget of a metered call: enough for every group to use its own, up to a bound for the whole.
