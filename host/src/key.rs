@@ -92,6 +92,19 @@ impl NodeKey {
 }
 
 impl PublicKey {
+    pub fn of(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    pub fn bytes(self) -> [u8; 32] {
+        self.0
+    }
+
+    /// The first digits: enough for people to tell keys apart.
+    pub fn short(self) -> String {
+        encode(&self.0[..8])
+    }
+
     /// Whether this key has signed these bytes.
     pub fn has_signed(&self, bytes: &[u8], signature: &Signature) -> bool {
         let key = VerifyingKey::from_bytes(&self.0);

@@ -58,7 +58,13 @@ pub const SECOND_ENGINE_FRAMES_MAX: usize = GUEST_STACK_BYTES_MAX / 16;
 pub const GUEST_WATCHDOG: Duration = Duration::from_secs(2);
 /// Text of a guest's panic that is kept.
 pub const PANIC_TEXT_BYTES_MAX: usize = 4 << 10;
-/// Panic texts and backtraces kept in memory, per partition.
+/// A file of guests' last words, per partition; there are two of them.
+pub const PANICS_FILE_BYTES_MAX: u64 = 1 << 20;
+/// Characters of a guest's last words, and of a frame of its backtrace.
+pub const PANIC_CHARS_MAX: usize = 2_000;
+/// Frames of a guest's backtrace: what is below them has called what trapped.
+pub const PANIC_FRAMES_MAX: usize = 32;
+/// The newest of a guest's last words that are kept in memory, per partition.
 pub const PANICS_KEPT_MAX: usize = 1024;
 /// Rows of `@local` that are rendered for the metric of what is on its way between partitions: more would take the guest too long.
 pub const LOCAL_ROWS_SHOWN_MAX: usize = 4096;

@@ -12,6 +12,7 @@ mod minority;
 mod paused;
 mod all_killed;
 mod rolling;
+mod activated;
 mod last_unit;
 mod clock_ahead;
 mod disk_full;

@@ -10,8 +10,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use statehouse_tests::cluster::release;
 use statehouse_tests::hold::eventually;
-use statehouse_tests::host::{Host, Start};
+use statehouse_tests::host::{Host, Start, argument, cli};
 use statehouse_tests::oracle::{Ledger, check_audit};
 use statehouse_tests::workload::Workload;
 use tempfile::tempdir;
@@ -28,8 +29,12 @@ const PROGRESS_MAX: usize = 12_000;
 const FIRST_START: [&str; 2] = ["folder::", "registry::"];
 /// An orderly stop writes what is not on disk yet, and merges what has become many.
 const ORDERLY_STOP: [&str; 2] = ["store::", "ids::"];
+/// So that each partition migrates several chunks.
+const MIGRATED_ACCOUNTS: usize = 300;
 /// Stops until the files are merged for the first time.
 const STOPS_MAX: usize = 12;
+/// Passed when another module becomes active whose rows have another schema.
+const MIGRATION: &str = "migration::";
 /// They are reached only after a power cut, which a kill is not.
 const TORN_TAIL: &str = "log::repair_";
 
@@ -55,6 +60,8 @@ fn main() -> ExitCode {
                     replays::check(&point).await;
                 } else if begins(&FIRST_START, &point) {
                     check_first_start(point).await;
+                } else if point.starts_with(MIGRATION) {
+                    check_migration(point).await;
                 } else if begins(&ORDERLY_STOP, &point) {
                     check_orderly_stop(point).await;
                 } else {
@@ -121,6 +128,40 @@ async fn check_first_start(point: String) {
     ledger.check(&mut host.client(), &[]).await;
     host.kill();
     check_audit(data.path());
+}
+
+/// Lets the host end at the point while its rows are migrated, at once and some chunks later: the next start goes on with it, and no row is
+/// half of one schema and half of the other.
+async fn check_migration(point: String) {
+    for passes in [0, 1] {
+        let data = tempdir().expect("a temporary folder");
+        let host = Host::start_with(&start(data.path(), None)).await.expect("the host starts");
+        let ledger = Ledger::open(&mut host.client(), MIGRATED_ACCOUNTS, OPENING).await;
+        let url = format!("http://{}", host.address());
+        let module = release("wallet-2.0.0.wasm");
+        for step in ["stage", "prepare"] {
+            let done = cli(["module", step, argument(&module), "--url", &url]);
+            assert_eq!(done.code, Some(0), "{done:?}");
+        }
+        host.kill();
+        let ending = format!("{point}={passes}*off->return");
+        let mut host = Host::start_with(&start(data.path(), Some(ending))).await.expect("nothing leads there yet");
+        let url = format!("http://{}", host.address());
+        let activated = cli(["module", "activate", argument(&module), "--without-proof", "--url", &url]);
+        assert!(activated.code != Some(0), "the host ended: {activated:?}");
+        eventually("the host has ended", async || host.has_ended().then_some(())).await;
+        drop(host);
+        let host = Host::start_with(&start(data.path(), None)).await.expect("the host starts again");
+        let mut client = host.client();
+        eventually("every partition is migrated", async || {
+            let page = client.get("/v1/machines/wallet/modules").await.ok()?.json();
+            page["partitions"].as_array()?.iter().all(|partition| partition["schema"] == 3).then_some(())
+        })
+        .await;
+        ledger.check(&mut client, &[]).await;
+        host.kill();
+        check_audit(data.path());
+    }
 }
 
 /// Lets orderly stops end at the point until it is reached; nothing is missing afterwards.

@@ -60,10 +60,15 @@ async fn only_the_command_that_misbehaves_is_rejected() {
     let panicked = client.get(&format!("/v1/faulty/commands/{}", ids[1])).await.expect("the host answers");
     let text = panicked.json()["panic"].as_str().unwrap_or_default().to_owned();
     assert!(text.contains("asked to panic"), "a developer sees the guest's words: {panicked:?}");
+    assert!(text.contains("validate"), "and which function called which: {text}");
 
     // Its neighbour on the same host has not noticed.
     let done = wallet::transfer(&mut client, Uuid::new_v4(), &ledger.accounts[0], &ledger.accounts[1], 100).await;
     assert_eq!(done.expect("the host answers").status, 200);
+    host.kill();
+    let host = Host::start_with(&start).await.expect("the host starts again");
+    let after = host.client().get(&format!("/v1/faulty/commands/{}", ids[1])).await.expect("the host answers");
+    assert_eq!(after.json()["panic"], text, "they are kept beside");
     assert!(host.terminate().await.success());
     check_audit(data.path());
 }

@@ -14,6 +14,8 @@ mod corruption;
 mod disk_full;
 mod audit;
 mod operation;
+mod unfit;
+mod stuck;
 mod upgrade;
 mod replay;
 mod replay_jobs;

@@ -41,9 +41,14 @@ impl Trial {
 
     /// Puts a cluster that is ready under load.
     pub async fn of(cluster: Cluster) -> Self {
+        Self::of_clients(cluster, CLIENTS).await
+    }
+
+    /// The same under a load of that many clients.
+    pub async fn of_clients(cluster: Cluster, client_count: usize) -> Self {
         let setup = Setup::of(cluster.addresses());
         let accounts = Accounts::open(&setup, ACCOUNTS, OPENING).await;
-        let load = Load::start(&setup, &accounts, CLIENTS, seed());
+        let load = Load::start(&setup, &accounts, client_count, seed());
         let trial = Self { cluster, load, accounts };
         trial.progress().await;
         trial
@@ -67,6 +72,11 @@ impl Trial {
 
     /// Like [`Trial::finish`], by what `judged` have, which must be running.
     pub async fn finish_with(self, judged: &[NodeId]) {
+        drop(self.judged(judged).await);
+    }
+
+    /// The same; returns what is left of the nodes, which have ended.
+    pub async fn judged(self, judged: &[NodeId]) -> Cluster {
         let Self { mut cluster, load, accounts } = self;
         cluster.network().heal();
         cluster.ready().await;
@@ -78,6 +88,7 @@ impl Trial {
             cluster.kill(id);
         }
         check_folders(&cluster, judged, &recording);
+        cluster
     }
 }
 

@@ -22,9 +22,10 @@ use super::problem::{Code, Problem};
 use super::route::Page;
 use super::time::print_time;
 use crate::config::is_host_and_port;
-use crate::ids::{NodeId, PartitionId, Term};
+use crate::ids::{Micros, NodeId, PartitionId, Term};
 use crate::limits::{BODY_BYTES_MAX, CLUSTER_NODES_MAX, HOST_NAME_BYTES_MAX, SLOT_COUNT};
 use crate::system::cluster::{ClusterView, MachineView, NodeView, ReplicaView};
+use crate::system::key_row::KeyRow;
 
 /// `host:port` with the longest port.
 const PEER_CHARS_MAX: u32 = HOST_NAME_BYTES_MAX as u32 + ":65535".len() as u32;
@@ -41,6 +42,18 @@ pub struct ClusterPage {
     pub is_ready: bool,
     pub nodes: Vec<NodePage>,
     pub machines: Vec<MachinePage>,
+    /// Keys by which nodes sign certificates, oldest first; also those of nodes that are gone.
+    pub keys: Vec<KeyPage>,
+}
+
+/// A key that a node has signed by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyPage {
+    pub node: NodeId,
+    /// Ed25519, hexadecimal.
+    pub key: String,
+    /// When it was recorded.
+    pub since: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -206,10 +219,16 @@ fn text<'v>(body: &'v Value, field: &str) -> &'v str {
 
 impl ClusterPage {
     pub fn new(view: ClusterView, is_ready: bool) -> Self {
-        let ClusterView { cluster, node, nodes, machines } = view;
+        let ClusterView { cluster, node, nodes, machines, keys } = view;
         let nodes = nodes.into_iter().map(NodePage::from).collect();
         let machines = machines.into_iter().map(MachinePage::from).collect();
-        Self { cluster, node, version: env!("CARGO_PKG_VERSION").to_owned(), is_ready, nodes, machines }
+        let key = |row: KeyRow| KeyPage {
+            node: row.node(),
+            key: row.public().to_string(),
+            since: print_time(Micros(row.time)),
+        };
+        let keys = keys.into_iter().map(key).collect();
+        Self { cluster, node, version: env!("CARGO_PKG_VERSION").to_owned(), is_ready, nodes, machines, keys }
     }
 }
 

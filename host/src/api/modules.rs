@@ -145,6 +145,7 @@ async fn check_proof(
         current: view.active,
         candidate,
         journals: view.partitions.iter().map(|partition| (partition.partition, partition.position.index)).collect(),
+        signers: view.keys.iter().map(|key| (key.node(), key.public())).collect(),
         head_at: &|partition, index| api.cluster.head_at(machine, partition, index),
     };
     let proved = gate.check(proof).map_err(|error| Problem::new(Code::StepRefused, error.to_string()))?;
@@ -246,7 +247,11 @@ impl From<StepRow> for StepPage {
     fn from(row: StepRow) -> Self {
         let detail = match &row.what {
             Step::Created { number } => format!("activation {number}"),
-            Step::Staged | Step::PrepareAsked => String::new(),
+            Step::Staged | Step::PrepareAsked | Step::DrainAsked => String::new(),
+            Step::NotDrained { problem } => problem.clone(),
+            Step::NotActivated { number, partition, problem } => {
+                format!("activation {number}, partition {partition}: {problem}")
+            }
             Step::Prepared { node, problem: None } => format!("node {node}"),
             Step::Prepared { node, problem: Some(problem) } => format!("node {node}: {problem}"),
             Step::Activated { number, mode, proof } => {

@@ -15,7 +15,7 @@
 //! | 429 | `rejection_limit` – not accepted, `Retry-After` |
 //! | 500 | `internal` (a bug of the host) · `module_fault` (of the module) |
 //! | 501 | `not_supported_yet` |
-//! | 503 | `not_ready` (`/readyz`) · `no_cluster` `node_unreachable` – nothing changed · `overloaded` `no_leader` `halted` `shutting_down` – not accepted, `Retry-After` |
+//! | 503 | `not_ready` (`/readyz`) · `no_cluster` `node_unreachable` – nothing changed · `overloaded` `no_leader` `halted` `draining` `not_activated` `shutting_down` – not accepted, `Retry-After` |
 //! | 504 | `outcome_unknown` (with `resolve`; send the same id again) · `read_timeout` · `change_unfinished` (of the cluster; send it again) |
 //! | 507 | `storage_full` – not accepted, `Retry-After` |
 
@@ -93,6 +93,8 @@ pub enum Code {
     Expired,
     NoLeader,
     Halted,
+    Draining,
+    NotActivated,
     ShuttingDown,
     OutcomeUnknown,
     ReadTimeout,
@@ -159,6 +161,8 @@ impl Code {
             Self::Expired => ("expired", 503, "The deadline passed before the command was decided"),
             Self::NoLeader => ("no_leader", 503, "No leader is known"),
             Self::Halted => ("halted", 503, "The partition is halted"),
+            Self::Draining => ("draining", 503, "A rollback is under way"),
+            Self::NotActivated => ("not_activated", 503, "The partition cannot activate its module"),
             Self::ShuttingDown => ("shutting_down", 503, "The node is shutting down"),
             Self::OutcomeUnknown => ("outcome_unknown", 504, "The outcome is not known yet"),
             Self::ReadTimeout => ("read_timeout", 504, "The read did not finish in time"),
@@ -356,6 +360,15 @@ impl From<Unavailable> for Problem {
                 Code::OutcomeReleased,
                 "a command with this id was decided before, and none is executed again; the entry that says how it was decided is not \
                  on this node any more: ask another node, or audit a copy of the journal that has it",
+            ),
+            UnavailableReason::Draining => (
+                Code::Draining,
+                "not accepted, a rollback waits until what is under way between partitions is over; send it again",
+            ),
+            UnavailableReason::NotActivated => (
+                Code::NotActivated,
+                "not accepted, this partition cannot activate the module that the machine has; an operator must look at `statehouse module \
+                 log`, and go back with `module rollback` or activate a repaired module",
             ),
         };
         let problem = Self::new(code, detail);

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use crate::audit::certificate::{self, CoveredPartition};
 use crate::audit::replay::Class;
-use crate::ids::{Head, JournalIndex, ModuleId, PartitionId};
+use crate::ids::{Head, JournalIndex, ModuleId, NodeId, PartitionId};
+use crate::key::PublicKey;
 use crate::limits::PROOF_ENTRIES_SINCE_MAX;
 
 /// What an operator brings.
@@ -27,6 +28,8 @@ pub struct Gate<'a> {
     pub candidate: ModuleId,
     /// The last entry of each partition.
     pub journals: Vec<(PartitionId, JournalIndex)>,
+    /// Keys of this cluster's nodes, also of nodes that are gone.
+    pub signers: Vec<(NodeId, PublicKey)>,
     /// The head of a partition's journal after an entry, if that is known.
     pub head_at: &'a dyn Fn(PartitionId, JournalIndex) -> Option<Head>,
 }
@@ -40,6 +43,12 @@ pub enum GateError {
         "the certificate is about {found}, and this is {expected}: replay here, with `statehouse audit replay --certificate`"
     )]
     Other { found: String, expected: String },
+    #[error(
+        "the certificate is signed by the key {}, which is of no node of this cluster; it knows {known}: replay on a data folder of one of \
+         these, or sign with the `node.key` of one by --key-file",
+        key.short()
+    )]
+    Signer { key: PublicKey, known: String },
     #[error("the certificate does not cover partition {0}: replay the whole history, without --partition")]
     NotCovered(PartitionId),
     #[error(
@@ -69,6 +78,7 @@ impl Gate<'_> {
         check_same("machine", facts.machine.as_str(), self.machine)?;
         check_same("a step from module", &facts.current, &self.current)?;
         check_same("module", &facts.candidate, &self.candidate)?;
+        let signer = self.find_signer(certificate.key())?;
         for (partition, last) in &self.journals {
             let covered = facts.partitions.iter().find(|covered| covered.partition == *partition);
             self.check_covered(covered.ok_or(GateError::NotCovered(*partition))?, *last)?;
@@ -79,8 +89,19 @@ impl Gate<'_> {
             }
         }
         let approved = proof.approved.iter().map(|(class, count)| format!(", {}={count}", class.name()));
-        let (digest, key) = (certificate.digest().short(), certificate.key().to_string());
-        Ok(format!("certificate {digest} by {}{}", &key[..16.min(key.len())], approved.collect::<String>()))
+        let (digest, key) = (certificate.digest().short(), certificate.key().short());
+        Ok(format!("certificate {digest} by node {signer}, key {key}{}", approved.collect::<String>()))
+    }
+
+    /// Anybody can sign something; only the nodes of this cluster are known to have replayed its history.
+    fn find_signer(&self, key: PublicKey) -> Result<NodeId, GateError> {
+        if let Some((node, _)) = self.signers.iter().find(|(_, known)| *known == key) {
+            return Ok(*node);
+        }
+        let known = self.signers.iter().map(|(node, key)| format!("{} of node {node}", key.short()));
+        let known = known.collect::<Vec<_>>().join(", ");
+        let known = if known.is_empty() { "none yet".to_owned() } else { known };
+        Err(GateError::Signer { key, known })
     }
 
     fn check_covered(&self, covered: &CoveredPartition, last: JournalIndex) -> Result<(), GateError> {
@@ -107,6 +128,8 @@ fn check_same<T: PartialEq + ToString + ?Sized>(what: &str, found: &T, expected:
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
     use crate::audit::certificate::{Certificate, FORMAT, Facts};
     use crate::audit::replay::Mode;
@@ -116,7 +139,21 @@ mod tests {
     const CANDIDATE: ModuleId = ModuleId([2; 32]);
     const HEAD: Head = Head([7; 32]);
 
+    /// The key of node 1, the same for all tests.
+    fn node_key() -> &'static NodeKey {
+        static KEY: LazyLock<NodeKey> = LazyLock::new(new_key);
+        &KEY
+    }
+
+    fn new_key() -> NodeKey {
+        NodeKey::of_folder(tempfile::tempdir().expect("a temporary folder").path()).expect("a key")
+    }
+
     fn proof(classes: &[(Class, u64)], approved: &[(Class, u64)]) -> Proof {
+        signed(node_key(), classes, approved)
+    }
+
+    fn signed(key: &NodeKey, classes: &[(Class, u64)], approved: &[(Class, u64)]) -> Proof {
         let covered = CoveredPartition { partition: PartitionId(0), index: 42, head: HEAD.to_string(), time: 7 };
         let facts = Facts {
             format: FORMAT,
@@ -130,9 +167,7 @@ mod tests {
             classes: classes.iter().copied().collect(),
             host: "0".to_owned(),
         };
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let key = NodeKey::of_folder(folder.path()).expect("a key");
-        let certificate = Certificate::of(facts, &key);
+        let certificate = Certificate::of(facts, key);
         Proof { certificate: certificate.to_json(), approved: approved.iter().copied().collect() }
     }
 
@@ -143,6 +178,7 @@ mod tests {
             current: CURRENT,
             candidate: CANDIDATE,
             journals: vec![(PartitionId(0), JournalIndex(last))],
+            signers: vec![(NodeId(1), node_key().public())],
             head_at,
         }
     }
@@ -167,6 +203,12 @@ mod tests {
         assert!(error(gate(50, &here), &proof(&differs, &[(Class::PlanDiffers, 2)])).contains("plan_differs=3"));
         let approved = gate(50, &here).check(&proof(&differs, &[(Class::PlanDiffers, 3)])).expect("it is approved");
         assert!(approved.ends_with("plan_differs=3"), "{approved}");
+
+        let stranger = error(gate(50, &here), &signed(&new_key(), &[(Class::Same, 1_000)], &[]));
+        assert!(stranger.contains("no node of this cluster") && stranger.contains("of node 1"), "{stranger}");
+        assert!(stranger.contains("--key-file"), "{stranger}");
+        let nobody = error(Gate { signers: Vec::new(), ..gate(50, &here) }, &same);
+        assert!(nobody.contains("none yet"), "{nobody}");
 
         let mut forged = same;
         forged.certificate = forged.certificate.replace("1000", "1001");

@@ -13,6 +13,7 @@ pub mod balance;
 pub mod list;
 pub mod replay;
 pub mod certificate;
+pub mod signers;
 pub mod gate;
 pub mod jobs;
 

@@ -1,7 +1,8 @@
 //! Migration: the rows of a partition brought from one schema to the next, entity by entity, inside the entry that activates a module.
 //!
 //! In: a module and rows in order of key. Out: the rows that change, in the same order, whose digest the entry carries, so that every
-//! replica and every auditor must come to the same ones. The host's own rows are none of the module's business. It stores nothing.
+//! replica and every auditor must come to the same ones. They are handed out as they come, so that a migration of any size needs no more
+//! memory than its largest entity. The host's own rows are none of the module's business. It stores nothing.
 
 use statehouse_abi::cold::{CheckIn, MigrateIn, MigrateOut, Row};
 use statehouse_abi::key::split_key;
@@ -9,7 +10,7 @@ use statehouse_abi::key::split_key;
 use crate::ids::Digest;
 use crate::limits;
 use crate::machine::logic::{Fault, Logic};
-use crate::machine::replica::digest_of;
+use crate::machine::replica::DigestWriter;
 use crate::saga::status::ENTITY;
 
 /// Rows that change, in order of key; `None` deletes.
@@ -17,6 +18,8 @@ pub type Migrated = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
 /// Rows handed to `sh1_check` at once.
 const CHECK_ROWS: usize = 16_384;
+/// How often an entity is tried whose migration takes longer than the watchdog allows: that says something of the machine only.
+const TRIES_MAX: usize = 4;
 
 /// Why rows cannot be brought to a module's schema.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,6 +62,7 @@ pub struct Migration<'l> {
     entity: Vec<u8>,
     rows: Vec<Row>,
     migrated: Migrated,
+    check: Option<InvariantCheck<'l>>,
 }
 
 impl<'l> Migration<'l> {
@@ -66,7 +70,15 @@ impl<'l> Migration<'l> {
     /// The module does not read rows of schema `from`.
     pub fn new(logic: &'l dyn Logic, from: u32) -> Result<Self, MigrationError> {
         check_schema(logic, from)?;
-        Ok(Self { logic, from, entity: Vec::new(), rows: Vec::new(), migrated: Vec::new() })
+        Ok(Self { logic, from, entity: Vec::new(), rows: Vec::new(), migrated: Vec::new(), check: None })
+    }
+
+    /// The same, which also asks the module whether its invariants hold over all rows as they will be.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn checked(logic: &'l dyn Logic, from: u32) -> Result<Self, MigrationError> {
+        Ok(Self { check: Some(InvariantCheck::new(logic)), ..Self::new(logic, from)? })
     }
 
     /// Whether there is anything to do.
@@ -85,9 +97,17 @@ impl<'l> Migration<'l> {
         Ok(())
     }
 
-    /// After the last row.
+    /// The rows that change and were not taken yet, of the entities that are complete.
+    pub fn take(&mut self) -> Migrated {
+        std::mem::take(&mut self.migrated)
+    }
+
+    /// After the last row: what was not taken.
     pub fn finish(mut self) -> Result<Migrated, MigrationError> {
         self.end_entity()?;
+        if let Some(check) = self.check {
+            check.finish()?;
+        }
         Ok(self.migrated)
     }
 
@@ -98,7 +118,13 @@ impl<'l> Migration<'l> {
         let entity = || String::from_utf8_lossy(&self.entity).into_owned();
         let rows = std::mem::take(&mut self.rows);
         let input = MigrateIn { from_schema: self.from, entity: self.entity.clone(), rows };
-        let out = self.logic.migrate(&input).map_err(|fault| MigrationError::Fault { entity: entity(), fault })?;
+        let mut out = self.logic.migrate(&input);
+        for _ in 1..TRIES_MAX {
+            if matches!(out, Err(Fault::Watchdog)) {
+                out = self.logic.migrate(&input);
+            }
+        }
+        let out = out.map_err(|fault| MigrationError::Fault { entity: entity(), fault })?;
         let mut changed = match out {
             MigrateOut::Changed(changed) => changed,
             MigrateOut::Refused(reason) => return Err(MigrationError::Refused { entity: entity(), reason }),
@@ -113,17 +139,49 @@ impl<'l> Migration<'l> {
         if is_twice || !changed.iter().all(|row| is_own(row) && is_small(row)) {
             return Err(MigrationError::Writes { entity: entity() });
         }
+        if let Some(check) = &mut self.check {
+            check_merged(check, input.rows, &changed)?;
+        }
         self.migrated.extend(changed.into_iter().map(|Row { key, row }| (key, row)));
         Ok(())
     }
 }
 
+/// The rows of an entity as they will be, in order of key.
+fn check_merged(check: &mut InvariantCheck<'_>, before: Vec<Row>, changed: &[Row]) -> Result<(), MigrationError> {
+    let mut changed = changed.iter().peekable();
+    let mut show = |row: &Row| row.row.clone().map_or(Ok(()), |bytes| check.row(row.key.clone(), bytes));
+    for row in &before {
+        while let Some(new) = changed.next_if(|new| new.key < row.key) {
+            show(new)?;
+        }
+        match changed.next_if(|new| new.key == row.key) {
+            Some(new) => show(new)?,
+            None => show(row)?,
+        }
+    }
+    changed.try_for_each(show)
+}
+
 /// The digest that an activation carries: of nothing when no row changes.
 pub fn digest(migrated: &Migrated) -> Digest {
-    if migrated.is_empty() {
-        return Digest::ZERO;
+    let mut digest = MigratedDigest::default();
+    migrated.iter().for_each(|(key, row)| digest.add(key, row.as_deref()));
+    digest.finish()
+}
+
+/// The same, row by row.
+#[derive(Default)]
+pub struct MigratedDigest(DigestWriter);
+
+impl MigratedDigest {
+    pub fn add(&mut self, key: &[u8], row: Option<&[u8]>) {
+        self.0.add(key, row);
     }
-    digest_of(migrated.iter().map(|(key, row)| (key.as_slice(), row.as_deref())))
+
+    pub fn finish(self) -> Digest {
+        if self.0.is_empty() { Digest::ZERO } else { self.0.finish() }
+    }
 }
 
 /// Asks the module whether its invariants hold over rows in order of key.

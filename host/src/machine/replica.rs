@@ -128,15 +128,44 @@ pub fn digest(ops: &OpsBlock<'_>, writes: &WritesBlock<'_>, table: &[(Vec<u8>, O
 
 /// See [`digest`].
 pub fn digest_of<'r>(rows: impl Iterator<Item = (&'r [u8], Option<&'r [u8]>)>) -> Digest {
-    let mut bytes = Vec::new();
-    for (key, row) in rows {
-        bytes.extend_from_slice(&(key.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(key);
+    let mut digest = DigestWriter::default();
+    rows.for_each(|(key, row)| digest.add(key, row));
+    digest.finish()
+}
+
+/// Hashed at once beyond this: of many short pieces most of the time would go into the calls.
+const DIGEST_BYTES: usize = 1 << 20;
+
+/// See [`digest`], row by row.
+#[derive(Default)]
+pub struct DigestWriter {
+    bytes: Vec<u8>,
+    hasher: blake3::Hasher,
+    count: u64,
+}
+
+impl DigestWriter {
+    pub fn add(&mut self, key: &[u8], row: Option<&[u8]>) {
+        self.bytes.extend_from_slice(&(key.len() as u32).to_le_bytes());
+        self.bytes.extend_from_slice(key);
         let len = row.map_or(u32::MAX, |row| row.len() as u32);
-        bytes.extend_from_slice(&len.to_le_bytes());
-        bytes.extend_from_slice(row.unwrap_or_default());
+        self.bytes.extend_from_slice(&len.to_le_bytes());
+        self.bytes.extend_from_slice(row.unwrap_or_default());
+        self.count += 1;
+        if DIGEST_BYTES <= self.bytes.len() {
+            self.hasher.update(&self.bytes);
+            self.bytes.clear();
+        }
     }
-    Digest::of(&bytes)
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    pub fn finish(mut self) -> Digest {
+        self.hasher.update(&self.bytes);
+        Digest(*self.hasher.finalize().as_bytes())
+    }
 }
 
 /// Calls `apply` and checks that its answer is within the limits.

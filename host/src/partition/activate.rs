@@ -1,33 +1,86 @@
 //! Activation: another module decides from an entry on, and the rows are brought to its schema in the same entry.
 //!
-//! In: what `system` has decided, once nothing is under way. Out: an entry with the digest of the rows that change. Every replica computes
-//! them again when it applies the entry, and stores them together with the place in the log: a crash finds both or neither.
+//! ```text
+//! leader: rows ─▶ migrate, entity by entity ─▶ a file beside the state, and its digest ─▶ the entry ─▶ committed ─▶ the file is put in place
+//! others:                                                             the entry ─▶ the same file ─▶ its digest is the entry's ─┘
+//! ```
+//! In: what `system` has decided, once nothing is under way. Out: an entry with the digest of the rows that change. No more of them is in
+//! memory than those of one entity, and no reader sees half of them: a crash finds all in place together with the place in the log, or none,
+//! and then the entry is applied again. What cannot be migrated is not proposed.
 
 use std::ops::ControlFlow;
 
+use crate::guest::check_successor;
+use crate::ids::{Digest, Head};
 use crate::machine::entry::{Activation, Entry, EntryKind, Header};
 use crate::machine::logic::Logic;
-use crate::machine::migration::{self, InvariantCheck, Migrated, Migration, MigrationError};
+use crate::machine::migration::{MigratedDigest, Migration, MigrationError};
 use crate::machine::replica::{Applied, ApplyError};
 use crate::partition::error::HaltReason;
 use crate::partition::run::{Executor, store_failed};
+use crate::store::{Meta, RowsFile, StoreError, WrittenRows};
+
+/// Rows that are migrated, and not in place yet.
+pub struct Migrated {
+    activation: Activation,
+    /// The journal they were computed on.
+    parent: Head,
+    digest: Digest,
+    /// Nothing where no row changes.
+    rows: Option<WrittenRows>,
+}
+
+/// Why rows are not migrated.
+enum Hindrance {
+    /// The module's doing.
+    Module(MigrationError),
+    Store(StoreError),
+}
+
+/// What is asked of the module beside the migration.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Invariants {
+    Checked,
+    /// They were, by the leader.
+    Trusted,
+}
+
+impl From<StoreError> for Hindrance {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<MigrationError> for Hindrance {
+    fn from(error: MigrationError) -> Self {
+        Self::Module(error)
+    }
+}
 
 impl Executor {
     /// Proposes the activation that is asked for, if there is one and nothing else is under way. `true`: nothing else is to be decided
     /// before it is applied.
     pub(super) fn propose_activation(&mut self) -> Result<bool, HaltReason> {
         let Some(wanted) = &self.activation else { return Ok(false) };
-        if !self.speculation.is_empty() {
+        let activation = wanted.activation;
+        let is_done = self.logic.is_some() && activation.number <= self.journal.activation;
+        if !is_done && self.must_wait(activation) {
+            // What is under way goes on, and then it is this one's turn.
+            return Ok(false);
+        }
+        if !is_done && !self.speculation.is_empty() {
             return Ok(true);
         }
-        let activation = wanted.activation;
-        let refused = if self.is_activated(&activation) {
+        let refused = if is_done {
             Ok(self.journal)
         } else {
-            match self.prepare_activation(&activation)? {
+            // Its file has the place of the next one's.
+            self.migrated = None;
+            match self.prepare_activation(activation)? {
                 Ok(migrated) => {
                     let header = self.header_without_module(EntryKind::Activate, &self.journal);
-                    let header = Header { digest: migration::digest(&migrated), ..header };
+                    let header = Header { digest: migrated.digest, ..header };
+                    self.migrated = Some(migrated);
                     self.propose(Entry::activate(header, activation), Vec::new(), Vec::new());
                     return Ok(true);
                 }
@@ -41,87 +94,94 @@ impl Executor {
         Ok(false)
     }
 
-    fn is_activated(&self, activation: &Activation) -> bool {
-        self.logic.is_some() && activation.number <= self.journal.activation
+    /// A module that does not go on from this one may not understand what is under way between partitions.
+    fn must_wait(&self, activation: Activation) -> bool {
+        let (Some(current), (1.., _)) = (&self.logic, self.coordinator.under_way()) else { return false };
+        let next = self.modules.find_here(activation.module);
+        next.is_some_and(|next| !check_successor(current.describe(), next.describe()).is_empty())
     }
 
     /// The rows that the activation changes, or why it cannot be.
-    fn prepare_activation(&self, activation: &Activation) -> Result<Result<Migrated, String>, HaltReason> {
+    fn prepare_activation(&self, activation: Activation) -> Result<Result<Migrated, String>, HaltReason> {
         let logic = match self.modules.load(activation.module) {
             Ok(logic) => logic,
             Err(reason) => return Ok(Err(reason)),
         };
-        let migrated = match self.migrate(logic.as_ref())? {
-            Ok(migrated) => migrated,
-            Err(error) => return Ok(Err(error.to_string())),
-        };
-        let checked =
-            if migrated.is_empty() { Ok(()) } else { self.check_invariants(logic.as_ref(), migrated.clone())? };
-        Ok(checked.map(|()| migrated).map_err(|error| error.to_string()))
-    }
-
-    fn migrate(&self, logic: &dyn Logic) -> Result<Result<Migrated, MigrationError>, HaltReason> {
-        let mut migration = match Migration::new(logic, self.journal.schema) {
-            Ok(migration) => migration,
-            Err(error) => return Ok(Err(error)),
-        };
-        let mut failed = None;
-        if migration.is_needed() {
-            let visited = self.store.read().visit(&[], |key, row| match migration.row(key, row) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            });
-            visited.map_err(store_failed)?;
+        match self.migrate(logic.as_ref(), activation, Invariants::Checked) {
+            Ok(migrated) => Ok(Ok(migrated)),
+            Err(Hindrance::Module(error)) => Ok(Err(error.to_string())),
+            Err(Hindrance::Store(error)) if error.is_no_space() => Ok(Err(error.to_string())),
+            Err(Hindrance::Store(error)) => Err(store_failed(error)),
         }
-        Ok(failed.map_or_else(|| migration.finish(), Err))
     }
 
-    /// Asks the module whether its invariants hold over all rows as they will be.
-    fn check_invariants(
+    fn migrate(
         &self,
         logic: &dyn Logic,
-        migrated: Migrated,
-    ) -> Result<Result<(), MigrationError>, HaltReason> {
-        let mut check = InvariantCheck::new(logic);
-        let mut changed = migrated.into_iter().peekable();
-        let mut checked = Ok(());
-        let visited = self.store.read().visit(&[], |key, row| {
-            checked = (|| {
-                while let Some((key, row)) = changed.next_if(|(changed, _)| changed.as_slice() < key) {
-                    row.map_or(Ok(()), |row| check.row(key, row))?;
-                }
-                match changed.next_if(|(changed, _)| changed == key) {
-                    Some((key, row)) => row.map_or(Ok(()), |row| check.row(key, row)),
-                    None => check.row(key.to_vec(), row.to_vec()),
-                }
-            })();
-            if checked.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        });
-        visited.map_err(store_failed)?;
-        let finish = || {
-            for (key, row) in changed {
-                row.map_or(Ok(()), |row| check.row(key, row))?;
-            }
-            check.finish()
+        activation: Activation,
+        invariants: Invariants,
+    ) -> Result<Migrated, Hindrance> {
+        let mut migration = match invariants {
+            Invariants::Checked => Migration::checked(logic, self.journal.schema)?,
+            Invariants::Trusted => Migration::new(logic, self.journal.schema)?,
         };
-        Ok(checked.and_then(|()| finish()))
+        let parent = self.journal.head;
+        if !migration.is_needed() {
+            return Ok(Migrated { activation, parent, digest: Digest::ZERO, rows: None });
+        }
+        let mut digest = MigratedDigest::default();
+        let mut file = self.store.begin_rows()?;
+        let mut put = |file: &mut RowsFile<'_>, rows: Vec<(Vec<u8>, Option<Vec<u8>>)>| {
+            rows.iter().try_for_each(|(key, row)| {
+                digest.add(key, row.as_deref());
+                file.put(key, row.as_deref())
+            })
+        };
+        let mut hindered = None;
+        self.store.read().visit(&[], |key, row| {
+            let migrated = migration.row(key, row).map_err(Hindrance::Module);
+            let written = migrated.and_then(|()| Ok(put(&mut file, migration.take())?));
+            hindered = written.err();
+            if hindered.is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        if let Some(hindrance) = hindered {
+            return Err(hindrance);
+        }
+        put(&mut file, migration.finish()?)?;
+        let rows = file.finish()?;
+        Ok(Migrated { activation, parent, digest: digest.finish(), rows })
     }
 
-    /// Applies an activation on any replica: loads the module and repeats the migration.
-    pub(super) fn apply_activation(&mut self, entry: Entry) -> Result<Applied, HaltReason> {
-        let index = entry.header().index;
+    /// Applies an activation on any replica, and stores what it changes. The leader has the rows already, if nothing came between.
+    pub(super) fn apply_activation(&mut self, entry: Entry, meta: Meta) -> Result<Applied, HaltReason> {
+        let (index, parent, expected) = (entry.header().index, entry.header().parent, entry.header().digest);
         let activation = entry.activation().map_err(|source| HaltReason::Entry { index: index.0, source })?;
         let load = self.modules.load(activation.module);
         let logic = load.map_err(|reason| HaltReason::Module { id: activation.module, reason })?;
-        let migrated = self.migrate(logic.as_ref())?;
-        let migrated = migrated.map_err(|source| HaltReason::Apply(ApplyError::Migration { index, source }))?;
-        let applied = Applied::migrated(entry, migrated).map_err(HaltReason::Apply)?;
-        let migrated = applied.rows().count();
-        tracing::info!(partition = %self.partition, module = %activation.module.short(), migrated, "module activated");
+        let own = self.migrated.take().filter(|own| own.activation == activation && own.parent == parent);
+        let migrated = match own {
+            Some(own) => own,
+            None => {
+                let migrated = self.migrate(logic.as_ref(), activation, Invariants::Trusted);
+                migrated.map_err(|hindrance| match hindrance {
+                    Hindrance::Module(source) => HaltReason::Apply(ApplyError::Migration { index, source }),
+                    Hindrance::Store(error) => store_failed(error),
+                })?
+            }
+        };
+        let found = migrated.digest;
+        if found != expected {
+            return Err(HaltReason::Apply(ApplyError::Digest { index, expected, found }));
+        }
+        let count = migrated.rows.as_ref().map_or(0, WrittenRows::count);
+        match &migrated.rows {
+            None => self.store.apply([], meta, entry.payload().len() as u64),
+            // Where the disk is full the partition is opened again, and the entry applied again, until there is room.
+            Some(rows) => self.store.replace(rows, &meta).map_err(store_failed)?,
+        }
+        tracing::info!(partition = %self.partition, module = %activation.module.short(), migrated = count, "module activated");
         self.logic = Some(logic);
-        Ok(applied)
+        self.is_draining = false;
+        Ok(Applied::without_writes(entry))
     }
 }

@@ -23,7 +23,7 @@ use crate::partition::open::meta_of;
 use crate::partition::run::{Executor, Wanted, store_failed};
 use crate::partition::status::Progress;
 use crate::sequencer::submission::{Recorded, Refusal, Reply, Submission, Ticket};
-use crate::store::IdRecord;
+use crate::store::{IdRecord, Meta};
 
 impl Executor {
     /// Stages *apply* and *answer* for one committed entry.
@@ -75,27 +75,27 @@ impl Executor {
     }
 
     fn on_effective(&mut self, id: EntryId, entry: Entry, after: Journal) -> Result<(), HaltReason> {
+        self.show_in_transit(after.time);
+        let meta = meta_of(id, &after, self.membership.as_ref());
         let (applied, submissions) = match self.speculation.promote(&entry) {
             Some(own) => {
                 let (entry, writes, submissions) = own.into_parts();
                 let applied = if entry.header().kind == EntryKind::Activate {
-                    self.apply_activation(entry)?
+                    self.apply_activation(entry, meta)?
                 } else if writes.is_empty() {
-                    Applied::without_writes(entry)
+                    self.store_applied(Applied::without_writes(entry), meta)
                 } else {
-                    Applied::promote(entry, writes, &self.coordinator).map_err(HaltReason::Apply)?
+                    let applied = Applied::promote(entry, writes, &self.coordinator).map_err(HaltReason::Apply)?;
+                    self.store_applied(applied, meta)
                 };
                 (applied, submissions)
             }
             None => {
                 // Somebody else's entry: whatever was computed on another journal is void.
                 self.requeue_speculation();
-                (self.compute(entry)?, Vec::new())
+                (self.compute(entry, meta)?, Vec::new())
             }
         };
-        self.show_in_transit(after.time);
-        let meta = meta_of(id, &after, self.membership.as_ref());
-        self.store.apply(applied.rows(), meta, applied.entry().payload().len() as u64);
         fail::fail_point!("partition::applied", |_| std::process::abort());
         self.applied = Some(id);
         self.journal = after;
@@ -111,18 +111,26 @@ impl Executor {
         Ok(())
     }
 
+    fn store_applied(&self, applied: Applied, meta: Meta) -> Applied {
+        self.store.apply(applied.rows(), meta, applied.entry().payload().len() as u64);
+        applied
+    }
+
     /// Applies the recorded events of an entry that this node has not executed itself.
-    fn compute(&mut self, entry: Entry) -> Result<Applied, HaltReason> {
+    fn compute(&mut self, entry: Entry, meta: Meta) -> Result<Applied, HaltReason> {
         if entry.header().kind == EntryKind::Activate {
-            return self.apply_activation(entry);
+            return self.apply_activation(entry, meta);
         }
-        let Some(batch) = entry.batch() else { return Ok(Applied::without_writes(entry)) };
+        let Some(batch) = entry.batch() else {
+            return Ok(self.store_applied(Applied::without_writes(entry), meta));
+        };
         let logic = self.logic.clone().ok_or_else(|| HaltReason::Module {
             id: entry.header().decider,
             reason: "the journal has a batch before its first activation".to_owned(),
         })?;
         let rows = self.fetch_applied(&batch.ops)?;
-        Applied::compute(logic.as_ref(), entry, &rows, &self.coordinator).map_err(HaltReason::Apply)
+        let applied = Applied::compute(logic.as_ref(), entry, &rows, &self.coordinator).map_err(HaltReason::Apply)?;
+        Ok(self.store_applied(applied, meta))
     }
 
     fn fetch_applied(&self, ops: &OpsBlock<'_>) -> Result<Vec<u8>, HaltReason> {

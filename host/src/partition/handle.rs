@@ -136,6 +136,26 @@ impl Partition {
         }
     }
 
+    /// Whether commands on several partitions may begin here, while this node leads.
+    pub fn set_draining(&self, is_draining: bool) {
+        // One that does not run begins nothing.
+        drop(self.send(Message::Drain(is_draining)));
+    }
+
+    /// Sees to it that no command on several partitions begins from now on; says whether all that this node coordinates are over.
+    pub async fn drain(&self, deadline: Instant) -> Result<bool, PartitionError> {
+        if !self.is_leader() {
+            return Err(PartitionError::NotLeading);
+        }
+        let (reply, done) = oneshot::channel();
+        self.send(Message::AskDrained(reply))?;
+        match tokio::time::timeout_at(deadline, done).await {
+            Ok(Ok(is_drained)) => Ok(is_drained),
+            Ok(Err(_)) => Err(self.not_running()),
+            Err(_) => Err(PartitionError::Deadline),
+        }
+    }
+
     /// Waits until it is known who leads.
     pub async fn wait_for_leader(&self, deadline: Instant) -> Result<(), PartitionError> {
         let mut leadership = self.parts.group.leadership();

@@ -20,6 +20,7 @@ use crate::partition::derived;
 use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::handle::{Partition, Parts};
 use crate::partition::history;
+use crate::partition::panics::Panics;
 use crate::partition::release;
 use crate::partition::run::{Executor, Message};
 use crate::partition::status::{Board, Progress, RunState};
@@ -148,7 +149,7 @@ impl Partition {
             id => Some(load(&options.modules, id).await?),
         };
         let log_index = recovered.applied.map_or(LogIndex(0), |applied| applied.index);
-        let board = Board::new(Progress { log_index, journal: recovered.journal });
+        let board = Board::new(Progress { log_index, journal: recovered.journal }, Panics::open(&options.folder));
         let (mailbox, messages) = std::sync::mpsc::channel();
         let executor = Executor {
             partition: options.partition,
@@ -177,7 +178,9 @@ impl Partition {
             forbidden: Vec::new(),
             speculation: Speculation::default(),
             activation: None,
+            migrated: None,
             time_wanted: None,
+            is_draining: false,
         };
         let name = format!("{}-{}", options.machine, options.partition);
         let spawned = std::thread::Builder::new().name(name.clone()).spawn(move || executor.run(&messages));

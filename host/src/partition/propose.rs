@@ -87,7 +87,10 @@ impl Executor {
         for (at, diagnostic) in &decided.diagnostics {
             let id = submissions[*at].id;
             tracing::warn!(partition = %self.partition, command = %id, text = %diagnostic.text, "command was isolated");
-            self.board.panics.record(id, diagnostic.clone());
+            if let Some(file) = self.board.panics.record(id, diagnostic) {
+                // Nobody waits for it, and what says that it failed would be one line more.
+                drop(self.runtime.spawn_blocking(move || file.sync_data()));
+            }
         }
         for submission in &submissions {
             self.board.release(submission.size);

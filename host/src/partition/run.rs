@@ -26,6 +26,7 @@ use crate::log::{EntryId, Log, LogEntry};
 use crate::machine::entry::Activation;
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
+use crate::partition::activate::Migrated;
 use crate::partition::coordinate::{Answers, Cancel, Coordinator, Participants};
 use crate::partition::error::HaltReason;
 use crate::partition::open::Modules;
@@ -53,6 +54,10 @@ pub enum Message {
     Activate(Wanted),
     /// Somebody waits until the journal's time has passed this.
     WaitForTime(Micros),
+    /// Whether commands on several partitions may begin.
+    Drain(bool),
+    /// Begin none from now on; answered whether all are over.
+    AskDrained(oneshot::Sender<bool>),
     /// What participants said to calls, or did not say.
     Answered(Answers),
     /// These commands may have calls that are to be made once more.
@@ -114,7 +119,11 @@ pub struct Executor {
     pub(super) forbidden: Vec<Submission>,
     pub(super) speculation: Speculation,
     pub(super) activation: Option<Wanted>,
+    /// What this leader has migrated for the activation it has proposed.
+    pub(super) migrated: Option<Migrated>,
     pub(super) time_wanted: Option<Micros>,
+    /// No command on several partitions begins.
+    pub(super) is_draining: bool,
 }
 
 impl Executor {
@@ -214,6 +223,12 @@ impl Executor {
                     self.time_wanted = Some(self.time_wanted.map_or(time, |before| before.max(time)));
                 }
             }
+            Message::Drain(is_draining) => self.is_draining = is_draining,
+            Message::AskDrained(reply) => {
+                self.is_draining = true;
+                // Whoever asked may have stopped waiting.
+                let _ = reply.send(self.is_drained());
+            }
             Message::Answered(answers) => self.on_answered(answers),
             Message::CallAgain(commands) => self.on_call_again(commands),
             Message::Checkpoint(folder, reply) => {
@@ -273,6 +288,13 @@ impl Executor {
         Ok(())
     }
 
+    /// A leader knows: nothing is under way between partitions, neither applied nor proposed nor queued.
+    fn is_drained(&self) -> bool {
+        let begins = |submission: &Submission| submission.saga.is_some();
+        let is_proposed = self.speculation.batches().flat_map(|batch| &batch.submissions).any(begins);
+        self.term.is_some() && !is_proposed && !self.queue.iter().any(begins) && self.coordinator.under_way().0 == 0
+    }
+
     /// A leader that no majority answers may be deposed, and can promise nothing.
     fn is_heard(&self) -> bool {
         self.group.as_ref().is_some_and(|group| group.is_heard())
@@ -284,6 +306,9 @@ impl Executor {
         }
         if !matches!(self.log.health(), crate::log::LogHealth::Ok) {
             return Err(Refusal::StorageFull);
+        }
+        if self.is_draining && submission.saga.is_some() {
+            return Err(Refusal::Draining);
         }
         let now = self.clock.now();
         match &submission.called {

@@ -3,7 +3,6 @@
 //! In: what the executor puts on the board. Out: the same, to whoever asks, without waiting for the executor. It decides nothing, and what
 //! it holds is gone with the process.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,12 +10,12 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::consensus::Leadership;
-use crate::ids::{CommandId, LogIndex, PartitionId};
+use crate::ids::{LogIndex, PartitionId};
 use crate::limits;
 use crate::machine::journal::Journal;
 use crate::partition::error::HaltReason;
 use crate::partition::in_transit::Shown;
-use crate::sequencer::decide::Diagnostic;
+use crate::partition::panics::Panics;
 
 /// How far the partition has applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,13 +56,13 @@ pub struct Board {
 }
 
 impl Board {
-    pub fn new(progress: Progress) -> Arc<Self> {
+    pub fn new(progress: Progress, panics: Panics) -> Arc<Self> {
         Arc::new(Self {
             progress: watch::Sender::new(progress),
             state: watch::Sender::new(RunState::Running),
             queue_bytes: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
-            panics: Panics::default(),
+            panics,
             shown: Mutex::default(),
         })
     }
@@ -81,23 +80,5 @@ impl Board {
 
     pub fn is_running(&self) -> bool {
         matches!(*self.state.borrow(), RunState::Running)
-    }
-}
-
-/// The last words of guests, beside the recorded outcome and not part of it; the newest are kept.
-#[derive(Default)]
-pub struct Panics(Mutex<VecDeque<(CommandId, Diagnostic)>>);
-
-impl Panics {
-    pub fn record(&self, id: CommandId, diagnostic: Diagnostic) {
-        let mut kept = self.0.lock();
-        if kept.len() == limits::PANICS_KEPT_MAX {
-            kept.pop_front();
-        }
-        kept.push_back((id, diagnostic));
-    }
-
-    pub fn find(&self, id: CommandId) -> Option<Diagnostic> {
-        self.0.lock().iter().rev().find(|(other, _)| *other == id).map(|(_, diagnostic)| diagnostic.clone())
     }
 }

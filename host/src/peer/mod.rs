@@ -87,10 +87,14 @@ pub enum Topic {
     Calls = 13,
     /// Fetch: how far you are with the snapshot that is offered here, until you have it.
     Offer = 14,
+    /// Begin no command on several partitions, and say whether all that this partition coordinates are over.
+    Drain = 15,
+    /// What has a module said there when it trapped on this command?
+    Panic = 16,
 }
 
 impl Topic {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Submit,
         Self::ReadIndex,
         Self::WantTime,
@@ -105,6 +109,8 @@ impl Topic {
         Self::Status,
         Self::Calls,
         Self::Offer,
+        Self::Drain,
+        Self::Panic,
     ];
 
     /// Whether a node answers this before one of the two belongs to a cluster.

@@ -90,6 +90,10 @@ pub enum UnavailableReason {
     ShuttingDown,
     /// The id was decided before, and is not executed again; the entry that says how is not on this node any more: 410.
     OutcomeReleased,
+    /// A rollback waits until what is under way between partitions is over, and nothing begins there.
+    Draining,
+    /// The partition cannot activate the module that the machine has: 503 until an operator has chosen another one.
+    NotActivated,
 }
 
 /// How fresh a read must be.

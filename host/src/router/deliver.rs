@@ -70,8 +70,14 @@ impl Machine {
             if hint.is_none() {
                 self.wait_for_leader(partition, deadline).await;
             }
-            if deadline <= Instant::now() {
-                answers.extend(pending.iter().map(|pending| (pending.open.slot, in_vain(pending))));
+            let reason = self.not_activated(partition).map(|_| UnavailableReason::NotActivated);
+            if reason.is_some() || deadline <= Instant::now() {
+                let reason = reason.unwrap_or(if self.is_draining() {
+                    UnavailableReason::Draining
+                } else {
+                    UnavailableReason::NoLeader
+                });
+                answers.extend(pending.iter().map(|pending| (pending.open.slot, in_vain(pending, reason))));
                 return (answers, outdated);
             }
         }
@@ -139,6 +145,7 @@ impl Machine {
         for (submission, reply) in submissions.into_iter().zip(replies.take()) {
             told.push(match reply {
                 Some(Reply::Refused(Refusal::NoLeader)) => Some(Told::NotLed(partition.leader())),
+                Some(Reply::Refused(Refusal::Draining)) => Some(Told::NotLed(Some(self.node))),
                 Some(Reply::Refused(Refusal::Halted | Refusal::ShuttingDown)) if !self.is_alone() => {
                     Some(Told::NotLed(None))
                 }
@@ -210,10 +217,6 @@ impl Machine {
 }
 
 /// The answer when the deadline has passed.
-fn in_vain(pending: &Routed) -> Answer {
-    if pending.open.may_be_accepted {
-        unknown(&pending.submission)
-    } else {
-        Answer::Unavailable(unavailable(UnavailableReason::NoLeader))
-    }
+fn in_vain(pending: &Routed, reason: UnavailableReason) -> Answer {
+    if pending.open.may_be_accepted { unknown(&pending.submission) } else { Answer::Unavailable(unavailable(reason)) }
 }

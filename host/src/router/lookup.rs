@@ -3,18 +3,33 @@
 //! In: an id. Out: the outcome, or a statement that is definite or says when it will be. It executes nothing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use statehouse_abi::cold::{Phase, RenderItem};
+use bytes::Bytes;
+use futures_util::future::join_all;
+use statehouse_abi::cold::{Phase, RenderItem, host_rejection};
+use statehouse_abi::role;
 use tokio::time::Instant;
 
-use crate::ids::{CommandId, JournalIndex, Micros, Position};
+use crate::ids::{CommandId, JournalIndex, Micros, PartitionId, Position};
 use crate::limits;
 use crate::partition::{Partition, PartitionError, end_of};
+use crate::peer::{Call, GroupName, Topic};
 use crate::router::answer::{Caller, CommandLookup, CommandStatus, Unavailable, UnavailableReason};
 use crate::router::machine::{Machine, position_text, unavailable};
 use crate::router::reply::{facts_of, phase_of, render_items};
 use crate::saga::{Mark, Saga};
 use crate::store::IdRecord;
+
+/// Rejections by the host beside which a module's last words may be kept.
+const HAS_WORDS: [&str; 3] = [host_rejection::MODULE_TRAP, host_rejection::BUDGET, host_rejection::MODULE_INCONSISTENT];
+/// How long another node may take to say what it has heard.
+const WORDS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Names of functions and places in source files are not for everybody.
+fn may_see_panic(caller: &Caller) -> bool {
+    caller.roles & (role::DEVELOPER | role::AUDITOR | role::ADMIN) != 0
+}
 
 impl Machine {
     /// Looks an id up in its home partition, or in all of them. `expires` is what the answer *unknown* said: past it the
@@ -37,7 +52,15 @@ impl Machine {
             // The time first, then the id: what is not there then was not executed at any time up to it.
             decided_until = decided_until.min(partition.progress().journal.time);
             if let Some(known) = partition.find_id(id).map_err(read_failed)? {
-                return self.recorded(partition, id, &known, &caller).map_err(read_failed);
+                let mut found = self.recorded(partition, id, &known, &caller).map_err(read_failed)?;
+                if let CommandLookup::Recorded { status, .. } = &mut found
+                    && may_see_panic(&caller)
+                    && status.panic.is_none()
+                    && status.rejection.as_ref().is_some_and(|rejection| HAS_WORDS.contains(&rejection.code.as_str()))
+                {
+                    status.panic = self.find_panic_elsewhere(partition.id(), id, deadline).await;
+                }
+                return Ok(found);
             }
         }
         // Nobody may wait longer than this, so nothing submitted by now is executed later.
@@ -48,6 +71,18 @@ impl Machine {
         }
         partitions.iter().for_each(|partition| partition.want_time(until));
         Ok(CommandLookup::Undecided { until })
+    }
+
+    /// Only the node that decided a command has heard what the module said.
+    async fn find_panic_elsewhere(&self, partition: PartitionId, id: CommandId, deadline: Instant) -> Option<String> {
+        let patience = deadline.saturating_duration_since(Instant::now()).min(WORDS_PATIENCE);
+        let asking = self.other_nodes().into_iter().map(|node| {
+            let group = Some(GroupName::new(self.name(), partition));
+            let call = Call { topic: Topic::Panic, group, body: Bytes::copy_from_slice(&id.0) };
+            self.network.call(node, call, patience)
+        });
+        let answers = join_all(asking).await.into_iter().filter_map(Result::ok);
+        answers.filter(|answer| !answer.is_empty()).find_map(|answer| String::from_utf8(answer.to_vec()).ok())
     }
 
     fn recorded(
@@ -75,8 +110,7 @@ impl Machine {
         }
         let batch = recorded.entry.batch().ok_or(PartitionError::NoEntry(known.journal))?;
         let command = batch.command(number as usize);
-        let may_see_panic = caller.roles & (statehouse_abi::role::DEVELOPER | statehouse_abi::role::ADMIN) != 0;
-        let panic = partition.find_panic(id).filter(|_| may_see_panic);
+        let panic = partition.find_panic(id).filter(|_| may_see_panic(caller));
         let status = CommandStatus {
             id,
             command: command.name.to_owned(),
@@ -86,7 +120,7 @@ impl Machine {
             time: recorded.entry.header().time,
             rejection: facts.rejection.clone(),
             phases: facts.phases.clone(),
-            panic: panic.map(|panic| [vec![panic.text], panic.backtrace].concat().join("\n")),
+            panic: panic.map(|panic| panic.to_string()),
         };
         let rendered =
             render_items(self.logic_of(recorded.entry.header().decider).as_ref(), &[RenderItem::Status(facts)]);

@@ -53,6 +53,19 @@ pub struct Machine {
     active: RwLock<(Arc<dyn Logic>, Arc<Describe>)>,
     pub(super) clock: Arc<dyn Clock>,
     turn: AtomicUsize,
+    hindrances: RwLock<Hindrances>,
+}
+
+/// What keeps commands waiting that is no node's fault.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hindrances {
+    /// Nothing begins between partitions until a module is gone back to.
+    pub is_draining: bool,
+    /// How often that was begun or given up.
+    pub drains: usize,
+    /// Partitions that cannot carry out this activation, and why.
+    pub activation: u64,
+    pub not_activated: BTreeMap<PartitionId, String>,
 }
 
 /// A machine for people and for `/v1/machines`.
@@ -138,6 +151,7 @@ impl Machine {
             active: RwLock::new((options.active, describe)),
             clock: options.clock,
             turn: AtomicUsize::new(0),
+            hindrances: RwLock::default(),
         })
     }
 
@@ -161,6 +175,29 @@ impl Machine {
     pub fn set_active(&self, logic: Arc<dyn Logic>) {
         let describe = Arc::new(logic.describe().clone());
         *self.active.write() = (logic, describe);
+    }
+
+    /// Says what commands have to wait for, from now on.
+    pub fn set_hindrances(&self, hindrances: Hindrances) {
+        let is_draining = hindrances.is_draining;
+        let is_new = *self.hindrances.read() != hindrances;
+        *self.hindrances.write() = hindrances;
+        if is_new {
+            let replicas = self.partition_ids().filter_map(|id| self.find_partition(id));
+            replicas.for_each(|replica| replica.set_draining(is_draining));
+        }
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.hindrances.read().is_draining
+    }
+
+    /// Why the partition cannot carry out the activation that everybody waits for.
+    pub fn not_activated(&self, partition: PartitionId) -> Option<String> {
+        let hindrances = self.hindrances.read();
+        let reason = hindrances.not_activated.get(&partition)?;
+        let here = self.find_partition(partition)?.progress().journal.activation;
+        (here < hindrances.activation).then(|| reason.clone())
     }
 
     /// The module that a partition's journal names, which decided what is rendered or read there; the active one as long as it names none.
@@ -217,6 +254,11 @@ impl Machine {
         self.answering.borrow().contains(&node)
     }
 
+    /// The others that have answered lately.
+    pub(super) fn other_nodes(&self) -> Vec<NodeId> {
+        self.nodes.borrow().iter().copied().filter(|node| *node != self.node && self.is_answering(*node)).collect()
+    }
+
     /// Another node of the cluster, each time another one.
     pub(super) fn any_other_node(&self) -> Option<NodeId> {
         let nodes = self.nodes.borrow();
@@ -260,7 +302,13 @@ impl Machine {
     pub fn status(&self) -> MachineStatus {
         let (logic, describe) = self.active.read().clone();
         let status = |(id, replica): (PartitionId, &Replica)| match &*replica.read() {
-            Ok(partition) => PartitionStatus::of(&partition.status()),
+            Ok(partition) => {
+                let status = PartitionStatus::of(&partition.status());
+                match self.not_activated(id) {
+                    Some(reason) => PartitionStatus { state: format!("module not activated: {reason}"), ..status },
+                    None => status,
+                }
+            }
             Err(reason) => PartitionStatus::absent(id, reason),
         };
         let partitions = self.partition_ids().zip(&self.replicas).map(status).collect();
@@ -307,6 +355,8 @@ pub(super) fn unavailable(reason: UnavailableReason) -> Unavailable {
         UnavailableReason::Overloaded | UnavailableReason::Expired | UnavailableReason::NoLeader => {
             Duration::from_secs(1)
         }
+        UnavailableReason::Draining => Duration::from_secs(1),
+        UnavailableReason::NotActivated => Duration::from_secs(10),
         UnavailableReason::RejectionLimit => Duration::from_secs(1),
         UnavailableReason::StorageFull => Duration::from_secs(5),
         UnavailableReason::Halted | UnavailableReason::ShuttingDown => Duration::from_secs(10),

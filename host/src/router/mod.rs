@@ -18,7 +18,7 @@ mod rewind;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use machine::{Machine, MachineOptions, MachineStatus, PartitionStatus};
+pub use machine::{Hindrances, Machine, MachineOptions, MachineStatus, PartitionStatus};
 use parking_lot::RwLock;
 pub use participants::MachineParticipants;
 

@@ -237,5 +237,6 @@ fn reason_of(refusal: Refusal) -> UnavailableReason {
         Refusal::Halted => UnavailableReason::Halted,
         Refusal::ShuttingDown => UnavailableReason::ShuttingDown,
         Refusal::OutcomeReleased => UnavailableReason::OutcomeReleased,
+        Refusal::Draining => UnavailableReason::Draining,
     }
 }

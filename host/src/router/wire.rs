@@ -148,7 +148,7 @@ pub enum WireError {
     Format { found: u8 },
 }
 
-const REASONS: [UnavailableReason; 8] = [
+const REASONS: [UnavailableReason; 10] = [
     UnavailableReason::Overloaded,
     UnavailableReason::Expired,
     UnavailableReason::RejectionLimit,
@@ -157,6 +157,8 @@ const REASONS: [UnavailableReason; 8] = [
     UnavailableReason::Halted,
     UnavailableReason::ShuttingDown,
     UnavailableReason::OutcomeReleased,
+    UnavailableReason::Draining,
+    UnavailableReason::NotActivated,
 ];
 
 pub fn encode_submissions<'a>(submissions: impl Iterator<Item = &'a Unticketed>) -> Bytes {

@@ -39,6 +39,14 @@ pub struct Diagnostic {
     pub backtrace: Vec<String>,
 }
 
+impl std::fmt::Display for Diagnostic {
+    /// The text, then a line for each frame.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)?;
+        self.backtrace.iter().try_for_each(|frame| write!(f, "\n{frame}"))
+    }
+}
+
 /// Why a group cannot go through.
 #[derive(Clone, Debug)]
 pub enum Culprit {

@@ -50,6 +50,11 @@ impl Speculation {
         self.batches.is_empty()
     }
 
+    /// Oldest first.
+    pub fn batches(&self) -> impl Iterator<Item = &Speculative> {
+        self.batches.iter()
+    }
+
     /// The journal after the youngest proposed entry.
     pub fn journal(&self) -> Option<Journal> {
         self.batches.back().map(|batch| batch.journal)

@@ -222,6 +222,8 @@ pub enum Refusal {
     ShuttingDown,
     /// The id was decided before, and the entry that says how was released.
     OutcomeReleased,
+    /// No command on several partitions begins for a while.
+    Draining,
 }
 
 /// The answers of one request, collected until all are there.

@@ -21,11 +21,12 @@ use rocksdb::{
 use super::StoreError;
 use super::delta::Delta;
 use super::meta::Meta;
+use super::replace::{META_FILE, ROWS_FILE};
 
-type Db = DBWithThreadMode<MultiThreaded>;
+pub(super) type Db = DBWithThreadMode<MultiThreaded>;
 
-const META_KEY: &[u8] = &[0];
-const ROW_PREFIX: u8 = 1;
+pub(super) const META_KEY: &[u8] = &[0];
+pub(super) const ROW_PREFIX: u8 = 1;
 const COLUMN_FAMILY: &str = "default";
 const BLOCK_SIZE: usize = 8 << 10;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
@@ -66,10 +67,29 @@ impl Disk {
         }
         let ingest_path = dir.join("ingest.sst");
         remove_if_there(&ingest_path)?;
+        // A migration that the process did not live to finish; its entry is applied again.
+        remove_if_there(&dir.join(ROWS_FILE))?;
+        remove_if_there(&dir.join(META_FILE))?;
         let family = ColumnFamilyDescriptor::new(COLUMN_FAMILY, options.clone());
         let db = Db::open_cf_descriptors(&options, dir.join("rocks"), [family])
             .map_err(|source| StoreError::Open { path: dir.to_owned(), source })?;
         Ok(Self { db, dir: dir.to_owned(), options, ingest_path, paranoid })
+    }
+
+    pub(super) fn db(&self) -> &Db {
+        &self.db
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    pub(super) fn write_failed(&self, source: rocksdb::Error) -> StoreError {
+        self.note_damage(StoreError::Write { source })
     }
 
     fn family(&self) -> Arc<BoundColumnFamily<'_>> {
@@ -235,7 +255,7 @@ fn disk_key(key: &[u8]) -> Vec<u8> {
     out
 }
 
-fn remove_if_there(path: &Path) -> Result<(), StoreError> {
+pub(super) fn remove_if_there(path: &Path) -> Result<(), StoreError> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(StoreError::io(path, "removed")(error)),
         _ => Ok(()),

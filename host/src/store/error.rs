@@ -46,7 +46,7 @@ impl StoreError {
     }
 
     /// Whether waiting for space may help.
-    pub(super) fn is_no_space(&self) -> bool {
+    pub fn is_no_space(&self) -> bool {
         match self {
             Self::NoSpace { .. } => true,
             Self::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,

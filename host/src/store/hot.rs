@@ -140,6 +140,11 @@ impl HotTable {
         }
     }
 
+    /// Forgets every row; none may be dirty.
+    pub fn clear(&mut self) {
+        *self = Self::new(self.size_max);
+    }
+
     pub fn rows(&self) -> usize {
         self.used
     }

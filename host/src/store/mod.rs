@@ -15,6 +15,7 @@ mod hot;
 pub mod ids;
 mod meta;
 mod prefetch;
+mod replace;
 mod state;
 mod tiers;
 #[cfg(test)]
@@ -26,5 +27,6 @@ pub use disk::StoreShared;
 pub use error::StoreError;
 pub use ids::{IdIndex, IdOptions, IdRecord, IdStats};
 pub use meta::{AppliedId, Meta};
+pub use replace::{RowsFile, WrittenRows};
 pub use state::{Store, StoreOptions, StoreStats};
 pub use view::{KeyRow, View};

@@ -270,6 +270,15 @@ impl Store {
         Ok(())
     }
 
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Every row in memory may have been replaced on disk. None is dirty.
+    pub(super) fn forget_hot(&self) {
+        self.hot.lock().clear();
+    }
+
     /// The rows and the meta row as of the last apply.
     pub fn read(&self) -> View {
         let pending = self.shared.pending.lock();
@@ -283,6 +292,7 @@ impl Store {
     pub fn allow_write_up_to(&self, index: LogIndex) {
         let mut pending = self.shared.pending.lock();
         pending.durable = pending.durable.max(index);
+        self.shared.progress.notify_all();
         if pending.seq_written < pending.seq_wanted {
             self.shared.work.notify_one();
         }

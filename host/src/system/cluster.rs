@@ -17,6 +17,7 @@ use crate::peer::{Call, GroupName, Topic};
 use crate::router::Machine;
 use crate::system::directory::Directory;
 use crate::system::host::Host;
+use crate::system::key_row::KeyRow;
 use crate::system::service::{Join, TransferTo, encode};
 use crate::system::{found, steward};
 
@@ -33,6 +34,8 @@ pub struct ClusterView {
     pub node: NodeId,
     pub nodes: Vec<NodeView>,
     pub machines: Vec<MachineView>,
+    /// Keys by which nodes have signed, also nodes that are gone.
+    pub keys: Vec<KeyRow>,
 }
 
 #[derive(Clone, Debug)]
@@ -149,6 +152,7 @@ impl Cluster {
             node: host.node,
             nodes: known.into_iter().map(node).collect(),
             machines: machines.collect(),
+            keys: directory.keys,
         }
     }
 

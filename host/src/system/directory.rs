@@ -8,6 +8,7 @@ use statehouse_abi::key::split_key;
 
 use crate::ids::NodeId;
 use crate::store::{StoreError, View};
+use crate::system::key_row::KeyRow;
 use crate::system::logic::{MachineRow, SystemRow, read_row, system_prefix};
 use crate::system::module_row::ModulesRow;
 
@@ -21,6 +22,8 @@ pub struct Directory {
     pub machines: BTreeMap<String, MachineRow>,
     /// By machine.
     pub modules: BTreeMap<String, ModulesRow>,
+    /// Keys by which nodes have signed, also nodes that are gone.
+    pub keys: Vec<KeyRow>,
 }
 
 impl Directory {
@@ -38,6 +41,7 @@ impl Directory {
                 Some(SystemRow::Modules(machine, row)) => {
                     directory.modules.insert(machine, row);
                 }
+                Some(SystemRow::Keys(row)) => directory.keys = row.keys,
                 None => {}
             }
         }

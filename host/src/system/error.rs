@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::guest::GuestError;
+use crate::key::KeyError;
 use crate::partition::PartitionError;
 use crate::peer::{GroupName, PeerSetupError, SeenError};
 use crate::registry::RegistryError;
@@ -31,6 +32,8 @@ pub enum NodeError {
         "data folder belongs to a cluster of several nodes; start it as one of them, with `[peer]` in its configuration"
     )]
     HasPeers,
+    #[error("the node's key: {0}")]
+    Key(#[from] KeyError),
     #[error("peers: {0}")]
     Peers(#[from] PeerSetupError),
     #[error("what was seen of other nodes: {0}")]

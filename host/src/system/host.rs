@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::ids::{ModuleId, NodeId, PartitionId};
+use crate::key::PublicKey;
 use crate::log::{DamagedLog, Disk, EntryId};
 use crate::machine::logic::Logic;
 use crate::partition::{HaltReason, Partition, PartitionError, PartitionOptions, RunState};
@@ -29,7 +30,8 @@ use crate::system::folder::DataFolder;
 use crate::system::logic::{MachineRow, SYSTEM};
 use crate::system::modules::HostModules;
 use crate::system::node::MachineSpec;
-use crate::system::{repair, service};
+use crate::system::trouble::Troubles;
+use crate::system::{drain, repair, service};
 
 /// How often a question that nobody answered is put again.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
@@ -50,6 +52,8 @@ pub struct Opening {
 
 pub struct Host {
     pub node: NodeId,
+    /// By which others can tell what this node has signed.
+    pub key: PublicKey,
     pub folder: DataFolder,
     pub registry: Arc<Registry>,
     pub router: Arc<Router>,
@@ -81,8 +85,12 @@ pub struct Host {
     pub receiving: Mutex<BTreeSet<GroupName>>,
     /// Modules that this node is preparing, with their machine.
     pub preparing: Mutex<BTreeSet<(String, ModuleId)>>,
+    /// Activations that partitions led here could not carry out.
+    pub troubles: Troubles,
     /// Held while the node becomes part of a cluster.
     pub joining: Mutex<()>,
+    /// Held while the directory is read.
+    pub reading: Mutex<()>,
     pub stopping: CancellationToken,
 }
 
@@ -139,8 +147,10 @@ impl Host {
     }
 
     async fn open_machine(self: &Arc<Self>, name: &str, row: &MachineRow) -> Result<(), NodeError> {
+        let hindrances = drain::hindrances(&self.directory.borrow(), name);
         let machine = match self.router.find_machine(name) {
             Some(machine) => {
+                machine.set_hindrances(hindrances);
                 if machine.module_id() != ModuleId(row.module) {
                     machine.set_active(self.find_module(ModuleId(row.module)).await?);
                 }
@@ -363,6 +373,8 @@ impl Host {
 
     /// Takes over what `system` says now.
     pub fn read_directory(&self, system: &Partition) -> Result<(), PartitionError> {
+        // One after the other, so that nobody puts back what another one has read later.
+        let _turn = self.reading.lock();
         let point = system.read_stale()?;
         let directory = Directory::read(&point.view)?;
         if directory.is_founded() {

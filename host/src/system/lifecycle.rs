@@ -21,7 +21,8 @@ use crate::router::Machine;
 use crate::router::answer::Caller;
 use crate::system::cluster::{Cluster, ClusterError};
 use crate::system::directory::Directory;
-use crate::system::module_row::{Mode, ModulesRow};
+use crate::system::key_row::KeyRow;
+use crate::system::module_row::{Mode, ModulesRow, Step};
 use crate::system::steward;
 
 /// A machine's modules as this node sees them.
@@ -35,6 +36,8 @@ pub struct ModulesView {
     pub row: ModulesRow,
     /// The replicas on this node.
     pub partitions: Vec<ActiveView>,
+    /// Keys by which nodes of the cluster sign.
+    pub keys: Vec<KeyRow>,
 }
 
 /// Which module decides in a partition.
@@ -104,6 +107,8 @@ impl Cluster {
     pub async fn prepare(&self, machine: &str, module: ModuleId, wanting: &Wanting) -> Result<(), ClusterError> {
         let (system, _) = self.directory_now(wanting.deadline).await?;
         self.step(&system, "modules/prepare", machine, module, [], wanting).await?;
+        // What nodes have said before is forgotten by that; it must not be taken for what they say now.
+        self.directory_now(wanting.deadline).await?;
         let mut directory = self.host().directory.subscribe();
         let is_over = |directory: &Directory| {
             let row = directory.modules.get(machine).and_then(|row| row.find(module.0));
@@ -147,18 +152,73 @@ impl Cluster {
             By::Rollback => (Mode::Rollback, None),
         };
         let wanted = self.load(module).await?;
-        let schema = active.describe().schema;
-        check_schema(wanted.as_ref(), schema).map_err(|error| {
-            let next = match mode {
-                Mode::Rollback => "; there is no way back behind a migration: activate a newer module instead",
-                Mode::Proved | Mode::WithoutProof => "",
-            };
-            ClusterError::StepRefused(format!("the rows are of schema {schema}: {error}{next}"))
-        })?;
-        let mut body = vec![("mode", Value::text(mode.name())), ("current", Value::text(active.id().to_string()))];
+        self.check_readable(&directory, machine, active.as_ref(), wanted.as_ref(), mode)?;
+        let current = ("current", Value::text(active.id().to_string()));
+        if mode == Mode::Rollback {
+            return self.roll_back(&system, &directory, machine, module, current, wanting).await;
+        }
+        let mut body = vec![("mode", Value::text(mode.name())), current];
         body.extend(proof.map(|proof| ("proof", Value::Text(proof))));
         self.step(&system, "modules/activate", machine, module, body, wanting).await?;
         self.wait_until_active(machine, module, wanting.deadline).await
+    }
+
+    /// Goes back once nothing is under way between partitions.
+    async fn roll_back(
+        &self,
+        system: &Machine,
+        directory: &Directory,
+        machine: &str,
+        module: ModuleId,
+        current: (&'static str, Value),
+        wanting: &Wanting,
+    ) -> Result<(), ClusterError> {
+        let draining = |directory: &Directory| directory.modules.get(machine).and_then(ModulesRow::draining);
+        // The same call again goes on waiting.
+        if draining(directory).is_none_or(|(draining, _)| draining != module.0) {
+            self.step(system, "modules/drain", machine, module, [current], wanting).await?;
+            self.directory_now(wanting.deadline).await?;
+        }
+        let mut directory = self.host().directory.subscribe();
+        let is_over = directory.wait_for(|directory| draining(directory).is_none());
+        if !matches!(tokio::time::timeout_at(wanting.deadline, is_over).await, Ok(Ok(_))) {
+            return Err(ClusterError::Deadline);
+        }
+        let known = directory.borrow().clone();
+        let newest =
+            known.modules.get(machine).and_then(|row| row.steps.iter().rev().find(|step| step.module == module.0));
+        if let Some(Step::NotDrained { problem }) = newest.map(|step| &step.what) {
+            return Err(ClusterError::StepRefused(format!(
+                "not rolled back, for what is under way between partitions was not over in time: {problem}; look at \
+                 `GET /v1/{machine}/commands?state=in_flight` and at `statehouse cluster status`, and ask again"
+            )));
+        }
+        self.wait_until_active(machine, module, wanting.deadline).await
+    }
+
+    /// Whether the module reads the rows of every partition as they are: one may have migrated where another could not.
+    fn check_readable(
+        &self,
+        directory: &Directory,
+        machine: &str,
+        active: &dyn Logic,
+        wanted: &dyn Logic,
+        mode: Mode,
+    ) -> Result<(), ClusterError> {
+        let mut schemas: Vec<u32> =
+            self.modules_of(directory, machine)?.partitions.iter().map(|partition| partition.schema).collect();
+        if schemas.is_empty() {
+            schemas.push(active.describe().schema);
+        }
+        schemas.into_iter().try_for_each(|schema| {
+            check_schema(wanted, schema).map_err(|error| {
+                let next = match mode {
+                    Mode::Rollback => "; there is no way back behind a migration: activate a newer module instead",
+                    Mode::Proved | Mode::WithoutProof => "",
+                };
+                ClusterError::StepRefused(format!("the rows are of schema {schema}: {error}{next}"))
+            })
+        })
     }
 
     /// The head of a partition's journal after an entry, if this node has that entry.
@@ -177,6 +237,15 @@ impl Cluster {
             }
             if view.partitions.iter().all(is_there) {
                 return Ok(());
+            }
+            let mut failed = view.row.not_activated(view.activation).filter(|(id, _)| {
+                view.partitions.iter().any(|partition| partition.partition.0 == *id && !is_there(partition))
+            });
+            if let Some((partition, problem)) = failed.next() {
+                return Err(ClusterError::StepRefused(format!(
+                    "it is the active module now, but partition {partition} cannot activate it and takes no commands: {problem}; go back with \
+                     `statehouse module rollback`, or stage and activate a repaired module"
+                )));
             }
             if deadline <= Instant::now() {
                 return Err(ClusterError::Deadline);
@@ -226,6 +295,7 @@ impl Cluster {
             activation: row.activation,
             row: directory.modules.get(machine).cloned().unwrap_or_default(),
             partitions: partitions.collect(),
+            keys: directory.keys.clone(),
         })
     }
 

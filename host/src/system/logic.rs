@@ -10,12 +10,15 @@ use statehouse_guest::{
     Rejections, Tx, Value, View, module, role,
 };
 
-use crate::ids::{Micros, ModuleId};
+use crate::ids::Micros;
 use crate::limits::SLOT_COUNT;
+use crate::system::key_row::{KEYS, KeyRow, KeysRow, RecordKey, plan_key};
+use crate::system::module_plan::{parse_module, plan_module, refusal};
 use crate::system::module_row::{
-    ActivateModule, MODULES, Mode, ModulePrepared, ModulesRow, PrepareModule, StageModule, Step, StepRow, Wish,
-    modules_suffix, step_value,
+    ActivateModule, DrainModule, MODULES, ModuleNotActivated, ModuleNotDrained, ModulePrepared, ModulesRow,
+    PrepareModule, StageModule, Step, StepRow, Wish, modules_suffix, step_value,
 };
+use crate::system::values::{event_value, machine_value, nodes_value};
 
 /// Name of the machine whose partition 0 holds what the cluster knows of itself.
 pub const SYSTEM: &str = "system";
@@ -89,6 +92,18 @@ pub enum Command {
     /// Makes a module the active one
     #[command(path = "modules/activate", response = ActivateModule)]
     ActivateModule(ActivateModule),
+    /// Asks that nothing begins between partitions until a module is gone back to
+    #[command(path = "modules/drain", response = DrainModule)]
+    DrainModule(DrainModule),
+    /// Says what is still under way between partitions
+    #[command(path = "modules/not_drained", response = ModuleNotDrained)]
+    ModuleNotDrained(ModuleNotDrained),
+    /// Says why a partition cannot carry out an activation
+    #[command(path = "modules/not_activated", response = ModuleNotActivated)]
+    ModuleNotActivated(ModuleNotActivated),
+    /// Says by which key a node signs
+    #[command(path = "nodes/key", response = RecordKey)]
+    RecordKey(RecordKey),
 }
 
 #[derive(Rejections)]
@@ -141,6 +156,24 @@ pub enum Rejection {
         detail = "there is no certificate: make one with `statehouse audit replay --certificate`, or say `--without-proof`"
     )]
     NotProved,
+    /// A rollback is under way
+    #[rejection(
+        status = 409,
+        detail = "a rollback waits until what is under way between partitions is over: look at `statehouse module log`, and ask again"
+    )]
+    Draining,
+    /// Something else has happened since
+    #[rejection(status = 409, detail = "this is not so any more, or is recorded already")]
+    OutOfDate,
+    /// Another node has the key
+    #[rejection(
+        status = 409,
+        detail = "the key is that of node {node}: a data folder was copied; remove `node.key` from the copy, and start it again"
+    )]
+    KeyOfOther { node: u64 },
+    /// Too many keys
+    #[rejection(status = 409, detail = "the node has had too many keys: remove it, and add it again under a new id")]
+    TooManyKeys,
 }
 
 /// What `system` knows of a machine.
@@ -191,6 +224,7 @@ pub enum Op {
     RemoveNode { id: u64 },
     CreateMachine { name: String, partitions: u32, module: [u8; 32] },
     Module { machine: String, module: [u8; 32], by: String, wish: Wish },
+    RecordKey { node: u64, key: [u8; 32] },
 }
 
 #[derive(BorshSerialize, BorshDeserialize)]
@@ -217,6 +251,10 @@ pub enum Event {
         wish: Wish,
         number: u64,
     },
+    KeyRecorded {
+        node: u64,
+        key: [u8; 32],
+    },
 }
 
 pub struct System;
@@ -232,6 +270,7 @@ impl Module for System {
         Named { name: "NodeRemoved", summary: "A node was removed for good" },
         Named { name: "MachineCreated", summary: "A machine was created" },
         Named { name: "ModuleStepped", summary: "A module was staged, prepared or activated" },
+        Named { name: "KeyRecorded", summary: "A node said by which key it signs" },
     ];
 
     type Command = Command;
@@ -263,14 +302,22 @@ impl Module for System {
             Command::AddNode(node) => Op::AddNode { node: node_row(node) },
             Command::RemoveNode(remove) => Op::RemoveNode { id: remove.id.unsigned_abs() },
             Command::CreateMachine(create) => plan_machine(create)?,
+            Command::RecordKey(record) => plan_key(record)?,
             Command::StageModule(_)
             | Command::PrepareModule(_)
             | Command::ModulePrepared(_)
-            | Command::ActivateModule(_) => unreachable!("planned before"),
+            | Command::ActivateModule(_)
+            | Command::DrainModule(_)
+            | Command::ModuleNotDrained(_)
+            | Command::ModuleNotActivated(_) => unreachable!("planned before"),
         };
         let step = planner.step(op, CLUSTER).key(NODES);
-        if let Command::CreateMachine(create) = command {
-            step.key(ACTIVATIONS).key(create.name.as_bytes()).key(modules_suffix(&create.name));
+        match command {
+            Command::CreateMachine(create) => {
+                step.key(ACTIVATIONS).key(create.name.as_bytes()).key(modules_suffix(&create.name));
+            }
+            Command::RecordKey(_) => drop(step.key(KEYS)),
+            _ => {}
         }
         Ok(())
     }
@@ -304,6 +351,13 @@ impl Module for System {
                 let number = last + u64::from(matches!(wish, Wish::Activate { .. }));
                 let (machine, by, wish) = (machine.clone(), by.clone(), wish.clone());
                 events.emit(Event::ModuleStepped { machine, module: *module, by, wish, number });
+            }
+            Op::RecordKey { node, .. } if !known.contains(*node) => return Err(Rejection::UnknownNode),
+            Op::RecordKey { node, key } => {
+                let keys: KeysRow = view.read(KEYS).unwrap_or_default();
+                if keys.check(*node, *key)? {
+                    events.emit(Event::KeyRecorded { node: *node, key: *key });
+                }
             }
         }
         Ok(())
@@ -341,6 +395,12 @@ impl Module for System {
                 }
                 return;
             }
+            Event::KeyRecorded { node, key } => {
+                let mut keys: KeysRow = tx.read(KEYS).unwrap_or_default();
+                keys.keys.push(KeyRow { node: *node, key: *key, time: tx.time() });
+                tx.write(KEYS, &keys);
+                return;
+            }
         }
         tx.write(NODES, &nodes);
     }
@@ -356,6 +416,9 @@ impl Module for System {
     fn render_row(_: &[u8], suffix: &[u8], row: &[u8]) -> Value {
         if suffix == NODES {
             return borsh::from_slice::<NodesRow>(row).map_or(Value::Null, |row| nodes_value(&row.nodes));
+        }
+        if suffix == KEYS {
+            return borsh::from_slice::<KeysRow>(row).map_or(Value::Null, |row| row.value());
         }
         if suffix.starts_with(MODULES.as_bytes()) {
             let read = borsh::from_slice::<ModulesRow>(row);
@@ -377,77 +440,8 @@ fn plan_machine(create: &CreateMachine) -> Result<Op, Refusal> {
     Ok(Op::CreateMachine { name: create.name.clone(), partitions: create.partitions, module: module.0 })
 }
 
-/// The op of a step in a module's life; nothing when the command is about something else.
-fn plan_module(command: &Command, caller: &Caller<'_>) -> Result<Option<(String, Op)>, Refusal> {
-    let (machine, module, wish) = match command {
-        Command::StageModule(StageModule { machine, module, version, schema, size }) => {
-            let wish = Wish::Stage { version: version.clone(), schema: *schema, size: *size };
-            (machine, module, wish)
-        }
-        Command::PrepareModule(PrepareModule { machine, module }) => (machine, module, Wish::Prepare),
-        Command::ModulePrepared(ModulePrepared { machine, module, node, engine, problem }) => {
-            let (engine, problem) = (engine.clone(), problem.clone());
-            (machine, module, Wish::Prepared { node: node.unsigned_abs(), engine, problem })
-        }
-        Command::ActivateModule(ActivateModule { machine, module, mode, current, proof }) => {
-            let detail = "the mode is proved, without_proof or rollback";
-            let mode = Mode::parse(mode).ok_or_else(|| refusal("invalid_mode", 422, detail, Some("mode")))?;
-            if mode == Mode::WithoutProof && !caller.has_role(role::ADMIN) {
-                return Err(refusal("forbidden", 403, "only an admin activates a module without proof", None));
-            }
-            let from = parse_module(current)?.0;
-            (machine, module, Wish::Activate { from, mode, proof: proof.clone() })
-        }
-        _ => return Ok(None),
-    };
-    let module = parse_module(module)?.0;
-    let by = caller.name.to_owned();
-    Ok(Some((machine.clone(), Op::Module { machine: machine.clone(), module, by, wish })))
-}
-
-fn parse_module(text: &str) -> Result<ModuleId, Refusal> {
-    let detail = "the module's id is 64 hexadecimal digits";
-    text.parse().map_err(|_| refusal("invalid_module", 422, detail, Some("module")))
-}
-
-fn refusal(code: &str, status: u16, detail: &str, field: Option<&str>) -> Refusal {
-    Refusal { code: code.to_owned(), status, detail: detail.to_owned(), field: field.map(str::to_owned) }
-}
-
 fn node_row(node: &Node) -> NodeRow {
     NodeRow { id: node.id.unsigned_abs(), peer: node.peer.clone() }
-}
-
-fn event_value(event: &Event) -> Value {
-    match event {
-        Event::ClusterFounded { nodes } => nodes_value(nodes),
-        Event::NodeAdded { node } => node_value(node),
-        Event::NodeRemoved { id } => Value::map([("id", Value::Int((*id).into()))]),
-        Event::MachineCreated { name, row } => machine_value(name, row),
-        Event::ModuleStepped { machine, module, by, wish, number } => {
-            let mut row = ModulesRow::default();
-            row.grant(*module, wish, by, Micros(0), *number);
-            let step = row.steps.first().map_or(Value::Null, step_value);
-            Value::map([("machine", Value::text(machine.as_str())), ("step", step)])
-        }
-    }
-}
-
-fn nodes_value(nodes: &[NodeRow]) -> Value {
-    Value::map([("nodes", Value::Array(nodes.iter().map(node_value).collect()))])
-}
-
-fn node_value(node: &NodeRow) -> Value {
-    Value::map([("id", Value::Int(node.id.into())), ("peer", Value::text(node.peer.as_str()))])
-}
-
-fn machine_value(name: &str, row: &MachineRow) -> Value {
-    Value::map([
-        ("name", Value::text(name)),
-        ("partitions", Value::Int(row.partitions.into())),
-        ("module", Value::text(ModuleId(row.module).to_string())),
-        ("activation", Value::Int(row.activation.into())),
-    ])
 }
 
 /// What a row of the system's entity says.
@@ -456,6 +450,7 @@ pub enum SystemRow {
     Machine(String, MachineRow),
     /// Of the machine with this name.
     Modules(String, ModulesRow),
+    Keys(KeysRow),
 }
 
 /// Reads a row of `system`; nothing for those that only count.
@@ -463,6 +458,7 @@ pub fn read_row(suffix: &[u8], row: &[u8]) -> Option<SystemRow> {
     match suffix {
         ACTIVATIONS => None,
         NODES => borsh::from_slice(row).ok().map(SystemRow::Nodes),
+        KEYS => borsh::from_slice(row).ok().map(SystemRow::Keys),
         name => {
             let name = std::str::from_utf8(name).ok()?;
             if let Some(machine) = name.strip_prefix(MODULES) {

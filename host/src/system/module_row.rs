@@ -81,6 +81,51 @@ pub struct ActivateModule {
     pub proof: Option<String>,
 }
 
+#[derive(Body)]
+pub struct DrainModule {
+    /// Name of the machine
+    #[body(name, max_chars = 32)]
+    pub machine: String,
+    /// The module that is gone back to
+    #[body(max_chars = 64)]
+    pub module: String,
+    /// The module that is active, as far as whoever asks knows
+    #[body(max_chars = 64)]
+    pub current: String,
+}
+
+#[derive(Body)]
+pub struct ModuleNotDrained {
+    /// Name of the machine
+    #[body(name, max_chars = 32)]
+    pub machine: String,
+    /// The module that was to be gone back to
+    #[body(max_chars = 64)]
+    pub module: String,
+    /// What was still under way
+    #[body(max_chars = 200)]
+    pub problem: String,
+}
+
+#[derive(Body)]
+pub struct ModuleNotActivated {
+    /// Name of the machine
+    #[body(name, max_chars = 32)]
+    pub machine: String,
+    /// The module's id
+    #[body(max_chars = 64)]
+    pub module: String,
+    /// Number of the activation
+    #[body(min = 1)]
+    pub number: i64,
+    /// The partition that cannot carry it out
+    #[body(min = 0, max = 4095)]
+    pub partition: i64,
+    /// Why not
+    #[body(max_chars = 200)]
+    pub problem: String,
+}
+
 /// Why a module may become active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
@@ -151,11 +196,31 @@ pub struct StepRow {
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
 pub enum Step {
-    Created { number: u64 },
+    Created {
+        number: u64,
+    },
     Staged,
     PrepareAsked,
-    Prepared { node: u64, problem: Option<String> },
-    Activated { number: u64, mode: Mode, proof: Option<String> },
+    Prepared {
+        node: u64,
+        problem: Option<String>,
+    },
+    Activated {
+        number: u64,
+        mode: Mode,
+        proof: Option<String>,
+    },
+    /// A partition goes on with the module it has, and takes no commands until another one becomes active.
+    NotActivated {
+        number: u64,
+        partition: u32,
+        problem: String,
+    },
+    /// No command on several partitions begins until the module is gone back to.
+    DrainAsked,
+    NotDrained {
+        problem: String,
+    },
 }
 
 impl Step {
@@ -168,6 +233,9 @@ impl Step {
             Self::Prepared { .. } => "not_prepared",
             Self::Activated { mode: Mode::Rollback, .. } => "rolled_back",
             Self::Activated { .. } => "activated",
+            Self::NotActivated { .. } => "not_activated",
+            Self::DrainAsked => "rollback",
+            Self::NotDrained { .. } => "not_rolled_back",
         }
     }
 }
@@ -180,6 +248,9 @@ pub enum Wish {
     Prepare,
     Prepared { node: u64, engine: String, problem: Option<String> },
     Activate { from: [u8; 32], mode: Mode, proof: Option<String> },
+    NotActivated { number: u64, partition: u32, problem: String },
+    Drain { from: [u8; 32] },
+    NotDrained { problem: String },
 }
 
 impl ModulesRow {
@@ -193,6 +264,43 @@ impl ModulesRow {
         self.steps.iter().any(|step| step.module == module && is_active(step))
     }
 
+    /// The module that is to be gone back to once nothing is under way between partitions, and since when.
+    pub fn draining(&self) -> Option<([u8; 32], Micros)> {
+        let newest = self.steps.iter().rev().find(|step| {
+            matches!(
+                step.what,
+                Step::DrainAsked | Step::NotDrained { .. } | Step::Activated { .. } | Step::Created { .. }
+            )
+        })?;
+        matches!(newest.what, Step::DrainAsked).then_some((newest.module, Micros(newest.time)))
+    }
+
+    /// How often a rollback was asked for or given up, as far as the row goes back.
+    pub fn drains(&self) -> usize {
+        self.steps.iter().filter(|step| matches!(step.what, Step::DrainAsked | Step::NotDrained { .. })).count()
+    }
+
+    /// The module that the machine was created with.
+    pub fn created(&self) -> Option<ModuleId> {
+        let is_created = |step: &&StepRow| matches!(step.what, Step::Created { .. });
+        self.steps.iter().find(is_created).map(|step| ModuleId(step.module))
+    }
+
+    /// Whether a module more would push out none.
+    pub fn has_room(&self) -> bool {
+        self.modules.len() < MODULES_MAX
+    }
+
+    /// The partitions that could not carry out an activation, each with what hindered it.
+    pub fn not_activated(&self, wanted: u64) -> impl Iterator<Item = (u32, &str)> {
+        self.steps.iter().filter_map(move |step| match &step.what {
+            Step::NotActivated { number, partition, problem } if *number == wanted => {
+                Some((*partition, problem.as_str()))
+            }
+            _ => None,
+        })
+    }
+
     /// Whether a wish can be granted, where the cluster has these nodes.
     pub fn check(&self, machine: &MachineRow, module: [u8; 32], wish: &Wish, nodes: &[u64]) -> Result<(), Rejection> {
         let staged = || self.find(module).ok_or(Rejection::NotStaged { module: ModuleId(module).to_string() });
@@ -200,8 +308,23 @@ impl ModulesRow {
             Wish::Stage { .. } => Ok(()),
             Wish::Prepare => staged().map(drop),
             Wish::Prepared { .. } => staged().map(drop),
+            Wish::NotActivated { number, partition, .. } => {
+                let is_known = self.not_activated(*number).any(|(known, _)| known == *partition);
+                let is_current = machine.module == module && machine.activation == *number && !is_known;
+                if is_current { Ok(()) } else { Err(Rejection::OutOfDate) }
+            }
+            Wish::NotDrained { .. } if self.draining().is_some_and(|(draining, _)| draining == module) => Ok(()),
+            Wish::NotDrained { .. } => Err(Rejection::OutOfDate),
+            Wish::Drain { .. } if machine.module == module => Err(Rejection::AlreadyActive),
+            Wish::Drain { from } if machine.module != *from => Err(Rejection::OtherActive),
+            Wish::Drain { .. } if self.draining().is_some() => Err(Rejection::Draining),
+            Wish::Drain { .. } if self.was_active(module) => Ok(()),
+            Wish::Drain { .. } => Err(Rejection::NeverActive),
             Wish::Activate { .. } if machine.module == module => Err(Rejection::AlreadyActive),
             Wish::Activate { from, .. } if machine.module != *from => Err(Rejection::OtherActive),
+            Wish::Activate { .. } if self.draining().is_some_and(|(draining, _)| draining != module) => {
+                Err(Rejection::Draining)
+            }
             Wish::Activate { mode: Mode::Rollback, .. } if self.was_active(module) => Ok(()),
             Wish::Activate { mode: Mode::Rollback, .. } => Err(Rejection::NeverActive),
             Wish::Activate { mode, proof, .. } => {
@@ -253,6 +376,11 @@ impl ModulesRow {
                 Step::Prepared { node: *node, problem: problem.clone() }
             }
             Wish::Activate { mode, proof, .. } => Step::Activated { number, mode: *mode, proof: proof.clone() },
+            Wish::NotActivated { number, partition, problem } => {
+                Step::NotActivated { number: *number, partition: *partition, problem: problem.clone() }
+            }
+            Wish::Drain { .. } => Step::DrainAsked,
+            Wish::NotDrained { problem } => Step::NotDrained { problem: problem.clone() },
         };
         self.step(StepRow { time: time.0, by: by.to_owned(), module, what });
         let surplus = self.modules.len().saturating_sub(MODULES_MAX);
@@ -285,7 +413,13 @@ pub fn step_value(step: &StepRow) -> Value {
     let mut add = |name: &str, value: Value| members.push((name.to_owned(), value));
     match &step.what {
         Step::Created { number } => add("activation", Value::Int((*number).into())),
-        Step::Staged | Step::PrepareAsked => {}
+        Step::Staged | Step::PrepareAsked | Step::DrainAsked => {}
+        Step::NotDrained { problem } => add("problem", Value::text(problem.as_str())),
+        Step::NotActivated { number, partition, problem } => {
+            add("activation", Value::Int((*number).into()));
+            add("partition", Value::Int((*partition).into()));
+            add("problem", Value::text(problem.as_str()));
+        }
         Step::Prepared { node, problem } => {
             add("node", Value::Int((*node).into()));
             if let Some(problem) = problem {

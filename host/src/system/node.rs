@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::guest::{Engine, EngineOptions};
 use crate::ids::{ClusterId, NodeId};
+use crate::key::NodeKey;
 use crate::log::Disk;
 use crate::machine::logic::Logic;
 use crate::machine::native::Native;
@@ -38,7 +39,8 @@ use crate::system::folder::DataFolder;
 use crate::system::host::{Host, Opening};
 use crate::system::logic::System;
 use crate::system::service::HostService;
-use crate::system::{found, in_transit, retention, steward, vigil};
+use crate::system::trouble::Troubles;
+use crate::system::{found, in_transit, retention, signer, steward, vigil};
 
 /// How long a partition may take to elect itself, or a machine to be created.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -136,6 +138,7 @@ impl Node {
         let clocks = Arc::new(Clocks::new(options.clock.clone(), skew_max));
         let host = Arc::new(Host {
             node: options.node,
+            key: NodeKey::of_folder(folder.path())?.public(),
             registry,
             router: Arc::new(Router::default()),
             // Alone there is nobody whose clock could say that this one is wrong.
@@ -163,7 +166,9 @@ impl Node {
             system: RwLock::default(),
             receiving: Mutex::default(),
             preparing: Mutex::default(),
+            troubles: Troubles::default(),
             joining: Mutex::default(),
+            reading: Mutex::default(),
             stopping: CancellationToken::new(),
             folder,
         });
@@ -247,6 +252,7 @@ async fn open_alone(host: &Arc<Host>) -> Result<(), NodeError> {
     host.clocks.on_round();
     host.open_system(system_logic(host)).await?;
     tokio::spawn(steward::run(host.clone()));
+    tokio::spawn(signer::run(host.clone()));
     let deadline = Instant::now() + START_TIMEOUT;
     let directory = host.wait_until_created(deadline).await?;
     for spec in &host.specs {
@@ -315,6 +321,7 @@ pub(super) async fn start_member(host: Arc<Host>) {
         return;
     }
     tokio::spawn(steward::run(host.clone()));
+    tokio::spawn(signer::run(host.clone()));
     tokio::spawn(host.clone().keep_open());
     tokio::spawn(host.follow_directory());
 }

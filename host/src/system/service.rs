@@ -11,9 +11,10 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt, StreamExt};
 use minicbor::{Decode, Encode};
+use tokio::time::Instant;
 
 use crate::consensus::{AppendReply, ConsensusError, PeerError, PeerReply, PeerRequest};
-use crate::ids::{Head, JournalIndex, LogIndex, Micros, ModuleId, NodeId, PartitionId, Term};
+use crate::ids::{CommandId, Head, JournalIndex, LogIndex, Micros, ModuleId, NodeId, PartitionId, Term};
 use crate::log::EntryId;
 use crate::partition::Partition;
 use crate::peer::{Call, GroupName, Network, Seen, Service, ServiceError, Topic};
@@ -239,6 +240,7 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
             replica()?.group().transfer_to(NodeId(to)).await.map_err(failed)?;
             Ok(Bytes::new())
         }
+        Topic::Panic | Topic::Drain => answer_about(replica()?.as_ref(), topic, &body, patience).await,
         Topic::Status => {
             let cluster = host.folder.identity().map(|identity| identity.cluster.clone());
             Ok(Bytes::from(cluster.unwrap_or_default()))
@@ -254,6 +256,22 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
             Err(ServiceError::Malformed(format!("{topic:?} is not asked so")))
         }
     }
+}
+
+/// What a replica is asked about its commands.
+async fn answer_about(
+    replica: &Partition,
+    topic: Topic,
+    body: &[u8],
+    patience: Duration,
+) -> Result<Bytes, ServiceError> {
+    if topic == Topic::Panic {
+        let id = body.try_into().map(CommandId);
+        let id = id.map_err(|_| ServiceError::Malformed("a command's id has 16 bytes".to_owned()))?;
+        return Ok(replica.find_panic(id).map_or_else(Bytes::new, |panic| Bytes::from(panic.to_string())));
+    }
+    let is_drained = replica.drain(Instant::now() + patience).await.map_err(failed)?;
+    Ok(Bytes::copy_from_slice(&[u8::from(is_drained)]))
 }
 
 /// Only members of a cluster ask each other for the time: one that asks a node without a cluster counts on what that node has lost.

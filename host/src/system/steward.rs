@@ -27,7 +27,7 @@ use crate::system::host::Host;
 use crate::system::lifecycle::Wanting;
 use crate::system::logic::SYSTEM;
 use crate::system::node::stage;
-use crate::system::prepare;
+use crate::system::{drain, prepare, trouble};
 
 /// How often the steward looks.
 const ROUND: Duration = Duration::from_millis(100);
@@ -100,7 +100,11 @@ async fn found_and_create(host: &Arc<Host>, directory: &Directory) {
         let nodes = Value::Array(identity.peers.iter().map(node).collect());
         command(&system, "found", Value::map([("nodes", nodes)]), Instant::now() + CHANGE_PATIENCE).await
     } else {
-        create_missing(host, &system, directory).await
+        drain::tend(host, &system, directory).await;
+        match create_missing(host, &system, directory).await {
+            Ok(()) => describe_created(host, &system, directory).await,
+            failed => failed,
+        }
     };
     if let Err(error) = result {
         tracing::warn!(%error, "a change of the directory is to be tried again");
@@ -125,6 +129,25 @@ async fn create_missing(host: &Arc<Host>, system: &Machine, directory: &Director
     Ok(())
 }
 
+/// Makes the modules known that machines were created with, so that they can be named like all others.
+async fn describe_created(host: &Host, system: &Machine, directory: &Directory) -> Result<(), ClusterError> {
+    for (machine, modules) in directory.modules.iter().filter(|(_, modules)| modules.has_room()) {
+        let Some(module) = modules.created().filter(|module| modules.find(module.0).is_none()) else { continue };
+        // Where it is not here yet, it is on its way.
+        let (Ok(logic), Ok(wasm)) = (host.registry.find(module), host.registry.read(module)) else { continue };
+        let describe = logic.describe();
+        let body = Value::map([
+            ("machine", Value::text(machine.as_str())),
+            ("module", Value::text(module.to_string())),
+            ("version", Value::text(describe.version.as_str())),
+            ("schema", Value::Int(describe.schema.into())),
+            ("size", Value::Int(wasm.len() as i128)),
+        ]);
+        command(system, "modules/stage", body, Instant::now() + CHANGE_PATIENCE).await?;
+    }
+    Ok(())
+}
+
 /// One step towards what a partition that is led here should be.
 async fn tend(
     host: &Host,
@@ -135,8 +158,11 @@ async fn tend(
     settled: &impl Fn(&NodeId) -> bool,
 ) -> Result<(), ConsensusError> {
     if let Some((module, number)) = module_wanted(host, directory, group, partition) {
-        activate(host, group, partition, module, number).await;
-        return Ok(());
+        if host.troubles.is_due(group, number) {
+            activate(host, group, partition, module, number).await;
+            return Ok(());
+        }
+        // As long as it waits, its members and leader are looked after.
     }
     let raft = partition.group();
     let metrics = raft.metrics();
@@ -180,8 +206,10 @@ async fn activate(host: &Host, group: &GroupName, partition: &Partition, module:
     let Ok(logic) = host.registry.find(module) else { return };
     let activation = Activation { module, schema: logic.describe().schema, number };
     match partition.activate(activation, Instant::now() + CHANGE_PATIENCE).await {
-        Ok(_) => {}
-        Err(error @ PartitionError::NotActivated { .. }) => tracing::error!(%group, %error, "to be tried again"),
+        Ok(_) => host.troubles.on_activated(group),
+        Err(PartitionError::NotActivated { reason, .. }) => {
+            trouble::report(host, group, module, number, &reason).await;
+        }
         Err(error) => tracing::debug!(%group, %error, "the module is to be activated again"),
     }
 }

@@ -3,6 +3,8 @@
 //! In: the command `act` with what to do. It panics, loops, hoards memory, recurses without end, touches keys it has not
 //! declared, lets `apply` disagree with `execute` through a global, or decides by what no module may see: how the batch was
 //! cut (`count`), how deep the engine's stack is (`deep`). Never use it for anything else.
+//!
+//! Compiled with the variable `FAULTY_NEXT` it is its own successor: another schema, and a migration that a poisoned row traps (`poison`).
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -35,12 +37,17 @@ fn descend(depth: u64) -> u64 {
 
 const VALUE: &[u8] = b"value";
 
+/// What cannot be migrated.
+const POISON: u64 = u64::MAX;
+
+const IS_NEXT: bool = option_env!("FAULTY_NEXT").is_some();
+
 #[derive(Body)]
 pub struct Act {
     /// The account
     #[body(name, max_chars = 64)]
     pub account: String,
-    /// What to do: `add`, `reject`, `panic`, `drift`, `wander`, `count`, `deep`, `loop`, `bomb` or `recurse`
+    /// What to do: `add`, `reject`, `panic`, `drift`, `wander`, `count`, `deep`, `loop`, `bomb`, `recurse` or `poison`
     #[body(max_chars = 16)]
     pub what: String,
     /// Chosen by the client
@@ -73,6 +80,7 @@ pub enum Event {
     Wandered,
     /// How many acts of this call there were before it, by a global.
     Counted(u64),
+    Poisoned,
 }
 
 pub struct Faulty;
@@ -80,7 +88,9 @@ pub struct Faulty;
 #[module]
 impl Module for Faulty {
     const NAME: &'static str = "faulty";
-    const SCHEMA: u32 = 1;
+    const VERSION: &'static str = if IS_NEXT { "0.2.0" } else { "0.1.0" };
+    const SCHEMA: u32 = if IS_NEXT { 2 } else { 1 };
+    const ACCEPTS: &'static [u32] = if IS_NEXT { &[1] } else { &[] };
 
     type Command = Command;
     type Query = NoQueries;
@@ -115,6 +125,7 @@ impl Module for Faulty {
                 events.emit(Event::Drifted);
             }
             "count" => events.emit(Event::Counted(CALLS.fetch_add(1, Ordering::Relaxed))),
+            "poison" => events.emit(Event::Poisoned),
             "deep" => events.emit(Event::Counted(descend(DEEP))),
             "wander" => {
                 let _: Option<u64> = view.read(b"elsewhere");
@@ -134,11 +145,23 @@ impl Module for Faulty {
                 tx.write(VALUE, &(value + 1000 + calls));
             }
             Event::Counted(count) => tx.write(VALUE, &value.wrapping_add(*count)),
+            Event::Poisoned => tx.write(VALUE, &POISON),
             Event::Wandered => {
                 let seen: u64 = tx.read(b"elsewhere").unwrap_or(0);
                 tx.write(b"elsewhere", &(seen + 1));
             }
         }
+    }
+
+    /// Every row is one more.
+    fn migrate(_: u32, _: &[u8], rows: &[Row]) -> Result<Vec<Row>, String> {
+        let migrated = rows.iter().filter_map(|row| {
+            let bytes: [u8; 8] = row.row.as_deref()?.try_into().ok()?;
+            let value = u64::from_le_bytes(bytes);
+            assert!(value != POISON, "a poisoned row cannot be migrated");
+            Some(Row { key: row.key.clone(), row: Some((value + 1).to_le_bytes().to_vec()) })
+        });
+        Ok(migrated.collect())
     }
 
     fn render_response(_: &Done<'_, Self>) -> Value {

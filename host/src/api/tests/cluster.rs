@@ -11,12 +11,12 @@ use crate::api::route::find_host_route;
 use crate::ids::{Head, JournalIndex, Micros, NodeId, PartitionId, Position, Term};
 use crate::system::ClusterError;
 use crate::system::cluster::{ClusterView, MachineView, NodeView, ReplicaView};
+use crate::system::key_row::KeyRow;
 
-#[test]
-fn a_view_is_a_page_of_fixed_names() {
+fn replica() -> ReplicaView {
     let position =
         Position { partition: PartitionId(0), index: JournalIndex(42), n: 1, head8: [0x1a, 0x2b, 0x3c, 0x4d] };
-    let replica = ReplicaView {
+    ReplicaView {
         partition: PartitionId(0),
         leader: Some(NodeId(2)),
         term: Term(3),
@@ -26,7 +26,12 @@ fn a_view_is_a_page_of_fixed_names() {
         time: Micros(1_000_000),
         head: Head::ZERO,
         state: "running".into(),
-    };
+    }
+}
+
+#[test]
+fn a_view_is_a_page_of_fixed_names() {
+    let replica = replica();
     let node = NodeView {
         id: NodeId(2),
         peer: "n2:7000".into(),
@@ -35,7 +40,8 @@ fn a_view_is_a_page_of_fixed_names() {
         clock_ahead: Some(Micros(-5)),
     };
     let machines = vec![MachineView { name: "purse".into(), partitions: vec![replica] }];
-    let view = ClusterView { cluster: Some("c".into()), node: NodeId(1), nodes: vec![node], machines };
+    let keys = vec![KeyRow { node: 1, key: [0xab; 32], time: 1_772_600_767_000_001 }];
+    let view = ClusterView { cluster: Some("c".into()), node: NodeId(1), nodes: vec![node], machines, keys };
     let page = ClusterPage { version: "1.2.3".into(), ..ClusterPage::new(view, true) };
     let json = serde_json::to_string_pretty(&page).expect("a page is JSON");
     expect![[r#"
@@ -74,6 +80,13 @@ fn a_view_is_a_page_of_fixed_names() {
                   "state": "running"
                 }
               ]
+            }
+          ],
+          "keys": [
+            {
+              "node": 1,
+              "key": "abababababababababababababababababababababababababababababababab",
+              "since": "2026-03-04T05:06:07.000001Z"
             }
           ]
         }"#]]

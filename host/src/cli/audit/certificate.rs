@@ -1,8 +1,9 @@
 //! `statehouse audit certificate verify`: whether a certificate is what a node has signed. Works without any node and any network.
 //!
-//! Exit codes: 0 it is, 1 it is not.
+//! In: a certificate; where it is given, the key that must have signed it, or a data folder whose `system` says which keys are the nodes'.
+//! Out: who has signed it, and what it says. Exit codes: 0 it is what a node has signed, 1 it is not.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -10,10 +11,13 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::api::print_time;
+use crate::audit::Source;
 use crate::audit::certificate::{Certificate, verify};
+use crate::audit::signers::signers;
 use crate::cli::output::{print, print_json, table};
 use crate::ids::Micros;
 use crate::key::PublicKey;
+use crate::system::key_row::KeyRow;
 
 /// Certificates of replays
 #[derive(Subcommand)]
@@ -29,6 +33,12 @@ pub struct VerifyArgs {
     /// The public key of the node that must have signed it, hexadecimal; without it any key will do, and is printed
     #[arg(long)]
     key: Option<PublicKey>,
+    /// A data folder of the cluster, or a copy: the key must be recorded there as a node's
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// The node that must have signed it; which keys it had is read from the data folder
+    #[arg(long, requires = "data")]
+    node: Option<u64>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -37,29 +47,57 @@ pub struct VerifyArgs {
 pub fn run(args: &CertificateArgs) -> anyhow::Result<ExitCode> {
     let CertificateArgs::Verify(args) = args;
     let file = std::fs::read(&args.file).with_context(|| format!("{}", args.file.display()))?;
-    match verify(&file, args.key) {
-        Ok(certificate) => {
-            if args.json {
-                let facts = certificate.facts();
-                let (digest, key) = (certificate.digest(), certificate.key().to_string());
-                print_json(&json!({"is_valid": true, "blake3": digest, "key": key, "facts": facts}))?;
-            } else {
-                print(&page(&certificate))?;
-            }
-            Ok(ExitCode::SUCCESS)
+    let not_valid = |error: String| {
+        if args.json {
+            print_json(&json!({"is_valid": false, "error": error}))?;
+        } else {
+            print(&format!("NOT valid: {error}\n"))?;
         }
-        Err(error) => {
-            if args.json {
-                print_json(&json!({"is_valid": false, "error": error.to_string()}))?;
-            } else {
-                print(&format!("NOT valid: {error}\n"))?;
-            }
-            Ok(ExitCode::from(1))
-        }
+        Ok(ExitCode::from(1))
+    };
+    let certificate = match verify(&file, args.key) {
+        Ok(certificate) => certificate,
+        Err(error) => return not_valid(error.to_string()),
+    };
+    let signer = match &args.data {
+        Some(data) => match find_signer(&certificate, data, args.node)? {
+            Ok(signer) => Some(signer),
+            Err(error) => return not_valid(error),
+        },
+        None => None,
+    };
+    if args.json {
+        let (facts, node) = (certificate.facts(), signer.map(|signer| signer.node()));
+        let (digest, key) = (certificate.digest(), certificate.key().to_string());
+        print_json(&json!({"is_valid": true, "blake3": digest, "key": key, "node": node, "facts": facts}))?;
+    } else {
+        print(&page(&certificate, signer.as_ref()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Which node's key it is, as the data folder has it; or why that is not who should have signed.
+fn find_signer(certificate: &Certificate, data: &Path, node: Option<u64>) -> anyhow::Result<Result<KeyRow, String>> {
+    let source = Source::open(data)?;
+    let (found, expected) = (&certificate.facts().cluster, &source.identity().cluster);
+    if found != expected {
+        return Ok(Err(format!("it is about cluster {found}, and {} is of cluster {expected}", data.display())));
+    }
+    let known = signers(&source).context("the keys of the nodes cannot be read")?;
+    let key = certificate.key();
+    let Some(signer) = known.iter().find(|known| known.public() == key) else {
+        let known: Vec<String> =
+            known.iter().map(|known| format!("{} of node {}", known.public().short(), known.node())).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        return Ok(Err(format!("its key {} is of no node that {} knows: {known}", key.short(), data.display())));
+    };
+    match node.filter(|node| *node != signer.node) {
+        Some(node) => Ok(Err(format!("it is signed by node {}, not by node {node}", signer.node))),
+        None => Ok(Ok(signer.clone())),
     }
 }
 
-fn page(certificate: &Certificate) -> String {
+fn page(certificate: &Certificate, signer: Option<&KeyRow>) -> String {
     let facts = certificate.facts();
     let mut partitions = table(&["partition", "up to entry", "time", "head"]);
     for covered in &facts.partitions {
@@ -83,6 +121,11 @@ fn page(certificate: &Certificate) -> String {
         facts.decisions,
         classes.join(", "),
         certificate.key(),
-        "; compare the key with the one you trust"
+        match signer {
+            Some(signer) => {
+                format!("; the key is that of node {}, recorded at {}", signer.node(), print_time(Micros(signer.time)))
+            }
+            None => "; compare the key with the one you trust, or name a data folder with --data".to_owned(),
+        }
     )
 }

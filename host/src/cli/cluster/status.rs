@@ -8,6 +8,9 @@ use crate::api::{ClusterPage, NodePage, ReplicaPage};
 use crate::cli::output::table;
 use crate::ids::NodeId;
 
+/// Digits of a key that tell it from others.
+const KEY_DIGITS: usize = 16;
+
 /// The cluster for people.
 pub fn render(page: &ClusterPage) -> String {
     let ready = if page.is_ready { "ready" } else { "not ready" };
@@ -15,11 +18,12 @@ pub fn render(page: &ClusterPage) -> String {
         return format!("node {} (version {}, {ready}) belongs to no cluster\n", page.node, page.version);
     };
     let mut text = format!("cluster {cluster}, as node {} sees it (version {}, {ready})\n", page.node, page.version);
-    let mut nodes = table(&["node", "peers reach it at", "clients reach it at", "answers", "clock ahead"]);
+    let mut nodes = table(&["node", "peers reach it at", "clients reach it at", "answers", "clock ahead", "key"]);
     for node in &page.nodes {
         let is_self = node.id == page.node;
         let answers = if is_self { "this one" } else { yes_or_no(node.is_reachable) };
-        nodes.add_row([node.id.to_string(), node.peer.clone(), http(node), answers.to_owned(), clock(node)]);
+        let answers = answers.to_owned();
+        nodes.add_row([node.id.to_string(), node.peer.clone(), http(node), answers, clock(node), key(page, node)]);
     }
     let mut partitions = table(&["partition", "leader", "term", "voters", "learners", "position", "time", "state"]);
     for (name, replica) in replicas(page) {
@@ -85,6 +89,12 @@ fn http(node: &NodePage) -> String {
     node.http.as_ref().map_or_else(|| "–".to_owned(), |http| format!("http://{http}"))
 }
 
+/// The first digits of the key by which it signs now.
+fn key(page: &ClusterPage, node: &NodePage) -> String {
+    let newest = page.keys.iter().rev().find(|key| key.node == node.id);
+    newest.map_or_else(|| "–".to_owned(), |key| key.key.chars().take(KEY_DIGITS).collect())
+}
+
 fn yes_or_no(is_so: bool) -> &'static str {
     if is_so { "yes" } else { "no" }
 }
@@ -104,6 +114,7 @@ mod tests {
     use super::*;
     use crate::ids::{Head, JournalIndex, Micros, PartitionId, Position, Term};
     use crate::system::cluster::{ClusterView, MachineView, NodeView, ReplicaView};
+    use crate::system::key_row::KeyRow;
 
     fn node(id: u64, clock_ahead: Option<i64>) -> NodeView {
         NodeView {
@@ -138,7 +149,8 @@ mod tests {
     fn page(nodes: Vec<NodeView>, partitions: Vec<ReplicaView>, is_ready: bool) -> ClusterPage {
         let cluster = Some("018f0000-0000-7000-8000-000000000001".to_owned());
         let machines = vec![MachineView { name: "wallet".into(), partitions }];
-        ClusterPage::new(ClusterView { cluster, node: NodeId(1), nodes, machines }, is_ready)
+        let keys = vec![KeyRow { node: 1, key: [0xab; 32], time: 7 }];
+        ClusterPage::new(ClusterView { cluster, node: NodeId(1), nodes, machines, keys }, is_ready)
     }
 
     #[test]
@@ -148,13 +160,13 @@ mod tests {
         assert_eq!(troubles(&page), Vec::<String>::new());
         expect![[r#"
             cluster 018f0000-0000-7000-8000-000000000001, as node 1 sees it (version 0.1.0, ready)
-            ┌──────────────────────────────────────────────────────────────────────────┐
-            │ node   peers reach it at   clients reach it at    answers    clock ahead │
-            ╞══════════════════════════════════════════════════════════════════════════╡
-            │ 1      10.0.0.1:7000       http://10.0.0.1:8080   this one   0.000 ms    │
-            │ 2      10.0.0.2:7000       http://10.0.0.2:8080   yes        1.234 ms    │
-            │ 3      10.0.0.3:7000       http://10.0.0.3:8080   yes        -0.056 ms   │
-            └──────────────────────────────────────────────────────────────────────────┘
+            ┌─────────────────────────────────────────────────────────────────────────────────────────────┐
+            │ node   peers reach it at   clients reach it at    answers    clock ahead   key              │
+            ╞═════════════════════════════════════════════════════════════════════════════════════════════╡
+            │ 1      10.0.0.1:7000       http://10.0.0.1:8080   this one   0.000 ms      abababababababab │
+            │ 2      10.0.0.2:7000       http://10.0.0.2:8080   yes        1.234 ms      –                │
+            │ 3      10.0.0.3:7000       http://10.0.0.3:8080   yes        -0.056 ms     –                │
+            └─────────────────────────────────────────────────────────────────────────────────────────────┘
             ┌─────────────────────────────────────────────────────────────────────────────────────────────────────────┐
             │ partition   leader   term   voters   learners   position          time                          state   │
             ╞═════════════════════════════════════════════════════════════════════════════════════════════════════════╡
@@ -179,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_node_without_a_cluster_says_how_to_get_one() {
-        let view = ClusterView { cluster: None, node: NodeId(4), nodes: vec![], machines: vec![] };
+        let view = ClusterView { cluster: None, node: NodeId(4), nodes: vec![], machines: vec![], keys: vec![] };
         let page = ClusterPage::new(view, true);
         let text = format!("{}{}", render(&page), troubles(&page).join("\n"));
         expect![[r#"

@@ -1,0 +1,160 @@
+//! Replacing many rows at once: written aside in order of key, then put into the state together with the meta row.
+//!
+//! ```text
+//! begin ─▶ put, put, … ─▶ finish ─▶ (a file beside the state) ─▶ replace: everything applied is written, then file and meta row are ingested
+//! ```
+//! A migration may change every row there is. Here it takes the memory of a few blocks, and no reader sees half of it: RocksDB takes both
+//! files in as one change of its manifest. A crash before that leaves a file that the next start removes, a crash after it leaves nothing
+//! to do. It does not know why rows are replaced.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rocksdb::{IngestExternalFileOptions, SstFileWriter};
+
+use super::StoreError;
+use super::disk::{Disk, META_KEY, ROW_PREFIX, remove_if_there};
+use super::meta::Meta;
+use super::state::Store;
+use super::writer::TICK;
+
+/// Rows of a replacement; there is one at a time.
+pub(super) const ROWS_FILE: &str = "replace.sst";
+/// The meta row beside them: it is known only after the last row.
+pub(super) const META_FILE: &str = "replace-meta.sst";
+/// Rows between two looks for a point to fail at.
+const CHUNK_ROWS: u64 = 64;
+
+/// Rows on their way into a file, in order of key.
+pub struct RowsFile<'s> {
+    disk: &'s Arc<Disk>,
+    writer: SstFileWriter<'s>,
+    path: PathBuf,
+    key: Vec<u8>,
+    count: u64,
+}
+
+/// Rows in a file, whole. The file goes when this does.
+pub struct WrittenRows {
+    path: PathBuf,
+    count: u64,
+}
+
+impl Drop for WrittenRows {
+    fn drop(&mut self) {
+        // A leftover costs space until the next start, never correctness.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl WrittenRows {
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+}
+
+impl RowsFile<'_> {
+    /// The next row, behind all before it in order of key; `None` deletes.
+    ///
+    /// # Errors
+    /// The disk is full, or cannot be written. What was written is of no use then.
+    pub fn put(&mut self, key: &[u8], row: Option<&[u8]>) -> Result<(), StoreError> {
+        if self.count.is_multiple_of(CHUNK_ROWS) {
+            fail::fail_point!("store-disk-full", |_| Err(StoreError::NoSpace { path: self.path.clone() }));
+            fail::fail_point!("migration::chunk", |_| std::process::abort());
+        }
+        self.key.truncate(1);
+        self.key.extend_from_slice(key);
+        let put = match row {
+            Some(row) => self.writer.put(&self.key, row),
+            None => self.writer.delete(&self.key),
+        };
+        put.map_err(|source| self.disk.write_failed(source))?;
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Nothing when no row was put.
+    ///
+    /// # Errors
+    /// As for [`Self::put`].
+    pub fn finish(mut self) -> Result<Option<WrittenRows>, StoreError> {
+        let rows = WrittenRows { path: self.path, count: self.count };
+        if rows.count == 0 {
+            return Ok(None);
+        }
+        self.writer.finish().map_err(|source| self.disk.write_failed(source))?;
+        Ok(Some(rows))
+    }
+}
+
+impl Store {
+    /// Begins to write rows that replace others. What was begun before and is not in place yet is given up by that.
+    ///
+    /// # Errors
+    /// The disk is full, or cannot be written.
+    pub fn begin_rows(&self) -> Result<RowsFile<'_>, StoreError> {
+        let disk = &self.shared().disk;
+        let path = disk.dir().join(ROWS_FILE);
+        remove_if_there(&path)?;
+        let writer = SstFileWriter::create(disk.options());
+        writer.open(&path).map_err(|source| disk.write_failed(source))?;
+        Ok(RowsFile { disk, writer, path, key: vec![ROW_PREFIX], count: 0 })
+    }
+
+    /// Puts the rows into the state, as what the entry of `meta` changes. Waits until everything before is written, and until the log is
+    /// durable up to that entry, because nothing else may be written. Only the executor calls this; durable on return.
+    ///
+    /// # Errors
+    /// The disk is full: to be tried again. Or the writer has stopped.
+    pub fn replace(&self, rows: &WrittenRows, meta: &Meta) -> Result<(), StoreError> {
+        let shared = self.shared();
+        let mut pending = shared.pending.lock();
+        if let Some(before) = &pending.meta_applied {
+            assert!(before.applied.index < meta.applied.index, "entries are applied in order of the log");
+            assert!(before.journal <= meta.journal, "the journal only grows");
+        }
+        let seq = pending.seq_applied;
+        pending.seq_wanted = pending.seq_wanted.max(seq);
+        while pending.seq_written < seq || pending.durable < meta.applied.index {
+            shared.check(&pending)?;
+            shared.work.notify_one();
+            // Nobody wakes this thread when the writer stops without having had anything to write.
+            shared.progress.wait_for(&mut pending, TICK);
+        }
+        assert_eq!(pending.seq_applied, seq, "only the executor applies, and it waits here");
+        assert!(pending.deltas.is_empty(), "all of them are written");
+        fail::fail_point!("migration::before_replace", |_| std::process::abort());
+        // Under the lock, so that no view has rows of one side and the meta row of the other.
+        shared.disk.replace(&rows.path, meta)?;
+        fail::fail_point!("migration::after_replace", |_| std::process::abort());
+        (pending.seq_applied, pending.seq_written) = (seq + 1, seq + 1);
+        pending.meta_applied = Some(meta.clone());
+        pending.meta_written = Some(meta.clone());
+        drop(pending);
+        self.forget_hot();
+        Ok(())
+    }
+}
+
+impl Disk {
+    fn replace(&self, rows: &std::path::Path, meta: &Meta) -> Result<(), StoreError> {
+        let failed = |source| self.write_failed(source);
+        fail::fail_point!("store-disk-full", |_| Err(StoreError::NoSpace { path: rows.to_owned() }));
+        let meta_path = self.dir().join(META_FILE);
+        remove_if_there(&meta_path)?;
+        let mut writer = SstFileWriter::create(self.options());
+        writer.open(&meta_path).map_err(failed)?;
+        writer.put(META_KEY, meta.encode()).map_err(failed)?;
+        writer.finish().map_err(failed)?;
+        let mut options = IngestExternalFileOptions::default();
+        // A hard link, so it costs no space; after a failure the rows are still here, to be tried again.
+        options.set_move_files(true);
+        let ingested = self.db().ingest_external_file_opts(&options, vec![rows.to_owned(), meta_path.clone()]);
+        // A leftover costs space until the next start.
+        let _ = std::fs::remove_file(&meta_path);
+        ingested.map_err(failed)?;
+        assert_eq!(self.meta()?.as_ref(), Some(meta), "what was ingested is there");
+        Ok(())
+    }
+}

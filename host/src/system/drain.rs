@@ -1,0 +1,94 @@
+//! A rollback waits until nothing is under way between partitions, for an earlier module may not understand what a later one has begun.
+//!
+//! ```text
+//! `system`: rollback asked for ─▶ every node: nothing begins ─▶ every leader: all is over ─▶ `system`: the module is active
+//!                                                            └▶ not in time ─▶ `system`: not rolled back, and what hindered it
+//! ```
+//! In: the directory, on the leader of `system`. Out: one of the two. Whatever dies in between is taken up by whoever leads next. What does
+//! not need other partitions goes on all the time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use statehouse_abi::value::Value;
+use tokio::time::Instant;
+
+use crate::ids::{ModuleId, PartitionId};
+use crate::peer::{Call, GroupName, Topic};
+use crate::router::{Hindrances, Machine};
+use crate::system::directory::Directory;
+use crate::system::host::Host;
+use crate::system::module_row::Mode;
+use crate::system::steward;
+
+/// How long what is under way may take to be over.
+const DRAIN_MAX: Duration = Duration::from_secs(20);
+/// How long a leader may take to say how far it is.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How long `system` may take to record what came of it.
+const RECORD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What commands of a machine have to wait for, as the directory says.
+pub fn hindrances(directory: &Directory, machine: &str) -> Hindrances {
+    let (Some(row), Some(modules)) = (directory.machines.get(machine), directory.modules.get(machine)) else {
+        return Hindrances::default();
+    };
+    let not_activated = modules.not_activated(row.activation);
+    Hindrances {
+        is_draining: modules.draining().is_some(),
+        drains: modules.drains(),
+        activation: row.activation,
+        not_activated: not_activated.map(|(id, problem)| (PartitionId(id), problem.to_owned())).collect(),
+    }
+}
+
+/// Goes on with rollbacks that were asked for.
+pub async fn tend(host: &Arc<Host>, system: &Machine, directory: &Directory) {
+    for (machine, modules) in &directory.modules {
+        let Some((module, since)) = modules.draining() else { continue };
+        let Some(row) = directory.machines.get(machine) else { continue };
+        let asking = (0..row.partitions).map(|id| ask(host, GroupName::new(machine.as_str(), PartitionId(id))));
+        let busy: Vec<String> = join_all(asking).await.into_iter().filter_map(Result::err).collect();
+        let waited = host.clock.now().0.saturating_sub(since.0);
+        let named = |value: [u8; 32]| Value::text(ModuleId(value).to_string());
+        let mut body = vec![("machine", Value::text(machine.as_str())), ("module", named(module))];
+        let path = if busy.is_empty() {
+            body.extend([("mode", Value::text(Mode::Rollback.name())), ("current", named(row.module))]);
+            "modules/activate"
+        } else if i64::try_from(DRAIN_MAX.as_micros()).is_ok_and(|max| max < waited) {
+            let problem: String = busy.join("; ").chars().take(200).collect();
+            body.push(("problem", Value::Text(problem)));
+            "modules/not_drained"
+        } else {
+            continue;
+        };
+        tracing::info!(machine, module = %ModuleId(module).short(), path, ?busy, "a rollback has waited");
+        if let Err(error) = steward::command(system, path, Value::map(body), Instant::now() + RECORD_PATIENCE).await {
+            tracing::warn!(machine, %error, "a rollback is to be tried again");
+        }
+    }
+}
+
+/// Whether nothing that the partition coordinates is under way; or why that is not so, or not known.
+async fn ask(host: &Host, group: GroupName) -> Result<(), String> {
+    let busy = |reason: &str| Err(format!("partition {}: {reason}", group.partition));
+    let Some(replica) = host.find_replica(&group) else { return busy("it is not open") };
+    let is_drained = match replica.leader() {
+        Some(leader) if leader == host.node => {
+            replica.drain(Instant::now() + PATIENCE).await.map_err(|error| error.to_string())
+        }
+        Some(leader) => {
+            let call = Call { topic: Topic::Drain, group: Some(group.clone()), body: Bytes::new() };
+            let answer = host.network().call(leader, call, PATIENCE).await;
+            answer.map(|answer| answer.first() == Some(&1)).map_err(|error| error.to_string())
+        }
+        None => return busy("nobody leads it"),
+    };
+    match is_drained {
+        Ok(true) => Ok(()),
+        Ok(false) => busy("commands between partitions are still under way"),
+        Err(reason) => busy(&reason),
+    }
+}

@@ -1,0 +1,60 @@
+//! Commands about a module's life, planned: who may ask for which step, and what it is about.
+//!
+//! In: a command of the machine `system` and its caller. Out: the machine it concerns and an op, or a refusal. Whether the step can be taken
+//! then is decided where the row is, in `module_row`.
+
+use statehouse_guest::{Caller, Refusal, role};
+
+use crate::ids::ModuleId;
+use crate::system::logic::{Command, Op};
+use crate::system::module_row::{
+    ActivateModule, DrainModule, Mode, ModuleNotActivated, ModuleNotDrained, ModulePrepared, PrepareModule,
+    StageModule, Wish,
+};
+
+/// The op of a step in a module's life; nothing when the command is about something else.
+pub fn plan_module(command: &Command, caller: &Caller<'_>) -> Result<Option<(String, Op)>, Refusal> {
+    let (machine, module, wish) = match command {
+        Command::StageModule(StageModule { machine, module, version, schema, size }) => {
+            let wish = Wish::Stage { version: version.clone(), schema: *schema, size: *size };
+            (machine, module, wish)
+        }
+        Command::PrepareModule(PrepareModule { machine, module }) => (machine, module, Wish::Prepare),
+        Command::ModulePrepared(ModulePrepared { machine, module, node, engine, problem }) => {
+            let (engine, problem) = (engine.clone(), problem.clone());
+            (machine, module, Wish::Prepared { node: node.unsigned_abs(), engine, problem })
+        }
+        Command::ActivateModule(ActivateModule { machine, module, mode, current, proof }) => {
+            let detail = "the mode is proved, without_proof or rollback";
+            let mode = Mode::parse(mode).ok_or_else(|| refusal("invalid_mode", 422, detail, Some("mode")))?;
+            if mode == Mode::WithoutProof && !caller.has_role(role::ADMIN) {
+                return Err(refusal("forbidden", 403, "only an admin activates a module without proof", None));
+            }
+            let from = parse_module(current)?.0;
+            (machine, module, Wish::Activate { from, mode, proof: proof.clone() })
+        }
+        Command::DrainModule(DrainModule { machine, module, current }) => {
+            (machine, module, Wish::Drain { from: parse_module(current)?.0 })
+        }
+        Command::ModuleNotDrained(ModuleNotDrained { machine, module, problem }) => {
+            (machine, module, Wish::NotDrained { problem: problem.clone() })
+        }
+        Command::ModuleNotActivated(ModuleNotActivated { machine, module, number, partition, problem }) => {
+            let partition = u32::try_from(*partition).expect("the body bounds it");
+            (machine, module, Wish::NotActivated { number: number.unsigned_abs(), partition, problem: problem.clone() })
+        }
+        _ => return Ok(None),
+    };
+    let module = parse_module(module)?.0;
+    let by = caller.name.to_owned();
+    Ok(Some((machine.clone(), Op::Module { machine: machine.clone(), module, by, wish })))
+}
+
+pub fn parse_module(text: &str) -> Result<ModuleId, Refusal> {
+    let detail = "the module's id is 64 hexadecimal digits";
+    text.parse().map_err(|_| refusal("invalid_module", 422, detail, Some("module")))
+}
+
+pub fn refusal(code: &str, status: u16, detail: &str, field: Option<&str>) -> Refusal {
+    Refusal { code: code.to_owned(), status, detail: detail.to_owned(), field: field.map(str::to_owned) }
+}

@@ -1,0 +1,65 @@
+//! The node's own key on its way into `system`: whoever checks a signature later finds there whose it is.
+//!
+//! In: the directory. Out: one command, until the directory has the key. Nodes that were there before keys were recorded do the same when
+//! they start again. It signs nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use statehouse_abi::value::Value;
+use tokio::time::Instant;
+
+use crate::key::PublicKey;
+use crate::system::directory::Directory;
+use crate::system::host::Host;
+use crate::system::steward;
+
+/// How long `system` may take to record it.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How soon it is tried again.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// Records the key until it is recorded, then ends.
+pub async fn run(host: Arc<Host>) {
+    let key = host.key;
+    let mut directory = host.directory.subscribe();
+    let mut said = None;
+    loop {
+        let is_recorded = is_recorded(&host, &directory.borrow_and_update(), key);
+        match is_recorded {
+            Some(true) => return,
+            Some(false) => {
+                if let Err(error) = record(&host, key).await {
+                    let error = error.to_string();
+                    if said.as_ref() != Some(&error) {
+                        tracing::warn!(
+                            error,
+                            "the node's key is not recorded yet: certificates that it signs are not accepted"
+                        );
+                    }
+                    said = Some(error);
+                }
+            }
+            None => {}
+        }
+        tokio::select! {
+            changed = directory.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(AGAIN) => {}
+            () = host.stopping.cancelled() => return,
+        }
+    }
+}
+
+/// Nothing as long as the node is not one of the cluster's.
+fn is_recorded(host: &Host, directory: &Directory, key: PublicKey) -> Option<bool> {
+    directory
+        .nodes
+        .contains_key(&host.node)
+        .then(|| directory.keys.iter().any(|known| known.node() == host.node && known.public() == key))
+}
+
+async fn record(host: &Host, key: PublicKey) -> Result<(), crate::system::ClusterError> {
+    let Some(system) = host.system.read().clone() else { return Ok(()) };
+    let body = [("node", Value::Int(host.node.0.into())), ("key", Value::text(key.to_string()))];
+    steward::command(&system, "nodes/key", Value::map(body), Instant::now() + PATIENCE).await
+}

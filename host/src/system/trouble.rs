@@ -1,0 +1,96 @@
+//! Activations that a partition could not carry out, on the node that leads it: recorded once, and tried again ever more rarely.
+//!
+//! In: what a partition says when it is to activate a module. Out: a step in `system`, for everybody to see, and when to try again. The
+//! partition goes on with the module it has but takes no commands, for requests are planned by the other one: until that works after all,
+//! or an operator goes back or activates a repaired one.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use statehouse_abi::value::Value;
+use tokio::time::Instant;
+
+use crate::ids::ModuleId;
+use crate::peer::GroupName;
+use crate::system::cluster::ClusterError;
+use crate::system::host::Host;
+use crate::system::steward;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How long `system` may take to record it.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// An activation that failed here.
+struct Trouble {
+    number: u64,
+    again: Instant,
+    pause: Duration,
+    is_recorded: bool,
+}
+
+/// By partition.
+#[derive(Default)]
+pub struct Troubles(Mutex<BTreeMap<GroupName, Trouble>>);
+
+impl Troubles {
+    /// Whether it is time to try the activation, for the first time or again.
+    pub fn is_due(&self, group: &GroupName, number: u64) -> bool {
+        let troubles = self.0.lock();
+        troubles.get(group).is_none_or(|trouble| trouble.number != number || trouble.again <= Instant::now())
+    }
+
+    /// Whatever there was is over.
+    pub fn on_activated(&self, group: &GroupName) {
+        if self.0.lock().remove(group).is_some() {
+            gauge(group, 0.0);
+        }
+    }
+
+    /// Returns whether it is not recorded yet.
+    fn on_failed(&self, group: &GroupName, number: u64) -> bool {
+        let mut troubles = self.0.lock();
+        let before = troubles.get(group).filter(|before| before.number == number);
+        let pause = before.map_or(FIRST_PAUSE, |before| (before.pause * 2).min(PAUSE_MAX));
+        let is_recorded = before.is_some_and(|before| before.is_recorded);
+        let trouble = Trouble { number, again: Instant::now() + pause, pause, is_recorded };
+        troubles.insert(group.clone(), trouble);
+        gauge(group, 1.0);
+        !is_recorded
+    }
+
+    fn on_recorded(&self, group: &GroupName, number: u64) {
+        let mut troubles = self.0.lock();
+        if let Some(trouble) = troubles.get_mut(group).filter(|trouble| trouble.number == number) {
+            trouble.is_recorded = true;
+        }
+    }
+}
+
+fn gauge(group: &GroupName, value: f64) {
+    let labels = [("machine", group.machine.to_string()), ("partition", group.partition.to_string())];
+    metrics::gauge!("statehouse_activation_failed", &labels).set(value);
+}
+
+/// Says in `system` that a partition led here cannot carry out an activation.
+pub async fn report(host: &Host, group: &GroupName, module: ModuleId, number: u64, reason: &str) {
+    if !host.troubles.on_failed(group, number) {
+        return;
+    }
+    tracing::error!(%group, module = %module.short(), number, reason, "a module cannot be activated: no commands are taken until another one is");
+    let Some(system) = host.system.read().clone() else { return };
+    let body = [
+        ("machine", Value::text(&*group.machine)),
+        ("module", Value::text(module.to_string())),
+        ("number", Value::Int(number.into())),
+        ("partition", Value::Int(group.partition.0.into())),
+        ("problem", Value::Text(reason.chars().take(200).collect())),
+    ];
+    match steward::command(&system, "modules/not_activated", Value::map(body), Instant::now() + PATIENCE).await {
+        Ok(()) => host.troubles.on_recorded(group, number),
+        // Another leader has said so before, or another module is active by now.
+        Err(ClusterError::Rejected { code, .. }) if code == "out_of_date" => host.troubles.on_recorded(group, number),
+        Err(error) => tracing::warn!(%group, %error, "it could not be recorded that a module is not activated"),
+    }
+}

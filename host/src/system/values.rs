@@ -1,0 +1,43 @@
+//! What `system` holds, as values for people: events, nodes, machines.
+//!
+//! In: events and rows of the machine `system`. Out: values, which the host prints as JSON. It decides nothing.
+
+use statehouse_guest::Value;
+
+use crate::ids::{Micros, ModuleId};
+use crate::system::key_row::key_value;
+use crate::system::logic::{Event, MachineRow, NodeRow};
+use crate::system::module_row::{ModulesRow, step_value};
+
+pub fn event_value(event: &Event) -> Value {
+    match event {
+        Event::ClusterFounded { nodes } => nodes_value(nodes),
+        Event::NodeAdded { node } => node_value(node),
+        Event::NodeRemoved { id } => Value::map([("id", Value::Int((*id).into()))]),
+        Event::MachineCreated { name, row } => machine_value(name, row),
+        Event::ModuleStepped { machine, module, by, wish, number } => {
+            let mut row = ModulesRow::default();
+            row.grant(*module, wish, by, Micros(0), *number);
+            let step = row.steps.first().map_or(Value::Null, step_value);
+            Value::map([("machine", Value::text(machine.as_str())), ("step", step)])
+        }
+        Event::KeyRecorded { node, key } => key_value(*node, *key),
+    }
+}
+
+pub fn nodes_value(nodes: &[NodeRow]) -> Value {
+    Value::map([("nodes", Value::Array(nodes.iter().map(node_value).collect()))])
+}
+
+fn node_value(node: &NodeRow) -> Value {
+    Value::map([("id", Value::Int(node.id.into())), ("peer", Value::text(node.peer.as_str()))])
+}
+
+pub fn machine_value(name: &str, row: &MachineRow) -> Value {
+    Value::map([
+        ("name", Value::text(name)),
+        ("partitions", Value::Int(row.partitions.into())),
+        ("module", Value::text(ModuleId(row.module).to_string())),
+        ("activation", Value::Int(row.activation.into())),
+    ])
+}
