@@ -58,6 +58,10 @@ pub const SECOND_ENGINE_FRAMES_MAX: usize = GUEST_STACK_BYTES_MAX / 16;
 pub const GUEST_WATCHDOG: Duration = Duration::from_secs(2);
 /// Text of a guest's panic that is kept.
 pub const PANIC_TEXT_BYTES_MAX: usize = 4 << 10;
+/// Rows that a shadow holds per partition before it begins again from newer ones.
+pub const SHADOW_BYTES_MAX: usize = 32 << 20;
+/// How long a shadow keeps the state of one moment from being cleared away.
+pub const SHADOW_VIEW_AGE_MAX: Duration = Duration::from_secs(300);
 /// A file of guests' last words, per partition; there are two of them.
 pub const PANICS_FILE_BYTES_MAX: u64 = 1 << 20;
 /// Characters of a guest's last words, and of a frame of its backtrace.

@@ -16,6 +16,7 @@ mod audit;
 mod operation;
 mod unfit;
 mod stuck;
+mod shadow;
 mod upgrade;
 mod replay;
 mod replay_jobs;

@@ -158,7 +158,10 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
             | Page::Replay
             | Page::ReplayReport
             | Page::ReplayCertificate
-            | Page::ReplayDelete,
+            | Page::ReplayDelete
+            | Page::Shadow
+            | Page::ShadowStart
+            | Page::ShadowStop,
             _,
         ) => unreachable!("their routes name roles"),
     }

@@ -25,6 +25,7 @@ mod lookup;
 mod cluster;
 mod modules;
 mod replays;
+mod shadow;
 mod pages;
 mod openapi;
 mod reply;
@@ -44,6 +45,7 @@ pub use error::ApiError;
 pub use modules::{ModulePage, ModulesPage, StepPage};
 pub use replays::{ProgressPage, ReplayPage};
 pub use serve::serve;
+pub use shadow::ShadowPage;
 pub use time::{parse_time, print_time};
 
 use crate::audit::jobs::Replays;

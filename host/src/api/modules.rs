@@ -19,10 +19,11 @@ use super::json::{ObjectShape, read_json};
 use super::pages;
 use super::problem::{Code, Problem};
 use super::route::Page;
+use super::shadow::{self, About};
 use super::time::print_time;
 use crate::audit::gate::{Gate, Proof};
 use crate::audit::replay::Class;
-use crate::ids::{Micros, ModuleId, PartitionId};
+use crate::ids::{Micros, ModuleId, NodeId, PartitionId};
 use crate::limits::{BODY_BYTES_MAX, MODULE_BYTES_MAX};
 use crate::system::lifecycle::{ActiveView, By, ModulesView, Wanting};
 use crate::system::module_row::{ModuleRow, Step, StepRow};
@@ -122,6 +123,12 @@ pub async fn answer(
             };
             cluster.activate(machine, module, by, &wanting).await?;
         }
+        Page::Shadow => return shadow::answer(api, machine, module()?, About::Status, &wanting).await,
+        Page::ShadowStop => return shadow::answer(api, machine, module()?, About::Stop, &wanting).await,
+        Page::ShadowStart => {
+            let (module, node) = (module()?, read_node(parts, body, &wanting).await?);
+            return shadow::answer(api, machine, module, About::Start(node), &wanting).await;
+        }
         Page::ModuleRollback => cluster.activate(machine, module()?, By::Rollback, &wanting).await?,
         _ => {}
     }
@@ -150,6 +157,18 @@ async fn check_proof(
     };
     let proved = gate.check(proof).map_err(|error| Problem::new(Code::StepRefused, error.to_string()))?;
     Ok(By::Proof { current: view.active, proof: proved })
+}
+
+/// Which node is to run a shadow, if the body says so.
+async fn read_node(parts: &Parts, body: Body, wanting: &Wanting) -> Result<Option<NodeId>, Problem> {
+    let json = read_body(body, BODY_BYTES_MAX, wanting.deadline).await?;
+    if json.is_empty() {
+        return Ok(None);
+    }
+    check_media_type(&parts.headers, &["application/json"])?;
+    let read = read_json(&ObjectShape::new(&shadow::schema(), None), &[], &json)?;
+    let body = Value::from_cbor(&read.cbor).expect("the reader writes deterministic CBOR");
+    Ok(body.find("node").and_then(Value::as_int).and_then(|node| u64::try_from(node).ok()).map(NodeId))
 }
 
 /// What the body of an activation says; nothing when somebody takes it upon himself.
@@ -185,7 +204,11 @@ fn read_approval(text: &str) -> Result<(Class, u64), Problem> {
 
 /// The body of a change; nothing when it has none, or no JSON.
 pub fn schema(page: Page) -> Option<Schema> {
-    (page == Page::ModuleActivate).then(activate_schema)
+    match page {
+        Page::ModuleActivate => Some(activate_schema()),
+        Page::ShadowStart => Some(shadow::schema()),
+        _ => None,
+    }
 }
 
 fn activate_schema() -> Schema {
@@ -247,7 +270,8 @@ impl From<StepRow> for StepPage {
     fn from(row: StepRow) -> Self {
         let detail = match &row.what {
             Step::Created { number } => format!("activation {number}"),
-            Step::Staged | Step::PrepareAsked | Step::DrainAsked => String::new(),
+            Step::Staged | Step::PrepareAsked | Step::DrainAsked | Step::ShadowStopped => String::new(),
+            Step::ShadowAsked { node } => format!("node {node}"),
             Step::NotDrained { problem } => problem.clone(),
             Step::NotActivated { number, partition, problem } => {
                 format!("activation {number}, partition {partition}: {problem}")

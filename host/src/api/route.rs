@@ -47,6 +47,9 @@ pub enum Page {
     ReplayReport,
     ReplayCertificate,
     ReplayDelete,
+    Shadow,
+    ShadowStart,
+    ShadowStop,
     Health,
     Ready,
     Metrics,
@@ -61,7 +64,14 @@ impl Page {
     pub const fn is_about_modules(self) -> bool {
         matches!(
             self,
-            Self::Modules | Self::ModuleStage | Self::ModulePrepare | Self::ModuleActivate | Self::ModuleRollback
+            Self::Modules
+                | Self::ModuleStage
+                | Self::ModulePrepare
+                | Self::ModuleActivate
+                | Self::ModuleRollback
+                | Self::Shadow
+                | Self::ShadowStart
+                | Self::ShadowStop
         )
     }
 
@@ -191,6 +201,27 @@ pub const HOST_ROUTES: &[HostRoute] = &[
         Page::ReplayDelete,
         Some(WATCH_ROLES),
         "Stops a replay, and forgets it with all that it came to",
+    ),
+    route(
+        Method::GET,
+        "/v1/machines/{machine}/modules/{id}/shadow",
+        Page::Shadow,
+        Some(WATCH_ROLES),
+        "What a shadow has found",
+    ),
+    route(
+        Method::POST,
+        "/v1/machines/{machine}/modules/{id}/shadow",
+        Page::ShadowStart,
+        Some(STAGE_ROLES),
+        "Has a node let a module decide beside the active one, touching nothing",
+    ),
+    route(
+        Method::DELETE,
+        "/v1/machines/{machine}/modules/{id}/shadow",
+        Page::ShadowStop,
+        Some(STAGE_ROLES),
+        "Stops that",
     ),
     route(Method::GET, "/v1/cluster", Page::Cluster, Some(WATCH_ROLES), "The cluster as this node sees it"),
     route(Method::POST, "/v1/cluster/init", Page::ClusterInit, Some(CHANGE_ROLES), "Founds a cluster of these nodes"),

@@ -46,6 +46,9 @@ pub enum AuditError {
     Released { stream: String, next: Option<JournalIndex> },
     #[error("the position is not one of this journal")]
     Gone,
+    /// Of a running node's partition.
+    #[error("the partition cannot be followed: {0}")]
+    Live(String),
     #[error("no module was active then: nothing has happened yet")]
     NoModule,
     #[error("{0}")]

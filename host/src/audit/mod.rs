@@ -14,6 +14,7 @@ pub mod list;
 pub mod replay;
 pub mod certificate;
 pub mod signers;
+pub mod shadow;
 pub mod gate;
 pub mod jobs;
 

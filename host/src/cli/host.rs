@@ -19,6 +19,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::api::{self, ApiError, ApiOptions, Callers};
 use crate::audit::jobs::Replays;
+use crate::audit::shadow;
 use crate::system::{Cluster, Node, NodeOptions};
 
 /// What a process has once, however many nodes it runs.
@@ -100,6 +101,7 @@ impl Host {
             requests_max: options.requests_max,
             metrics: Some(process.metrics.clone()),
         };
+        tokio::spawn(shadow::run(node.cluster(), process.stop.clone()));
         let service = api::server(node.router().clone(), api);
         let (stop, router) = (process.stop.clone(), node.router().clone());
         let stopped = async move {

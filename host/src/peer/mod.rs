@@ -91,10 +91,12 @@ pub enum Topic {
     Drain = 15,
     /// What has a module said there when it trapped on this command?
     Panic = 16,
+    /// What has a shadow found that runs there?
+    Shadow = 17,
 }
 
 impl Topic {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Submit,
         Self::ReadIndex,
         Self::WantTime,
@@ -111,6 +113,7 @@ impl Topic {
         Self::Offer,
         Self::Drain,
         Self::Panic,
+        Self::Shadow,
     ];
 
     /// Whether a node answers this before one of the two belongs to a cluster.

@@ -85,6 +85,8 @@ pub struct Host {
     pub receiving: Mutex<BTreeSet<GroupName>>,
     /// Modules that this node is preparing, with their machine.
     pub preparing: Mutex<BTreeSet<(String, ModuleId)>>,
+    /// What the shadows that run here have found, by machine.
+    pub shadows: Mutex<BTreeMap<String, String>>,
     /// Activations that partitions led here could not carry out.
     pub troubles: Troubles,
     /// Held while the node becomes part of a cluster.

@@ -254,7 +254,7 @@ impl Cluster {
         }
     }
 
-    async fn step(
+    pub(super) async fn step(
         &self,
         system: &Machine,
         path: &str,
@@ -305,7 +305,7 @@ impl Cluster {
         self.load(ModuleId(row.module)).await
     }
 
-    async fn load(&self, module: ModuleId) -> Result<Arc<dyn Logic>, ClusterError> {
+    pub(super) async fn load(&self, module: ModuleId) -> Result<Arc<dyn Logic>, ClusterError> {
         let found = self.host().find_module(module).await;
         found.map_err(|error| ClusterError::Invalid(format!("module {}: {error}", module.short())))
     }

@@ -16,9 +16,9 @@ use crate::system::key_row::{KEYS, KeyRow, KeysRow, RecordKey, plan_key};
 use crate::system::module_plan::{parse_module, plan_module, refusal};
 use crate::system::module_row::{
     ActivateModule, DrainModule, MODULES, ModuleNotActivated, ModuleNotDrained, ModulePrepared, ModulesRow,
-    PrepareModule, StageModule, Step, StepRow, Wish, modules_suffix, step_value,
+    PrepareModule, ShadowModule, ShadowStop, StageModule, Step, StepRow, Wish, modules_suffix,
 };
-use crate::system::values::{event_value, machine_value, nodes_value};
+use crate::system::values::{event_value, machine_value, nodes_value, step_value};
 
 /// Name of the machine whose partition 0 holds what the cluster knows of itself.
 pub const SYSTEM: &str = "system";
@@ -101,6 +101,12 @@ pub enum Command {
     /// Says why a partition cannot carry out an activation
     #[command(path = "modules/not_activated", response = ModuleNotActivated)]
     ModuleNotActivated(ModuleNotActivated),
+    /// Asks a node to let a module decide beside the active one
+    #[command(path = "modules/shadow", response = ShadowModule)]
+    ShadowModule(ShadowModule),
+    /// Asks it to stop that
+    #[command(path = "modules/shadow_stop", response = ShadowStop)]
+    ShadowStop(ShadowStop),
     /// Says by which key a node signs
     #[command(path = "nodes/key", response = RecordKey)]
     RecordKey(RecordKey),
@@ -162,6 +168,9 @@ pub enum Rejection {
         detail = "a rollback waits until what is under way between partitions is over: look at `statehouse module log`, and ask again"
     )]
     Draining,
+    /// It is not shadowed
+    #[rejection(status = 409, detail = "no node shadows this module: look at `statehouse module log`")]
+    NotShadowed,
     /// Something else has happened since
     #[rejection(status = 409, detail = "this is not so any more, or is recorded already")]
     OutOfDate,
@@ -281,7 +290,9 @@ impl Module for System {
     type Tally = ();
 
     fn plan(command: &Command, caller: &Caller<'_>, planner: &mut Planner<'_, Op>) -> Result<(), Refusal> {
-        let stages = matches!(command, Command::StageModule(_)) && caller.has_role(role::DEVELOPER);
+        let is_developers =
+            matches!(command, Command::StageModule(_) | Command::ShadowModule(_) | Command::ShadowStop(_));
+        let stages = is_developers && caller.has_role(role::DEVELOPER);
         if !stages && !caller.has_role(role::ADMIN) && !caller.has_role(role::OPERATOR) {
             return Err(refusal("forbidden", 403, "only an operator or an admin changes the cluster", None));
         }
@@ -309,6 +320,8 @@ impl Module for System {
             | Command::ActivateModule(_)
             | Command::DrainModule(_)
             | Command::ModuleNotDrained(_)
+            | Command::ShadowModule(_)
+            | Command::ShadowStop(_)
             | Command::ModuleNotActivated(_) => unreachable!("planned before"),
         };
         let step = planner.step(op, CLUSTER).key(NODES);

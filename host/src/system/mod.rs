@@ -33,6 +33,7 @@ mod steward;
 mod signer;
 mod drain;
 mod trouble;
+pub mod shadow;
 mod clocks;
 mod vigil;
 #[cfg(test)]

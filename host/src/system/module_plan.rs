@@ -9,7 +9,7 @@ use crate::ids::ModuleId;
 use crate::system::logic::{Command, Op};
 use crate::system::module_row::{
     ActivateModule, DrainModule, Mode, ModuleNotActivated, ModuleNotDrained, ModulePrepared, PrepareModule,
-    StageModule, Wish,
+    ShadowModule, ShadowStop, StageModule, Wish,
 };
 
 /// The op of a step in a module's life; nothing when the command is about something else.
@@ -43,6 +43,10 @@ pub fn plan_module(command: &Command, caller: &Caller<'_>) -> Result<Option<(Str
             let partition = u32::try_from(*partition).expect("the body bounds it");
             (machine, module, Wish::NotActivated { number: number.unsigned_abs(), partition, problem: problem.clone() })
         }
+        Command::ShadowModule(ShadowModule { machine, module, node }) => {
+            (machine, module, Wish::Shadow { node: node.unsigned_abs() })
+        }
+        Command::ShadowStop(ShadowStop { machine, module }) => (machine, module, Wish::ShadowStop),
         _ => return Ok(None),
     };
     let module = parse_module(module)?.0;

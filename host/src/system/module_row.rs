@@ -3,8 +3,8 @@
 //! In: ops of the machine `system`. Out: rejections and events, and the row they make. It is written against the SDK like any module, and
 //! knows nothing of wasm.
 
+use statehouse_guest::Body;
 use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
-use statehouse_guest::{Body, Value};
 
 use crate::ids::{Micros, ModuleId};
 use crate::system::logic::{MachineRow, Rejection};
@@ -105,6 +105,29 @@ pub struct ModuleNotDrained {
     /// What was still under way
     #[body(max_chars = 200)]
     pub problem: String,
+}
+
+#[derive(Body)]
+pub struct ShadowModule {
+    /// Name of the machine
+    #[body(name, max_chars = 32)]
+    pub machine: String,
+    /// The module's id
+    #[body(max_chars = 64)]
+    pub module: String,
+    /// The node that lets it decide beside the active one
+    #[body(min = 1, max = 2_147_483_647)]
+    pub node: i64,
+}
+
+#[derive(Body)]
+pub struct ShadowStop {
+    /// Name of the machine
+    #[body(name, max_chars = 32)]
+    pub machine: String,
+    /// The module's id
+    #[body(max_chars = 64)]
+    pub module: String,
 }
 
 #[derive(Body)]
@@ -221,6 +244,11 @@ pub enum Step {
     NotDrained {
         problem: String,
     },
+    /// A node lets it decide beside the active one, until this is stopped or any module is activated.
+    ShadowAsked {
+        node: u64,
+    },
+    ShadowStopped,
 }
 
 impl Step {
@@ -236,6 +264,8 @@ impl Step {
             Self::NotActivated { .. } => "not_activated",
             Self::DrainAsked => "rollback",
             Self::NotDrained { .. } => "not_rolled_back",
+            Self::ShadowAsked { .. } => "shadow",
+            Self::ShadowStopped => "shadow_stopped",
         }
     }
 }
@@ -251,6 +281,8 @@ pub enum Wish {
     NotActivated { number: u64, partition: u32, problem: String },
     Drain { from: [u8; 32] },
     NotDrained { problem: String },
+    Shadow { node: u64 },
+    ShadowStop,
 }
 
 impl ModulesRow {
@@ -273,6 +305,16 @@ impl ModulesRow {
             )
         })?;
         matches!(newest.what, Step::DrainAsked).then_some((newest.module, Micros(newest.time)))
+    }
+
+    /// The module that is shadowed, the node that does it, and since when.
+    pub fn shadow(&self) -> Option<([u8; 32], u64, Micros)> {
+        let is_about = |step: &&StepRow| {
+            matches!(step.what, Step::ShadowAsked { .. } | Step::ShadowStopped | Step::Activated { .. })
+        };
+        let newest = self.steps.iter().rev().find(is_about)?;
+        let Step::ShadowAsked { node } = newest.what else { return None };
+        Some((newest.module, node, Micros(newest.time)))
     }
 
     /// How often a rollback was asked for or given up, as far as the row goes back.
@@ -313,6 +355,17 @@ impl ModulesRow {
                 let is_current = machine.module == module && machine.activation == *number && !is_known;
                 if is_current { Ok(()) } else { Err(Rejection::OutOfDate) }
             }
+            Wish::Shadow { .. } if machine.module == module => Err(Rejection::AlreadyActive),
+            Wish::Shadow { node } => {
+                let is_ready = |prepared: &PreparedRow| prepared.node == *node && prepared.problem.is_none();
+                if staged()?.prepared.iter().any(is_ready) {
+                    Ok(())
+                } else {
+                    Err(Rejection::NotPrepared { nodes: node.to_string() })
+                }
+            }
+            Wish::ShadowStop if self.shadow().is_some_and(|(shadowed, ..)| shadowed == module) => Ok(()),
+            Wish::ShadowStop => Err(Rejection::NotShadowed),
             Wish::NotDrained { .. } if self.draining().is_some_and(|(draining, _)| draining == module) => Ok(()),
             Wish::NotDrained { .. } => Err(Rejection::OutOfDate),
             Wish::Drain { .. } if machine.module == module => Err(Rejection::AlreadyActive),
@@ -381,6 +434,8 @@ impl ModulesRow {
             }
             Wish::Drain { .. } => Step::DrainAsked,
             Wish::NotDrained { problem } => Step::NotDrained { problem: problem.clone() },
+            Wish::Shadow { node } => Step::ShadowAsked { node: *node },
+            Wish::ShadowStop => Step::ShadowStopped,
         };
         self.step(StepRow { time: time.0, by: by.to_owned(), module, what });
         let surplus = self.modules.len().saturating_sub(MODULES_MAX);
@@ -389,10 +444,16 @@ impl ModulesRow {
 
     pub fn step(&mut self, step: StepRow) {
         self.steps.push(step);
-        // Who was ever active may be gone back to.
+        // Who was ever active may be gone back to; and what is going on is told by the last step about it.
         while STEPS_MAX < self.steps.len() {
-            let is_minor = |step: &StepRow| !matches!(step.what, Step::Created { .. } | Step::Activated { .. });
-            let at = self.steps.iter().position(is_minor).unwrap_or(0);
+            let last = |is_one: fn(&Step) -> bool| self.steps.iter().rposition(|step| is_one(&step.what));
+            let going_on =
+                [last(|step| matches!(step, Step::ShadowAsked { .. })), last(|step| matches!(step, Step::DrainAsked))];
+            let is_minor = |(at, step): &(usize, &StepRow)| {
+                let is_kept = matches!(step.what, Step::Created { .. } | Step::Activated { .. });
+                !is_kept && !going_on.contains(&Some(*at))
+            };
+            let at = self.steps.iter().enumerate().find(is_minor).map_or(0, |(at, _)| at);
             self.steps.remove(at);
         }
     }
@@ -401,40 +462,6 @@ impl ModulesRow {
 /// The suffix of a machine's row.
 pub fn modules_suffix(machine: &str) -> Vec<u8> {
     [MODULES.as_bytes(), machine.as_bytes()].concat()
-}
-
-/// A step for people.
-pub fn step_value(step: &StepRow) -> Value {
-    let mut members = vec![
-        ("step".to_owned(), Value::text(step.what.name())),
-        ("module".to_owned(), Value::text(ModuleId(step.module).to_string())),
-        ("by".to_owned(), Value::text(step.by.as_str())),
-    ];
-    let mut add = |name: &str, value: Value| members.push((name.to_owned(), value));
-    match &step.what {
-        Step::Created { number } => add("activation", Value::Int((*number).into())),
-        Step::Staged | Step::PrepareAsked | Step::DrainAsked => {}
-        Step::NotDrained { problem } => add("problem", Value::text(problem.as_str())),
-        Step::NotActivated { number, partition, problem } => {
-            add("activation", Value::Int((*number).into()));
-            add("partition", Value::Int((*partition).into()));
-            add("problem", Value::text(problem.as_str()));
-        }
-        Step::Prepared { node, problem } => {
-            add("node", Value::Int((*node).into()));
-            if let Some(problem) = problem {
-                add("problem", Value::text(problem.as_str()));
-            }
-        }
-        Step::Activated { number, mode, proof } => {
-            add("activation", Value::Int((*number).into()));
-            add("mode", Value::text(mode.name()));
-            if let Some(proof) = proof {
-                add("proof", Value::text(proof.as_str()));
-            }
-        }
-    }
-    Value::map(members)
 }
 
 #[cfg(test)]

@@ -166,6 +166,7 @@ impl Node {
             system: RwLock::default(),
             receiving: Mutex::default(),
             preparing: Mutex::default(),
+            shadows: Mutex::default(),
             troubles: Troubles::default(),
             joining: Mutex::default(),
             reading: Mutex::default(),

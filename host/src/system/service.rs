@@ -240,6 +240,10 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
             replica()?.group().transfer_to(NodeId(to)).await.map_err(failed)?;
             Ok(Bytes::new())
         }
+        Topic::Shadow => {
+            let page = host.shadows.lock().get(&*String::from_utf8_lossy(&body)).cloned();
+            Ok(Bytes::from(page.unwrap_or_default()))
+        }
         Topic::Panic | Topic::Drain => answer_about(replica()?.as_ref(), topic, &body, patience).await,
         Topic::Status => {
             let cluster = host.folder.identity().map(|identity| identity.cluster.clone());

@@ -7,7 +7,7 @@ use statehouse_guest::Value;
 use crate::ids::{Micros, ModuleId};
 use crate::system::key_row::key_value;
 use crate::system::logic::{Event, MachineRow, NodeRow};
-use crate::system::module_row::{ModulesRow, step_value};
+use crate::system::module_row::{ModulesRow, Step, StepRow};
 
 pub fn event_value(event: &Event) -> Value {
     match event {
@@ -40,4 +40,39 @@ pub fn machine_value(name: &str, row: &MachineRow) -> Value {
         ("module", Value::text(ModuleId(row.module).to_string())),
         ("activation", Value::Int(row.activation.into())),
     ])
+}
+
+/// A step for people.
+pub fn step_value(step: &StepRow) -> Value {
+    let mut members = vec![
+        ("step".to_owned(), Value::text(step.what.name())),
+        ("module".to_owned(), Value::text(ModuleId(step.module).to_string())),
+        ("by".to_owned(), Value::text(step.by.as_str())),
+    ];
+    let mut add = |name: &str, value: Value| members.push((name.to_owned(), value));
+    match &step.what {
+        Step::Created { number } => add("activation", Value::Int((*number).into())),
+        Step::Staged | Step::PrepareAsked | Step::DrainAsked | Step::ShadowStopped => {}
+        Step::ShadowAsked { node } => add("node", Value::Int((*node).into())),
+        Step::NotDrained { problem } => add("problem", Value::text(problem.as_str())),
+        Step::NotActivated { number, partition, problem } => {
+            add("activation", Value::Int((*number).into()));
+            add("partition", Value::Int((*partition).into()));
+            add("problem", Value::text(problem.as_str()));
+        }
+        Step::Prepared { node, problem } => {
+            add("node", Value::Int((*node).into()));
+            if let Some(problem) = problem {
+                add("problem", Value::text(problem.as_str()));
+            }
+        }
+        Step::Activated { number, mode, proof } => {
+            add("activation", Value::Int((*number).into()));
+            add("mode", Value::text(mode.name()));
+            if let Some(proof) = proof {
+                add("proof", Value::text(proof.as_str()));
+            }
+        }
+    }
+    Value::map(members)
 }

@@ -24,6 +24,7 @@ mod examine;
 mod tally;
 mod isolated;
 pub mod resume;
+pub mod live;
 mod cumulative;
 mod rows;
 pub mod explain;

@@ -12,7 +12,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::api::ModulesPage;
-use crate::cli::client::Asked;
+use crate::cli::client::{Asked, Client};
 use crate::cli::output::{print, print_json, table};
 use crate::ids::ModuleId;
 
@@ -76,7 +76,7 @@ pub struct LogArgs {
 
 /// Which machine of which cluster.
 #[derive(Debug, Args)]
-struct Of {
+pub struct Of {
     #[arg(long, default_value = "wallet")]
     machine: String,
     #[command(flatten)]
@@ -84,17 +84,21 @@ struct Of {
 }
 
 #[derive(Debug, Args)]
-struct Which {
+pub struct Which {
     /// The module: its file, its id, the first digits of that, or its version
     module: String,
 }
 
 impl Of {
-    fn path(&self, rest: &str) -> String {
+    pub fn client(&self) -> anyhow::Result<Client> {
+        self.asked.client()
+    }
+
+    pub fn path(&self, rest: &str) -> String {
         format!("/v1/machines/{}/modules{rest}", self.machine)
     }
 
-    async fn page(&self) -> anyhow::Result<ModulesPage> {
+    pub async fn page(&self) -> anyhow::Result<ModulesPage> {
         read(self.asked.client()?.get(&self.path("")).await?)
     }
 
@@ -112,7 +116,7 @@ impl Of {
 
 impl Which {
     /// The id of the module, which must be one of the page.
-    fn find(&self, page: &ModulesPage) -> anyhow::Result<String> {
+    pub fn find(&self, page: &ModulesPage) -> anyhow::Result<String> {
         if std::path::Path::new(&self.module).is_file() {
             let wasm = std::fs::read(&self.module).with_context(|| format!("reading {}", self.module))?;
             return Ok(ModuleId::of(&wasm).to_string());
@@ -133,7 +137,7 @@ impl Which {
     }
 }
 
-fn block_on<T>(asking: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+pub fn block_on<T>(asking: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(asking)
 }
 
@@ -180,7 +184,7 @@ fn read(json: Value) -> anyhow::Result<ModulesPage> {
     serde_json::from_value(json).context("the node's answer is not that of this version; use the `statehouse` it runs")
 }
 
-fn short(id: &str) -> &str {
+pub fn short(id: &str) -> &str {
     id.get(..SHORT).unwrap_or(id)
 }
 

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! new ─► (edit, test natively) ─► build ─► check, inspect ─► test, diff with earlier releases ─► release ─► verify-releases
-//! stage ─► prepare ─► activate, or rollback; log
+//! stage ─► prepare ─► (shadow) ─► activate, or rollback; log
 //! ```
 //!
-//! The first line works on files alone, the second on a cluster, and only `lifecycle` knows of that.
+//! The first line works on files alone, the second on a cluster, and only `lifecycle` and `shadow` know of that.
 
 mod toolchain;
 mod debian;
@@ -18,6 +18,7 @@ mod named;
 mod diff;
 mod scenario;
 mod lifecycle;
+mod shadow;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -46,6 +47,8 @@ enum ModuleCommand {
     Prepare(lifecycle::PrepareArgs),
     Activate(lifecycle::ActivateArgs),
     Rollback(lifecycle::RollbackArgs),
+    #[command(subcommand)]
+    Shadow(shadow::ShadowCommand),
     Log(lifecycle::LogArgs),
 }
 
@@ -63,6 +66,7 @@ pub fn run(args: ModuleArgs) -> anyhow::Result<ExitCode> {
         ModuleCommand::Prepare(args) => lifecycle::prepare(&args),
         ModuleCommand::Activate(args) => lifecycle::activate(&args),
         ModuleCommand::Rollback(args) => lifecycle::rollback(&args),
+        ModuleCommand::Shadow(command) => shadow::run(&command),
         ModuleCommand::Log(args) => lifecycle::log(&args),
     }
 }

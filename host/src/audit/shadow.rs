@@ -1,0 +1,325 @@
+//! Shadows: a candidate decides what clients send beside the module that is active, on a node that was chosen for it, and touches nothing.
+//!
+//! ```text
+//! `system`: shadow wanted on this node ─▶ a thread ─▶ each partition: applied entries from the log ─▶ replay::live ─▶ a page, twice a second
+//! ```
+//! In: the directory, and entries once they are applied here. Out: counts of differences by class, the first of each, and how far behind
+//! it is. It is never waited for: where it falls behind it says so. After a restart it begins again where the partitions are then.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::audit::error::AuditError;
+use crate::audit::replay::live::{Finds, Live};
+use crate::audit::replay::report::Difference;
+use crate::audit::replay::{Class, Filter, History, Journaled, Mode, ReplayFault, Request};
+use crate::ids::{LogIndex, ModuleId, PartitionId};
+use crate::limits::{SHADOW_BYTES_MAX, SHADOW_VIEW_AGE_MAX};
+use crate::log::{LogEntry, Payload};
+use crate::machine::entry::Entry;
+use crate::machine::logic::Logic;
+use crate::partition::Partition;
+use crate::system::Cluster;
+use crate::system::shadow::ShadowWanted;
+
+/// Bytes of entries read at once.
+const READ_BYTES: usize = 1 << 20;
+/// How long nothing is looked at when nothing has happened.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How often the page is written.
+const PAGE_EVERY: Duration = Duration::from_millis(500);
+/// How soon it is tried again when a partition cannot be followed.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// What a shadow has found since it was started on this node.
+#[derive(Clone, Debug, Serialize)]
+pub struct Found {
+    pub module: ModuleId,
+    pub partitions: Vec<Shadowed>,
+    pub decisions: u64,
+    /// Differences by class; decisions that are the same are in none.
+    pub differences: BTreeMap<Class, u64>,
+    /// The first of each class.
+    pub first: Vec<Difference>,
+}
+
+/// How far a partition is shadowed.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Shadowed {
+    pub partition: u32,
+    /// Up to where it has decided.
+    pub position: String,
+    /// Entries of the journal that are applied here and that it has not looked at.
+    pub lag_entries: u64,
+    pub decisions: u64,
+    /// How often it has begun with newer rows: because it held too many, or the partition was opened again.
+    pub begun: u64,
+    /// Why it does not go on for now.
+    pub problem: Option<String>,
+}
+
+/// Runs the shadows that are wanted on this node until it stops.
+pub async fn run(cluster: Cluster, stop: CancellationToken) {
+    let mut running: BTreeMap<String, (ShadowWanted, Arc<AtomicBool>)> = BTreeMap::new();
+    loop {
+        let wanted = cluster.shadows_here();
+        running.retain(|machine, (shadow, is_over)| {
+            let stays = wanted.get(machine) == Some(shadow);
+            is_over.fetch_or(!stays, Ordering::Relaxed);
+            stays
+        });
+        for (machine, shadow) in wanted {
+            if running.contains_key(&machine) {
+                continue;
+            }
+            // It may have to come from another node, and the machine may not be open yet.
+            let Ok(candidate) = cluster.find_logic(shadow.module).await else { continue };
+            let Some(count) = cluster.partition_count(&machine) else { continue };
+            let is_over = Arc::new(AtomicBool::new(false));
+            running.insert(machine.clone(), (shadow, is_over.clone()));
+            let cluster = cluster.clone();
+            let spawned = std::thread::Builder::new().name(format!("shadow-{machine}")).spawn(move || {
+                tracing::info!(machine, module = %candidate.id().short(), "a module is shadowed");
+                let history = Here { cluster, machine, count };
+                follow(&history, candidate, &is_over);
+                tracing::info!(machine = history.machine, "a module is not shadowed any more");
+            });
+            if let Err(error) = spawned {
+                tracing::error!(%error, "a shadow cannot be started");
+            }
+        }
+        tokio::select! {
+            () = cluster.wait_for_directory(AGAIN) => {}
+            () = stop.cancelled() => {
+                running.values().for_each(|(_, is_over)| is_over.store(true, Ordering::Relaxed));
+                return;
+            }
+        }
+    }
+}
+
+/// A machine that runs here.
+struct Here {
+    cluster: Cluster,
+    machine: String,
+    count: u32,
+}
+
+impl History for Here {
+    fn cluster(&self) -> String {
+        self.cluster.view().cluster.unwrap_or_default()
+    }
+
+    fn machine(&self) -> &str {
+        &self.machine
+    }
+
+    fn partition_count(&self) -> u32 {
+        self.count
+    }
+
+    fn open(&self, partition: PartitionId) -> Result<Box<dyn Journaled>, AuditError> {
+        Err(AuditError::Live(format!("partition {partition} is followed, and not read from its beginning")))
+    }
+
+    fn load(&self, id: ModuleId) -> Result<Arc<dyn Logic>, String> {
+        self.cluster.find_logic_here(id)
+    }
+}
+
+fn follow(history: &Here, candidate: Arc<dyn Logic>, is_over: &AtomicBool) {
+    let module = candidate.id();
+    let (mode, filter) = (Mode::Isolated, Filter::default());
+    let request = Request { candidate, mode, from: None, to: None, partition: None, filter, jobs: 1 };
+    let new = |id| Shadow::new(history, &request, PartitionId(id));
+    let mut shadows: Vec<Shadow<'_>> = (0..history.count).map(new).collect();
+    let mut page_at = Instant::now();
+    while !is_over.load(Ordering::Relaxed) {
+        let mut is_busy = false;
+        for shadow in &mut shadows {
+            is_busy |= shadow.go_on();
+        }
+        if page_at <= Instant::now() {
+            let found = found(module, &shadows);
+            measure(&history.machine, &found);
+            let text = serde_json::to_string(&found).expect("texts and integers only");
+            history.cluster.publish_shadow(&history.machine, Some(text));
+            page_at = Instant::now() + PAGE_EVERY;
+        }
+        if !is_busy {
+            std::thread::sleep(PAUSE);
+        }
+    }
+    history.cluster.publish_shadow(&history.machine, None);
+}
+
+fn found(module: ModuleId, shadows: &[Shadow<'_>]) -> Found {
+    let partitions = shadows.iter().map(|shadow| shadow.page.clone()).collect();
+    let (mut decisions, mut differences) = (0, BTreeMap::new());
+    let mut first: BTreeMap<Class, &Difference> = BTreeMap::new();
+    for shadow in shadows {
+        decisions += shadow.finds.decisions;
+        for (class, count) in &shadow.finds.classes {
+            *differences.entry(*class).or_default() += count;
+        }
+        for (class, difference) in &shadow.finds.first {
+            first.entry(*class).or_insert(difference);
+        }
+    }
+    Found { module, partitions, decisions, differences, first: first.into_values().cloned().collect() }
+}
+
+fn measure(machine: &str, found: &Found) {
+    let of_machine = || ("machine", machine.to_owned());
+    metrics::gauge!("statehouse_shadow_decisions", &[of_machine()]).set(found.decisions as f64);
+    let lag: u64 = found.partitions.iter().map(|partition| partition.lag_entries).sum();
+    metrics::gauge!("statehouse_shadow_lag_entries", &[of_machine()]).set(lag as f64);
+    for class in Class::ALL.into_iter().filter(|class| *class != Class::Same) {
+        let count = found.differences.get(&class).copied().unwrap_or_default();
+        let labels = [of_machine(), ("class", class.name().to_owned())];
+        metrics::gauge!("statehouse_shadow_differences", &labels).set(count as f64);
+    }
+}
+
+/// The shadow of one partition.
+struct Shadow<'a> {
+    history: &'a Here,
+    request: &'a Request,
+    page: Shadowed,
+    finds: Finds,
+    following: Option<Following<'a>>,
+    again: Instant,
+}
+
+/// As long as the partition is open, and the same module decides.
+struct Following<'a> {
+    replica: Arc<Partition>,
+    live: Live<'a>,
+    next: LogIndex,
+    since: Instant,
+}
+
+/// What became of some entries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Taken,
+    Idle,
+    /// Another module becomes active.
+    Ended,
+}
+
+impl<'a> Shadow<'a> {
+    fn new(history: &'a Here, request: &'a Request, id: PartitionId) -> Self {
+        let page = Shadowed { partition: id.0, ..Shadowed::default() };
+        Self { history, request, page, finds: Finds::default(), following: None, again: Instant::now() }
+    }
+
+    /// Takes the next entries; whether there were any.
+    fn go_on(&mut self) -> bool {
+        if Instant::now() < self.again {
+            return false;
+        }
+        let step = self.step();
+        if let Some(following) = &mut self.following {
+            self.finds.add(following.live.take());
+            let (id, journal) = (PartitionId(self.page.partition), following.live.journal());
+            self.page.position = journal.position(id, 0).to_string();
+            let applied = following.replica.progress().journal.index;
+            self.page.lag_entries = applied.0.saturating_sub(journal.index.0);
+        }
+        self.page.decisions = self.finds.decisions;
+        match step {
+            Ok(step) => {
+                self.page.problem = None;
+                step == Step::Taken
+            }
+            Err(problem) => {
+                self.following = None;
+                self.page.problem = Some(problem);
+                self.again = Instant::now() + AGAIN;
+                false
+            }
+        }
+    }
+
+    fn step(&mut self) -> Result<Step, String> {
+        let id = PartitionId(self.page.partition);
+        let replica = self.history.cluster.find_replica(&self.history.machine, id);
+        let replica = replica.filter(|replica| replica.is_running()).ok_or("it does not run here")?;
+        let is_same = |following: &Following<'_>| Arc::ptr_eq(&following.replica, &replica);
+        if !self.following.as_ref().is_some_and(is_same) {
+            self.following = self.begin(replica)?;
+        }
+        let Some(following) = &mut self.following else { return Ok(Step::Idle) };
+        let end = following.replica.progress().log_index.next();
+        let step = following.take_up_to(end).map_err(|error| error.to_string())?;
+        let is_old = SHADOW_BYTES_MAX < following.live.bytes() || SHADOW_VIEW_AGE_MAX < following.since.elapsed();
+        if step == Step::Ended {
+            self.finds.add(following.live.take());
+            self.following = None;
+        } else if is_old {
+            self.renew()?;
+        }
+        Ok(step)
+    }
+
+    fn begin(&mut self, replica: Arc<Partition>) -> Result<Option<Following<'a>>, String> {
+        let point = replica.read_stale().map_err(|error| error.to_string())?;
+        let Some(meta) = point.view.meta() else { return Ok(None) };
+        let module = point.journal.module;
+        // Before the first module there is nothing to decide; and beside itself it would find nothing.
+        if module == ModuleId::ZERO || module == self.request.candidate.id() {
+            return Ok(None);
+        }
+        let next = meta.applied.index.next();
+        let recorder = self.history.load(module)?;
+        let live = Live::begin(self.history, self.request, PartitionId(self.page.partition), point, recorder);
+        self.page.begun += 1;
+        let live = live.map_err(|error| error.to_string())?;
+        Ok(Some(Following { replica, live, next, since: Instant::now() }))
+    }
+
+    /// Goes on from newer rows, once the old ones have brought it there: no entry is left out.
+    fn renew(&mut self) -> Result<(), String> {
+        let Some(mut old) = self.following.take() else { return Ok(()) };
+        let Some(new) = self.begin(old.replica.clone())? else { return Ok(()) };
+        while old.next < new.next {
+            let step = old.take_up_to(new.next).map_err(|error| error.to_string())?;
+            if step != Step::Taken {
+                break;
+            }
+        }
+        self.finds.add(old.live.take());
+        self.following = Some(new);
+        Ok(())
+    }
+}
+
+impl Following<'_> {
+    /// Takes some of the applied entries before `end`.
+    fn take_up_to(&mut self, end: LogIndex) -> Result<Step, ReplayFault> {
+        if end <= self.next {
+            return Ok(Step::Idle);
+        }
+        let failed = |error: String| ReplayFault::from(AuditError::Live(error));
+        let entries = self.replica.log().read(self.next..end, READ_BYTES).map_err(|error| failed(error.to_string()))?;
+        if entries.is_empty() {
+            return Err(failed("the log does not go back to where it was any more".to_owned()));
+        }
+        for LogEntry { id, payload } in entries {
+            if let Payload::Entry(bytes) = payload {
+                let entry = Entry::parse(bytes).map_err(|error| failed(error.to_string()))?;
+                if !self.live.on_entry(&entry)? {
+                    return Ok(Step::Ended);
+                }
+            }
+            self.next = id.index.next();
+        }
+        Ok(Step::Taken)
+    }
+}

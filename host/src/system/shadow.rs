@@ -1,0 +1,145 @@
+//! Shadows as the cluster knows them: which module is shadowed by which node, and what that node has found.
+//!
+//! In: what an operator asks of any node. Out: steps in `system`, and pages of the node that runs the shadow. Who decides beside whom, and
+//! how, it does not know: a page is text here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use statehouse_abi::value::Value;
+use tokio::time::Instant;
+
+use crate::ids::{Micros, ModuleId, NodeId, PartitionId};
+use crate::machine::logic::Logic;
+use crate::partition::Partition;
+use crate::peer::{Call, Topic};
+use crate::system::cluster::{Cluster, ClusterError};
+use crate::system::directory::Directory;
+use crate::system::lifecycle::Wanting;
+
+/// How long the node that runs a shadow may take to say what it has found.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A shadow that a node is to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShadowWanted {
+    pub module: ModuleId,
+    /// The node that runs it.
+    pub node: NodeId,
+    /// When it was asked for.
+    pub since: Micros,
+}
+
+/// A shadow, and what its node has found.
+#[derive(Clone, Debug)]
+pub struct ShadowView {
+    pub wanted: ShadowWanted,
+    /// JSON; or in words why there is none.
+    pub page: Result<String, String>,
+}
+
+fn wanted_shadow(directory: &Directory, machine: &str) -> Option<ShadowWanted> {
+    let (module, node, since) = directory.modules.get(machine)?.shadow()?;
+    Some(ShadowWanted { module: ModuleId(module), node: NodeId(node), since })
+}
+
+impl Cluster {
+    /// Has a node shadow a module; without a name, the one that leads the fewest partitions of the machine.
+    pub async fn shadow(
+        &self,
+        machine: &str,
+        module: ModuleId,
+        node: Option<NodeId>,
+        wanting: &Wanting,
+    ) -> Result<(), ClusterError> {
+        let (system, directory) = self.directory_now(wanting.deadline).await?;
+        let node = match node {
+            Some(node) if directory.nodes.contains_key(&node) => node,
+            Some(node) => return Err(ClusterError::UnknownNode(node)),
+            None => self.least_busy(&directory, machine),
+        };
+        let body = [("node", Value::Int(node.0.into()))];
+        self.step(&system, "modules/shadow", machine, module, body, wanting).await?;
+        self.directory_now(wanting.deadline).await.map(drop)
+    }
+
+    pub async fn stop_shadow(&self, machine: &str, module: ModuleId, wanting: &Wanting) -> Result<(), ClusterError> {
+        let (system, _) = self.directory_now(wanting.deadline).await?;
+        self.step(&system, "modules/shadow_stop", machine, module, [], wanting).await?;
+        self.directory_now(wanting.deadline).await.map(drop)
+    }
+
+    /// The machine's shadow, if there is one, and what it has found so far.
+    pub async fn shadow_view(&self, machine: &str, deadline: Instant) -> Result<Option<ShadowView>, ClusterError> {
+        let (_, directory) = self.directory_now(deadline).await?;
+        if !directory.machines.contains_key(machine) {
+            return Err(ClusterError::UnknownMachine(machine.to_owned()));
+        }
+        let Some(wanted) = wanted_shadow(&directory, machine) else { return Ok(None) };
+        let starting = || "it is being started; ask again".to_owned();
+        let page = if wanted.node == self.host().node {
+            self.host().shadows.lock().get(machine).cloned().ok_or_else(starting)
+        } else {
+            let call = Call { topic: Topic::Shadow, group: None, body: Bytes::copy_from_slice(machine.as_bytes()) };
+            let patience = deadline.saturating_duration_since(Instant::now()).min(PATIENCE);
+            let answer = self.host().network().call(wanted.node, call, patience).await;
+            answer.map_err(|error| error.to_string()).and_then(|page| {
+                let text = String::from_utf8(page.to_vec()).ok().filter(|page| !page.is_empty());
+                text.ok_or_else(starting)
+            })
+        };
+        Ok(Some(ShadowView { wanted, page }))
+    }
+
+    fn least_busy(&self, directory: &Directory, machine: &str) -> NodeId {
+        let open = self.host().router.find_machine(machine);
+        let replicas: Vec<Arc<Partition>> =
+            open.iter().flat_map(|open| open.partition_ids().filter_map(|id| open.find_partition(id))).collect();
+        let led = |node: &NodeId| replicas.iter().filter(|replica| replica.leader() == Some(*node)).count();
+        let samples = self.host().clocks.samples();
+        let is_up = |node: &NodeId| *node == self.host().node || samples.contains_key(node);
+        directory.nodes.keys().copied().filter(is_up).min_by_key(led).unwrap_or(self.host().node)
+    }
+
+    /// What this node is to run, by machine.
+    pub fn shadows_here(&self) -> BTreeMap<String, ShadowWanted> {
+        let directory = self.host().directory.borrow();
+        let of = |machine: &String| Some((machine.clone(), wanted_shadow(&directory, machine)?));
+        directory.modules.keys().filter_map(of).filter(|(_, wanted)| wanted.node == self.host().node).collect()
+    }
+
+    /// Until the directory changes, or this long at most.
+    pub async fn wait_for_directory(&self, patience: Duration) {
+        let mut directory = self.host().directory.subscribe();
+        // Either way it is time to look.
+        drop(tokio::time::timeout(patience, directory.changed()).await);
+    }
+
+    /// What the shadow of a machine has found here; nothing when it runs no more.
+    pub fn publish_shadow(&self, machine: &str, page: Option<String>) {
+        let mut shadows = self.host().shadows.lock();
+        match page {
+            Some(page) => drop(shadows.insert(machine.to_owned(), page)),
+            None => drop(shadows.remove(machine)),
+        }
+    }
+
+    pub fn partition_count(&self, machine: &str) -> Option<u32> {
+        Some(self.host().router.find_machine(machine)?.partition_count())
+    }
+
+    pub fn find_replica(&self, machine: &str, partition: PartitionId) -> Option<Arc<Partition>> {
+        self.host().router.find_machine(machine)?.find_partition(partition)
+    }
+
+    pub async fn find_logic(&self, module: ModuleId) -> Result<Arc<dyn Logic>, ClusterError> {
+        self.load(module).await
+    }
+
+    /// Without asking other nodes.
+    pub fn find_logic_here(&self, module: ModuleId) -> Result<Arc<dyn Logic>, String> {
+        self.host().registry.find(module).map_err(|error| error.to_string())
+    }
+}
