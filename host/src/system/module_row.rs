@@ -520,6 +520,83 @@ mod tests {
         assert_eq!(refusal(&row, NEW, &activate(OLD, Mode::WithoutProof)), Some("not prepared"), "all are asked again");
     }
 
+    /// `OLD` was active once, `NEW` is now.
+    fn gone_on() -> ModulesRow {
+        let mut row = ModulesRow::default();
+        row.step(StepRow { time: 0, by: "node".to_owned(), module: OLD, what: Step::Created { number: 1 } });
+        row.grant(NEW, &stage(), "alice", Micros(1), 1);
+        row.grant(NEW, &activate(OLD, Mode::WithoutProof), "alice", Micros(2), 2);
+        row
+    }
+
+    fn refused(row: &ModulesRow, module: [u8; 32], wish: &Wish) -> Option<&'static str> {
+        let active = MachineRow { activation: 2, ..machine(NEW) };
+        Some(match row.check(&active, module, wish, &[1, 2]).err()? {
+            Rejection::Draining => "draining",
+            Rejection::OutOfDate => "out of date",
+            Rejection::NotShadowed => "not shadowed",
+            Rejection::AlreadyActive => "already active",
+            Rejection::NotPrepared { .. } => "not prepared",
+            _ => "something else",
+        })
+    }
+
+    #[test]
+    fn a_rollback_drains_first_and_nothing_comes_between() {
+        let mut row = gone_on();
+        let (drain, back) = (Wish::Drain { from: NEW }, activate(NEW, Mode::Rollback));
+        let not_drained = Wish::NotDrained { problem: "partition 1: busy".to_owned() };
+        assert_eq!(refused(&row, OLD, &not_drained), Some("out of date"));
+        assert_eq!(refused(&row, NEW, &drain), Some("already active"));
+        assert_eq!(refused(&row, OLD, &drain), None);
+        row.grant(OLD, &drain, "alice", Micros(3), 2);
+        assert_eq!(row.draining(), Some((OLD, Micros(3))));
+        assert_eq!(refused(&row, OLD, &drain), Some("draining"), "once is enough");
+        assert_eq!(refused(&row, [3; 32], &activate(NEW, Mode::WithoutProof)), Some("draining"));
+        assert_eq!(refused(&row, OLD, &back), None);
+        let mut given_up = row.clone();
+        given_up.grant(OLD, &not_drained, "node", Micros(4), 2);
+        assert_eq!((given_up.draining(), given_up.drains()), (None, 2));
+        row.grant(OLD, &back, "node", Micros(4), 3);
+        assert_eq!(row.draining(), None);
+    }
+
+    #[test]
+    fn an_activation_that_failed_is_recorded_once_for_each_partition() {
+        let mut row = gone_on();
+        let failed = |partition, number| Wish::NotActivated { number, partition, problem: "a trap".to_owned() };
+        assert_eq!(refused(&row, NEW, &failed(1, 1)), Some("out of date"), "an earlier activation");
+        assert_eq!(refused(&row, NEW, &failed(1, 2)), None);
+        row.grant(NEW, &failed(1, 2), "node", Micros(3), 2);
+        assert_eq!(refused(&row, NEW, &failed(1, 2)), Some("out of date"));
+        assert_eq!(refused(&row, NEW, &failed(0, 2)), None);
+        assert_eq!(row.not_activated(2).collect::<Vec<_>>(), [(1, "a trap")]);
+        assert_eq!(row.not_activated(3).count(), 0, "another activation, another try");
+    }
+
+    #[test]
+    fn a_shadow_needs_a_node_that_has_prepared_and_ends_with_an_activation() {
+        let mut row = gone_on();
+        let candidate = [3; 32];
+        row.grant(candidate, &stage(), "alice", Micros(3), 2);
+        let shadow = Wish::Shadow { node: 2 };
+        assert_eq!(refused(&row, candidate, &Wish::ShadowStop), Some("not shadowed"));
+        assert_eq!(refused(&row, candidate, &shadow), Some("not prepared"));
+        row.grant(candidate, &prepared(2, None), "node", Micros(4), 2);
+        assert_eq!(refused(&row, candidate, &shadow), None);
+        row.grant(candidate, &shadow, "alice", Micros(5), 2);
+        assert_eq!(row.shadow(), Some((candidate, 2, Micros(5))));
+        for time in 6..500 {
+            row.grant(candidate, &prepared(1, None), "node", Micros(time), 2);
+        }
+        assert_eq!(row.shadow(), Some((candidate, 2, Micros(5))), "it is not forgotten for want of room");
+        let mut stopped = row.clone();
+        stopped.grant(candidate, &Wish::ShadowStop, "alice", Micros(500), 2);
+        assert_eq!(stopped.shadow(), None);
+        row.grant(candidate, &activate(NEW, Mode::WithoutProof), "alice", Micros(500), 3);
+        assert_eq!(row.shadow(), None);
+    }
+
     #[test]
     fn a_row_keeps_who_was_active_and_stays_small() {
         let mut row = ModulesRow::default();
