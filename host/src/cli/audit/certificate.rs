@@ -79,8 +79,8 @@ pub fn run(args: &CertificateArgs) -> anyhow::Result<ExitCode> {
 /// Which node's key it is, as the data folder has it; or why that is not who should have signed.
 fn find_signer(certificate: &Certificate, data: &Path, node: Option<u64>) -> anyhow::Result<Result<KeyRow, String>> {
     let source = Source::open(data)?;
-    let (found, expected) = (&certificate.facts().cluster, &source.identity().cluster);
-    if found != expected {
+    let (found, expected) = (&certificate.facts().cluster, source.cluster());
+    if *found != expected {
         return Ok(Err(format!("it is about cluster {found}, and {} is of cluster {expected}", data.display())));
     }
     let known = signers(&source).context("the keys of the nodes cannot be read")?;
