@@ -143,8 +143,8 @@ impl Manifest {
                 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
         };
         for facts in &self.partitions {
-            let names = facts.files.iter().map(|file| &file.name).chain([&facts.machine]);
-            for name in names.filter(|name| !is_plain(name)) {
+            let mut names = facts.files.iter().map(|file| &file.name).chain([&facts.machine]);
+            if let Some(name) = names.find(|name| !is_plain(name)) {
                 return Err(format!("`{name}` is no name of a file or a machine"));
             }
         }

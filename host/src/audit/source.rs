@@ -43,7 +43,7 @@ pub struct PartitionSource {
 
 /// What its entries are read from.
 enum Stored {
-    Log(LogScan),
+    Log(Box<LogScan>),
     Segments(SegmentsReader),
 }
 
@@ -153,7 +153,7 @@ impl Source {
                 let folder = partition_folder(&self.path, machine, partition).join("log");
                 let stream = || format!("{machine}/{partition}");
                 let scan = LogScan::open(&RealDisk, &folder);
-                Stored::Log(scan.map_err(|source| AuditError::Log { stream: stream(), source })?)
+                Stored::Log(Box::new(scan.map_err(|source| AuditError::Log { stream: stream(), source })?))
             }
         };
         let genesis = Journal::genesis(&self.cluster.0, machine, partition);

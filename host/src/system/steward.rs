@@ -157,12 +157,12 @@ async fn tend(
     is_spreading: bool,
     settled: &impl Fn(&NodeId) -> bool,
 ) -> Result<(), ConsensusError> {
-    if let Some((module, number)) = module_wanted(host, directory, group, partition) {
-        if host.troubles.is_due(group, number) {
-            activate(host, group, partition, module, number).await;
-            return Ok(());
-        }
-        // As long as it waits, its members and leader are looked after.
+    // As long as an activation waits to be tried again, members and leader are looked after.
+    if let Some((module, number)) = module_wanted(host, directory, group, partition)
+        && host.troubles.is_due(group, number)
+    {
+        activate(host, group, partition, module, number).await;
+        return Ok(());
     }
     let raft = partition.group();
     let metrics = raft.metrics();
