@@ -9,6 +9,7 @@ mod replays;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 use statehouse_tests::cluster::release;
 use statehouse_tests::hold::eventually;
@@ -18,6 +19,8 @@ use statehouse_tests::workload::Workload;
 use tempfile::tempdir;
 use tokio::task::LocalSet;
 
+/// Points that are checked at the same time.
+const LANES: usize = 2;
 const CLIENTS: usize = 8;
 const ACCOUNTS: usize = 8;
 const OPENING: i128 = 100_000;
@@ -43,41 +46,49 @@ fn main() -> ExitCode {
         let _scenario = fail::FailScenario::setup();
         return statehouse::cli::main();
     }
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
     // `cargo test … -- NAME` runs the points with NAME in theirs.
     let wanted = std::env::args().nth(1).unwrap_or_default();
     let points: Vec<String> = points().into_iter().filter(|point| point.contains(&wanted)).collect();
     assert!(!points.is_empty(), "the host's source has no such fail point: `{wanted}`");
     println!("\nrunning {} tests", points.len());
-    let mut failed = Vec::new();
-    for point in &points {
-        // A panic of the task is the failure of its point; the others go on.
-        // A task of its own, so that a panic ends it and nothing else.
-        let is_ok = runtime.block_on(LocalSet::new().run_until(async {
-            let point = point.clone();
-            let check = async move {
-                if begins(&replays::POINTS, &point) {
-                    replays::check(&point).await;
-                } else if begins(&FIRST_START, &point) {
-                    check_first_start(point).await;
-                } else if point.starts_with(MIGRATION) {
-                    check_migration(point).await;
-                } else if begins(&ORDERLY_STOP, &point) {
-                    check_orderly_stop(point).await;
-                } else {
-                    check(point).await;
-                }
-            };
-            tokio::task::spawn_local(check).await.is_ok()
-        }));
+    let left = Mutex::new(points.iter());
+    let next = || left.lock().expect("nobody panics while taking a point").next();
+    let failed: usize = std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..LANES).map(|_| scope.spawn(|| run_points(&next))).collect();
+        lanes.into_iter().map(|lane| lane.join().expect("a failure ends the task of its point only")).sum()
+    });
+    let verdict = if failed == 0 { "ok" } else { "FAILED" };
+    println!("\ntest result: {verdict}. {} passed; {failed} failed", points.len() - failed);
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Checks points as long as there are any; returns how many failed.
+fn run_points<'p>(next: &impl Fn() -> Option<&'p String>) -> usize {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
+    let mut failed = 0;
+    while let Some(point) = next() {
+        // A task of its own, so that a panic is the failure of its point and ends nothing else.
+        let check = check_point(point.clone());
+        let is_ok =
+            runtime.block_on(LocalSet::new().run_until(async { tokio::task::spawn_local(check).await.is_ok() }));
         println!("test {point} ... {}", if is_ok { "ok" } else { "FAILED" });
-        if !is_ok {
-            failed.push(point);
-        }
+        failed += usize::from(!is_ok);
     }
-    let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
-    println!("\ntest result: {verdict}. {} passed; {} failed", points.len() - failed.len(), failed.len());
-    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    failed
+}
+
+async fn check_point(point: String) {
+    if begins(&replays::POINTS, &point) {
+        replays::check(&point).await;
+    } else if begins(&FIRST_START, &point) {
+        check_first_start(point).await;
+    } else if point.starts_with(MIGRATION) {
+        check_migration(point).await;
+    } else if begins(&ORDERLY_STOP, &point) {
+        check_orderly_stop(point).await;
+    } else {
+        check(point).await;
+    }
 }
 
 fn begins(prefixes: &[&str], point: &str) -> bool {

@@ -17,6 +17,7 @@ use serde_json::Value;
 use statehouse::ids::{NodeId, PartitionId};
 use tempfile::{TempDir, tempdir};
 
+use crate::artefacts;
 use crate::damage::{self, Backup, Place};
 use crate::hold::{find_within, within};
 use crate::http::Client;
@@ -233,6 +234,11 @@ impl Cluster {
     pub async fn try_restart(&mut self, id: NodeId) -> Result<(), Refused> {
         let node = self.node_mut(id);
         assert!(node.process.is_none(), "node {id} is running");
+        if node.data.exists() {
+            artefacts::keep(&node.data);
+        } else {
+            artefacts::lend(&node.data);
+        }
         let mut command = Command::new(binary());
         command.arg("serve").arg("--config").arg(&node.config).args(["--paranoid", "--stop-with-stdin"]);
         if let Some(clock) = &node.clock {

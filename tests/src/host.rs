@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
+use crate::artefacts;
 use crate::hold::eventually;
 use crate::http::Client;
 pub use crate::process::{Finished, Refused, argument, cli};
@@ -47,7 +48,10 @@ impl Host {
         command.args(["--nodes", "1"]);
         command.args(&start.arguments);
         command.envs(start.environment.iter().cloned());
-        Self(Process::start("the host", command).await?).ready().await
+        artefacts::lend(&start.data);
+        let host = Self(Process::start("the host", command).await?).ready().await?;
+        artefacts::keep(&start.data);
+        Ok(host)
     }
 
     pub fn address(&self) -> SocketAddr {

@@ -6,6 +6,7 @@
 
 pub mod hold;
 pub mod process;
+pub mod artefacts;
 pub mod host;
 pub mod ports;
 pub mod proxy;
