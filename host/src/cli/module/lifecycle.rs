@@ -115,6 +115,10 @@ impl Of {
 }
 
 impl Which {
+    pub fn named(module: String) -> Self {
+        Self { module }
+    }
+
     /// The id of the module, which must be one of the page.
     pub fn find(&self, page: &ModulesPage) -> anyhow::Result<String> {
         if std::path::Path::new(&self.module).is_file() {

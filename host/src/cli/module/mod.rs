@@ -20,6 +20,8 @@ mod scenario;
 mod lifecycle;
 mod shadow;
 
+pub use lifecycle::Which;
+
 use std::process::ExitCode;
 use std::time::Duration;
 

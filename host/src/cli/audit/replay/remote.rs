@@ -16,6 +16,7 @@ use crate::api::ReplayPage;
 use crate::audit::replay::words::parse_approved;
 use crate::audit::replay::{Report, Verdict};
 use crate::cli::client::Client;
+use crate::cli::module::Which;
 use crate::cli::output::{bar, print};
 use crate::ids::ModuleId;
 
@@ -31,7 +32,7 @@ pub fn carry_out(args: &ReplayArgs, url: &str) -> anyhow::Result<u8> {
 async fn ask(args: &ReplayArgs, client: &Client) -> anyhow::Result<u8> {
     let approved = parse_approved(&args.approve)?;
     let path = format!("/v1/machines/{}/replays", args.machine);
-    let started = client.send(Method::POST, &path, Some(&wanted(args)?)).await?;
+    let started = client.send(Method::POST, &path, Some(&wanted(args, client).await?)).await?;
     let started: ReplayPage = serde_json::from_value(started).context("the node is of another version")?;
     let path = format!("{path}/{}", started.id);
     eprintln!("the node replays as {path}; it goes on without this command, and DELETE of that path stops it");
@@ -56,13 +57,19 @@ async fn ask(args: &ReplayArgs, client: &Client) -> anyhow::Result<u8> {
 }
 
 /// The body of the request.
-fn wanted(args: &ReplayArgs) -> anyhow::Result<Value> {
-    let candidate = match find_named(args)? {
-        Named::Wasm(wasm) => ModuleId::of(&wasm),
-        Named::Id(id) => id,
+async fn wanted(args: &ReplayArgs, client: &Client) -> anyhow::Result<Value> {
+    let candidate = match find_named(args) {
+        Ok(Named::Wasm(wasm)) => ModuleId::of(&wasm).to_string(),
+        Ok(Named::Id(id)) => id.to_string(),
+        // The node has it by this version, or by an id that begins so.
+        Err(_) => {
+            let name = args.candidate.clone().unwrap_or_default();
+            let staged = client.get(&format!("/v1/machines/{}/modules", args.machine)).await?;
+            Which::named(name).find(&serde_json::from_value(staged).context("the node is of another version")?)?
+        }
     };
     let mut body = Map::new();
-    body.insert("candidate".to_owned(), candidate.to_string().into());
+    body.insert("candidate".to_owned(), candidate.into());
     body.insert("mode".to_owned(), args.mode.name().into());
     for (name, text) in [("from", &args.from), ("to", &args.to)] {
         if let Some(text) = text {
