@@ -15,21 +15,33 @@ use uuid::Uuid;
 const MODULES: &str = "/v1/machines/faulty/modules";
 
 async fn act(client: &mut Client, what: &str) -> String {
+    act_on(client, "a", what).await
+}
+
+async fn act_on(client: &mut Client, account: &str, what: &str) -> String {
     let id = Uuid::new_v4().to_string();
-    let body = json!({"account": "a", "what": what, "request_id": id});
+    let body = json!({"account": account, "what": what, "request_id": id});
     let done = client.post("/v1/faulty/acts", &body).await.expect("the host answers");
     let is_rejected = || ["asked", "module_trap", "module_inconsistent"].contains(&done.text("code").as_str());
     assert!(done.status == 200 || is_rejected(), "{done:?}");
     id
 }
 
-/// The candidate's id.
-async fn stage(client: &mut Client) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("hostile/faulty.wasm");
-    let mut wasm = std::fs::read(path).expect("it is there");
+fn hostile(name: &str) -> Vec<u8> {
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("hostile").join(name)).expect("it is there")
+}
+
+/// The active module with other letters in a message.
+fn other_letters() -> Vec<u8> {
+    let mut wasm = hostile("faulty.wasm");
     let (before, after) = (b"asked to panic", b"ASKED to panic");
     let at = wasm.windows(before.len()).position(|bytes| bytes == before).expect("the message is in the module");
     wasm[at..at + after.len()].copy_from_slice(after);
+    wasm
+}
+
+/// The candidate's id.
+async fn stage(client: &mut Client, wasm: Vec<u8>) -> String {
     let headers = vec![("content-type", "application/wasm")];
     let staged = client.send(Request { method: "POST", path: MODULES, headers, body: wasm }).await;
     let staged = staged.expect("the host answers");
@@ -54,18 +66,44 @@ async fn problem(client: &mut Client, id: &str) -> Option<String> {
     said["problem"].as_str().map(str::to_owned)
 }
 
+async fn start(data: &Path) -> Host {
+    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("hostile/faulty.wasm");
+    let arguments = vec!["--machine".to_owned(), format!("faulty={}", module.display())];
+    Host::start_with(&Start { arguments, ..Start::on(data) }).await.expect("the host starts")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_module_that_migrates_by_what_it_has_migrated_before_is_not_prepared() {
+    let data = tempdir().expect("a temporary folder");
+    let host = start(data.path()).await;
+    let mut client = host.client();
+    let id = stage(&mut client, hostile("faulty-next.wasm")).await;
+    for account in ["a", "b", "c"] {
+        act_on(&mut client, account, "add").await;
+    }
+    assert_eq!(problem(&mut client, &id).await, None, "each of these rows is one more");
+    // The first of many is too; the others are more by those before them.
+    act_on(&mut client, "b", "grow").await;
+    assert_eq!(problem(&mut client, &id).await, None, "nobody can see it yet");
+    for account in ["a", "c"] {
+        act_on(&mut client, account, "grow").await;
+    }
+    let problem = problem(&mut client, &id).await.expect("it is found out");
+    assert!(problem.contains("not deterministic") && problem.contains("with its entity alone"), "{problem}");
+    host.terminate().await;
+    check_audit(data.path());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_module_that_decides_by_what_is_not_in_the_log_is_not_prepared() {
     let data = tempdir().expect("a temporary folder");
-    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("hostile/faulty.wasm");
-    let arguments = vec!["--machine".to_owned(), format!("faulty={}", module.display())];
-    let host = Host::start_with(&Start { arguments, ..Start::on(data.path()) }).await.expect("the host starts");
+    let host = start(data.path()).await;
     let mut client = host.client();
     for _ in 0..3 {
         act(&mut client, "add").await;
     }
     act(&mut client, "reject").await;
-    let id = stage(&mut client).await;
+    let id = stage(&mut client, other_letters()).await;
     assert_eq!(problem(&mut client, &id).await, None, "in this history it does nothing wrong");
 
     // One after the other, for whatever is found first is what is named.

@@ -62,3 +62,10 @@ impl GuestFault {
         Self::Output { what: what.to_string() }
     }
 }
+
+/// Results in order, up to and including the first fault; nothing behind it is asked for.
+pub fn up_to_fault<T>(results: impl Iterator<Item = Result<T, GuestFault>>) -> Vec<Result<T, GuestFault>> {
+    let mut is_over = false;
+    let within = results.take_while(|result| !std::mem::replace(&mut is_over, result.is_err()));
+    within.collect()
+}

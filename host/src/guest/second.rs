@@ -14,7 +14,7 @@ use statehouse_abi::value::Value;
 use wasmi::{Config, Engine, Instance, Linker, Memory, Store, StoreLimits, StoreLimitsBuilder, TrapCode, TypedFunc};
 
 use super::describe;
-use super::error::{GuestError, GuestFault};
+use super::error::{GuestError, GuestFault, up_to_fault};
 use super::module::{broken, copy_from, decode};
 use super::validate::validate;
 use crate::ids::ModuleId;
@@ -90,8 +90,9 @@ impl SecondModule {
         self.call_cold(export::CHECK, chunk)
     }
 
-    pub fn migrate(&self, entity: &MigrateIn) -> Result<MigrateOut, GuestFault> {
-        self.call_cold(export::MIGRATE, entity)
+    /// One result for each entity, up to and including the first fault; each in a fresh instance, unlike on the other engine.
+    pub fn migrate(&self, entities: &[MigrateIn]) -> Vec<Result<MigrateOut, GuestFault>> {
+        up_to_fault(entities.iter().map(|entity| self.call_cold(export::MIGRATE, entity)))
     }
 
     fn call_hot(&self, name: &str, parts: &CallIn<'_>) -> Result<Vec<u8>, GuestFault> {

@@ -33,5 +33,6 @@ pub trait Logic: Send + Sync {
 
     fn check(&self, check: &CheckIn) -> Result<CheckOut, Fault>;
 
-    fn migrate(&self, entity: &MigrateIn) -> Result<MigrateOut, Fault>;
+    /// One result for each entity in order, up to and including the first fault.
+    fn migrate(&self, entities: &[MigrateIn]) -> Vec<Result<MigrateOut, Fault>>;
 }

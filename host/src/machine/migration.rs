@@ -2,7 +2,7 @@
 //!
 //! In: a module and rows in order of key. Out: the rows that change, in the same order, whose digest the entry carries, so that every
 //! replica and every auditor must come to the same ones. They are handed out as they come, so that a migration of any size needs no more
-//! memory than its largest entity. The host's own rows are none of the module's business. It stores nothing.
+//! memory than its largest entity and a call's worth of them. The host's own rows are none of the module's business. It stores nothing.
 
 use statehouse_abi::cold::{CheckIn, MigrateIn, MigrateOut, Row};
 use statehouse_abi::key::split_key;
@@ -18,6 +18,10 @@ pub type Migrated = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
 /// Rows handed to `sh1_check` at once.
 const CHECK_ROWS: usize = 16_384;
+/// Entities handed to the module at once: enough that its instance costs little beside them.
+const ENTITIES_MAX: usize = 512;
+/// Bytes of rows from which on no further entity is handed over with them.
+const ENTITIES_BYTES: usize = 1 << 20;
 /// How often an entity is tried whose migration takes longer than the watchdog allows: that says something of the machine only.
 const TRIES_MAX: usize = 4;
 
@@ -59,8 +63,9 @@ pub fn check_schema(logic: &dyn Logic, from: u32) -> Result<(), MigrationError> 
 pub struct Migration<'l> {
     logic: &'l dyn Logic,
     from: u32,
-    entity: Vec<u8>,
-    rows: Vec<Row>,
+    /// Entities in order that the module has not seen; rows are added to the last one.
+    entities: Vec<MigrateIn>,
+    bytes: usize,
     migrated: Migrated,
     check: Option<InvariantCheck<'l>>,
 }
@@ -70,7 +75,7 @@ impl<'l> Migration<'l> {
     /// The module does not read rows of schema `from`.
     pub fn new(logic: &'l dyn Logic, from: u32) -> Result<Self, MigrationError> {
         check_schema(logic, from)?;
-        Ok(Self { logic, from, entity: Vec::new(), rows: Vec::new(), migrated: Vec::new(), check: None })
+        Ok(Self { logic, from, entities: Vec::new(), bytes: 0, migrated: Vec::new(), check: None })
     }
 
     /// The same, which also asks the module whether its invariants hold over all rows as they will be.
@@ -89,41 +94,50 @@ impl<'l> Migration<'l> {
     /// The next row. Must not be called unless a migration is needed.
     pub fn row(&mut self, key: &[u8], row: &[u8]) -> Result<(), MigrationError> {
         let Some((entity, _)) = split_key(key).filter(|(entity, _)| *entity != ENTITY) else { return Ok(()) };
-        if entity != self.entity {
-            self.end_entity()?;
-            self.entity = entity.to_vec();
+        if self.entities.last().is_none_or(|last| last.entity != entity) {
+            if self.entities.len() == ENTITIES_MAX || self.bytes >= ENTITIES_BYTES {
+                self.migrate()?;
+            }
+            self.entities.push(MigrateIn { from_schema: self.from, entity: entity.to_vec(), rows: Vec::new() });
         }
-        self.rows.push(Row { key: key.to_vec(), row: Some(row.to_vec()) });
+        self.bytes += key.len() + row.len();
+        let last = self.entities.last_mut().expect("it was pushed if there was none");
+        last.rows.push(Row { key: key.to_vec(), row: Some(row.to_vec()) });
         Ok(())
     }
 
-    /// The rows that change and were not taken yet, of the entities that are complete.
+    /// The rows that change and were not taken yet, of the entities that the module has seen.
     pub fn take(&mut self) -> Migrated {
         std::mem::take(&mut self.migrated)
     }
 
     /// After the last row: what was not taken.
     pub fn finish(mut self) -> Result<Migrated, MigrationError> {
-        self.end_entity()?;
+        self.migrate()?;
         if let Some(check) = self.check {
             check.finish()?;
         }
         Ok(self.migrated)
     }
 
-    fn end_entity(&mut self) -> Result<(), MigrationError> {
-        if self.rows.is_empty() {
-            return Ok(());
-        }
-        let entity = || String::from_utf8_lossy(&self.entity).into_owned();
-        let rows = std::mem::take(&mut self.rows);
-        let input = MigrateIn { from_schema: self.from, entity: self.entity.clone(), rows };
-        let mut out = self.logic.migrate(&input);
+    /// Has the module migrate the entities that are complete.
+    fn migrate(&mut self) -> Result<(), MigrationError> {
+        self.bytes = 0;
+        let entities = std::mem::take(&mut self.entities);
+        let mut outs = self.logic.migrate(&entities);
         for _ in 1..TRIES_MAX {
-            if matches!(out, Err(Fault::Watchdog)) {
-                out = self.logic.migrate(&input);
+            if outs.pop_if(|last| matches!(last, Err(Fault::Watchdog))).is_some() {
+                outs.extend(self.logic.migrate(&entities[outs.len()..]));
             }
         }
+        let is_faulty = outs.last().is_some_and(Result::is_err);
+        assert!(outs.len() == entities.len() || is_faulty, "a result for each entity, up to a fault");
+        entities.into_iter().zip(outs).try_for_each(|(entity, out)| self.accept(entity, out))
+    }
+
+    /// What the module made of an entity, once it is known to be no other's.
+    fn accept(&mut self, input: MigrateIn, out: Result<MigrateOut, Fault>) -> Result<(), MigrationError> {
+        let entity = || String::from_utf8_lossy(&input.entity).into_owned();
         let out = out.map_err(|fault| MigrationError::Fault { entity: entity(), fault })?;
         let mut changed = match out {
             MigrateOut::Changed(changed) => changed,
@@ -133,7 +147,7 @@ impl<'l> Migration<'l> {
         let is_twice = changed.windows(2).any(|pair| pair[0].key == pair[1].key);
         let is_own = |row: &Row| {
             let owner = split_key(&row.key).map(|(owner, _)| owner);
-            owner == Some(&*self.entity) && row.key.len() <= limits::KEY_BYTES_MAX
+            owner == Some(&*input.entity) && row.key.len() <= limits::KEY_BYTES_MAX
         };
         let is_small = |row: &Row| row.row.as_ref().is_none_or(|row| row.len() <= limits::ROW_BYTES_MAX);
         if is_twice || !changed.iter().all(|row| is_own(row) && is_small(row)) {

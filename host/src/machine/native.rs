@@ -12,6 +12,7 @@ use statehouse_abi::value::Value;
 use statehouse_guest::Module;
 use statehouse_guest::native::{Export, call};
 
+use crate::guest::up_to_fault;
 use crate::ids::ModuleId;
 use crate::machine::logic::{Fault, Logic, Pace};
 
@@ -88,7 +89,7 @@ impl<M: Module> Logic for Native<M> {
         run_cold::<M, _, _>(Export::Check, check)
     }
 
-    fn migrate(&self, entity: &MigrateIn) -> Result<MigrateOut, Fault> {
-        run_cold::<M, _, _>(Export::Migrate, entity)
+    fn migrate(&self, entities: &[MigrateIn]) -> Vec<Result<MigrateOut, Fault>> {
+        up_to_fault(entities.iter().map(|entity| run_cold::<M, _, _>(Export::Migrate, entity)))
     }
 }

@@ -161,8 +161,8 @@ impl Logic for Guest {
         self.0.check(check)
     }
 
-    fn migrate(&self, entity: &MigrateIn) -> Result<MigrateOut, Fault> {
-        self.0.migrate(entity)
+    fn migrate(&self, entities: &[MigrateIn]) -> Vec<Result<MigrateOut, Fault>> {
+        self.0.migrate(entities)
     }
 }
 
@@ -202,8 +202,8 @@ impl Logic for SecondGuest {
         self.0.check(check)
     }
 
-    fn migrate(&self, entity: &MigrateIn) -> Result<MigrateOut, Fault> {
-        self.0.migrate(entity)
+    fn migrate(&self, entities: &[MigrateIn]) -> Vec<Result<MigrateOut, Fault>> {
+        self.0.migrate(entities)
     }
 }
 

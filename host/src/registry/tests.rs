@@ -129,9 +129,35 @@ fn both_engines_give_the_same_bytes_for_every_call() {
     let row = Row { key: b"\x01a".to_vec(), row: Some(row) };
     for from_schema in [1, 2, 4] {
         let migrate = MigrateIn { from_schema, entity: b"a".to_vec(), rows: vec![row.clone()] };
-        let migrated = first.migrate(&migrate).expect("it answers");
-        assert_eq!(matches!(migrated, MigrateOut::Changed(_)), from_schema < 3, "{migrated:?}");
-        assert_eq!(second.migrate(&migrate), Ok(migrated));
+        // One instance for all of them here, one for each there.
+        let entities = vec![migrate; 3];
+        let migrated = first.migrate(&entities);
+        let is_as_expected =
+            |out: &Result<MigrateOut, _>| matches!(out, Ok(MigrateOut::Changed(_))) == (from_schema < 3);
+        assert!(migrated.len() == 3 && migrated.iter().all(is_as_expected), "{migrated:?}");
+        assert_eq!(second.migrate(&entities), migrated);
+    }
+}
+
+#[test]
+fn entity_that_cannot_be_migrated_is_the_last_one_and_those_before_it_are_not_harmed() {
+    const NEXT: &[u8] = include_bytes!("../../../tests/hostile/faulty-next.wasm");
+    let (_folder, both) = both(NEXT);
+    let entity = |name: &str, value: u64| {
+        let key = statehouse_abi::key::key(name.as_bytes(), b"value");
+        let rows = vec![Row { key, row: Some(value.to_le_bytes().to_vec()) }];
+        MigrateIn { from_schema: 1, entity: name.as_bytes().to_vec(), rows }
+    };
+    let entities = [entity("a", 1), entity("b", 2), entity("c", u64::MAX), entity("d", 3)];
+    for logic in both {
+        let migrated = logic.migrate(&entities);
+        let [Ok(MigrateOut::Changed(a)), Ok(MigrateOut::Changed(b)), Err(Fault::Trap { text, .. })] = &migrated[..]
+        else {
+            panic!("{migrated:?}")
+        };
+        let values = [a, b].map(|rows| rows[0].row.clone());
+        assert_eq!(values, [2u64, 3].map(|value| Some(value.to_le_bytes().to_vec())));
+        assert!(text.contains("a poisoned row"), "{text}");
     }
 }
 

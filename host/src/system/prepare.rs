@@ -93,16 +93,22 @@ fn try_on(logic: &dyn Logic, second: &dyn Logic, replica: &Partition) -> Result<
     trial::check(logic, second, &rows, &sample).and_then(|()| trial::check(logic, second, &TrialRows::None, &sample))
 }
 
-/// Whether both engines make the same of the first rows.
+/// Whether both engines make the same of the first rows: one migrates many entities in an instance, the other each in a fresh one.
 fn check_migration(logic: &dyn Logic, second: &dyn Logic, point: &ReadPoint) -> Result<(), String> {
     let of = |logic| migrate_some(logic, point, ROWS_SLOW_MAX).map_err(|error| error.to_string());
     let (one, other) = (of(logic)?, of(second)?);
     let Some(((key, _), _)) = one.iter().zip(&other).find(|(one, other)| one != other) else {
         let is_same = one.len() == other.len();
-        return if is_same { Ok(()) } else { Err("not deterministic: another engine migrates other rows".to_owned()) };
+        return if is_same {
+            Ok(())
+        } else {
+            Err("not deterministic: another engine, or an entity alone, migrates other rows".to_owned())
+        };
     };
     let key = String::from_utf8_lossy(key.get(1..).unwrap_or_default()).into_owned();
-    Err(format!("not deterministic: on another engine the row {key:?} migrates to something else"))
+    Err(format!(
+        "not deterministic: on another engine, or with its entity alone, the row {key:?} migrates to something else"
+    ))
 }
 
 /// What the module makes of the first rows, as far as whole entities go.

@@ -2,7 +2,7 @@
 //!
 //! In: the command `act` with what to do. It panics, loops, hoards memory, recurses without end, touches keys it has not
 //! declared, lets `apply` disagree with `execute` through a global, or decides by what no module may see: how the batch was
-//! cut (`count`), how deep the engine's stack is (`deep`). Never use it for anything else.
+//! cut (`count`), how deep the engine's stack is (`deep`), what was migrated before (`grow`). Never use it for anything else.
 //!
 //! Compiled with the variable `FAULTY_NEXT` it is its own successor: another schema, and a migration that a poisoned row traps (`poison`).
 
@@ -39,6 +39,8 @@ const VALUE: &[u8] = b"value";
 
 /// What cannot be migrated.
 const POISON: u64 = u64::MAX;
+/// From here on a value is more by what this instance has migrated before it.
+const MANY: u64 = 1_000;
 
 const IS_NEXT: bool = option_env!("FAULTY_NEXT").is_some();
 
@@ -47,7 +49,7 @@ pub struct Act {
     /// The account
     #[body(name, max_chars = 64)]
     pub account: String,
-    /// What to do: `add`, `reject`, `panic`, `drift`, `wander`, `count`, `deep`, `loop`, `bomb`, `recurse` or `poison`
+    /// What to do: `add`, `reject`, `panic`, `drift`, `wander`, `count`, `deep`, `loop`, `bomb`, `recurse`, `poison` or `grow`
     #[body(max_chars = 16)]
     pub what: String,
     /// Chosen by the client
@@ -81,6 +83,7 @@ pub enum Event {
     /// How many acts of this call there were before it, by a global.
     Counted(u64),
     Poisoned,
+    Grown,
 }
 
 pub struct Faulty;
@@ -126,6 +129,7 @@ impl Module for Faulty {
             }
             "count" => events.emit(Event::Counted(CALLS.fetch_add(1, Ordering::Relaxed))),
             "poison" => events.emit(Event::Poisoned),
+            "grow" => events.emit(Event::Grown),
             "deep" => events.emit(Event::Counted(descend(DEEP))),
             "wander" => {
                 let _: Option<u64> = view.read(b"elsewhere");
@@ -146,6 +150,7 @@ impl Module for Faulty {
             }
             Event::Counted(count) => tx.write(VALUE, &value.wrapping_add(*count)),
             Event::Poisoned => tx.write(VALUE, &POISON),
+            Event::Grown => tx.write(VALUE, &MANY),
             Event::Wandered => {
                 let seen: u64 = tx.read(b"elsewhere").unwrap_or(0);
                 tx.write(b"elsewhere", &(seen + 1));
@@ -159,7 +164,8 @@ impl Module for Faulty {
             let bytes: [u8; 8] = row.row.as_deref()?.try_into().ok()?;
             let value = u64::from_le_bytes(bytes);
             assert!(value != POISON, "a poisoned row cannot be migrated");
-            Some(Row { key: row.key.clone(), row: Some((value + 1).to_le_bytes().to_vec()) })
+            let more = if value < MANY { 1 } else { 1 + CALLS.fetch_add(1, Ordering::Relaxed) };
+            Some(Row { key: row.key.clone(), row: Some((value + more).to_le_bytes().to_vec()) })
         });
         Ok(migrated.collect())
     }

@@ -364,8 +364,11 @@ impl Logic for Renamed {
         self.1.check(check)
     }
 
-    fn migrate(&self, entity: &statehouse_abi::cold::MigrateIn) -> Result<statehouse_abi::cold::MigrateOut, Fault> {
-        self.1.migrate(entity)
+    fn migrate(
+        &self,
+        entities: &[statehouse_abi::cold::MigrateIn],
+    ) -> Vec<Result<statehouse_abi::cold::MigrateOut, Fault>> {
+        self.1.migrate(entities)
     }
 }
 

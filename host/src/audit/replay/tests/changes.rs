@@ -65,8 +65,8 @@ impl Logic for Costly {
         self.0.check(check)
     }
 
-    fn migrate(&self, entity: &MigrateIn) -> Result<MigrateOut, Fault> {
-        self.0.migrate(entity)
+    fn migrate(&self, entities: &[MigrateIn]) -> Vec<Result<MigrateOut, Fault>> {
+        self.0.migrate(entities)
     }
 }
 
