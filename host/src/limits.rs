@@ -123,6 +123,10 @@ pub const PAGE_ITEMS_DEFAULT: u32 = 100;
 /// First segment of a log; segments double up to [`SEGMENT_BYTES_MAX`].
 pub const SEGMENT_BYTES_MIN: u64 = 4 << 20;
 pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+/// Parts in which a file goes to an object store, which takes none below 5 MiB.
+pub const ARCHIVE_PART_BYTES: usize = 8 << 20;
+/// How long an archive may take to answer before an upload is begun anew.
+pub const ARCHIVE_PATIENCE: Duration = Duration::from_secs(60);
 /// What a journal segment is cut to on average: some minutes of a busy partition, and a size that object stores like.
 pub const JOURNAL_SEGMENT_BYTES: u64 = 16 << 20;
 /// Journal that a replay decides again between two savings of how far it is: some seconds.

@@ -1,4 +1,4 @@
-//! What can be wrong with journal segments, and where.
+//! What can be wrong with journal segments, and where; and with the archive that keeps them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,18 @@ pub enum ArchiveError {
     Format { path: PathBuf, found: u32, known: u32 },
     #[error("{} holds the history of cluster {found}, and this is cluster {expected}: choose another folder", path.display())]
     OtherCluster { path: PathBuf, expected: String, found: String },
+    #[error("`{url}` is no archive: {reason}")]
+    Url { url: String, reason: String },
+    #[error("the archive {url}: {object}: {source}")]
+    Store { url: String, object: String, source: object_store::Error },
+    #[error("the archive {url}: {object} was uploaded and is not what comes back; it is uploaded again")]
+    NotKept { url: String, object: String },
+    #[error("the archive {url} is empty, or nobody's: nothing was ever archived there; look at the URL")]
+    NoOwner { url: String },
+    #[error(
+        "{machine}/{partition}: the archive has two segments that begin with entry {first}, {one} and {other}: two histories were archived to one place"
+    )]
+    Fork { machine: String, partition: PartitionId, first: JournalIndex, one: String, other: String },
     #[error("{machine}/{partition}: {file}, at byte {offset}, entry {index}: {damage}")]
     Segment {
         machine: String,

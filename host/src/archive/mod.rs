@@ -2,21 +2,26 @@
 //!
 //! ```text
 //! effective entries ─▶ SegmentsWriter: cut, hash, name ─▶ <folder>/<machine>/<partition>/*.journal ─▶ Manifest: journal.json
+//! *.journal ─▶ Archive: an object store, each object read back ─▶ Mirror: a folder again
 //! folder ─▶ Manifest ─▶ SegmentsReader: every byte checked ─▶ entries with the place that each was read from
 //! ```
 //! In: entries of a journal, in order. Out: files that are the same from every replica, and entries again. It does not know where
-//! entries come from, what they mean, or who keeps the files.
+//! entries come from or what they mean. The only folder that names `object_store`.
 
 mod error;
 mod segment;
 mod write;
 mod read;
 mod folder;
+mod store;
+mod mirror;
 #[cfg(test)]
 mod tests;
 
 pub use error::{ArchiveError, SegmentDamage};
 pub use folder::{FileFacts, Manifest, PartitionFacts, modules_folder, partition_folder, write_module};
+pub use mirror::{Mirror, chain};
 pub use read::{Placed, SegmentsReader};
-pub use segment::{Boundary, Stream};
+pub use segment::{Boundary, SegmentName, Stream};
+pub use store::Archive;
 pub use write::SegmentsWriter;

@@ -110,6 +110,33 @@ pub fn encode_trailer(last: JournalIndex, head: Head) -> [u8; TRAILER_SIZE - 32]
     bytes
 }
 
+/// The parts of a file's name; in order of the journal, and of those that begin alike the longest last.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SegmentName {
+    pub first: JournalIndex,
+    pub last: JournalIndex,
+    /// 16 digits of the blake3.
+    pub hash: String,
+}
+
+impl SegmentName {
+    /// Nothing of any other file.
+    pub fn parse(name: &str) -> Option<Self> {
+        let mut parts = name.strip_suffix(".journal")?.splitn(3, '-');
+        let mut index = || parts.next()?.parse().ok().map(JournalIndex);
+        let (first, last) = (index()?, index()?);
+        let hash = parts.next().filter(|hash| hash.len() == 16)?.to_owned();
+        let parsed = Self { first, last, hash };
+        (first <= last && parsed.to_string() == name).then_some(parsed)
+    }
+}
+
+impl std::fmt::Display for SegmentName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:012}-{:012}-{}.journal", self.first.0, self.last.0, self.hash)
+    }
+}
+
 pub fn file_name(first: JournalIndex, last: JournalIndex, hash: &blake3::Hash) -> String {
-    format!("{:012}-{:012}-{}.journal", first.0, last.0, &hash.to_hex()[..16])
+    SegmentName { first, last, hash: hash.to_hex()[..16].to_owned() }.to_string()
 }

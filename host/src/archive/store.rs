@@ -1,0 +1,347 @@
+//! The archive: an object store that keeps journal segments, snapshots and modules for ever.
+//!
+//! ```text
+//! <url>/archive.json                                         whose it is, written once
+//!       modules/<ModuleId>.wasm
+//!       <machine>/<partition>/<first>-<last>-<hash>.journal
+//! ```
+//! In: files that are the same from every replica, named by their hash. Out: the same files, or a folder that an audit reads as it reads an
+//! export. An object is believed only after it was read back and its bytes have their hash; a name is never given to half of a file, and
+//! whatever is uploaded twice is the same. It does not know which files there are, nor who uploads them.
+
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
+
+use futures_util::TryStreamExt;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{
+    ClientConfigKey, Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig, WriteMultipart,
+};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use url::Url;
+
+use super::error::ArchiveError;
+use super::segment::SegmentName;
+use crate::ids::{ClusterId, ModuleId, PartitionId};
+use crate::limits::{ARCHIVE_PART_BYTES, ARCHIVE_PATIENCE};
+
+const OWNER: &str = "archive.json";
+const MODULES: &str = "modules";
+const FORMAT: u32 = 1;
+/// How long one request may take; it is repeated until [`ARCHIVE_PATIENCE`] is over.
+const CLIENT: [(ClientConfigKey, &str); 2] =
+    [(ClientConfigKey::Timeout, "30 seconds"), (ClientConfigKey::ConnectTimeout, "5 seconds")];
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// An object store and the place in it.
+#[derive(Clone)]
+pub struct Archive {
+    store: Arc<dyn ObjectStore>,
+    root: Path,
+    url: String,
+    /// Where it is a folder of this machine.
+    folder: Option<PathBuf>,
+}
+
+/// `archive.json`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Owner {
+    format: u32,
+    /// A uuid.
+    cluster: String,
+}
+
+impl Archive {
+    /// Opens an archive by its URL: `s3://bucket/prefix` with the usual variables of the environment (`AWS_ACCESS_KEY_ID`,
+    /// `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT`, `AWS_ALLOW_HTTP`), `file:///folder`, or a folder. Nothing is asked of it yet.
+    ///
+    /// # Errors
+    /// The URL is of another kind; a variable is missing or wrong; the folder cannot be made.
+    pub fn open(url: &str) -> Result<Self, ArchiveError> {
+        let wrong = |reason: String| ArchiveError::Url { url: url.to_owned(), reason };
+        let parsed = Url::parse(url).ok();
+        let on_disk = |folder: &FilePath| -> Result<Self, ArchiveError> {
+            let (store, folder) = local(folder)?;
+            Ok(Self { store, root: Path::default(), url: url.to_owned(), folder: Some(folder) })
+        };
+        match &parsed {
+            Some(parsed) if parsed.scheme() == "s3" => {
+                let retry = RetryConfig { retry_timeout: ARCHIVE_PATIENCE, ..RetryConfig::default() };
+                let builder = AmazonS3Builder::from_env().with_url(url).with_retry(retry);
+                let builder = CLIENT
+                    .into_iter()
+                    .fold(builder, |builder, (key, value)| builder.with_config(AmazonS3ConfigKey::Client(key), value));
+                let store = builder.build().map_err(|error| wrong(error.to_string()))?;
+                let root = Path::from_url_path(parsed.path()).map_err(|error| wrong(error.to_string()))?;
+                Ok(Self { store: Arc::new(store), root, url: url.to_owned(), folder: None })
+            }
+            Some(parsed) if parsed.scheme() == "file" => {
+                on_disk(&parsed.to_file_path().map_err(|()| wrong("no path of this machine".to_owned()))?)
+            }
+            Some(parsed) if url.contains("://") => {
+                Err(wrong(format!("`{}` is not supported: use s3://, file:// or a folder", parsed.scheme())))
+            }
+            _ => on_disk(FilePath::new(url)),
+        }
+    }
+
+    /// Over a store of a test.
+    #[cfg(test)]
+    pub fn over(store: Arc<dyn ObjectStore>) -> Self {
+        Self { store, root: Path::default(), url: "memory:///".to_owned(), folder: None }
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Where it is a folder of this machine.
+    pub fn folder(&self) -> Option<&FilePath> {
+        self.folder.as_deref()
+    }
+
+    /// Says that it is the archive of this cluster, if it is nobody's.
+    ///
+    /// # Errors
+    /// It is another cluster's; it cannot be reached.
+    pub async fn claim(&self, cluster: ClusterId) -> Result<(), ArchiveError> {
+        let owner = Owner { format: FORMAT, cluster: cluster.to_string() };
+        let text = serde_json::to_vec_pretty(&owner).expect("texts and integers only");
+        let path = self.at([OWNER]);
+        match self.store.put_opts(&path, PutPayload::from(text), PutMode::Create.into()).await {
+            Ok(_) => return Ok(()),
+            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => {}
+            Err(error) => return Err(self.failed(OWNER, error)),
+        }
+        let found = self.owner().await?;
+        match found {
+            Some(found) if found != cluster => Err(ArchiveError::OtherCluster {
+                path: self.url.clone().into(),
+                expected: cluster.to_string(),
+                found: found.to_string(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whose it is; nothing where nobody has said so.
+    ///
+    /// # Errors
+    /// It cannot be reached, or what stands there is not what this program writes.
+    pub async fn owner(&self) -> Result<Option<ClusterId>, ArchiveError> {
+        let bytes = match self.store.get(&self.at([OWNER])).await {
+            Ok(found) => found.bytes().await.map_err(|error| self.failed(OWNER, error))?,
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(self.failed(OWNER, error)),
+        };
+        let path = || FilePath::new(&self.url).join(OWNER);
+        let wrong = |reason: String| ArchiveError::Manifest { path: path(), reason };
+        let owner: Owner = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+        if owner.format != FORMAT {
+            return Err(ArchiveError::Format { path: path(), found: owner.format, known: FORMAT });
+        }
+        let uuid = uuid::Uuid::try_parse(&owner.cluster).map_err(|error| wrong(error.to_string()))?;
+        Ok(Some(ClusterId(uuid.into_bytes())))
+    }
+
+    /// Every machine's partitions of which anything is kept, in order.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub async fn partitions(&self) -> Result<Vec<(String, PartitionId)>, ArchiveError> {
+        let mut found = Vec::new();
+        for machine in self.folders(&self.root).await? {
+            let Some(name) = machine.filename().filter(|name| *name != MODULES) else { continue };
+            for partition in self.folders(&machine).await? {
+                let number = partition.filename().and_then(|number| number.parse().ok());
+                found.extend(number.map(|number| (name.to_owned(), PartitionId(number))));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    async fn folders(&self, path: &Path) -> Result<Vec<Path>, ArchiveError> {
+        let listed = self.store.list_with_delimiter(Some(path)).await.map_err(|error| self.failed(path, error))?;
+        Ok(listed.common_prefixes)
+    }
+
+    /// The modules that are kept.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub async fn modules(&self) -> Result<Vec<ModuleId>, ArchiveError> {
+        let names = self.names(&self.at([MODULES])).await?;
+        let id = |name: &String| name.strip_suffix(".wasm").and_then(|id| id.parse().ok());
+        let mut found: Vec<ModuleId> = names.iter().filter_map(id).collect();
+        found.sort();
+        Ok(found)
+    }
+
+    /// The journal segments of a partition, by their first entry; of those that begin alike the longest comes last.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub async fn segments(&self, machine: &str, partition: PartitionId) -> Result<Vec<SegmentName>, ArchiveError> {
+        let names = self.names(&self.of(machine, partition)).await?;
+        let mut found: Vec<SegmentName> = names.iter().filter_map(|name| SegmentName::parse(name)).collect();
+        found.sort();
+        Ok(found)
+    }
+
+    async fn names(&self, folder: &Path) -> Result<Vec<String>, ArchiveError> {
+        let listed = self.store.list_with_delimiter(Some(folder)).await;
+        let objects = listed.map_err(|error| self.failed(folder, error))?.objects;
+        Ok(objects.iter().filter_map(|object| object.location.filename().map(str::to_owned)).collect())
+    }
+
+    /// Keeps a file of a partition under its own name, and reads it back.
+    ///
+    /// # Errors
+    /// The file cannot be read; the archive cannot be reached, or does not give back what it was given. Nothing is to be believed then.
+    pub async fn keep(&self, machine: &str, partition: PartitionId, file: &FilePath) -> Result<u64, ArchiveError> {
+        let name = file.file_name().and_then(|name| name.to_str()).expect("files of the archive have plain names");
+        self.upload(&self.of(machine, partition).join(name), file).await
+    }
+
+    /// Keeps a module, and reads it back. One that is there already stays.
+    ///
+    /// # Errors
+    /// As for [`Self::keep`].
+    pub async fn keep_module(&self, id: ModuleId, wasm: Vec<u8>) -> Result<(), ArchiveError> {
+        assert_eq!(ModuleId::of(&wasm), id);
+        let path = self.at([MODULES]).join(format!("{id}.wasm"));
+        let (hash, wasm) = (blake3::hash(&wasm), PutPayload::from(wasm));
+        self.store.put(&path, wasm).await.map_err(|error| self.failed(&path, error))?;
+        self.check(&path, hash).await
+    }
+
+    async fn upload(&self, path: &Path, file: &FilePath) -> Result<u64, ArchiveError> {
+        let mut reader = tokio::fs::File::open(file).await.map_err(ArchiveError::io(file))?;
+        let upload = self.store.put_multipart(path).await.map_err(|error| self.failed(path, error))?;
+        let mut upload = WriteMultipart::new_with_chunk_size(upload, ARCHIVE_PART_BYTES);
+        let (mut hasher, mut buffer, mut bytes) = (blake3::Hasher::new(), vec![0; BUFFER_BYTES], 0);
+        loop {
+            let read = reader.read(&mut buffer).await.map_err(ArchiveError::io(file));
+            let ready = match read {
+                Ok(0) => break,
+                Ok(read) => upload.wait_for_capacity(1).await.map(|()| read).map_err(|error| self.failed(path, error)),
+                Err(error) => Err(error),
+            };
+            let size = match ready {
+                Ok(size) => size,
+                Err(error) => {
+                    // Whatever was sent has no name. Where it cannot even be given up, the store's own rules remove it.
+                    let _ = upload.abort().await;
+                    return Err(error);
+                }
+            };
+            hasher.update(&buffer[..size]);
+            upload.write(&buffer[..size]);
+            bytes += size as u64;
+        }
+        upload.finish().await.map_err(|error| self.failed(path, error))?;
+        self.check(path, hasher.finalize()).await?;
+        Ok(bytes)
+    }
+
+    /// Whether the object has the bytes that it was given.
+    async fn check(&self, path: &Path, expected: blake3::Hash) -> Result<(), ArchiveError> {
+        let mut hasher = blake3::Hasher::new();
+        self.read(path, |chunk| {
+            hasher.update(chunk);
+        })
+        .await?;
+        if hasher.finalize() == expected {
+            return Ok(());
+        }
+        // So that nobody finds it; it is uploaded again.
+        let _ = self.store.delete(path).await;
+        Err(ArchiveError::NotKept { url: self.url.clone(), object: path.to_string() })
+    }
+
+    async fn read(&self, path: &Path, mut on_chunk: impl FnMut(&[u8])) -> Result<(), ArchiveError> {
+        let found = self.store.get(path).await.map_err(|error| self.failed(path, error))?;
+        let mut stream = found.into_stream();
+        while let Some(chunk) = stream.try_next().await.map_err(|error| self.failed(path, error))? {
+            on_chunk(&chunk);
+        }
+        Ok(())
+    }
+
+    /// Removes a file of a partition whose entries another one has as well.
+    ///
+    /// # Errors
+    /// The archive cannot be reached.
+    pub async fn remove(&self, machine: &str, partition: PartitionId, name: &str) -> Result<(), ArchiveError> {
+        let path = self.of(machine, partition).join(name);
+        match self.store.delete(&path).await {
+            Err(StoreError::NotFound { .. }) | Ok(()) => Ok(()),
+            Err(error) => Err(self.failed(&path, error)),
+        }
+    }
+
+    /// Brings a file of a partition into a folder: whole, or not at all. What it holds is not looked at.
+    ///
+    /// # Errors
+    /// The disk; the archive cannot be reached.
+    pub async fn fetch(
+        &self,
+        machine: &str,
+        partition: PartitionId,
+        name: &str,
+        folder: &FilePath,
+    ) -> Result<u64, ArchiveError> {
+        self.download(&self.of(machine, partition).join(name), folder, name).await
+    }
+
+    /// Brings a module into a folder.
+    ///
+    /// # Errors
+    /// As for [`Self::fetch`].
+    pub async fn fetch_module(&self, id: ModuleId, folder: &FilePath) -> Result<u64, ArchiveError> {
+        let name = format!("{id}.wasm");
+        self.download(&self.at([MODULES]).join(name.as_str()), folder, &name).await
+    }
+
+    async fn download(&self, path: &Path, folder: &FilePath, name: &str) -> Result<u64, ArchiveError> {
+        let io = || ArchiveError::io(folder);
+        tokio::fs::create_dir_all(folder).await.map_err(io())?;
+        let temporary = tempfile::NamedTempFile::new_in(folder).map_err(io())?;
+        let mut file = tokio::fs::File::from_std(temporary.reopen().map_err(io())?);
+        let found = self.store.get(path).await.map_err(|error| self.failed(path, error))?;
+        let mut stream = found.into_stream();
+        let mut bytes = 0;
+        while let Some(chunk) = stream.try_next().await.map_err(|error| self.failed(path, error))? {
+            file.write_all(&chunk).await.map_err(io())?;
+            bytes += chunk.len() as u64;
+        }
+        file.sync_all().await.map_err(io())?;
+        temporary.persist(folder.join(name)).map_err(|error| io()(error.error))?;
+        Ok(bytes)
+    }
+
+    fn at<'p>(&self, parts: impl IntoIterator<Item = &'p str>) -> Path {
+        parts.into_iter().fold(self.root.clone(), |path, part| path.join(part))
+    }
+
+    fn of(&self, machine: &str, partition: PartitionId) -> Path {
+        self.at([machine, &partition.to_string()])
+    }
+
+    fn failed(&self, object: impl std::fmt::Display, source: StoreError) -> ArchiveError {
+        ArchiveError::Store { url: self.url.clone(), object: object.to_string(), source }
+    }
+}
+
+fn local(folder: &FilePath) -> Result<(Arc<dyn ObjectStore>, PathBuf), ArchiveError> {
+    std::fs::create_dir_all(folder).map_err(ArchiveError::io(folder))?;
+    let folder = folder.canonicalize().map_err(ArchiveError::io(folder))?;
+    let store = LocalFileSystem::new_with_prefix(&folder);
+    let wrong = |error: StoreError| ArchiveError::Url { url: folder.display().to_string(), reason: error.to_string() };
+    Ok((Arc::new(store.map_err(wrong)?.with_fsync(true)), folder))
+}
