@@ -139,6 +139,10 @@ pub const REPLAY_RESUMES_MAX: u32 = 8;
 pub const LOG_PENDING_BYTES_MAX: usize = 64 << 20;
 /// Decoded entries kept in memory behind the log's end.
 pub const LOG_TAIL_BYTES_MAX: usize = 64 << 20;
+/// Entries that one tail of a partition has read ahead: enough that reading costs little, and a thousand tails still fit into memory.
+pub const TAIL_READ_BYTES: usize = 1 << 20;
+/// The same in number: the log is locked while they are looked up.
+pub const TAIL_READ_ENTRIES: u64 = 256;
 /// Files of one snapshot: 64 MiB each, that is a state of terabytes.
 pub const SNAPSHOT_FILES_MAX: usize = 65_536;
 /// One piece of a snapshot's file on its way to another node.

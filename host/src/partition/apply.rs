@@ -231,7 +231,7 @@ impl Executor {
 
     /// What an id was recorded with.
     pub(super) fn recorded(&self, known: &IdRecord) -> Result<Reply, HaltReason> {
-        let found = history::find_entry(&self.log, known.journal, self.applied, &self.journal);
+        let found = history::find_entry(&self.log, known.journal, self.applied.map(|id| id.index), &self.journal);
         let recorded = match found {
             // It is known that it was decided, and it is not executed again; how it was decided is not here any more.
             Err(PartitionError::Released { .. }) => return Ok(Reply::Refused(Refusal::OutcomeReleased)),

@@ -54,6 +54,9 @@ pub enum PartitionError {
         position.map_or_else(String::new, |position| format!(" at position {position}"))
     )]
     Released { first: JournalIndex, position: Option<Position> },
+    /// It came from before a restore, or from another cluster.
+    #[error("position {0} is not one of this partition's history")]
+    OtherHistory(Position),
     /// The partition goes on with the module it has.
     #[error("module {} cannot be activated: {reason}", module.short())]
     NotActivated { module: ModuleId, reason: String },

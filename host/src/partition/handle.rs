@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use crate::consensus::{ConsensusError, Group, Leadership, StopReason};
+use crate::consensus::{ConsensusError, Group, Leadership};
 use crate::ids::{CommandId, Head, JournalIndex, LogIndex, Micros, NodeId, PartitionId};
 use crate::log::{Log, LogHealth};
 use crate::machine::entry::Activation;
@@ -314,7 +314,7 @@ impl Partition {
     /// The effective entry with this journal index.
     pub fn find_entry(&self, index: JournalIndex) -> Result<Recorded, PartitionError> {
         let point = self.read_stale()?;
-        let found = history::find_entry(&self.parts.log, index, self.applied_of(&point), &point.journal);
+        let found = history::find_entry(&self.parts.log, index, applied_index_of(&point), &point.journal);
         found.map_err(|error| self.with_position(&point, error))
     }
 
@@ -328,7 +328,7 @@ impl Partition {
     /// Says by its position what is the first entry that is here.
     fn with_position(&self, point: &ReadPoint, error: PartitionError) -> PartitionError {
         let PartitionError::Released { first, .. } = error else { return error };
-        let found = history::find_entry(&self.parts.log, first, self.applied_of(point), &point.journal);
+        let found = history::find_entry(&self.parts.log, first, applied_index_of(point), &point.journal);
         PartitionError::Released { first, position: found.ok().map(|first| first.position(self.parts.id, 0)) }
     }
 
@@ -428,15 +428,15 @@ impl Partition {
     }
 
     pub(super) fn not_running(&self) -> PartitionError {
-        match &*self.parts.board.state.borrow() {
-            RunState::Halted(reason) => PartitionError::Halted(reason.clone()),
-            RunState::Running => PartitionError::NotLeading,
-            RunState::Closed => PartitionError::Consensus(ConsensusError::Stopped(StopReason::Shutdown)),
-        }
+        self.parts.board.state.borrow().reason()
     }
 
     /// Raft's index of what is applied.
     pub fn log_index_applied(&self) -> LogIndex {
         self.progress().log_index
     }
+}
+
+fn applied_index_of(point: &ReadPoint) -> Option<LogIndex> {
+    Some(point.view.meta()?.applied.index)
 }

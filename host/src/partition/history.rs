@@ -25,7 +25,7 @@ pub fn ids_of(entry: &Entry) -> Vec<(CommandId, Fingerprint, u32)> {
 pub fn find_entry(
     log: &Log,
     wanted: JournalIndex,
-    applied: Option<EntryId>,
+    applied: Option<LogIndex>,
     journal: &Journal,
 ) -> Result<Recorded, PartitionError> {
     let missing = || PartitionError::NoEntry(wanted);
@@ -34,16 +34,16 @@ pub fn find_entry(
         return Err(missing());
     }
     // Every effective entry between it and the newest takes at least one index of the log.
-    let mut at = applied.index.0 - (journal.index.0 - wanted.0);
+    let mut at = applied.0 - (journal.index.0 - wanted.0);
     let begin = begin(log);
     loop {
         if LogIndex(at) < begin {
-            let first = first_recorded(log, applied.index, journal)?;
+            let first = first_recorded(log, applied, journal)?;
             return Err(released(first.map_or(journal.index.next(), |first| first.entry.header().index)));
         }
         if let Some(entry) = read_one(log, LogIndex(at))? {
             let found = entry.header().index;
-            if found == wanted && is_effective(log, &entry, LogIndex(at), applied.index, journal.head)? {
+            if found == wanted && is_effective(log, &entry, LogIndex(at), applied, journal.head)? {
                 return Ok(Recorded::new(entry, LogIndex(at)));
             }
             if wanted < found {

@@ -16,6 +16,7 @@ mod panics;
 mod status;
 mod in_transit;
 pub mod history;
+pub mod tail;
 mod handle;
 #[cfg(test)]
 mod tests;

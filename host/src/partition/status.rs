@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::consensus::Leadership;
+use crate::consensus::{ConsensusError, Leadership, StopReason};
 use crate::ids::{LogIndex, PartitionId};
 use crate::limits;
 use crate::machine::journal::Journal;
-use crate::partition::error::HaltReason;
+use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::in_transit::Shown;
 use crate::partition::panics::Panics;
 
@@ -30,6 +30,17 @@ pub enum RunState {
     Running,
     Halted(HaltReason),
     Closed,
+}
+
+impl RunState {
+    /// Why the partition does not do what it was asked for.
+    pub fn reason(&self) -> PartitionError {
+        match self {
+            Self::Halted(reason) => PartitionError::Halted(reason.clone()),
+            Self::Running => PartitionError::NotLeading,
+            Self::Closed => PartitionError::Consensus(ConsensusError::Stopped(StopReason::Shutdown)),
+        }
+    }
 }
 
 /// A partition's figures, for people and for `/metrics`.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use statehouse_abi::cold::RenderItem;
 use statehouse_abi::role;
 use statehouse_abi::value::Value;
 use tokio::sync::watch;
@@ -17,9 +18,11 @@ use tokio::time::Instant;
 use crate::clock::SystemClock;
 use crate::ids::{CommandId, JournalIndex, Micros, ModuleId, NodeId, PartitionId};
 use crate::log::{EntryId, RealDisk};
-use crate::machine::entry::Activation;
+use crate::machine::entry::{Activation, Part};
 use crate::machine::logic::Logic;
 use crate::machine::native::Native;
+use crate::machine::replica::is_key_of;
+use crate::partition::tail::{Start, Tail};
 use crate::partition::{Answered, Modules, Participants, Partition, PartitionError, PartitionOptions};
 use crate::peer::{GroupName, GroupPeers, NoNetwork, Seen};
 use crate::router::answer::{Answer, Caller, CommandRequest, Unavailable, UnavailableReason};
@@ -396,4 +399,49 @@ async fn without_the_beginning_of_the_log_nothing_is_made_again() {
     let refused = refusal(try_open(folder.path()).await.err());
     assert!(refused.contains("state must be made again") && refused.contains("begins with"), "{refused}");
     assert!(!folder.path().join("state.damaged").exists(), "nothing was moved");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tail_shows_commands_as_they_are_applied() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let partition = open(folder.path()).await;
+    let mut tail = Tail::open(&partition, Start::Genesis, soon()).await.expect("it runs");
+    let ids = create(&partition, 0..5).await;
+    let mut shown = Vec::new();
+    let mut from_third = None;
+    while shown.len() < ids.len() {
+        let entry = tail.next().await.expect("it runs");
+        for command in entry.commands() {
+            let decider = tail.decider(&entry).await.expect("it is here");
+            assert_eq!((command.command.caller, command.command.request_id), ("test", "test"));
+            assert_eq!((command.command.name, command.part()), ("create_machine", Part::Whole));
+            assert!(command.rejection().is_none());
+            for (n, event) in (0..).zip(command.events()) {
+                assert_eq!((event.position().index, event.position().n), (entry.index(), command.position().n + n));
+                let items = [RenderItem::Event(event.facts())];
+                assert_eq!(decider.render(&items).expect("it renders its own").len(), 1);
+                assert!(event.keys().any(|key| is_key_of(key, event.entity)));
+            }
+            assert_eq!(
+                partition.find_id(command.id()).expect("ids can be read").map(|at| at.journal),
+                Some(entry.index())
+            );
+            shown.push(command.id());
+        }
+        if shown.len() == 3 {
+            from_third = Some((entry.position(), entry.index()));
+        }
+    }
+    assert_eq!(shown, ids, "in the order of the journal");
+    partition.close().await.expect("closes");
+    assert!(tail.next().await.is_err(), "it says that nothing more comes");
+    let closed = Arc::downgrade(&partition);
+    drop(partition);
+    assert!(closed.upgrade().is_none(), "a tail keeps no partition open");
+
+    let partition = open(folder.path()).await;
+    let (position, index) = from_third.expect("each command was an entry");
+    let mut tail = Tail::open(&partition, Start::After(position), soon()).await.expect("the journal is the same");
+    assert_eq!(tail.next().await.expect("it runs").index(), index.next());
+    partition.close().await.expect("closes");
 }

@@ -464,6 +464,7 @@ pub(super) fn partition_error(error: PartitionError) -> QueryError {
     let reason = match error {
         PartitionError::Deadline => return QueryError::Deadline,
         PartitionError::Released { .. } => return QueryError::Released(error.to_string()),
+        PartitionError::OtherHistory(position) => return QueryError::Gone(position),
         PartitionError::Halted(_) | PartitionError::Log(_) | PartitionError::Store(_) | PartitionError::NoEntry(_) => {
             tracing::error!(%error, "a read failed");
             UnavailableReason::Halted

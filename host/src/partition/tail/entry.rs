@@ -1,0 +1,199 @@
+//! An entry as a tail gives it out: who asked what, which module decided, and the events or the rejection of each command.
+//!
+//! ```text
+//! TailEntry ─▶ commands() ─▶ TailCommand ─▶ events() ─▶ TailEvent ─▶ facts(): what the deciding module renders
+//!                                       └─▶ rejection()
+//! ```
+//! In: a recorded entry. Out: its parts, borrowed from its bytes; nothing is copied before somebody asks. It decides nothing.
+
+use std::sync::Arc;
+
+use statehouse_abi::cold::{EventBytes, EventFacts, Rejection};
+use statehouse_abi::outcome::GroupOutcome;
+
+use crate::ids::{CommandId, Head, JournalIndex, LogIndex, Micros, ModuleId, PartitionId, Position};
+use crate::machine::entry::{Batch, Entry, EntryCommand, EntryKind, Part};
+use crate::machine::replica::position_count;
+use crate::sequencer::submission::Recorded;
+
+/// An effective entry, applied on this replica. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct TailEntry {
+    partition: PartitionId,
+    recorded: Arc<Recorded>,
+}
+
+impl TailEntry {
+    pub(super) fn new(partition: PartitionId, recorded: Recorded) -> Self {
+        Self { partition, recorded: Arc::new(recorded) }
+    }
+
+    pub fn partition(&self) -> PartitionId {
+        self.partition
+    }
+
+    pub fn index(&self) -> JournalIndex {
+        self.recorded.entry.header().index
+    }
+
+    /// The journal's chain hash after the entry.
+    pub fn head(&self) -> Head {
+        self.recorded.head()
+    }
+
+    /// Rises strictly from entry to entry of a partition.
+    pub fn time(&self) -> Micros {
+        self.recorded.entry.header().time
+    }
+
+    pub fn kind(&self) -> EntryKind {
+        self.recorded.entry.header().kind
+    }
+
+    /// The module that decided it, [`ModuleId::ZERO`] before there was one; [`super::Tail::decider`] has the module itself.
+    pub fn decider(&self) -> ModuleId {
+        self.recorded.entry.header().decider
+    }
+
+    /// Where it is in this node's log; another replica may have it elsewhere.
+    pub fn log_index(&self) -> LogIndex {
+        self.recorded.log_index
+    }
+
+    /// All of it, as it is recorded.
+    pub fn entry(&self) -> &Entry {
+        &self.recorded.entry
+    }
+
+    /// How many positions it has: one for each event, one for each rejection.
+    pub fn position_count(&self) -> u32 {
+        let Some(batch) = self.entry().batch() else { return 0 };
+        (0..batch.outcome.group_count()).map(|group| position_count(batch.outcome.group(group))).sum()
+    }
+
+    /// Its last position: whoever has that as cursor has had all of the entry.
+    pub fn position(&self) -> Position {
+        self.position_of(self.position_count().saturating_sub(1))
+    }
+
+    /// The position of its `n`-th event or rejection, counted from 0.
+    pub fn position_of(&self, n: u32) -> Position {
+        Position { n, ..self.recorded.position(self.partition, 0) }
+    }
+
+    /// Its commands in order; a tick and an activation have none.
+    pub fn commands(&self) -> impl Iterator<Item = TailCommand<'_>> {
+        let batch = self.entry().batch();
+        let count = batch.map_or(0, |batch| batch.command_count() as u32);
+        let mut n = 0;
+        (0..count).zip(std::iter::repeat(batch)).filter_map(move |(number, batch)| {
+            let batch = batch?;
+            let first = n;
+            n += position_count(batch.outcome.group(number as usize));
+            Some(TailCommand { of: self, batch, number, first, command: batch.command(number as usize) })
+        })
+    }
+}
+
+/// One command of an entry, or what of it happened in this partition.
+#[derive(Clone, Copy)]
+pub struct TailCommand<'a> {
+    of: &'a TailEntry,
+    batch: Batch<'a>,
+    number: u32,
+    /// `n` of its first position.
+    first: u32,
+    /// Name, caller with roles, request id and canonical body. Its id is that of the call where this is one: see [`TailCommand::id`].
+    pub command: EntryCommand<'a>,
+}
+
+impl<'a> TailCommand<'a> {
+    /// The id that the client chose, also where this is only a step of its command.
+    pub fn id(&self) -> CommandId {
+        match self.part() {
+            Part::Call(origin) => origin.parent(),
+            Part::Whole | Part::Start | Part::End => self.command.id,
+        }
+    }
+
+    /// What this is of the client's command. A command on several partitions shows up once as start, once for each call, and once as its
+    /// end; [`Part::is_outcome`] says where its outcome is.
+    pub fn part(&self) -> Part<'a> {
+        self.of.entry().part(self.number)
+    }
+
+    /// The position of its first event, or of its rejection.
+    pub fn position(&self) -> Position {
+        self.of.position_of(self.first)
+    }
+
+    /// What happened here, in order: each event is given once, in the partition of its entity, and not again at the end of a command on
+    /// several partitions. Empty for what was rejected.
+    pub fn events(&self) -> impl Iterator<Item = TailEvent<'a>> + use<'a> {
+        let (command, part) = (*self, self.part());
+        let outcome = self.batch.outcome.group(self.number as usize);
+        let (first, count) = match outcome {
+            GroupOutcome::Events { first, count } if part != Part::End => (first, count),
+            GroupOutcome::Events { .. } | GroupOutcome::Rejected(_) | GroupOutcome::NeedsKeys => (0, 0),
+        };
+        (0..count).map(move |at| TailEvent::new(command, at, first + at))
+    }
+
+    /// Why it was refused, if it was: the whole command where [`Part::is_outcome`] says so, else only what this partition was asked for.
+    pub fn rejection(&self) -> Option<Rejection> {
+        match self.batch.outcome.group(self.number as usize) {
+            // What cannot be read was not written by any version of this program.
+            GroupOutcome::Rejected(bytes) => minicbor::decode(bytes).ok(),
+            GroupOutcome::Events { .. } | GroupOutcome::NeedsKeys => None,
+        }
+    }
+}
+
+/// A validated fact.
+#[derive(Clone, Copy)]
+pub struct TailEvent<'a> {
+    of: TailCommand<'a>,
+    n: u32,
+    op: u32,
+    /// Whose rows it changes, beside those of `@local`.
+    pub entity: &'a [u8],
+    /// The op that it came from, as the module wrote it.
+    pub op_payload: &'a [u8],
+    /// The event, as the module wrote it.
+    pub payload: &'a [u8],
+}
+
+impl<'a> TailEvent<'a> {
+    fn new(of: TailCommand<'a>, at: u32, event: u32) -> Self {
+        let event = of.batch.outcome.event(event as usize);
+        let op = of.batch.ops.op(event.op as usize);
+        Self { n: of.first + at, op: event.op, entity: op.entity, op_payload: op.payload, payload: event.payload, of }
+    }
+
+    pub fn position(&self) -> Position {
+        self.of.of.position_of(self.n)
+    }
+
+    /// Keys of the rows that its op was decided on, and may change.
+    pub fn keys(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let ops = self.of.batch.ops;
+        ops.op(self.op as usize).keyrefs().map(move |key| ops.key(key as usize))
+    }
+
+    /// What the deciding module needs to render it.
+    pub fn facts(&self) -> EventFacts {
+        let command = &self.of.command;
+        EventFacts {
+            event: EventBytes {
+                entity: self.entity.to_vec(),
+                op: self.op_payload.to_vec(),
+                event: self.payload.to_vec(),
+            },
+            command: command.name.to_owned(),
+            id: self.of.id().0,
+            body: command.body.to_vec(),
+            time: self.of.of.time().0,
+            position: self.position().to_string(),
+        }
+    }
+}

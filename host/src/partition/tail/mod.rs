@@ -1,0 +1,340 @@
+//! The tail of a partition: its effective entries in order, from any place of its journal on, and then each one as it is applied here.
+//!
+//! ```text
+//! Tail::open(&partition, Start::After(position), deadline) ─▶ next().await ─▶ TailEntry ─▶ commands() ─▶ events(), rejection()
+//! ```
+//! In: a place in the journal. Out: what follows it, each entry once; at the end it waits to be told, it never polls. What is void, and what
+//! consensus itself has written, is left out. It reads the log on threads of its own kind and never asks the executor anything; it holds
+//! [`limits::TAIL_READ_BYTES`] and an entry at most. It knows neither what events mean nor who reads.
+
+mod entry;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+pub use entry::{TailCommand, TailEntry, TailEvent};
+
+use crate::consensus::{ConsensusError, StopReason};
+use crate::ids::{Head, JournalIndex, LogIndex, PartitionId, Position};
+use crate::limits;
+use crate::log::{Log, LogEntry, Payload};
+use crate::machine::entry::Entry;
+use crate::machine::journal::Journal;
+use crate::machine::logic::Logic;
+use crate::partition::error::{HaltReason, PartitionError};
+use crate::partition::handle::Partition;
+use crate::partition::history;
+use crate::partition::open::Modules;
+use crate::partition::status::{Progress, RunState};
+use crate::sequencer::submission::Recorded;
+
+/// Where a tail begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With the first entry there is.
+    Genesis,
+    /// With the entry that is applied next.
+    Now,
+    /// Behind the entry of this position, whatever its `n`. Position 0 is genesis.
+    After(Position),
+    /// With the entry of this position: for whoever has had only some of its events.
+    At(Position),
+}
+
+/// What follows a place in a partition's journal. It does not keep the partition open: once that is closed, [`Tail::next`] says so, and
+/// whoever wants to go on opens another tail [`Start::After`] [`Tail::position`], on this node's next replica or on another node.
+pub struct Tail {
+    reader: Arc<Reader>,
+    modules: Arc<dyn Modules>,
+    progress: watch::Receiver<Progress>,
+    state: watch::Receiver<RunState>,
+    /// Behind `ready`.
+    place: Place,
+    ready: VecDeque<TailEntry>,
+    /// Of the last entry that was given out.
+    position: Position,
+}
+
+/// What entries are read from.
+struct Reader {
+    partition: PartitionId,
+    log: Log,
+}
+
+/// A place between two entries.
+#[derive(Clone, Copy)]
+struct Place {
+    /// The entry before it, and the beginning of the head there.
+    index: JournalIndex,
+    head8: [u8; 4],
+    /// Where in the log what follows is looked for, and the head it must have been computed on. `None`: not known yet.
+    log: Option<(LogIndex, Head)>,
+}
+
+impl Place {
+    fn after(journal: &Journal) -> Self {
+        Self { index: journal.index, head8: head8(journal.head), log: None }
+    }
+}
+
+fn head8(head: Head) -> [u8; 4] {
+    let [a, b, c, d, ..] = head.0;
+    [a, b, c, d]
+}
+
+impl Tail {
+    /// Waits until the partition has applied what `start` names, but not past `deadline`.
+    ///
+    /// # Errors
+    /// * [`PartitionError::OtherHistory`]: the position is none of this journal's: it came from before a restore, or from another cluster.
+    /// * [`PartitionError::Released`]: what follows is not on this node any more. [`Tail::next`] may say so too, to a reader so slow that it
+    ///   was released before it was read.
+    /// * [`PartitionError::Deadline`]: this replica has not got there in time.
+    /// * [`PartitionError::Halted`] and others when the partition does not run any more.
+    pub async fn open(partition: &Partition, start: Start, deadline: Instant) -> Result<Self, PartitionError> {
+        let parts = &partition.parts;
+        let reader = Reader { partition: parts.id, log: parts.log.clone() };
+        let board = &parts.board;
+        let (progress, state) = (board.progress.subscribe(), board.state.subscribe());
+        Self::begin(reader, parts.modules.clone(), &parts.genesis, (progress, state), start, deadline).await
+    }
+
+    async fn begin(
+        reader: Reader,
+        modules: Arc<dyn Modules>,
+        genesis: &Journal,
+        (progress, state): (watch::Receiver<Progress>, watch::Receiver<RunState>),
+        start: Start,
+        deadline: Instant,
+    ) -> Result<Self, PartitionError> {
+        let place = match start {
+            Start::Genesis => Place::after(genesis),
+            Start::Now => {
+                let now = *progress.borrow();
+                Place { log: Some((now.log_index.next(), now.journal.head)), ..Place::after(&now.journal) }
+            }
+            Start::After(at) | Start::At(at) => Place { index: at.index, head8: at.head8, log: None },
+        };
+        let partition = reader.partition;
+        let position = Position { partition, index: place.index, n: 0, head8: place.head8 };
+        if let Start::After(at) | Start::At(at) = start
+            && at.partition != partition
+        {
+            return Err(PartitionError::OtherHistory(at));
+        }
+        let (reader, ready) = (Arc::new(reader), VecDeque::new());
+        let mut tail = Self { reader, modules, progress, state, place, ready, position };
+        tokio::time::timeout_at(deadline, tail.reach(place.index)).await.map_err(|_| PartitionError::Deadline)??;
+        match start {
+            Start::At(at) if at.index != genesis.index => tail.step_back(at).await?,
+            Start::At(_) | Start::Genesis | Start::Now | Start::After(_) => {}
+        }
+        if tail.place.log.is_none() {
+            tail.fill().await?;
+        }
+        Ok(tail)
+    }
+
+    /// The next entry, as soon as it is applied here. May be dropped and called again: nothing is lost.
+    ///
+    /// # Errors
+    /// See [`Tail::open`]; the tail stays where it is.
+    pub async fn next(&mut self) -> Result<TailEntry, PartitionError> {
+        loop {
+            if let Some(entry) = self.next_ready() {
+                return Ok(entry);
+            }
+            let applied = self.progress.borrow_and_update().log_index;
+            let is_behind = self.place.log.is_none_or(|(next, _)| next <= applied);
+            if !is_behind || !self.fill().await? {
+                self.wait().await?;
+            }
+        }
+    }
+
+    /// The next entry if it is read already: for whoever does several at once, and never waits for more.
+    pub fn next_ready(&mut self) -> Option<TailEntry> {
+        let entry = self.ready.pop_front()?;
+        self.position = entry.position();
+        Some(entry)
+    }
+
+    pub fn partition(&self) -> PartitionId {
+        self.reader.partition
+    }
+
+    /// Where the next entry follows: the last position of the one that was given out last, or where the tail has begun.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// How many entries are applied here that were not given out yet.
+    pub fn lag(&self) -> u64 {
+        self.position.index.distance_to(self.progress.borrow().journal.index)
+    }
+
+    /// The module that decided an entry, which is the one to render its events and knows its label (`describe().version`).
+    ///
+    /// # Errors
+    /// It is not on this node and cannot be fetched from any other now.
+    pub async fn decider(&self, entry: &TailEntry) -> Result<Arc<dyn Logic>, PartitionError> {
+        let id = entry.decider();
+        if let Some(logic) = self.modules.find_here(id) {
+            return Ok(logic);
+        }
+        let modules = self.modules.clone();
+        let loaded = blocking(move || modules.load(id)).await?;
+        loaded.map_err(|reason| PartitionError::Halted(HaltReason::Module { id, reason }))
+    }
+
+    /// Until this entry is applied.
+    async fn reach(&mut self, index: JournalIndex) -> Result<(), PartitionError> {
+        while self.progress.borrow_and_update().journal.index < index {
+            self.wait().await?;
+        }
+        Ok(())
+    }
+
+    /// Until more is applied than when `progress` was looked at last.
+    async fn wait(&mut self) -> Result<(), PartitionError> {
+        let (progress, state) = (&mut self.progress, &mut self.state);
+        let stopped = tokio::select! {
+            biased;
+            changed = progress.changed() => match changed {
+                Ok(()) => return Ok(()),
+                Err(_) => None,
+            },
+            state = state.wait_for(|state| !matches!(state, RunState::Running)) => state.ok().map(|state| state.clone()),
+        };
+        Err(stopped.map_or_else(|| RunState::Closed.reason(), |state| state.reason()))
+    }
+
+    /// Goes before the entry of a position, all of which is to be read again.
+    async fn step_back(&mut self, at: Position) -> Result<(), PartitionError> {
+        let (reader, applied) = (self.reader.clone(), *self.progress.borrow());
+        let found = blocking(move || reader.find(at.index, &applied)).await?;
+        let found = match found {
+            Err(error @ PartitionError::Released { .. }) => return self.reader.read_elsewhere(error).map(drop),
+            found => found?,
+        };
+        if head8(found.head()) != at.head8 {
+            return Err(PartitionError::OtherHistory(at));
+        }
+        let before = found.entry.header();
+        let index = JournalIndex(at.index.0 - 1);
+        self.place = Place { index, head8: head8(before.parent), log: Some((found.log_index, before.parent)) };
+        self.position = Position { index, n: 0, head8: self.place.head8, ..at };
+        Ok(())
+    }
+
+    /// Reads what follows, as far as it is applied and fits; `false` when nothing more is in the log.
+    async fn fill(&mut self) -> Result<bool, PartitionError> {
+        assert!(self.ready.is_empty());
+        let (reader, place, applied) = (self.reader.clone(), self.place, *self.progress.borrow());
+        let (place, entries) = blocking(move || reader.read(place, &applied)).await??;
+        let is_further = place.log.map(|(next, _)| next) != self.place.log.map(|(next, _)| next);
+        (self.place, self.ready) = (place, entries);
+        Ok(is_further)
+    }
+}
+
+impl Reader {
+    /// What follows a place, and where it ends.
+    fn read(&self, place: Place, applied: &Progress) -> Result<(Place, VecDeque<TailEntry>), PartitionError> {
+        let located = place.log.map_or_else(|| self.locate(&place, applied), Ok);
+        let (next, head) = match located {
+            Err(error @ PartitionError::Released { .. }) => return self.read_elsewhere(error),
+            located => located?,
+        };
+        let end = LogIndex(next.0 + limits::TAIL_READ_ENTRIES).min(applied.log_index.next());
+        let found = self.log.read(next..end, limits::TAIL_READ_BYTES)?;
+        let is_released = match found.first() {
+            Some(first) => first.id.index != next,
+            None => next < end && self.log.last_purged().is_some_and(|purged| next <= purged.index),
+        };
+        if is_released {
+            let following = self.find(place.index.next(), applied).map(|found| (found.log_index, head));
+            return match following {
+                // It was released while it was looked for; or all of what was released is of no effect.
+                Err(error @ PartitionError::Released { .. }) => self.read_elsewhere(error),
+                Err(PartitionError::NoEntry(_)) => {
+                    Ok((Place { log: Some((applied.log_index.next(), head)), ..place }, VecDeque::new()))
+                }
+                following => Ok((Place { log: Some(following?), ..place }, VecDeque::new())),
+            };
+        }
+        self.pick_effective(Place { log: Some((next, head)), ..place }, found)
+    }
+
+    fn pick_effective(
+        &self,
+        mut place: Place,
+        found: Vec<LogEntry>,
+    ) -> Result<(Place, VecDeque<TailEntry>), PartitionError> {
+        let (mut next, mut head) = place.log.expect("it was located");
+        let mut entries = VecDeque::with_capacity(found.len());
+        for LogEntry { id, payload } in found {
+            assert!(id.index == next, "a log has no gaps");
+            next = id.index.next();
+            let Payload::Entry(bytes) = payload else { continue };
+            let damaged = |source| HaltReason::Entry { index: id.index.0, source };
+            let entry = Entry::parse(bytes).map_err(damaged)?;
+            if entry.header().parent != head {
+                continue;
+            }
+            assert!(entry.header().index == place.index.next(), "an applied entry has the number after its parent's");
+            let entry = TailEntry::new(self.partition, Recorded::new(entry, id.index));
+            (place.index, head) = (entry.index(), entry.head());
+            entries.push_back(entry);
+        }
+        place.head8 = head8(head);
+        place.log = Some((next, head));
+        Ok((place, entries))
+    }
+
+    /// Where in the log a place is, once it is known to be one of this journal.
+    fn locate(&self, place: &Place, applied: &Progress) -> Result<(LogIndex, Head), PartitionError> {
+        let found = if place.index == applied.journal.index {
+            (applied.log_index.next(), applied.journal.head)
+        } else {
+            let following = self.find(place.index.next(), applied)?;
+            (following.log_index, following.entry.header().parent)
+        };
+        if head8(found.1) != place.head8 {
+            let Place { index, head8, .. } = *place;
+            return Err(PartitionError::OtherHistory(Position { partition: self.partition, index, n: 0, head8 }));
+        }
+        Ok(found)
+    }
+
+    fn find(&self, index: JournalIndex, applied: &Progress) -> Result<Recorded, PartitionError> {
+        let find = |index| history::find_entry(&self.log, index, Some(applied.log_index), &applied.journal);
+        match find(index) {
+            Err(PartitionError::Released { first, .. }) => {
+                let position = find(first).ok().map(|found| found.position(self.partition, 0));
+                Err(PartitionError::Released { first, position })
+            }
+            found => found,
+        }
+    }
+
+    /// The one place where entries would come from that this node's log has released: there is no other source yet.
+    fn read_elsewhere(&self, released: PartitionError) -> Result<(Place, VecDeque<TailEntry>), PartitionError> {
+        Err(released)
+    }
+}
+
+/// Runs what may wait for the disk.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, PartitionError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => Ok(done),
+        Err(failed) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
+        // The process ends.
+        Err(_) => Err(PartitionError::Consensus(ConsensusError::Stopped(StopReason::Shutdown))),
+    }
+}
