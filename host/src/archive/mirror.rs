@@ -71,7 +71,7 @@ pub fn chain(machine: &str, partition: PartitionId, names: Vec<SegmentName>) -> 
 }
 
 /// What the end of the file says; where it has no end, it says nothing, and whoever reads it finds that out.
-fn facts(folder: &Path, name: &SegmentName) -> Result<FileFacts, ArchiveError> {
+pub(super) fn facts(folder: &Path, name: &SegmentName) -> Result<FileFacts, ArchiveError> {
     let path = folder.join(name.to_string());
     let read = || -> std::io::Result<(u64, [u8; TRAILER_SIZE])> {
         let mut file = File::open(&path)?;

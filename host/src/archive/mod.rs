@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! effective entries ─▶ SegmentsWriter: cut, hash, name ─▶ <folder>/<machine>/<partition>/*.journal ─▶ Manifest: journal.json
-//! *.journal ─▶ Archive: an object store, each object read back ─▶ Mirror: a folder again
+//! entries ─▶ Upload ─▶ Archive: an object store, each object read back ─▶ Mirror: a folder again
 //! folder ─▶ Manifest ─▶ SegmentsReader: every byte checked ─▶ entries with the place that each was read from
 //! ```
 //! In: entries of a journal, in order. Out: files that are the same from every replica, and entries again. It does not know where
@@ -15,6 +15,7 @@ mod read;
 mod folder;
 mod store;
 mod mirror;
+mod upload;
 #[cfg(test)]
 mod tests;
 
@@ -23,5 +24,6 @@ pub use folder::{FileFacts, Manifest, PartitionFacts, modules_folder, partition_
 pub use mirror::{Mirror, chain};
 pub use read::{Placed, SegmentsReader};
 pub use segment::{Boundary, SegmentName, Stream};
-pub use store::Archive;
+pub use store::{Archive, OWNER as ARCHIVE_FILE};
+pub use upload::{Kept, Upload};
 pub use write::SegmentsWriter;

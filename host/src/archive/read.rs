@@ -65,6 +65,22 @@ impl SegmentsReader {
         Self { folder, stream, files: facts.files.clone() }
     }
 
+    /// Files that lie in the folder itself.
+    pub(super) fn in_folder(folder: PathBuf, cluster: ClusterId, facts: &PartitionFacts) -> Self {
+        Self { folder, ..Self::new(PathBuf::new(), cluster, facts) }
+    }
+
+    /// Where the journal stands before the first file, as that says itself; genesis has another head.
+    pub(super) fn beginning(&self) -> Result<(JournalIndex, Head), ArchiveError> {
+        let Some(facts) = self.files.first() else { return Ok((JournalIndex(0), Head([0; 32]))) };
+        let fail = |damage| self.error(&facts.name, 0, facts.first, damage);
+        let mut file = File::open(self.folder.join(&facts.name)).map_err(|error| fail(error.into()))?;
+        let mut raw = [0; HEADER_SIZE];
+        read_exact(&mut file, &mut raw).map_err(fail)?;
+        let (_, header) = SegmentHeader::decode(&raw);
+        Ok((JournalIndex(header.first.0.saturating_sub(1)), header.parent))
+    }
+
     /// Bytes of all files, as they are listed.
     pub fn byte_count(&self) -> u64 {
         self.files.iter().map(|file| file.bytes).sum()

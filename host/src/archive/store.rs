@@ -4,9 +4,10 @@
 //! <url>/archive.json                                         whose it is, written once
 //!       modules/<ModuleId>.wasm
 //!       <machine>/<partition>/<first>-<last>-<hash>.journal
+//!       _uploading/<machine>/<partition>/…                   what nobody has read back yet
 //! ```
 //! In: files that are the same from every replica, named by their hash. Out: the same files, or a folder that an audit reads as it reads an
-//! export. An object is believed only after it was read back and its bytes have their hash; a name is never given to half of a file, and
+//! export. An object gets its name only after it was read back and its bytes have their hash, so that whatever is listed is whole, and
 //! whatever is uploaded twice is the same. It does not know which files there are, nor who uploads them.
 
 use std::path::{Path as FilePath, PathBuf};
@@ -28,8 +29,11 @@ use super::segment::SegmentName;
 use crate::ids::{ClusterId, ModuleId, PartitionId};
 use crate::limits::{ARCHIVE_PART_BYTES, ARCHIVE_PATIENCE};
 
-const OWNER: &str = "archive.json";
+/// Says of a folder, or of a prefix, that it is an archive.
+pub const OWNER: &str = "archive.json";
 const MODULES: &str = "modules";
+/// No name of a machine.
+const UPLOADING: &str = "_uploading";
 const FORMAT: u32 = 1;
 /// How long one request may take; it is repeated until [`ARCHIVE_PATIENCE`] is over.
 const CLIENT: [(ClientConfigKey, &str); 2] =
@@ -70,6 +74,8 @@ impl Archive {
         };
         match &parsed {
             Some(parsed) if parsed.scheme() == "s3" => {
+                // The process may have one already.
+                let _ = rustls::crypto::ring::default_provider().install_default();
                 let retry = RetryConfig { retry_timeout: ARCHIVE_PATIENCE, ..RetryConfig::default() };
                 let builder = AmazonS3Builder::from_env().with_url(url).with_retry(retry);
                 let builder = CLIENT
@@ -155,7 +161,7 @@ impl Archive {
     pub async fn partitions(&self) -> Result<Vec<(String, PartitionId)>, ArchiveError> {
         let mut found = Vec::new();
         for machine in self.folders(&self.root).await? {
-            let Some(name) = machine.filename().filter(|name| *name != MODULES) else { continue };
+            let Some(name) = machine.filename() else { continue };
             for partition in self.folders(&machine).await? {
                 let number = partition.filename().and_then(|number| number.parse().ok());
                 found.extend(number.map(|number| (name.to_owned(), PartitionId(number))));
@@ -199,13 +205,16 @@ impl Archive {
         Ok(objects.iter().filter_map(|object| object.location.filename().map(str::to_owned)).collect())
     }
 
-    /// Keeps a file of a partition under its own name, and reads it back.
+    /// Keeps a file of a partition: reads it back, and then gives it its name.
     ///
     /// # Errors
-    /// The file cannot be read; the archive cannot be reached, or does not give back what it was given. Nothing is to be believed then.
+    /// The file cannot be read; the archive cannot be reached, or does not give back what it was given. It has no name then.
     pub async fn keep(&self, machine: &str, partition: PartitionId, file: &FilePath) -> Result<u64, ArchiveError> {
         let name = file.file_name().and_then(|name| name.to_str()).expect("files of the archive have plain names");
-        self.upload(&self.of(machine, partition).join(name), file).await
+        let uploaded = self.uploading(machine, partition).join(name);
+        let bytes = self.upload(&uploaded, file).await?;
+        self.give_name(&uploaded, &self.of(machine, partition).join(name)).await?;
+        Ok(bytes)
     }
 
     /// Keeps a module, and reads it back. One that is there already stays.
@@ -214,10 +223,28 @@ impl Archive {
     /// As for [`Self::keep`].
     pub async fn keep_module(&self, id: ModuleId, wasm: Vec<u8>) -> Result<(), ArchiveError> {
         assert_eq!(ModuleId::of(&wasm), id);
-        let path = self.at([MODULES]).join(format!("{id}.wasm"));
+        let name = format!("{id}.wasm");
         let (hash, wasm) = (blake3::hash(&wasm), PutPayload::from(wasm));
-        self.store.put(&path, wasm).await.map_err(|error| self.failed(&path, error))?;
-        self.check(&path, hash).await
+        let uploaded = self.at([UPLOADING]).join(name.as_str());
+        self.store.put(&uploaded, wasm).await.map_err(|error| self.failed(&uploaded, error))?;
+        self.check(&uploaded, hash).await?;
+        self.give_name(&uploaded, &self.at([MODULES]).join(name)).await
+    }
+
+    async fn give_name(&self, uploaded: &Path, name: &Path) -> Result<(), ArchiveError> {
+        self.store.rename(uploaded, name).await.map_err(|error| self.failed(name, error))
+    }
+
+    /// Removes what an upload of this partition has left that did not come to its end.
+    ///
+    /// # Errors
+    /// The archive cannot be reached.
+    pub async fn clear(&self, machine: &str, partition: PartitionId) -> Result<(), ArchiveError> {
+        let folder = self.uploading(machine, partition);
+        for name in self.names(&folder).await? {
+            self.delete(&folder.clone().join(name)).await?;
+        }
+        Ok(())
     }
 
     async fn upload(&self, path: &Path, file: &FilePath) -> Result<u64, ArchiveError> {
@@ -259,8 +286,6 @@ impl Archive {
         if hasher.finalize() == expected {
             return Ok(());
         }
-        // So that nobody finds it; it is uploaded again.
-        let _ = self.store.delete(path).await;
         Err(ArchiveError::NotKept { url: self.url.clone(), object: path.to_string() })
     }
 
@@ -278,10 +303,13 @@ impl Archive {
     /// # Errors
     /// The archive cannot be reached.
     pub async fn remove(&self, machine: &str, partition: PartitionId, name: &str) -> Result<(), ArchiveError> {
-        let path = self.of(machine, partition).join(name);
-        match self.store.delete(&path).await {
+        self.delete(&self.of(machine, partition).join(name)).await
+    }
+
+    async fn delete(&self, path: &Path) -> Result<(), ArchiveError> {
+        match self.store.delete(path).await {
             Err(StoreError::NotFound { .. }) | Ok(()) => Ok(()),
-            Err(error) => Err(self.failed(&path, error)),
+            Err(error) => Err(self.failed(path, error)),
         }
     }
 
@@ -331,6 +359,10 @@ impl Archive {
 
     fn of(&self, machine: &str, partition: PartitionId) -> Path {
         self.at([machine, &partition.to_string()])
+    }
+
+    fn uploading(&self, machine: &str, partition: PartitionId) -> Path {
+        self.at([UPLOADING, machine, &partition.to_string()])
     }
 
     fn failed(&self, object: impl std::fmt::Display, source: StoreError) -> ArchiveError {

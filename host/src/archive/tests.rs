@@ -7,11 +7,14 @@ use expect_test::expect_file;
 use super::folder::partition_folder;
 use super::segment::{HEADER_SIZE, SegmentHeader, TRAILER_SIZE, encode_trailer, file_name};
 use super::{
-    ArchiveError, Boundary, FileFacts, Manifest, PartitionFacts, SegmentDamage, SegmentsReader, SegmentsWriter, Stream,
+    ArchiveError, Boundary, FileFacts, Manifest, PartitionFacts, SegmentDamage, SegmentName, SegmentsReader,
+    SegmentsWriter, Stream,
 };
 use crate::ids::{ClusterId, Digest, Head, JournalIndex, Micros, ModuleId, PartitionId};
 use crate::machine::entry::{Activation, Entry, EntryKind, Header};
 use crate::machine::journal::{Journal, Verdict};
+
+mod uploads;
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 const BOUNDARY: Boundary = Boundary { bytes: 1_500 };

@@ -1,0 +1,286 @@
+//! Uploads: whatever the store does, what is listed in the archive is whole, and in the end it is what an export would have written.
+//!
+//! The store is in memory and misbehaves at random: it cannot be reached, loses a part, keeps other bytes than it was given. It goes through
+//! the store's own interface, below which there is nothing of ours. The seed of a failure is in its message.
+
+use std::fmt::{Display, Formatter};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::stream::BoxStream;
+use object_store::memory::InMemory;
+use object_store::path::Path as ObjectPath;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
+};
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::*;
+use crate::archive::{Archive, Mirror, Upload};
+
+/// What goes wrong with one upload of three, and with one request of six.
+#[derive(Debug)]
+struct Faulty {
+    inner: Arc<InMemory>,
+    random: Arc<Mutex<StdRng>>,
+    is_faulty: Arc<AtomicBool>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Wrong {
+    Nothing,
+    Part,
+    Bytes,
+    Cut,
+}
+
+#[derive(Debug)]
+struct FaultyUpload {
+    inner: Box<dyn MultipartUpload>,
+    wrong: Wrong,
+}
+
+fn unreachable() -> Error {
+    Error::Generic { store: "faulty", source: "it cannot be reached".into() }
+}
+
+impl Faulty {
+    fn ask(&self) -> Result<()> {
+        let is_lost = self.is_faulty.load(Ordering::Relaxed) && self.random.lock().random_ratio(1, 6);
+        if is_lost { Err(unreachable()) } else { Ok(()) }
+    }
+}
+
+impl Display for Faulty {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "faulty")
+    }
+}
+
+#[async_trait::async_trait]
+impl MultipartUpload for FaultyUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let mut bytes: Vec<u8> = data.iter().flatten().copied().collect();
+        match self.wrong {
+            Wrong::Nothing => {}
+            Wrong::Part => return Box::pin(async { Err(unreachable()) }),
+            Wrong::Bytes => bytes[0] ^= 1,
+            Wrong::Cut => bytes.truncate(bytes.len() / 2),
+        }
+        self.inner.put_part(bytes.into())
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        self.inner.complete().await
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.inner.abort().await
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for Faulty {
+    async fn put_opts(&self, location: &ObjectPath, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.ask()?;
+        self.inner.put_opts(location, payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &ObjectPath,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.ask()?;
+        let inner = self.inner.put_multipart_opts(location, options).await?;
+        let drawn = if self.is_faulty.load(Ordering::Relaxed) { self.random.lock().random_range(0..9) } else { 9 };
+        let wrong = [Wrong::Part, Wrong::Bytes, Wrong::Cut].get(drawn).copied().unwrap_or(Wrong::Nothing);
+        Ok(Box::new(FaultyUpload { inner, wrong }))
+    }
+
+    async fn get_opts(&self, location: &ObjectPath, options: GetOptions) -> Result<GetResult> {
+        self.ask()?;
+        self.inner.get_opts(location, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<ObjectPath>>,
+    ) -> BoxStream<'static, Result<ObjectPath>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&ObjectPath>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&ObjectPath>) -> Result<ListResult> {
+        self.ask()?;
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &ObjectPath, to: &ObjectPath, options: CopyOptions) -> Result<()> {
+        self.ask()?;
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+struct World {
+    archive: Archive,
+    is_faulty: Arc<AtomicBool>,
+    inner: Arc<InMemory>,
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let (inner, is_faulty) = (Arc::new(InMemory::new()), Arc::new(AtomicBool::new(false)));
+        let random = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
+        let store = Faulty { inner: inner.clone(), random, is_faulty: is_faulty.clone() };
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        Self { archive: Archive::over(Arc::new(store)), is_faulty, inner, folder }
+    }
+
+    fn set_faulty(&self, is_faulty: bool) {
+        self.is_faulty.store(is_faulty, Ordering::Relaxed);
+    }
+
+    async fn begin(&self, spool: &str) -> std::result::Result<Upload, ArchiveError> {
+        let spool = self.folder.path().join(spool);
+        Upload::begin(self.archive.clone(), stream(), BOUNDARY, genesis().head, spool).await
+    }
+
+    /// What an audit would read, which must be whole however the store behaves.
+    async fn mirror(&self) -> (tempfile::TempDir, Mirror) {
+        let was_faulty = self.is_faulty.swap(false, Ordering::Relaxed);
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mirror = self.archive.mirror(folder.path(), &|_| {}).await.expect("it can be reached");
+        self.set_faulty(was_faulty);
+        (folder, mirror)
+    }
+
+    async fn count(&self) -> u64 {
+        let (_folder, mirror) = self.mirror().await;
+        let Some(facts) = mirror.manifest.partitions.first() else { return 0 };
+        let (count, error) = read(&mirror.folder, facts);
+        assert!(error.is_none(), "{error:?}");
+        count
+    }
+}
+
+/// As far as `count`, from wherever the upload is.
+async fn go(upload: &mut Upload, entries: &[Entry], count: usize) -> std::result::Result<(), ArchiveError> {
+    let sealed = usize::try_from(upload.sealed().0.0).expect("few entries");
+    let mut go = upload.go()?;
+    for entry in &entries[sealed..count] {
+        go.push(entry).await?;
+    }
+    go.finish().await.map(drop)
+}
+
+#[tokio::test]
+async fn whatever_the_store_does_the_archive_is_whole_and_in_the_end_that_of_an_export() {
+    let entries = journal(60);
+    for seed in 0..40 {
+        let world = World::new(seed);
+        world.archive.claim(CLUSTER).await.expect("it is nobody's yet");
+        world.set_faulty(true);
+        let mut random = StdRng::seed_from_u64(seed);
+        let (mut count, mut kept, mut upload) = (0, 0, None);
+        while kept < entries.len() as u64 {
+            count = (count + random.random_range(1..9)).min(entries.len());
+            // After a fault it is found out again how far the archive is, as after a crash.
+            let begun = match upload.take() {
+                Some(upload) => Ok(upload),
+                None => world.begin("spool").await,
+            };
+            if let Ok(mut begun) = begun
+                && go(&mut begun, &entries, count).await.is_ok()
+            {
+                assert_eq!(begun.last().0, count as u64, "seed {seed}");
+                upload = Some(begun).filter(|_| random.random_ratio(3, 4));
+            }
+            let now = world.count().await;
+            assert!(kept <= now && now <= count as u64, "seed {seed}: {kept}, then {now} of {count}");
+            kept = now;
+        }
+        let (folder, mirror) = world.mirror().await;
+        let exported = tempfile::tempdir().expect("a temporary folder");
+        let facts = write(exported.path(), &entries, JournalIndex(0), genesis().head);
+        assert_eq!(mirror.manifest.partitions, [facts.clone()], "seed {seed}");
+        for file in &facts.files {
+            let of = |folder: &Path| std::fs::read(path_of(folder, file)).expect("it is there");
+            assert_eq!(of(folder.path()), of(exported.path()), "seed {seed}: {}", file.name);
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_who_upload_the_same_do_not_harm_each_other() {
+    let (world, entries) = (World::new(1), journal(40));
+    world.archive.claim(CLUSTER).await.expect("it is nobody's yet");
+    let (mut one, mut other) =
+        (world.begin("one").await.expect("it begins"), world.begin("other").await.expect("it begins"));
+    for count in [3, 9, 12, 30] {
+        go(&mut one, &entries, count).await.expect("it is kept");
+        assert_eq!(world.count().await, count as u64);
+        // Whoever is behind does not take away what the other one has brought.
+        go(&mut other, &entries, count - 2).await.expect("it is kept");
+        assert_eq!(world.count().await, count as u64);
+    }
+}
+
+#[tokio::test]
+async fn a_last_object_that_has_rotted_is_not_gone_on_from() {
+    let (world, entries) = (World::new(1), journal(40));
+    world.archive.claim(CLUSTER).await.expect("it is nobody's yet");
+    go(&mut world.begin("one").await.expect("it begins"), &entries, 30).await.expect("it is kept");
+    let names = world.archive.segments("wallet", PartitionId(3)).await.expect("it is listed");
+    let last = ObjectPath::from(format!("wallet/3/{}", names.last().expect("there is one")));
+    world.inner.put(&last, PutPayload::from_static(b"half")).await.expect("memory");
+    let mut upload = world.begin("two").await.expect("it begins");
+    assert_eq!(upload.last(), names[names.len() - 2].last);
+    go(&mut upload, &entries, 30).await.expect("it is kept");
+    assert_eq!(world.count().await, 30);
+}
+
+#[tokio::test]
+async fn an_archive_belongs_to_one_cluster_and_has_one_history() {
+    let (world, entries) = (World::new(1), journal(20));
+    let nobodys = world.archive.mirror(world.folder.path(), &|_| {}).await;
+    assert!(matches!(nobodys, Err(ArchiveError::NoOwner { .. })));
+    world.archive.claim(CLUSTER).await.expect("it is nobody's yet");
+    world.archive.claim(CLUSTER).await.expect("it is its own");
+    let others = world.archive.claim(ClusterId([8; 16])).await;
+    assert!(matches!(others, Err(ArchiveError::OtherCluster { .. })), "{others:?}");
+    go(&mut world.begin("one").await.expect("it begins"), &entries, 5).await.expect("it is kept");
+    let names = world.archive.segments("wallet", PartitionId(3)).await.expect("it is listed");
+    let forged = SegmentName { hash: "0123456789abcdef".to_owned(), ..names[0].clone() };
+    let forged = ObjectPath::from(format!("wallet/3/{forged}"));
+    world.inner.put(&forged, PutPayload::from_static(b"another history")).await.expect("memory");
+    let (folder, uploaded) = (tempfile::tempdir().expect("a temporary folder"), world.begin("two").await);
+    assert!(matches!(uploaded, Err(ArchiveError::Fork { first: JournalIndex(1), .. })));
+    let mirrored = world.archive.mirror(folder.path(), &|_| {}).await;
+    assert!(matches!(mirrored, Err(ArchiveError::Fork { .. })));
+}
+
+#[test]
+fn a_url_says_which_store() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("archive");
+    for url in [path.display().to_string(), format!("file://{}", path.display())] {
+        let archive = Archive::open(&url).expect("a folder");
+        assert_eq!(archive.folder(), path.canonicalize().ok().as_deref(), "{url}");
+    }
+    let archive = Archive::open("s3://bucket/some/prefix").expect("nothing is asked of it yet");
+    assert_eq!(archive.folder(), None);
+    for (url, expected) in
+        [("gs://bucket", "`gs` is not supported"), ("http://host/x", "use s3://, file:// or a folder")]
+    {
+        let error = Archive::open(url).map(drop).expect_err(url).to_string();
+        assert!(error.contains(expected), "{url}: {error}");
+    }
+}

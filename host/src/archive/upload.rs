@@ -1,0 +1,175 @@
+//! Uploading a journal: from where the archive has it, cut as every replica cuts it, each file kept before the next is counted.
+//!
+//! ```text
+//! begin: what the archive lists ─▶ its last segment ─▶ after which entry the journal is sealed there
+//! push: entries ─▶ spool folder ─▶ sealed segments ─▶ archive ─▶ read back ─▶ gone from the spool
+//! end: the open segment, as far as it goes ─▶ archive ─▶ the shorter one that stood for it is removed
+//! ```
+//! In: effective entries in order. Out: how far they are kept. It may die anywhere: what is not whole in the archive has no name there, and
+//! who goes on finds out again where to. It does not know where entries come from, nor whether anybody else uploads the same.
+
+use std::path::PathBuf;
+
+use super::error::ArchiveError;
+use super::folder::{FileFacts, PartitionFacts};
+use super::mirror::{chain, facts};
+use super::read::SegmentsReader;
+use super::segment::{Boundary, SegmentName, Stream};
+use super::store::Archive;
+use super::write::SegmentsWriter;
+use crate::ids::{Head, JournalIndex};
+use crate::machine::entry::Entry;
+
+/// The journal of one partition on its way into an archive.
+pub struct Upload {
+    archive: Archive,
+    stream: Stream,
+    boundary: Boundary,
+    /// Files that are not kept yet; nobody else's.
+    spool: PathBuf,
+    /// Where the last segment that will never change ends.
+    sealed: (JournalIndex, Head),
+    /// The segment behind it, as far as it was kept.
+    open: Option<SegmentName>,
+}
+
+/// What one go has brought.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Kept {
+    pub files: u64,
+    pub bytes: u64,
+}
+
+impl Upload {
+    /// Finds out how far the archive has the journal whose genesis head is `genesis`.
+    ///
+    /// # Errors
+    /// The archive cannot be reached, or its last segment is not what was written; the disk.
+    pub async fn begin(
+        archive: Archive,
+        stream: Stream,
+        boundary: Boundary,
+        genesis: Head,
+        spool: PathBuf,
+    ) -> Result<Self, ArchiveError> {
+        match tokio::fs::remove_dir_all(&spool).await {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(ArchiveError::Io { path: spool, source });
+            }
+            _ => {}
+        }
+        let (machine, partition) = (stream.machine.clone(), stream.partition);
+        archive.clear(&machine, partition).await?;
+        let names = chain(&machine, partition, archive.segments(&machine, partition).await?)?;
+        let mut upload = Self { archive, stream, boundary, spool, sealed: (JournalIndex(0), genesis), open: None };
+        for name in names.into_iter().rev() {
+            upload.archive.fetch(&machine, partition, &name.to_string(), &upload.spool).await?;
+            let last = facts(&upload.spool, &name)?;
+            let path = upload.spool.join(name.to_string());
+            let read = upload.read_back(last.clone());
+            tokio::fs::remove_file(&path).await.map_err(ArchiveError::io(&path))?;
+            match read {
+                Ok((true, _)) => upload.sealed = (last.last, last.head),
+                Ok((false, before)) => (upload.sealed, upload.open) = (before, Some(name)),
+                // The store has lost some of it since. It is uploaded again under the same name, or with more behind it.
+                Err(error @ ArchiveError::Segment { .. }) => {
+                    tracing::warn!(url = upload.archive.url(), %error, "what was archived last is not whole, and is archived again");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            break;
+        }
+        Ok(upload)
+    }
+
+    /// Whether a segment in the spool ends where every replica ends one, and where the journal stood before it.
+    fn read_back(&self, file: FileFacts) -> Result<(bool, (JournalIndex, Head)), ArchiveError> {
+        let facts = PartitionFacts {
+            machine: self.stream.machine.clone(),
+            partition: self.stream.partition,
+            files: vec![file],
+        };
+        let reader = SegmentsReader::in_folder(self.spool.clone(), self.stream.cluster, &facts);
+        let before = reader.beginning()?;
+        let mut is_sealed = false;
+        for placed in reader.entries(before.0, before.1) {
+            let entry = placed?.entry;
+            is_sealed = self.boundary.is_last(entry.head_after(), entry.payload().len());
+        }
+        Ok((is_sealed, before))
+    }
+
+    /// The last entry that is kept, in a segment that is sealed or in one that is not; 0 when none is.
+    pub fn last(&self) -> JournalIndex {
+        self.open.as_ref().map_or(self.sealed.0, |open| open.last)
+    }
+
+    /// After which entry [`Self::go`] wants to go on, and the head there.
+    pub fn sealed(&self) -> (JournalIndex, Head) {
+        self.sealed
+    }
+
+    /// A go from [`Self::sealed`] on.
+    ///
+    /// # Errors
+    /// The spool cannot be made.
+    pub fn go(&mut self) -> Result<Go<'_>, ArchiveError> {
+        let (last, head) = self.sealed;
+        let writer = SegmentsWriter::new(&self.spool, self.stream.clone(), self.boundary, last, head)?;
+        Ok(Go { upload: self, writer, kept: Kept::default() })
+    }
+
+    async fn keep(&self, file: &FileFacts, kept: &mut Kept) -> Result<(), ArchiveError> {
+        let path = self.spool.join(&file.name);
+        kept.bytes += self.archive.keep(&self.stream.machine, self.stream.partition, &path).await?;
+        kept.files += 1;
+        tokio::fs::remove_file(&path).await.map_err(ArchiveError::io(&path))
+    }
+
+    /// What stood for the open segment is all in the one that was kept since.
+    async fn replace_open(&mut self, open: Option<SegmentName>) -> Result<(), ArchiveError> {
+        let Some(before) = std::mem::replace(&mut self.open, open) else { return Ok(()) };
+        self.archive.remove(&self.stream.machine, self.stream.partition, &before.to_string()).await
+    }
+}
+
+/// Entries on their way.
+pub struct Go<'u> {
+    upload: &'u mut Upload,
+    writer: SegmentsWriter,
+    kept: Kept,
+}
+
+impl Go<'_> {
+    /// The next entry; keeps the segment that it completes, if it does.
+    ///
+    /// # Errors
+    /// The disk, or the archive. The go is over then, and what it has kept counts.
+    pub async fn push(&mut self, entry: &Entry) -> Result<(), ArchiveError> {
+        let Some(file) = self.writer.push(entry)?.cloned() else { return Ok(()) };
+        self.upload.keep(&file, &mut self.kept).await?;
+        self.upload.sealed = (file.last, file.head);
+        self.upload.replace_open(None).await
+    }
+
+    /// After the last entry: keeps what is not sealed yet, if there is more of it than before.
+    ///
+    /// # Errors
+    /// As for [`Self::push`].
+    pub async fn finish(self) -> Result<Kept, ArchiveError> {
+        let Self { upload, writer, mut kept } = self;
+        let (sealed, last) = (upload.sealed.0, upload.last());
+        // Where the journal ends with a sealed segment, that was kept already.
+        if let Some(file) = writer.finish()?.pop().filter(|file| sealed < file.last) {
+            if file.last <= last {
+                let path = upload.spool.join(&file.name);
+                tokio::fs::remove_file(&path).await.map_err(ArchiveError::io(&path))?;
+            } else {
+                upload.keep(&file, &mut kept).await?;
+                upload.replace_open(SegmentName::parse(&file.name)).await?;
+            }
+        }
+        Ok(kept)
+    }
+}
