@@ -9,7 +9,8 @@ CLI := $(CARGO_TARGET_DIR)/release/statehouse
 run: build ## three nodes in one process with the wallet, data in ./statehouse-data, http on 127.0.0.1:8080 8081 8082
 	exec $(CLI) dev
 
-test: setup ## format, lints, modules, every suite; the time of each and a summary at the end
+test: ## format, lints, modules, every suite; the time of each and a summary at the end
+	@.ci/setup test
 	.ci/test
 
 chaos: setup ## clusters, simulated and real, with many more faults: some minutes

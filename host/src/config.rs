@@ -35,8 +35,8 @@ pub struct Config {
     pub peer: Option<PeerConfig>,
     #[serde(default)]
     pub cluster: ClusterConfig,
-    /// Where sealed history goes. Not supported yet.
-    archive: Option<toml::Table>,
+    /// Where history goes for ever; without it nowhere.
+    pub archive: Option<ArchiveConfig>,
 }
 
 /// `[node]`
@@ -189,10 +189,41 @@ impl ClusterConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
     /// About how many bytes of each partition's log this node keeps, at least 1048576. Without it everything is kept, for ever. With it the
-    /// journal before is **deleted** on this node once a snapshot of the state has it: this node can then not audit, replay or show what
-    /// came before, and a follower that lacks it is sent the snapshot. Keep copies elsewhere of what must stay provable. Choose more than
+    /// journal before is **deleted** on this node once a snapshot of the state has it, and the archive where there is one: this node can
+    /// then not audit, replay or show what came before, and a follower that lacks it is sent the snapshot. Choose more than
     /// is written while a node is down for maintenance: catching up from the log is cheaper than a snapshot.
     pub keep_bytes: Option<u64>,
+}
+
+/// `[archive]`: journal segments, snapshots and modules go to an object store, where any of them can be checked by its hash.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ArchiveConfig {
+    /// `s3://bucket/prefix`, with the usual variables of the environment (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`,
+    /// `AWS_ENDPOINT` and `AWS_ALLOW_HTTP` for compatible stores): one for the whole cluster, into which the leaders write. Or
+    /// `file:///folder`, into which this node writes all it has. Default: the folder `archive` in `node.data`. With an archive,
+    /// `log.keep_bytes` deletes nothing that is not in it.
+    url: Option<String>,
+    /// How long an entry may wait until it is archived, 1 … 86400 seconds; default 60. What was not archived when a whole cluster is
+    /// lost is lost. A segment that is not full is written again each time, so a short time costs writes.
+    every_seconds: u64,
+}
+
+impl Default for ArchiveConfig {
+    fn default() -> Self {
+        Self { url: None, every_seconds: 60 }
+    }
+}
+
+impl ArchiveConfig {
+    /// Where it is, for a node with its data in this folder.
+    pub fn url(&self, data: &Path) -> String {
+        self.url.clone().unwrap_or_else(|| data.join("archive").display().to_string())
+    }
+
+    pub fn every(&self) -> Duration {
+        Duration::from_secs(self.every_seconds)
+    }
 }
 
 /// `[machines.<name>]`
@@ -280,9 +311,11 @@ impl Config {
     /// Not TOML, an unknown or missing key, a value that makes no sense, or a section that is not supported yet.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let config: Self = toml::from_str(text)?;
-        let unsupported = [("archive", &config.archive), ("http.tls", &config.http.tls)];
-        if let Some((section, _)) = unsupported.into_iter().find(|(_, value)| value.is_some()) {
-            return Err(ConfigError::NotSupported(section));
+        if config.http.tls.is_some() {
+            return Err(ConfigError::NotSupported("http.tls"));
+        }
+        if config.archive.as_ref().is_some_and(|archive| !(1..=86_400).contains(&archive.every_seconds)) {
+            return Err(ConfigError::Invalid("archive.every_seconds", "must be from 1 to 86400"));
         }
         if config.node.id.0 == 0 {
             return Err(ConfigError::Invalid("node.id", "must be at least 1"));
@@ -386,7 +419,8 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        check_error("[archive]\nurl = \"s3://b\"", "`archive` is not supported yet");
+        check_error("[archive]\nevery_seconds = 0", "must be from 1 to 86400");
+        check_error("[archive]\nretain = 1", "unknown field `retain`");
         check_error("[htpp]", "unknown field `htpp`");
         check_error("colour = 1", "unknown field `colour`");
         check_error("[machines.system]\nmodule = \"m\"", "not `system`");

@@ -22,4 +22,5 @@ mod replay;
 mod replay_jobs;
 mod segments;
 mod tampered;
+mod archived;
 mod hostile;

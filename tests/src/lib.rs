@@ -10,6 +10,7 @@ pub mod artefacts;
 pub mod host;
 pub mod ports;
 pub mod proxy;
+pub mod s3;
 pub mod network;
 pub mod disk;
 pub mod wall_clock;

@@ -142,7 +142,16 @@ pub struct Finished {
 
 /// Runs `statehouse` with the arguments to its end.
 pub fn cli<A: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = A>) -> Finished {
-    let output = Command::new(binary()).args(arguments).stdin(Stdio::null()).output();
+    cli_in(&[], arguments)
+}
+
+/// The same, with variables in its environment.
+pub fn cli_in<A>(environment: &[(String, String)], arguments: impl IntoIterator<Item = A>) -> Finished
+where
+    A: AsRef<std::ffi::OsStr>,
+{
+    let variables = environment.iter().map(|(name, value)| (name, value));
+    let output = Command::new(binary()).args(arguments).envs(variables).stdin(Stdio::null()).output();
     let output = output.expect("the host's binary can be started");
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }

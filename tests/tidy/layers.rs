@@ -11,7 +11,7 @@ use crate::tree::{Finding, Source, check_rule, check_sources, report, root, text
 const HOST: &str = "host/src/";
 
 /// External crates and the only folders of the host that may name them.
-const OWNERS: [(&str, &[&str]); 12] = [
+const OWNERS: [(&str, &[&str]); 13] = [
     ("axum", &["api"]),
     ("openraft", &["consensus"]),
     ("rocksdb", &["store"]),
@@ -19,6 +19,7 @@ const OWNERS: [(&str, &[&str]); 12] = [
     ("wasmi", &["guest"]),
     ("wasmparser", &["guest"]),
     ("memmap2", &["log"]),
+    ("object_store", &["archive"]),
     ("tonic", &["peer"]),
     ("prost", &["peer"]),
     ("webpki", &["peer"]),

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::archive::{Manifest, Placed, SegmentsReader, modules_folder};
+use crate::archive::{Manifest, Mirror, Placed, SegmentsReader, modules_folder};
 use crate::audit::error::AuditError;
 use crate::audit::heads::{Heads, Stray};
 use crate::guest::{Engine, EngineOptions, Metered};
@@ -68,6 +68,16 @@ impl Source {
             (None, Some(manifest)) => manifest.cluster_id(),
             (None, None) => return Err(AuditError::NoNode { path: path.to_owned() }),
         };
+        Self::over(path, cluster, manifest)
+    }
+
+    /// What was fetched from an archive.
+    pub fn of_archive(mirror: Mirror) -> Result<Self, AuditError> {
+        let cluster = mirror.manifest.cluster_id();
+        Self::over(&mirror.folder, cluster, Some(mirror.manifest))
+    }
+
+    fn over(path: &Path, cluster: ClusterId, manifest: Option<Manifest>) -> Result<Self, AuditError> {
         // Without a cache: an audit writes nothing into the folder it looks at, and trusts no compiled file in it.
         let options = EngineOptions { metered: Metered::WhenNeeded, ..EngineOptions::default() };
         let engine = Engine::new(options).map_err(crate::registry::RegistryError::from)?;

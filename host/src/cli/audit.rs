@@ -1,6 +1,6 @@
 //! `statehouse audit`: verify, balance, history, log, replay, certificate.
 //!
-//! In: a data folder, whether a node runs on it or not, or a folder of journal segments. Out: tables, or JSON for programs; exit code 1 when something is
+//! In: a data folder, whether a node runs on it or not, a folder of journal segments, or an archive. Out: tables, or JSON for programs; exit code 1 when something is
 //! not as recorded, and codes of its own for `replay`. It knows nothing of how anything is recomputed.
 
 mod log;
@@ -8,6 +8,7 @@ mod replay;
 mod page;
 mod certificate;
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -15,8 +16,10 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use statehouse_abi::value::Value;
+use tempfile::TempDir;
 
 use crate::api::{parse_time, print_time};
+use crate::archive::{ARCHIVE_FILE, Archive};
 use crate::audit::balance::entity_at;
 use crate::audit::verify::{Report, verify};
 use crate::audit::{AuditError, Source};
@@ -41,9 +44,13 @@ pub enum AuditArgs {
 
 #[derive(Args)]
 struct From {
-    /// Data folder of a node, running or stopped, or a copy, or what `audit log --export` wrote; without it the first of `statehouse dev`
+    /// Data folder of a node, running or stopped, or a copy, or what `audit log --export` wrote, or an archive: its folder, or
+    /// s3://bucket/prefix; without it the first of `statehouse dev`
     #[arg(long, default_value = "./statehouse-data/node-1")]
     data: PathBuf,
+    /// Folder that keeps what is fetched from an s3:// archive, so that it is fetched once; without it nothing is kept
+    #[arg(long, value_name = "FOLDER")]
+    cache: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -85,17 +92,48 @@ pub fn run(args: AuditArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn open(path: &Path) -> anyhow::Result<Source> {
-    Source::open(path).map_err(|error| match error {
+/// A source, and the folder that it was fetched into if nobody else keeps that.
+struct Opened {
+    source: Source,
+    _fetched: Option<TempDir>,
+}
+
+impl Deref for Opened {
+    type Target = Source;
+
+    fn deref(&self) -> &Source {
+        &self.source
+    }
+}
+
+fn open(from: &From) -> anyhow::Result<Opened> {
+    let path = &from.data;
+    let url = path.to_str().filter(|text| text.contains("://") || path.join(ARCHIVE_FILE).is_file());
+    if let Some(url) = url {
+        return fetch(url, from.cache.as_deref());
+    }
+    let source = Source::open(path).map_err(|error| match error {
         AuditError::NoNode { .. } => {
             anyhow::anyhow!("{error}; name the folder that the node was started with by --data")
         }
         error => error.into(),
-    })
+    });
+    Ok(Opened { source: source?, _fetched: None })
+}
+
+fn fetch(url: &str, cache: Option<&Path>) -> anyhow::Result<Opened> {
+    let archive = Archive::open(url)?;
+    let temporary = if cache.is_none() { Some(tempfile::tempdir()?) } else { None };
+    let folder = cache.or(temporary.as_ref().map(TempDir::path)).expect("there is one of both");
+    let bar = progress("bytes fetched");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mirror = runtime.block_on(archive.mirror(folder, &|bytes| bar.inc(bytes)))?;
+    bar.finish_and_clear();
+    Ok(Opened { source: Source::of_archive(mirror)?, _fetched: temporary })
 }
 
 fn run_verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
-    let source = open(&args.from.data)?;
+    let source = open(&args.from)?;
     let machines = match &args.machine {
         Some(machine) => {
             source.machine(machine)?;
@@ -156,7 +194,7 @@ fn report_text(report: &Report) -> String {
 }
 
 fn run_balance(args: &BalanceArgs) -> anyhow::Result<ExitCode> {
-    let source = open(&args.from.data)?;
+    let source = open(&args.from)?;
     let moment = args.at.as_deref().map(parse_moment).transpose()?;
     let bar = progress("replaying");
     let found = entity_at(&source, &args.machine, &args.account, moment)?;

@@ -20,7 +20,7 @@ use crate::clock::SystemClock;
 use crate::config::{ClusterConfig, Config, MachineConfig, PeerConfig};
 use crate::limits;
 use crate::log::RealDisk;
-use crate::system::{MachineSpec, ModuleSource, NodeOptions, PeerOptions, PeerTlsFiles, PeerWay};
+use crate::system::{ArchiveOptions, MachineSpec, ModuleSource, NodeOptions, PeerOptions, PeerTlsFiles, PeerWay};
 
 #[derive(Args)]
 pub struct ServeArgs {
@@ -50,6 +50,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         };
         let http = advertised_http(config.http.listen, peer.as_ref());
         let data = config.node.data.clone();
+        let archive = config.archive.map(|archive| ArchiveOptions { url: archive.url(&data), every: archive.every() });
         let options = HostOptions {
             node: NodeOptions {
                 data: config.node.data,
@@ -60,6 +61,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
                 paranoid: args.paranoid,
                 hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
                 log_keep_bytes: config.log.keep_bytes,
+                archive,
                 peer,
                 http,
             },

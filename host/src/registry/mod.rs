@@ -5,7 +5,7 @@
 
 mod error;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -28,22 +28,30 @@ pub struct Registry {
     folder: PathBuf,
     engine: Arc<Engine>,
     loaded: Mutex<BTreeMap<ModuleId, Arc<dyn Logic>>>,
+    /// What is linked into the host.
+    native: Mutex<BTreeSet<ModuleId>>,
 }
 
 impl Registry {
     pub fn open(folder: PathBuf, engine: Arc<Engine>) -> Result<Self, RegistryError> {
         std::fs::create_dir_all(&folder).map_err(|source| RegistryError::Io { path: folder.clone(), source })?;
-        Ok(Self { folder, engine, loaded: Mutex::default() })
+        Ok(Self::open_to_read(folder, engine))
     }
 
     /// A registry over a folder of somebody else, which is only read.
     pub fn open_to_read(folder: PathBuf, engine: Arc<Engine>) -> Self {
-        Self { folder, engine, loaded: Mutex::default() }
+        Self { folder, engine, loaded: Mutex::default(), native: Mutex::default() }
     }
 
     /// Adds logic that is linked into the host.
     pub fn add_native(&self, logic: Arc<dyn Logic>) {
+        self.native.lock().insert(logic.id());
         self.loaded.lock().insert(logic.id(), logic);
+    }
+
+    /// Whether it is linked into the host, so that there are no bytes of it.
+    pub fn is_native(&self, id: ModuleId) -> bool {
+        self.native.lock().contains(&id)
     }
 
     /// Validates and compiles a module and keeps its bytes; durable on return.

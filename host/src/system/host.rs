@@ -23,6 +23,7 @@ use crate::peer::{self, GroupName, GroupPeers, Network, Routes, SeenBook};
 use crate::registry::Registry;
 use crate::router::{Machine, MachineOptions, MachineParticipants, Router};
 use crate::store::{StoreOptions, StoreShared};
+use crate::system::archivist::Archived;
 use crate::system::clocks::Clocks;
 use crate::system::directory::Directory;
 use crate::system::error::NodeError;
@@ -48,6 +49,8 @@ pub struct Opening {
     pub shared: StoreShared,
     /// About how much of each log is kept; everything without.
     pub log_keep_bytes: Option<u64>,
+    /// Nothing of it is released that is not in an archive.
+    pub is_archived: bool,
 }
 
 pub struct Host {
@@ -89,6 +92,8 @@ pub struct Host {
     pub shadows: Mutex<BTreeMap<String, String>>,
     /// Activations that partitions led here could not carry out.
     pub troubles: Troubles,
+    /// How far the archive goes.
+    pub archived: Mutex<Archived>,
     /// Held while the node becomes part of a cluster.
     pub joining: Mutex<()>,
     /// Held while the directory is read.

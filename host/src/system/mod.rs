@@ -3,7 +3,7 @@
 //! ```text
 //! node ─▶ found (who am I?) ─▶ host (open what the directory names) ◀─ directory ◀─ the machine `system`
 //!                               ▲            ▲           ▲
-//!               service (peers ask)   steward (members, leaders)   clocks, vigil (may this node lead?)   retention (how much log stays)
+//!               service (peers ask)   steward (members, leaders)   clocks, vigil (may this node lead?)   retention (how much log stays), archivist (what goes to the archive)
 //! ```
 //! In: a data folder, the machines to create, the way to the others. Out: a router that serves them. Partition 0 of `system` holds nodes,
 //! machines, modules and activations, with native logic over the same log. It knows nothing of HTTP.
@@ -27,6 +27,7 @@ mod trial;
 mod repair;
 mod install;
 mod retention;
+mod archivist;
 mod in_transit;
 mod service;
 mod steward;
@@ -39,6 +40,7 @@ mod vigil;
 #[cfg(test)]
 mod tests;
 
+pub use archivist::ArchiveOptions;
 pub use cluster::{Cluster, ClusterError, ClusterView};
 pub use error::NodeError;
 pub use folder::{DataFolder, Identity};

@@ -31,6 +31,7 @@ use crate::peer::{self, Grpc, Network, NoNetwork, PeerTls, Routes, SeenBook, Ser
 use crate::registry::Registry;
 use crate::router::Router;
 use crate::store::StoreShared;
+use crate::system::archivist::ArchiveOptions;
 use crate::system::clocks::Clocks;
 use crate::system::cluster::Cluster;
 use crate::system::directory::Directory;
@@ -40,7 +41,7 @@ use crate::system::host::{Host, Opening};
 use crate::system::logic::System;
 use crate::system::service::HostService;
 use crate::system::trouble::Troubles;
-use crate::system::{found, in_transit, retention, signer, steward, vigil};
+use crate::system::{archivist, found, in_transit, retention, signer, steward, vigil};
 
 /// How long a partition may take to elect itself, or a machine to be created.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -86,6 +87,8 @@ pub struct NodeOptions {
     pub http: Option<String>,
     /// About how much of each partition's log is kept; everything without.
     pub log_keep_bytes: Option<u64>,
+    /// Where history goes for ever.
+    pub archive: Option<ArchiveOptions>,
 }
 
 /// How a node and the others reach each other.
@@ -149,6 +152,7 @@ impl Node {
                 hot_bytes_max: options.hot_bytes_max,
                 shared: StoreShared::new(BLOCK_CACHE_BYTES),
                 log_keep_bytes: options.log_keep_bytes,
+                is_archived: options.archive.is_some(),
             },
             specs: options.machines,
             network: OnceLock::new(),
@@ -168,12 +172,16 @@ impl Node {
             preparing: Mutex::default(),
             shadows: Mutex::default(),
             troubles: Troubles::default(),
+            archived: Mutex::default(),
             joining: Mutex::default(),
             reading: Mutex::default(),
             stopping: CancellationToken::new(),
             folder,
         });
         tokio::spawn(in_transit::run(host.clone()));
+        if let Some(archive) = options.archive {
+            tokio::spawn(archivist::run(host.clone(), archive));
+        }
         if let Some(keep_bytes) = options.log_keep_bytes {
             tokio::spawn(retention::run(host.clone(), keep_bytes));
         }

@@ -2,7 +2,7 @@
 //!
 //! In: how much to keep. Out: snapshots, and segments that are deleted once a snapshot has what is in them. It runs only where the
 //! configuration names a length; nothing else ever deletes a part of a journal. What a command in flight may still ask for stays, however
-//! long it takes; where that cannot be found out, everything stays. It does not know what the other nodes keep.
+//! long it takes, and so does what is not in the archive yet, where there is one; where that cannot be found out, everything stays. It does not know what the other nodes keep.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,10 @@ pub async fn run(host: Arc<Host>, keep_bytes: u64) {
             if !partition.is_running() {
                 continue;
             }
-            let needed_since = async || oldest_in_flight(&host, &group).await;
+            let needed_since = async || {
+                let in_flight = oldest_in_flight(&host, &group).await?;
+                Ok([in_flight, not_archived(&host, &group)].into_iter().flatten().min())
+            };
             if let Err(error) = partition.release_log(keep_bytes, needed_since).await {
                 tracing::warn!(%group, %error, "the log is not released, to be tried again");
             }
@@ -36,6 +39,12 @@ pub async fn run(host: Arc<Host>, keep_bytes: u64) {
             () = tokio::time::sleep(ROUND) => {}
         }
     }
+}
+
+/// From when on a partition's entries are in no archive yet, where there is one.
+fn not_archived(host: &Host, group: &GroupName) -> Option<Micros> {
+    let archived = host.archived.lock().get(group).copied();
+    host.opening.is_archived.then(|| archived.map_or(Micros(0), |last| Micros(last.0 + 1)))
 }
 
 /// When the oldest command in flight of a machine has started, wherever its home is: its coordinator may ask every partition what it has

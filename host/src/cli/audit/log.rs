@@ -53,7 +53,7 @@ pub struct HistoryArgs {
 }
 
 pub fn run(args: &LogArgs) -> anyhow::Result<ExitCode> {
-    let source = open(&args.from.data)?;
+    let source = open(&args.from)?;
     if let Some(folder) = &args.export {
         return run_export(&source, args, folder);
     }
@@ -62,7 +62,7 @@ pub fn run(args: &LogArgs) -> anyhow::Result<ExitCode> {
 }
 
 pub fn run_history(args: &HistoryArgs) -> anyhow::Result<ExitCode> {
-    let source = open(&args.from.data)?;
+    let source = open(&args.from)?;
     source.machine(&args.machine)?;
     let count = u32::try_from(source.partitions(&args.machine)?.len())?;
     let partition = partition_of(args.account.as_bytes(), count);

@@ -116,7 +116,7 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn carry_out(args: &ReplayArgs) -> anyhow::Result<u8> {
-    let source = open(&args.source.data)?;
+    let source = open(&args.source)?;
     let history = FolderHistory::new(&source, &args.machine)?;
     let approved = parse_approved(&args.approve)?;
     let request = Request {

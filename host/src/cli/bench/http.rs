@@ -64,6 +64,7 @@ async fn measure(args: HttpArgs) -> anyhow::Result<ExitCode> {
         clock: Arc::new(SystemClock),
         paranoid: false,
         log_keep_bytes: None,
+        archive: None,
         hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
         peer: None,
         http: None,

@@ -48,6 +48,12 @@ pub struct DevArgs {
     /// Additional machine, as NAME=FILE.wasm; may be given several times
     #[arg(long = "machine", value_parser = parse_machine)]
     machines: Vec<(String, PathBuf)>,
+    /// Keep history for ever at this URL: s3://bucket/prefix, with the usual variables of the environment, or a folder
+    #[arg(long, value_name = "URL")]
+    archive: Option<String>,
+    /// How many seconds an entry may wait until it is archived
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    archive_every: u64,
     /// Check more than a production node would
     #[arg(long)]
     paranoid: bool,
@@ -62,6 +68,10 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     // First of all: whether anybody may be let in at that address.
     Callers::new(&[], args.http)?;
     if args.processes {
+        ensure!(
+            args.archive.is_none(),
+            "--archive and --processes do not go together: name it as [archive] url in the files that it wrote"
+        );
         ensure!(args.nodes > 1, "--processes starts several nodes; leave it out, or give --nodes 3");
         processes::run(args)
     } else if args.nodes == 1 {

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::future::try_join_all;
@@ -24,7 +25,7 @@ use crate::config::{ClusterConfig, LimitsConfig};
 use crate::ids::NodeId;
 use crate::limits::{self, DEADLINE_MAX};
 use crate::log::RealDisk;
-use crate::system::{ClusterError, MachineSpec, ModuleSource, NodeOptions, PeerOptions, PeerWay};
+use crate::system::{ArchiveOptions, ClusterError, MachineSpec, ModuleSource, NodeOptions, PeerOptions, PeerWay};
 
 /// One node that is a cluster of its own.
 pub fn run_alone(args: DevArgs) -> anyhow::Result<ExitCode> {
@@ -108,6 +109,10 @@ fn options(
             clock: Arc::new(SystemClock),
             paranoid: args.paranoid,
             log_keep_bytes: None,
+            archive: args
+                .archive
+                .clone()
+                .map(|url| ArchiveOptions { url, every: Duration::from_secs(args.archive_every) }),
             hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
             peer,
             http: None,

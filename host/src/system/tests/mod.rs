@@ -195,6 +195,7 @@ impl Cluster {
             paranoid: true,
             hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
             log_keep_bytes: None,
+            archive: None,
             http: None,
         };
         lend_compiled(&options.data);

@@ -1,0 +1,213 @@
+//! The archivist: what is committed goes into the archive, and nothing that is not there is released.
+//!
+//! ```text
+//! every round, each partition led here: tail ─▶ journal segments ─▶ archive; the modules that decided them first
+//!              each partition followed: what does the archive list? (retention asks how far it goes)
+//! ```
+//! In: an archive. Out: the same files in it whoever leads, and how far each partition is kept. A failure is logged, counted and tried again;
+//! it holds up nobody but retention. It keeps no place of its own: what the archive lists is where it goes on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::archive::{Archive, ArchiveError, Boundary, Stream, Upload};
+use crate::ids::{ClusterId, JournalIndex, Micros, ModuleId, Position};
+use crate::machine::entry::{Entry, EntryKind};
+use crate::partition::tail::{Start, Tail};
+use crate::partition::{Partition, PartitionError};
+use crate::peer::GroupName;
+use crate::system::host::Host;
+
+/// Below the node's data; what is in it can be made again.
+const SPOOL: &str = "archive-spool";
+/// How long a partition may take to show what it has applied.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two rounds after one that failed.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// What a node is told about its archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArchiveOptions {
+    pub url: String,
+    /// How long an entry may wait until it is kept.
+    pub every: Duration,
+}
+
+/// How far the archive goes, as this node knows: for each partition the time of the last entry in it.
+pub type Archived = BTreeMap<GroupName, Micros>;
+
+/// Why a partition was not archived.
+#[derive(Debug, thiserror::Error)]
+enum Hindrance {
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error("{0}; the archive ends with entry {1}")]
+    Partition(PartitionError, JournalIndex),
+    #[error("module {0} is not on this node: {1}")]
+    Module(ModuleId, String),
+}
+
+struct Archivist {
+    host: Arc<Host>,
+    archive: Archive,
+    cluster: ClusterId,
+    uploads: BTreeMap<GroupName, Upload>,
+    /// Modules that are in the archive.
+    modules: BTreeSet<ModuleId>,
+}
+
+/// Runs until the node stops.
+pub async fn run(host: Arc<Host>, options: ArchiveOptions) {
+    let mut archivist = None;
+    loop {
+        let wait = match round(&host, &options, &mut archivist).await {
+            Ok(()) => options.every,
+            Err(error) => {
+                tracing::error!(url = options.url, %error, "the archive cannot be used, to be tried again");
+                metrics::counter!("statehouse_archive_failures_total").increment(1);
+                AGAIN.min(options.every)
+            }
+        };
+        tokio::select! {
+            () = host.stopping.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+async fn round(host: &Arc<Host>, options: &ArchiveOptions, slot: &mut Option<Archivist>) -> Result<(), ArchiveError> {
+    let Some(identity) = host.folder.identity() else { return Ok(()) };
+    let archivist = match slot {
+        Some(archivist) => archivist,
+        None => {
+            let cluster = ClusterId(identity.cluster_bytes().expect("checked when the identity was read"));
+            let archive = Archive::open(&options.url)?;
+            archive.claim(cluster).await?;
+            let modules = archive.modules().await?.into_iter().collect();
+            tracing::info!(url = options.url, "archiving");
+            slot.insert(Archivist { host: host.clone(), archive, cluster, uploads: BTreeMap::new(), modules })
+        }
+    };
+    let mut failed = None;
+    for (group, partition) in host.replicas().into_iter().filter(|(_, partition)| partition.is_running()) {
+        // Into a folder of its own nobody else writes.
+        let done = if partition.is_leader() || archivist.archive.folder().is_some() {
+            archivist.upload(&group, &partition).await
+        } else {
+            archivist.uploads.remove(&group);
+            archivist.look(&group, &partition).await
+        };
+        if let Err(error) = done {
+            archivist.uploads.remove(&group);
+            tracing::error!(%group, %error, "not archived, to be tried again");
+            metrics::counter!("statehouse_archive_failures_total").increment(1);
+            failed = Some(error);
+        }
+    }
+    match failed {
+        Some(Hindrance::Archive(error)) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+impl Archivist {
+    async fn upload(&mut self, group: &GroupName, partition: &Arc<Partition>) -> Result<(), Hindrance> {
+        let mut upload = match self.uploads.remove(group) {
+            Some(upload) => upload,
+            None => {
+                let stream =
+                    Stream { cluster: self.cluster, machine: group.machine.to_string(), partition: group.partition };
+                let spool = self.host.folder.path().join(SPOOL).join(&*group.machine).join(group.partition.to_string());
+                let genesis = partition.genesis().head;
+                Upload::begin(self.archive.clone(), stream, Boundary::default(), genesis, spool).await?
+            }
+        };
+        self.go(&mut upload, group, partition).await?;
+        self.say(group, upload.last(), partition)?;
+        self.uploads.insert(group.clone(), upload);
+        Ok(())
+    }
+
+    /// From where the archive's sealed part ends to what is applied now.
+    async fn go(&mut self, upload: &mut Upload, group: &GroupName, partition: &Partition) -> Result<(), Hindrance> {
+        let (end, last) = (partition.progress().journal.index, upload.last());
+        if end <= last {
+            return Ok(());
+        }
+        let hindered = |error| Hindrance::Partition(error, last);
+        let (index, head) = upload.sealed();
+        let start = if index == JournalIndex(0) {
+            Start::Genesis
+        } else {
+            let [a, b, c, d, ..] = head.0;
+            Start::After(Position { partition: group.partition, index, n: 0, head8: [a, b, c, d] })
+        };
+        let mut tail = Tail::open(partition, start, Instant::now() + PATIENCE).await.map_err(hindered)?;
+        let mut go = upload.go()?;
+        loop {
+            let next = tail.next().await.map_err(hindered)?;
+            self.keep_modules(next.entry()).await?;
+            go.push(next.entry()).await?;
+            if end <= next.index() {
+                break;
+            }
+        }
+        let kept = go.finish().await?;
+        metrics::counter!("statehouse_archive_bytes_total").increment(kept.bytes);
+        tracing::debug!(%group, files = kept.files, bytes = kept.bytes, "archived");
+        Ok(())
+    }
+
+    /// No segment is kept before the modules that its entries need.
+    async fn keep_modules(&mut self, entry: &Entry) -> Result<(), Hindrance> {
+        let activated = (entry.header().kind == EntryKind::Activate).then(|| entry.activation().ok()).flatten();
+        for id in activated.map(|activation| activation.module).into_iter().chain([entry.header().decider]) {
+            if id == ModuleId::ZERO || self.modules.contains(&id) {
+                continue;
+            }
+            let logic = self.host.find_module(id).await;
+            let logic = logic.map_err(|error| Hindrance::Module(id, error.to_string()))?;
+            // What is linked into the host has no bytes.
+            if !self.host.registry.is_native(logic.id()) {
+                let wasm = self.host.registry.read(id).map_err(|error| Hindrance::Module(id, error.to_string()))?;
+                self.archive.keep_module(id, wasm).await?;
+            }
+            self.modules.insert(id);
+        }
+        Ok(())
+    }
+
+    /// How far the leader has brought it: only whoever releases asks.
+    async fn look(&self, group: &GroupName, partition: &Partition) -> Result<(), Hindrance> {
+        if self.host.opening.log_keep_bytes.is_none() {
+            return Ok(());
+        }
+        let names = self.archive.segments(&group.machine, group.partition).await?;
+        let last = names.iter().map(|name| name.last).max().unwrap_or(JournalIndex(0));
+        self.say(group, last, partition)
+    }
+
+    fn say(&self, group: &GroupName, last: JournalIndex, partition: &Partition) -> Result<(), Hindrance> {
+        let labels = [("machine", group.machine.to_string()), ("partition", group.partition.to_string())];
+        metrics::gauge!("statehouse_archive_index", &labels).set(last.0 as f64);
+        let behind = last.distance_to(partition.progress().journal.index);
+        metrics::gauge!("statehouse_archive_lag_entries", &labels).set(behind as f64);
+        if last == JournalIndex(0) || partition.progress().journal.index < last {
+            return Ok(());
+        }
+        let known = self.host.archived.lock().get(group).copied();
+        match partition.find_entry(last) {
+            Ok(recorded) => {
+                let time = recorded.entry.header().time;
+                self.host.archived.lock().insert(group.clone(), time);
+                Ok(())
+            }
+            // It was released since, so that it was known to be kept.
+            Err(PartitionError::Released { .. }) if known.is_some() => Ok(()),
+            Err(error) => Err(Hindrance::Partition(error, last)),
+        }
+    }
+}

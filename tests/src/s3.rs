@@ -1,0 +1,74 @@
+//! An object store that speaks S3: the server of the Python package `moto`, with one bucket, in memory.
+//!
+//! It knows where `make test` has installed it, and how its server is started; what is stored there it does not look at.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::hold::within;
+use crate::http::{Client, Request};
+use crate::ports::free_address;
+
+/// The bucket that there is.
+pub const BUCKET: &str = "history";
+
+/// A running server. Dropping it kills it.
+pub struct S3 {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl S3 {
+    /// Starts one with an empty bucket.
+    pub async fn start() -> Self {
+        let program = program();
+        let address = free_address();
+        let mut command = Command::new(&program);
+        command.args(["-H", "127.0.0.1", "-p", &address.port().to_string()]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn();
+        let child = child.unwrap_or_else(|error| {
+            panic!("{} cannot be started ({error}): `.ci/setup test` installs it", program.display())
+        });
+        let started = Self { child, address };
+        within(Duration::from_secs(60), "the object store answers", async || {
+            let path = format!("/{BUCKET}");
+            let request = Request { method: "PUT", path: &path, headers: Vec::new(), body: Vec::new() };
+            Client::to(address).send(request).await.ok().filter(|made| made.status == 200)
+        })
+        .await;
+        started
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for S3 {
+    fn drop(&mut self) {
+        // It may have ended by itself, and what it stored is of no use to anybody.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn program() -> PathBuf {
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let installed = home.join(".cache/statehouse/moto/bin/moto_server");
+    if installed.is_file() { installed } else { PathBuf::from("moto_server") }
+}
+
+/// What a program that is to use the bucket through `endpoint` is started with.
+pub fn environment(endpoint: SocketAddr) -> Vec<(String, String)> {
+    let variables = [
+        ("AWS_ENDPOINT", format!("http://{endpoint}")),
+        ("AWS_ALLOW_HTTP", "true".to_owned()),
+        ("AWS_REGION", "us-east-1".to_owned()),
+        ("AWS_ACCESS_KEY_ID", "test".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", "test".to_owned()),
+    ];
+    variables.map(|(name, value)| (name.to_owned(), value)).to_vec()
+}
