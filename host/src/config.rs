@@ -13,7 +13,8 @@ use statehouse_abi::role;
 
 use crate::ids::NodeId;
 use crate::limits::{
-    CLOCK_SKEW_MS_MAX, HOST_NAME_BYTES_MAX, HTTP_CONNECTIONS_MAX, HTTP_REQUESTS_MAX, LOG_KEEP_BYTES_MIN, SLOT_COUNT,
+    CLOCK_SKEW_MS_MAX, EVENT_HEARTBEAT, EVENT_PATIENCE, EVENT_READERS_MAX, HOST_NAME_BYTES_MAX, HTTP_CONNECTIONS_MAX,
+    HTTP_REQUESTS_MAX, LOG_KEEP_BYTES_MIN, SLOT_COUNT,
 };
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -288,11 +289,23 @@ pub struct LimitsConfig {
     pub http_connections: usize,
     /// HTTP requests being answered at the same time.
     pub http_requests: usize,
+    /// Readers of event streams at the same time; default 4096.
+    pub event_readers: usize,
+    /// A reader of events that takes nothing for so many milliseconds is dropped; default 30000.
+    pub event_patience_ms: u64,
+    /// An event stream on which nothing happens has a sign of life every so many milliseconds; default 15000.
+    pub event_heartbeat_ms: u64,
 }
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { http_connections: HTTP_CONNECTIONS_MAX, http_requests: HTTP_REQUESTS_MAX }
+        Self {
+            http_connections: HTTP_CONNECTIONS_MAX,
+            http_requests: HTTP_REQUESTS_MAX,
+            event_readers: EVENT_READERS_MAX,
+            event_patience_ms: EVENT_PATIENCE.as_millis() as u64,
+            event_heartbeat_ms: EVENT_HEARTBEAT.as_millis() as u64,
+        }
     }
 }
 
@@ -338,7 +351,9 @@ impl Config {
                 return Err(ConfigError::Invalid("machines.<name>.partitions", "must be from 1 to 4096"));
             }
         }
-        if config.limits.http_connections == 0 || config.limits.http_requests == 0 {
+        let LimitsConfig { http_connections, http_requests, event_readers, .. } = config.limits;
+        let times = [config.limits.event_patience_ms, config.limits.event_heartbeat_ms];
+        if [http_connections, http_requests, event_readers].contains(&0) || times.contains(&0) {
             return Err(ConfigError::Invalid("limits", "must be at least 1"));
         }
         Ok(config)
@@ -398,7 +413,7 @@ mod tests {
         assert_eq!(config.http.listen.port(), 9000);
         assert_eq!(config.machines["wallet"], MachineConfig { module: "wallet.wasm".into(), partitions: 4 });
         assert_eq!(Role::bits(&config.auth.tokens[0].roles), role::CLIENT | role::TREASURY);
-        assert_eq!(config.limits, LimitsConfig { http_connections: HTTP_CONNECTIONS_MAX, http_requests: 7 });
+        assert_eq!(config.limits, LimitsConfig { http_requests: 7, ..LimitsConfig::default() });
         assert_eq!(config.log, LogConfig { keep_bytes: Some(1 << 30) });
     }
 

@@ -143,6 +143,18 @@ pub const LOG_TAIL_BYTES_MAX: usize = 64 << 20;
 pub const TAIL_READ_BYTES: usize = 1 << 20;
 /// The same in number: the log is locked while they are looked up.
 pub const TAIL_READ_ENTRIES: u64 = 256;
+/// Readers of event streams at the same time: each costs its connection and what is on its way to it. Configurable.
+pub const EVENT_READERS_MAX: usize = 4096;
+/// What is made at once for one reader of an event stream, and one event more. Three such pieces may be on their way.
+pub const EVENT_PIECE_BYTES: usize = 64 << 10;
+/// A reader of an event stream that takes nothing for this long is dropped, with a cursor to go on from. Configurable.
+pub const EVENT_PATIENCE: Duration = Duration::from_secs(30);
+/// A stream without events has a sign of life this often: below what proxies take for a dead connection. Configurable.
+pub const EVENT_HEARTBEAT: Duration = Duration::from_secs(15);
+/// Rendered entries that the readers of a machine's events share.
+pub const EVENT_FEED_BYTES_MAX: usize = 64 << 20;
+/// Readers of a machine's events that read long past entries from the log at the same time: the others wait for their turn.
+pub const EVENT_READERS_BEHIND_MAX: usize = 4;
 /// Files of one snapshot: 64 MiB each, that is a state of terabytes.
 pub const SNAPSHOT_FILES_MAX: usize = 65_536;
 /// One piece of a snapshot's file on its way to another node.

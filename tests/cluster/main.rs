@@ -21,6 +21,7 @@ mod lost_data;
 mod majority_wiped;
 mod released_log;
 mod same_segments;
+mod followed;
 
 use tokio::sync::{Mutex, MutexGuard};
 

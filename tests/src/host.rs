@@ -1,4 +1,4 @@
-//! One host on a folder of its own, `statehouse dev`: started, asked for readiness, killed and stopped.
+//! One host on a folder of its own, `statehouse dev` or `serve`: started, asked for readiness, killed and stopped.
 //!
 //! It knows the flags of `dev` and the route `/readyz`, and nothing of clusters.
 
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 use crate::artefacts;
+use crate::cluster::release;
 use crate::hold::eventually;
 use crate::http::Client;
 pub use crate::process::{Finished, Refused, argument, cli};
@@ -54,8 +55,34 @@ impl Host {
         Ok(host)
     }
 
+    /// Starts `statehouse serve` with these `[limits]`, for what `dev` has no flags for.
+    pub async fn serve(data: &Path, partitions: u32, limits: &str) -> Self {
+        let config = data.join("node.toml");
+        let folder = data.join("node");
+        let module = release("wallet-1.0.1.wasm");
+        let (module, node) = (argument(&module), argument(&folder));
+        let text = format!(
+            "[node]\nid = 1\ndata = {node:?}\n\n[http]\nlisten = \"127.0.0.1:0\"\n\n[limits]\n{limits}\n\n\
+             [machines.wallet]\nmodule = {module:?}\npartitions = {partitions}\n"
+        );
+        std::fs::write(&config, text).expect("a new file");
+        artefacts::lend(&folder);
+        let mut command = Command::new(binary());
+        command.arg("serve").arg("--config").arg(&config);
+        let started = Process::start("the host", command).await;
+        let host = Self(started.unwrap_or_else(|refused| panic!("the host did not start: {refused:?}")));
+        let host = host.ready().await.unwrap_or_else(|refused| panic!("the host did not become ready: {refused:?}"));
+        artefacts::keep(&folder);
+        host
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.0.address()
+    }
+
+    /// What the process holds of memory now.
+    pub fn memory_bytes(&self) -> u64 {
+        self.0.memory_bytes()
     }
 
     pub fn client(&self) -> Client {

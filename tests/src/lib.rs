@@ -17,6 +17,7 @@ pub mod wall_clock;
 pub mod damage;
 pub mod cluster;
 pub mod http;
+pub mod feed;
 pub mod wallet;
 pub mod workload;
 pub mod recording;

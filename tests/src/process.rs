@@ -62,6 +62,14 @@ impl Process {
         self.address
     }
 
+    /// What it holds of memory now.
+    pub fn memory_bytes(&self) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the process is there");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kilobytes") * 1024
+    }
+
     /// What the process printed last.
     pub fn output(&self) -> String {
         self.output.text()

@@ -19,10 +19,11 @@ use tokio::sync::Semaphore;
 
 use super::asked::{Asked, REQUEST_ID, RequestIds, deadline, request_id_value};
 use super::caller::Callers;
+use super::events::Events;
 use super::mount::{Mounts, Target};
 use super::problem::{Code, Problem};
 use super::route::{COMMAND_ROLES, Page, QUERY_ROLES, find_host_route, module_path};
-use super::{batch, cluster, command, lookup, modules, openapi, pages, query, replays};
+use super::{batch, cluster, command, events, lookup, modules, openapi, pages, query, replays};
 use crate::audit::jobs::Replays;
 use crate::limits::DEADLINE_DEFAULT;
 use crate::router::{Machine, Router};
@@ -41,6 +42,7 @@ pub struct Api {
     pub requests: Semaphore,
     /// A place for each batch, which holds far more memory.
     pub batches: Semaphore,
+    pub events: Events,
 }
 
 pub async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
@@ -118,7 +120,6 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
         (Page::Machine, _) => Ok(pages::machine(&*named()?)),
         (Page::Cluster, _) => Ok(cluster::get(api)),
         (Page::Metrics, _) => Ok(pages::metrics(api.metrics.as_ref().map_or_else(String::new, |m| m.render()))),
-        (Page::Events, _) => Err(Problem::new(Code::NotSupportedYet, "the event stream comes with the read side")),
         (Page::Batch, Some(asked)) => {
             let machine = named()?;
             let mount = api.mounts.of(&machine);
@@ -128,6 +129,7 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
             let id = captured.get(1).copied().unwrap_or_default();
             lookup::get(&*named()?, id, &parts.uri, asked).await
         }
+        (Page::Events, Some(asked)) => events::get(api, named()?, asked, parts).await,
         (Page::Commands, _) => lookup::list(&*named()?, &parts.uri),
         (page, Some(asked)) if page.is_about_modules() => {
             modules::answer(api, page, &captured, asked, parts, body).await
@@ -144,6 +146,7 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
         (
             Page::Batch
             | Page::CommandStatus
+            | Page::Events
             | Page::ClusterInit
             | Page::NodeAdd
             | Page::NodeRemove

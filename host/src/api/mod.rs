@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! serve → handle → route ┬→ pages, lookup, openapi        (the host's own)
-//!                        ├→ cluster, modules → system; replays → audit
+//!                        ├→ cluster, modules → system; replays → audit; events → partition (its tail)
 //!                        └→ mount → command, batch, query → router → reply
 //! asked: headers · caller: tokens and roles · body: bytes · json: bytes ↔ values · problem: errors → statuses
 //! ```
@@ -22,6 +22,7 @@ mod command;
 mod batch;
 mod query;
 mod lookup;
+mod events;
 mod cluster;
 mod modules;
 mod replays;
@@ -49,10 +50,12 @@ pub use shadow::ShadowPage;
 pub use time::{parse_time, print_time};
 
 use crate::audit::jobs::Replays;
+use crate::config::LimitsConfig;
 use crate::limits::HTTP_BATCHES_MAX;
 use crate::router::Router;
 use crate::system::Cluster;
 use asked::RequestIds;
+use events::Events;
 use handle::{Api, handle};
 use mount::Mounts;
 
@@ -62,15 +65,15 @@ pub struct ApiOptions {
     pub callers: Callers,
     /// Those that the node carries out.
     pub replays: Arc<Replays>,
-    /// Requests being answered at the same time; more are refused with 503.
-    pub requests_max: usize,
+    /// How much is answered at the same time; what is beyond is refused with 503.
+    pub limits: LimitsConfig,
     /// Renders `/metrics`; without it that page is empty.
     pub metrics: Option<PrometheusHandle>,
 }
 
 /// The API as a service, to be handed to [`serve()`].
 pub fn server(router: Arc<Router>, options: ApiOptions) -> axum::Router {
-    let ApiOptions { cluster, callers, replays, requests_max, metrics } = options;
+    let ApiOptions { cluster, callers, replays, limits, metrics } = options;
     let api = Api {
         router,
         cluster,
@@ -79,8 +82,9 @@ pub fn server(router: Arc<Router>, options: ApiOptions) -> axum::Router {
         metrics,
         mounts: Mounts::default(),
         request_ids: RequestIds::new(),
-        requests: Semaphore::new(requests_max),
+        requests: Semaphore::new(limits.http_requests),
         batches: Semaphore::new(HTTP_BATCHES_MAX),
+        events: Events::new(&limits),
     };
     // Modules come and go while the node runs, so the routes are found by `route` and `mount`, not by axum.
     axum::Router::new().fallback(handle).with_state(Arc::new(api))

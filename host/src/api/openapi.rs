@@ -27,6 +27,12 @@ mod shapes;
 use shapes::{example, problem_schema, schema, text};
 
 const TOKEN: &str = "token";
+const EVENT_PARAMETERS: [(&str, &str); 4] = [
+    ("after", "`now` (default), `start`, or a cursor: the `id` of an event, one position for each partition"),
+    ("key", "Only what is about this entity; may be given several times"),
+    ("type", "Only events of this type, like `Debited` or `CommandRejected`; may be given several times"),
+    ("partition", "Only of this partition; may be given several times"),
+];
 
 pub fn get(api: &Api) -> HttpResponse {
     let machines = api.router.machines();
@@ -96,6 +102,14 @@ fn host_operation(route: &HostRoute) -> Operation {
     if route.page == Page::Commands {
         let state = "`in_flight`: commands that have started and are not over";
         operation = operation.parameter(parameter("state", ParameterIn::Query, text(), Required::True, state));
+    }
+    if route.page == Page::Events {
+        let again = "Of the last event that was seen, as clients send it when they come back; counts before `after`";
+        let header = parameter("Last-Event-ID", ParameterIn::Header, text(), Required::False, again);
+        operation = operation.parameter(header).parameter(deadline_header(DEADLINE_DEFAULT));
+        for (name, description) in EVENT_PARAMETERS {
+            operation = operation.parameter(parameter(name, ParameterIn::Query, text(), Required::False, description));
+        }
     }
     if route.page == Page::Batch {
         let line = "One `{\"command\": name, \"body\": object}` per line, or a CBOR sequence of them";

@@ -9,12 +9,11 @@
 //! | 400 | `bad_path` `bad_parameter` `unknown_parameter` `bad_header` `unknown_command` `empty_batch` |
 //! | 401 403 | `unauthenticated` · `forbidden` |
 //! | 404 | `not_found` (no such route) · `unknown_machine` `unknown_node` `unknown_partition` `unknown_module` `unknown_replay` |
-//! | 405 408 410 413 415 | `method_not_allowed` · `body_timeout` · `position_gone` · `body_too_large` · `wrong_content_type` |
+//! | 405 408 410 413 415 | `method_not_allowed` · `body_timeout` `slow_reader` · `position_gone` `history_released` · `body_too_large` · `wrong_content_type` |
 //! | 409 | `cluster_exists` `node_id_used` `no_peer` `node_refused`: the cluster, or a node, is not in a state for this change · `step_refused`: what a module lacks for its next step, and how to get it · `replay_unfinished` `replays_full` |
 //! | 422 | `invalid_change`: of the cluster · `id_reused`: the id is known with other content, `fields` differ |
 //! | 429 | `rejection_limit` – not accepted, `Retry-After` |
 //! | 500 | `internal` (a bug of the host) · `module_fault` (of the module) |
-//! | 501 | `not_supported_yet` |
 //! | 503 | `not_ready` (`/readyz`) · `no_cluster` `node_unreachable` – nothing changed · `overloaded` `no_leader` `halted` `draining` `not_activated` `shutting_down` – not accepted, `Retry-After` |
 //! | 504 | `outcome_unknown` (with `resolve`; send the same id again) · `read_timeout` · `change_unfinished` (of the cluster; send it again) |
 //! | 507 | `storage_full` – not accepted, `Retry-After` |
@@ -85,7 +84,6 @@ pub enum Code {
     RejectionLimit,
     Internal,
     ModuleFault,
-    NotSupportedYet,
     NotReady,
     NoCluster,
     NodeUnreachable,
@@ -100,9 +98,14 @@ pub enum Code {
     ReadTimeout,
     ChangeUnfinished,
     StorageFull,
+    SlowReader,
 }
 
 impl Code {
+    pub const fn name(self) -> &'static str {
+        self.row().0
+    }
+
     /// Code, status and title.
     const fn row(self) -> (&'static str, u16, &'static str) {
         match self {
@@ -153,7 +156,6 @@ impl Code {
             Self::RejectionLimit => ("rejection_limit", 429, "Too many rejected commands"),
             Self::Internal => ("internal", 500, "The host failed"),
             Self::ModuleFault => ("module_fault", 500, "The module failed"),
-            Self::NotSupportedYet => ("not_supported_yet", 501, "This is not supported yet"),
             Self::NotReady => ("not_ready", 503, "The node is not ready"),
             Self::NoCluster => ("no_cluster", 503, "The node belongs to no cluster"),
             Self::NodeUnreachable => ("node_unreachable", 503, "A node does not answer"),
@@ -168,6 +170,8 @@ impl Code {
             Self::ReadTimeout => ("read_timeout", 504, "The read did not finish in time"),
             Self::ChangeUnfinished => ("change_unfinished", 504, "The change is not finished yet"),
             Self::StorageFull => ("storage_full", 507, "The disk is full"),
+            // The last event of a stream, never an answer.
+            Self::SlowReader => ("slow_reader", 408, "The stream was not read"),
         }
     }
 }

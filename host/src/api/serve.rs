@@ -16,7 +16,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::error::ApiError;
@@ -39,6 +40,7 @@ pub async fn serve(
     let graceful = GracefulShutdown::new();
     let builder = Arc::new(connection_builder());
     let places = Arc::new(Semaphore::new(connections_max));
+    let stopping = CancellationToken::new();
     tokio::pin!(shutdown);
     loop {
         let accepted = tokio::select! {
@@ -63,11 +65,11 @@ pub async fn serve(
             continue;
         }
         let watcher = graceful.watcher();
-        let (builder, service) = (builder.clone(), service.clone());
+        let (builder, service, stopping) = (builder.clone(), service.clone(), stopping.clone());
         tokio::spawn(async move {
             let _place = place;
             let activity = Arc::new(Activity::default());
-            let counted = counted(service, activity.clone());
+            let counted = counted(service, Connected { activity: activity.clone(), stopping });
             let connection = builder.serve_connection(TokioIo::new(stream), counted);
             tokio::select! {
                 served = watcher.watch(connection) => {
@@ -77,10 +79,12 @@ pub async fn serve(
                 }
                 // Dropping the connection closes it.
                 () = activity.idle() => {}
+                () = activity.abandoned() => {}
             }
         });
     }
     drop(listener);
+    stopping.cancel();
     if tokio::time::timeout(SHUTDOWN_MAX, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests that did not end in time are broken off");
     }
@@ -102,15 +106,16 @@ fn connection_builder() -> Builder<TokioExecutor> {
 
 fn counted(
     service: Service,
-    activity: Arc<Activity>,
+    connected: Connected,
 ) -> impl hyper::service::Service<
     Request<Incoming>,
     Response = axum::response::Response,
     Error = Infallible,
     Future: Send + 'static,
 > + Send {
-    hyper::service::service_fn(move |request: Request<Incoming>| {
-        let under_way = activity.clone().begin();
+    hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        let under_way = connected.stay();
+        request.extensions_mut().insert(connected.clone());
         let answer = service.clone().oneshot(request);
         async move {
             let _under_way = under_way;
@@ -119,19 +124,51 @@ fn counted(
     })
 }
 
+/// What a request can ask of its connection, for an answer that goes on after its headers.
+#[derive(Clone)]
+pub struct Connected {
+    activity: Arc<Activity>,
+    /// Cancelled when the node stops: whatever goes on must end then.
+    pub stopping: CancellationToken,
+}
+
+impl Connected {
+    /// Keeps the connection from being taken for idle.
+    pub fn stay(&self) -> UnderWay {
+        self.activity.begun.fetch_add(1, Ordering::Relaxed);
+        UnderWay(self.activity.clone())
+    }
+}
+
 /// What happens on one connection: requests begun, and requests ended.
 #[derive(Default)]
 struct Activity {
     begun: AtomicU64,
     ended: AtomicU64,
+    given_up: Notify,
 }
 
-struct UnderWay(Arc<Activity>);
+/// A request, or the rest of its answer.
+pub struct UnderWay(Arc<Activity>);
+
+impl UnderWay {
+    /// The client does not take the answer: unless others are under way on the connection, it is closed.
+    pub fn abandon(self) {
+        let activity = self.0.clone();
+        drop(self);
+        activity.given_up.notify_one();
+    }
+}
 
 impl Activity {
-    fn begin(self: Arc<Self>) -> UnderWay {
-        self.begun.fetch_add(1, Ordering::Relaxed);
-        UnderWay(self)
+    /// Ready once an answer was given up and nothing else is under way.
+    async fn abandoned(&self) {
+        loop {
+            self.given_up.notified().await;
+            if self.begun.load(Ordering::Relaxed) == self.ended.load(Ordering::Relaxed) {
+                return;
+            }
+        }
     }
 
     /// Ready once nothing was under way, begun or ended for a whole period: headers that trickle in, a client that

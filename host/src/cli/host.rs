@@ -20,6 +20,7 @@ use tracing_subscriber::EnvFilter;
 use crate::api::{self, ApiError, ApiOptions, Callers};
 use crate::audit::jobs::Replays;
 use crate::audit::shadow;
+use crate::config::LimitsConfig;
 use crate::system::{Cluster, Node, NodeOptions};
 
 /// What a process has once, however many nodes it runs.
@@ -73,8 +74,7 @@ pub struct HostOptions {
     pub node: NodeOptions,
     pub listener: TcpListener,
     pub callers: Callers,
-    pub connections_max: usize,
-    pub requests_max: usize,
+    pub limits: LimitsConfig,
 }
 
 /// A node that answers requests.
@@ -98,7 +98,7 @@ impl Host {
             cluster: node.cluster(),
             callers: options.callers,
             replays: replays.clone(),
-            requests_max: options.requests_max,
+            limits: options.limits.clone(),
             metrics: Some(process.metrics.clone()),
         };
         tokio::spawn(shadow::run(node.cluster(), process.stop.clone()));
@@ -112,7 +112,7 @@ impl Host {
         let stop_others = process.stop.clone().drop_guard();
         let serving = tokio::spawn(async move {
             let _stop_others = stop_others;
-            api::serve(options.listener, service, options.connections_max, stopped).await
+            api::serve(options.listener, service, options.limits.http_connections, stopped).await
         });
         Ok(Self { node, address, serving, replays })
     }

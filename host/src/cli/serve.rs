@@ -67,8 +67,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             },
             listener,
             callers,
-            connections_max: config.limits.http_connections,
-            requests_max: config.limits.http_requests,
+            limits: config.limits,
         };
         let host = Host::start(options, &process).await?;
         print(&format!("listening on http://{}   data in {}\n", host.address(), data.display()))?;

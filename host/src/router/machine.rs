@@ -240,7 +240,7 @@ impl Machine {
         self.find_partition(partition).ok_or_else(|| unavailable(UnavailableReason::Halted))
     }
 
-    pub(super) fn partition_id_of(&self, entity: &[u8]) -> PartitionId {
+    pub fn partition_id_of(&self, entity: &[u8]) -> PartitionId {
         partition_of(entity, self.partition_count())
     }
 

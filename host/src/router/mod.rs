@@ -21,6 +21,8 @@ use std::sync::Arc;
 pub use machine::{Hindrances, Machine, MachineOptions, MachineStatus, PartitionStatus};
 use parking_lot::RwLock;
 pub use participants::MachineParticipants;
+pub use query::partition_error;
+pub use reply::render_items;
 
 /// The machines that this node serves.
 #[derive(Default)]

@@ -460,7 +460,8 @@ fn fetch(query: &mut QueryIn, need: Need, sources: &Sources<impl Source>) -> Res
     Ok(())
 }
 
-pub(super) fn partition_error(error: PartitionError) -> QueryError {
+/// What a reader is told of it.
+pub fn partition_error(error: PartitionError) -> QueryError {
     let reason = match error {
         PartitionError::Deadline => return QueryError::Deadline,
         PartitionError::Released { .. } => return QueryError::Released(error.to_string()),

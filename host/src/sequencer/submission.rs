@@ -178,6 +178,12 @@ impl Recorded {
         self.head
     }
 
+    /// How many positions the entry has: one for each event, one for each rejection.
+    pub fn position_count(&self) -> u32 {
+        let Some(batch) = self.entry.batch() else { return 0 };
+        (0..batch.outcome.group_count()).map(|group| position_count(batch.outcome.group(group))).sum()
+    }
+
     /// Position of the first event, or of the rejection, of a command. Group and command have the same number.
     pub fn position(&self, partition: PartitionId, command: u32) -> Position {
         let positions = self.positions.get_or_init(|| {

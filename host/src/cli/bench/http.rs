@@ -4,23 +4,15 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
 
 use clap::Args;
-use tokio::net::TcpListener;
 
+use super::Folder;
 use super::load::{Load, Rate, Work};
+use super::served::Served;
 use super::wallet::{Accounts, Mix, open_accounts};
-use super::{Folder, WALLET};
-use crate::api::{self, ApiOptions, Callers};
-use crate::audit::jobs::Replays;
 use crate::cli::output::{print, table};
-use crate::clock::SystemClock;
-use crate::config::LimitsConfig;
-use crate::ids::NodeId;
-use crate::limits;
-use crate::log::RealDisk;
-use crate::system::{MachineSpec, ModuleSource, Node, NodeOptions};
+use crate::system::Node;
 
 #[derive(Args)]
 pub struct HttpArgs {
@@ -53,40 +45,8 @@ pub fn run(args: HttpArgs) -> anyhow::Result<ExitCode> {
 
 async fn measure(args: HttpArgs) -> anyhow::Result<ExitCode> {
     let folder = Folder::new(args.dir.clone())?;
-    let wallet =
-        MachineSpec { name: "wallet".to_owned(), module: ModuleSource::Embedded(WALLET), partitions: args.partitions };
-    let started = Instant::now();
-    let node = Node::open(NodeOptions {
-        data: folder.path().join("node"),
-        node: NodeId(1),
-        machines: vec![wallet],
-        disk: Arc::new(RealDisk),
-        clock: Arc::new(SystemClock),
-        paranoid: false,
-        log_keep_bytes: None,
-        archive: None,
-        hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
-        peer: None,
-        http: None,
-    });
-    let node = node.await?;
-    let start_ms = started.elapsed().as_millis();
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    let limits = LimitsConfig::default();
-    let replays = Arc::new(Replays::open(&folder.path().join("node"), api::parse_time)?);
-    let options = ApiOptions {
-        replays,
-        cluster: node.cluster(),
-        callers: Callers::new(&[], address)?,
-        requests_max: limits.http_requests,
-        metrics: None,
-    };
-    let service = api::server(node.router().clone(), options);
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let server = tokio::spawn(api::serve(listener, service, limits.http_connections, async move {
-        drop(stopped.await);
-    }));
+    let served = Served::start(folder.path(), args.partitions).await?;
+    let (node, address, start_ms) = (&served.node, served.address, served.start_ms);
     open_accounts(address, 0..args.accounts).await?;
     let accounts = Arc::new(Accounts::new(args.accounts, args.partitions, args.mix)?);
     let load = Load { addresses: &[address], accounts: &accounts, seconds: args.seconds };
@@ -102,18 +62,16 @@ async fn measure(args: HttpArgs) -> anyhow::Result<ExitCode> {
     ];
     let mut rows = table(&headings);
     for clients in &args.clients {
-        let before = Logged::of(&node);
+        let before = Logged::of(node);
         let rate = load.run(*clients, Work::Transfer).await?;
-        rows.add_row(row(&rate, "one per request", *clients, before.until(&node)));
+        rows.add_row(row(&rate, "one per request", *clients, before.until(node)));
     }
     for clients in [1, 2] {
-        let before = Logged::of(&node);
+        let before = Logged::of(node);
         let rate = load.run(clients, Work::Batch(args.batch)).await?;
-        rows.add_row(row(&rate, "batches", clients, before.until(&node)));
+        rows.add_row(row(&rate, "batches", clients, before.until(node)));
     }
-    drop(stop);
-    server.await??;
-    node.close().await?;
+    served.end().await?;
     print(&format!(
         "{rows}\nnode started in {start_ms} ms; {} accounts on {} partitions, {} % of transfers between two, batches of {}\n\
          on a comparable machine: one per request PostgreSQL 15 (function) 8,000/s at 16 clients, 11,600/s at 64;\n\

@@ -4,6 +4,8 @@
 
 pub mod guest;
 mod http;
+mod events;
+mod served;
 mod cluster;
 mod load;
 mod wallet;
@@ -40,6 +42,8 @@ pub enum BenchArgs {
     },
     /// Transfers over HTTP against a node of its own, one per request and in batches
     Http(http::HttpArgs),
+    /// Events delivered to 1, 100 and 1,000 readers of a node's event stream
+    Events(events::EventsArgs),
     /// Three processes: transfers over HTTP, idle CPU, a killed leader, a rolling restart
     Cluster(cluster::ClusterArgs),
 }
@@ -50,6 +54,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         BenchArgs::Log { dir } => log::run(dir),
         BenchArgs::Ids { sizes, dir } => ids::run(&sizes, dir),
         BenchArgs::Http(args) => http::run(args),
+        BenchArgs::Events(args) => events::run(args),
         BenchArgs::Cluster(args) => cluster::run(args),
     }
 }

@@ -99,7 +99,6 @@ fn options(
     let others = args.machines.iter().map(|(name, file)| (name.clone(), ModuleSource::File(file.clone())));
     let machines = std::iter::once(wallet).chain(others);
     let machines = machines.map(|(name, module)| MachineSpec { name, module, partitions: args.partitions }).collect();
-    let limits = LimitsConfig::default();
     Ok(HostOptions {
         node: NodeOptions {
             data,
@@ -119,8 +118,7 @@ fn options(
         },
         listener,
         callers,
-        connections_max: limits.http_connections,
-        requests_max: limits.http_requests,
+        limits: LimitsConfig::default(),
     })
 }
 

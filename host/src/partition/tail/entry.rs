@@ -67,8 +67,7 @@ impl TailEntry {
 
     /// How many positions it has: one for each event, one for each rejection.
     pub fn position_count(&self) -> u32 {
-        let Some(batch) = self.entry().batch() else { return 0 };
-        (0..batch.outcome.group_count()).map(|group| position_count(batch.outcome.group(group))).sum()
+        self.recorded.position_count()
     }
 
     /// Its last position: whoever has that as cursor has had all of the entry.
@@ -125,6 +124,17 @@ impl<'a> TailCommand<'a> {
     /// The position of its first event, or of its rejection.
     pub fn position(&self) -> Position {
         self.of.position_of(self.first)
+    }
+
+    /// The time of its entry.
+    pub fn time(&self) -> Micros {
+        self.of.time()
+    }
+
+    /// The entities of its steps here, in order.
+    pub fn entities(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let (ops, group) = (self.batch.ops, self.batch.ops.group(self.number as usize));
+        (group.first_op..group.first_op + group.op_count).map(move |at| ops.op(at as usize).entity)
     }
 
     /// What happened here, in order: each event is given once, in the partition of its entity, and not again at the end of a command on

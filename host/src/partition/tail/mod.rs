@@ -168,6 +168,11 @@ impl Tail {
         self.reader.partition
     }
 
+    /// Whether the partition still runs, so that more may come.
+    pub fn is_open(&self) -> bool {
+        matches!(*self.state.borrow(), RunState::Running)
+    }
+
     /// Where the next entry follows: the last position of the one that was given out last, or where the tail has begun.
     pub fn position(&self) -> Position {
         self.position

@@ -1,0 +1,218 @@
+//! The feed of a machine: its entries as lines of the event stream, read and rendered once for all readers that are about as far.
+//!
+//! ```text
+//! reader ─▶ next(partition, place) ┬ kept (bounded)            ◀──────────────┐
+//!                                  ├ at the end: the one tail that all share ──┤ rendered, kept
+//!                                  └ further back: a tail of its own, few at once
+//! ```
+//! In: places in journals. Out: what follows each. It does nothing as long as nobody asks, and holds no more than
+//! [`limits::EVENT_FEED_BYTES_MAX`] beside the entries being rendered. It does not know what a reader wants to see of them.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::rendered::{Origin, Rendered, render};
+use crate::ids::{JournalIndex, PartitionId, Position};
+use crate::limits;
+use crate::machine::entry::EntryKind;
+use crate::partition::tail::{Start, Tail, TailEntry};
+use crate::partition::{Partition, PartitionError};
+use crate::router::Machine;
+
+/// How soon a partition that is not here is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// A place between two entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub index: JournalIndex,
+    pub head8: [u8; 4],
+}
+
+impl Place {
+    /// Behind the entry of this position.
+    pub fn behind(position: Position) -> Self {
+        Self { index: position.index, head8: position.head8 }
+    }
+
+    pub fn position(self, partition: PartitionId) -> Position {
+        Position { partition, index: self.index, n: 0, head8: self.head8 }
+    }
+}
+
+pub struct Feed {
+    pub machine: Arc<Machine>,
+    origin: Origin,
+    /// By partition: the tail at the end of the journal.
+    ends: Vec<tokio::sync::Mutex<Option<Tail>>>,
+    kept: Mutex<Kept>,
+    /// Changes whenever a partition has applied something.
+    news: watch::Sender<()>,
+    /// Who reads what is long past.
+    behind: Semaphore,
+    _stop: DropGuard,
+}
+
+/// Rendered entries, the latest ones that somebody asked for.
+#[derive(Default)]
+struct Kept {
+    entries: HashMap<(PartitionId, JournalIndex), Arc<Rendered>>,
+    order: VecDeque<(PartitionId, JournalIndex)>,
+    bytes: usize,
+}
+
+impl Kept {
+    fn insert(&mut self, rendered: &Arc<Rendered>) {
+        let key = (rendered.partition, rendered.index);
+        if let Some(before) = self.entries.insert(key, rendered.clone()) {
+            self.bytes -= before.size;
+        } else {
+            self.order.push_back(key);
+        }
+        self.bytes += rendered.size;
+        while limits::EVENT_FEED_BYTES_MAX < self.bytes {
+            let Some(oldest) = self.order.pop_front() else { break };
+            self.bytes -= self.entries.remove(&oldest).map_or(0, |rendered| rendered.size);
+        }
+        assert_eq!(self.entries.len(), self.order.len());
+    }
+}
+
+impl Feed {
+    pub fn new(machine: Arc<Machine>, cluster: &str) -> Arc<Self> {
+        let name = machine.name().to_owned();
+        let stop = CancellationToken::new();
+        let feed = Arc::new(Self {
+            origin: Origin { source: format!("urn:statehouse:{cluster}:{name}"), machine: name },
+            ends: machine.partition_ids().map(|_| tokio::sync::Mutex::default()).collect(),
+            kept: Mutex::default(),
+            news: watch::Sender::new(()),
+            behind: Semaphore::new(limits::EVENT_READERS_BEHIND_MAX),
+            _stop: stop.clone().drop_guard(),
+            machine,
+        });
+        for partition in feed.machine.partition_ids() {
+            let following = follow(feed.machine.clone(), partition, feed.news.clone());
+            tokio::spawn(stop.clone().run_until_cancelled_owned(following));
+        }
+        feed
+    }
+
+    /// Changes whenever there may be something new.
+    pub fn news(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
+    }
+
+    pub fn replica(&self, partition: PartitionId) -> Result<Arc<Partition>, PartitionError> {
+        self.machine.find_partition(partition).ok_or(PartitionError::NotHere(partition))
+    }
+
+    /// The entry that follows a place, if it is applied here.
+    ///
+    /// # Errors
+    /// The place is none of this journal, what follows was released, or the partition does not run here.
+    pub async fn next(&self, partition: PartitionId, place: Place) -> Result<Option<Arc<Rendered>>, PartitionError> {
+        let replica = self.replica(partition)?;
+        let newest = replica.progress().journal.index;
+        if newest <= place.index {
+            return if replica.is_running() { Ok(None) } else { Err(replica.status().state.reason()) };
+        }
+        if let Some(kept) = self.find_kept(partition, place) {
+            return Ok(Some(kept));
+        }
+        if place.index.distance_to(newest) <= limits::TAIL_READ_ENTRIES {
+            let mut end = self.ends[partition.0 as usize].lock().await;
+            // Somebody else may have waited for the same.
+            if let Some(kept) = self.find_kept(partition, place) {
+                return Ok(Some(kept));
+            }
+            let tail = end.take().filter(|tail| Place::behind(tail.position()) == place && tail.is_open());
+            let mut tail = match tail {
+                Some(tail) => tail,
+                None => open(&replica, Start::After(place.position(partition))).await?,
+            };
+            let following = self.read(&mut tail).await?;
+            *end = Some(tail);
+            return Ok(Some(following));
+        }
+        let _turn = self.behind.acquire().await.expect("it is never closed");
+        match self.find_kept(partition, place) {
+            Some(kept) => Ok(Some(kept)),
+            None => self.read(&mut open(&replica, Start::After(place.position(partition))).await?).await.map(Some),
+        }
+    }
+
+    /// Where a reader stands that has had everything up to `position`: behind an entry, or behind `n` positions of the one that follows.
+    ///
+    /// # Errors
+    /// See [`Tail::open`].
+    pub async fn place_of(&self, position: Position, deadline: Instant) -> Result<(Place, u32), PartitionError> {
+        let replica = self.replica(position.partition)?;
+        // Before it has its turn: who is ahead of this replica keeps nobody waiting.
+        replica.read_at_least(position.index, deadline).await?;
+        let _turn = self.behind.acquire().await.expect("it is never closed");
+        if position.n == super::cursor::WHOLE || position.index == replica.genesis().index {
+            Tail::open(&replica, Start::After(position), deadline).await?;
+            return Ok((Place::behind(position), 0));
+        }
+        let mut tail = Tail::open(&replica, Start::At(position), deadline).await?;
+        let before = Place::behind(tail.position());
+        let entry = tail.next().await?;
+        let had = position.n + 1;
+        if had < entry.position_count() { Ok((before, had)) } else { Ok((Place::behind(position), 0)) }
+    }
+
+    fn find_kept(&self, partition: PartitionId, place: Place) -> Option<Arc<Rendered>> {
+        let kept = self.kept.lock().entries.get(&(partition, place.index.next())).cloned();
+        kept.filter(|kept| kept.before8 == place.head8)
+    }
+
+    /// The next entry of a tail; whatever it has read beside that is kept.
+    async fn read(&self, tail: &mut Tail) -> Result<Arc<Rendered>, PartitionError> {
+        let mut entries = vec![tail.next().await?];
+        entries.extend(std::iter::from_fn(|| tail.next_ready()));
+        let mut logics = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            let is_decided = matches!(entry.kind(), EntryKind::Batch | EntryKind::Saga);
+            logics.push(if is_decided { Some(tail.decider(entry).await?) } else { None });
+        }
+        let origin = Origin { machine: self.origin.machine.clone(), source: self.origin.source.clone() };
+        let rendering = tokio::task::spawn_blocking(move || {
+            let render =
+                |(entry, logic): (&TailEntry, &Option<Arc<_>>)| Arc::new(render(entry, logic.as_deref(), &origin));
+            entries.iter().zip(&logics).map(render).collect::<Vec<_>>()
+        });
+        let rendered = rendering.await.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
+        let mut kept = self.kept.lock();
+        rendered.iter().for_each(|rendered| kept.insert(rendered));
+        Ok(rendered.into_iter().next().expect("there was one entry at least"))
+    }
+}
+
+async fn open(replica: &Partition, start: Start) -> Result<Tail, PartitionError> {
+    // What is asked for is applied: nothing is waited for.
+    Tail::open(replica, start, Instant::now() + limits::DEADLINE_DEFAULT).await
+}
+
+/// Tells of everything that a partition applies, whichever replica is the one here.
+async fn follow(machine: Arc<Machine>, partition: PartitionId, news: watch::Sender<()>) {
+    loop {
+        if let Some(replica) = machine.find_partition(partition) {
+            let mut progress = replica.watch_progress();
+            drop(replica);
+            news.send_replace(());
+            while progress.changed().await.is_ok() {
+                news.send_replace(());
+            }
+            // Readers look at what has become of it.
+            news.send_replace(());
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}

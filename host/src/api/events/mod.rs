@@ -1,0 +1,317 @@
+//! `GET /v1/{machine}/events`: what happens, as server-sent events that carry CloudEvents; it can be gone on with at any node.
+//!
+//! ```text
+//! after, Last-Event-ID ─▶ cursor ─▶ a place in each partition (410, 400) ─▶ Reader ─▶ pieces ─▶ answer
+//!                                                                          Feed, shared by all readers of a machine
+//! ```
+//! In: a request. Out: an answer that goes on until one side ends it. It knows nothing of logs: what follows a place it is told.
+
+mod cursor;
+mod feed;
+mod reader;
+mod rendered;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::stream;
+use parking_lot::Mutex;
+use statehouse_abi::value::Value;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use self::cursor::{Cursor, WHOLE};
+use self::feed::{Feed, Place};
+use self::reader::{Filter, Lane, LastWord, Pace, Reader};
+use super::asked::Asked;
+use super::handle::Api;
+use super::problem::{Code, Problem};
+use super::serve::Connected;
+use super::url::query_pairs;
+use crate::config::LimitsConfig;
+use crate::ids::{PartitionId, Position};
+use crate::partition::{Partition, PartitionError};
+use crate::router::{Machine, partition_error};
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// Pieces that wait for the connection to take them.
+const PIECES_WAITING_MAX: usize = 1;
+
+/// All that readers of events share on this node.
+pub struct Events {
+    feeds: Mutex<BTreeMap<String, Weak<Feed>>>,
+    places: Arc<Semaphore>,
+    pace: Pace,
+}
+
+impl Events {
+    pub fn new(limits: &LimitsConfig) -> Self {
+        Self {
+            feeds: Mutex::default(),
+            places: Arc::new(Semaphore::new(limits.event_readers)),
+            pace: Pace {
+                patience: Duration::from_millis(limits.event_patience_ms),
+                heartbeat: Duration::from_millis(limits.event_heartbeat_ms),
+            },
+        }
+    }
+
+    /// The feed of a machine, as long as anybody has it.
+    fn feed(&self, machine: Arc<Machine>, cluster: &str) -> Arc<Feed> {
+        let mut feeds = self.feeds.lock();
+        let known = feeds.get(machine.name()).and_then(Weak::upgrade);
+        if let Some(known) = known.filter(|known| Arc::ptr_eq(&known.machine, &machine)) {
+            return known;
+        }
+        let feed = Feed::new(machine.clone(), cluster);
+        feeds.insert(machine.name().to_owned(), Arc::downgrade(&feed));
+        feed
+    }
+}
+
+/// Where a stream begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum From {
+    Now,
+    Start,
+    After(Cursor),
+}
+
+/// What a request asks for.
+#[derive(Debug, PartialEq, Eq)]
+struct Wanted {
+    from: From,
+    filter: Filter,
+    /// Of which partitions, without those that have none of the filter's keys.
+    partitions: Vec<PartitionId>,
+}
+
+pub async fn get(api: &Api, machine: Arc<Machine>, asked: Asked, parts: &Parts) -> Result<Response, Problem> {
+    let events = &api.events;
+    let wanted = read_wanted(&machine, parts.uri.query().unwrap_or_default(), &parts.headers)?;
+    let place = events.places.clone().try_acquire_owned().map_err(|_| {
+        let detail =
+            "not accepted, as many readers of events as this node may have are there; ask another node, or later";
+        Problem::new(Code::Overloaded, detail).with_retry_after(Duration::from_secs(5))
+    })?;
+    let feed = events.feed(machine, &api.cluster.view().cluster.unwrap_or_default());
+    let (lanes, cursor) = begin(&feed, &wanted, asked.deadline).await?;
+    let connected = parts.extensions.get::<Connected>().cloned();
+    let stop = connected.as_ref().map_or_else(CancellationToken::new, |connected| connected.stopping.clone());
+    let reader = Reader { feed, filter: wanted.filter, lanes, cursor, pace: events.pace, stop };
+    let (pieces, waiting) = mpsc::channel(PIECES_WAITING_MAX);
+    let last = LastWord::default();
+    let stay = connected.map(|connected| connected.stay());
+    let (last_word, patience) = (last.clone(), events.pace.patience);
+    let (present, gone) = Present::new(place);
+    tokio::spawn(async move {
+        let is_stuck = reader.run(pieces, last_word).await;
+        // It may only have been slow, and take the last word yet.
+        if is_stuck
+            && timeout(patience, gone).await.is_err()
+            && let Some(stay) = stay
+        {
+            stay.abandon();
+        }
+    });
+    let mut response = Response::new(Body::from_stream(body(waiting, last, present)));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // Proxies that collect answers before they pass them on leave this one alone.
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+/// A reader's place among all, from the answer's first byte to when the connection lets go of it.
+struct Present {
+    _place: OwnedSemaphorePermit,
+    _gone: oneshot::Sender<()>,
+}
+
+impl Present {
+    /// Beside it what hears when it is dropped.
+    fn new(place: OwnedSemaphorePermit) -> (Self, oneshot::Receiver<()>) {
+        metrics::gauge!("statehouse_event_readers").increment(1.0);
+        let (gone, is_gone) = oneshot::channel();
+        (Self { _place: place, _gone: gone }, is_gone)
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        metrics::gauge!("statehouse_event_readers").decrement(1.0);
+    }
+}
+
+/// The pieces as they come, then the last word.
+fn body(
+    waiting: mpsc::Receiver<Bytes>,
+    last: LastWord,
+    present: Present,
+) -> impl stream::Stream<Item = Result<Bytes, std::convert::Infallible>> {
+    stream::unfold((waiting, last, present), |(mut waiting, last, present)| async move {
+        let next = match waiting.recv().await {
+            Some(piece) => Some(piece),
+            None => last.lock().take(),
+        };
+        next.map(|next| (Ok(next), (waiting, last, present)))
+    })
+}
+
+/// # Errors
+/// 400 naming the parameter.
+fn read_wanted(machine: &Machine, query: &str, headers: &HeaderMap) -> Result<Wanted, Problem> {
+    let pairs = query_pairs(query)
+        .ok_or_else(|| Problem::new(Code::BadParameter, "the query string is not percent-encoded UTF-8"))?;
+    let (mut after, mut filter, mut partitions) = (None, Filter::default(), Vec::new());
+    for (name, value) in &pairs {
+        match name.as_ref() {
+            "after" if after.is_some() => return Err(bad_parameter("after", "is given twice")),
+            "after" => after = Some(value.as_ref()),
+            "key" => filter.keys.push(value.as_bytes().to_vec()),
+            "type" => filter.kinds.push(read_kind(machine, value)?),
+            "partition" => partitions.push(read_partition(machine, value)?),
+            other => {
+                let detail = format!("`{other}` is unknown here; there are `after`, `key`, `type` and `partition`");
+                return Err(Problem::new(Code::UnknownParameter, detail));
+            }
+        }
+    }
+    if !filter.keys.is_empty() {
+        if !partitions.is_empty() {
+            return Err(bad_parameter("partition", "is not needed beside `key`, which says where it is; leave it out"));
+        }
+        partitions.extend(filter.keys.iter().map(|key| machine.partition_id_of(key)));
+    } else if partitions.is_empty() {
+        partitions.extend(machine.partition_ids());
+    }
+    partitions.sort_unstable();
+    partitions.dedup();
+    // A client that comes back by itself repeats the URL, and says in the header how far it was.
+    let resumed = headers.get(LAST_EVENT_ID).filter(|value| !value.is_empty());
+    let from = match (resumed, after) {
+        (Some(value), _) => From::After(
+            value
+                .to_str()
+                .ok()
+                .and_then(Cursor::parse)
+                .ok_or_else(|| Problem::new(Code::BadHeader, format!("Last-Event-ID is no cursor; {CURSOR_IS}")))?,
+        ),
+        (None, None | Some("now")) => From::Now,
+        (None, Some("start")) => From::Start,
+        (None, Some(text)) => From::After(
+            Cursor::parse(text)
+                .ok_or_else(|| bad_parameter("after", &format!("is `start`, `now` or a cursor; {CURSOR_IS}")))?,
+        ),
+    };
+    Ok(Wanted { from, filter, partitions })
+}
+
+const CURSOR_IS: &str =
+    "a cursor is the `id` of an event: positions with commas between them, like 0.42.3~1a2b3c4d,1.17.0~5e6f7a8b";
+
+/// The last part of an event's type, given alone or whole.
+fn read_kind(machine: &Machine, value: &str) -> Result<String, Problem> {
+    let prefix = format!("statehouse.{}.", machine.name());
+    let kind = value.strip_prefix(&prefix).unwrap_or(value);
+    let describe = machine.describe();
+    let declared = describe.events.iter().map(|event| event.name.as_str());
+    let known: Vec<&str> = declared.chain([rendered::REJECTED, rendered::ACTIVATED]).collect();
+    if known.contains(&kind) {
+        return Ok(kind.to_owned());
+    }
+    Err(bad_parameter("type", &format!("is one of {}", known.join(", "))))
+}
+
+fn read_partition(machine: &Machine, value: &str) -> Result<PartitionId, Problem> {
+    let count = machine.partition_count();
+    let number = value.parse().ok().filter(|number| *number < count).map(PartitionId);
+    number.ok_or_else(|| bad_parameter("partition", &format!("is a number below {count}")))
+}
+
+fn bad_parameter(name: &str, what: &str) -> Problem {
+    Problem::new(Code::BadParameter, format!("`{name}` {what}"))
+}
+
+/// The places that a stream begins at, and the cursor of a client that has seen nothing of it yet.
+async fn begin(feed: &Feed, wanted: &Wanted, deadline: Instant) -> Result<(Vec<Lane>, Cursor), Problem> {
+    let mut lanes = Vec::with_capacity(wanted.partitions.len());
+    let mut cursor = Cursor::default();
+    if let From::After(given) = &wanted.from {
+        // Of partitions that are not asked for now the client keeps what it has.
+        let count = feed.machine.partition_count();
+        if let Some(other) = given.positions().find(|position| count <= position.partition.0) {
+            return Err(refused(PartitionError::OtherHistory(other)));
+        }
+        cursor = given.clone();
+    }
+    for partition in wanted.partitions.iter().copied() {
+        let replica = feed.replica(partition).map_err(refused)?;
+        let position = match &wanted.from {
+            From::Now => newest(&replica).await.map_err(refused)?,
+            From::Start => replica.genesis().position(partition, 0),
+            From::After(given) => given.find(partition).ok_or_else(|| {
+                let detail = format!(
+                    "the cursor has no position of partition {partition}; give one of a stream of all that you ask for, or \
+                     name the partitions you want with `partition`"
+                );
+                Problem::new(Code::BadParameter, detail)
+            })?,
+        };
+        let (place, had) = match &wanted.from {
+            From::Now => (Place::behind(position), 0),
+            From::Start | From::After(_) => feed.place_of(position, deadline).await.map_err(refused)?,
+        };
+        cursor.set(position);
+        lanes.push(Lane { partition, place, had });
+    }
+    Ok((lanes, cursor))
+}
+
+/// The last position that is applied: whoever goes on there misses nothing and sees nothing of before.
+async fn newest(replica: &Arc<Partition>) -> Result<Position, PartitionError> {
+    let journal = replica.progress().journal;
+    let all = journal.position(replica.id(), WHOLE);
+    if journal.index == replica.genesis().index {
+        return Ok(Position { n: 0, ..all });
+    }
+    let replica = replica.clone();
+    let found = tokio::task::spawn_blocking(move || replica.find_entry(journal.index)).await;
+    match found.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic())) {
+        Ok(recorded) => Ok(Position { n: recorded.position_count().saturating_sub(1), ..all }),
+        // Of a snapshot without the entry it was made after.
+        Err(PartitionError::Released { .. } | PartitionError::NoEntry(_)) => Ok(all),
+        Err(error) => Err(error),
+    }
+}
+
+/// Why a stream cannot begin, and what to do.
+fn refused(error: PartitionError) -> Problem {
+    match error {
+        PartitionError::OtherHistory(position) => {
+            let detail = format!(
+                "{position} is not of this history: the cluster was restored or founded anew since; what you have built from its events may \
+                 not hold any more: build it again from `after=start`, or read on from `after=now`"
+            );
+            Problem::new(Code::PositionGone, detail).with("position", Value::Text(position.to_string()))
+        }
+        PartitionError::Released { first, position } => {
+            let from = position.map_or_else(String::new, |position| format!(" ({position})"));
+            let detail = format!(
+                "the journal of this node begins with entry {first}{from}: what you ask for was released; ask another node, which may have kept \
+                 more, or build what you need from a snapshot or a query and read on from `after=now`"
+            );
+            Problem::new(Code::HistoryReleased, detail)
+        }
+        error => partition_error(error).into(),
+    }
+}

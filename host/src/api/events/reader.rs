@@ -1,0 +1,217 @@
+//! One reader of an event stream: from a place in each partition on, piece by piece, as fast as it reads and no faster.
+//!
+//! ```text
+//! feed ─▶ next of each partition in turn ─▶ a piece of text ─▶ channel (bounded) ─▶ body ─▶ socket
+//!                                             └ taken by nobody for too long: a last word with the cursor, and the end
+//! ```
+//! In: a feed, places, what to show. Out: server-sent events. `id` of each is the cursor after it; a stream without events has a sign of life
+//! with the cursor as well. Nothing of a partition is left out, and nothing is in another order than there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::cursor::Cursor;
+use super::feed::{Feed, Place};
+use super::rendered::Rendered;
+use crate::api::problem::Code;
+use crate::ids::{PartitionId, Position};
+use crate::limits;
+use crate::partition::PartitionError;
+
+/// Entries that are passed over without showing any of them before the client hears that it is still served.
+const PASSED_MAX: u32 = 1024;
+/// How soon a client that is cut off should come back, in milliseconds.
+const RETRY_MS: u32 = 1000;
+
+/// Which events are shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only of these entities, if there are any.
+    pub keys: Vec<Vec<u8>>,
+    /// Only of these kinds, if there are any.
+    pub kinds: Vec<String>,
+}
+
+impl Filter {
+    fn shows(&self, item: &super::rendered::Item) -> bool {
+        (self.kinds.is_empty() || self.kinds.iter().any(|kind| **kind == *item.kind))
+            && (self.keys.is_empty() || item.is_about(&self.keys))
+    }
+}
+
+/// Where a reader is in one partition.
+#[derive(Clone, Copy, Debug)]
+pub struct Lane {
+    pub partition: PartitionId,
+    pub place: Place,
+    /// So many positions of the entry that follows it has had already.
+    pub had: u32,
+}
+
+/// How patient a reader's stream is.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    pub patience: Duration,
+    pub heartbeat: Duration,
+}
+
+/// Why a stream ends.
+struct End {
+    code: Code,
+    detail: String,
+}
+
+impl End {
+    fn new(code: Code, detail: &str) -> Self {
+        Self { code, detail: detail.to_owned() }
+    }
+
+    fn of(error: &PartitionError) -> Self {
+        let code = match error {
+            PartitionError::Released { .. } => Code::HistoryReleased,
+            PartitionError::OtherHistory(_) => Code::PositionGone,
+            _ => Code::Halted,
+        };
+        Self::new(code, &format!("{error}; go on from the cursor, at another node if need be"))
+    }
+}
+
+/// What reaches the client after the last piece.
+pub type LastWord = Arc<Mutex<Option<Bytes>>>;
+
+pub struct Reader {
+    pub feed: Arc<Feed>,
+    pub filter: Filter,
+    pub lanes: Vec<Lane>,
+    /// After the piece that is being made; has partitions that are not read as well, as the client gave them.
+    pub cursor: Cursor,
+    pub pace: Pace,
+    pub stop: CancellationToken,
+}
+
+impl Reader {
+    /// Runs until the client is gone, too slow, or nothing more can come. Says whether somebody still waits for the rest of the answer who
+    /// does not take it.
+    pub async fn run(mut self, pieces: mpsc::Sender<Bytes>, last: LastWord) -> bool {
+        // What was handed over, if not taken.
+        let mut safe = self.cursor.clone();
+        let ended = self.send_all(&pieces, &mut safe).await;
+        let Err(end) = ended else { return false };
+        let name = end.code.name();
+        metrics::counter!("statehouse_event_readers_ended_total", "reason" => name).increment(1);
+        let word = serde_json::json!({
+            "type": format!("urn:statehouse:problem:{name}"),
+            "code": name,
+            "detail": end.detail,
+            "cursor": safe.to_string(),
+        });
+        *last.lock() = Some(format!("event: closed\nid: {safe}\ndata: {word}\n\n").into());
+        end.code == Code::SlowReader
+    }
+
+    /// `Ok` when the client is gone.
+    async fn send_all(&mut self, pieces: &mpsc::Sender<Bytes>, safe: &mut Cursor) -> Result<(), End> {
+        let mut news = self.feed.news();
+        let mut piece = format!("retry: {RETRY_MS}\nid: {}\n\n", self.cursor).into_bytes();
+        let mut alive_at = Instant::now() + self.pace.heartbeat;
+        loop {
+            if !piece.is_empty() {
+                let stop = self.stop.clone();
+                let sending = timeout(self.pace.patience, pieces.send(std::mem::take(&mut piece).into()));
+                let sent = tokio::select! {
+                    sent = sending => sent,
+                    () = stop.cancelled() => return Err(shutting_down()),
+                };
+                match sent {
+                    Ok(Ok(())) => *safe = self.cursor.clone(),
+                    Ok(Err(_)) => return Ok(()),
+                    Err(_) => {
+                        return Err(End::new(
+                            Code::SlowReader,
+                            "you have read nothing for too long; go on from the cursor",
+                        ));
+                    }
+                }
+                alive_at = Instant::now() + self.pace.heartbeat;
+            }
+            news.mark_unchanged();
+            piece = self.next_piece().await.map_err(|error| End::of(&error))?;
+            if !piece.is_empty() {
+                continue;
+            }
+            tokio::select! {
+                // Both ends of it are in the feed, so it does not close.
+                _ = news.changed() => {}
+                () = sleep_until(alive_at) => {
+                    piece = self.sign_of_life();
+                }
+                () = pieces.closed() => return Ok(()),
+                () = self.stop.cancelled() => return Err(shutting_down()),
+            }
+        }
+    }
+
+    /// Whatever there is, of all partitions in turn, up to a piece's size; nothing at the end.
+    async fn next_piece(&mut self) -> Result<Vec<u8>, PartitionError> {
+        let mut piece = Vec::new();
+        let mut passed = 0;
+        loop {
+            let mut is_end = true;
+            for number in 0..self.lanes.len() {
+                let Lane { partition, place, .. } = self.lanes[number];
+                let Some(rendered) = self.feed.next(partition, place).await? else { continue };
+                is_end = false;
+                self.take(number, &rendered, &mut piece);
+                if limits::EVENT_PIECE_BYTES <= piece.len() {
+                    // Whoever comes first this time comes last the next.
+                    self.lanes.rotate_left(number + 1);
+                    return Ok(piece);
+                }
+            }
+            if is_end {
+                return Ok(piece);
+            }
+            passed += 1;
+            if passed >= PASSED_MAX && piece.is_empty() {
+                return Ok(self.sign_of_life());
+            }
+            // What is shown to nobody is passed over, but not without others having their turn.
+            tokio::task::consume_budget().await;
+        }
+    }
+
+    /// A comment, and the cursor without an event.
+    fn sign_of_life(&self) -> Vec<u8> {
+        format!(":\nid: {}\n\n", self.cursor).into_bytes()
+    }
+
+    /// Adds what of an entry is to be shown and was not had yet, as far as the piece has room.
+    fn take(&mut self, number: usize, rendered: &Rendered, piece: &mut Vec<u8>) {
+        let lane = &mut self.lanes[number];
+        let (lower, higher) = self.cursor.around(lane.partition);
+        for item in rendered.items.iter().skip_while(|item| item.n < lane.had) {
+            if limits::EVENT_PIECE_BYTES <= piece.len() {
+                lane.had = item.n;
+                return;
+            }
+            if self.filter.shows(item) {
+                let position = Position { n: item.n, ..rendered.end };
+                piece.extend_from_slice(format!("id: {lower}{position}{higher}\n").as_bytes());
+                piece.extend_from_slice(&item.text);
+                self.cursor.set(position);
+            }
+        }
+        self.cursor.set(rendered.end);
+        (lane.place, lane.had) = (Place::behind(rendered.end), 0);
+    }
+}
+
+fn shutting_down() -> End {
+    End::new(Code::ShuttingDown, "this node is shutting down; go on from the cursor at another one, or here in a while")
+}

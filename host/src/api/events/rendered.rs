@@ -1,0 +1,253 @@
+//! An entry as readers of the event stream get it: one CloudEvent (1.0, JSON) for each event and each rejection, rendered once for all.
+//!
+//! | what | `type` | `subject` | `data` |
+//! |---|---|---|---|
+//! | an event | `statehouse.<machine>.<kind>`, the kind as its module declares it | its entity | what the module renders |
+//! | a recorded rejection | `statehouse.<machine>.CommandRejected` | the entity of the first step | `command`, `code`, `detail`, what the module adds |
+//! | another module decides | `statehouse.<machine>.ModuleActivated` | – | `module`, `schema`, `number` |
+//!
+//! In: an entry and the module that decided it. Out: lines of a stream, without their ids. It does not know who reads.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Serialize;
+use statehouse_abi::cold::{CommandFacts, Rejection, RenderItem};
+use statehouse_abi::value::Value;
+
+use crate::api::json::{Json, print};
+use crate::api::time::print_time;
+use crate::ids::{JournalIndex, PartitionId, Position};
+use crate::machine::logic::Logic;
+use crate::partition::tail::{TailCommand, TailEntry};
+use crate::router::render_items;
+
+pub const REJECTED: &str = "CommandRejected";
+pub const ACTIVATED: &str = "ModuleActivated";
+
+/// Items of one guest call: their bodies and what comes of them stay far below what a guest may be given.
+const RENDER_ITEMS_MAX: usize = 128;
+
+/// An entry with the lines of its events.
+pub struct Rendered {
+    pub partition: PartitionId,
+    pub index: JournalIndex,
+    /// The beginning of the head before the entry.
+    pub before8: [u8; 4],
+    /// The last position of the entry.
+    pub end: Position,
+    pub items: Vec<Item>,
+    /// About what it takes of memory.
+    pub size: usize,
+}
+
+/// One line of the stream.
+pub struct Item {
+    pub n: u32,
+    /// The last part of its type.
+    pub kind: Arc<str>,
+    /// The entities that it is about.
+    entities: Vec<Box<[u8]>>,
+    /// `data: …` with the empty line that ends the event.
+    pub text: Bytes,
+}
+
+impl Item {
+    pub fn is_about(&self, entities: &[Vec<u8>]) -> bool {
+        self.entities.iter().any(|entity| entities.iter().any(|wanted| **wanted == **entity))
+    }
+}
+
+/// Where the events of a machine come from, as CloudEvents say it.
+pub struct Origin {
+    pub machine: String,
+    /// `urn:statehouse:<cluster>:<machine>`.
+    pub source: String,
+}
+
+#[derive(Serialize)]
+struct CloudEvent<'a> {
+    specversion: &'static str,
+    id: String,
+    source: &'a str,
+    r#type: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<String>,
+    time: String,
+    datacontenttype: &'static str,
+    partition: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    command: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    commandid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    caller: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    requestid: Option<&'a str>,
+    /// Label of the module that decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    module: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    moduleid: Option<String>,
+    data: Json<'a>,
+}
+
+/// What one line is made of, before it is rendered.
+struct Draft<'a> {
+    command: TailCommand<'a>,
+    position: Position,
+    kind: Arc<str>,
+    entities: Vec<Box<[u8]>>,
+    rejection: Option<Rejection>,
+    item: RenderItem,
+}
+
+/// Renders an entry; `logic` is the module that decided it, nothing where none did. What the module cannot render has empty data.
+pub fn render(entry: &TailEntry, logic: Option<&dyn Logic>, origin: &Origin) -> Rendered {
+    let head = entry.entry().header().parent;
+    let [a, b, c, d, ..] = head.0;
+    let mut rendered = Rendered {
+        partition: entry.partition(),
+        index: entry.index(),
+        before8: [a, b, c, d],
+        end: entry.position(),
+        items: Vec::new(),
+        size: size_of::<Rendered>(),
+    };
+    if let Ok(activation) = entry.entry().activation() {
+        let data = Value::map([
+            ("module", Value::Text(activation.module.to_string())),
+            ("schema", Value::Int(activation.schema.into())),
+            ("number", Value::Int(activation.number.into())),
+        ]);
+        let text = line(&CloudEvent { data: Json(&data), ..frame(entry, entry.position(), ACTIVATED, origin) });
+        rendered.push(Item { n: 0, kind: ACTIVATED.into(), entities: Vec::new(), text });
+    }
+    if let Some(logic) = logic {
+        let mut drafts = drafts(entry, logic).peekable();
+        while drafts.peek().is_some() {
+            let some: Vec<Draft<'_>> = drafts.by_ref().take(RENDER_ITEMS_MAX).collect();
+            finish(entry, logic, origin, some).for_each(|item| rendered.push(item));
+        }
+    }
+    rendered
+}
+
+impl Rendered {
+    fn push(&mut self, item: Item) {
+        let entities: usize = item.entities.iter().map(|entity| entity.len() + size_of::<Box<[u8]>>()).sum();
+        self.size += size_of::<Item>() + item.text.len() + entities;
+        self.items.push(item);
+    }
+}
+
+fn drafts<'a>(entry: &'a TailEntry, logic: &dyn Logic) -> impl Iterator<Item = Draft<'a>> + use<'a> {
+    let names = logic.describe().events.iter().map(|event| Arc::from(event.name.as_str()));
+    let (names, rejected): (Vec<Arc<str>>, Arc<str>) = (names.collect(), REJECTED.into());
+    entry.commands().flat_map(move |command| {
+        let names = names.clone();
+        let rejected = rejected.clone();
+        let events = command.events().map(move |event| {
+            // An event begins with its number in the list that its module declares.
+            let number = event.payload.first().copied().unwrap_or_default();
+            let kind = names.get(usize::from(number)).cloned().unwrap_or_else(|| format!("Event{number}").into());
+            let entities = vec![Box::from(event.entity)];
+            let item = RenderItem::Event(event.facts());
+            Draft { command, position: event.position(), kind, entities, rejection: None, item }
+        });
+        // What a partition refuses to another one is not the end of the command, and shows up there if it is.
+        let rejection = command.rejection().filter(|_| command.part().is_outcome());
+        let rejection = rejection.map(|rejection| {
+            let mut entities: Vec<Box<[u8]>> = command.entities().map(Box::from).collect();
+            entities.dedup();
+            let item = RenderItem::Rejected(facts(&command, rejection.clone()));
+            let (position, rejection) = (command.position(), Some(rejection));
+            Draft { command, position, kind: rejected, entities, rejection, item }
+        });
+        events.chain(rejection)
+    })
+}
+
+fn facts(command: &TailCommand<'_>, rejection: Rejection) -> CommandFacts {
+    CommandFacts {
+        command: command.command.name.to_owned(),
+        id: command.id().0,
+        body: command.command.body.to_vec(),
+        time: command.time().0,
+        position: command.position().to_string(),
+        events: Vec::new(),
+        rejection: Some(rejection),
+        phases: Vec::new(),
+    }
+}
+
+fn finish<'a>(
+    entry: &'a TailEntry,
+    logic: &'a dyn Logic,
+    origin: &'a Origin,
+    drafts: Vec<Draft<'a>>,
+) -> impl Iterator<Item = Item> + use<'a> {
+    let (items, drafts): (Vec<RenderItem>, Vec<_>) = drafts
+        .into_iter()
+        .map(|Draft { command, position, kind, entities, rejection, item }| {
+            (item, (command, position, kind, entities, rejection))
+        })
+        .unzip();
+    let values = render_items(logic, &items);
+    drafts.into_iter().zip(values).map(move |((command, position, kind, entities, rejection), value)| {
+        let data = match rejection {
+            Some(rejection) => rejected(command.command.name, rejection, value),
+            None => value,
+        };
+        let subject = entities.first().map(|entity| String::from_utf8_lossy(entity).into_owned());
+        let text = line(&CloudEvent {
+            subject,
+            command: Some(command.command.name),
+            commandid: Some(command.id().to_string()),
+            caller: Some(command.command.caller),
+            requestid: Some(command.command.request_id),
+            module: Some(&logic.describe().version),
+            moduleid: Some(logic.id().to_string()),
+            data: Json(&data),
+            ..frame(entry, position, &kind, origin)
+        });
+        Item { n: position.n, kind, entities, text }
+    })
+}
+
+/// The module may say more of it, but not something else.
+fn rejected(command: &str, rejection: Rejection, more: Value) -> Value {
+    let own = [
+        ("command", Value::text(command)),
+        ("code", Value::Text(rejection.code)),
+        ("detail", Value::Text(rejection.detail)),
+    ];
+    let more = if let Value::Map(pairs) = more { pairs } else { Vec::new() };
+    let more = more.into_iter().filter(|(name, _)| own.iter().all(|(other, _)| other != name)).collect::<Vec<_>>();
+    Value::map(own.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(more))
+}
+
+fn frame<'a>(entry: &TailEntry, position: Position, kind: &str, origin: &'a Origin) -> CloudEvent<'a> {
+    CloudEvent {
+        specversion: "1.0",
+        id: position.to_string(),
+        source: &origin.source,
+        r#type: format!("statehouse.{}.{kind}", origin.machine),
+        subject: None,
+        time: print_time(entry.time()),
+        datacontenttype: "application/json",
+        partition: entry.partition().0,
+        command: None,
+        commandid: None,
+        caller: None,
+        requestid: None,
+        module: None,
+        moduleid: None,
+        data: Json(&Value::Null),
+    }
+}
+
+fn line(event: &CloudEvent<'_>) -> Bytes {
+    let json = print(event);
+    [b"data: ".as_slice(), &json, b"\n\n"].concat().into()
+}

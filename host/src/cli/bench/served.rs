@@ -1,0 +1,76 @@
+//! A node with the wallet and its REST API, in this process: what benchmarks send their requests to.
+//!
+//! In: a folder and a number of partitions. Out: an address. It measures nothing but how long the start took.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::WALLET;
+use crate::api::{self, ApiError, ApiOptions, Callers};
+use crate::audit::jobs::Replays;
+use crate::clock::SystemClock;
+use crate::config::LimitsConfig;
+use crate::ids::NodeId;
+use crate::limits;
+use crate::log::RealDisk;
+use crate::system::{MachineSpec, ModuleSource, Node, NodeOptions};
+
+pub struct Served {
+    pub node: Node,
+    pub address: SocketAddr,
+    pub start_ms: u128,
+    stop: oneshot::Sender<()>,
+    server: JoinHandle<Result<(), ApiError>>,
+}
+
+impl Served {
+    pub async fn start(folder: &Path, partitions: u32) -> anyhow::Result<Self> {
+        let wallet = MachineSpec { name: "wallet".to_owned(), module: ModuleSource::Embedded(WALLET), partitions };
+        let started = Instant::now();
+        let node = Node::open(NodeOptions {
+            data: folder.join("node"),
+            node: NodeId(1),
+            machines: vec![wallet],
+            disk: Arc::new(RealDisk),
+            clock: Arc::new(SystemClock),
+            paranoid: false,
+            log_keep_bytes: None,
+            archive: None,
+            hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
+            peer: None,
+            http: None,
+        });
+        let node = node.await?;
+        let start_ms = started.elapsed().as_millis();
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let limits = LimitsConfig::default();
+        let connections_max = limits.http_connections;
+        let options = ApiOptions {
+            replays: Arc::new(Replays::open(&folder.join("node"), api::parse_time)?),
+            cluster: node.cluster(),
+            callers: Callers::new(&[], address)?,
+            limits,
+            metrics: None,
+        };
+        let service = api::server(node.router().clone(), options);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = tokio::spawn(api::serve(listener, service, connections_max, async move {
+            drop(stopped.await);
+        }));
+        Ok(Self { node, address, start_ms, stop, server })
+    }
+
+    /// Answers what is in hand and closes the node.
+    pub async fn end(self) -> anyhow::Result<()> {
+        drop(self.stop);
+        self.server.await??;
+        Ok(self.node.close().await?)
+    }
+}

@@ -1,0 +1,118 @@
+//! Readers of events while leaders are killed: whichever node they go on at, each partition's stream has no gap, nothing twice, one order.
+//!
+//! One of them never reads. A few dozen in `make test`, a thousand in `make chaos`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use statehouse::ids::NodeId;
+use statehouse_tests::feed::{Follower, Stream};
+use statehouse_tests::hold::hold;
+use statehouse_tests::trial::{SHAPE, Trial, partitions};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use crate::{alone, rounds};
+
+const EVENTS: &str = "/v1/wallet/events";
+/// Every so many messages a reader leaves a node that is well, too.
+const LEAVE_EVERY: usize = 400;
+
+/// Positions of events by partition.
+type Seen = BTreeMap<u64, Vec<String>>;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_follow_through_fail_overs_without_a_gap() {
+    let _alone = alone().await;
+    let mut trial = Trial::start().await;
+    let nodes: Vec<_> = trial.cluster.addresses().into_iter().map(|(_, address)| address).collect();
+    let mut deaf = TcpStream::connect(nodes[0]).await.expect("the node listens");
+    deaf.write_all(format!("GET {EVENTS}?after=start HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes())
+        .await
+        .expect("it listens");
+    let (end, ended) = watch::channel(None::<Seen>);
+    let readers: Vec<_> = (0..rounds(24, 1000))
+        .map(|number| {
+            let follower = Follower::new(nodes.clone(), number, &format!("{EVENTS}?after=start"));
+            tokio::spawn(follow(follower, number, ended.clone()))
+        })
+        .collect();
+    for partition in partitions(SHAPE) {
+        let leader = trial.cluster.leader(partition).await;
+        trial.cluster.kill(leader);
+        trial.progress().await;
+        trial.cluster.restart(leader).await;
+        trial.cluster.ready_on(leader).await;
+        trial.progress().await;
+    }
+    let mut expected = Seen::new();
+    for id in trial.cluster.running() {
+        let shown = read_all(&trial, id).await;
+        check_same(&format!("node {id}"), &shown, &expected);
+        expected = shown;
+    }
+    end.send_replace(Some(expected.clone()));
+    let mut moves = 0;
+    for (number, reader) in readers.into_iter().enumerate() {
+        let follower = reader.await.unwrap_or_else(|panic| panic!("reader {number}: {panic}"));
+        check_same(&format!("reader {number}"), &follower.seen, &expected);
+        moves += follower.moves;
+    }
+    println!("{moves} connections, {} events each", expected.values().map(Vec::len).sum::<usize>());
+    drop(deaf);
+    trial.finish().await;
+}
+
+/// Asserts that what was seen begins with all that was expected; the clients go on meanwhile.
+fn check_same(who: &str, seen: &Seen, expected: &Seen) {
+    for (partition, expected) in expected {
+        let seen = seen.get(partition).map_or(&[] as &[String], Vec::as_slice);
+        let differs = expected.iter().zip(seen).position(|(expected, seen)| expected != seen);
+        assert_eq!(differs, None, "{who} has seen something else than the journal of partition {partition} has");
+        assert!(expected.len() <= seen.len(), "{who} has not seen all of partition {partition}");
+    }
+}
+
+/// Reads until it has had as much as there is.
+async fn follow(mut follower: Follower, number: usize, ended: watch::Receiver<Option<Seen>>) -> Follower {
+    let mut messages = number;
+    loop {
+        let expected = ended.borrow().clone();
+        let is_done = |expected: &Seen| {
+            expected
+                .iter()
+                .all(|(partition, all)| follower.seen.get(partition).is_some_and(|seen| all.len() <= seen.len()))
+        };
+        if expected.as_ref().is_some_and(is_done) {
+            return follower;
+        }
+        match follower.step().await {
+            Some(_) => messages += 1,
+            // The node is down, or has ended the stream.
+            None => hold(Duration::from_millis(20)).await,
+        }
+        if messages % LEAVE_EVERY == 0 {
+            messages += 1;
+            follower.leave();
+        }
+    }
+}
+
+/// All that a node shows up to now, at least.
+async fn read_all(trial: &Trial, id: NodeId) -> Seen {
+    let newest = Stream::open(trial.cluster.http(id), EVENTS, None).await.expect("it begins").next().await;
+    let newest = indexes(&newest.and_then(|first| first.id).expect("a stream begins with its cursor"));
+    let mut follower = Follower::new(vec![trial.cluster.http(id)], 0, &format!("{EVENTS}?after=start"));
+    let is_there = |cursor: &str| indexes(cursor).iter().zip(&newest).all(|(at, newest)| newest <= at);
+    while !follower.cursor.as_deref().is_some_and(is_there) {
+        follower.step().await.expect("the node is there");
+    }
+    follower.seen
+}
+
+/// The numbers of the entries that a cursor names.
+fn indexes(cursor: &str) -> Vec<u64> {
+    let index = |position: &str| position.split('.').nth(1).and_then(|index| index.parse().ok());
+    cursor.split(',').map(|position| index(position).expect("a position has an index")).collect()
+}

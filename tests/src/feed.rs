@@ -1,0 +1,177 @@
+//! A client of an event stream: server-sent events of one connection, and a follower that goes on at another node when it ends.
+//!
+//! In: where to ask, and a cursor. Out: messages as they come, and per partition what was seen. It knows the format of such streams and that
+//! a CloudEvent has an `id`; whether what was seen is right, the test says.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::handshake;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpSocket;
+
+use crate::http::Answer;
+
+/// Above every heartbeat: a stream that is silent for longer hangs.
+const SILENCE_MAX: Duration = Duration::from_secs(40);
+
+/// One message of a stream; a sign of life has an id and nothing else.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Message {
+    pub id: Option<String>,
+    pub event: Option<String>,
+    pub data: Option<Value>,
+}
+
+impl Message {
+    /// The CloudEvent's position.
+    pub fn position(&self) -> String {
+        self.text("id")
+    }
+
+    /// A member of the data that is a text.
+    pub fn text(&self, member: &str) -> String {
+        let text = self.data.as_ref().and_then(|data| data[member].as_str());
+        text.unwrap_or_else(|| panic!("no text `{member}` in {self:?}")).to_owned()
+    }
+}
+
+/// One connection that is read from.
+pub struct Stream {
+    body: Incoming,
+    /// What has come and is no whole message yet.
+    rest: Vec<u8>,
+}
+
+impl Stream {
+    /// # Errors
+    /// Any answer but a stream; nothing where there was none.
+    pub async fn open(node: SocketAddr, path: &str, last_event_id: Option<&str>) -> Result<Self, Option<Answer>> {
+        let asked = async {
+            let socket = TcpSocket::new_v4()?;
+            let (sender, connection) = handshake(TokioIo::new(socket.connect(node).await?)).await?;
+            tokio::spawn(connection);
+            let mut sender = sender;
+            let mut request = hyper::Request::get(path).header("host", node.to_string());
+            if let Some(id) = last_event_id {
+                request = request.header("last-event-id", id);
+            }
+            let answer = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+            anyhow::Ok(answer)
+        };
+        let answer = tokio::time::timeout(SILENCE_MAX, asked).await.expect("a node answers or is gone");
+        let (head, body) = answer.map_err(|_| None)?.into_parts();
+        if head.status == 200 {
+            assert_eq!(head.headers["content-type"], "text/event-stream");
+            return Ok(Self { body, rest: Vec::new() });
+        }
+        let body = body.collect().await.map_err(|_| None)?.to_bytes();
+        Err(Some(Answer { status: head.status.as_u16(), headers: head.headers, body }))
+    }
+
+    /// The next message, signs of life too; nothing when the stream has ended, in order or not.
+    pub async fn next(&mut self) -> Option<Message> {
+        loop {
+            if let Some(end) = self.rest.windows(2).position(|two| two == b"\n\n") {
+                let lines: Vec<u8> = self.rest.drain(..end + 2).collect();
+                return Some(parse(&String::from_utf8(lines).expect("streams are UTF-8")));
+            }
+            let frame = tokio::time::timeout(SILENCE_MAX, self.body.frame()).await;
+            let frame = frame.unwrap_or_else(|_| panic!("a stream was silent for {SILENCE_MAX:?}"))?.ok()?;
+            self.rest.extend_from_slice(&frame.into_data().ok()?);
+        }
+    }
+
+    /// The next message with data.
+    pub async fn next_event(&mut self) -> Option<Message> {
+        loop {
+            let message = self.next().await?;
+            if message.data.is_some() {
+                return Some(message);
+            }
+        }
+    }
+
+    /// So many messages with data.
+    pub async fn take(&mut self, count: usize) -> Vec<Message> {
+        let mut taken = Vec::with_capacity(count);
+        while taken.len() < count {
+            taken.push(self.next_event().await.unwrap_or_else(|| panic!("the stream ended after {taken:?}")));
+        }
+        taken
+    }
+}
+
+fn parse(lines: &str) -> Message {
+    let mut message = Message::default();
+    for line in lines.lines().filter(|line| !line.is_empty() && !line.starts_with(':')) {
+        let (field, value) = line.split_once(": ").unwrap_or_else(|| panic!("`{line}` is no field"));
+        match field {
+            "id" => message.id = Some(value.to_owned()),
+            "event" => message.event = Some(value.to_owned()),
+            "data" => message.data = Some(serde_json::from_str(value).expect("data is JSON")),
+            "retry" => {}
+            other => panic!("`{other}` is no field of an event"),
+        }
+    }
+    message
+}
+
+/// A reader that never gives up: it goes on behind what it has had, at the node that is next in turn.
+pub struct Follower {
+    nodes: Vec<SocketAddr>,
+    turn: usize,
+    path: String,
+    stream: Option<Stream>,
+    pub cursor: Option<String>,
+    /// Positions of events by partition, in the order in which they came.
+    pub seen: BTreeMap<u64, Vec<String>>,
+    /// How often it went on elsewhere.
+    pub moves: usize,
+}
+
+impl Follower {
+    /// `turn` says where it begins.
+    pub fn new(nodes: Vec<SocketAddr>, turn: usize, path: &str) -> Self {
+        let (path, seen) = (path.to_owned(), BTreeMap::new());
+        Self { nodes, turn, path, stream: None, cursor: None, seen, moves: 0 }
+    }
+
+    /// Leaves the node that it reads from.
+    pub fn leave(&mut self) {
+        self.stream = None;
+    }
+
+    /// Takes in one message, wherever it comes from; `None`: there was none this time.
+    pub async fn step(&mut self) -> Option<Message> {
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            empty => {
+                let node = self.nodes[self.turn % self.nodes.len()];
+                self.turn += 1;
+                self.moves += 1;
+                match Stream::open(node, &self.path, self.cursor.as_deref()).await {
+                    Ok(stream) => empty.insert(stream),
+                    Err(Some(answer)) if answer.status != 503 && answer.status != 504 => {
+                        panic!("{node} refuses {:?}: {answer:?}", self.cursor)
+                    }
+                    Err(_) => return None,
+                }
+            }
+        };
+        let Some(message) = stream.next().await else {
+            self.stream = None;
+            return None;
+        };
+        self.cursor = message.id.clone().or(self.cursor.take());
+        if let (Some(data), None) = (&message.data, &message.event) {
+            let partition = data["partition"].as_u64().expect("an event has its partition");
+            self.seen.entry(partition).or_default().push(message.position());
+        }
+        Some(message)
+    }
+}
