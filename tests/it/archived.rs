@@ -87,7 +87,8 @@ async fn a_killed_host_goes_on_archiving_and_the_archive_says_what_its_folder_sa
     }
     let balance = |data: &Path| json(&audit(&["balance", "--account", "account-1"], data));
     assert_eq!(balance(&archive)["balance"], balance(data.path())["balance"]);
-    let replayed = audit(&["replay", "--candidate", "1.1.0"], &archive);
+    let candidate = Path::new(env!("CARGO_MANIFEST_DIR")).join("../modules/releases/wallet-1.1.0.wasm");
+    let replayed = audit(&["replay", "--candidate", argument(&candidate)], &archive);
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
     tampered(&archive);
 }
