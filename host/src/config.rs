@@ -14,7 +14,7 @@ use statehouse_abi::role;
 use crate::ids::NodeId;
 use crate::limits::{
     CLOCK_SKEW_MS_MAX, EVENT_HEARTBEAT, EVENT_PATIENCE, EVENT_READERS_MAX, HOST_NAME_BYTES_MAX, HTTP_CONNECTIONS_MAX,
-    HTTP_REQUESTS_MAX, LOG_KEEP_BYTES_MIN, SLOT_COUNT,
+    HTTP_REQUESTS_MAX, LOG_KEEP_BYTES_MIN, SLOT_COUNT, SNAPSHOT_EVERY_BYTES_MIN,
 };
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -32,6 +32,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     #[serde(default)]
     pub log: LogConfig,
+    #[serde(default)]
+    pub snapshots: SnapshotsConfig,
     /// Without it the node is a cluster of its own, and cannot become part of another one.
     pub peer: Option<PeerConfig>,
     #[serde(default)]
@@ -227,6 +229,16 @@ impl ArchiveConfig {
     }
 }
 
+/// `[snapshots]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SnapshotsConfig {
+    /// A canonical snapshot of each partition also about every so many bytes of its journal, at least 1048576; without it, only those of 00:00
+    /// UTC, and those that are asked for. They stay in the data folder. Where they are is drawn from the journal: nodes with the same number
+    /// have the same ones.
+    pub every_bytes: Option<u64>,
+}
+
 /// `[machines.<name>]`
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -345,6 +357,12 @@ impl Config {
                 "must be at least 1048576; leave it out to keep everything",
             ));
         }
+        if config.snapshots.every_bytes.is_some_and(|bytes| bytes < SNAPSHOT_EVERY_BYTES_MIN) {
+            return Err(ConfigError::Invalid(
+                "snapshots.every_bytes",
+                "must be at least 1048576; leave it out to have those of midnight only",
+            ));
+        }
         for (name, machine) in &config.machines {
             check_machine_name(name)?;
             if !(1..=SLOT_COUNT).contains(&machine.partitions) {
@@ -404,6 +422,8 @@ mod tests {
         http_requests = 7
         [log]
         keep_bytes = 1073741824
+        [snapshots]
+        every_bytes = 268435456
     "#;
 
     #[test]
@@ -415,6 +435,7 @@ mod tests {
         assert_eq!(Role::bits(&config.auth.tokens[0].roles), role::CLIENT | role::TREASURY);
         assert_eq!(config.limits, LimitsConfig { http_requests: 7, ..LimitsConfig::default() });
         assert_eq!(config.log, LogConfig { keep_bytes: Some(1 << 30) });
+        assert_eq!(config.snapshots, SnapshotsConfig { every_bytes: Some(256 << 20) });
     }
 
     #[test]
@@ -446,6 +467,9 @@ mod tests {
         let small = FULL.replace("1073741824", "4096");
         let error = Config::parse(&small).expect_err("small").to_string();
         assert_eq!(error, "`log.keep_bytes` must be at least 1048576; leave it out to keep everything");
+        let often = FULL.replace("268435456", "4096");
+        let error = Config::parse(&often).expect_err("often").to_string();
+        assert!(error.starts_with("`snapshots.every_bytes` must be at least 1048576"), "{error}");
         let tls = FULL.replace("[http]", "[http]\ntls = {}");
         let error = Config::parse(&tls).expect_err("tls").to_string();
         assert_eq!(error, "`http.tls` is not supported yet; leave it out");

@@ -159,6 +159,10 @@ pub const EVENT_READERS_BEHIND_MAX: usize = 4;
 pub const SNAPSHOT_FILES_MAX: usize = 65_536;
 /// One piece of a snapshot's file on its way to another node.
 pub const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
+/// How often a leader looks whether its clock has passed midnight, besides the moment at which it should: clocks jump.
+pub const MIDNIGHT_LOOK: Duration = Duration::from_secs(2);
+/// Journal between two canonical snapshots that may be configured: fewer bytes and a partition does little else.
+pub const SNAPSHOT_EVERY_BYTES_MIN: u64 = 1 << 20;
 /// The least log that may be configured to be kept: releasing less than some segments is not worth a snapshot.
 pub const LOG_KEEP_BYTES_MIN: u64 = 1 << 20;
 /// Rows of a partition's hot table that are clean and may be evicted are kept up to this many bytes.

@@ -62,6 +62,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
                 hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
                 log_keep_bytes: config.log.keep_bytes,
                 archive,
+                snapshot_every_bytes: config.snapshots.every_bytes,
                 peer,
                 http,
             },

@@ -76,6 +76,7 @@ impl Executor {
 
     fn on_effective(&mut self, id: EntryId, entry: Entry, after: Journal) -> Result<(), HaltReason> {
         self.show_in_transit(after.time);
+        self.keep_what_is_due(&entry, &after);
         let meta = meta_of(id, &after, self.membership.as_ref());
         let (applied, submissions) = match self.speculation.promote(&entry) {
             Some(own) => {

@@ -11,6 +11,7 @@ use crate::machine::entry::EntryError;
 use crate::machine::journal::JournalError;
 use crate::machine::replica::ApplyError;
 use crate::snapshot::SnapshotError;
+use crate::snapshot::canonical::CanonicalError;
 use crate::store::StoreError;
 
 /// Why a partition could not be opened or asked.
@@ -62,6 +63,8 @@ pub enum PartitionError {
     NotActivated { module: ModuleId, reason: String },
     #[error("snapshot: {0}")]
     Snapshot(#[from] SnapshotError),
+    #[error("canonical snapshot: {0}")]
+    Canonical(#[from] CanonicalError),
     /// State or ids lack what only the beginning of the log could give back. They are left as they are.
     #[error("{what} must be made again from the log ({reason}), but {held}")]
     CannotRebuild { what: &'static str, reason: String, held: Held },

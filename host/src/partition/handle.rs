@@ -20,6 +20,7 @@ use crate::ids::{CommandId, Head, JournalIndex, LogIndex, Micros, NodeId, Partit
 use crate::log::{Log, LogHealth};
 use crate::machine::entry::Activation;
 use crate::machine::journal::Journal;
+use crate::partition::canonical::Canonical;
 use crate::partition::coordinate::read_table;
 use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::history;
@@ -51,6 +52,7 @@ pub(super) struct Parts {
     pub store: Arc<Store>,
     pub ids: Arc<IdIndex>,
     pub snapshots: Arc<Snapshots>,
+    pub canonical: Arc<Canonical>,
     pub genesis: Journal,
 }
 
@@ -409,6 +411,7 @@ impl Partition {
             Err(error) => Err(error.into()),
         };
         drop(self.parts.mailbox.send(Message::Stop));
+        self.parts.canonical.close();
         let Some(thread) = self.thread.lock().take() else { return result };
         let (store, ids, log) = (self.parts.store.clone(), self.parts.ids.clone(), self.parts.log.clone());
         let closing = tokio::task::spawn_blocking(move || {

@@ -7,6 +7,7 @@ pub mod error;
 pub mod open;
 mod derived;
 mod release;
+mod canonical;
 pub mod run;
 mod apply;
 pub mod coordinate;

@@ -11,10 +11,11 @@ use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::consensus::{Applier, ApplierError, Committed, ConsensusError, Group, GroupOptions, Snapshot};
-use crate::ids::{JournalIndex, LogIndex, ModuleId, NodeId, PartitionId};
+use crate::ids::{ClusterId, JournalIndex, LogIndex, ModuleId, NodeId, PartitionId};
 use crate::log::{Disk, EntryId, Log, LogEntry, LogOptions, StreamId};
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
+use crate::partition::canonical::Canonical;
 use crate::partition::coordinate::{Coordinator, Participants, read_table};
 use crate::partition::derived;
 use crate::partition::error::{HaltReason, PartitionError};
@@ -27,6 +28,7 @@ use crate::partition::status::{Board, Progress, RunState};
 use crate::peer::GroupPeers;
 use crate::sequencer::admission::{InFlight, RejectionMeter};
 use crate::sequencer::speculation::Speculation;
+use crate::snapshot::canonical::SnapshotFolder;
 use crate::snapshot::{Incoming, Snapshots, finish_install};
 use crate::store::{AppliedId, IdIndex, Meta, Store, StoreOptions};
 
@@ -66,6 +68,8 @@ pub struct PartitionOptions {
     pub held: Option<EntryId>,
     /// About how much of the log is going to be kept; all of it without.
     pub log_keep_bytes: Option<u64>,
+    /// A canonical snapshot also about every so many bytes of journal.
+    pub snapshot_every_bytes: Option<u64>,
 }
 
 impl PartitionOptions {
@@ -104,20 +108,16 @@ struct Recovered {
 impl Recovered {
     fn of(meta: Option<Meta>, genesis: Journal) -> Self {
         let Some(meta) = meta else { return Self { applied: None, membership: None, journal: genesis } };
-        let (activation, membership) = split_consensus(&meta.consensus);
-        Self {
-            applied: Some(applied_of(&meta)),
-            membership,
-            journal: Journal {
-                index: meta.journal,
-                head: meta.head,
-                time: meta.time,
-                module: meta.module,
-                schema: meta.schema,
-                activation,
-            },
-        }
+        let (_, membership) = split_consensus(&meta.consensus);
+        Self { applied: Some(applied_of(&meta)), membership, journal: journal_of(&meta) }
     }
+}
+
+/// Where the journal of a state stands.
+pub fn journal_of(meta: &Meta) -> Journal {
+    let (activation, _) = split_consensus(&meta.consensus);
+    let Meta { journal: index, head, time, module, schema, .. } = *meta;
+    Journal { index, head, time, module, schema, activation }
 }
 
 /// What [`meta_of`] has put there.
@@ -148,6 +148,7 @@ impl Partition {
             ModuleId::ZERO => None,
             id => Some(load(&options.modules, id).await?),
         };
+        let canonical = open_canonical(&options)?;
         let log_index = recovered.applied.map_or(LogIndex(0), |applied| applied.index);
         let board = Board::new(Progress { log_index, journal: recovered.journal }, Panics::open(&options.folder));
         let (mailbox, messages) = std::sync::mpsc::channel();
@@ -160,6 +161,7 @@ impl Partition {
             store: store.clone(),
             ids: ids.clone(),
             board: board.clone(),
+            canonical: canonical.clone(),
             group: None,
             mailbox: mailbox.clone(),
             applied: recovered.applied,
@@ -203,7 +205,7 @@ impl Partition {
         drop(mailbox.send(Message::Started(group.clone())));
         follow(&group, &log, &store, &mailbox);
         let (id, peers, modules) = (options.partition, options.peers, options.modules);
-        let parts = Parts { id, mailbox, board, group, peers, modules, log, store, ids, snapshots, genesis };
+        let parts = Parts { id, mailbox, board, group, peers, modules, log, store, ids, snapshots, canonical, genesis };
         Ok(Arc::new(Self::new(parts, thread)))
     }
 }
@@ -218,6 +220,15 @@ fn open_log(options: &PartitionOptions, stream: StreamId) -> Result<Log, Partiti
         Some(held) => Err(PartitionError::RolledBack { held, found }),
         None => Ok(log),
     }
+}
+
+/// The canonical snapshots of the partition; what was kept of them before the last start is made files of now.
+fn open_canonical(options: &PartitionOptions) -> Result<Arc<Canonical>, PartitionError> {
+    let identity = (ClusterId(options.cluster), options.machine.clone(), options.partition);
+    let folder = SnapshotFolder::open(&options.folder)?;
+    let canonical = Canonical::new(folder, identity, options.store.shared.clone(), options.snapshot_every_bytes);
+    canonical.go_on()?;
+    Ok(canonical)
 }
 
 /// The snapshots of the partition. As soon as anything is purged there is one, because a follower may need it.

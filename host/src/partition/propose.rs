@@ -221,13 +221,13 @@ impl Executor {
         }
     }
 
-    /// An idle partition proposes a tick when somebody waits for time to pass.
+    /// An idle partition proposes a tick when somebody waits for time to pass, or a day has begun.
     fn propose_tick_if_wanted(&mut self) {
-        let Some(wanted) = self.time_wanted else { return };
         let journal = self.journal_speculative();
-        if wanted < journal.time {
-            self.time_wanted = None;
-        } else if wanted < self.clock.now() && self.speculation.is_empty() && self.queue.is_empty() {
+        self.time_wanted = self.time_wanted.filter(|wanted| journal.time <= *wanted);
+        let is_idle = self.speculation.is_empty() && self.queue.is_empty();
+        let is_due = self.time_wanted.is_some_and(|wanted| wanted < self.clock.now());
+        if is_idle && (is_due || self.is_past_midnight()) {
             let header = self.header_without_module(EntryKind::Tick, &journal);
             self.propose(Entry::tick(header), Vec::new(), Vec::new());
         }

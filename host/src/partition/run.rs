@@ -27,6 +27,7 @@ use crate::machine::entry::Activation;
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
 use crate::partition::activate::Migrated;
+use crate::partition::canonical::{Asked, Canonical};
 use crate::partition::coordinate::{Answers, Cancel, Coordinator, Participants};
 use crate::partition::error::HaltReason;
 use crate::partition::open::Modules;
@@ -64,6 +65,8 @@ pub enum Message {
     CallAgain(Vec<CommandId>),
     /// Put state and ids into this folder, as they are between two entries.
     Checkpoint(PathBuf, oneshot::Sender<Result<Option<Meta>, StoreError>>),
+    /// Make a canonical snapshot of what is applied.
+    Snapshot(Asked),
     /// Something is wrong that the executor cannot see itself.
     Halt(HaltReason),
     Stop,
@@ -94,6 +97,7 @@ pub struct Executor {
     pub(super) store: Arc<Store>,
     pub(super) ids: Arc<IdIndex>,
     pub(super) board: Arc<Board>,
+    pub(super) canonical: Arc<Canonical>,
     pub(super) group: Option<Group>,
     pub(super) mailbox: std::sync::mpsc::Sender<Message>,
     /// Last applied.
@@ -194,7 +198,7 @@ impl Executor {
         });
         // What waits behind proposals is not left to wait for good when those are stuck.
         let until_look = (!self.queue.is_empty()).then_some(limits::QUEUE_LOOK);
-        let Some(patience) = until_wanted.into_iter().chain(until_look).min() else {
+        let Some(patience) = [until_wanted, until_look, self.until_midnight()].into_iter().flatten().min() else {
             return mailbox.recv().map_or(Wake::Closed, Wake::Message);
         };
         match mailbox.recv_timeout(patience) {
@@ -235,6 +239,7 @@ impl Executor {
                 // Whoever asked may have stopped waiting.
                 drop(reply.send(checkpoint(&self.store, &self.ids, &folder)));
             }
+            Message::Snapshot(asked) => self.on_snapshot_asked(asked),
             Message::Halt(reason) => return Err(reason),
             Message::Stop => unreachable!("the loop handles it"),
         }

@@ -84,6 +84,7 @@ async fn try_open(folder: &Path) -> Result<Arc<Partition>, PartitionError> {
         stands: true,
         held: None,
         log_keep_bytes: None,
+        snapshot_every_bytes: None,
     });
     let partition = partition.await?;
     partition.wait_for_leader(soon()).await?;

@@ -478,6 +478,7 @@ pub fn partition_error(error: PartitionError) -> QueryError {
         PartitionError::Folder { .. }
         | PartitionError::Thread(_)
         | PartitionError::Snapshot(_)
+        | PartitionError::Canonical(_)
         | PartitionError::NotActivated { .. }
         | PartitionError::RolledBack { .. }
         | PartitionError::CannotRebuild { .. } => UnavailableReason::ShuttingDown,

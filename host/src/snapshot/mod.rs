@@ -6,10 +6,12 @@
 //! receive:  snapshots/incoming ─ every file checked, synced ─▶ install
 //! install:  when the partition is opened: log skips to the entry, state and ids are replaced, install is removed
 //! ```
+//! For people and archives there are canonical files beside them, the same from every replica: [`canonical`].
 //! What has its final name is whole: every rename comes after a sync. It does not know when a snapshot is due, what is in the state, or
 //! how the partition is closed and opened.
 
 mod build;
+pub mod canonical;
 mod error;
 mod files;
 mod incoming;

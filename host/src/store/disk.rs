@@ -76,6 +76,15 @@ impl Disk {
         Ok(Self { db, dir: dir.to_owned(), options, ingest_path, paranoid })
     }
 
+    /// For reading only: nothing in the folder changes.
+    pub fn open_to_read(dir: &Path, shared: &StoreShared) -> Result<Self, StoreError> {
+        let options = options(shared);
+        let family = ColumnFamilyDescriptor::new(COLUMN_FAMILY, options.clone());
+        let db = Db::open_cf_descriptors_read_only(&options, dir.join("rocks"), [family], false)
+            .map_err(|source| StoreError::Open { path: dir.to_owned(), source })?;
+        Ok(Self { db, dir: dir.to_owned(), options, ingest_path: dir.join("ingest.sst"), paranoid: false })
+    }
+
     pub(super) fn db(&self) -> &Db {
         &self.db
     }

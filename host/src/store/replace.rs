@@ -102,7 +102,7 @@ impl Store {
         Ok(RowsFile { disk, writer, path, key: vec![ROW_PREFIX], count: 0 })
     }
 
-    /// Puts the rows into the state, as what the entry of `meta` changes. Waits until everything before is written, and until the log is
+    /// Puts the rows into the state, as what the entry of `meta` changes. Waits until everything before is written, and kept where that is wanted, and until the log is
     /// durable up to that entry, because nothing else may be written. Only the executor calls this; durable on return.
     ///
     /// # Errors
@@ -116,7 +116,7 @@ impl Store {
         }
         let seq = pending.seq_applied;
         pending.seq_wanted = pending.seq_wanted.max(seq);
-        while pending.seq_written < seq || pending.durable < meta.applied.index {
+        while pending.seq_written < seq || pending.durable < meta.applied.index || !pending.kept.is_empty() {
             shared.check(&pending)?;
             shared.work.notify_one();
             // Nobody wakes this thread when the writer stops without having had anything to write.

@@ -6,6 +6,7 @@
 //! INVARIANT: what RocksDB holds is the state after some applied entry that was locally durable in the log, and its
 //! meta row says which. It does not know where the journal lies: after a restart the caller replays behind `meta_written`.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -16,6 +17,7 @@ use super::StoreError;
 use super::delta::Delta;
 use super::disk::{Disk, DiskSnapshot, StoreShared};
 use super::hot::{Found, HotTable, ROUND};
+use super::keep::Keep;
 use super::meta::Meta;
 use super::tiers;
 use super::view::View;
@@ -74,6 +76,8 @@ pub(super) struct Pending {
     pub durable: LogIndex,
     /// Somebody waits until this apply is written.
     pub seq_wanted: u64,
+    /// States that are kept when they are exactly what is written; in the order of their applies.
+    pub kept: VecDeque<Keep>,
     pub state: WriterState,
     pub is_closing: bool,
 }
@@ -83,9 +87,10 @@ impl Pending {
         self.deltas.iter().map(|delta| delta.size()).sum()
     }
 
-    /// How many of the oldest deltas may be written.
+    /// How many of the oldest deltas may be written: what the log cannot lose, and nothing behind a state that is to be kept.
     pub fn writable(&self) -> usize {
-        self.deltas.partition_point(|delta| delta.meta.applied.index <= self.durable)
+        let last = self.kept.front().map_or(u64::MAX, |keep| keep.seq);
+        self.deltas.partition_point(|delta| delta.meta.applied.index <= self.durable && delta.seq <= last)
     }
 }
 
@@ -135,6 +140,7 @@ impl Store {
             meta_written: meta,
             durable: LogIndex(0),
             seq_wanted: 0,
+            kept: VecDeque::new(),
             state: WriterState::Running,
             is_closing: false,
         };

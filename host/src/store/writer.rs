@@ -12,6 +12,7 @@ use parking_lot::MutexGuard;
 
 use super::StoreError;
 use super::delta::Delta;
+use super::keep;
 use super::state::{Pending, Shared, WriterState};
 use super::tiers::neighbours_to_merge;
 
@@ -30,6 +31,8 @@ enum Step {
     Merge(std::ops::Range<usize>),
     /// Write this many of the oldest.
     Write(usize),
+    /// Keep what is written.
+    Keep,
 }
 
 pub fn run(shared: &Shared) {
@@ -68,6 +71,14 @@ fn work(shared: &Shared) {
                     shared.work.wait_for(&mut pending, TICK);
                 }
             }
+            Step::Keep => {
+                let folder = pending.kept.front().expect("one is due").folder.clone();
+                let result = MutexGuard::unlocked(&mut pending, || keep::put(&shared.disk, &folder));
+                on_kept(shared, &mut pending, result);
+                if pending.state == WriterState::NoSpace {
+                    shared.work.wait_for(&mut pending, TICK);
+                }
+            }
         }
     }
 }
@@ -84,6 +95,9 @@ fn next_step(shared: &Shared, pending: &Pending, is_quiet: bool) -> Step {
         || (is_quiet && QUIET_BYTES_MIN <= log_bytes);
     if pending.is_closing || matches!(pending.state, WriterState::Stopped { .. }) {
         return Step::Stop;
+    }
+    if keep::is_due(pending) {
+        return Step::Keep;
     }
     if is_wanted && 0 < writable {
         return Step::Write(writable);
@@ -119,18 +133,35 @@ fn on_written(
         Err(error) => {
             // What was merged for this attempt need not be merged again.
             pending.deltas.splice(..count, [Arc::clone(delta)]);
-            if error.is_no_space() {
-                if pending.state == WriterState::Running {
-                    tracing::error!(dir = %shared.dir.display(), "state store: disk full, will write when space returns");
-                }
-                pending.state = WriterState::NoSpace;
-            } else {
-                let reason = std::error::Error::source(&error).map_or(error.to_string(), |s| format!("{error}: {s}"));
-                stop(shared, pending, reason);
-            }
+            on_failed(shared, pending, &error);
         }
     }
     shared.progress.notify_all();
+}
+
+fn on_kept(shared: &Shared, pending: &mut MutexGuard<'_, Pending>, result: Result<(), StoreError>) {
+    match result {
+        Ok(()) => {
+            let keep = pending.kept.pop_front().expect("only this thread takes one away");
+            assert_eq!(keep.seq, pending.seq_written, "nothing was written meanwhile");
+            pending.state = WriterState::Running;
+            MutexGuard::unlocked(pending, keep.on_kept);
+        }
+        Err(error) => on_failed(shared, pending, &error),
+    }
+    shared.progress.notify_all();
+}
+
+fn on_failed(shared: &Shared, pending: &mut Pending, error: &StoreError) {
+    if error.is_no_space() {
+        if pending.state == WriterState::Running {
+            tracing::error!(dir = %shared.dir.display(), "state store: disk full, will write when space returns");
+        }
+        pending.state = WriterState::NoSpace;
+    } else {
+        let reason = std::error::Error::source(error).map_or(error.to_string(), |s| format!("{error}: {s}"));
+        stop(shared, pending, reason);
+    }
 }
 
 fn stop(shared: &Shared, pending: &mut Pending, reason: String) {

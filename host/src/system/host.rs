@@ -51,6 +51,8 @@ pub struct Opening {
     pub log_keep_bytes: Option<u64>,
     /// Nothing of it is released that is not in an archive.
     pub is_archived: bool,
+    /// A canonical snapshot of each partition also about every so many bytes of its journal.
+    pub snapshot_every_bytes: Option<u64>,
 }
 
 pub struct Host {
@@ -266,6 +268,7 @@ impl Host {
             stands: self.others().is_empty() || self.clocks.may_lead(),
             held,
             log_keep_bytes: self.opening.log_keep_bytes,
+            snapshot_every_bytes: self.opening.snapshot_every_bytes,
         }
     }
 

@@ -89,6 +89,8 @@ pub struct NodeOptions {
     pub log_keep_bytes: Option<u64>,
     /// Where history goes for ever.
     pub archive: Option<ArchiveOptions>,
+    /// A canonical snapshot of each partition also about every so many bytes of its journal, besides those of 00:00.
+    pub snapshot_every_bytes: Option<u64>,
 }
 
 /// How a node and the others reach each other.
@@ -153,6 +155,7 @@ impl Node {
                 shared: StoreShared::new(BLOCK_CACHE_BYTES),
                 log_keep_bytes: options.log_keep_bytes,
                 is_archived: options.archive.is_some(),
+                snapshot_every_bytes: options.snapshot_every_bytes,
             },
             specs: options.machines,
             network: OnceLock::new(),

@@ -41,6 +41,7 @@ impl Served {
             clock: Arc::new(SystemClock),
             paranoid: false,
             log_keep_bytes: None,
+            snapshot_every_bytes: None,
             archive: None,
             hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
             peer: None,

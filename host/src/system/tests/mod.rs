@@ -14,6 +14,7 @@ mod chaos;
 mod clock;
 mod damage;
 mod lost_disk;
+mod midnight;
 mod upgrade;
 
 use std::collections::BTreeMap;
@@ -196,6 +197,7 @@ impl Cluster {
             hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
             log_keep_bytes: None,
             archive: None,
+            snapshot_every_bytes: None,
             http: None,
         };
         lend_compiled(&options.data);

@@ -1,0 +1,204 @@
+//! Canonical snapshots of a running partition: which entries they are due at, and their way from a kept state into a file.
+//!
+//! ```text
+//! executor: an entry of a later day, or one where the journal says so, or asked ─▶ keep the state ─▶ goes on
+//! writer:                                       kept, durable ─▶ another thread: rows ─▶ file ─▶ listed
+//! ```
+//! In: entries about to be applied. Out: files. Every replica decides by the journal alone, so that all have the same ones, whoever leads; and
+//! by the time an entry of the later day is written, the state before it is kept, so that a crash never skips a day. An idle partition has
+//! its leader propose a tick. It does not know what is in a file.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::archive::Boundary;
+use crate::ids::{ClusterId, JournalIndex, PartitionId};
+use crate::limits;
+use crate::log::LogHealth;
+use crate::machine::entry::{Entry, EntryKind};
+use crate::machine::journal::Journal;
+use crate::partition::error::PartitionError;
+use crate::partition::handle::Partition;
+use crate::partition::open::journal_of;
+use crate::partition::run::{Executor, Message};
+use crate::snapshot::canonical::{CanonicalError, Days, Due, Facts, Listed, SnapshotFolder, SnapshotWriter};
+use crate::store::{KeepWhat, StoreShared, open_kept};
+
+/// Whoever asked for a snapshot.
+pub type Asked = oneshot::Sender<Result<Listed, PartitionError>>;
+
+/// What makes the files of one partition.
+pub struct Canonical {
+    pub folder: SnapshotFolder,
+    pub cluster: ClusterId,
+    pub machine: String,
+    pub partition: PartitionId,
+    pub store: StoreShared,
+    /// One also about every so many bytes of journal.
+    pub every_bytes: Option<u64>,
+    pub runtime: tokio::runtime::Handle,
+    /// One file is made at a time.
+    turn: Mutex<()>,
+    is_closing: AtomicBool,
+}
+
+impl Canonical {
+    pub fn new(
+        folder: SnapshotFolder,
+        (cluster, machine, partition): (ClusterId, String, PartitionId),
+        store: StoreShared,
+        every_bytes: Option<u64>,
+    ) -> Arc<Self> {
+        let runtime = tokio::runtime::Handle::current();
+        let (turn, is_closing) = (Mutex::default(), AtomicBool::new(false));
+        Arc::new(Self { folder, cluster, machine, partition, store, every_bytes, runtime, turn, is_closing })
+    }
+
+    /// Makes the files of states that were kept before the last start.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn go_on(self: &Arc<Self>) -> Result<(), CanonicalError> {
+        for due in self.folder.list_due()? {
+            tracing::info!(stream = %self.stream(), index = %due.index, "goes on with a canonical snapshot");
+            self.make(due, None);
+        }
+        Ok(())
+    }
+
+    /// Makes the file of a kept state on another thread.
+    fn make(self: &Arc<Self>, due: Due, asked: Option<Asked>) {
+        let canonical = self.clone();
+        drop(self.runtime.spawn_blocking(move || {
+            let made = canonical.make_now(&due);
+            if let Err(error) = &made {
+                // The kept state stays, and the next start tries again.
+                tracing::error!(stream = %canonical.stream(), index = %due.index, %error, "no canonical snapshot was made");
+                metrics::counter!("statehouse_canonical_snapshots_failed_total").increment(1);
+            }
+            if let Some(asked) = asked {
+                // Whoever asked may have stopped waiting.
+                drop(asked.send(made.map_err(PartitionError::from)));
+            }
+        }));
+    }
+
+    fn make_now(&self, due: &Due) -> Result<Listed, CanonicalError> {
+        let _turn = self.turn.lock();
+        if let Some(made) = self.folder.find(due) {
+            self.folder.made(due, &made)?;
+            return Ok(made);
+        }
+        let view = open_kept(&self.folder.due_folder(due), &self.store)?;
+        let found = view.meta().map(journal_of);
+        let elsewhere = |found| CanonicalError::Elsewhere { expected: due.index, found };
+        let journal = found.filter(|journal| journal.index == due.index);
+        let journal = journal.ok_or_else(|| elsewhere(found.map_or(JournalIndex(0), |journal| journal.index)))?;
+        let (cluster, machine, partition) = (self.cluster, self.machine.clone(), self.partition);
+        let facts = Facts { cluster, machine, partition, journal, days: due.days };
+        let mut writer = SnapshotWriter::begin(self.folder.path(), &facts)?;
+        let mut put = Ok(());
+        view.visit(&[], |key, row| {
+            put = if self.is_closing.load(Ordering::Relaxed) {
+                Err(CanonicalError::Closing)
+            } else {
+                writer.put(key, row)
+            };
+            if put.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        put?;
+        drop(view);
+        let made = writer.finish()?;
+        self.folder.made(due, &made)?;
+        metrics::counter!("statehouse_canonical_snapshots_total").increment(1);
+        let days = due.days.map(|days| days.to_string());
+        tracing::info!(stream = %self.stream(), file = made.name, rows = made.rows, bytes = made.bytes, days, "made a canonical snapshot");
+        Ok(made)
+    }
+
+    /// What is not finished is left to the next start.
+    pub fn close(&self) {
+        self.is_closing.store(true, Ordering::Relaxed);
+    }
+
+    fn stream(&self) -> String {
+        format!("{}/{}", self.machine, self.partition)
+    }
+}
+
+impl Executor {
+    /// An effective entry is about to be applied, after which the journal stands at `after`: sees to the snapshots that are due at it.
+    pub(super) fn keep_what_is_due(&self, entry: &Entry, after: &Journal) {
+        let before = &self.journal;
+        // Before the first entry there is nothing, and it was so on every day before.
+        if let Some(days) = Days::between(before.time, after.time).filter(|_| before.index != JournalIndex(0)) {
+            self.keep(KeepWhat::Applied, Due { index: before.index, days: Some(days) }, None);
+        }
+        // An activation replaces rows in a way of its own, and is never large.
+        let boundary = self.canonical.every_bytes.map(|bytes| Boundary { bytes });
+        let is_end = |boundary: Boundary| boundary.is_last(after.head, entry.payload().len());
+        if boundary.is_some_and(is_end) && entry.header().kind != EntryKind::Activate {
+            self.keep(KeepWhat::Next, Due { index: after.index, days: None }, None);
+        }
+    }
+
+    /// Somebody asks for a snapshot of what is applied.
+    pub(super) fn on_snapshot_asked(&self, asked: Asked) {
+        if self.journal.index == JournalIndex(0) {
+            // Whoever asked may have stopped waiting.
+            drop(asked.send(Err(PartitionError::NoEntry(JournalIndex(1)))));
+            return;
+        }
+        self.keep(KeepWhat::Applied, Due { index: self.journal.index, days: None }, Some(asked));
+    }
+
+    fn keep(&self, what: KeepWhat, due: Due, asked: Option<Asked>) {
+        // Where a journal is applied once more, its files are there.
+        if let Some(made) = self.canonical.folder.find(&due) {
+            if let Some(asked) = asked {
+                drop(asked.send(Ok(made)));
+            }
+            return;
+        }
+        let canonical = self.canonical.clone();
+        let folder = canonical.folder.due_folder(&due);
+        self.store.keep(what, folder, Box::new(move || canonical.make(due, asked)));
+    }
+
+    /// Whether a leader's clock has passed midnight, and no entry has.
+    pub(super) fn is_past_midnight(&self) -> bool {
+        let journal = self.journal_speculative();
+        let is_over = Days::between(journal.time, self.clock.now()).is_some();
+        is_over && journal.index != JournalIndex(0) && matches!(self.log.health(), LogHealth::Ok)
+    }
+
+    /// How long a leader may sleep before it looks at the clock again.
+    pub(super) fn until_midnight(&self) -> Option<std::time::Duration> {
+        self.term?;
+        let left = Days::next_midnight(self.journal.time).0.saturating_sub(self.clock.now().0);
+        // Where it is past already, a tick is under way or cannot be now.
+        let left = u64::try_from(left).map_or(limits::QUEUE_LOOK, std::time::Duration::from_micros);
+        Some(left.min(limits::MIDNIGHT_LOOK))
+    }
+}
+
+impl Partition {
+    /// Makes a canonical snapshot of what this node has applied.
+    ///
+    /// # Errors
+    /// Nothing has happened in the partition yet, it does not run, or the disk.
+    pub async fn take_canonical(&self) -> Result<Listed, PartitionError> {
+        let (asked, done) = oneshot::channel();
+        self.send(Message::Snapshot(asked))?;
+        done.await.map_err(|_| self.not_running())?
+    }
+
+    /// The canonical snapshots of the partition on this node, oldest first.
+    pub fn canonical_snapshots(&self) -> Vec<Listed> {
+        self.parts.canonical.folder.list()
+    }
+}

@@ -1,0 +1,196 @@
+//! The canonical snapshots of a partition in its folder, and the states of which one is still to be made.
+//!
+//! ```text
+//! <partition>/canonical/<index>[-<day>]-<hash>.snapshot     whole
+//!                       due-<index>[-<first>-<last>]        a kept state, whole: the file is made of it, also after a restart
+//!                       due-….building, ….gone, writing-…   of a process that has ended: removed
+//! ```
+//! In: what is in the folder when the partition is opened. Out: what is listed, and what is due. Files are never removed here.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+
+use super::days::Days;
+use super::error::CanonicalError;
+use super::manifest::{EXTENSION, Listed};
+use super::read::SnapshotFile;
+use super::write::WRITING;
+use crate::ids::JournalIndex;
+
+const FOLDER: &str = "canonical";
+const DUE: &str = "due-";
+const BUILDING: &str = ".building";
+const GONE: &str = "gone";
+
+/// A snapshot to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Due {
+    /// Of the last entry in it.
+    pub index: JournalIndex,
+    /// The midnights that it stands for.
+    pub days: Option<Days>,
+}
+
+/// The snapshots of one partition.
+pub struct SnapshotFolder {
+    path: PathBuf,
+    /// In order of index.
+    files: Mutex<Vec<Listed>>,
+}
+
+impl Due {
+    fn name(&self) -> String {
+        let days = self.days.map_or_else(String::new, |days| format!("-{}-{}", days.first, days.last));
+        format!("{DUE}{:012}{days}", self.index.0)
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let mut parts = name.strip_prefix(DUE)?.split('-');
+        let index = JournalIndex(parts.next()?.parse().ok()?);
+        let days = match (parts.next(), parts.next()) {
+            (None, None) => None,
+            (Some(first), Some(last)) => Some(Days { first: first.parse().ok()?, last: last.parse().ok()? }),
+            _ => return None,
+        };
+        Some(Self { index, days }).filter(|due| due.name() == name)
+    }
+}
+
+impl SnapshotFolder {
+    /// Opens the folder of a partition and clears away what a process has left unfinished.
+    ///
+    /// # Errors
+    /// The folder cannot be read or written.
+    pub fn open(partition: &Path) -> Result<Self, CanonicalError> {
+        let path = partition.join(FOLDER);
+        fs::create_dir_all(&path).map_err(CanonicalError::io(&path))?;
+        for name in names_in(&path)? {
+            let at = path.join(&name);
+            let removed = if name.ends_with(BUILDING) || name.ends_with(&format!(".{GONE}")) {
+                fs::remove_dir_all(&at)
+            } else if name.starts_with(WRITING) {
+                fs::remove_file(&at)
+            } else {
+                continue;
+            };
+            removed.map_err(CanonicalError::io(&at))?;
+        }
+        let mut files = Vec::new();
+        for file in list_files(&path)? {
+            match SnapshotFile::open(&file) {
+                Ok(found) => files.push(found.listed().clone()),
+                Err(error) => tracing::error!(path = %file.display(), %error, "a canonical snapshot is not listed"),
+            }
+        }
+        files.sort_by(|one, other| order(one).cmp(&order(other)));
+        Ok(Self { path, files: Mutex::new(files) })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All whole ones, oldest first.
+    pub fn list(&self) -> Vec<Listed> {
+        self.files.lock().clone()
+    }
+
+    pub fn find(&self, due: &Due) -> Option<Listed> {
+        let is_it = |file: &&Listed| file.facts.journal.index == due.index && file.facts.days == due.days;
+        self.files.lock().iter().find(is_it).cloned()
+    }
+
+    /// Where the state is kept that one is to be made of.
+    pub fn due_folder(&self, due: &Due) -> PathBuf {
+        self.path.join(due.name())
+    }
+
+    /// The kept states that are there.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn list_due(&self) -> Result<Vec<Due>, CanonicalError> {
+        let mut found: Vec<Due> = names_in(&self.path)?.iter().filter_map(|name| Due::parse(name)).collect();
+        found.sort();
+        Ok(found)
+    }
+
+    /// Lists a file that was made, and lets go of the state it was made of.
+    ///
+    /// # Errors
+    /// The kept state cannot be removed; the file is listed all the same.
+    pub fn made(&self, due: &Due, listed: &Listed) -> Result<(), CanonicalError> {
+        if self.find(due).is_none() {
+            let mut files = self.files.lock();
+            files.push(listed.clone());
+            files.sort_by(|one, other| order(one).cmp(&order(other)));
+        }
+        let folder = self.due_folder(due);
+        // Under a name that nobody takes for a kept state, for it goes file by file.
+        let going = folder.with_extension(GONE);
+        let removed = match fs::remove_dir_all(&going) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => fs::rename(&folder, &going).and_then(|()| fs::remove_dir_all(&going)),
+        };
+        match removed {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(CanonicalError::io(&folder)(error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The files in a folder that are named as snapshots, in order of name.
+///
+/// # Errors
+/// It cannot be read; one that is not there has none.
+pub fn list_files(folder: &Path) -> Result<Vec<PathBuf>, CanonicalError> {
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let paths = names_in(folder)?.into_iter().map(|name| folder.join(name));
+    let mut found: Vec<PathBuf> = paths.filter(|path| path.extension() == Some(OsStr::new(EXTENSION))).collect();
+    found.sort();
+    Ok(found)
+}
+
+/// Puts the same file into another folder, which is made if need be; durable on return.
+///
+/// # Errors
+/// Either cannot be read or written.
+pub fn copy_file(file: &Path, folder: &Path) -> Result<(), CanonicalError> {
+    let io = || CanonicalError::io(folder);
+    fs::create_dir_all(folder).map_err(io())?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(WRITING).permissions(fs::Permissions::from_mode(0o644));
+    let mut copy = builder.tempfile_in(folder).map_err(io())?;
+    let mut original = fs::File::open(file).map_err(CanonicalError::io(file))?;
+    std::io::copy(&mut original, copy.as_file_mut()).map_err(io())?;
+    copy.as_file().sync_all().map_err(io())?;
+    let name = file.file_name().expect("a file has a name");
+    copy.persist(folder.join(name)).map_err(|error| io()(error.error))?;
+    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io())
+}
+
+/// Where the snapshots of a partition lie in its folder.
+pub fn folder_of(partition: &Path) -> PathBuf {
+    partition.join(FOLDER)
+}
+
+fn order(listed: &Listed) -> (JournalIndex, Option<Days>) {
+    (listed.facts.journal.index, listed.facts.days)
+}
+
+fn names_in(path: &Path) -> Result<Vec<String>, CanonicalError> {
+    let io = || CanonicalError::io(path);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path).map_err(io())? {
+        if let Ok(name) = entry.map_err(io())?.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}

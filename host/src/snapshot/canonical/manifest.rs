@@ -1,0 +1,154 @@
+//! The bytes of a canonical snapshot: the rows of a partition after one entry, in order of key, and a manifest behind them.
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 8 | `shrows01` |
+//! | 8 | 2 | format, 1 |
+//! | 10 | 6 | 0 |
+//! | 16 | – | of each row: length of the key (4), the key, length of the row (4), the row |
+//! | | n | the manifest: CBOR array of [`Manifest`]'s fields, in their order |
+//! | end − 36 | 4 | n |
+//! | end − 32 | 32 | blake3 of the first 16 bytes, the manifest and n |
+//!
+//! Numbers are little-endian. Rows are cut into *chunks*: one ends with the row that makes it [`CHUNK_BYTES`] long, and with the last row. The
+//! manifest has the blake3 of each, so the last hash stands for every byte. The state digest is the blake3 of all rows as they stand here.
+//! Nothing depends on the node, the time of writing, or Raft. The name is `<index>-<16 digits of the last hash>.snapshot`, of one that stands
+//! for midnights `<index>-<last day>-<16 digits>.snapshot`.
+
+use minicbor::{Decode, Encode};
+
+use super::days::Days;
+use crate::ids::{ClusterId, Digest, Head, JournalIndex, Micros, ModuleId, PartitionId};
+use crate::machine::journal::Journal;
+
+pub const MAGIC: &[u8; 8] = b"shrows01";
+pub const FORMAT: u16 = 1;
+pub const HEADER_SIZE: usize = 16;
+/// Length of the manifest and the hash.
+pub const TRAILER_SIZE: usize = 36;
+/// Large enough that hashes and calls cost nothing beside the rows, small enough to be in memory.
+pub const CHUNK_BYTES: usize = 1 << 20;
+pub const EXTENSION: &str = "snapshot";
+
+/// What a snapshot is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    pub cluster: ClusterId,
+    pub machine: String,
+    pub partition: PartitionId,
+    /// Where the journal stands.
+    pub journal: Journal,
+    /// The midnights that it stands for; none of one that was made for another reason.
+    pub days: Option<Days>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) struct Manifest {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    cluster: [u8; 16],
+    #[n(1)]
+    machine: String,
+    #[n(2)]
+    partition: u32,
+    #[n(3)]
+    index: u64,
+    #[cbor(n(4), with = "minicbor::bytes")]
+    head: [u8; 32],
+    /// Microseconds since 1970 of the last entry.
+    #[n(5)]
+    time: i64,
+    #[cbor(n(6), with = "minicbor::bytes")]
+    module: [u8; 32],
+    #[n(7)]
+    activation: u64,
+    #[n(8)]
+    schema: u32,
+    #[n(9)]
+    days: Option<Days>,
+    #[n(10)]
+    pub rows: u64,
+    #[cbor(n(11), with = "minicbor::bytes")]
+    pub state_digest: [u8; 32],
+    #[n(12)]
+    pub chunks: Vec<Chunk>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) struct Chunk {
+    #[n(0)]
+    pub bytes: u32,
+    #[n(1)]
+    pub rows: u32,
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub blake3: [u8; 32],
+}
+
+/// A whole file, as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub name: String,
+    /// Of the file.
+    pub bytes: u64,
+    pub rows: u64,
+    pub state_digest: Digest,
+    /// What stands at the end of the file.
+    pub blake3: Digest,
+    pub facts: Facts,
+}
+
+impl Manifest {
+    pub fn new(facts: &Facts) -> Self {
+        let Facts { cluster, machine, partition, journal, days } = facts;
+        Self {
+            cluster: cluster.0,
+            machine: machine.clone(),
+            partition: partition.0,
+            index: journal.index.0,
+            head: journal.head.0,
+            time: journal.time.0,
+            module: journal.module.0,
+            activation: journal.activation,
+            schema: journal.schema,
+            days: *days,
+            rows: 0,
+            state_digest: [0; 32],
+            chunks: Vec::new(),
+        }
+    }
+
+    pub fn facts(&self) -> Facts {
+        let journal = Journal {
+            index: JournalIndex(self.index),
+            head: Head(self.head),
+            time: Micros(self.time),
+            module: ModuleId(self.module),
+            schema: self.schema,
+            activation: self.activation,
+        };
+        let (cluster, partition) = (ClusterId(self.cluster), PartitionId(self.partition));
+        Facts { cluster, machine: self.machine.clone(), partition, journal, days: self.days }
+    }
+
+    /// Where the rows end and the manifest begins, bytes from the start of the file.
+    pub fn rows_end(&self) -> u64 {
+        HEADER_SIZE as u64 + self.chunks.iter().map(|chunk| u64::from(chunk.bytes)).sum::<u64>()
+    }
+
+    pub fn listed(&self, bytes: u64, blake3: Digest) -> Listed {
+        let facts = self.facts();
+        let name = file_name(facts.journal.index, facts.days, blake3);
+        Listed { name, bytes, rows: self.rows, state_digest: Digest(self.state_digest), blake3, facts }
+    }
+}
+
+pub(super) fn header() -> [u8; HEADER_SIZE] {
+    let mut bytes = [0; HEADER_SIZE];
+    bytes[..8].copy_from_slice(MAGIC);
+    bytes[8..10].copy_from_slice(&FORMAT.to_le_bytes());
+    bytes
+}
+
+fn file_name(index: JournalIndex, days: Option<Days>, blake3: Digest) -> String {
+    let day = days.map_or_else(String::new, |days| format!("-{}", days.last_date()));
+    format!("{:012}{day}-{}.{EXTENSION}", index.0, &blake3.to_string()[..16])
+}

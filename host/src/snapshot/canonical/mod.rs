@@ -1,0 +1,23 @@
+//! Canonical snapshots: all rows of a partition after one entry of its journal, as a file that is the same from every replica.
+//!
+//! ```text
+//! rows in order of key ─▶ SnapshotWriter: chunks, hashes ─▶ <folder>/<index>[-<day>]-<hash>.snapshot ─▶ SnapshotFile: every byte checked
+//! ```
+//! In: rows, and the journal they belong to. Out: files that stand for moments, above all for 00:00 UTC of each day, and rows again. It does
+//! not know how a state is kept while a file is made of it, nor when one is due.
+
+mod days;
+mod error;
+mod folder;
+mod manifest;
+mod read;
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub use days::Days;
+pub use error::{CanonicalError, SnapshotDamage};
+pub use folder::{Due, SnapshotFolder, copy_file, folder_of, list_files};
+pub use manifest::{Facts, Listed};
+pub use read::SnapshotFile;
+pub use write::SnapshotWriter;

@@ -1,0 +1,160 @@
+//! Reads a canonical snapshot, and checks every byte on the way.
+//!
+//! In: a file. Out: what it is of, and its rows, until the first chunk that is not what was written. Memory: the manifest and one chunk.
+//! Whether the rows are those that the journal comes to is not known here: whoever replays it compares the state digest.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use super::error::{CanonicalError, SnapshotDamage};
+use super::manifest::{CHUNK_BYTES, FORMAT, HEADER_SIZE, Listed, MAGIC, Manifest, TRAILER_SIZE};
+use super::write::hash;
+use crate::ids::Digest;
+use crate::limits::{KEY_BYTES_MAX, ROW_BYTES_MAX};
+
+/// What no chunk is longer than: one that is all but full, and the longest row.
+const CHUNK_BYTES_MAX: usize = CHUNK_BYTES + KEY_BYTES_MAX + ROW_BYTES_MAX + 8;
+
+/// A file whose manifest is sound.
+pub struct SnapshotFile {
+    file: File,
+    manifest: Manifest,
+    listed: Listed,
+}
+
+impl SnapshotFile {
+    /// Opens a file and checks its manifest, not the rows.
+    ///
+    /// # Errors
+    /// It cannot be read, is no snapshot, or is not what was written.
+    pub fn open(path: &Path) -> Result<Self, CanonicalError> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let fail = |offset: u64, damage| CanonicalError::Damaged { file: name.clone(), offset, damage };
+        let mut file = File::open(path).map_err(CanonicalError::io(path))?;
+        let size = file.metadata().map_err(CanonicalError::io(path))?.len();
+        let mut header = [0; HEADER_SIZE];
+        read(&mut file, &mut header).map_err(|damage| fail(0, damage))?;
+        if !header.starts_with(MAGIC) {
+            return Err(fail(0, SnapshotDamage::Magic));
+        }
+        let format = u16::from_le_bytes([header[8], header[9]]);
+        if format != FORMAT {
+            return Err(fail(8, SnapshotDamage::Format { found: format, known: FORMAT }));
+        }
+        let trailer_at = size.checked_sub(TRAILER_SIZE as u64).ok_or_else(|| fail(size, SnapshotDamage::Cut))?;
+        let mut trailer = [0; TRAILER_SIZE];
+        read_at(&mut file, trailer_at, &mut trailer).map_err(|damage| fail(trailer_at, damage))?;
+        let (length, recorded) = trailer.split_first_chunk::<4>().expect("longer than that");
+        let manifest_at = trailer_at.checked_sub(u64::from(u32::from_le_bytes(*length)));
+        let manifest_at = manifest_at.filter(|at| HEADER_SIZE as u64 <= *at);
+        // What stands there is no length: the end is missing, or was changed.
+        let manifest_at = manifest_at.ok_or_else(|| fail(trailer_at, SnapshotDamage::ManifestHash))?;
+        let mut bytes = vec![0; u32::from_le_bytes(*length) as usize];
+        read_at(&mut file, manifest_at, &mut bytes).map_err(|damage| fail(manifest_at, damage))?;
+        let found = hash(&header, &bytes, *length);
+        if found.0 != *recorded {
+            return Err(fail(manifest_at, SnapshotDamage::ManifestHash));
+        }
+        let manifest: Manifest = minicbor::decode(&bytes)
+            .map_err(|_| fail(manifest_at, SnapshotDamage::Manifest("it is not CBOR with these fields")))?;
+        check(&manifest).map_err(|what| fail(manifest_at, SnapshotDamage::Manifest(what)))?;
+        if manifest.rows_end() != manifest_at {
+            let damage = SnapshotDamage::Size { expected: manifest_at, found: manifest.rows_end() };
+            return Err(fail(manifest_at, damage));
+        }
+        let mut listed = manifest.listed(size, found);
+        if listed.name != name {
+            let expected = std::mem::replace(&mut listed.name, name.clone());
+            return Err(fail(0, SnapshotDamage::Name { expected }));
+        }
+        Ok(Self { file, manifest, listed })
+    }
+
+    pub fn listed(&self) -> &Listed {
+        &self.listed
+    }
+
+    /// Gives each row, in order of key, of chunks whose hash is right; `Ok` once all of them are and the state digest as well.
+    ///
+    /// # Errors
+    /// The first chunk that is not what was written.
+    pub fn visit(&mut self, mut each: impl FnMut(&[u8], &[u8])) -> Result<(), CanonicalError> {
+        let name = self.listed.name.clone();
+        let fail = |offset, damage| CanonicalError::Damaged { file: name.clone(), offset, damage };
+        let mut offset = HEADER_SIZE as u64;
+        self.file.seek(SeekFrom::Start(offset)).map_err(|error| fail(offset, error.into()))?;
+        let mut digest = blake3::Hasher::new();
+        let (mut bytes, mut last_key, mut rows) = (Vec::new(), None, 0);
+        for (number, chunk) in self.manifest.chunks.iter().enumerate() {
+            bytes.resize(chunk.bytes as usize, 0);
+            read(&mut self.file, &mut bytes).map_err(|damage| fail(offset, damage))?;
+            let (expected, found) = (Digest(chunk.blake3), Digest::of(&bytes));
+            if expected != found {
+                return Err(fail(offset, SnapshotDamage::Chunk { number, expected, found }));
+            }
+            digest.update(&bytes);
+            let found = visit_rows(&bytes, &mut last_key, &mut each);
+            if found != Some(chunk.rows) {
+                return Err(fail(offset, SnapshotDamage::Rows { number }));
+            }
+            rows += u64::from(chunk.rows);
+            offset += u64::from(chunk.bytes);
+        }
+        let (expected, found) = (self.listed.state_digest, Digest(*digest.finalize().as_bytes()));
+        if expected != found || rows != self.manifest.rows {
+            return Err(fail(offset, SnapshotDamage::State { expected, found }));
+        }
+        Ok(())
+    }
+}
+
+fn check(manifest: &Manifest) -> Result<(), &'static str> {
+    if manifest.facts().days.is_some_and(|days| !days.is_in_order()) {
+        return Err("its last day is before the first");
+    }
+    if manifest.chunks.iter().any(|chunk| chunk.bytes == 0 || CHUNK_BYTES_MAX < chunk.bytes as usize) {
+        return Err("a chunk has a size that none can have");
+    }
+    let full = manifest.chunks.split_last().map_or(&[][..], |(_, full)| full);
+    // Else the same rows could be cut into other chunks, and have another hash.
+    if full.iter().any(|chunk| (chunk.bytes as usize) < CHUNK_BYTES) {
+        return Err("a chunk before the last one is not full");
+    }
+    Ok(())
+}
+
+/// Gives the rows of a chunk and returns how many they are; nothing where they are malformed or not in order.
+fn visit_rows(mut bytes: &[u8], last: &mut Option<Vec<u8>>, each: &mut impl FnMut(&[u8], &[u8])) -> Option<u32> {
+    let mut count = 0;
+    while !bytes.is_empty() {
+        let (key, rest) = field(bytes)?;
+        let (row, rest) = field(rest)?;
+        if last.as_deref().is_some_and(|last| key <= last) {
+            return None;
+        }
+        each(key, row);
+        let last = last.get_or_insert_default();
+        last.clear();
+        last.extend_from_slice(key);
+        (bytes, count) = (rest, count + 1);
+    }
+    Some(count)
+}
+
+fn field(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (size, rest) = bytes.split_first_chunk::<4>()?;
+    rest.split_at_checked(u32::from_le_bytes(*size) as usize)
+}
+
+fn read_at(file: &mut File, offset: u64, to: &mut [u8]) -> Result<(), SnapshotDamage> {
+    file.seek(SeekFrom::Start(offset))?;
+    read(file, to)
+}
+
+fn read(file: &mut File, to: &mut [u8]) -> Result<(), SnapshotDamage> {
+    file.read_exact(to).map_err(|error| match error.kind() {
+        ErrorKind::UnexpectedEof => SnapshotDamage::Cut,
+        _ => error.into(),
+    })
+}

@@ -1,0 +1,109 @@
+//! Keeping a state: exactly what is applied at one moment, in a folder of its own, without anybody waiting for it.
+//!
+//! ```text
+//! executor: keep ─▶ applies go on        writer: writes up to there ─▶ checkpoint ─▶ synced, renamed ─▶ writes what came after
+//! ```
+//! Nothing behind the moment is written before the folder has its name and is durable. So a restart finds the folder, or a state that has
+//! not passed the moment: whoever applies the journal again comes by it again. It does not know what a state is kept for.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::StoreError;
+use super::disk::{Disk, DiskSnapshot, StoreShared};
+use super::state::{Pending, Store};
+use super::view::View;
+
+const BUILDING: &str = "building";
+
+/// A state to be kept.
+pub(super) struct Keep {
+    /// The last apply in it.
+    pub seq: u64,
+    pub folder: PathBuf,
+    pub on_kept: Box<dyn FnOnce() + Send>,
+}
+
+/// Which state is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeepWhat {
+    /// What is applied now.
+    Applied,
+    /// What the next apply leaves. It must not be a replacement of rows.
+    Next,
+}
+
+impl Store {
+    /// Sees to it that the state is kept in `folder`, which has that name once it is whole; one that is there already is left as it is.
+    /// `on_kept` is called by the writer then, or never when the process or the writer ends before. Only the executor calls this; it
+    /// never waits for a disk.
+    pub fn keep(&self, what: KeepWhat, folder: PathBuf, on_kept: Box<dyn FnOnce() + Send>) {
+        let shared = self.shared();
+        let mut pending = shared.pending.lock();
+        let seq = match what {
+            KeepWhat::Applied => pending.seq_applied,
+            KeepWhat::Next => pending.seq_applied + 1,
+        };
+        assert!(
+            pending.kept.back().is_none_or(|before| before.seq <= seq),
+            "states are kept in the order of their applies"
+        );
+        pending.kept.push_back(Keep { seq, folder, on_kept });
+        pending.seq_wanted = pending.seq_wanted.max(seq);
+        shared.work.notify_one();
+    }
+}
+
+/// Whether the oldest state to be kept is exactly what is written.
+pub(super) fn is_due(pending: &Pending) -> bool {
+    let Some(keep) = pending.kept.front() else { return false };
+    assert!(pending.seq_written <= keep.seq, "nothing behind a state to be kept is written");
+    keep.seq == pending.seq_written
+}
+
+/// Puts what is on disk now into the folder; durable on return.
+pub(super) fn put(disk: &Disk, folder: &Path) -> Result<(), StoreError> {
+    if folder.exists() {
+        return Ok(());
+    }
+    let building = folder.with_extension(BUILDING);
+    match std::fs::remove_dir_all(&building) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(StoreError::io(&building, "removed")(error));
+        }
+        _ => {}
+    }
+    disk.checkpoint(&building)?;
+    sync_all(&building)?;
+    fail::fail_point!("canonical::keep", |_| std::process::abort());
+    std::fs::rename(&building, folder).map_err(StoreError::io(folder, "renamed"))?;
+    let parent = folder.parent().expect("a folder in a partition's");
+    sync(parent)?;
+    fail::fail_point!("canonical::kept", |_| std::process::abort());
+    Ok(())
+}
+
+/// The rows of a kept state.
+///
+/// # Errors
+/// It cannot be read, or is damaged.
+pub fn open_kept(folder: &Path, shared: &StoreShared) -> Result<View, StoreError> {
+    let disk = Arc::new(Disk::open_to_read(folder, shared)?);
+    let meta = disk.meta()?;
+    Ok(View { disk: DiskSnapshot::new(disk), deltas: Vec::new(), meta })
+}
+
+fn sync_all(folder: &Path) -> Result<(), StoreError> {
+    let listed = || StoreError::io(folder, "listed");
+    for entry in std::fs::read_dir(folder).map_err(listed())? {
+        let entry = entry.map_err(listed())?;
+        let path = entry.path();
+        if entry.file_type().map_err(listed())?.is_dir() { sync_all(&path)? } else { sync(&path)? }
+    }
+    sync(folder)
+}
+
+fn sync(path: &Path) -> Result<(), StoreError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(StoreError::io(path, "synced"))
+}
