@@ -5,6 +5,7 @@
 //! little later. Points that need a torn tail are left to the log's own tests.
 
 mod replays;
+mod snapshots;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -42,7 +43,7 @@ const MIGRATION: &str = "migration::";
 const TORN_TAIL: &str = "log::repair_";
 
 fn main() -> ExitCode {
-    if matches!(std::env::args().nth(1).as_deref(), Some("dev" | "audit")) {
+    if matches!(std::env::args().nth(1).as_deref(), Some("dev" | "audit" | "snapshot")) {
         let _scenario = fail::FailScenario::setup();
         return statehouse::cli::main();
     }
@@ -80,6 +81,8 @@ fn run_points<'p>(next: &impl Fn() -> Option<&'p String>) -> usize {
 async fn check_point(point: String) {
     if begins(&replays::POINTS, &point) {
         replays::check(&point).await;
+    } else if point.starts_with(snapshots::POINTS) {
+        snapshots::check(&point).await;
     } else if begins(&FIRST_START, &point) {
         check_first_start(point).await;
     } else if point.starts_with(MIGRATION) {
@@ -223,7 +226,7 @@ fn points() -> BTreeSet<String> {
             let path = entry.expect("the host's source can be listed").path();
             if path.is_dir() {
                 folders.push(path);
-            } else {
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = std::fs::read_to_string(&path).expect("sources are text");
                 let named = text.split("fail_point!(\"").skip(1).filter_map(|rest| rest.split('"').next());
                 // Others than `folder::step` make a step fail instead of ending the process.

@@ -24,6 +24,7 @@ mod upgrade;
 mod replay;
 mod replay_jobs;
 mod segments;
+mod snapshots;
 mod tampered;
 mod archived;
 mod hostile;

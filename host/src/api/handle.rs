@@ -23,7 +23,7 @@ use super::events::Events;
 use super::mount::{Mounts, Target};
 use super::problem::{Code, Problem};
 use super::route::{COMMAND_ROLES, Page, QUERY_ROLES, find_host_route, module_path};
-use super::{batch, cluster, command, events, lookup, modules, openapi, pages, query, replays};
+use super::{batch, cluster, command, events, lookup, modules, openapi, pages, query, replays, snapshots};
 use crate::audit::jobs::Replays;
 use crate::limits::DEADLINE_DEFAULT;
 use crate::router::{Machine, Router};
@@ -139,34 +139,14 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
             named()?;
             replays::answer(api, page, &captured, asked, parts, body).await
         }
+        (page @ (Page::Snapshots | Page::SnapshotTake), Some(asked)) => {
+            snapshots::answer(api, page, captured.first().copied().unwrap_or_default(), asked).await
+        }
         (page, Some(asked)) if page.changes_cluster() => {
             let change = cluster::read(page, captured.first().copied(), parts, body, asked.deadline).await?;
             cluster::make(api, change, asked).await
         }
-        (
-            Page::Batch
-            | Page::CommandStatus
-            | Page::Events
-            | Page::ClusterInit
-            | Page::NodeAdd
-            | Page::NodeRemove
-            | Page::LeaderTransfer
-            | Page::Modules
-            | Page::ModuleStage
-            | Page::ModulePrepare
-            | Page::ModuleActivate
-            | Page::ModuleRollback
-            | Page::Replays
-            | Page::ReplayStart
-            | Page::Replay
-            | Page::ReplayReport
-            | Page::ReplayCertificate
-            | Page::ReplayDelete
-            | Page::Shadow
-            | Page::ShadowStart
-            | Page::ShadowStop,
-            _,
-        ) => unreachable!("their routes name roles"),
+        (page, _) => unreachable!("{page:?} is answered above, and its route names roles"),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! serve → handle → route ┬→ pages, lookup, openapi        (the host's own)
-//!                        ├→ cluster, modules → system; replays → audit; events → partition (its tail)
+//!                        ├→ cluster, modules, snapshots → system; replays → audit; events → partition (its tail)
 //!                        └→ mount → command, batch, query → router → reply
 //! asked: headers · caller: tokens and roles · body: bytes · json: bytes ↔ values · problem: errors → statuses
 //! ```
@@ -27,6 +27,7 @@ mod cluster;
 mod modules;
 mod replays;
 mod shadow;
+mod snapshots;
 mod pages;
 mod openapi;
 mod reply;
@@ -47,6 +48,7 @@ pub use modules::{ModulePage, ModulesPage, StepPage};
 pub use replays::{ProgressPage, ReplayPage};
 pub use serve::serve;
 pub use shadow::ShadowPage;
+pub use snapshots::SnapshotPage;
 pub use time::{parse_time, print_time};
 
 use crate::audit::jobs::Replays;

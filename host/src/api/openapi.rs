@@ -126,7 +126,7 @@ fn host_operation(route: &HostRoute) -> Operation {
         let body = RequestBodyBuilder::new().required(Some(Required::True));
         operation = operation.request_body(Some(body.content("application/json", content(&declared)).build()));
     }
-    if route.page.changes_cluster() || route.page.is_about_modules() {
+    if route.page.deadline_default() == DEADLINE_MAX {
         operation = operation.parameter(deadline_header(route.page.deadline_default()));
     }
     if route.roles.is_some() {

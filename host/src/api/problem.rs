@@ -417,7 +417,9 @@ impl From<ClusterError> for Problem {
             ClusterError::StepRefused(_) => Code::StepRefused,
             ClusterError::Refused { .. } => Code::NodeRefused,
             ClusterError::Unreachable { .. } => Code::NodeUnreachable,
-            ClusterError::Deadline | ClusterError::NotPrepared { .. } => Code::ChangeUnfinished,
+            ClusterError::Deadline | ClusterError::NotPrepared { .. } | ClusterError::SnapshotUnfinished => {
+                Code::ChangeUnfinished
+            }
         };
         let problem = Self::new(code, error.to_string());
         // Nobody but an operator changes what the others answer with.

@@ -20,6 +20,8 @@ pub const QUERY_ROLES: u32 = role::ALL;
 const CHANGE_ROLES: u32 = role::OPERATOR | role::ADMIN;
 /// The roles that may make a module known.
 const STAGE_ROLES: u32 = role::DEVELOPER | role::OPERATOR | role::ADMIN;
+/// The roles that may have the node write down what it has.
+const AUDIT_ROLES: u32 = role::AUDITOR | role::OPERATOR | role::ADMIN;
 const WATCH_ROLES: u32 = role::AUDITOR | role::DEVELOPER | role::OPERATOR | role::ADMIN;
 
 /// What a route shows or does.
@@ -50,6 +52,8 @@ pub enum Page {
     Shadow,
     ShadowStart,
     ShadowStop,
+    Snapshots,
+    SnapshotTake,
     Health,
     Ready,
     Metrics,
@@ -89,7 +93,8 @@ impl Page {
 
     /// How long a client waits that does not say how long. Changes of the cluster wait for other nodes.
     pub const fn deadline_default(self) -> Duration {
-        if self.changes_cluster() || self.is_about_modules() { DEADLINE_MAX } else { DEADLINE_DEFAULT }
+        let is_long = self.changes_cluster() || self.is_about_modules() || matches!(self, Self::SnapshotTake);
+        if is_long { DEADLINE_MAX } else { DEADLINE_DEFAULT }
     }
 }
 
@@ -222,6 +227,20 @@ pub const HOST_ROUTES: &[HostRoute] = &[
         Page::ShadowStop,
         Some(STAGE_ROLES),
         "Stops that",
+    ),
+    route(
+        Method::GET,
+        "/v1/machines/{machine}/snapshots",
+        Page::Snapshots,
+        Some(WATCH_ROLES),
+        "The canonical snapshots on this node",
+    ),
+    route(
+        Method::POST,
+        "/v1/machines/{machine}/snapshots",
+        Page::SnapshotTake,
+        Some(AUDIT_ROLES),
+        "Makes a canonical snapshot of each partition as it stands on this node",
     ),
     route(Method::GET, "/v1/cluster", Page::Cluster, Some(WATCH_ROLES), "The cluster as this node sees it"),
     route(Method::POST, "/v1/cluster/init", Page::ClusterInit, Some(CHANGE_ROLES), "Founds a cluster of these nodes"),

@@ -8,6 +8,7 @@ use crate::ids::JournalIndex;
 use crate::log::LogError;
 use crate::machine::replay::ReplayError;
 use crate::registry::RegistryError;
+use crate::snapshot::canonical::CanonicalError;
 use crate::system::NodeError;
 
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,10 @@ pub enum AuditError {
     NoPartition { machine: String, partition: u32 },
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    #[error("snapshot: {0}")]
+    Snapshot(#[from] CanonicalError),
+    #[error("{stream}: nothing has happened by then, so there is nothing to make a snapshot of")]
+    NothingYet { stream: String },
     #[error("{stream}: {stray}")]
     Stray { stream: String, stray: Stray },
     #[error(

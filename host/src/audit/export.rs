@@ -1,4 +1,4 @@
-//! `audit log --export`: the journals of a folder as journal segments, with the modules they need.
+//! `audit log --export`: the journals of a folder as journal segments, with the modules they need, and its canonical snapshots beside them.
 //!
 //! In: a data folder of a running or stopped node, and where to write. Out: files that any replica would have written, as far as its log is
 //! known to be committed, and what was left out. It can be repeated: what was sealed before is written again with the same bytes.
@@ -13,6 +13,7 @@ use crate::archive::{
 };
 use crate::audit::error::AuditError;
 use crate::audit::heads::Heads;
+use crate::audit::snapshots;
 use crate::audit::source::{PartitionSource, Source};
 use crate::ids::{ClusterId, JournalIndex, ModuleId};
 use crate::machine::entry::EntryKind;
@@ -25,6 +26,8 @@ pub struct Exported {
     pub manifest: Manifest,
     /// Entries at the end that the log does not know to be committed: they may still become void, so they are left out.
     pub entries_left_out: u64,
+    /// Canonical snapshots that were not in the folder yet.
+    pub snapshots_copied: u64,
 }
 
 /// Writes all partitions of the machines into `folder`, beside what it has of other machines.
@@ -48,7 +51,7 @@ pub fn export(
     let mut modules: BTreeSet<ModuleId> = before.modules.iter().copied().collect();
     let mut manifest = Manifest::new(cluster);
     manifest.partitions.extend(before.partitions.iter().filter(|facts| !machines.contains(&facts.machine)).cloned());
-    let mut entries_left_out = 0;
+    let (mut entries_left_out, mut snapshots_copied) = (0, 0);
     for machine in machines {
         for partition in source.partitions(machine)? {
             let opened = source.partition(machine, partition)?;
@@ -59,6 +62,9 @@ pub fn export(
                 Seen::LeftOut => left_out += 1,
             })?;
             entries_left_out += left_out;
+            let last = facts.files.last().map_or(JournalIndex(0), |file| file.last);
+            let snapshots = partition_folder(folder, machine, partition);
+            snapshots_copied += snapshots::copy(&source.snapshot_folder(&opened), &snapshots, last)?;
             check_longer(&before, &facts, folder)?;
             manifest.partitions.push(facts);
         }
@@ -71,7 +77,7 @@ pub fn export(
     }
     manifest.partitions.sort_by(|a, b| (&a.machine, a.partition).cmp(&(&b.machine, b.partition)));
     manifest.write(folder)?;
-    Ok(Exported { manifest, entries_left_out })
+    Ok(Exported { manifest, entries_left_out, snapshots_copied })
 }
 
 /// What an export comes by.

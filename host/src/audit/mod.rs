@@ -7,6 +7,7 @@ pub mod error;
 pub mod source;
 pub mod heads;
 pub mod export;
+pub mod snapshots;
 pub mod transit;
 pub mod verify;
 pub mod balance;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::archive::{Manifest, Mirror, Placed, SegmentsReader, modules_folder};
 use crate::audit::error::AuditError;
 use crate::audit::heads::{Heads, Stray};
+use crate::audit::snapshots::Of;
 use crate::guest::{Engine, EngineOptions, Metered};
 use crate::ids::{ClusterId, LogIndex, ModuleId, PartitionId};
 use crate::log::{LogScan, Payload, RealDisk, Tail};
@@ -18,6 +19,7 @@ use crate::machine::logic::Logic;
 use crate::machine::native::Native;
 use crate::machine::replay::{Replay, ReplayError};
 use crate::registry::Registry;
+use crate::snapshot::canonical;
 use crate::system::Identity;
 use crate::system::folder::partition_folder;
 use crate::system::logic::System;
@@ -149,6 +151,18 @@ impl Source {
         };
         found.sort();
         Ok(found)
+    }
+
+    /// Where the canonical snapshots of a partition lie.
+    pub fn snapshot_folder(&self, partition: &PartitionSource) -> PathBuf {
+        let folder = partition_folder(&self.path, &partition.machine, partition.partition);
+        // Beside the segments, or in a folder of their own beside log and state.
+        if self.manifest.is_some() { folder } else { canonical::folder_of(&folder) }
+    }
+
+    /// Whose they are.
+    pub fn of<'p>(&self, partition: &'p PartitionSource) -> Of<'p> {
+        Of { cluster: self.cluster, machine: &partition.machine, partition: partition.partition }
     }
 
     /// Opens a partition. The frames of a log are all read and checked here; segments are checked while their entries are read.
@@ -292,7 +306,9 @@ impl PartitionSource {
         let mut heads = Heads::new(&self.genesis);
         for read in self.entries() {
             let read = read?;
-            if !is_wanted(&read.entry) {
+            // A void entry may have a later time than those behind it that count.
+            let is_effective = read.entry.header().parent == replay.journal.head;
+            if is_effective && !is_wanted(&read.entry) {
                 break;
             }
             let verdict =

@@ -14,6 +14,7 @@ use crate::archive::ArchiveError;
 use crate::audit::error::AuditError;
 use crate::audit::heads::Heads;
 use crate::audit::replay::history::FolderHistory;
+use crate::audit::snapshots::Snapshots;
 use crate::audit::source::{PartitionSource, Read, Source};
 use crate::audit::transit::{Cut, Moves, TransitReport, Transits};
 use crate::ids::{CommandId, PartitionId, Position};
@@ -50,6 +51,9 @@ pub struct PartitionReport {
     /// Bytes of the log that are valid, and those behind them that were never acknowledged.
     pub log_bytes: u64,
     pub torn_bytes: u64,
+    /// Canonical snapshots that are what the journal comes to, and those at entries that are not here.
+    pub snapshots: u64,
+    pub snapshots_ahead: u64,
     /// Entries at the end that the log itself does not know to be committed.
     pub entries_not_known_committed: u64,
     /// Empty when everything is as recorded.
@@ -59,7 +63,7 @@ pub struct PartitionReport {
 /// Something that is not as it was recorded, or must not be.
 #[derive(Clone, Debug, Serialize)]
 pub struct Fault {
-    /// `log`, `segment`, `chain`, `digest`, `invariant`, `transit` or `id`.
+    /// `log`, `segment`, `chain`, `digest`, `snapshot`, `invariant`, `transit` or `id`.
     pub kind: &'static str,
     pub detail: String,
     /// File name of the segment and byte offset in it, where there is one.
@@ -148,6 +152,8 @@ fn empty(machine: &str, partition: PartitionId) -> PartitionReport {
         module: String::new(),
         log_bytes: 0,
         torn_bytes: 0,
+        snapshots: 0,
+        snapshots_ahead: 0,
         entries_not_known_committed: 0,
         faults: Vec::new(),
     }
@@ -164,6 +170,7 @@ fn verify_partition(
     report.torn_bytes = partition.torn_bytes();
     let mut heads = Heads::new(&partition.genesis);
     let mut replay = Replay::new(partition.genesis);
+    let mut snapshots = Snapshots::read(&source.snapshot_folder(partition), source.of(partition));
     for read in partition.entries() {
         let read = match read {
             Ok(read) => read,
@@ -189,6 +196,7 @@ fn verify_partition(
         match verdict {
             Verdict::Effective(_) => {
                 count(&mut report, partition, &replay, &read, &mut seen.ids);
+                snapshots.check(&replay);
                 if let Err(error) = note_moves(seen, &replay, &read.entry, moves) {
                     report.faults.push(fault_at("transit", error.to_string(), &read));
                     break;
@@ -200,6 +208,8 @@ fn verify_partition(
         on_entry(1);
     }
     finish(&mut report, partition, &replay);
+    (report.snapshots, report.snapshots_ahead) = (snapshots.verified, snapshots.waiting());
+    report.faults.append(&mut snapshots.faults);
     report
 }
 

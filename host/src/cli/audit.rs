@@ -93,7 +93,7 @@ pub fn run(args: AuditArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// A source, and the folder that it was fetched into if nobody else keeps that.
-struct Opened {
+pub struct Opened {
     source: Source,
     _fetched: Option<TempDir>,
 }
@@ -107,10 +107,14 @@ impl Deref for Opened {
 }
 
 fn open(from: &From) -> anyhow::Result<Opened> {
-    let path = &from.data;
+    open_at(&from.data, from.cache.as_deref())
+}
+
+/// A folder, or an archive by its folder or URL.
+pub fn open_at(path: &Path, cache: Option<&Path>) -> anyhow::Result<Opened> {
     let url = path.to_str().filter(|text| text.contains("://") || path.join(ARCHIVE_FILE).is_file());
     if let Some(url) = url {
-        return fetch(url, from.cache.as_deref());
+        return fetch(url, cache);
     }
     let source = Source::open(path).map_err(|error| match error {
         AuditError::NoNode { .. } => {
@@ -177,6 +181,16 @@ fn report_text(report: &Report) -> String {
             text.push_str(&format!("FAULT {stream} {}{index}{segment}{offset}: {}\n", fault.kind, fault.detail));
         }
     }
+    let snapshots: u64 = report.partitions.iter().map(|partition| partition.snapshots).sum();
+    if 0 < snapshots {
+        text.push_str(&format!("{snapshots} canonical snapshots are what the journal comes to\n"));
+    }
+    let ahead: u64 = report.partitions.iter().map(|partition| partition.snapshots_ahead).sum();
+    if 0 < ahead {
+        text.push_str(&format!(
+            "{ahead} canonical snapshots stand at entries that are not in this folder; their own hashes are right\n"
+        ));
+    }
     for machine in &report.in_transit {
         let sums: Vec<String> = machine.in_transit.iter().map(|(unit, sum)| format!("{sum} {unit}")).collect();
         let sums = if sums.is_empty() { "nothing".to_owned() } else { sums.join(", ") };
@@ -229,7 +243,7 @@ fn run_balance(args: &BalanceArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn parse_moment(text: &str) -> anyhow::Result<Moment> {
+pub fn parse_moment(text: &str) -> anyhow::Result<Moment> {
     if let Ok(position) = text.parse() {
         return Ok(Moment::Position(position));
     }

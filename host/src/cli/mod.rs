@@ -11,6 +11,7 @@ mod client;
 mod audit;
 mod bench;
 mod module;
+mod snapshot;
 mod output;
 
 use std::process::ExitCode;
@@ -36,6 +37,9 @@ enum Command {
     /// Recompute and check what a data folder says
     #[command(subcommand)]
     Audit(audit::AuditArgs),
+    /// All rows of a partition at one moment, as files that are the same from every replica
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotArgs),
     /// Measure this machine
     #[command(subcommand)]
     Bench(bench::BenchArgs),
@@ -50,6 +54,7 @@ pub fn main() -> ExitCode {
         Command::Cluster(args) => cluster::run(args),
         Command::Module(args) => module::run(args),
         Command::Audit(args) => audit::run(args),
+        Command::Snapshot(args) => snapshot::run(args),
         Command::Bench(args) => bench::run(args),
     };
     result.unwrap_or_else(|error| {

@@ -112,6 +112,10 @@ pub enum ClusterError {
          `cluster status` and `module log`, or prepare again"
     )]
     NotPrepared { nodes: String },
+    #[error(
+        "the snapshot is not done before the deadline, and goes on: `statehouse snapshot list` shows it once it is whole"
+    )]
+    SnapshotUnfinished,
     #[error("not done before the deadline; `cluster status` shows how far it got, and the same call may be sent again")]
     Deadline,
 }

@@ -35,6 +35,7 @@ mod signer;
 mod drain;
 mod trouble;
 pub mod shadow;
+mod snapshots;
 mod clocks;
 mod vigil;
 #[cfg(test)]

@@ -129,7 +129,8 @@ fn exported_text(exported: &Exported, folder: &Path) -> String {
             last.map_or_else(String::new, |file| file.head.to_string().chars().take(16).collect()),
         ]);
     }
-    let mut text = format!("{rows}\n{} modules\n", exported.manifest.modules.len());
+    let (modules, snapshots) = (exported.manifest.modules.len(), exported.snapshots_copied);
+    let mut text = format!("{rows}\n{modules} modules, {snapshots} new canonical snapshots\n");
     if 0 < exported.entries_left_out {
         let count = exported.entries_left_out;
         text.push_str(&format!(

@@ -20,7 +20,7 @@ mod scenario;
 mod lifecycle;
 mod shadow;
 
-pub use lifecycle::Which;
+pub use lifecycle::{Which, block_on};
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -1,0 +1,281 @@
+//! Canonical snapshots beside a journal: every byte of the files, and whether each is what the journal comes to.
+//!
+//! ```text
+//! files ─▶ their own hashes ─▶ wait for the entry each stands at ─▶ head, time, module, rows and digest as replayed there
+//!                                                                └▶ the entry after it: are its midnights the ones between the two?
+//! ```
+//! In: a folder with files, a replay that comes by their entries. Out: faults with file and place. One whose entry the journal here does not
+//! reach is counted, and no fault. It does not know where the journal comes from.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::audit::error::AuditError;
+use crate::audit::heads::Heads;
+use crate::audit::source::{PartitionSource, Source};
+use crate::audit::verify::Fault;
+use crate::ids::{ClusterId, JournalIndex, Micros, PartitionId};
+use crate::machine::journal::Verdict;
+use crate::machine::replay::Replay;
+use crate::router::answer::Moment;
+use crate::snapshot::canonical::{
+    CanonicalError, Days, Facts, Listed, SnapshotFile, SnapshotWriter, copy_file, list_files,
+};
+
+/// The snapshots of one partition while its journal is replayed.
+#[derive(Default)]
+pub struct Snapshots {
+    /// By the entry they stand at.
+    waiting: BTreeMap<JournalIndex, Vec<Listed>>,
+    /// Those at the last entry that stand for midnights, with the time of that entry.
+    last: Vec<(Listed, Micros)>,
+    /// How many were found to be what the journal comes to.
+    pub verified: u64,
+    pub faults: Vec<Fault>,
+}
+
+/// Whose snapshots are looked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Of<'a> {
+    pub cluster: ClusterId,
+    pub machine: &'a str,
+    pub partition: PartitionId,
+}
+
+impl Snapshots {
+    /// Reads every byte of all files in the folder, as far as they are named as snapshots.
+    pub fn read(folder: &Path, of: Of<'_>) -> Self {
+        let mut found = Self::default();
+        match list_files(folder) {
+            Ok(files) => files.iter().for_each(|file| found.add(file, of)),
+            Err(error) => found.faults.push(fault_of(&error, None)),
+        }
+        found
+    }
+
+    fn add(&mut self, file: &Path, of: Of<'_>) {
+        let name = file.file_name().map(|name| name.to_string_lossy().into_owned());
+        match read_whole(file) {
+            Err(error) => self.faults.push(fault_of(&error, name)),
+            Ok(listed) => {
+                let facts = &listed.facts;
+                if (facts.cluster, facts.machine.as_str(), facts.partition) != (of.cluster, of.machine, of.partition) {
+                    let (machine, partition, cluster) = (&facts.machine, facts.partition, facts.cluster);
+                    self.fault(&listed, format!("it is a snapshot of {machine}/{partition} of cluster {cluster}"));
+                    return;
+                }
+                self.waiting.entry(facts.journal.index).or_default().push(listed);
+            }
+        }
+    }
+
+    /// The replay has applied an effective entry.
+    pub fn check(&mut self, replay: &Replay) {
+        let journal = &replay.journal;
+        for (listed, time) in std::mem::take(&mut self.last) {
+            let (days, expected) = (listed.facts.days, Days::between(time, journal.time));
+            if days != expected {
+                let words = |days: Option<Days>| days.map_or_else(|| "none".to_owned(), |days| days.to_string());
+                let (days, expected) = (words(days), words(expected));
+                self.fault(
+                    &listed,
+                    format!("it stands for the midnights {days}, and the next entry passes {expected}"),
+                );
+            }
+        }
+        let Some(here) = self.waiting.remove(&journal.index) else { return };
+        let (digest, rows) = (replay.state_digest(), replay.rows.len() as u64);
+        for listed in here {
+            let is_same = listed.facts.journal == *journal;
+            if !is_same {
+                let head = listed.facts.journal.head;
+                let detail = format!(
+                    "it is of another journal, or of another moment: it has the head {}, time {}, and module {}; the journal {}, {} and {}",
+                    head.short(),
+                    listed.facts.journal.time.0,
+                    listed.facts.journal.module.short(),
+                    journal.head.short(),
+                    journal.time.0,
+                    journal.module.short()
+                );
+                self.fault(&listed, detail);
+            } else if (listed.state_digest, listed.rows) != (digest, rows) {
+                let (found, found_rows) = (listed.state_digest.short(), listed.rows);
+                let expected = digest.short();
+                let detail = format!(
+                    "its {found_rows} rows have the digest {found}; the journal comes to {rows} rows with the digest {expected}"
+                );
+                self.fault(&listed, detail);
+            } else {
+                self.verified += 1;
+                if listed.facts.days.is_some() {
+                    self.last.push((listed, journal.time));
+                }
+            }
+        }
+    }
+
+    /// The last entry that a snapshot waits for.
+    pub fn end(&self) -> JournalIndex {
+        self.waiting.last_key_value().map_or(JournalIndex(0), |(index, _)| *index)
+    }
+
+    /// How many stand at entries that did not come.
+    pub fn waiting(&self) -> u64 {
+        self.waiting.values().map(|files| files.len() as u64).sum()
+    }
+
+    fn fault(&mut self, listed: &Listed, detail: String) {
+        let (segment, journal_index) = (Some(listed.name.clone()), Some(listed.facts.journal.index.0));
+        self.faults.push(Fault { kind: "snapshot", detail, segment, offset: None, journal_index });
+    }
+}
+
+/// What was found of the snapshots of one partition.
+#[derive(Clone, Debug, Serialize)]
+pub struct Checked {
+    pub machine: String,
+    pub partition: PartitionId,
+    /// They are what the journal comes to.
+    pub verified: u64,
+    /// They stand at entries that are not in the folder.
+    pub ahead: u64,
+    pub faults: Vec<Fault>,
+}
+
+/// Compares snapshots with the journals of a folder: these files, which need not lie there, or all that do where none is named.
+///
+/// # Errors
+/// A journal cannot be replayed as far as they need it.
+pub fn verify(source: &Source, files: &[PathBuf], on_entry: &dyn Fn(u64)) -> Result<Vec<Checked>, AuditError> {
+    let mut named: BTreeMap<(String, PartitionId), Vec<&PathBuf>> = BTreeMap::new();
+    for file in files {
+        let facts = SnapshotFile::open(file)?.listed().facts.clone();
+        named.entry((facts.machine, facts.partition)).or_default().push(file);
+    }
+    let mut checked = Vec::new();
+    if !files.is_empty() {
+        for ((machine, partition), files) in named {
+            let opened = source.partition(&machine, partition)?;
+            let mut snapshots = Snapshots::default();
+            files.iter().for_each(|file| snapshots.add(file, source.of(&opened)));
+            checked.push(replay(source, &opened, snapshots, on_entry)?);
+        }
+        return Ok(checked);
+    }
+    for machine in source.machines()? {
+        for partition in source.partitions(&machine)? {
+            let opened = source.partition(&machine, partition)?;
+            let snapshots = Snapshots::read(&source.snapshot_folder(&opened), source.of(&opened));
+            checked.push(replay(source, &opened, snapshots, on_entry)?);
+        }
+    }
+    Ok(checked)
+}
+
+fn replay(
+    source: &Source,
+    opened: &PartitionSource,
+    mut snapshots: Snapshots,
+    on_entry: &dyn Fn(u64),
+) -> Result<Checked, AuditError> {
+    let end = snapshots.end();
+    let (mut replay, mut heads) = (Replay::new(opened.genesis), Heads::new(&opened.genesis));
+    let mut entries = opened.entries();
+    // One entry more, for the midnights of the last one.
+    while replay.journal.index <= end && end != JournalIndex(0) {
+        let Some(read) = entries.next().transpose()? else { break };
+        let verdict = replay.apply(&read.entry, &|id| source.load(id)).map_err(|error| opened.replay_failed(error))?;
+        heads.check(&read.entry, &verdict).map_err(|stray| opened.stray(stray))?;
+        if let Verdict::Effective(_) = verdict {
+            snapshots.check(&replay);
+        }
+        on_entry(1);
+    }
+    let (machine, partition, ahead) = (opened.machine.clone(), opened.partition, snapshots.waiting());
+    Ok(Checked { machine, partition, verified: snapshots.verified, ahead, faults: snapshots.faults })
+}
+
+/// Makes a snapshot of a partition from its journal alone: at a moment, or at its end. At a midnight it is the file that each replica has made
+/// by itself, byte by byte.
+///
+/// # Errors
+/// The journal cannot be replayed, nothing has happened by then, or the disk.
+pub fn make(
+    source: &Source,
+    opened: &PartitionSource,
+    at: Option<Moment>,
+    folder: &Path,
+) -> Result<Listed, AuditError> {
+    let mut after = None;
+    let replay = opened.replay(source, |entry| {
+        let is_wanted = match at {
+            None => true,
+            // An entry at 00:00 is the first one of its day.
+            Some(Moment::Time(time)) if Days::is_midnight(time) => entry.header().time < time,
+            Some(Moment::Time(time)) => entry.header().time <= time,
+            Some(Moment::Position(position)) => entry.header().index <= position.index,
+        };
+        if !is_wanted {
+            after = Some(entry.header().time);
+        }
+        is_wanted
+    })?;
+    let journal = replay.journal;
+    if journal.index == JournalIndex(0) {
+        return Err(AuditError::NothingYet { stream: opened.stream() });
+    }
+    if let Some(Moment::Position(position)) = at
+        && journal.position(opened.partition, position.n) != position
+    {
+        return Err(AuditError::Gone);
+    }
+    let midnight = at.filter(|at| matches!(at, Moment::Time(time) if Days::is_midnight(*time)));
+    let days = midnight.and(after).and_then(|after| Days::between(journal.time, after));
+    let Of { cluster, machine, partition } = source.of(opened);
+    std::fs::create_dir_all(folder).map_err(|source| AuditError::Io { path: folder.to_owned(), source })?;
+    let facts = Facts { cluster, machine: machine.to_owned(), partition, journal, days };
+    let mut writer = SnapshotWriter::begin(folder, &facts)?;
+    for (key, row) in &replay.rows {
+        writer.put(key, row)?;
+    }
+    Ok(writer.finish()?)
+}
+
+/// Copies the snapshots at entries up to `last` that are not there yet, each checked before; returns how many they were.
+///
+/// # Errors
+/// One is not what was written, or the disk.
+pub fn copy(from: &Path, to: &Path, last: JournalIndex) -> Result<u64, AuditError> {
+    let mut copied = 0;
+    for file in list_files(from)? {
+        let name = file.file_name().unwrap_or_default();
+        if from == to || to.join(name).exists() || last < SnapshotFile::open(&file)?.listed().facts.journal.index {
+            continue;
+        }
+        read_whole(&file)?;
+        copy_file(&file, to)?;
+        copied += 1;
+    }
+    Ok(copied)
+}
+
+/// Reads every byte of a file.
+///
+/// # Errors
+/// It is not what was written.
+pub fn read_whole(file: &Path) -> Result<Listed, CanonicalError> {
+    let mut opened = SnapshotFile::open(file)?;
+    opened.visit(|_, _| {})?;
+    Ok(opened.listed().clone())
+}
+
+fn fault_of(error: &CanonicalError, file: Option<String>) -> Fault {
+    let (detail, offset) = match error {
+        CanonicalError::Damaged { offset, damage, .. } => (damage.to_string(), Some(*offset)),
+        error => (error.to_string(), None),
+    };
+    Fault { kind: "snapshot", detail, segment: file, offset, journal_index: None }
+}

@@ -1,0 +1,248 @@
+//! `statehouse snapshot`: take, list, verify, restore.
+//!
+//! In: a node to ask, or a folder to read. Out: tables, or JSON for programs; exit code 1 when a snapshot is not what it should be. It knows
+//! nothing of how a snapshot is made.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use clap::{Args, Subcommand};
+use hyper::Method;
+use serde_json::{Value, json};
+
+use crate::api::SnapshotPage;
+use crate::audit::Source;
+use crate::audit::snapshots::{Checked, make, read_whole, verify};
+use crate::cli::audit::{open_at, parse_moment};
+use crate::cli::client::Asked;
+use crate::cli::module::block_on;
+use crate::cli::output::{print, print_json, progress, table};
+use crate::ids::PartitionId;
+use crate::router::answer::Moment;
+use crate::snapshot::canonical::{Listed, SnapshotFile, list_files};
+
+#[derive(Debug, Subcommand)]
+pub enum SnapshotArgs {
+    /// Make one of each partition: by the node at --url, as it stands there; or with --data from a journal, at any moment, without a node
+    Take(TakeArgs),
+    /// Those that there are
+    List(ListArgs),
+    /// Check every byte of them, and with --data whether each is what the journal comes to; exit code 1 where one is not
+    Verify(VerifyArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct TakeArgs {
+    /// `system` is one, too
+    #[arg(long, default_value = "wallet")]
+    machine: String,
+    /// Data folder of a node, running or stopped, or what `audit log --export` wrote
+    #[arg(long, requires = "into", conflicts_with = "url")]
+    data: Option<PathBuf>,
+    /// With --data: where the files are put
+    #[arg(long, requires = "data")]
+    into: Option<PathBuf>,
+    /// With --data: RFC 3339 time or position; the end of each journal without it
+    #[arg(long, requires = "data")]
+    at: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    asked: Asked,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// `system` is one, too
+    #[arg(long, default_value = "wallet")]
+    machine: String,
+    /// A folder instead of a node
+    #[arg(long, conflicts_with = "url")]
+    data: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    asked: Asked,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Snapshots; with --data all that lie there if none is named
+    files: Vec<PathBuf>,
+    /// The journal that they are compared with: data folder of a node, running or stopped, or what `audit log --export` wrote
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: SnapshotArgs) -> anyhow::Result<ExitCode> {
+    match args {
+        SnapshotArgs::Take(args) => take(&args),
+        SnapshotArgs::List(args) => list(&args),
+        SnapshotArgs::Verify(args) => run_verify(&args),
+    }
+}
+
+fn take(args: &TakeArgs) -> anyhow::Result<ExitCode> {
+    let begun = Instant::now();
+    let taken = match (&args.data, &args.into) {
+        (Some(data), Some(into)) => {
+            let source = open_at(data, None)?;
+            source.machine(&args.machine)?;
+            let at = args.at.as_deref().map(parse_moment).transpose()?;
+            let mut made = Vec::new();
+            // A position is of one partition.
+            let of = |partition: &PartitionId| !matches!(at, Some(Moment::Position(at)) if at.partition != *partition);
+            for partition in source.partitions(&args.machine)?.into_iter().filter(of) {
+                let opened = source.partition(&args.machine, partition)?;
+                made.push(SnapshotPage::of(make(&source, &opened, at, into)?));
+            }
+            made
+        }
+        _ => pages(block_on(ask(&args.asked, Method::POST, &args.machine))?)?,
+    };
+    let seconds = begun.elapsed().as_secs_f64();
+    if args.json {
+        print_json(&taken)?;
+    } else {
+        let (bytes, rows) =
+            (taken.iter().map(|page| page.bytes).sum::<u64>(), taken.iter().map(|page| page.rows).sum::<u64>());
+        print(&format!("{}{rows} rows, {bytes} bytes in {seconds:.3} s\n", table_of(&taken)))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
+    let listed = match &args.data {
+        Some(data) => {
+            let source = open_at(data, None)?;
+            source.machine(&args.machine)?;
+            files_of(&source, &args.machine)?.into_iter().map(SnapshotPage::of).collect()
+        }
+        None => pages(block_on(ask(&args.asked, Method::GET, &args.machine))?)?,
+    };
+    if args.json {
+        print_json(&listed)?;
+    } else if listed.is_empty() {
+        print(&format!(
+            "{}: no canonical snapshot yet; each midnight UTC makes one, and `statehouse snapshot take`\n",
+            args.machine
+        ))?;
+    } else {
+        print(&table_of(&listed))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Those in a folder whose manifest is sound.
+fn files_of(source: &Source, machine: &str) -> anyhow::Result<Vec<Listed>> {
+    let mut found = Vec::new();
+    for partition in source.partitions(machine)? {
+        let opened = source.partition(machine, partition)?;
+        for file in list_files(&source.snapshot_folder(&opened))? {
+            found.push(SnapshotFile::open(&file)?.listed().clone());
+        }
+    }
+    Ok(found)
+}
+
+async fn ask(asked: &Asked, method: Method, machine: &str) -> anyhow::Result<Value> {
+    asked.client()?.send(method, &format!("/v1/machines/{machine}/snapshots"), None).await
+}
+
+fn pages(answer: Value) -> anyhow::Result<Vec<SnapshotPage>> {
+    serde_json::from_value(answer)
+        .context("the node's answer is not that of this version; use the `statehouse` it runs")
+}
+
+fn table_of(pages: &[SnapshotPage]) -> String {
+    let mut rows = table(&["partition", "position", "time", "00:00 UTC of", "rows", "bytes", "state digest", "file"]);
+    for page in pages {
+        let days = match page.days.as_slice() {
+            [] => String::new(),
+            [day] => day.clone(),
+            [first, .., last] => format!("{first} to {last}"),
+        };
+        rows.add_row([
+            format!("{}/{}", page.machine, page.partition),
+            page.position.clone(),
+            page.time.clone(),
+            days,
+            page.rows.to_string(),
+            page.bytes.to_string(),
+            page.state_digest.chars().take(16).collect(),
+            page.file.clone(),
+        ]);
+    }
+    format!("{rows}\n")
+}
+
+fn run_verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+    let Some(data) = &args.data else { return verify_files(args) };
+    let source = open_at(data, None)?;
+    let bar = progress("entries replayed");
+    let checked = verify(&source, &args.files, &|done| bar.inc(done));
+    bar.finish_and_clear();
+    let checked = checked?;
+    let is_clean = checked.iter().all(|partition| partition.faults.is_empty());
+    if args.json {
+        print_json(&json!({"is_clean": is_clean, "partitions": checked}))?;
+    } else {
+        print(&checked_text(&checked, is_clean))?;
+    }
+    Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Files alone: their hashes, and nothing that they could be compared with.
+fn verify_files(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+    ensure!(!args.files.is_empty(), "name snapshots, or a folder that has some with --data");
+    let mut pages = Vec::new();
+    let mut text = String::new();
+    for file in &args.files {
+        match read_whole(file) {
+            Ok(listed) => pages.push(SnapshotPage::of(listed)),
+            Err(error) => text.push_str(&format!("FAULT {error}\n")),
+        }
+    }
+    let is_clean = pages.len() == args.files.len();
+    if args.json {
+        print_json(&json!({"is_clean": is_clean, "whole": pages, "faults": text.lines().collect::<Vec<_>>()}))?;
+    } else {
+        let verdict = if is_clean {
+            "every byte is as it was written; whether it is what the journal comes to is checked with --data\n"
+        } else {
+            "NOT verified: see the faults above; every replica has the same files, and `snapshot take --data` makes them again\n"
+        };
+        print(&format!("{}{text}{verdict}", table_of(&pages)))?;
+    }
+    Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn checked_text(checked: &[Checked], is_clean: bool) -> String {
+    let mut rows = table(&["partition", "verified", "beyond the journal here"]);
+    for partition in checked {
+        let stream = format!("{}/{}", partition.machine, partition.partition);
+        rows.add_row([stream, partition.verified.to_string(), partition.ahead.to_string()]);
+    }
+    let mut text = format!("{rows}\n");
+    for partition in checked {
+        for fault in &partition.faults {
+            let stream = format!("{}/{}", partition.machine, partition.partition);
+            let file = fault.segment.as_deref().map(|file| format!(" in {file}")).unwrap_or_default();
+            let offset = fault.offset.map(|offset| format!(" at byte {offset}")).unwrap_or_default();
+            text.push_str(&format!("FAULT {stream}{file}{offset}: {}\n", fault.detail));
+        }
+    }
+    text.push_str(if is_clean {
+        "verified: every byte is as it was written, and the rows are those that the journal comes to\n"
+    } else {
+        "NOT verified: see the faults above; every replica has the same files, and `snapshot take --data` makes them again\n"
+    });
+    text
+}

@@ -1,0 +1,56 @@
+//! Canonical snapshots of a machine on this node: which there are, and another one of what is applied.
+//!
+//! In: the name of a machine, `system` among them. Out: what its replicas here have listed. Every node has those of midnight by itself; one
+//! that is asked for is made by the node that is asked, of each partition as it stands here. It knows nothing of files.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use crate::ids::PartitionId;
+use crate::partition::{Partition, PartitionError};
+use crate::snapshot::canonical::Listed;
+use crate::system::cluster::{Cluster, ClusterError};
+use crate::system::logic::SYSTEM;
+
+impl Cluster {
+    /// By partition, oldest first.
+    ///
+    /// # Errors
+    /// There is no such machine.
+    pub fn snapshots(&self, machine: &str) -> Result<Vec<Listed>, ClusterError> {
+        Ok(self.replicas_of(machine)?.iter().flat_map(|replica| replica.canonical_snapshots()).collect())
+    }
+
+    /// Makes one of every partition of the machine that has a replica here, each as of its last applied entry.
+    ///
+    /// # Errors
+    /// There is no such machine, a partition does not run here or has no history yet, or a file is not done by the deadline: it goes on then.
+    pub async fn take_snapshots(&self, machine: &str, deadline: Instant) -> Result<Vec<Listed>, ClusterError> {
+        let replicas = self.replicas_of(machine)?;
+        let taking = replicas.iter().map(|replica| async move {
+            match tokio::time::timeout_at(deadline, replica.take_canonical()).await {
+                Ok(Err(PartitionError::NoEntry(_))) => {
+                    Err(ClusterError::Invalid(format!("{machine}/{}: nothing has happened there yet", replica.id())))
+                }
+                Ok(taken) => {
+                    taken.map_err(|error| ClusterError::Invalid(format!("{machine}/{}: {error}", replica.id())))
+                }
+                Err(_) => Err(ClusterError::SnapshotUnfinished),
+            }
+        });
+        join_all(taking).await.into_iter().collect()
+    }
+
+    fn replicas_of(&self, machine: &str) -> Result<Vec<Arc<Partition>>, ClusterError> {
+        if machine == SYSTEM {
+            return Ok(self.host().system_partition().into_iter().collect());
+        }
+        let unknown = || ClusterError::UnknownMachine(machine.to_owned());
+        let found = self.host().router.find_machine(machine).ok_or_else(unknown)?;
+        let missing =
+            |id: PartitionId| ClusterError::Invalid(format!("{machine}/{id} is not open on this node: ask again"));
+        found.partition_ids().map(|id| found.find_partition(id).ok_or_else(|| missing(id))).collect()
+    }
+}
