@@ -25,6 +25,7 @@ mod replay;
 mod replay_jobs;
 mod segments;
 mod snapshots;
+mod restored;
 mod tampered;
 mod archived;
 mod hostile;

@@ -94,6 +94,11 @@ impl Source {
         &self.path
     }
 
+    /// What is in a folder of journal segments, or of an archive; nothing for a node's.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.manifest.as_ref()
+    }
+
     /// The cluster's uuid.
     pub fn cluster(&self) -> String {
         self.cluster.to_string()

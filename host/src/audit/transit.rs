@@ -42,7 +42,7 @@ pub struct TransitReport {
 pub struct Cut(Micros);
 
 impl Cut {
-    /// The latest at which every call has its command's start in the folder, and every end the calls that it names.
+    /// The latest at which every call has its command's start in the folder, and whatever was heard of a call has the call.
     ///
     /// # Errors
     /// A journal cannot be read.
@@ -62,6 +62,11 @@ impl Cut {
             causes.ends.insert(partition, journal.index);
         }
         Ok(Self(causes.first_missing().map_or(Micros(i64::MAX), |time| Micros(time.0 - 1))))
+    }
+
+    /// Up to which time entries count.
+    pub fn time(self) -> Micros {
+        self.0
     }
 
     /// Everything counts.
@@ -91,7 +96,10 @@ impl Causes {
         }
         let orphans = records.origins.iter().filter(|origin| !self.started.contains(&origin.parent()));
         self.calls.extend(orphans.map(|origin| (origin.parent(), time)));
-        for position in records.marks.iter().flatten().filter_map(|mark| mark.at.position.as_ref()) {
+        // What was heard of a call counts as soon as it is heard, and not only where the command ends.
+        let heard = records.progress.iter().map(|progress| &progress.at);
+        let moments = records.marks.iter().flatten().map(|mark| &mark.at).chain(heard);
+        for position in moments.filter_map(|moment| moment.position.as_ref()) {
             let Ok(Position { partition, index, .. }) = position.parse() else { continue };
             if self.ends.get(&partition).is_none_or(|end| *end < index) {
                 self.named.push((partition, index, time));

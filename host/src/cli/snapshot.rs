@@ -3,6 +3,7 @@
 //! In: a node to ask, or a folder to read. Out: tables, or JSON for programs; exit code 1 when a snapshot is not what it should be. It knows
 //! nothing of how a snapshot is made.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -12,16 +13,20 @@ use clap::{Args, Subcommand};
 use hyper::Method;
 use serde_json::{Value, json};
 
-use crate::api::SnapshotPage;
+use crate::api::{SnapshotPage, print_time};
 use crate::audit::Source;
+use crate::audit::replay::history::FolderHistory;
 use crate::audit::snapshots::{Checked, make, read_whole, verify};
+use crate::audit::transit::Cut;
 use crate::cli::audit::{open_at, parse_moment};
 use crate::cli::client::Asked;
 use crate::cli::module::block_on;
 use crate::cli::output::{print, print_json, progress, table};
-use crate::ids::PartitionId;
+use crate::config::is_host_and_port;
+use crate::ids::{NodeId, PartitionId};
 use crate::router::answer::Moment;
 use crate::snapshot::canonical::{Listed, SnapshotFile, list_files};
+use crate::system::restore::{RestoreOptions, Restored, RestoredPartition, restore};
 
 #[derive(Debug, Subcommand)]
 pub enum SnapshotArgs {
@@ -31,6 +36,28 @@ pub enum SnapshotArgs {
     List(ListArgs),
     /// Check every byte of them, and with --data whether each is what the journal comes to; exit code 1 where one is not
     Verify(VerifyArgs),
+    /// Bring a lost cluster back from its archive, as one node that others join by `cluster add`
+    Restore(RestoreArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// What `audit log --export` wrote, or an archive, its folder or s3://bucket/prefix: journals of all machines, `system` among them, with
+    /// their modules
+    #[arg(long)]
+    from: PathBuf,
+    /// The data folder to be; it must not be there, or be empty
+    #[arg(long)]
+    data: PathBuf,
+    /// Number of the node, which none of the cluster ever had
+    #[arg(long)]
+    node: u64,
+    /// host:port where other nodes will reach it; without it, it stays a cluster of its own
+    #[arg(long)]
+    advertise: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -86,6 +113,7 @@ pub fn run(args: SnapshotArgs) -> anyhow::Result<ExitCode> {
         SnapshotArgs::Take(args) => take(&args),
         SnapshotArgs::List(args) => list(&args),
         SnapshotArgs::Verify(args) => run_verify(&args),
+        SnapshotArgs::Restore(args) => run_restore(&args),
     }
 }
 
@@ -244,5 +272,83 @@ fn checked_text(checked: &[Checked], is_clean: bool) -> String {
     } else {
         "NOT verified: see the faults above; every replica has the same files, and `snapshot take --data` makes them again\n"
     });
+    text
+}
+
+fn run_restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
+    ensure!(0 < args.node, "--node is a number from 1");
+    if let Some(address) = &args.advertise {
+        ensure!(is_host_and_port(address), "--advertise {address} is not host:port");
+    }
+    let source = open_at(&args.from, None)?;
+    let mut cuts = BTreeMap::new();
+    for machine in source.machines()? {
+        let cut = Cut::find(&FolderHistory::new(&source, &machine)?)?;
+        cuts.insert(machine, cut.time());
+    }
+    let bar = progress("entries restored");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let restored = runtime.block_on(restore(RestoreOptions {
+        from: source.path(),
+        manifest: source.manifest(),
+        data: &args.data,
+        node: NodeId(args.node),
+        advertise: args.advertise.clone(),
+        cuts,
+        on_entry: &|done| bar.inc(done),
+    }));
+    bar.finish_and_clear();
+    let restored = restored?;
+    if args.json {
+        let partition = |it: &RestoredPartition| {
+            json!({
+                "machine": it.machine, "partition": it.partition, "position": it.position.to_string(),
+                "time": print_time(it.time), "left_out": it.left_out, "snapshots": it.snapshots,
+            })
+        };
+        print_json(&json!({
+            "cluster": restored.cluster, "node": args.node, "removed": restored.removed, "unknown": restored.unknown,
+            "partitions": restored.partitions.iter().map(partition).collect::<Vec<_>>(),
+        }))?;
+    } else {
+        print(&restored_text(&restored, args))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn restored_text(restored: &Restored, args: &RestoreArgs) -> String {
+    let mut rows = table(&["partition", "restored up to", "time", "left out", "midnights as archived"]);
+    for it in &restored.partitions {
+        rows.add_row([
+            format!("{}/{}", it.machine, it.partition),
+            it.position.to_string(),
+            print_time(it.time),
+            it.left_out.to_string(),
+            it.snapshots.to_string(),
+        ]);
+    }
+    let removed: Vec<String> = restored.removed.iter().map(ToString::to_string).collect();
+    let mut text = format!(
+        "{rows}\ncluster {} is node {} in {} now; what came behind these positions is not in the archive and is lost\n",
+        restored.cluster,
+        args.node,
+        args.data.display()
+    );
+    if restored.partitions.iter().any(|it| 0 < it.left_out) {
+        text.push_str(
+            "entries that are left out were caused by others that are not in the archive, or came behind such: they stay there, so \
+             export the new history into another folder\n",
+        );
+    }
+    for machine in &restored.unknown {
+        text.push_str(&format!("machine `{machine}` is left out: `system` in the archive does not know it yet\n"));
+    }
+    text.push_str(&format!(
+        "nodes {} are removed for good: see to it that none of them runs\nstart it with `statehouse serve`, [node] id = {}, data = \"{}\"{}\n",
+        removed.join(", "),
+        args.node,
+        args.data.display(),
+        args.advertise.as_deref().map_or_else(String::new, |address| format!(", [peer] advertise = \"{address}\""))
+    ));
     text
 }

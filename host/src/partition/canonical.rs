@@ -10,7 +10,8 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -28,6 +29,11 @@ use crate::partition::run::{Executor, Message};
 use crate::snapshot::canonical::{CanonicalError, Days, Due, Facts, Listed, SnapshotFolder, SnapshotWriter};
 use crate::store::{KeepWhat, StoreShared, open_kept};
 
+/// How soon a file is tried again that could not be made: a full disk may have room by then.
+const AGAIN: Duration = Duration::from_secs(60);
+/// How often somebody who waits for files looks again.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// Whoever asked for a snapshot.
 pub type Asked = oneshot::Sender<Result<Listed, PartitionError>>;
 
@@ -44,6 +50,8 @@ pub struct Canonical {
     /// One file is made at a time.
     turn: Mutex<()>,
     is_closing: AtomicBool,
+    /// States that are kept, or to be kept, since this start.
+    under_way: AtomicUsize,
 }
 
 impl Canonical {
@@ -54,8 +62,8 @@ impl Canonical {
         every_bytes: Option<u64>,
     ) -> Arc<Self> {
         let runtime = tokio::runtime::Handle::current();
-        let (turn, is_closing) = (Mutex::default(), AtomicBool::new(false));
-        Arc::new(Self { folder, cluster, machine, partition, store, every_bytes, runtime, turn, is_closing })
+        let (turn, is_closing, under_way) = (Mutex::default(), AtomicBool::new(false), AtomicUsize::new(0));
+        Arc::new(Self { folder, cluster, machine, partition, store, every_bytes, runtime, turn, is_closing, under_way })
     }
 
     /// Makes the files of states that were kept before the last start.
@@ -65,6 +73,7 @@ impl Canonical {
     pub fn go_on(self: &Arc<Self>) -> Result<(), CanonicalError> {
         for due in self.folder.list_due()? {
             tracing::info!(stream = %self.stream(), index = %due.index, "goes on with a canonical snapshot");
+            self.under_way.fetch_add(1, Ordering::Relaxed);
             self.make(due, None);
         }
         Ok(())
@@ -75,14 +84,27 @@ impl Canonical {
         let canonical = self.clone();
         drop(self.runtime.spawn_blocking(move || {
             let made = canonical.make_now(&due);
+            canonical.under_way.fetch_sub(1, Ordering::Release);
             if let Err(error) = &made {
-                // The kept state stays, and the next start tries again.
+                // The kept state stays, and is taken up again in a while, or at the next start.
+                canonical.make_later(due);
                 tracing::error!(stream = %canonical.stream(), index = %due.index, %error, "no canonical snapshot was made");
                 metrics::counter!("statehouse_canonical_snapshots_failed_total").increment(1);
             }
             if let Some(asked) = asked {
                 // Whoever asked may have stopped waiting.
                 drop(asked.send(made.map_err(PartitionError::from)));
+            }
+        }));
+    }
+
+    fn make_later(self: &Arc<Self>, due: Due) {
+        let canonical = self.clone();
+        drop(self.runtime.spawn(async move {
+            tokio::time::sleep(AGAIN).await;
+            if !canonical.is_closing.load(Ordering::Relaxed) {
+                canonical.under_way.fetch_add(1, Ordering::Relaxed);
+                canonical.make(due, None);
             }
         }));
     }
@@ -166,6 +188,7 @@ impl Executor {
         }
         let canonical = self.canonical.clone();
         let folder = canonical.folder.due_folder(&due);
+        canonical.under_way.fetch_add(1, Ordering::Relaxed);
         self.store.keep(what, folder, Box::new(move || canonical.make(due, asked)));
     }
 
@@ -177,11 +200,11 @@ impl Executor {
     }
 
     /// How long a leader may sleep before it looks at the clock again.
-    pub(super) fn until_midnight(&self) -> Option<std::time::Duration> {
+    pub(super) fn until_midnight(&self) -> Option<Duration> {
         self.term?;
         let left = Days::next_midnight(self.journal.time).0.saturating_sub(self.clock.now().0);
         // Where it is past already, a tick is under way or cannot be now.
-        let left = u64::try_from(left).map_or(limits::QUEUE_LOOK, std::time::Duration::from_micros);
+        let left = u64::try_from(left).map_or(limits::QUEUE_LOOK, Duration::from_micros);
         Some(left.min(limits::MIDNIGHT_LOOK))
     }
 }
@@ -195,6 +218,19 @@ impl Partition {
         let (asked, done) = oneshot::channel();
         self.send(Message::Snapshot(asked))?;
         done.await.map_err(|_| self.not_running())?
+    }
+
+    /// Waits until all that were due are made, or could not be.
+    ///
+    /// # Errors
+    /// The store's writer has stopped, so that no more are made.
+    pub async fn wait_for_canonical(&self) -> Result<(), PartitionError> {
+        let mut looks = tokio::time::interval(LOOK);
+        while 0 < self.parts.canonical.under_way.load(Ordering::Acquire) {
+            self.parts.store.check_writer()?;
+            looks.tick().await;
+        }
+        Ok(())
     }
 
     /// The canonical snapshots of the partition on this node, oldest first.

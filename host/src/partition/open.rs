@@ -23,6 +23,7 @@ use crate::partition::handle::{Partition, Parts};
 use crate::partition::history;
 use crate::partition::panics::Panics;
 use crate::partition::release;
+use crate::partition::restore::Leading;
 use crate::partition::run::{Executor, Message};
 use crate::partition::status::{Board, Progress, RunState};
 use crate::peer::GroupPeers;
@@ -70,6 +71,7 @@ pub struct PartitionOptions {
     pub log_keep_bytes: Option<u64>,
     /// A canonical snapshot also about every so many bytes of journal.
     pub snapshot_every_bytes: Option<u64>,
+    pub leading: Leading,
 }
 
 impl PartitionOptions {
@@ -162,6 +164,7 @@ impl Partition {
             ids: ids.clone(),
             board: board.clone(),
             canonical: canonical.clone(),
+            leading: options.leading,
             group: None,
             mailbox: mailbox.clone(),
             applied: recovered.applied,

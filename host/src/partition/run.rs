@@ -32,6 +32,7 @@ use crate::partition::coordinate::{Answers, Cancel, Coordinator, Participants};
 use crate::partition::error::HaltReason;
 use crate::partition::open::Modules;
 use crate::partition::release::checkpoint;
+use crate::partition::restore::Leading;
 use crate::partition::status::{Board, RunState};
 use crate::sequencer::admission::{Admitted, InFlight, RejectionMeter};
 use crate::sequencer::speculation::Speculation;
@@ -98,6 +99,7 @@ pub struct Executor {
     pub(super) ids: Arc<IdIndex>,
     pub(super) board: Arc<Board>,
     pub(super) canonical: Arc<Canonical>,
+    pub(super) leading: Leading,
     pub(super) group: Option<Group>,
     pub(super) mailbox: std::sync::mpsc::Sender<Message>,
     /// Last applied.
@@ -215,6 +217,10 @@ impl Executor {
                 for entry in entries {
                     self.on_committed(entry)?;
                 }
+                // Elsewhere a leader sees to that before it proposes.
+                if self.leading == Leading::Restores {
+                    self.store.wait_while_behind().map_err(store_failed)?;
+                }
                 drop(permit);
             }
             Message::Leadership(leadership) => self.on_leadership(leadership)?,
@@ -331,7 +337,7 @@ impl Executor {
     /// when consensus announces it.
     fn on_leadership(&mut self, leadership: Leadership) -> Result<(), HaltReason> {
         let term = match leadership {
-            Leadership::Leader { term } => Some(term),
+            Leadership::Leader { term } => (self.leading == Leading::Decides).then_some(term),
             Leadership::Follower { .. } => None,
             Leadership::Stopped { reason } => {
                 if matches!(reason, crate::consensus::StopReason::Shutdown) {

@@ -23,7 +23,7 @@ use crate::machine::logic::Logic;
 use crate::machine::native::Native;
 use crate::machine::replica::is_key_of;
 use crate::partition::tail::{Start, Tail};
-use crate::partition::{Answered, Modules, Participants, Partition, PartitionError, PartitionOptions};
+use crate::partition::{Answered, Leading, Modules, Participants, Partition, PartitionError, PartitionOptions};
 use crate::peer::{GroupName, GroupPeers, NoNetwork, Seen};
 use crate::router::answer::{Answer, Caller, CommandRequest, Unavailable, UnavailableReason};
 use crate::router::{Machine, MachineOptions};
@@ -85,6 +85,7 @@ async fn try_open(folder: &Path) -> Result<Arc<Partition>, PartitionError> {
         held: None,
         log_keep_bytes: None,
         snapshot_every_bytes: None,
+        leading: Leading::Decides,
     });
     let partition = partition.await?;
     partition.wait_for_leader(soon()).await?;

@@ -102,8 +102,9 @@ impl Store {
         Ok(RowsFile { disk, writer, path, key: vec![ROW_PREFIX], count: 0 })
     }
 
-    /// Puts the rows into the state, as what the entry of `meta` changes. Waits until everything before is written, and kept where that is wanted, and until the log is
-    /// durable up to that entry, because nothing else may be written. Only the executor calls this; durable on return.
+    /// Puts the rows into the state, as what the entry of `meta` changes. Waits until everything before is written, and kept where that is
+    /// wanted, and until the log is durable up to that entry, because nothing else may be written. Only the executor calls this; durable on
+    /// return.
     ///
     /// # Errors
     /// The disk is full: to be tried again. Or the writer has stopped.

@@ -18,7 +18,7 @@ use crate::ids::{ModuleId, NodeId, PartitionId};
 use crate::key::PublicKey;
 use crate::log::{DamagedLog, Disk, EntryId};
 use crate::machine::logic::Logic;
-use crate::partition::{HaltReason, Partition, PartitionError, PartitionOptions, RunState};
+use crate::partition::{HaltReason, Leading, Partition, PartitionError, PartitionOptions, RunState};
 use crate::peer::{self, GroupName, GroupPeers, Network, Routes, SeenBook};
 use crate::registry::Registry;
 use crate::router::{Machine, MachineOptions, MachineParticipants, Router};
@@ -269,6 +269,7 @@ impl Host {
             held,
             log_keep_bytes: self.opening.log_keep_bytes,
             snapshot_every_bytes: self.opening.snapshot_every_bytes,
+            leading: Leading::Decides,
         }
     }
 

@@ -36,6 +36,7 @@ mod drain;
 mod trouble;
 pub mod shadow;
 mod snapshots;
+pub mod restore;
 mod clocks;
 mod vigil;
 #[cfg(test)]

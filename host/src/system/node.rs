@@ -49,7 +49,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 const HAND_OVER_MAX: Duration = Duration::from_secs(3);
 const HAND_OVER_LOOK: Duration = Duration::from_millis(50);
 /// What stands for the address of a node that has no peers.
-const ALONE: &str = "alone";
+pub(super) const ALONE: &str = "alone";
 const NO_CLUSTER: &str =
     "this node belongs to no cluster yet: create one with `statehouse cluster init`, or add the node to one";
 /// Cache of the state stores of all partitions together.
