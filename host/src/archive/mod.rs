@@ -16,12 +16,14 @@ mod folder;
 mod store;
 mod mirror;
 mod upload;
+mod past;
 #[cfg(test)]
 mod tests;
 
 pub use error::{ArchiveError, SegmentDamage};
 pub use folder::{FileFacts, Manifest, PartitionFacts, modules_folder, partition_folder, write_module};
 pub use mirror::{Mirror, chain};
+pub use past::Past;
 pub use read::{Placed, SegmentsReader};
 pub use segment::{Boundary, SegmentName, Stream};
 pub use store::{Archive, OWNER as ARCHIVE_FILE};

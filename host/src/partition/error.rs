@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use crate::archive::ArchiveError;
 use crate::consensus::ConsensusError;
 use crate::ids::{JournalIndex, LogIndex, ModuleId, NodeId, PartitionId, Position};
 use crate::log::{EntryId, LogError};
@@ -63,6 +64,9 @@ pub enum PartitionError {
     NotActivated { module: ModuleId, reason: String },
     #[error("snapshot: {0}")]
     Snapshot(#[from] SnapshotError),
+    /// What the log has released was looked for there.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     #[error("canonical snapshot: {0}")]
     Canonical(#[from] CanonicalError),
     /// State or ids lack what only the beginning of the log could give back. They are left as they are.

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use crate::archive::Past;
 use crate::consensus::{ConsensusError, Group, Leadership};
 use crate::ids::{CommandId, Head, JournalIndex, LogIndex, Micros, NodeId, PartitionId};
 use crate::log::{Log, LogHealth};
@@ -54,6 +55,8 @@ pub(super) struct Parts {
     pub snapshots: Arc<Snapshots>,
     pub canonical: Arc<Canonical>,
     pub genesis: Journal,
+    /// The archived journal, where there is an archive.
+    pub past: Option<Arc<Past>>,
 }
 
 /// A partition that runs on this node.

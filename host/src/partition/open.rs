@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
+use crate::archive::Past;
 use crate::clock::Clock;
 use crate::consensus::{Applier, ApplierError, Committed, ConsensusError, Group, GroupOptions, Snapshot};
 use crate::ids::{ClusterId, JournalIndex, LogIndex, ModuleId, NodeId, PartitionId};
@@ -72,6 +73,8 @@ pub struct PartitionOptions {
     /// A canonical snapshot also about every so many bytes of journal.
     pub snapshot_every_bytes: Option<u64>,
     pub leading: Leading,
+    /// What was archived of it.
+    pub past: Option<Arc<Past>>,
 }
 
 impl PartitionOptions {
@@ -208,7 +211,9 @@ impl Partition {
         drop(mailbox.send(Message::Started(group.clone())));
         follow(&group, &log, &store, &mailbox);
         let (id, peers, modules) = (options.partition, options.peers, options.modules);
-        let parts = Parts { id, mailbox, board, group, peers, modules, log, store, ids, snapshots, canonical, genesis };
+        let past = options.past;
+        let parts =
+            Parts { id, mailbox, board, group, peers, modules, log, store, ids, snapshots, canonical, genesis, past };
         Ok(Arc::new(Self::new(parts, thread)))
     }
 }

@@ -86,6 +86,7 @@ async fn try_open(folder: &Path) -> Result<Arc<Partition>, PartitionError> {
         log_keep_bytes: None,
         snapshot_every_bytes: None,
         leading: Leading::Decides,
+        past: None,
     });
     let partition = partition.await?;
     partition.wait_for_leader(soon()).await?;

@@ -465,6 +465,12 @@ pub fn partition_error(error: PartitionError) -> QueryError {
     let reason = match error {
         PartitionError::Deadline => return QueryError::Deadline,
         PartitionError::Released { .. } => return QueryError::Released(error.to_string()),
+        PartitionError::Archive(error) => {
+            tracing::error!(%error, "what was released cannot be read in the archive");
+            return QueryError::Released(format!(
+                "it is only in the archive, which cannot be read now ({error}); ask again later"
+            ));
+        }
         PartitionError::OtherHistory(position) => return QueryError::Gone(position),
         PartitionError::Halted(_) | PartitionError::Log(_) | PartitionError::Store(_) | PartitionError::NoEntry(_) => {
             tracing::error!(%error, "a read failed");
@@ -474,6 +480,7 @@ pub fn partition_error(error: PartitionError) -> QueryError {
         | PartitionError::NotLeading
         | PartitionError::NoLeader
         | PartitionError::NotHere(_) => UnavailableReason::NoLeader,
+
         // None of these is met by a partition that runs.
         PartitionError::Folder { .. }
         | PartitionError::Thread(_)

@@ -60,15 +60,15 @@ struct Archivist {
 }
 
 /// Runs until the node stops.
-pub async fn run(host: Arc<Host>, options: ArchiveOptions) {
+pub async fn run(host: Arc<Host>, archive: Archive, every: Duration) {
     let mut archivist = None;
     loop {
-        let wait = match round(&host, &options, &mut archivist).await {
-            Ok(()) => options.every,
+        let wait = match round(&host, &archive, &mut archivist).await {
+            Ok(()) => every,
             Err(error) => {
-                tracing::error!(url = options.url, %error, "the archive cannot be used, to be tried again");
+                tracing::error!(url = archive.url(), %error, "the archive cannot be used, to be tried again");
                 metrics::counter!("statehouse_archive_failures_total").increment(1);
-                AGAIN.min(options.every)
+                AGAIN.min(every)
             }
         };
         tokio::select! {
@@ -78,16 +78,16 @@ pub async fn run(host: Arc<Host>, options: ArchiveOptions) {
     }
 }
 
-async fn round(host: &Arc<Host>, options: &ArchiveOptions, slot: &mut Option<Archivist>) -> Result<(), ArchiveError> {
+async fn round(host: &Arc<Host>, archive: &Archive, slot: &mut Option<Archivist>) -> Result<(), ArchiveError> {
     let Some(identity) = host.folder.identity() else { return Ok(()) };
     let archivist = match slot {
         Some(archivist) => archivist,
         None => {
             let cluster = ClusterId(identity.cluster_bytes().expect("checked when the identity was read"));
-            let archive = Archive::open(&options.url)?;
             archive.claim(cluster).await?;
             let modules = archive.modules().await?.into_iter().collect();
-            tracing::info!(url = options.url, "archiving");
+            tracing::info!(url = archive.url(), "archiving");
+            let archive = archive.clone();
             slot.insert(Archivist { host: host.clone(), archive, cluster, uploads: BTreeMap::new(), modules })
         }
     };

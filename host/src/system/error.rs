@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::archive::ArchiveError;
 use crate::guest::GuestError;
 use crate::key::KeyError;
 use crate::partition::PartitionError;
@@ -36,6 +37,8 @@ pub enum NodeError {
     Key(#[from] KeyError),
     #[error("peers: {0}")]
     Peers(#[from] PeerSetupError),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     #[error("what was seen of other nodes: {0}")]
     Seen(#[from] SeenError),
     #[error("machine `{machine}` exists with {found} partitions, not {expected}; splitting is not supported yet")]

@@ -13,8 +13,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::archive::{Archive, Past, Stream};
 use crate::clock::Clock;
-use crate::ids::{ModuleId, NodeId, PartitionId};
+use crate::ids::{ClusterId, ModuleId, NodeId, PartitionId};
 use crate::key::PublicKey;
 use crate::log::{DamagedLog, Disk, EntryId};
 use crate::machine::logic::Logic;
@@ -41,6 +42,9 @@ const OPEN_AGAIN: Duration = Duration::from_secs(2);
 /// How long one node may take to say what it has seen.
 const SEEN_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Below the node's data: what is fetched from the archive for whoever reads what was released.
+const ARCHIVE_CACHE: &str = "archive-cache";
+
 /// What partitions are opened with.
 pub struct Opening {
     pub disk: Arc<dyn Disk>,
@@ -49,8 +53,8 @@ pub struct Opening {
     pub shared: StoreShared,
     /// About how much of each log is kept; everything without.
     pub log_keep_bytes: Option<u64>,
-    /// Nothing of it is released that is not in an archive.
-    pub is_archived: bool,
+    /// Nothing of it is released that is not there.
+    pub archive: Option<Archive>,
     /// A canonical snapshot of each partition also about every so many bytes of its journal.
     pub snapshot_every_bytes: Option<u64>,
 }
@@ -251,8 +255,14 @@ impl Host {
         let mut store = StoreOptions::new(self.opening.shared.clone());
         store.paranoid = self.opening.paranoid;
         store.hot_bytes_max = self.opening.hot_bytes_max;
+        let cluster = identity.cluster_bytes().expect("checked when the identity was read");
+        let past = self.opening.archive.clone().map(|archive| {
+            let (machine, partition) = (group.machine.to_string(), group.partition);
+            let folder = self.folder.path().join(ARCHIVE_CACHE).join(&machine).join(partition.to_string());
+            Arc::new(Past::new(archive, Stream { cluster: ClusterId(cluster), machine, partition }, folder))
+        });
         PartitionOptions {
-            cluster: identity.cluster_bytes().expect("checked when the identity was read"),
+            cluster,
             node: self.node,
             machine: group.machine.to_string(),
             partition: group.partition,
@@ -270,6 +280,7 @@ impl Host {
             log_keep_bytes: self.opening.log_keep_bytes,
             snapshot_every_bytes: self.opening.snapshot_every_bytes,
             leading: Leading::Decides,
+            past,
         }
     }
 

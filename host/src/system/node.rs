@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::archive::Archive;
 use crate::clock::Clock;
 use crate::guest::{Engine, EngineOptions};
 use crate::ids::{ClusterId, NodeId};
@@ -138,6 +139,7 @@ impl Node {
         for spec in &options.machines {
             stage(&registry, spec)?;
         }
+        let archive = options.archive.as_ref().map(|archive| Archive::open(&archive.url)).transpose()?;
         let peer = options.peer;
         let skew_max = peer.as_ref().map_or(Duration::MAX, |peer| peer.clock_skew_max);
         let clocks = Arc::new(Clocks::new(options.clock.clone(), skew_max));
@@ -154,7 +156,7 @@ impl Node {
                 hot_bytes_max: options.hot_bytes_max,
                 shared: StoreShared::new(BLOCK_CACHE_BYTES),
                 log_keep_bytes: options.log_keep_bytes,
-                is_archived: options.archive.is_some(),
+                archive,
                 snapshot_every_bytes: options.snapshot_every_bytes,
             },
             specs: options.machines,
@@ -182,8 +184,8 @@ impl Node {
             folder,
         });
         tokio::spawn(in_transit::run(host.clone()));
-        if let Some(archive) = options.archive {
-            tokio::spawn(archivist::run(host.clone(), archive));
+        if let (Some(archive), Some(options)) = (&host.opening.archive, options.archive) {
+            tokio::spawn(archivist::run(host.clone(), archive.clone(), options.every));
         }
         if let Some(keep_bytes) = options.log_keep_bytes {
             tokio::spawn(retention::run(host.clone(), keep_bytes));

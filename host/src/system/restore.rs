@@ -358,6 +358,7 @@ impl<'a> Work<'a> {
             held: None,
             log_keep_bytes: None,
             snapshot_every_bytes: None,
+            past: None,
             leading,
         });
         Ok(opening.await?)

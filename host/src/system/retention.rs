@@ -44,7 +44,7 @@ pub async fn run(host: Arc<Host>, keep_bytes: u64) {
 /// From when on a partition's entries are in no archive yet, where there is one.
 fn not_archived(host: &Host, group: &GroupName) -> Option<Micros> {
     let archived = host.archived.lock().get(group).copied();
-    host.opening.is_archived.then(|| archived.map_or(Micros(0), |last| Micros(last.0 + 1)))
+    host.opening.archive.is_some().then(|| archived.map_or(Micros(0), |last| Micros(last.0 + 1)))
 }
 
 /// When the oldest command in flight of a machine has started, wherever its home is: its coordinator may ask every partition what it has

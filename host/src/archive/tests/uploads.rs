@@ -184,7 +184,7 @@ async fn go(upload: &mut Upload, entries: &[Entry], count: usize) -> std::result
 #[tokio::test]
 async fn whatever_the_store_does_the_archive_is_whole_and_in_the_end_that_of_an_export() {
     let entries = journal(40);
-    let seeds = if std::env::var_os("STATEHOUSE_CHAOS").is_some() { 100 } else { 8 };
+    let seeds = if is_chaos() { 100 } else { 4 };
     for seed in 0..seeds {
         let world = World::new(seed);
         world.archive.claim(CLUSTER).await.expect("it is nobody's yet");

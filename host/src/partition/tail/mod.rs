@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 pub use entry::{TailCommand, TailEntry, TailEvent};
 
+use crate::archive::Past;
 use crate::consensus::{ConsensusError, StopReason};
 use crate::ids::{Head, JournalIndex, LogIndex, PartitionId, Position};
 use crate::limits;
@@ -64,7 +65,12 @@ pub struct Tail {
 struct Reader {
     partition: PartitionId,
     log: Log,
+    /// What the log has released.
+    past: Option<Arc<Past>>,
 }
+
+/// No place in a log: of an entry that came from the archive.
+const NOWHERE: LogIndex = LogIndex(u64::MAX);
 
 /// A place between two entries.
 #[derive(Clone, Copy)]
@@ -93,12 +99,12 @@ impl Tail {
     /// # Errors
     /// * [`PartitionError::OtherHistory`]: the position is none of this journal's: it came from before a restore, or from another cluster.
     /// * [`PartitionError::Released`]: what follows is not on this node any more. [`Tail::next`] may say so too, to a reader so slow that it
-    ///   was released before it was read.
+    ///   was released before it was read. What is in the archive is read there.
     /// * [`PartitionError::Deadline`]: this replica has not got there in time.
     /// * [`PartitionError::Halted`] and others when the partition does not run any more.
     pub async fn open(partition: &Partition, start: Start, deadline: Instant) -> Result<Self, PartitionError> {
         let parts = &partition.parts;
-        let reader = Reader { partition: parts.id, log: parts.log.clone() };
+        let reader = Reader { partition: parts.id, log: parts.log.clone(), past: parts.past.clone() };
         let board = &parts.board;
         let (progress, state) = (board.progress.subscribe(), board.state.subscribe());
         Self::begin(reader, parts.modules.clone(), &parts.genesis, (progress, state), start, deadline).await
@@ -223,16 +229,21 @@ impl Tail {
     async fn step_back(&mut self, at: Position) -> Result<(), PartitionError> {
         let (reader, applied) = (self.reader.clone(), *self.progress.borrow());
         let found = blocking(move || reader.find(at.index, &applied)).await?;
-        let found = match found {
-            Err(error @ PartitionError::Released { .. }) => return self.reader.read_elsewhere(error).map(drop),
-            found => found?,
+        let found = match (found, &self.reader.past) {
+            (Err(error @ PartitionError::Released { .. }), Some(past)) => {
+                let before = JournalIndex(at.index.0 - 1);
+                let entry = past.entries_after(before, 0).await?.into_iter().next().ok_or(error)?;
+                Recorded::new(entry, NOWHERE)
+            }
+            (found, _) => found?,
         };
         if head8(found.head()) != at.head8 {
             return Err(PartitionError::OtherHistory(at));
         }
         let before = found.entry.header();
         let index = JournalIndex(at.index.0 - 1);
-        self.place = Place { index, head8: head8(before.parent), log: Some((found.log_index, before.parent)) };
+        let log = (found.log_index != NOWHERE).then_some((found.log_index, before.parent));
+        self.place = Place { index, head8: head8(before.parent), log };
         self.position = Position { index, n: 0, head8: self.place.head8, ..at };
         Ok(())
     }
@@ -241,8 +252,11 @@ impl Tail {
     async fn fill(&mut self) -> Result<bool, PartitionError> {
         assert!(self.ready.is_empty());
         let (reader, place, applied) = (self.reader.clone(), self.place, *self.progress.borrow());
-        let (place, entries) = blocking(move || reader.read(place, &applied)).await??;
-        let is_further = place.log.map(|(next, _)| next) != self.place.log.map(|(next, _)| next);
+        let (place, entries) = match blocking(move || reader.read(place, &applied)).await? {
+            Err(error @ PartitionError::Released { .. }) => self.reader.read_elsewhere(place, error).await?,
+            read => read?,
+        };
+        let is_further = !entries.is_empty() || place.log.map(|(next, _)| next) != self.place.log.map(|(next, _)| next);
         (self.place, self.ready) = (place, entries);
         Ok(is_further)
     }
@@ -252,10 +266,7 @@ impl Reader {
     /// What follows a place, and where it ends.
     fn read(&self, place: Place, applied: &Progress) -> Result<(Place, VecDeque<TailEntry>), PartitionError> {
         let located = place.log.map_or_else(|| self.locate(&place, applied), Ok);
-        let (next, head) = match located {
-            Err(error @ PartitionError::Released { .. }) => return self.read_elsewhere(error),
-            located => located?,
-        };
+        let (next, head) = located?;
         let end = LogIndex(next.0 + limits::TAIL_READ_ENTRIES).min(applied.log_index.next());
         let found = self.log.read(next..end, limits::TAIL_READ_BYTES)?;
         let is_released = match found.first() {
@@ -265,8 +276,7 @@ impl Reader {
         if is_released {
             let following = self.find(place.index.next(), applied).map(|found| (found.log_index, head));
             return match following {
-                // It was released while it was looked for; or all of what was released is of no effect.
-                Err(error @ PartitionError::Released { .. }) => self.read_elsewhere(error),
+                // All of what was released is of no effect.
                 Err(PartitionError::NoEntry(_)) => {
                     Ok((Place { log: Some((applied.log_index.next(), head)), ..place }, VecDeque::new()))
                 }
@@ -328,9 +338,27 @@ impl Reader {
         }
     }
 
-    /// The one place where entries would come from that this node's log has released: there is no other source yet.
-    fn read_elsewhere(&self, released: PartitionError) -> Result<(Place, VecDeque<TailEntry>), PartitionError> {
-        Err(released)
+    /// What follows a place that this node's log has released, from the archive where there is one.
+    async fn read_elsewhere(
+        &self,
+        place: Place,
+        released: PartitionError,
+    ) -> Result<(Place, VecDeque<TailEntry>), PartitionError> {
+        let Some(past) = &self.past else { return Err(released) };
+        let found = past.entries_after(place.index, limits::TAIL_READ_BYTES).await?;
+        let Some(first) = found.first() else { return Err(released) };
+        if head8(first.header().parent) != place.head8 {
+            let Place { index, head8, .. } = place;
+            return Err(PartitionError::OtherHistory(Position { partition: self.partition, index, n: 0, head8 }));
+        }
+        // Where the log goes on is looked for again, by the head.
+        let mut place = Place { log: None, ..place };
+        let entries = found.into_iter().map(|entry| TailEntry::new(self.partition, Recorded::new(entry, NOWHERE)));
+        let entries: VecDeque<TailEntry> = entries.collect();
+        if let Some(last) = entries.back() {
+            (place.index, place.head8) = (last.index(), head8(last.head()));
+        }
+        Ok((place, entries))
     }
 }
 

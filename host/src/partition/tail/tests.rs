@@ -8,7 +8,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 
 use super::*;
-use crate::ids::{Digest, Micros, ModuleId, NodeId, Term};
+use crate::archive::{Archive, Boundary, Stream, Upload};
+use crate::ids::{ClusterId, Digest, Micros, ModuleId, NodeId, Term};
 use crate::log::{EntryId, LogOptions, SimDisk, StreamId};
 use crate::machine::entry::{EntryKind, Header};
 
@@ -34,6 +35,7 @@ struct History {
     next: LogIndex,
     /// The entries that a tail must show, and where they are in the log.
     effective: Vec<(Position, LogIndex)>,
+    past: Option<Arc<Past>>,
 }
 
 impl History {
@@ -47,7 +49,8 @@ impl History {
         let progress = watch::Sender::new(Progress { log_index: LogIndex(0), journal: genesis });
         let state = watch::Sender::new(RunState::Running);
         let next = LogIndex(0);
-        let mut history = Self { log, genesis, journal: genesis, progress, state, next, effective: Vec::new() };
+        let mut history =
+            Self { log, genesis, journal: genesis, progress, state, next, effective: Vec::new(), past: None };
         history.append(Payload::Membership(bytes::Bytes::from_static(b"voters")));
         history
     }
@@ -94,7 +97,7 @@ impl History {
     }
 
     async fn open(&self, start: Start) -> Result<Tail, PartitionError> {
-        let reader = Reader { partition: PartitionId(3), log: self.log.clone() };
+        let reader = Reader { partition: PartitionId(3), log: self.log.clone(), past: self.past.clone() };
         let seen = (self.progress.subscribe(), self.state.subscribe());
         let deadline = Instant::now() + Duration::from_secs(60);
         Tail::begin(reader, Arc::new(NoModules), &self.genesis, seen, start, deadline).await
@@ -227,6 +230,55 @@ async fn a_position_of_another_history_is_recognised() {
     }
     let elsewhere = Position { partition: PartitionId(4), ..history.effective[3].0 };
     assert!(matches!(history.refusal(Start::After(elsewhere)).await, PartitionError::OtherHistory(_)));
+}
+
+/// Archives the first entries of a history.
+async fn archive(history: &mut History, folder: &Path, count: usize) {
+    let archive = Archive::open(folder.to_str().expect("a plain name")).expect("a folder");
+    let stream = Stream { cluster: ClusterId([7; 16]), machine: "wallet".to_owned(), partition: PartitionId(3) };
+    let (spool, boundary) = (folder.join("spool"), Boundary { bytes: 20_000 });
+    let upload = Upload::begin(archive.clone(), stream.clone(), boundary, history.genesis.head, spool).await;
+    let mut upload = upload.expect("it begins");
+    let mut go = upload.go().expect("the folder is ours");
+    let mut tail = history.tail(Start::Genesis).await;
+    for _ in 0..count {
+        go.push(tail.next().await.expect("there are more").entry()).await.expect("it is kept");
+    }
+    go.finish().await.expect("it is kept");
+    history.past = Some(Arc::new(Past::new(archive, stream, folder.join("cache"))));
+}
+
+#[tokio::test]
+async fn what_is_released_comes_from_the_archive() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut history = History::mixed();
+    for _ in 0..1000 {
+        history.effective();
+    }
+    archive(&mut history, folder.path(), 700).await;
+    let (_, at) = history.effective[600];
+    history.purge(at.0 - 1);
+    let mut tail = history.tail(Start::Genesis).await;
+    let shown: Vec<Position> = history.shown(&mut tail).await.into_iter().map(|(position, _)| position).collect();
+    let expected: Vec<Position> = history.effective.iter().map(|(position, _)| *position).collect();
+    assert_eq!(shown, expected, "in order, each once, over the place where the log begins");
+    for number in [0, 1, 19, 300, 598, 599, 600, 900] {
+        let position = history.effective[number].0;
+        let mut after = history.tail(Start::After(position)).await;
+        assert_eq!(after.next().await.expect("there are more").position(), history.effective[number + 1].0);
+        let mut at = history.tail(Start::At(position)).await;
+        assert_eq!(at.next().await.expect("it is there").position(), position);
+        let other = Position { head8: [1, 2, 3, 4], ..position };
+        for start in [Start::After(other), Start::At(other)] {
+            let refused = history.refusal(start).await;
+            assert!(matches!(refused, PartitionError::OtherHistory(position) if position == other), "{refused}");
+        }
+    }
+    // What neither has is refused as before.
+    let at = history.effective[800].1;
+    history.purge(at.0 - 1);
+    let refused = history.refusal(Start::After(history.effective[750].0)).await;
+    assert!(matches!(refused, PartitionError::Released { .. }), "{refused}");
 }
 
 #[tokio::test]
