@@ -100,10 +100,9 @@ async fn a_reader_goes_on_where_it_stopped() {
     let host = Host::start_with(&start).await.expect("the host starts");
     let mut client = host.client();
     move_money(&mut client).await;
-    for number in 0..6 {
-        let account = format!("account-{number}");
-        wallet::open(&mut client, &account).await;
-        let answer = wallet::transfer(&mut client, Uuid::new_v4(), "alice", &account, 100).await;
+    for account in ["carol", "dave", "erin", "frank", "grace", "heidi"] {
+        wallet::open(&mut client, account).await;
+        let answer = wallet::transfer(&mut client, Uuid::new_v4(), "alice", account, 100).await;
         assert_eq!(answer.expect("the host answers").status, 200);
     }
     // 3 activations, 8 accounts, a deposit, 7 transfers of two events each and one rejection.

@@ -75,7 +75,7 @@ async fn measure(args: EventsArgs) -> anyhow::Result<ExitCode> {
     open_accounts(served.address, 0..ACCOUNTS).await?;
     // Each transfer is two events wherever its accounts are.
     let accounts = Arc::new(Accounts::new(ACCOUNTS, args.partitions, Mix { cross: 0, tcc: false })?);
-    let mut rows = table(&["readers", "events", "delivered", "s", "events/s delivered", "MB/s"]);
+    let mut rows = table(&["readers", "events", "made in s", "delivered", "in s", "delivered/s", "MB/s"]);
     for readers in &args.readers {
         rows.add_row(row(&args, served.address, &accounts, *readers).await?);
     }
@@ -92,7 +92,7 @@ async fn row(
     address: SocketAddr,
     accounts: &Arc<Accounts>,
     readers: u32,
-) -> anyhow::Result<[String; 6]> {
+) -> anyhow::Result<[String; 7]> {
     let (total, made) = watch::channel(None);
     let mut reading = Vec::new();
     for _ in 0..readers {
@@ -107,6 +107,7 @@ async fn row(
         events += client.batch(accounts.batch(args.batch)).await? * EVENTS_PER_TRANSFER;
     }
     total.send_replace(Some(events));
+    let made_seconds = started.elapsed().as_secs_f64();
     let mut bytes = 0;
     for reader in reading {
         bytes += reader.await??;
@@ -116,6 +117,7 @@ async fn row(
     Ok([
         readers.to_string(),
         events.to_string(),
+        format!("{made_seconds:.2}"),
         delivered.to_string(),
         format!("{seconds:.2}"),
         format!("{:.0}", delivered as f64 / seconds),
