@@ -7,13 +7,20 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
-const FOLDERS: [&str; 5] =
-    ["guest-sdk/src", "guest-sdk/abi/src", "guest-sdk/macros/src", "guest-sdk/testkit/src", "modules/counter"];
-const FILES: [&str; 5] = [
+const FOLDERS: [&str; 6] = [
+    "guest-sdk/src",
+    "guest-sdk/abi/src",
+    "guest-sdk/macros/src",
+    "guest-sdk/projection/src",
+    "guest-sdk/testkit/src",
+    "modules/counter",
+];
+const FILES: [&str; 6] = [
     "Cargo.toml",
     "guest-sdk/Cargo.toml",
     "guest-sdk/abi/Cargo.toml",
     "guest-sdk/macros/Cargo.toml",
+    "guest-sdk/projection/Cargo.toml",
     "guest-sdk/testkit/Cargo.toml",
 ];
 

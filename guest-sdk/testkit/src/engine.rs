@@ -59,12 +59,17 @@ impl<M> Default for Native<M> {
 
 impl<M: Module> Engine for Native<M> {
     fn call(&self, export: Export, input: &[u8]) -> Result<Vec<u8>, EngineError> {
-        catch_unwind(AssertUnwindSafe(|| native::call::<M>(export, input))).map_err(|payload| {
-            let text = payload.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
-            EngineError::Trap(text.unwrap_or("no text").into())
-        })
+        trapping(|| native::call::<M>(export, input))
     }
+}
+
+/// A panic as the trap that it would be as wasm.
+pub(crate) fn trapping(call: impl FnOnce() -> Vec<u8>) -> Result<Vec<u8>, EngineError> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
+        EngineError::Trap(text.unwrap_or("no text").into())
+    })
 }
 
 /// The module as wasm.
@@ -85,21 +90,27 @@ impl Wasm {
 
 impl Engine for Wasm {
     fn call(&self, export: Export, input: &[u8]) -> Result<Vec<u8>, EngineError> {
+        self.call_named(export.name(), (export != Export::Describe).then_some(input))
+    }
+}
+
+impl Wasm {
+    /// Calls an export by its name; without input one that takes none.
+    pub(crate) fn call_named(&self, name: &str, input: Option<&[u8]>) -> Result<Vec<u8>, EngineError> {
         let mut store = Store::new(self.module.engine(), ());
         let linker = Linker::new(self.module.engine());
         let instance = linker.instantiate_and_start(&mut store, &self.module).map_err(no_module)?;
-        let called = if export == Export::Describe {
-            let describe = function::<(), i64>(&instance, &store, export.name())?;
-            describe.call(&mut store, ())
-        } else {
+        let called = if let Some(input) = input {
             let alloc = function::<i32, i32>(&instance, &store, export::ALLOC)?;
-            let entry = function::<(i32, i32), i64>(&instance, &store, export.name())?;
+            let entry = function::<(i32, i32), i64>(&instance, &store, name)?;
             let memory = instance.get_memory(&store, export::MEMORY).ok_or_else(|| missing(export::MEMORY))?;
             let len = i32::try_from(input.len()).map_err(|_| EngineError::Trap("input too large".into()))?;
             alloc.call(&mut store, len).and_then(|ptr| {
                 memory.write(&mut store, ptr as u32 as usize, input)?;
                 entry.call(&mut store, (ptr, len))
             })
+        } else {
+            function::<(), i64>(&instance, &store, name)?.call(&mut store, ())
         };
         match called {
             Ok(packed) => read(&instance, &store, packed),
@@ -151,15 +162,22 @@ pub struct Twin<A, B> {
 
 impl<A: Engine, B: Engine> Engine for Twin<A, B> {
     fn call(&self, export: Export, input: &[u8]) -> Result<Vec<u8>, EngineError> {
-        let native = self.native.call(export, input);
-        let wasm = self.wasm.call(export, input);
-        if native == wasm {
-            return native;
-        }
-        let show = |result: &Result<Vec<u8>, EngineError>| match result {
-            Ok(bytes) => format!("{} bytes {}", bytes.len(), bytes.escape_ascii()),
-            Err(error) => error.to_string(),
-        };
-        Err(EngineError::Twins { export: export.name(), native: show(&native), wasm: show(&wasm) })
+        agreed(export.name(), self.native.call(export, input), self.wasm.call(export, input))
     }
+}
+
+/// What both gave, or how they differ.
+pub(crate) fn agreed(
+    export: &'static str,
+    native: Result<Vec<u8>, EngineError>,
+    wasm: Result<Vec<u8>, EngineError>,
+) -> Result<Vec<u8>, EngineError> {
+    if native == wasm {
+        return native;
+    }
+    let show = |result: &Result<Vec<u8>, EngineError>| match result {
+        Ok(bytes) => format!("{} bytes {}", bytes.len(), bytes.escape_ascii()),
+        Err(error) => error.to_string(),
+    };
+    Err(EngineError::Twins { export, native: show(&native), wasm: show(&wasm) })
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! scenario file ─▶ World (plan, execute, apply, render over rows in a map) ─▶ outcome text beneath each line
-//!                    └─▶ Engine: Native, Wasm, or Twin, which is both and compares
+//!                    ├─▶ Engine: Native, Wasm, or Twin, which is both and compares
+//!                    └─▶ ViewWorld (project, query), where the scenario is about a view of the module
 //! ```
 //!
 //! `UPDATE_EXPECT=1` rewrites the expected part. It has no log, no partition, and no HTTP.
@@ -11,6 +12,7 @@ mod engine;
 mod json;
 mod world;
 mod activation;
+mod view;
 mod scenario;
 
 pub use engine::{Engine, EngineError, Native, Twin, Wasm};
@@ -18,6 +20,7 @@ pub use engine::{Engine, EngineError, Native, Twin, Wasm};
 pub use expect_test::{ExpectFile, expect_file};
 pub use json::{from_json, to_json};
 #[cfg(feature = "expect")]
-pub use scenario::check;
-pub use scenario::play;
+pub use scenario::{check, check_view};
+pub use scenario::{play, play_view};
+pub use view::{NativeView, ViewEngine, ViewWorld};
 pub use world::{Command, Outcome, Part, Played, World};

@@ -6,9 +6,10 @@
 //! | the same with `"part"`: `try`, `confirm`, `cancel`, and optional `"entity"` | plays only those steps, on that entity alone |
 //! | `{"batch": [command, …]}`, optional `time` | plays several commands as one entry |
 //! | `{"query": "name", "params": {…}}`, optional `roles` | asks a query |
+//! | `{"view": "name", "params": {…}}`, optional `roles` `at` `home` | asks a query of the view that the scenario is about |
 //! | `{"check": true}` · `{"rows": true}` | checks the invariants · shows all rows |
 //!
-//! Lines that start with `#` and empty lines stay. Time is in microseconds and rises by one second a line by itself.
+//! A view is told of every command as of partition 0, or of `"partition"`. Lines that start with `#` and empty lines stay. Time is in microseconds and rises by one second a line by itself.
 
 use std::fmt::Write;
 
@@ -21,11 +22,17 @@ use statehouse_abi::role;
 #[cfg(feature = "expect")]
 use statehouse_guest::Module;
 use statehouse_guest::{Uuid, Value};
+#[cfg(feature = "expect")]
+use statehouse_projection::Projection;
+use statehouse_projection::abi::QueryOut as ViewOut;
 
 use crate::engine::{Engine, EngineError};
 #[cfg(feature = "expect")]
 use crate::engine::{Native, Twin, Wasm};
 use crate::json::{from_json, to_json};
+#[cfg(feature = "expect")]
+use crate::view::NativeView;
+use crate::view::{Asked, ViewEngine, ViewWorld};
 use crate::world::{Command, Outcome, Part, Played, World};
 
 /// What a line that does not say its time adds to the time before: one second.
@@ -50,10 +57,33 @@ const ROLES: [(&str, u32); 6] = [
 #[cfg(feature = "expect")]
 pub fn check<M: Module>(file: &ExpectFile, wasm: Option<&[u8]>) {
     let text = file.data();
-    let played = match wasm {
-        None => play(Native::<M>::default(), &text),
-        Some(wasm) => Wasm::new(wasm).and_then(|wasm| play(Twin { native: Native::<M>::default(), wasm }, &text)),
-    };
+    compare(
+        file,
+        match wasm {
+            None => play(Native::<M>::default(), &text),
+            Some(wasm) => Wasm::new(wasm).and_then(|wasm| play(Twin { native: Native::<M>::default(), wasm }, &text)),
+        },
+    );
+}
+
+/// As [`check`], about a view: the commands are those of `source`, the wasm of the view's machine.
+///
+/// # Panics
+/// As [`check`].
+#[cfg(feature = "expect")]
+pub fn check_view<P: Projection>(file: &ExpectFile, source: &[u8], wasm: Option<&[u8]>) {
+    let text = file.data();
+    compare(
+        file,
+        Wasm::new(source).and_then(|source| match wasm {
+            None => play_view(source, NativeView::<P>::default(), &text),
+            Some(wasm) => play_view(source, Twin { native: NativeView::<P>::default(), wasm: Wasm::new(wasm)? }, &text),
+        }),
+    );
+}
+
+#[cfg(feature = "expect")]
+fn compare(file: &ExpectFile, played: Result<String, EngineError>) {
     match played {
         Ok(played) => file.assert_eq(&played),
         Err(error) => panic!("{}: {error}", file.path.display()),
@@ -65,30 +95,43 @@ pub fn check<M: Module>(file: &ExpectFile, wasm: Option<&[u8]>) {
 /// # Errors
 /// The scenario cannot be read, or the module does what is not an outcome.
 pub fn play<E: Engine>(engine: E, text: &str) -> Result<String, EngineError> {
-    let mut player = Player { world: World::new(engine)?, time: 0, ids: 0 };
-    let mut out = String::new();
-    for line in text.lines() {
-        let is_kept = line.is_empty() || line.starts_with('#') || line.starts_with("> ");
-        if is_kept {
-            out.push_str(line);
-            out.push('\n');
-        }
-        if let Some(input) = line.strip_prefix("> ") {
-            let input = serde_json::from_str(input).map_err(|error| malformed(format!("{line}: {error}")))?;
-            player.input(&input, &mut out)?;
-        }
-    }
-    Ok(out)
+    Player { world: World::new(engine)?, view: None, time: 0, ids: 0 }.play(text)
+}
+
+/// The same about a view of the machine that `source` is a module of.
+///
+/// # Errors
+/// As [`play`].
+pub fn play_view<E: Engine>(source: E, view: impl ViewEngine + 'static, text: &str) -> Result<String, EngineError> {
+    let view = Some(ViewWorld::new(Box::new(view))?);
+    Player { world: World::new(source)?, view, time: 0, ids: 0 }.play(text)
 }
 
 struct Player<E> {
     world: World<E>,
+    view: Option<ViewWorld>,
     time: i64,
     /// How many ids were made for commands that have none.
     ids: u128,
 }
 
 impl<E: Engine> Player<E> {
+    fn play(mut self, text: &str) -> Result<String, EngineError> {
+        let mut out = String::new();
+        for line in text.lines() {
+            let is_kept = line.is_empty() || line.starts_with('#') || line.starts_with("> ");
+            if is_kept {
+                out.push_str(line);
+                out.push('\n');
+            }
+            if let Some(input) = line.strip_prefix("> ") {
+                let input = serde_json::from_str(input).map_err(|error| malformed(format!("{line}: {error}")))?;
+                self.input(&input, &mut out)?;
+            }
+        }
+        Ok(out)
+    }
+
     fn input(&mut self, input: &Json, out: &mut String) -> Result<(), EngineError> {
         self.time = input["time"].as_i64().unwrap_or(self.time + TIME_STEP);
         if let Some(batch) = input["batch"].as_array() {
@@ -99,6 +142,8 @@ impl<E: Engine> Player<E> {
             self.batch(std::slice::from_ref(input), out)
         } else if let Some(name) = input["query"].as_str() {
             self.query(name, input, out)
+        } else if let Some(name) = input["view"].as_str() {
+            self.ask(name, input, out)
         } else if input["check"] == true {
             self.check(out)
         } else if input["rows"] == true {
@@ -110,10 +155,15 @@ impl<E: Engine> Player<E> {
 
     fn batch(&mut self, batch: &[Json], out: &mut String) -> Result<(), EngineError> {
         let commands = batch.iter().map(|input| self.command(input)).collect::<Result<Vec<_>, _>>()?;
-        for played in self.world.play(&commands, self.time)? {
-            self.outcome(&played, out)?;
+        let partition = batch.first().and_then(|first| first["partition"].as_u64()).unwrap_or_default() as u32;
+        let played = self.world.play(&commands, self.time)?;
+        for played in &played {
+            self.outcome(played, out)?;
         }
-        Ok(())
+        match &mut self.view {
+            Some(view) => view.tell(&self.world, partition, &commands, &played),
+            None => Ok(()),
+        }
     }
 
     fn part(&mut self, part: &str, input: &Json, out: &mut String) -> Result<(), EngineError> {
@@ -189,6 +239,22 @@ impl<E: Engine> Player<E> {
                 line(out, format_args!("refused {} {}: {}", refusal.status, refusal.code, refusal.detail));
             }
             QueryOut::Need(_) => return Err(malformed("a query still needs rows")),
+        }
+        Ok(())
+    }
+
+    fn ask(&self, name: &str, input: &Json, out: &mut String) -> Result<(), EngineError> {
+        let view = self.view.as_ref().ok_or_else(|| malformed("the scenario is not about a view"))?;
+        let params = from_json(&input["params"]).map_err(malformed)?;
+        let home = Some(input["home"].as_u64().unwrap_or_default() as u32);
+        let asked = Asked { params, roles: roles(input)?, at: input["at"].as_i64(), home };
+        match view.query(name, asked)? {
+            ViewOut::Done(value) => line(out, format_args!("200 {}", to_json(&value))),
+            ViewOut::NotFound(refusal) => line(out, format_args!("404 {}: {}", refusal.code, refusal.detail)),
+            ViewOut::Refused(refusal) => {
+                line(out, format_args!("refused {} {}: {}", refusal.status, refusal.code, refusal.detail));
+            }
+            ViewOut::Need(_) => return Err(malformed("a query still needs rows")),
         }
         Ok(())
     }

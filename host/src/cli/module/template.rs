@@ -14,7 +14,8 @@ include!(concat!(env!("OUT_DIR"), "/embedded_sources.rs"));
 
 /// The template, in the checkout.
 const TEMPLATE: &str = "modules/counter/";
-const SDK_MEMBERS: [&str; 4] = ["guest-sdk", "guest-sdk/abi", "guest-sdk/macros", "guest-sdk/testkit"];
+const SDK_MEMBERS: [&str; 5] =
+    ["guest-sdk", "guest-sdk/abi", "guest-sdk/macros", "guest-sdk/projection", "guest-sdk/testkit"];
 /// Names longer than that are refused by the contract.
 const NAME_CHARS_MAX: usize = 32;
 
