@@ -76,9 +76,10 @@ mod tests {
         let by_release = releases.read("wallet@1.1.0").expect("a release");
         let file = folder.join("wallet-1.1.0.wasm");
         assert_eq!(by_release.wasm, releases.read(&file.to_string_lossy()).expect("a file").wasm);
-        for (name, expected) in
-            [("wallet@9.9.9", "has no release wallet@9.9.9; it has: capacity@1.0.0 "), ("none.wasm", "cannot be read")]
-        {
+        for (name, expected) in [
+            ("wallet@9.9.9", "has no release wallet@9.9.9; it has: audit_trail@1.0.0 capacity@1.0.0 "),
+            ("none.wasm", "cannot be read"),
+        ] {
             let error = releases.read(name).err().expect("there is no such module").to_string();
             assert!(error.contains(expected), "{error}");
         }
