@@ -16,6 +16,7 @@ use statehouse_abi::export;
 use statehouse_abi::ops::OpsBlock;
 use statehouse_abi::plan::PlanOut;
 use statehouse_abi::value::Value;
+use statehouse_projection::abi as view;
 use wasmtime::{InstancePre, Linker};
 
 use super::call::Call;
@@ -39,6 +40,8 @@ pub struct Module {
     id: ModuleId,
     wasm: Bytes,
     describe: Describe,
+    /// Of a view: the machine whose decisions it reads.
+    source: Option<String>,
     fast: InstancePre<()>,
     /// Filled when it is first needed, if it was not when the module was loaded.
     metered: OnceLock<InstancePre<()>>,
@@ -51,6 +54,7 @@ impl Module {
         fast: &wasmtime::Module,
         metered: Option<&wasmtime::Module>,
     ) -> Result<Self, GuestError> {
+        let is_view = fast.get_export(view::PROJECT).is_some();
         let fast = link(fast)?;
         let metered = metered.map(link).transpose()?;
         // A hostile module is stopped sooner by its budget than by the watchdog.
@@ -59,10 +63,13 @@ impl Module {
             .and_then(|call| call.call(export::DESCRIBE))
             .map_err(GuestError::Describe)?;
         let describe = decode(&output, export::DESCRIBE).map_err(GuestError::Describe)?;
+        let source = |view: view::ViewDescribe| view.source;
+        let source = is_view.then(|| decode(&output, export::DESCRIBE).map(source)).transpose();
+        let source = source.map_err(GuestError::Describe)?;
         describe::check(&describe).map_err(|what| GuestError::Describe(GuestFault::Output { what }))?;
         let wasm = Bytes::copy_from_slice(wasm);
         let metered = metered.map(OnceLock::from).unwrap_or_default();
-        Ok(Self { engine, id: ModuleId::of(&wasm), wasm, describe, fast, metered })
+        Ok(Self { engine, id: ModuleId::of(&wasm), wasm, describe, source, fast, metered })
     }
 
     pub fn id(&self) -> ModuleId {
@@ -71,6 +78,11 @@ impl Module {
 
     pub fn describe(&self) -> &Describe {
         &self.describe
+    }
+
+    /// The machine whose decisions it reads; nothing where it is no view.
+    pub fn source(&self) -> Option<&str> {
+        self.source.as_deref()
     }
 
     /// The module as it was loaded.
@@ -117,6 +129,16 @@ impl Module {
             return Err(GuestFault::Output { what });
         }
         Ok(values)
+    }
+
+    /// Of a view.
+    pub fn project(&self, input: &view::ProjectIn) -> Result<view::ProjectOut, GuestFault> {
+        self.call_cold(view::PROJECT, input)
+    }
+
+    /// Of a view.
+    pub fn ask(&self, query: &view::QueryIn) -> Result<view::QueryOut, GuestFault> {
+        self.call_cold(export::QUERY, query)
     }
 
     pub fn check(&self, chunk: &CheckIn) -> Result<CheckOut, GuestFault> {

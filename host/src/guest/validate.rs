@@ -1,10 +1,11 @@
 //! The validator: which WebAssembly is a module of the contract. In goes wasm, out come all its faults, each with
 //! function, byte offset and what to do about it, or what is worth knowing of a good one.
 //!
-//! The same code runs at `statehouse module check` and before the host loads a module. It looks at the bytes only, runs
+//! A view is a module with the exports of a view. The same code runs at `statehouse module check` and before the host loads a module. It looks at the bytes only, runs
 //! nothing, and knows nothing of what a module describes.
 
 use statehouse_abi::export;
+use statehouse_projection::abi::PROJECT;
 use wasmparser::{
     BlockType, CompositeInnerType, Encoding, ExternalKind, FuncType, FunctionBody, KnownCustom, MemoryType, Name,
     Operator, Parser, Payload, ProducersSectionReader, TableType, ValType, Validator, WasmFeatures,
@@ -37,6 +38,18 @@ const EXPORTS: [(&str, &[ValType], &[ValType]); 10] = {
         (export::RENDER, CALL.0, CALL.1),
         (export::CHECK, CALL.0, CALL.1),
         (export::MIGRATE, CALL.0, CALL.1),
+        (export::PANIC, &[], &[I64]),
+    ]
+};
+
+/// Those of a view, which has one that a module has not.
+const VIEW_EXPORTS: [(&str, &[ValType], &[ValType]); 5] = {
+    use ValType::{I32, I64};
+    [
+        (export::ALLOC, &[I32], &[I32]),
+        (export::DESCRIBE, &[], &[I64]),
+        (PROJECT, &[I32, I32], &[I64]),
+        (export::QUERY, &[I32, I32], &[I64]),
         (export::PANIC, &[], &[I64]),
     ]
 };
@@ -299,7 +312,9 @@ impl Scan {
         if !self.exported.iter().any(memory) {
             self.problem(0, ProblemKind::MissingExport { name: export::MEMORY });
         }
-        for (name, params, results) in EXPORTS {
+        let is_view = self.exported.iter().any(|(name, ..)| name == PROJECT);
+        let wanted: &[_] = if is_view { &VIEW_EXPORTS } else { &EXPORTS };
+        for &(name, params, results) in wanted {
             let found = self.exported.iter().find(|(found, kind, _)| found == name && *kind == ExternalKind::Func);
             let Some((_, _, index)) = found else {
                 self.problem(0, ProblemKind::MissingExport { name });

@@ -7,6 +7,7 @@ use statehouse_abi::call::Context;
 use statehouse_abi::cold::{CheckIn, CheckOut, MigrateIn, MigrateOut, QueryIn, QueryOut, RenderItem};
 use statehouse_abi::describe::Describe;
 use statehouse_abi::value::Value;
+use statehouse_projection::abi as view;
 
 pub use crate::guest::{GuestFault as Fault, Pace};
 use crate::ids::ModuleId;
@@ -35,4 +36,21 @@ pub trait Logic: Send + Sync {
 
     /// One result for each entity in order, up to and including the first fault.
     fn migrate(&self, entities: &[MigrateIn]) -> Vec<Result<MigrateOut, Fault>>;
+
+    /// The machine whose decisions it reads; nothing where it is no view.
+    fn source(&self) -> Option<&str> {
+        None
+    }
+
+    /// Of a view: decisions → row writes, or the rows that it needs.
+    fn project(&self, input: &view::ProjectIn) -> Result<view::ProjectOut, Fault> {
+        let _ = input;
+        Err(Fault::Output { what: "it is a module and no view".to_owned() })
+    }
+
+    /// Of a view.
+    fn ask(&self, query: &view::QueryIn) -> Result<view::QueryOut, Fault> {
+        let _ = query;
+        Err(Fault::Output { what: "it is a module and no view".to_owned() })
+    }
 }

@@ -17,6 +17,7 @@ use statehouse_abi::call::Context;
 use statehouse_abi::cold::{CheckIn, CheckOut, MigrateIn, MigrateOut, QueryIn, QueryOut, RenderItem};
 use statehouse_abi::describe::Describe;
 use statehouse_abi::value::Value;
+use statehouse_projection::abi as view;
 
 use crate::guest::{Engine, Module, SecondModule};
 use crate::ids::ModuleId;
@@ -171,6 +172,18 @@ impl Logic for Guest {
 
     fn migrate(&self, entities: &[MigrateIn]) -> Vec<Result<MigrateOut, Fault>> {
         self.0.migrate(entities)
+    }
+
+    fn source(&self) -> Option<&str> {
+        self.0.source()
+    }
+
+    fn project(&self, input: &view::ProjectIn) -> Result<view::ProjectOut, Fault> {
+        self.0.project(input)
+    }
+
+    fn ask(&self, query: &view::QueryIn) -> Result<view::QueryOut, Fault> {
+        self.0.ask(query)
     }
 }
 
