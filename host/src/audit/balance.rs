@@ -3,8 +3,9 @@
 //! In: an entity and a moment. Out: the module's own answer to its query on the rows of that moment. It knows nothing of
 //! money: the query is found by its parameter.
 
-use statehouse_abi::cold::{QueryIn, QueryOut, Row, Scan};
+use statehouse_abi::cold::{QueryIn, QueryOut, Row, Scan, ScanRange};
 use statehouse_abi::describe::QuerySource;
+use statehouse_abi::key::{LOCAL, split_key};
 use statehouse_abi::role;
 use statehouse_abi::value::Value;
 
@@ -12,8 +13,9 @@ use crate::audit::error::AuditError;
 use crate::audit::source::Source;
 use crate::ids::PartitionId;
 use crate::limits;
+use crate::machine::entry::Entry;
 use crate::machine::journal::Journal;
-use crate::machine::replay::Replay;
+use crate::machine::replay::{Replay, Rows};
 use crate::router::answer::Moment;
 use crate::router::slots::partition_of;
 
@@ -40,11 +42,31 @@ pub fn entity_at(source: &Source, machine: &str, entity: &str, moment: Option<Mo
     {
         return Err(AuditError::Gone);
     }
-    let value = ask(&replay, partition, entity)?;
+    // All entries up to one time are a consistent cut, whatever the partition.
+    let until = match moment {
+        None => None,
+        Some(Moment::Time(time)) => Some(time),
+        Some(Moment::Position(_)) => Some(replay.journal.time),
+    };
+    let others = || {
+        let ids = (0..count).map(PartitionId).filter(|id| *id != partition);
+        let rows = ids.map(|id| {
+            let is_in = |entry: &Entry| until.is_none_or(|until| entry.header().time <= until);
+            Ok(source.partition(machine, id)?.replay(source, is_in)?.rows)
+        });
+        rows.collect::<Result<Vec<Rows>, AuditError>>()
+    };
+    let value = ask(&replay, others, partition, entity)?;
     Ok(Found { value, journal: replay.journal, partition })
 }
 
-fn ask(replay: &Replay, partition: PartitionId, entity: &str) -> Result<Value, AuditError> {
+/// `others` has the rows of the other partitions made, which are only needed where each has a share of the entity among its `@local` rows.
+fn ask(
+    replay: &Replay,
+    others: impl Fn() -> Result<Vec<Rows>, AuditError>,
+    partition: PartitionId,
+    entity: &str,
+) -> Result<Value, AuditError> {
     let logic = replay.logic.as_ref().ok_or(AuditError::NoModule)?;
     let queries = &logic.describe().queries;
     let declared = queries.iter().find(|query| query.source == QuerySource::Rows && query.entity_param.is_some());
@@ -70,20 +92,29 @@ fn ask(replay: &Replay, partition: PartitionId, entity: &str) -> Result<Value, A
                     query.rows.push(Row { key: key.0, row });
                 }
                 for range in need.scans {
-                    let behind = |key: &[u8]| range.after.as_deref().is_none_or(|after| after < key);
-                    let found = replay.rows.range(range.prefix.clone()..);
-                    let found =
-                        found.take_while(|(key, _)| key.starts_with(&range.prefix)).filter(|(key, _)| behind(key));
-                    let mut rows: Vec<Row> = found
-                        .take(range.limit as usize + 1)
-                        .map(|(key, row)| Row { key: key.clone(), row: Some(row.clone()) })
-                        .collect();
-                    let more = rows.len() > range.limit as usize;
-                    rows.truncate(range.limit as usize);
-                    query.scans.push(Scan { range, rows, more });
+                    let is_local = split_key(&range.prefix).is_some_and(|(entity, _)| entity == LOCAL);
+                    let mut scan = scan(&replay.rows, range);
+                    for rows in if is_local { others()? } else { Vec::new() } {
+                        let other = self::scan(&rows, scan.range.clone());
+                        scan.rows.extend(other.rows);
+                        scan.more |= other.more;
+                    }
+                    query.scans.push(scan);
                 }
             }
         }
     }
     Err(AuditError::Query(format!("the query still needs rows after {} rounds", limits::QUERY_ROUNDS_MAX)))
+}
+
+fn scan(rows: &Rows, range: ScanRange) -> Scan {
+    let behind = |key: &[u8]| range.after.as_deref().is_none_or(|after| after < key);
+    let found = rows.range(range.prefix.clone()..);
+    let found = found.take_while(|(key, _)| key.starts_with(&range.prefix)).filter(|(key, _)| behind(key));
+    let limit = range.limit as usize;
+    let mut rows: Vec<Row> =
+        found.take(limit + 1).map(|(key, row)| Row { key: key.clone(), row: Some(row.clone()) }).collect();
+    let more = limit < rows.len();
+    rows.truncate(limit);
+    Scan { range, rows, more }
 }
