@@ -248,6 +248,10 @@ pub struct MachineConfig {
     /// How many partitions it starts with, 1 … 4096; default 1.
     #[serde(default = "one")]
     pub partitions: u32,
+    /// Views that are created with it: `statements`, `audit_trail`, `double_charges`, or paths of `.wasm` files. One that was dropped with
+    /// `statehouse view drop` does not come back, and one that is there keeps its version. Default: none.
+    #[serde(default)]
+    pub views: Vec<String>,
 }
 
 fn one() -> u32 {
@@ -414,6 +418,7 @@ mod tests {
         [machines.wallet]
         module = "wallet.wasm"
         partitions = 4
+        views = ["statements", "mine.wasm"]
         [[auth.tokens]]
         name = "till"
         roles = ["client", "treasury"]
@@ -431,7 +436,8 @@ mod tests {
         let config = Config::parse(FULL).expect("a good file");
         assert_eq!(config.node, NodeConfig { id: NodeId(1), data: "/var/lib/statehouse".into() });
         assert_eq!(config.http.listen.port(), 9000);
-        assert_eq!(config.machines["wallet"], MachineConfig { module: "wallet.wasm".into(), partitions: 4 });
+        let views = vec!["statements".to_owned(), "mine.wasm".to_owned()];
+        assert_eq!(config.machines["wallet"], MachineConfig { module: "wallet.wasm".into(), partitions: 4, views });
         assert_eq!(Role::bits(&config.auth.tokens[0].roles), role::CLIENT | role::TREASURY);
         assert_eq!(config.limits, LimitsConfig { http_requests: 7, ..LimitsConfig::default() });
         assert_eq!(config.log, LogConfig { keep_bytes: Some(1 << 30) });

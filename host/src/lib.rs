@@ -24,5 +24,6 @@ pub mod snapshot;
 pub mod archive;
 pub mod effects;
 pub mod registry;
+pub mod views;
 pub mod audit;
 pub mod system;

@@ -36,6 +36,12 @@ pub const NEED_KEYS_BATCH_ROUNDS_MAX: usize = 16;
 pub const QUERY_ROUNDS_MAX: usize = 8;
 /// Rows of one scan of a query.
 pub const SCAN_ROWS_MAX: usize = 4096;
+/// Decisions that a view is told of in one call: some hundred KiB of values, and far below what fits into a guest's memory.
+pub const VIEW_BATCH_DECISIONS: usize = 512;
+/// Rounds of such a call, until it has all the rows it wants; then it is halved.
+pub const VIEW_ROUNDS_MAX: usize = 8;
+/// Views of one machine: each of them reads everything once more on every node.
+pub const VIEWS_MAX: usize = 16;
 /// Wasm bytes of a module.
 pub const MODULE_BYTES_MAX: usize = 4 << 20;
 /// Linear memory of a guest instance.

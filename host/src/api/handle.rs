@@ -23,7 +23,7 @@ use super::events::Events;
 use super::mount::{Mounts, Target};
 use super::problem::{Code, Problem};
 use super::route::{COMMAND_ROLES, Page, QUERY_ROLES, find_host_route, module_path};
-use super::{batch, cluster, command, events, lookup, modules, openapi, pages, query, replays, snapshots};
+use super::{batch, cluster, command, events, lookup, modules, openapi, pages, query, replays, snapshots, views};
 use crate::audit::jobs::Replays;
 use crate::limits::DEADLINE_DEFAULT;
 use crate::router::{Machine, Router};
@@ -87,16 +87,30 @@ async fn answer_module(
 ) -> Result<Response, Problem> {
     let machine = find_machine(api, machine)?;
     let mount = api.mounts.of(&machine);
-    let (route, given) = mount.find(&parts.method, path)?;
     let asked = |roles| {
         let caller = api.callers.admit(&parts.headers, roles)?;
         Ok::<_, Problem>(Asked { request_id, caller, deadline: deadline(&parts.headers, DEADLINE_DEFAULT)? })
+    };
+    let (route, given) = match mount.find(&parts.method, path) {
+        Ok(found) => found,
+        Err(problem) => {
+            let (view, mount) = views::find_route(api, &machine, &parts.method, path).ok_or(problem)?;
+            let (route, given) = mount.find(&parts.method, path)?;
+            return views::get(view, &machine, &mount, (route, given), asked(QUERY_ROLES)?, &parts.uri).await;
+        }
     };
     match route.target {
         Target::Command(at) => {
             command::post(machine, &mount, (at, route, given), asked(COMMAND_ROLES)?, parts, body).await
         }
-        Target::Query(at) => query::get(machine, &mount, (at, route, given), asked(QUERY_ROLES)?, &parts.uri).await,
+        Target::Query(at) => {
+            let asked = asked(QUERY_ROLES)?;
+            let query = (at, route, given.clone());
+            match views::get_instead(api, &machine, &mount, query, &asked, &parts.uri).await {
+                Some(answer) => answer,
+                None => query::get(machine, &mount, (at, route, given), asked, &parts.uri).await,
+            }
+        }
     }
 }
 
@@ -131,23 +145,38 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
         }
         (Page::Events, Some(asked)) => events::get(api, named()?, asked, parts).await,
         (Page::Commands, _) => lookup::list(&*named()?, &parts.uri),
-        (page, Some(asked)) if page.is_about_modules() => {
-            modules::answer(api, page, &captured, asked, parts, body).await
-        }
-        (page, Some(asked)) if page.is_about_replays() => {
-            // Replays outlive requests, so their machine is looked for when they are asked for.
-            named()?;
-            replays::answer(api, page, &captured, asked, parts, body).await
-        }
-        (page @ (Page::Snapshots | Page::SnapshotTake), Some(asked)) => {
-            snapshots::answer(api, page, captured.first().copied().unwrap_or_default(), asked).await
-        }
-        (page, Some(asked)) if page.changes_cluster() => {
-            let change = cluster::read(page, captured.first().copied(), parts, body, asked.deadline).await?;
-            cluster::make(api, change, asked).await
-        }
+        (page, Some(asked)) if page.is_step() => answer_step(api, page, &captured, asked, parts, body).await,
         (page, _) => unreachable!("{page:?} is answered above, and its route names roles"),
     }
+}
+
+/// What is about the cluster, and what a machine runs besides its module's commands.
+async fn answer_step(
+    api: &Api,
+    page: Page,
+    captured: &[&str],
+    asked: Asked,
+    parts: &Parts,
+    body: Body,
+) -> Result<Response, Problem> {
+    let machine = captured.first().copied().unwrap_or_default();
+    if page.is_about_modules() {
+        return modules::answer(api, page, captured, asked, parts, body).await;
+    }
+    if page.is_about_snapshots() {
+        return snapshots::answer(api, page, machine, asked).await;
+    }
+    if page.is_about_views() {
+        find_machine(api, machine)?;
+        return views::answer(api, page, captured, asked, parts, body).await;
+    }
+    if page.is_about_replays() {
+        // Replays outlive requests, so their machine is looked for when they are asked for.
+        find_machine(api, machine)?;
+        return replays::answer(api, page, captured, asked, parts, body).await;
+    }
+    let change = cluster::read(page, captured.first().copied(), parts, body, asked.deadline).await?;
+    cluster::make(api, change, asked).await
 }
 
 fn find_machine(api: &Api, name: &str) -> Result<Arc<Machine>, Problem> {

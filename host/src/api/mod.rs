@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! serve → handle → route ┬→ pages, lookup, openapi        (the host's own)
-//!                        ├→ cluster, modules, snapshots → system; replays → audit; events → partition (its tail)
+//!                        ├→ cluster, modules, snapshots → system; replays → audit; events → partition (its tail); views → views
 //!                        └→ mount → command, batch, query → router → reply
 //! asked: headers · caller: tokens and roles · body: bytes · json: bytes ↔ values · problem: errors → statuses
 //! ```
@@ -28,6 +28,7 @@ mod modules;
 mod replays;
 mod shadow;
 mod snapshots;
+mod views;
 mod pages;
 mod openapi;
 mod reply;
@@ -50,6 +51,7 @@ pub use serve::serve;
 pub use shadow::ShadowPage;
 pub use snapshots::SnapshotPage;
 pub use time::{parse_time, print_time};
+pub use views::{BuildPage, ViewPage, ViewsPage};
 
 use crate::audit::jobs::Replays;
 use crate::config::LimitsConfig;

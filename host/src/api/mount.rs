@@ -16,6 +16,7 @@ use super::route::{RESERVED, not_found_or_not_allowed};
 use super::url::{captures, decode, match_path};
 use crate::ids::ModuleId;
 use crate::router::machine::Machine;
+use crate::views::View;
 
 pub struct Mount {
     pub machine: String,
@@ -154,6 +155,21 @@ impl Mounts {
         }
         let mount = Arc::new(Mount::new(machine.name(), module, machine.describe()));
         self.by_machine.write().insert(machine.name().to_owned(), mount.clone());
+        mount
+    }
+
+    /// The routes of a view, below those of its machine.
+    pub fn of_view(&self, machine: &str, view: &View) -> Arc<Mount> {
+        let logic = view.logic();
+        // No machine has such a name.
+        let key = format!("{machine}#{}", view.name());
+        if let Some(mount) = self.by_machine.read().get(&key)
+            && mount.module == logic.id()
+        {
+            return mount.clone();
+        }
+        let mount = Arc::new(Mount::new(machine, logic.id(), Arc::new(logic.describe().clone())));
+        self.by_machine.write().insert(key, mount.clone());
         mount
     }
 }

@@ -3,6 +3,7 @@
 //! In: the table of routes and every machine's description. Out: a document, made anew for each request because modules
 //! change. It knows nothing of how requests are answered.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::Response as HttpResponse;
@@ -36,7 +37,12 @@ const EVENT_PARAMETERS: [(&str, &str); 4] = [
 
 pub fn get(api: &Api) -> HttpResponse {
     let machines = api.router.machines();
-    pages::json(&document(machines.iter().map(|machine| (machine.name().to_owned(), machine.describe()))))
+    let describes = machines.iter().flat_map(|machine| {
+        let views = api.cluster.views(machine.name()).into_iter().map(|view| Arc::new(view.logic().describe().clone()));
+        // A module's own route stands for both where a view has it too.
+        views.chain([machine.describe()]).map(|describe| (machine.name().to_owned(), describe))
+    });
+    pages::json(&document(describes))
 }
 
 /// The document for these machines: name and description.
@@ -117,7 +123,7 @@ fn host_operation(route: &HostRoute) -> Operation {
         let body = body.content("application/x-ndjson", any_content()).content("application/cbor-seq", any_content());
         operation = operation.request_body(Some(body.build())).parameter(deadline_header(DEADLINE_DEFAULT));
     }
-    if route.page == Page::ModuleStage {
+    if matches!(route.page, Page::ModuleStage | Page::ViewCreate) {
         let body = RequestBodyBuilder::new().required(Some(Required::True));
         let bytes = ContentBuilder::new().build();
         operation = operation.request_body(Some(body.content("application/wasm", bytes).build()));

@@ -33,6 +33,7 @@ use super::json::{BodyError, Fault, Json, print};
 use crate::audit::jobs::JobError;
 use crate::router::answer::{QueryError, Unavailable, UnavailableReason};
 use crate::system::ClusterError;
+use crate::views::ViewQueryError;
 
 /// The codes of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +66,7 @@ pub enum Code {
     UnknownPartition,
     UnknownModule,
     UnknownReplay,
+    UnknownView,
     MethodNotAllowed,
     BodyTimeout,
     ClusterExists,
@@ -85,6 +87,7 @@ pub enum Code {
     Internal,
     ModuleFault,
     NotReady,
+    ViewNotServed,
     NoCluster,
     NodeUnreachable,
     Overloaded,
@@ -137,6 +140,7 @@ impl Code {
             Self::UnknownPartition => ("unknown_partition", 404, "There is no such partition"),
             Self::UnknownModule => ("unknown_module", 404, "There is no such module"),
             Self::UnknownReplay => ("unknown_replay", 404, "There is no such replay"),
+            Self::UnknownView => ("unknown_view", 404, "There is no such view"),
             Self::ReplayUnfinished => ("replay_unfinished", 409, "The replay has not come to that"),
             Self::ReplaysFull => ("replays_full", 409, "There are too many replays"),
             Self::StepRefused => ("step_refused", 409, "The module cannot take this step now"),
@@ -157,6 +161,7 @@ impl Code {
             Self::Internal => ("internal", 500, "The host failed"),
             Self::ModuleFault => ("module_fault", 500, "The module failed"),
             Self::NotReady => ("not_ready", 503, "The node is not ready"),
+            Self::ViewNotServed => ("view_not_served", 503, "The view cannot be asked"),
             Self::NoCluster => ("no_cluster", 503, "The node belongs to no cluster"),
             Self::NodeUnreachable => ("node_unreachable", 503, "A node does not answer"),
             Self::Overloaded => ("overloaded", 503, "The node is overloaded"),
@@ -402,6 +407,20 @@ impl From<QueryError> for Problem {
     }
 }
 
+impl From<ViewQueryError> for Problem {
+    fn from(error: ViewQueryError) -> Self {
+        let retry = Duration::from_secs(1);
+        match error {
+            ViewQueryError::NotFound(refusal) => QueryError::NotFound(refusal).into(),
+            ViewQueryError::Refused(refusal) => refusal.into(),
+            ViewQueryError::Gone(position) => QueryError::Gone(position).into(),
+            ViewQueryError::Behind(text) => Self::new(Code::ReadTimeout, text).with_retry_after(retry),
+            ViewQueryError::NotServed(text) => Self::new(Code::ViewNotServed, text).with_retry_after(retry),
+            ViewQueryError::Fault(text) => Self::new(Code::ModuleFault, text),
+        }
+    }
+}
+
 impl From<ClusterError> for Problem {
     fn from(error: ClusterError) -> Self {
         let code = match &error {
@@ -414,6 +433,7 @@ impl From<ClusterError> for Problem {
             ClusterError::UnknownPartition(_) => Code::UnknownPartition,
             ClusterError::UnknownMachine(_) => Code::UnknownMachine,
             ClusterError::UnknownModule(_) => Code::UnknownModule,
+            ClusterError::UnknownView(_) => Code::UnknownView,
             ClusterError::StepRefused(_) => Code::StepRefused,
             ClusterError::Refused { .. } => Code::NodeRefused,
             ClusterError::Unreachable { .. } => Code::NodeUnreachable,

@@ -54,6 +54,11 @@ pub enum Page {
     ShadowStop,
     Snapshots,
     SnapshotTake,
+    Views,
+    ViewCreate,
+    View,
+    ViewRebuild,
+    ViewDrop,
     Health,
     Ready,
     Metrics,
@@ -79,6 +84,10 @@ impl Page {
         )
     }
 
+    pub const fn is_about_views(self) -> bool {
+        matches!(self, Self::Views | Self::ViewCreate | Self::View | Self::ViewRebuild | Self::ViewDrop)
+    }
+
     pub const fn is_about_replays(self) -> bool {
         matches!(
             self,
@@ -91,9 +100,26 @@ impl Page {
         )
     }
 
+    /// Whether it is about what there is rather than about what is in it.
+    pub const fn is_step(self) -> bool {
+        self.changes_cluster()
+            || self.is_about_modules()
+            || self.is_about_views()
+            || self.is_about_replays()
+            || self.is_about_snapshots()
+    }
+
+    /// Whether it is about canonical snapshots.
+    pub const fn is_about_snapshots(self) -> bool {
+        matches!(self, Self::Snapshots | Self::SnapshotTake)
+    }
+
     /// How long a client waits that does not say how long. Changes of the cluster wait for other nodes.
     pub const fn deadline_default(self) -> Duration {
-        let is_long = self.changes_cluster() || self.is_about_modules() || matches!(self, Self::SnapshotTake);
+        let is_long = self.changes_cluster()
+            || self.is_about_modules()
+            || self.is_about_views()
+            || matches!(self, Self::SnapshotTake);
         if is_long { DEADLINE_MAX } else { DEADLINE_DEFAULT }
     }
 }
@@ -241,6 +267,41 @@ pub const HOST_ROUTES: &[HostRoute] = &[
         Page::SnapshotTake,
         Some(AUDIT_ROLES),
         "Makes a canonical snapshot of each partition as it stands on this node",
+    ),
+    route(
+        Method::GET,
+        "/v1/machines/{machine}/views",
+        Page::Views,
+        Some(WATCH_ROLES),
+        "The views of a machine, and how far each is on this node",
+    ),
+    route(
+        Method::POST,
+        "/v1/machines/{machine}/views",
+        Page::ViewCreate,
+        Some(CHANGE_ROLES),
+        "Has every node follow the machine with a view, or with another version of it; the body is its bytes",
+    ),
+    route(
+        Method::GET,
+        "/v1/machines/{machine}/views/{view}",
+        Page::View,
+        Some(WATCH_ROLES),
+        "How a view is on this node",
+    ),
+    route(
+        Method::POST,
+        "/v1/machines/{machine}/views/{view}/rebuild",
+        Page::ViewRebuild,
+        Some(CHANGE_ROLES),
+        "Has every node make a view again, beside the one that serves",
+    ),
+    route(
+        Method::DELETE,
+        "/v1/machines/{machine}/views/{view}",
+        Page::ViewDrop,
+        Some(CHANGE_ROLES),
+        "Ends a view on every node, and deletes what it has made",
     ),
     route(Method::GET, "/v1/cluster", Page::Cluster, Some(WATCH_ROLES), "The cluster as this node sees it"),
     route(Method::POST, "/v1/cluster/init", Page::ClusterInit, Some(CHANGE_ROLES), "Founds a cluster of these nodes"),

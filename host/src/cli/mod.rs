@@ -12,6 +12,8 @@ mod audit;
 mod bench;
 mod module;
 mod snapshot;
+mod view;
+mod shipped;
 mod output;
 
 use std::process::ExitCode;
@@ -34,6 +36,8 @@ enum Command {
     /// Found a cluster, look at it, change its nodes and leaders, through any node's REST API
     Cluster(cluster::ClusterArgs),
     Module(module::ModuleArgs),
+    #[command(subcommand)]
+    View(view::ViewCommand),
     /// Recompute and check what a data folder says
     #[command(subcommand)]
     Audit(audit::AuditArgs),
@@ -53,6 +57,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Cluster(args) => cluster::run(args),
         Command::Module(args) => module::run(args),
+        Command::View(command) => view::run(&command),
         Command::Audit(args) => audit::run(args),
         Command::Snapshot(args) => snapshot::run(args),
         Command::Bench(args) => bench::run(args),

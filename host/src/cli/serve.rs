@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::Callers;
 use crate::cli::host::{self, Host, HostOptions, Process};
 use crate::cli::output::print;
+use crate::cli::shipped;
 use crate::clock::SystemClock;
 use crate::config::{ClusterConfig, Config, MachineConfig, PeerConfig};
 use crate::limits;
@@ -38,6 +39,7 @@ pub struct ServeArgs {
 pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?;
     let callers = Callers::new(&config.auth.tokens, config.http.listen)?;
+    let machines = config.machines.into_iter().map(machine_spec).collect::<anyhow::Result<_>>()?;
     host::run(async move |process: Process| {
         if args.stop_with_stdin {
             let stop = process.stop.clone();
@@ -55,7 +57,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             node: NodeOptions {
                 data: config.node.data,
                 node: config.node.id,
-                machines: config.machines.into_iter().map(machine_spec).collect(),
+                machines,
                 disk: Arc::new(RealDisk),
                 clock: Arc::new(SystemClock),
                 paranoid: args.paranoid,
@@ -77,8 +79,10 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn machine_spec((name, machine): (String, MachineConfig)) -> MachineSpec {
-    MachineSpec { name, module: ModuleSource::File(machine.module), partitions: machine.partitions }
+fn machine_spec((name, machine): (String, MachineConfig)) -> anyhow::Result<MachineSpec> {
+    let views = machine.views.iter().map(|view| shipped::find(view)).collect::<anyhow::Result<_>>();
+    let views = views.with_context(|| format!("`machines.{name}.views`"))?;
+    Ok(MachineSpec { name, module: ModuleSource::File(machine.module), partitions: machine.partitions, views })
 }
 
 async fn peer_options(peer: PeerConfig, cluster: &ClusterConfig) -> anyhow::Result<PeerOptions> {

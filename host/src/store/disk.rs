@@ -271,7 +271,7 @@ pub(super) fn remove_if_there(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-fn options(shared: &StoreShared) -> Options {
+pub(super) fn options(shared: &StoreShared) -> Options {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(&shared.block_cache);
     blocks.set_block_size(BLOCK_SIZE);

@@ -4,7 +4,8 @@
 //! apply ─▶ hot table (executor only)             record ─▶ recent table ─▶ runs ─▶ merged runs
 //!       └▶ deltas (readers, writer) ─▶ RocksDB             (ids/, derived from the journal)
 //! ```
-//! In: row writes of applied entries, ids of recorded commands. Out: rows, consistent views, "was this id seen".
+//! In: row writes of applied entries, ids of recorded commands. Out: rows, consistent views, "was this id seen". `ordered.rs` holds rows of
+//! views, which no digest knows.
 //! It is the only folder that names rocksdb. It does not know guests, HTTP, Raft or where the journal lies.
 
 pub mod bench;
@@ -15,6 +16,7 @@ mod hot;
 pub mod ids;
 mod keep;
 mod meta;
+mod ordered;
 mod prefetch;
 mod replace;
 mod state;
@@ -29,6 +31,7 @@ pub use error::StoreError;
 pub use ids::{IdIndex, IdOptions, IdRecord, IdStats};
 pub use keep::{KeepWhat, open_kept};
 pub use meta::{AppliedId, Meta};
+pub use ordered::{OrderedRows, OrderedStore};
 pub use replace::{RowsFile, WrittenRows};
 pub use state::{Store, StoreOptions, StoreStats};
 pub use view::{KeyRow, View};

@@ -101,6 +101,8 @@ pub enum ClusterError {
     /// In words.
     #[error("{0}")]
     UnknownModule(String),
+    #[error("there is no view `{0}`; `statehouse view list` shows which there are")]
+    UnknownView(String),
     #[error("there is no partition {0}")]
     UnknownPartition(String),
     #[error("node {node} refused: {reason}")]

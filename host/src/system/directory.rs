@@ -11,6 +11,7 @@ use crate::store::{StoreError, View};
 use crate::system::key_row::KeyRow;
 use crate::system::logic::{MachineRow, SystemRow, read_row, system_prefix};
 use crate::system::module_row::ModulesRow;
+use crate::system::view_row::ViewsRow;
 
 /// Nodes and machines at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct Directory {
     pub machines: BTreeMap<String, MachineRow>,
     /// By machine.
     pub modules: BTreeMap<String, ModulesRow>,
+    /// By machine.
+    pub views: BTreeMap<String, ViewsRow>,
     /// Keys by which nodes have signed, also nodes that are gone.
     pub keys: Vec<KeyRow>,
 }
@@ -40,6 +43,9 @@ impl Directory {
                 }
                 Some(SystemRow::Modules(machine, row)) => {
                     directory.modules.insert(machine, row);
+                }
+                Some(SystemRow::Views(machine, row)) => {
+                    directory.views.insert(machine, row);
                 }
                 Some(SystemRow::Keys(row)) => directory.keys = row.keys,
                 None => {}

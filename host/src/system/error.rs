@@ -45,6 +45,11 @@ pub enum NodeError {
     Partitions { machine: String, expected: u32, found: u32 },
     #[error("module file {}: {source}", path.display())]
     ModuleFile { path: PathBuf, source: std::io::Error },
+    #[error(
+        "{} is a view: name the machine's module in `machines.{machine}.module`, and the view in `machines.{machine}.views`",
+        path.display()
+    )]
+    ViewAsModule { path: PathBuf, machine: String },
     #[error("module {} is of machine `{found}`, not `{expected}`", path.display())]
     ModuleMachine { path: PathBuf, expected: String, found: String },
 }

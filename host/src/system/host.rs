@@ -34,6 +34,7 @@ use crate::system::modules::HostModules;
 use crate::system::node::MachineSpec;
 use crate::system::trouble::Troubles;
 use crate::system::{drain, repair, service};
+use crate::views::Views;
 
 /// How often a question that nobody answered is put again.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
@@ -66,6 +67,7 @@ pub struct Host {
     pub folder: DataFolder,
     pub registry: Arc<Registry>,
     pub router: Arc<Router>,
+    pub views: Views,
     pub clock: Arc<dyn Clock>,
     pub opening: Opening,
     /// Machines to create when `system` does not know them.

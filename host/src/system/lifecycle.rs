@@ -92,6 +92,10 @@ impl Cluster {
             }
             error => ClusterError::Invalid(error.to_string()),
         })?;
+        if let Some(source) = logic.source() {
+            let detail = format!("it is a view of {source} and no module: make it with `statehouse view create`");
+            return Err(ClusterError::Invalid(detail));
+        }
         check_follows(active.as_ref(), logic.as_ref())?;
         let describe = logic.describe();
         let body = [

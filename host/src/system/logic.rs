@@ -3,7 +3,6 @@
 //! In: `found_cluster`, `add_node`, `remove_node`, `create_machine`, and the steps of a module's life, whose rules are in `module_row`. Out:
 //! one row with all nodes, two per machine. It is written against the SDK like any module and runs natively.
 
-use statehouse_abi::key::key;
 use statehouse_guest::borsh::{self, BorshDeserialize, BorshSerialize};
 use statehouse_guest::{
     Body, Caller, Commands, Done, EventContext, Events, Module, Named, NoQueries, Occurred, Planner, Refusal,
@@ -18,16 +17,15 @@ use crate::system::module_row::{
     ActivateModule, DrainModule, MODULES, ModuleNotActivated, ModuleNotDrained, ModulePrepared, ModulesRow,
     PrepareModule, ShadowModule, ShadowStop, StageModule, Step, StepRow, Wish, modules_suffix,
 };
+use crate::system::rows::{ACTIVATIONS, CLUSTER, NODES};
+pub use crate::system::rows::{MachineRow, NodeRow, NodesRow, SystemRow, read_row, system_prefix};
 use crate::system::values::{event_value, machine_value, nodes_value, step_value};
+use crate::system::view_row::{
+    CreateView, DropView, RebuildView, VIEWS, ViewWish, ViewsRow, plan_view, views_suffix, views_value,
+};
 
 /// Name of the machine whose partition 0 holds what the cluster knows of itself.
 pub const SYSTEM: &str = "system";
-/// The entity that holds everything.
-const CLUSTER: &str = "cluster";
-/// Suffix of the row with the number of the last activation. A machine's name never begins so.
-const ACTIVATIONS: &[u8] = b"#activations";
-/// Suffix of the row with all nodes.
-const NODES: &[u8] = b"#nodes";
 
 #[derive(Body)]
 pub struct FoundCluster {
@@ -110,6 +108,15 @@ pub enum Command {
     /// Says by which key a node signs
     #[command(path = "nodes/key", response = RecordKey)]
     RecordKey(RecordKey),
+    /// Has every node follow a machine with a view, or with another version of it
+    #[command(path = "views/create", response = CreateView)]
+    CreateView(CreateView),
+    /// Has every node make a view again
+    #[command(path = "views/rebuild", response = RebuildView)]
+    RebuildView(RebuildView),
+    /// Ends a view
+    #[command(path = "views/drop", response = DropView)]
+    DropView(DropView),
 }
 
 #[derive(Rejections)]
@@ -180,49 +187,24 @@ pub enum Rejection {
         detail = "the key is that of node {node}: a data folder was copied; remove `node.key` from the copy, and start it again"
     )]
     KeyOfOther { node: u64 },
+    /// No such view
+    #[rejection(
+        status = 404,
+        detail = "there is no view {view} of this machine: `statehouse view list` shows which there are"
+    )]
+    UnknownView { view: String },
+    /// The view exists
+    #[rejection(
+        status = 409,
+        detail = "the view {view} is made by this very module already: rebuild it, if that is what you want"
+    )]
+    ViewExists { view: String },
+    /// Too many views
+    #[rejection(status = 409, detail = "the machine has as many views as it can have: drop one first")]
+    TooManyViews,
     /// Too many keys
     #[rejection(status = 409, detail = "the node has had too many keys: remove it, and add it again under a new id")]
     TooManyKeys,
-}
-
-/// What `system` knows of a machine.
-#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-#[borsh(crate = "statehouse_guest::borsh")]
-pub struct MachineRow {
-    pub partitions: u32,
-    pub module: [u8; 32],
-    /// Number of the activation that made it active.
-    pub activation: u64,
-    /// The nodes when it was created: the first voters of its partitions.
-    pub founders: Vec<u64>,
-}
-
-/// What `system` knows of the nodes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-#[borsh(crate = "statehouse_guest::borsh")]
-pub struct NodesRow {
-    /// Ascending by id.
-    pub nodes: Vec<NodeRow>,
-    /// Ids of removed nodes, ascending.
-    pub retired: Vec<u64>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-#[borsh(crate = "statehouse_guest::borsh")]
-pub struct NodeRow {
-    pub id: u64,
-    pub peer: String,
-}
-
-impl NodesRow {
-    pub fn contains(&self, id: u64) -> bool {
-        self.nodes.iter().any(|node| node.id == id)
-    }
-
-    /// Whether the id was ever given.
-    pub fn knows(&self, id: u64) -> bool {
-        self.contains(id) || self.retired.contains(&id)
-    }
 }
 
 #[derive(BorshSerialize, BorshDeserialize)]
@@ -234,6 +216,7 @@ pub enum Op {
     CreateMachine { name: String, partitions: u32, module: [u8; 32] },
     Module { machine: String, module: [u8; 32], by: String, wish: Wish },
     RecordKey { node: u64, key: [u8; 32] },
+    View { machine: String, view: String, by: String, wish: ViewWish },
 }
 
 #[derive(BorshSerialize, BorshDeserialize)]
@@ -264,6 +247,12 @@ pub enum Event {
         node: u64,
         key: [u8; 32],
     },
+    ViewStepped {
+        machine: String,
+        view: String,
+        by: String,
+        wish: ViewWish,
+    },
 }
 
 pub struct System;
@@ -280,6 +269,7 @@ impl Module for System {
         Named { name: "MachineCreated", summary: "A machine was created" },
         Named { name: "ModuleStepped", summary: "A module was staged, prepared or activated" },
         Named { name: "KeyRecorded", summary: "A node said by which key it signs" },
+        Named { name: "ViewStepped", summary: "A view was created, made again or dropped" },
     ];
 
     type Command = Command;
@@ -299,6 +289,10 @@ impl Module for System {
         if let Some((machine, op)) = plan_module(command, caller)? {
             let modules = modules_suffix(&machine);
             planner.step(op, CLUSTER).key(NODES).key(ACTIVATIONS).key(machine.as_bytes()).key(modules);
+            return Ok(());
+        }
+        if let Some((machine, op)) = plan_view(command, caller)? {
+            planner.step(op, CLUSTER).key(NODES).key(machine.as_bytes()).key(views_suffix(&machine));
             return Ok(());
         }
         let op = match command {
@@ -322,7 +316,10 @@ impl Module for System {
             | Command::ModuleNotDrained(_)
             | Command::ShadowModule(_)
             | Command::ShadowStop(_)
-            | Command::ModuleNotActivated(_) => unreachable!("planned before"),
+            | Command::ModuleNotActivated(_)
+            | Command::CreateView(_)
+            | Command::RebuildView(_)
+            | Command::DropView(_) => unreachable!("planned before"),
         };
         let step = planner.step(op, CLUSTER).key(NODES);
         match command {
@@ -364,6 +361,15 @@ impl Module for System {
                 let number = last + u64::from(matches!(wish, Wish::Activate { .. }));
                 let (machine, by, wish) = (machine.clone(), by.clone(), wish.clone());
                 events.emit(Event::ModuleStepped { machine, module: *module, by, wish, number });
+            }
+            Op::View { machine, view: name, by, wish } => {
+                let unknown = Rejection::UnknownMachine { machine: machine.clone() };
+                view.row(machine.as_bytes()).ok_or(unknown)?;
+                let views: ViewsRow = view.read(views_suffix(machine)).unwrap_or_default();
+                if views.check(name, wish)? {
+                    let (machine, view, by, wish) = (machine.clone(), name.clone(), by.clone(), wish.clone());
+                    events.emit(Event::ViewStepped { machine, view, by, wish });
+                }
             }
             Op::RecordKey { node, .. } if !known.contains(*node) => return Err(Rejection::UnknownNode),
             Op::RecordKey { node, key } => {
@@ -408,6 +414,12 @@ impl Module for System {
                 }
                 return;
             }
+            Event::ViewStepped { machine, view, by, wish } => {
+                let mut views: ViewsRow = tx.read(views_suffix(machine)).unwrap_or_default();
+                views.grant(view, wish, by, Micros(tx.time()));
+                tx.write(views_suffix(machine), &views);
+                return;
+            }
             Event::KeyRecorded { node, key } => {
                 let mut keys: KeysRow = tx.read(KEYS).unwrap_or_default();
                 keys.keys.push(KeyRow { node: *node, key: *key, time: tx.time() });
@@ -437,6 +449,9 @@ impl Module for System {
             let read = borsh::from_slice::<ModulesRow>(row);
             return read.map_or(Value::Null, |row| Value::Array(row.steps.iter().map(step_value).collect()));
         }
+        if suffix.starts_with(VIEWS.as_bytes()) {
+            return borsh::from_slice::<ViewsRow>(row).map_or(Value::Null, |row| views_value(&row));
+        }
         match borsh::from_slice::<MachineRow>(row) {
             Ok(row) => machine_value(&String::from_utf8_lossy(suffix), &row),
             Err(_) => Value::Null,
@@ -455,34 +470,4 @@ fn plan_machine(create: &CreateMachine) -> Result<Op, Refusal> {
 
 fn node_row(node: &Node) -> NodeRow {
     NodeRow { id: node.id.unsigned_abs(), peer: node.peer.clone() }
-}
-
-/// What a row of the system's entity says.
-pub enum SystemRow {
-    Nodes(NodesRow),
-    Machine(String, MachineRow),
-    /// Of the machine with this name.
-    Modules(String, ModulesRow),
-    Keys(KeysRow),
-}
-
-/// Reads a row of `system`; nothing for those that only count.
-pub fn read_row(suffix: &[u8], row: &[u8]) -> Option<SystemRow> {
-    match suffix {
-        ACTIVATIONS => None,
-        NODES => borsh::from_slice(row).ok().map(SystemRow::Nodes),
-        KEYS => borsh::from_slice(row).ok().map(SystemRow::Keys),
-        name => {
-            let name = std::str::from_utf8(name).ok()?;
-            if let Some(machine) = name.strip_prefix(MODULES) {
-                return Some(SystemRow::Modules(machine.to_owned(), borsh::from_slice(row).ok()?));
-            }
-            Some(SystemRow::Machine(name.to_owned(), borsh::from_slice(row).ok()?))
-        }
-    }
-}
-
-/// Prefix of all keys of `system`.
-pub fn system_prefix() -> Vec<u8> {
-    key(CLUSTER.as_bytes(), b"")
 }

@@ -42,7 +42,8 @@ use crate::system::host::{Host, Opening};
 use crate::system::logic::System;
 use crate::system::service::HostService;
 use crate::system::trouble::Troubles;
-use crate::system::{archivist, found, in_transit, retention, signer, steward, vigil};
+use crate::system::{archivist, found, in_transit, retention, signer, steward, viewing, vigil};
+use crate::views::{self, Views};
 
 /// How long a partition may take to elect itself, or a machine to be created.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -62,6 +63,8 @@ pub struct MachineSpec {
     pub name: String,
     pub module: ModuleSource,
     pub partitions: u32,
+    /// Views to create if they do not exist and were not dropped.
+    pub views: Vec<ModuleSource>,
 }
 
 /// Where a module's bytes come from.
@@ -140,12 +143,17 @@ impl Node {
             stage(&registry, spec)?;
         }
         let archive = options.archive.as_ref().map(|archive| Archive::open(&archive.url)).transpose()?;
-        let peer = options.peer;
+        let (peer, shared) = (options.peer, StoreShared::new(BLOCK_CACHE_BYTES));
         let skew_max = peer.as_ref().map_or(Duration::MAX, |peer| peer.clock_skew_max);
         let clocks = Arc::new(Clocks::new(options.clock.clone(), skew_max));
         let host = Arc::new(Host {
             node: options.node,
             key: NodeKey::of_folder(folder.path())?.public(),
+            views: Views::new(views::Shared {
+                folder: folder.path().join("views"),
+                store: shared.clone(),
+                modules: registry.clone(),
+            }),
             registry,
             router: Arc::new(Router::default()),
             // Alone there is nobody whose clock could say that this one is wrong.
@@ -154,7 +162,7 @@ impl Node {
                 disk: options.disk,
                 paranoid: options.paranoid,
                 hot_bytes_max: options.hot_bytes_max,
-                shared: StoreShared::new(BLOCK_CACHE_BYTES),
+                shared,
                 log_keep_bytes: options.log_keep_bytes,
                 archive,
                 snapshot_every_bytes: options.snapshot_every_bytes,
@@ -187,6 +195,7 @@ impl Node {
         if let (Some(archive), Some(options)) = (&host.opening.archive, options.archive) {
             tokio::spawn(archivist::run(host.clone(), archive.clone(), options.every));
         }
+        tokio::spawn(viewing::run(host.clone()));
         if let Some(keep_bytes) = options.log_keep_bytes {
             tokio::spawn(retention::run(host.clone(), keep_bytes));
         }
@@ -234,6 +243,11 @@ impl Node {
     /// The second half of [`Node::close`]: no other node is asked to lead, so for them it is as if the process had died.
     pub(super) async fn stop(self) -> Result<(), NodeError> {
         self.host.stopping.cancel();
+        let host = self.host.clone();
+        // They read what is closed next.
+        if tokio::task::spawn_blocking(move || host.views.close()).await.is_err() {
+            tracing::error!("a view panicked while it was stopped");
+        }
         let replicas = std::mem::take(&mut *self.host.replicas.write());
         let closing = replicas.into_iter().map(|(group, partition)| async move {
             partition.close().await.map_err(|source| NodeError::of_partition(&group, source))
@@ -365,15 +379,26 @@ fn system_logic(host: &Host) -> Arc<dyn Logic> {
     system
 }
 
-pub(super) fn stage(registry: &Registry, spec: &MachineSpec) -> Result<Arc<dyn Logic>, NodeError> {
-    let (wasm, path) = match &spec.module {
-        ModuleSource::Embedded(wasm) => (wasm.to_vec(), PathBuf::from("(built in)")),
-        ModuleSource::File(path) => {
-            let wasm = std::fs::read(path).map_err(|source| NodeError::ModuleFile { path: path.clone(), source })?;
-            (wasm, path.clone())
+impl ModuleSource {
+    /// The bytes, and what they are called.
+    pub(super) fn read(&self) -> Result<(Vec<u8>, PathBuf), NodeError> {
+        match self {
+            Self::Embedded(wasm) => Ok((wasm.to_vec(), PathBuf::from("(built in)"))),
+            Self::File(path) => {
+                let wasm =
+                    std::fs::read(path).map_err(|source| NodeError::ModuleFile { path: path.clone(), source })?;
+                Ok((wasm, path.clone()))
+            }
         }
-    };
+    }
+}
+
+pub(super) fn stage(registry: &Registry, spec: &MachineSpec) -> Result<Arc<dyn Logic>, NodeError> {
+    let (wasm, path) = spec.module.read()?;
     let logic = registry.stage(&wasm)?;
+    if logic.source().is_some() {
+        return Err(NodeError::ViewAsModule { path, machine: spec.name.clone() });
+    }
     let found = logic.describe().name.clone();
     if found != spec.name {
         return Err(NodeError::ModuleMachine { path, expected: spec.name.clone(), found });

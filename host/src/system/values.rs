@@ -8,6 +8,7 @@ use crate::ids::{Micros, ModuleId};
 use crate::system::key_row::key_value;
 use crate::system::logic::{Event, MachineRow, NodeRow};
 use crate::system::module_row::{ModulesRow, Step, StepRow};
+use crate::system::view_row::wish_value;
 
 pub fn event_value(event: &Event) -> Value {
     match event {
@@ -22,6 +23,7 @@ pub fn event_value(event: &Event) -> Value {
             Value::map([("machine", Value::text(machine.as_str())), ("step", step)])
         }
         Event::KeyRecorded { node, key } => key_value(*node, *key),
+        Event::ViewStepped { machine, view, wish, .. } => wish_value(machine, view, wish),
     }
 }
 

@@ -71,7 +71,7 @@ fn raise_descriptors(wanted: u64) -> anyhow::Result<()> {
 async fn measure(args: EventsArgs) -> anyhow::Result<ExitCode> {
     const ACCOUNTS: u32 = 1000;
     let folder = Folder::new(args.dir.clone())?;
-    let served = Served::start(folder.path(), args.partitions).await?;
+    let served = Served::start(folder.path(), args.partitions, Vec::new()).await?;
     open_accounts(served.address, 0..ACCOUNTS).await?;
     // Each transfer is two events wherever its accounts are.
     let accounts = Arc::new(Accounts::new(ACCOUNTS, args.partitions, Mix { cross: 0, tcc: false })?);

@@ -45,7 +45,7 @@ pub fn run(args: HttpArgs) -> anyhow::Result<ExitCode> {
 
 async fn measure(args: HttpArgs) -> anyhow::Result<ExitCode> {
     let folder = Folder::new(args.dir.clone())?;
-    let served = Served::start(folder.path(), args.partitions).await?;
+    let served = Served::start(folder.path(), args.partitions, Vec::new()).await?;
     let (node, address, start_ms) = (&served.node, served.address, served.start_ms);
     open_accounts(address, 0..args.accounts).await?;
     let accounts = Arc::new(Accounts::new(args.accounts, args.partitions, args.mix)?);

@@ -6,6 +6,7 @@ pub mod guest;
 mod http;
 mod events;
 mod served;
+mod views;
 mod cluster;
 mod load;
 mod wallet;
@@ -44,6 +45,8 @@ pub enum BenchArgs {
     Http(http::HttpArgs),
     /// Events delivered to 1, 100 and 1,000 readers of a node's event stream
     Events(events::EventsArgs),
+    /// By how much views lag under full load, and how long statements take
+    Views(views::ViewsArgs),
     /// Three processes: transfers over HTTP, idle CPU, a killed leader, a rolling restart
     Cluster(cluster::ClusterArgs),
 }
@@ -55,6 +58,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         BenchArgs::Ids { sizes, dir } => ids::run(&sizes, dir),
         BenchArgs::Http(args) => http::run(args),
         BenchArgs::Events(args) => events::run(args),
+        BenchArgs::Views(args) => views::run(args),
         BenchArgs::Cluster(args) => cluster::run(args),
     }
 }

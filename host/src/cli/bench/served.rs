@@ -30,8 +30,9 @@ pub struct Served {
 }
 
 impl Served {
-    pub async fn start(folder: &Path, partitions: u32) -> anyhow::Result<Self> {
-        let wallet = MachineSpec { name: "wallet".to_owned(), module: ModuleSource::Embedded(WALLET), partitions };
+    pub async fn start(folder: &Path, partitions: u32, views: Vec<ModuleSource>) -> anyhow::Result<Self> {
+        let module = ModuleSource::Embedded(WALLET);
+        let wallet = MachineSpec { name: "wallet".to_owned(), module, partitions, views };
         let started = Instant::now();
         let node = Node::open(NodeOptions {
             data: folder.join("node"),

@@ -96,6 +96,11 @@ impl Accounts {
     }
 }
 
+/// What an account of a bench is called.
+pub fn account_name(number: u32) -> String {
+    name(number)
+}
+
 fn name(number: u32) -> String {
     format!("acct-{number:07}")
 }
@@ -164,11 +169,22 @@ impl Connection {
         self.post("/v1/wallet/batch", "application/x-ndjson", body).await
     }
 
+    /// # Errors
+    /// The answer is no success.
+    pub async fn get(&mut self, path: &str) -> anyhow::Result<Bytes> {
+        let request = Request::builder().method(Method::GET).uri(path).header("host", "bench");
+        self.exchange(request.body(Full::default())?).await
+    }
+
     async fn post(&mut self, path: &str, content_type: &str, body: Bytes) -> anyhow::Result<Bytes> {
         let request = Request::builder().method(Method::POST).uri(path).header("host", "bench");
         // A batch on a machine with other work takes its time, which is what is measured.
         let request = request.header("statehouse-deadline", DEADLINE_MAX.as_millis() as u64);
         let request = request.header("content-type", content_type).body(Full::new(body))?;
+        self.exchange(request).await
+    }
+
+    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> anyhow::Result<Bytes> {
         self.0.ready().await?;
         let answer = self.0.send_request(request).await?;
         let status = answer.status();

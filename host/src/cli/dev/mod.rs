@@ -54,6 +54,9 @@ pub struct DevArgs {
     /// How many seconds an entry may wait until it is archived
     #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     archive_every: u64,
+    /// Create the wallet without its views: statements, audit trail, double charges
+    #[arg(long)]
+    no_views: bool,
     /// Check more than a production node would
     #[arg(long)]
     paranoid: bool,

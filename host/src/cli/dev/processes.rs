@@ -25,6 +25,7 @@ use crate::cli::client::Client;
 use crate::cli::cluster::init_body;
 use crate::cli::host::{self, Process};
 use crate::cli::output::print;
+use crate::cli::shipped;
 use crate::ids::NodeId;
 use crate::limits::SHUTDOWN_MAX;
 
@@ -40,7 +41,14 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         let mut nodes = bound.iter().map(|bound| bound.node(0)).collect::<anyhow::Result<Vec<_>>>()?;
         // From here on the children may take them.
         drop(bound);
-        let configs = write_configs(&folder, &nodes, &args.machines, args.partitions)?;
+        let configs = {
+            let views: Vec<&str> = if args.no_views { Vec::new() } else { shipped::names().collect() };
+            write_configs(
+                &folder,
+                &nodes,
+                &Served { machines: &args.machines, partitions: args.partitions, views: &views },
+            )?
+        };
         let (listens, mut listening) = mpsc::channel(nodes.len());
         let mut children = Children::default();
         for (node, config) in nodes.iter_mut().zip(configs) {
@@ -66,37 +74,37 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Writes what `serve` needs to run the wallet and `machines`, and gives the path of each node's configuration.
-pub fn write_configs(
-    folder: &DevFolder,
-    nodes: &[DevNode],
-    machines: &[(String, PathBuf)],
-    partitions: u32,
-) -> anyhow::Result<Vec<PathBuf>> {
+/// What the nodes serve.
+#[derive(Clone, Copy)]
+pub struct Served<'a> {
+    pub machines: &'a [(String, PathBuf)],
+    pub partitions: u32,
+    /// Of the wallet.
+    pub views: &'a [&'a str],
+}
+
+/// Writes what `serve` needs to run the wallet and `served`, and gives the path of each node's configuration.
+pub fn write_configs(folder: &DevFolder, nodes: &[DevNode], served: &Served<'_>) -> anyhow::Result<Vec<PathBuf>> {
     let wallet = folder.write_file(&format!("{WALLET_NAME}.wasm"), WALLET)?;
     let wallet = [(WALLET_NAME.to_owned(), wallet)];
-    let machines = [&wallet, machines].concat();
+    let machines = [&wallet[..], served.machines].concat();
+    let served = Served { machines: &machines, ..*served };
     let write = |node: &DevNode| {
-        let text = config(node, nodes, &folder.node(node.id), &machines, partitions)?;
+        let text = config(node, nodes, &folder.node(node.id), &served)?;
         folder.write_file(&format!("node-{}.toml", node.id), text.as_bytes())
     };
     nodes.iter().map(write).collect()
 }
 
 /// The configuration file of a node. Its paths are absolute, so that it can be used from anywhere.
-fn config(
-    node: &DevNode,
-    nodes: &[DevNode],
-    data: &Path,
-    machines: &[(String, PathBuf)],
-    partitions: u32,
-) -> anyhow::Result<String> {
+fn config(node: &DevNode, nodes: &[DevNode], data: &Path, served: &Served<'_>) -> anyhow::Result<String> {
     let path = |path: &Path| {
         let absolute = std::path::absolute(path).with_context(|| format!("the path {}", path.display()))?;
         absolute.into_os_string().into_string().map_err(|path| anyhow!("{} is not UTF-8", path.display()))
     };
-    let declared = machines.iter().map(|(name, file)| {
-        let machine = json!({ "module": path(file)?, "partitions": partitions });
+    let declared = served.machines.iter().map(|(name, file)| {
+        let views = if name == WALLET_NAME { served.views } else { &[] };
+        let machine = json!({ "module": path(file)?, "partitions": served.partitions, "views": views });
         Ok((name.clone(), machine))
     });
     let declared = declared.collect::<anyhow::Result<serde_json::Map<_, _>>>()?;
@@ -285,13 +293,15 @@ mod tests {
         };
         let nodes = [node(1, "127.0.0.1:8080", "127.0.0.1:7001"), node(2, "127.0.0.1:8081", "127.0.0.1:7002")];
         let machines = [("wallet".to_owned(), PathBuf::from("/d/wallet.wasm"))];
-        let text = config(&nodes[0], &nodes, Path::new("/d/node \"1\""), &machines, 4).expect("text");
+        let served = Served { machines: &machines, partitions: 4, views: &["statements"] };
+        let text = config(&nodes[0], &nodes, Path::new("/d/node \"1\""), &served).expect("text");
         let read = Config::parse(&text).expect("what was written makes sense");
         assert_eq!((read.node.id, read.node.data), (NodeId(1), PathBuf::from("/d/node \"1\"")));
         assert_eq!(read.http.listen, nodes[0].http);
         let peer = read.peer.expect("it has peers");
         assert_eq!((peer.listen, peer.routes), (nodes[0].peer, routes_from(NodeId(1), &nodes)));
         assert_eq!(read.machines["wallet"].partitions, 4);
+        assert_eq!(read.machines["wallet"].views, ["statements"]);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::{DevArgs, LOOK, READY_TIME_MAX, WALLET, WALLET_NAME, print_listening,
 use crate::api::Callers;
 use crate::cli::host::{self, Host, HostOptions, Process};
 use crate::cli::output::print;
+use crate::cli::shipped;
 use crate::clock::SystemClock;
 use crate::config::{ClusterConfig, LimitsConfig};
 use crate::ids::NodeId;
@@ -98,7 +99,12 @@ fn options(
     let wallet = (WALLET_NAME.to_owned(), ModuleSource::Embedded(WALLET));
     let others = args.machines.iter().map(|(name, file)| (name.clone(), ModuleSource::File(file.clone())));
     let machines = std::iter::once(wallet).chain(others);
-    let machines = machines.map(|(name, module)| MachineSpec { name, module, partitions: args.partitions }).collect();
+    let views_of = |name: &str| if name == WALLET_NAME && !args.no_views { shipped::all() } else { Vec::new() };
+    let machines = machines.map(|(name, module)| {
+        let views = views_of(&name);
+        MachineSpec { name, module, partitions: args.partitions, views }
+    });
+    let machines = machines.collect();
     Ok(HostOptions {
         node: NodeOptions {
             data,

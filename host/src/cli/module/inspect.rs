@@ -42,7 +42,10 @@ fn print(module: &Module, found: &Validated) {
     let described = module.describe();
     let accepts: Vec<String> = described.accepts.iter().map(u32::to_string).collect();
     table(
-        &["module", &format!("{} {}", described.name, described.version)],
+        &[
+            if module.source().is_some() { "view" } else { "module" },
+            &format!("{} {}", described.name, described.version),
+        ],
         vec![
             vec!["id".to_owned(), module.id().to_string()],
             vec!["schema".to_owned(), described.schema.to_string()],
@@ -54,7 +57,7 @@ fn print(module: &Module, found: &Validated) {
             vec!["exports".to_owned(), found.exports.join(" ")],
         ],
     );
-    let root = format!("/v1/{}", described.name);
+    let root = format!("/v1/{}", module.source().unwrap_or(&described.name));
     let commands = described.commands.iter().map(|command| {
         let route = format!("{} {root}/{}", command.method, command.path);
         vec![command.name.clone(), route, fields(&command.body), command.summary.clone()]

@@ -20,7 +20,7 @@ mod scenario;
 mod lifecycle;
 mod shadow;
 
-pub use lifecycle::{Which, block_on};
+pub use lifecycle::{Which, block_on, short};
 
 use std::process::ExitCode;
 use std::time::Duration;

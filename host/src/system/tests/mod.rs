@@ -190,6 +190,7 @@ impl Cluster {
                 name: MACHINE.to_owned(),
                 module: ModuleSource::Embedded(WALLET),
                 partitions: PARTITIONS,
+                views: Vec::new(),
             }],
             disk: Arc::new(member.disk.clone()),
             clock: member.clock.clone(),

@@ -19,7 +19,7 @@ use crate::cli::client::Client;
 use crate::cli::cluster::init_body;
 use crate::cli::dev::WALLET_NAME;
 use crate::cli::dev::folder::{DevFolder, DevNode};
-use crate::cli::dev::processes::write_configs;
+use crate::cli::dev::processes::{Served, write_configs};
 use crate::ids::{JournalIndex, NodeId, PartitionId, Position};
 
 const NODES: u32 = 3;
@@ -64,7 +64,7 @@ impl Nodes {
         let lock = DevFolder::open(folder.path(), NODES)?;
         let bound = lock.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
         let nodes = bound.iter().map(|bound| bound.node(0)).collect::<anyhow::Result<Vec<_>>>()?;
-        let configs = write_configs(&lock, &nodes, &[], partitions)?;
+        let configs = write_configs(&lock, &nodes, &Served { machines: &[], partitions, views: &[] })?;
         // From here on the children may take the addresses.
         drop(bound);
         let member = |(node, config): (&DevNode, PathBuf)| {

@@ -1,0 +1,333 @@
+//! Views over REST: their own routes below those of their machine, and in place of a module's where that would have to read the
+//! journal; and which views there are.
+//!
+//! In: paths and parameters. Out: a view's answer with its position and its lag, or a [`ViewsPage`]. A view is asked as it is, unless
+//! `at_least` or `consistency` wants more. It knows nothing of rows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, Method, Uri};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use statehouse_abi::describe::{QueryDecl, QuerySource};
+use statehouse_abi::value::Value;
+use tokio::time::Instant;
+
+use super::asked::Asked;
+use super::body::{check_media_type, read_body};
+use super::handle::Api;
+use super::json::{Json, print};
+use super::mount::{Given, Mount, Route, Target};
+use super::pages;
+use super::problem::{Code, Problem};
+use super::query::{Options, read_options};
+use super::reply::{JSON, POSITION, position_value};
+use super::route::Page;
+use super::time::print_time;
+use super::url::query_pairs;
+use crate::ids::{Micros, NodeId, PartitionId, Position};
+use crate::limits::MODULE_BYTES_MAX;
+use crate::router::answer::{Consistency, Moment};
+use crate::router::machine::Machine;
+use crate::system::lifecycle::Wanting;
+use crate::system::view_row::ViewRow;
+use crate::views::{BuildStatus, Freshness, View, ViewAnswer, ViewQuery, ViewQueryError};
+
+const WASM: &str = "application/wasm";
+pub const VIEW: HeaderName = HeaderName::from_static("statehouse-view");
+pub const VIEW_LAG: HeaderName = HeaderName::from_static("statehouse-view-lag");
+/// The code by which a view says that the module must be asked.
+const NOT_ANSWERED_HERE: &str = "not_answered_here";
+/// How long a view is waited for before the module reads the journal instead.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The views of a machine, on one node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ViewsPage {
+    pub machine: String,
+    /// The node that is asked; every node runs all views, and each is as far as it is.
+    pub node: NodeId,
+    pub views: Vec<ViewPage>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ViewPage {
+    pub view: String,
+    /// `live`, `building`, `stopped`, or `waiting` where it has not begun.
+    pub state: String,
+    /// What keeps it.
+    pub problem: Option<String>,
+    /// The one that is asked.
+    pub serving: Option<BuildPage>,
+    /// The one that is made beside it.
+    pub building: Option<BuildPage>,
+    /// Who asked for the newest build, and when.
+    pub by: String,
+    pub time: String,
+    /// Below `/v1/<machine>/`.
+    pub routes: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BuildPage {
+    pub module: String,
+    pub version: String,
+    pub build: u64,
+    pub lag_entries: u64,
+    pub lag_seconds: f64,
+    pub bytes: u64,
+    pub partitions: Vec<FollowedPage>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FollowedPage {
+    pub partition: PartitionId,
+    pub position: String,
+    pub time: String,
+    /// Number of the newest entry that the node has.
+    pub newest: Option<u64>,
+}
+
+/// The view with a route for this path, and its routes.
+pub fn find_route(api: &Api, machine: &Machine, method: &Method, path: &str) -> Option<(Arc<View>, Arc<Mount>)> {
+    let mounted = |view: Arc<View>| {
+        let mount = api.mounts.of_view(machine.name(), &view);
+        (view, mount)
+    };
+    let mut views = api.cluster.views(machine.name()).into_iter().map(mounted);
+    // A path that is there for another method is told so by its mount.
+    views.find(|(_, mount)| !matches!(mount.find(method, path), Err(problem) if problem.status() == 404))
+}
+
+pub async fn get(
+    view: Arc<View>,
+    machine: &Machine,
+    mount: &Mount,
+    (route, given): (&Route, Given),
+    asked: Asked,
+    uri: &Uri,
+) -> Result<Response, Problem> {
+    let Target::Query(at) = route.target else { unreachable!("a view declares no command") };
+    let declared = &mount.describe.queries[at];
+    let text = uri.query().unwrap_or_default();
+    let options = read_options(declared, &route.shape, given, text)?;
+    let is_said = query_pairs(text).is_some_and(|pairs| pairs.iter().any(|(name, _)| name == "consistency"));
+    let freshness = match options.consistency {
+        Consistency::AtLeast(position) => Freshness::AtLeast(position),
+        Consistency::Linearizable if is_said => Freshness::Newest,
+        Consistency::Linearizable | Consistency::Stale => Freshness::Any,
+    };
+    let at = match options.at {
+        None => None,
+        Some(Moment::Time(time)) => Some(time),
+        Some(Moment::Position(position)) => {
+            let time = view.time_of(position);
+            Some(time.ok_or_else(|| Problem::from(ViewQueryError::Gone(position)))?)
+        }
+    };
+    let query = view_query(machine, declared, options, &asked, at, freshness, asked.deadline);
+    Ok(response(view.query(query).await?))
+}
+
+fn view_query(
+    machine: &Machine,
+    declared: &QueryDecl,
+    options: Options,
+    asked: &Asked,
+    at: Option<Micros>,
+    freshness: Freshness,
+    deadline: Instant,
+) -> ViewQuery {
+    let entity = declared.entity_param.as_deref().and_then(|name| options.params.find(name)).and_then(Value::as_text);
+    let home = entity.map(|entity| machine.partition_id_of(entity.as_bytes()));
+    let query = declared.name.as_str().into();
+    ViewQuery { query, params: options.params, roles: asked.caller.roles, at, home, freshness, deadline }
+}
+
+fn response(answer: ViewAnswer) -> Response {
+    let mut response = Response::new(Body::from(print(&Json(&answer.body))));
+    let seconds = answer.lag.micros as f64 / 1e6;
+    let lag = format!("entries={}, seconds={seconds:.3}", answer.lag.entries);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, JSON);
+    headers.insert(POSITION, position_value(&answer.position));
+    let text = |text: String| HeaderValue::try_from(text).expect("names, versions and numbers are graphic ASCII");
+    headers.insert(VIEW, text(answer.view));
+    headers.insert(VIEW_LAG, text(lag));
+    response
+}
+
+/// What a view says where a module's query with the same path would have to read the journal: of a moment of the past, and of what happened
+/// to an entity. Nothing where the module is to be asked.
+pub async fn get_instead(
+    api: &Api,
+    machine: &Machine,
+    mount: &Mount,
+    (query, route, given): (usize, &Route, Given),
+    asked: &Asked,
+    uri: &Uri,
+) -> Option<Result<Response, Problem>> {
+    let own = &mount.describe.queries[query];
+    let of_view = |view: Arc<View>| {
+        let logic = view.logic();
+        let same = logic.describe().queries.iter().find(|other| other.path == own.path)?.clone();
+        Some((view, same))
+    };
+    let text = uri.query().unwrap_or_default();
+    if own.source != QuerySource::History && !text.contains("at=") {
+        return None;
+    }
+    let (view, declared) = api.cluster.views(machine.name()).into_iter().find_map(of_view)?;
+    let mut options = read_options(own, &route.shape, given, text).ok()?;
+    let entity = declared.entity_param.as_deref().and_then(|name| options.params.find(name)).and_then(Value::as_text);
+    let home = machine.partition_id_of(entity?.as_bytes());
+    // Of another partition, or of another history: the module has words for that.
+    let time_of = |position: Position| view.time_of(position).filter(|_| position.partition == home);
+    let (at, freshness) = match own.source {
+        QuerySource::History => {
+            let at = options.cursor.map(|cursor| time_of(cursor).ok_or(())).transpose().ok()?;
+            options.params = history_params(&options);
+            let freshness = match options.consistency {
+                Consistency::AtLeast(position) => Freshness::AtLeast(position),
+                Consistency::Linearizable => Freshness::Newest,
+                Consistency::Stale => Freshness::Any,
+            };
+            (at, freshness)
+        }
+        _ => {
+            let at = match options.at? {
+                Moment::Time(time) => time,
+                Moment::Position(position) => time_of(position)?,
+            };
+            let freshness = match options.consistency {
+                Consistency::AtLeast(_) => return None,
+                Consistency::Linearizable => Freshness::Past(at),
+                Consistency::Stale => Freshness::Any,
+            };
+            (Some(at), freshness)
+        }
+    };
+    let deadline = asked.deadline.min(Instant::now() + PATIENCE);
+    let query = view_query(machine, &declared, options, asked, at, freshness, deadline);
+    match view.query(query).await {
+        Ok(answer) => Some(Ok(response(answer))),
+        Err(ViewQueryError::Refused(refusal)) if refusal.code == NOT_ANSWERED_HERE => None,
+        Err(ViewQueryError::Behind(_) | ViewQueryError::NotServed(_) | ViewQueryError::Fault(_)) => None,
+        Err(error) => Some(Err(error.into())),
+    }
+}
+
+/// The host's own parameters of a history are the view's.
+fn history_params(options: &Options) -> Value {
+    let Value::Map(params) = options.params.clone() else { return options.params.clone() };
+    let cursor = options.cursor.map(|cursor| ("cursor".to_owned(), Value::Text(cursor.to_string())));
+    let limit = ("limit".to_owned(), Value::Text(options.limit.to_string()));
+    Value::map(params.into_iter().chain(cursor).chain([limit]))
+}
+
+/// Answers the routes about views as such.
+///
+/// # Errors
+/// 4xx with what is missing and how to get it; see [`ClusterError`](crate::system::ClusterError).
+pub async fn answer(
+    api: &Api,
+    page: Page,
+    captured: &[&str],
+    asked: Asked,
+    parts: &Parts,
+    body: Body,
+) -> Result<Response, Problem> {
+    let Asked { request_id, caller, deadline } = asked;
+    let machine = captured.first().copied().unwrap_or_default();
+    let mut named = captured.get(1).map(|name| (*name).to_owned());
+    let wanting = Wanting { caller, request_id, deadline };
+    if !matches!(page, Page::Views | Page::View) {
+        let (caller, request_id) = (&wanting.caller.name, &wanting.request_id);
+        tracing::info!(caller, %request_id, ?page, machine, "a step of a view is asked for");
+    }
+    let view = || captured.get(1).copied().unwrap_or_default();
+    match page {
+        Page::ViewCreate => {
+            check_media_type(&parts.headers, &[WASM])?;
+            let wasm = read_body(body, MODULE_BYTES_MAX, deadline).await?;
+            named = Some(api.cluster.create_view(machine, wasm, &wanting).await?);
+        }
+        Page::ViewRebuild => api.cluster.rebuild_view(machine, view(), &wanting).await?,
+        Page::ViewDrop => {
+            api.cluster.drop_view(machine, view(), &wanting).await?;
+            named = None;
+        }
+        _ => {}
+    }
+    let rows = api.cluster.views_wanted(machine);
+    let views = api.cluster.views(machine);
+    let shown = |row: &ViewRow| ViewPage::of(row, views.iter().find(|view| view.name() == row.name));
+    match named {
+        Some(name) => {
+            let unknown = || Problem::new(Code::UnknownView, format!("there is no view `{name}` of {machine}"));
+            Ok(pages::json(&shown(rows.get(&name).ok_or_else(unknown)?)))
+        }
+        None => {
+            let (machine, node) = (machine.to_owned(), api.cluster.node());
+            Ok(pages::json(&ViewsPage { machine, node, views: rows.values().map(shown).collect() }))
+        }
+    }
+}
+
+impl ViewPage {
+    fn of(row: &ViewRow, view: Option<&Arc<View>>) -> Self {
+        let mut page = Self {
+            view: row.name.clone(),
+            state: "waiting".to_owned(),
+            problem: None,
+            serving: None,
+            building: None,
+            by: row.by.clone(),
+            time: print_time(Micros(row.time)),
+            routes: Vec::new(),
+        };
+        let Some(view) = view else {
+            page.problem = Some("its module is not on this node yet".to_owned());
+            return page;
+        };
+        let status = view.status();
+        let builds = || status.serving.iter().chain(&status.building);
+        let is_stopped = builds().any(|build| build.is_stopped);
+        page.state = match (&status.serving, &status.building) {
+            _ if is_stopped => "stopped",
+            (Some(_), None) => "live",
+            (_, Some(_)) => "building",
+            (None, None) => "waiting",
+        }
+        .to_owned();
+        page.problem = builds().find_map(|build| build.problem.clone()).or(status.problem.clone());
+        page.routes = view.logic().describe().queries.iter().map(|query| query.path.clone()).collect();
+        page.serving = status.serving.map(BuildPage::from);
+        page.building = status.building.map(BuildPage::from);
+        page
+    }
+}
+
+impl From<BuildStatus> for BuildPage {
+    fn from(status: BuildStatus) -> Self {
+        let followed = |followed: crate::views::Followed| FollowedPage {
+            partition: followed.partition,
+            position: followed.position.to_string(),
+            time: print_time(followed.time),
+            newest: followed.newest.map(|index| index.0),
+        };
+        Self {
+            module: status.module.to_string(),
+            version: status.version,
+            build: status.number,
+            lag_entries: status.lag.entries,
+            lag_seconds: status.lag.micros as f64 / 1e6,
+            bytes: status.bytes,
+            partitions: status.partitions.into_iter().map(followed).collect(),
+        }
+    }
+}

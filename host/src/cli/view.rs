@@ -1,0 +1,167 @@
+//! `statehouse view list | status | create | rebuild | drop`: read models of a machine, on every node.
+//!
+//! In: a node's URL, a token, and which view. Out: tables or JSON. Every node runs all views; what is shown is how far they are on the node
+//! that is asked. Exit code of `list` and `status`: 0 all go on, 1 one stands still.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use hyper::Method;
+use serde_json::Value;
+
+use crate::api::{ViewPage, ViewsPage};
+use crate::cli::client::Asked;
+use crate::cli::module::{block_on, short};
+use crate::cli::output::{print, print_json, table};
+use crate::cli::shipped;
+
+/// Read models that follow a machine, on every node
+#[derive(Debug, Subcommand)]
+pub enum ViewCommand {
+    /// Show a machine's views, and by how much each lags on the node that is asked
+    List(ListArgs),
+    /// Show one view: which build serves, how far it is in each partition, what keeps it
+    Status(NamedArgs),
+    /// Have every node follow a machine with a view; with the name of one that is there, another version of it
+    Create(CreateArgs),
+    /// Have every node make a view again, beside the one that serves until it has caught up
+    Rebuild(NamedArgs),
+    /// End a view on every node, and delete what it has made
+    Drop(NamedArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    of: Of,
+}
+
+#[derive(Debug, Args)]
+pub struct NamedArgs {
+    /// Name of the view
+    view: String,
+    #[command(flatten)]
+    of: Of,
+}
+
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// A view that comes with this program, by its name; or a file that ends with .wasm
+    view: String,
+    #[command(flatten)]
+    of: Of,
+}
+
+#[derive(Debug, Args)]
+pub struct Of {
+    #[arg(long, default_value = "wallet")]
+    machine: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    asked: Asked,
+}
+
+pub fn run(command: &ViewCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        ViewCommand::List(args) => list(&args.of, &block_on(args.of.send(Method::GET, "", None))?),
+        ViewCommand::Status(args) => {
+            let page = block_on(args.of.send(Method::GET, &format!("/{}", args.view), None))?;
+            status(&args.of, page)
+        }
+        ViewCommand::Create(args) => {
+            let source = shipped::find(&args.view)?;
+            let wasm = shipped::read(&source).with_context(|| format!("reading {}", args.view))?;
+            status(&args.of, block_on(args.of.send(Method::POST, "", Some(wasm)))?)
+        }
+        ViewCommand::Rebuild(args) => {
+            let page = block_on(args.of.send(Method::POST, &format!("/{}/rebuild", args.view), None))?;
+            status(&args.of, page)
+        }
+        ViewCommand::Drop(args) => {
+            let page = block_on(args.of.send(Method::DELETE, &format!("/{}", args.view), None))?;
+            list(&args.of, &page)
+        }
+    }
+}
+
+impl Of {
+    async fn send(&self, method: Method, rest: &str, wasm: Option<Vec<u8>>) -> anyhow::Result<Value> {
+        let path = format!("/v1/machines/{}/views{rest}", self.machine);
+        let body = wasm.map(|wasm| ("application/wasm", wasm.into()));
+        self.asked.client()?.send_content(method, &path, body).await
+    }
+}
+
+const OTHER_VERSION: &str = "the node's answer is not that of this version; use the `statehouse` it runs";
+
+fn list(of: &Of, page: &Value) -> anyhow::Result<ExitCode> {
+    let page: ViewsPage = serde_json::from_value(page.clone()).context(OTHER_VERSION)?;
+    if of.json {
+        print_json(&page)?;
+    } else {
+        print(&render(&page))?;
+    }
+    Ok(code(&page.views))
+}
+
+fn status(of: &Of, page: Value) -> anyhow::Result<ExitCode> {
+    let page: ViewPage = serde_json::from_value(page).context(OTHER_VERSION)?;
+    if of.json {
+        print_json(&page)?;
+    } else {
+        print(&render_one(&page))?;
+    }
+    Ok(code(std::slice::from_ref(&page)))
+}
+
+fn code(views: &[ViewPage]) -> ExitCode {
+    if views.iter().any(|view| view.state == "stopped") { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn render(page: &ViewsPage) -> String {
+    let mut views = table(&["view", "version", "module", "state", "lag", "bytes", "routes"]);
+    for view in &page.views {
+        let build = view.serving.as_ref().or(view.building.as_ref());
+        let text = |of: fn(&crate::api::BuildPage) -> String| build.map(of).unwrap_or_default();
+        views.add_row([
+            view.view.clone(),
+            text(|build| build.version.clone()),
+            text(|build| short(&build.module).to_owned()),
+            view.state.clone(),
+            text(|build| format!("{} entries, {:.3} s", build.lag_entries, build.lag_seconds)),
+            text(|build| build.bytes.to_string()),
+            view.routes.join("\n"),
+        ]);
+    }
+    let problems = page.views.iter().filter_map(|view| Some(format!("{}: {}\n", view.view, view.problem.as_ref()?)));
+    format!("views of {} on node {}\n{views}\n{}", page.machine, page.node, problems.collect::<String>())
+}
+
+fn render_one(view: &ViewPage) -> String {
+    let mut text = format!("{}: {}, asked for by {} at {}\n", view.view, view.state, view.by, view.time);
+    for (what, build) in [("serves", &view.serving), ("is made", &view.building)] {
+        let Some(build) = build else { continue };
+        let mut partitions = table(&["partition", "followed up to", "time", "newest entry"]);
+        for followed in &build.partitions {
+            let newest = followed.newest.map_or_else(|| "not open".to_owned(), |newest| newest.to_string());
+            let partition = followed.partition.to_string();
+            partitions.add_row([partition, followed.position.clone(), followed.time.clone(), newest]);
+        }
+        text.push_str(&format!(
+            "build {} of {} ({}) {what}: {} entries and {:.3} s behind, {} bytes\n{partitions}\n",
+            build.build,
+            build.version,
+            short(&build.module),
+            build.lag_entries,
+            build.lag_seconds,
+            build.bytes
+        ));
+    }
+    if let Some(problem) = &view.problem {
+        text.push_str(&format!("it does not go on: {problem}\n"));
+    }
+    text
+}

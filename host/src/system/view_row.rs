@@ -1,0 +1,245 @@
+//! What `system` knows of a machine's views: which there are, by which module each is made, and how often it was to be made again.
+//!
+//! In: ops of the machine `system`. Out: rejections and events, and the row they make. How far a view is on a node is known there alone.
+
+use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
+use statehouse_guest::{Body, Caller, Refusal, Value, role};
+
+use crate::ids::{Micros, ModuleId};
+use crate::limits::VIEWS_MAX;
+use crate::system::logic::{Command, Op, Rejection};
+use crate::system::module_plan::{parse_module, refusal};
+
+/// Begins the suffix of a machine's row. A machine's name never begins so.
+pub const VIEWS: &str = "#views/";
+
+#[derive(Body)]
+pub struct CreateView {
+    /// Name of the machine
+    #[body(name, max_chars = 32)]
+    pub machine: String,
+    /// Name of the view
+    #[body(name, max_chars = 32)]
+    pub view: String,
+    /// Id of the module that makes it: the hash of its bytes
+    #[body(max_chars = 64)]
+    pub module: String,
+    /// As the module declares it
+    #[body(max_chars = 64)]
+    pub version: String,
+    /// It is to be there by default, unless it was dropped before
+    pub is_default: bool,
+}
+
+#[derive(Body)]
+pub struct RebuildView {
+    /// Name of the machine
+    #[body(name, max_chars = 32)]
+    pub machine: String,
+    /// Name of the view
+    #[body(name, max_chars = 32)]
+    pub view: String,
+}
+
+#[derive(Body)]
+pub struct DropView {
+    /// Name of the machine
+    #[body(name, max_chars = 32)]
+    pub machine: String,
+    /// Name of the view
+    #[body(name, max_chars = 32)]
+    pub view: String,
+}
+
+/// A machine's views.
+#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(crate = "statehouse_guest::borsh")]
+pub struct ViewsRow {
+    /// In order of name.
+    pub views: Vec<ViewRow>,
+    /// Names that somebody has dropped: they do not come back by default. In order.
+    pub dropped: Vec<String>,
+    /// How many builds were asked for, of all views together.
+    pub builds: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(crate = "statehouse_guest::borsh")]
+pub struct ViewRow {
+    pub name: String,
+    pub module: [u8; 32],
+    pub version: String,
+    /// Rises when it is to be made again.
+    pub build: u64,
+    /// Who asked for that, and when.
+    pub by: String,
+    pub time: i64,
+}
+
+/// What an operator wants of a view.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(crate = "statehouse_guest::borsh")]
+pub enum ViewWish {
+    Create { module: [u8; 32], version: String, is_default: bool },
+    Rebuild,
+    Drop,
+}
+
+impl ViewsRow {
+    pub fn find(&self, name: &str) -> Option<&ViewRow> {
+        self.views.iter().find(|row| row.name == name)
+    }
+
+    /// Whether a view is to be created that should be there by default.
+    pub fn lacks(&self, name: &str) -> bool {
+        self.find(name).is_none() && !self.dropped.iter().any(|dropped| dropped == name)
+    }
+
+    /// Whether a wish changes anything.
+    ///
+    /// # Errors
+    /// It cannot be granted.
+    pub fn check(&self, name: &str, wish: &ViewWish) -> Result<bool, Rejection> {
+        let view = || name.to_owned();
+        match (wish, self.find(name)) {
+            (ViewWish::Create { is_default: true, .. }, _) if !self.lacks(name) => Ok(false),
+            (ViewWish::Create { module, .. }, Some(row)) if row.module == *module => {
+                Err(Rejection::ViewExists { view: view() })
+            }
+            (ViewWish::Create { .. }, None) if VIEWS_MAX <= self.views.len() => Err(Rejection::TooManyViews),
+            (ViewWish::Create { .. }, _) | (_, Some(_)) => Ok(true),
+            (ViewWish::Rebuild | ViewWish::Drop, None) => Err(Rejection::UnknownView { view: view() }),
+        }
+    }
+
+    /// What a granted wish does to the row.
+    pub fn grant(&mut self, name: &str, wish: &ViewWish, by: &str, time: Micros) {
+        let at = self.views.iter().position(|row| row.name == name);
+        self.builds += 1;
+        let build = self.builds;
+        match wish {
+            ViewWish::Drop => {
+                self.views.retain(|row| row.name != name);
+                self.dropped.retain(|dropped| dropped != name);
+                self.dropped.push(name.to_owned());
+                self.dropped.sort();
+            }
+            ViewWish::Rebuild => {
+                if let Some(at) = at {
+                    let row = &mut self.views[at];
+                    (row.build, row.by, row.time) = (build, by.to_owned(), time.0);
+                }
+            }
+            ViewWish::Create { module, version, .. } => {
+                let (name, version, by) = (name.to_owned(), version.clone(), by.to_owned());
+                self.dropped.retain(|dropped| *dropped != name);
+                let row = ViewRow { name, module: *module, version, build, by, time: time.0 };
+                match at {
+                    Some(at) => self.views[at] = row,
+                    None => self.views.push(row),
+                }
+                self.views.sort_by(|a, b| a.name.cmp(&b.name));
+            }
+        }
+    }
+}
+
+pub fn views_suffix(machine: &str) -> String {
+    format!("{VIEWS}{machine}")
+}
+
+/// The op of a step in a view's life, and its machine; nothing when the command is about something else.
+pub fn plan_view(command: &Command, caller: &Caller<'_>) -> Result<Option<(String, Op)>, Refusal> {
+    let (machine, view, wish) = match command {
+        Command::CreateView(CreateView { machine, view, module, version, is_default }) => {
+            let (module, version) = (parse_module(module)?.0, version.clone());
+            (machine, view, ViewWish::Create { module, version, is_default: *is_default })
+        }
+        Command::RebuildView(RebuildView { machine, view }) => (machine, view, ViewWish::Rebuild),
+        Command::DropView(DropView { machine, view }) => (machine, view, ViewWish::Drop),
+        _ => return Ok(None),
+    };
+    if !caller.has_role(role::OPERATOR) && !caller.has_role(role::ADMIN) {
+        return Err(refusal("forbidden", 403, "only an operator or an admin changes which views there are", None));
+    }
+    let (machine, view, by) = (machine.clone(), view.clone(), caller.name.to_owned());
+    Ok(Some((machine.clone(), Op::View { machine, view, by, wish })))
+}
+
+pub fn views_value(row: &ViewsRow) -> Value {
+    let view = |row: &ViewRow| {
+        Value::map([
+            ("view", Value::text(row.name.as_str())),
+            ("module", Value::text(ModuleId(row.module).to_string())),
+            ("version", Value::text(row.version.as_str())),
+            ("build", Value::Int(row.build.into())),
+        ])
+    };
+    Value::Array(row.views.iter().map(view).collect())
+}
+
+/// A step for people.
+pub fn wish_value(machine: &str, view: &str, wish: &ViewWish) -> Value {
+    let step = match wish {
+        ViewWish::Create { .. } => "created",
+        ViewWish::Rebuild => "rebuild",
+        ViewWish::Drop => "dropped",
+    };
+    Value::map([("machine", Value::text(machine)), ("view", Value::text(view)), ("step", Value::text(step))])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn create(module: u8, is_default: bool) -> ViewWish {
+        ViewWish::Create { module: [module; 32], version: "1.0.0".to_owned(), is_default }
+    }
+
+    /// What the check says, and the row after a granted wish.
+    fn step(row: &mut ViewsRow, name: &str, wish: &ViewWish) -> Result<bool, &'static str> {
+        use statehouse_guest::Rejections;
+        let checked = row.check(name, wish).map_err(|rejection| rejection.code());
+        if checked == Ok(true) {
+            row.grant(name, wish, "op", Micros(7));
+        }
+        checked
+    }
+
+    #[test]
+    fn a_view_is_created_upgraded_made_again_and_dropped() {
+        let mut row = ViewsRow::default();
+        assert_eq!(step(&mut row, "a", &create(1, false)), Ok(true));
+        assert_eq!(step(&mut row, "a", &create(1, false)), Err("view_exists"));
+        assert_eq!(step(&mut row, "a", &ViewWish::Rebuild), Ok(true));
+        let build = row.find("a").expect("it is there").build;
+        assert_eq!(step(&mut row, "a", &create(2, false)), Ok(true));
+        let upgraded = row.find("a").expect("it is there");
+        assert!(build < upgraded.build && upgraded.module == [2; 32]);
+        assert_eq!(step(&mut row, "b", &ViewWish::Rebuild), Err("unknown_view"));
+        assert_eq!(step(&mut row, "a", &ViewWish::Drop), Ok(true));
+        assert_eq!(step(&mut row, "a", &ViewWish::Drop), Err("unknown_view"));
+        assert!(row.views.is_empty());
+    }
+
+    #[test]
+    fn a_view_that_was_dropped_does_not_come_back_by_default() {
+        let mut row = ViewsRow::default();
+        assert_eq!(step(&mut row, "a", &create(1, true)), Ok(true));
+        assert_eq!(step(&mut row, "a", &create(2, true)), Ok(false), "and another version does not replace it");
+        assert_eq!(step(&mut row, "a", &ViewWish::Drop), Ok(true));
+        assert_eq!(step(&mut row, "a", &create(1, true)), Ok(false));
+        assert_eq!(step(&mut row, "a", &create(1, false)), Ok(true));
+        assert_eq!(row.dropped, Vec::<String>::new());
+    }
+
+    #[test]
+    fn there_are_not_too_many() {
+        let mut row = ViewsRow::default();
+        for at in 0..VIEWS_MAX {
+            assert_eq!(step(&mut row, &format!("v{at}"), &create(1, false)), Ok(true));
+        }
+        assert_eq!(step(&mut row, "w", &create(1, false)), Err("too_many_views"));
+        assert_eq!(step(&mut row, "v0", &create(2, false)), Ok(true), "an upgrade is none more");
+    }
+}

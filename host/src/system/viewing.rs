@@ -1,0 +1,275 @@
+//! Views as the cluster knows them: created, made again and dropped by way of any node, and run by every node as `system` says.
+//!
+//! In: what an operator asks of any node, and the directory. Out: rows of `system`, and views of this node that follow them. How a view
+//! follows a machine it does not know.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use statehouse_abi::value::Value;
+
+use crate::ids::ModuleId;
+use crate::machine::logic::Logic;
+use crate::registry::RegistryError;
+use crate::router::Machine;
+use crate::system::cluster::{Cluster, ClusterError};
+use crate::system::directory::Directory;
+use crate::system::host::Host;
+use crate::system::lifecycle::Wanting;
+use crate::system::steward;
+use crate::views::{Source, View, Wanted};
+
+/// How soon it is looked again where something is missing.
+const AGAIN: Duration = Duration::from_millis(500);
+/// The same where another node is to do something about it, and this one if it leads by then.
+const OTHERS_TURN: Duration = Duration::from_secs(5);
+/// How long one change of the directory may take.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A view that there should be by default.
+struct ByDefault {
+    machine: String,
+    view: String,
+    module: ModuleId,
+    version: String,
+}
+
+impl ByDefault {
+    fn is_missing(&self, directory: &Directory) -> bool {
+        directory.views.get(&self.machine).is_none_or(|row| row.lacks(&self.view))
+    }
+}
+
+/// Runs until the node stops.
+pub async fn run(host: Arc<Host>) {
+    let mut directory = host.directory.subscribe();
+    let mut defaults = None;
+    loop {
+        let known = directory.borrow_and_update().clone();
+        let mut again = create_defaults(&host, &known, &mut defaults).await;
+        for name in known.machines.keys() {
+            if !tend(&host, &known, name).await {
+                again = Some(AGAIN);
+            }
+        }
+        let again = async {
+            match again {
+                None => std::future::pending().await,
+                Some(again) => tokio::time::sleep(again).await,
+            }
+        };
+        tokio::select! {
+            changed = directory.changed() => if changed.is_err() { return },
+            () = again => {}
+            () = host.stopping.cancelled() => return,
+        }
+    }
+}
+
+/// Has a machine's views run here as the directory says; whether all do.
+async fn tend(host: &Arc<Host>, directory: &Directory, name: &str) -> bool {
+    let Some(machine) = host.router.find_machine(name) else { return false };
+    let rows = directory.views.get(name).map(|row| row.views.clone()).unwrap_or_default();
+    let (mut wanted, mut is_complete) = (Vec::new(), true);
+    for row in &rows {
+        match host.find_module(ModuleId(row.module)).await {
+            Ok(logic) => wanted.push(Wanted { name: row.name.clone(), logic, build: row.build }),
+            Err(error) => {
+                tracing::warn!(view = row.name, %error, "the module of a view is not here");
+                is_complete = false;
+            }
+        }
+    }
+    if host.stopping.is_cancelled() {
+        return true;
+    }
+    let names: Vec<String> = rows.into_iter().map(|row| row.name).collect();
+    host.views.keep(&source(&machine), &names, wanted);
+    is_complete
+}
+
+fn source(machine: &Arc<Machine>) -> Source {
+    let (name, partition_count) = (machine.name().to_owned(), machine.partition_count());
+    let machine = Arc::downgrade(machine);
+    let find = move |id| machine.upgrade()?.find_partition(id).filter(|partition| partition.is_running());
+    Source { machine: name, partition_count, find: Arc::new(find) }
+}
+
+/// Makes the views that the configuration names, where this node leads `system`; when to look again.
+async fn create_defaults(
+    host: &Arc<Host>,
+    directory: &Directory,
+    defaults: &mut Option<Vec<ByDefault>>,
+) -> Option<Duration> {
+    if host.specs.iter().all(|spec| spec.views.is_empty()) {
+        return None;
+    }
+    let Some(system) = host.system.read().clone() else { return Some(AGAIN) };
+    if !directory.is_founded() || !host.specs.iter().all(|spec| directory.machines.contains_key(&spec.name)) {
+        return Some(AGAIN);
+    }
+    if defaults.as_ref().is_some_and(|defaults| !defaults.iter().any(|default| default.is_missing(directory))) {
+        return None;
+    }
+    if !host.system_partition().is_some_and(|partition| partition.is_leader()) {
+        return Some(OTHERS_TURN);
+    }
+    if defaults.is_none() {
+        let staging = host.clone();
+        let staged = tokio::task::spawn_blocking(move || stage_defaults(&staging)).await;
+        *defaults = Some(staged.unwrap_or_default());
+    }
+    let mut is_complete = true;
+    for default in defaults.iter().flatten().filter(|default| default.is_missing(directory)) {
+        let body = body(&default.machine, &default.view, default.module, &default.version, true);
+        let deadline = tokio::time::Instant::now() + CHANGE_PATIENCE;
+        if let Err(error) = steward::command(&system, "views/create", body, deadline).await {
+            tracing::warn!(view = default.view, %error, "a view is to be created again");
+            is_complete = false;
+        }
+    }
+    // Before it is looked again, so that nothing is asked for twice.
+    let mut changed = host.directory.subscribe();
+    let is_there = |now: &Directory| defaults.iter().flatten().all(|default| !default.is_missing(now));
+    is_complete &= tokio::time::timeout(CHANGE_PATIENCE, changed.wait_for(is_there)).await.is_ok();
+    (!is_complete).then_some(AGAIN)
+}
+
+/// What cannot be a view is left out, and said once.
+fn stage_defaults(host: &Host) -> Vec<ByDefault> {
+    let mut defaults = Vec::new();
+    for spec in &host.specs {
+        for view in &spec.views {
+            let staged = view.read().map_err(|error| error.to_string()).and_then(|(wasm, path)| {
+                let logic = host.registry.stage(&wasm).map_err(|error| format!("{}: {error}", path.display()))?;
+                check_source(logic.as_ref(), &spec.name).map_err(|error| format!("{}: {error}", path.display()))?;
+                Ok(logic)
+            });
+            match staged {
+                Ok(logic) => defaults.push(ByDefault {
+                    machine: spec.name.clone(),
+                    view: logic.describe().name.clone(),
+                    module: logic.id(),
+                    version: logic.describe().version.clone(),
+                }),
+                Err(error) => tracing::error!(machine = spec.name, error, "a view of the configuration is not created"),
+            }
+        }
+    }
+    defaults
+}
+
+fn check_source(logic: &dyn Logic, machine: &str) -> Result<(), ClusterError> {
+    match logic.source() {
+        Some(source) if source == machine => Ok(()),
+        Some(source) => {
+            Err(ClusterError::Invalid(format!("it is a view of the machine {source}, not of {machine}: name that one")))
+        }
+        None => {
+            let detail = "it is a module and no view: a view implements `Projection` of `statehouse-projection`";
+            Err(ClusterError::Invalid(detail.to_owned()))
+        }
+    }
+}
+
+fn body(machine: &str, view: &str, module: ModuleId, version: &str, is_default: bool) -> Value {
+    Value::map([
+        ("machine", Value::text(machine)),
+        ("view", Value::text(view)),
+        ("module", Value::text(module.to_string())),
+        ("version", Value::text(version)),
+        ("is_default", Value::Bool(is_default)),
+    ])
+}
+
+impl Cluster {
+    /// Has every node follow the machine with this view, or with this version of it; returns its name. Each node builds it for itself.
+    ///
+    /// # Errors
+    /// The bytes are no view of the machine, or one of its routes is that of another view.
+    pub async fn create_view(&self, machine: &str, wasm: Bytes, wanting: &Wanting) -> Result<String, ClusterError> {
+        let (system, directory) = self.directory_now(wanting.deadline).await?;
+        if !directory.machines.contains_key(machine) {
+            return Err(ClusterError::UnknownMachine(machine.to_owned()));
+        }
+        let registry = self.host().registry.clone();
+        let staging = tokio::task::spawn_blocking(move || registry.stage(&wasm));
+        let logic = staging.await.map_err(|_| ClusterError::Deadline)?.map_err(|error| match error {
+            error @ RegistryError::Guest(_) => ClusterError::Invalid(format!("this is no view that can run: {error}")),
+            error => ClusterError::Invalid(error.to_string()),
+        })?;
+        check_source(logic.as_ref(), machine)?;
+        let describe = logic.describe();
+        for other in self.host().views.of(machine).iter().filter(|other| other.name() != describe.name) {
+            let taken = other.logic();
+            let is_taken = |path: &str| taken.describe().queries.iter().any(|query| query.path == path);
+            if let Some(query) = describe.queries.iter().find(|query| is_taken(&query.path)) {
+                let (path, other) = (&query.path, other.name());
+                let detail =
+                    format!("the route {path} is that of the view {other}: drop that one, or name it otherwise");
+                return Err(ClusterError::StepRefused(detail));
+            }
+        }
+        let body = body(machine, &describe.name, logic.id(), &describe.version, false);
+        self.view_step(&system, "views/create", body, wanting).await?;
+        Ok(describe.name.clone())
+    }
+
+    pub async fn rebuild_view(&self, machine: &str, view: &str, wanting: &Wanting) -> Result<(), ClusterError> {
+        self.named_step("views/rebuild", machine, view, wanting).await
+    }
+
+    /// Ends the view on every node; what it has made is deleted.
+    pub async fn drop_view(&self, machine: &str, view: &str, wanting: &Wanting) -> Result<(), ClusterError> {
+        self.named_step("views/drop", machine, view, wanting).await
+    }
+
+    async fn named_step(&self, path: &str, machine: &str, view: &str, wanting: &Wanting) -> Result<(), ClusterError> {
+        let (system, directory) = self.directory_now(wanting.deadline).await?;
+        if !directory.machines.contains_key(machine) {
+            return Err(ClusterError::UnknownMachine(machine.to_owned()));
+        }
+        let body = Value::map([("machine", Value::text(machine)), ("view", Value::text(view))]);
+        self.view_step(&system, path, body, wanting).await
+    }
+
+    /// Returns once this node does as it was asked.
+    async fn view_step(
+        &self,
+        system: &Machine,
+        path: &str,
+        body: Value,
+        wanting: &Wanting,
+    ) -> Result<(), ClusterError> {
+        let named = |name: &str| body.find(name).and_then(Value::as_text).unwrap_or_default().to_owned();
+        let (machine, view) = (named("machine"), named("view"));
+        match steward::command_by(system, path, body, wanting).await {
+            Err(ClusterError::Rejected { code, .. }) if code == "unknown_view" => Err(ClusterError::UnknownView(view)),
+            Err(ClusterError::Rejected { detail, .. }) => Err(ClusterError::StepRefused(detail)),
+            Err(error) => Err(error),
+            Ok(()) => {
+                let (_, directory) = self.directory_now(wanting.deadline).await?;
+                tend(self.host(), &directory, &machine).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// The views of a machine that run on this node.
+    pub fn views(&self, machine: &str) -> Vec<Arc<View>> {
+        self.host().views.of(machine)
+    }
+
+    /// By which module and in which build each should be, and who asked for that.
+    pub fn views_wanted(&self, machine: &str) -> BTreeMap<String, crate::system::view_row::ViewRow> {
+        let directory = self.host().directory.borrow();
+        let rows = directory.views.get(machine).map(|row| row.views.clone()).unwrap_or_default();
+        rows.into_iter().map(|row| (row.name.clone(), row)).collect()
+    }
+
+    pub fn node(&self) -> crate::ids::NodeId {
+        self.host().node
+    }
+}

@@ -1,0 +1,286 @@
+//! One build of a view: the rows that one module makes of the journals, and how far it is in each partition.
+//!
+//! | key | row |
+//! |---|---|
+//! | `0 ‖ partition u32` | the cursor, see `cursor.rs` |
+//! | `1 ‖ partition u32 ‖ key` | a row of the view |
+//!
+//! Partitions are big-endian. A batch of rows and the cursor behind it appear as one, so what a crash leaves is what the view was at its
+//! cursor. Every partition's rows come from its journal alone: two builds at the same cursors are the same. It does not know which build is
+//! asked.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use statehouse_abi::cold::Row;
+use statehouse_abi::key::split_key;
+use statehouse_projection::abi::{Decision, ProjectIn, ProjectOut};
+
+use crate::ids::{LogIndex, PartitionId};
+use crate::limits::{KEY_BYTES_MAX, ROW_BYTES_MAX, VIEW_BATCH_DECISIONS, VIEW_ROUNDS_MAX};
+use crate::log::{LogEntry, Payload};
+use crate::machine::entry::Entry;
+use crate::machine::logic::{Fault, Logic};
+use crate::partition::{Modules, Partition, PartitionError};
+use crate::sequencer::submission::Recorded;
+use crate::store::{OrderedStore, StoreShared};
+use crate::views::cursor::Cursor;
+use crate::views::decisions::decisions;
+use crate::views::error::ViewError;
+
+/// Bytes of entries read from the log at once.
+const READ_BYTES: usize = 2 << 20;
+const CURSOR: u8 = 0;
+const ROW: u8 = 1;
+
+pub struct Build {
+    pub logic: Arc<dyn Logic>,
+    pub number: u64,
+    pub store: OrderedStore,
+    cursors: Mutex<BTreeMap<PartitionId, Cursor>>,
+    /// Replicas in whose history the cursor was found.
+    attached: Mutex<BTreeMap<PartitionId, Weak<Partition>>>,
+    /// Why it stands still, or does not go on for now.
+    pub problem: Mutex<Option<Problem>>,
+}
+
+/// What keeps a build from going on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub text: String,
+    /// Until it is made again.
+    pub is_final: bool,
+}
+
+/// Decisions, and the cursor behind each.
+#[derive(Default)]
+struct Batch {
+    decisions: Vec<Decision>,
+    cursors: Vec<Cursor>,
+}
+
+impl Batch {
+    /// The second half, taken off.
+    fn split(&mut self) -> Self {
+        let at = self.decisions.len() / 2;
+        Self { decisions: self.decisions.split_off(at), cursors: self.cursors.split_off(at) }
+    }
+}
+
+impl Build {
+    pub fn open(dir: &Path, shared: &StoreShared, logic: Arc<dyn Logic>, number: u64) -> Result<Self, ViewError> {
+        let store = OrderedStore::open(dir, shared)?;
+        let cursors = Mutex::new(store.read(read_cursors)?);
+        Ok(Self { logic, number, store, cursors, attached: Mutex::default(), problem: Mutex::default() })
+    }
+
+    /// How far it is; nothing where it has not begun.
+    pub fn cursor(&self, partition: PartitionId) -> Option<Cursor> {
+        self.cursors.lock().get(&partition).copied()
+    }
+
+    /// Follows the partition for a while; whether there was anything to follow.
+    pub fn step(&self, partition: &Arc<Partition>, modules: &dyn Modules) -> Result<bool, ViewError> {
+        let Some(mut at) = self.attach(partition)? else { return Ok(false) };
+        let (from, end) = (at.log_next, partition.progress().log_index.next());
+        if end <= from {
+            return Ok(false);
+        }
+        let released = ViewError::Released { partition: partition.id(), wanted: at.index.next() };
+        if partition.log().last_purged().is_some_and(|purged| from <= purged.index) {
+            return Err(released);
+        }
+        let entries = partition.log().read(from..end, READ_BYTES)?;
+        if entries.first().is_none_or(|first| first.id.index != from && from != LogIndex(0)) {
+            return Err(released);
+        }
+        let mut batch = Batch::default();
+        for LogEntry { id, payload } in entries {
+            if let Payload::Entry(bytes) = payload {
+                let entry = Entry::parse(bytes)?;
+                // Any other is void.
+                if entry.header().parent == at.head {
+                    let recorded = Recorded::new(entry, id.index);
+                    at = self.take(partition.id(), &recorded, at, modules, &mut batch)?;
+                    continue;
+                }
+            }
+            at.log_next = id.index.next();
+        }
+        self.write(partition.id(), std::mem::take(&mut batch), at)?;
+        Ok(true)
+    }
+
+    /// Adds an effective entry to the batch, and writes the batch whenever it is large; returns the cursor behind the entry.
+    fn take(
+        &self,
+        partition: PartitionId,
+        recorded: &Recorded,
+        before: Cursor,
+        modules: &dyn Modules,
+        batch: &mut Batch,
+    ) -> Result<Cursor, ViewError> {
+        let header = recorded.entry.header();
+        let (log_next, index, time, head) = (recorded.log_index.next(), header.index, header.time, recorded.head());
+        let behind = Cursor { log_next, index, time, head, commands: 0 };
+        let count = recorded.entry.batch().map_or(0, |batch| batch.command_count() as u32);
+        if count == before.commands {
+            return Ok(behind);
+        }
+        let load = |reason| ViewError::Module { module: header.decider, reason };
+        let logic = modules.load(header.decider).map_err(load)?;
+        let mut next = before.commands;
+        while next < count {
+            let room = VIEW_BATCH_DECISIONS.saturating_sub(batch.decisions.len()).max(1) as u32;
+            let end = count.min(next + room);
+            let told = decisions(recorded, partition, next..end, logic.as_ref())?;
+            let cursor = |done: u32| if done == count { behind } else { Cursor { commands: done, ..before } };
+            batch.decisions.extend(told);
+            batch.cursors.extend((next + 1..=end).map(cursor));
+            next = end;
+            if VIEW_BATCH_DECISIONS <= batch.decisions.len() {
+                let full = std::mem::take(batch);
+                let at = full.cursors.last().copied().unwrap_or(before);
+                self.write(partition, full, at)?;
+            }
+        }
+        Ok(behind)
+    }
+
+    /// The cursor, once it is known to be one of this replica's history; nothing while the replica has not come that far again.
+    fn attach(&self, partition: &Arc<Partition>) -> Result<Option<Cursor>, ViewError> {
+        let id = partition.id();
+        let Some(mut cursor) = self.cursor(id) else { return Ok(Some(Cursor::genesis(&partition.genesis()))) };
+        let is_same = |known: &Weak<Partition>| std::ptr::eq(known.as_ptr(), Arc::as_ptr(partition));
+        if self.attached.lock().get(&id).is_some_and(is_same) {
+            return Ok(Some(cursor));
+        }
+        if partition.progress().journal.index < cursor.index {
+            return Ok(None);
+        }
+        if cursor.index != partition.genesis().index {
+            match partition.find_entry(cursor.index) {
+                // The same entry may stand elsewhere in the log of a node that was set up anew.
+                Ok(recorded) if recorded.head() == cursor.head => cursor.log_next = recorded.log_index.next(),
+                Ok(_) => return Err(ViewError::OtherHistory { partition: id, index: cursor.index }),
+                // Whether the next one goes on from it is seen by its parent.
+                Err(PartitionError::Released { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        } else if cursor.head != partition.genesis().head {
+            return Err(ViewError::OtherHistory { partition: id, index: cursor.index });
+        }
+        self.attached.lock().insert(id, Arc::downgrade(partition));
+        Ok(Some(cursor))
+    }
+
+    /// Writes what the view makes of the batch, and the cursor `at` behind it.
+    fn write(&self, partition: PartitionId, mut batch: Batch, at: Cursor) -> Result<(), ViewError> {
+        assert!(batch.decisions.len() == batch.cursors.len());
+        match self.project(partition, &mut batch.decisions) {
+            Ok(Some(writes)) => {
+                fail::fail_point!("views::before_write", |_| std::process::abort());
+                let rows = writes.into_iter().map(|row| (row_key(partition, &row.key), row.row));
+                let cursor = (cursor_key(partition), Some(at.encode()));
+                self.store.write(rows.chain([cursor]))?;
+                fail::fail_point!("views::after_write", |_| std::process::abort());
+                self.cursors.lock().insert(partition, at);
+                Ok(())
+            }
+            // The halves by themselves, down to the one that is to blame.
+            Ok(None) | Err(ViewError::Failed { .. }) if 1 < batch.decisions.len() => {
+                let right = batch.split();
+                let between = batch.cursors.last().copied().unwrap_or(at);
+                self.write(partition, batch, between)?;
+                self.write(partition, right, at)
+            }
+            Ok(None) => {
+                let position = batch.decisions.first().map(|decision| decision.position(0)).unwrap_or_default();
+                let text = format!("it still needs rows after {VIEW_ROUNDS_MAX} rounds");
+                Err(ViewError::Failed { position, text })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The view's row writes; nothing when it asks for rows too often, or for too many.
+    fn project(&self, partition: PartitionId, decisions: &mut Vec<Decision>) -> Result<Option<Vec<Row>>, ViewError> {
+        if decisions.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        let mut input = ProjectIn { decisions: std::mem::take(decisions), rows: Vec::new() };
+        let projected = self.project_all(partition, &mut input);
+        *decisions = input.decisions;
+        projected
+    }
+
+    fn project_all(&self, partition: PartitionId, input: &mut ProjectIn) -> Result<Option<Vec<Row>>, ViewError> {
+        let decisions = &input.decisions;
+        let position = decisions.first().map(|decision| decision.position(0)).unwrap_or_default();
+        let count = decisions.len();
+        let failed = |text| ViewError::Failed { position: position.clone(), text };
+        for _ in 0..VIEW_ROUNDS_MAX {
+            match self.logic.project(input) {
+                Ok(ProjectOut::Need(keys)) => {
+                    let mut keys: Vec<Vec<u8>> = keys.into_iter().map(|key| key.0).collect();
+                    keys.sort();
+                    keys.dedup();
+                    keys.retain(|key| input.rows.binary_search_by(|row| row.key.cmp(key)).is_err());
+                    let disk_keys: Vec<Vec<u8>> = keys.iter().map(|key| row_key(partition, key)).collect();
+                    let rows = self.store.rows(&disk_keys)?;
+                    input.rows.extend(keys.into_iter().zip(rows).map(|(key, row)| Row { key, row }));
+                    input.rows.sort_by(|a, b| a.key.cmp(&b.key));
+                }
+                Ok(ProjectOut::Writes(writes)) => match writes.iter().find_map(excess) {
+                    Some(text) => return Err(failed(text)),
+                    None => return Ok(Some(writes)),
+                },
+                // Rows and decisions may be too much for one call.
+                Err(Fault::Host { .. }) if 1 < count => return Ok(None),
+                Err(fault @ Fault::Host { .. }) => return Err(ViewError::Host(fault.to_string())),
+                // A smaller batch may do; alone it depends on the machine, and is tried again.
+                Err(Fault::Watchdog) if count == 1 => return Err(ViewError::Host("it takes too long".to_owned())),
+                Err(fault) => return Err(failed(fault.to_string())),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// What is wrong with a row that a view writes.
+fn excess(row: &Row) -> Option<String> {
+    if KEY_BYTES_MAX < row.key.len() || split_key(&row.key).is_none() {
+        return Some(format!("a key of {} bytes is malformed, or over the limit of {KEY_BYTES_MAX}", row.key.len()));
+    }
+    let size = row.row.as_ref().map_or(0, Vec::len);
+    (ROW_BYTES_MAX < size).then(|| format!("a row of {size} bytes is over the limit of {ROW_BYTES_MAX}"))
+}
+
+pub fn row_key(partition: PartitionId, key: &[u8]) -> Vec<u8> {
+    [&[ROW][..], &partition.0.to_be_bytes(), key].concat()
+}
+
+/// Key without what stands before it.
+pub fn split_row_key(key: &[u8]) -> &[u8] {
+    &key[1 + size_of::<u32>()..]
+}
+
+fn cursor_key(partition: PartitionId) -> Vec<u8> {
+    [&[CURSOR][..], &partition.0.to_be_bytes()].concat()
+}
+
+fn partition_of_key(key: &[u8]) -> PartitionId {
+    let number = key.get(1..5).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
+    PartitionId(number.unwrap_or_default())
+}
+
+/// Reads all cursors of one moment.
+pub fn read_cursors(rows: &crate::store::OrderedRows<'_>) -> Result<BTreeMap<PartitionId, Cursor>, ViewError> {
+    let cursors = rows.rising(&[CURSOR], None, usize::MAX)?.into_iter().map(|(key, row)| {
+        let partition = partition_of_key(&key);
+        Ok((partition, Cursor::decode(partition, &row)?))
+    });
+    cursors.collect()
+}

@@ -1,0 +1,118 @@
+//! Entries as decisions: what of a command was decided in an entry, with its events as the module that decided them shows them.
+//!
+//! In: an effective entry. Out: decisions, rendered in one call of the module. A module that cannot show an event gives null for it, so that
+//! every node makes the same of it. It knows no view.
+
+use std::ops::Range;
+
+use statehouse_abi::cold::{EventBytes, EventFacts, Rejection, RenderItem};
+use statehouse_abi::outcome::GroupOutcome;
+use statehouse_abi::value::Value;
+use statehouse_projection::abi::{Decision, Happened, Part as Told};
+
+use crate::ids::PartitionId;
+use crate::machine::entry::Part;
+use crate::machine::logic::{Fault, Logic};
+use crate::sequencer::submission::Recorded;
+use crate::views::error::ViewError;
+
+/// Commands `range` of the entry.
+pub fn decisions(
+    recorded: &Recorded,
+    partition: PartitionId,
+    range: Range<u32>,
+    logic: &dyn Logic,
+) -> Result<Vec<Decision>, ViewError> {
+    let Some(batch) = recorded.entry.batch() else { return Ok(Vec::new()) };
+    let header = recorded.entry.header();
+    let (mut decisions, mut items) = (Vec::new(), Vec::new());
+    for number in range {
+        let command = batch.command(number as usize);
+        let group = batch.ops.group(number as usize);
+        let mut position = recorded.position(partition, number);
+        let (part, id) = match recorded.entry.part(number) {
+            Part::Whole => (Told::Whole, command.id),
+            Part::Start => (Told::Start, command.id),
+            Part::Call(origin) => (Told::Call, origin.parent()),
+            Part::End => (Told::End, command.id),
+        };
+        let ops = group.first_op..group.first_op + group.op_count;
+        let mut entities: Vec<String> = Vec::new();
+        for op in ops.map(|at| batch.ops.op(at as usize)) {
+            let entity = String::from_utf8_lossy(op.entity);
+            if entities.iter().all(|known| *known != entity) {
+                entities.push(entity.into_owned());
+            }
+        }
+        let mut decision = Decision {
+            partition: partition.0,
+            index: header.index.0,
+            n: position.n,
+            head8: position.head8,
+            time: header.time.0,
+            command: command.name.to_owned(),
+            id: id.0,
+            part,
+            caller: command.caller.to_owned(),
+            request_id: command.request_id.to_owned(),
+            module: header.decider.0,
+            body: minicbor::decode(command.body).unwrap_or(Value::Null),
+            entities,
+            events: Vec::new(),
+            rejection: None,
+        };
+        match batch.outcome.group(number as usize) {
+            GroupOutcome::Events { first, count } => {
+                for at in first..first + count {
+                    let event = batch.outcome.event(at as usize);
+                    let op = batch.ops.op(event.op as usize);
+                    let entity = String::from_utf8_lossy(op.entity).into_owned();
+                    let (op, entity_bytes) = (op.payload.to_vec(), op.entity.to_vec());
+                    items.push(RenderItem::Event(EventFacts {
+                        event: EventBytes { entity: entity_bytes, op, event: event.payload.to_vec() },
+                        command: command.name.to_owned(),
+                        id: id.0,
+                        body: command.body.to_vec(),
+                        time: header.time.0,
+                        position: position.to_string(),
+                    }));
+                    decision.events.push(Happened { entity, value: Value::Null });
+                    position.n += 1;
+                }
+            }
+            GroupOutcome::Rejected(bytes) => decision.rejection = Some(read_rejection(bytes)),
+            // Never recorded.
+            GroupOutcome::NeedsKeys => {}
+        }
+        decisions.push(decision);
+    }
+    let mut values = render(logic, &items)?.into_iter();
+    let events = decisions.iter_mut().flat_map(|decision| &mut decision.events);
+    events.for_each(|event| event.value = values.next().expect("one value per event"));
+    Ok(decisions)
+}
+
+fn read_rejection(bytes: &[u8]) -> Rejection {
+    let unreadable = |_| Rejection { code: "unreadable".to_owned(), detail: String::new() };
+    minicbor::decode(bytes).unwrap_or_else(unreadable)
+}
+
+/// Where a module fails on some of the events, each of those is null.
+fn render(logic: &dyn Logic, items: &[RenderItem]) -> Result<Vec<Value>, ViewError> {
+    if items.is_empty() {
+        return Ok(Vec::new());
+    }
+    match logic.render(items) {
+        Ok(values) if values.len() == items.len() => Ok(values),
+        Err(fault @ (Fault::Host { .. } | Fault::Watchdog)) if items.len() == 1 => {
+            Err(ViewError::Host(format!("module {}: {fault}", logic.id().short())))
+        }
+        _ if items.len() == 1 => Ok(vec![Value::Null]),
+        _ => {
+            let (left, right) = items.split_at(items.len() / 2);
+            let mut values = render(logic, left)?;
+            values.extend(render(logic, right)?);
+            Ok(values)
+        }
+    }
+}

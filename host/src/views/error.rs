@@ -1,0 +1,61 @@
+//! What can keep a view from going on.
+//!
+//! In: errors of what it reads and writes. Out: words that say what to do, and what of it only passes. It decides nothing.
+
+use std::path::PathBuf;
+
+use crate::ids::{JournalIndex, ModuleId, PartitionId};
+use crate::log::LogError;
+use crate::machine::entry::EntryError;
+use crate::partition::PartitionError;
+use crate::store::StoreError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ViewError {
+    #[error("its rows cannot be read or written: {0}")]
+    Store(#[from] StoreError),
+    #[error("{} cannot be {action}: {source}", path.display())]
+    Folder { path: PathBuf, action: &'static str, source: std::io::Error },
+    #[error("the journal cannot be read: {0}")]
+    Log(#[from] LogError),
+    #[error("the journal cannot be read: {0}")]
+    Partition(#[from] PartitionError),
+    #[error("the journal cannot be read: {0}")]
+    Entry(#[from] EntryError),
+    #[error("module {} is not here: {reason}", module.short())]
+    Module { module: ModuleId, reason: String },
+    #[error("the host could not call it: {0}")]
+    Host(String),
+    /// The view's doing: the same input gives the same again.
+    #[error(
+        "it failed on what was decided at {position}: {text}; create it again from a repaired module with `statehouse view create`, \
+         or `statehouse view rebuild` to try the same one"
+    )]
+    Failed { position: String, text: String },
+    #[error(
+        "partition {partition}: entry {wanted} of the journal is needed, and what was before it was released or replaced by a snapshot on \
+         this node; ask another node, or keep more with `[log] keep_bytes`"
+    )]
+    Released { partition: PartitionId, wanted: JournalIndex },
+    /// What it has made belongs to another history than the node has.
+    #[error("partition {partition}: entry {index} is not the one that the view has followed")]
+    OtherHistory { partition: PartitionId, index: JournalIndex },
+    #[error("the cursor of partition {partition} is malformed")]
+    Cursor { partition: PartitionId },
+}
+
+impl ViewError {
+    /// Whether the view stands still until it is made again.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Failed { .. } | Self::Released { .. })
+    }
+
+    /// Whether what was made so far is worth nothing.
+    pub fn spoils_rows(&self) -> bool {
+        match self {
+            Self::OtherHistory { .. } | Self::Cursor { .. } => true,
+            Self::Store(error) => error.is_damage(),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Asking a view: its query over the rows of one moment, after a wait where the caller has seen more than the view.
+//!
+//! In: a query. Out: a value, the position and the lag it was answered at. Every wait ends at the caller's deadline. It changes nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use statehouse_abi::cold::Refusal;
+use statehouse_abi::value::Value;
+use statehouse_projection::abi::{self, Need, Order, QueryIn, QueryOut, Scan, ScanRange, ViewRow};
+use tokio::time::Instant;
+
+use crate::ids::{JournalIndex, Micros, PartitionId, Position};
+use crate::limits::{QUERY_ROUNDS_MAX, SCAN_ROWS_MAX};
+use crate::partition::{Partition, PartitionError};
+use crate::store::{KeyRow, OrderedRows};
+use crate::views::View;
+use crate::views::build::{Build, read_cursors, row_key, split_row_key};
+use crate::views::cursor::Cursor;
+use crate::views::error::ViewError;
+use crate::views::status::Lag;
+
+/// A query of a view.
+#[derive(Clone, Debug)]
+pub struct ViewQuery {
+    pub query: Arc<str>,
+    /// Satisfies the query's schema.
+    pub params: Value,
+    pub roles: u32,
+    /// The moment that is asked about.
+    pub at: Option<Micros>,
+    /// Where the entity lives that the query names.
+    pub home: Option<PartitionId>,
+    pub freshness: Freshness,
+    pub deadline: Instant,
+}
+
+/// What the view must have followed before it is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// What it has.
+    Any,
+    /// At least this position.
+    AtLeast(Position),
+    /// Everything that was acknowledged before the query.
+    Newest,
+    /// Everything up to this moment, in all partitions.
+    Past(Micros),
+}
+
+#[derive(Clone, Debug)]
+pub struct ViewAnswer {
+    pub body: Value,
+    /// Where the view was in the home partition, or in the first one.
+    pub position: Position,
+    pub lag: Lag,
+    /// Name and version of the view.
+    pub view: String,
+}
+
+#[derive(Clone, Debug)]
+pub enum ViewQueryError {
+    NotFound(Refusal),
+    Refused(Refusal),
+    /// The position belongs to another history: 410.
+    Gone(Position),
+    /// The view did not get that far before the deadline; in words how far it is.
+    Behind(String),
+    /// It cannot be asked now; in words why.
+    NotServed(String),
+    /// It trapped or answered nonsense.
+    Fault(String),
+}
+
+impl View {
+    /// # Errors
+    /// What the view refuses, and why it cannot be asked or is not that far.
+    pub async fn query(self: &Arc<Self>, query: ViewQuery) -> Result<ViewAnswer, ViewQueryError> {
+        let build = match query.freshness {
+            Freshness::Any => self.serving().ok_or_else(|| self.not_served())?,
+            Freshness::AtLeast(position) => {
+                self.check_position(position)?;
+                self.wait_until(&[(position.partition, position.index)], query.deadline).await?
+            }
+            Freshness::Past(time) => self.wait_for_past(time, query.deadline).await?,
+            Freshness::Newest => {
+                let wanted = self.newest(query.home, query.deadline).await?;
+                self.wait_until(&wanted, query.deadline).await?
+            }
+        };
+        let lag = self.lag_of(&build).unwrap_or_default();
+        let view = self.clone();
+        let asking = tokio::task::spawn_blocking(move || {
+            let failed = |error: ViewError| ViewQueryError::Fault(error.to_string());
+            let (out, cursors) = build.query(&query).map_err(failed)?;
+            let home = query.home.or_else(|| cursors.keys().next().copied()).unwrap_or(PartitionId(0));
+            let position = view.position(&cursors, home);
+            match out {
+                QueryOut::Done(body) => {
+                    let name = format!("{} {}", view.name(), build.logic.describe().version);
+                    Ok(ViewAnswer { body: with_position(body, position), position, lag, view: name })
+                }
+                QueryOut::NotFound(refusal) => Err(ViewQueryError::NotFound(refusal)),
+                QueryOut::Refused(refusal) => Err(ViewQueryError::Refused(refusal)),
+                QueryOut::Need(_) => {
+                    Err(ViewQueryError::Fault(format!("the query still needs rows after {QUERY_ROUNDS_MAX} rounds")))
+                }
+            }
+        });
+        asking.await.unwrap_or_else(|_| Err(ViewQueryError::NotServed("the node is shutting down".to_owned())))
+    }
+
+    fn position(&self, cursors: &BTreeMap<PartitionId, Cursor>, partition: PartitionId) -> Position {
+        let genesis = || (self.source.find)(partition).map(|replica| replica.genesis().position(partition, 0));
+        let nowhere = Position { partition, index: JournalIndex(0), n: 0, head8: [0; 4] };
+        cursors.get(&partition).map(|cursor| cursor.position(partition)).or_else(genesis).unwrap_or(nowhere)
+    }
+
+    fn not_served(&self) -> ViewQueryError {
+        let status = self.status();
+        let building = status.building.as_ref();
+        let problem = building.and_then(|building| building.problem.clone()).or(status.problem);
+        ViewQueryError::NotServed(match (problem, building) {
+            (Some(problem), _) => format!("the view {} is not there: {problem}", self.name()),
+            (None, Some(building)) => {
+                format!("the view {} is being built, {} entries are left", self.name(), building.lag.entries)
+            }
+            (None, None) => format!("the view {} is being started", self.name()),
+        })
+    }
+
+    fn replica(&self, partition: PartitionId) -> Result<Arc<Partition>, ViewQueryError> {
+        let missing = || ViewQueryError::NotServed(format!("partition {partition} is not open on this node"));
+        (self.source.find)(partition).ok_or_else(missing)
+    }
+
+    /// Refuses a position of another history; one that lies ahead of this node is waited for.
+    fn check_position(&self, position: Position) -> Result<(), ViewQueryError> {
+        if self.source.partition_count <= position.partition.0 {
+            return Err(ViewQueryError::Gone(position));
+        }
+        let head = self.replica(position.partition)?.head_at(position.index);
+        let head = head.map_err(|error| ViewQueryError::NotServed(error.to_string()))?;
+        if head.is_some_and(|head| head.0[..4] != position.head8) {
+            return Err(ViewQueryError::Gone(position));
+        }
+        Ok(())
+    }
+
+    /// When an entry of this history was decided; nothing where it is not here.
+    pub fn time_of(&self, position: Position) -> Option<Micros> {
+        let recorded = (self.source.find)(position.partition)?.find_entry(position.index).ok()?;
+        (recorded.head().0[..4] == position.head8).then(|| recorded.entry.header().time)
+    }
+
+    /// The build that serves, once no entry up to this moment can be missing in it.
+    async fn wait_for_past(&self, time: Micros, deadline: Instant) -> Result<Arc<Build>, ViewQueryError> {
+        if let Some(build) = self.serving() {
+            let has_passed = |id: u32| build.cursor(PartitionId(id)).is_some_and(|cursor| time <= cursor.time);
+            if (0..self.source.partition_count).all(has_passed) {
+                return Ok(build);
+            }
+        }
+        let wanted = self.newest(None, deadline).await?;
+        self.wait_until(&wanted, deadline).await
+    }
+
+    /// Where every partition is that the query may read of.
+    async fn newest(
+        &self,
+        home: Option<PartitionId>,
+        deadline: Instant,
+    ) -> Result<Vec<(PartitionId, JournalIndex)>, ViewQueryError> {
+        let ids: Vec<PartitionId> = match home {
+            Some(home) => vec![home],
+            None => (0..self.source.partition_count).map(PartitionId).collect(),
+        };
+        let mut wanted = Vec::new();
+        for id in ids {
+            let point = self.replica(id)?.read_linearizable(deadline).await.map_err(|error| match error {
+                PartitionError::Deadline => ViewQueryError::Behind("the deadline passed".to_owned()),
+                error => ViewQueryError::NotServed(error.to_string()),
+            })?;
+            wanted.push((id, point.journal.index));
+        }
+        Ok(wanted)
+    }
+
+    /// The build that serves once it has followed this far.
+    async fn wait_until(
+        &self,
+        wanted: &[(PartitionId, JournalIndex)],
+        deadline: Instant,
+    ) -> Result<Arc<Build>, ViewQueryError> {
+        let mut moved = self.moved();
+        loop {
+            moved.mark_unchanged();
+            if let Some(build) = self.serving() {
+                let is_reached = |(partition, index): &(PartitionId, JournalIndex)| {
+                    *index == JournalIndex(0) || build.cursor(*partition).is_some_and(|cursor| *index <= cursor.index)
+                };
+                if wanted.iter().all(is_reached) {
+                    return Ok(build);
+                }
+                let problem = build.problem.lock().clone().filter(|problem| problem.is_final);
+                if let Some(problem) = problem {
+                    return Err(ViewQueryError::NotServed(format!(
+                        "the view {} stands still: {}",
+                        self.name(),
+                        problem.text
+                    )));
+                }
+            }
+            if !matches!(tokio::time::timeout_at(deadline, moved.changed()).await, Ok(Ok(()))) {
+                let Some(build) = self.serving() else { return Err(self.not_served()) };
+                let lag = self.lag_of(&build).unwrap_or_default();
+                return Err(ViewQueryError::Behind(format!(
+                    "the view {} is {} entries behind, and did not get there before the deadline",
+                    self.name(),
+                    lag.entries
+                )));
+            }
+        }
+    }
+}
+
+/// Unless the view says a position itself.
+fn with_position(body: Value, position: Position) -> Value {
+    match body {
+        Value::Map(pairs) if pairs.iter().all(|(name, _)| name != "position") => {
+            let own = ("position".to_owned(), Value::Text(position.to_string()));
+            Value::map(pairs.into_iter().chain([own]))
+        }
+        body => body,
+    }
+}
+
+impl Build {
+    /// What the view answers, and where it was: both of one moment.
+    fn query(&self, query: &ViewQuery) -> Result<(QueryOut, BTreeMap<PartitionId, Cursor>), ViewError> {
+        self.store.read(|rows| {
+            let cursors = read_cursors(rows)?;
+            let followed = |(id, cursor): (&PartitionId, &Cursor)| abi::Followed {
+                partition: id.0,
+                position: cursor.position(*id).to_string(),
+                time: cursor.time.0,
+            };
+            let mut input = QueryIn {
+                name: query.query.to_string(),
+                params: query.params.clone(),
+                roles: query.roles,
+                at: query.at.map(|at| at.0),
+                partitions: cursors.iter().map(followed).collect(),
+                home: query.home.map(|home| home.0),
+                rows: Vec::new(),
+                scans: Vec::new(),
+            };
+            for _ in 0..QUERY_ROUNDS_MAX {
+                let out = self.logic.ask(&input).map_err(|fault| ViewError::Host(fault.to_string()))?;
+                let QueryOut::Need(need) = out else { return Ok((out, cursors)) };
+                fetch(&mut input, need, rows, &cursors)?;
+            }
+            Ok((QueryOut::Need(Need::default()), cursors))
+        })
+    }
+}
+
+fn fetch(
+    input: &mut QueryIn,
+    need: Need,
+    rows: &OrderedRows<'_>,
+    cursors: &BTreeMap<PartitionId, Cursor>,
+) -> Result<(), ViewError> {
+    for wanted in need.rows {
+        let row = rows.row(&row_key(PartitionId(wanted.partition), &wanted.key))?;
+        input.rows.push(ViewRow { partition: wanted.partition, key: wanted.key, row });
+    }
+    for mut range in need.scans {
+        range.limit = range.limit.min(SCAN_ROWS_MAX as u32);
+        let scan = scan(range, rows, cursors)?;
+        input.scans.push(scan);
+    }
+    Ok(())
+}
+
+fn scan(range: ScanRange, rows: &OrderedRows<'_>, cursors: &BTreeMap<PartitionId, Cursor>) -> Result<Scan, ViewError> {
+    let limit = range.limit as usize;
+    let ids: Vec<PartitionId> = match range.partition {
+        Some(id) => vec![PartitionId(id)],
+        None => cursors.keys().copied().collect(),
+    };
+    let mut found: Vec<ViewRow> = Vec::new();
+    for id in ids {
+        let prefix = row_key(id, &range.prefix);
+        let after = range.after.as_ref().map(|after| row_key(id, after));
+        let page = match range.order {
+            Order::Rising => rows.rising(&prefix, after.as_deref(), limit + 1)?,
+            Order::Falling => rows.falling(&prefix, after.as_deref(), limit + 1)?,
+        };
+        let row = |(key, row): KeyRow| ViewRow { partition: id.0, key: split_row_key(&key).to_vec(), row: Some(row) };
+        found.extend(page.into_iter().map(row));
+    }
+    found.sort_by(|a, b| (&a.key, a.partition).cmp(&(&b.key, b.partition)));
+    if range.order == Order::Falling {
+        found.reverse();
+    }
+    let more = limit < found.len();
+    found.truncate(limit);
+    Ok(Scan { range, rows: found, more })
+}

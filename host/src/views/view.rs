@@ -1,0 +1,482 @@
+//! A view on this node: its thread, the build that is asked, and the one that is made beside it.
+//!
+//! ```text
+//! wanted ─▶ build in a folder of its own ─▶ follows ─▶ caught up: the file `serving` names it ─▶ the one before it is deleted
+//! ```
+//! In: what is wanted, and partitions. Out: builds to ask, status. Whatever is on disk when the process dies is gone on with: the name of a
+//! build's folder says what it is, and `serving` changes as one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::select_all;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+use crate::ids::{Micros, ModuleId, PartitionId};
+use crate::machine::logic::Logic;
+use crate::partition::Partition;
+use crate::views::build::{Build, Problem};
+use crate::views::cursor::Cursor;
+use crate::views::error::ViewError;
+use crate::views::status::{BuildStatus, Followed, Lag, ViewStatus};
+use crate::views::{Shared, Source, Wanted};
+
+/// Names the folder of the build that is asked.
+const SERVING: &str = "serving";
+/// How long nothing is looked at when nothing has happened.
+const PAUSE: Duration = Duration::from_millis(200);
+/// A build this near to the end counts as caught up, also while entries keep coming.
+const CAUGHT_UP_ENTRIES: u64 = 16;
+/// Above that of everything else: the partitions of this node come first.
+const NICENESS: i32 = 10;
+
+/// A view's thread.
+pub(super) struct Running {
+    pub view: Arc<View>,
+    thread: JoinHandle<()>,
+}
+
+pub struct View {
+    pub(super) source: Source,
+    name: String,
+    folder: PathBuf,
+    shared: Arc<Shared>,
+    wanted: Mutex<Wanted>,
+    held: RwLock<Held>,
+    /// Counts what was written, for those who wait for it.
+    moved: watch::Sender<u64>,
+    is_stopped: AtomicBool,
+    wake: tokio::sync::Notify,
+}
+
+#[derive(Default)]
+struct Held {
+    serving: Option<Arc<Build>>,
+    building: Option<Arc<Build>>,
+    /// What does not serve any more, as long as somebody reads it.
+    retired: Vec<Arc<Build>>,
+    problem: Option<String>,
+}
+
+impl Running {
+    pub fn start(shared: Arc<Shared>, source: Source, wanted: Wanted) -> std::io::Result<Self> {
+        let folder = shared.folder.join(&source.machine).join(&wanted.name);
+        let view = Arc::new(View {
+            source,
+            name: wanted.name.clone(),
+            folder,
+            shared,
+            wanted: Mutex::new(wanted),
+            held: RwLock::default(),
+            moved: watch::Sender::new(0),
+            is_stopped: AtomicBool::new(false),
+            wake: tokio::sync::Notify::new(),
+        });
+        let (running, runtime) = (view.clone(), tokio::runtime::Handle::current());
+        let thread = std::thread::Builder::new().name(format!("view-{}", view.name));
+        let thread = thread.spawn(move || running.run(&runtime))?;
+        Ok(Self { view, thread })
+    }
+
+    /// Waits until the thread has ended, with everything durable.
+    pub fn close(self) {
+        self.view.stop();
+        if self.thread.join().is_err() {
+            tracing::error!(view = self.view.name, "the thread of a view panicked");
+        }
+    }
+
+    /// Ends the view and deletes what it has made, without being waited for.
+    pub fn forget(self) {
+        self.view.stop();
+        let folder = self.view.folder.clone();
+        let forgetting = std::thread::Builder::new().name("view-forget".to_owned());
+        let forgot = forgetting.spawn(move || {
+            self.close();
+            remove(&folder);
+        });
+        if let Err(error) = forgot {
+            tracing::error!(%error, "what a view has made is not deleted");
+        }
+    }
+}
+
+impl View {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The build that is asked.
+    pub(super) fn serving(&self) -> Option<Arc<Build>> {
+        self.held.read().serving.clone()
+    }
+
+    /// What it declares: of the build that is asked, or else of the one that is made.
+    pub fn logic(&self) -> Arc<dyn Logic> {
+        self.serving().map_or_else(|| self.wanted.lock().logic.clone(), |serving| serving.logic.clone())
+    }
+
+    pub(super) fn moved(&self) -> watch::Receiver<u64> {
+        self.moved.subscribe()
+    }
+
+    pub fn set_wanted(&self, wanted: Wanted) {
+        let mut known = self.wanted.lock();
+        if (known.build, known.logic.id()) != (wanted.build, wanted.logic.id()) {
+            *known = wanted;
+            self.wake.notify_one();
+        }
+    }
+
+    pub fn stop(&self) {
+        self.is_stopped.store(true, Ordering::Relaxed);
+        self.wake.notify_one();
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::Relaxed)
+    }
+
+    fn run(&self, runtime: &tokio::runtime::Handle) {
+        // On Linux it is a thread's, and nobody's is the caller's.
+        if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+            tracing::debug!(%error, "a view runs with the priority of everything else");
+        }
+        self.note(self.open_serving());
+        while !self.is_stopped() {
+            let is_prepared = self.prepare();
+            let is_ready = is_prepared.is_ok();
+            self.note(is_prepared);
+            let is_busy = is_ready && self.go_on();
+            self.note(self.take_over());
+            self.measure();
+            if !is_busy {
+                runtime.block_on(self.wait());
+            }
+        }
+        let held = std::mem::take(&mut *self.held.write());
+        for build in held.serving.into_iter().chain(held.building) {
+            if let Err(error) = build.store.flush() {
+                tracing::warn!(view = self.name, %error, "what a view has made is not all on disk; it is made again from the journal");
+            }
+        }
+    }
+
+    fn note(&self, result: Result<(), ViewError>) {
+        let problem = result.err().map(|error| error.to_string());
+        if self.held.read().problem != problem {
+            if let Some(problem) = &problem {
+                tracing::error!(view = self.name, problem, "a view does not go on");
+            }
+            self.held.write().problem = problem;
+        }
+    }
+
+    /// Opens what served when the process ended.
+    fn open_serving(&self) -> Result<(), ViewError> {
+        std::fs::create_dir_all(&self.folder).map_err(self.failed("made"))?;
+        let named = match std::fs::read_to_string(self.folder.join(SERVING)) {
+            Ok(named) => named,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(self.failed("read")(error)),
+        };
+        let Some((module, number)) = parse_name(named.trim()) else { return Ok(()) };
+        let wanted = self.wanted.lock().logic.clone();
+        let load = |reason| ViewError::Module { module, reason };
+        let logic = if wanted.id() == module { wanted } else { self.shared.modules.load(module).map_err(load)? };
+        match Build::open(&self.folder.join(named.trim()), &self.shared.store, logic, number) {
+            Ok(build) => {
+                self.held.write().serving = Some(Arc::new(build));
+                Ok(())
+            }
+            // It is made again, in a folder of the same name.
+            Err(error) => {
+                tracing::warn!(view = self.name, %error, "what a view has made cannot be opened, and is made again");
+                remove(&self.folder.join(named.trim()));
+                Ok(())
+            }
+        }
+    }
+
+    fn failed(&self, action: &'static str) -> impl FnOnce(std::io::Error) -> ViewError {
+        let path = self.folder.clone();
+        move |source| ViewError::Folder { path, action, source }
+    }
+
+    /// Opens the build that is wanted, where it neither serves nor is being made.
+    fn prepare(&self) -> Result<(), ViewError> {
+        self.delete_retired();
+        let Wanted { logic, build: number, .. } = self.wanted.lock().clone();
+        let is_wanted = |build: &Arc<Build>| build.logic.id() == logic.id() && build.number == number;
+        let (serving, building) = {
+            let held = self.held.read();
+            (held.serving.clone(), held.building.clone())
+        };
+        if serving.as_ref().is_some_and(is_wanted) || building.as_ref().is_some_and(is_wanted) {
+            return Ok(());
+        }
+        if let Some(before) = building {
+            let mut held = self.held.write();
+            held.building = None;
+            held.retired.push(before);
+        }
+        let name = name_of(logic.id(), number);
+        self.delete_others(&[Some(name.clone()), serving.map(|serving| name_of(serving.logic.id(), serving.number))]);
+        let folder = self.folder.join(name);
+        let build = Build::open(&folder, &self.shared.store, logic, number).inspect_err(|_| {
+            // Nothing serves from it yet, so it is begun again.
+            remove(&folder);
+        })?;
+        self.held.write().building = Some(Arc::new(build));
+        Ok(())
+    }
+
+    /// Builds that were given up, or taken over, before the process ended.
+    fn delete_others(&self, kept: &[Option<String>]) {
+        let retired: Vec<String> =
+            self.held.read().retired.iter().map(|build| name_of(build.logic.id(), build.number)).collect();
+        let Ok(entries) = std::fs::read_dir(&self.folder) else { return };
+        for entry in entries.flatten() {
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let is_kept = kept.iter().flatten().chain(&retired).any(|kept| *kept == name);
+            if !is_kept && parse_name(&name).is_some() {
+                remove(&entry.path());
+            }
+        }
+    }
+
+    fn delete_retired(&self) {
+        let retired = std::mem::take(&mut self.held.write().retired);
+        for build in retired {
+            match Arc::try_unwrap(build) {
+                Ok(build) => {
+                    let dir = build.store.dir().to_owned();
+                    drop(build);
+                    remove(&dir);
+                }
+                Err(build) => self.held.write().retired.push(build),
+            }
+        }
+    }
+
+    /// One step of each build in each partition; whether anything was there to follow.
+    fn go_on(&self) -> bool {
+        let (serving, building) = {
+            let held = self.held.read();
+            (held.serving.clone(), held.building.clone())
+        };
+        let mut is_busy = false;
+        for build in serving.iter().chain(&building) {
+            if build.problem.lock().as_ref().is_some_and(|problem| problem.is_final) {
+                continue;
+            }
+            match self.follow(build) {
+                Ok(has_moved) => {
+                    is_busy |= has_moved;
+                    *build.problem.lock() = None;
+                    if has_moved {
+                        self.moved.send_modify(|count| *count += 1);
+                    }
+                }
+                Err(error) if error.spoils_rows() => {
+                    tracing::warn!(view = self.name, %error, "a view is made again");
+                    self.make_again(build);
+                    return true;
+                }
+                Err(error) => {
+                    let problem = Some(Problem { text: error.to_string(), is_final: error.is_final() });
+                    let mut known = build.problem.lock();
+                    if *known != problem {
+                        tracing::error!(view = self.name, %error, "a view does not go on");
+                        *known = problem;
+                        self.moved.send_modify(|count| *count += 1);
+                    }
+                }
+            }
+        }
+        is_busy
+    }
+
+    fn follow(&self, build: &Build) -> Result<bool, ViewError> {
+        let mut has_moved = false;
+        for id in (0..self.source.partition_count).map(PartitionId) {
+            if self.is_stopped() {
+                break;
+            }
+            let Some(partition) = (self.source.find)(id) else { continue };
+            has_moved |= build.step(&partition, self.shared.modules.as_ref())?;
+        }
+        Ok(has_moved)
+    }
+
+    /// What it has made belongs to another history: away with it, and from the beginning.
+    fn make_again(&self, spoilt: &Arc<Build>) {
+        let is_it = |held: &Option<Arc<Build>>| held.as_ref().is_some_and(|build| Arc::ptr_eq(build, spoilt));
+        let mut held = self.held.write();
+        let has_served = is_it(&held.serving);
+        if has_served {
+            held.serving = None;
+        } else if is_it(&held.building) {
+            held.building = None;
+        }
+        drop(held);
+        // Whoever still reads it reads files that are gone, and is told so; its rows were wrong.
+        let dir = spoilt.store.dir().to_owned();
+        let aside = dir.with_extension("spoilt");
+        remove(&aside);
+        if let Err(error) = std::fs::rename(&dir, &aside) {
+            tracing::warn!(view = self.name, %error, "what a view has made cannot be put aside");
+        }
+        remove(&aside);
+        if has_served && let Err(error) = std::fs::remove_file(self.folder.join(SERVING)) {
+            tracing::debug!(view = self.name, %error, "nothing served");
+        }
+    }
+
+    /// Lets the new build serve once it has caught up.
+    fn take_over(&self) -> Result<(), ViewError> {
+        let (serving, building) = {
+            let held = self.held.read();
+            (held.serving.clone(), held.building.clone())
+        };
+        let Some(building) = building else { return Ok(()) };
+        let Some(lag) = self.lag_of(&building) else { return Ok(()) };
+        let patience = serving.and_then(|serving| self.lag_of(&serving)).map_or(0, |lag| lag.entries);
+        if CAUGHT_UP_ENTRIES.max(patience) < lag.entries || building.problem.lock().is_some() {
+            return Ok(());
+        }
+        building.store.flush()?;
+        fail::fail_point!("views::before_serving", |_| std::process::abort());
+        let name = name_of(building.logic.id(), building.number);
+        write_whole(&self.folder, SERVING, name.as_bytes()).map_err(self.failed("written"))?;
+        fail::fail_point!("views::after_serving", |_| std::process::abort());
+        tracing::info!(view = self.name, build = name, "a view serves");
+        let mut held = self.held.write();
+        let before = held.serving.replace(building);
+        held.building = None;
+        held.retired.extend(before);
+        drop(held);
+        self.moved.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    /// Until something may have happened.
+    async fn wait(&self) {
+        let partitions: Vec<Arc<Partition>> =
+            (0..self.source.partition_count).filter_map(|id| (self.source.find)(PartitionId(id))).collect();
+        let serving = self.held.read().serving.clone();
+        let is_new = |partition: &Arc<Partition>| {
+            let cursor = serving.as_ref().and_then(|serving| serving.cursor(partition.id()));
+            cursor.is_some_and(|cursor| cursor.log_next <= partition.progress().log_index)
+        };
+        let mut waits: Vec<_> = Vec::new();
+        for partition in &partitions {
+            let mut progress = partition.watch_progress();
+            progress.mark_unchanged();
+            waits.push(async move { drop(progress.changed().await) }.boxed());
+        }
+        // What came while nobody watched.
+        if partitions.iter().any(is_new) {
+            let is_standing = serving.as_ref().is_some_and(|serving| serving.problem.lock().is_some());
+            if !is_standing {
+                return;
+            }
+        }
+        waits.push(async { self.wake.notified().await }.boxed());
+        // Either way it is time to look.
+        drop(tokio::time::timeout(PAUSE, select_all(waits)).await);
+    }
+
+    /// By how much it is behind; nothing while a partition is not open here, or has not been met.
+    pub(super) fn lag_of(&self, build: &Build) -> Option<Lag> {
+        let mut lag = Lag::default();
+        for id in (0..self.source.partition_count).map(PartitionId) {
+            let newest = (self.source.find)(id)?.progress().journal;
+            let cursor = build.cursor(id).unwrap_or(Cursor::genesis(&newest_genesis(&self.source, id)?));
+            let entries = cursor.index.distance_to(newest.index);
+            lag.entries += entries;
+            if 0 < entries && cursor.time != Micros(0) {
+                lag.micros = lag.micros.max(newest.time.0 - cursor.time.0);
+            }
+        }
+        Some(lag)
+    }
+
+    fn measure(&self) {
+        let Some(serving) = self.serving() else { return };
+        let Some(lag) = self.lag_of(&serving) else { return };
+        let labels = [("machine", self.source.machine.clone()), ("view", self.name.clone())];
+        metrics::gauge!("statehouse_view_lag_entries", &labels).set(lag.entries as f64);
+        metrics::gauge!("statehouse_view_lag_seconds", &labels).set(lag.micros as f64 / 1e6);
+        let is_stopped = serving.problem.lock().is_some();
+        metrics::gauge!("statehouse_view_stopped", &labels).set(f64::from(u8::from(is_stopped)));
+    }
+
+    pub fn status(&self) -> ViewStatus {
+        let held = self.held.read();
+        ViewStatus {
+            name: self.name.clone(),
+            serving: held.serving.as_ref().map(|build| self.build_status(build)),
+            building: held.building.as_ref().map(|build| self.build_status(build)),
+            problem: held.problem.clone(),
+        }
+    }
+
+    fn build_status(&self, build: &Build) -> BuildStatus {
+        let followed = |id: PartitionId| {
+            let partition = (self.source.find)(id);
+            let genesis = || partition.as_ref().map(|partition| Cursor::genesis(&partition.genesis()));
+            let cursor = build.cursor(id).or_else(genesis)?;
+            let newest = partition.as_ref().map(|partition| partition.progress().journal.index);
+            Some(Followed { partition: id, position: cursor.position(id), time: cursor.time, newest })
+        };
+        let problem = build.problem.lock().clone();
+        BuildStatus {
+            module: build.logic.id(),
+            version: build.logic.describe().version.clone(),
+            number: build.number,
+            lag: self.lag_of(build).unwrap_or_default(),
+            partitions: (0..self.source.partition_count).filter_map(|id| followed(PartitionId(id))).collect(),
+            bytes: build.store.size(),
+            is_stopped: problem.as_ref().is_some_and(|problem| problem.is_final),
+            problem: problem.map(|problem| problem.text),
+        }
+    }
+}
+
+fn newest_genesis(source: &Source, id: PartitionId) -> Option<crate::machine::journal::Journal> {
+    Some((source.find)(id)?.genesis())
+}
+
+fn name_of(module: ModuleId, number: u64) -> String {
+    format!("{module}-{number}")
+}
+
+fn parse_name(name: &str) -> Option<(ModuleId, u64)> {
+    let (module, number) = name.split_once('-')?;
+    Some((module.parse().ok()?, number.parse().ok()?))
+}
+
+/// Writes a file so that it is there whole or as it was.
+fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(folder.join(name))?;
+    std::fs::File::open(folder)?.sync_all()
+}
+
+fn remove(path: &Path) {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "what a view does not need any more cannot be deleted");
+        }
+        _ => {}
+    }
+}
