@@ -22,6 +22,7 @@ mod majority_wiped;
 mod released_log;
 mod same_segments;
 mod followed;
+mod views;
 
 use tokio::sync::{Mutex, MutexGuard};
 

@@ -6,6 +6,7 @@
 
 mod replays;
 mod snapshots;
+mod views;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -87,6 +88,8 @@ async fn check_point(point: String) {
         check_first_start(point).await;
     } else if point.starts_with(MIGRATION) {
         check_migration(point).await;
+    } else if point.starts_with(views::POINTS) {
+        views::check(&point).await;
     } else if begins(&ORDERLY_STOP, &point) {
         check_orderly_stop(point).await;
     } else {

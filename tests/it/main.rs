@@ -26,6 +26,7 @@ mod replay_jobs;
 mod segments;
 mod snapshots;
 mod restored;
+mod views;
 mod tampered;
 mod archived;
 mod hostile;

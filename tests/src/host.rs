@@ -24,12 +24,21 @@ pub struct Start {
     /// Further arguments of `statehouse dev`.
     pub arguments: Vec<String>,
     pub environment: Vec<(String, String)>,
+    /// Whether the wallet has its views, which cost every node some of its time.
+    pub has_views: bool,
 }
 
 impl Start {
     pub fn on(data: &Path) -> Self {
         let http = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        Self { program: binary(), data: data.to_owned(), http, arguments: Vec::new(), environment: Vec::new() }
+        Self {
+            program: binary(),
+            data: data.to_owned(),
+            http,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            has_views: false,
+        }
     }
 }
 
@@ -47,6 +56,7 @@ impl Host {
         let mut command = Command::new(&start.program);
         command.arg("dev").arg("--data").arg(&start.data).arg("--http").arg(start.http.to_string());
         command.args(["--nodes", "1"]);
+        command.args(Some("--no-views").filter(|_| !start.has_views));
         command.args(&start.arguments);
         command.envs(start.environment.iter().cloned());
         artefacts::lend(&start.data);

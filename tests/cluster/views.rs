@@ -1,0 +1,77 @@
+//! A view is created by way of one node and runs on all, through kills of nodes under load: each says what the wallet says, and the same.
+//!
+//! A node that was down when the view was created, or made again, has it fetched and builds it when it is back.
+
+use serde_json::Value;
+use statehouse::ids::NodeId;
+use statehouse_tests::cluster::PATIENCE;
+use statehouse_tests::hold::within;
+use statehouse_tests::host::{Finished, cli};
+use statehouse_tests::trial::Trial;
+use statehouse_tests::wallet::CURRENCY;
+
+use crate::alone;
+
+const ACCOUNTS: usize = 4;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_node_has_the_same_views_whichever_was_asked_and_was_down() {
+    let _alone = alone().await;
+    let mut trial = Trial::start().await;
+    let ids = trial.cluster.ids();
+    let [first, second, third] = ids[..] else { panic!("a cluster has three nodes") };
+    trial.cluster.kill(third);
+    trial.progress().await;
+    view(&trial, first, "create");
+    trial.cluster.restart(third).await;
+    for (round, down) in [second, third, first].into_iter().enumerate() {
+        trial.cluster.ready_on(third).await;
+        trial.cluster.kill(down);
+        trial.progress().await;
+        if round == 1 {
+            view(&trial, first, "rebuild");
+        }
+        trial.cluster.restart(down).await;
+        trial.cluster.ready_on(down).await;
+    }
+    trial.progress().await;
+    for id in &ids {
+        live(&trial, *id).await;
+    }
+    for at in 0..ACCOUNTS {
+        let account = trial.account(at).to_owned();
+        let mut positions = Vec::new();
+        for id in &ids {
+            let path = format!("/v1/wallet/accounts/{account}/statement?limit=1000&consistency=linearizable");
+            let answer = trial.cluster.client(*id).get(&path).await.expect("the node answers");
+            assert_eq!(answer.status, 200, "node {id}: {answer:?}");
+            positions.push(answer.text("position"));
+        }
+        // The load goes on, so the nodes are asked about one moment that is past for all of them.
+        let at = positions.last().expect("one for each node");
+        let mut shown = Vec::new();
+        for id in &ids {
+            let answer = trial.cluster.client(*id).get(&format!("/v1/wallet/accounts/{account}?at={at}")).await;
+            let answer = answer.expect("the node answers");
+            assert_eq!(answer.status, 200, "node {id}: {answer:?}");
+            shown.push(answer.json()["balances"][CURRENCY].clone());
+        }
+        assert!(shown.iter().all(|balance| *balance == shown[0] && balance.is_string()), "{account}: {shown:?}");
+    }
+    trial.finish().await;
+}
+
+fn view(trial: &Trial, id: NodeId, verb: &str) {
+    let done: Finished = cli(["view", verb, "statements", "--url", trial.cluster.url(id).as_str()]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+}
+
+/// Waits until the view serves on a node, made by the build that was asked for last.
+async fn live(trial: &Trial, id: NodeId) {
+    let mut client = trial.cluster.client(id);
+    let is_live = async || {
+        let page: Value = client.get("/v1/machines/wallet/views/statements").await.ok()?.json();
+        (page["state"] == "live" && page["serving"]["build"] == 2).then_some(())
+    };
+    within(PATIENCE, &format!("the view serves on node {id}"), is_live).await;
+}

@@ -1,0 +1,323 @@
+//! Views over the real binary: their routes, their lag, the past three ways, kills while they follow and while they are made again.
+//!
+//! It knows the wallet's views and `statehouse view`. What is right is what the wallet itself, and the journal, say.
+
+use std::path::Path;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::{Value, json};
+use statehouse_tests::hold::eventually;
+use statehouse_tests::host::{Finished, Host, Start, argument, cli};
+use statehouse_tests::http::{Answer, Client, Request};
+use statehouse_tests::oracle::{Ledger, check_audit};
+use statehouse_tests::wallet::{self, BANK, CURRENCY};
+use statehouse_tests::workload::Workload;
+use tempfile::tempdir;
+use uuid::Uuid;
+
+const VIEWS: [&str; 3] = ["audit_trail", "double_charges", "statements"];
+const SEED_VARIABLE: &str = "STATEHOUSE_SEED";
+/// Moments that the command line is asked about, too.
+const AUDITED: usize = 3;
+
+async fn start(data: &Path, partitions: u32) -> Host {
+    let arguments = vec!["--partitions".to_owned(), partitions.to_string()];
+    let start = Start { arguments, has_views: true, ..Start::on(data) };
+    let host = Host::start_with(&start).await.expect("the host starts");
+    for view in VIEWS {
+        live(&mut host.client(), view).await;
+    }
+    host
+}
+
+async fn page(client: &mut Client, view: &str) -> Value {
+    client.get(&format!("/v1/machines/wallet/views/{view}")).await.expect("the host answers").json()
+}
+
+/// Waits until the view serves and nothing is made beside it.
+async fn live(client: &mut Client, view: &str) -> Value {
+    eventually("the view serves", async || {
+        let page = page(client, view).await;
+        (page["state"] == "live").then_some(page)
+    })
+    .await
+}
+
+async fn get(client: &mut Client, path: &str) -> Answer {
+    client.get(path).await.expect("the host answers")
+}
+
+async fn good(client: &mut Client, path: &str) -> Value {
+    let answer = get(client, path).await;
+    assert_eq!(answer.status, 200, "{path}: {answer:?}");
+    answer.json()
+}
+
+fn url(host: &Host) -> String {
+    format!("http://{}", host.address())
+}
+
+fn command(host: &Host, arguments: &[&str]) -> Finished {
+    let url = url(host);
+    cli(["view"].iter().chain(arguments).chain(&["--url", url.as_str()]))
+}
+
+/// The newest position of an account's partition.
+async fn position(client: &mut Client, account: &str) -> String {
+    wallet::account(client, account).await.text("position")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_trail_and_double_charges_are_answered_with_what_was_just_written() {
+    let data = tempdir().expect("a temporary folder");
+    let host = start(data.path(), 1).await;
+    let mut client = host.client();
+    for name in ["alice", "bob"] {
+        wallet::open(&mut client, name).await;
+    }
+    wallet::deposit(&mut client, "alice", 10_000).await;
+    for _ in 0..2 {
+        let paid = wallet::transfer(&mut client, Uuid::new_v4(), "alice", "bob", 1_250).await.expect("an answer");
+        assert_eq!(paid.status, 200, "{paid:?}");
+    }
+    let refused = wallet::transfer(&mut client, Uuid::new_v4(), "alice", "bob", 99_999).await.expect("an answer");
+    assert_eq!(refused.status, 409, "{refused:?}");
+    let at = position(&mut client, "alice").await;
+
+    let path = format!("/v1/wallet/accounts/alice/statement?at_least={at}");
+    let answer = get(&mut client, &path).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.header("statehouse-view"), Some("statements 1.0.0"));
+    let lag = answer.header("statehouse-view-lag").expect("it says how far behind it is");
+    assert!(lag.starts_with("entries=") && lag.contains("seconds="), "{lag}");
+    let statement = answer.json();
+    let amounts: Vec<&str> = texts(&statement["postings"], "amount");
+    assert_eq!(amounts, ["100.00", "-12.50", "-12.50"]);
+    assert_eq!(texts(&statement["postings"], "balance"), ["100.00", "87.50", "75.00"]);
+    assert_eq!(statement["closing"], json!({"USD": "75.00"}));
+
+    let trail = good(&mut client, &format!("/v1/wallet/audit/trail?account=alice&at_least={at}")).await;
+    let outcomes: Vec<&str> = texts(&trail["items"], "outcome");
+    assert_eq!(outcomes, ["rejected", "accepted", "accepted", "accepted", "accepted"], "newest first: {trail}");
+    assert_eq!(trail["items"][0]["code"], "insufficient_funds");
+    assert_eq!(trail["items"][0]["caller"], "anonymous");
+    let modules = good(&mut client, "/v1/machines/wallet/modules").await;
+    assert_eq!(trail["items"][0]["module"], modules["active"], "it names the module that decided");
+
+    let pairs = good(&mut client, &format!("/v1/wallet/audit/double_charges?window=3600&at_least={at}")).await;
+    assert_eq!(texts(&pairs["items"], "amount"), ["12.50"], "{pairs}");
+    assert_eq!(pairs["items"][0]["payee"], "bob");
+
+    for (path, status, code) in [
+        ("accounts/nobody/statement", 404, "account_not_found"),
+        ("accounts/alice/statement?from=yesterday", 400, "malformed_time"),
+        ("accounts/alice/statement?form=2026-01-01", 400, "unknown_parameter"),
+        ("audit/double_charges?window=0", 400, "malformed_window"),
+        ("audit/trail?at_least=0.1.0~00000000", 410, "position_gone"),
+        ("audit/nothing", 404, "not_found"),
+    ] {
+        let answer = get(&mut client, &format!("/v1/wallet/{path}")).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (status, code), "{path}");
+    }
+    let ahead = at.replace(&format!("0.{}", at.split('.').nth(1).expect("an index")), "0.999999");
+    let request = Request {
+        method: "GET",
+        path: &format!("/v1/wallet/audit/trail?at_least={ahead}"),
+        headers: vec![("statehouse-deadline", "50")],
+        body: Vec::new(),
+    };
+    let late = client.send(request).await.expect("an answer");
+    assert_eq!((late.status, late.problem().as_str()), (504, "read_timeout"), "the wait is bounded");
+    let metrics = get(&mut client, "/metrics").await;
+    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+    assert!(metrics.contains("statehouse_view_lag_entries{machine=\"wallet\",view=\"statements\"}"), "{metrics}");
+    let routes = good(&mut client, "/openapi.json").await;
+    assert!(routes["paths"]["/v1/wallet/accounts/{account}/statement"]["get"].is_object());
+}
+
+fn texts<'v>(items: &'v Value, member: &str) -> Vec<&'v str> {
+    let items = items.as_array().unwrap_or_else(|| panic!("no items: {items}"));
+    items.iter().map(|item| item[member].as_str().unwrap_or_else(|| panic!("no `{member}` in {item}"))).collect()
+}
+
+/// Balances of an account at a moment, and whether a view said so.
+async fn past(client: &mut Client, account: &str, at: &str) -> (Option<Value>, bool) {
+    let answer = get(client, &format!("/v1/wallet/accounts/{account}?at={at}")).await;
+    let is_view = answer.header("statehouse-view").is_some();
+    match answer.status {
+        200 => {
+            let Value::Object(mut state) = answer.json() else { panic!("no object: {answer:?}") };
+            // Where it was read is another matter.
+            state.remove("position");
+            (Some(Value::Object(state)), is_view)
+        }
+        // A view has said it where the module would have said it too.
+        404 => (None, is_view),
+        _ => panic!("{account} at {at}: {answer:?}"),
+    }
+}
+
+/// Every page of an account's history, and whether a view said so.
+async fn history(client: &mut Client, account: &str) -> (Vec<Value>, bool) {
+    let (mut pages, mut is_view, mut cursor) = (Vec::new(), true, String::new());
+    loop {
+        let path = format!("/v1/wallet/accounts/{account}/history?limit=7{cursor}");
+        let answer = get(client, &path).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        is_view &= answer.header("statehouse-view").is_some();
+        let mut page = answer.json();
+        // Where it was read is another matter.
+        page.as_object_mut().expect("an object").remove("position");
+        let next = page["next_cursor"].as_str().map(|next| format!("&cursor={next}"));
+        pages.push(page);
+        match next {
+            Some(next) => cursor = next,
+            None => return (pages, is_view),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_balance_of_the_past_is_the_same_by_view_by_rebuild_and_by_audit() {
+    let seed: u64 = std::env::var(SEED_VARIABLE).map_or_else(|_| rand::random(), |text| text.parse().expect("a seed"));
+    println!("{SEED_VARIABLE}={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let data = tempdir().expect("a temporary folder");
+    let host = start(data.path(), 3).await;
+    let mut client = host.client();
+    let ledger = Ledger::open(&mut client, 6, 5_000).await;
+    let workload = Workload::start(host.address(), &ledger.accounts, 4, seed);
+    eventually("clients make progress", async || (200 <= workload.done_count()).then_some(())).await;
+    workload.stop().await;
+    wallet::change(&mut client, &ledger.accounts[0], "freeze").await;
+
+    // Moments of decisions, and between them.
+    let trail = good(&mut client, "/v1/wallet/audit/trail?limit=1000&consistency=linearizable").await;
+    let times: Vec<i64> =
+        trail["items"].as_array().expect("items").iter().filter_map(|item| item["time"].as_i64()).collect();
+    assert!(200 < times.len(), "there are moments to ask about");
+    let moments: Vec<String> = (0..12)
+        .map(|_| {
+            let micros = times[random.random_range(0..times.len())] + random.random_range(-1..=1);
+            statehouse::api::print_time(statehouse::ids::Micros(micros))
+        })
+        .collect();
+    let accounts: Vec<&str> = ledger.accounts.iter().map(String::as_str).chain([BANK]).collect();
+    let mut by_view = Vec::new();
+    for at in &moments {
+        for account in &accounts {
+            let (state, is_view) = past(&mut client, account, at).await;
+            assert!(is_view || state.is_none(), "{account} at {at} was not answered by the view");
+            by_view.push(state);
+        }
+    }
+    let mut histories = Vec::new();
+    for account in &ledger.accounts {
+        let (pages, is_view) = history(&mut client, account).await;
+        assert!(is_view, "the history of {account} was not answered by the view");
+        histories.push(pages);
+    }
+    let dropped = command(&host, &["drop", "statements"]);
+    assert_eq!(dropped.code, Some(0), "{dropped:?}");
+    for (account, viewed) in ledger.accounts.iter().zip(histories) {
+        assert_eq!(history(&mut client, account).await, (viewed, false), "{account}");
+    }
+    let mut answers = by_view.into_iter();
+    for at in &moments {
+        for account in &accounts {
+            let viewed = answers.next().expect("one for each");
+            let (rebuilt, is_view) = past(&mut client, account, at).await;
+            assert!(!is_view, "the view is gone");
+            assert_eq!(viewed, rebuilt, "{account} at {at}");
+            // Each run of the command replays everything from the beginning.
+            if !moments.iter().take(AUDITED).any(|audited| audited == at) {
+                continue;
+            }
+            let balance = viewed.as_ref().and_then(|state| state["balances"][CURRENCY].as_str());
+            let audit = ["audit", "balance", "--data", argument(data.path()), "--account", *account];
+            let audited = cli(audit.iter().chain(&["--currency", CURRENCY, "--at", at.as_str(), "--json"]));
+            let said: Option<Value> = serde_json::from_str(&audited.stdout).ok();
+            let said = said.as_ref().and_then(|said| said["balance"].as_str());
+            assert_eq!(balance, said, "{account} at {at}: {audited:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_while_views_follow_and_are_made_again_change_nothing_of_what_they_say() {
+    let data = tempdir().expect("a temporary folder");
+    let mut host = start(data.path(), 2).await;
+    let ledger = Ledger::open(&mut host.client(), 8, 100_000).await;
+    let workload = Workload::start(host.address(), &ledger.accounts, 6, 7);
+    for round in 0..6 {
+        let enough = workload.done_count() + 80;
+        eventually("clients make progress", async || (enough <= workload.done_count()).then_some(())).await;
+        if round % 2 == 1 {
+            let asked = command(&host, &["rebuild", "statements"]);
+            assert_eq!(asked.code, Some(0), "{asked:?}");
+        }
+        host.kill();
+        let arguments = vec!["--partitions".to_owned(), "2".to_owned()];
+        let start = Start { arguments, has_views: true, ..Start::on(data.path()) };
+        host = Host::start_with(&start).await.expect("the host starts");
+        workload.moved_to(host.address());
+    }
+    let attempts = workload.stop().await;
+    let mut client = host.client();
+    ledger.check(&mut client, &attempts).await;
+    live(&mut client, "statements").await;
+    let mut followed = Vec::new();
+    for account in &ledger.accounts {
+        let path = format!("/v1/wallet/accounts/{account}/statement?limit=1000&consistency=linearizable");
+        let statement = good(&mut client, &path).await;
+        let now = wallet::account(&mut client, account).await.json();
+        assert_eq!(statement["closing"], now["balances"], "{account}");
+        followed.push(statement);
+    }
+    let rebuilt = command(&host, &["rebuild", "statements", "--json"]);
+    assert_eq!(rebuilt.code, Some(0), "{rebuilt:?}");
+    live(&mut client, "statements").await;
+    for (account, followed) in ledger.accounts.iter().zip(followed) {
+        let path = format!("/v1/wallet/accounts/{account}/statement?limit=1000&consistency=linearizable");
+        assert_eq!(without_position(good(&mut client, &path).await), without_position(followed), "{account}");
+    }
+    check_audit(data.path());
+}
+
+/// Where the view was when it was read may have moved on.
+fn without_position(mut statement: Value) -> Value {
+    statement.as_object_mut().expect("an object").remove("position");
+    statement
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_are_listed_dropped_and_created_again_and_that_survives_a_restart() {
+    let data = tempdir().expect("a temporary folder");
+    let host = start(data.path(), 1).await;
+    let listed = command(&host, &["list"]);
+    assert_eq!(listed.code, Some(0), "{listed:?}");
+    assert!(VIEWS.iter().all(|view| listed.stdout.contains(view)), "{}", listed.stdout);
+    let dropped = command(&host, &["drop", "double_charges"]);
+    assert!(dropped.code == Some(0) && !dropped.stdout.contains("double_charges"), "{dropped:?}");
+    assert!(host.terminate().await.success());
+
+    let data_start = Start { has_views: true, ..Start::on(data.path()) };
+    let host = Host::start_with(&data_start).await.expect("the host starts");
+    let mut client = host.client();
+    live(&mut client, "statements").await;
+    assert_eq!(page(&mut client, "double_charges").await["code"], "unknown_view", "it does not come back by itself");
+    let again = command(&host, &["drop", "double_charges"]);
+    assert!(again.code == Some(2) && again.stderr.contains("there is no view"), "{again:?}");
+    let created = command(&host, &["create", "double_charges"]);
+    assert_eq!(created.code, Some(0), "{created:?}");
+    live(&mut client, "double_charges").await;
+    let twice = command(&host, &["create", "double_charges"]);
+    assert!(twice.code == Some(2) && twice.stderr.contains("rebuild it"), "{twice:?}");
+    let module = concat!(env!("CARGO_MANIFEST_DIR"), "/../modules/releases/wallet-1.1.0.wasm");
+    let module = command(&host, &["create", module]);
+    assert!(module.code == Some(2) && module.stderr.contains("no view"), "{module:?}");
+    let view = concat!(env!("CARGO_MANIFEST_DIR"), "/../modules/releases/statements-1.0.0.wasm");
+    let staged = cli(["module", "stage", view, "--url", &url(&host)]);
+    assert!(staged.code == Some(2) && staged.stderr.contains("view create"), "{staged:?}");
+}
