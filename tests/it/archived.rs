@@ -77,6 +77,10 @@ async fn a_killed_host_goes_on_archiving_and_the_archive_says_what_its_folder_sa
     }
     let host = Host::start_with(&start).await.expect("the host starts");
     until_archived(&host).await;
+    let url = format!("http://{}", host.address());
+    let taken = cli(["snapshot", "take", "--url", &url]);
+    assert_eq!(taken.code, Some(0), "{taken:?}");
+    within(PATIENCE, "the snapshots are archived", async || (snapshots(&archive) == 2).then_some(())).await;
     assert!(host.terminate().await.success());
     let audit =
         |command: &[&str], data: &Path| cli([&["audit"], command, &["--data", argument(data), "--json"]].concat());
@@ -93,11 +97,22 @@ async fn a_killed_host_goes_on_archiving_and_the_archive_says_what_its_folder_sa
     tampered(&archive);
 }
 
+/// How many canonical snapshots of the wallet's partitions there are.
+fn snapshots(archive: &Path) -> usize {
+    let of = |partition: &str| {
+        let listed = std::fs::read_dir(archive.join("wallet").join(partition)).expect("it is a folder");
+        let names = listed.map(|file| file.expect("it can be listed").file_name().into_string().expect("a plain name"));
+        names.filter(|name| name.ends_with(".snapshot")).count()
+    };
+    of("0") + of("1")
+}
+
 /// A byte of one object.
 fn tampered(archive: &Path) {
     let partition = archive.join("wallet").join("0");
-    let segment = std::fs::read_dir(&partition).expect("it is a folder").next().expect("it is not empty");
-    let path = segment.expect("it can be listed").path();
+    let mut files =
+        std::fs::read_dir(&partition).expect("it is a folder").map(|file| file.expect("it is listed").path());
+    let path = files.find(|path| path.extension().is_some_and(|ending| ending == "journal")).expect("there is one");
     let mut bytes = std::fs::read(&path).expect("it can be read");
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;

@@ -37,6 +37,11 @@ impl Archive {
                     on_bytes(self.fetch(&machine, partition, &name.to_string(), &within).await?);
                 }
             }
+            for name in self.snapshots(&machine, partition).await? {
+                if local.is_none() && !within.join(&name).is_file() {
+                    on_bytes(self.fetch(&machine, partition, &name, &within).await?);
+                }
+            }
             let files = names.iter().map(|name| facts(&within, name)).collect::<Result<_, _>>()?;
             manifest.partitions.push(PartitionFacts { machine, partition, files });
         }

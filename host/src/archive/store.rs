@@ -4,6 +4,7 @@
 //! <url>/archive.json                                         whose it is, written once
 //!       modules/<ModuleId>.wasm
 //!       <machine>/<partition>/<first>-<last>-<hash>.journal
+//!                             <index>[-<day>]-<hash>.snapshot
 //!       _uploading/<machine>/<partition>/…                   what nobody has read back yet
 //! ```
 //! In: files that are the same from every replica, named by their hash. Out: the same files, or a folder that an audit reads as it reads an
@@ -34,6 +35,7 @@ pub const OWNER: &str = "archive.json";
 const MODULES: &str = "modules";
 /// No name of a machine.
 const UPLOADING: &str = "_uploading";
+const SNAPSHOT: &str = ".snapshot";
 const FORMAT: u32 = 1;
 /// How long one request may take; it is repeated until [`ARCHIVE_PATIENCE`] is over.
 const CLIENT: [(ClientConfigKey, &str); 2] =
@@ -197,6 +199,17 @@ impl Archive {
         let mut found: Vec<SegmentName> = names.iter().filter_map(|name| SegmentName::parse(name)).collect();
         found.sort();
         Ok(found)
+    }
+
+    /// Names of the canonical snapshots of a partition, in order.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub async fn snapshots(&self, machine: &str, partition: PartitionId) -> Result<Vec<String>, ArchiveError> {
+        let mut names = self.names(&self.of(machine, partition)).await?;
+        names.retain(|name| name.ends_with(SNAPSHOT));
+        names.sort();
+        Ok(names)
     }
 
     async fn names(&self, folder: &Path) -> Result<Vec<String>, ArchiveError> {

@@ -9,6 +9,7 @@
 //! its leader propose a tick. It does not know what is in a file.
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -234,6 +235,11 @@ impl Partition {
     }
 
     /// The canonical snapshots of the partition on this node, oldest first.
+    /// The file of one of [`Self::canonical_snapshots`].
+    pub fn canonical_file(&self, listed: &Listed) -> PathBuf {
+        self.parts.canonical.folder.path().join(&listed.name)
+    }
+
     pub fn canonical_snapshots(&self) -> Vec<Listed> {
         self.parts.canonical.folder.list()
     }

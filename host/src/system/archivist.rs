@@ -1,12 +1,13 @@
 //! The archivist: what is committed goes into the archive, and nothing that is not there is released.
 //!
 //! ```text
-//! every round, each partition led here: tail ─▶ journal segments ─▶ archive; the modules that decided them first
+//! every round, each partition led here: tail ─▶ journal segments ─▶ archive; the modules that decided them first, snapshots behind
 //!              each partition followed: what does the archive list? (retention asks how far it goes)
 //! ```
 //! In: an archive. Out: the same files in it whoever leads, and how far each partition is kept. A failure is logged, counted and tried again;
 //! it holds up nobody but retention. It keeps no place of its own: what the archive lists is where it goes on.
 
+use std::collections::btree_map;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +56,8 @@ struct Archivist {
     archive: Archive,
     cluster: ClusterId,
     uploads: BTreeMap<GroupName, Upload>,
+    /// Names of the snapshots that are in the archive, of partitions that were archived from here.
+    snapshots: BTreeMap<GroupName, BTreeSet<String>>,
     /// Modules that are in the archive.
     modules: BTreeSet<ModuleId>,
 }
@@ -88,7 +91,14 @@ async fn round(host: &Arc<Host>, archive: &Archive, slot: &mut Option<Archivist>
             let modules = archive.modules().await?.into_iter().collect();
             tracing::info!(url = archive.url(), "archiving");
             let archive = archive.clone();
-            slot.insert(Archivist { host: host.clone(), archive, cluster, uploads: BTreeMap::new(), modules })
+            slot.insert(Archivist {
+                host: host.clone(),
+                archive,
+                cluster,
+                uploads: BTreeMap::new(),
+                snapshots: BTreeMap::new(),
+                modules,
+            })
         }
     };
     let mut failed = None;
@@ -126,8 +136,34 @@ impl Archivist {
             }
         };
         self.go(&mut upload, group, partition).await?;
+        self.keep_snapshots(group, upload.last(), partition).await?;
         self.say(group, upload.last(), partition)?;
         self.uploads.insert(group.clone(), upload);
+        Ok(())
+    }
+
+    /// Those that the archived journal can prove.
+    async fn keep_snapshots(
+        &mut self,
+        group: &GroupName,
+        last: JournalIndex,
+        partition: &Partition,
+    ) -> Result<(), Hindrance> {
+        let kept = match self.snapshots.entry(group.clone()) {
+            btree_map::Entry::Occupied(kept) => kept.into_mut(),
+            btree_map::Entry::Vacant(none) => {
+                let names = self.archive.snapshots(&group.machine, group.partition).await?;
+                none.insert(names.into_iter().collect())
+            }
+        };
+        for listed in partition.canonical_snapshots() {
+            if listed.facts.journal.index <= last && !kept.contains(&listed.name) {
+                let file = partition.canonical_file(&listed);
+                let bytes = self.archive.keep(&group.machine, group.partition, &file).await?;
+                metrics::counter!("statehouse_archive_bytes_total").increment(bytes);
+                kept.insert(listed.name);
+            }
+        }
         Ok(())
     }
 

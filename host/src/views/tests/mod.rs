@@ -228,6 +228,7 @@ impl Stage {
             http: None,
             log_keep_bytes: None,
             archive: None,
+            snapshot_every_bytes: None,
         });
         let node = node.await.expect("the node starts");
         let machine = node.router().find_machine("wallet").expect("it was created");
