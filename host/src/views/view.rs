@@ -148,6 +148,9 @@ impl View {
             tracing::debug!(%error, "a view runs with the priority of everything else");
         }
         self.note(self.open_serving());
+        let serving = self.serving().map(|serving| name_of(serving.logic.id(), serving.number));
+        let wanted = self.wanted.lock().clone();
+        self.delete_others(&[serving, Some(name_of(wanted.logic.id(), wanted.build))]);
         while !self.is_stopped() {
             let is_prepared = self.prepare();
             let is_ready = is_prepared.is_ok();
