@@ -116,6 +116,11 @@ impl Recovered {
         let (_, membership) = split_consensus(&meta.consensus);
         Self { applied: Some(applied_of(&meta)), membership, journal: journal_of(&meta) }
     }
+
+    fn progress(&self) -> Progress {
+        let log_index = self.applied.map_or(LogIndex(0), |applied| applied.index);
+        Progress { log_index, journal: self.journal }
+    }
 }
 
 /// Where the journal of a state stands.
@@ -149,13 +154,9 @@ impl Partition {
         let recovered = Recovered::of(store.meta_written(), genesis);
         backfill_ids(&log, &ids, &recovered)?;
         let snapshots = open_snapshots(&options.folder, stream, &log, &store, &ids)?;
-        let logic = match recovered.journal.module {
-            ModuleId::ZERO => None,
-            id => Some(load(&options.modules, id).await?),
-        };
+        let logic = load_active(&options.modules, recovered.journal.module).await?;
         let canonical = open_canonical(&options)?;
-        let log_index = recovered.applied.map_or(LogIndex(0), |applied| applied.index);
-        let board = Board::new(Progress { log_index, journal: recovered.journal }, Panics::open(&options.folder));
+        let board = Board::new(recovered.progress(), Panics::open(&options.folder));
         let (mailbox, messages) = std::sync::mpsc::channel();
         let executor = Executor {
             partition: options.partition,
@@ -210,8 +211,7 @@ impl Partition {
         }
         drop(mailbox.send(Message::Started(group.clone())));
         follow(&group, &log, &store, &mailbox);
-        let (id, peers, modules) = (options.partition, options.peers, options.modules);
-        let past = options.past;
+        let (id, peers, modules, past) = (options.partition, options.peers, options.modules, options.past);
         let parts =
             Parts { id, mailbox, board, group, peers, modules, log, store, ids, snapshots, canonical, genesis, past };
         Ok(Arc::new(Self::new(parts, thread)))
@@ -262,6 +262,10 @@ fn open_snapshots(
         }
     }
     Ok(Arc::new(snapshots))
+}
+
+async fn load_active(modules: &Arc<dyn Modules>, id: ModuleId) -> Result<Option<Arc<dyn Logic>>, PartitionError> {
+    Ok(if id == ModuleId::ZERO { None } else { Some(load(modules, id).await?) })
 }
 
 /// A module may have to come from another node, and is compiled: not on a thread of the runtime.

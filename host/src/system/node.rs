@@ -191,14 +191,7 @@ impl Node {
             stopping: CancellationToken::new(),
             folder,
         });
-        tokio::spawn(in_transit::run(host.clone()));
-        if let (Some(archive), Some(options)) = (&host.opening.archive, options.archive) {
-            tokio::spawn(archivist::run(host.clone(), archive.clone(), options.every));
-        }
-        tokio::spawn(viewing::run(host.clone()));
-        if let Some(keep_bytes) = options.log_keep_bytes {
-            tokio::spawn(retention::run(host.clone(), keep_bytes));
-        }
+        spawn_tasks(&host, options.archive);
         match peer {
             None => {
                 open_alone(&host).await?;
@@ -262,6 +255,18 @@ impl Node {
         }
         self.host.seen.flush()?;
         result
+    }
+}
+
+/// What goes on beside serving, whether the node has peers or not.
+fn spawn_tasks(host: &Arc<Host>, archive: Option<ArchiveOptions>) {
+    tokio::spawn(in_transit::run(host.clone()));
+    if let (Some(archive), Some(options)) = (&host.opening.archive, archive) {
+        tokio::spawn(archivist::run(host.clone(), archive.clone(), options.every));
+    }
+    tokio::spawn(viewing::run(host.clone()));
+    if let Some(keep_bytes) = host.opening.log_keep_bytes {
+        tokio::spawn(retention::run(host.clone(), keep_bytes));
     }
 }
 

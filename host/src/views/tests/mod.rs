@@ -227,8 +227,8 @@ impl Stage {
             hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
             http: None,
             log_keep_bytes: None,
-            archive: None,
             snapshot_every_bytes: None,
+            archive: None,
         });
         let node = node.await.expect("the node starts");
         let machine = node.router().find_machine("wallet").expect("it was created");
