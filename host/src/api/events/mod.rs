@@ -307,8 +307,8 @@ fn refused(error: PartitionError) -> Problem {
         PartitionError::Released { first, position } => {
             let from = position.map_or_else(String::new, |position| format!(" ({position})"));
             let detail = format!(
-                "the journal of this node begins with entry {first}{from}: what you ask for was released; ask another node, which may have kept \
-                 more, or build what you need from a snapshot or a query and read on from `after=now`"
+                "the journal of this node begins with entry {first}{from}: what you ask for was released here, and is in no archive that this node \
+                 has; ask another node, which may have kept more, or build what you need from a snapshot or a query and read on from `after=now`"
             );
             Problem::new(Code::HistoryReleased, detail)
         }
