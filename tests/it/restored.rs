@@ -71,7 +71,7 @@ async fn ready(client: &mut Client) {
 async fn settled(client: &mut Client, ledger: &Ledger) {
     eventually("what was under way is over", async || {
         let listed = client.get("/v1/wallet/commands?state=in_flight").await.ok().filter(|page| page.status == 200)?;
-        listed.json().as_array().is_some_and(Vec::is_empty).then_some(())
+        listed.json()["items"].as_array().is_some_and(Vec::is_empty).then_some(())
     })
     .await;
     let mut sum = wallet::balance(client, wallet::BANK).await;
