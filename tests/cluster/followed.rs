@@ -92,7 +92,7 @@ async fn follow(mut follower: Follower, number: usize, ended: watch::Receiver<Op
             // The node is down, or has ended the stream.
             None => hold(Duration::from_millis(20)).await,
         }
-        if messages % LEAVE_EVERY == 0 {
+        if messages.is_multiple_of(LEAVE_EVERY) {
             messages += 1;
             follower.leave();
         }

@@ -86,7 +86,7 @@ impl SnapshotFolder {
                 Err(error) => tracing::error!(path = %file.display(), %error, "a canonical snapshot is not listed"),
             }
         }
-        files.sort_by(|one, other| order(one).cmp(&order(other)));
+        files.sort_by_key(order);
         Ok(Self { path, files: Mutex::new(files) })
     }
 
@@ -127,7 +127,7 @@ impl SnapshotFolder {
         if self.find(due).is_none() {
             let mut files = self.files.lock();
             files.push(listed.clone());
-            files.sort_by(|one, other| order(one).cmp(&order(other)));
+            files.sort_by_key(order);
         }
         let folder = self.due_folder(due);
         // Under a name that nobody takes for a kept state, for it goes file by file.

@@ -36,7 +36,9 @@ fn write(folder: &Path, rows: &[(Vec<u8>, Vec<u8>)], days: Option<Days>) -> List
     writer.finish().expect("a temporary folder can be written")
 }
 
-fn read(file: &Path) -> Result<Vec<(Vec<u8>, Vec<u8>)>, CanonicalError> {
+type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
+fn read(file: &Path) -> Result<Rows, CanonicalError> {
     let mut rows = Vec::new();
     SnapshotFile::open(file)?.visit(|key, row| rows.push((key.to_vec(), row.to_vec())))?;
     Ok(rows)
