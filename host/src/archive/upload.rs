@@ -31,6 +31,8 @@ pub struct Upload {
     sealed: (JournalIndex, Head),
     /// The segment behind it, as far as it was kept.
     open: Option<SegmentName>,
+    /// The last entry that is kept, and the head after it.
+    end: (JournalIndex, Head),
 }
 
 /// What one go has brought.
@@ -61,7 +63,15 @@ impl Upload {
         let (machine, partition) = (stream.machine.clone(), stream.partition);
         archive.clear(&machine, partition).await?;
         let names = chain(&machine, partition, archive.segments(&machine, partition).await?)?;
-        let mut upload = Self { archive, stream, boundary, spool, sealed: (JournalIndex(0), genesis), open: None };
+        let mut upload = Self {
+            archive,
+            stream,
+            boundary,
+            spool,
+            sealed: (JournalIndex(0), genesis),
+            open: None,
+            end: (JournalIndex(0), genesis),
+        };
         for name in names.into_iter().rev() {
             upload.archive.fetch(&machine, partition, &name.to_string(), &upload.spool).await?;
             let last = facts(&upload.spool, &name)?;
@@ -78,6 +88,7 @@ impl Upload {
                 }
                 Err(error) => return Err(error),
             }
+            upload.end = (last.last, last.head);
             break;
         }
         Ok(upload)
@@ -102,7 +113,12 @@ impl Upload {
 
     /// The last entry that is kept, in a segment that is sealed or in one that is not; 0 when none is.
     pub fn last(&self) -> JournalIndex {
-        self.open.as_ref().map_or(self.sealed.0, |open| open.last)
+        self.end.0
+    }
+
+    /// The head after [`Self::last`], which is this journal's unless two were archived to one place.
+    pub fn head(&self) -> Head {
+        self.end.1
     }
 
     /// After which entry [`Self::go`] wants to go on, and the head there.
@@ -150,6 +166,9 @@ impl Go<'_> {
         let Some(file) = self.writer.push(entry)?.cloned() else { return Ok(()) };
         self.upload.keep(&file, &mut self.kept).await?;
         self.upload.sealed = (file.last, file.head);
+        if self.upload.end.0 < file.last {
+            self.upload.end = (file.last, file.head);
+        }
         self.upload.replace_open(None).await
     }
 
@@ -167,6 +186,7 @@ impl Go<'_> {
                 tokio::fs::remove_file(&path).await.map_err(ArchiveError::io(&path))?;
             } else {
                 upload.keep(&file, &mut kept).await?;
+                upload.end = (file.last, file.head);
                 upload.replace_open(SegmentName::parse(&file.name)).await?;
             }
         }

@@ -47,6 +47,10 @@ enum Hindrance {
     Archive(#[from] ArchiveError),
     #[error("{0}; the archive ends with entry {1}")]
     Partition(PartitionError, JournalIndex),
+    #[error(
+        "entry {0} of the archive is of another history: this cluster was restored to an earlier moment; archive to another URL"
+    )]
+    Fork(JournalIndex),
     #[error("module {0} is not on this node: {1}")]
     Module(ModuleId, String),
 }
@@ -170,10 +174,17 @@ impl Archivist {
     /// From where the archive's sealed part ends to what is applied now.
     async fn go(&mut self, upload: &mut Upload, group: &GroupName, partition: &Partition) -> Result<(), Hindrance> {
         let (end, last) = (partition.progress().journal.index, upload.last());
+        let hindered = |error| Hindrance::Partition(error, last);
+        if last <= end && JournalIndex(0) < last && self.host.archived.lock().get(group).is_none() {
+            // A cluster that was restored to an earlier moment goes on otherwise than what was archived behind that.
+            let own = partition.head_at(last).map_err(hindered)?;
+            if own.is_some_and(|own| own != upload.head()) {
+                return Err(Hindrance::Fork(last));
+            }
+        }
         if end <= last {
             return Ok(());
         }
-        let hindered = |error| Hindrance::Partition(error, last);
         let (index, head) = upload.sealed();
         let start = if index == JournalIndex(0) {
             Start::Genesis
