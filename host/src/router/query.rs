@@ -109,15 +109,19 @@ impl Machine {
         let further = self.partition_ids().filter(|other| others == Others::All && *other != partition.id());
         let further: Vec<Arc<Partition>> =
             further.map(|other| self.replica(other)).collect::<Result<_, _>>().map_err(QueryError::Unavailable)?;
-        if request.at.is_some() {
+        if let Some(moment) = request.at {
             let past = self.rewind(partition, request).await?;
             let logic = past.logic.clone().unwrap_or_else(|| logic.clone());
             // A module of that time may not have the query yet.
             find_query(logic.as_ref(), &declared.name)?;
             let mut rows = vec![past.rows];
+            // All entries up to one time are a consistent cut, whatever the partition.
+            let time = match moment {
+                Moment::Time(time) => time,
+                Moment::Position(_) => past.journal.time,
+            };
             for other in &further {
-                // All entries up to one time are a consistent cut, whatever the partition.
-                let request = QueryRequest { at: Some(Moment::Time(past.journal.time)), ..request.clone() };
+                let request = QueryRequest { at: Some(Moment::Time(time)), ..request.clone() };
                 rows.push(self.rewind(other, &request).await?.rows);
             }
             return run_query(
