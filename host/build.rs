@@ -1,19 +1,20 @@
 //! Embeds what `statehouse module new` writes, and compiles the protocol between nodes.
 //!
-//! Out come `embedded_sources.rs`, one list of (path in the checkout, text) of the SDK and the module `counter`, and
+//! Out come `embedded_sources.rs`, one list of (path in the checkout, text) of the SDK and of the templates, and
 //! `statehouse.peer.v1.rs`, the messages and service of `proto/peer.proto`. It needs no `protoc`, and knows nothing of what is in them.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
-const FOLDERS: [&str; 6] = [
+const FOLDERS: [&str; 7] = [
     "guest-sdk/src",
     "guest-sdk/abi/src",
     "guest-sdk/macros/src",
     "guest-sdk/projection/src",
     "guest-sdk/testkit/src",
     "modules/counter",
+    "modules/double_charges",
 ];
 const FILES: [&str; 6] = [
     "Cargo.toml",

@@ -20,6 +20,7 @@ use crate::machine::entry::{Entry, EntryKind};
 use crate::partition::tail::{Start, Tail};
 use crate::partition::{Partition, PartitionError};
 use crate::peer::GroupName;
+use crate::system::cluster::Cluster;
 use crate::system::host::Host;
 
 /// Below the node's data; what is in it can be made again.
@@ -124,6 +125,18 @@ async fn round(host: &Arc<Host>, archive: &Archive, slot: &mut Option<Archivist>
     match failed {
         Some(Hindrance::Archive(error)) => Err(error),
         _ => Ok(()),
+    }
+}
+
+impl Cluster {
+    /// Whether all that is applied on this node is in its archive, as of the archivist's last round.
+    pub fn is_archived(&self) -> bool {
+        let archived = self.host().archived.lock().clone();
+        let mut replicas = self.host().replicas().into_iter();
+        replicas.all(|(group, partition)| {
+            let journal = partition.progress().journal;
+            journal.index == JournalIndex(0) || archived.get(&group).is_some_and(|time| journal.time <= *time)
+        })
     }
 }
 

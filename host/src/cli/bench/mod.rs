@@ -3,6 +3,7 @@
 //! Numbers are printed, never asserted. It knows nothing of how the parts it measures work.
 
 pub mod guest;
+mod archive;
 mod http;
 mod events;
 mod served;
@@ -47,6 +48,8 @@ pub enum BenchArgs {
     Events(events::EventsArgs),
     /// By how much views lag under full load, and how long statements take
     Views(views::ViewsArgs),
+    /// How fast journals come into an archive, and back out of it
+    Archive(archive::ArchiveArgs),
     /// Three processes: transfers over HTTP, idle CPU, a killed leader, a rolling restart
     Cluster(cluster::ClusterArgs),
 }
@@ -59,6 +62,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         BenchArgs::Http(args) => http::run(args),
         BenchArgs::Events(args) => events::run(args),
         BenchArgs::Views(args) => views::run(args),
+        BenchArgs::Archive(args) => archive::run(args),
         BenchArgs::Cluster(args) => cluster::run(args),
     }
 }

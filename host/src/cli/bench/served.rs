@@ -19,7 +19,7 @@ use crate::config::LimitsConfig;
 use crate::ids::NodeId;
 use crate::limits;
 use crate::log::RealDisk;
-use crate::system::{MachineSpec, ModuleSource, Node, NodeOptions};
+use crate::system::{ArchiveOptions, MachineSpec, ModuleSource, Node, NodeOptions};
 
 pub struct Served {
     pub node: Node,
@@ -31,6 +31,16 @@ pub struct Served {
 
 impl Served {
     pub async fn start(folder: &Path, partitions: u32, views: Vec<ModuleSource>) -> anyhow::Result<Self> {
+        Self::start_archiving(folder, partitions, views, None).await
+    }
+
+    /// The same node, and it archives what it has.
+    pub async fn start_archiving(
+        folder: &Path,
+        partitions: u32,
+        views: Vec<ModuleSource>,
+        archive: Option<ArchiveOptions>,
+    ) -> anyhow::Result<Self> {
         let module = ModuleSource::Embedded(WALLET);
         let wallet = MachineSpec { name: "wallet".to_owned(), module, partitions, views };
         let started = Instant::now();
@@ -43,7 +53,7 @@ impl Served {
             paranoid: false,
             log_keep_bytes: None,
             snapshot_every_bytes: None,
-            archive: None,
+            archive,
             hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
             peer: None,
             http: None,

@@ -8,10 +8,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
-use statehouse_testkit::{Wasm, play};
+use statehouse_testkit::{Wasm, play, play_view};
 
+use super::build::load;
 use super::named::Releases;
 
 /// Play scenarios against a released module or a file; code 1 if one is answered otherwise
@@ -22,6 +23,9 @@ pub(super) struct TestArgs {
     /// Text files of inputs with their expected outcomes, like those in modules/wallet/tests/scenarios
     #[arg(required = true, value_name = "SCENARIO")]
     scenarios: Vec<PathBuf>,
+    /// For a view: the module of its machine that decides the scenarios' commands, a .wasm file or a release as module@version
+    #[arg(long, value_name = "MODULE")]
+    of: Option<String>,
     /// Write what the module answers into the files
     #[arg(long)]
     update: bool,
@@ -31,10 +35,23 @@ pub(super) struct TestArgs {
 
 pub(super) fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
     let named = args.releases.read(&args.module)?;
+    let module = load(&named.wasm, &named.file)?;
+    let of = match (&args.of, module.source()) {
+        (None, None) => None,
+        (Some(of), Some(_)) => Some(args.releases.read(of)?.wasm),
+        (None, Some(machine)) => {
+            bail!(
+                "{} is a view of {machine}; name a module of it that decides: --of {machine}@VERSION, or a .wasm file",
+                args.module
+            )
+        }
+        (Some(_), None) => bail!("{} is no view, so it decides by itself: leave out --of", args.module),
+    };
     let mut code = ExitCode::SUCCESS;
     for file in &args.scenarios {
         let text = fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
-        let played = play_all(&named.wasm, &text).with_context(|| format!("{} cannot be played", file.display()))?;
+        let played = play_all(&named.wasm, of.as_deref(), &text)
+            .with_context(|| format!("{} cannot be played", file.display()))?;
         match first_difference(&text, &played) {
             None => println!("{}: {} inputs, answered as expected", file.display(), inputs(&text)),
             Some(_) if args.update => {
@@ -50,9 +67,14 @@ pub(super) fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-fn play_all(wasm: &[u8], text: &str) -> anyhow::Result<String> {
-    let wasm = Wasm::new(wasm).map_err(|error| anyhow!("{error}; `statehouse module check` says more"))?;
-    Ok(play(wasm, text)?)
+/// With `of`, which decides, as a view.
+fn play_all(wasm: &[u8], of: Option<&[u8]>, text: &str) -> anyhow::Result<String> {
+    let open = |wasm| Wasm::new(wasm).map_err(|error| anyhow!("{error}; `statehouse module check` says more"));
+    let wasm = open(wasm)?;
+    Ok(match of {
+        None => play(wasm, text)?,
+        Some(of) => play_view(open(of)?, wasm, text)?,
+    })
 }
 
 fn inputs(text: &str) -> usize {
@@ -115,7 +137,7 @@ mod tests {
     const TRANSFERS: &str = include_str!("../../../../modules/wallet/tests/scenarios/transfers.txt");
 
     fn check(wasm: &[u8], scenario: &str, expected: Expect) {
-        let played = play_all(wasm, scenario).expect("it plays");
+        let played = play_all(wasm, None, scenario).expect("it plays");
         let text = first_difference(scenario, &played).map(|difference| difference.text(Path::new("a.txt")));
         expected.assert_eq(&text.unwrap_or_default());
     }
@@ -140,6 +162,15 @@ mod tests {
     }
 
     #[test]
+    fn a_view_is_played_over_what_a_module_of_its_machine_decides() {
+        const SCENARIO: &str = include_str!("../../../../modules/double_charges/tests/scenarios/double_charges.txt");
+        let view = include_bytes!("../../../../modules/releases/double_charges-1.0.0.wasm");
+        let wallet = include_bytes!("../../../../modules/releases/wallet-1.1.0.wasm");
+        assert_eq!(play_all(view, Some(wallet), SCENARIO).expect("it plays"), SCENARIO);
+        assert!(play_all(view, None, SCENARIO).is_err());
+    }
+
+    #[test]
     fn what_is_missing_or_too_much_is_a_difference() {
         let text = |expected, found| {
             first_difference(expected, found).map(|difference| difference.text(Path::new("a.txt"))).unwrap_or_default()
@@ -155,7 +186,7 @@ mod tests {
     #[test]
     fn what_is_no_module_or_no_scenario_is_refused_with_words() {
         let wallet = include_bytes!("../../../../modules/releases/wallet-1.1.0.wasm");
-        let error = |wasm: &[u8], text| play_all(wasm, text).expect_err("it cannot be played").to_string();
+        let error = |wasm: &[u8], text| play_all(wasm, None, text).expect_err("it cannot be played").to_string();
         assert!(error(b"no wasm", "").contains("statehouse module check"));
         assert!(error(wallet, "> {\"what\": 1}\n").contains("is no input of a scenario"));
         assert!(error(wallet, "> nonsense\n").contains("> nonsense"));

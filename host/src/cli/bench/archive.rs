@@ -1,0 +1,112 @@
+//! `bench archive`: how fast a node brings its journals and its snapshots into an archive, and how fast they come back.
+//!
+//! The journals are made first, by transfers; then the node starts anew with an archive that has nothing. Every object is uploaded, read
+//! back, hashed and renamed, so its bytes go over the way at least twice.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use clap::Args;
+
+use super::Folder;
+use super::load::{Load, Work};
+use super::served::Served;
+use super::wallet::{Accounts, Mix, open_accounts};
+use crate::archive::Archive;
+use crate::cli::output::{print, table};
+use crate::system::ArchiveOptions;
+
+/// How often it is asked whether all is archived.
+const LOOK: Duration = Duration::from_millis(20);
+/// The archive does not get on if it takes longer.
+const ARCHIVED_MAX: Duration = Duration::from_secs(3600);
+/// Commands of each request that makes the journals.
+const BATCH: u32 = 8189;
+
+#[derive(Args)]
+pub struct ArchiveArgs {
+    /// Where to: a folder, or s3://bucket/prefix that has nothing yet; a temporary folder without it
+    #[arg(long)]
+    url: Option<String>,
+    /// Accounts that exist
+    #[arg(long, default_value_t = 10_000)]
+    accounts: u32,
+    /// Seconds of transfers that make the journals
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+    /// Into how many partitions the wallet is split
+    #[arg(long, default_value_t = 1)]
+    partitions: u32,
+    /// Folder for the node's data; a temporary one without it
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+pub fn run(args: ArchiveArgs) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(measure(args))
+}
+
+async fn measure(args: ArchiveArgs) -> anyhow::Result<ExitCode> {
+    let folder = Folder::new(args.dir.clone())?;
+    let transfers = make_journals(&args, &folder).await?;
+    let url = args.url.unwrap_or_else(|| folder.path().join("archive").display().to_string());
+    let archive = Archive::open(&url)?;
+    ensure!(archive.owner().await?.is_none(), "{url} has a history already; name one that has none");
+
+    let options = ArchiveOptions { url: url.clone(), every: LOOK };
+    let served = Served::start_archiving(folder.path(), args.partitions, Vec::new(), Some(options)).await?;
+    let (started, cluster) = (Instant::now(), served.node.cluster());
+    while !cluster.is_archived() {
+        ensure!(started.elapsed() < ARCHIVED_MAX, "the archive does not get on; the log says why");
+        tokio::time::sleep(LOOK).await;
+    }
+    let uploading = started.elapsed();
+    served.end().await?;
+
+    let fetched = AtomicU64::new(0);
+    let on_bytes = |bytes| {
+        fetched.fetch_add(bytes, Ordering::Relaxed);
+    };
+    let started = Instant::now();
+    let mirror = archive.mirror(&folder.path().join("fetched"), &on_bytes).await?;
+    let fetching = started.elapsed();
+    let files = mirror.manifest.partitions.iter().flat_map(|partition| &partition.files);
+    let (count, bytes) = files.fold((0_u64, 0), |(count, bytes), file| (count + 1, bytes + file.bytes));
+
+    let mut rows = table(&["way", "segments", "MB", "s", "MB/s", "transfers/s"]);
+    let mut row = |way: &str, bytes: u64, took: Duration| {
+        let (megabytes, seconds) = (bytes as f64 / 1e6, took.as_secs_f64());
+        let rates = (megabytes / seconds, transfers as f64 / seconds);
+        rows.add_row([
+            way.to_owned(),
+            count.to_string(),
+            format!("{megabytes:.1}"),
+            format!("{seconds:.2}"),
+            format!("{:.1}", rates.0),
+            format!("{:.0}", rates.1),
+        ]);
+    };
+    row("in", bytes, uploading);
+    if archive.folder().is_none() {
+        row("out", fetched.into_inner(), fetching);
+    }
+    print(&format!("{rows}\n{transfers} transfers on {} partitions, archived at {url}\n", args.partitions))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How many transfers they have.
+async fn make_journals(args: &ArchiveArgs, folder: &Folder) -> anyhow::Result<u64> {
+    let served = Served::start(folder.path(), args.partitions, Vec::new()).await?;
+    open_accounts(served.address, 0..args.accounts).await?;
+    let accounts = Arc::new(Accounts::new(args.accounts, args.partitions, Mix::default())?);
+    let addresses = [served.address];
+    let load = Load { addresses: &addresses, accounts: &accounts, seconds: args.seconds };
+    let rate = load.run(2, Work::Batch(BATCH)).await?;
+    served.end().await?;
+    Ok(rate.transfers)
+}
