@@ -27,6 +27,9 @@ bench: build ## figures, beside the fixed ones of other systems
 	$(CLI) bench log
 	$(CLI) bench ids
 	$(CLI) bench http
+	$(CLI) bench events
+	$(CLI) bench views
+	$(CLI) bench archive
 	$(CLI) bench cluster
 
 build: setup

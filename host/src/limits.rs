@@ -131,6 +131,10 @@ pub const SEGMENT_BYTES_MIN: u64 = 4 << 20;
 pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// Parts in which a file goes to an object store, which takes none below 5 MiB.
 pub const ARCHIVE_PART_BYTES: usize = 8 << 20;
+/// How long a replica is waited for that may only be a little behind, before its leader is asked how far the journal goes at all.
+pub const REPLICA_LAG_USUAL: Duration = Duration::from_millis(250);
+/// Stores of the S3 kind copy no object larger than that in one request, and renaming is copying.
+pub const ARCHIVE_COPY_BYTES_MAX: u64 = 5 << 30;
 /// How long an archive may take to answer before an upload is begun anew.
 pub const ARCHIVE_PATIENCE: Duration = Duration::from_secs(60);
 /// What a journal segment is cut to on average: some minutes of a busy partition, and a size that object stores like.

@@ -31,11 +31,11 @@ async fn metric(client: &mut Client, name: &str) -> Vec<f64> {
     of_name.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect()
 }
 
-/// Until everything that is recorded now is in the archive: of `system` and of the wallet's two partitions.
-async fn until_archived(host: &Host) {
+/// Until everything that is recorded now is in the archive: of `system` and of the wallet's partitions.
+pub async fn until_archived(host: &Host, partitions: usize) {
     within(PATIENCE, "everything is archived", async || {
         let lags = metric(&mut host.client(), "statehouse_archive_lag_entries{").await;
-        (lags.len() == 3 && lags.iter().all(|lag| *lag == 0.0)).then_some(())
+        (lags.len() == partitions + 1 && lags.iter().all(|lag| *lag == 0.0)).then_some(())
     })
     .await;
 }
@@ -69,14 +69,14 @@ async fn a_killed_host_goes_on_archiving_and_the_archive_says_what_its_folder_sa
         }
         wallet::deposit(&mut client, "account-1", 5).await;
         if round == 1 {
-            until_archived(&host).await;
+            until_archived(&host, 2).await;
             let report = cli(["audit", "verify", "--data", argument(&archive), "--json"]);
             verified(&report);
         }
         host.kill();
     }
     let host = Host::start_with(&start).await.expect("the host starts");
-    until_archived(&host).await;
+    until_archived(&host, 2).await;
     let url = format!("http://{}", host.address());
     let taken = cli(["snapshot", "take", "--url", &url]);
     assert_eq!(taken.code, Some(0), "{taken:?}");
@@ -132,7 +132,7 @@ async fn history_reaches_an_object_store_through_a_bad_line_and_is_audited_there
     let host = host.expect("the host starts");
     let mut client = host.client();
     make_history(&mut client).await;
-    until_archived(&host).await;
+    until_archived(&host, 2).await;
     for link in [Link::Cut, Link::RepliesLost, Link::Delay(Duration::from_millis(300))] {
         way.set(link);
         // Nobody who moves money notices.
@@ -145,7 +145,7 @@ async fn history_reaches_an_object_store_through_a_bad_line_and_is_audited_there
             .await;
         }
         way.set(if matches!(link, Link::Delay(_)) { link } else { Link::Pass });
-        until_archived(&host).await;
+        until_archived(&host, 2).await;
     }
     assert!(host.terminate().await.success());
     let environment = s3::environment(store.address());

@@ -153,6 +153,8 @@ async fn a_cursor_that_says_nothing_here_is_refused_with_what_to_do() {
         (format!("?after={other}"), None, 410, "position_gone", "after=start"),
         (String::new(), Some(other.as_str()), 410, "position_gone", "after=start"),
         ("?after=9.0.0~00000000".to_owned(), None, 410, "position_gone", "after=start"),
+        // Of before a restore, for instance: as far as this cluster has never been.
+        ("?after=0.9999.0~00000000".to_owned(), None, 410, "position_gone", "after=start"),
         ("?after=yesterday".to_owned(), None, 400, "bad_parameter", "a cursor is the `id` of an event"),
         (String::new(), Some("42"), 400, "bad_header", "a cursor is the `id` of an event"),
         ("?after=start&after=now".to_owned(), None, 400, "bad_parameter", "twice"),
@@ -166,14 +168,9 @@ async fn a_cursor_that_says_nothing_here_is_refused_with_what_to_do() {
         assert_eq!((answer.status, answer.problem().as_str()), (status, code), "{query} {cursor:?}: {answer:?}");
         assert!(answer.text("detail").contains(detail), "{answer:?}");
     }
-    // What is ahead of this replica may still come; it is waited for, and not for ever.
+    // What is ahead may come meanwhile, and is another one then.
     let mut client = host.client();
     let ahead = format!("0.{}.0~00000000", index + 1);
-    let path = format!("{EVENTS}?after={ahead}");
-    let headers = vec![("statehouse-deadline", "50")];
-    let request = statehouse_tests::http::Request { method: "GET", path: &path, headers, body: Vec::new() };
-    let answer = client.send(request).await.expect("the host answers");
-    assert_eq!((answer.status, answer.problem().as_str()), (504, "read_timeout"));
     let query = format!("?after={ahead}");
     let (answer, ()) = tokio::join!(refused(&host, &query, None), wallet::open(&mut client, "carol"));
     assert_eq!((answer.status, answer.problem().as_str()), (410, "position_gone"));

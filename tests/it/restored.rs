@@ -20,6 +20,8 @@ use statehouse_tests::wallet;
 use statehouse_tests::workload::{Told, Workload};
 use tempfile::tempdir;
 
+use crate::archived::until_archived;
+
 const ACCOUNTS: usize = 8;
 const OPENING: i128 = 100_000;
 const CLIENTS: usize = 6;
@@ -202,4 +204,41 @@ async fn an_archive_that_ends_in_the_middle_is_restored_to_a_consistent_moment()
     let damaged = restore(&lost.early, &other, "7", None);
     assert!(damaged.code == Some(2) && damaged.stderr.contains("wallet/2"), "{damaged:?}");
     assert!(!other.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_of_which_nothing_was_archived_begins_anew() {
+    let folder = tempdir().expect("a temporary folder");
+    let [data, archive, restored] = ["data", "archive", "restored"].map(|name| folder.path().join(name));
+    let arguments =
+        ["--partitions", "3", "--archive", argument(&archive), "--archive-every", "1"].map(str::to_owned).to_vec();
+    let host = Host::start_with(&Start { arguments, ..Start::on(&data) }).await.expect("the host starts");
+    let ledger = Ledger::open(&mut host.client(), 8 * PARTITIONS, OPENING).await;
+    until_archived(&host, PARTITIONS).await;
+    assert!(host.terminate().await.success());
+    // As if its leader had had no way to the archive since the machine was created.
+    fs::remove_dir_all(archive.join("wallet/2")).expect("it was archived");
+    let told = restore(&archive, &restored, "7", None);
+    assert_eq!(told.code, Some(0), "{told:?}");
+    let partitions = json(&told)["partitions"].as_array().expect("a list").clone();
+    let of = |partition: u64| {
+        let found = partitions.iter().find(|it| it["machine"] == "wallet" && it["partition"] == partition);
+        found.and_then(|it| it["position"].as_str()).expect("it is restored").to_owned()
+    };
+    assert!(of(2).starts_with("2.0.0~") && !of(0).starts_with("0.0.0~"), "{partitions:?}");
+    let node = serve(folder.path(), 7, &restored, None).await;
+    let mut client = Client::to(node.address());
+    ready(&mut client).await;
+    let mut kept = 0;
+    for account in &ledger.accounts {
+        let answer = client.get(&format!("/v1/wallet/accounts/{account}")).await.expect("the node answers");
+        kept += usize::from(answer.status == 200);
+        // Where it is gone it can be opened again: every partition decides.
+        if answer.status != 200 {
+            wallet::open(&mut client, account).await;
+        }
+    }
+    assert!(0 < kept && kept < ledger.accounts.len(), "{kept} accounts were in the other partitions");
+    assert!(node.terminate().await.success());
+    check_audit(&restored);
 }

@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use statehouse_tests::hold::eventually;
 use statehouse_tests::host::{Finished, Host, Start, argument, cli};
-use statehouse_tests::http::{Answer, Client, Request};
+use statehouse_tests::http::{Answer, Client};
 use statehouse_tests::oracle::{Ledger, check_audit};
 use statehouse_tests::wallet::{self, BANK, CURRENCY};
 use statehouse_tests::workload::Workload;
@@ -115,20 +115,12 @@ async fn statements_trail_and_double_charges_are_answered_with_what_was_just_wri
         ("accounts/alice/statement?form=2026-01-01", 400, "unknown_parameter"),
         ("audit/double_charges?window=0", 400, "malformed_window"),
         ("audit/trail?at_least=0.1.0~00000000", 410, "position_gone"),
+        ("audit/trail?at_least=0.9999.0~00000000", 410, "position_gone"),
         ("audit/nothing", 404, "not_found"),
     ] {
         let answer = get(&mut client, &format!("/v1/wallet/{path}")).await;
         assert_eq!((answer.status, answer.problem().as_str()), (status, code), "{path}");
     }
-    let ahead = at.replace(&format!("0.{}", at.split('.').nth(1).expect("an index")), "0.999999");
-    let request = Request {
-        method: "GET",
-        path: &format!("/v1/wallet/audit/trail?at_least={ahead}"),
-        headers: vec![("statehouse-deadline", "50")],
-        body: Vec::new(),
-    };
-    let late = client.send(request).await.expect("an answer");
-    assert_eq!((late.status, late.problem().as_str()), (504, "read_timeout"), "the wait is bounded");
     let metrics = get(&mut client, "/metrics").await;
     let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
     assert!(metrics.contains("statehouse_view_lag_entries{machine=\"wallet\",view=\"statements\"}"), "{metrics}");

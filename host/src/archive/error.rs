@@ -1,4 +1,6 @@
 //! What can be wrong with journal segments, and where; and with the archive that keeps them.
+//!
+//! Each says what to do where there is anything; a segment's damage names file, byte and entry. It knows nothing of who reads or uploads.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,6 +30,10 @@ pub enum ArchiveError {
         "{machine}/{partition}: the archive has two segments that begin with entry {first}, {one} and {other}: two histories were archived to one place"
     )]
     Fork { machine: String, partition: PartitionId, first: JournalIndex, one: String, other: String },
+    #[error(
+        "{machine}/{partition}: entry {index} is another one in the archive {url}: this cluster was restored to an earlier moment; archive to another URL"
+    )]
+    OtherHistory { url: String, machine: String, partition: PartitionId, index: JournalIndex },
     #[error("{machine}/{partition}: {file}, at byte {offset}, entry {index}: {damage}")]
     Segment {
         machine: String,
@@ -42,6 +48,15 @@ pub enum ArchiveError {
 }
 
 impl ArchiveError {
+    /// Whether what was asked for is not there, and that alone.
+    pub fn is_absence(&self) -> bool {
+        match self {
+            Self::Store { source, .. } => matches!(source, object_store::Error::NotFound { .. }),
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
+
     pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }

@@ -9,9 +9,12 @@ use std::path::{Path, PathBuf};
 
 use super::error::ArchiveError;
 use super::folder::{FileFacts, Manifest, PartitionFacts, modules_folder, partition_folder};
-use super::segment::{SegmentName, TRAILER_SIZE};
+use super::segment::{SegmentName, TRAILER_SIZE, decode_trailer};
 use super::store::Archive;
-use crate::ids::{Digest, Head, PartitionId};
+use crate::ids::{Head, PartitionId};
+
+/// How often a partition is listed again because what was listed is gone.
+const LISTINGS_MAX: usize = 8;
 
 /// A folder with all that an archive has, and what that is.
 pub struct Mirror {
@@ -30,19 +33,16 @@ impl Archive {
         let folder = local.unwrap_or(folder).to_owned();
         let mut manifest = Manifest::new(cluster.to_string());
         for (machine, partition) in self.partitions().await? {
-            let names = chain(&machine, partition, self.segments(&machine, partition).await?)?;
             let within = partition_folder(&folder, &machine, partition);
-            for name in &names {
-                if local.is_none() && !within.join(name.to_string()).is_file() {
-                    on_bytes(self.fetch(&machine, partition, &name.to_string(), &within).await?);
+            let mut files = self.mirror_partition(&machine, partition, &within, on_bytes).await;
+            for _ in 0..LISTINGS_MAX {
+                // Something was archived meanwhile, which took the place of what was listed.
+                if !files.as_ref().is_err_and(ArchiveError::is_absence) {
+                    break;
                 }
+                files = self.mirror_partition(&machine, partition, &within, on_bytes).await;
             }
-            for name in self.snapshots(&machine, partition).await? {
-                if local.is_none() && !within.join(&name).is_file() {
-                    on_bytes(self.fetch(&machine, partition, &name, &within).await?);
-                }
-            }
-            let files = names.iter().map(|name| facts(&within, name)).collect::<Result<_, _>>()?;
+            let files = files?;
             manifest.partitions.push(PartitionFacts { machine, partition, files });
         }
         manifest.modules = self.modules().await?;
@@ -53,6 +53,24 @@ impl Archive {
             }
         }
         Ok(Mirror { folder, manifest })
+    }
+
+    async fn mirror_partition(
+        &self,
+        machine: &str,
+        partition: PartitionId,
+        within: &Path,
+        on_bytes: &dyn Fn(u64),
+    ) -> Result<Vec<FileFacts>, ArchiveError> {
+        let is_here = |name: &str| self.folder().is_some() || within.join(name).is_file();
+        let names = chain(machine, partition, self.segments(machine, partition).await?)?;
+        let segments = names.iter().map(SegmentName::to_string);
+        for name in segments.chain(self.snapshots(machine, partition).await?) {
+            if !is_here(&name) {
+                on_bytes(self.fetch(machine, partition, &name, within).await?);
+            }
+        }
+        names.iter().map(|name| facts(within, name)).collect()
     }
 }
 
@@ -75,6 +93,26 @@ pub fn chain(machine: &str, partition: PartitionId, names: Vec<SegmentName>) -> 
     Ok(chain)
 }
 
+impl Archive {
+    /// The head after the last entry of a segment, as the end of the object says.
+    ///
+    /// # Errors
+    /// The archive cannot be reached, or the object is not the one that its name says.
+    pub async fn head_after(
+        &self,
+        machine: &str,
+        partition: PartitionId,
+        name: &SegmentName,
+    ) -> Result<Head, ArchiveError> {
+        let end = self.read_end(machine, partition, &name.to_string(), TRAILER_SIZE as u64).await?;
+        let trailer = <&[u8; TRAILER_SIZE]>::try_from(&*end).ok().map(decode_trailer);
+        match trailer {
+            Some((head, hash)) if hash.to_string().starts_with(&name.hash) => Ok(head),
+            _ => Err(ArchiveError::NotKept { url: self.url().to_owned(), object: name.to_string() }),
+        }
+    }
+}
+
 /// What the end of the file says; where it has no end, it says nothing, and whoever reads it finds that out.
 pub(super) fn facts(folder: &Path, name: &SegmentName) -> Result<FileFacts, ArchiveError> {
     let path = folder.join(name.to_string());
@@ -89,7 +127,6 @@ pub(super) fn facts(folder: &Path, name: &SegmentName) -> Result<FileFacts, Arch
         Ok((bytes, trailer))
     };
     let (bytes, trailer) = read().map_err(ArchiveError::io(&path))?;
-    let part = |at: usize| *trailer[at..].first_chunk::<32>().expect("inside the trailer");
-    let (head, blake3) = (Head(part(12)), Digest(part(44)));
+    let (head, blake3) = decode_trailer(&trailer);
     Ok(FileFacts { name: name.to_string(), first: name.first, last: name.last, head, bytes, blake3 })
 }

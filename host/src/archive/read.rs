@@ -11,7 +11,9 @@ use bytes::Bytes;
 
 use super::error::{ArchiveError, SegmentDamage};
 use super::folder::{FileFacts, PartitionFacts, partition_folder};
-use super::segment::{FORMAT, HEADER_SIZE, MAGIC, SegmentHeader, Stream, TRAILER_SIZE, encode_trailer, file_name};
+use super::segment::{
+    FORMAT, HEADER_SIZE, MAGIC, SegmentHeader, SegmentName, Stream, TRAILER_SIZE, encode_trailer, file_name,
+};
 use crate::ids::{ClusterId, Head, JournalIndex};
 use crate::limits::ENTRY_BYTES_MAX;
 use crate::machine::entry::{Entry, head_after};
@@ -56,6 +58,8 @@ struct Open {
     offset: u64,
     /// The last entry must have been the last one of its segment, were it not for the end of the journal.
     is_bounded: bool,
+    /// It took the place of the file that is listed: what is listed is its beginning.
+    is_longer: bool,
 }
 
 impl SegmentsReader {
@@ -101,6 +105,14 @@ impl SegmentsReader {
         Walk { reader: self, next_file: 0, open: None, last, head, has_failed: false }
     }
 
+    /// The file that has taken the place of a listed one since: while an archive grows, its last segment is replaced by longer ones.
+    fn open_longer(&self, facts: &FileFacts) -> Option<File> {
+        let names = std::fs::read_dir(&self.folder).ok()?;
+        let names = names.filter_map(|entry| SegmentName::parse(entry.ok()?.file_name().to_str()?));
+        let longer = names.filter(|name| name.first == facts.first && facts.last < name.last).max()?;
+        File::open(self.folder.join(longer.to_string())).ok()
+    }
+
     fn error(&self, file: &str, offset: u64, index: JournalIndex, damage: SegmentDamage) -> ArchiveError {
         let (machine, partition) = (self.stream.machine.clone(), self.stream.partition);
         ArchiveError::Segment { machine, partition, file: file.to_owned(), offset, index, damage }
@@ -141,10 +153,13 @@ impl Iterator for Walk<'_> {
 impl Walk<'_> {
     fn begin(&self, facts: FileFacts) -> Result<Open, ArchiveError> {
         let fail = |damage| self.reader.error(&facts.name, 0, self.last.next(), damage);
-        let file = File::open(self.reader.folder.join(&facts.name)).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => fail(SegmentDamage::Missing),
-            _ => fail(error.into()),
-        })?;
+        let (file, is_longer) = match File::open(self.reader.folder.join(&facts.name)) {
+            Ok(file) => (file, false),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                (self.reader.open_longer(&facts).ok_or_else(|| fail(SegmentDamage::Missing))?, true)
+            }
+            Err(error) => return Err(fail(error.into())),
+        };
         let mut file = BufReader::with_capacity(BUFFER_BYTES, file);
         let mut raw = [0; HEADER_SIZE];
         read_exact(&mut file, &mut raw).map_err(fail)?;
@@ -173,13 +188,16 @@ impl Walk<'_> {
             return Err(fail(SegmentDamage::Parent { expected: self.head, found: header.parent }));
         }
         let offset = (HEADER_SIZE + name_size) as u64;
-        Ok(Open { file, facts, header, hasher, offset, is_bounded: false })
+        Ok(Open { file, facts, header, hasher, offset, is_bounded: false, is_longer })
     }
 
     /// The next entry of the open file; nothing at its end.
     fn go_on(&mut self, mut open: Open) -> Result<Option<Placed>, ArchiveError> {
         let (reader, index, offset, name) = (self.reader, self.last.next(), open.offset, open.facts.name.clone());
         let fail = |damage| reader.error(&name, offset, index, damage);
+        if open.is_longer && open.facts.last < index {
+            return if self.head == open.facts.head { Ok(None) } else { Err(fail(SegmentDamage::Listed)) };
+        }
         let mut size = [0; 4];
         open.read(&mut size).map_err(fail)?;
         let size = u32::from_le_bytes(size);

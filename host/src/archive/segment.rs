@@ -20,7 +20,7 @@
 //! Numbers are little-endian. Nothing in it depends on the node, the time of writing, Raft's terms or void entries. The name of the file is
 //! `<first>-<last>-<16 digits of the blake3>.journal`. It does not know how segments follow each other; `read.rs` does.
 
-use crate::ids::{ClusterId, Head, JournalIndex, PartitionId};
+use crate::ids::{ClusterId, Digest, Head, JournalIndex, PartitionId};
 use crate::limits::JOURNAL_SEGMENT_BYTES;
 
 pub const MAGIC: &[u8; 8] = b"shjrnl01";
@@ -108,6 +108,12 @@ pub fn encode_trailer(last: JournalIndex, head: Head) -> [u8; TRAILER_SIZE - 32]
     bytes[4..12].copy_from_slice(&last.0.to_le_bytes());
     bytes[12..44].copy_from_slice(&head.0);
     bytes
+}
+
+/// The head after the last entry, and the hash of the file.
+pub fn decode_trailer(trailer: &[u8; TRAILER_SIZE]) -> (Head, Digest) {
+    let part = |at: usize| *trailer[at..].first_chunk::<32>().expect("inside the trailer");
+    (Head(part(12)), Digest(part(44)))
 }
 
 /// The parts of a file's name; in order of the journal, and of those that begin alike the longest last.

@@ -8,18 +8,20 @@
 //!       _uploading/<machine>/<partition>/…                   what nobody has read back yet
 //! ```
 //! In: files that are the same from every replica, named by their hash. Out: the same files, or a folder that an audit reads as it reads an
-//! export. An object gets its name only after it was read back and its bytes have their hash, so that whatever is listed is whole, and
+//! export. An object gets its name only after it was read back and its bytes are those that were sent, so that whatever is listed is whole, and
 //! whatever is uploaded twice is the same. It does not know which files there are, nor who uploads them.
 
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::TryStreamExt;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    ClientConfigKey, Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig, WriteMultipart,
+    ClientConfigKey, Error as StoreError, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutPayload,
+    RetryConfig, WriteMultipart,
 };
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,7 +30,7 @@ use url::Url;
 use super::error::ArchiveError;
 use super::segment::SegmentName;
 use crate::ids::{ClusterId, ModuleId, PartitionId};
-use crate::limits::{ARCHIVE_PART_BYTES, ARCHIVE_PATIENCE};
+use crate::limits::{ARCHIVE_COPY_BYTES_MAX, ARCHIVE_PART_BYTES, ARCHIVE_PATIENCE};
 
 /// Says of a folder, or of a prefix, that it is an archive.
 pub const OWNER: &str = "archive.json";
@@ -36,6 +38,8 @@ const MODULES: &str = "modules";
 /// No name of a machine.
 const UPLOADING: &str = "_uploading";
 const SNAPSHOT: &str = ".snapshot";
+/// Of an object that has its name and was not read back yet.
+const MARK: &str = ".unread";
 const FORMAT: u32 = 1;
 /// How long one request may take; it is repeated until [`ARCHIVE_PATIENCE`] is over.
 const CLIENT: [(ClientConfigKey, &str); 2] =
@@ -50,6 +54,8 @@ pub struct Archive {
     url: String,
     /// Where it is a folder of this machine.
     folder: Option<PathBuf>,
+    /// Larger objects cannot be renamed.
+    copy_bytes_max: u64,
 }
 
 /// `archive.json`.
@@ -72,7 +78,13 @@ impl Archive {
         let parsed = Url::parse(url).ok();
         let on_disk = |folder: &FilePath| -> Result<Self, ArchiveError> {
             let (store, folder) = local(folder)?;
-            Ok(Self { store, root: Path::default(), url: url.to_owned(), folder: Some(folder) })
+            Ok(Self {
+                store,
+                root: Path::default(),
+                url: url.to_owned(),
+                folder: Some(folder),
+                copy_bytes_max: u64::MAX,
+            })
         };
         match &parsed {
             Some(parsed) if parsed.scheme() == "s3" => {
@@ -85,7 +97,8 @@ impl Archive {
                     .fold(builder, |builder, (key, value)| builder.with_config(AmazonS3ConfigKey::Client(key), value));
                 let store = builder.build().map_err(|error| wrong(error.to_string()))?;
                 let root = Path::from_url_path(parsed.path()).map_err(|error| wrong(error.to_string()))?;
-                Ok(Self { store: Arc::new(store), root, url: url.to_owned(), folder: None })
+                let copy_bytes_max = ARCHIVE_COPY_BYTES_MAX;
+                Ok(Self { store: Arc::new(store), root, url: url.to_owned(), folder: None, copy_bytes_max })
             }
             Some(parsed) if parsed.scheme() == "file" => {
                 on_disk(&parsed.to_file_path().map_err(|()| wrong("no path of this machine".to_owned()))?)
@@ -97,10 +110,10 @@ impl Archive {
         }
     }
 
-    /// Over a store of a test.
+    /// Over a store of a test that gives no other name to objects larger than this.
     #[cfg(test)]
-    pub fn over(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, root: Path::default(), url: "memory:///".to_owned(), folder: None }
+    pub fn over(store: Arc<dyn ObjectStore>, copy_bytes_max: u64) -> Self {
+        Self { store, root: Path::default(), url: "memory:///".to_owned(), folder: None, copy_bytes_max }
     }
 
     pub fn url(&self) -> &str {
@@ -195,7 +208,7 @@ impl Archive {
     /// # Errors
     /// It cannot be reached.
     pub async fn segments(&self, machine: &str, partition: PartitionId) -> Result<Vec<SegmentName>, ArchiveError> {
-        let names = self.names(&self.of(machine, partition)).await?;
+        let names = self.names_of(machine, partition).await?;
         let mut found: Vec<SegmentName> = names.iter().filter_map(|name| SegmentName::parse(name)).collect();
         found.sort();
         Ok(found)
@@ -206,9 +219,20 @@ impl Archive {
     /// # Errors
     /// It cannot be reached.
     pub async fn snapshots(&self, machine: &str, partition: PartitionId) -> Result<Vec<String>, ArchiveError> {
-        let mut names = self.names(&self.of(machine, partition)).await?;
+        let mut names = self.names_of(machine, partition).await?;
         names.retain(|name| name.ends_with(SNAPSHOT));
         names.sort();
+        Ok(names)
+    }
+
+    /// Those that were read back.
+    async fn names_of(&self, machine: &str, partition: PartitionId) -> Result<Vec<String>, ArchiveError> {
+        let mut names = self.names(&self.of(machine, partition)).await?;
+        if self.copy_bytes_max < u64::MAX {
+            // Listed behind the names: a mark that is gone was there before the name, and the object was read back since.
+            let marks = self.names(&self.uploading(machine, partition)).await?;
+            names.retain(|name| !marks.iter().any(|mark| mark.strip_suffix(MARK) == Some(name)));
+        }
         Ok(names)
     }
 
@@ -218,19 +242,30 @@ impl Archive {
         Ok(objects.iter().filter_map(|object| object.location.filename().map(str::to_owned)).collect())
     }
 
-    /// Keeps a file of a partition: reads it back, and then gives it its name.
+    /// Keeps a file of a partition: reads it back, and then gives it its name. To one larger than [`ARCHIVE_COPY_BYTES_MAX`] stores give no
+    /// other name: it has its own at once, and a mark that keeps it from being listed until it was read back.
     ///
     /// # Errors
     /// The file cannot be read; the archive cannot be reached, or does not give back what it was given. It has no name then.
     pub async fn keep(&self, machine: &str, partition: PartitionId, file: &FilePath) -> Result<u64, ArchiveError> {
         let name = file.file_name().and_then(|name| name.to_str()).expect("files of the archive have plain names");
-        let uploaded = self.uploading(machine, partition).join(name);
-        let bytes = self.upload(&uploaded, file).await?;
-        self.give_name(&uploaded, &self.of(machine, partition).join(name)).await?;
+        let path = self.of(machine, partition).join(name);
+        let bytes = tokio::fs::metadata(file).await.map_err(ArchiveError::io(file))?.len();
+        let uploading = self.uploading(machine, partition);
+        if self.copy_bytes_max < bytes {
+            let mark = uploading.join(format!("{name}{MARK}"));
+            self.store.put(&mark, PutPayload::new()).await.map_err(|error| self.failed(&mark, error))?;
+            self.upload(&path, file).await?;
+            self.delete(&mark).await?;
+        } else {
+            let uploaded = uploading.join(name);
+            self.upload(&uploaded, file).await?;
+            self.give_name(&uploaded, &path).await?;
+        }
         Ok(bytes)
     }
 
-    /// Keeps a module, and reads it back. One that is there already stays.
+    /// Keeps a module, after it was read back.
     ///
     /// # Errors
     /// As for [`Self::keep`].
@@ -255,16 +290,19 @@ impl Archive {
     pub async fn clear(&self, machine: &str, partition: PartitionId) -> Result<(), ArchiveError> {
         let folder = self.uploading(machine, partition);
         for name in self.names(&folder).await? {
+            if let Some(marked) = name.strip_suffix(MARK) {
+                self.delete(&self.of(machine, partition).join(marked)).await?;
+            }
             self.delete(&folder.clone().join(name)).await?;
         }
         Ok(())
     }
 
-    async fn upload(&self, path: &Path, file: &FilePath) -> Result<u64, ArchiveError> {
+    async fn upload(&self, path: &Path, file: &FilePath) -> Result<(), ArchiveError> {
         let mut reader = tokio::fs::File::open(file).await.map_err(ArchiveError::io(file))?;
         let upload = self.store.put_multipart(path).await.map_err(|error| self.failed(path, error))?;
         let mut upload = WriteMultipart::new_with_chunk_size(upload, ARCHIVE_PART_BYTES);
-        let (mut hasher, mut buffer, mut bytes) = (blake3::Hasher::new(), vec![0; BUFFER_BYTES], 0);
+        let (mut hasher, mut buffer) = (blake3::Hasher::new(), vec![0; BUFFER_BYTES]);
         loop {
             let read = reader.read(&mut buffer).await.map_err(ArchiveError::io(file));
             let ready = match read {
@@ -282,11 +320,9 @@ impl Archive {
             };
             hasher.update(&buffer[..size]);
             upload.write(&buffer[..size]);
-            bytes += size as u64;
         }
         upload.finish().await.map_err(|error| self.failed(path, error))?;
-        self.check(path, hasher.finalize()).await?;
-        Ok(bytes)
+        self.check(path, hasher.finalize()).await
     }
 
     /// Whether the object has the bytes that it was given.
@@ -309,6 +345,20 @@ impl Archive {
             on_chunk(&chunk);
         }
         Ok(())
+    }
+
+    /// The last bytes of a file of a partition; all of it where it is shorter.
+    pub(super) async fn read_end(
+        &self,
+        machine: &str,
+        partition: PartitionId,
+        name: &str,
+        bytes: u64,
+    ) -> Result<Bytes, ArchiveError> {
+        let path = self.of(machine, partition).join(name);
+        let end = GetOptions { range: Some(GetRange::Suffix(bytes)), ..GetOptions::default() };
+        let failed = |error| self.failed(&path, error);
+        self.store.get_opts(&path, end).await.map_err(failed)?.bytes().await.map_err(failed)
     }
 
     /// Removes a file of a partition whose entries another one has as well.

@@ -29,13 +29,24 @@ fn genesis() -> Journal {
 
 /// An activation, and then ticks.
 fn journal(count: u64) -> Vec<Entry> {
+    grow(Vec::new(), count, 1_000)
+}
+
+/// Goes on with ticks until there are so many entries; two that go on with other times are two histories.
+fn grow(mut entries: Vec<Entry>, count: u64, time: i64) -> Vec<Entry> {
     let mut journal = genesis();
-    let mut entries = Vec::new();
-    for number in 0..count {
+    let follow = |journal: &mut Journal, entry: &Entry| {
+        let Ok(Verdict::Effective(after)) = journal.judge(entry) else { panic!("it fits the journal") };
+        *journal = after;
+    };
+    for entry in &entries {
+        follow(&mut journal, entry);
+    }
+    for number in entries.len() as u64..count {
         let header = Header {
             kind: if number == 0 { EntryKind::Activate } else { EntryKind::Tick },
             index: journal.index.next(),
-            time: Micros(1_000 + number as i64),
+            time: Micros(time + number as i64),
             parent: journal.head,
             seed: [3; 32],
             planner: ModuleId([9; 32]),
@@ -44,8 +55,7 @@ fn journal(count: u64) -> Vec<Entry> {
         };
         let activation = Activation { module: ModuleId([9; 32]), schema: 1, number: 1 };
         let entry = if number == 0 { Entry::activate(header, activation) } else { Entry::tick(header) };
-        let Ok(Verdict::Effective(after)) = journal.judge(&entry) else { panic!("it fits the journal") };
-        journal = after;
+        follow(&mut journal, &entry);
         entries.push(entry);
     }
     entries

@@ -43,7 +43,8 @@ pub struct Kept {
 }
 
 impl Upload {
-    /// Finds out how far the archive has the journal whose genesis head is `genesis`.
+    /// Finds out how far the archive has the journal. Where it has nothing of it, what is uploaded begins behind the entry and the head of
+    /// `beginning`: genesis, unless that is in no log any more.
     ///
     /// # Errors
     /// The archive cannot be reached, or its last segment is not what was written; the disk.
@@ -51,7 +52,7 @@ impl Upload {
         archive: Archive,
         stream: Stream,
         boundary: Boundary,
-        genesis: Head,
+        beginning: (JournalIndex, Head),
         spool: PathBuf,
     ) -> Result<Self, ArchiveError> {
         match tokio::fs::remove_dir_all(&spool).await {
@@ -63,20 +64,12 @@ impl Upload {
         let (machine, partition) = (stream.machine.clone(), stream.partition);
         archive.clear(&machine, partition).await?;
         let names = chain(&machine, partition, archive.segments(&machine, partition).await?)?;
-        let mut upload = Self {
-            archive,
-            stream,
-            boundary,
-            spool,
-            sealed: (JournalIndex(0), genesis),
-            open: None,
-            end: (JournalIndex(0), genesis),
-        };
+        let mut upload = Self { archive, stream, boundary, spool, sealed: beginning, open: None, end: beginning };
         for name in names.into_iter().rev() {
             upload.archive.fetch(&machine, partition, &name.to_string(), &upload.spool).await?;
             let last = facts(&upload.spool, &name)?;
             let path = upload.spool.join(name.to_string());
-            let read = upload.read_back(last.clone());
+            let read = upload.read_back(last.clone()).await;
             tokio::fs::remove_file(&path).await.map_err(ArchiveError::io(&path))?;
             match read {
                 Ok((true, _)) => upload.sealed = (last.last, last.head),
@@ -95,23 +88,23 @@ impl Upload {
     }
 
     /// Whether a segment in the spool ends where every replica ends one, and where the journal stood before it.
-    fn read_back(&self, file: FileFacts) -> Result<(bool, (JournalIndex, Head)), ArchiveError> {
-        let facts = PartitionFacts {
-            machine: self.stream.machine.clone(),
-            partition: self.stream.partition,
-            files: vec![file],
-        };
-        let reader = SegmentsReader::in_folder(self.spool.clone(), self.stream.cluster, &facts);
-        let before = reader.beginning()?;
-        let mut is_sealed = false;
-        for placed in reader.entries(before.0, before.1) {
-            let entry = placed?.entry;
-            is_sealed = self.boundary.is_last(entry.head_after(), entry.payload().len());
-        }
-        Ok((is_sealed, before))
+    async fn read_back(&self, file: FileFacts) -> Result<(bool, (JournalIndex, Head)), ArchiveError> {
+        let Stream { cluster, machine, partition } = self.stream.clone();
+        let facts = PartitionFacts { machine, partition, files: vec![file] };
+        let (reader, boundary) = (SegmentsReader::in_folder(self.spool.clone(), cluster, &facts), self.boundary);
+        on_a_thread(move || {
+            let before = reader.beginning()?;
+            let mut is_sealed = false;
+            for placed in reader.entries(before.0, before.1) {
+                let entry = placed?.entry;
+                is_sealed = boundary.is_last(entry.head_after(), entry.payload().len());
+            }
+            Ok((is_sealed, before))
+        })
+        .await
     }
 
-    /// The last entry that is kept, in a segment that is sealed or in one that is not; 0 when none is.
+    /// The last entry that is kept, in a segment that is sealed or in one that is not; where none is, the one before the beginning.
     pub fn last(&self) -> JournalIndex {
         self.end.0
     }
@@ -133,7 +126,7 @@ impl Upload {
     pub fn go(&mut self) -> Result<Go<'_>, ArchiveError> {
         let (last, head) = self.sealed;
         let writer = SegmentsWriter::new(&self.spool, self.stream.clone(), self.boundary, last, head)?;
-        Ok(Go { upload: self, writer, kept: Kept::default() })
+        Ok(Go { upload: self, writer: Some(writer), kept: Kept::default() })
     }
 
     async fn keep(&self, file: &FileFacts, kept: &mut Kept) -> Result<(), ArchiveError> {
@@ -153,7 +146,8 @@ impl Upload {
 /// Entries on their way.
 pub struct Go<'u> {
     upload: &'u mut Upload,
-    writer: SegmentsWriter,
+    /// Away while it writes, and for good after an error.
+    writer: Option<SegmentsWriter>,
     kept: Kept,
 }
 
@@ -161,9 +155,31 @@ impl Go<'_> {
     /// The next entry; keeps the segment that it completes, if it does.
     ///
     /// # Errors
-    /// The disk, or the archive. The go is over then, and what it has kept counts.
+    /// The disk, or the archive; the archive has another history. The go is over then, and what it has kept counts.
+    ///
+    /// # Panics
+    /// It is over.
     pub async fn push(&mut self, entry: &Entry) -> Result<(), ArchiveError> {
-        let Some(file) = self.writer.push(entry)?.cloned() else { return Ok(()) };
+        let (index, head) = (entry.header().index, entry.head_after());
+        let (end, kept_head) = self.upload.end;
+        // Before anything takes the place of what was kept.
+        if index == end && head != kept_head {
+            let Stream { machine, partition, .. } = self.upload.stream.clone();
+            return Err(ArchiveError::OtherHistory {
+                url: self.upload.archive.url().to_owned(),
+                machine,
+                partition,
+                index,
+            });
+        }
+        let (mut writer, entry) = (self.writer.take().expect("the go is not over"), entry.clone());
+        let (writer, file) = on_a_thread(move || {
+            let file = writer.push(&entry)?.cloned();
+            Ok((writer, file))
+        })
+        .await?;
+        self.writer = Some(writer);
+        let Some(file) = file else { return Ok(()) };
         self.upload.keep(&file, &mut self.kept).await?;
         self.upload.sealed = (file.last, file.head);
         if self.upload.end.0 < file.last {
@@ -176,11 +192,15 @@ impl Go<'_> {
     ///
     /// # Errors
     /// As for [`Self::push`].
+    ///
+    /// # Panics
+    /// It is over.
     pub async fn finish(self) -> Result<Kept, ArchiveError> {
         let Self { upload, writer, mut kept } = self;
+        let writer = writer.expect("the go is not over");
         let (sealed, last) = (upload.sealed.0, upload.last());
         // Where the journal ends with a sealed segment, that was kept already.
-        if let Some(file) = writer.finish()?.pop().filter(|file| sealed < file.last) {
+        if let Some(file) = on_a_thread(|| writer.finish()).await?.pop().filter(|file| sealed < file.last) {
             if file.last <= last {
                 let path = upload.spool.join(&file.name);
                 tokio::fs::remove_file(&path).await.map_err(ArchiveError::io(&path))?;
@@ -192,4 +212,11 @@ impl Go<'_> {
         }
         Ok(kept)
     }
+}
+
+/// For what reads or writes files.
+async fn on_a_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ArchiveError> + Send + 'static,
+) -> Result<T, ArchiveError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }

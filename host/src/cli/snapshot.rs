@@ -23,7 +23,7 @@ use crate::cli::client::Asked;
 use crate::cli::module::block_on;
 use crate::cli::output::{print, print_json, progress, table};
 use crate::config::is_host_and_port;
-use crate::ids::{NodeId, PartitionId};
+use crate::ids::{JournalIndex, NodeId, PartitionId};
 use crate::router::answer::Moment;
 use crate::snapshot::canonical::{Listed, SnapshotFile, list_files};
 use crate::system::restore::{RestoreOptions, Restored, RestoredPartition, restore};
@@ -334,6 +334,10 @@ fn restored_text(restored: &Restored, args: &RestoreArgs) -> String {
         args.node,
         args.data.display()
     );
+    let empty = restored.partitions.iter().filter(|it| it.position.index == JournalIndex(0));
+    for it in empty {
+        text.push_str(&format!("nothing of {}/{} is in the archive: it begins anew\n", it.machine, it.partition));
+    }
     if restored.partitions.iter().any(|it| 0 < it.left_out) {
         text.push_str(
             "entries that are left out were caused by others that are not in the archive, or came behind such: they stay there, so \

@@ -17,7 +17,8 @@ use tokio::time::Instant;
 
 use crate::archive::Past;
 use crate::consensus::{ConsensusError, Group, Leadership};
-use crate::ids::{CommandId, Head, JournalIndex, LogIndex, Micros, NodeId, PartitionId};
+use crate::ids::{CommandId, Head, JournalIndex, LogIndex, Micros, NodeId, PartitionId, Position};
+use crate::limits;
 use crate::log::{Log, LogHealth};
 use crate::machine::entry::Activation;
 use crate::machine::journal::Journal;
@@ -277,6 +278,22 @@ impl Partition {
     pub async fn read_at_least(&self, index: JournalIndex, deadline: Instant) -> Result<ReadPoint, PartitionError> {
         self.wait_applied(deadline, |progress| index <= progress.journal.index).await?;
         self.read_stale()
+    }
+
+    /// Once the entry of this position is applied here; whether it is the one that was meant is for the caller to see.
+    ///
+    /// # Errors
+    /// [`PartitionError::OtherHistory`]: all that was ever committed is applied here, and so many entries are not. Who has the position has it
+    /// of a history that this cluster was taken back from. [`PartitionError::Deadline`] and others: this cannot be found out now.
+    pub async fn read_position(&self, position: Position, deadline: Instant) -> Result<ReadPoint, PartitionError> {
+        let now = Instant::now();
+        let soon = now + limits::REPLICA_LAG_USUAL.min(deadline.duration_since(now) / 2);
+        match self.read_at_least(position.index, soon).await {
+            Err(PartitionError::Deadline) => {}
+            read => return read,
+        }
+        let point = self.read_linearizable(deadline).await?;
+        if point.journal.index < position.index { Err(PartitionError::OtherHistory(position)) } else { Ok(point) }
     }
 
     async fn wait_applied(

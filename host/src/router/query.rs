@@ -181,7 +181,7 @@ impl Machine {
             Consistency::Linearizable => partition.read_linearizable(request.deadline).await,
             Consistency::Stale => partition.read_stale(),
             Consistency::AtLeast(position) => {
-                let point = partition.read_at_least(position.index, request.deadline).await.map_err(partition_error)?;
+                let point = partition.read_position(position, request.deadline).await.map_err(partition_error)?;
                 check_position(partition, position)?;
                 Ok(point)
             }

@@ -9,17 +9,19 @@
 
 use std::collections::btree_map;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::archive::{Archive, ArchiveError, Boundary, Stream, Upload};
-use crate::ids::{ClusterId, JournalIndex, Micros, ModuleId, Position};
+use crate::ids::{ClusterId, Head, JournalIndex, Micros, ModuleId, Position};
 use crate::machine::entry::{Entry, EntryKind};
 use crate::partition::tail::{Start, Tail};
 use crate::partition::{Partition, PartitionError};
 use crate::peer::GroupName;
+use crate::snapshot::canonical::SnapshotFile;
 use crate::system::cluster::Cluster;
 use crate::system::host::Host;
 
@@ -48,10 +50,8 @@ enum Hindrance {
     Archive(#[from] ArchiveError),
     #[error("{0}; the archive ends with entry {1}")]
     Partition(PartitionError, JournalIndex),
-    #[error(
-        "entry {0} of the archive is of another history: this cluster was restored to an earlier moment; archive to another URL"
-    )]
-    Fork(JournalIndex),
+    #[error("the snapshot {name} is not archived: {reason}; `statehouse snapshot verify` says more")]
+    Snapshot { name: String, reason: String },
     #[error("module {0} is not on this node: {1}")]
     Module(ModuleId, String),
 }
@@ -108,7 +108,7 @@ async fn round(host: &Arc<Host>, archive: &Archive, slot: &mut Option<Archivist>
     };
     let mut failed = None;
     for (group, partition) in host.replicas().into_iter().filter(|(_, partition)| partition.is_running()) {
-        // Into a folder of its own nobody else writes.
+        // A folder is this node's own, so that it must have everything.
         let done = if partition.is_leader() || archivist.archive.folder().is_some() {
             archivist.upload(&group, &partition).await
         } else {
@@ -116,14 +116,14 @@ async fn round(host: &Arc<Host>, archive: &Archive, slot: &mut Option<Archivist>
             archivist.look(&group, &partition).await
         };
         if let Err(error) = done {
-            archivist.uploads.remove(&group);
             tracing::error!(%group, %error, "not archived, to be tried again");
             metrics::counter!("statehouse_archive_failures_total").increment(1);
             failed = Some(error);
         }
     }
     match failed {
-        Some(Hindrance::Archive(error)) => Err(error),
+        // Of another history it will be tomorrow, too.
+        Some(Hindrance::Archive(error)) if !matches!(error, ArchiveError::OtherHistory { .. }) => Err(error),
         _ => Ok(()),
     }
 }
@@ -144,19 +144,90 @@ impl Archivist {
     async fn upload(&mut self, group: &GroupName, partition: &Arc<Partition>) -> Result<(), Hindrance> {
         let mut upload = match self.uploads.remove(group) {
             Some(upload) => upload,
-            None => {
-                let stream =
-                    Stream { cluster: self.cluster, machine: group.machine.to_string(), partition: group.partition };
-                let spool = self.host.folder.path().join(SPOOL).join(&*group.machine).join(group.partition.to_string());
-                let genesis = partition.genesis().head;
-                Upload::begin(self.archive.clone(), stream, Boundary::default(), genesis, spool).await?
-            }
+            None => match self.begin(group, partition).await? {
+                Some(upload) => upload,
+                None => return Ok(()),
+            },
         };
         self.go(&mut upload, group, partition).await?;
-        self.keep_snapshots(group, upload.last(), partition).await?;
-        self.say(group, upload.last(), partition)?;
+        let last = upload.last();
+        show(group, last, partition);
+        self.note(group, last, partition)?;
         self.uploads.insert(group.clone(), upload);
+        self.keep_snapshots(group, last, partition).await
+    }
+
+    /// Where to go on; nothing as long as this replica is behind what is archived.
+    async fn begin(&self, group: &GroupName, partition: &Arc<Partition>) -> Result<Option<Upload>, Hindrance> {
+        let none = JournalIndex(0);
+        let hindered = |error| Hindrance::Partition(error, none);
+        let genesis = partition.genesis();
+        let beginning = match partition.find_entry(JournalIndex(1)) {
+            Ok(_) | Err(PartitionError::NoEntry(_)) => (genesis.index, genesis.head),
+            Err(PartitionError::Released { first, .. }) => {
+                let journal = partition.progress().journal;
+                if journal.index < first {
+                    (journal.index, journal.head)
+                } else {
+                    let parent = partition.find_entry(first).map_err(hindered)?.entry.header().parent;
+                    (JournalIndex(first.0 - 1), parent)
+                }
+            }
+            Err(error) => return Err(hindered(error)),
+        };
+        let stream = Stream { cluster: self.cluster, machine: group.machine.to_string(), partition: group.partition };
+        let spool = self.host.folder.path().join(SPOOL).join(&*group.machine).join(group.partition.to_string());
+        let upload = Upload::begin(self.archive.clone(), stream, Boundary::default(), beginning, spool).await?;
+        let (last, head) = (upload.last(), upload.head());
+        if (last, head) == beginning && none < last {
+            tracing::warn!(%group, first = last.0 + 1, "the archive of this partition begins here: what was before is in no log of this node");
+        }
+        if !self.is_reached(group, last, partition).await? {
+            return Ok(None);
+        }
+        self.compare(group, last, head, partition)?;
+        Ok(Some(upload))
+    }
+
+    /// Whether this replica has applied an entry of the archive.
+    ///
+    /// # Errors
+    /// It never will: it leads, has applied all that was ever committed, and so that entry is of another history.
+    async fn is_reached(
+        &self,
+        group: &GroupName,
+        last: JournalIndex,
+        partition: &Partition,
+    ) -> Result<bool, Hindrance> {
+        let is_behind = || partition.progress().journal.index < last;
+        if is_behind() && partition.is_leader() {
+            let read = partition.read_linearizable(Instant::now() + PATIENCE).await;
+            read.map_err(|error| Hindrance::Partition(error, last))?;
+            if is_behind() {
+                return Err(self.other_history(group, last).into());
+            }
+        }
+        Ok(!is_behind())
+    }
+
+    /// Makes sure that an entry of the archive is that of this journal, where the log has it.
+    fn compare(
+        &self,
+        group: &GroupName,
+        last: JournalIndex,
+        head: Head,
+        partition: &Partition,
+    ) -> Result<(), Hindrance> {
+        let own = partition.head_at(last).map_err(|error| Hindrance::Partition(error, last))?;
+        if own.is_some_and(|own| own != head) {
+            return Err(self.other_history(group, last).into());
+        }
         Ok(())
+    }
+
+    fn other_history(&self, group: &GroupName, index: JournalIndex) -> ArchiveError {
+        let (url, machine) = (self.archive.url().to_owned(), group.machine.to_string());
+        ArchiveError::OtherHistory { url, machine, partition: group.partition, index }
     }
 
     /// Those that the archived journal can prove.
@@ -173,28 +244,32 @@ impl Archivist {
                 none.insert(names.into_iter().collect())
             }
         };
+        let mut result = Ok(());
         for listed in partition.canonical_snapshots() {
-            if listed.facts.journal.index <= last && !kept.contains(&listed.name) {
-                let file = partition.canonical_file(&listed);
-                let bytes = self.archive.keep(&group.machine, group.partition, &file).await?;
-                metrics::counter!("statehouse_archive_bytes_total").increment(bytes);
-                kept.insert(listed.name);
+            if last < listed.facts.journal.index || kept.contains(&listed.name) {
+                continue;
+            }
+            let file = partition.canonical_file(&listed);
+            let keeping = async {
+                check_snapshot(&file, &listed.name).await?;
+                Ok(self.archive.keep(&group.machine, group.partition, &file).await?)
+            };
+            match keeping.await {
+                Ok(bytes) => {
+                    metrics::counter!("statehouse_archive_bytes_total").increment(bytes);
+                    kept.insert(listed.name);
+                }
+                // One that cannot be kept does not keep others from it.
+                Err(error) => result = Err(error),
             }
         }
-        Ok(())
+        result
     }
 
     /// From where the archive's sealed part ends to what is applied now.
     async fn go(&mut self, upload: &mut Upload, group: &GroupName, partition: &Partition) -> Result<(), Hindrance> {
         let (end, last) = (partition.progress().journal.index, upload.last());
         let hindered = |error| Hindrance::Partition(error, last);
-        if last <= end && JournalIndex(0) < last && self.host.archived.lock().get(group).is_none() {
-            // A cluster that was restored to an earlier moment goes on otherwise than what was archived behind that.
-            let own = partition.head_at(last).map_err(hindered)?;
-            if own.is_some_and(|own| own != upload.head()) {
-                return Err(Hindrance::Fork(last));
-            }
-        }
         if end <= last {
             return Ok(());
         }
@@ -240,34 +315,49 @@ impl Archivist {
         Ok(())
     }
 
-    /// How far the leader has brought it: only whoever releases asks.
+    /// How far the leader has brought it, and whether that is this journal: only whoever releases asks.
     async fn look(&self, group: &GroupName, partition: &Partition) -> Result<(), Hindrance> {
         if self.host.opening.log_keep_bytes.is_none() {
             return Ok(());
         }
         let names = self.archive.segments(&group.machine, group.partition).await?;
-        let last = names.iter().map(|name| name.last).max().unwrap_or(JournalIndex(0));
-        self.say(group, last, partition)
+        let newest = names.into_iter().max_by_key(|name| name.last);
+        show(group, newest.as_ref().map_or(JournalIndex(0), |name| name.last), partition);
+        let Some(name) = newest.filter(|name| name.last <= partition.progress().journal.index) else { return Ok(()) };
+        let head = self.archive.head_after(&group.machine, group.partition, &name).await?;
+        self.compare(group, name.last, head, partition)?;
+        self.note(group, name.last, partition)
     }
 
-    fn say(&self, group: &GroupName, last: JournalIndex, partition: &Partition) -> Result<(), Hindrance> {
-        let labels = [("machine", group.machine.to_string()), ("partition", group.partition.to_string())];
-        metrics::gauge!("statehouse_archive_index", &labels).set(last.0 as f64);
-        let behind = last.distance_to(partition.progress().journal.index);
-        metrics::gauge!("statehouse_archive_lag_entries", &labels).set(behind as f64);
-        if last == JournalIndex(0) || partition.progress().journal.index < last {
+    /// What up to this entry is in the log may be released.
+    fn note(&self, group: &GroupName, last: JournalIndex, partition: &Partition) -> Result<(), Hindrance> {
+        if last == JournalIndex(0) {
             return Ok(());
         }
-        let known = self.host.archived.lock().get(group).copied();
         match partition.find_entry(last) {
             Ok(recorded) => {
                 let time = recorded.entry.header().time;
                 self.host.archived.lock().insert(group.clone(), time);
                 Ok(())
             }
-            // It was released since, so that it was known to be kept.
-            Err(PartitionError::Released { .. }) if known.is_some() => Ok(()),
+            // It was released, so that it was known to be kept; or it is before the beginning of what is archived.
+            Err(PartitionError::Released { .. }) => Ok(()),
             Err(error) => Err(Hindrance::Partition(error, last)),
         }
     }
+}
+
+fn show(group: &GroupName, last: JournalIndex, partition: &Partition) {
+    let labels = [("machine", group.machine.to_string()), ("partition", group.partition.to_string())];
+    metrics::gauge!("statehouse_archive_index", &labels).set(last.0 as f64);
+    let behind = last.distance_to(partition.progress().journal.index);
+    metrics::gauge!("statehouse_archive_lag_entries", &labels).set(behind as f64);
+}
+
+/// Whether the bytes of a snapshot are still those that it was made of: what is archived stays.
+async fn check_snapshot(file: &Path, name: &str) -> Result<(), Hindrance> {
+    let path = file.to_owned();
+    let checking = tokio::task::spawn_blocking(move || SnapshotFile::open(&path)?.visit(|_, _| {}));
+    let checked = checking.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+    checked.map_err(|error| Hindrance::Snapshot { name: name.to_owned(), reason: error.to_string() })
 }

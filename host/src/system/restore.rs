@@ -244,7 +244,7 @@ impl<'a> Work<'a> {
     fn cut(&self, machine: &str, row: &MachineRow) -> Result<Micros, RestoreError> {
         let mut cut = self.options.cuts.get(machine).copied().unwrap_or(Micros(i64::MAX));
         for partition in (0..row.partitions).map(PartitionId) {
-            let (reader, genesis) = self.reader(self.facts(machine, partition)?);
+            let (reader, genesis) = self.reader(&self.facts(machine, partition)?);
             for placed in reader.entries(genesis.index, genesis.head) {
                 let entry = placed?.entry;
                 if entry.activation().is_ok_and(|activation| row.activation < activation.number) {
@@ -255,11 +255,19 @@ impl<'a> Work<'a> {
         Ok(cut)
     }
 
-    fn facts(&self, machine: &str, partition: PartitionId) -> Result<&'a PartitionFacts, RestoreError> {
-        let found = self.manifest.find(machine, partition);
-        let is_whole =
-            |facts: &&PartitionFacts| facts.files.first().is_some_and(|first| first.first == JournalIndex(1));
-        found.filter(is_whole).ok_or_else(|| RestoreError::Missing { machine: machine.to_owned(), partition })
+    /// What the archive has of a partition. One of which nothing was archived yet has nothing, and is restored as that; `system` has the rest.
+    fn facts(&self, machine: &str, partition: PartitionId) -> Result<PartitionFacts, RestoreError> {
+        let nothing = || PartitionFacts { machine: machine.to_owned(), partition, files: Vec::new() };
+        let missing = || RestoreError::Missing { machine: machine.to_owned(), partition };
+        let found = match self.manifest.find(machine, partition) {
+            None if machine != SYSTEM => return Ok(nothing()),
+            found => found.ok_or_else(missing)?,
+        };
+        match found.files.first() {
+            Some(first) if first.first == JournalIndex(1) => Ok(found.clone()),
+            None if machine != SYSTEM => Ok(nothing()),
+            _ => Err(missing()),
+        }
     }
 
     /// What gives its entries, each checked against the chain, and where that begins.
@@ -277,7 +285,7 @@ impl<'a> Work<'a> {
     ) -> Result<RestoredPartition, RestoreError> {
         let facts = self.facts(machine, partition)?;
         let opened = self.open_partition(machine, partition, Leading::Restores).await?;
-        let (reader, genesis) = self.reader(facts);
+        let (reader, genesis) = self.reader(&facts);
         let entries = reader.entries(genesis.index, genesis.head);
         let mut entries = entries.map(|placed| Ok(placed?.entry)).inspect(|_| (self.options.on_entry)(1));
         let is_kept = |entry: &Result<Entry, RestoreError>| entry.as_ref().map_or(true, |it| it.header().time <= cut);

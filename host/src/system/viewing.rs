@@ -44,13 +44,14 @@ impl ByDefault {
 
 /// Runs until the node stops.
 pub async fn run(host: Arc<Host>) {
+    settle(&host).await;
     let mut directory = host.directory.subscribe();
     let mut defaults = None;
     loop {
         let known = directory.borrow_and_update().clone();
         let mut again = create_defaults(&host, &known, &mut defaults).await;
         for name in known.machines.keys() {
-            if !tend(&host, &known, name).await {
+            if !tend(&host, name).await {
                 again = Some(AGAIN);
             }
         }
@@ -68,10 +69,31 @@ pub async fn run(host: Arc<Host>) {
     }
 }
 
+/// Until what `system` says is known here: what a node that was killed has of it at first is older than its views, which it would delete by that,
+/// or make again.
+async fn settle(host: &Host) {
+    while !host.stopping.is_cancelled() {
+        if let Some(system) = host.system_partition() {
+            let read = system.read_linearizable(tokio::time::Instant::now() + CHANGE_PATIENCE).await;
+            if read.is_ok() && host.read_directory(&system).is_ok() {
+                return;
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(AGAIN) => {}
+            () = host.stopping.cancelled() => {}
+        }
+    }
+}
+
 /// Has a machine's views run here as the directory says; whether all do.
-async fn tend(host: &Arc<Host>, directory: &Directory, name: &str) -> bool {
+async fn tend(host: &Arc<Host>, name: &str) -> bool {
     let Some(machine) = host.router.find_machine(name) else { return false };
-    let rows = directory.views.get(name).map(|row| row.views.clone()).unwrap_or_default();
+    let rows_now = || {
+        let directory = host.directory.borrow();
+        directory.views.get(name).map(|row| row.views.clone()).unwrap_or_default()
+    };
+    let rows = rows_now();
     let (mut wanted, mut is_complete) = (Vec::new(), true);
     for row in &rows {
         match host.find_module(ModuleId(row.module)).await {
@@ -85,9 +107,9 @@ async fn tend(host: &Arc<Host>, directory: &Directory, name: &str) -> bool {
     if host.stopping.is_cancelled() {
         return true;
     }
-    let names: Vec<String> = rows.into_iter().map(|row| row.name).collect();
-    host.views.keep(&source(&machine), &names, wanted);
-    is_complete
+    let names: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
+    // Fetching a module takes its time, in which another one may have been asked for.
+    is_complete & host.views.keep_if(&source(&machine), &names, wanted, || rows_now() == rows)
 }
 
 fn source(machine: &Arc<Machine>) -> Source {
@@ -250,8 +272,8 @@ impl Cluster {
             Err(ClusterError::Rejected { detail, .. }) => Err(ClusterError::StepRefused(detail)),
             Err(error) => Err(error),
             Ok(()) => {
-                let (_, directory) = self.directory_now(wanting.deadline).await?;
-                tend(self.host(), &directory, &machine).await;
+                self.directory_now(wanting.deadline).await?;
+                tend(self.host(), &machine).await;
                 Ok(())
             }
         }

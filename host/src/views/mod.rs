@@ -18,10 +18,11 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 
@@ -65,70 +66,105 @@ pub struct Shared {
 /// The views that run on this node.
 pub struct Views {
     shared: Arc<Shared>,
-    running: Mutex<BTreeMap<String, BTreeMap<String, Running>>>,
-    /// Set with `running` locked: nothing is started any more.
+    /// By machine.
+    kept: Mutex<BTreeMap<String, Kept>>,
+    /// Set with `kept` locked: nothing is started any more.
     is_closed: AtomicBool,
+}
+
+/// The views of a machine, by name.
+#[derive(Default)]
+struct Kept {
+    running: BTreeMap<String, Running>,
+    /// What deletes the files of a dropped one: another one of its name waits for that.
+    deleting: BTreeMap<String, JoinHandle<()>>,
 }
 
 impl Views {
     pub fn new(shared: Shared) -> Self {
-        Self { shared: Arc::new(shared), running: Mutex::default(), is_closed: AtomicBool::new(false) }
+        Self { shared: Arc::new(shared), kept: Mutex::default(), is_closed: AtomicBool::new(false) }
     }
 
     /// Starts what is missing, stops and forgets what is not wanted any more, and has made again what is wanted otherwise.
     /// `names` are those of all that there should be, also where the module is not here yet.
     pub fn keep(&self, source: &Source, names: &[String], wanted: Vec<Wanted>) {
-        let mut running = self.running.lock();
+        self.keep_if(source, names, wanted, || true);
+    }
+
+    /// The same if, once nobody else may do it, that is still what is wanted; whether it was done.
+    pub fn keep_if(
+        &self,
+        source: &Source,
+        names: &[String],
+        wanted: Vec<Wanted>,
+        is_current: impl FnOnce() -> bool,
+    ) -> bool {
+        let mut kept = self.kept.lock();
         if self.is_closed.load(Ordering::Relaxed) {
-            return;
+            return true;
         }
-        let is_first = !running.contains_key(&source.machine);
-        if is_first {
-            self.delete_dropped(&source.machine, names);
+        if !is_current() {
+            return false;
         }
-        let here = running.entry(source.machine.clone()).or_default();
-        let gone: Vec<String> = here.keys().filter(|name| !names.contains(name)).cloned().collect();
-        gone.iter().filter_map(|name| here.remove(name)).for_each(Running::forget);
+        let Kept { running, deleting } = match kept.entry(source.machine.clone()) {
+            btree_map::Entry::Occupied(known) => known.into_mut(),
+            btree_map::Entry::Vacant(unknown) => {
+                unknown.insert(Kept { deleting: self.delete_dropped(&source.machine, names), ..Kept::default() })
+            }
+        };
+        let gone: Vec<String> = running.keys().filter(|name| !names.contains(name)).cloned().collect();
+        for name in gone {
+            let forgetting = running.remove(&name).and_then(Running::forget);
+            deleting.extend(forgetting.map(|forgetting| (name, forgetting)));
+        }
         for wanted in wanted {
-            match here.get(&wanted.name) {
+            match running.get(&wanted.name) {
                 Some(running) => running.view.set_wanted(wanted),
-                None => match Running::start(self.shared.clone(), source.clone(), wanted.clone()) {
-                    Ok(running) => drop(here.insert(wanted.name, running)),
-                    Err(error) => tracing::error!(%error, view = wanted.name, "a view cannot be started"),
-                },
+                None => {
+                    let before = deleting.remove(&wanted.name);
+                    match Running::start(self.shared.clone(), source.clone(), wanted.clone(), before) {
+                        Ok(started) => drop(running.insert(wanted.name, started)),
+                        Err(error) => tracing::error!(%error, view = wanted.name, "a view cannot be started"),
+                    }
+                }
             }
         }
+        true
     }
 
     /// What was dropped while this node was down.
-    fn delete_dropped(&self, machine: &str, names: &[String]) {
-        let Ok(entries) = std::fs::read_dir(self.shared.folder.join(machine)) else { return };
-        for entry in entries.flatten() {
-            let is_wanted = entry.file_name().to_str().is_some_and(|name| names.iter().any(|wanted| wanted == name));
-            if !is_wanted && let Err(error) = std::fs::remove_dir_all(entry.path()) {
-                tracing::warn!(path = %entry.path().display(), %error, "what a dropped view has made is not deleted");
-            }
-        }
+    fn delete_dropped(&self, machine: &str, names: &[String]) -> BTreeMap<String, JoinHandle<()>> {
+        let Ok(entries) = std::fs::read_dir(self.shared.folder.join(machine)) else { return BTreeMap::new() };
+        let is_dropped = |name: &String| !names.contains(name);
+        let dropped = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).filter(is_dropped);
+        let deleting = dropped.filter_map(|name| {
+            let folder = self.shared.folder.join(machine).join(&name);
+            Some((name, view::delete(move || view::remove(&folder))?))
+        });
+        deleting.collect()
     }
 
     pub fn find(&self, machine: &str, view: &str) -> Option<Arc<View>> {
-        self.running.lock().get(machine)?.get(view).map(|running| running.view.clone())
+        self.kept.lock().get(machine)?.running.get(view).map(|running| running.view.clone())
     }
 
     /// In order of their names.
     pub fn of(&self, machine: &str) -> Vec<Arc<View>> {
-        let running = self.running.lock();
-        running.get(machine).into_iter().flat_map(|views| views.values().map(|running| running.view.clone())).collect()
+        let kept = self.kept.lock();
+        kept.get(machine)
+            .into_iter()
+            .flat_map(|kept| kept.running.values().map(|running| running.view.clone()))
+            .collect()
     }
 
     /// Stops all views in order; must not be called on a thread of the runtime: it waits.
     pub fn close(&self) {
-        let running = {
-            let mut running = self.running.lock();
+        let kept = {
+            let mut kept = self.kept.lock();
             self.is_closed.store(true, Ordering::Relaxed);
-            std::mem::take(&mut *running)
+            std::mem::take(&mut *kept)
         };
-        let running: Vec<Running> = running.into_values().flat_map(BTreeMap::into_values).collect();
+        let running: Vec<Running> = kept.into_values().flat_map(|kept| kept.running.into_values()).collect();
         running.iter().for_each(|running| running.view.stop());
         running.into_iter().for_each(Running::close);
     }

@@ -79,7 +79,7 @@ impl View {
         let build = match query.freshness {
             Freshness::Any => self.serving().ok_or_else(|| self.not_served())?,
             Freshness::AtLeast(position) => {
-                self.check_position(position)?;
+                self.check_position(position, query.deadline).await?;
                 self.wait_until(&[(position.partition, position.index)], query.deadline).await?
             }
             Freshness::Past(time) => self.wait_for_past(time, query.deadline).await?,
@@ -135,11 +135,18 @@ impl View {
     }
 
     /// Refuses a position of another history; one that lies ahead of this node is waited for.
-    fn check_position(&self, position: Position) -> Result<(), ViewQueryError> {
+    async fn check_position(&self, position: Position, deadline: Instant) -> Result<(), ViewQueryError> {
         if self.source.partition_count <= position.partition.0 {
             return Err(ViewQueryError::Gone(position));
         }
-        let head = self.replica(position.partition)?.head_at(position.index);
+        let replica = self.replica(position.partition)?;
+        replica.read_position(position, deadline).await.map_err(|error| match error {
+            PartitionError::OtherHistory(position) => ViewQueryError::Gone(position),
+            PartitionError::Deadline => ViewQueryError::Behind("the deadline passed".to_owned()),
+            error => ViewQueryError::NotServed(error.to_string()),
+        })?;
+        let finding = tokio::task::spawn_blocking(move || replica.head_at(position.index));
+        let head = finding.await.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
         let head = head.map_err(|error| ViewQueryError::NotServed(error.to_string()))?;
         if head.is_some_and(|head| head.0[..4] != position.head8) {
             return Err(ViewQueryError::Gone(position));

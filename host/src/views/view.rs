@@ -64,7 +64,13 @@ struct Held {
 }
 
 impl Running {
-    pub fn start(shared: Arc<Shared>, source: Source, wanted: Wanted) -> std::io::Result<Self> {
+    /// `before` still deletes what a dropped view of the same name has made: it is waited for.
+    pub fn start(
+        shared: Arc<Shared>,
+        source: Source,
+        wanted: Wanted,
+        before: Option<JoinHandle<()>>,
+    ) -> std::io::Result<Self> {
         let folder = shared.folder.join(&source.machine).join(&wanted.name);
         let view = Arc::new(View {
             source,
@@ -79,7 +85,12 @@ impl Running {
         });
         let (running, runtime) = (view.clone(), tokio::runtime::Handle::current());
         let thread = std::thread::Builder::new().name(format!("view-{}", view.name));
-        let thread = thread.spawn(move || running.run(&runtime))?;
+        let thread = thread.spawn(move || {
+            if before.is_some_and(|before| before.join().is_err()) {
+                tracing::error!(view = running.name, "the thread that deletes a view panicked");
+            }
+            running.run(&runtime);
+        })?;
         Ok(Self { view, thread })
     }
 
@@ -91,18 +102,14 @@ impl Running {
         }
     }
 
-    /// Ends the view and deletes what it has made, without being waited for.
-    pub fn forget(self) {
+    /// Ends the view and deletes what it has made; gives what waits for that.
+    pub fn forget(self) -> Option<JoinHandle<()>> {
         self.view.stop();
         let folder = self.view.folder.clone();
-        let forgetting = std::thread::Builder::new().name("view-forget".to_owned());
-        let forgot = forgetting.spawn(move || {
+        delete(move || {
             self.close();
             remove(&folder);
-        });
-        if let Err(error) = forgot {
-            tracing::error!(%error, "what a view has made is not deleted");
-        }
+        })
     }
 }
 
@@ -220,13 +227,16 @@ impl View {
             let held = self.held.read();
             (held.serving.clone(), held.building.clone())
         };
-        if serving.as_ref().is_some_and(is_wanted) || building.as_ref().is_some_and(is_wanted) {
+        if building.as_ref().is_some_and(is_wanted) {
             return Ok(());
         }
         if let Some(before) = building {
             let mut held = self.held.write();
             held.building = None;
             held.retired.push(before);
+        }
+        if serving.as_ref().is_some_and(is_wanted) {
+            return Ok(());
         }
         let name = name_of(logic.id(), number);
         self.delete_others(&[Some(name.clone()), serving.map(|serving| name_of(serving.logic.id(), serving.number))]);
@@ -475,11 +485,17 @@ fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
     std::fs::File::open(folder)?.sync_all()
 }
 
-fn remove(path: &Path) {
+pub(super) fn remove(path: &Path) {
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             tracing::warn!(path = %path.display(), %error, "what a view does not need any more cannot be deleted");
         }
         _ => {}
     }
+}
+
+/// Does what deletes files on a thread of its own.
+pub(super) fn delete(deleting: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
+    let thread = std::thread::Builder::new().name("view-forget".to_owned()).spawn(deleting);
+    thread.inspect_err(|error| tracing::error!(%error, "what a view has made is not deleted")).ok()
 }

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
-use tokio::time::Instant;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::rendered::{Origin, Rendered, render};
@@ -54,8 +54,9 @@ pub struct Feed {
     kept: Mutex<Kept>,
     /// Changes whenever a partition has applied something.
     news: watch::Sender<()>,
-    /// Who reads what is long past.
+    /// Who reads what is long past from the log, and who reads it from the archive.
     behind: Semaphore,
+    archived: Semaphore,
     _stop: DropGuard,
 }
 
@@ -94,6 +95,7 @@ impl Feed {
             kept: Mutex::default(),
             news: watch::Sender::new(()),
             behind: Semaphore::new(limits::EVENT_READERS_BEHIND_MAX),
+            archived: Semaphore::new(limits::EVENT_READERS_BEHIND_MAX),
             _stop: stop.clone().drop_guard(),
             machine,
         });
@@ -141,7 +143,7 @@ impl Feed {
             *end = Some(tail);
             return Ok(Some(following));
         }
-        let _turn = self.behind.acquire().await.expect("it is never closed");
+        let _turn = self.turn(&replica, place.index).await?;
         match self.find_kept(partition, place) {
             Some(kept) => Ok(Some(kept)),
             None => self.read(&mut open(&replica, Start::After(place.position(partition))).await?).await.map(Some),
@@ -151,12 +153,17 @@ impl Feed {
     /// Where a reader stands that has had everything up to `position`: behind an entry, or behind `n` positions of the one that follows.
     ///
     /// # Errors
-    /// See [`Tail::open`].
+    /// See [`Tail::open`]; nothing takes longer than to the deadline.
     pub async fn place_of(&self, position: Position, deadline: Instant) -> Result<(Place, u32), PartitionError> {
+        let found = timeout_at(deadline, self.find_place(position, deadline)).await;
+        found.unwrap_or(Err(PartitionError::Deadline))
+    }
+
+    async fn find_place(&self, position: Position, deadline: Instant) -> Result<(Place, u32), PartitionError> {
         let replica = self.replica(position.partition)?;
         // Before it has its turn: who is ahead of this replica keeps nobody waiting.
-        replica.read_at_least(position.index, deadline).await?;
-        let _turn = self.behind.acquire().await.expect("it is never closed");
+        replica.read_position(position, deadline).await?;
+        let _turn = self.turn(&replica, position.index).await?;
         if position.n == super::cursor::WHOLE || position.index == replica.genesis().index {
             Tail::open(&replica, Start::After(position), deadline).await?;
             return Ok((Place::behind(position), 0));
@@ -166,6 +173,18 @@ impl Feed {
         let entry = tail.next().await?;
         let had = position.n + 1;
         if had < entry.position_count() { Ok((before, had)) } else { Ok((Place::behind(position), 0)) }
+    }
+
+    /// A turn to read what is long past, `index` or the entry behind it. Whoever reads it from the archive, which may be slow, keeps only others
+    /// of that kind waiting.
+    async fn turn(&self, replica: &Arc<Partition>, index: JournalIndex) -> Result<SemaphorePermit<'_>, PartitionError> {
+        let (replica, index) = (replica.clone(), index.max(JournalIndex(1)));
+        let finding = tokio::task::spawn_blocking(move || replica.find_entry(index)).await;
+        let turns = match finding.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic())) {
+            Err(PartitionError::Released { .. }) => &self.archived,
+            _ => &self.behind,
+        };
+        Ok(turns.acquire().await.expect("it is never closed"))
     }
 
     fn find_kept(&self, partition: PartitionId, place: Place) -> Option<Arc<Rendered>> {

@@ -128,6 +128,9 @@ impl ObjectStore for Faulty {
     }
 }
 
+/// Some of the segments are larger.
+const COPY_BYTES_MAX: u64 = 2_000;
+
 struct World {
     archive: Archive,
     is_faulty: Arc<AtomicBool>,
@@ -141,7 +144,7 @@ impl World {
         let random = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
         let store = Faulty { inner: inner.clone(), random, is_faulty: is_faulty.clone() };
         let folder = tempfile::tempdir().expect("a temporary folder");
-        Self { archive: Archive::over(Arc::new(store)), is_faulty, inner, folder }
+        Self { archive: Archive::over(Arc::new(store), COPY_BYTES_MAX), is_faulty, inner, folder }
     }
 
     fn set_faulty(&self, is_faulty: bool) {
@@ -150,7 +153,7 @@ impl World {
 
     async fn begin(&self, spool: &str) -> std::result::Result<Upload, ArchiveError> {
         let spool = self.folder.path().join(spool);
-        Upload::begin(self.archive.clone(), stream(), BOUNDARY, genesis().head, spool).await
+        Upload::begin(self.archive.clone(), stream(), BOUNDARY, (JournalIndex(0), genesis().head), spool).await
     }
 
     /// What an audit would read, which must be whole however the store behaves.
@@ -266,6 +269,69 @@ async fn an_archive_belongs_to_one_cluster_and_has_one_history() {
     assert!(matches!(uploaded, Err(ArchiveError::Fork { first: JournalIndex(1), .. })));
     let mirrored = world.archive.mirror(folder.path(), &|_| {}).await;
     assert!(matches!(mirrored, Err(ArchiveError::Fork { .. })));
+}
+
+#[tokio::test]
+async fn nothing_of_another_history_takes_the_place_of_what_is_there() {
+    let (world, entries) = (World::new(1), journal(40));
+    world.archive.claim(CLUSTER).await.expect("it is nobody's yet");
+    go(&mut world.begin("one").await.expect("it begins"), &entries, 9).await.expect("it is kept");
+    let before = world.archive.segments("wallet", PartitionId(3)).await.expect("it is listed");
+    // From the entry behind the last sealed one on.
+    let mut upload = world.begin("two").await.expect("it begins");
+    let sealed = usize::try_from(upload.sealed().0.0).expect("few entries");
+    let others = grow(entries[..sealed].to_vec(), 40, 2_000);
+    let refused = go(&mut upload, &others, 30).await;
+    assert!(matches!(refused, Err(ArchiveError::OtherHistory { index: JournalIndex(9), .. })), "{refused:?}");
+    let names = world.archive.segments("wallet", PartitionId(3)).await.expect("it is listed");
+    assert_eq!(names, before);
+    for name in &names {
+        let head = world.archive.head_after("wallet", PartitionId(3), name).await.expect("it is whole");
+        assert_eq!(head, entries[usize::try_from(name.last.0).expect("few entries") - 1].head_after());
+    }
+}
+
+#[tokio::test]
+async fn where_the_beginning_is_gone_what_is_there_is_kept() {
+    let (world, entries) = (World::new(1), journal(40));
+    world.archive.claim(CLUSTER).await.expect("it is nobody's yet");
+    let (spool, beginning) = (world.folder.path().join("one"), (JournalIndex(12), entries[11].head_after()));
+    let mut upload =
+        Upload::begin(world.archive.clone(), stream(), BOUNDARY, beginning, spool).await.expect("it begins");
+    assert_eq!(upload.last(), JournalIndex(12));
+    go(&mut upload, &entries, 30).await.expect("it is kept");
+    let (folder, mirror) = world.mirror().await;
+    let facts = &mirror.manifest.partitions[0];
+    let reader = SegmentsReader::new(folder.path().to_owned(), CLUSTER, facts);
+    let read: Vec<_> = reader.entries(beginning.0, beginning.1).map(|placed| placed.expect("it is whole")).collect();
+    assert_eq!((read.len(), reader.first(), reader.last()), (18, Some(JournalIndex(13)), JournalIndex(30)));
+}
+
+#[tokio::test]
+async fn a_reader_goes_on_in_the_segment_that_replaced_the_one_it_was_told_of() {
+    let entries = journal(40);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let archive = Archive::open(&folder.path().display().to_string()).expect("a folder");
+    archive.claim(CLUSTER).await.expect("it is nobody's yet");
+    let spool = tempfile::tempdir().expect("a temporary folder");
+    let beginning = (JournalIndex(0), genesis().head);
+    let begun = Upload::begin(archive.clone(), stream(), BOUNDARY, beginning, spool.path().join("one")).await;
+    let mut upload = begun.expect("it begins");
+    let mut sealed = upload.sealed();
+    let mut at = 0;
+    // To an entry behind which nothing is sealed at once.
+    while upload.last().0 == sealed.0.0 || at < 5 {
+        at += 1;
+        go(&mut upload, &entries, at).await.expect("it is kept");
+        sealed = upload.sealed();
+    }
+    let mirror = archive.mirror(Path::new("unused"), &|_| {}).await.expect("it is listed");
+    let listed = mirror.manifest.partitions[0].clone();
+    go(&mut upload, &entries, at + 1).await.expect("it is kept");
+    assert!(!path_of(folder.path(), listed.files.last().expect("there is one")).exists());
+    let (count, error) = read(folder.path(), &listed);
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(count, at as u64);
 }
 
 #[test]

@@ -48,7 +48,8 @@ pub struct DevArgs {
     /// Additional machine, as NAME=FILE.wasm; may be given several times
     #[arg(long = "machine", value_parser = parse_machine)]
     machines: Vec<(String, PathBuf)>,
-    /// Keep history for ever at this URL: s3://bucket/prefix, with the usual variables of the environment, or a folder
+    /// Keep history for ever at this URL: s3://bucket/prefix, with the usual variables of the environment, or a folder, in which each of
+    /// several nodes has its own
     #[arg(long, value_name = "URL")]
     archive: Option<String>,
     /// How many seconds an entry may wait until it is archived

@@ -84,7 +84,11 @@ async fn start(
     let clock_skew_max = ClusterConfig::default().clock_skew_max();
     let way = PeerWay::Listen { listener, tls: None };
     let peer = PeerOptions { way, advertise, routes: routes_from(id, nodes), clock_skew_max };
-    let options = options(args, id, folder.node(id), http, Some(peer))?;
+    let mut options = options(args, id, folder.node(id), http, Some(peer))?;
+    if let Some(archive) = options.node.archive.as_mut().filter(|archive| !archive.url.starts_with("s3://")) {
+        // A folder is one node's.
+        archive.url = format!("{}/node-{id}", archive.url.trim_end_matches('/'));
+    }
     Host::start(options, process).await.with_context(|| format!("starting node {id}"))
 }
 

@@ -133,7 +133,12 @@ impl Template {
             ),
             Self::DoubleCharges => {
                 let projection = format!("statehouse-projection = {{ path = \"{sdk}/guest-sdk/projection\" }}\n");
-                (format!("borsh = {{ version = \"1\", default-features = false, features = [\"derive\"] }}\n{projection}"), "")
+                (
+                    format!(
+                        "borsh = {{ version = \"1\", default-features = false, features = [\"derive\"] }}\n{projection}"
+                    ),
+                    "",
+                )
             }
         };
         format!(

@@ -237,7 +237,8 @@ async fn archive(history: &mut History, folder: &Path, count: usize) {
     let archive = Archive::open(folder.to_str().expect("a plain name")).expect("a folder");
     let stream = Stream { cluster: ClusterId([7; 16]), machine: "wallet".to_owned(), partition: PartitionId(3) };
     let (spool, boundary) = (folder.join("spool"), Boundary { bytes: 20_000 });
-    let upload = Upload::begin(archive.clone(), stream.clone(), boundary, history.genesis.head, spool).await;
+    let upload =
+        Upload::begin(archive.clone(), stream.clone(), boundary, (JournalIndex(0), history.genesis.head), spool).await;
     let mut upload = upload.expect("it begins");
     let mut go = upload.go().expect("the folder is ours");
     let mut tail = history.tail(Start::Genesis).await;
