@@ -48,7 +48,12 @@ impl Past {
         let reader = self.reader(&name)?;
         // Under the lock, so that nobody removes the file meanwhile.
         let reading = tokio::task::spawn_blocking(move || read_after(&reader, after, bytes_max)).await;
-        reading.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        let read = reading.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        if read.is_err() {
+            // It may be whole in the archive, so the next one who asks fetches it again.
+            files.retain(|file| *file != name);
+        }
+        read
     }
 
     async fn find(&self, index: JournalIndex) -> Result<Option<SegmentName>, ArchiveError> {

@@ -28,5 +28,6 @@ pub use error::{HaltReason, PartitionError};
 pub use handle::{Partition, ReadPoint};
 pub use in_transit::moment_before;
 pub use open::{Modules, PartitionOptions};
+pub use release::Needed;
 pub use restore::Leading;
 pub use status::{PartitionStatus, Progress, RunState};

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::ids::{LogIndex, Micros};
+use crate::limits::LOG_FOLLOWED_FACTOR;
 use crate::log::{EntryId, Log, LogHealth};
 use crate::partition::error::PartitionError;
 use crate::partition::handle::Partition;
@@ -20,6 +21,16 @@ use crate::partition::open::applied_of;
 use crate::partition::run::Message;
 use crate::snapshot::{IDS, Manifest, STATE, SnapshotError, Snapshots};
 use crate::store::{IdIndex, Meta, Store, StoreError};
+
+/// From when on entries may still be asked for; nothing where nobody asks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Needed {
+    /// They stay, whatever that costs.
+    pub since: Option<Micros>,
+    /// By what follows the journal on this node and can read it nowhere else: they stay until the log is [`LOG_FOLLOWED_FACTOR`] times as
+    /// long as it is to be.
+    pub followed_since: Option<Micros>,
+}
 
 /// Puts state and ids into a folder, both as of the last applied entry: only the executor may do this, between two entries.
 pub fn checkpoint(store: &Store, ids: &IdIndex, folder: &Path) -> Result<Option<Meta>, StoreError> {
@@ -57,12 +68,11 @@ impl Partition {
         Ok(self.parts.group.adopt_snapshot().await?)
     }
 
-    /// Sees to it that about `keep_bytes` of the log stay, what is not in a snapshot yet, and everything since `needed_since`: the time from
-    /// which on somebody may ask what is recorded, which is found out only if there is something to release. To be called again and again:
-    /// what one call has begun the next ones go on with.
-    pub async fn release_log<N>(&self, keep_bytes: u64, needed_since: N) -> Result<(), PartitionError>
+    /// Sees to it that about `keep_bytes` of the log stay, what is not in a snapshot yet, and what is needed, which is found out only if there
+    /// is something to release. To be called again and again: what one call has begun the next ones go on with.
+    pub async fn release_log<N>(&self, keep_bytes: u64, needed: N) -> Result<(), PartitionError>
     where
-        N: AsyncFnOnce() -> Result<Option<Micros>, PartitionError>,
+        N: AsyncFnOnce() -> Result<Needed, PartitionError>,
     {
         let (log, snapshots) = (&self.parts.log, &self.parts.snapshots);
         // Whoever is being sent a snapshot needs the log behind it next.
@@ -74,13 +84,9 @@ impl Partition {
             self.take_snapshot().await?;
         }
         if let Some(upto) = self.find_releasable(keep_bytes) {
-            let since = needed_since().await?;
+            let needed = needed().await?;
             let log = log.clone();
-            let upto = blocking(move || match since {
-                Some(since) => find_last_before(&log, upto, since),
-                None => Ok(Some(upto)),
-            });
-            if let Some(upto) = upto.await? {
+            if let Some(upto) = blocking(move || find_last_unneeded(&log, upto, needed, keep_bytes)).await? {
                 self.parts.group.purge(upto).await?;
             }
         }
@@ -102,6 +108,24 @@ impl Partition {
         let freed = log.bytes_after(None).saturating_sub(log.bytes_after(Some(upto)));
         (keep_bytes / 2 <= freed).then_some(upto.index)
     }
+}
+
+/// The last index up to `upto` of which nobody needs anything.
+fn find_last_unneeded(
+    log: &Log,
+    upto: LogIndex,
+    needed: Needed,
+    keep_bytes: u64,
+) -> Result<Option<LogIndex>, PartitionError> {
+    let unneeded = match needed.since {
+        Some(since) => find_last_before(log, upto, since)?,
+        None => Some(upto),
+    };
+    let (Some(unneeded), Some(since)) = (unneeded, needed.followed_since) else { return Ok(unneeded) };
+    // Else what is stuck would fill the disk.
+    let too_much = log.find_before_last(keep_bytes.saturating_mul(LOG_FOLLOWED_FACTOR));
+    let too_much = too_much.map(|last| last.index.min(unneeded));
+    Ok(find_last_before(log, unneeded, since)?.max(too_much))
 }
 
 async fn blocking<T: Send + 'static>(

@@ -16,14 +16,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::clock::SystemClock;
-use crate::ids::{CommandId, JournalIndex, Micros, ModuleId, NodeId, PartitionId};
+use crate::ids::{CommandId, JournalIndex, ModuleId, NodeId, PartitionId};
 use crate::log::{EntryId, RealDisk};
 use crate::machine::entry::{Activation, Part};
 use crate::machine::logic::Logic;
 use crate::machine::native::Native;
 use crate::machine::replica::is_key_of;
-use crate::partition::tail::{Start, Tail};
-use crate::partition::{Answered, Leading, Modules, Participants, Partition, PartitionError, PartitionOptions};
+use crate::partition::tail::{Bound, Place, Start, Tail};
+use crate::partition::{Answered, Leading, Modules, Needed, Participants, Partition, PartitionError, PartitionOptions};
 use crate::peer::{GroupName, GroupPeers, NoNetwork, Seen};
 use crate::router::answer::{Answer, Caller, CommandRequest, Unavailable, UnavailableReason};
 use crate::router::{Machine, MachineOptions};
@@ -287,7 +287,9 @@ async fn check_released(partition: &Arc<Partition>, ids: &[CommandId], expected:
     assert_eq!(content(partition, ids).await, *expected, "state and ids need no log");
     let error = partition.find_entry(JournalIndex(1)).expect_err("it is gone").to_string();
     assert!(error.contains("begins with entry") && error.contains("at position 0."), "{error}");
-    assert!(matches!(partition.check_beginning(), Err(PartitionError::Released { .. })));
+    let (place, applied) = (Place::after(&partition.genesis()), partition.progress());
+    let read = partition.reader().read_waiting(place, &applied, Bound { bytes: 1, entries: 1 }, |_| unreachable!());
+    assert!(matches!(read, Err(PartitionError::Released { .. })), "without an archive nothing is waited for");
     let newest = expected.journal;
     assert_eq!(partition.find_entry(newest).expect("it is kept").entry.header().index, newest);
     let answer = ask(partition, 0).await;
@@ -338,8 +340,8 @@ async fn a_log_is_released_up_to_what_is_to_be_kept() {
 }
 
 /// No command is in flight.
-async fn nobody_asks() -> Result<Option<Micros>, PartitionError> {
-    Ok(None)
+async fn nobody_asks() -> Result<Needed, PartitionError> {
+    Ok(Needed::default())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -361,7 +363,10 @@ async fn what_a_command_in_flight_may_ask_for_is_not_released() {
     let since = oldest.entry.header().time;
     let released = async {
         while partition.log().last_purged().is_none() {
-            partition.release_log(KEPT, async || Ok(Some(since))).await.expect("the disk is well");
+            partition
+                .release_log(KEPT, async || Ok(Needed { since: Some(since), followed_since: None }))
+                .await
+                .expect("the disk is well");
             tokio::task::yield_now().await;
         }
     };

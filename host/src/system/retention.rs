@@ -2,7 +2,8 @@
 //!
 //! In: how much to keep. Out: snapshots, and segments that are deleted once a snapshot has what is in them. It runs only where the
 //! configuration names a length; nothing else ever deletes a part of a journal. What a command in flight may still ask for stays, however
-//! long it takes, and so does what is not in the archive yet, where there is one; where that cannot be found out, everything stays. It does not know what the other nodes keep.
+//! long it takes, and so does what is not in the archive yet, where there is one; where there is none, what a view of this node has not
+//! followed, up to a bound. Where that cannot be found out, everything stays. It does not know what the other nodes keep.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::ids::Micros;
-use crate::partition::PartitionError;
+use crate::partition::{Needed, PartitionError};
 use crate::peer::GroupName;
 use crate::system::host::Host;
 
@@ -26,11 +27,12 @@ pub async fn run(host: Arc<Host>, keep_bytes: u64) {
             if !partition.is_running() {
                 continue;
             }
-            let needed_since = async || {
+            let needed = async || {
                 let in_flight = oldest_in_flight(&host, &group).await?;
-                Ok([in_flight, not_archived(&host, &group)].into_iter().flatten().min())
+                let since = [in_flight, not_archived(&host, &group)].into_iter().flatten().min();
+                Ok(Needed { since, followed_since: not_followed(&host, &group).await })
             };
-            if let Err(error) = partition.release_log(keep_bytes, needed_since).await {
+            if let Err(error) = partition.release_log(keep_bytes, needed).await {
                 tracing::warn!(%group, %error, "the log is not released, to be tried again");
             }
         }
@@ -45,6 +47,21 @@ pub async fn run(host: Arc<Host>, keep_bytes: u64) {
 fn not_archived(host: &Host, group: &GroupName) -> Option<Micros> {
     let archived = host.archived.lock().get(group).copied();
     host.opening.archive.is_some().then(|| archived.map_or(Micros(0), |last| Micros(last.0 + 1)))
+}
+
+/// From when on a partition's entries are not in all views of this node yet, as a crash would leave them. With an archive they read that.
+async fn not_followed(host: &Arc<Host>, group: &GroupName) -> Option<Micros> {
+    if host.opening.archive.is_some() {
+        return None;
+    }
+    let names: Vec<String> = {
+        let directory = host.directory.borrow();
+        directory.views.get(&*group.machine)?.views.iter().map(|row| row.name.clone()).collect()
+    };
+    let (host, group) = (host.clone(), group.clone());
+    let asking = tokio::task::spawn_blocking(move || host.views.needed_since(&group.machine, &names, group.partition));
+    // One that panics is as good as one that has followed nothing.
+    asking.await.unwrap_or(Some(Micros(0)))
 }
 
 /// When the oldest command in flight of a machine has started, wherever its home is: its coordinator may ask every partition what it has

@@ -5,7 +5,7 @@
 //! | `0 ‖ partition u32` | the cursor, see `cursor.rs` |
 //! | `1 ‖ partition u32 ‖ key` | a row of the view |
 //!
-//! Partitions are big-endian. A batch of rows and the cursor behind it appear as one, so what a crash leaves is what the view was at its
+//! Partitions are big-endian. What this node's log has released is read in the archive, where there is one. A batch of rows and the cursor behind it appear as one, so what a crash leaves is what the view was at its
 //! cursor. Every partition's rows come from its journal alone: two builds at the same cursors are the same. It does not know which build is
 //! asked.
 
@@ -13,16 +13,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use statehouse_abi::cold::Row;
 use statehouse_abi::key::split_key;
 use statehouse_projection::abi::{Decision, ProjectIn, ProjectOut};
+use tokio::time::Instant;
 
 use crate::ids::{LogIndex, PartitionId};
 use crate::limits::{KEY_BYTES_MAX, ROW_BYTES_MAX, VIEW_BATCH_DECISIONS, VIEW_ROUNDS_MAX};
-use crate::log::{LogEntry, Payload};
-use crate::machine::entry::Entry;
 use crate::machine::logic::{Fault, Logic};
+use crate::partition::tail::{Bound, Read, log_index_of};
 use crate::partition::{Modules, Partition, PartitionError};
 use crate::sequencer::submission::Recorded;
 use crate::store::{OrderedStore, StoreShared};
@@ -30,10 +31,13 @@ use crate::views::cursor::Cursor;
 use crate::views::decisions::decisions;
 use crate::views::error::ViewError;
 
-/// Bytes of entries read from the log at once.
-const READ_BYTES: usize = 2 << 20;
+/// Entries that are followed at once.
+const READ: Bound = Bound { bytes: 2 << 20, entries: u64::MAX };
 const CURSOR: u8 = 0;
 const ROW: u8 = 1;
+
+/// Entries that were waited for.
+pub type Reading = Result<Read, PartitionError>;
 
 pub struct Build {
     pub logic: Arc<dyn Logic>,
@@ -44,6 +48,8 @@ pub struct Build {
     attached: Mutex<BTreeMap<PartitionId, Weak<Partition>>>,
     /// Why it stands still, or does not go on for now.
     pub problem: Mutex<Option<Problem>>,
+    /// Until when the archive is not asked again.
+    pub rests_until: Mutex<Option<Instant>>,
 }
 
 /// What keeps a build from going on.
@@ -73,7 +79,13 @@ impl Build {
     pub fn open(dir: &Path, shared: &StoreShared, logic: Arc<dyn Logic>, number: u64) -> Result<Self, ViewError> {
         let store = OrderedStore::open(dir, shared)?;
         let cursors = Mutex::new(store.read(read_cursors)?);
-        Ok(Self { logic, number, store, cursors, attached: Mutex::default(), problem: Mutex::default() })
+        let (attached, problem, rests_until) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(Self { logic, number, store, cursors, attached, problem, rests_until })
+    }
+
+    /// Whether it is the build of this number by this module.
+    pub fn is(&self, logic: &Arc<dyn Logic>, number: u64) -> bool {
+        (self.logic.id(), self.number) == (logic.id(), number)
     }
 
     /// How far it is; nothing where it has not begun.
@@ -81,35 +93,38 @@ impl Build {
         self.cursors.lock().get(&partition).copied()
     }
 
-    /// Follows the partition for a while; whether there was anything to follow.
-    pub fn step(&self, partition: &Arc<Partition>, modules: &dyn Modules) -> Result<bool, ViewError> {
+    /// Follows the partition for a while; whether there was anything to follow. `wait` waits for the archive, where what follows was released.
+    pub fn step(
+        &self,
+        partition: &Arc<Partition>,
+        modules: &dyn Modules,
+        wait: impl FnOnce(BoxFuture<'_, Reading>) -> Reading,
+    ) -> Result<bool, ViewError> {
         let Some(mut at) = self.attach(partition)? else { return Ok(false) };
-        let (from, end) = (at.log_next, partition.progress().log_index.next());
-        if end <= from {
+        let (id, before, applied) = (partition.id(), at, partition.progress());
+        if applied.log_index < at.log_next {
             return Ok(false);
         }
-        let released = ViewError::Released { partition: partition.id(), wanted: at.index.next() };
-        if partition.log().last_purged().is_some_and(|purged| from <= purged.index) {
-            return Err(released);
-        }
-        let entries = partition.log().read(from..end, READ_BYTES)?;
-        if entries.first().is_none_or(|first| first.id.index != from && from != LogIndex(0)) {
-            return Err(released);
-        }
+        let (reader, wanted) = (partition.reader(), at.index.next());
+        let read = reader.read_waiting(at.place(), &applied, READ, wait).map_err(|error| match error {
+            PartitionError::Released { .. } if reader.has_archive() => ViewError::NotArchived { partition: id, wanted },
+            PartitionError::Released { .. } => ViewError::Released { partition: id, wanted },
+            PartitionError::OtherHistory(place) => ViewError::OtherHistory { partition: id, index: place.index },
+            error => error.into(),
+        });
+        let (place, entries) = read?;
         let mut batch = Batch::default();
-        for LogEntry { id, payload } in entries {
-            if let Payload::Entry(bytes) = payload {
-                let entry = Entry::parse(bytes)?;
-                // Any other is void.
-                if entry.header().parent == at.head {
-                    let recorded = Recorded::new(entry, id.index);
-                    at = self.take(partition.id(), &recorded, at, modules, &mut batch)?;
-                    continue;
-                }
+        for recorded in &entries {
+            if recorded.entry.header().parent != at.head {
+                return Err(ViewError::OtherHistory { partition: id, index: at.index });
             }
-            at.log_next = id.index.next();
+            at = self.take(id, recorded, at, modules, &mut batch)?;
         }
-        self.write(partition.id(), std::mem::take(&mut batch), at)?;
+        at.log_next = place.log_next().unwrap_or(LogIndex(0));
+        if at == before {
+            return Ok(false);
+        }
+        self.write(id, batch, at)?;
         Ok(true)
     }
 
@@ -123,7 +138,8 @@ impl Build {
         batch: &mut Batch,
     ) -> Result<Cursor, ViewError> {
         let header = recorded.entry.header();
-        let (log_next, index, time, head) = (recorded.log_index.next(), header.index, header.time, recorded.head());
+        let log_next = log_index_of(recorded).map_or(LogIndex(0), |index| index.next());
+        let (index, time, head) = (header.index, header.time, recorded.head());
         let behind = Cursor { log_next, index, time, head, commands: 0 };
         let count = recorded.entry.batch().map_or(0, |batch| batch.command_count() as u32);
         if count == before.commands {
@@ -165,8 +181,8 @@ impl Build {
                 // The same entry may stand elsewhere in the log of a node that was set up anew.
                 Ok(recorded) if recorded.head() == cursor.head => cursor.log_next = recorded.log_index.next(),
                 Ok(_) => return Err(ViewError::OtherHistory { partition: id, index: cursor.index }),
-                // Whether the next one goes on from it is seen by its parent.
-                Err(PartitionError::Released { .. }) => {}
+                // Whether the next one goes on from it is seen by its parent, wherever that one is.
+                Err(PartitionError::Released { .. }) => cursor.log_next = LogIndex(0),
                 Err(error) => return Err(error.into()),
             }
         } else if cursor.head != partition.genesis().head {

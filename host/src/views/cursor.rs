@@ -3,7 +3,7 @@
 //! | bytes | |
 //! |---|---|
 //! | 0 | format, 1 |
-//! | 1 … 8 | Raft's index of the next entry to follow |
+//! | 1 … 8 | Raft's index of the next entry to follow; 0 where it is not known: at the beginning, and behind what came from the archive |
 //! | 9 … 16 | number in the journal of the last entry that was followed |
 //! | 17 … 24 | its time |
 //! | 25 … 56 | the journal's head after it |
@@ -13,6 +13,7 @@
 
 use crate::ids::{Head, JournalIndex, LogIndex, Micros, PartitionId, Position};
 use crate::machine::journal::Journal;
+use crate::partition::tail::Place;
 use crate::views::error::ViewError;
 
 const FORMAT: u8 = 1;
@@ -20,7 +21,7 @@ const SIZE: usize = 61;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
-    /// Of the next entry to follow.
+    /// Of the next entry to follow; 0 where it is not known.
     pub log_next: LogIndex,
     pub index: JournalIndex,
     pub time: Micros,
@@ -39,6 +40,11 @@ impl Cursor {
     pub fn position(&self, partition: PartitionId) -> Position {
         let [a, b, c, d, ..] = self.head.0;
         Position { partition, index: self.index, n: 0, head8: [a, b, c, d] }
+    }
+
+    /// Where what follows is looked for.
+    pub fn place(&self) -> Place {
+        Place::behind(self.index, self.head, Some(self.log_next).filter(|next| *next != LogIndex(0)))
     }
 
     pub fn encode(&self) -> Vec<u8> {

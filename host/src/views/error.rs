@@ -5,8 +5,6 @@
 use std::path::PathBuf;
 
 use crate::ids::{JournalIndex, ModuleId, PartitionId};
-use crate::log::LogError;
-use crate::machine::entry::EntryError;
 use crate::partition::PartitionError;
 use crate::store::StoreError;
 
@@ -17,11 +15,7 @@ pub enum ViewError {
     #[error("{} cannot be {action}: {source}", path.display())]
     Folder { path: PathBuf, action: &'static str, source: std::io::Error },
     #[error("the journal cannot be read: {0}")]
-    Log(#[from] LogError),
-    #[error("the journal cannot be read: {0}")]
     Partition(#[from] PartitionError),
-    #[error("the journal cannot be read: {0}")]
-    Entry(#[from] EntryError),
     #[error("module {} is not here: {reason}", module.short())]
     Module { module: ModuleId, reason: String },
     #[error("the host could not call it: {0}")]
@@ -29,14 +23,20 @@ pub enum ViewError {
     /// The view's doing: the same input gives the same again.
     #[error(
         "it failed on what was decided at {position}: {text}; create it again from a repaired module with `statehouse view create`, \
-         or `statehouse view rebuild` to try the same one"
+         or `statehouse view rebuild` to try the same one; no log is kept for it meanwhile"
     )]
     Failed { position: String, text: String },
     #[error(
-        "partition {partition}: entry {wanted} of the journal is needed, and what was before it was released or replaced by a snapshot on \
-         this node; ask another node, or keep more with `[log] keep_bytes`"
+        "partition {partition}: entry {wanted} of the journal is needed, and is not on this node any more: it was released, or replaced by a \
+         snapshot; ask another node, keep more with `[log] keep_bytes`, or have an `[archive]`, which views are built from as well"
     )]
     Released { partition: PartitionId, wanted: JournalIndex },
+    /// What this node has released is archived before; what it never had is archived by others soon.
+    #[error(
+        "partition {partition}: entry {wanted} of the journal is needed, and is neither on this node nor in the archive yet; the view goes on \
+         when it is there"
+    )]
+    NotArchived { partition: PartitionId, wanted: JournalIndex },
     /// What it has made belongs to another history than the node has.
     #[error("partition {partition}: entry {index} is not the one that the view has followed")]
     OtherHistory { partition: PartitionId, index: JournalIndex },
@@ -48,6 +48,11 @@ impl ViewError {
     /// Whether the view stands still until it is made again.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Failed { .. } | Self::Released { .. })
+    }
+
+    /// Whether it is up to the archive, which is not asked again at once.
+    pub fn is_of_archive(&self) -> bool {
+        matches!(self, Self::NotArchived { .. } | Self::Partition(PartitionError::Archive(_)))
     }
 
     /// Whether what was made so far is worth nothing.

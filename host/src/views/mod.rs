@@ -4,7 +4,7 @@
 //! a view's thread:  partition's log ─▶ tail ─▶ decisions (rendered by who decided) ─▶ sh1_project ─▶ rows and cursor, as one
 //!                   build beside the serving one ─▶ caught up ─▶ it serves           query ─▶ sh1_query over rows of one moment
 //! ```
-//! In: committed entries that are applied here, and queries. Out: answers, and by how much they lag. Nothing waits for a view, so it can
+//! In: committed entries that are applied here, and queries. Out: answers, and by how much they lag. No write waits for a view, so it can
 //! hold up nobody; its rows are in no digest, and may be thrown away and built again. It knows nothing of HTTP, nor of which views there
 //! should be.
 
@@ -14,6 +14,7 @@ mod decisions;
 mod build;
 mod query;
 mod view;
+mod need;
 mod status;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,10 @@
 //! In: a view and the partitions it follows. Out: numbers and words. It decides nothing.
 
 use crate::ids::{JournalIndex, Micros, ModuleId, PartitionId, Position};
+use crate::machine::journal::Journal;
+use crate::views::build::Build;
+use crate::views::cursor::Cursor;
+use crate::views::{Source, View};
 
 /// By how much a view is behind what this node has applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,4 +51,66 @@ pub struct Followed {
     pub time: Micros,
     /// Of the partition on this node; nothing while it is not open.
     pub newest: Option<JournalIndex>,
+}
+
+impl View {
+    /// By how much it is behind; nothing while a partition is not open here, or has not been met.
+    pub(super) fn lag_of(&self, build: &Build) -> Option<Lag> {
+        let mut lag = Lag::default();
+        for id in (0..self.source.partition_count).map(PartitionId) {
+            let newest = (self.source.find)(id)?.progress().journal;
+            let cursor = build.cursor(id).unwrap_or(Cursor::genesis(&newest_genesis(&self.source, id)?));
+            let entries = cursor.index.distance_to(newest.index);
+            lag.entries += entries;
+            if 0 < entries && cursor.time != Micros(0) {
+                lag.micros = lag.micros.max(newest.time.0 - cursor.time.0);
+            }
+        }
+        Some(lag)
+    }
+
+    pub(super) fn measure(&self) {
+        let Some(serving) = self.serving() else { return };
+        let Some(lag) = self.lag_of(&serving) else { return };
+        let labels = [("machine", self.source.machine.clone()), ("view", self.name.clone())];
+        metrics::gauge!("statehouse_view_lag_entries", &labels).set(lag.entries as f64);
+        metrics::gauge!("statehouse_view_lag_seconds", &labels).set(lag.micros as f64 / 1e6);
+        let is_stopped = serving.problem.lock().is_some();
+        metrics::gauge!("statehouse_view_stopped", &labels).set(f64::from(u8::from(is_stopped)));
+    }
+
+    pub fn status(&self) -> ViewStatus {
+        let held = self.held.read();
+        ViewStatus {
+            name: self.name.clone(),
+            serving: held.serving.as_ref().map(|build| self.build_status(build)),
+            building: held.building.as_ref().map(|build| self.build_status(build)),
+            problem: held.problem.clone(),
+        }
+    }
+
+    fn build_status(&self, build: &Build) -> BuildStatus {
+        let followed = |id: PartitionId| {
+            let partition = (self.source.find)(id);
+            let genesis = || partition.as_ref().map(|partition| Cursor::genesis(&partition.genesis()));
+            let cursor = build.cursor(id).or_else(genesis)?;
+            let newest = partition.as_ref().map(|partition| partition.progress().journal.index);
+            Some(Followed { partition: id, position: cursor.position(id), time: cursor.time, newest })
+        };
+        let problem = build.problem.lock().clone();
+        BuildStatus {
+            module: build.logic.id(),
+            version: build.logic.describe().version.clone(),
+            number: build.number,
+            lag: self.lag_of(build).unwrap_or_default(),
+            partitions: (0..self.source.partition_count).filter_map(|id| followed(PartitionId(id))).collect(),
+            bytes: build.store.size(),
+            is_stopped: problem.as_ref().is_some_and(|problem| problem.is_final),
+            problem: problem.map(|problem| problem.text),
+        }
+    }
+}
+
+fn newest_genesis(source: &Source, id: PartitionId) -> Option<Journal> {
+    Some((source.find)(id)?.genesis())
 }

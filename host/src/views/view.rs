@@ -8,28 +8,30 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::select_all;
+use futures_util::future::{BoxFuture, select_all};
 use parking_lot::{Mutex, RwLock};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use crate::ids::{Micros, ModuleId, PartitionId};
+use crate::ids::{ModuleId, PartitionId};
 use crate::machine::logic::Logic;
-use crate::partition::Partition;
-use crate::views::build::{Build, Problem};
-use crate::views::cursor::Cursor;
+use crate::partition::{Partition, PartitionError};
+use crate::views::build::{Build, Problem, Reading};
 use crate::views::error::ViewError;
-use crate::views::status::{BuildStatus, Followed, Lag, ViewStatus};
 use crate::views::{Shared, Source, Wanted};
 
 /// Names the folder of the build that is asked.
 const SERVING: &str = "serving";
 /// How long nothing is looked at when nothing has happened.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How soon an archive is asked again that did not have what is needed, or could not be read.
+const ARCHIVE_AGAIN: Duration = Duration::from_secs(5);
 /// A build this near to the end counts as caught up, also while entries keep coming.
 const CAUGHT_UP_ENTRIES: u64 = 16;
 /// Above that of everything else: the partitions of this node come first.
@@ -43,24 +45,24 @@ pub(super) struct Running {
 
 pub struct View {
     pub(super) source: Source,
-    name: String,
+    pub(super) name: String,
     folder: PathBuf,
     shared: Arc<Shared>,
     wanted: Mutex<Wanted>,
-    held: RwLock<Held>,
+    pub(super) held: RwLock<Held>,
     /// Counts what was written, for those who wait for it.
     moved: watch::Sender<u64>,
-    is_stopped: AtomicBool,
+    stopping: CancellationToken,
     wake: tokio::sync::Notify,
 }
 
 #[derive(Default)]
-struct Held {
-    serving: Option<Arc<Build>>,
-    building: Option<Arc<Build>>,
+pub(super) struct Held {
+    pub serving: Option<Arc<Build>>,
+    pub building: Option<Arc<Build>>,
     /// What does not serve any more, as long as somebody reads it.
     retired: Vec<Arc<Build>>,
-    problem: Option<String>,
+    pub problem: Option<String>,
 }
 
 impl Running {
@@ -80,10 +82,10 @@ impl Running {
             wanted: Mutex::new(wanted),
             held: RwLock::default(),
             moved: watch::Sender::new(0),
-            is_stopped: AtomicBool::new(false),
+            stopping: CancellationToken::new(),
             wake: tokio::sync::Notify::new(),
         });
-        let (running, runtime) = (view.clone(), tokio::runtime::Handle::current());
+        let (running, runtime) = (view.clone(), Handle::current());
         let thread = std::thread::Builder::new().name(format!("view-{}", view.name));
         let thread = thread.spawn(move || {
             if before.is_some_and(|before| before.join().is_err()) {
@@ -123,6 +125,15 @@ impl View {
         self.held.read().serving.clone()
     }
 
+    /// Those that are there, and whether the one that is wanted is among them.
+    pub(super) fn builds(&self) -> (Vec<Arc<Build>>, bool) {
+        let Wanted { logic, build: number, .. } = self.wanted.lock().clone();
+        let held = self.held.read();
+        let builds: Vec<_> = held.serving.iter().chain(&held.building).cloned().collect();
+        let is_complete = builds.iter().any(|build| build.is(&logic, number));
+        (builds, is_complete)
+    }
+
     /// What it declares: of the build that is asked, or else of the one that is made.
     pub fn logic(&self) -> Arc<dyn Logic> {
         self.serving().map_or_else(|| self.wanted.lock().logic.clone(), |serving| serving.logic.clone())
@@ -141,15 +152,14 @@ impl View {
     }
 
     pub fn stop(&self) {
-        self.is_stopped.store(true, Ordering::Relaxed);
-        self.wake.notify_one();
+        self.stopping.cancel();
     }
 
     fn is_stopped(&self) -> bool {
-        self.is_stopped.load(Ordering::Relaxed)
+        self.stopping.is_cancelled()
     }
 
-    fn run(&self, runtime: &tokio::runtime::Handle) {
+    fn run(&self, runtime: &Handle) {
         // On Linux it is a thread's, and nobody's is the caller's.
         if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
             tracing::debug!(%error, "a view runs with the priority of everything else");
@@ -162,7 +172,7 @@ impl View {
             let is_prepared = self.prepare();
             let is_ready = is_prepared.is_ok();
             self.note(is_prepared);
-            let is_busy = is_ready && self.go_on();
+            let is_busy = is_ready && self.go_on(runtime);
             self.note(self.take_over());
             self.measure();
             if !is_busy {
@@ -222,7 +232,7 @@ impl View {
     fn prepare(&self) -> Result<(), ViewError> {
         self.delete_retired();
         let Wanted { logic, build: number, .. } = self.wanted.lock().clone();
-        let is_wanted = |build: &Arc<Build>| build.logic.id() == logic.id() && build.number == number;
+        let is_wanted = |build: &Arc<Build>| build.is(&logic, number);
         let (serving, building) = {
             let held = self.held.read();
             (held.serving.clone(), held.building.clone())
@@ -278,17 +288,13 @@ impl View {
     }
 
     /// One step of each build in each partition; whether anything was there to follow.
-    fn go_on(&self) -> bool {
-        let (serving, building) = {
-            let held = self.held.read();
-            (held.serving.clone(), held.building.clone())
-        };
+    fn go_on(&self, runtime: &Handle) -> bool {
         let mut is_busy = false;
-        for build in serving.iter().chain(&building) {
-            if build.problem.lock().as_ref().is_some_and(|problem| problem.is_final) {
+        for build in &self.builds().0 {
+            if build.is_standing() || build.rests_until.lock().is_some_and(|until| Instant::now() < until) {
                 continue;
             }
-            match self.follow(build) {
+            match self.follow(build, runtime) {
                 Ok(has_moved) => {
                     is_busy |= has_moved;
                     *build.problem.lock() = None;
@@ -301,7 +307,10 @@ impl View {
                     self.make_again(build);
                     return true;
                 }
+                // It was given up for the end of the view.
+                Err(_) if self.is_stopped() => return false,
                 Err(error) => {
+                    *build.rests_until.lock() = error.is_of_archive().then(|| Instant::now() + ARCHIVE_AGAIN);
                     let problem = Some(Problem { text: error.to_string(), is_final: error.is_final() });
                     let mut known = build.problem.lock();
                     if *known != problem {
@@ -315,14 +324,18 @@ impl View {
         is_busy
     }
 
-    fn follow(&self, build: &Build) -> Result<bool, ViewError> {
+    fn follow(&self, build: &Build, runtime: &Handle) -> Result<bool, ViewError> {
         let mut has_moved = false;
         for id in (0..self.source.partition_count).map(PartitionId) {
             if self.is_stopped() {
                 break;
             }
             let Some(partition) = (self.source.find)(id) else { continue };
-            has_moved |= build.step(&partition, self.shared.modules.as_ref())?;
+            let wait = |reading: BoxFuture<'_, Reading>| {
+                let read = self.stopping.run_until_cancelled(reading);
+                runtime.block_on(read).unwrap_or(Err(PartitionError::Deadline))
+            };
+            has_moved |= build.step(&partition, self.shared.modules.as_ref(), wait)?;
         }
         Ok(has_moved)
     }
@@ -401,69 +414,10 @@ impl View {
             }
         }
         waits.push(async { self.wake.notified().await }.boxed());
+        waits.push(self.stopping.cancelled().boxed());
         // Either way it is time to look.
         drop(tokio::time::timeout(PAUSE, select_all(waits)).await);
     }
-
-    /// By how much it is behind; nothing while a partition is not open here, or has not been met.
-    pub(super) fn lag_of(&self, build: &Build) -> Option<Lag> {
-        let mut lag = Lag::default();
-        for id in (0..self.source.partition_count).map(PartitionId) {
-            let newest = (self.source.find)(id)?.progress().journal;
-            let cursor = build.cursor(id).unwrap_or(Cursor::genesis(&newest_genesis(&self.source, id)?));
-            let entries = cursor.index.distance_to(newest.index);
-            lag.entries += entries;
-            if 0 < entries && cursor.time != Micros(0) {
-                lag.micros = lag.micros.max(newest.time.0 - cursor.time.0);
-            }
-        }
-        Some(lag)
-    }
-
-    fn measure(&self) {
-        let Some(serving) = self.serving() else { return };
-        let Some(lag) = self.lag_of(&serving) else { return };
-        let labels = [("machine", self.source.machine.clone()), ("view", self.name.clone())];
-        metrics::gauge!("statehouse_view_lag_entries", &labels).set(lag.entries as f64);
-        metrics::gauge!("statehouse_view_lag_seconds", &labels).set(lag.micros as f64 / 1e6);
-        let is_stopped = serving.problem.lock().is_some();
-        metrics::gauge!("statehouse_view_stopped", &labels).set(f64::from(u8::from(is_stopped)));
-    }
-
-    pub fn status(&self) -> ViewStatus {
-        let held = self.held.read();
-        ViewStatus {
-            name: self.name.clone(),
-            serving: held.serving.as_ref().map(|build| self.build_status(build)),
-            building: held.building.as_ref().map(|build| self.build_status(build)),
-            problem: held.problem.clone(),
-        }
-    }
-
-    fn build_status(&self, build: &Build) -> BuildStatus {
-        let followed = |id: PartitionId| {
-            let partition = (self.source.find)(id);
-            let genesis = || partition.as_ref().map(|partition| Cursor::genesis(&partition.genesis()));
-            let cursor = build.cursor(id).or_else(genesis)?;
-            let newest = partition.as_ref().map(|partition| partition.progress().journal.index);
-            Some(Followed { partition: id, position: cursor.position(id), time: cursor.time, newest })
-        };
-        let problem = build.problem.lock().clone();
-        BuildStatus {
-            module: build.logic.id(),
-            version: build.logic.describe().version.clone(),
-            number: build.number,
-            lag: self.lag_of(build).unwrap_or_default(),
-            partitions: (0..self.source.partition_count).filter_map(|id| followed(PartitionId(id))).collect(),
-            bytes: build.store.size(),
-            is_stopped: problem.as_ref().is_some_and(|problem| problem.is_final),
-            problem: problem.map(|problem| problem.text),
-        }
-    }
-}
-
-fn newest_genesis(source: &Source, id: PartitionId) -> Option<crate::machine::journal::Journal> {
-    Some((source.find)(id)?.genesis())
 }
 
 fn name_of(module: ModuleId, number: u64) -> String {

@@ -8,6 +8,7 @@
 //! [`limits::TAIL_READ_BYTES`] and an entry at most. It knows neither what events mean nor who reads.
 
 mod entry;
+mod reader;
 #[cfg(test)]
 mod tests;
 
@@ -18,21 +19,18 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use entry::{TailCommand, TailEntry, TailEvent};
+pub use reader::{Bound, Place, Read, Reader, log_index_of};
+use reader::{from_elsewhere, head8};
 
-use crate::archive::Past;
 use crate::consensus::{ConsensusError, StopReason};
-use crate::ids::{Head, JournalIndex, LogIndex, PartitionId, Position};
+use crate::ids::{JournalIndex, PartitionId, Position};
 use crate::limits;
-use crate::log::{Log, LogEntry, Payload};
-use crate::machine::entry::Entry;
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
 use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::handle::Partition;
-use crate::partition::history;
 use crate::partition::open::Modules;
 use crate::partition::status::{Progress, RunState};
-use crate::sequencer::submission::Recorded;
 
 /// Where a tail begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,37 +59,8 @@ pub struct Tail {
     position: Position,
 }
 
-/// What entries are read from.
-struct Reader {
-    partition: PartitionId,
-    log: Log,
-    /// What the log has released.
-    past: Option<Arc<Past>>,
-}
-
-/// No place in a log: of an entry that came from the archive.
-const NOWHERE: LogIndex = LogIndex(u64::MAX);
-
-/// A place between two entries.
-#[derive(Clone, Copy)]
-struct Place {
-    /// The entry before it, and the beginning of the head there.
-    index: JournalIndex,
-    head8: [u8; 4],
-    /// Where in the log what follows is looked for, and the head it must have been computed on. `None`: not known yet.
-    log: Option<(LogIndex, Head)>,
-}
-
-impl Place {
-    fn after(journal: &Journal) -> Self {
-        Self { index: journal.index, head8: head8(journal.head), log: None }
-    }
-}
-
-fn head8(head: Head) -> [u8; 4] {
-    let [a, b, c, d, ..] = head.0;
-    [a, b, c, d]
-}
+/// How much is read ahead.
+const AHEAD: Bound = Bound { bytes: limits::TAIL_READ_BYTES, entries: limits::TAIL_READ_ENTRIES };
 
 impl Tail {
     /// Waits until the partition has applied what `start` names, but not past `deadline`.
@@ -103,10 +72,8 @@ impl Tail {
     /// * [`PartitionError::Deadline`]: this replica has not got there in time.
     /// * [`PartitionError::Halted`] and others when the partition does not run any more.
     pub async fn open(partition: &Partition, start: Start, deadline: Instant) -> Result<Self, PartitionError> {
-        let parts = &partition.parts;
-        let reader = Reader { partition: parts.id, log: parts.log.clone(), past: parts.past.clone() };
-        let board = &parts.board;
-        let (progress, state) = (board.progress.subscribe(), board.state.subscribe());
+        let (parts, reader) = (&partition.parts, partition.reader());
+        let (progress, state) = (parts.board.progress.subscribe(), parts.board.state.subscribe());
         Self::begin(reader, parts.modules.clone(), &parts.genesis, (progress, state), start, deadline).await
     }
 
@@ -232,8 +199,7 @@ impl Tail {
         let found = match (found, &self.reader.past) {
             (Err(error @ PartitionError::Released { .. }), Some(past)) => {
                 let before = JournalIndex(at.index.0 - 1);
-                let entry = past.entries_after(before, 0).await?.into_iter().next().ok_or(error)?;
-                Recorded::new(entry, NOWHERE)
+                from_elsewhere(past.entries_after(before, 0).await?.into_iter().next().ok_or(error)?)
             }
             (found, _) => found?,
         };
@@ -242,7 +208,7 @@ impl Tail {
         }
         let before = found.entry.header();
         let index = JournalIndex(at.index.0 - 1);
-        let log = (found.log_index != NOWHERE).then_some((found.log_index, before.parent));
+        let log = log_index_of(&found).map(|index| (index, before.parent));
         self.place = Place { index, head8: head8(before.parent), log };
         self.position = Position { index, n: 0, head8: self.place.head8, ..at };
         Ok(())
@@ -252,113 +218,15 @@ impl Tail {
     async fn fill(&mut self) -> Result<bool, PartitionError> {
         assert!(self.ready.is_empty());
         let (reader, place, applied) = (self.reader.clone(), self.place, *self.progress.borrow());
-        let (place, entries) = match blocking(move || reader.read(place, &applied)).await? {
-            Err(error @ PartitionError::Released { .. }) => self.reader.read_elsewhere(place, error).await?,
+        let (place, entries) = match blocking(move || reader.read(place, &applied, AHEAD)).await? {
+            Err(error @ PartitionError::Released { .. }) => self.reader.read_elsewhere(place, error, AHEAD).await?,
             read => read?,
         };
-        let is_further = !entries.is_empty() || place.log.map(|(next, _)| next) != self.place.log.map(|(next, _)| next);
-        (self.place, self.ready) = (place, entries);
+        let is_further = !entries.is_empty() || place.log_next() != self.place.log_next();
+        let partition = self.partition();
+        self.place = place;
+        self.ready = entries.into_iter().map(|recorded| TailEntry::new(partition, recorded)).collect();
         Ok(is_further)
-    }
-}
-
-impl Reader {
-    /// What follows a place, and where it ends.
-    fn read(&self, place: Place, applied: &Progress) -> Result<(Place, VecDeque<TailEntry>), PartitionError> {
-        let located = place.log.map_or_else(|| self.locate(&place, applied), Ok);
-        let (next, head) = located?;
-        let end = LogIndex(next.0 + limits::TAIL_READ_ENTRIES).min(applied.log_index.next());
-        let found = self.log.read(next..end, limits::TAIL_READ_BYTES)?;
-        let is_released = match found.first() {
-            Some(first) => first.id.index != next,
-            None => next < end && self.log.last_purged().is_some_and(|purged| next <= purged.index),
-        };
-        if is_released {
-            let following = self.find(place.index.next(), applied).map(|found| (found.log_index, head));
-            return match following {
-                // All of what was released is of no effect.
-                Err(PartitionError::NoEntry(_)) => {
-                    Ok((Place { log: Some((applied.log_index.next(), head)), ..place }, VecDeque::new()))
-                }
-                following => Ok((Place { log: Some(following?), ..place }, VecDeque::new())),
-            };
-        }
-        self.pick_effective(Place { log: Some((next, head)), ..place }, found)
-    }
-
-    fn pick_effective(
-        &self,
-        mut place: Place,
-        found: Vec<LogEntry>,
-    ) -> Result<(Place, VecDeque<TailEntry>), PartitionError> {
-        let (mut next, mut head) = place.log.expect("it was located");
-        let mut entries = VecDeque::with_capacity(found.len());
-        for LogEntry { id, payload } in found {
-            assert!(id.index == next, "a log has no gaps");
-            next = id.index.next();
-            let Payload::Entry(bytes) = payload else { continue };
-            let damaged = |source| HaltReason::Entry { index: id.index.0, source };
-            let entry = Entry::parse(bytes).map_err(damaged)?;
-            if entry.header().parent != head {
-                continue;
-            }
-            assert!(entry.header().index == place.index.next(), "an applied entry has the number after its parent's");
-            let entry = TailEntry::new(self.partition, Recorded::new(entry, id.index));
-            (place.index, head) = (entry.index(), entry.head());
-            entries.push_back(entry);
-        }
-        place.head8 = head8(head);
-        place.log = Some((next, head));
-        Ok((place, entries))
-    }
-
-    /// Where in the log a place is, once it is known to be one of this journal.
-    fn locate(&self, place: &Place, applied: &Progress) -> Result<(LogIndex, Head), PartitionError> {
-        let found = if place.index == applied.journal.index {
-            (applied.log_index.next(), applied.journal.head)
-        } else {
-            let following = self.find(place.index.next(), applied)?;
-            (following.log_index, following.entry.header().parent)
-        };
-        if head8(found.1) != place.head8 {
-            let Place { index, head8, .. } = *place;
-            return Err(PartitionError::OtherHistory(Position { partition: self.partition, index, n: 0, head8 }));
-        }
-        Ok(found)
-    }
-
-    fn find(&self, index: JournalIndex, applied: &Progress) -> Result<Recorded, PartitionError> {
-        let find = |index| history::find_entry(&self.log, index, Some(applied.log_index), &applied.journal);
-        match find(index) {
-            Err(PartitionError::Released { first, .. }) => {
-                let position = find(first).ok().map(|found| found.position(self.partition, 0));
-                Err(PartitionError::Released { first, position })
-            }
-            found => found,
-        }
-    }
-
-    /// What follows a place that this node's log has released, from the archive where there is one.
-    async fn read_elsewhere(
-        &self,
-        place: Place,
-        released: PartitionError,
-    ) -> Result<(Place, VecDeque<TailEntry>), PartitionError> {
-        let Some(past) = &self.past else { return Err(released) };
-        let found = past.entries_after(place.index, limits::TAIL_READ_BYTES).await?;
-        let Some(first) = found.first() else { return Err(released) };
-        if head8(first.header().parent) != place.head8 {
-            let Place { index, head8, .. } = place;
-            return Err(PartitionError::OtherHistory(Position { partition: self.partition, index, n: 0, head8 }));
-        }
-        // Where the log goes on is looked for again, by the head.
-        let mut place = Place { log: None, ..place };
-        let entries = found.into_iter().map(|entry| TailEntry::new(self.partition, Recorded::new(entry, NOWHERE)));
-        let entries: VecDeque<TailEntry> = entries.collect();
-        if let Some(last) = entries.back() {
-            (place.index, place.head8) = (last.index(), head8(last.head()));
-        }
-        Ok((place, entries))
     }
 }
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 use futures_util::FutureExt;
 
 use super::*;
-use crate::archive::{Archive, Boundary, Stream, Upload};
-use crate::ids::{ClusterId, Digest, Micros, ModuleId, NodeId, Term};
-use crate::log::{EntryId, LogOptions, SimDisk, StreamId};
-use crate::machine::entry::{EntryKind, Header};
+use crate::archive::{Archive, Boundary, Past, Stream, Upload};
+use crate::ids::{ClusterId, Digest, Head, LogIndex, Micros, ModuleId, NodeId, Term};
+use crate::log::{EntryId, Log, LogEntry, LogOptions, Payload, SimDisk, StreamId};
+use crate::machine::entry::{Entry, EntryKind, Header};
 
 struct NoModules;
 

@@ -38,7 +38,7 @@ async fn a_build_goes_on_after_a_kill_and_comes_out_as_one_that_was_never_killed
         stage.transfer(7 * round).await;
         stage.follow(&live);
         for partition in stage.partitions().iter().take(if round % 2 == 0 { 1 } else { 2 }) {
-            killed.step(partition, stage.node.registry().as_ref()).expect("it can be followed");
+            step(&killed, partition, stage.node.registry().as_ref()).expect("it can be followed");
         }
         if round % 3 == 0 {
             killed.store.flush().expect("it can be written");
@@ -97,7 +97,7 @@ async fn rows_of_another_history_are_recognised() {
     let key = [&[0][..], &partition.id().0.to_be_bytes()].concat();
     build.store.write([(key, Some(other.encode()))]).expect("it can be written");
     drop(build);
-    let error = stage.build(&folder).step(&partition, stage.node.registry().as_ref()).expect_err("another history");
+    let error = step(&stage.build(&folder), &partition, stage.node.registry().as_ref()).expect_err("another history");
     assert!(error.spoils_rows(), "{error}");
     stage.close().await;
 }

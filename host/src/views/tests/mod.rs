@@ -3,7 +3,9 @@
 //! The views are native: what is tested is what the host does with them. Their wasm is tested where they are written.
 
 mod follow;
+mod kept;
 mod lifecycle;
+mod released;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,20 +21,21 @@ use statehouse_abi::value::Value;
 use statehouse_guest::{BodyError, FieldValue, Queries, QueryStop};
 use statehouse_projection::{Decision, Keys, Order, Pending, Projection, Range, Reader, ViewTx, abi, native};
 use tempfile::TempDir;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::build::Build;
-use super::{Freshness, Shared, Source, ViewQuery, ViewStatus, Views, Wanted};
+use super::{Freshness, Shared, Source, ViewError, ViewQuery, ViewStatus, Views, Wanted};
 use crate::clock::SystemClock;
 use crate::ids::{CommandId, ModuleId, NodeId, PartitionId};
 use crate::limits;
 use crate::log::RealDisk;
 use crate::machine::logic::{Fault, Logic, Pace};
-use crate::partition::Partition;
+use crate::partition::{Modules, Partition};
 use crate::router::Machine;
 use crate::router::answer::{Answer, Caller, CommandRequest};
 use crate::store::StoreShared;
-use crate::system::{MachineSpec, ModuleSource, Node, NodeOptions};
+use crate::system::{ArchiveOptions, MachineSpec, ModuleSource, Node, NodeOptions};
 
 const WALLET: &[u8] = include_bytes!("../../../../modules/releases/wallet-1.0.1.wasm");
 const PARTITIONS: u32 = 2;
@@ -210,7 +213,19 @@ struct Stage {
 
 impl Stage {
     async fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder for temporary files");
+        Self::on(tempfile::tempdir().expect("a folder for temporary files"), false).await
+    }
+
+    /// On a node that archives into a folder, too.
+    async fn with_archive() -> Self {
+        Self::on(tempfile::tempdir().expect("a folder for temporary files"), true).await
+    }
+
+    async fn on(folder: TempDir, has_archive: bool) -> Self {
+        let archive = has_archive.then(|| ArchiveOptions {
+            url: folder.path().join("archive").display().to_string(),
+            every: Duration::from_millis(20),
+        });
         let node = Node::open(NodeOptions {
             data: folder.path().join("node"),
             node: NodeId(1),
@@ -228,7 +243,7 @@ impl Stage {
             http: None,
             log_keep_bytes: None,
             snapshot_every_bytes: None,
-            archive: None,
+            archive,
         });
         let node = node.await.expect("the node starts");
         let machine = node.router().find_machine("wallet").expect("it was created");
@@ -300,13 +315,18 @@ impl Stage {
     /// Follows everything that is there.
     fn follow(&self, build: &Build) {
         for partition in self.partitions() {
-            while build.step(&partition, self.node.registry().as_ref()).expect("it can be followed") {}
+            while step(build, &partition, self.node.registry().as_ref()).expect("it can be followed") {}
         }
     }
 
     async fn close(self) {
         self.node.close().await.expect("the node closes");
     }
+}
+
+/// One step on a thread of the test, which may wait.
+fn step(build: &Build, partition: &Arc<Partition>, modules: &dyn Modules) -> Result<bool, ViewError> {
+    tokio::task::block_in_place(|| build.step(partition, modules, |reading| Handle::current().block_on(reading)))
 }
 
 fn account(at: u64) -> String {

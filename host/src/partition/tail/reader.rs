@@ -1,0 +1,219 @@
+//! Reads what follows a place in a partition's journal: from this node's log, and from the archive what the log has released.
+//!
+//! ```text
+//! Place ─▶ log ─▶ effective entries ─▶ the Place behind them
+//!           └─ released ─▶ archive ─▶ entries, and a place that is looked for in the log again, by its head
+//! ```
+//! In: a place and a bound. Out: effective entries in order, none left out and none twice. It keeps nothing between two reads, knows neither
+//! who reads nor how they wait, and never asks the executor anything.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use crate::archive::Past;
+use crate::ids::{Head, JournalIndex, LogIndex, PartitionId, Position};
+use crate::log::{Log, LogEntry, Payload};
+use crate::machine::entry::Entry;
+use crate::machine::journal::Journal;
+use crate::partition::error::{HaltReason, PartitionError};
+use crate::partition::handle::Partition;
+use crate::partition::history;
+use crate::partition::status::Progress;
+use crate::sequencer::submission::Recorded;
+
+/// No place in a log: of an entry that came from the archive.
+const NOWHERE: LogIndex = LogIndex(u64::MAX);
+
+/// What entries are read from.
+pub struct Reader {
+    pub(super) partition: PartitionId,
+    pub(super) log: Log,
+    /// What the log has released.
+    pub(super) past: Option<Arc<Past>>,
+}
+
+/// A place between two entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The entry before it, and the beginning of the head there.
+    pub index: JournalIndex,
+    pub(super) head8: [u8; 4],
+    /// Where in the log what follows is looked for, and the head it must have been computed on. `None`: not known yet.
+    pub(super) log: Option<(LogIndex, Head)>,
+}
+
+/// How much is read at once, about; one entry at least.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    pub bytes: usize,
+    /// Of the log, void ones among them.
+    pub entries: u64,
+}
+
+/// The place behind what was read, and the entries. None of them need not be the end: then the place is another one.
+pub type Read = (Place, Vec<Recorded>);
+
+impl Place {
+    pub fn after(journal: &Journal) -> Self {
+        Self { index: journal.index, head8: head8(journal.head), log: None }
+    }
+
+    /// Behind the entry `index` after which the head is `head`; what follows is looked for in the log from `next` on, or wherever it is.
+    pub fn behind(index: JournalIndex, head: Head, next: Option<LogIndex>) -> Self {
+        Self { index, head8: head8(head), log: next.map(|next| (next, head)) }
+    }
+
+    /// Where in the log the next entry is looked for; nothing where that is not known.
+    pub fn log_next(&self) -> Option<LogIndex> {
+        self.log.map(|(next, _)| next)
+    }
+
+    fn position(&self, partition: PartitionId) -> Position {
+        Position { partition, index: self.index, n: 0, head8: self.head8 }
+    }
+}
+
+pub(super) fn head8(head: Head) -> [u8; 4] {
+    let [a, b, c, d, ..] = head.0;
+    [a, b, c, d]
+}
+
+/// An entry that came from elsewhere than the log.
+pub(super) fn from_elsewhere(entry: Entry) -> Recorded {
+    Recorded::new(entry, NOWHERE)
+}
+
+/// Where in the log an entry lies; nothing where it came from the archive.
+pub fn log_index_of(recorded: &Recorded) -> Option<LogIndex> {
+    Some(recorded.log_index).filter(|index| *index != NOWHERE)
+}
+
+impl Partition {
+    /// What reads this partition's journal, from any place on.
+    pub fn reader(&self) -> Reader {
+        let parts = &self.parts;
+        Reader { partition: parts.id, log: parts.log.clone(), past: parts.past.clone() }
+    }
+}
+
+impl Reader {
+    /// Whether there is an archive to read what the log has released.
+    pub fn has_archive(&self) -> bool {
+        self.past.is_some()
+    }
+
+    /// What follows a place, and where it ends, from the log or from the archive; for threads that may wait. `wait` waits for the archive.
+    ///
+    /// # Errors
+    /// * [`PartitionError::OtherHistory`]: the place is none of this journal's.
+    /// * [`PartitionError::Released`]: what follows is neither in the log nor in an archive.
+    /// * [`PartitionError::Archive`]: it can only be there, and cannot be read now.
+    pub fn read_waiting(
+        &self,
+        place: Place,
+        applied: &Progress,
+        bound: Bound,
+        wait: impl FnOnce(BoxFuture<'_, Result<Read, PartitionError>>) -> Result<Read, PartitionError>,
+    ) -> Result<Read, PartitionError> {
+        match self.read(place, applied, bound) {
+            Err(error @ PartitionError::Released { .. }) if self.has_archive() => {
+                wait(self.read_elsewhere(place, error, bound).boxed())
+            }
+            read => read,
+        }
+    }
+
+    /// What follows a place, and where it ends, as far as the log has it.
+    pub(super) fn read(&self, place: Place, applied: &Progress, bound: Bound) -> Result<Read, PartitionError> {
+        let located = place.log.map_or_else(|| self.locate(&place, applied), Ok);
+        let (next, head) = located?;
+        let end = LogIndex(next.0.saturating_add(bound.entries)).min(applied.log_index.next());
+        let found = self.log.read(next..end, bound.bytes)?;
+        let is_released = match found.first() {
+            Some(first) => first.id.index != next,
+            None => next < end && self.log.last_purged().is_some_and(|purged| next <= purged.index),
+        };
+        if is_released {
+            let following = self.find(place.index.next(), applied).map(|found| (found.log_index, head));
+            return match following {
+                // All of what was released is of no effect.
+                Err(PartitionError::NoEntry(_)) => {
+                    Ok((Place { log: Some((applied.log_index.next(), head)), ..place }, Vec::new()))
+                }
+                following => Ok((Place { log: Some(following?), ..place }, Vec::new())),
+            };
+        }
+        pick_effective(Place { log: Some((next, head)), ..place }, found)
+    }
+
+    /// Where in the log a place is, once it is known to be one of this journal.
+    fn locate(&self, place: &Place, applied: &Progress) -> Result<(LogIndex, Head), PartitionError> {
+        let found = if place.index == applied.journal.index {
+            (applied.log_index.next(), applied.journal.head)
+        } else {
+            let following = self.find(place.index.next(), applied)?;
+            (following.log_index, following.entry.header().parent)
+        };
+        if head8(found.1) != place.head8 {
+            return Err(PartitionError::OtherHistory(place.position(self.partition)));
+        }
+        Ok(found)
+    }
+
+    pub(super) fn find(&self, index: JournalIndex, applied: &Progress) -> Result<Recorded, PartitionError> {
+        let find = |index| history::find_entry(&self.log, index, Some(applied.log_index), &applied.journal);
+        match find(index) {
+            Err(PartitionError::Released { first, .. }) => {
+                let position = find(first).ok().map(|found| found.position(self.partition, 0));
+                Err(PartitionError::Released { first, position })
+            }
+            found => found,
+        }
+    }
+
+    /// What follows a place that this node's log has released, from the archive where there is one; else `released`.
+    pub(super) async fn read_elsewhere(
+        &self,
+        place: Place,
+        released: PartitionError,
+        bound: Bound,
+    ) -> Result<Read, PartitionError> {
+        let Some(past) = &self.past else { return Err(released) };
+        let found = past.entries_after(place.index, bound.bytes).await?;
+        let Some(first) = found.first() else { return Err(released) };
+        if head8(first.header().parent) != place.head8 {
+            return Err(PartitionError::OtherHistory(place.position(self.partition)));
+        }
+        let entries: Vec<Recorded> = found.into_iter().map(from_elsewhere).collect();
+        // Where the log goes on is looked for again, by the head.
+        let mut place = Place { log: None, ..place };
+        if let Some(last) = entries.last() {
+            (place.index, place.head8) = (last.entry.header().index, head8(last.head()));
+        }
+        Ok((place, entries))
+    }
+}
+
+fn pick_effective(mut place: Place, found: Vec<LogEntry>) -> Result<Read, PartitionError> {
+    let (mut next, mut head) = place.log.expect("it was located");
+    let mut entries = Vec::with_capacity(found.len());
+    for LogEntry { id, payload } in found {
+        assert!(id.index == next, "a log has no gaps");
+        next = id.index.next();
+        let Payload::Entry(bytes) = payload else { continue };
+        let damaged = |source| HaltReason::Entry { index: id.index.0, source };
+        let entry = Entry::parse(bytes).map_err(damaged)?;
+        if entry.header().parent != head {
+            continue;
+        }
+        assert!(entry.header().index == place.index.next(), "an applied entry has the number after its parent's");
+        let recorded = Recorded::new(entry, id.index);
+        (place.index, head) = (recorded.entry.header().index, recorded.head());
+        entries.push(recorded);
+    }
+    place.head8 = head8(head);
+    place.log = Some((next, head));
+    Ok((place, entries))
+}
