@@ -340,13 +340,6 @@ impl Partition {
         found.map_err(|error| self.with_position(&point, error))
     }
 
-    /// Makes sure that the whole journal is here, for whoever replays it.
-    pub fn check_beginning(&self) -> Result<(), PartitionError> {
-        let point = self.read_stale()?;
-        let checked = history::check_beginning(&self.parts.log, self.applied_of(&point), &point.journal);
-        checked.map_err(|error| self.with_position(&point, error))
-    }
-
     /// Says by its position what is the first entry that is here.
     fn with_position(&self, point: &ReadPoint, error: PartitionError) -> PartitionError {
         let PartitionError::Released { first, .. } = error else { return error };

@@ -78,16 +78,6 @@ fn first_recorded(log: &Log, applied: LogIndex, journal: &Journal) -> Result<Opt
     Ok(None)
 }
 
-/// Makes sure that the journal's first entry is in the log.
-pub fn check_beginning(log: &Log, applied: Option<EntryId>, journal: &Journal) -> Result<(), PartitionError> {
-    let Some(applied) = applied.filter(|_| log.last_purged().is_some() && journal.index.0 > 0) else { return Ok(()) };
-    let first = first_recorded(log, applied.index, journal)?;
-    match first.map_or(journal.index.next(), |first| first.entry.header().index) {
-        JournalIndex(1) => Ok(()),
-        first => Err(released(first)),
-    }
-}
-
 /// Whether the journal's chain goes on from this entry.
 fn is_effective(log: &Log, entry: &Entry, at: LogIndex, applied: LogIndex, head: Head) -> Result<bool, PartitionError> {
     let after = entry.head_after();

@@ -13,7 +13,7 @@ mod wire;
 mod reply;
 mod query;
 mod lookup;
-mod rewind;
+pub mod rewind;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -159,9 +159,7 @@ impl Machine {
             self.read_point(partition, request).await?;
         }
         let (partition, modules, deadline) = (partition.clone(), self.modules.clone(), request.deadline);
-        let replaying = tokio::task::spawn_blocking(move || {
-            rewind(&partition, modules.as_ref(), moment, || deadline <= tokio::time::Instant::now())
-        });
+        let replaying = tokio::task::spawn_blocking(move || rewind(&partition, modules.as_ref(), moment, deadline));
         let position = match moment {
             Moment::Position(position) => Some(position),
             Moment::Time(_) => None,

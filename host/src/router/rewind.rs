@@ -1,16 +1,24 @@
-//! The rows of a partition at a moment of the past, by replaying its journal from genesis.
+//! The rows of a partition at a moment of the past, replayed from the nearest canonical snapshot before it, or from genesis.
 //!
-//! In: a moment. Out: rows and the journal then. It costs what a replay costs; views will answer at once later.
+//! ```text
+//! canonical snapshots ─▶ the last one not behind the moment, every byte checked ─▶ rows ─┐
+//! no such one: genesis, no rows ─────────────────────────────────────────────────────────┴▶ entries of log or archive ─▶ rows then
+//! ```
+//! In: a moment. Out: rows and the journal then, the same from whichever beginning. It costs what a replay from there costs; views answer at
+//! once. It does not know who asks.
 
-use crate::ids::LogIndex;
-use crate::log::{LogEntry, Payload};
-use crate::machine::entry::{Entry, EntryError};
-use crate::machine::replay::{Replay, ReplayError};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use crate::ids::Micros;
+use crate::machine::replay::{Replay, ReplayError, Rows};
+use crate::partition::tail::{Bound, Place};
 use crate::partition::{Modules, Partition, PartitionError};
 use crate::router::answer::Moment;
+use crate::snapshot::canonical::{CanonicalError, Facts, Listed, SnapshotFile};
 
-/// Bytes of entries read from the log at once.
-const READ_BYTES: usize = 8 << 20;
+/// Entries that are replayed at once.
+const READ: Bound = Bound { bytes: 8 << 20, entries: u64::MAX };
 
 /// Why a moment cannot be rebuilt.
 #[derive(Debug, thiserror::Error)]
@@ -25,41 +33,120 @@ pub enum RewindError {
     Cancelled,
 }
 
-/// Replays until the moment; `is_cancelled` is asked between entries.
+/// Why a snapshot is not begun from.
+#[derive(Debug, thiserror::Error)]
+enum Unfit {
+    #[error(transparent)]
+    File(#[from] CanonicalError),
+    #[error("module {0} cannot be loaded: {1}")]
+    Module(crate::ids::ModuleId, String),
+    #[error("it is of another partition or history")]
+    Foreign,
+}
+
+/// Replays until the moment, from the nearest snapshot. On a thread of the runtime that may wait.
+///
+/// # Errors
+/// See [`RewindError`]; [`PartitionError::Released`] where what is needed is neither in the log nor in an archive.
 pub fn rewind(
     partition: &Partition,
     modules: &dyn Modules,
     moment: Moment,
-    is_cancelled: impl Fn() -> bool,
+    deadline: Instant,
 ) -> Result<Replay, RewindError> {
-    partition.check_beginning()?;
-    let end = partition.progress().log_index;
-    let mut replay = Replay::new(partition.genesis());
-    let mut from = LogIndex(0);
-    while from <= end {
-        let entries = partition.log().read(from..end.next(), READ_BYTES).map_err(PartitionError::from)?;
-        let Some(last) = entries.last() else { break };
-        from = last.id.index.next();
-        for LogEntry { payload, .. } in entries {
-            if is_cancelled() {
+    let mut snapshots = partition.canonical_snapshots();
+    snapshots.retain(|listed| !is_after(moment, listed.facts.journal.index.0, listed.facts.journal.time));
+    for listed in snapshots.iter().rev() {
+        let begun = match begin(partition, modules, listed) {
+            Ok(begun) => begun,
+            Err(error) => {
+                tracing::warn!(file = listed.name, %error, "a canonical snapshot is passed over, and an earlier one replayed from");
+                continue;
+            }
+        };
+        match replay(partition, modules, begun, moment, deadline) {
+            // It was there before this history: a folder that was copied from elsewhere.
+            Err(RewindError::Partition(PartitionError::OtherHistory(place))) => {
+                tracing::warn!(file = listed.name, %place, "a canonical snapshot is of another history, and is passed over");
+            }
+            replayed => {
+                metrics::counter!("statehouse_rewinds_total", "from" => "snapshot").increment(1);
+                return replayed;
+            }
+        }
+    }
+    metrics::counter!("statehouse_rewinds_total", "from" => "genesis").increment(1);
+    rewind_from_genesis(partition, modules, moment, deadline)
+}
+
+/// The same without any snapshot.
+///
+/// # Errors
+/// As for [`rewind`].
+pub fn rewind_from_genesis(
+    partition: &Partition,
+    modules: &dyn Modules,
+    moment: Moment,
+    deadline: Instant,
+) -> Result<Replay, RewindError> {
+    replay(partition, modules, Replay::new(partition.genesis()), moment, deadline)
+}
+
+/// The rows of a snapshot.
+fn begin(partition: &Partition, modules: &dyn Modules, listed: &Listed) -> Result<Replay, Unfit> {
+    let mut file = SnapshotFile::open(&partition.canonical_file(listed))?;
+    let Facts { partition: of, journal, .. } = file.listed().facts.clone();
+    if of != partition.id() || journal != listed.facts.journal {
+        return Err(Unfit::Foreign);
+    }
+    let mut rows = Rows::new();
+    file.visit(|key, row| drop(rows.insert(key.to_vec(), row.to_vec())))?;
+    let id = journal.module;
+    let load = || modules.load(id).map_err(|reason| Unfit::Module(id, reason));
+    let logic = if id == crate::ids::ModuleId::ZERO { None } else { Some(load()?) };
+    Ok(Replay { journal, rows, logic })
+}
+
+fn replay(
+    partition: &Partition,
+    modules: &dyn Modules,
+    mut replay: Replay,
+    moment: Moment,
+    deadline: Instant,
+) -> Result<Replay, RewindError> {
+    let (reader, end) = (partition.reader(), partition.progress());
+    let mut place = Place::behind(replay.journal.index, replay.journal.head, None);
+    while place.index < end.journal.index {
+        let (next, entries) = reader.read_waiting(place, &end, READ, |reading| {
+            let read = async { tokio::time::timeout_at(deadline, reading).await };
+            Handle::current().block_on(read).unwrap_or(Err(PartitionError::Deadline))
+        })?;
+        for recorded in entries {
+            let header = recorded.entry.header();
+            if deadline <= Instant::now() {
                 return Err(RewindError::Cancelled);
             }
-            let Payload::Entry(bytes) = payload else { continue };
-            let entry = Entry::parse(bytes).map_err(|error: EntryError| ReplayError::from(error))?;
-            if is_after(&entry, moment) {
+            if is_after(moment, header.index.0, header.time) {
                 return check(replay, moment);
             }
-            replay.apply(&entry, &|id| modules.load(id))?;
+            if header.parent != replay.journal.head {
+                return Err(PartitionError::OtherHistory(replay.journal.position(partition.id(), 0)).into());
+            }
+            replay.apply(&recorded.entry, &|id| modules.load(id))?;
         }
+        if next == place {
+            break;
+        }
+        place = next;
     }
     check(replay, moment)
 }
 
-/// Whether an entry lies behind the moment. A void entry may say so too early by nothing: it has no effect either way.
-fn is_after(entry: &Entry, moment: Moment) -> bool {
+/// Whether what has this number and time lies behind the moment.
+fn is_after(moment: Moment, index: u64, time: Micros) -> bool {
     match moment {
-        Moment::Time(time) => time < entry.header().time,
-        Moment::Position(position) => position.index < entry.header().index,
+        Moment::Time(at) => at < time,
+        Moment::Position(position) => position.index.0 < index,
     }
 }
 

@@ -5,6 +5,7 @@
 mod follow;
 mod kept;
 mod lifecycle;
+mod past;
 mod released;
 
 use std::collections::BTreeMap;
