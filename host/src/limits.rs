@@ -165,6 +165,45 @@ pub const EVENT_HEARTBEAT: Duration = Duration::from_secs(15);
 pub const EVENT_FEED_BYTES_MAX: usize = 64 << 20;
 /// Readers of a machine's events that read long past entries from the log at the same time: the others wait for their turn.
 pub const EVENT_READERS_BEHIND_MAX: usize = 4;
+/// Webhooks of one machine: each of them reads everything once more on the node that delivers.
+pub const WEBHOOKS_MAX: usize = 16;
+/// Partitions that one webhook follows: its place in all of them is one row of `system`.
+pub const WEBHOOK_PARTITIONS_MAX: u32 = 512;
+/// What a webhook's URL, keys and types may take of that row.
+pub const WEBHOOK_URL_CHARS_MAX: u32 = 2048;
+pub const WEBHOOK_KEYS_MAX: u32 = 64;
+pub const WEBHOOK_KINDS_MAX: u32 = 32;
+/// Text of what keeps a webhook: enough for an address and an error of the system.
+pub const WEBHOOK_PROBLEM_CHARS_MAX: u32 = 120;
+/// Messages of a webhook that were given up; it is paused rather than to give up more of them.
+pub const WEBHOOK_DEAD_MAX: usize = 50;
+/// Events of one request of a webhook, where it wants several: a body that any receiver takes.
+pub const WEBHOOK_BATCH_MAX: u32 = 1000;
+/// Body of one request of a webhook, and one event more. Many receivers take a megabyte, some less.
+pub const WEBHOOK_BODY_BYTES: usize = 256 << 10;
+/// Requests of a webhook that are under way at the same time: one for each partition, but a receiver is no load test.
+pub const WEBHOOK_REQUESTS_MAX: usize = 16;
+/// How long a receiver may take to answer. Standard Webhooks recommends 15 to 30 seconds.
+pub const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(15);
+/// What is read of a receiver's answer so that its connection can be used again: nobody is shown it.
+pub const WEBHOOK_ANSWER_BYTES_MAX: usize = 16 << 10;
+/// How soon a message that was not taken is sent again, for the first time: a restarting receiver. Doubled from then on, with jitter.
+pub const WEBHOOK_RETRY_FIRST: Duration = Duration::from_secs(1);
+/// The longest pause between two attempts: somebody who has repaired a receiver does not wait for half a day. Also the longest
+/// `Retry-After` that is followed.
+pub const WEBHOOK_RETRY_MAX: Duration = Duration::from_secs(3600);
+/// How long a message is tried: a long weekend. Configurable.
+pub const WEBHOOK_RETRY_FOR: Duration = Duration::from_secs(3 * 86_400);
+/// The longest such time that may be configured: behind it nobody comes back.
+pub const WEBHOOK_RETRY_SECONDS_MAX: u64 = 30 * 86_400;
+/// How often what a webhook has delivered is recorded: each time is an entry of `system`, for ever, and whatever was delivered since then is
+/// delivered twice when its node is killed.
+pub const WEBHOOK_RECORD_EVERY: Duration = Duration::from_secs(2);
+/// The same where nothing was delivered, because a webhook's filter shows none of it.
+pub const WEBHOOK_RECORD_PASSED_EVERY: Duration = Duration::from_secs(60);
+/// A webhook's secret, as Standard Webhooks bounds it.
+pub const WEBHOOK_SECRET_BYTES_MIN: usize = 24;
+pub const WEBHOOK_SECRET_BYTES_MAX: usize = 64;
 /// Files of one snapshot: 64 MiB each, that is a state of terabytes.
 pub const SNAPSHOT_FILES_MAX: usize = 65_536;
 /// One piece of a snapshot's file on its way to another node.
@@ -220,5 +259,10 @@ const _: () = {
     assert!(BATCH_BODY_BYTES_MAX < PEER_MESSAGE_BYTES_MAX);
     assert!(PEER_STREAM_WINDOW_BYTES < PEER_CONNECTION_WINDOW_BYTES);
     assert!(ROW_BYTES_MAX <= GUEST_INPUT_BYTES_MAX);
+    // A webhook's row: what it takes of each lane, key, type and dead letter at most, and the rest. Texts are UTF-8.
+    let lanes = WEBHOOK_PARTITIONS_MAX as usize * 33;
+    let filters = WEBHOOK_KEYS_MAX as usize * (4 + ENTITY_BYTES_MAX) + WEBHOOK_KINDS_MAX as usize * (4 + 128);
+    let dead = WEBHOOK_DEAD_MAX * (64 + 4 * WEBHOOK_PROBLEM_CHARS_MAX as usize);
+    assert!(lanes + filters + dead + WEBHOOK_URL_CHARS_MAX as usize + 2048 <= ROW_BYTES_MAX);
     assert!(BATCH_BODY_BYTES_MAX <= GUEST_INPUT_BYTES_MAX);
 };

@@ -8,7 +8,7 @@
 //! | 400 | `malformed_body` `unknown_field` `duplicate_field` `missing_field` `field_in_path` `wrong_type` `not_integer` `out_of_range` `bad_length` `not_listed` `bad_uuid` `bad_name` `too_many_items` `too_deep` – `pointer` and `field` name the place |
 //! | 400 | `bad_path` `bad_parameter` `unknown_parameter` `bad_header` `unknown_command` `empty_batch` |
 //! | 401 403 | `unauthenticated` · `forbidden` |
-//! | 404 | `not_found` (no such route) · `unknown_machine` `unknown_node` `unknown_partition` `unknown_module` `unknown_replay` |
+//! | 404 | `not_found` (no such route) · `unknown_machine` `unknown_node` `unknown_partition` `unknown_module` `unknown_replay` `unknown_view` `unknown_webhook` |
 //! | 405 408 410 413 415 | `method_not_allowed` · `body_timeout` `slow_reader` · `position_gone` `history_released` · `body_too_large` · `wrong_content_type` |
 //! | 409 | `cluster_exists` `node_id_used` `no_peer` `node_refused`: the cluster, or a node, is not in a state for this change · `step_refused`: what a module lacks for its next step, and how to get it · `replay_unfinished` `replays_full` |
 //! | 422 | `invalid_change`: of the cluster · `id_reused`: the id is known with other content, `fields` differ |
@@ -67,6 +67,7 @@ pub enum Code {
     UnknownModule,
     UnknownReplay,
     UnknownView,
+    UnknownWebhook,
     MethodNotAllowed,
     BodyTimeout,
     ClusterExists,
@@ -141,6 +142,7 @@ impl Code {
             Self::UnknownModule => ("unknown_module", 404, "There is no such module"),
             Self::UnknownReplay => ("unknown_replay", 404, "There is no such replay"),
             Self::UnknownView => ("unknown_view", 404, "There is no such view"),
+            Self::UnknownWebhook => ("unknown_webhook", 404, "There is no such webhook"),
             Self::ReplayUnfinished => ("replay_unfinished", 409, "The replay has not come to that"),
             Self::ReplaysFull => ("replays_full", 409, "There are too many replays"),
             Self::StepRefused => ("step_refused", 409, "The module cannot take this step now"),
@@ -434,6 +436,7 @@ impl From<ClusterError> for Problem {
             ClusterError::UnknownMachine(_) => Code::UnknownMachine,
             ClusterError::UnknownModule(_) => Code::UnknownModule,
             ClusterError::UnknownView(_) => Code::UnknownView,
+            ClusterError::UnknownWebhook(_) => Code::UnknownWebhook,
             ClusterError::StepRefused(_) => Code::StepRefused,
             ClusterError::Refused { .. } => Code::NodeRefused,
             ClusterError::Unreachable { .. } => Code::NodeUnreachable,

@@ -93,10 +93,12 @@ pub enum Topic {
     Panic = 16,
     /// What has a shadow found that runs there?
     Shadow = 17,
+    /// Keep this secret of a webhook, or: what is the secret with this fingerprint?
+    Secret = 18,
 }
 
 impl Topic {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Submit,
         Self::ReadIndex,
         Self::WantTime,
@@ -114,6 +116,7 @@ impl Topic {
         Self::Drain,
         Self::Panic,
         Self::Shadow,
+        Self::Secret,
     ];
 
     /// Whether a node answers this before one of the two belongs to a cluster.

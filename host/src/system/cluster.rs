@@ -103,6 +103,8 @@ pub enum ClusterError {
     UnknownModule(String),
     #[error("there is no view `{0}`; `statehouse view list` shows which there are")]
     UnknownView(String),
+    #[error("there is no webhook `{0}`; `statehouse webhook list` shows which there are")]
+    UnknownWebhook(String),
     #[error("there is no partition {0}")]
     UnknownPartition(String),
     #[error("node {node} refused: {reason}")]

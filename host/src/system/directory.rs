@@ -3,6 +3,7 @@
 //! In: rows of `system`. Out: nodes and machines. It knows nothing of which of them run here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use statehouse_abi::key::split_key;
 
@@ -12,6 +13,7 @@ use crate::system::key_row::KeyRow;
 use crate::system::logic::{MachineRow, SystemRow, read_row, system_prefix};
 use crate::system::module_row::ModulesRow;
 use crate::system::view_row::ViewsRow;
+use crate::system::webhook_row::WebhookRow;
 
 /// Nodes and machines at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub struct Directory {
     pub modules: BTreeMap<String, ModulesRow>,
     /// By machine.
     pub views: BTreeMap<String, ViewsRow>,
+    /// By machine and name.
+    pub webhooks: BTreeMap<(String, String), Arc<WebhookRow>>,
     /// Keys by which nodes have signed, also nodes that are gone.
     pub keys: Vec<KeyRow>,
 }
@@ -46,6 +50,9 @@ impl Directory {
                 }
                 Some(SystemRow::Views(machine, row)) => {
                     directory.views.insert(machine, row);
+                }
+                Some(SystemRow::Webhook(machine, webhook, row)) => {
+                    directory.webhooks.insert((machine, webhook), Arc::from(row));
                 }
                 Some(SystemRow::Keys(row)) => directory.keys = row.keys,
                 None => {}

@@ -5,8 +5,8 @@
 
 use statehouse_guest::borsh::{self, BorshDeserialize, BorshSerialize};
 use statehouse_guest::{
-    Body, Caller, Commands, Done, EventContext, Events, Module, Named, NoQueries, Occurred, Planner, Refusal,
-    Rejections, Tx, Value, View, module, role,
+    Body, Caller, Commands, Done, EventContext, Events, Module, Named, NoQueries, Occurred, Planner, Refusal, Tx,
+    Value, View, module, role,
 };
 
 use crate::ids::Micros;
@@ -17,11 +17,16 @@ use crate::system::module_row::{
     ActivateModule, DrainModule, MODULES, ModuleNotActivated, ModuleNotDrained, ModulePrepared, ModulesRow,
     PrepareModule, ShadowModule, ShadowStop, StageModule, Step, StepRow, Wish, modules_suffix,
 };
+pub use crate::system::rejection::Rejection;
 use crate::system::rows::{ACTIVATIONS, CLUSTER, NODES};
 pub use crate::system::rows::{MachineRow, NodeRow, NodesRow, SystemRow, read_row, system_prefix};
 use crate::system::values::{event_value, machine_value, nodes_value, step_value};
 use crate::system::view_row::{
     CreateView, DropView, RebuildView, VIEWS, ViewWish, ViewsRow, plan_view, views_suffix, views_value,
+};
+use crate::system::webhook_plan::{ChangeWebhook, CreateWebhook, NoteWebhook, plan_webhook};
+use crate::system::webhook_row::{
+    self, WEBHOOK, WebhookRow, WebhookWish, WebhooksRow, webhook_suffix, webhook_value, webhooks_suffix,
 };
 
 /// Name of the machine whose partition 0 holds what the cluster knows of itself.
@@ -117,94 +122,15 @@ pub enum Command {
     /// Ends a view
     #[command(path = "views/drop", response = DropView)]
     DropView(DropView),
-}
-
-#[derive(Rejections)]
-pub enum Rejection {
-    /// The machine exists
-    #[rejection(status = 409, detail = "a machine of this name exists")]
-    MachineExists,
-    /// The cluster is founded
-    #[rejection(status = 409, detail = "the cluster has its first nodes already")]
-    Founded,
-    /// The id was given before
-    #[rejection(status = 409, detail = "a node of this id is or was in the cluster; ids are never given twice")]
-    NodeIdUsed,
-    /// No such node
-    #[rejection(status = 404, detail = "no node of this id is in the cluster")]
-    UnknownNode,
-    /// The last node
-    #[rejection(status = 409, detail = "the last node cannot be removed")]
-    LastNode,
-    /// No such machine
-    #[rejection(status = 404, detail = "there is no machine {machine}")]
-    UnknownMachine { machine: String },
-    /// Not staged
-    #[rejection(
-        status = 404,
-        detail = "the module {module} was not staged: send its bytes first, with `statehouse module stage`"
-    )]
-    NotStaged { module: String },
-    /// It is active
-    #[rejection(status = 409, detail = "the module is active already")]
-    AlreadyActive,
-    /// Another one became active
-    #[rejection(
-        status = 409,
-        detail = "another module became active meanwhile: look at `statehouse module log`, and ask again"
-    )]
-    OtherActive,
-    /// It was never active
-    #[rejection(status = 409, detail = "the module was never active, so there is nothing to go back to: activate it")]
-    NeverActive,
-    /// A node has not prepared it
-    #[rejection(
-        status = 409,
-        detail = "the module is not prepared on {nodes}: run `statehouse module prepare`, and look at what it says there"
-    )]
-    NotPrepared { nodes: String },
-    /// No proof
-    #[rejection(
-        status = 409,
-        detail = "there is no certificate: make one with `statehouse audit replay --certificate`, or say `--without-proof`"
-    )]
-    NotProved,
-    /// A rollback is under way
-    #[rejection(
-        status = 409,
-        detail = "a rollback waits until what is under way between partitions is over: look at `statehouse module log`, and ask again"
-    )]
-    Draining,
-    /// It is not shadowed
-    #[rejection(status = 409, detail = "no node shadows this module: look at `statehouse module log`")]
-    NotShadowed,
-    /// Something else has happened since
-    #[rejection(status = 409, detail = "this is not so any more, or is recorded already")]
-    OutOfDate,
-    /// Another node has the key
-    #[rejection(
-        status = 409,
-        detail = "the key is that of node {node}: a data folder was copied; remove `node.key` from the copy, and start it again"
-    )]
-    KeyOfOther { node: u64 },
-    /// No such view
-    #[rejection(
-        status = 404,
-        detail = "there is no view {view} of this machine: `statehouse view list` shows which there are"
-    )]
-    UnknownView { view: String },
-    /// The view exists
-    #[rejection(
-        status = 409,
-        detail = "the view {view} is made by this very module already: rebuild it, if that is what you want"
-    )]
-    ViewExists { view: String },
-    /// Too many views
-    #[rejection(status = 409, detail = "the machine has as many views as it can have: drop one first")]
-    TooManyViews,
-    /// Too many keys
-    #[rejection(status = 409, detail = "the node has had too many keys: remove it, and add it again under a new id")]
-    TooManyKeys,
+    /// Has events sent to a URL
+    #[command(path = "webhooks/create", response = CreateWebhook)]
+    CreateWebhook(CreateWebhook),
+    /// Takes a step in a webhook's life
+    #[command(path = "webhooks/change", response = ChangeWebhook)]
+    ChangeWebhook(ChangeWebhook),
+    /// Says how far a webhook is, or what it has given up
+    #[command(path = "webhooks/note", response = NoteWebhook)]
+    NoteWebhook(NoteWebhook),
 }
 
 #[derive(BorshSerialize, BorshDeserialize)]
@@ -217,6 +143,7 @@ pub enum Op {
     Module { machine: String, module: [u8; 32], by: String, wish: Wish },
     RecordKey { node: u64, key: [u8; 32] },
     View { machine: String, view: String, by: String, wish: ViewWish },
+    Webhook { machine: String, webhook: String, by: String, wish: WebhookWish },
 }
 
 #[derive(BorshSerialize, BorshDeserialize)]
@@ -253,6 +180,12 @@ pub enum Event {
         by: String,
         wish: ViewWish,
     },
+    WebhookStepped {
+        machine: String,
+        webhook: String,
+        by: String,
+        wish: WebhookWish,
+    },
 }
 
 pub struct System;
@@ -270,6 +203,7 @@ impl Module for System {
         Named { name: "ModuleStepped", summary: "A module was staged, prepared or activated" },
         Named { name: "KeyRecorded", summary: "A node said by which key it signs" },
         Named { name: "ViewStepped", summary: "A view was created, made again or dropped" },
+        Named { name: "WebhookStepped", summary: "A webhook was created, changed or dropped, or has come further" },
     ];
 
     type Command = Command;
@@ -293,6 +227,13 @@ impl Module for System {
         }
         if let Some((machine, op)) = plan_view(command, caller)? {
             planner.step(op, CLUSTER).key(NODES).key(machine.as_bytes()).key(views_suffix(&machine));
+            return Ok(());
+        }
+        if let Some(op) = plan_webhook(command, caller)? {
+            let Op::Webhook { machine, webhook, .. } = &op else { unreachable!("it plans nothing else") };
+            let (machine, webhook) = (machine.clone(), webhook.clone());
+            let step = planner.step(op, CLUSTER).key(NODES).key(machine.as_bytes());
+            step.key(webhooks_suffix(&machine)).key(webhook_suffix(&machine, &webhook));
             return Ok(());
         }
         let op = match command {
@@ -319,7 +260,10 @@ impl Module for System {
             | Command::ModuleNotActivated(_)
             | Command::CreateView(_)
             | Command::RebuildView(_)
-            | Command::DropView(_) => unreachable!("planned before"),
+            | Command::DropView(_)
+            | Command::CreateWebhook(_)
+            | Command::ChangeWebhook(_)
+            | Command::NoteWebhook(_) => unreachable!("planned before"),
         };
         let step = planner.step(op, CLUSTER).key(NODES);
         match command {
@@ -371,6 +315,16 @@ impl Module for System {
                     events.emit(Event::ViewStepped { machine, view, by, wish });
                 }
             }
+            Op::Webhook { machine, webhook, by, wish } => {
+                let unknown = Rejection::UnknownMachine { machine: machine.clone() };
+                view.row(machine.as_bytes()).ok_or(unknown)?;
+                let all: WebhooksRow = view.read(webhooks_suffix(machine)).unwrap_or_default();
+                let found: Option<WebhookRow> = view.read(webhook_suffix(machine, webhook));
+                if webhook_row::check(&all, found.as_ref(), webhook, wish)? {
+                    let (machine, webhook, by) = (machine.clone(), webhook.clone(), by.clone());
+                    events.emit(Event::WebhookStepped { machine, webhook, by, wish: wish.clone() });
+                }
+            }
             Op::RecordKey { node, .. } if !known.contains(*node) => return Err(Rejection::UnknownNode),
             Op::RecordKey { node, key } => {
                 let keys: KeysRow = view.read(KEYS).unwrap_or_default();
@@ -420,6 +374,9 @@ impl Module for System {
                 tx.write(views_suffix(machine), &views);
                 return;
             }
+            Event::WebhookStepped { machine, webhook, by, wish } => {
+                return webhook_stepped(tx, machine, webhook, by, wish);
+            }
             Event::KeyRecorded { node, key } => {
                 let mut keys: KeysRow = tx.read(KEYS).unwrap_or_default();
                 keys.keys.push(KeyRow { node: *node, key: *key, time: tx.time() });
@@ -452,10 +409,25 @@ impl Module for System {
         if suffix.starts_with(VIEWS.as_bytes()) {
             return borsh::from_slice::<ViewsRow>(row).map_or(Value::Null, |row| views_value(&row));
         }
+        if suffix.starts_with(WEBHOOK.as_bytes()) {
+            return borsh::from_slice::<WebhookRow>(row).map_or(Value::Null, |row| webhook_value(&row));
+        }
         match borsh::from_slice::<MachineRow>(row) {
             Ok(row) => machine_value(&String::from_utf8_lossy(suffix), &row),
             Err(_) => Value::Null,
         }
+    }
+}
+
+fn webhook_stepped(tx: &mut Tx<'_>, machine: &str, webhook: &str, by: &str, wish: &WebhookWish) {
+    let mut all: WebhooksRow = tx.read(webhooks_suffix(machine)).unwrap_or_default();
+    let (before, found) = (all.clone(), tx.read(webhook_suffix(machine, webhook)));
+    match webhook_row::grant(&mut all, found, webhook, wish, by, Micros(tx.time())) {
+        Some(row) => tx.write(webhook_suffix(machine, webhook), &row),
+        None => tx.delete(webhook_suffix(machine, webhook)),
+    }
+    if all != before {
+        tx.write(webhooks_suffix(machine), &all);
     }
 }
 

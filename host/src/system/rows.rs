@@ -1,6 +1,6 @@
 //! The rows of the machine `system`: nodes, machines, and where each lies.
 //!
-//! In: bytes of rows. Out: what they say. The rows of modules, views and keys are described where their rules are. It decides nothing.
+//! In: bytes of rows. Out: what they say. The rows of modules, views, webhooks and keys are described where their rules are. It decides nothing.
 
 use statehouse_abi::key::key;
 use statehouse_guest::borsh::{self, BorshDeserialize, BorshSerialize};
@@ -8,6 +8,7 @@ use statehouse_guest::borsh::{self, BorshDeserialize, BorshSerialize};
 use crate::system::key_row::{KEYS, KeysRow};
 use crate::system::module_row::{MODULES, ModulesRow};
 use crate::system::view_row::{VIEWS, ViewsRow};
+use crate::system::webhook_row::{WEBHOOK, WEBHOOKS, WebhookRow};
 
 /// The entity that holds everything.
 pub const CLUSTER: &str = "cluster";
@@ -64,6 +65,8 @@ pub enum SystemRow {
     Modules(String, ModulesRow),
     /// The same.
     Views(String, ViewsRow),
+    /// Of this machine, by this name.
+    Webhook(String, String, Box<WebhookRow>),
     Keys(KeysRow),
 }
 
@@ -80,6 +83,13 @@ pub fn read_row(suffix: &[u8], row: &[u8]) -> Option<SystemRow> {
             }
             if let Some(machine) = name.strip_prefix(VIEWS) {
                 return Some(SystemRow::Views(machine.to_owned(), borsh::from_slice(row).ok()?));
+            }
+            if name.starts_with(WEBHOOKS) {
+                return None;
+            }
+            if let Some((machine, webhook)) = name.strip_prefix(WEBHOOK).and_then(|rest| rest.split_once('/')) {
+                let row = Box::new(borsh::from_slice(row).ok()?);
+                return Some(SystemRow::Webhook(machine.to_owned(), webhook.to_owned(), row));
             }
             Some(SystemRow::Machine(name.to_owned(), borsh::from_slice(row).ok()?))
         }

@@ -20,7 +20,7 @@ use crate::partition::Partition;
 use crate::peer::{Call, GroupName, Network, Seen, Service, ServiceError, Topic};
 use crate::snapshot;
 use crate::system::host::Host;
-use crate::system::{found, install, repair};
+use crate::system::{found, install, repair, secrets};
 
 /// Bytes of one piece of something fetched.
 const PIECE_BYTES: usize = 256 << 10;
@@ -244,6 +244,7 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
             let page = host.shadows.lock().get(&*String::from_utf8_lossy(&body)).cloned();
             Ok(Bytes::from(page.unwrap_or_default()))
         }
+        Topic::Secret => secrets::answer(host, &body).await.map_err(failed),
         Topic::Panic | Topic::Drain => answer_about(replica()?.as_ref(), topic, &body, patience).await,
         Topic::Status => {
             let cluster = host.folder.identity().map(|identity| identity.cluster.clone());

@@ -9,6 +9,7 @@ use crate::system::key_row::key_value;
 use crate::system::logic::{Event, MachineRow, NodeRow};
 use crate::system::module_row::{ModulesRow, Step, StepRow};
 use crate::system::view_row::wish_value;
+use crate::system::webhook_row::webhook_step_value;
 
 pub fn event_value(event: &Event) -> Value {
     match event {
@@ -24,6 +25,7 @@ pub fn event_value(event: &Event) -> Value {
         }
         Event::KeyRecorded { node, key } => key_value(*node, *key),
         Event::ViewStepped { machine, view, wish, .. } => wish_value(machine, view, wish),
+        Event::WebhookStepped { machine, webhook, wish, .. } => webhook_step_value(machine, webhook, wish),
     }
 }
 

@@ -13,6 +13,7 @@ mod steps;
 mod chaos;
 mod clock;
 mod damage;
+mod hooks;
 mod lost_disk;
 mod midnight;
 mod upgrade;

@@ -1,0 +1,114 @@
+//! Webhooks as three nodes know them: rows and secrets are everywhere, also where a node was cut off, and outlive who delivers.
+//!
+//! In: what an operator asks, and what the node that delivers says. Out: rows, secrets, refusals. Nothing is sent here.
+
+use statehouse_abi::role;
+
+use super::*;
+use crate::ids::{JournalIndex, Position};
+use crate::router::answer::Caller;
+use crate::system::ClusterError;
+use crate::system::lifecycle::Wanting;
+use crate::system::webhook_row::{At, LaneRow};
+use crate::system::webhooks::{WebhookNote, WebhookSettings, WebhookStep};
+
+const SECRET: [u8; 32] = [7; 32];
+const OTHER: [u8; 32] = [8; 32];
+
+fn wanting() -> Wanting {
+    let caller = Arc::new(Caller { name: "op".to_owned(), roles: role::ALL });
+    Wanting { caller, request_id: "r-1".into(), deadline: soon() }
+}
+
+fn at(partition: u32, index: u64) -> At {
+    At { partition, index, n: 0, head8: [1, 2, 3, 4] }
+}
+
+impl Cluster {
+    fn hooks(&self, node: NodeId) -> super::super::Cluster {
+        self.node(node).cluster()
+    }
+
+    async fn leader_of_system(&self, among: &[NodeId]) -> NodeId {
+        eventually("one of the nodes leads", || {
+            among.iter().copied().find(|node| self.hooks(*node).delivers_webhooks())
+        })
+        .await
+    }
+
+    /// Says how far the first partition is.
+    async fn note(&self, by: NodeId, epoch: u64, index: u64) -> Result<(), ClusterError> {
+        let lanes = vec![LaneRow { at: at(0, index), failing: None }];
+        let note = WebhookNote::Progress { lanes, problem: None };
+        self.hooks(by).note_webhook(MACHINE, "till", epoch, note, soon()).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_leads_next_knows_how_far_it_is_and_by_what_it_signs() {
+    let mut cluster = Cluster::found().await;
+    let away = NODES[2];
+    let [first, second] = [NODES[0], NODES[1]];
+    cluster.cut_off(away);
+    cluster.leader_of_system(&[first, second]).await;
+    let begin: Vec<Position> = (0..PARTITIONS).map(|partition| at(partition, 0).position()).collect();
+    let settings = WebhookSettings {
+        url: "https://example.com/in".to_owned(),
+        keys: Vec::new(),
+        kinds: Vec::new(),
+        batch: 1,
+        secret: SECRET.to_vec(),
+        begin,
+    };
+    let row = cluster.hooks(first).create_webhook(MACHINE, "till", settings, &wanting()).await;
+    let row = row.expect("a majority is there");
+    assert_eq!(row.by, "op");
+    cluster.network.heal();
+    let fingerprint = row.secrets[0];
+    for node in NODES {
+        let known = || cluster.hooks(node).webhooks().get(&(MACHINE.to_owned(), "till".to_owned())).cloned();
+        let known = eventually("the row is there", || known().filter(|known| known.secrets == row.secrets)).await;
+        assert_eq!(known, row);
+        let found = cluster.hooks(node).webhook_secret(fingerprint).await;
+        assert_eq!(found.as_deref(), Some(SECRET.as_slice()), "node {node}");
+    }
+    assert_eq!(cluster.hooks(away).webhook_secret([9; 32]).await, None);
+
+    let leader = cluster.leader_of_system(&NODES).await;
+    cluster.note(leader, row.epoch, 5).await.expect("it leads");
+    cluster.crash(leader).await;
+    let staying: Vec<NodeId> = others(leader).collect();
+    let next = cluster.leader_of_system(&staying).await;
+    let now = cluster.hooks(next).webhook_now(MACHINE, "till", soon()).await.expect("it is there");
+    assert_eq!(now.lanes[0].at.index, 5);
+    let step = WebhookStep::Replay(vec![at(0, 2).position()]);
+    let replayed = cluster.hooks(next).change_webhook(MACHINE, "till", step, &wanting()).await;
+    let replayed = replayed.expect("a majority is there").expect("it is not dropped");
+    assert_eq!((replayed.lanes[0].at.index, replayed.secrets.len()), (2, 1));
+    let late = cluster.note(next, row.epoch, 9).await.expect_err("this is from before the replay");
+    assert!(matches!(&late, ClusterError::Rejected { code, .. } if code == "out_of_date"), "{late}");
+    cluster.note(next, replayed.epoch, 3).await.expect("this is not");
+
+    // One that was down when the secret changed finds it where it is.
+    let step = WebhookStep::Rotate(OTHER.to_vec());
+    let rotated = cluster.hooks(next).change_webhook(MACHINE, "till", step, &wanting()).await;
+    let rotated = rotated.expect("a majority is there").expect("it is not dropped");
+    assert_eq!((rotated.secrets.len(), rotated.lanes[0].at.position().index), (2, JournalIndex(3)));
+    cluster.start(leader).await;
+    cluster.served().await;
+    let mut unnamed = BTreeMap::new();
+    let hooks = cluster.hooks(leader);
+    eventually("the row is there", || hooks.webhooks().values().any(|row| row.secrets.len() == 2).then_some(())).await;
+    hooks.tend_webhook_secrets(&mut unnamed, Duration::ZERO).await;
+    assert_eq!(hooks.webhook_secret(rotated.secrets[0]).await.as_deref(), Some(OTHER.as_slice()));
+    let dropped = hooks.change_webhook(MACHINE, "till", WebhookStep::Drop, &wanting()).await;
+    assert!(dropped.expect("all are there").is_none());
+    let folder = cluster.folder.path().join(leader.to_string()).join("webhook-secrets");
+    let count = || std::fs::read_dir(&folder).expect("it was made").count();
+    hooks.tend_webhook_secrets(&mut unnamed, PATIENCE).await;
+    assert_eq!((count(), unnamed.len()), (2, 2), "it may be about to be recorded");
+    hooks.tend_webhook_secrets(&mut unnamed, Duration::ZERO).await;
+    assert_eq!(count(), 0, "what signs nothing is not kept");
+    drop(hooks);
+    cluster.judge(&[]).await;
+}

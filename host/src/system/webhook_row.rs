@@ -1,0 +1,367 @@
+//! What `system` knows of a webhook: whom to tell what, by which secrets it is signed, how far it is, and what could not be told.
+//!
+//! | row | what |
+//! |---|---|
+//! | `#webhooks/<machine>` | the names, and the last number that was given: of a webhook, or of a place to go on from |
+//! | `#webhook/<machine>/<name>` | one webhook |
+//!
+//! In: ops of the machine `system`. Out: rejections and events, and the rows they make. Of a secret there is a fingerprint here and never the
+//! secret itself, because journals are read by auditors and kept for ever. It knows neither HTTP nor what an event is.
+
+use statehouse_guest::Value;
+use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
+
+use crate::ids::{JournalIndex, Micros, PartitionId, Position};
+use crate::limits::{WEBHOOK_DEAD_MAX, WEBHOOKS_MAX};
+use crate::system::rejection::Rejection;
+
+/// Begin the suffixes of these rows. A machine's name never begins so.
+pub const WEBHOOKS: &str = "#webhooks/";
+pub const WEBHOOK: &str = "#webhook/";
+/// Why a webhook is paused that nobody has paused.
+const GONE: &str = "its receiver answered 410 Gone";
+const FULL: &str = "it has as many dead letters as it may have: send them again, or drop the webhook";
+
+/// A machine's webhooks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(crate = "statehouse_guest::borsh")]
+pub struct WebhooksRow {
+    /// In order.
+    pub names: Vec<String>,
+    /// Given last.
+    pub number: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(crate = "statehouse_guest::borsh")]
+pub struct WebhookRow {
+    /// Of this webhook alone, in its machine, for ever: part of the ids of its messages.
+    pub number: u64,
+    /// Another one whenever it is to go on elsewhere: what was noted before counts no more.
+    pub epoch: u64,
+    pub url: String,
+    pub keys: Vec<String>,
+    pub kinds: Vec<String>,
+    pub batch: u32,
+    /// Fingerprints, the newest first. All of them sign.
+    pub secrets: Vec<[u8; 32]>,
+    /// Why it is paused, if it is.
+    pub paused: Option<String>,
+    /// Who has changed it last, and when.
+    pub by: String,
+    pub time: i64,
+    /// In order of the partitions that it follows.
+    pub lanes: Vec<LaneRow>,
+    /// What keeps it.
+    pub problem: Option<String>,
+    /// Oldest first.
+    pub dead: Vec<DeadRow>,
+    /// How many there ever were.
+    pub dead_total: u64,
+}
+
+/// How far a webhook is in a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(crate = "statehouse_guest::borsh")]
+pub struct LaneRow {
+    pub at: At,
+    /// What follows was tried in vain.
+    pub failing: Option<Failing>,
+}
+
+/// A message that is not delivered yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(crate = "statehouse_guest::borsh")]
+pub struct Failing {
+    /// When it was tried first, microseconds since 1970.
+    pub since: i64,
+    pub attempts: u32,
+}
+
+/// A message that was given up.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(crate = "statehouse_guest::borsh")]
+pub struct DeadRow {
+    pub first: At,
+    pub last: At,
+    pub failing: Failing,
+    /// When it was given up.
+    pub time: i64,
+    pub problem: String,
+}
+
+/// A position, as rows have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(crate = "statehouse_guest::borsh")]
+pub struct At {
+    pub partition: u32,
+    pub index: u64,
+    pub n: u32,
+    pub head8: [u8; 4],
+}
+
+impl At {
+    pub fn of(position: Position) -> Self {
+        let Position { partition, index, n, head8 } = position;
+        Self { partition: partition.0, index: index.0, n, head8 }
+    }
+
+    pub fn position(self) -> Position {
+        let Self { partition, index, n, head8 } = self;
+        Position { partition: PartitionId(partition), index: JournalIndex(index), n, head8 }
+    }
+}
+
+/// What is to happen to a webhook.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(crate = "statehouse_guest::borsh")]
+pub enum WebhookWish {
+    Create {
+        url: String,
+        keys: Vec<String>,
+        kinds: Vec<String>,
+        batch: u32,
+        secret: [u8; 32],
+        begin: Vec<At>,
+    },
+    Pause,
+    Resume,
+    /// From now on a second secret signs as well, and the one before the last no more.
+    Rotate {
+        secret: [u8; 32],
+    },
+    /// Only the newest secret signs.
+    Settle,
+    Replay {
+        from: Vec<At>,
+    },
+    Redelivered {
+        first: At,
+    },
+    Drop,
+    Progress {
+        epoch: u64,
+        lanes: Vec<LaneRow>,
+        problem: String,
+    },
+    Dead {
+        epoch: u64,
+        first: At,
+        last: At,
+        failing: Failing,
+        problem: String,
+    },
+    /// Paused by whoever delivers.
+    Halt {
+        epoch: u64,
+        is_full: bool,
+    },
+}
+
+impl WebhookWish {
+    /// For people.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Create { .. } => "created",
+            Self::Pause => "paused",
+            Self::Resume => "resumed",
+            Self::Rotate { .. } => "rotated",
+            Self::Settle => "settled",
+            Self::Replay { .. } => "replay",
+            Self::Redelivered { .. } => "redelivered",
+            Self::Drop => "dropped",
+            Self::Progress { .. } => "progress",
+            Self::Dead { .. } => "dead_letter",
+            Self::Halt { .. } => "halted",
+        }
+    }
+}
+
+impl WebhookRow {
+    fn lane(&mut self, partition: u32) -> Option<&mut LaneRow> {
+        self.lanes.iter_mut().find(|lane| lane.at.partition == partition)
+    }
+
+    /// Where a lane is further than the row says; what was noted late takes nothing back.
+    fn advance(&mut self, to: LaneRow) {
+        if let Some(lane) = self.lane(to.at.partition)
+            && (lane.at.index, lane.at.n) <= (to.at.index, to.at.n)
+        {
+            *lane = to;
+        }
+    }
+}
+
+/// Whether a wish changes anything.
+///
+/// # Errors
+/// It cannot be granted.
+pub fn check(all: &WebhooksRow, found: Option<&WebhookRow>, name: &str, wish: &WebhookWish) -> Result<bool, Rejection> {
+    let webhook = || name.to_owned();
+    let Some(row) = found else {
+        return match wish {
+            WebhookWish::Create { .. } if WEBHOOKS_MAX <= all.names.len() => Err(Rejection::TooManyWebhooks),
+            WebhookWish::Create { .. } => Ok(true),
+            _ => Err(Rejection::UnknownWebhook { webhook: webhook() }),
+        };
+    };
+    match wish {
+        WebhookWish::Create { .. } => Err(Rejection::WebhookExists { webhook: webhook() }),
+        WebhookWish::Pause => Ok(row.paused.is_none()),
+        WebhookWish::Resume => Ok(row.paused.is_some()),
+        WebhookWish::Rotate { secret } => Ok(row.secrets.first() != Some(secret)),
+        WebhookWish::Settle => Ok(1 < row.secrets.len()),
+        WebhookWish::Replay { from } => {
+            let is_followed = |at: &&At| row.lanes.iter().any(|lane| lane.at.partition == at.partition);
+            match from.iter().find(|at| !is_followed(at)) {
+                Some(At { partition, .. }) => Err(Rejection::NotFollowed { partition: *partition }),
+                None => Ok(true),
+            }
+        }
+        WebhookWish::Redelivered { first } if row.dead.iter().any(|letter| letter.first == *first) => Ok(true),
+        WebhookWish::Redelivered { .. } => Err(Rejection::UnknownLetter),
+        WebhookWish::Drop => Ok(true),
+        WebhookWish::Progress { epoch, .. } | WebhookWish::Dead { epoch, .. } | WebhookWish::Halt { epoch, .. }
+            if *epoch != row.epoch =>
+        {
+            Err(Rejection::OutOfDate)
+        }
+        // After a replay the same message may be given up again.
+        WebhookWish::Dead { first, .. }
+            if WEBHOOK_DEAD_MAX <= row.dead.len() && row.dead.iter().all(|letter| letter.first != *first) =>
+        {
+            Err(Rejection::DeadLettersFull)
+        }
+        WebhookWish::Progress { .. } | WebhookWish::Dead { .. } | WebhookWish::Halt { .. } => Ok(true),
+    }
+}
+
+/// What a granted wish makes of both rows; the webhook's own is nothing where there is none any more.
+pub fn grant(
+    all: &mut WebhooksRow,
+    found: Option<WebhookRow>,
+    name: &str,
+    wish: &WebhookWish,
+    by: &str,
+    time: Micros,
+) -> Option<WebhookRow> {
+    if matches!(wish, WebhookWish::Create { .. } | WebhookWish::Replay { .. }) {
+        all.number += 1;
+    }
+    let Some(mut row) = found else { return create(all, name, wish, by, time) };
+    match wish {
+        WebhookWish::Create { .. } => unreachable!("it was checked that there is none"),
+        WebhookWish::Drop => {
+            all.names.retain(|other| other != name);
+            return None;
+        }
+        WebhookWish::Pause => row.paused = Some(format!("by {by}")),
+        WebhookWish::Resume => {
+            (row.paused, row.problem) = (None, None);
+            // Whoever resumes has done something about it: what failed has all its time again.
+            row.lanes.iter_mut().for_each(|lane| lane.failing = None);
+        }
+        WebhookWish::Rotate { secret } => {
+            row.secrets.truncate(1);
+            row.secrets.insert(0, *secret);
+        }
+        WebhookWish::Settle => row.secrets.truncate(1),
+        WebhookWish::Replay { from } => {
+            (row.epoch, row.problem) = (all.number, None);
+            for at in from {
+                if let Some(lane) = row.lane(at.partition) {
+                    *lane = LaneRow { at: *at, failing: None };
+                }
+            }
+        }
+        WebhookWish::Redelivered { first } => row.dead.retain(|letter| letter.first != *first),
+        WebhookWish::Progress { lanes, problem, .. } => {
+            lanes.iter().for_each(|lane| row.advance(*lane));
+            row.problem = Some(problem.clone()).filter(|problem| !problem.is_empty());
+            return Some(row);
+        }
+        WebhookWish::Dead { first, last, failing, problem, .. } => {
+            // Behind it goes on.
+            row.advance(LaneRow { at: *last, failing: None });
+            row.dead.retain(|other| other.first != *first);
+            let (first, last, failing, problem) = (*first, *last, *failing, problem.clone());
+            row.dead.push(DeadRow { first, last, failing, time: time.0, problem });
+            (row.problem, row.dead_total) = (None, row.dead_total + 1);
+            return Some(row);
+        }
+        WebhookWish::Halt { is_full, .. } => row.paused = Some(if *is_full { FULL } else { GONE }.to_owned()),
+    }
+    (row.by, row.time) = (by.to_owned(), time.0);
+    Some(row)
+}
+
+fn create(all: &mut WebhooksRow, name: &str, wish: &WebhookWish, by: &str, time: Micros) -> Option<WebhookRow> {
+    let WebhookWish::Create { url, keys, kinds, batch, secret, begin } = wish else { return None };
+    all.names.push(name.to_owned());
+    all.names.sort();
+    Some(WebhookRow {
+        number: all.number,
+        epoch: all.number,
+        url: url.clone(),
+        keys: keys.clone(),
+        kinds: kinds.clone(),
+        batch: *batch,
+        secrets: vec![*secret],
+        paused: None,
+        by: by.to_owned(),
+        time: time.0,
+        lanes: begin.iter().map(|at| LaneRow { at: *at, failing: None }).collect(),
+        problem: None,
+        dead: Vec::new(),
+        dead_total: 0,
+    })
+}
+
+pub fn webhooks_suffix(machine: &str) -> String {
+    format!("{WEBHOOKS}{machine}")
+}
+
+pub fn webhook_suffix(machine: &str, webhook: &str) -> String {
+    format!("{WEBHOOK}{machine}/{webhook}")
+}
+
+/// A webhook for people: of its secrets the fingerprints.
+pub fn webhook_value(row: &WebhookRow) -> Value {
+    let texts = |texts: &[String]| Value::Array(texts.iter().map(|text| Value::text(text.as_str())).collect());
+    let position = |lane: &LaneRow| Value::Text(lane.at.position().to_string());
+    Value::map([
+        ("number", Value::Int(row.number.into())),
+        ("url", Value::text(row.url.as_str())),
+        ("keys", texts(&row.keys)),
+        ("types", texts(&row.kinds)),
+        ("batch", Value::Int(row.batch.into())),
+        ("secrets", Value::Array(row.secrets.iter().map(fingerprint_value).collect())),
+        ("paused", row.paused.as_deref().map_or(Value::Null, Value::text)),
+        ("positions", Value::Array(row.lanes.iter().map(position).collect())),
+        ("dead_letters", Value::Int(row.dead.len() as i128)),
+    ])
+}
+
+fn fingerprint_value(fingerprint: &[u8; 32]) -> Value {
+    Value::text(blake3::Hash::from_bytes(*fingerprint).to_hex().as_str())
+}
+
+/// A step for people.
+pub fn webhook_step_value(machine: &str, webhook: &str, wish: &WebhookWish) -> Value {
+    let more = match wish {
+        WebhookWish::Create { url, secret, .. } => {
+            vec![("url", Value::text(url.as_str())), ("secret", fingerprint_value(secret))]
+        }
+        WebhookWish::Rotate { secret } => vec![("secret", fingerprint_value(secret))],
+        WebhookWish::Dead { first, problem, .. } => {
+            vec![("position", Value::Text(first.position().to_string())), ("problem", Value::text(problem.as_str()))]
+        }
+        _ => Vec::new(),
+    };
+    let named =
+        [("machine", Value::text(machine)), ("webhook", Value::text(webhook)), ("step", Value::text(wish.name()))];
+    Value::map(named.into_iter().chain(more))
+}
+
+#[cfg(test)]
+mod tests;
