@@ -14,7 +14,8 @@ use statehouse_abi::role;
 use crate::ids::NodeId;
 use crate::limits::{
     CLOCK_SKEW_MS_MAX, EVENT_HEARTBEAT, EVENT_PATIENCE, EVENT_READERS_MAX, HOST_NAME_BYTES_MAX, HTTP_CONNECTIONS_MAX,
-    HTTP_REQUESTS_MAX, LOG_KEEP_BYTES_MIN, SLOT_COUNT, SNAPSHOT_EVERY_BYTES_MIN,
+    HTTP_REQUESTS_MAX, LOG_KEEP_BYTES_MIN, SLOT_COUNT, SNAPSHOT_EVERY_BYTES_MIN, WEBHOOK_RETRY_FOR,
+    WEBHOOK_RETRY_SECONDS_MAX,
 };
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -38,6 +39,8 @@ pub struct Config {
     pub peer: Option<PeerConfig>,
     #[serde(default)]
     pub cluster: ClusterConfig,
+    #[serde(default)]
+    pub webhooks: WebhooksConfig,
     /// Where history goes for ever; without it nowhere.
     pub archive: Option<ArchiveConfig>,
 }
@@ -230,6 +233,30 @@ impl ArchiveConfig {
     }
 }
 
+/// `[webhooks]`: how events are sent to receivers; the same on all nodes, for any of them may come to send them. Which there are is no matter of
+/// the configuration: `statehouse webhook create`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebhooksConfig {
+    /// How long a message is tried before it becomes a dead letter, 1 … 2592000 seconds; default 259200, three days.
+    retry_seconds: u64,
+    /// Takes URLs with plain http also where they lead to other machines: everybody on the way reads what is sent. Default: false, and
+    /// http to loopback addresses only.
+    pub plaintext: bool,
+}
+
+impl Default for WebhooksConfig {
+    fn default() -> Self {
+        Self { retry_seconds: WEBHOOK_RETRY_FOR.as_secs(), plaintext: false }
+    }
+}
+
+impl WebhooksConfig {
+    pub fn retry_for(&self) -> Duration {
+        Duration::from_secs(self.retry_seconds)
+    }
+}
+
 /// `[snapshots]`
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -367,6 +394,9 @@ impl Config {
                 "snapshots.every_bytes",
                 "must be at least 1048576; leave it out to have those of midnight only",
             ));
+        }
+        if !(1..=WEBHOOK_RETRY_SECONDS_MAX).contains(&config.webhooks.retry_seconds) {
+            return Err(ConfigError::Invalid("webhooks.retry_seconds", "must be from 1 to 2592000"));
         }
         for (name, machine) in &config.machines {
             check_machine_name(name)?;

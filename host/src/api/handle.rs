@@ -23,7 +23,10 @@ use super::events::Events;
 use super::mount::{Mounts, Target};
 use super::problem::{Code, Problem};
 use super::route::{COMMAND_ROLES, Page, QUERY_ROLES, find_host_route, module_path};
-use super::{batch, cluster, command, events, lookup, modules, openapi, pages, query, replays, snapshots, views};
+use super::webhooks::Sender;
+use super::{
+    batch, cluster, command, events, lookup, modules, openapi, pages, query, replays, snapshots, views, webhooks,
+};
 use crate::audit::jobs::Replays;
 use crate::limits::DEADLINE_DEFAULT;
 use crate::router::{Machine, Router};
@@ -42,7 +45,8 @@ pub struct Api {
     pub requests: Semaphore,
     /// A place for each batch, which holds far more memory.
     pub batches: Semaphore,
-    pub events: Events,
+    pub events: Arc<Events>,
+    pub webhooks: Arc<Sender>,
 }
 
 pub async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
@@ -169,6 +173,10 @@ async fn answer_step(
     if page.is_about_views() {
         find_machine(api, machine)?;
         return views::answer(api, page, captured, asked, parts, body).await;
+    }
+    if page.is_about_webhooks() {
+        let machine = find_machine(api, machine)?;
+        return webhooks::answer(api, page, captured, machine, asked, (parts, body)).await;
     }
     if page.is_about_replays() {
         // Replays outlive requests, so their machine is looked for when they are asked for.

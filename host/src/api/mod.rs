@@ -3,6 +3,7 @@
 //! ```text
 //! serve → handle → route ┬→ pages, lookup, openapi        (the host's own)
 //!                        ├→ cluster, modules, snapshots → system; replays → audit; events → partition (its tail); views → views
+//!                        │  webhooks → system, and out to receivers
 //!                        └→ mount → command, batch, query → router → reply
 //! asked: headers · caller: tokens and roles · body: bytes · json: bytes ↔ values · problem: errors → statuses
 //! ```
@@ -29,6 +30,7 @@ mod replays;
 mod shadow;
 mod snapshots;
 mod views;
+mod webhooks;
 mod pages;
 mod openapi;
 mod reply;
@@ -52,9 +54,10 @@ pub use shadow::ShadowPage;
 pub use snapshots::SnapshotPage;
 pub use time::{parse_time, print_time};
 pub use views::{BuildPage, ViewPage, ViewsPage};
+pub use webhooks::{DeadPage, Sender, WebhookPage, WebhookSentPage, WebhooksPage};
 
 use crate::audit::jobs::Replays;
-use crate::config::LimitsConfig;
+use crate::config::{LimitsConfig, WebhooksConfig};
 use crate::limits::HTTP_BATCHES_MAX;
 use crate::router::Router;
 use crate::system::Cluster;
@@ -71,13 +74,16 @@ pub struct ApiOptions {
     pub replays: Arc<Replays>,
     /// How much is answered at the same time; what is beyond is refused with 503.
     pub limits: LimitsConfig,
+    pub webhooks: WebhooksConfig,
     /// Renders `/metrics`; without it that page is empty.
     pub metrics: Option<PrometheusHandle>,
 }
 
-/// The API as a service, to be handed to [`serve()`].
-pub fn server(router: Arc<Router>, options: ApiOptions) -> axum::Router {
-    let ApiOptions { cluster, callers, replays, limits, metrics } = options;
+/// The API as a service, to be handed to [`serve()`]; and what sends events to whoever has asked for that, to be [run](Sender::run).
+pub fn server(router: Arc<Router>, options: ApiOptions) -> (axum::Router, Arc<Sender>) {
+    let ApiOptions { cluster, callers, replays, limits, webhooks, metrics } = options;
+    let events = Arc::new(Events::new(&limits));
+    let sender = Sender::new(cluster.clone(), router.clone(), events.clone(), &webhooks);
     let api = Api {
         router,
         cluster,
@@ -88,8 +94,9 @@ pub fn server(router: Arc<Router>, options: ApiOptions) -> axum::Router {
         request_ids: RequestIds::new(),
         requests: Semaphore::new(limits.http_requests),
         batches: Semaphore::new(HTTP_BATCHES_MAX),
-        events: Events::new(&limits),
+        events,
+        webhooks: sender.clone(),
     };
     // Modules come and go while the node runs, so the routes are found by `route` and `mount`, not by axum.
-    axum::Router::new().fallback(handle).with_state(Arc::new(api))
+    (axum::Router::new().fallback(handle).with_state(Arc::new(api)), sender)
 }

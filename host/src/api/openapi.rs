@@ -20,7 +20,7 @@ use utoipa::openapi::{
 use super::handle::Api;
 use super::route::{HOST_ROUTES, HostRoute, Page};
 use super::url::captures;
-use super::{cluster, modules, pages, replays};
+use super::{cluster, modules, pages, replays, webhooks};
 use crate::limits::{DEADLINE_DEFAULT, DEADLINE_MAX};
 
 mod shapes;
@@ -129,7 +129,9 @@ fn host_operation(route: &HostRoute) -> Operation {
         operation = operation.request_body(Some(body.content("application/wasm", bytes).build()));
     }
     if let Some(declared) = declared_body(route.page) {
-        let body = RequestBodyBuilder::new().required(Some(Required::True));
+        let is_optional = matches!(route.page, Page::WebhookRotate | Page::WebhookReplay);
+        let required = if is_optional { Required::False } else { Required::True };
+        let body = RequestBodyBuilder::new().required(Some(required));
         operation = operation.request_body(Some(body.content("application/json", content(&declared)).build()));
     }
     if route.page.deadline_default() == DEADLINE_MAX {
@@ -155,7 +157,10 @@ fn success_of_host(page: Page, media_type: &str) -> ResponseBuilder {
 }
 
 fn declared_body(page: Page) -> Option<Declared> {
-    cluster::schema(page).or_else(|| modules::schema(page)).or_else(|| replays::schema(page))
+    cluster::schema(page)
+        .or_else(|| modules::schema(page))
+        .or_else(|| replays::schema(page))
+        .or_else(|| webhooks::schema(page))
 }
 
 fn command_operation(machine: &str, describe: &Describe, command: &CommandDecl) -> Operation {

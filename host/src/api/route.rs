@@ -59,6 +59,16 @@ pub enum Page {
     View,
     ViewRebuild,
     ViewDrop,
+    Webhooks,
+    WebhookCreate,
+    Webhook,
+    WebhookDrop,
+    WebhookPause,
+    WebhookResume,
+    WebhookRotate,
+    WebhookReplay,
+    WebhookRedeliver,
+    WebhookTest,
     Health,
     Ready,
     Metrics,
@@ -88,6 +98,22 @@ impl Page {
         matches!(self, Self::Views | Self::ViewCreate | Self::View | Self::ViewRebuild | Self::ViewDrop)
     }
 
+    pub const fn is_about_webhooks(self) -> bool {
+        matches!(
+            self,
+            Self::Webhooks
+                | Self::WebhookCreate
+                | Self::Webhook
+                | Self::WebhookDrop
+                | Self::WebhookPause
+                | Self::WebhookResume
+                | Self::WebhookRotate
+                | Self::WebhookReplay
+                | Self::WebhookRedeliver
+                | Self::WebhookTest
+        )
+    }
+
     pub const fn is_about_replays(self) -> bool {
         matches!(
             self,
@@ -105,6 +131,7 @@ impl Page {
         self.changes_cluster()
             || self.is_about_modules()
             || self.is_about_views()
+            || self.is_about_webhooks()
             || self.is_about_replays()
             || self.is_about_snapshots()
     }
@@ -119,6 +146,7 @@ impl Page {
         let is_long = self.changes_cluster()
             || self.is_about_modules()
             || self.is_about_views()
+            || self.is_about_webhooks()
             || matches!(self, Self::SnapshotTake);
         if is_long { DEADLINE_MAX } else { DEADLINE_DEFAULT }
     }
@@ -302,6 +330,76 @@ pub const HOST_ROUTES: &[HostRoute] = &[
         Page::ViewDrop,
         Some(CHANGE_ROLES),
         "Ends a view on every node, and deletes what it has made",
+    ),
+    route(
+        Method::GET,
+        "/v1/machines/{machine}/webhooks",
+        Page::Webhooks,
+        Some(WATCH_ROLES),
+        "The webhooks of a machine, and how far each is",
+    ),
+    route(
+        Method::POST,
+        "/v1/machines/{machine}/webhooks",
+        Page::WebhookCreate,
+        Some(CHANGE_ROLES),
+        "Has events sent to a URL, signed; the answer has the secret, once",
+    ),
+    route(
+        Method::GET,
+        "/v1/machines/{machine}/webhooks/{webhook}",
+        Page::Webhook,
+        Some(WATCH_ROLES),
+        "How far a webhook is, what keeps it, and its dead letters",
+    ),
+    route(
+        Method::DELETE,
+        "/v1/machines/{machine}/webhooks/{webhook}",
+        Page::WebhookDrop,
+        Some(CHANGE_ROLES),
+        "Ends a webhook, and forgets its dead letters",
+    ),
+    route(
+        Method::POST,
+        "/v1/machines/{machine}/webhooks/{webhook}/pause",
+        Page::WebhookPause,
+        Some(CHANGE_ROLES),
+        "Sends nothing more until it is resumed",
+    ),
+    route(
+        Method::POST,
+        "/v1/machines/{machine}/webhooks/{webhook}/resume",
+        Page::WebhookResume,
+        Some(CHANGE_ROLES),
+        "Goes on where it was paused",
+    ),
+    route(
+        Method::POST,
+        "/v1/machines/{machine}/webhooks/{webhook}/rotate",
+        Page::WebhookRotate,
+        Some(CHANGE_ROLES),
+        "Signs by a new secret as well as the one before; with `finish`, by the newest alone",
+    ),
+    route(
+        Method::POST,
+        "/v1/machines/{machine}/webhooks/{webhook}/replay",
+        Page::WebhookReplay,
+        Some(CHANGE_ROLES),
+        "Goes on from somewhere else: what was sent before is sent again under the same ids",
+    ),
+    route(
+        Method::POST,
+        "/v1/machines/{machine}/webhooks/{webhook}/redeliver",
+        Page::WebhookRedeliver,
+        Some(CHANGE_ROLES),
+        "Sends a dead letter once more, and strikes it off when it is taken",
+    ),
+    route(
+        Method::POST,
+        "/v1/machines/{machine}/webhooks/{webhook}/test",
+        Page::WebhookTest,
+        Some(CHANGE_ROLES),
+        "Sends an event that stands for nothing, and says what came of it",
     ),
     route(Method::GET, "/v1/cluster", Page::Cluster, Some(WATCH_ROLES), "The cluster as this node sees it"),
     route(Method::POST, "/v1/cluster/init", Page::ClusterInit, Some(CHANGE_ROLES), "Founds a cluster of these nodes"),

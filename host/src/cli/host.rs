@@ -20,7 +20,7 @@ use tracing_subscriber::EnvFilter;
 use crate::api::{self, ApiError, ApiOptions, Callers};
 use crate::audit::jobs::Replays;
 use crate::audit::shadow;
-use crate::config::LimitsConfig;
+use crate::config::{LimitsConfig, WebhooksConfig};
 use crate::system::{Cluster, Node, NodeOptions};
 
 /// What a process has once, however many nodes it runs.
@@ -75,6 +75,7 @@ pub struct HostOptions {
     pub listener: TcpListener,
     pub callers: Callers,
     pub limits: LimitsConfig,
+    pub webhooks: WebhooksConfig,
 }
 
 /// A node that answers requests.
@@ -83,6 +84,7 @@ pub struct Host {
     address: SocketAddr,
     serving: JoinHandle<Result<(), ApiError>>,
     replays: Arc<Replays>,
+    webhooks: JoinHandle<()>,
 }
 
 impl Host {
@@ -99,10 +101,12 @@ impl Host {
             callers: options.callers,
             replays: replays.clone(),
             limits: options.limits.clone(),
+            webhooks: options.webhooks,
             metrics: Some(process.metrics.clone()),
         };
         tokio::spawn(shadow::run(node.cluster(), process.stop.clone()));
-        let service = api::server(node.router().clone(), api);
+        let (service, sender) = api::server(node.router().clone(), api);
+        let webhooks = tokio::spawn(sender.run(process.stop.clone()));
         let (stop, router) = (process.stop.clone(), node.router().clone());
         let stopped = async move {
             stop.cancelled().await;
@@ -114,7 +118,7 @@ impl Host {
             let _stop_others = stop_others;
             api::serve(options.listener, service, options.limits.http_connections, stopped).await
         });
-        Ok(Self { node, address, serving, replays })
+        Ok(Self { node, address, serving, replays, webhooks })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -143,6 +147,8 @@ pub async fn finish(mut hosts: Vec<Host>) -> anyhow::Result<()> {
         // What is under way is gone on with at the next start.
         let replays = host.replays.clone();
         tokio::task::spawn_blocking(move || replays.close()).await.context("stopping the replays panicked")?;
+        // What was delivered last is recorded while there is still somebody to do so.
+        host.webhooks.await.context("stopping the webhooks panicked")?;
         let closed = host.node.close().await;
         result = result.and(closed.map_err(anyhow::Error::from));
     }

@@ -13,6 +13,7 @@ mod bench;
 mod module;
 mod snapshot;
 mod view;
+mod webhook;
 mod shipped;
 mod output;
 
@@ -38,6 +39,8 @@ enum Command {
     Module(module::ModuleArgs),
     #[command(subcommand)]
     View(view::ViewCommand),
+    #[command(subcommand)]
+    Webhook(webhook::WebhookCommand),
     /// Recompute and check what a data folder says
     #[command(subcommand)]
     Audit(audit::AuditArgs),
@@ -58,6 +61,7 @@ pub fn main() -> ExitCode {
         Command::Cluster(args) => cluster::run(args),
         Command::Module(args) => module::run(args),
         Command::View(command) => view::run(&command),
+        Command::Webhook(command) => webhook::run(&command),
         Command::Audit(args) => audit::run(args),
         Command::Snapshot(args) => snapshot::run(args),
         Command::Bench(args) => bench::run(args),

@@ -71,6 +71,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             listener,
             callers,
             limits: config.limits,
+            webhooks: config.webhooks,
         };
         let host = Host::start(options, &process).await?;
         print(&format!("listening on http://{}   data in {}\n", host.address(), data.display()))?;

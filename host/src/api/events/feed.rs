@@ -187,6 +187,17 @@ impl Feed {
         Ok(turns.acquire().await.expect("it is never closed"))
     }
 
+    /// Before the entry of a position.
+    ///
+    /// # Errors
+    /// See [`Tail::open`].
+    pub async fn before(&self, position: Position, deadline: Instant) -> Result<Place, PartitionError> {
+        let replica = self.replica(position.partition)?;
+        let _turn = self.turn(&replica, position.index).await?;
+        let tail = Tail::open(&replica, Start::At(position), deadline).await?;
+        Ok(Place::behind(tail.position()))
+    }
+
     fn find_kept(&self, partition: PartitionId, place: Place) -> Option<Arc<Rendered>> {
         let kept = self.kept.lock().entries.get(&(partition, place.index.next())).cloned();
         kept.filter(|kept| kept.before8 == place.head8)

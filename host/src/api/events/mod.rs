@@ -6,10 +6,10 @@
 //! ```
 //! In: a request. Out: an answer that goes on until one side ends it. It knows nothing of logs: what follows a place it is told.
 
-mod cursor;
-mod feed;
-mod reader;
-mod rendered;
+pub mod cursor;
+pub mod feed;
+pub mod reader;
+pub mod rendered;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -28,7 +28,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::cursor::{Cursor, WHOLE};
+use self::cursor::{CURSOR_IS, Cursor, WHOLE};
 use self::feed::{Feed, Place};
 use self::reader::{Filter, Lane, LastWord, Pace, Reader};
 use super::asked::Asked;
@@ -65,7 +65,7 @@ impl Events {
     }
 
     /// The feed of a machine, as long as anybody has it.
-    fn feed(&self, machine: Arc<Machine>, cluster: &str) -> Arc<Feed> {
+    pub fn feed(&self, machine: Arc<Machine>, cluster: &str) -> Arc<Feed> {
         let mut feeds = self.feeds.lock();
         let known = feeds.get(machine.name()).and_then(Weak::upgrade);
         if let Some(known) = known.filter(|known| Arc::ptr_eq(&known.machine, &machine)) {
@@ -216,11 +216,8 @@ fn read_wanted(machine: &Machine, query: &str, headers: &HeaderMap) -> Result<Wa
     Ok(Wanted { from, filter, partitions })
 }
 
-const CURSOR_IS: &str =
-    "a cursor is the `id` of an event: positions with commas between them, like 0.42.3~1a2b3c4d,1.17.0~5e6f7a8b";
-
 /// The last part of an event's type, given alone or whole.
-fn read_kind(machine: &Machine, value: &str) -> Result<String, Problem> {
+pub fn read_kind(machine: &Machine, value: &str) -> Result<String, Problem> {
     let prefix = format!("statehouse.{}.", machine.name());
     let kind = value.strip_prefix(&prefix).unwrap_or(value);
     let describe = machine.describe();
@@ -278,7 +275,7 @@ async fn begin(feed: &Feed, wanted: &Wanted, deadline: Instant) -> Result<(Vec<L
 }
 
 /// The last position that is applied: whoever goes on there misses nothing and sees nothing of before.
-async fn newest(replica: &Arc<Partition>) -> Result<Position, PartitionError> {
+pub async fn newest(replica: &Arc<Partition>) -> Result<Position, PartitionError> {
     let journal = replica.progress().journal;
     let all = journal.position(replica.id(), WHOLE);
     if journal.index == replica.genesis().index {
@@ -295,7 +292,7 @@ async fn newest(replica: &Arc<Partition>) -> Result<Position, PartitionError> {
 }
 
 /// Why a stream cannot begin, and what to do.
-fn refused(error: PartitionError) -> Problem {
+pub fn refused(error: PartitionError) -> Problem {
     match error {
         PartitionError::OtherHistory(position) => {
             let detail = format!(

@@ -39,7 +39,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn shows(&self, item: &super::rendered::Item) -> bool {
+    pub fn shows(&self, item: &super::rendered::Item) -> bool {
         (self.kinds.is_empty() || self.kinds.iter().any(|kind| **kind == *item.kind))
             && (self.keys.is_empty() || item.is_about(&self.keys))
     }

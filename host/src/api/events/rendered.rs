@@ -52,7 +52,20 @@ pub struct Item {
     pub text: Bytes,
 }
 
+/// Around the JSON of an event in a stream.
+const DATA: &[u8] = b"data: ";
+const END: &[u8] = b"\n\n";
+
 impl Item {
+    pub fn new(n: u32, kind: Arc<str>, entities: Vec<Box<[u8]>>, json: &[u8]) -> Self {
+        Self { n, kind, entities, text: [DATA, json, END].concat().into() }
+    }
+
+    /// The CloudEvent alone.
+    pub fn json(&self) -> &[u8] {
+        &self.text[DATA.len()..self.text.len() - END.len()]
+    }
+
     pub fn is_about(&self, entities: &[Vec<u8>]) -> bool {
         self.entities.iter().any(|entity| entities.iter().any(|wanted| **wanted == **entity))
     }
@@ -120,8 +133,8 @@ pub fn render(entry: &TailEntry, logic: Option<&dyn Logic>, origin: &Origin) -> 
             ("schema", Value::Int(activation.schema.into())),
             ("number", Value::Int(activation.number.into())),
         ]);
-        let text = line(&CloudEvent { data: Json(&data), ..frame(entry, entry.position(), ACTIVATED, origin) });
-        rendered.push(Item { n: 0, kind: ACTIVATED.into(), entities: Vec::new(), text });
+        let json = print(&CloudEvent { data: Json(&data), ..frame(entry, entry.position(), ACTIVATED, origin) });
+        rendered.push(Item::new(0, ACTIVATED.into(), Vec::new(), &json));
     }
     if let Some(logic) = logic {
         let mut drafts = drafts(entry, logic).peekable();
@@ -200,7 +213,7 @@ fn finish<'a>(
             None => value,
         };
         let subject = entities.first().map(|entity| String::from_utf8_lossy(entity).into_owned());
-        let text = line(&CloudEvent {
+        let json = print(&CloudEvent {
             subject,
             command: Some(command.command.name),
             commandid: Some(command.id().to_string()),
@@ -211,7 +224,7 @@ fn finish<'a>(
             data: Json(&data),
             ..frame(entry, position, &kind, origin)
         });
-        Item { n: position.n, kind, entities, text }
+        Item::new(position.n, kind, entities, &json)
     })
 }
 
@@ -245,9 +258,4 @@ fn frame<'a>(entry: &TailEntry, position: Position, kind: &str, origin: &'a Orig
         moduleid: None,
         data: Json(&Value::Null),
     }
-}
-
-fn line(event: &CloudEvent<'_>) -> Bytes {
-    let json = print(event);
-    [b"data: ".as_slice(), &json, b"\n\n"].concat().into()
 }

@@ -15,7 +15,7 @@ use super::WALLET;
 use crate::api::{self, ApiError, ApiOptions, Callers};
 use crate::audit::jobs::Replays;
 use crate::clock::SystemClock;
-use crate::config::LimitsConfig;
+use crate::config::{LimitsConfig, WebhooksConfig};
 use crate::ids::NodeId;
 use crate::limits;
 use crate::log::RealDisk;
@@ -69,9 +69,10 @@ impl Served {
             cluster: node.cluster(),
             callers: Callers::new(&[], address)?,
             limits,
+            webhooks: WebhooksConfig::default(),
             metrics: None,
         };
-        let service = api::server(node.router().clone(), options);
+        let (service, _) = api::server(node.router().clone(), options);
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(api::serve(listener, service, connections_max, async move {
             drop(stopped.await);

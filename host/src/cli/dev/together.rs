@@ -22,7 +22,7 @@ use crate::cli::host::{self, Host, HostOptions, Process};
 use crate::cli::output::print;
 use crate::cli::shipped;
 use crate::clock::SystemClock;
-use crate::config::{ClusterConfig, LimitsConfig};
+use crate::config::{ClusterConfig, LimitsConfig, WebhooksConfig};
 use crate::ids::NodeId;
 use crate::limits::{self, DEADLINE_MAX};
 use crate::log::RealDisk;
@@ -130,6 +130,7 @@ fn options(
         listener,
         callers,
         limits: LimitsConfig::default(),
+        webhooks: WebhooksConfig::default(),
     })
 }
 

@@ -1,0 +1,398 @@
+//! The routes about webhooks: which there are, what becomes of them, and one request at a time where somebody asks for it.
+//!
+//! In: paths and bodies. Out: pages. A secret that is not given is made here, and told once. What somebody asks to be sent, a test or a dead letter, is sent by
+//! the node that is asked, and its answer says what came of it.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::request::Parts;
+use axum::response::Response;
+use reqwest::Url;
+use statehouse_abi::describe::{Field, Schema, TextFormat};
+use statehouse_abi::value::Value;
+use tokio::time::Instant;
+
+use super::Sender;
+use super::message::{Maker, Message};
+use super::page::{WebhookPage, WebhookSentPage, WebhooksPage};
+use super::post::{Outcome, read_url};
+use super::sign::Secret;
+use crate::api::asked::Asked;
+use crate::api::body::{check_media_type, read_body};
+use crate::api::events::cursor::{CURSOR_IS, Cursor};
+use crate::api::events::feed::Feed;
+use crate::api::events::{newest, read_kind, refused};
+use crate::api::handle::Api;
+use crate::api::json::{ObjectShape, print, read_json};
+use crate::api::pages;
+use crate::api::problem::{Code, Problem};
+use crate::api::route::Page;
+use crate::api::time::print_time;
+use crate::ids::{PartitionId, Position};
+use crate::limits::{
+    BODY_BYTES_MAX, ENTITY_BYTES_MAX, SLOT_COUNT, WEBHOOK_BATCH_MAX, WEBHOOK_KEYS_MAX, WEBHOOK_KINDS_MAX,
+    WEBHOOK_PARTITIONS_MAX, WEBHOOK_URL_CHARS_MAX,
+};
+use crate::router::Machine;
+use crate::system::lifecycle::Wanting;
+use crate::system::webhook_row::WebhookRow;
+use crate::system::webhooks::{WebhookSettings, WebhookStep};
+
+/// A cursor with as many positions as there may be.
+const CURSOR_CHARS_MAX: u32 = WEBHOOK_PARTITIONS_MAX * 48;
+const SECRET_CHARS_MAX: u32 = 128;
+
+/// Answers the routes about webhooks.
+///
+/// # Errors
+/// 4xx with what is wrong and what to do; see [`ClusterError`](crate::system::ClusterError).
+pub async fn answer(
+    api: &Api,
+    page: Page,
+    captured: &[&str],
+    machine: Arc<Machine>,
+    asked: Asked,
+    (parts, body): (&Parts, Body),
+) -> Result<Response, Problem> {
+    let sender = &api.webhooks;
+    let name = machine.name().to_owned();
+    let webhook = captured.get(1).copied().unwrap_or_default().to_owned();
+    let given = Given::read(page, parts, body, asked.deadline).await?;
+    let Asked { request_id, caller, deadline } = asked;
+    let wanting = Wanting { caller, request_id, deadline };
+    if !matches!(page, Page::Webhooks | Page::Webhook) {
+        let (caller, request_id) = (&wanting.caller.name, &wanting.request_id);
+        tracing::info!(caller, %request_id, ?page, machine = name, webhook, "a step of a webhook is asked for");
+    }
+    let cluster = &sender.cluster;
+    let shown =
+        |webhook: &str, row: &WebhookRow| WebhookPage::new(&name, webhook, row, cluster.webhook_lag(&name, row));
+    let step = match page {
+        Page::WebhookCreate => {
+            let (webhook, secret) = (given.text("webhook").unwrap_or_default().to_owned(), given.secret()?);
+            let settings = sender.settings(&machine, &given, &secret, deadline).await?;
+            let row = cluster.create_webhook(&name, &webhook, settings, &wanting).await?;
+            return Ok(pages::json(&shown(&webhook, &row).with_secret(&secret)));
+        }
+        Page::WebhookTest => return Ok(pages::json(&sender.test(&machine, &webhook, deadline).await?)),
+        Page::WebhookRedeliver => {
+            return Ok(pages::json(&sender.redeliver(&machine, &webhook, &given, &wanting).await?));
+        }
+        Page::WebhookRotate if given.is_set("finish") => WebhookStep::Settle,
+        Page::WebhookRotate => {
+            let secret = given.secret()?;
+            let step = WebhookStep::Rotate(secret.bytes().to_vec());
+            let row = cluster.change_webhook(&name, &webhook, step, &wanting).await?;
+            return Ok(pages::json(&row.map(|row| shown(&webhook, &row).with_secret(&secret))));
+        }
+        Page::WebhookReplay => {
+            let row = cluster.webhook_now(&name, &webhook, deadline).await?;
+            let partitions: Vec<PartitionId> = row.lanes.iter().map(|lane| PartitionId(lane.at.partition)).collect();
+            let from = From::read(given.text("from"), Some(From::Start))?;
+            WebhookStep::Replay(sender.begin(&machine, &partitions, &from, deadline).await?)
+        }
+        Page::WebhookPause => WebhookStep::Pause,
+        Page::WebhookResume => WebhookStep::Resume,
+        Page::WebhookDrop => WebhookStep::Drop,
+        Page::Webhook => {
+            let row = cluster.webhook_now(&name, &webhook, deadline).await?;
+            return Ok(pages::json(&shown(&webhook, &row)));
+        }
+        _ => return list(sender, &name, deadline).await,
+    };
+    match cluster.change_webhook(&name, &webhook, step, &wanting).await? {
+        Some(row) => Ok(pages::json(&shown(&webhook, &row))),
+        None => list(sender, &name, deadline).await,
+    }
+}
+
+async fn list(sender: &Sender, machine: &str, deadline: Instant) -> Result<Response, Problem> {
+    let rows = sender.cluster.webhooks_now(deadline).await?;
+    let shown = rows
+        .iter()
+        .filter(|((of, _), _)| of == machine)
+        .map(|((_, webhook), row)| WebhookPage::new(machine, webhook, row, sender.cluster.webhook_lag(machine, row)));
+    Ok(pages::json(&WebhooksPage { machine: machine.to_owned(), webhooks: shown.collect() }))
+}
+
+/// Where a webhook begins, or goes on from.
+enum From {
+    Now,
+    Start,
+    After(Cursor),
+}
+
+impl From {
+    fn read(text: Option<&str>, default: Option<Self>) -> Result<Self, Problem> {
+        match (text, default) {
+            (None, Some(default)) => Ok(default),
+            (None | Some("now"), _) => Ok(Self::Now),
+            (Some("start"), _) => Ok(Self::Start),
+            (Some(text), _) => Cursor::parse(text).map(Self::After).ok_or_else(|| {
+                Problem::new(Code::InvalidChange, format!("`from` is `start`, `now` or a cursor; {CURSOR_IS}"))
+            }),
+        }
+    }
+}
+
+/// The body of a request, which has the shape that its page declares.
+struct Given(Value);
+
+impl Given {
+    async fn read(page: Page, parts: &Parts, body: Body, deadline: Instant) -> Result<Self, Problem> {
+        let Some(schema) = schema(page) else { return Ok(Self(Value::Null)) };
+        let json = read_body(body, BODY_BYTES_MAX, deadline).await?;
+        let is_optional = page != Page::WebhookCreate && page != Page::WebhookRedeliver;
+        if json.is_empty() && is_optional {
+            return Ok(Self(Value::Null));
+        }
+        check_media_type(&parts.headers, &["application/json"])?;
+        let read = read_json(&ObjectShape::new(&schema, None), &[], &json)?;
+        Ok(Self(Value::from_cbor(&read.cbor).expect("the reader writes deterministic CBOR")))
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        self.0.find(name).and_then(Value::as_text)
+    }
+
+    fn texts(&self, name: &str) -> Vec<String> {
+        match self.0.find(name) {
+            Some(Value::Array(items)) => items.iter().filter_map(Value::as_text).map(str::to_owned).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn is_set(&self, name: &str) -> bool {
+        matches!(self.0.find(name), Some(Value::Bool(true)))
+    }
+
+    /// The one that is given, or a new one.
+    fn secret(&self) -> Result<Secret, Problem> {
+        let Some(text) = self.text("secret") else { return Ok(Secret::generate()) };
+        Secret::parse(text).ok_or_else(|| {
+            let detail = "`secret` is `whsec_` and the base64 of 24 to 64 bytes; leave it out, and one is made";
+            Problem::new(Code::InvalidChange, detail)
+        })
+    }
+
+    fn partitions(&self, machine: &Machine, keys: &[String]) -> Result<Vec<PartitionId>, Problem> {
+        let count = machine.partition_count();
+        let number = |value: &Value| value.as_int().and_then(|number| u32::try_from(number).ok());
+        let mut partitions: Vec<PartitionId> = match self.0.find("partitions") {
+            Some(Value::Array(items)) => items.iter().filter_map(number).map(PartitionId).collect(),
+            _ => Vec::new(),
+        };
+        let invalid = |detail: String| Err(Problem::new(Code::InvalidChange, detail));
+        if !partitions.is_empty() && !keys.is_empty() {
+            return invalid(
+                "`partitions` is not needed beside `keys`, which say where they are; leave it out".to_owned(),
+            );
+        }
+        if partitions.iter().any(|partition| count <= partition.0) {
+            return invalid(format!("`partitions` are numbers below {count}"));
+        }
+        if !keys.is_empty() {
+            partitions.extend(keys.iter().map(|key| machine.partition_id_of(key.as_bytes())));
+        } else if partitions.is_empty() {
+            partitions.extend(machine.partition_ids());
+        }
+        partitions.sort_unstable();
+        partitions.dedup();
+        if WEBHOOK_PARTITIONS_MAX as usize <= partitions.len() - 1 {
+            let max = WEBHOOK_PARTITIONS_MAX;
+            return invalid(format!(
+                "a webhook follows at most {max} partitions; create several, each with some in `partitions`"
+            ));
+        }
+        Ok(partitions)
+    }
+}
+
+impl Sender {
+    async fn settings(
+        &self,
+        machine: &Arc<Machine>,
+        given: &Given,
+        secret: &Secret,
+        deadline: Instant,
+    ) -> Result<WebhookSettings, Problem> {
+        let url = read_url(given.text("url").unwrap_or_default(), self.allows_plaintext)?;
+        let keys = given.texts("keys");
+        let kinds = given.texts("types").iter().map(|kind| read_kind(machine, kind)).collect::<Result<_, _>>()?;
+        let partitions = given.partitions(machine, &keys)?;
+        let from = From::read(given.text("from"), None)?;
+        let begin = self.begin(machine, &partitions, &from, deadline).await?;
+        let batch = given.0.find("batch").and_then(Value::as_int).map_or(1, |batch| u32::try_from(batch).unwrap_or(1));
+        Ok(WebhookSettings { url: url.to_string(), keys, kinds, batch, secret: secret.bytes().to_vec(), begin })
+    }
+
+    /// A position of each partition; of those that a cursor does not name nothing.
+    async fn begin(
+        &self,
+        machine: &Arc<Machine>,
+        partitions: &[PartitionId],
+        from: &From,
+        deadline: Instant,
+    ) -> Result<Vec<Position>, Problem> {
+        let feed = self.feed(machine);
+        let mut positions = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            let replica = feed.replica(*partition).map_err(refused)?;
+            let position = match from {
+                From::Now => newest(&replica).await.map_err(refused)?,
+                From::Start => replica.genesis().position(*partition, 0),
+                From::After(cursor) => {
+                    let position = cursor.find(*partition).ok_or_else(|| {
+                        let detail =
+                            format!("`from` has no position of partition {partition}, which this webhook follows");
+                        Problem::new(Code::InvalidChange, detail)
+                    })?;
+                    // That it is one of this history is known before it is recorded.
+                    feed.place_of(position, deadline).await.map_err(refused)?;
+                    position
+                }
+            };
+            positions.push(position);
+        }
+        Ok(positions)
+    }
+
+    fn feed(&self, machine: &Arc<Machine>) -> Arc<Feed> {
+        self.events.feed(machine.clone(), &self.cluster.view().cluster.unwrap_or_default())
+    }
+
+    /// Sends an event that stands for nothing.
+    async fn test(&self, machine: &Machine, webhook: &str, deadline: Instant) -> Result<WebhookSentPage, Problem> {
+        let row = self.cluster.webhook_now(machine.name(), webhook, deadline).await?;
+        let (id, name) = (uuid::Uuid::new_v4(), machine.name());
+        let cluster = self.cluster.view().cluster.unwrap_or_default();
+        let event = serde_json::json!({
+            "specversion": "1.0",
+            "id": format!("test-{id}"),
+            "source": format!("urn:statehouse:{cluster}:{name}"),
+            "type": format!("statehouse.{name}.WebhookTest"),
+            "time": print_time(self.cluster.now()),
+            "datacontenttype": "application/json",
+            "data": { "webhook": webhook },
+        });
+        let (content_type, body) = Maker::new(name, &row).wrap(&[&print(&event)]);
+        let nowhere = row.lanes.first().expect("a webhook follows a partition").at.position();
+        let id = format!("{name}-{}-test-{id}", row.number);
+        let message = Message { id, first: nowhere, last: nowhere, content_type, body, events: 1 };
+        self.send(webhook, &row, &message).await
+    }
+
+    /// Sends a dead letter once more, and strikes it off the list when it is taken.
+    async fn redeliver(
+        &self,
+        machine: &Arc<Machine>,
+        webhook: &str,
+        given: &Given,
+        wanting: &Wanting,
+    ) -> Result<WebhookSentPage, Problem> {
+        let (name, deadline) = (machine.name(), wanting.deadline);
+        let row = self.cluster.webhook_now(name, webhook, deadline).await?;
+        let letter = given.text("letter").and_then(|text| text.parse::<Position>().ok());
+        let known = letter.filter(|letter| row.dead.iter().any(|dead| dead.first.position() == *letter));
+        let letter = known.ok_or_else(|| {
+            let detail =
+                format!("`letter` is no dead letter of {webhook}: give the `letter` of one that its page lists");
+            Problem::new(Code::InvalidChange, detail)
+        })?;
+        let feed = self.feed(machine);
+        let before = feed.before(letter, deadline).await.map_err(refused)?;
+        let rendered = feed.next(letter.partition, before).await.map_err(refused)?;
+        let message = rendered.and_then(|rendered| {
+            Maker::new(name, &row).messages(&rendered, letter.n).find(|message| message.first == letter)
+        });
+        let message = message.ok_or_else(|| {
+            let detail = "the message cannot be made again: another version of the host has cut it otherwise; replay from before it";
+            Problem::new(Code::InvalidChange, detail)
+        })?;
+        let sent = self.send(webhook, &row, &message).await?;
+        if sent.is_delivered {
+            self.cluster.change_webhook(name, webhook, WebhookStep::Redelivered(letter), wanting).await?;
+        }
+        Ok(sent)
+    }
+
+    async fn send(&self, webhook: &str, row: &WebhookRow, message: &Message) -> Result<WebhookSentPage, Problem> {
+        let url =
+            Url::parse(&row.url).map_err(|error| Problem::new(Code::Internal, format!("{}: {error}", row.url)))?;
+        let secrets = self.find_secrets(&row.secrets).await;
+        if secrets.first().map(|(of, _)| of) != row.secrets.first() {
+            let detail = "no node has the secret of this webhook any more: give it another one with `webhook rotate`";
+            return Err(Problem::new(Code::StepRefused, detail));
+        }
+        let secrets: Vec<Secret> = secrets.into_iter().map(|(_, secret)| secret).collect();
+        let sent = self.poster.post(&url, message, &secrets, self.cluster.now()).await;
+        let problem = match &sent.outcome {
+            Outcome::Taken => None,
+            Outcome::Gone => Some("the receiver answered 410 Gone".to_owned()),
+            Outcome::Failed { problem, .. } => Some(problem.clone()),
+        };
+        let (webhook, id, is_delivered) = (webhook.to_owned(), message.id.clone(), sent.outcome == Outcome::Taken);
+        Ok(WebhookSentPage { webhook, id, is_delivered, status: sent.status, problem })
+    }
+}
+
+/// The body of a request; nothing when it has none.
+pub fn schema(page: Page) -> Option<Schema> {
+    let text = |max_chars| Schema::Text { min_chars: 1, max_chars, format: TextFormat::Plain };
+    let list = |items, max_items| Schema::Array { items: Box::new(items), max_items };
+    let field = |name: &str, schema, required, summary: &str| Field {
+        name: name.to_owned(),
+        schema,
+        required,
+        summary: summary.to_owned(),
+    };
+    let secret = || {
+        let summary = "`whsec_` and the base64 of 24 to 64 bytes; without it one is made, and told in the answer to this request alone";
+        field("secret", text(SECRET_CHARS_MAX), false, summary)
+    };
+    let fields = match page {
+        Page::WebhookCreate => {
+            let partition = Schema::Int { min: 0, max: i64::from(SLOT_COUNT) - 1 };
+            let batch = Schema::Int { min: 1, max: i64::from(WEBHOOK_BATCH_MAX) };
+            vec![
+                field("webhook", text(32), true, "Its name: small letters, digits, `_` and `-`"),
+                field(
+                    "url",
+                    text(WEBHOOK_URL_CHARS_MAX),
+                    true,
+                    "Where requests go: https, or http on the node's own machine",
+                ),
+                field(
+                    "from",
+                    text(CURSOR_CHARS_MAX),
+                    false,
+                    "`now` (default), `start`, or a cursor as event streams have it",
+                ),
+                field(
+                    "keys",
+                    list(text(ENTITY_BYTES_MAX as u32), WEBHOOK_KEYS_MAX),
+                    false,
+                    "Only what is about these entities",
+                ),
+                field("types", list(text(128), WEBHOOK_KINDS_MAX), false, "Only events of these types, like `Debited`"),
+                field("partitions", list(partition, WEBHOOK_PARTITIONS_MAX), false, "Only of these partitions"),
+                field("batch", batch, false, "Events of one request at most; 1, which is the default, sends no arrays"),
+                secret(),
+            ]
+        }
+        Page::WebhookRotate => vec![
+            secret(),
+            field("finish", Schema::Bool, false, "Give no new secret, and sign by the newest alone from now on"),
+        ],
+        Page::WebhookReplay => {
+            let from = "`start` (default), `now`, or a cursor: what follows it is sent, also what was sent before";
+            vec![field("from", text(CURSOR_CHARS_MAX), false, from)]
+        }
+        Page::WebhookRedeliver => {
+            vec![field("letter", text(64), true, "Position of its first event, as the list has it")]
+        }
+        _ => return None,
+    };
+    Some(Schema::Object { fields })
+}

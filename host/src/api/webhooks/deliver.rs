@@ -1,0 +1,371 @@
+//! Delivery of one webhook: each partition that it follows in its order, one message after the other, until it is taken or given up.
+//!
+//! ```text
+//! lane (one for each partition): feed ─▶ entry ─▶ messages ─▶ post ┬ taken ─▶ next          ─┐
+//!                                                  ▲ pause, again ◀┤ failed                   ├─▶ board ─▶ `system`, at times
+//!                                                                  └ given up: dead letter ─┘
+//! ```
+//! In: the webhook's row. Out: requests, and what came of them, recorded in `system` in good time: a dead letter before anything behind it is sent,
+//! progress now and then, so that what was taken since is sent again by whoever delivers next, under the same id. It holds up nobody: it reads
+//! what is applied, from the archive where it was released.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use reqwest::Url;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::Sender;
+use super::message::{Maker, Message};
+use super::post::{Outcome, clip};
+use super::retry::{Next, after_failure};
+use super::sign::Secret;
+use crate::api::events::feed::{Feed, Place};
+use crate::ids::{PartitionId, Position};
+use crate::limits;
+use crate::partition::PartitionError;
+use crate::system::ClusterError;
+use crate::system::webhook_row::{At, DeadRow, Failing, LaneRow, WebhookRow};
+use crate::system::webhooks::WebhookNote;
+
+/// How soon it is looked again where something keeps a lane that is not its receiver.
+const HINDERED_AGAIN: Duration = Duration::from_secs(5);
+/// How long `system` may take to record something, and how soon that is tried again.
+const NOTE_PATIENCE: Duration = Duration::from_secs(5);
+const NOTE_AGAIN: Duration = Duration::from_millis(500);
+
+/// One webhook, as long as this node delivers it.
+pub struct Delivery {
+    sender: Arc<Sender>,
+    machine: String,
+    webhook: String,
+    epoch: u64,
+    url: Url,
+    maker: Maker,
+    feed: Arc<Feed>,
+    /// What may change while it goes on: who signs.
+    row: RwLock<Arc<WebhookRow>>,
+    secrets: Mutex<Vec<([u8; 32], Secret)>>,
+    board: Mutex<Board>,
+    requests: Semaphore,
+}
+
+/// How far it is.
+struct Board {
+    lanes: BTreeMap<PartitionId, LaneRow>,
+    problems: BTreeMap<PartitionId, String>,
+    /// As `system` has them.
+    recorded: BTreeMap<PartitionId, LaneRow>,
+    recorded_problem: Option<String>,
+    recorded_at: Instant,
+    /// Something came of a request since then.
+    is_news: bool,
+}
+
+impl Board {
+    fn new(row: &WebhookRow) -> Self {
+        let lanes: BTreeMap<_, _> = row.lanes.iter().map(|lane| (PartitionId(lane.at.partition), *lane)).collect();
+        let (recorded, recorded_problem) = (lanes.clone(), row.problem.clone());
+        let (problems, recorded_at) = (BTreeMap::new(), Instant::now());
+        Self { lanes, problems, recorded, recorded_problem, recorded_at, is_news: false }
+    }
+
+    fn lane(&self, partition: PartitionId) -> LaneRow {
+        self.lanes[&partition]
+    }
+
+    fn problem(&self) -> Option<String> {
+        self.problems.values().next().cloned()
+    }
+
+    /// What `system` does not know yet.
+    fn changed(&self) -> Vec<LaneRow> {
+        let is_new = |(partition, lane): &(&PartitionId, &LaneRow)| self.recorded.get(partition) != Some(lane);
+        self.lanes.iter().filter(is_new).map(|(_, lane)| *lane).collect()
+    }
+
+    fn on_recorded(&mut self, lanes: &[LaneRow], problem: Option<String>) {
+        self.recorded.extend(lanes.iter().map(|lane| (PartitionId(lane.at.partition), *lane)));
+        self.recorded_problem = problem;
+        self.recorded_at = Instant::now();
+    }
+
+    /// Everything up to here was taken, or given up, or is not shown.
+    fn on_passed(&mut self, to: Position, is_news: bool) {
+        self.lanes.insert(to.partition, LaneRow { at: At::of(to), failing: None });
+        if is_news {
+            self.problems.remove(&to.partition);
+            self.is_news = true;
+        }
+    }
+
+    fn on_failed(&mut self, partition: PartitionId, failing: Failing, problem: &str) {
+        if let Some(lane) = self.lanes.get_mut(&partition) {
+            lane.failing = Some(failing);
+        }
+        self.problems.insert(partition, problem.to_owned());
+        self.is_news = true;
+    }
+}
+
+impl Delivery {
+    /// # Errors
+    /// In words: the row names what this version does not understand.
+    pub fn new(
+        sender: Arc<Sender>,
+        (machine, webhook): (&str, &str),
+        row: Arc<WebhookRow>,
+        feed: Arc<Feed>,
+    ) -> Result<Arc<Self>, String> {
+        let url = Url::parse(&row.url).map_err(|error| format!("{}: {error}", row.url))?;
+        Ok(Arc::new(Self {
+            sender,
+            machine: machine.to_owned(),
+            webhook: webhook.to_owned(),
+            epoch: row.epoch,
+            url,
+            maker: Maker::new(machine, &row),
+            feed,
+            board: Mutex::new(Board::new(&row)),
+            row: RwLock::new(row),
+            secrets: Mutex::default(),
+            requests: Semaphore::new(limits::WEBHOOK_REQUESTS_MAX),
+        }))
+    }
+
+    /// Everything that it does; it goes on until the set is dropped.
+    pub fn start(self: &Arc<Self>) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        let partitions: Vec<PartitionId> = self.board.lock().lanes.keys().copied().collect();
+        for partition in partitions {
+            tasks.spawn(self.clone().follow(partition));
+        }
+        tasks.spawn(self.clone().record_always());
+        tasks
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The same webhook, changed by an operator or by what was recorded.
+    pub fn set_row(&self, row: Arc<WebhookRow>) {
+        *self.row.write() = row;
+    }
+
+    async fn follow(self: Arc<Self>, partition: PartitionId) {
+        loop {
+            if let Err(error) = self.go(partition).await {
+                let problem = clip(&format!("{}/{partition}: {error}", self.machine));
+                tracing::warn!(webhook = self.webhook, %problem, "a webhook cannot go on");
+                {
+                    let mut board = self.board.lock();
+                    board.problems.insert(partition, problem);
+                    board.is_news = true;
+                }
+                sleep(HINDERED_AGAIN).await;
+            }
+        }
+    }
+
+    /// Goes on for as long as the partition can be read.
+    async fn go(&self, partition: PartitionId) -> Result<(), PartitionError> {
+        let at = self.board.lock().lane(partition).at.position();
+        let mut news = self.feed.news();
+        let (mut place, mut had) = self.feed.place_of(at, Instant::now() + limits::DEADLINE_DEFAULT).await?;
+        {
+            let mut board = self.board.lock();
+            // It can be read again.
+            if board.lane(partition).failing.is_none() && board.problems.remove(&partition).is_some() {
+                board.is_news = true;
+            }
+        }
+        loop {
+            news.mark_unchanged();
+            let Some(rendered) = self.feed.next(partition, place).await? else {
+                // Both ends of it are in the feed, so it does not close.
+                let _ = news.changed().await;
+                continue;
+            };
+            for message in self.maker.messages(&rendered, had) {
+                self.deliver(partition, &message).await;
+            }
+            (place, had) = (Place::behind(rendered.end), 0);
+            self.board.lock().on_passed(rendered.end, false);
+            // What is shown to nobody is passed over, but not without others having their turn.
+            tokio::task::consume_budget().await;
+        }
+    }
+
+    /// Returns when the message was taken, or given up and recorded so. Where the receiver is gone, it never returns.
+    async fn deliver(&self, partition: PartitionId, message: &Message) {
+        let mut failing = self.board.lock().lane(partition).failing.unwrap_or(Failing { since: 0, attempts: 0 });
+        loop {
+            let secrets = self.signers(partition).await;
+            let sent = {
+                let _turn = self.requests.acquire().await.expect("it is never closed");
+                self.sender.poster.post(&self.url, message, &secrets, self.sender.cluster.now()).await
+            };
+            let (problem, retry_after) = match sent.outcome {
+                Outcome::Taken => {
+                    self.count("delivered", message.events);
+                    self.board.lock().on_passed(message.last, true);
+                    return;
+                }
+                Outcome::Gone => {
+                    tracing::warn!(webhook = self.webhook, "a webhook is paused: its receiver answered 410 Gone");
+                    // Refused, it goes on elsewhere already.
+                    drop(self.note(|| WebhookNote::Gone).await);
+                    return std::future::pending().await;
+                }
+                Outcome::Failed { problem, retry_after } => (problem, retry_after),
+            };
+            self.count("failed", message.events);
+            let now = self.sender.cluster.now();
+            if failing.attempts == 0 {
+                failing.since = now.0;
+            }
+            failing.attempts = failing.attempts.saturating_add(1);
+            tracing::debug!(
+                webhook = self.webhook,
+                id = message.id,
+                attempts = failing.attempts,
+                problem,
+                "not delivered"
+            );
+            self.board.lock().on_failed(partition, failing, &problem);
+            match after_failure(&failing, now, retry_after, self.sender.retry_for, rand::random()) {
+                Next::Again(pause) => sleep(pause).await,
+                Next::GiveUp => return self.give_up(message, failing, problem).await,
+            }
+        }
+    }
+
+    async fn give_up(&self, message: &Message, failing: Failing, problem: String) {
+        tracing::warn!(
+            webhook = self.webhook,
+            id = message.id,
+            problem,
+            "a message of a webhook becomes a dead letter"
+        );
+        let (first, last) = (At::of(message.first), At::of(message.last));
+        let letter = DeadRow { first, last, failing, time: 0, problem };
+        match self.note(|| WebhookNote::Dead(letter.clone())).await {
+            Ok(()) => {
+                self.count("dead", message.events);
+                self.board.lock().on_passed(message.last, true);
+            }
+            Err(code) => {
+                if code == "dead_letters_full" {
+                    drop(self.note(|| WebhookNote::Full).await);
+                }
+                // It was dropped, or goes on elsewhere, or is paused: whoever has started this stops it.
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// Until it is recorded; or the code by which it is refused for good.
+    async fn note(&self, note: impl Fn() -> WebhookNote) -> Result<(), String> {
+        loop {
+            let deadline = Instant::now() + NOTE_PATIENCE;
+            let cluster = &self.sender.cluster;
+            match cluster.note_webhook(&self.machine, &self.webhook, self.epoch, note(), deadline).await {
+                Ok(()) => return Ok(()),
+                Err(ClusterError::Rejected { code, .. }) => return Err(code),
+                Err(error) => tracing::warn!(webhook = self.webhook, %error, "not recorded, to be tried again"),
+            }
+            sleep(NOTE_AGAIN).await;
+        }
+    }
+
+    /// All secrets of the webhook that there are, the newest at least; waits for that.
+    async fn signers(&self, partition: PartitionId) -> Vec<Secret> {
+        loop {
+            let wanted = self.row.read().secrets.clone();
+            let known = self.secrets.lock().clone();
+            if known.iter().map(|(of, _)| of).eq(wanted.iter()) {
+                return known.into_iter().map(|(_, secret)| secret).collect();
+            }
+            let found = self.sender.find_secrets(&wanted).await;
+            if found.first().map(|(of, _)| of) == wanted.first() && !found.is_empty() {
+                *self.secrets.lock() = found.clone();
+                return found.into_iter().map(|(_, secret)| secret).collect();
+            }
+            let problem = "no node has its secret any more: `webhook rotate` gives it another one";
+            {
+                let mut board = self.board.lock();
+                board.problems.insert(partition, problem.to_owned());
+                board.is_news = true;
+            }
+            sleep(HINDERED_AGAIN).await;
+        }
+    }
+
+    async fn record_always(self: Arc<Self>) {
+        self.show_lag();
+        loop {
+            sleep(limits::WEBHOOK_RECORD_EVERY).await;
+            self.show_lag();
+            let is_due = {
+                let board = self.board.lock();
+                board.is_news || limits::WEBHOOK_RECORD_PASSED_EVERY <= board.recorded_at.elapsed()
+            };
+            if is_due && let Err(error) = self.record(NOTE_PATIENCE).await {
+                tracing::debug!(webhook = self.webhook, %error, "progress is not recorded, to be tried again");
+            }
+        }
+    }
+
+    /// Has `system` know how far it is.
+    pub async fn record(&self, patience: Duration) -> Result<(), ClusterError> {
+        let (lanes, problem) = {
+            let mut board = self.board.lock();
+            let (lanes, problem) = (board.changed(), board.problem());
+            if lanes.is_empty() && problem == board.recorded_problem {
+                (board.is_news, board.recorded_at) = (false, Instant::now());
+                return Ok(());
+            }
+            board.is_news = false;
+            (lanes, problem)
+        };
+        let note = WebhookNote::Progress { lanes: lanes.clone(), problem: problem.clone() };
+        let deadline = Instant::now() + patience;
+        let noted = self.sender.cluster.note_webhook(&self.machine, &self.webhook, self.epoch, note, deadline).await;
+        let mut board = self.board.lock();
+        match noted {
+            Ok(()) => board.on_recorded(&lanes, problem),
+            Err(_) => board.is_news = true,
+        }
+        noted
+    }
+
+    fn count(&self, result: &'static str, events: usize) {
+        let labels = [("machine", self.machine.clone()), ("webhook", self.webhook.clone())];
+        let of_result = labels.iter().cloned().chain([("result", result.to_owned())]).collect::<Vec<_>>();
+        metrics::counter!("statehouse_webhook_requests_total", &of_result).increment(1);
+        if result == "delivered" {
+            metrics::counter!("statehouse_webhook_events_total", &labels).increment(events as u64);
+        }
+    }
+
+    fn show_lag(&self) {
+        let lanes: Vec<LaneRow> = self.board.lock().lanes.values().copied().collect();
+        let behind = |lane: &LaneRow| {
+            let at = lane.at.position();
+            let newest = self.feed.replica(at.partition).ok()?.progress().journal.index;
+            Some(at.index.distance_to(newest))
+        };
+        self.gauge_lag(lanes.iter().filter_map(behind).sum());
+    }
+
+    /// Also for another node's sake: what is delivered there does not lag here.
+    pub fn gauge_lag(&self, entries: u64) {
+        let labels = [("machine", self.machine.clone()), ("webhook", self.webhook.clone())];
+        metrics::gauge!("statehouse_webhook_lag_entries", &labels).set(entries as f64);
+    }
+}

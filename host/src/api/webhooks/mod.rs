@@ -1,0 +1,170 @@
+//! Webhooks: events that are sent to somebody, signed as Standard Webhooks has it.
+//!
+//! ```text
+//! answer (routes) ─▶ system: rows ─▶ run: on the node that leads `system` ─▶ deliver (one for each webhook) ─▶ message, sign, post, retry
+//! ```
+//! In: rows of `system`, the same feeds that readers of event streams share. Out: requests to receivers. Exactly one node delivers, as far as anybody can
+//! know that; what two of them send at the same moment has the same ids. It decides nothing about state.
+
+mod answer;
+mod deliver;
+mod message;
+mod page;
+mod post;
+mod retry;
+mod sign;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+pub use answer::{answer, schema};
+pub use page::{DeadPage, WebhookPage, WebhookSentPage, WebhooksPage};
+
+use self::deliver::Delivery;
+use self::post::Poster;
+use self::sign::Secret;
+use super::events::Events;
+use crate::config::WebhooksConfig;
+use crate::limits::DEADLINE_MAX;
+use crate::router::{Machine, Router};
+use crate::system::Cluster;
+use crate::system::webhook_row::WebhookRow;
+use crate::system::webhooks::Webhooks;
+
+/// How often it is looked who leads `system`, and what is to be delivered by whom.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long a new leader waits to know what was recorded before it.
+const BEGIN_PATIENCE: Duration = Duration::from_secs(2);
+/// How long what was done last may take to be recorded when this node delivers no more.
+const END_PATIENCE: Duration = Duration::from_secs(1);
+/// How often the node looks for secrets that it lacks.
+const SECRETS_LOOK: Duration = Duration::from_secs(1);
+/// How long a secret stays that nothing is signed by: longer than whoever brings one may take to record it.
+const SECRETS_PATIENCE: Duration = DEADLINE_MAX.saturating_mul(2);
+
+/// What everything that is sent from this node shares.
+pub struct Sender {
+    cluster: Cluster,
+    router: Arc<Router>,
+    events: Arc<Events>,
+    poster: Poster,
+    retry_for: Duration,
+    allows_plaintext: bool,
+}
+
+/// A webhook that is being delivered. Its tasks end when it is dropped.
+struct Running {
+    delivery: Arc<Delivery>,
+    tasks: JoinSet<()>,
+}
+
+type Key = (String, String);
+
+impl Sender {
+    pub fn new(cluster: Cluster, router: Arc<Router>, events: Arc<Events>, config: &WebhooksConfig) -> Arc<Self> {
+        let (retry_for, allows_plaintext) = (config.retry_for(), config.plaintext);
+        Arc::new(Self { cluster, router, events, poster: Poster::new(), retry_for, allows_plaintext })
+    }
+
+    /// Delivers whenever this node is the one to do so, until it is told to stop; what was done last is recorded on return.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let tending = tokio::spawn(stop.clone().run_until_cancelled_owned(self.clone().tend_secrets()));
+        let mut running = BTreeMap::new();
+        let mut is_delivering = false;
+        while !stop.is_cancelled() {
+            let leads = self.cluster.delivers_webhooks();
+            let wanted = match (leads, is_delivering) {
+                (false, _) => Some(Webhooks::new()),
+                (true, true) => Some(self.cluster.webhooks()),
+                // What another one has recorded is known here before anything is sent.
+                (true, false) => self.cluster.webhooks_now(Instant::now() + BEGIN_PATIENCE).await.ok(),
+            };
+            if let Some(wanted) = wanted {
+                is_delivering = leads;
+                self.tend(&mut running, &wanted);
+            }
+            tokio::select! {
+                () = self.cluster.wait_for_directory(LOOK) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        join_all(running.into_values().map(end)).await;
+        // It ends with the same word.
+        drop(tending.await);
+    }
+
+    /// Stops what is not wanted any more, or goes on elsewhere, and starts what is missing.
+    fn tend(self: &Arc<Self>, running: &mut BTreeMap<Key, Running>, wanted: &Webhooks) {
+        let is_wanted = |key: &Key, running: &Running| {
+            wanted.get(key).is_some_and(|row| row.paused.is_none() && row.epoch == running.delivery.epoch())
+        };
+        let gone: Vec<Key> =
+            running.iter().filter(|(key, running)| !is_wanted(key, running)).map(|(key, _)| key.clone()).collect();
+        for gone in gone.iter().filter_map(|key| running.remove(key)) {
+            tokio::spawn(end(gone));
+        }
+        for (key, row) in wanted {
+            let labels = [("machine", key.0.clone()), ("webhook", key.1.clone())];
+            metrics::gauge!("statehouse_webhook_dead_letters", &labels).set(row.dead.len() as f64);
+            if row.paused.is_some() {
+                continue;
+            }
+            if let Some(running) = running.get(key) {
+                running.delivery.set_row(row.clone());
+            } else if let Some(machine) = self.router.find_machine(&key.0)
+                && let Some(begun) = self.set_out(key, row, machine)
+            {
+                running.insert(key.clone(), begun);
+            }
+        }
+    }
+
+    fn set_out(self: &Arc<Self>, key: &Key, row: &Arc<WebhookRow>, machine: Arc<Machine>) -> Option<Running> {
+        let feed = self.events.feed(machine, &self.cluster.view().cluster.unwrap_or_default());
+        match Delivery::new(self.clone(), (&key.0, &key.1), row.clone(), feed) {
+            Ok(delivery) => {
+                tracing::info!(machine = key.0, webhook = key.1, "this node delivers a webhook");
+                let tasks = delivery.start();
+                Some(Running { delivery, tasks })
+            }
+            Err(problem) => {
+                tracing::error!(machine = key.0, webhook = key.1, problem, "a webhook cannot be delivered");
+                None
+            }
+        }
+    }
+
+    /// Those of the secrets that some node has, in this order.
+    async fn find_secrets(&self, wanted: &[[u8; 32]]) -> Vec<([u8; 32], Secret)> {
+        let finding = wanted.iter().map(|of| async {
+            let secret = self.cluster.webhook_secret(*of).await?;
+            Secret::of(secret).map(|secret| (*of, secret))
+        });
+        join_all(finding).await.into_iter().flatten().collect()
+    }
+
+    /// Every node has all secrets, so that any may deliver next.
+    async fn tend_secrets(self: Arc<Self>) {
+        let mut unnamed = BTreeMap::new();
+        loop {
+            self.cluster.tend_webhook_secrets(&mut unnamed, SECRETS_PATIENCE).await;
+            sleep(SECRETS_LOOK).await;
+            self.cluster.wait_for_directory(SECRETS_LOOK).await;
+        }
+    }
+}
+
+async fn end(Running { delivery, tasks }: Running) {
+    drop(tasks);
+    delivery.gauge_lag(0);
+    // Where it does not come to that, whoever goes on delivers it again.
+    if let Err(error) = delivery.record(END_PATIENCE).await {
+        tracing::debug!(%error, "what a webhook has delivered last is not recorded");
+    }
+}

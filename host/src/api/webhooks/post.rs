@@ -1,0 +1,222 @@
+//! One request to a receiver, and what came of it.
+//!
+//! In: a URL that an operator has given, a message, secrets. Out: taken, gone, or why not. It follows no redirect, uses no proxy, waits no longer than
+//! [`limits::WEBHOOK_TIMEOUT`](crate::limits::WEBHOOK_TIMEOUT), and gives nothing of an answer to anybody but its status: whoever names a URL learns no
+//! more about what is behind it. It never tries twice.
+
+use std::error::Error;
+use std::time::Duration;
+
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use bytes::Bytes;
+use reqwest::redirect::Policy;
+use reqwest::{Client, ClientBuilder, Response, StatusCode, Url};
+
+use super::message::Message;
+use super::sign::{Secret, signature};
+use crate::api::problem::{Code, Problem};
+use crate::ids::Micros;
+use crate::limits::{
+    WEBHOOK_ANSWER_BYTES_MAX, WEBHOOK_PROBLEM_CHARS_MAX, WEBHOOK_REQUESTS_MAX, WEBHOOK_TIMEOUT, WEBHOOK_URL_CHARS_MAX,
+};
+
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// 2xx.
+    Taken,
+    /// 410: the receiver wants no more.
+    Gone,
+    Failed {
+        problem: String,
+        retry_after: Option<Duration>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    pub status: Option<u16>,
+    pub outcome: Outcome,
+}
+
+/// Connections to receivers, kept while they are used.
+pub struct Poster {
+    plain: Result<Client, String>,
+    tls: Result<Client, String>,
+}
+
+impl Poster {
+    pub fn new() -> Self {
+        // The process may have one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = || {
+            Client::builder()
+                .redirect(Policy::none())
+                .no_proxy()
+                .timeout(WEBHOOK_TIMEOUT)
+                .connect_timeout(CONNECT_MAX)
+                .pool_max_idle_per_host(WEBHOOK_REQUESTS_MAX)
+                .user_agent(concat!("statehouse/", env!("CARGO_PKG_VERSION")))
+        };
+        let build = |builder: ClientBuilder| builder.build().map_err(|error| words(&error));
+        // What needs no certificates goes without those of the system.
+        Self { plain: build(client().tls_certs_only([])), tls: build(client().https_only(true)) }
+    }
+
+    pub async fn post(&self, url: &Url, message: &Message, secrets: &[Secret], now: Micros) -> Sent {
+        let client = if url.scheme() == "https" { &self.tls } else { &self.plain };
+        let client = match client {
+            Ok(client) => client,
+            Err(problem) => return failed(None, problem.clone(), None),
+        };
+        let timestamp = now.0.div_euclid(1_000_000);
+        let request = client
+            .post(url.clone())
+            .header(CONTENT_TYPE, message.content_type)
+            .header("webhook-id", &message.id)
+            .header("webhook-timestamp", timestamp)
+            .header("webhook-signature", signature(secrets, &message.id, timestamp, &message.body))
+            .body(Bytes::clone(&message.body));
+        match request.send().await {
+            Ok(response) => judge(response, now).await,
+            Err(error) if error.is_timeout() => {
+                failed(None, format!("no answer within {} s", WEBHOOK_TIMEOUT.as_secs()), None)
+            }
+            Err(error) => failed(None, words(&error.without_url()), None),
+        }
+    }
+}
+
+async fn judge(mut response: Response, now: Micros) -> Sent {
+    let status = response.status();
+    let after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let retry_after = after.and_then(|text| read_retry_after(text, now));
+    // So that the connection can be used again; what it says is nobody's business, nor whether it says it to the end.
+    let mut room = WEBHOOK_ANSWER_BYTES_MAX;
+    while let Ok(Some(piece)) = response.chunk().await {
+        match room.checked_sub(piece.len()) {
+            Some(left) => room = left,
+            None => break,
+        }
+    }
+    let outcome = match status {
+        _ if status.is_success() => Outcome::Taken,
+        StatusCode::GONE => Outcome::Gone,
+        _ => return failed(Some(status.as_u16()), format!("the receiver answered {status}"), retry_after),
+    };
+    Sent { status: Some(status.as_u16()), outcome }
+}
+
+fn failed(status: Option<u16>, problem: String, retry_after: Option<Duration>) -> Sent {
+    Sent { status, outcome: Outcome::Failed { problem: clip(&problem), retry_after } }
+}
+
+/// An error and what is behind it.
+fn words(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = error.source();
+    }
+    clip(&text)
+}
+
+/// As much of a text as is recorded.
+pub fn clip(text: &str) -> String {
+    text.chars().take(WEBHOOK_PROBLEM_CHARS_MAX as usize).collect()
+}
+
+/// Seconds, or a moment.
+fn read_retry_after(text: &str, now: Micros) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp().as_microsecond();
+    Some(Duration::from_micros(u64::try_from(at.saturating_sub(now.0)).unwrap_or(0)))
+}
+
+/// A URL that requests may go to: https, or http on this very machine, or wherever the configuration says that networks are trusted.
+///
+/// # Errors
+/// 422 that says what is wrong.
+pub fn read_url(text: &str, allows_plaintext: bool) -> Result<Url, Problem> {
+    let refused = |why: &str| Problem::new(Code::InvalidChange, format!("`url` {why}"));
+    let url = Url::parse(text).map_err(|error| refused(&format!("is no URL: {error}")))?;
+    let host = url.host_str().filter(|host| !host.is_empty());
+    let host = host.ok_or_else(|| refused("names no host; give https://HOST/PATH"))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(refused(
+            "has a name or password in it, which every auditor would read; verify the signature instead",
+        ));
+    }
+    if url.fragment().is_some() {
+        return Err(refused("has a fragment (#…), which is never sent; leave it out"));
+    }
+    if url.as_str().len() > WEBHOOK_URL_CHARS_MAX as usize {
+        return Err(refused(&format!("is longer than {WEBHOOK_URL_CHARS_MAX} characters")));
+    }
+    match url.scheme() {
+        "https" => Ok(url),
+        "http" if allows_plaintext || is_loopback(host) => Ok(url),
+        "http" => Err(refused(
+            "is plain http, which everybody on the way could read; give https, or set `webhooks.plaintext = true` in the nodes' configuration \
+             where the network is trusted",
+        )),
+        _ => Err(refused("is neither https nor http")),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_checked() {
+        let check = |text: &str, allows_plaintext: bool, expected: Result<&str, &str>| {
+            let found = read_url(text, allows_plaintext).map(|url| url.to_string());
+            match (found, expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected),
+                (Err(problem), Err(expected)) => assert!(problem.detail().contains(expected), "{problem:?}"),
+                (found, _) => panic!("{text}: {found:?}"),
+            }
+        };
+        check("https://example.com/in?x=1", false, Ok("https://example.com/in?x=1"));
+        check("http://127.0.0.1:9/in", false, Ok("http://127.0.0.1:9/in"));
+        check("http://[::1]:9/in", false, Ok("http://[::1]:9/in"));
+        check("http://localhost/in", false, Ok("http://localhost/in"));
+        check("http://2130706433/in", false, Ok("http://127.0.0.1/in"));
+        check("http://10.0.0.7/in", false, Err("webhooks.plaintext"));
+        check("http://localhost.example.com/in", false, Err("webhooks.plaintext"));
+        check("http://10.0.0.7/in", true, Ok("http://10.0.0.7/in"));
+        check("https://user@example.com/", true, Err("name or password"));
+        check("https://:secret@example.com/", true, Err("name or password"));
+        check("https://example.com/#x", true, Err("fragment"));
+        check("file:///etc/passwd", true, Err("names no host"));
+        check("ftp://example.com/", true, Err("neither https nor http"));
+        check("example.com", true, Err("is no URL"));
+        check(&format!("https://example.com/{}", "x".repeat(2048)), true, Err("longer than"));
+    }
+
+    #[test]
+    fn a_receiver_says_when_to_come_back() {
+        let now = Micros(784_111_777_000_000);
+        let check = |text: &str, expected: Option<u64>| {
+            assert_eq!(read_retry_after(text, now), expected.map(Duration::from_secs), "{text}");
+        };
+        check("120", Some(120));
+        check("Sun, 06 Nov 1994 08:51:37 GMT", Some(120));
+        check("Sun, 06 Nov 1994 08:49:30 GMT", Some(0));
+        check("soon", None);
+        check("-1", None);
+    }
+}
