@@ -23,6 +23,7 @@ mod released_log;
 mod same_segments;
 mod followed;
 mod views;
+mod webhooks;
 
 use tokio::sync::{Mutex, MutexGuard};
 

@@ -16,6 +16,7 @@ mod audit;
 mod operation;
 mod events;
 mod slow_reader;
+mod webhooks;
 mod respond_async;
 mod unfit;
 mod stuck;

@@ -18,6 +18,7 @@ pub mod damage;
 pub mod cluster;
 pub mod http;
 pub mod feed;
+pub mod receiver;
 pub mod wallet;
 pub mod workload;
 pub mod recording;

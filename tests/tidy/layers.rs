@@ -11,8 +11,10 @@ use crate::tree::{Finding, Source, check_rule, check_sources, report, root, text
 const HOST: &str = "host/src/";
 
 /// External crates and the only folders of the host that may name them.
-const OWNERS: [(&str, &[&str]); 13] = [
+const OWNERS: [(&str, &[&str]); 15] = [
     ("axum", &["api"]),
+    ("reqwest", &["api"]),
+    ("base64", &["api"]),
     ("openraft", &["consensus"]),
     ("rocksdb", &["store"]),
     ("wasmtime", &["guest"]),

@@ -1,0 +1,302 @@
+//! Webhooks of a host: every event arrives, signed and in order, whatever the receiver answers and however often the host is killed.
+//!
+//! It knows the routes, the command line, and what Standard Webhooks says of headers. What there is to arrive, the event stream says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use statehouse_tests::feed::Stream;
+use statehouse_tests::hold::eventually;
+use statehouse_tests::host::{Finished, Host, Start, cli};
+use statehouse_tests::http::{Answer, Client, Request};
+use statehouse_tests::receiver::{Received, Receiver, Reply};
+use statehouse_tests::wallet;
+use tempfile::tempdir;
+use uuid::Uuid;
+
+const WEBHOOKS: &str = "/v1/machines/wallet/webhooks";
+const EVENTS: &str = "/v1/wallet/events?after=start";
+
+/// Creates a webhook, and returns its secret.
+async fn create(client: &mut Client, receiver: &Receiver, more: Value) -> String {
+    let mut body = json!({"webhook": "till", "url": receiver.url(), "from": "start"});
+    for (name, value) in more.as_object().expect("members") {
+        body[name] = value.clone();
+    }
+    let answer = client.post(WEBHOOKS, &body).await.expect("the host answers");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.text("secret")
+}
+
+async fn step(client: &mut Client, step: &str, body: Value) -> Answer {
+    client.post(&format!("{WEBHOOKS}/till/{step}"), &body).await.expect("the host answers")
+}
+
+async fn page(client: &mut Client) -> Value {
+    let answer = client.get(&format!("{WEBHOOKS}/till")).await.expect("the host answers");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()
+}
+
+fn webhook(host: &Host, arguments: &[&str]) -> Finished {
+    let url = format!("http://{}", host.address());
+    cli(["webhook"].into_iter().chain(arguments.iter().copied()).chain(["--url", &url]))
+}
+
+/// Two accounts, and transfers between them.
+async fn open_accounts(client: &mut Client) {
+    for account in ["alice", "bob"] {
+        wallet::open(client, account).await;
+    }
+    wallet::deposit(client, "alice", 1_000_000).await;
+}
+
+async fn transfers(client: &mut Client, count: usize) {
+    for _ in 0..count {
+        let answer = wallet::transfer(client, Uuid::new_v4(), "alice", "bob", 1).await.expect("the host answers");
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+}
+
+/// All that has happened, by partition: so many events.
+async fn happened(host: &Host, count: usize) -> BTreeMap<u64, Vec<String>> {
+    let mut stream = Stream::open(host.address(), EVENTS, None).await.expect("it begins");
+    let mut by_partition: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    for message in stream.take(count).await {
+        let partition = message.data.as_ref().and_then(|data| data["partition"].as_u64()).expect("a partition");
+        by_partition.entry(partition).or_default().push(message.position());
+    }
+    by_partition
+}
+
+/// Waits until so many requests have come.
+async fn came(receiver: &Receiver, count: usize) -> Vec<Received> {
+    eventually("requests come", async || Some(receiver.received()).filter(|received| count <= received.len())).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_event_arrives_in_order_through_failures_and_kills() {
+    let data = tempdir().expect("a temporary folder");
+    let mut start = Start::on(data.path());
+    start.arguments = ["--partitions", "3"].map(str::to_owned).to_vec();
+    let mut host = Host::start_with(&start).await.expect("the host starts");
+    let receiver = Receiver::start().await;
+    let mut requests = 0;
+    // At first it fails, then it is slow, and now and then it fails again.
+    receiver.answer(move |_| {
+        requests += 1;
+        match requests {
+            1..=4 => Reply::Status(500),
+            5 | 60 => Reply::After(503, 0),
+            6..=20 => Reply::Slow(Duration::from_millis(20)),
+            40 => Reply::Moved,
+            _ => Reply::Status(200),
+        }
+    });
+    let mut client = host.client();
+    let secret = create(&mut client, &receiver, json!({"batch": 3})).await;
+    open_accounts(&mut client).await;
+    const ROUNDS: usize = 3;
+    const TRANSFERS: usize = 20;
+    for _ in 0..ROUNDS {
+        let before = receiver.received().len();
+        transfers(&mut host.client(), TRANSFERS).await;
+        came(&receiver, before + 5).await;
+        host.kill();
+        host = Host::start_with(&start).await.expect("the host starts");
+    }
+    // Three activations, two accounts, a deposit, and two events of each transfer.
+    let expected = happened(&host, 3 + 2 + 1 + 2 * ROUNDS * TRANSFERS).await;
+    let taken = eventually("everything arrives", async || {
+        let taken = receiver.taken(&secret);
+        (taken.values().map(Vec::len).sum::<usize>() == expected.values().map(Vec::len).sum::<usize>()).then_some(taken)
+    });
+    assert_eq!(taken.await, expected, "what arrives first is the journal of each partition");
+    let received = receiver.received();
+    assert!(received.iter().all(|received| received.path == "/in"), "no redirect is followed");
+    let ids: BTreeSet<&str> = received.iter().map(Received::id).collect();
+    println!("{} requests, {} messages", received.len(), ids.len());
+    assert!(ids.len() < received.len(), "what failed came again");
+    let settled = eventually("its progress is recorded", async || {
+        let page = page(&mut host.client()).await;
+        (page["lag_entries"] == 0 && page["state"] == "delivering").then_some(page)
+    });
+    assert_eq!(settled.await["dead_letters"], json!([]));
+    // Stopped in order, it has recorded everything: nothing comes again.
+    let count = receiver.received().len();
+    assert!(host.terminate().await.success());
+    let host = Host::start_with(&start).await.expect("the host starts");
+    wallet::open(&mut host.client(), "carol").await;
+    let later = came(&receiver, count + 1).await;
+    assert_eq!(later[count].events()[0]["subject"], "carol");
+    let metrics = host.client().get("/metrics").await.expect("the host answers");
+    let metrics = String::from_utf8(metrics.body.to_vec()).expect("metrics are text");
+    for metric in ["requests_total", "events_total", "lag_entries", "dead_letters"] {
+        assert!(metrics.contains(&format!("statehouse_webhook_{metric}{{")), "{metric}: {metrics}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_never_taken_becomes_a_dead_letter_and_the_rest_goes_on() {
+    let data = tempdir().expect("a temporary folder");
+    let host = Host::serve(data.path(), 1, "[webhooks]\nretry_seconds = 1").await;
+    let receiver = Receiver::start().await;
+    let is_poison = |received: &Received| received.events()[0]["subject"] == "poison";
+    receiver.answer(move |received| Reply::Status(if is_poison(received) { 422 } else { 202 }));
+    let mut client = host.client();
+    let secret = create(&mut client, &receiver, json!({"types": ["Opened"]})).await;
+    for account in ["alice", "poison", "bob"] {
+        wallet::open(&mut client, account).await;
+    }
+    let dead = eventually("it is given up", async || {
+        let page = page(&mut client).await;
+        page["dead_letters"].as_array().is_some_and(|letters| letters.len() == 1).then_some(page)
+    });
+    let letter = dead.await["dead_letters"][0].clone();
+    assert!(letter["problem"].as_str().is_some_and(|problem| problem.contains("422")), "{letter}");
+    eventually("the next one arrives", async || {
+        let taken = receiver.taken(&secret);
+        (taken.get(&0).map(Vec::len) == Some(2)).then_some(())
+    })
+    .await;
+    let poisoned: Vec<Received> = receiver.received().into_iter().filter(is_poison).collect();
+    assert!(1 < poisoned.len() && letter["attempts"].as_u64() == Some(poisoned.len() as u64), "{letter}");
+    let failed = webhook(&host, &["redeliver", "till"]);
+    assert!(failed.code == Some(1) && failed.stdout.contains("422"), "{failed:?}");
+    let listed = webhook(&host, &["dead-letters", "till", "--json"]);
+    assert!(listed.code == Some(1) && listed.stdout.contains(letter["letter"].as_str().expect("a text")), "{listed:?}");
+    receiver.answer(|_| Reply::Status(200));
+    let again = webhook(&host, &["redeliver", "till", "--json"]);
+    assert!(again.code == Some(0) && again.stdout.contains(poisoned[0].id()), "{again:?}");
+    let last = receiver.received().pop().expect("it came");
+    assert_eq!((last.id(), &last.body), (poisoned[0].id(), &poisoned[0].body));
+    assert_eq!(page(&mut client).await["dead_letters"], json!([]));
+    let unknown = step(&mut client, "redeliver", json!({"letter": letter["letter"]})).await;
+    assert_eq!((unknown.status, unknown.problem().as_str()), (422, "invalid_change"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_is_gone_is_left_alone() {
+    let data = tempdir().expect("a temporary folder");
+    let host = Host::start(data.path()).await;
+    let receiver = Receiver::start().await;
+    receiver.answer(|_| Reply::Status(410));
+    let mut client = host.client();
+    let secret = create(&mut client, &receiver, json!({})).await;
+    wallet::open(&mut client, "alice").await;
+    let paused = eventually("it is paused", async || {
+        let page = page(&mut client).await;
+        (page["state"] == "paused").then_some(page)
+    });
+    assert_eq!(paused.await["problem"], "its receiver answered 410 Gone");
+    let count = receiver.received().len();
+    receiver.answer(|_| Reply::Status(200));
+    assert_eq!(step(&mut client, "resume", json!({})).await.status, 200);
+    let received = came(&receiver, count + 2).await;
+    assert_eq!(received[count].id(), received[0].id(), "it goes on with what was refused");
+    assert_eq!(receiver.taken(&secret), happened(&host, 2).await);
+
+    assert_eq!(webhook(&host, &["pause", "till"]).code, Some(1), "a paused webhook does not deliver");
+    let count = receiver.received().len();
+    wallet::open(&mut client, "bob").await;
+    let tested = webhook(&host, &["test", "till", "--json"]);
+    assert_eq!(tested.code, Some(0), "{tested:?}");
+    let received = came(&receiver, count + 1).await;
+    assert_eq!(received[count].events()[0]["type"], "statehouse.wallet.WebhookTest", "and nothing else");
+    assert_eq!(webhook(&host, &["resume", "till"]).code, Some(0));
+    came(&receiver, count + 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_change_without_a_gap_and_no_journal_has_them() {
+    let data = tempdir().expect("a temporary folder");
+    let host = Host::start(data.path()).await;
+    let receiver = Receiver::start().await;
+    let mut client = host.client();
+    let given = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+    let old = create(&mut client, &receiver, json!({"secret": given})).await;
+    assert_eq!(old, given);
+    let last = came(&receiver, 1).await.pop().expect("it came");
+    assert!(last.is_signed_by(&old));
+    let new = step(&mut client, "rotate", json!({})).await.text("secret");
+    wallet::open(&mut client, "alice").await;
+    let last = came(&receiver, 2).await.pop().expect("it came");
+    assert!(last.is_signed_by(&old) && last.is_signed_by(&new), "{last:?}");
+    let finished = step(&mut client, "rotate", json!({"finish": true})).await;
+    assert_eq!((finished.status, finished.json()["secrets"].as_array().map(Vec::len)), (200, Some(1)));
+    wallet::open(&mut client, "bob").await;
+    let last = came(&receiver, 3).await.pop().expect("it came");
+    assert!(!last.is_signed_by(&old) && last.is_signed_by(&new), "{last:?}");
+
+    let from_start = webhook(&host, &["replay", "till", "--from", "start"]);
+    assert_eq!(from_start.code, Some(0), "{from_start:?}");
+    let received = came(&receiver, 6).await;
+    let ids = |range: std::ops::Range<usize>| received[range].iter().map(Received::id).collect::<Vec<_>>();
+    assert_eq!(ids(3..6), ids(0..3), "what is replayed has the ids it had");
+    // Whatever the node has written, the secret is in files of its own alone.
+    host.kill();
+    let (mut kept, mut files) = (Vec::new(), Vec::new());
+    list_files(data.path(), &mut |path| {
+        let content = std::fs::read(path).expect("it can be read");
+        let is_secret = path.parent().is_some_and(|folder| folder.ends_with("webhook-secrets"));
+        if is_secret { kept.push(content) } else { files.push((path.to_owned(), content)) }
+    });
+    assert!(!kept.is_empty());
+    let texts = [&new, given].map(|secret| secret.trim_start_matches("whsec_").as_bytes().to_vec());
+    for secret in kept.iter().chain(&texts) {
+        let has = |content: &[u8]| content.windows(secret.len()).any(|window| window == secret);
+        let found = files.iter().find(|(_, content)| has(content)).map(|(path, _)| path);
+        assert_eq!(found, None);
+    }
+}
+
+fn list_files(folder: &Path, on_file: &mut impl FnMut(&Path)) {
+    for entry in std::fs::read_dir(folder).expect("it is a folder") {
+        let path = entry.expect("it can be listed").path();
+        if path.is_dir() { list_files(&path, on_file) } else { on_file(&path) }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_makes_no_sense_is_refused_with_what_to_do() {
+    let data = tempdir().expect("a temporary folder");
+    let host = Host::start(data.path()).await;
+    let receiver = Receiver::start().await;
+    let mut client = host.client();
+    let good = json!({"webhook": "till", "url": receiver.url()});
+    let with = |name: &str, value: Value| {
+        let mut body = good.clone();
+        body[name] = value;
+        body
+    };
+    let checks = [
+        (with("url", json!("http://10.0.0.7/in")), 422, "invalid_change", "plaintext"),
+        (with("url", json!("https://user:pass@example.com/in")), 422, "invalid_change", "name or password"),
+        (with("url", json!("ftp://example.com/in")), 422, "invalid_change", "neither https nor http"),
+        (with("webhook", json!("Till")), 422, "invalid_change", "small letters"),
+        (with("types", json!(["exploded"])), 400, "bad_parameter", "Debited"),
+        (with("partitions", json!([1])), 422, "invalid_change", "below 1"),
+        (with("from", json!("yesterday")), 422, "invalid_change", "a cursor is the `id` of an event"),
+        (with("from", json!("0.1.0~00000000")), 410, "position_gone", "not of this history"),
+        (with("secret", json!("whsec_c2hvcnQ=")), 422, "invalid_change", "24 to 64 bytes"),
+        (with("batch", json!(0)), 400, "out_of_range", "batch"),
+        (with("colour", json!("red")), 400, "unknown_field", "colour"),
+        (json!({"webhook": "till"}), 400, "missing_field", "url"),
+    ];
+    for (body, status, code, detail) in checks {
+        let answer = client.post(WEBHOOKS, &body).await.expect("the host answers");
+        assert_eq!((answer.status, answer.problem().as_str()), (status, code), "{body}: {answer:?}");
+        assert!(answer.text("detail").contains(detail), "{body}: {answer:?}");
+    }
+    let unknown = step(&mut client, "pause", json!({})).await;
+    assert_eq!((unknown.status, unknown.problem().as_str()), (404, "unknown_webhook"));
+    create(&mut client, &receiver, json!({})).await;
+    let again = client.post(WEBHOOKS, &good).await.expect("the host answers");
+    assert_eq!((again.status, again.problem().as_str()), (409, "step_refused"));
+    let path = format!("{WEBHOOKS}/till");
+    let dropped = client.send(Request { method: "DELETE", path: &path, headers: Vec::new(), body: Vec::new() }).await;
+    assert_eq!(dropped.expect("the host answers").json()["webhooks"], json!([]));
+    assert!(receiver.received().iter().all(|received| received.path == "/in"));
+}
