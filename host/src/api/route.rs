@@ -22,7 +22,7 @@ const CHANGE_ROLES: u32 = role::OPERATOR | role::ADMIN;
 const STAGE_ROLES: u32 = role::DEVELOPER | role::OPERATOR | role::ADMIN;
 /// The roles that may have the node write down what it has.
 const AUDIT_ROLES: u32 = role::AUDITOR | role::OPERATOR | role::ADMIN;
-const WATCH_ROLES: u32 = role::AUDITOR | role::DEVELOPER | role::OPERATOR | role::ADMIN;
+pub const WATCH_ROLES: u32 = role::AUDITOR | role::DEVELOPER | role::OPERATOR | role::ADMIN;
 
 /// What a route shows or does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -34,6 +34,7 @@ use self::reader::{Filter, Lane, LastWord, Pace, Reader};
 use super::asked::Asked;
 use super::handle::Api;
 use super::problem::{Code, Problem};
+use super::route::WATCH_ROLES;
 use super::serve::Connected;
 use super::url::query_pairs;
 use crate::config::LimitsConfig;
@@ -106,7 +107,8 @@ pub async fn get(api: &Api, machine: Arc<Machine>, asked: Asked, parts: &Parts) 
     let (lanes, cursor) = begin(&feed, &wanted, asked.deadline).await?;
     let connected = parts.extensions.get::<Connected>().cloned();
     let stop = connected.as_ref().map_or_else(CancellationToken::new, |connected| connected.stopping.clone());
-    let reader = Reader { feed, filter: wanted.filter, lanes, cursor, pace: events.pace, stop };
+    let shows_callers = asked.caller.roles & WATCH_ROLES != 0;
+    let reader = Reader { feed, filter: wanted.filter, shows_callers, lanes, cursor, pace: events.pace, stop };
     let (pieces, waiting) = mpsc::channel(PIECES_WAITING_MAX);
     let last = LastWord::default();
     let stay = connected.map(|connected| connected.stay());

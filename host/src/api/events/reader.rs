@@ -88,6 +88,8 @@ pub type LastWord = Arc<Mutex<Option<Bytes>>>;
 pub struct Reader {
     pub feed: Arc<Feed>,
     pub filter: Filter,
+    /// Whether it may know who asked for what.
+    pub shows_callers: bool,
     pub lanes: Vec<Lane>,
     /// After the piece that is being made; has partitions that are not read as well, as the client gave them.
     pub cursor: Cursor,
@@ -203,7 +205,11 @@ impl Reader {
             if self.filter.shows(item) {
                 let position = Position { n: item.n, ..rendered.end };
                 piece.extend_from_slice(format!("id: {lower}{position}{higher}\n").as_bytes());
-                piece.extend_from_slice(&item.text);
+                if self.shows_callers {
+                    piece.extend_from_slice(&item.text);
+                } else {
+                    item.anonymous().iter().for_each(|part| piece.extend_from_slice(part));
+                }
                 self.cursor.set(position);
             }
         }

@@ -8,6 +8,7 @@
 //!
 //! In: an entry and the module that decided it. Out: lines of a stream, without their ids. It does not know who reads.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -50,6 +51,8 @@ pub struct Item {
     entities: Vec<Box<[u8]>>,
     /// `data: …` with the empty line that ends the event.
     pub text: Bytes,
+    /// Where in it stands who asked.
+    whose: Range<usize>,
 }
 
 /// Around the JSON of an event in a stream.
@@ -58,7 +61,23 @@ const END: &[u8] = b"\n\n";
 
 impl Item {
     pub fn new(n: u32, kind: Arc<str>, entities: Vec<Box<[u8]>>, json: &[u8]) -> Self {
-        Self { n, kind, entities, text: [DATA, json, END].concat().into() }
+        Self { n, kind, entities, text: [DATA, json, END].concat().into(), whose: 0..0 }
+    }
+
+    /// Says who asked, too.
+    fn by(self, whose: &Whose<'_>) -> Self {
+        let json = self.json();
+        let (object, members) = (json.strip_suffix(b"}").expect("an event is an object"), print(whose));
+        let members =
+            members.strip_prefix(b"{").and_then(|members| members.strip_suffix(b"}")).expect("an object, too");
+        let begin = DATA.len() + object.len();
+        let text: Bytes = [DATA, object, b",", members, b"}", END].concat().into();
+        Self { text, whose: begin..begin + 1 + members.len(), ..self }
+    }
+
+    /// The line, in two parts without who asked.
+    pub fn anonymous(&self) -> [&[u8]; 2] {
+        [&self.text[..self.whose.start], &self.text[self.whose.end..]]
     }
 
     /// The CloudEvent alone.
@@ -93,16 +112,19 @@ struct CloudEvent<'a> {
     command: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     commandid: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    caller: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    requestid: Option<&'a str>,
     /// Label of the module that decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     module: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     moduleid: Option<String>,
     data: Json<'a>,
+}
+
+/// Who asked; members of the event that not everybody is shown.
+#[derive(Serialize)]
+struct Whose<'a> {
+    caller: &'a str,
+    requestid: &'a str,
 }
 
 /// What one line is made of, before it is rendered.
@@ -217,14 +239,13 @@ fn finish<'a>(
             subject,
             command: Some(command.command.name),
             commandid: Some(command.id().to_string()),
-            caller: Some(command.command.caller),
-            requestid: Some(command.command.request_id),
             module: Some(&logic.describe().version),
             moduleid: Some(logic.id().to_string()),
             data: Json(&data),
             ..frame(entry, position, &kind, origin)
         });
-        Item::new(position.n, kind, entities, &json)
+        let whose = Whose { caller: command.command.caller, requestid: command.command.request_id };
+        Item::new(position.n, kind, entities, &json).by(&whose)
     })
 }
 
@@ -252,10 +273,26 @@ fn frame<'a>(entry: &TailEntry, position: Position, kind: &str, origin: &'a Orig
         partition: entry.partition().0,
         command: None,
         commandid: None,
-        caller: None,
-        requestid: None,
         module: None,
         moduleid: None,
         data: Json(&Value::Null),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asked_is_left_out_for_whom_it_does_not_concern() {
+        let item = |json: &str| Item::new(0, "Opened".into(), Vec::new(), json.as_bytes());
+        let whose = Whose { caller: "till \"7\"", requestid: "r-1" };
+        let told = item(r#"{"id":"0.1.0","data":{}}"#).by(&whose);
+        let all = r#"{"id":"0.1.0","data":{},"caller":"till \"7\"","requestid":"r-1"}"#;
+        assert_eq!(String::from_utf8_lossy(told.json()), all);
+        let anonymous = "data: {\"id\":\"0.1.0\",\"data\":{}}\n\n";
+        assert_eq!(String::from_utf8_lossy(&told.anonymous().concat()), anonymous);
+        let nobodys = item(r#"{"id":"0.1.0","data":{}}"#);
+        assert_eq!(String::from_utf8_lossy(&nobodys.anonymous().concat()), anonymous);
     }
 }
