@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use statehouse_tests::damage::segments;
 use statehouse_tests::feed::Stream;
 use statehouse_tests::hold::eventually;
 use statehouse_tests::host::{Finished, Host, Start, cli};
@@ -257,6 +258,44 @@ fn list_files(folder: &Path, on_file: &mut impl FnMut(&Path)) {
         let path = entry.expect("it can be listed").path();
         if path.is_dir() { list_files(&path, on_file) } else { on_file(&path) }
     }
+}
+
+/// So many transfers in one request.
+async fn batch(client: &mut Client, count: usize) {
+    let line = |_| {
+        let body = wallet::transfer_body(&Uuid::new_v4().to_string(), "alice", "bob", "0.01");
+        json!({"command": "balance_transfer", "body": body}).to_string()
+    };
+    let body = (0..count).map(line).collect::<Vec<_>>().join("\n").into_bytes();
+    let headers = vec![("content-type", "application/x-ndjson"), ("statehouse-deadline", "30000")];
+    let answer = client.send(Request { method: "POST", path: "/v1/wallet/batch", headers, body }).await;
+    assert_eq!(answer.expect("the host answers").status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_begins_before_what_the_node_has_kept() {
+    let data = tempdir().expect("a temporary folder");
+    let kept = "[log]\nkeep_bytes = 1048576\n[archive]\nevery_seconds = 1";
+    let host = Host::serve(data.path(), 1, kept).await;
+    let mut client = host.client();
+    open_accounts(&mut client).await;
+    let first = || segments(&data.path().join("node/wallet/0")).into_iter().next();
+    let begun = first();
+    let mut written = 0;
+    eventually("the beginning is released", async || {
+        batch(&mut client, 2_000).await;
+        written += 2_000;
+        (first() != begun).then_some(())
+    })
+    .await;
+    wallet::open(&mut client, "carol").await;
+    let receiver = Receiver::start().await;
+    let secret = create(&mut client, &receiver, json!({"types": ["Opened", "ModuleActivated"]})).await;
+    let received = came(&receiver, 4).await;
+    println!("{written} transfers until the beginning was released");
+    let subjects: Vec<Value> = received.iter().map(|received| received.events()[0]["subject"].clone()).collect();
+    assert_eq!(subjects, [Value::Null, json!("alice"), json!("bob"), json!("carol")]);
+    assert_eq!(receiver.taken(&secret)[&0].len(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,7 +26,7 @@ use crate::system::view_row::{
 };
 use crate::system::webhook_plan::{ChangeWebhook, CreateWebhook, NoteWebhook, plan_webhook};
 use crate::system::webhook_row::{
-    self, WEBHOOK, WebhookRow, WebhookWish, WebhooksRow, webhook_suffix, webhook_value, webhooks_suffix,
+    self, WEBHOOK, WEBHOOKS, WebhookRow, WebhookWish, WebhooksRow, webhook_suffix, webhook_value, webhooks_suffix,
 };
 
 /// Name of the machine whose partition 0 holds what the cluster knows of itself.
@@ -411,6 +411,10 @@ impl Module for System {
         }
         if suffix.starts_with(WEBHOOK.as_bytes()) {
             return borsh::from_slice::<WebhookRow>(row).map_or(Value::Null, |row| webhook_value(&row));
+        }
+        if suffix.starts_with(WEBHOOKS.as_bytes()) {
+            let read = borsh::from_slice::<WebhooksRow>(row);
+            return read.map_or(Value::Null, |row| Value::Array(row.names.into_iter().map(Value::Text).collect()));
         }
         match borsh::from_slice::<MachineRow>(row) {
             Ok(row) => machine_value(&String::from_utf8_lossy(suffix), &row),

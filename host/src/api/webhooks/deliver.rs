@@ -161,12 +161,7 @@ impl Delivery {
         loop {
             if let Err(error) = self.go(partition).await {
                 let problem = clip(&format!("{}/{partition}: {error}", self.machine));
-                tracing::warn!(webhook = self.webhook, %problem, "a webhook cannot go on");
-                {
-                    let mut board = self.board.lock();
-                    board.problems.insert(partition, problem);
-                    board.is_news = true;
-                }
+                self.on_hindered(partition, &problem);
                 sleep(HINDERED_AGAIN).await;
             }
         }
@@ -296,13 +291,18 @@ impl Delivery {
                 *self.secrets.lock() = found.clone();
                 return found.into_iter().map(|(_, secret)| secret).collect();
             }
-            let problem = "no node has its secret any more: `webhook rotate` gives it another one";
-            {
-                let mut board = self.board.lock();
-                board.problems.insert(partition, problem.to_owned());
-                board.is_news = true;
-            }
+            self.on_hindered(partition, "no node has its secret any more: `webhook rotate` gives it another one");
             sleep(HINDERED_AGAIN).await;
+        }
+    }
+
+    /// Something keeps it that is not its receiver; said once.
+    fn on_hindered(&self, partition: PartitionId, problem: &str) {
+        let mut board = self.board.lock();
+        if board.problems.get(&partition).is_none_or(|before| before != problem) {
+            tracing::warn!(webhook = self.webhook, problem, "a webhook cannot go on");
+            board.problems.insert(partition, problem.to_owned());
+            board.is_news = true;
         }
     }
 
