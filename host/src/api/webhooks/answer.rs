@@ -199,7 +199,7 @@ impl Given {
         }
         partitions.sort_unstable();
         partitions.dedup();
-        if WEBHOOK_PARTITIONS_MAX as usize <= partitions.len() - 1 {
+        if (WEBHOOK_PARTITIONS_MAX as usize) < partitions.len() {
             let max = WEBHOOK_PARTITIONS_MAX;
             return invalid(format!(
                 "a webhook follows at most {max} partitions; create several, each with some in `partitions`"
