@@ -179,6 +179,9 @@ pub const WEBHOOK_PROBLEM_CHARS_MAX: u32 = 120;
 pub const WEBHOOK_DEAD_MAX: usize = 50;
 /// Events of one request of a webhook, where it wants several: a body that any receiver takes.
 pub const WEBHOOK_BATCH_MAX: u32 = 1000;
+/// By the journal's time, how much goes into one request of a webhook that wants several events: what a receiver far away needs to keep up, and
+/// nobody notices. Where nothing follows, a tick ends it, so a shorter one costs log.
+pub const WEBHOOK_BATCH_WINDOW: Duration = Duration::from_millis(100);
 /// Body of one request of a webhook, and one event more. Many receivers take a megabyte, some less.
 pub const WEBHOOK_BODY_BYTES: usize = 256 << 10;
 /// Requests of a webhook that are under way at the same time: one for each partition, but a receiver is no load test.

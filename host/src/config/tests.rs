@@ -57,6 +57,8 @@ fn check_error(extra: &str, expected: &str) {
 #[test]
 fn mistakes_are_named() {
     check_error("[archive]\nevery_seconds = 0", "must be from 1 to 86400");
+    check_error("[webhooks]\nretry_seconds = 0", "must be from 1 to 2592000");
+    check_error("[webhooks]\nsecret = \"whsec_\"", "unknown field `secret`");
     check_error("[archive]\nretain = 1", "unknown field `retain`");
     check_error("[htpp]", "unknown field `htpp`");
     check_error("colour = 1", "unknown field `colour`");

@@ -18,7 +18,7 @@ use statehouse_abi::value::Value;
 
 use crate::api::json::{Json, print};
 use crate::api::time::print_time;
-use crate::ids::{JournalIndex, PartitionId, Position};
+use crate::ids::{JournalIndex, Micros, PartitionId, Position};
 use crate::machine::logic::Logic;
 use crate::partition::tail::{TailCommand, TailEntry};
 use crate::router::render_items;
@@ -37,6 +37,8 @@ pub struct Rendered {
     pub before8: [u8; 4],
     /// The last position of the entry.
     pub end: Position,
+    /// Of the journal.
+    pub time: Micros,
     pub items: Vec<Item>,
     /// About what it takes of memory.
     pub size: usize,
@@ -146,6 +148,7 @@ pub fn render(entry: &TailEntry, logic: Option<&dyn Logic>, origin: &Origin) -> 
         index: entry.index(),
         before8: [a, b, c, d],
         end: entry.position(),
+        time: entry.time(),
         items: Vec::new(),
         size: size_of::<Rendered>(),
     };

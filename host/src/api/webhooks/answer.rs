@@ -21,7 +21,7 @@ use super::sign::Secret;
 use crate::api::asked::Asked;
 use crate::api::body::{check_media_type, read_body};
 use crate::api::events::cursor::{CURSOR_IS, Cursor};
-use crate::api::events::feed::Feed;
+use crate::api::events::feed::{Feed, Place};
 use crate::api::events::{newest, read_kind, refused};
 use crate::api::handle::Api;
 use crate::api::json::{ObjectShape, print, read_json};
@@ -34,6 +34,7 @@ use crate::limits::{
     BODY_BYTES_MAX, ENTITY_BYTES_MAX, SLOT_COUNT, WEBHOOK_BATCH_MAX, WEBHOOK_KEYS_MAX, WEBHOOK_KINDS_MAX,
     WEBHOOK_PARTITIONS_MAX, WEBHOOK_URL_CHARS_MAX,
 };
+use crate::partition::PartitionError;
 use crate::router::Machine;
 use crate::system::lifecycle::Wanting;
 use crate::system::webhook_row::WebhookRow;
@@ -301,12 +302,8 @@ impl Sender {
             Problem::new(Code::InvalidChange, detail)
         })?;
         let feed = self.feed(machine);
-        let before = feed.before(letter, deadline).await.map_err(refused)?;
-        let rendered = feed.next(letter.partition, before).await.map_err(refused)?;
-        let message = rendered.and_then(|rendered| {
-            Maker::new(name, &row).messages(&rendered, letter.n).find(|message| message.first == letter)
-        });
-        let message = message.ok_or_else(|| {
+        let message = make_again(&feed, &Maker::new(name, &row), letter, deadline).await.map_err(refused)?;
+        let message = message.filter(|message| message.first == letter).ok_or_else(|| {
             let detail = "the message cannot be made again: another version of the host has cut it otherwise; replay from before it";
             Problem::new(Code::InvalidChange, detail)
         })?;
@@ -335,6 +332,30 @@ impl Sender {
         let (webhook, id, is_delivered) = (webhook.to_owned(), message.id.clone(), sent.outcome == Outcome::Taken);
         Ok(WebhookSentPage { webhook, id, is_delivered, status: sent.status, problem })
     }
+}
+
+/// The message that begins at a position.
+async fn make_again(
+    feed: &Feed,
+    maker: &Maker,
+    first: Position,
+    deadline: Instant,
+) -> Result<Option<Message>, PartitionError> {
+    let mut place = feed.before(first, deadline).await?;
+    let (mut gather, mut had) = (maker.gather(), first.n);
+    // It was whole once, so everything that it was made of is there.
+    while let Some(rendered) = feed.next(first.partition, place).await? {
+        place = Place::behind(rendered.end);
+        gather.take(rendered, had);
+        had = 0;
+        if let Some(message) = gather.next_whole() {
+            return Ok(Some(message));
+        }
+        if gather.waits_until().is_none() {
+            return Ok(None);
+        }
+    }
+    Ok(None)
 }
 
 /// The body of a request; nothing when it has none.

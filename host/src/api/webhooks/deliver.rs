@@ -34,6 +34,9 @@ use crate::system::webhooks::WebhookNote;
 
 /// How soon it is looked again where something keeps a lane that is not its receiver.
 const HINDERED_AGAIN: Duration = Duration::from_secs(5);
+/// How soon it is looked whether a message may end, and how soon the journal is asked again to have its time pass.
+const TIME_LOOK: Duration = Duration::from_millis(5);
+const TIME_AGAIN: Duration = Duration::from_millis(500);
 /// How long `system` may take to record something, and how soon that is tried again.
 const NOTE_PATIENCE: Duration = Duration::from_secs(5);
 const NOTE_AGAIN: Duration = Duration::from_millis(500);
@@ -179,18 +182,40 @@ impl Delivery {
                 board.is_news = true;
             }
         }
+        let mut gather = self.maker.gather();
+        let (mut ask_at, mut pause) = (Instant::now(), TIME_LOOK);
         loop {
             news.mark_unchanged();
             let Some(rendered) = self.feed.next(partition, place).await? else {
-                // Both ends of it are in the feed, so it does not close.
-                let _ = news.changed().await;
+                let Some(until) = gather.waits_until() else {
+                    // Both ends of it are in the feed, so it does not close.
+                    let _ = news.changed().await;
+                    continue;
+                };
+                // What has begun ends by the journal's time, also where nothing more happens. A word may be lost, so it is said again.
+                let left = u64::try_from(until.0.saturating_sub(self.sender.cluster.now().0)).unwrap_or(0);
+                let mut wake_at = Instant::now() + Duration::from_micros(left).min(TIME_AGAIN);
+                if left == 0 {
+                    if ask_at <= Instant::now() {
+                        self.feed.replica(partition)?.want_time(until);
+                        ask_at = Instant::now() + pause;
+                        pause = (pause * 2).min(TIME_AGAIN);
+                    }
+                    wake_at = ask_at;
+                }
+                // Of other partitions there may be news all the time.
+                drop(tokio::time::timeout_at(wake_at, news.changed()).await);
                 continue;
             };
-            for message in self.maker.messages(&rendered, had) {
+            pause = TIME_LOOK;
+            gather.take(rendered.clone(), had);
+            (place, had) = (Place::behind(rendered.end), 0);
+            while let Some(message) = gather.next_whole() {
                 self.deliver(partition, &message).await;
             }
-            (place, had) = (Place::behind(rendered.end), 0);
-            self.board.lock().on_passed(rendered.end, false);
+            if gather.waits_until().is_none() {
+                self.board.lock().on_passed(rendered.end, false);
+            }
             // What is shown to nobody is passed over, but not without others having their turn.
             tokio::task::consume_budget().await;
         }

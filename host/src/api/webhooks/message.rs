@@ -1,22 +1,23 @@
-//! What one request carries: events of one entry of a journal, as a webhook's filter shows them.
+//! What one request carries: events of a partition that follow each other, as a webhook's filter shows them.
 //!
 //! | | |
 //! |---|---|
 //! | one event at most | `application/cloudevents+json`: the event |
-//! | several | `application/cloudevents-batch+json`: an array of those of an entry that follow each other, up to a number and about a size |
+//! | several | `application/cloudevents-batch+json`: an array, up to a number, about a size, and what happened within a tenth of a second |
 //! | `webhook-id` | `<machine>-<number of the webhook>-<partition>-<entry>-<n>-<head8>`, of the first event |
 //!
-//! In: a rendered entry. Out: messages. Where one begins and ends depends on the entry and the webhook alone, and not on who sends it, when, or how
-//! far anybody was: what is sent twice has the same id and the same body. It does not know whether anybody takes it.
+//! In: rendered entries. Out: messages. Where one ends depends on where it begins, the journal and the webhook alone, and not on who sends it, when, or
+//! what was there by then: whoever goes on where a message has ended makes the same ones, with the same ids. It does not know whether anybody takes
+//! them.
 
-use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::api::events::reader::Filter;
 use crate::api::events::rendered::Rendered;
-use crate::ids::Position;
-use crate::limits::WEBHOOK_BODY_BYTES;
+use crate::ids::{Micros, Position};
+use crate::limits::{WEBHOOK_BATCH_WINDOW, WEBHOOK_BODY_BYTES};
 use crate::system::webhook_row::WebhookRow;
 
 pub const ONE: &str = "application/cloudevents+json";
@@ -42,6 +43,18 @@ pub struct Maker {
     filter: Filter,
 }
 
+/// Messages of one partition as they come about, from a place on.
+pub struct Gather<'a> {
+    maker: &'a Maker,
+    /// Of the message that is being made: entries, and which of their items.
+    taken: Vec<(Arc<Rendered>, usize)>,
+    bytes: usize,
+    /// The first entry from this time on is not in it.
+    until: Micros,
+    /// The entry that is being taken, and its next item.
+    current: Option<(Arc<Rendered>, usize)>,
+}
+
 impl Maker {
     pub fn new(machine: &str, row: &WebhookRow) -> Self {
         let keys = row.keys.iter().map(|key| key.clone().into_bytes()).collect();
@@ -49,28 +62,8 @@ impl Maker {
         Self { machine: machine.to_owned(), number: row.number, batch: row.batch as usize, filter }
     }
 
-    /// The messages of an entry that have something behind its first `had` positions, in order.
-    pub fn messages<'a>(&'a self, rendered: &'a Rendered, had: u32) -> impl Iterator<Item = Message> + 'a {
-        let shown: Vec<usize> =
-            (0..rendered.items.len()).filter(|at| self.filter.shows(&rendered.items[*at])).collect();
-        let size = |at: &usize| rendered.items[*at].text.len();
-        let ranges = cut(&shown.iter().map(size).collect::<Vec<_>>(), self.batch, WEBHOOK_BODY_BYTES);
-        let is_wanted = {
-            let last = shown.clone();
-            move |range: &Range<usize>| had <= rendered.items[last[range.end - 1]].n
-        };
-        ranges.into_iter().filter(is_wanted).map(move |range| self.message(rendered, &shown[range]))
-    }
-
-    fn message(&self, rendered: &Rendered, items: &[usize]) -> Message {
-        let events: Vec<&[u8]> = items.iter().map(|at| rendered.items[*at].json()).collect();
-        let position = |at: Option<&usize>| {
-            let n = at.map(|at| rendered.items[*at].n).expect("a message has an event");
-            Position { n, ..rendered.end }
-        };
-        let (first, last) = (position(items.first()), position(items.last()));
-        let (content_type, body) = self.wrap(&events);
-        Message { id: self.id(first), first, last, content_type, body, events: items.len() }
+    pub fn gather(&self) -> Gather<'_> {
+        Gather { maker: self, taken: Vec::new(), bytes: 0, until: Micros(0), current: None }
     }
 
     /// A body as this webhook has them.
@@ -86,20 +79,56 @@ impl Maker {
     }
 }
 
-/// Ranges of what follows each other: so many at most, and no more once they are so large together.
-fn cut(sizes: &[usize], count_max: usize, bytes: usize) -> Vec<Range<usize>> {
-    let (mut ranges, mut begin, mut sum) = (Vec::new(), 0, 0);
-    for (at, size) in sizes.iter().enumerate() {
-        sum += size;
-        if count_max <= at + 1 - begin || bytes <= sum {
-            ranges.push(begin..at + 1);
-            (begin, sum) = (at + 1, 0);
+impl Gather<'_> {
+    /// Takes the next entry, of which so many positions were had before; then [`Gather::next_whole`] has what comes of it.
+    pub fn take(&mut self, rendered: Arc<Rendered>, had: u32) {
+        assert!(self.current.is_none(), "the one before was taken to its end");
+        let first = rendered.items.partition_point(|item| item.n < had);
+        self.current = Some((rendered, first));
+    }
+
+    /// The next message that is whole. Nothing: another entry is needed.
+    pub fn next_whole(&mut self) -> Option<Message> {
+        let (rendered, first) = self.current.take()?;
+        if !self.taken.is_empty() && self.until <= rendered.time {
+            self.current = Some((rendered, first));
+            return Some(self.finish());
         }
+        for at in first..rendered.items.len() {
+            let item = &rendered.items[at];
+            if !self.maker.filter.shows(item) {
+                continue;
+            }
+            if self.taken.is_empty() {
+                self.until = Micros(rendered.time.0.saturating_add(WEBHOOK_BATCH_WINDOW.as_micros() as i64));
+            }
+            self.bytes += item.text.len();
+            self.taken.push((rendered.clone(), at));
+            if self.maker.batch <= self.taken.len() || WEBHOOK_BODY_BYTES <= self.bytes {
+                self.current = Some((rendered, at + 1));
+                return Some(self.finish());
+            }
+        }
+        None
     }
-    if begin < sizes.len() {
-        ranges.push(begin..sizes.len());
+
+    /// Whether a message waits for more, and the time of an entry that ends it.
+    pub fn waits_until(&self) -> Option<Micros> {
+        (!self.taken.is_empty()).then_some(self.until)
     }
-    ranges
+
+    fn finish(&mut self) -> Message {
+        let taken = std::mem::take(&mut self.taken);
+        self.bytes = 0;
+        let events: Vec<&[u8]> = taken.iter().map(|(rendered, at)| rendered.items[*at].json()).collect();
+        let position = |taken: Option<&(Arc<Rendered>, usize)>| {
+            let (rendered, at) = taken.expect("a message has an event");
+            Position { n: rendered.items[*at].n, ..rendered.end }
+        };
+        let (first, last) = (position(taken.first()), position(taken.last()));
+        let (content_type, body) = self.maker.wrap(&events);
+        Message { id: self.maker.id(first), first, last, content_type, body, events: events.len() }
+    }
 }
 
 #[cfg(test)]
@@ -108,28 +137,18 @@ mod tests {
     use crate::api::events::rendered::Item;
     use crate::ids::{JournalIndex, PartitionId};
 
-    #[track_caller]
-    fn check(sizes: &[usize], count_max: usize, bytes: usize, expected: &[(usize, usize)]) {
-        let found: Vec<_> = cut(sizes, count_max, bytes).into_iter().map(|range| (range.start, range.end)).collect();
-        assert_eq!(found, expected);
-    }
+    const WINDOW: i64 = WEBHOOK_BATCH_WINDOW.as_micros() as i64;
 
-    #[test]
-    fn what_is_cut_has_a_number_and_a_size() {
-        check(&[], 3, 100, &[]);
-        check(&[10], 3, 100, &[(0, 1)]);
-        check(&[10; 7], 3, 100, &[(0, 3), (3, 6), (6, 7)]);
-        check(&[10; 6], 3, 100, &[(0, 3), (3, 6)]);
-        check(&[40, 40, 40, 40], 9, 100, &[(0, 3), (3, 4)]);
-        check(&[500, 1], 9, 100, &[(0, 1), (1, 2)]);
-    }
-
-    fn rendered() -> Rendered {
-        let end = Position { partition: PartitionId(3), index: JournalIndex(42), n: 5, head8: [0, 1, 0xab, 0xff] };
-        let kind = |n: u32| if n == 2 { "Opened" } else { "Debited" };
-        let item = |n| Item::new(n, kind(n).into(), Vec::new(), format!("{{\"n\":{n}}}").as_bytes());
-        let items = (0..6).filter(|n| *n != 4).map(item).collect();
-        Rendered { partition: end.partition, index: end.index, before8: [0; 4], end, items, size: 0 }
+    /// An entry with this number and time, and events of these kinds.
+    fn entry(index: u64, time: i64, kinds: &[&str]) -> Arc<Rendered> {
+        let n = kinds.len().max(1) as u32 - 1;
+        let end = Position { partition: PartitionId(3), index: JournalIndex(index), n, head8: [0, 1, 0xab, 0xff] };
+        let item = |(n, kind): (usize, &&str)| {
+            Item::new(n as u32, (*kind).into(), Vec::new(), format!("\"{index}.{n}\"").as_bytes())
+        };
+        let items = kinds.iter().enumerate().map(item).collect();
+        let (partition, before8, size, time) = (end.partition, [0; 4], 0, Micros(time));
+        Arc::new(Rendered { partition, index: end.index, before8, end, time, items, size })
     }
 
     fn maker(batch: usize, kinds: &[&str]) -> Maker {
@@ -137,35 +156,76 @@ mod tests {
         Maker { machine: "wallet".to_owned(), number: 7, batch, filter: Filter { keys: Vec::new(), kinds } }
     }
 
-    /// Id and body of each.
-    fn shown(maker: &Maker, had: u32) -> Vec<(String, String)> {
-        let text = |message: Message| (message.id, String::from_utf8(message.body.to_vec()).expect("JSON is text"));
-        maker.messages(&rendered(), had).map(text).collect()
+    /// What comes of a journal behind a position.
+    fn gather(maker: &Maker, journal: &[Arc<Rendered>], behind: Option<Position>) -> Vec<Message> {
+        let mut gather = maker.gather();
+        let mut messages = Vec::new();
+        for rendered in journal {
+            let had = match behind {
+                Some(position) if rendered.index < position.index => continue,
+                Some(position) if rendered.index == position.index => position.n + 1,
+                _ => 0,
+            };
+            gather.take(rendered.clone(), had);
+            messages.extend(std::iter::from_fn(|| gather.next_whole()));
+        }
+        messages
     }
 
-    fn expected(of: &[(u32, &str)]) -> Vec<(String, String)> {
-        of.iter().map(|(n, body)| (format!("wallet-7-3-42-{n}-0001abff"), (*body).to_owned())).collect()
+    #[track_caller]
+    fn check(maker: &Maker, journal: &[Arc<Rendered>], expected: &[&str]) {
+        let messages = gather(maker, journal, None);
+        let bodies: Vec<_> = messages.iter().map(|message| String::from_utf8_lossy(&message.body)).collect();
+        assert_eq!(bodies, expected);
+        for (number, message) in messages.iter().enumerate() {
+            let Position { index, n, .. } = message.first;
+            assert_eq!(message.id, format!("wallet-7-3-{index}-{n}-0001abff"));
+            let rest = gather(maker, journal, Some(message.last));
+            assert_eq!(rest, messages[number + 1..], "whoever goes on behind {} makes the same", message.id);
+        }
     }
 
     #[test]
-    fn a_message_is_the_same_however_far_anybody_was() {
-        let all = maker(2, &["Debited"]);
-        let [one, two] = [(0, r#"[{"n":0},{"n":1}]"#), (3, r#"[{"n":3},{"n":5}]"#)];
-        assert_eq!(shown(&all, 0), expected(&[one, two]));
-        assert_eq!(shown(&all, 1), expected(&[one, two]), "what was had in part comes again as a whole");
-        assert_eq!(shown(&all, 2), expected(&[two]));
-        assert_eq!(shown(&all, 5), expected(&[two]));
-        assert_eq!(shown(&all, 6), expected(&[]));
+    fn messages_end_by_number_and_by_the_journals_time() {
+        let journal = [
+            entry(1, 0, &["a", "a"]),
+            entry(2, WINDOW - 1, &["a", "b", "a"]),
+            entry(3, WINDOW, &["a"]),
+            entry(4, WINDOW + 5, &[]),
+            entry(5, 2 * WINDOW - 1, &["b", "a"]),
+            entry(6, 2 * WINDOW, &[]),
+            entry(7, 9 * WINDOW, &["a"]),
+        ];
+        check(&maker(9, &[]), &journal, &[r#"["1.0","1.1","2.0","2.1","2.2"]"#, r#"["3.0","5.0","5.1"]"#]);
+        check(&maker(2, &["a"]), &journal, &[r#"["1.0","1.1"]"#, r#"["2.0","2.2"]"#, r#"["3.0","5.1"]"#]);
+        check(&maker(3, &["a"]), &journal, &[r#"["1.0","1.1","2.0"]"#, r#"["2.2","3.0"]"#, r#"["5.1"]"#]);
+        check(&maker(9, &["b"]), &journal, &[r#"["2.1"]"#, r#"["5.0"]"#]);
+        check(&maker(9, &["c"]), &journal, &[]);
+        let waiting = maker(2, &[]);
+        let mut gather = waiting.gather();
+        gather.take(journal[6].clone(), 0);
+        assert!(gather.next_whole().is_none());
+        assert_eq!(gather.waits_until(), Some(Micros(10 * WINDOW)), "the last one waits for time to pass");
     }
 
     #[test]
-    fn one_event_is_an_event_and_no_array() {
-        let one = maker(1, &["Opened"]);
-        assert_eq!(shown(&one, 0), expected(&[(2, r#"{"n":2}"#)]));
-        let message = one.messages(&rendered(), 0).next().expect("there is one");
-        assert_eq!((message.content_type, message.events, message.first, message.last.n), (ONE, 1, message.last, 2));
-        let several = maker(9, &["Opened"]);
-        assert_eq!(shown(&several, 0), expected(&[(2, r#"[{"n":2}]"#)]), "a receiver of arrays gets nothing else");
-        assert!(shown(&maker(1, &["Closed"]), 0).is_empty());
+    fn one_event_is_an_event_that_waits_for_nothing() {
+        let journal = [entry(1, 0, &["a", "b"]), entry(2, 1, &["a"])];
+        check(&maker(1, &[]), &journal, &[r#""1.0""#, r#""1.1""#, r#""2.0""#]);
+        let message = gather(&maker(1, &["b"]), &journal, None).pop().expect("there is one");
+        assert_eq!((message.content_type, message.events, message.first, message.last.n), (ONE, 1, message.last, 1));
+        let several = gather(&maker(2, &["a"]), &journal, None).pop().expect("there is one");
+        assert_eq!((several.content_type, several.events), (SEVERAL, 2));
+    }
+
+    #[test]
+    fn a_body_has_a_size() {
+        let large = "x".repeat(WEBHOOK_BODY_BYTES / 2);
+        let of = |n| Item::new(n, "a".into(), Vec::new(), large.as_bytes());
+        let mut one = Arc::into_inner(entry(1, 0, &["a"; 5])).expect("nobody else has it");
+        one.items = (0..5).map(of).collect();
+        let journal = [Arc::new(one), entry(2, WINDOW, &[])];
+        let counts: Vec<usize> = gather(&maker(9, &[]), &journal, None).iter().map(|message| message.events).collect();
+        assert_eq!(counts, [2, 2, 1]);
     }
 }
