@@ -197,8 +197,8 @@ pub struct LogConfig {
     /// About how many bytes of each partition's log this node keeps, at least 1048576. Without it everything is kept, for ever. With it the
     /// journal before is **deleted** on this node once a snapshot of the state has it, and the archive where there is one: this node can
     /// then not audit or replay what came before, shows it from the archive alone, and a follower that lacks it is sent the snapshot. Without an
-    /// archive, what a view of this node has not followed stays up to four times that length. Choose more than is written while a node is
-    /// down for maintenance: catching up from the log is cheaper than a snapshot.
+    /// archive, what a view of this node has not followed stays up to four times that length. Choose more than is written
+    /// while a node is down for maintenance: catching up from the log is cheaper than a snapshot.
     pub keep_bytes: Option<u64>,
 }
 
@@ -262,9 +262,12 @@ impl WebhooksConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct SnapshotsConfig {
     /// A canonical snapshot of each partition also about every so many bytes of its journal, at least 1048576; without it, only those of 00:00
-    /// UTC, and those that are asked for. They stay in the data folder. Where they are is drawn from the journal: nodes with the same number
-    /// have the same ones.
+    /// UTC, and those that are asked for. Where they are is drawn from the journal: nodes with the same number have the same ones.
     pub every_bytes: Option<u64>,
+    /// How many canonical snapshots of each partition stay in the data folder, at least 1: the newest so many of midnights, and as many others.
+    /// Older ones are **deleted** on this node, where there is an archive only once they are in it. Default: all stay. A node that lacks
+    /// midnights, since it was sent a snapshot of the state behind them, fetches them from the archive, up to this number.
+    pub keep: Option<u32>,
 }
 
 /// `[machines.<name>]`
@@ -397,6 +400,9 @@ impl Config {
         }
         if !(1..=WEBHOOK_RETRY_SECONDS_MAX).contains(&config.webhooks.retry_seconds) {
             return Err(ConfigError::Invalid("webhooks.retry_seconds", "must be from 1 to 2592000"));
+        }
+        if config.snapshots.keep == Some(0) {
+            return Err(ConfigError::Invalid("snapshots.keep", "must be at least 1; leave it out to keep all"));
         }
         for (name, machine) in &config.machines {
             check_machine_name(name)?;

@@ -122,6 +122,28 @@ fn tampered(archive: &Path) {
     assert!(found.stdout.contains("FAULT wallet/0"), "{found:?}");
 }
 
+/// A lost cluster comes back from the store: all that is archived of the wallet, with the same digests.
+fn check_restored(environment: &[(String, String)], url: &str, archived: &[(String, u64, u64, String)]) {
+    let folder = tempdir().expect("a temporary folder");
+    let data = folder.path().join("restored");
+    let command = ["snapshot", "restore", "--from", url, "--data", argument(&data), "--node", "9", "--json"];
+    let restored = cli_in(environment, command);
+    assert_eq!(restored.code, Some(0), "{restored:?}");
+    let left_out = |partition: &Value| partition["left_out"].as_u64().expect("a number");
+    let report = json(&restored);
+    assert_eq!(report["partitions"].as_array().expect("a list").iter().map(left_out).sum::<u64>(), 0, "{report:#}");
+    let found = verified(&cli(["audit", "verify", "--data", argument(&data), "--json"]));
+    let of_wallet = |all: &[(String, u64, u64, String)]| -> Vec<_> {
+        all.iter().filter(|partition| partition.0 == "wallet").cloned().collect()
+    };
+    assert_eq!(of_wallet(&found), of_wallet(archived));
+    let other = folder.path().join("other");
+    let nobody = format!("s3://{BUCKET}/nobody");
+    let refused =
+        cli_in(environment, ["snapshot", "restore", "--from", &nobody, "--data", argument(&other), "--node", "9"]);
+    assert!(refused.code == Some(2) && refused.stderr.contains("nobody's") && !other.exists(), "{refused:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn history_reaches_an_object_store_through_a_bad_line_and_is_audited_there() {
     let store = S3::start().await;
@@ -154,6 +176,7 @@ async fn history_reaches_an_object_store_through_a_bad_line_and_is_audited_there
     let (archived, recorded) = (verified(&archived), verified(&recorded));
     assert_eq!(archived.len(), recorded.len());
     assert!(archived.iter().zip(&recorded).all(|(archived, recorded)| archived.2 <= recorded.2), "{archived:?}");
+    check_restored(&environment, &url, &archived);
     let nothing = verify(&format!("s3://{BUCKET}/elsewhere"));
     assert!(nothing.code == Some(2) && nothing.stderr.contains("nobody's"), "{nothing:?}");
 }

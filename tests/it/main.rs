@@ -30,4 +30,5 @@ mod restored;
 mod views;
 mod tampered;
 mod archived;
+mod released;
 mod hostile;

@@ -51,7 +51,7 @@ pub use modules::{ModulePage, ModulesPage, StepPage};
 pub use replays::{ProgressPage, ReplayPage};
 pub use serve::serve;
 pub use shadow::ShadowPage;
-pub use snapshots::SnapshotPage;
+pub use snapshots::{Content as SnapshotContent, SnapshotPage};
 pub use time::{parse_time, print_time};
 pub use views::{BuildPage, ViewPage, ViewsPage};
 pub use webhooks::{DeadPage, Sender, WebhookPage, WebhookSentPage, WebhooksPage};

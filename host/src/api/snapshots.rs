@@ -1,7 +1,7 @@
 //! Canonical snapshots of the asked node: listed, and made of what it has applied.
 //!
-//! In: `GET` and `POST /v1/machines/{machine}/snapshots`. Out: a [`SnapshotPage`] each. Those of 00:00 UTC are the same files on every node. It
-//! knows nothing of what is in them.
+//! In: `GET` and `POST /v1/machines/{machine}/snapshots`. Out: a [`SnapshotPage`] each, also for those that are in the archive alone. Those
+//! of 00:00 UTC are the same files on every node. It knows nothing of what is in them.
 
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
@@ -13,25 +13,44 @@ use super::problem::Problem;
 use super::route::Page;
 use super::time::print_time;
 use crate::ids::PartitionId;
-use crate::snapshot::canonical::Listed;
+use crate::snapshot::canonical::{Listed, parse_name};
 
 /// Days that are named one by one; of more, the last ones.
 const DAYS_NAMED_MAX: i64 = 366;
 
-/// A canonical snapshot of a node.
+/// Where a snapshot is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    #[default]
+    Here,
+    /// Only in the archive. A midnight that this node should have is fetched by itself.
+    Archive,
+}
+
+/// A canonical snapshot: of one that is in the archive alone, what its name says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotPage {
     pub machine: String,
     pub partition: PartitionId,
     /// File name; it has the beginning of `blake3`.
     pub file: String,
+    #[serde(default)]
+    pub place: Place,
+    /// 00:00 UTC of each of these days was with this state; of one that is in the archive alone, the last one.
+    pub days: Vec<String>,
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<Content>,
+}
+
+/// What is in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
     pub bytes: u64,
     pub rows: u64,
     /// Of the last entry in it.
     pub position: String,
     pub time: String,
-    /// 00:00 UTC of each of these days was with this state.
-    pub days: Vec<String>,
     pub head: String,
     pub module: String,
     pub schema: u32,
@@ -43,21 +62,31 @@ pub struct SnapshotPage {
 impl SnapshotPage {
     pub fn of(listed: Listed) -> Self {
         let Listed { name, bytes, rows, state_digest, blake3, facts } = listed;
-        Self {
-            partition: facts.partition,
-            file: name,
+        let content = Content {
             bytes,
             rows,
             position: facts.journal.position(facts.partition, 0).to_string(),
             time: print_time(facts.journal.time),
-            days: facts.days.map(|days| days.dates(DAYS_NAMED_MAX).collect()).unwrap_or_default(),
             head: facts.journal.head.to_string(),
             module: facts.journal.module.to_string(),
             schema: facts.journal.schema,
             state_digest: state_digest.to_string(),
             blake3: blake3.to_string(),
+        };
+        Self {
+            partition: facts.partition,
+            file: name,
+            place: Place::Here,
+            days: facts.days.map(|days| days.dates(DAYS_NAMED_MAX).collect()).unwrap_or_default(),
             machine: facts.machine,
+            content: Some(content),
         }
+    }
+
+    fn elsewhere(machine: &str, partition: PartitionId, file: String) -> Self {
+        let day = parse_name(&file).and_then(|(_, day)| day).map(str::to_owned);
+        let days = day.into_iter().collect();
+        Self { machine: machine.to_owned(), partition, file, place: Place::Archive, days, content: None }
     }
 }
 
@@ -66,11 +95,18 @@ impl SnapshotPage {
 /// # Errors
 /// 404 for an unknown machine; 422 where nothing can be made; 504 where it is not done in time and goes on.
 pub async fn answer(api: &Api, page: Page, machine: &str, asked: Asked) -> Result<Response, Problem> {
+    let mut elsewhere = Vec::new();
     let listed = if page == Page::SnapshotTake {
         tracing::info!(caller = asked.caller.name, request_id = %asked.request_id, machine, "a snapshot is asked for");
         api.cluster.take_snapshots(machine, asked.deadline).await?
     } else {
+        elsewhere = api.cluster.snapshots_elsewhere(machine)?;
         api.cluster.snapshots(machine)?
     };
-    Ok(pages::json(&listed.into_iter().map(SnapshotPage::of).collect::<Vec<_>>()))
+    let here = listed.into_iter().map(SnapshotPage::of);
+    let elsewhere = elsewhere.into_iter().map(|(partition, file)| SnapshotPage::elsewhere(machine, partition, file));
+    let mut listed: Vec<SnapshotPage> = elsewhere.chain(here).collect();
+    // The names begin with the index.
+    listed.sort_by(|a, b| (a.partition, &a.file).cmp(&(b.partition, &b.file)));
+    Ok(pages::json(&listed))
 }

@@ -125,7 +125,7 @@ pub async fn get(
         None => None,
         Some(Moment::Time(time)) => Some(time),
         Some(Moment::Position(position)) => {
-            let time = view.time_of(position);
+            let time = view.time_of(position, asked.deadline).await;
             Some(time.ok_or_else(|| Problem::from(ViewQueryError::Gone(position)))?)
         }
     };
@@ -185,11 +185,18 @@ pub async fn get_instead(
     let mut options = read_options(own, &route.shape, given, text).ok()?;
     let entity = declared.entity_param.as_deref().and_then(|name| options.params.find(name)).and_then(Value::as_text);
     let home = machine.partition_id_of(entity?.as_bytes());
+    let deadline = asked.deadline.min(Instant::now() + PATIENCE);
     // Of another partition, or of another history: the module has words for that.
-    let time_of = |position: Position| view.time_of(position).filter(|_| position.partition == home);
+    let time_of = async |position: Position| match position.partition == home {
+        true => view.time_of(position, deadline).await,
+        false => None,
+    };
     let (at, freshness) = match own.source {
         QuerySource::History => {
-            let at = options.cursor.map(|cursor| time_of(cursor).ok_or(())).transpose().ok()?;
+            let at = match options.cursor {
+                Some(cursor) => Some(time_of(cursor).await?),
+                None => None,
+            };
             options.params = history_params(&options);
             let freshness = match options.consistency {
                 Consistency::AtLeast(position) => Freshness::AtLeast(position),
@@ -201,7 +208,7 @@ pub async fn get_instead(
         _ => {
             let at = match options.at? {
                 Moment::Time(time) => time,
-                Moment::Position(position) => time_of(position)?,
+                Moment::Position(position) => time_of(position).await?,
             };
             let freshness = match options.consistency {
                 Consistency::AtLeast(_) => return None,
@@ -211,7 +218,6 @@ pub async fn get_instead(
             (Some(at), freshness)
         }
     };
-    let deadline = asked.deadline.min(Instant::now() + PATIENCE);
     let query = view_query(machine, &declared, options, asked, at, freshness, deadline);
     match view.query(query).await {
         Ok(answer) => Some(Ok(response(answer))),

@@ -65,6 +65,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
                 log_keep_bytes: config.log.keep_bytes,
                 archive,
                 snapshot_every_bytes: config.snapshots.every_bytes,
+                snapshot_keep: config.snapshots.keep,
                 peer,
                 http,
             },

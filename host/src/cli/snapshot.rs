@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 use hyper::Method;
 use serde_json::{Value, json};
 
-use crate::api::{SnapshotPage, print_time};
+use crate::api::{SnapshotContent, SnapshotPage, print_time};
 use crate::audit::Source;
 use crate::audit::replay::history::FolderHistory;
 use crate::audit::snapshots::{Checked, make, read_whole, verify};
@@ -32,7 +32,7 @@ use crate::system::restore::{RestoreOptions, Restored, RestoredPartition, restor
 pub enum SnapshotArgs {
     /// Make one of each partition: by the node at --url, as it stands there; or with --data from a journal, at any moment, without a node
     Take(TakeArgs),
-    /// Those that there are
+    /// Those that there are; by a node also those that it has in the archive alone
     List(ListArgs),
     /// Check every byte of them, and with --data whether each is what the journal comes to; exit code 1 where one is not
     Verify(VerifyArgs),
@@ -139,8 +139,9 @@ fn take(args: &TakeArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         print_json(&taken)?;
     } else {
+        let contents = || taken.iter().filter_map(|page| page.content.as_ref());
         let (bytes, rows) =
-            (taken.iter().map(|page| page.bytes).sum::<u64>(), taken.iter().map(|page| page.rows).sum::<u64>());
+            (contents().map(|content| content.bytes).sum::<u64>(), contents().map(|content| content.rows).sum::<u64>());
         print(&format!("{}{rows} rows, {bytes} bytes in {seconds:.3} s\n", table_of(&taken)))?;
     }
     Ok(ExitCode::SUCCESS)
@@ -197,14 +198,15 @@ fn table_of(pages: &[SnapshotPage]) -> String {
             [day] => day.clone(),
             [first, .., last] => format!("{first} to {last}"),
         };
+        let of = |say: fn(&SnapshotContent) -> String| page.content.as_ref().map(say).unwrap_or_default();
         rows.add_row([
             format!("{}/{}", page.machine, page.partition),
-            page.position.clone(),
-            page.time.clone(),
+            page.content.as_ref().map_or_else(|| "only in the archive".to_owned(), |content| content.position.clone()),
+            of(|content| content.time.clone()),
             days,
-            page.rows.to_string(),
-            page.bytes.to_string(),
-            page.state_digest.chars().take(16).collect(),
+            of(|content| content.rows.to_string()),
+            of(|content| content.bytes.to_string()),
+            of(|content| content.state_digest.chars().take(16).collect()),
             page.file.clone(),
         ]);
     }

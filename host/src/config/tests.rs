@@ -24,6 +24,7 @@ const FULL: &str = r#"
         keep_bytes = 1073741824
         [snapshots]
         every_bytes = 268435456
+        keep = 7
     "#;
 
 #[test]
@@ -36,7 +37,7 @@ fn every_key_is_read() {
     assert_eq!(Role::bits(&config.auth.tokens[0].roles), role::CLIENT | role::TREASURY);
     assert_eq!(config.limits, LimitsConfig { http_requests: 7, ..LimitsConfig::default() });
     assert_eq!(config.log, LogConfig { keep_bytes: Some(1 << 30) });
-    assert_eq!(config.snapshots, SnapshotsConfig { every_bytes: Some(256 << 20) });
+    assert_eq!(config.snapshots, SnapshotsConfig { every_bytes: Some(256 << 20), keep: Some(7) });
 }
 
 #[test]

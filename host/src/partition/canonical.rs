@@ -9,7 +9,7 @@
 //! its leader propose a tick. It does not know what is in a file.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::archive::Boundary;
-use crate::ids::{ClusterId, JournalIndex, PartitionId};
+use crate::ids::{ClusterId, Head, JournalIndex, PartitionId};
 use crate::limits;
 use crate::log::LogHealth;
 use crate::machine::entry::{Entry, EntryKind};
@@ -27,7 +27,9 @@ use crate::partition::error::PartitionError;
 use crate::partition::handle::Partition;
 use crate::partition::open::journal_of;
 use crate::partition::run::{Executor, Message};
-use crate::snapshot::canonical::{CanonicalError, Days, Due, Facts, Listed, SnapshotFolder, SnapshotWriter};
+use crate::snapshot::canonical::{
+    CanonicalError, Days, Due, Facts, Listed, SnapshotFile, SnapshotFolder, SnapshotWriter,
+};
 use crate::store::{KeepWhat, StoreShared, open_kept};
 
 /// How soon a file is tried again that could not be made: a full disk may have room by then.
@@ -234,12 +236,63 @@ impl Partition {
         Ok(())
     }
 
-    /// The canonical snapshots of the partition on this node, oldest first.
+    /// Whether one is kept or being made.
+    pub fn is_making_canonical(&self) -> bool {
+        0 < self.parts.canonical.under_way.load(Ordering::Acquire)
+    }
+
+    /// Takes in a snapshot that another replica has made, once every byte is found to be as written, and its head to be this journal's, by this
+    /// node's log or by the archive.
+    ///
+    /// # Errors
+    /// It is not, or the disk.
+    pub async fn take_in_canonical(&self, file: &Path) -> Result<Listed, PartitionError> {
+        let path = file.to_owned();
+        let reading = self.parts.canonical.runtime.spawn_blocking(move || {
+            let mut opened = SnapshotFile::open(&path)?;
+            opened.visit(|_, _| {})?;
+            Ok::<_, CanonicalError>(opened.listed().clone())
+        });
+        let listed = reading.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        let Facts { cluster, machine, partition, journal, .. } = &listed.facts;
+        let canonical = &self.parts.canonical;
+        let is_ours = (*cluster, machine, *partition) == (canonical.cluster, &canonical.machine, canonical.partition);
+        let own = match self.head_at(journal.index)? {
+            Some(own) => Some(own),
+            None => self.head_archived(journal.index).await?,
+        };
+        if !is_ours || own != Some(journal.head) {
+            return Err(CanonicalError::Foreign { file: listed.name }.into());
+        }
+        let (canonical, path, taken) = (canonical.clone(), file.to_owned(), listed.clone());
+        let taking = canonical.runtime.clone().spawn_blocking(move || canonical.folder.take_in(&path, &taken));
+        taking.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        tracing::info!(stream = %self.parts.canonical.stream(), file = listed.name, "took in a canonical snapshot");
+        Ok(listed)
+    }
+
+    /// The head of the archived journal after this entry; nothing where it is not archived.
+    async fn head_archived(&self, index: JournalIndex) -> Result<Option<Head>, PartitionError> {
+        let Some(past) = &self.parts.past else { return Ok(None) };
+        let before = JournalIndex(index.0.saturating_sub(1));
+        let found = past.entries_after(before, 0).await?;
+        Ok(found.first().filter(|entry| entry.header().index == index).map(Entry::head_after))
+    }
+
+    /// Deletes one of [`Self::canonical_snapshots`] from this node.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn delete_canonical(&self, listed: &Listed) -> Result<(), PartitionError> {
+        Ok(self.parts.canonical.folder.delete(listed)?)
+    }
+
     /// The file of one of [`Self::canonical_snapshots`].
     pub fn canonical_file(&self, listed: &Listed) -> PathBuf {
         self.parts.canonical.folder.path().join(&listed.name)
     }
 
+    /// The canonical snapshots of the partition on this node, oldest first.
     pub fn canonical_snapshots(&self) -> Vec<Listed> {
         self.parts.canonical.folder.list()
     }

@@ -3,13 +3,13 @@
 //! ```text
 //! every round, each partition led here: tail ─▶ journal segments ─▶ archive; the modules that decided them first, snapshots behind
 //!              each partition followed: what does the archive list? (retention asks how far it goes)
+//!              each of them: canonical snapshots that are missing here, or too many (`kept.rs`)
 //! ```
 //! In: an archive. Out: the same files in it whoever leads, and how far each partition is kept. A failure is logged, counted and tried again;
 //! it holds up nobody but retention. It keeps no place of its own: what the archive lists is where it goes on.
 
-use std::collections::btree_map;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use crate::peer::GroupName;
 use crate::snapshot::canonical::SnapshotFile;
 use crate::system::cluster::Cluster;
 use crate::system::host::Host;
+use crate::system::kept;
 
 /// Below the node's data; what is in it can be made again.
 const SPOOL: &str = "archive-spool";
@@ -61,8 +62,6 @@ struct Archivist {
     archive: Archive,
     cluster: ClusterId,
     uploads: BTreeMap<GroupName, Upload>,
-    /// Names of the snapshots that are in the archive, of partitions that were archived from here.
-    snapshots: BTreeMap<GroupName, BTreeSet<String>>,
     /// Modules that are in the archive.
     modules: BTreeSet<ModuleId>,
 }
@@ -96,14 +95,7 @@ async fn round(host: &Arc<Host>, archive: &Archive, slot: &mut Option<Archivist>
             let modules = archive.modules().await?.into_iter().collect();
             tracing::info!(url = archive.url(), "archiving");
             let archive = archive.clone();
-            slot.insert(Archivist {
-                host: host.clone(),
-                archive,
-                cluster,
-                uploads: BTreeMap::new(),
-                snapshots: BTreeMap::new(),
-                modules,
-            })
+            slot.insert(Archivist { host: host.clone(), archive, cluster, uploads: BTreeMap::new(), modules })
         }
     };
     let mut failed = None;
@@ -115,6 +107,9 @@ async fn round(host: &Arc<Host>, archive: &Archive, slot: &mut Option<Archivist>
             archivist.uploads.remove(&group);
             archivist.look(&group, &partition).await
         };
+        if done.is_ok() {
+            archivist.tend_snapshots(&group, &partition).await;
+        }
         if let Err(error) = done {
             tracing::error!(%group, %error, "not archived, to be tried again");
             metrics::counter!("statehouse_archive_failures_total").increment(1);
@@ -176,7 +171,7 @@ impl Archivist {
             Err(error) => return Err(hindered(error)),
         };
         let stream = Stream { cluster: self.cluster, machine: group.machine.to_string(), partition: group.partition };
-        let spool = self.host.folder.path().join(SPOOL).join(&*group.machine).join(group.partition.to_string());
+        let spool = self.spool(group);
         let upload = Upload::begin(self.archive.clone(), stream, Boundary::default(), beginning, spool).await?;
         let (last, head) = (upload.last(), upload.head());
         if (last, head) == beginning && none < last {
@@ -237,12 +232,10 @@ impl Archivist {
         last: JournalIndex,
         partition: &Partition,
     ) -> Result<(), Hindrance> {
-        let kept = match self.snapshots.entry(group.clone()) {
-            btree_map::Entry::Occupied(kept) => kept.into_mut(),
-            btree_map::Entry::Vacant(none) => {
-                let names = self.archive.snapshots(&group.machine, group.partition).await?;
-                none.insert(names.into_iter().collect())
-            }
+        let known = self.host.archived_snapshots.lock().get(group).cloned();
+        let mut kept = match known {
+            Some(kept) => kept,
+            None => self.list_snapshots(group).await?,
         };
         let mut result = Ok(());
         for listed in partition.canonical_snapshots() {
@@ -258,12 +251,44 @@ impl Archivist {
                 Ok(bytes) => {
                     metrics::counter!("statehouse_archive_bytes_total").increment(bytes);
                     kept.insert(listed.name);
+                    self.host.archived_snapshots.lock().insert(group.clone(), kept.clone());
                 }
                 // One that cannot be kept does not keep others from it.
                 Err(error) => result = Err(error),
             }
         }
         result
+    }
+
+    async fn list_snapshots(&self, group: &GroupName) -> Result<BTreeSet<String>, ArchiveError> {
+        let names = self.archive.snapshots(&group.machine, group.partition).await?;
+        let names: BTreeSet<String> = names.into_iter().collect();
+        self.host.archived_snapshots.lock().insert(group.clone(), names.clone());
+        Ok(names)
+    }
+
+    /// Fetches one that this node lacks, and deletes those it need not have.
+    async fn tend_snapshots(&self, group: &GroupName, partition: &Partition) {
+        let archived = self.host.archived_snapshots.lock().get(group).cloned().unwrap_or_default();
+        let keep = self.host.opening.snapshot_keep;
+        let spool = self.spool(group).with_extension("fetched");
+        match kept::fetch_missing(&self.archive, &archived, group, partition, keep, &spool).await {
+            Ok(Some(fetched)) => {
+                tracing::info!(%group, file = fetched.name, "a canonical snapshot came from the archive")
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(%group, %error, "a canonical snapshot that this node lacks is not fetched, to be tried again");
+                metrics::counter!("statehouse_archive_failures_total").increment(1);
+            }
+        }
+        if let Some(keep) = keep {
+            kept::delete_surplus(group, partition, keep, |name| archived.contains(name));
+        }
+    }
+
+    fn spool(&self, group: &GroupName) -> PathBuf {
+        self.host.folder.path().join(SPOOL).join(&*group.machine).join(group.partition.to_string())
     }
 
     /// From where the archive's sealed part ends to what is applied now.
@@ -315,8 +340,9 @@ impl Archivist {
         Ok(())
     }
 
-    /// How far the leader has brought it, and whether that is this journal: only whoever releases asks.
+    /// Which snapshots the leader has brought; how far the journal, and whether that is this one, only where it is released.
     async fn look(&self, group: &GroupName, partition: &Partition) -> Result<(), Hindrance> {
+        self.list_snapshots(group).await?;
         if self.host.opening.log_keep_bytes.is_none() {
             return Ok(());
         }

@@ -29,6 +29,7 @@ use crate::system::clocks::Clocks;
 use crate::system::directory::Directory;
 use crate::system::error::NodeError;
 use crate::system::folder::DataFolder;
+use crate::system::kept::ArchivedSnapshots;
 use crate::system::logic::{MachineRow, SYSTEM};
 use crate::system::modules::HostModules;
 use crate::system::node::MachineSpec;
@@ -58,6 +59,8 @@ pub struct Opening {
     pub archive: Option<Archive>,
     /// A canonical snapshot of each partition also about every so many bytes of its journal.
     pub snapshot_every_bytes: Option<u64>,
+    /// How many of them are kept.
+    pub snapshot_keep: Option<u32>,
 }
 
 pub struct Host {
@@ -102,6 +105,7 @@ pub struct Host {
     pub troubles: Troubles,
     /// How far the archive goes.
     pub archived: Mutex<Archived>,
+    pub archived_snapshots: Mutex<ArchivedSnapshots>,
     /// Held while the node becomes part of a cluster.
     pub joining: Mutex<()>,
     /// Held while the directory is read.

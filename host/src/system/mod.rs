@@ -36,6 +36,7 @@ mod repair;
 mod install;
 mod retention;
 mod archivist;
+mod kept;
 mod in_transit;
 mod service;
 mod steward;

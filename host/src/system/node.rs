@@ -42,7 +42,7 @@ use crate::system::host::{Host, Opening};
 use crate::system::logic::System;
 use crate::system::service::HostService;
 use crate::system::trouble::Troubles;
-use crate::system::{archivist, found, in_transit, retention, signer, steward, viewing, vigil};
+use crate::system::{archivist, found, in_transit, kept, retention, signer, steward, viewing, vigil};
 use crate::views::{self, Views};
 
 /// How long a partition may take to elect itself, or a machine to be created.
@@ -95,6 +95,8 @@ pub struct NodeOptions {
     pub archive: Option<ArchiveOptions>,
     /// A canonical snapshot of each partition also about every so many bytes of its journal, besides those of 00:00.
     pub snapshot_every_bytes: Option<u64>,
+    /// How many of them are kept, of midnights and of the others; all without.
+    pub snapshot_keep: Option<u32>,
 }
 
 /// How a node and the others reach each other.
@@ -166,6 +168,7 @@ impl Node {
                 log_keep_bytes: options.log_keep_bytes,
                 archive,
                 snapshot_every_bytes: options.snapshot_every_bytes,
+                snapshot_keep: options.snapshot_keep,
             },
             specs: options.machines,
             network: OnceLock::new(),
@@ -186,22 +189,18 @@ impl Node {
             shadows: Mutex::default(),
             troubles: Troubles::default(),
             archived: Mutex::default(),
+            archived_snapshots: Mutex::default(),
             joining: Mutex::default(),
             reading: Mutex::default(),
             stopping: CancellationToken::new(),
             folder,
         });
         spawn_tasks(&host, options.archive);
-        match peer {
-            None => {
-                open_alone(&host).await?;
-                Ok(Self { host, is_alone: true, peers: None })
-            }
-            Some(peer) => {
-                let peers = answer_peers(&host, peer)?;
-                Ok(Self { host, is_alone: false, peers: Some(peers) })
-            }
-        }
+        let peers = match peer {
+            None => open_alone(&host).await.map(|()| None)?,
+            Some(peer) => Some(answer_peers(&host, peer)?),
+        };
+        Ok(Self { host, is_alone: peers.is_none(), peers })
     }
 
     pub fn router(&self) -> &Arc<Router> {
@@ -265,6 +264,9 @@ fn spawn_tasks(host: &Arc<Host>, archive: Option<ArchiveOptions>) {
         tokio::spawn(archivist::run(host.clone(), archive.clone(), options.every));
     }
     tokio::spawn(viewing::run(host.clone()));
+    if let (Some(keep), None) = (host.opening.snapshot_keep, &host.opening.archive) {
+        tokio::spawn(kept::run(host.clone(), keep));
+    }
     if let Some(keep_bytes) = host.opening.log_keep_bytes {
         tokio::spawn(retention::run(host.clone(), keep_bytes));
     }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::ids::PartitionId;
 use crate::partition::{Partition, PartitionError};
+use crate::peer::GroupName;
 use crate::snapshot::canonical::Listed;
 use crate::system::cluster::{Cluster, ClusterError};
 use crate::system::logic::SYSTEM;
@@ -21,6 +22,22 @@ impl Cluster {
     /// There is no such machine.
     pub fn snapshots(&self, machine: &str) -> Result<Vec<Listed>, ClusterError> {
         Ok(self.replicas_of(machine)?.iter().flat_map(|replica| replica.canonical_snapshots()).collect())
+    }
+
+    /// Names of those that are in the archive and not here, with their partition, by what this node has listed last.
+    ///
+    /// # Errors
+    /// There is no such machine.
+    pub fn snapshots_elsewhere(&self, machine: &str) -> Result<Vec<(PartitionId, String)>, ClusterError> {
+        let mut found = Vec::new();
+        for replica in self.replicas_of(machine)? {
+            let archived = self.host().archived_snapshots.lock().get(&GroupName::new(machine, replica.id())).cloned();
+            let here = replica.canonical_snapshots();
+            let is_here = |name: &String| here.iter().any(|listed| listed.name == *name);
+            let elsewhere = archived.into_iter().flatten().filter(|name| !is_here(name));
+            found.extend(elsewhere.map(|name| (replica.id(), name)));
+        }
+        Ok(found)
     }
 
     /// Makes one of every partition of the machine that has a replica here, each as of its last applied entry.

@@ -154,9 +154,11 @@ impl View {
         Ok(())
     }
 
-    /// When an entry of this history was decided; nothing where it is not here.
-    pub fn time_of(&self, position: Position) -> Option<Micros> {
-        let recorded = (self.source.find)(position.partition)?.find_entry(position.index).ok()?;
+    /// When an entry of this history was decided; nothing where that is not found by the deadline, here or in the archive.
+    pub async fn time_of(&self, position: Position, deadline: Instant) -> Option<Micros> {
+        let partition = (self.source.find)(position.partition)?;
+        let finding = tokio::time::timeout_at(deadline, partition.find_entry_anywhere(position.index));
+        let recorded = finding.await.ok()?.ok()?;
         (recorded.head().0[..4] == position.head8).then(|| recorded.entry.header().time)
     }
 

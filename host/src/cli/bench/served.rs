@@ -53,6 +53,7 @@ impl Served {
             paranoid: false,
             log_keep_bytes: None,
             snapshot_every_bytes: None,
+            snapshot_keep: None,
             archive,
             hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
             peer: None,

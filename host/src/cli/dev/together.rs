@@ -123,6 +123,7 @@ fn options(
                 .clone()
                 .map(|url| ArchiveOptions { url, every: Duration::from_secs(args.archive_every) }),
             snapshot_every_bytes: None,
+            snapshot_keep: None,
             hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
             peer,
             http: None,

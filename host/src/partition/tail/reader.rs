@@ -98,6 +98,23 @@ impl Partition {
     }
 }
 
+impl Partition {
+    /// The effective entry with this journal index, from the log or from the archive. Of the latter only its head can tell that it is one of
+    /// this history.
+    ///
+    /// # Errors
+    /// As for [`Reader::read_waiting`]; [`PartitionError::NoEntry`] where the journal is not that far.
+    pub async fn find_entry_anywhere(&self, index: JournalIndex) -> Result<Recorded, PartitionError> {
+        match (self.find_entry(index), &self.parts.past) {
+            (Err(error @ PartitionError::Released { .. }), Some(past)) => {
+                let found = past.entries_after(JournalIndex(index.0.saturating_sub(1)), 0).await?;
+                Ok(from_elsewhere(found.into_iter().next().ok_or(error)?))
+            }
+            (found, _) => found,
+        }
+    }
+}
+
 impl Reader {
     /// Whether there is an archive to read what the log has released.
     pub fn has_archive(&self) -> bool {

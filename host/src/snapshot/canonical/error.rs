@@ -17,6 +17,8 @@ pub enum CanonicalError {
     Kept(#[from] StoreError),
     #[error("the kept state stands at entry {found}, and was to be kept at {expected}")]
     Elsewhere { expected: JournalIndex, found: JournalIndex },
+    #[error("{file} is a snapshot of another partition, cluster or history than this one")]
+    Foreign { file: String },
     /// It is taken up again at the next start.
     #[error("the partition is being closed")]
     Closing,

@@ -5,7 +5,7 @@
 //!                       due-<index>[-<first>-<last>]        a kept state, whole: the file is made of it, also after a restart
 //!                       due-….building, ….gone, writing-…   of a process that has ended: removed
 //! ```
-//! In: what is in the folder when the partition is opened. Out: what is listed, and what is due. Files are never removed here.
+//! In: what is in the folder when the partition is opened. Out: what is listed, and what is due. It does not know which of them are to be kept.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -119,15 +119,45 @@ impl SnapshotFolder {
         Ok(found)
     }
 
+    /// Takes in the same file from elsewhere, once it was read and found to be whole.
+    ///
+    /// # Errors
+    /// It cannot be copied.
+    pub fn take_in(&self, file: &Path, listed: &Listed) -> Result<(), CanonicalError> {
+        copy_file(file, &self.path)?;
+        self.add(listed);
+        Ok(())
+    }
+
+    /// Deletes a file. Whoever reads it reads on.
+    ///
+    /// # Errors
+    /// It cannot be deleted, and is listed still.
+    pub fn delete(&self, listed: &Listed) -> Result<(), CanonicalError> {
+        let file = self.path.join(&listed.name);
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(CanonicalError::io(&file)(error)),
+            _ => {}
+        }
+        self.files.lock().retain(|known| known.name != listed.name);
+        Ok(())
+    }
+
+    fn add(&self, listed: &Listed) {
+        let mut files = self.files.lock();
+        if files.iter().all(|known| known.name != listed.name) {
+            files.push(listed.clone());
+            files.sort_by_key(order);
+        }
+    }
+
     /// Lists a file that was made, and lets go of the state it was made of.
     ///
     /// # Errors
     /// The kept state cannot be removed; the file is listed all the same.
     pub fn made(&self, due: &Due, listed: &Listed) -> Result<(), CanonicalError> {
         if self.find(due).is_none() {
-            let mut files = self.files.lock();
-            files.push(listed.clone());
-            files.sort_by_key(order);
+            self.add(listed);
         }
         let folder = self.due_folder(due);
         // Under a name that nobody takes for a kept state, for it goes file by file.

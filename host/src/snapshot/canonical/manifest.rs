@@ -148,6 +148,13 @@ pub(super) fn header() -> [u8; HEADER_SIZE] {
     bytes
 }
 
+/// The index in the name of a snapshot, and the last day that it stands for; nothing where it is no such name.
+pub fn parse_name(name: &str) -> Option<(JournalIndex, Option<&str>)> {
+    let (index, rest) = name.strip_suffix(EXTENSION)?.strip_suffix('.')?.split_once('-')?;
+    let day = rest.rsplit_once('-').map(|(day, _)| day);
+    Some((JournalIndex(index.parse().ok()?), day))
+}
+
 fn file_name(index: JournalIndex, days: Option<Days>, blake3: Digest) -> String {
     let day = days.map_or_else(String::new, |days| format!("-{}", days.last_date()));
     format!("{:012}{day}-{}.{EXTENSION}", index.0, &blake3.to_string()[..16])

@@ -18,6 +18,6 @@ mod write;
 pub use days::Days;
 pub use error::{CanonicalError, SnapshotDamage};
 pub use folder::{Due, SnapshotFolder, copy_file, folder_of, list_files};
-pub use manifest::{Facts, Listed};
+pub use manifest::{Facts, Listed, parse_name};
 pub use read::SnapshotFile;
 pub use write::SnapshotWriter;

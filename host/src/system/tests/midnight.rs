@@ -10,11 +10,11 @@ use crate::ids::JournalIndex;
 use crate::snapshot::canonical::{Days, Listed, SnapshotFile};
 
 const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(86_400);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
 /// How far ahead clocks must be for it to be 00:00 UTC of the day after tomorrow: far from the midnight that may come while this runs.
-fn midnight() -> Duration {
+pub(super) fn midnight() -> Duration {
     let now = SystemClock.now();
     let left = Days::next_midnight(now).0 - now.0;
     Duration::from_micros(u64::try_from(left).expect("it is ahead")) + DAY
@@ -26,7 +26,7 @@ fn moment(offset: Duration) -> Micros {
 }
 
 impl Cluster {
-    fn move_clocks(&self, offset: Duration) {
+    pub(super) fn move_clocks(&self, offset: Duration) {
         self.members.values().for_each(|member| member.clock.move_to(offset));
     }
 
@@ -38,7 +38,7 @@ impl Cluster {
     }
 
     /// Waits until the journal of each partition has come by the day that `offset` leads to, on all nodes that run.
-    async fn day_has_begun(&self, offset: Duration) {
+    pub(super) async fn day_has_begun(&self, offset: Duration) {
         self.served().await;
         let reached = moment(offset);
         for node in self.running() {
@@ -52,7 +52,7 @@ impl Cluster {
     }
 
     /// Waits until all nodes list the same snapshots of each partition; each day once, none left out. Returns how many days there are.
-    async fn check_days(&self, offset: Duration) -> i64 {
+    pub(super) async fn check_days(&self, offset: Duration) -> i64 {
         let is_up_to_date = |of_partition: &Vec<Listed>| {
             let newest = of_partition.last().and_then(|newest| newest.facts.days);
             newest.is_some_and(|days| Days::between(Micros(0), moment(offset)).is_some_and(|all| all.last == days.last))

@@ -16,6 +16,7 @@ mod damage;
 mod hooks;
 mod lost_disk;
 mod midnight;
+mod kept;
 mod upgrade;
 
 use std::collections::BTreeMap;
@@ -31,7 +32,7 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 use super::node::PeerWay;
-use super::{MachineSpec, ModuleSource, Node, NodeOptions, PeerOptions};
+use super::{ArchiveOptions, MachineSpec, ModuleSource, Node, NodeOptions, PeerOptions};
 use crate::clock::{Clock, SystemClock};
 use crate::guest::{Engine, EngineOptions};
 use crate::ids::{Micros, NodeId, PartitionId};
@@ -139,11 +140,24 @@ struct Cluster {
     members: BTreeMap<NodeId, Member>,
     doors: Doors,
     bank: Bank,
+    options: Options,
+}
+
+/// What is configured beside what all tests have.
+#[derive(Clone, Copy, Default)]
+struct Options {
+    /// A folder of its own for each node.
+    has_archive: bool,
+    snapshot_keep: Option<u32>,
 }
 
 impl Cluster {
     /// Three nodes with one partition of the wallet, and accounts with money.
     async fn found() -> Self {
+        Self::found_with(Options::default()).await
+    }
+
+    async fn found_with(options: Options) -> Self {
         let set = std::env::var(SEED_VARIABLE).ok().map(|text| text.parse().expect("the seed is a number"));
         let seed = set.unwrap_or_else(rand::random);
         println!("{SEED_VARIABLE}={seed}");
@@ -155,6 +169,7 @@ impl Cluster {
             members: BTreeMap::new(),
             doors: Doors::default(),
             bank: Bank::default(),
+            options,
         };
         for node in NODES {
             cluster.add_member(node).await;
@@ -175,6 +190,8 @@ impl Cluster {
 
     /// Starts a node on what is left of it.
     async fn start(&mut self, node: NodeId) {
+        let url = self.archive(node).display().to_string();
+        let archive = self.options.has_archive.then(|| ArchiveOptions { url, every: Duration::from_millis(100) });
         let member = self.members.get_mut(&node).expect("it is a node");
         assert!(member.life.is_none(), "a process does not start twice");
         let peer = PeerOptions {
@@ -198,14 +215,20 @@ impl Cluster {
             paranoid: true,
             hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
             log_keep_bytes: None,
-            archive: None,
+            archive,
             snapshot_every_bytes: None,
+            snapshot_keep: self.options.snapshot_keep,
             http: None,
         };
         lend_compiled(&options.data);
         let life = Node::open(options).await.unwrap_or_else(|error| panic!("node {node} starts: {error}"));
         self.doors.lock().insert(node, life.router().clone());
         member.life = Some(life);
+    }
+
+    /// Where a node archives what it has, if it does.
+    fn archive(&self, node: NodeId) -> PathBuf {
+        self.folder.path().join(format!("archive-{node}"))
     }
 
     /// The process of a node ends with its power: what its disk had not synced may be gone.

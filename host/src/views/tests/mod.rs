@@ -244,6 +244,7 @@ impl Stage {
             http: None,
             log_keep_bytes: None,
             snapshot_every_bytes: None,
+            snapshot_keep: None,
             archive,
         });
         let node = node.await.expect("the node starts");

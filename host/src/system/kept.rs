@@ -1,0 +1,110 @@
+//! Which canonical snapshots a node has: those of midnights that it lacks come from the archive, those beyond `[snapshots] keep` go.
+//!
+//! ```text
+//! those of the archive ∪ those here ─▶ the newest midnights, as many as are kept ─▶ not here: fetched, every byte checked ─▶ listed
+//! those here, beyond what is kept, and in the archive where there is one ─▶ deleted
+//! ```
+//! In: what the archive lists. Out: the folder of each partition as the configuration wants it. A node lacks one where it was installed from a
+//! snapshot of its state behind it. It makes none itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::archive::{Archive, ArchiveError};
+use crate::ids::JournalIndex;
+use crate::partition::{Partition, PartitionError};
+use crate::peer::GroupName;
+use crate::snapshot::canonical::{Listed, parse_name};
+use crate::system::host::Host;
+
+/// How often the folders are looked at where no archive does so.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// Names of the canonical snapshots that are in the archive, as they were listed last.
+pub type ArchivedSnapshots = BTreeMap<GroupName, BTreeSet<String>>;
+
+/// Why one could not be fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error(transparent)]
+    Partition(#[from] PartitionError),
+}
+
+/// Runs until the node stops, where there is no archive: then nothing is waited for.
+pub async fn run(host: Arc<Host>, keep: u32) {
+    loop {
+        for (group, partition) in host.replicas() {
+            delete_surplus(&group, &partition, keep, |_| true);
+        }
+        tokio::select! {
+            () = host.stopping.cancelled() => return,
+            () = tokio::time::sleep(ROUND) => {}
+        }
+    }
+}
+
+/// Deletes those that are beyond the newest `keep` of midnights, and beyond as many others, if they may go.
+pub fn delete_surplus(group: &GroupName, partition: &Partition, keep: u32, may_go: impl Fn(&str) -> bool) {
+    let (midnights, others): (Vec<Listed>, Vec<Listed>) =
+        partition.canonical_snapshots().into_iter().partition(|listed| listed.facts.days.is_some());
+    for kind in [midnights, others] {
+        let surplus = kind.len().saturating_sub(keep as usize);
+        for listed in kind.iter().take(surplus).filter(|listed| may_go(&listed.name)) {
+            match partition.delete_canonical(listed) {
+                Ok(()) => {
+                    tracing::info!(%group, file = listed.name, "deleted a canonical snapshot, beyond those that are kept")
+                }
+                Err(error) => {
+                    tracing::warn!(%group, file = listed.name, %error, "a canonical snapshot is not deleted, to be tried again")
+                }
+            }
+        }
+    }
+}
+
+/// Fetches the newest midnight that this node should have and lacks, if there is one. `spool` is for files that are not checked yet.
+///
+/// # Errors
+/// The archive cannot be read, the file is not what was written, or is not of this journal.
+pub async fn fetch_missing(
+    archive: &Archive,
+    archived: &BTreeSet<String>,
+    group: &GroupName,
+    partition: &Partition,
+    keep: Option<u32>,
+    spool: &Path,
+) -> Result<Option<Listed>, FetchError> {
+    let Some(name) = find_missing(archived, partition, keep) else { return Ok(None) };
+    archive.fetch(&group.machine, group.partition, &name, spool).await?;
+    let file = spool.join(&name);
+    let taken = partition.take_in_canonical(&file).await;
+    if let Err(error) = tokio::fs::remove_file(&file).await {
+        tracing::warn!(path = %file.display(), %error, "what was fetched is not deleted");
+    }
+    Ok(Some(taken?))
+}
+
+/// Midnights are told apart by the entry they stand at.
+fn find_missing(archived: &BTreeSet<String>, partition: &Partition, keep: Option<u32>) -> Option<String> {
+    // One that is being made here is not fetched.
+    if partition.is_making_canonical() {
+        return None;
+    }
+    let applied = partition.progress().journal.index;
+    let here = partition.canonical_snapshots().into_iter().filter(|listed| listed.facts.days.is_some());
+    let mut midnights: BTreeMap<JournalIndex, Option<&String>> =
+        here.map(|listed| (listed.facts.journal.index, None)).collect();
+    for name in archived {
+        if let Some((index, Some(_))) = parse_name(name)
+            && index < applied
+        {
+            midnights.entry(index).or_insert(Some(name));
+        }
+    }
+    let kept = keep.map_or(usize::MAX, |keep| keep as usize);
+    midnights.into_values().rev().take(kept).flatten().next().cloned()
+}

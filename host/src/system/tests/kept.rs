@@ -1,0 +1,76 @@
+//! Which canonical snapshots a node has: midnights that it lacks come from the archive, unless they were changed there; those beyond what is to
+//! be kept go, and only what is archived where there is an archive.
+//!
+//! A node lacks one here because the test has deleted it, as one lacks those before the snapshot of a state that it was sent.
+
+use super::midnight::{DAY, HOUR, midnight};
+use super::*;
+use crate::snapshot::canonical::{Listed, SnapshotFile};
+
+fn midnights(partition: &Partition) -> Vec<Listed> {
+    partition.canonical_snapshots().into_iter().filter(|listed| listed.facts.days.is_some()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_midnight_that_a_node_lacks_comes_from_the_archive_and_is_checked() {
+    let cluster = Cluster::found_with(Options { has_archive: true, snapshot_keep: None }).await;
+    let today = midnight() + HOUR;
+    cluster.move_clocks(today);
+    cluster.day_has_begun(today).await;
+    cluster.check_days(today).await;
+    let (node, partition) = (NODES[0], cluster.replica(NODES[0]));
+    let listed = midnights(&partition).pop().expect("there is one");
+    let archived = cluster.archive(node).join(MACHINE).join("0").join(&listed.name);
+    eventually("it is archived", || archived.exists().then_some(())).await;
+    let elsewhere = || cluster.node(node).cluster().snapshots_elsewhere(MACHINE).expect("the machine is there");
+    partition.delete_canonical(&listed).expect("the folder is ours");
+    eventually("it is here again", || midnights(&partition).contains(&listed).then_some(())).await;
+    let mut file = SnapshotFile::open(&partition.canonical_file(&listed)).expect("it is where it is listed");
+    file.visit(|_, _| {}).expect("every byte is as it was written");
+    assert!(elsewhere().iter().all(|(_, name)| *name != listed.name));
+
+    let whole = std::fs::read(&archived).expect("it can be read");
+    let mut changed = whole.clone();
+    changed[20] ^= 1;
+    std::fs::write(&archived, changed).expect("the folder is ours");
+    let taken = partition.take_in_canonical(&archived).await.map(|taken| taken.name);
+    assert!(taken.as_ref().is_err_and(|error| error.to_string().contains("chunk 0 has the hash")), "{taken:?}");
+    partition.delete_canonical(&listed).expect("the folder is ours");
+    eventually("it is known to be there alone", || {
+        elsewhere().contains(&(partition.id(), listed.name.clone())).then_some(())
+    })
+    .await;
+    std::fs::write(&archived, whole).expect("the folder is ours");
+    eventually("it is here again", || midnights(&partition).contains(&listed).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_of_another_partition_is_not_taken_in() {
+    let cluster = Cluster::found().await;
+    let replicas = cluster.replicas(NODES[0]);
+    let other = replicas[1].take_canonical().await.expect("something has happened there");
+    let taken = replicas[0].take_in_canonical(&replicas[1].canonical_file(&other)).await.map(|taken| taken.name);
+    assert!(taken.as_ref().is_err_and(|error| error.to_string().contains("another partition")), "{taken:?}");
+    assert!(replicas[0].canonical_snapshots().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_beyond_those_that_are_kept_are_deleted() {
+    let cluster = Cluster::found_with(Options { has_archive: false, snapshot_keep: Some(1) }).await;
+    let today = midnight() + HOUR;
+    cluster.move_clocks(today);
+    cluster.day_has_begun(today).await;
+    let partition = cluster.replica(NODES[0]);
+    let first = eventually("there is one", || midnights(&partition).pop()).await;
+    // Those that somebody asks for are counted by themselves.
+    let asked = partition.take_canonical().await.expect("something has happened there");
+    cluster.move_clocks(today + DAY);
+    cluster.day_has_begun(today + DAY).await;
+    let left = eventually("only the newest midnight is left", || {
+        let left = midnights(&partition);
+        (left.len() == 1 && left[0] != first).then_some(left)
+    });
+    assert!(first.facts.journal.index < left.await[0].facts.journal.index);
+    assert!(!partition.canonical_file(&first).exists());
+    assert!(partition.canonical_snapshots().contains(&asked) && partition.canonical_file(&asked).exists());
+}

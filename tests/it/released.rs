@@ -1,0 +1,206 @@
+//! A host that keeps little of its log and has an archive: events, views and the past go on from there, and canonical snapshots are kept and deleted.
+//!
+//! It knows `[log] keep_bytes`, `[archive]` and `[snapshots]` of `serve`. The clients send batches, because segments are released whole.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use statehouse_tests::artefacts;
+use statehouse_tests::cluster::release;
+use statehouse_tests::feed::Stream;
+use statehouse_tests::hold::within;
+use statehouse_tests::host::{argument, cli};
+use statehouse_tests::http::{Client, Request};
+use statehouse_tests::ports::free_address;
+use statehouse_tests::process::{Process, binary};
+use statehouse_tests::wallet;
+use tempfile::tempdir;
+use uuid::Uuid;
+
+const ACCOUNTS: [&str; 2] = ["alice", "bob"];
+const OPENING: i128 = 1_000_000_000;
+const BATCH: usize = 1_000;
+const KEPT: usize = 2;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A node that keeps one MiB of log, makes a snapshot about every MiB, and keeps two of them.
+async fn serve(folder: &Path, data: &Path, archive: &Path) -> Process {
+    let config = folder.join("node.toml");
+    let text = format!(
+        "[node]\nid = 1\ndata = {:?}\n[http]\nlisten = \"{}\"\n[log]\nkeep_bytes = 1048576\n[snapshots]\nevery_bytes = 1048576\n\
+         keep = {KEPT}\n[archive]\nurl = {:?}\nevery_seconds = 1\n[machines.wallet]\nmodule = {:?}\nviews = [\"statements\"]\n",
+        argument(data),
+        free_address(),
+        argument(archive),
+        argument(&release("wallet-1.0.1.wasm"))
+    );
+    std::fs::write(&config, text).expect("the folder is ours");
+    artefacts::lend(data);
+    let mut command = Command::new(binary());
+    command.args(["serve", "--stop-with-stdin", "--config", argument(&config)]);
+    Process::start("a node that releases its log", command)
+        .await
+        .unwrap_or_else(|refused| panic!("it starts: {refused:?}"))
+}
+
+/// Transfers in one batch, all of which are done.
+async fn transfer(client: &mut Client) -> Vec<Uuid> {
+    let ids: Vec<Uuid> = (0..BATCH).map(|_| Uuid::new_v4()).collect();
+    let line = |(at, id): (usize, &Uuid)| {
+        let body = wallet::transfer_body(&id.to_string(), ACCOUNTS[at % 2], ACCOUNTS[(at + 1) % 2], "0.07");
+        json!({"command": "balance_transfer", "body": body}).to_string()
+    };
+    let body = ids.iter().enumerate().map(line).collect::<Vec<_>>().join("\n");
+    let headers = vec![("content-type", "application/x-ndjson")];
+    let request = Request { method: "POST", path: "/v1/wallet/batch", headers, body: body.into_bytes() };
+    let answer = client.send(request).await.expect("the node answers");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let text = String::from_utf8(answer.body.to_vec()).expect("answers are UTF-8");
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("each line is JSON"));
+    assert!(lines.inspect(|line| assert_eq!(line["status"], 200, "{line}")).count() == BATCH);
+    ids
+}
+
+/// The first file of the wallet's log.
+fn first_segment(data: &Path) -> Option<PathBuf> {
+    let listed = std::fs::read_dir(data.join("wallet/0/log")).ok()?.flatten().map(|file| file.path());
+    let mut segments: Vec<PathBuf> =
+        listed.filter(|path| path.file_name().is_some_and(|it| it.to_string_lossy().starts_with("seg-"))).collect();
+    segments.sort();
+    segments.into_iter().next()
+}
+
+/// What an account was, and whether a view says so.
+async fn past(client: &mut Client, account: &str, at: &str) -> (Value, bool) {
+    let answer = client.get(&format!("/v1/wallet/accounts/{account}?at={at}")).await.expect("the node answers");
+    assert_eq!(answer.status, 200, "{account} at {at}: {answer:?}");
+    (answer.json()["balances"].clone(), answer.header("statehouse-view").is_some())
+}
+
+async fn view_is_live(client: &mut Client) {
+    within(PATIENCE, "the view serves", async || {
+        let page = client.get("/v1/machines/wallet/views/statements").await.ok()?.json();
+        (page["state"] == "live").then_some(())
+    })
+    .await;
+}
+
+async fn snapshots(client: &mut Client) -> (Vec<Value>, Vec<Value>) {
+    let page = client.get("/v1/machines/wallet/snapshots").await.expect("the node answers").json();
+    let listed = page.as_array().expect("a list").clone();
+    listed.into_iter().partition(|snapshot| snapshot["place"] == "here")
+}
+
+/// Of every command behind a cursor the events, up to the one of `last`.
+async fn events_behind(process: &Process, cursor: &str, last: Uuid) -> BTreeMap<String, Vec<String>> {
+    let mut stream =
+        Stream::open(process.address(), "/v1/wallet/events", Some(cursor)).await.expect("it is not refused");
+    let mut seen: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut place = (0, 0);
+    loop {
+        let message = stream.next_event().await.expect("the stream goes on");
+        assert!(message.event.is_none(), "it is not told to go away: {message:?}");
+        let position = message.position();
+        let mut parts = position.split(['.', '~']).skip(1).map(|part| part.parse::<u64>().expect("a number"));
+        let next = (parts.next().expect("an index"), parts.next().expect("a number"));
+        assert!(place < next, "in order: {place:?}, {next:?}");
+        place = next;
+        let of_command = seen.entry(message.text("commandid")).or_default();
+        of_command.push(message.text("type"));
+        if message.text("commandid") == last.to_string() && of_command.len() == 2 {
+            return seen;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_released_is_read_from_the_archive_by_everybody() {
+    let folder = tempdir().expect("a temporary folder");
+    let [data, archive] = ["data", "archive"].map(|name| folder.path().join(name));
+    let node = serve(folder.path(), &data, &archive).await;
+    let mut client = Client::to(node.address());
+    within(PATIENCE, "the node is ready", async || {
+        client.get("/readyz").await.is_ok_and(|answer| answer.status == 200).then_some(())
+    })
+    .await;
+    for account in ACCOUNTS {
+        wallet::open(&mut client, account).await;
+        wallet::deposit(&mut client, account, OPENING).await;
+    }
+    view_is_live(&mut client).await;
+    let cursor = wallet::account(&mut client, "bob").await.text("position");
+    let mut ids = transfer(&mut client).await;
+    // Moments whose entries will be released, and one whose entries will not.
+    let mut moments = vec![cursor.clone(), wallet::account(&mut client, "bob").await.text("position")];
+    let begun = first_segment(&data);
+    within(PATIENCE, "the beginning of the log is released", async || {
+        ids.extend(transfer(&mut Client::to(node.address())).await);
+        (first_segment(&data) != begun).then_some(())
+    })
+    .await;
+    moments.push(wallet::account(&mut client, "bob").await.text("position"));
+    println!("{} transfers until the beginning was released", ids.len());
+
+    let last = *ids.last().expect("there are some");
+    let seen = events_behind(&node, &cursor, last).await;
+    assert_eq!(seen.len(), ids.len(), "every transfer, and nothing else");
+    let both = ["statehouse.wallet.Debited", "statehouse.wallet.Credited"];
+    assert!(ids.iter().all(|id| seen[&id.to_string()] == both), "each event once");
+
+    let url = format!("http://{}", node.address());
+    let mut by_view = Vec::new();
+    for at in &moments {
+        let (balances, is_view) = within(PATIENCE, "the view answers", async || {
+            Some(past(&mut Client::to(node.address()), "alice", at).await).filter(|(_, is_view)| *is_view)
+        })
+        .await;
+        by_view.push((balances, is_view));
+    }
+    let dropped = cli(["view", "drop", "statements", "--url", &url]);
+    assert_eq!(dropped.code, Some(0), "{dropped:?}");
+    for (at, (viewed, _)) in moments.iter().zip(&by_view) {
+        assert_eq!(past(&mut client, "alice", at).await, (viewed.clone(), false), "replayed, at {at}");
+    }
+    let metrics = client.get("/metrics").await.expect("the node answers");
+    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+    for from in ["genesis", "snapshot"] {
+        assert!(metrics.contains(&format!("statehouse_rewinds_total{{from=\"{from}\"}}")), "{metrics}");
+    }
+    let created = cli(["view", "create", "statements", "--url", &url]);
+    assert_eq!(created.code, Some(0), "{created:?}");
+    view_is_live(&mut client).await;
+    for (at, viewed) in moments.iter().zip(&by_view) {
+        let again = within(PATIENCE, "the view answers again", async || {
+            Some(past(&mut Client::to(node.address()), "alice", at).await).filter(|(_, is_view)| *is_view)
+        });
+        assert_eq!(again.await, *viewed, "built again from the archive, at {at}");
+    }
+    check_snapshots(&mut client, &data, &archive).await;
+    assert!(node.terminate().await.success());
+}
+
+/// The newest ones are here, all are in the archive, and each is what the journal comes to.
+async fn check_snapshots(client: &mut Client, data: &Path, archive: &Path) {
+    let (here, elsewhere) = within(PATIENCE, "what is beyond those that are kept is deleted", async || {
+        let (here, elsewhere) = snapshots(client).await;
+        let others = here.iter().filter(|it| it["days"].as_array().is_some_and(Vec::is_empty)).count();
+        (others == KEPT && !elsewhere.is_empty()).then_some((here, elsewhere))
+    })
+    .await;
+    println!("{} snapshots here, {} in the archive alone", here.len(), elsewhere.len());
+    let name = |it: &Value| it["file"].as_str().expect("a name").to_owned();
+    let newest_elsewhere = elsewhere.iter().filter(|it| it["days"] == json!([])).map(name).max();
+    let oldest_here = here.iter().filter(|it| it["days"] == json!([])).map(name).min();
+    assert!(newest_elsewhere < oldest_here, "the oldest ones go: {newest_elsewhere:?}, {oldest_here:?}");
+    let kept = |folder: PathBuf| {
+        let listed = std::fs::read_dir(folder).expect("it is a folder").flatten();
+        listed.filter(|file| file.path().extension().is_some_and(|it| it == "snapshot")).count()
+    };
+    assert_eq!(kept(data.join("wallet/0/canonical")), here.len());
+    assert!(here.len() + elsewhere.len() <= kept(archive.join("wallet/0")) + KEPT);
+    let verified = cli(["snapshot", "verify", "--data", argument(archive)]);
+    assert!(verified.code == Some(0) && verified.stdout.contains("verified: every byte"), "{verified:?}");
+}
