@@ -197,7 +197,7 @@ pub struct LogConfig {
     /// About how many bytes of each partition's log this node keeps, at least 1048576. Without it everything is kept, for ever. With it the
     /// journal before is **deleted** on this node once a snapshot of the state has it, and the archive where there is one: this node can
     /// then not audit or replay what came before, shows it from the archive alone, and a follower that lacks it is sent the snapshot. Without an
-    /// archive, what a view of this node has not followed stays up to four times that length. Choose more than is written
+    /// archive, what a view of this node has not followed stays up to four times that length, and up to 256 MiB. Choose more than is written
     /// while a node is down for maintenance: catching up from the log is cheaper than a snapshot.
     pub keep_bytes: Option<u64>,
 }

@@ -216,8 +216,10 @@ pub const MIDNIGHT_LOOK: Duration = Duration::from_secs(2);
 /// Journal between two canonical snapshots that may be configured: fewer bytes and a partition does little else.
 pub const SNAPSHOT_EVERY_BYTES_MIN: u64 = 1 << 20;
 /// How many times as long as it is to be a log may become for views that have not followed it, where there is no archive they could read: a
-/// view that is built anew has time for that, and one that is stuck does not fill the disk.
+/// view that is built anew has time for that, and one that is stuck does not fill the disk. The least that it may become: a view that goes on is
+/// not so far behind.
 pub const LOG_FOLLOWED_FACTOR: u64 = 4;
+pub const LOG_FOLLOWED_BYTES_MIN: u64 = 256 << 20;
 /// The least log that may be configured to be kept: releasing less than some segments is not worth a snapshot.
 pub const LOG_KEEP_BYTES_MIN: u64 = 1 << 20;
 /// Rows of a partition's hot table that are clean and may be evicted are kept up to this many bytes.

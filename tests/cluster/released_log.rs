@@ -33,6 +33,8 @@ async fn a_node_that_needs_what_was_released_is_sent_a_snapshot() {
         wallet::open(&mut client, account).await;
         wallet::deposit(&mut client, account, OPENING).await;
     }
+    let created = cli(["view", "create", "statements", "--url", cluster.url(leader).as_str()]);
+    assert_eq!(created.code, Some(0), "{created:?}");
     let mut ids = vec![transfer(&cluster, 1).await[0]];
     cluster.settle().await;
     let behind = cluster.ids().into_iter().find(|id| *id != leader).expect("a cluster has followers");
@@ -42,6 +44,7 @@ async fn a_node_that_needs_what_was_released_is_sent_a_snapshot() {
     cluster.restart(behind).await;
     check_caught_up(&mut cluster, behind, &ids).await;
     check_says_what_is_missing(&cluster, behind).await;
+    check_view(&cluster, behind).await;
 
     let new = cluster.start_another().await;
     let added = cluster.add(leader, new);
@@ -134,6 +137,24 @@ async fn check_same(cluster: &Cluster, ids: &[Uuid]) {
 
 fn is_problem(answer: &Answer, code: &str) -> bool {
     answer.status == 410 && answer.text("code") == code
+}
+
+/// Asserts that a view names what it lacks on a node that was sent a snapshot, and answers on all others.
+async fn check_view(cluster: &Cluster, behind: NodeId) {
+    for id in cluster.running() {
+        let mut client = cluster.client(id);
+        let expected = if id == behind { "stopped" } else { "live" };
+        let what = format!("the view is {expected} on node {id}");
+        let page = within(PATIENCE, &what, async || {
+            let page: Value = client.get("/v1/machines/wallet/views/statements").await.ok()?.json();
+            (page["state"] == expected).then_some(page)
+        })
+        .await;
+        if id == behind {
+            let text = page.to_string();
+            assert!(text.contains("is not on this node any more") && text.contains("[archive]"), "{page:#}");
+        }
+    }
 }
 
 /// Asserts that a node which has no history names where its own begins, instead of showing less.

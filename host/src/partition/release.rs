@@ -12,7 +12,6 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::ids::{LogIndex, Micros};
-use crate::limits::LOG_FOLLOWED_FACTOR;
 use crate::log::{EntryId, Log, LogHealth};
 use crate::partition::error::PartitionError;
 use crate::partition::handle::Partition;
@@ -27,9 +26,8 @@ use crate::store::{IdIndex, Meta, Store, StoreError};
 pub struct Needed {
     /// They stay, whatever that costs.
     pub since: Option<Micros>,
-    /// By what follows the journal on this node and can read it nowhere else: they stay until the log is [`LOG_FOLLOWED_FACTOR`] times as
-    /// long as it is to be.
-    pub followed_since: Option<Micros>,
+    /// By what follows the journal on this node and can read it nowhere else: they stay until the log is so many bytes long.
+    pub followed: Option<(Micros, u64)>,
 }
 
 /// Puts state and ids into a folder, both as of the last applied entry: only the executor may do this, between two entries.
@@ -86,7 +84,7 @@ impl Partition {
         if let Some(upto) = self.find_releasable(keep_bytes) {
             let needed = needed().await?;
             let log = log.clone();
-            if let Some(upto) = blocking(move || find_last_unneeded(&log, upto, needed, keep_bytes)).await? {
+            if let Some(upto) = blocking(move || find_last_unneeded(&log, upto, needed)).await? {
                 self.parts.group.purge(upto).await?;
             }
         }
@@ -111,20 +109,14 @@ impl Partition {
 }
 
 /// The last index up to `upto` of which nobody needs anything.
-fn find_last_unneeded(
-    log: &Log,
-    upto: LogIndex,
-    needed: Needed,
-    keep_bytes: u64,
-) -> Result<Option<LogIndex>, PartitionError> {
+fn find_last_unneeded(log: &Log, upto: LogIndex, needed: Needed) -> Result<Option<LogIndex>, PartitionError> {
     let unneeded = match needed.since {
         Some(since) => find_last_before(log, upto, since)?,
         None => Some(upto),
     };
-    let (Some(unneeded), Some(since)) = (unneeded, needed.followed_since) else { return Ok(unneeded) };
+    let (Some(unneeded), Some((since, bytes_max))) = (unneeded, needed.followed) else { return Ok(unneeded) };
     // Else what is stuck would fill the disk.
-    let too_much = log.find_before_last(keep_bytes.saturating_mul(LOG_FOLLOWED_FACTOR));
-    let too_much = too_much.map(|last| last.index.min(unneeded));
+    let too_much = log.find_before_last(bytes_max).map(|last| last.index.min(unneeded));
     Ok(find_last_before(log, unneeded, since)?.max(too_much))
 }
 

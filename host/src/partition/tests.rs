@@ -364,7 +364,7 @@ async fn what_a_command_in_flight_may_ask_for_is_not_released() {
     let released = async {
         while partition.log().last_purged().is_none() {
             partition
-                .release_log(KEPT, async || Ok(Needed { since: Some(since), followed_since: None }))
+                .release_log(KEPT, async || Ok(Needed { since: Some(since), followed: None }))
                 .await
                 .expect("the disk is well");
             tokio::task::yield_now().await;

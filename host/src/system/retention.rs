@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::ids::Micros;
+use crate::limits::{LOG_FOLLOWED_BYTES_MIN, LOG_FOLLOWED_FACTOR};
 use crate::partition::{Needed, PartitionError};
 use crate::peer::GroupName;
 use crate::system::host::Host;
@@ -30,7 +31,8 @@ pub async fn run(host: Arc<Host>, keep_bytes: u64) {
             let needed = async || {
                 let in_flight = oldest_in_flight(&host, &group).await?;
                 let since = [in_flight, not_archived(&host, &group)].into_iter().flatten().min();
-                Ok(Needed { since, followed_since: not_followed(&host, &group).await })
+                let bytes_max = keep_bytes.saturating_mul(LOG_FOLLOWED_FACTOR).max(LOG_FOLLOWED_BYTES_MIN);
+                Ok(Needed { since, followed: not_followed(&host, &group).await.map(|since| (since, bytes_max)) })
             };
             if let Err(error) = partition.release_log(keep_bytes, needed).await {
                 tracing::warn!(%group, %error, "the log is not released, to be tried again");
