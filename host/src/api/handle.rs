@@ -22,7 +22,8 @@ use super::caller::Callers;
 use super::events::Events;
 use super::mount::{Mounts, Target};
 use super::problem::{Code, Problem};
-use super::route::{COMMAND_ROLES, Page, QUERY_ROLES, find_host_route, module_path};
+use super::roles::{COMMAND_ROLES, QUERY_ROLES};
+use super::route::{Page, find_host_route, module_path};
 use super::webhooks::Sender;
 use super::{
     batch, cluster, command, events, lookup, modules, openapi, pages, query, replays, snapshots, views, webhooks,

@@ -14,6 +14,7 @@ mod serve;
 mod handle;
 mod asked;
 mod caller;
+mod roles;
 mod route;
 mod mount;
 mod url;

@@ -6,23 +6,11 @@
 use std::time::Duration;
 
 use axum::http::Method;
-use statehouse_abi::role;
 
 use super::problem::{Code, Problem};
+use super::roles::{AUDIT_ROLES, CHANGE_ROLES, COMMAND_ROLES, QUERY_ROLES, STAGE_ROLES, WATCH_ROLES};
 use super::url::match_path;
 use crate::limits::{DEADLINE_DEFAULT, DEADLINE_MAX};
-
-/// The roles that may send commands: those who watch and run the node move nothing.
-pub const COMMAND_ROLES: u32 = role::CLIENT | role::TREASURY;
-/// The roles that may read what modules show.
-pub const QUERY_ROLES: u32 = role::ALL;
-/// The roles that may change the cluster.
-const CHANGE_ROLES: u32 = role::OPERATOR | role::ADMIN;
-/// The roles that may make a module known.
-const STAGE_ROLES: u32 = role::DEVELOPER | role::OPERATOR | role::ADMIN;
-/// The roles that may have the node write down what it has.
-const AUDIT_ROLES: u32 = role::AUDITOR | role::OPERATOR | role::ADMIN;
-pub const WATCH_ROLES: u32 = role::AUDITOR | role::DEVELOPER | role::OPERATOR | role::ADMIN;
 
 /// What a route shows or does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -34,7 +34,7 @@ use self::reader::{Filter, Lane, LastWord, Pace, Reader};
 use super::asked::Asked;
 use super::handle::Api;
 use super::problem::{Code, Problem};
-use super::route::WATCH_ROLES;
+use super::roles::WATCH_ROLES;
 use super::serve::Connected;
 use super::url::query_pairs;
 use crate::config::LimitsConfig;

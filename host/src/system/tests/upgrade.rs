@@ -54,7 +54,28 @@ impl Cluster {
         }
         let replicas: Vec<_> = NODES.into_iter().flat_map(|node| self.replicas(node)).collect();
         let is_active = || replicas.iter().all(|replica| replica.progress().journal.module == module);
+        let _told = Told(&replicas);
         eventually("every replica has activated it", || is_active().then_some(())).await;
+    }
+}
+
+/// Says where the replicas are when a test panics.
+struct Told<'a>(&'a [Arc<Partition>]);
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for replica in self.0 {
+                let (journal, status) = (replica.progress().journal, replica.status());
+                let (module, leader) = (journal.module.short(), replica.leader());
+                eprintln!(
+                    "{}: entry {}, module {module}, led by {leader:?}, {:?}",
+                    replica.id(),
+                    journal.index,
+                    status.state
+                );
+            }
+        }
     }
 }
 

@@ -1,0 +1,19 @@
+//! Who may do what: sets of roles by what they are for.
+//!
+//! In: the roles that a token can have. Out: bits. Which route is for whom is said where the routes are; what a module lets whom do is its own
+//! matter.
+
+use statehouse_abi::role;
+
+/// The roles that may send commands: those who watch and run the node move nothing.
+pub const COMMAND_ROLES: u32 = role::CLIENT | role::TREASURY;
+/// The roles that may read what modules show.
+pub const QUERY_ROLES: u32 = role::ALL;
+/// The roles that may change the cluster.
+pub const CHANGE_ROLES: u32 = role::OPERATOR | role::ADMIN;
+/// The roles that may make a module known.
+pub const STAGE_ROLES: u32 = role::DEVELOPER | role::OPERATOR | role::ADMIN;
+/// The roles that may have the node write down what it has.
+pub const AUDIT_ROLES: u32 = role::AUDITOR | role::OPERATOR | role::ADMIN;
+/// The roles that may know how the node is, and who asked for what.
+pub const WATCH_ROLES: u32 = role::AUDITOR | role::DEVELOPER | role::OPERATOR | role::ADMIN;
