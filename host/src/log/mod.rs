@@ -130,7 +130,7 @@ impl Log {
             let (expected, found) = (options.stream.to_string(), recovered.stream.to_string());
             return Err(LogError::ForeignStream { segment: recovered.segment.name.clone(), expected, found });
         }
-        recovered.repair()?;
+        recovered.repair(&*disk, dir)?;
         Self::start(disk, dir, options, recovered)
     }
 

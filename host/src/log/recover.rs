@@ -43,8 +43,9 @@ impl Recovered {
     /// Makes what was found durable, and clears what follows it.
     ///
     /// After a failed sync or a killed process, bytes may be in the page cache alone while the kernel takes them for written:
-    /// everything after the watermark is written once more before it is synced.
-    pub fn repair(&self) -> Result<(), LogError> {
+    /// everything after the watermark is written once more before it is synced. The name of the segment may be in memory alone
+    /// as well, and what is acknowledged from now on would go with it: the folder is synced too.
+    pub fn repair(&self, disk: &dyn Disk, dir: &Path) -> Result<(), LogError> {
         let segment = &self.segment;
         let start = self.watermark.max(segment.first_lsn);
         let range = segment.offset_of(start)..segment.offset_of(self.end);
@@ -55,7 +56,8 @@ impl Recovered {
             fail::fail_point!("log::repair_written", |_| std::process::abort());
             segment.file.write_at(&vec![0; torn_bytes as usize], range.end)?;
             fail::fail_point!("log::repair_zeroed", |_| std::process::abort());
-            segment.file.sync()
+            segment.file.sync()?;
+            disk.sync_dir(dir)
         };
         write().map_err(|error| LogError::disk(&segment.name, error))?;
         assert!(range.end + torn_bytes <= segment.size);
