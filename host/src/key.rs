@@ -4,13 +4,15 @@
 //! made when it is first needed. Whoever copies the folder copies the key. It does not know what is signed.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use ed25519_dalek::{Signature as Raw, Signer, SigningKey, VerifyingKey};
+
+use crate::durable;
 
 const FILE: &str = "node.key";
 
@@ -76,7 +78,7 @@ impl NodeKey {
                 Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
             }
-            File::open(folder)?.sync_all()
+            durable::sync_dir(folder)
         };
         write().map_err(io)?;
         Self::read(path)

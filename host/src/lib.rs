@@ -8,6 +8,7 @@ pub mod limits;
 pub mod config;
 pub mod clock;
 pub mod key;
+pub mod durable;
 pub mod cli;
 pub mod api;
 pub mod router;

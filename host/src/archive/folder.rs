@@ -8,14 +8,13 @@
 //! Everything in it follows from the journals, so it is the same from every replica that exports the same entries. It is no proof: whoever
 //! removes the last file and its line has a shorter history that is in order. A certificate, or any position, tells how long it was.
 
-use std::fs::File;
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::error::ArchiveError;
+use crate::durable::{self, SHARED};
 use crate::ids::{ClusterId, Digest, Head, JournalIndex, ModuleId, PartitionId};
 
 const FILE: &str = "journal.json";
@@ -106,7 +105,7 @@ impl Manifest {
         let before = Self::read(folder)?;
         let sealed = Sealed { journal: self.clone(), blake3: self.digest() };
         let text = serde_json::to_vec_pretty(&sealed).expect("texts and integers only");
-        write_whole(folder, FILE, &text).map_err(ArchiveError::io(folder))?;
+        durable::write(folder, FILE, SHARED, &text).map_err(ArchiveError::io(folder))?;
         for partition in before.iter().flat_map(|before| &before.partitions) {
             let files = self.find(&partition.machine, partition.partition).map_or(&[][..], |now| &now.files);
             for file in partition.files.iter().filter(|file| files.iter().all(|other| other.name != file.name)) {
@@ -170,16 +169,6 @@ pub fn write_module(folder: &Path, id: ModuleId, wasm: &[u8]) -> Result<(), Arch
     assert_eq!(ModuleId::of(wasm), id);
     let folder = modules_folder(folder);
     let io = || ArchiveError::io(&folder);
-    std::fs::create_dir_all(&folder).map_err(io())?;
-    write_whole(&folder, &format!("{id}.wasm"), wasm).map_err(io())
-}
-
-/// So that it is there whole or not at all.
-fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
-    let mut builder = tempfile::Builder::new();
-    let mut file = builder.permissions(std::fs::Permissions::from_mode(0o644)).tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(folder.join(name))?;
-    File::open(folder)?.sync_all()
+    durable::create_dir_all(&folder).map_err(io())?;
+    durable::write(&folder, &format!("{id}.wasm"), SHARED, wasm).map_err(io())
 }

@@ -29,6 +29,7 @@ use url::Url;
 
 use super::error::ArchiveError;
 use super::segment::SegmentName;
+use crate::durable;
 use crate::ids::{ClusterId, ModuleId, PartitionId};
 use crate::limits::{ARCHIVE_COPY_BYTES_MAX, ARCHIVE_PART_BYTES, ARCHIVE_PATIENCE};
 
@@ -434,7 +435,7 @@ impl Archive {
 }
 
 fn local(folder: &FilePath) -> Result<(Arc<dyn ObjectStore>, PathBuf), ArchiveError> {
-    std::fs::create_dir_all(folder).map_err(ArchiveError::io(folder))?;
+    durable::create_dir_all(folder).map_err(ArchiveError::io(folder))?;
     let folder = folder.canonicalize().map_err(ArchiveError::io(folder))?;
     let store = LocalFileSystem::new_with_prefix(&folder);
     let wrong = |error: StoreError| ArchiveError::Url { url: folder.display().to_string(), reason: error.to_string() };

@@ -3,7 +3,6 @@
 //! In: effective entries, in order, from any journal index on. Out: files with their final names, each whole and synced before it has one,
 //! and what to list of them. Memory: one entry. It replaces nothing: a file of the same name has the same bytes.
 
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +12,7 @@ use tempfile::NamedTempFile;
 use super::error::ArchiveError;
 use super::folder::FileFacts;
 use super::segment::{Boundary, SegmentHeader, Stream, encode_trailer, file_name};
+use crate::durable;
 use crate::ids::{Digest, Head, JournalIndex};
 use crate::machine::entry::Entry;
 
@@ -50,7 +50,7 @@ impl SegmentsWriter {
         last: JournalIndex,
         head: Head,
     ) -> Result<Self, ArchiveError> {
-        std::fs::create_dir_all(folder).map_err(ArchiveError::io(folder))?;
+        durable::create_dir_all(folder).map_err(ArchiveError::io(folder))?;
         Ok(Self { folder: folder.to_owned(), stream, boundary, last, head, open: None, files: Vec::new() })
     }
 
@@ -119,7 +119,7 @@ impl SegmentsWriter {
         file.as_file().sync_all().map_err(io())?;
         let name = file_name(open.first, self.last, &hash);
         file.persist(self.folder.join(&name)).map_err(|error| io()(error.error))?;
-        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(io())?;
+        durable::sync_dir(&self.folder).map_err(io())?;
         let (first, last, head) = (open.first, self.last, self.head);
         self.files.push(FileFacts { name, first, last, head, bytes, blake3: Digest(*hash.as_bytes()) });
         Ok(())

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::durable;
+
 /// A file system. Paths are given whole. Everything blocks.
 pub trait Disk: Send + Sync + 'static {
     /// Creates the folder and its parents; durable on return.
@@ -58,19 +60,7 @@ pub struct RealDisk;
 
 impl Disk for RealDisk {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        let mut missing = Vec::new();
-        let mut next = Some(dir);
-        while let Some(dir) = next.filter(|dir| !dir.as_os_str().is_empty() && !dir.exists()) {
-            missing.push(dir);
-            next = dir.parent();
-        }
-        std::fs::create_dir_all(dir)?;
-        // A folder is durable once its parent was synced; outermost first.
-        for dir in missing.iter().rev() {
-            let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-            self.sync_dir(parent.unwrap_or(Path::new(".")))?;
-        }
-        Ok(())
+        durable::create_dir_all(dir)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -111,7 +101,7 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        File::open(dir)?.sync_all()
+        durable::sync_dir(dir)
     }
 }
 

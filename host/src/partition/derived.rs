@@ -8,6 +8,7 @@
 use std::path::Path;
 
 use crate::consensus::check_state_within_log;
+use crate::durable;
 use crate::ids::{JournalIndex, LogIndex};
 use crate::log::{EntryId, Log};
 use crate::partition::coordinate::read_table;
@@ -100,7 +101,7 @@ fn set_aside(folder: &Path, what: &'static str, log: &Log, reason: &str) -> Resu
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        std::fs::File::open(folder)?.sync_all()
+        durable::sync_dir(folder)
     };
     moved().map_err(|source| PartitionError::Folder { path: aside.clone(), source })
 }

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use crate::archive::Past;
 use crate::clock::Clock;
 use crate::consensus::{Applier, ApplierError, Committed, ConsensusError, Group, GroupOptions, Snapshot};
+use crate::durable;
 use crate::ids::{ClusterId, JournalIndex, LogIndex, ModuleId, NodeId, PartitionId};
 use crate::log::{Disk, EntryId, Log, LogEntry, LogOptions, StreamId};
 use crate::machine::journal::Journal;
@@ -42,8 +43,11 @@ pub trait Modules: Send + Sync {
     /// Loads a module that was staged before; an error names what is missing.
     fn load(&self, id: ModuleId) -> Result<Arc<dyn Logic>, String>;
 
-    /// The same without waiting for anybody: nothing when the module is not on this node.
+    /// The same without waiting for anybody but the disk and the compiler: nothing when the module is not on this node.
     fn find_here(&self, id: ModuleId) -> Option<Arc<dyn Logic>>;
+
+    /// The same without waiting at all: nothing when the module is not in memory.
+    fn find_loaded(&self, id: ModuleId) -> Option<Arc<dyn Logic>>;
 }
 
 /// What a partition is opened with.
@@ -221,7 +225,7 @@ impl Partition {
 /// The log, unless it has lost what others count on.
 fn open_log(options: &PartitionOptions, stream: StreamId) -> Result<Log, PartitionError> {
     let path = options.folder.join("log");
-    std::fs::create_dir_all(&path).map_err(|source| PartitionError::Folder { path: path.clone(), source })?;
+    durable::create_dir_all(&path).map_err(|source| PartitionError::Folder { path: path.clone(), source })?;
     let log = Log::open(options.disk.clone(), &path, options.log_options(stream))?;
     let found = log.last().or(log.last_purged());
     match options.held.filter(|held| found.is_none_or(|found| found < *held)) {

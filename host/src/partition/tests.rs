@@ -42,6 +42,10 @@ impl Modules for Only {
     fn find_here(&self, id: ModuleId) -> Option<Arc<dyn Logic>> {
         self.load(id).ok()
     }
+
+    fn find_loaded(&self, id: ModuleId) -> Option<Arc<dyn Logic>> {
+        self.load(id).ok()
+    }
 }
 
 /// Sees nothing of any node.

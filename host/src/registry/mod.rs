@@ -6,9 +6,7 @@
 mod error;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use error::RegistryError;
@@ -19,6 +17,7 @@ use statehouse_abi::describe::Describe;
 use statehouse_abi::value::Value;
 use statehouse_projection::abi as view;
 
+use crate::durable::{self, PRIVATE, Unnamed};
 use crate::guest::{Engine, Module, SecondModule};
 use crate::ids::ModuleId;
 use crate::machine::logic::{Fault, Logic, Pace};
@@ -35,7 +34,7 @@ pub struct Registry {
 
 impl Registry {
     pub fn open(folder: PathBuf, engine: Arc<Engine>) -> Result<Self, RegistryError> {
-        std::fs::create_dir_all(&folder).map_err(|source| RegistryError::Io { path: folder.clone(), source })?;
+        durable::create_dir_all(&folder).map_err(|source| RegistryError::Io { path: folder.clone(), source })?;
         Ok(Self::open_to_read(folder, engine))
     }
 
@@ -60,15 +59,21 @@ impl Registry {
         let module: Arc<dyn Logic> = Arc::new(Guest(self.engine.load(wasm)?));
         let path = self.path_of(module.id());
         if !path.exists() {
-            write_whole(&self.folder, &path, wasm).map_err(|source| RegistryError::Io { path, source })?;
+            self.write(module.id(), wasm).map_err(|source| RegistryError::Io { path, source })?;
         }
         self.loaded.lock().insert(module.id(), module.clone());
         Ok(module)
     }
 
+    /// One that is in memory.
+    pub fn find_loaded(&self, id: ModuleId) -> Option<Arc<dyn Logic>> {
+        self.loaded.lock().get(&id).cloned()
+    }
+
+    /// One that is on disk, compiled if need be.
     pub fn find(&self, id: ModuleId) -> Result<Arc<dyn Logic>, RegistryError> {
-        if let Some(logic) = self.loaded.lock().get(&id) {
-            return Ok(logic.clone());
+        if let Some(logic) = self.find_loaded(id) {
+            return Ok(logic);
         }
         let wasm = self.read(id)?;
         let module: Arc<dyn Logic> = Arc::new(Guest(self.engine.load(&wasm)?));
@@ -109,8 +114,14 @@ impl Registry {
         Ok(wasm)
     }
 
+    fn write(&self, id: ModuleId, wasm: &[u8]) -> std::io::Result<()> {
+        let file = Unnamed::write(&self.folder, PRIVATE, wasm)?;
+        fail::fail_point!("registry::stage", |_| std::process::abort());
+        file.name(&self.folder, &file_of(id))
+    }
+
     fn path_of(&self, id: ModuleId) -> PathBuf {
-        self.folder.join(format!("{id}.wasm"))
+        self.folder.join(file_of(id))
     }
 }
 
@@ -122,16 +133,14 @@ impl Modules for Registry {
     fn find_here(&self, id: ModuleId) -> Option<Arc<dyn Logic>> {
         self.find(id).ok()
     }
+
+    fn find_loaded(&self, id: ModuleId) -> Option<Arc<dyn Logic>> {
+        self.find_loaded(id)
+    }
 }
 
-/// Writes a file so that it is there whole or not at all.
-fn write_whole(folder: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    fail::fail_point!("registry::stage", |_| std::process::abort());
-    file.persist(path)?;
-    File::open(folder)?.sync_all()
+fn file_of(id: ModuleId) -> String {
+    format!("{id}.wasm")
 }
 
 /// A guest module as [`Logic`].

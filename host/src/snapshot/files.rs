@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use super::SnapshotError;
+use crate::durable;
 
 const READ_BYTES: usize = 1 << 20;
 
@@ -17,7 +18,7 @@ pub fn remove(path: &Path) -> Result<(), SnapshotError> {
 }
 
 pub fn create(path: &Path) -> Result<(), SnapshotError> {
-    fs::create_dir_all(path).map_err(SnapshotError::io(path, "created"))
+    durable::create_dir_all(path).map_err(SnapshotError::io(path, "created"))
 }
 
 pub fn sync(path: &Path) -> Result<(), SnapshotError> {

@@ -22,6 +22,7 @@ use super::StoreError;
 use super::delta::Delta;
 use super::meta::Meta;
 use super::replace::{META_FILE, ROWS_FILE};
+use crate::durable;
 
 pub(super) type Db = DBWithThreadMode<MultiThreaded>;
 
@@ -61,7 +62,7 @@ pub struct Disk {
 impl Disk {
     pub fn open(dir: &Path, shared: &StoreShared, paranoid: bool) -> Result<Self, StoreError> {
         let options = options(shared);
-        std::fs::create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
+        durable::create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
         if dir.join(DAMAGED_MARK).exists() {
             return Err(StoreError::Damaged { path: dir.to_owned() });
         }
@@ -169,7 +170,7 @@ impl Disk {
     /// What is on disk now, in a folder that does not exist yet: hard links, so it costs no space until rows change here.
     pub fn checkpoint(&self, dir: &Path) -> Result<(), StoreError> {
         let failed = |source| StoreError::Write { source };
-        std::fs::create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
+        durable::create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
         let checkpoint = Checkpoint::new(&self.db).map_err(failed)?;
         checkpoint.create_checkpoint(dir.join("rocks")).map_err(failed)
     }

@@ -9,6 +9,7 @@ use rocksdb::{DB, Direction, IteratorMode, ReadOptions, SnapshotWithThreadMode, 
 
 use super::disk::options;
 use super::{KeyRow, StoreError, StoreShared};
+use crate::durable;
 
 /// Rows in memory before they are written to a file; twice as many at most.
 const WRITE_BUFFER_BYTES: usize = 16 << 20;
@@ -24,7 +25,7 @@ impl OrderedStore {
     /// # Errors
     /// The folder cannot be made, is open already, or is damaged.
     pub fn open(dir: &Path, shared: &StoreShared) -> Result<Self, StoreError> {
-        std::fs::create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
+        durable::create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
         let mut options = options(shared);
         options.set_write_buffer_size(WRITE_BUFFER_BYTES);
         let db = DB::open(&options, dir).map_err(|source| StoreError::Open { path: dir.to_owned(), source })?;

@@ -12,16 +12,17 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
+use crate::durable::{self, PRIVATE, Unnamed};
 use crate::ids::{NodeId, PartitionId};
 use crate::system::error::NodeError;
 
 const FORMAT: u32 = 1;
+const IDENTITY: &str = "node.json";
 const FOUNDED: &str = "founded";
 
 /// Who a data folder belongs to.
@@ -45,7 +46,7 @@ impl Identity {
 
     /// Reads the identity of a folder, also of one that a running node uses.
     pub fn read(folder: &Path) -> Result<Option<Self>, NodeError> {
-        let path = folder.join("node.json");
+        let path = folder.join(IDENTITY);
         let text = match std::fs::read(&path) {
             Ok(text) => text,
             Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -77,7 +78,7 @@ impl DataFolder {
             let path = path.to_owned();
             move |source| NodeError::Io { path, source }
         };
-        std::fs::create_dir_all(path).map_err(io(path))?;
+        durable::create_dir_all(path).map_err(io(path))?;
         let lock_path = path.join("lock");
         let lock = File::create(&lock_path).map_err(io(&lock_path))?;
         match lock.try_lock() {
@@ -122,7 +123,7 @@ impl DataFolder {
             return Ok(());
         }
         let path = self.path.join(FOUNDED);
-        let write = || File::create(&path)?.sync_all().and_then(|()| File::open(&self.path)?.sync_all());
+        let write = || File::create(&path)?.sync_all().and_then(|()| durable::sync_dir(&self.path));
         write().map_err(|source| NodeError::Io { path: path.clone(), source })
     }
 
@@ -143,12 +144,9 @@ pub fn partition_folder(data: &Path, machine: &str, partition: PartitionId) -> P
 
 fn write(path: &Path, identity: &Identity) -> Result<(), NodeError> {
     let write = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(path)?;
-        file.write_all(&serde_json::to_vec_pretty(identity)?)?;
-        file.as_file().sync_all()?;
+        let file = Unnamed::write(path, PRIVATE, &serde_json::to_vec_pretty(identity)?)?;
         fail::fail_point!("folder::create", |_| std::process::abort());
-        file.persist(path.join("node.json"))?;
-        File::open(path)?.sync_all()
+        file.name(path, IDENTITY)
     };
-    write().map_err(|source| NodeError::Io { path: path.join("node.json"), source })
+    write().map_err(|source| NodeError::Io { path: path.join(IDENTITY), source })
 }

@@ -55,6 +55,10 @@ impl Modules for HostModules {
     fn find_here(&self, id: ModuleId) -> Option<Arc<dyn Logic>> {
         self.host.upgrade()?.registry.find(id).ok()
     }
+
+    fn find_loaded(&self, id: ModuleId) -> Option<Arc<dyn Logic>> {
+        self.host.upgrade()?.registry.find_loaded(id)
+    }
 }
 
 /// Asks the others for a module, again and again for a while; nothing when none of them has it.

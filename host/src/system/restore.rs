@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::archive::{ArchiveError, Manifest, PartitionFacts, SegmentsReader, modules_folder};
 use crate::clock::SystemClock;
+use crate::durable;
 use crate::guest::{Engine, EngineOptions};
 use crate::ids::{JournalIndex, Micros, ModuleId, NodeId, PartitionId, Position};
 use crate::limits::HOT_TABLE_BYTES_MAX;
@@ -156,7 +157,7 @@ pub async fn restore(options: RestoreOptions<'_>) -> Result<Restored, RestoreErr
     drop((work, folder));
     std::fs::rename(&building, options.data).map_err(io(options.data))?;
     let parent = options.data.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(io(parent))?;
+    durable::sync_dir(parent).map_err(io(parent))?;
     assert!(matches!(Identity::read(options.data), Ok(Some(_))), "it is a node's folder now");
     Ok(restored)
 }
@@ -171,6 +172,10 @@ impl Modules for Staged {
 
     fn find_here(&self, id: ModuleId) -> Option<Arc<dyn Logic>> {
         self.0.find(id).ok()
+    }
+
+    fn find_loaded(&self, id: ModuleId) -> Option<Arc<dyn Logic>> {
+        self.0.find_loaded(id)
     }
 }
 

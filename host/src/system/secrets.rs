@@ -7,9 +7,8 @@
 //! between nodes it goes as everything else does. It does not know what is signed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
+use crate::durable::{self, PRIVATE};
 use crate::limits::{WEBHOOK_SECRET_BYTES_MAX, WEBHOOK_SECRET_BYTES_MIN};
 use crate::peer::{Call, Topic};
 use crate::system::cluster::ClusterError;
@@ -40,24 +40,23 @@ pub fn fingerprint(secret: &[u8]) -> Fingerprint {
 }
 
 fn path(folder: &Path, of: &Fingerprint) -> PathBuf {
-    folder.join(FOLDER).join(blake3::Hash::from_bytes(*of).to_hex().as_str())
+    folder.join(FOLDER).join(file_of(of))
 }
 
-/// Durable on return. Under another name first, so that a secret is there whole or not at all.
+fn file_of(of: &Fingerprint) -> String {
+    blake3::Hash::from_bytes(*of).to_hex().to_string()
+}
+
+/// Durable on return.
 fn keep(data: &Path, secret: &[u8]) -> std::io::Result<()> {
-    let path = path(data, &fingerprint(secret));
-    if path.exists() {
+    let of = fingerprint(secret);
+    if path(data, &of).exists() {
         return Ok(());
     }
     let folder = data.join(FOLDER);
     DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-    let partial = folder.join(format!("{}.partial", uuid::Uuid::new_v4()));
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
-    file.write_all(secret)?;
-    file.sync_all()?;
-    std::fs::rename(&partial, &path)?;
-    File::open(&folder)?.sync_all()?;
-    File::open(data)?.sync_all()
+    durable::write(&folder, &file_of(&of), PRIVATE, secret)?;
+    durable::sync_dir(data)
 }
 
 /// What is damaged is as good as not there.

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::durable::{self, PRIVATE};
 use crate::ids::{ModuleId, PartitionId};
 use crate::machine::logic::Logic;
 use crate::partition::{Partition, PartitionError};
@@ -199,7 +200,7 @@ impl View {
 
     /// Opens what served when the process ended.
     fn open_serving(&self) -> Result<(), ViewError> {
-        std::fs::create_dir_all(&self.folder).map_err(self.failed("made"))?;
+        durable::create_dir_all(&self.folder).map_err(self.failed("made"))?;
         let named = match std::fs::read_to_string(self.folder.join(SERVING)) {
             Ok(named) => named,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -379,7 +380,7 @@ impl View {
         building.store.flush()?;
         fail::fail_point!("views::before_serving", |_| std::process::abort());
         let name = name_of(building.logic.id(), building.number);
-        write_whole(&self.folder, SERVING, name.as_bytes()).map_err(self.failed("written"))?;
+        durable::write(&self.folder, SERVING, PRIVATE, name.as_bytes()).map_err(self.failed("written"))?;
         fail::fail_point!("views::after_serving", |_| std::process::abort());
         tracing::info!(view = self.name, build = name, "a view serves");
         let mut held = self.held.write();
@@ -427,16 +428,6 @@ fn name_of(module: ModuleId, number: u64) -> String {
 fn parse_name(name: &str) -> Option<(ModuleId, u64)> {
     let (module, number) = name.split_once('-')?;
     Some((module.parse().ok()?, number.parse().ok()?))
-}
-
-/// Writes a file so that it is there whole or as it was.
-fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
-    use std::io::Write;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(folder.join(name))?;
-    std::fs::File::open(folder)?.sync_all()
 }
 
 pub(super) fn remove(path: &Path) {

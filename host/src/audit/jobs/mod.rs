@@ -24,6 +24,7 @@ pub use record::{Asked, Record, State};
 
 use crate::audit::replay::words::{ParseTime, WordError, parse_approved, parse_filter, parse_moment};
 use crate::clock::Clock;
+use crate::durable;
 use crate::limits::REPLAY_JOBS_MAX;
 
 /// Why a job is not taken, or not shown.
@@ -98,7 +99,7 @@ impl Replays {
             let path = path.to_owned();
             move |source| JobError::Io { path, source }
         };
-        std::fs::create_dir_all(&folder).map_err(io(&folder))?;
+        durable::create_dir_all(&folder).map_err(io(&folder))?;
         let mut jobs = BTreeMap::new();
         for file in std::fs::read_dir(&folder).map_err(io(&folder))? {
             let path = file.map_err(io(&folder))?.path();

@@ -2,12 +2,12 @@
 //!
 //! In: what is asked, and what became of it. Out: the same after a restart. A file of a later version is not touched.
 
-use std::io::Write;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::audit::replay::Mode;
+use crate::durable::{self, PRIVATE};
 use crate::ids::{Micros, ModuleId};
 
 const FILE: &str = "job.json";
@@ -109,11 +109,7 @@ impl Record {
 
     /// Durable on return.
     pub fn write(&self, folder: &Path) -> std::io::Result<()> {
-        std::fs::create_dir_all(folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(&serde_json::to_vec_pretty(self)?)?;
-        file.as_file().sync_all()?;
-        file.persist(folder.join(FILE))?;
-        std::fs::File::open(folder)?.sync_all()
+        durable::create_dir_all(folder)?;
+        durable::write(folder, FILE, PRIVATE, &serde_json::to_vec_pretty(self)?)
     }
 }

@@ -27,6 +27,7 @@ use crate::audit::replay::request::Request;
 use crate::audit::replay::state::State;
 use crate::audit::replay::tally::{Place, Slots, Tally};
 use crate::audit::replay::timeline::Timeline;
+use crate::durable::{self, PRIVATE};
 use crate::ids::{CommandId, Digest, Head, JournalIndex, Micros, ModuleId, PartitionId};
 use crate::limits::REPLAY_SAVE_BYTES;
 use crate::machine::entry::Entry;
@@ -133,7 +134,7 @@ impl<'k> Kept<'k> {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 std::fs::create_dir_all(folder).map_err(|error| io(folder, error))?;
                 let text = serde_json::to_vec_pretty(&run).expect("texts and integers only");
-                write_whole(folder, RUN, &text).map_err(|error| io(&path, error))?;
+                durable::write(folder, RUN, PRIVATE, &text).map_err(|error| io(&path, error))?;
                 run
             }
             Err(error) => return Err(io(&path, error)),
@@ -210,7 +211,7 @@ impl<'k> Kept<'k> {
         let hash = blake3::hash(&bytes);
         bytes.extend_from_slice(hash.as_bytes());
         let name = name_of(walk.places.here);
-        let written = write_whole(folder, &name, &bytes);
+        let written = durable::write(folder, &name, PRIVATE, &bytes);
         written.map_err(|source| ReplayFault::Keep { path: folder.join(&name), source })?;
         fail::fail_point!("replay::saved", |_| std::process::abort());
         Ok(bytes.len() as u64)
@@ -395,13 +396,4 @@ fn take<'b>(bytes: &mut &'b [u8], size: usize) -> Option<&'b [u8]> {
     let (taken, rest) = bytes.split_at_checked(size)?;
     *bytes = rest;
     Some(taken)
-}
-
-/// So that it is there whole or as it was before.
-fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
-    use std::io::Write;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(bytes)?;
-    file.persist(folder.join(name))?;
-    Ok(())
 }

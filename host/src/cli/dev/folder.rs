@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
 use crate::cli::host::bind_http;
+use crate::durable::{self, PRIVATE};
 use crate::ids::NodeId;
 
 const NODES: &str = "nodes.json";
@@ -88,7 +89,7 @@ impl DevFolder {
             !path.join("node.json").exists(),
             "{shown} was made with --nodes 1 and is not the folder of a cluster; start with --nodes 1, or name another with --data"
         );
-        std::fs::create_dir_all(path).with_context(|| format!("creating {shown}"))?;
+        durable::create_dir_all(path).with_context(|| format!("creating {shown}"))?;
         let lock = File::create(path.join("lock")).with_context(|| format!("creating the lock of {shown}"))?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -143,14 +144,7 @@ impl DevFolder {
     /// Replaces a file as a whole, and gives its path.
     pub fn write_file(&self, name: &str, bytes: &[u8]) -> anyhow::Result<PathBuf> {
         let path = self.path.join(name);
-        let write = || -> std::io::Result<()> {
-            let mut file = tempfile::NamedTempFile::new_in(&self.path)?;
-            file.write_all(bytes)?;
-            file.as_file().sync_all()?;
-            file.persist(&path)?;
-            File::open(&self.path)?.sync_all()
-        };
-        write().with_context(|| format!("writing {}", path.display()))?;
+        durable::write(&self.path, name, PRIVATE, bytes).with_context(|| format!("writing {}", path.display()))?;
         Ok(path)
     }
 }

@@ -162,7 +162,7 @@ impl Tail {
     /// It is not on this node and cannot be fetched from any other now.
     pub async fn decider(&self, entry: &TailEntry) -> Result<Arc<dyn Logic>, PartitionError> {
         let id = entry.decider();
-        if let Some(logic) = self.modules.find_here(id) {
+        if let Some(logic) = self.modules.find_loaded(id) {
             return Ok(logic);
         }
         let modules = self.modules.clone();

@@ -23,6 +23,10 @@ impl Modules for NoModules {
     fn find_here(&self, _: ModuleId) -> Option<Arc<dyn Logic>> {
         None
     }
+
+    fn find_loaded(&self, _: ModuleId) -> Option<Arc<dyn Logic>> {
+        None
+    }
 }
 
 /// A log, what of it is applied, and the journal that is in it.

@@ -19,6 +19,7 @@ use super::error::CanonicalError;
 use super::manifest::{EXTENSION, Listed};
 use super::read::SnapshotFile;
 use super::write::WRITING;
+use crate::durable;
 use crate::ids::JournalIndex;
 
 const FOLDER: &str = "canonical";
@@ -67,7 +68,7 @@ impl SnapshotFolder {
     /// The folder cannot be read or written.
     pub fn open(partition: &Path) -> Result<Self, CanonicalError> {
         let path = partition.join(FOLDER);
-        fs::create_dir_all(&path).map_err(CanonicalError::io(&path))?;
+        durable::create_dir_all(&path).map_err(CanonicalError::io(&path))?;
         for name in names_in(&path)? {
             let at = path.join(&name);
             let removed = if name.ends_with(BUILDING) || name.ends_with(&format!(".{GONE}")) {
@@ -193,7 +194,7 @@ pub fn list_files(folder: &Path) -> Result<Vec<PathBuf>, CanonicalError> {
 /// Either cannot be read or written.
 pub fn copy_file(file: &Path, folder: &Path) -> Result<(), CanonicalError> {
     let io = || CanonicalError::io(folder);
-    fs::create_dir_all(folder).map_err(io())?;
+    durable::create_dir_all(folder).map_err(io())?;
     let mut builder = tempfile::Builder::new();
     builder.prefix(WRITING).permissions(fs::Permissions::from_mode(0o644));
     let mut copy = builder.tempfile_in(folder).map_err(io())?;
@@ -202,7 +203,7 @@ pub fn copy_file(file: &Path, folder: &Path) -> Result<(), CanonicalError> {
     copy.as_file().sync_all().map_err(io())?;
     let name = file.file_name().expect("a file has a name");
     copy.persist(folder.join(name)).map_err(|error| io()(error.error))?;
-    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io())
+    durable::sync_dir(folder).map_err(io())
 }
 
 /// Where the snapshots of a partition lie in its folder.

@@ -3,7 +3,6 @@
 //! In: rows in order of key. Out: a file with its final name, whole and synced before it has one. Memory: one chunk, and the hashes of the
 //! chunks. A file of the same name has the same bytes, so one may be put in another's place.
 
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +11,7 @@ use tempfile::NamedTempFile;
 
 use super::error::CanonicalError;
 use super::manifest::{CHUNK_BYTES, Chunk, Facts, HEADER_SIZE, Listed, Manifest, TRAILER_SIZE, header};
+use crate::durable;
 use crate::ids::Digest;
 
 /// What nobody looks for.
@@ -97,7 +97,7 @@ impl SnapshotWriter {
         let listed = self.manifest.listed(bytes, hash);
         fail::fail_point!("canonical::written", |_| std::process::abort());
         file.persist(self.folder.join(&listed.name)).map_err(|error| io()(error.error))?;
-        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(io())?;
+        durable::sync_dir(&self.folder).map_err(io())?;
         fail::fail_point!("canonical::named", |_| std::process::abort());
         Ok(listed)
     }

@@ -29,6 +29,7 @@ pub use self::record::IdRecord;
 use self::record::{IdHasher, Record};
 use self::run::Run;
 use super::StoreError;
+use crate::durable;
 use crate::ids::{CommandId, Fingerprint, JournalIndex};
 
 /// Tables that wait to be written; beyond it `record` waits for the writer.
@@ -100,7 +101,7 @@ impl IdIndex {
     /// # Errors
     /// The folder cannot be read or written, or its manifest is of a later format.
     pub fn open(dir: &Path, options: IdOptions) -> Result<Self, StoreError> {
-        std::fs::create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
+        durable::create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
         let (manifest, runs) = manifest::open(dir)?;
         let recent = Recent::new(options.recent_max, manifest.applied);
         let shared = Arc::new(Shared {
@@ -211,7 +212,7 @@ impl IdIndex {
     /// The disk is full or cannot be written, or the folder holds an index already.
     pub fn checkpoint(&self, dir: &Path) -> Result<JournalIndex, StoreError> {
         self.flush()?;
-        std::fs::create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
+        durable::create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
         // A run is removed only after a manifest that does not name it took the place of this one.
         let manifest = self.shared.manifest.lock();
         for span in &manifest.spans {

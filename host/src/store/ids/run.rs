@@ -21,6 +21,7 @@ use super::super::StoreError;
 use super::super::meta::bytes_at;
 use super::filter::{BLOCK_SIZE, Filter};
 use super::record::{IdHasher, IdRecord, RECORD_SIZE, Record};
+use crate::durable;
 use crate::ids::{CommandId, JournalIndex};
 
 const PAGE_SIZE: usize = 4096;
@@ -337,7 +338,7 @@ impl Drop for Temporary {
 
 /// Makes renames and removals in a folder durable.
 pub fn sync_dir(dir: &Path) -> Result<(), StoreError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(StoreError::io(dir, "synced"))
+    durable::sync_dir(dir).map_err(StoreError::io(dir, "synced"))
 }
 
 fn checksum(page: &[u8]) -> [u8; 8] {
