@@ -165,6 +165,9 @@ pub const EVENT_HEARTBEAT: Duration = Duration::from_secs(15);
 pub const EVENT_FEED_BYTES_MAX: usize = 64 << 20;
 /// Readers of a machine's events that read long past entries from the log at the same time: the others wait for their turn.
 pub const EVENT_READERS_BEHIND_MAX: usize = 4;
+/// Reads of the past (`?at=`) of one machine that replay the journal at the same time, where no view answers: each has all rows of a partition in
+/// memory, or of all partitions. The others wait for their turn.
+pub const REWINDS_MAX: usize = 2;
 /// Webhooks of one machine: each of them reads everything once more on the node that delivers.
 pub const WEBHOOKS_MAX: usize = 16;
 /// Partitions that one webhook follows: its place in all of them is one row of `system`.

@@ -10,6 +10,7 @@ pub mod migration;
 pub mod native;
 pub mod replica;
 pub mod replay;
+pub mod render;
 pub mod table;
 pub mod transit;
 

@@ -62,6 +62,9 @@ pub enum PartitionError {
     /// The partition goes on with the module it has.
     #[error("module {} cannot be activated: {reason}", module.short())]
     NotActivated { module: ModuleId, reason: String },
+    /// Events are not shown by half: what this node cannot do now it may do in a moment, or another one.
+    #[error("module {} could not render here: {reason}", module.short())]
+    NotRendered { module: ModuleId, reason: String },
     #[error("snapshot: {0}")]
     Snapshot(#[from] SnapshotError),
     /// What the log has released was looked for there.

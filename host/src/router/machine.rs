@@ -10,12 +10,13 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use parking_lot::RwLock;
 use statehouse_abi::describe::Describe;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::consensus::Leadership;
 use crate::ids::{Head, JournalIndex, Micros, ModuleId, NodeId, PartitionId, Position};
+use crate::limits;
 use crate::machine::logic::Logic;
 use crate::partition::{self, Modules, Partition, RunState};
 use crate::peer::Network;
@@ -54,6 +55,8 @@ pub struct Machine {
     pub(super) clock: Arc<dyn Clock>,
     turn: AtomicUsize,
     hindrances: RwLock<Hindrances>,
+    /// Whoever has the rows of past moments made.
+    pub(super) rewinds: Arc<Semaphore>,
 }
 
 /// What keeps commands waiting that is no node's fault.
@@ -152,6 +155,7 @@ impl Machine {
             clock: options.clock,
             turn: AtomicUsize::new(0),
             hindrances: RwLock::default(),
+            rewinds: Arc::new(Semaphore::new(limits::REWINDS_MAX)),
         })
     }
 

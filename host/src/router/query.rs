@@ -3,6 +3,8 @@
 //! In: a query. Out: a value and the position it was read at. All rows of a query come from one position, in every
 //! round. It does not change anything.
 
+mod past;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -19,14 +21,13 @@ use crate::limits;
 use crate::machine::entry::{EntryKind, Part};
 use crate::machine::journal::Journal;
 use crate::machine::logic::{Fault, Logic};
-use crate::machine::replay::{Replay, Rows};
+use crate::machine::replay::Rows;
 use crate::partition::{Partition, PartitionError, ReadPoint};
 use crate::router::answer::{
     CommandLookup, CommandStatus, Consistency, Moment, QueryAnswer, QueryError, QueryRequest, UnavailableReason,
 };
 use crate::router::machine::{Machine, position_text, unavailable};
 use crate::router::reply::{render_items, with_position};
-use crate::router::rewind::{RewindError, rewind};
 use crate::saga::status::ENTITY;
 use crate::sequencer::submission::Recorded;
 use crate::store::{KeyRow, View};
@@ -110,28 +111,7 @@ impl Machine {
         let further: Vec<Arc<Partition>> =
             further.map(|other| self.replica(other)).collect::<Result<_, _>>().map_err(QueryError::Unavailable)?;
         if let Some(moment) = request.at {
-            let past = self.rewind(partition, request).await?;
-            let logic = past.logic.clone().unwrap_or_else(|| logic.clone());
-            // A module of that time may not have the query yet.
-            find_query(logic.as_ref(), &declared.name)?;
-            let mut rows = vec![past.rows];
-            // All entries up to one time are a consistent cut, whatever the partition.
-            let time = match moment {
-                Moment::Time(time) => time,
-                Moment::Position(_) => past.journal.time,
-            };
-            for other in &further {
-                let request = QueryRequest { at: Some(Moment::Time(time)), ..request.clone() };
-                rows.push(self.rewind(other, &request).await?.rows);
-            }
-            return run_query(
-                logic.as_ref(),
-                &declared.name,
-                request,
-                partition,
-                &past.journal,
-                &Sources { rows, others },
-            );
+            return self.ask_past(moment, (logic, declared), (partition, &further), request, others).await;
         }
         let point = self.read_point(partition, request).await?;
         // The rows are of its schema, whichever module plans by now.
@@ -151,27 +131,6 @@ impl Machine {
             rows.push(other.view);
         }
         run_query(logic.as_ref(), &declared.name, request, partition, &point.journal, &Sources { rows, others })
-    }
-
-    async fn rewind(&self, partition: &Arc<Partition>, request: &QueryRequest) -> Result<Replay, QueryError> {
-        let moment = request.at.expect("only called with a moment");
-        if request.consistency == Consistency::Linearizable {
-            self.read_point(partition, request).await?;
-        }
-        let (partition, modules, deadline) = (partition.clone(), self.modules.clone(), request.deadline);
-        let replaying = tokio::task::spawn_blocking(move || rewind(&partition, modules.as_ref(), moment, deadline));
-        let position = match moment {
-            Moment::Position(position) => Some(position),
-            Moment::Time(_) => None,
-        };
-        match replaying.await {
-            Ok(Ok(past)) => Ok(past),
-            Ok(Err(RewindError::Gone)) => Err(position.map_or(QueryError::Deadline, QueryError::Gone)),
-            Ok(Err(RewindError::Cancelled)) => Err(QueryError::Deadline),
-            Ok(Err(RewindError::Partition(error))) => Err(partition_error(error)),
-            Ok(Err(error @ RewindError::Replay(_))) => Err(QueryError::Fault(error.to_string())),
-            Err(_) => Err(QueryError::Unavailable(unavailable(UnavailableReason::ShuttingDown))),
-        }
     }
 
     async fn read_point(&self, partition: &Partition, request: &QueryRequest) -> Result<ReadPoint, QueryError> {
@@ -474,7 +433,11 @@ pub fn partition_error(error: PartitionError) -> QueryError {
             ));
         }
         PartitionError::OtherHistory(position) => return QueryError::Gone(position),
-        PartitionError::Halted(_) | PartitionError::Log(_) | PartitionError::Store(_) | PartitionError::NoEntry(_) => {
+        PartitionError::Halted(_)
+        | PartitionError::Log(_)
+        | PartitionError::Store(_)
+        | PartitionError::NoEntry(_)
+        | PartitionError::NotRendered { .. } => {
             tracing::error!(%error, "a read failed");
             UnavailableReason::Halted
         }

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use crate::ids::Micros;
+use crate::machine::journal::Journal;
 use crate::machine::replay::{Replay, ReplayError, Rows};
 use crate::partition::tail::{Bound, Place};
 use crate::partition::{Modules, Partition, PartitionError};
@@ -57,8 +58,9 @@ pub fn rewind(
     let mut snapshots = partition.canonical_snapshots();
     snapshots.retain(|listed| !is_after(moment, listed.facts.journal.index.0, listed.facts.journal.time));
     for listed in snapshots.iter().rev() {
-        let begun = match begin(partition, modules, listed) {
+        let begun = match begin(partition, modules, listed, deadline) {
             Ok(begun) => begun,
+            Err(Unfit::File(CanonicalError::GivenUp)) => return Err(RewindError::Cancelled),
             Err(error) => {
                 tracing::warn!(file = listed.name, %error, "a canonical snapshot is passed over, and an earlier one replayed from");
                 continue;
@@ -93,14 +95,14 @@ pub fn rewind_from_genesis(
 }
 
 /// The rows of a snapshot.
-fn begin(partition: &Partition, modules: &dyn Modules, listed: &Listed) -> Result<Replay, Unfit> {
+fn begin(partition: &Partition, modules: &dyn Modules, listed: &Listed, deadline: Instant) -> Result<Replay, Unfit> {
     let mut file = SnapshotFile::open(&partition.canonical_file(listed))?;
-    let Facts { partition: of, journal, .. } = file.listed().facts.clone();
-    if of != partition.id() || journal != listed.facts.journal {
+    let Facts { cluster, machine, partition: of, journal, .. } = file.listed().facts.clone();
+    if Journal::genesis(&cluster.0, &machine, of) != partition.genesis() || journal != listed.facts.journal {
         return Err(Unfit::Foreign);
     }
     let mut rows = Rows::new();
-    file.visit(|key, row| drop(rows.insert(key.to_vec(), row.to_vec())))?;
+    file.visit_while(|| Instant::now() < deadline, |key, row| drop(rows.insert(key.to_vec(), row.to_vec())))?;
     let id = journal.module;
     let load = || modules.load(id).map_err(|reason| Unfit::Module(id, reason));
     let logic = if id == crate::ids::ModuleId::ZERO { None } else { Some(load()?) };
@@ -115,6 +117,10 @@ fn replay(
     deadline: Instant,
 ) -> Result<Replay, RewindError> {
     let (reader, end) = (partition.reader(), partition.progress());
+    let begun = replay.journal;
+    if end.journal.index < begun.index || end.journal.index == begun.index && end.journal.head != begun.head {
+        return Err(PartitionError::OtherHistory(begun.position(partition.id(), 0)).into());
+    }
     let mut place = Place::behind(replay.journal.index, replay.journal.head, None);
     while place.index < end.journal.index {
         let (next, entries) = reader.read_waiting(place, &end, READ, |reading| {
@@ -135,7 +141,7 @@ fn replay(
             replay.apply(&recorded.entry, &|id| modules.load(id))?;
         }
         if next == place {
-            break;
+            return Err(PartitionError::NoEntry(place.index.next()).into());
         }
         place = next;
     }

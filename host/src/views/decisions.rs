@@ -12,7 +12,8 @@ use statehouse_projection::abi::{Decision, Happened, Part as Told};
 
 use crate::ids::PartitionId;
 use crate::machine::entry::Part;
-use crate::machine::logic::{Fault, Logic};
+use crate::machine::logic::Logic;
+use crate::machine::render::render_each;
 use crate::sequencer::submission::Recorded;
 use crate::views::error::ViewError;
 
@@ -92,27 +93,12 @@ pub fn decisions(
     Ok(decisions)
 }
 
+fn render(logic: &dyn Logic, items: &[RenderItem]) -> Result<Vec<Value>, ViewError> {
+    let failed = |fault| ViewError::Host(format!("module {}: {fault}", logic.id().short()));
+    render_each(logic, items, &Value::Null).map_err(failed)
+}
+
 fn read_rejection(bytes: &[u8]) -> Rejection {
     let unreadable = |_| Rejection { code: "unreadable".to_owned(), detail: String::new() };
     minicbor::decode(bytes).unwrap_or_else(unreadable)
-}
-
-/// Where a module fails on some of the events, each of those is null.
-fn render(logic: &dyn Logic, items: &[RenderItem]) -> Result<Vec<Value>, ViewError> {
-    if items.is_empty() {
-        return Ok(Vec::new());
-    }
-    match logic.render(items) {
-        Ok(values) if values.len() == items.len() => Ok(values),
-        Err(fault @ (Fault::Host { .. } | Fault::Watchdog)) if items.len() == 1 => {
-            Err(ViewError::Host(format!("module {}: {fault}", logic.id().short())))
-        }
-        _ if items.len() == 1 => Ok(vec![Value::Null]),
-        _ => {
-            let (left, right) = items.split_at(items.len() / 2);
-            let mut values = render(logic, left)?;
-            values.extend(render(logic, right)?);
-            Ok(values)
-        }
-    }
 }

@@ -14,13 +14,14 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::rendered::{Origin, Rendered, render};
 use crate::ids::{JournalIndex, PartitionId, Position};
 use crate::limits;
 use crate::machine::entry::EntryKind;
+use crate::machine::logic::{Fault, Logic};
 use crate::partition::tail::{Start, Tail, TailEntry};
 use crate::partition::{Partition, PartitionError};
 use crate::router::Machine;
@@ -128,25 +129,43 @@ impl Feed {
         if let Some(kept) = self.find_kept(partition, place) {
             return Ok(Some(kept));
         }
-        if place.index.distance_to(newest) <= limits::TAIL_READ_ENTRIES {
-            let mut end = self.ends[partition.0 as usize].lock().await;
-            // Somebody else may have waited for the same.
-            if let Some(kept) = self.find_kept(partition, place) {
-                return Ok(Some(kept));
-            }
-            let tail = end.take().filter(|tail| Place::behind(tail.position()) == place && tail.is_open());
-            let mut tail = match tail {
-                Some(tail) => tail,
-                None => open(&replica, Start::After(place.position(partition))).await?,
-            };
-            let following = self.read(&mut tail).await?;
-            *end = Some(tail);
+        if place.index.distance_to(newest) <= limits::TAIL_READ_ENTRIES
+            && let Some(following) = self.next_at_end(&replica, place).await?
+        {
             return Ok(Some(following));
         }
         let _turn = self.turn(&replica, place.index).await?;
         match self.find_kept(partition, place) {
             Some(kept) => Ok(Some(kept)),
             None => self.read(&mut open(&replica, Start::After(place.position(partition))).await?).await.map(Some),
+        }
+    }
+
+    /// By the tail at the end; nothing where the log has not got it any more, or it takes long: then nobody else should wait for it.
+    async fn next_at_end(
+        &self,
+        replica: &Arc<Partition>,
+        place: Place,
+    ) -> Result<Option<Arc<Rendered>>, PartitionError> {
+        let partition = replica.id();
+        let mut end = self.ends[partition.0 as usize].lock().await;
+        // Somebody else may have waited for the same.
+        if let Some(kept) = self.find_kept(partition, place) {
+            return Ok(Some(kept));
+        }
+        let tail = end.take().filter(|tail| Place::behind(tail.position()) == place && tail.is_open());
+        let mut tail = match tail {
+            Some(tail) => tail,
+            None if is_released(replica, place.index.next()).await => return Ok(None),
+            None => open(replica, Start::After(place.position(partition))).await?,
+        };
+        match timeout(limits::DEADLINE_DEFAULT, self.read(&mut tail)).await {
+            Ok(following) => {
+                let following = following?;
+                *end = Some(tail);
+                Ok(Some(following))
+            }
+            Err(_) => Ok(None),
         }
     }
 
@@ -178,12 +197,7 @@ impl Feed {
     /// A turn to read what is long past, `index` or the entry behind it. Whoever reads it from the archive, which may be slow, keeps only others
     /// of that kind waiting.
     async fn turn(&self, replica: &Arc<Partition>, index: JournalIndex) -> Result<SemaphorePermit<'_>, PartitionError> {
-        let (replica, index) = (replica.clone(), index.max(JournalIndex(1)));
-        let finding = tokio::task::spawn_blocking(move || replica.find_entry(index)).await;
-        let turns = match finding.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic())) {
-            Err(PartitionError::Released { .. }) => &self.archived,
-            _ => &self.behind,
-        };
+        let turns = if is_released(replica, index).await { &self.archived } else { &self.behind };
         Ok(turns.acquire().await.expect("it is never closed"))
     }
 
@@ -214,15 +228,26 @@ impl Feed {
         }
         let origin = Origin { machine: self.origin.machine.clone(), source: self.origin.source.clone() };
         let rendering = tokio::task::spawn_blocking(move || {
-            let render =
-                |(entry, logic): (&TailEntry, &Option<Arc<_>>)| Arc::new(render(entry, logic.as_deref(), &origin));
-            entries.iter().zip(&logics).map(render).collect::<Vec<_>>()
+            let render = |(entry, logic): (&TailEntry, &Option<Arc<dyn Logic>>)| {
+                let failed =
+                    |fault: Fault| PartitionError::NotRendered { module: entry.decider(), reason: fault.to_string() };
+                render(entry, logic.as_deref(), &origin).map(Arc::new).map_err(failed)
+            };
+            entries.iter().zip(&logics).map(render).collect::<Result<Vec<_>, _>>()
         });
-        let rendered = rendering.await.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
+        let rendered = rendering.await.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))?;
         let mut kept = self.kept.lock();
         rendered.iter().for_each(|rendered| kept.insert(rendered));
         Ok(rendered.into_iter().next().expect("there was one entry at least"))
     }
+}
+
+/// Whether the log has an entry no more.
+async fn is_released(replica: &Arc<Partition>, index: JournalIndex) -> bool {
+    let (replica, index) = (replica.clone(), index.max(JournalIndex(1)));
+    let finding = tokio::task::spawn_blocking(move || replica.find_entry(index)).await;
+    let found = finding.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
+    matches!(found, Err(PartitionError::Released { .. }))
 }
 
 async fn open(replica: &Partition, start: Start) -> Result<Tail, PartitionError> {

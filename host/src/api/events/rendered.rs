@@ -19,9 +19,9 @@ use statehouse_abi::value::Value;
 use crate::api::json::{Json, print};
 use crate::api::time::print_time;
 use crate::ids::{JournalIndex, Micros, PartitionId, Position};
-use crate::machine::logic::Logic;
+use crate::machine::logic::{Fault, Logic};
+use crate::machine::render::render_each;
 use crate::partition::tail::{TailCommand, TailEntry};
-use crate::router::render_items;
 
 pub const REJECTED: &str = "CommandRejected";
 pub const ACTIVATED: &str = "ModuleActivated";
@@ -140,7 +140,10 @@ struct Draft<'a> {
 }
 
 /// Renders an entry; `logic` is the module that decided it, nothing where none did. What the module cannot render has empty data.
-pub fn render(entry: &TailEntry, logic: Option<&dyn Logic>, origin: &Origin) -> Rendered {
+///
+/// # Errors
+/// See [`render_each`].
+pub fn render(entry: &TailEntry, logic: Option<&dyn Logic>, origin: &Origin) -> Result<Rendered, Fault> {
     let head = entry.entry().header().parent;
     let [a, b, c, d, ..] = head.0;
     let mut rendered = Rendered {
@@ -165,10 +168,10 @@ pub fn render(entry: &TailEntry, logic: Option<&dyn Logic>, origin: &Origin) -> 
         let mut drafts = drafts(entry, logic).peekable();
         while drafts.peek().is_some() {
             let some: Vec<Draft<'_>> = drafts.by_ref().take(RENDER_ITEMS_MAX).collect();
-            finish(entry, logic, origin, some).for_each(|item| rendered.push(item));
+            finish(entry, logic, origin, some)?.for_each(|item| rendered.push(item));
         }
     }
-    rendered
+    Ok(rendered)
 }
 
 impl Rendered {
@@ -224,32 +227,34 @@ fn finish<'a>(
     logic: &'a dyn Logic,
     origin: &'a Origin,
     drafts: Vec<Draft<'a>>,
-) -> impl Iterator<Item = Item> + use<'a> {
+) -> Result<impl Iterator<Item = Item> + use<'a>, Fault> {
     let (items, drafts): (Vec<RenderItem>, Vec<_>) = drafts
         .into_iter()
         .map(|Draft { command, position, kind, entities, rejection, item }| {
             (item, (command, position, kind, entities, rejection))
         })
         .unzip();
-    let values = render_items(logic, &items);
-    drafts.into_iter().zip(values).map(move |((command, position, kind, entities, rejection), value)| {
-        let data = match rejection {
-            Some(rejection) => rejected(command.command.name, rejection, value),
-            None => value,
-        };
-        let subject = entities.first().map(|entity| String::from_utf8_lossy(entity).into_owned());
-        let json = print(&CloudEvent {
-            subject,
-            command: Some(command.command.name),
-            commandid: Some(command.id().to_string()),
-            module: Some(&logic.describe().version),
-            moduleid: Some(logic.id().to_string()),
-            data: Json(&data),
-            ..frame(entry, position, &kind, origin)
+    let values = render_each(logic, &items, &Value::Map(Vec::new()))?;
+    let finished =
+        drafts.into_iter().zip(values).map(move |((command, position, kind, entities, rejection), value)| {
+            let data = match rejection {
+                Some(rejection) => rejected(command.command.name, rejection, value),
+                None => value,
+            };
+            let subject = entities.first().map(|entity| String::from_utf8_lossy(entity).into_owned());
+            let json = print(&CloudEvent {
+                subject,
+                command: Some(command.command.name),
+                commandid: Some(command.id().to_string()),
+                module: Some(&logic.describe().version),
+                moduleid: Some(logic.id().to_string()),
+                data: Json(&data),
+                ..frame(entry, position, &kind, origin)
+            });
+            let whose = Whose { caller: command.command.caller, requestid: command.command.request_id };
+            Item::new(position.n, kind, entities, &json).by(&whose)
         });
-        let whose = Whose { caller: command.command.caller, requestid: command.command.request_id };
-        Item::new(position.n, kind, entities, &json).by(&whose)
-    })
+    Ok(finished)
 }
 
 /// The module may say more of it, but not something else.

@@ -19,6 +19,9 @@ pub enum CanonicalError {
     Elsewhere { expected: JournalIndex, found: JournalIndex },
     #[error("{file} is a snapshot of another partition, cluster or history than this one")]
     Foreign { file: String },
+    /// By whoever reads it.
+    #[error("the reading was given up")]
+    GivenUp,
     /// It is taken up again at the next start.
     #[error("the partition is being closed")]
     Closing,

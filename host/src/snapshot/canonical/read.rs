@@ -79,7 +79,19 @@ impl SnapshotFile {
     ///
     /// # Errors
     /// The first chunk that is not what was written.
-    pub fn visit(&mut self, mut each: impl FnMut(&[u8], &[u8])) -> Result<(), CanonicalError> {
+    pub fn visit(&mut self, each: impl FnMut(&[u8], &[u8])) -> Result<(), CanonicalError> {
+        self.visit_while(|| true, each)
+    }
+
+    /// The same as long as it is wanted, which is asked before each chunk.
+    ///
+    /// # Errors
+    /// The same, and [`CanonicalError::GivenUp`].
+    pub fn visit_while(
+        &mut self,
+        is_wanted: impl Fn() -> bool,
+        mut each: impl FnMut(&[u8], &[u8]),
+    ) -> Result<(), CanonicalError> {
         let name = self.listed.name.clone();
         let fail = |offset, damage| CanonicalError::Damaged { file: name.clone(), offset, damage };
         let mut offset = HEADER_SIZE as u64;
@@ -87,6 +99,9 @@ impl SnapshotFile {
         let mut digest = blake3::Hasher::new();
         let (mut bytes, mut last_key, mut rows) = (Vec::new(), None, 0);
         for (number, chunk) in self.manifest.chunks.iter().enumerate() {
+            if !is_wanted() {
+                return Err(CanonicalError::GivenUp);
+            }
             bytes.resize(chunk.bytes as usize, 0);
             read(&mut self.file, &mut bytes).map_err(|damage| fail(offset, damage))?;
             let (expected, found) = (Digest(chunk.blake3), Digest::of(&bytes));

@@ -1,0 +1,79 @@
+//! Queries of a past moment that no view answers: on rows that are replayed for them alone.
+//!
+//! In: a moment. Out: what the module of that moment answers. Some at once, because each has all rows of a partition in memory, or of all
+//! partitions. It does not know how rows are replayed.
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout_at};
+
+use super::*;
+use crate::machine::replay::Replay;
+use crate::router::rewind::{RewindError, rewind};
+
+impl Machine {
+    /// `further` are the other partitions, where they are asked as well.
+    pub(super) async fn ask_past(
+        &self,
+        moment: Moment,
+        (logic, declared): (&Arc<dyn Logic>, &QueryDecl),
+        (partition, further): (&Arc<Partition>, &[Arc<Partition>]),
+        request: &QueryRequest,
+        others: Others,
+    ) -> Result<QueryAnswer, Stop> {
+        let turn = self.turn_to_rewind(request.deadline).await?;
+        let past = self.rewind(partition, request, moment, &turn).await?;
+        let logic = past.logic.clone().unwrap_or_else(|| logic.clone());
+        // A module of that time may not have the query yet.
+        find_query(logic.as_ref(), &declared.name)?;
+        let mut rows = vec![past.rows];
+        // All entries up to one time are a consistent cut, whatever the partition.
+        let time = match moment {
+            Moment::Time(time) => time,
+            Moment::Position(_) => past.journal.time,
+        };
+        for other in further {
+            rows.push(self.rewind(other, request, Moment::Time(time), &turn).await?.rows);
+        }
+        let sources = Sources { rows, others };
+        run_query(logic.as_ref(), &declared.name, request, partition, &past.journal, &sources)
+    }
+
+    /// All rows of a past moment are in memory as long as it is held.
+    async fn turn_to_rewind(&self, deadline: Instant) -> Result<Arc<OwnedSemaphorePermit>, QueryError> {
+        let turn = timeout_at(deadline, self.rewinds.clone().acquire_owned()).await;
+        let turn = turn.map_err(|_| QueryError::Unavailable(unavailable(UnavailableReason::Overloaded)))?;
+        Ok(Arc::new(turn.expect("it is never closed")))
+    }
+
+    async fn rewind(
+        &self,
+        partition: &Arc<Partition>,
+        request: &QueryRequest,
+        moment: Moment,
+        turn: &Arc<OwnedSemaphorePermit>,
+    ) -> Result<Replay, QueryError> {
+        if request.consistency == Consistency::Linearizable {
+            self.read_point(partition, request).await?;
+        }
+        let (partition, modules, deadline) = (partition.clone(), self.modules.clone(), request.deadline);
+        // Also when nobody waits for it any more.
+        let turn = turn.clone();
+        let replaying = tokio::task::spawn_blocking(move || {
+            let past = rewind(&partition, modules.as_ref(), moment, deadline);
+            drop(turn);
+            past
+        });
+        let position = match moment {
+            Moment::Position(position) => Some(position),
+            Moment::Time(_) => None,
+        };
+        match replaying.await {
+            Ok(Ok(past)) => Ok(past),
+            Ok(Err(RewindError::Gone)) => Err(position.map_or(QueryError::Deadline, QueryError::Gone)),
+            Ok(Err(RewindError::Cancelled)) => Err(QueryError::Deadline),
+            Ok(Err(RewindError::Partition(error))) => Err(partition_error(error)),
+            Ok(Err(error @ RewindError::Replay(_))) => Err(QueryError::Fault(error.to_string())),
+            Err(_) => Err(QueryError::Unavailable(unavailable(UnavailableReason::ShuttingDown))),
+        }
+    }
+}
