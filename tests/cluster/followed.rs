@@ -102,17 +102,8 @@ async fn follow(mut follower: Follower, number: usize, ended: watch::Receiver<Op
 /// All that a node shows up to now, at least.
 async fn read_all(trial: &Trial, id: NodeId) -> Seen {
     let newest = Stream::open(trial.cluster.http(id), EVENTS, None).await.expect("it begins").next().await;
-    let newest = indexes(&newest.and_then(|first| first.id).expect("a stream begins with its cursor"));
+    let newest = newest.and_then(|first| first.id).expect("a stream begins with its cursor");
     let mut follower = Follower::new(vec![trial.cluster.http(id)], 0, &format!("{EVENTS}?after=start"));
-    let is_there = |cursor: &str| indexes(cursor).iter().zip(&newest).all(|(at, newest)| newest <= at);
-    while !follower.cursor.as_deref().is_some_and(is_there) {
-        follower.step().await.expect("the node is there");
-    }
+    follower.read_to(&newest).await;
     follower.seen
-}
-
-/// The numbers of the entries that a cursor names.
-fn indexes(cursor: &str) -> Vec<u64> {
-    let index = |position: &str| position.split('.').nth(1).and_then(|index| index.parse().ok());
-    cursor.split(',').map(|position| index(position).expect("a position has an index")).collect()
 }

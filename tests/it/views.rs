@@ -7,6 +7,9 @@ use std::path::Path;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
+use statehouse::audit::balance::entity_at;
+use statehouse::audit::{AuditError, Source};
+use statehouse::router::answer::Moment;
 use statehouse_tests::hold::eventually;
 use statehouse_tests::host::{Finished, Host, Start, argument, cli};
 use statehouse_tests::http::{Answer, Client};
@@ -18,8 +21,8 @@ use uuid::Uuid;
 
 const VIEWS: [&str; 3] = ["audit_trail", "double_charges", "statements"];
 const SEED_VARIABLE: &str = "STATEHOUSE_SEED";
-/// Moments that the command line is asked about, too.
-const AUDITED: usize = 3;
+/// Taken while clients work, so that some moments are behind one and some before.
+const SNAPSHOTS: usize = 3;
 
 async fn start(data: &Path, partitions: u32) -> Host {
     let arguments = vec!["--partitions".to_owned(), partitions.to_string()];
@@ -171,7 +174,7 @@ async fn history(client: &mut Client, account: &str) -> (Vec<Value>, bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_balance_of_the_past_is_the_same_by_view_by_rebuild_and_by_audit() {
+async fn a_balance_of_the_past_is_the_same_by_view_from_a_snapshot_and_from_genesis() {
     let seed: u64 = std::env::var(SEED_VARIABLE).map_or_else(|_| rand::random(), |text| text.parse().expect("a seed"));
     println!("{SEED_VARIABLE}={seed}");
     let mut random = StdRng::seed_from_u64(seed);
@@ -180,6 +183,12 @@ async fn a_balance_of_the_past_is_the_same_by_view_by_rebuild_and_by_audit() {
     let mut client = host.client();
     let ledger = Ledger::open(&mut client, 6, 5_000).await;
     let workload = Workload::start(host.address(), &ledger.accounts, 4, seed);
+    for round in 1..=SNAPSHOTS {
+        let enough = round * 200 / (SNAPSHOTS + 1);
+        eventually("clients make progress", async || (enough <= workload.done_count()).then_some(())).await;
+        let taken = cli(["snapshot", "take", "--url", &url(&host)]);
+        assert_eq!(taken.code, Some(0), "{taken:?}");
+    }
     eventually("clients make progress", async || (200 <= workload.done_count()).then_some(())).await;
     workload.stop().await;
     wallet::change(&mut client, &ledger.accounts[0], "freeze").await;
@@ -218,24 +227,48 @@ async fn a_balance_of_the_past_is_the_same_by_view_by_rebuild_and_by_audit() {
     for (account, viewed) in ledger.accounts.iter().zip(histories) {
         assert_eq!(history(&mut client, account).await, (viewed, false), "{account}");
     }
+    check_without_view(&mut client, data.path(), &moments, &accounts, by_view).await;
+}
+
+/// What the view has said of each moment and account is what comes of replaying from a snapshot, and from the first entry on.
+async fn check_without_view(
+    client: &mut Client,
+    data: &Path,
+    moments: &[String],
+    accounts: &[&str],
+    by_view: Vec<Option<Value>>,
+) {
+    let source = Source::open(data).expect("a data folder can be audited while its node runs");
     let mut answers = by_view.into_iter();
-    for at in &moments {
-        for account in &accounts {
+    for at in moments {
+        for account in accounts {
             let viewed = answers.next().expect("one for each");
-            let (rebuilt, is_view) = past(&mut client, account, at).await;
+            let (rebuilt, is_view) = past(client, account, at).await;
             assert!(!is_view, "the view is gone");
             assert_eq!(viewed, rebuilt, "{account} at {at}");
-            // Each run of the command replays everything from the beginning.
-            if !moments.iter().take(AUDITED).any(|audited| audited == at) {
-                continue;
-            }
             let balance = viewed.as_ref().and_then(|state| state["balances"][CURRENCY].as_str());
-            let audit = ["audit", "balance", "--data", argument(data.path()), "--account", *account];
-            let audited = cli(audit.iter().chain(&["--currency", CURRENCY, "--at", at.as_str(), "--json"]));
-            let said: Option<Value> = serde_json::from_str(&audited.stdout).ok();
-            let said = said.as_ref().and_then(|said| said["balance"].as_str());
-            assert_eq!(balance, said, "{account} at {at}: {audited:?}");
+            assert_eq!(balance, replayed(&source, account, at).as_deref(), "{account} at {at}");
         }
+    }
+    let metrics = get(client, "/metrics").await;
+    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+    assert!(metrics.contains("statehouse_rewinds_total{from=\"snapshot\"}"), "some began at a snapshot: {metrics}");
+
+    let (at, account) = (moments.first().expect("there are some"), accounts[0]);
+    let audit = ["audit", "balance", "--data", argument(data), "--account", account, "--currency", CURRENCY];
+    let audited = cli(audit.iter().chain(&["--at", at.as_str(), "--json"]));
+    let said: Option<Value> = serde_json::from_str(&audited.stdout).ok();
+    let said = said.as_ref().and_then(|said| said["balance"].as_str());
+    assert_eq!(said, replayed(&source, account, at).as_deref(), "{audited:?}");
+}
+
+/// What replaying the journal from its first entry on comes to; nothing where there was no such account.
+fn replayed(source: &Source, account: &str, at: &str) -> Option<String> {
+    let moment = Moment::Time(statehouse::api::parse_time(at).expect("it was printed as one"));
+    match entity_at(source, "wallet", account, Some(moment)) {
+        Ok(found) => found.value.find("balances")?.find(CURRENCY)?.as_text().map(str::to_owned),
+        Err(AuditError::Query(_)) => None,
+        Err(error) => panic!("{account} at {at}: {error}"),
     }
 }
 
