@@ -1,8 +1,9 @@
-//! A host that keeps little of its log and has an archive: events, views and the past go on from there, and canonical snapshots are kept and deleted.
+//! A host that keeps little of its log. With an archive events, views and the past go on from there, and canonical snapshots are kept and deleted;
+//! without one what a webhook has not sent stays.
 //!
 //! It knows `[log] keep_bytes`, `[archive]` and `[snapshots]` of `serve`. The clients send batches, because segments are released whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use statehouse_tests::host::{argument, cli};
 use statehouse_tests::http::{Client, Request};
 use statehouse_tests::ports::free_address;
 use statehouse_tests::process::{Process, binary};
+use statehouse_tests::receiver::Receiver;
 use statehouse_tests::wallet;
 use tempfile::tempdir;
 use uuid::Uuid;
@@ -24,17 +26,17 @@ const ACCOUNTS: [&str; 2] = ["alice", "bob"];
 const OPENING: i128 = 1_000_000_000;
 const BATCH: usize = 1_000;
 const KEPT: usize = 2;
+/// Of a log that retention would have released the beginning of.
+const SEGMENTS: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A node that keeps one MiB of log, makes a snapshot about every MiB, and keeps two of them.
-async fn serve(folder: &Path, data: &Path, archive: &Path) -> Process {
+/// A node that keeps one MiB of log, with what else is configured.
+async fn serve(folder: &Path, data: &Path, more: &str) -> Process {
     let config = folder.join("node.toml");
     let text = format!(
-        "[node]\nid = 1\ndata = {:?}\n[http]\nlisten = \"{}\"\n[log]\nkeep_bytes = 1048576\n[snapshots]\nevery_bytes = 1048576\n\
-         keep = {KEPT}\n[archive]\nurl = {:?}\nevery_seconds = 1\n[machines.wallet]\nmodule = {:?}\nviews = [\"statements\"]\n",
+        "[node]\nid = 1\ndata = {:?}\n[http]\nlisten = \"{}\"\n[log]\nkeep_bytes = 1048576\n{more}[machines.wallet]\nmodule = {:?}\n",
         argument(data),
         free_address(),
-        argument(archive),
         argument(&release("wallet-1.0.1.wasm"))
     );
     std::fs::write(&config, text).expect("the folder is ours");
@@ -44,6 +46,20 @@ async fn serve(folder: &Path, data: &Path, archive: &Path) -> Process {
     Process::start("a node that releases its log", command)
         .await
         .unwrap_or_else(|refused| panic!("it starts: {refused:?}"))
+}
+
+/// Waits for it, and opens the accounts.
+async fn begin(node: &Process) -> Client {
+    let mut client = Client::to(node.address());
+    within(PATIENCE, "the node is ready", async || {
+        client.get("/readyz").await.is_ok_and(|answer| answer.status == 200).then_some(())
+    })
+    .await;
+    for account in ACCOUNTS {
+        wallet::open(&mut client, account).await;
+        wallet::deposit(&mut client, account, OPENING).await;
+    }
+    client
 }
 
 /// Transfers in one batch, all of which are done.
@@ -66,11 +82,15 @@ async fn transfer(client: &mut Client) -> Vec<Uuid> {
 
 /// The first file of the wallet's log.
 fn first_segment(data: &Path) -> Option<PathBuf> {
+    segments(data)?.into_iter().next()
+}
+
+fn segments(data: &Path) -> Option<Vec<PathBuf>> {
     let listed = std::fs::read_dir(data.join("wallet/0/log")).ok()?.flatten().map(|file| file.path());
     let mut segments: Vec<PathBuf> =
         listed.filter(|path| path.file_name().is_some_and(|it| it.to_string_lossy().starts_with("seg-"))).collect();
     segments.sort();
-    segments.into_iter().next()
+    Some(segments)
 }
 
 /// What an account was, and whether a view says so.
@@ -120,16 +140,15 @@ async fn events_behind(process: &Process, cursor: &str, last: Uuid) -> BTreeMap<
 async fn what_is_released_is_read_from_the_archive_by_everybody() {
     let folder = tempdir().expect("a temporary folder");
     let [data, archive] = ["data", "archive"].map(|name| folder.path().join(name));
-    let node = serve(folder.path(), &data, &archive).await;
-    let mut client = Client::to(node.address());
-    within(PATIENCE, "the node is ready", async || {
-        client.get("/readyz").await.is_ok_and(|answer| answer.status == 200).then_some(())
-    })
-    .await;
-    for account in ACCOUNTS {
-        wallet::open(&mut client, account).await;
-        wallet::deposit(&mut client, account, OPENING).await;
-    }
+    // A snapshot about every MiB, and two of them are kept.
+    let more = format!(
+        "[snapshots]\nevery_bytes = 1048576\nkeep = {KEPT}\n[archive]\nurl = {:?}\nevery_seconds = 1\n",
+        argument(&archive)
+    );
+    let node = serve(folder.path(), &data, &more).await;
+    let mut client = begin(&node).await;
+    let created = cli(["view", "create", "statements", "--url", &format!("http://{}", node.address())]);
+    assert_eq!(created.code, Some(0), "{created:?}");
     view_is_live(&mut client).await;
     let cursor = wallet::account(&mut client, "bob").await.text("position");
     let mut ids = transfer(&mut client).await;
@@ -179,6 +198,53 @@ async fn what_is_released_is_read_from_the_archive_by_everybody() {
         assert_eq!(again.await, *viewed, "built again from the archive, at {at}");
     }
     check_snapshots(&mut client, &data, &archive).await;
+    assert!(node.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_webhook_has_not_sent_stays_in_the_log() {
+    let folder = tempdir().expect("a temporary folder");
+    let data = folder.path().join("data");
+    let node = serve(folder.path(), &data, "").await;
+    drop(begin(&node).await);
+    let receiver = Receiver::start().await;
+    let url = format!("http://{}", node.address());
+    let webhook = |arguments: &[&str]| {
+        let done = cli(["webhook"].iter().chain(arguments).chain(&["--url", url.as_str()]));
+        assert!(matches!(done.code, Some(0 | 1)), "{arguments:?}: {done:?}");
+        done
+    };
+    let created = webhook(&["create", "till", "--to", &receiver.url(), "--from", "start", "--batch", "1000", "--json"]);
+    let created: Value = serde_json::from_str(&created.stdout).expect("it prints JSON");
+    webhook(&["pause", "till"]);
+    let begun = first_segment(&data);
+    let is_snapshotted = || std::fs::read_dir(data.join("wallet/0/snapshots")).is_ok_and(|mut it| it.next().is_some());
+    let mut ids = Vec::new();
+    within(PATIENCE, "the log is far longer than it is to be", async || {
+        ids.extend(transfer(&mut Client::to(node.address())).await);
+        (SEGMENTS <= segments(&data)?.len() && is_snapshotted()).then_some(())
+    })
+    .await;
+    assert_eq!(first_segment(&data), begun, "nothing is released");
+
+    webhook(&["resume", "till"]);
+    let secret = created["secret"].as_str().expect("a secret");
+    within(PATIENCE, "everything arrives", async || {
+        let count = receiver.received().iter().map(|received| received.events().len()).sum::<usize>();
+        (2 * ids.len() < count).then_some(())
+    })
+    .await;
+    let received = receiver.received();
+    assert!(received.iter().all(|received| received.is_signed_by(secret)));
+    let events = received.iter().flat_map(|received| received.events());
+    let commands: BTreeSet<String> =
+        events.filter_map(|event| event["commandid"].as_str().map(str::to_owned)).collect();
+    assert!(ids.iter().all(|id| commands.contains(&id.to_string())), "each transfer arrived");
+    within(PATIENCE, "what was sent is released", async || {
+        ids.extend(transfer(&mut Client::to(node.address())).await);
+        (first_segment(&data) != begun).then_some(())
+    })
+    .await;
     assert!(node.terminate().await.success());
 }
 

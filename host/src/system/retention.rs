@@ -3,7 +3,7 @@
 //! In: how much to keep. Out: snapshots, and segments that are deleted once a snapshot has what is in them. It runs only where the
 //! configuration names a length; nothing else ever deletes a part of a journal. What a command in flight may still ask for stays, however
 //! long it takes, and so does what is not in the archive yet, where there is one; where there is none, what a view of this node has not
-//! followed, up to a bound. Where that cannot be found out, everything stays. It does not know what the other nodes keep.
+//! followed, or a webhook has not sent, up to a bound. Where that cannot be found out, everything stays. It does not know what the other nodes keep.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::ids::Micros;
 use crate::limits::{LOG_FOLLOWED_BYTES_MIN, LOG_FOLLOWED_FACTOR};
-use crate::partition::{Needed, PartitionError};
+use crate::partition::{Needed, Partition, PartitionError};
 use crate::peer::GroupName;
 use crate::system::host::Host;
 
@@ -32,7 +32,14 @@ pub async fn run(host: Arc<Host>, keep_bytes: u64) {
                 let in_flight = oldest_in_flight(&host, &group).await?;
                 let since = [in_flight, not_archived(&host, &group)].into_iter().flatten().min();
                 let bytes_max = keep_bytes.saturating_mul(LOG_FOLLOWED_FACTOR).max(LOG_FOLLOWED_BYTES_MIN);
-                Ok(Needed { since, followed: not_followed(&host, &group).await.map(|since| (since, bytes_max)) })
+                let followed = if host.opening.archive.is_some() {
+                    // Whoever follows reads that.
+                    None
+                } else {
+                    let followed = [not_followed(&host, &group).await, not_sent(&host, &group, &partition).await];
+                    followed.into_iter().flatten().min()
+                };
+                Ok(Needed { since, followed: followed.map(|since| (since, bytes_max)) })
             };
             if let Err(error) = partition.release_log(keep_bytes, needed).await {
                 tracing::warn!(%group, %error, "the log is not released, to be tried again");
@@ -51,11 +58,8 @@ fn not_archived(host: &Host, group: &GroupName) -> Option<Micros> {
     host.opening.archive.is_some().then(|| archived.map_or(Micros(0), |last| Micros(last.0 + 1)))
 }
 
-/// From when on a partition's entries are not in all views of this node yet, as a crash would leave them. With an archive they read that.
+/// From when on a partition's entries are not in all views of this node yet, as a crash would leave them.
 async fn not_followed(host: &Arc<Host>, group: &GroupName) -> Option<Micros> {
-    if host.opening.archive.is_some() {
-        return None;
-    }
     let names: Vec<String> = {
         let directory = host.directory.borrow();
         directory.views.get(&*group.machine)?.views.iter().map(|row| row.name.clone()).collect()
@@ -64,6 +68,24 @@ async fn not_followed(host: &Arc<Host>, group: &GroupName) -> Option<Micros> {
     let asking = tokio::task::spawn_blocking(move || host.views.needed_since(&group.machine, &names, group.partition));
     // One that panics is as good as one that has followed nothing.
     asking.await.unwrap_or(Some(Micros(0)))
+}
+
+/// From when on a partition's entries are still to be sent by a webhook, which this node may have to do.
+async fn not_sent(host: &Host, group: &GroupName, partition: &Arc<Partition>) -> Option<Micros> {
+    let sent = {
+        let directory = host.directory.borrow();
+        let webhooks = directory.webhooks.iter().filter(|((machine, _), _)| **machine == *group.machine);
+        let lanes = webhooks.flat_map(|(_, row)| &row.lanes).map(|lane| lane.at.position());
+        lanes.filter(|at| at.partition == group.partition).map(|at| at.index).min()?
+    };
+    let partition = partition.clone();
+    match tokio::task::spawn_blocking(move || partition.find_entry(sent)).await {
+        // It may be sent by half.
+        Ok(Ok(recorded)) => Some(recorded.entry.header().time),
+        // It was kept as long as it could be.
+        Ok(Err(PartitionError::Released { .. })) => None,
+        _ => Some(Micros(0)),
+    }
 }
 
 /// When the oldest command in flight of a machine has started, wherever its home is: its coordinator may ask every partition what it has
