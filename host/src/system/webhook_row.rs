@@ -37,7 +37,7 @@ pub struct WebhooksRow {
 pub struct WebhookRow {
     /// Of this webhook alone, in its machine, for ever: part of the ids of its messages.
     pub number: u64,
-    /// Another one whenever it is to go on elsewhere: what was noted before counts no more.
+    /// Another one whenever it is to go on elsewhere, or again: what was noted before counts no more.
     pub epoch: u64,
     pub url: String,
     pub keys: Vec<String>,
@@ -126,7 +126,7 @@ pub enum WebhookWish {
     },
     Pause,
     Resume,
-    /// From now on a second secret signs as well, and the one before the last no more.
+    /// From now on this secret signs as well as the one that signs longest: of a rotation that is not settled the receiver may not know.
     Rotate {
         secret: [u8; 32],
     },
@@ -245,7 +245,7 @@ pub fn grant(
     by: &str,
     time: Micros,
 ) -> Option<WebhookRow> {
-    if matches!(wish, WebhookWish::Create { .. } | WebhookWish::Replay { .. }) {
+    if matches!(wish, WebhookWish::Create { .. } | WebhookWish::Replay { .. } | WebhookWish::Resume) {
         all.number += 1;
     }
     let Some(mut row) = found else { return create(all, name, wish, by, time) };
@@ -257,12 +257,14 @@ pub fn grant(
         }
         WebhookWish::Pause => row.paused = Some(format!("by {by}")),
         WebhookWish::Resume => {
-            (row.paused, row.problem) = (None, None);
+            // Whoever has stood still because of it begins anew, also who has not noticed the pause.
+            (row.epoch, row.paused, row.problem) = (all.number, None, None);
             // Whoever resumes has done something about it: what failed has all its time again.
             row.lanes.iter_mut().for_each(|lane| lane.failing = None);
         }
         WebhookWish::Rotate { secret } => {
-            row.secrets.truncate(1);
+            row.secrets.drain(..row.secrets.len().saturating_sub(1));
+            row.secrets.retain(|oldest| oldest != secret);
             row.secrets.insert(0, *secret);
         }
         WebhookWish::Settle => row.secrets.truncate(1),

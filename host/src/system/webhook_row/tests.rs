@@ -74,10 +74,12 @@ fn a_webhook_is_created_paused_resumed_and_dropped() {
     assert_eq!(book.step(&progress(1, vec![lane(3, 0)])), Ok(true), "what was under way counts");
     assert_eq!(book.step(&WebhookWish::Resume), Ok(true));
     assert_eq!((book.row().paused.as_deref(), book.row().lanes[0]), (None, lane(3, 0)));
+    assert_eq!((book.row().number, book.row().epoch), (1, 2), "whoever has not noticed the pause begins anew, too");
+    assert_eq!(book.step(&progress(1, vec![lane(9, 0)])), Err("out_of_date"));
     assert_eq!(book.step(&WebhookWish::Drop), Ok(true));
     assert_eq!((book.row.is_none(), book.all.names.len()), (true, 0));
     assert_eq!(book.step(&create()), Ok(true));
-    assert_eq!(book.row().number, 2, "another one, whose messages have other ids");
+    assert_eq!(book.row().number, 3, "another one, whose messages have other ids");
 }
 
 #[test]
@@ -136,9 +138,12 @@ fn two_secrets_sign_while_one_takes_the_others_place() {
     assert_eq!(book.step(&WebhookWish::Rotate { secret: [2; 32] }), Ok(true));
     assert_eq!(book.row().secrets, [[2; 32], [1; 32]]);
     assert_eq!(book.step(&WebhookWish::Rotate { secret: [3; 32] }), Ok(true));
-    assert_eq!(book.row().secrets, [[3; 32], [2; 32]]);
+    assert_eq!(book.row().secrets, [[3; 32], [1; 32]], "the receiver may never have heard of the one between");
     assert_eq!(book.step(&WebhookWish::Settle), Ok(true));
     assert_eq!(book.row().secrets, [[3; 32]]);
+    assert_eq!(book.step(&WebhookWish::Rotate { secret: [4; 32] }), Ok(true));
+    assert_eq!(book.step(&WebhookWish::Rotate { secret: [3; 32] }), Ok(true));
+    assert_eq!(book.row().secrets, [[3; 32]], "back to the one it had");
 }
 
 #[test]
