@@ -14,7 +14,7 @@
 //! | 422 | `invalid_change`: of the cluster · `id_reused`: the id is known with other content, `fields` differ |
 //! | 429 | `rejection_limit` – not accepted, `Retry-After` |
 //! | 500 | `internal` (a bug of the host) · `module_fault` (of the module) |
-//! | 503 | `not_ready` (`/readyz`) · `no_cluster` `node_unreachable` – nothing changed · `overloaded` `no_leader` `halted` `draining` `not_activated` `shutting_down` – not accepted, `Retry-After` |
+//! | 503 | `not_ready` (`/readyz`) · `no_cluster` `node_unreachable` `secret_not_kept` – nothing changed · `overloaded` `no_leader` `halted` `draining` `not_activated` `shutting_down` – not accepted, `Retry-After` |
 //! | 504 | `outcome_unknown` (with `resolve`; send the same id again) · `read_timeout` · `change_unfinished` (of the cluster; send it again) |
 //! | 507 | `storage_full` – not accepted, `Retry-After` |
 
@@ -91,6 +91,7 @@ pub enum Code {
     ViewNotServed,
     NoCluster,
     NodeUnreachable,
+    SecretNotKept,
     Overloaded,
     Expired,
     NoLeader,
@@ -166,6 +167,7 @@ impl Code {
             Self::ViewNotServed => ("view_not_served", 503, "The view cannot be asked"),
             Self::NoCluster => ("no_cluster", 503, "The node belongs to no cluster"),
             Self::NodeUnreachable => ("node_unreachable", 503, "A node does not answer"),
+            Self::SecretNotKept => ("secret_not_kept", 503, "Too few nodes have kept the secret"),
             Self::Overloaded => ("overloaded", 503, "The node is overloaded"),
             Self::Expired => ("expired", 503, "The deadline passed before the command was decided"),
             Self::NoLeader => ("no_leader", 503, "No leader is known"),
@@ -440,13 +442,14 @@ impl From<ClusterError> for Problem {
             ClusterError::StepRefused(_) => Code::StepRefused,
             ClusterError::Refused { .. } => Code::NodeRefused,
             ClusterError::Unreachable { .. } => Code::NodeUnreachable,
+            ClusterError::NotKept(_) => Code::SecretNotKept,
             ClusterError::Deadline | ClusterError::NotPrepared { .. } | ClusterError::SnapshotUnfinished => {
                 Code::ChangeUnfinished
             }
         };
         let problem = Self::new(code, error.to_string());
         // Nobody but an operator changes what the others answer with.
-        let may_retry = matches!(code, Code::NodeUnreachable | Code::ChangeUnfinished);
+        let may_retry = matches!(code, Code::NodeUnreachable | Code::SecretNotKept | Code::ChangeUnfinished);
         if may_retry { problem.with_retry_after(Duration::from_secs(1)) } else { problem }
     }
 }

@@ -105,6 +105,9 @@ pub enum ClusterError {
     UnknownView(String),
     #[error("there is no webhook `{0}`; `statehouse webhook list` shows which there are")]
     UnknownWebhook(String),
+    /// A secret, by as many nodes as it has to be; it says why.
+    #[error("{0}")]
+    NotKept(String),
     #[error("there is no partition {0}")]
     UnknownPartition(String),
     #[error("node {node} refused: {reason}")]

@@ -7,14 +7,15 @@
 //! between nodes it goes as everything else does. It does not know what is signed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::durable::{self, PRIVATE};
@@ -32,8 +33,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const KEEP: u8 = 1;
 const FIND: u8 = 2;
 
+/// Held while files come and go, so that none is deleted that was kept again just now.
+static FILES: Mutex<()> = Mutex::new(());
+
 /// What a journal may know of a secret. Secrets have at least 24 bytes, so that nobody guesses one by it.
 pub type Fingerprint = [u8; 32];
+
+/// Of secrets here that no webhook names: when they were kept last, and since when that is known.
+pub type Unnamed = BTreeMap<Fingerprint, (SystemTime, Instant)>;
 
 pub fn fingerprint(secret: &[u8]) -> Fingerprint {
     blake3::derive_key(CONTEXT, secret)
@@ -47,11 +54,12 @@ fn file_of(of: &Fingerprint) -> String {
     blake3::Hash::from_bytes(*of).to_hex().to_string()
 }
 
-/// Durable on return.
+/// Durable on return. One that is there already is from now, too: somebody is about to record it.
 fn keep(data: &Path, secret: &[u8]) -> std::io::Result<()> {
     let of = fingerprint(secret);
-    if path(data, &of).exists() {
-        return Ok(());
+    let _turn = FILES.lock();
+    if find(data, &of).is_some() {
+        return File::open(path(data, &of))?.set_modified(SystemTime::now());
     }
     let folder = data.join(FOLDER);
     DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
@@ -92,7 +100,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 pub async fn keep_on_majority(host: &Arc<Host>, secret: &[u8], deadline: Instant) -> Result<Fingerprint, ClusterError> {
     let (data, own) = (host.folder.path().to_owned(), secret.to_vec());
     let kept = blocking(move || keep(&data, &own)).await.and_then(|kept| kept.map_err(|error| error.to_string()));
-    kept.map_err(|error| ClusterError::Invalid(format!("the secret cannot be kept on this node: {error}")))?;
+    kept.map_err(|error| ClusterError::NotKept(format!("the secret cannot be kept on this node: {error}")))?;
     let message: Bytes = [&[KEEP], secret].concat().into();
     let patience = deadline.saturating_duration_since(Instant::now()).min(PATIENCE);
     let others = host.others();
@@ -105,7 +113,7 @@ pub async fn keep_on_majority(host: &Arc<Host>, secret: &[u8], deadline: Instant
     if kept <= all / 2 {
         let detail =
             format!("only {kept} of {all} nodes have kept the secret: start a majority of them, and ask again");
-        return Err(ClusterError::Invalid(detail));
+        return Err(ClusterError::NotKept(detail));
     }
     Ok(fingerprint(secret))
 }
@@ -136,37 +144,58 @@ pub async fn find_anywhere(host: &Arc<Host>, of: Fingerprint) -> Option<Vec<u8>>
 }
 
 /// Those of them that are not on this node.
-pub fn missing(host: &Host, named: &BTreeSet<Fingerprint>) -> Vec<Fingerprint> {
-    named.iter().filter(|of| !path(host.folder.path(), of).exists()).copied().collect()
+pub async fn missing(host: &Host, named: BTreeSet<Fingerprint>) -> Vec<Fingerprint> {
+    let data = host.folder.path().to_owned();
+    let missing = blocking(move || named.into_iter().filter(|of| !path(&data, of).exists()).collect()).await;
+    missing.unwrap_or_default()
 }
 
-/// Deletes the secrets that nothing has been signed by for so long. One that is about to be recorded is not deleted, for that takes less; `unnamed` is
-/// since when they are known to be so.
-pub fn forget(
-    host: &Host,
-    named: &BTreeSet<Fingerprint>,
-    unnamed: &mut BTreeMap<Fingerprint, Instant>,
-    patience: Duration,
-) {
-    let folder = host.folder.path().join(FOLDER);
-    // There is no folder before there is a secret.
-    let files = std::fs::read_dir(&folder).into_iter().flatten().flatten();
-    let here = files.filter_map(|file| blake3::Hash::from_hex(file.file_name().to_str()?).ok());
-    let here: BTreeSet<Fingerprint> = here.map(|of| *of.as_bytes()).filter(|of| !named.contains(of)).collect();
-    unnamed.retain(|of, _| here.contains(of));
-    for of in here {
-        let since = *unnamed.entry(of).or_insert_with(Instant::now);
-        if patience <= since.elapsed()
-            && let Err(error) = std::fs::remove_file(path(host.folder.path(), &of))
+/// Whether there are secrets on this node beside these.
+pub async fn has_others(host: &Host, named: BTreeSet<Fingerprint>) -> bool {
+    let data = host.folder.path().to_owned();
+    blocking(move || !others(&data, &named).is_empty()).await.unwrap_or_default()
+}
+
+/// Deletes the secrets that no webhook has named for so long; `named` are those that are as of now. One that is about to be recorded is not deleted, for
+/// that takes less.
+pub async fn forget(host: &Host, named: BTreeSet<Fingerprint>, unnamed: &mut Unnamed, patience: Duration) {
+    let (data, mut memory) = (host.folder.path().to_owned(), std::mem::take(unnamed));
+    let forgetting = blocking(move || {
+        forget_in(&data, &named, &mut memory, Instant::now(), patience);
+        memory
+    });
+    *unnamed = forgetting.await.unwrap_or_default();
+}
+
+fn forget_in(data: &Path, named: &BTreeSet<Fingerprint>, unnamed: &mut Unnamed, now: Instant, patience: Duration) {
+    let _turn = FILES.lock();
+    let here = others(data, named);
+    unnamed.retain(|of, (kept, _)| here.get(of) == Some(kept));
+    for (of, kept) in here {
+        let (_, since) = *unnamed.entry(of).or_insert((kept, now));
+        if patience <= now.saturating_duration_since(since)
+            && let Err(error) = std::fs::remove_file(path(data, &of))
         {
             tracing::warn!(%error, "the secret of a webhook cannot be deleted");
         }
     }
 }
 
+/// The secrets that are here beside these, and when each was kept last.
+fn others(data: &Path, named: &BTreeSet<Fingerprint>) -> BTreeMap<Fingerprint, SystemTime> {
+    // There is no folder before there is a secret.
+    let files = std::fs::read_dir(data.join(FOLDER)).into_iter().flatten().flatten();
+    let here = files.filter_map(|file| {
+        let of = blake3::Hash::from_hex(file.file_name().to_str()?).ok()?;
+        Some((*of.as_bytes(), file.metadata().and_then(|facts| facts.modified()).ok()?))
+    });
+    here.filter(|(of, _)| !named.contains(of)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::time::UNIX_EPOCH;
 
     use super::*;
 
@@ -185,5 +214,29 @@ mod tests {
         assert!(!file.to_string_lossy().contains(&"07".repeat(8)), "the name does not show it");
         std::fs::write(&file, [8; 32]).expect("it is ours");
         assert_eq!(find(data.path(), &of), None);
+    }
+
+    #[test]
+    fn what_is_kept_again_is_not_deleted_before_it_can_be_recorded() {
+        let data = tempfile::tempdir().expect("a temporary folder");
+        let (first, other, named) = ([7; 32], [8; 32], [9; 32]);
+        for secret in [first, other, named] {
+            keep(data.path(), &secret).expect("a new folder");
+        }
+        let long_ago = UNIX_EPOCH + Duration::from_secs(3600);
+        for secret in [first, other] {
+            let file = File::open(path(data.path(), &fingerprint(&secret))).expect("it is there");
+            file.set_modified(long_ago).expect("it is ours");
+        }
+        let (names, patience) = (BTreeSet::from([fingerprint(&named)]), Duration::from_secs(60));
+        let (mut unnamed, begun) = (Unnamed::new(), Instant::now());
+        let mut forget_at = |now: Instant| {
+            forget_in(data.path(), &names, &mut unnamed, now, patience);
+            [first, other, named].map(|secret| find(data.path(), &fingerprint(&secret)).is_some())
+        };
+        assert_eq!(forget_at(begun), [true; 3], "whenever it was kept: it may be named since a moment ago no more");
+        keep(data.path(), &first).expect("it is there already");
+        assert_eq!(forget_at(begun + patience), [true, false, true], "it is about to be recorded");
+        assert_eq!(forget_at(begun + 2 * patience), [false, false, true], "and was not");
     }
 }

@@ -12,12 +12,17 @@ use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
 use crate::ids::{Micros, PartitionId, Position};
+use crate::partition::Partition;
 use crate::router::Machine;
 use crate::system::cluster::{Cluster, ClusterError};
 use crate::system::lifecycle::Wanting;
+pub use crate::system::secrets::Unnamed;
 use crate::system::secrets::{self, Fingerprint};
 use crate::system::steward;
 use crate::system::webhook_row::{DeadRow, LaneRow, WebhookRow};
+
+/// How long `system` may take to say which secrets are named, before any is deleted.
+const NAMED_PATIENCE: Duration = Duration::from_secs(2);
 
 /// By machine and name.
 pub type Webhooks = BTreeMap<(String, String), Arc<WebhookRow>>;
@@ -188,9 +193,10 @@ impl Cluster {
         find(&self.webhooks_now(deadline).await?, machine, webhook)
     }
 
-    /// Whether this node is the one that delivers.
+    /// Whether this node is the one that delivers. Whom no majority answers is not: another one may deliver already.
     pub fn delivers_webhooks(&self) -> bool {
-        self.host().system_partition().is_some_and(|system| system.is_leader() && system.is_running())
+        let delivers = |system: Arc<Partition>| system.is_leader() && system.is_running() && system.group().is_heard();
+        self.host().system_partition().is_some_and(delivers)
     }
 
     /// How many entries of this node a webhook has not come by yet, as far as that is recorded.
@@ -209,10 +215,21 @@ impl Cluster {
     }
 
     /// Gets the secrets that are named and not on this node, and deletes those that were not named for so long; `unnamed` is its memory.
-    pub async fn tend_webhook_secrets(&self, unnamed: &mut BTreeMap<Fingerprint, Instant>, patience: Duration) {
-        let named: BTreeSet<Fingerprint> = self.webhooks().values().flat_map(|row| row.secrets.clone()).collect();
-        secrets::forget(self.host(), &named, unnamed, patience);
-        for missing in secrets::missing(self.host(), &named) {
+    pub async fn tend_webhook_secrets(&self, unnamed: &mut Unnamed, patience: Duration) {
+        let mut named = named_by(&self.webhooks());
+        if secrets::has_others(self.host(), named.clone()).await {
+            // What this node has applied may be long past, and is nothing at all before others have answered: by that nothing is deleted.
+            match self.webhooks_now(Instant::now() + NAMED_PATIENCE).await {
+                Ok(webhooks) => {
+                    named = named_by(&webhooks);
+                    secrets::forget(self.host(), named.clone(), unnamed, patience).await;
+                }
+                Err(_) => unnamed.clear(),
+            }
+        } else {
+            unnamed.clear();
+        }
+        for missing in secrets::missing(self.host(), named).await {
             secrets::find_anywhere(self.host(), missing).await;
         }
     }
@@ -230,6 +247,10 @@ impl Cluster {
             Err(ClusterError::UnknownMachine(machine.to_owned()))
         }
     }
+}
+
+fn named_by(webhooks: &Webhooks) -> BTreeSet<Fingerprint> {
+    webhooks.values().flat_map(|row| row.secrets.iter().copied()).collect()
 }
 
 fn find(rows: &Webhooks, machine: &str, webhook: &str) -> Result<Arc<WebhookRow>, ClusterError> {

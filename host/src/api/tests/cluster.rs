@@ -155,6 +155,7 @@ fn refusals_have_their_codes_and_statuses() {
         ClusterError::UnknownPartition("wallet/7".into()),
         refused(2),
         unreachable,
+        ClusterError::NotKept("only 1 of 3 nodes have kept the secret".into()),
         ClusterError::Deadline,
     ];
     let lines: String = errors.into_iter().map(|error| format!("{}\n", shown(error.into()))).collect();
@@ -168,6 +169,7 @@ fn refusals_have_their_codes_and_statuses() {
         404 unknown_partition there is no partition wallet/7
         409 node_refused node 2 refused: its clock is wrong
         503 node_unreachable node 3 at n3:7000 does not answer: connection refused
+        503 secret_not_kept only 1 of 3 nodes have kept the secret
         504 change_unfinished not done before the deadline; `cluster status` shows how far it got, and the same call may be sent again
     "#]].assert_eq(&lines);
 }

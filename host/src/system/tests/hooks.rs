@@ -24,6 +24,12 @@ fn at(partition: u32, index: u64) -> At {
     At { partition, index, n: 0, head8: [1, 2, 3, 4] }
 }
 
+fn settings() -> WebhookSettings {
+    let begin: Vec<Position> = (0..PARTITIONS).map(|partition| at(partition, 0).position()).collect();
+    let url = "https://example.com/in".to_owned();
+    WebhookSettings { url, keys: Vec::new(), kinds: Vec::new(), batch: 1, secret: SECRET.to_vec(), begin }
+}
+
 impl Cluster {
     fn hooks(&self, node: NodeId) -> super::super::Cluster {
         self.node(node).cluster()
@@ -51,16 +57,7 @@ async fn whoever_leads_next_knows_how_far_it_is_and_by_what_it_signs() {
     let [first, second] = [NODES[0], NODES[1]];
     cluster.cut_off(away);
     cluster.leader_of_system(&[first, second]).await;
-    let begin: Vec<Position> = (0..PARTITIONS).map(|partition| at(partition, 0).position()).collect();
-    let settings = WebhookSettings {
-        url: "https://example.com/in".to_owned(),
-        keys: Vec::new(),
-        kinds: Vec::new(),
-        batch: 1,
-        secret: SECRET.to_vec(),
-        begin,
-    };
-    let row = cluster.hooks(first).create_webhook(MACHINE, "till", settings, &wanting()).await;
+    let row = cluster.hooks(first).create_webhook(MACHINE, "till", settings(), &wanting()).await;
     let row = row.expect("a majority is there");
     assert_eq!(row.by, "op");
     cluster.network.heal();
@@ -109,6 +106,37 @@ async fn whoever_leads_next_knows_how_far_it_is_and_by_what_it_signs() {
     assert_eq!((count(), unnamed.len()), (2, 2), "it may be about to be recorded");
     hooks.tend_webhook_secrets(&mut unnamed, Duration::ZERO).await;
     assert_eq!(count(), 0, "what signs nothing is not kept");
+    drop(hooks);
+    cluster.judge(&[]).await;
+}
+
+/// It deleted what the others had named since, and went on sending for as long as it was cut off.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_cut_off_deletes_no_secret_and_delivers_nothing() {
+    let cluster = Cluster::found().await;
+    let row = cluster.hooks(NODES[0]).create_webhook(MACHINE, "till", settings(), &wanting()).await;
+    row.expect("all are there");
+    let away = cluster.leader_of_system(&NODES).await;
+    let hooks = cluster.hooks(away);
+    eventually("the row is there", || Some(hooks.webhooks()).filter(|rows| !rows.is_empty())).await;
+    cluster.cut_off(away);
+    let staying: Vec<NodeId> = others(away).collect();
+    eventually("it says that it delivers no more", || (!hooks.delivers_webhooks()).then_some(())).await;
+    let next = cluster.leader_of_system(&staying).await;
+    let step = WebhookStep::Rotate(OTHER.to_vec());
+    let rotated = cluster.hooks(next).change_webhook(MACHINE, "till", step, &wanting()).await;
+    let rotated = rotated.expect("a majority is there").expect("it is not dropped");
+    // As if it had been kept here before the cut, and recorded after it.
+    let folder = cluster.folder.path().join(away.to_string()).join("webhook-secrets");
+    let file = folder.join(blake3::Hash::from_bytes(rotated.secrets[0]).to_hex().as_str());
+    std::fs::write(&file, OTHER).expect("the folder is there");
+    let mut unnamed = BTreeMap::new();
+    hooks.tend_webhook_secrets(&mut unnamed, Duration::ZERO).await;
+    assert!(file.exists(), "it does not know what is named now");
+    cluster.network.heal();
+    cluster.served().await;
+    hooks.tend_webhook_secrets(&mut unnamed, Duration::ZERO).await;
+    assert!(file.exists(), "it is named");
     drop(hooks);
     cluster.judge(&[]).await;
 }
