@@ -46,6 +46,17 @@ fn webhook(host: &Host, arguments: &[&str]) -> Finished {
     cli(["webhook"].into_iter().chain(arguments.iter().copied()).chain(["--url", &url]))
 }
 
+async fn metrics(host: &Host) -> String {
+    let metrics = host.client().get("/metrics").await.expect("the host answers");
+    String::from_utf8(metrics.body.to_vec()).expect("metrics are text")
+}
+
+async fn drop_webhook(client: &mut Client) -> Value {
+    let path = format!("{WEBHOOKS}/till");
+    let dropped = client.send(Request { method: "DELETE", path: &path, headers: Vec::new(), body: Vec::new() }).await;
+    dropped.expect("the host answers").json()
+}
+
 /// Two accounts, and transfers between them.
 async fn open_accounts(client: &mut Client) {
     for account in ["alice", "bob"] {
@@ -65,10 +76,14 @@ async fn transfers(client: &mut Client, count: usize) {
 async fn happened(host: &Host, count: usize) -> BTreeMap<u64, Vec<String>> {
     let mut stream = Stream::open(host.address(), EVENTS, None).await.expect("it begins");
     let mut by_partition: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    let mut tells_who = false;
     for message in stream.take(count).await {
-        let partition = message.data.as_ref().and_then(|data| data["partition"].as_u64()).expect("a partition");
+        let data = message.data.as_ref().expect("an event has data");
+        let partition = data["partition"].as_u64().expect("a partition");
+        tells_who |= data.get("caller").is_some() && data.get("requestid").is_some();
         by_partition.entry(partition).or_default().push(message.position());
     }
+    assert!(tells_who, "whoever watches is shown who asked");
     by_partition
 }
 
@@ -117,6 +132,8 @@ async fn every_event_arrives_in_order_through_failures_and_kills() {
     assert_eq!(taken.await, expected, "what arrives first is the journal of each partition");
     let received = receiver.received();
     assert!(received.iter().all(|received| received.path == "/in"), "no redirect is followed");
+    let tells_who = |event: &Value| event.get("caller").is_some() || event.get("requestid").is_some();
+    assert!(!received.iter().flat_map(Received::events).any(|event| tells_who(&event)), "that is nobody else's");
     let ids: BTreeSet<&str> = received.iter().map(Received::id).collect();
     println!("{} requests, {} messages", received.len(), ids.len());
     assert!(ids.len() < received.len(), "what failed came again");
@@ -132,8 +149,7 @@ async fn every_event_arrives_in_order_through_failures_and_kills() {
     wallet::open(&mut host.client(), "carol").await;
     let later = came(&receiver, count + 1).await;
     assert_eq!(later[count].events()[0]["subject"], "carol");
-    let metrics = host.client().get("/metrics").await.expect("the host answers");
-    let metrics = String::from_utf8(metrics.body.to_vec()).expect("metrics are text");
+    let metrics = metrics(&host).await;
     for metric in ["requests_total", "events_total", "lag_entries", "dead_letters"] {
         assert!(metrics.contains(&format!("statehouse_webhook_{metric}{{")), "{metric}: {metrics}");
     }
@@ -168,6 +184,16 @@ async fn what_is_never_taken_becomes_a_dead_letter_and_the_rest_goes_on() {
     assert!(failed.code == Some(1) && failed.stdout.contains("422"), "{failed:?}");
     let listed = webhook(&host, &["dead-letters", "till", "--json"]);
     assert!(listed.code == Some(1) && listed.stdout.contains(letter["letter"].as_str().expect("a text")), "{listed:?}");
+    let gauge =
+        |letters: u32| format!("statehouse_webhook_dead_letters{{machine=\"wallet\",webhook=\"till\"}} {letters}\n");
+    assert!(metrics(&host).await.contains(&gauge(1)));
+    // It takes its time, and is no dead letter for ever because of that.
+    receiver.answer(|_| Reply::Slow(Duration::from_millis(1500)));
+    let path = format!("{WEBHOOKS}/till/redeliver");
+    let (body, headers) = (json!({"letter": letter["letter"]}), vec![("statehouse-deadline", "1000")]);
+    let hurried = client.post_with(&path, &body, headers).await.expect("the host answers");
+    assert_eq!(hurried.status, 200, "{hurried:?}");
+    assert_eq!((&hurried.json()["is_delivered"], hurried.text("problem").contains("deadline")), (&json!(false), true));
     receiver.answer(|_| Reply::Status(200));
     let again = webhook(&host, &["redeliver", "till", "--json"]);
     assert!(again.code == Some(0) && again.stdout.contains(poisoned[0].id()), "{again:?}");
@@ -176,6 +202,12 @@ async fn what_is_never_taken_becomes_a_dead_letter_and_the_rest_goes_on() {
     assert_eq!(page(&mut client).await["dead_letters"], json!([]));
     let unknown = step(&mut client, "redeliver", json!({"letter": letter["letter"]})).await;
     assert_eq!((unknown.status, unknown.problem().as_str()), (422, "invalid_change"));
+    // Once more, and its metric goes with it.
+    receiver.answer(|_| Reply::Status(422));
+    wallet::open(&mut client, "carol").await;
+    eventually("it is given up", async || metrics(&host).await.contains(&gauge(1)).then_some(())).await;
+    drop_webhook(&mut client).await;
+    eventually("it has no letters", async || metrics(&host).await.contains(&gauge(0)).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,7 +231,9 @@ async fn a_receiver_that_is_gone_is_left_alone() {
     assert_eq!(received[count].id(), received[0].id(), "it goes on with what was refused");
     assert_eq!(receiver.taken(&secret), happened(&host, 2).await);
 
-    assert_eq!(webhook(&host, &["pause", "till"]).code, Some(1), "a paused webhook does not deliver");
+    assert_eq!(webhook(&host, &["pause", "till"]).code, Some(0), "it is done");
+    assert_eq!(webhook(&host, &["status", "till"]).code, Some(1), "a paused webhook does not deliver");
+    assert_eq!(webhook(&host, &["list"]).code, Some(1));
     let count = receiver.received().len();
     wallet::open(&mut client, "bob").await;
     let tested = webhook(&host, &["test", "till", "--json"]);
@@ -208,6 +242,10 @@ async fn a_receiver_that_is_gone_is_left_alone() {
     assert_eq!(received[count].events()[0]["type"], "statehouse.wallet.WebhookTest", "and nothing else");
     assert_eq!(webhook(&host, &["resume", "till"]).code, Some(0));
     came(&receiver, count + 2).await;
+    let aside = json!({"webhook": "aside", "url": receiver.url()});
+    assert_eq!(client.post(WEBHOOKS, &aside).await.expect("the host answers").status, 200);
+    assert_eq!(webhook(&host, &["pause", "till"]).code, Some(0));
+    assert_eq!(webhook(&host, &["drop", "aside"]).code, Some(0), "whatever becomes of the others");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,19 +255,21 @@ async fn secrets_change_without_a_gap_and_no_journal_has_them() {
     let receiver = Receiver::start().await;
     let mut client = host.client();
     let given = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
-    let old = create(&mut client, &receiver, json!({"secret": given})).await;
-    assert_eq!(old, given);
+    let body = json!({"webhook": "till", "url": receiver.url(), "from": "start", "secret": given});
+    let created = client.post(WEBHOOKS, &body).await.expect("the host answers");
+    assert_eq!((created.status, created.json().get("secret")), (200, None), "who gave it knows it");
+    let old = given;
     let last = came(&receiver, 1).await.pop().expect("it came");
-    assert!(last.is_signed_by(&old));
+    assert!(last.is_signed_by(old));
     let new = step(&mut client, "rotate", json!({})).await.text("secret");
     wallet::open(&mut client, "alice").await;
     let last = came(&receiver, 2).await.pop().expect("it came");
-    assert!(last.is_signed_by(&old) && last.is_signed_by(&new), "{last:?}");
+    assert!(last.is_signed_by(old) && last.is_signed_by(&new), "{last:?}");
     let finished = step(&mut client, "rotate", json!({"finish": true})).await;
     assert_eq!((finished.status, finished.json()["secrets"].as_array().map(Vec::len)), (200, Some(1)));
     wallet::open(&mut client, "bob").await;
     let last = came(&receiver, 3).await.pop().expect("it came");
-    assert!(!last.is_signed_by(&old) && last.is_signed_by(&new), "{last:?}");
+    assert!(!last.is_signed_by(old) && last.is_signed_by(&new), "{last:?}");
 
     let from_start = webhook(&host, &["replay", "till", "--from", "start"]);
     assert_eq!(from_start.code, Some(0), "{from_start:?}");
@@ -296,6 +336,12 @@ async fn a_webhook_begins_before_what_the_node_has_kept() {
     let subjects: Vec<Value> = received.iter().map(|received| received.events()[0]["subject"].clone()).collect();
     assert_eq!(subjects, [Value::Null, json!("alice"), json!("bob"), json!("carol")]);
     assert_eq!(receiver.taken(&secret)[&0].len(), 4);
+    // Without the archive it is refused, and does not stand still from its first day on.
+    host.kill();
+    let host = Host::serve(data.path(), 1, "[log]\nkeep_bytes = 1048576").await;
+    let body = json!({"webhook": "late", "url": receiver.url(), "from": "start"});
+    let answer = host.client().post(WEBHOOKS, &body).await.expect("the host answers");
+    assert_eq!((answer.status, answer.problem().as_str()), (410, "history_released"), "{answer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -334,8 +380,32 @@ async fn what_makes_no_sense_is_refused_with_what_to_do() {
     create(&mut client, &receiver, json!({})).await;
     let again = client.post(WEBHOOKS, &good).await.expect("the host answers");
     assert_eq!((again.status, again.problem().as_str()), (409, "step_refused"));
-    let path = format!("{WEBHOOKS}/till");
-    let dropped = client.send(Request { method: "DELETE", path: &path, headers: Vec::new(), body: Vec::new() }).await;
-    assert_eq!(dropped.expect("the host answers").json()["webhooks"], json!([]));
+    for body in [b"{}".to_vec(), Vec::new()] {
+        let headers = vec![("content-type", "application/json")];
+        let path = format!("{WEBHOOKS}/till/replay");
+        let answer = client.send(Request { method: "POST", path: &path, headers, body }).await;
+        assert_eq!(answer.expect("the host answers").status, 400, "all of history is sent to whoever says so");
+    }
+    assert_eq!(drop_webhook(&mut client).await["webhooks"], json!([]));
     assert!(receiver.received().iter().all(|received| received.path == "/in"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_http_is_sent_only_by_nodes_that_allow_it() {
+    let data = tempdir().expect("a temporary folder");
+    let host = Host::serve(data.path(), 1, "[webhooks]\nplaintext = true").await;
+    // An address that is nobody's.
+    let body = json!({"webhook": "till", "url": "http://192.0.2.1:9/in", "from": "start"});
+    let created = host.client().post(WEBHOOKS, &body).await.expect("the host answers");
+    assert_eq!(created.status, 200, "{created:?}");
+    host.kill();
+    let host = Host::serve(data.path(), 1, "").await;
+    let mut client = host.client();
+    let page = eventually("it says why it sends nothing", async || {
+        let page = page(&mut client).await;
+        page["problem"].as_str().is_some_and(|problem| problem.contains("webhooks.plaintext")).then_some(page)
+    });
+    assert_eq!(page.await["state"], "failing");
+    let tested = step(&mut client, "test", json!({})).await;
+    assert_eq!((tested.status, tested.problem().as_str()), (409, "step_refused"), "{tested:?}");
 }

@@ -129,8 +129,7 @@ fn host_operation(route: &HostRoute) -> Operation {
         operation = operation.request_body(Some(body.content("application/wasm", bytes).build()));
     }
     if let Some(declared) = declared_body(route.page) {
-        let is_optional = matches!(route.page, Page::WebhookRotate | Page::WebhookReplay);
-        let required = if is_optional { Required::False } else { Required::True };
+        let required = if route.page == Page::WebhookRotate { Required::False } else { Required::True };
         let body = RequestBodyBuilder::new().required(Some(required));
         operation = operation.request_body(Some(body.content("application/json", content(&declared)).build()));
     }

@@ -331,7 +331,7 @@ pub const HOST_ROUTES: &[HostRoute] = &[
         "/v1/machines/{machine}/webhooks",
         Page::WebhookCreate,
         Some(CHANGE_ROLES),
-        "Has events sent to a URL, signed; the answer has the secret, once",
+        "Has events sent to a URL, signed, and without who asked for them; the answer has the secret, once, where none is given",
     ),
     route(
         Method::GET,
@@ -366,14 +366,14 @@ pub const HOST_ROUTES: &[HostRoute] = &[
         "/v1/machines/{machine}/webhooks/{webhook}/rotate",
         Page::WebhookRotate,
         Some(CHANGE_ROLES),
-        "Signs by a new secret as well as the one before; with `finish`, by the newest alone",
+        "Signs by a new secret as well as the one that signs longest; with `finish`, by the newest alone",
     ),
     route(
         Method::POST,
         "/v1/machines/{machine}/webhooks/{webhook}/replay",
         Page::WebhookReplay,
         Some(CHANGE_ROLES),
-        "Goes on from somewhere else: what was sent before is sent again under the same ids",
+        "Goes on from somewhere else: events come again under their ids, requests where they begin as before",
     ),
     route(
         Method::POST,

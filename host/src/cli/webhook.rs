@@ -1,7 +1,7 @@
 //! `statehouse webhook list | status | create | pause | resume | rotate | drop | dead-letters | redeliver | replay | test`: events sent to a URL.
 //!
-//! In: a node's URL, a token, and which webhook. Out: tables or JSON. Any node can be asked. Exit code: 0 all deliver, 1 one is paused or fails, or
-//! what was to be sent was not taken.
+//! In: a node's URL, a token, and which webhook. Out: tables or JSON. Any node can be asked. Exit code: 0 it is done, or all is well; 1 of `list` and
+//! `status`: one is paused or fails, of `dead-letters`: there are some, of `redeliver` and `test`: what was to be sent was not taken.
 
 use std::process::ExitCode;
 
@@ -18,17 +18,18 @@ use crate::cli::output::{print, print_json, table};
 /// Events that are sent to somebody, signed
 #[derive(Debug, Subcommand)]
 pub enum WebhookCommand {
-    /// Show a machine's webhooks, and how far each is
+    /// Show a machine's webhooks, and how far each is; exit code 1 where one is paused or fails
     List(Of),
-    /// Show one webhook: what it sends where, how far it is, what keeps it
+    /// Show one webhook: what it sends where, how far it is, what keeps it; exit code 1 where it is paused or fails
     Status(NamedArgs),
-    /// Have events sent to a URL; prints the secret that verifies them, once
+    /// Have events sent to a URL; prints the secret that verifies them, once, unless you give it
     Create(CreateArgs),
     /// Send nothing more until it is resumed
     Pause(NamedArgs),
     /// Go on where it was paused
     Resume(NamedArgs),
-    /// Sign by a new secret as well; once the receiver knows it, `--finish` ends the old one
+    /// Sign by a new secret as well as by the old one, which `--finish` ends once the receiver knows the new one; a second rotation before that takes
+    /// the place of the first
     Rotate(RotateArgs),
     /// End a webhook, and forget its dead letters
     Drop(NamedArgs),
@@ -36,7 +37,8 @@ pub enum WebhookCommand {
     DeadLetters(NamedArgs),
     /// Send dead letters once more
     Redeliver(RedeliverArgs),
-    /// Go on from somewhere else: what was sent before is sent again, under the same ids
+    /// Go on from somewhere else: what was sent before is sent again, each event with the `id` it had; with `--batch`, requests have the `webhook-id` they
+    /// had only behind where one of them ended
     Replay(ReplayArgs),
     /// Send an event that stands for nothing, and show what comes of it
     Test(NamedArgs),
@@ -128,25 +130,30 @@ pub struct Of {
 
 pub fn run(command: &WebhookCommand) -> anyhow::Result<ExitCode> {
     match command {
-        WebhookCommand::List(of) => list(of, of.get("")?),
-        WebhookCommand::Status(NamedArgs { webhook, of }) => status(of, of.get(&format!("/{webhook}"))?),
+        WebhookCommand::List(of) => Ok(code(list(of, of.get("")?)?)),
+        WebhookCommand::Status(NamedArgs { webhook, of }) => {
+            let page = of.get(&format!("/{webhook}"))?;
+            Ok(code(show(of, page)? == "delivering"))
+        }
         WebhookCommand::Create(args) => create(args),
-        WebhookCommand::Pause(NamedArgs { webhook, of }) => status(of, of.post(&format!("/{webhook}/pause"), None)?),
-        WebhookCommand::Resume(NamedArgs { webhook, of }) => status(of, of.post(&format!("/{webhook}/resume"), None)?),
+        WebhookCommand::Pause(NamedArgs { webhook, of }) => changed(of, of.post(&format!("/{webhook}/pause"), None)?),
+        WebhookCommand::Resume(NamedArgs { webhook, of }) => changed(of, of.post(&format!("/{webhook}/resume"), None)?),
         WebhookCommand::Rotate(RotateArgs { webhook, finish, secret, of }) => {
             let mut body = json!({ "finish": finish });
             if let Some(secret) = secret {
                 body["secret"] = json!(secret);
             }
-            status(of, of.post(&format!("/{webhook}/rotate"), Some(&body))?)
+            changed(of, of.post(&format!("/{webhook}/rotate"), Some(&body))?)
         }
         WebhookCommand::Drop(NamedArgs { webhook, of }) => {
-            list(of, of.send(Method::DELETE, &format!("/{webhook}"), None)?)
+            // What becomes of the others is not this command's success.
+            list(of, of.send(Method::DELETE, &format!("/{webhook}"), None)?)?;
+            Ok(ExitCode::SUCCESS)
         }
         WebhookCommand::DeadLetters(NamedArgs { webhook, of }) => dead_letters(of, of.page(webhook)?),
         WebhookCommand::Redeliver(args) => redeliver(args),
         WebhookCommand::Replay(ReplayArgs { webhook, from, of }) => {
-            status(of, of.post(&format!("/{webhook}/replay"), Some(&json!({ "from": from })))?)
+            changed(of, of.post(&format!("/{webhook}/replay"), Some(&json!({ "from": from })))?)
         }
         WebhookCommand::Test(NamedArgs { webhook, of }) => {
             let sent = of.sent(of.post(&format!("/{webhook}/test"), None)?)?;
@@ -194,10 +201,11 @@ fn create(args: &CreateArgs) -> anyhow::Result<ExitCode> {
     if let Some(secret) = &args.secret {
         body["secret"] = json!(secret);
     }
-    status(&args.of, args.of.post("", Some(&body))?)
+    changed(&args.of, args.of.post("", Some(&body))?)
 }
 
-fn list(of: &Of, page: Value) -> anyhow::Result<ExitCode> {
+/// Whether all of them deliver.
+fn list(of: &Of, page: Value) -> anyhow::Result<bool> {
     let page: WebhooksPage = serde_json::from_value(page).context(OTHER_VERSION)?;
     if of.json {
         print_json(&page)?;
@@ -215,17 +223,23 @@ fn list(of: &Of, page: Value) -> anyhow::Result<ExitCode> {
         }
         print(&format!("webhooks of {}\n{webhooks}\n", page.machine))?;
     }
-    Ok(code(page.webhooks.iter().all(|webhook| webhook.state == "delivering")))
+    Ok(page.webhooks.iter().all(|webhook| webhook.state == "delivering"))
 }
 
-fn status(of: &Of, page: Value) -> anyhow::Result<ExitCode> {
+fn changed(of: &Of, page: Value) -> anyhow::Result<ExitCode> {
+    show(of, page)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Its state.
+fn show(of: &Of, page: Value) -> anyhow::Result<String> {
     let page: WebhookPage = serde_json::from_value(page).context(OTHER_VERSION)?;
     if of.json {
         print_json(&page)?;
     } else {
         print(&render(&page))?;
     }
-    Ok(code(page.state == "delivering"))
+    Ok(page.state)
 }
 
 fn code(is_well: bool) -> ExitCode {

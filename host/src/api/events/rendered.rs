@@ -83,8 +83,15 @@ impl Item {
     }
 
     /// The CloudEvent alone.
-    pub fn json(&self) -> &[u8] {
+    fn json(&self) -> &[u8] {
         &self.text[DATA.len()..self.text.len() - END.len()]
+    }
+
+    /// The CloudEvent alone, in two parts without who asked.
+    pub fn anonymous_json(&self) -> [&[u8]; 2] {
+        let (begin, end) = (DATA.len(), self.text.len() - END.len());
+        // What nobody has asked for has no such part.
+        [&self.text[begin..self.whose.start.max(begin)], &self.text[self.whose.end.max(begin)..end]]
     }
 
     pub fn is_about(&self, entities: &[Vec<u8>]) -> bool {
@@ -300,7 +307,11 @@ mod tests {
         assert_eq!(String::from_utf8_lossy(told.json()), all);
         let anonymous = "data: {\"id\":\"0.1.0\",\"data\":{}}\n\n";
         assert_eq!(String::from_utf8_lossy(&told.anonymous().concat()), anonymous);
-        let nobodys = item(r#"{"id":"0.1.0","data":{}}"#);
+        let event = r#"{"id":"0.1.0","data":{}}"#;
+        let nobodys = item(event);
+        for item in [&told, &nobodys] {
+            assert_eq!(String::from_utf8_lossy(&item.anonymous_json().concat()), event);
+        }
         assert_eq!(String::from_utf8_lossy(&nobodys.anonymous().concat()), anonymous);
     }
 }

@@ -4,6 +4,7 @@
 //! the node that is asked, and its answer says what came of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::request::Parts;
@@ -11,13 +12,14 @@ use axum::response::Response;
 use reqwest::Url;
 use statehouse_abi::describe::{Field, Schema, TextFormat};
 use statehouse_abi::value::Value;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::Sender;
 use super::message::{Maker, Message};
 use super::page::{WebhookPage, WebhookSentPage, WebhooksPage};
-use super::post::{Outcome, read_url};
+use super::post::{Outcome, PLAINTEXT, Sent, may_be_sent, read_url};
 use super::sign::Secret;
+use super::signers::has_newest;
 use crate::api::asked::Asked;
 use crate::api::body::{check_media_type, read_body};
 use crate::api::events::cursor::{CURSOR_IS, Cursor};
@@ -36,6 +38,7 @@ use crate::limits::{
 };
 use crate::partition::PartitionError;
 use crate::router::Machine;
+use crate::system::ClusterError;
 use crate::system::lifecycle::Wanting;
 use crate::system::webhook_row::WebhookRow;
 use crate::system::webhooks::{WebhookSettings, WebhookStep};
@@ -43,6 +46,10 @@ use crate::system::webhooks::{WebhookSettings, WebhookStep};
 /// A cursor with as many positions as there may be.
 const CURSOR_CHARS_MAX: u32 = WEBHOOK_PARTITIONS_MAX * 48;
 const SECRET_CHARS_MAX: u32 = 128;
+/// What is left of a request's time when its receiver has had the rest.
+const ANSWER_MARGIN: Duration = Duration::from_secs(2);
+/// How long it may take to record that a dead letter was taken.
+const STRIKE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Answers the routes about webhooks.
 ///
@@ -72,9 +79,9 @@ pub async fn answer(
     let step = match page {
         Page::WebhookCreate => {
             let (webhook, secret) = (given.text("webhook").unwrap_or_default().to_owned(), given.secret()?);
-            let settings = sender.settings(&machine, &given, &secret, deadline).await?;
+            let settings = sender.settings(&machine, &given, &secret.secret, deadline).await?;
             let row = cluster.create_webhook(&name, &webhook, settings, &wanting).await?;
-            return Ok(pages::json(&shown(&webhook, &row).with_secret(&secret)));
+            return Ok(pages::json(&shown(&webhook, &row).with_secret(secret.made())));
         }
         Page::WebhookTest => return Ok(pages::json(&sender.test(&machine, &webhook, deadline).await?)),
         Page::WebhookRedeliver => {
@@ -83,14 +90,14 @@ pub async fn answer(
         Page::WebhookRotate if given.is_set("finish") => WebhookStep::Settle,
         Page::WebhookRotate => {
             let secret = given.secret()?;
-            let step = WebhookStep::Rotate(secret.bytes().to_vec());
+            let step = WebhookStep::Rotate(secret.secret.bytes().to_vec());
             let row = cluster.change_webhook(&name, &webhook, step, &wanting).await?;
-            return Ok(pages::json(&row.map(|row| shown(&webhook, &row).with_secret(&secret))));
+            return Ok(pages::json(&row.map(|row| shown(&webhook, &row).with_secret(secret.made()))));
         }
         Page::WebhookReplay => {
             let row = cluster.webhook_now(&name, &webhook, deadline).await?;
             let partitions: Vec<PartitionId> = row.lanes.iter().map(|lane| PartitionId(lane.at.partition)).collect();
-            let from = From::read(given.text("from"), Some(From::Start))?;
+            let from = From::read(given.text("from"))?;
             WebhookStep::Replay(sender.begin(&machine, &partitions, &from, deadline).await?)
         }
         Page::WebhookPause => WebhookStep::Pause,
@@ -125,12 +132,11 @@ enum From {
 }
 
 impl From {
-    fn read(text: Option<&str>, default: Option<Self>) -> Result<Self, Problem> {
-        match (text, default) {
-            (None, Some(default)) => Ok(default),
-            (None | Some("now"), _) => Ok(Self::Now),
-            (Some("start"), _) => Ok(Self::Start),
-            (Some(text), _) => Cursor::parse(text).map(Self::After).ok_or_else(|| {
+    fn read(text: Option<&str>) -> Result<Self, Problem> {
+        match text {
+            None | Some("now") => Ok(Self::Now),
+            Some("start") => Ok(Self::Start),
+            Some(text) => Cursor::parse(text).map(Self::After).ok_or_else(|| {
                 Problem::new(Code::InvalidChange, format!("`from` is `start`, `now` or a cursor; {CURSOR_IS}"))
             }),
         }
@@ -140,12 +146,24 @@ impl From {
 /// The body of a request, which has the shape that its page declares.
 struct Given(Value);
 
+/// A secret of the request, or else a new one.
+struct GivenSecret {
+    secret: Secret,
+    is_made: bool,
+}
+
+impl GivenSecret {
+    /// What the client does not know yet.
+    fn made(&self) -> Option<&Secret> {
+        self.is_made.then_some(&self.secret)
+    }
+}
+
 impl Given {
     async fn read(page: Page, parts: &Parts, body: Body, deadline: Instant) -> Result<Self, Problem> {
         let Some(schema) = schema(page) else { return Ok(Self(Value::Null)) };
         let json = read_body(body, BODY_BYTES_MAX, deadline).await?;
-        let is_optional = page != Page::WebhookCreate && page != Page::WebhookRedeliver;
-        if json.is_empty() && is_optional {
+        if json.is_empty() && page == Page::WebhookRotate {
             return Ok(Self(Value::Null));
         }
         check_media_type(&parts.headers, &["application/json"])?;
@@ -169,9 +187,12 @@ impl Given {
     }
 
     /// The one that is given, or a new one.
-    fn secret(&self) -> Result<Secret, Problem> {
-        let Some(text) = self.text("secret") else { return Ok(Secret::generate()) };
-        Secret::parse(text).ok_or_else(|| {
+    fn secret(&self) -> Result<GivenSecret, Problem> {
+        let Some(text) = self.text("secret") else {
+            return Ok(GivenSecret { secret: Secret::generate(), is_made: true });
+        };
+        let secret = Secret::parse(text).map(|secret| GivenSecret { secret, is_made: false });
+        secret.ok_or_else(|| {
             let detail = "`secret` is `whsec_` and the base64 of 24 to 64 bytes; leave it out, and one is made";
             Problem::new(Code::InvalidChange, detail)
         })
@@ -222,7 +243,7 @@ impl Sender {
         let keys = given.texts("keys");
         let kinds = given.texts("types").iter().map(|kind| read_kind(machine, kind)).collect::<Result<_, _>>()?;
         let partitions = given.partitions(machine, &keys)?;
-        let from = From::read(given.text("from"), None)?;
+        let from = From::read(given.text("from"))?;
         let begin = self.begin(machine, &partitions, &from, deadline).await?;
         let batch = given.0.find("batch").and_then(Value::as_int).map_or(1, |batch| u32::try_from(batch).unwrap_or(1));
         Ok(WebhookSettings { url: url.to_string(), keys, kinds, batch, secret: secret.bytes().to_vec(), begin })
@@ -241,19 +262,18 @@ impl Sender {
         for partition in partitions {
             let replica = feed.replica(*partition).map_err(refused)?;
             let position = match from {
-                From::Now => newest(&replica).await.map_err(refused)?,
-                From::Start => replica.genesis().position(*partition, 0),
-                From::After(cursor) => {
-                    let position = cursor.find(*partition).ok_or_else(|| {
-                        let detail =
-                            format!("`from` has no position of partition {partition}, which this webhook follows");
-                        Problem::new(Code::InvalidChange, detail)
-                    })?;
-                    // That it is one of this history is known before it is recorded.
-                    feed.place_of(position, deadline).await.map_err(refused)?;
-                    position
+                From::Now => {
+                    positions.push(newest(&replica).await.map_err(refused)?);
+                    continue;
                 }
+                From::Start => replica.genesis().position(*partition, 0),
+                From::After(cursor) => cursor.find(*partition).ok_or_else(|| {
+                    let detail = format!("`from` has no position of partition {partition}, which this webhook follows");
+                    Problem::new(Code::InvalidChange, detail)
+                })?,
             };
+            // That it is one of this history, and that what follows can be read, is known before it is recorded.
+            feed.place_of(position, deadline).await.map_err(refused)?;
             positions.push(position);
         }
         Ok(positions)
@@ -277,11 +297,11 @@ impl Sender {
             "datacontenttype": "application/json",
             "data": { "webhook": webhook },
         });
-        let (content_type, body) = Maker::new(name, &row).wrap(&[&print(&event)]);
+        let (content_type, body) = Maker::new(name, &row).wrap(print(&event));
         let nowhere = row.lanes.first().expect("a webhook follows a partition").at.position();
         let id = format!("{name}-{}-test-{id}", row.number);
         let message = Message { id, first: nowhere, last: nowhere, content_type, body, events: 1 };
-        self.send(webhook, &row, &message).await
+        self.send(webhook, &row, &message, until(deadline)).await
     }
 
     /// Sends a dead letter once more, and strikes it off the list when it is taken.
@@ -302,28 +322,45 @@ impl Sender {
             Problem::new(Code::InvalidChange, detail)
         })?;
         let feed = self.feed(machine);
-        let message = make_again(&feed, &Maker::new(name, &row), letter, deadline).await.map_err(refused)?;
+        let (maker, until) = (Maker::new(name, &row), until(deadline));
+        let made = timeout_at(until, make_again(&feed, &maker, letter, until)).await;
+        let message = made.unwrap_or(Err(PartitionError::Deadline)).map_err(refused)?;
         let message = message.filter(|message| message.first == letter).ok_or_else(|| {
             let detail = "the message cannot be made again: another version of the host has cut it otherwise; replay from before it";
             Problem::new(Code::InvalidChange, detail)
         })?;
-        let sent = self.send(webhook, &row, &message).await?;
+        let sent = self.send(webhook, &row, &message, until).await?;
         if sent.is_delivered {
-            self.cluster.change_webhook(name, webhook, WebhookStep::Redelivered(letter), wanting).await?;
+            // It was taken, so it is struck off, also where that takes a moment longer than was asked for.
+            let wanting = Wanting { deadline: Instant::now() + STRIKE_PATIENCE, ..wanting.clone() };
+            self.cluster.change_webhook(name, webhook, WebhookStep::Redelivered(letter), &wanting).await?;
         }
         Ok(sent)
     }
 
-    async fn send(&self, webhook: &str, row: &WebhookRow, message: &Message) -> Result<WebhookSentPage, Problem> {
+    async fn send(
+        &self,
+        webhook: &str,
+        row: &WebhookRow,
+        message: &Message,
+        until: Instant,
+    ) -> Result<WebhookSentPage, Problem> {
         let url =
             Url::parse(&row.url).map_err(|error| Problem::new(Code::Internal, format!("{}: {error}", row.url)))?;
-        let secrets = self.find_secrets(&row.secrets).await;
-        if secrets.first().map(|(of, _)| of) != row.secrets.first() {
-            let detail = "no node has the secret of this webhook any more: give it another one with `webhook rotate`";
-            return Err(Problem::new(Code::StepRefused, detail));
+        let refused = |detail: &str| Err(Problem::new(Code::StepRefused, detail));
+        if !may_be_sent(&url, self.allows_plaintext) {
+            return refused(PLAINTEXT);
+        }
+        let finding = timeout_at(until, self.find_secrets(&row.secrets)).await;
+        let secrets = finding.map_err(|_| ClusterError::Deadline)?;
+        if !has_newest(&row.secrets, &secrets) {
+            return refused(
+                "no node has the secret of this webhook any more: give it another one with `webhook rotate`",
+            );
         }
         let secrets: Vec<Secret> = secrets.into_iter().map(|(_, secret)| secret).collect();
-        let sent = self.poster.post(&url, message, &secrets, self.cluster.now()).await;
+        let posting = self.poster.post(&url, message, &secrets, self.cluster.now());
+        let sent = timeout_at(until, posting).await.unwrap_or_else(|_| Sent::unanswered());
         let problem = match &sent.outcome {
             Outcome::Taken => None,
             Outcome::Gone => Some("the receiver answered 410 Gone".to_owned()),
@@ -332,6 +369,12 @@ impl Sender {
         let (webhook, id, is_delivered) = (webhook.to_owned(), message.id.clone(), sent.outcome == Outcome::Taken);
         Ok(WebhookSentPage { webhook, id, is_delivered, status: sent.status, problem })
     }
+}
+
+/// Until when something is searched and sent on behalf of a request, so that it is answered in time.
+fn until(deadline: Instant) -> Instant {
+    let left = deadline.saturating_duration_since(Instant::now());
+    deadline.checked_sub(ANSWER_MARGIN.min(left / 2)).unwrap_or(deadline)
 }
 
 /// The message that begins at a position.
@@ -407,8 +450,8 @@ pub fn schema(page: Page) -> Option<Schema> {
             field("finish", Schema::Bool, false, "Give no new secret, and sign by the newest alone from now on"),
         ],
         Page::WebhookReplay => {
-            let from = "`start` (default), `now`, or a cursor: what follows it is sent, also what was sent before";
-            vec![field("from", text(CURSOR_CHARS_MAX), false, from)]
+            let from = "`start`, `now`, or a cursor: what follows it is sent, also what was sent before";
+            vec![field("from", text(CURSOR_CHARS_MAX), true, from)]
         }
         Page::WebhookRedeliver => {
             vec![field("letter", text(64), true, "Position of its first event, as the list has it")]

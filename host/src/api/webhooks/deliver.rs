@@ -21,9 +21,10 @@ use tokio::time::{Instant, sleep};
 
 use super::Sender;
 use super::message::{Maker, Message};
-use super::post::{Outcome, clip};
+use super::post::{Outcome, PLAINTEXT, clip, may_be_sent};
 use super::retry::{Next, after_failure};
 use super::sign::Secret;
+use super::signers::Signers;
 use crate::api::events::feed::{Feed, Place};
 use crate::ids::{PartitionId, Position};
 use crate::limits;
@@ -52,7 +53,7 @@ pub struct Delivery {
     feed: Arc<Feed>,
     /// What may change while it goes on: who signs.
     row: RwLock<Arc<WebhookRow>>,
-    secrets: Mutex<Vec<([u8; 32], Secret)>>,
+    signers: Signers,
     board: Mutex<Board>,
     requests: Semaphore,
 }
@@ -135,7 +136,7 @@ impl Delivery {
             feed,
             board: Mutex::new(Board::new(&row)),
             row: RwLock::new(row),
-            secrets: Mutex::default(),
+            signers: Signers::default(),
             requests: Semaphore::new(limits::WEBHOOK_REQUESTS_MAX),
         }))
     }
@@ -161,6 +162,11 @@ impl Delivery {
     }
 
     async fn follow(self: Arc<Self>, partition: PartitionId) {
+        if !may_be_sent(&self.url, self.sender.allows_plaintext) {
+            // It was created under another configuration. This node's stays what it is until it starts again.
+            self.on_hindered(partition, PLAINTEXT);
+            return;
+        }
         loop {
             if let Err(error) = self.go(partition).await {
                 let problem = clip(&format!("{}/{partition}: {error}", self.machine));
@@ -289,14 +295,14 @@ impl Delivery {
         }
     }
 
-    /// Until it is recorded; or the code by which it is refused for good.
+    /// Until it is recorded; or the code by which it is refused for good, after which somebody else goes on, or nobody.
     async fn note(&self, note: impl Fn() -> WebhookNote) -> Result<(), String> {
         loop {
             let deadline = Instant::now() + NOTE_PATIENCE;
             let cluster = &self.sender.cluster;
             match cluster.note_webhook(&self.machine, &self.webhook, self.epoch, note(), deadline).await {
                 Ok(()) => return Ok(()),
-                Err(ClusterError::Rejected { code, .. }) => return Err(code),
+                Err(ClusterError::Rejected { code, .. }) if is_final(&code) => return Err(code),
                 Err(error) => tracing::warn!(webhook = self.webhook, %error, "not recorded, to be tried again"),
             }
             sleep(NOTE_AGAIN).await;
@@ -307,14 +313,12 @@ impl Delivery {
     async fn signers(&self, partition: PartitionId) -> Vec<Secret> {
         loop {
             let wanted = self.row.read().secrets.clone();
-            let known = self.secrets.lock().clone();
-            if known.iter().map(|(of, _)| of).eq(wanted.iter()) {
-                return known.into_iter().map(|(_, secret)| secret).collect();
+            if let Some(known) = self.signers.known(&wanted, Instant::now()) {
+                return known;
             }
             let found = self.sender.find_secrets(&wanted).await;
-            if found.first().map(|(of, _)| of) == wanted.first() && !found.is_empty() {
-                *self.secrets.lock() = found.clone();
-                return found.into_iter().map(|(_, secret)| secret).collect();
+            if let Some(known) = self.signers.on_searched(wanted, found, Instant::now()) {
+                return known;
             }
             self.on_hindered(partition, "no node has its secret any more: `webhook rotate` gives it another one");
             sleep(HINDERED_AGAIN).await;
@@ -392,5 +396,25 @@ impl Delivery {
     pub fn gauge_lag(&self, entries: u64) {
         let labels = [("machine", self.machine.clone()), ("webhook", self.webhook.clone())];
         metrics::gauge!("statehouse_webhook_lag_entries", &labels).set(entries as f64);
+    }
+}
+
+/// Whether a note that was refused so is refused for ever: it was dropped, goes on elsewhere, or has to stand still.
+fn is_final(code: &str) -> bool {
+    ["out_of_date", "unknown_webhook", "dead_letters_full"].contains(&code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_stands_still_only_where_its_webhook_does() {
+        for code in ["out_of_date", "unknown_webhook", "dead_letters_full"] {
+            assert!(is_final(code), "{code}");
+        }
+        for code in ["unknown_machine", "rejection_limit", "module_fault"] {
+            assert!(!is_final(code), "{code}: what was to be noted is still to be noted");
+        }
     }
 }

@@ -6,16 +6,16 @@
 //! | several | `application/cloudevents-batch+json`: an array, up to a number, about a size, and what happened within a tenth of a second |
 //! | `webhook-id` | `<machine>-<number of the webhook>-<partition>-<entry>-<n>-<head8>`, of the first event |
 //!
-//! In: rendered entries. Out: messages. Where one ends depends on where it begins, the journal and the webhook alone, and not on who sends it, when, or
-//! what was there by then: whoever goes on where a message has ended makes the same ones, with the same ids. It does not know whether anybody takes
-//! them.
+//! In: rendered entries. Out: messages, without who asked. Where one ends depends on where it begins, the journal and the webhook alone, and not on who
+//! sends it, when, or what was there by then: whoever goes on where a message has ended makes the same ones, with the same ids. Whoever begins within
+//! one of several events makes others, of the same events. It does not know whether anybody takes them.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::api::events::reader::Filter;
-use crate::api::events::rendered::Rendered;
+use crate::api::events::rendered::{Item, Rendered};
 use crate::ids::{Micros, Position};
 use crate::limits::{WEBHOOK_BATCH_WINDOW, WEBHOOK_BODY_BYTES};
 use crate::system::webhook_row::WebhookRow;
@@ -46,13 +46,21 @@ pub struct Maker {
 /// Messages of one partition as they come about, from a place on.
 pub struct Gather<'a> {
     maker: &'a Maker,
-    /// Of the message that is being made: entries, and which of their items.
-    taken: Vec<(Arc<Rendered>, usize)>,
-    bytes: usize,
-    /// The first entry from this time on is not in it.
-    until: Micros,
+    /// The message that is being made. It holds no entry, for it may wait.
+    draft: Option<Draft>,
     /// The entry that is being taken, and its next item.
     current: Option<(Arc<Rendered>, usize)>,
+}
+
+/// A message that may become longer.
+struct Draft {
+    first: Position,
+    last: Position,
+    /// Events with commas between them.
+    body: Vec<u8>,
+    events: usize,
+    /// The first entry from this time on is not in it.
+    until: Micros,
 }
 
 impl Maker {
@@ -63,15 +71,12 @@ impl Maker {
     }
 
     pub fn gather(&self) -> Gather<'_> {
-        Gather { maker: self, taken: Vec::new(), bytes: 0, until: Micros(0), current: None }
+        Gather { maker: self, draft: None, current: None }
     }
 
-    /// A body as this webhook has them.
-    pub fn wrap(&self, events: &[&[u8]]) -> (&'static str, Bytes) {
-        match events {
-            [event] if self.batch == 1 => (ONE, Bytes::copy_from_slice(event)),
-            events => (SEVERAL, [b"[".as_slice(), &events.join(b",".as_slice()), b"]"].concat().into()),
-        }
+    /// A body as this webhook has them, of events with commas between them.
+    pub fn wrap(&self, events: Vec<u8>) -> (&'static str, Bytes) {
+        if self.batch == 1 { (ONE, events.into()) } else { (SEVERAL, [b"[", events.as_slice(), b"]"].concat().into()) }
     }
 
     fn id(&self, Position { partition, index, n, head8: [a, b, c, d] }: Position) -> String {
@@ -90,23 +95,21 @@ impl Gather<'_> {
     /// The next message that is whole. Nothing: another entry is needed.
     pub fn next_whole(&mut self) -> Option<Message> {
         let (rendered, first) = self.current.take()?;
-        if !self.taken.is_empty() && self.until <= rendered.time {
+        if let Some(whole) = self.draft.take_if(|draft| draft.until <= rendered.time) {
             self.current = Some((rendered, first));
-            return Some(self.finish());
+            return Some(self.finish(whole));
         }
         for at in first..rendered.items.len() {
             let item = &rendered.items[at];
             if !self.maker.filter.shows(item) {
                 continue;
             }
-            if self.taken.is_empty() {
-                self.until = Micros(rendered.time.0.saturating_add(WEBHOOK_BATCH_WINDOW.as_micros() as i64));
-            }
-            self.bytes += item.text.len();
-            self.taken.push((rendered.clone(), at));
-            if self.maker.batch <= self.taken.len() || WEBHOOK_BODY_BYTES <= self.bytes {
+            let position = Position { n: item.n, ..rendered.end };
+            let draft = self.draft.get_or_insert_with(|| Draft::new(position, rendered.time));
+            draft.add(position, item);
+            if self.maker.batch <= draft.events || WEBHOOK_BODY_BYTES <= draft.body.len() {
                 self.current = Some((rendered, at + 1));
-                return Some(self.finish());
+                return self.draft.take().map(|whole| self.finish(whole));
             }
         }
         None
@@ -114,27 +117,33 @@ impl Gather<'_> {
 
     /// Whether a message waits for more, and the time of an entry that ends it.
     pub fn waits_until(&self) -> Option<Micros> {
-        (!self.taken.is_empty()).then_some(self.until)
+        self.draft.as_ref().map(|draft| draft.until)
     }
 
-    fn finish(&mut self) -> Message {
-        let taken = std::mem::take(&mut self.taken);
-        self.bytes = 0;
-        let events: Vec<&[u8]> = taken.iter().map(|(rendered, at)| rendered.items[*at].json()).collect();
-        let position = |taken: Option<&(Arc<Rendered>, usize)>| {
-            let (rendered, at) = taken.expect("a message has an event");
-            Position { n: rendered.items[*at].n, ..rendered.end }
-        };
-        let (first, last) = (position(taken.first()), position(taken.last()));
-        let (content_type, body) = self.maker.wrap(&events);
-        Message { id: self.maker.id(first), first, last, content_type, body, events: events.len() }
+    fn finish(&self, Draft { first, last, body, events, .. }: Draft) -> Message {
+        let (content_type, body) = self.maker.wrap(body);
+        Message { id: self.maker.id(first), first, last, content_type, body, events }
+    }
+}
+
+impl Draft {
+    fn new(first: Position, time: Micros) -> Self {
+        let until = Micros(time.0.saturating_add(WEBHOOK_BATCH_WINDOW.as_micros() as i64));
+        Self { first, last: first, body: Vec::new(), events: 0, until }
+    }
+
+    fn add(&mut self, position: Position, item: &Item) {
+        if self.events != 0 {
+            self.body.push(b',');
+        }
+        item.anonymous_json().iter().for_each(|part| self.body.extend_from_slice(part));
+        (self.last, self.events) = (position, self.events + 1);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::events::rendered::Item;
     use crate::ids::{JournalIndex, PartitionId};
 
     const WINDOW: i64 = WEBHOOK_BATCH_WINDOW.as_micros() as i64;
@@ -216,6 +225,31 @@ mod tests {
         assert_eq!((message.content_type, message.events, message.first, message.last.n), (ONE, 1, message.last, 1));
         let several = gather(&maker(2, &["a"]), &journal, None).pop().expect("there is one");
         assert_eq!((several.content_type, several.events), (SEVERAL, 2));
+    }
+
+    /// As after a replay from a cursor that some reader of the event stream has had.
+    #[test]
+    fn whoever_begins_within_a_message_has_other_messages_of_the_same_events() {
+        let journal = [entry(1, 0, &["a", "a", "a"]), entry(2, WINDOW - 1, &["a"]), entry(3, 2 * WINDOW, &[])];
+        let within = Position { n: 0, ..journal[0].end };
+        let (all, rest) = (gather(&maker(3, &[]), &journal, None), gather(&maker(3, &[]), &journal, Some(within)));
+        let bodies =
+            |messages: &[Message]| messages.iter().map(|message| message.body.to_vec()).collect::<Vec<_>>().concat();
+        assert_eq!(bodies(&all), br#"["1.0","1.1","1.2"]["2.0"]"#);
+        assert_eq!(bodies(&rest), br#"["1.1","1.2","2.0"]"#);
+        assert!(all.iter().all(|message| message.id != rest[0].id));
+    }
+
+    #[test]
+    fn a_message_that_waits_holds_no_entry() {
+        let waiting = maker(9, &[]);
+        let mut gather = waiting.gather();
+        let entry = entry(1, 0, &["a", "a"]);
+        let held = Arc::downgrade(&entry);
+        gather.take(entry, 0);
+        assert!(gather.next_whole().is_none());
+        assert_eq!(gather.waits_until(), Some(Micros(WINDOW)));
+        assert_eq!(held.strong_count(), 0, "it may wait for long, beside many others");
     }
 
     #[test]

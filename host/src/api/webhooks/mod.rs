@@ -4,7 +4,7 @@
 //! answer (routes) ─▶ system: rows ─▶ run: on the node that leads `system` ─▶ deliver (one for each webhook) ─▶ message, sign, post, retry
 //! ```
 //! In: rows of `system`, the same feeds that readers of event streams share. Out: requests to receivers. Exactly one node delivers, as far as anybody can
-//! know that; what two of them send at the same moment has the same ids. It decides nothing about state.
+//! know that; what two of them send has the same ids. It decides nothing about state.
 
 mod answer;
 mod deliver;
@@ -13,8 +13,9 @@ mod page;
 mod post;
 mod retry;
 mod sign;
+mod signers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,13 +30,14 @@ pub use page::{DeadPage, WebhookPage, WebhookSentPage, WebhooksPage};
 use self::deliver::Delivery;
 use self::post::Poster;
 use self::sign::Secret;
+use self::signers::Named;
 use super::events::Events;
 use crate::config::WebhooksConfig;
 use crate::limits::DEADLINE_MAX;
 use crate::router::{Machine, Router};
 use crate::system::Cluster;
 use crate::system::webhook_row::WebhookRow;
-use crate::system::webhooks::Webhooks;
+use crate::system::webhooks::{Unnamed, Webhooks};
 
 /// How often it is looked who leads `system`, and what is to be delivered by whom.
 const LOOK: Duration = Duration::from_millis(200);
@@ -58,6 +60,13 @@ pub struct Sender {
     allows_plaintext: bool,
 }
 
+/// What this node delivers, and what its metrics show.
+#[derive(Default)]
+struct Tended {
+    running: BTreeMap<Key, Running>,
+    shown: BTreeSet<Key>,
+}
+
 /// A webhook that is being delivered. Its tasks end when it is dropped.
 struct Running {
     delivery: Arc<Delivery>,
@@ -75,7 +84,7 @@ impl Sender {
     /// Delivers whenever this node is the one to do so, until it is told to stop; what was done last is recorded on return.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let tending = tokio::spawn(stop.clone().run_until_cancelled_owned(self.clone().tend_secrets()));
-        let mut running = BTreeMap::new();
+        let mut tended = Tended::default();
         let mut is_delivering = false;
         while !stop.is_cancelled() {
             let leads = self.cluster.delivers_webhooks();
@@ -87,20 +96,20 @@ impl Sender {
             };
             if let Some(wanted) = wanted {
                 is_delivering = leads;
-                self.tend(&mut running, &wanted);
+                self.tend(&mut tended, &wanted);
             }
             tokio::select! {
                 () = self.cluster.wait_for_directory(LOOK) => {}
                 () = stop.cancelled() => {}
             }
         }
-        join_all(running.into_values().map(end)).await;
+        join_all(tended.running.into_values().map(end)).await;
         // It ends with the same word.
         drop(tending.await);
     }
 
     /// Stops what is not wanted any more, or goes on elsewhere, and starts what is missing.
-    fn tend(self: &Arc<Self>, running: &mut BTreeMap<Key, Running>, wanted: &Webhooks) {
+    fn tend(self: &Arc<Self>, Tended { running, shown }: &mut Tended, wanted: &Webhooks) {
         let is_wanted = |key: &Key, running: &Running| {
             wanted.get(key).is_some_and(|row| row.paused.is_none() && row.epoch == running.delivery.epoch())
         };
@@ -109,9 +118,13 @@ impl Sender {
         for gone in gone.iter().filter_map(|key| running.remove(key)) {
             tokio::spawn(end(gone));
         }
+        // What was dropped, or is delivered elsewhere, has no letters here.
+        for key in shown.extract_if(.., |key| !wanted.contains_key(key)) {
+            gauge_dead(&key, 0);
+        }
         for (key, row) in wanted {
-            let labels = [("machine", key.0.clone()), ("webhook", key.1.clone())];
-            metrics::gauge!("statehouse_webhook_dead_letters", &labels).set(row.dead.len() as f64);
+            gauge_dead(key, row.dead.len());
+            shown.insert(key.clone());
             if row.paused.is_some() {
                 continue;
             }
@@ -141,7 +154,7 @@ impl Sender {
     }
 
     /// Those of the secrets that some node has, in this order.
-    async fn find_secrets(&self, wanted: &[[u8; 32]]) -> Vec<([u8; 32], Secret)> {
+    async fn find_secrets(&self, wanted: &[[u8; 32]]) -> Vec<Named> {
         let finding = wanted.iter().map(|of| async {
             let secret = self.cluster.webhook_secret(*of).await?;
             Secret::of(secret).map(|secret| (*of, secret))
@@ -151,13 +164,18 @@ impl Sender {
 
     /// Every node has all secrets, so that any may deliver next.
     async fn tend_secrets(self: Arc<Self>) {
-        let mut unnamed = BTreeMap::new();
+        let mut unnamed = Unnamed::new();
         loop {
             self.cluster.tend_webhook_secrets(&mut unnamed, SECRETS_PATIENCE).await;
             sleep(SECRETS_LOOK).await;
             self.cluster.wait_for_directory(SECRETS_LOOK).await;
         }
     }
+}
+
+fn gauge_dead((machine, webhook): &Key, letters: usize) {
+    let labels = [("machine", machine.clone()), ("webhook", webhook.clone())];
+    metrics::gauge!("statehouse_webhook_dead_letters", &labels).set(letters as f64);
 }
 
 async fn end(Running { delivery, tasks }: Running) {

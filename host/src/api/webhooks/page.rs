@@ -35,7 +35,7 @@ pub struct WebhookPage {
     pub batch: u32,
     /// The secrets that sign, the newest first, by the first digits of their fingerprints.
     pub secrets: Vec<String>,
-    /// The new secret, right after it was made and never again.
+    /// The new secret, right after it was made and never again; not one that was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
     /// Up to where everything is delivered, as far as that is recorded.
@@ -113,8 +113,8 @@ impl WebhookPage {
         }
     }
 
-    pub fn with_secret(self, secret: &Secret) -> Self {
-        Self { secret: Some(secret.text()), ..self }
+    pub fn with_secret(self, secret: Option<&Secret>) -> Self {
+        Self { secret: secret.map(Secret::text), ..self }
     }
 }
 

@@ -11,6 +11,7 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use bytes::Bytes;
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Response, StatusCode, Url};
+use tokio::time::timeout;
 
 use super::message::Message;
 use super::sign::{Secret, signature};
@@ -20,7 +21,12 @@ use crate::limits::{
     WEBHOOK_ANSWER_BYTES_MAX, WEBHOOK_PROBLEM_CHARS_MAX, WEBHOOK_REQUESTS_MAX, WEBHOOK_TIMEOUT, WEBHOOK_URL_CHARS_MAX,
 };
 
+/// What keeps a webhook whose URL was taken where networks were trusted.
+pub const PLAINTEXT: &str =
+    "its URL is plain http: set `webhooks.plaintext = true` on each node, or create it anew with https";
 const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// How long the rest of an answer may take whose status is known.
+const DRAIN_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -38,6 +44,14 @@ pub enum Outcome {
 pub struct Sent {
     pub status: Option<u16>,
     pub outcome: Outcome,
+}
+
+impl Sent {
+    /// What came of a request whose sender could not wait any longer.
+    pub fn unanswered() -> Self {
+        let problem = "no answer before the deadline of this request; the receiver may have taken it".to_owned();
+        Self { status: None, outcome: Outcome::Failed { problem, retry_after: None } }
+    }
 }
 
 /// Connections to receivers, kept while they are used.
@@ -93,13 +107,17 @@ async fn judge(mut response: Response, now: Micros) -> Sent {
     let after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
     let retry_after = after.and_then(|text| read_retry_after(text, now));
     // So that the connection can be used again; what it says is nobody's business, nor whether it says it to the end.
-    let mut room = WEBHOOK_ANSWER_BYTES_MAX;
-    while let Ok(Some(piece)) = response.chunk().await {
-        match room.checked_sub(piece.len()) {
-            Some(left) => room = left,
-            None => break,
+    let draining = async {
+        let mut room = WEBHOOK_ANSWER_BYTES_MAX;
+        while let Ok(Some(piece)) = response.chunk().await {
+            match room.checked_sub(piece.len()) {
+                Some(left) => room = left,
+                None => break,
+            }
         }
-    }
+    };
+    // Nor are others kept waiting by it.
+    drop(timeout(DRAIN_MAX, draining).await);
     let outcome = match status {
         _ if status.is_success() => Outcome::Taken,
         StatusCode::GONE => Outcome::Gone,
@@ -148,7 +166,9 @@ pub fn read_url(text: &str, allows_plaintext: bool) -> Result<Url, Problem> {
     let refused = |why: &str| Problem::new(Code::InvalidChange, format!("`url` {why}"));
     let url = Url::parse(text).map_err(|error| refused(&format!("is no URL: {error}")))?;
     let host = url.host_str().filter(|host| !host.is_empty());
-    let host = host.ok_or_else(|| refused("names no host; give https://HOST/PATH"))?;
+    if host.is_none() {
+        return Err(refused("names no host; give https://HOST/PATH"));
+    }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(refused(
             "has a name or password in it, which every auditor would read; verify the signature instead",
@@ -161,14 +181,18 @@ pub fn read_url(text: &str, allows_plaintext: bool) -> Result<Url, Problem> {
         return Err(refused(&format!("is longer than {WEBHOOK_URL_CHARS_MAX} characters")));
     }
     match url.scheme() {
-        "https" => Ok(url),
-        "http" if allows_plaintext || is_loopback(host) => Ok(url),
+        "http" | "https" if may_be_sent(&url, allows_plaintext) => Ok(url),
         "http" => Err(refused(
             "is plain http, which everybody on the way could read; give https, or set `webhooks.plaintext = true` in the nodes' configuration \
              where the network is trusted",
         )),
         _ => Err(refused("is neither https nor http")),
     }
+}
+
+/// Whether requests may go there in this node's network.
+pub fn may_be_sent(url: &Url, allows_plaintext: bool) -> bool {
+    url.scheme() == "https" || allows_plaintext || url.host_str().is_some_and(is_loopback)
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -178,7 +202,37 @@ fn is_loopback(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::ids::{JournalIndex, PartitionId, Position};
+
+    /// It held the lane, and a turn of others, until the whole request was given up.
+    #[tokio::test]
+    async fn an_answer_that_does_not_end_is_taken_by_its_status() {
+        let at = Position { partition: PartitionId(0), index: JournalIndex(1), n: 0, head8: [0; 4] };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}/in", listener.local_addr().expect("it is bound"));
+        let (url, position) = (Url::parse(&url).expect("it is one"), at);
+        let (id, body) = ("wallet-1-0-1-0-00000000".to_owned(), Bytes::from_static(b"{}"));
+        let message = Message { id, first: position, last: position, content_type: "text/plain", body, events: 1 };
+        let receiving = async {
+            let (mut connection, _) = listener.accept().await.expect("it comes");
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n{}") {
+                connection.read_buf(&mut asked).await.expect("it asks");
+            }
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nand";
+            connection.write_all(answer).await.expect("it listens");
+            connection
+        };
+        let (poster, secrets) = (Poster::new(), [Secret::generate()]);
+        let posting = poster.post(&url, &message, &secrets, Micros(0));
+        let both = async { tokio::join!(receiving, posting) };
+        let (_open, sent) = timeout(WEBHOOK_TIMEOUT / 2, both).await.expect("its status is known");
+        assert_eq!(sent, Sent { status: Some(200), outcome: Outcome::Taken });
+    }
 
     #[test]
     fn urls_are_checked() {
