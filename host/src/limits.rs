@@ -216,6 +216,9 @@ pub const SNAPSHOT_FILES_MAX: usize = 65_536;
 pub const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
 /// How often a leader looks whether its clock has passed midnight, besides the moment at which it should: clocks jump.
 pub const MIDNIGHT_LOOK: Duration = Duration::from_secs(2);
+/// Canonical snapshots of a partition that were asked for and are not made yet: they are made one after another, and until then each keeps a
+/// state on the disk. Those that are due are not counted.
+pub const SNAPSHOTS_ASKED_MAX: usize = 8;
 /// Journal between two canonical snapshots that may be configured: fewer bytes and a partition does little else.
 pub const SNAPSHOT_EVERY_BYTES_MIN: u64 = 1 << 20;
 /// How many times as long as it is to be a log may become for views that have not followed it, where there is no archive they could read: a

@@ -441,6 +441,7 @@ impl From<ClusterError> for Problem {
             ClusterError::UnknownWebhook(_) => Code::UnknownWebhook,
             ClusterError::StepRefused(_) => Code::StepRefused,
             ClusterError::Refused { .. } => Code::NodeRefused,
+            ClusterError::SnapshotsAsked(_) => Code::Overloaded,
             ClusterError::Unreachable { .. } => Code::NodeUnreachable,
             ClusterError::NotKept(_) => Code::SecretNotKept,
             ClusterError::Deadline | ClusterError::NotPrepared { .. } | ClusterError::SnapshotUnfinished => {
@@ -449,7 +450,8 @@ impl From<ClusterError> for Problem {
         };
         let problem = Self::new(code, error.to_string());
         // Nobody but an operator changes what the others answer with.
-        let may_retry = matches!(code, Code::NodeUnreachable | Code::SecretNotKept | Code::ChangeUnfinished);
+        use Code::{ChangeUnfinished, NodeUnreachable, Overloaded, SecretNotKept};
+        let may_retry = matches!(code, NodeUnreachable | SecretNotKept | ChangeUnfinished | Overloaded);
         if may_retry { problem.with_retry_after(Duration::from_secs(1)) } else { problem }
     }
 }

@@ -93,7 +93,7 @@ impl SnapshotPage {
 /// Answers both routes.
 ///
 /// # Errors
-/// 404 for an unknown machine; 422 where nothing can be made; 504 where it is not done in time and goes on.
+/// 404 for an unknown machine; 422 where nothing can be made; 503 where too many were asked for already; 504 where it is not done in time and goes on.
 pub async fn answer(api: &Api, page: Page, machine: &str, asked: Asked) -> Result<Response, Problem> {
     let mut elsewhere = Vec::new();
     let listed = if page == Page::SnapshotTake {

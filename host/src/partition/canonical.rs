@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! executor: an entry of a later day, or one where the journal says so, or asked ─▶ keep the state ─▶ goes on
-//! writer:                                       kept, durable ─▶ another thread: rows ─▶ file ─▶ listed
+//! writer:                            kept, durable ─▶ queue ─▶ another thread, one file at a time: rows ─▶ file ─▶ listed
 //! ```
 //! In: entries about to be applied. Out: files. Every replica decides by the journal alone, so that all have the same ones, whoever leads; and
 //! by the time an entry of the later day is written, the state before it is kept, so that a crash never skips a day. An idle partition has
 //! its leader propose a tick. It does not know what is in a file.
 
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::archive::Boundary;
 use crate::ids::{ClusterId, Head, JournalIndex, PartitionId};
@@ -38,7 +39,33 @@ const AGAIN: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Whoever asked for a snapshot.
-pub type Asked = oneshot::Sender<Result<Listed, PartitionError>>;
+pub struct Asked {
+    /// Whoever it is may have stopped waiting; told once.
+    reply: Option<oneshot::Sender<Result<Listed, PartitionError>>>,
+    /// One of [`limits::SNAPSHOTS_ASKED_MAX`] places, held until the file is made, however often that is tried.
+    _place: OwnedSemaphorePermit,
+}
+
+impl Asked {
+    fn tell(&mut self, made: Result<Listed, PartitionError>) {
+        if let Some(reply) = self.reply.take() {
+            drop(reply.send(made));
+        }
+    }
+}
+
+/// A file to be made of a kept state.
+struct Job {
+    due: Due,
+    asked: Option<Asked>,
+}
+
+/// Files are made one at a time, in the order in which their states were kept.
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    has_worker: bool,
+}
 
 /// What makes the files of one partition.
 pub struct Canonical {
@@ -50,8 +77,9 @@ pub struct Canonical {
     /// One also about every so many bytes of journal.
     pub every_bytes: Option<u64>,
     pub runtime: tokio::runtime::Handle,
-    /// One file is made at a time.
-    turn: Mutex<()>,
+    queue: Mutex<Queue>,
+    /// Places for those that are asked for.
+    places: Arc<Semaphore>,
     is_closing: AtomicBool,
     /// States that are kept, or to be kept, since this start.
     under_way: AtomicUsize,
@@ -65,8 +93,21 @@ impl Canonical {
         every_bytes: Option<u64>,
     ) -> Arc<Self> {
         let runtime = tokio::runtime::Handle::current();
-        let (turn, is_closing, under_way) = (Mutex::default(), AtomicBool::new(false), AtomicUsize::new(0));
-        Arc::new(Self { folder, cluster, machine, partition, store, every_bytes, runtime, turn, is_closing, under_way })
+        let places = Arc::new(Semaphore::new(limits::SNAPSHOTS_ASKED_MAX));
+        let (queue, is_closing, under_way) = (Mutex::default(), AtomicBool::new(false), AtomicUsize::new(0));
+        Arc::new(Self {
+            folder,
+            cluster,
+            machine,
+            partition,
+            store,
+            every_bytes,
+            runtime,
+            queue,
+            places,
+            is_closing,
+            under_way,
+        })
     }
 
     /// Makes the files of states that were kept before the last start.
@@ -77,43 +118,70 @@ impl Canonical {
         for due in self.folder.list_due()? {
             tracing::info!(stream = %self.stream(), index = %due.index, "goes on with a canonical snapshot");
             self.under_way.fetch_add(1, Ordering::Relaxed);
-            self.make(due, None);
+            self.make(Job { due, asked: None });
         }
         Ok(())
     }
 
-    /// Makes the file of a kept state on another thread.
-    fn make(self: &Arc<Self>, due: Due, asked: Option<Asked>) {
-        let canonical = self.clone();
-        drop(self.runtime.spawn_blocking(move || {
-            let made = canonical.make_now(&due);
-            canonical.under_way.fetch_sub(1, Ordering::Release);
-            if let Err(error) = &made {
-                // The kept state stays, and is taken up again in a while, or at the next start.
-                canonical.make_later(due);
-                tracing::error!(stream = %canonical.stream(), index = %due.index, %error, "no canonical snapshot was made");
-                metrics::counter!("statehouse_canonical_snapshots_failed_total").increment(1);
-            }
-            if let Some(asked) = asked {
-                // Whoever asked may have stopped waiting.
-                drop(asked.send(made.map_err(PartitionError::from)));
-            }
-        }));
+    /// Makes the file of a kept state on another thread, behind those that wait for the same. Never waits itself.
+    fn make(self: &Arc<Self>, job: Job) {
+        let mut queue = self.queue.lock();
+        queue.jobs.push_back(job);
+        if !std::mem::replace(&mut queue.has_worker, true) {
+            drop(self.runtime.spawn(self.clone().work()));
+        }
     }
 
-    fn make_later(self: &Arc<Self>, due: Due) {
+    fn next_job(&self) -> Option<Job> {
+        let mut queue = self.queue.lock();
+        let next = queue.jobs.pop_front();
+        queue.has_worker = next.is_some();
+        next
+    }
+
+    /// Holds a thread only while there is a file to make.
+    async fn work(self: Arc<Self>) {
+        while let Some(job) = self.next_job() {
+            let canonical = self.clone();
+            if let Err(error) = self.runtime.spawn_blocking(move || canonical.carry_out(job)).await {
+                self.under_way.fetch_sub(1, Ordering::Release);
+                tracing::error!(stream = %self.stream(), %error, "making a canonical snapshot panicked; it is taken up again at the next start");
+            }
+        }
+    }
+
+    fn carry_out(self: &Arc<Self>, mut job: Job) {
+        let made = self.make_now(&job.due);
+        self.under_way.fetch_sub(1, Ordering::Release);
+        let error = made.as_ref().err().map(ToString::to_string);
+        if let Some(asked) = &mut job.asked {
+            asked.tell(made.map_err(PartitionError::from));
+        }
+        if let Some(error) = error {
+            let index = job.due.index;
+            tracing::error!(stream = %self.stream(), %index, error, "no canonical snapshot was made");
+            metrics::counter!("statehouse_canonical_snapshots_failed_total").increment(1);
+            // The kept state stays, and is taken up again in a while, or at the next start.
+            self.make_later(job);
+        }
+    }
+
+    fn make_later(self: &Arc<Self>, job: Job) {
         let canonical = self.clone();
         drop(self.runtime.spawn(async move {
             tokio::time::sleep(AGAIN).await;
             if !canonical.is_closing.load(Ordering::Relaxed) {
                 canonical.under_way.fetch_add(1, Ordering::Relaxed);
-                canonical.make(due, None);
+                canonical.make(job);
             }
         }));
     }
 
     fn make_now(&self, due: &Due) -> Result<Listed, CanonicalError> {
-        let _turn = self.turn.lock();
+        // Else all that still wait would be begun first.
+        if self.is_closing.load(Ordering::Relaxed) {
+            return Err(CanonicalError::Closing);
+        }
         if let Some(made) = self.folder.find(due) {
             self.folder.made(due, &made)?;
             return Ok(made);
@@ -172,10 +240,9 @@ impl Executor {
     }
 
     /// Somebody asks for a snapshot of what is applied.
-    pub(super) fn on_snapshot_asked(&self, asked: Asked) {
+    pub(super) fn on_snapshot_asked(&self, mut asked: Asked) {
         if self.journal.index == JournalIndex(0) {
-            // Whoever asked may have stopped waiting.
-            drop(asked.send(Err(PartitionError::NoEntry(JournalIndex(1)))));
+            asked.tell(Err(PartitionError::NoEntry(JournalIndex(1))));
             return;
         }
         self.keep(KeepWhat::Applied, Due { index: self.journal.index, days: None }, Some(asked));
@@ -184,15 +251,15 @@ impl Executor {
     fn keep(&self, what: KeepWhat, due: Due, asked: Option<Asked>) {
         // Where a journal is applied once more, its files are there.
         if let Some(made) = self.canonical.folder.find(&due) {
-            if let Some(asked) = asked {
-                drop(asked.send(Ok(made)));
+            if let Some(mut asked) = asked {
+                asked.tell(Ok(made));
             }
             return;
         }
         let canonical = self.canonical.clone();
         let folder = canonical.folder.due_folder(&due);
         canonical.under_way.fetch_add(1, Ordering::Relaxed);
-        self.store.keep(what, folder, Box::new(move || canonical.make(due, asked)));
+        self.store.keep(what, folder, Box::new(move || canonical.make(Job { due, asked })));
     }
 
     /// Whether a leader's clock has passed midnight, and no entry has.
@@ -216,10 +283,13 @@ impl Partition {
     /// Makes a canonical snapshot of what this node has applied.
     ///
     /// # Errors
-    /// Nothing has happened in the partition yet, it does not run, or the disk.
+    /// Nothing has happened in the partition yet, it does not run, or the disk; or too many that were asked for are not made yet. Those that
+    /// are due are never refused.
     pub async fn take_canonical(&self) -> Result<Listed, PartitionError> {
-        let (asked, done) = oneshot::channel();
-        self.send(Message::Snapshot(asked))?;
+        let place = self.parts.canonical.places.clone().try_acquire_owned();
+        let place = place.map_err(|_| PartitionError::SnapshotsAsked)?;
+        let (reply, done) = oneshot::channel();
+        self.send(Message::Snapshot(Asked { reply: Some(reply), _place: place }))?;
         done.await.map_err(|_| self.not_running())?
     }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::archive::ArchiveError;
 use crate::consensus::ConsensusError;
 use crate::ids::{JournalIndex, LogIndex, ModuleId, NodeId, PartitionId, Position};
+use crate::limits::SNAPSHOTS_ASKED_MAX;
 use crate::log::{EntryId, LogError};
 use crate::machine::entry::EntryError;
 use crate::machine::journal::JournalError;
@@ -70,6 +71,8 @@ pub enum PartitionError {
     /// What the log has released was looked for there.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    #[error("{} canonical snapshots of it that were asked for are not made yet; ask again later", SNAPSHOTS_ASKED_MAX)]
+    SnapshotsAsked,
     #[error("canonical snapshot: {0}")]
     Canonical(#[from] CanonicalError),
     /// State or ids lack what only the beginning of the log could give back. They are left as they are.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use statehouse_abi::cold::RenderItem;
 use statehouse_abi::role;
 use statehouse_abi::value::Value;
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::clock::SystemClock;
 use crate::ids::{CommandId, JournalIndex, ModuleId, NodeId, PartitionId};
+use crate::limits::SNAPSHOTS_ASKED_MAX;
 use crate::log::{EntryId, RealDisk};
 use crate::machine::entry::{Activation, Part};
 use crate::machine::logic::Logic;
@@ -340,6 +341,35 @@ async fn a_log_is_released_up_to_what_is_to_be_kept() {
     let made = partition.snapshots().newest().expect("something is purged");
     assert_eq!(made.manifest.journal, expected.journal.0);
     check_released(&partition, &ids, &expected).await;
+    partition.close().await.expect("closes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_that_are_asked_for_are_made_in_turn_and_only_so_many_wait() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let partition = open(folder.path()).await;
+    create(&partition, 0..1).await;
+    let together = join_all((0..SNAPSHOTS_ASKED_MAX).map(|_| partition.take_canonical())).await;
+    let first = partition.canonical_snapshots().pop().expect("it was made");
+    assert!(together.iter().all(|taken| taken.as_ref().is_ok_and(|taken| *taken == first)), "{together:?}");
+    // Whoever is answered has given its place back.
+    for number in 1..20 {
+        create(&partition, number..number + 1).await;
+        partition.take_canonical().await.unwrap_or_else(|error| panic!("number {number}: {error}"));
+    }
+    assert_eq!(partition.canonical_snapshots().len(), 20);
+    create(&partition, 20..21).await;
+    // What is kept here is no state, so that no file can be made of it; it is tried again in a minute.
+    let due = format!("canonical/due-{:012}", partition.progress().journal.index.0);
+    std::fs::create_dir(folder.path().join(due)).expect("the folder is ours");
+    for _ in 0..SNAPSHOTS_ASKED_MAX {
+        let taken = partition.take_canonical().await;
+        assert!(matches!(taken, Err(PartitionError::Canonical(_))), "{taken:?}");
+    }
+    create(&partition, 21..22).await;
+    let refused = partition.take_canonical().await.expect_err("all places are taken");
+    assert!(matches!(refused, PartitionError::SnapshotsAsked), "{refused}");
+    assert_eq!(partition.canonical_snapshots().len(), 20);
     partition.close().await.expect("closes");
 }
 

@@ -451,6 +451,7 @@ pub fn partition_error(error: PartitionError) -> QueryError {
         | PartitionError::Thread(_)
         | PartitionError::Snapshot(_)
         | PartitionError::Canonical(_)
+        | PartitionError::SnapshotsAsked
         | PartitionError::NotActivated { .. }
         | PartitionError::RolledBack { .. }
         | PartitionError::CannotRebuild { .. } => UnavailableReason::ShuttingDown,

@@ -123,6 +123,9 @@ pub enum ClusterError {
         "the snapshot is not done before the deadline, and goes on: `statehouse snapshot list` shows it once it is whole"
     )]
     SnapshotUnfinished,
+    /// In words.
+    #[error("{0}")]
+    SnapshotsAsked(String),
     #[error("not done before the deadline; `cluster status` shows how far it got, and the same call may be sent again")]
     Deadline,
 }

@@ -43,13 +43,17 @@ impl Cluster {
     /// Makes one of every partition of the machine that has a replica here, each as of its last applied entry.
     ///
     /// # Errors
-    /// There is no such machine, a partition does not run here or has no history yet, or a file is not done by the deadline: it goes on then.
+    /// There is no such machine, a partition does not run here or has no history yet, too many were asked for already, or a
+    /// file is not done by the deadline: it goes on then.
     pub async fn take_snapshots(&self, machine: &str, deadline: Instant) -> Result<Vec<Listed>, ClusterError> {
         let replicas = self.replicas_of(machine)?;
         let taking = replicas.iter().map(|replica| async move {
             match tokio::time::timeout_at(deadline, replica.take_canonical()).await {
                 Ok(Err(PartitionError::NoEntry(_))) => {
                     Err(ClusterError::Invalid(format!("{machine}/{}: nothing has happened there yet", replica.id())))
+                }
+                Ok(Err(error @ PartitionError::SnapshotsAsked)) => {
+                    Err(ClusterError::SnapshotsAsked(format!("{machine}/{}: {error}", replica.id())))
                 }
                 Ok(taken) => {
                     taken.map_err(|error| ClusterError::Invalid(format!("{machine}/{}: {error}", replica.id())))

@@ -156,6 +156,7 @@ fn refusals_have_their_codes_and_statuses() {
         refused(2),
         unreachable,
         ClusterError::NotKept("only 1 of 3 nodes have kept the secret".into()),
+        ClusterError::SnapshotsAsked("wallet/7: 8 of them are not made yet; ask again later".into()),
         ClusterError::Deadline,
     ];
     let lines: String = errors.into_iter().map(|error| format!("{}\n", shown(error.into()))).collect();
@@ -170,6 +171,9 @@ fn refusals_have_their_codes_and_statuses() {
         409 node_refused node 2 refused: its clock is wrong
         503 node_unreachable node 3 at n3:7000 does not answer: connection refused
         503 secret_not_kept only 1 of 3 nodes have kept the secret
+        503 overloaded wallet/7: 8 of them are not made yet; ask again later
         504 change_unfinished not done before the deadline; `cluster status` shows how far it got, and the same call may be sent again
     "#]].assert_eq(&lines);
+    let asked = Problem::from(ClusterError::SnapshotsAsked(String::new())).into_response("r-1");
+    assert_eq!(asked.headers()["retry-after"], "1");
 }
