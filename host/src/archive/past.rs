@@ -56,6 +56,16 @@ impl Past {
         read
     }
 
+    /// Where the archive is, for whoever is told what it lacks.
+    pub fn archive(&self) -> &Archive {
+        &self.archive
+    }
+
+    /// The first entry behind this one that the archive has, as it was listed last.
+    pub fn first_behind(&self, index: JournalIndex) -> Option<JournalIndex> {
+        self.listed.lock().iter().map(|name| name.first).filter(|first| index < *first).min()
+    }
+
     async fn find(&self, index: JournalIndex) -> Result<Option<SegmentName>, ArchiveError> {
         let within =
             |names: &[SegmentName]| names.iter().find(|name| name.first <= index && index <= name.last).cloned();

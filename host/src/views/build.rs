@@ -20,10 +20,10 @@ use statehouse_abi::key::split_key;
 use statehouse_projection::abi::{Decision, ProjectIn, ProjectOut};
 use tokio::time::Instant;
 
-use crate::ids::{LogIndex, PartitionId};
+use crate::ids::{JournalIndex, LogIndex, PartitionId};
 use crate::limits::{KEY_BYTES_MAX, ROW_BYTES_MAX, VIEW_BATCH_DECISIONS, VIEW_ROUNDS_MAX};
 use crate::machine::logic::{Fault, Logic};
-use crate::partition::tail::{Bound, Read, log_index_of};
+use crate::partition::tail::{Bound, Gap, Read, log_index_of};
 use crate::partition::{Modules, Partition, PartitionError};
 use crate::sequencer::submission::Recorded;
 use crate::store::{OrderedStore, StoreShared};
@@ -107,8 +107,7 @@ impl Build {
         }
         let (reader, wanted) = (partition.reader(), at.index.next());
         let read = reader.read_waiting(at.place(), &applied, READ, wait).map_err(|error| match error {
-            PartitionError::Released { .. } if reader.has_archive() => ViewError::NotArchived { partition: id, wanted },
-            PartitionError::Released { .. } => ViewError::Released { partition: id, wanted },
+            PartitionError::Released { .. } => not_here(id, wanted, reader.gap_at(wanted)),
             PartitionError::OtherHistory(place) => ViewError::OtherHistory { partition: id, index: place.index },
             error => error.into(),
         });
@@ -262,6 +261,16 @@ impl Build {
             }
         }
         Ok(None)
+    }
+}
+
+/// What keeps a view that needs an entry which this node's log does not have, nor its archive.
+pub(super) fn not_here(partition: PartitionId, wanted: JournalIndex, gap: Option<Gap>) -> ViewError {
+    match gap {
+        None => ViewError::Released { partition, wanted },
+        Some(Gap { is_own: true, url, .. }) => ViewError::NotInOwn { partition, wanted, url },
+        Some(Gap { next: Some(next), url, .. }) => ViewError::BeforeArchive { partition, wanted, next, url },
+        Some(_) => ViewError::NotArchived { partition, wanted },
     }
 }
 

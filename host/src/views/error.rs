@@ -31,6 +31,22 @@ pub enum ViewError {
          snapshot; ask another node, keep more with `[log] keep_bytes`, or have an `[archive]`, which views are built from as well"
     )]
     Released { partition: PartitionId, wanted: JournalIndex },
+    /// A folder gets nothing but what this node has had itself: what it has released is there.
+    #[error(
+        "partition {partition}: entry {wanted} of the journal is needed, and is neither on this node, which was sent a snapshot of the state \
+         behind it or released it before it had an archive, nor in its archive {url}: that is a folder of its own, which no other node fills, \
+         so the entry does not come by itself. Ask another node; or stop this one, and replace what the folder has of the partition by a copy \
+         of that in the archive of a node that has the entry. Nodes that share one archive, `[archive] url = \"s3://…\"`, from the beginning \
+         have no such gap"
+    )]
+    NotInOwn { partition: PartitionId, wanted: JournalIndex, url: String },
+    /// A journal is archived in order.
+    #[error(
+        "partition {partition}: entry {wanted} of the journal is needed, and is not on this node any more; the archive {url} has what follows \
+         from entry {next} on, because the entries before were in no log when it was begun, so it does not come by itself: ask a node that \
+         has it, or add what an older archive has of it"
+    )]
+    BeforeArchive { partition: PartitionId, wanted: JournalIndex, next: JournalIndex, url: String },
     /// What this node has released is archived before; what it never had is archived by others soon.
     #[error(
         "partition {partition}: entry {wanted} of the journal is needed, and is neither on this node nor in the archive yet; the view goes on \
@@ -52,7 +68,13 @@ impl ViewError {
 
     /// Whether it is up to the archive, which is not asked again at once.
     pub fn is_of_archive(&self) -> bool {
-        matches!(self, Self::NotArchived { .. } | Self::Partition(PartitionError::Archive(_)))
+        matches!(
+            self,
+            Self::NotArchived { .. }
+                | Self::NotInOwn { .. }
+                | Self::BeforeArchive { .. }
+                | Self::Partition(PartitionError::Archive(_))
+        )
     }
 
     /// Whether what was made so far is worth nothing.

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use entry::{TailCommand, TailEntry, TailEvent};
-pub use reader::{Bound, Place, Read, Reader, log_index_of};
+pub use reader::{Bound, Gap, Place, Read, Reader, log_index_of};
 use reader::{from_elsewhere, head8};
 
 use crate::consensus::{ConsensusError, StopReason};

@@ -115,9 +115,26 @@ impl Partition {
     }
 }
 
+/// Where an archive does not have an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    pub url: String,
+    /// Whether it is a folder, into which only this node writes.
+    pub is_own: bool,
+    /// The first entry behind it that is there, if there is any.
+    pub next: Option<JournalIndex>,
+}
+
 impl Reader {
+    /// What is known of the archive where [`Self::read_waiting`] has not found this entry in it; nothing where there is no archive.
+    pub fn gap_at(&self, index: JournalIndex) -> Option<Gap> {
+        let past = self.past.as_ref()?;
+        let archive = past.archive();
+        Some(Gap { url: archive.url().to_owned(), is_own: archive.folder().is_some(), next: past.first_behind(index) })
+    }
+
     /// Whether there is an archive to read what the log has released.
-    pub fn has_archive(&self) -> bool {
+    fn has_archive(&self) -> bool {
         self.past.is_some()
     }
 

@@ -5,6 +5,8 @@
 use super::*;
 use crate::archive::Archive;
 use crate::ids::{Head, JournalIndex};
+use crate::partition::tail::Gap;
+use crate::views::build::not_here;
 use crate::views::cursor::Cursor;
 
 impl Stage {
@@ -116,12 +118,29 @@ async fn a_view_waits_for_what_is_not_in_the_archive_yet() {
     std::fs::rename(&kept, &aside).expect("the folder is ours");
     let build = stage.build(&stage.folder.path().join("build"));
     let missing = step(&build, &partition, stage.node.registry().as_ref()).expect_err("it is nowhere");
-    assert!(missing.to_string().contains("entry 1 of the journal") && missing.is_of_archive(), "{missing}");
-    assert!(!missing.is_final() && !missing.spoils_rows(), "{missing}");
+    check_waits(&missing, &["entry 1 of the journal", "a folder of its own", "replace what the folder has", "s3://"]);
+    assert!(missing.to_string().contains(stage.folder.path().to_str().expect("a plain name")), "{missing}");
     std::fs::rename(&aside, &kept).expect("the folder is ours");
     stage.follow(&build);
     assert!(20 < dump(&build).len());
     stage.close().await;
+}
+
+/// Asserts that a view says so, and goes on when there is what it lacks.
+fn check_waits(missing: &ViewError, words: &[&str]) {
+    let text = missing.to_string();
+    assert!(words.iter().all(|word| text.contains(word)), "{text}");
+    assert!(missing.is_of_archive() && !missing.is_final() && !missing.spoils_rows(), "{text}");
+}
+
+#[test]
+fn what_a_shared_archive_lacks_comes_soon_or_never() {
+    let gap = |next| Some(Gap { url: "s3://b/p".to_owned(), is_own: false, next });
+    let not_here = |gap| not_here(PartitionId(7), JournalIndex(5), gap);
+    check_waits(&not_here(gap(None)), &["partition 7: entry 5", "goes on when it is there"]);
+    let begun = not_here(gap(Some(JournalIndex(9))));
+    check_waits(&begun, &["partition 7: entry 5", "s3://b/p", "from entry 9 on", "does not come by itself"]);
+    assert!(not_here(None).is_final(), "without an archive there is nothing to wait for");
 }
 
 #[tokio::test(flavor = "multi_thread")]
