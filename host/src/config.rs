@@ -266,7 +266,7 @@ pub struct SnapshotsConfig {
     pub every_bytes: Option<u64>,
     /// How many canonical snapshots of each partition stay in the data folder, at least 1: the newest so many of midnights, and as many others.
     /// Older ones are **deleted** on this node, where there is an archive only once they are in it. Default: all stay. A node that lacks
-    /// midnights, since it was sent a snapshot of the state behind them, fetches them from the archive, up to this number.
+    /// midnights, since it was sent a snapshot of the state behind them, fetches them from the archive or the other nodes, up to this number.
     pub keep: Option<u32>,
 }
 

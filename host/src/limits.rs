@@ -216,6 +216,10 @@ pub const SNAPSHOT_FILES_MAX: usize = 65_536;
 pub const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
 /// How often a leader looks whether its clock has passed midnight, besides the moment at which it should: clocks jump.
 pub const MIDNIGHT_LOOK: Duration = Duration::from_secs(2);
+/// Midnights of a partition that a node names to another one: eleven years.
+pub const MIDNIGHTS_NAMED_MAX: usize = 4096;
+/// A node that sends one more slowly than this is as good as one that does not.
+pub const MIDNIGHT_BYTES_A_SECOND_MIN: u64 = 64 << 10;
 /// Canonical snapshots of a partition that were asked for and are not made yet: they are made one after another, and until then each keeps a
 /// state on the disk. Those that are due are not counted.
 pub const SNAPSHOTS_ASKED_MAX: usize = 8;

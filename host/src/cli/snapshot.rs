@@ -32,7 +32,8 @@ use crate::system::restore::{RestoreOptions, Restored, RestoredPartition, restor
 pub enum SnapshotArgs {
     /// Make one of each partition: by the node at --url, as it stands there; or with --data from a journal, at any moment, without a node
     Take(TakeArgs),
-    /// Those that there are; by a node also those that it has in the archive alone
+    /// Those that there are; by a node also those that it has in the archive alone. Midnights that a node should have and lacks come by
+    /// themselves, from the archive or from the other nodes
     List(ListArgs),
     /// Check every byte of them, and with --data whether each is what the journal comes to; exit code 1 where one is not
     Verify(VerifyArgs),

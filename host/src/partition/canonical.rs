@@ -54,6 +54,15 @@ impl Asked {
     }
 }
 
+/// By what the head of a snapshot that comes from elsewhere is known to be this journal's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadProof {
+    /// The log of this node, or the archive.
+    Journal,
+    /// Where neither goes back to its entry, what all other nodes say that have it: the state of this node came from them as well.
+    JournalOrWord,
+}
+
 /// A file to be made of a kept state.
 struct Job {
     due: Due,
@@ -311,12 +320,11 @@ impl Partition {
         0 < self.parts.canonical.under_way.load(Ordering::Acquire)
     }
 
-    /// Takes in a snapshot that another replica has made, once every byte is found to be as written, and its head to be this journal's, by this
-    /// node's log or by the archive.
+    /// Takes in a snapshot that another replica has made, once every byte is found to be as written, and its head to be this journal's.
     ///
     /// # Errors
     /// It is not, or the disk.
-    pub async fn take_in_canonical(&self, file: &Path) -> Result<Listed, PartitionError> {
+    pub async fn take_in_canonical(&self, file: &Path, proof: HeadProof) -> Result<Listed, PartitionError> {
         let path = file.to_owned();
         let reading = self.parts.canonical.runtime.spawn_blocking(move || {
             let mut opened = SnapshotFile::open(&path)?;
@@ -331,7 +339,9 @@ impl Partition {
             Some(own) => Some(own),
             None => self.head_archived(journal.index).await?,
         };
-        if !is_ours || own != Some(journal.head) {
+        let is_past = journal.index < self.progress().journal.index;
+        let is_on_its_chain = own.map_or(proof == HeadProof::JournalOrWord && is_past, |own| own == journal.head);
+        if !is_ours || !is_on_its_chain {
             return Err(CanonicalError::Foreign { file: listed.name }.into());
         }
         let (canonical, path, taken) = (canonical.clone(), file.to_owned(), listed.clone());

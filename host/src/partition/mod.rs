@@ -23,6 +23,7 @@ mod handle;
 #[cfg(test)]
 mod tests;
 
+pub use canonical::HeadProof;
 pub use coordinate::{Answered, Participants, end_of};
 pub use error::{HaltReason, PartitionError};
 pub use handle::{Partition, ReadPoint};

@@ -95,10 +95,12 @@ pub enum Topic {
     Shadow = 17,
     /// Keep this secret of a webhook, or: what is the secret with this fingerprint?
     Secret = 18,
+    /// Which canonical snapshots of midnights have you of this partition? Fetch: one of them, by its name.
+    Midnights = 19,
 }
 
 impl Topic {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Submit,
         Self::ReadIndex,
         Self::WantTime,
@@ -117,6 +119,7 @@ impl Topic {
         Self::Panic,
         Self::Shadow,
         Self::Secret,
+        Self::Midnights,
     ];
 
     /// Whether a node answers this before one of the two belongs to a cluster.

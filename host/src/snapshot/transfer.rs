@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,7 +61,18 @@ pub fn serve(
     let path = kept.folder.join(&facts.name);
     let opened = File::open(&path).map_err(|error| failed(SnapshotError::io(&path, "read")(error)))?;
     // With the snapshot itself, so that it counts as being sent.
-    let source = Arc::new((opened, path, facts.size, kept.offer.clone()));
+    Ok(pieces(opened, path, facts.size, offset, kept.offer.clone()))
+}
+
+/// A file of this size from a byte on, read as it is sent; `held` stays until then.
+pub fn pieces(
+    file: File,
+    path: PathBuf,
+    size: u64,
+    offset: u64,
+    held: impl Send + Sync + 'static,
+) -> BoxStream<'static, Result<Bytes, ServiceError>> {
+    let source = Arc::new((file, path, size, held));
     let pieces = stream::try_unfold(offset, move |offset| {
         let source = source.clone();
         async move {
@@ -74,7 +86,7 @@ pub fn serve(
             Ok((!piece.is_empty()).then_some((piece, next)))
         }
     });
-    Ok(pieces.boxed())
+    pieces.boxed()
 }
 
 fn read_piece(file: &File, size: u64, offset: u64) -> Result<Bytes, std::io::Error> {

@@ -272,7 +272,12 @@ impl Archivist {
         let archived = self.host.archived_snapshots.lock().get(group).cloned().unwrap_or_default();
         let keep = self.host.opening.snapshot_keep;
         let spool = self.spool(group).with_extension("fetched");
-        match kept::fetch_missing(&self.archive, &archived, group, partition, keep, &spool).await {
+        let fetched = match self.host.fetching.try_lock() {
+            Ok(_turn) => kept::fetch_missing(&self.archive, &archived, group, partition, keep, &spool).await,
+            // Something comes from another node; what is missing after that is seen to in the next round.
+            Err(_) => Ok(None),
+        };
+        match fetched {
             Ok(Some(fetched)) => {
                 tracing::info!(%group, file = fetched.name, "a canonical snapshot came from the archive")
             }

@@ -106,6 +106,8 @@ pub struct Host {
     /// How far the archive goes.
     pub archived: Mutex<Archived>,
     pub archived_snapshots: Mutex<ArchivedSnapshots>,
+    /// Held while a canonical snapshot is fetched, from the archive or from another node.
+    pub fetching: tokio::sync::Mutex<()>,
     /// Held while the node becomes part of a cluster.
     pub joining: Mutex<()>,
     /// Held while the directory is read.

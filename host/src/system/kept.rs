@@ -1,4 +1,5 @@
-//! Which canonical snapshots a node has: those of midnights that it lacks come from the archive, those beyond `[snapshots] keep` go.
+//! Which canonical snapshots a node has: those of midnights that it lacks come from the archive, as from other nodes (`midnights.rs`), those
+//! beyond `[snapshots] keep` go.
 //!
 //! ```text
 //! those of the archive ∪ those here ─▶ the newest midnights, as many as are kept ─▶ not here: fetched, every byte checked ─▶ listed
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use crate::archive::{Archive, ArchiveError};
 use crate::ids::JournalIndex;
-use crate::partition::{Partition, PartitionError};
+use crate::partition::{HeadProof, Partition, PartitionError};
 use crate::peer::GroupName;
 use crate::snapshot::canonical::{Listed, parse_name};
 use crate::system::host::Host;
@@ -81,7 +82,7 @@ pub async fn fetch_missing(
     let Some(name) = find_missing(archived, partition, keep) else { return Ok(None) };
     archive.fetch(&group.machine, group.partition, &name, spool).await?;
     let file = spool.join(&name);
-    let taken = partition.take_in_canonical(&file).await;
+    let taken = partition.take_in_canonical(&file, HeadProof::Journal).await;
     if let Err(error) = tokio::fs::remove_file(&file).await {
         tracing::warn!(path = %file.display(), %error, "what was fetched is not deleted");
     }

@@ -37,6 +37,7 @@ mod install;
 mod retention;
 mod archivist;
 mod kept;
+mod midnights;
 mod in_transit;
 mod service;
 mod steward;

@@ -42,7 +42,7 @@ use crate::system::host::{Host, Opening};
 use crate::system::logic::System;
 use crate::system::service::HostService;
 use crate::system::trouble::Troubles;
-use crate::system::{archivist, found, in_transit, kept, retention, signer, steward, viewing, vigil};
+use crate::system::{archivist, found, in_transit, kept, midnights, retention, signer, steward, viewing, vigil};
 use crate::views::{self, Views};
 
 /// How long a partition may take to elect itself, or a machine to be created.
@@ -181,6 +181,7 @@ impl Node {
             directory: watch::Sender::new(Directory::default()),
             nodes: watch::Sender::new(vec![options.node]),
             answering: watch::Sender::default(),
+            fetching: tokio::sync::Mutex::default(),
             replicas: RwLock::default(),
             damaged: RwLock::default(),
             system: RwLock::default(),
@@ -264,6 +265,7 @@ fn spawn_tasks(host: &Arc<Host>, archive: Option<ArchiveOptions>) {
         tokio::spawn(archivist::run(host.clone(), archive.clone(), options.every));
     }
     tokio::spawn(viewing::run(host.clone()));
+    tokio::spawn(midnights::run(host.clone()));
     if let (Some(keep), None) = (host.opening.snapshot_keep, &host.opening.archive) {
         tokio::spawn(kept::run(host.clone(), keep));
     }

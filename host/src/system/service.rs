@@ -20,7 +20,7 @@ use crate::partition::Partition;
 use crate::peer::{Call, GroupName, Network, Seen, Service, ServiceError, Topic};
 use crate::snapshot;
 use crate::system::host::Host;
-use crate::system::{found, install, repair, secrets};
+use crate::system::{found, install, midnights, repair, secrets};
 
 /// Bytes of one piece of something fetched.
 const PIECE_BYTES: usize = 256 << 10;
@@ -182,6 +182,7 @@ impl Service for HostService {
                 }
                 Topic::Records => repair::records(replica(group()?)?, &call.body),
                 Topic::Snapshot => snapshot::serve(replica(group()?)?.snapshots(), &call.body),
+                Topic::Midnights => midnights::serve(replica(group()?)?.as_ref(), &call.body),
                 Topic::Offer => install::on_offer(&host, from, group()?, &call.body),
                 topic => Err(ServiceError::Malformed(format!("{topic:?} is nothing to fetch here"))),
             }
@@ -245,7 +246,7 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
             Ok(Bytes::from(page.unwrap_or_default()))
         }
         Topic::Secret => secrets::answer(host, &body).await.map_err(failed),
-        Topic::Panic | Topic::Drain => answer_about(replica()?.as_ref(), topic, &body, patience).await,
+        Topic::Panic | Topic::Drain | Topic::Midnights => answer_about(&*replica()?, topic, &body, patience).await,
         Topic::Status => {
             let cluster = host.folder.identity().map(|identity| identity.cluster.clone());
             Ok(Bytes::from(cluster.unwrap_or_default()))
@@ -263,13 +264,16 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
     }
 }
 
-/// What a replica is asked about its commands.
+/// What a replica is asked about its commands and its files.
 async fn answer_about(
     replica: &Partition,
     topic: Topic,
     body: &[u8],
     patience: Duration,
 ) -> Result<Bytes, ServiceError> {
+    if topic == Topic::Midnights {
+        return Ok(midnights::list(replica));
+    }
     if topic == Topic::Panic {
         let id = body.try_into().map(CommandId);
         let id = id.map_err(|_| ServiceError::Malformed("a command's id has 16 bytes".to_owned()))?;

@@ -27,13 +27,18 @@ pub struct Days {
 impl Days {
     /// The days that begin behind `before` and no later than `after`.
     pub fn between(before: Micros, after: Micros) -> Option<Self> {
-        let (first, last) = (before.0.div_euclid(DAY_MICROS) + 1, after.0.div_euclid(DAY_MICROS));
+        let (first, last) = (Self::day_of(before) + 1, Self::day_of(after));
         (first <= last).then_some(Self { first, last })
+    }
+
+    /// The day that a moment is in.
+    pub fn day_of(time: Micros) -> i64 {
+        time.0.div_euclid(DAY_MICROS)
     }
 
     /// When the next day begins.
     pub fn next_midnight(time: Micros) -> Micros {
-        Micros((time.0.div_euclid(DAY_MICROS) + 1).saturating_mul(DAY_MICROS))
+        Micros((Self::day_of(time) + 1).saturating_mul(DAY_MICROS))
     }
 
     pub fn is_midnight(time: Micros) -> bool {

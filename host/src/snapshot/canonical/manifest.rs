@@ -29,6 +29,8 @@ pub const TRAILER_SIZE: usize = 36;
 /// Large enough that hashes and calls cost nothing beside the rows, small enough to be in memory.
 pub const CHUNK_BYTES: usize = 1 << 20;
 pub const EXTENSION: &str = "snapshot";
+/// Of the last hash, in the name.
+const HASH_DIGITS: usize = 16;
 
 /// What a snapshot is of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,14 +150,19 @@ pub(super) fn header() -> [u8; HEADER_SIZE] {
     bytes
 }
 
-/// The index in the name of a snapshot, and the last day that it stands for; nothing where it is no such name.
+/// The index in the name of a snapshot, and the last day that it stands for; nothing where it is no such name. What is one has neither folder
+/// nor anything else in it that a path could be made of.
 pub fn parse_name(name: &str) -> Option<(JournalIndex, Option<&str>)> {
     let (index, rest) = name.strip_suffix(EXTENSION)?.strip_suffix('.')?.split_once('-')?;
-    let day = rest.rsplit_once('-').map(|(day, _)| day);
-    Some((JournalIndex(index.parse().ok()?), day))
+    let (day, hash) = rest.rsplit_once('-').map_or((None, rest), |(day, hash)| (Some(day), hash));
+    let is_of = |text: &str, of: fn(u8) -> bool| !text.is_empty() && text.bytes().all(of);
+    let is_hash = hash.len() == HASH_DIGITS && is_of(hash, |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_day = day.is_none_or(|day| is_of(day, |byte| byte.is_ascii_alphanumeric() || byte == b'-'));
+    let index = index.parse().ok().filter(|_| is_of(index, |byte| byte.is_ascii_digit()))?;
+    (is_hash && is_day).then_some((JournalIndex(index), day))
 }
 
 fn file_name(index: JournalIndex, days: Option<Days>, blake3: Digest) -> String {
     let day = days.map_or_else(String::new, |days| format!("-{}", days.last_date()));
-    format!("{:012}{day}-{}.{EXTENSION}", index.0, &blake3.to_string()[..16])
+    format!("{:012}{day}-{}.{EXTENSION}", index.0, &blake3.to_string()[..HASH_DIGITS])
 }

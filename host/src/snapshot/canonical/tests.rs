@@ -150,6 +150,35 @@ fn days_are_those_that_begin_in_between() {
 }
 
 #[test]
+fn what_is_named_as_a_snapshot_leads_nowhere_else() {
+    let check = |name: &str, expected: Option<(u64, Option<&str>)>| {
+        let found = parse_name(name).map(|(index, day)| (index.0, day));
+        assert_eq!(found, expected, "{name}");
+    };
+    check("000000000042-0123456789abcdef.snapshot", Some((42, None)));
+    check("000000000042-2026-11-22-0123456789abcdef.snapshot", Some((42, Some("2026-11-22"))));
+    check("000000000042-day3000000-0123456789abcdef.snapshot", Some((42, Some("day3000000"))));
+    let far = write(tempdir().expect("a temporary folder").path(), &few(), Days::between(Micros(0), Micros(i64::MAX)));
+    assert!(parse_name(&far.name).is_some_and(|(_, day)| day.is_some()), "{}", far.name);
+    for name in [
+        "",
+        ".snapshot",
+        "000000000042-0123456789abcdef",
+        "000000000042-0123456789abcde.snapshot",
+        "000000000042-0123456789ABCDEF.snapshot",
+        "+42-2026-11-22-0123456789abcdef.snapshot",
+        "000000000042--0123456789abcdef.snapshot",
+        "42-../../2026-0123456789abcdef.snapshot",
+        "42-2026/11/22-0123456789abcdef.snapshot",
+        "../000000000042-0123456789abcdef.snapshot",
+        "42-2026-11-22-0123456789abcd/f.snapshot",
+        "42-2026\0-0123456789abcdef.snapshot",
+    ] {
+        check(name, None);
+    }
+}
+
+#[test]
 fn a_folder_lists_what_is_whole_and_knows_what_is_due() {
     let partition = tempdir().expect("a temporary folder");
     let open = || SnapshotFolder::open(partition.path()).expect("it can be read");

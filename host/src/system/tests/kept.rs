@@ -5,6 +5,7 @@
 
 use super::midnight::{DAY, HOUR, midnight};
 use super::*;
+use crate::partition::HeadProof;
 use crate::snapshot::canonical::{Listed, SnapshotFile};
 
 fn midnights(partition: &Partition) -> Vec<Listed> {
@@ -33,8 +34,10 @@ async fn a_midnight_that_a_node_lacks_comes_from_the_archive_and_is_checked() {
     let mut changed = whole.clone();
     changed[20] ^= 1;
     std::fs::write(&archived, changed).expect("the folder is ours");
-    let taken = partition.take_in_canonical(&archived).await.map(|taken| taken.name);
+    let taken = partition.take_in_canonical(&archived, HeadProof::Journal).await.map(|taken| taken.name);
     assert!(taken.as_ref().is_err_and(|error| error.to_string().contains("chunk 0 has the hash")), "{taken:?}");
+    // The others have it, too, and are not heard.
+    cluster.cut_off(node);
     partition.delete_canonical(&listed).expect("the folder is ours");
     eventually("it is known to be there alone", || {
         elsewhere().contains(&(partition.id(), listed.name.clone())).then_some(())
@@ -49,7 +52,8 @@ async fn a_snapshot_of_another_partition_is_not_taken_in() {
     let cluster = Cluster::found().await;
     let replicas = cluster.replicas(NODES[0]);
     let other = replicas[1].take_canonical().await.expect("something has happened there");
-    let taken = replicas[0].take_in_canonical(&replicas[1].canonical_file(&other)).await.map(|taken| taken.name);
+    let taken = replicas[0].take_in_canonical(&replicas[1].canonical_file(&other), HeadProof::JournalOrWord).await;
+    let taken = taken.map(|taken| taken.name);
     assert!(taken.as_ref().is_err_and(|error| error.to_string().contains("another partition")), "{taken:?}");
     assert!(replicas[0].canonical_snapshots().is_empty());
 }

@@ -31,7 +31,7 @@ impl Cluster {
     }
 
     /// All replicas of a node, those of `system` among them.
-    fn all_replicas(&self, node: NodeId) -> Vec<Arc<Partition>> {
+    pub(super) fn all_replicas(&self, node: NodeId) -> Vec<Arc<Partition>> {
         let mut found = self.replicas(node);
         found.extend(self.node(node).host.system_partition());
         found

@@ -17,6 +17,7 @@ mod hooks;
 mod lost_disk;
 mod midnight;
 mod kept;
+mod midnights;
 mod upgrade;
 
 use std::collections::BTreeMap;
