@@ -10,7 +10,7 @@ const MS: Duration = Duration::from_millis(1);
 async fn late_lost_and_reordered_messages_double_nothing_and_lose_nothing() {
     let mut cluster = Cluster::found().await;
     let mut load = cluster.load();
-    for _ in 0..rounds(4, 60) {
+    for _ in 0..rounds(3, 60) {
         for (from, to) in NODES.into_iter().flat_map(|from| others(from).map(move |to| (from, to))) {
             let (network, random) = (&cluster.network, &mut cluster.random);
             let delay = random.random_range(0..15);

@@ -26,8 +26,8 @@ impl Step {
     /// Steps left out by default between two that are taken. Heartbeats are messages, too.
     fn stride(self) -> usize {
         match self {
-            Self::DiskOperation => rounds(11, 1),
-            Self::Message => rounds(31, 1),
+            Self::DiskOperation => rounds(17, 1),
+            Self::Message => rounds(47, 1),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::ids::{Micros, Position};
 use crate::router::answer::Moment;
 use crate::router::rewind::{RewindError, rewind, rewind_from_genesis};
 
-const CASES: u32 = 300;
+const CASES: u32 = 120;
 
 /// Times of the entries of a partition, and its positions.
 fn entries(partition: &Partition) -> Vec<(Micros, Position)> {
