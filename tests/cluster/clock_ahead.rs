@@ -1,8 +1,8 @@
 //! A leader's clock jumps an hour ahead, and later back: it does not lead meanwhile, and no entry ever tells of it.
 
 use statehouse::ids::{NodeId, PartitionId};
-use statehouse_tests::cluster::{Cluster, MACHINE, PATIENCE};
-use statehouse_tests::hold::within;
+use statehouse_tests::cluster::{Cluster, MACHINE};
+use statehouse_tests::hold::{PATIENCE, within};
 use statehouse_tests::trial::Trial;
 use statehouse_tests::wall_clock::WallClock;
 

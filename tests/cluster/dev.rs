@@ -5,8 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
-use statehouse_tests::cluster::PATIENCE;
-use statehouse_tests::hold::within;
+use statehouse_tests::hold::{PATIENCE, within};
 use statehouse_tests::http::Client;
 use statehouse_tests::oracle::check_audit;
 use statehouse_tests::process::{Process, argument, binary};

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use statehouse::ids::PartitionId;
-use statehouse_tests::cluster::{Cluster, PATIENCE, Shape};
-use statehouse_tests::hold::hold;
+use statehouse_tests::cluster::{Cluster, Shape};
+use statehouse_tests::hold::{PATIENCE, hold};
 use statehouse_tests::http::{Answer, Client};
 use statehouse_tests::oracle::check_audit;
 use statehouse_tests::wallet;

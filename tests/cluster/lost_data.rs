@@ -3,8 +3,8 @@
 //! It has forgotten what it promised, so counting it again could lose what was acknowledged.
 
 use statehouse::ids::{NodeId, PartitionId};
-use statehouse_tests::cluster::{Cluster, PATIENCE};
-use statehouse_tests::hold::within;
+use statehouse_tests::cluster::Cluster;
+use statehouse_tests::hold::{PATIENCE, within};
 use statehouse_tests::process::Finished;
 use statehouse_tests::trial::Trial;
 

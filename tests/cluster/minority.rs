@@ -4,8 +4,7 @@
 
 use serde_json::Value;
 use statehouse::ids::{NodeId, PartitionId};
-use statehouse_tests::cluster::PATIENCE;
-use statehouse_tests::hold::within;
+use statehouse_tests::hold::{PATIENCE, within};
 use statehouse_tests::http::{Answer, Client};
 use statehouse_tests::trial::Trial;
 use statehouse_tests::wallet::{self, BANK};

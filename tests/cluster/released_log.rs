@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use statehouse::ids::{NodeId, PartitionId};
-use statehouse_tests::cluster::{Cluster, MACHINE, PATIENCE, Shape};
+use statehouse_tests::cluster::{Cluster, MACHINE, Shape};
 use statehouse_tests::damage::segments;
-use statehouse_tests::hold::within;
+use statehouse_tests::hold::{PATIENCE, eventually, within};
 use statehouse_tests::http::{Answer, Request};
 use statehouse_tests::process::{Finished, argument, cli};
 use statehouse_tests::wallet::{self, BANK};
@@ -87,7 +87,7 @@ async fn write_until_released(cluster: &Cluster, nodes: &[NodeId]) -> Vec<Uuid> 
     let first = |id: &NodeId| segments(&cluster.partition_folder(*id, PARTITION)).into_iter().next();
     let begun: Vec<_> = nodes.iter().map(first).collect();
     let mut done = Vec::new();
-    within(PATIENCE, "the nodes release the beginning of their logs", async || {
+    eventually("the nodes release the beginning of their logs", async || {
         done.extend(transfer(cluster, BATCH).await);
         let is_released = nodes.iter().zip(&begun).all(|(id, begun)| first(id) != *begun);
         is_released.then_some(())

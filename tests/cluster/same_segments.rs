@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use statehouse::ids::NodeId;
-use statehouse_tests::cluster::{Cluster, PATIENCE};
-use statehouse_tests::hold::within;
+use statehouse_tests::cluster::Cluster;
+use statehouse_tests::hold::{PATIENCE, within};
 use statehouse_tests::process::{argument, cli};
 use statehouse_tests::trial::{SHAPE, Trial, partitions};
 use tempfile::tempdir;

@@ -7,9 +7,8 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 use statehouse::ids::PartitionId;
-use statehouse_tests::cluster::PATIENCE;
 use statehouse_tests::feed::Follower;
-use statehouse_tests::hold::within;
+use statehouse_tests::hold::{PATIENCE, within};
 use statehouse_tests::receiver::{Receiver, Reply};
 use statehouse_tests::trial::Trial;
 

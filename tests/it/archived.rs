@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
-use statehouse_tests::hold::within;
+use statehouse_tests::hold::{PATIENCE, within};
 use statehouse_tests::host::{Finished, Host, Start, argument, cli};
 use statehouse_tests::http::Client;
 use statehouse_tests::process::cli_in;
@@ -16,8 +16,6 @@ use statehouse_tests::wallet;
 use tempfile::tempdir;
 
 use crate::replay::make_history;
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 fn start_of(data: &Path, url: &str, environment: Vec<(String, String)>) -> Start {
     let arguments = ["--partitions", "2", "--archive", url, "--archive-every", "1"].map(str::to_owned).to_vec();

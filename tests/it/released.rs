@@ -6,13 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use statehouse_tests::artefacts;
 use statehouse_tests::cluster::release;
 use statehouse_tests::feed::Stream;
-use statehouse_tests::hold::within;
+use statehouse_tests::hold::{PATIENCE, eventually, within};
 use statehouse_tests::host::{argument, cli};
 use statehouse_tests::http::{Client, Request};
 use statehouse_tests::ports::free_address;
@@ -28,7 +27,6 @@ const BATCH: usize = 1_000;
 const KEPT: usize = 2;
 /// Of a log that retention would have released the beginning of.
 const SEGMENTS: usize = 5;
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A node that keeps one MiB of log, with what else is configured.
 async fn serve(folder: &Path, data: &Path, more: &str) -> Process {
@@ -155,7 +153,7 @@ async fn what_is_released_is_read_from_the_archive_by_everybody() {
     // Moments whose entries will be released, and one whose entries will not.
     let mut moments = vec![cursor.clone(), wallet::account(&mut client, "bob").await.text("position")];
     let begun = first_segment(&data);
-    within(PATIENCE, "the beginning of the log is released", async || {
+    eventually("the beginning of the log is released", async || {
         ids.extend(transfer(&mut Client::to(node.address())).await);
         (first_segment(&data) != begun).then_some(())
     })
@@ -220,7 +218,7 @@ async fn what_a_webhook_has_not_sent_stays_in_the_log() {
     let begun = first_segment(&data);
     let is_snapshotted = || std::fs::read_dir(data.join("wallet/0/snapshots")).is_ok_and(|mut it| it.next().is_some());
     let mut ids = Vec::new();
-    within(PATIENCE, "the log is far longer than it is to be", async || {
+    eventually("the log is far longer than it is to be", async || {
         ids.extend(transfer(&mut Client::to(node.address())).await);
         (SEGMENTS <= segments(&data)?.len() && is_snapshotted()).then_some(())
     })
@@ -240,7 +238,7 @@ async fn what_a_webhook_has_not_sent_stays_in_the_log() {
     let commands: BTreeSet<String> =
         events.filter_map(|event| event["commandid"].as_str().map(str::to_owned)).collect();
     assert!(ids.iter().all(|id| commands.contains(&id.to_string())), "each transfer arrived");
-    within(PATIENCE, "what was sent is released", async || {
+    eventually("what was sent is released", async || {
         ids.extend(transfer(&mut Client::to(node.address())).await);
         (first_segment(&data) != begun).then_some(())
     })

@@ -19,7 +19,7 @@ use tempfile::{TempDir, tempdir};
 
 use crate::artefacts;
 use crate::damage::{self, Backup, Place};
-use crate::hold::{find_within, within};
+use crate::hold::{PATIENCE, find_within, within};
 use crate::http::Client;
 use crate::network::Network;
 use crate::ports::free_address;
@@ -27,8 +27,6 @@ use crate::process::{Finished, Process, Refused, argument, binary, cli};
 use crate::wall_clock::WallClock;
 
 pub const MACHINE: &str = "wallet";
-/// Far above any fail-over and any catching up in a test: whoever waits longer hangs.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A node that does not answer a question about itself by then is taken for one that cannot.
 const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 

@@ -177,16 +177,19 @@ impl Follower {
 
     /// Reads until it has come at least as far as a cursor says. The node must be there.
     pub async fn read_to(&mut self, cursor: &str) {
-        let end = indexes(cursor);
-        let is_there = |cursor: &str| indexes(cursor).iter().zip(&end).all(|(at, end)| end <= at);
+        let end = places(cursor);
+        let is_there = |cursor: &str| places(cursor).iter().zip(&end).all(|(at, end)| end <= at);
         while !self.cursor.as_deref().is_some_and(is_there) {
             self.step().await.expect("the node is there");
         }
     }
 }
 
-/// The numbers of the entries that a cursor names.
-fn indexes(cursor: &str) -> Vec<u64> {
-    let index = |position: &str| position.split('.').nth(1).and_then(|index| index.parse().ok());
-    cursor.split(',').map(|position| index(position).expect("a position has an index")).collect()
+/// The entries that a cursor names, and how far in each.
+fn places(cursor: &str) -> Vec<(u64, u64)> {
+    let place = |position: &str| {
+        let mut numbers = position.split(['.', '~']).skip(1).map(|part| part.parse().ok());
+        Some((numbers.next()??, numbers.next()??))
+    };
+    cursor.split(',').map(|position| place(position).expect("a position has an index and a number")).collect()
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 /// The longest single hold.
 const HOLD_MAX: Duration = Duration::from_secs(2);
+/// Far above any start, fail-over or catching up in a test, also on a busy machine: whoever waits longer hangs.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two questions of [`eventually`].
 const PAUSE: Duration = Duration::from_millis(20);
 /// Together with [`PAUSE`] far above anything the host promises, so that only a hang runs into it.
@@ -18,7 +20,7 @@ pub async fn hold(duration: Duration) {
     tokio::time::sleep(duration).await;
 }
 
-/// Asks until there is an answer; panics with `what` when none comes.
+/// Asks until there is an answer; panics with `what` when none comes. Questions are counted, so one may be work that takes its time.
 pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     for _ in 0..QUESTION_COUNT_MAX {
         if let Some(answer) = ask().await {

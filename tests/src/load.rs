@@ -15,8 +15,7 @@ use statehouse::ids::{NodeId, Position};
 use tokio::task::JoinSet;
 use uuid::{Builder, Uuid};
 
-use crate::cluster::PATIENCE;
-use crate::hold::{find_within, hold};
+use crate::hold::{PATIENCE, find_within, hold};
 use crate::http::{Answer, Client, Lost};
 use crate::recording::{Attempt, Consistency, Moments, Recording, Seen, Span, Told, Transfer};
 use crate::wallet::{self, BANK};

@@ -10,14 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::hold::eventually;
+use crate::hold::{PATIENCE, eventually};
 
-/// A start that has not said where it listens by then hangs.
-const START_TIME_MAX: Duration = Duration::from_secs(60);
 /// Lines of output that are kept.
 const OUTPUT_LINES_MAX: usize = 500;
 const LISTENING: &str = "listening on http://";
@@ -45,7 +42,7 @@ impl Process {
             output.collect(child.stdout.take().expect("stdout is piped"), Some(found)),
             output.collect(child.stderr.take().expect("stderr is piped"), None),
         ];
-        match tokio::time::timeout(START_TIME_MAX, address).await {
+        match tokio::time::timeout(PATIENCE, address).await {
             Ok(Ok(address)) => Ok(Self { name: name.to_owned(), child, address, output, readers }),
             Ok(Err(_)) => {
                 let status = exit_of(&mut child).await;

@@ -5,9 +5,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
-use crate::hold::within;
+use crate::hold::{PATIENCE, within};
 use crate::http::{Client, Request};
 use crate::ports::free_address;
 
@@ -33,7 +32,7 @@ impl S3 {
             panic!("{} cannot be started ({error}): `.ci/setup test` installs it", program.display())
         });
         let started = Self { child, address };
-        within(Duration::from_secs(60), "the object store answers", async || {
+        within(PATIENCE, "the object store answers", async || {
             let path = format!("/{BUCKET}");
             let request = Request { method: "PUT", path: &path, headers: Vec::new(), body: Vec::new() };
             Client::to(address).send(request).await.ok().filter(|made| made.status == 200)
