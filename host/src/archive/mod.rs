@@ -27,5 +27,5 @@ pub use past::Past;
 pub use read::{Placed, SegmentsReader};
 pub use segment::{Boundary, SegmentName, Stream};
 pub use store::{Archive, OWNER as ARCHIVE_FILE};
-pub use upload::{Kept, Upload};
+pub use upload::{Go, Kept, Upload};
 pub use write::SegmentsWriter;

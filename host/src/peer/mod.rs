@@ -97,10 +97,12 @@ pub enum Topic {
     Secret = 18,
     /// Which canonical snapshots of midnights have you of this partition? Fetch: one of them, by its name.
     Midnights = 19,
+    /// Fetch: effective entries of a partition's journal, also those that only the archive there has.
+    History = 20,
 }
 
 impl Topic {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Submit,
         Self::ReadIndex,
         Self::WantTime,
@@ -120,6 +122,7 @@ impl Topic {
         Self::Shadow,
         Self::Secret,
         Self::Midnights,
+        Self::History,
     ];
 
     /// Whether a node answers this before one of the two belongs to a cluster.

@@ -8,6 +8,8 @@
 //! In: an archive. Out: the same files in it whoever leads, and how far each partition is kept. A failure is logged, counted and tried again;
 //! it holds up nobody but retention. It keeps no place of its own: what the archive lists is where it goes on.
 
+mod go;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,13 +18,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::archive::{Archive, ArchiveError, Boundary, Stream, Upload};
-use crate::ids::{ClusterId, Head, JournalIndex, Micros, ModuleId, Position};
-use crate::machine::entry::{Entry, EntryKind};
-use crate::partition::tail::{Start, Tail};
+use crate::ids::{ClusterId, Head, JournalIndex, Micros, ModuleId};
 use crate::partition::{Partition, PartitionError};
 use crate::peer::GroupName;
 use crate::snapshot::canonical::SnapshotFile;
 use crate::system::cluster::Cluster;
+use crate::system::history::HistoryError;
 use crate::system::host::Host;
 use crate::system::kept;
 
@@ -51,6 +52,16 @@ enum Hindrance {
     Archive(#[from] ArchiveError),
     #[error("{0}; the archive ends with entry {1}")]
     Partition(PartitionError, JournalIndex),
+    #[error("the partition is being closed")]
+    Closed,
+    #[error("no other node answers yet, so that it is not known where the archive is to begin")]
+    Unheard,
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    #[error(
+        "entries {first} to {last} never were on this node, which was sent the state behind them, and no other node sends them now: {said}"
+    )]
+    Missing { first: JournalIndex, last: JournalIndex, said: String },
     #[error("the snapshot {name} is not archived: {reason}; `statehouse snapshot verify` says more")]
     Snapshot { name: String, reason: String },
     #[error("module {0} is not on this node: {1}")]
@@ -99,7 +110,10 @@ async fn round(host: &Arc<Host>, archive: &Archive, slot: &mut Option<Archivist>
         }
     };
     let mut failed = None;
-    for (group, partition) in host.replicas().into_iter().filter(|(_, partition)| partition.is_running()) {
+    let groups: Vec<GroupName> = host.replicas().into_iter().map(|(group, _)| group).collect();
+    for group in groups {
+        // One at a time is held: another may have to be closed to install a snapshot.
+        let Some(partition) = host.find_replica(&group).filter(|partition| partition.is_running()) else { continue };
         // A folder is this node's own, so that it must have everything.
         let done = if partition.is_leader() || archivist.archive.folder().is_some() {
             archivist.upload(&group, &partition).await
@@ -159,6 +173,9 @@ impl Archivist {
         let genesis = partition.genesis();
         let beginning = match partition.find_entry(JournalIndex(1)) {
             Ok(_) | Err(PartitionError::NoEntry(_)) => (genesis.index, genesis.head),
+            Err(PartitionError::Released { .. }) if self.can_begin_at_genesis(group, &genesis).await? => {
+                (genesis.index, genesis.head)
+            }
             Err(PartitionError::Released { first, .. }) => {
                 let journal = partition.progress().journal;
                 if journal.index < first {
@@ -296,55 +313,6 @@ impl Archivist {
         self.host.folder.path().join(SPOOL).join(&*group.machine).join(group.partition.to_string())
     }
 
-    /// From where the archive's sealed part ends to what is applied now.
-    async fn go(&mut self, upload: &mut Upload, group: &GroupName, partition: &Partition) -> Result<(), Hindrance> {
-        let (end, last) = (partition.progress().journal.index, upload.last());
-        let hindered = |error| Hindrance::Partition(error, last);
-        if end <= last {
-            return Ok(());
-        }
-        let (index, head) = upload.sealed();
-        let start = if index == JournalIndex(0) {
-            Start::Genesis
-        } else {
-            let [a, b, c, d, ..] = head.0;
-            Start::After(Position { partition: group.partition, index, n: 0, head8: [a, b, c, d] })
-        };
-        let mut tail = Tail::open(partition, start, Instant::now() + PATIENCE).await.map_err(hindered)?;
-        let mut go = upload.go()?;
-        loop {
-            let next = tail.next().await.map_err(hindered)?;
-            self.keep_modules(next.entry()).await?;
-            go.push(next.entry()).await?;
-            if end <= next.index() {
-                break;
-            }
-        }
-        let kept = go.finish().await?;
-        metrics::counter!("statehouse_archive_bytes_total").increment(kept.bytes);
-        tracing::debug!(%group, files = kept.files, bytes = kept.bytes, "archived");
-        Ok(())
-    }
-
-    /// No segment is kept before the modules that its entries need.
-    async fn keep_modules(&mut self, entry: &Entry) -> Result<(), Hindrance> {
-        let activated = (entry.header().kind == EntryKind::Activate).then(|| entry.activation().ok()).flatten();
-        for id in activated.map(|activation| activation.module).into_iter().chain([entry.header().decider]) {
-            if id == ModuleId::ZERO || self.modules.contains(&id) {
-                continue;
-            }
-            let logic = self.host.find_module(id).await;
-            let logic = logic.map_err(|error| Hindrance::Module(id, error.to_string()))?;
-            // What is linked into the host has no bytes.
-            if !self.host.registry.is_native(logic.id()) {
-                let wasm = self.host.registry.read(id).map_err(|error| Hindrance::Module(id, error.to_string()))?;
-                self.archive.keep_module(id, wasm).await?;
-            }
-            self.modules.insert(id);
-        }
-        Ok(())
-    }
-
     /// Which snapshots the leader has brought; how far the journal, and whether that is this one, only where it is released.
     async fn look(&self, group: &GroupName, partition: &Partition) -> Result<(), Hindrance> {
         self.list_snapshots(group).await?;
@@ -365,16 +333,20 @@ impl Archivist {
         if last == JournalIndex(0) {
             return Ok(());
         }
-        match partition.find_entry(last) {
-            Ok(recorded) => {
-                let time = recorded.entry.header().time;
-                self.host.archived.lock().insert(group.clone(), time);
-                Ok(())
+        let journal = partition.progress().journal;
+        let time = if journal.index == last {
+            // Its entry may be in no log here: the state was sent as it is behind it.
+            journal.time
+        } else {
+            match partition.find_entry(last) {
+                Ok(recorded) => recorded.entry.header().time,
+                // It was released, so that it was known to be kept; or it is before the beginning of what is archived.
+                Err(PartitionError::Released { .. }) => return Ok(()),
+                Err(error) => return Err(Hindrance::Partition(error, last)),
             }
-            // It was released, so that it was known to be kept; or it is before the beginning of what is archived.
-            Err(PartitionError::Released { .. }) => Ok(()),
-            Err(error) => Err(Hindrance::Partition(error, last)),
-        }
+        };
+        self.host.archived.lock().insert(group.clone(), time);
+        Ok(())
     }
 }
 

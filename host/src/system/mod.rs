@@ -38,6 +38,7 @@ mod retention;
 mod archivist;
 mod kept;
 mod midnights;
+mod history;
 mod in_transit;
 mod service;
 mod steward;

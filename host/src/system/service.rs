@@ -20,7 +20,7 @@ use crate::partition::Partition;
 use crate::peer::{Call, GroupName, Network, Seen, Service, ServiceError, Topic};
 use crate::snapshot;
 use crate::system::host::Host;
-use crate::system::{found, install, midnights, repair, secrets};
+use crate::system::{found, history, install, midnights, repair, secrets};
 
 /// Bytes of one piece of something fetched.
 const PIECE_BYTES: usize = 256 << 10;
@@ -183,6 +183,7 @@ impl Service for HostService {
                 Topic::Records => repair::records(replica(group()?)?, &call.body),
                 Topic::Snapshot => snapshot::serve(replica(group()?)?.snapshots(), &call.body),
                 Topic::Midnights => midnights::serve(replica(group()?)?.as_ref(), &call.body),
+                Topic::History => history::serve(replica(group()?)?.as_ref(), &call.body).await,
                 Topic::Offer => install::on_offer(&host, from, group()?, &call.body),
                 topic => Err(ServiceError::Malformed(format!("{topic:?} is nothing to fetch here"))),
             }
@@ -258,7 +259,7 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
                 None => repair::holding(replica()?.as_ref()),
             })
         }
-        Topic::Module | Topic::Snapshot | Topic::Offer => {
+        Topic::Module | Topic::Snapshot | Topic::Offer | Topic::History => {
             Err(ServiceError::Malformed(format!("{topic:?} is not asked so")))
         }
     }

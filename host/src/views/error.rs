@@ -31,12 +31,13 @@ pub enum ViewError {
          snapshot; ask another node, keep more with `[log] keep_bytes`, or have an `[archive]`, which views are built from as well"
     )]
     Released { partition: PartitionId, wanted: JournalIndex },
-    /// A folder gets nothing but what this node has had itself: what it has released is there.
+    /// A folder gets what this node has itself, and from the other nodes what is missing between that and what the folder has.
     #[error(
         "partition {partition}: entry {wanted} of the journal is needed, and is neither on this node, which was sent a snapshot of the state \
-         behind it or released it before it had an archive, nor in its archive {url}: that is a folder of its own, which no other node fills, \
-         so the entry does not come by itself. Ask another node; or stop this one, and replace what the folder has of the partition by a copy \
-         of that in the archive of a node that has the entry. Nodes that share one archive, `[archive] url = \"s3://…\"`, from the beginning \
+         behind it or released it before it had an archive, nor in its archive {url}, a folder of its own. What follows the end of the \
+         archive comes from the other nodes as long as one has it, and the view goes on then; this node's log says why it does not. What no \
+         node has any more does not come: ask another node; or stop this one, and replace what the folder has of the partition by a copy of \
+         that in the archive of a node that has the entry. Nodes that share one archive, `[archive] url = \"s3://…\"`, from the beginning \
          have no such gap"
     )]
     NotInOwn { partition: PartitionId, wanted: JournalIndex, url: String },

@@ -50,7 +50,7 @@ impl Cluster {
     }
 
     /// All nodes that run release all that they have applied.
-    async fn release(&self) {
+    pub(super) async fn release(&self) {
         for node in self.running() {
             for partition in self.all_replicas(node) {
                 partition.take_snapshot().await.expect("it is taken");

@@ -18,6 +18,7 @@ mod lost_disk;
 mod midnight;
 mod kept;
 mod midnights;
+mod history;
 mod upgrade;
 
 use std::collections::BTreeMap;

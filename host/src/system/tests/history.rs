@@ -1,0 +1,89 @@
+//! The archive in a node's own folder goes on where the node was sent a snapshot of the state: what it never had of the journal comes from the
+//! other nodes, from whichever has it, and ends in the same files.
+//!
+//! Logs are released here by the test, at once and as far as they go.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::ids::JournalIndex;
+use crate::partition::PartitionError;
+
+/// By partition and name.
+type Journals = BTreeMap<(String, String), Vec<u8>>;
+
+impl Cluster {
+    /// The journals in a node's archive, once all that the node has is there.
+    fn archived_journals(&self, node: NodeId) -> Option<Journals> {
+        let mut journals = Journals::new();
+        for (group, _) in self.node(node).host.replicas() {
+            let folder = self.archive(node).join(&*group.machine).join(group.partition.to_string());
+            for file in std::fs::read_dir(folder).ok()? {
+                let path = file.ok()?.path();
+                let name = path.file_name()?.to_str()?.to_owned();
+                // Others are being written, or are snapshots.
+                if name.ends_with(".journal") {
+                    journals.insert((group.to_string(), name), std::fs::read(path).ok()?);
+                }
+            }
+        }
+        self.node(node).cluster().is_archived().then_some(journals)
+    }
+
+    async fn all_is_archived(&self) {
+        let is_archived = || self.running().iter().all(|node| self.node(*node).cluster().is_archived());
+        eventually("all is archived", || is_archived().then_some(())).await;
+    }
+
+    /// Waits until a node's archive is that of another one; it was sent a state, and that of the other goes back to the first entry.
+    async fn archives_what_another_has(&self, node: NodeId, other: NodeId) {
+        eventually("the node archives what it never had", || {
+            let (here, there) = (self.archived_journals(node)?, self.archived_journals(other)?);
+            (here == there).then_some(())
+        })
+        .await;
+        for partition in self.replicas(node) {
+            let begin = partition.find_entry(JournalIndex(1)).err();
+            assert!(matches!(begin, Some(PartitionError::Released { .. })), "it was sent a state: {begin:?}");
+            let first = partition.find_entry_anywhere(JournalIndex(1)).await.expect("it is in the archive");
+            assert_eq!(first.entry.header().index, JournalIndex(1));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_archive_of_a_nodes_own_lacks_nothing_behind_a_snapshot_of_the_state() {
+    let mut cluster = Cluster::found_with(Options { has_archive: true, snapshot_keep: None }).await;
+    let mut load = cluster.load();
+    load.more(20).await;
+    load.stop().await;
+    cluster.all_is_archived().await;
+    let leader = cluster.leader(&NODES).await;
+    let behind = others(leader).next().expect("there are three");
+    cluster.crash(behind).await;
+    let mut load = cluster.load();
+    load.more(50).await;
+    load.stop().await;
+    cluster.all_is_archived().await;
+    cluster.release().await;
+    // One of those that are asked has it neither in its log nor in its archive.
+    let [poor, rich] = others(behind).collect::<Vec<_>>().try_into().expect("there are two others");
+    std::fs::remove_dir_all(cluster.archive(poor).join(MACHINE)).expect("the folder is ours");
+    cluster.start(behind).await;
+    cluster.archives_what_another_has(behind, rich).await;
+
+    // One that has nothing gets all.
+    let new = NodeId(4);
+    cluster.add_member(new).await;
+    cluster.node(leader).cluster().add(new, address(new), soon()).await.expect("it is taken in");
+    eventually("it serves", || find_replica(cluster.node(new).router()).map(drop)).await;
+    cluster.archives_what_another_has(new, behind).await;
+
+    // What comes next follows it.
+    let mut load = cluster.load();
+    load.more(20).await;
+    load.stop().await;
+    for node in [behind, new] {
+        cluster.archives_what_another_has(node, rich).await;
+    }
+}
