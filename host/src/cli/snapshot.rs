@@ -351,8 +351,8 @@ fn restored_text(restored: &Restored, args: &RestoreArgs) -> String {
         text.push_str(&format!("machine `{machine}` is left out: `system` in the archive does not know it yet\n"));
     }
     text.push_str(&format!(
-        "nodes {} are removed for good: see to it that none of them runs\nstart it with `statehouse serve`, [node] id = {}, data = \"{}\"{}\n",
-        removed.join(", "),
+        "removed for good, so that none may run any more: node {}\nstart it with `statehouse serve`, [node] id = {}, data = \"{}\"{}\n",
+        removed.join(", node "),
         args.node,
         args.data.display(),
         args.advertise.as_deref().map_or_else(String::new, |address| format!(", [peer] advertise = \"{address}\""))
