@@ -1,7 +1,7 @@
 //! The archivist: what is committed goes into the archive, and nothing that is not there is released.
 //!
 //! ```text
-//! every round, each partition led here: tail ─▶ journal segments ─▶ archive; the modules that decided them first, snapshots behind
+//! every round, each partition led here: tail ─▶ journal segments ─▶ archive (`go.rs`); the modules that decided them first, snapshots behind
 //!              each partition followed: what does the archive list? (retention asks how far it goes)
 //!              each of them: canonical snapshots that are missing here, or too many (`kept.rs`)
 //! ```
