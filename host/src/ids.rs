@@ -64,6 +64,12 @@ number_id!(
     u64
 );
 
+number_id!(
+    /// What all nodes of a cluster understand; see `features`.
+    FeatureLevel,
+    u32
+);
+
 macro_rules! hash_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

@@ -5,6 +5,7 @@
 
 pub mod ids;
 pub mod limits;
+pub mod features;
 pub mod config;
 pub mod clock;
 pub mod key;

@@ -13,6 +13,7 @@ use crate::archive::Past;
 use crate::clock::Clock;
 use crate::consensus::{Applier, ApplierError, Committed, ConsensusError, Group, GroupOptions, Snapshot};
 use crate::durable;
+use crate::features::Features;
 use crate::ids::{ClusterId, JournalIndex, LogIndex, ModuleId, NodeId, PartitionId};
 use crate::log::{Disk, EntryId, Log, LogEntry, LogOptions, StreamId};
 use crate::machine::journal::Journal;
@@ -77,6 +78,8 @@ pub struct PartitionOptions {
     /// A canonical snapshot also about every so many bytes of journal.
     pub snapshot_every_bytes: Option<u64>,
     pub leading: Leading,
+    /// What may be written.
+    pub features: Features,
     /// What was archived of it.
     pub past: Option<Arc<Past>>,
 }

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::clock::SystemClock;
+use crate::features::{self, Features};
 use crate::ids::{CommandId, JournalIndex, ModuleId, NodeId, PartitionId};
 use crate::limits::SNAPSHOTS_ASKED_MAX;
 use crate::log::{EntryId, RealDisk};
@@ -91,6 +92,7 @@ async fn try_open(folder: &Path) -> Result<Arc<Partition>, PartitionError> {
         log_keep_bytes: None,
         snapshot_every_bytes: None,
         leading: Leading::Decides,
+        features: Features::at(features::HIGHEST),
         past: None,
     });
     let partition = partition.await?;

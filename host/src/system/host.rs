@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::archive::{Archive, Past, Stream};
 use crate::clock::Clock;
+use crate::features::Features;
 use crate::ids::{ClusterId, ModuleId, NodeId, PartitionId};
 use crate::key::PublicKey;
 use crate::log::{DamagedLog, Disk, EntryId};
@@ -61,6 +62,8 @@ pub struct Opening {
     pub snapshot_every_bytes: Option<u64>,
     /// How many of them are kept.
     pub snapshot_keep: Option<u32>,
+    /// What the cluster understands.
+    pub features: Features,
 }
 
 pub struct Host {
@@ -288,6 +291,7 @@ impl Host {
             log_keep_bytes: self.opening.log_keep_bytes,
             snapshot_every_bytes: self.opening.snapshot_every_bytes,
             leading: Leading::Decides,
+            features: self.opening.features.clone(),
             past,
         }
     }

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::archive::Archive;
 use crate::clock::Clock;
+use crate::features::{self, Features};
 use crate::guest::{Engine, EngineOptions};
 use crate::ids::{ClusterId, NodeId};
 use crate::key::NodeKey;
@@ -169,6 +170,7 @@ impl Node {
                 archive,
                 snapshot_every_bytes: options.snapshot_every_bytes,
                 snapshot_keep: options.snapshot_keep,
+                features: Features::at(features::BASE),
             },
             specs: options.machines,
             network: OnceLock::new(),

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::archive::{ArchiveError, Manifest, PartitionFacts, SegmentsReader, modules_folder};
 use crate::clock::SystemClock;
 use crate::durable;
+use crate::features::{self, Features};
 use crate::guest::{Engine, EngineOptions};
 use crate::ids::{JournalIndex, Micros, ModuleId, NodeId, PartitionId, Position};
 use crate::limits::HOT_TABLE_BYTES_MAX;
@@ -372,6 +373,7 @@ impl<'a> Work<'a> {
             log_keep_bytes: None,
             snapshot_every_bytes: None,
             past: None,
+            features: Features::at(features::BASE),
             leading,
         });
         Ok(opening.await?)

@@ -1,0 +1,44 @@
+//! The feature level: which formats and rules all nodes of the cluster understand, and so may be written.
+//!
+//! In: what `system` has recorded. Out: whether something newer than the first release may be written now. Whoever decides asks it *before* it
+//! writes; whoever reads never does, since what was written says by itself in which format it is. It does not know what a level means: that is
+//! said where the format is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+pub use crate::ids::FeatureLevel;
+
+/// What the first release writes.
+pub const BASE: FeatureLevel = FeatureLevel(1);
+/// The id of a call names home and fingerprint, and participants keep claims (`saga/status.rs`).
+pub const CALL_IDENTITY: FeatureLevel = FeatureLevel(2);
+/// An entry says which node vouched for a command's caller (`machine/entry.rs`).
+pub const VOUCHED: FeatureLevel = FeatureLevel(3);
+/// Commands in flight take orders: abort and settle (`saga/`).
+pub const ORDERS: FeatureLevel = FeatureLevel(4);
+/// The highest level that this program understands.
+pub const HIGHEST: FeatureLevel = ORDERS;
+
+/// The level that the cluster has reached, as far as this node knows. It only ever rises.
+#[derive(Clone, Debug)]
+pub struct Features(Arc<AtomicU32>);
+
+impl Features {
+    pub fn at(level: FeatureLevel) -> Self {
+        Self(Arc::new(AtomicU32::new(level.0)))
+    }
+
+    pub fn level(&self) -> FeatureLevel {
+        FeatureLevel(self.0.load(Ordering::Acquire))
+    }
+
+    /// Whether every node of the cluster understands what came with `level`.
+    pub fn has(&self, level: FeatureLevel) -> bool {
+        level <= self.level()
+    }
+
+    pub fn raise(&self, level: FeatureLevel) {
+        self.0.fetch_max(level.0, Ordering::AcqRel);
+    }
+}
