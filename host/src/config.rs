@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 use statehouse_abi::role;
 
+use crate::features::{self, FeatureLevel};
 use crate::ids::NodeId;
 use crate::limits::{
     CLOCK_SKEW_MS_MAX, EVENT_HEARTBEAT, EVENT_PATIENCE, EVENT_READERS_MAX, HOST_NAME_BYTES_MAX, HTTP_CONNECTIONS_MAX,
@@ -53,6 +54,16 @@ pub struct NodeConfig {
     pub id: NodeId,
     /// Folder of everything this node keeps; created when missing.
     pub data: PathBuf,
+    /// The highest feature level that this node says it understands, from 1; default: all that this version does. A cluster writes what came
+    /// with a level once all its nodes understand that, and earlier versions cannot read it. So name the level of before
+    /// (`statehouse cluster status` shows it) on one node at least to keep a downgrade possible while you try a new version, and remove the
+    /// line to go on. The level never falls: a node that names a lower one than the cluster has reached does not serve.
+    #[serde(default = "highest")]
+    pub feature_level_max: FeatureLevel,
+}
+
+fn highest() -> FeatureLevel {
+    features::HIGHEST
 }
 
 /// `[http]`
@@ -379,6 +390,12 @@ impl Config {
         }
         if config.node.id.0 == 0 {
             return Err(ConfigError::Invalid("node.id", "must be at least 1"));
+        }
+        if !(features::BASE..=features::HIGHEST).contains(&config.node.feature_level_max) {
+            return Err(ConfigError::Invalid(
+                "node.feature_level_max",
+                "must be from 1 to the highest level of this version; leave it out for that one",
+            ));
         }
         if let Some(peer) = &config.peer {
             peer.check(config.node.id, config.http.listen)?;

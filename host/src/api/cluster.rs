@@ -22,6 +22,7 @@ use super::problem::{Code, Problem};
 use super::route::Page;
 use super::time::print_time;
 use crate::config::is_host_and_port;
+use crate::features::{self, FeatureLevel};
 use crate::ids::{Micros, NodeId, PartitionId, Term};
 use crate::limits::{BODY_BYTES_MAX, CLUSTER_NODES_MAX, HOST_NAME_BYTES_MAX, SLOT_COUNT};
 use crate::system::cluster::{ClusterView, MachineView, NodeView, ReplicaView};
@@ -44,6 +45,13 @@ pub struct ClusterPage {
     pub machines: Vec<MachinePage>,
     /// Keys by which nodes sign certificates, oldest first; also those of nodes that are gone.
     pub keys: Vec<KeyPage>,
+    /// What the cluster writes; a node of the first release does not say it.
+    #[serde(default = "first_level")]
+    pub feature_level: FeatureLevel,
+}
+
+fn first_level() -> FeatureLevel {
+    features::BASE
 }
 
 /// A key that a node has signed by.
@@ -63,6 +71,9 @@ pub struct NodePage {
     pub http: Option<String>,
     pub is_reachable: bool,
     pub clock_ahead_us: Option<i64>,
+    /// The highest feature level that it understands.
+    #[serde(default)]
+    pub feature_level_max: Option<FeatureLevel>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -219,7 +230,7 @@ fn text<'v>(body: &'v Value, field: &str) -> &'v str {
 
 impl ClusterPage {
     pub fn new(view: ClusterView, is_ready: bool) -> Self {
-        let ClusterView { cluster, node, nodes, machines, keys } = view;
+        let ClusterView { cluster, node, nodes, machines, keys, feature_level } = view;
         let nodes = nodes.into_iter().map(NodePage::from).collect();
         let machines = machines.into_iter().map(MachinePage::from).collect();
         let key = |row: KeyRow| KeyPage {
@@ -228,14 +239,15 @@ impl ClusterPage {
             since: print_time(Micros(row.time)),
         };
         let keys = keys.into_iter().map(key).collect();
-        Self { cluster, node, version: env!("CARGO_PKG_VERSION").to_owned(), is_ready, nodes, machines, keys }
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Self { cluster, node, version, is_ready, nodes, machines, keys, feature_level }
     }
 }
 
 impl From<NodeView> for NodePage {
     fn from(view: NodeView) -> Self {
-        let NodeView { id, peer, http, is_reachable, clock_ahead } = view;
-        Self { id, peer, http, is_reachable, clock_ahead_us: clock_ahead.map(|ahead| ahead.0) }
+        let NodeView { id, peer, http, is_reachable, clock_ahead, feature_level_max } = view;
+        Self { id, peer, http, is_reachable, clock_ahead_us: clock_ahead.map(|ahead| ahead.0), feature_level_max }
     }
 }
 

@@ -66,6 +66,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
                 archive,
                 snapshot_every_bytes: config.snapshots.every_bytes,
                 snapshot_keep: config.snapshots.keep,
+                feature_level_max: config.node.feature_level_max,
                 peer,
                 http,
             },

@@ -8,6 +8,7 @@ const FULL: &str = r#"
         [node]
         id = 1
         data = "/var/lib/statehouse"
+        feature_level_max = 1
         [http]
         listen = "127.0.0.1:9000"
         [machines.wallet]
@@ -27,10 +28,14 @@ const FULL: &str = r#"
         keep = 7
     "#;
 
+fn node(data: &str, level: u32) -> NodeConfig {
+    NodeConfig { id: NodeId(1), data: data.into(), feature_level_max: FeatureLevel(level) }
+}
+
 #[test]
 fn every_key_is_read() {
     let config = Config::parse(FULL).expect("a good file");
-    assert_eq!(config.node, NodeConfig { id: NodeId(1), data: "/var/lib/statehouse".into() });
+    assert_eq!(config.node, node("/var/lib/statehouse", 1));
     assert_eq!(config.http.listen.port(), 9000);
     let views = vec!["statements".to_owned(), "mine.wasm".to_owned()];
     assert_eq!(config.machines["wallet"], MachineConfig { module: "wallet.wasm".into(), partitions: 4, views });
@@ -44,6 +49,7 @@ fn every_key_is_read() {
 fn what_is_left_out_has_its_default() {
     let config = Config::parse("[node]\nid = 1\ndata = \"d\"\n[machines.m]\nmodule = \"m.wasm\"").expect("enough");
     assert_eq!(config.http.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.node, node("d", features::HIGHEST.0));
     assert_eq!(config.machines["m"].partitions, 1);
     assert!(config.auth.tokens.is_empty());
     assert_eq!(config.log.keep_bytes, None, "nothing is deleted that nobody has released");
@@ -57,6 +63,11 @@ fn check_error(extra: &str, expected: &str) {
 
 #[test]
 fn mistakes_are_named() {
+    for level in ["0", "65535"] {
+        let text = FULL.replace("feature_level_max = 1", &format!("feature_level_max = {level}"));
+        let error = Config::parse(&text).expect_err("no such level").to_string();
+        assert!(error.contains("must be from 1 to the highest level of this version"), "{error}");
+    }
     check_error("[archive]\nevery_seconds = 0", "must be from 1 to 86400");
     check_error("[webhooks]\nretry_seconds = 0", "must be from 1 to 2592000");
     check_error("[webhooks]\nsecret = \"whsec_\"", "unknown field `secret`");

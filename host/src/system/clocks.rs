@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
-use crate::ids::{Micros, NodeId};
+use crate::ids::{FeatureLevel, Micros, NodeId};
 
 /// How long an answer counts for.
 const FRESH: Duration = Duration::from_secs(3);
@@ -37,9 +37,18 @@ pub struct Sample {
     /// How far its clock was ahead of this node's.
     pub ahead: Micros,
     pub http: Option<String>,
+    /// The highest feature level that it understands.
+    pub feature_level_max: FeatureLevel,
     pub at: Instant,
     /// Since when it has answered each time.
     pub since: Instant,
+}
+
+/// What another node answers.
+pub struct Heard {
+    pub time: Micros,
+    pub http: Option<String>,
+    pub feature_level_max: FeatureLevel,
 }
 
 impl Clocks {
@@ -57,14 +66,15 @@ impl Clocks {
         self.state.lock().may_lead
     }
 
-    /// Another node has answered: `theirs` is somewhere between the moments the question left and the answer came.
-    pub fn on_answer(&self, node: NodeId, theirs: Micros, asked: Micros, answered: Micros, http: Option<String>) {
-        let ahead = Micros(theirs.0 - (asked.0 + (answered.0 - asked.0) / 2));
+    /// Another node has answered: its time is somewhere between the moments the question left and the answer came.
+    pub fn on_answer(&self, node: NodeId, heard: Heard, asked: Micros, answered: Micros) {
+        let Heard { time, http, feature_level_max } = heard;
+        let ahead = Micros(time.0 - (asked.0 + (answered.0 - asked.0) / 2));
         let now = Instant::now();
         let mut state = self.state.lock();
         let before = state.samples.get(&node).filter(|sample| now < sample.at + FRESH);
         let since = before.map_or(now, |sample| sample.since);
-        state.samples.insert(node, Sample { ahead, http, at: now, since });
+        state.samples.insert(node, Sample { ahead, http, feature_level_max, at: now, since });
     }
 
     /// All nodes have been asked. Says whether this node may lead until the next round.
@@ -116,6 +126,7 @@ impl Clock for Clocks {
 mod tests {
     use super::*;
     use crate::clock::ManualClock;
+    use crate::features;
 
     const SECOND: i64 = 1_000_000;
 
@@ -130,7 +141,8 @@ mod tests {
         let (_, clocks) = clocks(1000 * SECOND);
         for (node, ahead) in (2..).zip(ahead) {
             let now = clocks.wall();
-            clocks.on_answer(NodeId(node), Micros(now.0 + ahead * SECOND), now, now, None);
+            let time = Micros(now.0 + ahead * SECOND);
+            clocks.on_answer(NodeId(node), Heard { time, http: None, feature_level_max: features::BASE }, now, now);
         }
         assert_eq!(clocks.on_round(), may_lead, "others ahead by {ahead:?} s");
     }

@@ -12,14 +12,16 @@ use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
 use crate::consensus::PeerError;
+use crate::features::{self, FeatureLevel};
 use crate::ids::{Head, Micros, NodeId, PartitionId, Position, Term};
 use crate::peer::{Call, GroupName, Topic};
 use crate::router::Machine;
 use crate::system::directory::Directory;
+use crate::system::error::NodeError;
 use crate::system::host::Host;
 use crate::system::key_row::KeyRow;
 use crate::system::service::{Join, TransferTo, encode};
-use crate::system::{found, steward};
+use crate::system::{found, level, steward};
 
 /// How long another node may take to say who it is.
 const STRANGER_PATIENCE: Duration = Duration::from_secs(2);
@@ -36,6 +38,8 @@ pub struct ClusterView {
     pub machines: Vec<MachineView>,
     /// Keys by which nodes have signed, also nodes that are gone.
     pub keys: Vec<KeyRow>,
+    /// What the cluster writes: all its nodes understood it when it was raised to that.
+    pub feature_level: FeatureLevel,
 }
 
 #[derive(Clone, Debug)]
@@ -49,6 +53,8 @@ pub struct NodeView {
     pub is_reachable: bool,
     /// How far its clock was ahead of this node's, in microseconds, when it last answered.
     pub clock_ahead: Option<Micros>,
+    /// The highest feature level that it understands, if it has said so.
+    pub feature_level_max: Option<FeatureLevel>,
 }
 
 #[derive(Clone, Debug)]
@@ -157,7 +163,9 @@ impl Cluster {
             let sample = samples.get(&id);
             let http = if is_me { host.http.lock().clone() } else { sample.and_then(|sample| sample.http.clone()) };
             let clock_ahead = sample.map(|sample| sample.ahead);
-            NodeView { id, peer, http, is_reachable: is_me || sample.is_some(), clock_ahead }
+            let own_level = is_me.then(|| host.level.max());
+            let feature_level_max = own_level.or_else(|| sample.map(|sample| sample.feature_level_max));
+            NodeView { id, peer, http, is_reachable: is_me || sample.is_some(), clock_ahead, feature_level_max }
         };
         let system = host.system.read().clone();
         let machines = system.into_iter().chain(host.router.machines()).map(|machine| machine_view(&machine));
@@ -167,6 +175,7 @@ impl Cluster {
             nodes: known.into_iter().map(node).collect(),
             machines: machines.collect(),
             keys: directory.keys,
+            feature_level: host.opening.features.level(),
         }
     }
 
@@ -229,12 +238,31 @@ impl Cluster {
             return Err(ClusterError::NodeIdUsed(node));
         }
         let identity = self.host.folder.identity().ok_or(ClusterError::NoCluster)?;
-        let with_it = directory.nodes.iter().map(|(id, peer)| (id.0, peer.clone())).chain([(node.0, peer.clone())]);
-        let join =
-            Join { cluster: identity.cluster.clone(), node: node.0, is_founder: false, peers: with_it.collect() };
         self.host.set_routes(&BTreeMap::from([(node, peer.clone())]));
+        let supported = self.check_understands(node, &peer, directory.feature_level).await?;
+        let with_it = directory.nodes.iter().map(|(id, peer)| (id.0, peer.clone())).chain([(node.0, peer.clone())]);
+        let feature_level = Some(directory.feature_level.0).filter(|level| features::BASE.0 < *level);
+        let (cluster, peers) = (identity.cluster.clone(), with_it.collect());
+        let join = Join { cluster, node: node.0, is_founder: false, peers, feature_level };
         found::ask_to_join(&self.host, node, &join).await.map_err(|error| unreachable(node, &peer, error))?;
-        steward::command(&system, "nodes", steward::node_value(node, &peer), deadline).await
+        let (command, body) = level::adding(directory.feature_level, node, &peer, supported);
+        steward::command(&system, command, body, deadline).await
+    }
+
+    /// What the node understands, which must be what the cluster writes.
+    async fn check_understands(
+        &self,
+        node: NodeId,
+        peer: &str,
+        level: FeatureLevel,
+    ) -> Result<FeatureLevel, ClusterError> {
+        if level <= features::BASE {
+            return Ok(features::BASE);
+        }
+        let supported = level::ask(&self.host, node).await.map_err(|error| unreachable(node, peer, error))?;
+        let refused = |error: NodeError| ClusterError::Refused { node, reason: error.to_string() };
+        level::check(level, supported).map_err(refused)?;
+        Ok(supported)
     }
 
     /// Removes a node for good; its id is never used again.

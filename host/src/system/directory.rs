@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use statehouse_abi::key::split_key;
 
+use crate::features::{self, FeatureLevel};
 use crate::ids::NodeId;
 use crate::store::{StoreError, View};
 use crate::system::key_row::KeyRow;
@@ -31,11 +32,13 @@ pub struct Directory {
     pub webhooks: BTreeMap<(String, String), Arc<WebhookRow>>,
     /// Keys by which nodes have signed, also nodes that are gone.
     pub keys: Vec<KeyRow>,
+    /// What may be written.
+    pub feature_level: FeatureLevel,
 }
 
 impl Directory {
     pub fn read(view: &View) -> Result<Self, StoreError> {
-        let mut directory = Self::default();
+        let mut directory = Self { feature_level: features::BASE, ..Self::default() };
         for (key, row) in view.scan(&system_prefix(), None, usize::MAX)? {
             match split_key(&key).and_then(|(_, suffix)| read_row(suffix, &row)) {
                 Some(SystemRow::Nodes(row)) => {
@@ -55,6 +58,7 @@ impl Directory {
                     directory.webhooks.insert((machine, webhook), Arc::from(row));
                 }
                 Some(SystemRow::Keys(row)) => directory.keys = row.keys,
+                Some(SystemRow::FeatureLevel(level)) => directory.feature_level = level,
                 None => {}
             }
         }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::archive::ArchiveError;
+use crate::features::FeatureLevel;
 use crate::guest::GuestError;
 use crate::key::KeyError;
 use crate::partition::PartitionError;
@@ -33,6 +34,10 @@ pub enum NodeError {
         "data folder belongs to a cluster of several nodes; start it as one of them, with `[peer]` in its configuration"
     )]
     HasPeers,
+    #[error(
+        "the cluster has reached feature level {level}, and this node understands no level above {supported}: {advice}"
+    )]
+    FeatureLevel { level: FeatureLevel, supported: FeatureLevel, advice: &'static str },
     #[error("the node's key: {0}")]
     Key(#[from] KeyError),
     #[error("peers: {0}")]

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::consensus::PeerError;
+use crate::features::{self, FeatureLevel};
 use crate::ids::NodeId;
 use crate::peer::{Call, Topic};
 use crate::system::cluster::ClusterError;
 use crate::system::host::Host;
+use crate::system::level;
 use crate::system::node::start_member;
 use crate::system::service::{Join, encode};
 
@@ -32,6 +34,8 @@ pub async fn on_join(host: &Arc<Host>, join: Join) -> Result<(), ClusterError> {
         Some(identity) if identity.cluster == join.cluster => Ok(()),
         Some(identity) => Err(ClusterError::Exists(identity.cluster.clone())),
         None => {
+            let level = join.feature_level.map_or(features::BASE, FeatureLevel);
+            level::check(level, host.level.max()).map_err(|error| ClusterError::Invalid(error.to_string()))?;
             let peers = join.peers.into_iter().map(|(node, peer)| (NodeId(node), peer)).collect();
             become_member(host, join.cluster, join.is_founder, peers)
         }
@@ -65,7 +69,8 @@ pub async fn invite_founders(host: Arc<Host>) {
     let peers: BTreeMap<u64, String> = identity.peers.iter().map(|(node, peer)| (node.0, peer.clone())).collect();
     while !host.stopping.is_cancelled() && !host.folder.is_founded() {
         for node in identity.peers.keys().copied().filter(|node| *node != host.node) {
-            let join = Join { cluster: identity.cluster.clone(), node: node.0, is_founder: true, peers: peers.clone() };
+            let (cluster, peers) = (identity.cluster.clone(), peers.clone());
+            let join = Join { cluster, node: node.0, is_founder: true, peers, feature_level: None };
             if let Err(error) = ask_to_join(&host, node, &join).await {
                 tracing::debug!(%node, %error, "a founder has not joined yet");
             }

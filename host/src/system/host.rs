@@ -20,7 +20,7 @@ use crate::ids::{ClusterId, ModuleId, NodeId, PartitionId};
 use crate::key::PublicKey;
 use crate::log::{DamagedLog, Disk, EntryId};
 use crate::machine::logic::Logic;
-use crate::partition::{HaltReason, Leading, Partition, PartitionError, PartitionOptions, RunState};
+use crate::partition::{HaltReason, Leading, Partition, PartitionOptions, RunState};
 use crate::peer::{self, GroupName, GroupPeers, Network, Routes, SeenBook};
 use crate::registry::Registry;
 use crate::router::{Machine, MachineOptions, MachineParticipants, Router};
@@ -31,6 +31,7 @@ use crate::system::directory::Directory;
 use crate::system::error::NodeError;
 use crate::system::folder::DataFolder;
 use crate::system::kept::ArchivedSnapshots;
+use crate::system::level::{self, Level};
 use crate::system::logic::{MachineRow, SYSTEM};
 use crate::system::modules::HostModules;
 use crate::system::node::MachineSpec;
@@ -76,6 +77,7 @@ pub struct Host {
     pub views: Views,
     pub clock: Arc<dyn Clock>,
     pub opening: Opening,
+    pub level: Level,
     /// Machines to create when `system` does not know them.
     pub specs: Vec<MachineSpec>,
     pub network: OnceLock<Arc<dyn Network>>,
@@ -356,13 +358,16 @@ impl Host {
     pub async fn follow_directory(self: Arc<Self>) {
         while !self.stopping.is_cancelled() {
             // Not held meanwhile: it may have to be closed to install a snapshot, and then another one takes its place.
-            let progress = self.system_partition().map(|system| {
+            let system = self.system_partition().map(|system| {
                 let progress = system.watch_progress();
-                if let Err(error) = self.read_directory(&system) {
-                    tracing::error!(%error, "the directory cannot be read");
-                }
-                progress
+                (progress, self.read_directory(&system))
             });
+            let (progress, read) = system.unzip();
+            match read {
+                Some(Err(error)) if self.level.is_refused() => return level::halt(&self, &error).await,
+                Some(Err(error)) => tracing::error!(%error, "the directory cannot be read"),
+                _ => {}
+            }
             let changed = async {
                 let is_there = match progress {
                     Some(mut progress) => progress.changed().await.is_ok(),
@@ -383,7 +388,7 @@ impl Host {
     pub async fn keep_open(self: Arc<Self>) {
         let mut directory = self.directory.subscribe();
         let mut is_known = false;
-        loop {
+        while !self.level.is_refused() {
             let system = self.system.read().clone();
             if let Some(system) = system {
                 // It says for itself what is wrong with it.
@@ -392,7 +397,7 @@ impl Host {
             let known = directory.borrow_and_update().clone();
             drop(self.open_machines(&known).await);
             // Once: from then on each machine says for itself what it lacks, and a node that stops says that.
-            if !is_known && !self.stopping.is_cancelled() {
+            if !is_known && !self.stopping.is_cancelled() && !self.level.is_refused() {
                 let missing = self.unknown_machines();
                 is_known = missing.is_empty();
                 self.router.set_not_ready(missing);
@@ -406,11 +411,13 @@ impl Host {
     }
 
     /// Takes over what `system` says now.
-    pub fn read_directory(&self, system: &Partition) -> Result<(), PartitionError> {
+    pub fn read_directory(&self, system: &Partition) -> Result<(), NodeError> {
         // One after the other, so that nobody puts back what another one has read later.
         let _turn = self.reading.lock();
-        let point = system.read_stale()?;
-        let directory = Directory::read(&point.view)?;
+        let failed = |source| NodeError::of_partition(&GroupName::new(SYSTEM, PartitionId(0)), source);
+        let point = system.read_stale().map_err(failed)?;
+        let directory = Directory::read(&point.view).map_err(|error| failed(error.into()))?;
+        self.level.take_over(directory.feature_level)?;
         if directory.is_founded() {
             if let Err(error) = self.folder.set_founded() {
                 tracing::error!(%error, "it cannot be noted that the cluster is founded");
@@ -439,15 +446,15 @@ impl Host {
         unknown.map(|spec| format!("the machine `{}` is not known yet", spec.name)).collect()
     }
 
-    /// Waits until `system` knows every machine to create.
+    /// Waits until `system` knows every machine to create, and what a node that is alone understands.
     pub async fn wait_until_created(&self, deadline: Instant) -> Result<Directory, NodeError> {
         let system = self.system_partition().expect("it was opened before");
-        let failed = |source| NodeError::of_partition(&GroupName::new(SYSTEM, PartitionId(0)), source);
         let mut progress = system.watch_progress();
         loop {
-            self.read_directory(&system).map_err(failed)?;
+            self.read_directory(&system)?;
             let directory = self.directory.borrow().clone();
-            if self.specs.iter().all(|spec| directory.machines.contains_key(&spec.name)) {
+            let is_level = self.level.max() <= directory.feature_level;
+            if is_level && self.specs.iter().all(|spec| directory.machines.contains_key(&spec.name)) {
                 return Ok(directory);
             }
             if !matches!(tokio::time::timeout_at(deadline, progress.changed()).await, Ok(Ok(()))) {

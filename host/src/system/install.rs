@@ -109,7 +109,7 @@ async fn reopen(receiving: Receiving) {
     }
 }
 
-fn find_machine(host: &Host, group: &GroupName) -> Option<Arc<Machine>> {
+pub fn find_machine(host: &Host, group: &GroupName) -> Option<Arc<Machine>> {
     if &*group.machine == SYSTEM { host.system.read().clone() } else { host.router.find_machine(&group.machine) }
 }
 

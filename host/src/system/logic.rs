@@ -9,18 +9,22 @@ use statehouse_guest::{
     Value, View, module, role,
 };
 
+use crate::features::{self, FeatureLevel};
 use crate::ids::Micros;
 use crate::limits::SLOT_COUNT;
 use crate::system::key_row::{KEYS, KeyRow, KeysRow, RecordKey, plan_key};
+use crate::system::level_row::{
+    RaiseLevel, SupportingNode, check_joins, check_raise, level_of, plan_raise, plan_supporting,
+};
 use crate::system::module_plan::{parse_module, plan_module, refusal};
 use crate::system::module_row::{
     ActivateModule, DrainModule, MODULES, ModuleNotActivated, ModuleNotDrained, ModulePrepared, ModulesRow,
     PrepareModule, ShadowModule, ShadowStop, StageModule, Step, StepRow, Wish, modules_suffix,
 };
 pub use crate::system::rejection::Rejection;
-use crate::system::rows::{ACTIVATIONS, CLUSTER, NODES};
+use crate::system::rows::{ACTIVATIONS, CLUSTER, FEATURE_LEVEL, NODES};
 pub use crate::system::rows::{MachineRow, NodeRow, NodesRow, SystemRow, read_row, system_prefix};
-use crate::system::values::{event_value, machine_value, nodes_value, step_value};
+use crate::system::values::{event_value, level_value, machine_value, nodes_value, step_value};
 use crate::system::view_row::{
     CreateView, DropView, RebuildView, VIEWS, ViewWish, ViewsRow, plan_view, views_suffix, views_value,
 };
@@ -131,6 +135,12 @@ pub enum Command {
     /// Says how far a webhook is, or what it has given up
     #[command(path = "webhooks/note", response = NoteWebhook)]
     NoteWebhook(NoteWebhook),
+    /// Says that all nodes understand what is new
+    #[command(path = "feature_level", response = RaiseLevel)]
+    RaiseLevel(RaiseLevel),
+    /// Takes a node in that says what it understands
+    #[command(path = "nodes/supporting", response = SupportingNode)]
+    AddSupportingNode(SupportingNode),
 }
 
 #[derive(BorshSerialize, BorshDeserialize)]
@@ -144,6 +154,8 @@ pub enum Op {
     RecordKey { node: u64, key: [u8; 32] },
     View { machine: String, view: String, by: String, wish: ViewWish },
     Webhook { machine: String, webhook: String, by: String, wish: WebhookWish },
+    RaiseLevel { level: u32, nodes: Vec<u64> },
+    AddSupportingNode { node: NodeRow, level: u32 },
 }
 
 #[derive(BorshSerialize, BorshDeserialize)]
@@ -186,6 +198,9 @@ pub enum Event {
         by: String,
         wish: WebhookWish,
     },
+    LevelRaised {
+        level: u32,
+    },
 }
 
 pub struct System;
@@ -204,6 +219,7 @@ impl Module for System {
         Named { name: "KeyRecorded", summary: "A node said by which key it signs" },
         Named { name: "ViewStepped", summary: "A view was created, made again or dropped" },
         Named { name: "WebhookStepped", summary: "A webhook was created, changed or dropped, or has come further" },
+        Named { name: "LevelRaised", summary: "All nodes understand what is new" },
     ];
 
     type Command = Command;
@@ -249,6 +265,8 @@ impl Module for System {
             Command::RemoveNode(remove) => Op::RemoveNode { id: remove.id.unsigned_abs() },
             Command::CreateMachine(create) => plan_machine(create)?,
             Command::RecordKey(record) => plan_key(record)?,
+            Command::RaiseLevel(raise) => plan_raise(raise)?,
+            Command::AddSupportingNode(node) => plan_supporting(node),
             Command::StageModule(_)
             | Command::PrepareModule(_)
             | Command::ModulePrepared(_)
@@ -271,6 +289,9 @@ impl Module for System {
                 step.key(ACTIVATIONS).key(create.name.as_bytes()).key(modules_suffix(&create.name));
             }
             Command::RecordKey(_) => drop(step.key(KEYS)),
+            Command::AddNode(_) | Command::AddSupportingNode(_) | Command::RaiseLevel(_) => {
+                drop(step.key(FEATURE_LEVEL))
+            }
             _ => {}
         }
         Ok(())
@@ -282,7 +303,19 @@ impl Module for System {
             Op::FoundCluster { .. } if !known.nodes.is_empty() => return Err(Rejection::Founded),
             Op::FoundCluster { nodes } => events.emit(Event::ClusterFounded { nodes: nodes.clone() }),
             Op::AddNode { node } if known.knows(node.id) => return Err(Rejection::NodeIdUsed),
-            Op::AddNode { node } => events.emit(Event::NodeAdded { node: node.clone() }),
+            Op::AddNode { node } => {
+                check_joins(node.id, level_of(view), features::BASE)?;
+                events.emit(Event::NodeAdded { node: node.clone() });
+            }
+            Op::AddSupportingNode { node, .. } if known.knows(node.id) => return Err(Rejection::NodeIdUsed),
+            Op::AddSupportingNode { node, level } => {
+                check_joins(node.id, level_of(view), FeatureLevel(*level))?;
+                events.emit(Event::NodeAdded { node: node.clone() });
+            }
+            Op::RaiseLevel { level, nodes } => {
+                check_raise(&known, level_of(view), *level, nodes)?;
+                events.emit(Event::LevelRaised { level: *level });
+            }
             Op::RemoveNode { id } if !known.contains(*id) => return Err(Rejection::UnknownNode),
             Op::RemoveNode { .. } if known.nodes.len() == 1 => return Err(Rejection::LastNode),
             Op::RemoveNode { id } => events.emit(Event::NodeRemoved { id: *id }),
@@ -383,6 +416,7 @@ impl Module for System {
                 tx.write(KEYS, &keys);
                 return;
             }
+            Event::LevelRaised { level } => return tx.write(FEATURE_LEVEL, level),
         }
         tx.write(NODES, &nodes);
     }
@@ -401,6 +435,9 @@ impl Module for System {
         }
         if suffix == KEYS {
             return borsh::from_slice::<KeysRow>(row).map_or(Value::Null, |row| row.value());
+        }
+        if suffix == FEATURE_LEVEL {
+            return borsh::from_slice(row).map_or(Value::Null, level_value);
         }
         if suffix.starts_with(MODULES.as_bytes()) {
             let read = borsh::from_slice::<ModulesRow>(row);

@@ -19,6 +19,8 @@ mod directory;
 mod modules;
 mod values;
 pub mod key_row;
+mod level_row;
+mod level;
 pub mod module_row;
 mod module_plan;
 mod rows;

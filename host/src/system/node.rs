@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::archive::Archive;
 use crate::clock::Clock;
-use crate::features::{self, Features};
+use crate::features::{self, FeatureLevel, Features};
 use crate::guest::{Engine, EngineOptions};
 use crate::ids::{ClusterId, NodeId};
 use crate::key::NodeKey;
@@ -40,6 +40,7 @@ use crate::system::directory::Directory;
 use crate::system::error::NodeError;
 use crate::system::folder::DataFolder;
 use crate::system::host::{Host, Opening};
+use crate::system::level::{self, Level};
 use crate::system::logic::System;
 use crate::system::service::HostService;
 use crate::system::trouble::Troubles;
@@ -98,6 +99,8 @@ pub struct NodeOptions {
     pub snapshot_every_bytes: Option<u64>,
     /// How many of them are kept, of midnights and of the others; all without.
     pub snapshot_keep: Option<u32>,
+    /// The highest feature level that this node says it understands; [`features::HIGHEST`] unless an upgrade is held back.
+    pub feature_level_max: FeatureLevel,
 }
 
 /// How a node and the others reach each other.
@@ -149,6 +152,7 @@ impl Node {
         let (peer, shared) = (options.peer, StoreShared::new(BLOCK_CACHE_BYTES));
         let skew_max = peer.as_ref().map_or(Duration::MAX, |peer| peer.clock_skew_max);
         let clocks = Arc::new(Clocks::new(options.clock.clone(), skew_max));
+        let features = Features::at(features::BASE);
         let host = Arc::new(Host {
             node: options.node,
             key: NodeKey::of_folder(folder.path())?.public(),
@@ -170,8 +174,9 @@ impl Node {
                 archive,
                 snapshot_every_bytes: options.snapshot_every_bytes,
                 snapshot_keep: options.snapshot_keep,
-                features: Features::at(features::BASE),
+                features: features.clone(),
             },
+            level: Level::new(options.feature_level_max, features),
             specs: options.machines,
             network: OnceLock::new(),
             routes: Routes::default(),
@@ -290,6 +295,10 @@ async fn open_alone(host: &Arc<Host>) -> Result<(), NodeError> {
     }
     host.clocks.on_round();
     host.open_system(system_logic(host)).await?;
+    if let Err(error) = check_level(host) {
+        level::halt(host, &error).await;
+        return Err(error);
+    }
     tokio::spawn(steward::run(host.clone()));
     tokio::spawn(signer::run(host.clone()));
     let deadline = Instant::now() + START_TIMEOUT;
@@ -359,10 +368,19 @@ pub(super) async fn start_member(host: Arc<Host>) {
         host.router.set_not_ready(vec![error.to_string()]);
         return;
     }
+    if let Err(error) = check_level(&host) {
+        return level::halt(&host, &error).await;
+    }
     tokio::spawn(steward::run(host.clone()));
     tokio::spawn(signer::run(host.clone()));
     tokio::spawn(host.clone().keep_open());
     tokio::spawn(host.follow_directory());
+}
+
+/// Before anything is decided: whether this node understands what the cluster writes, as far as its own state says.
+fn check_level(host: &Host) -> Result<(), NodeError> {
+    let read = host.system_partition().map_or(Ok(()), |system| host.read_directory(&system));
+    if host.level.is_refused() { read } else { Ok(()) }
 }
 
 /// Gives away what this node leads, so that nobody has to notice that it is gone.

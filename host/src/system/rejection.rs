@@ -115,4 +115,10 @@ pub enum Rejection {
     /// Too many dead letters
     #[rejection(status = 409, detail = "the webhook has as many dead letters as it may have")]
     DeadLettersFull,
+    /// The node does not understand what is written
+    #[rejection(
+        status = 409,
+        detail = "the cluster has reached feature level {level}, and node {node} understands no level above {supported}: start it with the version of Statehouse that the other nodes run, without a lower `feature_level_max`, and add it again"
+    )]
+    LevelNotSupported { node: u64, level: u32, supported: u32 },
 }

@@ -42,6 +42,7 @@ use crate::system::cluster::ClusterError;
 use crate::system::directory::Directory;
 use crate::system::error::NodeError;
 use crate::system::folder::{DataFolder, Identity};
+use crate::system::level;
 use crate::system::lifecycle::Wanting;
 use crate::system::logic::{MachineRow, SYSTEM, System};
 use crate::system::node::ALONE;
@@ -204,6 +205,8 @@ struct Work<'a> {
     modules: Arc<Staged>,
     system: Arc<dyn Logic>,
     store: StoreShared,
+    /// As the history says.
+    features: Features,
 }
 
 impl<'a> Work<'a> {
@@ -222,8 +225,8 @@ impl<'a> Work<'a> {
         }
         let system: Arc<dyn Logic> = Arc::new(Native::<System>::new());
         registry.add_native(system.clone());
-        let store = StoreShared::new(BLOCK_CACHE_BYTES);
-        Ok(Self { options, manifest, building, modules: Arc::new(Staged(registry)), system, store })
+        let (store, features) = (StoreShared::new(BLOCK_CACHE_BYTES), Features::at(features::BASE));
+        Ok(Self { options, manifest, building, modules: Arc::new(Staged(registry)), system, store, features })
     }
 
     fn address(&self) -> String {
@@ -373,7 +376,7 @@ impl<'a> Work<'a> {
             log_keep_bytes: None,
             snapshot_every_bytes: None,
             past: None,
-            features: Features::at(features::BASE),
+            features: self.features.clone(),
             leading,
         });
         Ok(opening.await?)
@@ -401,6 +404,9 @@ impl<'a> Work<'a> {
             Directory::read(&point.view).map_err(PartitionError::from)
         };
         let before = read(&partition)?;
+        // What is written from here on goes on as the history did.
+        level::check(before.feature_level, features::HIGHEST)?;
+        self.features.raise(before.feature_level);
         if before.nodes.contains_key(&node) || before.retired.contains(&node) {
             return Err(RestoreError::NodeIdUsed(node));
         }
@@ -409,7 +415,8 @@ impl<'a> Work<'a> {
             let deadline = Instant::now() + CHANGE_PATIENCE;
             Wanting { caller: caller.clone(), request_id: "restore".into(), deadline }
         };
-        steward::command_by(&machine, "nodes", steward::node_value(node, &self.address()), &wanting()).await?;
+        let (command, body) = level::adding(before.feature_level, node, &self.address(), features::HIGHEST);
+        steward::command_by(&machine, command, body, &wanting()).await?;
         for other in before.nodes.keys() {
             let body = Value::map([("id", Value::Int(other.0.into()))]);
             steward::command_by(&machine, "nodes/remove", body, &wanting()).await?;

@@ -5,6 +5,7 @@
 use statehouse_abi::key::key;
 use statehouse_guest::borsh::{self, BorshDeserialize, BorshSerialize};
 
+use crate::ids::FeatureLevel;
 use crate::system::key_row::{KEYS, KeysRow};
 use crate::system::module_row::{MODULES, ModulesRow};
 use crate::system::view_row::{VIEWS, ViewsRow};
@@ -14,6 +15,8 @@ use crate::system::webhook_row::{WEBHOOK, WEBHOOKS, WebhookRow};
 pub const CLUSTER: &str = "cluster";
 /// Suffix of the row with the number of the last activation. A machine's name never begins so.
 pub const ACTIVATIONS: &[u8] = b"#activations";
+/// Suffix of the row with the feature level; there is none as long as that is the first one.
+pub const FEATURE_LEVEL: &[u8] = b"#feature_level";
 /// Suffix of the row with all nodes.
 pub const NODES: &[u8] = b"#nodes";
 
@@ -68,12 +71,14 @@ pub enum SystemRow {
     /// Of this machine, by this name.
     Webhook(String, String, Box<WebhookRow>),
     Keys(KeysRow),
+    FeatureLevel(FeatureLevel),
 }
 
 /// Reads a row of `system`; nothing for those that only count.
 pub fn read_row(suffix: &[u8], row: &[u8]) -> Option<SystemRow> {
     match suffix {
         ACTIVATIONS => None,
+        FEATURE_LEVEL => borsh::from_slice(row).ok().map(|level| SystemRow::FeatureLevel(FeatureLevel(level))),
         NODES => borsh::from_slice(row).ok().map(SystemRow::Nodes),
         KEYS => borsh::from_slice(row).ok().map(SystemRow::Keys),
         name => {

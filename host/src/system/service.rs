@@ -14,13 +14,15 @@ use minicbor::{Decode, Encode};
 use tokio::time::Instant;
 
 use crate::consensus::{AppendReply, ConsensusError, PeerError, PeerReply, PeerRequest};
+use crate::features::{self, FeatureLevel};
 use crate::ids::{CommandId, Head, JournalIndex, LogIndex, Micros, ModuleId, NodeId, PartitionId, Term};
 use crate::log::EntryId;
 use crate::partition::Partition;
 use crate::peer::{Call, GroupName, Network, Seen, Service, ServiceError, Topic};
 use crate::snapshot;
+use crate::system::clocks::Heard;
 use crate::system::host::Host;
-use crate::system::{found, history, install, midnights, repair, secrets};
+use crate::system::{found, history, install, level, midnights, repair, secrets};
 
 /// Bytes of one piece of something fetched.
 const PIECE_BYTES: usize = 256 << 10;
@@ -37,6 +39,9 @@ pub struct Join {
     pub is_founder: bool,
     #[n(3)]
     pub peers: BTreeMap<u64, String>,
+    /// What the cluster writes; nothing as long as that is the first level.
+    #[n(4)]
+    pub feature_level: Option<u32>,
 }
 
 /// The answer to [`Topic::Clock`].
@@ -50,6 +55,15 @@ pub struct ClockAnswer {
     /// holds itself.
     #[n(2)]
     pub held: Vec<HeldEntry>,
+    /// The highest feature level that this node understands; nodes of the first release do not say it.
+    #[n(3)]
+    pub feature_level_max: Option<u32>,
+}
+
+impl ClockAnswer {
+    pub fn understands(&self) -> FeatureLevel {
+        self.feature_level_max.map_or(features::BASE, FeatureLevel)
+    }
 }
 
 /// The last durable entry of a group.
@@ -229,9 +243,12 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
             Ok(head.map_or_else(Bytes::new, |head| Bytes::copy_from_slice(&head.0)))
         }
         Topic::Clock => {
-            note_lost_data(host, from);
+            if body.as_ref() != level::LEVEL_ONLY {
+                note_lost_data(host, from);
+            }
             let http = host.http.lock().clone();
-            Ok(encode(&ClockAnswer { time: host.clocks.wall().0, http, held: held(host) }))
+            let feature_level_max = Some(host.level.max().0);
+            Ok(encode(&ClockAnswer { time: host.clocks.wall().0, http, held: held(host), feature_level_max }))
         }
         Topic::Join => {
             found::on_join(host, decode(&body)?).await.map_err(failed)?;
@@ -302,8 +319,10 @@ pub async fn ask_clock(host: &Host, node: NodeId, patience: Duration) {
     let call = Call { topic: Topic::Clock, group: None, body: Bytes::new() };
     let asked = host.clocks.wall();
     let Ok(answer) = host.network().call(node, call, patience).await else { return };
-    let Ok(ClockAnswer { time, http, held }) = decode(&answer) else { return };
-    host.clocks.on_answer(node, Micros(time), asked, host.clocks.wall(), http);
+    let Ok(answer) = decode::<ClockAnswer>(&answer) else { return };
+    let feature_level_max = answer.understands();
+    let ClockAnswer { time, http, held, .. } = answer;
+    host.clocks.on_answer(node, Heard { time: Micros(time), http, feature_level_max }, asked, host.clocks.wall());
     for HeldEntry { machine, partition, last: (term, by, index) } in held {
         let last = EntryId { term: Term(term), node: NodeId(by), index: LogIndex(index) };
         host.seen.on_durable(node, &GroupName::new(machine.as_str(), PartitionId(partition)), last);

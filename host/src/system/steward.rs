@@ -27,7 +27,7 @@ use crate::system::host::Host;
 use crate::system::lifecycle::Wanting;
 use crate::system::logic::SYSTEM;
 use crate::system::node::stage;
-use crate::system::{drain, prepare, trouble};
+use crate::system::{drain, level, prepare, trouble};
 
 /// How often the steward looks.
 const ROUND: Duration = Duration::from_millis(100);
@@ -101,7 +101,8 @@ async fn found_and_create(host: &Arc<Host>, directory: &Directory) {
         command(&system, "found", Value::map([("nodes", nodes)]), Instant::now() + CHANGE_PATIENCE).await
     } else {
         drain::tend(host, &system, directory).await;
-        match create_missing(host, &system, directory).await {
+        let raised = level::tend(host, &system, directory).await;
+        match raised.and(create_missing(host, &system, directory).await) {
             Ok(()) => describe_created(host, &system, directory).await,
             failed => failed,
         }

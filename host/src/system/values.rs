@@ -26,7 +26,12 @@ pub fn event_value(event: &Event) -> Value {
         Event::KeyRecorded { node, key } => key_value(*node, *key),
         Event::ViewStepped { machine, view, wish, .. } => wish_value(machine, view, wish),
         Event::WebhookStepped { machine, webhook, wish, .. } => webhook_step_value(machine, webhook, wish),
+        Event::LevelRaised { level } => level_value(*level),
     }
+}
+
+pub fn level_value(level: u32) -> Value {
+    Value::map([("feature_level", Value::Int(level.into()))])
 }
 
 pub fn nodes_value(nodes: &[NodeRow]) -> Value {

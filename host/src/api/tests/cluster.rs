@@ -8,7 +8,7 @@ use super::*;
 use crate::api::cluster::{Change, ClusterPage, read};
 use crate::api::problem::Problem;
 use crate::api::route::find_host_route;
-use crate::ids::{Head, JournalIndex, Micros, NodeId, PartitionId, Position, Term};
+use crate::ids::{FeatureLevel, Head, JournalIndex, Micros, NodeId, PartitionId, Position, Term};
 use crate::system::ClusterError;
 use crate::system::cluster::{ClusterView, MachineView, NodeView, ReplicaView};
 use crate::system::key_row::KeyRow;
@@ -38,10 +38,13 @@ fn a_view_is_a_page_of_fixed_names() {
         http: Some("n2:8080".into()),
         is_reachable: true,
         clock_ahead: Some(Micros(-5)),
+        feature_level_max: Some(FeatureLevel(4)),
     };
     let machines = vec![MachineView { name: "purse".into(), partitions: vec![replica] }];
     let keys = vec![KeyRow { node: 1, key: [0xab; 32], time: 1_772_600_767_000_001 }];
-    let view = ClusterView { cluster: Some("c".into()), node: NodeId(1), nodes: vec![node], machines, keys };
+    let feature_level = FeatureLevel(3);
+    let view =
+        ClusterView { cluster: Some("c".into()), node: NodeId(1), nodes: vec![node], machines, keys, feature_level };
     let page = ClusterPage { version: "1.2.3".into(), ..ClusterPage::new(view, true) };
     let json = serde_json::to_string_pretty(&page).expect("a page is JSON");
     expect![[r#"
@@ -56,7 +59,8 @@ fn a_view_is_a_page_of_fixed_names() {
               "peer": "n2:7000",
               "http": "n2:8080",
               "is_reachable": true,
-              "clock_ahead_us": -5
+              "clock_ahead_us": -5,
+              "feature_level_max": 4
             }
           ],
           "machines": [
@@ -88,7 +92,8 @@ fn a_view_is_a_page_of_fixed_names() {
               "key": "abababababababababababababababababababababababababababababababab",
               "since": "2026-03-04T05:06:07.000001Z"
             }
-          ]
+          ],
+          "feature_level": 3
         }"#]]
     .assert_eq(&json);
     assert_eq!(serde_json::from_str::<ClusterPage>(&json).expect("what is printed is read"), page);

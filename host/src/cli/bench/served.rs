@@ -16,6 +16,7 @@ use crate::api::{self, ApiError, ApiOptions, Callers};
 use crate::audit::jobs::Replays;
 use crate::clock::SystemClock;
 use crate::config::{LimitsConfig, WebhooksConfig};
+use crate::features;
 use crate::ids::NodeId;
 use crate::limits;
 use crate::log::RealDisk;
@@ -54,6 +55,7 @@ impl Served {
             log_keep_bytes: None,
             snapshot_every_bytes: None,
             snapshot_keep: None,
+            feature_level_max: features::HIGHEST,
             archive,
             hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
             peer: None,

@@ -17,7 +17,10 @@ pub fn render(page: &ClusterPage) -> String {
     let Some(cluster) = &page.cluster else {
         return format!("node {} (version {}, {ready}) belongs to no cluster\n", page.node, page.version);
     };
-    let mut text = format!("cluster {cluster}, as node {} sees it (version {}, {ready})\n", page.node, page.version);
+    let mut text = format!(
+        "cluster {cluster}, as node {} sees it (version {}, {ready}), at feature level {}\n",
+        page.node, page.version, page.feature_level
+    );
     let mut nodes = table(&["node", "peers reach it at", "clients reach it at", "answers", "clock ahead", "key"]);
     for node in &page.nodes {
         let is_self = node.id == page.node;
@@ -56,6 +59,14 @@ pub fn troubles(page: &ClusterPage) -> Vec<String> {
         troubles.push(format!(
             "node {} at {} does not answer node {}; start it, or look at the network between them",
             node.id, node.peer, page.node
+        ));
+    }
+    let left_behind = |node: &&NodePage| node.feature_level_max.is_some_and(|max| max < page.feature_level);
+    for node in page.nodes.iter().filter(left_behind) {
+        troubles.push(format!(
+            "node {} does not understand feature level {}, at which the cluster is; run the version of the other nodes there, without a lower \
+             `feature_level_max`",
+            node.id, page.feature_level
         ));
     }
     for (name, replica) in replicas(page) {
@@ -112,6 +123,7 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
+    use crate::features::{self, FeatureLevel};
     use crate::ids::{Head, JournalIndex, Micros, PartitionId, Position, Term};
     use crate::system::cluster::{ClusterView, MachineView, NodeView, ReplicaView};
     use crate::system::key_row::KeyRow;
@@ -123,6 +135,7 @@ mod tests {
             http: clock_ahead.map(|_| format!("10.0.0.{id}:8080")),
             is_reachable: clock_ahead.is_some(),
             clock_ahead: clock_ahead.map(Micros),
+            feature_level_max: clock_ahead.map(|_| FeatureLevel(2)),
         }
     }
 
@@ -150,7 +163,8 @@ mod tests {
         let cluster = Some("018f0000-0000-7000-8000-000000000001".to_owned());
         let machines = vec![MachineView { name: "wallet".into(), partitions }];
         let keys = vec![KeyRow { node: 1, key: [0xab; 32], time: 7 }];
-        ClusterPage::new(ClusterView { cluster, node: NodeId(1), nodes, machines, keys }, is_ready)
+        let feature_level = FeatureLevel(2);
+        ClusterPage::new(ClusterView { cluster, node: NodeId(1), nodes, machines, keys, feature_level }, is_ready)
     }
 
     #[test]
@@ -159,7 +173,7 @@ mod tests {
         let page = page(nodes, vec![replica(0, Some(2), "running"), replica(1, Some(3), "running")], true);
         assert_eq!(troubles(&page), Vec::<String>::new());
         expect![[r#"
-            cluster 018f0000-0000-7000-8000-000000000001, as node 1 sees it (version 0.1.0, ready)
+            cluster 018f0000-0000-7000-8000-000000000001, as node 1 sees it (version 0.1.0, ready), at feature level 2
             ┌─────────────────────────────────────────────────────────────────────────────────────────────┐
             │ node   peers reach it at   clients reach it at    answers    clock ahead   key              │
             ╞═════════════════════════════════════════════════════════════════════════════════════════════╡
@@ -191,7 +205,14 @@ mod tests {
 
     #[test]
     fn a_node_without_a_cluster_says_how_to_get_one() {
-        let view = ClusterView { cluster: None, node: NodeId(4), nodes: vec![], machines: vec![], keys: vec![] };
+        let view = ClusterView {
+            cluster: None,
+            node: NodeId(4),
+            nodes: vec![],
+            machines: vec![],
+            keys: vec![],
+            feature_level: features::BASE,
+        };
         let page = ClusterPage::new(view, true);
         let text = format!("{}{}", render(&page), troubles(&page).join("\n"));
         expect![[r#"

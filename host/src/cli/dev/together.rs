@@ -23,6 +23,7 @@ use crate::cli::output::print;
 use crate::cli::shipped;
 use crate::clock::SystemClock;
 use crate::config::{ClusterConfig, LimitsConfig, WebhooksConfig};
+use crate::features;
 use crate::ids::NodeId;
 use crate::limits::{self, DEADLINE_MAX};
 use crate::log::RealDisk;
@@ -124,6 +125,7 @@ fn options(
                 .map(|url| ArchiveOptions { url, every: Duration::from_secs(args.archive_every) }),
             snapshot_every_bytes: None,
             snapshot_keep: None,
+            feature_level_max: features::HIGHEST,
             hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
             peer,
             http: None,

@@ -53,7 +53,7 @@ impl Cluster {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_archive_of_a_nodes_own_lacks_nothing_behind_a_snapshot_of_the_state() {
-    let mut cluster = Cluster::found_with(Options { has_archive: true, snapshot_keep: None }).await;
+    let mut cluster = Cluster::found_with(Options { has_archive: true, ..Options::default() }).await;
     let mut load = cluster.load();
     load.more(20).await;
     load.stop().await;

@@ -14,7 +14,7 @@ fn midnights(partition: &Partition) -> Vec<Listed> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_midnight_that_a_node_lacks_comes_from_the_archive_and_is_checked() {
-    let cluster = Cluster::found_with(Options { has_archive: true, snapshot_keep: None }).await;
+    let cluster = Cluster::found_with(Options { has_archive: true, ..Options::default() }).await;
     let today = midnight() + HOUR;
     cluster.move_clocks(today);
     cluster.day_has_begun(today).await;
@@ -60,7 +60,7 @@ async fn a_snapshot_of_another_partition_is_not_taken_in() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn snapshots_beyond_those_that_are_kept_are_deleted() {
-    let cluster = Cluster::found_with(Options { has_archive: false, snapshot_keep: Some(1) }).await;
+    let cluster = Cluster::found_with(Options { snapshot_keep: Some(1), ..Options::default() }).await;
     let today = midnight() + HOUR;
     cluster.move_clocks(today);
     cluster.day_has_begun(today).await;

@@ -123,7 +123,8 @@ async fn a_node_that_is_sent_a_state_gets_the_midnights_before_it_from_the_other
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_node_with_an_archive_of_its_own_gets_as_many_midnights_as_are_kept() {
-    let mut cluster = Cluster::found_with(Options { has_archive: true, snapshot_keep: Some(2) }).await;
+    let mut cluster =
+        Cluster::found_with(Options { has_archive: true, snapshot_keep: Some(2), ..Options::default() }).await;
     let end = cluster.live_through(midnight() + HOUR - DAY, 3).await;
     let is_archived = || NODES.iter().all(|node| cluster.node(*node).cluster().is_archived());
     eventually("all is archived", || is_archived().then_some(())).await;

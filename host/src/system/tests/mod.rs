@@ -20,6 +20,7 @@ mod kept;
 mod midnights;
 mod history;
 mod upgrade;
+mod level;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -36,6 +37,7 @@ use tokio::time::Instant;
 use super::node::PeerWay;
 use super::{ArchiveOptions, MachineSpec, ModuleSource, Node, NodeOptions, PeerOptions};
 use crate::clock::{Clock, SystemClock};
+use crate::features::{self, FeatureLevel};
 use crate::guest::{Engine, EngineOptions};
 use crate::ids::{Micros, NodeId, PartitionId};
 use crate::limits;
@@ -128,6 +130,8 @@ impl Clock for OffsetClock {
 struct Member {
     disk: SimDisk,
     clock: Arc<OffsetClock>,
+    /// What it understands in its next life.
+    level_max: FeatureLevel,
     life: Option<Node>,
 }
 
@@ -151,6 +155,8 @@ struct Options {
     /// A folder of its own for each node.
     has_archive: bool,
     snapshot_keep: Option<u32>,
+    /// A founder that understands the first feature level alone.
+    held_back: Option<NodeId>,
 }
 
 impl Cluster {
@@ -185,7 +191,13 @@ impl Cluster {
 
     /// A new node with an empty disk that belongs to no cluster yet.
     async fn add_member(&mut self, node: NodeId) {
-        let member = Member { disk: SimDisk::new(), clock: Arc::default(), life: None };
+        let level_max = if self.options.held_back == Some(node) { features::BASE } else { features::HIGHEST };
+        self.add_member_at(node, level_max).await;
+    }
+
+    /// The same, and it understands no more than that.
+    async fn add_member_at(&mut self, node: NodeId, level_max: FeatureLevel) {
+        let member = Member { disk: SimDisk::new(), clock: Arc::default(), level_max, life: None };
         self.members.insert(node, member);
         self.start(node).await;
     }
@@ -220,6 +232,7 @@ impl Cluster {
             archive,
             snapshot_every_bytes: None,
             snapshot_keep: self.options.snapshot_keep,
+            feature_level_max: member.level_max,
             http: None,
         };
         lend_compiled(&options.data);

@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use super::build::Build;
 use super::{Freshness, Shared, Source, ViewError, ViewQuery, ViewStatus, Views, Wanted};
 use crate::clock::SystemClock;
+use crate::features;
 use crate::ids::{CommandId, ModuleId, NodeId, PartitionId};
 use crate::limits;
 use crate::log::RealDisk;
@@ -245,6 +246,7 @@ impl Stage {
             log_keep_bytes: None,
             snapshot_every_bytes: None,
             snapshot_keep: None,
+            feature_level_max: features::HIGHEST,
             archive,
         });
         let node = node.await.expect("the node starts");

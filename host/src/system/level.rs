@@ -1,0 +1,157 @@
+//! The feature level on its way: what this node understands, what the others say they do, and the level that `system` records.
+//!
+//! ```text
+//! every node: "I understand 4" (with the time it tells) ─▶ leader of `system`: all understand 4 ─▶ one entry ─▶ every node: 4 may be written
+//! ```
+//! In: the answers of the other nodes, and the directory. Out: one command, once all nodes of the cluster have said so; and the handle that
+//! whoever decides asks. A node that meets a level above its own stops serving, in words: it would misread what the others write. It does
+//! not know what a level means.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use statehouse_abi::value::Value;
+use tokio::time::Instant;
+
+use crate::consensus::PeerError;
+use crate::features::{self, FeatureLevel, Features};
+use crate::ids::NodeId;
+use crate::peer::{Call, Topic};
+use crate::router::Machine;
+use crate::system::cluster::ClusterError;
+use crate::system::directory::Directory;
+use crate::system::error::NodeError;
+use crate::system::host::Host;
+use crate::system::install::find_machine;
+use crate::system::service::{ClockAnswer, decode};
+use crate::system::steward;
+
+/// How long `system` may take to record a level.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a node may take to say what it understands.
+const ASK_PATIENCE: Duration = Duration::from_secs(2);
+/// The body of a question for the time by somebody who only wants to know the level: it counts on nothing that the node may have lost.
+pub const LEVEL_ONLY: &[u8] = b"level";
+
+/// What this node understands, and what the cluster has reached.
+pub struct Level {
+    max: FeatureLevel,
+    features: Features,
+    is_refused: AtomicBool,
+}
+
+impl Level {
+    pub fn new(max: FeatureLevel, features: Features) -> Self {
+        assert!(features::BASE <= max && max <= features::HIGHEST, "the configuration was checked");
+        Self { max, features, is_refused: AtomicBool::new(false) }
+    }
+
+    /// The highest level that this node may say it understands.
+    pub fn max(&self) -> FeatureLevel {
+        self.max
+    }
+
+    /// The cluster has reached this level.
+    ///
+    /// # Errors
+    /// It is above what this node understands.
+    pub fn take_over(&self, level: FeatureLevel) -> Result<(), NodeError> {
+        if let Err(error) = check(level, self.max) {
+            self.is_refused.store(true, Ordering::Release);
+            return Err(error);
+        }
+        self.features.raise(level);
+        metrics::gauge!("statehouse_feature_level").set(f64::from(level.0));
+        Ok(())
+    }
+
+    /// Whether the cluster has reached a level that this node does not understand.
+    pub fn is_refused(&self) -> bool {
+        self.is_refused.load(Ordering::Acquire)
+    }
+}
+
+/// Whether somebody who understands `supported` may go on with a history that has reached `level`.
+pub fn check(level: FeatureLevel, supported: FeatureLevel) -> Result<(), NodeError> {
+    if level <= supported {
+        return Ok(());
+    }
+    let advice = if features::HIGHEST < level {
+        "run the version of Statehouse that wrote this data, or a later one"
+    } else {
+        "raise `feature_level_max` in `[node]` of its configuration, or leave it out"
+    };
+    Err(NodeError::FeatureLevel { level, supported, advice })
+}
+
+/// Has the level recorded that all nodes understand; for the leader of `system`, at each of its rounds.
+pub async fn tend(host: &Host, system: &Machine, directory: &Directory) -> Result<(), ClusterError> {
+    let Some(level) = understood_by_all(host, directory).filter(|level| directory.feature_level < *level) else {
+        return Ok(());
+    };
+    let node = |id: &NodeId| Value::map([("id", Value::Int(id.0.into()))]);
+    let nodes = Value::Array(directory.nodes.keys().map(node).collect());
+    let body = Value::map([("level", Value::Int(level.0.into())), ("nodes", nodes)]);
+    match steward::command(system, "feature_level", body, Instant::now() + PATIENCE).await {
+        // It was recorded meanwhile, or a node was taken in: the next round sees.
+        Err(ClusterError::Rejected { code, .. }) if code == "out_of_date" => Ok(()),
+        Ok(()) => {
+            tracing::info!(
+                level = level.0,
+                before = directory.feature_level.0,
+                "all nodes understand a new feature level"
+            );
+            Ok(())
+        }
+        failed => failed,
+    }
+}
+
+/// Nothing as long as a node has not said it lately.
+fn understood_by_all(host: &Host, directory: &Directory) -> Option<FeatureLevel> {
+    let samples = host.clocks.samples();
+    let understood = directory.nodes.keys().map(|node| {
+        if *node == host.node {
+            Some(host.level.max())
+        } else {
+            samples.get(node).map(|sample| sample.feature_level_max)
+        }
+    });
+    understood.collect::<Option<Vec<_>>>()?.into_iter().min()
+}
+
+/// What a node understands that may belong to no cluster yet. One that says nothing is of the first release.
+pub async fn ask(host: &Host, node: NodeId) -> Result<FeatureLevel, PeerError> {
+    let call = Call { topic: Topic::Clock, group: None, body: Bytes::from_static(LEVEL_ONLY) };
+    let answer = host.network().call(node, call, ASK_PATIENCE).await?;
+    let answer: ClockAnswer = decode(&answer).map_err(|_| PeerError::UnexpectedReply { node })?;
+    Ok(answer.understands())
+}
+
+/// The command that takes a node in, and its body. A cluster that has never raised its level may have nodes that know only the first form.
+pub fn adding(reached: FeatureLevel, node: NodeId, peer: &str, supported: FeatureLevel) -> (&'static str, Value) {
+    if reached <= features::BASE {
+        return ("nodes", steward::node_value(node, peer));
+    }
+    let level = Value::Int(supported.0.into());
+    let body = Value::map([("id", Value::Int(node.0.into())), ("peer", Value::text(peer)), ("level", level)]);
+    ("nodes/supporting", body)
+}
+
+/// Nothing is served here any more, and no vote given: the cluster writes what this node does not understand.
+pub async fn halt(host: &Arc<Host>, error: &NodeError) {
+    let reason = error.to_string();
+    tracing::error!(error = reason, "this node stops serving");
+    host.router.set_not_ready(vec![reason.clone()]);
+    let replicas = std::mem::take(&mut *host.replicas.write());
+    for (group, partition) in replicas {
+        if let Some(machine) = find_machine(host, &group) {
+            drop(machine.set_replica(group.partition, Err(reason.clone())));
+        }
+        if let Err(error) = partition.close().await {
+            tracing::warn!(%group, %error, "the partition could not be closed in order");
+        }
+    }
+}
