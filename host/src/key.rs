@@ -1,7 +1,8 @@
 //! A node's key: signs what the node vouches for, so that it can be checked where the node is not.
 //!
 //! In: bytes. Out: Ed25519 signatures. The key is one file in the data folder, `node.key`: 64 hexadecimal digits, readable by its owner only,
-//! made when it is first needed. Whoever copies the folder copies the key. It does not know what is signed.
+//! made when it is first needed. Whoever copies the folder copies the key. It does not know what is signed. Beside it lies `artefacts.key`, of the
+//! same form, for what the node shows to itself only.
 
 use std::fmt;
 use std::fs::OpenOptions;
@@ -15,6 +16,7 @@ use ed25519_dalek::{Signature as Raw, Signer, SigningKey, VerifyingKey};
 use crate::durable;
 
 const FILE: &str = "node.key";
+const ARTEFACT_FILE: &str = "artefacts.key";
 
 /// The private half. It is never printed.
 pub struct NodeKey(SigningKey);
@@ -43,45 +45,12 @@ pub enum KeyError {
 impl NodeKey {
     /// The key of a data folder; made when there is none, and durable on return.
     pub fn of_folder(folder: &Path) -> Result<Self, KeyError> {
-        let path = folder.join(FILE);
-        match Self::read(&path) {
-            Err(KeyError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Self::create(&path),
-            read => read,
-        }
+        seed_of(&folder.join(FILE)).map(|seed| Self(SigningKey::from_bytes(&seed)))
     }
 
     /// The key in a file.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
-        let io = |source| KeyError::Io { path: path.to_owned(), source };
-        let mode = std::fs::metadata(path).map_err(io)?.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(KeyError::Exposed { path: path.to_owned(), mode });
-        }
-        let text = std::fs::read_to_string(path).map_err(io)?;
-        let seed = decode::<32>(text.trim()).ok_or_else(|| KeyError::Malformed { path: path.to_owned() })?;
-        Ok(Self(SigningKey::from_bytes(&seed)))
-    }
-
-    /// Under another name first, so that a key is there whole or not at all; of two that make one, the first wins.
-    fn create(path: &Path) -> Result<Self, KeyError> {
-        let io = |source| KeyError::Io { path: path.to_owned(), source };
-        let seed: [u8; 32] = rand::random();
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let partial = folder.join(format!("{FILE}.{}", std::process::id()));
-        let write = || -> std::io::Result<()> {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
-            file.write_all(format!("{}\n", encode(&seed)).as_bytes())?;
-            file.sync_all()?;
-            let linked = std::fs::hard_link(&partial, path);
-            std::fs::remove_file(&partial)?;
-            match linked {
-                Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
-                _ => {}
-            }
-            durable::sync_dir(folder)
-        };
-        write().map_err(io)?;
-        Self::read(path)
+        read_seed(path).map(|seed| Self(SigningKey::from_bytes(&seed)))
     }
 
     pub fn public(&self) -> PublicKey {
@@ -154,6 +123,50 @@ impl FromStr for Signature {
     }
 }
 
+/// The secret by which a node knows again what it has compiled itself; it signs nothing. Made when there is none, and durable on return.
+pub fn artefact_key(folder: &Path) -> Result<[u8; 32], KeyError> {
+    seed_of(&folder.join(ARTEFACT_FILE))
+}
+
+fn seed_of(path: &Path) -> Result<[u8; 32], KeyError> {
+    match read_seed(path) {
+        Err(KeyError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => create(path),
+        read => read,
+    }
+}
+
+fn read_seed(path: &Path) -> Result<[u8; 32], KeyError> {
+    let io = |source| KeyError::Io { path: path.to_owned(), source };
+    let mode = std::fs::metadata(path).map_err(io)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(KeyError::Exposed { path: path.to_owned(), mode });
+    }
+    let text = std::fs::read_to_string(path).map_err(io)?;
+    decode::<32>(text.trim()).ok_or_else(|| KeyError::Malformed { path: path.to_owned() })
+}
+
+/// Under another name first, so that a key is there whole or not at all; of two that make one, the first wins.
+fn create(path: &Path) -> Result<[u8; 32], KeyError> {
+    let io = |source| KeyError::Io { path: path.to_owned(), source };
+    let seed: [u8; 32] = rand::random();
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let partial = path.with_extension(format!("key.{}", std::process::id()));
+    let write = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+        file.write_all(format!("{}\n", encode(&seed)).as_bytes())?;
+        file.sync_all()?;
+        let linked = std::fs::hard_link(&partial, path);
+        std::fs::remove_file(&partial)?;
+        match linked {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        durable::sync_dir(folder)
+    };
+    write().map_err(io)?;
+    read_seed(path)
+}
+
 fn encode(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -173,7 +186,7 @@ fn decode<const SIZE: usize>(text: &str) -> Option<[u8; SIZE]> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use super::{KeyError, NodeKey};
+    use super::{KeyError, NodeKey, artefact_key};
 
     #[test]
     fn a_key_is_made_once_and_is_private() {
@@ -187,6 +200,10 @@ mod tests {
         let signature = first.sign(b"a");
         assert!(again.public().has_signed(b"a", &signature));
         assert!(!again.public().has_signed(b"b", &signature));
+        let secret = artefact_key(folder.path()).expect("it is made");
+        assert_eq!(artefact_key(folder.path()).expect("it is read"), secret);
+        let read = NodeKey::read(&folder.path().join("artefacts.key")).expect("it has the form of a key");
+        assert_ne!(read.public(), first.public());
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("it is ours");
         assert!(matches!(NodeKey::of_folder(folder.path()), Err(KeyError::Exposed { .. })));
     }

@@ -48,6 +48,41 @@ pub const MODULE_BYTES_MAX: usize = 4 << 20;
 pub const GUEST_MEMORY_BYTES_MAX: usize = 64 << 20;
 /// Elements of a guest's one table.
 pub const GUEST_TABLE_ELEMENTS_MAX: u32 = 65_536;
+/// What a module says of itself: the longest of the released ones has some 10 KiB.
+pub const DESCRIBE_BYTES_MAX: usize = 256 << 10;
+/// Commands, queries, rejections, events, invariants, accepted schemas, fields of an object and values of an enum, each: they are compared with
+/// each other.
+pub const DESCRIBE_ITEMS_MAX: usize = 1024;
+/// A route of a module: a client's request line has room for it.
+pub const DESCRIBE_PATH_BYTES_MAX: usize = 512;
+/// Lists and maps within each other in what a guest returns as CBOR: sixteen schemas within each other take 70, a value 40. Decoding calls itself as
+/// often.
+pub const GUEST_CBOR_DEPTH_MAX: usize = 128;
+/// Items in what a guest returns as CBOR, each of which is some 50 bytes once it is decoded.
+pub const GUEST_CBOR_ITEMS_MAX: usize = 2 << 20;
+/// Memory of a child that compiles a foreign module: compiling the released ones takes 0 MiB, and some hundred for one of [`MODULE_BYTES_MAX`].
+pub const COMPILE_MEMORY_BYTES_MAX: u64 = 1 << 30;
+/// CPU time of a child that compiles a foreign module: the released ones take 0 s, for both engines.
+pub const COMPILE_CPU_MAX: Duration = Duration::from_secs(10);
+/// How long a child that compiles a foreign module may take on a machine that is busy with other things.
+pub const COMPILE_WALL_MAX: Duration = Duration::from_secs(60);
+/// How much a child that compiles stands back for this process, which has requests to answer.
+pub const COMPILE_NICE: i32 = 10;
+/// Machine code of a module for one engine, of which the released ones have 0 MiB.
+pub const ARTEFACT_BYTES_MAX: usize = 64 << 20;
+/// Machine code that a node keeps on its disk; the oldest is deleted first, and compiled again when it is needed.
+pub const ARTEFACTS_BYTES_MAX: u64 = 1 << 30;
+/// Distance between the first and the last byte of a module's initial memory up to which all of it is laid ready as an image, however much of
+/// it is empty; beyond, only where half of it is not.
+pub const IMAGE_BYTES_MAX: u64 = 1 << 20;
+/// How often a limit may be met in compiling a module that is recorded, before it counts.
+pub const RECORDED_MODULE_TRIES: u32 = 3;
+/// Modules that a node has in memory and nobody uses: some megabytes each. They are loaded from the disk in milliseconds.
+pub const MODULES_LOADED_MAX: usize = 16;
+/// The newest modules that were refused which a node names, with the reason.
+pub const MODULES_REFUSED_MAX: usize = 64;
+/// How many times the limits for foreign modules one has that is recorded: it was within them once, on some machine.
+pub const RECORDED_MODULE_FACTOR: u64 = 10;
 /// Stack of a guest, enough for deep but not endless recursion.
 pub const GUEST_STACK_BYTES_MAX: usize = 1 << 20;
 /// Fuel of one metered guest call per group in it: some milliseconds of work.
@@ -58,6 +93,8 @@ pub const GUEST_FUEL_BASE: u64 = 20_000_000;
 pub const GUEST_FUEL_MAX: u64 = 500_000_000;
 /// Budget of one call on the second engine, in its own unit: more than any call on the first one may take, and still an end.
 pub const SECOND_ENGINE_FUEL: u64 = 2 * GUEST_FUEL_MAX;
+/// Budget of describing itself on the second engine: the released modules take a thousandth.
+pub const DESCRIBE_FUEL: u64 = 2 * GUEST_FUEL_BASE;
 /// Calls within calls on the second engine: more than the first one's stack has room for.
 pub const SECOND_ENGINE_FRAMES_MAX: usize = GUEST_STACK_BYTES_MAX / 16;
 /// After this long the watchdog stops a call of the fast artefact; the metered one then finds the culprit.
@@ -263,6 +300,35 @@ pub const PEER_STOP_MAX: Duration = Duration::from_secs(2);
 pub const SLOT_COUNT: u32 = 4096;
 /// Entries of a partition that may have come after what a certificate covers: clients do not stop while a proof is made.
 pub const PROOF_ENTRIES_SINCE_MAX: u64 = 100_000;
+
+/// What a module may be made of: compilers take more than linear time or memory for most of it. Beside each is the most that one of the released
+/// modules has, which have 216 to 386 KB; one of [`MODULE_BYTES_MAX`] may have some ten times as much of what grows with its size.
+pub mod structure {
+    /// Released: 36.
+    pub const TYPES_MAX: u64 = 2_000;
+    /// Released: 504.
+    pub const FUNCTIONS_MAX: u64 = 20_000;
+    /// Released: 3.
+    pub const GLOBALS_MAX: u64 = 1_000;
+    /// Released: 13.
+    pub const EXPORTS_MAX: u64 = 1_000;
+    /// Data and elements together; released: 3.
+    pub const SEGMENTS_MAX: u64 = 1_000;
+    /// Of all functions together; released: 2,344.
+    pub const LOCALS_MAX: u64 = 100_000;
+    /// Of one function, parameters included; released: 59.
+    pub const FUNCTION_LOCALS_MAX: u64 = 2_000;
+    /// Parameters and results of one type; released: 16.
+    pub const TYPE_VALUES_MAX: u64 = 64;
+    /// Of one function; released: 39,533.
+    pub const BODY_BYTES_MAX: u64 = 256 << 10;
+    /// Of one `br_table`; released: 97.
+    pub const BR_TABLE_TARGETS_MAX: u64 = 10_000;
+    /// Blocks within each other; released: 58.
+    pub const NESTING_MAX: u64 = 1_000;
+    /// Locals times blocks of one function; released: 31,152.
+    pub const BLOCK_LOCALS_MAX: u64 = 1_000_000;
+}
 
 const _: () = {
     assert!(SEGMENT_BYTES_MIN <= SEGMENT_BYTES_MAX);

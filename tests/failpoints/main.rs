@@ -44,7 +44,7 @@ const MIGRATION: &str = "migration::";
 const TORN_TAIL: &str = "log::repair_";
 
 fn main() -> ExitCode {
-    if matches!(std::env::args().nth(1).as_deref(), Some("dev" | "audit" | "snapshot")) {
+    if matches!(std::env::args().nth(1).as_deref(), Some("dev" | "audit" | "snapshot" | "compile-module")) {
         let _scenario = fail::FailScenario::setup();
         return statehouse::cli::main();
     }

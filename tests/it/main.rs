@@ -32,3 +32,4 @@ mod tampered;
 mod archived;
 mod released;
 mod hostile;
+mod foreign;

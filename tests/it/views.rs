@@ -9,11 +9,13 @@ use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use statehouse::audit::balance::entity_at;
 use statehouse::audit::{AuditError, Source};
+use statehouse::guest::compile_by;
 use statehouse::router::answer::Moment;
 use statehouse_tests::hold::eventually;
 use statehouse_tests::host::{Finished, Host, Start, argument, cli};
 use statehouse_tests::http::{Answer, Client};
 use statehouse_tests::oracle::{Ledger, check_audit};
+use statehouse_tests::process::binary;
 use statehouse_tests::wallet::{self, BANK, CURRENCY};
 use statehouse_tests::workload::Workload;
 use tempfile::tempdir;
@@ -238,6 +240,8 @@ async fn check_without_view(
     accounts: &[&str],
     by_view: Vec<Option<Value>>,
 ) {
+    // This process is no host, so it has no child of its own that compiles.
+    compile_by(binary());
     let source = Source::open(data).expect("a data folder can be audited while its node runs");
     let mut answers = by_view.into_iter();
     for at in moments {

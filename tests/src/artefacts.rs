@@ -1,7 +1,8 @@
 //! Compiled modules, lent from the folder of one test's host to the next: compiling takes longer than most tests.
 //!
-//! In: the data folder of a host that is about to start, or is ready. Out: what earlier hosts have compiled, beside the binary. A host checks
-//! what it finds there as ever. A test that asks for a first compilation removes the folder.
+//! In: the data folder of a host that is about to start, or is ready. Out: what earlier hosts have compiled, beside the binary, and the key that
+//! proves it, which all hosts of the tests share. A host checks what it finds there as ever. A test that asks for a first compilation removes the
+//! folder.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -11,6 +12,7 @@ use crate::process::binary;
 
 /// Where a host keeps what it has compiled.
 const ARTEFACTS: &str = "artefacts";
+const KEY: &str = "artefacts.key";
 
 fn shelf() -> PathBuf {
     binary().with_file_name("test-artefacts")
@@ -19,14 +21,22 @@ fn shelf() -> PathBuf {
 /// Gives a new folder what others have compiled.
 pub fn lend(data: &Path) {
     let to = data.join(ARTEFACTS);
-    if !to.exists() {
+    if !to.exists() && shelf().join(KEY).exists() {
+        fs::create_dir_all(&to).expect("a folder of a test can be made");
+        copy(&shelf().join(KEY), data, KEY);
         copy_missing(&shelf(), &to);
     }
 }
 
 /// Keeps what a host has compiled for the next.
 pub fn keep(data: &Path) {
-    copy_missing(&data.join(ARTEFACTS), &shelf());
+    fs::create_dir_all(shelf()).expect("a folder of a test can be made");
+    copy(&data.join(KEY), &shelf(), KEY);
+    let read = |folder: &Path| fs::read(folder.join(KEY)).ok();
+    // Nobody could use what has another key.
+    if read(data) == read(&shelf()) {
+        copy_missing(&data.join(ARTEFACTS), &shelf());
+    }
 }
 
 /// A file has its name once it is whole, for other tests read and write here at the same time.
@@ -44,10 +54,19 @@ fn copy_missing(from: &Path, to: &Path) {
         if file.extension().is_none_or(|extension| extension != "cwasm") || wanted.exists() {
             continue;
         }
-        let partial = tempfile::NamedTempFile::new_in(to).expect("a folder of a test can be written");
-        // It may be gone by now, if its test is over.
-        if fs::copy(&file, partial.path()).is_ok() {
-            partial.persist(wanted).expect("a folder of a test can be written");
+        copy(&file, to, &name.to_string_lossy());
+    }
+}
+
+/// Copies a file that is not there yet.
+fn copy(file: &Path, to: &Path, name: &str) {
+    let wanted = to.join(name);
+    let partial = tempfile::NamedTempFile::new_in(to).expect("a folder of a test can be written");
+    // It may be gone by now, if its test is over; and of two that are the first, the first stays.
+    if !wanted.exists() && fs::copy(file, partial.path()).is_ok() {
+        match partial.persist_noclobber(wanted) {
+            Err(error) if error.error.kind() != ErrorKind::AlreadyExists => panic!("{error}"),
+            _ => {}
         }
     }
 }

@@ -90,6 +90,11 @@ impl Host {
         self.0.address()
     }
 
+    /// The process's number in the system.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// What the process holds of memory now.
     pub fn memory_bytes(&self) -> u64 {
         self.0.memory_bytes()

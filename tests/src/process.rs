@@ -59,6 +59,11 @@ impl Process {
         self.address
     }
 
+    /// Its number in the system.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it holds of memory now.
     pub fn memory_bytes(&self) -> u64 {
         let status =

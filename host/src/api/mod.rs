@@ -48,7 +48,7 @@ use tokio::sync::Semaphore;
 pub use caller::Callers;
 pub use cluster::{ClusterPage, NodePage, ReplicaPage};
 pub use error::ApiError;
-pub use modules::{ModulePage, ModulesPage, StepPage};
+pub use modules::{ModulePage, ModulesPage, RefusedPage, StepPage};
 pub use replays::{ProgressPage, ReplayPage};
 pub use serve::serve;
 pub use shadow::ShadowPage;

@@ -27,6 +27,7 @@ use crate::ids::{Micros, ModuleId, NodeId, PartitionId};
 use crate::limits::{BODY_BYTES_MAX, MODULE_BYTES_MAX};
 use crate::system::lifecycle::{ActiveView, By, ModulesView, Wanting};
 use crate::system::module_row::{ModuleRow, Step, StepRow};
+use crate::system::staging::RefusedModule;
 
 const WASM: &str = "application/wasm";
 
@@ -41,6 +42,19 @@ pub struct ModulesPage {
     pub modules: Vec<ModulePage>,
     /// Oldest first; the journal of `system` has those that are not here any more.
     pub steps: Vec<StepPage>,
+    /// What the node that answers has refused since it was started, oldest first; its log has all. Of such a module nothing else is kept.
+    #[serde(default)]
+    pub refused: Vec<RefusedPage>,
+}
+
+/// A module that was brought and is none, costs too much to compile, or does not go on from the active one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedPage {
+    pub time: String,
+    pub by: String,
+    pub module: String,
+    pub size: usize,
+    pub reason: String,
 }
 
 /// Which module decides in a partition, as the node's replica has it.
@@ -238,7 +252,15 @@ impl From<ModulesView> for ModulesPage {
             partitions: view.partitions.into_iter().map(ActivePage::from).collect(),
             modules: view.row.modules.into_iter().map(ModulePage::from).collect(),
             steps: view.row.steps.into_iter().map(StepPage::from).collect(),
+            refused: view.refused.into_iter().map(RefusedPage::from).collect(),
         }
+    }
+}
+
+impl From<RefusedModule> for RefusedPage {
+    fn from(refused: RefusedModule) -> Self {
+        let RefusedModule { machine: _, module, size, time, by, reason } = refused;
+        Self { time: print_time(time), by, module: module.to_string(), size, reason }
     }
 }
 

@@ -442,6 +442,7 @@ impl From<ClusterError> for Problem {
             ClusterError::StepRefused(_) => Code::StepRefused,
             ClusterError::Refused { .. } => Code::NodeRefused,
             ClusterError::SnapshotsAsked(_) => Code::Overloaded,
+            ClusterError::CannotCompile(_) => Code::NotReady,
             ClusterError::Unreachable { .. } => Code::NodeUnreachable,
             ClusterError::NotKept(_) => Code::SecretNotKept,
             ClusterError::Deadline | ClusterError::NotPrepared { .. } | ClusterError::SnapshotUnfinished => {

@@ -10,7 +10,7 @@ use crate::archive::{Manifest, Mirror, Placed, SegmentsReader, modules_folder};
 use crate::audit::error::AuditError;
 use crate::audit::heads::{Heads, Stray};
 use crate::audit::snapshots::Of;
-use crate::guest::{Engine, EngineOptions, Metered};
+use crate::guest::{Allowance, Engine, EngineOptions, Metered};
 use crate::ids::{ClusterId, LogIndex, ModuleId, PartitionId};
 use crate::log::{LogScan, Payload, RealDisk, Tail};
 use crate::machine::entry::Entry;
@@ -70,20 +70,27 @@ impl Source {
             (None, Some(manifest)) => manifest.cluster_id(),
             (None, None) => return Err(AuditError::NoNode { path: path.to_owned() }),
         };
-        Self::over(path, cluster, manifest)
+        // What the node itself has recorded was within the limits once; what came in a folder of segments is anybody's.
+        let allowance = if identity.is_some() { Allowance::Recorded } else { Allowance::Foreign };
+        Self::over(path, cluster, manifest, allowance)
     }
 
     /// What was fetched from an archive.
     pub fn of_archive(mirror: Mirror) -> Result<Self, AuditError> {
         let cluster = mirror.manifest.cluster_id();
-        Self::over(&mirror.folder, cluster, Some(mirror.manifest))
+        Self::over(&mirror.folder, cluster, Some(mirror.manifest), Allowance::Foreign)
     }
 
-    fn over(path: &Path, cluster: ClusterId, manifest: Option<Manifest>) -> Result<Self, AuditError> {
+    fn over(
+        path: &Path,
+        cluster: ClusterId,
+        manifest: Option<Manifest>,
+        allowance: Allowance,
+    ) -> Result<Self, AuditError> {
         // Without a cache: an audit writes nothing into the folder it looks at, and trusts no compiled file in it.
         let options = EngineOptions { metered: Metered::WhenNeeded, ..EngineOptions::default() };
         let engine = Engine::new(options).map_err(crate::registry::RegistryError::from)?;
-        let registry = Registry::open_to_read(modules_folder(path), engine);
+        let registry = Registry::open_to_read(modules_folder(path), engine, allowance);
         let system = Arc::new(Native::<System>::new());
         let native = system.id();
         registry.add_native(system);

@@ -93,7 +93,7 @@ impl Host {
         let address = options.listener.local_addr().context("asking for the address")?;
         let data = options.node.data.clone();
         options.node.http.get_or_insert_with(|| address.to_string());
-        let node = Node::open(options.node).await?;
+        let node = Node::open_unless(options.node, &process.stop).await?;
         write_address(&data.join("http.addr"), address)?;
         let replays = Arc::new(Replays::open(&data, api::parse_time)?);
         let api = ApiOptions {

@@ -11,15 +11,19 @@ mod client;
 mod audit;
 mod bench;
 mod module;
+mod compile;
 mod snapshot;
 mod view;
 mod webhook;
 mod shipped;
 mod output;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::guest::compile_by;
 
 #[derive(Parser)]
 #[command(name = "statehouse", version, about = "A replicated host for deterministic WebAssembly state machines")]
@@ -47,6 +51,8 @@ enum Command {
     /// All rows of a partition at one moment, as files that are the same from every replica
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotArgs),
+    #[command(hide = true)]
+    CompileModule(compile::CompileArgs),
     /// Measure this machine
     #[command(subcommand)]
     Bench(bench::BenchArgs),
@@ -55,6 +61,8 @@ enum Command {
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    // Also where the file was replaced by a later version meanwhile: it is this very program that must compile for it.
+    compile_by(PathBuf::from("/proc/self/exe"));
     let result = match arguments.command {
         Command::Dev(args) => dev::run(args),
         Command::Serve(args) => serve::run(args),
@@ -64,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Webhook(command) => webhook::run(&command),
         Command::Audit(args) => audit::run(args),
         Command::Snapshot(args) => snapshot::run(args),
+        Command::CompileModule(args) => compile::run(&args),
         Command::Bench(args) => bench::run(args),
     };
     result.unwrap_or_else(|error| {

@@ -2,88 +2,173 @@
 //!
 //! | offset | size | field |
 //! |---|---|---|
-//! | 0 | 8 | `SHCWASM1` |
-//! | 8 | 32 | blake3 of everything behind it |
+//! | 0 | 8 | `SHCWASM2` |
+//! | 8 | 32 | blake3 of the file's name, a zero byte and everything after this field, keyed |
 //! | 40 | – | wasmtime's artefact |
 //!
-//! The name is `<blake3(wasm)>-<fingerprint>-<pace>.cwasm`. A file that is damaged is compiled anew; one that is whole
-//! and still refused is an error. It knows nothing of what is in a module.
+//! The name is `<blake3(wasm)>-<fingerprint>-<pace>.cwasm`. The key is the node's own, so nobody else makes files that are loaded: an artefact is
+//! machine code, and runs with all that the node may do. One that is damaged or of somebody else is compiled anew; one that is this node's and
+//! still refused is an error. It knows nothing of what is in a module.
 
 use std::fs;
-use std::io::Write;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::error::GuestError;
 use super::module::Pace;
+use crate::durable::PRIVATE;
 use crate::ids::ModuleId;
+use crate::limits;
 
-const MAGIC: &[u8; 8] = b"SHCWASM1";
+const MAGIC: &[u8; 8] = b"SHCWASM2";
 const HEADER_SIZE: usize = 40;
+const EXTENSION: &str = "cwasm";
+
+/// Where compiled modules are kept, and what proves that this node has compiled them.
+#[derive(Clone)]
+pub struct CacheOptions {
+    pub folder: PathBuf,
+    pub key: [u8; 32],
+}
+
+impl std::fmt::Debug for CacheOptions {
+    /// Without the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CacheOptions").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
 
 pub(super) struct ArtefactCache {
     folder: PathBuf,
+    key: [u8; 32],
 }
 
 impl ArtefactCache {
-    pub(super) fn new(folder: PathBuf) -> Result<Self, GuestError> {
-        fs::create_dir_all(&folder).map_err(|source| GuestError::Cache { path: folder.clone(), source })?;
-        Ok(Self { folder })
+    pub(super) fn new(CacheOptions { folder, key }: CacheOptions) -> Result<Self, GuestError> {
+        let made = fs::create_dir_all(&folder).and_then(|()| {
+            let others = fs::metadata(&folder)?.permissions().mode() & 0o077;
+            if others == 0 { Ok(()) } else { fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)) }
+        });
+        made.map_err(|source| GuestError::Cache { path: folder.clone(), source })?;
+        Ok(Self { folder, key })
     }
 
-    /// The module compiled for `engine`, whose fingerprint is `fingerprint`.
-    pub(super) fn load_or_compile(
+    /// A module compiled for the engine whose fingerprint this is, and loaded into it; nothing when it was not compiled here.
+    pub(super) fn find(
         &self,
         engine: &wasmtime::Engine,
         pace: Pace,
         fingerprint: &blake3::Hash,
-        wasm: &[u8],
-    ) -> Result<wasmtime::Module, GuestError> {
-        let path = self.path(ModuleId::of(wasm), fingerprint, pace);
-        if let Some(artefact) = find_artefact(&path)? {
-            // SAFETY: wasmtime demands bytes that `serialize` made, unchanged. They carry the checksum that was written
-            // with them, and the name says that this very version and configuration of wasmtime made them. Whoever
-            // can forge both can also replace this program's own file.
-            let loaded = unsafe { wasmtime::Module::deserialize(engine, &artefact[HEADER_SIZE..]) };
-            return loaded.map_err(|error| GuestError::Artefact { path, detail: format!("{error:#}") });
-        }
-        let compile_error = |error: wasmtime::Error| GuestError::Compile { detail: format!("{error:#}") };
-        let module = wasmtime::Module::from_binary(engine, wasm).map_err(compile_error)?;
-        let artefact = module.serialize().map_err(compile_error)?;
-        self.write(&path, &artefact).map_err(|source| GuestError::Cache { path, source })?;
-        Ok(module)
-    }
-
-    fn path(&self, id: ModuleId, fingerprint: &blake3::Hash, pace: Pace) -> PathBuf {
-        let pace = match pace {
-            Pace::Fast => "fast",
-            Pace::Metered => "metered",
+        id: ModuleId,
+    ) -> Result<Option<wasmtime::Module>, GuestError> {
+        let name = name(id, fingerprint, pace);
+        let path = self.folder.join(&name);
+        let Some(file) = read(&path).map_err(|source| GuestError::Cache { path: path.clone(), source })? else {
+            return Ok(None);
         };
-        self.folder.join(format!("{id}-{}-{pace}.cwasm", &fingerprint.to_hex()[..32]))
+        let Some(artefact) = self.authentic(&name, &file) else {
+            tracing::warn!(path = %path.display(), "compiled module is damaged, or not of this node; compiling it again");
+            return Ok(None);
+        };
+        // SAFETY: wasmtime demands bytes that it has made itself, unchanged. This node's key says that they are what was written here under
+        // this name, and the name says that this very version and configuration of wasmtime made them.
+        let loaded = unsafe { wasmtime::Module::deserialize(engine, artefact) };
+        loaded.map(Some).map_err(|error| GuestError::Artefact { path, detail: format!("{error:#}") })
     }
 
-    /// The file appears whole or not at all, also when two processes write it at once.
-    fn write(&self, path: &Path, artefact: &[u8]) -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
-        file.write_all(MAGIC)?;
-        file.write_all(blake3::hash(artefact).as_bytes())?;
-        file.write_all(artefact)?;
-        file.persist(path)?;
+    /// Keeps what was compiled; the file appears whole or not at all, also when two processes write it at once.
+    pub(super) fn keep(
+        &self,
+        pace: Pace,
+        fingerprint: &blake3::Hash,
+        id: ModuleId,
+        artefact: &[u8],
+    ) -> Result<(), GuestError> {
+        let name = name(id, fingerprint, pace);
+        let write = || {
+            use std::io::Write;
+            let mut builder = tempfile::Builder::new();
+            let mut file = builder.permissions(fs::Permissions::from_mode(PRIVATE)).tempfile_in(&self.folder)?;
+            file.write_all(MAGIC)?;
+            file.write_all(self.mac(&name, artefact).as_bytes())?;
+            file.write_all(artefact)?;
+            file.persist(self.folder.join(&name))?;
+            self.shrink(&name)
+        };
+        write().map_err(|source| GuestError::Cache { path: self.folder.join(&name), source })
+    }
+
+    /// Deletes all that was compiled of a module.
+    pub(super) fn forget(&self, id: ModuleId) -> std::io::Result<()> {
+        let begin = format!("{id}-");
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(&begin) {
+                fs::remove_file(entry.path())?;
+            }
+        }
         Ok(())
+    }
+
+    /// Deletes the oldest files until the others are few enough; never the one that was just written.
+    fn shrink(&self, newest: &str) -> std::io::Result<()> {
+        let mut files: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let (path, facts) = (entry.path(), entry.metadata()?);
+            if path.extension().is_some_and(|extension| extension == EXTENSION) && entry.file_name() != newest {
+                files.push((facts.modified()?, facts.len(), path));
+            }
+        }
+        files.sort();
+        let mut total: u64 = files.iter().map(|(_, size, _)| size).sum();
+        for (_, size, path) in files {
+            if total <= limits::ARTEFACTS_BYTES_MAX {
+                break;
+            }
+            fs::remove_file(path)?;
+            total -= size;
+        }
+        Ok(())
+    }
+
+    fn authentic<'f>(&self, name: &str, file: &'f [u8]) -> Option<&'f [u8]> {
+        let (header, artefact) = file.split_at_checked(HEADER_SIZE)?;
+        let mac: [u8; 32] = header.strip_prefix(MAGIC)?.try_into().ok()?;
+        // Hashes are compared in constant time.
+        (self.mac(name, artefact) == blake3::Hash::from(mac)).then_some(artefact)
+    }
+
+    fn mac(&self, name: &str, artefact: &[u8]) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        hasher.update(name.as_bytes()).update(&[0]).update(artefact);
+        hasher.finalize()
     }
 }
 
-/// The file's bytes, or `None` when there is no whole artefact.
-fn find_artefact(path: &Path) -> Result<Option<Vec<u8>>, GuestError> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(GuestError::Cache { path: path.to_owned(), source }),
+fn name(id: ModuleId, fingerprint: &blake3::Hash, pace: Pace) -> String {
+    let pace = match pace {
+        Pace::Fast => "fast",
+        Pace::Metered => "metered",
     };
-    let whole = bytes.len() >= HEADER_SIZE
-        && bytes.starts_with(MAGIC)
-        && blake3::hash(&bytes[HEADER_SIZE..]).as_bytes() == &bytes[MAGIC.len()..HEADER_SIZE];
-    if !whole {
-        tracing::warn!(path = %path.display(), "compiled module is damaged; compiling it again");
+    format!("{id}-{}-{pace}.{EXTENSION}", &fingerprint.to_hex()[..32])
+}
+
+/// The file's bytes; nothing where there is no file, or one that cannot be an artefact.
+fn read(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
+    let facts = match fs::symlink_metadata(path) {
+        Ok(facts) => facts,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let size_max = (limits::ARTEFACT_BYTES_MAX + HEADER_SIZE) as u64;
+    if !facts.is_file() || size_max < facts.len() {
+        tracing::warn!(path = %path.display(), "no compiled module is like that; compiling it again");
+        return Ok(None);
     }
-    Ok(whole.then_some(bytes))
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(size_max).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
 }

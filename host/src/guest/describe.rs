@@ -1,33 +1,64 @@
-//! Checks that what a module declares can be mounted: names, methods, paths, id fields, statuses.
+//! What a module says of itself, decoded within limits, and whether it can be mounted: names, methods, paths, id fields, statuses.
 //!
-//! In goes a decoded [`Describe`], out comes the first thing wrong with it. It knows nothing of routes or of an older
-//! version of the module.
+//! In goes what `sh1_describe` returned, out comes a [`Describe`], or the first thing wrong with it. It knows nothing of routes or of an
+//! older version of the module.
 
 use statehouse_abi::describe::{CommandDecl, Describe, Field, QueryDecl, Schema};
+use statehouse_abi::export;
+use statehouse_projection::abi::ViewDescribe;
+
+use super::error::GuestFault;
+use super::module::decode;
+use crate::limits;
 
 const NAME_CHARS_MAX: usize = 32;
 const SCHEMA_DEPTH_MAX: usize = 16;
 /// First segments of a path that are the host's own.
 const RESERVED: [&str; 3] = ["commands", "events", "batch"];
 
+pub(super) struct Described {
+    pub(super) describe: Describe,
+    /// Of a view: the machine whose decisions it reads.
+    pub(super) source: Option<String>,
+}
+
+/// Decodes and checks it.
+pub(super) fn read(output: &[u8], is_view: bool) -> Result<Described, GuestFault> {
+    let (name, size) = (export::DESCRIBE, output.len());
+    if limits::DESCRIBE_BYTES_MAX < size {
+        let max = limits::DESCRIBE_BYTES_MAX;
+        return Err(GuestFault::output(format_args!("`{name}` returned {size} bytes, over the limit of {max}")));
+    }
+    let describe = decode(output, name)?;
+    let source = if is_view { Some(decode::<ViewDescribe>(output, name)?.source) } else { None };
+    check(&describe).map_err(|what| GuestFault::Output { what })?;
+    Ok(Described { describe, source })
+}
+
 /// # Errors
 /// What is wrong, for the module's author.
-pub(super) fn check(described: &Describe) -> Result<(), String> {
+fn check(described: &Describe) -> Result<(), String> {
     if !is_name(&described.name) {
         return Err(format!("`{}` is no name of a machine: [a-z][a-z0-9_-]{{0,31}}", described.name));
     }
     if !is_version(&described.version) {
         return Err(format!("`{}` is no semantic version", described.version));
     }
+    few("accepted schemas", described.accepts.len())?;
     if described.schema == 0 || described.accepts.iter().any(|older| described.schema <= *older) {
         return Err("schema versions start at 1, and only older ones are listed as accepted".to_owned());
     }
+    few("commands", described.commands.len())?;
+    few("queries", described.queries.len())?;
     for command in &described.commands {
         check_command(command).map_err(|what| format!("command `{}`: {what}", command.name))?;
     }
     for query in &described.queries {
         check_query(query).map_err(|what| format!("query `{}`: {what}", query.name))?;
     }
+    few("rejections", described.rejections.len())?;
+    few("events", described.events.len())?;
+    few("invariants", described.invariants.len())?;
     for rejection in &described.rejections {
         if !is_name(&rejection.code) || !(400..500).contains(&rejection.status) {
             return Err(format!(
@@ -79,6 +110,9 @@ fn check_query(query: &QueryDecl) -> Result<(), String> {
 
 /// Each `{field}` of a path must be a required field, and the first segment must not be the host's.
 fn check_path(path: &str, fields: &[Field]) -> Result<(), String> {
+    if limits::DESCRIBE_PATH_BYTES_MAX < path.len() {
+        return Err(format!("its path has more than {} bytes", limits::DESCRIBE_PATH_BYTES_MAX));
+    }
     let mut segments = path.split('/');
     if segments.clone().any(str::is_empty) || segments.next().is_some_and(|first| RESERVED.contains(&first)) {
         return Err(format!("path `{path}` has an empty segment, or starts with one of {}", RESERVED.join(", ")));
@@ -116,14 +150,23 @@ fn check_schema(schema: &Schema, depth: usize) -> Result<(), String> {
         Schema::Text { min_chars, max_chars, .. } if max_chars < min_chars => {
             Err(format!("no text has {min_chars} to {max_chars} characters"))
         }
+        Schema::Enum { values } => few("values of an enum", values.len()),
         Schema::Array { items, .. } => check_schema(items, depth),
         Schema::Map { values, .. } => check_schema(values, depth),
         Schema::Object { fields } => {
+            few("fields of an object", fields.len())?;
             unique("field", fields.iter().map(|field| &field.name))?;
             fields.iter().try_for_each(|field| check_schema(&field.schema, depth))
         }
         _ => Ok(()),
     }
+}
+
+fn few(what: &str, count: usize) -> Result<(), String> {
+    if count <= limits::DESCRIBE_ITEMS_MAX {
+        return Ok(());
+    }
+    Err(format!("{count} {what}, over the limit of {}", limits::DESCRIBE_ITEMS_MAX))
 }
 
 fn unique<'a>(what: &str, names: impl Iterator<Item = &'a String>) -> Result<(), String> {

@@ -6,26 +6,32 @@
 //! module computes.
 
 use std::hash::{Hash, Hasher};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use statehouse_abi::describe::Describe;
+use statehouse_projection::abi::PROJECT;
+use tokio_util::sync::CancellationToken;
 use wasmtime::{
     Config, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, ProfilingStrategy, Strategy,
     WasmBacktraceDetails,
 };
 
-use super::artefact::ArtefactCache;
+use super::allowance::Allowance;
+use super::artefact::{ArtefactCache, CacheOptions};
+use super::compile::{Bounds, Compiled, Compiling, compile};
+use super::describe;
 use super::error::GuestError;
 use super::module::{Module, Pace};
-use super::validate::validate;
+use super::validate::validate_within;
+use crate::ids::ModuleId;
 use crate::limits;
 
 /// Part of the fingerprint: changes whenever this host configures wasmtime differently.
-const CONFIGURATION: &str = "statehouse guest engine 1";
+const CONFIGURATION: &str = "statehouse guest engine 2";
 /// Epoch ticks after which the watchdog strikes; its error is one tick.
 pub(super) const WATCHDOG_TICKS: u64 = 8;
 /// Memory of a pooled instance that is zeroed in place between calls instead of being given back page by page.
@@ -42,8 +48,11 @@ pub enum Metered {
 
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// Folder for compiled modules; without one every load compiles.
-    pub cache: Option<PathBuf>,
+    /// Where compiled modules are kept; without it every load compiles.
+    pub cache: Option<CacheOptions>,
+    pub compiling: Compiling,
+    /// Ends whatever is compiled, and lets nothing more be.
+    pub stop: CancellationToken,
     /// Calls that may run at the same time on each engine; further ones wait.
     pub instances_max: u32,
     /// How long a call on the fast artefact may run.
@@ -56,7 +65,8 @@ pub struct EngineOptions {
 impl Default for EngineOptions {
     fn default() -> Self {
         let (watchdog, metered) = (limits::GUEST_WATCHDOG, Metered::AtOnce);
-        Self { cache: None, instances_max: 32, watchdog, metered, has_perf_map: false }
+        let (compiling, stop) = (Compiling::default(), CancellationToken::new());
+        Self { cache: None, compiling, stop, instances_max: 32, watchdog, metered, has_perf_map: false }
     }
 }
 
@@ -66,8 +76,16 @@ pub struct Engine {
     pub(super) metered: Lane,
     fingerprint: blake3::Hash,
     cache: Option<ArtefactCache>,
+    compiling: Compiling,
+    stop: CancellationToken,
     when_metered: Metered,
     _watchdog: Watchdog,
+}
+
+/// A module that was compiled and of which nothing is kept yet.
+pub struct Examined {
+    pub module: Arc<Module>,
+    artefacts: Vec<(Pace, Vec<u8>)>,
 }
 
 /// One wasmtime engine and the gate in front of its pool.
@@ -89,7 +107,8 @@ impl Engine {
         let watchdog = Watchdog::start(fast.engine.clone(), options.watchdog)?;
         let cache = options.cache.map(ArtefactCache::new).transpose()?;
         let fingerprint = fingerprint(&[&fast.engine, &metered.engine]);
-        Ok(Arc::new(Self { fast, metered, fingerprint, cache, when_metered: options.metered, _watchdog: watchdog }))
+        let EngineOptions { compiling, stop, metered: when_metered, .. } = options;
+        Ok(Arc::new(Self { fast, metered, fingerprint, cache, compiling, stop, when_metered, _watchdog: watchdog }))
     }
 
     /// Names everything that the compiled code depends on but the module: wasmtime's version and settings, target,
@@ -99,32 +118,127 @@ impl Engine {
         format!("wasmtime-{target}-{}", &self.fingerprint.to_hex()[..16])
     }
 
-    /// Validates the module, compiles it for both engines or takes that from the cache, and asks it to describe itself.
+    /// Ends whatever is compiled, and lets nothing more be.
+    pub fn stop_compiling(&self) {
+        self.stop.cancel();
+    }
+
+    /// Validates the module, compiles it for both engines or takes that from the cache, and asks it to describe itself. What was compiled is
+    /// kept, so it is for modules that are: see [`Engine::examine`].
     ///
     /// Takes about a second per megabyte the first time, milliseconds from the cache.
     ///
     /// # Errors
-    /// [`GuestError::Refused`] and [`GuestError::Describe`] are the module's fault, all others the host's.
-    pub fn load(self: &Arc<Self>, wasm: &[u8]) -> Result<Arc<Module>, GuestError> {
-        validate(wasm).map_err(|problems| GuestError::Refused { problems })?;
-        let fast = self.compile(&self.fast, wasm)?;
-        let metered = match self.when_metered {
-            Metered::AtOnce => Some(self.compile_metered(wasm)?),
-            Metered::WhenNeeded => None,
-        };
-        Module::new(Arc::clone(self), wasm, &fast, metered.as_ref()).map(Arc::new)
-    }
-
-    pub(super) fn compile_metered(&self, wasm: &[u8]) -> Result<wasmtime::Module, GuestError> {
-        self.compile(&self.metered, wasm)
-    }
-
-    fn compile(&self, lane: &Lane, wasm: &[u8]) -> Result<wasmtime::Module, GuestError> {
-        match &self.cache {
-            Some(cache) => cache.load_or_compile(&lane.engine, lane.pace, &self.fingerprint, wasm),
-            None => wasmtime::Module::from_binary(&lane.engine, wasm)
-                .map_err(|error| GuestError::Compile { detail: format!("{error:#}") }),
+    /// By [`GuestError::is_of_module`], the module's fault or the host's.
+    pub fn load(self: &Arc<Self>, wasm: &[u8], allowance: Allowance) -> Result<Arc<Module>, GuestError> {
+        let bounds = Bounds { allowance, until: None, stop: self.stop.clone() };
+        let mut tries = 1;
+        loop {
+            if let Some(module) = self.find_kept(wasm, allowance)? {
+                return Ok(module);
+            }
+            match self.examine(wasm, &bounds) {
+                Ok(examined) => {
+                    self.keep(&examined)?;
+                    return Ok(examined.module);
+                }
+                Err(GuestError::Limit(limit)) if tries < allowance.tries() => {
+                    let id = ModuleId::of(wasm);
+                    tracing::warn!(module = %id.short(), tries, %limit, "compiling a recorded module is tried again");
+                    tries += 1;
+                }
+                Err(error) => return Err(error),
+            }
         }
+    }
+
+    /// Validates the module, compiles it and asks it to describe itself, all within bounds; keeps nothing.
+    ///
+    /// # Errors
+    /// As [`Engine::load`], and when nobody waits for it any more.
+    pub fn examine(self: &Arc<Self>, wasm: &[u8], bounds: &Bounds) -> Result<Examined, GuestError> {
+        validate_within(wasm, bounds.allowance).map_err(|problems| GuestError::Refused { problems })?;
+        let Compiled { artefacts, described } = self.compile(&self.paces(), wasm, bounds)?;
+        let fast = self.load_new(&artefacts, Pace::Fast)?;
+        let metered = artefacts.iter().any(|(pace, _)| *pace == Pace::Metered);
+        let metered = metered.then(|| self.load_new(&artefacts, Pace::Metered)).transpose()?;
+        let module = Module::new(Arc::clone(self), wasm, bounds.allowance, &fast, metered.as_ref(), Some(described))?;
+        Ok(Examined { module: Arc::new(module), artefacts })
+    }
+
+    /// What a module of somebody else says of itself, without compiling it.
+    ///
+    /// # Errors
+    /// As [`Engine::load`].
+    pub fn describe(&self, wasm: &[u8]) -> Result<Describe, GuestError> {
+        let allowance = Allowance::Foreign;
+        let validated = validate_within(wasm, allowance).map_err(|problems| GuestError::Refused { problems })?;
+        let bounds = Bounds { allowance, until: None, stop: self.stop.clone() };
+        let Compiled { described, .. } = self.compile(&[], wasm, &bounds)?;
+        let is_view = validated.exports.iter().any(|name| name == PROJECT);
+        Ok(describe::read(&described, is_view).map_err(GuestError::Describe)?.describe)
+    }
+
+    /// Keeps what was compiled for the next time.
+    pub fn keep(&self, examined: &Examined) -> Result<(), GuestError> {
+        let Some(cache) = &self.cache else { return Ok(()) };
+        let id = examined.module.id();
+        examined.artefacts.iter().try_for_each(|(pace, bytes)| cache.keep(*pace, &self.fingerprint, id, bytes))
+    }
+
+    /// Deletes what was kept of a module.
+    pub fn forget(&self, id: ModuleId) -> std::io::Result<()> {
+        self.cache.as_ref().map_or(Ok(()), |cache| cache.forget(id))
+    }
+
+    /// A module for which all that is wanted was compiled before.
+    fn find_kept(self: &Arc<Self>, wasm: &[u8], allowance: Allowance) -> Result<Option<Arc<Module>>, GuestError> {
+        let Some(cache) = &self.cache else { return Ok(None) };
+        let id = ModuleId::of(wasm);
+        let mut found = Vec::new();
+        for pace in self.paces() {
+            match cache.find(&self.lane(pace).engine, pace, &self.fingerprint, id)? {
+                Some(module) => found.push(module),
+                None => return Ok(None),
+            }
+        }
+        let fast = found.first().expect("every module is compiled for the engine that calls");
+        Module::new(Arc::clone(self), wasm, allowance, fast, found.get(1), None).map(|module| Some(Arc::new(module)))
+    }
+
+    /// For which engines a module is compiled when it is loaded.
+    fn paces(&self) -> Vec<Pace> {
+        match self.when_metered {
+            Metered::AtOnce => vec![Pace::Fast, Pace::Metered],
+            Metered::WhenNeeded => vec![Pace::Fast],
+        }
+    }
+
+    pub(super) fn compile_metered(&self, wasm: &[u8], allowance: Allowance) -> Result<wasmtime::Module, GuestError> {
+        let id = ModuleId::of(wasm);
+        if let Some(cache) = &self.cache
+            && let Some(found) = cache.find(&self.metered.engine, Pace::Metered, &self.fingerprint, id)?
+        {
+            return Ok(found);
+        }
+        let bounds = Bounds { allowance, until: None, stop: self.stop.clone() };
+        let Compiled { artefacts, .. } = self.compile(&[Pace::Metered], wasm, &bounds)?;
+        self.load_new(&artefacts, Pace::Metered)
+    }
+
+    fn compile(&self, paces: &[Pace], wasm: &[u8], bounds: &Bounds) -> Result<Compiled, GuestError> {
+        let engines: Vec<_> = paces.iter().map(|pace| (*pace, &self.lane(*pace).engine)).collect();
+        compile(self.compiling, &engines, &self.fingerprint, wasm, bounds, &self.stop)
+    }
+
+    fn load_new(&self, artefacts: &[(Pace, Vec<u8>)], pace: Pace) -> Result<wasmtime::Module, GuestError> {
+        let found = artefacts.iter().find(|(known, _)| *known == pace);
+        let (_, artefact) = found.expect("it was compiled for every engine that was named");
+        // SAFETY: wasmtime demands bytes that it has made itself, unchanged. They come from this program, either from this process or through a
+        // pipe from a child that runs the same file and whose engines have the same fingerprint. A module that takes over the compiler makes
+        // them what it likes: that is why the child has nothing, and what ARCHITECTURE.md says under Trust.
+        let loaded = unsafe { wasmtime::Module::deserialize(&self.lane(pace).engine, artefact) };
+        loaded.map_err(|error| GuestError::Compiler { detail: format!("what it has compiled is refused: {error:#}") })
     }
 
     pub(super) fn lane(&self, pace: Pace) -> &Lane {
@@ -137,7 +251,7 @@ impl Engine {
 
 impl Lane {
     fn new(pace: Pace, instances_max: u32, has_perf_map: bool) -> Result<Self, GuestError> {
-        let mut config = config(pace, instances_max);
+        let mut config = config(pace, pool(instances_max));
         if has_perf_map {
             config.profiler(ProfilingStrategy::PerfMap);
         }
@@ -165,7 +279,13 @@ impl Drop for Permit<'_> {
     }
 }
 
-fn config(pace: Pace, instances_max: u32) -> Config {
+/// An engine that compiles for the one of a lane, and takes no memory for instances.
+pub(super) fn compile_only(pace: Pace) -> Result<wasmtime::Engine, GuestError> {
+    wasmtime::Engine::new(&config(pace, InstanceAllocationStrategy::OnDemand))
+        .map_err(|error| GuestError::Configuration { detail: format!("{error:#}") })
+}
+
+fn pool(instances_max: u32) -> InstanceAllocationStrategy {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_core_instances(instances_max)
         .total_memories(instances_max)
@@ -174,13 +294,18 @@ fn config(pace: Pace, instances_max: u32) -> Config {
         .max_memory_size(limits::GUEST_MEMORY_BYTES_MAX)
         .table_elements(limits::GUEST_TABLE_ELEMENTS_MAX as usize)
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES);
+    InstanceAllocationStrategy::Pooling(pool)
+}
+
+fn config(pace: Pace, instances: InstanceAllocationStrategy) -> Config {
     let mut config = Config::new();
     config
         .strategy(Strategy::Cranelift)
         .cranelift_opt_level(OptLevel::Speed)
         .cranelift_nan_canonicalization(true)
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .allocation_strategy(instances)
         .memory_init_cow(true)
+        .memory_guaranteed_dense_image_size(limits::IMAGE_BYTES_MAX)
         .max_wasm_stack(limits::GUEST_STACK_BYTES_MAX)
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .native_unwind_info(false)
@@ -199,7 +324,7 @@ fn config(pace: Pace, instances_max: u32) -> Config {
 }
 
 /// Hashes what wasmtime says its artefacts depend on: version, target, compiler settings, CPU features, tunables.
-fn fingerprint(engines: &[&wasmtime::Engine]) -> blake3::Hash {
+pub(super) fn fingerprint(engines: &[&wasmtime::Engine]) -> blake3::Hash {
     struct Sink(blake3::Hasher);
     impl Hasher for Sink {
         fn write(&mut self, bytes: &[u8]) {

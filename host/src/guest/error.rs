@@ -26,6 +26,53 @@ pub enum GuestError {
     Cache { path: PathBuf, source: std::io::Error },
     #[error("module has no usable description: sh1_describe failed: {0}")]
     Describe(#[source] GuestFault),
+    /// More than a module may cost before it runs. It says nothing about what the module computes: never an outcome.
+    #[error("compiling the module {0}")]
+    Limit(CompileLimit),
+    #[error("compiling the module was given up: {why}")]
+    GivenUp { why: &'static str },
+    /// The host's fault.
+    #[error("the process that compiles modules does not work: {detail}")]
+    Compiler { detail: String },
+}
+
+/// What compiling a module took too much of.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CompileLimit {
+    #[error(
+        "takes more than {mib} MiB of memory (limit `compile_memory`): make its functions smaller, or drop dependencies"
+    )]
+    Memory { mib: u64 },
+    #[error(
+        "takes more than {seconds} seconds of CPU time (limit `compile_cpu`): make its functions smaller, or drop dependencies"
+    )]
+    Cpu { seconds: u64 },
+    #[error(
+        "is not done after {seconds} seconds (limit `compile_wall`): make the module smaller, or try again when this machine has less to do"
+    )]
+    Wall { seconds: u64 },
+    #[error(
+        "makes more than {mib} MiB of machine code (limit `artefact`): make its functions smaller, or drop dependencies"
+    )]
+    Artefact { mib: u64 },
+    /// The compiler itself could not cope with it.
+    #[error("ends the compiler ({how}): change the module, and report this as a fault of the compiler")]
+    Death { how: String },
+}
+
+impl GuestError {
+    /// Whether it is the module's fault, and nothing that this machine lacks or somebody has ended.
+    pub fn is_of_module(&self) -> bool {
+        match self {
+            Self::Refused { .. } | Self::Compile { .. } | Self::Describe(_) | Self::Limit(_) => true,
+            Self::Configuration { .. }
+            | Self::Thread { .. }
+            | Self::Artefact { .. }
+            | Self::Cache { .. }
+            | Self::GivenUp { .. }
+            | Self::Compiler { .. } => false,
+        }
+    }
 }
 
 fn list(problems: &[Problem]) -> String {

@@ -2,7 +2,7 @@
 //! blocks a module answered with, or a [`GuestFault`].
 //!
 //! ```text
-//! wasm ─► validate ─► compile, or take from the artefact cache ─► describe ─► Module
+//! wasm ─► validate ─► describe and compile in a child, or take from the artefact cache ─► Module
 //! Module::execute ─► fresh instance ─► sh1_alloc ─► input written in place ─► sh1_execute ─► output copied out
 //! ```
 //!
@@ -12,21 +12,29 @@
 
 mod error;
 mod problem;
+mod allowance;
+mod structure;
 mod validate;
 mod artefact;
+mod compile;
 mod engine;
 mod call;
+mod cbor;
 mod describe;
 mod module;
 mod second;
 mod compat;
 
+pub use allowance::Allowance;
+pub use artefact::CacheOptions;
 pub use compat::{Incompatibility, check_successor};
-pub use engine::{Engine, EngineOptions, Metered};
-pub use error::{GuestError, GuestFault, up_to_fault};
+pub use compile::{Bounds, Compiling, compile_by, compile_module};
+pub use engine::{Engine, EngineOptions, Examined, Metered};
+pub use error::{CompileLimit, GuestError, GuestFault, up_to_fault};
 pub use module::{Module, Pace};
 pub use problem::{Problem, ProblemKind};
 pub use second::SecondModule;
+pub use structure::{Part, Structure};
 pub use validate::{Validated, validate};
 
 #[cfg(test)]

@@ -19,8 +19,10 @@ use statehouse_abi::value::Value;
 use statehouse_projection::abi as view;
 use wasmtime::{InstancePre, Linker};
 
+use super::allowance::Allowance;
 use super::call::Call;
-use super::describe;
+use super::cbor;
+use super::describe::{self, Described};
 use super::engine::Engine;
 use super::error::{GuestError, GuestFault, up_to_fault};
 use crate::ids::ModuleId;
@@ -39,6 +41,8 @@ pub struct Module {
     engine: Arc<Engine>,
     id: ModuleId,
     wasm: Bytes,
+    /// What it may cost to compile it once more.
+    allowance: Allowance,
     describe: Describe,
     /// Of a view: the machine whose decisions it reads.
     source: Option<String>,
@@ -48,28 +52,31 @@ pub struct Module {
 }
 
 impl Module {
+    /// Of what it says of itself, when that was asked already.
     pub(super) fn new(
         engine: Arc<Engine>,
         wasm: &[u8],
+        allowance: Allowance,
         fast: &wasmtime::Module,
         metered: Option<&wasmtime::Module>,
+        described: Option<Vec<u8>>,
     ) -> Result<Self, GuestError> {
         let is_view = fast.get_export(view::PROJECT).is_some();
         let fast = link(fast)?;
         let metered = metered.map(link).transpose()?;
-        // A hostile module is stopped sooner by its budget than by the watchdog.
-        let (pace, pre) = metered.as_ref().map_or((Pace::Fast, &fast), |metered| (Pace::Metered, metered));
-        let output = Call::new(engine.lane(pace), pre, limits::GUEST_FUEL_BASE)
-            .and_then(|call| call.call(export::DESCRIBE))
-            .map_err(GuestError::Describe)?;
-        let describe = decode(&output, export::DESCRIBE).map_err(GuestError::Describe)?;
-        let source = |view: view::ViewDescribe| view.source;
-        let source = is_view.then(|| decode(&output, export::DESCRIBE).map(source)).transpose();
-        let source = source.map_err(GuestError::Describe)?;
-        describe::check(&describe).map_err(|what| GuestError::Describe(GuestFault::Output { what }))?;
+        let output = match described {
+            Some(described) => described,
+            None => {
+                // A hostile module is stopped sooner by its budget than by the watchdog.
+                let (pace, pre) = metered.as_ref().map_or((Pace::Fast, &fast), |metered| (Pace::Metered, metered));
+                let call = Call::new(engine.lane(pace), pre, limits::GUEST_FUEL_BASE);
+                call.and_then(|call| call.call(export::DESCRIBE)).map_err(GuestError::Describe)?
+            }
+        };
+        let Described { describe, source } = describe::read(&output, is_view).map_err(GuestError::Describe)?;
         let wasm = Bytes::copy_from_slice(wasm);
         let metered = metered.map(OnceLock::from).unwrap_or_default();
-        Ok(Self { engine, id: ModuleId::of(&wasm), wasm, describe, source, fast, metered })
+        Ok(Self { engine, id: ModuleId::of(&wasm), wasm, allowance, describe, source, fast, metered })
     }
 
     pub fn id(&self) -> ModuleId {
@@ -177,7 +184,7 @@ impl Module {
         if let Some(metered) = self.metered.get() {
             return Ok(metered);
         }
-        let linked = self.engine.compile_metered(&self.wasm).and_then(|compiled| link(&compiled));
+        let linked = self.engine.compile_metered(&self.wasm, self.allowance).and_then(|compiled| link(&compiled));
         let linked = linked.map_err(|error| GuestFault::Host { what: error.to_string() })?;
         Ok(self.metered.get_or_init(|| linked))
     }
@@ -216,6 +223,7 @@ pub(super) fn broken(name: &str, error: AbiError) -> GuestFault {
 }
 
 pub(super) fn decode<T: for<'b> Decode<'b, ()>>(output: &[u8], name: &str) -> Result<T, GuestFault> {
+    cbor::check(output).map_err(|what| GuestFault::output(format_args!("`{name}` returned {what}")))?;
     let mut decoder = minicbor::Decoder::new(output);
     let decoded = decoder.decode();
     let decoded =

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use super::structure::Part;
 use crate::limits;
 
 /// A fault with its place.
@@ -79,6 +80,8 @@ pub enum ProblemKind {
     SeveralTables,
     #[error("table starts with {elements} elements, over the limit of {}", limits::GUEST_TABLE_ELEMENTS_MAX)]
     TableTooLarge { elements: u64 },
+    #[error("{count} {}, over the limit of {limit}", part.name())]
+    Excess { part: Part, count: u64, limit: u64 },
     #[error("no export `{name}`")]
     MissingExport { name: &'static str },
     #[error("export `{name}` has type {found}, not {expected}")]
@@ -111,6 +114,7 @@ impl ProblemKind {
             Self::MemoryTooLarge { .. } => "move large statics into rows, or compute them when needed",
             Self::SeveralTables => "use one table",
             Self::TableTooLarge { .. } => "use fewer function pointers",
+            Self::Excess { .. } => "split it up, or generate less code: no compiler of modules makes so much",
             Self::MissingExport { .. } | Self::ExportType { .. } => {
                 "let the SDK's attribute `#[module]` generate the exports"
             }

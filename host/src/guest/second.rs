@@ -11,12 +11,14 @@ use statehouse_abi::describe::Describe;
 use statehouse_abi::export;
 use statehouse_abi::plan::PlanOut;
 use statehouse_abi::value::Value;
+use statehouse_projection::abi::PROJECT;
 use wasmi::{Config, Engine, Instance, Linker, Memory, Store, StoreLimits, StoreLimitsBuilder, TrapCode, TypedFunc};
 
-use super::describe;
+use super::allowance::Allowance;
+use super::describe::{self, Described};
 use super::error::{GuestError, GuestFault, up_to_fault};
 use super::module::{broken, copy_from, decode};
-use super::validate::validate;
+use super::validate::validate_within;
 use crate::ids::ModuleId;
 use crate::limits;
 
@@ -36,12 +38,11 @@ impl SecondModule {
     /// # Errors
     /// As [`Engine::load`](super::Engine::load), but for the cache: there is none.
     pub fn load(wasm: &[u8]) -> Result<Self, GuestError> {
-        validate(wasm).map_err(|problems| GuestError::Refused { problems })?;
-        let module = wasmi::Module::new(&Engine::new(&config()), wasm)
-            .map_err(|error| GuestError::Compile { detail: error.to_string() })?;
-        let output = Call::new(&module).and_then(|call| call.call(export::DESCRIBE)).map_err(GuestError::Describe)?;
-        let describe = decode(&output, export::DESCRIBE).map_err(GuestError::Describe)?;
-        describe::check(&describe).map_err(|what| GuestError::Describe(GuestFault::Output { what }))?;
+        validate_within(wasm, Allowance::Recorded).map_err(|problems| GuestError::Refused { problems })?;
+        let module = translate(wasm)?;
+        let output = Call::new(&module, limits::SECOND_ENGINE_FUEL).and_then(|call| call.call(export::DESCRIBE));
+        let output = output.map_err(GuestError::Describe)?;
+        let Described { describe, .. } = describe::read(&output, false).map_err(GuestError::Describe)?;
         Ok(Self { id: ModuleId::of(wasm), describe, module })
     }
 
@@ -108,8 +109,25 @@ impl SecondModule {
     }
 
     fn call_with(&self, name: &str, len: usize, fill: impl FnOnce(&mut [u8])) -> Result<Vec<u8>, GuestFault> {
-        Call::new(&self.module)?.call_with(name, len, fill)
+        Call::new(&self.module, limits::SECOND_ENGINE_FUEL)?.call_with(name, len, fill)
     }
+}
+
+/// What a module says of itself, and nothing else: only what that takes is translated.
+///
+/// # Errors
+/// It is none, or its description is not usable.
+pub(super) fn describe(wasm: &[u8]) -> Result<Vec<u8>, GuestError> {
+    let module = translate(wasm)?;
+    let output = Call::new(&module, limits::DESCRIBE_FUEL).and_then(|call| call.call(export::DESCRIBE));
+    let output = output.map_err(GuestError::Describe)?;
+    describe::read(&output, module.get_export(PROJECT).is_some()).map_err(GuestError::Describe)?;
+    Ok(output)
+}
+
+fn translate(wasm: &[u8]) -> Result<wasmi::Module, GuestError> {
+    let translated = wasmi::Module::new(&Engine::new(&config()), wasm);
+    translated.map_err(|error| GuestError::Compile { detail: error.to_string() })
 }
 
 fn config() -> Config {
@@ -128,14 +146,14 @@ struct Call {
 }
 
 impl Call {
-    fn new(module: &wasmi::Module) -> Result<Self, GuestFault> {
+    fn new(module: &wasmi::Module, fuel: u64) -> Result<Self, GuestFault> {
         let limits = StoreLimitsBuilder::new()
             .memory_size(limits::GUEST_MEMORY_BYTES_MAX)
             .table_elements(limits::GUEST_TABLE_ELEMENTS_MAX as usize)
             .build();
         let mut store = Store::new(module.engine(), limits);
         store.limiter(|limits| limits);
-        refill(&mut store);
+        refill(&mut store, fuel);
         let linked = Linker::new(module.engine()).instantiate_and_start(&mut store, module);
         let instance = linked.map_err(|error| GuestFault::Host { what: error.to_string() })?;
         let memory = instance
@@ -197,7 +215,7 @@ impl Call {
 
     /// What the guest's panic hook kept, cut to the limit; `None` if there is nothing to be had.
     fn panic_text(&mut self) -> Option<String> {
-        refill(&mut self.store);
+        refill(&mut self.store, limits::DESCRIBE_FUEL);
         let packed = self.func::<(), u64>(export::PANIC).ok()?.call(&mut self.store, ()).ok()?;
         let text = self.output(packed, export::PANIC).ok()?;
         let kept = &text[..text.len().min(limits::PANIC_TEXT_BYTES_MAX)];
@@ -206,6 +224,6 @@ impl Call {
     }
 }
 
-fn refill(store: &mut Store<StoreLimits>) {
-    store.set_fuel(limits::SECOND_ENGINE_FUEL).expect("the engine consumes fuel");
+fn refill(store: &mut Store<StoreLimits>, fuel: u64) {
+    store.set_fuel(fuel).expect("the engine consumes fuel");
 }

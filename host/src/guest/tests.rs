@@ -12,7 +12,10 @@ use statehouse_abi::plan::{PlanInWriter, PlanItem};
 use statehouse_abi::value::Value;
 
 use super::*;
+use crate::ids::ModuleId;
 use crate::limits;
+
+mod structure;
 
 const CONTEXT: Context = Context { time: 7, seed: [9; 32] };
 
@@ -31,7 +34,7 @@ fn engine_with_watchdog(watchdog: Duration) -> Arc<Engine> {
 }
 
 fn load(name: &str) -> Arc<Module> {
-    engine().load(&wasm(name)).expect("the module is accepted")
+    engine().load(&wasm(name), Allowance::Recorded).expect("the module is accepted")
 }
 
 fn one_op() -> Vec<u8> {
@@ -48,11 +51,11 @@ fn execute(module: &Module, pace: Pace) -> GuestFault {
 /// Both artefacts fail alike, and the engine goes on.
 fn check_fault(name: &str, expected: Expect) {
     let engine = engine();
-    let module = engine.load(&wasm(name)).expect("the module is accepted");
+    let module = engine.load(&wasm(name), Allowance::Recorded).expect("the module is accepted");
     let fault = execute(&module, Pace::Fast);
     assert_eq!(fault, execute(&module, Pace::Metered));
     expected.assert_eq(&format!("{fault:?}"));
-    let other = engine.load(&wasm("conforming")).expect("the engine still loads");
+    let other = engine.load(&wasm("conforming"), Allowance::Recorded).expect("the engine still loads");
     let outcome = other.apply(Pace::Fast, CONTEXT, &one_op(), &[], &[]);
     assert!(outcome.is_ok(), "the engine still calls");
 }
@@ -61,7 +64,7 @@ fn check_refused(name: &str, expected: Expect) {
     let problems = validate(&wasm(name)).expect_err("the module is refused");
     let lines: Vec<String> = problems.iter().map(|problem| format!("{problem}\n")).collect();
     expected.assert_eq(&lines.concat());
-    let refused = engine().load(&wasm(name));
+    let refused = engine().load(&wasm(name), Allowance::Recorded);
     assert!(matches!(refused, Err(GuestError::Refused { problems: again }) if again == problems));
 }
 
@@ -69,7 +72,7 @@ fn check_refused(name: &str, expected: Expect) {
 fn a_conforming_module_gets_its_input_and_is_heard() {
     let module = load("conforming");
     assert_eq!(module.describe().name, "hostile");
-    assert_eq!(module.id(), crate::ids::ModuleId::of(&wasm("conforming")));
+    assert_eq!(module.id(), ModuleId::of(&wasm("conforming")));
     assert_eq!(validate(module.wasm()).map(|found| found.memory_bytes_min), Ok(2 * 65_536));
     let (ops, rows, outcome) = (one_op(), [1; 40], [2; 16]);
     let parts = CallIn { context: CONTEXT, ops: &ops, rows: &rows, outcome: Some(&outcome) };
@@ -85,7 +88,7 @@ fn a_conforming_module_gets_its_input_and_is_heard() {
 #[test]
 fn an_endless_loop_meets_the_watchdog_or_its_budget() {
     let engine = engine_with_watchdog(Duration::from_millis(20));
-    let module = engine.load(&wasm("endless_loop")).expect("the module is accepted");
+    let module = engine.load(&wasm("endless_loop"), Allowance::Recorded).expect("the module is accepted");
     assert_eq!(execute(&module, Pace::Fast), GuestFault::Watchdog);
     assert_eq!(execute(&module, Pace::Metered), GuestFault::Budget);
 }
@@ -177,7 +180,7 @@ fn cold_answers_are_checked() {
     plan_in.item(PlanItem { command: 0, roles: 0, id: [0; 16], caller: b"", body: b"" });
     let fault = load("conforming").plan(&plan_in.finish(Vec::new()));
     assert!(matches!(fault, Err(GuestFault::Output { .. })), "{fault:?}");
-    let fault = engine().load(&wasm("bad_describe")).map(|module| module.id());
+    let fault = engine().load(&wasm("bad_describe"), Allowance::Recorded).map(|module| module.id());
     assert!(matches!(fault, Err(GuestError::Describe(GuestFault::Output { .. }))), "{fault:?}");
 }
 
@@ -309,50 +312,129 @@ fn bytes_that_are_no_wasm_are_refused() {
     }
 }
 
-#[test]
-fn artefacts_are_cached_and_damage_is_mended() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let options = || EngineOptions { cache: Some(folder.path().to_owned()), instances_max: 1, ..Default::default() };
-    let load = || Engine::new(options()).expect("the engine starts").load(&wasm("conforming"));
-    let files = || -> Vec<_> {
-        let entries = fs::read_dir(folder.path()).expect("the folder is there");
+/// A cache in a folder, and what is in it.
+struct Shelf(tempfile::TempDir);
+
+impl Shelf {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    fn engine(&self, key: u8) -> Arc<Engine> {
+        let cache = Some(CacheOptions { folder: self.0.path().to_owned(), key: [key; 32] });
+        Engine::new(EngineOptions { cache, instances_max: 1, ..Default::default() }).expect("the engine starts")
+    }
+
+    /// Loads the conforming module, which must work.
+    fn load(&self, key: u8) {
+        let module = self.engine(key).load(&wasm("conforming"), Allowance::Recorded).expect("it is loaded");
+        assert!(module.apply(Pace::Fast, CONTEXT, &one_op(), &[], &[]).is_ok(), "it works");
+    }
+
+    fn files(&self) -> Vec<std::path::PathBuf> {
+        let entries = fs::read_dir(self.0.path()).expect("the folder is there");
         let mut paths: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
         paths.sort();
         paths
-    };
-    let works = |module: Arc<Module>| module.apply(Pace::Fast, CONTEXT, &one_op(), &[], &[]).is_ok();
-    assert!(works(load().expect("compiled")));
-    let paths = files();
+    }
+}
+
+#[test]
+fn artefacts_are_cached_and_damage_is_mended() {
+    let shelf = Shelf::new();
+    shelf.load(1);
+    let paths = shelf.files();
     assert_eq!(paths.len(), 2, "{paths:?}");
     let whole = fs::read(&paths[0]).expect("an artefact");
-    assert!(works(load().expect("from the cache")));
+    shelf.load(1);
+    assert_eq!(fs::read(&paths[0]).expect("it is there"), whole, "it came from the cache");
     for cut in [0, 7, 39, 40, whole.len() - 1] {
         fs::write(&paths[0], &whole[..cut]).expect("damage");
-        assert!(works(load().expect("compiled again")));
+        shelf.load(1);
         assert_eq!(fs::read(&paths[0]).expect("mended").len(), whole.len());
     }
     let mut flipped = whole.clone();
     flipped[whole.len() / 2] ^= 1;
     fs::write(&paths[0], &flipped).expect("damage");
-    assert!(works(load().expect("compiled again")));
+    shelf.load(1);
     assert_ne!(fs::read(&paths[0]).expect("mended"), flipped);
-    assert_eq!(files(), paths);
+    assert_eq!(shelf.files(), paths);
+}
+
+#[test]
+fn what_another_key_has_made_is_compiled_again() {
+    use std::os::unix::fs::PermissionsExt;
+    let shelf = Shelf::new();
+    shelf.load(1);
+    let paths = shelf.files();
+    let of_one: Vec<_> = paths.iter().map(|path| fs::read(path).expect("an artefact")).collect();
+    shelf.load(2);
+    let of_other: Vec<_> = paths.iter().map(|path| fs::read(path).expect("an artefact")).collect();
+    for (one, other) in of_one.iter().zip(&of_other) {
+        assert_ne!(one[..40], other[..40], "it was written again, with the other key");
+    }
+    // Nor is one for the other engine, or of another module, under a name that is not its own.
+    fs::write(&paths[0], &of_other[1]).expect("a file is swapped");
+    shelf.load(2);
+    assert_eq!(fs::read(&paths[0]).expect("mended")[..40], of_other[0][..40]);
+    for path in &paths {
+        let mode = fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{}", path.display());
+    }
+    assert_eq!(fs::metadata(shelf.0.path()).expect("it is there").permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn no_link_and_no_giant_is_read_as_an_artefact() {
+    let shelf = Shelf::new();
+    shelf.load(1);
+    let paths = shelf.files();
+    fs::remove_file(&paths[0]).expect("it is ours");
+    std::os::unix::fs::symlink("/dev/zero", &paths[0]).expect("a link");
+    fs::File::create(&paths[1]).and_then(|file| file.set_len(1 << 40)).expect("a file with a hole");
+    shelf.load(1);
+    for path in paths {
+        let facts = fs::symlink_metadata(path).expect("it is there");
+        assert!(facts.is_file() && facts.len() < 1 << 20, "{facts:?}");
+    }
 }
 
 #[test]
 fn an_artefact_that_is_whole_and_foreign_stops_the_load() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let options = EngineOptions { cache: Some(folder.path().to_owned()), ..Default::default() };
-    let engine = Engine::new(options).expect("the engine starts");
-    drop(engine.load(&wasm("conforming")).expect("compiled"));
-    for entry in fs::read_dir(folder.path()).expect("the folder is there") {
-        let path = entry.expect("an entry").path();
-        let foreign = b"not what wasmtime wrote";
-        let file = [b"SHCWASM1", &blake3::hash(foreign).as_bytes()[..], foreign].concat();
-        fs::write(path, file).expect("an artefact of somebody else");
+    let shelf = Shelf::new();
+    shelf.load(1);
+    for path in shelf.files() {
+        let (name, foreign) = (path.file_name().expect("a file").to_owned(), b"not what wasmtime wrote");
+        let mut mac = blake3::Hasher::new_keyed(&[1; 32]);
+        mac.update(name.as_encoded_bytes()).update(&[0]).update(foreign);
+        let file = [b"SHCWASM2", &mac.finalize().as_bytes()[..], foreign].concat();
+        fs::write(path, file).expect("an artefact of a broken host");
     }
-    let outcome = engine.load(&wasm("conforming")).map(|module| module.id());
+    let outcome = shelf.engine(1).load(&wasm("conforming"), Allowance::Recorded).map(|module| module.id());
     assert!(matches!(outcome, Err(GuestError::Artefact { .. })), "{outcome:?}");
+}
+
+#[test]
+fn what_is_examined_is_kept_only_when_asked() {
+    let shelf = Shelf::new();
+    let engine = shelf.engine(1);
+    let stop = tokio_util::sync::CancellationToken::new();
+    let bounds = Bounds { allowance: Allowance::Foreign, until: None, stop: stop.clone() };
+    let examined = engine.examine(&wasm("conforming"), &bounds).expect("it is accepted");
+    assert!(examined.module.apply(Pace::Metered, CONTEXT, &one_op(), &[], &[]).is_ok(), "it works");
+    assert_eq!(shelf.files(), Vec::<std::path::PathBuf>::new());
+    engine.keep(&examined).expect("the folder is ours");
+    assert_eq!(shelf.files().len(), 2);
+    engine.forget(ModuleId::of(b"another")).expect("the folder is ours");
+    assert_eq!(shelf.files().len(), 2);
+    engine.forget(examined.module.id()).expect("the folder is ours");
+    assert_eq!(shelf.files(), Vec::<std::path::PathBuf>::new());
+    stop.cancel();
+    let given_up = engine.examine(&wasm("conforming"), &bounds).map(|examined| examined.module.id());
+    assert!(matches!(given_up, Err(GuestError::GivenUp { .. })), "{given_up:?}");
+    engine.stop_compiling();
+    let stopped = engine.load(&wasm("trap"), Allowance::Recorded).map(|module| module.id());
+    assert!(matches!(stopped, Err(GuestError::GivenUp { .. })), "{stopped:?}");
 }
 
 #[test]
@@ -386,14 +468,14 @@ fn the_second_engine_meets_hostile_modules_as_the_first_does() {
         "endless_loop",
     ] {
         let second = SecondModule::load(&wasm(name)).expect("the module is accepted");
-        let first = engine.load(&wasm(name)).expect("the module is accepted");
+        let first = engine.load(&wasm(name), Allowance::Recorded).expect("the module is accepted");
         let expected = fault_kind(execute(&first, Pace::Metered));
         let found = second.execute(CONTEXT, &one_op(), &[]).expect_err("a hostile module has no outcome");
         assert_eq!(fault_kind(found), expected, "{name}");
     }
     for name in ["conforming", "state_in_globals", "memory_bomb"] {
         let second = SecondModule::load(&wasm(name)).expect("the module is accepted");
-        let first = engine.load(&wasm(name)).expect("the module is accepted");
+        let first = engine.load(&wasm(name), Allowance::Recorded).expect("the module is accepted");
         for _ in 0..2 {
             let expected = first.apply(Pace::Fast, CONTEXT, &one_op(), &[1; 40], &[2; 16]);
             assert_eq!(second.apply(CONTEXT, &one_op(), &[1; 40], &[2; 16]), expected, "{name}");

@@ -1,8 +1,8 @@
 //! The validator: which WebAssembly is a module of the contract. In goes wasm, out come all its faults, each with
 //! function, byte offset and what to do about it, or what is worth knowing of a good one.
 //!
-//! A view is a module with the exports of a view. The same code runs at `statehouse module check` and before the host loads a module. It looks at the bytes only, runs
-//! nothing, and knows nothing of what a module describes.
+//! A view is a module with the exports of a view. The same code runs at `statehouse module check` and before the host loads a module. It looks at
+//! the bytes only, in time that grows with their number, runs nothing, and knows nothing of what a module describes.
 
 use statehouse_abi::export;
 use statehouse_projection::abi::PROJECT;
@@ -11,7 +11,9 @@ use wasmparser::{
     Operator, Parser, Payload, ProducersSectionReader, TableType, ValType, Validator, WasmFeatures,
 };
 
+use super::allowance::Allowance;
 use super::problem::{Problem, ProblemKind};
+use super::structure::{Part, Structure};
 use crate::limits;
 
 /// Faults that are listed; a module with more has the rest listed once these are mended.
@@ -64,20 +66,26 @@ pub struct Validated {
     pub table_elements_min: u64,
     /// What the module says it was compiled by, like `rustc 1.95.0`.
     pub compiler: Option<String>,
+    pub structure: Structure,
 }
 
-/// Checks a module against the contract.
+/// Checks a module against the contract, and against the limits for modules that nobody has recorded.
 ///
 /// # Errors
 /// Its faults, at most [`PROBLEMS_MAX`] and one of a kind in each function; never an empty list.
 pub fn validate(wasm: &[u8]) -> Result<Validated, Vec<Problem>> {
+    validate_within(wasm, Allowance::Foreign)
+}
+
+/// The same with these limits.
+pub(super) fn validate_within(wasm: &[u8], allowance: Allowance) -> Result<Validated, Vec<Problem>> {
     if wasm.len() > limits::MODULE_BYTES_MAX {
         return Err(vec![Problem::at(0, ProblemKind::ModuleTooLarge { size: wasm.len() })]);
     }
     if !wasm.starts_with(b"\0asm") {
         return Err(vec![Problem::at(0, ProblemKind::NotWasm)]);
     }
-    let mut scan = Scan::default();
+    let mut scan = Scan { factor: allowance.factor(), ..Scan::default() };
     if let Err(error) = scan.module(wasm) {
         scan.malformed(&error);
     }
@@ -95,6 +103,8 @@ pub fn validate(wasm: &[u8]) -> Result<Validated, Vec<Problem>> {
 /// One pass over a module.
 #[derive(Default)]
 struct Scan {
+    /// How many times the limits of its structure a module may have.
+    factor: u64,
     found: Validated,
     types: Vec<Option<FuncType>>,
     /// Type index of each function, imported ones first.
@@ -117,15 +127,16 @@ impl Scan {
                     return Ok(());
                 }
                 Payload::TypeSection(section) => {
-                    for group in section {
-                        for ty in group?.into_types() {
-                            let ty = ty.composite_type.inner;
-                            self.types.push(if let CompositeInnerType::Func(ty) = ty { Some(ty) } else { None });
+                    for group in section.into_iter_with_offsets() {
+                        let (offset, group) = group?;
+                        for ty in group.into_types() {
+                            self.add_type(offset, ty.composite_type.inner);
                         }
                     }
                 }
                 Payload::ImportSection(section) => self.imports(section)?,
                 Payload::FunctionSection(section) => {
+                    self.count(section.range().start, Part::Functions, u64::from(section.count()));
                     for ty in section {
                         self.functions.push(ty?);
                     }
@@ -147,12 +158,20 @@ impl Scan {
                     self.problem(offset, ProblemKind::Exception { what: "tag section".to_owned() });
                 }
                 Payload::GlobalSection(section) => {
+                    self.count(section.range().start, Part::Globals, u64::from(section.count()));
                     for global in section.into_iter_with_offsets() {
                         let (offset, global) = global?;
                         self.value_type(offset, global.ty.content_type, None, "a global");
                     }
                 }
+                Payload::ElementSection(section) => {
+                    self.count(section.range().start, Part::Segments, u64::from(section.count()));
+                }
+                Payload::DataSection(section) => {
+                    self.count(section.range().start, Part::Segments, u64::from(section.count()));
+                }
                 Payload::ExportSection(section) => {
+                    self.count(section.range().start, Part::Exports, u64::from(section.count()));
                     for export in section {
                         let export = export?;
                         self.found.exports.push(export.name.to_owned());
@@ -231,18 +250,60 @@ impl Scan {
     fn body(&mut self, body: &FunctionBody<'_>) -> Result<(), wasmparser::BinaryReaderError> {
         let function = self.import_count + self.body_count;
         self.body_count += 1;
-        let mut locals = body.get_locals_reader()?;
+        let begin = body.range().start;
+        self.most(begin, Some(function), Part::Body, body.range().len() as u64);
+        let (mut locals, mut local_count) = (body.get_locals_reader()?, 0u64);
         for _ in 0..locals.get_count() {
             let offset = locals.original_position();
-            let (_, ty) = locals.read()?;
+            let (count, ty) = locals.read()?;
+            local_count += u64::from(count);
             self.value_type(offset, ty, Some(function), "a local");
         }
+        self.count(begin, Part::Locals, local_count);
+        let ty = self.functions.get(function as usize).and_then(|ty| self.types.get(*ty as usize));
+        local_count += ty.and_then(Option::as_ref).map_or(0, |ty| ty.params().len() as u64);
+        self.most(begin, Some(function), Part::FunctionLocals, local_count);
         let mut operators = body.get_operators_reader()?;
+        let (mut depth, mut block_count) = (0u64, 1);
         while !operators.eof() {
             let (operator, offset) = operators.read_with_offset()?;
+            match &operator {
+                Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } => {
+                    (depth, block_count) = (depth + 1, block_count + 1);
+                    self.most(offset, Some(function), Part::Nesting, depth);
+                }
+                Operator::End => depth = depth.saturating_sub(1),
+                Operator::BrTable { targets } => {
+                    self.most(offset, Some(function), Part::Targets, u64::from(targets.len()));
+                }
+                _ => {}
+            }
             self.operator(offset, function, &operator);
         }
+        self.most(begin, Some(function), Part::BlockLocals, block_count * local_count);
         Ok(())
+    }
+
+    fn add_type(&mut self, offset: usize, ty: CompositeInnerType) {
+        let ty = if let CompositeInnerType::Func(ty) = ty { Some(ty) } else { None };
+        let values = ty.as_ref().map_or(0, |ty| ty.params().len() + ty.results().len());
+        self.most(offset, None, Part::Values, values as u64);
+        self.count(offset, Part::Types, 1);
+        self.types.push(ty);
+    }
+
+    /// Counts what all of the module has together.
+    fn count(&mut self, offset: usize, part: Part, count: u64) {
+        if let Some(count) = self.found.structure.add(part, count, self.factor) {
+            self.problem(offset, ProblemKind::Excess { part, count, limit: part.limit() * self.factor });
+        }
+    }
+
+    /// Counts what one function or type has.
+    fn most(&mut self, offset: usize, function: Option<u32>, part: Part, count: u64) {
+        if let Some(count) = self.found.structure.most(part, count, self.factor) {
+            self.problem_in(offset, function, ProblemKind::Excess { part, count, limit: part.limit() * self.factor });
+        }
     }
 
     fn operator(&mut self, offset: usize, function: u32, operator: &Operator<'_>) {

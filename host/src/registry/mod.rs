@@ -1,11 +1,13 @@
-//! The registry: modules on this node by their id, staged once and kept for ever.
+//! The registry: modules on this node by their id, kept for ever once they are recorded.
 //!
 //! In: wasm bytes. Out: their id, and later the loaded module. The file's name is its hash, so a damaged file is never
-//! loaded. It does not know which module is active where: that is in each partition's journal.
+//! loaded. What somebody has brought is examined first, and nothing of it stays unless it is kept. It does not know which module is active where:
+//! that is in each partition's journal.
 
 mod error;
+mod loaded;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -18,56 +20,109 @@ use statehouse_abi::value::Value;
 use statehouse_projection::abi as view;
 
 use crate::durable::{self, PRIVATE, Unnamed};
-use crate::guest::{Engine, Module, SecondModule};
+use crate::guest::{Allowance, Bounds, Engine, Examined, Module, SecondModule};
 use crate::ids::ModuleId;
 use crate::machine::logic::{Fault, Logic, Pace};
 use crate::partition::Modules;
+use crate::registry::loaded::Loaded;
 
 /// A folder of modules and the engine that runs them.
 pub struct Registry {
     folder: PathBuf,
     engine: Arc<Engine>,
-    loaded: Mutex<BTreeMap<ModuleId, Arc<dyn Logic>>>,
+    /// What compiling a module of the folder may cost.
+    allowance: Allowance,
+    loaded: Mutex<Loaded>,
     /// What is linked into the host.
-    native: Mutex<BTreeSet<ModuleId>>,
+    native: Mutex<BTreeMap<ModuleId, Arc<dyn Logic>>>,
+}
+
+/// A module that somebody has brought: it runs, and nothing of it is kept unless it was before.
+pub struct Candidate {
+    logic: Arc<dyn Logic>,
+    /// Nothing of one that is kept.
+    examined: Option<Examined>,
+}
+
+impl Candidate {
+    pub fn logic(&self) -> &Arc<dyn Logic> {
+        &self.logic
+    }
+
+    /// Whether it is on this node for the first time.
+    pub fn is_new(&self) -> bool {
+        self.examined.is_some()
+    }
 }
 
 impl Registry {
     pub fn open(folder: PathBuf, engine: Arc<Engine>) -> Result<Self, RegistryError> {
         durable::create_dir_all(&folder).map_err(|source| RegistryError::Io { path: folder.clone(), source })?;
-        Ok(Self::open_to_read(folder, engine))
+        Ok(Self::open_to_read(folder, engine, Allowance::Recorded))
     }
 
     /// A registry over a folder of somebody else, which is only read.
-    pub fn open_to_read(folder: PathBuf, engine: Arc<Engine>) -> Self {
-        Self { folder, engine, loaded: Mutex::default(), native: Mutex::default() }
+    pub fn open_to_read(folder: PathBuf, engine: Arc<Engine>, allowance: Allowance) -> Self {
+        Self { folder, engine, allowance, loaded: Mutex::default(), native: Mutex::default() }
     }
 
     /// Adds logic that is linked into the host.
     pub fn add_native(&self, logic: Arc<dyn Logic>) {
-        self.native.lock().insert(logic.id());
-        self.loaded.lock().insert(logic.id(), logic);
+        self.native.lock().insert(logic.id(), logic);
     }
 
     /// Whether it is linked into the host, so that there are no bytes of it.
     pub fn is_native(&self, id: ModuleId) -> bool {
-        self.native.lock().contains(&id)
+        self.native.lock().contains_key(&id)
     }
 
-    /// Validates and compiles a module and keeps its bytes; durable on return.
+    /// Validates and compiles a module that the operator has configured or the cluster has recorded, and keeps its bytes; durable on return.
     pub fn stage(&self, wasm: &[u8]) -> Result<Arc<dyn Logic>, RegistryError> {
-        let module: Arc<dyn Logic> = Arc::new(Guest(self.engine.load(wasm)?));
-        let path = self.path_of(module.id());
-        if !path.exists() {
-            self.write(module.id(), wasm).map_err(|source| RegistryError::Io { path, source })?;
-        }
-        self.loaded.lock().insert(module.id(), module.clone());
+        let module: Arc<dyn Logic> = Arc::new(Guest(self.engine.load(wasm, self.allowance)?));
+        self.write_missing(module.id(), wasm)?;
+        self.loaded.lock().insert(module.clone());
         Ok(module)
+    }
+
+    /// Validates and compiles a module that somebody has brought, within bounds; keeps nothing of it.
+    pub fn examine(&self, wasm: &[u8], bounds: &Bounds) -> Result<Candidate, RegistryError> {
+        let id = ModuleId::of(wasm);
+        if self.path_of(id).exists() {
+            return Ok(Candidate { logic: self.find(id)?, examined: None });
+        }
+        let examined = self.engine.examine(wasm, bounds)?;
+        Ok(Candidate { logic: Arc::new(Guest(examined.module.clone())), examined: Some(examined) })
+    }
+
+    /// Keeps a module that is about to be recorded; durable on return.
+    pub fn keep(&self, candidate: &Candidate) -> Result<(), RegistryError> {
+        let Some(examined) = &candidate.examined else { return Ok(()) };
+        self.engine.keep(examined)?;
+        self.write_missing(examined.module.id(), examined.module.wasm())?;
+        self.loaded.lock().insert(candidate.logic.clone());
+        Ok(())
+    }
+
+    /// Deletes what was kept of a module that was not recorded after all.
+    pub fn forget(&self, id: ModuleId) -> Result<(), RegistryError> {
+        self.loaded.lock().remove(id);
+        let path = self.path_of(id);
+        let forgotten = match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => durable::sync_dir(&self.folder).and_then(|()| self.engine.forget(id)),
+        };
+        forgotten.map_err(|source| RegistryError::Io { path, source })
+    }
+
+    /// Ends whatever is compiled, and lets nothing more be.
+    pub fn stop_compiling(&self) {
+        self.engine.stop_compiling();
     }
 
     /// One that is in memory.
     pub fn find_loaded(&self, id: ModuleId) -> Option<Arc<dyn Logic>> {
-        self.loaded.lock().get(&id).cloned()
+        let native = self.native.lock().get(&id).cloned();
+        native.or_else(|| self.loaded.lock().find(id))
     }
 
     /// One that is on disk, compiled if need be.
@@ -76,8 +131,8 @@ impl Registry {
             return Ok(logic);
         }
         let wasm = self.read(id)?;
-        let module: Arc<dyn Logic> = Arc::new(Guest(self.engine.load(&wasm)?));
-        self.loaded.lock().insert(id, module.clone());
+        let module: Arc<dyn Logic> = Arc::new(Guest(self.engine.load(&wasm, self.allowance)?));
+        self.loaded.lock().insert(module.clone());
         Ok(module)
     }
 
@@ -92,9 +147,9 @@ impl Registry {
         self.engine.fingerprint()
     }
 
-    /// Validates and compiles a module that is not kept.
+    /// Validates and compiles a module of somebody else that is not kept.
     pub fn compile(&self, wasm: &[u8]) -> Result<Arc<dyn Logic>, RegistryError> {
-        Ok(Arc::new(Guest(self.engine.load(wasm)?)))
+        Ok(Arc::new(Guest(self.engine.load(wasm, Allowance::Foreign)?)))
     }
 
     /// The bytes of a staged module.
@@ -112,6 +167,14 @@ impl Registry {
             return Err(RegistryError::Damaged { path, expected: id, found });
         }
         Ok(wasm)
+    }
+
+    fn write_missing(&self, id: ModuleId, wasm: &[u8]) -> Result<(), RegistryError> {
+        let path = self.path_of(id);
+        if path.exists() {
+            return Ok(());
+        }
+        self.write(id, wasm).map_err(|source| RegistryError::Io { path, source })
     }
 
     fn write(&self, id: ModuleId, wasm: &[u8]) -> std::io::Result<()> {

@@ -107,6 +107,9 @@ pub enum ClusterError {
     /// In words.
     #[error("{0}")]
     UnknownModule(String),
+    /// This node's fault; it says which.
+    #[error("this node cannot compile or keep the module now: {0}")]
+    CannotCompile(String),
     #[error("there is no view `{0}`; `statehouse view list` shows which there are")]
     UnknownView(String),
     #[error("there is no webhook `{0}`; `statehouse webhook list` shows which there are")]

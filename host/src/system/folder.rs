@@ -7,6 +7,7 @@
 //! | `lock` | held while a node runs |
 //! | `modules/<ModuleId>.wasm` | staged modules |
 //! | `artefacts/` | compiled modules; may be deleted |
+//! | `artefacts.key` | proves that this node has compiled them |
 //! | `<machine>/<partition>/{log,state,ids}` | a partition; only `log` is not derived |
 //! | `<machine>/<partition>/{snapshots,install}` | snapshots that were made here, and one that was received and is being installed |
 
@@ -18,12 +19,15 @@ use std::sync::OnceLock;
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, PRIVATE, Unnamed};
+use crate::guest::CacheOptions;
 use crate::ids::{NodeId, PartitionId};
+use crate::key::artefact_key;
 use crate::system::error::NodeError;
 
 const FORMAT: u32 = 1;
 const IDENTITY: &str = "node.json";
 const FOUNDED: &str = "founded";
+const ARTEFACTS: &str = "artefacts";
 
 /// Who a data folder belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +64,11 @@ impl Identity {
         identity.cluster_bytes().map_err(wrong)?;
         Ok(Some(identity))
     }
+}
+
+/// Where a data folder has compiled modules.
+pub(super) fn artefacts_of(folder: &Path) -> Result<CacheOptions, NodeError> {
+    Ok(CacheOptions { folder: folder.join(ARTEFACTS), key: artefact_key(folder)? })
 }
 
 /// A data folder in the hands of this process.
@@ -110,6 +119,11 @@ impl DataFolder {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where it keeps what it has compiled.
+    pub fn artefacts(&self) -> Result<CacheOptions, NodeError> {
+        artefacts_of(&self.path)
     }
 
     /// Whether this node has ever seen that the cluster has its first nodes.

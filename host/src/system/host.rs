@@ -35,6 +35,7 @@ use crate::system::level::{self, Level};
 use crate::system::logic::{MachineRow, SYSTEM};
 use crate::system::modules::HostModules;
 use crate::system::node::MachineSpec;
+use crate::system::staging::RefusedModules;
 use crate::system::trouble::Troubles;
 use crate::system::{drain, repair, service};
 use crate::views::Views;
@@ -104,6 +105,8 @@ pub struct Host {
     pub receiving: Mutex<BTreeSet<GroupName>>,
     /// Modules that this node is preparing, with their machine.
     pub preparing: Mutex<BTreeSet<(String, ModuleId)>>,
+    /// Modules that were brought here and not recorded.
+    pub refused: RefusedModules,
     /// What the shadows that run here have found, by machine.
     pub shadows: Mutex<BTreeMap<String, String>>,
     /// Activations that partitions led here could not carry out.

@@ -16,13 +16,13 @@ use crate::guest::check_successor;
 use crate::ids::{Head, JournalIndex, ModuleId, NodeId, PartitionId, Position};
 use crate::machine::logic::Logic;
 use crate::machine::migration::check_schema;
-use crate::registry::RegistryError;
 use crate::router::Machine;
 use crate::router::answer::Caller;
 use crate::system::cluster::{Cluster, ClusterError};
 use crate::system::directory::Directory;
 use crate::system::key_row::KeyRow;
 use crate::system::module_row::{Mode, ModulesRow, Step};
+use crate::system::staging::RefusedModule;
 use crate::system::steward;
 
 /// A machine's modules as this node sees them.
@@ -38,6 +38,8 @@ pub struct ModulesView {
     pub partitions: Vec<ActiveView>,
     /// Keys by which nodes of the cluster sign.
     pub keys: Vec<KeyRow>,
+    /// What this node has refused lately.
+    pub refused: Vec<RefusedModule>,
 }
 
 /// Which module decides in a partition.
@@ -80,31 +82,29 @@ impl Cluster {
     /// Makes a module known to the cluster: this node keeps its bytes, the others fetch them when they need them.
     ///
     /// # Errors
-    /// The module is none, or does not go on from the active one; nothing is recorded then.
+    /// The module is none, costs too much to compile, or does not go on from the active one; nothing is kept of it then but its hash and why.
     pub async fn stage(&self, machine: &str, wasm: Bytes, wanting: &Wanting) -> Result<ModuleId, ClusterError> {
         let (system, directory) = self.directory_now(wanting.deadline).await?;
         let active = self.active(&directory, machine).await?;
-        let (registry, size) = (self.host().registry.clone(), wasm.len());
-        let staging = tokio::task::spawn_blocking(move || registry.stage(&wasm));
-        let logic = staging.await.map_err(|_| ClusterError::Deadline)?.map_err(|error| match error {
-            error @ RegistryError::Guest(_) => {
-                ClusterError::Invalid(format!("this is no module that can run: {error}"))
+        let size = wasm.len();
+        let brought = self.examine(machine, "module", wasm, wanting).await?;
+        let logic = brought.logic();
+        let checked = match logic.source() {
+            None => check_follows(active.as_ref(), logic),
+            Some(source) => {
+                let detail = format!("it is a view of {source} and no module: make it with `statehouse view create`");
+                Err(ClusterError::Invalid(detail))
             }
-            error => ClusterError::Invalid(error.to_string()),
-        })?;
-        if let Some(source) = logic.source() {
-            let detail = format!("it is a view of {source} and no module: make it with `statehouse view create`");
-            return Err(ClusterError::Invalid(detail));
-        }
-        check_follows(active.as_ref(), logic.as_ref())?;
-        let describe = logic.describe();
+        };
+        let (id, describe) = (logic.id(), logic.describe());
         let body = [
             ("version", Value::text(describe.version.as_str())),
             ("schema", Value::Int(describe.schema.into())),
             ("size", Value::Int(size as i128)),
         ];
-        self.step(&system, "modules/stage", machine, logic.id(), body, wanting).await?;
-        Ok(logic.id())
+        let record = self.step(&system, "modules/stage", machine, id, body, wanting);
+        self.keep_recorded(brought, checked, wanting, record).await?;
+        Ok(id)
     }
 
     /// Has every node fetch, compile and try the module; returns once all have said what came of it.
@@ -300,6 +300,7 @@ impl Cluster {
             row: directory.modules.get(machine).cloned().unwrap_or_default(),
             partitions: partitions.collect(),
             keys: directory.keys.clone(),
+            refused: self.host().refused.of(machine),
         })
     }
 

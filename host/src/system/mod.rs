@@ -32,6 +32,7 @@ mod webhook_plan;
 pub mod webhooks;
 mod secrets;
 pub mod lifecycle;
+pub mod staging;
 mod prepare;
 mod trial;
 mod repair;

@@ -43,6 +43,7 @@ use crate::system::host::{Host, Opening};
 use crate::system::level::{self, Level};
 use crate::system::logic::System;
 use crate::system::service::HostService;
+use crate::system::staging::RefusedModules;
 use crate::system::trouble::Troubles;
 use crate::system::{archivist, found, in_transit, kept, midnights, retention, signer, steward, viewing, vigil};
 use crate::views::{self, Views};
@@ -141,13 +142,16 @@ impl Node {
     /// Opens the folder and starts. Alone, it returns when everything is served; with peers, at once: until the others are there, and
     /// before there is a cluster, [`Router::is_ready`] says what is missing.
     pub async fn open(options: NodeOptions) -> Result<Self, NodeError> {
+        Self::open_unless(options, &CancellationToken::new()).await
+    }
+
+    /// The same, unless it is told to stop while the modules of the configuration are compiled.
+    pub async fn open_unless(options: NodeOptions, stop: &CancellationToken) -> Result<Self, NodeError> {
         let folder = DataFolder::open(&options.data, options.node)?;
-        let cache = Some(folder.path().join("artefacts"));
-        let engine = Engine::new(EngineOptions { cache, ..EngineOptions::default() })?;
+        let (cache, stopping) = (Some(folder.artefacts()?), CancellationToken::new());
+        let engine = Engine::new(EngineOptions { cache, stop: stopping.child_token(), ..EngineOptions::default() })?;
         let registry = Arc::new(Registry::open(folder.path().join("modules"), engine)?);
-        for spec in &options.machines {
-            stage(&registry, spec)?;
-        }
+        stage_all(&registry, options.machines.clone(), stop).await?;
         let archive = options.archive.as_ref().map(|archive| Archive::open(&archive.url)).transpose()?;
         let (peer, shared) = (options.peer, StoreShared::new(BLOCK_CACHE_BYTES));
         let skew_max = peer.as_ref().map_or(Duration::MAX, |peer| peer.clock_skew_max);
@@ -194,13 +198,14 @@ impl Node {
             system: RwLock::default(),
             receiving: Mutex::default(),
             preparing: Mutex::default(),
+            refused: RefusedModules::default(),
             shadows: Mutex::default(),
             troubles: Troubles::default(),
             archived: Mutex::default(),
             archived_snapshots: Mutex::default(),
             joining: Mutex::default(),
             reading: Mutex::default(),
-            stopping: CancellationToken::new(),
+            stopping,
             folder,
         });
         spawn_tasks(&host, options.archive);
@@ -418,6 +423,23 @@ impl ModuleSource {
                     std::fs::read(path).map_err(|source| NodeError::ModuleFile { path: path.clone(), source })?;
                 Ok((wasm, path.clone()))
             }
+        }
+    }
+}
+
+async fn stage_all(
+    registry: &Arc<Registry>,
+    specs: Vec<MachineSpec>,
+    stop: &CancellationToken,
+) -> Result<(), NodeError> {
+    let staged_by = registry.clone();
+    let staging =
+        tokio::task::spawn_blocking(move || specs.iter().try_for_each(|spec| stage(&staged_by, spec).map(drop)));
+    tokio::select! {
+        staged = staging => staged.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())),
+        () = stop.cancelled() => {
+            registry.stop_compiling();
+            Err(NodeError::Stopping)
         }
     }
 }

@@ -37,6 +37,10 @@ pub fn tend(host: &Arc<Host>, directory: &Directory) {
             let (host, machine) = (host.clone(), machine.clone());
             tokio::spawn(async move {
                 let problem = prepare(&host, &machine, id).await.err();
+                if host.stopping.is_cancelled() {
+                    // Whatever was in the way then says nothing of the module.
+                    return;
+                }
                 match &problem {
                     None => tracing::info!(machine, module = %id, "module prepared"),
                     Some(problem) => tracing::error!(machine, module = %id, problem, "the module must not run here"),

@@ -41,7 +41,7 @@ use crate::store::{StoreOptions, StoreShared};
 use crate::system::cluster::ClusterError;
 use crate::system::directory::Directory;
 use crate::system::error::NodeError;
-use crate::system::folder::{DataFolder, Identity};
+use crate::system::folder::{DataFolder, Identity, artefacts_of};
 use crate::system::level;
 use crate::system::lifecycle::Wanting;
 use crate::system::logic::{MachineRow, SYSTEM, System};
@@ -211,7 +211,7 @@ struct Work<'a> {
 
 impl<'a> Work<'a> {
     fn open(options: &'a RestoreOptions<'a>, manifest: &'a Manifest, building: PathBuf) -> Result<Self, RestoreError> {
-        let cache = Some(building.join("artefacts"));
+        let cache = Some(artefacts_of(&building)?);
         let engine = Engine::new(EngineOptions { cache, ..EngineOptions::default() }).map_err(NodeError::from)?;
         let registry = Registry::open(modules_folder(&building), engine)?;
         for id in &manifest.modules {

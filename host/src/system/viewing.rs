@@ -12,7 +12,6 @@ use statehouse_abi::value::Value;
 
 use crate::ids::ModuleId;
 use crate::machine::logic::Logic;
-use crate::registry::RegistryError;
 use crate::router::Machine;
 use crate::system::cluster::{Cluster, ClusterError};
 use crate::system::directory::Directory;
@@ -216,13 +215,18 @@ impl Cluster {
         if !directory.machines.contains_key(machine) {
             return Err(ClusterError::UnknownMachine(machine.to_owned()));
         }
-        let registry = self.host().registry.clone();
-        let staging = tokio::task::spawn_blocking(move || registry.stage(&wasm));
-        let logic = staging.await.map_err(|_| ClusterError::Deadline)?.map_err(|error| match error {
-            error @ RegistryError::Guest(_) => ClusterError::Invalid(format!("this is no view that can run: {error}")),
-            error => ClusterError::Invalid(error.to_string()),
-        })?;
-        check_source(logic.as_ref(), machine)?;
+        let brought = self.examine(machine, "view", wasm, wanting).await?;
+        let logic = brought.logic();
+        let checked = check_source(logic, machine).and_then(|()| self.check_routes(machine, logic));
+        let (name, describe) = (logic.describe().name.clone(), logic.describe());
+        let body = body(machine, &name, logic.id(), &describe.version, false);
+        let record = self.view_step(&system, "views/create", body, wanting);
+        self.keep_recorded(brought, checked, wanting, record).await?;
+        Ok(name)
+    }
+
+    /// Whether no other view of the machine has one of its routes.
+    fn check_routes(&self, machine: &str, logic: &dyn Logic) -> Result<(), ClusterError> {
         let describe = logic.describe();
         for other in self.host().views.of(machine).iter().filter(|other| other.name() != describe.name) {
             let taken = other.logic();
@@ -234,9 +238,7 @@ impl Cluster {
                 return Err(ClusterError::StepRefused(detail));
             }
         }
-        let body = body(machine, &describe.name, logic.id(), &describe.version, false);
-        self.view_step(&system, "views/create", body, wanting).await?;
-        Ok(describe.name.clone())
+        Ok(())
     }
 
     pub async fn rebuild_view(&self, machine: &str, view: &str, wanting: &Wanting) -> Result<(), ClusterError> {

@@ -16,7 +16,7 @@ use serde_json::Value as Json;
 
 use super::spinner;
 use super::toolchain::{TARGET, Toolchain, cache_folder, output};
-use crate::guest::{Engine, EngineOptions, GuestError, Module};
+use crate::guest::{Allowance, Engine, EngineOptions, GuestError, Module};
 
 /// Compile a module, check it, and print its ModuleId
 #[derive(Debug, Args)]
@@ -79,11 +79,11 @@ pub(super) fn build(folder: &Path) -> anyhow::Result<Built> {
     Ok(Built { module: load(&wasm, &file)?, compiler: toolchain.compiler })
 }
 
-/// Loads a module as a host would, without a cache.
+/// Loads a module as a host would that does not know it, without a cache.
 pub(super) fn load(wasm: &[u8], file: &Path) -> anyhow::Result<Arc<Module>> {
     let _spinner = spinner(format!("checking {}", file.display()));
     let engine = Engine::new(EngineOptions { instances_max: 1, ..EngineOptions::default() })?;
-    engine.load(wasm).map_err(|error| match error {
+    engine.load(wasm, Allowance::Foreign).map_err(|error| match error {
         GuestError::Refused { problems } => {
             let lines: Vec<String> = problems.iter().map(|problem| format!("\n  {problem}")).collect();
             anyhow::anyhow!("{} is no module:{}", file.display(), lines.concat())

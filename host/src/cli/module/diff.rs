@@ -13,7 +13,7 @@ use statehouse_abi::describe::Describe;
 use super::inspect;
 use super::named::{Named, Releases};
 use crate::cli::output::{print, print_json, table};
-use crate::guest::{SecondModule, check_successor, validate};
+use crate::guest::{Engine, EngineOptions, check_successor, validate};
 
 /// Compare what two modules declare; code 0 the same, 1 different, 2 the second cannot follow the first
 #[derive(Debug, Args)]
@@ -62,11 +62,11 @@ struct Declared {
 }
 
 impl Declared {
-    /// Asks the second engine, which needs not compile the module for that.
+    /// Asks the module, which need not be compiled for that.
     fn of(named: &Named) -> anyhow::Result<Self> {
-        let module = SecondModule::load(&named.wasm);
-        let module = module.with_context(|| format!("{} is no module", named.file.display()))?;
-        let describe = module.describe().clone();
+        let engine = Engine::new(EngineOptions { instances_max: 1, ..EngineOptions::default() })?;
+        let describe = engine.describe(&named.wasm);
+        let describe = describe.with_context(|| format!("{} is no module", named.file.display()))?;
         let json = inspect::to_json(&describe, &named.wasm, &validate(&named.wasm).unwrap_or_default());
         Ok(Self { describe, json })
     }

@@ -220,5 +220,13 @@ fn render(page: &ModulesPage) -> String {
         let module = short(&step.module).to_owned();
         steps.add_row([step.time.clone(), step.step.clone(), module, step.by.clone(), step.detail.clone()]);
     }
-    format!("{}{steps}\n", render_modules(page))
+    if page.refused.is_empty() {
+        return format!("{}{steps}\n", render_modules(page));
+    }
+    let mut refused = table(&["time", "refused by this node", "bytes", "by", "why"]);
+    for module in &page.refused {
+        let (id, size) = (short(&module.module).to_owned(), module.size.to_string());
+        refused.add_row([module.time.clone(), id, size, module.by.clone(), module.reason.clone()]);
+    }
+    format!("{}{steps}\n{refused}\n", render_modules(page))
 }

@@ -38,7 +38,11 @@ pub(super) fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
     let module = load(&named.wasm, &named.file)?;
     let of = match (&args.of, module.source()) {
         (None, None) => None,
-        (Some(of), Some(_)) => Some(args.releases.read(of)?.wasm),
+        (Some(of), Some(_)) => {
+            let of = args.releases.read(of)?;
+            load(&of.wasm, &of.file)?;
+            Some(of.wasm)
+        }
         (None, Some(machine)) => {
             bail!(
                 "{} is a view of {machine}; name a module of it that decides: --of {machine}@VERSION, or a .wasm file",

@@ -23,6 +23,8 @@ mod upgrade;
 mod level;
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -34,6 +36,7 @@ use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
+use super::folder::artefacts_of;
 use super::node::PeerWay;
 use super::{ArchiveOptions, MachineSpec, ModuleSource, Node, NodeOptions, PeerOptions};
 use crate::clock::{Clock, SystemClock};
@@ -57,6 +60,7 @@ const MACHINE: &str = "wallet";
 const PARTITIONS: u32 = 2;
 /// The folder of compiled modules in a node's.
 const ARTEFACTS: &str = "artefacts";
+const ARTEFACT_KEY: &str = "artefacts.key";
 const WALLET: &[u8] = include_bytes!("../../../../modules/releases/wallet-1.0.1.wasm");
 const NODES: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
 /// Far longer than anything here takes, also on a busy machine.
@@ -77,21 +81,25 @@ fn rounds(few: usize, many: usize) -> usize {
 /// The wallet, compiled once for all nodes of all tests: it takes longer than everything else that a node does when it starts.
 static COMPILED: LazyLock<Vec<(PathBuf, Vec<u8>)>> = LazyLock::new(|| {
     let folder = tempfile::tempdir().expect("a folder for temporary files");
-    let artefacts = folder.path().join(ARTEFACTS);
-    let engine = Engine::new(EngineOptions { cache: Some(artefacts.clone()), ..EngineOptions::default() });
+    let artefacts = artefacts_of(folder.path()).expect("a new folder");
+    let engine = Engine::new(EngineOptions { cache: Some(artefacts), ..EngineOptions::default() });
     let registry = Registry::open(folder.path().join("modules"), engine.expect("the engine starts"));
     drop(registry.expect("a new folder").stage(WALLET).expect("the released wallet"));
-    let files = std::fs::read_dir(&artefacts).expect("it was just filled").map(|file| file.expect("it is listed"));
-    files.map(|file| (file.file_name().into(), std::fs::read(file.path()).expect("it can be read"))).collect()
+    let artefacts = std::fs::read_dir(folder.path().join(ARTEFACTS)).expect("it was just filled");
+    let files = artefacts.map(|file| file.expect("it is listed").path()).chain([folder.path().join(ARTEFACT_KEY)]);
+    let name = |path: &Path| path.strip_prefix(folder.path()).expect("it is in there").to_owned();
+    files.map(|path| (name(&path), std::fs::read(&path).expect("it can be read"))).collect()
 });
 
-/// Puts what is compiled where a node looks for it.
+/// Puts what is compiled where a node looks for it, with the key that proves it.
 fn lend_compiled(data: &Path) {
     let artefacts = data.join(ARTEFACTS);
     if !artefacts.exists() {
         std::fs::create_dir_all(&artefacts).expect("a temporary folder can be written");
         for (name, content) in &*COMPILED {
-            std::fs::write(artefacts.join(name), content).expect("a temporary folder can be written");
+            let mut file = std::fs::OpenOptions::new();
+            let file = file.write(true).create(true).truncate(true).mode(0o600).open(data.join(name));
+            file.and_then(|mut file| file.write_all(content)).expect("a temporary folder can be written");
         }
     }
 }

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::audit::replay::tests::maker::{Maker, Sent, Step, id_of};
 use crate::audit::replay::tests::{Numbers, PARTITIONS, check_same, first, names, replay, uuid};
 use crate::audit::replay::{Class, Mode};
-use crate::guest::{Engine, EngineOptions};
+use crate::guest::{CacheOptions, Engine, EngineOptions};
 use crate::machine::logic::Logic;
 use crate::registry::Registry;
 
@@ -30,7 +30,8 @@ const NOBODY: &str = "nobody";
 static REGISTRY: LazyLock<(TempDir, Registry)> = LazyLock::new(|| {
     let folder = tempfile::tempdir().expect("a folder for temporary files");
     // Compiling takes longer than replaying: each release once.
-    let options = EngineOptions { cache: Some(folder.path().join("artefacts")), ..EngineOptions::default() };
+    let cache = Some(CacheOptions { folder: folder.path().join("artefacts"), key: [0; 32] });
+    let options = EngineOptions { cache, ..EngineOptions::default() };
     let engine = Engine::new(options).expect("the engine starts");
     let registry = Registry::open(folder.path().join("modules"), engine).expect("a new folder");
     (folder, registry)

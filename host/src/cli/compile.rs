@@ -1,0 +1,30 @@
+//! `statehouse compile-module`: the child by which other commands of this program compile modules. Nobody types it.
+//!
+//! In: a module on stdin. Out: machine code on stdout, in frames that only this program reads. How it is limited and confined it does not know.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::guest::{Allowance, Pace, compile_module};
+
+#[derive(Debug, Args)]
+pub(super) struct CompileArgs {
+    /// The module is recorded, so it has ten times the limits
+    #[arg(long)]
+    recorded: bool,
+    /// Compile for the engine that calls
+    #[arg(long)]
+    fast: bool,
+    /// Compile for the engine that finds culprits
+    #[arg(long)]
+    metered: bool,
+}
+
+pub(super) fn run(args: &CompileArgs) -> anyhow::Result<ExitCode> {
+    let allowance = if args.recorded { Allowance::Recorded } else { Allowance::Foreign };
+    let paces = [(Pace::Fast, args.fast), (Pace::Metered, args.metered)];
+    let paces: Vec<Pace> = paces.into_iter().filter_map(|(pace, is_asked)| is_asked.then_some(pace)).collect();
+    compile_module(allowance, &paces)?;
+    Ok(ExitCode::SUCCESS)
+}

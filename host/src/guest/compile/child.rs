@@ -1,0 +1,215 @@
+//! A child process that compiles, as the process sees it that asks: started, given the module, waited for, and ended.
+//!
+//! In: a module and its bounds. Out: what the child has made of it, or which limit it met. One child for strangers runs at a time.
+//! It knows nothing of how modules are compiled.
+
+use std::io::{Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::Once;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::Compiled;
+use super::wire::{Answer, Failure};
+use crate::guest::allowance::Allowance;
+use crate::guest::error::{CompileLimit, GuestError};
+use crate::guest::module::Pace;
+
+/// How soon a child is ended that nobody waits for any more.
+const LOOK: Duration = Duration::from_millis(20);
+/// How often it is looked whether a child has ended that has closed its pipe.
+const LOOKS_MAX: usize = 100;
+/// What is kept of what a child writes on stderr: its last words.
+const WORDS_BYTES_MAX: usize = 4 << 10;
+/// Threads of a child: more compile no faster than its limit of CPU time allows.
+const THREADS: &str = "4";
+
+/// What a program ends with that panics.
+const PANICKED: i32 = 101;
+
+/// Compiling is no work to do several times at once beside what a node has to do; but what is recorded does not wait for strangers.
+static TURN_OF_FOREIGN: Mutex<()> = Mutex::new(());
+static TURN_OF_RECORDED: Mutex<()> = Mutex::new(());
+
+/// What is asked of a child.
+pub(super) struct Job<'a> {
+    pub(super) paces: &'a [Pace],
+    /// Of this process's engines.
+    pub(super) fingerprint: &'a blake3::Hash,
+    pub(super) wasm: &'a [u8],
+    pub(super) allowance: Allowance,
+    /// An error once nobody waits for it any more.
+    pub(super) is_wanted: &'a dyn Fn() -> Result<(), GuestError>,
+}
+
+/// Compiles a module in a child. It must be called on a thread that lives until then: the child dies with it.
+pub(super) fn run(program: &Path, job: &Job<'_>) -> Result<Compiled, GuestError> {
+    let _turn = wait_for_turn(job)?;
+    let started = Instant::now();
+    let mut child = start(program, job)?;
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (Some(mut stdin), Some(mut stdout), Some(stderr)) = (stdin, stdout, stderr) else {
+        unreachable!("all three were asked to be pipes");
+    };
+    let wasm = job.wasm;
+    let (heard, answer, words) = std::thread::scope(|scope| {
+        // A child that has ended reads no more, and has said why.
+        scope.spawn(move || drop(stdin.write_all(wasm)));
+        let (say, hear) = channel();
+        scope.spawn(move || drop(say.send(Answer::read(&mut stdout))));
+        let words = scope.spawn(move || last_words(stderr));
+        let heard = wait(&hear, started, job);
+        let answer = match &heard {
+            Ok(answer) if !answer.is_whole => Err(ended(&mut child)),
+            _ => Ok(()),
+        };
+        // It has nothing more to do; without it the other threads end.
+        end(&mut child);
+        (heard, answer, words.join().unwrap_or_default())
+    });
+    let heard = heard?;
+    tell_confined(&heard);
+    match answer {
+        Err(status) => Err(died(&status.map_err(not_run)?, &words, job.allowance)),
+        Ok(()) => judge(heard, job),
+    }
+}
+
+fn wait_for_turn(job: &Job<'_>) -> Result<MutexGuard<'static, ()>, GuestError> {
+    let turn = match job.allowance {
+        Allowance::Foreign => &TURN_OF_FOREIGN,
+        Allowance::Recorded => &TURN_OF_RECORDED,
+    };
+    loop {
+        (job.is_wanted)()?;
+        if let Some(turn) = turn.try_lock_for(LOOK) {
+            return Ok(turn);
+        }
+    }
+}
+
+fn start(program: &Path, job: &Job<'_>) -> Result<Child, GuestError> {
+    let mut command = Command::new(program);
+    command.arg("compile-module");
+    command.args((job.allowance == Allowance::Recorded).then_some("--recorded"));
+    command.args(job.paces.contains(&Pace::Fast).then_some("--fast"));
+    command.args(job.paces.contains(&Pace::Metered).then_some("--metered"));
+    // Nothing of what this process was told, and no signal of its terminal.
+    command.env_clear().env("RAYON_NUM_THREADS", THREADS).current_dir("/").process_group(0);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().map_err(not_run)
+}
+
+/// Until the child has said all, or nobody waits for it any more.
+fn wait(hear: &Receiver<Answer>, started: Instant, job: &Job<'_>) -> Result<Answer, GuestError> {
+    let wall = job.allowance.wall();
+    loop {
+        match hear.recv_timeout(LOOK) {
+            Ok(answer) => return Ok(answer),
+            Err(RecvTimeoutError::Disconnected) => unreachable!("whoever reads says what was read"),
+            Err(RecvTimeoutError::Timeout) => (job.is_wanted)()?,
+        }
+        if wall < started.elapsed() {
+            return Err(GuestError::Limit(CompileLimit::Wall { seconds: wall.as_secs() }));
+        }
+    }
+}
+
+/// How a child ended that says nothing more; it is not waited for if it only pretends.
+fn ended(child: &mut Child) -> std::io::Result<ExitStatus> {
+    for _ in 0..LOOKS_MAX {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        std::thread::sleep(LOOK);
+    }
+    child.kill()?;
+    child.wait()
+}
+
+fn end(child: &mut Child) {
+    // Both fail where it has ended already.
+    drop(child.kill());
+    drop(child.wait());
+}
+
+fn last_words(mut stderr: ChildStderr) -> String {
+    let mut kept = Vec::new();
+    let mut piece = [0; 1024];
+    while let Ok(size @ 1..) = stderr.read(&mut piece) {
+        kept.extend_from_slice(&piece[..size]);
+        let surplus = kept.len().saturating_sub(WORDS_BYTES_MAX);
+        kept.drain(..surplus);
+    }
+    String::from_utf8_lossy(&kept).trim().to_owned()
+}
+
+/// Which limit a child met that said nothing more.
+fn died(status: &ExitStatus, words: &str, allowance: Allowance) -> GuestError {
+    tracing::debug!(%status, words, "a child that compiles has died");
+    if is_memory(words) {
+        return GuestError::Limit(CompileLimit::Memory { mib: allowance.memory() >> 20 });
+    }
+    if status.signal() == Some(libc::SIGXCPU) {
+        return GuestError::Limit(CompileLimit::Cpu { seconds: allowance.cpu().as_secs() });
+    }
+    if status.code().is_some_and(|code| code != PANICKED) {
+        // It has not come so far as to look at the module.
+        return GuestError::Compiler { detail: format!("{status}: {words}") };
+    }
+    let words: String = words.lines().take(3).collect::<Vec<_>>().join("; ");
+    GuestError::Limit(CompileLimit::Death { how: format!("{status}: {words}") })
+}
+
+/// What allocators say, in Rust's words and in the system's.
+fn is_memory(words: &str) -> bool {
+    ["memory allocation of", "out of memory", "Out of memory", "Cannot allocate memory"]
+        .iter()
+        .any(|known| words.contains(known))
+}
+
+/// What a child has said that has come to an end.
+fn judge(answer: Answer, job: &Job<'_>) -> Result<Compiled, GuestError> {
+    match answer.failure {
+        Some(Failure::Compile(detail)) if is_memory(&detail) => {
+            return Err(GuestError::Limit(CompileLimit::Memory { mib: job.allowance.memory() >> 20 }));
+        }
+        Some(Failure::Compile(detail)) => return Err(GuestError::Compile { detail }),
+        Some(Failure::Describe(fault)) => return Err(GuestError::Describe(fault)),
+        Some(Failure::TooLong { limit }) => {
+            return Err(GuestError::Limit(CompileLimit::Artefact { mib: limit as u64 >> 20 }));
+        }
+        Some(Failure::Other(detail)) => return Err(GuestError::Compiler { detail }),
+        None => {}
+    }
+    let strange = |detail: &str| GuestError::Compiler { detail: detail.to_owned() };
+    if answer.fingerprint.is_none_or(|found| found != *job.fingerprint.as_bytes()) {
+        return Err(strange("it compiles for other engines than this process has: is it the same program?"));
+    }
+    if !answer.artefacts.iter().map(|(pace, _)| pace).eq(job.paces) {
+        return Err(strange("it has compiled for other engines than it was asked to"));
+    }
+    let described = answer.described.ok_or_else(|| strange("it has not asked the module to describe itself"))?;
+    Ok(Compiled { artefacts: answer.artefacts, described })
+}
+
+/// Once in the life of this process.
+fn tell_confined(answer: &Answer) {
+    static TOLD: Once = Once::new();
+    let Some(missing) = &answer.confined else { return };
+    TOLD.call_once(|| match missing.as_str() {
+        "" => tracing::info!("foreign modules are compiled in a child without files, network or other processes"),
+        missing => tracing::warn!(
+            missing,
+            "foreign modules are compiled in a child that this kernel cannot confine as it should: whoever breaks the compiler has what this user has"
+        ),
+    });
+}
+
+fn not_run(error: std::io::Error) -> GuestError {
+    GuestError::Compiler { detail: error.to_string() }
+}

@@ -1,0 +1,112 @@
+//! How much of everything a module is made of, and how much is too much: what compilers take more than linear time or memory for.
+//!
+//! In: what the validator meets on its way through the bytes. Out: what is over a limit. All limits are far above what rustc emits, and a module
+//! that is recorded is held to ten times as much. It knows nothing of whether what it counts is valid.
+
+use crate::limits::structure as limit;
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    Types,
+    Functions,
+    Globals,
+    Exports,
+    /// Of data and elements together.
+    Segments,
+    /// Of all functions together.
+    Locals,
+    /// Of one function, with its parameters.
+    FunctionLocals,
+    /// Of one type, parameters and results together.
+    Values,
+    /// Of one function, in bytes.
+    Body,
+    /// Of one `br_table`.
+    Targets,
+    /// Of one function: blocks within blocks.
+    Nesting,
+    /// Of one function: its locals times its blocks, for a compiler may have to look where each local is in each block.
+    BlockLocals,
+}
+
+impl Part {
+    const ALL: [Self; 12] = [
+        Self::Types,
+        Self::Functions,
+        Self::Globals,
+        Self::Exports,
+        Self::Segments,
+        Self::Locals,
+        Self::FunctionLocals,
+        Self::Values,
+        Self::Body,
+        Self::Targets,
+        Self::Nesting,
+        Self::BlockLocals,
+    ];
+
+    pub fn limit(self) -> u64 {
+        match self {
+            Self::Types => limit::TYPES_MAX,
+            Self::Functions => limit::FUNCTIONS_MAX,
+            Self::Globals => limit::GLOBALS_MAX,
+            Self::Exports => limit::EXPORTS_MAX,
+            Self::Segments => limit::SEGMENTS_MAX,
+            Self::Locals => limit::LOCALS_MAX,
+            Self::FunctionLocals => limit::FUNCTION_LOCALS_MAX,
+            Self::Values => limit::TYPE_VALUES_MAX,
+            Self::Body => limit::BODY_BYTES_MAX,
+            Self::Targets => limit::BR_TABLE_TARGETS_MAX,
+            Self::Nesting => limit::NESTING_MAX,
+            Self::BlockLocals => limit::BLOCK_LOCALS_MAX,
+        }
+    }
+
+    /// After a number.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Types => "types",
+            Self::Functions => "functions",
+            Self::Globals => "globals",
+            Self::Exports => "exports",
+            Self::Segments => "data and element segments",
+            Self::Locals => "locals in all functions together",
+            Self::FunctionLocals => "locals and parameters of one function",
+            Self::Values => "parameters and results of one type",
+            Self::Body => "bytes of one function",
+            Self::Targets => "targets of one `br_table`",
+            Self::Nesting => "blocks within each other",
+            Self::BlockLocals => "locals times blocks of one function",
+        }
+    }
+}
+
+/// How much there is of each part; of those that are of one function or type, the most that one has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Structure([u64; Part::ALL.len()]);
+
+impl Structure {
+    pub fn of(&self, part: Part) -> u64 {
+        self.0[part as usize]
+    }
+
+    pub fn parts(&self) -> impl Iterator<Item = (Part, u64)> {
+        Part::ALL.into_iter().zip(self.0)
+    }
+
+    /// Counts some more; returns how many there are if that is the moment at which they are too many.
+    pub(super) fn add(&mut self, part: Part, count: u64, factor: u64) -> Option<u64> {
+        let before = self.0[part as usize];
+        let now = before.saturating_add(count);
+        self.0[part as usize] = now;
+        let limit = part.limit().saturating_mul(factor);
+        (before <= limit && limit < now).then_some(now)
+    }
+
+    /// Of one function or type; returns the number if it is too large.
+    pub(super) fn most(&mut self, part: Part, count: u64, factor: u64) -> Option<u64> {
+        self.0[part as usize] = self.0[part as usize].max(count);
+        (part.limit().saturating_mul(factor) < count).then_some(count)
+    }
+}

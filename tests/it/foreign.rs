@@ -1,0 +1,182 @@
+//! Modules of strangers, on a real host: compiling and describing one costs what a child was given, and nothing of one that is refused stays.
+//!
+//! In: modules that are made here, each to be too much in its own way. Out: what the host answers, what it keeps, and that it serves meanwhile.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use serde_json::Value;
+use statehouse_tests::hold::eventually;
+use statehouse_tests::host::{Host, argument, cli};
+use statehouse_tests::http::{Answer, Client, Request};
+use statehouse_tests::oracle::{Ledger, check_audit};
+use tempfile::tempdir;
+
+const MODULES: &str = "/v1/machines/wallet/modules";
+/// How much more memory than before a host may have after refused modules: what allocators keep, and far less than one of them would take.
+const GROWTH_BYTES_MAX: u64 = 150 << 20;
+
+/// A module that describes itself with these bytes, with more in it.
+fn module(description: &[u8], more: &str) -> Vec<u8> {
+    saying(description, description.len(), more)
+}
+
+/// One whose description goes on with zeros until it has this size.
+fn saying(description: &[u8], size: usize, more: &str) -> Vec<u8> {
+    let mut data = String::new();
+    for byte in description {
+        write!(data, "\\{byte:02x}").expect("text grows");
+    }
+    let packed = (16_u64 << 32) | size as u64;
+    let text = format!(
+        r#"(module
+            (memory (export "memory") 256 1024)
+            (data (i32.const 16) "{data}")
+            (func (export "sh1_alloc") (param i32) (result i32) (i32.const 65536))
+            (func (export "sh1_describe") (result i64) (i64.const {packed}))
+            (func (export "sh1_panic") (result i64) (i64.const 0))
+            (func (export "sh1_plan") (export "sh1_execute") (export "sh1_apply") (export "sh1_query") (export "sh1_render")
+                (export "sh1_check") (export "sh1_migrate") (param i32 i32) (result i64) (i64.const 0))
+            {more})"#
+    );
+    wat::parse_str(text).expect("valid text")
+}
+
+/// A machine that has nothing.
+const DESCRIPTION: &[u8] = b"\xa9\x00\x67hostile\x01\x651.0.0\x02\x01\x03\x80\x04\x80\x05\x80\x06\x80\x07\x80\x08\x80";
+
+/// Schemas in schemas, ten thousand deep: before, decoding them ended the process.
+fn deep() -> Vec<u8> {
+    let mut schema = Vec::new();
+    for _ in 0..10_000 {
+        schema.extend_from_slice(&[0x82, 0x04, 0x82]);
+    }
+    schema.extend_from_slice(&[0x82, 0x00, 0x80]);
+    schema.extend(std::iter::repeat_n(0x01, 10_000));
+    let begin = b"\xa9\x00\x67hostile\x01\x651.0.0\x02\x01\x03\x80\x04\x81\xa1\x03";
+    module(&[&begin[..], &schema, b"\x05\x80\x06\x80\x07\x80\x08\x80"].concat(), "")
+}
+
+/// Within all limits of its structure, and more than a child has time for: loops, in each of which a compiler looks after every local.
+fn heavy() -> Vec<u8> {
+    let mut body = String::from("(local");
+    body.push_str(&" i64".repeat(1_900));
+    body.push(')');
+    for at in 0..500 {
+        let next = (at * 7 + 1) % 1_900;
+        write!(body, " loop local.get {at} i64.const 1 i64.add local.set {next}").expect("text grows");
+    }
+    for at in 0..1_900 {
+        write!(body, " local.get {at} local.get {} i64.add local.set {at}", (at + 1) % 1_900).expect("text grows");
+    }
+    body.push_str(&" local.get 1 i64.eqz br_if 0 end".repeat(500));
+    module(DESCRIPTION, &format!("(func {body})").repeat(50))
+}
+
+async fn stage(client: &mut Client, wasm: Vec<u8>, deadline: &str) -> Answer {
+    let headers = vec![("content-type", "application/wasm"), ("statehouse-deadline", deadline)];
+    let request = Request { method: "POST", path: MODULES, headers, body: wasm };
+    client.send(request).await.expect("the host answers")
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).expect("it is there");
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Processes that compile for this one.
+fn children(host: u32) -> usize {
+    let entries = std::fs::read_dir("/proc").expect("the system's processes");
+    let is_child = |entry: &std::fs::DirEntry| {
+        let read = |name: &str| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+        let parent = format!("PPid:\t{host}\n");
+        read("cmdline").contains("compile-module") && read("status").contains(&parent)
+    };
+    entries.filter_map(Result::ok).filter(is_child).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_a_refused_module_stays() {
+    let data = tempdir().expect("a temporary folder");
+    let host = Host::start(data.path()).await;
+    let mut client = host.client();
+    let ledger = Ledger::open(&mut client, 2, 10_000).await;
+    let folders = [data.path().join("modules"), data.path().join("artefacts")];
+    let before = folders.each_ref().map(|folder| files(folder));
+    let memory = host.memory_bytes();
+    // Sixteen million accepted schemas in 400 bytes: before, a hundred megabytes each time, for ever.
+    let accepts = [&b"\xa9\x00\x67hostile\x01\x651.0.0\x02\x01\x03\x9a"[..], &16_000_000_u32.to_be_bytes()].concat();
+    let cases = [
+        (deep(), "levels deep"),
+        (saying(&accepts, 16_000_100, ""), "over the limit of 262144"),
+        (module(DESCRIPTION, &format!("(func (local{}))", " i64".repeat(2_000)).repeat(51)), "locals in all functions"),
+        (module(b"", ""), "no usable description"),
+        (module(DESCRIPTION, ""), "cannot follow the active one"),
+    ];
+    let expected = cases.len();
+    for (wasm, reason) in cases {
+        for round in 0..3 {
+            let refused = stage(&mut client, wasm.clone(), "30000").await;
+            assert!((400..500).contains(&refused.status), "{refused:?}");
+            assert!(refused.text("detail").contains(reason), "{round}: {refused:?}");
+        }
+    }
+    assert_eq!(folders.each_ref().map(|folder| files(folder)), before, "what is on the disk");
+    let grown = host.memory_bytes().saturating_sub(memory);
+    assert!(grown < GROWTH_BYTES_MAX, "{grown} bytes of memory more");
+    let page = client.get(MODULES).await.expect("the host answers").json();
+    let refused = page["refused"].as_array().expect("a list");
+    assert_eq!(refused.len(), 3 * expected, "{page}");
+    let is_whole = |one: &Value| one["module"].as_str().is_some_and(|id| id.len() == 64) && one["reason"].is_string();
+    assert!(refused.iter().all(is_whole), "{page}");
+    assert_eq!(page["modules"].as_array().map(Vec::len), Some(1), "{page}");
+    println!("memory: {} MiB, {} MiB more after {} refused modules", memory >> 20, grown >> 20, 3 * expected);
+    drop(ledger);
+    host.terminate().await;
+    check_audit(data.path());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compilation_ends_with_its_deadline_its_client_and_its_node() {
+    let data = tempdir().expect("a temporary folder");
+    let host = Host::start(data.path()).await;
+    let (address, id) = (host.address(), host.id());
+    let mut client = host.client();
+    let gone = async |what: &str| eventually(what, async || (children(id) == 0).then_some(())).await;
+    let late = stage(&mut client, heavy(), "500").await;
+    assert_eq!(late.status, 504, "{late:?}");
+    gone("the child of a request that is over has ended").await;
+
+    let staging = tokio::spawn(async move { stage(&mut Client::to(address), heavy(), "30000").await });
+    eventually("a module is compiled", async || (children(id) == 1).then_some(())).await;
+    staging.abort();
+    gone("the child of a client that has gone has ended").await;
+
+    let mut other = host.client();
+    let staging = tokio::spawn(async move { stage(&mut Client::to(address), heavy(), "30000").await.status });
+    eventually("a module is compiled", async || (children(id) == 1).then_some(())).await;
+    let ledger = Ledger::open(&mut other, 2, 10_000).await;
+    assert_eq!(ledger.check(&mut other, &[]).await, 0, "others are served meanwhile");
+    let status = host.terminate().await;
+    assert!(status.success(), "{status}");
+    gone("the child of a node that has stopped has ended").await;
+    drop(staging.await);
+    assert_eq!(files(&data.path().join("modules")).len(), 1, "only the wallet is kept");
+    check_audit(data.path());
+}
+
+#[test]
+fn the_command_line_refuses_what_a_node_refuses() {
+    let folder = tempdir().expect("a temporary folder");
+    let file = folder.path().join("deep.wasm");
+    std::fs::write(&file, deep()).expect("the folder is ours");
+    for command in [["module", "check"], ["module", "inspect"]] {
+        let checked = cli(command.into_iter().chain([argument(&file)]));
+        assert!(checked.code.is_some_and(|code| code != 0) && checked.stderr.contains("levels deep"), "{checked:?}");
+    }
+    let differ = cli(["module", "diff", argument(&file), argument(&file)]);
+    assert!(differ.code == Some(2) && differ.stderr.contains("levels deep"), "{differ:?}");
+}
