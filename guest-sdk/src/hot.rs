@@ -31,7 +31,7 @@ pub(crate) fn plan<M: Module>(input: &[u8]) -> Result<Vec<u8>, AbiError> {
             out.refuse(&minicbor::to_vec(&refusal).expect("a vector takes all bytes"));
         }
     }
-    Ok(out.finish(Vec::new()))
+    mark_last_resorts::<M>(out.finish(Vec::new()))
 }
 
 fn plan_item<M: Module>(item: &PlanItem<'_>, draft: &mut Draft, out: &mut PlanOutWriter) -> Result<(), Refusal> {
@@ -169,4 +169,17 @@ pub(crate) fn decode<T: borsh::BorshDeserialize>(what: &str, bytes: &[u8]) -> T 
         Ok(value) => value,
         Err(error) => panic!("{what} of {} bytes is malformed: {error}", bytes.len()),
     }
+}
+
+/// The last resorts of a module go beside its plans; of one that has none, the plans are as they were.
+#[inline(always)]
+fn mark_last_resorts<M: Module>(plans: Vec<u8>) -> Result<Vec<u8>, AbiError> {
+    if !M::HAS_LAST_RESORTS {
+        return Ok(plans);
+    }
+    statehouse_abi::last_resort::mark(&plans, |op| {
+        let op = borsh::from_slice(op).expect("the planner has just encoded this op");
+        let last: Option<M::Op> = M::last_resort(&op);
+        last.map(|last| borsh::to_vec(&last).expect("writing to memory cannot fail"))
+    })
 }

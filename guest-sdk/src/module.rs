@@ -118,4 +118,14 @@ pub trait Module: Sized + 'static {
         let (_, _) = (entity, rows);
         Err(format!("rows of schema {from_schema} cannot be brought to schema {}", Self::SCHEMA))
     }
+
+    /// What is done where `op` is refused for ever though it must succeed: the op of a step in Confirm, or the undo of a step in Try. It runs on
+    /// the same entity and may touch the step's keys; an operator orders it (`statehouse command settle`), and nothing else does.
+    fn last_resort(op: &Self::Op) -> Option<Self::Op> {
+        let _ = op;
+        None
+    }
+
+    /// Whether the module has last resorts. The attribute sets it where [`last_resort`](Self::last_resort) is there.
+    const HAS_LAST_RESORTS: bool = false;
 }

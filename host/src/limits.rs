@@ -129,6 +129,14 @@ pub const BATCH_COMMANDS_WORTH_A_WAIT: usize = 512;
 pub const QUEUE_LOOK: Duration = Duration::from_millis(250);
 /// Outcomes of calls that one entry records: the end of a command carries all its events and phases, about a kilobyte.
 pub const PROGRESS_PER_ENTRY_MAX: usize = 2_048;
+/// Orders about commands in flight that wait in a partition: an operator's program gives one after the other.
+pub const ORDERS_WAITING_MAX: usize = 64;
+/// Why an operator gave an order: a sentence or two, recorded for ever.
+pub const ORDER_WHY_CHARS_MAX: u32 = 500;
+/// A command that has been in flight for longer is named in the log, and again after as long.
+pub const STUCK_REPORT_EVERY: Duration = Duration::from_secs(60);
+/// Commands named in one such report; of more only the number is said.
+pub const STUCK_LINES_MAX: usize = 32;
 /// A call from another partition that carries a time further ahead of this node's clock is put off: whoever made it has a wrong clock,
 /// and its time would become this partition's.
 pub const CARRIED_AHEAD_MAX: Duration = Duration::from_secs(30);

@@ -4,6 +4,7 @@
 //! the test, which finds the points in the host's source, so that none is forgotten. Each is reached at once and a
 //! little later. Points that need a torn tail are left to the log's own tests.
 
+mod orders;
 mod replays;
 mod snapshots;
 mod views;
@@ -50,7 +51,8 @@ fn main() -> ExitCode {
     }
     // `cargo test … -- NAME` runs the points with NAME in theirs.
     let wanted = std::env::args().nth(1).unwrap_or_default();
-    let points: Vec<String> = points().into_iter().filter(|point| point.contains(&wanted)).collect();
+    let all = points().into_iter().chain([orders::POINT.to_owned()]);
+    let points: Vec<String> = all.filter(|point| point.contains(&wanted)).collect();
     assert!(!points.is_empty(), "the host's source has no such fail point: `{wanted}`");
     println!("\nrunning {} tests", points.len());
     let left = Mutex::new(points.iter());
@@ -80,7 +82,9 @@ fn run_points<'p>(next: &impl Fn() -> Option<&'p String>) -> usize {
 }
 
 async fn check_point(point: String) {
-    if begins(&replays::POINTS, &point) {
+    if point == orders::POINT {
+        orders::check().await;
+    } else if begins(&replays::POINTS, &point) {
         replays::check(&point).await;
     } else if point.starts_with(snapshots::POINTS) {
         snapshots::check(&point).await;

@@ -20,6 +20,7 @@ mod webhooks;
 mod respond_async;
 mod unfit;
 mod stuck;
+mod orders;
 mod shadow;
 mod upgrade;
 mod replay;

@@ -11,6 +11,7 @@ extern crate alloc;
 pub mod block;
 pub mod key;
 pub mod plan;
+pub mod last_resort;
 pub mod ops;
 pub mod rows;
 pub mod outcome;

@@ -39,6 +39,11 @@ pub fn attribute(arguments: TokenStream, mut item: ItemImpl) -> syn::Result<Toke
             type Tally = ();
         ));
     }
+    if has(&item, "last_resort") {
+        item.items.push(parse_quote!(
+            const HAS_LAST_RESORTS: bool = true;
+        ));
+    }
     let module = &item.self_ty;
     let exports = EXPORTS.iter().map(|(symbol, export)| {
         let (symbol, export) = (format_ident!("{symbol}"), format_ident!("{export}"));
@@ -74,11 +79,12 @@ pub fn attribute(arguments: TokenStream, mut item: ItemImpl) -> syn::Result<Toke
     })
 }
 
-/// Whether the impl has an associated type or constant of this name.
+/// Whether the impl has an associated type, constant or function of this name.
 fn has(item: &ItemImpl, name: &str) -> bool {
     item.items.iter().any(|item| match item {
         ImplItem::Const(constant) => constant.ident == name,
         ImplItem::Type(ty) => ty.ident == name,
+        ImplItem::Fn(function) => function.sig.ident == name,
         _ => false,
     })
 }

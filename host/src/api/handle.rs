@@ -26,7 +26,8 @@ use super::roles::{COMMAND_ROLES, QUERY_ROLES};
 use super::route::{Page, find_host_route, module_path};
 use super::webhooks::Sender;
 use super::{
-    batch, cluster, command, events, lookup, modules, openapi, pages, query, replays, snapshots, views, webhooks,
+    batch, cluster, command, events, lookup, modules, openapi, orders, pages, query, replays, snapshots, views,
+    webhooks,
 };
 use crate::audit::jobs::Replays;
 use crate::limits::DEADLINE_DEFAULT;
@@ -147,6 +148,10 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
         (Page::CommandStatus, Some(asked)) => {
             let id = captured.get(1).copied().unwrap_or_default();
             lookup::get(&*named()?, id, &parts.uri, asked).await
+        }
+        (page, Some(asked)) if page.is_order() => {
+            let id = captured.get(1).copied().unwrap_or_default();
+            orders::post(&*named()?, page, id, asked, parts, body).await
         }
         (Page::Events, Some(asked)) => events::get(api, named()?, asked, parts).await,
         (Page::Commands, _) => lookup::list(&*named()?, &parts.uri),

@@ -18,7 +18,7 @@ use super::time::print_time;
 use super::url::query_pairs;
 use crate::ids::{CommandId, Micros};
 use crate::router::Machine;
-use crate::router::answer::{CommandLookup, CommandStatus};
+use crate::router::answer::{CommandLookup, CommandStatus, InFlight, Waiting};
 
 pub async fn get(machine: &Machine, id: &str, uri: &Uri, asked: Asked) -> Result<Response, Problem> {
     let id: CommandId = id.parse().map_err(|_| Problem::new(Code::BadPath, "a command's id is a hyphenated uuid"))?;
@@ -83,7 +83,7 @@ fn shown(id: CommandId, lookup: CommandLookup) -> Value {
 }
 
 fn recorded(status: CommandStatus, rendered: Value) -> Value {
-    let CommandStatus { id, command, caller, request_id, position, time, rejection, phases, panic } = status;
+    let CommandStatus { id, command, caller, request_id, position, time, rejection, phases, panic, .. } = status;
     let outcome = if rejection.is_some() { "rejected" } else { "done" };
     let mut members = vec![
         ("id", Value::Text(id.to_string())),
@@ -109,7 +109,8 @@ fn recorded(status: CommandStatus, rendered: Value) -> Value {
 
 /// A command that has started and goes on in other partitions.
 pub fn in_flight(status: CommandStatus) -> Value {
-    let CommandStatus { id, command, caller, request_id, position, time, phases, .. } = status;
+    let CommandStatus { id, command, caller, request_id, position, time, phases, in_flight, .. } = status;
+    let InFlight { waits_for, orders } = in_flight.unwrap_or_default();
     Value::map([
         ("id", Value::Text(id.to_string())),
         ("state", Value::text("in_flight")),
@@ -119,7 +120,23 @@ pub fn in_flight(status: CommandStatus) -> Value {
         ("position", Value::Text(position.to_string())),
         ("started", Value::Text(print_time(time))),
         ("phases", Value::Array(phases.into_iter().map(phase).collect())),
+        ("waits_for", Value::Array(waits_for.into_iter().map(waiting).collect())),
+        ("orders", Value::Array(orders.into_iter().map(Value::text).collect())),
     ])
+}
+
+fn waiting(waiting: Waiting) -> Value {
+    let mut members = vec![
+        ("partition", Value::Int(waiting.partition.0.into())),
+        ("what", Value::text(waiting.what)),
+        ("reason", Value::text(waiting.reason)),
+        ("refused", Value::Int(waiting.refused_count.into())),
+        ("settled", Value::Bool(waiting.is_settled)),
+    ];
+    if let Some(code) = waiting.code {
+        members.push(("code", Value::Text(code)));
+    }
+    Value::map(members)
 }
 
 fn phase(phase: Phase) -> Value {

@@ -20,7 +20,7 @@ use utoipa::openapi::{
 use super::handle::Api;
 use super::route::{HOST_ROUTES, HostRoute, Page};
 use super::url::captures;
-use super::{cluster, modules, pages, replays, webhooks};
+use super::{cluster, modules, orders, pages, replays, webhooks};
 use crate::limits::{DEADLINE_DEFAULT, DEADLINE_MAX};
 
 mod shapes;
@@ -101,7 +101,7 @@ fn host_operation(route: &HostRoute) -> Operation {
     for name in captures(route.path.trim_start_matches('/')) {
         operation = operation.parameter(parameter(name, ParameterIn::Path, text(), Required::True, ""));
     }
-    if route.page == Page::CommandStatus {
+    if route.page == Page::CommandStatus || route.page.is_order() {
         let home = "The entity whose partition knows the command; `resolve` names it";
         operation = operation.parameter(parameter("home", ParameterIn::Query, text(), Required::False, home));
     }
@@ -160,6 +160,7 @@ fn declared_body(page: Page) -> Option<Declared> {
         .or_else(|| modules::schema(page))
         .or_else(|| replays::schema(page))
         .or_else(|| webhooks::schema(page))
+        .or_else(|| orders::schema(page))
 }
 
 fn command_operation(machine: &str, describe: &Describe, command: &CommandDecl) -> Operation {

@@ -11,12 +11,15 @@
 //! | 404 | `not_found` (no such route) · `unknown_machine` `unknown_node` `unknown_partition` `unknown_module` `unknown_replay` `unknown_view` `unknown_webhook` |
 //! | 405 408 410 413 415 | `method_not_allowed` · `body_timeout` `slow_reader` · `position_gone` `history_released` · `body_too_large` · `wrong_content_type` |
 //! | 409 | `cluster_exists` `node_id_used` `no_peer` `node_refused`: the cluster, or a node, is not in a state for this change · `step_refused`: what a module lacks for its next step, and how to get it · `replay_unfinished` `replays_full` |
+//! | 409 | `not_in_flight` `several_homes` `participant_unavailable` `order_refused` (`reason` says which rule): an order has no effect |
 //! | 422 | `invalid_change`: of the cluster · `id_reused`: the id is known with other content, `fields` differ |
 //! | 429 | `rejection_limit` – not accepted, `Retry-After` |
 //! | 500 | `internal` (a bug of the host) · `module_fault` (of the module) |
 //! | 503 | `not_ready` (`/readyz`) · `no_cluster` `node_unreachable` `secret_not_kept` – nothing changed · `overloaded` `no_leader` `halted` `draining` `not_activated` `shutting_down` – not accepted, `Retry-After` |
 //! | 504 | `outcome_unknown` (with `resolve`; send the same id again) · `read_timeout` · `change_unfinished` (of the cluster; send it again) |
 //! | 507 | `storage_full` – not accepted, `Retry-After` |
+
+mod order;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -75,6 +78,10 @@ pub enum Code {
     NoPeer,
     NodeRefused,
     StepRefused,
+    NotInFlight,
+    SeveralHomes,
+    ParticipantUnavailable,
+    OrderRefused,
     ReplayUnfinished,
     ReplaysFull,
     PositionGone,
@@ -144,6 +151,10 @@ impl Code {
             Self::UnknownReplay => ("unknown_replay", 404, "There is no such replay"),
             Self::UnknownView => ("unknown_view", 404, "There is no such view"),
             Self::UnknownWebhook => ("unknown_webhook", 404, "There is no such webhook"),
+            Self::NotInFlight => ("not_in_flight", 409, "The command is not in flight"),
+            Self::SeveralHomes => ("several_homes", 409, "Several commands have this id"),
+            Self::ParticipantUnavailable => ("participant_unavailable", 409, "A participant cannot be asked"),
+            Self::OrderRefused => ("order_refused", 409, "The protocol does not allow this order"),
             Self::ReplayUnfinished => ("replay_unfinished", 409, "The replay has not come to that"),
             Self::ReplaysFull => ("replays_full", 409, "There are too many replays"),
             Self::StepRefused => ("step_refused", 409, "The module cannot take this step now"),

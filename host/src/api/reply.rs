@@ -19,6 +19,7 @@ use super::problem::{Code, Problem};
 use super::url;
 use crate::ids::{CommandId, Position};
 use crate::router::answer::{Answer, Recorded};
+use crate::saga::ABORTED;
 
 pub const POSITION: HeaderName = HeaderName::from_static("statehouse-position");
 pub const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -144,6 +145,7 @@ fn host_title(code: &str) -> &'static str {
         host_rejection::BUDGET => "The module took too long for this command",
         host_rejection::MODULE_INCONSISTENT => "The module contradicts itself on this command",
         host_rejection::KEYS => "The module touched too many undeclared keys",
+        ABORTED => "An operator ended the command",
         _ => "Rejected",
     }
 }

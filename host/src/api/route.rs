@@ -18,6 +18,8 @@ pub enum Page {
     Batch,
     CommandStatus,
     Commands,
+    CommandAbort,
+    CommandSettle,
     Events,
     Machines,
     Machine,
@@ -66,6 +68,11 @@ pub enum Page {
 impl Page {
     pub const fn changes_cluster(self) -> bool {
         matches!(self, Self::ClusterInit | Self::NodeAdd | Self::NodeRemove | Self::LeaderTransfer)
+    }
+
+    /// Whether it is an order about a command in flight.
+    pub const fn is_order(self) -> bool {
+        matches!(self, Self::CommandAbort | Self::CommandSettle)
     }
 
     pub const fn is_about_modules(self) -> bool {
@@ -168,6 +175,20 @@ pub const HOST_ROUTES: &[HostRoute] = &[
         Page::Commands,
         Some(QUERY_ROLES),
         "Commands that have started and are not over: those on several partitions",
+    ),
+    route(
+        Method::POST,
+        "/v1/{machine}/commands/{id}/abort",
+        Page::CommandAbort,
+        Some(CHANGE_ROLES),
+        "Ends a command in flight: what is done is undone; refused once its confirm was decided",
+    ),
+    route(
+        Method::POST,
+        "/v1/{machine}/commands/{id}/settle",
+        Page::CommandSettle,
+        Some(CHANGE_ROLES),
+        "Has the module's last resort stand in for a confirm or an undo that is refused for ever",
     ),
     route(Method::GET, "/v1/{machine}/events", Page::Events, Some(QUERY_ROLES), "The events as they happen"),
     route(Method::GET, "/v1/machines", Page::Machines, Some(WATCH_ROLES), "All machines"),

@@ -14,7 +14,7 @@ use crate::ids::{CommandId, Micros, PartitionId};
 use crate::machine::entry::{Batch, Entry, EntryKind, Part};
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::replica::position_count;
-use crate::saga::{Call, CallKey, Outcome, Progress};
+use crate::saga::{Call, CallKey, Order, OrderKind, Outcome, Progress};
 
 /// One line of the journal.
 #[derive(Clone, Debug)]
@@ -40,6 +40,14 @@ pub enum What {
         outcome: String,
         /// Where the other partition has recorded it.
         position: Option<String>,
+    },
+    /// What an operator has ordered about a command in flight.
+    Ordered {
+        id: CommandId,
+        /// `abort` or `settle`.
+        order: &'static str,
+        by: String,
+        why: String,
     },
     Command {
         /// Of the command that a client sent, also where this is a call that belongs to it.
@@ -90,6 +98,14 @@ fn heard(progress: &Progress) -> What {
     }
 }
 
+fn ordered(order: &Order) -> What {
+    let name = match order.kind {
+        OrderKind::Abort => "abort",
+        OrderKind::Settle => "settle",
+    };
+    What::Ordered { id: order.command(), order: name, by: order.by.clone(), why: order.why.clone() }
+}
+
 /// Gives `each` every line in order, until it says stop; of an entity, where one is named, only what was done to it.
 pub fn list(
     source: &Source,
@@ -138,6 +154,7 @@ fn lines(
     };
     let logic = source.load(header.decider).map_err(AuditError::Query)?;
     let mut lines: Vec<Line> = entry.records().progress.iter().map(|progress| line(0, heard(progress))).collect();
+    lines.extend(entry.records().orders().iter().map(|order| line(0, ordered(order))));
     let mut n = 0;
     for at in 0..batch.outcome.group_count() {
         let before = n;

@@ -8,6 +8,7 @@ mod serve;
 mod host;
 mod cluster;
 mod client;
+mod command;
 mod audit;
 mod bench;
 mod module;
@@ -40,6 +41,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Found a cluster, look at it, change its nodes and leaders, through any node's REST API
     Cluster(cluster::ClusterArgs),
+    #[command(subcommand)]
+    Command(command::CommandCommand),
     Module(module::ModuleArgs),
     #[command(subcommand)]
     View(view::ViewCommand),
@@ -67,6 +70,7 @@ pub fn main() -> ExitCode {
         Command::Dev(args) => dev::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Cluster(args) => cluster::run(args),
+        Command::Command(command) => command::run(&command),
         Command::Module(args) => module::run(args),
         Command::View(command) => view::run(&command),
         Command::Webhook(command) => webhook::run(&command),

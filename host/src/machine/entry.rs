@@ -251,7 +251,7 @@ impl Entry {
     /// What it says of commands on several partitions.
     pub fn records(&self) -> &Records {
         static NONE: Records =
-            Records { starts: Vec::new(), origins: Vec::new(), progress: Vec::new(), marks: Vec::new() };
+            Records { starts: Vec::new(), origins: Vec::new(), progress: Vec::new(), marks: Vec::new(), ordered: None };
         self.records.as_deref().unwrap_or(&NONE)
     }
 

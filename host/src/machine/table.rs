@@ -11,7 +11,7 @@ use statehouse_abi::outcome::{GroupOutcome, OutcomeWriter};
 use crate::ids::{CommandId, Micros};
 use crate::machine::entry::{BatchWriter, Entry, EntryCommand, EntryKind, Header};
 use crate::saga::status::{Command, EventRecord, row_key};
-use crate::saga::{Advance, Finished, Moment, Progress, Saga};
+use crate::saga::{Advance, Finished, Moment, Order, OrderRefused, Progress, Saga};
 
 /// Where the rows of commands in flight are found.
 pub trait Table {
@@ -34,6 +34,8 @@ pub struct Change {
     pub rows: Vec<(CommandId, Option<Saga>)>,
     /// In the order in which they end.
     pub finished: Vec<Finished>,
+    /// Where the row of a command is that outcomes have touched.
+    places: BTreeMap<CommandId, usize>,
 }
 
 /// Why an entry cannot be what its journal goes on with.
@@ -43,6 +45,8 @@ pub enum TableError {
     NotInFlight(CommandId),
     #[error("command {0}: an outcome that was not due")]
     NotDue(CommandId),
+    #[error("command {0}: an order that the protocol does not allow: {1}")]
+    NotAllowed(CommandId, OrderRefused),
     #[error("the commands that end with it are not those that it lists")]
     Listing,
 }
@@ -58,7 +62,7 @@ impl Change {
         match header.kind {
             EntryKind::Batch => Ok(Self::of_starts(entry)),
             EntryKind::Saga => {
-                let change = Self::of_progress(header, &records.progress, table)?;
+                let change = Self::of_progress(header, &records.progress, records.orders(), table)?;
                 let batch = entry.batch().expect("its kind says so");
                 let (_, ops, outcome) = list_finished(&change.finished);
                 let is_listed = batch.ops.raw() == ops && batch.outcome.raw() == outcome;
@@ -96,36 +100,53 @@ impl Change {
         change
     }
 
-    /// What outcomes mean that an entry with this header records.
-    pub fn of_progress(header: &Header, progress: &[Progress], table: &dyn Table) -> Result<Self, TableError> {
+    /// What outcomes, and orders after them, mean that an entry with this header records.
+    pub fn of_progress(
+        header: &Header,
+        progress: &[Progress],
+        orders: &[Order],
+        table: &dyn Table,
+    ) -> Result<Self, TableError> {
         let at = Moment::at_home(header.time, header.index.0);
         let mut change = Self::default();
-        let mut touched: BTreeMap<CommandId, usize> = BTreeMap::new();
         for progress in progress {
             let id = progress.command();
-            let place = touched.get(&id).copied();
-            let before = match place {
-                Some(place) => change.rows[place].1.clone(),
-                None => table.find(id),
-            };
-            let before = before.ok_or(TableError::NotInFlight(id))?;
+            let before = change.find(id, table).ok_or(TableError::NotInFlight(id))?;
             let advanced = before.advance(progress.key, &progress.outcome, &progress.at, &at);
-            let after = match advanced.map_err(|_| TableError::NotDue(id))? {
-                Advance::GoesOn(saga) => Some(*saga),
-                Advance::Finished(finished) => {
-                    change.finished.push(*finished);
-                    None
-                }
-            };
-            match place {
-                Some(place) => change.rows[place].1 = after,
-                None => {
-                    touched.insert(id, change.rows.len());
-                    change.rows.push((id, after));
-                }
-            }
+            change.set(id, advanced.map_err(|_| TableError::NotDue(id))?);
+        }
+        for order in orders {
+            let id = order.command();
+            let before = change.find(id, table).ok_or(TableError::NotInFlight(id))?;
+            change.set(id, before.order(order, &at).map_err(|refused| TableError::NotAllowed(id, refused))?);
         }
         Ok(change)
+    }
+
+    /// The row of a command as it is by now.
+    pub fn find(&self, command: CommandId, table: &dyn Table) -> Option<Saga> {
+        match self.places.get(&command) {
+            Some(place) => self.rows[*place].1.clone(),
+            None => table.find(command),
+        }
+    }
+
+    /// What has become of a command is taken in.
+    pub fn set(&mut self, command: CommandId, advance: Advance) {
+        let after = match advance {
+            Advance::GoesOn(saga) => Some(*saga),
+            Advance::Finished(finished) => {
+                self.finished.push(*finished);
+                None
+            }
+        };
+        match self.places.get(&command) {
+            Some(place) => self.rows[*place].1 = after,
+            None => {
+                self.places.insert(command, self.rows.len());
+                self.rows.push((command, after));
+            }
+        }
     }
 
     /// Keys and rows as they are written.
@@ -154,8 +175,8 @@ pub fn list_finished(finished: &[Finished]) -> (BatchWriter, Vec<u8>, Vec<u8>) {
         let first = outcome.event_count();
         let mut op_count = 0;
         if rejection.is_none() {
-            for (step, event) in saga.events() {
-                ops.op(&step.entity, &step.op, std::iter::empty(), OpRole::Step);
+            for (entity, op, event) in saga.events() {
+                ops.op(entity, op, std::iter::empty(), OpRole::Step);
                 outcome.event_with(next_op + op_count, |out| out.extend_from_slice(event));
                 op_count += 1;
             }

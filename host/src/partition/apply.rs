@@ -105,6 +105,7 @@ impl Executor {
             self.show_under_way();
         }
         let recorded = Arc::new(Recorded::new(applied.entry().clone(), id.index));
+        self.answer_ordered(recorded.entry.records().orders());
         self.record_ids(&recorded, &submissions)?;
         fail::fail_point!("partition::recorded", |_| std::process::abort());
         self.publish(id);

@@ -21,10 +21,11 @@ use crate::machine::entry::{EntryKind, Header, fingerprint};
 use crate::machine::replica::{digest, no_writes};
 use crate::machine::table::{Change, Table, list_finished};
 use crate::partition::error::{HaltReason, PartitionError};
+use crate::partition::order::Ordered;
 use crate::partition::run::{Executor, Message, store_failed};
 use crate::saga::participant::{Known, OnCancel, on_cancel};
 use crate::saga::status::{ENTITY, EventRecord, finish_id};
-use crate::saga::{Advance, Call, CallKey, Moment, Outcome, Progress, Records, Saga};
+use crate::saga::{Advance, Call, CallKey, Moment, Order, Outcome, Progress, Records, Saga};
 use crate::sequencer::submission::{Called, Plan, Recorded, Refusal, Reply, Submission, Ticket, Unticketed};
 use crate::store::View;
 use statehouse_abi::key::key;
@@ -90,7 +91,7 @@ type DueCall = (CommandId, CallKey, Unticketed);
 #[derive(Default)]
 pub struct Coordinator {
     /// The phase status table, as the journal has it.
-    in_flight: BTreeMap<CommandId, Saga>,
+    pub(super) in_flight: BTreeMap<CommandId, Saga>,
     /// The same, oldest first.
     by_start: BTreeSet<(Micros, CommandId)>,
     /// Clients that wait for the end of a command.
@@ -98,11 +99,15 @@ pub struct Coordinator {
     /// Outcomes that no proposed entry has yet.
     heard: VecDeque<Progress>,
     /// Commands with progress in a proposed entry.
-    proposed: HashSet<CommandId>,
+    pub(super) proposed: HashSet<CommandId>,
     /// Calls on their way, by their ids.
     calling: HashSet<CommandId>,
     /// Commands to look at: they may have calls to make.
     stirred: Vec<CommandId>,
+    /// Orders that no proposed entry has yet.
+    pub(super) orders: VecDeque<Ordered>,
+    /// Those that one has.
+    pub(super) ordering: HashMap<CommandId, Ordered>,
 }
 
 impl Table for Coordinator {
@@ -151,9 +156,18 @@ impl Coordinator {
         (self.in_flight.len(), self.by_start.first().map(|(started, _)| *started))
     }
 
-    /// A client waits for the end of a command that has started.
+    /// The commands under way, oldest first.
+    pub fn oldest(&self) -> impl Iterator<Item = &Saga> {
+        self.by_start.iter().filter_map(|(_, id)| self.in_flight.get(id))
+    }
+
+    /// A client waits for the end of a command that has started. Clients that have gone wait no more.
     pub fn wait(&mut self, command: CommandId, ticket: Ticket) {
-        self.waiting.entry(command).or_default().push(ticket);
+        let waiting = self.waiting.entry(command).or_default();
+        if waiting.len() == waiting.capacity() {
+            waiting.retain(|ticket| !ticket.is_abandoned());
+        }
+        waiting.push(ticket);
     }
 
     /// Everybody who waits for a command that is over now.
@@ -176,6 +190,7 @@ impl Coordinator {
         self.proposed.clear();
         self.calling.clear();
         self.stirred.clear();
+        self.drop_orders();
     }
 
     /// An entry with progress was refused by consensus: what it says is asked for once more, and heard again, after a while.
@@ -184,6 +199,7 @@ impl Coordinator {
         for command in &commands {
             self.proposed.remove(command);
         }
+        self.refuse_orders(records.orders());
         commands
     }
 
@@ -193,6 +209,7 @@ impl Coordinator {
             self.proposed.remove(&progress.command());
             self.heard.push_front(progress.clone());
         }
+        self.order_again(records.orders());
     }
 
     fn hear(&mut self, answers: Answers) -> Vec<CommandId> {
@@ -244,7 +261,8 @@ impl Executor {
     /// Proposes one entry with what was heard; `false` when there was nothing to say.
     pub(super) fn propose_progress(&mut self) -> Result<bool, HaltReason> {
         let Some(logic) = self.logic.clone() else { return Ok(false) };
-        if self.coordinator.heard.is_empty() || !matches!(self.log.health(), crate::log::LogHealth::Ok) {
+        let is_idle = self.coordinator.heard.is_empty() && self.coordinator.orders.is_empty();
+        if is_idle || !matches!(self.log.health(), crate::log::LogHealth::Ok) {
             return Ok(false);
         }
         let journal = self.journal_speculative();
@@ -252,11 +270,14 @@ impl Executor {
         let carried = self.coordinator.heard.iter().map(|progress| progress.at.time()).max();
         header.time = header.time.max(after(carried));
         let progress = self.coordinator.take_heard(&header);
-        if progress.is_empty() {
+        let mut change =
+            Change::of_progress(&header, &progress, &[], &self.coordinator).expect("only what is due was taken");
+        let ordered = self.take_orders(&header, &mut change);
+        if progress.is_empty() && ordered.is_none() {
             return Ok(false);
         }
-        let change = Change::of_progress(&header, &progress, &self.coordinator).expect("only what is due was taken");
         self.coordinator.proposed.extend(progress.iter().map(Progress::command));
+        self.coordinator.proposed.extend(ordered.iter().flatten().map(Order::command));
         let (commands, ops, outcome) = list_finished(&change.finished);
         let writes = no_writes();
         let digest = {
@@ -265,7 +286,7 @@ impl Executor {
             digest(&ops, &writes, &change.writes())
         };
         let marks = change.finished.iter().map(|finished| finished.saga.marks.clone()).collect();
-        let records = Records { progress, marks, ..Records::default() };
+        let records = Records { progress, marks, ordered, ..Records::default() };
         let entry = commands.finish(Header { digest, ..header }, &ops, &outcome, records);
         self.propose(entry, writes, Vec::new());
         Ok(true)
@@ -332,7 +353,7 @@ impl Executor {
     fn call_of(&self, saga: &Saga, due: CallKey) -> Unticketed {
         let (command, branch) = (&saga.command, saga.branch(due));
         let home = &saga.plan.branches[0].steps[0].entity;
-        let block = branch.to_plan(due.call == Call::Undo, home, &command.body);
+        let block = branch.to_plan(saga.form(due), home, &command.body);
         let plan = Plan::all(block).expect("the host wrote this block").remove(0).expect("it holds one plan");
         let size =
             command.body.len() + branch.steps.iter().map(|step| step.op.len() + step.entity.len()).sum::<usize>() + 256;

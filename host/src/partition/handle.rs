@@ -27,11 +27,12 @@ use crate::partition::coordinate::read_table;
 use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::history;
 use crate::partition::open::Modules;
+use crate::partition::order::{NotOrdered, Ordered};
 use crate::partition::run::{Message, Wanted};
 use crate::partition::status::{Board, PartitionStatus, Progress, RunState};
 use crate::peer::{Call, GroupPeers, Topic};
-use crate::saga::Saga;
 use crate::saga::status::row_key;
+use crate::saga::{Order, Saga};
 use crate::sequencer::decide::Diagnostic;
 use crate::sequencer::submission::{Recorded, Refusal, Reply, Submission};
 use crate::snapshot::Snapshots;
@@ -158,6 +159,22 @@ impl Partition {
         match tokio::time::timeout_at(deadline, done).await {
             Ok(Ok(is_drained)) => Ok(is_drained),
             Ok(Err(_)) => Err(self.not_running()),
+            Err(_) => Err(PartitionError::Deadline),
+        }
+    }
+
+    /// Has an order about a command in flight recorded, while this node leads; returns the journal index that records it.
+    pub async fn order(
+        &self,
+        order: Order,
+        deadline: Instant,
+    ) -> Result<Result<JournalIndex, NotOrdered>, PartitionError> {
+        let (reply, done) = oneshot::channel();
+        self.send(Message::Order(Ordered { order, reply }))?;
+        match tokio::time::timeout_at(deadline, done).await {
+            Ok(Ok(recorded)) => Ok(recorded),
+            // It may be in an entry whose fate is not known.
+            Ok(Err(_)) => Err(PartitionError::NotLeading),
             Err(_) => Err(PartitionError::Deadline),
         }
     }

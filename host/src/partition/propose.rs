@@ -9,6 +9,7 @@ use statehouse_abi::outcome::OutcomeWriter;
 use statehouse_abi::rows::{RowsWriter, WritesBlock};
 
 use crate::consensus::ConsensusError;
+use crate::features::{self, Features};
 use crate::ids::{Digest, Head};
 use crate::limits;
 use crate::log::LogHealth;
@@ -95,7 +96,7 @@ impl Executor {
         for submission in &submissions {
             self.board.release(submission.size);
         }
-        let entry = entry_of(header, &submissions, &decided);
+        let entry = entry_of(header, &submissions, &decided, &self.features);
         self.propose(entry, decided.writes, submissions);
         Ok(true)
     }
@@ -130,7 +131,7 @@ impl Executor {
         for submission in &submissions {
             self.board.release(submission.size);
         }
-        let entry = entry_of(header, &submissions, &decided);
+        let entry = entry_of(header, &submissions, &decided, &self.features);
         self.propose(entry, decided.writes, submissions);
         Ok(true)
     }
@@ -320,7 +321,7 @@ impl Executor {
 }
 
 /// The entry of a decided batch.
-fn entry_of(header: Header, submissions: &[Submission], decided: &Decided) -> Entry {
+fn entry_of(header: Header, submissions: &[Submission], decided: &Decided, allowed: &Features) -> Entry {
     assert!(submissions.len() == decided.plan_count);
     let mut batch = BatchWriter::default();
     for submission in submissions {
@@ -336,7 +337,7 @@ fn entry_of(header: Header, submissions: &[Submission], decided: &Decided) -> En
     }
     let ops = OpsBlock::parse_trusted(&decided.ops).expect("the host wrote this block");
     let writes = WritesBlock::parse(&decided.writes, ops.key_count()).expect("checked when the batch was decided");
-    let records = records_of(submissions);
+    let records = records_of(submissions, allowed.has(features::ORDERS));
     let is_starting = !records.starts.is_empty();
     let header = Header { digest: digest(&ops, &writes, &[]), ..header };
     let entry = batch.finish(header, &decided.ops, &decided.outcome, records);
@@ -347,11 +348,13 @@ fn entry_of(header: Header, submissions: &[Submission], decided: &Decided) -> En
     entry.with_digest(digest(&ops, &writes, &change.writes()))
 }
 
-fn records_of(submissions: &[Submission]) -> Records {
+fn records_of(submissions: &[Submission], has_last_resorts: bool) -> Records {
     let mut records = Records::default();
     for (command, submission) in (0..).zip(submissions) {
         if let Some(saga) = &submission.saga {
-            records.starts.push(Start { command, plan: saga.as_ref().clone() });
+            let plan = saga.as_ref().clone();
+            let plan = if has_last_resorts { plan } else { plan.without_last_resorts() };
+            records.starts.push(Start { command, plan });
         }
         if let Some(called) = &submission.called {
             records.origins.push(Origin::new(command, called.parent, called.home, called.key));

@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::clock::Clock;
 use crate::consensus::{Committed, Group, Leadership};
+use crate::features::Features;
 use crate::ids::{CommandId, Head, Micros, PartitionId, Term};
 use crate::limits;
 use crate::log::{EntryId, Log, LogEntry};
@@ -31,6 +32,7 @@ use crate::partition::canonical::{Asked, Canonical};
 use crate::partition::coordinate::{Answers, Cancel, Coordinator, Participants};
 use crate::partition::error::HaltReason;
 use crate::partition::open::Modules;
+use crate::partition::order::Ordered;
 use crate::partition::release::checkpoint;
 use crate::partition::restore::Leading;
 use crate::partition::status::{Board, RunState};
@@ -62,6 +64,8 @@ pub enum Message {
     AskDrained(oneshot::Sender<bool>),
     /// What participants said to calls, or did not say.
     Answered(Answers),
+    /// An operator's order about a command that this partition coordinates.
+    Order(Ordered),
     /// These commands may have calls that are to be made once more.
     CallAgain(Vec<CommandId>),
     /// Put state and ids into this folder, as they are between two entries.
@@ -100,6 +104,8 @@ pub struct Executor {
     pub(super) board: Arc<Board>,
     pub(super) canonical: Arc<Canonical>,
     pub(super) leading: Leading,
+    /// What may be written.
+    pub(super) features: Features,
     pub(super) group: Option<Group>,
     pub(super) mailbox: std::sync::mpsc::Sender<Message>,
     /// Last applied.
@@ -120,6 +126,8 @@ pub struct Executor {
     pub(super) orphans: HashMap<CommandId, Ticket>,
     pub(super) meter: RejectionMeter,
     pub(super) coordinator: Coordinator,
+    /// When it was last said which commands have been in flight for long.
+    pub(super) stuck_reported: Option<Micros>,
     pub(super) participants: Arc<dyn Participants>,
     /// Calls that were cancelled before they came, to be recorded as refused.
     pub(super) forbidden: Vec<Submission>,
@@ -185,6 +193,7 @@ impl Executor {
                 next = mailbox.try_recv().ok();
             }
             self.make_calls();
+            self.report_stuck();
             self.propose_all()?;
             if !self.queue.is_empty() && !self.is_heard() {
                 self.refuse_queue(Refusal::NoLeader);
@@ -200,7 +209,9 @@ impl Executor {
         });
         // What waits behind proposals is not left to wait for good when those are stuck.
         let until_look = (!self.queue.is_empty()).then_some(limits::QUEUE_LOOK);
-        let Some(patience) = [until_wanted, until_look, self.until_midnight()].into_iter().flatten().min() else {
+        let Some(patience) =
+            [until_wanted, until_look, self.until_midnight(), self.until_stuck_report()].into_iter().flatten().min()
+        else {
             return mailbox.recv().map_or(Wake::Closed, Wake::Message);
         };
         match mailbox.recv_timeout(patience) {
@@ -240,6 +251,7 @@ impl Executor {
                 let _ = reply.send(self.is_drained());
             }
             Message::Answered(answers) => self.on_answered(answers),
+            Message::Order(ordered) => self.on_order(ordered),
             Message::CallAgain(commands) => self.on_call_again(commands),
             Message::Checkpoint(folder, reply) => {
                 // Whoever asked may have stopped waiting.

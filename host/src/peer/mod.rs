@@ -99,10 +99,12 @@ pub enum Topic {
     Midnights = 19,
     /// Fetch: effective entries of a partition's journal, also those that only the archive there has.
     History = 20,
+    /// An operator's order about a command in flight, for the leader of the partition that coordinates it.
+    Order = 21,
 }
 
 impl Topic {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Submit,
         Self::ReadIndex,
         Self::WantTime,
@@ -123,6 +125,7 @@ impl Topic {
         Self::Secret,
         Self::Midnights,
         Self::History,
+        Self::Order,
     ];
 
     /// Whether a node answers this before one of the two belongs to a cluster.

@@ -10,7 +10,7 @@ use statehouse_abi::cold::{Phase, Refusal, Rejection};
 use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
-use crate::ids::{CommandId, Micros, Position};
+use crate::ids::{CommandId, Micros, PartitionId, Position};
 
 /// Who asks: recorded with every command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -181,4 +181,31 @@ pub struct CommandStatus {
     pub phases: Vec<Phase>,
     /// The guest's panic text, where one is kept on this node.
     pub panic: Option<String>,
+    /// Of a command that is not over.
+    pub in_flight: Option<InFlight>,
+}
+
+/// What keeps a command from being over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InFlight {
+    /// Empty for the moment between two steps.
+    pub waits_for: Vec<Waiting>,
+    /// The orders that the protocol allows now.
+    pub orders: Vec<&'static str>,
+}
+
+/// One call of a participant that must be answered first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    pub partition: PartitionId,
+    /// `step`, `undo` or `confirm`.
+    pub what: &'static str,
+    /// `refused`: the participant has refused it, and is asked again. `no_leader`: nobody leads the participant, as far as this node knows.
+    /// `asked`: it has not answered yet.
+    pub reason: &'static str,
+    pub refused_count: u32,
+    /// The code of the last refusal.
+    pub code: Option<String>,
+    /// The module's last resort is carried out in place of what is refused.
+    pub is_settled: bool,
 }

@@ -15,7 +15,7 @@ use crate::ids::{CommandId, JournalIndex, Micros, PartitionId, Position};
 use crate::limits;
 use crate::partition::{Partition, PartitionError, end_of};
 use crate::peer::{Call, GroupName, Topic};
-use crate::router::answer::{Caller, CommandLookup, CommandStatus, Unavailable, UnavailableReason};
+use crate::router::answer::{Caller, CommandLookup, CommandStatus, InFlight, Unavailable, UnavailableReason, Waiting};
 use crate::router::machine::{Machine, position_text, unavailable};
 use crate::router::reply::{facts_of, phase_of, render_items};
 use crate::saga::{Mark, Saga};
@@ -98,7 +98,7 @@ impl Machine {
             // The row first: when it is gone, the end is recorded.
             if let Some(saga) = partition.find_in_flight(id)? {
                 let position = recorded.position(partition.id(), known.n);
-                return Ok(CommandLookup::InFlight(Box::new(in_flight(partition, &saga, position))));
+                return Ok(CommandLookup::InFlight(Box::new(in_flight(self, partition, &saga, position))));
             }
             let end = partition.find_id(end)?.ok_or(PartitionError::NoEntry(known.journal))?;
             recorded = partition.find_entry(end.journal)?;
@@ -121,6 +121,7 @@ impl Machine {
             rejection: facts.rejection.clone(),
             phases: facts.phases.clone(),
             panic: panic.map(|panic| panic.to_string()),
+            in_flight: None,
         };
         let rendered =
             render_items(self.logic_of(recorded.entry.header().decider).as_ref(), &[RenderItem::Status(facts)]);
@@ -140,7 +141,7 @@ impl Machine {
                 let known = partition.find_id(saga.command.id()).map_err(read_failed)?;
                 let Some(known) = known else { continue };
                 let started = partition.find_entry(known.journal).map_err(read_failed)?;
-                found.push(in_flight(&partition, &saga, started.position(id, known.n)));
+                found.push(in_flight(self, &partition, &saga, started.position(id, known.n)));
             }
         }
         found.sort_by_key(|status| status.time);
@@ -148,7 +149,22 @@ impl Machine {
     }
 }
 
-fn in_flight(partition: &Partition, saga: &Saga, position: Position) -> CommandStatus {
+fn in_flight(machine: &Machine, partition: &Partition, saga: &Saga, position: Position) -> CommandStatus {
+    let orders = [("abort", saga.may_abort()), ("settle", saga.may_settle())];
+    let orders = orders.into_iter().filter_map(|(order, is_allowed)| is_allowed.then_some(order)).collect();
+    let waits = saga.waits_for().into_iter().map(|waits| Waiting {
+        partition: waits.partition,
+        what: waits.kind.name(),
+        reason: match machine.find_partition(waits.partition).and_then(|replica| replica.leader()) {
+            None => "no_leader",
+            Some(leader) if leader != machine.node && !machine.is_answering(leader) => "no_leader",
+            Some(_) if 0 < waits.refused_count => "refused",
+            Some(_) => "asked",
+        },
+        refused_count: waits.refused_count,
+        code: saga.last_refusal(waits.key).map(str::to_owned),
+        is_settled: waits.is_settled,
+    });
     CommandStatus {
         id: saga.command.id(),
         command: saga.command.name.clone(),
@@ -159,6 +175,7 @@ fn in_flight(partition: &Partition, saga: &Saga, position: Position) -> CommandS
         rejection: None,
         phases: phases(partition, &saga.marks),
         panic: None,
+        in_flight: Some(InFlight { waits_for: waits.collect(), orders }),
     }
 }
 
@@ -177,7 +194,7 @@ fn phases(partition: &Partition, marks: &[Mark]) -> Vec<Phase> {
     marks.iter().map(phase).collect()
 }
 
-fn read_failed(error: PartitionError) -> Unavailable {
+pub(super) fn read_failed(error: PartitionError) -> Unavailable {
     let reason = match error {
         PartitionError::Deadline
         | PartitionError::Consensus(_)

@@ -13,12 +13,14 @@ mod wire;
 mod reply;
 mod query;
 mod lookup;
+mod order;
 pub mod rewind;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use machine::{Hindrances, Machine, MachineOptions, MachineStatus, PartitionStatus};
+pub use order::{NotAllowed, OrderError, OrderRecorded};
 use parking_lot::RwLock;
 pub use participants::MachineParticipants;
 pub use query::partition_error;

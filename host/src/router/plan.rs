@@ -15,7 +15,7 @@ use crate::machine::entry::fingerprint;
 use crate::machine::logic::{Fault, Logic};
 use crate::router::answer::{Answer, CommandRequest, UnavailableReason};
 use crate::router::machine::unavailable;
-use crate::saga::{PlanFault, SagaPlan};
+use crate::saga::{Form, PlanFault, SagaPlan};
 use crate::sequencer::submission::{Plan, PlanView, Submission, Unticketed, is_plan_in_limits};
 
 /// A request that is to be answered.
@@ -90,7 +90,9 @@ fn route(
         return Err(refused("plan_too_large", 422, detail));
     }
     let partition = partition_of(view.home);
-    if let Err(fault) = SagaPlan::divide(&view.block, view.coordination, partition, view.steps(), &partition_of) {
+    if let Err(fault) =
+        SagaPlan::divide(&view.block, view.coordination, partition, view.steps_with_last_resorts(), &partition_of)
+    {
         return Err(refused(
             "plan_not_coordinated",
             500,
@@ -123,10 +125,15 @@ fn route(
 /// The plan cannot be coordinated, which the node that made it should have found.
 pub fn divide(submission: &Unticketed, partition_of: impl Fn(&[u8]) -> PartitionId) -> Result<Unticketed, PlanFault> {
     let view = submission.plan.view();
-    let divided =
-        SagaPlan::divide(&view.block, view.coordination, partition_of(view.home), view.steps(), &partition_of)?;
+    let divided = SagaPlan::divide(
+        &view.block,
+        view.coordination,
+        partition_of(view.home),
+        view.steps_with_last_resorts(),
+        &partition_of,
+    )?;
     let Some(saga) = divided else { return Ok(submission.clone()) };
-    let block = saga.branches[0].to_plan(false, view.home, view.body);
+    let block = saga.branches[0].to_plan(Form::Do, view.home, view.body);
     let plan = Plan::all(block).expect("the host wrote this block").remove(0).expect("it holds one plan");
     Ok(Submission { plan, saga: Some(Arc::new(saga)), ..submission.clone() })
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 use statehouse_abi::cold::Rejection;
+use statehouse_abi::last_resort;
 use statehouse_abi::plan::PlanOutWriter;
 use statehouse_abi::value::Value;
 
@@ -163,8 +164,9 @@ const REASONS: [UnavailableReason; 10] = [
 
 pub fn encode_submissions<'a>(submissions: impl Iterator<Item = &'a Unticketed>) -> Bytes {
     let mut plans = PlanOutWriter::default();
+    let (mut last_resorts, mut next_step) = (Vec::new(), 0);
     let submissions = submissions.map(|submission| {
-        write_plan(&mut plans, &submission.plan);
+        write_plan(&mut plans, &mut last_resorts, &mut next_step, &submission.plan);
         Submitted {
             id: submission.id.0,
             name: submission.name.as_ref().to_owned(),
@@ -183,12 +185,16 @@ pub fn encode_submissions<'a>(submissions: impl Iterator<Item = &'a Unticketed>)
         }
     });
     let submissions = submissions.collect();
-    encode(&Submissions { format: FORMAT, plans: plans.finish(Vec::new()).into(), submissions })
+    let plans = last_resort::with(&plans.finish(Vec::new()), last_resorts.into_iter());
+    let plans = plans.expect("the host wrote this block").into();
+    encode(&Submissions { format: FORMAT, plans, submissions })
 }
 
-fn write_plan(plans: &mut PlanOutWriter, plan: &Plan) {
+fn write_plan(plans: &mut PlanOutWriter, last_resorts: &mut Vec<(u32, Vec<u8>)>, next_step: &mut u32, plan: &Plan) {
     let view = plan.view();
-    for step in view.steps() {
+    for (step, last) in view.steps_with_last_resorts() {
+        last_resorts.extend(last.map(|op| (*next_step, op.to_vec())));
+        *next_step += 1;
         plans.step(step.op, step.entity, step.undo, step.tcc);
         for at in step.first_key..step.first_key + step.key_count {
             let (scope, suffix) = view.block.key(at);

@@ -17,9 +17,11 @@ pub mod plan;
 pub mod status;
 pub mod record;
 pub mod participant;
+pub mod order;
 #[cfg(test)]
 mod tests;
 
-pub use plan::{Branch, Coordination, PlanFault, Role, SagaPlan, Step};
+pub use order::{ABORTED, Awaited, Order, OrderKind, OrderRefused, WaitsFor};
+pub use plan::{Branch, Coordination, Form, PlanFault, Role, SagaPlan, Step};
 pub use record::{Origin, Progress, Records, Start, read_records};
 pub use status::{Advance, Call, CallKey, Finished, Mark, Moment, Outcome, Phase, Saga, Stale};

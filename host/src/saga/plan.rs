@@ -35,6 +35,14 @@ pub struct SagaPlan {
     pub branches: Vec<Branch>,
 }
 
+/// Which ops of a branch's steps a call carries out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Do,
+    Undo,
+    LastResort,
+}
+
 /// Steps that run as one group on one partition.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Branch {
@@ -56,6 +64,9 @@ pub struct Step {
     pub undo: Option<ByteVec>,
     #[n(3)]
     keys: Vec<Key>,
+    /// What the module does where its confirm, or its undo, is refused for ever.
+    #[n(4)]
+    pub last_resort: Option<ByteVec>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -80,16 +91,24 @@ pub enum PlanFault {
 }
 
 impl SagaPlan {
+    /// The same plan as a release before last resorts wrote it.
+    pub fn without_last_resorts(mut self) -> Self {
+        let steps = self.branches.iter_mut().flat_map(|branch| &mut branch.steps);
+        steps.for_each(|step| step.last_resort = None);
+        self
+    }
+
     /// Divides the steps of one plan; `None` when one partition has them all.
     pub fn divide<'p>(
         block: &PlanOut<'_>,
         coordination: Planned,
         home: PartitionId,
-        steps: impl Iterator<Item = PlannedStep<'p>>,
+        steps: impl Iterator<Item = (PlannedStep<'p>, Option<&'p [u8]>)>,
         partition_of: impl Fn(&[u8]) -> PartitionId,
     ) -> Result<Option<Self>, PlanFault> {
-        let placed: Vec<(PartitionId, PlannedStep<'p>)> = steps.map(|step| (partition_of(step.entity), step)).collect();
-        if placed.iter().all(|(partition, _)| *partition == home) {
+        let placed: Vec<Placed<'p>> =
+            steps.map(|(step, last_resort)| (partition_of(step.entity), step, last_resort)).collect();
+        if placed.iter().all(|(partition, ..)| *partition == home) {
             return Ok(None);
         }
         let branches = match coordination {
@@ -107,37 +126,38 @@ impl SagaPlan {
     }
 }
 
+/// A step, the partition that has its entity, and what stands in for it.
+type Placed<'p> = (PartitionId, PlannedStep<'p>, Option<&'p [u8]>);
+
 /// Neighbours on one partition run together, in the order of the steps.
-fn in_order(block: &PlanOut<'_>, placed: &[(PartitionId, PlannedStep<'_>)]) -> Result<Vec<Branch>, PlanFault> {
+fn in_order(block: &PlanOut<'_>, placed: &[Placed<'_>]) -> Result<Vec<Branch>, PlanFault> {
     let mut branches: Vec<Branch> = Vec::new();
-    for (partition, step) in placed {
-        let step = Step::of(block, step);
+    for (partition, step, last_resort) in placed {
+        let step = Step::of(block, step, *last_resort);
         match branches.last_mut().filter(|branch| branch.partition() == *partition) {
             Some(branch) => branch.steps.push(step),
             None => branches.push(Branch { partition: partition.0, role: Role::Try, steps: vec![step] }),
         }
     }
     let before_last = branches.iter().rev().skip(1).map(|branch| branch.steps.len()).sum();
-    match placed[..before_last].iter().position(|(_, step)| step.undo.is_none()) {
+    match placed[..before_last].iter().position(|(_, step, _)| step.undo.is_none()) {
         Some(at) => Err(PlanFault::NotUndoable(at)),
         None => Ok(branches),
     }
 }
 
 /// One branch for each phase and partition, home first.
-fn by_phase(
-    block: &PlanOut<'_>,
-    home: PartitionId,
-    placed: &[(PartitionId, PlannedStep<'_>)],
-) -> Result<Vec<Branch>, PlanFault> {
+fn by_phase(block: &PlanOut<'_>, home: PartitionId, placed: &[Placed<'_>]) -> Result<Vec<Branch>, PlanFault> {
     let mut branches: Vec<Branch> = Vec::new();
     for (role, tcc) in [(Role::Try, TccRole::Try), (Role::Confirm, TccRole::Confirm)] {
-        for (at, (partition, step)) in placed.iter().enumerate().filter(|(_, (_, step))| step.tcc == tcc) {
+        for (at, (partition, step, last_resort)) in
+            placed.iter().enumerate().filter(|(_, (_, step, _))| step.tcc == tcc)
+        {
             if role == Role::Try && step.undo.is_none() {
                 return Err(PlanFault::NotCancellable(at));
             }
             let is_same = |branch: &&mut Branch| branch.role == role && branch.partition() == *partition;
-            let step = Step::of(block, step);
+            let step = Step::of(block, step, *last_resort);
             match branches.iter_mut().find(is_same) {
                 Some(branch) => branch.steps.push(step),
                 None => branches.push(Branch { partition: partition.0, role, steps: vec![step] }),
@@ -155,20 +175,23 @@ impl Branch {
         PartitionId(self.partition)
     }
 
-    /// A PLAN_OUT block with this branch as its one plan, or with what undoes it: last step first.
-    pub fn to_plan(&self, is_undo: bool, home: &[u8], body: &[u8]) -> Vec<u8> {
+    /// A PLAN_OUT block with this branch as its one plan, or with what undoes it, last step first, or with its last resort.
+    pub fn to_plan(&self, form: Form, home: &[u8], body: &[u8]) -> Vec<u8> {
         let mut writer = PlanOutWriter::default();
         let mut add = |step: &Step| {
-            let op = if is_undo { step.undo.as_ref().expect("checked when the plan was divided") } else { &step.op };
+            let op = match form {
+                Form::Do => &step.op,
+                Form::Undo => step.undo.as_ref().expect("checked when the plan was divided"),
+                Form::LastResort => step.last_resort.as_ref().expect("checked when it was ordered"),
+            };
             writer.step(op, &step.entity, None, TccRole::Try);
             for key in &step.keys {
                 writer.key(if key.is_local { Scope::Local } else { Scope::Own }, &key.suffix);
             }
         };
-        if is_undo {
-            self.steps.iter().rev().for_each(&mut add)
-        } else {
-            self.steps.iter().for_each(&mut add)
+        match form {
+            Form::Do | Form::LastResort => self.steps.iter().for_each(&mut add),
+            Form::Undo => self.steps.iter().rev().for_each(&mut add),
         }
         writer.plan(Planned::Saga, home, body);
         writer.finish(Vec::new())
@@ -176,7 +199,7 @@ impl Branch {
 }
 
 impl Step {
-    fn of(block: &PlanOut<'_>, step: &PlannedStep<'_>) -> Self {
+    fn of(block: &PlanOut<'_>, step: &PlannedStep<'_>, last_resort: Option<&[u8]>) -> Self {
         let key = |at| {
             let (scope, suffix) = block.key(at);
             Key { is_local: scope == Scope::Local, suffix: suffix.to_vec().into() }
@@ -186,6 +209,7 @@ impl Step {
             entity: step.entity.to_vec().into(),
             undo: step.undo.map(|undo| undo.to_vec().into()),
             keys: (step.first_key..step.first_key + step.key_count).map(key).collect(),
+            last_resort: last_resort.map(|op| op.to_vec().into()),
         }
     }
 }

@@ -5,6 +5,7 @@
 use minicbor::{Decode, Encode};
 
 use crate::ids::{CommandId, PartitionId};
+use crate::saga::order::Order;
 use crate::saga::plan::SagaPlan;
 use crate::saga::status::{CallKey, Mark, Moment, Outcome};
 
@@ -83,11 +84,18 @@ pub struct Records {
     /// Of each command that ends with the entry: what it went through.
     #[n(3)]
     pub marks: Vec<Vec<Mark>>,
+    /// What operators have ordered, after what was heard; written where the cluster has reached the level `ORDERS`.
+    #[n(4)]
+    pub ordered: Option<Vec<Order>>,
 }
 
 impl Records {
     pub fn is_empty(&self) -> bool {
-        self.starts.is_empty() && self.origins.is_empty() && self.progress.is_empty()
+        self.starts.is_empty() && self.origins.is_empty() && self.progress.is_empty() && self.ordered.is_none()
+    }
+
+    pub fn orders(&self) -> &[Order] {
+        self.ordered.as_deref().unwrap_or_default()
     }
 
     pub fn start(&self, command: u32) -> Option<&Start> {

@@ -94,7 +94,7 @@ impl Command {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-enum Direction {
+pub(super) enum Direction {
     /// Steps are done, or tried.
     #[n(0)]
     Forward,
@@ -107,7 +107,7 @@ enum Direction {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-enum State {
+pub(super) enum State {
     /// Not asked yet, or not heard of.
     #[n(0)]
     Pending,
@@ -117,18 +117,24 @@ enum State {
     Refused,
     #[n(3)]
     Undone,
+    /// It was asked for when an operator aborted the command: nobody knows yet whether it was done.
+    #[n(4)]
+    Doubtful,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-struct Status {
+pub(super) struct Status {
     #[n(0)]
-    state: State,
+    pub(super) state: State,
     /// Of the call that is due or was last.
     #[n(1)]
     attempt: u32,
     /// While it is done.
     #[n(2)]
     events: Vec<EventRecord>,
+    /// The last resort stands in for what is refused.
+    #[n(3)]
+    pub(super) settled: Option<bool>,
 }
 
 /// An event of a branch.
@@ -190,6 +196,11 @@ pub enum Phase {
     Finished,
     #[n(8)]
     Aborted,
+    /// An operator's order is recorded.
+    #[n(9)]
+    Aborting,
+    #[n(10)]
+    Settling,
 }
 
 impl Phase {
@@ -204,6 +215,8 @@ impl Phase {
             Self::Compensated => "compensated",
             Self::Finished => "finished",
             Self::Aborted => "aborted",
+            Self::Aborting => "abort ordered",
+            Self::Settling => "settlement ordered",
         }
     }
 }
@@ -232,9 +245,9 @@ pub struct Saga {
     #[n(2)]
     pub plan: SagaPlan,
     #[n(3)]
-    direction: Direction,
+    pub(super) direction: Direction,
     #[n(4)]
-    branches: Vec<Status>,
+    pub(super) branches: Vec<Status>,
     /// CBOR of the rejection that the command ends with.
     #[n(5)]
     rejection: Option<ByteVec>,
@@ -291,7 +304,7 @@ impl Saga {
     /// A command whose first branch has just been carried out, in the entry that starts it.
     pub fn start(command: Command, plan: SagaPlan, events: Vec<EventRecord>, at: &Moment) -> Advance {
         assert!(plan.branches.len() > 1, "one partition needs no coordination");
-        let pending = Status { state: State::Pending, attempt: 0, events: Vec::new() };
+        let pending = Status { state: State::Pending, attempt: 0, events: Vec::new(), settled: None };
         let mut saga = Self {
             format: FORMAT,
             command,
@@ -302,7 +315,7 @@ impl Saga {
             marks: Vec::new(),
         };
         saga.mark(Phase::Started, None, at, None);
-        saga.branches[0] = Status { state: State::Done, attempt: 0, events };
+        saga.branches[0] = Status { state: State::Done, attempt: 0, events, settled: None };
         saga.mark(Phase::StepDone, Some(0), at, None);
         let none = Vec::new();
         saga.settle(&none, at)
@@ -347,7 +360,7 @@ impl Saga {
         Ok(self.settle(&due, at))
     }
 
-    fn turn_back(&mut self, rejection: ByteVec, at: &Moment) {
+    pub(super) fn turn_back(&mut self, rejection: ByteVec, at: &Moment) {
         // Of several refusals the first one recorded here is the command's.
         if self.direction == Direction::Forward {
             self.direction = Direction::Backward;
@@ -357,7 +370,7 @@ impl Saga {
     }
 
     /// Goes on to the next phase where one is complete, and says whether that was the last; `due_before` was called already.
-    fn settle(mut self, due_before: &[CallKey], at: &Moment) -> Advance {
+    pub(super) fn settle(mut self, due_before: &[CallKey], at: &Moment) -> Advance {
         let is_tried =
             |(branch, status): (&Branch, &Status)| branch.role == Role::Confirm || status.state == State::Done;
         if self.direction == Direction::Forward && self.plan.branches.iter().zip(&self.branches).all(is_tried) {
@@ -392,9 +405,11 @@ impl Saga {
                 with(Role::Try, &[State::Pending]).take(1).map(|(at, _)| key(at, Call::Do)).collect()
             }
             (Coordination::Saga, Direction::Confirming) => Vec::new(),
-            (Coordination::Saga, Direction::Backward) => {
-                with(Role::Try, &[State::Done]).next_back().map(|(at, _)| key(at, Call::Undo)).into_iter().collect()
-            }
+            (Coordination::Saga, Direction::Backward) => with(Role::Try, &[State::Done, State::Doubtful])
+                .next_back()
+                .map(|(at, _)| key(at, Call::Undo))
+                .into_iter()
+                .collect(),
             (Coordination::TryConfirmCancel, Direction::Forward) => {
                 with(Role::Try, &[State::Pending]).map(|(at, _)| key(at, Call::Do)).collect()
             }
@@ -409,7 +424,9 @@ impl Saga {
 
     /// Whether a participant that does not know what is to be undone must see to it that it never happens.
     pub fn is_cancel(&self, key: CallKey) -> bool {
-        key.call == Call::Undo && self.plan.coordination == Coordination::TryConfirmCancel
+        key.call == Call::Undo
+            && (self.plan.coordination == Coordination::TryConfirmCancel
+                || self.branches[key.branch as usize].state == State::Doubtful)
     }
 
     pub fn branch(&self, key: CallKey) -> &Branch {
@@ -420,14 +437,19 @@ impl Saga {
         self.marks.first().map_or(Micros(0), |mark| mark.at.time())
     }
 
-    /// The events of everything that is done and not undone, in the order of the branches: step, event.
-    pub fn events(&self) -> impl Iterator<Item = (&crate::saga::plan::Step, &[u8])> {
+    /// The events of everything that is done and not undone, in the order of the branches: entity, op, event.
+    pub fn events(&self) -> impl Iterator<Item = (&[u8], &[u8], &[u8])> {
         self.plan.branches.iter().zip(&self.branches).flat_map(|(branch, status)| {
-            status.events.iter().filter_map(|event| Some((branch.steps.get(event.step as usize)?, &**event.event)))
+            let is_settled = status.settled == Some(true);
+            status.events.iter().filter_map(move |event| {
+                let step = branch.steps.get(event.step as usize)?;
+                let op = step.last_resort.as_ref().filter(|_| is_settled).unwrap_or(&step.op);
+                Some((step.entity.as_slice(), op.as_slice(), event.event.as_slice()))
+            })
         })
     }
 
-    fn mark(&mut self, phase: Phase, branch: Option<u16>, at: &Moment, detail: Option<String>) {
+    pub(super) fn mark(&mut self, phase: Phase, branch: Option<u16>, at: &Moment, detail: Option<String>) {
         let mark = Mark { phase, branch, at: at.clone(), detail };
         if self.marks.len() >= MARKS_MAX && phase == Phase::Retrying {
             self.marks.pop();

@@ -11,7 +11,7 @@ use statehouse_abi::plan::{Coordination as Planned, PlanOut, PlanOutWriter, TccR
 
 use super::participant::{Known, OnCancel, on_cancel};
 use super::status::{Command, EventRecord};
-use super::{Advance, Call, CallKey, Moment, Outcome, PlanFault, Role, Saga, SagaPlan, Stale};
+use super::{Advance, Call, CallKey, Moment, Order, OrderKind, OrderRefused, Outcome, PlanFault, Role, Saga, SagaPlan};
 use crate::ids::{CommandId, Micros, PartitionId};
 
 const ID: CommandId = CommandId([7; 16]);
@@ -26,7 +26,7 @@ fn plan(coordination: Planned, steps: &[(&str, TccRole, bool)]) -> Result<Option
     let block = writer.finish(Vec::new());
     let block = PlanOut::parse(&block).expect("a good block");
     let partition_of = |entity: &[u8]| PartitionId(u32::from(entity[0] - b'0'));
-    let all = (0..steps.len() as u32).map(|at| block.step(at));
+    let all = (0..steps.len() as u32).map(|at| (block.step(at), None));
     SagaPlan::divide(&block, coordination, partition_of(steps[0].0.as_bytes()), all, partition_of)
 }
 
@@ -51,13 +51,15 @@ struct World {
     plan: SagaPlan,
     /// How often a confirm or an undo may be refused.
     refusals_max: u32,
+    /// Whether an operator gives orders.
+    has_orders: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct State {
     row: Row,
-    /// Calls that were made at least once.
-    sent: BTreeSet<CallKey>,
+    /// Calls that were made at least once; of an undo, whether it cancels.
+    sent: BTreeMap<CallKey, bool>,
     /// What participants have recorded of calls.
     recorded: BTreeMap<CallKey, Recorded>,
 }
@@ -87,6 +89,8 @@ enum Action {
     Deliver { key: CallKey, is_accepted: bool },
     /// A participant's word arrives.
     Hear(CallKey),
+    /// An operator's order is recorded.
+    Order(OrderKind),
 }
 
 impl World {
@@ -99,10 +103,6 @@ impl World {
 
     fn is_first(key: CallKey) -> CallKey {
         CallKey { call: Call::Do, attempt: 0, ..key }
-    }
-
-    fn is_cancel(&self, key: CallKey) -> bool {
-        key.call == Call::Undo && self.plan.coordination == super::Coordination::TryConfirmCancel && key.branch != 0
     }
 
     fn may_refuse(&self, key: CallKey) -> bool {
@@ -129,15 +129,18 @@ impl World {
         };
         let first = CallKey { branch: 0, call: Call::Do, attempt: 0 };
         let recorded = BTreeMap::from([(first, Recorded::Done)]);
-        State { row: Row::InFlight(saga.to_row()), sent: BTreeSet::new(), recorded }
+        State { row: Row::InFlight(saga.to_row()), sent: BTreeMap::new(), recorded }
     }
 
     fn actions(&self, state: &State) -> Vec<Action> {
         let mut actions = Vec::new();
         if let Some(saga) = Self::saga(state) {
-            actions.extend(saga.due().into_iter().filter(|key| !state.sent.contains(key)).map(Action::Send));
+            actions.extend(saga.due().into_iter().filter(|key| !state.sent.contains_key(key)).map(Action::Send));
+            if self.has_orders {
+                actions.extend([OrderKind::Abort, OrderKind::Settle].map(Action::Order));
+            }
         }
-        for key in &state.sent {
+        for key in state.sent.keys() {
             if !state.recorded.contains_key(key) {
                 actions.push(Action::Deliver { key: *key, is_accepted: true });
                 if self.may_refuse(*key) {
@@ -153,10 +156,17 @@ impl World {
     fn next_state(&self, state: &State, action: Action) -> Option<State> {
         let mut next = state.clone();
         match action {
-            Action::Send(key) => drop(next.sent.insert(key)),
+            Action::Send(key) => {
+                let is_cancel = Self::saga(state)?.is_cancel(key) && key.branch != 0;
+                next.sent.insert(key, is_cancel);
+            }
+            Action::Order(kind) => {
+                let order = Order::new(ID, kind, "operator", "it is stuck");
+                next.row = row(Self::saga(state)?.order(&order, &here()).ok()?);
+            }
             Action::Deliver { key, is_accepted } => {
                 let tried = Self::is_first(key);
-                let on_cancel = self.is_cancel(key).then(|| {
+                let on_cancel = state.sent[&key].then(|| {
                     on_cancel(match state.recorded.get(&tried) {
                         None => Known::Nothing,
                         Some(Recorded::Done) => Known::Done,
@@ -182,12 +192,8 @@ impl World {
                     Recorded::Refused | Recorded::Forbidden => refused(),
                     Recorded::NothingDone => Outcome::NothingDone,
                 };
-                next.row = match saga.advance(key, &outcome, &here(), &here()) {
-                    Ok(Advance::GoesOn(saga)) => Row::InFlight(saga.to_row()),
-                    Ok(Advance::Finished(finished)) if finished.rejection.is_some() => Row::Aborted,
-                    Ok(Advance::Finished(_)) => Row::Finished,
-                    Err(Stale(_)) => return None,
-                };
+                let Ok(advance) = saga.advance(key, &outcome, &here(), &here()) else { return None };
+                next.row = row(advance);
             }
         }
         Some(next)
@@ -207,10 +213,29 @@ impl World {
     }
 }
 
+fn row(advance: Advance) -> Row {
+    match advance {
+        Advance::GoesOn(saga) => Row::InFlight(saga.to_row()),
+        Advance::Finished(finished) if finished.rejection.is_some() => Row::Aborted,
+        Advance::Finished(_) => Row::Finished,
+    }
+}
+
 /// Visits every state that can be reached; returns how many there are.
 fn explore(coordination: Planned, steps: &[(&str, TccRole, bool)], refusals_max: u32) -> usize {
     let plan = plan(coordination, steps).expect("a plan that can be coordinated").expect("several partitions");
-    let world = World { plan, refusals_max };
+    explore_world(&World { plan, refusals_max, has_orders: false })
+}
+
+/// The same with an operator who gives every order at every moment; each step has a last resort.
+fn explore_orders(coordination: Planned, steps: &[(&str, TccRole, bool)], refusals_max: u32) -> usize {
+    let mut plan = plan(coordination, steps).expect("a plan that can be coordinated").expect("several partitions");
+    let all = plan.branches.iter_mut().flat_map(|branch| &mut branch.steps);
+    all.for_each(|step| step.last_resort = Some(b"last".to_vec().into()));
+    explore_world(&World { plan, refusals_max, has_orders: true })
+}
+
+fn explore_world(world: &World) -> usize {
     let first = world.first_state();
     let mut seen: HashSet<State> = [first.clone()].into_iter().collect();
     let mut queue = VecDeque::from([first]);
@@ -250,6 +275,87 @@ fn try_confirm_cancel_ends_everywhere_or_nowhere() {
     );
     println!("{two} and {three} states");
     assert!(two < three);
+}
+
+#[test]
+fn orders_end_a_command_everywhere_or_nowhere() {
+    use TccRole::{Confirm, Try};
+    let two = [("0", Try, true), ("1", Try, true)];
+    let three = [("0", Try, true), ("1", Try, true), ("2", Try, true)];
+    let without = explore(Planned::Saga, &three, 1);
+    let saga = explore_orders(Planned::Saga, &two, 2).max(explore_orders(Planned::Saga, &three, 1));
+    let tcc = [("0", Try, true), ("1", Try, true), ("1", Confirm, false)];
+    let tcc = explore_orders(Planned::TryConfirmCancel, &tcc, 2);
+    println!("{without} states without orders, {saga} with them, {tcc} of Try-Confirm/Cancel");
+    assert!(without < saga);
+}
+
+/// What comes of an order: the phases that are due then, or why it is refused.
+fn ordered(saga: &Saga, kind: OrderKind) -> Result<Vec<CallKey>, OrderRefused> {
+    match saga.clone().order(&Order::new(ID, kind, "operator", "why"), &here())? {
+        Advance::GoesOn(saga) => Ok(saga.due()),
+        Advance::Finished(_) => Ok(Vec::new()),
+    }
+}
+
+fn started(coordination: Planned, steps: &[(&str, TccRole, bool)]) -> Saga {
+    let plan = plan(coordination, steps).expect("a plan").expect("several partitions");
+    let Advance::GoesOn(saga) = Saga::start(command(), plan, Vec::new(), &here()) else { panic!("it goes on") };
+    *saga
+}
+
+fn heard(saga: Saga, key: CallKey, outcome: &Outcome) -> Saga {
+    match saga.advance(key, outcome, &here(), &here()) {
+        Ok(Advance::GoesOn(saga)) => *saga,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_order_is_refused_where_the_protocol_does_not_allow_it() {
+    use TccRole::{Confirm, Try};
+    let undo = |branch, attempt| CallKey { branch, call: Call::Undo, attempt };
+    let do_ = |branch, attempt| CallKey { branch, call: Call::Do, attempt };
+
+    let saga = started(Planned::Saga, &[("0", Try, true), ("1", Try, true)]);
+    assert_eq!(ordered(&saga, OrderKind::Settle), Err(OrderRefused::NothingRefused));
+    assert_eq!(ordered(&saga, OrderKind::Abort), Ok(vec![undo(1, 0)]), "its step may have been carried out");
+    assert!(saga.may_abort() && !saga.may_settle());
+
+    let last = started(Planned::Saga, &[("0", Try, true), ("1", Try, false)]);
+    assert_eq!(ordered(&last, OrderKind::Abort), Err(OrderRefused::NotUndoable(PartitionId(1))));
+    assert!(!last.may_abort());
+
+    let undoing = heard(saga, do_(1, 0), &refused());
+    assert_eq!(ordered(&undoing, OrderKind::Abort), Err(OrderRefused::AlreadyUndoing));
+    let undoing = heard(undoing, undo(0, 0), &refused());
+    assert_eq!(ordered(&undoing, OrderKind::Settle), Err(OrderRefused::NoLastResort(PartitionId(0))));
+    assert_eq!(undoing.last_refusal(undo(0, 1)), Some("no"));
+
+    let tcc = started(Planned::TryConfirmCancel, &[("0", Try, true), ("1", Try, true), ("1", Confirm, false)]);
+    assert_eq!(ordered(&tcc, OrderKind::Abort), Ok(vec![undo(0, 0), undo(1, 0)]));
+    let confirming = heard(tcc, do_(1, 0), &done());
+    assert_eq!(ordered(&confirming, OrderKind::Abort), Err(OrderRefused::ConfirmDecided));
+}
+
+#[test]
+fn a_row_without_orders_is_what_the_first_release_wrote() {
+    let saga = started(Planned::Saga, &[("0", TccRole::Try, true), ("1", TccRole::Try, true)]);
+    let row = saga.to_row();
+    let mut decoder = minicbor::Decoder::new(&row);
+    assert_eq!(decoder.array().expect("an array"), Some(7), "no member is new");
+    for _ in 0..2 {
+        decoder.skip().expect("format and command");
+    }
+    assert_eq!(decoder.array().expect("a plan"), Some(2));
+    decoder.skip().expect("coordination");
+    assert_eq!(decoder.array().expect("branches"), Some(2));
+    assert_eq!(decoder.array().expect("a branch"), Some(3));
+    for _ in 0..2 {
+        decoder.skip().expect("partition and role");
+    }
+    assert_eq!(decoder.array().expect("steps"), Some(1));
+    assert_eq!(decoder.array().expect("a step"), Some(4), "no last resort");
 }
 
 #[test]

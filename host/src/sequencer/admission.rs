@@ -42,6 +42,9 @@ impl InFlight {
                 Admitted::First(submission)
             }
             Some(waiting) if waiting.fingerprint == submission.fingerprint => {
+                if waiting.followers.len() == waiting.followers.capacity() {
+                    waiting.followers.retain(|ticket| !ticket.is_abandoned());
+                }
                 waiting.followers.push(submission.ticket);
                 Admitted::Follows
             }

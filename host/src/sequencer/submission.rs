@@ -4,10 +4,11 @@
 //! to a client.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 use statehouse_abi::key::LOCAL;
+use statehouse_abi::last_resort::LastResorts;
 use statehouse_abi::ops::OpRole;
 use statehouse_abi::plan::{Coordination, PlanOut, Planned, Step};
 use tokio::sync::Notify;
@@ -32,6 +33,7 @@ impl Plan {
     pub fn all(block: Vec<u8>) -> Result<Vec<Result<Plan, Vec<u8>>>, statehouse_abi::block::AbiError> {
         let block: Arc<[u8]> = block.into();
         let parsed = PlanOut::parse(&block)?;
+        LastResorts::find(&block)?;
         let plan = |item: usize| match parsed.item(item) {
             Planned::Plan { .. } => Ok(Plan { block: block.clone(), item: item as u32 }),
             Planned::Refused(refusal) => Err(refusal.to_vec()),
@@ -44,7 +46,8 @@ impl Plan {
         let Planned::Plan { coordination, home, body, first_step, step_count } = block.item(self.item as usize) else {
             unreachable!("a plan is only made of a planned item");
         };
-        PlanView { block, coordination, home, body, role: OpRole::Step, first_step, step_count }
+        let last = LastResorts::find(&self.block).expect("the block was checked when the plan was made");
+        PlanView { block, last, coordination, home, body, role: OpRole::Step, first_step, step_count }
     }
 }
 
@@ -52,6 +55,7 @@ impl Plan {
 #[derive(Clone, Copy)]
 pub struct PlanView<'a> {
     pub block: PlanOut<'a>,
+    last: Option<LastResorts<'a>>,
     /// How steps on several partitions are coordinated.
     pub coordination: Coordination,
     /// The entity whose partition guards the command's id.
@@ -68,6 +72,13 @@ impl<'a> PlanView<'a> {
     pub fn steps(&self) -> impl ExactSizeIterator<Item = Step<'a>> + use<'a> {
         let this = *self;
         (this.first_step..this.first_step + this.step_count).map(move |at| this.block.step(at))
+    }
+
+    /// Each with what stands in for it where it is refused for ever.
+    pub fn steps_with_last_resorts(&self) -> impl Iterator<Item = (Step<'a>, Option<&'a [u8]>)> + use<'a> {
+        let (first, last) = (self.first_step, self.last);
+        let last = move |at: usize| last?.of(first + u32::try_from(at).expect("a plan has few steps"));
+        self.steps().enumerate().map(move |(at, step)| (step, last(at)))
     }
 
     pub fn size(&self) -> usize {
@@ -246,7 +257,7 @@ impl Replies {
     }
 
     pub fn ticket(self: &Arc<Self>, slot: usize) -> Ticket {
-        Ticket { replies: self.clone(), slot: slot as u32 }
+        Ticket { replies: Arc::downgrade(self), slot: slot as u32 }
     }
 
     /// Waits until every slot has its reply.
@@ -266,25 +277,31 @@ impl Replies {
     }
 }
 
-/// The slot of one answer.
+/// The slot of one answer, as long as somebody waits for it.
 #[derive(Clone)]
 pub struct Ticket {
-    replies: Arc<Replies>,
+    replies: Weak<Replies>,
     slot: u32,
 }
 
 impl Ticket {
     /// Answers. A second answer to the same slot is ignored: the first one was definite.
     pub fn reply(&self, reply: Reply) {
-        let mut slots = self.replies.slots.lock();
+        let Some(replies) = self.replies.upgrade() else { return };
+        let mut slots = replies.slots.lock();
         let slot = &mut slots[self.slot as usize];
         if slot.is_some() {
             return;
         }
         *slot = Some(reply);
         drop(slots);
-        if self.replies.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.replies.complete.notify_waiters();
+        if replies.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
+            replies.complete.notify_waiters();
         }
+    }
+
+    /// Whether nobody waits for the answer any more.
+    pub fn is_abandoned(&self) -> bool {
+        self.replies.strong_count() == 0
     }
 }

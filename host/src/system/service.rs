@@ -227,6 +227,12 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
             let machine = machine.ok_or_else(|| ServiceError::NoGroup(group.clone()))?;
             machine.answer_calls(group.partition, &body, patience).await.map_err(failed)
         }
+        Topic::Order => {
+            let group = group()?;
+            let machine = host.router.find_machine(&group.machine);
+            let machine = machine.ok_or_else(|| ServiceError::NoGroup(group.clone()))?;
+            machine.answer_order(group.partition, &body, patience).await.map_err(failed)
+        }
         Topic::ReadIndex => replica()?.answer_read_index().await.map_err(failed),
         Topic::WantTime => {
             replica()?.on_want_time(&body).map_err(failed)?;

@@ -4,7 +4,8 @@
 //! Saga                      Take from payer ─▶ Give to keeper of the toll ─▶ Give to payee
 //! Try-Confirm/Cancel   Try: Take · Expect · Expect                Confirm: Settle · Settle
 //! ```
-//! The payee comes last, since a name that nobody has is what is refused most. Each op posts its other side to `@local`, so every
+//! A purse that is sealed takes nothing in any more, neither a settlement nor what is given back, so an operator can see what a refusal for ever
+//! is, and what the last resort makes of it: coins that are parked with the partition. The payee comes last, since a name that nobody has is what is refused most. Each op posts its other side to `@local`, so every
 //! partition's books balance. It does not know which purses lie together.
 
 use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
@@ -16,6 +17,9 @@ const EXPECTED: &[u8] = b"expected";
 /// Suffixes of `@local`: what has left a purse here and reached none, and the other side of what purses were opened with.
 const TRANSIT: &[u8] = b"transit";
 const ISSUED: &[u8] = b"issued";
+/// Of a purse that takes nothing in; and what could not be taken in, here.
+const SEALED: &[u8] = b"sealed";
+const PARKED: &[u8] = b"parked";
 
 #[derive(Body)]
 pub struct Open {
@@ -72,6 +76,9 @@ pub enum Command {
     /// Pays, and pays the toll
     #[command(path = "payments", id = "request_id", response = Pay)]
     Pay(Pay),
+    /// Lets nothing into a purse any more, whatever was agreed before
+    #[command(path = "purses/{purse}/seal", response = PurseName)]
+    Seal(PurseName),
 }
 
 #[derive(Queries)]
@@ -92,6 +99,9 @@ pub enum Rejection {
     /// There is too little in the purse
     #[rejection(status = 409, detail = "{purse} has {coins}")]
     TooLittle { purse: String, coins: u64 },
+    /// The purse is sealed
+    #[rejection(status = 409, detail = "{purse} is sealed")]
+    Sealed { purse: String },
 }
 
 #[derive(BorshSerialize, BorshDeserialize)]
@@ -104,6 +114,12 @@ pub enum Op {
     /// The undo of `Expect`.
     Forget(u64),
     Settle(u64),
+    Seal,
+    /// The last resort of `Give` and `Settle`.
+    Park {
+        coins: u64,
+        was_expected: bool,
+    },
 }
 
 #[derive(BorshSerialize, BorshDeserialize)]
@@ -115,6 +131,8 @@ pub enum Event {
     Expected { coins: u64 },
     Forgotten { coins: u64 },
     Settled { coins: u64, now: u64 },
+    Sealed,
+    Parked { coins: u64, was_expected: bool },
 }
 
 pub struct Toll;
@@ -130,9 +148,11 @@ impl Module for Toll {
         Named { name: "Expected", summary: "Coins will come, if all goes well" },
         Named { name: "Forgotten", summary: "They will not" },
         Named { name: "Settled", summary: "What was expected came" },
+        Named { name: "Sealed", summary: "A purse takes nothing in any more" },
+        Named { name: "Parked", summary: "Coins that a purse refuses were parked with the partition" },
     ];
     const INVARIANTS: &'static [Named] =
-        &[Named { name: "balanced", summary: "Purses, transit and what was issued add up to 0" }];
+        &[Named { name: "balanced", summary: "Purses, transit, what was issued and what is parked add up to 0" }];
 
     type Command = Command;
     type Query = Query;
@@ -147,6 +167,7 @@ impl Module for Toll {
                 planner.step(Op::Open(open.coins), &open.purse).key(BALANCE).local_key(ISSUED);
             }
             Command::Pay(pay) => plan_pay(pay, planner),
+            Command::Seal(name) => drop(planner.step(Op::Seal, &name.purse).key(BALANCE).key(SEALED)),
         }
         Ok(())
     }
@@ -159,6 +180,10 @@ impl Module for Toll {
             events.emit(Event::Opened { coins });
             return Ok(());
         };
+        let takes_in = matches!(op, Op::Give(_) | Op::Settle(_));
+        if takes_in && view.read::<bool>(SEALED) == Some(true) {
+            return Err(Rejection::Sealed { purse: purse() });
+        }
         match *op {
             Op::Open(_) => return Err(Rejection::Exists { purse: purse() }),
             Op::Take(coins) => match balance.checked_sub(coins) {
@@ -169,8 +194,18 @@ impl Module for Toll {
             Op::Expect(coins) => events.emit(Event::Expected { coins }),
             Op::Forget(coins) => events.emit(Event::Forgotten { coins }),
             Op::Settle(coins) => events.emit(Event::Settled { coins, now: balance + coins }),
+            Op::Seal => events.emit(Event::Sealed),
+            Op::Park { coins, was_expected } => events.emit(Event::Parked { coins, was_expected }),
         }
         Ok(())
+    }
+
+    fn last_resort(op: &Op) -> Option<Op> {
+        match op {
+            Op::Give(coins) => Some(Op::Park { coins: *coins, was_expected: false }),
+            Op::Settle(coins) => Some(Op::Park { coins: *coins, was_expected: true }),
+            _ => None,
+        }
     }
 
     fn apply(event: &Event, tx: &mut Tx<'_>) {
@@ -192,6 +227,14 @@ impl Module for Toll {
             Event::Settled { coins, now } => {
                 tx.write(BALANCE, &now);
                 expect(tx, -signed(coins));
+                add(tx, TRANSIT, -signed(coins));
+            }
+            Event::Sealed => tx.write(SEALED, &true),
+            Event::Parked { coins, was_expected } => {
+                if was_expected {
+                    expect(tx, -signed(coins));
+                }
+                add(tx, PARKED, signed(coins));
                 add(tx, TRANSIT, -signed(coins));
             }
         }
@@ -217,6 +260,8 @@ impl Module for Toll {
             Event::Expected { coins } => ("Expected", coins),
             Event::Forgotten { coins } => ("Forgotten", coins),
             Event::Settled { coins, .. } => ("Settled", coins),
+            Event::Parked { coins, .. } => ("Parked", coins),
+            Event::Sealed => ("Sealed", &0),
         };
         let purse = String::from_utf8_lossy(context.entity);
         Value::map([("event", Value::text(name)), ("purse", Value::text(purse)), ("coins", coins.to_value())])
@@ -231,13 +276,15 @@ impl Module for Toll {
         if suffix == TRANSIT {
             // What the host adds up over all partitions.
             Value::map([("transit", Value::text("coins")), balance])
+        } else if suffix == PARKED {
+            Value::map([("parked", Value::text("coins")), balance])
         } else {
             Value::map([("issued", Value::text("coins")), balance])
         }
     }
 
     fn check_row(tally: &mut i64, entity: &[u8], suffix: &[u8], row: &[u8], violations: &mut Violations) {
-        if suffix == EXPECTED {
+        if suffix == EXPECTED || suffix == SEALED {
             return;
         }
         let coins = if entity == LOCAL { borsh::from_slice(row) } else { borsh::from_slice(row).map(signed) };
@@ -249,19 +296,21 @@ impl Module for Toll {
 
     fn check_end(tally: &i64, violations: &mut Violations) {
         if *tally != 0 {
-            violations.report("balanced", format!("purses, transit and what was issued add up to {tally}"));
+            violations
+                .report("balanced", format!("purses, transit, what was issued and what is parked add up to {tally}"));
         }
     }
 }
 
 fn plan_pay(pay: &Pay, planner: &mut Planner<'_, Op>) {
     let all = pay.amount + pay.toll;
-    let take = planner.step(Op::Take(all), &pay.from).key(BALANCE).local_key(TRANSIT);
+    let take = planner.step(Op::Take(all), &pay.from).key(BALANCE).key(SEALED).local_key(TRANSIT).local_key(PARKED);
     take.undo(Op::Give(all)).tcc(TccRole::Try);
     let parts = [(&pay.keeper, pay.toll), (&pay.to, pay.amount)];
     if pay.coordination.as_deref() != Some("tcc") {
         for (purse, coins) in parts {
-            planner.step(Op::Give(coins), purse).key(BALANCE).local_key(TRANSIT).undo(Op::Take(coins));
+            let give = planner.step(Op::Give(coins), purse).key(BALANCE).key(SEALED);
+            give.local_key(TRANSIT).local_key(PARKED).undo(Op::Take(coins));
         }
         return;
     }
@@ -271,8 +320,8 @@ fn plan_pay(pay: &Pay, planner: &mut Planner<'_, Op>) {
         expect.undo(Op::Forget(coins)).tcc(TccRole::Try);
     }
     for (purse, coins) in parts {
-        let settle = planner.step(Op::Settle(coins), purse).key(BALANCE).key(EXPECTED).local_key(TRANSIT);
-        settle.tcc(TccRole::Confirm);
+        let settle = planner.step(Op::Settle(coins), purse).key(BALANCE).key(EXPECTED).key(SEALED);
+        settle.local_key(TRANSIT).local_key(PARKED).tcc(TccRole::Confirm);
     }
 }
 

@@ -14,7 +14,7 @@ use crate::ids::PartitionId;
 use crate::machine::entry::{Batch, Entry, EntryCommand, Part};
 use crate::machine::logic::Logic;
 use crate::router::slots::partition_of;
-use crate::saga::SagaPlan;
+use crate::saga::{Form, SagaPlan};
 use crate::sequencer::decide::{Culprit, Diagnostic};
 use crate::sequencer::submission::{Plan, PlanView, is_plan_in_limits};
 
@@ -246,7 +246,9 @@ fn place(
             format!("its home is in partition {home} now, and was in {}: a home must never change", places.here);
         return host_refusal("home_moved", detail);
     }
-    let divided = SagaPlan::divide(&view.block, view.coordination, home, view.steps(), |entity| places.of(entity));
+    let divided = SagaPlan::divide(&view.block, view.coordination, home, view.steps_with_last_resorts(), |entity| {
+        places.of(entity)
+    });
     let saga = match divided {
         Ok(saga) => saga,
         Err(fault) => return host_refusal("plan_not_coordinated", fault.to_string()),
@@ -258,7 +260,7 @@ fn place(
         return Item::Decide(Box::new(Planned { plan, role: OpRole::Step, saga: None, is_alike }));
     };
     let is_alike = is_body_alike && recorded.is_some_and(|recorded| is_saga_alike(recorded, &saga));
-    let block = saga.branches[0].to_plan(false, view.home, view.body);
+    let block = saga.branches[0].to_plan(Form::Do, view.home, view.body);
     let first = Planned::of_block(block, OpRole::Step);
     Item::Decide(Box::new(Planned { saga: Some(saga), is_alike, ..first }))
 }

@@ -150,6 +150,7 @@ fn line_text(line: &Line) -> String {
             let place = position.as_ref().map_or_else(String::new, |position| format!(" at {position}"));
             format!("{head}  {step} of {id}: {outcome}{place}\n")
         }
+        What::Ordered { id, order, by, why } => format!("{head}  {order} of {id} ordered by {by}: {why}\n"),
         What::Command { id, part, name, caller, body, events, rejection, .. } => {
             let json = |value: &Value| to_json(value).map_or_else(|error| error.to_string(), |json| json.to_string());
             let part = match part {
@@ -185,6 +186,9 @@ fn line_json(line: &Line) -> anyhow::Result<String> {
         What::Activation { module, schema } => json!({"kind": "activate", "module": module, "schema": schema}),
         What::Heard { id, step, outcome, position } => json!({
             "kind": "heard", "id": id.to_string(), "step": step, "outcome": outcome, "at": position,
+        }),
+        What::Ordered { id, order, by, why } => json!({
+            "kind": "order", "id": id.to_string(), "order": order, "by": by, "why": why,
         }),
         What::Command { id, part, name, caller, request_id, body, events, rejection } => json!({
             "kind": "command", "id": id.to_string(), "part": part_json(part), "command": name, "caller": caller, "request_id": request_id,

@@ -12,7 +12,7 @@ use crate::audit::replay::tally::{Place, Slots};
 use crate::ids::{CommandId, Micros, PartitionId};
 use crate::saga::participant::{Known, OnCancel, on_cancel};
 use crate::saga::status::EventRecord;
-use crate::saga::{Advance, Call, CallKey, Moment, Outcome, Saga, SagaPlan};
+use crate::saga::{Advance, Call, CallKey, Moment, Order, Outcome, Saga, SagaPlan};
 
 /// Before a refused call is made again; doubled with every refusal.
 const AGAIN: i64 = 250_000;
@@ -90,7 +90,7 @@ impl Flights {
             }
         }
         let home = &saga.plan.branches[0].steps[0].entity;
-        let block = saga.branch(key).to_plan(is_undo, home, &saga.command.body);
+        let block = saga.branch(key).to_plan(saga.form(key), home, &saga.command.body);
         Some(Due::Steps { block, is_undo })
     }
 
@@ -129,6 +129,20 @@ impl Flights {
             }
             Ok(Advance::Finished(_)) => drop(self.flights.remove(&command)),
             // Too late to matter.
+            Err(_) => {}
+        }
+    }
+
+    /// An operator's order, where the simulated command allows it as well: one that went another way needs none, or has to do without.
+    pub fn on_order(&mut self, order: &Order, now: Place) {
+        let id = order.command();
+        let Some(flight) = self.flights.get_mut(&id) else { return };
+        match flight.saga.clone().order(order, &Moment::at_home(now.0, now.2)) {
+            Ok(Advance::GoesOn(saga)) => {
+                flight.saga = *saga;
+                self.send(id, now);
+            }
+            Ok(Advance::Finished(_)) => drop(self.flights.remove(&id)),
             Err(_) => {}
         }
     }

@@ -100,6 +100,9 @@ impl<'a> Simulation<'a> {
                 for progress in &entry.records().progress {
                     self.flights.on_heard(progress.command(), progress.key, self.now);
                 }
+                for order in entry.records().orders() {
+                    self.flights.on_order(order, self.now);
+                }
             }
             EntryKind::Batch => {
                 self.load_recorder(entry.header().decider)?;

@@ -26,7 +26,7 @@ use crate::machine::table::{Change, Table, list_finished};
 use crate::router::slots::partition_of;
 use crate::saga::participant::{Known, OnCancel, on_cancel};
 use crate::saga::status::EventRecord;
-use crate::saga::{Call, CallKey, Moment, Origin, Outcome, Progress, Records, Saga, SagaPlan, Start};
+use crate::saga::{Call, CallKey, Form, Moment, Origin, Outcome, Progress, Records, Saga, SagaPlan, Start};
 use crate::sequencer::block::BlockBuilder;
 use crate::sequencer::decide::{HostFault, decide};
 use crate::sequencer::submission::{Plan, PlanView};
@@ -193,8 +193,9 @@ impl Maker {
             bodies.push(view.body.to_vec());
             let of = |entity: &[u8]| partition_of(entity, count);
             assert_eq!(of(view.home), here, "the home is here");
-            let saga = SagaPlan::divide(&view.block, view.coordination, here, view.steps(), of).expect("it divides");
-            let first = saga.as_ref().map(|saga| saga.branches[0].to_plan(false, view.home, view.body));
+            let saga = SagaPlan::divide(&view.block, view.coordination, here, view.steps_with_last_resorts(), of)
+                .expect("it divides");
+            let first = saga.as_ref().map(|saga| saga.branches[0].to_plan(Form::Do, view.home, view.body));
             let plan = first.map_or_else(|| plan.clone(), one_plan);
             records.starts.extend(saga.map(|plan| Start { command: number, plan }));
             plans.push(plan);
@@ -284,7 +285,7 @@ impl Maker {
     fn carry_out(&mut self, partition: usize, call: &DueCall, saga: &Saga, id: CommandId) {
         let (key, body) = (call.key, saga.command.body.to_vec());
         let is_undo = key.call == Call::Undo;
-        let plan = one_plan(saga.branch(key).to_plan(is_undo, b"home", &body));
+        let plan = one_plan(saga.branch(key).to_plan(saga.form(key), b"home", &body));
         let mut view = plan.view();
         if is_undo {
             view.role = OpRole::Undo;
@@ -315,7 +316,7 @@ impl Maker {
         let (_, progress) = self.heard.remove(at);
         let header = self.header(partition, EntryKind::Saga);
         let parent = progress.command();
-        let change = Change::of_progress(&header, std::slice::from_ref(&progress), &self.parts[partition].state);
+        let change = Change::of_progress(&header, std::slice::from_ref(&progress), &[], &self.parts[partition].state);
         // Too late to matter.
         let Ok(change) = change else { return true };
         let (commands, ops, outcome) = list_finished(&change.finished);

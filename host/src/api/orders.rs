@@ -1,0 +1,85 @@
+//! Orders about a command in flight: `POST /v1/{machine}/commands/{id}/abort` and `…/settle`.
+//!
+//! In: the command's id, why, and the home entity where several commands have the id. Out: where the order is recorded; `GET` of the command then
+//! shows what follows from it. It does not know what the protocol allows.
+
+use axum::body::Body;
+use axum::http::request::Parts;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use statehouse_abi::describe::{Field, Schema, TextFormat};
+use statehouse_abi::value::Value;
+
+use super::asked::Asked;
+use super::body::{check_media_type, read_body};
+use super::json::{ObjectShape, read_json};
+use super::pages;
+use super::problem::{Code, Problem};
+use super::route::Page;
+use super::url::query_pairs;
+use crate::ids::{CommandId, PartitionId};
+use crate::limits::{BODY_BYTES_MAX, ORDER_WHY_CHARS_MAX};
+use crate::router::Machine;
+use crate::saga::{Order, OrderKind};
+
+/// A recorded order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderPage {
+    pub id: String,
+    /// `abort` or `settle`.
+    pub order: String,
+    /// Who gave it.
+    pub by: String,
+    pub why: String,
+    /// The partition that coordinates the command, and the entry of its journal that records the order.
+    pub partition: PartitionId,
+    pub index: u64,
+}
+
+/// # Errors
+/// 400, 409 where the protocol does not allow it, 503 where nothing is recorded, 504 where nobody knows.
+pub async fn post(
+    machine: &Machine,
+    page: Page,
+    id: &str,
+    asked: Asked,
+    parts: &Parts,
+    body: Body,
+) -> Result<Response, Problem> {
+    let id: CommandId = id.parse().map_err(|_| Problem::new(Code::BadPath, "a command's id is a hyphenated uuid"))?;
+    let pairs = query_pairs(parts.uri.query().unwrap_or_default())
+        .ok_or_else(|| Problem::new(Code::BadParameter, "the query string is not percent-encoded UTF-8"))?;
+    if let Some((name, _)) = pairs.iter().find(|(name, _)| name != "home") {
+        return Err(Problem::new(Code::UnknownParameter, format!("only `home` is known here, not `{name}`")));
+    }
+    let home = pairs.first().map(|(_, home)| home.as_ref());
+    let json = read_body(body, BODY_BYTES_MAX, asked.deadline).await?;
+    check_media_type(&parts.headers, &["application/json"])?;
+    let schema = schema(page).expect("both orders have a body");
+    let read = read_json(&ObjectShape::new(&schema, None), &[], &json)?;
+    let body = Value::from_cbor(&read.cbor).expect("the reader writes deterministic CBOR");
+    let why = body.find("why").and_then(Value::as_text).expect("the schema asks for a text");
+    let (kind, name) =
+        if page == Page::CommandAbort { (OrderKind::Abort, "abort") } else { (OrderKind::Settle, "settle") };
+    let (by, request_id) = (&asked.caller.name, &asked.request_id);
+    tracing::info!(caller = by, %request_id, %id, order = name, why, "an order about a command in flight is given");
+    let recorded = machine.order(Order::new(id, kind, by, why), home, asked.deadline).await?;
+    Ok(pages::json(&OrderPage {
+        id: id.to_string(),
+        order: name.to_owned(),
+        by: by.clone(),
+        why: why.to_owned(),
+        partition: recorded.partition,
+        index: recorded.index.0,
+    }))
+}
+
+/// The body of an order; nothing when the page is none.
+pub fn schema(page: Page) -> Option<Schema> {
+    if !page.is_order() {
+        return None;
+    }
+    let schema = Schema::Text { min_chars: 1, max_chars: ORDER_WHY_CHARS_MAX, format: TextFormat::Plain };
+    let summary = "Why, for those who read the history; it is recorded for ever".to_owned();
+    Some(Schema::Object { fields: vec![Field { name: "why".to_owned(), schema, required: true, summary }] })
+}

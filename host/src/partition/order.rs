@@ -1,0 +1,138 @@
+//! An operator's orders about commands in flight: taken in, put into the next entry of progress, answered once that is applied.
+//!
+//! In: an order, while this node leads. Out: the journal index that records it, or why there is none. What an order does to a command is said
+//! in [`saga`](crate::saga); what is not recorded when this node ceases to lead is not known to anybody, and the operator asks again.
+
+use tokio::sync::oneshot;
+
+use crate::features;
+use crate::ids::JournalIndex;
+use crate::limits;
+use crate::machine::entry::Header;
+use crate::machine::table::Change;
+use crate::partition::coordinate::Coordinator;
+use crate::partition::run::Executor;
+use crate::saga::{Moment, Order, OrderRefused};
+
+/// An order that somebody waits for.
+pub struct Ordered {
+    pub order: Order,
+    pub reply: oneshot::Sender<Result<JournalIndex, NotOrdered>>,
+}
+
+/// Why an order is not recorded. It has no effect, now or later.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotOrdered {
+    #[error("this node does not lead the partition")]
+    NotLeading,
+    #[error("no command with this id is in flight there")]
+    NotInFlight,
+    #[error(transparent)]
+    Refused(#[from] OrderRefused),
+    #[error(
+        "the cluster is at feature level {found}, and orders need level {expected}: wait until every node runs a release that \
+         supports it"
+    )]
+    Level { expected: features::FeatureLevel, found: features::FeatureLevel },
+    #[error("{} orders wait in this partition already; ask again in a moment", limits::ORDERS_WAITING_MAX)]
+    Overloaded,
+}
+
+impl Executor {
+    pub(super) fn on_order(&mut self, ordered: Ordered) {
+        let found = self.features.level();
+        let refusal = if self.term.is_none() {
+            Some(NotOrdered::NotLeading)
+        } else if found < features::ORDERS {
+            Some(NotOrdered::Level { expected: features::ORDERS, found })
+        } else {
+            None
+        };
+        match refusal {
+            // The operator may have stopped waiting.
+            Some(refusal) => drop(ordered.reply.send(Err(refusal))),
+            None => self.coordinator.order(ordered),
+        }
+    }
+
+    /// The orders for the next entry, on the rows as what was heard leaves them; `change` takes in what they do.
+    pub(super) fn take_orders(&mut self, header: &Header, change: &mut Change) -> Option<Vec<Order>> {
+        let at = Moment::at_home(header.time, header.index.0);
+        let mut taken = Vec::new();
+        while let Some(ordered) = self.coordinator.take_order() {
+            let id = ordered.order.command();
+            let saga = change.find(id, &self.coordinator).ok_or(NotOrdered::NotInFlight);
+            match saga.and_then(|saga| Ok(saga.order(&ordered.order, &at)?)) {
+                Ok(advance) => {
+                    change.set(id, advance);
+                    taken.push(ordered.order.clone());
+                    self.coordinator.on_ordering(ordered);
+                }
+                // The operator may have stopped waiting.
+                Err(refusal) => drop(ordered.reply.send(Err(refusal))),
+            }
+        }
+        (!taken.is_empty()).then_some(taken)
+    }
+
+    /// Tells operators that their orders are recorded.
+    pub(super) fn answer_ordered(&mut self, orders: &[Order]) {
+        for order in orders {
+            if let Some(ordered) = self.coordinator.ordering.remove(&order.command()) {
+                drop(ordered.reply.send(Ok(self.journal.index)));
+            }
+        }
+    }
+}
+
+impl Coordinator {
+    fn order(&mut self, ordered: Ordered) {
+        if limits::ORDERS_WAITING_MAX <= self.orders.len() {
+            drop(ordered.reply.send(Err(NotOrdered::Overloaded)));
+        } else {
+            self.orders.push_back(ordered);
+        }
+    }
+
+    /// The next order that no proposed entry is in the way of.
+    pub(super) fn take_order(&mut self) -> Option<Ordered> {
+        let is_free = |ordered: &Ordered| {
+            let id = ordered.order.command();
+            !self.proposed.contains(&id) && !self.ordering.contains_key(&id)
+        };
+        let at = self.orders.iter().position(is_free)?;
+        self.orders.remove(at)
+    }
+
+    /// The order is in a proposed entry.
+    pub(super) fn on_ordering(&mut self, ordered: Ordered) {
+        let before: Option<Ordered> = self.ordering.insert(ordered.order.command(), ordered);
+        assert!(before.is_none(), "a command has one proposed entry at a time");
+    }
+
+    /// The entry with these orders was certainly not appended.
+    pub(super) fn refuse_orders(&mut self, orders: &[Order]) {
+        for order in orders {
+            self.proposed.remove(&order.command());
+            if let Some(ordered) = self.ordering.remove(&order.command()) {
+                drop(ordered.reply.send(Err(NotOrdered::NotLeading)));
+            }
+        }
+    }
+
+    /// The entry with these orders was proposed in vain: they are looked at again.
+    pub(super) fn order_again(&mut self, orders: &[Order]) {
+        for order in orders.iter().rev() {
+            self.proposed.remove(&order.command());
+            if let Some(ordered) = self.ordering.remove(&order.command()) {
+                self.orders.push_front(ordered);
+            }
+        }
+    }
+
+    /// This node leads no more: whoever waits asks again, and finds out what was recorded.
+    pub(super) fn drop_orders(&mut self) {
+        self.orders.clear();
+        self.ordering.clear();
+    }
+}

@@ -1,0 +1,68 @@
+//! Commands that have been in flight for long: one line of the log for each, and one a minute.
+//!
+//! ```text
+//! WARN a command is in flight command=… for_s=75 waits_for="partition 2 to answer the undo, refused 9 times: account_closed"
+//! ```
+//! In: the phase status table, on the leader. Out: lines for operators. It changes nothing.
+
+use std::time::Duration;
+
+use crate::ids::Micros;
+use crate::limits::{STUCK_LINES_MAX, STUCK_REPORT_EVERY};
+use crate::partition::run::Executor;
+use crate::saga::{Saga, WaitsFor};
+
+impl Executor {
+    /// How long until the next report; nothing where this node does not lead, or nothing is in flight.
+    pub(super) fn until_stuck_report(&self) -> Option<Duration> {
+        self.term?;
+        let left = self.stuck_report_due()?.0.saturating_sub(self.clock.now().0).max(0);
+        Some(Duration::from_micros(left.unsigned_abs()))
+    }
+
+    fn stuck_report_due(&self) -> Option<Micros> {
+        let every = i64::try_from(STUCK_REPORT_EVERY.as_micros()).expect("a minute fits");
+        let oldest = self.coordinator.under_way().1?;
+        let next = self.stuck_reported.map_or(i64::MIN, |reported| reported.0.saturating_add(every));
+        Some(Micros(next.max(oldest.0.saturating_add(every))))
+    }
+
+    /// Reports what has waited for long, where that is due.
+    pub(super) fn report_stuck(&mut self) {
+        let now = self.clock.now();
+        if self.term.is_none() || self.stuck_report_due().is_none_or(|due| now < due) {
+            return;
+        }
+        self.stuck_reported = Some(now);
+        let partition = self.partition;
+        let (mut shown, mut hidden) = (0, 0);
+        for saga in self.coordinator.oldest() {
+            let age = Duration::from_micros(now.0.saturating_sub(saga.started().0).max(0).unsigned_abs());
+            if age < STUCK_REPORT_EVERY {
+                break;
+            }
+            if STUCK_LINES_MAX <= shown {
+                hidden += 1;
+                continue;
+            }
+            shown += 1;
+            let (command, for_s, waits_for) = (saga.command.id(), age.as_secs(), waits_text(saga));
+            tracing::warn!(%partition, %command, for_s, waits_for, "a command is in flight");
+        }
+        if 0 < hidden {
+            tracing::warn!(%partition, hidden, "more commands have been in flight for over a minute");
+        }
+    }
+}
+
+fn waits_text(saga: &Saga) -> String {
+    let text = |waits: WaitsFor| {
+        let what = waits.kind.name();
+        let refused = match saga.last_refusal(waits.key) {
+            Some(code) => format!(", refused {} times: {code}", waits.refused_count),
+            None => String::new(),
+        };
+        format!("partition {} to answer the {what}{refused}", waits.partition)
+    };
+    saga.waits_for().into_iter().map(text).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,238 @@
+//! Orders of operators about commands in flight, brought to whoever leads the home partition.
+//!
+//! ```text
+//! which partition? ─▶ abort: does every participant that must be asked answer? ─▶ its leader records the order ─▶ position
+//! ```
+//! In: a command's id, an order. Out: where it is recorded, or why it is not. It does not know what an order does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use minicbor::{Decode, Encode};
+use tokio::time::Instant;
+
+use crate::ids::{CommandId, JournalIndex, PartitionId};
+use crate::partition::{NotOrdered, Partition, PartitionError};
+use crate::peer::{Call, GroupName, Topic};
+use crate::router::answer::Unavailable;
+use crate::router::lookup::read_failed;
+use crate::router::machine::Machine;
+use crate::router::wire::WireError;
+use crate::saga::{Awaited, Order, OrderKind, OrderRefused, Saga};
+
+/// How long a participant may take to show that it has a leader with a majority.
+const PARTICIPANT_PATIENCE: Duration = Duration::from_secs(2);
+/// How long before the caller's deadline a leader on another node gives up, so that its word still gets back in time.
+const WAY_BACK: Duration = Duration::from_millis(20);
+
+/// Why an order has no effect, or why it is not known whether it has one.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    #[error("no command with this id is in flight; `GET /v1/{{machine}}/commands/{{id}}` says what became of it")]
+    NotInFlight,
+    #[error(
+        "commands of several payers are in flight under this id: name the home entity of the one you mean with `home`"
+    )]
+    SeveralHomes,
+    /// Only what a participant records can say whether a step was done, so nothing can be given back before it is there.
+    #[error(
+        "partition {0} takes part and has no leader that a majority answers: the command stays in flight until that partition is restored"
+    )]
+    ParticipantUnavailable(PartitionId),
+    #[error("{0}")]
+    Refused(NotAllowed),
+    #[error("the partition cannot be read")]
+    Unavailable(Unavailable),
+    /// Nobody can say whether it is recorded. The same order again finds out.
+    #[error("nobody answered in time whether the order is recorded: give it again")]
+    Unknown,
+}
+
+/// The protocol does not allow it, in words, by a stable code.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct NotAllowed {
+    #[n(0)]
+    pub code: String,
+    #[n(1)]
+    pub detail: String,
+}
+
+impl std::fmt::Display for NotAllowed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+/// A recorded order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OrderRecorded {
+    pub partition: PartitionId,
+    pub index: JournalIndex,
+}
+
+/// What a leader answers another node.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+enum Answer {
+    #[n(0)]
+    Recorded {
+        #[n(0)]
+        index: u64,
+    },
+    #[n(1)]
+    Refused {
+        #[n(0)]
+        why: NotAllowed,
+    },
+    #[n(2)]
+    NotLed,
+    #[n(3)]
+    NotInFlight,
+    #[n(4)]
+    Unknown,
+}
+
+impl Machine {
+    /// Has an order recorded. `home` names the home entity where the id alone does not say which command is meant.
+    ///
+    /// # Errors
+    /// It has no effect; or, of [`OrderError::Unknown`], nobody knows.
+    pub async fn order(
+        &self,
+        order: Order,
+        home: Option<&str>,
+        deadline: Instant,
+    ) -> Result<OrderRecorded, OrderError> {
+        let (partition, saga) = self.find_coordinated(order.command(), home, deadline).await?;
+        if order.kind == OrderKind::Abort {
+            self.check_participants(&saga, partition, deadline).await?;
+        }
+        loop {
+            match self.try_order(partition, &order, deadline).await {
+                Answer::Recorded { index } => return Ok(OrderRecorded { partition, index: JournalIndex(index) }),
+                Answer::Refused { why } => return Err(OrderError::Refused(why)),
+                Answer::NotInFlight => return Err(OrderError::NotInFlight),
+                Answer::Unknown => return Err(OrderError::Unknown),
+                Answer::NotLed if deadline <= Instant::now() => return Err(OrderError::Unknown),
+                Answer::NotLed => self.wait_for_leader(partition, deadline).await,
+            }
+        }
+    }
+
+    /// The partition that coordinates a command in flight, and its row there.
+    async fn find_coordinated(
+        &self,
+        id: CommandId,
+        home: Option<&str>,
+        deadline: Instant,
+    ) -> Result<(PartitionId, Saga), OrderError> {
+        let partitions: Vec<PartitionId> = match home {
+            Some(home) => vec![self.partition_id_of(home.as_bytes())],
+            None => self.partition_ids().collect(),
+        };
+        let mut found = Vec::new();
+        let mut unread = None;
+        for partition in partitions {
+            match self.read_in_flight(partition, id, deadline).await {
+                Ok(saga) => found.extend(saga.map(|saga| (partition, saga))),
+                // Another partition may have it all the same.
+                Err(unavailable) => unread = Some(unavailable),
+            }
+        }
+        match (found.len(), unread) {
+            (0, Some(unavailable)) => Err(OrderError::Unavailable(unavailable)),
+            (0, None) => Err(OrderError::NotInFlight),
+            (1, _) => Ok(found.remove(0)),
+            _ => Err(OrderError::SeveralHomes),
+        }
+    }
+
+    async fn read_in_flight(
+        &self,
+        partition: PartitionId,
+        id: CommandId,
+        deadline: Instant,
+    ) -> Result<Option<Saga>, Unavailable> {
+        let replica = self.replica(partition)?;
+        let patience = deadline.min(Instant::now() + PARTICIPANT_PATIENCE);
+        replica.read_linearizable(patience).await.map_err(read_failed)?;
+        replica.find_in_flight(id).map_err(read_failed)
+    }
+
+    /// Whether everybody answers who must say what became of a step.
+    async fn check_participants(&self, saga: &Saga, home: PartitionId, deadline: Instant) -> Result<(), OrderError> {
+        for waits in saga.waits_for().iter().filter(|waits| waits.kind == Awaited::Step && waits.partition != home) {
+            let patience = deadline.min(Instant::now() + PARTICIPANT_PATIENCE);
+            let replica = self.replica(waits.partition).map_err(OrderError::Unavailable)?;
+            if let Err(error) = replica.read_linearizable(patience).await {
+                tracing::warn!(partition = %waits.partition, %error, "an abort is refused: a participant cannot be asked");
+                return Err(OrderError::ParticipantUnavailable(waits.partition));
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_order(&self, partition: PartitionId, order: &Order, deadline: Instant) -> Answer {
+        let Some(local) = self.find_partition(partition) else { return Answer::NotLed };
+        if local.is_leader() {
+            return order_here(&local, order.clone(), deadline).await;
+        }
+        let Some(leader) = local.leader().filter(|leader| *leader != self.node && self.is_answering(*leader)) else {
+            return Answer::NotLed;
+        };
+        let group = Some(GroupName::new(self.name(), partition));
+        let body = minicbor::to_vec(order).expect("a vector takes all bytes").into();
+        let patience = deadline.saturating_duration_since(Instant::now());
+        let answer = self.network.call(leader, Call { topic: Topic::Order, group, body }, patience).await;
+        let read = answer.map_err(|error| error.to_string());
+        let read = read.and_then(|bytes| minicbor::decode(&bytes).map_err(|error| error.to_string()));
+        read.unwrap_or_else(|error| {
+            tracing::debug!(%leader, error, "a leader did not answer an order");
+            Answer::Unknown
+        })
+    }
+
+    /// Answers another node that brings an order for a partition led here.
+    ///
+    /// # Errors
+    /// The message cannot be read.
+    pub async fn answer_order(
+        &self,
+        partition: PartitionId,
+        body: &[u8],
+        patience: Duration,
+    ) -> Result<Bytes, WireError> {
+        let order: Order = minicbor::decode(body).map_err(|error| WireError::Malformed(error.to_string()))?;
+        let deadline = Instant::now() + patience.saturating_sub(WAY_BACK);
+        let answer = match self.find_partition(partition) {
+            Some(local) if local.is_leader() => order_here(&local, order, deadline).await,
+            _ => Answer::NotLed,
+        };
+        Ok(minicbor::to_vec(answer).expect("a vector takes all bytes").into())
+    }
+}
+
+async fn order_here(partition: &Arc<Partition>, order: Order, deadline: Instant) -> Answer {
+    match partition.order(order, deadline).await {
+        Ok(Ok(index)) => Answer::Recorded { index: index.0 },
+        Ok(Err(NotOrdered::NotLeading)) => Answer::NotLed,
+        Ok(Err(NotOrdered::NotInFlight)) => Answer::NotInFlight,
+        Ok(Err(refused)) => Answer::Refused { why: not_allowed(&refused) },
+        Err(PartitionError::NotLeading | PartitionError::Deadline) => Answer::Unknown,
+        Err(_) => Answer::NotLed,
+    }
+}
+
+fn not_allowed(refused: &NotOrdered) -> NotAllowed {
+    let code = match refused {
+        NotOrdered::NotLeading | NotOrdered::NotInFlight => unreachable!("they have answers of their own"),
+        NotOrdered::Refused(OrderRefused::ConfirmDecided) => "confirm_decided",
+        NotOrdered::Refused(OrderRefused::AlreadyUndoing) => "already_undoing",
+        NotOrdered::Refused(OrderRefused::NotUndoable(_)) => "not_undoable",
+        NotOrdered::Refused(OrderRefused::NothingRefused) => "nothing_refused",
+        NotOrdered::Refused(OrderRefused::NoLastResort(_)) => "no_last_resort",
+        NotOrdered::Level { .. } => "feature_level",
+        NotOrdered::Overloaded => "overloaded",
+    };
+    NotAllowed { code: code.to_owned(), detail: refused.to_string() }
+}
