@@ -1,12 +1,14 @@
 //! `module release` and `module verify-releases`: the released modules in a folder, and the manifest that names them.
 //!
-//! `manifest.toml` holds one `[[release]]` per file with `module version schema file id size compiler`. A release is
-//! never changed; its source may be kept in the folder `<module>-<version>` beside it. It knows nothing of which release is active anywhere.
+//! `manifest.toml` holds one `[[release]]` per file with `module version schema file id size compiler`, and `commit` once the sources here, or
+//! those of the SDK, have moved on: the commit whose tree gives the bytes. A release is never changed; its own source may be kept in the folder
+//! `<module>-<version>` beside it. It knows nothing of which release is active anywhere.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
@@ -36,7 +38,7 @@ pub(super) struct VerifyArgs {
     /// Folder with the modules' sources
     #[arg(long, default_value = "modules")]
     modules: PathBuf,
-    /// Also build the releases whose source is kept beside them
+    /// Also build the releases whose source is kept beside them or in an earlier commit
     #[arg(long)]
     rebuild: bool,
 }
@@ -60,6 +62,9 @@ pub(super) struct Release {
     size: u64,
     /// What `rustc -V` said.
     compiler: String,
+    /// The commit of this repository whose tree it is built from; without one, the tree that is here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    commit: Option<String>,
 }
 
 /// What a rebuild says of a release.
@@ -71,7 +76,11 @@ enum Verdict {
     },
     /// Its source is kept, and was not asked to be built.
     NotRebuilt {
-        folder: String,
+        place: String,
+    },
+    /// This clone does not go back to the commit.
+    NoCommit {
+        commit: String,
     },
     /// The source now holds another version; this one cannot be rebuilt.
     SourceMovedOn {
@@ -113,18 +122,30 @@ pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     );
     let mut code = ExitCode::SUCCESS;
     let mut rebuilt: Vec<(PathBuf, Release)> = Vec::new();
+    let mut trees = Trees::new()?;
     for release in &manifest.releases {
         let found = read_id(&args.releases.join(&release.file))?;
         let kept = args.releases.join(release.folder());
-        let verdict = if kept.is_dir() && !args.rebuild && found == Some(release.id) {
-            Verdict::NotRebuilt { folder: release.folder() }
-        } else {
-            let source = if kept.is_dir() { kept } else { args.modules.join(&release.module) };
-            if !rebuilt.iter().any(|(built, _)| *built == source) {
-                rebuilt.push((source.clone(), Release::of(&build(&source)?)));
+        let verdict = match &release.commit {
+            _ if found != Some(release.id) => Verdict::Damaged { found },
+            Some(commit) if !args.rebuild => Verdict::NotRebuilt { place: format!("commit {}", short(commit)) },
+            None if !args.rebuild && kept.is_dir() => Verdict::NotRebuilt { place: release.folder() },
+            commit => {
+                let own = if kept.is_dir() { kept } else { args.modules.join(&release.module) };
+                let tree = commit.as_ref().map(|commit| trees.of(commit)).transpose()?;
+                match (commit, tree) {
+                    (Some(commit), Some(None)) => Verdict::NoCommit { commit: commit.clone() },
+                    (_, tree) => {
+                        let source = tree.flatten().map_or(own.clone(), |tree| tree.join(&own));
+                        if !rebuilt.iter().any(|(built, _)| *built == source) {
+                            rebuilt.push((source.clone(), Release::of(&build(&source)?)));
+                        }
+                        let (_, built) =
+                            rebuilt.iter().find(|(built, _)| *built == source).context("it was just built")?;
+                        judge(release, found, built)
+                    }
+                }
             }
-            let (_, built) = rebuilt.iter().find(|(built, _)| *built == source).context("it was just built")?;
-            judge(release, found, built)
         };
         println!("{} {}: {}", release.module, release.version, verdict.text());
         if matches!(verdict, Verdict::Damaged { .. } | Verdict::Differs { .. }) {
@@ -132,6 +153,50 @@ pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(code)
+}
+
+/// Trees of earlier commits, each unpacked once into a folder that goes with this.
+struct Trees {
+    folder: tempfile::TempDir,
+    known: BTreeMap<String, Option<PathBuf>>,
+}
+
+impl Trees {
+    fn new() -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir().context("a temporary folder cannot be made")?;
+        Ok(Self { folder, known: BTreeMap::new() })
+    }
+
+    /// The tree of a commit; nothing where this clone does not have it.
+    fn of(&mut self, commit: &str) -> anyhow::Result<Option<PathBuf>> {
+        if let Some(known) = self.known.get(commit) {
+            return Ok(known.clone());
+        }
+        ensure!(
+            commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit()),
+            "{MANIFEST} names `{commit}`, which is no commit: give all 40 digits"
+        );
+        let tree = self.folder.path().join(commit);
+        fs::create_dir(&tree).with_context(|| format!("{} cannot be made", tree.display()))?;
+        let packed = self.folder.path().join(format!("{commit}.tar"));
+        let git =
+            Command::new("git").args(["archive", "--output"]).arg(&packed).arg(commit).stdin(Stdio::null()).output();
+        let is_there = git.context("git cannot be run; it has the sources of earlier releases")?.status.success();
+        if is_there {
+            let tar = Command::new("tar").arg("-xf").arg(&packed).arg("-C").arg(&tree).stdin(Stdio::null()).output();
+            ensure!(
+                tar.context("tar cannot be run")?.status.success(),
+                "the tree of commit {commit} cannot be unpacked"
+            );
+        }
+        let found = is_there.then_some(tree);
+        self.known.insert(commit.to_owned(), found.clone());
+        Ok(found)
+    }
+}
+
+fn short(commit: &str) -> &str {
+    commit.get(..12).unwrap_or(commit)
 }
 
 fn judge(release: &Release, found: Option<ModuleId>, rebuilt: &Release) -> Verdict {
@@ -157,7 +222,13 @@ impl Verdict {
             Self::Damaged { found: Some(found) } => {
                 format!("DAMAGED: the file is {}; restore it from version control", found.short())
             }
-            Self::NotRebuilt { folder } => format!("file good; --rebuild compiles its source in {folder}"),
+            Self::NotRebuilt { place } => format!("file good; --rebuild compiles its source in {place}"),
+            Self::NoCommit { commit } => {
+                format!(
+                    "file good; commit {} is not in this clone, so not rebuilt: fetch the whole history",
+                    short(commit)
+                )
+            }
             Self::SourceMovedOn { version } => format!("file good; the source is now {version}, so not rebuilt"),
             Self::Same => "file good; the source gives the same bytes".to_owned(),
             Self::OtherCompiler { compiler } => {
@@ -187,6 +258,7 @@ impl Release {
             id: built.module.id(),
             size: built.module.wasm().len() as u64,
             compiler: built.compiler.clone(),
+            commit: None,
         }
     }
 }
@@ -261,6 +333,7 @@ mod tests {
             id: ModuleId::of(bytes),
             size: bytes.len() as u64,
             compiler: "rustc 1.95.0".to_owned(),
+            commit: None,
         }
     }
 
