@@ -212,18 +212,24 @@ impl Partition {
         };
         let group_options = GroupOptions { name, peers: options.peers.clone(), stands: options.stands };
         let group = Group::start(options.node, log.clone(), entrance, group_options).await?;
-        if options.founders.contains(&options.node) {
-            match group.initialize(&options.founders).await {
-                Ok(()) | Err(ConsensusError::AlreadyInitialized) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        found(&group, options.node, &options.founders).await?;
         drop(mailbox.send(Message::Started(group.clone())));
         follow(&group, &log, &store, &mailbox);
         let (id, peers, modules, past) = (options.partition, options.peers, options.modules, options.past);
         let parts =
             Parts { id, mailbox, board, group, peers, modules, log, store, ids, snapshots, canonical, genesis, past };
         Ok(Arc::new(Self::new(parts, thread)))
+    }
+}
+
+/// A founder names the first voters; one that has a history already leaves them as they are.
+async fn found(group: &Group, node: NodeId, founders: &[NodeId]) -> Result<(), PartitionError> {
+    if !founders.contains(&node) {
+        return Ok(());
+    }
+    match group.initialize(founders).await {
+        Ok(()) | Err(ConsensusError::AlreadyInitialized) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -302,12 +302,13 @@ impl Module for System {
         match op {
             Op::FoundCluster { .. } if !known.nodes.is_empty() => return Err(Rejection::Founded),
             Op::FoundCluster { nodes } => events.emit(Event::ClusterFounded { nodes: nodes.clone() }),
-            Op::AddNode { node } if known.knows(node.id) => return Err(Rejection::NodeIdUsed),
+            Op::AddNode { node } | Op::AddSupportingNode { node, .. } if known.knows(node.id) => {
+                return Err(Rejection::NodeIdUsed);
+            }
             Op::AddNode { node } => {
                 check_joins(node.id, level_of(view), features::BASE)?;
                 events.emit(Event::NodeAdded { node: node.clone() });
             }
-            Op::AddSupportingNode { node, .. } if known.knows(node.id) => return Err(Rejection::NodeIdUsed),
             Op::AddSupportingNode { node, level } => {
                 check_joins(node.id, level_of(view), FeatureLevel(*level))?;
                 events.emit(Event::NodeAdded { node: node.clone() });
@@ -334,10 +335,9 @@ impl Module for System {
                 let modules: ModulesRow = view.read(modules_suffix(machine)).unwrap_or_default();
                 let nodes: Vec<u64> = known.nodes.iter().map(|node| node.id).collect();
                 modules.check(&row, *module, wish, &nodes)?;
-                let last: u64 = view.read(ACTIVATIONS).unwrap_or(0);
-                let number = last + u64::from(matches!(wish, Wish::Activate { .. }));
-                let (machine, by, wish) = (machine.clone(), by.clone(), wish.clone());
-                events.emit(Event::ModuleStepped { machine, module: *module, by, wish, number });
+                let number = view.read(ACTIVATIONS).unwrap_or(0) + u64::from(matches!(wish, Wish::Activate { .. }));
+                let (machine, module, by, wish) = (machine.clone(), *module, by.clone(), wish.clone());
+                events.emit(Event::ModuleStepped { machine, module, by, wish, number });
             }
             Op::View { machine, view: name, by, wish } => {
                 let unknown = Rejection::UnknownMachine { machine: machine.clone() };

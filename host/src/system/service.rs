@@ -19,6 +19,7 @@ use crate::ids::{CommandId, Head, JournalIndex, LogIndex, Micros, ModuleId, Node
 use crate::log::EntryId;
 use crate::partition::Partition;
 use crate::peer::{Call, GroupName, Network, Seen, Service, ServiceError, Topic};
+use crate::router::Machine;
 use crate::snapshot;
 use crate::system::clocks::Heard;
 use crate::system::host::Host;
@@ -214,24 +215,8 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
         host.find_replica(&group).ok_or(ServiceError::NoGroup(group))
     };
     match topic {
-        Topic::Submit => {
-            let group = group()?;
-            let system = host.system.read().clone().filter(|system| system.name() == &*group.machine);
-            let machine = system.or_else(|| host.router.find_machine(&group.machine));
-            let machine = machine.ok_or_else(|| ServiceError::NoGroup(group.clone()))?;
-            machine.answer_submit(group.partition, &body, patience).await.map_err(failed)
-        }
-        Topic::Calls => {
-            let group = group()?;
-            let machine = host.router.find_machine(&group.machine);
-            let machine = machine.ok_or_else(|| ServiceError::NoGroup(group.clone()))?;
-            machine.answer_calls(group.partition, &body, patience).await.map_err(failed)
-        }
-        Topic::Order => {
-            let group = group()?;
-            let machine = host.router.find_machine(&group.machine);
-            let machine = machine.ok_or_else(|| ServiceError::NoGroup(group.clone()))?;
-            machine.answer_order(group.partition, &body, patience).await.map_err(failed)
+        Topic::Submit | Topic::Calls | Topic::Order => {
+            answer_about_commands(host, topic, group()?, &body, patience).await
         }
         Topic::ReadIndex => replica()?.answer_read_index().await.map_err(failed),
         Topic::WantTime => {
@@ -286,6 +271,26 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
             Err(ServiceError::Malformed(format!("{topic:?} is not asked so")))
         }
     }
+}
+
+/// What is for the leader of a partition: commands of clients, calls of coordinators, orders of operators.
+async fn answer_about_commands(
+    host: &Host,
+    topic: Topic,
+    group: GroupName,
+    body: &[u8],
+    patience: Duration,
+) -> Result<Bytes, ServiceError> {
+    let is_system = |system: &Arc<Machine>| topic == Topic::Submit && system.name() == &*group.machine;
+    let system = host.system.read().clone().filter(is_system);
+    let machine = system.or_else(|| host.router.find_machine(&group.machine));
+    let machine = machine.ok_or_else(|| ServiceError::NoGroup(group.clone()))?;
+    let answered = match topic {
+        Topic::Submit => machine.answer_submit(group.partition, body, patience).await,
+        Topic::Calls => machine.answer_calls(group.partition, body, patience).await,
+        _ => machine.answer_order(group.partition, body, patience).await,
+    };
+    answered.map_err(failed)
 }
 
 /// What a replica is asked about its commands and its files.
