@@ -1,18 +1,75 @@
 //! Files and folders that are there whole or not at all, after a kill and after a power cut.
 //!
 //! The bytes of a file are durable once the file was synced, its name once its folder was; the name of a folder lies in its parent.
-//! Everything blocks.
+//! Everything blocks. What has run out for a moment ([`is_passing`]) is waited for within a bound where it takes a file to be opened.
 
 use std::io::{Error, ErrorKind, Result, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
 /// The mode of what is for this node alone.
 pub const PRIVATE: u32 = 0o600;
 /// The mode of what others may read, as an archive.
 pub const SHARED: u32 = 0o644;
+
+/// How long a descriptor, or memory for a map, is waited for before a file counts as one that cannot be opened: connections are shed and
+/// searches end within that time.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Whether something has run out that comes back by itself: space, a quota, descriptors, memory. Nothing is damaged then: who tries again
+/// later gets what was asked for.
+pub fn is_passing(error: &Error) -> bool {
+    use ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded) || is_scarcity(error)
+}
+
+/// Whether the process or the machine has no descriptor or no memory left for it.
+pub fn is_scarcity(error: &Error) -> bool {
+    let scarce = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+    error.raw_os_error().is_some_and(|found| scarce.iter().any(|errno| errno.raw_os_error() == found))
+}
+
+/// As [`is_passing`], where an error is a text that ends with that of the system, as RocksDB's are.
+pub fn says_passing(text: &str) -> bool {
+    ["No space left on device", "Disk quota exceeded"].iter().any(|known| text.contains(known)) || says_scarcity(text)
+}
+
+/// As [`is_scarcity`], of such a text.
+pub fn says_scarcity(text: &str) -> bool {
+    ["Too many open files", "Cannot allocate memory"].iter().any(|known| text.contains(known))
+}
+
+/// Does what needs a descriptor or memory, again and again while there is none. `is_scarce` says of what it comes to whether that is why it
+/// failed; what it comes to after the longest wait is given as it is. It must be right to do it again.
+pub fn patiently<T>(what: &str, mut work: impl FnMut() -> T, is_scarce: impl Fn(&T) -> bool) -> T {
+    let mut since = None;
+    loop {
+        let done = work();
+        if !is_scarce(&done) {
+            return done;
+        }
+        if since.is_none() {
+            tracing::warn!(
+                what,
+                "waits for a file descriptor or for memory, of which there is none left; see `ulimit -n`"
+            );
+        }
+        if PATIENCE <= since.get_or_insert_with(Instant::now).elapsed() {
+            return done;
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Opens a file, [patiently].
+pub fn open<T>(path: &Path, mut open: impl FnMut(&Path) -> Result<T>) -> Result<T> {
+    patiently(&path.display().to_string(), || open(path), |opened| opened.as_ref().is_err_and(is_scarcity))
+}
 
 /// Creates the folder and its parents; durable on return, also those that a process made which was killed before it synced them.
 pub fn create_dir_all(dir: &Path) -> Result<()> {
@@ -36,7 +93,8 @@ fn is_of_others(error: &Error) -> bool {
 
 /// Makes the names in a folder durable.
 pub fn sync_dir(dir: &Path) -> Result<()> {
-    std::fs::File::open(dir)?.sync_all()
+    // Only the opening is repeated: after a sync that failed nothing is known about what it should have made durable.
+    open(dir, |dir| std::fs::File::open(dir))?.sync_all()
 }
 
 /// Writes or replaces a file, which has the old bytes or the new ones at any time; durable on return.
@@ -50,7 +108,8 @@ pub struct Unnamed(NamedTempFile);
 impl Unnamed {
     pub fn write(folder: &Path, mode: u32, bytes: &[u8]) -> Result<Self> {
         let mut builder = tempfile::Builder::new();
-        let mut file = builder.permissions(std::fs::Permissions::from_mode(mode)).tempfile_in(folder)?;
+        let builder = builder.permissions(std::fs::Permissions::from_mode(mode));
+        let mut file = open(folder, |folder| builder.tempfile_in(folder))?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         Ok(Self(file))
@@ -60,5 +119,65 @@ impl Unnamed {
     pub fn name(self, folder: &Path, name: &str) -> Result<()> {
         self.0.persist(folder.join(name))?;
         sync_dir(folder)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_run_out_comes_back_and_what_is_broken_does_not() {
+        for (errno, is_passing_expected, is_scarcity_expected) in [
+            (Errno::NOSPC, true, false),
+            (Errno::DQUOT, true, false),
+            (Errno::MFILE, true, true),
+            (Errno::NFILE, true, true),
+            (Errno::NOMEM, true, true),
+            (Errno::IO, false, false),
+            (Errno::NOENT, false, false),
+            (Errno::ROFS, false, false),
+        ] {
+            let error = Error::from_raw_os_error(errno.raw_os_error());
+            assert_eq!(
+                (is_passing(&error), is_scarcity(&error)),
+                (is_passing_expected, is_scarcity_expected),
+                "{error}"
+            );
+            // As RocksDB would put it.
+            let text = format!(
+                "IO error: While opening a file: {}",
+                error.to_string().split(" (os").next().unwrap_or_default()
+            );
+            assert_eq!(
+                (says_passing(&text), says_scarcity(&text)),
+                (is_passing_expected, is_scarcity_expected),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_descriptor_is_waited_for_and_nothing_else_is() {
+        let file = Path::new("/dev/null");
+        let failing = |errno: Errno, times: usize| {
+            let mut left = times;
+            let mut tried = 0;
+            let opened = open(file, |path| {
+                tried += 1;
+                match left.checked_sub(1) {
+                    Some(rest) => {
+                        left = rest;
+                        Err(Error::from_raw_os_error(errno.raw_os_error()))
+                    }
+                    None => std::fs::File::open(path),
+                }
+            });
+            (opened.is_ok(), tried)
+        };
+        assert_eq!(failing(Errno::MFILE, 3), (true, 4));
+        assert_eq!(failing(Errno::NFILE, 1), (true, 2));
+        assert_eq!(failing(Errno::NOSPC, 1), (false, 1));
+        assert_eq!(failing(Errno::ACCESS, 1), (false, 1));
     }
 }

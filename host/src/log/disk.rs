@@ -65,7 +65,7 @@ impl Disk for RealDisk {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(dir)? {
+        for entry in durable::open(dir, |dir| std::fs::read_dir(dir))? {
             // Nothing of ours has a name that is not Unicode.
             names.extend(entry?.file_name().into_string());
         }
@@ -73,16 +73,18 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        // Whoever makes files can try again later.
         let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
         Ok(Arc::new(RealFile(file)))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(RealFile(File::options().read(true).write(true).open(path)?)))
+        let file = durable::open(path, |path| File::options().read(true).write(true).open(path))?;
+        Ok(Arc::new(RealFile(file)))
     }
 
     fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(RealFile(File::open(path)?)))
+        Ok(Arc::new(RealFile(durable::open(path, |path| File::open(path))?)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -52,8 +52,12 @@ struct SimState {
     /// The power goes off before this operation.
     operations_max: Option<u64>,
     failing: Option<SimOp>,
+    lacks_descriptors: bool,
     holds_syncs: bool,
 }
+
+/// "Too many open files", as Linux numbers it.
+const EMFILE: i32 = 24;
 
 /// A name, and the file it stands for from now on.
 type Naming = (PathBuf, Option<usize>);
@@ -136,6 +140,11 @@ impl SimDisk {
     /// Every such operation fails with an I/O error from now on; `None`: none does.
     pub fn set_failing(&self, failing: Option<SimOp>) {
         self.inner.state.lock().failing = failing;
+    }
+
+    /// No file can be created from now on for want of a descriptor; those that are open are not affected.
+    pub fn set_lacking_descriptors(&self, lacks: bool) {
+        self.inner.state.lock().lacks_descriptors = lacks;
     }
 
     /// Syncs do not return until [`SimDisk::release_syncs`].
@@ -271,6 +280,9 @@ impl Disk for SimDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.inner.state.lock();
         state.operate()?;
+        if state.lacks_descriptors {
+            return Err(io::Error::from_raw_os_error(EMFILE));
+        }
         state.files.push(SimInode::default());
         let inode = state.files.len() - 1;
         state.rename(vec![(path.to_owned(), Some(inode))]);

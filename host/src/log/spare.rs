@@ -1,12 +1,12 @@
 //! The thread that keeps one spare segment ready, so that appends never wait for a disk to find room.
 //!
-//! While the disk is full it tries again and again, and the log refuses appends meanwhile. Any other error of the disk
-//! ends the log. It knows nothing of frames.
+//! While the disk is full, or there is no descriptor or memory for another file, it tries again and again, and the log refuses appends
+//! meanwhile. Any other error of the disk ends the log. It knows nothing of frames.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::durable;
 use crate::log::segment::Spare;
 use crate::log::shared::Shared;
 use crate::log::state::State;
@@ -19,7 +19,9 @@ pub(super) fn run(shared: &Arc<Shared>) {
         number += 1;
         match Spare::prepare(&*shared.disk, &shared.dir, number, size) {
             Ok(spare) => offer(shared, spare),
-            Err(error) if is_disk_full(&error) => wait_for_space(shared, shared.options.spare_retry),
+            Err(error) if durable::is_passing(&error) => {
+                wait_for_space(shared, &error.to_string(), shared.options.spare_retry);
+            }
             Err(error) => shared.fail(LogError::disk(format!("spare-{number}.tmp"), error)),
         }
     }
@@ -65,15 +67,13 @@ fn offer(shared: &Shared, spare: Spare) {
     }
 }
 
-fn wait_for_space(shared: &Shared, retry: Duration) {
+fn wait_for_space(shared: &Shared, why: &str, retry: Duration) {
     let mut state = shared.state.lock();
-    state.is_full = true;
+    if !std::mem::replace(&mut state.is_full, true) {
+        tracing::warn!(dir = %shared.dir.display(), why, "the log has no room for more; appends are refused until it has");
+    }
     shared.room.notify_all();
     if !state.is_closing {
         shared.spare_wanted.wait_for(&mut state, retry);
     }
-}
-
-fn is_disk_full(error: &io::Error) -> bool {
-    [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded].contains(&error.kind())
 }

@@ -110,7 +110,7 @@ impl Executor {
         match self.migrate(logic.as_ref(), activation, Invariants::Checked) {
             Ok(migrated) => Ok(Ok(migrated)),
             Err(Hindrance::Module(error)) => Ok(Err(error.to_string())),
-            Err(Hindrance::Store(error)) if error.is_no_space() => Ok(Err(error.to_string())),
+            Err(Hindrance::Store(error)) if error.is_passing() => Ok(Err(error.to_string())),
             Err(Hindrance::Store(error)) => Err(store_failed(error)),
         }
     }

@@ -155,7 +155,7 @@ impl Registry {
     /// The bytes of a staged module.
     pub fn read(&self, id: ModuleId) -> Result<Vec<u8>, RegistryError> {
         let path = self.path_of(id);
-        let wasm = match std::fs::read(&path) {
+        let wasm = match durable::open(&path, |path| std::fs::read(path)) {
             Ok(wasm) => wasm,
             Err(source) if source.kind() == std::io::ErrorKind::NotFound => {
                 return Err(RegistryError::Missing { id, path });

@@ -117,7 +117,11 @@ impl Disk {
         keys: &[&[u8]],
     ) -> impl Iterator<Item = Result<Option<DBPinnableSlice<'a>>, StoreError>> + use<'a> {
         let disk_keys: Vec<Vec<u8>> = keys.iter().map(|key| disk_key(key)).collect();
-        let rows = self.db.batched_multi_get_cf(&self.family(), &disk_keys, false);
+        // The table of a row that nobody has read for long is opened for it.
+        let read = || self.db.batched_multi_get_cf(&self.family(), &disk_keys, false);
+        let is_scarce =
+            |row: &Result<_, rocksdb::Error>| row.as_ref().is_err_and(|error| durable::says_scarcity(error.as_ref()));
+        let rows = durable::patiently("reading rows", read, |rows| rows.iter().any(is_scarce));
         // The rows are pinned in blocks of the database, which `self` keeps open; they do not borrow the family.
         rows.into_iter().map(|row| row.map_err(|source| self.read_failed(source)))
     }

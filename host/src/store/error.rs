@@ -6,6 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::durable;
 use crate::ids::JournalIndex;
 
 #[derive(Debug, thiserror::Error)]
@@ -23,8 +24,8 @@ pub enum StoreError {
     MetaFormat { found: u32, known: u32 },
     #[error("meta row is damaged: {what}")]
     MetaDamaged { what: &'static str },
-    /// The writer waits for space and goes on by itself; reads and `apply` are not affected until too much is dirty.
-    #[error("state store: no space left on the disk of {path}")]
+    /// The writer waits for space, or for a descriptor, and goes on by itself; reads and `apply` are not affected until too much is dirty.
+    #[error("state store: no space left on the disk of {path}, or no file descriptor")]
     NoSpace { path: PathBuf },
     /// The writer has stopped for good; reads from memory go on until the partition is restarted.
     #[error("state store: the writer has stopped: {reason}")]
@@ -45,14 +46,32 @@ impl StoreError {
         move |source| Self::Io { path, action, source }
     }
 
-    /// Whether waiting for space may help.
-    pub fn is_no_space(&self) -> bool {
+    /// Whether waiting may help: for space, a descriptor, or memory.
+    pub fn is_passing(&self) -> bool {
         match self {
             Self::NoSpace { .. } => true,
-            Self::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
-            Self::Write { source } | Self::Read { source } => source.as_ref().contains("No space left on device"),
+            Self::Io { source, .. } => durable::is_passing(source),
+            Self::Open { source, .. } | Self::Write { source } | Self::Read { source } => {
+                durable::says_passing(source.as_ref())
+            }
             _ => false,
         }
+    }
+
+    /// Whether it is a descriptor or memory of which there is none left.
+    pub(super) fn is_scarcity(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => durable::is_scarcity(source),
+            Self::Open { source, .. } | Self::Write { source } | Self::Read { source } => {
+                durable::says_scarcity(source.as_ref())
+            }
+            _ => false,
+        }
+    }
+
+    /// The error with what is behind it.
+    pub(super) fn reason(&self) -> String {
+        std::error::Error::source(self).map_or_else(|| self.to_string(), |source| format!("{self}: {source}"))
     }
 
     /// Whether what is on disk is not what was written, so that only making it again from the journal helps.

@@ -79,6 +79,8 @@ pub(super) struct Pending {
     /// States that are kept when they are exactly what is written; in the order of their applies.
     pub kept: VecDeque<Keep>,
     pub state: WriterState,
+    /// How often in a row the writer was told that there is no descriptor, while there was one.
+    pub remembered_count: u32,
     pub is_closing: bool,
 }
 
@@ -142,6 +144,7 @@ impl Store {
             seq_wanted: 0,
             kept: VecDeque::new(),
             state: WriterState::Running,
+            remembered_count: 0,
             is_closing: false,
         };
         let shared = Arc::new(Shared {

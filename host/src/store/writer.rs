@@ -2,7 +2,7 @@
 //!
 //! Writing early gains nothing, since the log is the truth: the writer waits until enough has come together that a
 //! row changed a thousand times is written once, but never so long that a restart replays more than allowed. Nothing
-//! is written that the log could still lose. A full disk is retried; any other error stops the writer for good.
+//! is written that the log could still lose. What passes, as a full disk, is retried; any other error stops the writer for good.
 //! It does not know the hot table.
 
 use std::sync::Arc;
@@ -18,8 +18,10 @@ use super::tiers::neighbours_to_merge;
 
 /// Deltas up to this size are merged as soon as there are a few, see `tiers.rs`.
 const UNIT_BYTES: u64 = 64 << 10;
-/// How often the writer looks around when nobody wakes it; also the pause between attempts on a full disk.
+/// How often the writer looks around when nobody wakes it; also the pause between attempts while there is no room.
 pub(super) const TICK: Duration = Duration::from_millis(250);
+/// Attempts in a row, with [`TICK`] between them, after which the error is taken for a remembered one.
+const REMEMBERED_MAX: u32 = 40;
 /// Less log than this is not worth a write when the partition is quiet: replaying it takes milliseconds.
 const QUIET_BYTES_MIN: u64 = 4 << 20;
 
@@ -129,6 +131,7 @@ fn on_written(
             pending.seq_written = delta.seq;
             pending.meta_written = Some(delta.meta.clone());
             pending.state = WriterState::Running;
+            pending.remembered_count = 0;
         }
         Err(error) => {
             // What was merged for this attempt need not be merged again.
@@ -153,15 +156,23 @@ fn on_kept(shared: &Shared, pending: &mut MutexGuard<'_, Pending>, result: Resul
 }
 
 fn on_failed(shared: &Shared, pending: &mut Pending, error: &StoreError) {
-    if error.is_no_space() {
+    let reason = error.reason();
+    // RocksDB remembers some errors until it is opened again, when descriptors have long been there: then only that helps.
+    let is_odd = error.is_scarcity() && has_descriptor();
+    pending.remembered_count = if is_odd { pending.remembered_count + 1 } else { 0 };
+    if error.is_passing() && pending.remembered_count < REMEMBERED_MAX {
         if pending.state == WriterState::Running {
-            tracing::error!(dir = %shared.dir.display(), "state store: disk full, will write when space returns");
+            tracing::error!(dir = %shared.dir.display(), reason, "state store: will write when there is room again");
         }
         pending.state = WriterState::NoSpace;
     } else {
-        let reason = std::error::Error::source(error).map_or(error.to_string(), |s| format!("{error}: {s}"));
         stop(shared, pending, reason);
     }
+}
+
+/// Whether a file could be opened now.
+fn has_descriptor() -> bool {
+    std::fs::File::open("/dev/null").is_ok()
 }
 
 fn stop(shared: &Shared, pending: &mut Pending, reason: String) {

@@ -1,4 +1,4 @@
-//! A full disk is a refusal that passes by itself; a failed write or sync is the end until the log is opened again.
+//! A full disk, or a want of descriptors, is a refusal that passes by itself; a failed write or sync is the end until the log is opened again.
 
 use super::*;
 use crate::log::{LogHealth, SimOp, Vote};
@@ -43,6 +43,25 @@ fn a_full_disk_refuses_appends_and_nothing_else() {
     log.close().expect("closes");
     let log = opened(&disk);
     assert_eq!((log.last(), log.vote()), (Some(id(1, count)), Some(vote)));
+}
+
+/// It used to end the log: whoever held a thousand idle connections open halted a partition.
+#[test]
+fn a_want_of_descriptors_refuses_appends_and_passes() {
+    let disk = SimDisk::new();
+    let log = opened(&disk);
+    append_durably(&log, vec![entry(1, 0)]);
+    disk.set_lacking_descriptors(true);
+    let count = fill(&log, 1);
+    assert_eq!(log.health(), LogHealth::Full);
+    block_on(log.save_vote(Vote { term: Term(2), node: None, committed: false })).expect("a vote has room kept for it");
+    disk.set_lacking_descriptors(false);
+    while log.health() != LogHealth::Ok {
+        std::thread::yield_now();
+    }
+    append_durably(&log, vec![entry(1, count)]);
+    log.close().expect("closes");
+    assert_eq!(opened(&disk).last(), Some(id(1, count)));
 }
 
 #[test]

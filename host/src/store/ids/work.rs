@@ -1,7 +1,7 @@
 //! The two threads of an id index: one writes frozen tables as runs, the other merges runs.
 //!
 //! Each makes a file first, then names it in the manifest, then shows it to look-ups, then drops what it replaces; so a
-//! crash between any two steps leaves a whole index and at most a file that nobody names. A full disk is retried, any
+//! crash between any two steps leaves a whole index and at most a file that nobody names. What passes, as a full disk, is retried, any
 //! other error stops the thread for good and loudly. It does not know how a run is made.
 
 use std::ops::Range;
@@ -16,7 +16,7 @@ use super::super::tiers::neighbours_to_merge;
 use super::run::Run;
 use super::{Progress, Shared, merge};
 
-/// Pause between attempts on a full disk.
+/// Pause between attempts while there is no room.
 pub const RETRY: Duration = Duration::from_millis(250);
 
 /// Runs the loop of one thread; a panic must not leave anybody waiting for a thread that is gone.
@@ -121,13 +121,14 @@ impl Shared {
                 progress.no_space = false;
                 on_ok(&mut progress);
             }
-            Err(error) if error.is_no_space() => {
-                tracing::error!(dir = %self.dir.display(), "id index: disk full, will write when space returns");
-                self.progress.lock().no_space = true;
+            Err(error) if error.is_passing() => {
+                if !std::mem::replace(&mut self.progress.lock().no_space, true) {
+                    let reason = error.reason();
+                    tracing::error!(dir = %self.dir.display(), reason, "id index: will write when there is room again");
+                }
             }
             Err(error) => {
-                let reason = std::error::Error::source(&error).map_or(error.to_string(), |s| format!("{error}: {s}"));
-                self.stop(reason);
+                self.stop(error.reason());
             }
         }
         self.changed.notify_all();
