@@ -15,7 +15,7 @@ use crate::features::{self, FeatureLevel};
 use crate::ids::NodeId;
 use crate::limits::{
     CLOCK_SKEW_MS_MAX, EVENT_HEARTBEAT, EVENT_PATIENCE, EVENT_READERS_MAX, HOST_NAME_BYTES_MAX, HTTP_CONNECTIONS_MAX,
-    HTTP_REQUESTS_MAX, LOG_KEEP_BYTES_MIN, SLOT_COUNT, SNAPSHOT_EVERY_BYTES_MIN, WEBHOOK_RETRY_FOR,
+    HTTP_REQUESTS_MAX, LOG_KEEP_BYTES_MIN, SHARE_PERCENT_MAX, SLOT_COUNT, SNAPSHOT_EVERY_BYTES_MIN, WEBHOOK_RETRY_FOR,
     WEBHOOK_RETRY_SECONDS_MAX,
 };
 
@@ -304,8 +304,30 @@ fn one() -> u32 {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuthConfig {
-    /// `[[auth.tokens]]`: who may call. None: everybody on this machine may do everything.
+    /// `[[auth.tokens]]`: who may call. None: everybody who reaches `http.listen` may do everything, if `open` says so.
     pub tokens: Vec<TokenConfig>,
+    /// Says that there are no tokens on purpose. A proxy, a tunnel or a port mapping on this machine makes everybody an admin who
+    /// reaches *that*. Default: false, and a configuration without tokens is refused.
+    pub open: bool,
+    /// Names besides `localhost`, loopback addresses and those of this file by which clients ask a node without tokens, as `pay.example`
+    /// if a proxy passes that. Requests for any other host are refused: a web page could have made them, under a name of its own.
+    pub hosts: Vec<String>,
+}
+
+impl AuthConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        match (self.tokens.is_empty(), self.open) {
+            (true, false) => Err(ConfigError::Invalid(
+                "auth.tokens",
+                "are missing: without them everybody who reaches `http.listen` may do everything, also through a proxy, a tunnel or \
+                 a port mapping on this machine; add [[auth.tokens]], or write `open = true` below [auth] if that is meant",
+            )),
+            (false, true) => {
+                Err(ConfigError::Invalid("auth.open", "contradicts [[auth.tokens]]; leave one of them out"))
+            }
+            (true, true) | (false, false) => Ok(()),
+        }
+    }
 }
 
 /// `[[auth.tokens]]`
@@ -343,7 +365,8 @@ impl Role {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
-    /// HTTP connections open at the same time.
+    /// HTTP connections open at the same time; default 10000, and fewer where the limit of open files is low. Where there are no more, idle
+    /// ones are closed for new ones.
     pub http_connections: usize,
     /// HTTP requests being answered at the same time.
     pub http_requests: usize,
@@ -353,6 +376,9 @@ pub struct LimitsConfig {
     pub event_patience_ms: u64,
     /// An event stream on which nothing happens has a sign of life every so many milliseconds; default 15000.
     pub event_heartbeat_ms: u64,
+    /// How many in a hundred of these, and of the places for batches, one caller may have, and one address (an IPv6 network of 64 bits),
+    /// 1 … 100; default 75. Choose 100 if all clients come through one proxy.
+    pub share_percent: usize,
 }
 
 impl Default for LimitsConfig {
@@ -363,6 +389,7 @@ impl Default for LimitsConfig {
             event_readers: EVENT_READERS_MAX,
             event_patience_ms: EVENT_PATIENCE.as_millis() as u64,
             event_heartbeat_ms: EVENT_HEARTBEAT.as_millis() as u64,
+            share_percent: SHARE_PERCENT_MAX,
         }
     }
 }
@@ -397,6 +424,7 @@ impl Config {
                 "must be from 1 to the highest level of this version; leave it out for that one",
             ));
         }
+        config.auth.check()?;
         if let Some(peer) = &config.peer {
             peer.check(config.node.id, config.http.listen)?;
         }
@@ -431,6 +459,9 @@ impl Config {
         let times = [config.limits.event_patience_ms, config.limits.event_heartbeat_ms];
         if [http_connections, http_requests, event_readers].contains(&0) || times.contains(&0) {
             return Err(ConfigError::Invalid("limits", "must be at least 1"));
+        }
+        if !(1..=100).contains(&config.limits.share_percent) {
+            return Err(ConfigError::Invalid("limits.share_percent", "must be from 1 to 100"));
         }
         Ok(config)
     }

@@ -140,22 +140,39 @@ pub const STUCK_LINES_MAX: usize = 32;
 /// A call from another partition that carries a time further ahead of this node's clock is put off: whoever made it has a wrong clock,
 /// and its time would become this partition's.
 pub const CARRIED_AHEAD_MAX: Duration = Duration::from_secs(30);
-/// Recorded rejections per caller and second: a rejection costs log for ever.
-pub const REJECTIONS_PER_CALLER_PER_SECOND_MAX: u32 = 100_000;
+/// Recorded rejections per caller and second, in a partition: a rejection costs log for ever, some 300 bytes on each node.
+pub const REJECTIONS_PER_CALLER_PER_SECOND_MAX: u32 = 25_000;
+/// The same of all callers together.
+pub const REJECTIONS_PER_SECOND_MAX: u32 = 100_000;
+/// The same of one address, on the node that it asks: whoever has several tokens, or none, has one address.
+pub const REJECTIONS_PER_ADDRESS_PER_SECOND_MAX: u32 = 25_000;
 /// Deadline of a request that names none.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(5);
 /// The longest deadline a request may name.
 pub const DEADLINE_MAX: Duration = Duration::from_secs(30);
 /// What is read of a body that is too large before the connection may close, so that its client gets to read why: two batches.
 pub const HTTP_DISCARD_BYTES_MAX: usize = 2 * BATCH_BODY_BYTES_MAX;
+/// Characters of the host's own words in a problem: what is wrong with a request is said without sending the request back.
+pub const PROBLEM_DETAIL_CHARS_MAX: usize = 2_000;
 /// Nodes that a cluster is founded with: a majority of more is slower and hardly more often there.
 pub const CLUSTER_NODES_MAX: u32 = 9;
 /// How far apart the clocks of nodes may be configured to be: beyond a minute they are simply wrong.
 pub const CLOCK_SKEW_MS_MAX: u64 = 60_000;
 /// A host name, as DNS bounds it.
 pub const HOST_NAME_BYTES_MAX: usize = 253;
-/// HTTP connections open at the same time: each costs some 20 KiB. Configurable.
+/// HTTP connections open at the same time: each costs some 20 KiB and a file descriptor. Configurable.
 pub const HTTP_CONNECTIONS_MAX: usize = 10_000;
+/// File descriptors that connections of clients never take, a quarter of all within these bounds: logs, stores, snapshots and the other
+/// nodes need more of them at any moment, and a partition without one stands still.
+pub const DESCRIPTORS_KEPT_MIN: usize = 64;
+pub const DESCRIPTORS_KEPT_MAX: usize = 1024;
+/// How often it is counted what else has descriptors.
+pub const DESCRIPTORS_LOOK: Duration = Duration::from_secs(1);
+/// Idle connections that are chosen at one look at all of them: a look costs as much as shedding so many.
+pub const CONNECTIONS_SHED_AT_ONCE: usize = 64;
+/// What one caller, or one address, may have of the places for connections, requests, batches and readers, in a hundred: whoever takes all
+/// leaves the others out. Configurable, for everybody behind one proxy has one address.
+pub const SHARE_PERCENT_MAX: usize = 75;
 /// HTTP requests being answered at the same time: each holds at most its body. Configurable.
 pub const HTTP_REQUESTS_MAX: usize = 8192;
 /// Concurrent streams of one HTTP/2 connection.
@@ -166,6 +183,10 @@ pub const HTTP_IDLE_MAX: Duration = Duration::from_secs(60);
 pub const HTTP_HEADERS_BYTES_MAX: usize = 64 << 10;
 /// After the signal to stop, requests under way have this long.
 pub const SHUTDOWN_MAX: Duration = Duration::from_secs(35);
+/// Bytes of bodies of megabytes, as of batches and modules, that are being read at the same time: four times what batches under way hold.
+pub const BODIES_BYTES_MAX: usize = 512 << 20;
+/// In such steps room is taken for them, as their bytes come.
+pub const BODY_ROOM_BYTES: usize = 64 << 10;
 /// Batches under way at the same time: each may hold its 8 MiB body and as much again as values.
 pub const HTTP_BATCHES_MAX: usize = 16;
 /// Items of one page of a history.

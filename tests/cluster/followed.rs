@@ -28,7 +28,7 @@ async fn readers_follow_through_fail_overs_without_a_gap() {
     let mut trial = Trial::start().await;
     let nodes: Vec<_> = trial.cluster.addresses().into_iter().map(|(_, address)| address).collect();
     let mut deaf = TcpStream::connect(nodes[0]).await.expect("the node listens");
-    deaf.write_all(format!("GET {EVENTS}?after=start HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes())
+    deaf.write_all(format!("GET {EVENTS}?after=start HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes())
         .await
         .expect("it listens");
     let (end, ended) = watch::channel(None::<Seen>);

@@ -50,7 +50,7 @@ async fn serve(folder: &Path, id: u64, data: &Path, peer: Option<SocketAddr>) ->
     let module = release("wallet-1.0.1.wasm");
     let peer = peer.map_or_else(String::new, |peer| format!("[peer]\nlisten = \"{peer}\"\n"));
     let text = format!(
-        "[node]\nid = {id}\ndata = {:?}\n[http]\nlisten = \"{}\"\n{peer}[machines.wallet]\nmodule = {:?}\npartitions = {PARTITIONS}\n",
+        "[node]\nid = {id}\ndata = {:?}\n[http]\nlisten = \"{}\"\n[auth]\nopen = true\n{peer}[machines.wallet]\nmodule = {:?}\npartitions = {PARTITIONS}\n",
         argument(data),
         free_address(),
         argument(&module)

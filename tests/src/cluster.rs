@@ -402,7 +402,7 @@ impl Node {
         };
         format!(
             "[node]\nid = {id}\ndata = {data:?}\n\n\
-             [http]\nlisten = \"{http}\"\n\n\
+             [http]\nlisten = \"{http}\"\n\n[auth]\nopen = true\n\n\
              [peer]\nlisten = \"{peer}\"\nadvertise = \"{peer}\"\n\n\
              [peer.routes]\n{routes}\n\
              {log}\

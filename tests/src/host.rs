@@ -24,6 +24,8 @@ pub struct Start {
     /// Further arguments of `statehouse dev`.
     pub arguments: Vec<String>,
     pub environment: Vec<(String, String)>,
+    /// How many files it may have open, at most; what the system allows without it.
+    pub descriptors: Option<u64>,
     /// Whether the wallet has its views, which cost every node some of its time.
     pub has_views: bool,
 }
@@ -37,6 +39,7 @@ impl Start {
             http,
             arguments: Vec::new(),
             environment: Vec::new(),
+            descriptors: None,
             has_views: false,
         }
     }
@@ -53,7 +56,14 @@ impl Host {
 
     /// Like [`Host::start`]; a process that ends before it is ready is returned as `Err`.
     pub async fn start_with(start: &Start) -> Result<Self, Refused> {
-        let mut command = Command::new(&start.program);
+        let mut command = match start.descriptors {
+            None => Command::new(&start.program),
+            Some(count) => {
+                let mut shell = Command::new("sh");
+                shell.arg("-c").arg(format!("ulimit -n {count} && exec \"$0\" \"$@\"")).arg(&start.program);
+                shell
+            }
+        };
         command.arg("dev").arg("--data").arg(&start.data).arg("--http").arg(start.http.to_string());
         command.args(["--nodes", "1"]);
         command.args(Some("--no-views").filter(|_| !start.has_views));
@@ -72,7 +82,7 @@ impl Host {
         let module = release("wallet-1.0.1.wasm");
         let (module, node) = (argument(&module), argument(&folder));
         let text = format!(
-            "[node]\nid = 1\ndata = {node:?}\n\n[http]\nlisten = \"127.0.0.1:0\"\n\n[limits]\n{limits}\n\n\
+            "[node]\nid = 1\ndata = {node:?}\n\n[http]\nlisten = \"127.0.0.1:0\"\n\n[auth]\nopen = true\n\n[limits]\n{limits}\n\n\
              [machines.wallet]\nmodule = {module:?}\npartitions = {partitions}\n"
         );
         std::fs::write(&config, text).expect("a new file");
@@ -98,6 +108,11 @@ impl Host {
     /// What the process holds of memory now.
     pub fn memory_bytes(&self) -> u64 {
         self.0.memory_bytes()
+    }
+
+    /// How many files the process has open now.
+    pub fn descriptor_count(&self) -> usize {
+        self.0.descriptor_count()
     }
 
     pub fn client(&self) -> Client {

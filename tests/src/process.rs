@@ -72,6 +72,11 @@ impl Process {
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kilobytes") * 1024
     }
 
+    /// How many files it has open now.
+    pub fn descriptor_count(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the process is there").count()
+    }
+
     /// What the process printed last.
     pub fn output(&self) -> String {
         self.output.text()

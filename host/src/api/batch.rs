@@ -21,19 +21,20 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::asked::Asked;
-use super::body::{check_media_type, read_body};
+use super::body::{check_media_type, read_large_body};
 use super::command::{command_id, request};
-use super::handle::{Api, overloaded};
+use super::handle::Api;
 use super::json::{self, read_cbor, read_json};
 use super::mount::{Mount, Route};
 use super::problem::{Code, Problem};
 use super::reply::Reply;
+use super::share::Kind;
 use crate::ids::CommandId;
 use crate::limits::{BATCH_BODY_BYTES_MAX, BATCH_COMMANDS_MAX, BODY_BYTES_MAX};
 use crate::router::answer::CommandRequest;
 use crate::router::machine::Machine;
 
-const MEDIA_TYPES: [&str; 2] = ["application/x-ndjson", "application/cbor-seq"];
+pub const MEDIA_TYPES: [&str; 2] = ["application/x-ndjson", "application/cbor-seq"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -49,10 +50,15 @@ pub async fn post(
     parts: &Parts,
     body: Body,
 ) -> Result<Response, Problem> {
-    let _place = api.batches.try_acquire().map_err(|_| overloaded())?;
+    let who = api.who(&asked.caller, parts);
+    api.shares.check_rejections(who.network)?;
+    api.shares.check(Kind::Batch, 1, &who)?;
     let format = [Format::Ndjson, Format::CborSequence][check_media_type(&parts.headers, &MEDIA_TYPES)?];
     let answer_format = accepted_format(&parts.headers).unwrap_or(format);
-    let bytes = read_body(body, BATCH_BODY_BYTES_MAX, asked.deadline).await?;
+    let (bytes, room) = read_large_body(api, body, BATCH_BODY_BYTES_MAX, &who, asked.deadline).await?;
+    // Only now: whoever sends slowly keeps nobody out.
+    let _place = api.shares.take(Kind::Batch, 1, &who)?;
+    drop(room);
     let request_id = asked.request_id.clone();
     // Megabytes of parsing and printing would hold up the requests beside this one.
     let reading = {
@@ -63,6 +69,7 @@ pub async fn post(
     let ids: Vec<CommandId> = requests.iter().map(|request| request.id).collect();
     let answers = if requests.is_empty() { Vec::new() } else { machine.submit(requests).await };
     assert_eq!(answers.len(), ids.len(), "the router gives one answer per request");
+    api.shares.on_rejected(who.network, answers.iter().filter(|answer| answer.is_new_rejection()).count());
     let printing = tokio::task::spawn_blocking(move || {
         let mut answers = answers.into_iter().zip(ids);
         let replies = places.into_iter().map(|place| match place {

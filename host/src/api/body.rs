@@ -1,23 +1,59 @@
-//! Bodies: read whole, never beyond their bound, never beyond the deadline.
+//! Bodies: read whole, never beyond their bound, never beyond the deadline; those of megabytes only as far as there is room for them.
 //!
 //! In: the stream of a request. Out: its bytes, without a copy when they came in one piece. It knows nothing of what
 //! they mean.
 
 use axum::body::{Body, Bytes};
 use axum::http::HeaderMap;
+use axum::http::header::CONTENT_ENCODING;
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::asked::media_type;
+use super::handle::Api;
 use super::problem::{Code, Problem};
-use crate::limits::HTTP_DISCARD_BYTES_MAX;
+use super::share::{Kind, Share, Who};
+use crate::limits::{BODY_ROOM_BYTES, HTTP_DISCARD_BYTES_MAX};
+
+pub const JSON: &str = "application/json";
 
 /// # Errors
 /// 408 past the deadline, 413 beyond the bound, 400 when the client breaks off.
-pub async fn read_body(mut body: Body, bytes_max: usize, deadline: Instant) -> Result<Bytes, Problem> {
+pub async fn read_body(body: Body, bytes_max: usize, deadline: Instant) -> Result<Bytes, Problem> {
+    read(body, bytes_max, deadline, |_| Ok(())).await
+}
+
+/// A body of megabytes. Its room is taken as it comes: whoever announces much and sends nothing keeps nobody out.
+///
+/// # Errors
+/// As [`read_body`]; and 503 or 429 where there is no room.
+pub async fn read_large_body(
+    api: &Api,
+    body: Body,
+    bytes_max: usize,
+    who: &Who,
+    deadline: Instant,
+) -> Result<(Bytes, Share), Problem> {
+    let mut room = api.shares.take(Kind::Body, 1, who)?;
+    let mut room_bytes = BODY_ROOM_BYTES;
+    let make_room = |bytes: usize| {
+        let more = bytes.saturating_sub(room_bytes).div_ceil(BODY_ROOM_BYTES);
+        room_bytes += more * BODY_ROOM_BYTES;
+        room.take_more(more)
+    };
+    let bytes = read(body, bytes_max, deadline, make_room).await?;
+    Ok((bytes, room))
+}
+
+async fn read(
+    mut body: Body,
+    bytes_max: usize,
+    deadline: Instant,
+    make_room: impl FnMut(usize) -> Result<(), Problem>,
+) -> Result<Bytes, Problem> {
     let is_announced_too_large = body.size_hint().lower() > bytes_max as u64;
-    let read = async { if is_announced_too_large { Ok(None) } else { collect(&mut body, bytes_max).await } };
+    let read = async { if is_announced_too_large { Ok(None) } else { collect(&mut body, bytes_max, make_room).await } };
     match timeout_at(deadline, read).await {
         Ok(Ok(Some(bytes))) => Ok(bytes),
         Ok(Ok(None)) => {
@@ -53,17 +89,37 @@ async fn discard(mut body: Body, deadline: Instant) {
 pub fn check_media_type(headers: &HeaderMap, allowed: &[&str]) -> Result<usize, Problem> {
     let found = media_type(headers);
     allowed.iter().position(|media_type| found.eq_ignore_ascii_case(media_type)).ok_or_else(|| {
-        let detail = format!("send `Content-Type: {}`, not `{found}`", allowed.join("` or `"));
-        Problem::new(Code::WrongContentType, detail)
+        let found = if found.is_empty() { "also without a body".to_owned() } else { format!("not `{found}`") };
+        Problem::new(Code::WrongContentType, format!("send `Content-Type: {}`, {found}", allowed.join("` or `")))
     })
 }
 
-/// The whole body; nothing when it goes beyond the bound.
-async fn collect(body: &mut Body, bytes_max: usize) -> Result<Option<Bytes>, Problem> {
+/// Checks that a body is sent as it is: what is packed can be a thousand times as large.
+///
+/// # Errors
+/// 415.
+pub fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    for value in headers.get_all(CONTENT_ENCODING) {
+        if !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity") {
+            let found = String::from_utf8_lossy(value.as_bytes());
+            let detail = format!("`Content-Encoding: {found}` is not understood here; send the body as it is");
+            return Err(Problem::new(Code::WrongContentEncoding, detail));
+        }
+    }
+    Ok(())
+}
+
+/// The whole body; nothing when it goes beyond the bound. Room is made for all of it so far, before the rest comes.
+async fn collect(
+    body: &mut Body,
+    bytes_max: usize,
+    mut make_room: impl FnMut(usize) -> Result<(), Problem>,
+) -> Result<Option<Bytes>, Problem> {
     let Some(first) = next_piece(body).await? else { return Ok(Some(Bytes::new())) };
     if first.len() > bytes_max {
         return Ok(None);
     }
+    make_room(first.len())?;
     let Some(second) = next_piece(body).await? else { return Ok(Some(first)) };
     let mut whole = Vec::with_capacity(first.len() + second.len());
     whole.extend_from_slice(&first);
@@ -72,6 +128,7 @@ async fn collect(body: &mut Body, bytes_max: usize) -> Result<Option<Bytes>, Pro
         if whole.len() + bytes.len() > bytes_max {
             return Ok(None);
         }
+        make_room(whole.len() + bytes.len())?;
         whole.extend_from_slice(&bytes);
         piece = next_piece(body).await?;
     }

@@ -55,6 +55,11 @@ impl Callers {
         Self::Anonymous(Arc::new(Caller { name: "anonymous".to_owned(), roles: role::ALL }))
     }
 
+    /// Whether everybody is let in whom the address lets in.
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::Anonymous(_))
+    }
+
     /// Who sent this request, provided that they have one of the roles.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use axum::response::Response;
 
 use super::asked::{Asked, PREFERENCE_APPLIED, idempotency_key, prefers_async};
 use super::body::{check_media_type, read_body};
+use super::handle::{Api, network_of};
 use super::json::{self, read_json};
 use super::mount::{Given, Mount, Route};
 use super::problem::{Code, Problem};
@@ -23,6 +24,7 @@ use crate::router::answer::CommandRequest;
 use crate::router::machine::Machine;
 
 pub async fn post(
+    api: &Api,
     machine: Arc<Machine>,
     mount: &Mount,
     (command, route, given): (usize, &Route, Given),
@@ -33,6 +35,8 @@ pub async fn post(
     if parts.uri.query().is_some_and(|query| !query.is_empty()) {
         return Err(Problem::new(Code::UnknownParameter, "a command has no parameters behind the path"));
     }
+    let network = network_of(parts);
+    api.shares.check_rejections(network)?;
     let json = read_body(body, BODY_BYTES_MAX, asked.deadline).await?;
     if !json.is_empty() {
         check_media_type(&parts.headers, &["application/json"])?;
@@ -45,6 +49,7 @@ pub async fn post(
         return Ok(accepted(machine, mount, request));
     }
     let answer = machine.submit(vec![request]).await.pop().expect("one answer per request");
+    api.shares.on_rejected(network, usize::from(answer.is_new_rejection()));
     Ok(Reply::new(answer, &mount.machine, &mount.describe, id).into_response(&request_id))
 }
 

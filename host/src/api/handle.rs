@@ -11,19 +11,24 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::http::Method;
 use axum::http::request::Parts;
 use axum::response::Response;
 use futures_util::FutureExt;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::Semaphore;
 
 use super::asked::{Asked, REQUEST_ID, RequestIds, deadline, request_id_value};
+use super::body::{JSON, check_encoding};
 use super::caller::Callers;
 use super::events::Events;
 use super::mount::{Mounts, Target};
+use super::origin::{Origins, check_deliberate};
+use super::places::ClientNetwork;
 use super::problem::{Code, Problem};
 use super::roles::{COMMAND_ROLES, QUERY_ROLES};
 use super::route::{Page, find_host_route, module_path};
+use super::serve::Connected;
+use super::share::{Kind, Shares, Who};
 use super::webhooks::Sender;
 use super::{
     batch, cluster, command, events, lookup, modules, openapi, orders, pages, query, replays, snapshots, views,
@@ -31,6 +36,7 @@ use super::{
 };
 use crate::audit::jobs::Replays;
 use crate::limits::DEADLINE_DEFAULT;
+use crate::router::answer::Caller;
 use crate::router::{Machine, Router};
 use crate::system::Cluster;
 
@@ -39,21 +45,21 @@ pub struct Api {
     pub router: Arc<Router>,
     pub cluster: Cluster,
     pub callers: Callers,
+    pub origins: Origins,
     pub replays: Arc<Replays>,
     pub metrics: Option<PrometheusHandle>,
     pub mounts: Mounts,
     pub request_ids: RequestIds,
-    /// A place for each request being answered.
-    pub requests: Semaphore,
-    /// A place for each batch, which holds far more memory.
-    pub batches: Semaphore,
+    /// Places for requests, batches, readers and bodies.
+    pub shares: Arc<Shares>,
     pub events: Arc<Events>,
     pub webhooks: Arc<Sender>,
 }
 
 pub async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
     let request_id = api.request_ids.of(request.headers());
-    let mut response = match api.requests.try_acquire() {
+    let who = Who { caller: None, network: request.extensions().get::<Connected>().map(|connected| connected.network) };
+    let mut response = match api.shares.take(Kind::Request, 1, &who) {
         Ok(_place) => {
             let answered = AssertUnwindSafe(answer(&api, request, request_id.clone())).catch_unwind().await;
             answered.unwrap_or_else(|_| {
@@ -61,21 +67,40 @@ pub async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
                 Err(Problem::new(Code::Internal, "the host failed on this request; its log tells more"))
             })
         }
-        Err(_) => Err(overloaded()),
+        Err(problem) => Err(problem),
     }
     .unwrap_or_else(|problem| problem.into_response(&request_id));
     response.headers_mut().insert(REQUEST_ID, request_id_value(&request_id));
     response
 }
 
-/// The problem of a request for which there is no place.
-pub fn overloaded() -> Problem {
-    let detail = "not accepted, too many requests are being answered; send it again later";
-    Problem::new(Code::Overloaded, detail).with_retry_after(Duration::from_secs(1))
+impl Api {
+    /// Whose places are taken. Where everybody is the same caller, only addresses tell one from another.
+    pub fn who(&self, caller: &Arc<Caller>, parts: &Parts) -> Who {
+        Who { caller: (!self.callers.is_open()).then(|| caller.clone()), network: network_of(parts) }
+    }
+
+    /// Who sent this request, provided that they have one of the roles.
+    fn admit(&self, parts: &Parts, roles: u32) -> Result<Arc<Caller>, Problem> {
+        let caller = self.callers.admit(&parts.headers, roles)?;
+        if let Some(connected) = parts.extensions.get::<Connected>() {
+            connected.on_known();
+        }
+        Ok(caller)
+    }
+}
+
+/// Where a request comes from, as far as an address says.
+pub fn network_of(parts: &Parts) -> Option<ClientNetwork> {
+    parts.extensions.get::<Connected>().map(|connected| connected.network)
 }
 
 async fn answer(api: &Api, request: Request, request_id: Arc<str>) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
+    if api.callers.is_open() {
+        api.origins.admit(&parts)?;
+    }
+    check_encoding(&parts.headers)?;
     let path = parts.uri.path();
     match module_path(path) {
         Some((machine, rest)) => answer_module(api, machine, rest, &parts, body, request_id).await,
@@ -94,7 +119,7 @@ async fn answer_module(
     let machine = find_machine(api, machine)?;
     let mount = api.mounts.of(&machine);
     let asked = |roles| {
-        let caller = api.callers.admit(&parts.headers, roles)?;
+        let caller = api.admit(parts, roles)?;
         Ok::<_, Problem>(Asked { request_id, caller, deadline: deadline(&parts.headers, DEADLINE_DEFAULT)? })
     };
     let (route, given) = match mount.find(&parts.method, path) {
@@ -107,7 +132,9 @@ async fn answer_module(
     };
     match route.target {
         Target::Command(at) => {
-            command::post(machine, &mount, (at, route, given), asked(COMMAND_ROLES)?, parts, body).await
+            let asked = asked(COMMAND_ROLES)?;
+            check_deliberate(&parts.headers, &[JSON])?;
+            command::post(api, machine, &mount, (at, route, given), asked, parts, body).await
         }
         Target::Query(at) => {
             let asked = asked(QUERY_ROLES)?;
@@ -124,7 +151,7 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
     let (route, captured) = find_host_route(&parts.method, parts.uri.path())?;
     let named = || find_machine(api, captured.first().copied().unwrap_or_default());
     let asked = |roles| {
-        let caller = api.callers.admit(&parts.headers, roles)?;
+        let caller = api.admit(parts, roles)?;
         Ok::<_, Problem>(Asked {
             request_id,
             caller,
@@ -132,6 +159,9 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
         })
     };
     let asked = route.roles.map(asked).transpose()?;
+    if route.method == Method::POST {
+        check_deliberate(&parts.headers, media_types(route.page))?;
+    }
     match (route.page, asked) {
         (Page::Health, _) => Ok(pages::health()),
         (Page::Ready, _) => pages::ready(&api.router),
@@ -157,6 +187,15 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
         (Page::Commands, _) => lookup::list(&*named()?, &parts.uri),
         (page, Some(asked)) if page.is_step() => answer_step(api, page, &captured, asked, parts, body).await,
         (page, _) => unreachable!("{page:?} is answered above, and its route names roles"),
+    }
+}
+
+/// What the body of a host's route may be.
+const fn media_types(page: Page) -> &'static [&'static str] {
+    match page {
+        Page::Batch => &batch::MEDIA_TYPES,
+        Page::ModuleStage | Page::ViewCreate => &[modules::WASM],
+        _ => &[JSON],
     }
 }
 

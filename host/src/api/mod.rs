@@ -5,14 +5,18 @@
 //!                        ├→ cluster, modules, snapshots → system; replays → audit; events → partition (its tail); views → views
 //!                        │  webhooks → system, and out to receivers
 //!                        └→ mount → command, batch, query → router → reply
-//! asked: headers · caller: tokens and roles · body: bytes · json: bytes ↔ values · problem: errors → statuses
+//! places, share: who has how many · asked: headers · origin: browsers · caller: tokens and roles · body: bytes
+//! json: bytes ↔ values · problem: errors → statuses
 //! ```
 //! In: requests. Out: answers that are definite or say how to become so. It knows nothing of partitions, logs or rows.
 
 mod error;
 mod serve;
+mod places;
+mod share;
 mod handle;
 mod asked;
+mod origin;
 mod caller;
 mod roles;
 mod route;
@@ -44,13 +48,14 @@ mod tests;
 use std::sync::Arc;
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::Semaphore;
 
 pub use caller::Callers;
 pub use cluster::{ClusterPage, NodePage, ReplicaPage};
 pub use error::ApiError;
 pub use modules::{ModulePage, ModulesPage, RefusedPage, StepPage};
 pub use orders::OrderPage;
+pub use origin::Origins;
+pub use places::{Descriptors, Places};
 pub use replays::{ProgressPage, ReplayPage};
 pub use serve::serve;
 pub use shadow::ShadowPage;
@@ -61,18 +66,20 @@ pub use webhooks::{DeadPage, Sender, WebhookPage, WebhookSentPage, WebhooksPage}
 
 use crate::audit::jobs::Replays;
 use crate::config::{LimitsConfig, WebhooksConfig};
-use crate::limits::HTTP_BATCHES_MAX;
 use crate::router::Router;
 use crate::system::Cluster;
 use asked::RequestIds;
 use events::Events;
 use handle::{Api, handle};
 use mount::Mounts;
+use share::Shares;
 
 /// What the API is served with.
 pub struct ApiOptions {
     pub cluster: Cluster,
     pub callers: Callers,
+    /// Under which names it is asked while there are no tokens.
+    pub origins: Origins,
     /// Those that the node carries out.
     pub replays: Arc<Replays>,
     /// How much is answered at the same time; what is beyond is refused with 503.
@@ -84,19 +91,19 @@ pub struct ApiOptions {
 
 /// The API as a service, to be handed to [`serve()`]; and what sends events to whoever has asked for that, to be [run](Sender::run).
 pub fn server(router: Arc<Router>, options: ApiOptions) -> (axum::Router, Arc<Sender>) {
-    let ApiOptions { cluster, callers, replays, limits, webhooks, metrics } = options;
+    let ApiOptions { cluster, callers, origins, replays, limits, webhooks, metrics } = options;
     let events = Arc::new(Events::new(&limits));
     let sender = Sender::new(cluster.clone(), router.clone(), events.clone(), &webhooks);
     let api = Api {
         router,
         cluster,
         callers,
+        origins,
         replays,
         metrics,
         mounts: Mounts::default(),
         request_ids: RequestIds::new(),
-        requests: Semaphore::new(limits.http_requests),
-        batches: Semaphore::new(HTTP_BATCHES_MAX),
+        shares: Shares::new(&limits),
         events,
         webhooks: sender.clone(),
     };

@@ -13,7 +13,7 @@ use statehouse_abi::describe::{Field, Schema, TextFormat};
 use statehouse_abi::value::Value;
 
 use super::asked::Asked;
-use super::body::{check_media_type, read_body};
+use super::body::{check_media_type, read_body, read_large_body};
 use super::handle::Api;
 use super::json::{ObjectShape, read_json};
 use super::pages;
@@ -29,7 +29,7 @@ use crate::system::lifecycle::{ActiveView, By, ModulesView, Wanting};
 use crate::system::module_row::{ModuleRow, Step, StepRow};
 use crate::system::staging::RefusedModule;
 
-const WASM: &str = "application/wasm";
+pub const WASM: &str = "application/wasm";
 
 /// The modules of a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,7 +124,8 @@ pub async fn answer(
     match page {
         Page::ModuleStage => {
             check_media_type(&parts.headers, &[WASM])?;
-            let wasm = read_body(body, MODULE_BYTES_MAX, deadline).await?;
+            let who = api.who(&wanting.caller, parts);
+            let (wasm, _room) = read_large_body(api, body, MODULE_BYTES_MAX, &who, deadline).await?;
             cluster.stage(machine, wasm, &wanting).await?;
         }
         Page::ModulePrepare => cluster.prepare(machine, module()?, &wanting).await?,

@@ -13,7 +13,7 @@ use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder, Parameter, 
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
-    ComponentsBuilder, ContentBuilder, Info, OpenApi, OpenApiBuilder, Paths, Ref, RefOr, Required, Response,
+    ComponentsBuilder, ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, Paths, Ref, RefOr, Required, Response,
     ResponseBuilder, Schema,
 };
 
@@ -28,6 +28,10 @@ mod shapes;
 use shapes::{example, problem_schema, schema, text};
 
 const TOKEN: &str = "token";
+/// What holds for every route.
+const ABOUT: &str = "A POST names its `Content-Type`, also without a body, or has the header `Idempotency-Key` or `Authorization`: no \
+    form on a web page can send any of these. Without tokens a node answers requests alone whose `Host` is a loopback address, \
+    `localhost` or one of its configured names, and none whose `Origin` or `Sec-Fetch-Site` names another site.";
 const EVENT_PARAMETERS: [(&str, &str); 4] = [
     ("after", "`now` (default), `start`, or a cursor: the `id` of an event, one position for each partition"),
     ("key", "Only what is about this entity; may be given several times"),
@@ -70,7 +74,9 @@ pub fn document<D: AsRef<Describe>>(machines: impl Iterator<Item = (String, D)>)
         .security_scheme(TOKEN, SecurityScheme::Http(token))
         .build();
     OpenApiBuilder::new()
-        .info(Info::new("Statehouse", env!("CARGO_PKG_VERSION")))
+        .info(
+            InfoBuilder::new().title("Statehouse").version(env!("CARGO_PKG_VERSION")).description(Some(ABOUT)).build(),
+        )
         .paths(paths)
         .components(Some(components))
         .build()

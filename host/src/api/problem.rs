@@ -7,13 +7,13 @@
 //! |---|---|
 //! | 400 | `malformed_body` `unknown_field` `duplicate_field` `missing_field` `field_in_path` `wrong_type` `not_integer` `out_of_range` `bad_length` `not_listed` `bad_uuid` `bad_name` `too_many_items` `too_deep` – `pointer` and `field` name the place |
 //! | 400 | `bad_path` `bad_parameter` `unknown_parameter` `bad_header` `unknown_command` `empty_batch` |
-//! | 401 403 | `unauthenticated` · `forbidden` |
+//! | 401 403 | `unauthenticated` · `forbidden` · `foreign_host` `foreign_origin`: without tokens, a web page of somebody else may be asking |
 //! | 404 | `not_found` (no such route) · `unknown_machine` `unknown_node` `unknown_partition` `unknown_module` `unknown_replay` `unknown_view` `unknown_webhook` |
-//! | 405 408 410 413 415 | `method_not_allowed` · `body_timeout` `slow_reader` · `position_gone` `history_released` · `body_too_large` · `wrong_content_type` |
+//! | 405 408 410 413 415 | `method_not_allowed` · `body_timeout` `slow_reader` · `position_gone` `history_released` · `body_too_large` · `wrong_content_type` `wrong_content_encoding` |
 //! | 409 | `cluster_exists` `node_id_used` `no_peer` `node_refused`: the cluster, or a node, is not in a state for this change · `step_refused`: what a module lacks for its next step, and how to get it · `replay_unfinished` `replays_full` |
 //! | 409 | `not_in_flight` `several_homes` `participant_unavailable` `order_refused` (`reason` says which rule): an order has no effect |
 //! | 422 | `invalid_change`: of the cluster · `id_reused`: the id is known with other content, `fields` differ |
-//! | 429 | `rejection_limit` – not accepted, `Retry-After` |
+//! | 429 | `rejection_limit` `too_many_at_once` – not accepted, `Retry-After` |
 //! | 500 | `internal` (a bug of the host) · `module_fault` (of the module) |
 //! | 503 | `not_ready` (`/readyz`) · `no_cluster` `node_unreachable` `secret_not_kept` – nothing changed · `overloaded` `no_leader` `halted` `draining` `not_activated` `shutting_down` – not accepted, `Retry-After` |
 //! | 504 | `outcome_unknown` (with `resolve`; send the same id again) · `read_timeout` · `change_unfinished` (of the cluster; send it again) |
@@ -34,6 +34,7 @@ use statehouse_abi::value::Value;
 
 use super::json::{BodyError, Fault, Json, print};
 use crate::audit::jobs::JobError;
+use crate::limits::PROBLEM_DETAIL_CHARS_MAX;
 use crate::router::answer::{QueryError, Unavailable, UnavailableReason};
 use crate::system::ClusterError;
 use crate::views::ViewQueryError;
@@ -63,6 +64,8 @@ pub enum Code {
     EmptyBatch,
     Unauthenticated,
     Forbidden,
+    ForeignHost,
+    ForeignOrigin,
     NotFound,
     UnknownMachine,
     UnknownNode,
@@ -89,9 +92,11 @@ pub enum Code {
     OutcomeReleased,
     BodyTooLarge,
     WrongContentType,
+    WrongContentEncoding,
     IdReused,
     InvalidChange,
     RejectionLimit,
+    TooManyAtOnce,
     Internal,
     ModuleFault,
     NotReady,
@@ -143,6 +148,8 @@ impl Code {
             Self::EmptyBatch => ("empty_batch", 400, "The batch is empty"),
             Self::Unauthenticated => ("unauthenticated", 401, "Who is calling is unknown"),
             Self::Forbidden => ("forbidden", 403, "The caller may not do this"),
+            Self::ForeignHost => ("foreign_host", 403, "The request is for another host"),
+            Self::ForeignOrigin => ("foreign_origin", 403, "The request comes from a page of another origin"),
             Self::NotFound => ("not_found", 404, "There is nothing here"),
             Self::UnknownMachine => ("unknown_machine", 404, "There is no such machine"),
             Self::UnknownNode => ("unknown_node", 404, "There is no such node"),
@@ -169,9 +176,11 @@ impl Code {
             Self::OutcomeReleased => ("outcome_released", 410, "The outcome is not kept any more"),
             Self::BodyTooLarge => ("body_too_large", 413, "The body is too large"),
             Self::WrongContentType => ("wrong_content_type", 415, "The content type is wrong"),
+            Self::WrongContentEncoding => ("wrong_content_encoding", 415, "The content encoding is not understood"),
             Self::IdReused => ("id_reused", 422, "The id was used for another command"),
             Self::InvalidChange => ("invalid_change", 422, "The change makes no sense"),
             Self::RejectionLimit => ("rejection_limit", 429, "Too many rejected commands"),
+            Self::TooManyAtOnce => ("too_many_at_once", 429, "Too much at the same time"),
             Self::Internal => ("internal", 500, "The host failed"),
             Self::ModuleFault => ("module_fault", 500, "The module failed"),
             Self::NotReady => ("not_ready", 503, "The node is not ready"),
@@ -216,7 +225,7 @@ struct Facts {
 impl Problem {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         let (code, status, title) = code.row();
-        Self::of_module(code, status, title, detail.into())
+        Self::of_module(code, status, title, clipped(detail.into()))
     }
 
     /// A refusal or rejection of a module, with its own code.
@@ -259,6 +268,10 @@ impl Problem {
 
     pub fn status(&self) -> u16 {
         self.0.status
+    }
+
+    pub fn code(&self) -> &str {
+        &self.0.code
     }
 
     pub fn detail(&self) -> &str {
@@ -327,6 +340,15 @@ impl Serialize for Instance<'_> {
     }
 }
 
+/// What a client has sent is named, and not sent back to it whole.
+fn clipped(mut detail: String) -> String {
+    if let Some((end, _)) = detail.char_indices().nth(PROBLEM_DETAIL_CHARS_MAX) {
+        detail.truncate(end);
+        detail.push('…');
+    }
+    detail
+}
+
 fn kind(code: &str) -> String {
     format!("urn:statehouse:problem:{code}")
 }
@@ -370,9 +392,12 @@ impl From<Unavailable> for Problem {
                 (Code::Expired, "it was not executed and will not be; send it again with a longer deadline")
             }
             UnavailableReason::RejectionLimit => {
-                (Code::RejectionLimit, "not accepted, too many of your commands were rejected; slow down")
+                (Code::RejectionLimit, "not accepted, too many commands, yours among them, were rejected; slow down")
             }
-            UnavailableReason::StorageFull => (Code::StorageFull, "not accepted, the disk is full; reads still work"),
+            UnavailableReason::StorageFull => (
+                Code::StorageFull,
+                "not accepted, the disk is full, or this node has no file descriptors left, as its log says; reads still work",
+            ),
             UnavailableReason::NoLeader => (Code::NoLeader, "not accepted, nobody leads the partition; send it again"),
             UnavailableReason::Halted => {
                 (Code::Halted, "not accepted, the partition is halted on this node; an operator must look at its log")

@@ -1,12 +1,12 @@
 //! Serving: connections in, bounded in number and patience; a graceful end.
 //!
-//! In: a listener, a service, a signal. Out: answered requests; after the signal no new connection or request, those in
-//! hand are finished within their bound. HTTP/1.1 with keep-alive and h2c. It knows nothing of what is served.
+//! In: a listener, places, a service, a signal. Out: answered requests; after the signal no new connection or request, those in hand are
+//! finished within their bound. HTTP/1.1 with keep-alive and h2c. Where there are no places left, idle connections go first. It knows
+//! nothing of what is served.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router as Service;
@@ -15,14 +15,19 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
+use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::error::ApiError;
-use crate::limits::{HTTP_HEADERS_BYTES_MAX, HTTP_IDLE_MAX, HTTP_STREAMS_MAX, SHUTDOWN_MAX};
+use super::places::{Activity, ClientNetwork, Places};
+use crate::durable;
+use crate::limits::{DESCRIPTORS_LOOK, HTTP_HEADERS_BYTES_MAX, HTTP_IDLE_MAX, HTTP_STREAMS_MAX, SHUTDOWN_MAX};
 
+/// After a connection could not be accepted: it waits in the system's queue, and asking for it at once would fail again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// What a client beyond the bound of connections gets.
 const NO_PLACE: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
@@ -34,29 +39,43 @@ const NO_PLACE: &[u8] =
 pub async fn serve(
     listener: TcpListener,
     service: Service,
-    connections_max: usize,
+    places: Arc<Places>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ApiError> {
     let graceful = GracefulShutdown::new();
     let builder = Arc::new(connection_builder());
-    let places = Arc::new(Semaphore::new(connections_max));
+    let mut looks = tokio::time::interval(DESCRIPTORS_LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let stopping = CancellationToken::new();
+    let mut is_failing = false;
     tokio::pin!(shutdown);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            _ = looks.tick() => {
+                let descriptors = places.descriptors().clone();
+                drop(tokio::task::spawn_blocking(move || descriptors.count_others()));
+                continue;
+            }
             () = &mut shutdown => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, address) = match accepted {
+            Ok(accepted) => {
+                is_failing = false;
+                accepted
+            }
             Err(error) if is_passing(&error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                // It goes on as long as there is a flood, which must not fill the log as well.
+                if !std::mem::replace(&mut is_failing, true) {
+                    tracing::warn!(%error, "a connection could not be accepted; idle ones are closed until one can be");
+                }
+                places.make_room();
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
             Err(error) => return Err(ApiError::Listener(error)),
         };
-        let Ok(place) = places.clone().try_acquire_owned() else {
+        let Some(place) = places.take(ClientNetwork::of(address.ip())) else {
             refuse(&stream);
             continue;
         };
@@ -67,9 +86,8 @@ pub async fn serve(
         let watcher = graceful.watcher();
         let (builder, service, stopping) = (builder.clone(), service.clone(), stopping.clone());
         tokio::spawn(async move {
-            let _place = place;
-            let activity = Arc::new(Activity::default());
-            let counted = counted(service, Connected { activity: activity.clone(), stopping });
+            let connected = Connected { activity: place.activity.clone(), network: place.network, stopping };
+            let counted = counted(service, connected);
             let connection = builder.serve_connection(TokioIo::new(stream), counted);
             tokio::select! {
                 served = watcher.watch(connection) => {
@@ -78,8 +96,7 @@ pub async fn serve(
                     }
                 }
                 // Dropping the connection closes it.
-                () = activity.idle() => {}
-                () = activity.abandoned() => {}
+                () = place.activity.over() => {}
             }
         });
     }
@@ -128,6 +145,8 @@ fn counted(
 #[derive(Clone)]
 pub struct Connected {
     activity: Arc<Activity>,
+    /// Whose connection it is, as far as an address says.
+    pub network: ClientNetwork,
     /// Cancelled when the node stops: whatever goes on must end then.
     pub stopping: CancellationToken,
 }
@@ -135,17 +154,14 @@ pub struct Connected {
 impl Connected {
     /// Keeps the connection from being taken for idle.
     pub fn stay(&self) -> UnderWay {
-        self.activity.begun.fetch_add(1, Ordering::Relaxed);
+        self.activity.on_begun();
         UnderWay(self.activity.clone())
     }
-}
 
-/// What happens on one connection: requests begun, and requests ended.
-#[derive(Default)]
-struct Activity {
-    begun: AtomicU64,
-    ended: AtomicU64,
-    given_up: Notify,
+    /// Its caller was let in: such a connection is closed after those of strangers when there are too many.
+    pub fn on_known(&self) {
+        self.activity.on_known();
+    }
 }
 
 /// A request, or the rest of its answer.
@@ -156,39 +172,13 @@ impl UnderWay {
     pub fn abandon(self) {
         let activity = self.0.clone();
         drop(self);
-        activity.given_up.notify_one();
-    }
-}
-
-impl Activity {
-    /// Ready once an answer was given up and nothing else is under way.
-    async fn abandoned(&self) {
-        loop {
-            self.given_up.notified().await;
-            if self.begun.load(Ordering::Relaxed) == self.ended.load(Ordering::Relaxed) {
-                return;
-            }
-        }
-    }
-
-    /// Ready once nothing was under way, begun or ended for a whole period: headers that trickle in, a client that
-    /// is gone, an answer that is not read.
-    async fn idle(&self) {
-        let mut before = u64::MAX;
-        loop {
-            tokio::time::sleep(HTTP_IDLE_MAX).await;
-            let (ended, begun) = (self.ended.load(Ordering::Relaxed), self.begun.load(Ordering::Relaxed));
-            if begun == ended && (begun == before || begun == 0) {
-                return;
-            }
-            before = begun;
-        }
+        activity.on_given_up();
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.ended.fetch_add(1, Ordering::Relaxed);
+        self.0.on_ended();
     }
 }
 
@@ -202,7 +192,8 @@ fn refuse(stream: &TcpStream) {
 /// Errors of one connection, or of a moment, not of the listener.
 fn is_passing(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    // ENFILE, EMFILE, ENOBUFS, ENOMEM: the machine has run out of something.
+    let is_buffers = error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error());
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
-        || matches!(error.raw_os_error(), Some(12 | 23 | 24 | 105))
+        || is_buffers
+        || durable::is_scarcity(error)
 }

@@ -18,9 +18,10 @@ use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
 use super::asked::Asked;
-use super::body::{check_media_type, read_body};
+use super::body::{check_media_type, read_large_body};
 use super::handle::Api;
 use super::json::{Json, print};
+use super::modules::WASM;
 use super::mount::{Given, Mount, Route, Target};
 use super::pages;
 use super::problem::{Code, Problem};
@@ -37,7 +38,6 @@ use crate::system::lifecycle::Wanting;
 use crate::system::view_row::ViewRow;
 use crate::views::{BuildStatus, Freshness, View, ViewAnswer, ViewQuery, ViewQueryError};
 
-const WASM: &str = "application/wasm";
 pub const VIEW: HeaderName = HeaderName::from_static("statehouse-view");
 pub const VIEW_LAG: HeaderName = HeaderName::from_static("statehouse-view-lag");
 /// The code by which a view says that the module must be asked.
@@ -259,7 +259,8 @@ pub async fn answer(
     match page {
         Page::ViewCreate => {
             check_media_type(&parts.headers, &[WASM])?;
-            let wasm = read_body(body, MODULE_BYTES_MAX, deadline).await?;
+            let who = api.who(&wanting.caller, parts);
+            let (wasm, _room) = read_large_body(api, body, MODULE_BYTES_MAX, &who, deadline).await?;
             named = Some(api.cluster.create_view(machine, wasm, &wanting).await?);
         }
         Page::ViewRebuild => api.cluster.rebuild_view(machine, view(), &wanting).await?,

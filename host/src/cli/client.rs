@@ -116,7 +116,7 @@ impl Client {
         let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
         // It ends with the request; its error is the one that the request meets.
         let connection = tokio::spawn(connection);
-        let mut request = Request::builder().method(method).uri(path).header(HOST, authority);
+        let mut request = Request::builder().method(&method).uri(path).header(HOST, authority);
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
@@ -125,7 +125,13 @@ impl Client {
                 request = request.header(CONTENT_TYPE, content_type);
                 bytes
             }
-            None => Bytes::new(),
+            None => {
+                if method == Method::POST {
+                    // A web page cannot send that by a form, which is why a node wants it.
+                    request = request.header(CONTENT_TYPE, "application/json");
+                }
+                Bytes::new()
+            }
         };
         let request = request.body(Full::new(body)).context("--token has characters that a header cannot carry")?;
         let broke_off = || format!("http://{authority} broke the connection off; ask again, or another node");

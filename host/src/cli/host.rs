@@ -17,15 +17,18 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::api::{self, ApiError, ApiOptions, Callers};
+use crate::api::{self, ApiError, ApiOptions, Callers, Descriptors, Origins, Places};
 use crate::audit::jobs::Replays;
 use crate::audit::shadow;
+use crate::cli::descriptors;
 use crate::config::{LimitsConfig, WebhooksConfig};
 use crate::system::{Cluster, Node, NodeOptions};
 
 /// What a process has once, however many nodes it runs.
 pub struct Process {
     pub metrics: PrometheusHandle,
+    /// Of which connections have some.
+    pub descriptors: Arc<Descriptors>,
     /// Cancelled by SIGINT, SIGTERM, or whoever else has a reason.
     pub stop: CancellationToken,
 }
@@ -39,12 +42,13 @@ pub fn run<F: Future<Output = anyhow::Result<ExitCode>>>(work: impl FnOnce(Proce
         tracing_subscriber::fmt().with_env_filter(filter).with_ansi(with_colour).with_writer(std::io::stderr);
     // To complain on stderr that stderr is gone would panic, in the middle of whatever was being logged.
     subscriber.log_internal_errors(false).init();
+    let descriptors = Descriptors::new(descriptors::raise());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     runtime.block_on(async move {
         let metrics = PrometheusBuilder::new().install_recorder().context("installing the metrics recorder")?;
         let stop = CancellationToken::new();
         stop_on_signals(stop.clone())?;
-        work(Process { metrics, stop }).await
+        work(Process { metrics, descriptors, stop }).await
     })
 }
 
@@ -74,6 +78,8 @@ pub struct HostOptions {
     pub node: NodeOptions,
     pub listener: TcpListener,
     pub callers: Callers,
+    /// `auth.hosts`.
+    pub hosts: Vec<String>,
     pub limits: LimitsConfig,
     pub webhooks: WebhooksConfig,
 }
@@ -92,13 +98,15 @@ impl Host {
     pub async fn start(mut options: HostOptions, process: &Process) -> anyhow::Result<Self> {
         let address = options.listener.local_addr().context("asking for the address")?;
         let data = options.node.data.clone();
-        options.node.http.get_or_insert_with(|| address.to_string());
+        let advertised = options.node.http.get_or_insert_with(|| address.to_string());
+        let origins = Origins::new(address, advertised, options.hosts);
         let node = Node::open_unless(options.node, &process.stop).await?;
         write_address(&data.join("http.addr"), address)?;
         let replays = Arc::new(Replays::open(&data, api::parse_time)?);
         let api = ApiOptions {
             cluster: node.cluster(),
             callers: options.callers,
+            origins,
             replays: replays.clone(),
             limits: options.limits.clone(),
             webhooks: options.webhooks,
@@ -112,11 +120,12 @@ impl Host {
             stop.cancelled().await;
             router.set_not_ready(vec!["the node is shutting down".to_owned()]);
         };
+        let places = places(&options.limits, &process.descriptors);
         // One that cannot go on must not leave the others behind, unseen.
         let stop_others = process.stop.clone().drop_guard();
         let serving = tokio::spawn(async move {
             let _stop_others = stop_others;
-            api::serve(options.listener, service, options.limits.http_connections, stopped).await
+            api::serve(options.listener, service, places, stopped).await
         });
         Ok(Self { node, address, serving, replays, webhooks })
     }
@@ -153,6 +162,22 @@ pub async fn finish(mut hosts: Vec<Host>) -> anyhow::Result<()> {
         result = result.and(closed.map_err(anyhow::Error::from));
     }
     result
+}
+
+/// The places for connections of one node, and a word where there are fewer than were asked for.
+fn places(limits: &LimitsConfig, descriptors: &Arc<Descriptors>) -> Arc<Places> {
+    descriptors.count_others();
+    let (wanted, possible) = (limits.http_connections, descriptors.connections_max());
+    if possible < wanted {
+        tracing::warn!(
+            wanted,
+            possible,
+            kept = descriptors.kept(),
+            "the limit of open files is low: there is room for `possible` connections, and `kept` stay for logs, stores and other nodes; \
+             raise it (`ulimit -Hn`, LimitNOFILE of systemd), or lower `limits.http_connections`"
+        );
+    }
+    Places::new(wanted, limits.share_percent, descriptors.clone())
 }
 
 /// Where scripts find the address that the system chose.

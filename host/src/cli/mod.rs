@@ -9,6 +9,7 @@ mod host;
 mod cluster;
 mod client;
 mod command;
+mod descriptors;
 mod audit;
 mod bench;
 mod module;

@@ -72,6 +72,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             },
             listener,
             callers,
+            hosts: config.auth.hosts,
             limits: config.limits,
             webhooks: config.webhooks,
         };

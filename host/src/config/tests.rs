@@ -47,12 +47,25 @@ fn every_key_is_read() {
 
 #[test]
 fn what_is_left_out_has_its_default() {
-    let config = Config::parse("[node]\nid = 1\ndata = \"d\"\n[machines.m]\nmodule = \"m.wasm\"").expect("enough");
+    let config = Config::parse("[node]\nid = 1\ndata = \"d\"\n[auth]\nopen = true\n[machines.m]\nmodule = \"m.wasm\"")
+        .expect("enough");
     assert_eq!(config.http.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.node, node("d", features::HIGHEST.0));
     assert_eq!(config.machines["m"].partitions, 1);
     assert!(config.auth.tokens.is_empty());
     assert_eq!(config.log.keep_bytes, None, "nothing is deleted that nobody has released");
+}
+
+#[test]
+fn a_node_for_everybody_is_one_on_purpose() {
+    let node = "[node]\nid = 1\ndata = \"d\"\n";
+    for closed in ["", "[auth]\n", "[auth]\nopen = false\n", "[auth]\nhosts = [\"pay.example\"]\n"] {
+        let error = Config::parse(&format!("{node}{closed}")).expect_err(closed).to_string();
+        assert!(error.contains("`auth.tokens` are missing") && error.contains("`open = true` below [auth]"), "{error}");
+    }
+    let open = Config::parse(&format!("{node}[auth]\nopen = true\nhosts = [\"pay.example\"]\n")).expect("on purpose");
+    assert_eq!(open.auth.hosts, ["pay.example"]);
+    check_error("[auth]\nopen = true", "`auth.open` contradicts [[auth.tokens]]");
 }
 
 #[track_caller]

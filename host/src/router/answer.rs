@@ -52,6 +52,13 @@ pub enum Answer {
     Unknown { home: String, expires: Micros },
 }
 
+impl Answer {
+    /// Whether it is a rejection that was recorded for this request, so that it has cost log.
+    pub fn is_new_rejection(&self) -> bool {
+        matches!(self, Self::Rejected(recorded, _) if !recorded.is_replayed)
+    }
+}
+
 /// A recorded outcome.
 #[derive(Clone, Debug)]
 pub struct Recorded {

@@ -83,21 +83,26 @@ impl InFlight {
     }
 }
 
-/// Counts recorded rejections per caller within the current second of journal time.
+/// Counts recorded rejections, in all and per caller, within the current second of journal time.
 #[derive(Default)]
 pub struct RejectionMeter {
     second: i64,
+    total: u32,
     counts: HashMap<Arc<str>, u32>,
 }
 
 impl RejectionMeter {
     pub fn record(&mut self, time: Micros, caller: &Arc<str>) {
         self.roll(time);
+        self.total += 1;
         *self.counts.entry(caller.clone()).or_insert(0) += 1;
     }
 
     pub fn check(&mut self, time: Micros, caller: &str) -> Result<(), Refusal> {
         self.roll(time);
+        if limits::REJECTIONS_PER_SECOND_MAX <= self.total {
+            return Err(Refusal::RejectionLimit);
+        }
         match self.counts.get(caller) {
             Some(count) if *count >= limits::REJECTIONS_PER_CALLER_PER_SECOND_MAX => Err(Refusal::RejectionLimit),
             _ => Ok(()),
@@ -108,7 +113,32 @@ impl RejectionMeter {
         let second = time.0.div_euclid(1_000_000);
         if second != self.second {
             self.second = second;
+            self.total = 0;
             self.counts.clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rejections_are_bounded_per_caller_and_in_all() {
+        let mut meter = RejectionMeter::default();
+        let callers: Vec<Arc<str>> = (0..6).map(|number: u32| number.to_string().into()).collect();
+        let time = Micros(5_000_000);
+        let mut recorded = 0;
+        for caller in &callers {
+            while meter.check(time, caller).is_ok() {
+                meter.record(time, caller);
+                recorded += 1;
+            }
+            let of_one = limits::REJECTIONS_PER_CALLER_PER_SECOND_MAX;
+            assert!(recorded % of_one == 0, "{recorded} after {caller}");
+        }
+        assert_eq!(recorded, limits::REJECTIONS_PER_SECOND_MAX, "however many callers there are");
+        let next = Micros(6_000_000);
+        assert!(callers.iter().all(|caller| meter.check(next, caller).is_ok()), "the next second is another one");
     }
 }

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use parking_lot::Mutex;
 use statehouse_abi::value::Value;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +36,7 @@ use super::handle::Api;
 use super::problem::{Code, Problem};
 use super::roles::WATCH_ROLES;
 use super::serve::Connected;
+use super::share::{Kind, Share};
 use super::url::query_pairs;
 use crate::config::LimitsConfig;
 use crate::ids::{PartitionId, Position};
@@ -49,7 +50,6 @@ const PIECES_WAITING_MAX: usize = 1;
 /// All that readers of events share on this node.
 pub struct Events {
     feeds: Mutex<BTreeMap<String, Weak<Feed>>>,
-    places: Arc<Semaphore>,
     pace: Pace,
 }
 
@@ -57,7 +57,6 @@ impl Events {
     pub fn new(limits: &LimitsConfig) -> Self {
         Self {
             feeds: Mutex::default(),
-            places: Arc::new(Semaphore::new(limits.event_readers)),
             pace: Pace {
                 patience: Duration::from_millis(limits.event_patience_ms),
                 heartbeat: Duration::from_millis(limits.event_heartbeat_ms),
@@ -98,11 +97,7 @@ struct Wanted {
 pub async fn get(api: &Api, machine: Arc<Machine>, asked: Asked, parts: &Parts) -> Result<Response, Problem> {
     let events = &api.events;
     let wanted = read_wanted(&machine, parts.uri.query().unwrap_or_default(), &parts.headers)?;
-    let place = events.places.clone().try_acquire_owned().map_err(|_| {
-        let detail =
-            "not accepted, as many readers of events as this node may have are there; ask another node, or later";
-        Problem::new(Code::Overloaded, detail).with_retry_after(Duration::from_secs(5))
-    })?;
+    let place = api.shares.take(Kind::Reader, 1, &api.who(&asked.caller, parts))?;
     let feed = events.feed(machine, &api.cluster.view().cluster.unwrap_or_default());
     let (lanes, cursor) = begin(&feed, &wanted, asked.deadline).await?;
     let connected = parts.extensions.get::<Connected>().cloned();
@@ -135,13 +130,13 @@ pub async fn get(api: &Api, machine: Arc<Machine>, asked: Asked, parts: &Parts) 
 
 /// A reader's place among all, from the answer's first byte to when the connection lets go of it.
 struct Present {
-    _place: OwnedSemaphorePermit,
+    _place: Share,
     _gone: oneshot::Sender<()>,
 }
 
 impl Present {
     /// Beside it what hears when it is dropped.
-    fn new(place: OwnedSemaphorePermit) -> (Self, oneshot::Receiver<()>) {
+    fn new(place: Share) -> (Self, oneshot::Receiver<()>) {
         metrics::gauge!("statehouse_event_readers").increment(1.0);
         let (gone, is_gone) = oneshot::channel();
         (Self { _place: place, _gone: gone }, is_gone)

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::api::{ApiError, serve};
+use crate::api::{ApiError, Descriptors, Places, serve};
 
 struct Served {
     address: SocketAddr,
@@ -22,7 +22,8 @@ async fn start(service: axum::Router, connections_max: usize) -> Served {
     let address = listener.local_addr().expect("bound");
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async { stopped.await.expect("the test says when to stop") };
-    let ended = tokio::spawn(serve(listener, service, connections_max, shutdown));
+    let places = Places::new(connections_max, 100, Descriptors::new(None));
+    let ended = tokio::spawn(serve(listener, service, places, shutdown));
     Served { address, stop, ended }
 }
 
@@ -60,14 +61,26 @@ async fn requests_in_hand_are_finished_and_no_others_are_taken() {
 }
 
 #[tokio::test]
-async fn a_connection_too_many_is_told_so() {
-    let Served { address, stop, ended } = start(axum::Router::new(), 1).await;
-    let first = TcpStream::connect(address).await.expect("it listens");
-    let mut second = TcpStream::connect(address).await.expect("it listens");
+async fn a_connection_too_many_is_told_so_unless_another_one_is_idle() {
+    let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (tell, wait) = (begun.clone(), go_on.clone());
+    let slow = get(async move || {
+        tell.notify_one();
+        wait.notified().await;
+        "done"
+    });
+    let Served { address, stop, ended } = start(axum::Router::new().route("/", slow), 1).await;
+    let mut idle = TcpStream::connect(address).await.expect("it listens");
+    let busy = tokio::spawn(exchange(address, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+    begun.notified().await;
+    assert_eq!(idle.read(&mut [0]).await.expect("it is closed"), 0, "the idle one has given its place");
+    let mut third = TcpStream::connect(address).await.expect("it listens");
     let mut answer = String::new();
-    second.read_to_string(&mut answer).await.expect("it answers");
+    third.read_to_string(&mut answer).await.expect("it answers");
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("Retry-After: 1"), "{answer}");
-    drop(first);
+    go_on.notify_one();
+    let answer = busy.await.expect("no panic");
+    assert!(answer.ends_with("done"), "{answer}");
     stop.send(()).expect("it serves");
     ended.await.expect("no panic").expect("a clean end");
 }

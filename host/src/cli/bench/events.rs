@@ -8,9 +8,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use clap::Args;
-use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -18,13 +17,17 @@ use tokio::sync::watch;
 use super::Folder;
 use super::served::Served;
 use super::wallet::{Accounts, Connection, Mix, open_accounts};
+use crate::cli::descriptors;
 use crate::cli::output::{print, table};
+use crate::limits::DESCRIPTORS_KEPT_MAX;
 
 /// Lines of an event in the stream: its id, its data, the empty one behind them.
 const LINES_PER_EVENT: i64 = 3;
 /// A transfer between two accounts is a debit and a credit.
 const EVENTS_PER_TRANSFER: u64 = 2;
 const READ_BYTES: usize = 64 << 10;
+/// What the node has open, and what it keeps connections from.
+const DESCRIPTORS_BESIDE: u64 = 256 + DESCRIPTORS_KEPT_MAX as u64;
 /// A reader that gets nothing for this long has failed.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -49,23 +52,16 @@ pub struct EventsArgs {
 
 pub fn run(args: EventsArgs) -> anyhow::Result<ExitCode> {
     let readers_max = args.readers.iter().copied().max().unwrap_or_default();
-    raise_descriptors(u64::from(readers_max) * 2 + 256)?;
+    raise_descriptors(u64::from(readers_max) * 2 + DESCRIPTORS_BESIDE)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(measure(args))
 }
 
 /// Both ends of every connection are in this process.
 fn raise_descriptors(wanted: u64) -> anyhow::Result<()> {
-    let mut limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| wanted <= current) {
-        return Ok(());
-    }
-    ensure!(
-        limit.maximum.is_none_or(|maximum| wanted <= maximum),
-        "so many readers need {wanted} open files; raise `ulimit -Hn`"
-    );
-    limit.current = Some(wanted);
-    setrlimit(Resource::Nofile, limit).context("raising the number of open files")
+    let raised = descriptors::raise();
+    ensure!(raised.is_none_or(|limit| wanted <= limit), "so many readers need {wanted} open files; raise `ulimit -Hn`");
+    Ok(())
 }
 
 async fn measure(args: EventsArgs) -> anyhow::Result<ExitCode> {

@@ -12,8 +12,9 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::WALLET;
-use crate::api::{self, ApiError, ApiOptions, Callers};
+use crate::api::{self, ApiError, ApiOptions, Callers, Descriptors, Origins, Places};
 use crate::audit::jobs::Replays;
+use crate::cli::descriptors;
 use crate::clock::SystemClock;
 use crate::config::{LimitsConfig, WebhooksConfig};
 use crate::features;
@@ -66,18 +67,20 @@ impl Served {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let limits = LimitsConfig::default();
-        let connections_max = limits.http_connections;
+        let descriptors = Descriptors::new(descriptors::raise());
+        let places = Places::new(limits.http_connections, limits.share_percent, descriptors);
         let options = ApiOptions {
             replays: Arc::new(Replays::open(&folder.join("node"), api::parse_time)?),
             cluster: node.cluster(),
             callers: Callers::new(&[], address)?,
+            origins: Origins::new(address, &address.to_string(), Vec::new()),
             limits,
             webhooks: WebhooksConfig::default(),
             metrics: None,
         };
         let (service, _) = api::server(node.router().clone(), options);
         let (stop, stopped) = oneshot::channel::<()>();
-        let server = tokio::spawn(api::serve(listener, service, connections_max, async move {
+        let server = tokio::spawn(api::serve(listener, service, places, async move {
             drop(stopped.await);
         }));
         Ok(Self { node, address, start_ms, stop, server })

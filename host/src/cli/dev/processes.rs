@@ -111,6 +111,8 @@ fn config(node: &DevNode, nodes: &[DevNode], data: &Path, served: &Served<'_>) -
     let config = json!({
         "node": { "id": node.id, "data": path(data)? },
         "http": { "listen": node.http },
+        // As `dev` is in one process, which says so at its start.
+        "auth": { "open": true },
         "peer": { "listen": node.peer, "routes": routes_from(node.id, nodes) },
         "machines": declared,
     });

@@ -132,6 +132,7 @@ fn options(
         },
         listener,
         callers,
+        hosts: Vec::new(),
         limits: LimitsConfig::default(),
         webhooks: WebhooksConfig::default(),
     })

@@ -1,0 +1,299 @@
+//! Shares: what one caller, and one address, has of the places that all requests of a node share, so that nobody takes them all.
+//!
+//! In: what is wanted, and by whom. Out: a share that ends when it is dropped, or a problem: 503 where all places are taken, 429 where
+//! only those of whoever asks are. It knows nothing of what the places are used for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::places::{ClientNetwork, share_of};
+use super::problem::{Code, Problem};
+use crate::config::LimitsConfig;
+use crate::limits::{BODIES_BYTES_MAX, BODY_ROOM_BYTES, HTTP_BATCHES_MAX, REJECTIONS_PER_ADDRESS_PER_SECOND_MAX};
+use crate::router::answer::Caller;
+
+/// Of what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Requests that are being answered.
+    Request,
+    /// Batches that are read, carried out and printed.
+    Batch,
+    /// Readers of event streams.
+    Reader,
+    /// Room for bodies of megabytes, in units of [`BODY_ROOM_BYTES`].
+    Body,
+}
+
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Request => "requests",
+            Self::Batch => "batches",
+            Self::Reader => "readers of events",
+            Self::Body => "large bodies",
+        }
+    }
+}
+
+/// By whom.
+#[derive(Clone, Debug, Default)]
+pub struct Who {
+    /// `None` where all callers are the same one.
+    pub caller: Option<Arc<Caller>>,
+    pub network: Option<ClientNetwork>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Whose {
+    All,
+    /// Where the caller lies in memory, which whoever holds a share keeps there.
+    Caller(usize),
+    Network(ClientNetwork),
+}
+
+impl Who {
+    fn all(&self) -> impl Iterator<Item = Whose> + use<> {
+        let caller = self.caller.as_ref().map(|caller| Whose::Caller(Arc::as_ptr(caller) as usize));
+        [Some(Whose::All), caller, self.network.map(Whose::Network)].into_iter().flatten()
+    }
+}
+
+/// What is taken of everything.
+pub struct Shares {
+    requests_max: usize,
+    readers_max: usize,
+    share_percent: usize,
+    /// INVARIANT: nothing is counted as 0, so there are no more of them than shares.
+    taken: Mutex<HashMap<(Kind, Whose), usize>>,
+    rejected: Mutex<Rejected>,
+}
+
+/// Recorded rejections of the current second.
+struct Rejected {
+    since: Instant,
+    counts: HashMap<ClientNetwork, u32>,
+}
+
+impl Shares {
+    pub fn new(limits: &LimitsConfig) -> Arc<Self> {
+        Arc::new(Self {
+            requests_max: limits.http_requests,
+            readers_max: limits.event_readers,
+            share_percent: limits.share_percent,
+            taken: Mutex::default(),
+            rejected: Mutex::new(Rejected { since: Instant::now(), counts: HashMap::new() }),
+        })
+    }
+
+    /// # Errors
+    /// 503 if there are not so many left, 429 if whoever asks has too many already.
+    pub fn take(self: &Arc<Self>, kind: Kind, count: usize, who: &Who) -> Result<Share, Problem> {
+        let mut share = Share { shares: self.clone(), kind, count: 0, who: who.clone() };
+        share.take_more(count)?;
+        Ok(share)
+    }
+
+    /// What [`Self::take`] would say now.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub fn check(&self, kind: Kind, count: usize, who: &Who) -> Result<(), Problem> {
+        let taken = self.taken.lock();
+        for whose in who.all() {
+            let max = self.max(kind, whose);
+            if max < taken.get(&(kind, whose)).copied().unwrap_or(0) + count {
+                return Err(refused(kind, whose, max));
+            }
+        }
+        Ok(())
+    }
+
+    fn max(&self, kind: Kind, whose: Whose) -> usize {
+        let all = match kind {
+            Kind::Request => self.requests_max,
+            Kind::Batch => HTTP_BATCHES_MAX,
+            Kind::Reader => self.readers_max,
+            Kind::Body => BODIES_BYTES_MAX / BODY_ROOM_BYTES,
+        };
+        if whose == Whose::All { all } else { share_of(all, self.share_percent) }
+    }
+
+    /// Whether commands from there may be recorded as rejected this second.
+    ///
+    /// # Errors
+    /// 429.
+    pub fn check_rejections(&self, network: Option<ClientNetwork>) -> Result<(), Problem> {
+        let Some(network) = network else { return Ok(()) };
+        let mut rejected = self.rejected.lock();
+        rejected.roll();
+        if rejected.counts.get(&network).is_none_or(|count| *count < REJECTIONS_PER_ADDRESS_PER_SECOND_MAX) {
+            return Ok(());
+        }
+        let detail = "not accepted, too many commands from your address were rejected; slow down";
+        Err(Problem::new(Code::RejectionLimit, detail).with_retry_after(Duration::from_secs(1)))
+    }
+
+    /// So many rejections were recorded for commands from there.
+    pub fn on_rejected(&self, network: Option<ClientNetwork>, count: usize) {
+        let Some(network) = network.filter(|_| count > 0) else { return };
+        let mut rejected = self.rejected.lock();
+        rejected.roll();
+        let total = rejected.counts.entry(network).or_default();
+        *total = total.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+    }
+}
+
+impl Rejected {
+    fn roll(&mut self) {
+        if Duration::from_secs(1) <= self.since.elapsed() {
+            self.since = Instant::now();
+            self.counts.clear();
+        }
+    }
+}
+
+fn refused(kind: Kind, whose: Whose, max: usize) -> Problem {
+    let kind = kind.name();
+    let (code, detail) = match whose {
+        Whose::All => (
+            Code::Overloaded,
+            format!(
+                "not accepted, this node has no room for more {kind} now; send it again later, or ask another node"
+            ),
+        ),
+        Whose::Caller(_) | Whose::Network(_) => {
+            let yours = if matches!(whose, Whose::Caller(_)) { "token" } else { "address" };
+            (
+                Code::TooManyAtOnce,
+                format!(
+                    "not accepted, your {yours} has all of this node's room for {kind} that one may have ({max}); send it again \
+                     when some of them have ended"
+                ),
+            )
+        }
+    };
+    Problem::new(code, detail).with_retry_after(Duration::from_secs(1))
+}
+
+/// What is taken, until it is dropped.
+pub struct Share {
+    shares: Arc<Shares>,
+    kind: Kind,
+    count: usize,
+    who: Who,
+}
+
+impl Share {
+    /// # Errors
+    /// As [`Shares::take`]; what was taken before stays.
+    pub fn take_more(&mut self, count: usize) -> Result<(), Problem> {
+        let mut taken = self.shares.taken.lock();
+        for whose in self.who.all() {
+            let max = self.shares.max(self.kind, whose);
+            if max < taken.get(&(self.kind, whose)).copied().unwrap_or(0) + count {
+                return Err(refused(self.kind, whose, max));
+            }
+        }
+        for whose in self.who.all() {
+            *taken.entry((self.kind, whose)).or_default() += count;
+        }
+        self.count += count;
+        Ok(())
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        if self.count == 0 {
+            return;
+        }
+        let mut taken = self.shares.taken.lock();
+        for whose in self.who.all() {
+            let key = (self.kind, whose);
+            let left = taken.get(&key).expect("what was taken is counted") - self.count;
+            if left == 0 {
+                taken.remove(&key);
+            } else {
+                taken.insert(key, left);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shares(event_readers: usize) -> Arc<Shares> {
+        Shares::new(&LimitsConfig { event_readers, ..LimitsConfig::default() })
+    }
+
+    fn who(caller: Option<&Arc<Caller>>, last: u8) -> Who {
+        let network = ClientNetwork::of(std::net::IpAddr::from([10, 0, 0, last]));
+        Who { caller: caller.cloned(), network: Some(network) }
+    }
+
+    fn caller() -> Arc<Caller> {
+        Arc::new(Caller { name: "till".to_owned(), roles: 1 })
+    }
+
+    /// Takes a place for each of these, and says what became of it.
+    #[track_caller]
+    fn check(shares: &Arc<Shares>, wanted: &[&Who], expected: &[Option<u16>]) -> Vec<Share> {
+        let taken: Vec<_> = wanted.iter().map(|who| shares.take(Kind::Reader, 1, who)).collect();
+        let found: Vec<_> = taken.iter().map(|taken| taken.as_ref().err().map(Problem::status)).collect();
+        assert_eq!(found, expected);
+        taken.into_iter().flatten().collect()
+    }
+
+    #[test]
+    fn nobody_takes_all_places() {
+        let shares = shares(4);
+        let (till, other) = (caller(), caller());
+        let [of_till, till_elsewhere, of_other] = [who(Some(&till), 1), who(Some(&till), 2), who(Some(&other), 1)];
+        let held = check(&shares, &[&of_till; 4], &[None, None, None, Some(429)]);
+        check(&shares, &[&till_elsewhere], &[Some(429)]);
+        check(&shares, &[&of_other], &[Some(429)]);
+        let last = check(&shares, &[&who(Some(&other), 3), &who(None, 4)], &[None, Some(503)]);
+        drop(held);
+        check(&shares, &[&of_till, &till_elsewhere, &of_other], &[None; 3]);
+        drop(last);
+        assert!(shares.taken.lock().is_empty(), "nothing is left of those that have ended");
+    }
+
+    #[test]
+    fn one_place_is_one_for_everybody() {
+        let shares = shares(1);
+        let held = check(&shares, &[&who(None, 1), &who(None, 2)], &[None, Some(503)]);
+        drop(held);
+        check(&shares, &[&who(None, 2)], &[None]);
+    }
+
+    #[test]
+    fn what_is_refused_takes_nothing() {
+        let shares = shares(100);
+        let mut share = shares.take(Kind::Body, 1, &Who::default()).expect("there is room");
+        assert_eq!(share.take_more(usize::MAX / 2).err().map(|problem| problem.status()), Some(503));
+        assert_eq!(shares.check(Kind::Body, 1, &Who::default()).err().map(|problem| problem.status()), None);
+        drop(share);
+        assert!(shares.taken.lock().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rejections_of_an_address_are_counted_by_the_second() {
+        let shares = shares(1);
+        let [one, other] = [who(None, 1).network, who(None, 2).network];
+        shares.on_rejected(one, REJECTIONS_PER_ADDRESS_PER_SECOND_MAX as usize - 1);
+        assert!(shares.check_rejections(one).is_ok());
+        shares.on_rejected(one, 1);
+        assert_eq!(shares.check_rejections(one).err().map(|problem| problem.status()), Some(429));
+        assert!(shares.check_rejections(other).is_ok() && shares.check_rejections(None).is_ok());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(shares.check_rejections(one).is_ok());
+    }
+}
