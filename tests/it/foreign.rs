@@ -3,7 +3,7 @@
 //! In: modules that are made here, each to be too much in its own way. Out: what the host answers, what it keeps, and that it serves meanwhile.
 
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use statehouse_tests::hold::eventually;
@@ -87,15 +87,15 @@ fn files(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Processes that compile for this one.
-fn children(host: u32) -> usize {
+/// Folders in `/proc` of the processes that compile for this one.
+fn children(host: u32) -> Vec<PathBuf> {
     let entries = std::fs::read_dir("/proc").expect("the system's processes");
-    let is_child = |entry: &std::fs::DirEntry| {
-        let read = |name: &str| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+    let is_child = |folder: &PathBuf| {
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
         let parent = format!("PPid:\t{host}\n");
         read("cmdline").contains("compile-module") && read("status").contains(&parent)
     };
-    entries.filter_map(Result::ok).filter(is_child).count()
+    entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_child).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,25 +145,31 @@ async fn a_compilation_ends_with_its_deadline_its_client_and_its_node() {
     let host = Host::start(data.path()).await;
     let (address, id) = (host.address(), host.id());
     let mut client = host.client();
-    let gone = async |what: &str| eventually(what, async || (children(id) == 0).then_some(())).await;
+    let gone = async |what: &str| eventually(what, async || children(id).is_empty().then_some(())).await;
     let late = stage(&mut client, heavy(), "500").await;
     assert_eq!(late.status, 504, "{late:?}");
     gone("the child of a request that is over has ended").await;
 
     let staging = tokio::spawn(async move { stage(&mut Client::to(address), heavy(), "30000").await });
-    eventually("a module is compiled", async || (children(id) == 1).then_some(())).await;
+    let child = eventually("a module is compiled", async || children(id).pop()).await;
+    let environment = std::fs::read_to_string(child.join("environ")).expect("it is this user's");
+    assert!(!environment.contains("PATH=") && !environment.contains("HOME="), "{environment:?}");
+    eventually("it has its three pipes and no file", async || {
+        (files(&child.join("fd")) == ["0", "1", "2"]).then_some(())
+    })
+    .await;
     staging.abort();
     gone("the child of a client that has gone has ended").await;
 
     let mut other = host.client();
     let staging = tokio::spawn(async move { stage(&mut Client::to(address), heavy(), "30000").await.status });
-    eventually("a module is compiled", async || (children(id) == 1).then_some(())).await;
+    eventually("a module is compiled", async || children(id).pop()).await;
     let ledger = Ledger::open(&mut other, 2, 10_000).await;
     assert_eq!(ledger.check(&mut other, &[]).await, 0, "others are served meanwhile");
     let status = host.terminate().await;
     assert!(status.success(), "{status}");
     gone("the child of a node that has stopped has ended").await;
-    drop(staging.await);
+    assert_eq!(staging.await.expect("it is answered"), 503, "the node is about to stop");
     assert_eq!(files(&data.path().join("modules")).len(), 1, "only the wallet is kept");
     check_audit(data.path());
 }

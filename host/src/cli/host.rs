@@ -115,9 +115,10 @@ impl Host {
         tokio::spawn(shadow::run(node.cluster(), process.stop.clone()));
         let (service, sender) = api::server(node.router().clone(), api);
         let webhooks = tokio::spawn(sender.run(process.stop.clone()));
-        let (stop, router) = (process.stop.clone(), node.router().clone());
+        let (stop, router, cluster) = (process.stop.clone(), node.router().clone(), node.cluster());
         let stopped = async move {
             stop.cancelled().await;
+            cluster.stop_examining();
             router.set_not_ready(vec!["the node is shutting down".to_owned()]);
         };
         let places = places(&options.limits, &process.descriptors);

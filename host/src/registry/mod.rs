@@ -33,6 +33,8 @@ pub struct Registry {
     /// What compiling a module of the folder may cost.
     allowance: Allowance,
     loaded: Mutex<Loaded>,
+    /// Held while one is loaded from the disk: all partitions ask for the same one at the same time, and compiling it once is enough.
+    loading: Mutex<()>,
     /// What is linked into the host.
     native: Mutex<BTreeMap<ModuleId, Arc<dyn Logic>>>,
 }
@@ -63,7 +65,8 @@ impl Registry {
 
     /// A registry over a folder of somebody else, which is only read.
     pub fn open_to_read(folder: PathBuf, engine: Arc<Engine>, allowance: Allowance) -> Self {
-        Self { folder, engine, allowance, loaded: Mutex::default(), native: Mutex::default() }
+        let (loaded, loading, native) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { folder, engine, allowance, loaded, loading, native }
     }
 
     /// Adds logic that is linked into the host.
@@ -127,6 +130,10 @@ impl Registry {
 
     /// One that is on disk, compiled if need be.
     pub fn find(&self, id: ModuleId) -> Result<Arc<dyn Logic>, RegistryError> {
+        if let Some(logic) = self.find_loaded(id) {
+            return Ok(logic);
+        }
+        let _loading = self.loading.lock();
         if let Some(logic) = self.find_loaded(id) {
             return Ok(logic);
         }

@@ -12,9 +12,11 @@ use statehouse_abi::plan::{PlanInWriter, PlanItem};
 use statehouse_abi::role;
 use statehouse_abi::rows::{RowsWriter, WritesBlock};
 use statehouse_abi::value::Value;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::guest::EngineOptions;
+use crate::guest::{CacheOptions, EngineOptions};
+use crate::limits::MODULES_LOADED_MAX;
 use crate::sequencer::decide::{Decided, HostFault, decide};
 use crate::sequencer::submission::{Plan, PlanView};
 
@@ -209,4 +211,52 @@ fn a_panic_names_the_functions_it_came_from() {
     let names: Vec<&str> = diagnostic.backtrace.iter().map(String::as_str).collect();
     assert_eq!(names.first(), Some(&"<faulty::Faulty as statehouse_guest::module::Module>::validate"), "{names:?}");
     assert_eq!(names.last(), Some(&"sh1_execute"));
+}
+
+/// Modules that differ in a name which nobody reads.
+fn variant(number: usize) -> Vec<u8> {
+    let path = format!("{}/../tests/hostile/conforming.wat", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).expect("it is there");
+    let text = text.trim_end().strip_suffix(')').expect("it ends as a module does").to_owned();
+    wat::parse_str(format!("{text}(func $variant_{number}))")).expect("valid text")
+}
+
+#[test]
+fn idle_modules_leave_memory_and_those_in_use_stay() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let cache = Some(CacheOptions { folder: folder.path().join("artefacts"), key: [1; 32] });
+    let engine = Engine::new(EngineOptions { cache, instances_max: 1, ..EngineOptions::default() });
+    let registry = Registry::open(folder.path().join("modules"), engine.expect("the engine starts")).expect("it opens");
+    let count = MODULES_LOADED_MAX + 4;
+    let in_use = registry.stage(&variant(0)).expect("it is accepted");
+    let ids: Vec<ModuleId> =
+        (1..count).map(|number| registry.stage(&variant(number)).expect("it is accepted").id()).collect();
+    assert!(registry.find_loaded(in_use.id()).is_some(), "somebody uses it");
+    let loaded = ids.iter().filter(|id| registry.find_loaded(**id).is_some()).count();
+    assert!((MODULES_LOADED_MAX..count - 1).contains(&loaded), "{loaded} of {count} are loaded");
+    assert!(registry.find_loaded(ids[0]).is_none(), "it was used least lately");
+    assert_eq!(registry.find(ids[0]).expect("it comes from the disk").id(), ids[0]);
+    assert!(registry.find_loaded(ids[0]).is_some(), "it is used again");
+}
+
+#[test]
+fn a_candidate_is_kept_when_asked_and_forgotten_without_a_trace() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let cache = Some(CacheOptions { folder: folder.path().join("artefacts"), key: [1; 32] });
+    let engine = Engine::new(EngineOptions { cache, instances_max: 1, ..EngineOptions::default() });
+    let registry = Registry::open(folder.path().join("modules"), engine.expect("the engine starts")).expect("it opens");
+    let files = |name: &str| std::fs::read_dir(folder.path().join(name)).expect("it is there").count();
+    let bounds = Bounds { allowance: Allowance::Foreign, until: None, stop: CancellationToken::new() };
+    let examine = || registry.examine(&variant(1), &bounds).expect("it is accepted");
+    let candidate = examine();
+    let id = candidate.logic().id();
+    assert!(candidate.is_new() && registry.find(id).is_err() && registry.find_loaded(id).is_none());
+    assert_eq!((files("modules"), files("artefacts")), (0, 0));
+    registry.keep(&candidate).expect("the folder is ours");
+    assert!(!examine().is_new(), "it is kept by now");
+    assert_eq!((files("modules"), files("artefacts")), (1, 2));
+    registry.forget(id).expect("the folder is ours");
+    assert!(registry.find(id).is_err() && registry.find_loaded(id).is_none());
+    assert_eq!((files("modules"), files("artefacts")), (0, 0));
+    registry.forget(id).expect("there is nothing to forget");
 }

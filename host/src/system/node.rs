@@ -198,6 +198,7 @@ impl Node {
             system: RwLock::default(),
             receiving: Mutex::default(),
             preparing: Mutex::default(),
+            examining: stopping.child_token(),
             refused: RefusedModules::default(),
             shadows: Mutex::default(),
             troubles: Troubles::default(),

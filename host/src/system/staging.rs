@@ -69,6 +69,11 @@ impl Brought {
 }
 
 impl Cluster {
+    /// Compiles nothing more that somebody brings: the node is about to stop.
+    pub fn stop_examining(&self) {
+        self.host().examining.cancel();
+    }
+
     /// Compiles what somebody has brought, until the deadline; keeps nothing. `kind` is what it should be.
     pub(super) async fn examine(
         &self,
@@ -77,7 +82,7 @@ impl Cluster {
         wasm: Bytes,
         wanting: &Wanting,
     ) -> Result<Brought, ClusterError> {
-        let (registry, stop) = (self.host().registry.clone(), self.host().stopping.child_token());
+        let (registry, stop) = (self.host().registry.clone(), self.host().examining.child_token());
         // Also where the client has gone.
         let _ended = stop.clone().drop_guard();
         let bounds = Bounds { allowance: Allowance::Foreign, until: Some(wanting.deadline), stop };
@@ -87,7 +92,9 @@ impl Cluster {
         let examined = examined.map_err(|_| ClusterError::Deadline)?.map_err(|_| ClusterError::Deadline)?;
         match examined {
             Ok(candidate) => Ok(Brought { machine: machine.to_owned(), size, candidate: Arc::new(candidate) }),
-            Err(RegistryError::Guest(GuestError::GivenUp { .. })) => Err(ClusterError::Deadline),
+            Err(RegistryError::Guest(GuestError::GivenUp { .. })) if !self.host().examining.is_cancelled() => {
+                Err(ClusterError::Deadline)
+            }
             Err(RegistryError::Guest(error)) if error.is_of_module() => {
                 let error = ClusterError::Invalid(format!("this is no {kind} that can run: {error}"));
                 self.on_refused(machine, id, size, wanting, &error);

@@ -61,6 +61,7 @@ pub(super) fn confine(allowance: Allowance) -> Result<Vec<String>, String> {
     limit(Resource::Core, 0, 0)?;
     limit(Resource::Fsize, 0, 0)?;
     let mut missing = Vec::new();
+    missing.extend(without_inherited().err().map(|error| format!("whatever its parent was started with ({error})")));
     missing.extend(nice(limits::COMPILE_NICE).err().map(|error| format!("no lower priority ({error})")));
     missing.extend(without_files().err().map(|error| format!("no landlock ({error})")));
     missing.extend(without_calls().err().map(|error| format!("no seccomp ({error})")));
@@ -73,6 +74,13 @@ fn limit(resource: Resource, wanted: u64, more: u64) -> Result<(), String> {
     let (current, maximum) = (wanted.min(before), wanted.saturating_add(more).min(before));
     let limited = setrlimit(resource, Rlimit { current: Some(current), maximum: Some(maximum) });
     limited.map_err(|error| format!("limit of {resource:?}: {error}"))
+}
+
+/// What this program opens it does not hand on, but whoever started its parent may have.
+fn without_inherited() -> std::io::Result<()> {
+    // SAFETY: it closes what nothing in this process has opened: whatever it works with is memory and the three pipes below.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+    if closed == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
 /// No file and no address may be opened, and no process outside be reached; what the kernel does not know yet it does not forbid.
