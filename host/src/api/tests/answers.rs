@@ -108,7 +108,7 @@ async fn refusals_of_every_kind_are_problems() {
         507
         content-type: application/problem+json
         retry-after: 2
-        {"type":"urn:statehouse:problem:storage_full","title":"The disk is full","status":507,"detail":"not accepted, the disk is full; reads still work","instance":"r-1","code":"storage_full","Transaction_id":"018f0000-0000-7000-8000-000000000001"}"#]]).await;
+        {"type":"urn:statehouse:problem:storage_full","title":"The disk is full","status":507,"detail":"not accepted, the disk is full, or this node has no file descriptors left, as its log says; reads still work","instance":"r-1","code":"storage_full","Transaction_id":"018f0000-0000-7000-8000-000000000001"}"#]]).await;
     let unauthenticated = Problem::new(Code::Unauthenticated, "send a token").into_response("r-1");
     expect![[r#"
         401
