@@ -141,6 +141,15 @@ hash_id!(
     Fingerprint
 );
 
+impl Fingerprint {
+    /// Of a command: of its name and its canonical body.
+    pub fn of_command(name: &str, body: &[u8]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&(name.len() as u32).to_le_bytes()).update(name.as_bytes()).update(body);
+        Self(*hasher.finalize().as_bytes())
+    }
+}
+
 /// The cluster that a node belongs to: given when its first node starts, the same for ever.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterId(pub [u8; 16]);

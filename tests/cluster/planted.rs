@@ -56,6 +56,9 @@ async fn a_true_history_passes_and_every_planted_bug_is_caught() {
     truth.check("a command on two partitions does not end", Run::end_never);
     truth.check("the payee receives twice", Run::receive_twice);
     truth.check("the payee does not receive", Run::receive_never);
+    truth.check("a command whose id is another's does not end", Run::strand);
+    truth.check("two commands under one id take from and give to one account", Run::share);
+    truth.check("a payer whose id was another's is not given back", Run::keep);
 }
 
 impl Run {
@@ -299,6 +302,56 @@ impl Run {
             chain.entries.iter_mut().for_each(|entry| entry.decisions.retain(keep));
         });
         Box::new(move |breach| matches!(breach, Breach::Adrift { .. }))
+    }
+
+    /// A transfer that began and was given back because another has its id, and its home.
+    fn reused(&self) -> (CommandId, PartitionId) {
+        let aborted = |attempt: &Attempt| match attempt.told {
+            Told::Rejected { position, .. } => Some((CommandId(attempt.transfer.id.into_bytes()), position.partition)),
+            _ => None,
+        };
+        let mut aborted: Vec<_> = self.recording.reused().filter_map(aborted).collect();
+        aborted.sort_unstable();
+        aborted.dedup();
+        // Both may have been given back; one of a pair that paid shows more.
+        let is_paid = |(id, _): &&(CommandId, PartitionId)| {
+            self.recording
+                .attempts
+                .iter()
+                .any(|attempt| attempt.transfer.id.into_bytes() == id.0 && matches!(attempt.told, Told::Done { .. }))
+        };
+        *aborted.iter().find(is_paid).expect("clients use one id twice, and one of them pays")
+    }
+
+    fn strand(&mut self) -> Box<dyn Fn(&Breach) -> bool> {
+        let (victim, home) = self.reused();
+        self.forget(victim);
+        self.everywhere(home, |chain| {
+            let is_end = |decision: &Decision| decision.id == victim && decision.part == Part::End;
+            chain.entries.iter_mut().for_each(|entry| entry.decisions.retain(|decision| !is_end(decision)));
+        });
+        Box::new(move |breach| *breach == Breach::Unfinished { id: victim })
+    }
+
+    fn share(&mut self) -> Box<dyn Fn(&Breach) -> bool> {
+        let (victim, home) = self.reused();
+        self.everywhere(home, |chain| {
+            let decisions = chain.entries.iter_mut().flat_map(|entry| &mut entry.decisions);
+            let mut ends = decisions.filter(|decision| decision.id == victim && decision.part == Part::End);
+            ends.next().expect("it was given back").outcome = Outcome::Success;
+        });
+        Box::new(move |breach| matches!(breach, Breach::Shared { id, .. } if *id == victim))
+    }
+
+    fn keep(&mut self) -> Box<dyn Fn(&Breach) -> bool> {
+        let (victim, home) = self.reused();
+        self.everywhere(home, |chain| {
+            let is_refund = |decision: &Decision| {
+                decision.id == victim && decision.home == home && matches!(decision.command, Command::Refund { .. })
+            };
+            chain.entries.iter_mut().for_each(|entry| entry.decisions.retain(|decision| !is_refund(decision)));
+        });
+        Box::new(move |breach| matches!(breach, Breach::HalfDone { id, .. } if *id == victim))
     }
 
     fn forget(&mut self, victim: CommandId) {

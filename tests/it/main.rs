@@ -8,6 +8,7 @@ mod across;
 mod participants;
 mod bad_input;
 mod idempotency;
+mod one_id;
 mod deadline;
 mod kill;
 mod corruption;

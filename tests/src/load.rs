@@ -17,6 +17,7 @@ use uuid::{Builder, Uuid};
 
 use crate::hold::{PATIENCE, find_within, hold};
 use crate::http::{Answer, Client, Lost};
+use crate::oracle::model::Protocol;
 use crate::recording::{Attempt, Consistency, Moments, Recording, Seen, Span, Told, Transfer};
 use crate::wallet::{self, BANK};
 
@@ -49,7 +50,8 @@ impl Accounts {
             let account = format!("account-{number}");
             wallet::open(asker.client(), &account).await;
             let id = Uuid::new_v4();
-            let deposit = Transfer { id, from: BANK.to_owned(), to: account.clone(), amount: opening };
+            let (from, to, by) = (BANK.to_owned(), account.clone(), Protocol::Saga);
+            let deposit = Transfer { id, from, to, amount: opening, by };
             let told = asker.ask(&deposit, &mut recording).await;
             let Told::Done { position } = told else { panic!("{account} was not paid into: {told:?}") };
             partitions.insert(position.partition);
@@ -117,6 +119,7 @@ impl Load {
             let worker = Worker {
                 accounts: accounts.names.clone(),
                 asker: Asker::starting_at(setup, number),
+                other_asker: Asker::starting_at(setup, number + 1),
                 random: StdRng::seed_from_u64(seed.wrapping_mul(1_000).wrapping_add(number as u64)),
                 recording: Recording::default(),
                 unknown: VecDeque::new(),
@@ -191,8 +194,11 @@ impl Asker {
     async fn ask(&mut self, transfer: &Transfer, recording: &mut Recording) -> Told {
         let shared = self.shared.clone();
         let (node, client) = self.next();
-        let Transfer { id, from, to, amount } = transfer;
-        let body = wallet::transfer_body(&id.to_string(), from, to, &wallet::amount(*amount));
+        let Transfer { id, from, to, amount, by } = transfer;
+        let mut body = wallet::transfer_body(&id.to_string(), from, to, &wallet::amount(*amount));
+        if *by == Protocol::Phases {
+            body["coordination"] = "tcc".into();
+        }
         let invoked = shared.moments.next();
         let answer = client.post_with(wallet::TRANSFER, &body, vec![("statehouse-deadline", DEADLINE_MS)]).await;
         let span = Span { invoked, returned: shared.moments.next() };
@@ -237,6 +243,8 @@ enum Before {
 struct Worker {
     accounts: Vec<String>,
     asker: Asker,
+    /// Asks while the first one does.
+    other_asker: Asker,
     random: StdRng,
     recording: Recording,
     /// Transfers whose outcome is not known, oldest first.
@@ -251,7 +259,8 @@ impl Worker {
             match self.random.random_range(0..100) {
                 0..5 => self.repeat().await,
                 5..30 => self.read().await,
-                30..40 => self.resolve_one().await,
+                30..36 if self.unknown.len() < UNKNOWN_MAX => self.use_one_id_twice().await,
+                36..46 => self.resolve_one().await,
                 _ if UNKNOWN_MAX <= self.unknown.len() => self.resolve_one().await,
                 _ => self.transfer().await,
             }
@@ -270,6 +279,32 @@ impl Worker {
     async fn transfer(&mut self) {
         let transfer = self.next();
         self.ask(transfer, Before::New).await;
+    }
+
+    /// Sends two transfers under one id at the same moment, by two nodes: with other payers, and an account that both need.
+    async fn use_one_id_twice(&mut self) {
+        let one = self.next();
+        let payer = loop {
+            let at = self.random.random_range(0..self.accounts.len());
+            if self.accounts[at] != one.from {
+                break self.accounts[at].clone();
+            }
+        };
+        let mut other = Transfer { from: payer, ..self.next() };
+        other.id = one.id;
+        // The payee of one is that of the other, or its payer.
+        other.to = if other.from != one.to && self.random.random_bool(0.5) { one.to.clone() } else { one.from.clone() };
+        let mut recording = Recording::default();
+        let told =
+            tokio::join!(self.asker.ask(&one, &mut self.recording), self.other_asker.ask(&other, &mut recording));
+        self.recording.add(recording);
+        for (transfer, told) in [(one, told.0), (other, told.1)] {
+            match told {
+                Told::Done { .. } | Told::Rejected { .. } | Told::Reused => self.known.push(transfer),
+                Told::NotAccepted => {}
+                Told::Unknown => self.unknown.push_back(transfer),
+            }
+        }
     }
 
     async fn resolve_one(&mut self) {
@@ -301,7 +336,7 @@ impl Worker {
     async fn ask(&mut self, transfer: Transfer, mut before: Before) {
         loop {
             match self.asker.ask(&transfer, &mut self.recording).await {
-                Told::Done { .. } | Told::Rejected { .. } => return self.known.push(transfer),
+                Told::Done { .. } | Told::Rejected { .. } | Told::Reused => return self.known.push(transfer),
                 // It was not accepted now; an earlier request may have been.
                 Told::NotAccepted if before == Before::New => return hold(RETRY_PAUSE).await,
                 Told::NotAccepted => {}
@@ -320,7 +355,8 @@ impl Worker {
         let step = self.random.random_range(1..accounts.len());
         let id = Builder::from_random_bytes(self.random.random()).into_uuid();
         let amount = self.random.random_range(1..=AMOUNT_MAX);
-        Transfer { id, from: accounts[from].clone(), to: accounts[(from + step) % accounts.len()].clone(), amount }
+        let by = if self.random.random_bool(0.25) { Protocol::Phases } else { Protocol::Saga };
+        Transfer { id, from: accounts[from].clone(), to: accounts[(from + step) % accounts.len()].clone(), amount, by }
     }
 }
 
@@ -333,6 +369,7 @@ fn told(answer: Result<Answer, Lost>) -> Told {
             Told::NotAccepted
         }
         504 => Told::Unknown,
+        422 if answer.problem() == "id_reused" && answer.json().get("Status").is_none() => Told::Reused,
         _ => {
             assert_eq!(answer.text("Status"), "rejected", "an honest transfer is done or rejected: {answer:?}");
             Told::Rejected { code: answer.text("code"), position: position(&answer) }

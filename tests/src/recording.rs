@@ -10,6 +10,8 @@ use std::time::Duration;
 use statehouse::ids::{NodeId, Position};
 use uuid::Uuid;
 
+use crate::oracle::model::Protocol;
+
 /// Before and after every request; a later moment was taken later, whichever client took it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(pub u64);
@@ -38,6 +40,7 @@ pub struct Transfer {
     pub to: String,
     /// Minor units.
     pub amount: i128,
+    pub by: Protocol,
 }
 
 /// What a client was told of its transfer by one answer.
@@ -50,6 +53,8 @@ pub enum Told {
         code: String,
         position: Position,
     },
+    /// 422 without a record: its home knows the id of another command.
+    Reused,
     /// 429, 503, 507: by this request certainly not accepted.
     NotAccepted,
     /// 504, or no answer.
@@ -61,7 +66,7 @@ impl Told {
     pub fn position(&self) -> Option<Position> {
         match self {
             Self::Done { position } | Self::Rejected { position, .. } => Some(*position),
-            Self::NotAccepted | Self::Unknown => None,
+            Self::Reused | Self::NotAccepted | Self::Unknown => None,
         }
     }
 }
@@ -111,6 +116,14 @@ impl Recording {
         self.gap_max = self.gap_max.max(other.gap_max);
     }
 
+    /// The attempts that were refused because another command has their id, recorded or not.
+    pub fn reused(&self) -> impl Iterator<Item = &Attempt> {
+        self.attempts.iter().filter(|attempt| match &attempt.told {
+            Told::Rejected { code, .. } => code == "id_reused",
+            told => *told == Told::Reused,
+        })
+    }
+
     /// One line for the test's output.
     pub fn summary(&self) -> String {
         let count = |is: fn(&Told) -> bool| self.attempts.iter().filter(|attempt| is(&attempt.told)).count();
@@ -119,11 +132,12 @@ impl Recording {
             *by_node.entry(attempt.node).or_default() += 1;
         }
         format!(
-            "{} requests: {} done, {} rejected, {} not accepted, {} unknown; {} reads; by node {by_node:?}; \
+            "{} requests: {} done, {} rejected, {} with an id that was used, {} not accepted, {} unknown; {} reads; by node {by_node:?}; \
              longest without a successful write: {:?}",
             self.attempts.len(),
             count(|told| matches!(told, Told::Done { .. })),
             count(|told| matches!(told, Told::Rejected { .. })),
+            self.reused().count(),
             count(|told| matches!(told, Told::NotAccepted)),
             count(|told| matches!(told, Told::Unknown)),
             self.reads.len(),

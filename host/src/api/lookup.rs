@@ -34,6 +34,10 @@ pub async fn get(machine: &Machine, id: &str, uri: &Uri, asked: Asked) -> Result
     });
     let (home, expires) = (find("home"), expires.transpose()?);
     let lookup = machine.find_command(id, home, expires, asked.caller, asked.deadline).await?;
+    if matches!(lookup, CommandLookup::Ambiguous) {
+        let detail = "several commands have this id; name the home of yours with `home` (of a transfer: the payer)";
+        return Err(Problem::new(Code::IdAmbiguous, detail));
+    }
     Ok(response(id, lookup))
 }
 
@@ -75,7 +79,10 @@ fn shown(id: CommandId, lookup: CommandLookup) -> Value {
     match lookup {
         CommandLookup::Recorded { status, rendered } => recorded(*status, rendered),
         CommandLookup::InFlight(status) => in_flight(*status),
-        CommandLookup::NotExecuted => Value::map([id, state("not_executed")]),
+        CommandLookup::NotExecuted | CommandLookup::Ambiguous => Value::map([id, state("not_executed")]),
+        CommandLookup::Taken { position } => {
+            Value::map([id, state("not_executed"), ("id_used_at", Value::Text(position.to_string()))])
+        }
         CommandLookup::Undecided { until } => {
             Value::map([id, state("undecided"), ("until", Value::Text(print_time(until)))])
         }
@@ -83,7 +90,7 @@ fn shown(id: CommandId, lookup: CommandLookup) -> Value {
 }
 
 fn recorded(status: CommandStatus, rendered: Value) -> Value {
-    let CommandStatus { id, command, caller, request_id, position, time, rejection, phases, panic, .. } = status;
+    let CommandStatus { id, command, caller, request_id, home, position, time, rejection, phases, panic, .. } = status;
     let outcome = if rejection.is_some() { "rejected" } else { "done" };
     let mut members = vec![
         ("id", Value::Text(id.to_string())),
@@ -97,6 +104,7 @@ fn recorded(status: CommandStatus, rendered: Value) -> Value {
         ("phases", Value::Array(phases.into_iter().map(phase).collect())),
         ("result", rendered),
     ];
+    members.extend(home.map(|home| ("home", Value::Text(home))));
     if let Some(rejection) = rejection {
         let rejection = [("code", Value::Text(rejection.code)), ("detail", Value::Text(rejection.detail))];
         members.push(("rejection", Value::map(rejection)));
@@ -109,9 +117,9 @@ fn recorded(status: CommandStatus, rendered: Value) -> Value {
 
 /// A command that has started and goes on in other partitions.
 pub fn in_flight(status: CommandStatus) -> Value {
-    let CommandStatus { id, command, caller, request_id, position, time, phases, in_flight, .. } = status;
+    let CommandStatus { id, command, caller, request_id, home, position, time, phases, in_flight, .. } = status;
     let InFlight { waits_for, orders } = in_flight.unwrap_or_default();
-    Value::map([
+    let members = [
         ("id", Value::Text(id.to_string())),
         ("state", Value::text("in_flight")),
         ("command", Value::Text(command)),
@@ -122,7 +130,8 @@ pub fn in_flight(status: CommandStatus) -> Value {
         ("phases", Value::Array(phases.into_iter().map(phase).collect())),
         ("waits_for", Value::Array(waits_for.into_iter().map(waiting).collect())),
         ("orders", Value::Array(orders.into_iter().map(Value::text).collect())),
-    ])
+    ];
+    Value::map(members.into_iter().chain(home.map(|home| ("home", Value::Text(home)))))
 }
 
 fn waiting(waiting: Waiting) -> Value {

@@ -108,7 +108,7 @@ fn host_operation(route: &HostRoute) -> Operation {
         operation = operation.parameter(parameter(name, ParameterIn::Path, text(), Required::True, ""));
     }
     if route.page == Page::CommandStatus || route.page.is_order() {
-        let home = "The entity whose partition knows the command; `resolve` names it";
+        let home = "The entity that the command belongs to (of a transfer: the payer); needed where several commands have the id; `resolve` names it";
         operation = operation.parameter(parameter("home", ParameterIn::Query, text(), Required::False, home));
     }
     if route.page == Page::Commands {
@@ -169,6 +169,11 @@ fn declared_body(page: Page) -> Option<Declared> {
         .or_else(|| orders::schema(page))
 }
 
+/// What the host says of every command's id.
+const ID_REUSED: &str = "`id_reused`: the id is that of another command, and `fields` say in what they differ. Of two commands under one id that share \
+    an account or a partition at most one is carried out, and what the other had begun is given back; two that share neither may both be \
+    carried out, each exactly once. Use a new id for each command";
+
 fn command_operation(machine: &str, describe: &Describe, command: &CommandDecl) -> Operation {
     let in_path: Vec<&str> = captures(&command.path).collect();
     let success = ResponseBuilder::new()
@@ -205,11 +210,16 @@ fn command_operation(machine: &str, describe: &Describe, command: &CommandDecl) 
         operation = operation.request_body(Some(body.build()));
     }
     let mut statuses: Vec<u16> = describe.rejections.iter().map(|rejection| rejection.status).collect();
+    statuses.push(422);
     statuses.sort_unstable();
     statuses.dedup();
     for status in statuses {
         let of_status = describe.rejections.iter().filter(|rejection| rejection.status == status);
-        let listed: Vec<_> = of_status.map(|rejection| format!("`{}`: {}", rejection.code, rejection.title)).collect();
+        let mut listed: Vec<_> =
+            of_status.map(|rejection| format!("`{}`: {}", rejection.code, rejection.title)).collect();
+        if status == 422 {
+            listed.push(ID_REUSED.to_owned());
+        }
         let response = ResponseBuilder::new()
             .description(listed.join(" · "))
             .content("application/problem+json", ContentBuilder::new().schema(Some(problem_ref())).build());
@@ -244,7 +254,10 @@ fn query_operation(machine: &str, query: &QueryDecl) -> Operation {
     let own: &[(&str, &str)] = match query.source {
         QuerySource::Rows => &[("at", "A moment of the past: an RFC 3339 time or a position")],
         QuerySource::History => &[("cursor", "Continue behind this position"), ("limit", "At most this many items")],
-        QuerySource::Command => &[],
+        QuerySource::Command => &[(
+            "home",
+            "The entity that the command belongs to (of a transfer: the payer); needed where several commands have the id",
+        )],
     };
     for (name, description) in freshness.iter().chain(own) {
         operation = operation.parameter(parameter(name, ParameterIn::Query, text(), Required::False, description));

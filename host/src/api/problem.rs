@@ -10,7 +10,7 @@
 //! | 401 403 | `unauthenticated` · `forbidden` · `foreign_host` `foreign_origin`: without tokens, a web page of somebody else may be asking |
 //! | 404 | `not_found` (no such route) · `unknown_machine` `unknown_node` `unknown_partition` `unknown_module` `unknown_replay` `unknown_view` `unknown_webhook` |
 //! | 405 408 410 413 415 | `method_not_allowed` · `body_timeout` `slow_reader` · `position_gone` `history_released` · `body_too_large` · `wrong_content_type` `wrong_content_encoding` |
-//! | 409 | `cluster_exists` `node_id_used` `no_peer` `node_refused`: the cluster, or a node, is not in a state for this change · `step_refused`: what a module lacks for its next step, and how to get it · `replay_unfinished` `replays_full` |
+//! | 409 | `cluster_exists` `node_id_used` `no_peer` `node_refused`: the cluster, or a node, is not in a state for this change · `step_refused`: what a module lacks for its next step, and how to get it · `replay_unfinished` `replays_full` · `id_ambiguous`: commands of several homes have the id; name yours with `home` |
 //! | 409 | `not_in_flight` `several_homes` `participant_unavailable` `order_refused` (`reason` says which rule): an order has no effect |
 //! | 422 | `invalid_change`: of the cluster · `id_reused`: the id is known with other content, `fields` differ |
 //! | 429 | `rejection_limit` `too_many_at_once` – not accepted, `Retry-After` |
@@ -90,6 +90,7 @@ pub enum Code {
     PositionGone,
     HistoryReleased,
     OutcomeReleased,
+    IdAmbiguous,
     BodyTooLarge,
     WrongContentType,
     WrongContentEncoding,
@@ -171,6 +172,7 @@ impl Code {
             Self::NodeIdUsed => ("node_id_used", 409, "The node's id was used before"),
             Self::NoPeer => ("no_peer", 409, "The node takes no part in clusters"),
             Self::NodeRefused => ("node_refused", 409, "A node refused the change"),
+            Self::IdAmbiguous => ("id_ambiguous", 409, "Several commands have this id"),
             Self::PositionGone => ("position_gone", 410, "The position is not of this history"),
             Self::HistoryReleased => ("history_released", 410, "This node has not kept the journal that far back"),
             Self::OutcomeReleased => ("outcome_released", 410, "The outcome is not kept any more"),

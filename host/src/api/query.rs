@@ -1,7 +1,7 @@
 //! Reads: parameters from path and query string become a value, freshness and paging are taken out of them.
 //!
 //! In: a query's route and the URL. Out: the module's answer as JSON. The host adds `consistency` and `at_least` to every
-//! query, `at` to those of rows, `cursor` and `limit` to histories; a parameter that the module declares itself wins. It
+//! query, `at` to those of rows, `cursor` and `limit` to histories, `home` to those of a command; a parameter that the module declares itself wins. It
 //! knows nothing of rows.
 
 use std::sync::Arc;
@@ -35,9 +35,9 @@ pub async fn get(
     let declared = &mount.describe.queries[query];
     let options = read_options(declared, &route.shape, given, uri.query().unwrap_or_default())?;
     let query = declared.name.as_str().into();
-    let Options { params, consistency, at, cursor, limit } = options;
+    let Options { params, consistency, at, cursor, limit, home } = options;
     let Asked { caller, deadline, .. } = asked;
-    let request = QueryRequest { query, params, caller, consistency, at, cursor, limit, deadline };
+    let request = QueryRequest { query, params, caller, consistency, at, cursor, limit, home, deadline };
     let answer = machine.query(request).await?;
     let mut response = Response::new(Body::from(print(&Json(&answer.body))));
     response.headers_mut().insert(CONTENT_TYPE, JSON);
@@ -53,6 +53,7 @@ pub struct Options {
     pub at: Option<Moment>,
     pub cursor: Option<Position>,
     pub limit: u32,
+    pub home: Option<String>,
 }
 
 /// The host's own parameters, as they were given.
@@ -63,6 +64,7 @@ struct Own<'a> {
     at: Option<&'a str>,
     cursor: Option<&'a str>,
     limit: Option<&'a str>,
+    home: Option<&'a str>,
 }
 
 /// # Errors
@@ -87,6 +89,7 @@ pub fn read_options(
             ("at", QuerySource::Rows) => &mut own.at,
             ("cursor", QuerySource::History) => &mut own.cursor,
             ("limit", QuerySource::History) => &mut own.limit,
+            ("home", QuerySource::Command) => &mut own.home,
             _ => return Err(Problem::new(Code::UnknownParameter, format!("`{name}` is unknown here; leave it out"))),
         };
         if slot.replace(value.as_ref()).is_some() {
@@ -99,7 +102,7 @@ pub fn read_options(
     let at = own.at.map(read_moment).transpose()?;
     let cursor = own.cursor.map(|text| read_position("cursor", text)).transpose()?;
     let limit = own.limit.map_or(Ok(PAGE_ITEMS_DEFAULT), read_limit)?;
-    Ok(Options { params, consistency, at, cursor, limit })
+    Ok(Options { params, consistency, at, cursor, limit, home: own.home.map(str::to_owned) })
 }
 
 fn read_consistency(consistency: Option<&str>, at_least: Option<&str>) -> Result<Consistency, Problem> {

@@ -6,6 +6,7 @@
 pub mod error;
 pub mod source;
 pub mod heads;
+pub mod ids;
 pub mod export;
 pub mod snapshots;
 pub mod transit;

@@ -57,7 +57,7 @@ impl Cut {
                 let Ok(verdict) = journal.judge(&entry) else { break };
                 let Verdict::Effective(after) = verdict else { continue };
                 journal = after;
-                causes.note(&entry);
+                causes.note(partition, &entry);
             }
             causes.ends.insert(partition, journal.index);
         }
@@ -78,9 +78,9 @@ impl Cut {
 /// What entries were caused by, in other partitions.
 #[derive(Default)]
 struct Causes {
-    started: BTreeSet<CommandId>,
+    started: BTreeSet<FlightId>,
     /// Of calls whose start was not seen yet.
-    calls: Vec<(CommandId, Micros)>,
+    calls: Vec<(FlightId, Micros)>,
     /// Entries that ends name, with the time of the end.
     named: Vec<(PartitionId, JournalIndex, Micros)>,
     /// Where each journal ends.
@@ -88,14 +88,14 @@ struct Causes {
 }
 
 impl Causes {
-    fn note(&mut self, entry: &Entry) {
+    fn note(&mut self, here: PartitionId, entry: &Entry) {
         let (records, time) = (entry.records(), entry.header().time);
         if let Some(batch) = entry.batch() {
             let starts = records.starts.iter().filter(|start| entry.is_started(start.command));
-            self.started.extend(starts.map(|start| batch.command_id(start.command as usize)));
+            self.started.extend(starts.map(|start| (here, batch.command_id(start.command as usize))));
         }
-        let orphans = records.origins.iter().filter(|origin| !self.started.contains(&origin.parent()));
-        self.calls.extend(orphans.map(|origin| (origin.parent(), time)));
+        let callers = records.origins.iter().map(|origin| (origin.home(), origin.parent()));
+        self.calls.extend(callers.filter(|caller| !self.started.contains(caller)).map(|caller| (caller, time)));
         // What was heard of a call counts as soon as it is heard, and not only where the command ends.
         let heard = records.progress.iter().map(|progress| &progress.at);
         let moments = records.marks.iter().flatten().map(|mark| &mark.at).chain(heard);
@@ -116,8 +116,11 @@ impl Causes {
     }
 }
 
+/// The partition of its home, and its id: two commands under one id may have two homes.
+type FlightId = (PartitionId, CommandId);
+
 /// What one group of an entry has moved, and for which command on several partitions; `None`: for one that needs no other.
-type Move = (Option<CommandId>, InTransit);
+type Move = (Option<FlightId>, InTransit);
 
 /// What an entry has moved, found out before it is applied.
 pub struct Moves {
@@ -137,7 +140,7 @@ struct Flight {
 /// The commands of a machine on several partitions, and what the rows show.
 pub struct Transits {
     cut: Cut,
-    flights: BTreeMap<CommandId, Flight>,
+    flights: BTreeMap<FlightId, Flight>,
     in_transit: InTransit,
     faults: Vec<String>,
 }
@@ -151,12 +154,18 @@ impl Transits {
     }
 
     /// What an effective entry is about to move; `rows` are those before it. `None`: it is not a batch, or behind the cut.
-    pub fn measure(&self, logic: &dyn Logic, entry: &Entry, rows: &Rows) -> Option<Result<Moves, TransitError>> {
+    pub fn measure(
+        &self,
+        logic: &dyn Logic,
+        here: PartitionId,
+        entry: &Entry,
+        rows: &Rows,
+    ) -> Option<Result<Moves, TransitError>> {
         let batch = entry.batch().filter(|_| entry.header().kind == EntryKind::Batch)?;
         if self.cut.0 < entry.header().time {
             return None;
         }
-        let groups = if entry.records().is_empty() { Ok(Vec::new()) } else { moves(logic, entry, &batch, rows) };
+        let groups = if entry.records().is_empty() { Ok(Vec::new()) } else { moves(logic, here, entry, rows) };
         Some(groups.and_then(|groups| Ok(Moves { groups, before: shown(logic, &batch, rows)? })))
     }
 
@@ -191,14 +200,14 @@ impl Transits {
     }
 
     /// Takes in which commands an effective entry starts and which it ends.
-    pub fn note(&mut self, entry: &Entry) {
+    pub fn note(&mut self, here: PartitionId, entry: &Entry) {
         let Some(batch) = entry.batch().filter(|_| entry.header().time <= self.cut.0) else { return };
         for command in 0..batch.command_count() {
             let part = entry.part(command as u32);
             if !matches!(part, Part::Start | Part::End) {
                 continue;
             }
-            let id = batch.command_id(command);
+            let id = (here, batch.command_id(command));
             let flight = self.flights.entry(id).or_default();
             flight.is_started |= part == Part::Start;
             flight.is_over |= part == Part::End;
@@ -207,7 +216,7 @@ impl Transits {
     }
 
     /// Of a command that is over, and of which nothing is on its way, nothing needs to be known.
-    fn forget_even(&mut self, id: CommandId) {
+    fn forget_even(&mut self, id: FlightId) {
         let is_even = |flight: &Flight| flight.moved.is_nothing() && flight.is_started == flight.is_over;
         if self.flights.get(&id).is_some_and(is_even) {
             self.flights.remove(&id);
@@ -224,7 +233,7 @@ impl Transits {
     pub fn report(mut self, machine: &str) -> TransitReport {
         let mut of_flights = Ok(InTransit::default());
         let mut in_flight = 0;
-        for (id, flight) in std::mem::take(&mut self.flights) {
+        for ((_, id), flight) in std::mem::take(&mut self.flights) {
             // One that was never seen to start was forgotten as over, for the cut has the start of every call.
             let is_over = flight.is_over || !flight.is_started;
             if is_over && !flight.moved.is_nothing() {
@@ -256,15 +265,16 @@ fn shown(logic: &dyn Logic, batch: &Batch<'_>, rows: &Rows) -> Result<InTransit,
 }
 
 /// What each accepted group of an entry moves: its events applied alone, on the rows that the groups before it have left.
-fn moves(logic: &dyn Logic, entry: &Entry, batch: &Batch<'_>, rows: &Rows) -> Result<Vec<Move>, TransitError> {
+fn moves(logic: &dyn Logic, here: PartitionId, entry: &Entry, rows: &Rows) -> Result<Vec<Move>, TransitError> {
+    let batch = &entry.batch().expect("only batches move anything");
     let mut course = Course { rows, changed: BTreeMap::new() };
     let mut moves = Vec::new();
     for at in 0..batch.outcome.group_count() {
         let GroupOutcome::Events { .. } = batch.outcome.group(at) else { continue };
         let group = batch.ops.group(at);
         let command = match entry.part(group.command) {
-            Part::Start => Some(batch.command_id(group.command as usize)),
-            Part::Call(origin) => Some(origin.parent()),
+            Part::Start => Some((here, batch.command_id(group.command as usize))),
+            Part::Call(origin) => Some((origin.home(), origin.parent())),
             Part::Whole | Part::End => None,
         };
         let (ops, outcome) = alone(batch, at);

@@ -3,8 +3,6 @@
 //! In: a data folder. Out: a report that says for each partition what was checked and what is wrong, with the place. A
 //! fault ends the walk of its partition, since nothing after it can be judged; the other partitions go on.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 use statehouse_abi::cold::{CheckIn, Row};
 use statehouse_abi::key::split_key;
@@ -13,11 +11,12 @@ use statehouse_abi::outcome::GroupOutcome;
 use crate::archive::ArchiveError;
 use crate::audit::error::AuditError;
 use crate::audit::heads::Heads;
+use crate::audit::ids::{Finding, Ids};
 use crate::audit::replay::history::FolderHistory;
 use crate::audit::snapshots::Snapshots;
 use crate::audit::source::{PartitionSource, Read, Source};
 use crate::audit::transit::{Cut, Moves, TransitReport, Transits};
-use crate::ids::{CommandId, PartitionId, Position};
+use crate::ids::PartitionId;
 use crate::log::LogError;
 use crate::machine::entry::{Entry, EntryKind, Part};
 use crate::machine::journal::Verdict;
@@ -78,6 +77,9 @@ pub struct Report {
     pub cluster: String,
     pub is_clean: bool,
     pub partitions: Vec<PartitionReport>,
+    /// What clients have done that is no damage; the first hundred.
+    pub findings: Vec<Finding>,
+    pub finding_count: u64,
     /// Of machines with several partitions: what is on its way between them.
     pub in_transit: Vec<TransitReport>,
 }
@@ -85,12 +87,13 @@ pub struct Report {
 /// Verifies all partitions of the machines; `on_entry` is told of progress as (entries done, entries in all).
 pub fn verify(source: &Source, machines: &[String], on_entry: &dyn Fn(u64)) -> Result<Report, AuditError> {
     let (mut partitions, mut in_transit) = (Vec::new(), Vec::new());
+    let (mut findings, mut finding_count) = (Vec::new(), 0);
     for machine in machines {
         let found = source.partitions(machine)?;
         let is_divided = 1 < found.len();
         let history = FolderHistory::new(source, machine)?;
         let cut = if is_divided { Cut::find(&history) } else { Ok(Cut::end()) };
-        let mut seen = Seen { ids: BTreeMap::new(), transits: cut.map(Transits::new).ok() };
+        let mut seen = Seen { here: PartitionId(0), ids: Ids::default(), transits: cut.map(Transits::new).ok() };
         let first = partitions.len();
         for partition in found {
             partitions.push(match source.partition(machine, partition) {
@@ -99,18 +102,30 @@ pub fn verify(source: &Source, machines: &[String], on_entry: &dyn Fn(u64)) -> R
                 Err(error) => return Err(error),
             });
         }
+        for (position, detail) in seen.ids.faults() {
+            let journal_index = Some(position.index.0);
+            let fault = Fault { kind: "id", detail, segment: None, offset: None, journal_index };
+            let mut of_machine = partitions[first..].iter_mut();
+            let report = of_machine.find(|report: &&mut PartitionReport| report.partition == position.partition);
+            report.expect("its entries were read").faults.push(fault);
+        }
+        let (found, count) = seen.ids.findings(machine);
+        findings.extend(found);
+        finding_count += count;
         // Where a journal cannot be read to its end, nothing can be said of what should have arrived.
         let is_whole = partitions[first..].iter().all(|partition: &PartitionReport| partition.faults.is_empty());
         in_transit.extend(seen.transits.filter(|_| is_divided && is_whole).map(|transits| transits.report(machine)));
     }
     let is_clean = partitions.iter().all(|partition| partition.faults.is_empty())
         && in_transit.iter().all(|machine| machine.faults.is_empty());
-    Ok(Report { cluster: source.cluster(), is_clean, partitions, in_transit })
+    Ok(Report { cluster: source.cluster(), is_clean, partitions, findings, finding_count, in_transit })
 }
 
 /// What was seen in the partitions of a machine so far.
 struct Seen {
-    ids: BTreeMap<CommandId, Position>,
+    /// The one that is being read.
+    here: PartitionId,
+    ids: Ids,
     /// `None`: a journal cannot be read.
     transits: Option<Transits>,
 }
@@ -168,6 +183,8 @@ fn verify_partition(
     let mut report = empty(&partition.machine, partition.partition);
     report.log_bytes = partition.byte_count();
     report.torn_bytes = partition.torn_bytes();
+    seen.here = partition.partition;
+    seen.ids.begin_partition();
     let mut heads = Heads::new(&partition.genesis);
     let mut replay = Replay::new(partition.genesis);
     let mut snapshots = Snapshots::read(&source.snapshot_folder(partition), source.of(partition));
@@ -216,7 +233,7 @@ fn verify_partition(
 /// What an entry is about to move between partitions; one that turns out to be void moves nothing.
 fn moves_of(seen: &Seen, replay: &Replay, entry: &Entry) -> Option<Result<Moves, TransitError>> {
     let (transits, logic) = (seen.transits.as_ref()?, replay.logic.as_ref()?);
-    transits.measure(logic.as_ref(), entry, &replay.rows)
+    transits.measure(logic.as_ref(), seen.here, entry, &replay.rows)
 }
 
 fn note_moves(
@@ -229,7 +246,7 @@ fn note_moves(
     if let Some(moves) = moves {
         transits.moved(logic.as_ref(), entry, moves?, &replay.rows)?;
     }
-    transits.note(entry);
+    transits.note(seen.here, entry);
     Ok(())
 }
 
@@ -244,13 +261,7 @@ fn fault_at(kind: &'static str, detail: String, read: &Read) -> Fault {
 }
 
 /// Counts an effective entry and looks for ids that were used before.
-fn count(
-    report: &mut PartitionReport,
-    partition: &PartitionSource,
-    replay: &Replay,
-    read: &Read,
-    ids: &mut BTreeMap<CommandId, Position>,
-) {
+fn count(report: &mut PartitionReport, partition: &PartitionSource, replay: &Replay, read: &Read, ids: &mut Ids) {
     report.entries += 1;
     let Some(batch) = read.entry.batch() else { return };
     let is_end = read.entry.header().kind == EntryKind::Saga;
@@ -260,13 +271,8 @@ fn count(
     let mut n = 0;
     for at in 0..batch.outcome.group_count() {
         let command = batch.ops.group(at).command;
-        let id = batch.command_id(command as usize);
         let position = replay.journal.position(partition.partition, n);
-        // The end of a command has the id of its start, which is in an entry of its own.
-        if !is_end && let Some(before) = ids.insert(id, position) {
-            let detail = format!("command {id} is recorded at {before} and again at {position}");
-            report.faults.push(fault_at("id", detail, read));
-        }
+        report.faults.extend(ids.note(&read.entry, at, position).map(|detail| fault_at("id", detail, read)));
         // Counted where it is recorded first: at its start, if it has one.
         let is_call = matches!(read.entry.part(command), Part::Call(_));
         report.commands += u64::from(!is_end && !is_call);

@@ -1,7 +1,7 @@
 //! `statehouse audit`: verify, balance, history, log, replay, certificate.
 //!
 //! In: a data folder, whether a node runs on it or not, a folder of journal segments, or an archive. Out: tables, or JSON for programs; exit code 1 when something is
-//! not as recorded, and codes of its own for `replay`. It knows nothing of how anything is recomputed.
+//! not as recorded, 3 when only clients did what they should not, and codes of its own for `replay`. It knows nothing of how anything is recomputed.
 
 mod log;
 mod replay;
@@ -27,9 +27,13 @@ use crate::cli::output::{print, print_json, progress, table, to_json};
 use crate::ids::Micros;
 use crate::router::answer::Moment;
 
+/// Exit code of a verification that finds nothing wrong but with what clients have done.
+const FINDINGS: u8 = 3;
+
 #[derive(Subcommand)]
 pub enum AuditArgs {
-    /// Recompute everything from the journal and compare; exit code 1 when something differs
+    /// Recompute everything from the journal and compare; exit code 1 when something differs, 3 when nothing does and a client has used
+    /// one id for several commands
     Verify(VerifyArgs),
     /// The balance of an account at a moment, recomputed from the first entry on
     Balance(BalanceArgs),
@@ -153,7 +157,11 @@ fn run_verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     } else {
         print(&report_text(&report))?;
     }
-    Ok(if report.is_clean { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(match (report.is_clean, report.finding_count) {
+        (false, _) => ExitCode::from(1),
+        (true, 0) => ExitCode::SUCCESS,
+        (true, _) => ExitCode::from(FINDINGS),
+    })
 }
 
 fn report_text(report: &Report) -> String {
@@ -198,6 +206,16 @@ fn report_text(report: &Report) -> String {
         let (name, count) = (&machine.machine, machine.in_flight);
         text.push_str(&format!("{name}: {sums} on its way between partitions{cut}, by {count} commands in flight\n"));
         machine.faults.iter().for_each(|fault| text.push_str(&format!("FAULT {name} transit: {fault}\n")));
+    }
+    for finding in &report.findings {
+        text.push_str(&format!("FINDING {} {}: {}\n", finding.machine, finding.kind, finding.detail));
+    }
+    if 0 < report.finding_count {
+        text.push_str(&format!(
+            "{} findings about clients, {} listed: nothing is damaged; tell those clients to use a new id for each command\n",
+            report.finding_count,
+            report.findings.len()
+        ));
     }
     text.push_str(if report.is_clean {
         "verified: frames, chain, digests, ids, invariants and transit are as recorded\n"

@@ -14,10 +14,13 @@
 //! | 8 ACTIVATION | – | of an `activate` entry: `module 32 B, schema u32, number u64` |
 //! | 9 RECORDS | – | of commands on several partitions, where the entry has to do with any: CBOR of [`Records`] |
 //!
-//! `index` is the journal index the entry gets if it is effective, `digest` is that of the row writes. A `tick` has no
+//! `index` is the journal index the entry gets if it is effective, `digest` is that of the row writes. Format 2 is format 1 with RECORDS that the
+//! first release cannot read (`saga/record.rs`); an entry that needs none of it is written as format 1, byte for byte. A `tick` has no
 //! sections but HEADER. The commands of a `saga` entry are those that end with it: its ops and events were recorded elsewhere, and
 //! are here so that the end of a command can be told from one entry; they are not applied. It knows nothing of Raft, and it never
 //! carries rows.
+
+mod writer;
 
 use std::sync::Arc;
 
@@ -27,11 +30,13 @@ use statehouse_abi::call::Context;
 use statehouse_abi::ops::OpsBlock;
 use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock};
 
-use crate::ids::{CommandId, Digest, Fingerprint, Head, JournalIndex, Micros, ModuleId};
-use crate::saga::{Origin, Records, read_records};
+use crate::ids::{CommandId, Digest, Fingerprint, Head, JournalIndex, Micros, ModuleId, PartitionId};
+use crate::saga::{Identity, Origin, Records, read_records};
 
-/// Version of this layout.
-pub const FORMAT: u16 = 1;
+pub use writer::BatchWriter;
+
+/// The newest version of this layout; an entry that needs nothing of it is of an earlier one.
+pub const FORMAT: u16 = 2;
 const HEADER_SIZE: usize = 256;
 
 const HEADER: u16 = 1;
@@ -78,9 +83,9 @@ impl Header {
         Context { time: self.time.0, seed: self.seed }
     }
 
-    fn to_bytes(self) -> [u8; HEADER_SIZE] {
+    fn to_bytes(self, format: u16) -> [u8; HEADER_SIZE] {
         let mut raw = [0; HEADER_SIZE];
-        raw[0..2].copy_from_slice(&FORMAT.to_le_bytes());
+        raw[0..2].copy_from_slice(&format.to_le_bytes());
         raw[2..4].copy_from_slice(&(self.kind as u16).to_le_bytes());
         raw[8..16].copy_from_slice(&self.index.0.to_le_bytes());
         raw[16..24].copy_from_slice(&self.time.0.to_le_bytes());
@@ -96,7 +101,7 @@ impl Header {
             return Err(EntryError::Header);
         }
         let format = u16_at(raw, 0);
-        if format != FORMAT {
+        if format == 0 || FORMAT < format {
             return Err(EntryError::Format { found: format });
         }
         let kind = match u16_at(raw, 2) {
@@ -137,15 +142,8 @@ pub struct EntryCommand<'a> {
 
 impl EntryCommand<'_> {
     pub fn fingerprint(&self) -> Fingerprint {
-        fingerprint(self.name, self.body)
+        Fingerprint::of_command(self.name, self.body)
     }
-}
-
-/// What "the same content" means for one id: blake3 of the command's name and its canonical body.
-pub fn fingerprint(name: &str, body: &[u8]) -> Fingerprint {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&(name.len() as u32).to_le_bytes()).update(name.as_bytes()).update(body);
-    Fingerprint(*hasher.finalize().as_bytes())
 }
 
 /// From here on `module` decides.
@@ -250,8 +248,14 @@ impl Entry {
 
     /// What it says of commands on several partitions.
     pub fn records(&self) -> &Records {
-        static NONE: Records =
-            Records { starts: Vec::new(), origins: Vec::new(), progress: Vec::new(), marks: Vec::new(), ordered: None };
+        static NONE: Records = Records {
+            starts: Vec::new(),
+            origins: Vec::new(),
+            progress: Vec::new(),
+            marks: Vec::new(),
+            ordered: None,
+            ended: None,
+        };
         self.records.as_deref().unwrap_or(&NONE)
     }
 
@@ -273,6 +277,19 @@ impl Entry {
         self.records().start(command).is_some() && is_accepted()
     }
 
+    /// From which the ids of a command are derived that starts, is called or ends with this entry; `here` is the partition of the entry.
+    pub fn identity(&self, command: u32, here: PartitionId) -> Option<Identity> {
+        let EntryCommand { id, name, body, .. } = self.batch()?.command(command as usize);
+        let fingerprint = Fingerprint::of_command(name, body);
+        let derivation = match self.part(command) {
+            Part::Call(origin) => return Some(origin.identity(fingerprint)),
+            Part::End => self.records().derivation_ended(command as usize),
+            Part::Start => self.records().start(command)?.derivation(),
+            Part::Whole => return None,
+        };
+        Some(Identity { command: id, home: here, fingerprint, derivation })
+    }
+
     /// The head of the journal once this entry is effective.
     pub fn head_after(&self) -> Head {
         head_after(self.header.parent, &self.payload)
@@ -288,7 +305,7 @@ impl Entry {
         payload[header_at + DIGEST_AT..][..32].copy_from_slice(&digest.0);
         self.header.digest = digest;
         self.payload = payload.freeze();
-        assert!(self.block().section(HEADER).is_ok_and(|raw| raw == self.header.to_bytes()));
+        assert!(self.block().section(HEADER).is_ok_and(|raw| raw == self.header.to_bytes(u16_at(raw, 0))));
         self
     }
 
@@ -316,7 +333,7 @@ impl Entry {
     pub fn tick(header: Header) -> Self {
         assert!(header.kind == EntryKind::Tick);
         let mut block = BlockWriter::new(Vec::new(), kind::ENTRY, 1);
-        block.section(HEADER, &header.to_bytes());
+        block.section(HEADER, &header.to_bytes(1));
         Self { payload: block.finish().into(), header, records: None }
     }
 
@@ -327,7 +344,7 @@ impl Entry {
         raw[32..36].copy_from_slice(&activation.schema.to_le_bytes());
         raw[36..44].copy_from_slice(&activation.number.to_le_bytes());
         let mut block = BlockWriter::new(Vec::new(), kind::ENTRY, 2);
-        block.section(HEADER, &header.to_bytes()).section(ACTIVATION, &raw);
+        block.section(HEADER, &header.to_bytes(1)).section(ACTIVATION, &raw);
         Self { payload: block.finish().into(), header, records: None }
     }
 }
@@ -394,84 +411,6 @@ impl<'a> Batch<'a> {
     fn text(&self, offset: u32, len: u32) -> &'a str {
         let raw = &self.bytes[offset as usize..offset as usize + len as usize];
         std::str::from_utf8(raw).expect("texts were checked when the entry was made")
-    }
-}
-
-/// Collects the commands of a batch.
-#[derive(Default)]
-pub struct BatchWriter {
-    commands: Vec<[u8; 48]>,
-    names: Vec<[u8; 8]>,
-    callers: Vec<[u8; 12]>,
-    name_texts: Vec<String>,
-    caller_texts: Vec<(String, u32)>,
-    bytes: Vec<u8>,
-}
-
-impl BatchWriter {
-    /// Adds a command and returns its index.
-    pub fn command(&mut self, command: &EntryCommand<'_>) -> u32 {
-        let name = self.name(command.name);
-        let caller = self.caller(command.caller, command.roles);
-        let request_id = self.push(command.request_id.as_bytes());
-        let body = self.push(command.body);
-        let mut raw = [0; 48];
-        raw[..16].copy_from_slice(&command.id.0);
-        let fields = [name, caller, request_id.0, request_id.1, body.0, body.1];
-        for (to, field) in raw[16..40].as_chunks_mut::<4>().0.iter_mut().zip(fields) {
-            *to = field.to_le_bytes();
-        }
-        raw[40..48].copy_from_slice(&command.expires.0.to_le_bytes());
-        self.commands.push(raw);
-        (self.commands.len() - 1) as u32
-    }
-
-    fn name(&mut self, name: &str) -> u32 {
-        if let Some(at) = self.name_texts.iter().position(|other| other == name) {
-            return at as u32;
-        }
-        let (offset, len) = self.push(name.as_bytes());
-        self.names.push([offset.to_le_bytes(), len.to_le_bytes()].as_flattened().try_into().expect("two times four"));
-        self.name_texts.push(name.to_owned());
-        (self.names.len() - 1) as u32
-    }
-
-    fn caller(&mut self, caller: &str, roles: u32) -> u32 {
-        // A batch has few callers, and the last one is the likeliest.
-        if let Some(at) = self.caller_texts.iter().rposition(|other| other.1 == roles && other.0 == caller) {
-            return at as u32;
-        }
-        let (offset, len) = self.push(caller.as_bytes());
-        let fields = [offset.to_le_bytes(), len.to_le_bytes(), roles.to_le_bytes()];
-        self.callers.push(fields.as_flattened().try_into().expect("three times four"));
-        self.caller_texts.push((caller.to_owned(), roles));
-        (self.callers.len() - 1) as u32
-    }
-
-    fn push(&mut self, bytes: &[u8]) -> (u32, u32) {
-        let offset = self.bytes.len() as u32;
-        self.bytes.extend_from_slice(bytes);
-        (offset, bytes.len() as u32)
-    }
-
-    pub fn command_count(&self) -> usize {
-        self.commands.len()
-    }
-
-    /// The finished entry. `ops` and `outcome` are blocks that were checked against each other.
-    pub fn finish(&self, header: Header, ops: &[u8], outcome: &[u8], records: Records) -> Entry {
-        assert!(matches!(header.kind, EntryKind::Batch | EntryKind::Saga));
-        let size = HEADER_SIZE + self.commands.len() * 48 + self.bytes.len() + ops.len() + outcome.len() + 1024;
-        let section_count = if records.is_empty() { 7 } else { 8 };
-        let mut block = BlockWriter::new(Vec::with_capacity(size), kind::ENTRY, section_count);
-        block.section(HEADER, &header.to_bytes()).records(COMMANDS, &self.commands);
-        block.records(NAMES, &self.names).records(CALLERS, &self.callers);
-        block.section(OPS, ops).section(OUTCOME, outcome).section(BYTES, &self.bytes);
-        if records.is_empty() {
-            return Entry { payload: block.finish().into(), header, records: None };
-        }
-        block.section(RECORDS, &records.to_bytes());
-        Entry { payload: block.finish().into(), header, records: Some(Arc::new(records)) }
     }
 }
 

@@ -11,7 +11,7 @@ use statehouse_abi::outcome::{GroupOutcome, OutcomeWriter};
 use crate::ids::{CommandId, Micros};
 use crate::machine::entry::{BatchWriter, Entry, EntryCommand, EntryKind, Header};
 use crate::saga::status::{Command, EventRecord, row_key};
-use crate::saga::{Advance, Finished, Moment, Order, OrderRefused, Progress, Saga};
+use crate::saga::{Advance, Derivation, Finished, Moment, Order, OrderRefused, Progress, Saga};
 
 /// Where the rows of commands in flight are found.
 pub trait Table {
@@ -70,6 +70,7 @@ impl Change {
                 let marks = change.finished.iter().map(|finished| &finished.saga.marks);
                 let is_listed = is_listed
                     && marks.eq(&records.marks)
+                    && records.ended == derivations(&change.finished)
                     && ids.eq((0..batch.command_count()).map(|at| batch.command_id(at)));
                 if is_listed { Ok(change) } else { Err(TableError::Listing) }
             }
@@ -92,7 +93,7 @@ impl Change {
             let events = (first..first + count).map(event).collect();
             let EntryCommand { id, name, caller, roles, request_id, body, .. } = batch.command(start.command as usize);
             let command = Command::new(id, name, caller, roles, request_id, body);
-            match Saga::start(command, start.plan.clone(), events, &at) {
+            match Saga::start(command, start.plan.clone(), start.derivation(), events, &at) {
                 Advance::GoesOn(saga) => change.rows.push((id, Some(*saga))),
                 Advance::Finished(_) => unreachable!("a plan of several branches is not finished with the first"),
             }
@@ -154,6 +155,12 @@ impl Change {
         let write = |(id, saga): &(CommandId, Option<Saga>)| (row_key(*id), saga.as_ref().map(Saga::to_row));
         self.rows.iter().map(write).collect()
     }
+}
+
+/// How the ids of the commands are derived that end with an entry, as its records say it: nothing where all are as in the first release.
+pub fn derivations(finished: &[Finished]) -> Option<Vec<Derivation>> {
+    let all: Vec<Derivation> = finished.iter().map(|finished| finished.saga.identity().derivation).collect();
+    all.iter().any(|derivation| derivation.recorded().is_some()).then_some(all)
 }
 
 /// The commands that end with an entry, as its batch lists them: commands, OPS block, OUTCOME block.

@@ -6,11 +6,12 @@ use statehouse_abi::cold::Rejection;
 use statehouse_abi::key::key;
 use statehouse_abi::ops::{OpRole, OpsWriter};
 use statehouse_abi::outcome::OutcomeWriter;
+use statehouse_abi::plan::{Coordination, PlanOut, PlanOutWriter, TccRole};
 
-use crate::ids::{CommandId, Digest, Head, JournalIndex, Micros, ModuleId, PartitionId};
-use crate::machine::entry::{Activation, BatchWriter, Entry, EntryCommand, EntryError, EntryKind, Header};
+use crate::ids::{CommandId, Digest, Fingerprint, Head, JournalIndex, Micros, ModuleId, PartitionId};
+use crate::machine::entry::{Activation, BatchWriter, Entry, EntryCommand, EntryError, EntryKind, FORMAT, Header};
 use crate::machine::journal::{Journal, JournalError, Verdict};
-use crate::saga::Records;
+use crate::saga::{Call, CallKey, Derivation, Identity, Moment, Origin, Outcome, Progress, Records, SagaPlan, Start};
 
 const MODULE: ModuleId = ModuleId([9; 32]);
 
@@ -38,6 +39,10 @@ fn activation(journal: &Journal) -> Entry {
 
 /// One accepted and one rejected transfer.
 fn batch(header: Header) -> Entry {
+    batch_with(header, Records::default())
+}
+
+fn batch_with(header: Header, records: Records) -> Entry {
     let mut commands = BatchWriter::default();
     let mut ops = OpsWriter::default();
     let mut outcome = OutcomeWriter::default();
@@ -63,7 +68,7 @@ fn batch(header: Header) -> Entry {
             outcome.reject(first, &minicbor::to_vec(&rejection).expect("writing to memory cannot fail"));
         }
     }
-    commands.finish(header, &ops.finish(Vec::new()), &outcome.finish(Vec::new()), Records::default())
+    commands.finish(header, &ops.finish(Vec::new()), &outcome.finish(Vec::new()), records)
 }
 
 fn after(journal: &Journal, entry: &Entry) -> Journal {
@@ -101,10 +106,70 @@ fn the_formats_released_so_far_are_read_and_written() {
     for (name, entry) in
         [("batch", batch(header(&journal, EntryKind::Batch))), ("activate", activation), ("tick", tick)]
     {
-        let hex: Vec<String> =
-            entry.payload().chunks(32).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
-        expect_file![format!("./golden/entry-1-{name}.hex")].assert_eq(&(hex.join("\n") + "\n"));
+        check_golden(&entry, 1, name);
     }
+    for (derivation, format) in [(Derivation::ById, 1), (Derivation::ByContent, 2)] {
+        check_golden(&starting(&journal, derivation), format, "start");
+        check_golden(&called(&journal, derivation), format, "call");
+        check_golden(&ended(&journal, derivation), format, "end");
+    }
+}
+
+fn check_golden(entry: &Entry, format: u16, name: &str) {
+    let hex: Vec<String> =
+        entry.payload().chunks(32).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
+    expect_file![format!("./golden/entry-{format}-{name}.hex")].assert_eq(&(hex.join("\n") + "\n"));
+    let read = Entry::parse(entry.payload().clone()).expect("what was written is well-formed");
+    assert_eq!((read.header(), read.records()), (entry.header(), entry.records()));
+}
+
+/// The first command goes on in another partition.
+fn starting(journal: &Journal, derivation: Derivation) -> Entry {
+    let mut plans = PlanOutWriter::default();
+    plans.step(b"debit", b"0", Some(b"credit"), TccRole::Try);
+    plans.step(b"credit", b"1", None, TccRole::Try);
+    plans.plan(Coordination::Saga, b"0", &[0xa0]);
+    let block = plans.finish(Vec::new());
+    let block = PlanOut::parse(&block).expect("the host wrote this block");
+    let partition_of = |entity: &[u8]| PartitionId(u32::from(entity[0] - b'0'));
+    let steps = (0..2).map(|at| (block.step(at), None));
+    let plan = SagaPlan::divide(&block, Coordination::Saga, PartitionId(0), steps, partition_of);
+    let plan = plan.expect("it can be coordinated").expect("it has two partitions");
+    let records = Records { starts: vec![Start::new(0, plan, derivation)], ..Records::default() };
+    let entry = batch_with(header(journal, EntryKind::Batch), records);
+    let identity = entry.identity(0, PartitionId(0)).expect("it goes on");
+    assert_eq!(
+        (identity.command, identity.home, identity.derivation),
+        (CommandId([0; 16]), PartitionId(0), derivation)
+    );
+    assert_eq!(entry.identity(1, PartitionId(0)), None, "the other one is over");
+    entry
+}
+
+/// Both commands are calls of other partitions, and the first claims its command's id where there are claims.
+fn called(journal: &Journal, derivation: Derivation) -> Entry {
+    let key = CallKey { branch: 1, call: Call::Do, attempt: 0 };
+    let fingerprint = Fingerprint::of_command("balance_transfer", &[0xa0]);
+    let identity = |home| Identity { command: CommandId([7; 16]), home: PartitionId(home), fingerprint, derivation };
+    let first = Origin::new(0, &identity(2), key);
+    let first = if derivation == Derivation::ById { first } else { first.claiming() };
+    let origins = vec![first, Origin::new(1, &identity(3), key)];
+    let entry = batch_with(header(journal, EntryKind::Batch), Records { origins, ..Records::default() });
+    assert_eq!([0, 1].map(|at| entry.identity(at, PartitionId(0))), [Some(identity(2)), Some(identity(3))]);
+    entry
+}
+
+/// Both commands end.
+fn ended(journal: &Journal, derivation: Derivation) -> Entry {
+    let ended = (derivation != Derivation::ById).then(|| vec![derivation, Derivation::ById]);
+    let at = Moment::at_home(journal.time, 2);
+    let key = CallKey { branch: 1, call: Call::Do, attempt: 0 };
+    let progress = vec![Progress::new(CommandId([0; 16]), key, Outcome::Done { events: Vec::new() }, at)];
+    let records = Records { progress, marks: vec![Vec::new(); 2], ended, ..Records::default() };
+    let entry = batch_with(header(journal, EntryKind::Saga), records);
+    let identity = entry.identity(0, PartitionId(4)).expect("it ends");
+    assert_eq!((identity.home, identity.derivation), (PartitionId(4), derivation));
+    entry
 }
 
 #[test]
@@ -136,8 +201,8 @@ fn a_later_format_is_refused_with_words() {
     let journal = active();
     let mut payload = Entry::tick(header(&journal, EntryKind::Tick)).payload().to_vec();
     let at = payload.len() - 256;
-    payload[at..at + 2].copy_from_slice(&2u16.to_le_bytes());
-    assert_eq!(Entry::parse(payload.into()).map(|_| ()), Err(EntryError::Format { found: 2 }));
+    payload[at..at + 2].copy_from_slice(&(FORMAT + 1).to_le_bytes());
+    assert_eq!(Entry::parse(payload.into()).map(|_| ()), Err(EntryError::Format { found: FORMAT + 1 }));
 }
 
 #[test]

@@ -11,7 +11,6 @@ use statehouse_abi::rows::RowsWriter;
 
 use crate::consensus::Committed;
 use crate::effects;
-use crate::ids::{CommandId, Fingerprint};
 use crate::log::{EntryId, LogEntry, Payload};
 use crate::machine::entry::{Batch, Entry, EntryKind};
 use crate::machine::journal::{Journal, Verdict};
@@ -142,10 +141,11 @@ impl Executor {
     }
 
     fn record_ids(&self, recorded: &Recorded, submissions: &[Submission]) -> Result<(), HaltReason> {
-        let ids: Vec<(CommandId, Fingerprint, u32)> = if submissions.is_empty() {
-            history::ids_of(&recorded.entry)
+        let ids: Vec<history::Id> = if submissions.is_empty() {
+            history::ids_of(&recorded.entry, self.partition)
         } else {
-            (0..).zip(submissions).map(|(n, submission)| (submission.id, submission.fingerprint, n)).collect()
+            let own = (0..).zip(submissions).map(|(n, submission)| (submission.id, submission.fingerprint, n));
+            own.chain(history::claims_of(&recorded.entry)).collect()
         };
         self.ids.record(recorded.entry.header().index, &ids).map_err(store_failed)
     }
@@ -248,8 +248,9 @@ impl Executor {
             Reply::Recorded { recorded, .. } => recorded,
             released => return Ok(Some(released)),
         };
-        if known.is_same_content(&submission.fingerprint) {
-            let Some(end) = end_of(&recorded, known.n) else {
+        // Whose call was recorded is for whoever made this one to see.
+        if submission.called.is_some() || known.is_same_content(&submission.fingerprint) {
+            let Some(end) = end_of(&recorded, known.n, self.partition).filter(|_| submission.called.is_none()) else {
                 return Ok(Some(recorded_reply(&recorded, known.n, true)));
             };
             let end = self.ids.lookup(&end).map_err(store_failed)?;

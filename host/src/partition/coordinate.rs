@@ -17,15 +17,16 @@ use statehouse_abi::outcome::GroupOutcome;
 
 use crate::ids::{CommandId, Micros, ModuleId, PartitionId};
 use crate::limits;
-use crate::machine::entry::{EntryKind, Header, fingerprint};
+use crate::machine::entry::{EntryCommand, EntryKind, Header, Part};
 use crate::machine::replica::{digest, no_writes};
-use crate::machine::table::{Change, Table, list_finished};
+use crate::machine::table::{Change, Table, derivations, list_finished};
 use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::order::Ordered;
 use crate::partition::run::{Executor, Message, store_failed};
+use crate::saga::claim::{ID_REUSED, different_fields, refusal};
 use crate::saga::participant::{Known, OnCancel, on_cancel};
-use crate::saga::status::{ENTITY, EventRecord, finish_id};
-use crate::saga::{Advance, Call, CallKey, Moment, Order, Outcome, Progress, Records, Saga};
+use crate::saga::status::{ENTITY, EventRecord};
+use crate::saga::{Advance, CallKey, Moment, Order, Outcome, Progress, Records, Saga};
 use crate::sequencer::submission::{Called, Plan, Recorded, Refusal, Reply, Submission, Ticket, Unticketed};
 use crate::store::View;
 use statehouse_abi::key::key;
@@ -54,12 +55,20 @@ pub struct Answered {
 }
 
 impl Answered {
-    /// Reads it off the entry that a participant has recorded the call in, or what the call was to undo.
-    pub fn of(called: &Called, id: CommandId, partition: PartitionId, recorded: &Recorded, command: u32) -> Self {
+    /// Reads it off the entry that a participant has recorded the call in, or what the call was to undo, or what was recorded under its id.
+    pub fn of(call: &Unticketed, called: &Called, partition: PartitionId, recorded: &Recorded, command: u32) -> Self {
         let batch = recorded.entry.batch().expect("a recorded call lies in a batch");
         let position = recorded.position(partition, command).to_string();
         let at = Moment::at_participant(recorded.entry.header().time, position);
-        let is_of_the_call = batch.command_id(command as usize) == id;
+        let is_of_the_call = batch.command_id(command as usize) == call.id;
+        let is_call = matches!(recorded.entry.part(command), Part::Call(_));
+        if !is_call || recorded.entry.identity(command, partition) != Some(called.identity(call.fingerprint)) {
+            let is_never_done = called.is_cancel && !is_of_the_call;
+            let other = batch.command(command as usize);
+            // What is cancelled has never been done here, and never will be: another command has its id.
+            let outcome = if is_never_done { Outcome::NothingDone } else { reused(call, &other, &at) };
+            return Self { outcome, at };
+        }
         let outcome = match batch.outcome.group(command as usize) {
             GroupOutcome::Events { first, count } => {
                 let first_op = batch.ops.group(command as usize).first_op;
@@ -81,6 +90,13 @@ impl Answered {
     }
 }
 
+/// What a call came to whose id another command has: with the ids of the first release two commands under one id make the same calls.
+fn reused(call: &Unticketed, other: &EntryCommand<'_>, at: &Moment) -> Outcome {
+    let fields = different_fields((&*call.name, call.plan.view().body), (other.name, other.body));
+    let position = at.position.as_deref().and_then(|position| position.parse().ok()).expect("it is a participant's");
+    Outcome::Refused { rejection: refusal(Some(fields), position).into(), code: ID_REUSED.to_owned() }
+}
+
 /// What came of some calls: the command, the call, and the answer if there was one.
 pub type Answers = Vec<(CommandId, CallKey, Option<Answered>)>;
 
@@ -100,8 +116,8 @@ pub struct Coordinator {
     heard: VecDeque<Progress>,
     /// Commands with progress in a proposed entry.
     pub(super) proposed: HashSet<CommandId>,
-    /// Calls on their way, by their ids.
-    calling: HashSet<CommandId>,
+    /// Calls on their way.
+    calling: HashSet<(CommandId, CallKey)>,
     /// Commands to look at: they may have calls to make.
     stirred: Vec<CommandId>,
     /// Orders that no proposed entry has yet.
@@ -215,7 +231,7 @@ impl Coordinator {
     fn hear(&mut self, answers: Answers) -> Vec<CommandId> {
         let mut silent = Vec::new();
         for (command, key, answered) in answers {
-            self.calling.remove(&key.id(command));
+            self.calling.remove(&(command, key));
             match answered {
                 Some(Answered { outcome, at }) => self.heard.push_back(Progress::new(command, key, outcome, at)),
                 None => silent.push(command),
@@ -286,7 +302,8 @@ impl Executor {
             digest(&ops, &writes, &change.writes())
         };
         let marks = change.finished.iter().map(|finished| finished.saga.marks.clone()).collect();
-        let records = Records { progress, marks, ordered, ..Records::default() };
+        let ended = derivations(&change.finished);
+        let records = Records { progress, marks, ordered, ended, ..Records::default() };
         let entry = commands.finish(Header { digest, ..header }, &ops, &outcome, records);
         self.propose(entry, writes, Vec::new());
         Ok(true)
@@ -312,7 +329,7 @@ impl Executor {
                 continue;
             }
             for due in saga.due() {
-                if self.coordinator.calling.insert(due.id(id)) {
+                if self.coordinator.calling.insert((id, due)) {
                     let place = (saga.branch(due).partition(), delay(due.attempt));
                     calls.entry(place).or_default().push((id, due, self.call_of(saga, due)));
                 }
@@ -351,15 +368,15 @@ impl Executor {
     }
 
     fn call_of(&self, saga: &Saga, due: CallKey) -> Unticketed {
-        let (command, branch) = (&saga.command, saga.branch(due));
+        let (command, branch, identity) = (&saga.command, saga.branch(due), saga.identity());
         let home = &saga.plan.branches[0].steps[0].entity;
         let block = branch.to_plan(saga.form(due), home, &command.body);
         let plan = Plan::all(block).expect("the host wrote this block").remove(0).expect("it holds one plan");
         let size =
             command.body.len() + branch.steps.iter().map(|step| step.op.len() + step.entity.len()).sum::<usize>() + 256;
         Submission {
-            id: due.id(command.id()),
-            fingerprint: fingerprint(&command.name, &command.body),
+            id: identity.call(due),
+            fingerprint: identity.fingerprint,
             name: command.name.as_str().into(),
             plan,
             planner: ModuleId::ZERO,
@@ -377,6 +394,8 @@ impl Executor {
                 // What was carried out with the start of the command is known to be done.
                 is_cancel: saga.is_cancel(due) && due.branch != 0,
                 carried: self.journal.time,
+                derivation: identity.derivation,
+                needs_claim: saga.needs_claim(due),
             })),
             ticket: (),
         }
@@ -409,13 +428,16 @@ impl Executor {
 
     /// A cancel of something that this partition may never have heard of. `Ok(None)`: it is to be undone like anything else.
     pub(super) fn cancel(&self, submission: &Submission, called: &Called) -> Result<Option<Cancel>, HaltReason> {
-        let tried = CallKey { call: Call::Do, attempt: 0, ..called.key }.id(called.parent);
+        let identity = called.identity(submission.fingerprint);
+        let tried = identity.call(called.key.first_do());
         assert_ne!(tried, submission.id);
         let recorded = self.ids.lookup(&tried).map_err(store_failed)?.map(|known| self.recorded(&known)).transpose()?;
         let known = match &recorded {
             Some(Reply::Recorded { recorded, command, .. }) => {
                 let batch = recorded.entry.batch().expect("a recorded call lies in a batch");
-                let is_done = matches!(batch.outcome.group(*command as usize), GroupOutcome::Events { .. });
+                // Under an id of the first release it may be another command's, which must not be undone.
+                let is_own = recorded.entry.identity(*command, self.partition) == Some(identity);
+                let is_done = is_own && matches!(batch.outcome.group(*command as usize), GroupOutcome::Events { .. });
                 if is_done { Known::Done } else { Known::Refused }
             }
             // It is recorded, and not how: nothing may be done about it here.
@@ -434,7 +456,15 @@ impl Executor {
 
 /// Whether it stands for a call that was cancelled before it came, under the id of that call.
 pub(super) fn is_forbidden(submission: &Submission) -> bool {
-    submission.called.as_ref().is_some_and(|called| submission.id != called.key.id(called.parent))
+    submission.called.as_ref().is_some_and(|called| {
+        called.is_cancel && submission.id != called.identity(submission.fingerprint).call(called.key)
+    })
+}
+
+/// CBOR of the rejection of a call that was cancelled before it came.
+pub(super) fn cancelled() -> Vec<u8> {
+    let detail = "the command was cancelled before this step came".to_owned();
+    minicbor::to_vec(Rejection { code: CANCELLED.to_owned(), detail }).expect("a vector takes all bytes")
 }
 
 /// What is done about a cancel.
@@ -450,9 +480,9 @@ pub(super) fn after(carried: Option<Micros>) -> Micros {
 }
 
 /// Of a command that goes on after its entry: the id under which its end is recorded, once it is over.
-pub fn end_of(recorded: &Recorded, command: u32) -> Option<CommandId> {
-    let batch = recorded.entry.batch()?;
-    recorded.entry.is_started(command).then(|| finish_id(batch.command_id(command as usize)))
+pub fn end_of(recorded: &Recorded, command: u32, here: PartitionId) -> Option<CommandId> {
+    let identity = recorded.entry.identity(command, here);
+    identity.filter(|_| recorded.entry.part(command) == Part::Start).map(|identity| identity.end())
 }
 
 fn delay(attempt: u32) -> Duration {

@@ -3,22 +3,38 @@
 //! In: a journal index. Out: the effective entry. Raft's index runs ahead of the journal's by the blank, membership and
 //! void entries before it, so the search starts from where both are known and moves down.
 
-use crate::ids::{CommandId, Fingerprint, Head, JournalIndex, LogIndex, Micros};
+use crate::ids::{CommandId, Fingerprint, Head, JournalIndex, LogIndex, Micros, PartitionId};
 use crate::log::{EntryId, Log, LogEntry, Payload};
-use crate::machine::entry::{Entry, EntryKind};
+use crate::machine::entry::{Entry, EntryCommand, Part};
 use crate::machine::journal::Journal;
 use crate::partition::error::PartitionError;
-use crate::saga::status::finish_id;
 use crate::sequencer::submission::Recorded;
 
 /// Entries read from the log at once while walking.
 const READ_BYTES: usize = 4 << 20;
 
-/// Ids, fingerprints and numbers of an entry's commands; the end of a command has an id of its own.
-pub fn ids_of(entry: &Entry) -> Vec<(CommandId, Fingerprint, u32)> {
+/// An id, the content that it came with, and the number of its command in the entry.
+pub type Id = (CommandId, Fingerprint, u32);
+
+/// The ids of an entry's commands, and those that its calls claim; the end of a command has an id of its own.
+pub fn ids_of(entry: &Entry, here: PartitionId) -> Vec<Id> {
     let Some(batch) = entry.batch() else { return Vec::new() };
-    let id_of = |id| if entry.header().kind == EntryKind::Saga { finish_id(id) } else { id };
-    (0..).zip(batch.commands()).map(|(n, command)| (id_of(command.id), command.fingerprint(), n)).collect()
+    let id = |(n, command): (u32, EntryCommand<'_>)| {
+        let end = entry.identity(n, here).filter(|_| entry.part(n) == Part::End);
+        (end.map_or(command.id, |identity| identity.end()), command.fingerprint(), n)
+    };
+    let mut ids: Vec<Id> = (0..).zip(batch.commands()).map(id).collect();
+    ids.extend(claims_of(entry));
+    ids
+}
+
+/// The ids of clients that an entry's calls claim, each with the claim in the place of its content.
+pub fn claims_of(entry: &Entry) -> impl Iterator<Item = Id> {
+    let batch = entry.batch();
+    entry.records().origins.iter().filter(|origin| origin.is_claim()).filter_map(move |origin| {
+        let fingerprint = batch?.command(origin.command as usize).fingerprint();
+        Some((origin.parent(), origin.identity(fingerprint).claim(), origin.command))
+    })
 }
 
 /// The effective entry with this journal index; `applied` and `journal` say where the partition stands.

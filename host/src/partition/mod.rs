@@ -10,6 +10,7 @@ mod release;
 mod canonical;
 mod restore;
 pub mod run;
+mod claims;
 mod apply;
 pub mod coordinate;
 mod order;

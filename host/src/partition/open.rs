@@ -159,7 +159,7 @@ impl Partition {
         let (store, ids) = (Arc::new(store), Arc::new(ids));
         let genesis = Journal::genesis(&options.cluster, &options.machine, options.partition);
         let recovered = Recovered::of(store.meta_written(), genesis);
-        backfill_ids(&log, &ids, &recovered)?;
+        backfill_ids(options.partition, &log, &ids, &recovered)?;
         let snapshots = open_snapshots(&options.folder, stream, &log, &store, &ids)?;
         let logic = load_active(&options.modules, recovered.journal.module).await?;
         let canonical = open_canonical(&options)?;
@@ -292,7 +292,7 @@ async fn load(modules: &Arc<dyn Modules>, id: ModuleId) -> Result<Arc<dyn Logic>
 }
 
 /// Feeds the ids of entries that the state has and the id index lacks.
-fn backfill_ids(log: &Log, ids: &IdIndex, recovered: &Recovered) -> Result<(), PartitionError> {
+fn backfill_ids(partition: PartitionId, log: &Log, ids: &IdIndex, recovered: &Recovered) -> Result<(), PartitionError> {
     let last: JournalIndex = ids.applied();
     if recovered.journal.index <= last {
         return Ok(());
@@ -317,7 +317,7 @@ fn backfill_ids(log: &Log, ids: &IdIndex, recovered: &Recovered) -> Result<(), P
     derived::check_reaches("the id index", last, oldest, log)?;
     for index in missing.into_iter().rev() {
         let recorded = history::read_recorded(log, index)?;
-        ids.record(recorded.entry.header().index, &history::ids_of(&recorded.entry))?;
+        ids.record(recorded.entry.header().index, &history::ids_of(&recorded.entry, partition))?;
     }
     Ok(())
 }

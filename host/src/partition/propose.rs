@@ -3,13 +3,12 @@
 //! In: queued submissions. Out: entries in consensus' hands, with their row writes kept aside. Nothing here answers a
 //! client with success.
 
-use statehouse_abi::cold::Rejection;
 use statehouse_abi::ops::OpsBlock;
 use statehouse_abi::outcome::OutcomeWriter;
 use statehouse_abi::rows::{RowsWriter, WritesBlock};
 
 use crate::consensus::ConsensusError;
-use crate::features::{self, Features};
+use crate::features;
 use crate::ids::{Digest, Head};
 use crate::limits;
 use crate::log::LogHealth;
@@ -18,10 +17,11 @@ use crate::machine::journal::{Journal, Verdict};
 use crate::machine::logic::Logic;
 use crate::machine::replica::{digest, no_writes};
 use crate::machine::table::{self, Change};
-use crate::partition::coordinate::{CANCELLED, after, is_forbidden};
+use crate::partition::claims::Forbidden;
+use crate::partition::coordinate::{after, cancelled, is_forbidden};
 use crate::partition::error::HaltReason;
 use crate::partition::run::{Executor, Message, store_failed};
-use crate::saga::{Origin, Records, Start};
+use crate::saga::{Derivation, Origin, Records, Start};
 use crate::sequencer::block::BlockBuilder;
 use crate::sequencer::decide::{Decided, decide};
 use crate::sequencer::speculation::Speculative;
@@ -96,12 +96,12 @@ impl Executor {
         for submission in &submissions {
             self.board.release(submission.size);
         }
-        let entry = entry_of(header, &submissions, &decided, &self.features);
+        let entry = entry_of(header, &submissions, &decided, self.records_of(&submissions));
         self.propose(entry, decided.writes, submissions);
         Ok(true)
     }
 
-    /// Records calls as refused that were cancelled before they came; the module is not asked. `false` when there are none.
+    /// Records calls as refused that were cancelled before they came, or whose command's id is another's here; the module is not asked. `false` when there are none.
     fn propose_forbidden(&mut self) -> Result<bool, HaltReason> {
         let Some(logic) = self.logic.clone() else { return Ok(false) };
         if self.forbidden.is_empty() || !matches!(self.log.health(), LogHealth::Ok) {
@@ -109,10 +109,14 @@ impl Executor {
         }
         let rest = self.forbidden.len().min(limits::BATCH_COMMANDS_MAX);
         let mut submissions = Vec::with_capacity(rest);
-        for submission in self.forbidden.drain(..rest).collect::<Vec<_>>() {
+        let mut rejections = Vec::with_capacity(rest);
+        for Forbidden { submission, rejection } in self.forbidden.drain(..rest).collect::<Vec<_>>() {
             // Proposed before, in an entry that was not known to be lost.
             match self.ids.lookup(&submission.id).map_err(store_failed)? {
-                None => submissions.push(submission),
+                None => {
+                    submissions.push(submission);
+                    rejections.push(rejection);
+                }
                 Some(known) => {
                     self.board.release(submission.size);
                     let reply = self.recorded(&known)?;
@@ -127,11 +131,11 @@ impl Executor {
         let mut header = self.header(EntryKind::Batch, &journal, logic.as_ref());
         let carried = submissions.iter().filter_map(|submission| Some(submission.called.as_ref()?.carried)).max();
         header.time = header.time.max(after(carried));
-        let decided = forbid(&submissions);
+        let decided = forbid(&submissions, &rejections);
         for submission in &submissions {
             self.board.release(submission.size);
         }
-        let entry = entry_of(header, &submissions, &decided, &self.features);
+        let entry = entry_of(header, &submissions, &decided, self.records_of(&submissions));
         self.propose(entry, decided.writes, submissions);
         Ok(true)
     }
@@ -302,13 +306,40 @@ impl Executor {
                 // Its bytes were released when it was proposed, and it must not be lost for want of room.
                 self.board.queue_bytes.fetch_add(submission.size, std::sync::atomic::Ordering::AcqRel);
                 if is_forbidden(&submission) {
-                    self.forbidden.push(submission);
+                    self.forbidden.push(Forbidden { submission, rejection: cancelled() });
+                    continue;
+                }
+                if submission.called.as_ref().is_some_and(|called| called.needs_claim) {
+                    // Whose the client's id is must be looked up anew: its coordinator asks again.
+                    self.board.release(submission.size);
+                    self.in_flight.refuse(&submission, &Reply::Refused(Refusal::NoLeader));
                     continue;
                 }
                 self.requeued.insert(submission.id);
                 self.queue.push_front(submission);
             }
         }
+    }
+
+    fn records_of(&self, submissions: &[Submission]) -> Records {
+        let has_identity = self.features.has(features::CALL_IDENTITY);
+        let has_last_resorts = self.features.has(features::ORDERS);
+        let derivation = if has_identity { Derivation::ByContent } else { Derivation::ById };
+        let mut records = Records::default();
+        for (command, submission) in (0..).zip(submissions) {
+            if let Some(saga) = &submission.saga {
+                let plan = saga.as_ref().clone();
+                let plan = if has_last_resorts { plan } else { plan.without_last_resorts() };
+                records.starts.push(Start::new(command, plan, derivation));
+            }
+            let Some(called) = &submission.called else { continue };
+            let origin = Origin::new(command, &called.identity(submission.fingerprint), called.key);
+            // A call by content says that all nodes know of claims, also where this one was not told yet.
+            let has_claims = has_identity || called.derivation == Derivation::ByContent;
+            let is_claim = has_claims && self.in_flight.is_claiming(submission.id);
+            records.origins.push(if is_claim { origin.claiming() } else { origin });
+        }
+        records
     }
 
     fn refuse_all_queued(&mut self, refusal: Refusal) {
@@ -321,7 +352,7 @@ impl Executor {
 }
 
 /// The entry of a decided batch.
-fn entry_of(header: Header, submissions: &[Submission], decided: &Decided, allowed: &Features) -> Entry {
+fn entry_of(header: Header, submissions: &[Submission], decided: &Decided, records: Records) -> Entry {
     assert!(submissions.len() == decided.plan_count);
     let mut batch = BatchWriter::default();
     for submission in submissions {
@@ -337,7 +368,6 @@ fn entry_of(header: Header, submissions: &[Submission], decided: &Decided, allow
     }
     let ops = OpsBlock::parse_trusted(&decided.ops).expect("the host wrote this block");
     let writes = WritesBlock::parse(&decided.writes, ops.key_count()).expect("checked when the batch was decided");
-    let records = records_of(submissions, allowed.has(features::ORDERS));
     let is_starting = !records.starts.is_empty();
     let header = Header { digest: digest(&ops, &writes, &[]), ..header };
     let entry = batch.finish(header, &decided.ops, &decided.outcome, records);
@@ -348,34 +378,17 @@ fn entry_of(header: Header, submissions: &[Submission], decided: &Decided, allow
     entry.with_digest(digest(&ops, &writes, &change.writes()))
 }
 
-fn records_of(submissions: &[Submission], has_last_resorts: bool) -> Records {
-    let mut records = Records::default();
-    for (command, submission) in (0..).zip(submissions) {
-        if let Some(saga) = &submission.saga {
-            let plan = saga.as_ref().clone();
-            let plan = if has_last_resorts { plan } else { plan.without_last_resorts() };
-            records.starts.push(Start { command, plan });
-        }
-        if let Some(called) = &submission.called {
-            records.origins.push(Origin::new(command, called.parent, called.home, called.key));
-        }
-    }
-    records
-}
-
-/// All of them refused, and nothing written.
-fn forbid(submissions: &[Submission]) -> Decided {
-    let detail = "the command was cancelled before this step came".to_owned();
-    let rejection = Rejection { code: CANCELLED.to_owned(), detail };
-    let rejection = minicbor::to_vec(&rejection).expect("a vector takes all bytes");
+/// All of them refused, each with its rejection, and nothing written.
+fn forbid(submissions: &[Submission], rejections: &[Vec<u8>]) -> Decided {
+    assert_eq!(submissions.len(), rejections.len());
     let (mut ops, mut outcome) = (BlockBuilder::default(), OutcomeWriter::default());
     let mut first_op = 0;
-    for (command, submission) in (0..).zip(submissions) {
+    for ((command, submission), rejection) in (0..).zip(submissions).zip(rejections) {
         let plan = submission.plan_view();
         ops.group(command, &plan, first_op, &[]);
         first_op += plan.steps().len() as u32;
         let first = outcome.event_count();
-        outcome.reject(first, &rejection);
+        outcome.reject(first, rejection);
     }
     Decided {
         ops: ops.finish(),

@@ -29,7 +29,8 @@ use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
 use crate::partition::activate::Migrated;
 use crate::partition::canonical::{Asked, Canonical};
-use crate::partition::coordinate::{Answers, Cancel, Coordinator, Participants};
+use crate::partition::claims::{Claim, Forbidden, LookedUp, claiming};
+use crate::partition::coordinate::{Answers, Cancel, Coordinator, Participants, cancelled};
 use crate::partition::error::HaltReason;
 use crate::partition::open::Modules;
 use crate::partition::order::Ordered;
@@ -129,8 +130,8 @@ pub struct Executor {
     /// When it was last said which commands have been in flight for long.
     pub(super) stuck_reported: Option<Micros>,
     pub(super) participants: Arc<dyn Participants>,
-    /// Calls that were cancelled before they came, to be recorded as refused.
-    pub(super) forbidden: Vec<Submission>,
+    /// Calls that were cancelled before they came, or whose command's id is another's here: to be recorded as refused.
+    pub(super) forbidden: Vec<Forbidden>,
     pub(super) speculation: Speculation,
     pub(super) activation: Option<Wanted>,
     /// What this leader has migrated for the activation it has proposed.
@@ -195,6 +196,9 @@ impl Executor {
             self.make_calls();
             self.report_stuck();
             self.propose_all()?;
+            if self.admit_unheld()? {
+                self.propose_all()?;
+            }
             if !self.queue.is_empty() && !self.is_heard() {
                 self.refuse_queue(Refusal::NoLeader);
             }
@@ -266,11 +270,10 @@ impl Executor {
 
     /// Stage *admit*: a known id gets its recorded outcome, one in flight waits for it, the others are queued.
     pub(super) fn admit(&mut self, submissions: Vec<Submission>) -> Result<(), HaltReason> {
-        let wanted: Vec<CommandId> = submissions.iter().map(|submission| submission.id).collect();
-        let mut known = Vec::with_capacity(wanted.len());
-        self.ids.lookup_batch(&wanted, &mut known).map_err(store_failed)?;
-        assert!(known.len() == submissions.len());
+        let LookedUp { known, claims } = self.look_up(&submissions)?;
+        let mut claims = claims.into_iter();
         for (submission, known) in submissions.into_iter().zip(known) {
+            let claim = claiming(&submission).and_then(|_| claims.next()).unwrap_or(Claim::NotNeeded);
             if let Some(known) = known {
                 self.board.release(submission.size);
                 self.answer_known(submission, &known)?;
@@ -278,37 +281,58 @@ impl Executor {
                 self.board.release(submission.size);
                 submission.ticket.reply(Reply::Refused(refusal));
             } else {
-                self.take_in(submission)?;
+                self.take_in(submission, claim)?;
             }
         }
         Ok(())
     }
 
-    fn take_in(&mut self, mut submission: Submission) -> Result<(), HaltReason> {
+    fn take_in(&mut self, mut submission: Submission, claim: Claim) -> Result<(), HaltReason> {
         let cancel = match submission.called.clone().filter(|called| called.is_cancel) {
             Some(called) => self.cancel(&submission, &called)?,
             None => None,
         };
         let size = submission.size;
-        let is_forbidden = match cancel {
-            None => false,
-            Some(Cancel::Answer(reply)) => {
+        let mut claimed = None;
+        let rejection = match (cancel, claim) {
+            (Some(Cancel::Answer(reply)), _) => {
                 self.board.release(size);
                 submission.ticket.reply(reply);
                 return Ok(());
             }
-            Some(Cancel::Forbid(call)) => {
+            (Some(Cancel::Forbid(call)), _) => {
                 submission.id = call;
-                true
+                Some(cancelled())
             }
+            (None, Claim::Other(holder)) => Some(self.refuse_reused(&submission, &holder)?),
+            (None, Claim::Free) => {
+                claimed = submission.called.as_ref().map(|called| called.parent);
+                None
+            }
+            (None, Claim::Own | Claim::NotNeeded) => None,
         };
-        match self.in_flight.admit(submission) {
-            Admitted::First(submission) if is_forbidden => self.forbidden.push(submission),
-            Admitted::First(submission) => self.queue.push_back(submission),
-            Admitted::Follows => self.board.release(size),
-            Admitted::Clashes(submission) => self.clashes.push(submission),
+        match (self.in_flight.admit(submission, claimed), rejection) {
+            (Admitted::First(submission), Some(rejection)) => self.forbidden.push(Forbidden { submission, rejection }),
+            (Admitted::First(submission), None) => self.queue.push_back(submission),
+            (Admitted::Follows, _) => self.board.release(size),
+            (Admitted::Clashes(submission), _) => self.clashes.push(submission),
         }
         Ok(())
+    }
+
+    /// What clashed is looked at again once nothing holds its id any more, also where that was not recorded; `false`: there is nothing.
+    fn admit_unheld(&mut self) -> Result<bool, HaltReason> {
+        let in_flight = &self.in_flight;
+        let is_held = |submission: &Submission| {
+            let claimed = claiming(submission).map(|called| called.parent);
+            in_flight.is_held(submission.id) || claimed.is_some_and(|id| in_flight.is_held(id))
+        };
+        if self.clashes.iter().all(is_held) {
+            return Ok(false);
+        }
+        let clashes = std::mem::take(&mut self.clashes);
+        self.admit(clashes)?;
+        Ok(true)
     }
 
     /// A leader knows: nothing is under way between partitions, neither applied nor proposed nor queued.
@@ -405,7 +429,7 @@ impl Executor {
             self.board.release(submission.size);
             self.in_flight.refuse(&submission, &Reply::Refused(refusal));
         }
-        for submission in std::mem::take(&mut self.forbidden) {
+        for Forbidden { submission, .. } in std::mem::take(&mut self.forbidden) {
             self.board.release(submission.size);
             self.in_flight.refuse(&submission, &Reply::Refused(refusal));
         }

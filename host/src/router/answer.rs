@@ -136,6 +136,8 @@ pub struct QueryRequest {
     pub cursor: Option<Position>,
     /// Of a history: at most this many items.
     pub limit: u32,
+    /// Of a command: the entity that it belongs to.
+    pub home: Option<String>,
     pub deadline: Instant,
 }
 
@@ -173,6 +175,20 @@ pub enum CommandLookup {
     NotExecuted,
     /// It has not been executed yet; a submission under way may still be, until the time given.
     Undecided { until: Micros },
+    /// No command of the home that was named is executed under the id, now or later: it is another command's there.
+    Taken { position: Position },
+    /// Several commands have the id, with different homes.
+    Ambiguous,
+}
+
+impl CommandLookup {
+    /// The host's own view, where a command was found.
+    pub fn facts(&self) -> Option<&CommandStatus> {
+        match self {
+            Self::Recorded { status, .. } | Self::InFlight(status) => Some(status),
+            Self::NotExecuted | Self::Undecided { .. } | Self::Taken { .. } | Self::Ambiguous => None,
+        }
+    }
 }
 
 /// The host's own view of a recorded command.
@@ -182,6 +198,8 @@ pub struct CommandStatus {
     pub command: String,
     pub caller: String,
     pub request_id: String,
+    /// The entity that it belongs to: of a transfer the payer. Nothing where the module that decided it cannot plan it again.
+    pub home: Option<String>,
     pub position: Position,
     pub time: Micros,
     pub rejection: Option<Rejection>,

@@ -8,17 +8,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use statehouse_abi::cold::{Phase, RenderItem, host_rejection};
+use statehouse_abi::plan::{PlanInWriter, PlanItem};
 use statehouse_abi::role;
 use tokio::time::Instant;
 
 use crate::ids::{CommandId, JournalIndex, Micros, PartitionId, Position};
 use crate::limits;
+use crate::machine::entry::EntryCommand;
+use crate::machine::logic::Logic;
 use crate::partition::{Partition, PartitionError, end_of};
 use crate::peer::{Call, GroupName, Topic};
 use crate::router::answer::{Caller, CommandLookup, CommandStatus, InFlight, Unavailable, UnavailableReason, Waiting};
 use crate::router::machine::{Machine, position_text, unavailable};
 use crate::router::reply::{facts_of, phase_of, render_items};
 use crate::saga::{Mark, Saga};
+use crate::sequencer::submission::Plan;
 use crate::store::IdRecord;
 
 /// Rejections by the host beside which a module's last words may be kept.
@@ -32,8 +36,9 @@ fn may_see_panic(caller: &Caller) -> bool {
 }
 
 impl Machine {
-    /// Looks an id up in its home partition, or in all of them. `expires` is what the answer *unknown* said: past it the
-    /// partition can say for certain that the command was not executed.
+    /// Looks an id up in the partition of a home entity, or in all of them. With a home only a command of that very entity is found: under one
+    /// id there may be commands of several. `expires` is what the answer *unknown* said: past it the partition can say for certain that the
+    /// command was not executed.
     pub async fn find_command(
         &self,
         id: CommandId,
@@ -47,21 +52,32 @@ impl Machine {
             None => self.partition_ids().map(|id| self.replica(id)).collect::<Result<_, _>>()?,
         };
         let mut decided_until = Micros(i64::MAX);
+        let (mut found, mut released) = (Vec::new(), None);
         for partition in &partitions {
             partition.read_linearizable(deadline).await.map_err(read_failed)?;
             // The time first, then the id: what is not there then was not executed at any time up to it.
             decided_until = decided_until.min(partition.progress().journal.time);
             if let Some(known) = partition.find_id(id).map_err(read_failed)? {
-                let mut found = self.recorded(partition, id, &known, &caller).map_err(read_failed)?;
-                if let CommandLookup::Recorded { status, .. } = &mut found
-                    && may_see_panic(&caller)
-                    && status.panic.is_none()
-                    && status.rejection.as_ref().is_some_and(|rejection| HAS_WORDS.contains(&rejection.code.as_str()))
-                {
-                    status.panic = self.find_panic_elsewhere(partition.id(), id, deadline).await;
+                match self.recorded(partition, id, &known, &caller) {
+                    Ok(lookup) => found.push((partition.id(), lookup)),
+                    // It may be but a claim, and another partition may have the command itself.
+                    Err(error @ PartitionError::Released { .. }) if home.is_none() => released = Some(error),
+                    Err(error) => return Err(read_failed(error)),
                 }
-                return Ok(found);
             }
+        }
+        if let Some((partition, mut found)) = choose(found, home) {
+            if let CommandLookup::Recorded { status, .. } = &mut found
+                && may_see_panic(&caller)
+                && status.panic.is_none()
+                && status.rejection.as_ref().is_some_and(|rejection| HAS_WORDS.contains(&rejection.code.as_str()))
+            {
+                status.panic = self.find_panic_elsewhere(partition, id, deadline).await;
+            }
+            return Ok(found);
+        }
+        if let Some(error) = released {
+            return Err(read_failed(error));
         }
         // Nobody may wait longer than this, so nothing submitted by now is executed later.
         let longest = i64::try_from(limits::DEADLINE_MAX.as_micros()).expect("30 s fit");
@@ -94,13 +110,20 @@ impl Machine {
     ) -> Result<CommandLookup, PartitionError> {
         let mut recorded = partition.find_entry(known.journal)?;
         let mut number = known.n;
-        if let Some(end) = end_of(&recorded, known.n) {
+        let missing = || PartitionError::NoEntry(known.journal);
+        let started = recorded.entry.batch().ok_or_else(missing)?.command(number as usize);
+        if started.id != id {
+            // A call of another partition's command, which has claimed the id here.
+            return Ok(CommandLookup::Taken { position: recorded.position(partition.id(), number) });
+        }
+        let home = home_of(self.logic_of(recorded.entry.header().decider).as_ref(), &started);
+        if let Some(end) = end_of(&recorded, known.n, partition.id()) {
             // The row first: when it is gone, the end is recorded.
             if let Some(saga) = partition.find_in_flight(id)? {
                 let position = recorded.position(partition.id(), known.n);
-                return Ok(CommandLookup::InFlight(Box::new(in_flight(self, partition, &saga, position))));
+                return Ok(CommandLookup::InFlight(Box::new(in_flight(self, partition, &saga, position, home))));
             }
-            let end = partition.find_id(end)?.ok_or(PartitionError::NoEntry(known.journal))?;
+            let end = partition.find_id(end)?.ok_or_else(missing)?;
             recorded = partition.find_entry(end.journal)?;
             number = end.n;
         }
@@ -108,7 +131,7 @@ impl Machine {
         if let Some(marks) = recorded.entry.records().marks.get(number as usize) {
             facts.phases = phases(partition, marks);
         }
-        let batch = recorded.entry.batch().ok_or(PartitionError::NoEntry(known.journal))?;
+        let batch = recorded.entry.batch().ok_or_else(missing)?;
         let command = batch.command(number as usize);
         let panic = partition.find_panic(id).filter(|_| may_see_panic(caller));
         let status = CommandStatus {
@@ -116,6 +139,7 @@ impl Machine {
             command: command.name.to_owned(),
             caller: command.caller.to_owned(),
             request_id: command.request_id.to_owned(),
+            home,
             position: recorded.position(partition.id(), number),
             time: recorded.entry.header().time,
             rejection: facts.rejection.clone(),
@@ -141,7 +165,10 @@ impl Machine {
                 let known = partition.find_id(saga.command.id()).map_err(read_failed)?;
                 let Some(known) = known else { continue };
                 let started = partition.find_entry(known.journal).map_err(read_failed)?;
-                found.push(in_flight(self, &partition, &saga, started.position(id, known.n)));
+                let decider = started.entry.header().decider;
+                let command = started.entry.batch().map(|batch| batch.command(known.n as usize));
+                let home = command.and_then(|command| home_of(self.logic_of(decider).as_ref(), &command));
+                found.push(in_flight(self, &partition, &saga, started.position(id, known.n), home));
             }
         }
         found.sort_by_key(|status| status.time);
@@ -149,7 +176,49 @@ impl Machine {
     }
 }
 
-fn in_flight(machine: &Machine, partition: &Partition, saga: &Saga, position: Position) -> CommandStatus {
+/// What is shown of what was found: with a home only a command of that entity, without one only what is not one of several.
+fn choose(mut found: Vec<(PartitionId, CommandLookup)>, home: Option<&str>) -> Option<(PartitionId, CommandLookup)> {
+    if let Some(home) = home {
+        let (partition, found) = found.pop()?;
+        return Some(match found.facts() {
+            // Where nothing says whose it is, it is taken for that of whoever knows its id.
+            Some(status) if status.home.as_ref().is_some_and(|of| of != home) => {
+                (partition, CommandLookup::Taken { position: status.position })
+            }
+            _ => (partition, found),
+        });
+    }
+    // A claim has its command, which was found, or is not recorded in the journal that was read.
+    found.retain(|(_, found)| !matches!(found, CommandLookup::Taken { .. }));
+    if 1 < found.len() {
+        return Some((found[0].0, CommandLookup::Ambiguous));
+    }
+    found.pop()
+}
+
+/// The home entity of a recorded command, as the module that has decided it plans it; nothing if that cannot plan it.
+fn home_of(logic: &dyn Logic, command: &EntryCommand<'_>) -> Option<String> {
+    let number = logic.describe().commands.iter().position(|declared| declared.name == command.name)?;
+    let mut items = PlanInWriter::default();
+    items.item(PlanItem {
+        command: number as u32,
+        roles: command.roles,
+        id: command.id.0,
+        caller: command.caller.as_bytes(),
+        body: command.body,
+    });
+    let planned = Plan::all(logic.plan(&items.finish(Vec::new())).ok()?).ok()?;
+    let plan = planned.into_iter().next()?.ok()?;
+    Some(String::from_utf8_lossy(plan.view().home).into_owned())
+}
+
+fn in_flight(
+    machine: &Machine,
+    partition: &Partition,
+    saga: &Saga,
+    position: Position,
+    home: Option<String>,
+) -> CommandStatus {
     let orders = [("abort", saga.may_abort()), ("settle", saga.may_settle())];
     let orders = orders.into_iter().filter_map(|(order, is_allowed)| is_allowed.then_some(order)).collect();
     let waits = saga.waits_for().into_iter().map(|waits| Waiting {
@@ -170,6 +239,7 @@ fn in_flight(machine: &Machine, partition: &Partition, saga: &Saga, position: Po
         command: saga.command.name.clone(),
         caller: saga.command.caller.clone(),
         request_id: saga.command.request_id.clone(),
+        home,
         position,
         time: saga.started(),
         rejection: None,

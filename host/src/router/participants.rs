@@ -154,13 +154,10 @@ async fn carry_out_here(partition: &Arc<Partition>, calls: &[&Unticketed], deadl
     let answered = |(call, reply): (&&Unticketed, Option<Reply>)| match reply? {
         Reply::Recorded { recorded, command, .. } => {
             let called = call.called.as_ref()?;
-            Some(Answered::of(called, call.id, partition.id(), &recorded, command))
+            Some(Answered::of(call, called, partition.id(), &recorded, command))
         }
-        Reply::Conflict { position, .. } => {
-            tracing::error!(id = %call.id, %position, "the id of a call is recorded with something else");
-            None
-        }
-        Reply::Expired | Reply::Refused(_) | Reply::Unknown => None,
+        // Whatever is recorded under the id of a call is its answer, so that no call is answered with a conflict.
+        Reply::Conflict { .. } | Reply::Expired | Reply::Refused(_) | Reply::Unknown => None,
     };
     calls.iter().zip(replies.take()).map(answered).collect()
 }

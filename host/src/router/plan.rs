@@ -9,9 +9,8 @@ use statehouse_abi::cold::Refusal;
 use statehouse_abi::plan::{PlanInWriter, PlanItem};
 use tokio::time::Instant;
 
-use crate::ids::{Micros, PartitionId};
+use crate::ids::{Fingerprint, Micros, PartitionId};
 use crate::limits;
-use crate::machine::entry::fingerprint;
 use crate::machine::logic::{Fault, Logic};
 use crate::router::answer::{Answer, CommandRequest, UnavailableReason};
 use crate::router::machine::unavailable;
@@ -99,7 +98,7 @@ fn route(
             format!("the module planned what cannot be coordinated: {fault}"),
         ));
     }
-    let fingerprint = fingerprint(&request.command, view.body);
+    let fingerprint = Fingerprint::of_command(&request.command, view.body);
     let size = size_of(&view);
     let submission = Submission {
         id: request.id,

@@ -64,13 +64,23 @@ impl Machine {
         let id: CommandId = id
             .and_then(|id| id.parse().ok())
             .ok_or_else(|| QueryError::Refused(refusal("invalid_id", 400, "the id must be a hyphenated uuid")))?;
-        let lookup = self.find_command(id, None, None, request.caller.clone(), request.deadline).await;
+        let home = request.home.as_deref();
+        let lookup = self.find_command(id, home, None, request.caller.clone(), request.deadline).await;
         match lookup.map_err(QueryError::Unavailable)? {
             CommandLookup::Recorded { status, rendered } => {
                 Ok(QueryAnswer { body: rendered, position: status.position, time: status.time })
             }
             CommandLookup::InFlight(status) => Ok(in_flight(*status)),
-            _ => Err(QueryError::NotFound(refusal(
+            CommandLookup::Ambiguous => {
+                let detail =
+                    "several commands have this id; name the home of yours with `home` (of a transfer: the payer)";
+                Err(QueryError::Refused(refusal("id_ambiguous", 409, detail)))
+            }
+            CommandLookup::Taken { .. } => {
+                let detail = "no command of this home is executed under this id: another command has it; use a new id";
+                Err(QueryError::NotFound(refusal("unknown_command", 404, detail)))
+            }
+            CommandLookup::NotExecuted | CommandLookup::Undecided { .. } => Err(QueryError::NotFound(refusal(
                 "unknown_command",
                 404,
                 "no outcome is recorded under this id; if you have sent it, send the same id again",

@@ -14,6 +14,7 @@ use crate::machine::logic::Logic;
 use crate::router::answer::{Answer, Recorded, UnavailableReason};
 use crate::router::machine::{Machine, position_text, unavailable};
 use crate::saga::Mark;
+use crate::saga::claim::{different_fields, fields_of};
 use crate::sequencer::submission::{Recorded as RecordedEntry, Refusal, Reply, Unticketed};
 
 /// Status of a rejection that the host records itself.
@@ -74,7 +75,8 @@ fn render(logic: &dyn Logic, partition: PartitionId, replied: Vec<(Unticketed, R
             recorded_answer(logic.describe(), partition, &recorded, command, is_replayed, body)
         }
         Reply::Conflict { body_recorded, name_recorded, position } => {
-            Answer::Conflict { fields: different_fields(&submission, &name_recorded, &body_recorded), position }
+            let ours = (&*submission.name, submission.plan.view().body);
+            Answer::Conflict { fields: different_fields(ours, (&name_recorded, &body_recorded)), position }
         }
         Reply::Expired => Answer::Unavailable(unavailable(UnavailableReason::Expired)),
         Reply::Refused(refusal) => Answer::Unavailable(unavailable(reason_of(refusal))),
@@ -180,9 +182,9 @@ fn recorded_answer(
     let batch = recorded.entry.batch().expect("a recorded command lies in a batch");
     let position = recorded.position(partition, command);
     let time: Micros = recorded.entry.header().time;
-    let rejection = match batch.outcome.group(command as usize) {
-        GroupOutcome::Rejected(bytes) => Some(read_rejection(bytes)),
-        _ => None,
+    let (rejection, body) = match batch.outcome.group(command as usize) {
+        GroupOutcome::Rejected(bytes) => (Some(read_rejection(bytes)), with_fields(body, fields_of(bytes))),
+        _ => (None, body),
     };
     let status = match &rejection {
         Some(rejection) => rejection_status(describe, &rejection.code),
@@ -192,6 +194,17 @@ fn recorded_answer(
     match rejection {
         Some(rejection) => Answer::Rejected(answer, rejection),
         None => Answer::Done(answer),
+    }
+}
+
+/// Adds the fields that a refused id names, as they are named where nothing was recorded.
+fn with_fields(body: Value, fields: Option<Vec<String>>) -> Value {
+    match (body, fields) {
+        (Value::Map(pairs), Some(fields)) => {
+            let fields = Value::Array(fields.into_iter().map(Value::Text).collect());
+            Value::map(pairs.into_iter().chain([("fields".to_owned(), fields)]))
+        }
+        (body, _) => body,
     }
 }
 
@@ -210,22 +223,6 @@ fn success_status(describe: &Describe, command: &str) -> u16 {
 pub fn rejection_status(describe: &Describe, code: &str) -> u16 {
     let declared = describe.rejections.iter().find(|declared| declared.code == code);
     declared.map_or(HOST_REJECTION_STATUS, |declared| declared.status)
-}
-
-/// The fields in which a body differs from the recorded one.
-fn different_fields(submission: &Unticketed, name_recorded: &str, body_recorded: &[u8]) -> Vec<String> {
-    if *submission.name != *name_recorded {
-        return vec!["command".to_owned()];
-    }
-    let bodies = (Value::from_cbor(submission.plan.view().body), Value::from_cbor(body_recorded));
-    let (Ok(Value::Map(ours)), Ok(Value::Map(recorded))) = bodies else { return vec!["body".to_owned()] };
-    let all = ours.iter().chain(&recorded).map(|(key, _)| key);
-    let value =
-        |pairs: &[(String, Value)], key: &str| pairs.iter().find(|(other, _)| other == key).map(|(_, v)| v.clone());
-    let mut fields: Vec<String> = all.filter(|key| value(&ours, key) != value(&recorded, key)).cloned().collect();
-    fields.sort();
-    fields.dedup();
-    fields
 }
 
 fn reason_of(refusal: Refusal) -> UnavailableReason {

@@ -14,16 +14,17 @@ use statehouse_abi::last_resort;
 use statehouse_abi::plan::PlanOutWriter;
 use statehouse_abi::value::Value;
 
-use crate::ids::{CommandId, Micros, ModuleId, NodeId, PartitionId};
-use crate::machine::entry::fingerprint;
+use crate::ids::{CommandId, Fingerprint, Micros, ModuleId, NodeId, PartitionId};
 use crate::partition::Answered;
 use crate::router::answer::{Answer, Recorded, Unavailable, UnavailableReason};
 use crate::router::plan::size_of;
-use crate::saga::CallKey;
+use crate::saga::{CallKey, Derivation};
 use crate::sequencer::submission::{Called, Plan, Unticketed, is_plan_in_limits};
 
-/// Version of both messages; another one is refused.
+/// Version of the messages; another one is refused.
 const FORMAT: u8 = 1;
+/// Of submissions among which is a call whose id the first release cannot derive.
+const FORMAT_OF_CALLS: u8 = 2;
 
 #[derive(Encode, Decode)]
 struct Submissions {
@@ -69,6 +70,11 @@ struct CalledBy {
     is_cancel: bool,
     #[n(4)]
     carried: i64,
+    /// Only where it is not as in the first release.
+    #[n(5)]
+    derivation: Option<Derivation>,
+    #[n(6)]
+    needs_claim: Option<bool>,
 }
 
 #[derive(Encode, Decode)]
@@ -181,13 +187,17 @@ pub fn encode_submissions<'a>(submissions: impl Iterator<Item = &'a Unticketed>)
                 key: called.key,
                 is_cancel: called.is_cancel,
                 carried: called.carried.0,
+                derivation: called.derivation.recorded(),
+                needs_claim: called.needs_claim.then_some(true),
             }),
         }
     });
-    let submissions = submissions.collect();
+    let submissions: Vec<Submitted> = submissions.collect();
+    let mut calls = submissions.iter().filter_map(|submitted| submitted.called.as_ref());
+    let format = if calls.any(|called| called.derivation.is_some()) { FORMAT_OF_CALLS } else { FORMAT };
     let plans = last_resort::with(&plans.finish(Vec::new()), last_resorts.into_iter());
     let plans = plans.expect("the host wrote this block").into();
-    encode(&Submissions { format: FORMAT, plans, submissions })
+    encode(&Submissions { format, plans, submissions })
 }
 
 fn write_plan(plans: &mut PlanOutWriter, last_resorts: &mut Vec<(u32, Vec<u8>)>, next_step: &mut u32, plan: &Plan) {
@@ -208,7 +218,7 @@ fn write_plan(plans: &mut PlanOutWriter, last_resorts: &mut Vec<(u32, Vec<u8>)>,
 /// Not such a message, or one with a plan beyond the limits: the sender should have refused it.
 pub fn decode_submissions(bytes: &[u8]) -> Result<Vec<Unticketed>, WireError> {
     let message: Submissions = decode(bytes)?;
-    if message.format != FORMAT {
+    if ![FORMAT, FORMAT_OF_CALLS].contains(&message.format) {
         return Err(WireError::Format { found: message.format });
     }
     let malformed = |what: &str| WireError::Malformed(what.to_owned());
@@ -224,7 +234,7 @@ pub fn decode_submissions(bytes: &[u8]) -> Result<Vec<Unticketed>, WireError> {
         }
         Ok(Unticketed {
             id: CommandId(submitted.id),
-            fingerprint: fingerprint(&submitted.name, view.body),
+            fingerprint: Fingerprint::of_command(&submitted.name, view.body),
             name: submitted.name.into(),
             planner: ModuleId(submitted.planner),
             caller: submitted.caller.into(),
@@ -241,6 +251,8 @@ pub fn decode_submissions(bytes: &[u8]) -> Result<Vec<Unticketed>, WireError> {
                     key: called.key,
                     is_cancel: called.is_cancel,
                     carried: Micros(called.carried),
+                    derivation: Derivation::of_recorded(called.derivation),
+                    needs_claim: called.needs_claim == Some(true),
                 })
             }),
             ticket: (),
@@ -356,7 +368,7 @@ mod tests {
         let plan = Plan::all(plans.finish(Vec::new())).expect("a good block").remove(0).expect("a plan");
         Unticketed {
             id: CommandId([7; 16]),
-            fingerprint: fingerprint("transfer", b"\xa0"),
+            fingerprint: Fingerprint::of_command("transfer", b"\xa0"),
             name: "transfer".into(),
             size: size_of(&plan.view()),
             plan,

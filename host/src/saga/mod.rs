@@ -14,13 +14,16 @@
 //! get there, or when somebody tries again; only a recorded refusal is a failure, silence is none.
 
 pub mod plan;
+pub mod identity;
 pub mod status;
 pub mod record;
 pub mod participant;
+pub mod claim;
 pub mod order;
 #[cfg(test)]
 mod tests;
 
+pub use identity::{Derivation, Identity};
 pub use order::{ABORTED, Awaited, Order, OrderKind, OrderRefused, WaitsFor};
 pub use plan::{Branch, Coordination, Form, PlanFault, Role, SagaPlan, Step};
 pub use record::{Origin, Progress, Records, Start, read_records};

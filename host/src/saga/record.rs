@@ -4,7 +4,8 @@
 
 use minicbor::{Decode, Encode};
 
-use crate::ids::{CommandId, PartitionId};
+use crate::ids::{CommandId, Fingerprint, PartitionId};
+use crate::saga::identity::{Derivation, Identity};
 use crate::saga::order::Order;
 use crate::saga::plan::SagaPlan;
 use crate::saga::status::{CallKey, Mark, Moment, Outcome};
@@ -17,6 +18,19 @@ pub struct Start {
     pub command: u32,
     #[n(1)]
     pub plan: SagaPlan,
+    /// How the ids of its calls are derived; only where it is not as in the first release.
+    #[n(2)]
+    derivation: Option<Derivation>,
+}
+
+impl Start {
+    pub fn new(command: u32, plan: SagaPlan, derivation: Derivation) -> Self {
+        Self { command, plan, derivation: derivation.recorded() }
+    }
+
+    pub fn derivation(&self) -> Derivation {
+        Derivation::of_recorded(self.derivation)
+    }
 }
 
 /// A command of the batch is a call, made by the coordinator of another command.
@@ -31,11 +45,33 @@ pub struct Origin {
     home: u32,
     #[n(3)]
     pub key: CallKey,
+    /// How its id is derived; only where it is not as in the first release.
+    #[n(4)]
+    derivation: Option<Derivation>,
+    /// The first call of its command in this partition: from here on nobody else's command is carried out under the client's id here.
+    #[n(5)]
+    is_claim: Option<bool>,
 }
 
 impl Origin {
-    pub fn new(command: u32, parent: CommandId, home: PartitionId, key: CallKey) -> Self {
-        Self { command, parent: parent.0, home: home.0, key }
+    pub fn new(command: u32, of: &Identity, key: CallKey) -> Self {
+        let derivation = of.derivation.recorded();
+        Self { command, parent: of.command.0, home: of.home.0, key, derivation, is_claim: None }
+    }
+
+    /// The same, and it claims the client's id.
+    pub fn claiming(self) -> Self {
+        Self { is_claim: Some(true), ..self }
+    }
+
+    pub fn is_claim(&self) -> bool {
+        self.is_claim == Some(true)
+    }
+
+    /// The command that it belongs to; `fingerprint` is that of the call, which carries its command's name and body.
+    pub fn identity(&self, fingerprint: Fingerprint) -> Identity {
+        let derivation = Derivation::of_recorded(self.derivation);
+        Identity { command: self.parent(), home: self.home(), fingerprint, derivation }
     }
 
     /// The command whose branch it is.
@@ -87,6 +123,9 @@ pub struct Records {
     /// What operators have ordered, after what was heard; written where the cluster has reached the level `ORDERS`.
     #[n(4)]
     pub ordered: Option<Vec<Order>>,
+    /// Of each command that ends with the entry: how its ids are derived; only where one is not as in the first release.
+    #[n(5)]
+    pub ended: Option<Vec<Derivation>>,
 }
 
 impl Records {
@@ -96,6 +135,19 @@ impl Records {
 
     pub fn orders(&self) -> &[Order] {
         self.ordered.as_deref().unwrap_or_default()
+    }
+
+    /// Whether an entry with them is of format 1: they say nothing that the first release did not know.
+    pub fn are_of_first_release(&self) -> bool {
+        self.ended.is_none()
+            && self.ordered.is_none()
+            && self.starts.iter().all(|start| start.derivation.is_none())
+            && self.origins.iter().all(|origin| origin.derivation.is_none() && origin.is_claim.is_none())
+    }
+
+    /// How the ids of a command that ends with the entry are derived.
+    pub fn derivation_ended(&self, command: usize) -> Derivation {
+        Derivation::of_recorded(self.ended.as_ref().and_then(|ended| ended.get(command)).copied())
     }
 
     pub fn start(&self, command: u32) -> Option<&Start> {

@@ -7,7 +7,8 @@ use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 use statehouse_abi::key::key;
 
-use crate::ids::{CommandId, Micros};
+use crate::ids::{CommandId, Fingerprint, Micros};
+use crate::saga::identity::{Derivation, Identity};
 use crate::saga::plan::{Branch, Coordination, Role, SagaPlan};
 
 /// The reserved entity whose rows are the phase status table.
@@ -35,23 +36,10 @@ pub struct CallKey {
 }
 
 impl CallKey {
-    /// The id under which a participant records the call, so that it can tell a second time from the first.
-    pub fn id(&self, command: CommandId) -> CommandId {
-        derive(command, &[&self.branch.to_le_bytes()[..], &[self.call as u8], &self.attempt.to_le_bytes()].concat())
+    /// The call that this one undoes, or that makes it a cancel.
+    pub fn first_do(self) -> Self {
+        Self { call: Call::Do, attempt: 0, ..self }
     }
-}
-
-/// The id under which the end of a command is recorded at home; its own stands for its start.
-pub fn finish_id(command: CommandId) -> CommandId {
-    derive(command, b"finish")
-}
-
-fn derive(command: CommandId, what: &[u8]) -> CommandId {
-    let mut hasher = blake3::Hasher::new_derive_key("statehouse 2026 ids of the calls of a command");
-    hasher.update(&command.0).update(what);
-    let mut id = [0; 16];
-    hasher.finalize_xof().fill(&mut id);
-    CommandId(id)
 }
 
 /// The key of a command's row.
@@ -253,10 +241,14 @@ pub struct Saga {
     rejection: Option<ByteVec>,
     #[n(6)]
     pub marks: Vec<Mark>,
+    /// From format 2 on: how the ids of its calls are derived.
+    #[n(7)]
+    derivation: Option<Derivation>,
 }
 
-/// Version of the row.
-const FORMAT: u8 = 1;
+/// The newest version of the row. A row of a command that needs nothing of it is of the oldest that has what it needs, so that a node of an
+/// earlier release in the cluster makes the same bytes of the same entry.
+const FORMAT: u8 = 2;
 /// Marks of refused attempts that are kept: the first tell why, the last tell that it goes on.
 const MARKS_MAX: usize = 64;
 
@@ -302,17 +294,24 @@ pub struct Stale(pub CallKey);
 
 impl Saga {
     /// A command whose first branch has just been carried out, in the entry that starts it.
-    pub fn start(command: Command, plan: SagaPlan, events: Vec<EventRecord>, at: &Moment) -> Advance {
+    pub fn start(
+        command: Command,
+        plan: SagaPlan,
+        derivation: Derivation,
+        events: Vec<EventRecord>,
+        at: &Moment,
+    ) -> Advance {
         assert!(plan.branches.len() > 1, "one partition needs no coordination");
         let pending = Status { state: State::Pending, attempt: 0, events: Vec::new(), settled: None };
         let mut saga = Self {
-            format: FORMAT,
+            format: if derivation == Derivation::ById { 1 } else { 2 },
             command,
             branches: vec![pending; plan.branches.len()],
             plan,
             direction: Direction::Forward,
             rejection: None,
             marks: Vec::new(),
+            derivation: derivation.recorded(),
         };
         saga.mark(Phase::Started, None, at, None);
         saga.branches[0] = Status { state: State::Done, attempt: 0, events, settled: None };
@@ -429,6 +428,22 @@ impl Saga {
                 || self.branches[key.branch as usize].state == State::Doubtful)
     }
 
+    /// Whether a participant may carry out the call only once it has claimed the client's id: it may still be refused.
+    pub fn needs_claim(&self, key: CallKey) -> bool {
+        key.call == Call::Do && self.branch(key).role == Role::Try
+    }
+
+    /// From which the ids of its calls are derived.
+    pub fn identity(&self) -> Identity {
+        Identity {
+            command: self.command.id(),
+            // The first branch is carried out where the command starts.
+            home: self.plan.branches[0].partition(),
+            fingerprint: Fingerprint::of_command(&self.command.name, &self.command.body),
+            derivation: Derivation::of_recorded(self.derivation),
+        }
+    }
+
     pub fn branch(&self, key: CallKey) -> &Branch {
         &self.plan.branches[key.branch as usize]
     }
@@ -465,11 +480,14 @@ impl Saga {
     /// The row is damaged, or of a later version.
     pub fn of_row(row: &[u8]) -> Result<Self, String> {
         let saga: Self = minicbor::decode(row).map_err(|error| format!("a row of the phase status table: {error}"))?;
-        if saga.format != FORMAT || saga.branches.len() != saga.plan.branches.len() {
+        if saga.format == 0 || FORMAT < saga.format {
             return Err(format!(
-                "a row of the phase status table has format {}, this version reads {FORMAT}",
+                "a row of the phase status table has format {}, this version reads up to {FORMAT}: start a later release on this folder",
                 saga.format
             ));
+        }
+        if saga.branches.len() != saga.plan.branches.len() || (saga.format == 1) != saga.derivation.is_none() {
+            return Err("a row of the phase status table contradicts itself".to_owned());
         }
         Ok(saga)
     }

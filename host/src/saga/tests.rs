@@ -11,8 +11,14 @@ use statehouse_abi::plan::{Coordination as Planned, PlanOut, PlanOutWriter, TccR
 
 use super::participant::{Known, OnCancel, on_cancel};
 use super::status::{Command, EventRecord};
-use super::{Advance, Call, CallKey, Moment, Order, OrderKind, OrderRefused, Outcome, PlanFault, Role, Saga, SagaPlan};
-use crate::ids::{CommandId, Micros, PartitionId};
+use super::{
+    Advance, Call, CallKey, Derivation, Identity, Moment, Order, OrderKind, OrderRefused, Outcome, PlanFault, Role,
+    Saga, SagaPlan, Stale,
+};
+use crate::ids::{CommandId, Fingerprint, Micros, PartitionId};
+
+mod formats;
+mod one_id;
 
 const ID: CommandId = CommandId([7; 16]);
 
@@ -101,10 +107,6 @@ impl World {
         }
     }
 
-    fn is_first(key: CallKey) -> CallKey {
-        CallKey { call: Call::Do, attempt: 0, ..key }
-    }
-
     fn may_refuse(&self, key: CallKey) -> bool {
         let is_try = key.call == Call::Do && self.plan.branches[key.branch as usize].role == Role::Try;
         is_try || key.attempt < self.refusals_max
@@ -124,9 +126,8 @@ impl World {
 impl World {
     fn first_state(&self) -> State {
         let events = vec![EventRecord { step: 0, event: vec![1].into() }];
-        let Advance::GoesOn(saga) = Saga::start(command(), self.plan.clone(), events, &here()) else {
-            panic!("a command on several partitions goes on after its start")
-        };
+        let started = Saga::start(command(), self.plan.clone(), Derivation::ByContent, events, &here());
+        let Advance::GoesOn(saga) = started else { panic!("a command on several partitions goes on after its start") };
         let first = CallKey { branch: 0, call: Call::Do, attempt: 0 };
         let recorded = BTreeMap::from([(first, Recorded::Done)]);
         State { row: Row::InFlight(saga.to_row()), sent: BTreeMap::new(), recorded }
@@ -165,7 +166,7 @@ impl World {
                 next.row = row(Self::saga(state)?.order(&order, &here()).ok()?);
             }
             Action::Deliver { key, is_accepted } => {
-                let tried = Self::is_first(key);
+                let tried = key.first_do();
                 let on_cancel = state.sent[&key].then(|| {
                     on_cancel(match state.recorded.get(&tried) {
                         None => Known::Nothing,
@@ -300,7 +301,9 @@ fn ordered(saga: &Saga, kind: OrderKind) -> Result<Vec<CallKey>, OrderRefused> {
 
 fn started(coordination: Planned, steps: &[(&str, TccRole, bool)]) -> Saga {
     let plan = plan(coordination, steps).expect("a plan").expect("several partitions");
-    let Advance::GoesOn(saga) = Saga::start(command(), plan, Vec::new(), &here()) else { panic!("it goes on") };
+    let Advance::GoesOn(saga) = Saga::start(command(), plan, Derivation::ById, Vec::new(), &here()) else {
+        panic!("it goes on")
+    };
     *saga
 }
 
@@ -373,16 +376,27 @@ fn a_plan_that_cannot_be_coordinated_is_refused() {
 
 #[test]
 fn calls_of_a_command_have_ids_of_their_own() {
-    let mut ids = BTreeSet::from([ID, super::status::finish_id(ID)]);
-    for branch in 0..3 {
-        for call in [Call::Do, Call::Undo] {
-            for attempt in 0..3 {
-                assert!(ids.insert(CallKey { branch, call, attempt }.id(ID)));
-            }
+    let identity = |home, content: u8, derivation| Identity {
+        command: ID,
+        home: PartitionId(home),
+        fingerprint: Fingerprint([content; 32]),
+        derivation,
+    };
+    let keys = || {
+        let all = (0..3).flat_map(|branch| [Call::Do, Call::Undo].map(|call| (branch, call)));
+        all.flat_map(|(branch, call)| (0..3).map(move |attempt| CallKey { branch, call, attempt }))
+    };
+    let mut ids = BTreeSet::from([ID]);
+    let mut claims = BTreeSet::new();
+    for derivation in [Derivation::ById, Derivation::ByContent] {
+        for (home, content) in [(0, 1), (1, 1), (0, 2)] {
+            let identity = identity(home, content, derivation);
+            let of_command = keys().map(|key| identity.call(key)).chain([identity.end()]);
+            let new = of_command.filter(|id| ids.insert(*id)).count();
+            let is_repeated = derivation == Derivation::ById && (home, content) != (0, 1);
+            assert_eq!(new, if is_repeated { 0 } else { 19 }, "{identity:?}");
+            claims.insert(identity.claim().0);
         }
     }
-    assert_ne!(
-        CallKey { branch: 1, call: Call::Do, attempt: 0 }.id(ID),
-        CallKey { branch: 1, call: Call::Do, attempt: 0 }.id(CommandId([8; 16]))
-    );
+    assert_eq!(claims.len(), 3, "a claim names home and content, whatever the calls are called");
 }

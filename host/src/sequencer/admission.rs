@@ -1,11 +1,11 @@
 //! Admission: is the id known, is it in flight, has its time passed, has its caller caused too many rejections?
 //!
 //! In: submissions. Out: those to be decided; the others are answered. It remembers who waits for an id that is in
-//! flight. It does not decide anything about the content of a command.
+//! flight, and which calls are about to claim a client's id. It does not decide anything about the content of a command.
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use crate::ids::{CommandId, Fingerprint, Micros};
 use crate::limits;
@@ -15,10 +15,15 @@ use crate::sequencer::submission::{Refusal, Reply, Submission, Ticket};
 #[derive(Default)]
 pub struct InFlight {
     ids: HashMap<CommandId, Waiting>,
+    /// Clients' ids that calls among them claim.
+    // INVARIANT: one for each of `ids` with a claim.
+    claimed: HashSet<CommandId>,
 }
 
 struct Waiting {
     fingerprint: Fingerprint,
+    /// The client's id that it claims, being a call.
+    claim: Option<CommandId>,
     /// Requests with the same id and content that came after the first.
     followers: Vec<Ticket>,
 }
@@ -29,16 +34,20 @@ pub enum Admitted {
     First(Submission),
     /// The same command is in flight; its answer goes to both.
     Follows,
-    /// Another command with the same id is in flight; look again when that one is recorded.
+    /// Another command with the same id is in flight, or about to claim it; look again when that one is recorded.
     Clashes(Submission),
 }
 
 impl InFlight {
-    pub fn admit(&mut self, submission: Submission) -> Admitted {
+    /// `claim` is the client's id that the submission claims, being a call.
+    pub fn admit(&mut self, submission: Submission, claim: Option<CommandId>) -> Admitted {
+        let is_held = self.claimed.contains(&submission.id) || claim.is_some_and(|id| self.is_held(id));
         match self.ids.get_mut(&submission.id) {
+            None if is_held => Admitted::Clashes(submission),
             None => {
-                let waiting = Waiting { fingerprint: submission.fingerprint, followers: Vec::new() };
+                let waiting = Waiting { fingerprint: submission.fingerprint, claim, followers: Vec::new() };
                 self.ids.insert(submission.id, waiting);
+                self.claimed.extend(claim);
                 Admitted::First(submission)
             }
             Some(waiting) if waiting.fingerprint == submission.fingerprint => {
@@ -56,6 +65,16 @@ impl InFlight {
         self.ids.contains_key(&id)
     }
 
+    /// Whether an id is that of a command in flight, or one that a call in flight claims.
+    pub fn is_held(&self, id: CommandId) -> bool {
+        self.ids.contains_key(&id) || self.claimed.contains(&id)
+    }
+
+    /// Whether a call in flight claims its command's id.
+    pub fn is_claiming(&self, call: CommandId) -> bool {
+        self.ids.get(&call).is_some_and(|waiting| waiting.claim.is_some())
+    }
+
     pub fn len(&self) -> usize {
         self.ids.len()
     }
@@ -67,6 +86,9 @@ impl InFlight {
     /// Ends an id's flight and answers everybody who followed the first request; they see a replayed outcome.
     pub fn finish(&mut self, id: CommandId, mut reply: impl FnMut() -> Reply) {
         let Some(waiting) = self.ids.remove(&id) else { return };
+        if let Some(claim) = waiting.claim {
+            self.claimed.remove(&claim);
+        }
         for follower in waiting.followers {
             let mut reply = reply();
             if let Reply::Recorded { is_replayed, .. } = &mut reply {

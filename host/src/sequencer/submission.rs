@@ -18,7 +18,7 @@ use crate::limits;
 use crate::machine::entry::Entry;
 use crate::machine::replica::position_count;
 use crate::saga::status::ENTITY;
-use crate::saga::{Call, CallKey, SagaPlan};
+use crate::saga::{Call, CallKey, Derivation, Identity, SagaPlan};
 
 /// What the module planned for one command, shared with the other commands of the same call.
 #[derive(Clone)]
@@ -137,6 +137,16 @@ pub struct Called {
     pub is_cancel: bool,
     /// The time at the coordinator: whatever this causes is later.
     pub carried: Micros,
+    pub derivation: Derivation,
+    /// It is refused where the client's id is another command's.
+    pub needs_claim: bool,
+}
+
+impl Called {
+    /// The command that calls; `fingerprint` is that of the call.
+    pub fn identity(&self, fingerprint: Fingerprint) -> Identity {
+        Identity { command: self.parent, home: self.home, fingerprint, derivation: self.derivation }
+    }
 }
 
 pub type Unticketed = Submission<()>;

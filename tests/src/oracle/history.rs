@@ -16,7 +16,7 @@ use statehouse_abi::outcome::GroupOutcome;
 use statehouse_abi::value::Value;
 
 use crate::cluster::MACHINE;
-use crate::oracle::model::{Command, Outcome};
+use crate::oracle::model::{Command, Outcome, Protocol};
 use crate::wallet;
 
 /// What part of a command a decision is about.
@@ -35,6 +35,8 @@ pub enum Part {
 /// A command and what was recorded about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
+    /// The partition of the command's home entity: under one id there may be commands of several homes.
+    pub home: PartitionId,
     pub id: CommandId,
     pub part: Part,
     pub command: Command,
@@ -90,7 +92,11 @@ impl Chain {
             }
             let hash = blake3::Hasher::new().update(&head.0).update(entry.payload()).finalize();
             head = Head(*hash.as_bytes());
-            chain.entries.push(Effective { head, digest: entry.header().digest, decisions: decisions(&entry) });
+            chain.entries.push(Effective {
+                head,
+                digest: entry.header().digest,
+                decisions: decisions(partition, &entry),
+            });
         }
         chain
     }
@@ -116,7 +122,7 @@ impl Chain {
     }
 }
 
-fn decisions(entry: &Entry) -> Vec<Decision> {
+fn decisions(here: PartitionId, entry: &Entry) -> Vec<Decision> {
     let Some(batch) = entry.batch() else { return Vec::new() };
     let mut n = 0;
     let mut decisions = Vec::new();
@@ -124,8 +130,9 @@ fn decisions(entry: &Entry) -> Vec<Decision> {
         let (outcome, count) = outcome(batch.outcome.group(at));
         let number = batch.ops.group(at).command;
         let (id, command) = (batch.command_id(number as usize), command_of(&batch, number as usize));
+        let home = if let entry::Part::Call(origin) = entry.part(number) { origin.home() } else { here };
         let (id, part, command) = part_of(entry, number, id, command);
-        decisions.push(Decision { id, part, command, outcome, n });
+        decisions.push(Decision { home, id, part, command, outcome, n });
         n += count;
     }
     decisions
@@ -134,13 +141,17 @@ fn decisions(entry: &Entry) -> Vec<Decision> {
 /// Whose command it is, what part of it, and what that means here.
 fn part_of(entry: &Entry, number: u32, id: CommandId, command: Command) -> (CommandId, Part, Command) {
     let part = entry.part(number);
-    let (from, to, amount) = match (&command, part.is_outcome()) {
-        (Command::Move { from, to, amount }, false) => (from.clone(), to.clone(), *amount),
+    let (from, to, amount, by) = match (&command, part.is_outcome()) {
+        (Command::Move { from, to, amount, by }, false) => (from.clone(), to.clone(), *amount, *by),
         _ => return (id, if part == entry::Part::End { Part::End } else { Part::Whole }, command),
     };
     match part {
         entry::Part::Call(origin) => {
+            // By phases the payee reserves first, and receives in a branch of its own.
+            let is_reservation = by == Protocol::Phases && origin.key.branch == 1;
             let what = match origin.key.call {
+                Call::Do if is_reservation => Command::Reserve { to },
+                Call::Undo if is_reservation => Command::Release { to },
                 Call::Do => Command::Receive { to, amount },
                 Call::Undo => Command::Refund { from, amount },
             };
@@ -174,11 +185,13 @@ fn command_of(batch: &Batch<'_>, at: usize) -> Command {
         "open" => Command::Open { account: member("account") },
         "balance_transfer" => {
             let (from, to) = (member("from_account"), member("to_account"));
-            Command::Move { from, to, amount: wallet::minor(&member("amount")) }
+            let is_by_phases = body.find("coordination").and_then(Value::as_text) == Some("tcc");
+            let by = if is_by_phases { Protocol::Phases } else { Protocol::Saga };
+            Command::Move { from, to, amount: wallet::minor(&member("amount")), by }
         }
         "deposit" => {
             let (from, to) = (member("settlement"), member("account"));
-            Command::Move { from, to, amount: wallet::minor(&member("amount")) }
+            Command::Move { from, to, amount: wallet::minor(&member("amount")), by: Protocol::Saga }
         }
         other => panic!("the oracle does not know the command `{other}`"),
     }

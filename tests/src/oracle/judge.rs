@@ -45,7 +45,17 @@ pub enum Breach {
     HalfDone { id: CommandId, recorded: Outcome },
     /// All commands are over, and money is still in transit between partitions.
     Adrift { sum: i128 },
+    /// Two commands under one id that share an account are both carried out.
+    Shared { id: CommandId, positions: [Position; 2] },
 }
+
+/// A command, by the partition of its home and its id.
+type Whose = (PartitionId, CommandId);
+/// The same, and what a client sent.
+type Sent = (Whose, Command);
+
+/// Rejections by the host that the rules of a wallet do not know.
+const OF_HOST: [&str; 2] = ["cancelled", "id_reused"];
 
 /// Everything that is wrong; nothing, when all promises were kept.
 pub fn judge(histories: &[History], recording: &Recording) -> Vec<Breach> {
@@ -58,6 +68,7 @@ pub fn judge(histories: &[History], recording: &Recording) -> Vec<Breach> {
     let transits: Vec<i128> =
         first.chains.iter().map(|(partition, chain)| truth.replay(*partition, chain, &mut breaches)).collect();
     breaches.extend(truth.join_parts());
+    breaches.extend(truth.check_shared());
     let adrift: i128 = transits.iter().sum();
     if adrift != 0 {
         breaches.push(Breach::Adrift { sum: adrift });
@@ -89,15 +100,17 @@ fn entries(history: &History, partition: PartitionId) -> &[Effective] {
 /// What happened, worked out from one history.
 #[derive(Default)]
 struct Truth {
-    commands: BTreeMap<CommandId, Fact>,
+    commands: BTreeMap<Whose, Fact>,
     /// The states that each account had, by version; version 1 is at 0.
     accounts: BTreeMap<String, Vec<State>>,
     /// By partition and number of entries.
     heads: BTreeMap<(PartitionId, JournalIndex), [u8; 4]>,
     /// Of commands on several partitions.
-    parts: BTreeMap<CommandId, Parts>,
+    parts: BTreeMap<Whose, Parts>,
     /// Where each call is recorded.
-    calls: BTreeMap<CommandId, Position>,
+    calls: BTreeMap<(Whose, CommandId), Position>,
+    /// Where each account lies.
+    homes: BTreeMap<String, PartitionId>,
 }
 
 /// What the parts of a command on several partitions came to.
@@ -125,7 +138,7 @@ struct State {
     partition: PartitionId,
     /// The entry that made it so.
     since: JournalIndex,
-    by: CommandId,
+    by: Whose,
 }
 
 impl Truth {
@@ -138,31 +151,41 @@ impl Truth {
         }
         let mut wallet = Wallet::default();
         for (order, (position, decision)) in chain.decisions(partition).enumerate() {
-            let id = decision.id;
+            let (id, whose) = (decision.id, (decision.home, decision.id));
+            if let Command::Open { account } = &decision.command {
+                self.homes.insert(account.clone(), partition);
+            }
             if let Some(before) = self.note_place(decision, position) {
                 breaches.push(Breach::Doubled { id, positions: [before, position] });
             }
             if decision.part == Part::End {
-                self.commands.entry(id).or_insert_with(|| Fact::of(position, order, decision, Vec::new()));
+                self.commands.entry(whose).or_insert_with(|| Fact::of(position, order, decision, Vec::new()));
                 continue;
             }
             let before = accounts_named(&wallet, &decision.command);
-            let expected = wallet.decide(&decision.command);
+            let is_of_host = |code: &String| OF_HOST.contains(&code.as_str());
+            let expected = match &decision.outcome {
+                Outcome::Rejected(code) if decision.part != Part::Whole && is_of_host(code) => decision.outcome.clone(),
+                _ => wallet.decide(&decision.command),
+            };
             if expected != decision.outcome {
                 let recorded = decision.outcome.clone();
                 breaches.push(Breach::Misjudged { id, expected, recorded });
             }
-            let changed = self.note_changes(&before, &wallet, position, id);
+            let changed = self.note_changes(&before, &wallet, position, whose);
             if decision.part == Part::Whole {
-                self.commands.entry(id).or_insert_with(|| Fact::of(position, order, decision, changed));
+                self.commands.entry(whose).or_insert_with(|| Fact::of(position, order, decision, changed));
                 continue;
             }
-            let parts = self.parts.entry(id).or_default();
+            let parts = self.parts.entry(whose).or_default();
             parts.changed.extend(changed);
             match &decision.command {
                 Command::Receive { .. } => parts.received = Some(decision.outcome.clone()),
+                // What is reserved is not received yet.
+                Command::Reserve { .. } if decision.outcome == Outcome::Success => {}
+                Command::Reserve { .. } => parts.received = Some(decision.outcome.clone()),
                 Command::Refund { .. } => parts.is_refunded |= decision.outcome == Outcome::Success,
-                Command::Open { .. } | Command::Move { .. } | Command::Pay { .. } => {}
+                Command::Open { .. } | Command::Move { .. } | Command::Pay { .. } | Command::Release { .. } => {}
             }
         }
         if wallet.sum() != 0 {
@@ -173,18 +196,20 @@ impl Truth {
 
     /// Notes where a decision is recorded; returns where it was recorded before.
     fn note_place(&mut self, decision: &Decision, position: Position) -> Option<Position> {
+        let whose = (decision.home, decision.id);
         match &decision.part {
-            Part::Whole | Part::End => self.commands.get(&decision.id).map(|before| before.position),
-            Part::Start => self.parts.entry(decision.id).or_default().started.replace(position),
-            Part::Call(call) => self.calls.insert(*call, position),
+            Part::Whole | Part::End => self.commands.get(&whose).map(|before| before.position),
+            Part::Start => self.parts.entry(whose).or_default().started.replace(position),
+            Part::Call(call) => self.calls.insert((whose, *call), position),
         }
     }
 
     /// Each command that has begun is over, and came to what its parts came to.
     fn join_parts(&mut self) -> Vec<Breach> {
         let mut breaches = Vec::new();
-        for (id, parts) in std::mem::take(&mut self.parts) {
-            let Some(fact) = self.commands.get_mut(&id) else {
+        for (whose, parts) in std::mem::take(&mut self.parts) {
+            let id = whose.1;
+            let Some(fact) = self.commands.get_mut(&whose) else {
                 breaches.push(Breach::Unfinished { id });
                 continue;
             };
@@ -205,7 +230,7 @@ impl Truth {
         before: &[(String, Option<Account>)],
         wallet: &Wallet,
         position: Position,
-        by: CommandId,
+        by: Whose,
     ) -> Vec<(String, u64)> {
         let mut changed = Vec::new();
         for (name, before) in before {
@@ -218,34 +243,74 @@ impl Truth {
         changed
     }
 
+    /// Of two commands under one id that share an account at most one is carried out.
+    fn check_shared(&self) -> Vec<Breach> {
+        let mut done: BTreeMap<CommandId, Vec<&Fact>> = BTreeMap::new();
+        for ((_, id), fact) in self.commands.iter().filter(|(_, fact)| fact.outcome == Outcome::Success) {
+            done.entry(*id).or_default().push(fact);
+        }
+        let mut breaches = Vec::new();
+        for (id, facts) in done {
+            let pairs =
+                facts.iter().enumerate().flat_map(|(at, one)| facts[at + 1..].iter().map(move |other| (one, other)));
+            let shared = pairs.filter(|(one, other)| one.names().any(|name| other.names().any(|named| named == name)));
+            breaches
+                .extend(shared.map(|(one, other)| Breach::Shared { id, positions: [one.position, other.position] }));
+        }
+        breaches
+    }
+
+    /// Whose command a transfer is.
+    fn whose(&self, transfer: &Transfer) -> Option<Whose> {
+        // Money from a settlement account belongs to the payee's partition.
+        let home = self.homes.get(&transfer.from).or_else(|| self.homes.get(&transfer.to))?;
+        Some((*home, id_of(transfer)))
+    }
+
+    /// What is recorded of what a client sent; nothing where the id is another command's.
+    fn find(&self, transfer: &Transfer) -> Option<&Fact> {
+        self.commands.get(&self.whose(transfer)?).filter(|fact| fact.command == command_of(transfer))
+    }
+
     /// Every answer that named an outcome is in the journal as it was given, and what was not accepted is not there.
     fn check_answers(&self, attempts: &[Attempt]) -> Vec<Breach> {
         let mut breaches = Vec::new();
-        let mut maybe_accepted: BTreeMap<CommandId, bool> = BTreeMap::new();
+        let mut maybe_accepted: BTreeMap<Sent, bool> = BTreeMap::new();
         for Attempt { transfer, told, .. } in attempts {
             let id = id_of(transfer);
-            *maybe_accepted.entry(id).or_default() |= *told != Told::NotAccepted;
-            let fact = self.commands.get(&id);
+            if let Some(whose) = self.whose(transfer) {
+                let is_refused = matches!(told, Told::NotAccepted | Told::Reused);
+                *maybe_accepted.entry((whose, command_of(transfer))).or_default() |= !is_refused;
+            }
+            let fact = self.find(transfer);
             if let Some(position) = told.position()
                 && fact.is_none_or(|fact| fact.position != position)
             {
                 breaches.push(Breach::Lost { id, told: position });
             }
             let Some(fact) = fact else { continue };
-            if fact.command != command_of(transfer) {
-                breaches.push(Breach::Replaced { id, recorded: fact.command.clone() });
-            }
             let told = match told {
                 Told::Done { .. } => Outcome::Success,
                 Told::Rejected { code, .. } => Outcome::Rejected(code.clone()),
-                Told::NotAccepted | Told::Unknown => continue,
+                Told::Reused | Told::NotAccepted | Told::Unknown => continue,
             };
             if told != fact.outcome {
                 breaches.push(Breach::Contradicted { id, told, recorded: fact.outcome.clone() });
             }
         }
-        let refused = maybe_accepted.into_iter().filter(|(_, maybe_accepted)| !maybe_accepted).map(|(id, _)| id);
-        breaches.extend(refused.filter(|id| self.commands.contains_key(id)).map(|id| Breach::Smuggled { id }));
+        for ((whose, command), maybe_accepted) in &maybe_accepted {
+            let Some(fact) = self.commands.get(whose) else { continue };
+            if fact.command == *command && !maybe_accepted {
+                breaches.push(Breach::Smuggled { id: whose.1 });
+            }
+        }
+        let sent: BTreeSet<Whose> = maybe_accepted.keys().map(|(whose, _)| *whose).collect();
+        for whose in sent {
+            let Some(fact) = self.commands.get(&whose) else { continue };
+            if !maybe_accepted.contains_key(&(whose, fact.command.clone())) {
+                breaches.push(Breach::Replaced { id: whose.1, recorded: fact.command.clone() });
+            }
+        }
         breaches
     }
 
@@ -253,14 +318,18 @@ impl Truth {
     fn check_order(&self, attempts: &[Attempt]) -> Vec<Breach> {
         let mut last_answered: BTreeMap<PartitionId, (usize, CommandId)> = BTreeMap::new();
         let mut breaches = Vec::new();
-        let first_sent = first_sent(attempts);
-        let sent = first_sent.iter().map(|(id, moment)| (*moment, *id, Happened::Sent));
+        let first_sent = self.first_sent(attempts);
+        let sent = first_sent.iter().map(|(whose, moment)| (*moment, *whose, Happened::Sent));
         let answered = attempts.iter().filter(|attempt| attempt.told.position().is_some());
-        let answered = answered.map(|attempt| (attempt.span.returned, id_of(&attempt.transfer), Happened::Answered));
-        let mut happened: Vec<(Moment, CommandId, Happened)> = sent.chain(answered).collect();
+        let answered = answered.filter_map(|attempt| {
+            self.find(&attempt.transfer)?;
+            Some((attempt.span.returned, self.whose(&attempt.transfer)?, Happened::Answered))
+        });
+        let mut happened: Vec<(Moment, Whose, Happened)> = sent.chain(answered).collect();
         happened.sort();
-        for (_, id, what) in happened {
-            let Some(fact) = self.commands.get(&id) else { continue };
+        for (_, whose, what) in happened {
+            let Some(fact) = self.commands.get(&whose) else { continue };
+            let id = whose.1;
             let partition = fact.position.partition;
             let last = last_answered.get(&partition).copied();
             match what {
@@ -280,10 +349,21 @@ impl Truth {
         breaches
     }
 
+    /// When each command that is recorded was sent for the first time.
+    fn first_sent(&self, attempts: &[Attempt]) -> BTreeMap<Whose, Moment> {
+        let mut sent: BTreeMap<Whose, Moment> = BTreeMap::new();
+        for attempt in attempts.iter().filter(|attempt| self.find(&attempt.transfer).is_some()) {
+            let Some(whose) = self.whose(&attempt.transfer) else { continue };
+            let moment = sent.entry(whose).or_insert(attempt.span.invoked);
+            *moment = attempt.span.invoked.min(*moment);
+        }
+        sent
+    }
+
     /// Each read shows a state that there was, not older than what was known before it, not newer than what was asked for.
     fn check_reads(&self, recording: &Recording) -> Vec<Breach> {
         let mut breaches = Vec::new();
-        let sent_last = self.sent_last(&first_sent(&recording.attempts));
+        let sent_last = self.sent_last(&self.first_sent(&recording.attempts));
         let versions_min = self.versions_known(recording);
         for (seen, version_min) in recording.reads.iter().zip(versions_min) {
             let expected = self.state_at(&seen.account, seen.position);
@@ -305,7 +385,7 @@ impl Truth {
     }
 
     /// By account and version: when the last of the commands that made it so was sent for the first time.
-    fn sent_last(&self, first_sent: &BTreeMap<CommandId, Moment>) -> BTreeMap<&str, Vec<Option<Moment>>> {
+    fn sent_last(&self, first_sent: &BTreeMap<Whose, Moment>) -> BTreeMap<&str, Vec<Option<Moment>>> {
         let up_to_each = |states: &Vec<State>| {
             let sent = states.iter().map(|state| first_sent.get(&state.by).copied());
             let latest = |latest: &mut Option<Moment>, sent: Option<Moment>| {
@@ -325,7 +405,7 @@ impl Truth {
         }
         let mut events: Vec<(Moment, Event<'_>)> = Vec::new();
         for attempt in recording.attempts.iter().filter(|attempt| attempt.told.position().is_some()) {
-            let changed = self.commands.get(&id_of(&attempt.transfer)).map(|fact| fact.changed.as_slice());
+            let changed = self.find(&attempt.transfer).map(|fact| fact.changed.as_slice());
             for (account, version) in changed.unwrap_or_default() {
                 events.push((attempt.span.returned, Event::Known { account, version: *version }));
             }
@@ -372,29 +452,28 @@ impl Fact {
         let Decision { command, outcome, .. } = decision.clone();
         Self { position, order, command, outcome, changed }
     }
+
+    /// The accounts that it names, but not settlement accounts, which every partition has a share of.
+    fn names(&self) -> impl Iterator<Item = &String> {
+        named(&self.command).into_iter().filter(|name| !name.starts_with('@'))
+    }
 }
 
 /// The accounts that a command names, as they are now.
 fn accounts_named(wallet: &Wallet, command: &Command) -> Vec<(String, Option<Account>)> {
-    let names = match command {
+    named(command).into_iter().map(|name| (name.clone(), wallet.accounts().get(name).copied())).collect()
+}
+
+fn named(command: &Command) -> Vec<&String> {
+    match command {
         Command::Open { account } => vec![account],
         Command::Move { from, to, .. } => vec![from, to],
         Command::Receive { to: account, .. }
+        | Command::Reserve { to: account }
+        | Command::Release { to: account }
         | Command::Pay { from: account, .. }
-        | Command::Refund { from: account, .. } => {
-            vec![account]
-        }
-    };
-    names.into_iter().map(|name| (name.clone(), wallet.accounts().get(name).copied())).collect()
-}
-
-fn first_sent(attempts: &[Attempt]) -> BTreeMap<CommandId, Moment> {
-    let mut sent: BTreeMap<CommandId, Moment> = BTreeMap::new();
-    for attempt in attempts {
-        let moment = sent.entry(id_of(&attempt.transfer)).or_insert(attempt.span.invoked);
-        *moment = attempt.span.invoked.min(*moment);
+        | Command::Refund { from: account, .. } => vec![account],
     }
-    sent
 }
 
 fn id_of(transfer: &Transfer) -> CommandId {
@@ -402,5 +481,6 @@ fn id_of(transfer: &Transfer) -> CommandId {
 }
 
 fn command_of(transfer: &Transfer) -> Command {
-    Command::Move { from: transfer.from.clone(), to: transfer.to.clone(), amount: transfer.amount }
+    let Transfer { from, to, amount, by, .. } = transfer.clone();
+    Command::Move { from, to, amount, by }
 }

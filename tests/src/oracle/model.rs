@@ -5,8 +5,17 @@
 
 use std::collections::BTreeMap;
 
+/// How a move between two partitions is coordinated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protocol {
+    #[default]
+    Saga,
+    /// Try-Confirm/Cancel.
+    Phases,
+}
+
 /// A command as far as it decides anything.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Command {
     Open {
         account: String,
@@ -17,6 +26,7 @@ pub enum Command {
         to: String,
         /// Minor units.
         amount: i128,
+        by: Protocol,
     },
     /// The payer's side of a move to another partition.
     Pay {
@@ -27,6 +37,14 @@ pub enum Command {
     Receive {
         to: String,
         amount: i128,
+    },
+    /// The payee makes sure that it can receive, and moves nothing.
+    Reserve {
+        to: String,
+    },
+    /// It need not receive any more.
+    Release {
+        to: String,
     },
     /// The payer gets back what the payee could not receive.
     Refund {
@@ -68,7 +86,7 @@ impl Wallet {
                 self.accounts.insert(account.clone(), Account { version: 1, balance: 0 });
                 Outcome::Success
             }
-            Command::Move { from, to, amount } => match self.payer(from, *amount).or_else(|| self.payee(to)) {
+            Command::Move { from, to, amount, .. } => match self.payer(from, *amount).or_else(|| self.payee(to)) {
                 Some(code) => rejected(code),
                 None => {
                     self.post(from, -amount);
@@ -84,6 +102,8 @@ impl Wallet {
                 let objection = self.payee(to);
                 self.post_unless(objection, to, *amount)
             }
+            Command::Reserve { to } => self.payee(to).map_or(Outcome::Success, rejected),
+            Command::Release { .. } => Outcome::Success,
         }
     }
 
@@ -149,7 +169,10 @@ fn rejected(code: &str) -> Outcome {
 fn money_moves_once_and_only_where_it_is() {
     let mut wallet = Wallet::default();
     let open = |account: &str| Command::Open { account: account.to_owned() };
-    let send = |from: &str, to: &str, amount| Command::Move { from: from.to_owned(), to: to.to_owned(), amount };
+    let send = |from: &str, to: &str, amount| {
+        let (from, to, by) = (from.to_owned(), to.to_owned(), Protocol::Saga);
+        Command::Move { from, to, amount, by }
+    };
     let script = [
         (open("a"), Outcome::Success),
         (open("a"), rejected("account_exists")),
@@ -171,6 +194,9 @@ fn money_moves_once_and_only_where_it_is() {
         (Command::Pay { from: "a".to_owned(), amount: 4 }, rejected("insufficient_funds")),
         (Command::Pay { from: "a".to_owned(), amount: 2 }, Outcome::Success),
         (Command::Receive { to: "c".to_owned(), amount: 1 }, rejected("account_not_found")),
+        (Command::Reserve { to: "c".to_owned() }, rejected("account_not_found")),
+        (Command::Reserve { to: "b".to_owned() }, Outcome::Success),
+        (Command::Release { to: "b".to_owned() }, Outcome::Success),
         (Command::Receive { to: "b".to_owned(), amount: 1 }, Outcome::Success),
         (Command::Refund { from: "a".to_owned(), amount: 2 }, Outcome::Success),
     ];

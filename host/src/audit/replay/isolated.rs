@@ -24,13 +24,15 @@ use crate::audit::replay::render::{self, About, time_text};
 use crate::audit::replay::report::{Brief, Covered, Difference};
 use crate::audit::replay::request::{Mode, Request, Seen};
 use crate::audit::replay::state::{State, is_of_host};
-use crate::audit::replay::tally::{Place, Tally};
+use crate::audit::replay::tally::{Place, Tally, slot_of};
 use crate::ids::{Micros, ModuleId};
 use crate::machine::entry::{Batch, Entry, EntryKind, Part};
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::logic::Logic;
 use crate::machine::replay::ReplayError;
 use crate::machine::replica::{Applied, ApplyError, no_writes, positions_before};
+use crate::saga::Outcome;
+use crate::saga::claim::ID_REUSED;
 
 /// A partition under an isolated replay.
 pub struct Walk<'a> {
@@ -149,7 +151,13 @@ impl<'a> Walk<'a> {
         if self.request.mode == Mode::Cumulative {
             let place = self.place(entry);
             for progress in &entry.records().progress {
-                self.tally.slots.heard.entry(progress.key.id(progress.command())).or_insert(place);
+                let slot = slot_of(self.places.here, progress.command(), progress.key);
+                self.tally.slots.heard.entry(slot).or_insert(place);
+                if let Outcome::Refused { rejection, code } = &progress.outcome
+                    && code == ID_REUSED
+                {
+                    self.tally.slots.reused.insert(slot, rejection.to_vec());
+                }
             }
         }
         put_all(&mut self.recorded, &applied);
@@ -235,7 +243,8 @@ impl<'a> Walk<'a> {
         if self.request.mode == Mode::Cumulative {
             let place = self.place(entry);
             for origin in &entry.records().origins {
-                self.tally.slots.calls.entry(origin.key.id(origin.parent())).or_insert(place);
+                let slot = slot_of(origin.home(), origin.parent(), origin.key);
+                self.tally.slots.calls.entry(slot).or_insert(place);
             }
         }
     }

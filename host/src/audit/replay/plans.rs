@@ -14,6 +14,7 @@ use crate::ids::PartitionId;
 use crate::machine::entry::{Batch, Entry, EntryCommand, Part};
 use crate::machine::logic::Logic;
 use crate::router::slots::partition_of;
+use crate::saga::claim::ID_REUSED;
 use crate::saga::{Form, SagaPlan};
 use crate::sequencer::decide::{Culprit, Diagnostic};
 use crate::sequencer::submission::{Plan, PlanView, is_plan_in_limits};
@@ -119,7 +120,7 @@ pub fn items_of(logic: &dyn Logic, recorder: &dyn Logic, entry: &Entry, places: 
     items.into_iter().map(|item| item.expect("each group is a fact, a call or a command")).collect()
 }
 
-/// Whether the host has rejected it: for want of budget, because of a trap, or because it was cancelled.
+/// Whether the host has rejected it: for want of budget, because of a trap, because it was cancelled, or because its command's id is another's.
 pub fn is_fact(recorder: &dyn Logic, batch: &Batch<'_>, group: usize, part: Part<'_>) -> bool {
     if !matches!(batch.outcome.group(group), GroupOutcome::Rejected(_)) {
         return false;
@@ -134,7 +135,7 @@ pub fn is_fact(recorder: &dyn Logic, batch: &Batch<'_>, group: usize, part: Part
         | host_rejection::MODULE_TRAP
         | host_rejection::MODULE_INCONSISTENT
         | host_rejection::KEYS => true,
-        CANCELLED => matches!(part, Part::Call(_)),
+        CANCELLED | ID_REUSED => matches!(part, Part::Call(_)),
         _ => false,
     }
 }

@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `replay.json` | what is replayed, and where each journal ended when it began: what came later is not in it |
-//! | `partition-N` | the walk over a partition up to one entry: `shreplay1\n`, length u64 and JSON of [`Saved`], then once or twice the rows: count u64, and key and row each with a length u32; 32 bytes blake3 of it all |
+//! | `partition-N` | the walk over a partition up to one entry: `shreplay2\n`, length u64 and JSON of [`Saved`], then once or twice the rows: count u64, and key and row each with a length u32; 32 bytes blake3 of it all |
 //!
 //! In: walks. Out: walks that go on behind the entries that are done, whose hashes are checked again. A file that is not whole is as good as
 //! none. The simulation of a cumulative replay is no walk: its state is that of all partitions at once, and it begins anew.
@@ -34,7 +34,7 @@ use crate::machine::entry::Entry;
 use crate::machine::journal::{Journal, Verdict};
 
 const RUN: &str = "replay.json";
-const MAGIC: &[u8] = b"shreplay1\n";
+const MAGIC: &[u8] = b"shreplay2\n";
 /// Rows are saved once for so many times their size of journal.
 const JOURNAL_PER_SAVED: u64 = 4;
 
@@ -87,6 +87,7 @@ struct Saved {
     differing: Vec<(u32, u64, usize)>,
     calls: Vec<(String, Place)>,
     heard: Vec<(String, Place)>,
+    reused: Vec<(String, Vec<u8>)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -314,6 +315,7 @@ impl Saved {
             differing: tally.differing.iter().copied().collect(),
             calls: slots(&tally.slots.calls),
             heard: slots(&tally.slots.heard),
+            reused: tally.slots.reused.iter().map(|(id, rejection)| (id.to_string(), rejection.clone())).collect(),
         }
     }
 
@@ -329,6 +331,7 @@ impl Saved {
         let slots = |saved: Vec<(String, Place)>| {
             saved.into_iter().filter_map(|(id, place)| Some((id.parse().ok()?, place))).collect()
         };
+        let reused = self.reused.into_iter().filter_map(|(id, rejection)| Some((id.parse().ok()?, rejection)));
         walk.tally = Tally {
             counts: self.counts,
             classes: self.classes,
@@ -338,7 +341,7 @@ impl Saved {
             timeline: self.timeline,
             deciders: self.deciders,
             differing: self.differing.into_iter().collect(),
-            slots: Slots { calls: slots(self.calls), heard: slots(self.heard) },
+            slots: Slots { calls: slots(self.calls), heard: slots(self.heard), reused: reused.collect() },
         };
         Ok(())
     }

@@ -10,7 +10,8 @@ use crate::audit::replay::class::Class;
 use crate::audit::replay::coverage::Counter;
 use crate::audit::replay::report::{Brief, ClassCount, Counts, Difference, LISTED_MAX};
 use crate::audit::replay::timeline::Timeline;
-use crate::ids::{CommandId, Micros, ModuleId};
+use crate::ids::{CommandId, Fingerprint, Micros, ModuleId, PartitionId};
+use crate::saga::{CallKey, Derivation, Identity};
 
 /// Where something stands in the order of all partitions: time, partition, journal index.
 pub type Place = (Micros, u32, u64);
@@ -32,11 +33,19 @@ pub struct Tally {
     pub slots: Slots,
 }
 
-/// Where the history has recorded each call and what was heard of it, by the call's id.
+/// Where the history has recorded each call and what was heard of it, by [`slot_of`].
 #[derive(Default)]
 pub struct Slots {
     pub calls: HashMap<CommandId, Place>,
     pub heard: HashMap<CommandId, Place>,
+    /// Calls refused because another command has their id: such a refusal is recorded at home alone. CBOR of the rejection.
+    pub reused: HashMap<CommandId, Vec<u8>>,
+}
+
+/// Names a call among those of all commands, whatever id it is recorded under.
+pub fn slot_of(home: PartitionId, command: CommandId, key: CallKey) -> CommandId {
+    let (fingerprint, derivation) = (Fingerprint::ZERO, Derivation::ByContent);
+    Identity { command, home, fingerprint, derivation }.call(key)
 }
 
 impl Tally {
@@ -83,5 +92,6 @@ impl Tally {
         self.differing.extend(other.differing);
         self.slots.calls.extend(other.slots.calls);
         self.slots.heard.extend(other.slots.heard);
+        self.slots.reused.extend(other.slots.reused);
     }
 }

@@ -21,7 +21,6 @@ use crate::cli::bench::{Folder, WALLET};
 use crate::cli::output::{print, progress, table};
 use crate::guest::{Engine, EngineOptions};
 use crate::ids::{CommandId, Digest, Fingerprint, Head, JournalIndex, LogIndex, Micros, ModuleId, NodeId, Term};
-use crate::machine::entry::fingerprint;
 use crate::machine::logic::Logic;
 use crate::machine::replica::digest;
 use crate::registry::Registry;
@@ -168,7 +167,7 @@ impl Lab {
         let started = Instant::now();
         let ids: Vec<(CommandId, Fingerprint, u32)> = (0..)
             .zip(&views)
-            .map(|(n, view)| (CommandId(self.random.random()), fingerprint(command, view.body), n))
+            .map(|(n, view)| (CommandId(self.random.random()), Fingerprint::of_command(command, view.body), n))
             .collect();
         let wanted: Vec<CommandId> = ids.iter().map(|(id, _, _)| *id).collect();
         let mut known = Vec::new();

@@ -120,6 +120,7 @@ pub async fn balance(router: &Router, account: &str, consistency: Consistency) -
         at: None,
         cursor: None,
         limit: 1,
+        home: None,
         deadline,
     };
     let answering = tokio::time::timeout_at(deadline + GRACE, machine.query(request)).await;

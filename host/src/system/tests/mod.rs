@@ -21,6 +21,7 @@ mod midnights;
 mod history;
 mod upgrade;
 mod level;
+mod calls;
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -8,17 +8,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::audit::replay::tally::{Place, Slots};
+use crate::audit::replay::tally::{Place, Slots, slot_of};
 use crate::ids::{CommandId, Micros, PartitionId};
+use crate::saga::claim::ID_REUSED;
 use crate::saga::participant::{Known, OnCancel, on_cancel};
 use crate::saga::status::EventRecord;
-use crate::saga::{Advance, Call, CallKey, Moment, Order, Outcome, Saga, SagaPlan};
+use crate::saga::{Advance, Call, CallKey, Derivation, Moment, Order, Outcome, Saga, SagaPlan};
 
 /// Before a refused call is made again; doubled with every refusal.
 const AGAIN: i64 = 250_000;
 const AGAIN_MAX: i64 = 10_000_000;
 /// Refusals after which a call that must succeed in the end is left in flight: nothing can change any more.
 const ATTEMPTS_MAX: u32 = 64;
+
+/// The partition of its home, and its id: two commands under one id may be in flight at two homes.
+pub type FlightId = (PartitionId, CommandId);
 
 /// A command in flight.
 struct Flight {
@@ -30,10 +34,10 @@ struct Flight {
 
 /// All commands in flight.
 pub struct Flights {
-    flights: BTreeMap<CommandId, Flight>,
+    flights: BTreeMap<FlightId, Flight>,
     slots: Slots,
     /// Calls that the record does not have, by time and partition.
-    agenda: BTreeMap<(Place, u64), (CommandId, CallKey)>,
+    agenda: BTreeMap<(Place, u64), (FlightId, CallKey)>,
     counter: u64,
 }
 
@@ -60,18 +64,19 @@ impl Flights {
         &mut self,
         command: crate::saga::status::Command,
         plan: SagaPlan,
+        derivation: Derivation,
         events: Vec<EventRecord>,
         now: Place,
     ) {
-        let id = command.id();
-        if let Advance::GoesOn(saga) = Saga::start(command, plan, events, &Moment::at_home(now.0, now.2)) {
+        let id = (plan.branches[0].partition(), command.id());
+        if let Advance::GoesOn(saga) = Saga::start(command, plan, derivation, events, &Moment::at_home(now.0, now.2)) {
             self.flights.insert(id, Flight { saga: *saga, sent: BTreeSet::new(), done: BTreeMap::new() });
             self.send(id, now);
         }
     }
 
     /// What is due of a call now; `None` if it was never made, or was carried out already.
-    pub fn find_due(&self, command: CommandId, key: CallKey) -> Option<Due> {
+    pub fn find_due(&self, command: FlightId, key: CallKey) -> Option<Due> {
         let flight = self.flights.get(&command)?;
         if !flight.sent.contains(&key) || flight.done.contains_key(&key) {
             return None;
@@ -79,7 +84,7 @@ impl Flights {
         let saga = &flight.saga;
         let is_undo = key.call == Call::Undo;
         if saga.is_cancel(key) && key.branch != 0 {
-            let known = match flight.done.get(&tried(key)) {
+            let known = match flight.done.get(&key.first_do()) {
                 Some((Outcome::Done { .. }, ..)) => Known::Done,
                 Some(_) => Known::Refused,
                 None => Known::Nothing,
@@ -94,28 +99,27 @@ impl Flights {
         Some(Due::Steps { block, is_undo })
     }
 
-    /// The partition that carries out a call, and the command that it belongs to.
-    pub fn command_of(&self, command: CommandId, key: CallKey) -> Option<(PartitionId, &crate::saga::status::Command)> {
-        let flight = self.flights.get(&command)?;
-        Some((flight.saga.branch(key).partition(), &flight.saga.command))
+    /// The row of a command in flight.
+    pub fn saga_of(&self, command: FlightId) -> Option<&Saga> {
+        self.flights.get(&command).map(|flight| &flight.saga)
     }
 
     /// A call has an outcome. The coordinator hears of it where the record says so, else at once.
-    pub fn on_outcome(&mut self, command: CommandId, key: CallKey, outcome: Outcome, now: Place) {
+    pub fn on_outcome(&mut self, command: FlightId, key: CallKey, outcome: Outcome, now: Place) {
         let Some(flight) = self.flights.get_mut(&command) else { return };
         if matches!(outcome, Outcome::NothingDone) {
             // What was cancelled before it came never comes.
-            flight.sent.remove(&tried(key));
+            flight.sent.remove(&key.first_do());
         }
         let at = Moment::at_participant(now.0, String::new());
         flight.done.insert(key, (outcome, at, false));
-        if self.slots.heard.get(&key.id(command)).is_none_or(|heard| *heard <= now) {
+        if self.slots.heard.get(&slot_of(command.0, command.1, key)).is_none_or(|heard| *heard <= now) {
             self.on_heard(command, key, now);
         }
     }
 
     /// The coordinator hears of a call, if it has an outcome.
-    pub fn on_heard(&mut self, command: CommandId, key: CallKey, now: Place) {
+    pub fn on_heard(&mut self, command: FlightId, key: CallKey, now: Place) {
         let Some(flight) = self.flights.get_mut(&command) else { return };
         let Some((outcome, recorded, is_heard)) = flight.done.get_mut(&key) else { return };
         if std::mem::replace(is_heard, true) {
@@ -134,8 +138,8 @@ impl Flights {
     }
 
     /// An operator's order, where the simulated command allows it as well: one that went another way needs none, or has to do without.
-    pub fn on_order(&mut self, order: &Order, now: Place) {
-        let id = order.command();
+    pub fn on_order(&mut self, home: PartitionId, order: &Order, now: Place) {
+        let id = (home, order.command());
         let Some(flight) = self.flights.get_mut(&id) else { return };
         match flight.saga.clone().order(order, &Moment::at_home(now.0, now.2)) {
             Ok(Advance::GoesOn(saga)) => {
@@ -148,20 +152,28 @@ impl Flights {
     }
 
     /// Makes the calls that have become due.
-    fn send(&mut self, command: CommandId, now: Place) {
+    fn send(&mut self, command: FlightId, now: Place) {
         let Some(flight) = self.flights.get_mut(&command) else { return };
         for key in flight.saga.due() {
             if ATTEMPTS_MAX < key.attempt || !flight.sent.insert(key) {
                 continue;
             }
-            let is_to_come = |key: CallKey| self.slots.calls.get(&key.id(command)).filter(|slot| now < **slot);
+            let is_to_come =
+                |key: CallKey| self.slots.calls.get(&slot_of(command.0, command.1, key)).filter(|slot| now < **slot);
             if is_to_come(key).is_some() {
+                continue;
+            }
+            let slot = slot_of(command.0, command.1, key);
+            if let Some(rejection) = self.slots.reused.get(&slot).filter(|_| !self.slots.calls.contains_key(&slot)) {
+                // No participant has recorded it, so that it is heard of where the coordinator did.
+                let outcome = Outcome::Refused { rejection: rejection.clone().into(), code: ID_REUSED.to_owned() };
+                flight.done.insert(key, (outcome, Moment::at_participant(now.0, String::new()), false));
                 continue;
             }
             let pause = if key.attempt == 0 { 1 } else { (AGAIN << (key.attempt - 1).min(6)).min(AGAIN_MAX) };
             let mut time = Micros(now.0.0.saturating_add(pause));
             // A cancel without a place of its own: what it cancels may be on its way, and the participant has answered after that.
-            if let Some(slot) = is_to_come(tried(key)).filter(|_| key.call == Call::Undo) {
+            if let Some(slot) = is_to_come(key.first_do()).filter(|_| key.call == Call::Undo) {
                 time = time.max(Micros(slot.0.0.saturating_add(1)));
             }
             self.counter += 1;
@@ -171,7 +183,7 @@ impl Flights {
     }
 
     /// The next call that the record does not have, up to a time.
-    pub fn next_call(&mut self, until: Micros) -> Option<(Place, CommandId, CallKey)> {
+    pub fn next_call(&mut self, until: Micros) -> Option<(Place, FlightId, CallKey)> {
         let entry = self.agenda.first_entry()?;
         let ((place, _), (command, key)) = (*entry.key(), *entry.get());
         if until < place.0 {
@@ -180,9 +192,4 @@ impl Flights {
         entry.remove();
         Some((place, command, key))
     }
-}
-
-/// The call that a cancel cancels.
-fn tried(key: CallKey) -> CallKey {
-    CallKey { call: Call::Do, attempt: 0, ..key }
 }

@@ -98,10 +98,10 @@ impl<'a> Simulation<'a> {
             EntryKind::Activate | EntryKind::Tick => {}
             EntryKind::Saga => {
                 for progress in &entry.records().progress {
-                    self.flights.on_heard(progress.command(), progress.key, self.now);
+                    self.flights.on_heard((partition, progress.command()), progress.key, self.now);
                 }
                 for order in entry.records().orders() {
-                    self.flights.on_order(order, self.now);
+                    self.flights.on_order(partition, order, self.now);
                 }
             }
             EntryKind::Batch => {

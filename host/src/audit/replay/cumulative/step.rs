@@ -9,7 +9,7 @@ use statehouse_abi::ops::{OpRole, OpsBlock};
 use crate::audit::list::step_text;
 use crate::audit::replay::class::{Class, Decision};
 use crate::audit::replay::cumulative::Simulation;
-use crate::audit::replay::cumulative::flights::Due;
+use crate::audit::replay::cumulative::flights::{Due, FlightId};
 use crate::audit::replay::error::ReplayFault;
 use crate::audit::replay::examine::{command_of, recorded_side, short, side};
 use crate::audit::replay::isolated::is_reported;
@@ -23,7 +23,7 @@ use crate::ids::{CommandId, Head, JournalIndex, PartitionId, Position};
 use crate::machine::entry::{Batch, Entry, EntryCommand, Part};
 use crate::machine::replica::positions_before;
 use crate::saga::status::{Command, EventRecord};
-use crate::saga::{CallKey, Outcome};
+use crate::saga::{CallKey, Derivation, Outcome, Start};
 use crate::sequencer::decide::decide;
 use crate::sequencer::submission::PlanView;
 use statehouse_abi::call::Context;
@@ -71,7 +71,7 @@ impl Simulation<'_> {
     fn take_calls(&mut self, recorded: &Recorded<'_>, items: &mut [Item]) {
         for origin in &recorded.entry.records().origins {
             let Some(group) = find_group(&recorded.batch, origin.command) else { continue };
-            let command = origin.parent();
+            let command = (origin.home(), origin.parent());
             let then = Decision::recorded(&recorded.batch, group);
             if matches!(items[group], Item::Fact) && then.code() != Some(CANCELLED) {
                 // The host refused it then, and whoever asked for it heard so.
@@ -151,20 +151,22 @@ impl Simulation<'_> {
             self.on_difference(recorded, items, group, class, [&then, &decision])?;
         }
         if let Part::Call(origin) = part {
-            self.on_call(origin.parent(), origin.key, decision);
+            self.on_call((origin.home(), origin.parent()), origin.key, decision);
         } else if let (Item::Decide(planned), Decision::Accepted { events }) = (&items[group], decision)
             && let Some(saga) = &planned.saga
         {
             let EntryCommand { id, name, caller, roles, request_id, body, .. } =
                 recorded.batch.command(number as usize);
             let command = Command::new(id, name, caller, roles, request_id, body);
-            self.flights.start(command, saga.clone(), event_records(events), self.now);
+            let start = recorded.entry.records().start(number);
+            let derivation = start.map_or(Derivation::ByContent, Start::derivation);
+            self.flights.start(command, saga.clone(), derivation, event_records(events), self.now);
         }
         Ok(())
     }
 
     /// Tells the coordinator what came of a call.
-    fn on_call(&mut self, command: CommandId, key: CallKey, decision: Decision) {
+    fn on_call(&mut self, command: FlightId, key: CallKey, decision: Decision) {
         let outcome = match decision {
             Decision::Accepted { events } => Outcome::Done { events: event_records(events) },
             Decision::NotAsked { why } if why == NOTHING_DONE => Outcome::NothingDone,
@@ -176,17 +178,17 @@ impl Simulation<'_> {
     }
 
     /// A call that the record does not have, or has elsewhere.
-    pub(super) fn carry_out(&mut self, command: CommandId, key: CallKey) -> Result<(), ReplayFault> {
+    pub(super) fn carry_out(&mut self, command: FlightId, key: CallKey) -> Result<(), ReplayFault> {
         let Some(due) = self.flights.find_due(command, key) else { return Ok(()) };
         let Due::Steps { block, is_undo } = due else {
             self.on_call(command, key, Decision::NotAsked { why: NOTHING_DONE });
             return Ok(());
         };
-        let Some((partition, of)) = self.flights.command_of(command, key) else { return Ok(()) };
-        let of = of.clone();
+        let Some(saga) = self.flights.saga_of(command) else { return Ok(()) };
+        let (partition, call, of) = (saga.branch(key).partition(), saga.identity().call(key), saga.command.clone());
         let planned = Planned::of_block(block, if is_undo { OpRole::Undo } else { OpRole::Step });
         let state = &self.states[partition.0 as usize];
-        let context = Context { time: self.now.0.0, seed: *blake3::hash(&key.id(command).0).as_bytes() };
+        let context = Context { time: self.now.0.0, seed: *blake3::hash(&call.0).as_bytes() };
         let fetch = |ops: &OpsBlock<'_>| Ok::<_, ReplayFault>(state.fetch(ops));
         let decided = decide(self.candidate.as_ref(), context, &[planned.view()], fetch)?;
         let ops = OpsBlock::parse_trusted(&decided.ops).expect("the host wrote this block");

@@ -22,11 +22,11 @@ use crate::machine::journal::{Journal, Verdict};
 use crate::machine::logic::Logic;
 use crate::machine::migration::digest;
 use crate::machine::replica::{Applied, no_writes};
-use crate::machine::table::{Change, Table, list_finished};
+use crate::machine::table::{Change, Table, derivations, list_finished};
 use crate::router::slots::partition_of;
 use crate::saga::participant::{Known, OnCancel, on_cancel};
 use crate::saga::status::EventRecord;
-use crate::saga::{Call, CallKey, Form, Moment, Origin, Outcome, Progress, Records, Saga, SagaPlan, Start};
+use crate::saga::{Call, CallKey, Derivation, Form, Moment, Origin, Outcome, Progress, Records, Saga, SagaPlan, Start};
 use crate::sequencer::block::BlockBuilder;
 use crate::sequencer::decide::{HostFault, decide};
 use crate::sequencer::submission::{Plan, PlanView};
@@ -197,7 +197,7 @@ impl Maker {
                 .expect("it divides");
             let first = saga.as_ref().map(|saga| saga.branches[0].to_plan(Form::Do, view.home, view.body));
             let plan = first.map_or_else(|| plan.clone(), one_plan);
-            records.starts.extend(saga.map(|plan| Start { command: number, plan }));
+            records.starts.extend(saga.map(|plan| Start::new(number, plan, Derivation::ByContent)));
             plans.push(plan);
         }
         let ids: Vec<CommandId> = sent.iter().map(|sent| id_of(sent.id)).collect();
@@ -259,9 +259,10 @@ impl Maker {
         // Its command is over: the coordinator has given it up.
         let Some(saga) = self.saga(&call) else { return true };
         let key = call.key;
-        let mut id = key.id(call.parent);
+        let identity = saga.identity();
+        let mut id = identity.call(key);
         if saga.is_cancel(key) && key.branch != 0 {
-            let tried = CallKey { call: Call::Do, attempt: 0, ..key }.id(call.parent);
+            let tried = identity.call(key.first_do());
             let known = match self.outcomes.get(&tried) {
                 Some(true) => Known::Done,
                 Some(false) => Known::Refused,
@@ -290,9 +291,9 @@ impl Maker {
         if is_undo {
             view.role = OpRole::Undo;
         }
-        let records = Records { origins: vec![Origin::new(0, call.parent, call.home, key)], ..Records::default() };
+        let records = Records { origins: vec![Origin::new(0, &saga.identity(), key)], ..Records::default() };
         let (ids, names, bodies) = ([id], [saga.command.name.as_str()], [body]);
-        let is_forbidden = id != key.id(call.parent);
+        let is_forbidden = id != saga.identity().call(key);
         let (entry, writes) = if is_forbidden {
             let header = self.header(partition, EntryKind::Batch);
             let (ops, outcome) = forbidden(&view);
@@ -321,7 +322,8 @@ impl Maker {
         let Ok(change) = change else { return true };
         let (commands, ops, outcome) = list_finished(&change.finished);
         let marks = change.finished.iter().map(|finished| finished.saga.marks.clone()).collect();
-        let records = Records { progress: vec![progress], marks, ..Records::default() };
+        let ended = derivations(&change.finished);
+        let records = Records { progress: vec![progress], marks, ended, ..Records::default() };
         let entry = commands.finish(header, &ops, &outcome, records);
         self.record(partition, entry, no_writes());
         self.script.push(Step::Heard(number_of(parent)));

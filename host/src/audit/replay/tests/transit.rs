@@ -76,14 +76,14 @@ fn report(history: &dyn History) -> (TransitReport, InTransit) {
         for entry in opened.entries() {
             let entry = entry.expect("made in memory");
             let logic = replay.logic.clone();
-            let moves = logic.and_then(|logic| transits.measure(logic.as_ref(), &entry, &replay.rows));
+            let moves = logic.and_then(|logic| transits.measure(logic.as_ref(), partition, &entry, &replay.rows));
             let verdict = replay.apply(&entry, &|id| history.load(id)).expect("it is as it was made");
             assert!(matches!(verdict, Verdict::Effective(_)));
             if let (Some(moves), Some(logic)) = (moves, &replay.logic) {
                 let moves = moves.expect("the module renders its rows");
                 transits.moved(logic.as_ref(), &entry, moves, &replay.rows).expect("the module renders its rows");
             }
-            transits.note(&entry);
+            transits.note(partition, &entry);
         }
         let rows = replay.rows.iter().map(|(key, row)| (key.as_slice(), row.as_slice()));
         if let Some(logic) = &replay.logic {

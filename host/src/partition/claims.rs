@@ -1,0 +1,107 @@
+//! Whose a client's id is in this partition: no call of another command is carried out under it.
+//!
+//! | the id index has the client's id with | so that it belongs to |
+//! |---|---|
+//! | the content of a command | a command of this partition, whatever became of it |
+//! | the claim of a command (`Identity::claim`) | the command that has made the first call here under this id |
+//!
+//! In: submissions. Out: what is known of them, and for a call whether its command may be carried out here. A claim is recorded in the entry of
+//! the call that makes it (`Origin::is_claim`) and found where ids of commands are found: in the id index, which is made of the journal. It is
+//! no row of the state, for it is kept for ever, and only a leader asks for it; what the leader answers is recorded. Undo, confirm and cancel
+//! ask for ids of calls only. It does not know what a call does.
+
+use crate::ids::{CommandId, Position};
+use crate::partition::error::HaltReason;
+use crate::partition::run::{Executor, store_failed};
+use crate::saga::claim::{different_fields, refusal};
+use crate::saga::{Derivation, Identity};
+use crate::sequencer::submission::{Called, Reply, Submission};
+use crate::store::IdRecord;
+
+/// What the client's id is here to a call that needs it.
+pub(super) enum Claim {
+    /// Whoever has the id, the call is carried out.
+    NotNeeded,
+    Free,
+    /// Of the command that calls.
+    Own,
+    Other(IdRecord),
+}
+
+/// See [`Executor::look_up`].
+pub(super) struct LookedUp {
+    /// Of each submission.
+    pub known: Vec<Option<IdRecord>>,
+    /// Of each call that needs the client's id.
+    pub claims: Vec<Claim>,
+}
+
+/// A submission that is recorded as refused, without the module being asked.
+pub(super) struct Forbidden {
+    pub submission: Submission,
+    /// CBOR of the rejection.
+    pub rejection: Vec<u8>,
+}
+
+impl Executor {
+    /// What is recorded under the id of each submission, and of each call that needs it, whose the client's id is.
+    pub(super) fn look_up(&self, submissions: &[Submission]) -> Result<LookedUp, HaltReason> {
+        let calls = || submissions.iter().filter_map(|submission| Some((submission, claiming(submission)?)));
+        let mut wanted: Vec<CommandId> = submissions.iter().map(|submission| submission.id).collect();
+        for (submission, called) in calls() {
+            let by_id = Identity { derivation: Derivation::ById, ..called.identity(submission.fingerprint) };
+            // A command of the first release has claimed nothing; the id of its call is what it has left.
+            wanted.extend([called.parent, by_id.call(called.key)]);
+        }
+        let mut known = Vec::with_capacity(wanted.len());
+        self.ids.lookup_batch(&wanted, &mut known).map_err(store_failed)?;
+        assert!(known.len() == wanted.len());
+        let names = known.split_off(submissions.len());
+        let (names, _) = names.as_chunks::<2>();
+        let claim = |((submission, called), [holder, by_id]): ((&Submission, &Called), &[Option<IdRecord>; 2])| {
+            self.claim(submission, called, *holder, *by_id)
+        };
+        Ok(LookedUp { known, claims: calls().zip(names).map(claim).collect() })
+    }
+
+    fn claim(
+        &self,
+        submission: &Submission,
+        called: &Called,
+        holder: Option<IdRecord>,
+        by_id: Option<IdRecord>,
+    ) -> Claim {
+        let Some(holder) = holder else {
+            let is_other = |call: &IdRecord| !call.is_same_content(&submission.fingerprint);
+            return by_id.filter(is_other).map_or(Claim::Free, Claim::Other);
+        };
+        let is_start = called.home == self.partition && holder.is_same_content(&submission.fingerprint);
+        if is_start || holder.is_same_content(&called.identity(submission.fingerprint).claim()) {
+            Claim::Own
+        } else {
+            Claim::Other(holder)
+        }
+    }
+
+    /// The refusal of a call whose command's id is another command's here.
+    pub(super) fn refuse_reused(&self, submission: &Submission, holder: &IdRecord) -> Result<Vec<u8>, HaltReason> {
+        let (fields, position) = match self.recorded(holder)? {
+            Reply::Recorded { recorded, command, .. } => {
+                let position = recorded.position(self.partition, command);
+                let batch = recorded.entry.batch().expect("a recorded id lies in a batch");
+                let other = batch.command(command as usize);
+                let ours = (&*submission.name, submission.plan.view().body);
+                (Some(different_fields(ours, (other.name, other.body))), position)
+            }
+            // Its entry was released; where it was is known all the same.
+            _ => (None, Position { partition: self.partition, index: holder.journal, n: 0, head8: [0; 4] }),
+        };
+        tracing::info!(call = %submission.id, %position, "a call was refused: another command has its command's id here");
+        Ok(refusal(fields, position))
+    }
+}
+
+/// The call, if it needs the client's id.
+pub(super) fn claiming(submission: &Submission) -> Option<&Called> {
+    submission.called.as_deref().filter(|called| called.needs_claim)
+}
