@@ -48,7 +48,7 @@ pub const MODULE_BYTES_MAX: usize = 4 << 20;
 pub const GUEST_MEMORY_BYTES_MAX: usize = 64 << 20;
 /// Elements of a guest's one table.
 pub const GUEST_TABLE_ELEMENTS_MAX: u32 = 65_536;
-/// What a module says of itself: the longest of the released ones has some 10 KiB.
+/// What a module says of itself: the longest of the released ones has 6 KiB.
 pub const DESCRIBE_BYTES_MAX: usize = 256 << 10;
 /// Commands, queries, rejections, events, invariants, accepted schemas, fields of an object and values of an enum, each: they are compared with
 /// each other.
@@ -60,15 +60,15 @@ pub const DESCRIBE_PATH_BYTES_MAX: usize = 512;
 pub const GUEST_CBOR_DEPTH_MAX: usize = 128;
 /// Items in what a guest returns as CBOR, each of which is some 50 bytes once it is decoded.
 pub const GUEST_CBOR_ITEMS_MAX: usize = 2 << 20;
-/// Memory of a child that compiles a foreign module: compiling the released ones takes 0 MiB, and some hundred for one of [`MODULE_BYTES_MAX`].
+/// Memory of a child that compiles a foreign module: the released ones take less than 100 MiB, and one of [`MODULE_BYTES_MAX`] some hundred.
 pub const COMPILE_MEMORY_BYTES_MAX: u64 = 1 << 30;
-/// CPU time of a child that compiles a foreign module: the released ones take 0 s, for both engines.
+/// CPU time of a child that compiles a foreign module: the released ones take 1.2 s for both engines on a slow machine.
 pub const COMPILE_CPU_MAX: Duration = Duration::from_secs(10);
 /// How long a child that compiles a foreign module may take on a machine that is busy with other things.
 pub const COMPILE_WALL_MAX: Duration = Duration::from_secs(60);
 /// How much a child that compiles stands back for this process, which has requests to answer.
 pub const COMPILE_NICE: i32 = 10;
-/// Machine code of a module for one engine, of which the released ones have 0 MiB.
+/// Machine code of a module for one engine, of which the released ones have 1 MiB.
 pub const ARTEFACT_BYTES_MAX: usize = 64 << 20;
 /// Machine code that a node keeps on its disk; the oldest is deleted first, and compiled again when it is needed.
 pub const ARTEFACTS_BYTES_MAX: u64 = 1 << 30;
@@ -93,7 +93,7 @@ pub const GUEST_FUEL_BASE: u64 = 20_000_000;
 pub const GUEST_FUEL_MAX: u64 = 500_000_000;
 /// Budget of one call on the second engine, in its own unit: more than any call on the first one may take, and still an end.
 pub const SECOND_ENGINE_FUEL: u64 = 2 * GUEST_FUEL_MAX;
-/// Budget of describing itself on the second engine: the released modules take a thousandth.
+/// Budget of describing itself on the second engine: twice what the first one gives, for each has a unit of its own.
 pub const DESCRIBE_FUEL: u64 = 2 * GUEST_FUEL_BASE;
 /// Calls within calls on the second engine: more than the first one's stack has room for.
 pub const SECOND_ENGINE_FRAMES_MAX: usize = GUEST_STACK_BYTES_MAX / 16;

@@ -4,12 +4,15 @@
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
+use statehouse_tests::cluster::release;
 use statehouse_tests::hold::eventually;
-use statehouse_tests::host::{Host, argument, cli};
+use statehouse_tests::host::{Finished, Host, argument, cli};
 use statehouse_tests::http::{Answer, Client, Request};
 use statehouse_tests::oracle::{Ledger, check_audit};
+use statehouse_tests::process::binary;
 use tempfile::tempdir;
 
 const MODULES: &str = "/v1/machines/wallet/modules";
@@ -71,6 +74,21 @@ fn heavy() -> Vec<u8> {
     }
     body.push_str(&" local.get 1 i64.eqz br_if 0 end".repeat(500));
     module(DESCRIPTION, &format!("(func {body})").repeat(50))
+}
+
+/// The same: branches, after each of which a compiler looks which value every local has.
+fn branching() -> Vec<u8> {
+    let mut body = format!("(local{})", " i64".repeat(400));
+    for at in 0..2_400 {
+        let [from, then, other] = [at * 3, at * 5 + 1, at * 7 + 2].map(|local| local % 400);
+        write!(
+            body,
+            " local.get {} i32.wrap_i64 if local.get {from} local.set {then} else i64.const 1 local.set {other} end",
+            at % 400
+        )
+        .expect("text grows");
+    }
+    module(DESCRIPTION, &format!("(func {body})").repeat(20))
 }
 
 async fn stage(client: &mut Client, wasm: Vec<u8>, deadline: &str) -> Answer {
@@ -185,4 +203,38 @@ fn the_command_line_refuses_what_a_node_refuses() {
     }
     let differ = cli(["module", "diff", argument(&file), argument(&file)]);
     assert!(differ.code == Some(2) && differ.stderr.contains("levels deep"), "{differ:?}");
+}
+
+/// `module check` of a file, by a shell that limits what it and its children may have.
+fn check_within(limit: &str, file: &Path) -> Finished {
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(format!("ulimit {limit}; exec \"$@\"")).arg("sh").arg(binary());
+    let done = shell.args(["module", "check", argument(file)]).output().expect("there is a shell");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it prints UTF-8");
+    Finished { code: done.status.code(), stdout: text(done.stdout), stderr: text(done.stderr) }
+}
+
+#[test]
+fn what_takes_too_much_is_refused_with_the_limit_it_met() {
+    let folder = tempdir().expect("a temporary folder");
+    let write = |name: &str, wasm: Vec<u8>| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, wasm).expect("the folder is ours");
+        file
+    };
+    let (heavy, branching) = (write("heavy.wasm", heavy()), write("branching.wasm", branching()));
+    // Limits that are met soon; the child's own take ten seconds of a whole processor.
+    let (memory, time) = ("-d 200000", "-t 4");
+    for (limit, file, named) in [(memory, &heavy, "`compile_memory`"), (time, &branching, "`compile_cpu`")] {
+        let refused = check_within(limit, file);
+        assert!(refused.code == Some(1) && refused.stderr.contains(named), "{refused:?}");
+    }
+    let good = check_within(memory, &release("wallet-1.1.0.wasm"));
+    assert_eq!(good.code, Some(0), "a released module has room: {good:?}");
+    if std::env::var_os("STATEHOUSE_CHAOS").is_some() {
+        for (file, named) in [(&heavy, "`compile_memory`"), (&branching, "`compile_cpu`")] {
+            let refused = check_within("-c 0", file);
+            assert!(refused.code == Some(1) && refused.stderr.contains(named), "{refused:?}");
+        }
+    }
 }

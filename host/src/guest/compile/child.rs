@@ -12,6 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
+use rustix::process::{Resource, getrlimit};
 
 use super::Compiled;
 use super::wire::{Answer, Failure};
@@ -152,10 +153,12 @@ fn last_words(mut stderr: ChildStderr) -> String {
 fn died(status: &ExitStatus, words: &str, allowance: Allowance) -> GuestError {
     tracing::debug!(%status, words, "a child that compiles has died");
     if is_memory(words) {
-        return GuestError::Limit(CompileLimit::Memory { mib: allowance.memory() >> 20 });
+        return memory_met(allowance);
     }
     if status.signal() == Some(libc::SIGXCPU) {
-        return GuestError::Limit(CompileLimit::Cpu { seconds: allowance.cpu().as_secs() });
+        return GuestError::Limit(CompileLimit::Cpu {
+            seconds: or_inherited(Resource::Cpu, allowance.cpu().as_secs()),
+        });
     }
     if status.code().is_some_and(|code| code != PANICKED) {
         // It has not come so far as to look at the module.
@@ -163,6 +166,15 @@ fn died(status: &ExitStatus, words: &str, allowance: Allowance) -> GuestError {
     }
     let words: String = words.lines().take(3).collect::<Vec<_>>().join("; ");
     GuestError::Limit(CompileLimit::Death { how: format!("{status}: {words}") })
+}
+
+fn memory_met(allowance: Allowance) -> GuestError {
+    GuestError::Limit(CompileLimit::Memory { mib: or_inherited(Resource::Data, allowance.memory()) >> 20 })
+}
+
+/// A limit of this process, which a child cannot raise, where it is lower.
+fn or_inherited(resource: Resource, wanted: u64) -> u64 {
+    getrlimit(resource).maximum.map_or(wanted, |maximum| wanted.min(maximum))
 }
 
 /// What allocators say, in Rust's words and in the system's.
@@ -176,7 +188,7 @@ fn is_memory(words: &str) -> bool {
 fn judge(answer: Answer, job: &Job<'_>) -> Result<Compiled, GuestError> {
     match answer.failure {
         Some(Failure::Compile(detail)) if is_memory(&detail) => {
-            return Err(GuestError::Limit(CompileLimit::Memory { mib: job.allowance.memory() >> 20 }));
+            return Err(memory_met(job.allowance));
         }
         Some(Failure::Compile(detail)) => return Err(GuestError::Compile { detail }),
         Some(Failure::Describe(fault)) => return Err(GuestError::Describe(fault)),

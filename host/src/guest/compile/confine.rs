@@ -68,10 +68,10 @@ pub(super) fn confine(allowance: Allowance) -> Result<Vec<String>, String> {
     Ok(missing)
 }
 
-/// No more than this, or than there was before.
+/// No more than this, or than there was before; the second limit is that much above the first.
 fn limit(resource: Resource, wanted: u64, more: u64) -> Result<(), String> {
     let before = getrlimit(resource).maximum.unwrap_or(u64::MAX);
-    let (current, maximum) = (wanted.min(before), wanted.saturating_add(more).min(before));
+    let (current, maximum) = (wanted.min(before.saturating_sub(more)), wanted.saturating_add(more).min(before));
     let limited = setrlimit(resource, Rlimit { current: Some(current), maximum: Some(maximum) });
     limited.map_err(|error| format!("limit of {resource:?}: {error}"))
 }
