@@ -1,16 +1,19 @@
 //! The configuration file of `statehouse serve`: TOML, every key documented here, unknown keys are errors.
 //!
-//! In: text. Out: a [`Config`] whose values make sense by themselves. Sections of the design that this version does not
-//! support yet are refused rather than ignored. It knows nothing of what the values are used for.
+//! In: text. Out: a [`Config`] whose values make sense by themselves. It knows nothing of what the values are used for, and reads none of the
+//! files that they name.
+
+mod http;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 use statehouse_abi::role;
 
+pub use self::http::{ClientCertificates, HttpConfig, HttpTlsConfig, TlsVersion};
 use crate::features::{self, FeatureLevel};
 use crate::ids::NodeId;
 use crate::limits::{
@@ -64,22 +67,6 @@ pub struct NodeConfig {
 
 fn highest() -> FeatureLevel {
     features::HIGHEST
-}
-
-/// `[http]`
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct HttpConfig {
-    /// Address the REST API listens on; default 127.0.0.1:8080. Any but a loopback address needs `[auth] tokens`.
-    pub listen: SocketAddr,
-    /// Certificate and key. Not supported yet: put a proxy in front.
-    tls: Option<toml::Table>,
-}
-
-impl Default for HttpConfig {
-    fn default() -> Self {
-        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)), tls: None }
-    }
 }
 
 /// `[peer]`: how this node and the others reach each other.
@@ -336,7 +323,7 @@ impl AuthConfig {
 pub struct TokenConfig {
     /// Recorded with every command, so never reuse it for somebody else.
     pub name: String,
-    /// Some of `client treasury auditor developer operator admin`.
+    /// Some of `client treasury auditor developer operator admin monitor`.
     pub roles: Vec<Role>,
     /// blake3 of the token in hexadecimal, as `printf %s "$TOKEN" | b3sum` prints it. The token itself is kept nowhere.
     pub blake3: String,
@@ -353,7 +340,14 @@ pub enum Role {
     Developer = role::DEVELOPER,
     Operator = role::OPERATOR,
     Admin = role::ADMIN,
+    /// May see how the node is, and nothing of what is in it.
+    Monitor = MONITOR,
 }
+
+/// A role of the host alone: no module and no journal ever sees it.
+pub const MONITOR: u32 = 64;
+/// Of those who may do everything.
+pub const EVERY_ROLE: u32 = role::ALL | MONITOR;
 
 impl Role {
     pub fn bits(roles: &[Role]) -> u32 {
@@ -406,12 +400,10 @@ impl Config {
     }
 
     /// # Errors
-    /// Not TOML, an unknown or missing key, a value that makes no sense, or a section that is not supported yet.
+    /// Not TOML, an unknown or missing key, or a value that makes no sense.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let config: Self = toml::from_str(text)?;
-        if config.http.tls.is_some() {
-            return Err(ConfigError::NotSupported("http.tls"));
-        }
+        config.http.check()?;
         if config.archive.as_ref().is_some_and(|archive| !(1..=86_400).contains(&archive.every_seconds)) {
             return Err(ConfigError::Invalid("archive.every_seconds", "must be from 1 to 86400"));
         }
@@ -484,8 +476,6 @@ pub enum ConfigError {
     Unreadable { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Malformed(#[from] toml::de::Error),
-    #[error("`{0}` is not supported yet; leave it out")]
-    NotSupported(&'static str),
     #[error("`{0}` {1}")]
     Invalid(&'static str, &'static str),
 }

@@ -179,6 +179,12 @@ pub const HTTP_REQUESTS_MAX: usize = 8192;
 pub const HTTP_STREAMS_MAX: u32 = 256;
 /// A connection that has neither begun nor finished a request for this long is closed: slow headers, idle clients.
 pub const HTTP_IDLE_MAX: Duration = Duration::from_secs(60);
+/// A TLS handshake, and what is said to a client that is not let in: some round trips of a slow link. The connection has its place meanwhile.
+pub const HTTP_HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// How often the log says that a token or a connection was refused: strangers can cause as many of these lines as they like.
+pub const REFUSAL_LINE_EVERY: Duration = Duration::from_secs(1);
+/// Of the path in such a line.
+pub const REFUSED_PATH_CHARS_MAX: usize = 200;
 /// The request line and all headers of one request, and what is buffered of its body at a time.
 pub const HTTP_HEADERS_BYTES_MAX: usize = 64 << 10;
 /// After the signal to stop, requests under way have this long.

@@ -1,28 +1,63 @@
 //! Callers: who asks, by the bearer token of the request, and what they may do.
 //!
 //! In: the `Authorization` header. Out: a [`Caller`] or a problem. Tokens are compared by their blake3, in constant time
-//! and always with all of them. It knows nothing of what is asked for.
+//! and always with all of them; they are replaced as a whole, between two requests. It knows nothing of what is asked for.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
+use parking_lot::RwLock;
 use statehouse_abi::role;
+use tokio_util::sync::CancellationToken;
 
 use super::error::ApiError;
 use super::problem::{Code, Problem};
-use crate::config::{Role, TokenConfig};
+use crate::config::{EVERY_ROLE, MONITOR, Role, TokenConfig};
 use crate::router::answer::Caller;
 
-/// Everybody who may call.
-pub enum Callers {
-    /// There are no tokens: everybody is this one, with all roles.
-    Anonymous(Arc<Caller>),
-    Tokens(Vec<(blake3::Hash, Arc<Caller>)>),
+/// Everybody who may call; the tokens can be replaced while requests are answered.
+pub struct Callers(RwLock<Tokens>);
+
+/// Tokens that make sense together, and whose each is.
+pub struct Tokens {
+    known: Vec<Token>,
+    /// There are none in truth: everybody is the only one here.
+    is_open: bool,
 }
 
-impl Callers {
+#[derive(Clone)]
+struct Token {
+    /// Of nothing, where none is asked for.
+    hash: blake3::Hash,
+    caller: Arc<Caller>,
+    /// What it may do here. A caller's own roles are those that modules know.
+    roles: u32,
+    /// Cancelled when it is gone, or somebody else's.
+    removed: CancellationToken,
+}
+
+/// What replacing tokens has changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Replaced {
+    pub kept: usize,
+    pub added: Vec<String>,
+    pub removed: Vec<String>,
+}
+
+impl Token {
+    fn new(hash: blake3::Hash, name: &str, roles: u32) -> Self {
+        let caller = Arc::new(Caller { name: name.to_owned(), roles: roles & !MONITOR });
+        Self { hash, caller, roles, removed: CancellationToken::new() }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        self.hash == other.hash && self.caller == other.caller && self.roles == other.roles
+    }
+}
+
+impl Tokens {
     /// # Errors
     /// A token's hash, name or roles make no sense, or there are no tokens although others can reach the address.
     pub fn new(tokens: &[TokenConfig], listen: SocketAddr) -> Result<Self, ApiError> {
@@ -31,33 +66,64 @@ impl Callers {
                 return Err(ApiError::OpenWithoutTokens(listen));
             }
             tracing::warn!(%listen, "no tokens are configured: everybody on this machine is `anonymous` and may do everything");
-            return Ok(Self::anonymous());
+            let anonymous = Token::new(blake3::hash(b""), "anonymous", EVERY_ROLE);
+            return Ok(Self { known: vec![anonymous], is_open: true });
         }
-        let mut known: Vec<(blake3::Hash, Arc<Caller>)> = Vec::new();
-        for token in tokens {
-            let name = token.name.clone();
-            let found = token.blake3.clone();
-            let hash = blake3::Hash::from_hex(&found).map_err(|_| ApiError::TokenHash { name, found })?;
-            let caller = Caller { name: token.name.clone(), roles: Role::bits(&token.roles) };
-            if caller.name.is_empty() || caller.roles == 0 {
-                return Err(ApiError::TokenEmpty(caller.name));
+        let mut known: Vec<Token> = Vec::new();
+        for TokenConfig { name, roles, blake3: found } in tokens {
+            let hash = blake3::Hash::from_hex(found);
+            let hash = hash.map_err(|_| ApiError::TokenHash { name: name.clone(), found: found.clone() })?;
+            let token = Token::new(hash, name, Role::bits(roles));
+            if name.is_empty() || token.roles == 0 {
+                return Err(ApiError::TokenEmpty(name.clone()));
             }
-            if known.iter().any(|(other, before)| *other == hash || before.name == caller.name) {
-                return Err(ApiError::TokenTwice(caller.name));
+            if known.iter().any(|before| before.hash == hash || before.caller.name == *name) {
+                return Err(ApiError::TokenTwice(name.clone()));
             }
-            known.push((hash, Arc::new(caller)));
+            known.push(token);
         }
-        Ok(Self::Tokens(known))
+        Ok(Self { known, is_open: false })
     }
 
-    /// Everybody may do everything.
-    pub fn anonymous() -> Self {
-        Self::Anonymous(Arc::new(Caller { name: "anonymous".to_owned(), roles: role::ALL }))
+    /// Takes over what is the same in `before`, and ends what is not.
+    fn follow(&mut self, before: &Self) -> Replaced {
+        let mut replaced = Replaced::default();
+        let name = |token: &Token| token.caller.name.clone();
+        for token in &mut self.known {
+            match before.known.iter().find(|old| old.is_same(token)) {
+                Some(old) => *token = old.clone(),
+                None => replaced.added.push(name(token)),
+            }
+        }
+        for old in &before.known {
+            if !self.known.iter().any(|token| token.is_same(old)) {
+                old.removed.cancel();
+                replaced.removed.push(name(old));
+            }
+        }
+        replaced.kept = self.known.len() - replaced.added.len();
+        replaced
+    }
+}
+
+impl Callers {
+    /// # Errors
+    /// See [`Tokens::new`].
+    pub fn new(tokens: &[TokenConfig], listen: SocketAddr) -> Result<Self, ApiError> {
+        Ok(Self(RwLock::new(Tokens::new(tokens, listen)?)))
+    }
+
+    /// From now on these are known. What goes on for a token that is not among them is told so, see [`Callers::removal`].
+    pub fn replace(&self, mut tokens: Tokens) -> Replaced {
+        let mut current = self.0.write();
+        let replaced = tokens.follow(&current);
+        *current = tokens;
+        replaced
     }
 
     /// Whether everybody is let in whom the address lets in.
     pub fn is_open(&self) -> bool {
-        matches!(self, Self::Anonymous(_))
+        self.0.read().is_open
     }
 
     /// Who sent this request, provided that they have one of the roles.
@@ -65,19 +131,29 @@ impl Callers {
     /// # Errors
     /// 401 without a known token, 403 without one of the roles.
     pub fn admit(&self, headers: &HeaderMap, roles: u32) -> Result<Arc<Caller>, Problem> {
-        let caller = match self {
-            Self::Anonymous(caller) => caller,
-            Self::Tokens(known) => find(known, headers)?,
-        };
-        if caller.roles & roles == 0 {
-            let detail = format!("`{}` has none of the roles {}; ask an admin", caller.name, role_names(roles));
-            return Err(Problem::new(Code::Forbidden, detail));
+        let tokens = self.0.read();
+        let token = if tokens.is_open { &tokens.known[0] } else { find(&tokens.known, headers)? };
+        if token.roles & roles == 0 {
+            let (name, roles) = (&token.caller.name, role_names(roles));
+            return Err(Problem::new(Code::Forbidden, format!("`{name}` has none of the roles {roles}; ask an admin")));
         }
-        Ok(caller.clone())
+        Ok(token.caller.clone())
+    }
+
+    /// Cancelled when the token by which this caller was admitted is gone, which it may be already.
+    pub fn removal(&self, caller: &Arc<Caller>) -> CancellationToken {
+        let tokens = self.0.read();
+        let token = tokens.known.iter().find(|token| Arc::ptr_eq(&token.caller, caller));
+        let removed = token.map(|token| token.removed.clone());
+        removed.unwrap_or_else(|| {
+            let removed = CancellationToken::new();
+            removed.cancel();
+            removed
+        })
     }
 }
 
-fn find<'k>(known: &'k [(blake3::Hash, Arc<Caller>)], headers: &HeaderMap) -> Result<&'k Arc<Caller>, Problem> {
+fn find<'k>(known: &'k [Token], headers: &HeaderMap) -> Result<&'k Token, Problem> {
     let refused = |detail: &str| Problem::new(Code::Unauthenticated, detail);
     let header = headers.get(AUTHORIZATION).ok_or_else(|| refused("send `Authorization: Bearer <token>`"))?;
     let header = header.as_bytes();
@@ -87,10 +163,10 @@ fn find<'k>(known: &'k [(blake3::Hash, Arc<Caller>)], headers: &HeaderMap) -> Re
     }
     let hash = blake3::hash(token);
     let mut found = None;
-    for (other, caller) in known {
+    for token in known {
         // Comparing blake3 hashes takes the same time whatever they are.
-        if *other == hash {
-            found = Some(caller);
+        if token.hash == hash {
+            found = Some(token);
         }
     }
     found.ok_or_else(|| refused("this token is not known here"))
@@ -105,6 +181,7 @@ pub fn role_names(roles: u32) -> String {
         (role::DEVELOPER, "developer"),
         (role::OPERATOR, "operator"),
         (role::ADMIN, "admin"),
+        (MONITOR, "monitor"),
     ];
     let named: Vec<_> = all.iter().filter(|(bit, _)| roles & bit != 0).map(|(_, name)| *name).collect();
     named.join(", ")
@@ -153,9 +230,46 @@ mod tests {
     }
 
     #[test]
+    fn tokens_are_replaced_as_a_whole_and_the_rest_is_ended() {
+        let (till, chief) = (token("till", "s3cret", &[Role::Client]), token("chief", "0ther", &[Role::Admin]));
+        let callers = Callers::new(&[till.clone(), chief.clone()], local()).expect("good tokens");
+        let caller = |token: &str| {
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, format!("Bearer {token}").parse().expect("a value"))]);
+            callers.admit(&headers, EVERY_ROLE)
+        };
+        let (of_till, of_chief) = (caller("s3cret").expect("known"), caller("0ther").expect("known"));
+        let (till_goes, chief_goes) = (callers.removal(&of_till), callers.removal(&of_chief));
+        let replace = |tokens: &[TokenConfig]| callers.replace(Tokens::new(tokens, local()).expect("good tokens"));
+
+        let watch = token("watch", "third", &[Role::Monitor]);
+        let replaced = replace(&[watch, till.clone()]);
+        let expected = Replaced { kept: 1, added: vec!["watch".into()], removed: vec!["chief".into()] };
+        assert_eq!((replaced, till_goes.is_cancelled(), chief_goes.is_cancelled()), (expected, false, true));
+        assert_eq!(caller("0ther").map_err(|problem| problem.status()), Err(401));
+        assert!(Arc::ptr_eq(&caller("s3cret").expect("still known"), &of_till), "what is the same goes on");
+        assert!(callers.removal(&of_chief).is_cancelled(), "who asks late hears it too");
+
+        let replaced = replace(&[TokenConfig { roles: vec![Role::Auditor], ..till }]);
+        assert_eq!(replaced.removed, ["watch", "till"]);
+        assert!(till_goes.is_cancelled(), "another role is another token");
+        assert_eq!(caller("s3cret").expect("known again").roles, role::AUDITOR);
+    }
+
+    #[test]
+    fn who_only_watches_has_no_role_that_a_module_knows() {
+        let tokens = [token("watch", "w", &[Role::Monitor]), token("both", "b", &[Role::Monitor, Role::Client])];
+        let callers = Callers::new(&tokens, local()).expect("good tokens");
+        assert_eq!(outcome(&callers, Some("Bearer w"), MONITOR | role::ADMIN), Ok("watch".into()));
+        assert_eq!(outcome(&callers, Some("Bearer w"), role::ALL).map_err(|refused| refused.0), Err(403));
+        let headers = HeaderMap::from_iter([(AUTHORIZATION, "Bearer b".parse().expect("a value"))]);
+        assert_eq!(callers.admit(&headers, MONITOR).expect("a role").roles, role::CLIENT);
+    }
+
+    #[test]
     fn without_tokens_only_this_machine_may_call() {
         let callers = Callers::new(&[], local()).expect("loopback");
         assert_eq!(outcome(&callers, None, role::ADMIN), Ok("anonymous".into()));
+        assert_eq!(outcome(&callers, Some("Bearer x"), MONITOR), Ok("anonymous".into()));
         let error = Callers::new(&[], SocketAddr::from(([0, 0, 0, 0], 80))).err().expect("open to everybody");
         assert!(error.to_string().starts_with("0.0.0.0:80 can be reached from other machines"), "{error}");
     }

@@ -68,6 +68,7 @@ pub struct KeyPage {
 pub struct NodePage {
     pub id: NodeId,
     pub peer: String,
+    /// `host:port`, or `https://host:port` where it speaks TLS.
     pub http: Option<String>,
     pub is_reachable: bool,
     pub clock_ahead_us: Option<i64>,

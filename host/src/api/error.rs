@@ -1,6 +1,7 @@
 //! Why the API cannot be served at all. It knows nothing of requests: those get a [`Problem`](super::problem::Problem).
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
@@ -15,6 +16,16 @@ pub enum ApiError {
     TokenEmpty(String),
     #[error("token `{0}` occurs twice")]
     TokenTwice(String),
+    #[error("{}: {source}; expected PEM", .path.display())]
+    TlsUnreadable { path: PathBuf, source: rustls_pki_types::pem::Error },
+    #[error("{}: {source}", .path.display())]
+    TlsFile { path: PathBuf, source: rustls::Error },
+    #[error("{} certifies no client: {source}", .path.display())]
+    TlsClients { path: PathBuf, source: rustls::server::VerifierBuilderError },
+    #[error("{} and {} do not make a certificate with its key: {source}", .certificate.display(), .key.display())]
+    TlsPair { certificate: PathBuf, key: PathBuf, source: rustls::Error },
+    #[error("TLS cannot be set up: {0}")]
+    TlsSetup(#[source] rustls::Error),
     #[error("the listener failed: {0}")]
     Listener(#[source] std::io::Error),
 }

@@ -25,6 +25,7 @@ use super::mount::{Mounts, Target};
 use super::origin::{Origins, check_deliberate};
 use super::places::ClientNetwork;
 use super::problem::{Code, Problem};
+use super::refusals::Refusals;
 use super::roles::{COMMAND_ROLES, QUERY_ROLES};
 use super::route::{Page, find_host_route, module_path};
 use super::serve::Connected;
@@ -44,8 +45,9 @@ use crate::system::Cluster;
 pub struct Api {
     pub router: Arc<Router>,
     pub cluster: Cluster,
-    pub callers: Callers,
+    pub callers: Arc<Callers>,
     pub origins: Origins,
+    pub refusals: Refusals,
     pub replays: Arc<Replays>,
     pub metrics: Option<PrometheusHandle>,
     pub mounts: Mounts,
@@ -82,8 +84,11 @@ impl Api {
 
     /// Who sent this request, provided that they have one of the roles.
     fn admit(&self, parts: &Parts, roles: u32) -> Result<Arc<Caller>, Problem> {
-        let caller = self.callers.admit(&parts.headers, roles)?;
-        if let Some(connected) = parts.extensions.get::<Connected>() {
+        let connected = parts.extensions.get::<Connected>();
+        let caller = self.callers.admit(&parts.headers, roles).inspect_err(|problem| {
+            self.refusals.note(problem, parts.uri.path(), connected.map(|connected| connected.address));
+        })?;
+        if let Some(connected) = connected {
             connected.on_known();
         }
         Ok(caller)

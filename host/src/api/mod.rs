@@ -1,7 +1,7 @@
 //! The REST API: the only folder that knows HTTP and JSON.
 //!
 //! ```text
-//! serve → handle → route ┬→ pages, lookup, openapi        (the host's own)
+//! serve (tls) → handle → route ┬→ pages, lookup, openapi        (the host's own)
 //!                        ├→ cluster, modules, snapshots → system; replays → audit; events → partition (its tail); views → views
 //!                        │  webhooks → system, and out to receivers
 //!                        └→ mount → command, batch, query → router → reply
@@ -12,12 +12,14 @@
 
 mod error;
 mod serve;
+mod tls;
 mod places;
 mod share;
 mod handle;
 mod asked;
 mod origin;
 mod caller;
+mod refusals;
 mod roles;
 mod route;
 mod mount;
@@ -49,7 +51,7 @@ use std::sync::Arc;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 
-pub use caller::Callers;
+pub use caller::{Callers, Replaced, Tokens};
 pub use cluster::{ClusterPage, NodePage, ReplicaPage};
 pub use error::ApiError;
 pub use modules::{ModulePage, ModulesPage, RefusedPage, StepPage};
@@ -61,6 +63,7 @@ pub use serve::serve;
 pub use shadow::ShadowPage;
 pub use snapshots::{Content as SnapshotContent, SnapshotPage};
 pub use time::{parse_time, print_time};
+pub use tls::{Acceptor, Tls};
 pub use views::{BuildPage, ViewPage, ViewsPage};
 pub use webhooks::{DeadPage, Sender, WebhookPage, WebhookSentPage, WebhooksPage};
 
@@ -72,12 +75,13 @@ use asked::RequestIds;
 use events::Events;
 use handle::{Api, handle};
 use mount::Mounts;
+use refusals::Refusals;
 use share::Shares;
 
 /// What the API is served with.
 pub struct ApiOptions {
     pub cluster: Cluster,
-    pub callers: Callers,
+    pub callers: Arc<Callers>,
     /// Under which names it is asked while there are no tokens.
     pub origins: Origins,
     /// Those that the node carries out.
@@ -99,6 +103,7 @@ pub fn server(router: Arc<Router>, options: ApiOptions) -> (axum::Router, Arc<Se
         cluster,
         callers,
         origins,
+        refusals: Refusals::default(),
         replays,
         metrics,
         mounts: Mounts::default(),

@@ -15,6 +15,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::limits::{CONNECTIONS_SHED_AT_ONCE, DESCRIPTORS_KEPT_MAX, DESCRIPTORS_KEPT_MIN, HTTP_IDLE_MAX};
 
@@ -81,6 +82,7 @@ pub struct Activity {
     is_known: AtomicBool,
     given_up: Notify,
     shed: Notify,
+    one_ended: Notify,
     start: Instant,
 }
 
@@ -93,6 +95,7 @@ impl Activity {
             is_known: AtomicBool::new(false),
             given_up: Notify::new(),
             shed: Notify::new(),
+            one_ended: Notify::new(),
             start,
         };
         activity.note_quiet();
@@ -106,6 +109,7 @@ impl Activity {
     pub fn on_ended(&self) {
         self.note_quiet();
         self.ended.fetch_add(1, Ordering::Relaxed);
+        self.one_ended.notify_one();
     }
 
     /// The caller of a request on it was let in.
@@ -136,6 +140,14 @@ impl Activity {
             () = self.idle() => {}
             () = self.quiet_after(&self.given_up) => {}
             () = self.quiet_after(&self.shed) => {}
+        }
+    }
+
+    /// Ready once the connection may not go on and nothing is under way on it.
+    pub async fn retired(&self, retired: &CancellationToken) {
+        retired.cancelled().await;
+        while self.rank().is_none() {
+            self.one_ended.notified().await;
         }
     }
 

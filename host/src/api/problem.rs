@@ -6,6 +6,7 @@
 //! | status | codes |
 //! |---|---|
 //! | 400 | `malformed_body` `unknown_field` `duplicate_field` `missing_field` `field_in_path` `wrong_type` `not_integer` `out_of_range` `bad_length` `not_listed` `bad_uuid` `bad_name` `too_many_items` `too_deep` – `pointer` and `field` name the place |
+//! | 400 | `https_required`: HTTP without TLS where TLS is spoken, said by [`tls`](super::tls) |
 //! | 400 | `bad_path` `bad_parameter` `unknown_parameter` `bad_header` `unknown_command` `empty_batch` |
 //! | 401 403 | `unauthenticated` · `forbidden` · `foreign_host` `foreign_origin`: without tokens, a web page of somebody else may be asking |
 //! | 404 | `not_found` (no such route) · `unknown_machine` `unknown_node` `unknown_partition` `unknown_module` `unknown_replay` `unknown_view` `unknown_webhook` |

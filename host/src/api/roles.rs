@@ -5,6 +5,8 @@
 
 use statehouse_abi::role;
 
+use crate::config::MONITOR;
+
 /// The roles that may send commands: those who watch and run the node move nothing.
 pub const COMMAND_ROLES: u32 = role::CLIENT | role::TREASURY;
 /// The roles that may read what modules show.
@@ -17,3 +19,7 @@ pub const STAGE_ROLES: u32 = role::DEVELOPER | role::OPERATOR | role::ADMIN;
 pub const AUDIT_ROLES: u32 = role::AUDITOR | role::OPERATOR | role::ADMIN;
 /// The roles that may know how the node is, and who asked for what.
 pub const WATCH_ROLES: u32 = role::AUDITOR | role::DEVELOPER | role::OPERATOR | role::ADMIN;
+/// The roles that may know how the node is, without a look at who asked for what.
+pub const HEALTH_ROLES: u32 = WATCH_ROLES | MONITOR;
+/// The roles that may read metrics.
+pub const METRICS_ROLES: u32 = CHANGE_ROLES | MONITOR;

@@ -8,7 +8,9 @@ use std::time::Duration;
 use axum::http::Method;
 
 use super::problem::{Code, Problem};
-use super::roles::{AUDIT_ROLES, CHANGE_ROLES, COMMAND_ROLES, QUERY_ROLES, STAGE_ROLES, WATCH_ROLES};
+use super::roles::{
+    AUDIT_ROLES, CHANGE_ROLES, COMMAND_ROLES, HEALTH_ROLES, METRICS_ROLES, QUERY_ROLES, STAGE_ROLES, WATCH_ROLES,
+};
 use super::url::match_path;
 use crate::limits::{DEADLINE_DEFAULT, DEADLINE_MAX};
 
@@ -191,8 +193,8 @@ pub const HOST_ROUTES: &[HostRoute] = &[
         "Has the module's last resort stand in for a confirm or an undo that is refused for ever",
     ),
     route(Method::GET, "/v1/{machine}/events", Page::Events, Some(QUERY_ROLES), "The events as they happen"),
-    route(Method::GET, "/v1/machines", Page::Machines, Some(WATCH_ROLES), "All machines"),
-    route(Method::GET, "/v1/machines/{machine}", Page::Machine, Some(WATCH_ROLES), "One machine"),
+    route(Method::GET, "/v1/machines", Page::Machines, Some(HEALTH_ROLES), "All machines"),
+    route(Method::GET, "/v1/machines/{machine}", Page::Machine, Some(HEALTH_ROLES), "One machine"),
     route(
         Method::GET,
         "/v1/machines/{machine}/modules",
@@ -410,7 +412,7 @@ pub const HOST_ROUTES: &[HostRoute] = &[
         Some(CHANGE_ROLES),
         "Sends an event that stands for nothing, and says what came of it",
     ),
-    route(Method::GET, "/v1/cluster", Page::Cluster, Some(WATCH_ROLES), "The cluster as this node sees it"),
+    route(Method::GET, "/v1/cluster", Page::Cluster, Some(HEALTH_ROLES), "The cluster as this node sees it"),
     route(Method::POST, "/v1/cluster/init", Page::ClusterInit, Some(CHANGE_ROLES), "Founds a cluster of these nodes"),
     route(Method::POST, "/v1/cluster/nodes", Page::NodeAdd, Some(CHANGE_ROLES), "Takes a node into the cluster"),
     route(
@@ -429,7 +431,7 @@ pub const HOST_ROUTES: &[HostRoute] = &[
     ),
     route(Method::GET, "/healthz", Page::Health, None, "Whether the process runs"),
     route(Method::GET, "/readyz", Page::Ready, None, "Whether it can take requests"),
-    route(Method::GET, "/metrics", Page::Metrics, Some(CHANGE_ROLES), "Metrics for Prometheus"),
+    route(Method::GET, "/metrics", Page::Metrics, Some(METRICS_ROLES), "Metrics for Prometheus"),
     route(Method::GET, "/openapi.json", Page::OpenApi, None, "This API"),
 ];
 

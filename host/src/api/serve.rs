@@ -1,11 +1,12 @@
 //! Serving: connections in, bounded in number and patience; a graceful end.
 //!
-//! In: a listener, places, a service, a signal. Out: answered requests; after the signal no new connection or request, those in hand are
-//! finished within their bound. HTTP/1.1 with keep-alive and h2c. Where there are no places left, idle connections go first. It knows
-//! nothing of what is served.
+//! In: a listener, what connections go through first, places, a service, a signal. Out: answered requests; after the signal no new
+//! connection or request, those in hand are finished within their bound. HTTP/1.1 with keep-alive and HTTP/2. Where there are no places
+//! left, idle connections go first. It knows nothing of what is served.
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use tower::ServiceExt;
 
 use super::error::ApiError;
 use super::places::{Activity, ClientNetwork, Places};
+use super::tls::{Acceptor, Opened};
 use crate::durable;
 use crate::limits::{DESCRIPTORS_LOOK, HTTP_HEADERS_BYTES_MAX, HTTP_IDLE_MAX, HTTP_STREAMS_MAX, SHUTDOWN_MAX};
 
@@ -38,6 +40,7 @@ const NO_PLACE: &[u8] =
 /// The listener fails for good; running out of descriptors is waited out.
 pub async fn serve(
     listener: TcpListener,
+    acceptor: Acceptor,
     service: Service,
     places: Arc<Places>,
     shutdown: impl Future<Output = ()>,
@@ -85,8 +88,15 @@ pub async fn serve(
         }
         let watcher = graceful.watcher();
         let (builder, service, stopping) = (builder.clone(), service.clone(), stopping.clone());
+        let acceptor = acceptor.clone();
         tokio::spawn(async move {
-            let connected = Connected { activity: place.activity.clone(), network: place.network, stopping };
+            let opened = tokio::select! {
+                opened = acceptor.accept(stream, address) => opened,
+                () = stopping.cancelled() => None,
+            };
+            let Some(Opened { stream, retired }) = opened else { return };
+            let (activity, network) = (place.activity.clone(), place.network);
+            let connected = Connected { activity, network, address, stopping, retired: retired.clone() };
             let counted = counted(service, connected);
             let connection = builder.serve_connection(TokioIo::new(stream), counted);
             tokio::select! {
@@ -97,6 +107,7 @@ pub async fn serve(
                 }
                 // Dropping the connection closes it.
                 () = place.activity.over() => {}
+                () = place.activity.retired(&retired) => {}
             }
         });
     }
@@ -147,8 +158,12 @@ pub struct Connected {
     activity: Arc<Activity>,
     /// Whose connection it is, as far as an address says.
     pub network: ClientNetwork,
+    /// Of the client, or of a proxy before it.
+    pub address: SocketAddr,
     /// Cancelled when the node stops: whatever goes on must end then.
     pub stopping: CancellationToken,
+    /// Cancelled when the client may not go on with what let it in.
+    pub retired: CancellationToken,
 }
 
 impl Connected {

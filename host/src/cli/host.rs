@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::api::{self, ApiError, ApiOptions, Callers, Descriptors, Origins, Places};
+use crate::api::{self, Acceptor, ApiError, ApiOptions, Callers, Descriptors, Origins, Places};
 use crate::audit::jobs::Replays;
 use crate::audit::shadow;
 use crate::cli::descriptors;
@@ -77,7 +77,8 @@ pub async fn bind_http(address: SocketAddr) -> anyhow::Result<TcpListener> {
 pub struct HostOptions {
     pub node: NodeOptions,
     pub listener: TcpListener,
-    pub callers: Callers,
+    pub acceptor: Acceptor,
+    pub callers: Arc<Callers>,
     /// `auth.hosts`.
     pub hosts: Vec<String>,
     pub limits: LimitsConfig,
@@ -87,6 +88,7 @@ pub struct HostOptions {
 /// A node that answers requests.
 pub struct Host {
     node: Node,
+    scheme: &'static str,
     address: SocketAddr,
     serving: JoinHandle<Result<(), ApiError>>,
     replays: Arc<Replays>,
@@ -98,8 +100,11 @@ impl Host {
     pub async fn start(mut options: HostOptions, process: &Process) -> anyhow::Result<Self> {
         let address = options.listener.local_addr().context("asking for the address")?;
         let data = options.node.data.clone();
-        let advertised = options.node.http.get_or_insert_with(|| address.to_string());
-        let origins = Origins::new(address, advertised, options.hosts);
+        let advertised = options.node.http.take().unwrap_or_else(|| address.to_string());
+        let origins = Origins::new(address, &advertised, options.hosts);
+        let scheme = options.acceptor.scheme();
+        // Addresses alone are those of nodes without TLS.
+        options.node.http = Some(if scheme == "http" { advertised } else { format!("{scheme}://{advertised}") });
         let node = Node::open_unless(options.node, &process.stop).await?;
         write_address(&data.join("http.addr"), address)?;
         let replays = Arc::new(Replays::open(&data, api::parse_time)?);
@@ -126,13 +131,18 @@ impl Host {
         let stop_others = process.stop.clone().drop_guard();
         let serving = tokio::spawn(async move {
             let _stop_others = stop_others;
-            api::serve(options.listener, service, places, stopped).await
+            api::serve(options.listener, options.acceptor, service, places, stopped).await
         });
-        Ok(Self { node, address, serving, replays, webhooks })
+        Ok(Self { node, scheme, address, serving, replays, webhooks })
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Of its REST API.
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme, self.address)
     }
 
     pub fn cluster(&self) -> Cluster {

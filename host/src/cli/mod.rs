@@ -5,9 +5,12 @@
 
 mod dev;
 mod serve;
+mod reload;
 mod host;
 mod cluster;
 mod client;
+mod trust;
+mod authority;
 mod command;
 mod descriptors;
 mod audit;

@@ -1,7 +1,7 @@
 //! `statehouse serve`: a node as its configuration file says.
 //!
-//! In: a configuration file. Out: a node that runs until it is told to stop, or until whoever started it is gone. It knows nothing of
-//! how requests are answered, nor of the other nodes but their addresses.
+//! In: a configuration file, which SIGHUP has read again. Out: a node that runs until it is told to stop, or until the process that started it is
+//! gone. It knows nothing of how requests are answered, nor of the other nodes but their addresses.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,11 +11,13 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::Callers;
+use crate::api::{Acceptor, Callers};
 use crate::cli::host::{self, Host, HostOptions, Process};
 use crate::cli::output::print;
+use crate::cli::reload::Reload;
 use crate::cli::shipped;
 use crate::clock::SystemClock;
 use crate::config::{ClusterConfig, Config, MachineConfig, PeerConfig};
@@ -38,9 +40,14 @@ pub struct ServeArgs {
 
 pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?;
-    let callers = Callers::new(&config.auth.tokens, config.http.listen)?;
+    let callers = Arc::new(Callers::new(&config.auth.tokens, config.http.listen)?);
+    let acceptor = Acceptor::new(config.http.tls.as_ref()).context("`http.tls`")?;
+    let reload =
+        Reload { path: args.config, config: config.clone(), callers: callers.clone(), acceptor: acceptor.clone() };
     let machines = config.machines.into_iter().map(machine_spec).collect::<anyhow::Result<_>>()?;
     host::run(async move |process: Process| {
+        // From now on it ends the process no more; what is sent before the node serves is heeded then.
+        let hangups = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
         if args.stop_with_stdin {
             let stop = process.stop.clone();
             std::thread::spawn(move || stop_with_stdin(&stop));
@@ -71,13 +78,15 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
                 http,
             },
             listener,
+            acceptor,
             callers,
             hosts: config.auth.hosts,
             limits: config.limits,
             webhooks: config.webhooks,
         };
         let host = Host::start(options, &process).await?;
-        print(&format!("listening on http://{}   data in {}\n", host.address(), data.display()))?;
+        print(&format!("listening on {}   data in {}\n", host.url(), data.display()))?;
+        tokio::spawn(reload.run(hangups, process.stop.clone()));
         host::finish(vec![host]).await?;
         Ok(ExitCode::SUCCESS)
     })

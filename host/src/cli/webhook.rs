@@ -3,6 +3,7 @@
 //! In: a node's URL, a token, and which webhook. Out: tables or JSON. Any node can be asked. Exit code: 0 it is done, or all is well; 1 of `list` and
 //! `status`: one is paused or fails, of `dead-letters`: there are some, of `redeliver` and `test`: what was to be sent was not taken.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -11,7 +12,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::api::{DeadPage, WebhookPage, WebhookSentPage, WebhooksPage};
-use crate::cli::client::Asked;
+use crate::cli::client::{Asked, secret_of, variable};
 use crate::cli::module::block_on;
 use crate::cli::output::{print, print_json, table};
 
@@ -74,9 +75,8 @@ pub struct CreateArgs {
     /// Events of one request at most; with more than 1 each request is an array
     #[arg(long, default_value_t = 1)]
     batch: u32,
-    /// A secret that the receiver knows already, `whsec_…`; without it one is made
-    #[arg(long, env = "STATEHOUSE_WEBHOOK_SECRET", hide_env_values = true)]
-    secret: Option<String>,
+    #[command(flatten)]
+    secret: SecretArgs,
     #[command(flatten)]
     of: Of,
 }
@@ -86,13 +86,35 @@ pub struct RotateArgs {
     /// Name of the webhook
     webhook: String,
     /// Sign by the newest secret alone from now on
-    #[arg(long, conflicts_with = "secret")]
+    #[arg(long, conflicts_with_all = ["secret", "secret_file"])]
     finish: bool,
-    /// The new secret, `whsec_…`; without it one is made
-    #[arg(long, env = "STATEHOUSE_WEBHOOK_SECRET", hide_env_values = true)]
-    secret: Option<String>,
+    #[command(flatten)]
+    secret: SecretArgs,
     #[command(flatten)]
     of: Of,
+}
+
+/// A secret that the receiver knows; without one the node makes it.
+#[derive(Debug, Args)]
+pub struct SecretArgs {
+    /// A file with a secret that the receiver knows, `whsec_…`; without it one is made. The variable STATEHOUSE_WEBHOOK_SECRET has the secret itself
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// The secret itself. Deprecated: everybody on this machine reads it in the list of processes; use --secret-file or STATEHOUSE_WEBHOOK_SECRET
+    #[arg(long, conflicts_with = "secret_file")]
+    secret: Option<String>,
+}
+
+impl SecretArgs {
+    fn read(&self) -> anyhow::Result<Option<String>> {
+        match (&self.secret, &self.secret_file) {
+            (Some(secret), _) => Ok(Some(secret.clone())),
+            (None, Some(path)) => {
+                secret_of(path).map(Some).with_context(|| format!("--secret-file {}", path.display()))
+            }
+            (None, None) => Ok(variable("STATEHOUSE_WEBHOOK_SECRET")),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -140,7 +162,8 @@ pub fn run(command: &WebhookCommand) -> anyhow::Result<ExitCode> {
         WebhookCommand::Resume(NamedArgs { webhook, of }) => changed(of, of.post(&format!("/{webhook}/resume"), None)?),
         WebhookCommand::Rotate(RotateArgs { webhook, finish, secret, of }) => {
             let mut body = json!({ "finish": finish });
-            if let Some(secret) = secret {
+            // Where no new one is asked for, what the environment says is not meant.
+            if let Some(secret) = secret.read()?.filter(|_| !finish) {
                 body["secret"] = json!(secret);
             }
             changed(of, of.post(&format!("/{webhook}/rotate"), Some(&body))?)
@@ -198,7 +221,7 @@ fn create(args: &CreateArgs) -> anyhow::Result<ExitCode> {
         "partitions": args.partitions,
         "batch": args.batch,
     });
-    if let Some(secret) = &args.secret {
+    if let Some(secret) = args.secret.read()? {
         body["secret"] = json!(secret);
     }
     changed(&args.of, args.of.post("", Some(&body))?)

@@ -98,9 +98,47 @@ fn mistakes_are_named() {
     let often = FULL.replace("268435456", "4096");
     let error = Config::parse(&often).expect_err("often").to_string();
     assert!(error.starts_with("`snapshots.every_bytes` must be at least 1048576"), "{error}");
-    let tls = FULL.replace("[http]", "[http]\ntls = {}");
-    let error = Config::parse(&tls).expect_err("tls").to_string();
-    assert_eq!(error, "`http.tls` is not supported yet; leave it out");
+}
+
+fn http(section: &str) -> Result<HttpConfig, String> {
+    let config = Config::parse(&FULL.replace("listen = \"127.0.0.1:9000\"", section));
+    config.map(|config| config.http).map_err(|error| error.to_string())
+}
+
+#[test]
+fn tls_for_clients_is_read() {
+    let tls =
+        http("listen = \"10.0.0.1:443\"\ntls = { certificate = \"c.pem\", key = \"k.pem\" }").expect("enough").tls;
+    let least = HttpTlsConfig::new("c.pem".into(), "k.pem".into());
+    assert_eq!((&least.client_ca, least.version_min), (&None, TlsVersion::Tls13));
+    assert_eq!(tls, Some(least.clone()));
+    let all = "tls = { certificate = \"c.pem\", key = \"k.pem\", client_ca = \"ca.pem\", client_certificates = \"optional\", \
+               version_min = \"1.2\" }";
+    let full = HttpTlsConfig {
+        client_ca: Some("ca.pem".into()),
+        client_certificates: Some(ClientCertificates::Optional),
+        version_min: TlsVersion::Tls12,
+        ..least
+    };
+    assert_eq!(http(all).expect("all keys").tls, Some(full));
+    assert_eq!(http("listen = \"10.0.0.1:80\"\nplaintext = true").expect("a deliberate word").tls, None);
+}
+
+#[test]
+fn mistakes_about_tls_for_clients_are_named() {
+    let check = |section: &str, expected: &str| {
+        let error = http(section).expect_err(section);
+        assert!(error.contains(expected), "{section}: {error}");
+    };
+    let pair = "certificate = \"c.pem\", key = \"k.pem\"";
+    check("listen = \"10.0.0.1:80\"", "`http.tls` is missing: tokens would be sent in clear text");
+    check("listen = \"0.0.0.0:80\"", "`http.tls` is missing");
+    check("tls = { certificate = \"c.pem\" }", "missing field `key`");
+    check(&format!("plaintext = true\ntls = {{ {pair} }}"), "`http.plaintext` contradicts `http.tls`");
+    check(&format!("tls = {{ {pair}, client_certificates = \"required\" }}"), "needs `client_ca`");
+    check(&format!("tls = {{ {pair}, client_certificates = \"maybe\" }}"), "unknown variant `maybe`");
+    check(&format!("tls = {{ {pair}, version_min = \"1.1\" }}"), "unknown variant `1.1`");
+    check(&format!("tls = {{ {pair}, ca = \"ca.pem\" }}"), "unknown field `ca`");
 }
 
 #[track_caller]

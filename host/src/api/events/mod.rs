@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::cursor::{CURSOR_IS, Cursor, WHOLE};
 use self::feed::{Feed, Place};
-use self::reader::{Filter, Lane, LastWord, Pace, Reader};
+use self::reader::{Filter, Lane, LastWord, Pace, Reader, Stops};
 use super::asked::Asked;
 use super::handle::Api;
 use super::problem::{Code, Problem};
@@ -101,9 +101,16 @@ pub async fn get(api: &Api, machine: Arc<Machine>, asked: Asked, parts: &Parts) 
     let feed = events.feed(machine, &api.cluster.view().cluster.unwrap_or_default());
     let (lanes, cursor) = begin(&feed, &wanted, asked.deadline).await?;
     let connected = parts.extensions.get::<Connected>().cloned();
-    let stop = connected.as_ref().map_or_else(CancellationToken::new, |connected| connected.stopping.clone());
+    let of_connection = |stop: fn(&Connected) -> &CancellationToken| {
+        connected.as_ref().map_or_else(CancellationToken::new, |connected| stop(connected).clone())
+    };
+    let stops = Stops {
+        node: of_connection(|connected| &connected.stopping),
+        connection: of_connection(|connected| &connected.retired),
+        token: api.callers.removal(&asked.caller),
+    };
     let shows_callers = asked.caller.roles & WATCH_ROLES != 0;
-    let reader = Reader { feed, filter: wanted.filter, shows_callers, lanes, cursor, pace: events.pace, stop };
+    let reader = Reader { feed, filter: wanted.filter, shows_callers, lanes, cursor, pace: events.pace, stops };
     let (pieces, waiting) = mpsc::channel(PIECES_WAITING_MAX);
     let last = LastWord::default();
     let stay = connected.map(|connected| connected.stay());

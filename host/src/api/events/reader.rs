@@ -94,7 +94,33 @@ pub struct Reader {
     /// After the piece that is being made; has partitions that are not read as well, as the client gave them.
     pub cursor: Cursor,
     pub pace: Pace,
-    pub stop: CancellationToken,
+    pub stops: Stops,
+}
+
+/// What ends a stream whatever its client does.
+#[derive(Clone)]
+pub struct Stops {
+    /// The node stops.
+    pub node: CancellationToken,
+    /// What let the connection in is not enough any more.
+    pub connection: CancellationToken,
+    /// The token is none any more.
+    pub token: CancellationToken,
+}
+
+impl Stops {
+    /// Ready when one of them has happened.
+    async fn any(&self) -> End {
+        tokio::select! {
+            () = self.node.cancelled() => shutting_down(),
+            () = self.connection.cancelled() => {
+                End::new(Code::Unauthenticated, "this node asks for another certificate now; connect again, and go on from the cursor")
+            }
+            () = self.token.cancelled() => {
+                End::new(Code::Unauthenticated, "your token was removed or changed; go on from the cursor with one that is known")
+            }
+        }
+    }
 }
 
 impl Reader {
@@ -124,11 +150,10 @@ impl Reader {
         let mut alive_at = Instant::now() + self.pace.heartbeat;
         loop {
             if !piece.is_empty() {
-                let stop = self.stop.clone();
                 let sending = timeout(self.pace.patience, pieces.send(std::mem::take(&mut piece).into()));
                 let sent = tokio::select! {
                     sent = sending => sent,
-                    () = stop.cancelled() => return Err(shutting_down()),
+                    end = self.stops.any() => return Err(end),
                 };
                 match sent {
                     Ok(Ok(())) => *safe = self.cursor.clone(),
@@ -154,7 +179,7 @@ impl Reader {
                     piece = self.sign_of_life();
                 }
                 () = pieces.closed() => return Ok(()),
-                () = self.stop.cancelled() => return Err(shutting_down()),
+                end = self.stops.any() => return Err(end),
             }
         }
     }

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::api::{ApiError, Descriptors, Places, serve};
+use crate::api::{Acceptor, ApiError, Descriptors, Places, serve};
 
 struct Served {
     address: SocketAddr,
@@ -23,7 +23,7 @@ async fn start(service: axum::Router, connections_max: usize) -> Served {
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async { stopped.await.expect("the test says when to stop") };
     let places = Places::new(connections_max, 100, Descriptors::new(None));
-    let ended = tokio::spawn(serve(listener, service, places, shutdown));
+    let ended = tokio::spawn(serve(listener, Acceptor::Plaintext, service, places, shutdown));
     Served { address, stop, ended }
 }
 

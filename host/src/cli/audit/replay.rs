@@ -23,6 +23,7 @@ use crate::audit::replay::report::SCHEMA;
 use crate::audit::replay::resume::{Keep, forget};
 use crate::audit::replay::words::{parse_approved, parse_filter, parse_mode, parse_moment, place};
 use crate::audit::replay::{FolderHistory, Meter, Mode, Report, Request, Verdict, html, run_kept};
+use crate::cli::client::Access;
 use crate::cli::output::{bar, print, print_json};
 use crate::ids::{Micros, ModuleId, PartitionId, Position};
 use crate::key::NodeKey;
@@ -83,12 +84,12 @@ pub struct ReplayArgs {
     /// Keep how far it is in this folder, and go on from there if it is there already; removed when the replay is over
     #[arg(long, value_name = "FOLDER")]
     resume: Option<PathBuf>,
-    /// Have a node replay its own history, by its REST API: http://HOST:PORT. The candidate must be staged there
+    /// Have a node replay its own history, by its REST API: http[s]://HOST:PORT. The candidate must be staged there
     #[arg(long, conflicts_with_all = ["data", "key_file", "jobs", "at", "explain", "resume"])]
     url: Option<String>,
-    /// With --url: a token with the role auditor, developer, operator or admin, where tokens are configured
-    #[arg(long, env = "STATEHOUSE_TOKEN", hide_env_values = true)]
-    token: Option<String>,
+    /// With --url
+    #[command(flatten)]
+    access: Access,
     /// The position of one command, for --explain
     #[arg(long, requires = "explain")]
     at: Option<String>,

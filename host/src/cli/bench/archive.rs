@@ -104,8 +104,8 @@ async fn make_journals(args: &ArchiveArgs, folder: &Folder) -> anyhow::Result<u6
     let served = Served::start(folder.path(), args.partitions, Vec::new()).await?;
     open_accounts(served.address, 0..args.accounts).await?;
     let accounts = Arc::new(Accounts::new(args.accounts, args.partitions, Mix::default())?);
-    let addresses = [served.address];
-    let load = Load { addresses: &addresses, accounts: &accounts, seconds: args.seconds };
+    let targets = [served.address.into()];
+    let load = Load { targets: &targets, accounts: &accounts, seconds: args.seconds };
     let rate = load.run(2, Work::Batch(BATCH)).await?;
     served.end().await?;
     Ok(rate.transfers)

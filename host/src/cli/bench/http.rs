@@ -2,16 +2,23 @@
 //!
 //! The clients run in the same process and on the same cores, so the figures are what one machine does with both.
 
+use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
+use rcgen::ExtendedKeyUsagePurpose;
 
 use super::Folder;
 use super::load::{Load, Rate, Work};
 use super::served::Served;
-use super::wallet::{Accounts, Mix, open_accounts};
+use super::wallet::{Accounts, Mix, Target, open_accounts};
+use crate::api::Acceptor;
+use crate::cli::authority::{Authority, Issued};
 use crate::cli::output::{print, table};
+use crate::cli::trust::{TlsArgs, Trust};
+use crate::config::HttpTlsConfig;
 use crate::system::Node;
 
 #[derive(Args)]
@@ -31,6 +38,9 @@ pub struct HttpArgs {
     /// Into how many partitions the wallet is split
     #[arg(long, default_value_t = 1)]
     partitions: u32,
+    /// Over TLS
+    #[arg(long)]
+    tls: bool,
     #[command(flatten)]
     mix: Mix,
     /// Folder for the node's data; a temporary one without it
@@ -45,11 +55,13 @@ pub fn run(args: HttpArgs) -> anyhow::Result<ExitCode> {
 
 async fn measure(args: HttpArgs) -> anyhow::Result<ExitCode> {
     let folder = Folder::new(args.dir.clone())?;
-    let served = Served::start(folder.path(), args.partitions, Vec::new()).await?;
+    let (acceptor, trust) = if args.tls { secure(folder.path())? } else { (Acceptor::Plaintext, None) };
+    let served = Served::start_behind(acceptor, folder.path(), args.partitions, Vec::new(), None).await?;
     let (node, address, start_ms) = (&served.node, served.address, served.start_ms);
-    open_accounts(address, 0..args.accounts).await?;
+    let target = Target { address, trust };
+    open_accounts(target.clone(), 0..args.accounts).await?;
     let accounts = Arc::new(Accounts::new(args.accounts, args.partitions, args.mix)?);
-    let load = Load { addresses: &[address], accounts: &accounts, seconds: args.seconds };
+    let load = Load { targets: &[target], accounts: &accounts, seconds: args.seconds };
     let headings = [
         "what",
         "clients",
@@ -79,6 +91,16 @@ async fn measure(args: HttpArgs) -> anyhow::Result<ExitCode> {
         args.accounts, args.partitions, args.mix.cross, args.batch
     ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// TLS by an authority that lasts as long as the bench.
+fn secure(folder: &Path) -> anyhow::Result<(Acceptor, Option<Trust>)> {
+    let authority = Authority::open(&folder.join("tls"), "Statehouse bench")?;
+    let names = vec![Ipv4Addr::LOCALHOST.to_string()];
+    let Issued { certificate, key } = authority.issue("node", names, &[ExtendedKeyUsagePurpose::ServerAuth])?;
+    let acceptor = Acceptor::new(Some(&HttpTlsConfig::new(certificate, key)))?;
+    let trust = Trust::new(&TlsArgs { ca: Some(authority.certificate()), ..TlsArgs::default() })?;
+    Ok((acceptor, Some(trust)))
 }
 
 /// What all partitions have in their logs.

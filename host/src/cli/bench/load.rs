@@ -1,19 +1,18 @@
 //! Clients that send transfers to nodes as fast as they are answered, for so many seconds: one per request, or in batches.
 //!
-//! In: addresses, and how many clients are spread over them. Out: how many transfers were made and how long each request took. Any
+//! In: nodes, and how many clients are spread over them. Out: how many transfers were made and how long each request took. Any
 //! answer but success ends the run: this is about a cluster that is well.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::spread::Spread;
-use super::wallet::{Accounts, Connection};
+use super::wallet::{Accounts, Connection, Target};
 
 /// Who sends to whom, and for how long.
 pub struct Load<'a> {
     /// Each client keeps to one, in turn.
-    pub addresses: &'a [SocketAddr],
+    pub targets: &'a [Target],
     pub accounts: &'a Arc<Accounts>,
     pub seconds: u64,
 }
@@ -43,8 +42,8 @@ impl Load<'_> {
     pub async fn run(&self, clients: u32, work: Work) -> anyhow::Result<Rate> {
         let started = Instant::now();
         let until = started + Duration::from_secs(self.seconds);
-        let addresses = self.addresses.iter().cycle().take(clients as usize);
-        let tasks = addresses.map(|address| tokio::spawn(client(*address, self.accounts.clone(), work, until)));
+        let targets = self.targets.iter().cycle().take(clients as usize);
+        let tasks = targets.map(|target| tokio::spawn(client(target.clone(), self.accounts.clone(), work, until)));
         let (mut transfers, mut took) = (0, Vec::new());
         for task in tasks.collect::<Vec<_>>() {
             let (made, requests) = task.await??;
@@ -56,12 +55,12 @@ impl Load<'_> {
 }
 
 async fn client(
-    address: SocketAddr,
+    target: Target,
     accounts: Arc<Accounts>,
     work: Work,
     until: Instant,
 ) -> anyhow::Result<(u64, Vec<Duration>)> {
-    let mut connection = Connection::open(address).await?;
+    let mut connection = Connection::open(target).await?;
     let (mut transfers, mut took) = (0, Vec::new());
     while Instant::now() < until {
         // The body is made before the clock starts: that is the client's work.

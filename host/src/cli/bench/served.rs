@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::WALLET;
-use crate::api::{self, ApiError, ApiOptions, Callers, Descriptors, Origins, Places};
+use crate::api::{self, Acceptor, ApiError, ApiOptions, Callers, Descriptors, Origins, Places};
 use crate::audit::jobs::Replays;
 use crate::cli::descriptors;
 use crate::clock::SystemClock;
@@ -38,6 +38,17 @@ impl Served {
 
     /// The same node, and it archives what it has.
     pub async fn start_archiving(
+        folder: &Path,
+        partitions: u32,
+        views: Vec<ModuleSource>,
+        archive: Option<ArchiveOptions>,
+    ) -> anyhow::Result<Self> {
+        Self::start_behind(Acceptor::Plaintext, folder, partitions, views, archive).await
+    }
+
+    /// The same node, and what connections go through first is given.
+    pub async fn start_behind(
+        acceptor: Acceptor,
         folder: &Path,
         partitions: u32,
         views: Vec<ModuleSource>,
@@ -72,7 +83,7 @@ impl Served {
         let options = ApiOptions {
             replays: Arc::new(Replays::open(&folder.join("node"), api::parse_time)?),
             cluster: node.cluster(),
-            callers: Callers::new(&[], address)?,
+            callers: Arc::new(Callers::new(&[], address)?),
             origins: Origins::new(address, &address.to_string(), Vec::new()),
             limits,
             webhooks: WebhooksConfig::default(),
@@ -80,7 +91,7 @@ impl Served {
         };
         let (service, _) = api::server(node.router().clone(), options);
         let (stop, stopped) = oneshot::channel::<()>();
-        let server = tokio::spawn(api::serve(listener, service, places, async move {
+        let server = tokio::spawn(api::serve(listener, acceptor, service, places, async move {
             drop(stopped.await);
         }));
         Ok(Self { node, address, start_ms, stop, server })

@@ -68,8 +68,8 @@ async fn measure(args: ViewsArgs) -> anyhow::Result<ExitCode> {
     open_accounts(served.address, 0..args.accounts).await?;
     let opened = caught_up(&cluster, count).await?;
     let accounts = Arc::new(Accounts::new(args.accounts, args.partitions, Mix::default())?);
-    let addresses = [served.address];
-    let load = Load { addresses: &addresses, accounts: &accounts, seconds: args.seconds };
+    let targets = [served.address.into()];
+    let load = Load { targets: &targets, accounts: &accounts, seconds: args.seconds };
     let (sampling, watched) = (Arc::new(tokio::sync::Notify::new()), cluster.clone());
     let sampler = tokio::spawn(sample(watched, sampling.clone()));
     let rate = load.run(2, Work::Batch(args.batch)).await?;

@@ -14,9 +14,11 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use rand::Rng;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::cli::output::progress;
+use crate::cli::trust::Trust;
 use crate::ids::PartitionId;
 use crate::limits::DEADLINE_MAX;
 use crate::router::slots::partition_of;
@@ -110,8 +112,8 @@ fn line(command: &str, body: &[u8]) -> Vec<u8> {
 }
 
 /// Opens these accounts with more money than a bench can move.
-pub async fn open_accounts(address: SocketAddr, numbers: Range<u32>) -> anyhow::Result<()> {
-    let mut connection = Connection::open(address).await?;
+pub async fn open_accounts(target: impl Into<Target>, numbers: Range<u32>) -> anyhow::Result<()> {
+    let mut connection = Connection::open(target).await?;
     let bar = progress("accounts opened");
     for start in numbers.clone().step_by(OPEN_ACCOUNTS) {
         let numbers = start..numbers.end.min(start + OPEN_ACCOUNTS as u32);
@@ -140,13 +142,34 @@ fn is_done(line: &[u8]) -> bool {
     line.windows(12).any(|part| part.starts_with(br#""status":2"#))
 }
 
+/// A node to send to, and by whose certificate it is known where it speaks TLS.
+#[derive(Clone)]
+pub struct Target {
+    pub address: SocketAddr,
+    pub trust: Option<Trust>,
+}
+
+impl From<SocketAddr> for Target {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, trust: None }
+    }
+}
+
 /// One connection to one node; a request waits for the one before.
 pub struct Connection(SendRequest<Full<Bytes>>);
 
 impl Connection {
-    pub async fn open(address: SocketAddr) -> anyhow::Result<Self> {
+    pub async fn open(target: impl Into<Target>) -> anyhow::Result<Self> {
+        let Target { address, trust } = target.into();
         let stream = TcpStream::connect(address).await.context("connecting to the node")?;
         stream.set_nodelay(true)?;
+        match trust {
+            Some(trust) => Self::speak(trust.open(stream, &address.ip().to_string()).await?).await,
+            None => Self::speak(stream).await,
+        }
+    }
+
+    async fn speak(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> anyhow::Result<Self> {
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
         // It ends with the sender; its error is the one that the next request meets.
         tokio::spawn(connection);

@@ -161,9 +161,9 @@ mod tests {
             init_body(&nodes).to_string(),
             r#"{"nodes":[{"id":1,"peer":"127.0.0.1:7001"},{"id":2,"peer":"n2:7000"}]}"#
         );
-        assert_eq!((asked.url.as_str(), asked.token.as_deref()), ("http://n:1", Some("t")));
+        assert_eq!((asked.url.as_deref(), asked.access.token.as_deref()), (Some("http://n:1"), Some("t")));
         let Ok(Command::Status { json, asked }) = parse("status --json") else { panic!("a good line") };
-        assert_eq!((json, asked.url.as_str()), (true, "http://127.0.0.1:8080"));
+        assert_eq!((json, asked.url), (true, None));
         let Ok(Command::Transfer { machine, partition, to, .. }) =
             parse("transfer --machine wallet --partition 3 --to 2")
         else {

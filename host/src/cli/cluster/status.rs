@@ -97,7 +97,9 @@ fn ids(ids: &[NodeId]) -> String {
 }
 
 fn http(node: &NodePage) -> String {
-    node.http.as_ref().map_or_else(|| "–".to_owned(), |http| format!("http://{http}"))
+    // Those that speak TLS say so.
+    let url = |http: &String| if http.contains("://") { http.clone() } else { format!("http://{http}") };
+    node.http.as_ref().map_or_else(|| "–".to_owned(), url)
 }
 
 /// The first digits of the key by which it signs now.

@@ -7,16 +7,19 @@ pub mod folder;
 pub mod processes;
 mod together;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::ensure;
 use clap::Args;
+use rcgen::ExtendedKeyUsagePurpose;
 
 use crate::api::Callers;
+use crate::cli::authority::{Authority, Issued};
 use crate::cli::output::print;
+use crate::config::HttpTlsConfig;
 use crate::limits::CLUSTER_NODES_MAX;
 
 /// The machine that every new data folder starts with.
@@ -58,9 +61,49 @@ pub struct DevArgs {
     /// Create the wallet without its views: statements, audit trail, double charges
     #[arg(long)]
     no_views: bool,
+    /// Speak https, by a certificate of an authority that is made in the data folder, as `tls/ca.pem`
+    #[arg(long)]
+    tls: bool,
     /// Check more than a production node would
     #[arg(long)]
     paranoid: bool,
+}
+
+/// How clients reach the nodes.
+#[derive(Clone, Default)]
+struct Entrance {
+    /// The authority's certificate, which clients must trust, and what all nodes show.
+    tls: Option<(PathBuf, HttpTlsConfig)>,
+}
+
+impl Entrance {
+    /// With `--tls` a certificate is made at each start, of an authority that stays.
+    fn make(args: &DevArgs) -> anyhow::Result<Self> {
+        if !args.tls {
+            return Ok(Self::default());
+        }
+        let authority = Authority::open(&args.data.join("tls"), "Statehouse dev")?;
+        let mut names = vec!["localhost".to_owned(), Ipv4Addr::LOCALHOST.to_string(), Ipv6Addr::LOCALHOST.to_string()];
+        let listen = args.http.ip().to_string();
+        if !names.contains(&listen) {
+            names.push(listen);
+        }
+        let Issued { certificate, key } = authority.issue("node", names, &[ExtendedKeyUsagePurpose::ServerAuth])?;
+        Ok(Self { tls: Some((authority.certificate(), HttpTlsConfig::new(certificate, key))) })
+    }
+
+    fn tls(&self) -> Option<&HttpTlsConfig> {
+        self.tls.as_ref().map(|(_, tls)| tls)
+    }
+
+    fn ca(&self) -> Option<&Path> {
+        self.tls.as_ref().map(|(ca, _)| ca.as_path())
+    }
+
+    fn url(&self, address: SocketAddr) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{address}")
+    }
 }
 
 fn parse_machine(text: &str) -> Result<(String, PathBuf), String> {
@@ -86,33 +129,39 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Says where a node listens; scripts wait for this line.
-fn print_listening(address: SocketAddr, data: &Path) -> anyhow::Result<()> {
-    Ok(print(&format!("listening on http://{address}   data in {}\n", data.display()))?)
+fn print_listening(url: &str, data: &Path) -> anyhow::Result<()> {
+    Ok(print(&format!("listening on {url}   data in {}\n", data.display()))?)
 }
 
 /// What a newcomer needs: a transfer to try, and how to check it. `data` is that of one node.
-fn welcome(nodes: &[SocketAddr], data: &Path) -> String {
-    let (first, last) = (nodes[0], nodes[nodes.len() - 1]);
+fn welcome(nodes: &[SocketAddr], entrance: &Entrance, data: &Path) -> String {
+    let urls: Vec<_> = nodes.iter().map(|node| entrance.url(*node)).collect();
+    let (first, last) = (&urls[0], &urls[urls.len() - 1]);
+    let ca = entrance.ca().map(|ca| ca.display().to_string());
+    let (trust, curl) = match &ca {
+        Some(ca) => (format!(" --ca {ca}"), format!("curl --cacert {ca}")),
+        None => (String::new(), "curl".to_owned()),
+    };
+    let authority = ca.map_or_else(String::new, |ca| format!("clients must trust the authority in {ca}\n"));
     let cluster = if let [_, _, ..] = nodes {
-        let all: Vec<_> = nodes.iter().map(|node| format!("http://{node}")).collect();
         format!(
-            "one cluster of {} nodes, {}: any of them answers\nlook at it:\n  statehouse cluster status --url http://{first}\n",
+            "one cluster of {} nodes, {}: any of them answers\nlook at it:\n  statehouse cluster status --url {first}{trust}\n",
             nodes.len(),
-            all.join(" ")
+            urls.join(" ")
         )
     } else {
         String::new()
     };
     format!(
         r#"no tokens are configured, so everybody on this machine may do everything
-{cluster}
+{authority}{cluster}
 try a transfer:
-  curl -sX POST http://{first}/v1/wallet/accounts -H 'content-type: application/json' -d '{{"account":"alice","currency":"USD"}}'
-  curl -sX POST http://{first}/v1/wallet/accounts -H 'content-type: application/json' -d '{{"account":"bob","currency":"USD"}}'
-  curl -sX POST http://{first}/v1/wallet/deposit  -H 'content-type: application/json' -d '{{"account":"alice","amount":"100.00","currency":"USD","transaction_id":"{deposit}"}}'
-  curl -sX POST http://{first}/v1/wallet/balance_transfer -H 'content-type: application/json' \
+  {curl} -sX POST {first}/v1/wallet/accounts -H 'content-type: application/json' -d '{{"account":"alice","currency":"USD"}}'
+  {curl} -sX POST {first}/v1/wallet/accounts -H 'content-type: application/json' -d '{{"account":"bob","currency":"USD"}}'
+  {curl} -sX POST {first}/v1/wallet/deposit  -H 'content-type: application/json' -d '{{"account":"alice","amount":"100.00","currency":"USD","transaction_id":"{deposit}"}}'
+  {curl} -sX POST {first}/v1/wallet/balance_transfer -H 'content-type: application/json' \
        -d '{{"from_account":"alice","to_account":"bob","amount":"1.00","currency":"USD","transaction_id":"{transfer}"}}'
-  curl -s http://{last}/v1/wallet/accounts/bob
+  {curl} -s {last}/v1/wallet/accounts/bob
 
 recompute it all, also while this runs:
   statehouse audit verify --data {data}

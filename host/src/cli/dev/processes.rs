@@ -20,12 +20,14 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::folder::{DevFolder, DevNode, routes_from};
-use super::{DevArgs, LOOK, READY_TIME_MAX, WALLET, WALLET_NAME, print_listening, welcome};
-use crate::cli::client::Client;
+use super::{DevArgs, Entrance, LOOK, READY_TIME_MAX, WALLET, WALLET_NAME, print_listening, welcome};
+use crate::cli::client::{Access, Client};
 use crate::cli::cluster::init_body;
 use crate::cli::host::{self, Process};
 use crate::cli::output::print;
 use crate::cli::shipped;
+use crate::cli::trust::TlsArgs;
+use crate::config::HttpTlsConfig;
 use crate::ids::NodeId;
 use crate::limits::SHUTDOWN_MAX;
 
@@ -39,15 +41,13 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         let folder = DevFolder::open(&args.data, args.nodes)?;
         let bound = folder.bind(args.http).await?;
         let mut nodes = bound.iter().map(|bound| bound.node(0)).collect::<anyhow::Result<Vec<_>>>()?;
+        let entrance = Entrance::make(&args)?;
         // From here on the children may take them.
         drop(bound);
         let configs = {
             let views: Vec<&str> = if args.no_views { Vec::new() } else { shipped::names().collect() };
-            write_configs(
-                &folder,
-                &nodes,
-                &Served { machines: &args.machines, partitions: args.partitions, views: &views },
-            )?
+            let (machines, partitions, tls) = (&args.machines, args.partitions, entrance.tls());
+            write_configs(&folder, &nodes, &Served { machines, partitions, views: &views, tls })?
         };
         let (listens, mut listening) = mpsc::channel(nodes.len());
         let mut children = Children::default();
@@ -57,7 +57,7 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         drop(listens);
         folder.write(&nodes)?;
         let served = tokio::select! {
-            prepared = prepare(&nodes, &folder, &mut listening) => prepared.map(|()| false),
+            prepared = prepare(&nodes, &entrance, &folder, &mut listening) => prepared.map(|()| false),
             died = children.one_dies() => Err(died),
             () = process.stop.cancelled() => Ok(true),
         };
@@ -81,6 +81,8 @@ pub struct Served<'a> {
     pub partitions: u32,
     /// Of the wallet.
     pub views: &'a [&'a str],
+    /// What every node shows to clients.
+    pub tls: Option<&'a HttpTlsConfig>,
 }
 
 /// Writes what `serve` needs to run the wallet and `served`, and gives the path of each node's configuration.
@@ -108,9 +110,13 @@ fn config(node: &DevNode, nodes: &[DevNode], data: &Path, served: &Served<'_>) -
         Ok((name.clone(), machine))
     });
     let declared = declared.collect::<anyhow::Result<serde_json::Map<_, _>>>()?;
+    let mut http = json!({ "listen": node.http });
+    if let Some(HttpTlsConfig { certificate, key, .. }) = served.tls {
+        http["tls"] = json!({ "certificate": path(certificate)?, "key": path(key)? });
+    }
     let config = json!({
         "node": { "id": node.id, "data": path(data)? },
-        "http": { "listen": node.http },
+        "http": http,
         // As `dev` is in one process, which says so at its start.
         "auth": { "open": true },
         "peer": { "listen": node.peer, "routes": routes_from(node.id, nodes) },
@@ -120,16 +126,23 @@ fn config(node: &DevNode, nodes: &[DevNode], data: &Path, served: &Served<'_>) -
 }
 
 /// Waits until all listen, founds the cluster at the first start, waits until it serves, and says what there is to try.
-async fn prepare(nodes: &[DevNode], folder: &DevFolder, listening: &mut mpsc::Receiver<NodeId>) -> anyhow::Result<()> {
+async fn prepare(
+    nodes: &[DevNode],
+    entrance: &Entrance,
+    folder: &DevFolder,
+    listening: &mut mpsc::Receiver<NodeId>,
+) -> anyhow::Result<()> {
     let deadline = Instant::now() + READY_TIME_MAX;
     for _ in nodes {
         let listens = timeout_at(deadline, listening.recv()).await;
         listens.context("not all nodes listen yet; the lines above say why")?.context("a node does not listen")?;
     }
     for node in nodes {
-        print_listening(node.http, &folder.node(node.id))?;
+        print_listening(&entrance.url(node.http), &folder.node(node.id))?;
     }
-    let clients = nodes.iter().map(|node| Client::new(&format!("http://{}", node.http), None));
+    let tls = TlsArgs { ca: entrance.ca().map(Path::to_owned), ..TlsArgs::default() };
+    let access = Access { tls, ..Access::default() };
+    let clients = nodes.iter().map(|node| Client::new(&entrance.url(node.http), &access));
     let clients = clients.collect::<anyhow::Result<Vec<_>>>()?;
     let mut is_founded = true;
     for client in &clients {
@@ -146,7 +159,7 @@ async fn prepare(nodes: &[DevNode], folder: &DevFolder, listening: &mut mpsc::Re
     }
     wait_until_served(&clients, deadline).await;
     let addresses: Vec<SocketAddr> = nodes.iter().map(|node| node.http).collect();
-    Ok(print(&welcome(&addresses, &folder.node(nodes[0].id)))?)
+    Ok(print(&welcome(&addresses, entrance, &folder.node(nodes[0].id)))?)
 }
 
 async fn wait_until_served(clients: &[Client], deadline: Instant) {
@@ -295,11 +308,12 @@ mod tests {
         };
         let nodes = [node(1, "127.0.0.1:8080", "127.0.0.1:7001"), node(2, "127.0.0.1:8081", "127.0.0.1:7002")];
         let machines = [("wallet".to_owned(), PathBuf::from("/d/wallet.wasm"))];
-        let served = Served { machines: &machines, partitions: 4, views: &["statements"] };
+        let tls = HttpTlsConfig::new("/d/tls/node.pem".into(), "/d/tls/node.key".into());
+        let served = Served { machines: &machines, partitions: 4, views: &["statements"], tls: Some(&tls) };
         let text = config(&nodes[0], &nodes, Path::new("/d/node \"1\""), &served).expect("text");
         let read = Config::parse(&text).expect("what was written makes sense");
         assert_eq!((read.node.id, read.node.data), (NodeId(1), PathBuf::from("/d/node \"1\"")));
-        assert_eq!(read.http.listen, nodes[0].http);
+        assert_eq!((read.http.listen, read.http.tls), (nodes[0].http, Some(tls)));
         let peer = read.peer.expect("it has peers");
         assert_eq!((peer.listen, peer.routes), (nodes[0].peer, routes_from(NodeId(1), &nodes)));
         assert_eq!(read.machines["wallet"].partitions, 4);

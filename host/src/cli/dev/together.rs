@@ -16,8 +16,8 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 
 use super::folder::{Bound, DevFolder, DevNode, check_alone, routes_from};
-use super::{DevArgs, LOOK, READY_TIME_MAX, WALLET, WALLET_NAME, print_listening, welcome};
-use crate::api::Callers;
+use super::{DevArgs, Entrance, LOOK, READY_TIME_MAX, WALLET, WALLET_NAME, print_listening, welcome};
+use crate::api::{Acceptor, Callers};
 use crate::cli::host::{self, Host, HostOptions, Process};
 use crate::cli::output::print;
 use crate::cli::shipped;
@@ -34,10 +34,11 @@ pub fn run_alone(args: DevArgs) -> anyhow::Result<ExitCode> {
     check_alone(&args.data)?;
     host::run(async move |process: Process| {
         let listener = host::bind_http(args.http).await?;
-        let options = options(&args, NodeId(1), args.data.clone(), listener, None)?;
+        let entrance = Entrance::make(&args)?;
+        let options = options(&args, &entrance, (NodeId(1), args.data.clone()), listener, None)?;
         let host = Host::start(options, &process).await?;
-        print_listening(host.address(), &args.data)?;
-        print(&welcome(&[host.address()], &args.data))?;
+        print_listening(&host.url(), &args.data)?;
+        print(&welcome(&[host.address()], &entrance, &args.data))?;
         host::finish(vec![host]).await?;
         Ok(ExitCode::SUCCESS)
     })
@@ -51,11 +52,12 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         let nodes = bound.iter().map(|bound| bound.node(std::process::id())).collect::<anyhow::Result<Vec<_>>>()?;
         // Before anything of the nodes is there, so that the folder's shape is known from the first byte on.
         folder.write(&nodes)?;
-        let starts = bound.into_iter().map(|bound| start(&args, &folder, &nodes, bound, &process));
+        let entrance = Entrance::make(&args)?;
+        let starts = bound.into_iter().map(|bound| start((&args, &entrance), &folder, &nodes, bound, &process));
         // All at once: none of them gets far before a majority is there.
         let hosts = try_join_all(starts).await?;
         for (host, node) in hosts.iter().zip(&nodes) {
-            print_listening(host.address(), &folder.node(node.id))?;
+            print_listening(&host.url(), &folder.node(node.id))?;
         }
         let prepared = tokio::select! {
             prepared = prepare(&hosts, &nodes) => prepared,
@@ -63,7 +65,7 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         };
         if prepared.is_ok() && !process.stop.is_cancelled() {
             let addresses: Vec<SocketAddr> = hosts.iter().map(Host::address).collect();
-            print(&welcome(&addresses, &folder.node(nodes[0].id)))?;
+            print(&welcome(&addresses, &entrance, &folder.node(nodes[0].id)))?;
         } else {
             process.stop.cancel();
         }
@@ -74,7 +76,7 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn start(
-    args: &DevArgs,
+    (args, entrance): (&DevArgs, &Entrance),
     folder: &DevFolder,
     nodes: &[DevNode],
     bound: Bound,
@@ -85,7 +87,7 @@ async fn start(
     let clock_skew_max = ClusterConfig::default().clock_skew_max();
     let way = PeerWay::Listen { listener, tls: None };
     let peer = PeerOptions { way, advertise, routes: routes_from(id, nodes), clock_skew_max };
-    let mut options = options(args, id, folder.node(id), http, Some(peer))?;
+    let mut options = options(args, entrance, (id, folder.node(id)), http, Some(peer))?;
     if let Some(archive) = options.node.archive.as_mut().filter(|archive| !archive.url.starts_with("s3://")) {
         // A folder is one node's.
         archive.url = format!("{}/node-{id}", archive.url.trim_end_matches('/'));
@@ -95,8 +97,8 @@ async fn start(
 
 fn options(
     args: &DevArgs,
-    node: NodeId,
-    data: PathBuf,
+    entrance: &Entrance,
+    (node, data): (NodeId, PathBuf),
     listener: TcpListener,
     peer: Option<PeerOptions>,
 ) -> anyhow::Result<HostOptions> {
@@ -131,7 +133,8 @@ fn options(
             http: None,
         },
         listener,
-        callers,
+        acceptor: Acceptor::new(entrance.tls())?,
+        callers: Arc::new(callers),
         hosts: Vec::new(),
         limits: LimitsConfig::default(),
         webhooks: WebhooksConfig::default(),

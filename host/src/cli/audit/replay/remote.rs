@@ -24,7 +24,7 @@ use crate::ids::ModuleId;
 const PAUSE: Duration = Duration::from_millis(300);
 
 pub fn carry_out(args: &ReplayArgs, url: &str) -> anyhow::Result<u8> {
-    let client = Client::new(url, args.token.clone())?;
+    let client = Client::new(url, &args.access)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(ask(args, &client))
 }

@@ -131,8 +131,8 @@ async fn rate(
     let bar = progress(&format!("{name}, {count} accounts; clients"));
     bar.set_position(u64::from(clients));
     let before = nodes.append_bytes().await?;
-    let addresses = nodes.addresses();
-    let rate = Load { addresses: &addresses, accounts, seconds: args.seconds }.run(clients, work).await?;
+    let targets: Vec<_> = nodes.addresses().into_iter().map(Into::into).collect();
+    let rate = Load { targets: &targets, accounts, seconds: args.seconds }.run(clients, work).await?;
     let append_bytes = nodes.append_bytes().await? - before;
     bar.finish_and_clear();
     Ok(RateRow::new(name, count, clients, rate, append_bytes))

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::api::{ClusterPage, ReplicaPage};
 use crate::cli::bench::Folder;
-use crate::cli::client::Client;
+use crate::cli::client::{Access, Client};
 use crate::cli::cluster::init_body;
 use crate::cli::dev::WALLET_NAME;
 use crate::cli::dev::folder::{DevFolder, DevNode};
@@ -64,12 +64,12 @@ impl Nodes {
         let lock = DevFolder::open(folder.path(), NODES)?;
         let bound = lock.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
         let nodes = bound.iter().map(|bound| bound.node(0)).collect::<anyhow::Result<Vec<_>>>()?;
-        let configs = write_configs(&lock, &nodes, &Served { machines: &[], partitions, views: &[] })?;
+        let configs = write_configs(&lock, &nodes, &Served { machines: &[], partitions, views: &[], tls: None })?;
         // From here on the children may take the addresses.
         drop(bound);
         let member = |(node, config): (&DevNode, PathBuf)| {
             let log = config.with_extension("log");
-            let client = Client::new(&format!("http://{}", node.http), None)?;
+            let client = Client::new(&format!("http://{}", node.http), &Access::default())?;
             Ok(Member { node: node.clone(), config, log, client, running: None })
         };
         let members = nodes.iter().zip(configs).map(member).collect::<anyhow::Result<_>>()?;

@@ -1,0 +1,113 @@
+//! A certificate authority in a folder, for trying things out: clients trust it once, nodes get certificates of it.
+//!
+//! | file | what |
+//! |---|---|
+//! | `ca.pem` | the authority's certificate, which clients are given |
+//! | `ca.key` | its private key, for the owner of the folder alone |
+//! | `<name>.pem`, `<name>.key` | what was issued last under this name |
+//!
+//! In: a folder, names. Out: PEM files. It knows nothing of who shows them to whom.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, ensure};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+
+use crate::durable::{self, PRIVATE, SHARED};
+
+const CA: &str = "ca.pem";
+const CA_KEY: &str = "ca.key";
+const DAY: Duration = Duration::from_secs(86_400);
+/// Longer than anybody tries things out in one folder.
+const CA_DAYS: u32 = 3650;
+/// Browsers and some libraries take no longer ones.
+const ISSUED_DAYS: u32 = 397;
+
+pub struct Authority {
+    folder: PathBuf,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// The files of a certificate that was issued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issued {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Authority {
+    /// Opens the authority of this folder, or makes it.
+    ///
+    /// # Errors
+    /// The folder cannot be written, or has a key that is none.
+    pub fn open(folder: &Path, common_name: &str) -> anyhow::Result<Self> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        bound(&mut params, CA_DAYS);
+        let shown = folder.display();
+        durable::create_dir_all(folder).with_context(|| format!("creating {shown}"))?;
+        let (ca, key) = (folder.join(CA), folder.join(CA_KEY));
+        let key = if key.exists() {
+            let pem = std::fs::read_to_string(&key).with_context(|| format!("reading {}", key.display()))?;
+            KeyPair::from_pem(&pem)
+                .with_context(|| format!("{} is no private key; remove {shown} to have it made again", key.display()))?
+        } else {
+            ensure!(
+                !ca.exists(),
+                "{shown} has a certificate, and its key is gone; remove {shown} to have both made again"
+            );
+            let made = KeyPair::generate()?;
+            durable::write(folder, CA_KEY, PRIVATE, made.serialize_pem().as_bytes())
+                .with_context(|| format!("writing {}", key.display()))?;
+            made
+        };
+        if !ca.exists() {
+            let certificate = params.self_signed(&key)?;
+            durable::write(folder, CA, SHARED, certificate.pem().as_bytes())
+                .with_context(|| format!("writing {}", ca.display()))?;
+        }
+        Ok(Self { folder: folder.to_owned(), issuer: Issuer::new(params, key) })
+    }
+
+    /// The certificate that others trust.
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.join(CA)
+    }
+
+    /// Issues a certificate that is valid for these names and addresses, in the place of the last one of this name.
+    pub fn issue(
+        &self,
+        name: &str,
+        valid_for: Vec<String>,
+        usages: &[ExtendedKeyUsagePurpose],
+    ) -> anyhow::Result<Issued> {
+        let mut params = CertificateParams::new(valid_for).context("a name that no certificate can have")?;
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = usages.to_vec();
+        params.use_authority_key_identifier_extension = true;
+        bound(&mut params, ISSUED_DAYS);
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let files =
+            [(format!("{name}.key"), PRIVATE, key.serialize_pem()), (format!("{name}.pem"), SHARED, certificate.pem())];
+        for (file, mode, pem) in &files {
+            durable::write(&self.folder, file, *mode, pem.as_bytes())
+                .with_context(|| format!("writing {file} in {}", self.folder.display()))?;
+        }
+        let [key, certificate] = files.map(|(file, ..)| self.folder.join(file));
+        Ok(Issued { certificate, key })
+    }
+}
+
+/// Valid from yesterday, because clocks differ, for so many days.
+fn bound(params: &mut CertificateParams, days: u32) {
+    let now = SystemTime::now();
+    params.not_before = (now - DAY).into();
+    params.not_after = (now + DAY * days).into();
+}
