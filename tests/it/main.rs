@@ -18,6 +18,8 @@ mod operation;
 mod origins;
 mod browser;
 mod flood;
+mod tls;
+mod reload;
 mod events;
 mod slow_reader;
 mod webhooks;

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpSocket;
 
-use crate::http::Answer;
+use crate::http::{Answer, Client, Request};
 
 /// Above every heartbeat: a stream that is silent for longer hangs.
 const SILENCE_MAX: Duration = Duration::from_secs(40);
@@ -71,6 +71,20 @@ impl Stream {
         }
         let body = body.collect().await.map_err(|_| None)?.to_bytes();
         Err(Some(Answer { status: head.status.as_u16(), headers: head.headers, body }))
+    }
+
+    /// Opens one over the connection of this client, which must outlive it.
+    ///
+    /// # Errors
+    /// Any answer but a stream.
+    pub async fn over(client: &mut Client, path: &str) -> Result<Self, Answer> {
+        let request = Request { method: "GET", path, headers: Vec::new(), body: Vec::new() };
+        let (head, body) = client.begin(request).await.expect("the host answers").into_parts();
+        if head.status == 200 {
+            return Ok(Self { body, rest: Vec::new() });
+        }
+        let body = body.collect().await.expect("the host answers").to_bytes();
+        Err(Answer { status: head.status.as_u16(), headers: head.headers, body })
     }
 
     /// The next message, signs of life too; nothing when the stream has ended, in order or not.

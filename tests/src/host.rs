@@ -12,6 +12,7 @@ use crate::hold::eventually;
 use crate::http::Client;
 pub use crate::process::{Finished, Refused, argument, cli};
 use crate::process::{Process, binary};
+use crate::secure::Trust;
 
 /// How to start a host.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub struct Start {
     pub descriptors: Option<u64>,
     /// Whether the wallet has its views, which cost every node some of its time.
     pub has_views: bool,
+    /// Where the certificate of its authority lies once it listens, if it speaks TLS.
+    pub authority: Option<PathBuf>,
 }
 
 impl Start {
@@ -41,12 +44,17 @@ impl Start {
             environment: Vec::new(),
             descriptors: None,
             has_views: false,
+            authority: None,
         }
     }
 }
 
 /// A running host. Dropping it kills the process.
-pub struct Host(Process);
+pub struct Host {
+    process: Process,
+    /// What its clients trust, if it speaks TLS.
+    trust: Option<Trust>,
+}
 
 impl Host {
     /// Starts a host on the data folder and waits until it is ready.
@@ -70,7 +78,9 @@ impl Host {
         command.args(&start.arguments);
         command.envs(start.environment.iter().cloned());
         artefacts::lend(&start.data);
-        let host = Self(Process::start("the host", command).await?).ready().await?;
+        let process = Process::start("the host", command).await?;
+        let trust = start.authority.as_deref().map(Trust::of);
+        let host = Self { process, trust }.ready().await?;
         artefacts::keep(&start.data);
         Ok(host)
     }
@@ -90,69 +100,74 @@ impl Host {
         let mut command = Command::new(binary());
         command.arg("serve").arg("--config").arg(&config);
         let started = Process::start("the host", command).await;
-        let host = Self(started.unwrap_or_else(|refused| panic!("the host did not start: {refused:?}")));
+        let process = started.unwrap_or_else(|refused| panic!("the host did not start: {refused:?}"));
+        let host = Self { process, trust: None };
         let host = host.ready().await.unwrap_or_else(|refused| panic!("the host did not become ready: {refused:?}"));
         artefacts::keep(&folder);
         host
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.0.address()
+        self.process.address()
     }
 
     /// The process's number in the system.
     pub fn id(&self) -> u32 {
-        self.0.id()
+        self.process.id()
     }
 
     /// What the process holds of memory now.
     pub fn memory_bytes(&self) -> u64 {
-        self.0.memory_bytes()
+        self.process.memory_bytes()
     }
 
     /// How many files the process has open now.
     pub fn descriptor_count(&self) -> usize {
-        self.0.descriptor_count()
+        self.process.descriptor_count()
     }
 
     pub fn client(&self) -> Client {
-        Client::to(self.address())
+        let client = Client::to(self.address());
+        match &self.trust {
+            Some(trust) => client.over(trust),
+            None => client,
+        }
     }
 
     /// What the process printed last.
     pub fn output(&self) -> String {
-        self.0.output()
+        self.process.output()
     }
 
     /// Whether the process has ended by itself.
     pub fn has_ended(&mut self) -> bool {
-        self.0.has_ended()
+        self.process.has_ended()
     }
 
     /// `kill -9`; the process is gone on return.
     pub fn kill(self) {
-        self.0.kill();
+        self.process.kill();
     }
 
     /// SIGTERM; waits until the process has ended by itself.
     pub async fn terminate(self) -> ExitStatus {
-        self.0.terminate().await
+        self.process.terminate().await
     }
 
     /// SIGSTOP: the process stands still until [`Host::resume`].
     pub fn pause(&self) {
-        self.0.pause();
+        self.process.pause();
     }
 
     pub fn resume(&self) {
-        self.0.resume();
+        self.process.resume();
     }
 
     /// Waits for `/readyz`; a process that ends first refused to start.
     async fn ready(mut self) -> Result<Self, Refused> {
         let mut client = self.client();
         let refused = eventually("the host becomes ready", async || {
-            if let Some(refused) = self.0.find_refusal() {
+            if let Some(refused) = self.process.find_refusal() {
                 return Some(Some(refused));
             }
             let answer = client.get("/readyz").await;

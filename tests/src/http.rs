@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::HeaderMap;
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+
+use crate::secure::Trust;
 
 /// Above the longest deadline a request may name: whoever waits longer hangs.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(40);
@@ -23,6 +26,9 @@ pub struct Client {
     address: SocketAddr,
     /// After this long a request is given up as lost; without it, one that hangs past every deadline fails the test.
     patience: Option<Duration>,
+    /// Of whom it believes to be the host, where it speaks TLS.
+    trust: Option<Trust>,
+    token: Option<String>,
     connection: Option<SendRequest<Full<Bytes>>>,
 }
 
@@ -46,12 +52,32 @@ pub struct Answer {
 
 impl Client {
     pub fn to(address: SocketAddr) -> Self {
-        Self { address, patience: None, connection: None }
+        Self { address, patience: None, trust: None, token: None, connection: None }
     }
 
     /// A client of a host that may be paused or cut off: what is not answered in time is lost.
     pub fn impatient(address: SocketAddr, patience: Duration) -> Self {
-        Self { address, patience: Some(patience), connection: None }
+        Self { patience: Some(patience), ..Self::to(address) }
+    }
+
+    /// The same client, by https.
+    pub fn over(self, trust: &Trust) -> Self {
+        Self { trust: Some(trust.clone()), ..self }
+    }
+
+    /// The same client, with a token.
+    pub fn with_token(self, token: &str) -> Self {
+        Self { token: Some(token.to_owned()), ..self }
+    }
+
+    /// Whether it has no connection that the host would take a request on.
+    pub fn is_closed(&self) -> bool {
+        self.connection.as_ref().is_none_or(SendRequest::is_closed)
+    }
+
+    /// Forgets its connection: what is asked next goes over a new one.
+    pub fn hang_up(&mut self) {
+        self.connection = None;
     }
 
     pub async fn get(&mut self, path: &str) -> Result<Answer, Lost> {
@@ -86,25 +112,43 @@ impl Client {
     }
 
     async fn exchange(&mut self, request: Request<'_>) -> anyhow::Result<Answer> {
+        let (head, body) = self.begin(request).await?.into_parts();
+        Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: body.collect().await?.to_bytes() })
+    }
+
+    /// Sends a request whose answer may go on for ever. This client is the connection that it goes over.
+    pub async fn begin(&mut self, request: Request<'_>) -> anyhow::Result<hyper::Response<Incoming>> {
         if self.connection.as_ref().is_none_or(SendRequest::is_closed) {
-            let stream = TcpStream::connect(self.address).await?;
-            stream.set_nodelay(true)?;
-            let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-            // It ends with the connection; the error is the one that the request meets.
-            tokio::spawn(connection);
-            self.connection = Some(sender);
+            self.connection = Some(match &self.trust {
+                Some(trust) => speak(trust.connect(self.address).await?).await?,
+                None => {
+                    let stream = TcpStream::connect(self.address).await?;
+                    stream.set_nodelay(true)?;
+                    speak(stream).await?
+                }
+            });
         }
         let sender = self.connection.as_mut().expect("connected just above");
         sender.ready().await?;
         let mut builder = hyper::Request::builder().method(request.method).uri(request.path);
         builder = builder.header("host", self.address.to_string());
+        if let Some(token) = &self.token {
+            builder = builder.header("authorization", format!("Bearer {token}"));
+        }
         for (name, value) in request.headers {
             builder = builder.header(name, value);
         }
-        let answer = sender.send_request(builder.body(Full::from(request.body))?).await?;
-        let (head, body) = answer.into_parts();
-        Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: body.collect().await?.to_bytes() })
+        Ok(sender.send_request(builder.body(Full::from(request.body))?).await?)
     }
+}
+
+async fn speak(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> hyper::Result<SendRequest<Full<Bytes>>> {
+    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+    // It ends with the connection; the error is the one that the request meets.
+    tokio::spawn(connection);
+    Ok(sender)
 }
 
 impl Answer {

@@ -16,6 +16,7 @@ pub mod disk;
 pub mod wall_clock;
 pub mod damage;
 pub mod cluster;
+pub mod secure;
 pub mod http;
 pub mod feed;
 pub mod receiver;

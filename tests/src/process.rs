@@ -17,7 +17,7 @@ use crate::hold::{PATIENCE, eventually};
 
 /// Lines of output that are kept.
 const OUTPUT_LINES_MAX: usize = 500;
-const LISTENING: &str = "listening on http://";
+const LISTENING: &str = "listening on ";
 
 /// A running process that has said where it listens. Dropping it kills it.
 pub struct Process {
@@ -96,6 +96,11 @@ impl Process {
     pub async fn terminate(mut self) -> ExitStatus {
         self.signal("TERM");
         exit_of(&mut self.child).await
+    }
+
+    /// SIGHUP: the process reads its configuration again.
+    pub fn hang_up(&self) {
+        self.signal("HUP");
     }
 
     /// SIGSTOP: the process stands still until [`Process::resume`].
@@ -213,8 +218,8 @@ impl Output {
         let output = self.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                let address =
-                    line.split_once(LISTENING).and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
+                let url = line.split_once(LISTENING).and_then(|(_, rest)| rest.split_whitespace().next());
+                let address = url.and_then(|url| url.split_once("://")?.1.parse().ok());
                 output.push(line);
                 if let Some(address) = address
                     && let Some(found) = found.take()

@@ -15,7 +15,7 @@ use axum::extract::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::MissedTickBehavior;
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::error::ApiError;
-use super::places::{Activity, ClientNetwork, Places};
+use super::places::{Activity, ClientNetwork, Place, Places};
 use super::tls::{Acceptor, Opened};
 use crate::durable;
 use crate::limits::{DESCRIPTORS_LOOK, HTTP_HEADERS_BYTES_MAX, HTTP_IDLE_MAX, HTTP_STREAMS_MAX, SHUTDOWN_MAX};
@@ -46,10 +46,11 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ApiError> {
     let graceful = GracefulShutdown::new();
-    let builder = Arc::new(connection_builder());
+    let stopping = CancellationToken::new();
+    let server = Server { acceptor, builder: connection_builder(), service, stopping: stopping.clone() };
+    let server = Arc::new(server);
     let mut looks = tokio::time::interval(DESCRIPTORS_LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let stopping = CancellationToken::new();
     let mut is_failing = false;
     tokio::pin!(shutdown);
     loop {
@@ -86,30 +87,8 @@ pub async fn serve(
             tracing::debug!(%error, "a connection was gone before it was served");
             continue;
         }
-        let watcher = graceful.watcher();
-        let (builder, service, stopping) = (builder.clone(), service.clone(), stopping.clone());
-        let acceptor = acceptor.clone();
-        tokio::spawn(async move {
-            let opened = tokio::select! {
-                opened = acceptor.accept(stream, address) => opened,
-                () = stopping.cancelled() => None,
-            };
-            let Some(Opened { stream, retired }) = opened else { return };
-            let (activity, network) = (place.activity.clone(), place.network);
-            let connected = Connected { activity, network, address, stopping, retired: retired.clone() };
-            let counted = counted(service, connected);
-            let connection = builder.serve_connection(TokioIo::new(stream), counted);
-            tokio::select! {
-                served = watcher.watch(connection) => {
-                    if let Err(error) = served {
-                        tracing::debug!(%error, "a connection ended early");
-                    }
-                }
-                // Dropping the connection closes it.
-                () = place.activity.over() => {}
-                () = place.activity.retired(&retired) => {}
-            }
-        });
+        let (server, watcher) = (server.clone(), graceful.watcher());
+        tokio::spawn(async move { server.serve_one(stream, address, place, watcher).await });
     }
     drop(listener);
     stopping.cancel();
@@ -117,6 +96,39 @@ pub async fn serve(
         tracing::warn!("requests that did not end in time are broken off");
     }
     Ok(())
+}
+
+/// What all connections are served with.
+struct Server {
+    acceptor: Acceptor,
+    builder: Builder<TokioExecutor>,
+    service: Service,
+    stopping: CancellationToken,
+}
+
+impl Server {
+    /// Serves a connection to its end.
+    async fn serve_one(&self, stream: TcpStream, address: SocketAddr, place: Place, watcher: Watcher) {
+        let opened = tokio::select! {
+            opened = self.acceptor.accept(stream, address) => opened,
+            () = self.stopping.cancelled() => None,
+            () = place.activity.over() => None,
+        };
+        let Some(Opened { stream, retired }) = opened else { return };
+        let (activity, network, stopping) = (place.activity.clone(), place.network, self.stopping.clone());
+        let connected = Connected { activity, network, address, stopping, retired: retired.clone() };
+        let connection = self.builder.serve_connection(TokioIo::new(stream), counted(self.service.clone(), connected));
+        tokio::select! {
+            served = watcher.watch(connection) => {
+                if let Err(error) = served {
+                    tracing::debug!(%error, "a connection ended early");
+                }
+            }
+            // Dropping the connection closes it.
+            () = place.activity.over() => {}
+            () = place.activity.retired(&retired) => {}
+        }
+    }
 }
 
 fn connection_builder() -> Builder<TokioExecutor> {
