@@ -1,4 +1,4 @@
-//! SIGHUP: tokens and certificates are replaced while requests are answered, and what makes no sense changes nothing.
+//! SIGHUP: tokens, certificates and limits are replaced while requests are answered, and what makes no sense changes nothing.
 //!
 //! It knows the configuration file, the metrics that count reloads, and what the log says. How TLS is refused is in `tls.rs`.
 
@@ -161,11 +161,17 @@ async fn what_makes_no_sense_changes_nothing() {
     }
 
     // What needs a restart is named, and the rest of that file counts.
-    let more = format!("{}\n[log]\nkeep_bytes = 1048576\n", tokens(&["monitor"]));
+    let more = "[log]\nkeep_bytes = 1048576\n[limits]\nevent_readers = 1\n";
+    let more = format!("{}\n{more}", tokens(&["monitor", "client"]));
     reload(&node, &trust, "done", &tls(&other, ""), &more).await;
     eventually("the log names it", async || node.process.output().contains("what=\"log\"").then_some(())).await;
     let answer = node.client(&trust).with_token(&token("auditor")).get("/v1/machines").await;
     assert_eq!(answer.expect("the node answers").status, 401);
+    let [mut one, mut two] = [0; 2].map(|_| node.client(&trust).with_token(&token("client")));
+    let held = Stream::over(&mut one, "/v1/wallet/events").await.expect("there is one place");
+    let refused = Stream::over(&mut two, "/v1/wallet/events").await.err().expect("and no more");
+    assert_eq!(refused.status, 503, "{refused:?}");
+    drop(held);
 }
 
 #[tokio::test(flavor = "multi_thread")]

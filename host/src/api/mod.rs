@@ -13,6 +13,7 @@
 mod error;
 mod serve;
 mod tls;
+mod live;
 mod places;
 mod share;
 mod handle;
@@ -54,6 +55,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 pub use caller::{Callers, Replaced, Tokens};
 pub use cluster::{ClusterPage, NodePage, ReplicaPage};
 pub use error::ApiError;
+pub use live::LiveLimits;
 pub use modules::{ModulePage, ModulesPage, RefusedPage, StepPage};
 pub use orders::OrderPage;
 pub use origin::Origins;
@@ -68,7 +70,7 @@ pub use views::{BuildPage, ViewPage, ViewsPage};
 pub use webhooks::{DeadPage, Sender, WebhookPage, WebhookSentPage, WebhooksPage};
 
 use crate::audit::jobs::Replays;
-use crate::config::{LimitsConfig, WebhooksConfig};
+use crate::config::WebhooksConfig;
 use crate::router::Router;
 use crate::system::Cluster;
 use asked::RequestIds;
@@ -87,7 +89,7 @@ pub struct ApiOptions {
     /// Those that the node carries out.
     pub replays: Arc<Replays>,
     /// How much is answered at the same time; what is beyond is refused with 503.
-    pub limits: LimitsConfig,
+    pub limits: Arc<LiveLimits>,
     pub webhooks: WebhooksConfig,
     /// Renders `/metrics`; without it that page is empty.
     pub metrics: Option<PrometheusHandle>,
@@ -96,7 +98,7 @@ pub struct ApiOptions {
 /// The API as a service, to be handed to [`serve()`]; and what sends events to whoever has asked for that, to be [run](Sender::run).
 pub fn server(router: Arc<Router>, options: ApiOptions) -> (axum::Router, Arc<Sender>) {
     let ApiOptions { cluster, callers, origins, replays, limits, webhooks, metrics } = options;
-    let events = Arc::new(Events::new(&limits));
+    let events = Arc::new(Events::new(limits.clone()));
     let sender = Sender::new(cluster.clone(), router.clone(), events.clone(), &webhooks);
     let api = Api {
         router,
@@ -108,7 +110,7 @@ pub fn server(router: Arc<Router>, options: ApiOptions) -> (axum::Router, Arc<Se
         metrics,
         mounts: Mounts::default(),
         request_ids: RequestIds::new(),
-        shares: Shares::new(&limits),
+        shares: Shares::new(limits),
         events,
         webhooks: sender.clone(),
     };

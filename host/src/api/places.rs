@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::live::LiveLimits;
 use crate::limits::{CONNECTIONS_SHED_AT_ONCE, DESCRIPTORS_KEPT_MAX, DESCRIPTORS_KEPT_MIN, HTTP_IDLE_MAX};
 
 /// When there was nobody to shed, nobody is looked for again for so long: looking costs more than refusing.
@@ -178,9 +179,7 @@ impl Activity {
 
 /// The connections of one listener.
 pub struct Places {
-    count_max: usize,
-    /// How many in a hundred one address may have.
-    share_percent: usize,
+    limits: Arc<LiveLimits>,
     descriptors: Arc<Descriptors>,
     book: Mutex<Book>,
     start: Instant,
@@ -209,20 +208,24 @@ struct Group {
 }
 
 impl Places {
-    pub fn new(count_max: usize, share_percent: usize, descriptors: Arc<Descriptors>) -> Arc<Self> {
-        Arc::new(Self { count_max, share_percent, descriptors, book: Mutex::default(), start: Instant::now() })
+    pub fn new(limits: Arc<LiveLimits>, descriptors: Arc<Descriptors>) -> Arc<Self> {
+        Arc::new(Self { limits, descriptors, book: Mutex::default(), start: Instant::now() })
     }
 
     /// A place for a connection that is there, perhaps that of another one, which is told to go.
     pub fn take(self: &Arc<Self>, network: ClientNetwork) -> Option<Place> {
-        let count_max = self.count_max.min(self.descriptors.connections_max()).max(1);
+        let limits = self.limits.now();
+        let count_max = limits.http_connections.min(self.descriptors.connections_max()).max(1);
         let mut book = self.book.lock();
         let of_network = book.by_network.get(&network).map_or(0, |group| group.open.len());
-        if share_of(count_max, self.share_percent) <= of_network && !book.shed(Some(network)) {
+        if share_of(count_max, limits.share_percent) <= of_network && !book.shed(Some(network)) {
             return None;
         }
-        if count_max <= book.all.open.len() && !book.shed(None) {
-            return None;
+        // There may be several too many, where the bound was lowered.
+        while count_max <= book.all.open.len() {
+            if !book.shed(None) {
+                return None;
+            }
         }
         // Those that were told to go still have their descriptors for a moment.
         let open = self.descriptors.connections.load(Ordering::Relaxed);
@@ -327,13 +330,15 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LimitsConfig;
 
     fn network(last: u8) -> ClientNetwork {
         ClientNetwork::of(IpAddr::from([10, 0, 0, last]))
     }
 
     fn places(count_max: usize, share_percent: usize, descriptors: Option<u64>) -> Arc<Places> {
-        Places::new(count_max, share_percent, Descriptors::new(descriptors))
+        let limits = LimitsConfig { http_connections: count_max, share_percent, ..LimitsConfig::default() };
+        Places::new(LiveLimits::new(limits), Descriptors::new(descriptors))
     }
 
     /// Whether the connection was told to go.
@@ -341,6 +346,24 @@ mod tests {
         let mut over = std::pin::pin!(place.activity.quiet_after(&place.activity.shed));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         over.as_mut().poll(&mut context).is_ready()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lowered_bound_closes_what_is_idle_when_the_next_one_comes() {
+        let limits =
+            |http_connections| LimitsConfig { http_connections, share_percent: 100, ..LimitsConfig::default() };
+        let live = LiveLimits::new(limits(4));
+        let places = Places::new(live.clone(), Descriptors::new(None));
+        let held: Vec<Place> = (0..4).map(|at| places.take(network(at)).expect("there is a place")).collect();
+        held[3].activity.on_begun();
+        live.replace(limits(2));
+        let next = places.take(network(9)).expect("the idle ones have gone");
+        let told: Vec<bool> = held.iter().map(is_told).collect();
+        assert_eq!(told, [true, true, true, false]);
+        next.activity.on_begun();
+        assert!(places.take(network(9)).is_none(), "two are there, and both are busy");
+        live.replace(limits(3));
+        assert!(places.take(network(9)).is_some(), "one more may be there now");
     }
 
     #[tokio::test(start_paused = true)]
@@ -405,7 +428,8 @@ mod tests {
         let descriptors = Descriptors::new(Some(1024));
         let max = descriptors.connections_max();
         assert!((1..768).contains(&max), "{max} of 1024, for there is more than connections");
-        let places = Places::new(10_000, 100, descriptors.clone());
+        let limits = LimitsConfig { share_percent: 100, ..LimitsConfig::default() };
+        let places = Places::new(LiveLimits::new(limits), descriptors.clone());
         let mut held = Vec::new();
         while let Some(place) = places.take(network(0)) {
             place.activity.on_begun();

@@ -10,9 +10,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::live::LiveLimits;
 use super::places::{ClientNetwork, share_of};
 use super::problem::{Code, Problem};
-use crate::config::LimitsConfig;
 use crate::limits::{BODIES_BYTES_MAX, BODY_ROOM_BYTES, HTTP_BATCHES_MAX, REJECTIONS_PER_ADDRESS_PER_SECOND_MAX};
 use crate::router::answer::Caller;
 
@@ -65,9 +65,7 @@ impl Who {
 
 /// What is taken of everything.
 pub struct Shares {
-    requests_max: usize,
-    readers_max: usize,
-    share_percent: usize,
+    limits: Arc<LiveLimits>,
     /// INVARIANT: nothing is counted as 0, so there are no more of them than shares.
     taken: Mutex<HashMap<(Kind, Whose), usize>>,
     rejected: Mutex<Rejected>,
@@ -80,11 +78,9 @@ struct Rejected {
 }
 
 impl Shares {
-    pub fn new(limits: &LimitsConfig) -> Arc<Self> {
+    pub fn new(limits: Arc<LiveLimits>) -> Arc<Self> {
         Arc::new(Self {
-            requests_max: limits.http_requests,
-            readers_max: limits.event_readers,
-            share_percent: limits.share_percent,
+            limits,
             taken: Mutex::default(),
             rejected: Mutex::new(Rejected { since: Instant::now(), counts: HashMap::new() }),
         })
@@ -114,13 +110,14 @@ impl Shares {
     }
 
     fn max(&self, kind: Kind, whose: Whose) -> usize {
+        let limits = self.limits.now();
         let all = match kind {
-            Kind::Request => self.requests_max,
+            Kind::Request => limits.http_requests,
             Kind::Batch => HTTP_BATCHES_MAX,
-            Kind::Reader => self.readers_max,
+            Kind::Reader => limits.event_readers,
             Kind::Body => BODIES_BYTES_MAX / BODY_ROOM_BYTES,
         };
-        if whose == Whose::All { all } else { share_of(all, self.share_percent) }
+        if whose == Whose::All { all } else { share_of(all, limits.share_percent) }
     }
 
     /// Whether commands from there may be recorded as rejected this second.
@@ -228,9 +225,10 @@ impl Drop for Share {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LimitsConfig;
 
     fn shares(event_readers: usize) -> Arc<Shares> {
-        Shares::new(&LimitsConfig { event_readers, ..LimitsConfig::default() })
+        Shares::new(LiveLimits::new(LimitsConfig { event_readers, ..LimitsConfig::default() }))
     }
 
     fn who(caller: Option<&Arc<Caller>>, last: u8) -> Who {

@@ -17,11 +17,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::api::{self, Acceptor, ApiError, ApiOptions, Callers, Descriptors, Origins, Places};
+use crate::api::{self, Acceptor, ApiError, ApiOptions, Callers, Descriptors, LiveLimits, Origins, Places};
 use crate::audit::jobs::Replays;
 use crate::audit::shadow;
 use crate::cli::descriptors;
-use crate::config::{LimitsConfig, WebhooksConfig};
+use crate::config::WebhooksConfig;
 use crate::system::{Cluster, Node, NodeOptions};
 
 /// What a process has once, however many nodes it runs.
@@ -81,7 +81,7 @@ pub struct HostOptions {
     pub callers: Arc<Callers>,
     /// `auth.hosts`.
     pub hosts: Vec<String>,
-    pub limits: LimitsConfig,
+    pub limits: Arc<LiveLimits>,
     pub webhooks: WebhooksConfig,
 }
 
@@ -176,9 +176,9 @@ pub async fn finish(mut hosts: Vec<Host>) -> anyhow::Result<()> {
 }
 
 /// The places for connections of one node, and a word where there are fewer than were asked for.
-fn places(limits: &LimitsConfig, descriptors: &Arc<Descriptors>) -> Arc<Places> {
+fn places(limits: &Arc<LiveLimits>, descriptors: &Arc<Descriptors>) -> Arc<Places> {
     descriptors.count_others();
-    let (wanted, possible) = (limits.http_connections, descriptors.connections_max());
+    let (wanted, possible) = (limits.now().http_connections, descriptors.connections_max());
     if possible < wanted {
         tracing::warn!(
             wanted,
@@ -188,7 +188,7 @@ fn places(limits: &LimitsConfig, descriptors: &Arc<Descriptors>) -> Arc<Places> 
              raise it (`ulimit -Hn`, LimitNOFILE of systemd), or lower `limits.http_connections`"
         );
     }
-    Places::new(wanted, limits.share_percent, descriptors.clone())
+    Places::new(limits.clone(), descriptors.clone())
 }
 
 /// Where scripts find the address that the system chose.

@@ -1,7 +1,7 @@
 //! SIGHUP: the configuration file is read again, and what may change while a node runs does.
 //!
 //! ```text
-//! SIGHUP ─▶ file, tokens, certificates: read and checked ─┬ all of it makes sense ─▶ tokens and certificates are replaced
+//! SIGHUP ─▶ file, tokens, certificates: read and checked ─┬ all of it makes sense ─▶ tokens, certificates, limits are replaced
 //!                                                         └ anything is wrong      ─▶ nothing is, and the log says what
 //! ```
 //! In: the file that the node was started with. Out: requests from then on are judged by the new one; none is lost. What needs a restart is named
@@ -14,7 +14,7 @@ use anyhow::Context;
 use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{Acceptor, Callers, Replaced, Tls, Tokens};
+use crate::api::{Acceptor, Callers, LiveLimits, Replaced, Tls, Tokens};
 use crate::config::Config;
 
 /// What can be replaced, and the configuration that it is of.
@@ -24,6 +24,7 @@ pub struct Reload {
     pub config: Config,
     pub callers: Arc<Callers>,
     pub acceptor: Acceptor,
+    pub limits: Arc<LiveLimits>,
 }
 
 /// What a reload has done.
@@ -99,6 +100,8 @@ impl Reload {
             self.acceptor.replace(tls);
             self.config.http.tls = new.http.tls.clone();
         }
+        self.limits.replace(new.limits.clone());
+        self.config.limits = new.limits.clone();
         self.config.auth = new.auth.clone();
         let tokens = self.callers.replace(tokens);
         Ok(Done { tokens, needs_restart: others(&self.config, &new) })
@@ -111,7 +114,6 @@ fn others(config: &Config, new: &Config) -> Vec<&'static str> {
         ("node", config.node == new.node),
         ("http", config.http == new.http),
         ("machines", config.machines == new.machines),
-        ("limits", config.limits == new.limits),
         ("log", config.log == new.log),
         ("snapshots", config.snapshots == new.snapshots),
         ("peer", config.peer == new.peer),

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{Acceptor, Callers};
+use crate::api::{Acceptor, Callers, LiveLimits};
 use crate::cli::host::{self, Host, HostOptions, Process};
 use crate::cli::output::print;
 use crate::cli::reload::Reload;
@@ -42,8 +42,14 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?;
     let callers = Arc::new(Callers::new(&config.auth.tokens, config.http.listen)?);
     let acceptor = Acceptor::new(config.http.tls.as_ref()).context("`http.tls`")?;
-    let reload =
-        Reload { path: args.config, config: config.clone(), callers: callers.clone(), acceptor: acceptor.clone() };
+    let limits = LiveLimits::new(config.limits.clone());
+    let reload = Reload {
+        path: args.config,
+        config: config.clone(),
+        callers: callers.clone(),
+        acceptor: acceptor.clone(),
+        limits: limits.clone(),
+    };
     let machines = config.machines.into_iter().map(machine_spec).collect::<anyhow::Result<_>>()?;
     host::run(async move |process: Process| {
         // From now on it ends the process no more; what is sent before the node serves is heeded then.
@@ -81,7 +87,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             acceptor,
             callers,
             hosts: config.auth.hosts,
-            limits: config.limits,
+            limits,
             webhooks: config.webhooks,
         };
         let host = Host::start(options, &process).await?;

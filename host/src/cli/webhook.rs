@@ -97,10 +97,12 @@ pub struct RotateArgs {
 /// A secret that the receiver knows; without one the node makes it.
 #[derive(Debug, Args)]
 pub struct SecretArgs {
-    /// A file with a secret that the receiver knows, `whsec_…`; without it one is made. The variable STATEHOUSE_WEBHOOK_SECRET has the secret itself
+    /// A file with a secret that the receiver knows, `whsec_…`; without it one is made. The variable STATEHOUSE_WEBHOOK_SECRET has
+    /// the secret itself
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
-    /// The secret itself. Deprecated: everybody on this machine reads it in the list of processes; use --secret-file or STATEHOUSE_WEBHOOK_SECRET
+    /// The secret itself. Deprecated: everybody on this machine reads it in the list of processes; use --secret-file or
+    /// STATEHOUSE_WEBHOOK_SECRET
     #[arg(long, conflicts_with = "secret_file")]
     secret: Option<String>,
 }

@@ -33,12 +33,12 @@ use self::feed::{Feed, Place};
 use self::reader::{Filter, Lane, LastWord, Pace, Reader, Stops};
 use super::asked::Asked;
 use super::handle::Api;
+use super::live::LiveLimits;
 use super::problem::{Code, Problem};
 use super::roles::WATCH_ROLES;
 use super::serve::Connected;
 use super::share::{Kind, Share};
 use super::url::query_pairs;
-use crate::config::LimitsConfig;
 use crate::ids::{PartitionId, Position};
 use crate::partition::{Partition, PartitionError};
 use crate::router::{Machine, partition_error};
@@ -50,17 +50,20 @@ const PIECES_WAITING_MAX: usize = 1;
 /// All that readers of events share on this node.
 pub struct Events {
     feeds: Mutex<BTreeMap<String, Weak<Feed>>>,
-    pace: Pace,
+    limits: Arc<LiveLimits>,
 }
 
 impl Events {
-    pub fn new(limits: &LimitsConfig) -> Self {
-        Self {
-            feeds: Mutex::default(),
-            pace: Pace {
-                patience: Duration::from_millis(limits.event_patience_ms),
-                heartbeat: Duration::from_millis(limits.event_heartbeat_ms),
-            },
+    pub fn new(limits: Arc<LiveLimits>) -> Self {
+        Self { feeds: Mutex::default(), limits }
+    }
+
+    /// How patient a stream is that begins now.
+    fn pace(&self) -> Pace {
+        let limits = self.limits.now();
+        Pace {
+            patience: Duration::from_millis(limits.event_patience_ms),
+            heartbeat: Duration::from_millis(limits.event_heartbeat_ms),
         }
     }
 
@@ -109,12 +112,13 @@ pub async fn get(api: &Api, machine: Arc<Machine>, asked: Asked, parts: &Parts) 
         connection: of_connection(|connected| &connected.retired),
         token: api.callers.removal(&asked.caller),
     };
+    let pace = events.pace();
     let shows_callers = asked.caller.roles & WATCH_ROLES != 0;
-    let reader = Reader { feed, filter: wanted.filter, shows_callers, lanes, cursor, pace: events.pace, stops };
+    let reader = Reader { feed, filter: wanted.filter, shows_callers, lanes, cursor, pace, stops };
     let (pieces, waiting) = mpsc::channel(PIECES_WAITING_MAX);
     let last = LastWord::default();
     let stay = connected.map(|connected| connected.stay());
-    let (last_word, patience) = (last.clone(), events.pace.patience);
+    let (last_word, patience) = (last.clone(), pace.patience);
     let (present, gone) = Present::new(place);
     tokio::spawn(async move {
         let is_stuck = reader.run(pieces, last_word).await;

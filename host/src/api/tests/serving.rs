@@ -9,7 +9,8 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::api::{Acceptor, ApiError, Descriptors, Places, serve};
+use crate::api::{Acceptor, ApiError, Descriptors, LiveLimits, Places, serve};
+use crate::config::LimitsConfig;
 
 struct Served {
     address: SocketAddr,
@@ -22,7 +23,8 @@ async fn start(service: axum::Router, connections_max: usize) -> Served {
     let address = listener.local_addr().expect("bound");
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async { stopped.await.expect("the test says when to stop") };
-    let places = Places::new(connections_max, 100, Descriptors::new(None));
+    let limits = LimitsConfig { http_connections: connections_max, share_percent: 100, ..LimitsConfig::default() };
+    let places = Places::new(LiveLimits::new(limits), Descriptors::new(None));
     let ended = tokio::spawn(serve(listener, Acceptor::Plaintext, service, places, shutdown));
     Served { address, stop, ended }
 }

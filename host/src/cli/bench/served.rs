@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::WALLET;
-use crate::api::{self, Acceptor, ApiError, ApiOptions, Callers, Descriptors, Origins, Places};
+use crate::api::{self, Acceptor, ApiError, ApiOptions, Callers, Descriptors, LiveLimits, Origins, Places};
 use crate::audit::jobs::Replays;
 use crate::cli::descriptors;
 use crate::clock::SystemClock;
@@ -77,9 +77,9 @@ impl Served {
         let start_ms = started.elapsed().as_millis();
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let limits = LimitsConfig::default();
+        let limits = LiveLimits::new(LimitsConfig::default());
         let descriptors = Descriptors::new(descriptors::raise());
-        let places = Places::new(limits.http_connections, limits.share_percent, descriptors);
+        let places = Places::new(limits.clone(), descriptors);
         let options = ApiOptions {
             replays: Arc::new(Replays::open(&folder.join("node"), api::parse_time)?),
             cluster: node.cluster(),

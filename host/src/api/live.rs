@@ -1,0 +1,26 @@
+//! The `[limits]` in force: one value, which everybody who keeps to one of them reads at each use, and which SIGHUP replaces.
+//!
+//! In: a configuration's limits. Out: the newest of them. It knows nothing of what they bound.
+
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use crate::config::LimitsConfig;
+
+pub struct LiveLimits(RwLock<LimitsConfig>);
+
+impl LiveLimits {
+    pub fn new(limits: LimitsConfig) -> Arc<Self> {
+        Arc::new(Self(RwLock::new(limits)))
+    }
+
+    pub fn now(&self) -> LimitsConfig {
+        self.0.read().clone()
+    }
+
+    /// From now on these count. What is beyond a lower one already is not ended for that, but nothing more begins.
+    pub fn replace(&self, limits: LimitsConfig) {
+        *self.0.write() = limits;
+    }
+}
