@@ -31,7 +31,7 @@ pub(crate) fn plan<M: Module>(input: &[u8]) -> Result<Vec<u8>, AbiError> {
             out.refuse(&minicbor::to_vec(&refusal).expect("a vector takes all bytes"));
         }
     }
-    mark_last_resorts::<M>(out.finish(Vec::new()))
+    mark_last_resorts::<M>(mark_consent::<M>(out.finish(Vec::new()))?)
 }
 
 fn plan_item<M: Module>(item: &PlanItem<'_>, draft: &mut Draft, out: &mut PlanOutWriter) -> Result<(), Refusal> {
@@ -181,5 +181,17 @@ fn mark_last_resorts<M: Module>(plans: Vec<u8>) -> Result<Vec<u8>, AbiError> {
         let op = borsh::from_slice(op).expect("the planner has just encoded this op");
         let last: Option<M::Op> = M::last_resort(&op);
         last.map(|last| borsh::to_vec(&last).expect("writing to memory cannot fail"))
+    })
+}
+
+/// What a module says of consent goes beside its plans; of one that says nothing, the plans are as they were.
+#[inline(always)]
+fn mark_consent<M: Module>(plans: Vec<u8>) -> Result<Vec<u8>, AbiError> {
+    if !M::SAYS_CONSENT {
+        return Ok(plans);
+    }
+    statehouse_abi::consent::mark(&plans, |op| {
+        let op = borsh::from_slice(op).expect("the planner has just encoded this op");
+        !M::needs_consent(&op)
     })
 }

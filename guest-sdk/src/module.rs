@@ -128,4 +128,15 @@ pub trait Module: Sized + 'static {
 
     /// Whether the module has last resorts. The attribute sets it where [`last_resort`](Self::last_resort) is there.
     const HAS_LAST_RESORTS: bool = false;
+
+    /// Whether an op takes from its entity, or changes it in another way, so that whoever may act for the entity must want it. An op that only
+    /// gives needs nobody's consent: a payment that arrives. The host lets a caller that is bound to some entities plan such ops on all others.
+    /// Where it is left out, the host knows only what TC/C says: a step in Confirm, on an entity without one in Try, is taken to give.
+    fn needs_consent(op: &Self::Op) -> bool {
+        let _ = op;
+        true
+    }
+
+    /// Whether the module says which ops need consent. The attribute sets it where [`needs_consent`](Self::needs_consent) is there.
+    const SAYS_CONSENT: bool = false;
 }

@@ -5,6 +5,10 @@
 
 mod http;
 
+mod receivers;
+mod views;
+mod webhooks;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,9 +22,13 @@ use crate::features::{self, FeatureLevel};
 use crate::ids::NodeId;
 use crate::limits::{
     CLOCK_SKEW_MS_MAX, EVENT_HEARTBEAT, EVENT_PATIENCE, EVENT_READERS_MAX, HOST_NAME_BYTES_MAX, HTTP_CONNECTIONS_MAX,
-    HTTP_REQUESTS_MAX, LOG_KEEP_BYTES_MIN, SHARE_PERCENT_MAX, SLOT_COUNT, SNAPSHOT_EVERY_BYTES_MIN, WEBHOOK_RETRY_FOR,
+    HTTP_REQUESTS_MAX, LOG_KEEP_BYTES_MIN, SHARE_PERCENT_MAX, SLOT_COUNT, SNAPSHOT_EVERY_BYTES_MIN,
     WEBHOOK_RETRY_SECONDS_MAX,
 };
+
+pub use self::receivers::Receivers;
+pub use self::views::ViewsConfig;
+pub use self::webhooks::WebhooksConfig;
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -45,6 +53,8 @@ pub struct Config {
     pub cluster: ClusterConfig,
     #[serde(default)]
     pub webhooks: WebhooksConfig,
+    #[serde(default)]
+    pub views: ViewsConfig,
     /// Where history goes for ever; without it nowhere.
     pub archive: Option<ArchiveConfig>,
 }
@@ -231,30 +241,6 @@ impl ArchiveConfig {
     }
 }
 
-/// `[webhooks]`: how events are sent to receivers; the same on all nodes, for any of them may come to send them. Which there are is no matter of
-/// the configuration: `statehouse webhook create`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct WebhooksConfig {
-    /// How long a message is tried before it becomes a dead letter, 1 … 2592000 seconds; default 259200, three days.
-    retry_seconds: u64,
-    /// Takes URLs with plain http also where they lead to other machines: everybody on the way reads what is sent. Default: false, and
-    /// http to loopback addresses only.
-    pub plaintext: bool,
-}
-
-impl Default for WebhooksConfig {
-    fn default() -> Self {
-        Self { retry_seconds: WEBHOOK_RETRY_FOR.as_secs(), plaintext: false }
-    }
-}
-
-impl WebhooksConfig {
-    pub fn retry_for(&self) -> Duration {
-        Duration::from_secs(self.retry_seconds)
-    }
-}
-
 /// `[snapshots]`
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -299,6 +285,9 @@ pub struct AuthConfig {
     /// Names besides `localhost`, loopback addresses and those of this file by which clients ask a node without tokens, as `pay.example`
     /// if a proxy passes that. Requests for any other host are refused: a web page could have made them, under a name of its own.
     pub hosts: Vec<String>,
+    /// `[auth.commands.<machine>]`: which roles may send a command, where that is not `client` or `treasury`; the same on all nodes. For the
+    /// wallet: `freeze = ["compliance"]` and `unfreeze = ["compliance"]`.
+    pub commands: BTreeMap<String, BTreeMap<String, Vec<Role>>>,
 }
 
 impl AuthConfig {
@@ -323,8 +312,12 @@ impl AuthConfig {
 pub struct TokenConfig {
     /// Recorded with every command, so never reuse it for somebody else.
     pub name: String,
-    /// Some of `client treasury auditor developer operator admin monitor`.
+    /// Some of `client treasury compliance auditor developer operator admin monitor`.
     pub roles: Vec<Role>,
+    /// The entities it may act for and read: names, or beginnings of names that end in `*`, as in `["shop-1:*", "alice"]`. A command is refused
+    /// whose home, or any step that takes from an entity or changes it, lies outside. Only for `client`, `treasury` and `compliance`: the other
+    /// roles see and steer whole machines. Default: all, so it moves and reads what belongs to anybody.
+    pub entities: Option<Vec<String>>,
     /// blake3 of the token in hexadecimal, as `printf %s "$TOKEN" | b3sum` prints it. The token itself is kept nowhere.
     pub blake3: String,
 }
@@ -342,6 +335,7 @@ pub enum Role {
     Admin = role::ADMIN,
     /// May see how the node is, and nothing of what is in it.
     Monitor = MONITOR,
+    Compliance = role::COMPLIANCE,
 }
 
 /// A role of the host alone: no module and no journal ever sees it.
@@ -438,6 +432,7 @@ impl Config {
         if !(1..=WEBHOOK_RETRY_SECONDS_MAX).contains(&config.webhooks.retry_seconds) {
             return Err(ConfigError::Invalid("webhooks.retry_seconds", "must be from 1 to 2592000"));
         }
+        config.webhooks.receivers()?;
         if config.snapshots.keep == Some(0) {
             return Err(ConfigError::Invalid("snapshots.keep", "must be at least 1; leave it out to keep all"));
         }
@@ -463,12 +458,15 @@ fn check_machine_name(name: &str) -> Result<(), ConfigError> {
     let is_well_formed = name.starts_with(|first: char| first.is_ascii_lowercase())
         && name.len() <= 32
         && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
-    // The host keeps its own books in a machine of this name.
-    if !is_well_formed || name == "system" {
-        return Err(ConfigError::Invalid("machines", "names are [a-z][a-z0-9_-]{0,31}, and not `system`"));
+    if !is_well_formed || RESERVED_NAMES.contains(&name) {
+        let why = "names are [a-z][a-z0-9_-]{0,31}, and not `system`, `machines` or `cluster`";
+        return Err(ConfigError::Invalid("machines", why));
     }
     Ok(())
 }
+
+/// What no machine is called: the host keeps its own books in `system`, and has routes of its own below the others.
+pub const RESERVED_NAMES: [&str; 3] = ["system", "machines", "cluster"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -476,6 +474,8 @@ pub enum ConfigError {
     Unreadable { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Malformed(#[from] toml::de::Error),
+    #[error("`webhooks.allow`: `{0}` is no host name, no address and no network like 10.2.0.0/16")]
+    Receiver(String),
     #[error("`{0}` {1}")]
     Invalid(&'static str, &'static str),
 }

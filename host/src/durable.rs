@@ -1,20 +1,31 @@
-//! Files and folders that are there whole or not at all, after a kill and after a power cut.
+//! Files and folders that are there whole or not at all, after a kill and after a power cut, and that only their owner may read.
 //!
 //! The bytes of a file are durable once the file was synced, its name once its folder was; the name of a folder lies in its parent.
 //! Everything blocks. What has run out for a moment ([`is_passing`]) is waited for within a bound where it takes a file to be opened.
 
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Error, ErrorKind, Result, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
-/// The mode of what is for this node alone.
+/// The mode of every file: each has balances, names or keys in it, also those of an archive.
 pub const PRIVATE: u32 = 0o600;
-/// The mode of what others may read, as an archive.
-pub const SHARED: u32 = 0o644;
+/// The mode of every folder.
+pub const PRIVATE_FOLDER: u32 = 0o700;
+
+/// Creates or empties a file, for writing.
+pub fn create(path: &Path) -> Result<File> {
+    open(path, |path| OpenOptions::new().write(true).create(true).truncate(true).mode(PRIVATE).open(path))
+}
+
+/// Creates a file, or opens it, for writing at its end.
+pub fn append(path: &Path) -> Result<File> {
+    open(path, |path| OpenOptions::new().append(true).create(true).mode(PRIVATE).open(path))
+}
 
 /// How long a descriptor, or memory for a map, is waited for before a file counts as one that cannot be opened: connections are shed and
 /// searches end within that time.
@@ -75,7 +86,7 @@ pub fn open<T>(path: &Path, mut open: impl FnMut(&Path) -> Result<T>) -> Result<
 pub fn create_dir_all(dir: &Path) -> Result<()> {
     let dir = std::path::absolute(dir)?;
     let made = dir.ancestors().take_while(|folder| !folder.exists()).count();
-    std::fs::create_dir_all(&dir)?;
+    DirBuilder::new().recursive(true).mode(PRIVATE_FOLDER).create(&dir)?;
     for (depth, parent) in dir.ancestors().skip(1).enumerate() {
         match sync_dir(parent) {
             // Whoever may not read a folder, or only that, is not the one whose folders are new in it.
@@ -94,7 +105,7 @@ fn is_of_others(error: &Error) -> bool {
 /// Makes the names in a folder durable.
 pub fn sync_dir(dir: &Path) -> Result<()> {
     // Only the opening is repeated: after a sync that failed nothing is known about what it should have made durable.
-    open(dir, |dir| std::fs::File::open(dir))?.sync_all()
+    open(dir, |dir| File::open(dir))?.sync_all()
 }
 
 /// Writes or replaces a file, which has the old bytes or the new ones at any time; durable on return.
@@ -179,5 +190,18 @@ mod tests {
         assert_eq!(failing(Errno::NFILE, 1), (true, 2));
         assert_eq!(failing(Errno::NOSPC, 1), (false, 1));
         assert_eq!(failing(Errno::ACCESS, 1), (false, 1));
+    }
+
+    #[test]
+    fn files_and_folders_are_for_their_owner_alone() {
+        let data = tempfile::tempdir().expect("a temporary folder");
+        let folder = data.path().join("a/b");
+        create_dir_all(&folder).expect("it can be made");
+        drop((create(&folder.join("created")), append(&folder.join("appended"))));
+        write(&folder, "written", PRIVATE, b"whole").expect("it can be written");
+        let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+        assert_eq!([mode(&data.path().join("a")), mode(&folder)], [PRIVATE_FOLDER; 2]);
+        let files = ["created", "appended", "written"].map(|name| mode(&folder.join(name)));
+        assert_eq!(files, [PRIVATE; 3]);
     }
 }

@@ -10,6 +10,7 @@ pub mod config;
 pub mod clock;
 pub mod key;
 pub mod durable;
+pub mod regular;
 pub mod cli;
 pub mod api;
 pub mod router;

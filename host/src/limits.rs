@@ -113,8 +113,11 @@ pub const PANIC_CHARS_MAX: usize = 2_000;
 pub const PANIC_FRAMES_MAX: usize = 32;
 /// The newest of a guest's last words that are kept in memory, per partition.
 pub const PANICS_KEPT_MAX: usize = 1024;
-/// Rows of `@local` that are rendered for the metric of what is on its way between partitions: more would take the guest too long.
+/// Rows of `@local` that are rendered at once for the metric of what is on its way between partitions: more would take the guest too long.
+/// Where there are more, they are added up beside the partition, not in its way.
 pub const LOCAL_ROWS_SHOWN_MAX: usize = 4096;
+/// All that are added up: some seconds of one thread, every ten seconds. Beyond it the metric stands still, and the log says so.
+pub const LOCAL_ROWS_COUNTED_MAX: usize = 1 << 20;
 /// Isolation runs of one batch before the remaining suspects are moved to batches of their own.
 pub const ISOLATIONS_PER_BATCH_MAX: usize = 64;
 /// Bytes of submissions that wait in one partition's queue.
@@ -205,6 +208,8 @@ pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 pub const ARCHIVE_PART_BYTES: usize = 8 << 20;
 /// How long a replica is waited for that may only be a little behind, before its leader is asked how far the journal goes at all.
 pub const REPLICA_LAG_USUAL: Duration = Duration::from_millis(250);
+/// `journal.json` of an archive, and the manifest of a canonical snapshot: a quarter of a million segments.
+pub const ARCHIVE_MANIFEST_BYTES_MAX: u64 = 64 << 20;
 /// Stores of the S3 kind copy no object larger than that in one request, and renaming is copying.
 pub const ARCHIVE_COPY_BYTES_MAX: u64 = 5 << 30;
 /// How long an archive may take to answer before an upload is begun anew.

@@ -353,3 +353,39 @@ async fn views_are_listed_dropped_and_created_again_and_that_survives_a_restart(
     let staged = cli(["module", "stage", view, "--url", &url(&host)]);
     assert!(staged.code == Some(2) && staged.stderr.contains("view create"), "{staged:?}");
 }
+
+/// A view with the path of the machine's own read would otherwise say what it likes of the past, in the machine's name.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_view_that_an_admin_names_answers_in_place_of_the_machine() {
+    let data = tempdir().expect("a temporary folder");
+    let released = concat!(env!("CARGO_MANIFEST_DIR"), "/../modules/releases/statements-1.0.0.wasm");
+    let mut wasm = std::fs::read(released).expect("a release stays");
+    let words = b"What was posted to an account";
+    let place = wasm.windows(words.len()).position(|window| window == words).expect("the view says so of itself");
+    wasm[place] = b'w';
+    let (file, id) = (data.path().join("mine.wasm"), blake3::hash(&wasm));
+    std::fs::write(&file, wasm).expect("a new file");
+
+    let mut host = Host::serve(data.path(), 1, "").await;
+    let created = command(&host, &["create", argument(&file)]);
+    assert_eq!(created.code, Some(0), "{created:?}");
+    for (config, may_answer) in [(String::new(), false), (format!("[views]\ninstead = [\"{id}\"]"), true)] {
+        host.kill();
+        host = Host::serve(data.path(), 1, &config).await;
+        let mut client = host.client();
+        live(&mut client, "statements").await;
+        if !may_answer {
+            wallet::open(&mut client, "alice").await;
+            wallet::deposit(&mut client, "alice", 500).await;
+        }
+        // Below its own path it answers either way.
+        let own = get(&mut client, "/v1/wallet/accounts/alice/statement?consistency=linearizable").await;
+        assert_eq!((own.status, own.header("statehouse-view")), (200, Some("statements 1.0.0")), "{own:?}");
+        let position = wallet::account(&mut client, "alice").await.text("position");
+        let (state, is_view) = past(&mut client, "alice", &position).await;
+        assert_eq!(state.expect("alice is there")["balances"]["USD"], "5.00");
+        let (pages, is_view_too) = history(&mut client, "alice").await;
+        assert_eq!(pages[0]["items"].as_array().map(Vec::len), Some(2));
+        assert_eq!((is_view, is_view_too), (may_answer, may_answer), "{config}");
+    }
+}

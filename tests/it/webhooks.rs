@@ -158,7 +158,7 @@ async fn every_event_arrives_in_order_through_failures_and_kills() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_never_taken_becomes_a_dead_letter_and_the_rest_goes_on() {
     let data = tempdir().expect("a temporary folder");
-    let host = Host::serve(data.path(), 1, "[webhooks]\nretry_seconds = 1").await;
+    let host = Host::serve(data.path(), 1, "[webhooks]\nretry_seconds = 1\nallow = [\"127.0.0.1\"]").await;
     let receiver = Receiver::start().await;
     let is_poison = |received: &Received| received.events()[0]["subject"] == "poison";
     receiver.answer(move |received| Reply::Status(if is_poison(received) { 422 } else { 202 }));
@@ -315,7 +315,7 @@ async fn batch(client: &mut Client, count: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_begins_before_what_the_node_has_kept() {
     let data = tempdir().expect("a temporary folder");
-    let kept = "[log]\nkeep_bytes = 1048576\n[archive]\nevery_seconds = 1";
+    let kept = "[log]\nkeep_bytes = 1048576\n[archive]\nevery_seconds = 1\n[webhooks]\nallow = [\"127.0.0.1\"]";
     let host = Host::serve(data.path(), 1, kept).await;
     let mut client = host.client();
     open_accounts(&mut client).await;
@@ -338,7 +338,7 @@ async fn a_webhook_begins_before_what_the_node_has_kept() {
     assert_eq!(receiver.taken(&secret)[&0].len(), 4);
     // Without the archive it is refused, and does not stand still from its first day on.
     host.kill();
-    let host = Host::serve(data.path(), 1, "[log]\nkeep_bytes = 1048576").await;
+    let host = Host::serve(data.path(), 1, "[log]\nkeep_bytes = 1048576\n[webhooks]\nallow = [\"127.0.0.1\"]").await;
     let body = json!({"webhook": "late", "url": receiver.url(), "from": "start"});
     let answer = host.client().post(WEBHOOKS, &body).await.expect("the host answers");
     assert_eq!((answer.status, answer.problem().as_str()), (410, "history_released"), "{answer:?}");

@@ -405,7 +405,7 @@ impl Node {
              [http]\nlisten = \"{http}\"\n\n[auth]\nopen = true\n\n\
              [peer]\nlisten = \"{peer}\"\nadvertise = \"{peer}\"\n\n\
              [peer.routes]\n{routes}\n\
-             {log}\
+             {log}[webhooks]\nallow = [\"127.0.0.1\"]\n\n\
              [machines.{MACHINE}]\nmodule = {module:?}\npartitions = {partitions}\n{capacity}",
             data = argument(&self.data),
             http = self.http,

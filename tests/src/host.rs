@@ -91,8 +91,9 @@ impl Host {
         let folder = data.join("node");
         let module = release("wallet-1.0.1.wasm");
         let (module, node) = (argument(&module), argument(&folder));
+        let open = if limits.contains("[[auth.tokens]]") { "" } else { "[auth]\nopen = true\n\n" };
         let text = format!(
-            "[node]\nid = 1\ndata = {node:?}\n\n[http]\nlisten = \"127.0.0.1:0\"\n\n[auth]\nopen = true\n\n[limits]\n{limits}\n\n\
+            "[node]\nid = 1\ndata = {node:?}\n\n[http]\nlisten = \"127.0.0.1:0\"\n\n{open}[limits]\n{limits}\n\n\
              [machines.wallet]\nmodule = {module:?}\npartitions = {partitions}\n"
         );
         std::fs::write(&config, text).expect("a new file");

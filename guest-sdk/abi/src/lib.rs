@@ -12,6 +12,7 @@ pub mod block;
 pub mod key;
 pub mod plan;
 pub mod last_resort;
+pub mod consent;
 pub mod ops;
 pub mod rows;
 pub mod outcome;
@@ -45,5 +46,8 @@ pub mod role {
     pub const DEVELOPER: u32 = 8;
     pub const OPERATOR: u32 = 16;
     pub const ADMIN: u32 = 32;
-    pub const ALL: u32 = 63;
+    /// 64 is that of whoever watches the host alone, who sends no commands.
+    /// May stop an account, and let it go again.
+    pub const COMPLIANCE: u32 = 128;
+    pub const ALL: u32 = 191;
 }

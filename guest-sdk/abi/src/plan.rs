@@ -7,7 +7,7 @@
 //! | PLAN_OUT | 1 ITEMS | 32 B | `status u32, coordination u32, first_step u32, step_count u32, home offset u32, len u32, body offset u32, len u32` |
 //! | PLAN_OUT | 2 STEPS | 40 B | `op offset u32, len u32, entity offset u32, len u32, first_key u32, key_count u32, undo offset u32, len u32, tcc u32, 0 u32` |
 //! | PLAN_OUT | 3 KEYS | 12 B | `scope u32, offset u32, len u32` of a key's suffix |
-//! | PLAN_OUT | 4 BYTES | – | what the offsets point into |
+//! | PLAN_OUT | 4 BYTES | – | what the offsets point into; section 5 is in `consent.rs` |
 //!
 //! Status 0 *plan*: `body` is the canonical body in CBOR, two spellings of one command give the same bytes.
 //! Status 1 *refused*: `body` is a [`Refusal`](crate::cold::Refusal) in CBOR, all else is zero. An undo offset of

@@ -11,6 +11,7 @@ use statehouse_abi::call::{
     write_execute_out,
 };
 use statehouse_abi::cold::*;
+use statehouse_abi::consent::{FreeSteps, mark};
 use statehouse_abi::describe::*;
 use statehouse_abi::key::{LOCAL, Scope, key, split_key};
 use statehouse_abi::ops::{Group, OpRole, OpsBlock, OpsWriter};
@@ -107,6 +108,35 @@ fn plan_out() {
         (&b"credit"[..], &b"bob"[..], None, TccRole::Confirm)
     );
     assert_eq!((parsed.key(0), parsed.key(1)), ((Scope::Own, &b"usd"[..]), (Scope::Local, &b"usd"[..])));
+}
+
+#[test]
+fn plan_out_with_consent() {
+    let mut writer = PlanOutWriter::default();
+    for op in [&b"debit"[..], b"credit", b"settle"] {
+        writer.step(op, b"alice", None, TccRole::Try);
+    }
+    writer.plan(Coordination::Saga, b"alice", b"\xa0");
+    let plain = writer.finish(Vec::new());
+    assert!(FreeSteps::find(&plain).expect("it was just written").is_none(), "the module says nothing");
+    let bytes = mark(&plain, |op| op != b"debit").expect("it was just written");
+    check(&bytes, expect_file!["golden/plan_out_with_consent.txt"]);
+    let free = FreeSteps::find(&bytes).expect("it was just written").expect("the section is there");
+    assert_eq!([0, 1, 2, 3].map(|step| free.contains(step)), [false, true, true, false]);
+    // What a host that does not know the section reads is what there was.
+    let (before, after) = (PlanOut::parse(&plain), PlanOut::parse(&bytes));
+    let (before, after) = (before.expect("it was just written"), after.expect("the section is optional"));
+    assert_eq!((after.count(), after.item(0)), (before.count(), before.item(0)));
+    assert!((0..3).all(|step| after.step(step) == before.step(step)));
+    // The section ends the block: numbers that are no steps of it, or not in order, are refused.
+    let place = bytes.len() - 8;
+    for numbers in [[1, 3], [2, 1], [1, 1]] {
+        let mut wrong = bytes.clone();
+        for (at, number) in numbers.iter().enumerate() {
+            wrong[place + at * 4] = *number;
+        }
+        assert!(FreeSteps::find(&wrong).is_err(), "{numbers:?}");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use statehouse_abi::block::AbiError;
 use statehouse_abi::call::{Context, ExecuteOut, parse_apply_in, parse_execute_in, write_apply_in, write_execute_out};
+use statehouse_abi::consent::{FreeSteps, mark};
 use statehouse_abi::key::Scope;
 use statehouse_abi::ops::{OpRole, OpsBlock, OpsWriter};
 use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock, OutcomeWriter};
@@ -113,6 +114,7 @@ fn read_as_everything(bytes: &[u8], sound_ops: &OpsBlock<'_>) {
             }
         }
     });
+    let _ = FreeSteps::find(bytes).map(|free| free.map(|free| (0..9).for_each(|step| touch(free.contains(step)))));
     let _ = ExecuteOut::parse(bytes).map(|out| out.needed().for_each(touch));
     let _ = parse_execute_in(bytes);
     let _ = parse_apply_in(bytes);
@@ -126,7 +128,8 @@ fn all(groups: &Groups, values: &[Option<Vec<u8>>]) -> Vec<Vec<u8>> {
     let context = Context { time: 1, seed: [0; 32] };
     let apply_in = write_apply_in(Vec::new(), context, &ops, &rows, &outcome);
     let execute_out = write_execute_out(Vec::new(), &outcome, &writes, [(0, &b"\x01akey"[..])]);
-    vec![apply_in, execute_out, plan_in(groups), plan_out(groups), ops, rows, writes, outcome]
+    let marked = mark(&plan_out(groups), |op| op.len() % 2 == 0).expect("it was just written");
+    vec![apply_in, execute_out, plan_in(groups), plan_out(groups), marked, ops, rows, writes, outcome]
 }
 
 proptest! {

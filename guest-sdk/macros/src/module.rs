@@ -44,6 +44,11 @@ pub fn attribute(arguments: TokenStream, mut item: ItemImpl) -> syn::Result<Toke
             const HAS_LAST_RESORTS: bool = true;
         ));
     }
+    if has(&item, "needs_consent") {
+        item.items.push(parse_quote!(
+            const SAYS_CONSENT: bool = true;
+        ));
+    }
     let module = &item.self_ty;
     let exports = EXPORTS.iter().map(|(symbol, export)| {
         let (symbol, export) = (format_ident!("{symbol}"), format_ident!("{export}"));

@@ -23,6 +23,7 @@ use serde_json::value::RawValue;
 use super::asked::Asked;
 use super::body::{check_media_type, read_large_body};
 use super::command::{command_id, request};
+use super::command_roles::CommandRoles;
 use super::handle::Api;
 use super::json::{self, read_cbor, read_json};
 use super::mount::{Mount, Route};
@@ -62,8 +63,8 @@ pub async fn post(
     let request_id = asked.request_id.clone();
     // Megabytes of parsing and printing would hold up the requests beside this one.
     let reading = {
-        let mount = mount.clone();
-        tokio::task::spawn_blocking(move || read(&mount, format, &bytes, &asked))
+        let (mount, roles) = (mount.clone(), api.mounts.command_roles.clone());
+        tokio::task::spawn_blocking(move || read(&mount, &roles, format, &bytes, &asked))
     };
     let Batch { requests, places } = reading.await.expect("reading a batch does not panic")?;
     let ids: Vec<CommandId> = requests.iter().map(|request| request.id).collect();
@@ -106,7 +107,13 @@ fn accepted_format(headers: &HeaderMap) -> Option<Format> {
 
 /// # Errors
 /// The batch as a whole cannot be read: no command, too many, or bytes that are no CBOR.
-pub fn read(mount: &Mount, format: Format, bytes: &Bytes, asked: &Asked) -> Result<Batch, Problem> {
+pub fn read(
+    mount: &Mount,
+    roles: &CommandRoles,
+    format: Format,
+    bytes: &Bytes,
+    asked: &Asked,
+) -> Result<Batch, Problem> {
     let items = match format {
         Format::Ndjson => split_lines(bytes),
         Format::CborSequence => split_sequence(bytes)?,
@@ -129,6 +136,7 @@ pub fn read(mount: &Mount, format: Format, bytes: &Bytes, asked: &Asked) -> Resu
         };
         let read = read.and_then(|(command, body)| {
             let id = command_id(&body, None)?;
+            roles.check(&mount.machine, &mount.describe.commands[command].name, &asked.caller)?;
             Ok(request(mount.command_name(command), body, id, asked.clone()))
         });
         match read {

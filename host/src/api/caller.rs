@@ -14,8 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::ApiError;
 use super::problem::{Code, Problem};
+use super::roles::SCOPED_ROLES;
 use crate::config::{EVERY_ROLE, MONITOR, Role, TokenConfig};
 use crate::router::answer::Caller;
+use crate::router::scope::Scope;
 
 /// Everybody who may call; the tokens can be replaced while requests are answered.
 pub struct Callers(RwLock<Tokens>);
@@ -47,8 +49,8 @@ pub struct Replaced {
 }
 
 impl Token {
-    fn new(hash: blake3::Hash, name: &str, roles: u32) -> Self {
-        let caller = Arc::new(Caller { name: name.to_owned(), roles: roles & !MONITOR });
+    fn new(hash: blake3::Hash, name: &str, roles: u32, scope: Scope) -> Self {
+        let caller = Arc::new(Caller { name: name.to_owned(), roles: roles & !MONITOR, scope });
         Self { hash, caller, roles, removed: CancellationToken::new() }
     }
 
@@ -66,14 +68,15 @@ impl Tokens {
                 return Err(ApiError::OpenWithoutTokens(listen));
             }
             tracing::warn!(%listen, "no tokens are configured: everybody on this machine is `anonymous` and may do everything");
-            let anonymous = Token::new(blake3::hash(b""), "anonymous", EVERY_ROLE);
+            let anonymous = Token::new(blake3::hash(b""), "anonymous", EVERY_ROLE, Scope::All);
             return Ok(Self { known: vec![anonymous], is_open: true });
         }
         let mut known: Vec<Token> = Vec::new();
-        for TokenConfig { name, roles, blake3: found } in tokens {
+        for config in tokens {
+            let TokenConfig { name, roles, blake3: found, .. } = config;
             let hash = blake3::Hash::from_hex(found);
             let hash = hash.map_err(|_| ApiError::TokenHash { name: name.clone(), found: found.clone() })?;
-            let token = Token::new(hash, name, Role::bits(roles));
+            let token = Token::new(hash, name, Role::bits(roles), scope_of(config)?);
             if name.is_empty() || token.roles == 0 {
                 return Err(ApiError::TokenEmpty(name.clone()));
             }
@@ -153,6 +156,16 @@ impl Callers {
     }
 }
 
+fn scope_of(token: &TokenConfig) -> Result<Scope, ApiError> {
+    let Some(patterns) = &token.entities else { return Ok(Scope::All) };
+    let name = token.name.clone();
+    let beyond = Role::bits(&token.roles) & !SCOPED_ROLES;
+    if beyond != 0 {
+        return Err(ApiError::TokenBeyondScope { name, roles: role_names(beyond) });
+    }
+    Scope::bound(patterns).map_err(|source| ApiError::TokenScope { name, source })
+}
+
 fn find<'k>(known: &'k [Token], headers: &HeaderMap) -> Result<&'k Token, Problem> {
     let refused = |detail: &str| Problem::new(Code::Unauthenticated, detail);
     let header = headers.get(AUTHORIZATION).ok_or_else(|| refused("send `Authorization: Bearer <token>`"))?;
@@ -182,6 +195,7 @@ pub fn role_names(roles: u32) -> String {
         (role::OPERATOR, "operator"),
         (role::ADMIN, "admin"),
         (MONITOR, "monitor"),
+        (role::COMPLIANCE, "compliance"),
     ];
     let named: Vec<_> = all.iter().filter(|(bit, _)| roles & bit != 0).map(|(_, name)| *name).collect();
     named.join(", ")
@@ -193,7 +207,7 @@ mod tests {
 
     fn token(name: &str, token: &str, roles: &[Role]) -> TokenConfig {
         let blake3 = blake3::hash(token.as_bytes()).to_hex().to_string();
-        TokenConfig { name: name.to_owned(), roles: roles.to_vec(), blake3 }
+        TokenConfig { name: name.to_owned(), roles: roles.to_vec(), entities: None, blake3 }
     }
 
     fn local() -> SocketAddr {
@@ -284,6 +298,11 @@ mod tests {
         check(&[TokenConfig { blake3: "s3cret".into(), ..good.clone() }], "`s3cret` is not the blake3 of a token");
         check(&[TokenConfig { roles: vec![], ..good.clone() }], "no name or no role");
         check(&[TokenConfig { name: String::new(), ..good.clone() }], "no name or no role");
+        let bound = |entities: &[&str]| Some(entities.iter().map(|text| (*text).to_owned()).collect());
+        check(&[TokenConfig { entities: bound(&[]), ..good.clone() }], "token `a`: `entities` is empty");
+        check(&[TokenConfig { entities: bound(&["b*c"]), ..good.clone() }], "token `a`: `b*c` is no entity");
+        let steers = token("a", "a", &[Role::Client, Role::Operator, Role::Compliance]);
+        check(&[TokenConfig { entities: bound(&["b"]), ..steers }], "its roles operator see and steer");
         check(&[good.clone(), token("a", "b", &[Role::Client])], "occurs twice");
         check(&[good, token("b", "a", &[Role::Client])], "occurs twice");
     }

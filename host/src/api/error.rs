@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::router::scope::ScopeError;
+
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     #[error(
@@ -14,6 +16,15 @@ pub enum ApiError {
     TokenHash { name: String, found: String },
     #[error("token `{0}` has no name or no role")]
     TokenEmpty(String),
+    #[error("token `{name}`: {source}")]
+    TokenScope { name: String, source: ScopeError },
+    #[error(
+        "token `{name}` is bound to entities, and its roles {roles} see and steer whole machines: \
+         leave out `entities`, or give it only client, treasury or compliance"
+    )]
+    TokenBeyondScope { name: String, roles: String },
+    #[error("`auth.commands.{machine}.{command}` names no role, so nobody could send it; name one, or leave it out")]
+    CommandWithoutRole { machine: String, command: String },
     #[error("token `{0}` occurs twice")]
     TokenTwice(String),
     #[error("{}: {source}; expected PEM", .path.display())]

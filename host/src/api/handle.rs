@@ -5,6 +5,7 @@
 //! ```
 //! It knows nothing of what the pages do.
 
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use super::origin::{Origins, check_deliberate};
 use super::places::ClientNetwork;
 use super::problem::{Code, Problem};
 use super::refusals::Refusals;
-use super::roles::{COMMAND_ROLES, QUERY_ROLES};
+use super::roles::QUERY_ROLES;
 use super::route::{Page, find_host_route, module_path};
 use super::serve::Connected;
 use super::share::{Kind, Shares, Who};
@@ -36,6 +37,7 @@ use super::{
     webhooks,
 };
 use crate::audit::jobs::Replays;
+use crate::ids::ModuleId;
 use crate::limits::DEADLINE_DEFAULT;
 use crate::router::answer::Caller;
 use crate::router::{Machine, Router};
@@ -51,6 +53,8 @@ pub struct Api {
     pub replays: Arc<Replays>,
     pub metrics: Option<PrometheusHandle>,
     pub mounts: Mounts,
+    /// Modules of views that may answer in place of a machine's.
+    pub views_instead: Arc<BTreeSet<ModuleId>>,
     pub request_ids: RequestIds,
     /// Places for requests, batches, readers and bodies.
     pub shares: Arc<Shares>,
@@ -137,7 +141,7 @@ async fn answer_module(
     };
     match route.target {
         Target::Command(at) => {
-            let asked = asked(COMMAND_ROLES)?;
+            let asked = asked(api.mounts.command_roles.of(machine.name(), &mount.describe.commands[at].name))?;
             check_deliberate(&parts.headers, &[JSON])?;
             command::post(api, machine, &mount, (at, route, given), asked, parts, body).await
         }
@@ -155,7 +159,11 @@ async fn answer_module(
 async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>) -> Result<Response, Problem> {
     let (route, captured) = find_host_route(&parts.method, parts.uri.path())?;
     let named = || find_machine(api, captured.first().copied().unwrap_or_default());
-    let asked = |roles| {
+    let asked = |mut roles| {
+        if route.page == Page::Batch {
+            // Each of its commands is looked at again by itself.
+            roles = api.mounts.command_roles.any_of(captured.first().copied().unwrap_or_default());
+        }
         let caller = api.admit(parts, roles)?;
         Ok::<_, Problem>(Asked {
             request_id,
@@ -189,7 +197,7 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
             orders::post(&*named()?, page, id, asked, parts, body).await
         }
         (Page::Events, Some(asked)) => events::get(api, named()?, asked, parts).await,
-        (Page::Commands, _) => lookup::list(&*named()?, &parts.uri),
+        (Page::Commands, Some(asked)) => lookup::list(&*named()?, &parts.uri, &asked.caller),
         (page, Some(asked)) if page.is_step() => answer_step(api, page, &captured, asked, parts, body).await,
         (page, _) => unreachable!("{page:?} is answered above, and its route names roles"),
     }

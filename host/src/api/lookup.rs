@@ -14,11 +14,12 @@ use super::asked::Asked;
 use super::json::{Json, print};
 use super::problem::{Code, Problem};
 use super::reply::{JSON, POSITION, position_value};
+use super::roles::WATCH_ROLES;
 use super::time::print_time;
 use super::url::query_pairs;
 use crate::ids::{CommandId, Micros};
 use crate::router::Machine;
-use crate::router::answer::{CommandLookup, CommandStatus, InFlight, Waiting};
+use crate::router::answer::{Caller, CommandLookup, CommandStatus, InFlight, Waiting};
 
 pub async fn get(machine: &Machine, id: &str, uri: &Uri, asked: Asked) -> Result<Response, Problem> {
     let id: CommandId = id.parse().map_err(|_| Problem::new(Code::BadPath, "a command's id is a hyphenated uuid"))?;
@@ -33,16 +34,23 @@ pub async fn get(machine: &Machine, id: &str, uri: &Uri, asked: Asked) -> Result
         number.map_err(|_| Problem::new(Code::BadParameter, "`expires` is the number that the answer `unknown` gave"))
     });
     let (home, expires) = (find("home"), expires.transpose()?);
-    let lookup = machine.find_command(id, home, expires, asked.caller, asked.deadline).await?;
+    let lookup = machine.find_command(id, home, expires, asked.caller.clone(), asked.deadline).await?;
     if matches!(lookup, CommandLookup::Ambiguous) {
         let detail = "several commands have this id; name the home of yours with `home` (of a transfer: the payer)";
         return Err(Problem::new(Code::IdAmbiguous, detail));
     }
-    Ok(response(id, lookup))
+    if let CommandLookup::Recorded { status, .. } | CommandLookup::InFlight(status) = &lookup
+        && !asked.caller.may_see(&status.caller)
+    {
+        let detail =
+            "somebody else sent this command, and this token is bound to entities: ask with the token that sent it";
+        return Err(Problem::new(Code::EntityForbidden, detail));
+    }
+    Ok(response(id, lookup, Senders::to(&asked.caller)))
 }
 
 /// `GET /v1/{machine}/commands?state=in_flight`: what is under way, oldest first, as far as this node has it.
-pub fn list(machine: &Machine, uri: &Uri) -> Result<Response, Problem> {
+pub fn list(machine: &Machine, uri: &Uri, caller: &Caller) -> Result<Response, Problem> {
     let pairs = query_pairs(uri.query().unwrap_or_default())
         .ok_or_else(|| Problem::new(Code::BadParameter, "the query string is not percent-encoded UTF-8"))?;
     if let Some((name, _)) = pairs.iter().find(|(name, _)| name != "state") {
@@ -52,16 +60,38 @@ pub fn list(machine: &Machine, uri: &Uri) -> Result<Response, Problem> {
         let detail = "say which commands: `state=in_flight` lists those that have started and are not over";
         return Err(Problem::new(Code::BadParameter, detail));
     }
-    let items = machine.list_in_flight()?.into_iter().map(in_flight).collect();
+    let senders = Senders::to(caller);
+    let seen = machine.list_in_flight()?.into_iter().filter(|status| caller.may_see(&status.caller));
+    let items = seen.map(|status| in_flight(status, senders)).collect();
     let mut response = Response::new(Body::from(print(&Json(&Value::map([("items", Value::Array(items))])))));
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     Ok(response)
 }
 
-fn response(id: CommandId, lookup: CommandLookup) -> Response {
+/// Whether an answer says who sent a command. As in the stream of events, only those who watch the node are shown that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Senders {
+    Shown,
+    Hidden,
+}
+
+impl Senders {
+    fn to(caller: &Caller) -> Self {
+        if caller.roles & WATCH_ROLES == 0 { Self::Hidden } else { Self::Shown }
+    }
+
+    fn members(self, caller: String, request_id: String) -> Vec<(&'static str, Value)> {
+        match self {
+            Self::Shown => vec![("caller", Value::Text(caller)), ("request_id", Value::Text(request_id))],
+            Self::Hidden => Vec::new(),
+        }
+    }
+}
+
+fn response(id: CommandId, lookup: CommandLookup, senders: Senders) -> Response {
     let position = if let CommandLookup::Recorded { status, .. } = &lookup { Some(status.position) } else { None };
     let is_pending = matches!(lookup, CommandLookup::Undecided { .. } | CommandLookup::InFlight(_));
-    let mut response = Response::new(Body::from(print(&Json(&shown(id, lookup)))));
+    let mut response = Response::new(Body::from(print(&Json(&shown(id, lookup, senders)))));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, JSON);
     if let Some(position) = position {
@@ -73,12 +103,12 @@ fn response(id: CommandId, lookup: CommandLookup) -> Response {
     response
 }
 
-fn shown(id: CommandId, lookup: CommandLookup) -> Value {
+fn shown(id: CommandId, lookup: CommandLookup, senders: Senders) -> Value {
     let id = ("id", Value::Text(id.to_string()));
     let state = |state: &str| ("state", Value::text(state));
     match lookup {
-        CommandLookup::Recorded { status, rendered } => recorded(*status, rendered),
-        CommandLookup::InFlight(status) => in_flight(*status),
+        CommandLookup::Recorded { status, rendered } => recorded(*status, rendered, senders),
+        CommandLookup::InFlight(status) => in_flight(*status, senders),
         CommandLookup::NotExecuted | CommandLookup::Ambiguous => Value::map([id, state("not_executed")]),
         CommandLookup::Taken { position } => {
             Value::map([id, state("not_executed"), ("id_used_at", Value::Text(position.to_string()))])
@@ -89,7 +119,7 @@ fn shown(id: CommandId, lookup: CommandLookup) -> Value {
     }
 }
 
-fn recorded(status: CommandStatus, rendered: Value) -> Value {
+fn recorded(status: CommandStatus, rendered: Value, senders: Senders) -> Value {
     let CommandStatus { id, command, caller, request_id, home, position, time, rejection, phases, panic, .. } = status;
     let outcome = if rejection.is_some() { "rejected" } else { "done" };
     let mut members = vec![
@@ -97,14 +127,13 @@ fn recorded(status: CommandStatus, rendered: Value) -> Value {
         ("state", Value::text("recorded")),
         ("outcome", Value::text(outcome)),
         ("command", Value::Text(command)),
-        ("caller", Value::Text(caller)),
-        ("request_id", Value::Text(request_id)),
         ("position", Value::Text(position.to_string())),
         ("time", Value::Text(print_time(time))),
         ("phases", Value::Array(phases.into_iter().map(phase).collect())),
         ("result", rendered),
     ];
     members.extend(home.map(|home| ("home", Value::Text(home))));
+    members.extend(senders.members(caller, request_id));
     if let Some(rejection) = rejection {
         let rejection = [("code", Value::Text(rejection.code)), ("detail", Value::Text(rejection.detail))];
         members.push(("rejection", Value::map(rejection)));
@@ -116,22 +145,21 @@ fn recorded(status: CommandStatus, rendered: Value) -> Value {
 }
 
 /// A command that has started and goes on in other partitions.
-pub fn in_flight(status: CommandStatus) -> Value {
+fn in_flight(status: CommandStatus, senders: Senders) -> Value {
     let CommandStatus { id, command, caller, request_id, home, position, time, phases, in_flight, .. } = status;
     let InFlight { waits_for, orders } = in_flight.unwrap_or_default();
     let members = [
         ("id", Value::Text(id.to_string())),
         ("state", Value::text("in_flight")),
         ("command", Value::Text(command)),
-        ("caller", Value::Text(caller)),
-        ("request_id", Value::Text(request_id)),
         ("position", Value::Text(position.to_string())),
         ("started", Value::Text(print_time(time))),
         ("phases", Value::Array(phases.into_iter().map(phase).collect())),
         ("waits_for", Value::Array(waits_for.into_iter().map(waiting).collect())),
         ("orders", Value::Array(orders.into_iter().map(Value::text).collect())),
     ];
-    Value::map(members.into_iter().chain(home.map(|home| ("home", Value::Text(home)))))
+    let home = home.map(|home| ("home", Value::Text(home)));
+    Value::map(members.into_iter().chain(home).chain(senders.members(caller, request_id)))
 }
 
 fn waiting(waiting: Waiting) -> Value {

@@ -22,6 +22,8 @@ mod origin;
 mod caller;
 mod refusals;
 mod roles;
+mod command_roles;
+mod reading;
 mod route;
 mod mount;
 mod url;
@@ -48,12 +50,14 @@ mod time;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 
 pub use caller::{Callers, Replaced, Tokens};
 pub use cluster::{ClusterPage, NodePage, ReplicaPage};
+pub use command_roles::CommandRoles;
 pub use error::ApiError;
 pub use live::LiveLimits;
 pub use modules::{ModulePage, ModulesPage, RefusedPage, StepPage};
@@ -71,6 +75,7 @@ pub use webhooks::{DeadPage, Sender, WebhookPage, WebhookSentPage, WebhooksPage}
 
 use crate::audit::jobs::Replays;
 use crate::config::WebhooksConfig;
+use crate::ids::ModuleId;
 use crate::router::Router;
 use crate::system::Cluster;
 use asked::RequestIds;
@@ -86,18 +91,22 @@ pub struct ApiOptions {
     pub callers: Arc<Callers>,
     /// Under which names it is asked while there are no tokens.
     pub origins: Origins,
+    pub command_roles: CommandRoles,
     /// Those that the node carries out.
     pub replays: Arc<Replays>,
     /// How much is answered at the same time; what is beyond is refused with 503.
     pub limits: Arc<LiveLimits>,
     pub webhooks: WebhooksConfig,
+    /// Modules of views that may answer in place of a machine's, where both have the same path.
+    pub views_instead: Arc<BTreeSet<ModuleId>>,
     /// Renders `/metrics`; without it that page is empty.
     pub metrics: Option<PrometheusHandle>,
 }
 
 /// The API as a service, to be handed to [`serve()`]; and what sends events to whoever has asked for that, to be [run](Sender::run).
 pub fn server(router: Arc<Router>, options: ApiOptions) -> (axum::Router, Arc<Sender>) {
-    let ApiOptions { cluster, callers, origins, replays, limits, webhooks, metrics } = options;
+    let ApiOptions { cluster, callers, origins, command_roles, replays, limits, webhooks, views_instead, metrics } =
+        options;
     let events = Arc::new(Events::new(limits.clone()));
     let sender = Sender::new(cluster.clone(), router.clone(), events.clone(), &webhooks);
     let api = Api {
@@ -108,7 +117,8 @@ pub fn server(router: Arc<Router>, options: ApiOptions) -> (axum::Router, Arc<Se
         refusals: Refusals::default(),
         replays,
         metrics,
-        mounts: Mounts::default(),
+        mounts: Mounts::new(command_roles),
+        views_instead,
         request_ids: RequestIds::new(),
         shares: Shares::new(limits),
         events,

@@ -8,7 +8,7 @@
 //! | 400 | `malformed_body` `unknown_field` `duplicate_field` `missing_field` `field_in_path` `wrong_type` `not_integer` `out_of_range` `bad_length` `not_listed` `bad_uuid` `bad_name` `too_many_items` `too_deep` – `pointer` and `field` name the place |
 //! | 400 | `https_required`: HTTP without TLS where TLS is spoken, said by [`tls`](super::tls) |
 //! | 400 | `bad_path` `bad_parameter` `unknown_parameter` `bad_header` `unknown_command` `empty_batch` |
-//! | 401 403 | `unauthenticated` · `forbidden` · `foreign_host` `foreign_origin`: without tokens, a web page of somebody else may be asking |
+//! | 401 403 | `unauthenticated` · `forbidden` `entity_forbidden`: the token is bound to other entities · `foreign_host` `foreign_origin`: without tokens, a web page of somebody else may be asking |
 //! | 404 | `not_found` (no such route) · `unknown_machine` `unknown_node` `unknown_partition` `unknown_module` `unknown_replay` `unknown_view` `unknown_webhook` |
 //! | 405 408 410 413 415 | `method_not_allowed` · `body_timeout` `slow_reader` · `position_gone` `history_released` · `body_too_large` · `wrong_content_type` `wrong_content_encoding` |
 //! | 409 | `cluster_exists` `node_id_used` `no_peer` `node_refused`: the cluster, or a node, is not in a state for this change · `step_refused`: what a module lacks for its next step, and how to get it · `replay_unfinished` `replays_full` · `id_ambiguous`: commands of several homes have the id; name yours with `home` |
@@ -67,6 +67,7 @@ pub enum Code {
     Forbidden,
     ForeignHost,
     ForeignOrigin,
+    EntityForbidden,
     NotFound,
     UnknownMachine,
     UnknownNode,
@@ -152,6 +153,7 @@ impl Code {
             Self::Forbidden => ("forbidden", 403, "The caller may not do this"),
             Self::ForeignHost => ("foreign_host", 403, "The request is for another host"),
             Self::ForeignOrigin => ("foreign_origin", 403, "The request comes from a page of another origin"),
+            Self::EntityForbidden => ("entity_forbidden", 403, "The token is bound to other entities"),
             Self::NotFound => ("not_found", 404, "There is nothing here"),
             Self::UnknownMachine => ("unknown_machine", 404, "There is no such machine"),
             Self::UnknownNode => ("unknown_node", 404, "There is no such node"),

@@ -17,6 +17,7 @@ use super::asked::Asked;
 use super::json::{Json, ObjectShape, print, read_texts};
 use super::mount::{Given, Mount, Route};
 use super::problem::{Code, Problem};
+use super::reading;
 use super::reply::{JSON, POSITION, position_value};
 use super::time::parse_time;
 use super::url::query_pairs;
@@ -34,6 +35,7 @@ pub async fn get(
 ) -> Result<Response, Problem> {
     let declared = &mount.describe.queries[query];
     let options = read_options(declared, &route.shape, given, uri.query().unwrap_or_default())?;
+    reading::check(declared, &options.params, &asked.caller)?;
     let query = declared.name.as_str().into();
     let Options { params, consistency, at, cursor, limit, home } = options;
     let Asked { caller, deadline, .. } = asked;

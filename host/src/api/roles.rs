@@ -7,8 +7,10 @@ use statehouse_abi::role;
 
 use crate::config::MONITOR;
 
-/// The roles that may send commands: those who watch and run the node move nothing.
+/// The roles that may send commands, unless the configuration names others: those who watch and run the node move nothing.
 pub const COMMAND_ROLES: u32 = role::CLIENT | role::TREASURY;
+/// The roles that may be bound to entities: all others see and steer whole machines.
+pub const SCOPED_ROLES: u32 = COMMAND_ROLES | role::COMPLIANCE;
 /// The roles that may read what modules show.
 pub const QUERY_ROLES: u32 = role::ALL;
 /// The roles that may change the cluster.

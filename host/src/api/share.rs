@@ -237,7 +237,7 @@ mod tests {
     }
 
     fn caller() -> Arc<Caller> {
-        Arc::new(Caller { name: "till".to_owned(), roles: 1 })
+        Arc::new(Caller::unbound("till", 1))
     }
 
     /// Takes a place for each of these, and says what became of it.

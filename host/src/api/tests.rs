@@ -86,6 +86,6 @@ pub fn mount() -> Mount {
 }
 
 pub fn asked() -> Asked {
-    let caller = Arc::new(Caller { name: "till".into(), roles: 1 });
+    let caller = Arc::new(Caller::unbound("till", 1));
     Asked { request_id: "r-1".into(), caller, deadline: Instant::now() + Duration::from_secs(5) }
 }

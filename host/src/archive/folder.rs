@@ -14,8 +14,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::error::ArchiveError;
-use crate::durable::{self, SHARED};
+use crate::durable::{self, PRIVATE};
 use crate::ids::{ClusterId, Digest, Head, JournalIndex, ModuleId, PartitionId};
+use crate::limits::ARCHIVE_MANIFEST_BYTES_MAX;
+use crate::regular;
 
 const FILE: &str = "journal.json";
 const MODULES: &str = "modules";
@@ -78,7 +80,7 @@ impl Manifest {
     /// It cannot be read, or is not as it was written.
     pub fn read(folder: &Path) -> Result<Option<Self>, ArchiveError> {
         let path = folder.join(FILE);
-        let text = match std::fs::read(&path) {
+        let text = match regular::read(&path, ARCHIVE_MANIFEST_BYTES_MAX) {
             Ok(text) => text,
             Err(source) if source.kind() == ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(ArchiveError::Io { path, source }),
@@ -105,7 +107,7 @@ impl Manifest {
         let before = Self::read(folder)?;
         let sealed = Sealed { journal: self.clone(), blake3: self.digest() };
         let text = serde_json::to_vec_pretty(&sealed).expect("texts and integers only");
-        durable::write(folder, FILE, SHARED, &text).map_err(ArchiveError::io(folder))?;
+        durable::write(folder, FILE, PRIVATE, &text).map_err(ArchiveError::io(folder))?;
         for partition in before.iter().flat_map(|before| &before.partitions) {
             let files = self.find(&partition.machine, partition.partition).map_or(&[][..], |now| &now.files);
             for file in partition.files.iter().filter(|file| files.iter().all(|other| other.name != file.name)) {
@@ -170,5 +172,5 @@ pub fn write_module(folder: &Path, id: ModuleId, wasm: &[u8]) -> Result<(), Arch
     let folder = modules_folder(folder);
     let io = || ArchiveError::io(&folder);
     durable::create_dir_all(&folder).map_err(io())?;
-    durable::write(&folder, &format!("{id}.wasm"), SHARED, wasm).map_err(io())
+    durable::write(&folder, &format!("{id}.wasm"), PRIVATE, wasm).map_err(io())
 }

@@ -3,7 +3,6 @@
 //! In: an archive, and a folder to fetch into, which may have what an earlier fetch left. Out: the folder and what it has. An archive that is
 //! a folder of this machine is read where it is. Nothing is believed here: the bytes are checked while their entries are read.
 
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +11,7 @@ use super::folder::{FileFacts, Manifest, PartitionFacts, modules_folder, partiti
 use super::segment::{SegmentName, TRAILER_SIZE, decode_trailer};
 use super::store::Archive;
 use crate::ids::{Head, PartitionId};
+use crate::regular;
 
 /// How often a partition is listed again because what was listed is gone.
 const LISTINGS_MAX: usize = 8;
@@ -117,7 +117,7 @@ impl Archive {
 pub(super) fn facts(folder: &Path, name: &SegmentName) -> Result<FileFacts, ArchiveError> {
     let path = folder.join(name.to_string());
     let read = || -> std::io::Result<(u64, [u8; TRAILER_SIZE])> {
-        let mut file = File::open(&path)?;
+        let mut file = regular::open(&path)?;
         let bytes = file.metadata()?.len();
         let mut trailer = [0; TRAILER_SIZE];
         if TRAILER_SIZE as u64 <= bytes {

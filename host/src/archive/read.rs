@@ -17,6 +17,7 @@ use super::segment::{
 use crate::ids::{ClusterId, Head, JournalIndex};
 use crate::limits::ENTRY_BYTES_MAX;
 use crate::machine::entry::{Entry, head_after};
+use crate::regular;
 
 const BUFFER_BYTES: usize = 1 << 20;
 
@@ -78,7 +79,7 @@ impl SegmentsReader {
     pub(super) fn beginning(&self) -> Result<(JournalIndex, Head), ArchiveError> {
         let Some(facts) = self.files.first() else { return Ok((JournalIndex(0), Head([0; 32]))) };
         let fail = |damage| self.error(&facts.name, 0, facts.first, damage);
-        let mut file = File::open(self.folder.join(&facts.name)).map_err(|error| fail(error.into()))?;
+        let mut file = regular::open(&self.folder.join(&facts.name)).map_err(|error| fail(error.into()))?;
         let mut raw = [0; HEADER_SIZE];
         read_exact(&mut file, &mut raw).map_err(fail)?;
         let (_, header) = SegmentHeader::decode(&raw);
@@ -110,7 +111,7 @@ impl SegmentsReader {
         let names = std::fs::read_dir(&self.folder).ok()?;
         let names = names.filter_map(|entry| SegmentName::parse(entry.ok()?.file_name().to_str()?));
         let longer = names.filter(|name| name.first == facts.first && facts.last < name.last).max()?;
-        File::open(self.folder.join(longer.to_string())).ok()
+        regular::open(&self.folder.join(longer.to_string())).ok()
     }
 
     fn error(&self, file: &str, offset: u64, index: JournalIndex, damage: SegmentDamage) -> ArchiveError {
@@ -153,7 +154,7 @@ impl Iterator for Walk<'_> {
 impl Walk<'_> {
     fn begin(&self, facts: FileFacts) -> Result<Open, ArchiveError> {
         let fail = |damage| self.reader.error(&facts.name, 0, self.last.next(), damage);
-        let (file, is_longer) = match File::open(self.reader.folder.join(&facts.name)) {
+        let (file, is_longer) = match regular::open(&self.reader.folder.join(&facts.name)) {
             Ok(file) => (file, false),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 (self.reader.open_longer(&facts).ok_or_else(|| fail(SegmentDamage::Missing))?, true)

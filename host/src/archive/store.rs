@@ -11,6 +11,7 @@
 //! export. An object gets its name only after it was read back and its bytes are those that were sent, so that whatever is listed is whole, and
 //! whatever is uploaded twice is the same. It does not know which files there are, nor who uploads them.
 
+use std::io::ErrorKind;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
@@ -29,9 +30,10 @@ use url::Url;
 
 use super::error::ArchiveError;
 use super::segment::SegmentName;
-use crate::durable;
+use crate::durable::{self, PRIVATE_FOLDER};
 use crate::ids::{ClusterId, ModuleId, PartitionId};
 use crate::limits::{ARCHIVE_COPY_BYTES_MAX, ARCHIVE_PART_BYTES, ARCHIVE_PATIENCE};
+use crate::regular;
 
 /// Says of a folder, or of a prefix, that it is an archive.
 pub const OWNER: &str = "archive.json";
@@ -155,6 +157,15 @@ impl Archive {
     /// # Errors
     /// It cannot be reached, or what stands there is not what this program writes.
     pub async fn owner(&self) -> Result<Option<ClusterId>, ArchiveError> {
+        if let Some(folder) = &self.folder {
+            // What is no file at all is noticed here, before anything waits for it.
+            match regular::open(&folder.join(OWNER)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(ArchiveError::io(&folder.join(OWNER))(error));
+                }
+                _ => {}
+            }
+        }
         let bytes = match self.store.get(&self.at([OWNER])).await {
             Ok(found) => found.bytes().await.map_err(|error| self.failed(OWNER, error))?,
             Err(StoreError::NotFound { .. }) => return Ok(None),
@@ -402,7 +413,8 @@ impl Archive {
 
     async fn download(&self, path: &Path, folder: &FilePath, name: &str) -> Result<u64, ArchiveError> {
         let io = || ArchiveError::io(folder);
-        tokio::fs::create_dir_all(folder).await.map_err(io())?;
+        let mut builder = tokio::fs::DirBuilder::new();
+        builder.recursive(true).mode(PRIVATE_FOLDER).create(folder).await.map_err(io())?;
         let temporary = tempfile::NamedTempFile::new_in(folder).map_err(io())?;
         let mut file = tokio::fs::File::from_std(temporary.reopen().map_err(io())?);
         let found = self.store.get(path).await.map_err(|error| self.failed(path, error))?;

@@ -97,8 +97,7 @@ impl SegmentsWriter {
     fn begin(&self) -> Result<Open, ArchiveError> {
         let io = || ArchiveError::io(&self.folder);
         let mut builder = tempfile::Builder::new();
-        // Others than whoever exports read it.
-        builder.prefix("writing-").permissions(std::fs::Permissions::from_mode(0o644));
+        builder.prefix("writing-").permissions(std::fs::Permissions::from_mode(durable::PRIVATE));
         let file = builder.tempfile_in(&self.folder).map_err(io())?;
         let first = self.last.next();
         let file = BufWriter::with_capacity(BUFFER_BYTES, file);

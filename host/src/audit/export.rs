@@ -15,6 +15,7 @@ use crate::audit::error::AuditError;
 use crate::audit::heads::Heads;
 use crate::audit::snapshots;
 use crate::audit::source::{PartitionSource, Source};
+use crate::durable;
 use crate::ids::{ClusterId, JournalIndex, ModuleId};
 use crate::machine::entry::EntryKind;
 use crate::machine::journal::Verdict;
@@ -41,7 +42,7 @@ pub fn export(
     boundary: Boundary,
     on_entry: &dyn Fn(u64),
 ) -> Result<Exported, AuditError> {
-    std::fs::create_dir_all(folder).map_err(|source| AuditError::Io { path: folder.to_owned(), source })?;
+    durable::create_dir_all(folder).map_err(|source| AuditError::Io { path: folder.to_owned(), source })?;
     let cluster = source.cluster();
     let before = Manifest::read(folder)?.unwrap_or_else(|| Manifest::new(cluster.clone()));
     if before.cluster != cluster {

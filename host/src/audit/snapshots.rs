@@ -16,6 +16,7 @@ use crate::audit::error::AuditError;
 use crate::audit::heads::Heads;
 use crate::audit::source::{PartitionSource, Source};
 use crate::audit::verify::Fault;
+use crate::durable;
 use crate::ids::{ClusterId, JournalIndex, Micros, PartitionId};
 use crate::machine::journal::Verdict;
 use crate::machine::replay::Replay;
@@ -235,7 +236,7 @@ pub fn make(
     let midnight = at.filter(|at| matches!(at, Moment::Time(time) if Days::is_midnight(*time)));
     let days = midnight.and(after).and_then(|after| Days::between(journal.time, after));
     let Of { cluster, machine, partition } = source.of(opened);
-    std::fs::create_dir_all(folder).map_err(|source| AuditError::Io { path: folder.to_owned(), source })?;
+    durable::create_dir_all(folder).map_err(|source| AuditError::Io { path: folder.to_owned(), source })?;
     let facts = Facts { cluster, machine: machine.to_owned(), partition, journal, days };
     let mut writer = SnapshotWriter::begin(folder, &facts)?;
     for (key, row) in &replay.rows {

@@ -16,7 +16,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 
-use crate::durable::{self, PRIVATE, SHARED};
+use crate::durable::{self, PRIVATE};
 
 const CA: &str = "ca.pem";
 const CA_KEY: &str = "ca.key";
@@ -69,7 +69,7 @@ impl Authority {
         };
         if !ca.exists() {
             let certificate = params.self_signed(&key)?;
-            durable::write(folder, CA, SHARED, certificate.pem().as_bytes())
+            durable::write(folder, CA, PRIVATE, certificate.pem().as_bytes())
                 .with_context(|| format!("writing {}", ca.display()))?;
         }
         Ok(Self { folder: folder.to_owned(), issuer: Issuer::new(params, key) })
@@ -94,8 +94,10 @@ impl Authority {
         bound(&mut params, ISSUED_DAYS);
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        let files =
-            [(format!("{name}.key"), PRIVATE, key.serialize_pem()), (format!("{name}.pem"), SHARED, certificate.pem())];
+        let files = [
+            (format!("{name}.key"), PRIVATE, key.serialize_pem()),
+            (format!("{name}.pem"), PRIVATE, certificate.pem()),
+        ];
         for (file, mode, pem) in &files {
             durable::write(&self.folder, file, *mode, pem.as_bytes())
                 .with_context(|| format!("writing {file} in {}", self.folder.display()))?;

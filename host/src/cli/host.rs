@@ -17,11 +17,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::api::{self, Acceptor, ApiError, ApiOptions, Callers, Descriptors, LiveLimits, Origins, Places};
+use crate::api::{
+    self, Acceptor, ApiError, ApiOptions, Callers, CommandRoles, Descriptors, LiveLimits, Origins, Places,
+};
 use crate::audit::jobs::Replays;
 use crate::audit::shadow;
-use crate::cli::descriptors;
-use crate::config::WebhooksConfig;
+use crate::cli::{descriptors, shipped};
+use crate::config::{ViewsConfig, WebhooksConfig};
+use crate::durable;
 use crate::system::{Cluster, Node, NodeOptions};
 
 /// What a process has once, however many nodes it runs.
@@ -81,8 +84,10 @@ pub struct HostOptions {
     pub callers: Arc<Callers>,
     /// `auth.hosts`.
     pub hosts: Vec<String>,
+    pub command_roles: CommandRoles,
     pub limits: Arc<LiveLimits>,
     pub webhooks: WebhooksConfig,
+    pub views: ViewsConfig,
 }
 
 /// A node that answers requests.
@@ -112,9 +117,11 @@ impl Host {
             cluster: node.cluster(),
             callers: options.callers,
             origins,
+            command_roles: options.command_roles,
             replays: replays.clone(),
             limits: options.limits.clone(),
             webhooks: options.webhooks,
+            views_instead: Arc::new(shipped::ids().chain(options.views.instead).collect()),
             metrics: Some(process.metrics.clone()),
         };
         tokio::spawn(shadow::run(node.cluster(), process.stop.clone()));
@@ -193,6 +200,6 @@ fn places(limits: &Arc<LiveLimits>, descriptors: &Arc<Descriptors>) -> Arc<Place
 
 /// Where scripts find the address that the system chose.
 fn write_address(path: &std::path::Path, address: SocketAddr) -> anyhow::Result<()> {
-    let mut file = std::fs::File::create(path).with_context(|| format!("writing {}", path.display()))?;
+    let mut file = durable::create(path).with_context(|| format!("writing {}", path.display()))?;
     writeln!(file, "{address}").with_context(|| format!("writing {}", path.display()))
 }

@@ -29,6 +29,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::guest::compile_by;
+use crate::system::privacy;
 
 #[derive(Parser)]
 #[command(name = "statehouse", version, about = "A replicated host for deterministic WebAssembly state machines")]
@@ -70,6 +71,10 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // Also where the file was replaced by a later version meanwhile: it is this very program that must compile for it.
     compile_by(PathBuf::from("/proc/self/exe"));
+    if let Command::Dev(_) | Command::Serve(_) | Command::Snapshot(_) = &arguments.command {
+        // What others create for them, as RocksDB does, is for nobody else, too.
+        privacy::keep_new_files_private();
+    }
     let result = match arguments.command {
         Command::Dev(args) => dev::run(args),
         Command::Serve(args) => serve::run(args),

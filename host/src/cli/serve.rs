@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{Acceptor, Callers, LiveLimits};
+use crate::api::{Acceptor, Callers, CommandRoles, LiveLimits};
 use crate::cli::host::{self, Host, HostOptions, Process};
 use crate::cli::output::print;
 use crate::cli::reload::Reload;
@@ -41,6 +41,7 @@ pub struct ServeArgs {
 pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?;
     let callers = Arc::new(Callers::new(&config.auth.tokens, config.http.listen)?);
+    let command_roles = CommandRoles::new(&config.auth)?;
     let acceptor = Acceptor::new(config.http.tls.as_ref()).context("`http.tls`")?;
     let limits = LiveLimits::new(config.limits.clone());
     let reload = Reload {
@@ -87,8 +88,10 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             acceptor,
             callers,
             hosts: config.auth.hosts,
+            command_roles,
             limits,
             webhooks: config.webhooks,
+            views: config.views,
         };
         let host = Host::start(options, &process).await?;
         print(&format!("listening on {}   data in {}\n", host.url(), data.display()))?;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 
+use crate::ids::ModuleId;
 use crate::system::ModuleSource;
 
 /// Name and bytes, all of the machine `wallet`.
@@ -18,6 +19,11 @@ const SHIPPED: [(&str, &[u8]); 3] = [
 /// All of them.
 pub fn all() -> Vec<ModuleSource> {
     SHIPPED.iter().map(|(_, wasm)| ModuleSource::Embedded(wasm)).collect()
+}
+
+/// Their modules, by hash: what they say may pass for what the machine's own module says.
+pub fn ids() -> impl Iterator<Item = ModuleId> {
+    SHIPPED.iter().map(|(_, wasm)| ModuleId::of(wasm))
 }
 
 pub fn names() -> impl Iterator<Item = &'static str> {

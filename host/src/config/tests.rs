@@ -19,6 +19,15 @@ const FULL: &str = r#"
         name = "till"
         roles = ["client", "treasury"]
         blake3 = "00"
+        [[auth.tokens]]
+        name = "shop"
+        roles = ["client", "compliance"]
+        blake3 = "01"
+        entities = ["shop-1:*", "alice"]
+        [auth.commands.wallet]
+        freeze = ["compliance"]
+        [webhooks]
+        allow = ["hooks.internal", "10.2.0.0/16"]
         [limits]
         http_requests = 7
         [log]
@@ -40,6 +49,10 @@ fn every_key_is_read() {
     let views = vec!["statements".to_owned(), "mine.wasm".to_owned()];
     assert_eq!(config.machines["wallet"], MachineConfig { module: "wallet.wasm".into(), partitions: 4, views });
     assert_eq!(Role::bits(&config.auth.tokens[0].roles), role::CLIENT | role::TREASURY);
+    assert_eq!(config.auth.tokens[0].entities, None);
+    assert_eq!(config.auth.tokens[1].entities, Some(vec!["shop-1:*".to_owned(), "alice".to_owned()]));
+    assert_eq!(Role::bits(&config.auth.commands["wallet"]["freeze"]), role::COMPLIANCE);
+    assert!(config.webhooks.receivers().is_ok_and(|receivers| receivers.names("hooks.internal")));
     assert_eq!(config.limits, LimitsConfig { http_requests: 7, ..LimitsConfig::default() });
     assert_eq!(config.log, LogConfig { keep_bytes: Some(1 << 30) });
     assert_eq!(config.snapshots, SnapshotsConfig { every_bytes: Some(256 << 20), keep: Some(7) });
@@ -82,8 +95,17 @@ fn mistakes_are_named() {
         assert!(error.contains("must be from 1 to the highest level of this version"), "{error}");
     }
     check_error("[archive]\nevery_seconds = 0", "must be from 1 to 86400");
-    check_error("[webhooks]\nretry_seconds = 0", "must be from 1 to 2592000");
-    check_error("[webhooks]\nsecret = \"whsec_\"", "unknown field `secret`");
+    let without = FULL.replace("[webhooks]", "").replace(r#"allow = ["hooks.internal", "10.2.0.0/16"]"#, "");
+    for (webhooks, expected) in [
+        ("retry_seconds = 0", "must be from 1 to 2592000"),
+        ("secret = \"whsec_\"", "unknown field `secret`"),
+        ("allow = [\"10.2.0.0/99\"]", "`10.2.0.0/99` is no host name, no address and no network"),
+    ] {
+        let error = Config::parse(&format!("{without}\n[webhooks]\n{webhooks}")).expect_err(webhooks).to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    check_error("[views]\ninstead = [\"statements\"]", "statements");
+    check_error("[machines.cluster]\nmodule = \"m\"", "names are");
     check_error("[archive]\nretain = 1", "unknown field `retain`");
     check_error("[htpp]", "unknown field `htpp`");
     check_error("colour = 1", "unknown field `colour`");

@@ -5,13 +5,14 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::durable;
+use crate::regular;
 
 /// A file system. Paths are given whole. Everything blocks.
 pub trait Disk: Send + Sync + 'static {
@@ -23,7 +24,7 @@ pub trait Disk: Send + Sync + 'static {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
     /// An existing file, open for reading and writing.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
-    /// An existing file, open for reading only: works on a folder one may not write.
+    /// An existing regular file, open for reading only: works on a folder one may not write, and may not trust.
     fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
     /// Of a file or a folder; an existing file or empty folder of that name is replaced. Atomic; durable after [`Disk::sync_dir`].
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -74,7 +75,8 @@ impl Disk for RealDisk {
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         // Whoever makes files can try again later.
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+        let file =
+            File::options().read(true).write(true).create(true).truncate(true).mode(durable::PRIVATE).open(path)?;
         Ok(Arc::new(RealFile(file)))
     }
 
@@ -84,7 +86,7 @@ impl Disk for RealDisk {
     }
 
     fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(RealFile(durable::open(path, |path| File::open(path))?)))
+        Ok(Arc::new(RealFile(durable::open(path, regular::open)?)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

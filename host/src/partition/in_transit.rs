@@ -6,26 +6,38 @@
 //! ```
 //! In: entries as they are applied, or a moment that has passed without any. Out: sums by unit. It does not know the other partitions.
 
+use std::sync::Arc;
+
 use statehouse_abi::key::{LOCAL, key};
 
-use crate::ids::Micros;
+use crate::ids::{Head, Micros};
 use crate::limits;
 use crate::machine::logic::Logic;
 use crate::machine::transit::InTransit;
 use crate::partition::handle::Partition;
 use crate::partition::run::Executor;
-use crate::store::View;
+use crate::store::{KeyRow, View};
 
 /// How far the moments are from each other, in microseconds of the journals' time.
 const ROUND: i64 = 10_000_000;
 
 /// What was on its way at a moment.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Shown {
-    pub at: Micros,
-    /// `None`: it cannot be said, because the module shows nothing the host could add up, or too many rows.
-    pub in_transit: Option<InTransit>,
+    at: Micros,
+    kept: Kept,
 }
+
+#[derive(Clone)]
+enum Kept {
+    /// `None`: it cannot be said, because the module shows nothing the host could add up, or too many rows.
+    Sum(Option<InTransit>),
+    /// The rows of that moment, which are too many to be added up while entries wait.
+    Rows(Arc<dyn Logic>, Arc<View>),
+}
+
+/// What was on its way at an entry, after which there was none.
+pub type Counted = (Head, InTransit);
 
 /// The latest moment up to a time.
 pub fn moment_before(time: Micros) -> Micros {
@@ -40,19 +52,34 @@ impl Executor {
             return;
         }
         let Some(logic) = &self.logic else { return };
-        let in_transit = show(logic.as_ref(), &self.store.read());
-        *self.board.shown.lock() = Some(Shown { at, in_transit });
+        let view = self.store.read();
+        let rows = view.scan(&key(LOCAL, b""), None, limits::LOCAL_ROWS_SHOWN_MAX + 1);
+        let kept = match rows {
+            Ok(rows) if limits::LOCAL_ROWS_SHOWN_MAX < rows.len() => Kept::Rows(logic.clone(), Arc::new(view)),
+            Ok(rows) => Kept::Sum(add_up(logic.as_ref(), &rows)),
+            Err(_) => Kept::Sum(None),
+        };
+        *self.board.shown.lock() = Some(Shown { at, kept });
     }
 }
 
 impl Partition {
     /// What was on its way here at a moment, as far as this node has applied. `None`: another moment has come since, or it cannot be said.
     ///
-    /// Reads from disk where the moment has passed without an entry.
+    /// Reads from disk where the moment has passed without an entry, or where there are many rows.
     pub fn in_transit_at(&self, at: Micros) -> Option<InTransit> {
         let shown = self.parts.board.shown.lock().clone();
         if let Some(shown) = shown.filter(|shown| shown.at == at) {
-            return shown.in_transit;
+            let (logic, view) = match shown.kept {
+                Kept::Sum(sum) => return sum,
+                Kept::Rows(logic, view) => (logic, view),
+            };
+            let sum = count(logic.as_ref(), &view);
+            // Nobody needs the rows any more.
+            if let Some(now) = self.parts.board.shown.lock().as_mut().filter(|now| now.at == at) {
+                now.kept = Kept::Sum(sum.clone());
+            }
+            return sum;
         }
         let now = self.read_stale().ok()?;
         if at <= now.journal.time {
@@ -62,14 +89,39 @@ impl Partition {
             // Nothing has happened yet.
             return (now.journal.index.0 == 0).then(InTransit::default);
         };
-        show(logic.as_ref(), &now.view)
+        let head = now.journal.head;
+        let known = self.parts.board.counted.lock().clone();
+        if let Some((_, sum)) = known.filter(|(at, _)| *at == head) {
+            return Some(sum);
+        }
+        let sum = count(logic.as_ref(), &now.view)?;
+        *self.parts.board.counted.lock() = Some((head, sum.clone()));
+        Some(sum)
     }
 }
 
-fn show(logic: &dyn Logic, view: &View) -> Option<InTransit> {
-    let rows = view.scan(&key(LOCAL, b""), None, limits::LOCAL_ROWS_SHOWN_MAX + 1).ok()?;
-    if limits::LOCAL_ROWS_SHOWN_MAX < rows.len() {
-        return None;
+/// Adds up all rows of `@local`, so many at a time as a guest is asked about.
+fn count(logic: &dyn Logic, view: &View) -> Option<InTransit> {
+    let prefix = key(LOCAL, b"");
+    let (mut sum, mut after, mut counted) = (InTransit::default(), None::<Vec<u8>>, 0);
+    loop {
+        let rows = view.scan(&prefix, after.as_deref(), limits::LOCAL_ROWS_SHOWN_MAX).ok()?;
+        sum = sum.plus(&add_up(logic, &rows)?).ok()?;
+        counted += rows.len();
+        if rows.len() < limits::LOCAL_ROWS_SHOWN_MAX {
+            return Some(sum);
+        }
+        if limits::LOCAL_ROWS_COUNTED_MAX <= counted {
+            tracing::warn!(
+                counted,
+                "what is on its way between partitions is not shown: there are too many rows of `@local`"
+            );
+            return None;
+        }
+        after = rows.into_iter().next_back().map(|(key, _)| key);
     }
+}
+
+fn add_up(logic: &dyn Logic, rows: &[KeyRow]) -> Option<InTransit> {
     InTransit::of(logic, rows.iter().map(|(key, row)| (key.as_slice(), row.as_slice()))).ok()
 }

@@ -14,6 +14,7 @@ use minicbor::bytes::ByteArray;
 use minicbor::{Decode, Decoder, Encode};
 use parking_lot::Mutex;
 
+use crate::durable;
 use crate::ids::CommandId;
 use crate::limits;
 use crate::sequencer::decide::Diagnostic;
@@ -100,7 +101,7 @@ impl Kept {
         }
         let file = match &self.file {
             Some(file) => file.clone(),
-            None => Arc::new(OpenOptions::new().create(true).append(true).open(folder.join(FILE))?),
+            None => Arc::new(durable::append(&folder.join(FILE))?),
         };
         (&*file).write_all(words)?;
         self.bytes += words.len() as u64;

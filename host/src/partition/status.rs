@@ -14,7 +14,7 @@ use crate::ids::{LogIndex, PartitionId};
 use crate::limits;
 use crate::machine::journal::Journal;
 use crate::partition::error::{HaltReason, PartitionError};
-use crate::partition::in_transit::Shown;
+use crate::partition::in_transit::{Counted, Shown};
 use crate::partition::panics::Panics;
 
 /// How far the partition has applied.
@@ -64,6 +64,8 @@ pub struct Board {
     pub panics: Panics,
     /// At the last moment that an entry has passed.
     pub shown: Mutex<Option<Shown>>,
+    /// At the last entry, where moments have passed since.
+    pub counted: Mutex<Option<Counted>>,
 }
 
 impl Board {
@@ -75,6 +77,7 @@ impl Board {
             in_flight: AtomicUsize::new(0),
             panics,
             shown: Mutex::default(),
+            counted: Mutex::default(),
         })
     }
 

@@ -165,7 +165,7 @@ async fn ask(partition: &Arc<Partition>, number: u8) -> Answer {
         command: commands[command].name.as_str().into(),
         body: body.to_cbor().expect("no integer over 64 bits"),
         id: id_of(number),
-        caller: Arc::new(Caller { name: "test".to_owned(), roles: role::ALL }),
+        caller: Arc::new(Caller::unbound("test", role::ALL)),
         request_id: "test".into(),
         deadline: soon(),
     };

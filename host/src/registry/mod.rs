@@ -22,9 +22,11 @@ use statehouse_projection::abi as view;
 use crate::durable::{self, PRIVATE, Unnamed};
 use crate::guest::{Allowance, Bounds, Engine, Examined, Module, SecondModule};
 use crate::ids::ModuleId;
+use crate::limits::MODULE_BYTES_MAX;
 use crate::machine::logic::{Fault, Logic, Pace};
 use crate::partition::Modules;
 use crate::registry::loaded::Loaded;
+use crate::regular;
 
 /// A folder of modules and the engine that runs them.
 pub struct Registry {
@@ -162,7 +164,7 @@ impl Registry {
     /// The bytes of a staged module.
     pub fn read(&self, id: ModuleId) -> Result<Vec<u8>, RegistryError> {
         let path = self.path_of(id);
-        let wasm = match durable::open(&path, |path| std::fs::read(path)) {
+        let wasm = match durable::open(&path, |path| regular::read(path, MODULE_BYTES_MAX as u64)) {
             Ok(wasm) => wasm,
             Err(source) if source.kind() == std::io::ErrorKind::NotFound => {
                 return Err(RegistryError::Missing { id, path });

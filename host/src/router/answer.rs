@@ -11,6 +11,7 @@ use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
 use crate::ids::{CommandId, Micros, PartitionId, Position};
+use crate::router::scope::Scope;
 
 /// Who asks: recorded with every command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,20 @@ pub struct Caller {
     pub name: String,
     /// Bits of [`statehouse_abi::role`].
     pub roles: u32,
+    /// The entities it may act for, and read.
+    pub scope: Scope,
+}
+
+impl Caller {
+    /// One that is bound to no entities.
+    pub fn unbound(name: impl Into<String>, roles: u32) -> Self {
+        Self { name: name.into(), roles, scope: Scope::All }
+    }
+
+    /// Whether it may know what became of a command that `sender` sent: one that is bound to entities knows only of its own.
+    pub fn may_see(&self, sender: &str) -> bool {
+        self.scope.is_all() || self.name == sender
+    }
 }
 
 /// One command as a client sent it.

@@ -4,6 +4,7 @@
 //! partition, and waits no longer than the deadline. It knows nothing of HTTP, of Raft or of disks.
 
 pub mod answer;
+pub mod scope;
 pub mod slots;
 pub mod machine;
 mod plan;

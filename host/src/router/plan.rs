@@ -88,6 +88,14 @@ fn route(
             format!("the command needs more than {} steps, or an entity or a key is too long", limits::COMMAND_OPS_MAX);
         return Err(refused("plan_too_large", 422, detail));
     }
+    if let Some(entity) = request.caller.scope.find_outside(&plan) {
+        let (name, scope, entity) = (&request.caller.name, &request.caller.scope, entity.escape_ascii());
+        let detail = format!(
+            "`{name}` may act for {scope} only, and this command acts for `{entity}`; nothing was executed. Have it sent by whoever may act \
+             for `{entity}`, or ask an admin to add it to the token's `entities`"
+        );
+        return Err(refused("entity_forbidden", 403, detail));
+    }
     let partition = partition_of(view.home);
     if let Err(fault) =
         SagaPlan::divide(&view.block, view.coordination, partition, view.steps_with_last_resorts(), &partition_of)

@@ -66,7 +66,15 @@ impl Machine {
             .ok_or_else(|| QueryError::Refused(refusal("invalid_id", 400, "the id must be a hyphenated uuid")))?;
         let home = request.home.as_deref();
         let lookup = self.find_command(id, home, None, request.caller.clone(), request.deadline).await;
-        match lookup.map_err(QueryError::Unavailable)? {
+        let lookup = lookup.map_err(QueryError::Unavailable)?;
+        if let CommandLookup::Recorded { status, .. } | CommandLookup::InFlight(status) = &lookup
+            && !request.caller.may_see(&status.caller)
+        {
+            let detail =
+                "somebody else sent this command, and this token is bound to entities: ask with the token that sent it";
+            return Err(QueryError::Refused(refusal("entity_forbidden", 403, detail)));
+        }
+        match lookup {
             CommandLookup::Recorded { status, rendered } => {
                 Ok(QueryAnswer { body: rendered, position: status.position, time: status.time })
             }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
+use statehouse_abi::consent::FreeSteps;
 use statehouse_abi::key::LOCAL;
 use statehouse_abi::last_resort::LastResorts;
 use statehouse_abi::ops::OpRole;
@@ -34,11 +35,17 @@ impl Plan {
         let block: Arc<[u8]> = block.into();
         let parsed = PlanOut::parse(&block)?;
         LastResorts::find(&block)?;
+        FreeSteps::find(&block)?;
         let plan = |item: usize| match parsed.item(item) {
             Planned::Plan { .. } => Ok(Plan { block: block.clone(), item: item as u32 }),
             Planned::Refused(refusal) => Err(refusal.to_vec()),
         };
         Ok((0..parsed.count()).map(plan).collect())
+    }
+
+    /// The steps of the whole block that need no consent, if the module says which.
+    pub fn free_steps(&self) -> Option<FreeSteps<'_>> {
+        FreeSteps::find(&self.block).expect("the block was checked when the plan was made")
     }
 
     pub fn view(&self) -> PlanView<'_> {
@@ -79,6 +86,12 @@ impl<'a> PlanView<'a> {
         let (first, last) = (self.first_step, self.last);
         let last = move |at: usize| last?.of(first + u32::try_from(at).expect("a plan has few steps"));
         self.steps().enumerate().map(move |(at, step)| (step, last(at)))
+    }
+
+    /// Each with its number among the steps of the whole block.
+    pub fn numbered_steps(&self) -> impl Iterator<Item = (u32, Step<'a>)> + use<'a> {
+        let this = *self;
+        (this.first_step..this.first_step + this.step_count).map(move |at| (at, this.block.step(at)))
     }
 
     pub fn size(&self) -> usize {

@@ -1,7 +1,7 @@
 //! Files and folders on the way to a name that promises something: synced before, and the name synced after.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::SnapshotError;
@@ -34,9 +34,11 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), SnapshotError> {
 
 /// Writes a whole small file, durably but for its name.
 pub fn write(path: &Path, content: &[u8]) -> Result<(), SnapshotError> {
-    let written = fs::write(path, content);
-    written.map_err(SnapshotError::io(path, "written"))?;
-    sync(path)
+    let written = durable::create(path).and_then(|mut file| {
+        file.write_all(content)?;
+        file.sync_all()
+    });
+    written.map_err(SnapshotError::io(path, "written"))
 }
 
 pub fn hash(path: &Path) -> Result<[u8; 32], SnapshotError> {

@@ -3,7 +3,7 @@
 //! In: an offer, then bytes. Out: the folder `install`, once every file is what the offer says. What was fetched stays over a break and a
 //! restart: the same offer goes on where it was, and any other begins anew. It does not know where the bytes come from.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use super::build::incoming_folder;
 use super::install::install_folder;
 use super::manifest::{FileFacts, Manifest};
 use super::{MANIFEST, SnapshotError, files};
+use crate::durable;
 use crate::ids::LogIndex;
 
 pub struct Incoming {
@@ -62,7 +63,7 @@ impl Incoming {
     pub fn append(&self, file: &FileFacts) -> Result<Appending, SnapshotError> {
         let path = self.path(file);
         files::create(path.parent().expect("it lies in the snapshot's folder"))?;
-        let opened = OpenOptions::new().create(true).append(true).open(&path);
+        let opened = durable::append(&path);
         let opened = opened.map_err(SnapshotError::io(&path, "written"))?;
         let size = opened.metadata().map_err(SnapshotError::io(&path, "read"))?.len();
         Ok(Appending { facts: file.clone(), path, file: opened, size })

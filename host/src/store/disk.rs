@@ -131,7 +131,7 @@ impl Disk {
         if error.is_damage() {
             let mark = self.dir.join(DAMAGED_MARK);
             tracing::error!(dir = %self.dir.display(), ?error, "state store: damaged, to be made again when it is opened");
-            if let Err(error) = std::fs::File::create(&mark).and_then(|file| file.sync_all()) {
+            if let Err(error) = durable::create(&mark).and_then(|file| file.sync_all()) {
                 tracing::error!(path = %mark.display(), %error, "state store: the damage could not be noted");
             }
         }

@@ -22,10 +22,14 @@ use crate::durable::{self, PRIVATE, Unnamed};
 use crate::guest::CacheOptions;
 use crate::ids::{NodeId, PartitionId};
 use crate::key::artefact_key;
+use crate::regular;
 use crate::system::error::NodeError;
+use crate::system::privacy;
 
 const FORMAT: u32 = 1;
 const IDENTITY: &str = "node.json";
+/// Far more than the addresses of all nodes.
+const IDENTITY_BYTES_MAX: u64 = 1 << 20;
 const FOUNDED: &str = "founded";
 const ARTEFACTS: &str = "artefacts";
 
@@ -51,7 +55,7 @@ impl Identity {
     /// Reads the identity of a folder, also of one that a running node uses.
     pub fn read(folder: &Path) -> Result<Option<Self>, NodeError> {
         let path = folder.join(IDENTITY);
-        let text = match std::fs::read(&path) {
+        let text = match regular::read(&path, IDENTITY_BYTES_MAX) {
             Ok(text) => text,
             Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(NodeError::Io { path, source }),
@@ -89,12 +93,13 @@ impl DataFolder {
         };
         durable::create_dir_all(path).map_err(io(path))?;
         let lock_path = path.join("lock");
-        let lock = File::create(&lock_path).map_err(io(&lock_path))?;
+        let lock = durable::create(&lock_path).map_err(io(&lock_path))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(NodeError::InUse { path: path.to_owned() }),
             Err(TryLockError::Error(source)) => return Err(NodeError::Io { path: lock_path, source }),
         }
+        privacy::close_to_others(path, IDENTITY).map_err(io(path))?;
         let known = OnceLock::new();
         if let Some(identity) = Identity::read(path)? {
             if identity.node != node {
@@ -137,7 +142,7 @@ impl DataFolder {
             return Ok(());
         }
         let path = self.path.join(FOUNDED);
-        let write = || File::create(&path)?.sync_all().and_then(|()| durable::sync_dir(&self.path));
+        let write = || durable::create(&path)?.sync_all().and_then(|()| durable::sync_dir(&self.path));
         write().map_err(|source| NodeError::Io { path: path.clone(), source })
     }
 

@@ -23,6 +23,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 use crate::consensus::PeerError;
+use crate::durable::{PRIVATE, PRIVATE_FOLDER};
 use crate::ids::{JournalIndex, Micros, NodeId};
 use crate::limits::{MIDNIGHT_BYTES_A_SECOND_MIN, MIDNIGHTS_NAMED_MAX};
 use crate::partition::{HeadProof, Partition, PartitionError};
@@ -311,7 +312,7 @@ pub(super) async fn take(
         return Ok(taken);
     }
     let spool = host.folder.path().join(SPOOL);
-    tokio::fs::create_dir_all(&spool).await?;
+    tokio::fs::DirBuilder::new().recursive(true).mode(PRIVATE_FOLDER).create(&spool).await?;
     let folder = tempfile::tempdir_in(&spool)?;
     // It has no folder in it: it was read as the name of a snapshot.
     let file = folder.path().join(name);
@@ -331,7 +332,8 @@ async fn fetch(
     let body = Bytes::copy_from_slice(name.as_bytes());
     let call = Call { topic: Topic::Midnights, group: Some(group.clone()), body };
     let mut pieces = host.network().fetch(node, call, PIECE_PATIENCE).await?;
-    let mut file = tokio::fs::File::create(file).await?;
+    let mut file =
+        tokio::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(PRIVATE).open(file).await?;
     let mut left = bytes;
     while let Some(piece) = pieces.try_next().await? {
         left = left.checked_sub(piece.len() as u64).ok_or(MidnightError::TooLong(bytes))?;

@@ -11,6 +11,7 @@
 pub mod cluster;
 pub mod error;
 pub mod folder;
+pub mod privacy;
 pub mod logic;
 pub mod node;
 mod host;

@@ -25,7 +25,7 @@ use crate::durable;
 use crate::features::{self, Features};
 use crate::guest::{Engine, EngineOptions};
 use crate::ids::{JournalIndex, Micros, ModuleId, NodeId, PartitionId, Position};
-use crate::limits::HOT_TABLE_BYTES_MAX;
+use crate::limits::{HOT_TABLE_BYTES_MAX, MODULE_BYTES_MAX};
 use crate::log::{EntryId, RealDisk};
 use crate::machine::entry::Entry;
 use crate::machine::journal::Journal;
@@ -34,6 +34,7 @@ use crate::machine::native::Native;
 use crate::partition::{Answered, Leading, Modules, Participants, Partition, PartitionError, PartitionOptions};
 use crate::peer::{GroupName, GroupPeers, NoNetwork, Seen};
 use crate::registry::{Registry, RegistryError};
+use crate::regular;
 use crate::router::answer::Caller;
 use crate::router::{Machine, MachineOptions};
 use crate::sequencer::submission::Unticketed;
@@ -216,7 +217,8 @@ impl<'a> Work<'a> {
         let registry = Registry::open(modules_folder(&building), engine)?;
         for id in &manifest.modules {
             let path = modules_folder(options.from).join(format!("{id}.wasm"));
-            let wasm = std::fs::read(&path).map_err(|source| RestoreError::Io { path: path.clone(), source })?;
+            let wasm = regular::read(&path, MODULE_BYTES_MAX as u64);
+            let wasm = wasm.map_err(|source| RestoreError::Io { path: path.clone(), source })?;
             let found = registry.stage(&wasm)?.id();
             if found != *id {
                 let reason = format!("its bytes are those of module {found}");
@@ -410,7 +412,7 @@ impl<'a> Work<'a> {
         if before.nodes.contains_key(&node) || before.retired.contains(&node) {
             return Err(RestoreError::NodeIdUsed(node));
         }
-        let caller = Arc::new(Caller { name: "restore".to_owned(), roles: role::ALL });
+        let caller = Arc::new(Caller::unbound("restore", role::ALL));
         let wanting = || {
             let deadline = Instant::now() + CHANGE_PATIENCE;
             Wanting { caller: caller.clone(), request_id: "restore".into(), deadline }

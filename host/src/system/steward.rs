@@ -289,7 +289,7 @@ pub fn node_value(id: NodeId, peer: &str) -> Value {
 
 /// A command of the machine `system`, by its path.
 pub async fn command(system: &Machine, path: &str, body: Value, deadline: Instant) -> Result<(), ClusterError> {
-    let caller = Arc::new(Caller { name: "node".to_owned(), roles: role::ALL });
+    let caller = Arc::new(Caller::unbound("node", role::ALL));
     command_by(system, path, body, &Wanting { caller, request_id: "steward".into(), deadline }).await
 }
 

@@ -2,7 +2,7 @@
 //!
 //! In: a query. Out: a value, the position and the lag it was answered at. Every wait ends at the caller's deadline. It changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use statehouse_abi::cold::Refusal;
@@ -10,7 +10,7 @@ use statehouse_abi::value::Value;
 use statehouse_projection::abi::{self, Need, Order, QueryIn, QueryOut, Scan, ScanRange, ViewRow};
 use tokio::time::Instant;
 
-use crate::ids::{JournalIndex, Micros, PartitionId, Position};
+use crate::ids::{JournalIndex, Micros, ModuleId, PartitionId, Position};
 use crate::limits::{QUERY_ROUNDS_MAX, SCAN_ROWS_MAX};
 use crate::partition::{Partition, PartitionError};
 use crate::store::{KeyRow, OrderedRows};
@@ -33,6 +33,8 @@ pub struct ViewQuery {
     pub home: Option<PartitionId>,
     pub freshness: Freshness,
     pub deadline: Instant,
+    /// Where not every view will do: what is made by one of these modules.
+    pub only_by: Option<Arc<BTreeSet<ModuleId>>>,
 }
 
 /// What the view must have followed before it is asked.
@@ -88,6 +90,11 @@ impl View {
                 self.wait_until(&wanted, query.deadline).await?
             }
         };
+        if let Some(modules) = &query.only_by
+            && !modules.contains(&build.logic.id())
+        {
+            return Err(ViewQueryError::NotServed("it is made by a module that may not answer this".to_owned()));
+        }
         let lag = self.lag_of(&build).unwrap_or_default();
         let view = self.clone();
         let asking = tokio::task::spawn_blocking(move || {

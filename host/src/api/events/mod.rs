@@ -35,6 +35,7 @@ use super::asked::Asked;
 use super::handle::Api;
 use super::live::LiveLimits;
 use super::problem::{Code, Problem};
+use super::reading;
 use super::roles::WATCH_ROLES;
 use super::serve::Connected;
 use super::share::{Kind, Share};
@@ -100,6 +101,7 @@ struct Wanted {
 pub async fn get(api: &Api, machine: Arc<Machine>, asked: Asked, parts: &Parts) -> Result<Response, Problem> {
     let events = &api.events;
     let wanted = read_wanted(&machine, parts.uri.query().unwrap_or_default(), &parts.headers)?;
+    reading::check_keys(&wanted.filter.keys, &asked.caller)?;
     let place = api.shares.take(Kind::Reader, 1, &api.who(&asked.caller, parts))?;
     let feed = events.feed(machine, &api.cluster.view().cluster.unwrap_or_default());
     let (lanes, cursor) = begin(&feed, &wanted, asked.deadline).await?;

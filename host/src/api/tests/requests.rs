@@ -6,6 +6,7 @@ use statehouse_abi::value::Value;
 use super::*;
 use crate::api::batch::{self, Format};
 use crate::api::command::command_id;
+use crate::api::command_roles::CommandRoles;
 use crate::api::json::read_json;
 use crate::api::mount::Target;
 use crate::api::query::read_options;
@@ -113,7 +114,8 @@ fn reads_say_how_fresh_and_where() {
 fn read_batch(format: Format, bytes: &[u8]) -> Result<Vec<Result<usize, u16>>, u16> {
     let declared = mount().describe.commands.clone();
     let index = |name: &str| declared.iter().position(|command| command.name == name).expect("it was found by name");
-    let batch = batch::read(&mount(), format, &bytes.to_vec().into(), &asked()).map_err(|problem| problem.status())?;
+    let batch = batch::read(&mount(), &CommandRoles::default(), format, &bytes.to_vec().into(), &asked())
+        .map_err(|problem| problem.status())?;
     let mut requests = batch.requests.iter();
     let places = batch.places.iter().map(|place| match place {
         Some(problem) => Err(problem.status()),

@@ -239,7 +239,7 @@ impl Sender {
         secret: &Secret,
         deadline: Instant,
     ) -> Result<WebhookSettings, Problem> {
-        let url = read_url(given.text("url").unwrap_or_default(), self.allows_plaintext)?;
+        let url = read_url(given.text("url").unwrap_or_default(), self.allows_plaintext, &self.receivers)?;
         let keys = given.texts("keys");
         let kinds = given.texts("types").iter().map(|kind| read_kind(machine, kind)).collect::<Result<_, _>>()?;
         let partitions = given.partitions(machine, &keys)?;
@@ -364,7 +364,12 @@ impl Sender {
         let problem = match &sent.outcome {
             Outcome::Taken => None,
             Outcome::Gone => Some("the receiver answered 410 Gone".to_owned()),
-            Outcome::Failed { problem, .. } => Some(problem.clone()),
+            Outcome::Failed { problem, detail, .. } => {
+                if let Some(detail) = detail {
+                    tracing::warn!(webhook, id = message.id, detail, "a receiver is not reached");
+                }
+                Some(problem.clone())
+            }
         };
         let (webhook, id, is_delivered) = (webhook.to_owned(), message.id.clone(), sent.outcome == Outcome::Taken);
         Ok(WebhookSentPage { webhook, id, is_delivered, status: sent.status, problem })
@@ -425,7 +430,7 @@ pub fn schema(page: Page) -> Option<Schema> {
                     "url",
                     text(WEBHOOK_URL_CHARS_MAX),
                     true,
-                    "Where requests go: https, or http on the node's own machine",
+                    "Where requests go: https, or http on the node's own machine; what is not public must be in `webhooks.allow`",
                 ),
                 field(
                     "from",

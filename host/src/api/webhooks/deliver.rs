@@ -236,7 +236,7 @@ impl Delivery {
                 let _turn = self.requests.acquire().await.expect("it is never closed");
                 self.sender.poster.post(&self.url, message, &secrets, self.sender.cluster.now()).await
             };
-            let (problem, retry_after) = match sent.outcome {
+            let (problem, detail, retry_after) = match sent.outcome {
                 Outcome::Taken => {
                     self.count("delivered", message.events);
                     self.board.lock().on_passed(message.last, true);
@@ -248,7 +248,7 @@ impl Delivery {
                     drop(self.note(|| WebhookNote::Gone).await);
                     return std::future::pending().await;
                 }
-                Outcome::Failed { problem, retry_after } => (problem, retry_after),
+                Outcome::Failed { problem, detail, retry_after } => (problem, detail, retry_after),
             };
             self.count("failed", message.events);
             let now = self.sender.cluster.now();
@@ -256,13 +256,12 @@ impl Delivery {
                 failing.since = now.0;
             }
             failing.attempts = failing.attempts.saturating_add(1);
-            tracing::debug!(
-                webhook = self.webhook,
-                id = message.id,
-                attempts = failing.attempts,
-                problem,
-                "not delivered"
-            );
+            // Said once of each message: nobody else is told what the reason is.
+            let (webhook, id, attempts) = (&self.webhook, &message.id, failing.attempts);
+            match detail.filter(|_| attempts == 1) {
+                Some(detail) => tracing::warn!(webhook, id, detail, "a receiver is not reached"),
+                None => tracing::debug!(webhook, id, attempts, problem, "not delivered"),
+            }
             self.board.lock().on_failed(partition, failing, &problem);
             match after_failure(&failing, now, retry_after, self.sender.retry_for, rand::random()) {
                 Next::Again(pause) => sleep(pause).await,

@@ -11,6 +11,7 @@ mod deliver;
 mod message;
 mod page;
 mod post;
+mod resolve;
 mod retry;
 mod sign;
 mod signers;
@@ -32,7 +33,7 @@ use self::post::Poster;
 use self::sign::Secret;
 use self::signers::Named;
 use super::events::Events;
-use crate::config::WebhooksConfig;
+use crate::config::{Receivers, WebhooksConfig};
 use crate::limits::DEADLINE_MAX;
 use crate::router::{Machine, Router};
 use crate::system::Cluster;
@@ -58,6 +59,7 @@ pub struct Sender {
     poster: Poster,
     retry_for: Duration,
     allows_plaintext: bool,
+    receivers: Arc<Receivers>,
 }
 
 /// What this node delivers, and what its metrics show.
@@ -78,7 +80,9 @@ type Key = (String, String);
 impl Sender {
     pub fn new(cluster: Cluster, router: Arc<Router>, events: Arc<Events>, config: &WebhooksConfig) -> Arc<Self> {
         let (retry_for, allows_plaintext) = (config.retry_for(), config.plaintext);
-        Arc::new(Self { cluster, router, events, poster: Poster::new(), retry_for, allows_plaintext })
+        let receivers = Arc::new(config.receivers().expect("checked when the configuration was read"));
+        let poster = Poster::new(receivers.clone());
+        Arc::new(Self { cluster, router, events, poster, retry_for, allows_plaintext, receivers })
     }
 
     /// Delivers whenever this node is the one to do so, until it is told to stop; what was done last is recorded on return.

@@ -1,10 +1,13 @@
 //! One request to a receiver, and what came of it.
 //!
-//! In: a URL that an operator has given, a message, secrets. Out: taken, gone, or why not. It follows no redirect, uses no proxy, waits no longer than
-//! [`limits::WEBHOOK_TIMEOUT`](crate::limits::WEBHOOK_TIMEOUT), and gives nothing of an answer to anybody but its status: whoever names a URL learns no
-//! more about what is behind it. It never tries twice.
+//! In: a URL that an operator has given, a message, secrets. Out: taken, gone, or why not. It connects to no address that is neither public nor
+//! named in the configuration, follows no redirect, uses no proxy, waits no longer than [`limits::WEBHOOK_TIMEOUT`](crate::limits::WEBHOOK_TIMEOUT),
+//! and gives nothing of an answer to anybody but its status. What keeps it from getting an answer is one word for all cases, and told in the
+//! node's log alone: who names URLs learns nothing of networks. It never tries twice.
 
 use std::error::Error;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -14,13 +17,18 @@ use reqwest::{Client, ClientBuilder, Response, StatusCode, Url};
 use tokio::time::timeout;
 
 use super::message::Message;
+use super::resolve::CheckedResolver;
 use super::sign::{Secret, signature};
 use crate::api::problem::{Code, Problem};
+use crate::config::Receivers;
 use crate::ids::Micros;
 use crate::limits::{
     WEBHOOK_ANSWER_BYTES_MAX, WEBHOOK_PROBLEM_CHARS_MAX, WEBHOOK_REQUESTS_MAX, WEBHOOK_TIMEOUT, WEBHOOK_URL_CHARS_MAX,
 };
 
+/// What is said wherever there was no answer.
+pub const UNREACHABLE: &str =
+    "unreachable, or not to be reached (`webhooks.allow`): the log of the node that sends says why";
 /// What keeps a webhook whose URL was taken where networks were trusted.
 pub const PLAINTEXT: &str =
     "its URL is plain http: set `webhooks.plaintext = true` on each node, or create it anew with https";
@@ -36,6 +44,8 @@ pub enum Outcome {
     Gone,
     Failed {
         problem: String,
+        /// For the log alone.
+        detail: Option<String>,
         retry_after: Option<Duration>,
     },
 }
@@ -50,7 +60,7 @@ impl Sent {
     /// What came of a request whose sender could not wait any longer.
     pub fn unanswered() -> Self {
         let problem = "no answer before the deadline of this request; the receiver may have taken it".to_owned();
-        Self { status: None, outcome: Outcome::Failed { problem, retry_after: None } }
+        Self { status: None, outcome: Outcome::Failed { problem, detail: None, retry_after: None } }
     }
 }
 
@@ -58,16 +68,18 @@ impl Sent {
 pub struct Poster {
     plain: Result<Client, String>,
     tls: Result<Client, String>,
+    receivers: Arc<Receivers>,
 }
 
 impl Poster {
-    pub fn new() -> Self {
+    pub fn new(receivers: Arc<Receivers>) -> Self {
         // The process may have one already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = || {
             Client::builder()
                 .redirect(Policy::none())
                 .no_proxy()
+                .dns_resolver(CheckedResolver(receivers.clone()))
                 .timeout(WEBHOOK_TIMEOUT)
                 .connect_timeout(CONNECT_MAX)
                 .pool_max_idle_per_host(WEBHOOK_REQUESTS_MAX)
@@ -75,15 +87,20 @@ impl Poster {
         };
         let build = |builder: ClientBuilder| builder.build().map_err(|error| words(&error));
         // What needs no certificates goes without those of the system.
-        Self { plain: build(client().tls_certs_only([])), tls: build(client().https_only(true)) }
+        let (plain, tls) = (build(client().tls_certs_only([])), build(client().https_only(true)));
+        Self { plain, tls, receivers }
     }
 
     pub async fn post(&self, url: &Url, message: &Message, secrets: &[Secret], now: Micros) -> Sent {
         let client = if url.scheme() == "https" { &self.tls } else { &self.plain };
         let client = match client {
             Ok(client) => client,
-            Err(problem) => return failed(None, problem.clone(), None),
+            Err(problem) => return unreachable(problem.clone()),
         };
+        // An address is connected to without being resolved; a name is looked at by the resolver.
+        if let Some(address) = address_of(url).filter(|address| !self.receivers.allows(*address)) {
+            return unreachable(format!("{address} is neither public nor in `webhooks.allow`"));
+        }
         let timestamp = now.0.div_euclid(1_000_000);
         let request = client
             .post(url.clone())
@@ -95,9 +112,9 @@ impl Poster {
         match request.send().await {
             Ok(response) => judge(response, now).await,
             Err(error) if error.is_timeout() => {
-                failed(None, format!("no answer within {} s", WEBHOOK_TIMEOUT.as_secs()), None)
+                unreachable(format!("no answer within {} s", WEBHOOK_TIMEOUT.as_secs()))
             }
-            Err(error) => failed(None, words(&error.without_url()), None),
+            Err(error) => unreachable(words(&error.without_url())),
         }
     }
 }
@@ -127,7 +144,13 @@ async fn judge(mut response: Response, now: Micros) -> Sent {
 }
 
 fn failed(status: Option<u16>, problem: String, retry_after: Option<Duration>) -> Sent {
-    Sent { status, outcome: Outcome::Failed { problem: clip(&problem), retry_after } }
+    Sent { status, outcome: Outcome::Failed { problem: clip(&problem), detail: None, retry_after } }
+}
+
+/// There was no answer, whatever the reason.
+fn unreachable(detail: String) -> Sent {
+    let problem = UNREACHABLE.to_owned();
+    Sent { status: None, outcome: Outcome::Failed { problem, detail: Some(clip(&detail)), retry_after: None } }
 }
 
 /// An error and what is behind it.
@@ -162,7 +185,7 @@ fn read_retry_after(text: &str, now: Micros) -> Option<Duration> {
 ///
 /// # Errors
 /// 422 that says what is wrong.
-pub fn read_url(text: &str, allows_plaintext: bool) -> Result<Url, Problem> {
+pub fn read_url(text: &str, allows_plaintext: bool, receivers: &Receivers) -> Result<Url, Problem> {
     let refused = |why: &str| Problem::new(Code::InvalidChange, format!("`url` {why}"));
     let url = Url::parse(text).map_err(|error| refused(&format!("is no URL: {error}")))?;
     let host = url.host_str().filter(|host| !host.is_empty());
@@ -180,6 +203,11 @@ pub fn read_url(text: &str, allows_plaintext: bool) -> Result<Url, Problem> {
     if url.as_str().len() > WEBHOOK_URL_CHARS_MAX as usize {
         return Err(refused(&format!("is longer than {WEBHOOK_URL_CHARS_MAX} characters")));
     }
+    if let Some(address) = address_of(&url).filter(|address| !receivers.allows(*address)) {
+        return Err(refused(&format!(
+            "leads to {address}, which is no public address: have it added to `webhooks.allow` in the nodes' configuration if that is meant"
+        )));
+    }
     match url.scheme() {
         "http" | "https" if may_be_sent(&url, allows_plaintext) => Ok(url),
         "http" => Err(refused(
@@ -195,8 +223,13 @@ pub fn may_be_sent(url: &Url, allows_plaintext: bool) -> bool {
     url.scheme() == "https" || allows_plaintext || url.host_str().is_some_and(is_loopback)
 }
 
+/// The address that a URL names itself.
+fn address_of(url: &Url) -> Option<IpAddr> {
+    url.host_str()?.trim_start_matches('[').trim_end_matches(']').parse().ok()
+}
+
 fn is_loopback(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
@@ -227,17 +260,55 @@ mod tests {
             connection.write_all(answer).await.expect("it listens");
             connection
         };
-        let (poster, secrets) = (Poster::new(), [Secret::generate()]);
+        let (poster, secrets) = (Poster::new(Arc::new(on_this_machine())), [Secret::generate()]);
         let posting = poster.post(&url, &message, &secrets, Micros(0));
         let both = async { tokio::join!(receiving, posting) };
         let (_open, sent) = timeout(WEBHOOK_TIMEOUT / 2, both).await.expect("its status is known");
         assert_eq!(sent, Sent { status: Some(200), outcome: Outcome::Taken });
     }
 
+    fn on_this_machine() -> Receivers {
+        Receivers::parse(Receivers::ON_THIS_MACHINE).expect("good entries")
+    }
+
+    /// Whatever the name or the address, nothing is connected to, and the same is said.
+    #[tokio::test]
+    async fn nothing_is_sent_where_it_may_not_be() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        let at = Position { partition: PartitionId(0), index: JournalIndex(1), n: 0, head8: [0; 4] };
+        let message = Message {
+            id: "1".to_owned(),
+            first: at,
+            last: at,
+            content_type: "text/plain",
+            body: Bytes::new(),
+            events: 1,
+        };
+        let poster = Poster::new(Arc::new(Receivers::default()));
+        for host in ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "no-such-host.invalid"] {
+            let url = Url::parse(&format!("http://{host}:{port}/")).expect("it is one");
+            let sent = poster.post(&url, &message, &[Secret::generate()], Micros(0)).await;
+            let Outcome::Failed { problem, detail, retry_after: None } = sent.outcome else { panic!("{host} got it") };
+            assert_eq!((sent.status, problem.as_str()), (None, UNREACHABLE), "{host}");
+            assert!(detail.is_some(), "{host}");
+        }
+        let nobody = timeout(Duration::from_millis(1), listener.accept()).await;
+        assert!(nobody.is_err(), "nobody has connected");
+        // A name that is allowed may be anywhere.
+        let poster = Poster::new(Arc::new(Receivers::parse(["localhost"]).expect("good entries")));
+        let url = Url::parse(&format!("http://localhost:{port}/")).expect("it is one");
+        let secrets = [Secret::generate()];
+        tokio::select! {
+            came = listener.accept() => assert!(came.is_ok()),
+            sent = poster.post(&url, &message, &secrets, Micros(0)) => panic!("{sent:?}"),
+        }
+    }
+
     #[test]
     fn urls_are_checked() {
         let check = |text: &str, allows_plaintext: bool, expected: Result<&str, &str>| {
-            let found = read_url(text, allows_plaintext).map(|url| url.to_string());
+            let found = read_url(text, allows_plaintext, &on_this_machine()).map(|url| url.to_string());
             match (found, expected) {
                 (Ok(found), Ok(expected)) => assert_eq!(found, expected),
                 (Err(problem), Err(expected)) => assert!(problem.detail().contains(expected), "{problem:?}"),
@@ -249,9 +320,12 @@ mod tests {
         check("http://[::1]:9/in", false, Ok("http://[::1]:9/in"));
         check("http://localhost/in", false, Ok("http://localhost/in"));
         check("http://2130706433/in", false, Ok("http://127.0.0.1/in"));
-        check("http://10.0.0.7/in", false, Err("webhooks.plaintext"));
+        check("http://10.0.0.7/in", true, Err("10.0.0.7, which is no public address"));
+        check("https://169.254.169.254/latest", true, Err("`webhooks.allow`"));
+        check("https://[::ffff:10.0.0.7]/in", true, Err("`webhooks.allow`"));
+        check("http://8.8.8.8/in", false, Err("webhooks.plaintext"));
         check("http://localhost.example.com/in", false, Err("webhooks.plaintext"));
-        check("http://10.0.0.7/in", true, Ok("http://10.0.0.7/in"));
+        check("http://8.8.8.8/in", true, Ok("http://8.8.8.8/in"));
         check("https://user@example.com/", true, Err("name or password"));
         check("https://:secret@example.com/", true, Err("name or password"));
         check("https://example.com/#x", true, Err("fragment"));

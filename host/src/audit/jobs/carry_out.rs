@@ -3,6 +3,7 @@
 //! In: a record, and a folder that a running node uses. Out: the files of the report, and then the record that says so: a node that ends
 //! between the two makes the same files again. A panic ends this replay only.
 
+use std::io::Write;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -15,6 +16,7 @@ use crate::audit::replay::resume::Keep;
 use crate::audit::replay::words::{ParseTime, parse_approved, parse_filter, parse_moment, place};
 use crate::audit::replay::{FolderHistory, Meter, ReplayFault, Report, Request, Verdict, html, run_kept};
 use crate::audit::source::Source;
+use crate::durable;
 use crate::ids::PartitionId;
 use crate::key::{KeyError, NodeKey};
 use crate::limits::{REPLAY_RESUMES_MAX, REPLAY_SAVE_BYTES};
@@ -153,8 +155,9 @@ impl Job {
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    std::fs::write(path, bytes)?;
-    std::fs::File::open(path)?.sync_all()
+    let mut file = durable::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 fn text_of(panic: &(dyn std::any::Any + Send)) -> String {

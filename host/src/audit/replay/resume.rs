@@ -133,7 +133,7 @@ impl<'k> Kept<'k> {
                 known
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                std::fs::create_dir_all(folder).map_err(|error| io(folder, error))?;
+                durable::create_dir_all(folder).map_err(|error| io(folder, error))?;
                 let text = serde_json::to_vec_pretty(&run).expect("texts and integers only");
                 durable::write(folder, RUN, PRIVATE, &text).map_err(|error| io(&path, error))?;
                 run

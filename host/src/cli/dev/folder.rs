@@ -23,6 +23,7 @@ use tokio::net::TcpListener;
 use crate::cli::host::bind_http;
 use crate::durable::{self, PRIVATE};
 use crate::ids::NodeId;
+use crate::system::privacy;
 
 const NODES: &str = "nodes.json";
 
@@ -90,7 +91,7 @@ impl DevFolder {
             "{shown} was made with --nodes 1 and is not the folder of a cluster; start with --nodes 1, or name another with --data"
         );
         durable::create_dir_all(path).with_context(|| format!("creating {shown}"))?;
-        let lock = File::create(path.join("lock")).with_context(|| format!("creating the lock of {shown}"))?;
+        let lock = durable::create(&path.join("lock")).with_context(|| format!("creating the lock of {shown}"))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -98,6 +99,7 @@ impl DevFolder {
             }
             Err(TryLockError::Error(error)) => return Err(error).with_context(|| format!("locking {shown}")),
         }
+        privacy::close_to_others(path, NODES).with_context(|| format!("closing {shown} to other users"))?;
         let kept = read(path)?;
         let found = kept.len();
         ensure!(

@@ -27,7 +27,7 @@ use crate::cli::host::{self, Process};
 use crate::cli::output::print;
 use crate::cli::shipped;
 use crate::cli::trust::TlsArgs;
-use crate::config::HttpTlsConfig;
+use crate::config::{HttpTlsConfig, Receivers};
 use crate::ids::NodeId;
 use crate::limits::SHUTDOWN_MAX;
 
@@ -121,6 +121,7 @@ fn config(node: &DevNode, nodes: &[DevNode], data: &Path, served: &Served<'_>) -
         "auth": { "open": true },
         "peer": { "listen": node.peer, "routes": routes_from(node.id, nodes) },
         "machines": declared,
+        "webhooks": { "allow": Receivers::ON_THIS_MACHINE },
     });
     toml::to_string(&config).context("printing a configuration")
 }

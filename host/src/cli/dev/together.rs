@@ -17,12 +17,12 @@ use tokio::time::{Instant, sleep};
 
 use super::folder::{Bound, DevFolder, DevNode, check_alone, routes_from};
 use super::{DevArgs, Entrance, LOOK, READY_TIME_MAX, WALLET, WALLET_NAME, print_listening, welcome};
-use crate::api::{Acceptor, Callers, LiveLimits};
+use crate::api::{Acceptor, Callers, CommandRoles, LiveLimits};
 use crate::cli::host::{self, Host, HostOptions, Process};
 use crate::cli::output::print;
 use crate::cli::shipped;
 use crate::clock::SystemClock;
-use crate::config::{ClusterConfig, LimitsConfig, WebhooksConfig};
+use crate::config::{ClusterConfig, LimitsConfig, ViewsConfig, WebhooksConfig};
 use crate::features;
 use crate::ids::NodeId;
 use crate::limits::{self, DEADLINE_MAX};
@@ -136,8 +136,10 @@ fn options(
         acceptor: Acceptor::new(entrance.tls())?,
         callers: Arc::new(callers),
         hosts: Vec::new(),
+        command_roles: CommandRoles::default(),
         limits: LiveLimits::new(LimitsConfig::default()),
-        webhooks: WebhooksConfig::default(),
+        webhooks: WebhooksConfig::on_this_machine(),
+        views: ViewsConfig::default(),
     })
 }
 

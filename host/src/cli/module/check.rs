@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::build::load;
+use crate::config::RESERVED_NAMES;
 
 /// Check files with the very validator that the host uses
 #[derive(Debug, Args)]
@@ -23,6 +24,14 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     for file in &args.files {
         let read = fs::read(file).with_context(|| format!("{} cannot be read", file.display()));
         match read.and_then(|wasm| load(&wasm, file)) {
+            Ok(module) if RESERVED_NAMES.contains(&module.describe().name.as_str()) => {
+                let name = &module.describe().name;
+                eprintln!(
+                    "{}: `{name}` is a name of the host's own: no machine can be called so, choose another",
+                    file.display()
+                );
+                code = ExitCode::from(1);
+            }
             Ok(module) => {
                 let described = module.describe();
                 println!("{}: good: {} {}, {}", file.display(), described.name, described.version, module.id());

@@ -21,6 +21,7 @@ use super::read::SnapshotFile;
 use super::write::WRITING;
 use crate::durable;
 use crate::ids::JournalIndex;
+use crate::regular;
 
 const FOLDER: &str = "canonical";
 const DUE: &str = "due-";
@@ -196,9 +197,9 @@ pub fn copy_file(file: &Path, folder: &Path) -> Result<(), CanonicalError> {
     let io = || CanonicalError::io(folder);
     durable::create_dir_all(folder).map_err(io())?;
     let mut builder = tempfile::Builder::new();
-    builder.prefix(WRITING).permissions(fs::Permissions::from_mode(0o644));
+    builder.prefix(WRITING).permissions(fs::Permissions::from_mode(durable::PRIVATE));
     let mut copy = builder.tempfile_in(folder).map_err(io())?;
-    let mut original = fs::File::open(file).map_err(CanonicalError::io(file))?;
+    let mut original = regular::open(file).map_err(CanonicalError::io(file))?;
     std::io::copy(&mut original, copy.as_file_mut()).map_err(io())?;
     copy.as_file().sync_all().map_err(io())?;
     let name = file.file_name().expect("a file has a name");

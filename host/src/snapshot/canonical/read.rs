@@ -11,7 +11,8 @@ use super::error::{CanonicalError, SnapshotDamage};
 use super::manifest::{CHUNK_BYTES, FORMAT, HEADER_SIZE, Listed, MAGIC, Manifest, TRAILER_SIZE};
 use super::write::hash;
 use crate::ids::Digest;
-use crate::limits::{KEY_BYTES_MAX, ROW_BYTES_MAX};
+use crate::limits::{ARCHIVE_MANIFEST_BYTES_MAX, KEY_BYTES_MAX, ROW_BYTES_MAX};
+use crate::regular;
 
 /// What no chunk is longer than: one that is all but full, and the longest row.
 const CHUNK_BYTES_MAX: usize = CHUNK_BYTES + KEY_BYTES_MAX + ROW_BYTES_MAX + 8;
@@ -31,7 +32,7 @@ impl SnapshotFile {
     pub fn open(path: &Path) -> Result<Self, CanonicalError> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let fail = |offset: u64, damage| CanonicalError::Damaged { file: name.clone(), offset, damage };
-        let mut file = File::open(path).map_err(CanonicalError::io(path))?;
+        let mut file = regular::open(path).map_err(CanonicalError::io(path))?;
         let size = file.metadata().map_err(CanonicalError::io(path))?.len();
         let mut header = [0; HEADER_SIZE];
         read(&mut file, &mut header).map_err(|damage| fail(0, damage))?;
@@ -50,6 +51,9 @@ impl SnapshotFile {
         let manifest_at = manifest_at.filter(|at| HEADER_SIZE as u64 <= *at);
         // What stands there is no length: the end is missing, or was changed.
         let manifest_at = manifest_at.ok_or_else(|| fail(trailer_at, SnapshotDamage::ManifestHash))?;
+        if ARCHIVE_MANIFEST_BYTES_MAX < u64::from(u32::from_le_bytes(*length)) {
+            return Err(fail(trailer_at, SnapshotDamage::Manifest("it is longer than any that this program writes")));
+        }
         let mut bytes = vec![0; u32::from_le_bytes(*length) as usize];
         read_at(&mut file, manifest_at, &mut bytes).map_err(|damage| fail(manifest_at, damage))?;
         let found = hash(&header, &bytes, *length);

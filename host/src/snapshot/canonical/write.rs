@@ -37,8 +37,7 @@ impl SnapshotWriter {
     pub fn begin(folder: &Path, facts: &Facts) -> Result<Self, CanonicalError> {
         let io = || CanonicalError::io(folder);
         let mut builder = tempfile::Builder::new();
-        // Others than whoever runs the node read it.
-        builder.prefix(WRITING).permissions(std::fs::Permissions::from_mode(0o644));
+        builder.prefix(WRITING).permissions(std::fs::Permissions::from_mode(durable::PRIVATE));
         let file = builder.tempfile_in(folder).map_err(io())?;
         let mut file = BufWriter::with_capacity(BUFFER_BYTES, file);
         file.write_all(&header()).map_err(io())?;

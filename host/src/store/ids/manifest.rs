@@ -12,7 +12,6 @@
 //! All integers are little-endian. What it does not name is removed when the index is opened. Without a readable
 //! manifest the index is empty: that is never wrong, only slow. It does not know what is in a run.
 
-use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +20,7 @@ use super::super::StoreError;
 use super::super::meta::bytes_at;
 use super::record::IdHasher;
 use super::run::{Run, Span, sync_dir};
+use crate::durable;
 use crate::ids::JournalIndex;
 
 const NAME: &str = "manifest";
@@ -78,7 +78,7 @@ impl Manifest {
     pub fn write(&self, dir: &Path) -> Result<(), StoreError> {
         let temporary = dir.join("manifest.new");
         let written = || StoreError::io(&temporary, "written");
-        let mut file = File::create(&temporary).map_err(written())?;
+        let mut file = durable::create(&temporary).map_err(written())?;
         file.write_all(&self.encode()).map_err(written())?;
         file.sync_all().map_err(written())?;
         fail::fail_point!("ids::before_manifest_rename", |_| std::process::abort());

@@ -257,7 +257,7 @@ impl RunWriter {
     /// `count_max` sizes the filter.
     pub fn create(dir: &Path, span: Span, hasher: &IdHasher, count_max: u64) -> Result<Self, StoreError> {
         let temporary = span.path(dir).with_extension("new");
-        let file = File::create(&temporary).map_err(StoreError::io(&temporary, "created"))?;
+        let file = durable::create(&temporary).map_err(StoreError::io(&temporary, "created"))?;
         Ok(Self {
             span,
             hasher: *hasher,

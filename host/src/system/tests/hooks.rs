@@ -16,7 +16,7 @@ const SECRET: [u8; 32] = [7; 32];
 const OTHER: [u8; 32] = [8; 32];
 
 fn wanting() -> Wanting {
-    let caller = Arc::new(Caller { name: "op".to_owned(), roles: role::ALL });
+    let caller = Arc::new(Caller::unbound("op", role::ALL));
     Wanting { caller, request_id: "r-1".into(), deadline: soon() }
 }
 

@@ -2,10 +2,15 @@
 //!
 //! In: cuts of whole nodes and of single directions. Out: answers within their deadline. It does not touch disks.
 
-use super::load::{Told, balance};
+use statehouse_abi::role;
+use statehouse_abi::value::Value;
+
+use super::load::{CURRENCY, DEADLINE, Told, balance};
 use super::*;
+use crate::ids::CommandId;
+use crate::limits::LOCAL_ROWS_SHOWN_MAX;
 use crate::peer::GroupName;
-use crate::router::answer::{Consistency, QueryError, Unavailable, UnavailableReason};
+use crate::router::answer::{Answer, Caller, CommandRequest, Consistency, QueryError, Unavailable, UnavailableReason};
 use crate::router::slots::partition_of;
 use crate::system::in_transit;
 use crate::system::retention::oldest_in_flight;
@@ -32,6 +37,43 @@ impl Cluster {
             for other in among {
                 let seen = self.balance_at(*other).await.expect("a linearizable read is answered");
                 assert_eq!(seen, before + 1, "node {other} does not see what node {node} has acknowledged");
+            }
+        }
+    }
+
+    /// Pays so many cents from a new account of that partition to as many settlement accounts, each of which has a row of its own then.
+    async fn pay_out(&self, partition: PartitionId, count: usize) {
+        let machine = self.node(NODES[0]).router().find_machine(MACHINE).expect("the node serves the wallet");
+        let account = (0..)
+            .map(|number| format!("saver-{number}"))
+            .find(|name| partition_of(name.as_bytes(), PARTITIONS) == partition);
+        let account = account.expect("every partition has accounts");
+        let id = |number: usize| CommandId((1 << 64 | number as u128).to_be_bytes());
+        let money = |number: usize, settlement: &str, amount: String| {
+            Value::map([
+                ("account", Value::text(account.as_str())),
+                ("amount", Value::Text(amount)),
+                ("currency", Value::text(CURRENCY)),
+                ("transaction_id", Value::Text(id(number).to_string())),
+                ("settlement", Value::text(settlement)),
+            ])
+        };
+        let open = Value::map([("account", Value::text(account.as_str())), ("currency", Value::text(CURRENCY))]);
+        let paid_in = money(0, "@bank", format!("{count}.00"));
+        let paid_out =
+            (1..=count).map(|number| ("withdraw", number, money(number, &format!("@m{number}"), "0.01".into())));
+        for part in [vec![("open", count + 1, open)], vec![("deposit", 0, paid_in)], paid_out.collect()] {
+            let request = |(command, number, body): (&str, usize, Value)| CommandRequest {
+                command: command.into(),
+                body: body.to_cbor().expect("amounts are text"),
+                id: id(number),
+                caller: Arc::new(Caller::unbound("client", role::ALL)),
+                request_id: "sim".into(),
+                deadline: Instant::now() + 3 * DEADLINE,
+            };
+            let requests: Vec<CommandRequest> = part.into_iter().map(request).collect();
+            for answer in machine.submit(requests).await {
+                assert!(matches!(answer, Answer::Done(_)), "{answer:?}");
             }
         }
     }
@@ -129,6 +171,10 @@ async fn a_partition_without_a_majority_holds_up_nothing_but_its_own() {
     let seen = machine.list_in_flight().expect("its leader is here");
     assert_eq!(seen.len(), waiting.len(), "both are seen to wait: {seen:?}");
     // Both have left their accounts, and arrived in none. No partition has a later entry than now.
+    let shown = in_transit::sum(&machine, Micros(i64::MAX)).map(|sum| sum.to_string());
+    assert_eq!(shown.as_deref(), Some("0.02 USD"));
+    // Names of settlement accounts are anybody's, and each is a row of its own beside what is on its way.
+    cluster.pay_out(PartitionId(0), LOCAL_ROWS_SHOWN_MAX + 100).await;
     let shown = in_transit::sum(&machine, Micros(i64::MAX)).map(|sum| sum.to_string());
     assert_eq!(shown.as_deref(), Some("0.02 USD"));
     let group = GroupName::new(MACHINE, PartitionId(0));

@@ -21,7 +21,7 @@ use crate::ids::{CommandId, NodeId, Position};
 use crate::router::Router;
 use crate::router::answer::{Answer, Caller, CommandRequest, Consistency, QueryError, QueryRequest, UnavailableReason};
 
-const CURRENCY: &str = "USD";
+pub const CURRENCY: &str = "USD";
 const CLIENTS: u64 = 6;
 /// How long a client waits; then it must have been told something.
 pub const DEADLINE: Duration = Duration::from_secs(4);
@@ -62,7 +62,7 @@ pub async fn submit(router: &Router, path: &str, id: CommandId, body: Value, dea
         command: command.name.as_str().into(),
         body: body.to_cbor().expect("amounts are text"),
         id,
-        caller: Arc::new(Caller { name: "client".to_owned(), roles: role::ALL }),
+        caller: Arc::new(Caller::unbound("client", role::ALL)),
         request_id: "sim".into(),
         deadline,
     };
@@ -115,7 +115,7 @@ pub async fn balance(router: &Router, account: &str, consistency: Consistency) -
     let request = QueryRequest {
         query: query.name.as_str().into(),
         params: Value::map([("account", Value::text(account))]),
-        caller: Arc::new(Caller { name: "client".to_owned(), roles: role::ALL }),
+        caller: Arc::new(Caller::unbound("client", role::ALL)),
         consistency,
         at: None,
         cursor: None,

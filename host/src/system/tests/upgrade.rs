@@ -18,7 +18,7 @@ const MIGRATING: &[u8] = include_bytes!("../../../../modules/releases/wallet-2.0
 const OPERATIONS: u64 = 40;
 
 fn wanting() -> Wanting {
-    let caller = Arc::new(Caller { name: "alice".to_owned(), roles: role::ALL });
+    let caller = Arc::new(Caller::unbound("alice", role::ALL));
     Wanting { caller, request_id: "sim".into(), deadline: soon() }
 }
 

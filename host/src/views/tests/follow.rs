@@ -71,7 +71,7 @@ async fn a_large_entry_is_followed_in_pieces() {
             command: "deposit".into(),
             body: body.to_cbor().expect("texts only"),
             id: CommandId(id.into_bytes()),
-            caller: Arc::new(Caller { name: "tester".to_owned(), roles: role::ALL }),
+            caller: Arc::new(Caller::unbound("tester", role::ALL)),
             request_id: "r".into(),
             deadline: Instant::now() + limits::DEADLINE_MAX,
         }

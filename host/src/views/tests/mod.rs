@@ -272,7 +272,7 @@ impl Stage {
             command: name.into(),
             body: Value::map(members).to_cbor().expect("texts only"),
             id: CommandId(id.into_bytes()),
-            caller: Arc::new(Caller { name: "tester".to_owned(), roles: role::ALL }),
+            caller: Arc::new(Caller::unbound("tester", role::ALL)),
             request_id: "r".into(),
             deadline: Instant::now() + limits::DEADLINE_MAX,
         };
@@ -361,6 +361,7 @@ async fn count(stage: &Stage, views: &Views, account: &str, freshness: Freshness
         home: Some(stage.machine.partition_id_of(account.as_bytes())),
         freshness,
         deadline: soon(),
+        only_by: None,
     };
     let answer = view.query(query).await.map_err(|error| format!("{error:?}"))?;
     Ok(answer.body.find("count").and_then(Value::as_int).expect("a number"))

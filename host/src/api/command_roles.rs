@@ -1,0 +1,69 @@
+//! Which roles may send a command, where the configuration says so: `[auth.commands.<machine>]`.
+//!
+//! In: machine and command. Out: roles, one of which is needed. A module that was released before there was a role cannot ask for it, so the
+//! host does. It does not know what a command does, nor what a module lets whom do beyond that.
+
+use std::collections::BTreeMap;
+
+use super::caller::role_names;
+use super::error::ApiError;
+use super::problem::{Code, Problem};
+use super::roles::COMMAND_ROLES;
+use crate::config::{AuthConfig, Role};
+use crate::router::answer::Caller;
+
+/// Roles by machine and command; all others are for [`COMMAND_ROLES`].
+#[derive(Clone, Debug, Default)]
+pub struct CommandRoles(BTreeMap<String, BTreeMap<String, u32>>);
+
+impl CommandRoles {
+    /// # Errors
+    /// A command is for nobody.
+    pub fn new(auth: &AuthConfig) -> Result<Self, ApiError> {
+        let mut all = Self::default();
+        for (machine, commands) in &auth.commands {
+            for (command, roles) in commands {
+                let (machine, command) = (machine.clone(), command.clone());
+                if roles.is_empty() {
+                    return Err(ApiError::CommandWithoutRole { machine, command });
+                }
+                all.0.entry(machine).or_default().insert(command, Role::bits(roles));
+            }
+        }
+        Ok(all)
+    }
+
+    pub fn of(&self, machine: &str, command: &str) -> u32 {
+        let of_machine = self.0.get(machine);
+        of_machine.and_then(|commands| commands.get(command)).copied().unwrap_or(COMMAND_ROLES)
+    }
+
+    /// The roles with any of which there is something to send.
+    pub fn any_of(&self, machine: &str) -> u32 {
+        self.0.get(machine).into_iter().flat_map(BTreeMap::values).fold(COMMAND_ROLES, |all, roles| all | roles)
+    }
+
+    /// # Errors
+    /// 403 without one of the roles.
+    pub fn check(&self, machine: &str, command: &str, caller: &Caller) -> Result<(), Problem> {
+        let roles = self.of(machine, command);
+        if caller.roles & roles == 0 {
+            let detail = format!("`{}` has none of the roles {}; ask an admin", caller.name, role_names(roles));
+            return Err(Problem::new(Code::Forbidden, detail));
+        }
+        Ok(())
+    }
+
+    /// Says which commands are protected that a module does not have: the protection is then of nothing.
+    pub fn warn_of_unknown(&self, machine: &str, known: &[&str]) {
+        for command in self.0.get(machine).into_iter().flat_map(BTreeMap::keys) {
+            if !known.contains(&command.as_str()) {
+                tracing::warn!(
+                    machine,
+                    command,
+                    "`[auth.commands]` names a command that the active module does not have"
+                );
+            }
+        }
+    }
+}
