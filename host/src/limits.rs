@@ -163,6 +163,10 @@ pub const CLUSTER_NODES_MAX: u32 = 9;
 pub const CLOCK_SKEW_MS_MAX: u64 = 60_000;
 /// A host name, as DNS bounds it.
 pub const HOST_NAME_BYTES_MAX: usize = 253;
+/// Times that somebody waits for a partition to pass: one for each [`TICK_STEP`] until [`DEADLINE_MAX`], and more while it stands still.
+pub const TIMES_WANTED_MAX: usize = 4096;
+/// Those who wait for times this close to each other share a tick. Else any client that may read could fill the log with ticks.
+pub const TICK_STEP: Duration = Duration::from_millis(25);
 /// HTTP connections open at the same time: each costs some 20 KiB and a file descriptor. Configurable.
 pub const HTTP_CONNECTIONS_MAX: usize = 10_000;
 /// File descriptors that connections of clients never take, a quarter of all within these bounds: logs, stores, snapshots and the other

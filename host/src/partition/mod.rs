@@ -19,6 +19,7 @@ mod propose;
 mod activate;
 mod panics;
 mod status;
+mod times;
 mod in_transit;
 pub mod history;
 pub mod tail;

@@ -29,6 +29,7 @@ use crate::partition::release;
 use crate::partition::restore::Leading;
 use crate::partition::run::{Executor, Message};
 use crate::partition::status::{Board, Progress, RunState};
+use crate::partition::times::WantedTimes;
 use crate::peer::GroupPeers;
 use crate::sequencer::admission::{InFlight, RejectionMeter};
 use crate::sequencer::speculation::Speculation;
@@ -197,7 +198,7 @@ impl Partition {
             speculation: Speculation::default(),
             activation: None,
             migrated: None,
-            time_wanted: None,
+            times_wanted: WantedTimes::default(),
             is_draining: false,
         };
         let name = format!("{}-{}", options.machine, options.partition);

@@ -229,9 +229,9 @@ impl Executor {
     /// An idle partition proposes a tick when somebody waits for time to pass, or a day has begun.
     fn propose_tick_if_wanted(&mut self) {
         let journal = self.journal_speculative();
-        self.time_wanted = self.time_wanted.filter(|wanted| journal.time <= *wanted);
+        self.times_wanted.on_time(journal.time);
         let is_idle = self.speculation.is_empty() && self.queue.is_empty();
-        let is_due = self.time_wanted.is_some_and(|wanted| wanted < self.clock.now());
+        let is_due = self.times_wanted.next().is_some_and(|wanted| wanted < self.clock.now());
         if is_idle && (is_due || self.is_past_midnight()) {
             let header = self.header_without_module(EntryKind::Tick, &journal);
             self.propose(Entry::tick(header), Vec::new(), Vec::new());
@@ -287,7 +287,7 @@ impl Executor {
             // Its bytes were released when it was proposed.
             self.in_flight.refuse(submission, &Reply::Refused(Refusal::NoLeader));
         }
-        self.time_wanted = None;
+        self.times_wanted.clear();
         self.refuse_queue(Refusal::NoLeader);
     }
 

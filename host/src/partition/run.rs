@@ -37,6 +37,7 @@ use crate::partition::order::Ordered;
 use crate::partition::release::checkpoint;
 use crate::partition::restore::Leading;
 use crate::partition::status::{Board, RunState};
+use crate::partition::times::WantedTimes;
 use crate::sequencer::admission::{Admitted, InFlight, RejectionMeter};
 use crate::sequencer::speculation::Speculation;
 use crate::sequencer::submission::{Refusal, Reply, Submission, Ticket};
@@ -136,7 +137,7 @@ pub struct Executor {
     pub(super) activation: Option<Wanted>,
     /// What this leader has migrated for the activation it has proposed.
     pub(super) migrated: Option<Migrated>,
-    pub(super) time_wanted: Option<Micros>,
+    pub(super) times_wanted: WantedTimes,
     /// No command on several partitions begins.
     pub(super) is_draining: bool,
 }
@@ -207,7 +208,7 @@ impl Executor {
     }
 
     fn wait(&self, mailbox: &Receiver<Message>) -> Wake {
-        let until_wanted = self.time_wanted.map(|wanted| {
+        let until_wanted = self.times_wanted.next().map(|wanted| {
             let left = wanted.0.saturating_sub(self.clock.now().0).clamp(0, 60_000_000) as u64;
             Duration::from_micros(left + 1000)
         });
@@ -245,7 +246,7 @@ impl Executor {
             Message::WaitForTime(time) => {
                 // Only a leader makes time pass; whoever asked another node asks again.
                 if self.term.is_some() && self.journal.time <= time {
-                    self.time_wanted = Some(self.time_wanted.map_or(time, |before| before.max(time)));
+                    self.times_wanted.ask(time, self.clock.now());
                 }
             }
             Message::Drain(is_draining) => self.is_draining = is_draining,
@@ -411,7 +412,7 @@ impl Executor {
     /// Gives up leading: what was queued was certainly not executed, what was proposed may still be committed.
     fn step_down(&mut self) {
         self.term = None;
-        self.time_wanted = None;
+        self.times_wanted.clear();
         self.coordinator.end();
         for batch in self.speculation.drain() {
             for submission in batch.submissions {
