@@ -122,6 +122,14 @@ pub const LOCAL_ROWS_COUNTED_MAX: usize = 1 << 20;
 pub const ISOLATIONS_PER_BATCH_MAX: usize = 64;
 /// Bytes of submissions that wait in one partition's queue.
 pub const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Recorded entries in memory for clients that send an id again, per partition. The newest of them are the bytes of the log's own tail.
+pub const RECORDED_BYTES_MAX: usize = 64 << 20;
+/// Ids sent again that wait until their entries are read, per partition: all batches that may be under way hold no more.
+pub const RECALLS_MAX: usize = HTTP_BATCHES_MAX * BATCH_COMMANDS_MAX;
+/// Entries that are read at once for those who wait: a client that has gone meanwhile has cost no more than that.
+pub const RECALL_ENTRIES: usize = 256;
+/// The same in bytes, and one entry more.
+pub const RECALL_BYTES: usize = 8 << 20;
 /// Entries proposed and not yet applied, per partition.
 pub const SPECULATION_ENTRIES_MAX: usize = 8;
 /// Proposed entries above which a short queue waits to grow: small batches cost an fsync each.

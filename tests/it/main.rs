@@ -27,6 +27,7 @@ mod events;
 mod slow_reader;
 mod webhooks;
 mod respond_async;
+mod retry;
 mod unfit;
 mod stuck;
 mod orders;

@@ -272,9 +272,12 @@ impl Entry {
 
     /// Whether the command goes on after this entry: it was started and not rejected.
     pub fn is_started(&self, command: u32) -> bool {
+        // Most entries start none, and to look into a batch costs more than to see that.
+        if self.records().start(command).is_none() {
+            return false;
+        }
         let Some(batch) = self.batch() else { return false };
-        let is_accepted = || matches!(batch.outcome.group(command as usize), GroupOutcome::Events { .. });
-        self.records().start(command).is_some() && is_accepted()
+        matches!(batch.outcome.group(command as usize), GroupOutcome::Events { .. })
     }
 
     /// From which the ids of a command are derived that starts, is called or ends with this entry; `here` is the partition of the entry.
@@ -347,6 +350,11 @@ impl Entry {
         block.section(HEADER, &header.to_bytes(1)).section(ACTIVATION, &raw);
         Self { payload: block.finish().into(), header, records: None }
     }
+}
+
+/// The header of a payload of which nothing else is looked at.
+pub fn read_header(payload: &[u8]) -> Result<Header, EntryError> {
+    Header::parse(Block::parse(payload, kind::ENTRY, &KNOWN)?.section(HEADER)?)
 }
 
 /// `head' = blake3(head ‖ payload)`.

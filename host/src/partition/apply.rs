@@ -15,14 +15,14 @@ use crate::log::{EntryId, LogEntry, Payload};
 use crate::machine::entry::{Batch, Entry, EntryKind};
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::replica::Applied;
-use crate::partition::coordinate::end_of;
-use crate::partition::error::{HaltReason, PartitionError};
+use crate::partition::error::HaltReason;
 use crate::partition::history;
 use crate::partition::open::meta_of;
+use crate::partition::recall::recorded_reply;
 use crate::partition::run::{Executor, Wanted, store_failed};
 use crate::partition::status::Progress;
-use crate::sequencer::submission::{Recorded, Refusal, Reply, Submission, Ticket};
-use crate::store::{IdRecord, Meta};
+use crate::sequencer::submission::{Recorded, Submission, Ticket};
+use crate::store::Meta;
 
 impl Executor {
     /// Stages *apply* and *answer* for one committed entry.
@@ -74,6 +74,7 @@ impl Executor {
     }
 
     fn on_effective(&mut self, id: EntryId, entry: Entry, after: Journal) -> Result<(), HaltReason> {
+        self.entries.on_effective(after.index, id.index);
         self.show_in_transit(after.time);
         self.keep_what_is_due(&entry, &after);
         let meta = meta_of(id, &after, self.membership.as_ref());
@@ -105,6 +106,7 @@ impl Executor {
         }
         let recorded = Arc::new(Recorded::new(applied.entry().clone(), id.index));
         self.answer_ordered(recorded.entry.records().orders());
+        self.entries.keep(&recorded);
         self.record_ids(&recorded, &submissions)?;
         fail::fail_point!("partition::recorded", |_| std::process::abort());
         self.publish(id);
@@ -221,51 +223,4 @@ impl Executor {
             self.in_flight.finish(id, || recorded_reply(recorded, n, true));
         }
     }
-
-    /// Answers an id that is recorded already; one that goes on elsewhere is answered at its end.
-    pub(super) fn answer_known(&mut self, submission: Submission, known: &IdRecord) -> Result<(), HaltReason> {
-        match self.reply_known(&submission, known)? {
-            Some(reply) => submission.ticket.reply(reply),
-            None => self.coordinator.wait(submission.id, submission.ticket),
-        }
-        Ok(())
-    }
-
-    /// What an id was recorded with.
-    pub(super) fn recorded(&self, known: &IdRecord) -> Result<Reply, HaltReason> {
-        let found = history::find_entry(&self.log, known.journal, self.applied.map(|id| id.index), &self.journal);
-        let recorded = match found {
-            // It is known that it was decided, and it is not executed again; how it was decided is not here any more.
-            Err(PartitionError::Released { .. }) => return Ok(Reply::Refused(Refusal::OutcomeReleased)),
-            found => found.map_err(|error| HaltReason::Store(error.to_string()))?,
-        };
-        Ok(recorded_reply(&Arc::new(recorded), known.n, true))
-    }
-
-    /// The answer to an id that is recorded already; `None` while its command goes on.
-    pub(super) fn reply_known(&self, submission: &Submission, known: &IdRecord) -> Result<Option<Reply>, HaltReason> {
-        let recorded = match self.recorded(known)? {
-            Reply::Recorded { recorded, .. } => recorded,
-            released => return Ok(Some(released)),
-        };
-        // Whose call was recorded is for whoever made this one to see.
-        if submission.called.is_some() || known.is_same_content(&submission.fingerprint) {
-            let Some(end) = end_of(&recorded, known.n, self.partition).filter(|_| submission.called.is_none()) else {
-                return Ok(Some(recorded_reply(&recorded, known.n, true)));
-            };
-            let end = self.ids.lookup(&end).map_err(store_failed)?;
-            return end.map(|end| self.recorded(&end)).transpose();
-        }
-        let batch = recorded.entry.batch().ok_or_else(|| HaltReason::Store("an id points to no batch".to_owned()))?;
-        let command = batch.command(known.n as usize);
-        Ok(Some(Reply::Conflict {
-            body_recorded: command.body.to_vec(),
-            name_recorded: command.name.to_owned(),
-            position: recorded.position(self.partition, known.n),
-        }))
-    }
-}
-
-fn recorded_reply(recorded: &Arc<Recorded>, command: u32, is_replayed: bool) -> Reply {
-    Reply::Recorded { recorded: recorded.clone(), command, is_replayed }
 }

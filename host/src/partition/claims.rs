@@ -15,7 +15,7 @@ use crate::partition::error::HaltReason;
 use crate::partition::run::{Executor, store_failed};
 use crate::saga::claim::{different_fields, refusal};
 use crate::saga::{Derivation, Identity};
-use crate::sequencer::submission::{Called, Reply, Submission};
+use crate::sequencer::submission::{Called, Submission};
 use crate::store::IdRecord;
 
 /// What the client's id is here to a call that needs it.
@@ -83,21 +83,22 @@ impl Executor {
         }
     }
 
-    /// The refusal of a call whose command's id is another command's here.
-    pub(super) fn refuse_reused(&self, submission: &Submission, holder: &IdRecord) -> Result<Vec<u8>, HaltReason> {
-        let (fields, position) = match self.recorded(holder)? {
-            Reply::Recorded { recorded, command, .. } => {
-                let position = recorded.position(self.partition, command);
+    /// The refusal of a call whose command's id is another command's here; nothing as long as the other's entry has to be read for it.
+    pub(super) fn refuse_reused(&self, submission: &Submission, holder: &IdRecord) -> Option<Vec<u8>> {
+        let (fields, position) = match self.entries.find_kept(holder.journal) {
+            Some(recorded) => {
+                let position = recorded.position(self.partition, holder.n);
                 let batch = recorded.entry.batch().expect("a recorded id lies in a batch");
-                let other = batch.command(command as usize);
+                let other = batch.command(holder.n as usize);
                 let ours = (&*submission.name, submission.plan.view().body);
                 (Some(different_fields(ours, (other.name, other.body))), position)
             }
-            // Its entry was released; where it was is known all the same.
-            _ => (None, Position { partition: self.partition, index: holder.journal, n: 0, head8: [0; 4] }),
+            None if !self.recalls.is_released(holder.journal) => return None,
+            // Where it was is known all the same.
+            None => (None, Position { partition: self.partition, index: holder.journal, n: 0, head8: [0; 4] }),
         };
         tracing::info!(call = %submission.id, %position, "a call was refused: another command has its command's id here");
-        Ok(refusal(fields, position))
+        Some(refusal(fields, position))
     }
 }
 

@@ -15,13 +15,14 @@ use minicbor::{Decode, Encode};
 use statehouse_abi::cold::Rejection;
 use statehouse_abi::outcome::GroupOutcome;
 
-use crate::ids::{CommandId, Micros, ModuleId, PartitionId};
+use crate::ids::{CommandId, JournalIndex, Micros, ModuleId, PartitionId};
 use crate::limits;
 use crate::machine::entry::{EntryCommand, EntryKind, Header, Part};
 use crate::machine::replica::{digest, no_writes};
 use crate::machine::table::{Change, Table, derivations, list_finished};
 use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::order::Ordered;
+use crate::partition::recall::recorded_reply;
 use crate::partition::run::{Executor, Message, store_failed};
 use crate::saga::claim::{ID_REUSED, different_fields, refusal};
 use crate::saga::participant::{Known, OnCancel, on_cancel};
@@ -431,23 +432,33 @@ impl Executor {
         let identity = called.identity(submission.fingerprint);
         let tried = identity.call(called.key.first_do());
         assert_ne!(tried, submission.id);
-        let recorded = self.ids.lookup(&tried).map_err(store_failed)?.map(|known| self.recorded(&known)).transpose()?;
+        let recorded = match self.ids.lookup(&tried).map_err(store_failed)? {
+            None => None,
+            Some(at) => match self.entries.find_kept(at.journal) {
+                Some(recorded) => Some((recorded, at.n)),
+                // It is recorded, and not how: nothing may be done about it here.
+                None if self.recalls.is_released(at.journal) => {
+                    return Ok(Some(Cancel::Answer(Reply::Refused(Refusal::OutcomeReleased))));
+                }
+                None => return Ok(Some(Cancel::Recall(at.journal))),
+            },
+        };
         let known = match &recorded {
-            Some(Reply::Recorded { recorded, command, .. }) => {
+            Some((recorded, command)) => {
                 let batch = recorded.entry.batch().expect("a recorded call lies in a batch");
                 // Under an id of the first release it may be another command's, which must not be undone.
                 let is_own = recorded.entry.identity(*command, self.partition) == Some(identity);
                 let is_done = is_own && matches!(batch.outcome.group(*command as usize), GroupOutcome::Events { .. });
                 if is_done { Known::Done } else { Known::Refused }
             }
-            // It is recorded, and not how: nothing may be done about it here.
-            Some(other) => return Ok(Some(Cancel::Answer(other.clone()))),
             None if self.in_flight.contains(tried) => Known::UnderWay,
             None => Known::Nothing,
         };
         Ok(match on_cancel(known) {
             OnCancel::Undo => None,
-            OnCancel::NothingDone => recorded.map(Cancel::Answer),
+            OnCancel::NothingDone => {
+                recorded.map(|(recorded, command)| Cancel::Answer(recorded_reply(&recorded, command, true)))
+            }
             OnCancel::AskAgain => Some(Cancel::Answer(Reply::Refused(Refusal::Overloaded))),
             OnCancel::Forbid => Some(Cancel::Forbid(tried)),
         })
@@ -472,6 +483,8 @@ pub(super) enum Cancel {
     Answer(Reply),
     /// The call with this id is refused for ever.
     Forbid(CommandId),
+    /// It depends on this entry, which has the call that is cancelled.
+    Recall(JournalIndex),
 }
 
 /// The earliest time of an entry that was caused by something at this time.
@@ -481,8 +494,11 @@ pub(super) fn after(carried: Option<Micros>) -> Micros {
 
 /// Of a command that goes on after its entry: the id under which its end is recorded, once it is over.
 pub fn end_of(recorded: &Recorded, command: u32, here: PartitionId) -> Option<CommandId> {
-    let identity = recorded.entry.identity(command, here);
-    identity.filter(|_| recorded.entry.part(command) == Part::Start).map(|identity| identity.end())
+    // Its identity costs a look at all of it, and hardly any command starts.
+    if recorded.entry.part(command) != Part::Start {
+        return None;
+    }
+    recorded.entry.identity(command, here).map(|identity| identity.end())
 }
 
 fn delay(attempt: u32) -> Duration {

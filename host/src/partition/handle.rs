@@ -28,6 +28,7 @@ use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::history;
 use crate::partition::open::Modules;
 use crate::partition::order::{NotOrdered, Ordered};
+use crate::partition::recorded::RecordedEntries;
 use crate::partition::run::{Message, Wanted};
 use crate::partition::status::{Board, PartitionStatus, Progress, RunState};
 use crate::peer::{Call, GroupPeers, Topic};
@@ -52,6 +53,7 @@ pub(super) struct Parts {
     pub peers: GroupPeers,
     pub modules: Arc<dyn Modules>,
     pub log: Log,
+    pub entries: Arc<RecordedEntries>,
     pub store: Arc<Store>,
     pub ids: Arc<IdIndex>,
     pub snapshots: Arc<Snapshots>,
@@ -350,17 +352,27 @@ impl Partition {
         read_table(&self.parts.store.read())
     }
 
-    /// The effective entry with this journal index.
-    pub fn find_entry(&self, index: JournalIndex) -> Result<Recorded, PartitionError> {
+    /// The effective entry with this journal index. May read from disk.
+    pub fn find_entry(&self, index: JournalIndex) -> Result<Arc<Recorded>, PartitionError> {
         let point = self.read_stale()?;
-        let found = history::find_entry(&self.parts.log, index, applied_index_of(&point), &point.journal);
+        let found = self.parts.entries.find(index, applied_index_of(&point), &point.journal);
         found.map_err(|error| self.with_position(&point, error))
+    }
+
+    /// The same for those who must not block.
+    pub async fn read_entry(self: &Arc<Self>, index: JournalIndex) -> Result<Arc<Recorded>, PartitionError> {
+        if let Some(kept) = self.parts.entries.find_kept(index) {
+            return Ok(kept);
+        }
+        let this = self.clone();
+        let reading = tokio::task::spawn_blocking(move || this.find_entry(index)).await;
+        reading.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))
     }
 
     /// Says by its position what is the first entry that is here.
     fn with_position(&self, point: &ReadPoint, error: PartitionError) -> PartitionError {
         let PartitionError::Released { first, .. } = error else { return error };
-        let found = history::find_entry(&self.parts.log, first, applied_index_of(point), &point.journal);
+        let found = self.parts.entries.find(first, applied_index_of(point), &point.journal);
         PartitionError::Released { first, position: found.ok().map(|first| first.position(self.parts.id, 0)) }
     }
 

@@ -37,7 +37,8 @@ pub fn claims_of(entry: &Entry) -> impl Iterator<Item = Id> {
     })
 }
 
-/// The effective entry with this journal index; `applied` and `journal` say where the partition stands.
+/// The effective entry with this journal index; `applied` and `journal` say where the partition stands. It reads at least two entries, for
+/// where [`crate::partition::recorded`] knows no place.
 pub fn find_entry(
     log: &Log,
     wanted: JournalIndex,
@@ -76,7 +77,7 @@ fn released(first: JournalIndex) -> PartitionError {
 }
 
 /// Where the log begins.
-fn begin(log: &Log) -> LogIndex {
+pub(super) fn begin(log: &Log) -> LogIndex {
     log.last_purged().map_or(LogIndex(0), |purged| purged.index.next())
 }
 
@@ -113,7 +114,8 @@ fn is_effective(log: &Log, entry: &Entry, at: LogIndex, applied: LogIndex, head:
     Ok(after == head)
 }
 
-fn read_one(log: &Log, index: LogIndex) -> Result<Option<Entry>, PartitionError> {
+/// The entry at an index of the log; nothing where consensus has written there itself, or nothing is there.
+pub(super) fn read_one(log: &Log, index: LogIndex) -> Result<Option<Entry>, PartitionError> {
     let found = log.read(index..index.next(), 1)?;
     match found.into_iter().next() {
         Some(LogEntry { payload: Payload::Entry(bytes), .. }) => Ok(Entry::parse(bytes).ok()),

@@ -12,6 +12,7 @@ mod restore;
 pub mod run;
 mod claims;
 mod apply;
+mod recall;
 pub mod coordinate;
 mod order;
 mod stuck;
@@ -22,6 +23,8 @@ mod status;
 mod times;
 mod in_transit;
 pub mod history;
+mod places;
+mod recorded;
 pub mod tail;
 mod handle;
 #[cfg(test)]

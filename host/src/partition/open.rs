@@ -25,6 +25,8 @@ use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::handle::{Partition, Parts};
 use crate::partition::history;
 use crate::partition::panics::Panics;
+use crate::partition::recall::Recalls;
+use crate::partition::recorded::RecordedEntries;
 use crate::partition::release;
 use crate::partition::restore::Leading;
 use crate::partition::run::{Executor, Message};
@@ -86,6 +88,11 @@ pub struct PartitionOptions {
 }
 
 impl PartitionOptions {
+    /// Of its threads and its group.
+    fn name(&self) -> String {
+        format!("{}-{}", self.machine, self.partition)
+    }
+
     fn log_options(&self, stream: StreamId) -> LogOptions {
         let mut options = LogOptions::new(stream);
         if let Some(keep_bytes) = self.log_keep_bytes {
@@ -164,20 +171,23 @@ impl Partition {
         let snapshots = open_snapshots(&options.folder, stream, &log, &store, &ids)?;
         let logic = load_active(&options.modules, recovered.journal.module).await?;
         let canonical = open_canonical(&options)?;
+        let entries = RecordedEntries::open(&log, recovered.applied, &recovered.journal);
         let board = Board::new(recovered.progress(), Panics::open(&options.folder));
         let (mailbox, messages) = std::sync::mpsc::channel();
         let executor = Executor {
             partition: options.partition,
             runtime: tokio::runtime::Handle::current(),
-            clock: options.clock,
+            clock: options.clock.clone(),
             modules: options.modules.clone(),
             log: log.clone(),
+            entries: entries.clone(),
+            recalls: Recalls::default(),
             store: store.clone(),
             ids: ids.clone(),
             board: board.clone(),
             canonical: canonical.clone(),
             leading: options.leading,
-            features: options.features,
+            features: options.features.clone(),
             group: None,
             mailbox: mailbox.clone(),
             applied: recovered.applied,
@@ -193,7 +203,7 @@ impl Partition {
             meter: RejectionMeter::default(),
             coordinator: Coordinator::new(read_table(&store.read())?),
             stuck_reported: None,
-            participants: options.participants,
+            participants: options.participants.clone(),
             forbidden: Vec::new(),
             speculation: Speculation::default(),
             activation: None,
@@ -201,37 +211,33 @@ impl Partition {
             times_wanted: WantedTimes::default(),
             is_draining: false,
         };
-        let name = format!("{}-{}", options.machine, options.partition);
-        let spawned = std::thread::Builder::new().name(name.clone()).spawn(move || executor.run(&messages));
+        let spawned = std::thread::Builder::new().name(options.name()).spawn(move || executor.run(&messages));
         let thread = spawned.map_err(PartitionError::Thread)?;
-        let entrance = Entrance {
-            mailbox: mailbox.clone(),
-            board: board.clone(),
-            room: Arc::new(Semaphore::new(COMMITTED_BATCHES_MAX)),
-            applied: (recovered.applied, recovered.membership),
-            snapshots: snapshots.clone(),
-        };
-        let group_options = GroupOptions { name, peers: options.peers.clone(), stands: options.stands };
-        let group = Group::start(options.node, log.clone(), entrance, group_options).await?;
-        found(&group, options.node, &options.founders).await?;
+        let applied = (recovered.applied, recovered.membership);
+        let entrance = Entrance::new(mailbox.clone(), board.clone(), applied, snapshots.clone());
+        let group = start_group(&options, &log, entrance).await?;
         drop(mailbox.send(Message::Started(group.clone())));
         follow(&group, &log, &store, &mailbox);
-        let (id, peers, modules, past) = (options.partition, options.peers, options.modules, options.past);
-        let parts =
-            Parts { id, mailbox, board, group, peers, modules, log, store, ids, snapshots, canonical, genesis, past };
+        let PartitionOptions { partition: id, peers, modules, past, .. } = options;
+        #[rustfmt::skip]
+        let parts = Parts {
+            id, mailbox, board, group, peers, modules, log, entries, store, ids, snapshots, canonical, genesis, past,
+        };
         Ok(Arc::new(Self::new(parts, thread)))
     }
 }
 
-/// A founder names the first voters; one that has a history already leaves them as they are.
-async fn found(group: &Group, node: NodeId, founders: &[NodeId]) -> Result<(), PartitionError> {
-    if !founders.contains(&node) {
-        return Ok(());
+/// Starts the partition's group, and founds it where this node is a founder.
+async fn start_group(options: &PartitionOptions, log: &Log, entrance: Entrance) -> Result<Group, PartitionError> {
+    let group_options = GroupOptions { name: options.name(), peers: options.peers.clone(), stands: options.stands };
+    let group = Group::start(options.node, log.clone(), entrance, group_options).await?;
+    if options.founders.contains(&options.node) {
+        match group.initialize(&options.founders).await {
+            Ok(()) | Err(ConsensusError::AlreadyInitialized) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
-    match group.initialize(founders).await {
-        Ok(()) | Err(ConsensusError::AlreadyInitialized) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+    Ok(group)
 }
 
 /// The log, unless it has lost what others count on.
@@ -357,6 +363,17 @@ struct Entrance {
     room: Arc<Semaphore>,
     applied: (Option<EntryId>, Option<Bytes>),
     snapshots: Arc<Snapshots>,
+}
+
+impl Entrance {
+    fn new(
+        mailbox: std::sync::mpsc::Sender<Message>,
+        board: Arc<Board>,
+        applied: (Option<EntryId>, Option<Bytes>),
+        snapshots: Arc<Snapshots>,
+    ) -> Self {
+        Self { mailbox, board, room: Arc::new(Semaphore::new(COMMITTED_BATCHES_MAX)), applied, snapshots }
+    }
 }
 
 impl Applier for Entrance {

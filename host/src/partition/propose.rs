@@ -20,13 +20,14 @@ use crate::machine::table::{self, Change};
 use crate::partition::claims::Forbidden;
 use crate::partition::coordinate::{after, cancelled, is_forbidden};
 use crate::partition::error::HaltReason;
+use crate::partition::recall::Repeat;
 use crate::partition::run::{Executor, Message, store_failed};
 use crate::saga::{Derivation, Origin, Records, Start};
 use crate::sequencer::block::BlockBuilder;
 use crate::sequencer::decide::{Decided, decide};
 use crate::sequencer::speculation::Speculative;
 use crate::sequencer::submission::{PlanView, Refusal, Reply, Submission};
-use crate::store::StoreError;
+use crate::store::{IdRecord, StoreError};
 
 impl Executor {
     /// Proposes as much as may be under way at once.
@@ -119,8 +120,7 @@ impl Executor {
                 }
                 Some(known) => {
                     self.board.release(submission.size);
-                    let reply = self.recorded(&known)?;
-                    self.in_flight.refuse(&submission, &reply);
+                    self.answer_recorded(submission, known)?;
                 }
             }
         }
@@ -156,10 +156,7 @@ impl Executor {
                 let known = self.ids.lookup(&submission.id).map_err(store_failed)?;
                 if let Some(known) = known {
                     self.board.release(submission.size);
-                    match self.reply_known(&submission, &known)? {
-                        Some(reply) => self.in_flight.refuse(&submission, &reply),
-                        None => self.coordinator.wait(submission.id, submission.ticket),
-                    }
+                    self.answer_recorded(submission, known)?;
                     continue;
                 }
             }
@@ -176,6 +173,15 @@ impl Executor {
             self.in_flight.refuse(&submission, &refusal);
         }
         Ok(batch)
+    }
+
+    /// Something that waited to be proposed is recorded already: it and all who wait for the same are told how.
+    fn answer_recorded(&mut self, submission: Submission, known: IdRecord) -> Result<(), HaltReason> {
+        let (id, fingerprint, is_call) = (submission.id, submission.fingerprint, submission.called.is_some());
+        let followers = self.in_flight.take(id);
+        let tickets = std::iter::once(submission.ticket).chain(followers);
+        let repeats = tickets.map(|ticket| (Repeat { id, fingerprint, is_call, ticket }, known)).collect();
+        self.answer_known(known.journal, repeats)
     }
 
     /// The rows of a block's keys: from the proposed batches where one writes them, else from the store.

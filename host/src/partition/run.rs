@@ -7,7 +7,7 @@
 //! ```
 //! In: messages. Out: proposals, row writes, replies. All its state is its own; what others may see is on the board.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::clock::Clock;
 use crate::consensus::{Committed, Group, Leadership};
 use crate::features::Features;
-use crate::ids::{CommandId, Head, Micros, PartitionId, Term};
+use crate::ids::{CommandId, Head, JournalIndex, Micros, PartitionId, Term};
 use crate::limits;
 use crate::log::{EntryId, Log, LogEntry};
 use crate::machine::entry::Activation;
@@ -34,6 +34,8 @@ use crate::partition::coordinate::{Answers, Cancel, Coordinator, Participants, c
 use crate::partition::error::HaltReason;
 use crate::partition::open::Modules;
 use crate::partition::order::Ordered;
+use crate::partition::recall::{Purpose, Recalled, Recalls, Repeat};
+use crate::partition::recorded::RecordedEntries;
 use crate::partition::release::checkpoint;
 use crate::partition::restore::Leading;
 use crate::partition::status::{Board, RunState};
@@ -41,7 +43,7 @@ use crate::partition::times::WantedTimes;
 use crate::sequencer::admission::{Admitted, InFlight, RejectionMeter};
 use crate::sequencer::speculation::Speculation;
 use crate::sequencer::submission::{Refusal, Reply, Submission, Ticket};
-use crate::store::{IdIndex, Meta, Store, StoreError};
+use crate::store::{IdIndex, IdRecord, Meta, Store, StoreError};
 
 /// What the executor is told.
 pub enum Message {
@@ -68,6 +70,8 @@ pub enum Message {
     Answered(Answers),
     /// An operator's order about a command that this partition coordinates.
     Order(Ordered),
+    /// Entries that somebody waits for.
+    Recalled(Recalled),
     /// These commands may have calls that are to be made once more.
     CallAgain(Vec<CommandId>),
     /// Put state and ids into this folder, as they are between two entries.
@@ -101,6 +105,8 @@ pub struct Executor {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) modules: Arc<dyn Modules>,
     pub(super) log: Log,
+    pub(super) entries: Arc<RecordedEntries>,
+    pub(super) recalls: Recalls,
     pub(super) store: Arc<Store>,
     pub(super) ids: Arc<IdIndex>,
     pub(super) board: Arc<Board>,
@@ -194,6 +200,7 @@ impl Executor {
                 self.on_message(message)?;
                 next = mailbox.try_recv().ok();
             }
+            self.read_wanted();
             self.make_calls();
             self.report_stuck();
             self.propose_all()?;
@@ -257,6 +264,7 @@ impl Executor {
             }
             Message::Answered(answers) => self.on_answered(answers),
             Message::Order(ordered) => self.on_order(ordered),
+            Message::Recalled(recalled) => self.on_recalled(recalled)?,
             Message::CallAgain(commands) => self.on_call_again(commands),
             Message::Checkpoint(folder, reply) => {
                 // Whoever asked may have stopped waiting.
@@ -269,15 +277,21 @@ impl Executor {
         Ok(())
     }
 
-    /// Stage *admit*: a known id gets its recorded outcome, one in flight waits for it, the others are queued.
-    pub(super) fn admit(&mut self, submissions: Vec<Submission>) -> Result<(), HaltReason> {
+    /// Stage *admit*: a known id gets its recorded outcome, one in flight waits for it, the others are queued. What nobody waits for any
+    /// more is dropped before anything is looked up: its client was told that the outcome is unknown, or has gone.
+    pub(super) fn admit(&mut self, mut submissions: Vec<Submission>) -> Result<(), HaltReason> {
+        for gone in submissions.extract_if(.., |submission| submission.ticket.is_abandoned()) {
+            self.board.release(gone.size);
+        }
         let LookedUp { known, claims } = self.look_up(&submissions)?;
         let mut claims = claims.into_iter();
+        // An entry is looked for once, however many of its ids come.
+        let mut by_entry: BTreeMap<JournalIndex, Vec<(Repeat, IdRecord)>> = BTreeMap::new();
         for (submission, known) in submissions.into_iter().zip(known) {
             let claim = claiming(&submission).and_then(|_| claims.next()).unwrap_or(Claim::NotNeeded);
             if let Some(known) = known {
                 self.board.release(submission.size);
-                self.answer_known(submission, &known)?;
+                by_entry.entry(known.journal).or_default().push((Repeat::of(submission), known));
             } else if let Err(refusal) = self.check_admittable(&submission) {
                 self.board.release(submission.size);
                 submission.ticket.reply(Reply::Refused(refusal));
@@ -285,7 +299,7 @@ impl Executor {
                 self.take_in(submission, claim)?;
             }
         }
-        Ok(())
+        by_entry.into_iter().try_for_each(|(index, repeats)| self.answer_known(index, repeats))
     }
 
     fn take_in(&mut self, mut submission: Submission, claim: Claim) -> Result<(), HaltReason> {
@@ -305,7 +319,17 @@ impl Executor {
                 submission.id = call;
                 Some(cancelled())
             }
-            (None, Claim::Other(holder)) => Some(self.refuse_reused(&submission, &holder)?),
+            (Some(Cancel::Recall(index)), _) => {
+                self.recall(index, Purpose::Admit(Box::new(submission)));
+                return Ok(());
+            }
+            (None, Claim::Other(holder)) => match self.refuse_reused(&submission, &holder) {
+                Some(refusal) => Some(refusal),
+                None => {
+                    self.recall(holder.journal, Purpose::Admit(Box::new(submission)));
+                    return Ok(());
+                }
+            },
             (None, Claim::Free) => {
                 claimed = submission.called.as_ref().map(|called| called.parent);
                 None
@@ -455,6 +479,7 @@ impl Executor {
         for ticket in self.coordinator.take_all_waiting() {
             ticket.reply(Reply::Unknown);
         }
+        self.give_up_recalls(refusal);
         self.refuse_queue(refusal);
     }
 
@@ -468,7 +493,7 @@ pub(super) fn store_failed(error: crate::store::StoreError) -> HaltReason {
     HaltReason::Store(error.to_string())
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".to_owned())
 }

@@ -85,17 +85,22 @@ impl InFlight {
 
     /// Ends an id's flight and answers everybody who followed the first request; they see a replayed outcome.
     pub fn finish(&mut self, id: CommandId, mut reply: impl FnMut() -> Reply) {
-        let Some(waiting) = self.ids.remove(&id) else { return };
-        if let Some(claim) = waiting.claim {
-            self.claimed.remove(&claim);
-        }
-        for follower in waiting.followers {
+        for follower in self.take(id) {
             let mut reply = reply();
             if let Reply::Recorded { is_replayed, .. } = &mut reply {
                 *is_replayed = true;
             }
             follower.reply(reply);
         }
+    }
+
+    /// Ends an id's flight; those who followed the first request are still to be answered.
+    pub fn take(&mut self, id: CommandId) -> Vec<Ticket> {
+        let Some(waiting) = self.ids.remove(&id) else { return Vec::new() };
+        if let Some(claim) = waiting.claim {
+            self.claimed.remove(&claim);
+        }
+        waiting.followers
     }
 
     /// Answers a submission and everybody who follows it, when nothing of it was recorded.

@@ -24,7 +24,7 @@ use crate::machine::migration::{Migration, MigrationError};
 use crate::machine::replay::Rows;
 use crate::partition::{Partition, ReadPoint};
 use crate::sequencer::decide::{HostFault, decide};
-use crate::sequencer::submission::{Plan, PlanView, Recorded};
+use crate::sequencer::submission::{Plan, PlanView};
 use crate::store::View;
 
 /// Entries of each partition whose commands are decided again.
@@ -119,7 +119,8 @@ pub fn newest_commands(replica: &Partition, last: JournalIndex) -> Result<Vec<Pa
     let first = last.0.saturating_sub(ENTRIES) + 1;
     for index in (first..=last.0).rev() {
         // What was released or replaced by a snapshot is not there to be tried.
-        let Ok(Recorded { entry, .. }) = replica.find_entry(JournalIndex(index)) else { break };
+        let Ok(recorded) = replica.find_entry(JournalIndex(index)) else { break };
+        let entry = &recorded.entry;
         if entry.header().kind != EntryKind::Batch {
             continue;
         }

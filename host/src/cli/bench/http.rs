@@ -1,4 +1,4 @@
-//! `bench http`: transfers over HTTP against a node of its own: one per request by 1, 16 and 64 clients, and in batches.
+//! `bench http`: transfers over HTTP against a node of its own: one per request by 1, 16 and 64 clients, in batches, and again.
 //!
 //! The clients run in the same process and on the same cores, so the figures are what one machine does with both.
 
@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use rcgen::ExtendedKeyUsagePurpose;
@@ -35,6 +36,9 @@ pub struct HttpArgs {
     /// Commands in a batch
     #[arg(long, default_value_t = 8189)]
     batch: u32,
+    /// Seconds after which a whole batch is sent again in the last row, which begins with one
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    retry_seconds: u64,
     /// Into how many partitions the wallet is split
     #[arg(long, default_value_t = 1)]
     partitions: u32,
@@ -83,12 +87,20 @@ async fn measure(args: HttpArgs) -> anyhow::Result<ExitCode> {
         let rate = load.run(clients, Work::Batch(args.batch)).await?;
         rows.add_row(row(&rate, "batches", clients, before.until(node)));
     }
+    let clients = args.clients.iter().copied().max().unwrap_or(1);
+    let before = Logged::of(node);
+    let rate = load.run(clients, Work::TransferOrTwice).await?;
+    rows.add_row(row(&rate, "one per request, 10 % sent twice", clients, before.until(node)));
+    let before = Logged::of(node);
+    let every = Duration::from_secs(args.retry_seconds);
+    let (rate, retries) = load.run_beside(clients, Work::TransferOrTwice, args.batch, every).await?;
+    rows.add_row(row(&rate, "the same beside a whole batch sent again", clients, before.until(node)));
     served.end().await?;
     print(&format!(
-        "{rows}\nnode started in {start_ms} ms; {} accounts on {} partitions, {} % of transfers between two, batches of {}\n\
+        "{rows}\na whole batch was sent again {} times, which took {:.0} ms p50, {:.0} ms max\nnode started in {start_ms} ms; {} accounts on {} partitions, {} % of transfers between two, batches of {}\n\
          on a comparable machine: one per request PostgreSQL 15 (function) 8,000/s at 16 clients, 11,600/s at 64;\n\
          a bare axum JSON echo 104,000/s; batches TigerBeetle, one replica, 391,000/s with 10 k accounts, 132,000/s with 1 M\n",
-        args.accounts, args.partitions, args.mix.cross, args.batch
+        retries.count, retries.ms_p50, retries.ms_max, args.accounts, args.partitions, args.mix.cross, args.batch
     ))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::spread::Spread;
 use super::wallet::{Accounts, Connection, Target};
 
@@ -34,11 +36,30 @@ impl Rate {
 #[derive(Clone, Copy)]
 pub enum Work {
     Transfer,
+    /// The same, and each tenth is sent once more.
+    TransferOrTwice,
     /// So many transfers.
     Batch(u32),
 }
 
 impl Load<'_> {
+    /// The same beside one client that sends a recorded batch again, at once and then as often as it says. Also returns how long that took.
+    pub async fn run_beside(
+        &self,
+        clients: u32,
+        work: Work,
+        batch: u32,
+        every: Duration,
+    ) -> anyhow::Result<(Rate, Spread)> {
+        let batch = self.accounts.batch(batch);
+        let mut connection = Connection::open(self.addresses[0]).await?;
+        connection.batch(batch.clone()).await?;
+        let until = Instant::now() + Duration::from_secs(self.seconds);
+        let sending = tokio::spawn(send_again(connection, batch, every, until));
+        let rate = self.run(clients, work).await?;
+        Ok((rate, Spread::of(sending.await??)))
+    }
+
     pub async fn run(&self, clients: u32, work: Work) -> anyhow::Result<Rate> {
         let started = Instant::now();
         let until = started + Duration::from_secs(self.seconds);
@@ -54,6 +75,23 @@ impl Load<'_> {
     }
 }
 
+/// Sends a batch that is recorded again and again; returns how long each time took.
+async fn send_again(
+    mut connection: Connection,
+    batch: Bytes,
+    every: Duration,
+    until: Instant,
+) -> anyhow::Result<Vec<Duration>> {
+    let (mut took, mut turns) = (Vec::new(), tokio::time::interval(every));
+    // Another turn may never come.
+    while tokio::time::timeout_at(until.into(), turns.tick()).await.is_ok() {
+        let sent = Instant::now();
+        connection.batch(batch.clone()).await?;
+        took.push(sent.elapsed());
+    }
+    Ok(took)
+}
+
 async fn client(
     target: Target,
     accounts: Arc<Accounts>,
@@ -65,15 +103,21 @@ async fn client(
     while Instant::now() < until {
         // The body is made before the clock starts: that is the client's work.
         let body = match work {
-            Work::Transfer => accounts.transfer(),
+            Work::Transfer | Work::TransferOrTwice => accounts.transfer(),
             Work::Batch(size) => accounts.batch(size),
         };
+        let again = (matches!(work, Work::TransferOrTwice) && transfers % 10 == 0).then(|| body.clone());
         let sent = Instant::now();
         transfers += match work {
-            Work::Transfer => connection.transfer(body).await.map(|()| 1)?,
+            Work::Transfer | Work::TransferOrTwice => connection.transfer(body).await.map(|()| 1)?,
             Work::Batch(_) => connection.batch(body).await?,
         };
         took.push(sent.elapsed());
+        if let Some(body) = again {
+            let sent = Instant::now();
+            connection.transfer(body).await?;
+            took.push(sent.elapsed());
+        }
     }
     Ok((transfers, took))
 }

@@ -10,7 +10,7 @@
 mod entry;
 mod reader;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -199,7 +199,7 @@ impl Tail {
         let found = match (found, &self.reader.past) {
             (Err(error @ PartitionError::Released { .. }), Some(past)) => {
                 let before = JournalIndex(at.index.0 - 1);
-                from_elsewhere(past.entries_after(before, 0).await?.into_iter().next().ok_or(error)?)
+                Arc::new(from_elsewhere(past.entries_after(before, 0).await?.into_iter().next().ok_or(error)?))
             }
             (found, _) => found?,
         };

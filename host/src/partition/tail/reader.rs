@@ -19,7 +19,7 @@ use crate::machine::entry::Entry;
 use crate::machine::journal::Journal;
 use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::handle::Partition;
-use crate::partition::history;
+use crate::partition::recorded::RecordedEntries;
 use crate::partition::status::Progress;
 use crate::sequencer::submission::Recorded;
 
@@ -30,6 +30,7 @@ const NOWHERE: LogIndex = LogIndex(u64::MAX);
 pub struct Reader {
     pub(super) partition: PartitionId,
     pub(super) log: Log,
+    pub(super) entries: Arc<RecordedEntries>,
     /// What the log has released.
     pub(super) past: Option<Arc<Past>>,
 }
@@ -94,7 +95,7 @@ impl Partition {
     /// What reads this partition's journal, from any place on.
     pub fn reader(&self) -> Reader {
         let parts = &self.parts;
-        Reader { partition: parts.id, log: parts.log.clone(), past: parts.past.clone() }
+        Reader { partition: parts.id, log: parts.log.clone(), entries: parts.entries.clone(), past: parts.past.clone() }
     }
 }
 
@@ -104,11 +105,11 @@ impl Partition {
     ///
     /// # Errors
     /// As for [`Reader::read_waiting`]; [`PartitionError::NoEntry`] where the journal is not that far.
-    pub async fn find_entry_anywhere(&self, index: JournalIndex) -> Result<Recorded, PartitionError> {
+    pub async fn find_entry_anywhere(&self, index: JournalIndex) -> Result<Arc<Recorded>, PartitionError> {
         match (self.find_entry(index), &self.parts.past) {
             (Err(error @ PartitionError::Released { .. }), Some(past)) => {
                 let found = past.entries_after(JournalIndex(index.0.saturating_sub(1)), 0).await?;
-                Ok(from_elsewhere(found.into_iter().next().ok_or(error)?))
+                Ok(Arc::new(from_elsewhere(found.into_iter().next().ok_or(error)?)))
             }
             (found, _) => found,
         }
@@ -196,8 +197,8 @@ impl Reader {
         Ok(found)
     }
 
-    pub(super) fn find(&self, index: JournalIndex, applied: &Progress) -> Result<Recorded, PartitionError> {
-        let find = |index| history::find_entry(&self.log, index, Some(applied.log_index), &applied.journal);
+    pub(super) fn find(&self, index: JournalIndex, applied: &Progress) -> Result<Arc<Recorded>, PartitionError> {
+        let find = |index| self.entries.find(index, Some(applied.log_index), &applied.journal);
         match find(index) {
             Err(PartitionError::Released { first, .. }) => {
                 let position = find(first).ok().map(|found| found.position(self.partition, 0));

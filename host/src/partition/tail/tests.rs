@@ -12,6 +12,7 @@ use crate::archive::{Archive, Boundary, Past, Stream, Upload};
 use crate::ids::{ClusterId, Digest, Head, LogIndex, Micros, ModuleId, NodeId, Term};
 use crate::log::{EntryId, Log, LogEntry, LogOptions, Payload, SimDisk, StreamId};
 use crate::machine::entry::{Entry, EntryKind, Header};
+use crate::partition::recorded::RecordedEntries;
 
 struct NoModules;
 
@@ -30,15 +31,15 @@ impl Modules for NoModules {
 }
 
 /// A log, what of it is applied, and the journal that is in it.
-struct History {
-    log: Log,
-    genesis: Journal,
-    journal: Journal,
-    progress: watch::Sender<Progress>,
+pub(in crate::partition) struct History {
+    pub log: Log,
+    pub genesis: Journal,
+    pub journal: Journal,
+    pub progress: watch::Sender<Progress>,
     state: watch::Sender<RunState>,
     next: LogIndex,
     /// The entries that a tail must show, and where they are in the log.
-    effective: Vec<(Position, LogIndex)>,
+    pub effective: Vec<(Position, LogIndex)>,
     past: Option<Arc<Past>>,
 }
 
@@ -95,13 +96,16 @@ impl History {
         self.append(Payload::Blank);
     }
 
-    fn purge(&self, upto: u64) {
+    pub fn purge(&self, upto: u64) {
         let index = LogIndex(upto);
         self.log.purge(EntryId { term: Term(1), node: NodeId(1), index }).expect("accepted");
     }
 
     async fn open(&self, start: Start) -> Result<Tail, PartitionError> {
-        let reader = Reader { partition: PartitionId(3), log: self.log.clone(), past: self.past.clone() };
+        // As at the start: nothing is known of what is in the log already.
+        let (log, past) = (self.log.clone(), self.past.clone());
+        let entries = RecordedEntries::new(log.clone(), self.journal.index);
+        let reader = Reader { partition: PartitionId(3), log, entries, past };
         let seen = (self.progress.subscribe(), self.state.subscribe());
         let deadline = Instant::now() + Duration::from_secs(60);
         Tail::begin(reader, Arc::new(NoModules), &self.genesis, seen, start, deadline).await
@@ -116,7 +120,7 @@ impl History {
     }
 
     /// 20 entries of the journal with all that may lie between them.
-    fn mixed() -> Self {
+    pub fn mixed() -> Self {
         let mut history = Self::new();
         for number in 0..20 {
             if number % 3 == 0 {

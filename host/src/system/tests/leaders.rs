@@ -2,18 +2,23 @@
 //!
 //! In: cuts of whole nodes and of single directions. Out: answers within their deadline. It does not touch disks.
 
+use futures_util::future::join_all;
 use statehouse_abi::role;
 use statehouse_abi::value::Value;
 
 use super::load::{CURRENCY, DEADLINE, Told, balance};
 use super::*;
-use crate::ids::CommandId;
+use crate::ids::{CommandId, JournalIndex};
 use crate::limits::LOCAL_ROWS_SHOWN_MAX;
+use crate::partition::history;
 use crate::peer::GroupName;
 use crate::router::answer::{Answer, Caller, CommandRequest, Consistency, QueryError, Unavailable, UnavailableReason};
 use crate::router::slots::partition_of;
 use crate::system::in_transit;
 use crate::system::retention::oldest_in_flight;
+
+/// Commands that are sent again at the same time.
+const RETRIES_AT_ONCE: usize = 16;
 
 impl Cluster {
     /// A transfer of one cent from the first account to the second, asked of this node.
@@ -78,6 +83,41 @@ impl Cluster {
         }
     }
 
+    /// Sends every command once more, each to some node: who was told something is told the same, the others something now.
+    async fn send_all_again(&mut self, attempts: &mut [Attempt]) {
+        for attempts in attempts.chunks_mut(RETRIES_AT_ONCE) {
+            let places: Vec<NodeId> =
+                attempts.iter().map(|_| NODES[self.random.random_range(0..NODES.len())]).collect();
+            let cluster = &*self;
+            let again = attempts.iter_mut().zip(places).map(|(attempt, node)| async move {
+                let told = loop {
+                    match cluster.ask(node, attempt, attempt.is_tcc).await {
+                        Told::NotAccepted(_) | Told::Unknown => {}
+                        told => break told,
+                    }
+                };
+                let is_definite = matches!(attempt.told, Told::Done(_) | Told::Rejected(..));
+                assert!(!is_definite || told == attempt.told, "{attempt:?}, and at node {node} {told:?}");
+                attempt.told = told;
+            });
+            join_all(again).await;
+        }
+    }
+
+    /// Every entry of every replica is found where the chain of the journal has it, however it was found before.
+    async fn check_entries(&self) {
+        for replica in NODES.into_iter().flat_map(|node| self.replicas(node)) {
+            let point = replica.read_linearizable(soon()).await.expect("there is a leader and a majority");
+            let applied = point.view.meta().expect("something is applied").applied.index;
+            for index in 1..=point.journal.index.0 {
+                let index = JournalIndex(index);
+                let slow = history::find_entry(replica.log(), index, Some(applied), &point.journal);
+                let (found, slow) = (replica.find_entry(index).expect("it is there"), slow.expect("it is there"));
+                assert_eq!((found.head(), found.log_index), (slow.head(), slow.log_index), "entry {index}");
+            }
+        }
+    }
+
     /// Waits until a node knows one of the others as the leader.
     async fn follows_another(&self, node: NodeId) {
         let replica = self.replica(node);
@@ -121,9 +161,10 @@ const CUTS: [fn(&SimNetwork, NodeId, NodeId); 3] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_is_cut_off_any_way_is_replaced_and_its_clients_get_an_answer() {
-    let cluster = Cluster::found().await;
-    let mut load = cluster.load();
-    for cut in CUTS.iter().cycle().take(CUTS.len() * rounds(1, 10)) {
+    let mut cluster = Cluster::found().await;
+    let mut attempts = Vec::new();
+    for (round, cut) in (0..).zip(CUTS.iter().cycle().take(CUTS.len() * rounds(1, 10))) {
+        let mut load = Load::start(cluster.doors.clone(), cluster.bank.accounts.clone(), cluster.seed ^ round);
         load.more(20).await;
         let deposed = cluster.leader(&NODES).await;
         others(deposed).for_each(|other| cut(&cluster.network, deposed, other));
@@ -132,10 +173,12 @@ async fn a_leader_that_is_cut_off_any_way_is_replaced_and_its_clients_get_an_ans
         load.more(20).await;
         cluster.network.heal();
         cluster.follows_another(deposed).await;
+        load.more(20).await;
+        // The load itself fails when a client waits past its deadline.
+        attempts.extend(load.stop().await);
+        cluster.send_all_again(&mut attempts).await;
+        cluster.check_entries().await;
     }
-    load.more(20).await;
-    // The load itself fails when a client waits past its deadline.
-    let attempts = load.stop().await;
     cluster.judge(&attempts).await;
 }
 

@@ -49,6 +49,7 @@ pub struct Attempt {
     pub from: usize,
     pub to: usize,
     pub amount: i128,
+    pub is_tcc: bool,
     pub told: Told,
 }
 
@@ -91,7 +92,7 @@ fn transfer_body(id: CommandId, from: &str, to: &str, minor: i128, is_tcc: bool)
 impl Cluster {
     /// A transfer of one cent that nobody was asked for yet.
     pub fn new_attempt(&mut self, from: usize, to: usize) -> Attempt {
-        Attempt { id: CommandId(self.random.random()), from, to, amount: 1, told: Told::Unknown }
+        Attempt { id: CommandId(self.random.random()), from, to, amount: 1, is_tcc: false, told: Told::Unknown }
     }
 
     /// Asks this node for it.
@@ -185,8 +186,9 @@ async fn send_transfers(
         let from = random.random_range(0..accounts.len() - 1);
         let to = (from + random.random_range(1..accounts.len())) % accounts.len();
         let amount = random.random_range(1..=4_000);
-        let mut attempt = Attempt { id, from, to, amount, told: Told::Unknown };
-        attempt.told = ask(door, &accounts, &attempt, random.random_bool(0.5)).await;
+        let is_tcc = random.random_bool(0.5);
+        let mut attempt = Attempt { id, from, to, amount, is_tcc, told: Told::Unknown };
+        attempt.told = ask(door, &accounts, &attempt, is_tcc).await;
         if matches!(attempt.told, Told::Done(_) | Told::Rejected(..)) {
             acknowledged.send_modify(|count| *count += 1);
         }

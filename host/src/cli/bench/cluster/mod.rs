@@ -126,6 +126,7 @@ async fn rate(
 ) -> anyhow::Result<RateRow> {
     let name = match work {
         Work::Transfer => "one per request",
+        Work::TransferOrTwice => "one per request, some of them twice",
         Work::Batch(_) => BATCHES,
     };
     let bar = progress(&format!("{name}, {count} accounts; clients"));
