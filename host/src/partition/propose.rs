@@ -147,6 +147,14 @@ impl Executor {
         let mut plans_size = 0;
         while batch.len() < limits::BATCH_COMMANDS_MAX {
             let Some(submission) = self.queue.pop_front() else { break };
+            if submission.ticket.is_abandoned() && self.in_flight.is_abandoned(submission.id) {
+                // The client was told that the outcome is unknown, or has gone. The command is not executed; sent again it is a new one.
+                metrics::counter!("statehouse_commands_abandoned_total").increment(1);
+                self.board.release(submission.size);
+                self.requeued.remove(&submission.id);
+                self.in_flight.take(submission.id);
+                continue;
+            }
             plans_size += submission.saga.as_ref().map_or(0, |_| submission.size);
             if limits::OPS_BLOCK_BYTES_MAX < plans_size && !batch.is_empty() {
                 self.queue.push_front(submission);

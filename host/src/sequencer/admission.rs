@@ -75,6 +75,11 @@ impl InFlight {
         self.ids.get(&call).is_some_and(|waiting| waiting.claim.is_some())
     }
 
+    /// Whether nobody waits any more of those who followed the first request.
+    pub fn is_abandoned(&self, id: CommandId) -> bool {
+        self.ids.get(&id).is_none_or(|waiting| waiting.followers.iter().all(Ticket::is_abandoned))
+    }
+
     pub fn len(&self) -> usize {
         self.ids.len()
     }
