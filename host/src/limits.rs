@@ -175,6 +175,8 @@ pub const HOST_NAME_BYTES_MAX: usize = 253;
 pub const TIMES_WANTED_MAX: usize = 4096;
 /// Those who wait for times this close to each other share a tick. Else any client that may read could fill the log with ticks.
 pub const TICK_STEP: Duration = Duration::from_millis(25);
+/// Commands under way that nobody waits for (`Prefer: respond-async`): as many as may be waited for.
+pub const UNATTENDED_MAX: usize = HTTP_REQUESTS_MAX;
 /// HTTP connections open at the same time: each costs some 20 KiB and a file descriptor. Configurable.
 pub const HTTP_CONNECTIONS_MAX: usize = 10_000;
 /// File descriptors that connections of clients never take, a quarter of all within these bounds: logs, stores, snapshots and the other

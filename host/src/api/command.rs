@@ -16,10 +16,13 @@ use super::body::{check_media_type, read_body};
 use super::handle::{Api, network_of};
 use super::json::{self, read_json};
 use super::mount::{Given, Mount, Route};
+use super::places::ClientNetwork;
 use super::problem::{Code, Problem};
-use super::reply::Reply;
+use super::reply::{Reply, resolve_url};
+use super::share::{Kind, Share, Shares};
 use crate::ids::CommandId;
 use crate::limits::BODY_BYTES_MAX;
+use crate::router::Accepted;
 use crate::router::answer::CommandRequest;
 use crate::router::machine::Machine;
 
@@ -29,8 +32,7 @@ pub async fn post(
     mount: &Mount,
     (command, route, given): (usize, &Route, Given),
     asked: Asked,
-    parts: &Parts,
-    body: Body,
+    (parts, body): (&Parts, Body),
 ) -> Result<Response, Problem> {
     if parts.uri.query().is_some_and(|query| !query.is_empty()) {
         return Err(Problem::new(Code::UnknownParameter, "a command has no parameters behind the path"));
@@ -44,9 +46,14 @@ pub async fn post(
     let body = read_json(&route.shape, &given, &json)?;
     let id = command_id(&body, idempotency_key(&parts.headers)?)?;
     let request_id = asked.request_id.clone();
+    let who = api.who(&asked.caller, parts);
     let request = request(mount.command_name(command), body, id, asked);
     if prefers_async(&parts.headers) {
-        return Ok(accepted(machine, mount, request));
+        let place = api.shares.take(Kind::Unattended, 1, &who)?;
+        return Ok(match machine.accept(request).await {
+            Ok(accepted) => respond_accepted(accepted, mount, id, (api.shares.clone(), network, place)),
+            Err(answer) => Reply::new(answer, &mount.machine, &mount.describe, id).into_response(&request_id),
+        });
     }
     let answer = machine.submit(vec![request]).await.pop().expect("one answer per request");
     api.shares.on_rejected(network, usize::from(answer.is_new_rejection()));
@@ -74,13 +81,21 @@ pub fn command_id(body: &json::Body, header: Option<CommandId>) -> Result<Comman
     }
 }
 
-/// 202: the command goes its way without the client, who asks at `Location` what became of it.
-fn accepted(machine: Arc<Machine>, mount: &Mount, request: CommandRequest) -> Response {
-    let location = format!("/v1/{}/commands/{}", mount.machine, request.id);
-    tokio::spawn(async move { machine.submit(vec![request]).await });
+/// The place of a command that nobody waits for, and who is told of its rejection.
+type Unattended = (Arc<Shares>, Option<ClientNetwork>, Share);
+
+/// 202: the command goes its way without the client, who asks at `Location` what became of it. It keeps its place until it is over.
+fn respond_accepted(accepted: Accepted, mount: &Mount, id: CommandId, place: Unattended) -> Response {
+    let Accepted { home, expires, fingerprint, .. } = &accepted;
+    let location = resolve_url(&mount.machine, id, Some(home), *expires, Some(*fingerprint));
+    tokio::spawn(async move {
+        let (shares, network, _place) = place;
+        let is_rejected = accepted.carry_out().await.is_some_and(|answer| answer.is_new_rejection());
+        shares.on_rejected(network, usize::from(is_rejected));
+    });
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::ACCEPTED;
-    let location = location.try_into().expect("names of machines and uuids are ASCII");
+    let location = location.try_into().expect("names of machines, uuids and encoded entities are ASCII");
     response.headers_mut().insert(LOCATION, location);
     response.headers_mut().insert(PREFERENCE_APPLIED, HeaderValue::from_static("respond-async"));
     response

@@ -143,7 +143,7 @@ async fn answer_module(
         Target::Command(at) => {
             let asked = asked(api.mounts.command_roles.of(machine.name(), &mount.describe.commands[at].name))?;
             check_deliberate(&parts.headers, &[JSON])?;
-            command::post(api, machine, &mount, (at, route, given), asked, parts, body).await
+            command::post(api, machine, &mount, (at, route, given), asked, (parts, body)).await
         }
         Target::Query(at) => {
             let asked = asked(QUERY_ROLES)?;

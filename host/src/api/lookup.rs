@@ -13,28 +13,36 @@ use statehouse_abi::value::Value;
 use super::asked::Asked;
 use super::json::{Json, print};
 use super::problem::{Code, Problem};
-use super::reply::{JSON, POSITION, position_value};
+use super::reply::{JSON, POSITION, position_value, resolve_url};
 use super::roles::WATCH_ROLES;
 use super::time::print_time;
 use super::url::query_pairs;
 use crate::ids::{CommandId, Micros};
 use crate::router::Machine;
-use crate::router::answer::{Caller, CommandLookup, CommandStatus, InFlight, Waiting};
+use crate::router::answer::{Caller, CommandLookup, CommandQuestion, CommandStatus, InFlight, Waiting};
+
+const ID_REUSED: &str =
+    "the id belongs to another command here; this one was not executed and will not be, send it with a new id";
 
 pub async fn get(machine: &Machine, id: &str, uri: &Uri, asked: Asked) -> Result<Response, Problem> {
     let id: CommandId = id.parse().map_err(|_| Problem::new(Code::BadPath, "a command's id is a hyphenated uuid"))?;
     let pairs = query_pairs(uri.query().unwrap_or_default())
         .ok_or_else(|| Problem::new(Code::BadParameter, "the query string is not percent-encoded UTF-8"))?;
     let find = |wanted: &str| pairs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_ref());
-    if pairs.iter().any(|(name, _)| name != "home" && name != "expires") {
-        return Err(Problem::new(Code::UnknownParameter, "only `home` and `expires` are known here"));
+    if pairs.iter().any(|(name, _)| !["home", "expires", "fingerprint"].contains(&name.as_ref())) {
+        return Err(Problem::new(Code::UnknownParameter, "only `home`, `expires` and `fingerprint` are known here"));
     }
     let expires = find("expires").map(|expires| {
         let number = expires.parse().map(Micros);
         number.map_err(|_| Problem::new(Code::BadParameter, "`expires` is the number that the answer `unknown` gave"))
     });
-    let (home, expires) = (find("home"), expires.transpose()?);
-    let lookup = machine.find_command(id, home, expires, asked.caller.clone(), asked.deadline).await?;
+    let fingerprint = find("fingerprint").map(|fingerprint| {
+        let detail = "`fingerprint` is what `Location` or `resolve` gave, 64 hexadecimal digits";
+        fingerprint.parse().map_err(|_| Problem::new(Code::BadParameter, detail))
+    });
+    let (home, expires, fingerprint) = (find("home"), expires.transpose()?, fingerprint.transpose()?);
+    let question = CommandQuestion { id, home: home.map(str::to_owned), expires, fingerprint };
+    let lookup = machine.find_command(question, asked.caller.clone(), asked.deadline).await?;
     if matches!(lookup, CommandLookup::Ambiguous) {
         let detail = "several commands have this id; name the home of yours with `home` (of a transfer: the payer)";
         return Err(Problem::new(Code::IdAmbiguous, detail));
@@ -46,7 +54,8 @@ pub async fn get(machine: &Machine, id: &str, uri: &Uri, asked: Asked) -> Result
             "somebody else sent this command, and this token is bound to entities: ask with the token that sent it";
         return Err(Problem::new(Code::EntityForbidden, detail));
     }
-    Ok(response(id, lookup, Senders::to(&asked.caller)))
+    let resolve = |until| resolve_url(machine.name(), id, home, until, fingerprint);
+    Ok(response(id, lookup, Senders::to(&asked.caller), resolve))
 }
 
 /// `GET /v1/{machine}/commands?state=in_flight`: what is under way, oldest first, as far as this node has it.
@@ -88,10 +97,10 @@ impl Senders {
     }
 }
 
-fn response(id: CommandId, lookup: CommandLookup, senders: Senders) -> Response {
+fn response(id: CommandId, lookup: CommandLookup, senders: Senders, resolve: impl Fn(Micros) -> String) -> Response {
     let position = if let CommandLookup::Recorded { status, .. } = &lookup { Some(status.position) } else { None };
     let is_pending = matches!(lookup, CommandLookup::Undecided { .. } | CommandLookup::InFlight(_));
-    let mut response = Response::new(Body::from(print(&Json(&shown(id, lookup, senders)))));
+    let mut response = Response::new(Body::from(print(&Json(&shown(id, lookup, senders, resolve)))));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, JSON);
     if let Some(position) = position {
@@ -103,7 +112,7 @@ fn response(id: CommandId, lookup: CommandLookup, senders: Senders) -> Response 
     response
 }
 
-fn shown(id: CommandId, lookup: CommandLookup, senders: Senders) -> Value {
+fn shown(id: CommandId, lookup: CommandLookup, senders: Senders, resolve: impl Fn(Micros) -> String) -> Value {
     let id = ("id", Value::Text(id.to_string()));
     let state = |state: &str| ("state", Value::text(state));
     match lookup {
@@ -111,10 +120,14 @@ fn shown(id: CommandId, lookup: CommandLookup, senders: Senders) -> Value {
         CommandLookup::InFlight(status) => in_flight(*status, senders),
         CommandLookup::NotExecuted | CommandLookup::Ambiguous => Value::map([id, state("not_executed")]),
         CommandLookup::Taken { position } => {
-            Value::map([id, state("not_executed"), ("id_used_at", Value::Text(position.to_string()))])
+            let detail = ("detail", Value::text(ID_REUSED));
+            let position = ("id_used_at", Value::Text(position.to_string()));
+            Value::map([id, state("not_executed"), ("reason", Value::text("id_reused")), detail, position])
         }
+        // Asked without `expires`, this is another question each time: what was submitted by now. Asked at `resolve`, it is the same one.
         CommandLookup::Undecided { until } => {
-            Value::map([id, state("undecided"), ("until", Value::Text(print_time(until)))])
+            let resolve = ("resolve", Value::Text(resolve(until)));
+            Value::map([id, state("undecided"), ("until", Value::Text(print_time(until))), resolve])
         }
     }
 }

@@ -39,6 +39,25 @@ const EVENT_PARAMETERS: [(&str, &str); 4] = [
     ("partition", "Only of this partition; may be given several times"),
 ];
 
+const OUTCOME_PARAMETERS: [(&str, &str); 3] = [
+    (
+        "home",
+        "The entity that the command belongs to (of a transfer: the payer); needed where several commands have the id; `resolve` and \
+         `Location` name it",
+    ),
+    (
+        "expires",
+        "When the command expires, as `resolve` or `Location` says: after that the answer is `recorded`, `in_flight` or `not_executed`. \
+         Without it, or with a later one than any command can have, an id that was never sent stays `undecided`, and the answer has a \
+         `resolve` to ask next: it becomes definite for all that was sent before",
+    ),
+    (
+        "fingerprint",
+        "Of the command's content, as `resolve` or `Location` says: where the id belongs to another command, this one is `not_executed` \
+         with the reason `id_reused`",
+    ),
+];
+
 pub fn get(api: &Api) -> HttpResponse {
     let machines = api.router.machines();
     let describes = machines.iter().flat_map(|machine| {
@@ -107,8 +126,13 @@ fn host_operation(route: &HostRoute) -> Operation {
     for name in captures(route.path.trim_start_matches('/')) {
         operation = operation.parameter(parameter(name, ParameterIn::Path, text(), Required::True, ""));
     }
-    if route.page == Page::CommandStatus || route.page.is_order() {
-        let home = "The entity that the command belongs to (of a transfer: the payer); needed where several commands have the id; `resolve` names it";
+    if route.page == Page::CommandStatus {
+        for (name, description) in OUTCOME_PARAMETERS {
+            operation = operation.parameter(parameter(name, ParameterIn::Query, text(), Required::False, description));
+        }
+    }
+    if route.page.is_order() {
+        let home = OUTCOME_PARAMETERS[0].1;
         operation = operation.parameter(parameter("home", ParameterIn::Query, text(), Required::False, home));
     }
     if route.page == Page::Commands {
@@ -193,10 +217,10 @@ fn command_operation(machine: &str, describe: &Describe, command: &CommandDecl) 
             ParameterIn::Header,
             text(),
             Required::False,
-            "`respond-async`: 202 and `Location`",
+            "`respond-async`: 202 and `Location` once it is known that the command is not refused as it is",
         ))
         .response(command.success.to_string(), success)
-        .response("202", Response::new("With `Prefer: respond-async`: ask at `Location` what became of it"))
+        .response("202", accepted())
         .response("default", Ref::from_response_name("Problem"))
         .security(SecurityRequirement::new(TOKEN, Vec::<String>::new()));
     if command.id_field.is_none() {
@@ -226,6 +250,16 @@ fn command_operation(machine: &str, describe: &Describe, command: &CommandDecl) 
         operation = operation.response(status.to_string(), response);
     }
     operation.build()
+}
+
+fn accepted() -> ResponseBuilder {
+    let location = "What became of it, with all that makes the answer definite; ask again as `Retry-After` says";
+    ResponseBuilder::new()
+        .description(
+            "With `Prefer: respond-async`: the command goes its way. What the module refuses to plan, and an id that was used for another \
+             command, are refused at once",
+        )
+        .header("Location", header(location))
 }
 
 fn query_operation(machine: &str, query: &QueryDecl) -> Operation {

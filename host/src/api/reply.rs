@@ -17,7 +17,7 @@ use statehouse_abi::value::Value;
 use super::json::{Json, print};
 use super::problem::{Code, Problem};
 use super::url;
-use crate::ids::{CommandId, Position};
+use crate::ids::{CommandId, Fingerprint, Micros, Position};
 use crate::router::answer::{Answer, Recorded};
 use crate::saga::ABORTED;
 
@@ -67,9 +67,8 @@ impl Reply {
             Answer::Unavailable(unavailable) => {
                 Problem::from(unavailable).with("Transaction_id", transaction_id()).into()
             }
-            Answer::Unknown { home, expires } => {
-                let home = url::encode(&home);
-                let resolve = format!("/v1/{machine}/commands/{id}?home={home}&expires={}", expires.0);
+            Answer::Unknown { home, expires, fingerprint } => {
+                let resolve = resolve_url(machine, id, Some(&home), expires, Some(fingerprint));
                 let detail = "the deadline passed while it was under way; send the same id again, or ask `resolve`";
                 Problem::new(Code::OutcomeUnknown, detail)
                     .with("Transaction_id", transaction_id())
@@ -120,6 +119,19 @@ impl From<Problem> for Reply {
     fn from(problem: Problem) -> Self {
         Self { position: None, is_replayed: false, content: Content::Problem(problem) }
     }
+}
+
+/// Where to ask what became of a command, so that the answer becomes definite: `Location` of an accepted one, `resolve` of others.
+pub fn resolve_url(
+    machine: &str,
+    id: CommandId,
+    home: Option<&str>,
+    expires: Micros,
+    fingerprint: Option<Fingerprint>,
+) -> String {
+    let home = home.map_or_else(String::new, |home| format!("home={}&", url::encode(home)));
+    let fingerprint = fingerprint.map_or_else(String::new, |fingerprint| format!("&fingerprint={fingerprint}"));
+    format!("/v1/{machine}/commands/{id}?{home}expires={}{fingerprint}", expires.0)
 }
 
 pub fn position_value(position: &Position) -> HeaderValue {

@@ -13,7 +13,9 @@ use tokio::time::Instant;
 use super::live::LiveLimits;
 use super::places::{ClientNetwork, share_of};
 use super::problem::{Code, Problem};
-use crate::limits::{BODIES_BYTES_MAX, BODY_ROOM_BYTES, HTTP_BATCHES_MAX, REJECTIONS_PER_ADDRESS_PER_SECOND_MAX};
+use crate::limits::{
+    BODIES_BYTES_MAX, BODY_ROOM_BYTES, HTTP_BATCHES_MAX, REJECTIONS_PER_ADDRESS_PER_SECOND_MAX, UNATTENDED_MAX,
+};
 use crate::router::answer::Caller;
 
 /// Of what.
@@ -23,6 +25,8 @@ pub enum Kind {
     Request,
     /// Batches that are read, carried out and printed.
     Batch,
+    /// Commands under way that nobody waits for.
+    Unattended,
     /// Readers of event streams.
     Reader,
     /// Room for bodies of megabytes, in units of [`BODY_ROOM_BYTES`].
@@ -34,6 +38,7 @@ impl Kind {
         match self {
             Self::Request => "requests",
             Self::Batch => "batches",
+            Self::Unattended => "commands that nobody waits for",
             Self::Reader => "readers of events",
             Self::Body => "large bodies",
         }
@@ -114,6 +119,7 @@ impl Shares {
         let all = match kind {
             Kind::Request => limits.http_requests,
             Kind::Batch => HTTP_BATCHES_MAX,
+            Kind::Unattended => UNATTENDED_MAX,
             Kind::Reader => limits.event_readers,
             Kind::Body => BODIES_BYTES_MAX / BODY_ROOM_BYTES,
         };

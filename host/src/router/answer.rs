@@ -10,7 +10,7 @@ use statehouse_abi::cold::{Phase, Refusal, Rejection};
 use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
-use crate::ids::{CommandId, Micros, PartitionId, Position};
+use crate::ids::{CommandId, Fingerprint, Micros, PartitionId, Position};
 use crate::router::scope::Scope;
 
 /// Who asks: recorded with every command.
@@ -64,7 +64,7 @@ pub enum Answer {
     /// Certainly not accepted.
     Unavailable(Unavailable),
     /// The deadline passed while it was under way. It may still be executed, but not after its expiry.
-    Unknown { home: String, expires: Micros },
+    Unknown { home: String, expires: Micros, fingerprint: Fingerprint },
 }
 
 impl Answer {
@@ -179,6 +179,25 @@ pub enum QueryError {
     Fault(String),
 }
 
+/// Which command is asked about.
+#[derive(Clone, Debug)]
+pub struct CommandQuestion {
+    pub id: CommandId,
+    /// The entity whose partition knows it; all partitions are asked without it.
+    pub home: Option<String>,
+    /// When it expires, as the answer *unknown* said or the one that accepted it.
+    pub expires: Option<Micros>,
+    /// Of its content: another command may have the id.
+    pub fingerprint: Option<Fingerprint>,
+}
+
+impl CommandQuestion {
+    /// Asks for whatever is recorded under this id.
+    pub fn of(id: CommandId) -> Self {
+        Self { id, home: None, expires: None, fingerprint: None }
+    }
+}
+
 /// What is known of a command id.
 #[derive(Clone, Debug)]
 pub enum CommandLookup {
@@ -186,9 +205,10 @@ pub enum CommandLookup {
     Recorded { status: Box<CommandStatus>, rendered: Value },
     /// It was started and goes on in other partitions.
     InFlight(Box<CommandStatus>),
-    /// It has not been executed, and a submission made before now will not be.
+    /// It has not been executed, and a submission that expires by then will not be.
     NotExecuted,
-    /// It has not been executed yet; a submission under way may still be, until the time given.
+    /// It has not been executed yet; a submission under way may still be, until the time given. A question about a submission that expires
+    /// then, and no later one, has a definite answer once the time has passed.
     Undecided { until: Micros },
     /// No command of the home that was named is executed under the id, now or later: it is another command's there.
     Taken { position: Position },

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use statehouse_abi::cold::{Phase, RenderItem, host_rejection};
+use statehouse_abi::cold::{CommandFacts, Phase, RenderItem, host_rejection};
 use statehouse_abi::plan::{PlanInWriter, PlanItem};
 use statehouse_abi::role;
 use tokio::time::Instant;
@@ -18,11 +18,13 @@ use crate::machine::entry::EntryCommand;
 use crate::machine::logic::Logic;
 use crate::partition::{Partition, PartitionError, end_of};
 use crate::peer::{Call, GroupName, Topic};
-use crate::router::answer::{Caller, CommandLookup, CommandStatus, InFlight, Unavailable, UnavailableReason, Waiting};
+use crate::router::answer::{
+    Caller, CommandLookup, CommandQuestion, CommandStatus, InFlight, Unavailable, UnavailableReason, Waiting,
+};
 use crate::router::machine::{Machine, position_text, unavailable};
 use crate::router::reply::{facts_of, phase_of, render_items};
 use crate::saga::{Mark, Saga};
-use crate::sequencer::submission::Plan;
+use crate::sequencer::submission::{Plan, Recorded};
 use crate::store::IdRecord;
 
 /// Rejections by the host beside which a module's last words may be kept.
@@ -36,29 +38,31 @@ fn may_see_panic(caller: &Caller) -> bool {
 }
 
 impl Machine {
-    /// Looks an id up in the partition of a home entity, or in all of them. With a home only a command of that very entity is found: under one
-    /// id there may be commands of several. `expires` is what the answer *unknown* said: past it the partition can say for certain that the
-    /// command was not executed.
+    /// Looks a command up in the partition of its home entity, or in all of them. With a home only a command of that very entity is found:
+    /// under one id there may be commands of several. Past the time that the command expires the partition can say for certain that it was
+    /// not executed.
     pub async fn find_command(
         &self,
-        id: CommandId,
-        home: Option<&str>,
-        expires: Option<Micros>,
+        question: CommandQuestion,
         caller: Arc<Caller>,
         deadline: Instant,
     ) -> Result<CommandLookup, Unavailable> {
+        let CommandQuestion { id, ref home, expires, fingerprint } = question;
+        let home = home.as_deref();
         let partitions: Vec<Arc<Partition>> = match home {
             Some(home) => vec![self.replica(self.partition_id_of(home.as_bytes()))?],
             None => self.partition_ids().map(|id| self.replica(id)).collect::<Result<_, _>>()?,
         };
-        let mut decided_until = Micros(i64::MAX);
+        let (mut decided_until, mut newest) = (Micros(i64::MAX), self.clock.now());
         let (mut found, mut released) = (Vec::new(), None);
         for partition in &partitions {
             partition.read_linearizable(deadline).await.map_err(read_failed)?;
             // The time first, then the id: what is not there then was not executed at any time up to it.
-            decided_until = decided_until.min(partition.progress().journal.time);
+            let time = partition.progress().journal.time;
+            (decided_until, newest) = (decided_until.min(time), newest.max(time));
             if let Some(known) = partition.find_id(id).map_err(read_failed)? {
-                match self.recorded(partition, id, &known, &caller) {
+                let is_same = fingerprint.is_none_or(|fingerprint| known.is_same_content(&fingerprint));
+                match self.recorded(partition, id, known, &caller, is_same).await {
                     Ok(lookup) => found.push((partition.id(), lookup)),
                     // It may be but a claim, and another partition may have the command itself.
                     Err(error @ PartitionError::Released { .. }) if home.is_none() => released = Some(error),
@@ -81,7 +85,8 @@ impl Machine {
         }
         // Nobody may wait longer than this, so nothing submitted by now is executed later.
         let longest = i64::try_from(limits::DEADLINE_MAX.as_micros()).expect("30 s fit");
-        let until = expires.unwrap_or(Micros(self.clock.now().0 + longest));
+        let latest = Micros(newest.0.saturating_add(longest));
+        let until = expires.map_or(latest, |expires| expires.min(latest));
         if until < decided_until {
             return Ok(CommandLookup::NotExecuted);
         }
@@ -101,37 +106,36 @@ impl Machine {
         answers.filter(|answer| !answer.is_empty()).find_map(|answer| String::from_utf8(answer.to_vec()).ok())
     }
 
-    fn recorded(
+    async fn recorded(
         &self,
-        partition: &Partition,
+        partition: &Arc<Partition>,
         id: CommandId,
-        known: &IdRecord,
+        known: IdRecord,
         caller: &Caller,
+        is_same: bool,
     ) -> Result<CommandLookup, PartitionError> {
-        let mut recorded = partition.find_entry(known.journal)?;
-        let mut number = known.n;
-        let missing = || PartitionError::NoEntry(known.journal);
-        let started = recorded.entry.batch().ok_or_else(missing)?.command(number as usize);
-        if started.id != id {
-            // A call of another partition's command, which has claimed the id here.
-            return Ok(CommandLookup::Taken { position: recorded.position(partition.id(), number) });
+        if !is_same {
+            let recorded = partition.read_entry(known.journal).await?;
+            return Ok(CommandLookup::Taken { position: recorded.position(partition.id(), known.n) });
         }
-        let home = home_of(self.logic_of(recorded.entry.header().decider).as_ref(), &started);
-        if let Some(end) = end_of(&recorded, known.n, partition.id()) {
-            // The row first: when it is gone, the end is recorded.
-            if let Some(saga) = partition.find_in_flight(id)? {
-                let position = recorded.position(partition.id(), known.n);
-                return Ok(CommandLookup::InFlight(Box::new(in_flight(self, partition, &saga, position, home))));
-            }
-            let end = partition.find_id(end)?.ok_or_else(missing)?;
-            recorded = partition.find_entry(end.journal)?;
-            number = end.n;
-        }
-        let mut facts = facts_of(&recorded, partition.id(), number);
-        if let Some(marks) = recorded.entry.records().marks.get(number as usize) {
-            facts.phases = phases(partition, marks);
-        }
-        let batch = recorded.entry.batch().ok_or_else(missing)?;
+        let reading = partition.clone();
+        let read = tokio::task::spawn_blocking(move || read_known(&reading, id, &known)).await;
+        let home = |begun: &Recorded| {
+            let batch = begun.entry.batch()?;
+            home_of(self.logic_of(begun.entry.header().decider).as_ref(), &batch.command(known.n as usize))
+        };
+        let (begun, recorded, number, facts) =
+            match read.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))? {
+                Known::Other(position) => return Ok(CommandLookup::Taken { position }),
+                Known::InFlight(begun, saga) => {
+                    let position = begun.position(partition.id(), known.n);
+                    let status = in_flight(self, partition, &saga, position, home(&begun));
+                    return Ok(CommandLookup::InFlight(Box::new(status)));
+                }
+                Known::Recorded(begun, recorded, number, facts) => (begun, recorded, number, *facts),
+            };
+        let home = home(&begun);
+        let batch = recorded.entry.batch().ok_or(PartitionError::NoEntry(known.journal))?;
         let command = batch.command(number as usize);
         let panic = partition.find_panic(id).filter(|_| may_see_panic(caller));
         let status = CommandStatus {
@@ -174,6 +178,40 @@ impl Machine {
         found.sort_by_key(|status| status.time);
         Ok(found)
     }
+}
+
+/// What the journal has of an id.
+enum Known {
+    /// Another command's, recorded there.
+    Other(Position),
+    /// The command has started there, and is under way.
+    InFlight(Arc<Recorded>, Box<Saga>),
+    /// The entry in which it has begun; the entry with its outcome, its number there, and what the module is told of it.
+    Recorded(Arc<Recorded>, Arc<Recorded>, u32, Box<CommandFacts>),
+}
+
+/// Reads what is recorded of an id, for threads that may block.
+fn read_known(partition: &Partition, id: CommandId, known: &IdRecord) -> Result<Known, PartitionError> {
+    let missing = || PartitionError::NoEntry(known.journal);
+    let begun = partition.find_entry(known.journal)?;
+    if begun.entry.batch().ok_or_else(missing)?.command_id(known.n as usize) != id {
+        // A call of another partition's command, which has claimed the id here.
+        return Ok(Known::Other(begun.position(partition.id(), known.n)));
+    }
+    let (mut recorded, mut number) = (begun.clone(), known.n);
+    if let Some(end) = end_of(&begun, known.n, partition.id()) {
+        // The row first: when it is gone, the end is recorded.
+        if let Some(saga) = partition.find_in_flight(id)? {
+            return Ok(Known::InFlight(begun, Box::new(saga)));
+        }
+        let end = partition.find_id(end)?.ok_or_else(missing)?;
+        (recorded, number) = (partition.find_entry(end.journal)?, end.n);
+    }
+    let mut facts = facts_of(&recorded, partition.id(), number);
+    if let Some(marks) = recorded.entry.records().marks.get(number as usize) {
+        facts.phases = phases(partition, marks);
+    }
+    Ok(Known::Recorded(begun, recorded, number, Box::new(facts)))
 }
 
 /// What is shown of what was found: with a home only a command of that entity, without one only what is not one of several.

@@ -21,7 +21,7 @@ use crate::machine::logic::Logic;
 use crate::partition::{self, Modules, Partition, RunState};
 use crate::peer::Network;
 use crate::router::answer::{Answer, CommandRequest, Unavailable, UnavailableReason};
-use crate::router::plan::{Open, Routed, plan_all};
+use crate::router::plan::{Open, Planned, Routed, plan_all};
 use crate::router::slots::partition_of;
 
 /// What a machine is made of.
@@ -57,6 +57,20 @@ pub struct Machine {
     hindrances: RwLock<Hindrances>,
     /// Whoever has the rows of past moments made.
     pub(super) rewinds: Arc<Semaphore>,
+}
+
+/// When requests came, by the machine's clock and by the one that only runs.
+#[derive(Clone, Copy)]
+pub(super) struct Arrival {
+    clock: Micros,
+    instant: Instant,
+}
+
+impl Arrival {
+    fn until(self, deadline: Instant) -> Micros {
+        let left = deadline.saturating_duration_since(self.instant).as_micros();
+        Micros(self.clock.0.saturating_add(i64::try_from(left).unwrap_or(i64::MAX)))
+    }
 }
 
 /// What keeps commands waiting that is no node's fault.
@@ -274,33 +288,48 @@ impl Machine {
     /// Plans, routes, waits and renders; answers come in the order of the requests.
     pub async fn submit(&self, requests: Vec<CommandRequest>) -> Vec<Answer> {
         let Some(deadline) = requests.iter().map(|request| request.deadline).max() else { return Vec::new() };
-        let now = (self.clock.now(), Instant::now());
-        let expires = |deadline: Instant| {
-            Micros(
-                now.0.0 + i64::try_from(deadline.saturating_duration_since(now.1).as_micros()).unwrap_or(i64::MAX / 2),
-            )
-        };
+        let now = self.arrival();
         let open = |(slot, request)| Open { slot, request, may_be_accepted: false };
-        let mut open: Vec<Open> = requests.into_iter().enumerate().map(open).collect();
-        let mut answers = Vec::with_capacity(open.len());
+        let (routed, mut answers) = self.plan(requests.into_iter().enumerate().map(open).collect(), now).await;
+        answers.extend(self.deliver_all(routed, now, deadline).await);
+        answers.sort_by_key(|(slot, _)| *slot);
+        answers.into_iter().map(|(_, answer)| answer).collect()
+    }
+
+    pub(super) fn arrival(&self) -> Arrival {
+        Arrival { clock: self.clock.now(), instant: Instant::now() }
+    }
+
+    /// Stage *plan*. Requests that came at `now` expire at the same time however often they are planned.
+    pub(super) async fn plan(&self, open: Vec<Open>, now: Arrival) -> Planned {
+        plan_all(self.logic(), open, |entity| self.partition_id_of(entity), |deadline| now.until(deadline)).await
+    }
+
+    /// Brings everything to its partition; what another module has to plan meanwhile is planned by that one.
+    pub(super) async fn deliver_all(
+        &self,
+        mut routed: Vec<Routed>,
+        now: Arrival,
+        deadline: Instant,
+    ) -> Vec<(usize, Answer)> {
+        let mut answers = Vec::with_capacity(routed.len());
         // Once, unless another module becomes active meanwhile.
-        while !open.is_empty() {
-            let planned = plan_all(self.logic(), open, |entity| self.partition_id_of(entity), expires).await;
-            let (routed, answered) = planned;
-            answers.extend(answered);
+        while !routed.is_empty() {
             let mut per_partition: BTreeMap<PartitionId, Vec<Routed>> = BTreeMap::new();
             for routed in routed {
                 per_partition.entry(routed.partition).or_default().push(routed);
             }
             let deliver = |(partition, routed)| self.deliver(partition, routed, deadline);
-            open = Vec::new();
+            let mut open = Vec::new();
             for (answered, outdated) in join_all(per_partition.into_iter().map(deliver)).await {
                 answers.extend(answered);
                 open.extend(outdated);
             }
+            let (again, answered) = self.plan(open, now).await;
+            answers.extend(answered);
+            routed = again;
         }
-        answers.sort_by_key(|(slot, _)| *slot);
-        answers.into_iter().map(|(_, answer)| answer).collect()
+        answers
     }
 
     pub fn status(&self) -> MachineStatus {

@@ -9,6 +9,7 @@ pub mod slots;
 pub mod machine;
 mod plan;
 mod deliver;
+mod accept;
 mod participants;
 mod wire;
 mod reply;
@@ -20,6 +21,7 @@ pub mod rewind;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use accept::Accepted;
 pub use machine::{Hindrances, Machine, MachineOptions, MachineStatus, PartitionStatus};
 pub use order::{NotAllowed, OrderError, OrderRecorded};
 use parking_lot::RwLock;

@@ -45,6 +45,9 @@ pub async fn plan_all(
     partition_of: impl Fn(&[u8]) -> PartitionId,
     expires: impl Fn(Instant) -> Micros,
 ) -> Planned {
+    if requests.is_empty() {
+        return (Vec::new(), Vec::new());
+    }
     let count = requests.len();
     let slots: Vec<usize> = requests.iter().map(|open| open.slot).collect();
     let (requests, plans) = if count <= PLANS_INLINE_MAX {

@@ -24,7 +24,8 @@ use crate::machine::logic::{Fault, Logic};
 use crate::machine::replay::Rows;
 use crate::partition::{Partition, PartitionError, ReadPoint};
 use crate::router::answer::{
-    CommandLookup, CommandStatus, Consistency, Moment, QueryAnswer, QueryError, QueryRequest, UnavailableReason,
+    CommandLookup, CommandQuestion, CommandStatus, Consistency, Moment, QueryAnswer, QueryError, QueryRequest,
+    UnavailableReason,
 };
 use crate::router::machine::{Machine, position_text, unavailable};
 use crate::router::reply::{render_items, with_position};
@@ -64,8 +65,8 @@ impl Machine {
         let id: CommandId = id
             .and_then(|id| id.parse().ok())
             .ok_or_else(|| QueryError::Refused(refusal("invalid_id", 400, "the id must be a hyphenated uuid")))?;
-        let home = request.home.as_deref();
-        let lookup = self.find_command(id, home, None, request.caller.clone(), request.deadline).await;
+        let question = CommandQuestion { home: request.home.clone(), ..CommandQuestion::of(id) };
+        let lookup = self.find_command(question, request.caller.clone(), request.deadline).await;
         let lookup = lookup.map_err(QueryError::Unavailable)?;
         if let CommandLookup::Recorded { status, .. } | CommandLookup::InFlight(status) = &lookup
             && !request.caller.may_see(&status.caller)

@@ -86,8 +86,13 @@ fn render(logic: &dyn Logic, partition: PartitionId, replied: Vec<(Unticketed, R
 }
 
 pub fn unknown(submission: &Unticketed) -> Answer {
-    let home = String::from_utf8_lossy(submission.plan.view().home).into_owned();
-    Answer::Unknown { home, expires: submission.expires }
+    let Unticketed { expires, fingerprint, .. } = *submission;
+    Answer::Unknown { home: home_of(submission), expires, fingerprint }
+}
+
+/// The entity whose partition knows the command.
+pub fn home_of(submission: &Unticketed) -> String {
+    String::from_utf8_lossy(submission.plan.view().home).into_owned()
 }
 
 /// Renders in one call; a module that cannot render gives empty bodies, for the outcome itself is recorded and stands.

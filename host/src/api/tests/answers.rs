@@ -13,7 +13,7 @@ use crate::api::json::read_json;
 use crate::api::openapi::document;
 use crate::api::problem::{Code, Problem};
 use crate::api::reply::Reply;
-use crate::ids::{CommandId, Micros, Position};
+use crate::ids::{CommandId, Fingerprint, Micros, Position};
 use crate::router::answer::{Answer, Recorded, Unavailable, UnavailableReason};
 
 fn id() -> CommandId {
@@ -99,11 +99,12 @@ async fn refusals_of_every_kind_are_problems() {
         content-type: application/problem+json
         statehouse-position: 0.42.1~1a2b3c4d
         {"type":"urn:statehouse:problem:id_reused","title":"The id was used for another command","status":422,"detail":"this id belongs to a command with other content; it differs in amount; use a new id","instance":"r-1","code":"id_reused","fields":["amount"],"Transaction_id":"018f0000-0000-7000-8000-000000000001","position":"0.42.1~1a2b3c4d"}"#]]).await;
-    check(Answer::Unknown { home: "@bank/é".into(), expires: Micros(7) }, expect![[r#"
+    let fingerprint = Fingerprint([0xab; 32]);
+    check(Answer::Unknown { home: "@bank/é".into(), expires: Micros(7), fingerprint }, expect![[r#"
         504
         content-type: application/problem+json
         retry-after: 1
-        {"type":"urn:statehouse:problem:outcome_unknown","title":"The outcome is not known yet","status":504,"detail":"the deadline passed while it was under way; send the same id again, or ask `resolve`","instance":"r-1","code":"outcome_unknown","Transaction_id":"018f0000-0000-7000-8000-000000000001","resolve":"/v1/purse/commands/018f0000-0000-7000-8000-000000000001?home=@bank%2F%C3%A9&expires=7"}"#]]).await;
+        {"type":"urn:statehouse:problem:outcome_unknown","title":"The outcome is not known yet","status":504,"detail":"the deadline passed while it was under way; send the same id again, or ask `resolve`","instance":"r-1","code":"outcome_unknown","Transaction_id":"018f0000-0000-7000-8000-000000000001","resolve":"/v1/purse/commands/018f0000-0000-7000-8000-000000000001?home=@bank%2F%C3%A9&expires=7&fingerprint=abababababababababababababababababababababababababababababababab"}"#]]).await;
     check(unavailable(UnavailableReason::StorageFull), expect![[r#"
         507
         content-type: application/problem+json

@@ -1,0 +1,107 @@
+//! Commands that nobody waits for: what would be refused is refused at once, the rest is accepted and carried out without the client.
+//!
+//! ```text
+//! request ─▶ plan ─ refused ─▶ answer
+//!              └▶ id known with other content ─▶ answer
+//!              └▶ Accepted: where to ask, and until when it is open ─▶ carry_out: route, …, as for any other
+//! ```
+//! Whether the id is free is looked up where it is quick. What is only seen later, like another command with the id that is on its way too, the
+//! client is told when it asks with what [`Accepted`] has. It does not know how clients are told.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::ids::{Fingerprint, Micros};
+use crate::limits;
+use crate::partition::PartitionError;
+use crate::router::answer::{Answer, CommandRequest, UnavailableReason};
+use crate::router::machine::{Arrival, Machine, unavailable};
+use crate::router::plan::{Open, Routed};
+use crate::router::reply::home_of;
+use crate::saga::claim::different_fields;
+
+/// A command that is going to be carried out, unless something comes in between.
+pub struct Accepted {
+    pub home: String,
+    /// It is not executed later than this.
+    pub expires: Micros,
+    /// Of its content.
+    pub fingerprint: Fingerprint,
+    machine: Arc<Machine>,
+    arrival: Arrival,
+    deadline: Instant,
+    /// Nothing where it is recorded already.
+    routed: Option<Routed>,
+}
+
+impl Machine {
+    /// Plans a command and looks whether its id is free.
+    ///
+    /// # Errors
+    /// The answer, where that is known already: nothing is carried out.
+    pub async fn accept(self: &Arc<Self>, request: CommandRequest) -> Result<Accepted, Answer> {
+        let (arrival, deadline) = (self.arrival(), request.deadline);
+        let open = Open { slot: 0, request, may_be_accepted: false };
+        let (routed, answered) = self.plan(vec![open], arrival).await;
+        if let Some((_, answer)) = answered.into_iter().next() {
+            return Err(answer);
+        }
+        let routed = routed.into_iter().next().expect("it is planned or answered");
+        let is_recorded = self.is_recorded(&routed, deadline).await?;
+        let submission = &routed.submission;
+        Ok(Accepted {
+            home: home_of(submission),
+            expires: submission.expires,
+            fingerprint: submission.fingerprint,
+            machine: self.clone(),
+            arrival,
+            deadline,
+            routed: Some(routed).filter(|_| !is_recorded),
+        })
+    }
+
+    /// Whether the command is recorded already, as far as this node hears within a moment.
+    ///
+    /// # Errors
+    /// Another command has its id.
+    async fn is_recorded(&self, routed: &Routed, deadline: Instant) -> Result<bool, Answer> {
+        let submission = &routed.submission;
+        let Some(partition) = self.find_partition(routed.partition) else { return Ok(false) };
+        let soon = deadline.min(Instant::now() + limits::REPLICA_LAG_USUAL);
+        // Without a leader to ask, what this replica has is still worth a look.
+        drop(partition.read_linearizable(soon).await);
+        let Ok(Some(known)) = partition.find_id(submission.id) else { return Ok(false) };
+        if known.is_same_content(&submission.fingerprint) {
+            return Ok(true);
+        }
+        let recorded = match partition.read_entry(known.journal).await {
+            Ok(recorded) => recorded,
+            Err(PartitionError::Released { .. }) => {
+                return Err(Answer::Unavailable(unavailable(UnavailableReason::OutcomeReleased)));
+            }
+            Err(error) => {
+                tracing::error!(%error, id = %submission.id, "a command cannot be looked up");
+                return Err(Answer::Unavailable(unavailable(UnavailableReason::Halted)));
+            }
+        };
+        let position = recorded.position(partition.id(), known.n);
+        let batch = recorded.entry.batch();
+        let command = batch.as_ref().map(|batch| batch.command(known.n as usize));
+        let ours = (&*submission.name, submission.plan.view().body);
+        let fields = command.map_or_else(Vec::new, |command| different_fields(ours, (command.name, command.body)));
+        Err(Answer::Conflict { fields, position })
+    }
+}
+
+impl Accepted {
+    /// Brings it to its partition and waits, until its deadline, as a client would. Nothing comes of one that was recorded before.
+    pub async fn carry_out(self) -> Option<Answer> {
+        let Self { machine, arrival, deadline, routed, .. } = self;
+        let (_, answer) = machine.deliver_all(vec![routed?], arrival, deadline).await.pop()?;
+        if !matches!(answer, Answer::Done(_) | Answer::Rejected(..)) {
+            tracing::debug!(?answer, "a command that nobody waits for was not carried out");
+        }
+        Some(answer)
+    }
+}
