@@ -17,8 +17,11 @@ pub const CALL_IDENTITY: FeatureLevel = FeatureLevel(2);
 pub const VOUCHED: FeatureLevel = FeatureLevel(3);
 /// Commands in flight take orders: abort and settle (`saga/`).
 pub const ORDERS: FeatureLevel = FeatureLevel(4);
+/// A batch in which everything is rejected is applied without asking the module, so one whose `apply` fails on that has an outcome as
+/// well (`sequencer/decide.rs`): before, replicas would halt at it.
+pub const UNASKED: FeatureLevel = FeatureLevel(5);
 /// The highest level that this program understands.
-pub const HIGHEST: FeatureLevel = ORDERS;
+pub const HIGHEST: FeatureLevel = UNASKED;
 
 /// The level that the cluster has reached, as far as this node knows. It only ever rises.
 #[derive(Clone, Debug)]

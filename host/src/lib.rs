@@ -11,6 +11,7 @@ pub mod clock;
 pub mod key;
 pub mod durable;
 pub mod regular;
+pub mod printable;
 pub mod cli;
 pub mod api;
 pub mod router;

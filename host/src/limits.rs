@@ -26,12 +26,17 @@ pub const ENTITY_BYTES_MAX: usize = statehouse_abi::key::ENTITY_BYTES_MAX;
 pub const ROW_BYTES_MAX: usize = 64 << 10;
 /// Ops of one command: a Saga of more steps is a batch job.
 pub const COMMAND_OPS_MAX: usize = 64;
+/// Bytes of what one command is planned into: its body and its ops, far above any honest command and far below what fits into one guest call.
+pub const PLAN_BYTES_MAX: usize = 1 << 20;
 /// Keys one op may declare and discover.
 pub const OP_KEYS_MAX: usize = 256;
 /// How often one group may ask for undeclared keys before it is rejected.
 pub const NEED_KEYS_ROUNDS_MAX: usize = 4;
 /// After this many rounds of a batch it is halved, so that a chain of commands that find keys for each other ends.
 pub const NEED_KEYS_BATCH_ROUNDS_MAX: usize = 16;
+/// Rounds in which a batch is decided: halved after every [`NEED_KEYS_BATCH_ROUNDS_MAX`] of them until one command is left, which asks
+/// [`NEED_KEYS_ROUNDS_MAX`] times, and a few for what is halved because it does not fit into one entry.
+pub const DECIDE_ROUNDS_MAX: usize = 256;
 /// Rounds of one query.
 pub const QUERY_ROUNDS_MAX: usize = 8;
 /// Rows of one scan of a query.
@@ -40,6 +45,12 @@ pub const SCAN_ROWS_MAX: usize = 4096;
 pub const VIEW_BATCH_DECISIONS: usize = 512;
 /// Rounds of such a call, until it has all the rows it wants; then it is halved.
 pub const VIEW_ROUNDS_MAX: usize = 8;
+/// A guest call of a request that takes longer than this on the runtime's own thread is the last one there for a while: it takes microseconds.
+pub const GUEST_CALL_INLINE_MAX: Duration = Duration::from_millis(50);
+/// How long the calls of such a module run on other threads.
+pub const GUEST_CALLS_OFFLOADED_FOR: Duration = Duration::from_secs(60);
+/// Of these so many at a time: the machines of a node share its instances.
+pub const GUEST_CALLS_OFFLOADED_MAX: usize = 4;
 /// Views of one machine: each of them reads everything once more on every node.
 pub const VIEWS_MAX: usize = 16;
 /// Wasm bytes of a module.
@@ -99,6 +110,18 @@ pub const DESCRIBE_FUEL: u64 = 2 * GUEST_FUEL_BASE;
 pub const SECOND_ENGINE_FRAMES_MAX: usize = GUEST_STACK_BYTES_MAX / 16;
 /// After this long the watchdog stops a call of the fast artefact; the metered one then finds the culprit.
 pub const GUEST_WATCHDOG: Duration = Duration::from_secs(2);
+/// A module on trial whose single commands use up their budget so often is given up: some seconds of work that comes to nothing.
+pub const TRIAL_STRIKES_MAX: u64 = 256;
+/// What counts as so many of these: a call that the watchdog stops has taken as long.
+pub const TRIAL_STRIKES_OF_WATCHDOG: u64 = 64;
+/// Calls that make good for one of them: a machine that stands still for a moment in a replay of hours says nothing of the module.
+pub const TRIAL_CALLS_PER_STRIKE: u64 = 16;
+/// Renderings of a module on trial that the watchdog stops before the others are not tried.
+pub const TRIAL_RENDERS_MAX: u64 = 2;
+/// A trial or a replay that is told to stop has this long to come to a place where it can be gone on with.
+pub const TRIAL_STOP_GRACE: Duration = Duration::from_millis(500);
+/// Starts of a node that prepare the same module: one that ends the process must not do so for ever.
+pub const PREPARE_ATTEMPTS_MAX: u32 = 3;
 /// Text of a guest's panic that is kept.
 pub const PANIC_TEXT_BYTES_MAX: usize = 4 << 10;
 /// Rows that a shadow holds per partition before it begins again from newer ones.
@@ -210,6 +233,10 @@ pub const SHUTDOWN_MAX: Duration = Duration::from_secs(35);
 pub const BODIES_BYTES_MAX: usize = 512 << 20;
 /// In such steps room is taken for them, as their bytes come.
 pub const BODY_ROOM_BYTES: usize = 64 << 10;
+/// After the signal to stop, the process ends whatever it does: requests have had their time, and what is durable is.
+pub const STOP_MAX: Duration = Duration::from_secs(50);
+/// How long threads that compile, read or replay may take to end after everything else has.
+pub const STOP_THREADS_MAX: Duration = Duration::from_secs(2);
 /// Batches under way at the same time: each may hold its 8 MiB body and as much again as values.
 pub const HTTP_BATCHES_MAX: usize = 16;
 /// Items of one page of a history.
@@ -385,11 +412,15 @@ pub mod structure {
 }
 
 const _: () = {
+    let halvings = BATCH_COMMANDS_MAX.ilog2() as usize + 1;
+    assert!(halvings * (NEED_KEYS_BATCH_ROUNDS_MAX + 1) + NEED_KEYS_ROUNDS_MAX + 1 <= DECIDE_ROUNDS_MAX);
+    assert!(PLAN_BYTES_MAX <= OPS_BLOCK_BYTES_MAX / 2);
     assert!(SEGMENT_BYTES_MIN <= SEGMENT_BYTES_MAX);
     assert!(ENTRY_BYTES_MAX as u64 <= SEGMENT_BYTES_MAX / 2);
     assert!(OPS_BLOCK_BYTES_MAX + OUTCOME_BYTES_MAX + BATCH_BODY_BYTES_MAX <= ENTRY_BYTES_MAX);
     assert!(GUEST_FUEL_BASE + GUEST_FUEL_PER_GROUP <= GUEST_FUEL_MAX);
     assert!(DEADLINE_MAX.as_secs() < SHUTDOWN_MAX.as_secs());
+    assert!(SHUTDOWN_MAX.as_secs() < STOP_MAX.as_secs());
     assert!(ENTRY_BYTES_MAX < PEER_MESSAGE_BYTES_MAX);
     assert!(BATCH_BODY_BYTES_MAX < PEER_MESSAGE_BYTES_MAX);
     assert!(PEER_STREAM_WINDOW_BYTES < PEER_CONNECTION_WINDOW_BYTES);

@@ -44,3 +44,4 @@ mod archived;
 mod released;
 mod hostile;
 mod foreign;
+mod corpus;

@@ -127,6 +127,11 @@ impl Host {
         self.process.descriptor_count()
     }
 
+    /// The most that it ever held.
+    pub fn memory_bytes_peak(&self) -> u64 {
+        self.0.memory_bytes_peak()
+    }
+
     pub fn client(&self) -> Client {
         let client = Client::to(self.address());
         match &self.trust {

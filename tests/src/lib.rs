@@ -26,3 +26,5 @@ pub mod recording;
 pub mod load;
 pub mod oracle;
 pub mod trial;
+pub mod wasm;
+pub mod hostile;

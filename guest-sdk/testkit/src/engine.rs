@@ -10,7 +10,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use statehouse_abi::export;
 use statehouse_guest::Module;
 use statehouse_guest::native::{self, Export};
-use wasmi::{Instance, Linker, Store, TypedFunc};
+use wasmi::{Instance, Linker, Store, StoreLimits, StoreLimitsBuilder, TrapCode, TypedFunc};
+
+/// Instructions of one call, about: as many as a host meters at most.
+pub const FUEL: u64 = 500_000_000;
+/// Memory of a module, as in a host.
+pub const MEMORY_BYTES_MAX: usize = 64 << 20;
+/// Elements of its table, as in a host.
+pub const TABLE_ELEMENTS_MAX: usize = 65_536;
+/// Output of one call, as in a host.
+pub const OUTPUT_BYTES_MAX: usize = 16 << 20;
+/// Calls within calls: more than a host's stack has room for.
+const FRAMES_MAX: usize = 65_536;
 
 /// Why a call gave no bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +93,9 @@ impl Wasm {
     /// [`EngineError::Module`], for example when the module has a float opcode.
     pub fn new(wasm: &[u8]) -> Result<Self, EngineError> {
         let mut config = wasmi::Config::default();
-        config.floats(false).allow_start_fn(false).wasm_multi_memory(false);
+        config.floats(false).allow_start_fn(false).wasm_multi_memory(false).wasm_tail_call(false).consume_fuel(true);
+        config.set_max_recursion_depth(FRAMES_MAX);
+        config.set_max_stack_height(MEMORY_BYTES_MAX);
         let module = wasmi::Module::new(&wasmi::Engine::new(&config), wasm).map_err(no_module)?;
         Ok(Self { module })
     }
@@ -97,7 +110,10 @@ impl Engine for Wasm {
 impl Wasm {
     /// Calls an export by its name; without input one that takes none.
     pub(crate) fn call_named(&self, name: &str, input: Option<&[u8]>) -> Result<Vec<u8>, EngineError> {
-        let mut store = Store::new(self.module.engine(), ());
+        let limits = StoreLimitsBuilder::new().memory_size(MEMORY_BYTES_MAX).table_elements(TABLE_ELEMENTS_MAX).build();
+        let mut store = Store::new(self.module.engine(), limits);
+        store.limiter(|limits| limits);
+        store.set_fuel(FUEL).map_err(no_module)?;
         let linker = Linker::new(self.module.engine());
         let instance = linker.instantiate_and_start(&mut store, &self.module).map_err(no_module)?;
         let called = if let Some(input) = input {
@@ -114,7 +130,12 @@ impl Wasm {
         };
         match called {
             Ok(packed) => read(&instance, &store, packed),
+            // A host records it as a rejection, or answers that it took too long; a test that goes on would only take as long again.
+            Err(trap) if trap.as_trap_code() == Some(TrapCode::OutOfFuel) => Err(EngineError::Module(format!(
+                "{name} used up its budget of {FUEL} instructions: look for a loop without an end"
+            ))),
             Err(trap) => {
+                store.set_fuel(FUEL).map_err(no_module)?;
                 let text = function::<(), i64>(&instance, &store, export::PANIC)?;
                 let text = text.call(&mut store, ()).map_err(no_module)?;
                 let text = read(&instance, &store, text)?;
@@ -132,16 +153,19 @@ fn without_place(text: &[u8]) -> String {
 
 fn function<P: wasmi::WasmParams, R: wasmi::WasmResults>(
     instance: &Instance,
-    store: &Store<()>,
+    store: &Store<StoreLimits>,
     name: &str,
 ) -> Result<TypedFunc<P, R>, EngineError> {
     instance.get_typed_func(store, name).map_err(|error| EngineError::Module(format!("{name}: {error}")))
 }
 
 /// The bytes that a packed result points to.
-fn read(instance: &Instance, store: &Store<()>, packed: i64) -> Result<Vec<u8>, EngineError> {
+fn read(instance: &Instance, store: &Store<StoreLimits>, packed: i64) -> Result<Vec<u8>, EngineError> {
     let (ptr, len) = ((packed as u64 >> 32) as usize, packed as u32 as usize);
     let memory = instance.get_memory(store, export::MEMORY).ok_or_else(|| missing(export::MEMORY))?;
+    if OUTPUT_BYTES_MAX < len {
+        return Err(EngineError::Module(format!("a result of {len} bytes is over the limit of {OUTPUT_BYTES_MAX}")));
+    }
     let bytes = memory.data(store).get(ptr..ptr.saturating_add(len));
     bytes.map(<[u8]>::to_vec).ok_or_else(|| EngineError::Module("a result lies outside of the memory".into()))
 }

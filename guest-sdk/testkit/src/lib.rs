@@ -15,7 +15,9 @@ mod activation;
 mod view;
 mod scenario;
 
-pub use engine::{Engine, EngineError, Native, Twin, Wasm};
+pub use engine::{
+    Engine, EngineError, FUEL, MEMORY_BYTES_MAX, Native, OUTPUT_BYTES_MAX, TABLE_ELEMENTS_MAX, Twin, Wasm,
+};
 #[cfg(feature = "expect")]
 pub use expect_test::{ExpectFile, expect_file};
 pub use json::{from_json, to_json};

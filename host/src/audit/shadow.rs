@@ -8,7 +8,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -24,6 +23,7 @@ use crate::log::{LogEntry, Payload};
 use crate::machine::entry::Entry;
 use crate::machine::logic::Logic;
 use crate::partition::Partition;
+use crate::registry::{Cut, Guarded, Stop};
 use crate::system::Cluster;
 use crate::system::shadow::ShadowWanted;
 
@@ -65,12 +65,14 @@ pub struct Shadowed {
 
 /// Runs the shadows that are wanted on this node until it stops.
 pub async fn run(cluster: Cluster, stop: CancellationToken) {
-    let mut running: BTreeMap<String, (ShadowWanted, Arc<AtomicBool>)> = BTreeMap::new();
+    let mut running: BTreeMap<String, (ShadowWanted, Arc<Stop>)> = BTreeMap::new();
     loop {
         let wanted = cluster.shadows_here();
-        running.retain(|machine, (shadow, is_over)| {
+        running.retain(|machine, (shadow, ending)| {
             let stays = wanted.get(machine) == Some(shadow);
-            is_over.fetch_or(!stays, Ordering::Relaxed);
+            if !stays {
+                ending.ask();
+            }
             stays
         });
         for (machine, shadow) in wanted {
@@ -80,13 +82,13 @@ pub async fn run(cluster: Cluster, stop: CancellationToken) {
             // It may have to come from another node, and the machine may not be open yet.
             let Ok(candidate) = cluster.find_logic(shadow.module).await else { continue };
             let Some(count) = cluster.partition_count(&machine) else { continue };
-            let is_over = Arc::new(AtomicBool::new(false));
-            running.insert(machine.clone(), (shadow, is_over.clone()));
+            let ending = Arc::new(Stop::default());
+            running.insert(machine.clone(), (shadow, ending.clone()));
             let cluster = cluster.clone();
             let spawned = std::thread::Builder::new().name(format!("shadow-{machine}")).spawn(move || {
                 tracing::info!(machine, module = %candidate.id().short(), "a module is shadowed");
                 let history = Here { cluster, machine, count };
-                follow(&history, candidate, &is_over);
+                follow(&history, candidate, &ending);
                 tracing::info!(machine = history.machine, "a module is not shadowed any more");
             });
             if let Err(error) = spawned {
@@ -96,7 +98,7 @@ pub async fn run(cluster: Cluster, stop: CancellationToken) {
         tokio::select! {
             () = cluster.wait_for_directory(AGAIN) => {}
             () = stop.cancelled() => {
-                running.values().for_each(|(_, is_over)| is_over.store(true, Ordering::Relaxed));
+                running.values().for_each(|(_, ending)| ending.ask());
                 return;
             }
         }
@@ -132,17 +134,22 @@ impl History for Here {
     }
 }
 
-fn follow(history: &Here, candidate: Arc<dyn Logic>, is_over: &AtomicBool) {
+fn follow(history: &Here, candidate: Arc<dyn Logic>, stop: &Arc<Stop>) {
     let module = candidate.id();
+    let candidate = Guarded::new(candidate, stop);
     let (mode, filter) = (Mode::Isolated, Filter::default());
     let request = Request { candidate, mode, from: None, to: None, partition: None, filter, jobs: 1 };
     let new = |id| Shadow::new(history, &request, PartitionId(id));
     let mut shadows: Vec<Shadow<'_>> = (0..history.count).map(new).collect();
     let mut page_at = Instant::now();
-    while !is_over.load(Ordering::Relaxed) {
+    while !stop.is_asked() {
         let mut is_busy = false;
         for shadow in &mut shadows {
-            is_busy |= shadow.go_on();
+            match stop.cut() {
+                // Nothing is decided any more until somebody stops it.
+                Some(Cut::Spent(why)) => shadow.page.problem = Some(why.clone()),
+                _ => is_busy |= shadow.go_on(),
+            }
         }
         if page_at <= Instant::now() {
             let found = found(module, &shadows);

@@ -3,6 +3,7 @@
 //! In: the options of a node and a bound listener, once or several times. Out: an exit code. On SIGINT and SIGTERM they stop accepting,
 //! finish the requests in their hands, and close their partitions, one node after the other.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::future::Future;
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
@@ -25,6 +26,8 @@ use crate::audit::shadow;
 use crate::cli::{descriptors, shipped};
 use crate::config::{ViewsConfig, WebhooksConfig};
 use crate::durable;
+use crate::limits::{STOP_MAX, STOP_THREADS_MAX};
+use crate::printable;
 use crate::system::{Cluster, Node, NodeOptions};
 
 /// What a process has once, however many nodes it runs.
@@ -41,18 +44,52 @@ pub fn run<F: Future<Output = anyhow::Result<ExitCode>>>(work: impl FnOnce(Proce
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,statehouse=info,openraft=error"));
     let with_colour = std::io::stderr().is_terminal();
-    let subscriber =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(with_colour).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(with_colour)
+        .with_writer(move || LogLines { with_colour });
     // To complain on stderr that stderr is gone would panic, in the middle of whatever was being logged.
     subscriber.log_internal_errors(false).init();
+    std::panic::set_hook(Box::new(|panic| {
+        let (thread, backtrace) = (std::thread::current(), Backtrace::capture());
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+        tracing::error!(thread = thread.name().unwrap_or("without a name"), backtrace, "{panic}");
+    }));
     let descriptors = Descriptors::new(descriptors::raise());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
-    runtime.block_on(async move {
+    let ended = runtime.block_on(async move {
         let metrics = PrometheusBuilder::new().install_recorder().context("installing the metrics recorder")?;
         let stop = CancellationToken::new();
         stop_on_signals(stop.clone())?;
         work(Process { metrics, descriptors, stop }).await
-    })
+    });
+    // A thread that still compiles or computes has nobody left to do so for, and does not keep the process.
+    runtime.shutdown_timeout(STOP_THREADS_MAX);
+    ended
+}
+
+/// Stderr, as what is logged sees it: each event comes as one piece and becomes one line, whatever it says.
+struct LogLines {
+    /// The escape sequences of colours are the subscriber's own then; it escapes those of others itself.
+    with_colour: bool,
+}
+
+impl Write for LogLines {
+    fn write(&mut self, event: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        let line = if self.with_colour {
+            text.split('\u{1b}').map(printable::line).collect::<Vec<_>>().join("\u{1b}")
+        } else {
+            printable::line(text).into_owned()
+        };
+        std::io::stderr().write_all((line + "\n").as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
 }
 
 fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
@@ -65,8 +102,19 @@ fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
         };
         stop.cancel();
         tracing::info!("{told}: finishing the requests in hand");
+        std::thread::spawn(end_in_time);
     });
     Ok(())
+}
+
+/// A node that cannot end in order ends all the same: what it has acknowledged is in its log.
+fn end_in_time() {
+    std::thread::sleep(STOP_MAX);
+    tracing::error!(
+        seconds = STOP_MAX.as_secs(),
+        "the node has not ended in time, and is ended: the next start reads its log"
+    );
+    std::process::exit(1);
 }
 
 /// Binds the REST API. It comes before everything else: a node that cannot be reached need not recover its log to find out.

@@ -89,7 +89,7 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        output::complain(&format!("error: {error:#}"));
         ExitCode::from(2)
     })
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 use statehouse_abi::value::Value;
 
 use crate::api::json::Json;
+use crate::printable;
 
 /// A table with these headings.
 pub fn table(headings: &[&str]) -> Table {
@@ -20,8 +21,18 @@ pub fn table(headings: &[&str]) -> Table {
     table
 }
 
-/// Prints to stdout. A reader that has gone away, such as `head`, is no error.
+/// Prints to stdout; what a module, a history or a node says in it steers no terminal. A reader that has gone away, such as `head`, is no
+/// error.
 pub fn print(text: &str) -> std::io::Result<()> {
+    write(&printable::lines(text))
+}
+
+/// The same on stderr, a line or several. Where it cannot be written, there is nobody to tell.
+pub fn complain(text: &str) {
+    drop(writeln!(std::io::stderr(), "{}", printable::lines(text)));
+}
+
+fn write(text: &str) -> std::io::Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         result => result,
@@ -31,7 +42,12 @@ pub fn print(text: &str) -> std::io::Result<()> {
 pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     let mut text = serde_json::to_string_pretty(value)?;
     text.push('\n');
-    Ok(print(&text)?)
+    Ok(print_json_text(&text)?)
+}
+
+/// JSON that is text already.
+pub fn print_json_text(text: &str) -> std::io::Result<()> {
+    write(&printable::json(text))
 }
 
 /// A value as JSON.

@@ -112,22 +112,39 @@ impl<'a> Call<'a> {
                 let frames = error.downcast_ref::<WasmBacktrace>().map(WasmBacktrace::frames).unwrap_or_default();
                 let backtrace = backtrace(frames.iter().map(frame_name).collect());
                 let place = || backtrace.first().map(|name| format!(" in `{name}`")).unwrap_or_default();
-                let text = self.panic_text().unwrap_or_else(|| format!("{trap}{}", place()));
-                GuestFault::Trap { text, backtrace }
+                match self.panic_text() {
+                    // It traps and does not come to an end of saying why: as long a call as any that the watchdog stops.
+                    Words::Endless => GuestFault::Watchdog,
+                    Words::None => GuestFault::Trap { text: format!("{trap}{}", place()), backtrace },
+                    Words::Said(text) => GuestFault::Trap { text, backtrace },
+                }
             }
             None => GuestFault::Host { what: format!("{error:#}") },
         }
     }
 
-    /// What the guest's panic hook kept, cut to the limit; `None` if there is nothing to be had.
-    fn panic_text(&mut self) -> Option<String> {
+    /// What the guest's panic hook kept, cut to the limit.
+    fn panic_text(&mut self) -> Words {
         refill(&mut self.store, self.pace, limits::GUEST_FUEL_BASE);
-        let packed = self.func::<(), u64>(export::PANIC).ok()?.call(&mut self.store, ()).ok()?;
-        let text = self.output(packed, export::PANIC).ok()?;
+        let Ok(said) = self.func::<(), u64>(export::PANIC) else { return Words::None };
+        let packed = match said.call(&mut self.store, ()) {
+            Ok(packed) => packed,
+            Err(error) if matches!(error.downcast_ref::<Trap>(), Some(Trap::Interrupt)) => return Words::Endless,
+            Err(_) => return Words::None,
+        };
+        let Ok(text) = self.output(packed, export::PANIC) else { return Words::None };
         let kept = &text[..text.len().min(limits::PANIC_TEXT_BYTES_MAX)];
         let text = String::from_utf8_lossy(kept).trim_end_matches(char::REPLACEMENT_CHARACTER).to_owned();
-        Some(text).filter(|text| !text.is_empty())
+        if text.is_empty() { Words::None } else { Words::Said(text) }
     }
+}
+
+/// A guest's last words.
+enum Words {
+    Said(String),
+    None,
+    /// The watchdog had to end them.
+    Endless,
 }
 
 fn refill(store: &mut Store<()>, pace: Pace, fuel: u64) {

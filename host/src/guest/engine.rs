@@ -79,7 +79,7 @@ pub struct Engine {
     compiling: Compiling,
     stop: CancellationToken,
     when_metered: Metered,
-    _watchdog: Watchdog,
+    watchdog: Watchdog,
 }
 
 /// A module that was compiled and of which nothing is kept yet.
@@ -108,7 +108,7 @@ impl Engine {
         let cache = options.cache.map(ArtefactCache::new).transpose()?;
         let fingerprint = fingerprint(&[&fast.engine, &metered.engine]);
         let EngineOptions { compiling, stop, metered: when_metered, .. } = options;
-        Ok(Arc::new(Self { fast, metered, fingerprint, cache, compiling, stop, when_metered, _watchdog: watchdog }))
+        Ok(Arc::new(Self { fast, metered, fingerprint, cache, compiling, stop, when_metered, watchdog }))
     }
 
     /// Names everything that the compiled code depends on but the module: wasmtime's version and settings, target,
@@ -116,6 +116,12 @@ impl Engine {
     pub fn fingerprint(&self) -> String {
         let target = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
         format!("wasmtime-{target}-{}", &self.fingerprint.to_hex()[..16])
+    }
+
+    /// From now on the watchdog strikes almost at once: the process is about to end, and no call is worth waiting for. A call that it
+    /// stops has no outcome.
+    pub fn hurry(&self) {
+        self.watchdog.hurry();
     }
 
     /// Ends whatever is compiled, and lets nothing more be.
@@ -342,9 +348,14 @@ pub(super) fn fingerprint(engines: &[&wasmtime::Engine]) -> blake3::Hash {
     sink.0.finalize()
 }
 
+const TICK_MIN: Duration = Duration::from_millis(1);
+
+/// Tells the watchdog to tick as fast as it can.
+struct Hurry;
+
 /// The thread that advances the fast engine's epoch until it is dropped.
 struct Watchdog {
-    stop: Option<Sender<()>>,
+    stop: Option<Sender<Hurry>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -352,15 +363,27 @@ impl Watchdog {
     fn start(engine: wasmtime::Engine, patience: Duration) -> Result<Self, GuestError> {
         const NAME: &str = "guest-watchdog";
         let (stop, stopped) = channel();
-        let tick = (patience / WATCHDOG_TICKS as u32).max(Duration::from_millis(1));
+        let tick = (patience / WATCHDOG_TICKS as u32).max(TICK_MIN);
         let run = move || {
-            while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
-                engine.increment_epoch();
+            let mut tick = tick;
+            loop {
+                match stopped.recv_timeout(tick) {
+                    Err(RecvTimeoutError::Timeout) => engine.increment_epoch(),
+                    Ok(Hurry) => tick = TICK_MIN,
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
             }
         };
         let thread = std::thread::Builder::new().name(NAME.to_owned()).spawn(run);
         let thread = thread.map_err(|source| GuestError::Thread { name: NAME, source })?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Watchdog {
+    fn hurry(&self) {
+        // The thread is there as long as this is.
+        drop(self.stop.as_ref().map(|stop| stop.send(Hurry)));
     }
 }
 

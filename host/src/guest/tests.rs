@@ -93,6 +93,15 @@ fn an_endless_loop_meets_the_watchdog_or_its_budget() {
     assert_eq!(execute(&module, Pace::Metered), GuestFault::Budget);
 }
 
+/// Each trap took as long as the watchdog allows, and nobody counted it.
+#[test]
+fn words_without_an_end_are_the_watchdogs_or_none() {
+    let engine = engine_with_watchdog(Duration::from_millis(20));
+    let module = engine.load(&wasm("endless_words"), Allowance::Recorded).expect("the module is accepted");
+    assert_eq!(execute(&module, Pace::Fast), GuestFault::Watchdog);
+    assert!(matches!(execute(&module, Pace::Metered), GuestFault::Trap { text, .. } if text.contains("out of bounds")));
+}
+
 #[test]
 fn memory_grows_to_the_limit_and_no_further() {
     let module = load("memory_bomb");

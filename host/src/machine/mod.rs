@@ -15,4 +15,6 @@ pub mod table;
 pub mod transit;
 
 #[cfg(test)]
+pub mod failing;
+#[cfg(test)]
 mod tests;

@@ -36,6 +36,9 @@ impl Applied {
     pub fn compute(logic: &dyn Logic, entry: Entry, rows: &[u8], table: &dyn Table) -> Result<Self, ApplyError> {
         let index = entry.header().index;
         let Some(batch) = entry.batch() else { return Ok(Self::without_writes(entry)) };
+        if let Some(applied) = Self::without_events(&entry, table)? {
+            return Ok(applied);
+        }
         let writes = if entry.header().kind == EntryKind::Saga {
             no_writes()
         } else {
@@ -55,6 +58,18 @@ impl Applied {
             return Err(ApplyError::Digest { index, expected, found });
         }
         Ok(applied)
+    }
+
+    /// An entry in which every group is rejected, and whose digest says that this wrote nothing. State is what `apply` makes of events,
+    /// and there are none: the module is not asked, for it may be one that fails on that as well, or that never saw the commands.
+    fn without_events(entry: &Entry, table: &dyn Table) -> Result<Option<Self>, ApplyError> {
+        let is_batch = entry.header().kind == EntryKind::Batch;
+        if !entry.batch().is_some_and(|batch| is_batch && is_all_rejected(&batch.outcome)) {
+            return Ok(None);
+        }
+        let applied = Self::promote(entry.clone(), no_writes(), table)?;
+        let expected = entry.header().digest;
+        Ok(Some(applied).filter(|applied| applied.digest() == expected))
     }
 
     /// Takes the leader's own writes for the entry it has built from them.
@@ -117,6 +132,11 @@ fn parse_own_writes(writes: &[u8], key_count: usize) -> WritesBlock<'_> {
 /// WRITES block that changes nothing.
 pub fn no_writes() -> Vec<u8> {
     WritesWriter::default().finish(Vec::new())
+}
+
+/// Whether there is nothing in it to be applied.
+pub fn is_all_rejected(outcome: &OutcomeBlock<'_>) -> bool {
+    (0..outcome.group_count()).all(|at| matches!(outcome.group(at), GroupOutcome::Rejected(_)))
 }
 
 /// blake3 of the writes in the entry's order of keys, then those of the phase status table: `key len u32, key, row len u32 (all ones:

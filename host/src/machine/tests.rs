@@ -10,7 +10,11 @@ use statehouse_abi::plan::{Coordination, PlanOut, PlanOutWriter, TccRole};
 
 use crate::ids::{CommandId, Digest, Fingerprint, Head, JournalIndex, Micros, ModuleId, PartitionId};
 use crate::machine::entry::{Activation, BatchWriter, Entry, EntryCommand, EntryError, EntryKind, FORMAT, Header};
+use crate::machine::failing::Failing;
 use crate::machine::journal::{Journal, JournalError, Verdict};
+use crate::machine::logic::{Fault, Logic};
+use crate::machine::replica::{Applied, ApplyError, digest_of};
+use crate::machine::table::Empty;
 use crate::saga::{Call, CallKey, Derivation, Identity, Moment, Origin, Outcome, Progress, Records, SagaPlan, Start};
 
 const MODULE: ModuleId = ModuleId([9; 32]);
@@ -265,4 +269,41 @@ fn a_position_reads_back() {
     for wrong in ["", "1.2.3", "1.2~00000000", "1.2.3~0000", "1.2.3.4~00000000", "a.2.3~00000000"] {
         assert!(wrong.parse::<crate::ids::Position>().is_err(), "{wrong}");
     }
+}
+
+/// A batch of one command that is rejected, under a digest of other writes than none where `digest` is given.
+fn rejected(journal: &Journal, module: ModuleId, digest: Option<Digest>) -> Entry {
+    let mut commands = BatchWriter::default();
+    let (mut ops, mut outcome) = (OpsWriter::default(), OutcomeWriter::default());
+    let command = EntryCommand {
+        id: CommandId([1; 16]),
+        name: "act",
+        caller: "anonymous",
+        roles: 63,
+        request_id: "request-1",
+        body: &[0xa0],
+        expires: Micros(1_000_000),
+    };
+    ops.group(commands.command(&command));
+    ops.op(b"alice", b"act", [], OpRole::Step);
+    let rejection = Rejection { code: "module_trap".to_owned(), detail: "it trapped".to_owned() };
+    outcome.reject(0, &minicbor::to_vec(&rejection).expect("writing to memory cannot fail"));
+    let header = Header { decider: module, planner: module, ..header(journal, EntryKind::Batch) };
+    let header = Header { digest: digest.unwrap_or(digest_of(std::iter::empty())), ..header };
+    commands.finish(header, &ops.finish(Vec::new()), &outcome.finish(Vec::new()), Records::default())
+}
+
+/// A module whose `apply` fails on everything would halt each replica at the entry that says so; a leader asked it without an end.
+#[test]
+fn where_nothing_was_accepted_and_nothing_written_the_module_is_not_asked() {
+    let trap = Fault::Trap { text: "apply is another export".to_owned(), backtrace: Vec::new() };
+    let logic = Failing::with(trap);
+    let entry = rejected(&active(), logic.id(), None);
+    let applied = Applied::compute(&logic, entry.clone(), &[], &Empty).expect("there is nothing to apply");
+    assert_eq!((applied.rows().count(), applied.digest(), logic.calls()), (0, entry.header().digest, 0));
+
+    // What an older leader has recorded with writes is applied as it was.
+    let entry = rejected(&active(), logic.id(), Some(Digest([5; 32])));
+    let asked = Applied::compute(&logic, entry, &[], &Empty);
+    assert!(matches!(asked, Err(ApplyError::Fault { .. })) && logic.calls() == 1, "{asked:?}");
 }

@@ -15,6 +15,7 @@ use crate::consensus::{Applier, ApplierError, Committed, ConsensusError, Group, 
 use crate::durable;
 use crate::features::Features;
 use crate::ids::{ClusterId, JournalIndex, LogIndex, ModuleId, NodeId, PartitionId};
+use crate::limits::BATCH_COMMANDS_MAX;
 use crate::log::{Disk, EntryId, Log, LogEntry, LogOptions, StreamId};
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
@@ -210,6 +211,7 @@ impl Partition {
             migrated: None,
             times_wanted: WantedTimes::default(),
             is_draining: false,
+            batch_commands_max: BATCH_COMMANDS_MAX,
         };
         let spawned = std::thread::Builder::new().name(options.name()).spawn(move || executor.run(&messages));
         let thread = spawned.map_err(PartitionError::Thread)?;

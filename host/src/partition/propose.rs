@@ -24,7 +24,7 @@ use crate::partition::recall::Repeat;
 use crate::partition::run::{Executor, Message, store_failed};
 use crate::saga::{Derivation, Origin, Records, Start};
 use crate::sequencer::block::BlockBuilder;
-use crate::sequencer::decide::{Decided, decide};
+use crate::sequencer::decide::{Decided, Effect, decide};
 use crate::sequencer::speculation::Speculative;
 use crate::sequencer::submission::{PlanView, Refusal, Reply, Submission};
 use crate::store::{IdRecord, StoreError};
@@ -71,7 +71,7 @@ impl Executor {
         }
         let journal = self.journal_speculative();
         let mut header = self.header(EntryKind::Batch, &journal, logic.as_ref());
-        let next = self.queue.iter().take(limits::BATCH_COMMANDS_MAX);
+        let next = self.queue.iter().take(self.batch_commands_max);
         let carried = next.filter_map(|submission| Some(submission.called.as_ref()?.carried)).max();
         header.time = header.time.max(after(carried));
         let mut submissions = self.take_batch(&header, logic.as_ref())?;
@@ -86,9 +86,15 @@ impl Executor {
         for submission in submissions.drain(decided.plan_count..).rev() {
             self.queue.push_front(submission);
         }
+        self.batch_commands_max = match decided.effect {
+            Effect::Applied => (2 * self.batch_commands_max).min(limits::BATCH_COMMANDS_MAX),
+            // To find out once more that the module cannot take a batch costs seconds.
+            Effect::Unasked => 1,
+        };
         for (at, diagnostic) in &decided.diagnostics {
             let id = submissions[*at].id;
-            tracing::warn!(partition = %self.partition, command = %id, text = %diagnostic.text, "command was isolated");
+            let effect = decided.effect;
+            tracing::warn!(partition = %self.partition, command = %id, ?effect, text = %diagnostic.text, "command was isolated");
             if let Some(file) = self.board.panics.record(id, diagnostic) {
                 // Nobody waits for it, and what says that it failed would be one line more.
                 drop(self.runtime.spawn_blocking(move || file.sync_data()));
@@ -96,6 +102,15 @@ impl Executor {
         }
         for submission in &submissions {
             self.board.release(submission.size);
+        }
+        if decided.effect == Effect::Unasked && !self.features.has(features::UNASKED) {
+            let (partition, module) = (self.partition, logic.id());
+            tracing::error!(%partition, %module, "the module fails to apply even a rejection, which cannot be recorded before all nodes run \
+                 this release: upgrade them, or activate another module");
+            submissions
+                .iter()
+                .for_each(|submission| self.in_flight.refuse(submission, &Reply::Refused(Refusal::Halted)));
+            return Ok(true);
         }
         let entry = entry_of(header, &submissions, &decided, self.records_of(&submissions));
         self.propose(entry, decided.writes, submissions);
@@ -142,10 +157,10 @@ impl Executor {
 
     /// Takes the next submissions that may still be executed at the entry's time.
     fn take_batch(&mut self, header: &Header, logic: &dyn Logic) -> Result<Vec<Submission>, HaltReason> {
-        let mut batch = Vec::with_capacity(self.queue.len().min(limits::BATCH_COMMANDS_MAX));
+        let mut batch = Vec::with_capacity(self.queue.len().min(self.batch_commands_max));
         // The plans of commands on several partitions lie in the entry beside the ops of their first branches.
         let mut plans_size = 0;
-        while batch.len() < limits::BATCH_COMMANDS_MAX {
+        while batch.len() < self.batch_commands_max {
             let Some(submission) = self.queue.pop_front() else { break };
             if submission.ticket.is_abandoned() && self.in_flight.is_abandoned(submission.id) {
                 // The client was told that the outcome is unknown, or has gone. The command is not executed; sent again it is a new one.
@@ -201,6 +216,8 @@ impl Executor {
         let mut next = found.iter();
         self.store
             .fetch(stored, |row| {
+                // More than a call takes: that it is too much is all that matters then.
+                let row = row.filter(|_| rows.size() <= limits::GUEST_INPUT_BYTES_MAX);
                 for speculative in next.by_ref() {
                     match speculative {
                         Some(speculative) => rows.row(*speculative),
@@ -410,5 +427,6 @@ fn forbid(submissions: &[Submission], rejections: &[Vec<u8>]) -> Decided {
         writes: no_writes(),
         plan_count: submissions.len(),
         diagnostics: Vec::new(),
+        effect: Effect::Unasked,
     }
 }

@@ -146,6 +146,8 @@ pub struct Executor {
     pub(super) times_wanted: WantedTimes,
     /// No command on several partitions begins.
     pub(super) is_draining: bool,
+    /// Commands of the next batch: few where the module cannot be given many at once.
+    pub(super) batch_commands_max: usize,
 }
 
 impl Executor {

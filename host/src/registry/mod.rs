@@ -5,6 +5,7 @@
 //! that is in each partition's journal.
 
 mod error;
+mod guarded;
 mod loaded;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use error::RegistryError;
+pub use guarded::{Cut, Guarded, Stop};
 use parking_lot::Mutex;
 use statehouse_abi::call::Context;
 use statehouse_abi::cold::{CheckIn, CheckOut, MigrateIn, MigrateOut, QueryIn, QueryOut, RenderItem};
@@ -149,6 +151,11 @@ impl Registry {
     /// that says the same.
     pub fn find_second(&self, id: ModuleId) -> Result<Arc<dyn Logic>, RegistryError> {
         Ok(Arc::new(SecondGuest(SecondModule::load(&self.read(id)?)?)))
+    }
+
+    /// The node stops: guest calls that are under way end at once, by the watchdog.
+    pub fn hurry(&self) {
+        self.engine.hurry();
     }
 
     /// What compiles and runs modules here; see [`Engine::fingerprint`].

@@ -21,6 +21,7 @@ use crate::machine::logic::Logic;
 use crate::partition::{self, Modules, Partition, RunState};
 use crate::peer::Network;
 use crate::router::answer::{Answer, CommandRequest, Unavailable, UnavailableReason};
+use crate::router::offload::Offload;
 use crate::router::plan::{Open, Planned, Routed, plan_all};
 use crate::router::slots::partition_of;
 
@@ -57,6 +58,7 @@ pub struct Machine {
     hindrances: RwLock<Hindrances>,
     /// Whoever has the rows of past moments made.
     pub(super) rewinds: Arc<Semaphore>,
+    pub(super) offload: Offload,
 }
 
 /// When requests came, by the machine's clock and by the one that only runs.
@@ -170,6 +172,7 @@ impl Machine {
             turn: AtomicUsize::new(0),
             hindrances: RwLock::default(),
             rewinds: Arc::new(Semaphore::new(limits::REWINDS_MAX)),
+            offload: Offload::default(),
         })
     }
 
@@ -302,7 +305,8 @@ impl Machine {
 
     /// Stage *plan*. Requests that came at `now` expire at the same time however often they are planned.
     pub(super) async fn plan(&self, open: Vec<Open>, now: Arrival) -> Planned {
-        plan_all(self.logic(), open, |entity| self.partition_id_of(entity), |deadline| now.until(deadline)).await
+        let partition_of = |entity: &[u8]| self.partition_id_of(entity);
+        plan_all(self.logic(), &self.offload, open, partition_of, |deadline| now.until(deadline)).await
     }
 
     /// Brings everything to its partition; what another module has to plan meanwhile is planned by that one.

@@ -7,6 +7,7 @@ pub mod answer;
 pub mod scope;
 pub mod slots;
 pub mod machine;
+mod offload;
 mod plan;
 mod deliver;
 mod accept;

@@ -14,6 +14,7 @@ use crate::limits;
 use crate::machine::logic::{Fault, Logic};
 use crate::router::answer::{Answer, CommandRequest, UnavailableReason};
 use crate::router::machine::unavailable;
+use crate::router::offload::Offload;
 use crate::saga::{Form, PlanFault, SagaPlan};
 use crate::sequencer::submission::{Plan, PlanView, Submission, Unticketed, is_plan_in_limits};
 
@@ -41,6 +42,7 @@ const PLANS_INLINE_MAX: usize = 32;
 
 pub async fn plan_all(
     logic: Arc<dyn Logic>,
+    offload: &Offload,
     requests: Vec<Open>,
     partition_of: impl Fn(&[u8]) -> PartitionId,
     expires: impl Fn(Instant) -> Micros,
@@ -50,22 +52,20 @@ pub async fn plan_all(
     }
     let count = requests.len();
     let slots: Vec<usize> = requests.iter().map(|open| open.slot).collect();
-    let (requests, plans) = if count <= PLANS_INLINE_MAX {
-        let plans = call(logic.as_ref(), &requests);
+    let deadline = requests.iter().map(|open| open.request.deadline).max().unwrap_or_else(Instant::now);
+    let calling = logic.clone();
+    let call = move || {
+        let plans = call(calling.as_ref(), &requests);
         (requests, plans)
+    };
+    let planned = if count <= PLANS_INLINE_MAX {
+        offload.run(deadline, call).await
     } else {
-        let logic = logic.clone();
-        let planning = tokio::task::spawn_blocking(move || {
-            let plans = call(logic.as_ref(), &requests);
-            (requests, plans)
-        });
-        match planning.await {
-            Ok(planned) => planned,
-            Err(_) => {
-                let answer = Answer::Unavailable(unavailable(UnavailableReason::ShuttingDown));
-                return (Vec::new(), slots.into_iter().map(|slot| (slot, answer.clone())).collect());
-            }
-        }
+        tokio::task::spawn_blocking(call).await.ok()
+    };
+    let Some((requests, plans)) = planned else {
+        let answer = Answer::Unavailable(unavailable(UnavailableReason::Overloaded));
+        return (Vec::new(), slots.into_iter().map(|slot| (slot, answer.clone())).collect());
     };
     let mut routed = Vec::with_capacity(count);
     let mut answered = Vec::new();
@@ -159,7 +159,7 @@ fn call(logic: &dyn Logic, requests: &[Open]) -> Vec<Result<Plan, Answer>> {
     let index = |open: &Open| declared.iter().position(|command| *command.name == *open.request.command);
     let indexes: Vec<Option<usize>> = requests.iter().map(index).collect();
     if indexes.contains(&None) && requests.len() > 1 {
-        return requests.chunks(1).flat_map(|one| call(logic, one)).collect();
+        return one_by_one(logic, requests);
     }
     let Some(indexes) = indexes.into_iter().collect::<Option<Vec<usize>>>() else {
         let detail = format!("the module that is active now has no command `{}`", requests[0].request.command);
@@ -167,13 +167,24 @@ fn call(logic: &dyn Logic, requests: &[Open]) -> Vec<Result<Plan, Answer>> {
     };
     match plan_once(logic, requests, &indexes) {
         Ok(plans) => plans,
-        Err(_) if requests.len() > 1 => requests.chunks(1).flat_map(|one| call(logic, one)).collect(),
+        Err(_) if requests.len() > 1 => one_by_one(logic, requests),
         Err(fault) => {
             tracing::warn!(%fault, "the module cannot plan a command");
             let detail = "the module trapped while it planned this command; nothing was executed".to_owned();
             vec![Err(refused("module_trap", 500, detail))]
         }
     }
+}
+
+/// As long as somebody waits: one that does not end takes as long as the watchdog gives it.
+fn one_by_one(logic: &dyn Logic, requests: &[Open]) -> Vec<Result<Plan, Answer>> {
+    let one = |one: &[Open]| {
+        if one[0].request.deadline <= Instant::now() {
+            return vec![Err(Answer::Unavailable(unavailable(UnavailableReason::Expired)))];
+        }
+        call(logic, one)
+    };
+    requests.chunks(1).flat_map(one).collect()
 }
 
 fn plan_once(logic: &dyn Logic, requests: &[Open], indexes: &[usize]) -> Result<Vec<Result<Plan, Answer>>, Fault> {

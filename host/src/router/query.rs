@@ -16,7 +16,7 @@ use statehouse_abi::key::{LOCAL, split_key};
 use statehouse_abi::outcome::GroupOutcome;
 use statehouse_abi::value::Value;
 
-use crate::ids::{CommandId, Position};
+use crate::ids::{CommandId, PartitionId, Position};
 use crate::limits;
 use crate::machine::entry::{EntryKind, Part};
 use crate::machine::journal::Journal;
@@ -149,7 +149,11 @@ impl Machine {
             }
             rows.push(other.view);
         }
-        run_query(logic.as_ref(), &declared.name, request, partition, &point.journal, &Sources { rows, others })
+        let (name, request, id) = (declared.name.clone(), request.clone(), partition.id());
+        let sources = Sources { rows, others };
+        let deadline = request.deadline;
+        let asked = move || run_query(logic.as_ref(), &name, &request, id, &point.journal, &sources);
+        self.offload.run(deadline, asked).await.unwrap_or_else(|| Err(QueryError::Deadline.into()))
     }
 
     async fn read_point(&self, partition: &Partition, request: &QueryRequest) -> Result<ReadPoint, QueryError> {
@@ -395,11 +399,11 @@ fn run_query(
     logic: &dyn Logic,
     name: &str,
     request: &QueryRequest,
-    partition: &Partition,
+    partition: PartitionId,
     journal: &Journal,
     sources: &Sources<impl Source>,
 ) -> Result<QueryAnswer, Stop> {
-    let position = journal.position(partition.id(), 0);
+    let position = journal.position(partition, 0);
     let mut query = QueryIn {
         name: name.to_owned(),
         params: request.params.clone(),
@@ -426,15 +430,26 @@ fn run_query(
 fn fetch(query: &mut QueryIn, need: Need, sources: &Sources<impl Source>) -> Result<(), Stop> {
     // The host's own rows are none of the module's business.
     let is_of_host = |key: &[u8]| split_key(key).is_some_and(|(entity, _)| entity == ENTITY);
+    let size_of = |row: &Row| row.key.len() + row.row.as_ref().map_or(0, Vec::len);
+    let scanned = query.scans.iter().flat_map(|scan| &scan.rows);
+    let mut size: usize = query.rows.iter().chain(scanned).map(size_of).sum();
+    let check = |size: usize| {
+        let what = "the query asks for more rows than fit into one call";
+        if size <= limits::GUEST_INPUT_BYTES_MAX { Ok(()) } else { Err(QueryError::Fault(what.to_owned())) }
+    };
     for key in need.keys {
         let row = if is_of_host(&key.0) { None } else { sources.rows[0].row(&key.0)? };
         query.rows.push(Row { key: key.0, row });
+        size += query.rows.last().map_or(0, size_of);
+        check(size)?;
     }
     for mut range in need.scans {
         range.limit = range.limit.min(limits::SCAN_ROWS_MAX as u32);
         let (mut found, more) = sources.scan(&range)?;
         found.retain(|(key, _)| !is_of_host(key));
-        let rows = found.into_iter().map(|(key, row)| Row { key, row: Some(row) }).collect();
+        let rows: Vec<Row> = found.into_iter().map(|(key, row)| Row { key, row: Some(row) }).collect();
+        size += rows.iter().map(size_of).sum::<usize>();
+        check(size)?;
         query.scans.push(Scan { range, rows, more });
     }
     Ok(())

@@ -4,15 +4,15 @@
 //! *is* `apply(events)`: what `execute` believed is only compared. A trap, an overrun or a disagreement is pinned to its
 //! group by [`isolate`](super::isolate); the others go through. It does not know who asked or when.
 
-use statehouse_abi::call::{Context, ExecuteOut};
+use statehouse_abi::call::{CallIn, Context, ExecuteOut};
 use statehouse_abi::cold::{Rejection, host_rejection};
 use statehouse_abi::ops::OpsBlock;
-use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock};
+use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock, OutcomeWriter};
 use statehouse_abi::rows::WritesBlock;
 
 use crate::limits;
 use crate::machine::logic::{Fault, Logic, Pace};
-use crate::machine::replica::{check_rows, check_writes, is_key_of};
+use crate::machine::replica::{check_rows, check_writes, is_key_of, no_writes};
 use crate::sequencer::block::{BlockBuilder, ExtraKey, sub_block};
 use crate::sequencer::isolate::{Isolated, isolate};
 use crate::sequencer::submission::PlanView;
@@ -30,6 +30,17 @@ pub struct Decided {
     pub plan_count: usize,
     /// What a faulty guest said, by number of the plan. Not part of the entry.
     pub diagnostics: Vec<(usize, Diagnostic)>,
+    /// How the writes came to be.
+    pub effect: Effect,
+}
+
+/// Whether the module was asked what the outcomes of a batch change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// The writes are those of its `apply`.
+    Applied,
+    /// Its `apply` fails even where everything is rejected: nothing is written, and replicas do not ask it either.
+    Unasked,
 }
 
 /// The guest's last words on one command.
@@ -91,6 +102,8 @@ pub enum Run {
         outcome: Vec<u8>,
         writes: Vec<u8>,
     },
+    /// What they touch does not fit into one call, or what they come to into one entry.
+    TooLarge(Culprit),
     NeedsKeys(Vec<ExtraKey>),
     Failed(Culprit),
     /// The host could not carry the calls out, which says nothing about any command.
@@ -118,7 +131,7 @@ pub fn decide<E: From<HostFault>>(
     let mut plan_count = plans.len().min(limits::BATCH_COMMANDS_MAX);
     let mut extra: Vec<ExtraKey> = Vec::new();
     let mut asked = vec![0; plan_count];
-    for round in 0usize.. {
+    for round in 0..limits::DECIDE_ROUNDS_MAX {
         if 0 < round && round.is_multiple_of(limits::NEED_KEYS_BATCH_ROUNDS_MAX) {
             // They find each other's keys one after the other; a smaller batch has fewer of them.
             plan_count = (plan_count / 2).max(1);
@@ -128,26 +141,31 @@ pub fn decide<E: From<HostFault>>(
         let rows = fetch(&ops)?;
         assert!(check_rows(&ops, &rows).is_ok());
         let more = match run(logic, Pace::Fast, context, &ops, &rows) {
-            Run::Done { outcome, writes } if outcome.len() <= limits::OUTCOME_BYTES_MAX || plan_count == 1 => {
-                return Ok(Decided { ops: ops_bytes, outcome, writes, plan_count, diagnostics: Vec::new() });
+            Run::Done { outcome, writes } => {
+                let (diagnostics, effect) = (Vec::new(), Effect::Applied);
+                return Ok(Decided { ops: ops_bytes, outcome, writes, plan_count, diagnostics, effect });
             }
             Run::Host(fault) => return Err(fault.into()),
             Run::NeedsKeys(more) if more.iter().all(|key| may_ask(&asked, group_of(&ops, key.op))) => more,
-            Run::Done { .. } => {
+            Run::TooLarge(_) if plan_count > 1 => {
                 plan_count = (plan_count / 2).max(1);
                 continue;
             }
-            Run::NeedsKeys(_) | Run::Failed(_) => match isolate(logic, context, &ops, &rows, &asked)? {
-                Isolated::Decided(decided) if decided.plan_count < plan_count => {
-                    return Ok(Decided { ops: sub_block(&ops, 0..decided.plan_count), ..decided });
+            Run::NeedsKeys(_) | Run::Failed(_) | Run::TooLarge(_) => {
+                match isolate(logic, context, &ops, &rows, &asked)? {
+                    Isolated::Decided(decided) if decided.plan_count < plan_count => {
+                        return Ok(Decided { ops: sub_block(&ops, 0..decided.plan_count), ..decided });
+                    }
+                    Isolated::Decided(decided) => return Ok(Decided { ops: ops_bytes, ..decided }),
+                    Isolated::NeedsKeys(more) => more,
+                    Isolated::Split(said) if plan_count == 1 => return Ok(unasked(ops_bytes, said)),
+                    // A module whose answers depend on how a batch is cut gets no batches, rather than many runs of smaller ones.
+                    Isolated::Split(_) => {
+                        plan_count = 1;
+                        continue;
+                    }
                 }
-                Isolated::Decided(decided) => return Ok(Decided { ops: ops_bytes, ..decided }),
-                Isolated::NeedsKeys(more) => more,
-                Isolated::Split => {
-                    plan_count = (plan_count / 2).max(1);
-                    continue;
-                }
-            },
+            }
         };
         metrics::counter!("statehouse_undeclared_keys_total").increment(more.len() as u64);
         let mut groups: Vec<usize> = more.iter().map(|key| group_of(&ops, key.op)).collect();
@@ -156,7 +174,23 @@ pub fn decide<E: From<HostFault>>(
         groups.iter().for_each(|group| asked[*group] += 1);
         extra = merge_extra(extra, more);
     }
-    unreachable!("a single group asks at most NEED_KEYS_ROUNDS_MAX times")
+    unreachable!("the batch is halved again and again, and a single group asks at most NEED_KEYS_ROUNDS_MAX times")
+}
+
+/// One command whose rejection the module cannot apply either: recorded as a trap, with nothing written.
+fn unasked(ops: Vec<u8>, said: Diagnostic) -> Decided {
+    let detail = "the module failed to apply even the rejection of this command";
+    let rejection = Rejection { code: host_rejection::MODULE_TRAP.to_owned(), detail: detail.to_owned() };
+    let mut outcome = OutcomeWriter::default();
+    outcome.reject(0, &minicbor::to_vec(rejection).expect("writing to memory cannot fail"));
+    Decided {
+        ops,
+        outcome: outcome.finish(Vec::new()),
+        writes: no_writes(),
+        plan_count: 1,
+        diagnostics: vec![(0, said)],
+        effect: Effect::Unasked,
+    }
 }
 
 /// Whether a group may ask for keys once more; how often it asked does not depend on the batch it is in.
@@ -207,6 +241,11 @@ pub fn run(logic: &dyn Logic, pace: Pace, context: Context, ops: &OpsBlock<'_>, 
         fault => Run::Failed(Culprit::Fault(fault)),
     };
     let malformed = |source: statehouse_abi::block::AbiError| failed(Fault::Output { what: source.to_string() });
+    let too_large = |what: String| Run::TooLarge(Culprit::Fault(Fault::Output { what }));
+    let input = CallIn { context, ops: ops.raw(), rows, outcome: None }.size();
+    if limits::GUEST_INPUT_BYTES_MAX < input {
+        return too_large(format!("its ops and the rows they touch have {input} bytes, over the limit of one call"));
+    }
     let executed = match logic.execute(pace, context, ops.raw(), rows) {
         Ok(executed) => executed,
         Err(fault) => return failed(fault),
@@ -221,6 +260,16 @@ pub fn run(logic: &dyn Logic, pace: Pace, context: Context, ops: &OpsBlock<'_>, 
     };
     if (0..outcome.group_count()).any(|at| outcome.group(at) == GroupOutcome::NeedsKeys) {
         return needed_keys(ops, &parsed);
+    }
+    if limits::OUTCOME_BYTES_MAX < parsed.outcome.len() {
+        return too_large(format!("it answers with {} bytes, over the limit of one entry", parsed.outcome.len()));
+    }
+    let input = CallIn { context, ops: ops.raw(), rows, outcome: Some(parsed.outcome) }.size();
+    if limits::GUEST_INPUT_BYTES_MAX < input {
+        return too_large(format!("its ops, rows and events have {input} bytes, over the limit of one call"));
+    }
+    if parsed.outcome.len() < outcome_bytes(&outcome) {
+        return failed(Fault::Output { what: "events or rejections share their bytes".to_owned() });
     }
     if let Err(fault) = check_rejections(logic, &outcome) {
         return failed(fault);
@@ -238,10 +287,22 @@ pub fn run(logic: &dyn Logic, pace: Pace, context: Context, ops: &OpsBlock<'_>, 
         return Run::Failed(Culprit::Inconsistent(format!("apply answered malformed writes: {source}")));
     }
     let applied = WritesBlock::parse(&writes, ops.key_count()).expect("just checked");
+    if writes.len() < applied.writes().map(|(_, row)| row.map_or(0, <[u8]>::len)).sum() {
+        return Run::Failed(Culprit::Inconsistent("apply answered rows that share their bytes".to_owned()));
+    }
     if applied.raw() != believed.raw() && !applied.writes().eq(believed.writes()) {
         return Run::Failed(Culprit::Inconsistent("execute and apply write different rows".to_owned()));
     }
     Run::Done { outcome: parsed.outcome.to_vec(), writes }
+}
+
+/// What the events and rejections have when each is copied; more than the block where a guest lets them share bytes.
+fn outcome_bytes(outcome: &OutcomeBlock<'_>) -> usize {
+    let rejections = (0..outcome.group_count()).map(|at| match outcome.group(at) {
+        GroupOutcome::Rejected(bytes) => bytes.len(),
+        GroupOutcome::Events { .. } | GroupOutcome::NeedsKeys => 0,
+    });
+    rejections.sum::<usize>() + outcome.events().map(|event| event.payload.len()).sum::<usize>()
 }
 
 /// Rejections must carry a code that the module declared.

@@ -5,16 +5,16 @@
 
 use std::ops::Range;
 
-use statehouse_abi::call::Context;
+use statehouse_abi::call::{CallIn, Context};
 use statehouse_abi::ops::OpsBlock;
 use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock, OutcomeWriter};
 use statehouse_abi::rows::{RowsBlock, RowsWriter, WritesBlock};
 
 use crate::limits;
-use crate::machine::logic::{Logic, Pace};
+use crate::machine::logic::{Fault, Logic, Pace};
 use crate::machine::replica::check_writes;
 use crate::sequencer::block::{ExtraKey, sub_block};
-use crate::sequencer::decide::{Culprit, Decided, Diagnostic, HostFault, Run, may_ask, run};
+use crate::sequencer::decide::{Culprit, Decided, Diagnostic, Effect, HostFault, Run, may_ask, run};
 
 /// What isolation came to.
 pub enum Isolated {
@@ -22,8 +22,8 @@ pub enum Isolated {
     Decided(Decided),
     /// A group needs keys; their numbers are those of the whole batch.
     NeedsKeys(Vec<ExtraKey>),
-    /// The module's answers depend on how the batch is cut; a smaller one may do.
-    Split,
+    /// The module's answers depend on how the batch is cut, or its `apply` fails on what is left; a smaller one may do.
+    Split(Diagnostic),
 }
 
 /// The groups decided so far and the rows after them.
@@ -63,8 +63,13 @@ pub fn isolate(
         let block = sub_block(ops, range.clone());
         let parsed = OpsBlock::parse_trusted(&block).expect("the host wrote this block");
         match run(logic, Pace::Metered, context, &parsed, &progress.rows_block()) {
+            Run::Done { outcome, .. } if progress.is_full(&outcome) => {
+                // The rest gets an entry of its own.
+                ranges.push(range);
+                break;
+            }
             Run::Done { outcome, writes } => progress.accept(&range, &parsed, &outcome, &writes),
-            Run::NeedsKeys(_) | Run::Failed(_) if range.len() > 1 => {
+            Run::NeedsKeys(_) | Run::Failed(_) | Run::TooLarge(_) if range.len() > 1 => {
                 let middle = range.start + range.len() / 2;
                 ranges.extend([middle..range.end, range.start..middle]);
             }
@@ -76,6 +81,13 @@ pub fn isolate(
             }
             Run::NeedsKeys(_) => progress.reject(range.start, &Culprit::Keys),
             Run::Failed(culprit) => progress.reject(range.start, &culprit),
+            Run::TooLarge(culprit) if ops.group_count() == 1 => progress.reject(range.start, &culprit),
+            // The rows of all groups are in each call: alone it may do.
+            Run::TooLarge(_) if range.start > 0 => {
+                ranges.push(range);
+                break;
+            }
+            Run::TooLarge(culprit) => return Ok(Isolated::Split(culprit.diagnostic())),
             Run::Host(fault) => return Err(fault),
         }
     }
@@ -84,7 +96,7 @@ pub fn isolate(
         return Ok(Isolated::NeedsKeys(needed));
     }
     let plan_count = ranges.last().map_or(ops.group_count(), |range| range.start);
-    Ok(finish(logic, context, progress, &before, plan_count))
+    finish(logic, context, progress, &before, plan_count)
 }
 
 /// Applies all events at once, as every replica will, and sees that it comes to the same rows.
@@ -94,29 +106,42 @@ fn finish(
     progress: Progress<'_>,
     before: &RowsBlock<'_>,
     plan_count: usize,
-) -> Isolated {
+) -> Result<Isolated, HostFault> {
     assert!(plan_count > 0, "the bound on runs exceeds what the first group takes");
     let outcome = progress.outcome.finish(Vec::new());
     let block = sub_block(progress.ops, 0..plan_count);
     let mut rows = RowsWriter::default();
     (0..before.count()).for_each(|at| rows.row(before.row(at)));
-    let Ok(writes) = logic.apply(Pace::Metered, context, &block, &rows.finish(Vec::new()), &outcome) else {
-        return Isolated::Split;
+    let split = |text: String| Ok(Isolated::Split(Diagnostic { text, backtrace: Vec::new() }));
+    let rows = rows.finish(Vec::new());
+    if limits::GUEST_INPUT_BYTES_MAX < (CallIn { context, ops: &block, rows: &rows, outcome: Some(&outcome) }).size() {
+        return split("the batch does not fit into one call".to_owned());
+    }
+    let writes = match logic.apply(Pace::Metered, context, &block, &rows, &outcome) {
+        Ok(writes) => writes,
+        Err(Fault::Host { what }) => return Err(HostFault(what)),
+        Err(fault) => return Ok(Isolated::Split(Culprit::Fault(fault).diagnostic())),
     };
-    if check_writes(progress.ops, &writes).is_err() {
-        return Isolated::Split;
+    if let Err(source) = check_writes(progress.ops, &writes) {
+        return split(format!("apply answered malformed writes: {source}"));
     }
     let parsed = WritesBlock::parse(&writes, progress.ops.key_count()).expect("just checked");
     let mut after: Vec<Option<&[u8]>> = (0..before.count()).map(|at| before.row(at)).collect();
     parsed.writes().for_each(|(key, row)| after[key as usize] = row);
     if !after.into_iter().eq(progress.rows.iter().map(Option::as_deref)) {
-        return Isolated::Split;
+        return split("apply writes other rows for all commands at once than for one after the other".to_owned());
     }
-    let diagnostics = progress.diagnostics;
-    Isolated::Decided(Decided { ops: Vec::new(), outcome, writes, plan_count, diagnostics })
+    let (diagnostics, effect) = (progress.diagnostics, Effect::Applied);
+    Ok(Isolated::Decided(Decided { ops: Vec::new(), outcome, writes, plan_count, diagnostics, effect }))
 }
 
 impl Progress<'_> {
+    /// Whether the outcome does not fit into the entry any more. The first one always does.
+    fn is_full(&self, outcome: &[u8]) -> bool {
+        let size = self.outcome.size();
+        0 < size && limits::OUTCOME_BYTES_MAX < size + outcome.len()
+    }
+
     fn rows_block(&self) -> Vec<u8> {
         let mut writer = RowsWriter::default();
         self.rows.iter().for_each(|row| writer.row(row.as_deref()));

@@ -106,7 +106,9 @@ pub fn is_plan_in_limits(plan: &PlanView<'_>) -> bool {
     let entity_fits = |entity: &[u8]| {
         !entity.is_empty() && entity.len() <= limits::ENTITY_BYTES_MAX && entity != LOCAL && entity != ENTITY
     };
+    let undo_size: usize = plan.steps().map(|step| step.undo.map_or(0, <[u8]>::len)).sum();
     plan.steps().len() <= limits::COMMAND_OPS_MAX
+        && plan.size() + undo_size <= limits::PLAN_BYTES_MAX
         && entity_fits(plan.home)
         && plan.steps().all(|step| {
             let keys = step.first_key..step.first_key + step.key_count;

@@ -1,12 +1,16 @@
 //! Deciding batches of a module that misbehaves on demand: culprits are rejected, their neighbours are not.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use statehouse_abi::call::Context;
-use statehouse_abi::cold::{Rejection as Recorded, host_rejection};
+use statehouse_abi::call::{Context, write_execute_out};
+use statehouse_abi::cold::{
+    CheckIn, CheckOut, MigrateIn, MigrateOut, QueryIn, QueryOut, Rejection as Recorded, RenderItem, host_rejection,
+};
+use statehouse_abi::describe::Describe;
 use statehouse_abi::key::key;
 use statehouse_abi::ops::OpsBlock;
-use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock};
+use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock, OutcomeWriter};
 use statehouse_abi::plan::{PlanInWriter, PlanItem};
 use statehouse_abi::role;
 use statehouse_abi::rows::{RowsWriter, WritesBlock};
@@ -15,9 +19,12 @@ use statehouse_guest::borsh;
 
 use faulty::Faulty;
 
-use crate::machine::logic::Logic;
+use crate::ids::ModuleId;
+use crate::limits::{DECIDE_ROUNDS_MAX, ISOLATIONS_PER_BATCH_MAX, OUTCOME_BYTES_MAX};
+use crate::machine::logic::{Fault, Logic, Pace};
 use crate::machine::native::Native;
-use crate::sequencer::decide::{Decided, HostFault, decide};
+use crate::machine::replica::no_writes;
+use crate::sequencer::decide::{Decided, Effect, HostFault, decide};
 use crate::sequencer::submission::{Plan, PlanView};
 
 const VALUE: &[u8] = b"value";
@@ -42,13 +49,17 @@ fn plans(logic: &dyn Logic, acts: &[(&str, &str)]) -> Vec<Plan> {
 }
 
 fn decide_on(rows: &Rows, logic: &dyn Logic, plans: &[Plan]) -> Decided {
+    try_decide(rows, logic, plans).expect("the host does not fault")
+}
+
+fn try_decide(rows: &Rows, logic: &dyn Logic, plans: &[Plan]) -> Result<Decided, HostFault> {
     let views: Vec<PlanView<'_>> = plans.iter().map(Plan::view).collect();
     let fetch = |ops: &OpsBlock<'_>| -> Result<Vec<u8>, HostFault> {
         let mut writer = RowsWriter::default();
         ops.keys().for_each(|key| writer.row(rows.get(key).map(Vec::as_slice)));
         Ok(writer.finish(Vec::new()))
     };
-    decide(logic, Context { time: 1, seed: [7; 32] }, &views, fetch).expect("the host does not fault")
+    decide(logic, Context { time: 1, seed: [7; 32] }, &views, fetch)
 }
 
 /// Decides everything, batch by batch, and gives the outcome of each act: `ok`, or the code of its rejection.
@@ -138,4 +149,116 @@ fn a_batch_is_its_commands_one_at_a_time() {
         assert_eq!(outcomes(&mut rows, &acts, batch), expected, "batches of {batch}");
         assert_eq!(rows, one_by_one, "batches of {batch}");
     }
+}
+
+/// The module, but for one export.
+struct Changed {
+    inner: Native<Faulty>,
+    calls: AtomicUsize,
+    /// What `apply` fails with.
+    apply: Option<Fault>,
+    /// Bytes of the one event that `execute` answers each command with.
+    event_bytes: Option<usize>,
+}
+
+impl Changed {
+    fn new(apply: Option<Fault>, event_bytes: Option<usize>) -> Self {
+        Self { inner: Native::new(), calls: AtomicUsize::new(0), apply, event_bytes }
+    }
+
+    fn calls(&self) -> usize {
+        self.calls.load(Ordering::Relaxed)
+    }
+}
+
+impl Logic for Changed {
+    fn id(&self) -> ModuleId {
+        self.inner.id()
+    }
+
+    fn describe(&self) -> &Describe {
+        self.inner.describe()
+    }
+
+    fn plan(&self, plan_in: &[u8]) -> Result<Vec<u8>, Fault> {
+        self.inner.plan(plan_in)
+    }
+
+    fn execute(&self, pace: Pace, context: Context, ops: &[u8], rows: &[u8]) -> Result<Vec<u8>, Fault> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let Some(size) = self.event_bytes else { return self.inner.execute(pace, context, ops, rows) };
+        let ops = OpsBlock::parse_trusted(ops).expect("the host wrote this block");
+        let (mut outcome, event) = (OutcomeWriter::default(), vec![7; size]);
+        for group in 0..ops.group_count() {
+            let first = outcome.event_count();
+            outcome.event(ops.group(group).first_op, &event);
+            outcome.accept(first);
+        }
+        Ok(write_execute_out(Vec::new(), &outcome.finish(Vec::new()), &no_writes(), []))
+    }
+
+    fn apply(&self, pace: Pace, context: Context, ops: &[u8], rows: &[u8], outcome: &[u8]) -> Result<Vec<u8>, Fault> {
+        match &self.apply {
+            Some(fault) => Err(fault.clone()),
+            None if self.event_bytes.is_some() => Ok(no_writes()),
+            None => self.inner.apply(pace, context, ops, rows, outcome),
+        }
+    }
+
+    fn query(&self, query: &QueryIn) -> Result<QueryOut, Fault> {
+        self.inner.query(query)
+    }
+
+    fn render(&self, items: &[RenderItem]) -> Result<Vec<Value>, Fault> {
+        self.inner.render(items)
+    }
+
+    fn check(&self, check: &CheckIn) -> Result<CheckOut, Fault> {
+        self.inner.check(check)
+    }
+
+    fn migrate(&self, entities: &[MigrateIn]) -> Vec<Result<MigrateOut, Fault>> {
+        self.inner.migrate(entities)
+    }
+}
+
+/// It was asked again and again, with the one command that was left, for as long as the process ran.
+#[test]
+fn a_module_whose_apply_always_fails_has_an_outcome_for_each_command() {
+    let trap = Fault::Trap { text: "apply is another export".to_owned(), backtrace: Vec::new() };
+    for (fault, count) in [(trap, 5), (Fault::Budget, 700), (Fault::Output { what: "no block".to_owned() }, 1)] {
+        let logic = Changed::new(Some(fault.clone()), None);
+        let plans = plans(&logic, &vec![("a", "add"); count]);
+        let decided = decide_on(&Rows::new(), &logic, &plans);
+        assert_eq!((decided.plan_count, decided.effect), (1, Effect::Unasked));
+        assert_eq!(codes(&decided), [host_rejection::MODULE_TRAP]);
+        assert_eq!(decided.writes, no_writes());
+        assert!(decided.diagnostics.iter().all(|(plan, _)| *plan == 0) && decided.diagnostics.len() == 1);
+        assert!(logic.calls() <= 2 * (ISOLATIONS_PER_BATCH_MAX + 1), "{} calls", logic.calls());
+    }
+    // What the host cannot do says nothing of the command.
+    let logic = Changed::new(Some(Fault::Host { what: "no memory".to_owned() }), None);
+    let decided = try_decide(&Rows::new(), &logic, &plans(&logic, &[("a", "add"), ("b", "panic")]));
+    assert!(matches!(&decided, Err(HostFault(what)) if what == "no memory"), "{decided:?}");
+}
+
+#[test]
+fn events_that_fit_into_no_entry_together_get_entries_of_their_own() {
+    let logic = Changed::new(None, Some(OUTCOME_BYTES_MAX / 3));
+    let acts = vec![("a", "add"); 9];
+    let mut left = plans(&logic, &acts);
+    let mut counts = Vec::new();
+    while !left.is_empty() {
+        let decided = decide_on(&Rows::new(), &logic, &left);
+        assert!(decided.outcome.len() <= OUTCOME_BYTES_MAX);
+        counts.push(decided.plan_count);
+        left.drain(..decided.plan_count);
+    }
+    assert!(counts.iter().all(|count| (1..=2).contains(count)) && counts.iter().sum::<usize>() == 9, "{counts:?}");
+    // Alone it does not fit either: no log takes such an entry, so it is the module's fault and nobody else's.
+    let logic = Changed::new(None, Some(OUTCOME_BYTES_MAX + 1));
+    let plans = plans(&logic, &[("a", "add"), ("b", "add")]);
+    let decided = decide_on(&Rows::new(), &logic, &plans);
+    assert_eq!(codes(&decided), vec![host_rejection::MODULE_TRAP; decided.plan_count]);
+    assert!(logic.calls() < DECIDE_ROUNDS_MAX);
 }

@@ -105,6 +105,8 @@ pub struct Host {
     pub receiving: Mutex<BTreeSet<GroupName>>,
     /// Modules that this node is preparing, with their machine.
     pub preparing: Mutex<BTreeSet<(String, ModuleId)>>,
+    /// Held while one is prepared.
+    pub preparing_turn: tokio::sync::Mutex<()>,
     /// Ends the compiling of modules that somebody brings.
     pub examining: CancellationToken,
     /// Modules that were brought here and not recorded.

@@ -198,6 +198,7 @@ impl Node {
             system: RwLock::default(),
             receiving: Mutex::default(),
             preparing: Mutex::default(),
+            preparing_turn: tokio::sync::Mutex::default(),
             examining: stopping.child_token(),
             refused: RefusedModules::default(),
             shadows: Mutex::default(),
@@ -249,6 +250,8 @@ impl Node {
     /// The second half of [`Node::close`]: no other node is asked to lead, so for them it is as if the process had died.
     pub(super) async fn stop(self) -> Result<(), NodeError> {
         self.host.stopping.cancel();
+        // Nobody waits for what guests would still come to; what has no outcome is decided by whoever leads next.
+        self.host.registry.hurry();
         let host = self.host.clone();
         // They read what is closed next.
         if tokio::task::spawn_blocking(move || host.views.close()).await.is_err() {

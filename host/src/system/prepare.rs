@@ -4,17 +4,23 @@
 //! module, migrates the node's own rows without keeping the result, asks the module for its invariants, and has the newest commands of each
 //! partition decided again in batches of different sizes, and on another engine: all must come to the same. It changes nothing.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
+use crate::durable::{self, PRIVATE};
 use crate::ids::ModuleId;
+use crate::limits::PREPARE_ATTEMPTS_MAX;
 use crate::machine::logic::{Fault, Logic};
 use crate::machine::migration::{InvariantCheck, Migrated, Migration, MigrationError};
 use crate::partition::{Partition, ReadPoint};
+use crate::registry::{Cut, Guarded, Stop};
 use crate::system::directory::Directory;
 use crate::system::host::Host;
 use crate::system::steward;
@@ -22,6 +28,8 @@ use crate::system::trial::{self, TrialRows};
 
 /// Rows that are migrated on the other engine as well, which takes ten to thirty times as long.
 const ROWS_SLOW_MAX: usize = 2_048;
+/// What this node has begun to prepare and not ended. It has a dot, which no machine's folder has.
+const UNENDED: &str = "preparing.json";
 /// How long `system` may take to record what came of it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -36,24 +44,89 @@ pub fn tend(host: &Arc<Host>, directory: &Directory) {
             }
             let (host, machine) = (host.clone(), machine.clone());
             tokio::spawn(async move {
-                let problem = prepare(&host, &machine, id).await.err();
-                if host.stopping.is_cancelled() {
-                    // Whatever was in the way then says nothing of the module.
-                    return;
-                }
-                match &problem {
-                    None => tracing::info!(machine, module = %id, "module prepared"),
-                    Some(problem) => tracing::error!(machine, module = %id, problem, "the module must not run here"),
-                }
-                say(&host, &machine, id, problem).await;
+                prepare_and_say(&host, &machine, id).await;
                 host.preparing.lock().remove(&(machine, id));
             });
         }
     }
 }
 
-async fn say(host: &Host, machine: &str, id: ModuleId, problem: Option<String>) {
-    let Some(system) = host.system.read().clone() else { return };
+/// Prepares a module and has recorded what came of it. One that ends the process is not tried for ever, however often that is started.
+async fn prepare_and_say(host: &Arc<Host>, machine: &str, id: ModuleId) {
+    // Each may need as much memory and time as a module may.
+    let _turn = host.preparing_turn.lock().await;
+    let attempts = Attempts::of(host, machine, id);
+    let before = attempts.count();
+    let prepared = if before < PREPARE_ATTEMPTS_MAX {
+        attempts.set(before + 1);
+        tracing::info!(machine, module = %id, "a module is prepared");
+        let prepared = prepare(host, machine, id).await;
+        attempts.set(0);
+        prepared
+    } else {
+        Err(format!(
+            "the node has ended {before} times while it prepared it; look at its log and its memory, then ask for `prepare` once more"
+        ))
+    };
+    if host.stopping.is_cancelled() {
+        // What came of it may only be that the node stops. It is still wanted, so this is done again.
+        return;
+    }
+    let problem = prepared.err();
+    match &problem {
+        None => tracing::info!(machine, module = %id, "module prepared"),
+        Some(problem) => tracing::error!(machine, module = %id, problem, "the module must not run here"),
+    }
+    if say(host, machine, id, problem).await {
+        attempts.set(0);
+    }
+}
+
+/// How often a preparation was begun and not ended, in a file of the data folder.
+struct Attempts<'h> {
+    folder: &'h Path,
+    key: String,
+}
+
+/// What is in the file: by machine and module.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Unended(BTreeMap<String, u32>);
+
+impl<'h> Attempts<'h> {
+    fn of(host: &'h Host, machine: &str, id: ModuleId) -> Self {
+        Self { folder: host.folder.path(), key: format!("{machine}/{id}") }
+    }
+
+    /// A file that is not there, or cannot be read, counts nothing.
+    fn read(&self) -> Unended {
+        let text = std::fs::read(self.folder.join(UNENDED)).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    fn count(&self) -> u32 {
+        self.read().0.get(&self.key).copied().unwrap_or_default()
+    }
+
+    fn set(&self, count: u32) {
+        let Unended(mut unended) = self.read();
+        let before = unended.remove(&self.key).unwrap_or_default();
+        if before == count {
+            return;
+        }
+        if 0 < count {
+            unended.insert(self.key.clone(), count);
+        }
+        let text = serde_json::to_vec(&Unended(unended)).expect("texts and integers only");
+        if let Err(error) = durable::write(self.folder, UNENDED, PRIVATE, &text) {
+            tracing::warn!(%error, file = UNENDED, "it cannot be noted that a module is prepared");
+        }
+    }
+}
+
+/// Whether it was recorded.
+async fn say(host: &Host, machine: &str, id: ModuleId, problem: Option<String>) -> bool {
+    let Some(system) = host.system.read().clone() else { return false };
     let mut body = vec![
         ("machine".to_owned(), Value::text(machine)),
         ("module".to_owned(), Value::text(id.to_string())),
@@ -62,11 +135,12 @@ async fn say(host: &Host, machine: &str, id: ModuleId, problem: Option<String>) 
     ];
     let short = |text: String| text.chars().take(200).collect::<String>();
     body.extend(problem.map(|problem| ("problem".to_owned(), Value::Text(short(problem)))));
-    if let Err(error) = steward::command(&system, "modules/prepared", Value::map(body), Instant::now() + PATIENCE).await
-    {
+    let said = steward::command(&system, "modules/prepared", Value::map(body), Instant::now() + PATIENCE).await;
+    if let Err(error) = &said {
         // It is still wanted, so this is done again.
         tracing::warn!(machine, module = %id, %error, "it could not be recorded that the module was prepared");
     }
+    said.is_ok()
 }
 
 async fn prepare(host: &Arc<Host>, machine: &str, id: ModuleId) -> Result<(), String> {
@@ -75,12 +149,24 @@ async fn prepare(host: &Arc<Host>, machine: &str, id: ModuleId) -> Result<(), St
     let second = tokio::task::spawn_blocking(move || registry.find_second(id)).await;
     let second = second.map_err(|_| "the trial was broken off".to_owned())?.map_err(|error| error.to_string())?;
     let open = host.router.find_machine(machine).ok_or("the machine is not open on this node")?;
+    let stop = Arc::new(Stop::default());
+    let (logic, second) = (Guarded::new(logic, &stop), Guarded::new(second, &stop));
     for partition in open.partition_ids() {
         let replica =
             open.find_partition(partition).ok_or(format!("partition {partition} is not open on this node"))?;
         let (logic, second) = (logic.clone(), second.clone());
         let trying = tokio::task::spawn_blocking(move || try_on(logic.as_ref(), second.as_ref(), &replica));
-        let tried = trying.await.map_err(|_| "the trial was broken off".to_owned())?;
+        let tried = tokio::select! {
+            tried = trying => tried.map_err(|_| "the trial was broken off".to_owned())?,
+            () = host.stopping.cancelled() => {
+                // It ends by itself, and nobody waits for it.
+                stop.ask();
+                return Err("the node is shutting down".to_owned());
+            }
+        };
+        if let Some(Cut::Spent(why)) = stop.cut() {
+            return Err(format!("partition {partition}: {why}"));
+        }
         tried.map_err(|reason| format!("partition {partition}: {reason}"))?;
     }
     Ok(())

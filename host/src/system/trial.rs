@@ -23,7 +23,7 @@ use crate::machine::logic::Logic;
 use crate::machine::migration::{Migration, MigrationError};
 use crate::machine::replay::Rows;
 use crate::partition::{Partition, ReadPoint};
-use crate::sequencer::decide::{HostFault, decide};
+use crate::sequencer::decide::{Effect, HostFault, decide};
 use crate::sequencer::submission::{Plan, PlanView};
 use crate::store::View;
 
@@ -165,6 +165,7 @@ pub fn check(logic: &dyn Logic, second: &dyn Logic, rows: &TrialRows<'_>, comman
     }
     let whole = run(logic, rows, context, &plans, || usize::MAX)?;
     check_consistent(&commands, &whole)?;
+    check_budgets(&commands, &whole)?;
     compare(&commands, &whole, &run(logic, rows, context, &plans, || 1)?, "one by one")?;
     compare(&commands, &whole, &run(logic, rows, context, &plans, &mut any_size)?, "in other batches")?;
 
@@ -174,15 +175,15 @@ pub fn check(logic: &dyn Logic, second: &dyn Logic, rows: &TrialRows<'_>, comman
     compare_plans(&commands[few..], &plans, &others, "on another engine")?;
     let (commands, plans) = planned(&commands[few..], plans);
     let first = run(logic, rows, context, &plans, || BATCH_MAX)?;
-    let other = run(second, rows, context, &plans, || BATCH_MAX)?;
-    // Each engine counts its budget its own way; behind a command that one of them stops the rows are others.
-    let is_budget = |outcome: &Outcome| outcome.code() == Some(host_rejection::BUDGET);
-    let stopped =
-        first.outcomes.iter().zip(&other.outcomes).position(|(one, other)| is_budget(one) || is_budget(other));
-    match stopped {
-        Some(at) => compare(&commands[..at], &first.up_to(at), &other.up_to(at), "on another engine"),
-        None => compare(&commands, &first, &other, "on another engine"),
+    // Each engine counts its budget its own way; behind a command that one of them stops the rows are others. What the first one stops
+    // takes the other one minutes.
+    let end = first.outcomes.iter().position(Outcome::is_budget).unwrap_or(plans.len());
+    let other = run(second, rows, context, &plans[..end], || BATCH_MAX)?;
+    let stopped = other.outcomes.iter().position(Outcome::is_budget).unwrap_or(end);
+    if stopped < plans.len() {
+        return compare(&commands[..stopped], &first.up_to(stopped), &other.up_to(stopped), "on another engine");
     }
+    compare(&commands, &first, &other, "on another engine")
 }
 
 /// A plan, or the CBOR of a refusal.
@@ -286,6 +287,10 @@ impl Outcome {
         own.into_iter().find(|code| *code == rejection.code)
     }
 
+    fn is_budget(&self) -> bool {
+        self.code() == Some(host_rejection::BUDGET)
+    }
+
     /// In a few words, beside another one: the first event in which they differ.
     fn text(&self, beside: &Self) -> String {
         match (self, beside) {
@@ -322,6 +327,21 @@ fn check_consistent(commands: &[&Past], whole: &Trial) -> Result<(), String> {
     found.map_or(Ok(()), |at| {
         Err(format!("not deterministic: its execute and apply disagree about {}", commands[at].text()))
     })
+}
+
+/// A module that does not come to an end of what clients have sent is none to be activated.
+fn check_budgets(commands: &[&Past], whole: &Trial) -> Result<(), String> {
+    let mut stopped = (0..commands.len()).filter(|at| whole.outcomes[*at].is_budget());
+    let Some(first) = stopped.next() else { return Ok(()) };
+    let count = 1 + stopped.count();
+    if count <= commands.len() / 2 {
+        return Ok(());
+    }
+    Err(format!(
+        "it uses up its budget on {count} of the newest {} commands, the first being {}: look for a loop without an end",
+        commands.len(),
+        commands[first].text()
+    ))
 }
 
 fn compare(commands: &[&Past], whole: &Trial, other: &Trial, how: &str) -> Result<(), String> {
@@ -363,6 +383,10 @@ fn run(
             Ok::<_, HostFault>(rows.finish(Vec::new()))
         };
         let decided = decide(logic, context, &rest[..count], fetch).map_err(|fault| fault.to_string())?;
+        if decided.effect == Effect::Unasked {
+            let said = decided.diagnostics.first().map(|(_, said)| said.text.clone()).unwrap_or_default();
+            return Err(format!("its apply fails even where a command is rejected: {said}"));
+        }
         let ops = OpsBlock::parse_trusted(&decided.ops).expect("the host wrote this block");
         let outcome = OutcomeBlock::parse(&decided.outcome, &ops).expect("checked when the batch was decided");
         trial.outcomes.extend((0..decided.plan_count).map(|at| Outcome::of(&outcome, &ops, at)));

@@ -21,7 +21,7 @@ use statehouse_projection::abi::{Decision, ProjectIn, ProjectOut};
 use tokio::time::Instant;
 
 use crate::ids::{JournalIndex, LogIndex, PartitionId};
-use crate::limits::{KEY_BYTES_MAX, ROW_BYTES_MAX, VIEW_BATCH_DECISIONS, VIEW_ROUNDS_MAX};
+use crate::limits::{GUEST_INPUT_BYTES_MAX, KEY_BYTES_MAX, ROW_BYTES_MAX, VIEW_BATCH_DECISIONS, VIEW_ROUNDS_MAX};
 use crate::machine::logic::{Fault, Logic};
 use crate::partition::tail::{Bound, Gap, Read, log_index_of};
 use crate::partition::{Modules, Partition, PartitionError};
@@ -59,6 +59,9 @@ pub struct Problem {
     /// Until it is made again.
     pub is_final: bool,
 }
+
+/// Rows that are read before it is looked how large they are.
+const ROWS_AT_ONCE: usize = 256;
 
 /// Decisions, and the cursor behind each.
 #[derive(Default)]
@@ -244,7 +247,16 @@ impl Build {
                     keys.dedup();
                     keys.retain(|key| input.rows.binary_search_by(|row| row.key.cmp(key)).is_err());
                     let disk_keys: Vec<Vec<u8>> = keys.iter().map(|key| row_key(partition, key)).collect();
-                    let rows = self.store.rows(&disk_keys)?;
+                    let mut size: usize = input.rows.iter().map(bytes_of).sum();
+                    let mut rows = Vec::with_capacity(disk_keys.len().min(ROWS_AT_ONCE));
+                    for some in disk_keys.chunks(ROWS_AT_ONCE) {
+                        rows.extend(self.store.rows(some)?);
+                        size += rows[rows.len() - some.len()..].iter().flatten().map(Vec::len).sum::<usize>();
+                        if GUEST_INPUT_BYTES_MAX < size {
+                            let text = "it asks for more rows than fit into one call".to_owned();
+                            return if 1 < count { Ok(None) } else { Err(failed(text)) };
+                        }
+                    }
                     input.rows.extend(keys.into_iter().zip(rows).map(|(key, row)| Row { key, row }));
                     input.rows.sort_by(|a, b| a.key.cmp(&b.key));
                 }
@@ -272,6 +284,10 @@ pub(super) fn not_here(partition: PartitionId, wanted: JournalIndex, gap: Option
         Some(Gap { next: Some(next), url, .. }) => ViewError::BeforeArchive { partition, wanted, next, url },
         Some(_) => ViewError::NotArchived { partition, wanted },
     }
+}
+
+fn bytes_of(row: &Row) -> usize {
+    row.key.len() + row.row.as_ref().map_or(0, Vec::len)
 }
 
 /// What is wrong with a row that a view writes.

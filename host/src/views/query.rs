@@ -11,7 +11,7 @@ use statehouse_projection::abi::{self, Need, Order, QueryIn, QueryOut, Scan, Sca
 use tokio::time::Instant;
 
 use crate::ids::{JournalIndex, Micros, ModuleId, PartitionId, Position};
-use crate::limits::{QUERY_ROUNDS_MAX, SCAN_ROWS_MAX};
+use crate::limits::{GUEST_INPUT_BYTES_MAX, QUERY_ROUNDS_MAX, SCAN_ROWS_MAX};
 use crate::partition::{Partition, PartitionError};
 use crate::store::{KeyRow, OrderedRows};
 use crate::views::View;
@@ -287,13 +287,24 @@ fn fetch(
     rows: &OrderedRows<'_>,
     cursors: &BTreeMap<PartitionId, Cursor>,
 ) -> Result<(), ViewError> {
+    let size_of = |row: &ViewRow| row.key.len() + row.row.as_ref().map_or(0, Vec::len);
+    let scanned = input.scans.iter().flat_map(|scan| &scan.rows);
+    let mut size: usize = input.rows.iter().chain(scanned).map(size_of).sum();
+    let check = |size: usize| {
+        let text = "the query asks for more rows than fit into one call".to_owned();
+        if size <= GUEST_INPUT_BYTES_MAX { Ok(()) } else { Err(ViewError::Host(text)) }
+    };
     for wanted in need.rows {
         let row = rows.row(&row_key(PartitionId(wanted.partition), &wanted.key))?;
+        size += wanted.key.len() + row.as_ref().map_or(0, Vec::len);
+        check(size)?;
         input.rows.push(ViewRow { partition: wanted.partition, key: wanted.key, row });
     }
     for mut range in need.scans {
         range.limit = range.limit.min(SCAN_ROWS_MAX as u32);
         let scan = scan(range, rows, cursors)?;
+        size += scan.rows.iter().map(size_of).sum::<usize>();
+        check(size)?;
         input.scans.push(scan);
     }
     Ok(())

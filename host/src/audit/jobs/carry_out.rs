@@ -95,7 +95,7 @@ impl Job {
             },
         };
         let state = self.folder.join(STATE);
-        let keep = Keep { folder: Some(state), bytes: REPLAY_SAVE_BYTES, is_stopped: &self.is_stopped };
+        let keep = Keep { folder: Some(state), bytes: REPLAY_SAVE_BYTES, stop: self.stop.clone() };
         let report = run_kept(&history, &request, &meter, &keep)?;
         let verdict = Verdict::of(&report, &parse_approved(&asked.approve).map_err(word)?);
         self.write_results(data, record, &report, verdict)

@@ -26,6 +26,7 @@ use crate::audit::replay::words::{ParseTime, WordError, parse_approved, parse_fi
 use crate::clock::Clock;
 use crate::durable;
 use crate::limits::REPLAY_JOBS_MAX;
+use crate::registry::Stop;
 
 /// Why a job is not taken, or not shown.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +77,7 @@ struct Shared {
 struct Job {
     folder: PathBuf,
     record: Mutex<Record>,
-    is_stopped: AtomicBool,
+    stop: Arc<Stop>,
     meter: JobMeter,
 }
 
@@ -193,7 +194,7 @@ impl Replays {
     pub fn delete(&self, machine: &str, id: &str) -> Result<Record, JobError> {
         let job = self.job(machine, id)?;
         self.shared.jobs.lock().remove(id);
-        job.is_stopped.store(true, Ordering::Relaxed);
+        job.stop.ask();
         let mut record = job.record.lock();
         // Whoever carries it out removes the folder once nothing writes into it any more.
         let is_running = record.state == State::Running;
@@ -209,7 +210,7 @@ impl Replays {
         {
             let jobs = self.shared.jobs.lock();
             self.shared.is_closing.store(true, Ordering::Relaxed);
-            jobs.values().for_each(|job| job.is_stopped.store(true, Ordering::Relaxed));
+            jobs.values().for_each(|job| job.stop.ask());
             self.shared.wake.notify_all();
         }
         let worker = self.worker.lock().take();
@@ -278,8 +279,8 @@ impl Shared {
 
 impl Job {
     fn new(folder: PathBuf, record: Record) -> Self {
-        let (is_stopped, meter) = (AtomicBool::new(false), JobMeter::default());
-        Self { folder, record: Mutex::new(record), is_stopped, meter }
+        let (stop, meter) = (Arc::default(), JobMeter::default());
+        Self { folder, record: Mutex::new(record), stop, meter }
     }
 
     fn view(&self) -> (Record, Progress) {

@@ -48,6 +48,8 @@ pub enum ReplayFault {
     OtherHistory { partition: PartitionId, index: JournalIndex },
     #[error("the replay was stopped{}", if *is_kept { "; the same command goes on where it was" } else { "" })]
     Stopped { is_kept: bool },
+    #[error("{0}")]
+    Spent(String),
     #[error("a thread of the replay ended before its partition")]
     Thread,
 }

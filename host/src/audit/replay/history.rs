@@ -10,6 +10,7 @@ use crate::ids::{Micros, ModuleId, PartitionId, Position};
 use crate::machine::entry::Entry;
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::logic::Logic;
+use crate::registry::{Guarded, Stop};
 
 /// The history of one machine.
 pub trait History: Sync {
@@ -83,6 +84,40 @@ impl History for FolderHistory<'_> {
 
     fn load(&self, id: ModuleId) -> Result<Arc<dyn Logic>, String> {
         self.source.load(id)
+    }
+}
+
+/// A history whose modules are on trial as the candidate is: one of them may be hostile, too.
+pub struct GuardedHistory<'h> {
+    history: &'h dyn History,
+    stop: Arc<Stop>,
+}
+
+impl<'h> GuardedHistory<'h> {
+    pub fn new(history: &'h dyn History, stop: &Arc<Stop>) -> Self {
+        Self { history, stop: stop.clone() }
+    }
+}
+
+impl History for GuardedHistory<'_> {
+    fn cluster(&self) -> String {
+        self.history.cluster()
+    }
+
+    fn machine(&self) -> &str {
+        self.history.machine()
+    }
+
+    fn partition_count(&self) -> u32 {
+        self.history.partition_count()
+    }
+
+    fn open(&self, partition: PartitionId) -> Result<Box<dyn Journaled>, AuditError> {
+        self.history.open(partition)
+    }
+
+    fn load(&self, id: ModuleId) -> Result<Arc<dyn Logic>, String> {
+        Ok(Guarded::new(self.history.load(id)?, &self.stop))
     }
 }
 

@@ -14,6 +14,7 @@ use crate::audit::replay::render::time_text;
 use crate::audit::replay::report::{Report, RowDifferences, Verdict};
 use crate::audit::replay::request::Mode;
 use crate::ids::Micros;
+use crate::printable::is_unseen;
 
 const STYLE: &str = "\
 :root{color-scheme:light}body{font:15px/1.5 system-ui,-apple-system,'Segoe UI',sans-serif;margin:2.5rem auto;max-width:72rem;padding:0 1.25rem;\
@@ -328,6 +329,7 @@ fn escape(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
+            letter if is_unseen(letter) && !letter.is_ascii_whitespace() => out.extend(letter.escape_default()),
             letter => out.push(letter),
         }
     }

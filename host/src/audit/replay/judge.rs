@@ -15,7 +15,7 @@ use crate::audit::replay::state::{Overlay, State};
 use crate::ids::PartitionId;
 use crate::machine::entry::{Batch, Entry};
 use crate::machine::logic::{Fault, Logic, Pace};
-use crate::machine::replica::{ApplyError, apply_checked};
+use crate::machine::replica::{ApplyError, apply_checked, is_all_rejected, no_writes};
 use crate::sequencer::decide::{Decided, decide};
 use crate::sequencer::submission::PlanView;
 
@@ -236,6 +236,11 @@ fn apply(task: &Task<'_>, ops: &[u8], rows: &[u8], outcome: &[u8]) -> Result<Vec
         }
         other => other,
     };
+    let applied = match applied {
+        // No events are to be applied, and replicas do not ask the module either where it fails at that.
+        Err(ApplyError::Fault { .. } | ApplyError::Writes { .. }) if is_without_events(outcome) => Ok(no_writes()),
+        other => other,
+    };
     applied.map_err(|error| ReplayFault::Apply {
         partition: task.partition,
         index: entry.header().index,
@@ -244,4 +249,8 @@ fn apply(task: &Task<'_>, ops: &[u8], rows: &[u8], outcome: &[u8]) -> Result<Vec
             other => other.to_string(),
         },
     })
+}
+
+fn is_without_events(outcome: &[u8]) -> bool {
+    OutcomeBlock::parse_trusted(outcome).is_ok_and(|outcome| is_all_rejected(&outcome))
 }

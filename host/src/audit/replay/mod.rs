@@ -40,6 +40,7 @@ use statehouse_abi::describe::Describe;
 
 pub use class::Class;
 pub use error::ReplayFault;
+use history::GuardedHistory;
 pub use history::{FolderHistory, History, Journaled};
 pub use report::{Report, Verdict};
 pub use request::{Filter, Mode, Request};
@@ -53,6 +54,7 @@ use crate::audit::replay::state::State;
 use crate::audit::replay::tally::Tally;
 use crate::ids::{ModuleId, PartitionId, Position};
 use crate::machine::logic::Logic;
+use crate::registry::Guarded;
 
 /// Is told how far a replay is; from several threads.
 pub struct Meter<'m> {
@@ -78,10 +80,21 @@ pub fn run_kept(
     history: &dyn History,
     request: &Request,
     meter: &Meter<'_>,
-    keep: &Keep<'_>,
+    keep: &Keep,
 ) -> Result<Report, ReplayFault> {
+    let history = &GuardedHistory::new(history, &keep.stop);
+    let request = &Request { candidate: Guarded::new(request.candidate.clone(), &keep.stop), ..request.clone() };
+    let replayed = replay(history, request, meter, keep);
+    // Whatever else it says: where a call was not made, that is why.
+    keep.check_whole().and(replayed)
+}
+
+fn replay(history: &dyn History, request: &Request, meter: &Meter<'_>, keep: &Keep) -> Result<Report, ReplayFault> {
     let partitions = check(history, request)?;
-    let opened = in_parallel(request.jobs, &partitions, |partition| Ok((*partition, history.open(*partition)?)))?;
+    let opened = in_parallel(request.jobs, &partitions, |partition| {
+        keep.check_stopped()?;
+        Ok((*partition, history.open(*partition)?))
+    })?;
     let kept = Kept::open(keep, history, request, &opened)?;
     let bounded = |(partition, journal)| Bounded { journal, end: kept.end_of(partition) };
     let opened: Vec<Bounded> = opened.into_iter().map(bounded).collect();

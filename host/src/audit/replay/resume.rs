@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +32,7 @@ use crate::ids::{CommandId, Digest, Head, JournalIndex, Micros, ModuleId, Partit
 use crate::limits::REPLAY_SAVE_BYTES;
 use crate::machine::entry::Entry;
 use crate::machine::journal::{Journal, Verdict};
+use crate::registry::{Cut, Stop};
 
 const RUN: &str = "replay.json";
 const MAGIC: &[u8] = b"shreplay2\n";
@@ -39,18 +40,33 @@ const MAGIC: &[u8] = b"shreplay2\n";
 const JOURNAL_PER_SAVED: u64 = 4;
 
 /// Whether and where a replay is kept, and whether it is to stop.
-pub struct Keep<'k> {
+pub struct Keep {
     /// Nothing: a replay that is interrupted begins anew.
     pub folder: Option<PathBuf>,
     /// Journal between two savings of a partition, at least.
     pub bytes: u64,
-    pub is_stopped: &'k AtomicBool,
+    pub stop: Arc<Stop>,
 }
 
-impl Keep<'static> {
+impl Keep {
     pub fn nothing() -> Self {
-        static NEVER: AtomicBool = AtomicBool::new(false);
-        Self { folder: None, bytes: REPLAY_SAVE_BYTES, is_stopped: &NEVER }
+        Self { folder: None, bytes: REPLAY_SAVE_BYTES, stop: Arc::default() }
+    }
+
+    /// # Errors
+    /// It is to stop.
+    pub fn check_stopped(&self) -> Result<(), ReplayFault> {
+        if self.stop.is_asked() { Err(ReplayFault::Stopped { is_kept: self.folder.is_some() }) } else { Ok(()) }
+    }
+
+    /// # Errors
+    /// A call of a module was not made, so what came of the replay since then is not what the module says.
+    pub fn check_whole(&self) -> Result<(), ReplayFault> {
+        match self.stop.cut() {
+            None => Ok(()),
+            Some(Cut::Stopped) => Err(ReplayFault::Stopped { is_kept: self.folder.is_some() }),
+            Some(Cut::Spent(why)) => Err(ReplayFault::Spent(why.clone())),
+        }
     }
 }
 
@@ -65,7 +81,7 @@ struct Run {
 
 /// A replay under way.
 pub struct Kept<'k> {
-    keep: &'k Keep<'k>,
+    keep: &'k Keep,
     run: Run,
 }
 
@@ -113,7 +129,7 @@ impl<'k> Kept<'k> {
     /// # Errors
     /// The folder is of another replay, or cannot be written.
     pub fn open(
-        keep: &'k Keep<'k>,
+        keep: &'k Keep,
         history: &dyn History,
         request: &Request,
         opened: &[(PartitionId, Box<dyn Journaled>)],
@@ -151,8 +167,7 @@ impl<'k> Kept<'k> {
     /// # Errors
     /// It is to stop.
     pub fn check_stopped(&self) -> Result<(), ReplayFault> {
-        let is_kept = self.keep.folder.is_some();
-        if self.keep.is_stopped.load(Ordering::Relaxed) { Err(ReplayFault::Stopped { is_kept }) } else { Ok(()) }
+        self.keep.check_whole().and_then(|()| self.keep.check_stopped())
     }
 
     /// Walks over a partition, from where it was.
@@ -167,7 +182,7 @@ impl<'k> Kept<'k> {
         let mut entries = opened.entries();
         let mut walk = Walk::new(history, request, places, opened.genesis());
         if let Some(Found { saved, recorded, own }) = self.find(places.here) {
-            skip(history, places.here, &saved.journal, opened.genesis(), &mut entries, meter)?;
+            skip(history, places.here, &saved.journal, opened.genesis(), &mut entries, meter, self.keep)?;
             let is_over = saved.is_over;
             saved.restore(&mut walk, history)?;
             (walk.recorded, walk.own) = (recorded, own);
@@ -180,6 +195,7 @@ impl<'k> Kept<'k> {
             let entry = entry?;
             let (decided, before) = (walk.tally.counts.decisions, walk.journal.index);
             let flow = walk.on_entry(&entry)?;
+            self.keep.check_whole()?;
             let bytes = entry.payload().len() as u64;
             (meter.on_done)(bytes, walk.tally.counts.decisions - decided);
             if flow == Flow::Ends {
@@ -276,9 +292,11 @@ fn skip(
     genesis: Journal,
     entries: &mut dyn Iterator<Item = Result<Entry, AuditError>>,
     meter: &Meter<'_>,
+    keep: &Keep,
 ) -> Result<(), ReplayFault> {
     let mut journal = genesis;
     while journal.index < saved.index {
+        keep.check_stopped()?;
         let Some(entry) = entries.next() else { break };
         let entry = entry?;
         let stream = || format!("{}/{partition}", history.machine());

@@ -17,7 +17,7 @@ use crate::archive::Boundary;
 use crate::audit::export::{Exported, export};
 use crate::audit::list::{Line, LinePart, What, list};
 use crate::audit::{AuditError, Source};
-use crate::cli::output::{print, print_json, progress, table, to_json};
+use crate::cli::output::{print, print_json, print_json_text, progress, table, to_json};
 use crate::ids::PartitionId;
 use crate::router::slots::partition_of;
 
@@ -89,8 +89,11 @@ fn print_lines(
             return ControlFlow::Break(());
         }
         left -= 1;
-        let text = if is_json { line_json(&line) } else { Ok(line_text(&line)) };
-        result = text.and_then(|text| Ok(print(&text)?));
+        result = if is_json {
+            line_json(&line).and_then(|text| Ok(print_json_text(&text)?))
+        } else {
+            print(&line_text(&line)).map_err(anyhow::Error::from)
+        };
         if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     result?;

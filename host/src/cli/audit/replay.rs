@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -24,11 +24,12 @@ use crate::audit::replay::resume::{Keep, forget};
 use crate::audit::replay::words::{parse_approved, parse_filter, parse_mode, parse_moment, place};
 use crate::audit::replay::{FolderHistory, Meter, Mode, Report, Request, Verdict, html, run_kept};
 use crate::cli::client::Access;
-use crate::cli::output::{bar, print, print_json};
+use crate::cli::output::{bar, complain, print, print_json};
 use crate::ids::{Micros, ModuleId, PartitionId, Position};
 use crate::key::NodeKey;
 use crate::limits::REPLAY_SAVE_BYTES;
 use crate::machine::logic::Logic;
+use crate::registry::Stop;
 
 mod remote;
 
@@ -110,7 +111,7 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     match carried_out {
         Ok(code) => Ok(ExitCode::from(code)),
         Err(error) => {
-            eprintln!("inconclusive: {error:#}");
+            complain(&format!("inconclusive: {error:#}"));
             Ok(ExitCode::from(INCONCLUSIVE))
         }
     }
@@ -150,11 +151,11 @@ fn carry_out(args: &ReplayArgs) -> anyhow::Result<u8> {
             progress.inc(bytes);
         },
     };
-    let is_stopped = Arc::new(AtomicBool::new(false));
+    let stop = Arc::new(Stop::default());
     if args.resume.is_some() {
-        stop_on_signals(is_stopped.clone())?;
+        stop_on_signals(stop.clone())?;
     }
-    let keep = Keep { folder: args.resume.clone(), bytes: REPLAY_SAVE_BYTES, is_stopped: &is_stopped };
+    let keep = Keep { folder: args.resume.clone(), bytes: REPLAY_SAVE_BYTES, stop };
     let report = run_kept(&history, &request, &meter, &keep);
     progress.finish_and_clear();
     let report = report?;
@@ -180,7 +181,7 @@ fn give(args: &ReplayArgs, report: &Report, verdict: Verdict, took: Duration) ->
 }
 
 /// The first signal has the replay save how far it is; a second one ends it at once.
-fn stop_on_signals(is_stopped: Arc<AtomicBool>) -> anyhow::Result<()> {
+fn stop_on_signals(stop: Arc<Stop>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::spawn(move || {
         runtime.block_on(async {
@@ -193,7 +194,7 @@ fn stop_on_signals(is_stopped: Arc<AtomicBool>) -> anyhow::Result<()> {
                 if let Some(code) = code {
                     std::process::exit(code);
                 }
-                is_stopped.store(true, Ordering::Relaxed);
+                stop.ask();
                 eprintln!("saving how far it is; once more to end at once");
             }
         });

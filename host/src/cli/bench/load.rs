@@ -52,7 +52,7 @@ impl Load<'_> {
         every: Duration,
     ) -> anyhow::Result<(Rate, Spread)> {
         let batch = self.accounts.batch(batch);
-        let mut connection = Connection::open(self.addresses[0]).await?;
+        let mut connection = Connection::open(self.targets[0].clone()).await?;
         connection.batch(batch.clone()).await?;
         let until = Instant::now() + Duration::from_secs(self.seconds);
         let sending = tokio::spawn(send_again(connection, batch, every, until));

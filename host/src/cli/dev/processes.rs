@@ -24,7 +24,7 @@ use super::{DevArgs, Entrance, LOOK, READY_TIME_MAX, WALLET, WALLET_NAME, print_
 use crate::cli::client::{Access, Client};
 use crate::cli::cluster::init_body;
 use crate::cli::host::{self, Process};
-use crate::cli::output::print;
+use crate::cli::output::{complain, print};
 use crate::cli::shipped;
 use crate::cli::trust::TlsArgs;
 use crate::config::{HttpTlsConfig, Receivers};
@@ -290,7 +290,7 @@ fn forward(id: NodeId, output: impl Read, mut on_line: impl FnMut(&str)) {
     while output.read_until(b'\n', &mut line).is_ok_and(|read| 0 < read) {
         let text = String::from_utf8_lossy(&line);
         let text = text.trim_end();
-        eprintln!("node {id}: {text}");
+        complain(&format!("node {id}: {text}"));
         on_line(text);
         line.clear();
     }

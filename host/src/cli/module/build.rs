@@ -16,6 +16,7 @@ use serde_json::Value as Json;
 
 use super::spinner;
 use super::toolchain::{TARGET, Toolchain, cache_folder, output};
+use crate::cli::output::print;
 use crate::guest::{Allowance, Engine, EngineOptions, GuestError, Module};
 
 /// Compile a module, check it, and print its ModuleId
@@ -52,13 +53,17 @@ pub(super) fn run(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     let name = format!("{}-{}.wasm", described.name, described.version);
     let out = args.out.clone().unwrap_or_else(|| args.folder.join(name));
     fs::write(&out, built.module.wasm()).with_context(|| format!("{} cannot be written", out.display()))?;
-    println!("module    {} {}", described.name, described.version);
-    println!("schema    {}", described.schema);
-    println!("id        {}", built.module.id());
-    println!("size      {} bytes", built.module.wasm().len());
-    println!("compiler  {}", built.compiler);
-    println!("file      {}", out.display());
-    println!("next: `statehouse module inspect {}` shows what it declares", out.display());
+    print(&format!(
+        "module    {} {}\nschema    {}\nid        {}\nsize      {} bytes\ncompiler  {}\nfile      {file}\n\
+         next: `statehouse module inspect {file}` shows what it declares\n",
+        described.name,
+        described.version,
+        described.schema,
+        built.module.id(),
+        built.module.wasm().len(),
+        built.compiler,
+        file = out.display()
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::build::load;
+use crate::cli::output::{complain, print};
 use crate::config::RESERVED_NAMES;
 
 /// Check files with the very validator that the host uses
@@ -34,10 +35,11 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
             }
             Ok(module) => {
                 let described = module.describe();
-                println!("{}: good: {} {}, {}", file.display(), described.name, described.version, module.id());
+                let (file, name, version, id) = (file.display(), &described.name, &described.version, module.id());
+                print(&format!("{file}: good: {name} {version}, {id}\n"))?;
             }
             Err(error) => {
-                eprintln!("{error:#}");
+                complain(&format!("{error:#}"));
                 code = ExitCode::from(1);
             }
         }

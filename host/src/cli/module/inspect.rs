@@ -14,6 +14,7 @@ use serde_json::{Value as Json, json};
 use statehouse_abi::describe::{Describe, QueryDecl, QuerySource, Schema};
 
 use super::build::load;
+use crate::cli::output::{print, print_json};
 use crate::guest::{Module, Validated, validate};
 use crate::ids::ModuleId;
 
@@ -31,14 +32,14 @@ pub(super) fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     let module = load(&wasm, &args.file)?;
     let found = validate(&wasm).unwrap_or_default();
     if args.json {
-        println!("{:#}", to_json(module.describe(), module.wasm(), &found));
+        print_json(&to_json(module.describe(), module.wasm(), &found))?;
     } else {
-        print(&module, &found);
+        show(&module, &found)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(module: &Module, found: &Validated) {
+fn show(module: &Module, found: &Validated) -> std::io::Result<()> {
     let described = module.describe();
     let accepts: Vec<String> = described.accepts.iter().map(u32::to_string).collect();
     table(
@@ -56,36 +57,36 @@ fn print(module: &Module, found: &Validated) {
             vec!["compiler".to_owned(), found.compiler.clone().unwrap_or_else(|| "-".to_owned())],
             vec!["exports".to_owned(), found.exports.join(" ")],
         ],
-    );
+    )?;
     let root = format!("/v1/{}", module.source().unwrap_or(&described.name));
     let commands = described.commands.iter().map(|command| {
         let route = format!("{} {root}/{}", command.method, command.path);
         vec![command.name.clone(), route, fields(&command.body), command.summary.clone()]
     });
-    table(&["command", "route", "body", "summary"], commands.collect());
+    table(&["command", "route", "body", "summary"], commands.collect())?;
     let queries = described.queries.iter().map(|query| {
         vec![query.name.clone(), format!("GET {root}/{}", query.path), source(query).to_owned(), query.summary.clone()]
     });
-    table(&["query", "route", "from", "summary"], queries.collect());
+    table(&["query", "route", "from", "summary"], queries.collect())?;
     let rejections = described
         .rejections
         .iter()
         .map(|rejection| vec![rejection.code.clone(), rejection.status.to_string(), rejection.title.clone()]);
-    table(&["rejection", "status", "title"], rejections.collect());
+    table(&["rejection", "status", "title"], rejections.collect())?;
     let events = described.events.iter().map(|event| vec![event.name.clone(), event.summary.clone()]);
-    table(&["event", "summary"], events.collect());
+    table(&["event", "summary"], events.collect())?;
     let invariants =
         described.invariants.iter().map(|invariant| vec![invariant.name.clone(), invariant.summary.clone()]);
-    table(&["invariant", "summary"], invariants.collect());
+    table(&["invariant", "summary"], invariants.collect())
 }
 
-fn table(header: &[&str], rows: Vec<Vec<String>>) {
+fn table(header: &[&str], rows: Vec<Vec<String>>) -> std::io::Result<()> {
     if rows.is_empty() {
-        return;
+        return Ok(());
     }
     let mut table = Table::new();
     table.load_preset(UTF8_FULL_CONDENSED).set_header(header).add_rows(rows);
-    println!("{table}");
+    print(&format!("{table}\n"))
 }
 
 fn source(query: &QueryDecl) -> &'static str {

@@ -15,6 +15,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::build::{Built, build};
+use crate::cli::output::print;
 use crate::ids::ModuleId;
 
 const MANIFEST: &str = "manifest.toml";
@@ -105,10 +106,12 @@ pub(super) fn run(args: &ReleaseArgs) -> anyhow::Result<ExitCode> {
         let file = args.releases.join(&release.file);
         fs::write(&file, built.module.wasm()).with_context(|| format!("{} cannot be written", file.display()))?;
         manifest.write(&args.releases)?;
-        println!("released {} {}: {}, {} bytes", release.module, release.version, release.id, release.size);
-        println!("next: commit {} and {MANIFEST}", release.file);
+        print(&format!(
+            "released {} {}: {}, {} bytes\nnext: commit {} and {MANIFEST}\n",
+            release.module, release.version, release.id, release.size, release.file
+        ))?;
     } else {
-        println!("{} {} is released already, with these very bytes", release.module, release.version);
+        print(&format!("{} {} is released already, with these very bytes\n", release.module, release.version))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -147,7 +150,7 @@ pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
                 }
             }
         };
-        println!("{} {}: {}", release.module, release.version, verdict.text());
+        print(&format!("{} {}: {}\n", release.module, release.version, verdict.text()))?;
         if matches!(verdict, Verdict::Damaged { .. } | Verdict::Differs { .. }) {
             code = ExitCode::from(1);
         }

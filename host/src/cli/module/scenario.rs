@@ -14,6 +14,8 @@ use statehouse_testkit::{Wasm, play, play_view};
 
 use super::build::load;
 use super::named::Releases;
+use crate::cli::output::print;
+use crate::limits;
 
 /// Play scenarios against a released module or a file; code 1 if one is answered otherwise
 #[derive(Debug, Args)]
@@ -57,19 +59,31 @@ pub(super) fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
         let played = play_all(&named.wasm, of.as_deref(), &text)
             .with_context(|| format!("{} cannot be played", file.display()))?;
         match first_difference(&text, &played) {
-            None => println!("{}: {} inputs, answered as expected", file.display(), inputs(&text)),
+            None => print(&format!("{}: {} inputs, answered as expected\n", file.display(), inputs(&text)))?,
             Some(_) if args.update => {
                 fs::write(file, &played).with_context(|| format!("{} cannot be written", file.display()))?;
-                println!("{}: {} inputs, the expected part is new; read the difference", file.display(), inputs(&text));
+                print(&format!(
+                    "{}: {} inputs, the expected part is new; read the difference\n",
+                    file.display(),
+                    inputs(&text)
+                ))?;
             }
             Some(difference) => {
-                print!("{}", difference.text(file));
+                print(&difference.text(file))?;
                 code = ExitCode::from(1);
             }
         }
     }
     Ok(code)
 }
+
+/// What a test gives a module is what a host gives it.
+const _: () = {
+    assert!(statehouse_testkit::FUEL == limits::GUEST_FUEL_MAX);
+    assert!(statehouse_testkit::MEMORY_BYTES_MAX == limits::GUEST_MEMORY_BYTES_MAX);
+    assert!(statehouse_testkit::TABLE_ELEMENTS_MAX == limits::GUEST_TABLE_ELEMENTS_MAX as usize);
+    assert!(statehouse_testkit::OUTPUT_BYTES_MAX == limits::GUEST_OUTPUT_BYTES_MAX);
+};
 
 /// With `of`, which decides, as a view.
 fn play_all(wasm: &[u8], of: Option<&[u8]>, text: &str) -> anyhow::Result<String> {

@@ -11,6 +11,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 
 use crate::cli::dev::WALLET;
+use crate::cli::output::print;
 
 include!(concat!(env!("OUT_DIR"), "/embedded_sources.rs"));
 
@@ -42,7 +43,7 @@ enum Template {
 pub(super) fn run(args: &NewArgs) -> anyhow::Result<ExitCode> {
     let here = std::env::current_dir().context("the current folder cannot be read")?;
     write(if args.view { Template::DoubleCharges } else { Template::Counter }, &args.name, &here)?;
-    println!("wrote {0}/\nnext: edit {0}/src/lib.rs, then `statehouse module build {0}`", args.name);
+    print(&format!("wrote {0}/\nnext: edit {0}/src/lib.rs, then `statehouse module build {0}`\n", args.name))?;
     Ok(ExitCode::SUCCESS)
 }
 

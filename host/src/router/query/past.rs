@@ -35,7 +35,7 @@ impl Machine {
             rows.push(self.rewind(other, request, Moment::Time(time), &turn).await?.rows);
         }
         let sources = Sources { rows, others };
-        run_query(logic.as_ref(), &declared.name, request, partition, &past.journal, &sources)
+        run_query(logic.as_ref(), &declared.name, request, partition.id(), &past.journal, &sources)
     }
 
     /// All rows of a past moment are in memory as long as it is held.

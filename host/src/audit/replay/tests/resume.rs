@@ -1,13 +1,15 @@
 //! Replays that are stopped again and again, and give the report that they would have given.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::audit::replay::resume::{Keep, forget};
 use crate::audit::replay::tests::maker::Maker;
 use crate::audit::replay::tests::purse::variant;
 use crate::audit::replay::tests::{batch_of, busy, purse, replay_as, request};
 use crate::audit::replay::{Meter, Mode, ReplayFault, Report, Request, run_kept};
+use crate::registry::Stop;
 
 fn json(report: &Report) -> String {
     serde_json::to_string(report).expect("texts and integers only")
@@ -15,12 +17,14 @@ fn json(report: &Report) -> String {
 
 /// Replays until so many entries were decided again, or to the end.
 fn replay_some(maker: &Maker, request: &Request, folder: &Path, entries_max: u64) -> Result<Report, ReplayFault> {
-    let (is_stopped, entries) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (stop, entries) = (Arc::new(Stop::default()), AtomicU64::new(0));
     let on_done = |_, decisions: u64| {
         let count = entries.fetch_add(u64::from(0 < decisions), Ordering::Relaxed);
-        is_stopped.store(entries_max <= count + 1, Ordering::Relaxed);
+        if entries_max <= count + 1 {
+            stop.ask();
+        }
     };
-    let keep = Keep { folder: Some(folder.to_owned()), bytes: 2_000, is_stopped: &is_stopped };
+    let keep = Keep { folder: Some(folder.to_owned()), bytes: 2_000, stop: stop.clone() };
     run_kept(maker, request, &Meter { on_begin: &|_| {}, on_done: &on_done }, &keep)
 }
 

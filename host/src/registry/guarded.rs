@@ -1,0 +1,277 @@
+//! A module on trial: its logic, with an end to every job that calls it again and again.
+//!
+//! In: logic, and a [`Stop`] that the job shares. Out: the same answers, until the job is to stop or the module has used up the budget of a
+//! single command too often; from then on every call fails at once, and the stop says why. Whoever runs the job looks at that before it
+//! believes what came of the calls. It does not know what the job is.
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use statehouse_abi::call::Context;
+use statehouse_abi::cold::{CheckIn, CheckOut, MigrateIn, MigrateOut, QueryIn, QueryOut, RenderItem};
+use statehouse_abi::describe::Describe;
+use statehouse_abi::ops::OpsBlock;
+use statehouse_abi::value::Value;
+
+use crate::ids::ModuleId;
+use crate::limits::{
+    GUEST_FUEL_BASE, GUEST_FUEL_MAX, GUEST_FUEL_PER_GROUP, TRIAL_CALLS_PER_STRIKE, TRIAL_RENDERS_MAX, TRIAL_STOP_GRACE,
+    TRIAL_STRIKES_MAX, TRIAL_STRIKES_OF_WATCHDOG,
+};
+use crate::machine::logic::{Fault, Logic, Pace};
+
+/// Groups whose budgets together are below the most that a metered call gets.
+const GROUPS_METERED: usize = ((GUEST_FUEL_MAX - GUEST_FUEL_BASE) / GUEST_FUEL_PER_GROUP) as usize;
+
+/// Why calls are not made any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Nobody waits for the job.
+    Stopped,
+    /// In words for whoever wrote the module.
+    Spent(String),
+}
+
+/// Ends a job: asked for by whoever no longer wants it, or because of the module.
+#[derive(Debug, Default)]
+pub struct Stop {
+    is_asked: AtomicBool,
+    /// Since when a call knows of it.
+    noticed: OnceLock<Instant>,
+    cut: OnceLock<Cut>,
+}
+
+impl Stop {
+    pub fn ask(&self) {
+        self.is_asked.store(true, Ordering::Release);
+    }
+
+    pub fn is_asked(&self) -> bool {
+        self.is_asked.load(Ordering::Acquire)
+    }
+
+    /// Why a call was not made. What came of the job since then is worth nothing.
+    pub fn cut(&self) -> Option<&Cut> {
+        self.cut.get()
+    }
+
+    /// A job that looks by itself whether it is to stop gets a moment to come to such a place.
+    fn check(&self) -> Result<(), Fault> {
+        if self.is_asked() && TRIAL_STOP_GRACE < self.noticed.get_or_init(Instant::now).elapsed() {
+            self.cut.get_or_init(|| Cut::Stopped);
+        }
+        match self.cut.get() {
+            None => Ok(()),
+            Some(Cut::Stopped) => Err(Fault::Host { what: "it was told to stop".to_owned() }),
+            Some(Cut::Spent(why)) => Err(Fault::Host { what: why.clone() }),
+        }
+    }
+}
+
+/// See the head of this file.
+pub struct Guarded {
+    logic: Arc<dyn Logic>,
+    stop: Arc<Stop>,
+    /// The watchdog has struck: from then on calls of few commands are metered, whose end comes sooner.
+    is_slow: AtomicBool,
+    calls: AtomicU64,
+    strikes: AtomicU64,
+    renders_stopped: AtomicU64,
+}
+
+impl Guarded {
+    pub fn new(logic: Arc<dyn Logic>, stop: &Arc<Stop>) -> Arc<dyn Logic> {
+        Arc::new(Self {
+            logic,
+            stop: stop.clone(),
+            is_slow: AtomicBool::new(false),
+            calls: AtomicU64::new(0),
+            strikes: AtomicU64::new(0),
+            renders_stopped: AtomicU64::new(0),
+        })
+    }
+
+    /// Makes a call of an export; `is_alone` where only one command can be to blame when it does not end.
+    fn call<T>(&self, name: &str, is_alone: bool, call: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+        self.stop.check()?;
+        let result = call();
+        self.count(name, is_alone, result.as_ref().err());
+        result
+    }
+
+    fn count(&self, name: &str, is_alone: bool, fault: Option<&Fault>) {
+        let calls = self.calls.fetch_add(1, Ordering::Relaxed);
+        let strikes = match fault {
+            Some(Fault::Watchdog) => {
+                self.is_slow.store(true, Ordering::Relaxed);
+                TRIAL_STRIKES_OF_WATCHDOG
+            }
+            Some(Fault::Budget) => 1,
+            _ => return,
+        };
+        if !is_alone {
+            return;
+        }
+        let strikes = self.strikes.fetch_add(strikes, Ordering::Relaxed) + strikes;
+        if TRIAL_STRIKES_MAX + calls / TRIAL_CALLS_PER_STRIKE <= strikes {
+            let why = format!(
+                "module {} used up the budget of one command again and again, lately in `{name}`, and is not tried any further: \
+                 look for a loop without an end",
+                self.logic.id().short()
+            );
+            tracing::warn!(module = %self.logic.id().short(), name, strikes, calls, "a module on trial is given up");
+            self.stop.cut.get_or_init(|| Cut::Spent(why));
+        }
+    }
+
+    /// The pace of a call of so many groups that asks for this one.
+    fn pace(&self, asked: Pace, groups_max: usize, groups: usize) -> Pace {
+        if self.is_slow.load(Ordering::Relaxed) && groups <= groups_max { Pace::Metered } else { asked }
+    }
+}
+
+fn group_count(ops: &[u8]) -> usize {
+    OpsBlock::parse_trusted(ops).map_or(0, |ops| ops.group_count())
+}
+
+impl Logic for Guarded {
+    fn id(&self) -> ModuleId {
+        self.logic.id()
+    }
+
+    fn describe(&self) -> &Describe {
+        self.logic.describe()
+    }
+
+    fn plan(&self, plan_in: &[u8]) -> Result<Vec<u8>, Fault> {
+        self.call("plan", true, || self.logic.plan(plan_in))
+    }
+
+    /// A batch that does not end is divided by whoever decides it, so it may be metered at any size.
+    fn execute(&self, pace: Pace, context: Context, ops: &[u8], rows: &[u8]) -> Result<Vec<u8>, Fault> {
+        let groups = group_count(ops);
+        let pace = self.pace(pace, usize::MAX, groups);
+        self.call("execute", groups <= 1, || self.logic.execute(pace, context, ops, rows))
+    }
+
+    /// Recorded events are applied whole, with all the time that the watchdog gives where fuel might be too little.
+    fn apply(&self, pace: Pace, context: Context, ops: &[u8], rows: &[u8], outcome: &[u8]) -> Result<Vec<u8>, Fault> {
+        let groups = group_count(ops);
+        let pace = self.pace(pace, GROUPS_METERED, groups);
+        self.call("apply", groups <= 1, || self.logic.apply(pace, context, ops, rows, outcome))
+    }
+
+    fn query(&self, query: &QueryIn) -> Result<QueryOut, Fault> {
+        self.call("query", true, || self.logic.query(query))
+    }
+
+    /// What cannot be shown ends no job, but it is not tried for ever either.
+    fn render(&self, items: &[RenderItem]) -> Result<Vec<Value>, Fault> {
+        self.stop.check()?;
+        if TRIAL_RENDERS_MAX <= self.renders_stopped.load(Ordering::Relaxed) {
+            return Err(Fault::Watchdog);
+        }
+        let rendered = self.logic.render(items);
+        let is_stopped = matches!(rendered, Err(Fault::Watchdog | Fault::Budget));
+        self.renders_stopped.fetch_add(u64::from(is_stopped), Ordering::Relaxed);
+        rendered
+    }
+
+    fn check(&self, check: &CheckIn) -> Result<CheckOut, Fault> {
+        self.call("check", true, || self.logic.check(check))
+    }
+
+    fn migrate(&self, entities: &[MigrateIn]) -> Vec<Result<MigrateOut, Fault>> {
+        if let Err(fault) = self.stop.check() {
+            return vec![Err(fault)];
+        }
+        let migrated = self.logic.migrate(entities);
+        self.count("migrate", true, migrated.last().and_then(|last| last.as_ref().err()));
+        migrated
+    }
+
+    fn source(&self) -> Option<&str> {
+        self.logic.source()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use statehouse_abi::ops::{OpRole, OpsWriter};
+
+    use super::*;
+    use crate::machine::failing::Failing;
+
+    const CONTEXT: Context = Context { time: 1, seed: [0; 32] };
+
+    fn failing(fault: Fault) -> (Arc<Failing>, Arc<Stop>, Arc<dyn Logic>) {
+        let logic = Arc::new(Failing::with(fault));
+        let stop = Arc::new(Stop::default());
+        (logic.clone(), stop.clone(), Guarded::new(logic, &stop))
+    }
+
+    fn ops(groups: u32) -> Vec<u8> {
+        let mut ops = OpsWriter::default();
+        for group in 0..groups {
+            ops.group(group);
+            ops.op(b"a", b"", [], OpRole::Step);
+        }
+        ops.finish(Vec::new())
+    }
+
+    /// How many of a thousand calls were made, and why no more.
+    fn made(fault: Fault, call: impl Fn(&dyn Logic)) -> (usize, Option<Cut>) {
+        let (logic, stop, guarded) = failing(fault);
+        (0..1000).for_each(|_| call(guarded.as_ref()));
+        (logic.calls(), stop.cut().cloned())
+    }
+
+    #[test]
+    fn a_module_that_never_ends_is_given_up_after_a_few_calls() {
+        let (count, cut) = made(Fault::Watchdog, |logic| drop(logic.plan(&[])));
+        assert_eq!(count as u64, TRIAL_STRIKES_MAX / TRIAL_STRIKES_OF_WATCHDOG);
+        assert!(matches!(cut, Some(Cut::Spent(why)) if why.contains("`plan`") && why.contains("loop")));
+        let one = ops(1);
+        let (count, _) = made(Fault::Budget, |logic| drop(logic.execute(Pace::Fast, CONTEXT, &one, &[])));
+        assert!(count as u64 <= TRIAL_STRIKES_MAX + 1000 / TRIAL_CALLS_PER_STRIKE, "{count}");
+        let (count, _) = made(Fault::Watchdog, |logic| drop(logic.migrate(&[])));
+        assert_eq!(count as u64, TRIAL_STRIKES_MAX / TRIAL_STRIKES_OF_WATCHDOG);
+    }
+
+    #[test]
+    fn what_several_commands_or_other_faults_have_ended_is_nobodys_fault() {
+        let two = ops(2);
+        let (count, cut) = made(Fault::Budget, |logic| drop(logic.execute(Pace::Fast, CONTEXT, &two, &[])));
+        assert_eq!((count, cut), (1000, None));
+        let trap = Fault::Trap { text: "asked to".to_owned(), backtrace: Vec::new() };
+        assert_eq!(made(trap, |logic| drop(logic.plan(&[]))), (1000, None));
+    }
+
+    #[test]
+    fn what_cannot_be_rendered_ends_no_job() {
+        let (count, cut) = made(Fault::Watchdog, |logic| drop(logic.render(&[])));
+        assert_eq!((count as u64, cut), (TRIAL_RENDERS_MAX, None));
+    }
+
+    #[test]
+    fn a_job_that_is_told_to_stop_makes_no_further_call() {
+        let trap = Fault::Trap { text: "asked to".to_owned(), backtrace: Vec::new() };
+        let (logic, stop, guarded) = failing(trap);
+        stop.ask();
+        // Within the moment that it gets to end by itself.
+        drop(guarded.check(&CheckIn { accumulator: Vec::new(), rows: Vec::new(), is_last: true }));
+        assert_eq!(stop.cut(), None);
+        let mut count = 0;
+        while stop.cut().is_none() {
+            drop(guarded.plan(&[]));
+            count += 1;
+            assert!(count < u32::MAX);
+        }
+        assert_eq!(stop.cut(), Some(&Cut::Stopped));
+        let before = logic.calls();
+        assert!(guarded.plan(&[]).is_err() && guarded.migrate(&[])[0].is_err() && guarded.render(&[]).is_err());
+        assert_eq!(logic.calls(), before);
+    }
+}
