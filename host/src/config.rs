@@ -90,8 +90,9 @@ pub struct PeerConfig {
     advertise: Option<String>,
     /// Certificates by which nodes prove to each other who they are.
     pub tls: Option<PeerTlsConfig>,
-    /// Says that everybody who can reach `listen` is trusted. Without `tls` whoever connects there may say that it is a node, and
-    /// then vote, read and append; so any `listen` but a loopback address needs `tls`, or this as a deliberate word.
+    /// Says that everybody who can reach `listen` is trusted. Without `tls` any process that connects there may say that it is a node, and
+    /// then vote, read and append; on a loopback address those are all processes of all users of the machine. So `[peer]` needs `tls`, or this
+    /// as a deliberate word.
     #[serde(default)]
     plaintext: bool,
     /// `[peer.routes]`, like `2 = "10.0.0.7:7000"`: reach node 2 there instead of where it advertises, for a tunnel, a proxy, or a node
@@ -138,11 +139,11 @@ impl PeerConfig {
         if self.tls.is_some() && self.plaintext {
             return invalid("peer.plaintext", "contradicts `peer.tls`; leave one of them out");
         }
-        if self.tls.is_none() && !self.plaintext && !self.listen.ip().is_loopback() {
+        if self.tls.is_none() && !self.plaintext {
             return invalid(
                 "peer.tls",
-                "is missing: whoever reaches this address could act as a node; add {ca, certificate, key}, or \
-                 `plaintext = true` if everybody on that network is trusted",
+                "is missing: any process that reaches this address could act as a node, also on loopback; add {ca, certificate, \
+                 key}, or `plaintext = true` if everybody who reaches it is trusted",
             );
         }
         if self.routes.contains_key(&node) {

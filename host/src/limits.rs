@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use crate::ids::LogIndex;
+
 /// A JSON body of one command or one query: far above any honest command, small enough to buffer per connection.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
 /// The body of a batch: [`BATCH_COMMANDS_MAX`] commands of 1 KiB.
@@ -356,6 +358,11 @@ pub const HOT_TABLE_BYTES_MAX: usize = 512 << 20;
 pub const DIRTY_BYTES_MAX: usize = 256 << 20;
 /// Log that a restart replays at most because the store had not written its rows yet.
 pub const REPLAY_BYTES_MAX: u64 = 128 << 20;
+/// How far the term of a message may lie ahead of a replica's own. Elections come at most some times a second, so no absence is that long; and a
+/// term near the last one there is would leave none to elect in.
+pub const TERM_LEAP_MAX: u64 = 1 << 32;
+/// The last index an entry may have: with a million entries a second it is reached after 146,000 years, and numbers after it still exist.
+pub const LOG_INDEX_MAX: LogIndex = LogIndex(1 << 62);
 /// One message between nodes: an entry that goes alone, with room for what is around it. Several entries of one append are fewer bytes.
 pub const PEER_MESSAGE_BYTES_MAX: usize = 32 << 20;
 /// Bytes of one stream between nodes that may be under way unread: what a fast network holds, so that an append never waits for credit.
@@ -375,6 +382,15 @@ pub const PEER_CONNECT_MAX: Duration = Duration::from_secs(1);
 pub const PEER_PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// A probe unanswered for this long ends the connection and all that waits on it.
 pub const PEER_PROBE_PATIENCE: Duration = Duration::from_secs(2);
+/// Connections that other nodes have open here: one of each, and room for those that are made anew while the old ones have not ended. One
+/// more takes the place of the oldest on which no node has said who it is.
+pub const PEER_CONNECTIONS_MAX: usize = 256;
+/// A connection on which no node has been admitted for so long is closed: nodes ask at once.
+pub const PEER_UNKNOWN_MAX: Duration = Duration::from_secs(5);
+/// A connection on which nothing comes for so long is closed: nodes answer probes, see [`PEER_PROBE_INTERVAL`].
+pub const PEER_IDLE_MAX: Duration = Duration::from_secs(10);
+/// Between two tries to take a connection where that fails, for want of descriptors maybe.
+pub const PEER_ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// After the signal to stop, connections of peers have this long to close.
 pub const PEER_STOP_MAX: Duration = Duration::from_secs(2);
 /// The slots that entities hash to; partitions are sets of slots.
@@ -421,6 +437,8 @@ const _: () = {
     assert!(GUEST_FUEL_BASE + GUEST_FUEL_PER_GROUP <= GUEST_FUEL_MAX);
     assert!(DEADLINE_MAX.as_secs() < SHUTDOWN_MAX.as_secs());
     assert!(SHUTDOWN_MAX.as_secs() < STOP_MAX.as_secs());
+    assert!(PEER_PROBE_INTERVAL.as_secs() + PEER_PROBE_PATIENCE.as_secs() < PEER_IDLE_MAX.as_secs());
+    assert!(PEER_UNKNOWN_MAX.as_secs() <= PEER_IDLE_MAX.as_secs());
     assert!(ENTRY_BYTES_MAX < PEER_MESSAGE_BYTES_MAX);
     assert!(BATCH_BODY_BYTES_MAX < PEER_MESSAGE_BYTES_MAX);
     assert!(PEER_STREAM_WINDOW_BYTES < PEER_CONNECTION_WINDOW_BYTES);

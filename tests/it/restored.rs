@@ -48,7 +48,7 @@ fn restore(from: &Path, data: &Path, node: &str, advertise: Option<SocketAddr>) 
 async fn serve(folder: &Path, id: u64, data: &Path, peer: Option<SocketAddr>) -> Process {
     let config = folder.join(format!("node-{id}.toml"));
     let module = release("wallet-1.0.1.wasm");
-    let peer = peer.map_or_else(String::new, |peer| format!("[peer]\nlisten = \"{peer}\"\n"));
+    let peer = peer.map_or_else(String::new, |peer| format!("[peer]\nlisten = \"{peer}\"\nplaintext = true\n"));
     let text = format!(
         "[node]\nid = {id}\ndata = {:?}\n[http]\nlisten = \"{}\"\n[auth]\nopen = true\n{peer}[machines.wallet]\nmodule = {:?}\npartitions = {PARTITIONS}\n",
         argument(data),

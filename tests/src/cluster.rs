@@ -403,7 +403,7 @@ impl Node {
         format!(
             "[node]\nid = {id}\ndata = {data:?}\n\n\
              [http]\nlisten = \"{http}\"\n\n[auth]\nopen = true\n\n\
-             [peer]\nlisten = \"{peer}\"\nadvertise = \"{peer}\"\n\n\
+             [peer]\nlisten = \"{peer}\"\nadvertise = \"{peer}\"\nplaintext = true\n\n\
              [peer.routes]\n{routes}\n\
              {log}[webhooks]\nallow = [\"127.0.0.1\"]\n\n\
              [machines.{MACHINE}]\nmodule = {module:?}\npartitions = {partitions}\n{capacity}",

@@ -17,7 +17,7 @@ use super::reply::{JSON, POSITION, position_value, resolve_url};
 use super::roles::WATCH_ROLES;
 use super::time::print_time;
 use super::url::query_pairs;
-use crate::ids::{CommandId, Micros};
+use crate::ids::{CommandId, Micros, NodeId};
 use crate::router::Machine;
 use crate::router::answer::{Caller, CommandLookup, CommandQuestion, CommandStatus, InFlight, Waiting};
 
@@ -89,11 +89,14 @@ impl Senders {
         if caller.roles & WATCH_ROLES == 0 { Self::Hidden } else { Self::Shown }
     }
 
-    fn members(self, caller: String, request_id: String) -> Vec<(&'static str, Value)> {
-        match self {
-            Self::Shown => vec![("caller", Value::Text(caller)), ("request_id", Value::Text(request_id))],
-            Self::Hidden => Vec::new(),
+    /// `vouched` is the node that has told the leader who the caller is, where the journal says so.
+    fn members(self, caller: String, request_id: String, vouched: Option<NodeId>) -> Vec<(&'static str, Value)> {
+        if self == Self::Hidden {
+            return Vec::new();
         }
+        let vouched = vouched.map(|node| ("vouched_by", Value::Int(node.0.into())));
+        let sender = [("caller", Value::Text(caller)), ("request_id", Value::Text(request_id))];
+        sender.into_iter().chain(vouched).collect()
     }
 }
 
@@ -133,7 +136,8 @@ fn shown(id: CommandId, lookup: CommandLookup, senders: Senders, resolve: impl F
 }
 
 fn recorded(status: CommandStatus, rendered: Value, senders: Senders) -> Value {
-    let CommandStatus { id, command, caller, request_id, home, position, time, rejection, phases, panic, .. } = status;
+    let CommandStatus { id, command, caller, vouched, request_id, home, position, time, .. } = status;
+    let (rejection, phases, panic) = (status.rejection, status.phases, status.panic);
     let outcome = if rejection.is_some() { "rejected" } else { "done" };
     let mut members = vec![
         ("id", Value::Text(id.to_string())),
@@ -146,7 +150,7 @@ fn recorded(status: CommandStatus, rendered: Value, senders: Senders) -> Value {
         ("result", rendered),
     ];
     members.extend(home.map(|home| ("home", Value::Text(home))));
-    members.extend(senders.members(caller, request_id));
+    members.extend(senders.members(caller, request_id, vouched));
     if let Some(rejection) = rejection {
         let rejection = [("code", Value::Text(rejection.code)), ("detail", Value::Text(rejection.detail))];
         members.push(("rejection", Value::map(rejection)));
@@ -159,7 +163,8 @@ fn recorded(status: CommandStatus, rendered: Value, senders: Senders) -> Value {
 
 /// A command that has started and goes on in other partitions.
 fn in_flight(status: CommandStatus, senders: Senders) -> Value {
-    let CommandStatus { id, command, caller, request_id, home, position, time, phases, in_flight, .. } = status;
+    let CommandStatus { id, command, caller, vouched, request_id, home, position, time, phases, in_flight, .. } =
+        status;
     let InFlight { waits_for, orders } = in_flight.unwrap_or_default();
     let members = [
         ("id", Value::Text(id.to_string())),
@@ -172,7 +177,7 @@ fn in_flight(status: CommandStatus, senders: Senders) -> Value {
         ("orders", Value::Array(orders.into_iter().map(Value::text).collect())),
     ];
     let home = home.map(|home| ("home", Value::Text(home)));
-    Value::map(members.into_iter().chain(home).chain(senders.members(caller, request_id)))
+    Value::map(members.into_iter().chain(home).chain(senders.members(caller, request_id, vouched)))
 }
 
 fn waiting(waiting: Waiting) -> Value {

@@ -21,10 +21,11 @@ use super::problem::{Code, Problem};
 use super::route::Page;
 use super::shadow::{self, About};
 use super::time::print_time;
-use crate::audit::gate::{Gate, Proof};
+use crate::audit::gate::{Gate, Proof, Signer};
 use crate::audit::replay::Class;
 use crate::ids::{Micros, ModuleId, NodeId, PartitionId};
 use crate::limits::{BODY_BYTES_MAX, MODULE_BYTES_MAX};
+use crate::system::key_row::KeyRow;
 use crate::system::lifecycle::{ActiveView, By, ModulesView, Wanting};
 use crate::system::module_row::{ModuleRow, Step, StepRow};
 use crate::system::staging::RefusedModule;
@@ -161,13 +162,15 @@ async fn check_proof(
 ) -> Result<By, Problem> {
     let view = api.cluster.modules(machine, wanting.deadline).await?;
     let cluster = api.cluster.view().cluster.unwrap_or_default();
+    let signer =
+        |key: &KeyRow| Signer { node: key.node(), key: key.public(), is_member: view.nodes.contains(&key.node()) };
     let gate = Gate {
         cluster: &cluster,
         machine,
         current: view.active,
         candidate,
         journals: view.partitions.iter().map(|partition| (partition.partition, partition.position.index)).collect(),
-        signers: view.keys.iter().map(|key| (key.node(), key.public())).collect(),
+        signers: view.keys.iter().map(signer).collect(),
         head_at: &|partition, index| api.cluster.head_at(machine, partition, index),
     };
     let proved = gate.check(proof).map_err(|error| Problem::new(Code::StepRefused, error.to_string()))?;

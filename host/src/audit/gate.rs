@@ -29,9 +29,18 @@ pub struct Gate<'a> {
     /// The last entry of each partition.
     pub journals: Vec<(PartitionId, JournalIndex)>,
     /// Keys of this cluster's nodes, also of nodes that are gone.
-    pub signers: Vec<(NodeId, PublicKey)>,
+    pub signers: Vec<Signer>,
     /// The head of a partition's journal after an entry, if that is known.
     pub head_at: &'a dyn Fn(PartitionId, JournalIndex) -> Option<Head>,
+}
+
+/// A key by which a node has signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signer {
+    pub node: NodeId,
+    pub key: PublicKey,
+    /// The node has not been removed since.
+    pub is_member: bool,
 }
 
 /// Why a proof proves not enough.
@@ -49,6 +58,12 @@ pub enum GateError {
         key.short()
     )]
     Signer { key: PublicKey, known: String },
+    #[error(
+        "the certificate is signed by the key {} of node {node}, which was removed from this cluster: replay on the data folder of a node of the \
+         cluster, or sign with the `node.key` of one by --key-file",
+        key.short()
+    )]
+    Removed { key: PublicKey, node: NodeId },
     #[error("the certificate does not cover partition {0}: replay the whole history, without --partition")]
     NotCovered(PartitionId),
     #[error(
@@ -93,12 +108,16 @@ impl Gate<'_> {
         Ok(format!("certificate {digest} by node {signer}, key {key}{}", approved.collect::<String>()))
     }
 
-    /// Anybody can sign something; only the nodes of this cluster are known to have replayed its history.
+    /// Anybody can sign something; only the nodes of this cluster are known to have replayed its history. Whoever has the key of a node that
+    /// is gone proves nothing new by it; what was recorded before stays recorded.
     fn find_signer(&self, key: PublicKey) -> Result<NodeId, GateError> {
-        if let Some((node, _)) = self.signers.iter().find(|(_, known)| *known == key) {
-            return Ok(*node);
+        match self.signers.iter().find(|signer| signer.key == key) {
+            Some(Signer { node, is_member: true, .. }) => return Ok(*node),
+            Some(Signer { node, .. }) => return Err(GateError::Removed { key, node: *node }),
+            None => {}
         }
-        let known = self.signers.iter().map(|(node, key)| format!("{} of node {node}", key.short()));
+        let members = self.signers.iter().filter(|signer| signer.is_member);
+        let known = members.map(|signer| format!("{} of node {}", signer.key.short(), signer.node));
         let known = known.collect::<Vec<_>>().join(", ");
         let known = if known.is_empty() { "none yet".to_owned() } else { known };
         Err(GateError::Signer { key, known })
@@ -178,7 +197,7 @@ mod tests {
             current: CURRENT,
             candidate: CANDIDATE,
             journals: vec![(PartitionId(0), JournalIndex(last))],
-            signers: vec![(NodeId(1), node_key().public())],
+            signers: vec![Signer { node: NodeId(1), key: node_key().public(), is_member: true }],
             head_at,
         }
     }
@@ -207,6 +226,9 @@ mod tests {
         let stranger = error(gate(50, &here), &signed(&new_key(), &[(Class::Same, 1_000)], &[]));
         assert!(stranger.contains("no node of this cluster") && stranger.contains("of node 1"), "{stranger}");
         assert!(stranger.contains("--key-file"), "{stranger}");
+        let gone = vec![Signer { node: NodeId(1), key: node_key().public(), is_member: false }];
+        let removed = error(Gate { signers: gone, ..gate(50, &here) }, &same);
+        assert!(removed.contains("of node 1, which was removed") && removed.contains("--key-file"), "{removed}");
         let nobody = error(Gate { signers: Vec::new(), ..gate(50, &here) }, &same);
         assert!(nobody.contains("none yet"), "{nobody}");
 

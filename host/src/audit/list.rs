@@ -10,7 +10,7 @@ use statehouse_abi::value::Value;
 use crate::audit::error::AuditError;
 use crate::audit::heads::Heads;
 use crate::audit::source::{PartitionSource, Source};
-use crate::ids::{CommandId, Micros, PartitionId};
+use crate::ids::{CommandId, Micros, NodeId, PartitionId};
 use crate::machine::entry::{Batch, Entry, EntryKind, Part};
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::replica::position_count;
@@ -55,6 +55,8 @@ pub enum What {
         part: LinePart,
         name: String,
         caller: String,
+        /// The node that has told the leader who the caller is, where the entry says so.
+        vouched: Option<NodeId>,
         request_id: String,
         body: Value,
         events: Vec<Value>,
@@ -183,6 +185,7 @@ fn lines(
             part,
             name: command.name.to_owned(),
             caller: command.caller.to_owned(),
+            vouched: command.vouched,
             request_id: command.request_id.to_owned(),
             body,
             events,

@@ -174,7 +174,7 @@ fn peers_are_read() {
     let config = Config::parse(FULL).expect("a good file");
     assert_eq!((config.peer, config.cluster.clock_skew_max()), (None, Duration::from_secs(1)));
 
-    let plain = peer("listen = \"127.0.0.1:7001\"\n[cluster]\nmax_skew_ms = 20");
+    let plain = peer("listen = \"127.0.0.1:7001\"\nplaintext = true\n[cluster]\nmax_skew_ms = 20");
     assert_eq!((plain.advertise().as_str(), plain.tls, plain.routes.len()), ("127.0.0.1:7001", None, 0));
 
     let tls = "tls = { ca = \"ca.pem\", certificate = \"c.pem\", key = \"k.pem\" }";
@@ -194,12 +194,14 @@ fn peers_are_read() {
 #[test]
 fn mistakes_about_peers_are_named() {
     let check = |section: &str, expected| check_error(&format!("[peer]\n{section}"), expected);
-    let local = "listen = \"127.0.0.1:7001\"";
+    let local = "listen = \"127.0.0.1:7001\"\nplaintext = true";
     check("", "missing field `listen`");
     check("listen = \"127.0.0.1:0\"", "`peer.listen` must name its port");
     check("listen = \"127.0.0.1:9000\"", "`peer.listen` must be another address than `http.listen`");
     check("listen = \"0.0.0.0:7001\"\nplaintext = true", "`peer.advertise` is missing");
-    check("listen = \"10.0.0.1:7001\"", "`peer.tls` is missing: whoever reaches");
+    for listen in ["10.0.0.1:7001", "127.0.0.1:7001", "[::1]:7001"] {
+        check(&format!("listen = \"{listen}\""), "`peer.tls` is missing: any process that reaches");
+    }
     check("listen = \"10.0.0.1:7001\"\ntls = { ca = \"ca.pem\" }", "missing field `certificate`");
     check(
         "listen = \"10.0.0.1:7001\"\nplaintext = true\ntls = { ca = \"a\", certificate = \"b\", key = \"c\" }",

@@ -32,10 +32,26 @@ pub enum ConsensusError {
     /// A peer's request was not one.
     #[error("a peer's vote names no node")]
     VoteOfNobody,
+    /// No node of the cluster would send this; it changed nothing.
+    #[error("a message of node {node} is not taken: {reason}")]
+    NotTaken { node: NodeId, reason: NotTaken },
     #[error(transparent)]
     Membership(#[from] MembershipError),
     #[error("the group stopped: {0}")]
     Stopped(StopReason),
+}
+
+/// What is wrong with a peer's message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotTaken {
+    #[error("its vote is not in its own name")]
+    OtherName { named: Option<NodeId> },
+    #[error("its term {found} is further from this replica's term {own} than elections can have led")]
+    Leap { own: Term, found: Term },
+    #[error("it is a learner of this group, and cannot be elected")]
+    Learner,
+    #[error("its entries do not follow each other, or are of a term that is not there yet")]
+    Entries,
 }
 
 /// Why a group takes part in nothing any more until the process starts it again.

@@ -25,6 +25,7 @@ use openraft::{ChangeMembers, Config, EmptyNode, Instant as _, Raft, ReadPolicy,
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::admission;
 use super::leadership::{self, Leadership};
 use super::model::{self, Content, Model};
 use super::network::Network;
@@ -73,6 +74,7 @@ impl GroupOptions<NoPeers> {
 pub struct Group {
     node: NodeId,
     raft: Raft<Model, State>,
+    log: Log,
     leadership: watch::Receiver<Leadership>,
     stopping: Arc<watch::Sender<bool>>,
 }
@@ -111,9 +113,10 @@ impl Group {
         let (stopping, stops) = watch::channel(false);
         let config = Arc::new(config(options.name, options.stands));
         let network = Network(options.peers);
-        let raft = Raft::new(node.0, config, network, Storage::new(log, stops), state).await.map_err(stopped)?;
+        let raft =
+            Raft::new(node.0, config, network, Storage::new(log.clone(), stops), state).await.map_err(stopped)?;
         let leadership = leadership::follow(&raft, node, blank);
-        let group = Self { node, raft, leadership, stopping: Arc::new(stopping) };
+        let group = Self { node, raft, log, leadership, stopping: Arc::new(stopping) };
         group.elect_if_alone().await?;
         Ok(group)
     }
@@ -169,8 +172,9 @@ impl Group {
         Ok(LogIndex(barrier.read_log_id().index()))
     }
 
-    /// Answers another voter. The caller has made sure that it is who it says and that it means this group.
-    pub async fn answer(&self, request: PeerRequest) -> Result<PeerReply, ConsensusError> {
+    /// Answers another node. The caller has made sure that it is who it says, one of the cluster, and means this group.
+    pub async fn answer(&self, from: NodeId, request: PeerRequest) -> Result<PeerReply, ConsensusError> {
+        self.check_taken(from, &request)?;
         match request {
             request @ PeerRequest::Append { .. } => {
                 let response = self.raft.append_entries(raft_append(request)?).await.map_err(fatal)?;
@@ -196,11 +200,14 @@ impl Group {
     /// Answers a leader's stream of appends, in order; see [`Peers::appends`]. The first failure ends it.
     pub fn answer_appends(
         &self,
+        from: NodeId,
         requests: BoxStream<'static, PeerRequest>,
     ) -> BoxStream<'static, Result<AppendReply, ConsensusError>> {
         let failed: Arc<Mutex<Option<ConsensusError>>> = Arc::default();
-        let requests = requests.scan(failed.clone(), |failed, request| {
-            let request = raft_append(request).map_err(|error| *failed.lock() = Some(error));
+        let this = self.clone();
+        let requests = requests.scan(failed.clone(), move |failed, request| {
+            let taken = this.check_taken(from, &request);
+            let request = taken.and_then(|()| raft_append(request)).map_err(|error| *failed.lock() = Some(error));
             std::future::ready(request.ok())
         });
         let replies = self.raft.stream_append(requests).map(|reply| match reply {
@@ -212,6 +219,21 @@ impl Group {
         let failure =
             stream::once(async move { failed.lock().take() }).filter_map(|failure| async { failure.map(Err) });
         replies.chain(failure).boxed()
+    }
+
+    /// Whether the leader of `vote` may offer this group a snapshot.
+    pub fn check_offer(&self, from: NodeId, vote: Vote) -> Result<(), ConsensusError> {
+        admission::check_offer(vote, from, Term(self.raft.metrics().borrow_watched().current_term))
+    }
+
+    fn check_taken(&self, from: NodeId, request: &PeerRequest) -> Result<(), ConsensusError> {
+        let receiver = self.raft.metrics();
+        let (term, is_learner) = {
+            let metrics = receiver.borrow_watched();
+            let mut learners = metrics.membership_config.membership().learner_ids();
+            (Term(metrics.current_term), learners.any(|learner| learner == from.0))
+        };
+        admission::check(request, from, &admission::Known { term, is_learner, last: self.log.last() })
     }
 
     /// Whether a majority has answered this leader within [`SILENCE_MS`], so that what it proposes now has a prospect. A leader that is

@@ -10,6 +10,7 @@
 //!                        └───────▶ state ──▶ Applier     (Committed<LogEntry>, in log order, each once)
 //! ```
 
+mod admission;
 mod applier;
 mod error;
 mod group;
@@ -23,7 +24,7 @@ mod storage;
 mod tests;
 
 pub use applier::{Applier, Committed, Snapshot};
-pub use error::{ApplierError, ConsensusError, MembershipError, PeerError, StopReason};
+pub use error::{ApplierError, ConsensusError, MembershipError, NotTaken, PeerError, StopReason};
 pub use group::{Group, GroupMetrics, GroupOptions, Proposed, check_state_within_log};
 pub use leadership::Leadership;
 pub use network::{AppendReply, NoPeers, PeerReply, PeerRequest, Peers, SnapshotReply};

@@ -22,9 +22,9 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::PeerError;
 use super::model::{self, Model, RaftVote};
-use crate::ids::NodeId;
+use super::{PeerError, admission};
+use crate::ids::{NodeId, Term};
 use crate::log::{EntryId, LogEntry, Vote};
 
 /// Bytes of appends under way to one peer in one group: enough to keep a fast network and a disk busy, small enough that a peer which
@@ -156,6 +156,8 @@ pub(super) struct Connection<P> {
 
 /// An append that is under way to a peer.
 struct Sent {
+    /// Of the leader who sends it.
+    term: Term,
     previous: Option<EntryId>,
     last: Option<EntryId>,
     at: Instant,
@@ -166,6 +168,20 @@ struct Sent {
 impl<P: Peers> Connection<P> {
     async fn call(&self, request: PeerRequest, option: RPCOption) -> Result<PeerReply, RPCError<Model>> {
         self.peers.call(self.to, request, option.hard_ttl()).await.map_err(unreachable)
+    }
+
+    /// A vote that a peer has said it holds, unless its term lies further ahead than elections can have led: nobody is deposed by that.
+    fn reachable_vote(&self, asked: Term, vote: Vote) -> Result<RaftVote, RPCError<Model>> {
+        if admission::is_leap(asked, vote.term) {
+            tracing::error!(node = %self.to, term = %vote.term, %asked, "a node claims a term that cannot be reached");
+            return self.unexpected();
+        }
+        model::raft_vote(vote).map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))
+    }
+
+    fn vote_response(&self, asked: Term, reply: PeerReply) -> Result<VoteResponse<Model>, RPCError<Model>> {
+        let PeerReply::Vote { vote, granted, last } = reply else { return self.unexpected() };
+        Ok(VoteResponse::new(self.reachable_vote(asked, vote)?, last.map(model::log_id), granted))
     }
 
     fn unexpected<T>(&self) -> Result<T, RPCError<Model>> {
@@ -186,7 +202,9 @@ impl<P: Peers> Connection<P> {
                 let Some(previous) = sent.previous else { return self.unexpected() };
                 return Ok(Err(StreamAppendError::Conflict(model::log_id(previous))));
             }
-            AppendReply::HigherVote(vote) => return Ok(Err(StreamAppendError::HigherVote(raft_vote(vote)?))),
+            AppendReply::HigherVote(vote) => {
+                return Ok(Err(StreamAppendError::HigherVote(self.reachable_vote(sent.term, vote)?)));
+            }
         };
         if let Some(last) = durable {
             self.peers.on_durable(self.to, last);
@@ -214,14 +232,14 @@ where
         let (room, under_way) = (room.clone(), under_way.clone());
         async move {
             let request = append_request(request);
-            let PeerRequest::Append { previous, entries, .. } = &request else {
+            let PeerRequest::Append { vote, previous, entries, .. } = &request else {
                 unreachable!("an append becomes an append")
             };
-            let (previous, last) = (*previous, entries.last().map(|entry| entry.id).or(*previous));
+            let (term, previous, last) = (vote.term, *previous, entries.last().map(|entry| entry.id).or(*previous));
             let bytes: usize = entries.iter().map(|entry| entry.payload.size() + ENTRY_OVERHEAD_BYTES).sum();
             let bytes = u32::try_from(bytes.clamp(1, APPEND_BYTES_UNDER_WAY_MAX)).expect("the bound fits");
             let room = room.acquire_many_owned(bytes).await.expect("nobody closes it");
-            under_way.lock().push_back(Sent { previous, last, at: Instant::now(), _room: room });
+            under_way.lock().push_back(Sent { term, previous, last, at: Instant::now(), _room: room });
             request
         }
     };
@@ -257,13 +275,16 @@ impl<P: Peers> RaftNetworkV2<Model> for Connection<P> {
         request: AppendEntriesRequest<Model>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Model>, RPCError<Model>> {
+        let asked = model::vote(&request.vote).term;
         Ok(match self.call(append_request(request), option).await? {
             PeerReply::Append(AppendReply::Success) => AppendEntriesResponse::Success,
             PeerReply::Append(AppendReply::Partial(last)) => {
                 AppendEntriesResponse::PartialSuccess(last.map(model::log_id))
             }
             PeerReply::Append(AppendReply::Conflict) => AppendEntriesResponse::Conflict,
-            PeerReply::Append(AppendReply::HigherVote(vote)) => AppendEntriesResponse::HigherVote(raft_vote(vote)?),
+            PeerReply::Append(AppendReply::HigherVote(vote)) => {
+                AppendEntriesResponse::HigherVote(self.reachable_vote(asked, vote)?)
+            }
             _ => return self.unexpected(),
         })
     }
@@ -304,7 +325,7 @@ impl<P: Peers> RaftNetworkV2<Model> for Connection<P> {
         let vote = model::vote(&request.vote);
         let last = request.last_log_id.as_ref().map(model::entry_id);
         let reply = self.call(PeerRequest::Vote { vote, last, transfer: request.leadership_transfer }, option).await?;
-        vote_response(reply).unwrap_or_else(|| self.unexpected())
+        self.vote_response(vote.term, reply)
     }
 
     /// Must go over the wire: openraft's default grants without asking.
@@ -316,7 +337,7 @@ impl<P: Peers> RaftNetworkV2<Model> for Connection<P> {
         let vote = model::vote(&request.vote);
         let last = request.last_log_id.as_ref().map(model::entry_id);
         let reply = self.call(PeerRequest::PreVote { vote, last }, option).await?;
-        vote_response(reply).unwrap_or_else(|| self.unexpected())
+        self.vote_response(vote.term, reply)
     }
 
     async fn transfer_leader(
@@ -353,8 +374,11 @@ impl<P: Peers> RaftNetworkV2<Model> for Connection<P> {
                 Some(Ok(SnapshotReply::Fetching)) => {}
                 Some(Ok(SnapshotReply::Taken)) => return Ok(SnapshotResponse::new(vote)),
                 Some(Ok(SnapshotReply::HigherVote(higher))) => {
-                    let higher = model::raft_vote(higher).map_err(|error| Unreachable::new(&error))?;
-                    return Ok(SnapshotResponse::new(higher));
+                    let asked = model::vote(&vote).term;
+                    return match self.reachable_vote(asked, higher) {
+                        Ok(higher) => Ok(SnapshotResponse::new(higher)),
+                        Err(_) => Err(failed(PeerError::UnexpectedReply { node: self.to })),
+                    };
                 }
                 Some(Err(error)) => {
                     tracing::warn!(node = %self.to, %error, "a snapshot was not taken, and is offered again");
@@ -364,15 +388,6 @@ impl<P: Peers> RaftNetworkV2<Model> for Connection<P> {
             }
         }
     }
-}
-
-fn vote_response(reply: PeerReply) -> Option<Result<VoteResponse<Model>, RPCError<Model>>> {
-    let PeerReply::Vote { vote, granted, last } = reply else { return None };
-    Some(raft_vote(vote).map(|vote| VoteResponse::new(vote, last.map(model::log_id), granted)))
-}
-
-fn raft_vote(vote: Vote) -> Result<RaftVote, RPCError<Model>> {
-    model::raft_vote(vote).map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))
 }
 
 fn unreachable(error: PeerError) -> RPCError<Model> {

@@ -13,6 +13,7 @@
 //! | 7 BYTES | – | what the offsets point into |
 //! | 8 ACTIVATION | – | of an `activate` entry: `module 32 B, schema u32, number u64` |
 //! | 9 RECORDS | – | of commands on several partitions, where the entry has to do with any: CBOR of [`Records`] |
+//! | 10 VOUCHERS | 8 B | from feature level 3 on, of each record of CALLERS: `node u64`, which told the leader of caller and roles; optional |
 //!
 //! `index` is the journal index the entry gets if it is effective, `digest` is that of the row writes. Format 2 is format 1 with RECORDS that the
 //! first release cannot read (`saga/record.rs`); an entry that needs none of it is written as format 1, byte for byte. A `tick` has no
@@ -25,12 +26,12 @@ mod writer;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use statehouse_abi::block::{AbiError, Block, BlockWriter, kind, slice, u16_at, u32_at, u64_at};
+use statehouse_abi::block::{AbiError, Block, BlockWriter, FLAG_OPTIONAL, kind, slice, u16_at, u32_at, u64_at};
 use statehouse_abi::call::Context;
 use statehouse_abi::ops::OpsBlock;
 use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock};
 
-use crate::ids::{CommandId, Digest, Fingerprint, Head, JournalIndex, Micros, ModuleId, PartitionId};
+use crate::ids::{CommandId, Digest, Fingerprint, Head, JournalIndex, Micros, ModuleId, NodeId, PartitionId};
 use crate::saga::{Identity, Origin, Records, read_records};
 
 pub use writer::BatchWriter;
@@ -38,6 +39,8 @@ pub use writer::BatchWriter;
 /// The newest version of this layout; an entry that needs nothing of it is of an earlier one.
 pub const FORMAT: u16 = 2;
 const HEADER_SIZE: usize = 256;
+
+const VOUCHER_SIZE: usize = 8;
 
 const HEADER: u16 = 1;
 const COMMANDS: u16 = 2;
@@ -48,7 +51,8 @@ const OUTCOME: u16 = 6;
 const BYTES: u16 = 7;
 const ACTIVATION: u16 = 8;
 const RECORDS: u16 = 9;
-const KNOWN: [u16; 9] = [HEADER, COMMANDS, NAMES, CALLERS, OPS, OUTCOME, BYTES, ACTIVATION, RECORDS];
+const VOUCHERS: u16 = 10;
+const KNOWN: [u16; 10] = [HEADER, COMMANDS, NAMES, CALLERS, OPS, OUTCOME, BYTES, ACTIVATION, RECORDS, VOUCHERS];
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +137,8 @@ pub struct EntryCommand<'a> {
     pub name: &'a str,
     pub caller: &'a str,
     pub roles: u32,
+    /// The node that has asked the caller who it is, and told the leader; nothing in entries from before feature level 3, and of what ends.
+    pub vouched: Option<NodeId>,
     pub request_id: &'a str,
     /// The canonical body, CBOR of a value.
     pub body: &'a [u8],
@@ -220,6 +226,11 @@ impl Entry {
         }
         for caller in callers {
             text(u32_at(caller, 0), u32_at(caller, 4), "caller")?;
+        }
+        if let Some(vouchers) = block.find_section(VOUCHERS)
+            && vouchers.len() != callers.len() * VOUCHER_SIZE
+        {
+            return Err(AbiError::Range { kind: kind::ENTRY, what: "vouchers" }.into());
         }
         for command in commands {
             if u32_at(command, 16) as usize >= names.len() || u32_at(command, 20) as usize >= callers.len() {
@@ -370,6 +381,7 @@ pub struct Batch<'a> {
     commands: &'a [[u8; 48]],
     names: &'a [[u8; 8]],
     callers: &'a [[u8; 12]],
+    vouchers: Option<&'a [[u8; VOUCHER_SIZE]]>,
     bytes: &'a [u8],
     pub ops: OpsBlock<'a>,
     pub outcome: OutcomeBlock<'a>,
@@ -381,6 +393,7 @@ impl<'a> Batch<'a> {
             commands: block.records(COMMANDS)?,
             names: block.records(NAMES)?,
             callers: block.records(CALLERS)?,
+            vouchers: block.find_section(VOUCHERS).map(|raw| raw.as_chunks().0),
             bytes: block.section(BYTES)?,
             ops: OpsBlock::parse_trusted(block.section(OPS)?)?,
             outcome: OutcomeBlock::parse_trusted(block.section(OUTCOME)?)?,
@@ -399,12 +412,14 @@ impl<'a> Batch<'a> {
 
     pub fn command(&self, at: usize) -> EntryCommand<'a> {
         let raw = &self.commands[at];
-        let (name, caller) = (&self.names[u32_at(raw, 16) as usize], &self.callers[u32_at(raw, 20) as usize]);
+        let caller_at = u32_at(raw, 20) as usize;
+        let (name, caller) = (&self.names[u32_at(raw, 16) as usize], &self.callers[caller_at]);
         EntryCommand {
             id: self.command_id(at),
             name: self.text(u32_at(name, 0), u32_at(name, 4)),
             caller: self.text(u32_at(caller, 0), u32_at(caller, 4)),
             roles: u32_at(caller, 8),
+            vouched: self.vouchers.map(|vouchers| NodeId(u64_at(&vouchers[caller_at], 0))),
             request_id: self.text(u32_at(raw, 24), u32_at(raw, 28)),
             body: &self.bytes[u32_at(raw, 32) as usize..][..u32_at(raw, 36) as usize],
             expires: Micros(u64_at(raw, 40) as i64),

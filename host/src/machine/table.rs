@@ -174,6 +174,7 @@ pub fn list_finished(finished: &[Finished]) -> (BatchWriter, Vec<u8>, Vec<u8>) {
             name: &command.name,
             caller: &command.caller,
             roles: command.roles,
+            vouched: None,
             request_id: &command.request_id,
             body: &command.body,
             expires: Micros(0),

@@ -8,7 +8,7 @@ use statehouse_abi::ops::{OpRole, OpsWriter};
 use statehouse_abi::outcome::OutcomeWriter;
 use statehouse_abi::plan::{Coordination, PlanOut, PlanOutWriter, TccRole};
 
-use crate::ids::{CommandId, Digest, Fingerprint, Head, JournalIndex, Micros, ModuleId, PartitionId};
+use crate::ids::{CommandId, Digest, Fingerprint, Head, JournalIndex, Micros, ModuleId, NodeId, PartitionId};
 use crate::machine::entry::{Activation, BatchWriter, Entry, EntryCommand, EntryError, EntryKind, FORMAT, Header};
 use crate::machine::failing::Failing;
 use crate::machine::journal::{Journal, JournalError, Verdict};
@@ -47,6 +47,10 @@ fn batch(header: Header) -> Entry {
 }
 
 fn batch_with(header: Header, records: Records) -> Entry {
+    batch_vouched(header, records, None)
+}
+
+fn batch_vouched(header: Header, records: Records, vouched: Option<NodeId>) -> Entry {
     let mut commands = BatchWriter::default();
     let mut ops = OpsWriter::default();
     let mut outcome = OutcomeWriter::default();
@@ -56,6 +60,7 @@ fn batch_with(header: Header, records: Records) -> Entry {
             name: "balance_transfer",
             caller: "anonymous",
             roles: 63,
+            vouched,
             request_id: "request-1",
             body: &[0xa0],
             expires: Micros(1_000_000),
@@ -176,10 +181,31 @@ fn ended(journal: &Journal, derivation: Derivation) -> Entry {
     entry
 }
 
+/// From feature level 3 on an entry says which node has vouched for each caller; one that does not know the section skips it.
+#[test]
+fn an_entry_says_which_node_vouched_for_a_caller() {
+    let journal = active();
+    let entry = batch_vouched(header(&journal, EntryKind::Batch), Records::default(), Some(NodeId(7)));
+    let hex: Vec<String> =
+        entry.payload().chunks(32).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
+    expect_file!["./golden/entry-1-batch-vouched.hex"].assert_eq(&(hex.join("\n") + "\n"));
+    let read = Entry::parse(entry.payload().clone()).expect("what was written is well-formed");
+    let vouched: Vec<_> = read.batch().expect("it is a batch").commands().map(|command| command.vouched).collect();
+    assert_eq!(vouched, [Some(NodeId(7)); 2]);
+    let before = batch(header(&journal, EntryKind::Batch));
+    assert!(before.batch().expect("it is a batch").commands().all(|command| command.vouched.is_none()));
+}
+
 #[test]
 fn a_damaged_entry_is_refused_and_never_panics() {
+    for vouched in [None, Some(NodeId(7))] {
+        check_damaged(vouched);
+    }
+}
+
+fn check_damaged(vouched: Option<NodeId>) {
     let journal = active();
-    let payload = batch(header(&journal, EntryKind::Batch)).payload().to_vec();
+    let payload = batch_vouched(header(&journal, EntryKind::Batch), vouched).payload().to_vec();
     for length in 0..payload.len() {
         assert!(Entry::parse(Bytes::copy_from_slice(&payload[..length])).is_err(), "cut at {length}");
     }

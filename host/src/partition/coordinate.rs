@@ -383,6 +383,7 @@ impl Executor {
             planner: ModuleId::ZERO,
             caller: command.caller.as_str().into(),
             roles: command.roles,
+            vouched: self.group.as_ref().expect("only a started group leads").node(),
             request_id: command.request_id.as_str().into(),
             // Only what is recorded ends a call, never time.
             expires: Micros(i64::MAX),

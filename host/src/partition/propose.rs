@@ -392,6 +392,7 @@ fn entry_of(header: Header, submissions: &[Submission], decided: &Decided, recor
             name: &submission.name,
             caller: &submission.caller,
             roles: submission.roles,
+            vouched: Some(submission.vouched).filter(|_| allowed.has(features::VOUCHED)),
             request_id: &submission.request_id,
             body: submission.plan.view().body,
             expires: submission.expires,

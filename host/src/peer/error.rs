@@ -9,8 +9,8 @@ pub enum PeerSetupError {
     #[error("{}: {source}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
     /// Certificate, key or authority are not what they should be.
-    #[error("peer tls cannot be used: {0}")]
-    Tls(#[source] tonic::transport::Error),
+    #[error("{}: {reason}; see `peer.tls`", path.display())]
+    Certificates { path: PathBuf, reason: String },
     #[error("peers cannot be served: {0}")]
     Serve(#[source] tonic::transport::Error),
 }

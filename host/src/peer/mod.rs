@@ -31,7 +31,9 @@ use crate::log::{EntryId, Vote};
 
 pub use alone::NoNetwork;
 pub use error::{PeerSetupError, SeenError};
-pub use grpc::{Grpc, Identity, PeerOptions, PeerTls, Routes, serve_peers};
+pub use grpc::{
+    Grpc, Identity, LinkLimits, Links, PeerCertificates, PeerOptions, PeerTls, Routes, reload_certificates, serve_peers,
+};
 pub use offer::Offer;
 pub use seen::SeenBook;
 pub use sim::SimNetwork;
@@ -177,6 +179,12 @@ pub trait Network: Send + Sync + 'static {
 
 /// The other end: answers the nodes of this cluster. The caller has made sure that `from` is who it says.
 pub trait Service: Send + Sync + 'static {
+    /// Whether this is a node to talk to, as far as is known: the connections of others do not stay.
+    fn is_known(&self, node: NodeId) -> bool {
+        let _ = node;
+        true
+    }
+
     fn raft(
         &self,
         from: NodeId,
@@ -209,6 +217,9 @@ pub enum ServiceError {
     NoGroup(GroupName),
     #[error("the question cannot be read: {0}")]
     Malformed(String),
+    /// It takes no such request from this node.
+    #[error("{0}")]
+    Refused(String),
     #[error("{0}")]
     Failed(String),
 }

@@ -311,7 +311,11 @@ impl Network for SimPeer {
 }
 
 fn failed(node: NodeId, error: &ServiceError) -> PeerError {
-    PeerError::Failed { node, detail: error.to_string() }
+    let detail = error.to_string();
+    match error {
+        ServiceError::Refused(_) => PeerError::Refused { node, detail },
+        _ => PeerError::Failed { node, detail },
+    }
 }
 
 fn down(node: NodeId) -> PeerError {

@@ -10,7 +10,7 @@ use statehouse_abi::cold::{Phase, Refusal, Rejection};
 use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
-use crate::ids::{CommandId, Fingerprint, Micros, PartitionId, Position};
+use crate::ids::{CommandId, Fingerprint, Micros, NodeId, PartitionId, Position};
 use crate::router::scope::Scope;
 
 /// Who asks: recorded with every command.
@@ -232,6 +232,8 @@ pub struct CommandStatus {
     pub id: CommandId,
     pub command: String,
     pub caller: String,
+    /// The node that has told the leader who the caller is, where the journal says so.
+    pub vouched: Option<NodeId>,
     pub request_id: String,
     /// The entity that it belongs to: of a transfer the payer. Nothing where the module that decided it cannot plan it again.
     pub home: Option<String>,

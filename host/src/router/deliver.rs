@@ -191,11 +191,12 @@ impl Machine {
     /// The message cannot be read.
     pub async fn answer_submit(
         &self,
+        from: NodeId,
         partition: PartitionId,
         body: &[u8],
         patience: Duration,
     ) -> Result<Bytes, WireError> {
-        let submissions = decode_submissions(body)?;
+        let submissions = decode_submissions(from, body)?;
         let deadline = Instant::now() + patience.saturating_sub(WAY_BACK);
         let told = match self.find_partition(partition) {
             Some(local) if local.is_leader() => self.submit_here(&local, submissions.iter(), deadline).await,

@@ -12,7 +12,7 @@ use statehouse_abi::plan::{PlanInWriter, PlanItem};
 use statehouse_abi::role;
 use tokio::time::Instant;
 
-use crate::ids::{CommandId, JournalIndex, Micros, PartitionId, Position};
+use crate::ids::{CommandId, JournalIndex, Micros, NodeId, PartitionId, Position};
 use crate::limits;
 use crate::machine::entry::EntryCommand;
 use crate::machine::logic::Logic;
@@ -129,12 +129,12 @@ impl Machine {
                 Known::Other(position) => return Ok(CommandLookup::Taken { position }),
                 Known::InFlight(begun, saga) => {
                     let position = begun.position(partition.id(), known.n);
-                    let status = in_flight(self, partition, &saga, position, home(&begun));
+                    let status = in_flight(self, partition, &saga, position, (home(&begun), vouched(&begun, known.n)));
                     return Ok(CommandLookup::InFlight(Box::new(status)));
                 }
                 Known::Recorded(begun, recorded, number, facts) => (begun, recorded, number, *facts),
             };
-        let home = home(&begun);
+        let (home, vouched) = (home(&begun), vouched(&begun, known.n));
         let batch = recorded.entry.batch().ok_or(PartitionError::NoEntry(known.journal))?;
         let command = batch.command(number as usize);
         let panic = partition.find_panic(id).filter(|_| may_see_panic(caller));
@@ -142,6 +142,7 @@ impl Machine {
             id,
             command: command.name.to_owned(),
             caller: command.caller.to_owned(),
+            vouched,
             request_id: command.request_id.to_owned(),
             home,
             position: recorded.position(partition.id(), number),
@@ -172,7 +173,8 @@ impl Machine {
                 let decider = started.entry.header().decider;
                 let command = started.entry.batch().map(|batch| batch.command(known.n as usize));
                 let home = command.and_then(|command| home_of(self.logic_of(decider).as_ref(), &command));
-                found.push(in_flight(self, &partition, &saga, started.position(id, known.n), home));
+                let vouched = vouched(&started, known.n);
+                found.push(in_flight(self, &partition, &saga, started.position(id, known.n), (home, vouched)));
             }
         }
         found.sort_by_key(|status| status.time);
@@ -255,7 +257,7 @@ fn in_flight(
     partition: &Partition,
     saga: &Saga,
     position: Position,
-    home: Option<String>,
+    (home, vouched): (Option<String>, Option<NodeId>),
 ) -> CommandStatus {
     let orders = [("abort", saga.may_abort()), ("settle", saga.may_settle())];
     let orders = orders.into_iter().filter_map(|(order, is_allowed)| is_allowed.then_some(order)).collect();
@@ -276,6 +278,7 @@ fn in_flight(
         id: saga.command.id(),
         command: saga.command.name.clone(),
         caller: saga.command.caller.clone(),
+        vouched,
         request_id: saga.command.request_id.clone(),
         home,
         position,
@@ -315,4 +318,9 @@ pub(super) fn read_failed(error: PartitionError) -> Unavailable {
         }
     };
     unavailable(reason)
+}
+
+/// Of the entry in which the command began.
+fn vouched(recorded: &Recorded, command: u32) -> Option<NodeId> {
+    recorded.entry.batch()?.command(command as usize).vouched
 }

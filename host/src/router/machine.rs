@@ -306,7 +306,7 @@ impl Machine {
     /// Stage *plan*. Requests that came at `now` expire at the same time however often they are planned.
     pub(super) async fn plan(&self, open: Vec<Open>, now: Arrival) -> Planned {
         let partition_of = |entity: &[u8]| self.partition_id_of(entity);
-        plan_all(self.logic(), &self.offload, open, partition_of, |deadline| now.until(deadline)).await
+        plan_all(self.node, self.logic(), &self.offload, open, partition_of, |deadline| now.until(deadline)).await
     }
 
     /// Brings everything to its partition; what another module has to plan meanwhile is planned by that one.

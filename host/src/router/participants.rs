@@ -126,11 +126,12 @@ impl Machine {
     /// The message cannot be read.
     pub async fn answer_calls(
         &self,
+        from: NodeId,
         partition: PartitionId,
         body: &[u8],
         patience: Duration,
     ) -> Result<Bytes, WireError> {
-        let calls = decode_submissions(body)?;
+        let calls = decode_submissions(from, body)?;
         if calls.iter().any(|call| call.called.is_none()) {
             return Err(WireError::Malformed("a submission is no call".to_owned()));
         }

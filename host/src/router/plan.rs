@@ -9,7 +9,7 @@ use statehouse_abi::cold::Refusal;
 use statehouse_abi::plan::{PlanInWriter, PlanItem};
 use tokio::time::Instant;
 
-use crate::ids::{Fingerprint, Micros, PartitionId};
+use crate::ids::{Fingerprint, Micros, NodeId, PartitionId};
 use crate::limits;
 use crate::machine::logic::{Fault, Logic};
 use crate::router::answer::{Answer, CommandRequest, UnavailableReason};
@@ -40,7 +40,9 @@ pub type Planned = (Vec<Routed>, Vec<(usize, Answer)>);
 /// A guest call of more commands than this leaves the asynchronous runtime's threads alone.
 const PLANS_INLINE_MAX: usize = 32;
 
+/// `node` is this one, which has asked the callers who they are.
 pub async fn plan_all(
+    node: NodeId,
     logic: Arc<dyn Logic>,
     offload: &Offload,
     requests: Vec<Open>,
@@ -70,7 +72,7 @@ pub async fn plan_all(
     let mut routed = Vec::with_capacity(count);
     let mut answered = Vec::new();
     for (open, plan) in requests.into_iter().zip(plans) {
-        match plan.and_then(|plan| route(logic.as_ref(), &open.request, plan, &partition_of, &expires)) {
+        match plan.and_then(|plan| route(node, logic.as_ref(), &open.request, plan, &partition_of, &expires)) {
             Ok((partition, submission)) => routed.push(Routed { open, partition, submission }),
             Err(answer) => answered.push((open.slot, answer)),
         }
@@ -79,6 +81,7 @@ pub async fn plan_all(
 }
 
 fn route(
+    node: NodeId,
     logic: &dyn Logic,
     request: &CommandRequest,
     plan: Plan,
@@ -119,6 +122,7 @@ fn route(
         planner: logic.id(),
         caller: request.caller.name.as_str().into(),
         roles: request.caller.roles,
+        vouched: node,
         request_id: request.request_id.clone(),
         expires: expires(request.deadline),
         size,

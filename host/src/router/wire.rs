@@ -214,9 +214,11 @@ fn write_plan(plans: &mut PlanOutWriter, last_resorts: &mut Vec<(u32, Vec<u8>)>,
     plans.plan(view.coordination, view.home, view.body);
 }
 
+/// `from` sends it, and so vouches for the callers in it.
+///
 /// # Errors
 /// Not such a message, or one with a plan beyond the limits: the sender should have refused it.
-pub fn decode_submissions(bytes: &[u8]) -> Result<Vec<Unticketed>, WireError> {
+pub fn decode_submissions(from: NodeId, bytes: &[u8]) -> Result<Vec<Unticketed>, WireError> {
     let message: Submissions = decode(bytes)?;
     if ![FORMAT, FORMAT_OF_CALLS].contains(&message.format) {
         return Err(WireError::Format { found: message.format });
@@ -239,6 +241,7 @@ pub fn decode_submissions(bytes: &[u8]) -> Result<Vec<Unticketed>, WireError> {
             planner: ModuleId(submitted.planner),
             caller: submitted.caller.into(),
             roles: submitted.roles,
+            vouched: from,
             request_id: Arc::from(submitted.request_id),
             expires: Micros(submitted.expires),
             size: size_of(&view),
@@ -375,6 +378,7 @@ mod tests {
             planner: ModuleId([9; 32]),
             caller: "till".into(),
             roles: 3,
+            vouched: NodeId(1),
             request_id: "r-1".into(),
             expires: Micros(77),
             saga: None,
@@ -387,10 +391,11 @@ mod tests {
     fn a_submission_arrives_as_it_was_sent() {
         let sent = submission();
         let bytes = encode_submissions([&sent, &sent].into_iter());
-        let arrived = decode_submissions(&bytes).expect("what was just written");
+        let arrived = decode_submissions(NodeId(2), &bytes).expect("what was just written");
         assert_eq!(arrived.len(), 2);
         for arrived in arrived {
             assert_eq!((arrived.id, arrived.fingerprint, arrived.planner), (sent.id, sent.fingerprint, sent.planner));
+            assert_eq!(arrived.vouched, NodeId(2), "who sends it vouches, whatever it says");
             assert_eq!((arrived.roles, arrived.expires, arrived.size), (sent.roles, sent.expires, sent.size));
             assert_eq!((&*arrived.name, &*arrived.caller, &*arrived.request_id), ("transfer", "till", "r-1"));
             let (ours, theirs) = (sent.plan.view(), arrived.plan.view());
@@ -443,7 +448,7 @@ mod tests {
     fn what_is_no_message_is_refused() {
         let bytes = encode_submissions([&submission()].into_iter());
         for length in 0..bytes.len() {
-            assert!(decode_submissions(&bytes[..length]).is_err(), "{length} bytes");
+            assert!(decode_submissions(NodeId(2), &bytes[..length]).is_err(), "{length} bytes");
         }
         let told = encode_told(vec![Told::Unknown]);
         assert!(decode_told(&told, 2).is_err(), "one outcome for two submissions");

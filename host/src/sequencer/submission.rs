@@ -14,7 +14,7 @@ use statehouse_abi::ops::OpRole;
 use statehouse_abi::plan::{Coordination, PlanOut, Planned, Step};
 use tokio::sync::Notify;
 
-use crate::ids::{CommandId, Fingerprint, Head, LogIndex, Micros, ModuleId, PartitionId, Position};
+use crate::ids::{CommandId, Fingerprint, Head, LogIndex, Micros, ModuleId, NodeId, PartitionId, Position};
 use crate::limits;
 use crate::machine::entry::Entry;
 use crate::machine::replica::position_count;
@@ -129,6 +129,8 @@ pub struct Submission<T = Ticket> {
     pub planner: ModuleId,
     pub caller: Arc<str>,
     pub roles: u32,
+    /// The node that says so: it has asked the caller for its token, or coordinates the command.
+    pub vouched: NodeId,
     pub request_id: Arc<str>,
     /// Not to be executed at an entry time past this.
     pub expires: Micros,
@@ -176,6 +178,7 @@ impl Unticketed {
             planner: self.planner,
             caller: self.caller.clone(),
             roles: self.roles,
+            vouched: self.vouched,
             request_id: self.request_id.clone(),
             expires: self.expires,
             size: self.size,

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
 use crate::consensus::PeerError;
 use crate::features::{self, FeatureLevel};
 use crate::ids::{Head, Micros, NodeId, PartitionId, Position, Term};
+use crate::partition::Partition;
 use crate::peer::{Call, GroupName, Topic};
 use crate::router::Machine;
 use crate::system::directory::Directory;
@@ -25,6 +27,8 @@ use crate::system::{found, level, steward};
 
 /// How long another node may take to say who it is.
 const STRANGER_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a node that is removed may take to give away what it leads.
+const LEAD_ELSEWHERE_MAX: Duration = Duration::from_secs(3);
 /// How long a node that was asked to lead may take before it is asked again.
 const TRANSFER_AGAIN: Duration = Duration::from_secs(1);
 
@@ -284,10 +288,30 @@ impl Cluster {
             );
             return Err(ClusterError::Invalid(detail));
         }
+        self.lead_elsewhere(node, deadline).await;
         let body = Value::map([("id", Value::Int(node.0.into()))]);
         match steward::command(&system, "nodes/remove", body, deadline).await {
             Err(ClusterError::Rejected { code, .. }) if code == "unknown_node" => Err(ClusterError::UnknownNode(node)),
             other => other,
+        }
+    }
+
+    /// Nobody listens to a node from the moment on at which it is removed, so what it leads is led elsewhere before. Where that does not
+    /// succeed in time, the others elect.
+    async fn lead_elsewhere(&self, node: NodeId, deadline: Instant) {
+        let until = deadline.min(Instant::now() + LEAD_ELSEWHERE_MAX);
+        let led = self.host.replicas().into_iter().filter(|(_, replica)| replica.leader() == Some(node));
+        let samples = self.host.clocks.samples();
+        let moving = led.filter_map(|(group, replica)| {
+            let is_up = |other: &NodeId| *other == self.host.node || samples.contains_key(other);
+            let voters = replica.group().metrics().voters;
+            let to = voters.into_iter().find(|other| *other != node && is_up(other))?;
+            Some(async move { self.lead_at(&group, &replica, to, until).await })
+        });
+        for moved in join_all(moving).await {
+            if let Err(error) = moved {
+                tracing::debug!(%node, %error, "a partition is led by a node that is being removed");
+            }
         }
     }
 
@@ -306,6 +330,16 @@ impl Cluster {
         let group = GroupName::new(machine, partition);
         let replica =
             self.host.find_replica(&group).ok_or_else(|| ClusterError::UnknownPartition(group.to_string()))?;
+        self.lead_at(&group, &replica, to, deadline).await
+    }
+
+    async fn lead_at(
+        &self,
+        group: &GroupName,
+        replica: &Partition,
+        to: NodeId,
+        deadline: Instant,
+    ) -> Result<(), ClusterError> {
         while replica.leader() != Some(to) {
             if deadline <= Instant::now() {
                 return Err(ClusterError::Deadline);

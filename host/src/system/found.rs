@@ -16,6 +16,7 @@ use crate::system::host::Host;
 use crate::system::level;
 use crate::system::node::start_member;
 use crate::system::service::{Join, encode};
+use crate::system::standing;
 
 const INVITE_PATIENCE: Duration = Duration::from_secs(2);
 const INVITE_AGAIN: Duration = Duration::from_millis(200);
@@ -26,17 +27,20 @@ pub fn found(host: &Arc<Host>, peers: BTreeMap<NodeId, String>) -> Result<(), Cl
 }
 
 /// Another node says that this one belongs to its cluster now.
-pub async fn on_join(host: &Arc<Host>, join: Join) -> Result<(), ClusterError> {
+pub async fn on_join(host: &Arc<Host>, from: NodeId, join: Join) -> Result<(), ClusterError> {
     if NodeId(join.node) != host.node {
         return Err(ClusterError::Invalid(format!("this is node {}, not node {}", host.node, join.node)));
     }
+    let peers = join.peers.into_iter().map(|(node, peer)| (NodeId(node), peer)).collect();
     match host.folder.identity() {
-        Some(identity) if identity.cluster == join.cluster => Ok(()),
+        Some(identity) if identity.cluster == join.cluster => {
+            standing::on_named(host, from, peers);
+            Ok(())
+        }
         Some(identity) => Err(ClusterError::Exists(identity.cluster.clone())),
         None => {
             let level = join.feature_level.map_or(features::BASE, FeatureLevel);
             level::check(level, host.level.max()).map_err(|error| ClusterError::Invalid(error.to_string()))?;
-            let peers = join.peers.into_iter().map(|(node, peer)| (NodeId(node), peer)).collect();
             become_member(host, join.cluster, join.is_founder, peers)
         }
     }
@@ -76,6 +80,23 @@ pub async fn invite_founders(host: Arc<Host>) {
             }
         }
         tokio::time::sleep(INVITE_AGAIN).await;
+    }
+}
+
+/// Tells a member that does not know yet who is in the cluster: all nodes that it knew may have been replaced.
+pub async fn tell_who_is_in(host: &Host, node: NodeId) {
+    let (nodes, feature_level) = {
+        let directory = host.directory.borrow();
+        (directory.nodes.clone(), Some(directory.feature_level.0))
+    };
+    let Some(identity) = host.folder.identity().filter(|_| host.standing.is_level() && nodes.contains_key(&node))
+    else {
+        return;
+    };
+    let peers = nodes.into_iter().map(|(node, peer)| (node.0, peer)).collect();
+    let join = Join { cluster: identity.cluster.clone(), node: node.0, is_founder: false, peers, feature_level };
+    if let Err(error) = ask_to_join(host, node, &join).await {
+        tracing::debug!(%node, %error, "a node cannot be told who is in the cluster");
     }
 }
 

@@ -21,7 +21,7 @@ use crate::key::PublicKey;
 use crate::log::{DamagedLog, Disk, EntryId};
 use crate::machine::logic::Logic;
 use crate::partition::{HaltReason, Leading, Partition, PartitionOptions, RunState};
-use crate::peer::{self, GroupName, GroupPeers, Network, Routes, SeenBook};
+use crate::peer::{self, GroupName, GroupPeers, Links, Network, PeerCertificates, Routes, SeenBook};
 use crate::registry::Registry;
 use crate::router::{Machine, MachineOptions, MachineParticipants, Router};
 use crate::store::{StoreOptions, StoreShared};
@@ -36,16 +36,15 @@ use crate::system::logic::{MachineRow, SYSTEM};
 use crate::system::modules::HostModules;
 use crate::system::node::MachineSpec;
 use crate::system::staging::RefusedModules;
+use crate::system::standing::Standing;
 use crate::system::trouble::Troubles;
-use crate::system::{drain, repair, service};
+use crate::system::{drain, repair};
 use crate::views::Views;
 
 /// How often a question that nobody answered is put again.
-const ASK_AGAIN: Duration = Duration::from_millis(250);
+pub(super) const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// How soon a replica that could not be opened, or stands still, is tried again.
 const OPEN_AGAIN: Duration = Duration::from_secs(2);
-/// How long one node may take to say what it has seen.
-const SEEN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Below the node's data: what is fetched from the archive for whoever reads what was released.
 const ARCHIVE_CACHE: &str = "archive-cache";
@@ -79,6 +78,11 @@ pub struct Host {
     pub clock: Arc<dyn Clock>,
     pub opening: Opening,
     pub level: Level,
+    pub standing: Standing,
+    /// Connections that the others have open here.
+    pub links: Links,
+    /// By which this node and the others know each other; nothing without TLS, or without peers.
+    pub certificates: OnceLock<PeerCertificates>,
     /// Machines to create when `system` does not know them.
     pub specs: Vec<MachineSpec>,
     pub network: OnceLock<Arc<dyn Network>>,
@@ -196,6 +200,10 @@ impl Host {
                 machine
             }
         };
+        if !self.standing.is_level() {
+            // What it knows of the others may be long out of date, so nothing is shared with them yet.
+            return Ok(());
+        }
         let founders: Vec<NodeId> = row.founders.iter().map(|id| NodeId(*id)).collect();
         let opening = machine.partition_ids().map(|id| self.keep_replica_open(&machine, id, founders.clone()));
         join_all(opening).await.into_iter().collect()
@@ -305,41 +313,6 @@ impl Host {
         }
     }
 
-    /// The highest entry that the others have seen this node hold, once enough of them have answered: as many as make a majority of the
-    /// cluster together with this node.
-    async fn ask_seen(&self, machine: &Machine, group: &GroupName) -> Result<Option<EntryId>, NodeError> {
-        let mut told: BTreeMap<NodeId, Option<EntryId>> = BTreeMap::new();
-        loop {
-            let others = self.others();
-            if others.len().div_ceil(2) <= told.len() {
-                return Ok(told.into_values().max().flatten());
-            }
-            let silent: Vec<NodeId> = others.iter().copied().filter(|node| !told.contains_key(node)).collect();
-            let mut reasons = Vec::new();
-            for node in silent {
-                match service::ask_seen(self.network().as_ref(), node, group, SEEN_PATIENCE).await {
-                    Ok(seen) => {
-                        told.insert(node, seen);
-                    }
-                    Err(error) => reasons.push(error.to_string()),
-                }
-            }
-            if others.len().div_ceil(2) <= told.len() {
-                continue;
-            }
-            let reason = format!("waits for another node to confirm what its log held: {}", reasons.join("; "));
-            if &*group.machine == SYSTEM {
-                // Without it this node cannot even name its machines.
-                self.router.set_not_ready(vec![format!("{group}: {reason}")]);
-            }
-            drop(machine.set_replica(group.partition, Err(reason)));
-            tokio::select! {
-                () = self.stopping.cancelled() => return Err(NodeError::Stopping),
-                () = tokio::time::sleep(ASK_AGAIN) => {}
-            }
-        }
-    }
-
     fn machine(self: &Arc<Self>, name: &str, partition_count: u32, active: Arc<dyn Logic>) -> Arc<Machine> {
         Machine::new(MachineOptions {
             name: name.to_owned(),
@@ -401,7 +374,7 @@ impl Host {
                 // It says for itself what is wrong with it.
                 drop(self.keep_system_open(&system).await);
             }
-            let known = directory.borrow_and_update().clone();
+            let (known, was_level) = (directory.borrow_and_update().clone(), self.standing.is_level());
             drop(self.open_machines(&known).await);
             // Once: from then on each machine says for itself what it lacks, and a node that stops says that.
             if !is_known && !self.stopping.is_cancelled() && !self.level.is_refused() {
@@ -411,6 +384,7 @@ impl Host {
             }
             tokio::select! {
                 changed = directory.changed() => if changed.is_err() { return },
+                () = self.standing.wait_until_level(), if !was_level => {}
                 () = tokio::time::sleep(OPEN_AGAIN) => {}
                 () = self.stopping.cancelled() => return,
             }

@@ -34,6 +34,7 @@ pub fn on_offer(host: &Arc<Host>, from: NodeId, group: GroupName, body: &[u8]) -
     let failed = |error: &dyn std::fmt::Display| ServiceError::Failed(error.to_string());
     let Offer { vote, snapshot } = Offer::decode(body)?;
     let replica = host.find_replica(&group).ok_or_else(|| ServiceError::NoGroup(group.clone()))?;
+    replica.group().check_offer(from, vote).map_err(|error| failed(&error))?;
     if let Some(own) = replica.log().vote().filter(|own| vote.order() < own.order()) {
         return Ok(one(&SnapshotReply::HigherVote(own)));
     }

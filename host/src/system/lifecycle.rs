@@ -40,6 +40,8 @@ pub struct ModulesView {
     pub keys: Vec<KeyRow>,
     /// What this node has refused lately.
     pub refused: Vec<RefusedModule>,
+    /// The nodes of the cluster as it is now.
+    pub nodes: Vec<NodeId>,
 }
 
 /// Which module decides in a partition.
@@ -301,6 +303,7 @@ impl Cluster {
             partitions: partitions.collect(),
             keys: directory.keys.clone(),
             refused: self.host().refused.of(machine),
+            nodes: directory.nodes.keys().copied().collect(),
         })
     }
 

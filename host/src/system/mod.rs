@@ -44,6 +44,8 @@ mod kept;
 mod midnights;
 mod history;
 mod in_transit;
+mod standing;
+mod recall;
 mod service;
 mod steward;
 mod signer;

@@ -29,7 +29,9 @@ use crate::key::NodeKey;
 use crate::log::Disk;
 use crate::machine::logic::Logic;
 use crate::machine::native::Native;
-use crate::peer::{self, Grpc, Network, NoNetwork, PeerTls, Routes, SeenBook, Service, SimNetwork};
+use crate::peer::{
+    self, Grpc, Links, Network, NoNetwork, PeerCertificates, PeerTls, Routes, SeenBook, Service, SimNetwork,
+};
 use crate::registry::Registry;
 use crate::router::Router;
 use crate::store::StoreShared;
@@ -44,6 +46,7 @@ use crate::system::level::{self, Level};
 use crate::system::logic::System;
 use crate::system::service::HostService;
 use crate::system::staging::RefusedModules;
+use crate::system::standing::{self, Gate, Standing};
 use crate::system::trouble::Troubles;
 use crate::system::{archivist, found, in_transit, kept, midnights, retention, signer, steward, viewing, vigil};
 use crate::views::{self, Views};
@@ -181,6 +184,9 @@ impl Node {
                 features: features.clone(),
             },
             level: Level::new(options.feature_level_max, features),
+            standing: Standing::default(),
+            links: Links::default(),
+            certificates: OnceLock::new(),
             specs: options.machines,
             network: OnceLock::new(),
             routes: Routes::default(),
@@ -233,6 +239,15 @@ impl Node {
 
     pub fn folder(&self) -> &DataFolder {
         &self.host.folder
+    }
+
+    /// Reads the certificates of nodes again, and closes what they do not stand for any more.
+    ///
+    /// # Errors
+    /// A file is wrong, and what was read before stays in use.
+    pub fn reload(&self) -> Result<(), NodeError> {
+        let Some(certificates) = self.host.certificates.get() else { return Ok(()) };
+        Ok(peer::reload_certificates(certificates, &self.host.routes, &self.host.links)?)
     }
 
     /// Says where clients reach this node, for the others to know.
@@ -304,6 +319,7 @@ async fn open_alone(host: &Arc<Host>) -> Result<(), NodeError> {
     }
     host.clocks.on_round();
     host.open_system(system_logic(host)).await?;
+    host.standing.on_heard();
     if let Err(error) = check_level(host) {
         level::halt(host, &error).await;
         return Err(error);
@@ -327,13 +343,18 @@ async fn open_alone(host: &Arc<Host>) -> Result<(), NodeError> {
 
 /// A node with peers: answers them from now on, and takes part as soon as it belongs to a cluster.
 fn answer_peers(host: &Arc<Host>, options: PeerOptions) -> Result<JoinHandle<()>, NodeError> {
-    let service: Arc<dyn Service> = Arc::new(HostService(host.clone()));
+    let service: Arc<dyn Service> = Arc::new(Gate(Arc::new(HostService(host.clone()))));
     let stopping = host.stopping.clone();
     let (network, serving): (Arc<dyn Network>, BoxFuture<'static, ()>) = match options.way {
         PeerWay::Listen { listener, tls } => {
             let tls = tls.map(|files| PeerTls { ca: files.ca, certificate: files.certificate, key: files.key });
-            let network = Grpc::new(host.identity.clone(), host.routes.clone(), tls.as_ref())?;
-            let options = peer::PeerOptions { identity: host.identity.clone(), tls };
+            let certificates = tls.map(PeerCertificates::read).transpose()?;
+            if let Some(certificates) = &certificates {
+                host.certificates.get_or_init(|| certificates.clone());
+            }
+            let network = Grpc::new(host.identity.clone(), host.routes.clone(), certificates.clone());
+            let (identity, links) = (host.identity.clone(), host.links.clone());
+            let options = peer::PeerOptions { identity, certificates, links };
             let serving = peer::serve_peers(listener, options, service, stopping.cancelled_owned());
             let serving = async {
                 if let Err(error) = serving.await {
@@ -380,6 +401,7 @@ pub(super) async fn start_member(host: Arc<Host>) {
     if let Err(error) = check_level(&host) {
         return level::halt(&host, &error).await;
     }
+    tokio::spawn(standing::run(host.clone()));
     tokio::spawn(steward::run(host.clone()));
     tokio::spawn(signer::run(host.clone()));
     tokio::spawn(host.clone().keep_open());

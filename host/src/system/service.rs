@@ -59,6 +59,9 @@ pub struct ClockAnswer {
     /// The highest feature level that this node understands; nodes of the first release do not say it.
     #[n(3)]
     pub feature_level_max: Option<u32>,
+    /// Whether this node knows who is in the cluster now; nodes of the first release do not say it.
+    #[n(4)]
+    pub is_level: Option<bool>,
 }
 
 impl ClockAnswer {
@@ -148,24 +151,24 @@ fn failed(error: impl std::fmt::Display) -> ServiceError {
 impl Service for HostService {
     fn raft(
         &self,
-        _from: NodeId,
+        from: NodeId,
         group: GroupName,
         request: PeerRequest,
     ) -> BoxFuture<'static, Result<PeerReply, ServiceError>> {
         let replica = self.replica(&group);
-        async move { replica?.group().answer(request).await.map_err(failed) }.boxed()
+        async move { replica?.group().answer(from, request).await.map_err(failed) }.boxed()
     }
 
     fn appends(
         &self,
-        _from: NodeId,
+        from: NodeId,
         group: GroupName,
         requests: BoxStream<'static, PeerRequest>,
     ) -> BoxStream<'static, Result<AppendReply, ServiceError>> {
         match self.replica(&group) {
             Ok(replica) => {
                 let failed = |reply: Result<AppendReply, ConsensusError>| reply.map_err(failed);
-                replica.group().answer_appends(requests).map(failed).boxed()
+                replica.group().answer_appends(from, requests).map(failed).boxed()
             }
             Err(error) => stream::once(async move { Err(error) }).boxed(),
         }
@@ -216,7 +219,7 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
     };
     match topic {
         Topic::Submit | Topic::Calls | Topic::Order => {
-            answer_about_commands(host, topic, group()?, &body, patience).await
+            answer_about_commands(host, from, topic, group()?, &body, patience).await
         }
         Topic::ReadIndex => replica()?.answer_read_index().await.map_err(failed),
         Topic::WantTime => {
@@ -239,10 +242,11 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
             }
             let http = host.http.lock().clone();
             let feature_level_max = Some(host.level.max().0);
-            Ok(encode(&ClockAnswer { time: host.clocks.wall().0, http, held: held(host), feature_level_max }))
+            let (time, held, is_level) = (host.clocks.wall().0, held(host), Some(host.standing.is_level()));
+            Ok(encode(&ClockAnswer { time, http, held, feature_level_max, is_level }))
         }
         Topic::Join => {
-            found::on_join(host, decode(&body)?).await.map_err(failed)?;
+            found::on_join(host, from, decode(&body)?).await.map_err(failed)?;
             Ok(Bytes::new())
         }
         Topic::Membership => {
@@ -276,6 +280,7 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
 /// What is for the leader of a partition: commands of clients, calls of coordinators, orders of operators.
 async fn answer_about_commands(
     host: &Host,
+    from: NodeId,
     topic: Topic,
     group: GroupName,
     body: &[u8],
@@ -286,8 +291,8 @@ async fn answer_about_commands(
     let machine = system.or_else(|| host.router.find_machine(&group.machine));
     let machine = machine.ok_or_else(|| ServiceError::NoGroup(group.clone()))?;
     let answered = match topic {
-        Topic::Submit => machine.answer_submit(group.partition, body, patience).await,
-        Topic::Calls => machine.answer_calls(group.partition, body, patience).await,
+        Topic::Submit => machine.answer_submit(from, group.partition, body, patience).await,
+        Topic::Calls => machine.answer_calls(from, group.partition, body, patience).await,
         _ => machine.answer_order(group.partition, body, patience).await,
     };
     answered.map_err(failed)
@@ -332,11 +337,14 @@ pub async fn ask_clock(host: &Host, node: NodeId, patience: Duration) {
     let Ok(answer) = host.network().call(node, call, patience).await else { return };
     let Ok(answer) = decode::<ClockAnswer>(&answer) else { return };
     let feature_level_max = answer.understands();
-    let ClockAnswer { time, http, held, .. } = answer;
+    let ClockAnswer { time, http, held, is_level, .. } = answer;
     host.clocks.on_answer(node, Heard { time: Micros(time), http, feature_level_max }, asked, host.clocks.wall());
     for HeldEntry { machine, partition, last: (term, by, index) } in held {
         let last = EntryId { term: Term(term), node: NodeId(by), index: LogIndex(index) };
         host.seen.on_durable(node, &GroupName::new(machine.as_str(), PartitionId(partition)), last);
+    }
+    if is_level == Some(false) {
+        found::tell_who_is_in(host, node).await;
     }
 }
 

@@ -154,7 +154,7 @@ fn line_text(line: &Line) -> String {
             format!("{head}  {step} of {id}: {outcome}{place}\n")
         }
         What::Ordered { id, order, by, why } => format!("{head}  {order} of {id} ordered by {by}: {why}\n"),
-        What::Command { id, part, name, caller, body, events, rejection, .. } => {
+        What::Command { id, part, name, caller, vouched, body, events, rejection, .. } => {
             let json = |value: &Value| to_json(value).map_or_else(|error| error.to_string(), |json| json.to_string());
             let part = match part {
                 LinePart::Whole => String::new(),
@@ -162,7 +162,8 @@ fn line_text(line: &Line) -> String {
                 LinePart::Call { step, home } => format!("{step}, for partition {home}, of "),
                 LinePart::End => "end of ".to_owned(),
             };
-            let mut text = format!("{head}  {part}{name} {id} by {caller} {}\n", json(body));
+            let by = vouched.map_or_else(|| caller.clone(), |node| format!("{caller} (says node {node})"));
+            let mut text = format!("{head}  {part}{name} {id} by {by} {}\n", json(body));
             events.iter().for_each(|event| text.push_str(&format!("    event    {}\n", json(event))));
             if let Some(rejection) = rejection {
                 text.push_str(&format!("    rejected {}: {}\n", rejection.code, rejection.detail));
@@ -193,8 +194,9 @@ fn line_json(line: &Line) -> anyhow::Result<String> {
         What::Ordered { id, order, by, why } => json!({
             "kind": "order", "id": id.to_string(), "order": order, "by": by, "why": why,
         }),
-        What::Command { id, part, name, caller, request_id, body, events, rejection } => json!({
-            "kind": "command", "id": id.to_string(), "part": part_json(part), "command": name, "caller": caller, "request_id": request_id,
+        What::Command { id, part, name, caller, vouched, request_id, body, events, rejection } => json!({
+            "kind": "command", "id": id.to_string(), "part": part_json(part), "command": name, "caller": caller, "vouched_by": vouched,
+            "request_id": request_id,
             "body": to_json(body)?, "events": events.iter().map(to_json).collect::<Result<Vec<_>, _>>()?,
             "rejection": rejection.as_ref().map(|found| json!({"code": found.code, "detail": found.detail})),
         }),

@@ -119,7 +119,7 @@ fn config(node: &DevNode, nodes: &[DevNode], data: &Path, served: &Served<'_>) -
         "http": http,
         // As `dev` is in one process, which says so at its start.
         "auth": { "open": true },
-        "peer": { "listen": node.peer, "routes": routes_from(node.id, nodes) },
+        "peer": { "listen": node.peer, "plaintext": true, "routes": routes_from(node.id, nodes) },
         "machines": declared,
         "webhooks": { "allow": Receivers::ON_THIS_MACHINE },
     });

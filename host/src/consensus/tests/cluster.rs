@@ -31,7 +31,7 @@ impl Wire {
 impl Peers for Wire {
     async fn call(&self, to: NodeId, request: PeerRequest, deadline: Duration) -> Result<PeerReply, PeerError> {
         let group = self.group(to).ok_or(PeerError::NoRoute(to))?;
-        let answered = tokio::time::timeout(deadline, group.answer(request)).await;
+        let answered = tokio::time::timeout(deadline, group.answer(self.from, request)).await;
         let answer = answered.map_err(|_| PeerError::Timeout(to))?;
         answer.map_err(|error| PeerError::Failed { node: to, detail: error.to_string() })
     }
@@ -48,7 +48,7 @@ impl Peers for Wire {
         let (out, back) = (self.clone(), self.clone());
         let requests = requests.take_while(move |_| std::future::ready(out.group(to).is_some()));
         let failed = move |error: ConsensusError| PeerError::Failed { node: to, detail: error.to_string() };
-        let replies = group.answer_appends(requests.boxed()).map(move |reply| reply.map_err(failed));
+        let replies = group.answer_appends(self.from, requests.boxed()).map(move |reply| reply.map_err(failed));
         replies.take_while(move |_| std::future::ready(back.group(to).is_some())).boxed()
     }
 }

@@ -4,11 +4,13 @@
 
 use std::sync::Arc;
 
-use statehouse_abi::block::{BlockWriter, kind};
+use statehouse_abi::block::{BlockWriter, FLAG_OPTIONAL, kind};
 
 use super::{
-    BYTES, CALLERS, COMMANDS, Entry, EntryCommand, EntryKind, HEADER, HEADER_SIZE, Header, NAMES, OPS, OUTCOME, RECORDS,
+    BYTES, CALLERS, COMMANDS, Entry, EntryCommand, EntryKind, HEADER, HEADER_SIZE, Header, NAMES, OPS, OUTCOME,
+    RECORDS, VOUCHER_SIZE, VOUCHERS,
 };
+use crate::ids::NodeId;
 use crate::saga::Records;
 
 /// Collects the commands of a batch.
@@ -17,8 +19,10 @@ pub struct BatchWriter {
     commands: Vec<[u8; 48]>,
     names: Vec<[u8; 8]>,
     callers: Vec<[u8; 12]>,
+    /// One of each caller, or none at all.
+    vouchers: Vec<[u8; VOUCHER_SIZE]>,
     name_texts: Vec<String>,
-    caller_texts: Vec<(String, u32)>,
+    caller_texts: Vec<(String, u32, Option<NodeId>)>,
     bytes: Vec<u8>,
 }
 
@@ -26,7 +30,7 @@ impl BatchWriter {
     /// Adds a command and returns its index.
     pub fn command(&mut self, command: &EntryCommand<'_>) -> u32 {
         let name = self.name(command.name);
-        let caller = self.caller(command.caller, command.roles);
+        let caller = self.caller(command.caller, command.roles, command.vouched);
         let request_id = self.push(command.request_id.as_bytes());
         let body = self.push(command.body);
         let mut raw = [0; 48];
@@ -50,15 +54,20 @@ impl BatchWriter {
         (self.names.len() - 1) as u32
     }
 
-    fn caller(&mut self, caller: &str, roles: u32) -> u32 {
+    fn caller(&mut self, caller: &str, roles: u32, vouched: Option<NodeId>) -> u32 {
         // A batch has few callers, and the last one is the likeliest.
-        if let Some(at) = self.caller_texts.iter().rposition(|other| other.1 == roles && other.0 == caller) {
+        let is_same =
+            |other: &(String, u32, Option<NodeId>)| other.1 == roles && other.2 == vouched && other.0 == caller;
+        if let Some(at) = self.caller_texts.iter().rposition(is_same) {
             return at as u32;
+        }
+        if let Some(node) = vouched {
+            self.vouchers.push(node.0.to_le_bytes());
         }
         let (offset, len) = self.push(caller.as_bytes());
         let fields = [offset.to_le_bytes(), len.to_le_bytes(), roles.to_le_bytes()];
         self.callers.push(fields.as_flattened().try_into().expect("three times four"));
-        self.caller_texts.push((caller.to_owned(), roles));
+        self.caller_texts.push((caller.to_owned(), roles, vouched));
         (self.callers.len() - 1) as u32
     }
 
@@ -76,16 +85,22 @@ impl BatchWriter {
     pub fn finish(&self, header: Header, ops: &[u8], outcome: &[u8], records: Records) -> Entry {
         assert!(matches!(header.kind, EntryKind::Batch | EntryKind::Saga));
         let size = HEADER_SIZE + self.commands.len() * 48 + self.bytes.len() + ops.len() + outcome.len() + 1024;
-        let section_count = if records.is_empty() { 7 } else { 8 };
+        assert!(self.vouchers.is_empty() || self.vouchers.len() == self.callers.len(), "all are vouched for, or none");
+        let section_count = 7 + usize::from(!records.is_empty()) + usize::from(!self.vouchers.is_empty());
         let mut block = BlockWriter::new(Vec::with_capacity(size), kind::ENTRY, section_count);
         let format = if records.are_of_first_release() { 1 } else { 2 };
         block.section(HEADER, &header.to_bytes(format)).records(COMMANDS, &self.commands);
         block.records(NAMES, &self.names).records(CALLERS, &self.callers);
         block.section(OPS, ops).section(OUTCOME, outcome).section(BYTES, &self.bytes);
+        if !records.is_empty() {
+            block.section(RECORDS, &records.to_bytes());
+        }
+        if !self.vouchers.is_empty() {
+            block.section_with(VOUCHERS, FLAG_OPTIONAL, |out| out.extend_from_slice(self.vouchers.as_flattened()));
+        }
         if records.is_empty() {
             return Entry { payload: block.finish().into(), header, records: None };
         }
-        block.section(RECORDS, &records.to_bytes());
         Entry { payload: block.finish().into(), header, records: Some(Arc::new(records)) }
     }
 }

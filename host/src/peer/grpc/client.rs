@@ -12,29 +12,29 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt, Stream, StreamExt};
-use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
 use super::wire::appends_request::Message;
 use super::wire::peer_client::PeerClient;
-use super::{Identity, PeerTls, Routes, convert, handshake, status, tls, wire};
+use super::{Identity, PeerCertificates, Routes, convert, handshake, status, tls, wire};
 use crate::consensus::{AppendReply, PeerError, PeerReply, PeerRequest};
 use crate::ids::NodeId;
 use crate::limits;
-use crate::peer::{Call, GroupName, Network, PeerSetupError, Pieces};
+use crate::peer::{Call, GroupName, Network, Pieces};
 
 /// One per process, so that each peer has one connection. Clones are the same.
 #[derive(Clone)]
 pub struct Grpc {
     identity: Identity,
     routes: Routes,
-    tls: Option<ClientTlsConfig>,
+    certificates: Option<PeerCertificates>,
 }
 
 impl Grpc {
-    /// Reads the files of `tls`; connects to nobody yet.
-    pub fn new(identity: Identity, routes: Routes, tls: Option<&PeerTls>) -> Result<Self, PeerSetupError> {
-        Ok(Self { identity, routes, tls: tls.map(PeerTls::client).transpose()? })
+    /// Connects to nobody yet.
+    pub fn new(identity: Identity, routes: Routes, certificates: Option<PeerCertificates>) -> Self {
+        Self { identity, routes, certificates }
     }
 
     /// Must run inside the runtime: the connection's task is spawned here.
@@ -50,10 +50,11 @@ impl Grpc {
             let detail = format!("cannot be reached at `{address}`: {error}");
             PeerError::Failed { node: to, detail }
         };
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let scheme = if self.certificates.is_some() { "https" } else { "http" };
         let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(failed)?;
-        if let Some(tls) = &self.tls {
-            endpoint = endpoint.tls_config(tls.clone().domain_name(tls::node_name(to))).map_err(failed)?;
+        if let Some(certificates) = &self.certificates {
+            let tls = certificates.client().domain_name(tls::node_name(to));
+            endpoint = endpoint.tls_config(tls).map_err(failed)?;
         }
         let endpoint = endpoint
             .connect_timeout(limits::PEER_CONNECT_MAX)

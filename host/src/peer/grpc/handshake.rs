@@ -10,11 +10,13 @@
 //!
 //! It does not know what is asked beyond its topic.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Status};
 
+use super::links::Link;
 use super::{Identity, tls};
 use crate::ids::{ClusterId, NodeId};
 use crate::limits;
@@ -53,17 +55,30 @@ pub(super) fn admit<T>(identity: &Identity, request: &Request<T>, topic: Option<
         return Err(refused(format!("this is node {}, not node {to}", identity.node)));
     }
     // Without certificates there are none to compare: whether to use them is the configuration's decision.
-    if let Some(certificates) = request.peer_certs()
-        && !certificates.first().is_some_and(|own| tls::is_certificate_of(from, own))
-    {
+    let link = link(request);
+    if link.certificate().is_some_and(|own| !tls::is_certificate_of(from, own)) {
         return Err(refused(format!("the certificate is not that of node {from}")));
     }
-    match (identity.cluster.get(), cluster(metadata)?) {
-        (Some(own), Some(theirs)) if *own == theirs => Ok(from),
+    let is_member = admit_cluster(identity, cluster(metadata)?, topic)?;
+    if is_member && !link.is_of(from) {
+        return Err(refused(format!("another node than node {from} has opened this connection")));
+    }
+    Ok(from)
+}
+
+/// The connection that a request came over.
+pub(super) fn link<T>(request: &Request<T>) -> &Link {
+    request.extensions().get::<Arc<Link>>().expect("every connection is a link")
+}
+
+/// Says whether both are of the same cluster.
+fn admit_cluster(identity: &Identity, theirs: Option<ClusterId>, topic: Option<Topic>) -> Result<bool, Status> {
+    match (identity.cluster.get(), theirs) {
+        (Some(own), Some(theirs)) if *own == theirs => Ok(true),
         (Some(own), Some(theirs)) => {
             Err(refused(format!("this node belongs to cluster {own}, the caller to {theirs}")))
         }
-        _ if topic.is_some_and(Topic::is_open_to_strangers) => Ok(from),
+        _ if topic.is_some_and(Topic::is_open_to_strangers) => Ok(false),
         (None, _) => Err(refused("this node belongs to no cluster yet".to_owned())),
         (Some(own), None) => Err(refused(format!("this node belongs to cluster {own}, the caller to none"))),
     }

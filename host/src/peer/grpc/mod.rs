@@ -10,6 +10,7 @@
 mod client;
 mod convert;
 pub(super) mod handshake;
+mod links;
 mod routes;
 mod server;
 mod status;
@@ -23,9 +24,12 @@ pub(super) mod wire {
 use std::sync::{Arc, OnceLock};
 
 pub use client::Grpc;
+pub use links::{LinkLimits, Links};
 pub use routes::Routes;
 pub use server::serve_peers;
-pub use tls::PeerTls;
+pub use tls::{PeerCertificates, PeerTls};
+
+use super::PeerSetupError;
 
 use crate::ids::{ClusterId, NodeId};
 
@@ -48,9 +52,26 @@ impl Identity {
 }
 
 /// How a node answers its peers.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PeerOptions {
     pub identity: Identity,
-    /// Without it everybody who reaches the port is believed to be who it says.
-    pub tls: Option<PeerTls>,
+    /// Without them everybody who reaches the port is believed to be who it says.
+    pub certificates: Option<PeerCertificates>,
+    /// What the others open here.
+    pub links: Links,
+}
+
+/// Reads the certificates again: from now on connections are made with what the files say, and those are closed that it does not trust any more.
+///
+/// # Errors
+/// A file is wrong; all goes on as it was.
+pub fn reload_certificates(
+    certificates: &PeerCertificates,
+    routes: &Routes,
+    links: &Links,
+) -> Result<(), PeerSetupError> {
+    certificates.reload()?;
+    routes.forget_connections();
+    links.close_untrusted(certificates);
+    Ok(())
 }

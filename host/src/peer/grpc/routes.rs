@@ -36,6 +36,11 @@ impl Routes {
         self.0.lock().get(&node).map(|route| route.address.clone())
     }
 
+    /// What is asked from now on goes over new connections; what is under way ends on the old ones.
+    pub(super) fn forget_connections(&self) {
+        self.0.lock().values_mut().for_each(|route| route.channel = None);
+    }
+
     /// The connection to a node, made by `dial` from its address if there is none yet. `None` without a route.
     pub(super) fn find_channel<E>(
         &self,

@@ -13,14 +13,14 @@ use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::Unreadable;
 use super::wire::appends_request::Message;
 use super::wire::peer_server::{Peer, PeerServer};
-use super::{Identity, PeerOptions, convert, handshake, status, wire};
+use super::{Identity, PeerOptions, convert, handshake, links, status, wire};
 use crate::consensus::PeerRequest;
+use crate::ids::NodeId;
 use crate::limits;
 use crate::peer::{PeerSetupError, Service, ServiceError, Topic};
 
@@ -34,10 +34,6 @@ pub async fn serve_peers(
 ) -> Result<(), PeerSetupError> {
     let stopping = CancellationToken::new();
     let _stopped_when_dropped = stopping.clone().drop_guard();
-    let mut server = Server::builder();
-    if let Some(tls) = &options.tls {
-        server = server.tls_config(tls.server()?).map_err(PeerSetupError::Tls)?;
-    }
     let answers = PeerServer::new(Answers { identity: options.identity, service, stopping: stopping.clone() })
         .max_decoding_message_size(limits::PEER_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(limits::PEER_MESSAGE_BYTES_MAX);
@@ -45,23 +41,27 @@ pub async fn serve_peers(
         shutdown.await;
         stopping.cancel();
     };
-    let serving = server
+    let (connections, accepting) = links::accept(listener, options.links, options.certificates);
+    let serving = Server::builder()
         .http2_keepalive_interval(Some(limits::PEER_PROBE_INTERVAL))
         .http2_keepalive_timeout(Some(limits::PEER_PROBE_PATIENCE))
         .initial_stream_window_size(limits::PEER_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(limits::PEER_CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(limits::PEER_STREAMS_MAX)
         .http2_max_pending_accept_reset_streams(Some(limits::PEER_GIVEN_UP_MAX))
-        .serve_with_incoming_shutdown(answers, TcpIncoming::from(listener).with_nodelay(Some(true)), signal);
+        .serve_with_incoming_shutdown(answers, connections, signal);
     // A peer that does not close its end must not keep this node from stopping.
     let overdue = async {
         stopping.cancelled().await;
         tokio::time::sleep(limits::PEER_STOP_MAX).await;
     };
-    tokio::select! {
+    let served = tokio::select! {
         served = serving => served.map_err(PeerSetupError::Serve),
         () = overdue => Ok(()),
-    }
+    };
+    // The port is free then; it cannot panic in a way that would matter any more.
+    drop(accepting.await);
+    served
 }
 
 struct Answers {
@@ -71,6 +71,13 @@ struct Answers {
 }
 
 impl Answers {
+    /// The node that asks, if it is one that may ask at all.
+    fn admit<T>(&self, request: &Request<T>, topic: Option<Topic>) -> Result<NodeId, Status> {
+        let from = handshake::admit(&self.identity, request, topic)?;
+        handshake::link(request).set_known(self.service.is_known(from));
+        Ok(from)
+    }
+
     /// The answer, unless the caller's patience or this node's time ends first.
     async fn within<T>(
         &self,
@@ -101,7 +108,7 @@ impl Peer for Answers {
     type FetchStream = BoxStream<'static, Result<wire::Piece, Status>>;
 
     async fn raft(&self, request: Request<wire::RaftRequest>) -> Result<Response<wire::RaftReply>, Status> {
-        let from = handshake::admit(&self.identity, &request, None)?;
+        let from = self.admit(&request, None)?;
         let patience = handshake::patience(request.metadata());
         let (group, message) = convert::request_in(request.into_inner()).map_err(unreadable)?;
         let reply = self.within(patience, self.service.raft(from, group, message)).await?;
@@ -112,7 +119,7 @@ impl Peer for Answers {
         &self,
         request: Request<Streaming<wire::AppendsRequest>>,
     ) -> Result<Response<Self::AppendsStream>, Status> {
-        let from = handshake::admit(&self.identity, &request, None)?;
+        let from = self.admit(&request, None)?;
         let mut messages = request.into_inner();
         let first = self.within(limits::PEER_CONNECT_MAX, messages.message().map(Ok)).await??;
         let Some(wire::AppendsRequest { message: Some(Message::Group(group)) }) = first else {
@@ -129,7 +136,7 @@ impl Peer for Answers {
     }
 
     async fn call(&self, request: Request<wire::CallRequest>) -> Result<Response<wire::CallReply>, Status> {
-        let from = handshake::admit(&self.identity, &request, Topic::from_number(request.get_ref().topic))?;
+        let from = self.admit(&request, Topic::from_number(request.get_ref().topic))?;
         let patience = handshake::patience(request.metadata());
         let call = convert::call_in(request.into_inner()).map_err(unreadable)?;
         let body = self.within(patience, self.service.call(from, call, patience)).await?;
@@ -137,7 +144,7 @@ impl Peer for Answers {
     }
 
     async fn fetch(&self, request: Request<wire::CallRequest>) -> Result<Response<Self::FetchStream>, Status> {
-        let from = handshake::admit(&self.identity, &request, Topic::from_number(request.get_ref().topic))?;
+        let from = self.admit(&request, Topic::from_number(request.get_ref().topic))?;
         let patience = handshake::patience(request.metadata());
         let call = convert::call_in(request.into_inner()).map_err(unreadable)?;
         let pieces = self.within(patience, self.service.fetch(from, call)).await?;

@@ -5,7 +5,7 @@
 //! | `NOT_FOUND` | the group is not there |
 //! | `INVALID_ARGUMENT` | the question cannot be read |
 //! | `INTERNAL` | the service failed |
-//! | `FAILED_PRECONDITION` | the handshake was refused |
+//! | `FAILED_PRECONDITION` | the handshake was refused, or the node may not ask this |
 //! | `DEADLINE_EXCEEDED`, `CANCELLED` | no answer in time; the second is what tonic's own timer says |
 //! | any other | the connection failed |
 
@@ -22,6 +22,7 @@ pub(super) fn of_service(error: ServiceError) -> Status {
     let code = match error {
         ServiceError::NoGroup(_) => Code::NotFound,
         ServiceError::Malformed(_) => Code::InvalidArgument,
+        ServiceError::Refused(_) => Code::FailedPrecondition,
         ServiceError::Failed(_) => Code::Internal,
     };
     let mut text = error.to_string();

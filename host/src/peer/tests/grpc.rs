@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use tokio::net::TcpListener;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -17,12 +18,17 @@ use crate::consensus::PeerError;
 use crate::ids::{ClusterId, NodeId};
 use crate::peer::grpc::wire::peer_client::PeerClient;
 use crate::peer::grpc::{handshake, wire};
-use crate::peer::{Call, Grpc, Identity, Network, PeerOptions, PeerSetupError, PeerTls, Routes, Topic, serve_peers};
+use crate::peer::{
+    Call, Grpc, Identity, LinkLimits, Links, Network, PeerCertificates, PeerOptions, PeerSetupError, PeerTls, Routes,
+    Topic, reload_certificates, serve_peers,
+};
 
 /// A node that answers.
 struct Serving {
     address: SocketAddr,
     service: Arc<Fake>,
+    certificates: Option<PeerCertificates>,
+    links: Links,
     stop: DropGuard,
     served: JoinHandle<Result<(), PeerSetupError>>,
 }
@@ -33,12 +39,18 @@ impl Serving {
     }
 
     async fn start_at(address: SocketAddr, identity: Identity, tls: Option<PeerTls>) -> Self {
+        Self::start_within(address, identity, tls, LinkLimits::default()).await
+    }
+
+    async fn start_within(address: SocketAddr, identity: Identity, tls: Option<PeerTls>, limits: LinkLimits) -> Self {
+        let links = Links::within(limits);
         let listener = TcpListener::bind(address).await.expect("the port is free");
         let address = listener.local_addr().expect("it is bound");
         let (service, stop) = (Fake::new(), CancellationToken::new());
-        let options = PeerOptions { identity, tls };
+        let certificates = tls.map(|tls| PeerCertificates::read(tls).expect("the files are there"));
+        let options = PeerOptions { identity, certificates: certificates.clone(), links: links.clone() };
         let serving = serve_peers(listener, options, service.clone(), stop.clone().cancelled_owned());
-        Self { address, service, stop: stop.drop_guard(), served: tokio::spawn(serving) }
+        Self { address, service, certificates, links, stop: stop.drop_guard(), served: tokio::spawn(serving) }
     }
 
     /// Until its port is closed.
@@ -56,7 +68,7 @@ fn member(node: NodeId) -> Identity {
 fn caller(identity: Identity, address: SocketAddr) -> Grpc {
     let routes = Routes::default();
     routes.set(ANSWERER, address.to_string());
-    Grpc::new(identity, routes, None).expect("without tls nothing is read")
+    Grpc::new(identity, routes, None)
 }
 
 async fn pair() -> Pair {
@@ -213,7 +225,7 @@ async fn a_node_that_never_says_a_word_costs_the_deadline() {
 async fn a_route_decides_where_a_node_is_reached() {
     let (old, new) = (Serving::start(member(ANSWERER), None).await, Serving::start(member(ANSWERER), None).await);
     let routes = Routes::default();
-    let network = Grpc::new(member(CALLER), routes.clone(), None).expect("without tls nothing is read");
+    let network = Grpc::new(member(CALLER), routes.clone(), None);
     for serving in [&old, &new, &old] {
         routes.set(ANSWERER, serving.address.to_string());
         assert_eq!(routes.find(ANSWERER), Some(serving.address.to_string()));
@@ -274,11 +286,15 @@ fn write(path: &Path, text: &str) {
     std::fs::write(path, text).expect("there is room");
 }
 
+fn read(tls: &PeerTls) -> PeerCertificates {
+    PeerCertificates::read(tls.clone()).expect("the files are there")
+}
+
 /// What a caller with these files hears from `serving`.
 async fn ask_with(serving: &Serving, tls: Option<&PeerTls>) -> Result<bytes::Bytes, PeerError> {
     let routes = Routes::default();
     routes.set(ANSWERER, serving.address.to_string());
-    let network = Grpc::new(member(CALLER), routes, tls).expect("the files are there");
+    let network = Grpc::new(member(CALLER), routes, tls.map(read));
     network.call(ANSWERER, question(Topic::Clock, "hello"), LONG).await
 }
 
@@ -304,16 +320,92 @@ async fn with_certificates_both_sides_are_who_they_say() {
     assert!(impostor.service.calls_heard.lock().is_empty(), "nothing is said to a node with another's certificate");
 }
 
-#[tokio::test]
-async fn files_that_are_no_certificates_are_an_error_at_the_start() {
+#[test]
+fn files_that_are_no_certificates_are_an_error_in_words() {
     let authority = Authority::new();
-    let mut tls = authority.sign(CALLER);
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
-    tls.key = tls.ca.with_file_name("missing.key");
-    let created = Grpc::new(member(CALLER), Routes::default(), Some(&tls)).map(|_| ());
-    let error = created.expect_err("the key is missing").to_string();
-    assert!(error.contains("missing.key"), "{error}");
-    let options = PeerOptions { identity: member(CALLER), tls: Some(tls) };
-    let served = serve_peers(listener, options, Fake::new(), std::future::pending()).await;
-    assert!(matches!(served, Err(PeerSetupError::Read { .. })), "{served:?}");
+    let good = authority.sign(CALLER);
+    let text = good.ca.with_file_name("text.pem");
+    write(&text, "no certificate");
+    let other = authority.sign(ANSWERER);
+    for (tls, words) in [
+        (PeerTls { key: good.ca.with_file_name("missing.key"), ..good.clone() }, "missing.key"),
+        (PeerTls { ca: text.clone(), ..good.clone() }, "text.pem: it has no certificate in it"),
+        (PeerTls { certificate: text.clone(), ..good.clone() }, "text.pem: it has no certificate in it"),
+        (PeerTls { key: text, ..good.clone() }, "text.pem"),
+        (PeerTls { key: other.key, ..good }, "1.pem"),
+    ] {
+        let error = PeerCertificates::read(tls).err().expect("it is refused").to_string();
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn certificates_are_read_again_and_those_that_are_not_trusted_any_more_are_cut_off() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let files = old.sign(ANSWERER);
+    let serving = Serving::start(member(ANSWERER), Some(files.clone())).await;
+    let certificates = serving.certificates.clone().expect("it has some");
+    let routes = Routes::default();
+    routes.set(ANSWERER, serving.address.to_string());
+    let network = Grpc::new(member(CALLER), routes.clone(), Some(read(&old.sign(CALLER))));
+    assert_eq!(ask(&network, Topic::Clock).await, ANSWERED);
+    let mut stream = network.appends(ANSWERER, &group(fake::EACH), stream::pending().boxed());
+
+    // Both authorities are trusted for a while: nothing is cut off.
+    let read_file = |path: &Path| std::fs::read_to_string(path).expect("it is there");
+    let (from, both) = (new.sign(ANSWERER), format!("{}{}", read_file(&files.ca), read_file(&new.sign(ANSWERER).ca)));
+    write(&files.ca, &both);
+    reload_certificates(&certificates, &Routes::default(), &serving.links).expect("the files are there");
+    assert_eq!(ask(&network, Topic::Clock).await, ANSWERED);
+    assert_eq!(serving.links.count(), 1);
+
+    write(&files.key, "no key");
+    let failed = reload_certificates(&certificates, &Routes::default(), &serving.links);
+    assert!(matches!(failed, Err(PeerSetupError::Certificates { .. })), "{failed:?}");
+    assert_eq!(ask(&network, Topic::Clock).await, ANSWERED, "what was read before stays in use");
+
+    for (to, from) in [(&files.ca, &from.ca), (&files.certificate, &from.certificate), (&files.key, &from.key)] {
+        write(to, &read_file(from));
+    }
+    reload_certificates(&certificates, &Routes::default(), &serving.links).expect("the files are there");
+    assert!(matches!(stream.next().await, Some(Err(_))), "its connection is closed");
+    let answer = network.call(ANSWERER, question(Topic::Clock, "hello"), LONG).await;
+    assert!(answer.is_err(), "the old authority is not trusted any more: {answer:?}");
+    assert_eq!(told(ask_with(&serving, Some(&new.sign(CALLER))).await), ANSWERED);
+}
+
+#[tokio::test]
+async fn a_flood_of_silent_connections_keeps_no_node_out() {
+    const COUNT: usize = 8;
+    let limits = LinkLimits { count: COUNT, unknown: 10 * SHORT, idle: LONG };
+    let address = "127.0.0.1:0".parse().expect("it is an address");
+    let serving = Serving::start_within(address, member(ANSWERER), None, limits).await;
+    let known = caller(member(CALLER), serving.address);
+    assert_eq!(ask(&known, Topic::Clock).await, ANSWERED);
+    let mut silent = Vec::new();
+    for _ in 0..5 * COUNT {
+        silent.push(TcpStream::connect(serving.address).await.expect("it listens"));
+        assert!(serving.links.count() <= COUNT);
+    }
+    assert_eq!(ask(&known, Topic::Clock).await, ANSWERED, "its connection has stayed");
+    let new = caller(member(NodeId(3)), serving.address);
+    assert_eq!(ask(&new, Topic::Clock).await, ANSWERED, "there is room for one more node");
+    // All that never said a word are closed.
+    for mut silent in silent {
+        let mut bytes = [0; 64];
+        while matches!(tokio::time::timeout(LONG, silent.read(&mut bytes)).await.expect("it is closed"), Ok(1..)) {}
+    }
+    assert_eq!(serving.links.count(), 2);
+    assert_eq!(ask(&known, Topic::Clock).await, ANSWERED);
+}
+
+#[tokio::test]
+async fn a_connection_is_one_nodes() {
+    let serving = Serving::start(member(ANSWERER), None).await;
+    let mut client = PeerClient::connect(format!("http://{}", serving.address)).await.expect("it listens");
+    let call = || wire::CallRequest { topic: Topic::Clock as u32, group: None, body: "x".into() };
+    client.call(handshake::stamp(&member(CALLER), ANSWERER, call(), Some(LONG))).await.expect("it is a node");
+    let status = client.call(handshake::stamp(&member(NodeId(3)), ANSWERER, call(), Some(LONG))).await;
+    let expected = "another node than node 3 has opened this connection";
+    assert_eq!(status.expect_err("it is another one's").message(), expected);
 }

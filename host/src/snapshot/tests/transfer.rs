@@ -15,7 +15,8 @@ use crate::consensus::{AppendReply, PeerReply, PeerRequest};
 use crate::ids::ClusterId;
 use crate::limits;
 use crate::peer::{
-    Call, GroupName, Grpc, Identity, Network, PeerOptions, Routes, Service, ServiceError, SimNetwork, serve_peers,
+    Call, GroupName, Grpc, Identity, Links, Network, PeerOptions, Routes, Service, ServiceError, SimNetwork,
+    serve_peers,
 };
 
 const HERE: NodeId = NodeId(1);
@@ -126,12 +127,12 @@ impl Pair {
         let cluster = ClusterId([7; 16]);
         Self::new(|sender| {
             let stop = CancellationToken::new();
-            let options = PeerOptions { identity: Identity::member(THERE, cluster), tls: None };
+            let options =
+                PeerOptions { identity: Identity::member(THERE, cluster), certificates: None, links: Links::default() };
             tokio::spawn(serve_peers(listener, options, sender, stop.clone().cancelled_owned()));
             let routes = Routes::default();
             routes.set(THERE, address.to_string());
-            let network =
-                Grpc::new(Identity::member(HERE, cluster), routes, None).expect("without tls nothing is read");
+            let network = Grpc::new(Identity::member(HERE, cluster), routes, None);
             (Arc::new(network), Some(stop.drop_guard()))
         })
     }

@@ -22,6 +22,8 @@ mod history;
 mod upgrade;
 mod level;
 mod calls;
+mod peers;
+mod sockets;
 
 use std::collections::BTreeMap;
 use std::io::Write;

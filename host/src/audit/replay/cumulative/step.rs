@@ -351,6 +351,7 @@ impl Simulation<'_> {
                 name: &of.name,
                 caller: &of.caller,
                 roles: of.roles,
+                vouched: None,
                 request_id: &of.request_id,
                 body: &of.body,
                 expires: crate::ids::Micros(0),

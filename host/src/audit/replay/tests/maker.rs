@@ -356,7 +356,7 @@ fn commands_of(ids: &[CommandId], names: &[&str], bodies: &[Vec<u8>]) -> BatchWr
     for ((id, name), body) in ids.iter().zip(names).zip(bodies) {
         let expires = Micros(i64::MAX);
         let (roles, caller, request_id) = (role::ALL, "test", "request");
-        commands.command(&EntryCommand { id: *id, name, caller, roles, request_id, body, expires });
+        commands.command(&EntryCommand { id: *id, name, caller, roles, vouched: None, request_id, body, expires });
     }
     commands
 }

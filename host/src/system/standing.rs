@@ -1,0 +1,282 @@
+//! Who may ask this node what: the nodes that `system` names, and until this node knows who they are as little as it takes to find out.
+//!
+//! ```text
+//! request ─▶ removed for good? ─▶ is this node level? ─ yes ─▶ a member asks everything, others Join, Clock and Status
+//!                                                     └ no ──▶ `system`'s own Raft messages, and what a starting cluster needs
+//! ```
+//! In: who asks for what, and the directory. Out: whether the service hears of it. A node is *level* once it has read `system` as of now; it
+//! stays so, for a cut from the others must not stop what it shares with them. One that has not heard from `system` lately may not know of new
+//! members, and takes `system`'s messages from them. It does not know how a sender proves who it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt, StreamExt};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::consensus::{AppendReply, PeerReply, PeerRequest};
+use crate::ids::NodeId;
+use crate::limits;
+use crate::peer::{Call, GroupName, Service, ServiceError, Topic};
+use crate::system::host::Host;
+use crate::system::logic::SYSTEM;
+use crate::system::service::HostService;
+
+/// How long a look at `system` as of now may take, and how often it is taken.
+const LOOK_PATIENCE: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// The same as long as this node is not level.
+const LOOK_SOON: Duration = Duration::from_millis(50);
+/// After so long without one this node may not know of new members.
+const HEARD_FOR: Duration = Duration::from_secs(6);
+/// A removed node may hear the last answers to what it has asked before its connections are closed.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// Nodes that may be named, and that may name them.
+const CLUSTER_NODES_MAX: usize = limits::CLUSTER_NODES_MAX as usize;
+
+/// What this node knows of who is in the cluster.
+#[derive(Default)]
+pub struct Standing {
+    /// It has read `system` as of now, once since it started.
+    level: watch::Sender<bool>,
+    /// When it did so last.
+    heard: Mutex<Option<Instant>>,
+    /// Before that: the nodes of the cluster as others name them, by who does.
+    named: Mutex<BTreeMap<NodeId, BTreeMap<NodeId, String>>>,
+}
+
+impl Standing {
+    pub fn is_level(&self) -> bool {
+        *self.level.borrow()
+    }
+
+    pub async fn wait_until_level(&self) {
+        // It is there as long as this is.
+        drop(self.level.subscribe().wait_for(|is_level| *is_level).await);
+    }
+
+    /// `system` was read as of now.
+    pub fn on_heard(&self) {
+        *self.heard.lock() = Some(Instant::now());
+        if !self.level.send_replace(true) {
+            self.named.lock().clear();
+        }
+    }
+
+    fn has_heard_lately(&self) -> bool {
+        self.heard.lock().is_some_and(|heard| heard.elapsed() < HEARD_FOR)
+    }
+
+    /// The nodes that others name, each list as one of them does.
+    pub fn named(&self) -> Vec<BTreeSet<NodeId>> {
+        self.named.lock().values().map(|nodes| nodes.keys().copied().collect()).collect()
+    }
+}
+
+/// Another node says who is in the cluster. That counts as long as this one cannot know better: it is how a node finds the others after all that it
+/// knew were replaced.
+pub fn on_named(host: &Host, from: NodeId, nodes: BTreeMap<NodeId, String>) {
+    let is_out_of_date = nodes.keys().any(|node| host.directory.borrow().retired.contains(node));
+    let names_both = nodes.contains_key(&from) && nodes.contains_key(&host.node);
+    if host.standing.is_level() || is_out_of_date || !names_both || CLUSTER_NODES_MAX < nodes.len() {
+        return;
+    }
+    let known = host.nodes.borrow().clone();
+    let unknown = nodes.iter().filter(|(node, _)| !known.contains(node));
+    let routes: BTreeMap<NodeId, String> = unknown.map(|(node, address)| (*node, address.clone())).collect();
+    let mut named = host.standing.named.lock();
+    if named.contains_key(&from) || named.len() < CLUSTER_NODES_MAX {
+        named.insert(from, nodes);
+        drop(named);
+        host.set_routes(&routes);
+    }
+}
+
+/// What a request is about, as far as the gate has to know. Without a topic it is a message of Raft.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    topic: Option<Topic>,
+    group: Option<&'a GroupName>,
+}
+
+impl Asked<'_> {
+    /// What keeps the machine `system` itself going.
+    fn is_of_system(self) -> bool {
+        self.group.is_some_and(|group| &*group.machine == SYSTEM)
+            && matches!(self.topic, None | Some(Topic::Offer | Topic::Snapshot))
+    }
+}
+
+/// # Errors
+/// In words, for the node that asks.
+fn check(host: &Host, from: NodeId, asked: Asked<'_>) -> Result<(), ServiceError> {
+    let directory = host.directory.borrow();
+    if directory.retired.contains(&from) {
+        return Err(ServiceError::Refused(format!(
+            "node {from} was removed from this cluster for good: stop it, and add it under a new id if it is to come back"
+        )));
+    }
+    if asked.topic.is_some_and(Topic::is_open_to_strangers) {
+        return Ok(());
+    }
+    let is_member = if directory.is_founded() {
+        directory.nodes.contains_key(&from)
+    } else {
+        host.folder.identity().is_some_and(|identity| identity.peers.contains_key(&from))
+    };
+    drop(directory);
+    if !host.standing.is_level() {
+        // A cluster that starts as a whole cannot begin otherwise: its nodes confirm, and repair, each other's logs.
+        let begins = matches!(asked.topic, Some(Topic::Seen))
+            || is_member && matches!(asked.topic, Some(Topic::Records | Topic::ReadIndex));
+        return if asked.is_of_system() || begins {
+            Ok(())
+        } else {
+            let node = host.node;
+            Err(ServiceError::Refused(format!(
+                "node {node} does not know yet who is in the cluster: it waits for a leader of `system`"
+            )))
+        };
+    }
+    if is_member || asked.is_of_system() && !host.standing.has_heard_lately() {
+        return Ok(());
+    }
+    Err(ServiceError::Refused(format!(
+        "node {from} is not in this cluster: add it with `statehouse cluster add`, or stop it"
+    )))
+}
+
+/// Looks at `system` as of now, for as long as the node runs, and sees to what follows from it.
+pub async fn run(host: Arc<Host>) {
+    let mut closed = BTreeSet::new();
+    loop {
+        if let Some(system) = host.system_partition()
+            && system.read_linearizable(Instant::now() + LOOK_PATIENCE).await.is_ok()
+            && host.read_directory(&system).is_ok()
+            && host.directory.borrow().is_founded()
+        {
+            host.standing.on_heard();
+        }
+        close_removed(&host, &mut closed);
+        let pause = if host.standing.is_level() { LOOK_AGAIN } else { LOOK_SOON };
+        let mut directory = host.directory.subscribe();
+        tokio::select! {
+            () = host.stopping.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+            _ = directory.changed() => {}
+        }
+    }
+}
+
+/// Closes what removed nodes still have open here, each once.
+fn close_removed(host: &Arc<Host>, closed: &mut BTreeSet<NodeId>) {
+    let retired = host.directory.borrow().retired.clone();
+    for node in retired.iter().filter(|node| closed.insert(**node)) {
+        let (links, node) = (host.links.clone(), *node);
+        tokio::spawn(async move {
+            tokio::time::sleep(LAST_WORD).await;
+            links.close(node);
+        });
+    }
+}
+
+/// Waits until the node has been removed.
+async fn removed(mut directory: watch::Receiver<crate::system::directory::Directory>, node: NodeId) {
+    // It ends with this node.
+    drop(directory.wait_for(|directory| directory.retired.contains(&node)).await);
+}
+
+/// The service as the other nodes reach it, over whichever network.
+pub struct Gate(pub Arc<HostService>);
+
+impl Gate {
+    fn check(&self, from: NodeId, topic: Option<Topic>, group: Option<&GroupName>) -> Result<(), ServiceError> {
+        let checked = check(&self.0.0, from, Asked { topic, group });
+        if checked.is_err() {
+            metrics::counter!("statehouse_peer_requests_refused_total").increment(1);
+        }
+        checked
+    }
+
+    fn removed(&self, node: NodeId) -> impl Future<Output = ()> + Send + 'static {
+        removed(self.0.0.directory.subscribe(), node)
+    }
+}
+
+impl Service for Gate {
+    fn is_known(&self, node: NodeId) -> bool {
+        let host = &self.0.0;
+        let directory = host.directory.borrow();
+        !directory.retired.contains(&node) && (!host.standing.is_level() || directory.nodes.contains_key(&node))
+    }
+
+    fn raft(
+        &self,
+        from: NodeId,
+        group: GroupName,
+        request: PeerRequest,
+    ) -> BoxFuture<'static, Result<PeerReply, ServiceError>> {
+        match self.check(from, None, Some(&group)) {
+            Ok(()) => self.0.raft(from, group, request),
+            Err(error) => async { Err(error) }.boxed(),
+        }
+    }
+
+    fn appends(
+        &self,
+        from: NodeId,
+        group: GroupName,
+        requests: BoxStream<'static, PeerRequest>,
+    ) -> BoxStream<'static, Result<AppendReply, ServiceError>> {
+        match self.check(from, None, Some(&group)) {
+            Ok(()) => {
+                let requests = requests.take_until(self.removed(from)).boxed();
+                self.0.appends(from, group, requests)
+            }
+            Err(error) => stream::once(async { Err(error) }).boxed(),
+        }
+    }
+
+    fn call(&self, from: NodeId, call: Call, deadline: Duration) -> BoxFuture<'static, Result<Bytes, ServiceError>> {
+        match self.check(from, Some(call.topic), call.group.as_ref()) {
+            Ok(()) => self.0.call(from, call, deadline),
+            Err(error) => async { Err(error) }.boxed(),
+        }
+    }
+
+    fn fetch(
+        &self,
+        from: NodeId,
+        call: Call,
+    ) -> BoxFuture<'static, Result<BoxStream<'static, Result<Bytes, ServiceError>>, ServiceError>> {
+        match self.check(from, Some(call.topic), call.group.as_ref()) {
+            Ok(()) => {
+                let (fetching, removed) = (self.0.fetch(from, call), self.removed(from));
+                let cut = ServiceError::Refused(format!("node {from} was removed from this cluster for good"));
+                async move {
+                    let pieces = fetching.await?;
+                    // What is missing must not look complete.
+                    let pieces = pieces.map(Some).chain(stream::once(async { None }));
+                    let cut = stream::once(async move {
+                        removed.await;
+                        Some(Err(cut))
+                    });
+                    let both = stream::select(pieces, cut);
+                    Ok(both
+                        .take_while(|piece| std::future::ready(piece.is_some()))
+                        .filter_map(std::future::ready)
+                        .boxed())
+                }
+                .boxed()
+            }
+            Err(error) => async { Err(error) }.boxed(),
+        }
+    }
+}
