@@ -102,7 +102,8 @@ impl Reload {
         }
         self.limits.replace(new.limits.clone());
         self.config.limits = new.limits.clone();
-        self.config.auth = new.auth.clone();
+        self.config.auth.tokens = new.auth.tokens.clone();
+        self.config.auth.open = new.auth.open;
         let tokens = self.callers.replace(tokens);
         Ok(Done { tokens, needs_restart: others(&self.config, &new) })
     }
@@ -114,6 +115,7 @@ fn others(config: &Config, new: &Config) -> Vec<&'static str> {
         ("node", config.node == new.node),
         ("http", config.http == new.http),
         ("machines", config.machines == new.machines),
+        ("auth", config.auth == new.auth),
         ("log", config.log == new.log),
         ("snapshots", config.snapshots == new.snapshots),
         ("peer", config.peer == new.peer),
