@@ -3,7 +3,7 @@
 //! It knows the header, the answer 202 and what a command's outcome looks like. What is asked at `Location` becomes definite whatever
 //! becomes of the command.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use statehouse_tests::hold::eventually;
 use statehouse_tests::host::Host;
 use statehouse_tests::http::{Answer, Client};
@@ -144,30 +144,27 @@ async fn of_two_commands_with_one_id_each_is_told_its_own_outcome() {
     let mut paid = 0;
     for _ in 0..RACES {
         let id = Uuid::new_v4().to_string();
-        let racers = [1, 2].map(|minor| {
-            let (mut client, body) = (host.client(), transfer_body(&id, "alice", "bob", &wallet::amount(minor)));
-            tokio::spawn(async move {
-                let told = send(&mut client, &body, "30000").await;
-                if told.status == 422 {
-                    assert_eq!(told.problem(), "id_reused");
-                    return false;
-                }
-                let outcome = outcome(&mut client, &location(&told)).await;
-                if outcome.text("state") == "recorded" {
-                    return true;
-                }
-                assert_eq!(outcome.text("reason"), "id_reused", "{outcome:?}");
-                false
-            })
-        });
-        let mut winners = Vec::new();
-        for (racer, minor) in racers.into_iter().zip([1, 2]) {
-            if racer.await.expect("racers do not panic") {
-                winners.push(minor);
-            }
-        }
+        let racer = |minor| race(host.client(), transfer_body(&id, "alice", "bob", &wallet::amount(minor)));
+        let (first, second) = tokio::join!(racer(1), racer(2));
+        let winners: Vec<i128> =
+            [(first, 1), (second, 2)].into_iter().filter_map(|(won, minor)| won.then_some(minor)).collect();
         assert_eq!(winners.len(), 1, "one of them is executed, and the other hears that it is not: {winners:?}");
         paid += winners[0];
     }
     assert_eq!(wallet::balance(&mut client, "bob").await, paid);
+}
+
+/// Whether this command was executed; the other one with its id hears that it was not.
+async fn race(mut client: Client, body: Value) -> bool {
+    let told = send(&mut client, &body, "30000").await;
+    if told.status == 422 {
+        assert_eq!(told.problem(), "id_reused");
+        return false;
+    }
+    let outcome = outcome(&mut client, &location(&told)).await;
+    if outcome.text("state") == "recorded" {
+        return true;
+    }
+    assert_eq!(outcome.text("reason"), "id_reused", "{outcome:?}");
+    false
 }

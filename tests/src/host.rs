@@ -129,7 +129,7 @@ impl Host {
 
     /// The most that it ever held.
     pub fn memory_bytes_peak(&self) -> u64 {
-        self.0.memory_bytes_peak()
+        self.process.memory_bytes_peak()
     }
 
     pub fn client(&self) -> Client {

@@ -26,7 +26,7 @@ mod writer;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use statehouse_abi::block::{AbiError, Block, BlockWriter, FLAG_OPTIONAL, kind, slice, u16_at, u32_at, u64_at};
+use statehouse_abi::block::{AbiError, Block, BlockWriter, kind, slice, u16_at, u32_at, u64_at};
 use statehouse_abi::call::Context;
 use statehouse_abi::ops::OpsBlock;
 use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock};

@@ -205,7 +205,7 @@ fn a_damaged_entry_is_refused_and_never_panics() {
 
 fn check_damaged(vouched: Option<NodeId>) {
     let journal = active();
-    let payload = batch_vouched(header(&journal, EntryKind::Batch), vouched).payload().to_vec();
+    let payload = batch_vouched(header(&journal, EntryKind::Batch), Records::default(), vouched).payload().to_vec();
     for length in 0..payload.len() {
         assert!(Entry::parse(Bytes::copy_from_slice(&payload[..length])).is_err(), "cut at {length}");
     }
@@ -306,6 +306,7 @@ fn rejected(journal: &Journal, module: ModuleId, digest: Option<Digest>) -> Entr
         name: "act",
         caller: "anonymous",
         roles: 63,
+        vouched: None,
         request_id: "request-1",
         body: &[0xa0],
         expires: Micros(1_000_000),

@@ -112,7 +112,7 @@ impl Executor {
                 .for_each(|submission| self.in_flight.refuse(submission, &Reply::Refused(Refusal::Halted)));
             return Ok(true);
         }
-        let entry = entry_of(header, &submissions, &decided, self.records_of(&submissions));
+        let entry = self.entry_of(header, &submissions, &decided);
         self.propose(entry, decided.writes, submissions);
         Ok(true)
     }
@@ -150,7 +150,7 @@ impl Executor {
         for submission in &submissions {
             self.board.release(submission.size);
         }
-        let entry = entry_of(header, &submissions, &decided, self.records_of(&submissions));
+        let entry = self.entry_of(header, &submissions, &decided);
         self.propose(entry, decided.writes, submissions);
         Ok(true)
     }
@@ -373,6 +373,35 @@ impl Executor {
         records
     }
 
+    /// The entry of a decided batch.
+    fn entry_of(&self, header: Header, submissions: &[Submission], decided: &Decided) -> Entry {
+        let records = self.records_of(submissions);
+        assert!(submissions.len() == decided.plan_count);
+        let mut batch = BatchWriter::default();
+        for submission in submissions {
+            batch.command(&EntryCommand {
+                id: submission.id,
+                name: &submission.name,
+                caller: &submission.caller,
+                roles: submission.roles,
+                vouched: Some(submission.vouched).filter(|_| self.features.has(features::VOUCHED)),
+                request_id: &submission.request_id,
+                body: submission.plan.view().body,
+                expires: submission.expires,
+            });
+        }
+        let ops = OpsBlock::parse_trusted(&decided.ops).expect("the host wrote this block");
+        let writes = WritesBlock::parse(&decided.writes, ops.key_count()).expect("checked when the batch was decided");
+        let is_starting = !records.starts.is_empty();
+        let header = Header { digest: digest(&ops, &writes, &[]), ..header };
+        let entry = batch.finish(header, &decided.ops, &decided.outcome, records);
+        if !is_starting {
+            return entry;
+        }
+        let change = Change::of(&entry, &table::Empty).expect("a start depends on no row");
+        entry.with_digest(digest(&ops, &writes, &change.writes()))
+    }
+
     fn refuse_all_queued(&mut self, refusal: Refusal) {
         self.requeued.clear();
         for submission in std::mem::take(&mut self.queue) {
@@ -380,34 +409,6 @@ impl Executor {
             self.in_flight.refuse(&submission, &Reply::Refused(refusal));
         }
     }
-}
-
-/// The entry of a decided batch.
-fn entry_of(header: Header, submissions: &[Submission], decided: &Decided, records: Records) -> Entry {
-    assert!(submissions.len() == decided.plan_count);
-    let mut batch = BatchWriter::default();
-    for submission in submissions {
-        batch.command(&EntryCommand {
-            id: submission.id,
-            name: &submission.name,
-            caller: &submission.caller,
-            roles: submission.roles,
-            vouched: Some(submission.vouched).filter(|_| allowed.has(features::VOUCHED)),
-            request_id: &submission.request_id,
-            body: submission.plan.view().body,
-            expires: submission.expires,
-        });
-    }
-    let ops = OpsBlock::parse_trusted(&decided.ops).expect("the host wrote this block");
-    let writes = WritesBlock::parse(&decided.writes, ops.key_count()).expect("checked when the batch was decided");
-    let is_starting = !records.starts.is_empty();
-    let header = Header { digest: digest(&ops, &writes, &[]), ..header };
-    let entry = batch.finish(header, &decided.ops, &decided.outcome, records);
-    if !is_starting {
-        return entry;
-    }
-    let change = Change::of(&entry, &table::Empty).expect("a start depends on no row");
-    entry.with_digest(digest(&ops, &writes, &change.writes()))
 }
 
 /// All of them refused, each with its rejection, and nothing written.
