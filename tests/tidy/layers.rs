@@ -14,10 +14,10 @@ const HOST: &str = "host/src/";
 const OWNERS: [(&str, &[&str]); 18] = [
     ("axum", &["api"]),
     // A node's clients come over TLS, and the command line is one of them.
-    ("tokio_rustls", &["api", "cli"]),
+    ("tokio_rustls", &["api", "cli", "peer"]),
     ("rustls_platform_verifier", &["cli"]),
-    // The tests of `peer` make certificates, too.
-    ("rcgen", &["cli", "peer"]),
+    // The tests of `peer` and `system` make certificates, too.
+    ("rcgen", &["cli", "peer", "system"]),
     ("reqwest", &["api"]),
     ("base64", &["api"]),
     ("openraft", &["consensus"]),
@@ -31,8 +31,8 @@ const OWNERS: [(&str, &[&str]); 18] = [
     ("prost", &["peer"]),
     ("webpki", &["peer"]),
     ("ed25519_dalek", &["key"]),
-    // `api` alone turns requests into values; the others write reports and small files.
-    ("serde_json", &["api", "archive", "audit", "cli", "system"]),
+    // `api` alone turns requests into values; the others write reports and small files, and `printable` is tested with JSON.
+    ("serde_json", &["api", "archive", "audit", "cli", "printable", "system"]),
 ];
 
 #[test]

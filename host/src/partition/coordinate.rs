@@ -11,23 +11,22 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use hashbrown::{HashMap, HashSet};
-use minicbor::{Decode, Encode};
 use statehouse_abi::cold::Rejection;
 use statehouse_abi::outcome::GroupOutcome;
 
 use crate::ids::{CommandId, JournalIndex, Micros, ModuleId, PartitionId};
 use crate::limits;
-use crate::machine::entry::{EntryCommand, EntryKind, Header, Part};
+use crate::machine::entry::{EntryKind, Header, Part};
 use crate::machine::replica::{digest, no_writes};
 use crate::machine::table::{Change, Table, derivations, list_finished};
+use crate::partition::answered::Answered;
 use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::order::Ordered;
 use crate::partition::recall::recorded_reply;
 use crate::partition::run::{Executor, Message, store_failed};
-use crate::saga::claim::{ID_REUSED, different_fields, refusal};
 use crate::saga::participant::{Known, OnCancel, on_cancel};
-use crate::saga::status::{ENTITY, EventRecord};
-use crate::saga::{Advance, CallKey, Moment, Order, Outcome, Progress, Records, Saga};
+use crate::saga::status::ENTITY;
+use crate::saga::{Advance, CallKey, Moment, Order, Progress, Records, Saga};
 use crate::sequencer::submission::{Called, Plan, Recorded, Refusal, Reply, Submission, Ticket, Unticketed};
 use crate::store::View;
 use statehouse_abi::key::key;
@@ -44,58 +43,6 @@ const CALL_AGAIN_MAX: Duration = Duration::from_secs(10);
 pub trait Participants: Send + Sync {
     /// Has calls carried out, or finds out that they were. `None`: nothing is known yet, so the call must be made again.
     fn call(&self, partition: PartitionId, calls: Vec<Unticketed>) -> BoxFuture<'static, Vec<Option<Answered>>>;
-}
-
-/// What a participant has recorded of a call, and where.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct Answered {
-    #[n(0)]
-    pub outcome: Outcome,
-    #[n(1)]
-    pub at: Moment,
-}
-
-impl Answered {
-    /// Reads it off the entry that a participant has recorded the call in, or what the call was to undo, or what was recorded under its id.
-    pub fn of(call: &Unticketed, called: &Called, partition: PartitionId, recorded: &Recorded, command: u32) -> Self {
-        let batch = recorded.entry.batch().expect("a recorded call lies in a batch");
-        let position = recorded.position(partition, command).to_string();
-        let at = Moment::at_participant(recorded.entry.header().time, position);
-        let is_of_the_call = batch.command_id(command as usize) == call.id;
-        let is_call = matches!(recorded.entry.part(command), Part::Call(_));
-        if !is_call || recorded.entry.identity(command, partition) != Some(called.identity(call.fingerprint)) {
-            let is_never_done = called.is_cancel && !is_of_the_call;
-            let other = batch.command(command as usize);
-            // What is cancelled has never been done here, and never will be: another command has its id.
-            let outcome = if is_never_done { Outcome::NothingDone } else { reused(call, &other, &at) };
-            return Self { outcome, at };
-        }
-        let outcome = match batch.outcome.group(command as usize) {
-            GroupOutcome::Events { first, count } => {
-                let first_op = batch.ops.group(command as usize).first_op;
-                let event = |at: u32| {
-                    let event = batch.outcome.event(at as usize);
-                    EventRecord { step: event.op - first_op, event: event.payload.to_vec().into() }
-                };
-                Outcome::Done { events: (first..first + count).map(event).collect() }
-            }
-            GroupOutcome::Rejected(_) if called.is_cancel && !is_of_the_call => Outcome::NothingDone,
-            GroupOutcome::Rejected(rejection) => {
-                let read = minicbor::decode::<Rejection>(rejection);
-                let code = read.map_or_else(|_| "unreadable".to_owned(), |rejection| rejection.code);
-                Outcome::Refused { rejection: rejection.to_vec().into(), code }
-            }
-            GroupOutcome::NeedsKeys => unreachable!("an entry never records that keys are needed"),
-        };
-        Self { outcome, at }
-    }
-}
-
-/// What a call came to whose id another command has: with the ids of the first release two commands under one id make the same calls.
-fn reused(call: &Unticketed, other: &EntryCommand<'_>, at: &Moment) -> Outcome {
-    let fields = different_fields((&*call.name, call.plan.view().body), (other.name, other.body));
-    let position = at.position.as_deref().and_then(|position| position.parse().ok()).expect("it is a participant's");
-    Outcome::Refused { rejection: refusal(Some(fields), position).into(), code: ID_REUSED.to_owned() }
 }
 
 /// What came of some calls: the command, the call, and the answer if there was one.

@@ -13,6 +13,7 @@ pub mod run;
 mod claims;
 mod apply;
 mod recall;
+mod answered;
 pub mod coordinate;
 mod order;
 mod stuck;
@@ -30,8 +31,9 @@ mod handle;
 #[cfg(test)]
 mod tests;
 
+pub use answered::Answered;
 pub use canonical::HeadProof;
-pub use coordinate::{Answered, Participants, end_of};
+pub use coordinate::{Participants, end_of};
 pub use error::{HaltReason, PartitionError};
 pub use handle::{Partition, ReadPoint};
 pub use in_transit::moment_before;

@@ -325,7 +325,7 @@ impl Module for System {
             }
             Op::CreateMachine { name, partitions, module } => {
                 let last: u64 = view.read(ACTIVATIONS).unwrap_or(0);
-                let founders = known.nodes.iter().map(|node| node.id).collect();
+                let founders = known.ids();
                 let row = MachineRow { partitions: *partitions, module: *module, activation: last + 1, founders };
                 events.emit(Event::MachineCreated { name: name.clone(), row });
             }
@@ -333,8 +333,7 @@ impl Module for System {
                 let unknown = Rejection::UnknownMachine { machine: machine.clone() };
                 let row: MachineRow = view.read(machine.as_bytes()).ok_or(unknown)?;
                 let modules: ModulesRow = view.read(modules_suffix(machine)).unwrap_or_default();
-                let nodes: Vec<u64> = known.nodes.iter().map(|node| node.id).collect();
-                modules.check(&row, *module, wish, &nodes)?;
+                modules.check(&row, *module, wish, &known.ids())?;
                 let number = view.read(ACTIVATIONS).unwrap_or(0) + u64::from(matches!(wish, Wish::Activate { .. }));
                 let (machine, module, by, wish) = (machine.clone(), *module, by.clone(), wish.clone());
                 events.emit(Event::ModuleStepped { machine, module, by, wish, number });

@@ -156,18 +156,14 @@ impl Node {
         let registry = Arc::new(Registry::open(folder.path().join("modules"), engine)?);
         stage_all(&registry, options.machines.clone(), stop).await?;
         let archive = options.archive.as_ref().map(|archive| Archive::open(&archive.url)).transpose()?;
-        let (peer, shared) = (options.peer, StoreShared::new(BLOCK_CACHE_BYTES));
+        let (peer, shared, features) =
+            (options.peer, StoreShared::new(BLOCK_CACHE_BYTES), Features::at(features::BASE));
         let skew_max = peer.as_ref().map_or(Duration::MAX, |peer| peer.clock_skew_max);
         let clocks = Arc::new(Clocks::new(options.clock.clone(), skew_max));
-        let features = Features::at(features::BASE);
         let host = Arc::new(Host {
             node: options.node,
             key: NodeKey::of_folder(folder.path())?.public(),
-            views: Views::new(views::Shared {
-                folder: folder.path().join("views"),
-                store: shared.clone(),
-                modules: registry.clone(),
-            }),
+            views: views_in(&folder, &shared, &registry),
             registry,
             router: Arc::new(Router::default()),
             // Alone there is nobody whose clock could say that this one is wrong.
@@ -481,4 +477,9 @@ pub(super) fn stage(registry: &Registry, spec: &MachineSpec) -> Result<Arc<dyn L
         return Err(NodeError::ModuleMachine { path, expected: spec.name.clone(), found });
     }
     Ok(logic)
+}
+
+fn views_in(folder: &DataFolder, store: &StoreShared, registry: &Arc<Registry>) -> Views {
+    let (store, modules) = (store.clone(), registry.clone());
+    Views::new(views::Shared { folder: folder.path().join("views"), store, modules })
 }

@@ -50,6 +50,10 @@ pub struct NodeRow {
 }
 
 impl NodesRow {
+    pub fn ids(&self) -> Vec<u64> {
+        self.nodes.iter().map(|node| node.id).collect()
+    }
+
     pub fn contains(&self, id: u64) -> bool {
         self.nodes.iter().any(|node| node.id == id)
     }
