@@ -261,7 +261,7 @@ impl Executor {
             Message::Drain(is_draining) => self.is_draining = is_draining,
             Message::AskDrained(reply) => {
                 self.is_draining = true;
-                drop(reply.send(self.is_drained()));
+                let _ = reply.send(self.is_drained());
             }
             Message::Answered(answers) => self.on_answered(answers),
             Message::Order(ordered) => self.on_order(ordered),

@@ -38,6 +38,7 @@ async fn what_began_at_the_first_level_ends_at_the_next() {
     for node in NODES {
         cluster.start(node).await;
     }
+    cluster.served().await;
     while Journaled::read(&cluster).started.values().all(|derivation| *derivation == Derivation::ById) {
         load.more(10).await;
     }

@@ -64,7 +64,7 @@ impl Cluster {
             ])
         };
         let open = Value::map([("account", Value::text(account.as_str())), ("currency", Value::text(CURRENCY))]);
-        let paid_in = money(0, "@bank", format!("{count}.00"));
+        let paid_in = money(0, "@float", format!("{count}.00"));
         let paid_out =
             (1..=count).map(|number| ("withdraw", number, money(number, &format!("@m{number}"), "0.01".into())));
         for part in [vec![("open", count + 1, open)], vec![("deposit", 0, paid_in)], paid_out.collect()] {
