@@ -429,7 +429,7 @@ pub mod structure {
 
 const _: () = {
     let halvings = BATCH_COMMANDS_MAX.ilog2() as usize + 1;
-    assert!(halvings * (NEED_KEYS_BATCH_ROUNDS_MAX + 1) + NEED_KEYS_ROUNDS_MAX + 1 <= DECIDE_ROUNDS_MAX);
+    assert!(halvings * (NEED_KEYS_BATCH_ROUNDS_MAX + 1) + NEED_KEYS_ROUNDS_MAX < DECIDE_ROUNDS_MAX);
     assert!(PLAN_BYTES_MAX <= OPS_BLOCK_BYTES_MAX / 2);
     assert!(SEGMENT_BYTES_MIN <= SEGMENT_BYTES_MAX);
     assert!(ENTRY_BYTES_MAX as u64 <= SEGMENT_BYTES_MAX / 2);

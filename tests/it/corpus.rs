@@ -164,6 +164,10 @@ fn kept_bytes(data: &Path) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_a_developer_hands_in_is_refused_or_contained() {
+    if !is_chaos() {
+        println!("skipped: STATEHOUSE_CHAOS runs it, for minutes");
+        return;
+    }
     let (data, files) = (tempdir().expect("a temporary folder"), tempdir().expect("a temporary folder"));
     let host = Host::start(data.path()).await;
     let mut client = host.client();
@@ -257,19 +261,23 @@ async fn prepared_again(client: &mut Client, id: &str) -> String {
 /// As the module that decides: each command gets its outcome, neighbours go on, and every replay of the log agrees.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_module_whose_apply_always_fails_harms_only_its_commands() {
+    if !is_chaos() {
+        println!("skipped: STATEHOUSE_CHAOS runs it, for minutes");
+        return;
+    }
     let (data, files) = (tempdir().expect("a temporary folder"), tempdir().expect("a temporary folder"));
     let file = files.path().join("broken.wasm");
     let broken = corpus().into_iter().find(|one| one.name == "apply is query").expect("it is in the corpus");
     std::fs::write(&file, broken.wasm).expect("the folder is ours");
     let mut start = Start::on(data.path());
-    start.arguments = vec!["--machine".to_owned(), format!("broken={}", argument(&file))];
+    start.arguments = vec!["--machine".to_owned(), format!("wallet={}", argument(&file))];
     let host = Host::start_with(&start).await.expect("the host starts");
     let mut client = host.client();
     let open = |name: &str| json!({"account": name, "currency": "USD"});
     for name in ["a", "b", "c"] {
         // Until the node knows that it is its whole cluster, it could be one with nodes that would halt.
         let answered = eventually("the command has an outcome", async || {
-            let answer = client.post("/v1/broken/accounts", &open(name)).await.expect("the host answers");
+            let answer = client.post("/v1/wallet/accounts", &open(name)).await.expect("the host answers");
             (answer.status != 503).then_some(answer)
         });
         let answer = answered.await;
@@ -279,7 +287,7 @@ async fn a_module_whose_apply_always_fails_harms_only_its_commands() {
     host.kill();
     let host = Host::start_with(&start).await.expect("the host starts again, and applies its log");
     let mut client = host.client();
-    let answer = client.post("/v1/broken/accounts", &open("d")).await.expect("the host answers");
+    let answer = client.post("/v1/wallet/accounts", &open("d")).await.expect("the host answers");
     assert_eq!(answer.status, 422, "{answer:?}");
     let ready = eventually("it is ready", async || {
         client.get("/readyz").await.is_ok_and(|answer| answer.status == 200).then_some(())
@@ -293,7 +301,7 @@ async fn a_module_whose_apply_always_fails_harms_only_its_commands() {
         "--data",
         argument(data.path()),
         "--machine",
-        "broken",
+        "wallet",
         "--candidate",
         argument(&file),
     ]);

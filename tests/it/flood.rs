@@ -31,7 +31,7 @@ const BATCH_PATH: &str = "/v1/wallet/batch";
 fn raise_own_descriptors(wanted: u64) -> Result<(), String> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    setrlimit(Resource::Nofile, limit.clone()).map_err(|error| error.to_string())?;
+    setrlimit(Resource::Nofile, limit).map_err(|error| error.to_string())?;
     match limit.current {
         Some(limit) if limit < wanted => Err(format!("{wanted} open files are needed, and {limit} are allowed")),
         _ => Ok(()),
@@ -88,8 +88,13 @@ async fn idle_connections_keep_nobody_out_and_halt_no_partition() {
     let host = Host::start_with(&start).await.expect("the host starts");
     assert!(host.output().contains("the limit of open files is low"), "{}", host.output());
     let mut known = host.client();
-    let ledger = Ledger::open(&mut known, 4, 1_000_000).await;
-    let workload = Workload::start(host.address(), &ledger.accounts[2..], CLIENTS, 1);
+    let ledger = Ledger::open(&mut known, 2, 1_000_000).await;
+    let workload = Workload::start(host.address(), &ledger.accounts, CLIENTS, 1);
+    let own = ["flood-payer", "flood-payee"].map(str::to_owned);
+    for account in &own {
+        wallet::open(&mut known, account).await;
+        wallet::deposit(&mut known, account, 100_000_000).await;
+    }
 
     let mut flood = Vec::new();
     for _ in 0..SOCKETS {
@@ -98,7 +103,7 @@ async fn idle_connections_keep_nobody_out_and_halt_no_partition() {
     let before = workload.done_count();
     // Enough for the log to need files of its own meanwhile.
     for _ in 0..BATCHES {
-        send_batch(&mut known, &ledger.accounts[..2], BATCH).await;
+        send_batch(&mut known, &own, BATCH).await;
     }
     assert!(1 < segment_count(data.path()), "the log has gone on in another file");
     eventually("those who were there go on", async || (before + 100 <= workload.done_count()).then_some(())).await;

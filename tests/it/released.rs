@@ -32,7 +32,7 @@ const SEGMENTS: usize = 5;
 async fn serve(folder: &Path, data: &Path, more: &str) -> Process {
     let config = folder.join("node.toml");
     let text = format!(
-        "[node]\nid = 1\ndata = {:?}\n[http]\nlisten = \"{}\"\n[auth]\nopen = true\n[log]\nkeep_bytes = 1048576\n{more}[machines.wallet]\nmodule = {:?}\n",
+        "[node]\nid = 1\ndata = {:?}\n[http]\nlisten = \"{}\"\n[auth]\nopen = true\n[webhooks]\nallow = [\"127.0.0.1\"]\n[log]\nkeep_bytes = 1048576\n{more}[machines.wallet]\nmodule = {:?}\n",
         argument(data),
         free_address(),
         argument(&release("wallet-1.0.1.wasm"))

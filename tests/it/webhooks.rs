@@ -357,7 +357,7 @@ async fn what_makes_no_sense_is_refused_with_what_to_do() {
         body
     };
     let checks = [
-        (with("url", json!("http://10.0.0.7/in")), 422, "invalid_change", "plaintext"),
+        (with("url", json!("http://10.0.0.7/in")), 422, "invalid_change", "no public address"),
         (with("url", json!("https://user:pass@example.com/in")), 422, "invalid_change", "name or password"),
         (with("url", json!("ftp://example.com/in")), 422, "invalid_change", "neither https nor http"),
         (with("webhook", json!("Till")), 422, "invalid_change", "small letters"),

@@ -136,7 +136,7 @@ impl History for Here {
 
 fn follow(history: &Here, candidate: Arc<dyn Logic>, stop: &Arc<Stop>) {
     let module = candidate.id();
-    let candidate = Guarded::new(candidate, stop);
+    let candidate = Guarded::around(candidate, stop);
     let (mode, filter) = (Mode::Isolated, Filter::default());
     let request = Request { candidate, mode, from: None, to: None, partition: None, filter, jobs: 1 };
     let new = |id| Shadow::new(history, &request, PartitionId(id));

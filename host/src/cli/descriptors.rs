@@ -10,7 +10,7 @@ pub fn raise() -> Option<u64> {
     let mut limit = getrlimit(Resource::Nofile);
     let before = limit.current;
     limit.current = limit.maximum;
-    match setrlimit(Resource::Nofile, limit.clone()) {
+    match setrlimit(Resource::Nofile, limit) {
         Ok(()) => limit.current,
         Err(error) => {
             tracing::warn!(%error, ?before, "the limit of open files stays as it is");

@@ -39,6 +39,7 @@ struct Arguments {
 }
 
 #[derive(Subcommand)]
+#[expect(clippy::enum_variant_names, reason = "one of the commands is `command`")]
 enum Command {
     /// Start three nodes with the wallet, for trying things out
     Dev(dev::DevArgs),

@@ -110,9 +110,8 @@ fn is_public(address: IpAddr) -> bool {
             let [a, b, c, _] = four.octets();
             let is_shared = a == 100 && (64..128).contains(&b);
             let is_special = a == 0 || a >= 240 || (a, b, c) == (192, 0, 0) || (a == 198 && matches!(b, 18 | 19));
-            !(four.is_loopback() || four.is_private() || four.is_link_local() || four.is_multicast())
-                && !is_shared
-                && !is_special
+            let is_local = four.is_loopback() || four.is_private() || four.is_link_local() || four.is_multicast();
+            !(is_local || is_shared || is_special)
         }
         // All that is given to networks and hosts as public addresses begins with 001.
         IpAddr::V6(six) => is_global_unicast(six),

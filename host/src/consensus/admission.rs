@@ -28,9 +28,11 @@ pub(super) fn check(request: &PeerRequest, from: NodeId, known: &Known) -> Resul
         PeerRequest::Vote { vote, last, .. } | PeerRequest::PreVote { vote, last } => {
             // One that has more than this replica may have been made a voter by what this one lacks.
             let cannot_vote = known.is_learner && *last <= known.last;
-            check_vote(*vote, from, known.term)
-                .and_then(|()| check_ids(*vote, [*last, None]))
-                .and_then(|()| if cannot_vote { Err(NotTaken::Learner) } else { Ok(()) })
+            check_vote(*vote, from, known.term).and_then(|()| check_ids(*vote, [*last, None])).and(if cannot_vote {
+                Err(NotTaken::Learner)
+            } else {
+                Ok(())
+            })
         }
         PeerRequest::Transfer { vote, last, .. } => {
             check_vote(*vote, from, known.term).and_then(|()| check_ids(*vote, [*last, None]))

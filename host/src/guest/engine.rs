@@ -382,8 +382,10 @@ impl Watchdog {
 
 impl Watchdog {
     fn hurry(&self) {
-        // The thread is there as long as this is.
-        drop(self.stop.as_ref().map(|stop| stop.send(Hurry)));
+        if let Some(stop) = &self.stop {
+            // The thread is there as long as this is.
+            let _ = stop.send(Hurry);
+        }
     }
 }
 

@@ -82,7 +82,7 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    pub fn new(logic: Arc<dyn Logic>, stop: &Arc<Stop>) -> Arc<dyn Logic> {
+    pub fn around(logic: Arc<dyn Logic>, stop: &Arc<Stop>) -> Arc<dyn Logic> {
         Arc::new(Self {
             logic,
             stop: stop.clone(),
@@ -209,7 +209,7 @@ mod tests {
     fn failing(fault: Fault) -> (Arc<Failing>, Arc<Stop>, Arc<dyn Logic>) {
         let logic = Arc::new(Failing::with(fault));
         let stop = Arc::new(Stop::default());
-        (logic.clone(), stop.clone(), Guarded::new(logic, &stop))
+        (logic.clone(), stop.clone(), Guarded::around(logic, &stop))
     }
 
     fn ops(groups: u32) -> Vec<u8> {

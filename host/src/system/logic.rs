@@ -288,9 +288,11 @@ impl Module for System {
             Command::CreateMachine(create) => {
                 step.key(ACTIVATIONS).key(create.name.as_bytes()).key(modules_suffix(&create.name));
             }
-            Command::RecordKey(_) => drop(step.key(KEYS)),
+            Command::RecordKey(_) => {
+                step.key(KEYS);
+            }
             Command::AddNode(_) | Command::AddSupportingNode(_) | Command::RaiseLevel(_) => {
-                drop(step.key(FEATURE_LEVEL))
+                step.key(FEATURE_LEVEL);
             }
             _ => {}
         }

@@ -17,7 +17,7 @@ const STICKY: u32 = 0o1000;
 /// A key that others could read is a reason not to start, which `key.rs` gives, and is not put right in passing.
 const KEY: &str = "key";
 /// What a folder of ours may have before its mark.
-const NEW: [&str; 3] = ["lock", "modules", "artefacts"];
+const NEW: [&str; 4] = ["lock", "modules", "artefacts", "artefacts.key"];
 
 /// Whatever this process creates from now on is for its own account alone. To be called before it has a second thread.
 pub fn keep_new_files_private() {
@@ -55,7 +55,7 @@ pub fn close_to_others(folder: &Path, mark: &str) -> Result<()> {
             }
         }
     }
-    closed += folders.iter().rev().map(|folder| close(folder)).sum::<u64>();
+    closed += folders.iter().rev().map(close).sum::<u64>();
     tracing::warn!(
         folder = %folder.display(),
         closed,

@@ -149,16 +149,16 @@ impl Cluster {
 
 /// Whether it is certain that nothing was recorded.
 fn is_refusal(error: &ClusterError) -> bool {
-    match error {
+    matches!(
+        error,
         ClusterError::Invalid(_)
-        | ClusterError::StepRefused(_)
-        | ClusterError::Rejected { .. }
-        | ClusterError::UnknownMachine(_)
-        | ClusterError::UnknownModule(_)
-        | ClusterError::UnknownView(_)
-        | ClusterError::CannotCompile(_) => true,
-        _ => false,
-    }
+            | ClusterError::StepRefused(_)
+            | ClusterError::Rejected { .. }
+            | ClusterError::UnknownMachine(_)
+            | ClusterError::UnknownModule(_)
+            | ClusterError::UnknownView(_)
+            | ClusterError::CannotCompile(_)
+    )
 }
 
 impl Directory {

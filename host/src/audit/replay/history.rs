@@ -117,7 +117,7 @@ impl History for GuardedHistory<'_> {
     }
 
     fn load(&self, id: ModuleId) -> Result<Arc<dyn Logic>, String> {
-        Ok(Guarded::new(self.history.load(id)?, &self.stop))
+        Ok(Guarded::around(self.history.load(id)?, &self.stop))
     }
 }
 

@@ -83,7 +83,7 @@ pub fn run_kept(
     keep: &Keep,
 ) -> Result<Report, ReplayFault> {
     let history = &GuardedHistory::new(history, &keep.stop);
-    let request = &Request { candidate: Guarded::new(request.candidate.clone(), &keep.stop), ..request.clone() };
+    let request = &Request { candidate: Guarded::around(request.candidate.clone(), &keep.stop), ..request.clone() };
     let replayed = replay(history, request, meter, keep);
     // Whatever else it says: where a call was not made, that is why.
     keep.check_whole().and(replayed)
