@@ -14,7 +14,7 @@ test: ## format, lints, modules, every suite; the time of each and a summary at 
 	.ci/test
 
 chaos: setup ## clusters, simulated and real, with many more faults: some minutes
-	STATEHOUSE_CHAOS=1 .ci/test build host cluster
+	STATEHOUSE_CHAOS=1 .ci/test build host it cluster
 
 modules: build ## the modules of this repository, from source, compared with the released ones
 	$(CLI) module build modules/capacity

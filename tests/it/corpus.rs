@@ -1,7 +1,7 @@
 //! Hostile modules on a host that serves: whatever a developer hands it is refused or contained, and nobody else notices.
 //!
-//! In: `statehouse_tests::hostile`, a few of them in every run and all under `STATEHOUSE_CHAOS`. Out: each is checked, staged, replayed and
-//! prepared to an end, while transfers go on; memory and disk come back. Times are printed and not judged.
+//! In: `statehouse_tests::hostile`, under `STATEHOUSE_CHAOS`. Out: each is checked, staged, replayed and prepared to an end, while
+//! transfers go on; memory and disk come back. Times are printed and not judged.
 
 use std::path::Path;
 use std::sync::Arc;

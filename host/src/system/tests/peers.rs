@@ -192,6 +192,10 @@ async fn a_removed_node_a_stranger_and_a_liar_are_refused_whatever_they_ask() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_was_down_while_both_others_were_replaced_finds_the_new_ones() {
+    if std::env::var_os(CHAOS_VARIABLE).is_none() {
+        println!("skipped: {CHAOS_VARIABLE} runs it; it keeps a core busy for 20 s");
+        return;
+    }
     let mut cluster = Cluster::found().await;
     let [one, two, down] = NODES;
     let mut load = cluster.load();
