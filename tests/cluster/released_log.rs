@@ -163,7 +163,11 @@ async fn check_says_what_is_missing(cluster: &Cluster, id: NodeId) {
     for path in ["/v1/wallet/accounts/alice?at=2020-01-01T00:00:00Z", "/v1/wallet/accounts/alice/history?limit=1000"] {
         let mut path = path.to_owned();
         let answer = loop {
-            let answer = client.get(&path).await.expect("the node answers");
+            let answer = within(PATIENCE, "the node knows the answer", async || {
+                let answer = client.get(&path).await.ok()?;
+                (!matches!(answer.status, 503 | 504)).then_some(answer)
+            })
+            .await;
             if answer.status != 200 {
                 break answer;
             }
