@@ -7,7 +7,7 @@
 //! it is. It is never waited for: where it falls behind it says so. After a restart it begins again where the partitions are then.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -200,6 +200,8 @@ struct Shadow<'a> {
     page: Shadowed,
     finds: Finds,
     following: Option<Following<'a>>,
+    /// The partition as it was last opened, and the end of its log when it was first seen so: what lies before was decided before.
+    opened: (Weak<Partition>, Option<LogIndex>),
     again: Instant,
 }
 
@@ -223,7 +225,8 @@ enum Step {
 impl<'a> Shadow<'a> {
     fn new(history: &'a Here, request: &'a Request, id: PartitionId) -> Self {
         let page = Shadowed { partition: id.0, ..Shadowed::default() };
-        Self { history, request, page, finds: Finds::default(), following: None, again: Instant::now() }
+        let opened = (Weak::new(), None);
+        Self { history, request, page, finds: Finds::default(), following: None, opened, again: Instant::now() }
     }
 
     /// Takes the next entries; whether there were any.
@@ -260,6 +263,7 @@ impl<'a> Shadow<'a> {
         let replica = replica.filter(|replica| replica.is_running()).ok_or("it does not run here")?;
         let is_same = |following: &Following<'_>| Arc::ptr_eq(&following.replica, &replica);
         if !self.following.as_ref().is_some_and(is_same) {
+            self.wait_until_level(&replica)?;
             self.following = self.begin(replica)?;
         }
         let Some(following) = &mut self.following else { return Ok(Step::Idle) };
@@ -273,6 +277,18 @@ impl<'a> Shadow<'a> {
             self.renew()?;
         }
         Ok(step)
+    }
+
+    /// A partition that was opened applies the end of its log once more, which is not to be counted once more.
+    fn wait_until_level(&mut self, replica: &Arc<Partition>) -> Result<(), String> {
+        let last = replica.log().last().map(|id| id.index);
+        if !std::ptr::eq(self.opened.0.as_ptr(), Arc::as_ptr(replica)) {
+            self.opened = (Arc::downgrade(replica), last);
+        }
+        // What its leader never had is cut off, so the log may end earlier by now.
+        let wanted = self.opened.1.min(last);
+        let applied = replica.progress().log_index;
+        if wanted <= Some(applied) { Ok(()) } else { Err("it applies what it has recorded before".to_owned()) }
     }
 
     fn begin(&mut self, replica: Arc<Partition>) -> Result<Option<Following<'a>>, String> {
