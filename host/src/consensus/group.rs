@@ -246,6 +246,14 @@ impl Group {
             || metrics.membership_config.membership().voter_ids().eq([self.node.0])
     }
 
+    /// Who votes: one set, or two while that changes, of each of which a majority is needed.
+    pub fn voters(&self) -> Vec<BTreeSet<NodeId>> {
+        let receiver = self.raft.metrics();
+        let metrics = receiver.borrow_watched();
+        let configurations = metrics.membership_config.membership().get_joint_config();
+        configurations.iter().map(|voters| voters.iter().copied().map(NodeId).collect()).collect()
+    }
+
     pub fn metrics(&self) -> GroupMetrics {
         let receiver = self.raft.metrics();
         let metrics = receiver.borrow_watched();

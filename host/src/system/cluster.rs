@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
 use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
@@ -27,8 +26,6 @@ use crate::system::{found, level, steward};
 
 /// How long another node may take to say who it is.
 const STRANGER_PATIENCE: Duration = Duration::from_secs(2);
-/// How long a node that is removed may take to give away what it leads.
-const LEAD_ELSEWHERE_MAX: Duration = Duration::from_secs(3);
 /// How long a node that was asked to lead may take before it is asked again.
 const TRANSFER_AGAIN: Duration = Duration::from_secs(1);
 
@@ -272,49 +269,6 @@ impl Cluster {
         Ok(supported)
     }
 
-    /// Removes a node for good; its id is never used again.
-    pub async fn remove(&self, node: NodeId, deadline: Instant) -> Result<(), ClusterError> {
-        let (system, directory) = self.check_founded(deadline).await?;
-        if directory.retired.contains(&node) {
-            return Ok(());
-        }
-        let samples = self.host.clocks.samples();
-        let staying: Vec<&NodeId> = directory.nodes.keys().filter(|other| **other != node).collect();
-        let up = staying.iter().filter(|other| ***other == self.host.node || samples.contains_key(other)).count();
-        if up <= staying.len() / 2 {
-            let detail = format!(
-                "of the {} nodes that would stay only {up} answer: start a majority of them first",
-                staying.len()
-            );
-            return Err(ClusterError::Invalid(detail));
-        }
-        self.lead_elsewhere(node, deadline).await;
-        let body = Value::map([("id", Value::Int(node.0.into()))]);
-        match steward::command(&system, "nodes/remove", body, deadline).await {
-            Err(ClusterError::Rejected { code, .. }) if code == "unknown_node" => Err(ClusterError::UnknownNode(node)),
-            other => other,
-        }
-    }
-
-    /// Nobody listens to a node from the moment on at which it is removed, so what it leads is led elsewhere before. Where that does not
-    /// succeed in time, the others elect.
-    async fn lead_elsewhere(&self, node: NodeId, deadline: Instant) {
-        let until = deadline.min(Instant::now() + LEAD_ELSEWHERE_MAX);
-        let led = self.host.replicas().into_iter().filter(|(_, replica)| replica.leader() == Some(node));
-        let samples = self.host.clocks.samples();
-        let moving = led.filter_map(|(group, replica)| {
-            let is_up = |other: &NodeId| *other == self.host.node || samples.contains_key(other);
-            let voters = replica.group().metrics().voters;
-            let to = voters.into_iter().find(|other| *other != node && is_up(other))?;
-            Some(async move { self.lead_at(&group, &replica, to, until).await })
-        });
-        for moved in join_all(moving).await {
-            if let Err(error) = moved {
-                tracing::debug!(%node, %error, "a partition is led by a node that is being removed");
-            }
-        }
-    }
-
     /// Makes `to` the leader of a partition, for now: leaders are spread again when nodes come and go.
     pub async fn transfer(
         &self,
@@ -333,7 +287,7 @@ impl Cluster {
         self.lead_at(&group, &replica, to, deadline).await
     }
 
-    async fn lead_at(
+    pub(super) async fn lead_at(
         &self,
         group: &GroupName,
         replica: &Partition,
@@ -368,7 +322,7 @@ impl Cluster {
     }
 
     /// The machine `system` and the directory, as of now.
-    async fn check_founded(&self, deadline: Instant) -> Result<(Arc<Machine>, Directory), ClusterError> {
+    pub(super) async fn check_founded(&self, deadline: Instant) -> Result<(Arc<Machine>, Directory), ClusterError> {
         self.check_peers()?;
         let (system, directory) = self.directory_now(deadline).await?;
         if directory.is_founded() { Ok((system, directory)) } else { Err(ClusterError::NoCluster) }

@@ -79,6 +79,8 @@ pub struct Host {
     pub opening: Opening,
     pub level: Level,
     pub standing: Standing,
+    /// One removal of a node after the other.
+    pub removing: tokio::sync::Mutex<()>,
     /// Connections that the others have open here.
     pub links: Links,
     /// By which this node and the others know each other; nothing without TLS, or without peers.

@@ -45,6 +45,7 @@ mod midnights;
 mod history;
 mod in_transit;
 mod standing;
+mod removal;
 mod recall;
 mod service;
 mod steward;

@@ -181,6 +181,7 @@ impl Node {
             },
             level: Level::new(options.feature_level_max, features),
             standing: Standing::default(),
+            removing: tokio::sync::Mutex::default(),
             links: Links::default(),
             certificates: OnceLock::new(),
             specs: options.machines,

@@ -1,0 +1,110 @@
+//! A node is removed for good, and nothing is led, decided or lost with it.
+//!
+//! ```text
+//! the rest can decide everywhere without it? ─▶ it leads nothing ─▶ `system` records it ─▶ nobody listens to it ─▶ stewards: it votes no more
+//! ```
+//! In: the node. Out: a step in `system`, or why not. From that step on the node is not heard, though it still counts where it votes, until a
+//! majority has agreed that it does not. So the others must be a majority *with* it among the voters: with two removals one after the other,
+//! or one while another node is down, they might not be, and never again.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use statehouse_abi::value::Value;
+use tokio::time::Instant;
+
+use crate::ids::NodeId;
+use crate::system::cluster::{Cluster, ClusterError};
+use crate::system::directory::Directory;
+use crate::system::steward;
+
+/// How long the node may take to give away what it leads.
+const LEAD_ELSEWHERE_MAX: Duration = Duration::from_secs(3);
+/// How long changes of voters that are under way may take.
+const UNDER_WAY_MAX: Duration = Duration::from_secs(10);
+/// Between two looks at who votes.
+const LOOK: Duration = Duration::from_millis(100);
+
+impl Cluster {
+    /// Removes a node for good; its id is never used again.
+    pub async fn remove(&self, node: NodeId, deadline: Instant) -> Result<(), ClusterError> {
+        // What one removal leaves is what the next one is judged by.
+        let removing = tokio::time::timeout_at(deadline, self.host().removing.lock());
+        let _removing = removing.await.map_err(|_| ClusterError::Deadline)?;
+        let (system, directory) = self.check_founded(deadline).await?;
+        if directory.retired.contains(&node) {
+            return Ok(());
+        }
+        if !directory.nodes.contains_key(&node) {
+            return Err(ClusterError::UnknownNode(node));
+        }
+        self.check_rest_decides(node, deadline).await?;
+        self.lead_elsewhere(node, deadline).await;
+        let body = Value::map([("id", Value::Int(node.0.into()))]);
+        match steward::command(&system, "nodes/remove", body, deadline).await {
+            Err(ClusterError::Rejected { code, .. }) if code == "unknown_node" => Err(ClusterError::UnknownNode(node)),
+            other => other,
+        }
+    }
+
+    /// Waits for changes that are under way, for a while.
+    async fn check_rest_decides(&self, node: NodeId, deadline: Instant) -> Result<(), ClusterError> {
+        let until = deadline.min(Instant::now() + UNDER_WAY_MAX);
+        loop {
+            let (_, directory) = self.directory_now(deadline).await?;
+            let Err(error) = self.rest_decides(node, &directory, until).await else { return Ok(()) };
+            if until <= Instant::now() + LOOK {
+                return Err(ClusterError::Invalid(error));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Whether those who stay and answer are a majority wherever this node has a replica, whoever votes there as of now.
+    async fn rest_decides(&self, node: NodeId, directory: &Directory, until: Instant) -> Result<(), String> {
+        let samples = self.host().clocks.samples();
+        let is_up = |other: &NodeId| *other == self.host().node || samples.contains_key(other);
+        let rest: BTreeSet<NodeId> =
+            directory.nodes.keys().copied().filter(|other| *other != node && is_up(other)).collect();
+        if rest.len() <= (directory.nodes.len() - 1) / 2 {
+            let (count, up) = (directory.nodes.len() - 1, rest.len());
+            return Err(format!(
+                "of the {count} nodes that would stay only {up} answer: start a majority of them first"
+            ));
+        }
+        for (group, replica) in self.host().replicas() {
+            // From then on this replica knows who votes.
+            replica.read_linearizable(until).await.map_err(|error| format!("{group}: {error}"))?;
+            for voters in replica.group().voters() {
+                let up = voters.intersection(&rest).count();
+                if up <= voters.len() / 2 {
+                    let count = voters.len();
+                    return Err(format!(
+                        "of the {count} nodes that vote in {group} only {up} answer and would stay, which is no majority: \
+                         start the others first, or add a node and wait until it votes"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where that does not succeed in time, the others elect.
+    async fn lead_elsewhere(&self, node: NodeId, deadline: Instant) {
+        let until = deadline.min(Instant::now() + LEAD_ELSEWHERE_MAX);
+        let led = self.host().replicas().into_iter().filter(|(_, replica)| replica.leader() == Some(node));
+        let samples = self.host().clocks.samples();
+        let moving = led.filter_map(|(group, replica)| {
+            let is_up = |other: &NodeId| *other == self.host().node || samples.contains_key(other);
+            let voters = replica.group().metrics().voters;
+            let to = voters.into_iter().find(|other| *other != node && is_up(other))?;
+            Some(async move { self.lead_at(&group, &replica, to, until).await })
+        });
+        for moved in join_all(moving).await {
+            if let Err(error) = moved {
+                tracing::debug!(%node, %error, "a partition is led by a node that is being removed");
+            }
+        }
+    }
+}
