@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
 use crate::consensus::PeerError;
