@@ -102,6 +102,8 @@ pub const GUEST_STACK_BYTES_MAX: usize = 1 << 20;
 pub const GUEST_FUEL_PER_GROUP: u64 = 20_000_000;
 /// Fuel of one metered guest call whatever is in it: starting up, parsing the input, writing the output.
 pub const GUEST_FUEL_BASE: u64 = 20_000_000;
+/// Fuel of a guest that trapped for saying why: for a text that is there already. One that takes longer says nothing.
+pub const LAST_WORDS_FUEL: u64 = 1_000_000;
 /// Fuel of one metered guest call at most, so that a batch with an endless loop in it is halved soon.
 pub const GUEST_FUEL_MAX: u64 = 500_000_000;
 /// Budget of one call on the second engine, in its own unit: more than any call on the first one may take, and still an end.

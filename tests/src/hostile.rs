@@ -76,6 +76,13 @@ fn wallet_next() -> Wasm {
     Wasm::of(include_bytes!("../../modules/releases/wallet-2.0.0.wasm"))
 }
 
+/// A counter whose every `apply` fails, also where nothing is to be applied.
+pub fn counter_that_cannot_apply() -> Vec<u8> {
+    let mut wasm = Wasm::of(include_bytes!("../../modules/releases/counter-0.1.0.wasm"));
+    wasm.turn("sh1_apply", wasm.exported("sh1_query"));
+    wasm.bytes()
+}
+
 /// The wallet with one export of it as another.
 fn turned(export: &str, other: &str) -> Vec<u8> {
     let mut wasm = wallet();

@@ -125,7 +125,7 @@ impl<'a> Call<'a> {
 
     /// What the guest's panic hook kept, cut to the limit.
     fn panic_text(&mut self) -> Words {
-        refill(&mut self.store, self.pace, limits::GUEST_FUEL_BASE);
+        refill(&mut self.store, self.pace, limits::LAST_WORDS_FUEL);
         let Ok(said) = self.func::<(), u64>(export::PANIC) else { return Words::None };
         let packed = match said.call(&mut self.store, ()) {
             Ok(packed) => packed,

@@ -108,6 +108,11 @@ impl Entrance {
 
 fn parse_machine(text: &str) -> Result<(String, PathBuf), String> {
     let (name, file) = text.split_once('=').ok_or("expected NAME=FILE.wasm")?;
+    if name == WALLET_NAME {
+        return Err(format!(
+            "`{WALLET_NAME}` is there already: give the machine another name, or stage the module for it"
+        ));
+    }
     Ok((name.to_owned(), PathBuf::from(file)))
 }
 
