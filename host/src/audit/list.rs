@@ -79,11 +79,15 @@ pub enum LinePart {
     End,
 }
 
-/// `step 2`, `undo of step 1`, and which attempt it is after the first.
+/// `step 2`, `undo of step 1`, `claim for step 3`, and which attempt it is after the first.
 pub(super) fn step_text(key: CallKey) -> String {
-    let undo = if key.call == Call::Undo { "undo of " } else { "" };
+    let what = match key.call {
+        Call::Do => "",
+        Call::Undo => "undo of ",
+        Call::Claim => "claim for ",
+    };
     let again = if key.attempt == 0 { String::new() } else { format!(", attempt {}", key.attempt + 1) };
-    format!("{undo}step {}{again}", key.branch + 1)
+    format!("{what}step {}{again}", key.branch + 1)
 }
 
 fn heard(progress: &Progress) -> What {

@@ -124,6 +124,17 @@ fn the_formats_released_so_far_are_read_and_written() {
     }
 }
 
+/// From feature level 6 on: the start of a command that claims its id where it is needed at the confirm alone, and such a claim.
+#[test]
+fn a_claim_before_the_confirm_is_recorded_as_such() {
+    let journal = active();
+    let start = starting_by(&journal, Derivation::ByContent, Coordination::TryConfirmCancel);
+    assert!(start.records().starts[0].plan.claims_first());
+    check_golden(&start, 2, "start-claiming");
+    let key = CallKey { branch: 1, call: Call::Claim, attempt: 0 };
+    check_golden(&called_by(&journal, Derivation::ByContent, key), 2, "claim");
+}
+
 fn check_golden(entry: &Entry, format: u16, name: &str) {
     let hex: Vec<String> =
         entry.payload().chunks(32).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
@@ -134,15 +145,20 @@ fn check_golden(entry: &Entry, format: u16, name: &str) {
 
 /// The first command goes on in another partition.
 fn starting(journal: &Journal, derivation: Derivation) -> Entry {
+    starting_by(journal, derivation, Coordination::Saga)
+}
+
+fn starting_by(journal: &Journal, derivation: Derivation, coordination: Coordination) -> Entry {
+    let last = if coordination == Coordination::Saga { TccRole::Try } else { TccRole::Confirm };
     let mut plans = PlanOutWriter::default();
     plans.step(b"debit", b"0", Some(b"credit"), TccRole::Try);
-    plans.step(b"credit", b"1", None, TccRole::Try);
-    plans.plan(Coordination::Saga, b"0", &[0xa0]);
+    plans.step(b"credit", b"1", None, last);
+    plans.plan(coordination, b"0", &[0xa0]);
     let block = plans.finish(Vec::new());
     let block = PlanOut::parse(&block).expect("the host wrote this block");
     let partition_of = |entity: &[u8]| PartitionId(u32::from(entity[0] - b'0'));
     let steps = (0..2).map(|at| (block.step(at), None));
-    let plan = SagaPlan::divide(&block, Coordination::Saga, PartitionId(0), steps, partition_of);
+    let plan = SagaPlan::divide(&block, coordination, PartitionId(0), steps, partition_of);
     let plan = plan.expect("it can be coordinated").expect("it has two partitions");
     let records = Records { starts: vec![Start::new(0, plan, derivation)], ..Records::default() };
     let entry = batch_with(header(journal, EntryKind::Batch), records);
@@ -157,7 +173,10 @@ fn starting(journal: &Journal, derivation: Derivation) -> Entry {
 
 /// Both commands are calls of other partitions, and the first claims its command's id where there are claims.
 fn called(journal: &Journal, derivation: Derivation) -> Entry {
-    let key = CallKey { branch: 1, call: Call::Do, attempt: 0 };
+    called_by(journal, derivation, CallKey { branch: 1, call: Call::Do, attempt: 0 })
+}
+
+fn called_by(journal: &Journal, derivation: Derivation, key: CallKey) -> Entry {
     let fingerprint = Fingerprint::of_command("balance_transfer", &[0xa0]);
     let identity = |home| Identity { command: CommandId([7; 16]), home: PartitionId(home), fingerprint, derivation };
     let first = Origin::new(0, &identity(2), key);

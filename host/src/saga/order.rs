@@ -11,8 +11,9 @@ use minicbor::{Decode, Encode};
 use statehouse_abi::cold::Rejection;
 
 use crate::ids::{CommandId, PartitionId};
+use crate::saga::phase::{Mark, Moment, Phase};
 use crate::saga::plan::{Coordination, Form, Role};
-use crate::saga::status::{Advance, Call, CallKey, Direction, Mark, Moment, Phase, Saga, State};
+use crate::saga::status::{Advance, Call, CallKey, Direction, Saga, State};
 
 /// The code that an aborted command is rejected with.
 pub const ABORTED: &str = "aborted";
@@ -90,6 +91,8 @@ pub enum Awaited {
     Step,
     Undo,
     Confirm,
+    /// Its id, before the confirm is decided.
+    Claim,
 }
 
 impl Awaited {
@@ -98,6 +101,7 @@ impl Awaited {
             Self::Step => "step",
             Self::Undo => "undo",
             Self::Confirm => "confirm",
+            Self::Claim => "claim",
         }
     }
 }
@@ -168,7 +172,8 @@ impl Saga {
     pub fn form(&self, key: CallKey) -> Form {
         match key.call {
             _ if 0 < key.attempt && self.is_settled(key) => Form::LastResort,
-            Call::Do => Form::Do,
+            // The steps that the id is claimed for; they are recorded, and not carried out.
+            Call::Do | Call::Claim => Form::Do,
             Call::Undo => Form::Undo,
         }
     }
@@ -179,6 +184,7 @@ impl Saga {
             let branch = self.branch(key);
             let kind = match (key.call, branch.role) {
                 (Call::Undo, _) => Awaited::Undo,
+                (Call::Claim, _) => Awaited::Claim,
                 (Call::Do, Role::Confirm) => Awaited::Confirm,
                 (Call::Do, Role::Try) => Awaited::Step,
             };
