@@ -22,6 +22,8 @@ pub const ORDERS: FeatureLevel = FeatureLevel(4);
 pub const UNASKED: FeatureLevel = FeatureLevel(5);
 /// A partition that a command needs at its confirm alone claims the command's id before the confirm is decided (`saga/status.rs`).
 pub const CLAIMS_FIRST: FeatureLevel = FeatureLevel(6);
+/// An entry says which node vouched for whoever gave an order (`saga/order.rs`).
+pub const ORDERS_VOUCHED: FeatureLevel = CLAIMS_FIRST;
 /// The highest level that this program understands.
 pub const HIGHEST: FeatureLevel = CLAIMS_FIRST;
 

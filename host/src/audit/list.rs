@@ -47,6 +47,8 @@ pub enum What {
         /// `abort` or `settle`.
         order: &'static str,
         by: String,
+        /// The node that has told the leader who gave it, where the journal says so.
+        vouched: Option<NodeId>,
         why: String,
     },
     Command {
@@ -109,7 +111,8 @@ fn ordered(order: &Order) -> What {
         OrderKind::Abort => "abort",
         OrderKind::Settle => "settle",
     };
-    What::Ordered { id: order.command(), order: name, by: order.by.clone(), why: order.why.clone() }
+    let (by, vouched, why) = (order.by.clone(), order.vouched(), order.why.clone());
+    What::Ordered { id: order.command(), order: name, by, vouched, why }
 }
 
 /// Gives `each` every line in order, until it says stop; of an entity, where one is named, only what was done to it.

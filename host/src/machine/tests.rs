@@ -15,7 +15,9 @@ use crate::machine::journal::{Journal, JournalError, Verdict};
 use crate::machine::logic::{Fault, Logic};
 use crate::machine::replica::{Applied, ApplyError, digest_of};
 use crate::machine::table::Empty;
-use crate::saga::{Call, CallKey, Derivation, Identity, Moment, Origin, Outcome, Progress, Records, SagaPlan, Start};
+use crate::saga::{
+    Call, CallKey, Derivation, Identity, Moment, Order, OrderKind, Origin, Outcome, Progress, Records, SagaPlan, Start,
+};
 
 const MODULE: ModuleId = ModuleId([9; 32]);
 
@@ -133,6 +135,19 @@ fn a_claim_before_the_confirm_is_recorded_as_such() {
     check_golden(&start, 2, "start-claiming");
     let key = CallKey { branch: 1, call: Call::Claim, attempt: 0 };
     check_golden(&called_by(&journal, Derivation::ByContent, key), 2, "claim");
+}
+
+/// From feature level 6 on an order says which node vouched for the operator; before, its bytes are those of level 4.
+#[test]
+fn an_order_says_which_node_vouched_for_who_gave_it() {
+    let journal = active();
+    let order = || Order::new(CommandId([0; 16]), OrderKind::Settle, "operator", "the account is sealed");
+    for (order, name) in [(order(), "order"), (order().vouched_by(Some(NodeId(7))), "order-vouched")] {
+        let records = Records { ordered: Some(vec![order.clone()]), marks: vec![Vec::new(); 2], ..Records::default() };
+        let entry = batch_with(header(&journal, EntryKind::Saga), records);
+        check_golden(&entry, 2, name);
+        assert_eq!(entry.records().orders(), [order]);
+    }
 }
 
 fn check_golden(entry: &Entry, format: u16, name: &str) {

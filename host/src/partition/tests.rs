@@ -35,6 +35,7 @@ use crate::system::logic::{SYSTEM, System};
 
 mod confirm_only;
 mod jars;
+mod orders;
 
 /// Gives the one module there is.
 struct Only(Arc<dyn Logic>);

@@ -10,7 +10,7 @@
 use minicbor::{Decode, Encode};
 use statehouse_abi::cold::Rejection;
 
-use crate::ids::{CommandId, PartitionId};
+use crate::ids::{CommandId, NodeId, PartitionId};
 use crate::saga::phase::{Mark, Moment, Phase};
 use crate::saga::plan::{Coordination, Form, Role};
 use crate::saga::status::{Advance, Call, CallKey, Direction, Saga, State};
@@ -40,11 +40,23 @@ pub struct Order {
     pub by: String,
     #[n(3)]
     pub why: String,
+    /// The node that says so: it has asked for the operator's token. From the level `ORDERS_VOUCHED` on.
+    #[n(4)]
+    vouched: Option<u64>,
 }
 
 impl Order {
     pub fn new(command: CommandId, kind: OrderKind, by: &str, why: &str) -> Self {
-        Self { command: command.0, kind, by: by.to_owned(), why: why.to_owned() }
+        Self { command: command.0, kind, by: by.to_owned(), why: why.to_owned(), vouched: None }
+    }
+
+    /// The same, as `node` brings it; whatever it says of itself is not taken.
+    pub fn vouched_by(self, node: Option<NodeId>) -> Self {
+        Self { vouched: node.map(|node| node.0), ..self }
+    }
+
+    pub fn vouched(&self) -> Option<NodeId> {
+        self.vouched.map(NodeId)
     }
 
     pub fn command(&self) -> CommandId {

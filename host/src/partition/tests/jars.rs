@@ -49,6 +49,9 @@ mod module {
         /// Moves a coin
         #[command(path = "jars/{from}/gifts", id = "request_id", response = Gift)]
         Give(Gift),
+        /// Moves a coin as a Saga, which asks one jar after the other
+        #[command(path = "jars/{from}/parcels", id = "request_id", response = Gift)]
+        Mail(Gift),
         /// Puts a coin in
         #[command(path = "jars/{jar}/coins", id = "request_id", response = Put)]
         Put(Put),
@@ -89,6 +92,10 @@ mod module {
                     planner.coordination(Coordination::TryConfirmCancel);
                     planner.step(Op(-1), from).key(COINS).undo(Op(1)).tcc(TccRole::Try);
                     planner.step(Op(1), to).key(COINS).tcc(TccRole::Confirm);
+                }
+                JarCommand::Mail(Gift { from, to, .. }) => {
+                    planner.step(Op(-1), from).key(COINS).undo(Op(1));
+                    planner.step(Op(1), to).key(COINS).undo(Op(-1));
                 }
                 JarCommand::Put(Put { jar, .. }) => drop(planner.step(Op(1), jar).key(COINS)),
             }
@@ -219,10 +226,18 @@ impl Cluster {
     }
 
     pub async fn give(&self, id: CommandId, from: usize, to: usize) -> Answer {
+        self.move_coin(id, "give", from, to).await
+    }
+
+    pub async fn mail(&self, id: CommandId, from: usize, to: usize) -> Answer {
+        self.move_coin(id, "mail", from, to).await
+    }
+
+    async fn move_coin(&self, id: CommandId, command: &str, from: usize, to: usize) -> Answer {
         let id_text = Value::text(id.to_string());
         let body =
             [("from", Value::text(&*self.jars[from])), ("to", Value::text(&*self.jars[to])), ("request_id", id_text)];
-        self.send(id, "give", Value::map(body)).await
+        self.send(id, command, Value::map(body)).await
     }
 
     pub async fn put(&self, id: CommandId, jar: usize) -> Answer {
