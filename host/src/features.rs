@@ -24,6 +24,8 @@ pub const UNASKED: FeatureLevel = FeatureLevel(5);
 pub const CLAIMS_FIRST: FeatureLevel = FeatureLevel(6);
 /// An entry says which node vouched for whoever gave an order (`saga/order.rs`).
 pub const ORDERS_VOUCHED: FeatureLevel = CLAIMS_FIRST;
+/// `system` keeps which modules were refused (`system/refused_row.rs`).
+pub const REFUSALS: FeatureLevel = CLAIMS_FIRST;
 /// The highest level that this program understands.
 pub const HIGHEST: FeatureLevel = CLAIMS_FIRST;
 

@@ -25,6 +25,8 @@ mod level;
 pub mod module_row;
 mod module_plan;
 mod rows;
+mod node_plan;
+pub mod refused_row;
 mod rejection;
 pub mod view_row;
 pub mod viewing;

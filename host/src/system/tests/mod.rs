@@ -21,6 +21,7 @@ mod midnights;
 mod history;
 mod upgrade;
 mod level;
+mod refused;
 mod calls;
 mod peers;
 mod sockets;
