@@ -20,8 +20,14 @@ pub const ORDERS: FeatureLevel = FeatureLevel(4);
 /// A batch in which everything is rejected is applied without asking the module, so one whose `apply` fails on that has an outcome as
 /// well (`sequencer/decide.rs`): before, replicas would halt at it.
 pub const UNASKED: FeatureLevel = FeatureLevel(5);
+/// A partition that a command needs at its confirm alone claims the command's id before the confirm is decided (`saga/status.rs`).
+pub const CLAIMS_FIRST: FeatureLevel = FeatureLevel(6);
+/// An entry says which node vouched for whoever gave an order (`saga/order.rs`).
+pub const ORDERS_VOUCHED: FeatureLevel = CLAIMS_FIRST;
+/// `system` keeps which modules were refused (`system/refused_row.rs`).
+pub const REFUSALS: FeatureLevel = CLAIMS_FIRST;
 /// The highest level that this program understands.
-pub const HIGHEST: FeatureLevel = UNASKED;
+pub const HIGHEST: FeatureLevel = CLAIMS_FIRST;
 
 /// The level that the cluster has reached, as far as this node knows. It only ever rises.
 #[derive(Clone, Debug)]

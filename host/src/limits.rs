@@ -92,8 +92,17 @@ pub const IMAGE_BYTES_MAX: u64 = 1 << 20;
 pub const RECORDED_MODULE_TRIES: u32 = 3;
 /// Modules that a node has in memory and nobody uses: some megabytes each. They are loaded from the disk in milliseconds.
 pub const MODULES_LOADED_MAX: usize = 16;
-/// The newest modules that were refused which a node names, with the reason.
+/// The newest modules that a node has refused and `system` does not name, with the reason.
 pub const MODULES_REFUSED_MAX: usize = 64;
+/// Rows of `system` with refused modules, and how many each names: a thousand in all, and each row is written within a millisecond.
+pub const REFUSED_ROWS: usize = 32;
+pub const REFUSED_ROW_ENTRIES_MAX: usize = 32;
+/// How many refusals a node has recorded in a minute: nobody fills the log of `system` with modules that are none.
+pub const REFUSALS_PER_MINUTE_MAX: u32 = 30;
+/// Of the reason of a refusal, as it is recorded.
+pub const REFUSED_REASON_CHARS_MAX: usize = 300;
+/// The same, of the name of who brought the module.
+pub const REFUSED_BY_CHARS_MAX: usize = 128;
 /// How many times the limits for foreign modules one has that is recorded: it was within them once, on some machine.
 pub const RECORDED_MODULE_FACTOR: u64 = 10;
 /// Stack of a guest, enough for deep but not endless recursion.

@@ -124,6 +124,10 @@ async fn of_two_payers_with_one_id_one_pays() {
         let (first, second, payee) = (accounts.of(0), accounts.of(1), accounts.of(2));
         let paid = transfer(&mut client, id, first, payee, by).await;
         assert_eq!(paid.status, 200, "{by}: {paid:?}");
+        // As long as it is the only one it is shown to the caller that sent it, and whose it is.
+        let only = shown(&mut client, id, None).await;
+        let location = format!("/v1/wallet/transactions/{id}?home={first}");
+        assert_eq!((only.status, only.header("content-location")), (200, Some(location.as_str())), "{by}: {only:?}");
         is_reused(&transfer(&mut client, id, second, payee, by).await, "from_account");
         // A third that needs no other partition, at the payee's, and a payer beside the payee.
         is_reused(&transfer(&mut client, id, accounts.other_of(2), payee, by).await, "from_account");
@@ -131,6 +135,11 @@ async fn of_two_payers_with_one_id_one_pays() {
 
         let ambiguous = shown(&mut client, id, None).await;
         assert_eq!((ambiguous.status, ambiguous.problem().as_str()), (409, "id_ambiguous"), "{by}: {ambiguous:?}");
+        let mut homes = ambiguous.json()["homes"].as_array().cloned().unwrap_or_default();
+        homes.sort_by_key(|home| home.as_str().map(str::to_owned));
+        let mut expected = [first, second].map(Value::from);
+        expected.sort_by_key(|home| home.as_str().map(str::to_owned));
+        assert_eq!(homes, expected, "{by}: it says which homes there are");
         let own = shown(&mut client, id, Some(first)).await;
         assert_eq!((own.status, own.text("Status").as_str()), (200, "success"), "{by}: {own:?}");
         let own = shown(&mut client, id, Some(second)).await;

@@ -149,7 +149,7 @@ async fn what_is_refused_for_ever_is_settled_and_never_aborted_against_the_proto
         log.push_str(&of.stdout);
     }
     for id in [&confirm, &undo] {
-        let line = format!("settle of {id} ordered by anonymous: the purse is sealed for ever");
+        let line = format!("settle of {id} ordered by anonymous (says node 1): the purse is sealed for ever");
         assert!(log.contains(&line), "`{line}` is missing:\n{log}");
     }
 }

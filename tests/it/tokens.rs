@@ -137,6 +137,36 @@ async fn who_sent_a_command_is_shown_to_those_who_watch() {
     assert_eq!(get(&mut shop, "/v1/wallet/commands?state=in_flight").await.json()["items"], json!([]));
 }
 
+/// Somebody else's success is not taken for the own one: without its home it is shown to the caller that sent it, and to those who watch.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_of_another_caller_is_shown_with_its_home_alone() {
+    let data = tempdir().expect("a temporary folder");
+    let host = host_with(data.path(), "", &["alice", "bob", "carol"]).await;
+    let (mut till, mut bank, mut shop) = (as_(&host, "till"), as_(&host, "bank"), as_(&host, "shop"));
+    let id = Uuid::new_v4();
+    let sent = wallet::transfer(&mut till, id, "bob", "alice", 1).await.expect("the host answers");
+    assert_eq!(sent.status, 200, "{sent:?}");
+    // The bank has used the same id, and was refused, or has not been heard: what it asks is what became of its own.
+    let refused = wallet::transfer(&mut bank, id, "bob", "carol", 1).await.expect("the host answers");
+    assert_eq!((refused.status, refused.problem().as_str()), (422, "id_reused"), "{refused:?}");
+    for page in ["transactions", "commands"] {
+        let path = format!("/v1/wallet/{page}/{id}");
+        let answer = get(&mut bank, &path).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (409, "id_ambiguous"), "{page}: {answer:?}");
+        assert_eq!(answer.json()["homes"], json!(["bob"]), "it may read any account, and so is told which: {answer:?}");
+        assert!(answer.text("detail").contains("another caller"), "{answer:?}");
+        assert_eq!(get(&mut bank, &format!("{path}?home=bob")).await.status, 200, "{page}: of that home");
+        let own = get(&mut bank, &format!("{path}?home=carol")).await;
+        let is_shown = page == "transactions" && own.status == 200 || own.json()["state"] == "recorded";
+        assert!(!is_shown, "{page}: carol has sent nothing: {own:?}");
+        assert_eq!(get(&mut till, &path).await.status, 200, "{page}: its own");
+        assert_eq!(get(&mut as_(&host, "auditor"), &path).await.status, 200, "{page}: who watches");
+        let bound = get(&mut shop, &path).await;
+        check_outside(&bound, "somebody else");
+        assert!(!bound.text("detail").contains("bob"), "a bound token is not told whose it is: {bound:?}");
+    }
+}
+
 /// The wallet was released before there was the role, so the host asks for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_may_be_for_a_role_of_its_own() {

@@ -43,9 +43,8 @@ pub async fn get(machine: &Machine, id: &str, uri: &Uri, asked: Asked) -> Result
     let (home, expires, fingerprint) = (find("home"), expires.transpose()?, fingerprint.transpose()?);
     let question = CommandQuestion { id, home: home.map(str::to_owned), expires, fingerprint };
     let lookup = machine.find_command(question, asked.caller.clone(), asked.deadline).await?;
-    if matches!(lookup, CommandLookup::Ambiguous) {
-        let detail = "several commands have this id; name the home of yours with `home` (of a transfer: the payer)";
-        return Err(Problem::new(Code::IdAmbiguous, detail));
+    if let CommandLookup::Ambiguous(ambiguity) = lookup {
+        return Err(ambiguity.into());
     }
     if let CommandLookup::Recorded { status, .. } | CommandLookup::InFlight(status) = &lookup
         && !asked.caller.may_see(&status.caller)
@@ -121,7 +120,7 @@ fn shown(id: CommandId, lookup: CommandLookup, senders: Senders, resolve: impl F
     match lookup {
         CommandLookup::Recorded { status, rendered } => recorded(*status, rendered, senders),
         CommandLookup::InFlight(status) => in_flight(*status, senders),
-        CommandLookup::NotExecuted | CommandLookup::Ambiguous => Value::map([id, state("not_executed")]),
+        CommandLookup::NotExecuted | CommandLookup::Ambiguous(_) => Value::map([id, state("not_executed")]),
         CommandLookup::Taken { position } => {
             let detail = ("detail", Value::text(ID_REUSED));
             let position = ("id_used_at", Value::Text(position.to_string()));

@@ -43,7 +43,8 @@ pub struct ModulesPage {
     pub modules: Vec<ModulePage>,
     /// Oldest first; the journal of `system` has those that are not here any more.
     pub steps: Vec<StepPage>,
-    /// What the node that answers has refused since it was started, oldest first; its log has all. Of such a module nothing else is kept.
+    /// What was refused, oldest first: about the newest thousand, each hash once; the journal of `system` has all. Before feature level 6, and beyond
+    /// 30 in a minute, a node shows what it has refused since it was started. Of such a module nothing else is kept.
     #[serde(default)]
     pub refused: Vec<RefusedPage>,
 }

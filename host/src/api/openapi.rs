@@ -42,8 +42,9 @@ const EVENT_PARAMETERS: [(&str, &str); 4] = [
 const OUTCOME_PARAMETERS: [(&str, &str); 3] = [
     (
         "home",
-        "The entity that the command belongs to (of a transfer: the payer); needed where several commands have the id; `resolve` and \
-         `Location` name it",
+        "The entity that the command belongs to (of a transfer: the payer); `resolve` and `Location` name it. Needed where several commands \
+         have the id, or another caller has sent the one that has it: else the answer is 409 `id_ambiguous`, and `homes` lists those \
+         that the caller may see",
     ),
     (
         "expires",
@@ -290,7 +291,9 @@ fn query_operation(machine: &str, query: &QueryDecl) -> Operation {
         QuerySource::History => &[("cursor", "Continue behind this position"), ("limit", "At most this many items")],
         QuerySource::Command => &[(
             "home",
-            "The entity that the command belongs to (of a transfer: the payer); needed where several commands have the id",
+            "The entity that the command belongs to (of a transfer: the payer). Needed where several commands have the id, or another caller \
+             has sent the one that has it: else the answer is 409 `id_ambiguous`, and `homes` lists those that the caller may see. Without it \
+             `Content-Location` names the home of the command that is shown",
         )],
     };
     for (name, description) in freshness.iter().chain(own) {

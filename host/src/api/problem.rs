@@ -11,7 +11,7 @@
 //! | 401 403 | `unauthenticated` · `forbidden` `entity_forbidden`: the token is bound to other entities · `foreign_host` `foreign_origin`: without tokens, a web page of somebody else may be asking |
 //! | 404 | `not_found` (no such route) · `unknown_machine` `unknown_node` `unknown_partition` `unknown_module` `unknown_replay` `unknown_view` `unknown_webhook` |
 //! | 405 408 410 413 415 | `method_not_allowed` · `body_timeout` `slow_reader` · `position_gone` `history_released` · `body_too_large` · `wrong_content_type` `wrong_content_encoding` |
-//! | 409 | `cluster_exists` `node_id_used` `no_peer` `node_refused`: the cluster, or a node, is not in a state for this change · `step_refused`: what a module lacks for its next step, and how to get it · `replay_unfinished` `replays_full` · `id_ambiguous`: commands of several homes have the id; name yours with `home` |
+//! | 409 | `cluster_exists` `node_id_used` `no_peer` `node_refused`: the cluster, or a node, is not in a state for this change · `step_refused`: what a module lacks for its next step, and how to get it · `replay_unfinished` `replays_full` · `id_ambiguous`: commands of several homes have the id, or another caller's command has it; name yours with `home`; `homes` are those that the caller may see |
 //! | 409 | `not_in_flight` `several_homes` `participant_unavailable` `order_refused` (`reason` says which rule): an order has no effect |
 //! | 422 | `invalid_change`: of the cluster · `id_reused`: the id is known with other content, `fields` differ |
 //! | 429 | `rejection_limit` `too_many_at_once` – not accepted, `Retry-After` |

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::http::Uri;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_LOCATION, CONTENT_TYPE};
+use axum::http::{HeaderValue, Uri};
 use axum::response::Response;
 use statehouse_abi::describe::{QueryDecl, QuerySource};
 use statehouse_abi::value::Value;
@@ -20,7 +20,7 @@ use super::problem::{Code, Problem};
 use super::reading;
 use super::reply::{JSON, POSITION, position_value};
 use super::time::parse_time;
-use super::url::query_pairs;
+use super::url::{encode, query_pairs};
 use crate::ids::Position;
 use crate::limits::{PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX};
 use crate::router::answer::{Consistency, Moment, QueryRequest};
@@ -44,7 +44,17 @@ pub async fn get(
     let mut response = Response::new(Body::from(print(&Json(&answer.body))));
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     response.headers_mut().insert(POSITION, position_value(&answer.position));
+    if let Some(location) = answer.home.and_then(|home| location_of(uri, &home)) {
+        response.headers_mut().insert(CONTENT_LOCATION, location);
+    }
     Ok(response)
+}
+
+/// The same question with the home of the command that is shown, so that whoever named none sees whose it is.
+fn location_of(uri: &Uri, home: &str) -> Option<HeaderValue> {
+    let query = uri.query().map_or_else(String::new, |query| format!("{query}&"));
+    let location = format!("{}?{query}home={}", uri.path(), encode(home));
+    HeaderValue::try_from(location).ok()
 }
 
 /// What the URL asks for.

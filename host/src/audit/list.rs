@@ -47,6 +47,8 @@ pub enum What {
         /// `abort` or `settle`.
         order: &'static str,
         by: String,
+        /// The node that has told the leader who gave it, where the journal says so.
+        vouched: Option<NodeId>,
         why: String,
     },
     Command {
@@ -79,11 +81,15 @@ pub enum LinePart {
     End,
 }
 
-/// `step 2`, `undo of step 1`, and which attempt it is after the first.
+/// `step 2`, `undo of step 1`, `claim for step 3`, and which attempt it is after the first.
 pub(super) fn step_text(key: CallKey) -> String {
-    let undo = if key.call == Call::Undo { "undo of " } else { "" };
+    let what = match key.call {
+        Call::Do => "",
+        Call::Undo => "undo of ",
+        Call::Claim => "claim for ",
+    };
     let again = if key.attempt == 0 { String::new() } else { format!(", attempt {}", key.attempt + 1) };
-    format!("{undo}step {}{again}", key.branch + 1)
+    format!("{what}step {}{again}", key.branch + 1)
 }
 
 fn heard(progress: &Progress) -> What {
@@ -105,7 +111,8 @@ fn ordered(order: &Order) -> What {
         OrderKind::Abort => "abort",
         OrderKind::Settle => "settle",
     };
-    What::Ordered { id: order.command(), order: name, by: order.by.clone(), why: order.why.clone() }
+    let (by, vouched, why) = (order.by.clone(), order.vouched(), order.why.clone());
+    What::Ordered { id: order.command(), order: name, by, vouched, why }
 }
 
 /// Gives `each` every line in order, until it says stop; of an entity, where one is named, only what was done to it.

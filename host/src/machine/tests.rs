@@ -15,7 +15,9 @@ use crate::machine::journal::{Journal, JournalError, Verdict};
 use crate::machine::logic::{Fault, Logic};
 use crate::machine::replica::{Applied, ApplyError, digest_of};
 use crate::machine::table::Empty;
-use crate::saga::{Call, CallKey, Derivation, Identity, Moment, Origin, Outcome, Progress, Records, SagaPlan, Start};
+use crate::saga::{
+    Call, CallKey, Derivation, Identity, Moment, Order, OrderKind, Origin, Outcome, Progress, Records, SagaPlan, Start,
+};
 
 const MODULE: ModuleId = ModuleId([9; 32]);
 
@@ -124,6 +126,30 @@ fn the_formats_released_so_far_are_read_and_written() {
     }
 }
 
+/// From feature level 6 on: the start of a command that claims its id where it is needed at the confirm alone, and such a claim.
+#[test]
+fn a_claim_before_the_confirm_is_recorded_as_such() {
+    let journal = active();
+    let start = starting_by(&journal, Derivation::ByContent, Coordination::TryConfirmCancel);
+    assert!(start.records().starts[0].plan.claims_first());
+    check_golden(&start, 2, "start-claiming");
+    let key = CallKey { branch: 1, call: Call::Claim, attempt: 0 };
+    check_golden(&called_by(&journal, Derivation::ByContent, key), 2, "claim");
+}
+
+/// From feature level 6 on an order says which node vouched for the operator; before, its bytes are those of level 4.
+#[test]
+fn an_order_says_which_node_vouched_for_who_gave_it() {
+    let journal = active();
+    let order = || Order::new(CommandId([0; 16]), OrderKind::Settle, "operator", "the account is sealed");
+    for (order, name) in [(order(), "order"), (order().vouched_by(Some(NodeId(7))), "order-vouched")] {
+        let records = Records { ordered: Some(vec![order.clone()]), marks: vec![Vec::new(); 2], ..Records::default() };
+        let entry = batch_with(header(&journal, EntryKind::Saga), records);
+        check_golden(&entry, 2, name);
+        assert_eq!(entry.records().orders(), [order]);
+    }
+}
+
 fn check_golden(entry: &Entry, format: u16, name: &str) {
     let hex: Vec<String> =
         entry.payload().chunks(32).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
@@ -134,15 +160,20 @@ fn check_golden(entry: &Entry, format: u16, name: &str) {
 
 /// The first command goes on in another partition.
 fn starting(journal: &Journal, derivation: Derivation) -> Entry {
+    starting_by(journal, derivation, Coordination::Saga)
+}
+
+fn starting_by(journal: &Journal, derivation: Derivation, coordination: Coordination) -> Entry {
+    let last = if coordination == Coordination::Saga { TccRole::Try } else { TccRole::Confirm };
     let mut plans = PlanOutWriter::default();
     plans.step(b"debit", b"0", Some(b"credit"), TccRole::Try);
-    plans.step(b"credit", b"1", None, TccRole::Try);
-    plans.plan(Coordination::Saga, b"0", &[0xa0]);
+    plans.step(b"credit", b"1", None, last);
+    plans.plan(coordination, b"0", &[0xa0]);
     let block = plans.finish(Vec::new());
     let block = PlanOut::parse(&block).expect("the host wrote this block");
     let partition_of = |entity: &[u8]| PartitionId(u32::from(entity[0] - b'0'));
     let steps = (0..2).map(|at| (block.step(at), None));
-    let plan = SagaPlan::divide(&block, Coordination::Saga, PartitionId(0), steps, partition_of);
+    let plan = SagaPlan::divide(&block, coordination, PartitionId(0), steps, partition_of);
     let plan = plan.expect("it can be coordinated").expect("it has two partitions");
     let records = Records { starts: vec![Start::new(0, plan, derivation)], ..Records::default() };
     let entry = batch_with(header(journal, EntryKind::Batch), records);
@@ -157,7 +188,10 @@ fn starting(journal: &Journal, derivation: Derivation) -> Entry {
 
 /// Both commands are calls of other partitions, and the first claims its command's id where there are claims.
 fn called(journal: &Journal, derivation: Derivation) -> Entry {
-    let key = CallKey { branch: 1, call: Call::Do, attempt: 0 };
+    called_by(journal, derivation, CallKey { branch: 1, call: Call::Do, attempt: 0 })
+}
+
+fn called_by(journal: &Journal, derivation: Derivation, key: CallKey) -> Entry {
     let fingerprint = Fingerprint::of_command("balance_transfer", &[0xa0]);
     let identity = |home| Identity { command: CommandId([7; 16]), home: PartitionId(home), fingerprint, derivation };
     let first = Origin::new(0, &identity(2), key);

@@ -9,9 +9,9 @@ use statehouse_abi::outcome::GroupOutcome;
 
 use crate::ids::PartitionId;
 use crate::machine::entry::{EntryCommand, Part};
-use crate::saga::claim::{ID_REUSED, different_fields, refusal};
+use crate::saga::claim::{CLAIMED, ID_REUSED, different_fields, refusal};
 use crate::saga::status::EventRecord;
-use crate::saga::{Moment, Outcome};
+use crate::saga::{Call, Moment, Outcome};
 use crate::sequencer::submission::{Called, Recorded, Unticketed};
 
 /// What a participant has recorded of a call, and where.
@@ -51,6 +51,9 @@ impl Answered {
             GroupOutcome::Rejected(rejection) => {
                 let read = minicbor::decode::<Rejection>(rejection);
                 let code = read.map_or_else(|_| "unreadable".to_owned(), |rejection| rejection.code);
+                if called.key.call == Call::Claim && code == CLAIMED {
+                    return Self { outcome: Outcome::Done { events: Vec::new() }, at };
+                }
                 Outcome::Refused { rejection: rejection.to_vec().into(), code }
             }
             GroupOutcome::NeedsKeys => unreachable!("an entry never records that keys are needed"),

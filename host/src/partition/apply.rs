@@ -15,6 +15,7 @@ use crate::log::{EntryId, LogEntry, Payload};
 use crate::machine::entry::{Batch, Entry, EntryKind};
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::replica::Applied;
+use crate::partition::claims::granted;
 use crate::partition::error::HaltReason;
 use crate::partition::history;
 use crate::partition::open::meta_of;
@@ -192,7 +193,9 @@ impl Executor {
             }
         }
         for (n, submission) in (0..).zip(submissions) {
-            if let GroupOutcome::Rejected(_) = batch.outcome.group(n as usize) {
+            // A claim is recorded as one, and nobody's fault.
+            let is_claim = granted(&submission).is_some();
+            if !is_claim && matches!(batch.outcome.group(n as usize), GroupOutcome::Rejected(_)) {
                 self.meter.record(self.journal.time, &submission.caller);
             }
             // Who asked for the same waits on as well.

@@ -8,13 +8,13 @@
 //! In: submissions. Out: what is known of them, and for a call whether its command may be carried out here. A claim is recorded in the entry of
 //! the call that makes it (`Origin::is_claim`) and found where ids of commands are found: in the id index, which is made of the journal. It is
 //! no row of the state, for it is kept for ever, and only a leader asks for it; what the leader answers is recorded. Undo, confirm and cancel
-//! ask for ids of calls only. It does not know what a call does.
+//! ask for ids of calls only; a partition that is needed at the confirm alone is asked for a claim before that is decided (`Call::Claim`). It does not know what a call does.
 
 use crate::ids::{CommandId, Position};
 use crate::partition::error::HaltReason;
 use crate::partition::run::{Executor, store_failed};
-use crate::saga::claim::{different_fields, refusal};
-use crate::saga::{Derivation, Identity};
+use crate::saga::claim::{claimed, different_fields, refusal};
+use crate::saga::{Call, Derivation, Identity};
 use crate::sequencer::submission::{Called, Submission};
 use crate::store::IdRecord;
 
@@ -36,7 +36,7 @@ pub(super) struct LookedUp {
     pub claims: Vec<Claim>,
 }
 
-/// A submission that is recorded as refused, without the module being asked.
+/// A submission that is recorded as refused, without the module being asked; so is a claim that is granted, for nothing is carried out.
 pub(super) struct Forbidden {
     pub submission: Submission,
     /// CBOR of the rejection.
@@ -100,6 +100,16 @@ impl Executor {
         tracing::info!(call = %submission.id, %position, "a call was refused: another command has its command's id here");
         Some(refusal(fields, position))
     }
+}
+
+/// The client's id that a submission claims, being the first call of its command here.
+pub(super) fn claimed_by(submission: &Submission, claim: &Claim) -> Option<CommandId> {
+    submission.called.as_ref().filter(|_| matches!(claim, Claim::Free)).map(|called| called.parent)
+}
+
+/// What is recorded of a call that only claims the client's id, where that is free or its command's own; the module is not asked.
+pub(super) fn granted(submission: &Submission) -> Option<Vec<u8>> {
+    submission.called.as_ref().filter(|called| called.key.call == Call::Claim).map(|_| claimed())
 }
 
 /// The call, if it needs the client's id.

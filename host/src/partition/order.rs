@@ -39,8 +39,11 @@ pub enum NotOrdered {
 }
 
 impl Executor {
-    pub(super) fn on_order(&mut self, ordered: Ordered) {
+    pub(super) fn on_order(&mut self, mut ordered: Ordered) {
         let found = self.features.level();
+        if found < features::ORDERS_VOUCHED {
+            ordered.order = ordered.order.vouched_by(None);
+        }
         let refusal = if self.term.is_none() {
             Some(NotOrdered::NotLeading)
         } else if found < features::ORDERS {

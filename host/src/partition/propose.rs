@@ -361,6 +361,7 @@ impl Executor {
             if let Some(saga) = &submission.saga {
                 let plan = saga.as_ref().clone();
                 let plan = if has_last_resorts { plan } else { plan.without_last_resorts() };
+                let plan = if self.features.has(features::CLAIMS_FIRST) { plan } else { plan.without_claims() };
                 records.starts.push(Start::new(command, plan, derivation));
             }
             let Some(called) = &submission.called else { continue };

@@ -29,7 +29,7 @@ use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
 use crate::partition::activate::Migrated;
 use crate::partition::canonical::{Asked, Canonical};
-use crate::partition::claims::{Claim, Forbidden, LookedUp, claiming};
+use crate::partition::claims::{Claim, Forbidden, LookedUp, claimed_by, claiming, granted};
 use crate::partition::coordinate::{Answers, Cancel, Coordinator, Participants, cancelled};
 use crate::partition::error::HaltReason;
 use crate::partition::open::Modules;
@@ -331,11 +331,10 @@ impl Executor {
                     return Ok(());
                 }
             },
-            (None, Claim::Free) => {
-                claimed = submission.called.as_ref().map(|called| called.parent);
-                None
+            (None, claim) => {
+                claimed = claimed_by(&submission, &claim);
+                granted(&submission)
             }
-            (None, Claim::Own | Claim::NotNeeded) => None,
         };
         match (self.in_flight.admit(submission, claimed), rejection) {
             (Admitted::First(submission), Some(rejection)) => self.forbidden.push(Forbidden { submission, rejection }),

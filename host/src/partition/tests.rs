@@ -33,6 +33,10 @@ use crate::sequencer::submission::Unticketed;
 use crate::store::{StoreOptions, StoreShared};
 use crate::system::logic::{SYSTEM, System};
 
+mod confirm_only;
+mod jars;
+mod orders;
+
 /// Gives the one module there is.
 struct Only(Arc<dyn Logic>);
 
@@ -69,8 +73,8 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
 
-async fn try_open(folder: &Path) -> Result<Arc<Partition>, PartitionError> {
-    let partition = Partition::open(PartitionOptions {
+fn options(folder: &Path) -> PartitionOptions {
+    PartitionOptions {
         cluster: [7; 16],
         node: NodeId(1),
         machine: SYSTEM.to_owned(),
@@ -94,8 +98,11 @@ async fn try_open(folder: &Path) -> Result<Arc<Partition>, PartitionError> {
         leading: Leading::Decides,
         features: Features::at(features::HIGHEST),
         past: None,
-    });
-    let partition = partition.await?;
+    }
+}
+
+async fn try_open(folder: &Path) -> Result<Arc<Partition>, PartitionError> {
+    let partition = Partition::open(options(folder)).await?;
     partition.wait_for_leader(soon()).await?;
     Ok(partition)
 }

@@ -7,11 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use statehouse_abi::cold::{Phase, Refusal, Rejection};
+use statehouse_abi::role;
 use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
 use crate::ids::{CommandId, Fingerprint, Micros, NodeId, PartitionId, Position};
 use crate::router::scope::Scope;
+
+/// The roles whose work is to look at commands of others.
+const WATCHING_ROLES: u32 = role::AUDITOR | role::DEVELOPER | role::OPERATOR | role::ADMIN;
 
 /// Who asks: recorded with every command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +36,11 @@ impl Caller {
     /// Whether it may know what became of a command that `sender` sent: one that is bound to entities knows only of its own.
     pub fn may_see(&self, sender: &str) -> bool {
         self.scope.is_all() || self.name == sender
+    }
+
+    /// Whether it means the one command with an id where it does not say whose: its own, or any where it watches the node.
+    pub fn means(&self, sender: &str) -> bool {
+        self.name == sender || self.roles & WATCHING_ROLES != 0
     }
 }
 
@@ -159,6 +168,8 @@ pub struct QueryRequest {
 #[derive(Clone, Debug)]
 pub struct QueryAnswer {
     pub body: Value,
+    /// Whose command it shows, where no home was named and the module can say it.
+    pub home: Option<String>,
     /// Where the partition stood when the rows were read.
     pub position: Position,
     pub time: Micros,
@@ -168,6 +179,8 @@ pub struct QueryAnswer {
 pub enum QueryError {
     NotFound(Refusal),
     Refused(Refusal),
+    /// Without a home it cannot be said which command is meant: 409.
+    Ambiguous(Ambiguity),
     /// The position belongs to another history, or lies ahead of this one: 410.
     Gone(Position),
     /// It lies before what this node has kept of its journal, which begins where the text says: 410.
@@ -212,8 +225,36 @@ pub enum CommandLookup {
     Undecided { until: Micros },
     /// No command of the home that was named is executed under the id, now or later: it is another command's there.
     Taken { position: Position },
-    /// Several commands have the id, with different homes.
-    Ambiguous,
+    /// Without a home it cannot be said which command is meant.
+    Ambiguous(Ambiguity),
+}
+
+/// Why a command is not shown to a caller that names no home.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ambiguity {
+    /// Several commands have the id, or may have; of these homes those that the caller may see.
+    Several(Vec<String>),
+    /// One has it, and another caller has sent that: what became of it says nothing of a command of this caller.
+    OfAnother(Option<String>),
+}
+
+impl Ambiguity {
+    pub fn homes(&self) -> &[String] {
+        match self {
+            Self::Several(homes) => homes,
+            Self::OfAnother(home) => home.as_slice(),
+        }
+    }
+}
+
+impl std::fmt::Display for Ambiguity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let why = match self {
+            Self::Several(_) => "several commands have this id",
+            Self::OfAnother(_) => "another caller has sent the command with this id",
+        };
+        write!(f, "{why}; name the home of yours with `home` (of a transfer: the payer)")
+    }
 }
 
 impl CommandLookup {
@@ -221,7 +262,7 @@ impl CommandLookup {
     pub fn facts(&self) -> Option<&CommandStatus> {
         match self {
             Self::Recorded { status, .. } | Self::InFlight(status) => Some(status),
-            Self::NotExecuted | Self::Undecided { .. } | Self::Taken { .. } | Self::Ambiguous => None,
+            Self::NotExecuted | Self::Undecided { .. } | Self::Taken { .. } | Self::Ambiguous(_) => None,
         }
     }
 }
@@ -230,6 +271,8 @@ impl CommandLookup {
 #[derive(Clone, Debug)]
 pub struct CommandStatus {
     pub id: CommandId,
+    /// Of its content.
+    pub fingerprint: Fingerprint,
     pub command: String,
     pub caller: String,
     /// The node that has told the leader who the caller is, where the journal says so.

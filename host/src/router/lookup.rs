@@ -12,18 +12,18 @@ use statehouse_abi::plan::{PlanInWriter, PlanItem};
 use statehouse_abi::role;
 use tokio::time::Instant;
 
-use crate::ids::{CommandId, JournalIndex, Micros, NodeId, PartitionId, Position};
+use crate::ids::{CommandId, Fingerprint, JournalIndex, Micros, NodeId, PartitionId, Position};
 use crate::limits;
 use crate::machine::entry::EntryCommand;
 use crate::machine::logic::Logic;
 use crate::partition::{Partition, PartitionError, end_of};
 use crate::peer::{Call, GroupName, Topic};
 use crate::router::answer::{
-    Caller, CommandLookup, CommandQuestion, CommandStatus, InFlight, Unavailable, UnavailableReason, Waiting,
+    Ambiguity, Caller, CommandLookup, CommandQuestion, CommandStatus, InFlight, Unavailable, UnavailableReason, Waiting,
 };
 use crate::router::machine::{Machine, position_text, unavailable};
 use crate::router::reply::{facts_of, phase_of, render_items};
-use crate::saga::{Mark, Saga};
+use crate::saga::{Derivation, Identity, Mark, Saga};
 use crate::sequencer::submission::{Plan, Recorded};
 use crate::store::IdRecord;
 
@@ -54,7 +54,7 @@ impl Machine {
             None => self.partition_ids().map(|id| self.replica(id)).collect::<Result<_, _>>()?,
         };
         let (mut decided_until, mut newest) = (Micros(i64::MAX), self.clock.now());
-        let (mut found, mut released) = (Vec::new(), None);
+        let (mut found, mut released) = (Vec::new(), Vec::new());
         for partition in &partitions {
             partition.read_linearizable(deadline).await.map_err(read_failed)?;
             // The time first, then the id: what is not there then was not executed at any time up to it.
@@ -65,10 +65,15 @@ impl Machine {
                 match self.recorded(partition, id, known, &caller, is_same).await {
                     Ok(lookup) => found.push((partition.id(), lookup)),
                     // It may be but a claim, and another partition may have the command itself.
-                    Err(error @ PartitionError::Released { .. }) if home.is_none() => released = Some(error),
+                    Err(error @ PartitionError::Released { .. }) if home.is_none() => released.push((known, error)),
                     Err(error) => return Err(read_failed(error)),
                 }
             }
+        }
+        if home.is_none()
+            && let Some(ambiguity) = find_ambiguity(&found, &released, fingerprint, &caller)
+        {
+            return Ok(CommandLookup::Ambiguous(ambiguity));
         }
         if let Some((partition, mut found)) = choose(found, home) {
             if let CommandLookup::Recorded { status, .. } = &mut found
@@ -80,7 +85,7 @@ impl Machine {
             }
             return Ok(found);
         }
-        if let Some(error) = released {
+        if let Some((_, error)) = released.pop() {
             return Err(read_failed(error));
         }
         // Nobody may wait longer than this, so nothing submitted by now is executed later.
@@ -140,6 +145,7 @@ impl Machine {
         let panic = partition.find_panic(id).filter(|_| may_see_panic(caller));
         let status = CommandStatus {
             id,
+            fingerprint: command.fingerprint(),
             command: command.name.to_owned(),
             caller: command.caller.to_owned(),
             vouched,
@@ -216,7 +222,35 @@ fn read_known(partition: &Partition, id: CommandId, known: &IdRecord) -> Result<
     Ok(Known::Recorded(begun, recorded, number, Box::new(facts)))
 }
 
-/// What is shown of what was found: with a home only a command of that entity, without one only what is not one of several.
+/// Why a caller that names no home is shown nothing of what was found. Where an entry is released, only a claim of what was found is known to be
+/// no other command.
+fn find_ambiguity(
+    found: &[(PartitionId, CommandLookup)],
+    released: &[(IdRecord, PartitionError)],
+    asked: Option<Fingerprint>,
+    caller: &Caller,
+) -> Option<Ambiguity> {
+    let commands = || found.iter().filter_map(|(_, found)| found.facts());
+    let only = commands().next()?;
+    let is_claim = |(known, _): &(IdRecord, PartitionError)| found.iter().any(|found| is_claim_of(known, found));
+    if 1 < commands().count() || !released.iter().all(is_claim) {
+        let seen = commands().filter(|status| caller.may_see(&status.caller));
+        return Some(Ambiguity::Several(seen.filter_map(|status| status.home.clone()).collect()));
+    }
+    // Whoever says what the command is knows it; one that may not see it at all is told so.
+    let is_shown = asked.is_some() || caller.means(&only.caller) || !caller.may_see(&only.caller);
+    (!is_shown).then(|| Ambiguity::OfAnother(only.home.clone()))
+}
+
+/// Whether what is recorded under an id in another partition is the claim of the command that was found.
+fn is_claim_of(known: &IdRecord, (home, found): &(PartitionId, CommandLookup)) -> bool {
+    found.facts().is_some_and(|status| {
+        let (home, fingerprint, derivation) = (*home, status.fingerprint, Derivation::ByContent);
+        known.is_same_content(&Identity { command: status.id, home, fingerprint, derivation }.claim())
+    })
+}
+
+/// What is shown of what was found: with a home only a command of that entity, without one the one that there is.
 fn choose(mut found: Vec<(PartitionId, CommandLookup)>, home: Option<&str>) -> Option<(PartitionId, CommandLookup)> {
     if let Some(home) = home {
         let (partition, found) = found.pop()?;
@@ -230,9 +264,6 @@ fn choose(mut found: Vec<(PartitionId, CommandLookup)>, home: Option<&str>) -> O
     }
     // A claim has its command, which was found, or is not recorded in the journal that was read.
     found.retain(|(_, found)| !matches!(found, CommandLookup::Taken { .. }));
-    if 1 < found.len() {
-        return Some((found[0].0, CommandLookup::Ambiguous));
-    }
     found.pop()
 }
 
@@ -276,6 +307,7 @@ fn in_flight(
     });
     CommandStatus {
         id: saga.command.id(),
+        fingerprint: saga.identity().fingerprint,
         command: saga.command.name.clone(),
         caller: saga.command.caller.clone(),
         vouched,

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use minicbor::{Decode, Encode};
 use tokio::time::Instant;
 
-use crate::ids::{CommandId, JournalIndex, PartitionId};
+use crate::ids::{CommandId, JournalIndex, NodeId, PartitionId};
 use crate::partition::{NotOrdered, Partition, PartitionError};
 use crate::peer::{Call, GroupName, Topic};
 use crate::router::answer::Unavailable;
@@ -175,7 +175,7 @@ impl Machine {
     async fn try_order(&self, partition: PartitionId, order: &Order, deadline: Instant) -> Answer {
         let Some(local) = self.find_partition(partition) else { return Answer::NotLed };
         if local.is_leader() {
-            return order_here(&local, order.clone(), deadline).await;
+            return order_here(&local, order.clone().vouched_by(Some(self.node)), deadline).await;
         }
         let Some(leader) = local.leader().filter(|leader| *leader != self.node && self.is_answering(*leader)) else {
             return Answer::NotLed;
@@ -192,17 +192,19 @@ impl Machine {
         })
     }
 
-    /// Answers another node that brings an order for a partition led here.
+    /// Answers another node that brings an order for a partition led here, and so vouches for who gives it.
     ///
     /// # Errors
     /// The message cannot be read.
     pub async fn answer_order(
         &self,
+        from: NodeId,
         partition: PartitionId,
         body: &[u8],
         patience: Duration,
     ) -> Result<Bytes, WireError> {
         let order: Order = minicbor::decode(body).map_err(|error| WireError::Malformed(error.to_string()))?;
+        let order = order.vouched_by(Some(from));
         let deadline = Instant::now() + patience.saturating_sub(WAY_BACK);
         let answer = match self.find_partition(partition) {
             Some(local) if local.is_leader() => order_here(&local, order, deadline).await,

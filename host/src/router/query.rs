@@ -77,14 +77,14 @@ impl Machine {
         }
         match lookup {
             CommandLookup::Recorded { status, rendered } => {
-                Ok(QueryAnswer { body: rendered, position: status.position, time: status.time })
+                let home = status.home.filter(|_| request.home.is_none());
+                Ok(QueryAnswer { body: rendered, home, position: status.position, time: status.time })
             }
-            CommandLookup::InFlight(status) => Ok(in_flight(*status)),
-            CommandLookup::Ambiguous => {
-                let detail =
-                    "several commands have this id; name the home of yours with `home` (of a transfer: the payer)";
-                Err(QueryError::Refused(refusal("id_ambiguous", 409, detail)))
+            CommandLookup::InFlight(status) => {
+                let home = status.home.clone().filter(|_| request.home.is_none());
+                Ok(QueryAnswer { home, ..in_flight(*status) })
             }
+            CommandLookup::Ambiguous(ambiguity) => Err(QueryError::Ambiguous(ambiguity)),
             CommandLookup::Taken { .. } => {
                 let detail = "no command of this home is executed under this id: another command has it; use a new id";
                 Err(QueryError::NotFound(refusal("unknown_command", 404, detail)))
@@ -193,7 +193,12 @@ impl Machine {
             let next = next.map_or(Value::Null, |next| Value::Text(position_text(next)));
             let position = point.journal.position(partition.id(), 0);
             let body = Value::map([("items", items), ("next_cursor", next)]);
-            Ok(QueryAnswer { body: with_position(body, position_text(position)), position, time: point.journal.time })
+            Ok(QueryAnswer {
+                body: with_position(body, position_text(position)),
+                home: None,
+                position,
+                time: point.journal.time,
+            })
         });
         walking.await.unwrap_or_else(|_| Err(QueryError::Unavailable(unavailable(UnavailableReason::ShuttingDown))))
     }
@@ -225,7 +230,7 @@ fn in_flight(status: CommandStatus) -> QueryAnswer {
         ("command", Value::Text(status.command)),
         ("phases", Value::Array(status.phases.into_iter().map(phase).collect())),
     ]);
-    QueryAnswer { body: with_position(body, position_text(position)), position, time }
+    QueryAnswer { body: with_position(body, position_text(position)), home: None, position, time }
 }
 
 /// The newest events of an entity behind `cursor`, up to one more than `limit`, and whether older ones may have been released.
@@ -417,7 +422,7 @@ fn run_query(
         match logic.query(&query).map_err(|fault: Fault| QueryError::Fault(fault.to_string()))? {
             QueryOut::Done(body) => {
                 let body = with_position(body, position_text(position));
-                return Ok(QueryAnswer { body, position, time: journal.time });
+                return Ok(QueryAnswer { body, home: None, position, time: journal.time });
             }
             QueryOut::NotFound(refusal) => return Err(QueryError::NotFound(refusal).into()),
             QueryOut::Refused(refusal) => return Err(QueryError::Refused(refusal).into()),

@@ -1,15 +1,25 @@
-//! What a partition says to a command that needs it while the client's id is another command's there.
+//! What a partition says to a command that needs it while the client's id is another command's there, and what it records where the id is free.
 //!
 //! In: both commands. Out: the recorded refusal, which names the fields that differ, and those fields read back from it. The refusal is a
 //! rejection like a module's, with one member more. It does not know how it is found out whose an id is.
 
 use minicbor::{Decode, Encode};
+use statehouse_abi::cold::Rejection;
 use statehouse_abi::value::Value;
 
 use crate::ids::Position;
 
 /// The code of the refusal.
 pub const ID_REUSED: &str = "id_reused";
+
+/// The code under which a claim is recorded that a partition grants before the confirm comes; its steps are not carried out yet.
+pub const CLAIMED: &str = "claimed";
+
+/// CBOR of what is recorded of a claim: for the partition's rows it is a refusal, since nothing of it is carried out.
+pub fn claimed() -> Vec<u8> {
+    let detail = "the partition keeps the id for this command; the steps come with its confirm".to_owned();
+    minicbor::to_vec(Rejection { code: CLAIMED.to_owned(), detail }).expect("a vector takes all bytes")
+}
 
 /// A `Rejection` of the ABI with a member that only the host reads.
 #[derive(Encode, Decode)]

@@ -15,6 +15,7 @@
 
 pub mod plan;
 pub mod identity;
+pub mod phase;
 pub mod status;
 pub mod record;
 pub mod participant;
@@ -25,6 +26,7 @@ mod tests;
 
 pub use identity::{Derivation, Identity};
 pub use order::{ABORTED, Awaited, Order, OrderKind, OrderRefused, WaitsFor};
+pub use phase::{Mark, Moment, Phase};
 pub use plan::{Branch, Coordination, Form, PlanFault, Role, SagaPlan, Step};
 pub use record::{Origin, Progress, Records, Start, read_records};
-pub use status::{Advance, Call, CallKey, Finished, Mark, Moment, Outcome, Phase, Saga, Stale};
+pub use status::{Advance, Call, CallKey, Finished, Outcome, Saga, Stale};

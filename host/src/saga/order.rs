@@ -10,9 +10,10 @@
 use minicbor::{Decode, Encode};
 use statehouse_abi::cold::Rejection;
 
-use crate::ids::{CommandId, PartitionId};
+use crate::ids::{CommandId, NodeId, PartitionId};
+use crate::saga::phase::{Mark, Moment, Phase};
 use crate::saga::plan::{Coordination, Form, Role};
-use crate::saga::status::{Advance, Call, CallKey, Direction, Mark, Moment, Phase, Saga, State};
+use crate::saga::status::{Advance, Call, CallKey, Direction, Saga, State};
 
 /// The code that an aborted command is rejected with.
 pub const ABORTED: &str = "aborted";
@@ -39,11 +40,23 @@ pub struct Order {
     pub by: String,
     #[n(3)]
     pub why: String,
+    /// The node that says so: it has asked for the operator's token. From the level `ORDERS_VOUCHED` on.
+    #[n(4)]
+    vouched: Option<u64>,
 }
 
 impl Order {
     pub fn new(command: CommandId, kind: OrderKind, by: &str, why: &str) -> Self {
-        Self { command: command.0, kind, by: by.to_owned(), why: why.to_owned() }
+        Self { command: command.0, kind, by: by.to_owned(), why: why.to_owned(), vouched: None }
+    }
+
+    /// The same, as `node` brings it; whatever it says of itself is not taken.
+    pub fn vouched_by(self, node: Option<NodeId>) -> Self {
+        Self { vouched: node.map(|node| node.0), ..self }
+    }
+
+    pub fn vouched(&self) -> Option<NodeId> {
+        self.vouched.map(NodeId)
     }
 
     pub fn command(&self) -> CommandId {
@@ -90,6 +103,8 @@ pub enum Awaited {
     Step,
     Undo,
     Confirm,
+    /// Its id, before the confirm is decided.
+    Claim,
 }
 
 impl Awaited {
@@ -98,6 +113,7 @@ impl Awaited {
             Self::Step => "step",
             Self::Undo => "undo",
             Self::Confirm => "confirm",
+            Self::Claim => "claim",
         }
     }
 }
@@ -168,7 +184,8 @@ impl Saga {
     pub fn form(&self, key: CallKey) -> Form {
         match key.call {
             _ if 0 < key.attempt && self.is_settled(key) => Form::LastResort,
-            Call::Do => Form::Do,
+            // The steps that the id is claimed for; they are recorded, and not carried out.
+            Call::Do | Call::Claim => Form::Do,
             Call::Undo => Form::Undo,
         }
     }
@@ -179,6 +196,7 @@ impl Saga {
             let branch = self.branch(key);
             let kind = match (key.call, branch.role) {
                 (Call::Undo, _) => Awaited::Undo,
+                (Call::Claim, _) => Awaited::Claim,
                 (Call::Do, Role::Confirm) => Awaited::Confirm,
                 (Call::Do, Role::Try) => Awaited::Step,
             };

@@ -33,6 +33,9 @@ pub struct SagaPlan {
     /// In order; the first is carried out with the entry that starts the command.
     #[n(1)]
     pub branches: Vec<Branch>,
+    /// A partition has a confirm and no try, so it is asked for the command's id before the confirm is decided. From the level `CLAIMS_FIRST` on.
+    #[n(2)]
+    claims_first: Option<bool>,
 }
 
 /// Which ops of a branch's steps a call carries out.
@@ -91,6 +94,22 @@ pub enum PlanFault {
 }
 
 impl SagaPlan {
+    /// The same plan as a release before claims of confirms wrote it.
+    pub fn without_claims(mut self) -> Self {
+        self.claims_first = None;
+        self
+    }
+
+    pub fn claims_first(&self) -> bool {
+        self.claims_first == Some(true)
+    }
+
+    /// Whether a branch is a confirm on a partition that is asked for nothing in Try: nothing has claimed the command's id there.
+    pub fn is_confirm_only(&self, branch: &Branch) -> bool {
+        let is_tried = |other: &Branch| other.role == Role::Try && other.partition() == branch.partition();
+        branch.role == Role::Confirm && !self.branches.iter().any(is_tried)
+    }
+
     /// The same plan as a release before last resorts wrote it.
     pub fn without_last_resorts(mut self) -> Self {
         let steps = self.branches.iter_mut().flat_map(|branch| &mut branch.steps);
@@ -122,7 +141,9 @@ impl SagaPlan {
             Planned::Saga => Coordination::Saga,
             Planned::TryConfirmCancel => Coordination::TryConfirmCancel,
         };
-        Ok(Some(Self { coordination, branches }))
+        let plan = Self { coordination, branches, claims_first: None };
+        let claims_first = plan.branches.iter().any(|branch| plan.is_confirm_only(branch)).then_some(true);
+        Ok(Some(Self { claims_first, ..plan }))
     }
 }
 

@@ -7,8 +7,9 @@ use minicbor::{Decode, Encode};
 use crate::ids::{CommandId, Fingerprint, PartitionId};
 use crate::saga::identity::{Derivation, Identity};
 use crate::saga::order::Order;
+use crate::saga::phase::{Mark, Moment};
 use crate::saga::plan::SagaPlan;
-use crate::saga::status::{CallKey, Mark, Moment, Outcome};
+use crate::saga::status::{CallKey, Outcome};
 
 /// A command of the batch goes on elsewhere, once its first branch is carried out in this entry.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]

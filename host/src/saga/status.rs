@@ -9,18 +9,21 @@ use statehouse_abi::key::key;
 
 use crate::ids::{CommandId, Fingerprint, Micros};
 use crate::saga::identity::{Derivation, Identity};
+use crate::saga::phase::{Mark, Moment, Phase};
 use crate::saga::plan::{Branch, Coordination, Role, SagaPlan};
 
 /// The reserved entity whose rows are the phase status table.
 pub const ENTITY: &[u8] = b"@saga";
 
-/// What a branch is asked to do: its steps, or what undoes them.
+/// What a branch is asked to do: its steps, or what undoes them; or to keep the command's id for it until its confirm comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
 pub enum Call {
     #[n(0)]
     Do,
     #[n(1)]
     Undo,
+    #[n(2)]
+    Claim,
 }
 
 /// One call of one branch. A participant carries out each at most once.
@@ -108,6 +111,9 @@ pub(super) enum State {
     /// It was asked for when an operator aborted the command: nobody knows yet whether it was done.
     #[n(4)]
     Doubtful,
+    /// A confirm whose partition keeps the command's id for it.
+    #[n(5)]
+    Claimed,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -135,94 +141,6 @@ pub struct EventRecord {
     pub event: ByteVec,
 }
 
-/// When and where something was recorded.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct Moment {
-    #[n(0)]
-    time: i64,
-    /// `partition.index.n~head8` at a participant; `None`: in an entry of the home journal, which cannot name its own head.
-    #[n(1)]
-    pub position: Option<String>,
-    /// Index of the entry in the home journal, where it is one of that.
-    #[n(2)]
-    pub index: Option<u64>,
-}
-
-impl Moment {
-    pub fn at_home(time: Micros, index: u64) -> Self {
-        Self { time: time.0, position: None, index: Some(index) }
-    }
-
-    pub fn at_participant(time: Micros, position: String) -> Self {
-        Self { time: time.0, position: Some(position), index: None }
-    }
-
-    pub fn time(&self) -> Micros {
-        Micros(self.time)
-    }
-}
-
-/// What a command goes through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-pub enum Phase {
-    #[n(0)]
-    Started,
-    #[n(1)]
-    StepSent,
-    #[n(2)]
-    StepDone,
-    #[n(3)]
-    StepRefused,
-    #[n(4)]
-    Compensating,
-    /// An undo or a confirm was refused and is tried again.
-    #[n(5)]
-    Retrying,
-    #[n(6)]
-    Compensated,
-    #[n(7)]
-    Finished,
-    #[n(8)]
-    Aborted,
-    /// An operator's order is recorded.
-    #[n(9)]
-    Aborting,
-    #[n(10)]
-    Settling,
-}
-
-impl Phase {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Started => "started",
-            Self::StepSent => "step sent",
-            Self::StepDone => "step done",
-            Self::StepRefused => "step refused",
-            Self::Compensating => "compensating",
-            Self::Retrying => "retrying",
-            Self::Compensated => "compensated",
-            Self::Finished => "finished",
-            Self::Aborted => "aborted",
-            Self::Aborting => "abort ordered",
-            Self::Settling => "settlement ordered",
-        }
-    }
-}
-
-/// One line of a command's history.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct Mark {
-    #[n(0)]
-    pub phase: Phase,
-    #[n(1)]
-    pub branch: Option<u16>,
-    #[n(2)]
-    pub at: Moment,
-    /// The code of a refusal.
-    #[n(3)]
-    pub detail: Option<String>,
-}
-
 /// A command in flight: one row of the phase status table.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Saga {
@@ -248,7 +166,7 @@ pub struct Saga {
 
 /// The newest version of the row. A row of a command that needs nothing of it is of the oldest that has what it needs, so that a node of an
 /// earlier release in the cluster makes the same bytes of the same entry.
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
 /// Marks of refused attempts that are kept: the first tell why, the last tell that it goes on.
 const MARKS_MAX: usize = 64;
 
@@ -302,9 +220,14 @@ impl Saga {
         at: &Moment,
     ) -> Advance {
         assert!(plan.branches.len() > 1, "one partition needs no coordination");
+        let format = match derivation {
+            Derivation::ById => 1,
+            Derivation::ByContent if !plan.claims_first() => 2,
+            Derivation::ByContent => 3,
+        };
         let pending = Status { state: State::Pending, attempt: 0, events: Vec::new(), settled: None };
         let mut saga = Self {
-            format: if derivation == Derivation::ById { 1 } else { 2 },
+            format,
             command,
             branches: vec![pending; plan.branches.len()],
             plan,
@@ -333,14 +256,18 @@ impl Saga {
             return Err(Stale(key));
         }
         let branch = key.branch as usize;
-        let is_final = key.call == Call::Do && self.direction == Direction::Forward;
+        let is_final = key.call != Call::Undo && self.direction == Direction::Forward;
         match (key.call, outcome) {
             (Call::Do, Outcome::Done { events }) => {
                 self.branches[branch].state = State::Done;
                 self.branches[branch].events = events.clone();
                 self.mark(Phase::StepDone, Some(key.branch), recorded, None);
             }
-            (Call::Do, Outcome::Refused { rejection, code }) if is_final => {
+            (Call::Claim, Outcome::Done { .. }) => {
+                self.branches[branch].state = State::Claimed;
+                self.mark(Phase::Claimed, Some(key.branch), recorded, None);
+            }
+            (Call::Do | Call::Claim, Outcome::Refused { rejection, code }) if is_final => {
                 self.branches[branch].state = State::Refused;
                 self.mark(Phase::StepRefused, Some(key.branch), recorded, Some(code.clone()));
                 self.turn_back(rejection.clone(), at);
@@ -350,11 +277,11 @@ impl Saga {
                 self.branches[branch].events.clear();
                 self.mark(Phase::Compensated, Some(key.branch), recorded, None);
             }
-            (Call::Do | Call::Undo, Outcome::Refused { code, .. }) => {
+            (Call::Do | Call::Undo | Call::Claim, Outcome::Refused { code, .. }) => {
                 self.branches[branch].attempt = key.attempt + 1;
                 self.mark(Phase::Retrying, Some(key.branch), recorded, Some(code.clone()));
             }
-            (Call::Do, Outcome::NothingDone) => return Err(Stale(key)),
+            (Call::Do | Call::Claim, Outcome::NothingDone) => return Err(Stale(key)),
         }
         Ok(self.settle(&due, at))
     }
@@ -370,9 +297,11 @@ impl Saga {
 
     /// Goes on to the next phase where one is complete, and says whether that was the last; `due_before` was called already.
     pub(super) fn settle(mut self, due_before: &[CallKey], at: &Moment) -> Advance {
-        let is_tried =
-            |(branch, status): (&Branch, &Status)| branch.role == Role::Confirm || status.state == State::Done;
-        if self.direction == Direction::Forward && self.plan.branches.iter().zip(&self.branches).all(is_tried) {
+        let is_asked = |(branch, status): (&Branch, &Status)| match branch.role {
+            Role::Try => status.state == State::Done,
+            Role::Confirm => !self.is_unclaimed(branch, status),
+        };
+        if self.direction == Direction::Forward && self.plan.branches.iter().zip(&self.branches).all(is_asked) {
             self.direction = Direction::Confirming;
         }
         let due = self.due();
@@ -386,6 +315,11 @@ impl Saga {
             self.mark(Phase::StepSent, Some(key.branch), at, None);
         }
         Advance::GoesOn(Box::new(self))
+    }
+
+    /// Whether the confirm of a branch must not be decided yet: its partition may have the command's id with another command.
+    fn is_unclaimed(&self, branch: &Branch, status: &Status) -> bool {
+        self.plan.claims_first() && status.state == State::Pending && self.plan.is_confirm_only(branch)
     }
 
     /// The calls that are due: each is repeated until a participant says what it has recorded.
@@ -410,10 +344,12 @@ impl Saga {
                 .into_iter()
                 .collect(),
             (Coordination::TryConfirmCancel, Direction::Forward) => {
-                with(Role::Try, &[State::Pending]).map(|(at, _)| key(at, Call::Do)).collect()
+                let tries = with(Role::Try, &[State::Pending]).map(|(at, _)| key(at, Call::Do));
+                let unclaimed = numbered().filter(|(_, (branch, status))| self.is_unclaimed(branch, status));
+                tries.chain(unclaimed.map(|(at, _)| key(at, Call::Claim))).collect()
             }
             (Coordination::TryConfirmCancel, Direction::Confirming) => {
-                with(Role::Confirm, &[State::Pending]).map(|(at, _)| key(at, Call::Do)).collect()
+                with(Role::Confirm, &[State::Pending, State::Claimed]).map(|(at, _)| key(at, Call::Do)).collect()
             }
             (Coordination::TryConfirmCancel, Direction::Backward) => {
                 with(Role::Try, &[State::Done, State::Pending]).map(|(at, _)| key(at, Call::Undo)).collect()
@@ -430,7 +366,11 @@ impl Saga {
 
     /// Whether a participant may carry out the call only once it has claimed the client's id: it may still be refused.
     pub fn needs_claim(&self, key: CallKey) -> bool {
-        key.call == Call::Do && self.branch(key).role == Role::Try
+        match key.call {
+            Call::Claim => true,
+            Call::Do => self.branch(key).role == Role::Try,
+            Call::Undo => false,
+        }
     }
 
     /// From which the ids of its calls are derived.

@@ -13,6 +13,7 @@ use crate::store::{StoreError, View};
 use crate::system::key_row::KeyRow;
 use crate::system::logic::{MachineRow, SystemRow, read_row, system_prefix};
 use crate::system::module_row::ModulesRow;
+use crate::system::refused_row::Refused;
 use crate::system::view_row::ViewsRow;
 use crate::system::webhook_row::WebhookRow;
 
@@ -32,6 +33,8 @@ pub struct Directory {
     pub webhooks: BTreeMap<(String, String), Arc<WebhookRow>>,
     /// Keys by which nodes have signed, also nodes that are gone.
     pub keys: Vec<KeyRow>,
+    /// Modules that were brought and refused, oldest first.
+    pub refused: Arc<Vec<Refused>>,
     /// What may be written.
     pub feature_level: FeatureLevel,
 }
@@ -39,6 +42,7 @@ pub struct Directory {
 impl Directory {
     pub fn read(view: &View) -> Result<Self, StoreError> {
         let mut directory = Self { feature_level: features::BASE, ..Self::default() };
+        let mut refused = Vec::new();
         for (key, row) in view.scan(&system_prefix(), None, usize::MAX)? {
             match split_key(&key).and_then(|(_, suffix)| read_row(suffix, &row)) {
                 Some(SystemRow::Nodes(row)) => {
@@ -58,10 +62,13 @@ impl Directory {
                     directory.webhooks.insert((machine, webhook), Arc::from(row));
                 }
                 Some(SystemRow::Keys(row)) => directory.keys = row.keys,
+                Some(SystemRow::Refused(row)) => refused.extend(row.refused),
                 Some(SystemRow::FeatureLevel(level)) => directory.feature_level = level,
                 None => {}
             }
         }
+        refused.sort_by_key(|one: &Refused| one.time);
+        directory.refused = refused.into();
         Ok(directory)
     }
 

@@ -302,7 +302,7 @@ impl Cluster {
             row: directory.modules.get(machine).cloned().unwrap_or_default(),
             partitions: partitions.collect(),
             keys: directory.keys.clone(),
-            refused: self.host().refused.of(machine),
+            refused: self.refused(directory, machine),
             nodes: directory.nodes.keys().copied().collect(),
         })
     }

@@ -21,6 +21,10 @@ use crate::system::module_row::{
     ActivateModule, DrainModule, MODULES, ModuleNotActivated, ModuleNotDrained, ModulePrepared, ModulesRow,
     PrepareModule, ShadowModule, ShadowStop, StageModule, Step, StepRow, Wish, modules_suffix,
 };
+use crate::system::node_plan::{FoundCluster, Node, RemoveNode, node_row, plan_found};
+use crate::system::refused_row::{
+    REFUSED, RefuseModule, Refused, RefusedRow, plan_refused, refused_suffix, refused_value,
+};
 pub use crate::system::rejection::Rejection;
 use crate::system::rows::{ACTIVATIONS, CLUSTER, FEATURE_LEVEL, NODES};
 pub use crate::system::rows::{MachineRow, NodeRow, NodesRow, SystemRow, read_row, system_prefix};
@@ -35,30 +39,6 @@ use crate::system::webhook_row::{
 
 /// Name of the machine whose partition 0 holds what the cluster knows of itself.
 pub const SYSTEM: &str = "system";
-
-#[derive(Body)]
-pub struct FoundCluster {
-    /// The first nodes
-    #[body(max_items = 64)]
-    pub nodes: Vec<Node>,
-}
-
-#[derive(Body)]
-pub struct Node {
-    /// Number of the node, never given to another one
-    #[body(min = 1, max = 2_147_483_647)]
-    pub id: i64,
-    /// Where the others reach it, as host:port
-    #[body(min_chars = 3, max_chars = 262)]
-    pub peer: String,
-}
-
-#[derive(Body)]
-pub struct RemoveNode {
-    /// Number of the node
-    #[body(min = 1, max = 2_147_483_647)]
-    pub id: i64,
-}
 
 #[derive(Body)]
 pub struct CreateMachine {
@@ -141,6 +121,9 @@ pub enum Command {
     /// Takes a node in that says what it understands
     #[command(path = "nodes/supporting", response = SupportingNode)]
     AddSupportingNode(SupportingNode),
+    /// Says that a module was refused
+    #[command(path = "modules/refused", response = RefuseModule)]
+    RefuseModule(RefuseModule),
 }
 
 #[derive(BorshSerialize, BorshDeserialize)]
@@ -156,6 +139,7 @@ pub enum Op {
     Webhook { machine: String, webhook: String, by: String, wish: WebhookWish },
     RaiseLevel { level: u32, nodes: Vec<u64> },
     AddSupportingNode { node: NodeRow, level: u32 },
+    RefuseModule { refused: Refused },
 }
 
 #[derive(BorshSerialize, BorshDeserialize)]
@@ -201,6 +185,9 @@ pub enum Event {
     LevelRaised {
         level: u32,
     },
+    ModuleRefused {
+        refused: Refused,
+    },
 }
 
 pub struct System;
@@ -220,6 +207,7 @@ impl Module for System {
         Named { name: "ViewStepped", summary: "A view was created, made again or dropped" },
         Named { name: "WebhookStepped", summary: "A webhook was created, changed or dropped, or has come further" },
         Named { name: "LevelRaised", summary: "All nodes understand what is new" },
+        Named { name: "ModuleRefused", summary: "A module was brought and refused" },
     ];
 
     type Command = Command;
@@ -230,15 +218,19 @@ impl Module for System {
     type Tally = ();
 
     fn plan(command: &Command, caller: &Caller<'_>, planner: &mut Planner<'_, Op>) -> Result<(), Refusal> {
-        let is_developers =
-            matches!(command, Command::StageModule(_) | Command::ShadowModule(_) | Command::ShadowStop(_));
-        let stages = is_developers && caller.has_role(role::DEVELOPER);
+        let stages = is_developers(command) && caller.has_role(role::DEVELOPER);
         if !stages && !caller.has_role(role::ADMIN) && !caller.has_role(role::OPERATOR) {
             return Err(refusal("forbidden", 403, "only an operator or an admin changes the cluster", None));
         }
         if let Some((machine, op)) = plan_module(command, caller)? {
             let modules = modules_suffix(&machine);
             planner.step(op, CLUSTER).key(NODES).key(ACTIVATIONS).key(machine.as_bytes()).key(modules);
+            return Ok(());
+        }
+        if let Command::RefuseModule(refuse) = command {
+            let refused = plan_refused(refuse, caller)?;
+            let suffix = refused_suffix(refused.module);
+            planner.step(Op::RefuseModule { refused }, CLUSTER).key(suffix);
             return Ok(());
         }
         if let Some((machine, op)) = plan_view(command, caller)? {
@@ -253,14 +245,7 @@ impl Module for System {
             return Ok(());
         }
         let op = match command {
-            Command::FoundCluster(found) => {
-                let mut nodes: Vec<NodeRow> = found.nodes.iter().map(node_row).collect();
-                nodes.sort_by_key(|node| node.id);
-                if nodes.is_empty() || nodes.windows(2).any(|pair| pair[0].id == pair[1].id) {
-                    return Err(refusal("invalid_nodes", 422, "name at least one node, and each once", Some("nodes")));
-                }
-                Op::FoundCluster { nodes }
-            }
+            Command::FoundCluster(found) => plan_found(found)?,
             Command::AddNode(node) => Op::AddNode { node: node_row(node) },
             Command::RemoveNode(remove) => Op::RemoveNode { id: remove.id.unsigned_abs() },
             Command::CreateMachine(create) => plan_machine(create)?,
@@ -276,6 +261,7 @@ impl Module for System {
             | Command::ShadowModule(_)
             | Command::ShadowStop(_)
             | Command::ModuleNotActivated(_)
+            | Command::RefuseModule(_)
             | Command::CreateView(_)
             | Command::RebuildView(_)
             | Command::DropView(_)
@@ -332,13 +318,13 @@ impl Module for System {
                 events.emit(Event::MachineCreated { name: name.clone(), row });
             }
             Op::Module { machine, module, by, wish } => {
-                let unknown = Rejection::UnknownMachine { machine: machine.clone() };
-                let row: MachineRow = view.read(machine.as_bytes()).ok_or(unknown)?;
-                let modules: ModulesRow = view.read(modules_suffix(machine)).unwrap_or_default();
-                modules.check(&row, *module, wish, &known.ids())?;
-                let number = view.read(ACTIVATIONS).unwrap_or(0) + u64::from(matches!(wish, Wish::Activate { .. }));
+                let number = check_step(view, &known, machine, *module, wish)?;
                 let (machine, module, by, wish) = (machine.clone(), *module, by.clone(), wish.clone());
                 events.emit(Event::ModuleStepped { machine, module, by, wish, number });
+            }
+            Op::RefuseModule { refused } => {
+                view.read::<RefusedRow>(refused_suffix(refused.module)).unwrap_or_default().check(refused)?;
+                events.emit(Event::ModuleRefused { refused: refused.clone() });
             }
             Op::View { machine, view: name, by, wish } => {
                 let unknown = Rejection::UnknownMachine { machine: machine.clone() };
@@ -418,6 +404,11 @@ impl Module for System {
                 return;
             }
             Event::LevelRaised { level } => return tx.write(FEATURE_LEVEL, level),
+            Event::ModuleRefused { refused } => {
+                let suffix = refused_suffix(refused.module);
+                let before: RefusedRow = tx.read(suffix.as_bytes()).unwrap_or_default();
+                return tx.write(suffix, &before.with(refused, Micros(tx.time())));
+            }
         }
         tx.write(NODES, &nodes);
     }
@@ -444,6 +435,9 @@ impl Module for System {
             let read = borsh::from_slice::<ModulesRow>(row);
             return read.map_or(Value::Null, |row| Value::Array(row.steps.iter().map(step_value).collect()));
         }
+        if suffix.starts_with(REFUSED.as_bytes()) {
+            return borsh::from_slice::<RefusedRow>(row).map_or(Value::Null, |row| refused_value(&row.refused));
+        }
         if suffix.starts_with(VIEWS.as_bytes()) {
             return borsh::from_slice::<ViewsRow>(row).map_or(Value::Null, |row| views_value(&row));
         }
@@ -459,6 +453,29 @@ impl Module for System {
             Err(_) => Value::Null,
         }
     }
+}
+
+/// Whether a developer may send it as well.
+fn is_developers(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::StageModule(_) | Command::RefuseModule(_) | Command::ShadowModule(_) | Command::ShadowStop(_)
+    )
+}
+
+/// The number of the last activation, or of the one that this step is.
+fn check_step(
+    view: &View<'_>,
+    known: &NodesRow,
+    machine: &str,
+    module: [u8; 32],
+    wish: &Wish,
+) -> Result<u64, Rejection> {
+    let unknown = Rejection::UnknownMachine { machine: machine.to_owned() };
+    let row: MachineRow = view.read(machine.as_bytes()).ok_or(unknown)?;
+    let modules: ModulesRow = view.read(modules_suffix(machine)).unwrap_or_default();
+    modules.check(&row, module, wish, &known.ids())?;
+    Ok(view.read(ACTIVATIONS).unwrap_or(0) + u64::from(matches!(wish, Wish::Activate { .. })))
 }
 
 fn webhook_stepped(tx: &mut Tx<'_>, machine: &str, webhook: &str, by: &str, wish: &WebhookWish) {
@@ -480,8 +497,4 @@ fn plan_machine(create: &CreateMachine) -> Result<Op, Refusal> {
     }
     let module = parse_module(&create.module)?;
     Ok(Op::CreateMachine { name: create.name.clone(), partitions: create.partitions, module: module.0 })
-}
-
-fn node_row(node: &Node) -> NodeRow {
-    NodeRow { id: node.id.unsigned_abs(), peer: node.peer.clone() }
 }

@@ -26,6 +26,8 @@ mod level;
 pub mod module_row;
 mod module_plan;
 mod rows;
+mod node_plan;
+pub mod refused_row;
 mod rejection;
 pub mod view_row;
 pub mod viewing;

@@ -1,6 +1,7 @@
 //! The rows of the machine `system`: nodes, machines, and where each lies.
 //!
-//! In: bytes of rows. Out: what they say. The rows of modules, views, webhooks and keys are described where their rules are. It decides nothing.
+//! In: bytes of rows. Out: what they say. The rows of modules, refused ones, views, webhooks and keys are described where their
+//! rules are. It decides nothing.
 
 use statehouse_abi::key::key;
 use statehouse_guest::borsh::{self, BorshDeserialize, BorshSerialize};
@@ -8,6 +9,7 @@ use statehouse_guest::borsh::{self, BorshDeserialize, BorshSerialize};
 use crate::ids::FeatureLevel;
 use crate::system::key_row::{KEYS, KeysRow};
 use crate::system::module_row::{MODULES, ModulesRow};
+use crate::system::refused_row::{REFUSED, RefusedRow};
 use crate::system::view_row::{VIEWS, ViewsRow};
 use crate::system::webhook_row::{WEBHOOK, WEBHOOKS, WebhookRow};
 
@@ -75,6 +77,7 @@ pub enum SystemRow {
     /// Of this machine, by this name.
     Webhook(String, String, Box<WebhookRow>),
     Keys(KeysRow),
+    Refused(RefusedRow),
     FeatureLevel(FeatureLevel),
 }
 
@@ -92,6 +95,9 @@ pub fn read_row(suffix: &[u8], row: &[u8]) -> Option<SystemRow> {
             }
             if let Some(machine) = name.strip_prefix(VIEWS) {
                 return Some(SystemRow::Views(machine.to_owned(), borsh::from_slice(row).ok()?));
+            }
+            if name.starts_with(REFUSED) {
+                return Some(SystemRow::Refused(borsh::from_slice(row).ok()?));
             }
             if name.starts_with(WEBHOOKS) {
                 return None;

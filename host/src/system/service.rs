@@ -293,7 +293,7 @@ async fn answer_about_commands(
     let answered = match topic {
         Topic::Submit => machine.answer_submit(from, group.partition, body, patience).await,
         Topic::Calls => machine.answer_calls(from, group.partition, body, patience).await,
-        _ => machine.answer_order(group.partition, body, patience).await,
+        _ => machine.answer_order(from, group.partition, body, patience).await,
     };
     answered.map_err(failed)
 }

@@ -6,52 +6,87 @@
 //!                    │ refused              │ refused                           └▶ refused: forgotten
 //!                    └──────────────────────┴──────────▶ nothing stays but its hash and why
 //! ```
+//! The hash and why are recorded in `system` as well (`refused_row`), once and not too many in a minute; the rest this node remembers.
 //! The bytes are durable before the step is recorded, for from then on other nodes fetch them here; they stay, too, where nobody knows what came of
 //! the step. It does not know what a module is for.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use statehouse_abi::value::Value;
+use tokio::time::Instant;
 
+use crate::features;
 use crate::guest::{Allowance, Bounds, GuestError};
 use crate::ids::{Micros, ModuleId};
-use crate::limits::MODULES_REFUSED_MAX;
+use crate::limits::{MODULES_REFUSED_MAX, REFUSALS_PER_MINUTE_MAX, REFUSED_REASON_CHARS_MAX};
 use crate::machine::logic::Logic;
 use crate::registry::{Candidate, RegistryError};
 use crate::system::cluster::{Cluster, ClusterError};
 use crate::system::directory::Directory;
 use crate::system::lifecycle::Wanting;
+use crate::system::refused_row::Refused;
+use crate::system::steward;
 
-/// A module that this node has refused.
+/// How long `system` may take to record that a module was refused.
+const RECORD_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A module that was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedModule {
     pub machine: String,
     pub module: ModuleId,
     pub size: usize,
-    /// By this node's clock.
     pub time: Micros,
     /// Who brought it.
     pub by: String,
     pub reason: String,
 }
 
-/// The newest of them, oldest first, since the node was started; its log has all.
+impl From<&Refused> for RefusedModule {
+    fn from(refused: &Refused) -> Self {
+        let Refused { machine, module, size, time, by, reason } = refused.clone();
+        Self { machine, module: ModuleId(module), size: size as usize, time: Micros(time), by, reason }
+    }
+}
+
+/// What this node has refused and `system` does not name, since the node was started: the newest of them, oldest first. Its log has all.
 #[derive(Default)]
-pub struct RefusedModules(Mutex<VecDeque<RefusedModule>>);
+pub struct RefusedModules(Mutex<Unrecorded>);
+
+#[derive(Default)]
+struct Unrecorded {
+    newest: VecDeque<RefusedModule>,
+    /// A minute of the node's clock, and how many were recorded in it.
+    minute: (i64, u32),
+}
 
 impl RefusedModules {
-    pub fn of(&self, machine: &str) -> Vec<RefusedModule> {
-        self.0.lock().iter().filter(|refused| refused.machine == machine).cloned().collect()
+    fn of(&self, machine: &str) -> Vec<RefusedModule> {
+        self.0.lock().newest.iter().filter(|refused| refused.machine == machine).cloned().collect()
     }
 
     fn add(&self, refused: RefusedModule) {
-        let mut known = self.0.lock();
-        if known.len() == MODULES_REFUSED_MAX {
-            known.pop_front();
+        let newest = &mut self.0.lock().newest;
+        newest.retain(|known| (&known.machine, known.module) != (&refused.machine, refused.module));
+        if newest.len() == MODULES_REFUSED_MAX {
+            newest.pop_front();
         }
-        known.push_back(refused);
+        newest.push_back(refused);
+    }
+
+    /// Whether one more may be recorded now.
+    fn may_record(&self, now: Micros) -> bool {
+        let minute = now.0.div_euclid(60_000_000);
+        let known = &mut self.0.lock().minute;
+        if known.0 != minute {
+            *known = (minute, 0);
+        }
+        known.1 += 1;
+        known.1 <= REFUSALS_PER_MINUTE_MAX
     }
 }
 
@@ -97,7 +132,7 @@ impl Cluster {
             }
             Err(RegistryError::Guest(error)) if error.is_of_module() => {
                 let error = ClusterError::Invalid(format!("this is no {kind} that can run: {error}"));
-                self.on_refused(machine, id, size, wanting, &error);
+                self.on_refused(machine, id, size, wanting, &error).await;
                 Err(error)
             }
             Err(error) => Err(ClusterError::CannotCompile(error.to_string())),
@@ -113,8 +148,10 @@ impl Cluster {
         record: impl Future<Output = Result<(), ClusterError>>,
     ) -> Result<(), ClusterError> {
         let (registry, id) = (self.host().registry.clone(), brought.logic().id());
-        let refuse = |error: &ClusterError| self.on_refused(&brought.machine, id, brought.size, wanting, error);
-        checked.inspect_err(refuse)?;
+        if let Err(error) = checked {
+            self.on_refused(&brought.machine, id, brought.size, wanting, &error).await;
+            return Err(error);
+        }
         let candidate = brought.candidate.clone();
         let keeping = tokio::task::spawn_blocking(move || registry.keep(&candidate));
         let kept = keeping.await.map_err(|_| ClusterError::Deadline)?;
@@ -125,7 +162,7 @@ impl Cluster {
         if let Err(error) = &recorded
             && is_refusal(error)
         {
-            refuse(error);
+            self.on_refused(&brought.machine, id, brought.size, wanting, error).await;
             // Somebody else may have brought the same at the same time.
             let is_known = self.host().directory.borrow().names(id);
             if brought.candidate.is_new() && !is_known {
@@ -139,11 +176,52 @@ impl Cluster {
         recorded
     }
 
-    fn on_refused(&self, machine: &str, module: ModuleId, size: usize, wanting: &Wanting, error: &ClusterError) {
+    /// Names the module among the refused: in `system`, where it is not named there yet, and else in this node's memory.
+    async fn on_refused(&self, machine: &str, module: ModuleId, size: usize, wanting: &Wanting, error: &ClusterError) {
         let (by, reason) = (wanting.caller.name.to_string(), error.to_string());
         tracing::warn!(machine, %module, size, by, request_id = %wanting.request_id, reason, "a module was refused; nothing of it is kept");
-        let (machine, time) = (machine.to_owned(), self.host().clock.now());
-        self.host().refused.add(RefusedModule { machine, module, size, time, by, reason });
+        let host = self.host();
+        let time = host.clock.now();
+        let refused = RefusedModule { machine: machine.to_owned(), module, size, time, by, reason };
+        if host.directory.borrow().has_refused(machine, module) {
+            return;
+        }
+        if host.opening.features.has(features::REFUSALS) && host.refused.may_record(time) {
+            match self.record_refused(&refused, wanting).await {
+                Ok(()) => return,
+                Err(error) => tracing::warn!(%module, %error, "that a module was refused could not be recorded"),
+            }
+        }
+        host.refused.add(refused);
+    }
+
+    async fn record_refused(&self, refused: &RefusedModule, wanting: &Wanting) -> Result<(), ClusterError> {
+        let system = self.host().system.read().clone().ok_or(ClusterError::Deadline)?;
+        let reason: String = refused.reason.chars().take(REFUSED_REASON_CHARS_MAX).collect();
+        let size = u32::try_from(refused.size).unwrap_or(u32::MAX);
+        let body = Value::map([
+            ("machine", Value::text(refused.machine.as_str())),
+            ("module", Value::text(refused.module.to_string())),
+            ("size", Value::Int(size.into())),
+            ("reason", Value::Text(reason)),
+        ]);
+        // Whoever brought it waits for the reason, and has used up the deadline perhaps.
+        let wanting = Wanting { deadline: Instant::now() + RECORD_PATIENCE, ..wanting.clone() };
+        match steward::command_by(&system, "modules/refused", body, &wanting).await {
+            // It was brought to another node at the same time.
+            Err(ClusterError::Rejected { code, .. }) if code == "out_of_date" => Ok(()),
+            recorded => recorded,
+        }
+    }
+
+    /// The modules that were brought to a machine and refused, oldest first.
+    pub(super) fn refused(&self, directory: &Directory, machine: &str) -> Vec<RefusedModule> {
+        let is_recorded = |refused: &RefusedModule| directory.has_refused(machine, refused.module);
+        let recorded = directory.refused.iter().filter(|refused| refused.machine == machine).map(RefusedModule::from);
+        let here = self.host().refused.of(machine).into_iter().filter(|refused| !is_recorded(refused));
+        let mut all: Vec<RefusedModule> = recorded.chain(here).collect();
+        all.sort_by_key(|refused| refused.time);
+        all
     }
 }
 
@@ -162,10 +240,41 @@ fn is_refusal(error: &ClusterError) -> bool {
 }
 
 impl Directory {
+    fn has_refused(&self, machine: &str, module: ModuleId) -> bool {
+        self.refused.iter().any(|refused| refused.is_of(machine, module.0))
+    }
+
     /// Whether a machine or a view has this module, or had it, as far as the rows go back.
     fn names(&self, id: ModuleId) -> bool {
         self.machines.values().any(|row| row.module == id.0)
             || self.modules.values().any(|row| row.find(id.0).is_some() || row.was_active(id.0))
             || self.views.values().any(|row| row.views.iter().any(|view| view.module == id.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_are_recorded_in_a_minute_and_the_rest_is_remembered_once_each() {
+        let refused = RefusedModules::default();
+        let may = |second: i64| refused.may_record(Micros(second * 1_000_000));
+        assert_eq!((0..100).filter(|_| may(59)).count(), REFUSALS_PER_MINUTE_MAX as usize);
+        assert!(may(60), "the next minute is another one");
+        let one = |number: usize| RefusedModule {
+            machine: "wallet".to_owned(),
+            module: ModuleId::of(&number.to_le_bytes()),
+            size: 8,
+            time: Micros(0),
+            by: "eve".to_owned(),
+            reason: "it is none".to_owned(),
+        };
+        (0..=MODULES_REFUSED_MAX).for_each(|number| refused.add(one(number)));
+        refused.add(one(1));
+        let known = refused.of("wallet");
+        assert_eq!(known.len(), MODULES_REFUSED_MAX);
+        assert_eq!(known.last(), Some(&one(1)), "once, and the newest");
+        assert!(refused.of("other").is_empty());
     }
 }

@@ -8,6 +8,7 @@ use crate::ids::{Micros, ModuleId};
 use crate::system::key_row::key_value;
 use crate::system::logic::{Event, MachineRow, NodeRow};
 use crate::system::module_row::{ModulesRow, Step, StepRow};
+use crate::system::refused_row::refused_value;
 use crate::system::view_row::wish_value;
 use crate::system::webhook_row::webhook_step_value;
 
@@ -27,6 +28,7 @@ pub fn event_value(event: &Event) -> Value {
         Event::ViewStepped { machine, view, wish, .. } => wish_value(machine, view, wish),
         Event::WebhookStepped { machine, webhook, wish, .. } => webhook_step_value(machine, webhook, wish),
         Event::LevelRaised { level } => level_value(*level),
+        Event::ModuleRefused { refused } => refused_value(std::slice::from_ref(refused)),
     }
 }
 

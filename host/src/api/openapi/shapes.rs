@@ -60,6 +60,7 @@ pub fn problem_schema() -> RefOr<Schema> {
         .property("Transaction_id", described("The id of the command"))
         .property("field", described("The field to blame"))
         .property("fields", ArrayBuilder::new().items(text()).description(Some("Of a reused id: what differs")))
+        .property("homes", ArrayBuilder::new().items(text()).description(Some("Of an ambiguous id: homes that it has")))
         .property("pointer", described("Its JSON pointer"))
         .property("position", described("Where the rejection stands in the journal"))
         .property("resolve", described("Where to ask what became of the command"))

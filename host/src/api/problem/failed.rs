@@ -9,7 +9,7 @@ use statehouse_abi::value::Value;
 
 use super::{Code, Problem};
 use crate::audit::jobs::JobError;
-use crate::router::answer::QueryError;
+use crate::router::answer::{Ambiguity, QueryError};
 use crate::system::ClusterError;
 use crate::views::ViewQueryError;
 
@@ -18,6 +18,7 @@ impl From<QueryError> for Problem {
         match error {
             QueryError::NotFound(refusal) => Self::from(Refusal { status: 404, ..refusal }),
             QueryError::Refused(refusal) => refusal.into(),
+            QueryError::Ambiguous(ambiguity) => ambiguity.into(),
             QueryError::Gone(position) => {
                 let detail = format!("{position} is not a position of this history; begin without it");
                 Self::new(Code::PositionGone, detail).with("position", Value::Text(position.to_string()))
@@ -30,6 +31,13 @@ impl From<QueryError> for Problem {
             }
             QueryError::Fault(text) => Self::new(Code::ModuleFault, text),
         }
+    }
+}
+
+impl From<Ambiguity> for Problem {
+    fn from(ambiguity: Ambiguity) -> Self {
+        let homes = ambiguity.homes().iter().map(|home| Value::text(home.as_str())).collect();
+        Self::new(Code::IdAmbiguous, ambiguity.to_string()).with("homes", Value::Array(homes))
     }
 }
 

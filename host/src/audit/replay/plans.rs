@@ -15,7 +15,7 @@ use crate::machine::entry::{Batch, Entry, EntryCommand, Part};
 use crate::machine::logic::Logic;
 use crate::router::slots::partition_of;
 use crate::saga::claim::ID_REUSED;
-use crate::saga::{Form, SagaPlan};
+use crate::saga::{Call, Form, SagaPlan};
 use crate::sequencer::decide::{Culprit, Diagnostic};
 use crate::sequencer::submission::{Plan, PlanView, is_plan_in_limits};
 
@@ -88,7 +88,8 @@ pub fn items_of(logic: &dyn Logic, recorder: &dyn Logic, entry: &Entry, places: 
     for group in 0..batch.outcome.group_count() {
         let number = batch.ops.group(group).command;
         let part = entry.part(number);
-        if facts == Facts::Kept && is_fact(recorder, batch, group, part) {
+        // No module decides a claim, whatever becomes of it.
+        if is_claim(part) || (facts == Facts::Kept && is_fact(recorder, batch, group, part)) {
             items.push(Some(Item::Fact));
             continue;
         }
@@ -120,10 +121,17 @@ pub fn items_of(logic: &dyn Logic, recorder: &dyn Logic, entry: &Entry, places: 
     items.into_iter().map(|item| item.expect("each group is a fact, a call or a command")).collect()
 }
 
+fn is_claim(part: Part<'_>) -> bool {
+    matches!(part, Part::Call(origin) if origin.key.call == Call::Claim)
+}
+
 /// Whether the host has rejected it: for want of budget, because of a trap, because it was cancelled, or because its command's id is another's.
 pub fn is_fact(recorder: &dyn Logic, batch: &Batch<'_>, group: usize, part: Part<'_>) -> bool {
     if !matches!(batch.outcome.group(group), GroupOutcome::Rejected(_)) {
         return false;
+    }
+    if is_claim(part) {
+        return true;
     }
     let decision = Decision::recorded(batch, group);
     let code = decision.code().unwrap_or_default();

@@ -18,7 +18,7 @@ use crate::audit::export::{Exported, export};
 use crate::audit::list::{Line, LinePart, What, list};
 use crate::audit::{AuditError, Source};
 use crate::cli::output::{print, print_json, print_json_text, progress, table, to_json};
-use crate::ids::PartitionId;
+use crate::ids::{NodeId, PartitionId};
 use crate::router::slots::partition_of;
 
 #[derive(Args)]
@@ -153,7 +153,9 @@ fn line_text(line: &Line) -> String {
             let place = position.as_ref().map_or_else(String::new, |position| format!(" at {position}"));
             format!("{head}  {step} of {id}: {outcome}{place}\n")
         }
-        What::Ordered { id, order, by, why } => format!("{head}  {order} of {id} ordered by {by}: {why}\n"),
+        What::Ordered { id, order, by, vouched, why } => {
+            format!("{head}  {order} of {id} ordered by {}: {why}\n", says(by, *vouched))
+        }
         What::Command { id, part, name, caller, vouched, body, events, rejection, .. } => {
             let json = |value: &Value| to_json(value).map_or_else(|error| error.to_string(), |json| json.to_string());
             let part = match part {
@@ -162,7 +164,7 @@ fn line_text(line: &Line) -> String {
                 LinePart::Call { step, home } => format!("{step}, for partition {home}, of "),
                 LinePart::End => "end of ".to_owned(),
             };
-            let by = vouched.map_or_else(|| caller.clone(), |node| format!("{caller} (says node {node})"));
+            let by = says(caller, *vouched);
             let mut text = format!("{head}  {part}{name} {id} by {by} {}\n", json(body));
             events.iter().for_each(|event| text.push_str(&format!("    event    {}\n", json(event))));
             if let Some(rejection) = rejection {
@@ -171,6 +173,11 @@ fn line_text(line: &Line) -> String {
             text
         }
     }
+}
+
+/// Who asked, and which node has told the leader so.
+fn says(caller: &str, vouched: Option<NodeId>) -> String {
+    vouched.map_or_else(|| caller.to_owned(), |node| format!("{caller} (says node {node})"))
 }
 
 /// `whole`, `start` or `end`; a call with its step and the partition that asks.
@@ -191,8 +198,8 @@ fn line_json(line: &Line) -> anyhow::Result<String> {
         What::Heard { id, step, outcome, position } => json!({
             "kind": "heard", "id": id.to_string(), "step": step, "outcome": outcome, "at": position,
         }),
-        What::Ordered { id, order, by, why } => json!({
-            "kind": "order", "id": id.to_string(), "order": order, "by": by, "why": why,
+        What::Ordered { id, order, by, vouched, why } => json!({
+            "kind": "order", "id": id.to_string(), "order": order, "by": by, "vouched_by": vouched, "why": why,
         }),
         What::Command { id, part, name, caller, vouched, request_id, body, events, rejection } => json!({
             "kind": "command", "id": id.to_string(), "part": part_json(part), "command": name, "caller": caller, "vouched_by": vouched,

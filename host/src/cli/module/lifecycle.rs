@@ -223,7 +223,7 @@ fn render(page: &ModulesPage) -> String {
     if page.refused.is_empty() {
         return format!("{}{steps}\n", render_modules(page));
     }
-    let mut refused = table(&["time", "refused by this node", "bytes", "by", "why"]);
+    let mut refused = table(&["time", "refused", "bytes", "by", "why"]);
     for module in &page.refused {
         let (id, size) = (short(&module.module).to_owned(), module.size.to_string());
         refused.add_row([module.time.clone(), id, size, module.by.clone(), module.reason.clone()]);

@@ -14,6 +14,16 @@ fn row(derivation: Derivation) -> Vec<u8> {
     }
 }
 
+/// Its confirm waits for a claim.
+fn row_claiming() -> Vec<u8> {
+    use TccRole::{Confirm, Try};
+    let plan = plan(Planned::TryConfirmCancel, &[("0", Try, true), ("1", Confirm, false)]).expect("a good plan");
+    match Saga::start(command(), plan.expect("two partitions"), Derivation::ByContent, Vec::new(), &here()) {
+        Advance::GoesOn(saga) => saga.to_row(),
+        Advance::Finished(_) => panic!("it goes on in another partition"),
+    }
+}
+
 fn check(row: &[u8], expected: ExpectFile) {
     let lines: Vec<String> =
         row.chunks(32).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
@@ -24,6 +34,7 @@ fn check(row: &[u8], expected: ExpectFile) {
 fn rows_are_of_the_oldest_format_that_has_what_they_need() {
     check(&row(Derivation::ById), expect_file!["../golden/row-1.hex"]);
     check(&row(Derivation::ByContent), expect_file!["../golden/row-2.hex"]);
+    check(&row_claiming(), expect_file!["../golden/row-3.hex"]);
 }
 
 #[test]

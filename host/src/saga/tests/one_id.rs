@@ -17,6 +17,8 @@ struct Two {
 enum Rule {
     /// Claims are kept, and whatever is another's is a refusal.
     Claims,
+    /// What was before level 6: a partition that is needed at the confirm alone is not asked before.
+    ClaimsOfTries,
     /// What is left for commands of the first release: no claims, but an id that is another's is a refusal.
     Refusals,
     /// The bug: an id that is another's is silence.
@@ -38,7 +40,9 @@ struct Both {
 impl Two {
     fn new(coordination: Planned, steps: [&[(&str, TccRole, bool)]; 2], rule: Rule) -> Self {
         let plans = steps.map(|steps| plan(coordination, steps).expect("a good plan").expect("several partitions"));
-        let derivation = if rule == Rule::Claims { Derivation::ByContent } else { Derivation::ById };
+        let plans = plans.map(|plan| if rule == Rule::Claims { plan } else { plan.without_claims() });
+        let has_claims = matches!(rule, Rule::Claims | Rule::ClaimsOfTries);
+        let derivation = if has_claims { Derivation::ByContent } else { Derivation::ById };
         Self { plans, derivation, rule }
     }
 
@@ -124,7 +128,7 @@ impl Two {
                     Recorded::NothingDone
                 }
             }
-        } else if self.rule == Rule::Claims && saga.needs_claim(key) {
+        } else if self.derivation == Derivation::ByContent && saga.needs_claim(key) {
             if *next.claims.entry(partition).or_insert(number) == number {
                 may_refuse(Recorded::Refused)
             } else {
@@ -164,7 +168,12 @@ impl Two {
                 let own = both.recorded.values().filter(|(owner, key, recorded)| {
                     *owner == number && key.branch as usize == branch && *recorded == Recorded::Done
                 });
-                own.map(|(_, key, _)| if key.call == Call::Do { 1 } else { -1 }).sum::<i32>()
+                let effect_of = |call| match call {
+                    Call::Do => 1,
+                    Call::Undo => -1,
+                    Call::Claim => 0,
+                };
+                own.map(|(_, key, _)| effect_of(key.call)).sum::<i32>()
             };
             let effects: Vec<i32> = (0..self.plans[number].branches.len()).map(effect).collect();
             if effects.iter().any(|effect| ![0, 1].contains(effect)) {
@@ -245,6 +254,29 @@ fn what_the_first_release_started_under_one_id_ends() {
     for (coordination, steps) in [(Planned::Saga, saga), (Planned::TryConfirmCancel, tcc)] {
         let explored = Two::new(coordination, steps, Rule::Refusals).explore();
         assert!(explored.is_ok(), "{coordination:?}: {explored:?}");
+    }
+}
+
+/// A payee that is asked at the confirm alone, and one more partition that is; the other command asks there in Try, or at the confirm too.
+#[test]
+fn a_partition_that_is_needed_at_the_confirm_alone_refuses_the_id_before() {
+    use TccRole::{Confirm, Try};
+    let confirms: [&[(&str, TccRole, bool)]; 2] =
+        [&[("0", Try, true), ("2", Confirm, false)], &[("1", Try, true), ("2", Confirm, false)]];
+    let crossing: [&[(&str, TccRole, bool)]; 2] =
+        [&[("0", Try, true), ("1", Confirm, false)], &[("1", Try, true), ("0", Confirm, false)]];
+    let mixed: [&[(&str, TccRole, bool)]; 2] =
+        [&[("0", Try, true), ("2", Confirm, false)], &[("1", Try, true), ("2", Try, true), ("2", Confirm, false)]];
+    let two: [&[(&str, TccRole, bool)]; 2] = [
+        &[("0", Try, true), ("2", Confirm, false), ("3", Confirm, false)],
+        &[("1", Try, true), ("3", Confirm, false), ("2", Confirm, false)],
+    ];
+    for (name, steps) in [("confirms", confirms), ("crossing", crossing), ("mixed", mixed), ("two", two)] {
+        let explored = Two::new(Planned::TryConfirmCancel, steps, Rule::Claims).explore();
+        println!("{name}: {explored:?}");
+        assert!(explored.is_ok(), "{name}: {explored:?}");
+        let before = Two::new(Planned::TryConfirmCancel, steps, Rule::ClaimsOfTries).explore();
+        assert_eq!(before, Err("both are carried out"), "{name}: the model finds what was");
     }
 }
 

@@ -8,25 +8,25 @@ use crate::log::RealDisk;
 use crate::system::ClusterError;
 
 impl Cluster {
-    fn level(&self, node: NodeId) -> FeatureLevel {
+    pub(super) fn level(&self, node: NodeId) -> FeatureLevel {
         self.node(node).host.opening.features.level()
     }
 
     /// The process of a node ends, and the next one understands so much.
-    async fn restart_at(&mut self, node: NodeId, level_max: FeatureLevel) {
+    pub(super) async fn restart_at(&mut self, node: NodeId, level_max: FeatureLevel) {
         self.crash(node).await;
         self.members.get_mut(&node).expect("it is a node").level_max = level_max;
         self.start(node).await;
     }
 
     /// Waits until all of these nodes may write what came with the highest level.
-    async fn rises(&self, among: &[NodeId]) {
+    pub(super) async fn rises(&self, among: &[NodeId]) {
         let has_risen = || among.iter().all(|node| self.level(*node) == features::HIGHEST);
         eventually("the level rises on all nodes", || has_risen().then_some(())).await;
     }
 
     /// Waits until each of these nodes has heard what each of them understands.
-    async fn heard(&self, among: &[NodeId]) {
+    pub(super) async fn heard(&self, among: &[NodeId]) {
         let of = |node: &NodeId| self.node(*node).cluster().view().nodes;
         let all_heard = || among.iter().all(|node| of(node).iter().all(|other| other.feature_level_max.is_some()));
         eventually("each node says what it understands", || all_heard().then_some(())).await;

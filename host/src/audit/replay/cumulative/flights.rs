@@ -47,6 +47,8 @@ pub enum Due {
     Steps { block: Vec<u8>, is_undo: bool },
     /// There is nothing to undo, and never will be.
     NothingDone,
+    /// Keep the command's id until its confirm comes.
+    Claim,
 }
 
 impl Flights {
@@ -80,6 +82,9 @@ impl Flights {
         let flight = self.flights.get(&command)?;
         if !flight.sent.contains(&key) || flight.done.contains_key(&key) {
             return None;
+        }
+        if key.call == Call::Claim {
+            return Some(Due::Claim);
         }
         let saga = &flight.saga;
         let is_undo = key.call == Call::Undo;

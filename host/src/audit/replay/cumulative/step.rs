@@ -22,8 +22,9 @@ use crate::audit::replay::state::Overlay;
 use crate::ids::{CommandId, Head, JournalIndex, PartitionId, Position};
 use crate::machine::entry::{Batch, Entry, EntryCommand, Part};
 use crate::machine::replica::positions_before;
+use crate::saga::claim::CLAIMED;
 use crate::saga::status::{Command, EventRecord};
-use crate::saga::{CallKey, Derivation, Outcome, Start};
+use crate::saga::{Call, CallKey, Derivation, Outcome, Start};
 use crate::sequencer::decide::decide;
 use crate::sequencer::submission::PlanView;
 use statehouse_abi::call::Context;
@@ -82,6 +83,8 @@ impl Simulation<'_> {
             }
             items[group] = match self.flights.find_due(command, origin.key) {
                 None => Item::Decided(Decision::NotAsked { why: NOT_MADE }),
+                // The record has something else under the claim's id, which is no claim then.
+                Some(Due::Claim) => continue,
                 Some(Due::NothingDone) => Item::Decided(Decision::NotAsked { why: NOTHING_DONE }),
                 Some(Due::Steps { block, is_undo }) => {
                     let role = if is_undo { OpRole::Undo } else { OpRole::Step };
@@ -160,7 +163,9 @@ impl Simulation<'_> {
             let command = Command::new(id, name, caller, roles, request_id, body);
             let start = recorded.entry.records().start(number);
             let derivation = start.map_or(Derivation::ByContent, Start::derivation);
-            self.flights.start(command, saga.clone(), derivation, event_records(events), self.now);
+            let is_before_claims = start.is_some_and(|start| !start.plan.claims_first());
+            let saga = if is_before_claims { saga.clone().without_claims() } else { saga.clone() };
+            self.flights.start(command, saga, derivation, event_records(events), self.now);
         }
         Ok(())
     }
@@ -171,6 +176,9 @@ impl Simulation<'_> {
             Decision::Accepted { events } => Outcome::Done { events: event_records(events) },
             Decision::NotAsked { why } if why == NOTHING_DONE => Outcome::NothingDone,
             Decision::NotAsked { .. } => return,
+            Decision::Rejected { code, .. } if key.call == Call::Claim && code == CLAIMED => {
+                Outcome::Done { events: Vec::new() }
+            }
             Decision::Rejected { code, detail } | Decision::Refused { code, detail } => refused(code, detail),
             Decision::Trapped { code, diagnostic } => refused(code, diagnostic.text),
         };
@@ -180,9 +188,17 @@ impl Simulation<'_> {
     /// A call that the record does not have, or has elsewhere.
     pub(super) fn carry_out(&mut self, command: FlightId, key: CallKey) -> Result<(), ReplayFault> {
         let Some(due) = self.flights.find_due(command, key) else { return Ok(()) };
-        let Due::Steps { block, is_undo } = due else {
-            self.on_call(command, key, Decision::NotAsked { why: NOTHING_DONE });
-            return Ok(());
+        let (block, is_undo) = match due {
+            Due::Steps { block, is_undo } => (block, is_undo),
+            Due::NothingDone => {
+                self.on_call(command, key, Decision::NotAsked { why: NOTHING_DONE });
+                return Ok(());
+            }
+            Due::Claim => {
+                // Whose an id is, is a fact: the record would say if it had been another's.
+                self.flights.on_outcome(command, key, Outcome::Done { events: Vec::new() }, self.now);
+                return Ok(());
+            }
         };
         let Some(saga) = self.flights.saga_of(command) else { return Ok(()) };
         let (partition, call, of) = (saga.branch(key).partition(), saga.identity().call(key), saga.command.clone());

@@ -103,7 +103,8 @@ fn payments(seed: u64) -> (Maker, Puts, Payments) {
             if from != to {
                 id += 1;
                 payments.insert(id, Payment { from: from.clone(), to: to.clone(), amount });
-                sent.push(pay(id, from, to, amount, None));
+                // A claim is no payment, and comes before one.
+                sent.push(pay(id, from, to, amount, Some("late").filter(|_| numbers.below(2) == 0)));
             }
         }
         if !sent.is_empty() {
@@ -186,7 +187,7 @@ fn a_credit_in_another_partition_vanishes_with_its_debit() {
 
 #[test]
 fn a_credit_appears_where_a_debit_is_accepted_now() {
-    for by in [None, Some("tcc")] {
+    for by in [None, Some("tcc"), Some("late")] {
         let mut maker = maker();
         let (payer, payee) = (names(&maker, 0, 1).remove(0), names(&maker, 2, 1).remove(0));
         maker.batch(0, &[put(1, &payer, 10)]);

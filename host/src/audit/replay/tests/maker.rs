@@ -24,6 +24,7 @@ use crate::machine::migration::digest;
 use crate::machine::replica::{Applied, no_writes};
 use crate::machine::table::{Change, Table, derivations, list_finished};
 use crate::router::slots::partition_of;
+use crate::saga::claim::claimed;
 use crate::saga::participant::{Known, OnCancel, on_cancel};
 use crate::saga::status::EventRecord;
 use crate::saga::{Call, CallKey, Derivation, Form, Moment, Origin, Outcome, Progress, Records, Saga, SagaPlan, Start};
@@ -291,22 +292,30 @@ impl Maker {
         if is_undo {
             view.role = OpRole::Undo;
         }
-        let records = Records { origins: vec![Origin::new(0, &saga.identity(), key)], ..Records::default() };
+        let (origin, is_claim) = (Origin::new(0, &saga.identity(), key), key.call == Call::Claim);
+        let origins = vec![if is_claim { origin.claiming() } else { origin }];
+        let records = Records { origins, ..Records::default() };
         let (ids, names, bodies) = ([id], [saga.command.name.as_str()], [body]);
         let is_forbidden = id != saga.identity().call(key);
-        let (entry, writes) = if is_forbidden {
+        let (entry, writes) = if is_forbidden || is_claim {
             let header = self.header(partition, EntryKind::Batch);
-            let (ops, outcome) = forbidden(&view);
+            let (ops, outcome) = forbidden(&view, if is_claim { claimed() } else { cancelled() });
             (commands_of(&ids, &names, &bodies).finish(header, &ops, &outcome, records), no_writes())
         } else {
             self.decide(partition, &ids, &names, &bodies, &[view], records)
         };
-        let outcome = if is_forbidden { Outcome::NothingDone } else { outcome_of(&entry) };
+        let outcome = match (is_forbidden, is_claim) {
+            (true, _) => Outcome::NothingDone,
+            (_, true) => Outcome::Done { events: Vec::new() },
+            _ => outcome_of(&entry),
+        };
         self.outcomes.insert(id, matches!(outcome, Outcome::Done { .. }));
         let time = entry.header().time;
         self.record(partition, entry, writes);
         let at = Moment::at_participant(time, self.position(partition, 0).to_string());
-        self.script.push(Step::Called(number_of(call.parent)));
+        if !is_claim {
+            self.script.push(Step::Called(number_of(call.parent)));
+        }
         self.heard.push((call.home, Progress::new(call.parent, key, outcome, at)));
     }
 
@@ -361,11 +370,16 @@ fn commands_of(ids: &[CommandId], names: &[&str], bodies: &[Vec<u8>]) -> BatchWr
     commands
 }
 
-fn forbidden(view: &PlanView<'_>) -> (Vec<u8>, Vec<u8>) {
+fn cancelled() -> Vec<u8> {
     let rejection = Rejection { code: "cancelled".to_owned(), detail: "it was cancelled".to_owned() };
+    minicbor::to_vec(&rejection).expect("a vector takes all bytes")
+}
+
+/// What the host records without asking the module.
+fn forbidden(view: &PlanView<'_>, rejection: Vec<u8>) -> (Vec<u8>, Vec<u8>) {
     let (mut ops, mut outcome) = (BlockBuilder::default(), OutcomeWriter::default());
     ops.group(0, view, 0, &[]);
-    outcome.reject(0, &minicbor::to_vec(&rejection).expect("a vector takes all bytes"));
+    outcome.reject(0, &rejection);
     (ops.finish(), outcome.finish(Vec::new()))
 }
 

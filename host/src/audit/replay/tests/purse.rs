@@ -70,7 +70,7 @@ pub struct Pay {
     /// How much
     #[body(min = 0, max = 1_000_000)]
     pub amount: i64,
-    /// `tcc`, or a Saga
+    /// `tcc`, or `late`, which asks the payee at the confirm alone, or a Saga
     #[body(max_chars = 8)]
     pub by: Option<String>,
     /// Chosen by the client
@@ -238,7 +238,11 @@ impl<const V: u8> Module for Purse<V> {
                 }
                 let take = planner.step(Op::Take(amount), from).key(BALANCE).key(CLOSED).local_key(TRANSIT);
                 take.undo(Op::Give(amount)).tcc(TccRole::Try);
-                if by.is_some() {
+                if by.as_deref() == Some("late") {
+                    let give = planner.step(Op::Give(amount), to).key(BALANCE).key(CLOSED).local_key(TRANSIT);
+                    give.tcc(TccRole::Confirm);
+                    planner.coordination(Coordination::TryConfirmCancel);
+                } else if by.is_some() {
                     let hold = planner.step(Op::Hold(amount), to).key(CLOSED).key(HELD);
                     hold.undo(Op::Unhold(amount)).tcc(TccRole::Try);
                     let settle = planner.step(Op::Settle(amount), to).key(BALANCE).key(CLOSED).key(HELD);

@@ -1,0 +1,132 @@
+//! What `system` knows of modules that were brought and refused: the hash, why, who brought it and when, of the newest ones.
+//!
+//! | row | content |
+//! |---|---|
+//! | `#refused/00` … `#refused/1f` | those whose hash begins so, modulo the number of rows; the newest of each row |
+//!
+//! In: what a node has refused. Out: rejections, and the rows. A hash is recorded once for each machine, however often it is brought. Rows are many
+//! so that each stays small, and which one it is follows from the hash. It is written against the SDK like any module, and knows nothing of wasm.
+
+use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
+use statehouse_guest::{Body, Caller, Refusal, Value};
+
+use crate::ids::{Micros, ModuleId};
+use crate::limits::{REFUSED_BY_CHARS_MAX, REFUSED_ROW_ENTRIES_MAX, REFUSED_ROWS};
+use crate::system::logic::Rejection;
+use crate::system::module_plan::parse_module;
+
+/// Begins the suffix of such a row. A machine's name never begins so.
+pub const REFUSED: &str = "#refused/";
+
+#[derive(Body)]
+pub struct RefuseModule {
+    /// Name of the machine
+    #[body(name, max_chars = 32)]
+    pub machine: String,
+    /// The module's id: the hash of its bytes
+    #[body(max_chars = 64)]
+    pub module: String,
+    /// Bytes
+    pub size: u32,
+    /// Why it was refused
+    #[body(max_chars = 300)]
+    pub reason: String,
+}
+
+/// A module that was refused.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(crate = "statehouse_guest::borsh")]
+pub struct Refused {
+    pub machine: String,
+    pub module: [u8; 32],
+    pub size: u32,
+    /// When it was recorded, microseconds since 1970.
+    pub time: i64,
+    /// Who brought it.
+    pub by: String,
+    pub reason: String,
+}
+
+/// Some of them, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(crate = "statehouse_guest::borsh")]
+pub struct RefusedRow {
+    pub refused: Vec<Refused>,
+}
+
+impl RefusedRow {
+    /// Whether it is not recorded yet.
+    pub fn check(&self, refused: &Refused) -> Result<(), Rejection> {
+        if self.refused.iter().any(|known| known.is_of(&refused.machine, refused.module)) {
+            return Err(Rejection::OutOfDate);
+        }
+        Ok(())
+    }
+
+    /// The row after it; the oldest makes room.
+    pub fn with(mut self, refused: &Refused, time: Micros) -> Self {
+        let excess = (self.refused.len() + 1).saturating_sub(REFUSED_ROW_ENTRIES_MAX);
+        self.refused.drain(..excess);
+        self.refused.push(Refused { time: time.0, ..refused.clone() });
+        self
+    }
+}
+
+impl Refused {
+    pub fn is_of(&self, machine: &str, module: [u8; 32]) -> bool {
+        self.machine == machine && self.module == module
+    }
+}
+
+/// The suffix of the row that a module's refusal belongs to.
+pub fn refused_suffix(module: [u8; 32]) -> String {
+    format!("{REFUSED}{:02x}", usize::from(module[0]) % REFUSED_ROWS)
+}
+
+pub fn plan_refused(refuse: &RefuseModule, caller: &Caller<'_>) -> Result<Refused, Refusal> {
+    let RefuseModule { machine, module, size, reason } = refuse;
+    let (machine, module) = (machine.clone(), parse_module(module)?.0);
+    let by = caller.name.chars().take(REFUSED_BY_CHARS_MAX).collect();
+    Ok(Refused { machine, module, size: *size, time: 0, by, reason: reason.clone() })
+}
+
+pub fn refused_value(refused: &[Refused]) -> Value {
+    let value = |one: &Refused| {
+        Value::map([
+            ("machine", Value::text(one.machine.as_str())),
+            ("module", Value::text(ModuleId(one.module).to_string())),
+            ("size", Value::Int(one.size.into())),
+            ("by", Value::text(one.by.as_str())),
+            ("reason", Value::text(one.reason.as_str())),
+        ])
+    };
+    Value::Array(refused.iter().map(value).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{REFUSED_REASON_CHARS_MAX, ROW_BYTES_MAX};
+
+    fn refused(machine: &str, number: u8) -> Refused {
+        let (by, reason) = ("𝄞".repeat(REFUSED_BY_CHARS_MAX), "𝄞".repeat(REFUSED_REASON_CHARS_MAX));
+        Refused { machine: machine.to_owned(), module: [number; 32], size: 7, time: 0, by, reason }
+    }
+
+    #[test]
+    fn a_hash_is_recorded_once_and_a_row_keeps_the_newest() {
+        let mut row = RefusedRow::default();
+        for number in 0..=REFUSED_ROW_ENTRIES_MAX as u8 {
+            let one = refused("wallet", number);
+            assert!(row.check(&one).is_ok());
+            row = row.with(&one, Micros(i64::from(number) + 1));
+            assert!(row.check(&one).is_err(), "it is recorded already");
+            assert!(row.check(&refused("other", number)).is_ok(), "of another machine it is news");
+        }
+        assert_eq!(row.refused.len(), REFUSED_ROW_ENTRIES_MAX);
+        assert_eq!((row.refused[0].module, row.refused[0].time), ([1; 32], 2), "the oldest has made room");
+        let bytes = statehouse_guest::borsh::to_vec(&row).expect("it is small");
+        assert!(bytes.len() <= ROW_BYTES_MAX, "{} bytes", bytes.len());
+        assert!(row.check(&refused("wallet", 0)).is_ok(), "what is not known any more is recorded again");
+    }
+}

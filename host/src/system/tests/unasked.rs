@@ -1,0 +1,72 @@
+//! A module that fails to apply even a rejection (feature level 5): while a node of the cluster would halt at what is recorded of it then, nothing is
+//! recorded; once all know of it, each of its commands has an outcome, and no replica asks the module.
+//!
+//! In: a wallet whose `apply` is another export, and a node that is held back. Out: answers and journals. It does not know how the level rises.
+
+use std::sync::LazyLock;
+
+use statehouse_abi::value::Value;
+
+use super::load::{DEADLINE, Told, submit};
+use super::*;
+use crate::ids::{CommandId, JournalIndex};
+use crate::router::answer::UnavailableReason;
+
+/// The wallet with two exports in each other's place, so that what applies events gets a query and answers none.
+static UNAPPLIED: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut wasm = WALLET.to_vec();
+    let place = |wasm: &[u8], name: &[u8]| {
+        let named = [&[u8::try_from(name.len()).expect("a short name")], name].concat();
+        wasm.windows(named.len()).position(|window| window == named).expect("it is exported") + 1
+    };
+    let (apply, query) = (&b"sh1_apply"[..], &b"sh1_query"[..]);
+    let places = (place(&wasm, apply), place(&wasm, query));
+    wasm[places.0..][..query.len()].copy_from_slice(query);
+    wasm[places.1..][..apply.len()].copy_from_slice(apply);
+    wasm
+});
+
+async fn open_account(cluster: &Cluster, node: NodeId, number: u8) -> Told {
+    let body = [("account", Value::text(format!("account-{number}"))), ("currency", Value::text("USD"))];
+    submit(cluster.node(node).router(), "accounts", CommandId([number; 16]), Value::map(body), DEADLINE).await
+}
+
+/// Where the journals of a node end.
+fn ends(cluster: &Cluster, node: NodeId) -> Vec<JournalIndex> {
+    cluster.replicas(node).iter().map(|replica| replica.progress().journal.index).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_module_applies_is_recorded_once_all_nodes_know_of_it() {
+    let held_back = NODES[2];
+    let options = Options { held_back: Some(held_back), module: Some(&UNAPPLIED), ..Options::default() };
+    let mut cluster = Cluster::found_with(options).await;
+    cluster.heard(&NODES).await;
+    let before = ends(&cluster, NODES[0]);
+    for number in 0..2 {
+        for node in NODES {
+            let told = open_account(&cluster, node, number).await;
+            // At another node than the leader's it is nobody who takes it.
+            let reasons = [UnavailableReason::Halted, UnavailableReason::NoLeader];
+            assert!(reasons.map(Told::NotAccepted).contains(&told), "at node {node}: {told:?}");
+        }
+    }
+    assert_eq!(ends(&cluster, NODES[0]), before, "nothing is recorded that node {held_back} would halt at");
+
+    cluster.restart_at(held_back, features::HIGHEST).await;
+    cluster.rises(&NODES).await;
+    cluster.served().await;
+    for number in 0..4 {
+        let told = open_account(&cluster, held_back, number).await;
+        assert!(matches!(&told, Told::Rejected(_, code) if code == "module_trap"), "{told:?}");
+        let again = open_account(&cluster, NODES[0], number).await;
+        assert_eq!(again, told, "it is recorded");
+    }
+    let replicas: Vec<_> = NODES.into_iter().map(|node| cluster.replicas(node)).collect();
+    let heads = || replicas.iter().map(|of| of.iter().map(|one| one.progress().journal.head).collect::<Vec<_>>());
+    eventually("every node has applied it", || heads().all(|of| Some(of) == heads().next()).then_some(())).await;
+    for replica in replicas.iter().flatten() {
+        let state = format!("{:?}", replica.status().state);
+        assert_eq!(state, "Running", "no replica halts at it");
+    }
+}
