@@ -14,6 +14,7 @@ mod kill;
 mod corruption;
 mod disk_full;
 mod audit;
+mod receipts;
 mod operation;
 mod origins;
 mod browser;

@@ -33,7 +33,7 @@ use crate::partition::{Modules, Partition};
 use crate::store::StoreShared;
 
 pub use error::ViewError;
-pub use query::{Freshness, ViewAnswer, ViewQuery, ViewQueryError};
+pub use query::{Freshness, ViewAnswer, ViewQuery, ViewQueryError, WithinEntry};
 pub use status::{BuildStatus, Followed, Lag, ViewStatus};
 use view::Running;
 pub use view::View;
