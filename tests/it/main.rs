@@ -25,6 +25,7 @@ mod privacy;
 mod irregular;
 mod tokens;
 mod events;
+mod starting;
 mod slow_reader;
 mod webhooks;
 mod respond_async;
