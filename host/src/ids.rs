@@ -205,9 +205,14 @@ pub struct Micros(pub i64);
 pub struct Position {
     pub partition: PartitionId,
     pub index: JournalIndex,
-    /// Counts the events and rejections of the entry.
+    /// Counts the events and rejections of the entry. Those of one command all mean the state after the command.
     pub n: u32,
     pub head8: [u8; 4],
+}
+
+impl Position {
+    /// As `n`: all of the entry, however many events it has.
+    pub const WHOLE: u32 = u32::MAX;
 }
 
 impl fmt::Display for Position {

@@ -41,7 +41,7 @@ async fn page(client: &mut Client, view: &str) -> Value {
 }
 
 /// Waits until the view serves and nothing is made beside it.
-async fn live(client: &mut Client, view: &str) -> Value {
+pub async fn live(client: &mut Client, view: &str) -> Value {
     eventually("the view serves", async || {
         let page = page(client, view).await;
         (page["state"] == "live").then_some(page)

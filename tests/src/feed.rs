@@ -14,10 +14,14 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpSocket;
 
+use crate::hold::hold;
 use crate::http::{Answer, Client, Request};
 
 /// Above every heartbeat: a stream that is silent for longer hangs.
 const SILENCE_MAX: Duration = Duration::from_secs(40);
+
+/// Before an [`EventSource`] comes back.
+const BACK_SOON: Duration = Duration::from_millis(5);
 
 /// One message of a stream; a sign of life has an id and nothing else.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -51,14 +55,18 @@ impl Stream {
     /// # Errors
     /// Any answer but a stream; nothing where there was none.
     pub async fn open(node: SocketAddr, path: &str, last_event_id: Option<&str>) -> Result<Self, Option<Answer>> {
+        Self::open_with(node, path, last_event_id.map(|id| ("last-event-id", id)).as_slice()).await
+    }
+
+    async fn open_with(node: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Result<Self, Option<Answer>> {
         let asked = async {
             let socket = TcpSocket::new_v4()?;
             let (sender, connection) = handshake(TokioIo::new(socket.connect(node).await?)).await?;
             tokio::spawn(connection);
             let mut sender = sender;
             let mut request = hyper::Request::get(path).header("host", node.to_string());
-            if let Some(id) = last_event_id {
-                request = request.header("last-event-id", id);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
             }
             let answer = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
             anyhow::Ok(answer)
@@ -133,6 +141,60 @@ fn parse(lines: &str) -> Message {
         }
     }
     message
+}
+
+/// A browser's `EventSource` as the HTML standard has it: it comes back by itself after a lost connection and after the end of a stream, and gives up
+/// for good at any other status than 200. Not after the time that it is told, but soon.
+pub struct EventSource {
+    node: SocketAddr,
+    path: String,
+    stream: Option<Stream>,
+    last_event_id: Option<String>,
+    /// Positions of events in the order in which they came.
+    pub seen: Vec<String>,
+    /// Codes of `closed` messages.
+    pub closed: Vec<String>,
+}
+
+impl EventSource {
+    pub fn new(node: SocketAddr, path: &str) -> Self {
+        let (stream, last_event_id) = (None, None);
+        Self { node, path: path.to_owned(), stream, last_event_id, seen: Vec::new(), closed: Vec::new() }
+    }
+
+    /// Takes in one message, or finds that there is no stream now.
+    ///
+    /// # Errors
+    /// The answer at which it gives up.
+    pub async fn step(&mut self) -> Result<(), Answer> {
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            empty => {
+                let id = self.last_event_id.as_deref().map(|id| ("last-event-id", id));
+                let headers: Vec<(&str, &str)> = [("accept", "text/event-stream")].into_iter().chain(id).collect();
+                match Stream::open_with(self.node, &self.path, &headers).await {
+                    Ok(stream) => empty.insert(stream),
+                    Err(Some(answer)) => return Err(answer),
+                    Err(None) => {
+                        hold(BACK_SOON).await;
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        let Some(message) = stream.next().await else {
+            self.stream = None;
+            hold(BACK_SOON).await;
+            return Ok(());
+        };
+        match (message.event.as_deref(), &message.data) {
+            (Some("closed"), _) => self.closed.push(message.text("code")),
+            (_, Some(_)) => self.seen.push(message.position()),
+            _ => {}
+        }
+        self.last_event_id = message.id.or(self.last_event_id.take());
+        Ok(())
+    }
 }
 
 /// A reader that never gives up: it goes on behind what it has had, at the node that is next in turn.

@@ -107,7 +107,7 @@ pub enum Change {
 }
 
 pub fn get(api: &Api) -> Response {
-    pages::json(&ClusterPage::new(api.cluster.view(), api.router.is_ready().is_ok()))
+    pages::json(&ClusterPage::new(api.cluster.view(), api.check_ready().is_ok()))
 }
 
 /// Reads the change that one of the routes asks for; `captured` is what its path names.

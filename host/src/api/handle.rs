@@ -64,6 +64,7 @@ pub struct Api {
 
 pub async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
     let request_id = api.request_ids.of(request.headers());
+    let is_event_source = events::again::is_from_event_source(request.method(), request.uri(), request.headers());
     let who = Who { caller: None, network: request.extensions().get::<Connected>().map(|connected| connected.network) };
     let mut response = match api.shares.take(Kind::Request, 1, &who) {
         Ok(_place) => {
@@ -75,7 +76,10 @@ pub async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
         }
         Err(problem) => Err(problem),
     }
-    .unwrap_or_else(|problem| problem.into_response(&request_id));
+    .unwrap_or_else(|problem| match is_event_source {
+        true => events::again::come_again(problem, &request_id),
+        false => problem.into_response(&request_id),
+    });
     response.headers_mut().insert(REQUEST_ID, request_id_value(&request_id));
     response
 }
@@ -84,6 +88,11 @@ impl Api {
     /// Whose places are taken. Where everybody is the same caller, only addresses tell one from another.
     pub fn who(&self, caller: &Arc<Caller>, parts: &Parts) -> Who {
         Who { caller: (!self.callers.is_open()).then(|| caller.clone()), network: network_of(parts) }
+    }
+
+    /// Whether it serves everything that it should; the errors say what it does not, and why.
+    pub fn check_ready(&self) -> Result<(), Vec<String>> {
+        self.router.is_ready().and_then(|()| none_or(self.cluster.views_pending()))
     }
 
     /// Who sent this request, provided that they have one of the roles.
@@ -134,7 +143,8 @@ async fn answer_module(
     let (route, given) = match mount.find(&parts.method, path) {
         Ok(found) => found,
         Err(problem) => {
-            let (view, mount) = views::find_route(api, &machine, &parts.method, path).ok_or(problem)?;
+            let found = views::find_route(api, &machine, &parts.method, path);
+            let (view, mount) = found.ok_or_else(|| not_found(api, machine.name(), problem))?;
             let (route, given) = mount.find(&parts.method, path)?;
             return views::get(view, &machine, &mount, (route, given), asked(QUERY_ROLES)?, &parts.uri).await;
         }
@@ -154,6 +164,16 @@ async fn answer_module(
             }
         }
     }
+}
+
+/// A view that is not there yet may have the path, which must not be denied for good.
+fn not_found(api: &Api, machine: &str, problem: Problem) -> Problem {
+    let missing = api.cluster.views_missing(machine);
+    if problem.status() != 404 || missing.is_empty() {
+        return problem;
+    }
+    let detail = format!("{}, and may have this route: ask again", missing.join(", "));
+    Problem::new(Code::NotReady, detail).with_retry_after(Duration::from_secs(1))
 }
 
 async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>) -> Result<Response, Problem> {
@@ -177,8 +197,11 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
     }
     match (route.page, asked) {
         (Page::Health, _) => Ok(pages::health()),
-        (Page::Ready, _) => pages::ready(&api.router),
-        (Page::OpenApi, _) => Ok(openapi::get(api)),
+        (Page::Ready, _) => pages::ready(api.check_ready()),
+        (Page::OpenApi, _) => {
+            pages::ready(none_or(api.cluster.views_pending()))?;
+            Ok(openapi::get(api))
+        }
         (Page::Machines, _) => Ok(pages::machines(&api.router)),
         (Page::Machine, _) => Ok(pages::machine(&*named()?)),
         (Page::Cluster, _) => Ok(cluster::get(api)),
@@ -201,6 +224,10 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
         (page, Some(asked)) if page.is_step() => answer_step(api, page, &captured, asked, parts, body).await,
         (page, _) => unreachable!("{page:?} is answered above, and its route names roles"),
     }
+}
+
+fn none_or(reasons: Vec<String>) -> Result<(), Vec<String>> {
+    if reasons.is_empty() { Ok(()) } else { Err(reasons) }
 }
 
 /// What the body of a host's route may be.

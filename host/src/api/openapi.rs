@@ -287,7 +287,10 @@ fn query_operation(machine: &str, query: &QueryDecl) -> Operation {
     }
     let freshness = [("consistency", "`linearizable` (default) or `stale`"), ("at_least", "A position to have seen")];
     let own: &[(&str, &str)] = match query.source {
-        QuerySource::Rows => &[("at", "A moment of the past: an RFC 3339 time or a position")],
+        QuerySource::Rows => &[(
+            "at",
+            "A moment of the past: an RFC 3339 time, or a position: then all before its entry counts, and of the entry the commands up to it, each whole",
+        )],
         QuerySource::History => &[("cursor", "Continue behind this position"), ("limit", "At most this many items")],
         QuerySource::Command => &[(
             "home",

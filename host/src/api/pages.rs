@@ -2,6 +2,8 @@
 //!
 //! In: what the router says of itself. Out: JSON, or text for Prometheus. They know nothing of commands.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
@@ -33,8 +35,9 @@ pub fn health() -> Response {
 
 /// # Errors
 /// 503 with everything that is not ready.
-pub fn ready(router: &Router) -> Result<Response, Problem> {
-    router.is_ready().map_err(|missing| Problem::new(Code::NotReady, missing.join(", ")))?;
+pub fn ready(checked: Result<(), Vec<String>>) -> Result<Response, Problem> {
+    let retry = Duration::from_secs(1);
+    checked.map_err(|missing| Problem::new(Code::NotReady, missing.join(", ")).with_retry_after(retry))?;
     Ok(health())
 }
 

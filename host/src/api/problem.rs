@@ -281,6 +281,10 @@ impl Problem {
         &self.0.detail
     }
 
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
     /// The problem as it appears in a body.
     pub fn instance<'a>(&'a self, request_id: &'a str) -> Instance<'a> {
         Instance { problem: self, request_id }

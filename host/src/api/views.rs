@@ -13,6 +13,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, Uri};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use statehouse_abi::cold::Refusal;
 use statehouse_abi::describe::{QueryDecl, QuerySource};
 use statehouse_abi::value::Value;
 use tokio::time::Instant;
@@ -37,7 +38,7 @@ use crate::router::answer::{Consistency, Moment};
 use crate::router::machine::Machine;
 use crate::system::lifecycle::Wanting;
 use crate::system::view_row::ViewRow;
-use crate::views::{BuildStatus, Freshness, View, ViewAnswer, ViewQuery, ViewQueryError};
+use crate::views::{BuildStatus, Freshness, View, ViewAnswer, ViewQuery, ViewQueryError, WithinEntry};
 
 pub const VIEW: HeaderName = HeaderName::from_static("statehouse-view");
 pub const VIEW_LAG: HeaderName = HeaderName::from_static("statehouse-view-lag");
@@ -127,8 +128,9 @@ pub async fn get(
         None => None,
         Some(Moment::Time(time)) => Some(time),
         Some(Moment::Position(position)) => {
-            let time = view.time_of(position, asked.deadline).await;
-            Some(time.ok_or_else(|| Problem::from(ViewQueryError::Gone(position)))?)
+            let time = view.time_within(position, entity_of(declared, &options.params), asked.deadline).await;
+            let time = time.ok_or_else(|| Problem::from(ViewQueryError::Gone(position)))?;
+            Some(time.map_err(|WithinEntry| within_entry(position))?)
         }
     };
     let query = view_query(machine, declared, options, &asked, at, freshness, asked.deadline);
@@ -144,10 +146,22 @@ fn view_query(
     freshness: Freshness,
     deadline: Instant,
 ) -> ViewQuery {
-    let entity = declared.entity_param.as_deref().and_then(|name| options.params.find(name)).and_then(Value::as_text);
-    let home = entity.map(|entity| machine.partition_id_of(entity.as_bytes()));
+    let home = entity_of(declared, &options.params).map(|entity| machine.partition_id_of(entity.as_bytes()));
     let query = declared.name.as_str().into();
     ViewQuery { query, params: options.params, roles: asked.caller.roles, at, home, freshness, deadline, only_by: None }
+}
+
+fn entity_of<'o>(declared: &QueryDecl, params: &'o Value) -> Option<&'o str> {
+    declared.entity_param.as_deref().and_then(|name| params.find(name)).and_then(Value::as_text)
+}
+
+/// Of what the machine's own module does not answer.
+fn within_entry(position: Position) -> Problem {
+    let detail = format!(
+        "a view knows entries whole, and commands behind {position} in its entry have changed what is asked about: ask for a time instead"
+    );
+    let refusal = Refusal { code: "within_entry".to_owned(), status: 422, detail, field: Some("at".to_owned()) };
+    ViewQueryError::Refused(refusal).into()
 }
 
 fn response(answer: ViewAnswer) -> Response {
@@ -190,8 +204,8 @@ pub async fn get_instead(
     if let Err(problem) = reading::check(own, &options.params, &asked.caller) {
         return Some(Err(problem));
     }
-    let entity = declared.entity_param.as_deref().and_then(|name| options.params.find(name)).and_then(Value::as_text);
-    let home = machine.partition_id_of(entity?.as_bytes());
+    let entity = entity_of(&declared, &options.params)?.to_owned();
+    let home = machine.partition_id_of(entity.as_bytes());
     let deadline = asked.deadline.min(Instant::now() + PATIENCE);
     // Of another partition, or of another history: the module has words for that.
     let time_of = async |position: Position| match position.partition == home {
@@ -215,7 +229,8 @@ pub async fn get_instead(
         _ => {
             let at = match options.at? {
                 Moment::Time(time) => time,
-                Moment::Position(position) => time_of(position).await?,
+                Moment::Position(position) if position.partition != home => return None,
+                Moment::Position(position) => view.time_within(position, Some(&*entity), deadline).await?.ok()?,
             };
             let freshness = match options.consistency {
                 Consistency::AtLeast(_) => return None,

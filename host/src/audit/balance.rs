@@ -11,7 +11,7 @@ use statehouse_abi::value::Value;
 
 use crate::audit::error::AuditError;
 use crate::audit::source::Source;
-use crate::ids::PartitionId;
+use crate::ids::{PartitionId, Position};
 use crate::limits;
 use crate::machine::entry::Entry;
 use crate::machine::journal::Journal;
@@ -23,7 +23,7 @@ use crate::router::slots::partition_of;
 pub struct Found {
     pub value: Value,
     pub journal: Journal,
-    pub partition: PartitionId,
+    pub position: Position,
 }
 
 /// Answers the machine's query of one entity's rows as of a moment; `None` is the end of the journal.
@@ -32,16 +32,7 @@ pub fn entity_at(source: &Source, machine: &str, entity: &str, moment: Option<Mo
     let count = u32::try_from(source.partitions(machine)?.len()).expect("at most one partition per slot");
     let partition = partition_of(entity.as_bytes(), count);
     let opened = source.partition(machine, partition)?;
-    let replay = opened.replay(source, |entry| match moment {
-        None => true,
-        Some(Moment::Time(time)) => entry.header().time <= time,
-        Some(Moment::Position(position)) => entry.header().index <= position.index,
-    })?;
-    if let Some(Moment::Position(position)) = moment
-        && replay.journal.position(partition, position.n) != position
-    {
-        return Err(AuditError::Gone);
-    }
+    let replay = opened.replay_until(source, moment)?;
     // All entries up to one time are a consistent cut, whatever the partition.
     let until = match moment {
         None => None,
@@ -57,7 +48,7 @@ pub fn entity_at(source: &Source, machine: &str, entity: &str, moment: Option<Mo
         rows.collect::<Result<Vec<Rows>, AuditError>>()
     };
     let value = ask(&replay, others, partition, entity)?;
-    Ok(Found { value, journal: replay.journal, partition })
+    Ok(Found { value, journal: replay.journal, position: replay.position(partition) })
 }
 
 /// `others` has the rows of the other partitions made, which are only needed where each has a share of the entity among its `@local` rows.
@@ -78,7 +69,7 @@ fn ask(
         params: Value::map([(param, Value::text(entity))]),
         roles: role::ALL,
         time: replay.journal.time.0,
-        position: replay.journal.position(partition, 0).to_string(),
+        position: replay.position(partition).to_string(),
         rows: Vec::new(),
         scans: Vec::new(),
     };

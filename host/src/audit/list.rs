@@ -1,7 +1,11 @@
-//! `audit log`: the journal in words, command by command.
+//! `audit log`: the journals of a machine in words, command by command, in one causal order: by time, then partition, then index.
 //!
-//! In: a partition. Out: one line per command with its outcome, rendered by the module that decided it. Of a command on several partitions
-//! each event stands once, where it happened.
+//! In: partitions. Out: one line per command with its outcome, rendered by the module that decided it. Of a command on several partitions
+//! each event stands once, where it happened. Whatever one partition causes in another is recorded there at a later time, so that a call stands
+//! behind the start of its command and before what was heard of it; entries of one time have nothing to do with each other.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use statehouse_abi::cold::{CommandFacts, EventBytes, EventFacts, Rejection, RenderItem};
 use statehouse_abi::outcome::GroupOutcome;
@@ -9,7 +13,7 @@ use statehouse_abi::value::Value;
 
 use crate::audit::error::AuditError;
 use crate::audit::heads::Heads;
-use crate::audit::source::{PartitionSource, Source};
+use crate::audit::source::{PartitionSource, Read, Source};
 use crate::ids::{CommandId, Micros, NodeId, PartitionId};
 use crate::machine::entry::{Batch, Entry, EntryKind, Part};
 use crate::machine::journal::{Journal, Verdict};
@@ -115,28 +119,62 @@ fn ordered(order: &Order) -> What {
     What::Ordered { id: order.command(), order: name, by, vouched, why }
 }
 
-/// Gives `each` every line in order, until it says stop; of an entity, where one is named, only what was done to it.
+/// Gives `each` every line of these partitions in order, until it says stop; of an entity, where one is named, only what was done to it.
 pub fn list(
     source: &Source,
-    partition: &PartitionSource,
+    partitions: &[PartitionSource],
     entity: Option<&str>,
-    mut each: impl FnMut(Line) -> std::ops::ControlFlow<()>,
+    mut each: impl FnMut(Line) -> ControlFlow<()>,
 ) -> Result<(), AuditError> {
-    let mut journal = partition.genesis;
-    let mut heads = Heads::new(&journal);
-    for read in partition.entries() {
-        let entry = read?.entry;
-        let judged = journal.judge(&entry).map_err(|error| partition.replay_failed(error.into()))?;
-        heads.check(&entry, &judged).map_err(|stray| partition.stray(stray))?;
-        let Verdict::Effective(after) = judged else { continue };
-        journal = after;
-        for line in lines(source, partition, entity, &journal, &entry)? {
+    let mut walks: Vec<Walk<'_>> = partitions.iter().map(Walk::new).collect();
+    let mut next: BTreeMap<(Micros, PartitionId), (usize, Journal, Entry)> = BTreeMap::new();
+    for (at, walk) in walks.iter_mut().enumerate() {
+        next.extend(walk.next_effective()?.map(|(journal, entry)| (walk.place(), (at, journal, entry))));
+    }
+    while let Some((_, (at, journal, entry))) = next.pop_first() {
+        for line in lines(source, walks[at].partition, entity, &journal, &entry)? {
             if each(line).is_break() {
                 return Ok(());
             }
         }
+        let walk = &mut walks[at];
+        next.extend(walk.next_effective()?.map(|(journal, entry)| (walk.place(), (at, journal, entry))));
     }
     Ok(())
+}
+
+/// One partition's entries.
+struct Walk<'p> {
+    partition: &'p PartitionSource,
+    entries: Box<dyn Iterator<Item = Result<Read, AuditError>> + 'p>,
+    journal: Journal,
+    heads: Heads,
+}
+
+impl<'p> Walk<'p> {
+    fn new(partition: &'p PartitionSource) -> Self {
+        let (journal, entries) = (partition.genesis, partition.entries());
+        Self { partition, entries, journal, heads: Heads::new(&journal) }
+    }
+
+    /// The next entry that counts, with the journal after it.
+    fn next_effective(&mut self) -> Result<Option<(Journal, Entry)>, AuditError> {
+        for read in &mut self.entries {
+            let entry = read?.entry;
+            let judged = self.journal.judge(&entry).map_err(|error| self.partition.replay_failed(error.into()))?;
+            self.heads.check(&entry, &judged).map_err(|stray| self.partition.stray(stray))?;
+            if let Verdict::Effective(after) = judged {
+                self.journal = after;
+                return Ok(Some((after, entry)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where the entry that was given out last stands among those of all partitions.
+    fn place(&self) -> (Micros, PartitionId) {
+        (self.journal.time, self.partition.partition)
+    }
 }
 
 fn lines(

@@ -11,7 +11,7 @@ use crate::audit::error::AuditError;
 use crate::audit::heads::{Heads, Stray};
 use crate::audit::snapshots::Of;
 use crate::guest::{Allowance, Engine, EngineOptions, Metered};
-use crate::ids::{ClusterId, LogIndex, ModuleId, PartitionId};
+use crate::ids::{ClusterId, LogIndex, ModuleId, PartitionId, Position};
 use crate::log::{LogScan, Payload, RealDisk, Tail};
 use crate::machine::entry::Entry;
 use crate::machine::journal::Journal;
@@ -19,6 +19,7 @@ use crate::machine::logic::Logic;
 use crate::machine::native::Native;
 use crate::machine::replay::{Replay, ReplayError};
 use crate::registry::Registry;
+use crate::router::answer::Moment;
 use crate::snapshot::canonical;
 use crate::system::Identity;
 use crate::system::folder::partition_folder;
@@ -314,18 +315,41 @@ impl PartitionSource {
 
     /// Replays while `is_wanted` says so of the next entry.
     pub fn replay(&self, source: &Source, mut is_wanted: impl FnMut(&Entry) -> bool) -> Result<Replay, AuditError> {
+        self.replay_some(source, |entry| is_wanted(entry).then_some(Position::WHOLE))
+    }
+
+    /// Replays up to a moment. A position within an entry takes in the commands of the entry up to it.
+    ///
+    /// # Errors
+    /// [`AuditError::Gone`]: the position is not one of this journal.
+    pub fn replay_until(&self, source: &Source, moment: Option<Moment>) -> Result<Replay, AuditError> {
+        let replay = self.replay_some(source, |entry| {
+            let header = entry.header();
+            match moment {
+                None => Some(Position::WHOLE),
+                Some(Moment::Time(time)) => (header.time <= time).then_some(Position::WHOLE),
+                Some(Moment::Position(at)) if header.index == at.index => Some(at.n),
+                Some(Moment::Position(at)) => (header.index < at.index).then_some(Position::WHOLE),
+            }
+        })?;
+        match moment {
+            Some(Moment::Position(at)) if replay.journal.position(self.partition, at.n) != at => Err(AuditError::Gone),
+            _ => Ok(replay),
+        }
+    }
+
+    /// Replays as long as `until` says of the next entry up to which of its positions it is wanted.
+    fn replay_some(&self, source: &Source, mut until: impl FnMut(&Entry) -> Option<u32>) -> Result<Replay, AuditError> {
         let mut replay = Replay::new(self.genesis);
         let mut heads = Heads::new(&self.genesis);
         for read in self.entries() {
-            let read = read?;
+            let entry = read?.entry;
             // A void entry may have a later time than those behind it that count.
-            let is_effective = read.entry.header().parent == replay.journal.head;
-            if is_effective && !is_wanted(&read.entry) {
-                break;
-            }
-            let verdict =
-                replay.apply(&read.entry, &|id| source.load(id)).map_err(|error| self.replay_failed(error))?;
-            heads.check(&read.entry, &verdict).map_err(|stray| self.stray(stray))?;
+            let is_effective = entry.header().parent == replay.journal.head;
+            let Some(n) = (if is_effective { until(&entry) } else { Some(Position::WHOLE) }) else { break };
+            let verdict = replay.apply_until(&entry, n, &|id| source.load(id));
+            let verdict = verdict.map_err(|error| self.replay_failed(error))?;
+            heads.check(&entry, &verdict).map_err(|stray| self.stray(stray))?;
         }
         Ok(replay)
     }

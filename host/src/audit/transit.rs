@@ -15,7 +15,7 @@ use statehouse_abi::outcome::{GroupOutcome, OutcomeWriter};
 use statehouse_abi::rows::{RowsWriter, WritesBlock};
 
 use crate::audit::error::AuditError;
-use crate::audit::replay::history::History;
+use crate::audit::replay::history::{History, Journaled};
 use crate::ids::{CommandId, JournalIndex, Micros, PartitionId, Position};
 use crate::machine::entry::{Batch, Entry, EntryKind, Part};
 use crate::machine::journal::Verdict;
@@ -49,19 +49,21 @@ impl Cut {
     pub fn find(history: &dyn History) -> Result<Self, AuditError> {
         let mut causes = Causes::default();
         for partition in (0..history.partition_count()).map(PartitionId) {
-            let opened = history.open(partition)?;
-            let mut journal = opened.genesis();
-            for entry in opened.entries() {
-                let entry = entry?;
-                // What is wrong with it is reported where it is verified.
-                let Ok(verdict) = journal.judge(&entry) else { break };
-                let Verdict::Effective(after) = verdict else { continue };
-                journal = after;
-                causes.note(partition, &entry);
-            }
-            causes.ends.insert(partition, journal.index);
+            causes.read(partition, history.open(partition)?.as_ref())?;
         }
-        Ok(Self(causes.first_missing().map_or(Micros(i64::MAX), |time| Micros(time.0 - 1))))
+        Ok(causes.cut())
+    }
+
+    /// The same of journals that are open, in the order of their partitions.
+    ///
+    /// # Errors
+    /// A journal cannot be read.
+    pub fn of(opened: &[&dyn Journaled]) -> Result<Self, AuditError> {
+        let mut causes = Causes::default();
+        for (partition, journal) in (0..).map(PartitionId).zip(opened) {
+            causes.read(partition, *journal)?;
+        }
+        Ok(causes.cut())
     }
 
     /// Up to which time entries count.
@@ -88,6 +90,24 @@ struct Causes {
 }
 
 impl Causes {
+    fn read(&mut self, partition: PartitionId, opened: &dyn Journaled) -> Result<(), AuditError> {
+        let mut journal = opened.genesis();
+        for entry in opened.entries() {
+            let entry = entry?;
+            // What is wrong with it is reported where it is verified.
+            let Ok(verdict) = journal.judge(&entry) else { break };
+            let Verdict::Effective(after) = verdict else { continue };
+            journal = after;
+            self.note(partition, &entry);
+        }
+        self.ends.insert(partition, journal.index);
+        Ok(())
+    }
+
+    fn cut(&self) -> Cut {
+        Cut(self.first_missing().map_or(Micros(i64::MAX), |time| Micros(time.0 - 1)))
+    }
+
     fn note(&mut self, here: PartitionId, entry: &Entry) {
         let (records, time) = (entry.records(), entry.header().time);
         if let Some(batch) = entry.batch() {

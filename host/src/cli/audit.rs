@@ -80,7 +80,8 @@ pub struct BalanceArgs {
     /// Only this currency; all without it
     #[arg(long)]
     currency: Option<String>,
-    /// RFC 3339 time or position; the end of the journal without it
+    /// RFC 3339 time or position; the end of the journal without it. Of a position's entry the commands up to it count, each whole: at the
+    /// position of an answer the balance is the one in the answer
     #[arg(long)]
     at: Option<String>,
 }
@@ -231,7 +232,7 @@ fn run_balance(args: &BalanceArgs) -> anyhow::Result<ExitCode> {
     let bar = progress("replaying");
     let found = entity_at(&source, &args.machine, &args.account, moment)?;
     bar.finish_and_clear();
-    let position = found.journal.position(found.partition, 0).to_string();
+    let position = found.position.to_string();
     let time = print_time(found.journal.time);
     let balances = found.value.find("balances").cloned().unwrap_or(Value::Null);
     let balance = match &args.currency {

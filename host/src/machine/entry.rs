@@ -410,6 +410,11 @@ impl<'a> Batch<'a> {
         CommandId(id)
     }
 
+    /// The number of a command, which is that of its group.
+    pub fn find(&self, id: CommandId) -> Option<u32> {
+        (0..).zip(self.commands).find(|(_, raw)| raw[..16] == id.0).map(|(at, _)| at)
+    }
+
     pub fn command(&self, at: usize) -> EntryCommand<'a> {
         let raw = &self.commands[at];
         let caller_at = u32_at(raw, 20) as usize;

@@ -9,6 +9,7 @@ pub mod logic;
 pub mod migration;
 pub mod native;
 pub mod replica;
+pub mod beginning;
 pub mod replay;
 pub mod render;
 pub mod table;

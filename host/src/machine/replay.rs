@@ -6,14 +6,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use statehouse_abi::rows::RowsWriter;
+use statehouse_abi::outcome::GroupOutcome;
+use statehouse_abi::rows::{RowsWriter, WritesBlock};
 
-use crate::ids::{CommandId, Digest, ModuleId};
-use crate::machine::entry::{Entry, EntryError, EntryKind};
+use crate::ids::{CommandId, Digest, ModuleId, PartitionId, Position};
+use crate::machine::beginning::{beginning, groups_until, is_whole};
+use crate::machine::entry::{Batch, Entry, EntryError, EntryKind};
 use crate::machine::journal::{Journal, JournalError, Verdict};
 use crate::machine::logic::Logic;
 use crate::machine::migration::Migration;
-use crate::machine::replica::{Applied, ApplyError};
+use crate::machine::replica::{Applied, ApplyError, apply_recorded, positions_before};
 use crate::machine::table::Table;
 use crate::saga::Saga;
 use crate::saga::status::row_key;
@@ -30,6 +32,8 @@ pub struct Replay {
     pub rows: Rows,
     /// The module that decides at `journal`.
     pub logic: Option<Arc<dyn Logic>>,
+    /// Of the entry at `journal`: the number of the last position that counts.
+    pub n: u32,
 }
 
 /// The phase status table among the rows.
@@ -59,7 +63,12 @@ pub enum ReplayError {
 
 impl Replay {
     pub fn new(genesis: Journal) -> Self {
-        Self { journal: genesis, rows: Rows::new(), logic: None }
+        Self { journal: genesis, rows: Rows::new(), logic: None, n: 0 }
+    }
+
+    /// What the rows are the state at.
+    pub fn position(&self, partition: PartitionId) -> Position {
+        self.journal.position(partition, self.n)
     }
 
     /// Applies one entry; [`Verdict::Void`] says that it had no effect.
@@ -76,7 +85,30 @@ impl Replay {
             EntryKind::Batch | EntryKind::Saga => self.apply_batch(entry)?,
             EntryKind::Tick => {}
         }
-        self.journal = after;
+        (self.journal, self.n) = (after, last_position(entry));
+        Ok(verdict)
+    }
+
+    /// The same for the last entry that is applied, of which nothing counts behind its position `n`: the rows are those of that moment within it.
+    /// All of the entry is recomputed first, for only all of it has a digest. The phase status table stays as it was: no query sees it.
+    pub fn apply_until(&mut self, entry: &Entry, n: u32, load: &LoadModule<'_>) -> Result<Verdict, ReplayError> {
+        if is_whole(entry, n) {
+            return self.apply(entry, load);
+        }
+        let verdict = self.journal.judge(entry)?;
+        let Verdict::Effective(after) = verdict else { return Ok(verdict) };
+        let logic = self.logic.clone().ok_or(ReplayError::NoModule)?;
+        let batch = entry.batch().expect("anything else counts whole");
+        let rows = self.rows_of(&batch);
+        Applied::compute(logic.as_ref(), entry.clone(), &rows, &InFlight(&self.rows))?;
+        let count = groups_until(&batch.outcome, n);
+        let outcome = beginning(&batch.outcome, count);
+        if (0..count).any(|at| matches!(batch.outcome.group(at), GroupOutcome::Events { .. })) {
+            let writes = apply_recorded(logic.as_ref(), entry, &rows, &outcome)?;
+            let writes = WritesBlock::parse(&writes, batch.ops.key_count()).expect("just checked");
+            writes.writes().for_each(|(key, row)| put(&mut self.rows, batch.ops.key(key as usize), row));
+        }
+        (self.journal, self.n) = (after, n);
         Ok(verdict)
     }
 
@@ -95,22 +127,23 @@ impl Replay {
     }
 
     fn write(&mut self, applied: &Applied) {
-        for (key, row) in applied.rows() {
-            match row {
-                Some(row) => drop(self.rows.insert(key.to_vec(), row.to_vec())),
-                None => drop(self.rows.remove(key)),
-            }
-        }
+        applied.rows().for_each(|(key, row)| put(&mut self.rows, key, row));
     }
 
     fn apply_batch(&mut self, entry: &Entry) -> Result<(), ReplayError> {
         let logic = self.logic.clone().ok_or(ReplayError::NoModule)?;
         let batch = entry.batch().expect("its kind says so");
-        let mut rows = RowsWriter::default();
-        batch.ops.keys().for_each(|key| rows.row(self.rows.get(key).map(Vec::as_slice)));
-        let applied = Applied::compute(logic.as_ref(), entry.clone(), &rows.finish(Vec::new()), &InFlight(&self.rows))?;
+        let rows = self.rows_of(&batch);
+        let applied = Applied::compute(logic.as_ref(), entry.clone(), &rows, &InFlight(&self.rows))?;
         self.write(&applied);
         Ok(())
+    }
+
+    /// ROWS block of a batch's keys.
+    fn rows_of(&self, batch: &Batch<'_>) -> Vec<u8> {
+        let mut rows = RowsWriter::default();
+        batch.ops.keys().for_each(|key| rows.row(self.rows.get(key).map(Vec::as_slice)));
+        rows.finish(Vec::new())
     }
 
     /// blake3 over the rows in order of key: `key len u32, key, row len u32, row`.
@@ -122,4 +155,17 @@ impl Replay {
         }
         Digest(*hasher.finalize().as_bytes())
     }
+}
+
+fn put(rows: &mut Rows, key: &[u8], row: Option<&[u8]>) {
+    match row {
+        Some(row) => drop(rows.insert(key.to_vec(), row.to_vec())),
+        None => drop(rows.remove(key)),
+    }
+}
+
+/// The number of an entry's last position.
+fn last_position(entry: &Entry) -> u32 {
+    let count = entry.batch().map_or(0, |batch| positions_before(&batch.outcome, batch.outcome.group_count()));
+    count.saturating_sub(1)
 }

@@ -43,13 +43,7 @@ impl Applied {
             no_writes()
         } else {
             assert!(logic.id() == entry.header().decider, "the caller must pass the module that decided");
-            let (ops, outcome) = (batch.ops.raw(), batch.outcome.raw());
-            let apply = |pace| apply_checked(logic, pace, &entry, ops, rows, outcome);
-            match apply(Pace::Fast) {
-                // The watchdog sees wall-clock time, which says nothing of the module: ask again, metered.
-                Err(ApplyError::Fault { fault: Fault::Watchdog, .. }) => apply(Pace::Metered)?,
-                other => other?,
-            }
+            apply_recorded(logic, &entry, rows, batch.outcome.raw())?
         };
         let applied = Self::promote(entry, writes, table)?;
         let found = applied.digest();
@@ -185,6 +179,17 @@ impl DigestWriter {
     pub fn finish(mut self) -> Digest {
         self.hasher.update(&self.bytes);
         Digest(*self.hasher.finalize().as_bytes())
+    }
+}
+
+/// What `apply` makes of an entry's ops with an outcome, which is the entry's own or the beginning of it.
+pub fn apply_recorded(logic: &dyn Logic, entry: &Entry, rows: &[u8], outcome: &[u8]) -> Result<Vec<u8>, ApplyError> {
+    let batch = entry.batch().expect("only batches are applied");
+    let apply = |pace| apply_checked(logic, pace, entry, batch.ops.raw(), rows, outcome);
+    match apply(Pace::Fast) {
+        // The watchdog sees wall-clock time, which says nothing of the module: ask again, metered.
+        Err(ApplyError::Fault { fault: Fault::Watchdog, .. }) => apply(Pace::Metered),
+        other => other,
     }
 }
 

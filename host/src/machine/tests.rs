@@ -5,10 +5,11 @@ use expect_test::expect_file;
 use statehouse_abi::cold::Rejection;
 use statehouse_abi::key::key;
 use statehouse_abi::ops::{OpRole, OpsWriter};
-use statehouse_abi::outcome::OutcomeWriter;
+use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock, OutcomeWriter};
 use statehouse_abi::plan::{Coordination, PlanOut, PlanOutWriter, TccRole};
 
-use crate::ids::{CommandId, Digest, Fingerprint, Head, JournalIndex, Micros, ModuleId, NodeId, PartitionId};
+use crate::ids::{CommandId, Digest, Fingerprint, Head, JournalIndex, Micros, ModuleId, NodeId, PartitionId, Position};
+use crate::machine::beginning::{beginning, groups_until, is_whole, may_change};
 use crate::machine::entry::{Activation, BatchWriter, Entry, EntryCommand, EntryError, EntryKind, FORMAT, Header};
 use crate::machine::failing::Failing;
 use crate::machine::journal::{Journal, JournalError, Verdict};
@@ -367,4 +368,67 @@ fn where_nothing_was_accepted_and_nothing_written_the_module_is_not_asked() {
     let entry = rejected(&active(), logic.id(), Some(Digest([5; 32])));
     let asked = Applied::compute(&logic, entry, &[], &Empty);
     assert!(matches!(asked, Err(ApplyError::Fault { .. })) && logic.calls() == 1, "{asked:?}");
+}
+
+/// Two events of alice, a rejection of bob's, one event of carol and of `@local`, one of alice.
+fn batch_of_four(header: Header) -> Entry {
+    let (mut commands, mut ops, mut outcome) = (BatchWriter::default(), OpsWriter::default(), OutcomeWriter::default());
+    let local = ops.key(&key(b"@local", b"bank"));
+    for (number, (entity, events)) in (0u8..).zip([("alice", 2), ("bob", 0), ("carol", 1), ("alice", 1)]) {
+        let command = commands.command(&EntryCommand {
+            id: CommandId([number; 16]),
+            name: "pay",
+            caller: "anonymous",
+            roles: 63,
+            vouched: None,
+            request_id: "r",
+            body: &[0xa0],
+            expires: Micros(1_000_000),
+        });
+        ops.group(command);
+        let own = ops.key(&key(entity.as_bytes(), &[number]));
+        let keys = [Some(own), (entity == "carol").then_some(local)];
+        ops.op(entity.as_bytes(), b"op", keys.into_iter().flatten(), OpRole::Step);
+        let first = outcome.event_count();
+        (0..events).for_each(|_| outcome.event(number.into(), &[number]));
+        if events == 0 { outcome.reject(first, b"no") } else { outcome.accept(first) }
+    }
+    commands.finish(header, &ops.finish(Vec::new()), &outcome.finish(Vec::new()), Records::default())
+}
+
+#[test]
+fn at_a_position_within_an_entry_whole_groups_have_happened() {
+    let entry = batch_of_four(header(&genesis(), EntryKind::Batch));
+    let batch = entry.batch().expect("its kind says so");
+    for (n, groups) in [(0, 1), (1, 1), (2, 2), (3, 3), (4, 4), (5, 4), (Position::WHOLE, 4)] {
+        assert_eq!((groups_until(&batch.outcome, n), is_whole(&entry, n)), (groups, groups == 4), "{n}");
+    }
+    assert!(is_whole(&Entry::tick(header(&genesis(), EntryKind::Tick)), 0));
+    for count in 0..=4 {
+        let raw = beginning(&batch.outcome, count);
+        let cut = OutcomeBlock::parse(&raw, &batch.ops).expect("it is a block of the same ops");
+        let payloads: Vec<u8> = cut.events().map(|event| event.payload[0]).collect();
+        assert_eq!(payloads, [0, 0, 2, 3][..[0, 2, 2, 3, 4][count]], "{count} groups");
+        assert!(matches!(cut.group(1), GroupOutcome::Rejected(b"no")));
+        assert_eq!(groups_until(&cut, Position::WHOLE), 4);
+    }
+}
+
+#[test]
+fn groups_change_entities_of_their_ops_and_what_is_made_of_local_rows() {
+    let entry = batch_of_four(header(&genesis(), EntryKind::Batch));
+    let batch = entry.batch().expect("its kind says so");
+    for (entity, groups, expected) in [
+        ("alice", 0..1, true),
+        ("alice", 1..3, false),
+        ("alice", 1..4, true),
+        ("bob", 0..4, false),
+        ("carol", 2..4, true),
+        ("carol", 3..4, false),
+        ("@bank", 0..2, false),
+        ("@bank", 2..3, true),
+        ("@bank", 3..4, false),
+    ] {
+        assert_eq!(may_change(&batch, groups.clone(), entity.as_bytes()), expected, "{entity} {groups:?}");
+    }
 }

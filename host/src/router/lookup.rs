@@ -217,7 +217,7 @@ fn read_known(partition: &Partition, id: CommandId, known: &IdRecord) -> Result<
     }
     let mut facts = facts_of(&recorded, partition.id(), number);
     if let Some(marks) = recorded.entry.records().marks.get(number as usize) {
-        facts.phases = phases(partition, marks);
+        facts.phases = phases(partition, id, marks);
     }
     Ok(Known::Recorded(begun, recorded, number, Box::new(facts)))
 }
@@ -316,21 +316,22 @@ fn in_flight(
         position,
         time: saga.started(),
         rejection: None,
-        phases: phases(partition, &saga.marks),
+        phases: phases(partition, saga.command.id(), &saga.marks),
         panic: None,
         in_flight: Some(InFlight { waits_for: waits.collect(), orders }),
     }
 }
 
 /// With the positions of what was recorded in this partition's own journal.
-fn phases(partition: &Partition, marks: &[Mark]) -> Vec<Phase> {
+fn phases(partition: &Partition, id: CommandId, marks: &[Mark]) -> Vec<Phase> {
     let phase = |mark: &Mark| {
         let mut phase = phase_of(mark);
         if let Some(index) = mark.at.index.map(JournalIndex)
-            && let Ok(Some(head)) = partition.head_at(index)
+            && let Ok(recorded) = partition.find_entry(index)
         {
-            let [a, b, c, d, ..] = head.0;
-            phase.position = position_text(Position { partition: partition.id(), index, n: 0, head8: [a, b, c, d] });
+            // Where it begins or ends; what was only heard counts with all of its entry.
+            let own = recorded.entry.batch().and_then(|batch| batch.find(id)).unwrap_or_default();
+            phase.position = position_text(recorded.position(partition.id(), own));
         }
         phase
     };

@@ -16,10 +16,9 @@ use statehouse_abi::key::{LOCAL, split_key};
 use statehouse_abi::outcome::GroupOutcome;
 use statehouse_abi::value::Value;
 
-use crate::ids::{CommandId, PartitionId, Position};
+use crate::ids::{CommandId, Micros, Position};
 use crate::limits;
 use crate::machine::entry::{EntryKind, Part};
-use crate::machine::journal::Journal;
 use crate::machine::logic::{Fault, Logic};
 use crate::machine::replay::Rows;
 use crate::partition::{Partition, PartitionError, ReadPoint};
@@ -149,10 +148,13 @@ impl Machine {
             }
             rows.push(other.view);
         }
-        let (name, request, id) = (declared.name.clone(), request.clone(), partition.id());
+        let (name, request, partition) = (declared.name.clone(), request.clone(), partition.clone());
         let sources = Sources { rows, others };
-        let deadline = request.deadline;
-        let asked = move || run_query(logic.as_ref(), &name, &request, id, &point.journal, &sources);
+        let (deadline, journal) = (request.deadline, point.journal);
+        let asked = move || {
+            let position = partition.last_position(journal.position(partition.id(), 0));
+            run_query(logic.as_ref(), &name, &request, (position, journal.time), &sources)
+        };
         self.offload.run(deadline, asked).await.unwrap_or_else(|| Err(QueryError::Deadline.into()))
     }
 
@@ -191,7 +193,7 @@ impl Machine {
             let items: Vec<RenderItem> = page.into_iter().take(limit).map(|(_, item)| item).collect();
             let items = Value::Array(render_items(logic.as_ref(), &items));
             let next = next.map_or(Value::Null, |next| Value::Text(position_text(next)));
-            let position = point.journal.position(partition.id(), 0);
+            let position = partition.last_position(point.journal.position(partition.id(), 0));
             let body = Value::map([("items", items), ("next_cursor", next)]);
             Ok(QueryAnswer {
                 body: with_position(body, position_text(position)),
@@ -399,21 +401,19 @@ impl Source for Rows {
     }
 }
 
-/// Asks the module until it has all the rows it wants.
+/// Asks the module until it has all the rows it wants; they are those of a position and a time.
 fn run_query(
     logic: &dyn Logic,
     name: &str,
     request: &QueryRequest,
-    partition: PartitionId,
-    journal: &Journal,
+    (position, time): (Position, Micros),
     sources: &Sources<impl Source>,
 ) -> Result<QueryAnswer, Stop> {
-    let position = journal.position(partition, 0);
     let mut query = QueryIn {
         name: name.to_owned(),
         params: request.params.clone(),
         roles: request.caller.roles,
-        time: journal.time.0,
+        time: time.0,
         position: position_text(position),
         rows: Vec::new(),
         scans: Vec::new(),
@@ -422,7 +422,7 @@ fn run_query(
         match logic.query(&query).map_err(|fault: Fault| QueryError::Fault(fault.to_string()))? {
             QueryOut::Done(body) => {
                 let body = with_position(body, position_text(position));
-                return Ok(QueryAnswer { body, home: None, position, time: journal.time });
+                return Ok(QueryAnswer { body, home: None, position, time });
             }
             QueryOut::NotFound(refusal) => return Err(QueryError::NotFound(refusal).into()),
             QueryOut::Refused(refusal) => return Err(QueryError::Refused(refusal).into()),

@@ -10,7 +10,8 @@
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use crate::ids::Micros;
+use crate::ids::{Micros, Position};
+use crate::machine::beginning::is_whole;
 use crate::machine::journal::Journal;
 use crate::machine::replay::{Replay, ReplayError, Rows};
 use crate::partition::tail::{Bound, Place};
@@ -55,8 +56,9 @@ pub fn rewind(
     moment: Moment,
     deadline: Instant,
 ) -> Result<Replay, RewindError> {
+    let moment = whole(partition, moment)?;
     let mut snapshots = partition.canonical_snapshots();
-    snapshots.retain(|listed| !is_after(moment, listed.facts.journal.index.0, listed.facts.journal.time));
+    snapshots.retain(|listed| !is_too_late(moment, listed.facts.journal.index.0, listed.facts.journal.time));
     for listed in snapshots.iter().rev() {
         let begun = match begin(partition, modules, listed, deadline) {
             Ok(begun) => begun,
@@ -79,6 +81,18 @@ pub fn rewind(
     }
     metrics::counter!("statehouse_rewinds_total", "from" => "genesis").increment(1);
     rewind_from_genesis(partition, modules, moment, deadline)
+}
+
+/// A position at which all of its entry has happened is as good as the entry, and as a snapshot of the state after it.
+fn whole(partition: &Partition, moment: Moment) -> Result<Moment, RewindError> {
+    let Moment::Position(position) = moment else { return Ok(moment) };
+    // What is not here is looked for where the rest is.
+    let Ok(recorded) = partition.find_entry(position.index) else { return Ok(moment) };
+    if recorded.position(partition.id(), 0) != (Position { n: 0, ..position }) {
+        return Err(RewindError::Gone);
+    }
+    let is_whole = is_whole(&recorded.entry, position.n);
+    Ok(if is_whole { Moment::Position(Position { n: Position::WHOLE, ..position }) } else { moment })
 }
 
 /// The same without any snapshot.
@@ -106,7 +120,7 @@ fn begin(partition: &Partition, modules: &dyn Modules, listed: &Listed, deadline
     let id = journal.module;
     let load = || modules.load(id).map_err(|reason| Unfit::Module(id, reason));
     let logic = if id == crate::ids::ModuleId::ZERO { None } else { Some(load()?) };
-    Ok(Replay { journal, rows, logic })
+    Ok(Replay { journal, rows, logic, n: Position::WHOLE })
 }
 
 fn replay(
@@ -138,7 +152,11 @@ fn replay(
             if header.parent != replay.journal.head {
                 return Err(PartitionError::OtherHistory(replay.journal.position(partition.id(), 0)).into());
             }
-            replay.apply(&recorded.entry, &|id| modules.load(id))?;
+            let n = match moment {
+                Moment::Position(position) if position.index == header.index => position.n,
+                _ => Position::WHOLE,
+            };
+            replay.apply_until(&recorded.entry, n, &|id| modules.load(id))?;
         }
         if next == place {
             return Err(PartitionError::NoEntry(place.index.next()).into());
@@ -146,6 +164,14 @@ fn replay(
         place = next;
     }
     check(replay, moment)
+}
+
+/// Whether the rows after the entry with this number and time may have more in them than those of the moment.
+fn is_too_late(moment: Moment, index: u64, time: Micros) -> bool {
+    match moment {
+        Moment::Position(position) if position.n != Position::WHOLE => position.index.0 <= index,
+        _ => is_after(moment, index, time),
+    }
 }
 
 /// Whether what has this number and time lies behind the moment.

@@ -203,7 +203,7 @@ pub struct Recorded {
     pub entry: Entry,
     pub log_index: LogIndex,
     head: Head,
-    /// Number of positions before each group, made when first asked for.
+    /// Number of positions before each group, and of all, made when first asked for.
     positions: OnceLock<Vec<u32>>,
 }
 
@@ -219,25 +219,32 @@ impl Recorded {
 
     /// How many positions the entry has: one for each event, one for each rejection.
     pub fn position_count(&self) -> u32 {
-        let Some(batch) = self.entry.batch() else { return 0 };
-        (0..batch.outcome.group_count()).map(|group| position_count(batch.outcome.group(group))).sum()
+        self.positions().last().copied().unwrap_or_default()
     }
 
     /// Position of the first event, or of the rejection, of a command. Group and command have the same number.
     pub fn position(&self, partition: PartitionId, command: u32) -> Position {
-        let positions = self.positions.get_or_init(|| {
+        let [a, b, c, d, ..] = self.head.0;
+        let n = self.positions().get(command as usize).copied().unwrap_or_default();
+        Position { partition, index: self.entry.header().index, n, head8: [a, b, c, d] }
+    }
+
+    /// The last one: all of the entry has happened there.
+    pub fn last_position(&self, partition: PartitionId) -> Position {
+        Position { n: self.position_count().saturating_sub(1), ..self.position(partition, 0) }
+    }
+
+    fn positions(&self) -> &[u32] {
+        self.positions.get_or_init(|| {
             let Some(batch) = self.entry.batch() else { return Vec::new() };
             let mut next = 0;
-            let first_of = |at| {
-                let first = next;
+            let end_of = |at| {
                 next += position_count(batch.outcome.group(at));
-                first
+                next
             };
-            (0..batch.outcome.group_count()).map(first_of).collect()
-        });
-        let [a, b, c, d, ..] = self.head.0;
-        let n = positions.get(command as usize).copied().unwrap_or_default();
-        Position { partition, index: self.entry.header().index, n, head8: [a, b, c, d] }
+            let ends = (0..batch.outcome.group_count()).map(end_of);
+            std::iter::once(0).chain(ends).collect()
+        })
     }
 }
 

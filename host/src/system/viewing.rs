@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use statehouse_abi::value::Value;
@@ -17,6 +17,7 @@ use crate::system::cluster::{Cluster, ClusterError};
 use crate::system::directory::Directory;
 use crate::system::host::Host;
 use crate::system::lifecycle::Wanting;
+use crate::system::node::MachineSpec;
 use crate::system::steward;
 use crate::views::{Source, View, Wanted};
 
@@ -24,6 +25,8 @@ use crate::views::{Source, View, Wanted};
 const AGAIN: Duration = Duration::from_millis(500);
 /// The same where another node is to do something about it, and this one if it leads by then.
 const OTHERS_TURN: Duration = Duration::from_secs(5);
+/// How long a node that has just started is not ready because of its views: where the module of one is nowhere, the rest is served without it.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How long one change of the directory may take.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -45,13 +48,21 @@ impl ByDefault {
 pub async fn run(host: Arc<Host>) {
     settle(&host).await;
     let mut directory = host.directory.subscribe();
-    let mut defaults = None;
+    let (mut defaults, mut begun) = (None, None);
     loop {
+        let before = directory.borrow().clone();
+        let mut again = create_defaults(&host, &before, &mut defaults).await;
         let known = directory.borrow_and_update().clone();
-        let mut again = create_defaults(&host, &known, &mut defaults).await;
         for name in known.machines.keys() {
             if !tend(&host, name).await {
                 again = Some(AGAIN);
+            }
+        }
+        if host.specs.iter().all(|spec| known.machines.contains_key(&spec.name)) {
+            let begun = *begun.get_or_insert_with(Instant::now);
+            let is_created = again.is_none() || host.specs.iter().all(|spec| !lacks_defaults(spec, &known));
+            if is_created || PATIENCE <= begun.elapsed() {
+                host.views.set_settled();
             }
         }
         let again = async {
@@ -66,6 +77,13 @@ pub async fn run(host: Arc<Host>) {
             () = host.stopping.cancelled() => return,
         }
     }
+}
+
+/// Whether a machine's views that should be there by default were not all created yet. Their names are in their modules, which only the node reads
+/// that creates them, so that they are counted.
+fn lacks_defaults(spec: &MachineSpec, directory: &Directory) -> bool {
+    let row = directory.views.get(&spec.name);
+    row.map_or(0, |row| row.views.len() + row.dropped.len()) < spec.views.len()
 }
 
 /// Until what `system` says is known here: what a node that was killed has of it at first is older than its views, which it would delete by that,
@@ -291,6 +309,35 @@ impl Cluster {
         let directory = self.host().directory.borrow();
         let rows = directory.views.get(machine).map(|row| row.views.clone()).unwrap_or_default();
         rows.into_iter().map(|row| (row.name.clone(), row)).collect()
+    }
+
+    /// What a machine should have and does not run on this node, in words.
+    pub fn views_missing(&self, machine: &str) -> Vec<String> {
+        let host = self.host();
+        let running = host.views.of(machine);
+        let mut missing: Vec<String> = self.views_wanted(machine).into_keys().collect();
+        missing.retain(|name| running.iter().all(|view| view.name() != name));
+        let mut missing: Vec<String> =
+            missing.iter().map(|name| format!("the view {name} of {machine} is not started yet")).collect();
+        let directory = host.directory.borrow();
+        let is_lacking = |spec: &MachineSpec| spec.name == machine && lacks_defaults(spec, &directory);
+        if !host.views.is_settled() && host.specs.iter().any(is_lacking) {
+            missing.push(format!("the views of {machine} are not created yet"));
+        }
+        missing
+    }
+
+    /// Why a node that has just started does not have the routes of all views yet; empty once it has tried to start each.
+    pub fn views_pending(&self) -> Vec<String> {
+        let host = self.host();
+        if host.views.is_settled() {
+            return Vec::new();
+        }
+        let mut machines: Vec<String> = host.directory.borrow().views.keys().cloned().collect();
+        machines.extend(host.specs.iter().map(|spec| spec.name.clone()));
+        machines.sort();
+        machines.dedup();
+        machines.iter().flat_map(|machine| self.views_missing(machine)).collect()
     }
 
     pub fn node(&self) -> crate::ids::NodeId {

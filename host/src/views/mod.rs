@@ -33,7 +33,7 @@ use crate::partition::{Modules, Partition};
 use crate::store::StoreShared;
 
 pub use error::ViewError;
-pub use query::{Freshness, ViewAnswer, ViewQuery, ViewQueryError};
+pub use query::{Freshness, ViewAnswer, ViewQuery, ViewQueryError, WithinEntry};
 pub use status::{BuildStatus, Followed, Lag, ViewStatus};
 use view::Running;
 pub use view::View;
@@ -71,6 +71,8 @@ pub struct Views {
     kept: Mutex<BTreeMap<String, Kept>>,
     /// Set with `kept` locked: nothing is started any more.
     is_closed: AtomicBool,
+    /// Which there should be is known, and each was started if it could be.
+    is_settled: AtomicBool,
 }
 
 /// The views of a machine, by name.
@@ -83,7 +85,8 @@ struct Kept {
 
 impl Views {
     pub fn new(shared: Shared) -> Self {
-        Self { shared: Arc::new(shared), kept: Mutex::default(), is_closed: AtomicBool::new(false) }
+        let (is_closed, is_settled) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { shared: Arc::new(shared), kept: Mutex::default(), is_closed, is_settled }
     }
 
     /// Starts what is missing, stops and forgets what is not wanted any more, and has made again what is wanted otherwise.
@@ -143,6 +146,15 @@ impl Views {
             Some((name, view::delete(move || view::remove(&folder))?))
         });
         deleting.collect()
+    }
+
+    /// From now on a view that does not run is missing for a reason of its own, and not because the node has just started.
+    pub fn set_settled(&self) {
+        self.is_settled.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_settled(&self) -> bool {
+        self.is_settled.load(Ordering::Relaxed)
     }
 
     pub fn find(&self, machine: &str, view: &str) -> Option<Arc<View>> {

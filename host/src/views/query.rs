@@ -12,7 +12,9 @@ use tokio::time::Instant;
 
 use crate::ids::{JournalIndex, Micros, ModuleId, PartitionId, Position};
 use crate::limits::{GUEST_INPUT_BYTES_MAX, QUERY_ROUNDS_MAX, SCAN_ROWS_MAX};
+use crate::machine::beginning::{groups_until, is_whole, may_change};
 use crate::partition::{Partition, PartitionError};
+use crate::sequencer::submission::Recorded;
 use crate::store::{KeyRow, OrderedRows};
 use crate::views::View;
 use crate::views::build::{Build, read_cursors, row_key, split_row_key};
@@ -102,6 +104,7 @@ impl View {
             let (out, cursors) = build.query(&query).map_err(failed)?;
             let home = query.home.or_else(|| cursors.keys().next().copied()).unwrap_or(PartitionId(0));
             let position = view.position(&cursors, home);
+            let position = (view.source.find)(home).map_or(position, |replica| replica.last_position(position));
             match out {
                 QueryOut::Done(body) => {
                     let name = format!("{} {}", view.name(), build.logic.describe().version);
@@ -163,10 +166,37 @@ impl View {
 
     /// When an entry of this history was decided; nothing where that is not found by the deadline, here or in the archive.
     pub async fn time_of(&self, position: Position, deadline: Instant) -> Option<Micros> {
+        Some(self.find_entry(position, deadline).await?.entry.header().time)
+    }
+
+    /// The time by which what is said of an entity is the same as at a position. A view knows entries whole: there is no such time where an entry
+    /// may have changed the entity both up to the position and behind it.
+    pub async fn time_within(
+        &self,
+        position: Position,
+        entity: Option<&str>,
+        deadline: Instant,
+    ) -> Option<Result<Micros, WithinEntry>> {
+        let recorded = self.find_entry(position, deadline).await?;
+        let time = recorded.entry.header().time;
+        if is_whole(&recorded.entry, position.n) {
+            return Some(Ok(time));
+        }
+        let batch = recorded.entry.batch()?;
+        let cut = groups_until(&batch.outcome, position.n);
+        let is_changed = |groups| entity.is_none_or(|entity| may_change(&batch, groups, entity.as_bytes()));
+        Some(match (is_changed(0..cut), is_changed(cut..batch.outcome.group_count())) {
+            (_, false) => Ok(time),
+            (false, true) => Ok(Micros(time.0 - 1)),
+            (true, true) => Err(WithinEntry),
+        })
+    }
+
+    async fn find_entry(&self, position: Position, deadline: Instant) -> Option<Arc<Recorded>> {
         let partition = (self.source.find)(position.partition)?;
         let finding = tokio::time::timeout_at(deadline, partition.find_entry_anywhere(position.index));
         let recorded = finding.await.ok()?.ok()?;
-        (recorded.head().0[..4] == position.head8).then(|| recorded.entry.header().time)
+        (recorded.head().0[..4] == position.head8).then_some(recorded)
     }
 
     /// The build that serves, once no entry up to this moment can be missing in it.
@@ -239,6 +269,10 @@ impl View {
         }
     }
 }
+
+/// No time has what is asked about, and the journal must be replayed for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WithinEntry;
 
 /// Unless the view says a position itself.
 fn with_position(body: Value, position: Position) -> Value {

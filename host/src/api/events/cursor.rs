@@ -13,8 +13,8 @@ use crate::ids::{PartitionId, Position};
 pub const CURSOR_IS: &str =
     "a cursor is the `id` of an event: positions with commas between them, like 0.42.3~1a2b3c4d,1.17.0~5e6f7a8b";
 
-/// As `n` of a position: all of the entry, however many events it has.
-pub const WHOLE: u32 = u32::MAX;
+/// See [`Position::WHOLE`].
+pub const WHOLE: u32 = Position::WHOLE;
 
 /// One position for each partition, or for some of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

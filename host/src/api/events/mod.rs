@@ -6,6 +6,7 @@
 //! ```
 //! In: a request. Out: an answer that goes on until one side ends it. It knows nothing of logs: what follows a place it is told.
 
+pub mod again;
 pub mod cursor;
 pub mod feed;
 pub mod reader;
@@ -132,13 +133,18 @@ pub async fn get(api: &Api, machine: Arc<Machine>, asked: Asked, parts: &Parts) 
             stay.abandon();
         }
     });
-    let mut response = Response::new(Body::from_stream(body(waiting, last, present)));
+    Ok(stream_of(Body::from_stream(body(waiting, last, present))))
+}
+
+/// A stream with this body.
+fn stream_of(body: Body) -> Response {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // Proxies that collect answers before they pass them on leave this one alone.
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-    Ok(response)
+    response
 }
 
 /// A reader's place among all, from the answer's first byte to when the connection lets go of it.

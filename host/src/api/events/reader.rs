@@ -27,7 +27,7 @@ use crate::partition::PartitionError;
 /// Entries that are passed over without showing any of them before the client hears that it is still served.
 const PASSED_MAX: u32 = 1024;
 /// How soon a client that is cut off should come back, in milliseconds.
-const RETRY_MS: u32 = 1000;
+pub const RETRY_MS: u32 = 1000;
 
 /// Which events are shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -31,8 +31,8 @@ use crate::machine::journal::{Journal, Verdict};
 use crate::machine::logic::Logic;
 use crate::machine::replay::ReplayError;
 use crate::machine::replica::{Applied, ApplyError, no_writes, positions_before};
-use crate::saga::Outcome;
 use crate::saga::claim::ID_REUSED;
+use crate::saga::{Outcome, Saga};
 
 /// A partition under an isolated replay.
 pub struct Walk<'a> {
@@ -105,6 +105,11 @@ impl<'a> Walk<'a> {
     }
 
     pub fn finish(mut self) -> Walked {
+        if self.request.mode == Mode::Cumulative {
+            let here = self.places.here;
+            let due = |saga: Saga| saga.due().into_iter().map(move |key| slot_of(here, saga.command.id(), key));
+            self.tally.slots.due = self.recorded.in_flight().flat_map(due).collect();
+        }
         let journal = &self.journal;
         self.covered.last_index = journal.index.0;
         self.covered.head = journal.head.to_string();

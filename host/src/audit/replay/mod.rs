@@ -48,11 +48,13 @@ pub use request::{Filter, Mode, Request};
 use crate::audit::error::AuditError;
 use crate::audit::replay::isolated::Walked;
 use crate::audit::replay::plans::Places;
+use crate::audit::replay::render::time_text;
 use crate::audit::replay::report::{FORMAT, ModuleFacts};
 use crate::audit::replay::resume::{Bounded, Keep, Kept};
 use crate::audit::replay::state::State;
 use crate::audit::replay::tally::Tally;
-use crate::ids::{ModuleId, PartitionId, Position};
+use crate::audit::transit::Cut;
+use crate::ids::{Micros, ModuleId, PartitionId, Position};
 use crate::machine::logic::Logic;
 use crate::registry::Guarded;
 
@@ -98,6 +100,8 @@ fn replay(history: &dyn History, request: &Request, meter: &Meter<'_>, keep: &Ke
     let kept = Kept::open(keep, history, request, &opened)?;
     let bounded = |(partition, journal)| Bounded { journal, end: kept.end_of(partition) };
     let opened: Vec<Bounded> = opened.into_iter().map(bounded).collect();
+    let (asked, cut) = (request, cut_of(request, &opened)?);
+    let request = &Request { to: cut.into_iter().chain(request.to).min(), ..request.clone() };
     let bytes: u64 = opened.iter().map(|opened| opened.byte_count()).sum();
     let passes = if request.mode == Mode::Cumulative { 2 } else { 1 };
     (meter.on_begin)(bytes * passes);
@@ -123,7 +127,25 @@ fn replay(history: &dyn History, request: &Request, meter: &Meter<'_>, keep: &Ke
         rows = Some(rows::differences(request.candidate.as_ref(), &states, &simulated.states));
         tally = simulated.tally;
     }
-    assemble(history, request, tally, covered, current, rows)
+    let mut report = assemble(history, asked, tally, covered, current, rows)?;
+    report.notes.extend(cut.map(|cut| {
+        format!(
+            "The history ends at {}: what is later has causes in partitions whose journals were read before they were recorded.",
+            time_text(cut)
+        )
+    }));
+    Ok(report)
+}
+
+/// Up to when a cumulative replay may go where a node writes meanwhile: journals are opened one after the other, and a call whose start lies behind
+/// the end of its command's journal would be taken for one that is not made any more.
+fn cut_of(request: &Request, opened: &[Bounded]) -> Result<Option<Micros>, ReplayFault> {
+    if request.mode != Mode::Cumulative || opened.len() < 2 {
+        return Ok(None);
+    }
+    let opened: Vec<&dyn Journaled> = opened.iter().map(|opened| opened as &dyn Journaled).collect();
+    let cut = Cut::of(&opened)?;
+    Ok(Some(cut.time()).filter(|_| cut != Cut::end()))
 }
 
 /// The partitions that are asked for.

@@ -359,7 +359,13 @@ impl Saved {
             timeline: self.timeline,
             deciders: self.deciders,
             differing: self.differing.into_iter().collect(),
-            slots: Slots { calls: slots(self.calls), heard: slots(self.heard), reused: reused.collect() },
+            // What is due is found again at the end.
+            slots: Slots {
+                calls: slots(self.calls),
+                heard: slots(self.heard),
+                reused: reused.collect(),
+                due: Vec::new(),
+            },
         };
         Ok(())
     }

@@ -57,6 +57,12 @@ impl State {
         self.0.iter().map(|(key, row)| (key.as_slice(), row.as_slice()))
     }
 
+    /// Commands that are not over, in no order.
+    pub fn in_flight(&self) -> impl Iterator<Item = Saga> {
+        // One that cannot be read is told by the digest of its entry.
+        self.rows().filter(|(key, _)| is_of_host(key)).filter_map(|(_, row)| Saga::of_row(row).ok())
+    }
+
     /// The module's own rows, in order of key.
     pub fn sorted(&self) -> Vec<(&[u8], &[u8])> {
         let rows = self.0.iter().map(|(key, row)| (key.as_slice(), row.as_slice()));

@@ -40,6 +40,8 @@ pub struct Slots {
     pub heard: HashMap<CommandId, Place>,
     /// Calls refused because another command has their id: such a refusal is recorded at home alone. CBOR of the rejection.
     pub reused: HashMap<CommandId, Vec<u8>>,
+    /// Calls of commands in flight at the end: the coordinator has not heard of them, and what comes of them lies behind the end.
+    pub due: Vec<CommandId>,
 }
 
 /// Names a call among those of all commands, whatever id it is recorded under.
@@ -93,5 +95,6 @@ impl Tally {
         self.slots.calls.extend(other.slots.calls);
         self.slots.heard.extend(other.slots.heard);
         self.slots.reused.extend(other.slots.reused);
+        self.slots.due.extend(other.slots.due);
     }
 }

@@ -28,8 +28,9 @@ pub struct LogArgs {
     /// `wallet` without it; with --export all machines
     #[arg(long)]
     machine: Option<String>,
-    #[arg(long, default_value_t = 0)]
-    partition: u32,
+    /// Only this one; without it all, in the order of time, then partition, then index: no entry stands before what has caused it
+    #[arg(long)]
+    partition: Option<u32>,
     /// Stop after so many lines
     #[arg(long)]
     limit: Option<usize>,
@@ -58,7 +59,14 @@ pub fn run(args: &LogArgs) -> anyhow::Result<ExitCode> {
         return run_export(&source, args, folder);
     }
     let machine = args.machine.as_deref().unwrap_or("wallet");
-    print_lines(&source, machine, PartitionId(args.partition), None, args.limit, args.from.json)
+    source.machine(machine)?;
+    let known = source.partitions(machine)?;
+    let partitions = match args.partition {
+        None => known,
+        Some(one) if known.contains(&PartitionId(one)) => vec![PartitionId(one)],
+        Some(partition) => return Err(AuditError::NoPartition { machine: machine.to_owned(), partition }.into()),
+    };
+    print_lines(&source, machine, &partitions, None, args.limit, args.from.json)
 }
 
 pub fn run_history(args: &HistoryArgs) -> anyhow::Result<ExitCode> {
@@ -66,22 +74,19 @@ pub fn run_history(args: &HistoryArgs) -> anyhow::Result<ExitCode> {
     source.machine(&args.machine)?;
     let count = u32::try_from(source.partitions(&args.machine)?.len())?;
     let partition = partition_of(args.account.as_bytes(), count);
-    print_lines(&source, &args.machine, partition, Some(&args.account), args.limit, args.from.json)
+    print_lines(&source, &args.machine, &[partition], Some(&args.account), args.limit, args.from.json)
 }
 
 fn print_lines(
     source: &Source,
     machine: &str,
-    partition: PartitionId,
+    partitions: &[PartitionId],
     entity: Option<&str>,
     limit: Option<usize>,
     is_json: bool,
 ) -> anyhow::Result<ExitCode> {
-    source.machine(machine)?;
-    if !source.partitions(machine)?.contains(&partition) {
-        return Err(AuditError::NoPartition { machine: machine.to_owned(), partition: partition.0 }.into());
-    }
-    let opened = source.partition(machine, partition)?;
+    let opened = partitions.iter().map(|partition| source.partition(machine, *partition));
+    let opened = opened.collect::<Result<Vec<_>, _>>()?;
     let mut left = limit.unwrap_or(usize::MAX);
     let mut result = Ok(());
     list(source, &opened, entity, |line| {

@@ -114,6 +114,18 @@ impl Partition {
             (found, _) => found,
         }
     }
+
+    /// The last position of an entry, given any: what rows after the entry are the state at. May read from disk. Of an entry that is not here any
+    /// more nobody knows how many positions it has, and [`Position::WHOLE`] says the same.
+    pub fn last_position(&self, of: Position) -> Position {
+        let (id, genesis) = (self.id(), self.genesis());
+        if of.index == genesis.index {
+            return genesis.position(id, 0);
+        }
+        let found = self.parts.entries.find_kept(of.index).or_else(|| self.find_entry(of.index).ok());
+        let last = found.map(|recorded| recorded.last_position(id)).filter(|last| last.head8 == of.head8);
+        last.unwrap_or(Position { n: Position::WHOLE, ..of })
+    }
 }
 
 /// Where an archive does not have an entry.

@@ -35,7 +35,12 @@ impl Machine {
             rows.push(self.rewind(other, request, Moment::Time(time), &turn).await?.rows);
         }
         let sources = Sources { rows, others };
-        run_query(logic.as_ref(), &declared.name, request, partition.id(), &past.journal, &sources)
+        let position = match moment {
+            Moment::Position(position) => position,
+            Moment::Time(_) if past.n != Position::WHOLE => past.journal.position(partition.id(), past.n),
+            Moment::Time(_) => last_position(partition, past.journal.position(partition.id(), past.n)).await,
+        };
+        run_query(logic.as_ref(), &declared.name, request, (position, past.journal.time), &sources)
     }
 
     /// All rows of a past moment are in memory as long as it is held.
@@ -76,4 +81,11 @@ impl Machine {
             Err(_) => Err(QueryError::Unavailable(unavailable(UnavailableReason::ShuttingDown))),
         }
     }
+}
+
+/// Of a snapshot that nothing was replayed behind.
+async fn last_position(partition: &Arc<Partition>, of: Position) -> Position {
+    let partition = partition.clone();
+    let finding = tokio::task::spawn_blocking(move || partition.last_position(of)).await;
+    finding.unwrap_or(of)
 }

@@ -20,6 +20,8 @@ const AGAIN: i64 = 250_000;
 const AGAIN_MAX: i64 = 10_000_000;
 /// Refusals after which a call that must succeed in the end is left in flight: nothing can change any more.
 const ATTEMPTS_MAX: u32 = 64;
+/// Where the record may have what it does not have yet.
+const AT_END: Place = (Micros(i64::MAX), u32::MAX, u64::MAX);
 
 /// The partition of its home, and its id: two commands under one id may be in flight at two homes.
 pub type FlightId = (PartitionId, CommandId);
@@ -52,7 +54,11 @@ pub enum Due {
 }
 
 impl Flights {
-    pub fn new(slots: Slots) -> Self {
+    pub fn new(mut slots: Slots) -> Self {
+        for slot in std::mem::take(&mut slots.due) {
+            slots.calls.entry(slot).or_insert(AT_END);
+            slots.heard.entry(slot).or_insert(AT_END);
+        }
         Self { flights: BTreeMap::new(), slots, agenda: BTreeMap::new(), counter: 0 }
     }
 

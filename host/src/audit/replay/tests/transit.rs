@@ -7,7 +7,8 @@ use crate::audit::error::AuditError;
 use crate::audit::replay::history::{History, Journaled};
 use crate::audit::replay::tests::maker::Maker;
 use crate::audit::replay::tests::purse::variant;
-use crate::audit::replay::tests::{PARTITIONS, busy, maker, pay, purse, put, unsettled};
+use crate::audit::replay::tests::{PARTITIONS, busy, check_same, maker, pay, purse, put, request, unsettled};
+use crate::audit::replay::{Meter, Mode, run};
 use crate::audit::transit::{Cut, TransitReport, Transits};
 use crate::ids::{ModuleId, PartitionId};
 use crate::machine::entry::Entry;
@@ -127,6 +128,30 @@ fn a_journal_that_lags_moves_the_cut_and_is_no_fault() {
         }
     }
     assert!(0 < cuts, "what is missing was caused, or has caused something, elsewhere");
+}
+
+/// Journals that were read one after the other while their node wrote used to be "host drift": a call without its command's start was taken for
+/// one that is not made any more, and one that was still to come for one that the record does not have.
+#[test]
+fn a_cumulative_replay_of_journals_that_end_at_different_moments_finds_nothing() {
+    let (mut cuts, mut in_flight) = (0, 0);
+    for seed in 0..6 {
+        let maker = unsettled(maker(), seed, 200);
+        for partition in (0..PARTITIONS).map(PartitionId) {
+            for missing in [0, 1, 3, 10, 40] {
+                let history = Lagging { maker: &maker, partition, missing };
+                let request = request(purse::<{ variant::ALIKE }>(), Mode::Cumulative);
+                let report = run(&history, &request, &Meter { on_begin: &|_| {}, on_done: &|_, _| {} });
+                let report = report.unwrap_or_else(|fault| panic!("seed {seed}: {fault}"));
+                check_same(&report);
+                let rows = report.rows.as_ref().map_or(0, |rows| rows.count);
+                assert_eq!(rows, 0, "seed {seed}, partition {partition} lacks {missing}: {:?}", report.rows);
+                cuts += usize::from(report.notes.iter().any(|note| note.starts_with("The history ends at")));
+                in_flight += report.counts.in_flight;
+            }
+        }
+    }
+    assert!(10 < cuts && 0 < in_flight, "{cuts} ends were moved, {in_flight} commands were under way");
 }
 
 #[test]
