@@ -18,7 +18,7 @@ use crate::features::{self, FeatureLevel};
 use crate::ids::{CommandId, Head, JournalIndex, LogIndex, Micros, ModuleId, NodeId, PartitionId, Term};
 use crate::log::EntryId;
 use crate::partition::Partition;
-use crate::peer::{Call, GroupName, Network, Seen, Service, ServiceError, Topic};
+use crate::peer::{Call, GroupName, Network, Service, ServiceError, Topic};
 use crate::router::Machine;
 use crate::snapshot;
 use crate::system::clocks::Heard;
@@ -227,7 +227,8 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
             Ok(Bytes::new())
         }
         Topic::Seen => {
-            let last = host.seen.of(from, &group()?).map(|id| (id.term.0, id.node.0, id.index.0));
+            // An error, for to say nothing would mean that nothing was seen.
+            let last = host.seen.of(from, &group()?).map_err(failed)?.map(|id| (id.term.0, id.node.0, id.index.0));
             Ok(encode(&SeenAnswer { last }))
         }
         Topic::Head => {
@@ -341,7 +342,7 @@ pub async fn ask_clock(host: &Host, node: NodeId, patience: Duration) {
     host.clocks.on_answer(node, Heard { time: Micros(time), http, feature_level_max }, asked, host.clocks.wall());
     for HeldEntry { machine, partition, last: (term, by, index) } in held {
         let last = EntryId { term: Term(term), node: NodeId(by), index: LogIndex(index) };
-        host.seen.on_durable(node, &GroupName::new(machine.as_str(), PartitionId(partition)), last);
+        host.seen.on_told(node, &GroupName::new(machine.as_str(), PartitionId(partition)), last);
     }
     if is_level == Some(false) {
         found::tell_who_is_in(host, node).await;
