@@ -66,7 +66,7 @@ pub(super) struct Parts {
 /// A partition that runs on this node.
 pub struct Partition {
     pub(super) parts: Parts,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    pub(super) thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// A moment to read at: rows and the journal they belong to.
@@ -444,28 +444,6 @@ impl Partition {
             log_bytes: self.parts.log.bytes(),
             state: self.parts.board.state.borrow().clone(),
         }
-    }
-
-    /// Stops taking part, waits for the executor, and writes what is applied.
-    pub async fn close(&self) -> Result<(), PartitionError> {
-        let result = match self.parts.group.shutdown().await {
-            Ok(()) | Err(ConsensusError::Stopped(_)) => Ok(()),
-            Err(error) => Err(error.into()),
-        };
-        drop(self.parts.mailbox.send(Message::Stop));
-        self.parts.canonical.close();
-        let Some(thread) = self.thread.lock().take() else { return result };
-        let (store, ids, log) = (self.parts.store.clone(), self.parts.ids.clone(), self.parts.log.clone());
-        let closing = tokio::task::spawn_blocking(move || {
-            let joined = thread.join();
-            assert!(joined.is_ok(), "the executor catches its own panics");
-            store.flush()?;
-            ids.flush()?;
-            log.close()?;
-            Ok::<(), PartitionError>(())
-        });
-        closing.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
-        result
     }
 
     pub(super) fn send(&self, message: Message) -> Result<(), PartitionError> {

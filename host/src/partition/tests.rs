@@ -2,6 +2,8 @@
 //!
 //! The partition runs the machine `system` natively, on files in a temporary folder that are damaged between two starts.
 
+mod closing;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -73,8 +75,8 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
 
-async fn try_open(folder: &Path) -> Result<Arc<Partition>, PartitionError> {
-    let partition = Partition::open(PartitionOptions {
+fn options(folder: &Path) -> PartitionOptions {
+    PartitionOptions {
         cluster: [7; 16],
         node: NodeId(1),
         machine: SYSTEM.to_owned(),
@@ -98,8 +100,15 @@ async fn try_open(folder: &Path) -> Result<Arc<Partition>, PartitionError> {
         leading: Leading::Decides,
         features: Features::at(features::HIGHEST),
         past: None,
-    });
-    let partition = partition.await?;
+    }
+}
+
+async fn try_open(folder: &Path) -> Result<Arc<Partition>, PartitionError> {
+    open_with(options(folder)).await
+}
+
+async fn open_with(options: PartitionOptions) -> Result<Arc<Partition>, PartitionError> {
+    let partition = Partition::open(options).await?;
     partition.wait_for_leader(soon()).await?;
     Ok(partition)
 }

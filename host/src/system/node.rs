@@ -53,6 +53,8 @@ use crate::views::{self, Views};
 
 /// How long a partition may take to elect itself, or a machine to be created.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How soon a node that cannot open `system` tries again.
+const OPEN_AGAIN: Duration = Duration::from_secs(1);
 /// How long a node that stops waits for others to lead instead, and how often it looks.
 const HAND_OVER_MAX: Duration = Duration::from_secs(3);
 const HAND_OVER_LOOK: Duration = Duration::from_millis(50);
@@ -199,7 +201,7 @@ impl Node {
             replicas: RwLock::default(),
             damaged: RwLock::default(),
             system: RwLock::default(),
-            receiving: Mutex::default(),
+            turns: Mutex::default(),
             preparing: Mutex::default(),
             preparing_turn: tokio::sync::Mutex::default(),
             examining: stopping.child_token(),
@@ -390,10 +392,14 @@ pub(super) async fn start_member(host: Arc<Host>) {
     host.router.set_not_ready(vec!["the machines of the cluster are not known yet".to_owned()]);
     tokio::spawn(vigil::run(host.clone()));
     tokio::spawn(found::invite_founders(host.clone()));
-    if let Err(error) = host.open_system(system_logic(&host)).await {
-        tracing::error!(%error, "the machine `system` cannot be opened");
+    let logic = system_logic(&host);
+    while let Err(error) = host.open_system(logic.clone()).await {
+        // It is said why, and tried until the disk is well, or somebody has looked.
         host.router.set_not_ready(vec![error.to_string()]);
-        return;
+        tokio::select! {
+            () = host.stopping.cancelled() => return,
+            () = tokio::time::sleep(OPEN_AGAIN) => {}
+        }
     }
     if let Err(error) = check_level(&host) {
         return level::halt(&host, &error).await;

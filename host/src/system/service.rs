@@ -231,12 +231,7 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
             let last = host.seen.of(from, &group()?).map_err(failed)?.map(|id| (id.term.0, id.node.0, id.index.0));
             Ok(encode(&SeenAnswer { last }))
         }
-        Topic::Head => {
-            let index = body.as_ref().try_into().map(u64::from_le_bytes);
-            let index = index.map_err(|_| ServiceError::Malformed("an index has 8 bytes".to_owned()))?;
-            let head = replica()?.head_at(JournalIndex(index)).map_err(failed)?;
-            Ok(head.map_or_else(Bytes::new, |head| Bytes::copy_from_slice(&head.0)))
-        }
+        Topic::Head => answer_head(replica()?, &body).await,
         Topic::Clock => {
             if body.as_ref() != level::LEVEL_ONLY {
                 note_lost_data(host, from);
@@ -276,6 +271,15 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
             Err(ServiceError::Malformed(format!("{topic:?} is not asked so")))
         }
     }
+}
+
+async fn answer_head(replica: Arc<Partition>, body: &[u8]) -> Result<Bytes, ServiceError> {
+    let index = body.try_into().map(u64::from_le_bytes);
+    let index = index.map_err(|_| ServiceError::Malformed("an index has 8 bytes".to_owned()))?;
+    // From disk, maybe: not on a thread of the runtime.
+    let finding = tokio::task::spawn_blocking(move || replica.head_at(JournalIndex(index))).await;
+    let head = finding.map_err(failed)?.map_err(failed)?;
+    Ok(head.map_or_else(Bytes::new, |head| Bytes::copy_from_slice(&head.0)))
 }
 
 /// What is for the leader of a partition: commands of clients, calls of coordinators, orders of operators.
