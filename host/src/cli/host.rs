@@ -178,7 +178,7 @@ impl Host {
         let (stop, router, cluster) = (process.stop.clone(), node.router().clone(), node.cluster());
         let stopped = async move {
             stop.cancelled().await;
-            cluster.stop_examining();
+            cluster.leave();
             router.set_not_ready(vec!["the node is shutting down".to_owned()]);
         };
         let places = places(&options.limits, &process.descriptors);

@@ -129,6 +129,8 @@ pub struct Host {
     pub joining: Mutex<()>,
     /// Held while the directory is read.
     pub reading: Mutex<()>,
+    /// The node is about to stop: it takes nothing more upon itself.
+    pub leaving: CancellationToken,
     pub stopping: CancellationToken,
 }
 

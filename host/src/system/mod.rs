@@ -50,6 +50,7 @@ mod removal;
 mod recall;
 mod service;
 mod steward;
+mod leaving;
 mod signer;
 mod drain;
 mod trouble;

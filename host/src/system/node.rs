@@ -48,16 +48,13 @@ use crate::system::service::HostService;
 use crate::system::staging::RefusedModules;
 use crate::system::standing::{self, Gate, Standing};
 use crate::system::trouble::Troubles;
-use crate::system::{archivist, found, in_transit, kept, midnights, retention, signer, steward, viewing, vigil};
+use crate::system::{archivist, found, in_transit, kept, leaving, midnights, retention, signer, steward, viewing, vigil};
 use crate::views::{self, Views};
 
 /// How long a partition may take to elect itself, or a machine to be created.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How soon a node that cannot open `system` tries again.
 const OPEN_AGAIN: Duration = Duration::from_secs(1);
-/// How long a node that stops waits for others to lead instead, and how often it looks.
-const HAND_OVER_MAX: Duration = Duration::from_secs(3);
-const HAND_OVER_LOOK: Duration = Duration::from_millis(50);
 /// What stands for the address of a node that has no peers.
 pub(super) const ALONE: &str = "alone";
 const NO_CLUSTER: &str =
@@ -205,6 +202,7 @@ impl Node {
             preparing: Mutex::default(),
             preparing_turn: tokio::sync::Mutex::default(),
             examining: stopping.child_token(),
+            leaving: stopping.child_token(),
             refused: RefusedModules::default(),
             shadows: Mutex::default(),
             troubles: Troubles::default(),
@@ -256,8 +254,9 @@ impl Node {
 
     /// Lets others lead, stops all partitions and writes what they have applied.
     pub async fn close(self) -> Result<(), NodeError> {
+        self.host.leaving.cancel();
         self.host.router.set_not_ready(vec!["the node is shutting down".to_owned()]);
-        hand_over_all(&self.host).await;
+        leaving::hand_over_all(&self.host).await;
         self.stop().await
     }
 
@@ -415,25 +414,6 @@ pub(super) async fn start_member(host: Arc<Host>) {
 fn check_level(host: &Host) -> Result<(), NodeError> {
     let read = host.system_partition().map_or(Ok(()), |system| host.read_directory(&system));
     if host.level.is_refused() { read } else { Ok(()) }
-}
-
-/// Gives away what this node leads, so that nobody has to notice that it is gone.
-async fn hand_over_all(host: &Arc<Host>) {
-    let led = || host.replicas().into_iter().map(|(_, partition)| partition).filter(|partition| partition.is_leader());
-    if host.others().is_empty() {
-        return;
-    }
-    let deadline = Instant::now() + HAND_OVER_MAX;
-    while led().next().is_some() && Instant::now() < deadline {
-        let handing = led().map(|partition| async move {
-            let metrics = partition.group().metrics();
-            if let Err(error) = steward::hand_over(host, &partition, &metrics, |_| true).await {
-                tracing::debug!(%error, "leadership is not handed over");
-            }
-        });
-        join_all(handing).await;
-        tokio::time::sleep(HAND_OVER_LOOK).await;
-    }
 }
 
 fn system_logic(host: &Host) -> Arc<dyn Logic> {

@@ -27,6 +27,8 @@ use crate::system::{found, history, install, level, midnights, repair, secrets};
 
 /// Bytes of one piece of something fetched.
 const PIECE_BYTES: usize = 256 << 10;
+/// The body of [`Topic::Clock`] from a node that is about to stop; nodes of earlier releases do not look at it.
+const LEAVING: &[u8] = b"leaving";
 
 /// The body of [`Topic::Join`].
 #[derive(Clone, Debug, Encode, Decode)]
@@ -62,6 +64,9 @@ pub struct ClockAnswer {
     /// Whether this node knows who is in the cluster now; nodes of the first release do not say it.
     #[n(4)]
     pub is_level: Option<bool>,
+    /// Whether this node is about to stop, so that it is not to be asked to lead; nodes of earlier releases do not say it.
+    #[n(5)]
+    pub is_stopping: Option<bool>,
 }
 
 impl ClockAnswer {
@@ -236,10 +241,14 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
             if body.as_ref() != level::LEVEL_ONLY {
                 note_lost_data(host, from);
             }
+            if body.as_ref() == LEAVING {
+                host.clocks.on_leaving(from);
+            }
             let http = host.http.lock().clone();
             let feature_level_max = Some(host.level.max().0);
             let (time, held, is_level) = (host.clocks.wall().0, held(host), Some(host.standing.is_level()));
-            Ok(encode(&ClockAnswer { time, http, held, feature_level_max, is_level }))
+            let is_stopping = Some(host.leaving.is_cancelled());
+            Ok(encode(&ClockAnswer { time, http, held, feature_level_max, is_level, is_stopping }))
         }
         Topic::Join => {
             found::on_join(host, from, decode(&body)?).await.map_err(failed)?;
@@ -337,13 +346,15 @@ fn note_lost_data(host: &Host, from: NodeId) {
 
 /// Asks another node what time it is there, and tells the clocks.
 pub async fn ask_clock(host: &Host, node: NodeId, patience: Duration) {
-    let call = Call { topic: Topic::Clock, group: None, body: Bytes::new() };
+    let body = Bytes::from_static(if host.leaving.is_cancelled() { LEAVING } else { b"" });
+    let call = Call { topic: Topic::Clock, group: None, body };
     let asked = host.clocks.wall();
     let Ok(answer) = host.network().call(node, call, patience).await else { return };
     let Ok(answer) = decode::<ClockAnswer>(&answer) else { return };
     let feature_level_max = answer.understands();
-    let ClockAnswer { time, http, held, is_level, .. } = answer;
-    host.clocks.on_answer(node, Heard { time: Micros(time), http, feature_level_max }, asked, host.clocks.wall());
+    let ClockAnswer { time, http, held, is_level, is_stopping, .. } = answer;
+    let heard = Heard { time: Micros(time), http, feature_level_max, is_stopping: is_stopping == Some(true) };
+    host.clocks.on_answer(node, heard, asked, host.clocks.wall());
     for HeldEntry { machine, partition, last: (term, by, index) } in held {
         let last = EntryId { term: Term(term), node: NodeId(by), index: LogIndex(index) };
         host.seen.on_told(node, &GroupName::new(machine.as_str(), PartitionId(partition)), last);

@@ -93,3 +93,33 @@ async fn clients_of_a_leader_that_halts_are_answered_by_the_next_one() {
     let reasons = cluster.node(leader).router().is_ready().expect_err("a replica stands still here");
     assert!(reasons.iter().any(|reason| reason.contains("halted")), "{reasons:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_asked_to_lead_who_is_about_to_stop() {
+    let mut cluster = Cluster::found().await;
+    let mut load = cluster.load();
+    for _ in 0..rounds(2, 10) {
+        load.more(20).await;
+        let leader = cluster.leader(&NODES).await;
+        let mut followers = others(leader);
+        let (leaving, staying) =
+            (followers.next().expect("there are three"), followers.next().expect("there are three"));
+        cluster.node(leaving).host.leaving.cancel();
+        cluster.doors.lock().remove(&leader);
+        let life = cluster.members.get_mut(&leader).and_then(|member| member.life.take()).expect("it runs");
+        let host = life.host.clone();
+        life.close().await.expect("it stops in order");
+        drop(host);
+        let next = cluster.leader(&[leaving, staying]).await;
+        assert_eq!(next, staying, "the other one is about to stop");
+        for node in [leaving, leader] {
+            if node == leaving {
+                cluster.crash(node).await;
+            }
+            cluster.start(node).await;
+        }
+        cluster.served().await;
+    }
+    let attempts = load.stop().await;
+    cluster.judge(&attempts).await;
+}
