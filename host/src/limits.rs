@@ -237,6 +237,10 @@ pub const BODIES_BYTES_MAX: usize = 512 << 20;
 pub const BODY_ROOM_BYTES: usize = 64 << 10;
 /// After the signal to stop, the process ends whatever it does: requests have had their time, and what is durable is.
 pub const STOP_MAX: Duration = Duration::from_secs(50);
+/// A background task that panicked is started again after this long.
+pub const TASK_AGAIN: Duration = Duration::from_secs(1);
+/// Once it has run for this long it counts as well, and the node as ready.
+pub const TASK_SETTLED: Duration = Duration::from_secs(10);
 /// A partition that is closed may go on for this long with what it has in hand; then whatever it waits for ends.
 pub const PARTITION_CLOSE_GRACE: Duration = Duration::from_secs(2);
 /// After this long it is left behind: its disk hangs, and what is durable is read at the next start.

@@ -172,9 +172,11 @@ impl Host {
             views_instead: Arc::new(shipped::ids().chain(options.views.instead).collect()),
             metrics: Some(process.metrics.clone()),
         };
-        tokio::spawn(shadow::run(node.cluster(), process.stop.clone()));
+        let (cluster, stop) = (node.cluster(), process.stop.clone());
+        node.keep("shadow", move || shadow::run(cluster.clone(), stop.clone()));
         let (service, sender) = api::server(node.router().clone(), api);
-        let webhooks = tokio::spawn(sender.run(process.stop.clone()));
+        let stop = process.stop.clone();
+        let webhooks = node.keep("webhooks", move || sender.clone().run(stop.clone()));
         let (stop, router, cluster) = (process.stop.clone(), node.router().clone(), node.cluster());
         let stopped = async move {
             stop.cancelled().await;

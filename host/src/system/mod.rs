@@ -37,6 +37,7 @@ pub mod staging;
 mod prepare;
 mod trial;
 mod repair;
+mod tasks;
 mod turn;
 mod install;
 mod retention;
