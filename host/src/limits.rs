@@ -237,6 +237,10 @@ pub const BODIES_BYTES_MAX: usize = 512 << 20;
 pub const BODY_ROOM_BYTES: usize = 64 << 10;
 /// After the signal to stop, the process ends whatever it does: requests have had their time, and what is durable is.
 pub const STOP_MAX: Duration = Duration::from_secs(50);
+/// Entries of its leader that a replica may lack and count as ready for the first time since it was opened.
+pub const READY_LAG_MAX: u64 = 256;
+/// The same from then on: a burst does not make a node that keeps up not ready.
+pub const READY_LAG_LEVEL_MAX: u64 = 16_384;
 /// A background task that panicked is started again after this long.
 pub const TASK_AGAIN: Duration = Duration::from_secs(1);
 /// Once it has run for this long it counts as well, and the node as ready.

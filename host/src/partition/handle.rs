@@ -283,6 +283,20 @@ impl Partition {
         }
     }
 
+    /// How many entries are missing here of those that this leader was last heard to hold, if that is too many to call this replica level:
+    /// a few until it is for the first time since it was opened, many from then on.
+    pub fn find_lag(&self, leader: NodeId) -> Option<u64> {
+        let GroupPeers { group, seen, .. } = &self.parts.peers;
+        let held = seen.held(leader, group).map_or(LogIndex(0), |held| held.index);
+        let (lag, was_level) = (held.0.saturating_sub(self.progress().log_index.0), &self.parts.board.was_level);
+        if lag <= limits::READY_LAG_MAX {
+            was_level.store(true, Ordering::Relaxed);
+        }
+        let lag_max =
+            if was_level.load(Ordering::Relaxed) { limits::READY_LAG_LEVEL_MAX } else { limits::READY_LAG_MAX };
+        (lag_max < lag).then_some(lag)
+    }
+
     /// Whether the executor takes submissions and entries.
     pub fn is_running(&self) -> bool {
         self.parts.board.is_running()

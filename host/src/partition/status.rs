@@ -61,6 +61,8 @@ pub struct Board {
     pub state: watch::Sender<RunState>,
     pub queue_bytes: AtomicUsize,
     pub in_flight: AtomicUsize,
+    /// It had all but a few of its leader's entries since it was opened.
+    pub was_level: AtomicBool,
     /// Somebody closes the partition and has ended what the executor waits for.
     pub is_closing: AtomicBool,
     pub panics: Panics,
@@ -77,6 +79,7 @@ impl Board {
             state: watch::Sender::new(RunState::Running),
             queue_bytes: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
+            was_level: AtomicBool::new(false),
             is_closing: AtomicBool::new(false),
             panics,
             shown: Mutex::default(),

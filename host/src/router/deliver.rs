@@ -97,7 +97,7 @@ impl Machine {
         if let Some(local) = local.as_ref().filter(|local| local.is_leader()) {
             return self.submit_here(local, submissions(), deadline).await;
         }
-        if self.is_alone() && local.is_none() {
+        if self.is_alone() && local.is_none() || self.is_removed() {
             let halted = Answer::Unavailable(unavailable(UnavailableReason::Halted));
             return vec![Told::Answer(halted); pending.len()];
         }

@@ -195,7 +195,8 @@ impl Host {
         name: &str,
         row: &MachineRow,
     ) -> Result<Option<Arc<Machine>>, NodeError> {
-        let hindrances = drain::hindrances(&self.directory.borrow(), name);
+        let mut hindrances = drain::hindrances(&self.directory.borrow(), name);
+        hindrances.is_removed = self.standing.is_removed();
         let machine = match self.router.find_machine(name) {
             Some(machine) => {
                 machine.set_hindrances(hindrances);
@@ -374,6 +375,9 @@ impl Host {
         let point = system.read_stale().map_err(failed)?;
         let directory = Directory::read(&point.view).map_err(|error| failed(error.into()))?;
         self.level.take_over(directory.feature_level)?;
+        if directory.retired.contains(&self.node) {
+            self.on_removed();
+        }
         if directory.is_founded() {
             if let Err(error) = self.folder.set_founded() {
                 tracing::error!(%error, "it cannot be noted that the cluster is founded");
@@ -394,6 +398,15 @@ impl Host {
             }
         });
         Ok(())
+    }
+
+    /// This node is not one of the cluster any more, by what `system` or another node says.
+    pub fn on_removed(&self) {
+        self.standing.on_removed();
+        let node = self.node;
+        let reason =
+            format!("node {node} was removed from this cluster for good: stop it; its data is not needed any more");
+        self.router.set_trouble("membership", Some(reason));
     }
 
     /// What this node should serve and cannot even name yet: a request for it would be told that there is no such thing.

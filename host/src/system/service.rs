@@ -23,7 +23,7 @@ use crate::router::Machine;
 use crate::snapshot;
 use crate::system::clocks::Heard;
 use crate::system::host::Host;
-use crate::system::{found, history, install, level, midnights, repair, secrets};
+use crate::system::{found, history, install, level, midnights, repair, secrets, standing};
 
 /// Bytes of one piece of something fetched.
 const PIECE_BYTES: usize = 256 << 10;
@@ -349,7 +349,11 @@ pub async fn ask_clock(host: &Host, node: NodeId, patience: Duration) {
     let body = Bytes::from_static(if host.leaving.is_cancelled() { LEAVING } else { b"" });
     let call = Call { topic: Topic::Clock, group: None, body };
     let asked = host.clocks.wall();
-    let Ok(answer) = host.network().call(node, call, patience).await else { return };
+    let answer = match host.network().call(node, call, patience).await {
+        Ok(answer) => answer,
+        Err(error) if standing::says_removed(&error) => return host.on_removed(),
+        Err(_) => return,
+    };
     let Ok(answer) = decode::<ClockAnswer>(&answer) else { return };
     let feature_level_max = answer.understands();
     let ClockAnswer { time, http, held, is_level, is_stopping, .. } = answer;

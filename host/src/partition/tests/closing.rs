@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::consensus::Leadership;
+use crate::ids::LogIndex;
+use crate::limits::{READY_LAG_LEVEL_MAX, READY_LAG_MAX};
 use crate::log::SimDisk;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -51,5 +53,37 @@ async fn what_has_halted_does_not_lead_on() {
     let Answer::Unavailable(Unavailable { reason: UnavailableReason::Halted, .. }) = answer else {
         panic!("{answer:?}")
     };
+    partition.close().await.expect("it closes");
+}
+
+/// What another node was heard to hold.
+struct Heard(parking_lot::Mutex<u64>);
+
+impl Seen for Heard {
+    fn on_durable(&self, _: NodeId, _: &GroupName, _: EntryId) {}
+
+    fn held(&self, node: NodeId, _: &GroupName) -> Option<EntryId> {
+        let index = LogIndex(*self.0.lock());
+        Some(EntryId { term: crate::ids::Term(1), node, index })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_counts_as_level_once_it_has_all_but_a_few_of_its_leaders_entries() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let heard = Arc::new(Heard(parking_lot::Mutex::new(1000)));
+    let mut options = options(folder.path());
+    options.peers.seen = heard.clone();
+    let partition = open_with(options).await.expect("it opens");
+    create(&partition, 0..2).await;
+    let (leader, here) = (NodeId(2), partition.log_index_applied().0);
+    let lag = |ahead: u64| {
+        *heard.0.lock() = here + ahead;
+        partition.find_lag(leader)
+    };
+    assert_eq!(lag(READY_LAG_MAX + 1), Some(READY_LAG_MAX + 1));
+    assert_eq!(lag(READY_LAG_MAX), None);
+    assert_eq!((lag(READY_LAG_MAX + 1), lag(READY_LAG_LEVEL_MAX)), (None, None), "a burst changes nothing");
+    assert_eq!(lag(READY_LAG_LEVEL_MAX + 1), Some(READY_LAG_LEVEL_MAX + 1));
     partition.close().await.expect("it closes");
 }

@@ -124,3 +124,23 @@ async fn a_node_that_has_lost_what_it_saw_does_not_vouch_for_a_disk_of_before() 
     cluster.crash(lost).await;
     cluster.judge(&attempts).await;
 }
+
+/// It used to say that there is no leader, and to let every client wait for its deadline.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_node_says_that_it_was_removed() {
+    let mut cluster = Cluster::found().await;
+    let removed = NODES[2];
+    cluster.replace(removed, NodeId(4)).await;
+    let router = cluster.node(removed).router().clone();
+    let says =
+        || router.is_ready().err()?.iter().any(|reason| reason.contains("was removed from this cluster")).then_some(());
+    eventually("the node says that it was removed", says).await;
+    let refused = load::Told::NotAccepted(crate::router::answer::UnavailableReason::Halted);
+    let mut told = Vec::new();
+    // Its machines hear of it a moment later.
+    while told.last() != Some(&refused) {
+        assert!(told.len() < 10, "it goes on waiting for a leader: {told:?}");
+        let attempt = cluster.new_attempt(0, 1);
+        told.push(cluster.ask(removed, &attempt, false).await);
+    }
+}

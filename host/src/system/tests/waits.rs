@@ -123,3 +123,25 @@ async fn nobody_is_asked_to_lead_who_is_about_to_stop() {
     let attempts = load.stop().await;
     cluster.judge(&attempts).await;
 }
+
+/// A rolling upgrade stops the next node as soon as this one is ready.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_comes_back_is_not_ready_before_it_is_level() {
+    let mut cluster = Cluster::found().await;
+    let mut load = cluster.load();
+    load.more(20).await;
+    let leader = cluster.leader(&NODES).await;
+    let behind = others(leader).next().expect("there are three");
+    cluster.crash(behind).await;
+    let (replica, before) = (cluster.replica(leader), cluster.replica(leader).log_index_applied().0);
+    while replica.log_index_applied().0 < before + 2 * limits::READY_LAG_MAX {
+        load.more(50).await;
+    }
+    let attempts = load.stop().await;
+    let last = replica.log_index_applied().0;
+    cluster.start(behind).await;
+    cluster.served().await;
+    let level = cluster.replica(behind).log_index_applied().0;
+    assert!(last <= level + limits::READY_LAG_MAX, "it is ready at entry {level} of {last}");
+    cluster.judge(&attempts).await;
+}
