@@ -249,6 +249,8 @@ pub const TASK_SETTLED: Duration = Duration::from_secs(10);
 pub const PARTITION_CLOSE_GRACE: Duration = Duration::from_secs(2);
 /// After this long it is left behind: its disk hangs, and what is durable is read at the next start.
 pub const PARTITION_CLOSE_MAX: Duration = Duration::from_secs(6);
+/// Of that, the time to say so.
+pub const STOP_LAST_WORD: Duration = Duration::from_millis(200);
 /// How long threads that compile, read or replay may take to end after everything else has.
 pub const STOP_THREADS_MAX: Duration = Duration::from_secs(2);
 /// Batches under way at the same time: each may hold its 8 MiB body and as much again as values.
