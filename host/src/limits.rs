@@ -248,6 +248,20 @@ pub const BODIES_BYTES_MAX: usize = 512 << 20;
 pub const BODY_ROOM_BYTES: usize = 64 << 10;
 /// After the signal to stop, the process ends whatever it does: requests have had their time, and what is durable is.
 pub const STOP_MAX: Duration = Duration::from_secs(50);
+/// Entries of its leader that a replica may lack and count as ready for the first time since it was opened.
+pub const READY_LAG_MAX: u64 = 256;
+/// The same from then on: a burst does not make a node that keeps up not ready.
+pub const READY_LAG_LEVEL_MAX: u64 = 16_384;
+/// A background task that panicked is started again after this long.
+pub const TASK_AGAIN: Duration = Duration::from_secs(1);
+/// Once it has run for this long it counts as well, and the node as ready.
+pub const TASK_SETTLED: Duration = Duration::from_secs(10);
+/// A partition that is closed may go on for this long with what it has in hand; then whatever it waits for ends.
+pub const PARTITION_CLOSE_GRACE: Duration = Duration::from_secs(2);
+/// After this long it is left behind: its disk hangs, and what is durable is read at the next start.
+pub const PARTITION_CLOSE_MAX: Duration = Duration::from_secs(6);
+/// Of that, the time to say so.
+pub const STOP_LAST_WORD: Duration = Duration::from_millis(200);
 /// How long threads that compile, read or replay may take to end after everything else has.
 pub const STOP_THREADS_MAX: Duration = Duration::from_secs(2);
 /// Batches under way at the same time: each may hold its 8 MiB body and as much again as values.
@@ -447,7 +461,8 @@ const _: () = {
     assert!(OPS_BLOCK_BYTES_MAX + OUTCOME_BYTES_MAX + BATCH_BODY_BYTES_MAX <= ENTRY_BYTES_MAX);
     assert!(GUEST_FUEL_BASE + GUEST_FUEL_PER_GROUP <= GUEST_FUEL_MAX);
     assert!(DEADLINE_MAX.as_secs() < SHUTDOWN_MAX.as_secs());
-    assert!(SHUTDOWN_MAX.as_secs() < STOP_MAX.as_secs());
+    assert!(SHUTDOWN_MAX.as_secs() + PARTITION_CLOSE_MAX.as_secs() + STOP_THREADS_MAX.as_secs() < STOP_MAX.as_secs());
+    assert!(PARTITION_CLOSE_GRACE.as_secs() < PARTITION_CLOSE_MAX.as_secs());
     assert!(PEER_PROBE_INTERVAL.as_secs() + PEER_PROBE_PATIENCE.as_secs() < PEER_IDLE_MAX.as_secs());
     assert!(PEER_UNKNOWN_MAX.as_secs() <= PEER_IDLE_MAX.as_secs());
     assert!(ENTRY_BYTES_MAX < PEER_MESSAGE_BYTES_MAX);

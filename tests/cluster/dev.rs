@@ -127,3 +127,23 @@ async fn the_nodes_of_dev_make_certificates_once_and_speak_with_nobody_else() {
         }
     }
 }
+
+/// For three seconds nodes that were stopping were asked to lead, ten times a second, by others that were stopping as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_in_one_process_stops_without_moving_its_leaders_about() {
+    let _alone = alone().await;
+    let data = tempdir().expect("a temporary folder");
+    let mut command = Command::new(binary());
+    command.args(["dev", "--nodes", "3", "--http", "127.0.0.1:0", "--data", argument(data.path())]);
+    let mut dev = Process::start("dev", command).await.expect("dev starts");
+    let mut client = Client::to(dev.address());
+    let is_ready = async || client.get("/readyz").await.is_ok_and(|answer| answer.status == 200).then_some(());
+    within(PATIENCE, "the cluster is ready", is_ready).await;
+    wallet::open(&mut client, "alice").await;
+    wallet::deposit(&mut client, "alice", 100).await;
+    dev.ask_to_end();
+    let ended = within(PATIENCE, "SIGTERM ends it", async || dev.find_refusal()).await;
+    assert!(ended.status.success(), "{}", ended.output);
+    let (_, stopping) = ended.output.split_once("finishing the requests in hand").expect("it says that it stops");
+    assert!(!stopping.contains("leadership is spread"), "{stopping}");
+}

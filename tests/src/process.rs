@@ -107,6 +107,11 @@ impl Process {
         exit_of(&mut self.child).await
     }
 
+    /// SIGTERM, without waiting.
+    pub fn ask_to_end(&self) {
+        self.signal("TERM");
+    }
+
     /// SIGHUP: the process reads its configuration again.
     pub fn hang_up(&self) {
         self.signal("HUP");

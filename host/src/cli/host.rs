@@ -26,7 +26,7 @@ use crate::audit::shadow;
 use crate::cli::{descriptors, shipped};
 use crate::config::{ViewsConfig, WebhooksConfig};
 use crate::durable;
-use crate::limits::{STOP_MAX, STOP_THREADS_MAX};
+use crate::limits::{STOP_LAST_WORD, STOP_MAX, STOP_THREADS_MAX};
 use crate::printable;
 use crate::system::{CertificateRenewal, Cluster, Node, NodeOptions};
 
@@ -56,11 +56,11 @@ pub fn run<F: Future<Output = anyhow::Result<ExitCode>>>(work: impl FnOnce(Proce
         tracing::error!(thread = thread.name().unwrap_or("without a name"), backtrace, "{panic}");
     }));
     let descriptors = Descriptors::new(descriptors::raise());
+    let stop = CancellationToken::new();
+    stop_on_signals(stop.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     let ended = runtime.block_on(async move {
         let metrics = PrometheusBuilder::new().install_recorder().context("installing the metrics recorder")?;
-        let stop = CancellationToken::new();
-        stop_on_signals(stop.clone())?;
         work(Process { metrics, descriptors, stop }).await
     });
     // A thread that still compiles or computes has nobody left to do so for, and does not keep the process.
@@ -92,29 +92,42 @@ impl Write for LogLines {
     }
 }
 
+/// Listens on a thread and a runtime of their own: a process whose threads are all stuck ends as well.
 fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-    tokio::spawn(async move {
-        let told = tokio::select! {
-            _ = interrupt.recv() => "SIGINT",
-            _ = terminate.recv() => "SIGTERM",
-        };
+    let listening = "listening for signals";
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context(listening)?;
+    let (mut interrupt, mut terminate) = {
+        let _entered = runtime.enter();
+        (signal(SignalKind::interrupt()).context(listening)?, signal(SignalKind::terminate()).context(listening)?)
+    };
+    let listen = move || {
+        let told = runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => "SIGINT",
+                _ = terminate.recv() => "SIGTERM",
+            }
+        });
         stop.cancel();
-        tracing::info!("{told}: finishing the requests in hand");
-        std::thread::spawn(end_in_time);
-    });
+        // Not by this thread: stderr may be what is stuck.
+        std::thread::spawn(move || tracing::info!("{told}: finishing the requests in hand"));
+        end_in_time();
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(listen).context(listening)?;
     Ok(())
 }
 
 /// A node that cannot end in order ends all the same: what it has acknowledged is in its log.
 fn end_in_time() {
-    std::thread::sleep(STOP_MAX);
-    tracing::error!(
-        seconds = STOP_MAX.as_secs(),
-        "the node has not ended in time, and is ended: the next start reads its log"
-    );
-    std::process::exit(1);
+    std::thread::sleep(STOP_MAX.saturating_sub(STOP_LAST_WORD));
+    std::thread::spawn(|| {
+        tracing::error!(
+            seconds = STOP_MAX.as_secs(),
+            "the node has not ended in time, and is ended: the next start reads its log"
+        );
+    });
+    std::thread::sleep(STOP_LAST_WORD);
+    // SAFETY: it takes no pointer and does not return; what is to be run at an orderly exit may wait for what is stuck, and is left out.
+    unsafe { libc::_exit(1) }
 }
 
 /// Binds the REST API. It comes before everything else: a node that cannot be reached need not recover its log to find out.
@@ -172,13 +185,15 @@ impl Host {
             views_instead: Arc::new(shipped::ids().chain(options.views.instead).collect()),
             metrics: Some(process.metrics.clone()),
         };
-        tokio::spawn(shadow::run(node.cluster(), process.stop.clone()));
+        let (cluster, stop) = (node.cluster(), process.stop.clone());
+        node.keep("shadow", move || shadow::run(cluster.clone(), stop.clone()));
         let (service, sender) = api::server(node.router().clone(), api);
-        let webhooks = tokio::spawn(sender.run(process.stop.clone()));
+        let stop = process.stop.clone();
+        let webhooks = node.keep("webhooks", move || sender.clone().run(stop.clone()));
         let (stop, router, cluster) = (process.stop.clone(), node.router().clone(), node.cluster());
         let stopped = async move {
             stop.cancelled().await;
-            cluster.stop_examining();
+            cluster.leave();
             router.set_not_ready(vec!["the node is shutting down".to_owned()]);
         };
         let places = places(&options.limits, &process.descriptors);

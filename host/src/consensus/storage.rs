@@ -3,6 +3,7 @@
 //! * `append` is readable on return and reported once durable, in order; appends are pipelined.
 //! * `save_vote` is durable on return, and so is every append before it: both go through the log's one stream.
 //! * `committed` is a hint that is never waited for, so it is cut to what the log holds when it is read.
+//! * A slow disk holds up its group and no thread: whatever waits for room or a sync is awaited.
 //! * A failed disk is final. A *full* one is not: an append waits for room instead of failing (see [`Storage::append`]).
 
 use std::fmt::Debug;
@@ -98,7 +99,9 @@ impl Storage {
         let mut is_waiting = false;
         loop {
             let report = report.clone();
-            match self.log.append(entries.clone(), Box::new(move |result| report.complete(result))) {
+            let log = self.log.clone();
+            let appending = log.append_in_turn(entries.clone(), Box::new(move |result| report.complete(result)));
+            match self.unless_stopping(appending).await {
                 Err(LogError::Full) => {
                     if !std::mem::replace(&mut is_waiting, true) {
                         tracing::warn!("an append waits for disk space");
@@ -112,6 +115,24 @@ impl Storage {
                     return result;
                 }
             }
+        }
+    }
+
+    /// A disk that hangs must not keep a group that shuts down.
+    async fn unless_stopping(
+        &mut self,
+        work: impl Future<Output = Result<(), LogError>> + Send,
+    ) -> Result<(), LogError> {
+        let stopped = async {
+            if self.stopping.wait_for(|stopping| *stopping).await.is_err() {
+                // Nobody is left who could say so.
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            result = work => result,
+            () = stopped => Err(LogError::Closed),
         }
     }
 
@@ -194,7 +215,8 @@ impl RaftLogStorage<Model> for Storage {
     }
 
     async fn save_vote(&mut self, vote: &RaftVote) -> io::Result<()> {
-        self.log.save_vote(model::vote(vote)).await.map_err(io_error)
+        let log = self.log.clone();
+        self.unless_stopping(log.save_vote(model::vote(vote))).await.map_err(io_error)
     }
 
     async fn save_committed(&mut self, committed: Option<RaftLogId>) -> io::Result<()> {
@@ -232,10 +254,14 @@ impl RaftLogStorage<Model> for Storage {
     }
 
     async fn truncate_after(&mut self, last: Option<RaftLogId>) -> io::Result<()> {
+        let log = self.log.clone();
+        self.unless_stopping(log.wait_for_room()).await.map_err(io_error)?;
         self.log.truncate_after(last.map(|last| model::entry_id(&last))).map_err(io_error)
     }
 
     async fn purge(&mut self, upto: RaftLogId) -> io::Result<()> {
+        let log = self.log.clone();
+        self.unless_stopping(log.wait_for_room()).await.map_err(io_error)?;
         self.log.purge(model::entry_id(&upto)).map_err(io_error)
     }
 }

@@ -7,6 +7,7 @@
 //! ```
 //! It knows nothing of Raft's rules, of what entries mean, of HTTP or of guests. Journal bytes are deleted by [`Log::release`] alone.
 
+mod append;
 mod book;
 mod disk;
 mod disk_sim;
@@ -25,11 +26,11 @@ mod writer;
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 pub use disk::{Disk, DiskFile, DiskMap, RealDisk};
@@ -48,10 +49,8 @@ use frame::{Record, entry_hash};
 use recover::{Access, Recovered, recover, releasable};
 use segment::{HEADER_SIZE, SegmentHeader, Spare};
 use shared::Shared;
-use state::{Hashed, Reserve, SMALL_FRAME_SIZE, Start, State, Work, append_frame_size, entry_record_size};
+use state::{Reserve, SMALL_FRAME_SIZE, Start, State, Work};
 
-/// Entries that share a frame and its checksum: bounds what is read at once, and what a torn write can take along.
-const FRAME_BYTES_MAX: usize = 1 << 20;
 /// Kept free at the end of a segment, for votes while the disk is full.
 const RESERVE_BYTES_MAX: u64 = 64 << 10;
 
@@ -103,6 +102,8 @@ pub struct Log {
 struct Threads {
     shared: Arc<Shared>,
     running: Mutex<Vec<JoinHandle<()>>>,
+    /// Each of them has one: until they have ended nobody else may have the log open.
+    open: Weak<()>,
 }
 
 impl Log {
@@ -145,51 +146,27 @@ impl Log {
             size: recovered.size,
             reserve: RESERVE_BYTES_MAX.min(options.segment_bytes_min / 8),
         });
-        let shared = Arc::new(Shared {
-            disk,
-            dir: dir.to_owned(),
-            options,
-            durable: watch::Sender::new(state.durable_last()),
-            state: Mutex::new(state),
-            work: Condvar::new(),
-            room: Condvar::new(),
-            spare_wanted: Condvar::new(),
-        });
-        let log = Self { threads: Arc::new(Threads { shared, running: Mutex::default() }) };
-        log.spawn("log-writer", writer::run)?;
-        log.spawn("log-spare", |shared| shared.guard(|| spare::run(shared)))?;
+        let shared = Arc::new(Shared::new(disk, dir.to_owned(), options, state));
+        let open = Arc::new(());
+        let threads = Threads { shared, running: Mutex::default(), open: Arc::downgrade(&open) };
+        let log = Self { threads: Arc::new(threads) };
+        log.spawn("log-writer", open.clone(), writer::run)?;
+        log.spawn("log-spare", open, |shared| shared.guard(|| spare::run(shared)))?;
         Ok(log)
     }
 
-    fn spawn(&self, name: &str, body: impl FnOnce(&Arc<Shared>) + Send + 'static) -> Result<(), LogError> {
+    fn spawn(
+        &self,
+        name: &str,
+        open: Arc<()>,
+        body: impl FnOnce(&Arc<Shared>) + Send + 'static,
+    ) -> Result<(), LogError> {
         let shared = self.threads.shared.clone();
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || body(&shared));
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let _open = open;
+            body(&shared);
+        });
         self.threads.running.lock().push(thread.map_err(|error| LogError::disk(name, error))?);
-        Ok(())
-    }
-
-    /// Adds entries. They are readable by every handle on return; `on_durable` is called once, from the writer thread, when
-    /// they are durable or never will be, in the order of the appends. It must not block.
-    ///
-    /// Their indexes follow each other; the first follows the last entry, or replaces an earlier one and all after it.
-    /// Waits only while more than `pending_bytes_max` are not yet durable, or a segment large enough is being prepared. On an
-    /// error nothing was added, and `on_durable` is dropped without a call.
-    pub fn append(&self, entries: Vec<LogEntry>, on_durable: OnDurable) -> Result<(), LogError> {
-        let Some(first) = entries.first().map(|entry| entry.id) else { return self.after_all(on_durable) };
-        check_entries(&entries)?;
-        let frames = group_into_frames(entries);
-        let mut sizes: Vec<_> = frames.iter().map(|entries| append_frame_size(entries)).collect();
-        if self.last().is_some_and(|last| first.index <= last.index) {
-            sizes.insert(0, SMALL_FRAME_SIZE);
-        }
-        let shared = &self.threads.shared;
-        let mut state = shared.admit(&sizes, Reserve::Keep)?;
-        state.check_next(first)?;
-        state.append(frames);
-        assert!(state.book.last().is_some_and(|last| first.index <= last.index));
-        shared.announce_durable(&state);
-        state.queue.push(Work::Done(on_durable));
-        shared.on_placed(state);
         Ok(())
     }
 
@@ -210,6 +187,7 @@ impl Log {
     /// or may not have been saved.
     pub async fn save_vote(&self, vote: Vote) -> Result<(), LogError> {
         let (done, durable) = oneshot::channel();
+        self.wait_for_bytes(SMALL_FRAME_SIZE).await?;
         // The receiver is gone if the caller gave up waiting.
         self.place_vote(vote, Box::new(move |result| _ = done.send(result)))?;
         durable.await.unwrap_or(Err(LogError::Closed))
@@ -375,6 +353,16 @@ impl Log {
         self.threads.shared.durable.subscribe()
     }
 
+    /// Follows why nothing more will be durable: nothing as long as it may. Who follows it does not keep the log open.
+    pub fn watch_ended(&self) -> watch::Receiver<Option<String>> {
+        self.threads.shared.ended.subscribe()
+    }
+
+    /// Gone once nothing is written any more: only then may the log be opened again. [`Log::close`] sees to it, unless the disk hangs.
+    pub fn open_mark(&self) -> Weak<()> {
+        self.threads.open.clone()
+    }
+
     pub fn health(&self) -> LogHealth {
         let state = self.threads.shared.state.lock();
         match &state.failed {
@@ -419,39 +407,6 @@ fn create_first_segment(disk: &dyn Disk, dir: &Path, options: &LogOptions) -> Re
     let (stream, nonce) = (options.stream.clone(), rand::random());
     let header = SegmentHeader { stream, nonce, first_lsn: Lsn(0), before: None, checkpoint: Default::default() };
     spare.become_segment(disk, dir, &header)
-}
-
-fn check_entries(entries: &[LogEntry]) -> Result<(), LogError> {
-    let max = limits::ENTRY_BYTES_MAX;
-    if let Some(entry) = entries.iter().find(|entry| max < entry.payload.size()) {
-        return Err(LogError::EntryTooLarge { id: entry.id, size: entry.payload.size(), max });
-    }
-    match entries.windows(2).find(|pair| pair[0].id.index.next() != pair[1].id.index) {
-        Some(pair) => Err(LogError::Gap { last: Some(pair[0].id.index), found: pair[1].id }),
-        None => Ok(()),
-    }
-}
-
-/// Splits the entries of an append into frames and hashes their payloads, before any lock is taken.
-fn group_into_frames(entries: Vec<LogEntry>) -> Vec<Vec<Hashed>> {
-    let mut frames: Vec<Vec<Hashed>> = Vec::new();
-    let mut size = 0;
-    for entry in entries {
-        let record_size = entry_record_size(&entry);
-        let hash = blake3::hash(entry.payload.bytes());
-        match frames.last_mut().filter(|_| size + record_size <= FRAME_BYTES_MAX) {
-            Some(frame) => {
-                size += record_size;
-                frame.push((entry, hash));
-            }
-            None => {
-                size = record_size;
-                frames.push(vec![(entry, hash)]);
-            }
-        }
-    }
-    assert!(frames.iter().all(|frame| !frame.is_empty()));
-    frames
 }
 
 /// Reads an entry through the map and checks that it is the one that was appended.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::log::disk::Disk;
 use crate::log::state::{Reserve, Room, State};
@@ -21,40 +21,86 @@ pub(super) struct Shared {
     /// The writer waits here for work.
     pub work: Condvar,
     /// Appends wait here for room.
-    pub room: Condvar,
+    room: Condvar,
+    /// The same for those that must not hold their thread meanwhile.
+    room_news: Notify,
     /// The spare's thread waits here for a wish.
     pub spare_wanted: Condvar,
     pub durable: watch::Sender<Option<EntryId>>,
+    /// Why nothing more will be durable, once that is so.
+    pub ended: watch::Sender<Option<String>>,
 }
 
 impl Shared {
+    pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, options: LogOptions, state: State) -> Self {
+        Self {
+            disk,
+            dir,
+            options,
+            durable: watch::Sender::new(state.durable_last()),
+            ended: watch::Sender::default(),
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            room: Condvar::new(),
+            room_news: Notify::new(),
+            spare_wanted: Condvar::new(),
+        }
+    }
+
     /// Waits until frames of these sizes have room, all of them, and returns with the lock held.
     ///
     /// While the disk is full, appends (`Reserve::Keep`) may use what is left of the segment but its reserve, and are refused
     /// then; other records are refused only if the reserve is used up as well.
     pub fn admit(&self, sizes: &[usize], reserve: Reserve) -> Result<MutexGuard<'_, State>, LogError> {
-        assert!(!sizes.is_empty());
-        let bytes: usize = sizes.iter().sum();
         let mut state = self.state.lock();
-        loop {
-            if let Some(error) = &state.failed {
-                return Err(error.clone());
-            }
-            if state.is_closing {
-                return Err(LogError::Closed);
-            }
-            let is_backlog = state.pending_bytes > 0 && self.options.pending_bytes_max < state.pending_bytes + bytes;
-            match state.room_for(sizes, reserve) {
-                Room::Ready if !is_backlog || reserve == Reserve::Use => return Ok(state),
-                Room::Ready => {}
-                Room::NeedsSpare(_) if state.is_full => return Err(LogError::Full),
-                Room::NeedsSpare(size) => {
-                    state.spare_bytes_wanted = state.spare_bytes_wanted.max(size);
-                    self.spare_wanted.notify_one();
-                }
-            }
+        while !self.has_room(&mut state, sizes, reserve)? {
             self.room.wait(&mut state);
         }
+        Ok(state)
+    }
+
+    /// The same without holding the thread. Dropped before it returns, nothing has happened.
+    pub async fn admitted(&self, sizes: &[usize], reserve: Reserve) -> Result<MutexGuard<'_, State>, LogError> {
+        loop {
+            // Before the look, so that no news in between is missed.
+            let mut news = std::pin::pin!(self.room_news.notified());
+            news.as_mut().enable();
+            {
+                let mut state = self.state.lock();
+                if self.has_room(&mut state, sizes, reserve)? {
+                    return Ok(state);
+                }
+            }
+            news.await;
+        }
+    }
+
+    /// Whether frames of these sizes have room now; where a spare is missing it is wished for.
+    fn has_room(&self, state: &mut State, sizes: &[usize], reserve: Reserve) -> Result<bool, LogError> {
+        assert!(!sizes.is_empty());
+        let bytes: usize = sizes.iter().sum();
+        if let Some(error) = &state.failed {
+            return Err(error.clone());
+        }
+        if state.is_closing {
+            return Err(LogError::Closed);
+        }
+        let is_backlog = state.pending_bytes > 0 && self.options.pending_bytes_max < state.pending_bytes + bytes;
+        match state.room_for(sizes, reserve) {
+            Room::Ready => return Ok(!is_backlog || reserve == Reserve::Use),
+            Room::NeedsSpare(_) if state.is_full => return Err(LogError::Full),
+            Room::NeedsSpare(size) => {
+                state.spare_bytes_wanted = state.spare_bytes_wanted.max(size);
+                self.spare_wanted.notify_one();
+            }
+        }
+        Ok(false)
+    }
+
+    /// There may be room now, or none for good: whoever waits looks again.
+    pub fn tell_of_room(&self) {
+        self.room.notify_all();
+        self.room_news.notify_waiters();
     }
 
     /// Wakes whoever has something to do after frames were placed.
@@ -82,7 +128,8 @@ impl Shared {
                 let reason = error.reason();
                 tracing::error!(dir = %self.dir.display(), reason, "the log failed; open it again to recover");
             }
-            state.failed.get_or_insert(error);
+            let first = state.failed.get_or_insert(error);
+            self.ended.send_replace(Some(first.reason()));
         }
         self.wake_all();
     }
@@ -94,7 +141,7 @@ impl Shared {
 
     fn wake_all(&self) {
         self.work.notify_all();
-        self.room.notify_all();
+        self.tell_of_room();
         self.spare_wanted.notify_all();
     }
 

@@ -59,7 +59,7 @@ fn offer(shared: &Shared, spare: Spare) {
         state.size -= replaced.as_ref().map_or(0, |spare| spare.size);
         replaced
     };
-    shared.room.notify_all();
+    shared.tell_of_room();
     if let Some(replaced) = replaced
         && let Err(error) = shared.disk.remove(&replaced.path)
     {
@@ -72,7 +72,7 @@ fn wait_for_space(shared: &Shared, why: &str, retry: Duration) {
     if !std::mem::replace(&mut state.is_full, true) {
         tracing::warn!(dir = %shared.dir.display(), why, "the log has no room for more; appends are refused until it has");
     }
-    shared.room.notify_all();
+    shared.tell_of_room();
     if !state.is_closing {
         shared.spare_wanted.wait_for(&mut state, retry);
     }

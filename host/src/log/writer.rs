@@ -203,7 +203,7 @@ impl Writer {
             self.shared.announce_durable(&state);
         }
         (self.truncations, self.bytes) = (0, 0);
-        self.shared.room.notify_all();
+        self.shared.tell_of_room();
         fail::fail_point!("log::published", |_| std::process::abort());
         while let Some(done) = self.done.pop_front() {
             done(Ok(()));

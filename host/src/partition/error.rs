@@ -38,6 +38,9 @@ pub enum PartitionError {
     RolledBack { held: EntryId, found: Option<EntryId> },
     #[error("thread of the executor cannot be started: {0}")]
     Thread(std::io::Error),
+    /// It is left behind.
+    #[error("the partition was not closed in time: what it waits for, most likely its disk, does not answer")]
+    NotClosed,
     #[error("this node does not lead the partition")]
     NotLeading,
     #[error("this node has no replica of partition {0}")]

@@ -66,7 +66,7 @@ pub(super) struct Parts {
 /// A partition that runs on this node.
 pub struct Partition {
     pub(super) parts: Parts,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    pub(super) thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// A moment to read at: rows and the journal they belong to.
@@ -283,6 +283,20 @@ impl Partition {
         }
     }
 
+    /// How many entries are missing here of those that this leader was last heard to hold, if that is too many to call this replica level:
+    /// a few until it is for the first time since it was opened, many from then on.
+    pub fn find_lag(&self, leader: NodeId) -> Option<u64> {
+        let GroupPeers { group, seen, .. } = &self.parts.peers;
+        let held = seen.held(leader, group).map_or(LogIndex(0), |held| held.index);
+        let (lag, was_level) = (held.0.saturating_sub(self.progress().log_index.0), &self.parts.board.was_level);
+        if lag <= limits::READY_LAG_MAX {
+            was_level.store(true, Ordering::Relaxed);
+        }
+        let lag_max =
+            if was_level.load(Ordering::Relaxed) { limits::READY_LAG_LEVEL_MAX } else { limits::READY_LAG_MAX };
+        (lag_max < lag).then_some(lag)
+    }
+
     /// Whether the executor takes submissions and entries.
     pub fn is_running(&self) -> bool {
         self.parts.board.is_running()
@@ -444,28 +458,6 @@ impl Partition {
             log_bytes: self.parts.log.bytes(),
             state: self.parts.board.state.borrow().clone(),
         }
-    }
-
-    /// Stops taking part, waits for the executor, and writes what is applied.
-    pub async fn close(&self) -> Result<(), PartitionError> {
-        let result = match self.parts.group.shutdown().await {
-            Ok(()) | Err(ConsensusError::Stopped(_)) => Ok(()),
-            Err(error) => Err(error.into()),
-        };
-        drop(self.parts.mailbox.send(Message::Stop));
-        self.parts.canonical.close();
-        let Some(thread) = self.thread.lock().take() else { return result };
-        let (store, ids, log) = (self.parts.store.clone(), self.parts.ids.clone(), self.parts.log.clone());
-        let closing = tokio::task::spawn_blocking(move || {
-            let joined = thread.join();
-            assert!(joined.is_ok(), "the executor catches its own panics");
-            store.flush()?;
-            ids.flush()?;
-            log.close()?;
-            Ok::<(), PartitionError>(())
-        });
-        closing.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
-        result
     }
 
     pub(super) fn send(&self, message: Message) -> Result<(), PartitionError> {

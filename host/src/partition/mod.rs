@@ -28,11 +28,13 @@ mod places;
 mod recorded;
 pub mod tail;
 mod handle;
+mod closing;
 #[cfg(test)]
 mod tests;
 
 pub use answered::Answered;
 pub use canonical::HeadProof;
+pub use closing::Remains;
 pub use coordinate::{Participants, end_of};
 pub use error::{HaltReason, PartitionError};
 pub use handle::{Partition, ReadPoint};

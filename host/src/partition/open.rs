@@ -28,12 +28,13 @@ use crate::partition::history;
 use crate::partition::panics::Panics;
 use crate::partition::recall::Recalls;
 use crate::partition::recorded::RecordedEntries;
-use crate::partition::release;
+use crate::partition::release::{self, blocking};
 use crate::partition::restore::Leading;
 use crate::partition::run::{Executor, Message};
 use crate::partition::status::{Board, Progress, RunState};
 use crate::partition::times::WantedTimes;
 use crate::peer::GroupPeers;
+use crate::saga::Saga;
 use crate::sequencer::admission::{InFlight, RejectionMeter};
 use crate::sequencer::speculation::Speculation;
 use crate::snapshot::canonical::SnapshotFolder;
@@ -158,11 +159,25 @@ pub fn applied_of(meta: &Meta) -> EntryId {
     EntryId { term, node, index }
 }
 
-impl Partition {
-    /// Opens the partition and starts it; returns once everything known to be committed is on its way to be applied.
-    pub async fn open(options: PartitionOptions) -> Result<Arc<Self>, PartitionError> {
+/// What a partition has on disk, open and level.
+struct Files {
+    log: Log,
+    store: Arc<Store>,
+    ids: Arc<IdIndex>,
+    genesis: Journal,
+    recovered: Recovered,
+    snapshots: Arc<Snapshots>,
+    canonical: Arc<Canonical>,
+    panics: Panics,
+    /// What its phase status table has.
+    under_way: Vec<Saga>,
+}
+
+impl Files {
+    /// Blocks for as long as recovery takes.
+    fn open(options: &PartitionOptions) -> Result<Self, PartitionError> {
         let stream = StreamId::new(&options.machine, options.partition)?;
-        let log = open_log(&options, stream.clone())?;
+        let log = open_log(options, stream.clone())?;
         finish_install(&options.folder, &log, &stream.to_string(), &options.store)?;
         let (store, ids) = derived::open(&options.folder, &log, &options.store)?;
         let (store, ids) = (Arc::new(store), Arc::new(ids));
@@ -170,10 +185,25 @@ impl Partition {
         let recovered = Recovered::of(store.meta_written(), genesis);
         backfill_ids(options.partition, &log, &ids, &recovered)?;
         let snapshots = open_snapshots(&options.folder, stream, &log, &store, &ids)?;
+        let canonical = open_canonical(options)?;
+        let (panics, under_way) = (Panics::open(&options.folder), read_table(&store.read())?);
+        Ok(Self { log, store, ids, genesis, recovered, snapshots, canonical, panics, under_way })
+    }
+}
+
+impl Partition {
+    /// Opens the partition and starts it; returns once everything known to be committed is on its way to be applied.
+    pub async fn open(options: PartitionOptions) -> Result<Arc<Self>, PartitionError> {
+        // It reads what may be gigabytes: not on a thread of the runtime.
+        let (options, files) = blocking(move || {
+            let files = Files::open(&options)?;
+            Ok((options, files))
+        })
+        .await?;
+        let Files { log, store, ids, genesis, recovered, snapshots, canonical, panics, under_way } = files;
         let logic = load_active(&options.modules, recovered.journal.module).await?;
-        let canonical = open_canonical(&options)?;
         let entries = RecordedEntries::open(&log, recovered.applied, &recovered.journal);
-        let board = Board::new(recovered.progress(), Panics::open(&options.folder));
+        let board = Board::new(recovered.progress(), panics);
         let (mailbox, messages) = std::sync::mpsc::channel();
         let executor = Executor {
             partition: options.partition,
@@ -202,7 +232,7 @@ impl Partition {
             clashes: Vec::new(),
             orphans: Default::default(),
             meter: RejectionMeter::default(),
-            coordinator: Coordinator::new(read_table(&store.read())?),
+            coordinator: Coordinator::new(under_way),
             stuck_reported: None,
             participants: options.participants.clone(),
             forbidden: Vec::new(),
@@ -295,9 +325,7 @@ async fn load_active(modules: &Arc<dyn Modules>, id: ModuleId) -> Result<Option<
 /// A module may have to come from another node, and is compiled: not on a thread of the runtime.
 async fn load(modules: &Arc<dyn Modules>, id: ModuleId) -> Result<Arc<dyn Logic>, PartitionError> {
     let modules = modules.clone();
-    let loading = tokio::task::spawn_blocking(move || modules.load(id)).await;
-    let loaded = loading.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-    loaded.map_err(|reason| PartitionError::Halted(HaltReason::Module { id, reason }))
+    blocking(move || modules.load(id).map_err(|reason| PartitionError::Halted(HaltReason::Module { id, reason }))).await
 }
 
 /// Feeds the ids of entries that the state has and the id index lacks.
@@ -342,16 +370,25 @@ fn follow(group: &Group, log: &Log, store: &Arc<Store>, mailbox: &std::sync::mps
             }
         }
     });
-    let (mut durable, store) = (log.watch_durable(), Arc::downgrade(store));
+    let (mut durable, mut ended, store) = (log.watch_durable(), log.watch_ended(), Arc::downgrade(store));
     tokio::spawn(async move {
         loop {
+            // In this order: once it has ended, what is durable does not change.
+            let why_ended = ended.borrow_and_update().clone();
             let now = *durable.borrow_and_update();
             let Some(store) = store.upgrade() else { return };
             if let Some(id) = now {
                 store.allow_write_up_to(id.index);
             }
+            if let Some(reason) = why_ended {
+                return store.end_waits(&reason);
+            }
             drop(store);
-            if durable.changed().await.is_err() {
+            let changed = tokio::select! {
+                changed = durable.changed() => changed,
+                changed = ended.changed() => changed,
+            };
+            if changed.is_err() {
                 return;
             }
         }

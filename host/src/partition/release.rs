@@ -120,7 +120,8 @@ fn find_last_unneeded(log: &Log, upto: LogIndex, needed: Needed) -> Result<Optio
     Ok(find_last_before(log, unneeded, since)?.max(too_much))
 }
 
-async fn blocking<T: Send + 'static>(
+/// Work that waits for a disk, on a thread that may.
+pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, PartitionError> + Send + 'static,
 ) -> Result<T, PartitionError> {
     let working = tokio::task::spawn_blocking(work).await;

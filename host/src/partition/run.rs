@@ -153,38 +153,13 @@ pub struct Executor {
 impl Executor {
     /// Runs until it is stopped, or halts for good; a panic halts this partition only.
     pub fn run(mut self, mailbox: &Receiver<Message>) {
-        let board = self.board.clone();
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| self.serve(mailbox)));
         let state = match result {
             Ok(Ok(())) => RunState::Closed,
             Ok(Err(reason)) => RunState::Halted(reason),
             Err(panic) => RunState::Halted(HaltReason::Panic(panic_text(&*panic))),
         };
-        let refusal = match &state {
-            RunState::Halted(reason) => {
-                tracing::error!(partition = %self.partition, %reason, "partition halted");
-                metrics::gauge!("statehouse_partition_halted", "partition" => self.partition.to_string()).set(1.0);
-                Refusal::Halted
-            }
-            _ => Refusal::ShuttingDown,
-        };
-        let is_closed = matches!(state, RunState::Closed);
-        board.state.send_replace(state);
-        self.abandon(refusal);
-        // Whoever was too late for the board's word gets an answer instead of silence.
-        while let Ok(message) = if is_closed { mailbox.try_recv().map_err(drop) } else { mailbox.recv().map_err(drop) }
-        {
-            match message {
-                Message::Submit(submissions) => {
-                    for submission in &submissions {
-                        self.board.release(submission.size);
-                        submission.ticket.reply(Reply::Refused(refusal));
-                    }
-                }
-                Message::Stop => break,
-                _ => {}
-            }
-        }
+        self.end(state, mailbox);
     }
 
     fn serve(&mut self, mailbox: &Receiver<Message>) -> Result<(), HaltReason> {
@@ -464,23 +439,6 @@ impl Executor {
         }
         // Whoever asked for it asks again, of whoever leads by then.
         self.activation = None;
-    }
-
-    /// Answers everybody when the executor ends; proposals may or may not be committed.
-    fn abandon(&mut self, refusal: Refusal) {
-        for batch in self.speculation.drain() {
-            for submission in batch.submissions {
-                self.in_flight.refuse(&submission, &Reply::Unknown);
-            }
-        }
-        for (_, ticket) in self.orphans.drain() {
-            ticket.reply(Reply::Unknown);
-        }
-        for ticket in self.coordinator.take_all_waiting() {
-            ticket.reply(Reply::Unknown);
-        }
-        self.give_up_recalls(refusal);
-        self.refuse_queue(refusal);
     }
 
     /// The journal the next batch is decided on.

@@ -4,7 +4,7 @@
 //! it holds is gone with the process.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -61,6 +61,10 @@ pub struct Board {
     pub state: watch::Sender<RunState>,
     pub queue_bytes: AtomicUsize,
     pub in_flight: AtomicUsize,
+    /// It had all but a few of its leader's entries since it was opened.
+    pub was_level: AtomicBool,
+    /// Somebody closes the partition and has ended what the executor waits for.
+    pub is_closing: AtomicBool,
     pub panics: Panics,
     /// At the last moment that an entry has passed.
     pub shown: Mutex<Option<Shown>>,
@@ -75,6 +79,8 @@ impl Board {
             state: watch::Sender::new(RunState::Running),
             queue_bytes: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
+            was_level: AtomicBool::new(false),
+            is_closing: AtomicBool::new(false),
             panics,
             shown: Mutex::default(),
             counted: Mutex::default(),

@@ -2,6 +2,8 @@
 //!
 //! The partition runs the machine `system` natively, on files in a temporary folder that are damaged between two starts.
 
+mod closing;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -59,6 +61,10 @@ struct Nobody;
 
 impl Seen for Nobody {
     fn on_durable(&self, _: NodeId, _: &GroupName, _: EntryId) {}
+
+    fn held(&self, _: NodeId, _: &GroupName) -> Option<EntryId> {
+        None
+    }
 }
 
 struct NoOthers;
@@ -102,7 +108,11 @@ fn options(folder: &Path) -> PartitionOptions {
 }
 
 async fn try_open(folder: &Path) -> Result<Arc<Partition>, PartitionError> {
-    let partition = Partition::open(options(folder)).await?;
+    open_with(options(folder)).await
+}
+
+async fn open_with(options: PartitionOptions) -> Result<Arc<Partition>, PartitionError> {
+    let partition = Partition::open(options).await?;
     partition.wait_for_leader(soon()).await?;
     Ok(partition)
 }

@@ -20,6 +20,15 @@ pub enum PeerSetupError {
 pub enum SeenError {
     #[error("{}: {source}", path.display())]
     Disk { path: PathBuf, source: std::io::Error },
-    #[error("{} cannot be believed: {reason}", path.display())]
-    Damaged { path: PathBuf, reason: String },
+    #[error("{} has the format {found} of a later program", path.display())]
+    Format { path: PathBuf, found: u32 },
 }
+
+/// What was seen of a node was lost with a damaged book, and the node has not said it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "its record of what other nodes' logs held was damaged and made anew, and it has not heard from this one since, so it cannot vouch for it; \
+     should no other node be able to: stop it, remove the file `seen` from its data folder, and start it again, which counts as having \
+     seen nothing"
+)]
+pub struct SeenLost;

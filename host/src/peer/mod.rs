@@ -30,7 +30,7 @@ use crate::ids::{NodeId, PartitionId};
 use crate::log::{EntryId, Vote};
 
 pub use alone::NoNetwork;
-pub use error::{PeerSetupError, SeenError};
+pub use error::{PeerSetupError, SeenError, SeenLost};
 pub use grpc::{
     Grpc, Identity, LinkLimits, Links, PeerCertificates, PeerOptions, PeerRenewal, PeerTls, Routes, serve_peers,
 };
@@ -237,6 +237,9 @@ pub struct GroupPeers {
 pub trait Seen: Send + Sync + 'static {
     /// Must not wait.
     fn on_durable(&self, node: NodeId, group: &GroupName, last: EntryId);
+
+    /// The highest of them, where it is known.
+    fn held(&self, node: NodeId, group: &GroupName) -> Option<EntryId>;
 }
 
 impl Peers for GroupPeers {

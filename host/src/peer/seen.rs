@@ -2,14 +2,15 @@
 //!
 //! A node that comes back asks its peers for it; less than that in its own log means that its disk was rolled back. Noting changes memory
 //! only; [`SeenBook::flush`], called each second by its owner, writes the file whole. So the book may say too little after a crash, and
-//! never too much. It does not know who asks, nor what follows.
+//! never too much. A damaged file is made anew, and the book then says of each group that it has lost what it knew, until the node itself has
+//! told what it holds: to say less than was seen would let a disk that was rolled back pass. It does not know who asks, nor what follows.
 //!
 //! The file, little-endian:
 //!
 //! | bytes | what |
 //! |---|---|
 //! | 8 | `SHSEEN` and two zeros |
-//! | 4 | format version, 1 |
+//! | 4 | format version: 1, or 2 in a book that has lost what an earlier one said |
 //! | 4 | number of records |
 //! | 38 + n each | node (8), length n of the machine's name (2), that name (n), partition (4), and the entry: term, node, index (8 each) |
 //! | 32 | blake3 of everything before |
@@ -20,12 +21,14 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{GroupName, Seen, SeenError};
+use super::{GroupName, Seen, SeenError, SeenLost};
 use crate::ids::{LogIndex, NodeId, PartitionId, Term};
 use crate::log::{Disk, EntryId, RealDisk};
 
 const MAGIC: [u8; 8] = *b"SHSEEN\0\0";
 const VERSION: u32 = 1;
+/// What is not in it may have been seen all the same.
+const VERSION_LOST: u32 = 2;
 const HEADER_BYTES: usize = 16;
 const HASH_BYTES: usize = 32;
 
@@ -42,30 +45,58 @@ pub struct SeenBook {
 
 struct State {
     notes: Notes,
+    /// An earlier book was damaged: of what is not noted since by the word of the node itself, nothing is known.
+    is_lost: bool,
     /// Counts the changes; `written` is what the file has.
     version: u64,
     written: u64,
 }
 
 impl SeenBook {
-    /// The book in a file; an empty one if there is none. A damaged file is an error: what it said must not be forgotten in silence.
+    /// The book in a file; an empty one if there is none, and one that says so if the file is damaged.
+    ///
+    /// # Errors
+    /// The file cannot be read, or was written by a later program.
     pub fn open(path: &Path) -> Result<Self, SeenError> {
         Self::open_on(Arc::new(RealDisk), path)
     }
 
     pub fn open_on(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, SeenError> {
-        let notes = match read(&*disk, path) {
-            Ok(bytes) => decode(&bytes).map_err(|reason| SeenError::Damaged { path: path.to_owned(), reason })?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Notes::new(),
+        let mut state = State { notes: Notes::new(), is_lost: false, version: 0, written: 0 };
+        match read(&*disk, path) {
+            Ok(bytes) => match decode(&bytes) {
+                Ok((notes, is_lost)) => (state.notes, state.is_lost) = (notes, is_lost),
+                Err(Unread::Later(found)) => return Err(SeenError::Format { path: path.to_owned(), found }),
+                Err(Unread::Damaged(reason)) => {
+                    tracing::error!(
+                        path = %path.display(),
+                        reason,
+                        "the book of what other nodes' logs held is damaged and made anew: until they have said it again, this node does \
+                         not vouch for them when they start"
+                    );
+                    // Written at the next flush, whatever is noted until then.
+                    (state.is_lost, state.version) = (true, 1);
+                }
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(source) => return Err(SeenError::Disk { path: path.to_owned(), source }),
-        };
-        let state = State { notes, version: 0, written: 0 };
+        }
         Ok(Self { disk, path: path.to_owned(), state: Mutex::new(state), writing: Mutex::default() })
     }
 
     /// The highest entry that `node` was seen to hold in a group.
-    pub fn of(&self, node: NodeId, group: &GroupName) -> Option<EntryId> {
-        self.state.lock().notes.get(&(node, group.clone())).copied()
+    ///
+    /// # Errors
+    /// [`SeenLost`]: that was lost, and may be anything.
+    pub fn of(&self, node: NodeId, group: &GroupName) -> Result<Option<EntryId>, SeenLost> {
+        let state = self.state.lock();
+        let noted = state.notes.get(&(node, group.clone())).copied();
+        if noted.is_none() && state.is_lost { Err(SeenLost) } else { Ok(noted) }
+    }
+
+    /// A node says itself what it holds: with this, what was lost of it is known again.
+    pub fn on_told(&self, node: NodeId, group: &GroupName, last: EntryId) {
+        self.state.lock().note(node, group, last);
     }
 
     /// The same for all groups, in order of their names.
@@ -84,7 +115,7 @@ impl SeenBook {
             if state.version == state.written {
                 return Ok(());
             }
-            (state.version, encode(&state.notes))
+            (state.version, encode(&state.notes, state.is_lost))
         };
         self.write(&bytes).map_err(|source| SeenError::Disk { path: self.path.clone(), source })?;
         self.state.lock().written = version;
@@ -102,14 +133,46 @@ impl SeenBook {
     }
 }
 
-impl Seen for SeenBook {
-    fn on_durable(&self, node: NodeId, group: &GroupName, last: EntryId) {
-        let state = &mut *self.state.lock();
+impl State {
+    fn note(&mut self, node: NodeId, group: &GroupName, last: EntryId) {
         let key = (node, group.clone());
-        if state.notes.get(&key).is_none_or(|noted| *noted < last) {
-            state.notes.insert(key, last);
-            state.version += 1;
+        if self.notes.get(&key).is_none_or(|noted| *noted < last) {
+            self.notes.insert(key, last);
+            self.version += 1;
         }
+    }
+}
+
+impl Seen for SeenBook {
+    /// A leader hears first of entries far behind what the node holds: of one that is not known any more that says nothing.
+    fn on_durable(&self, node: NodeId, group: &GroupName, last: EntryId) {
+        let mut state = self.state.lock();
+        if !state.is_lost || state.notes.contains_key(&(node, group.clone())) {
+            state.note(node, group, last);
+        }
+    }
+
+    fn held(&self, node: NodeId, group: &GroupName) -> Option<EntryId> {
+        self.of(node, group).ok().flatten()
+    }
+}
+
+/// Why a file is no book.
+enum Unread {
+    /// Its format is of a later program.
+    Later(u32),
+    Damaged(String),
+}
+
+impl From<&str> for Unread {
+    fn from(reason: &str) -> Self {
+        Self::Damaged(reason.to_owned())
+    }
+}
+
+impl From<String> for Unread {
+    fn from(reason: String) -> Self {
+        Self::Damaged(reason)
     }
 }
 
@@ -121,10 +184,10 @@ fn read(disk: &dyn Disk, path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn encode(notes: &Notes) -> Vec<u8> {
+fn encode(notes: &Notes, is_lost: bool) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + 64 * notes.len() + HASH_BYTES);
     bytes.extend_from_slice(&MAGIC);
-    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&if is_lost { VERSION_LOST } else { VERSION }.to_le_bytes());
     let count = u32::try_from(notes.len()).expect("nodes times groups are far fewer than 4 billion");
     bytes.extend_from_slice(&count.to_le_bytes());
     for ((node, group), entry) in notes {
@@ -141,28 +204,29 @@ fn encode(notes: &Notes) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Result<Notes, String> {
+/// The notes, and whether the book has lost others.
+fn decode(bytes: &[u8]) -> Result<(Notes, bool), Unread> {
     let (content, hash) = bytes.split_last_chunk::<HASH_BYTES>().ok_or("it is too short to be one")?;
     let mut content = content.strip_prefix(&MAGIC).ok_or("it does not begin like one")?;
-    let version = u32::from_le_bytes(take(&mut content)?);
-    if version != VERSION {
-        return Err(format!("its format {version} is unknown, this version reads {VERSION}"));
-    }
     if blake3::hash(&bytes[..bytes.len() - HASH_BYTES]) != *hash {
-        return Err("its checksum is wrong".to_owned());
+        return Err("its checksum is wrong".into());
+    }
+    let version = u32::from_le_bytes(take(&mut content)?);
+    if ![VERSION, VERSION_LOST].contains(&version) {
+        return Err(Unread::Later(version));
     }
     let count = u32::from_le_bytes(take(&mut content)?);
     let mut notes = Notes::new();
     for _ in 0..count {
         let (key, entry) = record(&mut content)?;
         if notes.insert(key, entry).is_some() {
-            return Err("it names a group of a node twice".to_owned());
+            return Err("it names a group of a node twice".into());
         }
     }
     if !content.is_empty() {
-        return Err(format!("{} bytes follow its last record", content.len()));
+        return Err(format!("{} bytes follow its last record", content.len()).into());
     }
-    Ok(notes)
+    Ok((notes, version == VERSION_LOST))
 }
 
 fn record(content: &mut &[u8]) -> Result<((NodeId, GroupName), EntryId), String> {

@@ -92,11 +92,12 @@ impl Machine {
         deadline: Instant,
     ) -> Vec<Told> {
         let submissions = || pending.iter().map(|pending| &pending.submission);
-        let local = self.find_partition(partition);
+        // What has halted here says nothing of who leads: any other node knows better.
+        let local = self.find_partition(partition).filter(|local| local.is_running());
         if let Some(local) = local.as_ref().filter(|local| local.is_leader()) {
             return self.submit_here(local, submissions(), deadline).await;
         }
-        if self.is_alone() && local.as_ref().is_none_or(|local| !local.is_running()) {
+        if self.is_alone() && local.is_none() || self.is_removed() {
             let halted = Answer::Unavailable(unavailable(UnavailableReason::Halted));
             return vec![Told::Answer(halted); pending.len()];
         }
@@ -207,7 +208,7 @@ impl Machine {
 
     pub(super) async fn wait_for_leader(&self, partition: PartitionId, deadline: Instant) {
         let waiting = async {
-            match self.find_partition(partition) {
+            match self.find_partition(partition).filter(|local| local.is_running()) {
                 Some(local) => local.wait_for_change().await,
                 None => tokio::time::sleep(Duration::from_millis(50)).await,
             }

@@ -85,6 +85,8 @@ pub struct Hindrances {
     /// Partitions that cannot carry out this activation, and why.
     pub activation: u64,
     pub not_activated: BTreeMap<PartitionId, String>,
+    /// The node is not one of the cluster any more, and nobody leads here or answers it.
+    pub is_removed: bool,
 }
 
 /// A machine for people and for `/v1/machines`.
@@ -211,6 +213,10 @@ impl Machine {
 
     pub(super) fn is_draining(&self) -> bool {
         self.hindrances.read().is_draining
+    }
+
+    pub(super) fn is_removed(&self) -> bool {
+        self.hindrances.read().is_removed
     }
 
     /// Why the partition cannot carry out the activation that everybody waits for.
@@ -372,7 +378,11 @@ impl Machine {
                 Some("no leader, as long as a majority of its nodes cannot agree on one".to_owned())
             }
             (RunState::Running, Leadership::Follower { leader: Some(leader), .. }) => {
-                (!self.is_answering(*leader)).then(|| format!("its leader, node {leader}, does not answer this node"))
+                if !self.is_answering(*leader) {
+                    return Some(format!("its leader, node {leader}, does not answer this node"));
+                }
+                let lag = partition.find_lag(*leader)?;
+                Some(format!("this replica is catching up: it lacks {lag} entries of its leader, node {leader}"))
             }
             (RunState::Running, Leadership::Leader { .. }) => {
                 let voters = partition.group().metrics().voters;

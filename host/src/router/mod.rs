@@ -35,6 +35,8 @@ pub use reply::render_items;
 pub struct Router {
     machines: RwLock<BTreeMap<String, Arc<Machine>>>,
     not_ready: RwLock<Vec<String>>,
+    /// What is wrong with the node's own tasks, by their names.
+    troubles: RwLock<BTreeMap<&'static str, String>>,
 }
 
 impl Router {
@@ -55,6 +57,15 @@ impl Router {
         *self.not_ready.write() = reasons;
     }
 
+    /// Says what is wrong with one of the node's own tasks, or that nothing is any more.
+    pub fn set_trouble(&self, task: &'static str, trouble: Option<String>) {
+        let mut troubles = self.troubles.write();
+        match trouble {
+            Some(trouble) => _ = troubles.insert(task, trouble),
+            None => _ = troubles.remove(task),
+        }
+    }
+
     /// Why this node as a whole does not serve; empty when it does.
     pub fn not_ready(&self) -> Vec<String> {
         self.not_ready.read().clone()
@@ -63,6 +74,7 @@ impl Router {
     /// Whether every partition is led and runs; the errors say which is not, and why.
     pub fn is_ready(&self) -> Result<(), Vec<String>> {
         let mut reasons = self.not_ready();
+        reasons.extend(self.troubles.read().values().cloned());
         reasons.extend(self.machines().iter().flat_map(|machine| machine.not_ready()));
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }

@@ -80,7 +80,7 @@ impl Machine {
         calls: &[&Unticketed],
         deadline: Instant,
     ) -> Vec<Option<Answered>> {
-        let local = self.find_partition(partition);
+        let local = self.find_partition(partition).filter(|local| local.is_running());
         if let Some(local) = local.as_ref().filter(|local| local.is_leader()) {
             return carry_out_here(local, calls, deadline).await;
         }

@@ -488,6 +488,7 @@ pub fn partition_error(error: PartitionError) -> QueryError {
         // None of these is met by a partition that runs.
         PartitionError::Folder { .. }
         | PartitionError::Thread(_)
+        | PartitionError::NotClosed
         | PartitionError::Snapshot(_)
         | PartitionError::Canonical(_)
         | PartitionError::SnapshotsAsked

@@ -9,7 +9,7 @@
 //! It does not know the hot table, nor when something is written.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
@@ -57,6 +57,8 @@ pub struct Disk {
     ingest_path: PathBuf,
     /// Whether rows are read back after they were written.
     paranoid: bool,
+    /// Dropped after `db`, because it comes after it.
+    open: Arc<()>,
 }
 
 impl Disk {
@@ -74,7 +76,7 @@ impl Disk {
         let family = ColumnFamilyDescriptor::new(COLUMN_FAMILY, options.clone());
         let db = Db::open_cf_descriptors(&options, dir.join("rocks"), [family])
             .map_err(|source| StoreError::Open { path: dir.to_owned(), source })?;
-        Ok(Self { db, dir: dir.to_owned(), options, ingest_path, paranoid })
+        Ok(Self { db, dir: dir.to_owned(), options, ingest_path, paranoid, open: Arc::default() })
     }
 
     /// For reading only: nothing in the folder changes.
@@ -83,7 +85,13 @@ impl Disk {
         let family = ColumnFamilyDescriptor::new(COLUMN_FAMILY, options.clone());
         let db = Db::open_cf_descriptors_read_only(&options, dir.join("rocks"), [family], false)
             .map_err(|source| StoreError::Open { path: dir.to_owned(), source })?;
-        Ok(Self { db, dir: dir.to_owned(), options, ingest_path: dir.join("ingest.sst"), paranoid: false })
+        let ingest_path = dir.join("ingest.sst");
+        Ok(Self { db, dir: dir.to_owned(), options, ingest_path, paranoid: false, open: Arc::default() })
+    }
+
+    /// Gone once the database is closed.
+    pub(super) fn open_mark(&self) -> Weak<()> {
+        Arc::downgrade(&self.open)
     }
 
     pub(super) fn db(&self) -> &Db {

@@ -27,6 +27,9 @@ pub enum StoreError {
     /// The writer waits for space, or for a descriptor, and goes on by itself; reads and `apply` are not affected until too much is dirty.
     #[error("state store: no space left on the disk of {path}, or no file descriptor")]
     NoSpace { path: PathBuf },
+    /// What the store waits for does not come any more: the log has failed, or the partition is closed.
+    #[error("state store: nothing more becomes durable: {reason}")]
+    Ended { reason: String },
     /// The writer has stopped for good; reads from memory go on until the partition is restarted.
     #[error("state store: the writer has stopped: {reason}")]
     WriterStopped { reason: String },

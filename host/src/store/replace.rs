@@ -16,7 +16,6 @@ use super::StoreError;
 use super::disk::{Disk, META_KEY, ROW_PREFIX, remove_if_there};
 use super::meta::Meta;
 use super::state::Store;
-use super::writer::TICK;
 
 /// Rows of a replacement; there is one at a time.
 pub(super) const ROWS_FILE: &str = "replace.sst";
@@ -107,7 +106,7 @@ impl Store {
     /// return.
     ///
     /// # Errors
-    /// The disk is full: to be tried again. Or the writer has stopped.
+    /// The disk is full: to be tried again. Or the writer has stopped, or [`Store::end_waits`] was called.
     pub fn replace(&self, rows: &WrittenRows, meta: &Meta) -> Result<(), StoreError> {
         let shared = self.shared();
         let mut pending = shared.pending.lock();
@@ -118,10 +117,7 @@ impl Store {
         let seq = pending.seq_applied;
         pending.seq_wanted = pending.seq_wanted.max(seq);
         while pending.seq_written < seq || pending.durable < meta.applied.index || !pending.kept.is_empty() {
-            shared.check(&pending)?;
-            shared.work.notify_one();
-            // Nobody wakes this thread when the writer stops without having had anything to write.
-            shared.progress.wait_for(&mut pending, TICK);
+            shared.wait_for_writer(&mut pending)?;
         }
         assert_eq!(pending.seq_applied, seq, "only the executor applies, and it waits here");
         assert!(pending.deltas.is_empty(), "all of them are written");

@@ -8,10 +8,10 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::StoreError;
 use super::delta::Delta;
@@ -74,6 +74,8 @@ pub(super) struct Pending {
     pub meta_written: Option<Meta>,
     /// The log is locally durable up to here.
     pub durable: LogIndex,
+    /// Why it will not grow any more: the executor waits for nothing then.
+    pub ended: Option<String>,
     /// Somebody waits until this apply is written.
     pub seq_wanted: u64,
     /// States that are kept when they are exactly what is written; in the order of their applies.
@@ -141,6 +143,7 @@ impl Store {
             meta_applied: meta.clone(),
             meta_written: meta,
             durable: LogIndex(0),
+            ended: None,
             seq_wanted: 0,
             kept: VecDeque::new(),
             state: WriterState::Running,
@@ -307,6 +310,13 @@ impl Store {
         }
     }
 
+    /// The log will not be durable any further, or the partition is closed: ends what the executor waits for, now and from now on. What the
+    /// log has already made durable is still written.
+    pub fn end_waits(&self, reason: &str) {
+        self.shared.pending.lock().ended.get_or_insert_with(|| reason.to_owned());
+        self.shared.progress.notify_all();
+    }
+
     /// Whether more is dirty than allowed: the executor must not go on before [`Self::wait_while_behind`].
     pub fn is_behind(&self) -> bool {
         self.shared.dirty_bytes_max < self.shared.pending.lock().dirty_bytes()
@@ -315,13 +325,11 @@ impl Store {
     /// Waits until the writer has caught up. Must not be called by the thread that calls `allow_write_up_to`.
     ///
     /// # Errors
-    /// The writer has stopped, or the disk is full: it will not catch up by waiting here.
+    /// The writer has stopped, the disk is full, or [`Self::end_waits`] was called: it will not catch up by waiting here.
     pub fn wait_while_behind(&self) -> Result<(), StoreError> {
         let mut pending = self.shared.pending.lock();
         while self.shared.dirty_bytes_max < pending.dirty_bytes() {
-            self.shared.check(&pending)?;
-            self.shared.work.notify_one();
-            self.shared.progress.wait(&mut pending);
+            self.shared.wait_for_writer(&mut pending)?;
         }
         Ok(())
     }
@@ -356,16 +364,13 @@ impl Store {
     /// Only the executor calls this, between two applies.
     ///
     /// # Errors
-    /// The writer has stopped, the disk is full, or the folder cannot be made.
+    /// The writer has stopped, the disk is full, [`Self::end_waits`] was called, or the folder cannot be made.
     pub fn checkpoint(&self, dir: &Path) -> Result<Option<Meta>, StoreError> {
         let mut pending = self.shared.pending.lock();
         let (seq, meta) = (pending.seq_applied, pending.meta_applied.clone());
         pending.seq_wanted = pending.seq_wanted.max(seq);
         while pending.seq_written < seq {
-            self.shared.check(&pending)?;
-            self.shared.work.notify_one();
-            // Nobody wakes this thread when the writer stops without having had anything to write.
-            self.shared.progress.wait_for(&mut pending, writer::TICK);
+            self.shared.wait_for_writer(&mut pending)?;
         }
         assert_eq!(pending.seq_applied, seq, "only the executor applies, and it waits here");
         assert_eq!(pending.meta_written, meta, "what is written is what is applied");
@@ -380,6 +385,11 @@ impl Store {
     /// As for [`Self::flush`]; the store is closed all the same.
     pub fn close(self) -> Result<(), StoreError> {
         self.flush()
+    }
+
+    /// Gone once RocksDB is closed: only then may the folder be opened again. Views keep it open.
+    pub fn open_mark(&self) -> Weak<()> {
+        self.shared.disk.open_mark()
     }
 
     pub fn stats(&self) -> StoreStats {
@@ -406,6 +416,18 @@ impl Drop for Store {
 }
 
 impl Shared {
+    /// Of the executor, until the writer or the log has got on.
+    pub fn wait_for_writer(&self, pending: &mut MutexGuard<'_, Pending>) -> Result<(), StoreError> {
+        self.check(pending)?;
+        if let Some(reason) = &pending.ended {
+            return Err(StoreError::Ended { reason: reason.clone() });
+        }
+        self.work.notify_one();
+        // Nobody wakes this thread when the writer stops without having had anything to write.
+        self.progress.wait_for(pending, writer::TICK);
+        Ok(())
+    }
+
     pub fn check(&self, pending: &Pending) -> Result<(), StoreError> {
         match &pending.state {
             WriterState::Running => Ok(()),

@@ -419,3 +419,37 @@ mod fail_points {
         }
     }
 }
+
+/// Something that the executor waits for, in a folder of its own.
+type Wait = fn(&Store, &Path) -> Result<(), StoreError>;
+
+/// A log that had failed while a snapshot was being taken left its partition waiting for ever, and the process with it.
+#[test]
+fn what_waits_for_the_log_ends_with_it() {
+    let waits: [Wait; 3] = [
+        |store, dir| store.checkpoint(&dir.join("checkpoint")).map(drop),
+        |store, _| {
+            let mut file = store.begin_rows()?;
+            file.put(b"key", Some(b"row"))?;
+            store.replace(&file.finish()?.expect("a row was put"), &meta(3))
+        },
+        |store, _| store.wait_while_behind(),
+    ];
+    for (number, wait) in waits.into_iter().enumerate() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let options = StoreOptions { dirty_bytes_max: 0, ..StoreOptions::new(StoreShared::new(1 << 20)) };
+        let store = Store::open(&dir.path().join("state"), options).expect("the folder is writable");
+        store.allow_write_up_to(LogIndex(1));
+        apply(&store, &vec![(b"a".to_vec(), Some(b"1".to_vec()))], 1);
+        apply(&store, &vec![(b"a".to_vec(), Some(b"2".to_vec()))], 2);
+        let waited = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| wait(&store, dir.path()));
+            store.end_waits("planted");
+            waiting.join().expect("it does not panic")
+        });
+        let error = waited.expect_err("the second apply is never durable");
+        assert_eq!(error.to_string(), "state store: nothing more becomes durable: planted", "wait {number}");
+        store.flush().expect("what is durable is written all the same");
+        assert_eq!(store.meta_written(), Some(meta(1)));
+    }
+}

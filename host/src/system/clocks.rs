@@ -39,6 +39,8 @@ pub struct Sample {
     pub http: Option<String>,
     /// The highest feature level that it understands.
     pub feature_level_max: FeatureLevel,
+    /// It is not to be asked to lead.
+    pub is_stopping: bool,
     pub at: Instant,
     /// Since when it has answered each time.
     pub since: Instant,
@@ -49,6 +51,7 @@ pub struct Heard {
     pub time: Micros,
     pub http: Option<String>,
     pub feature_level_max: FeatureLevel,
+    pub is_stopping: bool,
 }
 
 impl Clocks {
@@ -68,13 +71,20 @@ impl Clocks {
 
     /// Another node has answered: its time is somewhere between the moments the question left and the answer came.
     pub fn on_answer(&self, node: NodeId, heard: Heard, asked: Micros, answered: Micros) {
-        let Heard { time, http, feature_level_max } = heard;
+        let Heard { time, http, feature_level_max, is_stopping } = heard;
         let ahead = Micros(time.0 - (asked.0 + (answered.0 - asked.0) / 2));
         let now = Instant::now();
         let mut state = self.state.lock();
         let before = state.samples.get(&node).filter(|sample| now < sample.at + FRESH);
         let since = before.map_or(now, |sample| sample.since);
-        state.samples.insert(node, Sample { ahead, http, feature_level_max, at: now, since });
+        state.samples.insert(node, Sample { ahead, http, feature_level_max, is_stopping, at: now, since });
+    }
+
+    /// Another node says that it is about to stop.
+    pub fn on_leaving(&self, node: NodeId) {
+        if let Some(sample) = self.state.lock().samples.get_mut(&node) {
+            sample.is_stopping = true;
+        }
     }
 
     /// All nodes have been asked. Says whether this node may lead until the next round.
@@ -142,7 +152,8 @@ mod tests {
         for (node, ahead) in (2..).zip(ahead) {
             let now = clocks.wall();
             let time = Micros(now.0 + ahead * SECOND);
-            clocks.on_answer(NodeId(node), Heard { time, http: None, feature_level_max: features::BASE }, now, now);
+            let heard = Heard { time, http: None, feature_level_max: features::BASE, is_stopping: false };
+            clocks.on_answer(NodeId(node), heard, now, now);
         }
         assert_eq!(clocks.on_round(), may_lead, "others ahead by {ahead:?} s");
     }

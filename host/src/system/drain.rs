@@ -41,6 +41,7 @@ pub fn hindrances(directory: &Directory, machine: &str) -> Hindrances {
         drains: modules.drains(),
         activation: row.activation,
         not_activated: not_activated.map(|(id, problem)| (PartitionId(id), problem.to_owned())).collect(),
+        is_removed: false,
     }
 }
 

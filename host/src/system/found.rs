@@ -17,6 +17,7 @@ use crate::system::level;
 use crate::system::node::start_member;
 use crate::system::service::{Join, encode};
 use crate::system::standing;
+use crate::system::tasks;
 
 const INVITE_PATIENCE: Duration = Duration::from_secs(2);
 const INVITE_AGAIN: Duration = Duration::from_millis(200);
@@ -59,7 +60,7 @@ fn become_member(
     }
     let joined = host.folder.join(cluster, is_founder, peers);
     joined.map_err(|error| ClusterError::Invalid(format!("this node cannot write its identity: {error}")))?;
-    tokio::spawn(start_member(host.clone()));
+    tasks::run_once(host, "start", start_member(host.clone()));
     Ok(())
 }
 

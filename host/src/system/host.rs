@@ -38,13 +38,12 @@ use crate::system::node::MachineSpec;
 use crate::system::staging::RefusedModules;
 use crate::system::standing::Standing;
 use crate::system::trouble::Troubles;
+use crate::system::turn::Turn;
 use crate::system::{drain, repair};
 use crate::views::Views;
 
 /// How often a question that nobody answered is put again.
 pub(super) const ASK_AGAIN: Duration = Duration::from_millis(250);
-/// How soon a replica that could not be opened, or stands still, is tried again.
-const OPEN_AGAIN: Duration = Duration::from_secs(2);
 
 /// Below the node's data: what is fetched from the archive for whoever reads what was released.
 const ARCHIVE_CACHE: &str = "archive-cache";
@@ -107,8 +106,8 @@ pub struct Host {
     /// Logs that are being repaired, for peers whose log is damaged too.
     pub damaged: RwLock<BTreeMap<GroupName, Arc<DamagedLog>>>,
     pub system: RwLock<Option<Arc<Machine>>>,
-    /// Replicas that are being sent a snapshot, or closed to install it: nobody else opens these.
-    pub receiving: Mutex<BTreeSet<GroupName>>,
+    /// Replicas that somebody opens, or is being sent a snapshot for: nobody else opens these.
+    pub turns: Mutex<BTreeSet<GroupName>>,
     /// Modules that this node is preparing, with their machine.
     pub preparing: Mutex<BTreeSet<(String, ModuleId)>>,
     /// Held while one is prepared.
@@ -130,6 +129,8 @@ pub struct Host {
     pub joining: Mutex<()>,
     /// Held while the directory is read.
     pub reading: Mutex<()>,
+    /// The node is about to stop: it takes nothing more upon itself.
+    pub leaving: CancellationToken,
     pub stopping: CancellationToken,
 }
 
@@ -168,25 +169,34 @@ impl Host {
 
     /// Makes the machine `system` known and opens its only partition.
     pub async fn open_system(self: &Arc<Self>, system: Arc<dyn Logic>) -> Result<(), NodeError> {
-        let machine = self.machine(SYSTEM, 1, system);
-        *self.system.write() = Some(machine.clone());
-        self.keep_system_open(&machine).await
+        let machine = self.system.write().get_or_insert_with(|| self.machine(SYSTEM, 1, system)).clone();
+        self.open_missing(&machine, PartitionId(0), self.founders_of_system()).await
     }
 
-    async fn keep_system_open(self: &Arc<Self>, machine: &Arc<Machine>) -> Result<(), NodeError> {
+    pub(super) fn founders_of_system(&self) -> Vec<NodeId> {
         let identity = self.folder.identity().expect("only a member of a cluster opens partitions");
-        let founders = if identity.is_founder { identity.peers.keys().copied().collect() } else { Vec::new() };
-        self.keep_replica_open(machine, PartitionId(0), founders).await
+        if identity.is_founder { identity.peers.keys().copied().collect() } else { Vec::new() }
     }
 
     /// Opens what the directory names and is not open here, each without waiting for the others; returns the first failure.
     pub async fn open_machines(self: &Arc<Self>, directory: &Directory) -> Result<(), NodeError> {
-        let opening = directory.machines.iter().map(|(name, row)| self.open_machine(name, row));
+        let opening = directory.machines.iter().map(|(name, row)| async move {
+            let Some(machine) = self.find_or_make(name, row).await? else { return Ok(()) };
+            let founders = founders_of(row);
+            let opening = machine.partition_ids().map(|id| self.open_missing(&machine, id, founders.clone()));
+            join_all(opening).await.into_iter().collect()
+        });
         join_all(opening).await.into_iter().collect()
     }
 
-    async fn open_machine(self: &Arc<Self>, name: &str, row: &MachineRow) -> Result<(), NodeError> {
-        let hindrances = drain::hindrances(&self.directory.borrow(), name);
+    /// The machine as it should be by now; nothing as long as its partitions must not be opened.
+    pub(super) async fn find_or_make(
+        self: &Arc<Self>,
+        name: &str,
+        row: &MachineRow,
+    ) -> Result<Option<Arc<Machine>>, NodeError> {
+        let mut hindrances = drain::hindrances(&self.directory.borrow(), name);
+        hindrances.is_removed = self.standing.is_removed();
         let machine = match self.router.find_machine(name) {
             Some(machine) => {
                 machine.set_hindrances(hindrances);
@@ -202,34 +212,32 @@ impl Host {
                 machine
             }
         };
-        if !self.standing.is_level() {
-            // What it knows of the others may be long out of date, so nothing is shared with them yet.
-            return Ok(());
-        }
-        let founders: Vec<NodeId> = row.founders.iter().map(|id| NodeId(*id)).collect();
-        let opening = machine.partition_ids().map(|id| self.keep_replica_open(&machine, id, founders.clone()));
-        join_all(opening).await.into_iter().collect()
+        // What it knows of the others may be long out of date: then nothing is shared with them yet.
+        Ok(self.standing.is_level().then_some(machine))
     }
 
-    /// Opens a replica that is not open. One that stands still because of something that opening mends is closed first.
-    async fn keep_replica_open(
+    /// Opens a replica that is not open.
+    async fn open_missing(
         self: &Arc<Self>,
         machine: &Arc<Machine>,
         partition: PartitionId,
         founders: Vec<NodeId>,
     ) -> Result<(), NodeError> {
-        if self.receiving.lock().contains(&GroupName::new(machine.name(), partition)) {
+        let turn = Turn::begin(self, &GroupName::new(machine.name(), partition));
+        if turn.is_none() || machine.find_partition(partition).is_some() {
             return Ok(());
         }
-        if let Some(open) = machine.find_partition(partition) {
-            match open.status().state {
-                RunState::Halted(reason) if reason.is_mended_by_opening() => {
-                    self.close_replica(machine, open, &reason).await;
-                }
-                _ => return Ok(()),
-            }
-        }
-        let opened = self.open_replica(machine, partition, founders).await;
+        self.open_replica(machine, partition, founders).await
+    }
+
+    /// Opens a partition and makes it known, or says why it is not served. Nobody may have it open.
+    pub(super) async fn open_replica(
+        self: &Arc<Self>,
+        machine: &Arc<Machine>,
+        partition: PartitionId,
+        founders: Vec<NodeId>,
+    ) -> Result<(), NodeError> {
+        let opened = self.try_open(machine, partition, founders).await;
         if let Err(error) = &opened {
             let reason = error.to_string();
             // It is tried again and again, and said once.
@@ -240,19 +248,7 @@ impl Host {
         opened
     }
 
-    async fn close_replica(&self, machine: &Machine, halted: Arc<Partition>, reason: &HaltReason) {
-        let group = GroupName::new(machine.name(), halted.id());
-        tracing::warn!(%group, %reason, "the partition is closed, to be opened again");
-        self.replicas.write().remove(&group);
-        drop(machine.set_replica(halted.id(), Err(format!("it is opened again: {reason}"))));
-        if let Err(error) = halted.close().await {
-            // What could not be written is applied again from the log.
-            tracing::warn!(%group, %error, "the partition could not be closed in order");
-        }
-    }
-
-    /// Opens a partition and makes it known. Nobody may have it open.
-    pub(super) async fn open_replica(
+    async fn try_open(
         self: &Arc<Self>,
         machine: &Arc<Machine>,
         partition: PartitionId,
@@ -269,8 +265,13 @@ impl Host {
             }
             opened => opened.map_err(failed)?,
         };
-        self.replicas.write().insert(group, opened.clone());
-        drop(machine.set_replica(partition, Ok(opened)));
+        self.replicas.write().insert(group.clone(), opened.clone());
+        drop(machine.set_replica(partition, Ok(opened.clone())));
+        let is_over = self.stopping.is_cancelled() || self.level.is_refused();
+        if is_over && self.replicas.write().remove(&group).is_some() {
+            // Whoever closes all of them may have come before it.
+            opened.close().await.map_err(failed)?;
+        }
         Ok(())
     }
 
@@ -366,33 +367,6 @@ impl Host {
         }
     }
 
-    /// Opens what the directory names, for as long as the node runs; what could not be opened, or is not open any more, is tried again.
-    pub async fn keep_open(self: Arc<Self>) {
-        let mut directory = self.directory.subscribe();
-        let mut is_known = false;
-        while !self.level.is_refused() {
-            let system = self.system.read().clone();
-            if let Some(system) = system {
-                // It says for itself what is wrong with it.
-                drop(self.keep_system_open(&system).await);
-            }
-            let (known, was_level) = (directory.borrow_and_update().clone(), self.standing.is_level());
-            drop(self.open_machines(&known).await);
-            // Once: from then on each machine says for itself what it lacks, and a node that stops says that.
-            if !is_known && !self.stopping.is_cancelled() && !self.level.is_refused() {
-                let missing = self.unknown_machines();
-                is_known = missing.is_empty();
-                self.router.set_not_ready(missing);
-            }
-            tokio::select! {
-                changed = directory.changed() => if changed.is_err() { return },
-                () = self.standing.wait_until_level(), if !was_level => {}
-                () = tokio::time::sleep(OPEN_AGAIN) => {}
-                () = self.stopping.cancelled() => return,
-            }
-        }
-    }
-
     /// Takes over what `system` says now.
     pub fn read_directory(&self, system: &Partition) -> Result<(), NodeError> {
         // One after the other, so that nobody puts back what another one has read later.
@@ -401,6 +375,9 @@ impl Host {
         let point = system.read_stale().map_err(failed)?;
         let directory = Directory::read(&point.view).map_err(|error| failed(error.into()))?;
         self.level.take_over(directory.feature_level)?;
+        if directory.retired.contains(&self.node) {
+            self.on_removed();
+        }
         if directory.is_founded() {
             if let Err(error) = self.folder.set_founded() {
                 tracing::error!(%error, "it cannot be noted that the cluster is founded");
@@ -423,8 +400,17 @@ impl Host {
         Ok(())
     }
 
+    /// This node is not one of the cluster any more, by what `system` or another node says.
+    pub fn on_removed(&self) {
+        self.standing.on_removed();
+        let node = self.node;
+        let reason =
+            format!("node {node} was removed from this cluster for good: stop it; its data is not needed any more");
+        self.router.set_trouble("membership", Some(reason));
+    }
+
     /// What this node should serve and cannot even name yet: a request for it would be told that there is no such thing.
-    fn unknown_machines(&self) -> Vec<String> {
+    pub(super) fn unknown_machines(&self) -> Vec<String> {
         let unknown = self.specs.iter().filter(|spec| self.router.find_machine(&spec.name).is_none());
         unknown.map(|spec| format!("the machine `{}` is not known yet", spec.name)).collect()
     }
@@ -469,4 +455,8 @@ impl Host {
             machine.partition_ids().all(|id| machine.find_partition(id).is_some_and(has_module))
         })
     }
+}
+
+pub(super) fn founders_of(row: &MachineRow) -> Vec<NodeId> {
+    row.founders.iter().map(|id| NodeId(*id)).collect()
 }

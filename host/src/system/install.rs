@@ -20,12 +20,10 @@ use crate::router::Machine;
 use crate::snapshot::{Incoming, Manifest, TransferError, receive};
 use crate::system::host::Host;
 use crate::system::logic::SYSTEM;
+use crate::system::turn::Turn;
 
 /// How often the leader hears that there is progress.
 const WORD: Duration = Duration::from_secs(1);
-/// How soon it is tried again to open the partition, and to see whether the old one is gone.
-const OPEN_AGAIN: Duration = Duration::from_secs(1);
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 type Replies = BoxStream<'static, Result<Bytes, ServiceError>>;
 
@@ -42,7 +40,7 @@ pub fn on_offer(host: &Arc<Host>, from: NodeId, group: GroupName, body: &[u8]) -
         // What has halted is looked at by somebody before it goes on.
         return Err(failed(&format!("{group} does not run")));
     }
-    let Some(receiving) = Receiving::begin(host, &group) else {
+    let Some(turn) = Turn::begin(host, &group) else {
         return Err(failed(&format!("{group} is taking a snapshot already")));
     };
     let folder = host.folder.partition(&group.machine, group.partition);
@@ -53,7 +51,7 @@ pub fn on_offer(host: &Arc<Host>, from: NodeId, group: GroupName, body: &[u8]) -
     let incoming = Incoming::open(&folder, &group.to_string(), &snapshot).map_err(|error| failed(&error))?;
     tracing::info!(%group, node = %from, %last, bytes = incoming.manifest.size(), "takes a snapshot");
     drop(replica);
-    Ok(speak(take(receiving, from, incoming)))
+    Ok(speak(take(turn, from, incoming)))
 }
 
 fn one(reply: &SnapshotReply) -> Replies {
@@ -74,61 +72,16 @@ fn speak(taking: impl Future<Output = Result<(), TransferError>> + Send + 'stati
     replies.boxed()
 }
 
-async fn take(receiving: Receiving, from: NodeId, incoming: Incoming) -> Result<(), TransferError> {
-    receive(receiving.host.network().as_ref(), from, &receiving.group, incoming).await?;
-    // It is durable: whatever happens to whoever offered it, it is going to be installed.
-    tokio::spawn(reopen(receiving));
-    Ok(())
-}
-
-/// Closes the partition in order and opens it again, which installs the snapshot.
-async fn reopen(receiving: Receiving) {
-    let Receiving { host, group } = &receiving;
-    let Some(machine) = find_machine(host, group) else { return };
-    let closing = host.replicas.write().remove(group);
-    drop(machine.set_replica(group.partition, Err("it is installing a snapshot".to_owned())));
-    if let Some(partition) = closing {
-        if let Err(error) = partition.close().await {
-            tracing::warn!(%group, %error, "the state that is to be replaced was not closed in order");
-        }
-        let left = Arc::downgrade(&partition);
-        drop(partition);
-        // Requests that still read from it have their deadlines.
-        while left.strong_count() > 0 && !host.stopping.is_cancelled() {
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    }
-    while !host.stopping.is_cancelled() {
+async fn take(turn: Turn, from: NodeId, incoming: Incoming) -> Result<(), TransferError> {
+    receive(turn.host.network().as_ref(), from, &turn.group, incoming).await?;
+    // It is durable: whatever happens to whoever offered it, it is going to be installed, by opening the partition again.
+    if let Some(machine) = find_machine(&turn.host, &turn.group) {
         // The group has its history, so that nobody has to found it.
-        let Err(error) = host.open_replica(&machine, group.partition, Vec::new()).await else { return };
-        tracing::error!(%group, %error, "a partition with a new snapshot is not served");
-        drop(machine.set_replica(group.partition, Err(error.to_string())));
-        tokio::select! {
-            () = host.stopping.cancelled() => {}
-            () = tokio::time::sleep(OPEN_AGAIN) => {}
-        }
+        tokio::spawn(turn.reopen(machine, "it is installing a snapshot".to_owned(), Vec::new()));
     }
+    Ok(())
 }
 
 pub fn find_machine(host: &Host, group: &GroupName) -> Option<Arc<Machine>> {
     if &*group.machine == SYSTEM { host.system.read().clone() } else { host.router.find_machine(&group.machine) }
-}
-
-/// The right to receive a snapshot for a group and to open it, held by one at a time.
-struct Receiving {
-    host: Arc<Host>,
-    group: GroupName,
-}
-
-impl Receiving {
-    fn begin(host: &Arc<Host>, group: &GroupName) -> Option<Self> {
-        let is_first = host.receiving.lock().insert(group.clone());
-        is_first.then(|| Self { host: host.clone(), group: group.clone() })
-    }
-}
-
-impl Drop for Receiving {
-    fn drop(&mut self) {
-        self.host.receiving.lock().remove(&self.group);
-    }
 }

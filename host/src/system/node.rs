@@ -47,14 +47,15 @@ use crate::system::service::HostService;
 use crate::system::staging::RefusedModules;
 use crate::system::standing::{self, Gate, Standing};
 use crate::system::trouble::Troubles;
-use crate::system::{archivist, found, in_transit, kept, midnights, retention, signer, steward, viewing, vigil};
+use crate::system::{
+    archivist, found, in_transit, kept, leaving, midnights, retention, signer, steward, tasks, viewing, vigil,
+};
 use crate::views::{self, Views};
 
 /// How long a partition may take to elect itself, or a machine to be created.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a node that stops waits for others to lead instead, and how often it looks.
-const HAND_OVER_MAX: Duration = Duration::from_secs(3);
-const HAND_OVER_LOOK: Duration = Duration::from_millis(50);
+/// How soon a node that cannot open `system` tries again.
+const OPEN_AGAIN: Duration = Duration::from_secs(1);
 /// What stands for the address of a node that has no peers.
 pub(super) const ALONE: &str = "alone";
 const NO_CLUSTER: &str =
@@ -190,10 +191,11 @@ impl Node {
             replicas: RwLock::default(),
             damaged: RwLock::default(),
             system: RwLock::default(),
-            receiving: Mutex::default(),
+            turns: Mutex::default(),
             preparing: Mutex::default(),
             preparing_turn: tokio::sync::Mutex::default(),
             examining: stopping.child_token(),
+            leaving: stopping.child_token(),
             refused: RefusedModules::default(),
             shadows: Mutex::default(),
             troubles: Troubles::default(),
@@ -235,6 +237,14 @@ impl Node {
         Some(CertificateRenewal::new(self.host.node, peers))
     }
 
+    /// Runs a task beside serving, as the node's own: started again after a panic, and named by [`Router::is_ready`] then.
+    pub fn keep<F>(&self, name: &'static str, begin: impl Fn() -> F + Send + 'static) -> JoinHandle<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        tasks::keep(&self.host, name, move |_| begin())
+    }
+
     /// Says where clients reach this node, for the others to know.
     pub fn set_http(&self, address: String) {
         *self.host.http.lock() = Some(address);
@@ -242,8 +252,9 @@ impl Node {
 
     /// Lets others lead, stops all partitions and writes what they have applied.
     pub async fn close(self) -> Result<(), NodeError> {
+        self.host.leaving.cancel();
         self.host.router.set_not_ready(vec!["the node is shutting down".to_owned()]);
-        hand_over_all(&self.host).await;
+        leaving::hand_over_all(&self.host).await;
         self.stop().await
     }
 
@@ -276,17 +287,17 @@ impl Node {
 
 /// What goes on beside serving, whether the node has peers or not.
 fn spawn_tasks(host: &Arc<Host>, archive: Option<ArchiveOptions>) {
-    tokio::spawn(in_transit::run(host.clone()));
-    if let (Some(archive), Some(options)) = (&host.opening.archive, archive) {
-        tokio::spawn(archivist::run(host.clone(), archive.clone(), options.every));
+    tasks::keep(host, "in_transit", in_transit::run);
+    if let (Some(archive), Some(options)) = (host.opening.archive.clone(), archive) {
+        tasks::keep(host, "archivist", move |host| archivist::run(host, archive.clone(), options.every));
     }
-    tokio::spawn(viewing::run(host.clone()));
-    tokio::spawn(midnights::run(host.clone()));
+    tasks::keep(host, "viewing", viewing::run);
+    tasks::keep(host, "midnights", midnights::run);
     if let (Some(keep), None) = (host.opening.snapshot_keep, &host.opening.archive) {
-        tokio::spawn(kept::run(host.clone(), keep));
+        tasks::keep(host, "kept", move |host| kept::run(host, keep));
     }
     if let Some(keep_bytes) = host.opening.log_keep_bytes {
-        tokio::spawn(retention::run(host.clone(), keep_bytes));
+        tasks::keep(host, "retention", move |host| retention::run(host, keep_bytes));
     }
 }
 
@@ -309,8 +320,8 @@ async fn open_alone(host: &Arc<Host>) -> Result<(), NodeError> {
         level::halt(host, &error).await;
         return Err(error);
     }
-    tokio::spawn(steward::run(host.clone()));
-    tokio::spawn(signer::run(host.clone()));
+    tasks::keep(host, "steward", steward::run);
+    tasks::keep(host, "signer", signer::run);
     let deadline = Instant::now() + START_TIMEOUT;
     let directory = host.wait_until_created(deadline).await?;
     for spec in &host.specs {
@@ -321,8 +332,8 @@ async fn open_alone(host: &Arc<Host>) -> Result<(), NodeError> {
     }
     host.open_machines(&directory).await?;
     host.wait_until_served(deadline).await?;
-    tokio::spawn(host.clone().follow_directory());
-    tokio::spawn(host.clone().keep_open());
+    tasks::keep(host, "directory", Host::follow_directory);
+    tasks::keep(host, "opening", Host::keep_open);
     Ok(())
 }
 
@@ -367,7 +378,7 @@ fn answer_peers(host: &Arc<Host>, options: PeerOptions) -> Result<JoinHandle<()>
     host.set_routes(&BTreeMap::new());
     host.router.set_not_ready(vec![NO_CLUSTER.to_owned()]);
     if host.folder.identity().is_some() {
-        tokio::spawn(start_member(host.clone()));
+        tasks::run_once(host, "start", start_member(host.clone()));
     }
     Ok(tokio::spawn(serving))
 }
@@ -380,46 +391,31 @@ pub(super) async fn start_member(host: Arc<Host>) {
     host.set_routes(&identity.peers);
     host.nodes.send_replace(identity.peers.keys().copied().collect());
     host.router.set_not_ready(vec!["the machines of the cluster are not known yet".to_owned()]);
-    tokio::spawn(vigil::run(host.clone()));
-    tokio::spawn(found::invite_founders(host.clone()));
-    if let Err(error) = host.open_system(system_logic(&host)).await {
-        tracing::error!(%error, "the machine `system` cannot be opened");
+    tasks::keep(&host, "vigil", vigil::run);
+    tasks::keep(&host, "invitations", found::invite_founders);
+    let logic = system_logic(&host);
+    while let Err(error) = host.open_system(logic.clone()).await {
+        // It is said why, and tried until the disk is well, or somebody has looked.
         host.router.set_not_ready(vec![error.to_string()]);
-        return;
+        tokio::select! {
+            () = host.stopping.cancelled() => return,
+            () = tokio::time::sleep(OPEN_AGAIN) => {}
+        }
     }
     if let Err(error) = check_level(&host) {
         return level::halt(&host, &error).await;
     }
-    tokio::spawn(standing::run(host.clone()));
-    tokio::spawn(steward::run(host.clone()));
-    tokio::spawn(signer::run(host.clone()));
-    tokio::spawn(host.clone().keep_open());
-    tokio::spawn(host.follow_directory());
+    tasks::keep(&host, "standing", standing::run);
+    tasks::keep(&host, "steward", steward::run);
+    tasks::keep(&host, "signer", signer::run);
+    tasks::keep(&host, "opening", Host::keep_open);
+    tasks::keep(&host, "directory", Host::follow_directory);
 }
 
 /// Before anything is decided: whether this node understands what the cluster writes, as far as its own state says.
 fn check_level(host: &Host) -> Result<(), NodeError> {
     let read = host.system_partition().map_or(Ok(()), |system| host.read_directory(&system));
     if host.level.is_refused() { read } else { Ok(()) }
-}
-
-/// Gives away what this node leads, so that nobody has to notice that it is gone.
-async fn hand_over_all(host: &Arc<Host>) {
-    let led = || host.replicas().into_iter().map(|(_, partition)| partition).filter(|partition| partition.is_leader());
-    if host.others().is_empty() {
-        return;
-    }
-    let deadline = Instant::now() + HAND_OVER_MAX;
-    while led().next().is_some() && Instant::now() < deadline {
-        let handing = led().map(|partition| async move {
-            let metrics = partition.group().metrics();
-            if let Err(error) = steward::hand_over(host, &partition, &metrics, |_| true).await {
-                tracing::debug!(%error, "leadership is not handed over");
-            }
-        });
-        join_all(handing).await;
-        tokio::time::sleep(HAND_OVER_LOOK).await;
-    }
 }
 
 fn system_logic(host: &Host) -> Arc<dyn Logic> {

@@ -187,6 +187,10 @@ struct Nobody;
 
 impl Seen for Nobody {
     fn on_durable(&self, _: NodeId, _: &GroupName, _: EntryId) {}
+
+    fn held(&self, _: NodeId, _: &GroupName) -> Option<EntryId> {
+        None
+    }
 }
 
 /// Nobody is called while a history is restored.

@@ -18,15 +18,17 @@ use crate::features::{self, FeatureLevel};
 use crate::ids::{CommandId, Head, JournalIndex, LogIndex, Micros, ModuleId, NodeId, PartitionId, Term};
 use crate::log::EntryId;
 use crate::partition::Partition;
-use crate::peer::{Call, GroupName, Network, Seen, Service, ServiceError, Topic};
+use crate::peer::{Call, GroupName, Network, Service, ServiceError, Topic};
 use crate::router::Machine;
 use crate::snapshot;
 use crate::system::clocks::Heard;
 use crate::system::host::Host;
-use crate::system::{found, history, install, level, midnights, repair, secrets};
+use crate::system::{found, history, install, level, midnights, repair, secrets, standing};
 
 /// Bytes of one piece of something fetched.
 const PIECE_BYTES: usize = 256 << 10;
+/// The body of [`Topic::Clock`] from a node that is about to stop; nodes of earlier releases do not look at it.
+const LEAVING: &[u8] = b"leaving";
 
 /// The body of [`Topic::Join`].
 #[derive(Clone, Debug, Encode, Decode)]
@@ -62,6 +64,9 @@ pub struct ClockAnswer {
     /// Whether this node knows who is in the cluster now; nodes of the first release do not say it.
     #[n(4)]
     pub is_level: Option<bool>,
+    /// Whether this node is about to stop, so that it is not to be asked to lead; nodes of earlier releases do not say it.
+    #[n(5)]
+    pub is_stopping: Option<bool>,
 }
 
 impl ClockAnswer {
@@ -227,23 +232,23 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
             Ok(Bytes::new())
         }
         Topic::Seen => {
-            let last = host.seen.of(from, &group()?).map(|id| (id.term.0, id.node.0, id.index.0));
+            // An error, for to say nothing would mean that nothing was seen.
+            let last = host.seen.of(from, &group()?).map_err(failed)?.map(|id| (id.term.0, id.node.0, id.index.0));
             Ok(encode(&SeenAnswer { last }))
         }
-        Topic::Head => {
-            let index = body.as_ref().try_into().map(u64::from_le_bytes);
-            let index = index.map_err(|_| ServiceError::Malformed("an index has 8 bytes".to_owned()))?;
-            let head = replica()?.head_at(JournalIndex(index)).map_err(failed)?;
-            Ok(head.map_or_else(Bytes::new, |head| Bytes::copy_from_slice(&head.0)))
-        }
+        Topic::Head => answer_head(replica()?, &body).await,
         Topic::Clock => {
             if body.as_ref() != level::LEVEL_ONLY {
                 note_lost_data(host, from);
             }
+            if body.as_ref() == LEAVING {
+                host.clocks.on_leaving(from);
+            }
             let http = host.http.lock().clone();
             let feature_level_max = Some(host.level.max().0);
             let (time, held, is_level) = (host.clocks.wall().0, held(host), Some(host.standing.is_level()));
-            Ok(encode(&ClockAnswer { time, http, held, feature_level_max, is_level }))
+            let is_stopping = Some(host.leaving.is_cancelled());
+            Ok(encode(&ClockAnswer { time, http, held, feature_level_max, is_level, is_stopping }))
         }
         Topic::Join => {
             found::on_join(host, from, decode(&body)?).await.map_err(failed)?;
@@ -275,6 +280,15 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
             Err(ServiceError::Malformed(format!("{topic:?} is not asked so")))
         }
     }
+}
+
+async fn answer_head(replica: Arc<Partition>, body: &[u8]) -> Result<Bytes, ServiceError> {
+    let index = body.try_into().map(u64::from_le_bytes);
+    let index = index.map_err(|_| ServiceError::Malformed("an index has 8 bytes".to_owned()))?;
+    // From disk, maybe: not on a thread of the runtime.
+    let finding = tokio::task::spawn_blocking(move || replica.head_at(JournalIndex(index))).await;
+    let head = finding.map_err(failed)?.map_err(failed)?;
+    Ok(head.map_or_else(Bytes::new, |head| Bytes::copy_from_slice(&head.0)))
 }
 
 /// What is for the leader of a partition: commands of clients, calls of coordinators, orders of operators.
@@ -332,16 +346,22 @@ fn note_lost_data(host: &Host, from: NodeId) {
 
 /// Asks another node what time it is there, and tells the clocks.
 pub async fn ask_clock(host: &Host, node: NodeId, patience: Duration) {
-    let call = Call { topic: Topic::Clock, group: None, body: Bytes::new() };
+    let body = Bytes::from_static(if host.leaving.is_cancelled() { LEAVING } else { b"" });
+    let call = Call { topic: Topic::Clock, group: None, body };
     let asked = host.clocks.wall();
-    let Ok(answer) = host.network().call(node, call, patience).await else { return };
+    let answer = match host.network().call(node, call, patience).await {
+        Ok(answer) => answer,
+        Err(error) if standing::says_removed(&error) => return host.on_removed(),
+        Err(_) => return,
+    };
     let Ok(answer) = decode::<ClockAnswer>(&answer) else { return };
     let feature_level_max = answer.understands();
-    let ClockAnswer { time, http, held, is_level, .. } = answer;
-    host.clocks.on_answer(node, Heard { time: Micros(time), http, feature_level_max }, asked, host.clocks.wall());
+    let ClockAnswer { time, http, held, is_level, is_stopping, .. } = answer;
+    let heard = Heard { time: Micros(time), http, feature_level_max, is_stopping: is_stopping == Some(true) };
+    host.clocks.on_answer(node, heard, asked, host.clocks.wall());
     for HeldEntry { machine, partition, last: (term, by, index) } in held {
         let last = EntryId { term: Term(term), node: NodeId(by), index: LogIndex(index) };
-        host.seen.on_durable(node, &GroupName::new(machine.as_str(), PartitionId(partition)), last);
+        host.seen.on_told(node, &GroupName::new(machine.as_str(), PartitionId(partition)), last);
     }
     if is_level == Some(false) {
         found::tell_who_is_in(host, node).await;

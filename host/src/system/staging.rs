@@ -104,8 +104,9 @@ impl Brought {
 }
 
 impl Cluster {
-    /// Compiles nothing more that somebody brings: the node is about to stop.
-    pub fn stop_examining(&self) {
+    /// The node is about to stop: it is not asked to lead any more, and compiles nothing more that somebody brings.
+    pub fn leave(&self) {
+        self.host().leaving.cancel();
         self.host().examining.cancel();
     }
 

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::consensus::{AppendReply, PeerReply, PeerRequest};
+use crate::consensus::{AppendReply, PeerError, PeerReply, PeerRequest};
 use crate::ids::NodeId;
 use crate::limits;
 use crate::peer::{Call, GroupName, Service, ServiceError, Topic};
@@ -38,6 +39,9 @@ const HEARD_FOR: Duration = Duration::from_secs(6);
 /// A removed node may hear the last answers to what it has asked before its connections are closed.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
+/// What a removed node is told, by nodes of all releases: by this it knows what has become of it.
+const REMOVED: &str = "was removed from this cluster for good";
+
 /// Nodes that may be named, and that may name them.
 const CLUSTER_NODES_MAX: usize = limits::CLUSTER_NODES_MAX as usize;
 
@@ -50,6 +54,8 @@ pub struct Standing {
     heard: Mutex<Option<Instant>>,
     /// Before that: the nodes of the cluster as others name them, by who does.
     named: Mutex<BTreeMap<NodeId, BTreeMap<NodeId, String>>>,
+    /// It is not one of the cluster any more.
+    removed: AtomicBool,
 }
 
 impl Standing {
@@ -68,6 +74,14 @@ impl Standing {
         if !self.level.send_replace(true) {
             self.named.lock().clear();
         }
+    }
+
+    pub fn on_removed(&self) {
+        self.removed.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Relaxed)
     }
 
     fn has_heard_lately(&self) -> bool {
@@ -120,7 +134,7 @@ fn check(host: &Host, from: NodeId, asked: Asked<'_>) -> Result<(), ServiceError
     let directory = host.directory.borrow();
     if directory.retired.contains(&from) {
         return Err(ServiceError::Refused(format!(
-            "node {from} was removed from this cluster for good: stop it, and add it under a new id if it is to come back"
+            "node {from} {REMOVED}: stop it, and add it under a new id if it is to come back"
         )));
     }
     if asked.topic.is_some_and(Topic::is_open_to_strangers) {
@@ -185,6 +199,11 @@ fn close_removed(host: &Arc<Host>, closed: &mut BTreeSet<NodeId>) {
             links.close(node);
         });
     }
+}
+
+/// Whether another node refuses this one because it was removed, which it may not have heard of before.
+pub fn says_removed(error: &PeerError) -> bool {
+    matches!(error, PeerError::Refused { detail, .. } if detail.contains(REMOVED))
 }
 
 /// Waits until the node has been removed.

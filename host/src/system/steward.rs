@@ -63,8 +63,11 @@ pub async fn run(host: Arc<Host>) {
     let mut spread = Spread::default();
     while !host.stopping.is_cancelled() {
         let samples = host.clocks.samples();
-        let is_spreading = spread.is_on(samples.keys().copied().collect());
-        let settled = |node: &NodeId| samples.get(node).is_some_and(|sample| SETTLED <= sample.since.elapsed());
+        // A node that is about to stop hands over what it leads by itself.
+        let is_spreading = spread.is_on(samples.keys().copied().collect()) && !host.leaving.is_cancelled();
+        let settled = |node: &NodeId| {
+            samples.get(node).is_some_and(|sample| SETTLED <= sample.since.elapsed() && !sample.is_stopping)
+        };
         let directory = host.directory.borrow().clone();
         found_and_create(&host, &directory).await;
         prepare::tend(&host, &directory);
@@ -260,8 +263,9 @@ pub async fn hand_over(
     metrics: &GroupMetrics,
     may_lead: impl Fn(&NodeId) -> bool,
 ) -> Result<(), ConsensusError> {
-    let reachable = host.clocks.samples();
-    let voters = metrics.voters.iter().filter(|node| **node != host.node && reachable.contains_key(node));
+    let samples = host.clocks.samples();
+    let stays = |node: &NodeId| samples.get(node).is_some_and(|sample| !sample.is_stopping);
+    let voters = metrics.voters.iter().filter(|node| **node != host.node && stays(node));
     let furthest = voters.filter(|node| may_lead(node)).max_by_key(|node| metrics.matched.get(node).copied().flatten());
     match furthest {
         Some(node) if is_caught_up(metrics, *node) => partition.group().transfer_to(*node).await,

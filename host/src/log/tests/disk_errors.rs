@@ -1,5 +1,7 @@
 //! A full disk, or a want of descriptors, is a refusal that passes by itself; a failed write or sync is the end until the log is opened again.
 
+use futures_util::FutureExt;
+
 use super::*;
 use crate::log::{LogHealth, SimOp, Vote};
 
@@ -140,4 +142,62 @@ fn callbacks_come_in_order_and_exactly_once() {
     drop((log, sender));
     let called: Vec<_> = receiver.iter().collect();
     assert_eq!(called, (0..=20).map(|index| (index, true)).collect::<Vec<_>>());
+}
+
+/// It used to hold a thread of the runtime while a segment was prepared, and with it the heartbeats of all other partitions.
+#[test]
+fn an_append_that_waits_for_room_holds_no_thread() {
+    let disk = SimDisk::new();
+    let log = opened(&disk);
+    disk.hold_syncs();
+    let mut next = 0;
+    while let Some(appended) = log.append_in_turn(vec![entry_of(1, next, 1000)], Box::new(drop)).now_or_never() {
+        appended.expect("there is room");
+        next += 1;
+    }
+    let (sender, durable) = mpsc::channel();
+    block_on(async {
+        let waiting =
+            log.append_in_turn(vec![entry_of(1, next, 1000)], Box::new(move |result| _ = sender.send(result)));
+        // Asked first: if it held the thread nobody would let the disk go on.
+        let (appended, ()) = futures_util::join!(waiting, async { disk.release_syncs() });
+        appended.expect("there is room again");
+    });
+    durable.recv().expect("called").expect("durable");
+    assert_eq!(all(&log).len() as u64, next + 1, "one that was dropped while it waited was not added");
+}
+
+#[test]
+fn whoever_waits_for_room_hears_that_the_log_has_failed() {
+    let disk = SimDisk::new();
+    let log = opened(&disk);
+    let ended = log.watch_ended();
+    disk.hold_syncs();
+    let mut next = 0;
+    while let Some(appended) = log.append_in_turn(vec![entry_of(1, next, 1000)], Box::new(drop)).now_or_never() {
+        appended.expect("there is room");
+        next += 1;
+    }
+    assert_eq!(*ended.borrow(), None);
+    block_on(async {
+        let waiting = log.append_in_turn(vec![entry_of(1, next, 1000)], Box::new(drop));
+        let (appended, ()) = futures_util::join!(waiting, async {
+            disk.set_failing(Some(SimOp::Sync));
+            disk.release_syncs();
+        });
+        assert!(matches!(appended, Err(LogError::Disk { .. })), "{appended:?}");
+    });
+    assert!(ended.borrow().is_some());
+}
+
+#[test]
+fn a_closed_log_may_be_opened_again_although_somebody_reads_from_it() {
+    let disk = SimDisk::new();
+    let log = opened(&disk);
+    let (open, reader) = (log.open_mark(), log.clone());
+    append_durably(&log, vec![entry(1, 0)]);
+    assert_ne!(open.strong_count(), 0);
+    log.close().expect("closes");
+    assert_eq!(open.strong_count(), 0);
+    assert_eq!(all(&reader), [entry(1, 0)]);
 }

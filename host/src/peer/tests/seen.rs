@@ -1,4 +1,4 @@
-//! The book of what was seen: it keeps the highest, survives restarts and power cuts, and believes no damaged file.
+//! The book of what was seen: it keeps the highest, survives restarts and power cuts, and says of a damaged file that it was lost.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use expect_test::expect_file;
 use super::{ANSWERER, CALLER, entry_id, group};
 use crate::ids::{LogIndex, NodeId, Term};
 use crate::log::{EntryId, SimDisk};
-use crate::peer::{GroupName, Seen, SeenBook};
+use crate::peer::{GroupName, Seen, SeenBook, SeenLost};
 
 const PATH: &str = "data/seen.book";
 
@@ -22,12 +22,12 @@ fn disk() -> SimDisk {
     disk
 }
 
-/// Why a book of these bytes cannot be opened.
-fn refusal(content: Vec<u8>) -> String {
+/// A book of these bytes, and its disk.
+fn open_with(content: Vec<u8>) -> (SimDisk, Result<SeenBook, String>) {
     let disk = disk();
     disk.put(Path::new(PATH), content);
-    let opened = SeenBook::open_on(Arc::new(disk), Path::new(PATH)).map(|_| ());
-    opened.expect_err("it is damaged").to_string()
+    let opened = SeenBook::open_on(Arc::new(disk.clone()), Path::new(PATH));
+    (disk, opened.map_err(|error| error.to_string()))
 }
 
 /// The bytes of a book with two notes.
@@ -49,17 +49,17 @@ fn forged(content: &[u8]) -> Vec<u8> {
 fn it_keeps_the_highest_entry_of_each_node_and_group() {
     let (disk, newer_term) = (disk(), EntryId { term: Term(4), node: NodeId(1), index: LogIndex(2) });
     let book = open(&disk);
-    assert_eq!((book.of(CALLER, &group(0)), book.all_of(CALLER)), (None, vec![]));
+    assert_eq!((book.of(CALLER, &group(0)), book.all_of(CALLER)), (Ok(None), vec![]));
     for index in [5, 9, 7] {
         book.on_durable(CALLER, &group(0), entry_id(index));
     }
-    assert_eq!(book.of(CALLER, &group(0)), Some(entry_id(9)));
+    assert_eq!(book.of(CALLER, &group(0)), Ok(Some(entry_id(9))));
     book.on_durable(CALLER, &group(0), newer_term);
     book.on_durable(CALLER, &group(1), entry_id(0));
     book.on_durable(ANSWERER, &group(2), entry_id(1));
     assert_eq!(book.all_of(CALLER), [(group(0), newer_term), (group(1), entry_id(0))]);
     assert_eq!(book.all_of(ANSWERER), [(group(2), entry_id(1))]);
-    assert_eq!(book.of(ANSWERER, &group(0)), None);
+    assert_eq!(book.of(ANSWERER, &group(0)), Ok(None));
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_flush_without_news_writes_nothing_and_a_failed_one_tries_again() {
     book.on_durable(CALLER, &group(0), entry_id(5));
     book.flush().expect("there is nothing to do");
     assert_eq!(disk.operations(), operations);
-    assert_eq!(open(&disk).of(CALLER, &group(0)), Some(entry_id(5)));
+    assert_eq!(open(&disk).of(CALLER, &group(0)), Ok(Some(entry_id(5))));
 }
 
 #[test]
@@ -130,26 +130,59 @@ fn a_book_on_the_real_disk_survives_a_restart() {
     assert_eq!(SeenBook::open(&path).expect("it was written").all_of(CALLER), [(group(3), entry_id(5))]);
 }
 
+/// It used to keep the node from starting.
 #[test]
-fn a_damaged_book_is_an_error_in_words() {
+fn a_damaged_book_is_made_anew_and_does_not_say_less_than_was_seen() {
     let good = written();
-    for at in 0..good.len() {
+    let content = &good[..good.len() - 32];
+    let record = &content[16..16 + 38 + "wallet".len()];
+    let damaged = (0..good.len()).flat_map(|at| {
         let mut flipped = good.clone();
         flipped[at] ^= 0x10;
-        assert!(refusal(flipped).starts_with("data/seen.book cannot be believed: it"), "byte {at}");
-        assert!(refusal(good[..at].to_vec()).starts_with("data/seen.book cannot be believed: it"), "cut at {at}");
+        [flipped, good[..at].to_vec()]
+    });
+    let forged = [
+        forged(&[content, &[0]].concat()),
+        forged(&content[..content.len() - 1]),
+        forged(&[&content[..12], &[2, 0, 0, 0], record, record].concat()),
+    ];
+    for content in damaged.chain(forged) {
+        let (disk, book) = open_with(content);
+        let book = book.expect("it is made anew");
+        // Neither what it said, nor that it said nothing; also after the next start, whatever a leader hears first of a follower.
+        book.on_durable(CALLER, &group(0), entry_id(2));
+        assert_eq!((book.of(CALLER, &group(0)), book.all_of(CALLER)), (Err(SeenLost), vec![]));
+        book.flush().expect("there is room");
+        let book = open(&disk);
+        assert_eq!((book.of(CALLER, &group(0)), book.held(CALLER, &group(0))), (Err(SeenLost), None));
+        assert_eq!(book.of(NodeId(9), &group(9)), Err(SeenLost), "not even that it is a stranger");
     }
-    let content = &good[..good.len() - 32];
-    let check = |content: Vec<u8>, expected: &str| {
-        assert_eq!(refusal(forged(&content)), format!("data/seen.book cannot be believed: {expected}"));
-    };
-    check([content, &[0]].concat(), "1 bytes follow its last record");
-    check(content[..content.len() - 1].to_vec(), "it ends within a record");
-    let mut newer = content.to_vec();
-    newer[8] = 2;
-    check(newer, "its format 2 is unknown, this version reads 1");
-    let record = &content[16..16 + 38 + "wallet".len()];
-    check([&content[..12], &[2, 0, 0, 0], record, record].concat(), "it names a group of a node twice");
+}
+
+#[test]
+fn what_was_lost_is_known_again_once_the_node_says_it_itself() {
+    let (disk, book) = open_with(b"nothing that was ever a book".to_vec());
+    let book = book.expect("it is made anew");
+    book.on_told(CALLER, &group(0), entry_id(7));
+    book.on_durable(CALLER, &group(0), entry_id(8));
+    assert_eq!(book.of(CALLER, &group(0)), Ok(Some(entry_id(8))));
+    assert_eq!((book.of(CALLER, &group(1)), book.of(ANSWERER, &group(0))), (Err(SeenLost), Err(SeenLost)));
+    book.flush().expect("there is room");
+    let book = open(&disk);
+    assert_eq!((book.of(CALLER, &group(0)), book.of(ANSWERER, &group(0))), (Ok(Some(entry_id(8))), Err(SeenLost)));
+    let content = disk.content(Path::new(PATH)).expect("it was written");
+    assert_eq!(content[8..12], [2, 0, 0, 0], "a program that does not know of lost notes does not read it");
+}
+
+#[test]
+fn a_book_of_a_later_program_is_left_as_it_is() {
+    let mut later = written();
+    later.truncate(later.len() - 32);
+    later[8] = 3;
+    let later = forged(&later);
+    let (disk, opened) = open_with(later.clone());
+    assert_eq!(opened.map(|_| ()), Err("data/seen.book has the format 3 of a later program".to_owned()));
+    assert_eq!(disk.content(Path::new(PATH)), Some(later));
 }
 
 #[test]

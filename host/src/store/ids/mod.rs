@@ -18,7 +18,7 @@ mod tests;
 mod work;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
@@ -65,6 +65,7 @@ struct Shared {
     manifest: Mutex<Manifest>,
     progress: Mutex<Progress>,
     changed: Condvar,
+    open: Arc<()>,
 }
 
 /// What the two threads and those who wait for them tell each other.
@@ -76,6 +77,8 @@ struct Progress {
     is_closing: bool,
     /// Why the last write failed; the writer tries again until it succeeds, if only space is missing.
     no_space: bool,
+    /// Why nobody waits for the writer any more.
+    ended: Option<String>,
     stopped: Option<String>,
 }
 
@@ -112,6 +115,7 @@ impl IdIndex {
             manifest: Mutex::new(manifest),
             progress: Mutex::default(),
             changed: Condvar::new(),
+            open: Arc::default(),
         });
         let spawn = |name: &str, run: fn(&Shared)| {
             let shared = Arc::clone(&shared);
@@ -122,6 +126,17 @@ impl IdIndex {
         };
         let threads = vec![spawn("ids-writer", work::write_tables)?, spawn("ids-merger", work::merge_runs)?];
         Ok(Self { shared, threads })
+    }
+
+    /// Nobody waits for the writer any more, now and from now on.
+    pub fn end_waits(&self, reason: &str) {
+        self.shared.progress.lock().ended.get_or_insert_with(|| reason.to_owned());
+        self.shared.changed.notify_all();
+    }
+
+    /// Gone once nothing is written any more: only then may the folder be opened again.
+    pub fn open_mark(&self) -> Weak<()> {
+        Arc::downgrade(&self.shared.open)
     }
 
     /// The ids of the journal up to here are recorded; recording goes on with the next entry.
@@ -299,7 +314,10 @@ impl Shared {
         match &progress.stopped {
             Some(reason) => Err(StoreError::WriterStopped { reason: reason.clone() }),
             None if progress.no_space => Err(StoreError::NoSpace { path: self.dir.clone() }),
-            None => Ok(()),
+            None => match &progress.ended {
+                Some(reason) => Err(StoreError::Ended { reason: reason.clone() }),
+                None => Ok(()),
+            },
         }
     }
 }

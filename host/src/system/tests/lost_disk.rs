@@ -25,7 +25,11 @@ impl Cluster {
     async fn was_seen(&self, node: NodeId) {
         let groups: Vec<GroupName> = self.node(node).host.replicas().into_iter().map(|(group, _)| group).collect();
         let hosts: Vec<_> = others(node).map(|other| self.node(other).host.clone()).collect();
-        let is_seen = || hosts.iter().all(|host| groups.iter().all(|group| host.seen.of(node, group).is_some()));
+        let is_seen = || {
+            hosts
+                .iter()
+                .all(|host| groups.iter().all(|group| host.seen.of(node, group).is_ok_and(|seen| seen.is_some())))
+        };
         eventually("the others have seen what a node holds", || is_seen().then_some(())).await;
     }
 
@@ -86,4 +90,57 @@ async fn a_node_with_a_disk_of_before_stays_closed() {
     cluster.crash(lost).await;
     let attempts = load.stop().await;
     cluster.judge(&attempts).await;
+}
+
+/// A damaged book used to keep its node from starting. Made anew it must not say that nothing was seen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_has_lost_what_it_saw_does_not_vouch_for_a_disk_of_before() {
+    let mut cluster = Cluster::found().await;
+    let mut load = cluster.load();
+    load.more(20).await;
+    let leader = cluster.leader(&NODES).await;
+    let mut followers = others(leader);
+    let (lost, forgetful) = (followers.next().expect("there are three"), followers.next().expect("there are three"));
+    let before = cluster.members[&lost].disk.copy();
+    load.more(40).await;
+    cluster.was_seen(lost).await;
+    let attempts = load.stop().await;
+    for node in NODES {
+        cluster.crash(node).await;
+    }
+    cluster.members.get_mut(&lost).expect("it is a node").disk = before;
+    let seen = cluster.folder.path().join(forgetful.to_string()).join("seen");
+    let mut content = std::fs::read(&seen).expect("it was written when the node stopped");
+    content[20] ^= 1;
+    std::fs::write(&seen, content).expect("it can be written");
+    for node in [lost, forgetful] {
+        cluster.start(node).await;
+    }
+    let router = cluster.node(lost).router().clone();
+    let waits = || router.is_ready().err()?.iter().any(|reason| reason.contains("cannot vouch for it")).then_some(());
+    eventually("the node that has lost its book says so", waits).await;
+    cluster.start(leader).await;
+    cluster.says_that_it_must_not_come_back(lost).await;
+    cluster.crash(lost).await;
+    cluster.judge(&attempts).await;
+}
+
+/// It used to say that there is no leader, and to let every client wait for its deadline.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_node_says_that_it_was_removed() {
+    let mut cluster = Cluster::found().await;
+    let removed = NODES[2];
+    cluster.replace(removed, NodeId(4)).await;
+    let router = cluster.node(removed).router().clone();
+    let says =
+        || router.is_ready().err()?.iter().any(|reason| reason.contains("was removed from this cluster")).then_some(());
+    eventually("the node says that it was removed", says).await;
+    let refused = load::Told::NotAccepted(crate::router::answer::UnavailableReason::Halted);
+    let mut told = Vec::new();
+    // Its machines hear of it a moment later.
+    while told.last() != Some(&refused) {
+        assert!(told.len() < 10, "it goes on waiting for a leader: {told:?}");
+        let attempt = cluster.new_attempt(0, 1);
+        told.push(cluster.ask(removed, &attempt, false).await);
+    }
 }

@@ -15,6 +15,7 @@ mod clock;
 mod damage;
 mod hooks;
 mod lost_disk;
+mod waits;
 mod midnight;
 mod kept;
 mod midnights;

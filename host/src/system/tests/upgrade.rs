@@ -104,3 +104,46 @@ async fn an_activation_is_finished_through_power_cuts_under_load() {
     let attempts = load.stop().await;
     cluster.judge(&attempts).await;
 }
+
+/// A replica that puts migrated rows in place waits for its log; when that had failed it was never heard of again.
+async fn check_activation_on_a_disk_that_fails(find_victim: fn(NodeId) -> NodeId) {
+    let cluster = Cluster::found().await;
+    let module = cluster.make_ready(MIGRATING).await;
+    let mut load = cluster.load();
+    load.more(20).await;
+    let victim = find_victim(cluster.leader(&NODES).await);
+    cluster.hang(victim, &mut load).await;
+    let handle = cluster.handle(others(victim).next().expect("there are three"));
+    let activating = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.activate(MACHINE, module, By::Admin, &wanting()).await }
+    });
+    let others: Vec<_> = others(victim).flat_map(|node| cluster.replicas(node)).collect();
+    let is_active = || others.iter().any(|replica| replica.progress().journal.module == module);
+    eventually("the others activate it", || is_active().then_some(())).await;
+    let disk = cluster.disk(victim);
+    disk.set_failing(Some(crate::log::SimOp::Sync));
+    disk.release_syncs();
+    load.more(20).await;
+    disk.set_failing(None);
+    cluster.served().await;
+    // It may have become active although the answer was lost.
+    drop(tokio::time::timeout(PATIENCE, activating).await.expect("it is told"));
+    let replicas: Vec<_> = NODES.into_iter().flat_map(|node| cluster.replicas(node)).collect();
+    let is_active = || replicas.iter().all(|replica| replica.progress().journal.module == module);
+    let _told = Told(&replicas);
+    eventually("every replica has activated it", || is_active().then_some(())).await;
+    load.more(20).await;
+    let attempts = load.stop().await;
+    cluster.judge(&attempts).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_activation_is_finished_where_the_disk_of_a_follower_hangs_and_fails() {
+    check_activation_on_a_disk_that_fails(|leader| others(leader).next().expect("there are three")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_activation_is_finished_where_the_disk_of_the_leader_hangs_and_fails() {
+    check_activation_on_a_disk_that_fails(|leader| leader).await;
+}

@@ -1,0 +1,158 @@
+//! The end of a partition: what its executor does at the end, how the rest is closed, and when nothing is left of it.
+//!
+//! ```text
+//! close ─▶ group stops ─▶ Stop ─▶ executor ends ─▶ state, ids and log are written and closed
+//!       └ not within the grace ─▶ whatever the executor waits for ends ─ not in time ─▶ left behind, until the disk lets go
+//! ```
+//! In: the order to close, or a reason to halt. Out: answers for all who wait, files that may be opened again. It does not know who opens them.
+
+use std::sync::Weak;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::thread::JoinHandle;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use crate::consensus::ConsensusError;
+use crate::limits::{PARTITION_CLOSE_GRACE, PARTITION_CLOSE_MAX};
+use crate::partition::error::PartitionError;
+use crate::partition::handle::Partition;
+use crate::partition::run::{Executor, Message};
+use crate::partition::status::RunState;
+use crate::sequencer::submission::{Refusal, Reply};
+
+/// What a partition leaves behind when it is closed and somebody still reads from it, or its disk hangs.
+pub struct Remains(Vec<Weak<()>>);
+
+impl Remains {
+    /// Whether its log, state and ids may be opened again.
+    pub fn are_gone(&self) -> bool {
+        self.0.iter().all(|open| open.strong_count() == 0)
+    }
+}
+
+impl Partition {
+    /// Stops taking part, waits for the executor, and writes what is applied. Ends within a bound whatever the disk does.
+    ///
+    /// # Errors
+    /// Something could not be written, which is applied again from the log; or [`PartitionError::NotClosed`].
+    pub async fn close(&self) -> Result<(), PartitionError> {
+        let Some(thread) = self.thread.lock().take() else { return Ok(()) };
+        // A task, so that it goes on when it is not waited for any more.
+        let mut closing = tokio::spawn(self.close_in_order(thread));
+        let closed = match tokio::time::timeout(PARTITION_CLOSE_GRACE, &mut closing).await {
+            Ok(closed) => closed,
+            Err(_) => {
+                self.parts.board.is_closing.store(true, Ordering::Release);
+                self.parts.store.end_waits("the partition is closed");
+                self.parts.ids.end_waits("the partition is closed");
+                // Its group may hang where the executor does not.
+                drop(self.parts.mailbox.send(Message::Stop));
+                let left = tokio::time::timeout(PARTITION_CLOSE_MAX.saturating_sub(PARTITION_CLOSE_GRACE), closing);
+                left.await.map_err(|_| PartitionError::NotClosed)?
+            }
+        };
+        closed.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))
+    }
+
+    /// What must be gone before the same folder is opened again.
+    pub fn remains(&self) -> Remains {
+        Remains(vec![self.parts.log.open_mark(), self.parts.store.open_mark(), self.parts.ids.open_mark()])
+    }
+
+    fn close_in_order(&self, thread: JoinHandle<()>) -> BoxFuture<'static, Result<(), PartitionError>> {
+        let (group, mailbox, canonical) =
+            (self.parts.group.clone(), self.parts.mailbox.clone(), self.parts.canonical.clone());
+        let (store, ids, log) = (self.parts.store.clone(), self.parts.ids.clone(), self.parts.log.clone());
+        async move {
+            let stopped = match group.shutdown().await {
+                Ok(()) | Err(ConsensusError::Stopped(_)) => Ok(()),
+                Err(error) => Err(error.into()),
+            };
+            drop(mailbox.send(Message::Stop));
+            canonical.close();
+            let closing = tokio::task::spawn_blocking(move || {
+                let joined = thread.join();
+                assert!(joined.is_ok(), "the executor catches its own panics");
+                let written = store.flush().and_then(|()| ids.flush());
+                // Whatever became of the others: nobody may open a log again that is not closed.
+                let closed = log.close();
+                written?;
+                Ok::<(), PartitionError>(closed?)
+            });
+            closing.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+            stopped
+        }
+        .boxed()
+    }
+}
+
+/// Whether somebody is closing the partition, so that what fails by that is no failure.
+pub(super) fn state_at_end(state: RunState, is_closing: &AtomicBool) -> RunState {
+    match state {
+        RunState::Halted(_) if is_closing.load(Ordering::Acquire) => RunState::Closed,
+        state => state,
+    }
+}
+
+impl Executor {
+    /// Answers all who wait, and those who come too late for the board's word. What has halted neither votes nor leads from now on, so that
+    /// the others elect somebody who answers.
+    pub(super) fn end(mut self, state: RunState, mailbox: &Receiver<Message>) {
+        let board = self.board.clone();
+        let state = state_at_end(state, &board.is_closing);
+        let is_halted = matches!(state, RunState::Halted(_));
+        let refusal = if is_halted { Refusal::Halted } else { Refusal::ShuttingDown };
+        if let RunState::Halted(reason) = &state {
+            tracing::error!(partition = %self.partition, %reason, "partition halted");
+            metrics::gauge!("statehouse_partition_halted", "partition" => self.partition.to_string()).set(1.0);
+        }
+        // Before anybody is answered: who asks again is not to be sent here.
+        board.state.send_replace(state);
+        if is_halted {
+            self.stop_group();
+        }
+        self.abandon(refusal);
+        while let Ok(message) = if is_halted { mailbox.recv().map_err(drop) } else { mailbox.try_recv().map_err(drop) }
+        {
+            match message {
+                Message::Submit(submissions) => {
+                    for submission in &submissions {
+                        board.release(submission.size);
+                        submission.ticket.reply(Reply::Refused(refusal));
+                    }
+                }
+                Message::Started(group) if is_halted => {
+                    self.group = Some(group);
+                    self.stop_group();
+                }
+                Message::Stop => break,
+                _ => {}
+            }
+        }
+    }
+
+    fn stop_group(&self) {
+        let Some(group) = self.group.clone() else { return };
+        // It may have stopped by itself.
+        self.runtime.spawn(async move { drop(group.shutdown().await) });
+    }
+
+    /// Answers everybody when the executor ends; proposals may or may not be committed.
+    fn abandon(&mut self, refusal: Refusal) {
+        for batch in self.speculation.drain() {
+            for submission in batch.submissions {
+                self.in_flight.refuse(&submission, &Reply::Unknown);
+            }
+        }
+        for (_, ticket) in self.orphans.drain() {
+            ticket.reply(Reply::Unknown);
+        }
+        for ticket in self.coordinator.take_all_waiting() {
+            ticket.reply(Reply::Unknown);
+        }
+        self.give_up_recalls(refusal);
+        self.refuse_queue(refusal);
+    }
+}

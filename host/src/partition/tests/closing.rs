@@ -1,0 +1,89 @@
+//! The end of a partition: it comes within a bound whatever the disk does, and whoever waits is answered.
+
+use super::*;
+use crate::consensus::Leadership;
+use crate::ids::LogIndex;
+use crate::limits::{READY_LAG_LEVEL_MAX, READY_LAG_MAX};
+use crate::log::SimDisk;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_whose_disk_hangs_is_closed_and_not_opened_again_before_the_disk_lets_go() {
+    let (folder, disk) = (tempfile::tempdir().expect("a folder"), SimDisk::new());
+    let on_disk = || PartitionOptions { disk: Arc::new(disk.clone()), ..options(folder.path()) };
+    let partition = open_with(on_disk()).await.expect("it opens");
+    create(&partition, 0..3).await;
+    disk.hold_syncs();
+    let asking = tokio::spawn({
+        let partition = partition.clone();
+        async move { ask(&partition, 3).await }
+    });
+    let (log, last) = (partition.log().clone(), partition.log().last());
+    while log.last() == last {
+        tokio::task::yield_now().await;
+    }
+    let closed = partition.close().await;
+    assert!(matches!(closed, Err(PartitionError::NotClosed)), "{closed:?}");
+    let answer = asking.await.expect("it does not panic");
+    assert!(!matches!(answer, Answer::Done(_)), "nothing is acknowledged that is not durable: {answer:?}");
+    let remains = partition.remains();
+    drop((partition, log));
+    assert!(!remains.are_gone(), "the disk may still write what it was given");
+
+    disk.release_syncs();
+    while !remains.are_gone() {
+        tokio::task::yield_now().await;
+    }
+    let partition = open_with(on_disk()).await.expect("it opens at the first try");
+    create(&partition, 4..5).await;
+    partition.close().await.expect("it closes");
+}
+
+/// It used to go on leading: whoever had found the damage waited for the whole deadline, and nobody else was asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_halted_does_not_lead_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let partition = open(folder.path()).await;
+    create(&partition, 0..2).await;
+    partition.halt_diverged(JournalIndex(1), NodeId(2));
+    let mut leadership = partition.group().leadership();
+    let stopped = leadership.wait_for(|now| matches!(now, Leadership::Stopped { .. }));
+    tokio::time::timeout_at(soon(), stopped).await.expect("in time").expect("it says so");
+    assert_eq!((partition.leader(), partition.is_running()), (None, false));
+    let answer = ask(&partition, 2).await;
+    let Answer::Unavailable(Unavailable { reason: UnavailableReason::Halted, .. }) = answer else {
+        panic!("{answer:?}")
+    };
+    partition.close().await.expect("it closes");
+}
+
+/// What another node was heard to hold.
+struct Heard(parking_lot::Mutex<u64>);
+
+impl Seen for Heard {
+    fn on_durable(&self, _: NodeId, _: &GroupName, _: EntryId) {}
+
+    fn held(&self, node: NodeId, _: &GroupName) -> Option<EntryId> {
+        let index = LogIndex(*self.0.lock());
+        Some(EntryId { term: crate::ids::Term(1), node, index })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_counts_as_level_once_it_has_all_but_a_few_of_its_leaders_entries() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let heard = Arc::new(Heard(parking_lot::Mutex::new(1000)));
+    let mut options = options(folder.path());
+    options.peers.seen = heard.clone();
+    let partition = open_with(options).await.expect("it opens");
+    create(&partition, 0..2).await;
+    let (leader, here) = (NodeId(2), partition.log_index_applied().0);
+    let lag = |ahead: u64| {
+        *heard.0.lock() = here + ahead;
+        partition.find_lag(leader)
+    };
+    assert_eq!(lag(READY_LAG_MAX + 1), Some(READY_LAG_MAX + 1));
+    assert_eq!(lag(READY_LAG_MAX), None);
+    assert_eq!((lag(READY_LAG_MAX + 1), lag(READY_LAG_LEVEL_MAX)), (None, None), "a burst changes nothing");
+    assert_eq!(lag(READY_LAG_LEVEL_MAX + 1), Some(READY_LAG_LEVEL_MAX + 1));
+    partition.close().await.expect("it closes");
+}

@@ -1,0 +1,47 @@
+//! What a node that is about to stop does about the partitions that it leads: others lead them before it goes.
+//!
+//! In: whom else there is, and who of them stays. Out: nothing is led here any more, or nobody is left who could. It does not know why the
+//! node stops.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use crate::ids::NodeId;
+use crate::system::host::Host;
+use crate::system::service::ask_clock;
+use crate::system::steward;
+
+/// How long a node that stops waits for others to lead instead, and how often it looks.
+const HAND_OVER_MAX: Duration = Duration::from_secs(3);
+const HAND_OVER_LOOK: Duration = Duration::from_millis(50);
+/// How long the others have to say whether they can.
+const HAND_OVER_ASK: Duration = Duration::from_millis(400);
+
+/// Gives away what this node leads, so that nobody has to notice that it is gone.
+pub async fn hand_over_all(host: &Arc<Host>) {
+    let led = || host.replicas().into_iter().map(|(_, partition)| partition).filter(|partition| partition.is_leader());
+    if led().next().is_none() {
+        return;
+    }
+    // They may be about to stop as well; and one that does not answer now leads nothing either.
+    let asked = Instant::now();
+    join_all(host.others().into_iter().map(|node| ask_clock(host, node, HAND_OVER_ASK))).await;
+    let can_lead = |node: &NodeId| {
+        let samples = host.clocks.samples();
+        samples.get(node).is_some_and(|sample| asked <= sample.at && !sample.is_stopping)
+    };
+    let is_there_one = || host.others().iter().any(can_lead);
+    while led().next().is_some() && is_there_one() && asked.elapsed() < HAND_OVER_MAX {
+        let handing = led().map(|partition| async move {
+            let metrics = partition.group().metrics();
+            if let Err(error) = steward::hand_over(host, &partition, &metrics, can_lead).await {
+                tracing::debug!(%error, "leadership is not handed over");
+            }
+        });
+        join_all(handing).await;
+        tokio::time::sleep(HAND_OVER_LOOK).await;
+    }
+}

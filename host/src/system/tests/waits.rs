@@ -1,0 +1,147 @@
+//! Every wait ends: a disk that hangs, then fails, then is well costs its partitions a moment, a node that is told to stop stops, and a
+//! replica that stands still keeps nobody.
+//!
+//! In: disks that hang and fail under a running node, halted replicas, nodes that are about to stop. Out: partitions that serve again, clients
+//! that were answered by somebody else, and the judge's verdict. It knows no part of the host that waits.
+
+use super::*;
+use crate::ids::JournalIndex;
+use crate::log::SimOp;
+use load::Told;
+
+impl Cluster {
+    pub fn disk(&self, node: NodeId) -> SimDisk {
+        self.members[&node].disk.clone()
+    }
+
+    /// Has the disk of a node hang until a replica there has applied what its own log has not made durable.
+    pub async fn hang(&self, node: NodeId, load: &mut Load) {
+        self.disk(node).hold_syncs();
+        load.more(20).await;
+        let replica = self.replica(node);
+        let is_ahead = || {
+            let durable = replica.log().durable().map_or(0, |durable| durable.index.0);
+            (durable < replica.log_index_applied().0).then_some(())
+        };
+        eventually("more is applied than is durable here", is_ahead).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_hangs_and_fails_while_a_snapshot_is_taken_is_used_again_once_it_is_well() {
+    let cluster = Cluster::found().await;
+    let mut load = cluster.load();
+    for round in 0..rounds(2, 10) {
+        load.more(20).await;
+        let leader = cluster.leader(&NODES).await;
+        let victim = if round % 2 == 0 { others(leader).next().expect("there are three") } else { leader };
+        cluster.hang(victim, &mut load).await;
+        let (replica, disk) = (cluster.replica(victim), cluster.disk(victim));
+        let taking = tokio::spawn(async move { replica.take_snapshot().await });
+        load.more(10).await;
+        disk.set_failing(Some(SimOp::Sync));
+        disk.release_syncs();
+        let taken = tokio::time::timeout(PATIENCE, taking).await.expect("nobody waits for a log that has failed");
+        assert!(taken.expect("it does not panic").is_err(), "what is not durable is in no snapshot");
+        load.more(10).await;
+        disk.set_failing(None);
+        cluster.served().await;
+    }
+    let attempts = load.stop().await;
+    cluster.judge(&attempts).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_disk_hangs_stops_when_it_is_told_to() {
+    let mut cluster = Cluster::found().await;
+    let mut load = cluster.load();
+    load.more(20).await;
+    let leader = cluster.leader(&NODES).await;
+    let victim = others(leader).next().expect("there are three");
+    cluster.hang(victim, &mut load).await;
+    let replica = cluster.replica(victim);
+    let taking = tokio::spawn(async move { replica.take_snapshot().await });
+    cluster.doors.lock().remove(&victim);
+    let member = cluster.members.get_mut(&victim).expect("it is a node");
+    let life = member.life.take().expect("it runs");
+    let host = Arc::downgrade(&life.host);
+    // It says that not everything was closed in order.
+    drop(tokio::time::timeout(PATIENCE, life.close()).await.expect("it stops although the disk hangs"));
+    // The process ends, and another one finds what was written.
+    member.disk = member.disk.kill();
+    drop(tokio::time::timeout(PATIENCE, taking).await.expect("it waits for nothing"));
+    eventually("nothing holds a node that has stopped", || (host.strong_count() == 0).then_some(())).await;
+    cluster.start(victim).await;
+    load.more(20).await;
+    let attempts = load.stop().await;
+    cluster.judge(&attempts).await;
+}
+
+/// The halted leader went on leading, so that nobody else was ever asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_a_leader_that_halts_are_answered_by_the_next_one() {
+    let mut cluster = Cluster::found().await;
+    let leader = cluster.leader(&NODES).await;
+    cluster.replica(leader).halt_diverged(JournalIndex(1), NodeId(9));
+    let mut told = Vec::new();
+    // One of them finds out that there is a new leader within its time, also on a busy machine.
+    while !matches!(told.last(), Some(Told::Done(_))) {
+        assert!(told.len() < 10, "nobody leads instead: {told:?}");
+        let attempt = cluster.new_attempt(0, 1);
+        told.push(cluster.ask(leader, &attempt, false).await);
+    }
+    let reasons = cluster.node(leader).router().is_ready().expect_err("a replica stands still here");
+    assert!(reasons.iter().any(|reason| reason.contains("halted")), "{reasons:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_asked_to_lead_who_is_about_to_stop() {
+    let mut cluster = Cluster::found().await;
+    let mut load = cluster.load();
+    for _ in 0..rounds(2, 10) {
+        load.more(20).await;
+        let leader = cluster.leader(&NODES).await;
+        let mut followers = others(leader);
+        let (leaving, staying) =
+            (followers.next().expect("there are three"), followers.next().expect("there are three"));
+        cluster.node(leaving).host.leaving.cancel();
+        cluster.doors.lock().remove(&leader);
+        let life = cluster.members.get_mut(&leader).and_then(|member| member.life.take()).expect("it runs");
+        let host = life.host.clone();
+        life.close().await.expect("it stops in order");
+        drop(host);
+        let next = cluster.leader(&[leaving, staying]).await;
+        assert_eq!(next, staying, "the other one is about to stop");
+        for node in [leaving, leader] {
+            if node == leaving {
+                cluster.crash(node).await;
+            }
+            cluster.start(node).await;
+        }
+        cluster.served().await;
+    }
+    let attempts = load.stop().await;
+    cluster.judge(&attempts).await;
+}
+
+/// A rolling upgrade stops the next node as soon as this one is ready.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_comes_back_is_not_ready_before_it_is_level() {
+    let mut cluster = Cluster::found().await;
+    let mut load = cluster.load();
+    load.more(20).await;
+    let leader = cluster.leader(&NODES).await;
+    let behind = others(leader).next().expect("there are three");
+    cluster.crash(behind).await;
+    let (replica, before) = (cluster.replica(leader), cluster.replica(leader).log_index_applied().0);
+    while replica.log_index_applied().0 < before + 2 * limits::READY_LAG_MAX {
+        load.more(50).await;
+    }
+    let attempts = load.stop().await;
+    let last = replica.log_index_applied().0;
+    cluster.start(behind).await;
+    cluster.served().await;
+    let level = cluster.replica(behind).log_index_applied().0;
+    assert!(last <= level + limits::READY_LAG_MAX, "it is ready at entry {level} of {last}");
+    cluster.judge(&attempts).await;
+}

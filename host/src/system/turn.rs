@@ -1,0 +1,134 @@
+//! Keeping replicas open, and the right to open one, which one has at a time.
+//!
+//! ```text
+//! turn ─▶ close what is open ─▶ wait until nobody reads from it ─▶ open ─ not possible ─▶ again, for as long as the node runs
+//! ```
+//! In: a group, and why it is opened again. Out: a replica that runs. Until then the partition is not served here, and says why. It does not
+//! know what opening mends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use crate::ids::{NodeId, PartitionId};
+use crate::partition::RunState;
+use crate::peer::GroupName;
+use crate::router::Machine;
+use crate::system::directory::Directory;
+use crate::system::host::{Host, founders_of};
+
+/// How often it is looked whether everything is open, and runs.
+const LOOK: Duration = Duration::from_secs(1);
+/// How soon it is tried again to open the partition, and to see whether the old one is gone.
+const OPEN_AGAIN: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+impl Host {
+    /// Opens what the directory names, for as long as the node runs; what could not be opened, or is not open any more, is tried again.
+    pub async fn keep_open(self: Arc<Self>) {
+        let mut directory = self.directory.subscribe();
+        let mut is_known = false;
+        while !self.level.is_refused() {
+            let system = self.system.read().clone();
+            if let Some(system) = system {
+                self.tend_replica(&system, PartitionId(0), self.founders_of_system());
+            }
+            let (known, was_level) = (directory.borrow_and_update().clone(), self.standing.is_level());
+            self.tend_machines(&known).await;
+            // Once: from then on each machine says for itself what it lacks, and a node that stops says that.
+            if !is_known && !self.stopping.is_cancelled() && !self.level.is_refused() {
+                let missing = self.unknown_machines();
+                is_known = missing.is_empty();
+                self.router.set_not_ready(missing);
+            }
+            tokio::select! {
+                changed = directory.changed() => if changed.is_err() { return },
+                () = self.standing.wait_until_level(), if !was_level => {}
+                () = tokio::time::sleep(LOOK) => {}
+                () = self.stopping.cancelled() => return,
+            }
+        }
+    }
+
+    /// Sees to it that all of that opens, and is opened again where it has to be; waits for no partition.
+    async fn tend_machines(self: &Arc<Self>, directory: &Directory) {
+        let tending = directory.machines.iter().map(|(name, row)| async move {
+            // It says for itself what it lacks.
+            let Ok(Some(machine)) = self.find_or_make(name, row).await else { return };
+            for id in machine.partition_ids() {
+                self.tend_replica(&machine, id, founders_of(row));
+            }
+        });
+        join_all(tending).await;
+    }
+
+    /// Has a replica opened that is not open, without waiting for that. One that stands still because of something that opening mends is
+    /// closed first.
+    fn tend_replica(self: &Arc<Self>, machine: &Arc<Machine>, partition: PartitionId, founders: Vec<NodeId>) {
+        let group = GroupName::new(machine.name(), partition);
+        // First of all, so that nobody opens it in between.
+        let Some(turn) = Turn::begin(self, &group) else { return };
+        let reason = match machine.find_partition(partition).map(|open| open.status().state) {
+            Some(RunState::Halted(reason)) if reason.is_mended_by_opening() => Some(reason),
+            Some(_) => return,
+            None => None,
+        };
+        let why = match reason {
+            Some(reason) => {
+                tracing::warn!(%group, %reason, "the partition is closed, to be opened again");
+                format!("it is opened again: {reason}")
+            }
+            None => "it is being opened".to_owned(),
+        };
+        tokio::spawn(turn.reopen(machine.clone(), why, founders));
+    }
+}
+
+/// Held by whoever opens a replica, or is about to close it for that.
+pub struct Turn {
+    pub host: Arc<Host>,
+    pub group: GroupName,
+}
+
+impl Turn {
+    /// Nothing while somebody else has it.
+    pub fn begin(host: &Arc<Host>, group: &GroupName) -> Option<Self> {
+        let is_first = host.turns.lock().insert(group.clone());
+        is_first.then(|| Self { host: host.clone(), group: group.clone() })
+    }
+
+    /// Closes the partition, if it is open, and opens it as soon as that is possible.
+    pub async fn reopen(self, machine: Arc<Machine>, why: String, founders: Vec<NodeId>) {
+        let Self { host, group } = &self;
+        let closing = host.replicas.write().remove(group);
+        if let Some(partition) = closing {
+            drop(machine.set_replica(group.partition, Err(why)));
+            let remains = partition.remains();
+            if let Err(error) = partition.close().await {
+                // What could not be written is applied again from the log.
+                tracing::warn!(%group, %error, "the partition could not be closed in order");
+            }
+            drop(partition);
+            // Requests that still read from it have their deadlines, a disk that hangs has none.
+            while !remains.are_gone() && !host.stopping.is_cancelled() {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        }
+        while !host.stopping.is_cancelled() && !host.level.is_refused() {
+            if host.open_replica(&machine, group.partition, founders.clone()).await.is_ok() {
+                return;
+            }
+            tokio::select! {
+                () = host.stopping.cancelled() => {}
+                () = tokio::time::sleep(OPEN_AGAIN) => {}
+            }
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.host.turns.lock().remove(&self.group);
+    }
+}
