@@ -133,6 +133,36 @@ async fn a_removed_token_is_none_from_then_on() {
     .await;
 }
 
+/// Once it needed a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_is_for_other_roles_from_then_on() {
+    let folder = tempdir().expect("a temporary folder");
+    let authority = Authority::make(folder.path(), "ca");
+    let trust = authority.trust();
+    let (http, known) = (tls(&authority.issue("node"), ""), tokens(&ROLES));
+    let node = Node::start(folder, &http, &known, &trust).await;
+    wallet::open(&mut node.client(&trust).with_token(&token("client")), "alice").await;
+    let ask = async |role: &str, verb: &str| {
+        let mut client = node.client(&trust).with_token(&token(role));
+        let path = format!("/v1/wallet/accounts/alice/{verb}");
+        client.post(&path, &serde_json::json!({})).await.expect("the node answers").status
+    };
+    assert_eq!((ask("client", "freeze").await, ask("client", "unfreeze").await), (200, 200));
+
+    let commands = |of: &str| format!("{known}\n[auth.commands.wallet]\n{of}");
+    reload(&node, &trust, "done", &http, &commands("freeze = [\"admin\"]\nfreze = [\"admin\"]\n")).await;
+    assert_eq!((ask("client", "freeze").await, ask("admin", "freeze").await), (403, 200));
+    assert_eq!((ask("client", "unfreeze").await, ask("admin", "unfreeze").await), (200, 403));
+    reload(&node, &trust, "refused", &http, &commands("freeze = []\n")).await;
+    assert_eq!((ask("client", "freeze").await, ask("admin", "freeze").await), (403, 200));
+    reload(&node, &trust, "done", &http, &known).await;
+    assert_eq!((ask("admin", "freeze").await, ask("client", "unfreeze").await), (403, 200));
+    for words in ["commands_changed=true", "command=\"freze\"", "names no role"] {
+        eventually("the log says so", async || node.process.output().contains(words).then_some(())).await;
+    }
+    assert!(!node.process.output().contains("what=\"auth\""), "it needs no restart");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_makes_no_sense_changes_nothing() {
     let folder = tempdir().expect("a temporary folder");

@@ -63,7 +63,7 @@ pub async fn post(
     let request_id = asked.request_id.clone();
     // Megabytes of parsing and printing would hold up the requests beside this one.
     let reading = {
-        let (mount, roles) = (mount.clone(), api.mounts.command_roles.clone());
+        let (mount, roles) = (mount.clone(), api.mounts.command_roles.now());
         tokio::task::spawn_blocking(move || read(&mount, &roles, format, &bytes, &asked))
     };
     let Batch { requests, places } = reading.await.expect("reading a batch does not panic")?;

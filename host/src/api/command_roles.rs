@@ -4,6 +4,9 @@
 //! host does. It does not know what a command does, nor what a module lets whom do beyond that.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
 
 use super::caller::role_names;
 use super::error::ApiError;
@@ -13,7 +16,7 @@ use crate::config::{AuthConfig, Role};
 use crate::router::answer::Caller;
 
 /// Roles by machine and command; all others are for [`COMMAND_ROLES`].
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CommandRoles(BTreeMap<String, BTreeMap<String, u32>>);
 
 impl CommandRoles {
@@ -55,9 +58,9 @@ impl CommandRoles {
     }
 
     /// Says which commands are protected that a module does not have: the protection is then of nothing.
-    pub fn warn_of_unknown(&self, machine: &str, known: &[&str]) {
+    fn warn_of_unknown(&self, machine: &str, known: &[String]) {
         for command in self.0.get(machine).into_iter().flat_map(BTreeMap::keys) {
-            if !known.contains(&command.as_str()) {
+            if !known.contains(command) {
                 tracing::warn!(
                     machine,
                     command,
@@ -65,5 +68,41 @@ impl CommandRoles {
                 );
             }
         }
+    }
+}
+
+/// Those in force: whoever needs them reads them at each use, and SIGHUP replaces them.
+#[derive(Default)]
+pub struct LiveCommandRoles {
+    now: RwLock<Arc<CommandRoles>>,
+    /// The commands of each machine's active module, as far as it was asked for.
+    known: Mutex<BTreeMap<String, Vec<String>>>,
+}
+
+impl LiveCommandRoles {
+    pub fn new(roles: CommandRoles) -> Arc<Self> {
+        Arc::new(Self { now: RwLock::new(Arc::new(roles)), known: Mutex::default() })
+    }
+
+    pub fn now(&self) -> Arc<CommandRoles> {
+        self.now.read().clone()
+    }
+
+    /// Commands that come from now on need these roles. Says whether they are others.
+    pub fn replace(&self, roles: CommandRoles) -> bool {
+        if *self.now() == roles {
+            return false;
+        }
+        for (machine, commands) in &*self.known.lock() {
+            roles.warn_of_unknown(machine, commands);
+        }
+        *self.now.write() = Arc::new(roles);
+        true
+    }
+
+    /// A machine has these commands.
+    pub fn on_mounted(&self, machine: &str, commands: Vec<String>) {
+        self.now().warn_of_unknown(machine, &commands);
+        self.known.lock().insert(machine.to_owned(), commands);
     }
 }

@@ -141,7 +141,7 @@ async fn answer_module(
     };
     match route.target {
         Target::Command(at) => {
-            let asked = asked(api.mounts.command_roles.of(machine.name(), &mount.describe.commands[at].name))?;
+            let asked = asked(api.mounts.command_roles.now().of(machine.name(), &mount.describe.commands[at].name))?;
             check_deliberate(&parts.headers, &[JSON])?;
             command::post(api, machine, &mount, (at, route, given), asked, (parts, body)).await
         }
@@ -162,7 +162,7 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
     let asked = |mut roles| {
         if route.page == Page::Batch {
             // Each of its commands is looked at again by itself.
-            roles = api.mounts.command_roles.any_of(captured.first().copied().unwrap_or_default());
+            roles = api.mounts.command_roles.now().any_of(captured.first().copied().unwrap_or_default());
         }
         let caller = api.admit(parts, roles)?;
         Ok::<_, Problem>(Asked {

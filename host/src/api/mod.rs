@@ -57,7 +57,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 
 pub use caller::{Callers, Replaced, Tokens};
 pub use cluster::{ClusterPage, NodePage, ReplicaPage};
-pub use command_roles::CommandRoles;
+pub use command_roles::{CommandRoles, LiveCommandRoles};
 pub use error::ApiError;
 pub use live::LiveLimits;
 pub use modules::{ModulePage, ModulesPage, RefusedPage, StepPage};
@@ -91,7 +91,7 @@ pub struct ApiOptions {
     pub callers: Arc<Callers>,
     /// Under which names it is asked while there are no tokens.
     pub origins: Origins,
-    pub command_roles: CommandRoles,
+    pub command_roles: Arc<LiveCommandRoles>,
     /// Those that the node carries out.
     pub replays: Arc<Replays>,
     /// How much is answered at the same time; what is beyond is refused with 503.

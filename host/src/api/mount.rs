@@ -10,7 +10,7 @@ use axum::http::Method;
 use parking_lot::RwLock;
 use statehouse_abi::describe::{Describe, QuerySource, Schema};
 
-use super::command_roles::CommandRoles;
+use super::command_roles::LiveCommandRoles;
 use super::json::ObjectShape;
 use super::problem::{Code, Problem};
 use super::route::{RESERVED, not_found_or_not_allowed};
@@ -142,12 +142,12 @@ impl Route {
 /// The mounts of all machines, made when they are first asked for.
 #[derive(Default)]
 pub struct Mounts {
-    pub command_roles: CommandRoles,
+    pub command_roles: Arc<LiveCommandRoles>,
     by_machine: RwLock<HashMap<String, Arc<Mount>>>,
 }
 
 impl Mounts {
-    pub fn new(command_roles: CommandRoles) -> Self {
+    pub fn new(command_roles: Arc<LiveCommandRoles>) -> Self {
         Self { command_roles, by_machine: RwLock::default() }
     }
 
@@ -160,8 +160,8 @@ impl Mounts {
             return mount.clone();
         }
         let mount = Arc::new(Mount::new(machine.name(), module, machine.describe()));
-        let commands: Vec<&str> = mount.describe.commands.iter().map(|command| command.name.as_str()).collect();
-        self.command_roles.warn_of_unknown(machine.name(), &commands);
+        let commands = mount.describe.commands.iter().map(|command| command.name.clone()).collect();
+        self.command_roles.on_mounted(machine.name(), commands);
         self.by_machine.write().insert(machine.name().to_owned(), mount.clone());
         mount
     }

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::api::{
-    self, Acceptor, ApiError, ApiOptions, Callers, CommandRoles, Descriptors, LiveLimits, Origins, Places,
+    self, Acceptor, ApiError, ApiOptions, Callers, Descriptors, LiveCommandRoles, LiveLimits, Origins, Places,
 };
 use crate::audit::jobs::Replays;
 use crate::audit::shadow;
@@ -28,7 +28,7 @@ use crate::config::{ViewsConfig, WebhooksConfig};
 use crate::durable;
 use crate::limits::{STOP_MAX, STOP_THREADS_MAX};
 use crate::printable;
-use crate::system::{Cluster, Node, NodeOptions};
+use crate::system::{CertificateRenewal, Cluster, Node, NodeOptions};
 
 /// What a process has once, however many nodes it runs.
 pub struct Process {
@@ -132,7 +132,7 @@ pub struct HostOptions {
     pub callers: Arc<Callers>,
     /// `auth.hosts`.
     pub hosts: Vec<String>,
-    pub command_roles: CommandRoles,
+    pub command_roles: Arc<LiveCommandRoles>,
     pub limits: Arc<LiveLimits>,
     pub webhooks: WebhooksConfig,
     pub views: ViewsConfig,
@@ -202,6 +202,11 @@ impl Host {
 
     pub fn cluster(&self) -> Cluster {
         self.node.cluster()
+    }
+
+    /// See [`Node::certificate_renewal`].
+    pub fn certificate_renewal(&self) -> Option<CertificateRenewal> {
+        self.node.certificate_renewal()
     }
 
     /// Whether it serves this machine, and all partitions are led.

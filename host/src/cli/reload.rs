@@ -1,11 +1,11 @@
 //! SIGHUP: the configuration file is read again, and what may change while a node runs does.
 //!
 //! ```text
-//! SIGHUP ─▶ file, tokens, certificates: read and checked ─┬ all of it makes sense ─▶ tokens, certificates, limits are replaced
+//! SIGHUP ─▶ file, tokens, certificates: read and checked ─┬ all of it makes sense ─▶ tokens, roles, certificates, limits are replaced
 //!                                                         └ anything is wrong      ─▶ nothing is, and the log says what
 //! ```
-//! In: the file that the node was started with. Out: requests from then on are judged by the new one; none is lost. What needs a restart is named
-//! in the log. It knows nothing of how any of it is used.
+//! In: the file that the node was started with. Out: requests from then on are judged by the new one; none is lost. Certificates are those that
+//! clients see, and those by which nodes know each other. What needs a restart is named in the log. It knows nothing of how any of it is used.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,8 +14,10 @@ use anyhow::Context;
 use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{Acceptor, Callers, LiveLimits, Replaced, Tls, Tokens};
-use crate::config::Config;
+use crate::api::{Acceptor, Callers, CommandRoles, LiveCommandRoles, LiveLimits, Replaced, Tls, Tokens};
+use crate::cli::serve::peer_files;
+use crate::config::{Config, PeerTlsConfig};
+use crate::system::CertificateRenewal;
 
 /// What can be replaced, and the configuration that it is of.
 pub struct Reload {
@@ -25,11 +27,17 @@ pub struct Reload {
     pub callers: Arc<Callers>,
     pub acceptor: Acceptor,
     pub limits: Arc<LiveLimits>,
+    pub command_roles: Arc<LiveCommandRoles>,
+    /// Nothing where nodes know each other without certificates, or where there is one node.
+    pub peers: Option<CertificateRenewal>,
 }
 
 /// What a reload has done.
 struct Done {
     tokens: Replaced,
+    commands_changed: bool,
+    /// Connections of other nodes that were closed, because nothing stands for them any more.
+    peers_closed: usize,
     /// What is other in the file than here, and stays as it is here.
     needs_restart: Vec<&'static str>,
 }
@@ -61,13 +69,15 @@ impl Reload {
         let (path, outcome) = (self.path.display().to_string(), self.replace());
         let result = if outcome.is_ok() { "done" } else { "refused" };
         match outcome {
-            Ok(Done { tokens: Replaced { kept, added, removed }, needs_restart }) => {
+            Ok(Done { tokens: Replaced { kept, added, removed }, commands_changed, peers_closed, needs_restart }) => {
                 let (added, removed) = (added.join(" "), removed.join(" "));
                 tracing::info!(
                     path,
                     tokens_kept = kept,
                     tokens_added = added,
                     tokens_removed = removed,
+                    commands_changed,
+                    peers_closed,
                     "the configuration was read again"
                 );
                 if !needs_restart.is_empty() {
@@ -91,6 +101,11 @@ impl Reload {
     fn replace(&mut self) -> anyhow::Result<Done> {
         let new = Config::load(&self.path)?;
         let tokens = Tokens::new(&new.auth.tokens, self.config.http.listen)?;
+        let command_roles = CommandRoles::new(&new.auth)?;
+        let peers = match (&self.peers, peer_tls(&new)) {
+            (Some(renewal), Some(tls)) => Some((renewal, renewal.read(peer_files(tls))?)),
+            _ => None,
+        };
         let tls = match (&self.config.http.tls, &new.http.tls) {
             (Some(_), Some(tls)) => Some(Tls::read(tls).context("`http.tls`")?),
             _ => None,
@@ -100,13 +115,24 @@ impl Reload {
             self.acceptor.replace(tls);
             self.config.http.tls = new.http.tls.clone();
         }
+        let peers_closed = peers.map_or(0, |(renewal, read)| renewal.replace(&read));
+        if let (Some(_), Some(peer), Some(tls)) = (&self.peers, &mut self.config.peer, peer_tls(&new)) {
+            peer.tls = Some(tls.clone());
+        }
         self.limits.replace(new.limits.clone());
         self.config.limits = new.limits.clone();
         self.config.auth.tokens = new.auth.tokens.clone();
         self.config.auth.open = new.auth.open;
+        self.config.auth.commands = new.auth.commands.clone();
+        // Before the tokens: nobody is let in by a new one to a command that is for others now.
+        let commands_changed = self.command_roles.replace(command_roles);
         let tokens = self.callers.replace(tokens);
-        Ok(Done { tokens, needs_restart: others(&self.config, &new) })
+        Ok(Done { tokens, commands_changed, peers_closed, needs_restart: others(&self.config, &new) })
     }
+}
+
+fn peer_tls(config: &Config) -> Option<&PeerTlsConfig> {
+    config.peer.as_ref()?.tls.as_ref()
 }
 
 /// The sections in which two configurations differ.

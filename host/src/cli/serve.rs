@@ -14,13 +14,13 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{Acceptor, Callers, CommandRoles, LiveLimits};
+use crate::api::{Acceptor, Callers, CommandRoles, LiveCommandRoles, LiveLimits};
 use crate::cli::host::{self, Host, HostOptions, Process};
 use crate::cli::output::print;
 use crate::cli::reload::Reload;
 use crate::cli::shipped;
 use crate::clock::SystemClock;
-use crate::config::{ClusterConfig, Config, MachineConfig, PeerConfig};
+use crate::config::{ClusterConfig, Config, MachineConfig, PeerConfig, PeerTlsConfig};
 use crate::limits;
 use crate::log::RealDisk;
 use crate::system::{ArchiveOptions, MachineSpec, ModuleSource, NodeOptions, PeerOptions, PeerTlsFiles, PeerWay};
@@ -41,15 +41,17 @@ pub struct ServeArgs {
 pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?;
     let callers = Arc::new(Callers::new(&config.auth.tokens, config.http.listen)?);
-    let command_roles = CommandRoles::new(&config.auth)?;
+    let command_roles = LiveCommandRoles::new(CommandRoles::new(&config.auth)?);
     let acceptor = Acceptor::new(config.http.tls.as_ref()).context("`http.tls`")?;
     let limits = LiveLimits::new(config.limits.clone());
-    let reload = Reload {
+    let mut reload = Reload {
         path: args.config,
         config: config.clone(),
         callers: callers.clone(),
         acceptor: acceptor.clone(),
         limits: limits.clone(),
+        command_roles: command_roles.clone(),
+        peers: None,
     };
     let machines = config.machines.into_iter().map(machine_spec).collect::<anyhow::Result<_>>()?;
     host::run(async move |process: Process| {
@@ -95,6 +97,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         };
         let host = Host::start(options, &process).await?;
         print(&format!("listening on {}   data in {}\n", host.url(), data.display()))?;
+        reload.peers = host.certificate_renewal();
         tokio::spawn(reload.run(hangups, process.stop.clone()));
         host::finish(vec![host]).await?;
         Ok(ExitCode::SUCCESS)
@@ -110,9 +113,15 @@ fn machine_spec((name, machine): (String, MachineConfig)) -> anyhow::Result<Mach
 async fn peer_options(peer: PeerConfig, cluster: &ClusterConfig) -> anyhow::Result<PeerOptions> {
     let listener = bind_peer(peer.listen).await?;
     let advertise = peer.advertise();
-    let tls = peer.tls.map(|tls| PeerTlsFiles { ca: tls.ca, certificate: tls.certificate, key: tls.key });
+    let tls = peer.tls.as_ref().map(peer_files);
     let way = PeerWay::Listen { listener, tls };
     Ok(PeerOptions { way, advertise, routes: peer.routes, clock_skew_max: cluster.clock_skew_max() })
+}
+
+/// What a node knows the others by, and they it.
+pub fn peer_files(tls: &PeerTlsConfig) -> PeerTlsFiles {
+    let PeerTlsConfig { ca, certificate, key } = tls.clone();
+    PeerTlsFiles { ca, certificate, key }
 }
 
 async fn bind_peer(address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -32,7 +32,7 @@ use crate::log::{EntryId, Vote};
 pub use alone::NoNetwork;
 pub use error::{PeerSetupError, SeenError};
 pub use grpc::{
-    Grpc, Identity, LinkLimits, Links, PeerCertificates, PeerOptions, PeerTls, Routes, reload_certificates, serve_peers,
+    Grpc, Identity, LinkLimits, Links, PeerCertificates, PeerOptions, PeerRenewal, PeerTls, Routes, serve_peers,
 };
 pub use offer::Offer;
 pub use seen::SeenBook;

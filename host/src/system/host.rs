@@ -21,7 +21,7 @@ use crate::key::PublicKey;
 use crate::log::{DamagedLog, Disk, EntryId};
 use crate::machine::logic::Logic;
 use crate::partition::{HaltReason, Leading, Partition, PartitionOptions, RunState};
-use crate::peer::{self, GroupName, GroupPeers, Links, Network, PeerCertificates, Routes, SeenBook};
+use crate::peer::{self, GroupName, GroupPeers, Links, Network, PeerRenewal, Routes, SeenBook};
 use crate::registry::Registry;
 use crate::router::{Machine, MachineOptions, MachineParticipants, Router};
 use crate::store::{StoreOptions, StoreShared};
@@ -83,8 +83,8 @@ pub struct Host {
     pub removing: tokio::sync::Mutex<()>,
     /// Connections that the others have open here.
     pub links: Links,
-    /// By which this node and the others know each other; nothing without TLS, or without peers.
-    pub certificates: OnceLock<PeerCertificates>,
+    /// By what the certificates are replaced by which this node and the others know each other; nothing without TLS, or without peers.
+    pub renewal: OnceLock<PeerRenewal>,
     /// Machines to create when `system` does not know them.
     pub specs: Vec<MachineSpec>,
     pub network: OnceLock<Arc<dyn Network>>,

@@ -29,9 +29,7 @@ use crate::key::NodeKey;
 use crate::log::Disk;
 use crate::machine::logic::Logic;
 use crate::machine::native::Native;
-use crate::peer::{
-    self, Grpc, Links, Network, NoNetwork, PeerCertificates, PeerTls, Routes, SeenBook, Service, SimNetwork,
-};
+use crate::peer::{self, Grpc, Links, Network, NoNetwork, PeerRenewal, Routes, SeenBook, Service, SimNetwork};
 use crate::registry::Registry;
 use crate::router::Router;
 use crate::store::StoreShared;
@@ -44,6 +42,7 @@ use crate::system::folder::DataFolder;
 use crate::system::host::{Host, Opening};
 use crate::system::level::{self, Level};
 use crate::system::logic::System;
+use crate::system::renewal::{CertificateRenewal, PeerTlsFiles};
 use crate::system::service::HostService;
 use crate::system::staging::RefusedModules;
 use crate::system::standing::{self, Gate, Standing};
@@ -126,14 +125,6 @@ pub enum PeerWay {
     Simulated(SimNetwork),
 }
 
-/// Mutual TLS between nodes, as PEM files.
-#[derive(Clone, Debug)]
-pub struct PeerTlsFiles {
-    pub ca: PathBuf,
-    pub certificate: PathBuf,
-    pub key: PathBuf,
-}
-
 /// A running node.
 pub struct Node {
     pub(super) host: Arc<Host>,
@@ -183,7 +174,7 @@ impl Node {
             standing: Standing::default(),
             removing: tokio::sync::Mutex::default(),
             links: Links::default(),
-            certificates: OnceLock::new(),
+            renewal: OnceLock::new(),
             specs: options.machines,
             network: OnceLock::new(),
             routes: Routes::default(),
@@ -238,13 +229,10 @@ impl Node {
         &self.host.folder
     }
 
-    /// Reads the certificates of nodes again, and closes what they do not stand for any more.
-    ///
-    /// # Errors
-    /// A file is wrong, and what was read before stays in use.
-    pub fn reload(&self) -> Result<(), NodeError> {
-        let Some(certificates) = self.host.certificates.get() else { return Ok(()) };
-        Ok(peer::reload_certificates(certificates, &self.host.routes, &self.host.links)?)
+    /// By what the certificates of nodes are replaced; nothing without TLS, or without peers.
+    pub fn certificate_renewal(&self) -> Option<CertificateRenewal> {
+        let peers = self.host.renewal.get()?.clone();
+        Some(CertificateRenewal::new(self.host.node, peers))
     }
 
     /// Says where clients reach this node, for the others to know.
@@ -344,13 +332,17 @@ fn answer_peers(host: &Arc<Host>, options: PeerOptions) -> Result<JoinHandle<()>
     let stopping = host.stopping.clone();
     let (network, serving): (Arc<dyn Network>, BoxFuture<'static, ()>) = match options.way {
         PeerWay::Listen { listener, tls } => {
-            let tls = tls.map(|files| PeerTls { ca: files.ca, certificate: files.certificate, key: files.key });
-            let certificates = tls.map(PeerCertificates::read).transpose()?;
-            if let Some(certificates) = &certificates {
-                host.certificates.get_or_init(|| certificates.clone());
+            let certificates = tls.map(PeerTlsFiles::read).transpose()?;
+            let (routes, links) = (host.routes.clone(), host.links.clone());
+            if let Some(certificates) = certificates.clone() {
+                if let Err(error) = certificates.check(host.node) {
+                    tracing::warn!(%error, "the other nodes will not believe this one");
+                }
+                let renewal = PeerRenewal { certificates, routes: routes.clone(), links: links.clone() };
+                host.renewal.get_or_init(|| renewal);
             }
-            let network = Grpc::new(host.identity.clone(), host.routes.clone(), certificates.clone());
-            let (identity, links) = (host.identity.clone(), host.links.clone());
+            let network = Grpc::new(host.identity.clone(), routes, certificates.clone());
+            let identity = host.identity.clone();
             let options = peer::PeerOptions { identity, certificates, links };
             let serving = peer::serve_peers(listener, options, service, stopping.cancelled_owned());
             let serving = async {

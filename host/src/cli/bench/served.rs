@@ -12,9 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::WALLET;
-use crate::api::{
-    self, Acceptor, ApiError, ApiOptions, Callers, CommandRoles, Descriptors, LiveLimits, Origins, Places,
-};
+use crate::api::{self, Acceptor, ApiError, ApiOptions, Callers, Descriptors, LiveLimits, Origins, Places};
 use crate::audit::jobs::Replays;
 use crate::cli::descriptors;
 use crate::clock::SystemClock;
@@ -87,7 +85,7 @@ impl Served {
             cluster: node.cluster(),
             callers: Arc::new(Callers::new(&[], address)?),
             origins: Origins::new(address, &address.to_string(), Vec::new()),
-            command_roles: CommandRoles::default(),
+            command_roles: Arc::default(),
             limits,
             webhooks: WebhooksConfig::default(),
             views_instead: Arc::default(),

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use super::folder::{Bound, DevFolder, DevNode, check_alone, routes_from};
 use super::{DevArgs, Entrance, LOOK, READY_TIME_MAX, WALLET, WALLET_NAME, print_listening, welcome};
-use crate::api::{Acceptor, Callers, CommandRoles, LiveLimits};
+use crate::api::{Acceptor, Callers, LiveLimits};
 use crate::cli::host::{self, Host, HostOptions, Process};
 use crate::cli::output::print;
 use crate::cli::shipped;
@@ -136,7 +136,7 @@ fn options(
         acceptor: Acceptor::new(entrance.tls())?,
         callers: Arc::new(callers),
         hosts: Vec::new(),
-        command_roles: CommandRoles::default(),
+        command_roles: Arc::default(),
         limits: LiveLimits::new(LimitsConfig::default()),
         webhooks: WebhooksConfig::on_this_machine(),
         views: ViewsConfig::default(),

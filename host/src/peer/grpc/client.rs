@@ -1,7 +1,8 @@
 //! The way out: [`Network`] over gRPC.
 //!
 //! In: requests with their deadlines. Out: what the peer answered, or why it did not. A peer that is down fails at once, one that hangs at
-//! the deadline; a connection that is lost is made anew by the next request. It does not know when to try again, nor what a body means.
+//! the deadline; a connection that is lost is made anew by the next request. Where new requests take another one, a stream of appends ends once all
+//! that was sent is answered, and its owner opens the next there. It does not know when to try again, nor what a body means.
 
 use std::future;
 use std::pin::Pin;
@@ -12,12 +13,14 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt, Stream, StreamExt};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
+use super::dial::Dial;
 use super::wire::appends_request::Message;
 use super::wire::peer_client::PeerClient;
-use super::{Identity, PeerCertificates, Routes, convert, handshake, status, tls, wire};
+use super::{Identity, PeerCertificates, Routes, convert, handshake, status, wire};
 use crate::consensus::{AppendReply, PeerError, PeerReply, PeerRequest};
 use crate::ids::NodeId;
 use crate::limits;
@@ -37,12 +40,17 @@ impl Grpc {
         Self { identity, routes, certificates }
     }
 
-    /// Must run inside the runtime: the connection's task is spawned here.
     fn client(&self, to: NodeId) -> Result<PeerClient<Channel>, PeerError> {
-        let channel =
+        self.client_until_left(to).map(|(client, _)| client)
+    }
+
+    /// Beside it, what is cancelled once new requests take another connection. Must run inside the runtime: the connection's task is spawned
+    /// here.
+    fn client_until_left(&self, to: NodeId) -> Result<(PeerClient<Channel>, CancellationToken), PeerError> {
+        let (channel, left) =
             self.routes.find_channel(to, |address| self.dial(to, address)).ok_or(PeerError::NoRoute(to))??;
         // What is too large to send the peer refuses in words; refused here it would look like a broken stream.
-        Ok(PeerClient::new(channel).max_decoding_message_size(limits::PEER_MESSAGE_BYTES_MAX))
+        Ok((PeerClient::new(channel).max_decoding_message_size(limits::PEER_MESSAGE_BYTES_MAX), left))
     }
 
     fn dial(&self, to: NodeId, address: &str) -> Result<Channel, PeerError> {
@@ -50,26 +58,34 @@ impl Grpc {
             let detail = format!("cannot be reached at `{address}`: {error}");
             PeerError::Failed { node: to, detail }
         };
-        let scheme = if self.certificates.is_some() { "https" } else { "http" };
-        let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(failed)?;
-        if let Some(certificates) = &self.certificates {
-            let tls = certificates.client().domain_name(tls::node_name(to));
-            endpoint = endpoint.tls_config(tls).map_err(failed)?;
-        }
+        // Where there are certificates, TLS is the business of what dials.
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(failed)?;
         let endpoint = endpoint
-            .connect_timeout(limits::PEER_CONNECT_MAX)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(limits::PEER_PROBE_INTERVAL)
             .keep_alive_timeout(limits::PEER_PROBE_PATIENCE)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(limits::PEER_STREAM_WINDOW_BYTES)
             .initial_connection_window_size(limits::PEER_CONNECTION_WINDOW_BYTES);
-        Ok(endpoint.connect_lazy())
+        Ok(match &self.certificates {
+            None => endpoint.connect_timeout(limits::PEER_CONNECT_MAX).connect_lazy(),
+            Some(certificates) => {
+                let (address, certificates) = (address.to_owned(), certificates.clone());
+                endpoint.connect_with_connector_lazy(Dial { node: to, address, certificates })
+            }
+        })
     }
 
-    async fn open_appends(self, to: NodeId, messages: Outgoing) -> Result<Streaming<wire::AppendReply>, PeerError> {
+    async fn open_appends(
+        self,
+        to: NodeId,
+        group: wire::Group,
+        requests: BoxStream<'static, PeerRequest>,
+    ) -> Result<Streaming<wire::AppendReply>, PeerError> {
+        let (mut client, left) = self.client_until_left(to)?;
+        let messages = Outgoing { first: Some(group), requests, left: Box::pin(left.cancelled_owned()) };
         let request = handshake::stamp(&self.identity, to, messages, None);
-        let replies = self.client(to)?.appends(request).await.map_err(|status| status::of_peer(to, &status))?;
+        let replies = client.appends(request).await.map_err(|status| status::of_peer(to, &status))?;
         Ok(replies.into_inner())
     }
 }
@@ -97,8 +113,7 @@ impl Network for Grpc {
         group: &GroupName,
         requests: BoxStream<'static, PeerRequest>,
     ) -> BoxStream<'static, Result<AppendReply, PeerError>> {
-        let outgoing = Outgoing { first: Some(convert::group_out(group)), requests };
-        let opened = self.clone().open_appends(to, outgoing);
+        let opened = self.clone().open_appends(to, convert::group_out(group), requests);
         let replies = opened.into_stream().flat_map(move |opened| match opened {
             Ok(replies) => replies.map(move |reply| read_append_reply(to, reply)).boxed(),
             Err(error) => stream::once(future::ready(Err(error))).boxed(),
@@ -127,10 +142,11 @@ impl Network for Grpc {
     }
 }
 
-/// The messages of a stream of appends: the group, then each append.
+/// The messages of a stream of appends: the group, then each append until new requests take another connection.
 struct Outgoing {
     first: Option<wire::Group>,
     requests: BoxStream<'static, PeerRequest>,
+    left: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Stream for Outgoing {
@@ -139,6 +155,7 @@ impl Stream for Outgoing {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<wire::AppendsRequest>> {
         let message = match self.first.take() {
             Some(group) => Some(Message::Group(group)),
+            None if self.left.as_mut().poll(cx).is_ready() => None,
             None => {
                 ready!(self.requests.poll_next_unpin(cx)).map(|request| Message::Append(convert::append_out(request)))
             }

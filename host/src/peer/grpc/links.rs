@@ -23,7 +23,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
-use super::tls::PeerCertificates;
+use super::tls::{PeerCertificates, Shown};
 use crate::ids::NodeId;
 use crate::limits;
 
@@ -39,14 +39,14 @@ pub struct Link {
     /// Since when it has been nobody's whom this node knows; nothing while it is.
     unknown: Mutex<Option<Instant>>,
     /// The node's certificate, and those that lead to its authority; nothing without TLS.
-    chain: OnceLock<Vec<CertificateDer<'static>>>,
+    shown: OnceLock<Shown>,
     closing: CancellationToken,
 }
 
 impl Link {
     /// The certificate that the node has shown; nothing without TLS.
     pub fn certificate(&self) -> Option<&CertificateDer<'static>> {
-        self.chain.get()?.first()
+        self.shown.get()?.chain.first()
     }
 
     /// A request of this node was admitted on it. A connection is one node's: says whether it is this one's.
@@ -98,9 +98,9 @@ impl Links {
         self.close_where(|link| link.node.get() == Some(&node));
     }
 
-    /// Closes those whose certificate is not trusted any more.
-    pub(super) fn close_untrusted(&self, certificates: &PeerCertificates) {
-        self.close_where(|link| !link.chain.get().is_none_or(|chain| certificates.is_trusted(chain)));
+    /// Closes those whose certificate is trusted no more, and says how many that is.
+    pub(super) fn close_untrusted(&self, certificates: &PeerCertificates) -> usize {
+        self.close_where(|link| link.shown.get().is_some_and(|shown| !certificates.is_trusted_caller(shown)))
     }
 
     pub fn count(&self) -> usize {
@@ -111,9 +111,10 @@ impl Links {
         self.open.lock().links.values().filter(|link| link.node.get() == Some(&node)).count()
     }
 
-    fn close_where(&self, is_over: impl Fn(&Link) -> bool) {
+    fn close_where(&self, is_over: impl Fn(&Link) -> bool) -> usize {
         let over: Vec<Arc<Link>> = self.open.lock().links.values().filter(|link| is_over(link)).cloned().collect();
         over.iter().for_each(|link| link.closing.cancel());
+        over.len()
     }
 
     /// A new connection, if there is room for it: one that nobody has said a word on makes room.
@@ -128,8 +129,8 @@ impl Links {
         let number = open.next;
         open.next += 1;
         let opened = Instant::now();
-        let (node, chain, unknown) = (OnceLock::new(), OnceLock::new(), Mutex::new(Some(opened)));
-        let link = Arc::new(Link { number, opened, node, unknown, chain, closing: CancellationToken::new() });
+        let (node, shown, unknown) = (OnceLock::new(), OnceLock::new(), Mutex::new(Some(opened)));
+        let link = Arc::new(Link { number, opened, node, unknown, shown, closing: CancellationToken::new() });
         open.links.insert(number, link.clone());
         Some(OpenLink { links: self.clone(), link })
     }
@@ -201,8 +202,11 @@ async fn make_ready(
     };
     match shaken {
         Ok(Ok(stream)) => {
-            let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-            link.link.chain.get_or_init(|| chain.iter().map(|certificate| certificate.clone().into_owned()).collect());
+            let shown = link.link.shown.get_or_init(|| Shown::now(stream.get_ref().1.peer_certificates()));
+            // Others may be in force by now, and whoever replaced them has not seen what was just shown.
+            if !certificates.is_trusted_caller(shown) {
+                return;
+            }
             drop(ready.send(Connection::new(Socket::Tls(Box::new(stream)), link)).await);
         }
         Ok(Err(error)) => tracing::debug!(%error, "a connection to the peer port has no certificate of a node"),

@@ -9,6 +9,7 @@
 
 mod client;
 mod convert;
+mod dial;
 pub(super) mod handshake;
 mod links;
 mod routes;
@@ -28,8 +29,6 @@ pub use links::{LinkLimits, Links};
 pub use routes::Routes;
 pub use server::serve_peers;
 pub use tls::{PeerCertificates, PeerTls};
-
-use super::PeerSetupError;
 
 use crate::ids::{ClusterId, NodeId};
 
@@ -61,17 +60,22 @@ pub struct PeerOptions {
     pub links: Links,
 }
 
-/// Reads the certificates again: from now on connections are made with what the files say, and those are closed that it does not trust any more.
-///
-/// # Errors
-/// A file is wrong; all goes on as it was.
-pub fn reload_certificates(
-    certificates: &PeerCertificates,
-    routes: &Routes,
-    links: &Links,
-) -> Result<(), PeerSetupError> {
-    certificates.reload()?;
-    routes.forget_connections();
-    links.close_untrusted(certificates);
-    Ok(())
+/// By what the certificates are replaced while the node runs. Clones are the same.
+#[derive(Clone)]
+pub struct PeerRenewal {
+    pub certificates: PeerCertificates,
+    /// Ways to the others, of the one [`Grpc`] that has these certificates.
+    pub routes: Routes,
+    /// What the others open here.
+    pub links: Links,
+}
+
+impl PeerRenewal {
+    /// From now on connections, in and out, are made with `by`. Those that are open and that `by` stands for stay until what is under way on
+    /// them has ended, and no new request goes out over them; the others are closed at once. Says how many of those were opened by other nodes.
+    pub fn replace(&self, by: &PeerCertificates) -> usize {
+        self.certificates.replace(by);
+        self.routes.forget_connections();
+        self.links.close_untrusted(&self.certificates)
+    }
 }

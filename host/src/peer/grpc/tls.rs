@@ -2,27 +2,28 @@
 //!
 //! The certificate of node 7 is valid for the DNS name `node-7`: a caller checks that it reached the node it meant, and a node checks that
 //! a caller is the one it says. The files are read when a node starts, and again whenever it is told to: connections made from then on use what
-//! they say. It does not know how certificates are made or renewed.
+//! they say, and none resumes what another one has proved. It does not know how certificates are made or renewed.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use rustls::RootCertStore;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use tokio_rustls::TlsAcceptor;
-use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_util::sync::CancellationToken;
 
 use crate::ids::NodeId;
-use crate::limits;
 use crate::peer::PeerSetupError;
 
 /// What HTTP/2 is called in a handshake.
-const HTTP_2: &[u8] = b"h2";
+pub(super) const HTTP_2: &[u8] = b"h2";
 
 /// PEM files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,97 +37,174 @@ pub struct PeerTls {
 
 /// What the files said when they were last read. Clones share it.
 #[derive(Clone)]
-pub struct PeerCertificates {
-    files: PeerTls,
-    read: Arc<RwLock<Contents>>,
+pub struct PeerCertificates(Arc<RwLock<InForce>>);
+
+struct InForce {
+    contents: Arc<Contents>,
+    /// Cancelled once others are in force.
+    replaced: CancellationToken,
 }
 
 struct Contents {
+    files: PeerTls,
+    own: Vec<CertificateDer<'static>>,
     acceptor: TlsAcceptor,
-    verifier: Arc<dyn ClientCertVerifier>,
-    client: ClientTlsConfig,
+    connector: TlsConnector,
+    clients: Arc<dyn ClientCertVerifier>,
+    servers: Arc<dyn ServerCertVerifier>,
+}
+
+/// What the other side of a connection has shown, and when.
+pub(super) struct Shown {
+    pub chain: Vec<CertificateDer<'static>>,
+    /// A connection lives on when its certificate expires, as everywhere: it ends for whom it is not trusted to, not for its age.
+    pub at: UnixTime,
+}
+
+impl Shown {
+    pub fn now(chain: Option<&[CertificateDer<'static>]>) -> Self {
+        Self { chain: chain.unwrap_or_default().to_vec(), at: UnixTime::now() }
+    }
 }
 
 impl PeerCertificates {
     /// # Errors
     /// A file cannot be read, or is not what it should be.
     pub fn read(files: PeerTls) -> Result<Self, PeerSetupError> {
-        let read = Contents::read(&files)?;
-        Ok(Self { files, read: Arc::new(RwLock::new(read)) })
+        let contents = Arc::new(Contents::read(files)?);
+        Ok(Self(Arc::new(RwLock::new(InForce { contents, replaced: CancellationToken::new() }))))
     }
 
-    /// Reads the files again. Where one of them is wrong, what was read before stays in use.
+    /// Whether nodes that trust the same authorities take this certificate for that of `node`.
     ///
     /// # Errors
-    /// The same as of [`PeerCertificates::read`].
-    pub(super) fn reload(&self) -> Result<(), PeerSetupError> {
-        let read = Contents::read(&self.files)?;
-        *self.read.write() = read;
-        Ok(())
+    /// They do not, because of its name, its time, or who has signed it.
+    pub fn check(&self, node: NodeId) -> Result<(), PeerSetupError> {
+        let contents = self.now();
+        let files = &contents.files;
+        let shown = Shown::now(Some(&contents.own));
+        if !shown.chain.first().is_some_and(|own| is_certificate_of(node, own)) {
+            let reason = format!("it is not valid for the name `{}`", node_name(node));
+            return Err(wrong(&files.certificate, &reason));
+        }
+        let verified = contents.verify_client(&shown).and_then(|()| contents.verify_server(node, &shown));
+        verified.map_err(|error| {
+            let reason = format!("no node would believe it that trusts what is in {}: {error}", files.ca.display());
+            wrong(&files.certificate, &reason)
+        })
+    }
+
+    /// From now on what `by` has read counts, and what is open is looked at again.
+    pub(super) fn replace(&self, by: &Self) {
+        // With a token of its own: `by` may have been in force and replaced before.
+        let next = InForce { contents: by.now(), replaced: CancellationToken::new() };
+        let before = std::mem::replace(&mut *self.0.write(), next);
+        before.replaced.cancel();
     }
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {
-        self.read.read().acceptor.clone()
+        self.now().acceptor.clone()
     }
 
-    /// For a call to any node: the name is set for each, see [`node_name`].
-    pub(super) fn client(&self) -> ClientTlsConfig {
-        self.read.read().client.clone()
+    /// For calls to any node, and what tells when this is out of date.
+    pub(super) fn connector(&self) -> (TlsConnector, CancellationToken) {
+        let current = self.0.read();
+        (current.contents.connector.clone(), current.replaced.clone())
     }
 
-    /// Whether the authority, as it was last read, stands for a certificate.
-    pub(super) fn is_trusted(&self, chain: &[CertificateDer<'static>]) -> bool {
-        let Some((own, intermediates)) = chain.split_first() else { return false };
-        let verifier = self.read.read().verifier.clone();
-        verifier.verify_client_cert(own, intermediates, UnixTime::now()).is_ok()
+    /// Cancelled once others are in force than now.
+    pub(super) fn replaced(&self) -> CancellationToken {
+        self.0.read().replaced.clone()
+    }
+
+    /// Whether the authorities, as they were last read, stand for what a caller has shown.
+    pub(super) fn is_trusted_caller(&self, shown: &Shown) -> bool {
+        self.now().verify_client(shown).is_ok()
+    }
+
+    /// The same of what the node has shown that was called.
+    pub(super) fn is_trusted_node(&self, node: NodeId, shown: &Shown) -> bool {
+        self.now().verify_server(node, shown).is_ok()
+    }
+
+    fn now(&self) -> Arc<Contents> {
+        self.0.read().contents.clone()
     }
 }
 
 impl Contents {
-    fn read(files: &PeerTls) -> Result<Self, PeerSetupError> {
-        let (ca, certificate, key) = (read(&files.ca)?, read(&files.certificate)?, read(&files.key)?);
+    fn read(files: PeerTls) -> Result<Self, PeerSetupError> {
         let mut authority = RootCertStore::empty();
-        for certificate in certificates(&ca, &files.ca)? {
+        for certificate in certificates(&files.ca)? {
             authority.add(certificate).map_err(|error| wrong(&files.ca, &error))?;
         }
-        let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authority), provider.clone());
-        let verifier = verifier.build().map_err(|error| wrong(&files.ca, &error))?;
-        let chain = certificates(&certificate, &files.certificate)?;
-        let private = PrivateKeyDer::from_pem_slice(&key).map_err(|error| wrong(&files.key, &error))?;
-        let server = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let server = server.map_err(|error| wrong(&files.certificate, &error))?;
-        let server = server.with_client_cert_verifier(verifier.clone()).with_single_cert(chain, private);
-        let mut server = server.map_err(|error| wrong(&files.certificate, &error))?;
+        let (authority, provider): (_, Arc<CryptoProvider>) = (Arc::new(authority), Arc::new(ring::default_provider()));
+        let clients = WebPkiClientVerifier::builder_with_provider(authority.clone(), provider.clone()).build();
+        let clients = clients.map_err(|error| wrong(&files.ca, &error))?;
+        let servers = WebPkiServerVerifier::builder_with_provider(authority, provider.clone()).build();
+        let servers = servers.map_err(|error| wrong(&files.ca, &error))?;
+        let (own, key) = (certificates(&files.certificate)?, key(&files.key)?);
+        let of_pair = |error: rustls::Error| wrong(&files.certificate, &error);
+        let server = ServerConfig::builder_with_provider(provider.clone());
+        let server = server.with_safe_default_protocol_versions().map_err(of_pair)?;
+        let server = server.with_client_cert_verifier(clients.clone());
+        let mut server = server.with_single_cert(own.clone(), key.clone_key()).map_err(of_pair)?;
         server.alpn_protocols = vec![HTTP_2.to_vec()];
-        let client = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(ca))
-            .identity(Identity::from_pem(certificate, key))
-            .timeout(limits::PEER_CONNECT_MAX);
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(server)), verifier, client })
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        server.send_tls13_tickets = 0;
+        let client = ClientConfig::builder_with_provider(provider);
+        let client = client.with_safe_default_protocol_versions().map_err(of_pair)?;
+        let client = client.with_webpki_verifier(servers.clone());
+        let mut client = client.with_client_auth_cert(own.clone(), key).map_err(of_pair)?;
+        client.alpn_protocols = vec![HTTP_2.to_vec()];
+        client.resumption = Resumption::disabled();
+        let (acceptor, connector) = (TlsAcceptor::from(Arc::new(server)), TlsConnector::from(Arc::new(client)));
+        Ok(Self { files, own, acceptor, connector, clients, servers })
+    }
+
+    fn verify_client(&self, shown: &Shown) -> Result<(), rustls::Error> {
+        let Some((own, intermediates)) = shown.chain.split_first() else { return Err(nothing_shown()) };
+        self.clients.verify_client_cert(own, intermediates, shown.at).map(drop)
+    }
+
+    fn verify_server(&self, node: NodeId, shown: &Shown) -> Result<(), rustls::Error> {
+        let Some((own, intermediates)) = shown.chain.split_first() else { return Err(nothing_shown()) };
+        self.servers.verify_server_cert(own, intermediates, &server_name(node), &[], shown.at).map(drop)
     }
 }
 
-fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, PeerSetupError> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+fn nothing_shown() -> rustls::Error {
+    rustls::Error::NoCertificatesPresented
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PeerSetupError> {
+    let pem = read(path)?;
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let all = all.map_err(|error| wrong(path, &error))?;
     if all.is_empty() { Err(wrong(path, &"it has no certificate in it")) } else { Ok(all) }
+}
+
+fn key(path: &Path) -> Result<PrivateKeyDer<'static>, PeerSetupError> {
+    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| wrong(path, &error))
 }
 
 fn wrong(path: &Path, reason: &dyn std::fmt::Display) -> PeerSetupError {
     PeerSetupError::Certificates { path: path.to_owned(), reason: reason.to_string() }
 }
 
-pub(super) fn node_name(node: NodeId) -> String {
+fn node_name(node: NodeId) -> String {
     format!("node-{node}")
+}
+
+/// What the certificate of a node must be valid for.
+pub(super) fn server_name(node: NodeId) -> ServerName<'static> {
+    ServerName::try_from(node_name(node)).expect("letters, a hyphen and digits are a DNS name")
 }
 
 /// Whether a certificate that the authority signed is that of `node`.
 pub(super) fn is_certificate_of(node: NodeId, certificate: &CertificateDer<'_>) -> bool {
-    let name = node_name(node);
-    let Ok(name) = ServerName::try_from(name.as_str()) else { return false };
     let certificate = webpki::EndEntityCert::try_from(certificate);
-    certificate.is_ok_and(|certificate| certificate.verify_is_valid_for_subject_name(&name).is_ok())
+    certificate.is_ok_and(|certificate| certificate.verify_is_valid_for_subject_name(&server_name(node)).is_ok())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, PeerSetupError> {

@@ -56,7 +56,7 @@ fn vote(node: Option<NodeId>, committed: bool) -> Vote {
     Vote { term: Term(u64::MAX), node, committed }
 }
 
-fn append(indexes: std::ops::Range<u64>) -> PeerRequest {
+pub fn append(indexes: std::ops::Range<u64>) -> PeerRequest {
     let entries = indexes.clone().map(|index| LogEntry { id: entry_id(index), payload: Payload::Blank });
     let previous = indexes.start.checked_sub(1).map(entry_id);
     PeerRequest::Append { vote: vote(Some(CALLER), true), previous, entries: entries.collect(), committed: previous }

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -15,26 +16,26 @@ use super::conformance::{Pair, conformance};
 use super::fake::{self, Fake};
 use super::{ANSWERER, CALLER, CLUSTER, LONG, SHORT, group, question, told};
 use crate::consensus::PeerError;
-use crate::ids::{ClusterId, NodeId};
+use crate::ids::{ClusterId, Micros, NodeId};
 use crate::peer::grpc::wire::peer_client::PeerClient;
 use crate::peer::grpc::{handshake, wire};
 use crate::peer::{
     Call, Grpc, Identity, LinkLimits, Links, Network, PeerCertificates, PeerOptions, PeerSetupError, PeerTls, Routes,
-    Topic, reload_certificates, serve_peers,
+    Topic, serve_peers,
 };
 
 /// A node that answers.
-struct Serving {
-    address: SocketAddr,
+pub struct Serving {
+    pub address: SocketAddr,
     service: Arc<Fake>,
-    certificates: Option<PeerCertificates>,
-    links: Links,
+    pub certificates: Option<PeerCertificates>,
+    pub links: Links,
     stop: DropGuard,
     served: JoinHandle<Result<(), PeerSetupError>>,
 }
 
 impl Serving {
-    async fn start(identity: Identity, tls: Option<PeerTls>) -> Self {
+    pub async fn start(identity: Identity, tls: Option<PeerTls>) -> Self {
         Self::start_at("127.0.0.1:0".parse().expect("it is an address"), identity, tls).await
     }
 
@@ -61,7 +62,7 @@ impl Serving {
     }
 }
 
-fn member(node: NodeId) -> Identity {
+pub fn member(node: NodeId) -> Identity {
     Identity::member(node, CLUSTER)
 }
 
@@ -80,11 +81,11 @@ async fn pair() -> Pair {
 conformance!(pair);
 
 /// What a call of `topic` brings back.
-async fn ask(network: &Grpc, topic: Topic) -> String {
+pub async fn ask(network: &Grpc, topic: Topic) -> String {
     told(network.call(ANSWERER, question(topic, "hello"), LONG).await)
 }
 
-const ANSWERED: &str = r#"b"hello""#;
+pub const ANSWERED: &str = r#"b"hello""#;
 
 #[tokio::test]
 async fn a_stranger_is_only_told_what_strangers_may_know() {
@@ -250,13 +251,13 @@ async fn a_message_beyond_the_limit_is_an_error_and_no_end_of_the_connection() {
 }
 
 /// An authority in a folder, and the certificates that it signed.
-struct Authority {
+pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     folder: tempfile::TempDir,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("there is room");
         let key = KeyPair::generate().expect("there is chance");
         let mut params = CertificateParams::new([]).expect("no name is wrong");
@@ -266,9 +267,17 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), folder }
     }
 
-    fn sign(&self, node: NodeId) -> PeerTls {
+    pub fn sign(&self, node: NodeId) -> PeerTls {
+        self.sign_until(node, None)
+    }
+
+    /// One that ends then; without, in some thousands of years.
+    pub fn sign_until(&self, node: NodeId, end: Option<Micros>) -> PeerTls {
         let key = KeyPair::generate().expect("there is chance");
-        let params = CertificateParams::new([format!("node-{node}")]).expect("it is a name");
+        let mut params = CertificateParams::new([format!("node-{node}")]).expect("it is a name");
+        if let Some(end) = end {
+            params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_micros(end.0.unsigned_abs());
+        }
         let certificate = params.signed_by(&key, &self.issuer).expect("the authority signs");
         let at = |name: String| self.folder.path().join(name);
         let tls = PeerTls {
@@ -282,16 +291,16 @@ impl Authority {
     }
 }
 
-fn write(path: &Path, text: &str) {
+pub fn write(path: &Path, text: &str) {
     std::fs::write(path, text).expect("there is room");
 }
 
-fn read(tls: &PeerTls) -> PeerCertificates {
+pub fn read(tls: &PeerTls) -> PeerCertificates {
     PeerCertificates::read(tls.clone()).expect("the files are there")
 }
 
 /// What a caller with these files hears from `serving`.
-async fn ask_with(serving: &Serving, tls: Option<&PeerTls>) -> Result<bytes::Bytes, PeerError> {
+pub async fn ask_with(serving: &Serving, tls: Option<&PeerTls>) -> Result<bytes::Bytes, PeerError> {
     let routes = Routes::default();
     routes.set(ANSWERER, serving.address.to_string());
     let network = Grpc::new(member(CALLER), routes, tls.map(read));
@@ -337,41 +346,6 @@ fn files_that_are_no_certificates_are_an_error_in_words() {
         let error = PeerCertificates::read(tls).err().expect("it is refused").to_string();
         assert!(error.contains(words), "{error}");
     }
-}
-
-#[tokio::test]
-async fn certificates_are_read_again_and_those_that_are_not_trusted_any_more_are_cut_off() {
-    let (old, new) = (Authority::new(), Authority::new());
-    let files = old.sign(ANSWERER);
-    let serving = Serving::start(member(ANSWERER), Some(files.clone())).await;
-    let certificates = serving.certificates.clone().expect("it has some");
-    let routes = Routes::default();
-    routes.set(ANSWERER, serving.address.to_string());
-    let network = Grpc::new(member(CALLER), routes.clone(), Some(read(&old.sign(CALLER))));
-    assert_eq!(ask(&network, Topic::Clock).await, ANSWERED);
-    let mut stream = network.appends(ANSWERER, &group(fake::EACH), stream::pending().boxed());
-
-    // Both authorities are trusted for a while: nothing is cut off.
-    let read_file = |path: &Path| std::fs::read_to_string(path).expect("it is there");
-    let (from, both) = (new.sign(ANSWERER), format!("{}{}", read_file(&files.ca), read_file(&new.sign(ANSWERER).ca)));
-    write(&files.ca, &both);
-    reload_certificates(&certificates, &Routes::default(), &serving.links).expect("the files are there");
-    assert_eq!(ask(&network, Topic::Clock).await, ANSWERED);
-    assert_eq!(serving.links.count(), 1);
-
-    write(&files.key, "no key");
-    let failed = reload_certificates(&certificates, &Routes::default(), &serving.links);
-    assert!(matches!(failed, Err(PeerSetupError::Certificates { .. })), "{failed:?}");
-    assert_eq!(ask(&network, Topic::Clock).await, ANSWERED, "what was read before stays in use");
-
-    for (to, from) in [(&files.ca, &from.ca), (&files.certificate, &from.certificate), (&files.key, &from.key)] {
-        write(to, &read_file(from));
-    }
-    reload_certificates(&certificates, &Routes::default(), &serving.links).expect("the files are there");
-    assert!(matches!(stream.next().await, Some(Err(_))), "its connection is closed");
-    let answer = network.call(ANSWERER, question(Topic::Clock, "hello"), LONG).await;
-    assert!(answer.is_err(), "the old authority is not trusted any more: {answer:?}");
-    assert_eq!(told(ask_with(&serving, Some(&new.sign(CALLER))).await), ANSWERED);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 mod conformance;
 mod fake;
 mod grpc;
+mod renewal;
 mod seen;
 mod sim;
 

@@ -20,6 +20,7 @@ use super::{Cluster, NODES, eventually, soon};
 use crate::ids::{CommandId, NodeId, Position};
 use crate::machine::journal::Journal;
 use crate::partition::Partition;
+use crate::router::Router;
 use crate::router::answer::Consistency;
 use crate::sequencer::submission::Recorded;
 
@@ -35,10 +36,13 @@ pub struct Bank {
 
 impl Bank {
     pub async fn open(cluster: &Cluster) -> Self {
-        let router = cluster.node(NODES[0]).router();
+        Self::open_by(cluster.node(NODES[0]).router(), cluster.seed).await
+    }
+
+    pub async fn open_by(router: &Router, seed: u64) -> Self {
         let accounts: Vec<String> = (0..=ACCOUNTS).map(|number| format!("account-{number}")).collect();
         // Other ids than those of the load and of the tests.
-        let mut random = StdRng::seed_from_u64(!cluster.seed);
+        let mut random = StdRng::seed_from_u64(!seed);
         for account in &accounts[..ACCOUNTS] {
             let body = [("account", Value::text(account.as_str())), ("currency", Value::text("USD"))];
             let opened =

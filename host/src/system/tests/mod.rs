@@ -24,6 +24,7 @@ mod level;
 mod calls;
 mod peers;
 mod sockets;
+mod renewal;
 
 use std::collections::BTreeMap;
 use std::io::Write;

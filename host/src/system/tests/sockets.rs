@@ -7,24 +7,24 @@
 use std::path::Path;
 
 use futures_util::{StreamExt, stream};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use tokio::net::TcpListener;
 
 use super::peers::{check_all_refused, terms, vote};
 use super::*;
-use crate::ids::ClusterId;
+use crate::ids::{ClusterId, Micros};
 use crate::log::RealDisk;
 use crate::peer::{Call, GroupName, Grpc, Identity, Network, PeerCertificates, PeerTls, Routes, Topic};
 use crate::system::PeerTlsFiles;
 use crate::system::logic::SYSTEM;
 
-struct Authority {
+pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     folder: TempDir,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("there is room");
         let key = KeyPair::generate().expect("there is chance");
         let mut params = CertificateParams::new([]).expect("no name is wrong");
@@ -34,9 +34,17 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), folder }
     }
 
-    fn sign(&self, node: NodeId) -> PeerTls {
+    pub fn sign(&self, node: NodeId) -> PeerTls {
+        self.sign_until(node, None)
+    }
+
+    /// One that ends then; without, in some thousands of years.
+    pub fn sign_until(&self, node: NodeId, end: Option<Micros>) -> PeerTls {
         let key = KeyPair::generate().expect("there is chance");
-        let params = CertificateParams::new([format!("node-{node}")]).expect("it is a name");
+        let mut params = CertificateParams::new([format!("node-{node}")]).expect("it is a name");
+        if let Some(end) = end {
+            params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_micros(end.0.unsigned_abs());
+        }
         let certificate = params.signed_by(&key, &self.issuer).expect("the authority signs");
         let at = |name: String| self.folder.path().join(name);
         let (certificate_path, key_path) = (at(format!("{node}.pem")), at(format!("{node}.key")));
@@ -46,20 +54,20 @@ impl Authority {
     }
 }
 
-fn write(path: &Path, text: &str) {
+pub fn write(path: &Path, text: &str) {
     std::fs::write(path, text).expect("there is room");
 }
 
 /// Three nodes on loopback sockets.
-struct Sockets {
-    authority: Option<Authority>,
+pub struct Sockets {
+    pub authority: Option<Authority>,
     addresses: BTreeMap<NodeId, String>,
-    nodes: BTreeMap<NodeId, Node>,
+    pub nodes: BTreeMap<NodeId, Node>,
     folder: TempDir,
 }
 
 impl Sockets {
-    async fn found(authority: Option<Authority>) -> Self {
+    pub async fn found(authority: Option<Authority>) -> Self {
         let folder = tempfile::tempdir().expect("a folder for temporary files");
         let mut listeners = BTreeMap::new();
         for node in NODES {
@@ -118,14 +126,18 @@ impl Sockets {
 
     /// A way in, in the name of a node and with a certificate of it.
     fn caller(&self, node: NodeId) -> Grpc {
+        let files = self.authority.as_ref().map(|authority| authority.sign(node));
+        self.caller_with(node, files)
+    }
+
+    pub fn caller_with(&self, node: NodeId, files: Option<PeerTls>) -> Grpc {
         let cluster = self.nodes[&NODES[0]].host.identity.cluster.get().copied();
         let cluster: ClusterId = cluster.expect("it was founded");
         let routes = Routes::default();
         for (node, address) in &self.addresses {
             routes.set(*node, address.clone());
         }
-        let certificates = self.authority.as_ref().map(|authority| PeerCertificates::read(authority.sign(node)));
-        let certificates = certificates.transpose().expect("the authority has signed");
+        let certificates = files.map(PeerCertificates::read).transpose().expect("the authority has signed");
         Grpc::new(Identity::member(node, cluster), routes, certificates)
     }
 }

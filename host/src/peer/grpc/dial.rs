@@ -1,0 +1,138 @@
+//! The connections that this node opens to others by its certificates: how one is made, and what ends it.
+//!
+//! In: an address, and the node that should be there. Out: the stream that HTTP/2 runs over. It is made with the certificates in force at that
+//! time; once others are, it stays only if these stand for the node, too. It does not know what is said, nor when a connection is wanted.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::transport::Uri;
+use tower::Service;
+
+use super::tls::{self, PeerCertificates, Shown};
+use crate::ids::NodeId;
+use crate::limits;
+
+/// Opens connections to one node.
+#[derive(Clone)]
+pub struct Dial {
+    pub node: NodeId,
+    /// `host:port`.
+    pub address: String,
+    pub certificates: PeerCertificates,
+}
+
+impl Service<Uri> for Dial {
+    type Response = TokioIo<Dialed>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let this = self.clone();
+        async move { this.open().await.map(TokioIo::new) }.boxed()
+    }
+}
+
+impl Dial {
+    async fn open(self) -> io::Result<Dialed> {
+        let addresses: Vec<_> = lookup_host(&self.address).await?.collect();
+        let socket = in_time(TcpStream::connect(&addresses[..]), "it does not answer").await?;
+        socket.set_nodelay(true)?;
+        let (connector, replaced) = self.certificates.connector();
+        let shaking = connector.connect(tls::server_name(self.node), socket);
+        let stream = in_time(shaking, "it does not shake hands").await?;
+        let (_, session) = stream.get_ref();
+        if session.alpn_protocol() != Some(tls::HTTP_2) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it does not speak HTTP/2"));
+        }
+        let (node, shown) = (self.node, Shown::now(session.peer_certificates()));
+        let replaced = Box::pin(replaced.cancelled_owned());
+        Ok(Dialed { stream, node, shown, certificates: self.certificates, replaced, is_over: false })
+    }
+}
+
+async fn in_time<T>(work: impl Future<Output = io::Result<T>>, what: &'static str) -> io::Result<T> {
+    let done = timeout(limits::PEER_CONNECT_MAX, work).await;
+    done.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, what)))
+}
+
+/// What HTTP/2 runs over.
+pub struct Dialed {
+    stream: TlsStream<TcpStream>,
+    node: NodeId,
+    shown: Shown,
+    certificates: PeerCertificates,
+    replaced: Pin<Box<WaitForCancellationFutureOwned>>,
+    is_over: bool,
+}
+
+impl Dialed {
+    /// An error once the node is not believed any more; else whoever waits is woken when it may not be.
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        while !self.is_over && self.replaced.as_mut().poll(cx).is_ready() {
+            // Taken first: what is replaced once more while this looks is looked at again.
+            self.replaced = Box::pin(self.certificates.replaced().cancelled_owned());
+            self.is_over = !self.certificates.is_trusted_node(self.node, &self.shown);
+            if self.is_over {
+                tracing::info!(node = %self.node, "its certificate is trusted no more: the connection to it is closed");
+            }
+        }
+        if self.is_over { Err(trusted_no_more()) } else { Ok(()) }
+    }
+}
+
+fn trusted_no_more() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "the node's certificate is trusted no more")
+}
+
+impl AsyncRead for Dialed {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.check(cx)?;
+        Pin::new(&mut self.stream).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Dialed {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.is_over {
+            return Poll::Ready(Err(trusted_no_more()));
+        }
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.is_over {
+            return Poll::Ready(Err(trusted_no_more()));
+        }
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
