@@ -88,7 +88,8 @@ pub struct PeerConfig {
     /// `host:port` where the others reach this node, as the cluster records it; default: `listen`. It is needed when `listen` is
     /// every address (0.0.0.0), which nobody can connect to, and behind a NAT or a container's port mapping.
     advertise: Option<String>,
-    /// Certificates by which nodes prove to each other who they are.
+    /// Certificates by which nodes prove to each other who they are. SIGHUP has the node read them again: new connections are made with the new
+    /// ones, what is under way ends on the old ones, and those are closed at once whose certificate no authority in `ca` stands for any more.
     pub tls: Option<PeerTlsConfig>,
     /// Says that everybody who can reach `listen` is trusted. Without `tls` any process that connects there may say that it is a node, and
     /// then vote, read and append; on a loopback address those are all processes of all users of the machine. So `[peer]` needs `tls`, or this
@@ -101,13 +102,14 @@ pub struct PeerConfig {
     pub routes: BTreeMap<NodeId, String>,
 }
 
-/// `[peer] tls`: PEM files. Both sides of every connection show a certificate of this authority.
+/// `[peer] tls`: PEM files, as `statehouse cluster certificates` makes them. Both sides of every connection show a certificate of this authority.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PeerTlsConfig {
-    /// The authority's certificate: of this cluster alone, since whoever it certifies is a node.
+    /// The authority's certificate: of this cluster alone, since whoever it certifies is a node. While another one takes its place, both, one
+    /// after the other in this file.
     pub ca: PathBuf,
-    /// This node's certificate, with the names and addresses by which the others reach it.
+    /// This node's certificate, valid for the name `node-<id>`, as a server's and as a client's.
     pub certificate: PathBuf,
     /// The private key of `certificate`.
     pub key: PathBuf,
@@ -143,7 +145,7 @@ impl PeerConfig {
             return invalid(
                 "peer.tls",
                 "is missing: any process that reaches this address could act as a node, also on loopback; add {ca, certificate, \
-                 key}, or `plaintext = true` if everybody who reaches it is trusted",
+                 key}, which `statehouse cluster certificates` makes, or `plaintext = true` if everybody who reaches it is trusted",
             );
         }
         if self.routes.contains_key(&node) {

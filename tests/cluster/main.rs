@@ -5,6 +5,7 @@
 
 mod planted;
 mod dev;
+mod renewed;
 mod leader_moved;
 mod leader_killed;
 mod partitioned;

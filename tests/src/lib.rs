@@ -17,6 +17,7 @@ pub mod wall_clock;
 pub mod damage;
 pub mod cluster;
 pub mod secure;
+pub mod members;
 pub mod http;
 pub mod feed;
 pub mod receiver;

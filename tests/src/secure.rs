@@ -105,9 +105,25 @@ impl Trust {
     /// # Errors
     /// The handshake failed, or there is nobody.
     pub async fn connect(&self, address: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
+        self.connect_to(address, ServerName::IpAddress(address.ip().into())).await
+    }
+
+    /// The same, and what answers there must have a certificate for this name.
+    ///
+    /// # Errors
+    /// The handshake failed, or there is nobody.
+    pub async fn connect_as(&self, address: SocketAddr, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
+        self.connect_to(address, ServerName::try_from(name.to_owned()).expect("a name")).await
+    }
+
+    async fn connect_to(
+        &self,
+        address: SocketAddr,
+        name: ServerName<'static>,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        self.connector().connect(ServerName::IpAddress(address.ip().into()), stream).await
+        self.connector().connect(name, stream).await
     }
 
     fn connector(&self) -> TlsConnector {

@@ -9,12 +9,17 @@
 //! In: a folder, names. Out: PEM files. It knows nothing of who shows them to whom.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, ensure};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 use crate::durable::{self, PRIVATE};
 
@@ -25,6 +30,16 @@ const DAY: Duration = Duration::from_secs(86_400);
 const CA_DAYS: u32 = 3650;
 /// Browsers and some libraries take no longer ones.
 const ISSUED_DAYS: u32 = 397;
+/// What ends within so many days is not kept.
+const KEPT_DAYS: u32 = 60;
+
+/// When a certificate is made where there is one of that name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Issuing {
+    /// When the last one is not good for [`KEPT_DAYS`] more days, or not of this authority.
+    WhereNeeded,
+    Always,
+}
 
 pub struct Authority {
     folder: PathBuf,
@@ -80,6 +95,47 @@ impl Authority {
         self.folder.join(CA)
     }
 
+    /// The certificate of this name, and whether it was made now. One that is kept is valid for what it was made for.
+    pub fn issue_where(
+        &self,
+        issuing: Issuing,
+        name: &str,
+        valid_for: Vec<String>,
+        usages: &[ExtendedKeyUsagePurpose],
+    ) -> anyhow::Result<(Issued, bool)> {
+        let last = self.files(name);
+        if issuing == Issuing::WhereNeeded && self.is_good_for_long(&last) {
+            return Ok((last, false));
+        }
+        self.issue(name, valid_for, usages).map(|issued| (issued, true))
+    }
+
+    fn files(&self, name: &str) -> Issued {
+        let at = |ending: &str| self.folder.join(format!("{name}.{ending}"));
+        Issued { certificate: at("pem"), key: at("key") }
+    }
+
+    /// Whether these are a certificate of this authority, with its key and time left. What cannot be read is not.
+    fn is_good_for_long(&self, files: &Issued) -> bool {
+        let read = |path: &Path| CertificateDer::from_pem_file(path).ok();
+        let key = PrivateKeyDer::from_pem_file(&files.key).ok();
+        let (Some(ca), Some(certificate), Some(key)) = (read(&self.certificate()), read(&files.certificate), key)
+        else {
+            return false;
+        };
+        let (mut roots, provider) = (RootCertStore::empty(), Arc::new(rustls::crypto::ring::default_provider()));
+        if roots.add(ca).is_err() {
+            return false;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
+        let then = UnixTime::now().as_secs() + u64::from(KEPT_DAYS) * DAY.as_secs();
+        let then = UnixTime::since_unix_epoch(Duration::from_secs(then));
+        let is_valid = verifier.is_ok_and(|verifier| verifier.verify_client_cert(&certificate, &[], then).is_ok());
+        // It refuses a key that is not the certificate's.
+        let pair = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        is_valid && pair.is_ok_and(|pair| pair.with_no_client_auth().with_single_cert(vec![certificate], key).is_ok())
+    }
+
     /// Issues a certificate that is valid for these names and addresses, in the place of the last one of this name.
     pub fn issue(
         &self,
@@ -102,8 +158,7 @@ impl Authority {
             durable::write(&self.folder, file, *mode, pem.as_bytes())
                 .with_context(|| format!("writing {file} in {}", self.folder.display()))?;
         }
-        let [key, certificate] = files.map(|(file, ..)| self.folder.join(file));
-        Ok(Issued { certificate, key })
+        Ok(self.files(name))
     }
 }
 

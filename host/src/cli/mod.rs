@@ -11,6 +11,7 @@ mod cluster;
 mod client;
 mod trust;
 mod authority;
+mod members;
 mod command;
 mod descriptors;
 mod audit;

@@ -1,8 +1,9 @@
-//! `statehouse cluster`: what operators do, through the REST API of any node.
+//! `statehouse cluster`: what operators do, through the REST API of any node; and the certificates that nodes need before there is one.
 //!
 //! In: a node's URL, a token, and what is to change. Out: the cluster as that node sees it; code 1 when something in it is not well. It
 //! knows nothing of how a change is made.
 
+mod certificates;
 mod status;
 
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ pub struct ClusterArgs {
 
 #[derive(Subcommand)]
 enum Command {
+    Certificates(certificates::CertificatesArgs),
     /// Found a cluster of nodes that run and belong to none yet; the asked node must be among them
     Init {
         /// A node, as ID=HOST:PORT of its `[peer]`; given once for each
@@ -88,6 +90,7 @@ pub fn run(args: ClusterArgs) -> anyhow::Result<ExitCode> {
 
 async fn answer(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Certificates(args) => certificates::run(&args),
         Command::Init { nodes, asked } => {
             change(&asked, Method::POST, "/v1/cluster/init", Some(init_body(&nodes))).await
         }

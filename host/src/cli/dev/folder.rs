@@ -6,6 +6,7 @@
 //! | `lock` | held while a cluster runs here |
 //! | `node-<i>/` | the data of node i |
 //! | `node-<i>.toml` | its configuration, when it runs in a process of its own |
+//! | `peers/` | the certificates by which the nodes know each other, and the authority that has signed them |
 //!
 //! Peers keep their ports from start to start, because the cluster has recorded them. A folder of one node alone has none of these, but
 //! the node's `node.json`. It knows nothing of how nodes are run.
@@ -26,6 +27,7 @@ use crate::ids::NodeId;
 use crate::system::privacy;
 
 const NODES: &str = "nodes.json";
+const PEERS: &str = "peers";
 
 /// A node as `nodes.json` has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +114,11 @@ impl DevFolder {
     /// Where a node's data lies.
     pub fn node(&self, id: NodeId) -> PathBuf {
         self.path.join(format!("node-{id}"))
+    }
+
+    /// Where their certificates lie.
+    pub fn peers(&self) -> PathBuf {
+        self.path.join(PEERS)
     }
 
     /// Takes the addresses of all nodes. Peers come first, so that no other listener gets a port that they should keep.

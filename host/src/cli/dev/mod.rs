@@ -7,6 +7,7 @@ pub mod folder;
 pub mod processes;
 mod together;
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,10 +17,13 @@ use anyhow::ensure;
 use clap::Args;
 use rcgen::ExtendedKeyUsagePurpose;
 
+use self::folder::{DevFolder, DevNode};
 use crate::api::Callers;
-use crate::cli::authority::{Authority, Issued};
+use crate::cli::authority::{Authority, Issued, Issuing};
+use crate::cli::members::{self, MemberFiles};
 use crate::cli::output::print;
-use crate::config::HttpTlsConfig;
+use crate::config::{HttpTlsConfig, PeerTlsConfig};
+use crate::ids::NodeId;
 use crate::limits::CLUSTER_NODES_MAX;
 
 /// The machine that every new data folder starts with.
@@ -104,6 +108,13 @@ impl Entrance {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{address}")
     }
+}
+
+/// By what the nodes know each other: certificates of an authority in the data folder, made at the first start and kept.
+fn make_members(folder: &DevFolder, nodes: &[DevNode]) -> anyhow::Result<BTreeMap<NodeId, PeerTlsConfig>> {
+    let ids: Vec<NodeId> = nodes.iter().map(|node| node.id).collect();
+    let made = members::make(&folder.peers(), &ids, Issuing::WhereNeeded)?;
+    Ok(made.into_iter().map(|MemberFiles { node, tls, .. }| (node, tls)).collect())
 }
 
 fn parse_machine(text: &str) -> Result<(String, PathBuf), String> {

@@ -20,14 +20,14 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::folder::{DevFolder, DevNode, routes_from};
-use super::{DevArgs, Entrance, LOOK, READY_TIME_MAX, WALLET, WALLET_NAME, print_listening, welcome};
+use super::{DevArgs, Entrance, LOOK, READY_TIME_MAX, WALLET, WALLET_NAME, make_members, print_listening, welcome};
 use crate::cli::client::{Access, Client};
 use crate::cli::cluster::init_body;
 use crate::cli::host::{self, Process};
 use crate::cli::output::{complain, print};
 use crate::cli::shipped;
 use crate::cli::trust::TlsArgs;
-use crate::config::{HttpTlsConfig, Receivers};
+use crate::config::{HttpTlsConfig, PeerTlsConfig, Receivers};
 use crate::ids::NodeId;
 use crate::limits::SHUTDOWN_MAX;
 
@@ -91,15 +91,22 @@ pub fn write_configs(folder: &DevFolder, nodes: &[DevNode], served: &Served<'_>)
     let wallet = [(WALLET_NAME.to_owned(), wallet)];
     let machines = [&wallet[..], served.machines].concat();
     let served = Served { machines: &machines, ..*served };
+    let members = make_members(folder, nodes)?;
     let write = |node: &DevNode| {
-        let text = config(node, nodes, &folder.node(node.id), &served)?;
+        let text = config(node, nodes, &folder.node(node.id), &served, &members[&node.id])?;
         folder.write_file(&format!("node-{}.toml", node.id), text.as_bytes())
     };
     nodes.iter().map(write).collect()
 }
 
 /// The configuration file of a node. Its paths are absolute, so that it can be used from anywhere.
-fn config(node: &DevNode, nodes: &[DevNode], data: &Path, served: &Served<'_>) -> anyhow::Result<String> {
+fn config(
+    node: &DevNode,
+    nodes: &[DevNode],
+    data: &Path,
+    served: &Served<'_>,
+    member: &PeerTlsConfig,
+) -> anyhow::Result<String> {
     let path = |path: &Path| {
         let absolute = std::path::absolute(path).with_context(|| format!("the path {}", path.display()))?;
         absolute.into_os_string().into_string().map_err(|path| anyhow!("{} is not UTF-8", path.display()))
@@ -114,12 +121,14 @@ fn config(node: &DevNode, nodes: &[DevNode], data: &Path, served: &Served<'_>) -
     if let Some(HttpTlsConfig { certificate, key, .. }) = served.tls {
         http["tls"] = json!({ "certificate": path(certificate)?, "key": path(key)? });
     }
+    let PeerTlsConfig { ca, certificate, key } = member;
+    let member = json!({ "ca": path(ca)?, "certificate": path(certificate)?, "key": path(key)? });
     let config = json!({
         "node": { "id": node.id, "data": path(data)? },
         "http": http,
         // As `dev` is in one process, which says so at its start.
         "auth": { "open": true },
-        "peer": { "listen": node.peer, "plaintext": true, "routes": routes_from(node.id, nodes) },
+        "peer": { "listen": node.peer, "tls": member, "routes": routes_from(node.id, nodes) },
         "machines": declared,
         "webhooks": { "allow": Receivers::ON_THIS_MACHINE },
     });
@@ -310,13 +319,16 @@ mod tests {
         let nodes = [node(1, "127.0.0.1:8080", "127.0.0.1:7001"), node(2, "127.0.0.1:8081", "127.0.0.1:7002")];
         let machines = [("wallet".to_owned(), PathBuf::from("/d/wallet.wasm"))];
         let tls = HttpTlsConfig::new("/d/tls/node.pem".into(), "/d/tls/node.key".into());
+        let (certificate, key) = ("/d/peers/node-1.pem".into(), "/d/peers/node-1.key".into());
+        let member = PeerTlsConfig { ca: "/d/peers/ca.pem".into(), certificate, key };
         let served = Served { machines: &machines, partitions: 4, views: &["statements"], tls: Some(&tls) };
-        let text = config(&nodes[0], &nodes, Path::new("/d/node \"1\""), &served).expect("text");
+        let text = config(&nodes[0], &nodes, Path::new("/d/node \"1\""), &served, &member).expect("text");
         let read = Config::parse(&text).expect("what was written makes sense");
         assert_eq!((read.node.id, read.node.data), (NodeId(1), PathBuf::from("/d/node \"1\"")));
         assert_eq!((read.http.listen, read.http.tls), (nodes[0].http, Some(tls)));
         let peer = read.peer.expect("it has peers");
         assert_eq!((peer.listen, peer.routes), (nodes[0].peer, routes_from(NodeId(1), &nodes)));
+        assert_eq!(peer.tls, Some(member));
         assert_eq!(read.machines["wallet"].partitions, 4);
         assert_eq!(read.machines["wallet"].views, ["statements"]);
     }

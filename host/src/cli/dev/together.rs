@@ -1,7 +1,7 @@
 //! `dev` in one process: one node, or a whole cluster on one runtime.
 //!
-//! In: the flags. Out: served nodes, which at the first start have founded their cluster by themselves. They meet over loopback sockets
-//! as they would on several machines; only the process and its metrics are shared.
+//! In: the flags. Out: served nodes, which at the first start have founded their cluster by themselves. They meet over loopback sockets and
+//! show each other certificates, as they would on several machines; only the process and its metrics are shared.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,13 +16,14 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 
 use super::folder::{Bound, DevFolder, DevNode, check_alone, routes_from};
-use super::{DevArgs, Entrance, LOOK, READY_TIME_MAX, WALLET, WALLET_NAME, print_listening, welcome};
+use super::{DevArgs, Entrance, LOOK, READY_TIME_MAX, WALLET, WALLET_NAME, make_members, print_listening, welcome};
 use crate::api::{Acceptor, Callers, LiveLimits};
 use crate::cli::host::{self, Host, HostOptions, Process};
 use crate::cli::output::print;
+use crate::cli::serve::peer_files;
 use crate::cli::shipped;
 use crate::clock::SystemClock;
-use crate::config::{ClusterConfig, LimitsConfig, ViewsConfig, WebhooksConfig};
+use crate::config::{ClusterConfig, LimitsConfig, PeerTlsConfig, ViewsConfig, WebhooksConfig};
 use crate::features;
 use crate::ids::NodeId;
 use crate::limits::{self, DEADLINE_MAX};
@@ -52,8 +53,11 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         let nodes = bound.iter().map(|bound| bound.node(std::process::id())).collect::<anyhow::Result<Vec<_>>>()?;
         // Before anything of the nodes is there, so that the folder's shape is known from the first byte on.
         folder.write(&nodes)?;
-        let entrance = Entrance::make(&args)?;
-        let starts = bound.into_iter().map(|bound| start((&args, &entrance), &folder, &nodes, bound, &process));
+        let (entrance, members) = (Entrance::make(&args)?, make_members(&folder, &nodes)?);
+        let starts = bound.into_iter().map(|bound| {
+            let tls = &members[&bound.id];
+            start((&args, &entrance), (&folder, tls), &nodes, bound, &process)
+        });
         // All at once: none of them gets far before a majority is there.
         let hosts = try_join_all(starts).await?;
         for (host, node) in hosts.iter().zip(&nodes) {
@@ -77,7 +81,7 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
 
 async fn start(
     (args, entrance): (&DevArgs, &Entrance),
-    folder: &DevFolder,
+    (folder, tls): (&DevFolder, &PeerTlsConfig),
     nodes: &[DevNode],
     bound: Bound,
     process: &Process,
@@ -85,7 +89,7 @@ async fn start(
     let Bound { id, http, peer: listener } = bound;
     let advertise = listener.local_addr().context("asking for the peer address")?.to_string();
     let clock_skew_max = ClusterConfig::default().clock_skew_max();
-    let way = PeerWay::Listen { listener, tls: None };
+    let way = PeerWay::Listen { listener, tls: Some(peer_files(tls)) };
     let peer = PeerOptions { way, advertise, routes: routes_from(id, nodes), clock_skew_max };
     let mut options = options(args, entrance, (id, folder.node(id)), http, Some(peer))?;
     if let Some(archive) = options.node.archive.as_mut().filter(|archive| !archive.url.starts_with("s3://")) {
