@@ -20,7 +20,7 @@ use crate::ids::{ClusterId, ModuleId, NodeId, PartitionId};
 use crate::key::PublicKey;
 use crate::log::{DamagedLog, Disk, EntryId};
 use crate::machine::logic::Logic;
-use crate::partition::{HaltReason, Leading, Partition, PartitionOptions, RunState};
+use crate::partition::{Leading, Partition, PartitionOptions};
 use crate::peer::{self, GroupName, GroupPeers, Links, Network, PeerRenewal, Routes, SeenBook};
 use crate::registry::Registry;
 use crate::router::{Machine, MachineOptions, MachineParticipants, Router};
