@@ -265,7 +265,7 @@ async fn a_module_whose_apply_always_fails_harms_only_its_commands() {
     let host = Host::start_with(&start).await.expect("the host starts");
     let mut client = host.client();
     let path = |name: &str| format!("/v1/counter/counters/{name}/add");
-    let add = || json!({"by": 1, "request_id": Uuid::new_v4()});
+    let add = || json!({"by": 1, "request_id": Uuid::new_v4().to_string()});
     for name in ["a", "b", "c"] {
         // Until the node knows that it is its whole cluster, it could be one with nodes that would halt.
         let answered = eventually("the command has an outcome", async || {
