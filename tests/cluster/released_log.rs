@@ -126,7 +126,7 @@ async fn check_same(cluster: &Cluster, ids: &[Uuid]) {
         shown.insert(balances);
         let known: Vec<&Uuid> = ids.iter().step_by(500).chain(ids.last()).collect();
         for command in known {
-            let answer = known(&mut client, &format!("/v1/wallet/commands/{command}")).await;
+            let answer = when_known(&mut client, &format!("/v1/wallet/commands/{command}")).await;
             let is_known = answer.status == 200 || is_problem(&answer, "outcome_released");
             assert!(is_known, "node {id} knows {command}: {answer:?}");
         }
@@ -135,7 +135,7 @@ async fn check_same(cluster: &Cluster, ids: &[Uuid]) {
 }
 
 /// Asked again where a node says that it cannot know yet.
-async fn known(client: &mut Client, path: &str) -> Answer {
+async fn when_known(client: &mut Client, path: &str) -> Answer {
     within(PATIENCE, "the node knows the answer", async || {
         let answer = client.get(path).await.ok()?;
         (!matches!(answer.status, 503 | 504)).then_some(answer)
@@ -171,7 +171,7 @@ async fn check_says_what_is_missing(cluster: &Cluster, id: NodeId) {
     for path in ["/v1/wallet/accounts/alice?at=2020-01-01T00:00:00Z", "/v1/wallet/accounts/alice/history?limit=1000"] {
         let mut path = path.to_owned();
         let answer = loop {
-            let answer = known(&mut client, &path).await;
+            let answer = when_known(&mut client, &path).await;
             if answer.status != 200 {
                 break answer;
             }
