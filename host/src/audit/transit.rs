@@ -21,7 +21,9 @@ use crate::machine::entry::{Batch, Entry, EntryKind, Part};
 use crate::machine::journal::Verdict;
 use crate::machine::logic::{Fault, Logic, Pace};
 use crate::machine::replay::Rows;
+use crate::machine::table::{Change, Table};
 use crate::machine::transit::{InTransit, TransitError, is_local};
+use crate::saga::{CallKey, Saga};
 
 /// What is on its way between a machine's partitions, at the latest moment at which that can be said.
 #[derive(Clone, Debug, Serialize)]
@@ -42,7 +44,7 @@ pub struct TransitReport {
 pub struct Cut(Micros);
 
 impl Cut {
-    /// The latest at which every call has its command's start in the folder, and whatever was heard of a call has the call.
+    /// The latest at which every call has in the folder what its command's home made it by, and whatever was heard of a call has the call.
     ///
     /// # Errors
     /// A journal cannot be read.
@@ -81,17 +83,51 @@ impl Cut {
 #[derive(Default)]
 struct Causes {
     started: BTreeSet<FlightId>,
-    /// Of calls whose start was not seen yet.
-    calls: Vec<(FlightId, Micros)>,
+    /// As far as their homes have recorded them.
+    in_flight: BTreeMap<FlightId, Recorded>,
+    /// Of commands whose end was not seen yet.
+    calls: Vec<(FlightId, CallKey, Micros)>,
     /// Entries that ends name, with the time of the end.
     named: Vec<(PartitionId, JournalIndex, Micros)>,
     /// Where each journal ends.
     ends: BTreeMap<PartitionId, JournalIndex>,
 }
 
+/// A command that is not over where its home's journal ends.
+struct Recorded {
+    saga: Saga,
+    /// Calls that were ever due.
+    due: BTreeSet<CallKey>,
+}
+
+/// Those of one home.
+#[derive(Default)]
+struct HomeTable(BTreeMap<CommandId, Recorded>);
+
+impl Table for HomeTable {
+    fn find(&self, command: CommandId) -> Option<Saga> {
+        self.0.get(&command).map(|recorded| recorded.saga.clone())
+    }
+}
+
+impl HomeTable {
+    /// What cannot be is reported where the entry is verified.
+    fn apply(&mut self, entry: &Entry) {
+        let Ok(change) = Change::of(entry, self) else { return };
+        for (command, saga) in change.rows {
+            let mut due = self.0.remove(&command).map(|before| before.due).unwrap_or_default();
+            if let Some(saga) = saga {
+                due.extend(saga.due());
+                self.0.insert(command, Recorded { saga, due });
+            }
+        }
+    }
+}
+
 impl Causes {
     fn read(&mut self, partition: PartitionId, opened: &dyn Journaled) -> Result<(), AuditError> {
         let mut journal = opened.genesis();
+        let mut table = HomeTable::default();
         for entry in opened.entries() {
             let entry = entry?;
             // What is wrong with it is reported where it is verified.
@@ -99,7 +135,9 @@ impl Causes {
             let Verdict::Effective(after) = verdict else { continue };
             journal = after;
             self.note(partition, &entry);
+            table.apply(&entry);
         }
+        self.in_flight.extend(table.0.into_iter().map(|(command, recorded)| ((partition, command), recorded)));
         self.ends.insert(partition, journal.index);
         Ok(())
     }
@@ -114,8 +152,10 @@ impl Causes {
             let starts = records.starts.iter().filter(|start| entry.is_started(start.command));
             self.started.extend(starts.map(|start| (here, batch.command_id(start.command as usize))));
         }
-        let callers = records.origins.iter().map(|origin| (origin.home(), origin.parent()));
-        self.calls.extend(callers.filter(|caller| !self.started.contains(caller)).map(|caller| (caller, time)));
+        let callers = records.origins.iter().map(|origin| ((origin.home(), origin.parent()), origin.key));
+        let open = callers.filter(|(caller, _)| !self.is_over(caller));
+        let open: Vec<_> = open.map(|(caller, key)| (caller, key, time)).collect();
+        self.calls.extend(open);
         // What was heard of a call counts as soon as it is heard, and not only where the command ends.
         let heard = records.progress.iter().map(|progress| &progress.at);
         let moments = records.marks.iter().flatten().map(|mark| &mark.at).chain(heard);
@@ -127,8 +167,19 @@ impl Causes {
         }
     }
 
+    fn is_over(&self, command: &FlightId) -> bool {
+        self.started.contains(command) && self.ends.contains_key(&command.0) && !self.in_flight.contains_key(command)
+    }
+
+    /// Whether its home has recorded what the call was made by.
+    fn is_caused(&self, command: &FlightId, key: CallKey) -> bool {
+        let was_due = |recorded: &Recorded| recorded.due.contains(&key);
+        self.started.contains(command) && self.in_flight.get(command).is_none_or(was_due)
+    }
+
     fn first_missing(&self) -> Option<Micros> {
-        let calls = self.calls.iter().filter(|(command, _)| !self.started.contains(command)).map(|(_, time)| *time);
+        let calls =
+            self.calls.iter().filter(|(command, key, _)| !self.is_caused(command, *key)).map(|(.., time)| *time);
         let is_missing =
             |partition: &PartitionId, index: &JournalIndex| self.ends.get(partition).is_none_or(|end| end < index);
         let named = self.named.iter().filter(|(partition, index, _)| is_missing(partition, index));
