@@ -43,8 +43,9 @@ async fn a_node_that_needs_what_was_released_is_sent_a_snapshot() {
 
     cluster.restart(behind).await;
     check_caught_up(&mut cluster, behind, &ids).await;
-    check_says_what_is_missing(&cluster, behind).await;
+    // Until the view knows what it lacks, it answers by what it has, which is right: nobody had an account in 2020.
     check_view(&cluster, behind).await;
+    check_says_what_is_missing(&cluster, behind).await;
 
     let new = cluster.start_another().await;
     let added = cluster.add(leader, new);

@@ -6,21 +6,27 @@ use crate::ids::LogIndex;
 use crate::limits::{READY_LAG_LEVEL_MAX, READY_LAG_MAX};
 use crate::log::SimDisk;
 
+/// Between two looks.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(1);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partition_whose_disk_hangs_is_closed_and_not_opened_again_before_the_disk_lets_go() {
     let (folder, disk) = (tempfile::tempdir().expect("a folder"), SimDisk::new());
     let on_disk = || PartitionOptions { disk: Arc::new(disk.clone()), ..options(folder.path()) };
     let partition = open_with(on_disk()).await.expect("it opens");
     create(&partition, 0..3).await;
+    let (log, last) = (partition.log().clone(), partition.log().last());
     disk.hold_syncs();
     let asking = tokio::spawn({
         let partition = partition.clone();
         async move { ask(&partition, 3).await }
     });
-    let (log, last) = (partition.log().clone(), partition.log().last());
-    while log.last() == last {
-        tokio::task::yield_now().await;
-    }
+    let appended = async {
+        while log.last() == last {
+            tokio::time::sleep(PAUSE).await
+        }
+    };
+    tokio::time::timeout_at(soon(), appended).await.expect("the log has it, and the disk not yet");
     let closed = partition.close().await;
     assert!(matches!(closed, Err(PartitionError::NotClosed)), "{closed:?}");
     let answer = asking.await.expect("it does not panic");
@@ -30,9 +36,12 @@ async fn a_partition_whose_disk_hangs_is_closed_and_not_opened_again_before_the_
     assert!(!remains.are_gone(), "the disk may still write what it was given");
 
     disk.release_syncs();
-    while !remains.are_gone() {
-        tokio::task::yield_now().await;
-    }
+    let gone = async {
+        while !remains.are_gone() {
+            tokio::time::sleep(PAUSE).await
+        }
+    };
+    tokio::time::timeout_at(soon(), gone).await.expect("what the disk held ends");
     let partition = open_with(on_disk()).await.expect("it opens at the first try");
     create(&partition, 4..5).await;
     partition.close().await.expect("it closes");
