@@ -6,9 +6,6 @@ use crate::ids::LogIndex;
 use crate::limits::{READY_LAG_LEVEL_MAX, READY_LAG_MAX};
 use crate::log::SimDisk;
 
-/// Between two looks.
-const PAUSE: std::time::Duration = std::time::Duration::from_millis(1);
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partition_whose_disk_hangs_is_closed_and_not_opened_again_before_the_disk_lets_go() {
     let (folder, disk) = (tempfile::tempdir().expect("a folder"), SimDisk::new());
@@ -23,7 +20,7 @@ async fn a_partition_whose_disk_hangs_is_closed_and_not_opened_again_before_the_
     });
     let appended = async {
         while log.last() == last {
-            tokio::time::sleep(PAUSE).await
+            tokio::task::yield_now().await
         }
     };
     tokio::time::timeout_at(soon(), appended).await.expect("the log has it, and the disk not yet");
@@ -38,7 +35,7 @@ async fn a_partition_whose_disk_hangs_is_closed_and_not_opened_again_before_the_
     disk.release_syncs();
     let gone = async {
         while !remains.are_gone() {
-            tokio::time::sleep(PAUSE).await
+            tokio::task::yield_now().await
         }
     };
     tokio::time::timeout_at(soon(), gone).await.expect("what the disk held ends");
