@@ -29,7 +29,7 @@ const MEMORY_BYTES_LEFT: u64 = 400 << 20;
 /// Of what is recorded, the host keeps bytes and compiled code.
 const DISK_BYTES_LEFT: u64 = 256 << 20;
 /// Between two transfers: the host is to be watched, and not to be busy.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(100);
 
 fn is_chaos() -> bool {
     std::env::var_os("STATEHOUSE_CHAOS").is_some()

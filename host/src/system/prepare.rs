@@ -39,7 +39,7 @@ pub fn tend(host: &Arc<Host>, directory: &Directory) {
         for module in row.modules.iter().filter(|module| module.is_wanted) {
             let is_done = module.prepared.iter().any(|prepared| prepared.node == host.node.0);
             let id = ModuleId(module.module);
-            if is_done || !host.preparing.lock().insert((machine.clone(), id)) {
+            if is_done || !is_open(host, machine) || !host.preparing.lock().insert((machine.clone(), id)) {
                 continue;
             }
             let (host, machine) = (host.clone(), machine.clone());
@@ -49,6 +49,12 @@ pub fn tend(host: &Arc<Host>, directory: &Directory) {
             });
         }
     }
+}
+
+/// Whether this node has all partitions of the machine: the module is tried on each.
+fn is_open(host: &Host, machine: &str) -> bool {
+    let Some(open) = host.router.find_machine(machine) else { return false };
+    open.partition_ids().all(|partition| open.find_partition(partition).is_some())
 }
 
 /// Prepares a module and has recorded what came of it. One that ends the process is not tried for ever, however often that is started.
@@ -68,8 +74,8 @@ async fn prepare_and_say(host: &Arc<Host>, machine: &str, id: ModuleId) {
             "the node has ended {before} times while it prepared it; look at its log and its memory, then ask for `prepare` once more"
         ))
     };
-    if host.stopping.is_cancelled() {
-        // What came of it may only be that the node stops. It is still wanted, so this is done again.
+    if host.stopping.is_cancelled() || !is_open(host, machine) {
+        // What came of it may only be that the node stops, or has closed a partition. It is still wanted, so this is done again.
         return;
     }
     let problem = prepared.err();
