@@ -53,7 +53,7 @@ impl Cluster {
         let until = deadline.min(Instant::now() + UNDER_WAY_MAX);
         loop {
             let (_, directory) = self.directory_now(deadline).await?;
-            let Err(error) = self.rest_decides(node, &directory, until).await else { return Ok(()) };
+            let Err(error) = self.rest_decides(node, &directory, deadline).await else { return Ok(()) };
             if until <= Instant::now() + LOOK {
                 return Err(ClusterError::Invalid(error));
             }
@@ -62,7 +62,7 @@ impl Cluster {
     }
 
     /// Whether those who stay and answer are a majority wherever this node has a replica, whoever votes there as of now.
-    async fn rest_decides(&self, node: NodeId, directory: &Directory, until: Instant) -> Result<(), String> {
+    async fn rest_decides(&self, node: NodeId, directory: &Directory, deadline: Instant) -> Result<(), String> {
         let samples = self.host().clocks.samples();
         let is_up = |other: &NodeId| *other == self.host().node || samples.contains_key(other);
         let rest: BTreeSet<NodeId> =
@@ -75,7 +75,7 @@ impl Cluster {
         }
         for (group, replica) in self.host().replicas() {
             // From then on this replica knows who votes.
-            replica.read_linearizable(until).await.map_err(|error| format!("{group}: {error}"))?;
+            replica.read_linearizable(deadline).await.map_err(|error| format!("{group}: {error}"))?;
             for voters in replica.group().voters() {
                 let up = voters.intersection(&rest).count();
                 if up <= voters.len() / 2 {
