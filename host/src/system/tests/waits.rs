@@ -105,6 +105,9 @@ async fn nobody_is_asked_to_lead_who_is_about_to_stop() {
         let (leaving, staying) =
             (followers.next().expect("there are three"), followers.next().expect("there are three"));
         cluster.node(leaving).host.leaving.cancel();
+        let clocks = &cluster.node(leader).host.clocks;
+        let has_heard = || clocks.samples().get(&leaving).is_some_and(|sample| sample.is_stopping).then_some(());
+        eventually("the leader has heard that it is about to stop", has_heard).await;
         cluster.doors.lock().remove(&leader);
         let life = cluster.members.get_mut(&leader).and_then(|member| member.life.take()).expect("it runs");
         let host = life.host.clone();
