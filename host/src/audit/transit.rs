@@ -139,6 +139,10 @@ impl Causes {
         }
         self.in_flight.extend(table.0.into_iter().map(|(command, recorded)| ((partition, command), recorded)));
         self.ends.insert(partition, journal.index);
+        // What is over needs no cause any more.
+        let mut calls = std::mem::take(&mut self.calls);
+        calls.retain(|(command, ..)| !self.is_over(command));
+        self.calls = calls;
         Ok(())
     }
 
