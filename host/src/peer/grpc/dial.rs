@@ -48,8 +48,7 @@ impl Service<Uri> for Dial {
 
 impl Dial {
     async fn open(self) -> io::Result<Dialed> {
-        let addresses: Vec<_> = lookup_host(&self.address).await?.collect();
-        let socket = in_time(TcpStream::connect(&addresses[..]), "it does not answer").await?;
+        let socket = connect(&self.address).await?;
         socket.set_nodelay(true)?;
         let (connector, replaced) = self.certificates.connector();
         let shaking = connector.connect(tls::server_name(self.node), socket);
@@ -62,6 +61,18 @@ impl Dial {
         let replaced = Box::pin(replaced.cancelled_owned());
         Ok(Dialed { stream, node, shown, certificates: self.certificates, replaced, is_over: false })
     }
+}
+
+/// The first of the name's addresses that answers; one that swallows what is sent to it keeps the others from nothing.
+async fn connect(address: &str) -> io::Result<TcpStream> {
+    let mut refused = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
+    for found in in_time(lookup_host(address), "its name is not resolved").await? {
+        match in_time(TcpStream::connect(found), "it does not answer").await {
+            Ok(socket) => return Ok(socket),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
 }
 
 async fn in_time<T>(work: impl Future<Output = io::Result<T>>, what: &'static str) -> io::Result<T> {
