@@ -73,6 +73,7 @@ impl Cluster {
                 "of the {count} nodes that would stay only {up} answer: start a majority of them first"
             ));
         }
+        self.check_open_here()?;
         for (group, replica) in self.host().replicas() {
             // From then on this replica knows who votes.
             replica.read_linearizable(deadline).await.map_err(|error| format!("{group}: {error}"))?;
@@ -85,6 +86,20 @@ impl Cluster {
                          start the others first, or add a node and wait until it votes"
                     ));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Who votes is known of partitions alone that are open here.
+    fn check_open_here(&self) -> Result<(), String> {
+        for machine in self.host().router.machines() {
+            let closed = machine.partition_ids().find(|partition| machine.find_partition(*partition).is_none());
+            if let Some(partition) = closed {
+                let name = machine.name();
+                return Err(format!(
+                    "{name}/{partition} is not open on this node: ask another node, or again once it is"
+                ));
             }
         }
         Ok(())
