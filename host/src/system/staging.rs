@@ -163,8 +163,7 @@ impl Cluster {
         if let Err(error) = &recorded
             && is_refusal(error)
         {
-            self.on_refused(&brought.machine, id, brought.size, wanting, error).await;
-            // Somebody else may have brought the same at the same time.
+            // First of all, for whoever waits may go away meanwhile. Somebody else may have brought the same at the same time.
             let is_known = self.host().directory.borrow().names(id);
             if brought.candidate.is_new() && !is_known {
                 let registry = self.host().registry.clone();
@@ -173,6 +172,7 @@ impl Cluster {
                     tracing::warn!(module = %id, %error, "a module that was not recorded is still here: delete it");
                 }
             }
+            self.on_refused(&brought.machine, id, brought.size, wanting, error).await;
         }
         recorded
     }
