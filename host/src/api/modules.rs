@@ -114,7 +114,7 @@ pub async fn answer(
     let Asked { request_id, caller, deadline } = asked;
     let machine = captured.first().copied().unwrap_or_default();
     let wanting = Wanting { caller, request_id, deadline };
-    if page != Page::Modules {
+    if !matches!(page, Page::Modules | Page::Shadow) {
         let (caller, request_id) = (&wanting.caller.name, &wanting.request_id);
         tracing::info!(caller, %request_id, ?page, machine, "a step of a module is asked for");
     }

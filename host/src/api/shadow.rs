@@ -13,7 +13,7 @@ use super::problem::{Code, Problem};
 use super::time::print_time;
 use crate::ids::{ModuleId, NodeId};
 use crate::system::lifecycle::Wanting;
-use crate::system::shadow::ShadowView;
+use crate::system::shadow::{STARTING, ShadowView};
 
 /// A machine's shadow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,7 +45,9 @@ impl ShadowPage {
         page.module = Some(wanted.module.to_string());
         page.node = Some(wanted.node);
         page.since = Some(print_time(wanted.since));
-        match found.map(|text| serde_json::from_str(&text)) {
+        match found.map(|text| serde_json::from_str::<Json>(&text)) {
+            // A node that has not heard of this shadow yet tells of the one before it.
+            Ok(Ok(found)) if found["module"] != wanted.module.to_string() => page.problem = Some(STARTING.to_owned()),
             Ok(Ok(found)) => page.found = Some(found),
             Ok(Err(error)) => page.problem = Some(error.to_string()),
             Err(problem) => page.problem = Some(problem),

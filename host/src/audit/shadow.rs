@@ -88,7 +88,7 @@ pub async fn run(cluster: Cluster, stop: CancellationToken) {
             let spawned = std::thread::Builder::new().name(format!("shadow-{machine}")).spawn(move || {
                 tracing::info!(machine, module = %candidate.id().short(), "a module is shadowed");
                 let history = Here { cluster, machine, count };
-                follow(&history, candidate, &ending);
+                follow(&history, shadow, candidate, &ending);
                 tracing::info!(machine = history.machine, "a module is not shadowed any more");
             });
             if let Err(error) = spawned {
@@ -134,7 +134,7 @@ impl History for Here {
     }
 }
 
-fn follow(history: &Here, candidate: Arc<dyn Logic>, stop: &Arc<Stop>) {
+fn follow(history: &Here, wanted: ShadowWanted, candidate: Arc<dyn Logic>, stop: &Arc<Stop>) {
     let module = candidate.id();
     let candidate = Guarded::around(candidate, stop);
     let (mode, filter) = (Mode::Isolated, Filter::default());
@@ -155,14 +155,14 @@ fn follow(history: &Here, candidate: Arc<dyn Logic>, stop: &Arc<Stop>) {
             let found = found(module, &shadows);
             measure(&history.machine, &found);
             let text = serde_json::to_string(&found).expect("texts and integers only");
-            history.cluster.publish_shadow(&history.machine, Some(text));
+            history.cluster.publish_shadow(&history.machine, wanted, text);
             page_at = Instant::now() + PAGE_EVERY;
         }
         if !is_busy {
             std::thread::sleep(PAUSE);
         }
     }
-    history.cluster.publish_shadow(&history.machine, None);
+    history.cluster.forget_shadow(&history.machine, wanted);
 }
 
 fn found(module: ModuleId, shadows: &[Shadow<'_>]) -> Found {

@@ -35,6 +35,7 @@ use crate::system::level::{self, Level};
 use crate::system::logic::{MachineRow, SYSTEM};
 use crate::system::modules::HostModules;
 use crate::system::node::MachineSpec;
+use crate::system::shadow::ShadowWanted;
 use crate::system::staging::RefusedModules;
 use crate::system::standing::Standing;
 use crate::system::trouble::Troubles;
@@ -116,8 +117,8 @@ pub struct Host {
     pub examining: CancellationToken,
     /// Modules that were brought here and not recorded.
     pub refused: RefusedModules,
-    /// What the shadows that run here have found, by machine.
-    pub shadows: Mutex<BTreeMap<String, String>>,
+    /// What the shadow that runs here has found, by machine, and which one that is.
+    pub shadows: Mutex<BTreeMap<String, (ShadowWanted, String)>>,
     /// Activations that partitions led here could not carry out.
     pub troubles: Troubles,
     /// How far the archive goes.

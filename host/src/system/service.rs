@@ -260,7 +260,7 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
             Ok(Bytes::new())
         }
         Topic::Shadow => {
-            let page = host.shadows.lock().get(&*String::from_utf8_lossy(&body)).cloned();
+            let page = host.find_shadow(&String::from_utf8_lossy(&body));
             Ok(Bytes::from(page.unwrap_or_default()))
         }
         Topic::Secret => secrets::answer(host, &body).await.map_err(failed),

@@ -17,8 +17,11 @@ use crate::partition::Partition;
 use crate::peer::{Call, Topic};
 use crate::system::cluster::{Cluster, ClusterError};
 use crate::system::directory::Directory;
+use crate::system::host::Host;
 use crate::system::lifecycle::Wanting;
 
+/// Why there is no page yet.
+pub const STARTING: &str = "it is being started; ask again";
 /// How long the node that runs a shadow may take to say what it has found.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -43,6 +46,15 @@ pub struct ShadowView {
 fn wanted_shadow(directory: &Directory, machine: &str) -> Option<ShadowWanted> {
     let (module, node, since) = directory.modules.get(machine)?.shadow()?;
     Some(ShadowWanted { module: ModuleId(module), node: NodeId(node), since })
+}
+
+impl Host {
+    /// What the shadow that is wanted now has found here; nothing of the one before it, which may not have ended yet.
+    pub fn find_shadow(&self, machine: &str) -> Option<String> {
+        let wanted = wanted_shadow(&self.directory.borrow(), machine)?;
+        let shadows = self.shadows.lock();
+        shadows.get(machine).filter(|(of, _)| *of == wanted).map(|(_, page)| page.clone())
+    }
 }
 
 impl Cluster {
@@ -78,9 +90,9 @@ impl Cluster {
             return Err(ClusterError::UnknownMachine(machine.to_owned()));
         }
         let Some(wanted) = wanted_shadow(&directory, machine) else { return Ok(None) };
-        let starting = || "it is being started; ask again".to_owned();
+        let starting = || STARTING.to_owned();
         let page = if wanted.node == self.host().node {
-            self.host().shadows.lock().get(machine).cloned().ok_or_else(starting)
+            self.host().find_shadow(machine).ok_or_else(starting)
         } else {
             let call = Call { topic: Topic::Shadow, group: None, body: Bytes::copy_from_slice(machine.as_bytes()) };
             let patience = deadline.saturating_duration_since(Instant::now()).min(PATIENCE);
@@ -117,12 +129,16 @@ impl Cluster {
         drop(tokio::time::timeout(patience, directory.changed()).await);
     }
 
-    /// What the shadow of a machine has found here; nothing when it runs no more.
-    pub fn publish_shadow(&self, machine: &str, page: Option<String>) {
+    /// What a shadow of a machine has found here.
+    pub fn publish_shadow(&self, machine: &str, shadow: ShadowWanted, page: String) {
+        self.host().shadows.lock().insert(machine.to_owned(), (shadow, page));
+    }
+
+    /// A shadow runs no more; what its successor has found stays.
+    pub fn forget_shadow(&self, machine: &str, shadow: ShadowWanted) {
         let mut shadows = self.host().shadows.lock();
-        match page {
-            Some(page) => drop(shadows.insert(machine.to_owned(), page)),
-            None => drop(shadows.remove(machine)),
+        if shadows.get(machine).is_some_and(|(of, _)| *of == shadow) {
+            shadows.remove(machine);
         }
     }
 
