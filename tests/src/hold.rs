@@ -12,7 +12,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two questions of [`eventually`].
 const PAUSE: Duration = Duration::from_millis(20);
 /// Together with [`PAUSE`] far above anything the host promises, so that only a hang runs into it.
-const QUESTION_COUNT_MAX: u32 = 3_000;
+const QUESTION_COUNT_MAX: u32 = 10_000;
 
 /// Lets `duration` pass, at most two seconds.
 pub async fn hold(duration: Duration) {

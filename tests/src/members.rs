@@ -18,7 +18,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const HEADER_BYTES: usize = 9;
 const TYPE_SETTINGS: u8 = 4;
 /// Longer than a node leaves a connection open on which nothing is asked.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Makes or renews the certificates of these nodes in a folder.
 pub fn make(folder: &Path, nodes: &[u64], is_renewal: bool) {

@@ -76,7 +76,7 @@ impl Participants for NoOthers {
 }
 
 fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(60)
+    Instant::now() + Duration::from_secs(180)
 }
 
 fn options(folder: &Path) -> PartitionOptions {

@@ -20,7 +20,7 @@ use crate::ids::{LogIndex, NodeId, Term};
 use crate::log::{EntryId, LogEntry, Payload};
 
 /// Far longer than anything here takes, also on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 const ME: NodeId = NodeId(7);
 
 async fn soon<F: Future>(what: F) -> F::Output {

@@ -107,7 +107,7 @@ impl History {
         let entries = RecordedEntries::new(log.clone(), self.journal.index);
         let reader = Reader { partition: PartitionId(3), log, entries, past };
         let seen = (self.progress.subscribe(), self.state.subscribe());
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(180);
         Tail::begin(reader, Arc::new(NoModules), &self.genesis, seen, start, deadline).await
     }
 

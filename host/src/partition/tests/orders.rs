@@ -12,7 +12,7 @@ const OTHER: NodeId = NodeId(2);
 
 async fn until_in_flight(cluster: &Cluster, id: CommandId) {
     let is_there = || cluster.partitions.iter().any(|partition| matches!(partition.find_in_flight(id), Ok(Some(_))));
-    tokio::time::timeout(Duration::from_secs(60), async {
+    tokio::time::timeout(Duration::from_secs(180), async {
         while !is_there() {
             tokio::task::yield_now().await;
         }
@@ -48,7 +48,7 @@ async fn check(level: FeatureLevel, expected: [Option<NodeId>; 2]) {
         }
         if is_forwarded {
             let lie = minicbor::to_vec(abort(id).vouched_by(Some(NodeId(9)))).expect("a vector takes all bytes");
-            let answered = cluster.machine.answer_order(OTHER, PartitionId(0), &lie, Duration::from_secs(60)).await;
+            let answered = cluster.machine.answer_order(OTHER, PartitionId(0), &lie, Duration::from_secs(180)).await;
             answered.expect("it is an order");
         } else {
             cluster.machine.order(abort(id), None, soon()).await.expect("it is recorded");

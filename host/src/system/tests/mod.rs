@@ -71,7 +71,7 @@ const ARTEFACT_KEY: &str = "artefacts.key";
 const WALLET: &[u8] = include_bytes!("../../../../modules/releases/wallet-1.0.1.wasm");
 const NODES: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
 /// Far longer than anything here takes, also on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// Between two looks at something that nobody announces.
 const LOOK: Duration = Duration::from_millis(10);
 const CLOCK_SKEW_MAX: Duration = Duration::from_secs(1);

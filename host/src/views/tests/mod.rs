@@ -42,7 +42,7 @@ use crate::system::{ArchiveOptions, MachineSpec, ModuleSource, Node, NodeOptions
 const WALLET: &[u8] = include_bytes!("../../../../modules/releases/wallet-1.0.1.wasm");
 const PARTITIONS: u32 = 2;
 const ACCOUNTS: u64 = 6;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 const LOOK: Duration = Duration::from_millis(5);
 
 fn soon() -> Instant {
