@@ -26,8 +26,10 @@ pub const CLAIMS_FIRST: FeatureLevel = FeatureLevel(6);
 pub const ORDERS_VOUCHED: FeatureLevel = CLAIMS_FIRST;
 /// `system` keeps which modules were refused (`system/refused_row.rs`).
 pub const REFUSALS: FeatureLevel = CLAIMS_FIRST;
+/// A removal names the nodes that were asked whether they decide without the one that goes (`system/removal.rs`).
+pub const REMOVALS: FeatureLevel = FeatureLevel(7);
 /// The highest level that this program understands.
-pub const HIGHEST: FeatureLevel = CLAIMS_FIRST;
+pub const HIGHEST: FeatureLevel = REMOVALS;
 
 /// The level that the cluster has reached, as far as this node knows. It only ever rises.
 #[derive(Clone, Debug)]

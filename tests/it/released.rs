@@ -23,6 +23,8 @@ use uuid::Uuid;
 
 const ACCOUNTS: [&str; 2] = ["alice", "bob"];
 const OPENING: i128 = 1_000_000_000;
+/// Enough to have two in each of two partitions.
+const ACCOUNTS_MAX: usize = 12;
 const BATCH: usize = 1_000;
 const KEPT: usize = 2;
 /// Of a log that retention would have released the beginning of.
@@ -32,7 +34,7 @@ const SEGMENTS: usize = 5;
 async fn serve(folder: &Path, data: &Path, more: &str) -> Process {
     let config = folder.join("node.toml");
     let text = format!(
-        "[node]\nid = 1\ndata = {:?}\n[http]\nlisten = \"{}\"\n[auth]\nopen = true\n[webhooks]\nallow = [\"127.0.0.1\"]\n[log]\nkeep_bytes = 1048576\n{more}[machines.wallet]\nmodule = {:?}\n",
+        "[node]\nid = 1\ndata = {:?}\n[http]\nlisten = \"{}\"\n[auth]\nopen = true\n[webhooks]\nallow = [\"127.0.0.1\"]\n[log]\nkeep_bytes = 1048576\n[machines.wallet]\nmodule = {:?}\n{more}",
         argument(data),
         free_address(),
         argument(&release("wallet-1.0.1.wasm"))
@@ -46,13 +48,18 @@ async fn serve(folder: &Path, data: &Path, more: &str) -> Process {
         .unwrap_or_else(|refused| panic!("it starts: {refused:?}"))
 }
 
-/// Waits for it, and opens the accounts.
-async fn begin(node: &Process) -> Client {
+async fn ready(node: &Process) -> Client {
     let mut client = Client::to(node.address());
     within(PATIENCE, "the node is ready", async || {
         client.get("/readyz").await.is_ok_and(|answer| answer.status == 200).then_some(())
     })
     .await;
+    client
+}
+
+/// Waits for it, and opens the accounts.
+async fn begin(node: &Process) -> Client {
+    let mut client = ready(node).await;
     for account in ACCOUNTS {
         wallet::open(&mut client, account).await;
         wallet::deposit(&mut client, account, OPENING).await;
@@ -60,11 +67,11 @@ async fn begin(node: &Process) -> Client {
     client
 }
 
-/// Transfers in one batch, all of which are done.
-async fn transfer(client: &mut Client) -> Vec<Uuid> {
+/// Transfers between two accounts in one batch, all of which are done.
+async fn transfer(client: &mut Client, accounts: [&str; 2]) -> Vec<Uuid> {
     let ids: Vec<Uuid> = (0..BATCH).map(|_| Uuid::new_v4()).collect();
     let line = |(at, id): (usize, &Uuid)| {
-        let body = wallet::transfer_body(&id.to_string(), ACCOUNTS[at % 2], ACCOUNTS[(at + 1) % 2], "0.07");
+        let body = wallet::transfer_body(&id.to_string(), accounts[at % 2], accounts[(at + 1) % 2], "0.07");
         json!({"command": "balance_transfer", "body": body}).to_string()
     };
     let body = ids.iter().enumerate().map(line).collect::<Vec<_>>().join("\n");
@@ -149,12 +156,12 @@ async fn what_is_released_is_read_from_the_archive_by_everybody() {
     assert_eq!(created.code, Some(0), "{created:?}");
     view_is_live(&mut client).await;
     let cursor = wallet::account(&mut client, "bob").await.text("position");
-    let mut ids = transfer(&mut client).await;
+    let mut ids = transfer(&mut client, ACCOUNTS).await;
     // Moments whose entries will be released, and one whose entries will not.
     let mut moments = vec![cursor.clone(), wallet::account(&mut client, "bob").await.text("position")];
     let begun = first_segment(&data);
     eventually("the beginning of the log is released", async || {
-        ids.extend(transfer(&mut Client::to(node.address())).await);
+        ids.extend(transfer(&mut Client::to(node.address()), ACCOUNTS).await);
         (first_segment(&data) != begun).then_some(())
     })
     .await;
@@ -219,7 +226,7 @@ async fn what_a_webhook_has_not_sent_stays_in_the_log() {
     let is_snapshotted = || std::fs::read_dir(data.join("wallet/0/snapshots")).is_ok_and(|mut it| it.next().is_some());
     let mut ids = Vec::new();
     eventually("the log is far longer than it is to be", async || {
-        ids.extend(transfer(&mut Client::to(node.address())).await);
+        ids.extend(transfer(&mut Client::to(node.address()), ACCOUNTS).await);
         (SEGMENTS <= segments(&data)?.len() && is_snapshotted()).then_some(())
     })
     .await;
@@ -239,10 +246,66 @@ async fn what_a_webhook_has_not_sent_stays_in_the_log() {
         events.filter_map(|event| event["commandid"].as_str().map(str::to_owned)).collect();
     assert!(ids.iter().all(|id| commands.contains(&id.to_string())), "each transfer arrived");
     eventually("what was sent is released", async || {
-        ids.extend(transfer(&mut Client::to(node.address())).await);
+        ids.extend(transfer(&mut Client::to(node.address()), ACCOUNTS).await);
         (first_segment(&data) != begun).then_some(())
     })
     .await;
+    assert!(node.terminate().await.success());
+}
+
+/// Two accounts with money in each of two partitions.
+async fn open_in_both(client: &mut Client) -> [[String; 2]; 2] {
+    let mut found: [Vec<String>; 2] = [Vec::new(), Vec::new()];
+    for number in 0..ACCOUNTS_MAX {
+        let account = format!("account-{number}");
+        wallet::open(client, &account).await;
+        let position = wallet::account(client, &account).await.text("position");
+        let of_partition = &mut found[usize::from(position.starts_with("1."))];
+        if of_partition.len() < 2 {
+            wallet::deposit(client, &account, OPENING).await;
+            of_partition.push(account);
+        }
+    }
+    found.map(|accounts| accounts.try_into().expect("half of them are in each"))
+}
+
+/// It used to be a conflict, for nobody could say what the released entry was: but the asker had said what he meant.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_commands_under_one_id_the_one_that_is_not_released_is_found_by_its_content() {
+    let folder = tempdir().expect("a temporary folder");
+    let data = folder.path().join("data");
+    let node = serve(folder.path(), &data, "partitions = 2\n").await;
+    let mut client = ready(&node).await;
+    let accounts = open_in_both(&mut client).await;
+    let id = Uuid::new_v4();
+    let mut places = Vec::new();
+    for [from, to] in &accounts {
+        let body = wallet::transfer_body(&id.to_string(), from, to, "0.01");
+        let accepted = client.post_with(wallet::TRANSFER, &body, vec![("prefer", "respond-async")]).await;
+        let accepted = accepted.expect("the node answers");
+        let place = accepted.header("location").unwrap_or_else(|| panic!("{accepted:?}")).to_owned();
+        eventually("it is recorded", async || {
+            (client.get(&place).await.ok()?.json()["state"] == "recorded").then_some(())
+        })
+        .await;
+        places.push(place);
+    }
+    let by_content = |place: &str| {
+        let (_, fingerprint) = place.split_once("fingerprint=").expect("it says what was sent");
+        format!("/v1/wallet/commands/{id}?fingerprint={fingerprint}")
+    };
+    let begun = first_segment(&data);
+    eventually("the first of them is released", async || {
+        transfer(&mut client, accounts[0].each_ref().map(String::as_str)).await;
+        (first_segment(&data) != begun).then_some(())
+    })
+    .await;
+
+    let kept = client.get(&by_content(&places[1])).await.expect("the node answers");
+    assert_eq!((kept.status, kept.text("state").as_str()), (200, "recorded"), "{kept:?}");
+    assert!(kept.text("position").starts_with("1."), "{kept:?}");
+    let released = client.get(&by_content(&places[0])).await.expect("the node answers");
+    assert_eq!((released.status, released.problem().as_str()), (410, "outcome_released"), "{released:?}");
     assert!(node.terminate().await.success());
 }
 

@@ -109,6 +109,7 @@ pub enum Code {
     Expired,
     NoLeader,
     Halted,
+    Removed,
     Draining,
     NotActivated,
     ShuttingDown,
@@ -195,6 +196,7 @@ impl Code {
             Self::Expired => ("expired", 503, "The deadline passed before the command was decided"),
             Self::NoLeader => ("no_leader", 503, "No leader is known"),
             Self::Halted => ("halted", 503, "The partition is halted"),
+            Self::Removed => ("removed", 503, "This node was removed from its cluster"),
             Self::Draining => ("draining", 503, "A rollback is under way"),
             Self::NotActivated => ("not_activated", 503, "The partition cannot activate its module"),
             Self::ShuttingDown => ("shutting_down", 503, "The node is shutting down"),
@@ -409,6 +411,10 @@ impl From<Unavailable> for Problem {
             UnavailableReason::Halted => {
                 (Code::Halted, "not accepted, the partition is halted on this node; an operator must look at its log")
             }
+            UnavailableReason::Removed => (
+                Code::Removed,
+                "not accepted, this node was removed from its cluster for good; send it to another node",
+            ),
             UnavailableReason::ShuttingDown => {
                 (Code::ShuttingDown, "not accepted, this node is shutting down; send it again, or to another node")
             }

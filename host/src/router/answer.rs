@@ -117,6 +117,8 @@ pub enum UnavailableReason {
     NoLeader,
     /// The partition was halted on this node: its log, its state or its module failed.
     Halted,
+    /// This node was removed from its cluster for good, and nobody there answers it.
+    Removed,
     /// The node is shutting down.
     ShuttingDown,
     /// The id was decided before, and is not executed again; the entry that says how is not on this node any more: 410.

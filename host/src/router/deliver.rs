@@ -97,9 +97,12 @@ impl Machine {
         if let Some(local) = local.as_ref().filter(|local| local.is_leader()) {
             return self.submit_here(local, submissions(), deadline).await;
         }
-        if self.is_alone() && local.is_none() || self.is_removed() {
-            let halted = Answer::Unavailable(unavailable(UnavailableReason::Halted));
-            return vec![Told::Answer(halted); pending.len()];
+        let refused = |reason| pending.iter().map(|pending| Told::Answer(in_vain(pending, reason))).collect();
+        if self.is_removed() {
+            return refused(UnavailableReason::Removed);
+        }
+        if self.is_alone() && local.is_none() {
+            return refused(UnavailableReason::Halted);
         }
         let elsewhere = |node: &NodeId| *node != self.node;
         let believed = hint.or_else(|| local.as_ref().and_then(|local| local.leader())).filter(elsewhere);

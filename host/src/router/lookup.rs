@@ -62,6 +62,10 @@ impl Machine {
             (decided_until, newest) = (decided_until.min(time), newest.max(time));
             if let Some(known) = partition.find_id(id).map_err(read_failed)? {
                 let is_same = fingerprint.is_none_or(|fingerprint| known.is_same_content(&fingerprint));
+                if !is_same && home.is_none() {
+                    // A claim, or another command, which is not asked for; its entry may be released.
+                    continue;
+                }
                 match self.recorded(partition, id, known, &caller, is_same).await {
                     Ok(lookup) => found.push((partition.id(), lookup)),
                     // It may be but a claim, and another partition may have the command itself.

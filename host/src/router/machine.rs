@@ -406,7 +406,9 @@ pub(super) fn unavailable(reason: UnavailableReason) -> Unavailable {
         UnavailableReason::NotActivated => Duration::from_secs(10),
         UnavailableReason::RejectionLimit => Duration::from_secs(1),
         UnavailableReason::StorageFull => Duration::from_secs(5),
-        UnavailableReason::Halted | UnavailableReason::ShuttingDown => Duration::from_secs(10),
+        UnavailableReason::Halted | UnavailableReason::Removed | UnavailableReason::ShuttingDown => {
+            Duration::from_secs(10)
+        }
         UnavailableReason::OutcomeReleased => Duration::ZERO,
     };
     Unavailable { reason, retry_after }

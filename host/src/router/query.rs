@@ -3,6 +3,7 @@
 //! In: a query. Out: a value and the position it was read at. All rows of a query come from one position, in every
 //! round. It does not change anything.
 
+mod failed;
 mod past;
 
 use std::ops::ControlFlow;
@@ -31,6 +32,8 @@ use crate::router::reply::{render_items, with_position};
 use crate::saga::status::ENTITY;
 use crate::sequencer::submission::Recorded;
 use crate::store::{KeyRow, View};
+
+pub use failed::partition_error;
 
 impl Machine {
     pub async fn query(&self, request: QueryRequest) -> Result<QueryAnswer, QueryError> {
@@ -160,6 +163,10 @@ impl Machine {
 
     async fn read_point(&self, partition: &Partition, request: &QueryRequest) -> Result<ReadPoint, QueryError> {
         match request.consistency {
+            // It would wait for a leader that does not hear it.
+            Consistency::Linearizable if self.is_removed() => {
+                return Err(QueryError::Unavailable(unavailable(UnavailableReason::Removed)));
+            }
             Consistency::Linearizable => partition.read_linearizable(request.deadline).await,
             Consistency::Stale => partition.read_stale(),
             Consistency::AtLeast(position) => {
@@ -458,43 +465,4 @@ fn fetch(query: &mut QueryIn, need: Need, sources: &Sources<impl Source>) -> Res
         query.scans.push(Scan { range, rows, more });
     }
     Ok(())
-}
-
-/// What a reader is told of it.
-pub fn partition_error(error: PartitionError) -> QueryError {
-    let reason = match error {
-        PartitionError::Deadline => return QueryError::Deadline,
-        PartitionError::Released { .. } => return QueryError::Released(error.to_string()),
-        PartitionError::Archive(error) => {
-            tracing::error!(%error, "what was released cannot be read in the archive");
-            return QueryError::Released(format!(
-                "it is only in the archive, which cannot be read now ({error}); ask again later"
-            ));
-        }
-        PartitionError::OtherHistory(position) => return QueryError::Gone(position),
-        PartitionError::Halted(_)
-        | PartitionError::Log(_)
-        | PartitionError::Store(_)
-        | PartitionError::NoEntry(_)
-        | PartitionError::NotRendered { .. } => {
-            tracing::error!(%error, "a read failed");
-            UnavailableReason::Halted
-        }
-        PartitionError::Consensus(_)
-        | PartitionError::NotLeading
-        | PartitionError::NoLeader
-        | PartitionError::NotHere(_) => UnavailableReason::NoLeader,
-
-        // None of these is met by a partition that runs.
-        PartitionError::Folder { .. }
-        | PartitionError::Thread(_)
-        | PartitionError::NotClosed
-        | PartitionError::Snapshot(_)
-        | PartitionError::Canonical(_)
-        | PartitionError::SnapshotsAsked
-        | PartitionError::NotActivated { .. }
-        | PartitionError::RolledBack { .. }
-        | PartitionError::CannotRebuild { .. } => UnavailableReason::ShuttingDown,
-    };
-    QueryError::Unavailable(unavailable(reason))
 }

@@ -155,7 +155,7 @@ pub enum WireError {
     Format { found: u8 },
 }
 
-const REASONS: [UnavailableReason; 10] = [
+const REASONS: [UnavailableReason; 11] = [
     UnavailableReason::Overloaded,
     UnavailableReason::Expired,
     UnavailableReason::RejectionLimit,
@@ -166,6 +166,7 @@ const REASONS: [UnavailableReason; 10] = [
     UnavailableReason::OutcomeReleased,
     UnavailableReason::Draining,
     UnavailableReason::NotActivated,
+    UnavailableReason::Removed,
 ];
 
 pub fn encode_submissions<'a>(submissions: impl Iterator<Item = &'a Unticketed>) -> Bytes {

@@ -6,9 +6,12 @@
 //! In: what an operator asks of any node. Out: the steps as `system` has recorded them, and how far the partitions are. What a step needs is
 //! checked where it is recorded, in `module_row`; what a node does to prepare is in `prepare`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
@@ -16,6 +19,7 @@ use crate::guest::check_successor;
 use crate::ids::{Head, JournalIndex, ModuleId, NodeId, PartitionId, Position};
 use crate::machine::logic::Logic;
 use crate::machine::migration::check_schema;
+use crate::peer::GroupName;
 use crate::router::Machine;
 use crate::router::answer::Caller;
 use crate::system::cluster::{Cluster, ClusterError};
@@ -24,6 +28,9 @@ use crate::system::key_row::KeyRow;
 use crate::system::module_row::{Mode, ModulesRow, Step};
 use crate::system::staging::RefusedModule;
 use crate::system::steward;
+
+/// How long nodes that have not prepared a module may take to say which partitions run there.
+const SILENT_MAX: Duration = Duration::from_secs(2);
 
 /// A machine's modules as this node sees them.
 #[derive(Clone, Debug)]
@@ -122,15 +129,39 @@ impl Cluster {
                 |node: &NodeId| row.is_some_and(|row| row.prepared.iter().any(|prepared| prepared.node == node.0));
             row.is_some_and(|row| !row.prepared.is_empty()) && directory.nodes.keys().all(has_said)
         };
-        if let Ok(Ok(_)) = tokio::time::timeout_at(wanting.deadline, directory.wait_for(is_over)).await {
+        // What is left is for asking the others what they wait for.
+        let left = wanting.deadline.saturating_duration_since(Instant::now());
+        let until = wanting.deadline - SILENT_MAX.min(left / 4);
+        if let Ok(Ok(_)) = tokio::time::timeout_at(until, directory.wait_for(is_over)).await {
             return Ok(());
         }
         let known = directory.borrow().clone();
         let row = known.modules.get(machine).and_then(|row| row.find(module.0));
         let has_said =
             |node: &&NodeId| row.is_some_and(|row| row.prepared.iter().any(|prepared| prepared.node == node.0));
-        let silent: Vec<String> = known.nodes.keys().filter(|node| !has_said(node)).map(ToString::to_string).collect();
-        Err(ClusterError::NotPrepared { nodes: silent.join(", ") })
+        let silent: BTreeSet<NodeId> = known.nodes.keys().filter(|node| !has_said(node)).copied().collect();
+        Err(ClusterError::NotPrepared { nodes: self.why_silent(machine, silent, wanting.deadline).await })
+    }
+
+    /// Nodes that have not said what came of a module, and what each of them waits for.
+    async fn why_silent(&self, machine: &str, silent: BTreeSet<NodeId>, deadline: Instant) -> String {
+        let mut closed: BTreeMap<NodeId, Vec<String>> = silent.iter().map(|node| (*node, Vec::new())).collect();
+        let partitions = self.partition_count(machine).unwrap_or_default();
+        let asking = (0..partitions).map(|partition| {
+            let (group, silent) = (GroupName::new(machine, PartitionId(partition)), silent.clone());
+            async move { (self.running_at(&group, silent, deadline).await, group) }
+        });
+        for (running, group) in join_all(asking).await {
+            for (_, closed) in closed.iter_mut().filter(|(node, _)| !running.contains(node)) {
+                closed.push(group.to_string());
+            }
+        }
+        let say = |(node, closed): (&NodeId, &Vec<String>)| match &closed[..] {
+            [] => node.to_string(),
+            [first] => format!("{node} (where {first} does not run)"),
+            [first, others @ ..] => format!("{node} (where {first} and {} others do not run)", others.len()),
+        };
+        closed.iter().map(say).collect::<Vec<_>>().join(", ")
     }
 
     /// Makes a module the active one; returns once every partition of this node has it.

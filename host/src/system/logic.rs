@@ -5,23 +5,25 @@
 
 use statehouse_guest::borsh::{self, BorshDeserialize, BorshSerialize};
 use statehouse_guest::{
-    Body, Caller, Commands, Done, EventContext, Events, Module, Named, NoQueries, Occurred, Planner, Refusal, Tx,
-    Value, View, module, role,
+    Caller, Commands, Done, EventContext, Events, Module, Named, NoQueries, Occurred, Planner, Refusal, Tx, Value,
+    View, module, role,
 };
 
 use crate::features::{self, FeatureLevel};
 use crate::ids::Micros;
-use crate::limits::SLOT_COUNT;
 use crate::system::key_row::{KEYS, KeyRow, KeysRow, RecordKey, plan_key};
 use crate::system::level_row::{
     RaiseLevel, SupportingNode, check_joins, check_raise, level_of, plan_raise, plan_supporting,
 };
-use crate::system::module_plan::{parse_module, plan_module, refusal};
+use crate::system::machine_plan::{CreateMachine, plan_machine};
+use crate::system::module_plan::{plan_module, refusal};
 use crate::system::module_row::{
     ActivateModule, DrainModule, MODULES, ModuleNotActivated, ModuleNotDrained, ModulePrepared, ModulesRow,
     PrepareModule, ShadowModule, ShadowStop, StageModule, Step, StepRow, Wish, modules_suffix,
 };
-use crate::system::node_plan::{FoundCluster, Node, RemoveNode, node_row, plan_found};
+use crate::system::node_plan::{
+    FoundCluster, Node, RemoveChecked, RemoveNode, check_removed, node_row, plan_found, plan_remove,
+};
 use crate::system::refused_row::{
     REFUSED, RefuseModule, Refused, RefusedRow, plan_refused, refused_suffix, refused_value,
 };
@@ -39,19 +41,6 @@ use crate::system::webhook_row::{
 
 /// Name of the machine whose partition 0 holds what the cluster knows of itself.
 pub const SYSTEM: &str = "system";
-
-#[derive(Body)]
-pub struct CreateMachine {
-    /// Name of the machine
-    #[body(name, max_chars = 32)]
-    pub name: String,
-    /// How many partitions its slots are split into, for now and for ever
-    #[body(min = 1, max = 4096)]
-    pub partitions: u32,
-    /// Id of the module that decides from the first entry on
-    #[body(max_chars = 64)]
-    pub module: String,
-}
 
 #[derive(Commands)]
 pub enum Command {
@@ -124,6 +113,9 @@ pub enum Command {
     /// Says that a module was refused
     #[command(path = "modules/refused", response = RefuseModule)]
     RefuseModule(RefuseModule),
+    /// Removes a node for good, if those that stay are the ones that were asked whether they decide without it
+    #[command(path = "nodes/remove_checked", response = RemoveChecked)]
+    RemoveChecked(RemoveChecked),
 }
 
 #[derive(BorshSerialize, BorshDeserialize)]
@@ -140,6 +132,7 @@ pub enum Op {
     RaiseLevel { level: u32, nodes: Vec<u64> },
     AddSupportingNode { node: NodeRow, level: u32 },
     RefuseModule { refused: Refused },
+    RemoveChecked { id: u64, others: Vec<u64> },
 }
 
 #[derive(BorshSerialize, BorshDeserialize)]
@@ -250,6 +243,7 @@ impl Module for System {
             Command::RemoveNode(remove) => Op::RemoveNode { id: remove.id.unsigned_abs() },
             Command::CreateMachine(create) => plan_machine(create)?,
             Command::RecordKey(record) => plan_key(record)?,
+            Command::RemoveChecked(remove) => plan_remove(remove),
             Command::RaiseLevel(raise) => plan_raise(raise)?,
             Command::AddSupportingNode(node) => plan_supporting(node),
             Command::StageModule(_)
@@ -305,9 +299,8 @@ impl Module for System {
                 check_raise(&known, level_of(view), *level, nodes)?;
                 events.emit(Event::LevelRaised { level: *level });
             }
-            Op::RemoveNode { id } if !known.contains(*id) => return Err(Rejection::UnknownNode),
-            Op::RemoveNode { .. } if known.nodes.len() == 1 => return Err(Rejection::LastNode),
-            Op::RemoveNode { id } => events.emit(Event::NodeRemoved { id: *id }),
+            Op::RemoveNode { id } => events.emit(check_removed(&known, *id, None)?),
+            Op::RemoveChecked { id, others } => events.emit(check_removed(&known, *id, Some(others))?),
             Op::CreateMachine { name, .. } if view.row(name.as_bytes()).is_some() => {
                 return Err(Rejection::MachineExists);
             }
@@ -488,13 +481,4 @@ fn webhook_stepped(tx: &mut Tx<'_>, machine: &str, webhook: &str, by: &str, wish
     if all != before {
         tx.write(webhooks_suffix(machine), &all);
     }
-}
-
-fn plan_machine(create: &CreateMachine) -> Result<Op, Refusal> {
-    if SLOT_COUNT < create.partitions {
-        let detail = "a machine has at most 4096 partitions";
-        return Err(refusal("too_many_partitions", 422, detail, Some("partitions")));
-    }
-    let module = parse_module(&create.module)?;
-    Ok(Op::CreateMachine { name: create.name.clone(), partitions: create.partitions, module: module.0 })
 }

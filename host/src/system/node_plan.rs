@@ -4,9 +4,9 @@
 
 use statehouse_guest::{Body, Refusal};
 
-use crate::system::logic::Op;
+use crate::system::logic::{Event, Op, Rejection};
 use crate::system::module_plan::refusal;
-use crate::system::rows::NodeRow;
+use crate::system::rows::{NodeRow, NodesRow};
 
 #[derive(Body)]
 pub struct FoundCluster {
@@ -32,6 +32,45 @@ pub struct RemoveNode {
     pub id: i64,
 }
 
+/// Since [`REMOVALS`](crate::features::REMOVALS): two removals that were checked beside each other do not both pass.
+#[derive(Body)]
+pub struct RemoveChecked {
+    /// Number of the node
+    #[body(min = 1, max = 2_147_483_647)]
+    pub id: i64,
+    /// The nodes that would stay, of which it was found that they decide without it
+    #[body(max_items = 64)]
+    pub others: Vec<Other>,
+}
+
+#[derive(Body)]
+pub struct Other {
+    /// Number of the node
+    #[body(min = 1, max = 2_147_483_647)]
+    pub id: i64,
+}
+
+pub fn plan_remove(remove: &RemoveChecked) -> Op {
+    let mut others: Vec<u64> = remove.others.iter().map(|node| node.id.unsigned_abs()).collect();
+    others.sort_unstable();
+    Op::RemoveChecked { id: remove.id.unsigned_abs(), others }
+}
+
+/// Whether the node may go. Where `checked` is given, those who stay must be exactly these.
+pub fn check_removed(known: &NodesRow, id: u64, checked: Option<&[u64]>) -> Result<Event, Rejection> {
+    if !known.contains(id) {
+        return Err(Rejection::UnknownNode);
+    }
+    if known.nodes.len() == 1 {
+        return Err(Rejection::LastNode);
+    }
+    let staying = known.nodes.iter().map(|node| node.id).filter(|node| *node != id);
+    match checked {
+        Some(checked) if !staying.eq(checked.iter().copied()) => Err(Rejection::OutOfDate),
+        _ => Ok(Event::NodeRemoved { id }),
+    }
+}
+
 pub fn plan_found(found: &FoundCluster) -> Result<Op, Refusal> {
     let mut nodes: Vec<NodeRow> = found.nodes.iter().map(node_row).collect();
     nodes.sort_by_key(|node| node.id);
@@ -43,4 +82,22 @@ pub fn plan_found(found: &FoundCluster) -> Result<Op, Refusal> {
 
 pub fn node_row(node: &Node) -> NodeRow {
     NodeRow { id: node.id.unsigned_abs(), peer: node.peer.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_goes_only_from_among_those_that_were_asked() {
+        let node = |id| NodeRow { id, peer: format!("n{id}:7000") };
+        let known = NodesRow { nodes: vec![node(1), node(2), node(4)], retired: vec![3] };
+        assert!(check_removed(&known, 2, None).is_ok() && check_removed(&known, 2, Some(&[1, 4])).is_ok());
+        assert!(matches!(check_removed(&known, 3, Some(&[1, 2, 4])), Err(Rejection::UnknownNode)));
+        for others in [&[1, 3, 4][..], &[1], &[1, 4, 5], &[]] {
+            assert!(matches!(check_removed(&known, 2, Some(others)), Err(Rejection::OutOfDate)), "{others:?}");
+        }
+        let last = NodesRow { nodes: vec![node(1)], retired: vec![2, 3, 4] };
+        assert!(matches!(check_removed(&last, 1, Some(&[])), Err(Rejection::LastNode)));
+    }
 }

@@ -51,10 +51,10 @@ pub fn tend(host: &Arc<Host>, directory: &Directory) {
     }
 }
 
-/// Whether this node has all partitions of the machine: the module is tried on each.
+/// Whether all partitions of the machine run on this node: the module is tried on each.
 fn is_open(host: &Host, machine: &str) -> bool {
     let Some(open) = host.router.find_machine(machine) else { return false };
-    open.partition_ids().all(|partition| open.find_partition(partition).is_some())
+    open.partition_ids().all(|partition| open.find_partition(partition).is_some_and(|replica| replica.is_running()))
 }
 
 /// Prepares a module and has recorded what came of it. One that ends the process is not tried for ever, however often that is started.

@@ -14,6 +14,7 @@ use futures_util::future::join_all;
 use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
+use crate::features::{self, FeatureLevel};
 use crate::ids::NodeId;
 use crate::system::cluster::{Cluster, ClusterError};
 use crate::system::directory::Directory;
@@ -32,28 +33,36 @@ impl Cluster {
         // What one removal leaves is what the next one is judged by.
         let removing = tokio::time::timeout_at(deadline, self.host().removing.lock());
         let _removing = removing.await.map_err(|_| ClusterError::Deadline)?;
-        let (system, directory) = self.check_founded(deadline).await?;
-        if directory.retired.contains(&node) {
-            return Ok(());
-        }
-        if !directory.nodes.contains_key(&node) {
-            return Err(ClusterError::UnknownNode(node));
-        }
-        self.check_rest_decides(node, deadline).await?;
-        self.lead_elsewhere(node, deadline).await;
-        let body = Value::map([("id", Value::Int(node.0.into()))]);
-        match steward::command(&system, "nodes/remove", body, deadline).await {
-            Err(ClusterError::Rejected { code, .. }) if code == "unknown_node" => Err(ClusterError::UnknownNode(node)),
-            other => other,
+        loop {
+            let (system, directory) = self.check_founded(deadline).await?;
+            if directory.retired.contains(&node) {
+                return Ok(());
+            }
+            if !directory.nodes.contains_key(&node) {
+                return Err(ClusterError::UnknownNode(node));
+            }
+            let others = self.check_rest_decides(node, deadline).await?;
+            self.lead_elsewhere(node, deadline).await;
+            let (step, body) = step_of(directory.feature_level, node, &others);
+            match steward::command(&system, step, body, deadline).await {
+                // Another node was taken in or removed meanwhile: what was found does not hold any more.
+                Err(ClusterError::Rejected { code, .. }) if code == "out_of_date" && Instant::now() < deadline => {}
+                Err(ClusterError::Rejected { code, .. }) if code == "unknown_node" => {
+                    return Err(ClusterError::UnknownNode(node));
+                }
+                other => return other,
+            }
         }
     }
 
-    /// Waits for changes that are under way, for a while.
-    async fn check_rest_decides(&self, node: NodeId, deadline: Instant) -> Result<(), ClusterError> {
+    /// The nodes that would stay. Waits for changes that are under way, for a while.
+    async fn check_rest_decides(&self, node: NodeId, deadline: Instant) -> Result<Vec<NodeId>, ClusterError> {
         let until = deadline.min(Instant::now() + UNDER_WAY_MAX);
         loop {
             let (_, directory) = self.directory_now(deadline).await?;
-            let Err(error) = self.rest_decides(node, &directory, deadline).await else { return Ok(()) };
+            let Err(error) = self.rest_decides(node, &directory, deadline).await else {
+                return Ok(directory.nodes.into_keys().filter(|other| *other != node).collect());
+            };
             if until <= Instant::now() + LOOK {
                 return Err(ClusterError::Invalid(error));
             }
@@ -61,7 +70,7 @@ impl Cluster {
         }
     }
 
-    /// Whether those who stay and answer are a majority wherever this node has a replica, whoever votes there as of now.
+    /// Whether those who stay and take part are a majority wherever this node has a replica, whoever votes there as of now.
     async fn rest_decides(&self, node: NodeId, directory: &Directory, deadline: Instant) -> Result<(), String> {
         let samples = self.host().clocks.samples();
         let is_up = |other: &NodeId| *other == self.host().node || samples.contains_key(other);
@@ -77,13 +86,16 @@ impl Cluster {
         for (group, replica) in self.host().replicas() {
             // From then on this replica knows who votes.
             replica.read_linearizable(deadline).await.map_err(|error| format!("{group}: {error}"))?;
-            for voters in replica.group().voters() {
-                let up = voters.intersection(&rest).count();
+            let voters = replica.group().voters();
+            let asked = voters.iter().flatten().copied().filter(|other| rest.contains(other)).collect();
+            let running = self.running_at(&group, asked, deadline).await;
+            for voters in voters {
+                let up = voters.intersection(&running).count();
                 if up <= voters.len() / 2 {
                     let count = voters.len();
                     return Err(format!(
-                        "of the {count} nodes that vote in {group} only {up} answer and would stay, which is no majority: \
-                         start the others first, or add a node and wait until it votes"
+                        "of the {count} nodes that vote in {group} only {up} answer, run it and would stay, which is no \
+                         majority: start or mend the others first, or add a node and wait until it votes"
                     ));
                 }
             }
@@ -122,4 +134,15 @@ impl Cluster {
             }
         }
     }
+}
+
+/// The step that removes a node, and its body. Nodes of earlier releases know only the first form, with which two removals that are asked of
+/// two nodes at once may both pass.
+fn step_of(reached: FeatureLevel, node: NodeId, others: &[NodeId]) -> (&'static str, Value) {
+    let id = |node: &NodeId| ("id", Value::Int(node.0.into()));
+    if reached < features::REMOVALS {
+        return ("nodes/remove", Value::map([id(&node)]));
+    }
+    let others = others.iter().map(|other| Value::map([id(other)])).collect();
+    ("nodes/remove_checked", Value::map([id(&node), ("others", Value::Array(others))]))
 }

@@ -285,6 +285,10 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
 async fn answer_head(replica: Arc<Partition>, body: &[u8]) -> Result<Bytes, ServiceError> {
     let index = body.try_into().map(u64::from_le_bytes);
     let index = index.map_err(|_| ServiceError::Malformed("an index has 8 bytes".to_owned()))?;
+    // What it has may be wrong, and it takes part in nothing.
+    if !replica.is_running() {
+        return Err(failed("the partition stands still here"));
+    }
     // From disk, maybe: not on a thread of the runtime.
     let finding = tokio::task::spawn_blocking(move || replica.head_at(JournalIndex(index))).await;
     let head = finding.map_err(failed)?.map_err(failed)?;

@@ -126,6 +126,7 @@ fn every_reason_has_its_status() {
     assert_eq!(status(UnavailableReason::StorageFull), 507);
     assert_eq!(status(UnavailableReason::NoLeader), 503);
     assert_eq!(status(UnavailableReason::Halted), 503);
+    assert_eq!(status(UnavailableReason::Removed), 503);
     assert_eq!(status(UnavailableReason::ShuttingDown), 503);
 }
 

@@ -54,6 +54,11 @@ async fn nothing_new_is_written_until_all_nodes_understand_it_and_whoever_does_n
         );
     }
     let mut attempts = load.stop().await;
+    let new = NodeId(5);
+    cluster.add_member(new).await;
+    cluster.node(NODES[0]).cluster().add(new, address(new), soon()).await.expect("it is taken in");
+    cluster.node(NODES[0]).cluster().remove(new, soon()).await.expect("a removal that every node understands");
+    cluster.crash(new).await;
 
     cluster.restart_at(held_back, features::HIGHEST).await;
     cluster.rises(&NODES).await;

@@ -135,7 +135,7 @@ async fn a_removed_node_says_that_it_was_removed() {
     let says =
         || router.is_ready().err()?.iter().any(|reason| reason.contains("was removed from this cluster")).then_some(());
     eventually("the node says that it was removed", says).await;
-    let refused = load::Told::NotAccepted(crate::router::answer::UnavailableReason::Halted);
+    let refused = load::Told::NotAccepted(crate::router::answer::UnavailableReason::Removed);
     let mut told = Vec::new();
     // Its machines hear of it a moment later.
     while told.last() != Some(&refused) {

@@ -232,3 +232,48 @@ async fn a_node_that_was_down_while_both_others_were_replaced_finds_the_new_ones
     let attempts = attempts.into_iter().chain(load.stop().await).collect::<Vec<_>>();
     cluster.judge(&attempts).await;
 }
+
+/// It answers and is a voter, but where its replica stands still it agrees to nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_replica_stands_still_is_not_counted_among_those_that_stay() {
+    let cluster = Cluster::found().await;
+    let [one, halted, going] = NODES;
+    let leader = cluster.leader(&NODES).await;
+    let replica = cluster.replica(halted);
+    replica.halt_diverged(replica.progress().journal.index, leader);
+    eventually("it stands still", || (!replica.is_running()).then_some(())).await;
+    let refused = cluster.node(one).cluster().remove(going, soon()).await.expect_err("one of three would decide");
+    assert!(refused.to_string().contains("no majority"), "{refused}");
+    let view = cluster.node(one).cluster().view();
+    assert_eq!(view.nodes.len(), 3, "nothing is recorded");
+}
+
+/// Each of them alone leaves a majority of those that run; both do not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_removals_at_two_nodes_at_once_only_what_leaves_a_majority_passes() {
+    let mut cluster = Cluster::found().await;
+    let [one, two, three] = NODES;
+    let [four, five] = [NodeId(4), NodeId(5)];
+    for new in [four, five] {
+        cluster.add_member(new).await;
+        cluster.node(one).cluster().add(new, address(new), soon()).await.expect("it is taken in");
+    }
+    cluster.vote_everywhere(&[one, two, three, four, five]).await;
+    cluster.rises(&[one, two, three, four, five]).await;
+    cluster.crash(five).await;
+    let (asked, other) = (cluster.node(three).cluster(), cluster.node(four).cluster());
+    let answers: [_; 2] = tokio::join!(asked.remove(one, soon()), other.remove(two, soon())).into();
+    let refused: Vec<_> = answers.into_iter().filter_map(Result::err).collect();
+    let [error] = &refused[..] else { panic!("one passes: {refused:?}") };
+    assert!(error.to_string().contains("no majority"), "{error}");
+    // Those that are left still decide.
+    let left = cluster.node(four).host.directory.borrow().nodes.clone();
+    let gone: Vec<NodeId> = [one, two].into_iter().filter(|node| !left.contains_key(node)).collect();
+    assert_eq!((gone.len(), left.len()), (1, 4));
+    cluster.crash(gone[0]).await;
+    let mut load = cluster.load();
+    load.more(10).await;
+    let attempts = load.stop().await;
+    cluster.start(five).await;
+    cluster.judge(&attempts).await;
+}

@@ -1,0 +1,46 @@
+//! Why a read failed, as its reader is told.
+//!
+//! In: an error of a partition. Out: to come back later, and when, or that it is not there any more. It decides nothing.
+
+use crate::partition::PartitionError;
+use crate::router::answer::{QueryError, UnavailableReason};
+use crate::router::machine::unavailable;
+
+/// What a reader is told of it.
+pub fn partition_error(error: PartitionError) -> QueryError {
+    let reason = match error {
+        PartitionError::Deadline => return QueryError::Deadline,
+        PartitionError::Released { .. } => return QueryError::Released(error.to_string()),
+        PartitionError::Archive(error) => {
+            tracing::error!(%error, "what was released cannot be read in the archive");
+            return QueryError::Released(format!(
+                "it is only in the archive, which cannot be read now ({error}); ask again later"
+            ));
+        }
+        PartitionError::OtherHistory(position) => return QueryError::Gone(position),
+        PartitionError::Halted(_)
+        | PartitionError::Log(_)
+        | PartitionError::Store(_)
+        | PartitionError::NoEntry(_)
+        | PartitionError::NotRendered { .. } => {
+            tracing::error!(%error, "a read failed");
+            UnavailableReason::Halted
+        }
+        PartitionError::Consensus(_)
+        | PartitionError::NotLeading
+        | PartitionError::NoLeader
+        | PartitionError::NotHere(_) => UnavailableReason::NoLeader,
+
+        // None of these is met by a partition that runs.
+        PartitionError::Folder { .. }
+        | PartitionError::Thread(_)
+        | PartitionError::NotClosed
+        | PartitionError::Snapshot(_)
+        | PartitionError::Canonical(_)
+        | PartitionError::SnapshotsAsked
+        | PartitionError::NotActivated { .. }
+        | PartitionError::RolledBack { .. }
+        | PartitionError::CannotRebuild { .. } => UnavailableReason::ShuttingDown,
+    };
+    QueryError::Unavailable(unavailable(reason))
+}

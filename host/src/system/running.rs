@@ -1,0 +1,39 @@
+//! Where a partition runs, as its nodes say themselves: one that answers may still have a replica that stands still, and agrees to nothing.
+//!
+//! In: a partition, and nodes. Out: those of them on which it runs. It does not know why the others do not.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use crate::ids::{JournalIndex, NodeId};
+use crate::peer::GroupName;
+use crate::system::cluster::Cluster;
+use crate::system::service::ask_head;
+
+/// How long a node may take to say it.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+impl Cluster {
+    /// Those of `nodes` on which the partition runs.
+    pub(super) async fn running_at(
+        &self,
+        group: &GroupName,
+        nodes: BTreeSet<NodeId>,
+        deadline: Instant,
+    ) -> BTreeSet<NodeId> {
+        let patience = deadline.saturating_duration_since(Instant::now()).min(PATIENCE);
+        let asking = nodes.into_iter().map(|node| async move {
+            let is_running = if node == self.host().node {
+                self.host().find_replica(group).is_some_and(|replica| replica.is_running())
+            } else {
+                // Its answer does not matter: where the partition stands still there is none.
+                ask_head(self.host().network().as_ref(), node, group, JournalIndex(0), patience).await.is_ok()
+            };
+            is_running.then_some(node)
+        });
+        join_all(asking).await.into_iter().flatten().collect()
+    }
+}
