@@ -111,6 +111,28 @@ impl DamagedLog {
         voted.max(last).unwrap_or(Term(0))
     }
 
+    /// The last entry, unless acknowledged bytes after it are lost, or it cannot be read itself.
+    pub fn last_known(&self) -> Option<EntryId> {
+        let last = self.salvage.last.filter(|_| !self.salvage.is_tail_lost)?;
+        self.salvage.intact.get(&last).map(|intact| intact.slot.id)
+    }
+
+    /// Entries of the range that can be read, in order, without those that cannot, and without those that the lost end of the log may have
+    /// replaced: up to `bytes_max`, but one at least.
+    pub fn read(&self, range: RangeInclusive<LogIndex>, bytes_max: usize) -> Result<Vec<LogEntry>, LogError> {
+        let end = self.lost_from().unwrap_or(LogIndex(u64::MAX));
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        for (_, intact) in self.salvage.intact.range(range).take_while(|(index, _)| **index < end) {
+            let entry = read_slot(&intact.slot)?;
+            bytes += entry_record_size(&entry);
+            if bytes_max < bytes && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
     /// Rebuilds the log with these entries, in order of index: all that are missing, and any others, which replace intact
     /// ones. Entries are checked by hash wherever a later record or header that is intact carries one. What follows the last
     /// of these can be checked by its terms alone.
@@ -118,16 +140,25 @@ impl DamagedLog {
     /// `vote_floor`: the highest term that anybody of a majority of the group, or everybody, has heard of, this node not counted. It is
     /// used if a vote may be lost: the repaired log then has voted in that term already, for nobody ([`Vote::barrier`]).
     ///
+    /// `base`: a snapshot that is here and is going to be installed, as its last entry and the hash of that. The repaired log begins behind
+    /// it, so that nobody has to have the entries up to there any more.
+    ///
     /// On return the repaired log is in place and durable; after a crash either of the two is.
     ///
     /// # Errors
     /// [`LogError::Misfit`] if the entries are not the right ones. Errors of the disk, a full one among them, leave the
     /// damaged log, or once it is complete the repaired one.
-    pub fn repair(&self, entries: &[LogEntry], vote_floor: Term) -> Result<Repaired, LogError> {
+    pub fn repair(
+        &self,
+        entries: &[LogEntry],
+        base: Option<(EntryId, Hash)>,
+        vote_floor: Term,
+    ) -> Result<Repaired, LogError> {
         let given = by_index(entries)?;
-        let (pieces, last, last_hash) = self.assemble(&given)?;
+        let (pieces, last, last_hash) = self.assemble(&given, base)?;
         let vote = self.vote(vote_floor, last);
-        self.build(&pieces, &Expected { last, last_hash, vote })?;
+        let committed = self.salvage.committed.into_iter().chain(base.map(|(upto, _)| upto)).max_by_key(|id| id.index);
+        self.build(&pieces, committed, &Expected { last, last_hash, vote })?;
         let damaged = finish_swap(&*self.disk, &self.dir)?.expect("a repaired log was just put there");
         tracing::warn!(reason = self.reason, damaged = %damaged.display(), "a damaged log was repaired");
         Ok(Repaired { last, vote, vote_may_be_lost: self.salvage.is_vote_doubtful, damaged })
@@ -146,12 +177,22 @@ impl DamagedLog {
     fn assemble<'a>(
         &'a self,
         given: &'a BTreeMap<LogIndex, &'a LogEntry>,
+        base: Option<(EntryId, Hash)>,
     ) -> Result<(Vec<Piece<'a>>, Option<EntryId>, Hash), LogError> {
         let salvage = &self.salvage;
         let mut chain = Chain { last: None, hash: NO_HASH };
         let mut pieces = Vec::new();
-        let end = salvage.last.max(given.keys().next_back().copied());
+        let mut end = salvage.last.max(given.keys().next_back().copied());
         let mut next = self.start(given);
+        if let Some((upto, hash)) = base {
+            let (hash, is_followed) = self.on_base(upto, hash)?;
+            chain = Chain { last: Some(upto), hash };
+            pieces.push(Piece::Hole(upto, hash));
+            next = upto.index.next();
+            if !is_followed {
+                end = given.keys().next_back().copied();
+            }
+        }
         while end.is_some_and(|end| next <= end) {
             if let Some(hole) = salvage.holes.iter().find(|hole| hole.range.contains(&next.0)) {
                 pieces.extend(chain.skip(hole));
@@ -189,6 +230,22 @@ impl DamagedLog {
         Ok((pieces, chain.last, chain.hash))
     }
 
+    /// The hash of a snapshot's last entry, which is committed, and whether what is here behind it follows on it. What a leader of an
+    /// earlier term has placed there may not; a later one had that entry.
+    fn on_base(&self, upto: EntryId, hash: Hash) -> Result<(Hash, bool), LogError> {
+        let own = self.salvage.intact.get(&upto.index);
+        let next = self.salvage.intact.get(&upto.index.next());
+        let known = own.map(|own| own.slot.hash).or(next.map(|next| next.before));
+        // A snapshot may not know it.
+        let hash = if hash == NO_HASH { known.unwrap_or(NO_HASH) } else { hash };
+        let is_followed = own.is_none_or(|own| own.slot.id == upto) && known.is_none_or(|known| known == hash);
+        let term = own.or(next).map(|intact| intact.slot.id.term);
+        if !is_followed && Some(upto.term) <= term {
+            return Err(LogError::Misfit { index: upto.index, misfit: Misfit::Chain });
+        }
+        Ok((hash, is_followed))
+    }
+
     /// Where the log begins: later than at 0 if that is where the entries begin that its lost beginning was found to have.
     fn start(&self, given: &BTreeMap<LogIndex, &LogEntry>) -> LogIndex {
         let first_given = given.keys().next().copied().unwrap_or(LogIndex(0));
@@ -198,12 +255,12 @@ impl DamagedLog {
     }
 
     /// Writes the new log in a folder of its own, reads it back, and gives it the name that makes it the log.
-    fn build(&self, pieces: &[Piece], expected: &Expected) -> Result<(), LogError> {
+    fn build(&self, pieces: &[Piece], committed: Option<EntryId>, expected: &Expected) -> Result<(), LogError> {
         let building = beside(&self.dir, "building");
         let on_disk = |error| LogError::disk(building.display().to_string(), error);
         self.disk.remove_dir_all(&building).map_err(on_disk)?;
         let log = Log::open(self.disk.clone(), &building, self.options.clone())?;
-        self.write(&log, pieces, expected)?;
+        self.write(&log, pieces, committed, expected)?;
         log.close()?;
         drop(log);
         let scan = LogScan::open(&*self.disk, &building)?;
@@ -214,7 +271,13 @@ impl DamagedLog {
         self.disk.sync_dir(parent(&self.dir)).map_err(on_disk)
     }
 
-    fn write(&self, log: &Log, pieces: &[Piece], expected: &Expected) -> Result<(), LogError> {
+    fn write(
+        &self,
+        log: &Log,
+        pieces: &[Piece],
+        committed: Option<EntryId>,
+        expected: &Expected,
+    ) -> Result<(), LogError> {
         let bytes_max = usize::try_from(self.options.segment_bytes_min / 2).expect("segments fit the memory");
         let mut entries = Vec::new();
         let mut bytes = 0;
@@ -244,7 +307,7 @@ impl DamagedLog {
             // `close` makes it durable, or says why not.
             log.place_vote(vote, Box::new(drop))?;
         }
-        if let Some(committed) = self.salvage.committed {
+        if let Some(committed) = committed {
             let known = expected.last.filter(|last| last.index < committed.index);
             log.save_committed(known.unwrap_or(committed));
         }

@@ -46,6 +46,9 @@ pub enum TransferError {
     Snapshot(#[from] SnapshotError),
 }
 
+/// In place of a file's number: the manifest of the newest snapshot, whichever that is. Nodes of earlier releases have no such file.
+const NEWEST: u32 = u32::MAX;
+
 /// Answers [`Topic::Snapshot`]: the bytes that are wanted, in pieces.
 pub fn serve(
     snapshots: &Snapshots,
@@ -54,6 +57,10 @@ pub fn serve(
     let malformed = |error: minicbor::decode::Error| ServiceError::Malformed(error.to_string());
     let Wanted { last, file, offset } = minicbor::decode(body).map_err(malformed)?;
     let failed = |error: SnapshotError| ServiceError::Failed(error.to_string());
+    if file == NEWEST {
+        let newest = snapshots.newest().ok_or_else(|| ServiceError::Failed("there is no snapshot here".to_owned()))?;
+        return Ok(stream::once(async move { Ok(Bytes::clone(&newest.offer)) }).boxed());
+    }
     let kept = snapshots.find(LogIndex(last)).ok_or_else(|| failed(SnapshotError::Gone(LogIndex(last))))?;
     let Some(facts) = kept.manifest.files.get(file as usize).cloned() else {
         return Err(ServiceError::Malformed(format!("the snapshot has no file {file}")));
@@ -94,6 +101,15 @@ fn read_piece(file: &File, size: u64, offset: u64) -> Result<Bytes, std::io::Err
     let mut piece = vec![0; left.min(limits::SNAPSHOT_PIECE_BYTES)];
     file.read_exact_at(&mut piece, offset)?;
     Ok(piece.into())
+}
+
+/// The manifest of the newest snapshot that a node has of the partition.
+pub async fn ask_newest(network: &dyn Network, node: NodeId, group: &GroupName) -> Result<Bytes, PeerError> {
+    let wanted = Wanted { last: 0, file: NEWEST, offset: 0 };
+    let body = minicbor::to_vec(wanted).expect("writing to memory cannot fail").into();
+    let call = Call { topic: Topic::Snapshot, group: Some(group.clone()), body };
+    let mut pieces = network.fetch(node, call, PIECE_PATIENCE).await?;
+    pieces.try_next().await?.ok_or(PeerError::UnexpectedReply { node })
 }
 
 /// Fetches what is missing of a snapshot from the node that has offered it, checks every file, and accepts it: durable on return.

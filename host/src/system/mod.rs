@@ -41,6 +41,7 @@ pub mod staging;
 mod prepare;
 mod trial;
 mod repair;
+mod pull;
 mod tasks;
 mod turn;
 mod install;

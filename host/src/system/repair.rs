@@ -1,12 +1,14 @@
 //! Self-repair of a replica whose log is damaged, before its group starts here: what cannot be read comes from the other nodes.
 //!
 //! ```text
-//! examine ─▶ who has what? (until enough answer) ─▶ fetch from whoever is furthest ─▶ check by hash, rebuild, swap
+//! examine ─▶ who has what? (until enough answer) ─▶ fetch from whoever has it ─▶ check by hash, rebuild, swap
 //! ```
 //! In: a group whose log is corrupt below its watermark. Out: a sound log with a vote that cannot be given twice. Until then the partition
-//! neither votes nor serves on this node, and all others go on; those whose log is damaged too are told what can still be read here. It
-//! does not know how a log is rebuilt.
+//! neither votes nor serves on this node, and all others go on; those whose log is damaged too are given what can still be read here, so
+//! that logs that are damaged in different entries mend each other. It does not know how a log is rebuilt.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,12 +21,13 @@ use minicbor::{Decode, Encode};
 
 use crate::consensus::PeerError;
 use crate::ids::{LogIndex, NodeId, Term};
-use crate::log::{DamagedLog, EntryId, LogEntry, LogError, LogOptions, Payload, StreamId};
+use crate::log::{DamagedLog, EntryId, LogEntry, LogError, LogOptions, Misfit, Payload, StreamId};
 use crate::partition::{Partition, PartitionError};
 use crate::peer::{Call, GroupName, ServiceError, Topic};
 use crate::router::Machine;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
+use crate::system::pull::pull;
 use crate::system::service::{decode, encode};
 
 /// How long a node may take to say what it has, and for one piece of it.
@@ -66,9 +69,27 @@ struct Holding {
     last: Option<(u64, u64, u64)>,
     #[n(1)]
     term: u64,
-    /// Its own log is damaged: it has no entries to give, and says only what it can still read.
+    /// Its own log is damaged, and it gives what it can still read.
     #[n(2)]
     is_damaged: bool,
+    /// Of a damaged one: it knows of every vote that it has given. Nodes of earlier releases do not say it, and give nothing then.
+    #[n(3)]
+    is_vote_known: Option<bool>,
+}
+
+impl Holding {
+    /// Where the log ends that this was said of.
+    fn end(&self) -> Option<(u64, u64)> {
+        self.last.map(|(term, _, index)| (term, index))
+    }
+
+    fn knows_end(&self) -> bool {
+        !self.is_damaged || self.last.is_some()
+    }
+
+    fn knows_vote(&self) -> bool {
+        !self.is_damaged || self.is_vote_known == Some(true)
+    }
 }
 
 /// Answers another node that asks what this one holds.
@@ -76,12 +97,21 @@ pub fn holding(partition: &Partition) -> Bytes {
     let last = partition.log().last().or(partition.log().last_purged());
     let voted = partition.log().vote().map_or(Term(0), |vote| vote.term);
     let term = partition.group().metrics().term.max(voted);
-    encode(&Holding { last: last.map(|id| (id.term.0, id.node.0, id.index.0)), term: term.0, is_damaged: false })
+    encode(&Holding { last: last.map(parts), term: term.0, is_damaged: false, is_vote_known: None })
 }
 
 /// The same while the log here is damaged.
 pub fn holding_damaged(damaged: &DamagedLog) -> Bytes {
-    encode(&Holding { last: None, term: damaged.term_known().0, is_damaged: true })
+    encode(&Holding {
+        last: damaged.last_known().map(parts),
+        term: damaged.term_known().0,
+        is_damaged: true,
+        is_vote_known: Some(!damaged.vote_may_be_lost()),
+    })
+}
+
+fn parts(id: EntryId) -> (u64, u64, u64) {
+    (id.term.0, id.node.0, id.index.0)
 }
 
 /// Entries of this node's log for another node.
@@ -89,16 +119,35 @@ pub fn records(
     partition: Arc<Partition>,
     body: &[u8],
 ) -> Result<BoxStream<'static, Result<Bytes, ServiceError>>, ServiceError> {
+    stream_of(body, move |first, last| partition.log().read(first..last.next(), PIECE_BYTES))
+}
+
+/// The same while the log here is damaged: what can be read of it, so entries may be missing in between.
+pub fn records_of_damaged(
+    damaged: Arc<DamagedLog>,
+    body: &[u8],
+) -> Result<BoxStream<'static, Result<Bytes, ServiceError>>, ServiceError> {
+    stream_of(body, move |first, last| damaged.read(first..=last, PIECE_BYTES))
+}
+
+/// `read` reads from an index to another one, as much as goes into a piece.
+fn stream_of(
+    body: &[u8],
+    read: impl Fn(LogIndex, LogIndex) -> Result<Vec<LogEntry>, LogError> + Send + Sync + 'static,
+) -> Result<BoxStream<'static, Result<Bytes, ServiceError>>, ServiceError> {
     let Wanted { first, last } = decode(body)?;
-    let pieces = stream::try_unfold(first, move |next| {
-        let partition = partition.clone();
+    let (read, last) = (Arc::new(read), LogIndex(last.min(u64::MAX - 1)));
+    let pieces = stream::try_unfold(LogIndex(first), move |next| {
+        let read = read.clone();
         async move {
-            let range = LogIndex(next)..LogIndex(last.saturating_add(1));
+            if last < next {
+                return Ok(None);
+            }
             // From disk, maybe: not on a thread of the runtime.
-            let reading = tokio::task::spawn_blocking(move || partition.log().read(range, PIECE_BYTES)).await;
+            let reading = tokio::task::spawn_blocking(move || read(next, last)).await;
             let entries = reading.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
             let entries = entries.map_err(|error| ServiceError::Failed(error.to_string()))?;
-            let Some(end) = entries.last().map(|entry| entry.id.index.0 + 1) else { return Ok(None) };
+            let Some(end) = entries.last().map(|entry| entry.id.index.next()) else { return Ok(None) };
             let records: Vec<Record> = entries.into_iter().map(record_of).collect();
             Ok(Some((encode(&records), end)))
         }
@@ -146,7 +195,7 @@ pub async fn repair_log(host: &Host, machine: &Machine, group: &GroupName, folde
     metrics::counter!("statehouse_log_repairs_total").increment(1);
     host.damaged.write().insert(group.clone(), damaged.clone());
     let repaired = loop {
-        match attempt(host, group, &damaged).await {
+        match attempt(host, group, folder, &damaged).await {
             Ok(()) => break Ok(()),
             Err(reason) => {
                 let reason = format!("its log is damaged ({}) and is being repaired: {reason}", damaged.reason());
@@ -163,7 +212,7 @@ pub async fn repair_log(host: &Host, machine: &Machine, group: &GroupName, folde
 }
 
 /// One attempt with the nodes that answer now; what stands in the way, in words.
-async fn attempt(host: &Host, group: &GroupName, damaged: &Arc<DamagedLog>) -> Result<(), String> {
+async fn attempt(host: &Host, group: &GroupName, folder: &Path, damaged: &Arc<DamagedLog>) -> Result<(), String> {
     let mut holdings: Vec<(NodeId, Holding)> = Vec::new();
     let mut silent = Vec::new();
     let others = host.others();
@@ -173,46 +222,126 @@ async fn attempt(host: &Host, group: &GroupName, damaged: &Arc<DamagedLog>) -> R
             Err(error) => silent.push(error.to_string()),
         }
     }
-    let sound: Vec<&(NodeId, Holding)> = holdings.iter().filter(|(_, holding)| !holding.is_damaged).collect();
-    let needed = sound_needed(damaged, others.len(), others.len() == holdings.len());
-    if sound.len() < needed {
-        let damaged_too = holdings.len() - sound.len();
-        return Err(format!(
-            "{} of {needed} nodes with a sound log answered, {damaged_too} whose log is damaged too; {}",
-            sound.len(),
-            silent.join("; ")
-        ));
-    }
+    check_enough(damaged, others.len(), &holdings, &silent)?;
     let vote_floor = holdings.iter().map(|(_, holding)| Term(holding.term)).max().unwrap_or(Term(0));
-    let position = |holding: &Holding| holding.last.map(|(term, _, index)| (term, index));
-    let (furthest, holding) =
-        sound.into_iter().max_by_key(|(_, holding)| position(holding)).expect("at least one has answered");
-    let mut ranges: Vec<RangeInclusive<LogIndex>> = damaged.missing();
-    if let (Some(from), Some((_, _, last))) = (damaged.lost_from(), holding.last) {
-        ranges.retain(|range| *range.start() < from);
-        ranges.push(from..=LogIndex(last));
+    // Whoever is whole and furthest first.
+    holdings.sort_by_key(|(_, holding)| Reverse((!holding.is_damaged, holding.end())));
+    let mut wanted: Vec<RangeInclusive<LogIndex>> = damaged.missing();
+    let mut given: BTreeMap<LogIndex, LogEntry> = BTreeMap::new();
+    let mut lost = None;
+    if let Some(from) = damaged.lost_from() {
+        wanted.retain(|range| *range.start() < from);
+        if let Some(last) = wanted.last_mut() {
+            *last = *last.start()..=(*last.end()).min(LogIndex(from.0 - 1));
+        }
+        let knowing = holdings.iter().filter(|(_, holding)| holding.knows_end());
+        let (furthest, end) = knowing.max_by_key(|(_, holding)| holding.end()).expect("a majority knows its end");
+        if let Some((_, _, last)) = end.last {
+            // All of it from one node: what is not committed yet may be something else on another one.
+            lost = Some(from..=LogIndex(last));
+            take(host, *furthest, group, &(from..=LogIndex(last)), &mut given).await?;
+            if end.is_damaged && !given.contains_key(&LogIndex(last)) {
+                return Err(format!("the end of the log of node {furthest}, which is furthest, is damaged too"));
+            }
+        }
     }
-    let mut entries: Vec<LogEntry> = Vec::new();
-    for range in ranges {
-        let after = entries.last().map(|entry| entry.id.index);
-        let fetched = fetch(host, *furthest, group, &range).await.map_err(|error| error.to_string())?;
-        entries.extend(fetched.into_iter().filter(|entry| after.is_none_or(|after| after < entry.id.index)));
+    for range in &wanted {
+        for (node, _) in &holdings {
+            for gap in gaps(range, &given) {
+                // Another one may have it; what nobody has is missed when the log is put together.
+                if let Err(reason) = take(host, *node, group, &gap, &mut given).await {
+                    silent.push(reason);
+                }
+            }
+        }
     }
-    let damaged = damaged.clone();
-    let repairing = tokio::task::spawn_blocking(move || damaged.repair(&entries, vote_floor)).await;
-    let repaired = repairing.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-    repaired.map(drop).map_err(|error| format!("what node {furthest} has does not fit: {error}"))
+    let lacking = wanted.iter().chain(&lost).flat_map(|range| gaps(range, &given));
+    let lacking = lacking.map(|gap| *gap.end()).max().unwrap_or_default();
+    let entries: Arc<Vec<LogEntry>> = Arc::new(given.into_values().collect());
+    let mut repaired = put_together(damaged, &entries, None, vote_floor).await;
+    if let Err(LogError::Misfit { misfit: Misfit::Missing, .. }) = repaired {
+        // The others have released it, or it is damaged there as well. What came of it is in their states.
+        let manifest = pull(host, group, folder, lacking).await.map_err(|reason| {
+            let silent = silent.join("; ");
+            format!("entries are missing that no other node has ({silent}), and {reason}")
+        })?;
+        repaired = put_together(damaged, &entries, Some((manifest.last(), manifest.log_hash)), vote_floor).await;
+    }
+    repaired.map_err(|error| format!("what the other nodes have does not fit: {error}"))
 }
 
-/// How many of the `others` must have answered with a sound log.
+async fn put_together(
+    damaged: &Arc<DamagedLog>,
+    entries: &Arc<Vec<LogEntry>>,
+    base: Option<(EntryId, [u8; 32])>,
+    vote_floor: Term,
+) -> Result<(), LogError> {
+    let (damaged, entries) = (damaged.clone(), entries.clone());
+    let repairing = tokio::task::spawn_blocking(move || damaged.repair(&entries, base, vote_floor)).await;
+    repairing.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())).map(drop)
+}
+
+/// Whether enough of the `others` have answered.
 ///
 /// What lies in between is known by anybody, and checked by hash. The end of a log is known by a majority without this node. So is a vote
 /// that was lost: whoever it was for had voted for itself first. When everybody has answered, that candidate is among them, and should its
 /// own vote be lost too, then its process has ended and nobody is left who would count this one.
-fn sound_needed(damaged: &DamagedLog, others: usize, is_everybody: bool) -> usize {
+fn check_enough(
+    damaged: &DamagedLog,
+    others: usize,
+    holdings: &[(NodeId, Holding)],
+    silent: &[String],
+) -> Result<(), String> {
     let majority = (others.div_ceil(2) + 1).min(others.max(1));
-    let needs_majority = damaged.lost_from().is_some() || damaged.vote_may_be_lost() && !is_everybody;
-    if needs_majority { majority } else { 1 }
+    let is_everybody = others == holdings.len();
+    let count = |knows: fn(&Holding) -> bool| holdings.iter().filter(|(_, holding)| knows(holding)).count();
+    let (ends, votes) = (count(Holding::knows_end), count(Holding::knows_vote));
+    let needs_votes = damaged.vote_may_be_lost() && !is_everybody;
+    let is_enough = (damaged.lost_from().is_none() || majority <= ends)
+        && (!needs_votes || majority <= votes)
+        && !holdings.is_empty();
+    if is_enough {
+        return Ok(());
+    }
+    let damaged_too = count(|holding| holding.is_damaged);
+    let sound = holdings.len() - damaged_too;
+    let needed = if damaged.lost_from().is_some() || needs_votes { majority } else { 1 };
+    let silent = silent.join("; ");
+    Err(format!(
+        "{sound} of {needed} nodes with a sound log answered, {damaged_too} whose log is damaged too ({ends} know where theirs ends, \
+         {votes} how they have voted); {silent}"
+    ))
+}
+
+/// What nobody has given yet of a range.
+fn gaps(range: &RangeInclusive<LogIndex>, given: &BTreeMap<LogIndex, LogEntry>) -> Vec<RangeInclusive<LogIndex>> {
+    let (mut gaps, mut next) = (Vec::new(), *range.start());
+    for (index, _) in given.range(range.clone()) {
+        if next < *index {
+            gaps.push(next..=LogIndex(index.0 - 1));
+        }
+        next = index.next();
+    }
+    if next <= *range.end() {
+        gaps.push(next..=*range.end());
+    }
+    gaps
+}
+
+/// Takes what a node has of the range, where nobody has given anything yet.
+async fn take(
+    host: &Host,
+    node: NodeId,
+    group: &GroupName,
+    range: &RangeInclusive<LogIndex>,
+    given: &mut BTreeMap<LogIndex, LogEntry>,
+) -> Result<(), String> {
+    for entry in fetch(host, node, group, range).await.map_err(|error| error.to_string())? {
+        if range.contains(&entry.id.index) {
+            given.entry(entry.id.index).or_insert(entry);
+        }
+    }
+    Ok(())
 }
 
 async fn ask_holding(host: &Host, node: NodeId, group: &GroupName) -> Result<Holding, PeerError> {

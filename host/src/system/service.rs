@@ -203,7 +203,14 @@ impl Service for HostService {
                         wasm.chunks(PIECE_BYTES).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
                     Ok(stream::iter(pieces).boxed())
                 }
-                Topic::Records => repair::records(replica(group()?)?, &call.body),
+                Topic::Records => {
+                    let group = group()?;
+                    let damaged = host.damaged.read().get(&group).cloned();
+                    match damaged {
+                        Some(damaged) => repair::records_of_damaged(damaged, &call.body),
+                        None => repair::records(replica(group)?, &call.body),
+                    }
+                }
                 Topic::Snapshot => snapshot::serve(replica(group()?)?.snapshots(), &call.body),
                 Topic::Midnights => midnights::serve(replica(group()?)?.as_ref(), &call.body),
                 Topic::History => history::serve(replica(group()?)?.as_ref(), &call.body).await,

@@ -153,7 +153,7 @@ fn a_released_log_that_is_damaged_is_repaired() {
                     || damaged.lost_from().is_some_and(|from| from <= entry.id.index)
             };
             let given: Vec<LogEntry> = entries.iter().filter(is_wanted).cloned().collect();
-            let repaired = damaged.repair(&given, Term(1));
+            let repaired = damaged.repair(&given, None, Term(1));
             repaired.unwrap_or_else(|error| panic!("{name}, {offset}: {}", error.reason()));
             assert_eq!(all(&opened(&disk)), entries, "{name}, {offset}");
         }

@@ -72,7 +72,7 @@ fn check_repair(disk: &SimDisk, copy: &SimDisk, what: &str) -> Option<Repaired> 
     let expected = journal(copy);
     let damaged = examine(disk)?;
     let entries = fetched(&damaged, &expected);
-    let repaired = damaged.repair(&entries, FLOOR).unwrap_or_else(|error| panic!("{what}: {}", error.reason()));
+    let repaired = damaged.repair(&entries, None, FLOOR).unwrap_or_else(|error| panic!("{what}: {}", error.reason()));
     check_equal(disk, copy, what, repaired.vote_may_be_lost);
     assert!(examine(disk).is_none(), "{what}: sound");
     Some(repaired)
@@ -179,7 +179,7 @@ fn without_a_segment() -> (SimDisk, SimDisk, Vec<LogEntry>) {
 fn wrong_entries_are_refused_and_change_nothing() {
     let (intact, disk, entries) = without_a_segment();
     let damaged = examine(&disk).expect("damaged");
-    let refused = |entries: &[LogEntry]| match damaged.repair(entries, FLOOR) {
+    let refused = |entries: &[LogEntry]| match damaged.repair(entries, None, FLOOR) {
         Err(LogError::Misfit { index, misfit }) => (index.0, misfit),
         other => panic!("not refused: {other:?}"),
     };
@@ -228,10 +228,10 @@ fn entries_that_lost_bytes_may_have_replaced_are_missing_too() {
     let damaged = examine(&damaged_disk).expect("damaged");
     assert_eq!(damaged.missing(), [LogIndex(3)..=LogIndex(9)]);
     let old: Vec<_> = (3..10).map(|index| entry(if index < 8 { 1 } else { 2 }, index)).collect();
-    let refused = damaged.repair(&old, FLOOR);
+    let refused = damaged.repair(&old, None, FLOOR);
     assert!(matches!(refused, Err(LogError::Misfit { index: LogIndex(9), misfit: Misfit::Content })), "{refused:?}");
     let new: Vec<_> = (3..10).map(|index| entry(if index < 5 { 1 } else { 2 }, index)).collect();
-    damaged.repair(&new, FLOOR).expect("repaired");
+    damaged.repair(&new, None, FLOOR).expect("repaired");
     assert!(journal(&damaged_disk) == journal(&disk));
 }
 
@@ -255,7 +255,7 @@ fn a_lost_end_is_said_to_be_of_unknown_length() {
     assert!(damaged.vote_may_be_lost());
     // The group went on: what the lost bytes held was replaced by another leader, and is shorter.
     let entries = [entry(1, 2), entry(6, 3)];
-    let repaired = damaged.repair(&entries, Term(6)).expect("repaired");
+    let repaired = damaged.repair(&entries, None, Term(6)).expect("repaired");
     assert_eq!((repaired.last, repaired.vote), (Some(id(6, 3)), Some(Vote::barrier(Term(6)))));
     let log = opened(&disk);
     assert_eq!(all(&log), [entry(1, 0), entry(1, 1), entry(1, 2), entry(6, 3)]);
@@ -285,7 +285,7 @@ fn indexes_that_a_snapshot_replaced_are_not_missing() {
             let missing = found.missing();
             let is_hole = |index: u64| missing.iter().any(|range| range.contains(&LogIndex(index)));
             assert!(!(20..=40).any(is_hole), "segment {number} at {position}: {missing:?}");
-            found.repair(&fetched(&found, &journal(&disk)), FLOOR).expect("repaired");
+            found.repair(&fetched(&found, &journal(&disk)), None, FLOOR).expect("repaired");
             let after_hole = |disk: &SimDisk| {
                 journal(disk).into_iter().filter(|(entry, _)| LogIndex(40) < entry.id.index).collect::<Vec<_>>()
             };
@@ -303,7 +303,7 @@ fn a_power_cut_leaves_the_damaged_log_or_the_repaired_one() {
     damaged.put(Path::new("/log.damaged-4/seg-0000000000000000.log"), vec![1; 5000]);
     let operations = {
         let disk = damaged.copy();
-        examine(&disk).expect("damaged").repair(&entries, FLOOR).expect("repaired");
+        examine(&disk).expect("damaged").repair(&entries, None, FLOOR).expect("repaired");
         let kept = disk.list(Path::new("/")).expect("there");
         assert_eq!(kept, ["log", "log.damaged-5"], "one generation is kept");
         disk.operations()
@@ -312,7 +312,7 @@ fn a_power_cut_leaves_the_damaged_log_or_the_repaired_one() {
     for (cut, seed) in (0..operations + 4).flat_map(|cut| (0..3).map(move |seed| (cut, seed))) {
         let disk = damaged.copy();
         disk.crash_after(cut);
-        let result = examine(&disk).expect("damaged").repair(&entries, FLOOR);
+        let result = examine(&disk).expect("damaged").repair(&entries, None, FLOOR);
         let disk = disk.crash(cut * 7 + seed);
         match open(&disk) {
             Ok(log) => {
@@ -330,4 +330,76 @@ fn a_power_cut_leaves_the_damaged_log_or_the_repaired_one() {
         }
     }
     assert!(0 < found_damaged && 0 < found_repaired, "{found_damaged} damaged, {found_repaired} repaired");
+}
+
+/// Peers may have released what is missing here, and have a snapshot of it.
+#[test]
+fn a_snapshot_takes_the_place_of_entries_that_nobody_has_any_more() {
+    let intact = eventful_log();
+    let copy = journal(&intact);
+    let last = copy.last().expect("it has entries").0.id.index;
+    let mut repairs = 0;
+    for path in &segments(&intact) {
+        let content = intact.content(path).expect("there");
+        let end = content.iter().rposition(|byte| *byte != 0).expect("not empty");
+        for position in (4096..=end).step_by(1709) {
+            let damage = || {
+                let disk = intact.copy();
+                let mut damaged = content.clone();
+                damaged[position] ^= 1 << (position % 8);
+                disk.put(path, damaged);
+                disk
+            };
+            let Some(damaged) = examine(&damage()) else { continue };
+            let missing = damaged.missing().last().map_or(LogIndex(0), |range| *range.end());
+            for base in [missing, LogIndex((missing.0 + last.0) / 2), last] {
+                let what = format!("{} at {position}, a snapshot of {base}", path.display());
+                let (disk, (entry, hash)) = (damage(), &copy[base.0 as usize]);
+                let damaged = examine(&disk).expect("as before");
+                let given = copy.iter().map(|(entry, _)| entry.clone());
+                let lost = damaged.lost_from().map_or(LogIndex(u64::MAX), |from| from.max(base.next()));
+                let given: Vec<LogEntry> = given.filter(|entry| lost <= entry.id.index).collect();
+                let repaired = damaged.repair(&given, Some((entry.id, *hash)), FLOOR);
+                repaired.unwrap_or_else(|error| panic!("{what}: {}", error.reason()));
+                assert!(examine(&disk).is_none(), "{what}: sound");
+                let log = opened(&disk);
+                let purged = entry.id.max(id(1, 4));
+                assert_eq!((log.last_purged(), log.last()), (Some(purged), Some(id(3, last.0))), "{what}");
+                let behind = copy.iter().map(|(entry, _)| entry.clone());
+                let behind: Vec<LogEntry> = behind.filter(|entry| purged.index < entry.id.index).collect();
+                assert!(all(&log) == behind, "{what}: what follows it stays");
+                repairs += 1;
+            }
+        }
+    }
+    assert!(20 < repairs, "{repairs}");
+}
+
+#[test]
+fn a_snapshot_of_another_history_is_refused_unless_it_is_a_later_one() {
+    let intact = eventful_log();
+    let copy = journal(&intact);
+    let damage = || {
+        let disk = intact.copy();
+        let path = &segments(&intact)[0];
+        let mut content = disk.content(path).expect("there");
+        content[6000] ^= 1;
+        disk.put(path, content);
+        disk
+    };
+    let base = copy[40].0.id;
+    let repair = |disk: &SimDisk, id: EntryId| {
+        let damaged = examine(disk).expect("damaged");
+        assert!(damaged.lost_from().is_none() && damaged.missing().iter().all(|range| *range.end() < base.index));
+        damaged.repair(&[], Some((id, [7; 32])), FLOOR)
+    };
+    // A leader of this entry's term, or of a later one, had what is here.
+    let refused = repair(&damage(), base);
+    assert!(matches!(refused, Err(LogError::Misfit { misfit: Misfit::Chain, .. })), "{refused:?}");
+    // What is here was placed by a leader of an earlier term, and replaced.
+    let disk = damage();
+    let later = EntryId { term: Term(5), ..base };
+    repair(&disk, later).expect("repaired");
+    let log = opened(&disk);
+    assert_eq!((log.last_purged(), log.last(), all(&log).len()), (Some(later), Some(later), 0));
 }

@@ -25,6 +25,13 @@ impl Cluster {
         let scanned = self.scan(node);
         assert!(matches!(scanned, Err(LogError::Corrupt { .. })), "the damage is seen: {scanned:?}");
     }
+
+    async fn cut_power_everywhere(&mut self) {
+        NODES.into_iter().for_each(|node| self.cut_power(node));
+        for node in NODES {
+            self.bury(node).await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -52,28 +59,84 @@ async fn a_damaged_log_is_mended_before_its_node_takes_part_and_damaged_state_is
     cluster.judge(&attempts).await;
 }
 
+/// As a power cut of all leaves them, with a bit flipped at another place in each: every entry is whole somewhere.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn logs_of_two_nodes_damaged_in_different_entries_are_mended() {
+async fn logs_of_all_nodes_damaged_in_different_entries_mend_each_other() {
     let mut cluster = Cluster::found().await;
     let mut load = cluster.load();
-    load.more(60).await;
-    let sound = cluster.leader(&NODES).await;
-    NODES.into_iter().for_each(|node| cluster.cut_power(node));
-    for node in NODES {
-        cluster.bury(node).await;
-    }
-    let damaged: Vec<NodeId> = others(sound).collect();
-    cluster.damage_log(damaged[0], 30);
-    cluster.damage_log(damaged[1], 60);
-    for node in NODES {
-        cluster.start(node).await;
+    for round in 0..rounds(2, 20) {
+        load.more(60).await;
+        cluster.cut_power_everywhere().await;
+        // Two of three, then all.
+        let damaged = if round == 0 { &NODES[1..] } else { &NODES[..] };
+        let first = cluster.random.random_range(10..30);
+        for (number, node) in damaged.iter().enumerate() {
+            let percent = first + number * cluster.random.random_range(20..30);
+            cluster.damage_log(*node, percent);
+        }
+        for node in NODES {
+            cluster.start(node).await;
+        }
+        cluster.served().await;
+        for node in damaged {
+            cluster.scan(*node).expect("the log is sound again");
+        }
     }
     load.more(20).await;
     let attempts = load.stop().await;
     cluster.judge(&attempts).await;
-    for node in damaged {
-        cluster.scan(node).expect("the log is sound again");
+}
+
+/// What is whole nowhere cannot be mended, and is not passed over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_all_logs_are_damaged_in_the_same_entries_each_node_says_so() {
+    let mut cluster = Cluster::found().await;
+    let mut load = cluster.load();
+    load.more(60).await;
+    let attempts = load.stop().await;
+    assert!(attempts.iter().any(|attempt| matches!(attempt.told, load::Told::Done(_))), "something was acknowledged");
+    cluster.cut_power_everywhere().await;
+    for node in NODES {
+        (40..60).for_each(|percent| cluster.damage_log(node, percent));
     }
+    for node in NODES {
+        cluster.start(node).await;
+    }
+    for node in NODES {
+        let router = cluster.node(node).router().clone();
+        let says = || {
+            let reasons = router.is_ready().err()?;
+            reasons
+                .iter()
+                .any(|reason| reason.contains("is being repaired") && reason.contains("missing"))
+                .then_some(())
+        };
+        eventually("it says which entry nobody has", says).await;
+    }
+}
+
+/// Its own log begins earlier than those of the others, and is damaged where they have released everything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_log_whose_entries_are_released_elsewhere_goes_on_from_a_snapshot() {
+    let mut cluster = Cluster::found().await;
+    let mut load = cluster.load();
+    for percent in (0..).map(|step| (30 + step * 23) % 60).take(rounds(2, 12)) {
+        load.more(60).await;
+        let leader = cluster.leader(&NODES).await;
+        let follower = others(leader).next().expect("there are three");
+        cluster.crash(follower).await;
+        load.more(20).await;
+        cluster.release().await;
+        cluster.damage_log(follower, 10 + percent);
+        cluster.start(follower).await;
+        cluster.served().await;
+        cluster.scan(follower).expect("the log is sound again");
+    }
+    load.more(20).await;
+    let attempts = load.stop().await;
+    assert!(attempts.iter().any(|attempt| matches!(attempt.told, load::Told::Done(_))), "something was done");
+    cluster.served().await;
+    cluster.bank.judge_present(&cluster).await;
 }
 
 /// In the middle of the largest file of rows.

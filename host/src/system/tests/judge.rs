@@ -81,16 +81,31 @@ impl Bank {
         println!("{} attempts, {done} acknowledged, {unknown} unknown", attempts.len());
     }
 
+    /// Judges what is left where the journal cannot be read whole any more: all nodes have the same, and the books balance.
+    pub async fn judge_present(&self, cluster: &Cluster) {
+        let nodes = cluster.running();
+        level(cluster, &nodes).await;
+        let balances = self.balances(cluster, nodes[0]).await;
+        for node in &nodes {
+            self.check_balances(cluster, *node, &balances).await;
+        }
+    }
+
     async fn check_balances(&self, cluster: &Cluster, node: NodeId, expected: &[i128]) {
-        let router = cluster.node(node).router();
-        let shown = |account| async move {
-            let shown = balance(router, account, Consistency::Stale).await;
-            shown.unwrap_or_else(|error| panic!("node {node}, {account}: {error:?}"))
-        };
-        let balances = join_all(self.accounts[..ACCOUNTS].iter().map(|account| shown(account))).await;
+        let balances = self.balances(cluster, node).await;
         assert_eq!(balances, expected, "balances on node {node}");
         assert!(balances.iter().all(|balance| 0 <= *balance), "nobody spends what is not there: {balances:?}");
-        assert_eq!(balances.iter().sum::<i128>() + shown(SETTLEMENT).await, 0, "the books of node {node}");
+        let settled = self.shown(cluster, node, SETTLEMENT).await;
+        assert_eq!(balances.iter().sum::<i128>() + settled, 0, "the books of node {node}");
+    }
+
+    async fn balances(&self, cluster: &Cluster, node: NodeId) -> Vec<i128> {
+        join_all(self.accounts[..ACCOUNTS].iter().map(|account| self.shown(cluster, node, account))).await
+    }
+
+    async fn shown(&self, cluster: &Cluster, node: NodeId, account: &str) -> i128 {
+        let shown = balance(cluster.node(node).router(), account, Consistency::Stale).await;
+        shown.unwrap_or_else(|error| panic!("node {node}, {account}: {error:?}"))
     }
 }
 

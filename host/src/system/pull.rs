@@ -1,0 +1,49 @@
+//! Fetching a snapshot that nobody has offered: what this node lacks the others have released, and only what they have applied is left.
+//!
+//! In: a partition that is not open here. Out: the newest snapshot of one of the other nodes in its folder, durable; whoever opens the partition
+//! next installs it. It does not know what is in a snapshot, nor why it is needed.
+
+use std::path::Path;
+
+use crate::ids::{LogIndex, NodeId};
+use crate::peer::GroupName;
+use crate::snapshot::{Incoming, Manifest, ask_newest, receive};
+use crate::system::host::Host;
+
+/// Fetches a snapshot of an entry at `at_least` or later from the first of the other nodes that has one.
+///
+/// # Errors
+/// In words: what each of them says.
+pub async fn pull(host: &Host, group: &GroupName, folder: &Path, at_least: LogIndex) -> Result<Manifest, String> {
+    let mut reasons = Vec::new();
+    for node in host.others() {
+        match pull_from(host, node, group, folder, at_least).await {
+            Ok(manifest) => return Ok(manifest),
+            Err(reason) => reasons.push(format!("node {node}: {reason}")),
+        }
+    }
+    Err(format!("no node gives a snapshot that reaches entry {at_least}: {}", reasons.join("; ")))
+}
+
+async fn pull_from(
+    host: &Host,
+    node: NodeId,
+    group: &GroupName,
+    folder: &Path,
+    at_least: LogIndex,
+) -> Result<Manifest, String> {
+    let network = host.network().as_ref();
+    let offer = ask_newest(network, node, group).await.map_err(|error| error.to_string())?;
+    let manifest = Manifest::decode(&offer).map_err(|error| error.to_string())?;
+    if manifest.last().index < at_least {
+        return Err(format!("its newest snapshot reaches entry {} only", manifest.last()));
+    }
+    let (folder, stream) = (folder.to_owned(), group.to_string());
+    // On disk: not on a thread of the runtime.
+    let opening = tokio::task::spawn_blocking(move || Incoming::open(&folder, &stream, &offer)).await;
+    let incoming = opening.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+    let incoming = incoming.map_err(|error| error.to_string())?;
+    tracing::info!(%group, %node, last = %manifest.last(), bytes = manifest.size(), "fetches a snapshot");
+    receive(network, node, group, incoming).await.map_err(|error| error.to_string())?;
+    Ok(manifest)
+}
