@@ -13,8 +13,8 @@ test: ## format, lints, modules, every suite; the time of each and a summary at 
 	@.ci/setup test
 	.ci/test
 
-chaos: setup ## clusters, simulated and real, with many more faults: some minutes
-	STATEHOUSE_CHAOS=1 .ci/test build host it cluster
+chaos: setup ## clusters, simulated and real, with many more faults, and bugs that must be noticed: an hour and more
+	STATEHOUSE_CHAOS=1 .ci/test build host it cluster plants
 
 modules: build ## the modules of this repository, from source, compared with the released ones
 	$(CLI) module build modules/capacity

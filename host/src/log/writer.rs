@@ -14,6 +14,7 @@ use crate::log::segment::{Segment, WATERMARK_AT, encode_watermark};
 use crate::log::shared::Shared;
 use crate::log::state::{OnDurable, Roll, Work};
 use crate::log::{EntryId, LogError};
+use crate::planted::{Bug, is_planted};
 
 /// Bytes that are encoded before they are written: bounds the buffer, not the group that shares a sync.
 const WRITE_BYTES_MAX: usize = 4 << 20;
@@ -190,7 +191,9 @@ impl Writer {
     fn sync(&mut self) -> Result<(), LogError> {
         self.flush()?;
         if let Some(segment) = self.unsynced.take() {
-            segment.file.sync().map_err(|error| LogError::disk(&segment.name, error))?;
+            if !is_planted(Bug::LogUnsynced) {
+                segment.file.sync().map_err(|error| LogError::disk(&segment.name, error))?;
+            }
             fail::fail_point!("log::synced", |_| std::process::abort());
         }
         assert!(self.buffer.is_empty());

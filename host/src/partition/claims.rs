@@ -13,6 +13,7 @@
 use crate::ids::{CommandId, Position};
 use crate::partition::error::HaltReason;
 use crate::partition::run::{Executor, store_failed};
+use crate::planted::{Bug, is_planted};
 use crate::saga::claim::{claimed, different_fields, refusal};
 use crate::saga::{Call, Derivation, Identity};
 use crate::sequencer::submission::{Called, Submission};
@@ -56,6 +57,9 @@ impl Executor {
         let mut known = Vec::with_capacity(wanted.len());
         self.ids.lookup_batch(&wanted, &mut known).map_err(store_failed)?;
         assert!(known.len() == wanted.len());
+        if is_planted(Bug::IdsForgotten) {
+            known.fill(None);
+        }
         let names = known.split_off(submissions.len());
         let (names, _) = names.as_chunks::<2>();
         let claim = |((submission, called), [holder, by_id]): ((&Submission, &Called), &[Option<IdRecord>; 2])| {
@@ -71,6 +75,9 @@ impl Executor {
         holder: Option<IdRecord>,
         by_id: Option<IdRecord>,
     ) -> Claim {
+        if is_planted(Bug::ClaimsIgnored) {
+            return Claim::Free;
+        }
         let Some(holder) = holder else {
             let is_other = |call: &IdRecord| !call.is_same_content(&submission.fingerprint);
             return by_id.filter(is_other).map_or(Claim::Free, Claim::Other);

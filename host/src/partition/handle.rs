@@ -32,6 +32,7 @@ use crate::partition::recorded::RecordedEntries;
 use crate::partition::run::{Message, Wanted};
 use crate::partition::status::{Board, PartitionStatus, Progress, RunState};
 use crate::peer::{Call, GroupPeers, Topic};
+use crate::planted::{Bug, is_planted};
 use crate::saga::status::row_key;
 use crate::saga::{Order, Saga};
 use crate::sequencer::decide::Diagnostic;
@@ -216,6 +217,9 @@ impl Partition {
 
     /// Everything that was acknowledged before the call, whoever leads.
     pub async fn read_linearizable(&self, deadline: Instant) -> Result<ReadPoint, PartitionError> {
+        if is_planted(Bug::BarrierSkipped) {
+            return self.read_stale();
+        }
         let index =
             tokio::time::timeout_at(deadline, self.read_index()).await.map_err(|_| PartitionError::NoLeader)??;
         self.wait_applied(deadline, |progress| index <= progress.log_index).await?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::ids::NodeId;
 use crate::log::EntryId;
 use crate::peer::GroupName;
+use crate::planted::{Bug, is_planted};
 use crate::router::Machine;
 use crate::system::error::NodeError;
 use crate::system::host::{ASK_AGAIN, Host};
@@ -23,6 +24,9 @@ impl Host {
     /// The highest entry that the others have seen this node hold, once enough of them have answered: as many as make a majority of the
     /// cluster together with this node.
     pub(super) async fn ask_seen(&self, machine: &Machine, group: &GroupName) -> Result<Option<EntryId>, NodeError> {
+        if is_planted(Bug::SeenNotAsked) {
+            return Ok(None);
+        }
         let mut told: BTreeMap<NodeId, Option<EntryId>> = BTreeMap::new();
         loop {
             let known = self.lists_of_others();
