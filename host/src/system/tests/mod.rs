@@ -37,6 +37,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -353,6 +354,19 @@ impl Cluster {
     /// Where a node has its partition of the wallet.
     fn partition_folder(&self, node: NodeId) -> PathBuf {
         super::folder::partition_folder(&self.folder.path().join(node.to_string()), MACHINE, PartitionId(0))
+    }
+}
+
+/// What a test leaves running has threads of its own, which hold all that it has in memory for as long as the process runs.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let lives: Vec<Node> = self.members.values_mut().filter_map(|member| member.life.take()).collect();
+        let stopping = join_all(lives.into_iter().map(|life| tokio::time::timeout(PATIENCE, life.stop())));
+        // Whether it can still write does not matter any more.
+        drop(tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(stopping)));
     }
 }
 
