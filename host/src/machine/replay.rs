@@ -93,7 +93,12 @@ impl Replay {
     /// All of the entry is recomputed first, for only all of it has a digest. The phase status table stays as it was: no query sees it.
     pub fn apply_until(&mut self, entry: &Entry, n: u32, load: &LoadModule<'_>) -> Result<Verdict, ReplayError> {
         if is_whole(entry, n) {
-            return self.apply(entry, load);
+            let verdict = self.apply(entry, load)?;
+            if matches!(verdict, Verdict::Effective(_)) {
+                // The last command may have several positions, and an earlier one of them was asked for.
+                self.n = self.n.min(n);
+            }
+            return Ok(verdict);
         }
         let verdict = self.journal.judge(entry)?;
         let Verdict::Effective(after) = verdict else { return Ok(verdict) };
