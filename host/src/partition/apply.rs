@@ -112,6 +112,7 @@ impl Executor {
         fail::fail_point!("partition::recorded", |_| std::process::abort());
         self.publish(id);
         self.answer(&recorded, submissions);
+        self.answer_expired()?;
         Ok(())
     }
 

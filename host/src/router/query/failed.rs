@@ -39,7 +39,8 @@ pub fn partition_error(error: PartitionError) -> QueryError {
         | PartitionError::Canonical(_)
         | PartitionError::SnapshotsAsked
         | PartitionError::NotActivated { .. }
-        | PartitionError::RolledBack { .. }
+        | PartitionError::Forgot(_)
+        | PartitionError::Unvouched
         | PartitionError::CannotRebuild { .. } => UnavailableReason::ShuttingDown,
     };
     QueryError::Unavailable(unavailable(reason))
