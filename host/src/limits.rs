@@ -103,10 +103,6 @@ pub const REFUSALS_PER_MINUTE_MAX: u32 = 30;
 pub const REFUSED_REASON_CHARS_MAX: usize = 300;
 /// The same, of the name of who brought the module.
 pub const REFUSED_BY_CHARS_MAX: usize = 128;
-/// Operators' words about lost entries that `system` names; its journal has all of them.
-pub const LOSSES_ROW_ENTRIES_MAX: usize = 12;
-/// Of each text of such a word, as it is recorded.
-pub const LOSS_TEXT_CHARS_MAX: usize = 400;
 /// How many times the limits for foreign modules one has that is recorded: it was within them once, on some machine.
 pub const RECORDED_MODULE_FACTOR: u64 = 10;
 /// Stack of a guest, enough for deep but not endless recursion.
@@ -188,8 +184,8 @@ pub const ORDER_WHY_CHARS_MAX: u32 = 500;
 pub const STUCK_REPORT_EVERY: Duration = Duration::from_secs(60);
 /// Commands named in one such report; of more only the number is said.
 pub const STUCK_LINES_MAX: usize = 32;
-/// A call from another partition that carries a time further ahead of this node's clock is counted and named in the log: a clock was wrong where it
-/// was recorded, and its time becomes this partition's. Nodes below [`crate::features::TIMELINES`] put it off.
+/// A call from another partition that carries a time further ahead of this node's clock is put off: whoever made it has a wrong clock,
+/// and its time would become this partition's.
 pub const CARRIED_AHEAD_MAX: Duration = Duration::from_secs(30);
 /// Recorded rejections per caller and second, in a partition: a rejection costs log for ever, some 300 bytes on each node.
 pub const REJECTIONS_PER_CALLER_PER_SECOND_MAX: u32 = 25_000;
@@ -213,16 +209,6 @@ pub const CLOCK_SKEW_MS_MAX: u64 = 60_000;
 pub const HOST_NAME_BYTES_MAX: usize = 253;
 /// Times that somebody waits for a partition to pass: one for each [`TICK_STEP`] until [`DEADLINE_MAX`], and more while it stands still.
 pub const TIMES_WANTED_MAX: usize = 4096;
-/// Submissions that expired in a partition, and whose senders are told so once that is certain; of more it is said that the outcome is not known.
-pub const EXPIRED_WAITING_MAX: usize = 65_536;
-/// For how long it counts what a leader has said of the time in its journal; after that it is asked.
-pub const JOURNAL_TIME_FRESH: Duration = Duration::from_secs(3);
-/// A journal that is so far ahead of the clock is spoken of; less is what clocks of nodes differ by, and is caught up in a moment.
-pub const JOURNAL_AHEAD_SAID: Duration = Duration::from_secs(5);
-/// A wall clock that moves further than this from where the clock that only runs puts it has leapt. What NTP corrects is far less.
-pub const CLOCK_LEAP_MAX: Duration = Duration::from_secs(1);
-/// How long a leap must have stood on the clocks of a majority before it counts: an error that somebody sees and undoes is over by then.
-pub const CLOCK_LEAP_STANDS: Duration = Duration::from_secs(60);
 /// Those who wait for times this close to each other share a tick. Else any client that may read could fill the log with ticks.
 pub const TICK_STEP: Duration = Duration::from_millis(25);
 /// Commands under way that nobody waits for (`Prefer: respond-async`): as many as may be waited for.

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use crate::archive::{Manifest, Mirror, Placed, SegmentsReader, modules_folder};
 use crate::audit::error::AuditError;
 use crate::audit::heads::{Heads, Stray};
-use crate::audit::shown::{self, Shown};
 use crate::audit::snapshots::Of;
 use crate::guest::{Allowance, Engine, EngineOptions, Metered};
 use crate::ids::{ClusterId, LogIndex, ModuleId, PartitionId, Position};
@@ -42,8 +41,6 @@ pub struct PartitionSource {
     pub machine: String,
     pub partition: PartitionId,
     pub genesis: Journal,
-    /// What else in a node's folder knows of its entries, and how far, from before its log was read.
-    pub shown: Option<Shown>,
     stored: Stored,
 }
 
@@ -183,7 +180,6 @@ impl Source {
 
     /// Opens a partition. The frames of a log are all read and checked here; segments are checked while their entries are read.
     pub fn partition(&self, machine: &str, partition: PartitionId) -> Result<PartitionSource, AuditError> {
-        let shown = if self.manifest.is_some() { None } else { shown::furthest(&self.path, machine, partition) };
         let stored = match &self.manifest {
             Some(manifest) => {
                 let facts = manifest.find(machine, partition);
@@ -198,7 +194,7 @@ impl Source {
             }
         };
         let genesis = Journal::genesis(&self.cluster.0, machine, partition);
-        Ok(PartitionSource { machine: machine.to_owned(), partition, genesis, shown, stored })
+        Ok(PartitionSource { machine: machine.to_owned(), partition, genesis, stored })
     }
 }
 

@@ -143,11 +143,15 @@ fn fetch(url: &str, cache: Option<&Path>) -> anyhow::Result<Opened> {
 
 fn run_verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let source = open(&args.from)?;
-    if let Some(machine) = &args.machine {
-        source.machine(machine)?;
-    }
+    let machines = match &args.machine {
+        Some(machine) => {
+            source.machine(machine)?;
+            vec![machine.clone()]
+        }
+        None => source.machines()?,
+    };
     let bar = progress("entries verified");
-    let report = verify(&source, args.machine.as_deref(), &|done| bar.inc(done))?;
+    let report = verify(&source, &machines, &|done| bar.inc(done))?;
     bar.finish_and_clear();
     if args.from.json {
         print_json(&report)?;

@@ -233,10 +233,7 @@ impl Group {
             let mut learners = metrics.membership_config.membership().learner_ids();
             (Term(metrics.current_term), learners.any(|learner| learner == from.0))
         };
-        admission::check(request, from, &admission::Known { term, is_learner, last: self.log.last() })?;
-        let purged = self.log.last_purged().map(|purged| purged.index);
-        let has = |id: EntryId| Some(id.index) <= purged || self.log.hash_of(id) != [0; 32];
-        admission::check_keeps(request, from, term, self.log.committed(), has)
+        admission::check(request, from, &admission::Known { term, is_learner, last: self.log.last() })
     }
 
     /// Whether a majority has answered this leader within [`SILENCE_MS`], so that what it proposes now has a prospect. A leader that is

@@ -93,8 +93,7 @@ impl Salvage {
             };
         }
         // As far as the header of the oldest segment can be read, it tells whether those before held nothing but purged entries.
-        let begins_late = starts.first().is_some_and(|first| *first != Lsn(0));
-        let is_purged = |upto: &EntryId| begins_late && begins_after.is_none_or(|last| last <= upto.index);
+        let is_purged = |upto: &EntryId| starts[0] != Lsn(0) && begins_after.is_none_or(|last| last <= upto.index);
         if let Some((upto, hash)) = released.filter(|(upto, _)| is_purged(upto)) {
             salvage.on_released(upto, hash);
         }
@@ -168,7 +167,7 @@ impl Salvage {
     }
 
     /// Anything may have been in them: also a truncation, so what was said of entries that are not settled counts no more.
-    pub fn on_lost_bytes(&mut self) {
+    fn on_lost_bytes(&mut self) {
         self.is_vote_doubtful = true;
         self.is_tail_lost = true;
         self.anchors.split_off(&self.doubtful_from());

@@ -274,14 +274,14 @@ impl Executor {
     /// Whether a leader's clock has passed midnight, and no entry has.
     pub(super) fn is_past_midnight(&self) -> bool {
         let journal = self.journal_speculative();
-        let is_over = Days::between(journal.time, self.timeline.present(journal.time)).is_some();
+        let is_over = Days::between(journal.time, self.clock.now()).is_some();
         is_over && journal.index != JournalIndex(0) && matches!(self.log.health(), LogHealth::Ok)
     }
 
     /// How long a leader may sleep before it looks at the clock again.
     pub(super) fn until_midnight(&self) -> Option<Duration> {
         self.term?;
-        let left = Days::next_midnight(self.journal.time).0.saturating_sub(self.present().0);
+        let left = Days::next_midnight(self.journal.time).0.saturating_sub(self.clock.now().0);
         // Where it is past already, a tick is under way or cannot be now.
         let left = u64::try_from(left).map_or(limits::QUEUE_LOOK, Duration::from_micros);
         Some(left.min(limits::MIDNIGHT_LOOK))

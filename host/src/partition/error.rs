@@ -8,11 +8,10 @@ use crate::archive::ArchiveError;
 use crate::consensus::ConsensusError;
 use crate::ids::{JournalIndex, LogIndex, ModuleId, NodeId, PartitionId, Position};
 use crate::limits::SNAPSHOTS_ASKED_MAX;
-use crate::log::LogError;
+use crate::log::{EntryId, LogError};
 use crate::machine::entry::EntryError;
 use crate::machine::journal::JournalError;
 use crate::machine::replica::ApplyError;
-use crate::partition::lost::Loss;
 use crate::snapshot::SnapshotError;
 use crate::snapshot::canonical::CanonicalError;
 use crate::store::StoreError;
@@ -30,13 +29,13 @@ pub enum PartitionError {
     Halted(#[from] HaltReason),
     #[error("cannot create {path}: {source}")]
     Folder { path: PathBuf, source: std::io::Error },
-    /// The disk was wiped or restored from a copy, or files are gone: this node has forgotten entries, and maybe votes, that others, or
-    /// clients, count on.
-    #[error("{0}")]
-    Forgot(Loss),
-    /// Those who answered were away at the end, or have lost what they knew.
-    #[error("nobody who answers can say whether this node's disk was set back")]
-    Unvouched,
+    /// The disk was wiped or restored from a copy: this node has forgotten entries, and maybe votes, that others count on.
+    #[error(
+        "this node's log was rolled back: it ends at {}, but other nodes have seen it hold {held}; it must not take part again: \
+         remove the node from the cluster and add it under a new id, with an empty data folder",
+        found.map_or_else(|| "nothing".to_owned(), |found| found.to_string())
+    )]
+    RolledBack { held: EntryId, found: Option<EntryId> },
     #[error("thread of the executor cannot be started: {0}")]
     Thread(std::io::Error),
     /// It is left behind.

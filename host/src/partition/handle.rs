@@ -31,7 +31,6 @@ use crate::partition::order::{NotOrdered, Ordered};
 use crate::partition::recorded::RecordedEntries;
 use crate::partition::run::{Message, Wanted};
 use crate::partition::status::{Board, PartitionStatus, Progress, RunState};
-use crate::partition::timeline::Timeline;
 use crate::peer::{Call, GroupPeers, Topic};
 use crate::planted::{Bug, is_planted};
 use crate::saga::status::row_key;
@@ -51,7 +50,6 @@ pub(super) struct Parts {
     pub id: PartitionId,
     pub mailbox: Sender<Message>,
     pub board: Arc<Board>,
-    pub timeline: Arc<Timeline>,
     pub group: Group,
     pub peers: GroupPeers,
     pub modules: Arc<dyn Modules>,
@@ -89,16 +87,6 @@ impl Partition {
 
     pub fn progress(&self) -> Progress {
         *self.parts.board.progress.borrow()
-    }
-
-    /// What time it is in the journal, by this node's clock; what its leader says counts.
-    pub fn present(&self) -> Micros {
-        self.parts.timeline.present(self.progress().journal.time)
-    }
-
-    /// How far the journal is ahead of this node's clock.
-    pub fn lead(&self) -> Duration {
-        self.parts.timeline.lead(self.progress().journal.time)
     }
 
     /// Follows how far the partition has applied.

@@ -21,12 +21,10 @@ use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
 use crate::partition::canonical::Canonical;
 use crate::partition::coordinate::{Coordinator, Participants, read_table};
-use crate::partition::derived::{self, Known};
+use crate::partition::derived;
 use crate::partition::error::{HaltReason, PartitionError};
-use crate::partition::expired::Expired;
 use crate::partition::handle::{Partition, Parts};
 use crate::partition::history;
-use crate::partition::lost::Remembered;
 use crate::partition::panics::Panics;
 use crate::partition::recall::Recalls;
 use crate::partition::recorded::RecordedEntries;
@@ -34,7 +32,6 @@ use crate::partition::release::{self, blocking};
 use crate::partition::restore::Leading;
 use crate::partition::run::{Executor, Message};
 use crate::partition::status::{Board, Progress, RunState};
-use crate::partition::timeline::Timeline;
 use crate::partition::times::WantedTimes;
 use crate::peer::GroupPeers;
 use crate::saga::Saga;
@@ -79,12 +76,8 @@ pub struct PartitionOptions {
     pub founders: Vec<NodeId>,
     /// Whether this node may stand for election from the start.
     pub stands: bool,
-    /// What other nodes remember of it.
-    pub remembered: Remembered,
-    /// This replica had entries once, as the node's own record says.
-    pub had_entries: bool,
-    /// An operator has given up whatever its log has lost.
-    pub is_given_up: bool,
+    /// The highest entry that other nodes have seen this one hold.
+    pub held: Option<EntryId>,
     /// About how much of the log is going to be kept; all of it without.
     pub log_keep_bytes: Option<u64>,
     /// A canonical snapshot also about every so many bytes of journal.
@@ -186,11 +179,9 @@ impl Files {
         let stream = StreamId::new(&options.machine, options.partition)?;
         let log = open_log(options, stream.clone())?;
         finish_install(&options.folder, &log, &stream.to_string(), &options.store)?;
-        let genesis = Journal::genesis(&options.cluster, &options.machine, options.partition);
-        let PartitionOptions { had_entries, remembered, is_given_up, .. } = *options;
-        let known = Known { genesis, had_entries, remembered, is_given_up };
-        let (store, ids) = derived::open(&options.folder, &log, &options.store, &known)?;
+        let (store, ids) = derived::open(&options.folder, &log, &options.store)?;
         let (store, ids) = (Arc::new(store), Arc::new(ids));
+        let genesis = Journal::genesis(&options.cluster, &options.machine, options.partition);
         let recovered = Recovered::of(store.meta_written(), genesis);
         backfill_ids(options.partition, &log, &ids, &recovered)?;
         let snapshots = open_snapshots(&options.folder, stream, &log, &store, &ids)?;
@@ -213,12 +204,11 @@ impl Partition {
         let logic = load_active(&options.modules, recovered.journal.module).await?;
         let entries = RecordedEntries::open(&log, recovered.applied, &recovered.journal);
         let board = Board::new(recovered.progress(), panics);
-        let timeline = Arc::new(Timeline::new(options.clock.clone()));
         let (mailbox, messages) = std::sync::mpsc::channel();
         let executor = Executor {
             partition: options.partition,
             runtime: tokio::runtime::Handle::current(),
-            timeline: timeline.clone(),
+            clock: options.clock.clone(),
             modules: options.modules.clone(),
             log: log.clone(),
             entries: entries.clone(),
@@ -250,7 +240,6 @@ impl Partition {
             activation: None,
             migrated: None,
             times_wanted: WantedTimes::default(),
-            expired: Expired::default(),
             is_draining: false,
             batch_commands_max: BATCH_COMMANDS_MAX,
         };
@@ -264,8 +253,7 @@ impl Partition {
         let PartitionOptions { partition: id, peers, modules, past, .. } = options;
         #[rustfmt::skip]
         let parts = Parts {
-            id, mailbox, board, timeline, group, peers, modules, log, entries, store, ids, snapshots, canonical, genesis,
-            past,
+            id, mailbox, board, group, peers, modules, log, entries, store, ids, snapshots, canonical, genesis, past,
         };
         Ok(Arc::new(Self::new(parts, thread)))
     }
@@ -284,10 +272,16 @@ async fn start_group(options: &PartitionOptions, log: &Log, entrance: Entrance) 
     Ok(group)
 }
 
+/// The log, unless it has lost what others count on.
 fn open_log(options: &PartitionOptions, stream: StreamId) -> Result<Log, PartitionError> {
     let path = options.folder.join("log");
     durable::create_dir_all(&path).map_err(|source| PartitionError::Folder { path: path.clone(), source })?;
-    Ok(Log::open(options.disk.clone(), &path, options.log_options(stream))?)
+    let log = Log::open(options.disk.clone(), &path, options.log_options(stream))?;
+    let found = log.last().or(log.last_purged());
+    match options.held.filter(|held| found.is_none_or(|found| found < *held)) {
+        Some(held) => Err(PartitionError::RolledBack { held, found }),
+        None => Ok(log),
+    }
 }
 
 /// The canonical snapshots of the partition; what was kept of them before the last start is made files of now.

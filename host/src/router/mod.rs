@@ -9,7 +9,6 @@ pub mod slots;
 pub mod machine;
 mod offload;
 mod plan;
-mod timing;
 mod deliver;
 mod accept;
 mod participants;

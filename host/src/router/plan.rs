@@ -25,16 +25,6 @@ pub struct Open {
     pub request: CommandRequest,
     /// An attempt may have been accepted, so *not accepted* cannot be said any more.
     pub may_be_accepted: bool,
-    /// When it expires in its partition's journal, once that is known; how often it is sent or planned makes no difference.
-    pub expires: Option<Micros>,
-    /// The client knows when it expires.
-    pub is_expiry_told: bool,
-}
-
-impl Open {
-    pub fn new(slot: usize, request: CommandRequest) -> Self {
-        Self { slot, request, may_be_accepted: false, expires: None, is_expiry_told: false }
-    }
 }
 
 /// A request on its way to a partition.
@@ -57,6 +47,7 @@ pub async fn plan_all(
     offload: &Offload,
     requests: Vec<Open>,
     partition_of: impl Fn(&[u8]) -> PartitionId,
+    expires: impl Fn(Instant) -> Micros,
 ) -> Planned {
     if requests.is_empty() {
         return (Vec::new(), Vec::new());
@@ -81,7 +72,7 @@ pub async fn plan_all(
     let mut routed = Vec::with_capacity(count);
     let mut answered = Vec::new();
     for (open, plan) in requests.into_iter().zip(plans) {
-        match plan.and_then(|plan| route(node, logic.as_ref(), &open, plan, &partition_of)) {
+        match plan.and_then(|plan| route(node, logic.as_ref(), &open.request, plan, &partition_of, &expires)) {
             Ok((partition, submission)) => routed.push(Routed { open, partition, submission }),
             Err(answer) => answered.push((open.slot, answer)),
         }
@@ -92,11 +83,11 @@ pub async fn plan_all(
 fn route(
     node: NodeId,
     logic: &dyn Logic,
-    open: &Open,
+    request: &CommandRequest,
     plan: Plan,
     partition_of: impl Fn(&[u8]) -> PartitionId,
+    expires: impl Fn(Instant) -> Micros,
 ) -> Result<(PartitionId, Unticketed), Answer> {
-    let request = &open.request;
     let view = plan.view();
     if !is_plan_in_limits(&view) {
         let detail =
@@ -133,9 +124,7 @@ fn route(
         roles: request.caller.roles,
         vouched: node,
         request_id: request.request_id.clone(),
-        // Without one it is not executed anywhere; see `timing`.
-        expires: open.expires.unwrap_or(Micros(i64::MIN)),
-        deadline: None,
+        expires: expires(request.deadline),
         size,
         saga: None,
         called: None,
@@ -194,8 +183,7 @@ fn call(logic: &dyn Logic, requests: &[Open]) -> Vec<Result<Plan, Answer>> {
 /// As long as somebody waits: one that does not end takes as long as the watchdog gives it.
 fn one_by_one(logic: &dyn Logic, requests: &[Open]) -> Vec<Result<Plan, Answer>> {
     let one = |one: &[Open]| {
-        // One that may have been accepted is planned, for its answer says what it is.
-        if !one[0].may_be_accepted && one[0].request.deadline <= Instant::now() {
+        if one[0].request.deadline <= Instant::now() {
             return vec![Err(Answer::Unavailable(unavailable(UnavailableReason::Expired)))];
         }
         call(logic, one)

@@ -13,10 +13,8 @@ use statehouse_abi::cold::Rejection;
 use statehouse_abi::last_resort;
 use statehouse_abi::plan::PlanOutWriter;
 use statehouse_abi::value::Value;
-use tokio::time::Instant;
 
 use crate::ids::{CommandId, Fingerprint, Micros, ModuleId, NodeId, PartitionId};
-use crate::limits::DEADLINE_MAX;
 use crate::partition::Answered;
 use crate::router::answer::{Answer, Recorded, Unavailable, UnavailableReason};
 use crate::router::plan::size_of;
@@ -57,9 +55,6 @@ struct Submitted {
     expires: i64,
     #[n(7)]
     called: Option<CalledBy>,
-    /// How many microseconds somebody waits from now on.
-    #[n(8)]
-    patience: Option<u64>,
 }
 
 /// Whose call a submission is.
@@ -97,9 +92,6 @@ struct Outcomes {
     format: u8,
     #[n(1)]
     outcomes: Vec<Outcome>,
-    /// What time it is in the journal, where it is led and nodes say so.
-    #[n(2)]
-    time: Option<i64>,
 }
 
 #[derive(Encode, Decode)]
@@ -180,7 +172,6 @@ const REASONS: [UnavailableReason; 11] = [
 pub fn encode_submissions<'a>(submissions: impl Iterator<Item = &'a Unticketed>) -> Bytes {
     let mut plans = PlanOutWriter::default();
     let (mut last_resorts, mut next_step) = (Vec::new(), 0);
-    let now = Instant::now();
     let submissions = submissions.map(|submission| {
         write_plan(&mut plans, &mut last_resorts, &mut next_step, &submission.plan);
         Submitted {
@@ -199,10 +190,6 @@ pub fn encode_submissions<'a>(submissions: impl Iterator<Item = &'a Unticketed>)
                 carried: called.carried.0,
                 derivation: called.derivation.recorded(),
                 needs_claim: called.needs_claim.then_some(true),
-            }),
-            patience: submission.deadline.map(|deadline| {
-                let patience = deadline.saturating_duration_since(now).as_micros();
-                u64::try_from(patience).expect("a deadline is near")
             }),
         }
     });
@@ -237,7 +224,6 @@ pub fn decode_submissions(from: NodeId, bytes: &[u8]) -> Result<Vec<Unticketed>,
     if ![FORMAT, FORMAT_OF_CALLS].contains(&message.format) {
         return Err(WireError::Format { found: message.format });
     }
-    let now = Instant::now();
     let malformed = |what: &str| WireError::Malformed(what.to_owned());
     let plans = Plan::all(message.plans.into()).map_err(|error| WireError::Malformed(error.to_string()))?;
     if plans.len() != message.submissions.len() {
@@ -259,7 +245,6 @@ pub fn decode_submissions(from: NodeId, bytes: &[u8]) -> Result<Vec<Unticketed>,
             vouched: from,
             request_id: Arc::from(submitted.request_id),
             expires: Micros(submitted.expires),
-            deadline: submitted.patience.map(|patience| now + Duration::from_micros(patience).min(DEADLINE_MAX)),
             size: size_of(&view),
             plan,
             saga: None,
@@ -280,17 +265,13 @@ pub fn decode_submissions(from: NodeId, bytes: &[u8]) -> Result<Vec<Unticketed>,
     message.submissions.into_iter().zip(plans).map(submission).collect()
 }
 
-/// `time` is what time it is in the journal.
-pub fn encode_told(told: Vec<Told>, time: Option<Micros>) -> Bytes {
-    let (outcomes, time) = (told.into_iter().map(outcome_of).collect(), time.map(|time| time.0));
-    encode(&Outcomes { format: FORMAT, outcomes, time })
+pub fn encode_told(told: Vec<Told>) -> Bytes {
+    encode(&Outcomes { format: FORMAT, outcomes: told.into_iter().map(outcome_of).collect() })
 }
 
-/// With what time it is in the journal, if that is said.
-///
 /// # Errors
 /// Not such a message, or not one outcome for each of `count` submissions.
-pub fn decode_told(bytes: &[u8], count: usize) -> Result<(Vec<Told>, Option<Micros>), WireError> {
+pub fn decode_told(bytes: &[u8], count: usize) -> Result<Vec<Told>, WireError> {
     let message: Outcomes = decode(bytes)?;
     if message.format != FORMAT {
         return Err(WireError::Format { found: message.format });
@@ -298,8 +279,7 @@ pub fn decode_told(bytes: &[u8], count: usize) -> Result<(Vec<Told>, Option<Micr
     if message.outcomes.len() != count {
         return Err(WireError::Malformed(format!("it has {} outcomes for {count}", message.outcomes.len())));
     }
-    let told: Result<Vec<Told>, WireError> = message.outcomes.into_iter().map(told_of).collect();
-    Ok((told?, message.time.map(Micros)))
+    message.outcomes.into_iter().map(told_of).collect()
 }
 
 /// What a partition has recorded of calls.
@@ -382,7 +362,6 @@ mod tests {
 
     use super::*;
     use crate::ids::{JournalIndex, PartitionId, Position};
-    use crate::sequencer::submission::Submission;
 
     fn submission() -> Unticketed {
         let mut plans = PlanOutWriter::default();
@@ -403,7 +382,6 @@ mod tests {
             vouched: NodeId(1),
             request_id: "r-1".into(),
             expires: Micros(77),
-            deadline: None,
             saga: None,
             called: None,
             ticket: (),
@@ -463,46 +441,8 @@ mod tests {
             Told::Answer(Answer::Conflict { fields: vec!["amount".to_owned()], position }),
         ];
         told.extend(REASONS.map(unavailable));
-        for time in [None, Some(Micros(5)), Some(Micros(-5))] {
-            let arrived = decode_told(&encode_told(told.clone(), time), told.len()).expect("what was just written");
-            assert_eq!(format!("{arrived:?}"), format!("{:?}", (&told, time)));
-        }
-    }
-
-    /// What nodes below the level of `TIMELINES` read and write, field by field.
-    #[test]
-    fn nodes_that_say_no_times_read_and_write_what_they_always_did() {
-        #[derive(Encode, Decode)]
-        struct OldSubmissions(#[n(0)] u8, #[n(1)] ByteVec, #[n(2)] Vec<OldSubmitted>);
-        #[derive(Encode, Decode)]
-        struct OldSubmitted(
-            #[cbor(n(0), with = "minicbor::bytes")] [u8; 16],
-            #[n(1)] String,
-            #[cbor(n(2), with = "minicbor::bytes")] [u8; 32],
-            #[n(3)] String,
-            #[n(4)] u32,
-            #[n(5)] String,
-            #[n(6)] i64,
-            #[n(7)] Option<CalledBy>,
-        );
-        #[derive(Encode, Decode)]
-        struct OldOutcomes(#[n(0)] u8, #[n(1)] Vec<Outcome>);
-
-        let untimed = encode_submissions([&submission()].into_iter());
-        let read: OldSubmissions = decode(&untimed).expect("an old node reads it");
-        assert_eq!(encode(&read), untimed, "and would have written the same");
-        let deadline = Some(Instant::now() + Duration::from_secs(5));
-        let timed = encode_submissions([&Submission { deadline, ..submission() }].into_iter());
-        let read: OldSubmissions = decode(&timed).expect("an old node reads it");
-        assert_eq!(encode(&read), untimed, "what it does not know it passes over");
-        let arrived = decode_submissions(NodeId(2), &timed).expect("what was just written").remove(0);
-        let left = arrived.deadline.expect("it says how long somebody waits").duration_since(Instant::now());
-        assert!(left <= Duration::from_secs(5), "{left:?}");
-
-        let untimed = encode_told(vec![Told::Unknown], None);
-        assert_eq!(encode(&decode::<OldOutcomes>(&untimed).expect("an old node reads it")), untimed);
-        let timed = encode_told(vec![Told::Unknown], Some(Micros(7)));
-        assert_eq!(encode(&decode::<OldOutcomes>(&timed).expect("an old node reads it")), untimed);
+        let arrived = decode_told(&encode_told(told.clone()), told.len()).expect("what was just written");
+        assert_eq!(format!("{arrived:?}"), format!("{told:?}"));
     }
 
     #[test]
@@ -511,7 +451,7 @@ mod tests {
         for length in 0..bytes.len() {
             assert!(decode_submissions(NodeId(2), &bytes[..length]).is_err(), "{length} bytes");
         }
-        let told = encode_told(vec![Told::Unknown], None);
+        let told = encode_told(vec![Told::Unknown]);
         assert!(decode_told(&told, 2).is_err(), "one outcome for two submissions");
         let mut later = told.to_vec();
         later[1] = FORMAT + 1;

@@ -13,7 +13,6 @@ use statehouse_abi::last_resort::LastResorts;
 use statehouse_abi::ops::OpRole;
 use statehouse_abi::plan::{Coordination, PlanOut, Planned, Step};
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use crate::ids::{CommandId, Fingerprint, Head, LogIndex, Micros, ModuleId, NodeId, PartitionId, Position};
 use crate::limits;
@@ -133,10 +132,8 @@ pub struct Submission<T = Ticket> {
     /// The node that says so: it has asked the caller for its token, or coordinates the command.
     pub vouched: NodeId,
     pub request_id: Arc<str>,
-    /// Not to be executed at an entry time past this, which is one of its partition's journal. Before that is known it is the earliest one.
+    /// Not to be executed at an entry time past this.
     pub expires: Micros,
-    /// Not to be executed later than this either, where somebody waits.
-    pub deadline: Option<Instant>,
     /// Bytes it counts for in the queue.
     pub size: usize,
     /// What follows on other partitions; the plan is only the first branch then.
@@ -184,7 +181,6 @@ impl Unticketed {
             vouched: self.vouched,
             request_id: self.request_id.clone(),
             expires: self.expires,
-            deadline: self.deadline,
             size: self.size,
             saga: self.saga.clone(),
             called: self.called.clone(),
@@ -259,7 +255,7 @@ pub enum Reply {
     Recorded { recorded: Arc<Recorded>, command: u32, is_replayed: bool },
     /// The id is known with another fingerprint.
     Conflict { body_recorded: Vec<u8>, name_recorded: String, position: Position },
-    /// Certainly not executed, and will not be: an entry later than its time is committed.
+    /// Certainly not executed, and will not be.
     Expired,
     /// Certainly not accepted.
     Refused(Refusal),

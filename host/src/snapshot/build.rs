@@ -34,8 +34,6 @@ pub struct Snapshots {
     folder: PathBuf,
     /// Oldest first.
     kept: Mutex<Vec<Arc<Kept>>>,
-    /// The first file of the partition itself that was found damaged, by way of a snapshot that shares it.
-    damaged: Mutex<Option<String>>,
 }
 
 /// Where a snapshot is received, below a partition's folder.
@@ -64,7 +62,7 @@ impl Snapshots {
             }
         }
         kept.sort_by_key(|kept| kept.index());
-        Ok(Self { stream, folder, kept: Mutex::new(kept), damaged: Mutex::default() })
+        Ok(Self { stream, folder, kept: Mutex::new(kept) })
     }
 
     pub fn stream(&self) -> &StreamId {
@@ -82,31 +80,6 @@ impl Snapshots {
     /// Whether one is being sent.
     pub fn is_lent(&self) -> bool {
         self.kept.lock().iter().any(|kept| 1 < Arc::strong_count(&kept.offer))
-    }
-
-    /// A file of a snapshot is not what it was when it was made: no snapshot that shares it is offered any more, and if the partition does, the
-    /// partition is damaged.
-    pub(super) fn on_damaged(&self, name: &str, file: &Metadata) {
-        let is_same = |other: &Path| {
-            fs::metadata(other).is_ok_and(|other| (other.dev(), other.ino()) == (file.dev(), file.ino()))
-        };
-        let dropped: Vec<_> = self.kept.lock().extract_if(.., |kept| is_same(&kept.folder.join(name))).collect();
-        for kept in dropped {
-            tracing::error!(stream = %self.stream, last = %kept.manifest.last(), name, "a snapshot is damaged, and dropped");
-            if let Err(error) = files::remove(&kept.folder) {
-                tracing::warn!(%error, "a damaged snapshot was not removed");
-            }
-        }
-        metrics::counter!("statehouse_snapshots_damaged_total").increment(1);
-        let partition = self.folder.parent().expect("it lies in the partition's folder");
-        if is_same(&partition.join(name)) {
-            self.damaged.lock().get_or_insert_with(|| name.to_owned());
-        }
-    }
-
-    /// A file of the partition's state or ids that is not what it was when it was written.
-    pub fn find_damaged(&self) -> Option<String> {
-        self.damaged.lock().clone()
     }
 
     /// Removes those that are of no use.

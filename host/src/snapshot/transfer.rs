@@ -3,7 +3,7 @@
 //! In: an offer. Out: the folder `install`. A stream carries pieces of bounded size, no more of them than its window is under way, and each
 //! piece has its own deadline: a large snapshot may take long, a dead connection may not. It does not know when a snapshot is offered.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,9 +49,9 @@ pub enum TransferError {
 /// In place of a file's number: the manifest of the newest snapshot, whichever that is. Nodes of earlier releases have no such file.
 const NEWEST: u32 = u32::MAX;
 
-/// Answers [`Topic::Snapshot`]: the bytes that are wanted, in pieces. A file that is sent whole is checked on the way.
+/// Answers [`Topic::Snapshot`]: the bytes that are wanted, in pieces.
 pub fn serve(
-    snapshots: &Arc<Snapshots>,
+    snapshots: &Snapshots,
     body: &[u8],
 ) -> Result<BoxStream<'static, Result<Bytes, ServiceError>>, ServiceError> {
     let malformed = |error: minicbor::decode::Error| ServiceError::Malformed(error.to_string());
@@ -67,36 +67,8 @@ pub fn serve(
     };
     let path = kept.folder.join(&facts.name);
     let opened = File::open(&path).map_err(|error| failed(SnapshotError::io(&path, "read")(error)))?;
-    let metadata = opened.metadata().map_err(|error| failed(SnapshotError::io(&path, "read")(error)))?;
     // With the snapshot itself, so that it counts as being sent.
-    let sent = pieces(opened, path, facts.size, offset, kept.offer.clone());
-    if 0 < offset {
-        return Ok(sent);
-    }
-    Ok(checked(sent, facts, metadata, snapshots.clone()))
-}
-
-/// The same pieces, the last one only if all of them are what the manifest says: what was right when it was made is not sent on rotten.
-fn checked(
-    sent: BoxStream<'static, Result<Bytes, ServiceError>>,
-    facts: FileFacts,
-    metadata: Metadata,
-    snapshots: Arc<Snapshots>,
-) -> BoxStream<'static, Result<Bytes, ServiceError>> {
-    let begin = (sent, blake3::Hasher::new(), Arc::new((facts, metadata, snapshots)));
-    let pieces = stream::try_unfold(begin, |(mut sent, mut hasher, source)| async move {
-        let Some(piece) = sent.try_next().await? else { return Ok(None) };
-        hasher.update(&piece);
-        let facts = &source.0;
-        if hasher.count() == facts.size && *hasher.finalize().as_bytes() != facts.hash {
-            let error = ServiceError::Failed(format!("the file `{}` of the snapshot is damaged here", facts.name));
-            let dropping = tokio::task::spawn_blocking(move || source.2.on_damaged(&source.0.name, &source.1));
-            dropping.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-            return Err(error);
-        }
-        Ok(Some((piece, (sent, hasher, source))))
-    });
-    pieces.boxed()
+    Ok(pieces(opened, path, facts.size, offset, kept.offer.clone()))
 }
 
 /// A file of this size from a byte on, read as it is sent; `held` stays until then.

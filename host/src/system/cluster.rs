@@ -20,7 +20,6 @@ use crate::system::directory::Directory;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
 use crate::system::key_row::KeyRow;
-use crate::system::loss_row::AcceptedLoss;
 use crate::system::service::{Join, TransferTo, encode};
 use crate::system::{found, level, steward};
 
@@ -41,10 +40,6 @@ pub struct ClusterView {
     pub keys: Vec<KeyRow>,
     /// What the cluster writes: all its nodes understood it when it was raised to that.
     pub feature_level: FeatureLevel,
-    /// What is out of the ordinary about time on this node, in words.
-    pub remarks: Vec<String>,
-    /// Losses that operators have accepted, oldest first.
-    pub losses: Vec<AcceptedLoss>,
 }
 
 #[derive(Clone, Debug)]
@@ -184,8 +179,6 @@ impl Cluster {
             machines: machines.collect(),
             keys: directory.keys,
             feature_level: host.opening.features.level(),
-            remarks: self.remarks(),
-            losses: host.losses(directory.losses),
         }
     }
 

@@ -20,13 +20,12 @@ use crate::features::{self, FeatureLevel, Features};
 use crate::ids::NodeId;
 use crate::peer::{Call, Topic};
 use crate::router::Machine;
-use crate::system::clock_round::ClockAnswer;
 use crate::system::cluster::ClusterError;
 use crate::system::directory::Directory;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
 use crate::system::install::find_machine;
-use crate::system::service::decode;
+use crate::system::service::{ClockAnswer, decode};
 use crate::system::steward;
 
 /// How long `system` may take to record a level.

@@ -31,9 +31,7 @@ use crate::machine::entry::Entry;
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
 use crate::machine::native::Native;
-use crate::partition::{
-    Answered, Leading, Modules, Participants, Partition, PartitionError, PartitionOptions, Remembered,
-};
+use crate::partition::{Answered, Leading, Modules, Participants, Partition, PartitionError, PartitionOptions};
 use crate::peer::{GroupName, GroupPeers, NoNetwork, Seen};
 use crate::registry::{Registry, RegistryError};
 use crate::regular;
@@ -41,7 +39,6 @@ use crate::router::answer::Caller;
 use crate::router::{Machine, MachineOptions};
 use crate::sequencer::submission::Unticketed;
 use crate::store::{StoreOptions, StoreShared};
-use crate::system::alone::ALONE;
 use crate::system::cluster::ClusterError;
 use crate::system::directory::Directory;
 use crate::system::error::NodeError;
@@ -49,6 +46,7 @@ use crate::system::folder::{DataFolder, Identity, artefacts_of};
 use crate::system::level;
 use crate::system::lifecycle::Wanting;
 use crate::system::logic::{MachineRow, SYSTEM, System};
+use crate::system::node::ALONE;
 use crate::system::steward;
 
 const BLOCK_CACHE_BYTES: usize = 256 << 20;
@@ -380,9 +378,7 @@ impl<'a> Work<'a> {
             participants: Arc::new(NoOthers),
             founders: vec![self.options.node],
             stands: true,
-            remembered: Remembered::default(),
-            had_entries: false,
-            is_given_up: false,
+            held: None,
             log_keep_bytes: None,
             snapshot_every_bytes: None,
             past: None,
@@ -407,7 +403,6 @@ impl<'a> Work<'a> {
             network: Arc::new(NoNetwork),
             nodes: watch::Sender::new(vec![node]).subscribe(),
             answering: watch::Sender::default().subscribe(),
-            features: self.features.clone(),
         });
         drop(machine.set_replica(PartitionId(0), Ok(partition.clone())));
         let read = |partition: &Partition| {

@@ -101,27 +101,6 @@ fn check_equal(disk: &SimDisk, copy: &SimDisk, what: &str, vote_may_be_lost: boo
     assert!(found.ends_with(&expected), "{what}: it goes on and opens again");
 }
 
-/// A newest segment that is gone leaves no trace in the log.
-#[test]
-fn a_log_that_has_forgotten_its_end_is_given_it_back() {
-    let intact = eventful_log();
-    let segments = segments(&intact);
-    for kept in 0..segments.len() {
-        let disk = intact.copy();
-        for path in &segments[kept..] {
-            disk.remove(path).expect("it is there");
-        }
-        disk.sync_dir(dir()).expect("synced");
-        let what = format!("{kept} of {} segments", segments.len());
-        assert!(examine(&disk).is_none(), "{what}: nothing is wrong in itself");
-        let forgotten = DamagedLog::forgotten(Arc::new(disk.clone()), dir(), &options(), "a test says so".to_owned());
-        let forgotten = forgotten.expect("it can be read");
-        let entries = fetched(&forgotten, &journal(&intact));
-        forgotten.repair(&entries, None, FLOOR).unwrap_or_else(|error| panic!("{what}: {}", error.reason()));
-        check_equal(&disk, &intact, &what, true);
-    }
-}
-
 #[test]
 fn any_flipped_bit_is_repaired() {
     let intact = eventful_log();

@@ -39,8 +39,7 @@ pub fn partition_error(error: PartitionError) -> QueryError {
         | PartitionError::Canonical(_)
         | PartitionError::SnapshotsAsked
         | PartitionError::NotActivated { .. }
-        | PartitionError::Forgot(_)
-        | PartitionError::Unvouched
+        | PartitionError::RolledBack { .. }
         | PartitionError::CannotRebuild { .. } => UnavailableReason::ShuttingDown,
     };
     QueryError::Unavailable(unavailable(reason))

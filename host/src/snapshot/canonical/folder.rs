@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use super::days::Days;
 use super::error::CanonicalError;
-use super::manifest::{EXTENSION, Listed, parse_name};
+use super::manifest::{EXTENSION, Listed};
 use super::read::SnapshotFile;
 use super::write::WRITING;
 use crate::durable;
@@ -187,23 +187,6 @@ pub fn list_files(folder: &Path) -> Result<Vec<PathBuf>, CanonicalError> {
     let mut found: Vec<PathBuf> = paths.filter(|path| path.extension() == Some(OsStr::new(EXTENSION))).collect();
     found.sort();
     Ok(found)
-}
-
-/// Of which entries there is a file or a kept state in the folder of a partition, by their names alone.
-///
-/// # Errors
-/// It cannot be read; one that is not there has none.
-pub fn indexes_in(partition: &Path) -> Result<Vec<(JournalIndex, PathBuf)>, CanonicalError> {
-    let folder = folder_of(partition);
-    if !folder.exists() {
-        return Ok(Vec::new());
-    }
-    let index = |name: &str| match parse_name(name) {
-        Some((index, _)) => Some(index),
-        None => Due::parse(name).map(|due| due.index),
-    };
-    let names = names_in(&folder)?.into_iter();
-    Ok(names.filter_map(|name| Some((index(&name)?, folder.join(name)))).collect())
 }
 
 /// Puts the same file into another folder, which is made if need be; durable on return.

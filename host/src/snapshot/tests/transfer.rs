@@ -29,7 +29,7 @@ fn group() -> GroupName {
 
 /// A node that has a snapshot to send.
 struct Sender {
-    snapshots: Arc<Snapshots>,
+    snapshots: Snapshots,
     /// After so many pieces the way breaks.
     pieces_left: AtomicUsize,
     /// The first byte of the piece with this number, counted back from `pieces_left`, is another one.
@@ -102,7 +102,7 @@ impl Pair {
         let snapshots = open(source.path());
         source.snapshot(&snapshots);
         let sender = Arc::new(Sender {
-            snapshots: Arc::new(snapshots),
+            snapshots,
             pieces_left: AtomicUsize::new(ALL),
             wrong_at: AtomicUsize::new(ALL),
             asked: Mutex::default(),

@@ -22,7 +22,6 @@ use super::record::IdHasher;
 use super::run::{Run, Span, sync_dir};
 use crate::durable;
 use crate::ids::JournalIndex;
-use crate::regular;
 
 const NAME: &str = "manifest";
 const MAGIC: &[u8; 8] = b"shidm001";
@@ -30,8 +29,6 @@ const MAGIC_FAMILY: &[u8] = b"shidm";
 const FIXED_SIZE: usize = 48;
 const SPAN_SIZE: usize = 24;
 const CHECKSUM_SIZE: usize = 32;
-/// Far more than the runs of any index.
-const MANIFEST_BYTES_MAX: u64 = 16 << 20;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
@@ -90,13 +87,6 @@ impl Manifest {
         fail::fail_point!("ids::after_manifest_rename", |_| std::process::abort());
         Ok(())
     }
-}
-
-/// The last journal entry whose ids are in the runs of a folder, by its manifest alone; nothing if there is none that can be read. Nothing in the
-/// folder is changed.
-pub fn applied_in(dir: &Path) -> Option<JournalIndex> {
-    let raw = regular::read(&dir.join(NAME), MANIFEST_BYTES_MAX).ok()?;
-    Manifest::decode(&raw).map(|manifest| manifest.applied)
 }
 
 /// What the checksum at the end vouches for; `None` when it does not.

@@ -24,7 +24,6 @@ use std::thread::JoinHandle;
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 use self::manifest::Manifest;
-pub use self::manifest::applied_in;
 use self::recent::Recent;
 pub use self::record::IdRecord;
 use self::record::{IdHasher, Record};

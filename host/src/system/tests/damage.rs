@@ -151,24 +151,3 @@ fn flip_bit_in_rows(rocks: &std::path::Path) {
     bytes[middle] ^= 1;
     std::fs::write(path, bytes).expect("it can be written");
 }
-
-/// The snapshot that a leader offers shares its files with the leader's own state, which nobody reads again.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_whose_state_is_rotten_notices_it_when_it_sends_a_snapshot_and_makes_it_again() {
-    let mut cluster = Cluster::found().await;
-    let mut load = cluster.load();
-    load.more(60).await;
-    let leader = cluster.leader(&NODES).await;
-    let behind = others(leader).next().expect("there are three");
-    cluster.crash(behind).await;
-    load.more(40).await;
-    cluster.release().await;
-    flip_bit_in_rows(&cluster.partition_folder(leader).join("state").join("rocks"));
-    cluster.start(behind).await;
-    cluster.served().await;
-    assert!(cluster.partition_folder(leader).join("state.damaged").exists(), "the leader has set its state aside");
-    load.more(20).await;
-    load.stop().await;
-    cluster.served().await;
-    cluster.bank.judge_present(&cluster).await;
-}

@@ -1,21 +1,21 @@
-//! Nodes whose disk was wiped or set back: they have forgotten what others count on, and take part again once the others have given it back.
+//! Nodes whose disk was wiped or set back: they have forgotten what others count on, and do not take part again.
 //!
-//! In: an empty disk, or an older copy, under the identity the node had. Out: closed partitions that say whom they wait for, and then nodes that
-//! have everything; and a cluster that goes on with another node instead.
+//! In: an empty disk, or an older copy, under the identity the node had. Out: closed partitions that say what to do; and a cluster that
+//! goes on with another node instead.
 
 use super::*;
 use crate::peer::GroupName;
 use crate::router::Machine;
 
 impl Cluster {
-    /// Waits until a node says that it needs what others have, and checks that it serves nothing.
-    pub(super) async fn says_what_it_waits_for(&self, node: NodeId, words: &[&str]) {
+    /// Waits until a node says that it must come back under a new id.
+    async fn says_that_it_must_not_come_back(&self, node: NodeId) {
         let router = self.node(node).router();
         let says = || {
             let reasons = router.is_ready().err()?;
-            reasons.iter().any(|reason| words.iter().all(|word| reason.contains(word))).then_some(())
+            reasons.iter().any(|reason| reason.contains("under a new id")).then_some(())
         };
-        eventually(&format!("node {node} says {words:?}"), says).await;
+        eventually("the node says that it needs a new id", says).await;
         let machine = router.find_machine(MACHINE);
         let is_closed = |machine: Arc<Machine>| machine.partition_ids().any(|id| machine.find_partition(id).is_none());
         assert!(machine.is_none_or(is_closed), "what is behind is closed");
@@ -53,7 +53,7 @@ impl Cluster {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_with_a_wiped_disk_waits_for_both_others_and_has_everything_then() {
+async fn a_node_with_a_wiped_disk_stays_closed_and_another_takes_its_place() {
     let mut cluster = Cluster::found().await;
     let mut load = cluster.load();
     load.more(40).await;
@@ -62,22 +62,19 @@ async fn a_node_with_a_wiped_disk_waits_for_both_others_and_has_everything_then(
     cluster.crash(lost).await;
     cluster.members.get_mut(&lost).expect("it is a node").disk = SimDisk::new();
     load.more(20).await;
-    let away = others(lost).next().expect("there are three");
-    let mut attempts = load.stop().await;
-    cluster.crash(away).await;
     cluster.start(lost).await;
-    // One of two is not enough: the other one may be who knows.
-    cluster.says_what_it_waits_for(lost, &["lost acknowledged entries", "accept-loss"]).await;
-    cluster.start(away).await;
-    cluster.served().await;
-    let mut load = Load::start(cluster.doors.clone(), cluster.bank.accounts.clone(), cluster.seed + 1);
+    cluster.says_that_it_must_not_come_back(lost).await;
     load.more(20).await;
-    attempts.extend(load.stop().await);
+
+    cluster.replace(lost, NodeId(4)).await;
+    load.more(20).await;
+    cluster.crash(lost).await;
+    let attempts = load.stop().await;
     cluster.judge(&attempts).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_with_a_disk_of_before_is_given_back_what_it_forgot() {
+async fn a_node_with_a_disk_of_before_stays_closed() {
     let mut cluster = Cluster::found().await;
     let mut load = cluster.load();
     load.more(20).await;
@@ -88,8 +85,9 @@ async fn a_node_with_a_disk_of_before_is_given_back_what_it_forgot() {
     cluster.crash(lost).await;
     cluster.members.get_mut(&lost).expect("it is a node").disk = before;
     cluster.start(lost).await;
-    cluster.served().await;
+    cluster.says_that_it_must_not_come_back(lost).await;
     load.more(20).await;
+    cluster.crash(lost).await;
     let attempts = load.stop().await;
     cluster.judge(&attempts).await;
 }
@@ -118,9 +116,12 @@ async fn a_node_that_has_lost_what_it_saw_does_not_vouch_for_a_disk_of_before() 
     for node in [lost, forgetful] {
         cluster.start(node).await;
     }
-    cluster.says_what_it_waits_for(lost, &["lost acknowledged entries"]).await;
+    let router = cluster.node(lost).router().clone();
+    let waits = || router.is_ready().err()?.iter().any(|reason| reason.contains("cannot vouch for it")).then_some(());
+    eventually("the node that has lost its book says so", waits).await;
     cluster.start(leader).await;
-    cluster.served().await;
+    cluster.says_that_it_must_not_come_back(lost).await;
+    cluster.crash(lost).await;
     cluster.judge(&attempts).await;
 }
 

@@ -15,7 +15,6 @@ mod clock;
 mod damage;
 mod hooks;
 mod lost_disk;
-mod set_back;
 mod waits;
 mod midnight;
 mod kept;
@@ -127,35 +126,19 @@ async fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("{what}: did not happen"))
 }
 
-/// The machine's clocks, moved by a test.
+/// The machine's clock, moved by a test.
 #[derive(Default)]
-struct OffsetClock {
-    /// In microseconds, like the other.
-    wall: AtomicI64,
-    running: AtomicI64,
-}
+struct OffsetClock(AtomicI64);
 
 impl OffsetClock {
-    /// The wall clock leaps.
-    fn leap_to(&self, offset: Duration) {
-        self.wall.store(i64::try_from(offset.as_micros()).expect("an hour fits"), Ordering::SeqCst);
-    }
-
-    /// So much time has passed as no clock was ahead before; back goes the wall clock alone.
     fn move_to(&self, offset: Duration) {
-        self.leap_to(offset);
-        self.running.fetch_max(self.wall.load(Ordering::SeqCst), Ordering::SeqCst);
+        self.0.store(i64::try_from(offset.as_micros()).expect("an hour fits"), Ordering::SeqCst);
     }
 }
 
 impl Clock for OffsetClock {
     fn now(&self) -> Micros {
-        Micros(SystemClock.now().0 + self.wall.load(Ordering::SeqCst))
-    }
-
-    fn running(&self) -> Duration {
-        let ahead = u64::try_from(self.running.load(Ordering::SeqCst)).expect("it never goes back");
-        SystemClock.running() + Duration::from_micros(ahead)
+        Micros(SystemClock.now().0 + self.0.load(Ordering::SeqCst))
     }
 }
 
