@@ -350,7 +350,8 @@ async fn ask_holding(host: &Host, node: NodeId, group: &GroupName) -> Result<Hol
     decode(&answer).map_err(|_| PeerError::UnexpectedReply { node })
 }
 
-async fn fetch(
+/// Those of the entries that another node has; it may have fewer.
+pub async fn fetch(
     host: &Host,
     node: NodeId,
     group: &GroupName,
