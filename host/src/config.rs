@@ -6,7 +6,6 @@
 mod http;
 
 mod receivers;
-mod scrub;
 mod views;
 mod webhooks;
 
@@ -28,7 +27,6 @@ use crate::limits::{
 };
 
 pub use self::receivers::Receivers;
-pub use self::scrub::ScrubConfig;
 pub use self::views::ViewsConfig;
 pub use self::webhooks::WebhooksConfig;
 
@@ -57,8 +55,6 @@ pub struct Config {
     pub webhooks: WebhooksConfig,
     #[serde(default)]
     pub views: ViewsConfig,
-    #[serde(default)]
-    pub scrub: ScrubConfig,
     /// Where history goes for ever; without it nowhere.
     pub archive: Option<ArchiveConfig>,
 }

@@ -82,7 +82,6 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
                 archive,
                 snapshot_every_bytes: config.snapshots.every_bytes,
                 snapshot_keep: config.snapshots.keep,
-                scrub_bytes_per_second: config.scrub.bytes_per_second,
                 feature_level_max: config.node.feature_level_max,
                 peer,
                 http,

@@ -1,13 +1,15 @@
-//! The disk as the log sees it: two small traits, and the real implementation over `std::fs`.
+//! The disk as the log sees it: two small traits, and the real implementation over `std::fs` and `memmap2`.
 //!
-//! The simulated one is in `disk_sim.rs`. Nothing here knows segments or frames. Files are read by `pread` and never through a map: of a file
-//! that got shorter, or that cannot be read, an error is heard, and no signal that ends the process.
+//! The simulated one is in `disk_sim.rs`. Nothing here knows segments or frames. Writing through a map is impossible by
+//! construction: maps only give out copies.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use crate::durable;
 use crate::regular;
@@ -44,6 +46,14 @@ pub trait DiskFile: Send + Sync {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Makes all earlier writes durable. After an error nothing is known about any of them, and trying again would lie.
     fn sync(&self) -> io::Result<()>;
+    /// A read-only memory map of the file at its present size. The file must never become shorter.
+    fn map(&self) -> io::Result<Arc<dyn DiskMap>>;
+}
+
+/// A read-only memory map.
+pub trait DiskMap: Send + Sync {
+    /// A copy of a range that no writer touches any more. `None` beyond the end.
+    fn read(&self, offset: u64, size: usize) -> Option<Bytes>;
 }
 
 /// The machine's own file system.
@@ -116,5 +126,26 @@ impl DiskFile for RealFile {
 
     fn sync(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+
+    fn map(&self) -> io::Result<Arc<dyn DiskMap>> {
+        // SAFETY: segments are written by this process only, are never made shorter, and `RealMap::read` copies only ranges
+        // whose bytes no writer touches any more, so no reference ever covers memory that changes.
+        let map = unsafe { memmap2::Mmap::map(&self.0)? };
+        Ok(Arc::new(RealMap(map)))
+    }
+}
+
+struct RealMap(memmap2::Mmap);
+
+impl DiskMap for RealMap {
+    fn read(&self, offset: u64, size: usize) -> Option<Bytes> {
+        let offset = usize::try_from(offset).ok()?;
+        let end = offset.checked_add(size).filter(|&end| end <= self.0.len())?;
+        assert!(offset <= end);
+        // SAFETY: the range lies inside the map, checked above. A slice of the whole map would also cover bytes that the
+        // writer thread is changing; this one covers only finished ones, by the contract of the method.
+        let bytes = unsafe { std::slice::from_raw_parts(self.0.as_ptr().add(offset), size) };
+        Some(Bytes::copy_from_slice(bytes))
     }
 }

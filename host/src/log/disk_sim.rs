@@ -10,11 +10,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::log::disk::{Disk, DiskFile};
+use crate::log::disk::{Disk, DiskFile, DiskMap};
 
 const BLOCK_SIZE: usize = 512;
 
@@ -34,7 +35,6 @@ struct Inner {
 /// An operation that can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SimOp {
-    Read,
     Write,
     Sync,
 }
@@ -49,7 +49,6 @@ struct SimState {
     changes: Vec<Vec<Naming>>,
     capacity: Option<u64>,
     operations: u64,
-    bytes_read: u64,
     /// The power goes off before this operation.
     operations_max: Option<u64>,
     failing: Option<SimOp>,
@@ -126,11 +125,6 @@ impl SimDisk {
     /// Operations so far that change something.
     pub fn operations(&self) -> u64 {
         self.inner.state.lock().operations
-    }
-
-    /// Bytes read so far.
-    pub fn bytes_read(&self) -> u64 {
-        self.inner.state.lock().bytes_read
     }
 
     /// All files together may have so many bytes; `None`: no bound.
@@ -362,12 +356,10 @@ impl DiskFile for SimFile {
     }
 
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        let mut state = self.inner.state.lock();
-        state.fail_if(SimOp::Read)?;
+        let state = self.inner.state.lock();
         let content = &state.files[self.inode].content;
         let found = content.get(offset as usize..offset as usize + bytes.len());
         bytes.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
-        state.bytes_read += bytes.len() as u64;
         Ok(())
     }
 
@@ -393,5 +385,18 @@ impl DiskFile for SimFile {
         state.fail_if(SimOp::Sync)?;
         state.files[self.inode].sync();
         Ok(())
+    }
+
+    fn map(&self) -> io::Result<Arc<dyn DiskMap>> {
+        Ok(Arc::new(SimFile { inner: self.inner.clone(), inode: self.inode }))
+    }
+}
+
+impl DiskMap for SimFile {
+    fn read(&self, offset: u64, size: usize) -> Option<Bytes> {
+        let state = self.inner.state.lock();
+        let start = usize::try_from(offset).ok()?;
+        let range = start..start.checked_add(size)?;
+        state.files[self.inode].content.get(range).map(Bytes::copy_from_slice)
     }
 }

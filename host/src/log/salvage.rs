@@ -355,7 +355,7 @@ impl Part {
             checkpoint: Checkpoint::default(),
         });
         let mark = decode_watermark(&bytes, &FrameKey::of_nonce(&header.nonce));
-        let segment = Arc::new(Segment::new(&header, file, size));
+        let segment = Arc::new(Segment::open(&header, file, size)?);
         let content = read_segment(&segment)?;
         Ok(Self {
             checkpoint,

@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::ids::{Lsn, NodeId, PartitionId, Term};
-use crate::log::disk::{Disk, DiskFile};
+use crate::log::disk::{Disk, DiskFile, DiskMap};
 use crate::log::frame::{FrameKey, Hash, id_at, id_bytes, u32_at, u64_at};
 use crate::log::{Damage, EntryId, LogError, Vote};
 
@@ -134,16 +134,6 @@ impl SegmentHeader {
         bytes
     }
 
-    /// What stands in it behind its fields, and vouches for them.
-    pub fn hash(&self) -> Hash {
-        *self.encode()[HASH_AT..].first_chunk().expect("a header is longer")
-    }
-
-    /// Of the checksums of its frames.
-    pub fn key(&self) -> FrameKey {
-        FrameKey::of_nonce(&self.nonce)
-    }
-
     /// Reads the header of `segment`. A newer format is a [`LogError::Version`]; anything not as written is corruption.
     pub fn decode(bytes: &[u8], segment: &str) -> Result<Self, LogError> {
         let index = crate::ids::LogIndex(0);
@@ -216,20 +206,25 @@ pub(super) fn parse_file_name(name: &str) -> Option<Lsn> {
 
 /// An open segment. Shared by the writer and by the entries in it, so that it stays readable as long as one of them is.
 pub(super) struct Segment {
-    pub header: SegmentHeader,
     pub name: String,
     pub first_lsn: Lsn,
     pub key: FrameKey,
     /// Size of the file, header included.
     pub size: u64,
     pub file: Arc<dyn DiskFile>,
+    pub map: Arc<dyn DiskMap>,
 }
 
 impl Segment {
-    pub fn new(header: &SegmentHeader, file: Arc<dyn DiskFile>, size: u64) -> Self {
+    pub fn open(header: &SegmentHeader, file: Arc<dyn DiskFile>, size: u64) -> Result<Self, LogError> {
+        let map = file.map().map_err(|error| LogError::disk(file_name(header.first_lsn), error))?;
+        Ok(Self::new(header, file, map, size))
+    }
+
+    fn new(header: &SegmentHeader, file: Arc<dyn DiskFile>, map: Arc<dyn DiskMap>, size: u64) -> Self {
         assert!(HEADER_SIZE as u64 <= size);
-        let (first_lsn, key) = (header.first_lsn, header.key());
-        Self { header: header.clone(), name: file_name(first_lsn), first_lsn, key, size, file }
+        let (first_lsn, key) = (header.first_lsn, FrameKey::of_nonce(&header.nonce));
+        Self { name: file_name(first_lsn), first_lsn, key, size, file, map }
     }
 
     /// Where `lsn` is in the file. Panics if it is before the segment.
@@ -249,6 +244,7 @@ pub(super) struct Spare {
     pub path: PathBuf,
     pub size: u64,
     file: Arc<dyn DiskFile>,
+    map: Arc<dyn DiskMap>,
 }
 
 impl Spare {
@@ -270,10 +266,11 @@ impl Spare {
             file.sync()?;
             disk.sync_dir(dir)?;
             fail::fail_point!("log::spare_synced", |_| std::process::abort());
-            Ok(file)
+            let map = file.map()?;
+            Ok((file, map))
         };
         match prepare() {
-            Ok(file) => Ok(Self { path, size, file }),
+            Ok((file, map)) => Ok(Self { path, size, file, map }),
             Err(error) => {
                 // The first error says what is wrong; the file may not even exist.
                 let _ = disk.remove(&path);
@@ -285,7 +282,7 @@ impl Spare {
     /// The segment that this file is going to be.
     pub fn segment(&self, header: &SegmentHeader) -> Segment {
         assert!(header.before.is_none_or(|before| before < header.first_lsn));
-        Segment::new(header, self.file.clone(), self.size)
+        Segment::new(header, self.file.clone(), self.map.clone(), self.size)
     }
 
     /// Writes the header, then gives the file its name: a file named like a segment always has a durable header.

@@ -6,10 +6,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::ids::{LogIndex, Lsn};
+use crate::ids::Lsn;
 use crate::log::book::{Book, Slot};
 use crate::log::frame::{ENTRY_OVERHEAD, FRAME_HEADER_SIZE, Frame, RECORD_HEADER_SIZE, Record, entry_hash};
-use crate::log::seal::Seal;
 use crate::log::segment::{HEADER_SIZE, Segment, SegmentHeader, Spare};
 use crate::log::{EntryId, LogEntry, LogError, StreamId};
 
@@ -27,16 +26,6 @@ pub(super) enum Work {
 pub(super) struct Roll {
     pub spare: Spare,
     pub header: SegmentHeader,
-}
-
-/// A segment that nothing is written to any more.
-#[derive(Clone)]
-pub(super) struct Closed {
-    pub segment: Arc<Segment>,
-    /// Where the next one begins.
-    pub end: Lsn,
-    /// The log's last entry there.
-    pub last: Option<LogIndex>,
 }
 
 /// Entries whose records go into one frame, with their payloads' hashes.
@@ -67,10 +56,6 @@ pub(super) struct State {
     /// Bytes at the end of a segment that appends leave free.
     pub reserve: u64,
     pub queue: Vec<Work>,
-    /// Segments that are not sealed yet, oldest first.
-    closed: VecDeque<Closed>,
-    /// Those of all segments that are sealed and not released.
-    pub seals: VecDeque<Arc<Seal>>,
     /// Bytes of frames accepted and not yet durable.
     pub pending_bytes: usize,
     pub spare: Option<Spare>,
@@ -93,7 +78,7 @@ pub(super) struct State {
     pub is_closing: bool,
     /// The writer waits without a time limit: somebody who has news wakes it.
     pub writer_dozes: bool,
-    /// Size of all segment files, of their seals and of the spare.
+    /// Size of all segment files and of the spare.
     pub size: u64,
 }
 
@@ -107,8 +92,6 @@ pub(super) struct Start {
     pub marked: Lsn,
     pub size: u64,
     pub reserve: u64,
-    pub closed: Vec<Closed>,
-    pub seals: Vec<Arc<Seal>>,
 }
 
 impl State {
@@ -126,8 +109,6 @@ impl State {
             cursor: start.end,
             reserve: start.reserve,
             queue: Vec::new(),
-            closed: start.closed.into(),
-            seals: start.seals.into(),
             pending_bytes: 0,
             spare: None,
             spare_bytes_wanted: 0,
@@ -195,12 +176,7 @@ impl State {
             before: Some(self.segment.first_lsn),
             checkpoint: self.book.checkpoint(),
         };
-        let closed = Closed {
-            segment: std::mem::replace(&mut self.segment, Arc::new(spare.segment(&header))),
-            end: self.cursor,
-            last: header.checkpoint.last.map(|last| last.index),
-        };
-        self.closed.push_back(closed);
+        self.segment = Arc::new(spare.segment(&header));
         self.spare_bytes_wanted = 0;
         self.committed_recorded = self.book.committed;
         self.queue.push(Work::Roll(Box::new(Roll { spare, header })));
@@ -255,37 +231,6 @@ impl State {
         Some(Record::Commit(news))
     }
 
-    /// The next segment to seal: everything in it is durable, its successor as well, and nothing in it is ever dropped.
-    pub fn sealable(&self) -> Option<&Closed> {
-        let committed = self.book.committed.map(|committed| committed.index);
-        self.closed.front().filter(|closed| closed.end < self.durable && closed.last <= committed)
-    }
-
-    /// A segment has a seal of so many bytes. Says whether the segment is still there.
-    pub fn on_sealed(&mut self, seal: Arc<Seal>, size: u64) -> bool {
-        let is_there = self.closed.pop_front_if(|closed| closed.segment.first_lsn == seal.first_lsn()).is_some();
-        if is_there {
-            self.size += size;
-            self.seals.push_back(seal.clone());
-            self.book.on_sealed(seal);
-        }
-        is_there
-    }
-
-    /// A segment has another seal, for the same entries.
-    pub fn on_resealed(&mut self, seal: &Arc<Seal>) {
-        for known in self.seals.iter_mut().filter(|known| known.first_lsn() == seal.first_lsn()) {
-            *known = seal.clone();
-        }
-        self.book.on_resealed(seal);
-    }
-
-    /// A segment is about to be deleted: nobody seals or checks it any more.
-    pub fn on_release(&mut self, first_lsn: Lsn) {
-        self.seals.retain(|seal| seal.first_lsn() != first_lsn);
-        self.closed.retain(|closed| closed.segment.first_lsn != first_lsn);
-    }
-
     /// Whether an idle stream has something to say that no frame carries yet.
     pub fn wants_mark(&self) -> bool {
         let is_unmarked = self.marked < self.data_end && self.data_end <= self.durable;
@@ -332,13 +277,8 @@ impl State {
         }
         match self.book.last_purged() {
             Some(purged) if first.index <= purged.index => Err(LogError::Purged { index: first.index, purged }),
-            _ => self.check_droppable(first.index.0.checked_sub(1).map(LogIndex)),
+            _ => Ok(()),
         }
-    }
-
-    /// Whether the entries after `last` may go; see [`LogError::Sealed`].
-    pub fn check_droppable(&self, last: Option<LogIndex>) -> Result<(), LogError> {
-        self.book.keeps_after(last).map_or(Ok(()), |sealed| Err(LogError::Sealed { last, sealed }))
     }
 }
 

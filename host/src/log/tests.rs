@@ -10,7 +10,6 @@ mod model;
 mod reading;
 mod releasing;
 mod repairing;
-mod sealing;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -99,7 +98,7 @@ fn wait_for_spare(log: &Log, disk: &SimDisk) {
 /// The newest segment's path.
 fn newest_segment(disk: &SimDisk) -> PathBuf {
     let names = disk.list(dir()).expect("the folder is there");
-    let newest = names.into_iter().filter(|name| name.starts_with("seg-") && name.ends_with(".log")).max();
+    let newest = names.into_iter().filter(|name| name.starts_with("seg-")).max();
     dir().join(newest.expect("a log has a segment"))
 }
 

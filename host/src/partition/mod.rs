@@ -29,7 +29,6 @@ mod recorded;
 pub mod tail;
 mod handle;
 mod closing;
-mod scrub;
 #[cfg(test)]
 mod tests;
 
@@ -44,5 +43,4 @@ pub use open::{Modules, PartitionOptions};
 pub use order::NotOrdered;
 pub use release::Needed;
 pub use restore::Leading;
-pub use scrub::Checkable;
 pub use status::{PartitionStatus, Progress, RunState};

@@ -46,8 +46,6 @@ mod tasks;
 mod turn;
 mod install;
 mod retention;
-mod scrub;
-mod mend;
 mod archivist;
 mod kept;
 mod midnights;

@@ -48,8 +48,7 @@ use crate::system::staging::RefusedModules;
 use crate::system::standing::{self, Gate, Standing};
 use crate::system::trouble::Troubles;
 use crate::system::{
-    archivist, found, in_transit, kept, leaving, mend, midnights, retention, scrub, signer, steward, tasks, viewing,
-    vigil,
+    archivist, found, in_transit, kept, leaving, midnights, retention, signer, steward, tasks, viewing, vigil,
 };
 use crate::views::{self, Views};
 
@@ -106,8 +105,6 @@ pub struct NodeOptions {
     pub snapshot_keep: Option<u32>,
     /// The highest feature level that this node says it understands; [`features::HIGHEST`] unless an upgrade is held back.
     pub feature_level_max: FeatureLevel,
-    /// Of what was written long ago is read so much; 0: nothing.
-    pub scrub_bytes_per_second: u64,
 }
 
 /// How a node and the others reach each other.
@@ -209,7 +206,7 @@ impl Node {
             stopping,
             folder,
         });
-        spawn_tasks(&host, options.archive, options.scrub_bytes_per_second);
+        spawn_tasks(&host, options.archive);
         let peers = match peer {
             None => open_alone(&host).await.map(|()| None)?,
             Some(peer) => Some(answer_peers(&host, peer)?),
@@ -289,11 +286,7 @@ impl Node {
 }
 
 /// What goes on beside serving, whether the node has peers or not.
-fn spawn_tasks(host: &Arc<Host>, archive: Option<ArchiveOptions>, scrub_bytes_per_second: u64) {
-    tasks::keep(host, "mender", mend::run);
-    if 0 < scrub_bytes_per_second {
-        tasks::keep(host, "scrubber", move |host| scrub::run(host, scrub_bytes_per_second));
-    }
+fn spawn_tasks(host: &Arc<Host>, archive: Option<ArchiveOptions>) {
     tasks::keep(host, "in_transit", in_transit::run);
     if let (Some(archive), Some(options)) = (host.opening.archive.clone(), archive) {
         tasks::keep(host, "archivist", move |host| archivist::run(host, archive.clone(), options.every));

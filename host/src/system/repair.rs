@@ -350,8 +350,7 @@ async fn ask_holding(host: &Host, node: NodeId, group: &GroupName) -> Result<Hol
     decode(&answer).map_err(|_| PeerError::UnexpectedReply { node })
 }
 
-/// Those of the entries that another node has; it may have fewer.
-pub async fn fetch(
+async fn fetch(
     host: &Host,
     node: NodeId,
     group: &GroupName,

@@ -67,7 +67,6 @@ impl Served {
             log_keep_bytes: None,
             snapshot_every_bytes: None,
             snapshot_keep: None,
-            scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND,
             feature_level_max: features::HIGHEST,
             archive,
             hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,

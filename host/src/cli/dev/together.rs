@@ -131,7 +131,6 @@ fn options(
                 .map(|url| ArchiveOptions { url, every: Duration::from_secs(args.archive_every) }),
             snapshot_every_bytes: None,
             snapshot_keep: None,
-            scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND,
             feature_level_max: features::HIGHEST,
             hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
             peer,

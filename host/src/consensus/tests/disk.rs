@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
 use crate::ids::PartitionId;
-use crate::log::{Disk, DiskFile, Log, LogOptions, RealDisk, StreamId};
+use crate::log::{Disk, DiskFile, DiskMap, Log, LogOptions, RealDisk, StreamId};
 
 const FOLDER: &str = "/wallet/0/log";
 
@@ -182,5 +183,18 @@ impl DiskFile for MemoryFile {
         let mut content = self.content.lock();
         content.synced = content.now.clone();
         Ok(())
+    }
+
+    fn map(&self) -> io::Result<Arc<dyn DiskMap>> {
+        Ok(Arc::new(MemoryMap(self.content.clone())))
+    }
+}
+
+struct MemoryMap(Arc<Mutex<Content>>);
+
+impl DiskMap for MemoryMap {
+    fn read(&self, offset: u64, size: usize) -> Option<Bytes> {
+        let content = self.0.lock();
+        content.now.get(offset as usize..offset as usize + size).map(Bytes::copy_from_slice)
     }
 }

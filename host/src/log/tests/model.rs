@@ -13,7 +13,6 @@ enum Call {
     Truncate { keep_percent: usize },
     Purge { percent: usize },
     PurgeBeyond,
-    Commit { percent: usize },
     Vote,
     Reopen,
 }
@@ -24,7 +23,6 @@ fn call() -> impl Strategy<Value = Call> {
         2 => (0..=100_usize).prop_map(|keep_percent| Call::Truncate { keep_percent }),
         2 => (0..=100_usize).prop_map(|percent| Call::Purge { percent }),
         1 => Just(Call::PurgeBeyond),
-        3 => (0..=100_usize).prop_map(|percent| Call::Commit { percent }),
         1 => Just(Call::Vote),
         2 => Just(Call::Reopen),
     ]
@@ -36,7 +34,6 @@ struct Model {
     purged: Option<EntryId>,
     vote: Option<Vote>,
     term: u64,
-    committed: Option<EntryId>,
 }
 
 impl Model {
@@ -58,9 +55,7 @@ impl Model {
                 append(log, entries).expect("accepted");
             }
             Call::Truncate { keep_percent } => {
-                let committed = self.committed.filter(|id| self.entries.contains_key(&id.index.0));
-                let kept = self.at(*keep_percent).into_iter().chain(committed).max_by_key(|id| id.index);
-                let last = kept.or(self.purged);
+                let last = self.at(*keep_percent).or(self.purged);
                 self.entries.retain(|index, _| last.is_some_and(|last| *index <= last.index.0));
                 self.term += 1;
                 log.truncate_after(last).expect("accepted");
@@ -72,11 +67,6 @@ impl Model {
             Call::PurgeBeyond => {
                 let upto = id(self.term, self.last().map_or(0, |last| last.index.0) + 3);
                 self.purge(log, upto);
-            }
-            Call::Commit { percent } => {
-                let Some(committed) = self.at(*percent).filter(|id| self.committed < Some(*id)) else { return };
-                self.committed = Some(committed);
-                log.save_committed(committed);
             }
             Call::Vote => {
                 let vote = Vote { term: Term(self.term), node: None, committed: false };

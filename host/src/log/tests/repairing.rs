@@ -42,8 +42,7 @@ fn eventful_log() -> SimDisk {
 
 fn segments(disk: &SimDisk) -> Vec<PathBuf> {
     let names = disk.list(dir()).expect("the folder is there");
-    let mut names: Vec<_> =
-        names.into_iter().filter(|name| name.starts_with("seg-") && name.ends_with(".log")).collect();
+    let mut names: Vec<_> = names.into_iter().filter(|name| name.starts_with("seg-")).collect();
     names.sort_unstable();
     names.iter().map(|name| dir().join(name)).collect()
 }

@@ -125,7 +125,6 @@ async fn a_node_that_is_alone_writes_what_it_understands_from_the_start_and_is_n
             archive: None,
             snapshot_every_bytes: None,
             snapshot_keep: None,
-            scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND,
             feature_level_max,
         })
     };

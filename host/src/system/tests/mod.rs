@@ -252,7 +252,6 @@ impl Cluster {
             archive,
             snapshot_every_bytes: None,
             snapshot_keep: self.options.snapshot_keep,
-            scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND,
             feature_level_max: member.level_max,
             http: None,
         };

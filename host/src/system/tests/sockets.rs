@@ -117,7 +117,6 @@ impl Sockets {
             archive: None,
             snapshot_every_bytes: None,
             snapshot_keep: None,
-            scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND,
             feature_level_max: features::HIGHEST,
             http: None,
         };

@@ -246,7 +246,6 @@ impl Stage {
             log_keep_bytes: None,
             snapshot_every_bytes: None,
             snapshot_keep: None,
-            scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND,
             feature_level_max: features::HIGHEST,
             archive,
         });
