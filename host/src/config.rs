@@ -6,6 +6,7 @@
 mod http;
 
 mod receivers;
+mod scrub;
 mod views;
 mod webhooks;
 
@@ -27,6 +28,7 @@ use crate::limits::{
 };
 
 pub use self::receivers::Receivers;
+pub use self::scrub::ScrubConfig;
 pub use self::views::ViewsConfig;
 pub use self::webhooks::WebhooksConfig;
 
@@ -55,6 +57,8 @@ pub struct Config {
     pub webhooks: WebhooksConfig,
     #[serde(default)]
     pub views: ViewsConfig,
+    #[serde(default)]
+    pub scrub: ScrubConfig,
     /// Where history goes for ever; without it nowhere.
     pub archive: Option<ArchiveConfig>,
 }

@@ -6,7 +6,7 @@
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Error, ErrorKind, Result, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -100,6 +100,22 @@ pub fn create_dir_all(dir: &Path) -> Result<()> {
 fn is_of_others(error: &Error) -> bool {
     use ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
     matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | InvalidInput | Unsupported)
+}
+
+/// Moves a file or folder out of the way, under its name with `.damaged`, in place of what was there from the last time. It need not be there.
+/// Durable on return; returns where it is now.
+pub fn set_aside(path: &Path) -> Result<PathBuf> {
+    let unless_missing = |done: Result<()>| match done {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        done => done,
+    };
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".damaged");
+    let aside = PathBuf::from(aside);
+    unless_missing(std::fs::remove_dir_all(&aside))?;
+    unless_missing(std::fs::rename(path, &aside))?;
+    sync_dir(path.parent().unwrap_or(Path::new(".")))?;
+    Ok(aside)
 }
 
 /// Makes the names in a folder durable.

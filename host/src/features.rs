@@ -28,8 +28,14 @@ pub const ORDERS_VOUCHED: FeatureLevel = CLAIMS_FIRST;
 pub const REFUSALS: FeatureLevel = CLAIMS_FIRST;
 /// A removal names the nodes that were asked whether they decide without the one that goes (`system/removal.rs`).
 pub const REMOVALS: FeatureLevel = FeatureLevel(7);
+/// Nodes tell each other what time it is in the journals they lead, and a submission says how long somebody waits (`router/timing.rs`). A time
+/// that another partition has recorded is taken however far ahead it is.
+pub const TIMELINES: FeatureLevel = FeatureLevel(8);
+/// `system` keeps which losses operators have accepted (`system/loss_row.rs`), and nodes tell each other how far they have come since they were last
+/// heard (`system/pulse.rs`).
+pub const LOSSES: FeatureLevel = FeatureLevel(9);
 /// The highest level that this program understands.
-pub const HIGHEST: FeatureLevel = REMOVALS;
+pub const HIGHEST: FeatureLevel = LOSSES;
 
 /// The level that the cluster has reached, as far as this node knows. It only ever rises.
 #[derive(Clone, Debug)]

@@ -5,15 +5,13 @@
 //! same form, for what the node shows to itself only.
 
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use ed25519_dalek::{Signature as Raw, Signer, SigningKey, VerifyingKey};
 
-use crate::durable;
+use crate::disk::{Disk, RealDisk};
 
 const FILE: &str = "node.key";
 const ARTEFACT_FILE: &str = "artefacts.key";
@@ -44,13 +42,13 @@ pub enum KeyError {
 
 impl NodeKey {
     /// The key of a data folder; made when there is none, and durable on return.
-    pub fn of_folder(folder: &Path) -> Result<Self, KeyError> {
-        seed_of(&folder.join(FILE)).map(|seed| Self(SigningKey::from_bytes(&seed)))
+    pub fn of_folder(disk: &dyn Disk, folder: &Path) -> Result<Self, KeyError> {
+        seed_of(disk, &folder.join(FILE)).map(|seed| Self(SigningKey::from_bytes(&seed)))
     }
 
-    /// The key in a file.
+    /// The key in a file of the machine's own file system.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
-        read_seed(path).map(|seed| Self(SigningKey::from_bytes(&seed)))
+        read_seed(&RealDisk, path).map(|seed| Self(SigningKey::from_bytes(&seed)))
     }
 
     pub fn public(&self) -> PublicKey {
@@ -124,47 +122,47 @@ impl FromStr for Signature {
 }
 
 /// The secret by which a node knows again what it has compiled itself; it signs nothing. Made when there is none, and durable on return.
+/// What it has compiled is on the machine's own file system, and so is this.
 pub fn artefact_key(folder: &Path) -> Result<[u8; 32], KeyError> {
-    seed_of(&folder.join(ARTEFACT_FILE))
+    seed_of(&RealDisk, &folder.join(ARTEFACT_FILE))
 }
 
-fn seed_of(path: &Path) -> Result<[u8; 32], KeyError> {
-    match read_seed(path) {
-        Err(KeyError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => create(path),
+fn seed_of(disk: &dyn Disk, path: &Path) -> Result<[u8; 32], KeyError> {
+    match read_seed(disk, path) {
+        Err(KeyError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => create(disk, path),
         read => read,
     }
 }
 
-fn read_seed(path: &Path) -> Result<[u8; 32], KeyError> {
-    let io = |source| KeyError::Io { path: path.to_owned(), source };
-    let mode = std::fs::metadata(path).map_err(io)?.permissions().mode() & 0o777;
+fn read_seed(disk: &dyn Disk, path: &Path) -> Result<[u8; 32], KeyError> {
+    let (bytes, mode) = disk.read_with_mode(path).map_err(|source| KeyError::Io { path: path.to_owned(), source })?;
     if mode & 0o077 != 0 {
         return Err(KeyError::Exposed { path: path.to_owned(), mode });
     }
-    let text = std::fs::read_to_string(path).map_err(io)?;
-    decode::<32>(text.trim()).ok_or_else(|| KeyError::Malformed { path: path.to_owned() })
+    let seed = str::from_utf8(&bytes).ok().and_then(|text| decode::<32>(text.trim()));
+    seed.ok_or_else(|| KeyError::Malformed { path: path.to_owned() })
 }
 
 /// Under another name first, so that a key is there whole or not at all; of two that make one, the first wins.
-fn create(path: &Path) -> Result<[u8; 32], KeyError> {
+fn create(disk: &dyn Disk, path: &Path) -> Result<[u8; 32], KeyError> {
     let io = |source| KeyError::Io { path: path.to_owned(), source };
     let seed: [u8; 32] = rand::random();
     let folder = path.parent().unwrap_or(Path::new("."));
     let partial = path.with_extension(format!("key.{}", std::process::id()));
     let write = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
-        file.write_all(format!("{}\n", encode(&seed)).as_bytes())?;
-        file.sync_all()?;
-        let linked = std::fs::hard_link(&partial, path);
-        std::fs::remove_file(&partial)?;
+        let file = disk.create(&partial)?;
+        file.write_at(format!("{}\n", encode(&seed)).as_bytes(), 0)?;
+        file.sync()?;
+        let linked = disk.link(&partial, path);
+        disk.remove(&partial)?;
         match linked {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        durable::sync_dir(folder)
+        disk.sync_dir(folder)
     };
     write().map_err(io)?;
-    read_seed(path)
+    read_seed(disk, path)
 }
 
 fn encode(bytes: &[u8]) -> String {
@@ -187,12 +185,13 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::{KeyError, NodeKey, artefact_key};
+    use crate::disk::RealDisk;
 
     #[test]
     fn a_key_is_made_once_and_is_private() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let first = NodeKey::of_folder(folder.path()).expect("it is made");
-        let again = NodeKey::of_folder(folder.path()).expect("it is read");
+        let first = NodeKey::of_folder(&RealDisk, folder.path()).expect("it is made");
+        let again = NodeKey::of_folder(&RealDisk, folder.path()).expect("it is read");
         assert_eq!(first.public(), again.public());
         let path = folder.path().join("node.key");
         let mode = std::fs::metadata(&path).expect("it is there").permissions().mode() & 0o777;
@@ -205,6 +204,6 @@ mod tests {
         let read = NodeKey::read(&folder.path().join("artefacts.key")).expect("it has the form of a key");
         assert_ne!(read.public(), first.public());
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("it is ours");
-        assert!(matches!(NodeKey::of_folder(folder.path()), Err(KeyError::Exposed { .. })));
+        assert!(matches!(NodeKey::of_folder(&RealDisk, folder.path()), Err(KeyError::Exposed { .. })));
     }
 }

@@ -10,6 +10,7 @@ pub mod config;
 pub mod clock;
 pub mod key;
 pub mod durable;
+pub mod disk;
 pub mod planted;
 pub mod regular;
 pub mod printable;

@@ -2,8 +2,11 @@
 //!
 //! It knows nothing of what happens beyond a limit: the caller turns that into a clear 4xx, 503 or 507.
 
+mod log;
+
 use std::time::Duration;
 
+pub use self::log::*;
 use crate::ids::LogIndex;
 
 /// A JSON body of one command or one query: far above any honest command, small enough to buffer per connection.
@@ -103,6 +106,10 @@ pub const REFUSALS_PER_MINUTE_MAX: u32 = 30;
 pub const REFUSED_REASON_CHARS_MAX: usize = 300;
 /// The same, of the name of who brought the module.
 pub const REFUSED_BY_CHARS_MAX: usize = 128;
+/// Operators' words about lost entries that `system` names; its journal has all of them.
+pub const LOSSES_ROW_ENTRIES_MAX: usize = 12;
+/// Of each text of such a word, as it is recorded.
+pub const LOSS_TEXT_CHARS_MAX: usize = 400;
 /// How many times the limits for foreign modules one has that is recorded: it was within them once, on some machine.
 pub const RECORDED_MODULE_FACTOR: u64 = 10;
 /// Stack of a guest, enough for deep but not endless recursion.
@@ -127,6 +134,14 @@ pub const GUEST_WATCHDOG: Duration = Duration::from_secs(2);
 pub const TRIAL_STRIKES_MAX: u64 = 256;
 /// What counts as so many of these: a call that the watchdog stops has taken as long.
 pub const TRIAL_STRIKES_OF_WATCHDOG: u64 = 64;
+/// What counts as one of these: so many bytes of answers beyond what their calls are owed.
+pub const TRIAL_ANSWER_BYTES_PER_STRIKE: u64 = 256 << 10;
+/// Bytes of an answer that its call is owed, and as many again for each command in it.
+pub const TRIAL_ANSWER_BYTES_OWED: u64 = 64 << 10;
+/// Time that a call is owed, and as much again for each command in it: more than its budget can take.
+pub const TRIAL_TIME_OWED: Duration = Duration::from_millis(50);
+/// What each of these counts for on the second engine, which takes so many times as long.
+pub const TRIAL_STRIKES_FACTOR_SLOW: u64 = 16;
 /// Calls that make good for one of them: a machine that stands still for a moment in a replay of hours says nothing of the module.
 pub const TRIAL_CALLS_PER_STRIKE: u64 = 16;
 /// Renderings of a module on trial that the watchdog stops before the others are not tried.
@@ -184,8 +199,8 @@ pub const ORDER_WHY_CHARS_MAX: u32 = 500;
 pub const STUCK_REPORT_EVERY: Duration = Duration::from_secs(60);
 /// Commands named in one such report; of more only the number is said.
 pub const STUCK_LINES_MAX: usize = 32;
-/// A call from another partition that carries a time further ahead of this node's clock is put off: whoever made it has a wrong clock,
-/// and its time would become this partition's.
+/// A call from another partition that carries a time further ahead of this node's clock is counted and named in the log: a clock was wrong where it
+/// was recorded, and its time becomes this partition's. Nodes below [`crate::features::TIMELINES`] put it off.
 pub const CARRIED_AHEAD_MAX: Duration = Duration::from_secs(30);
 /// Recorded rejections per caller and second, in a partition: a rejection costs log for ever, some 300 bytes on each node.
 pub const REJECTIONS_PER_CALLER_PER_SECOND_MAX: u32 = 25_000;
@@ -209,6 +224,16 @@ pub const CLOCK_SKEW_MS_MAX: u64 = 60_000;
 pub const HOST_NAME_BYTES_MAX: usize = 253;
 /// Times that somebody waits for a partition to pass: one for each [`TICK_STEP`] until [`DEADLINE_MAX`], and more while it stands still.
 pub const TIMES_WANTED_MAX: usize = 4096;
+/// Submissions that expired in a partition, and whose senders are told so once that is certain; of more it is said that the outcome is not known.
+pub const EXPIRED_WAITING_MAX: usize = 65_536;
+/// For how long it counts what a leader has said of the time in its journal; after that it is asked.
+pub const JOURNAL_TIME_FRESH: Duration = Duration::from_secs(3);
+/// A journal that is so far ahead of the clock is spoken of; less is what clocks of nodes differ by, and is caught up in a moment.
+pub const JOURNAL_AHEAD_SAID: Duration = Duration::from_secs(5);
+/// A wall clock that moves further than this from where the clock that only runs puts it has leapt. What NTP corrects is far less.
+pub const CLOCK_LEAP_MAX: Duration = Duration::from_secs(1);
+/// How long a leap must have stood on the clocks of a majority before it counts: an error that somebody sees and undoes is over by then.
+pub const CLOCK_LEAP_STANDS: Duration = Duration::from_secs(60);
 /// Those who wait for times this close to each other share a tick. Else any client that may read could fill the log with ticks.
 pub const TICK_STEP: Duration = Duration::from_millis(25);
 /// Commands under way that nobody waits for (`Prefer: respond-async`): as many as may be waited for.
@@ -290,10 +315,6 @@ pub const REPLAY_SAVE_BYTES: u64 = 64 << 20;
 pub const REPLAY_JOBS_MAX: usize = 32;
 /// Starts of a node that go on with the same replay: one that ends the process must not do so for ever.
 pub const REPLAY_RESUMES_MAX: u32 = 8;
-/// Log bytes accepted and not yet durable, per partition.
-pub const LOG_PENDING_BYTES_MAX: usize = 64 << 20;
-/// Decoded entries kept in memory behind the log's end.
-pub const LOG_TAIL_BYTES_MAX: usize = 64 << 20;
 /// Entries that one tail of a partition has read ahead: enough that reading costs little, and a thousand tails still fit into memory.
 pub const TAIL_READ_BYTES: usize = 1 << 20;
 /// The same in number: the log is locked while they are looked up.

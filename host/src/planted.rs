@@ -16,17 +16,20 @@ pub enum Bug {
     ClaimsIgnored,
     /// A node that comes back does not ask what it held.
     SeenNotAsked,
+    /// A node that comes back believes a peer that was away when it went.
+    AwayBelieved,
     /// A linearizable read does not ask who leads.
     BarrierSkipped,
 }
 
 impl Bug {
-    pub const ALL: [(Self, &'static str); 6] = [
+    pub const ALL: [(Self, &'static str); 7] = [
         (Self::LogUnsynced, "log_unsynced"),
         (Self::ChecksumIgnored, "checksum_ignored"),
         (Self::IdsForgotten, "ids_forgotten"),
         (Self::ClaimsIgnored, "claims_ignored"),
         (Self::SeenNotAsked, "seen_not_asked"),
+        (Self::AwayBelieved, "away_believed"),
         (Self::BarrierSkipped, "barrier_skipped"),
     ];
 }

@@ -19,6 +19,7 @@ mod clock_ahead;
 mod disk_full;
 mod flipped_bits;
 mod lost_data;
+mod set_back;
 mod majority_wiped;
 mod released_log;
 mod same_segments;

@@ -131,7 +131,7 @@ fn segment_count(folder: &Path) -> usize {
     for entry in std::fs::read_dir(folder).expect("the host's folder").flatten() {
         if entry.path().is_dir() {
             below = segment_count(&entry.path()).max(below);
-        } else if entry.file_name().to_string_lossy().starts_with("seg-") {
+        } else if entry.file_name().to_string_lossy().ends_with(".log") {
             here += 1;
         }
     }

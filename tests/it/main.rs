@@ -4,14 +4,17 @@
 //! what is inside the host.
 
 mod transfer;
+mod book;
 mod across;
 mod participants;
 mod bad_input;
 mod idempotency;
 mod one_id;
 mod deadline;
+mod clock;
 mod kill;
 mod corruption;
+mod lost;
 mod disk_full;
 mod audit;
 mod receipts;

@@ -19,13 +19,20 @@ fn modes(folder: &Path) -> Vec<(PathBuf, u32)> {
     while let Some(path) = all.get(next).cloned() {
         next += 1;
         if path.is_dir() {
-            let entries =
-                fs::read_dir(&path).expect("the folder can be read").map(|entry| entry.expect("an entry").path());
-            all.extend(entries.filter(|path| !path.is_symlink()));
+            let entries = unless_gone(fs::read_dir(&path)).into_iter().flatten();
+            all.extend(entries.map(|entry| entry.expect("an entry").path()).filter(|path| !path.is_symlink()));
         }
     }
-    let mode = |path: &PathBuf| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
-    all.into_iter().map(|path| (mode(&path), path)).map(|(mode, path)| (path, mode)).collect()
+    let mode = |path: &PathBuf| Some(unless_gone(fs::metadata(path))?.permissions().mode() & 0o777);
+    all.into_iter().filter_map(|path| Some((mode(&path)?, path))).map(|(mode, path)| (path, mode)).collect()
+}
+
+/// A host that runs replaces and removes files of its own.
+fn unless_gone<T>(found: std::io::Result<T>) -> Option<T> {
+    match found {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        found => Some(found.expect("it can be looked at")),
+    }
 }
 
 #[track_caller]

@@ -92,8 +92,12 @@ fn first_segment(data: &Path) -> Option<PathBuf> {
 
 fn segments(data: &Path) -> Option<Vec<PathBuf>> {
     let listed = std::fs::read_dir(data.join("wallet/0/log")).ok()?.flatten().map(|file| file.path());
-    let mut segments: Vec<PathBuf> =
-        listed.filter(|path| path.file_name().is_some_and(|it| it.to_string_lossy().starts_with("seg-"))).collect();
+    let mut segments: Vec<PathBuf> = listed
+        .filter(|path| {
+            path.file_name()
+                .is_some_and(|it| it.to_string_lossy().starts_with("seg-") && it.to_string_lossy().ends_with(".log"))
+        })
+        .collect();
     segments.sort();
     Some(segments)
 }

@@ -4,12 +4,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
+use statehouse::disk::RealDisk;
 use statehouse::snapshot::canonical::{SnapshotFile, SnapshotWriter};
 use statehouse_tests::hold::eventually;
 use statehouse_tests::host::{Finished, Host, Start, argument, cli};
-use statehouse_tests::wall_clock::WallClock;
+use statehouse_tests::wall_clock::{WallClock, forget_clock};
 use statehouse_tests::wallet;
 use tempfile::tempdir;
 
@@ -94,10 +96,11 @@ fn check_damage(exported: &Path) {
     assert!(alone.code == Some(1) && alone.stdout.contains("chunk 0 has the hash"), "{alone:?}");
     fs::write(&file, whole).expect("it can be written");
 
-    let mut opened = SnapshotFile::open(&file).expect("it is whole again");
+    let mut opened = SnapshotFile::open(&RealDisk, &file).expect("it is whole again");
     let mut rows: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
     opened.visit(|key, row| rows.push((key.to_vec(), row.to_vec()))).expect("it is whole again");
-    let mut writer = SnapshotWriter::begin(&folder, &opened.listed().facts).expect("it can be written");
+    let mut writer =
+        SnapshotWriter::begin(Arc::new(RealDisk), &folder, &opened.listed().facts).expect("it can be written");
     rows[0].1[0] ^= 1;
     rows.iter().for_each(|(key, row)| writer.put(key, row).expect("it can be written"));
     let forged = writer.finish().expect("it can be written").name;
@@ -126,6 +129,7 @@ async fn a_host_that_is_idle_or_was_down_at_midnight_has_the_snapshot_of_the_day
     let first = wait_for(&host, 1).await;
     host.kill();
     clock.set_ahead(4 * DAY);
+    forget_clock(data.path());
     let host = Host::start_with(&start).await.expect("the host starts again");
     let found = wait_for(&host, 2).await;
     assert_eq!(found[0], first[0]);

@@ -7,8 +7,9 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 use serde_json::Value;
+use statehouse::disk::RealDisk;
 use statehouse::ids::{LogIndex, PartitionId};
-use statehouse::log::{EntryId, Log, LogEntry, LogOptions, LogScan, Payload, RealDisk, StreamId};
+use statehouse::log::{EntryId, Log, LogEntry, LogOptions, LogScan, Payload, StreamId};
 use statehouse::machine::entry::Entry;
 use statehouse_tests::damage::Backup;
 use statehouse_tests::host::{Host, argument, cli};

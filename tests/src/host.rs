@@ -64,6 +64,13 @@ impl Host {
 
     /// Like [`Host::start`]; a process that ends before it is ready is returned as `Err`.
     pub async fn start_with(start: &Start) -> Result<Self, Refused> {
+        let host = Self::start_unready(start).await?.ready().await?;
+        artefacts::keep(&start.data);
+        Ok(host)
+    }
+
+    /// Like [`Host::start_with`], for a host that is not going to be ready.
+    pub async fn start_unready(start: &Start) -> Result<Self, Refused> {
         let mut command = match start.descriptors {
             None => Command::new(&start.program),
             Some(count) => {
@@ -80,9 +87,7 @@ impl Host {
         artefacts::lend(&start.data);
         let process = Process::start("the host", command).await?;
         let trust = start.authority.as_deref().map(Trust::of);
-        let host = Self { process, trust }.ready().await?;
-        artefacts::keep(&start.data);
-        Ok(host)
+        Ok(Self { process, trust })
     }
 
     /// Starts `statehouse serve` with these `[limits]`, for what `dev` has no flags for.

@@ -3,6 +3,8 @@
 //! In: nothing, or the wallet of a release. Out: their bytes, by name. Most of them are the wallet with one export turned, because a host
 //! tries a module on the history that it has, and what is no wallet is refused before. It does not know what a host makes of them.
 
+use statehouse_abi::plan::PlanOutWriter;
+
 use crate::wasm::{I32, I64, Locals, Wasm, signed, unsigned};
 
 /// A hostile module.
@@ -44,6 +46,17 @@ mod code {
         const AT: i64 = 64;
         let stores: Vec<u8> = (AT..).zip(bytes).flat_map(|(address, byte)| store(address, *byte)).collect();
         [stores, i64(AT << 32 | bytes.len() as i64), vec![0x0b]].concat()
+    }
+
+    /// Counts down in the third local and goes on: some work that ends.
+    pub fn spin(count: i64) -> Vec<u8> {
+        let step = [get(2), i32(1), vec![0x6b, 0x22, 0x02, 0x0d, 0x00, 0x0b]].concat();
+        [i32(count), vec![0x21, 0x02, 0x03, 0x40], step].concat()
+    }
+
+    /// Returns what a function makes of the two parameters.
+    pub fn call(function: u64) -> Vec<u8> {
+        [get(0), get(1), vec![0x10], unsigned(function), vec![0x0b]].concat()
     }
 
     /// Returns a head and then one byte again and again, in memory that is added for it.
@@ -107,6 +120,17 @@ fn of(mut wasm: Wasm, export: &str, locals: Locals, code: &[u8]) -> Vec<u8> {
     wasm.bytes()
 }
 
+/// What does the right thing with one export, after so much work.
+fn slowed(wasm: Wasm, export: &str, count: i64) -> Vec<u8> {
+    let right = code::call(wasm.exported(export));
+    of(wasm, export, Locals::count(1), &[code::spin(count), right].concat())
+}
+
+/// Makes a plan of no command, however many it is asked about.
+fn without_plans() -> Vec<u8> {
+    doing("sh1_plan", &code::answer(&PlanOutWriter::default().finish(Vec::new())))
+}
+
 /// With one local of its own behind two parameters, as `code::flood` wants it.
 fn flooding(export: &str, head: &[u8], byte: u8, count: i64) -> Vec<u8> {
     let code = code::flood(head, byte, count);
@@ -158,6 +182,14 @@ pub fn corpus() -> Vec<Hostile> {
         rare("describe loops", doing("sh1_describe", code::LOOP)),
         rare("alloc loops", doing("sh1_alloc", code::LOOP)),
         rare("migrate loops", of(wallet_next(), "sh1_migrate", Locals::NONE, code::LOOP)),
+        usual("plan answers no plans", without_plans()),
+        usual("execute takes all of its budget", slowed(wallet(), "sh1_execute", 3_000_000)),
+        rare("apply takes all of its budget", slowed(wallet(), "sh1_apply", 3_000_000)),
+        rare("plan takes its time", slowed(wallet(), "sh1_plan", 100_000_000)),
+        rare("query takes its time", slowed(wallet(), "sh1_query", 100_000_000)),
+        rare("render takes its time", slowed(wallet(), "sh1_render", 100_000_000)),
+        rare("check takes its time", slowed(wallet(), "sh1_check", 100_000_000)),
+        rare("migrate takes its time", slowed(wallet_next(), "sh1_migrate", 100_000_000)),
         rare("migrate traps", of(wallet_next(), "sh1_migrate", Locals::NONE, code::TRAP)),
         rare("migrate answers its input", of(wallet_next(), "sh1_migrate", Locals::NONE, &echo())),
         rare("alloc is out of range", doing("sh1_alloc", &[code::i32(-1), vec![0x0b]].concat())),

@@ -3,7 +3,7 @@
 //! It needs libfaketime, a library that is loaded into the process; where that is missing, [`WallClock::new`] says so.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tempfile::{TempDir, tempdir};
 
@@ -49,6 +49,11 @@ impl WallClock {
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
         ]
     }
+}
+
+/// A node that is down forgets how its clock went, as if its machine were started again: then the next look is believed.
+pub fn forget_clock(data: &Path) {
+    drop(fs::remove_file(data.join("clock")));
 }
 
 fn find_library() -> Option<PathBuf> {

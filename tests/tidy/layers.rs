@@ -25,7 +25,7 @@ const OWNERS: [(&str, &[&str]); 18] = [
     ("wasmtime", &["guest"]),
     ("wasmi", &["guest"]),
     ("wasmparser", &["guest"]),
-    ("memmap2", &["log"]),
+    ("memmap2", &["disk"]),
     ("object_store", &["archive"]),
     ("tonic", &["peer"]),
     ("prost", &["peer"]),
@@ -65,7 +65,7 @@ fn the_layer_table_names_only_folders_that_exist() {
 fn only_the_owning_folder_names_its_crate() {
     check_sources(ownership);
     check_rule(ownership, "host/src/api/route.rs", "use rocksdb::DB;", "use axum::Router;");
-    check_rule(ownership, "host/src/log/read.rs", "fn f() { let x = serde_json::json!({}); }", "use memmap2::Mmap;");
+    check_rule(ownership, "host/src/disk/read.rs", "fn f() { let x = serde_json::json!({}); }", "use memmap2::Mmap;");
 }
 
 struct Table {

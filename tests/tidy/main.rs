@@ -11,3 +11,4 @@ mod determinism;
 mod wording;
 mod testing;
 mod architecture;
+mod book;

@@ -1,6 +1,6 @@
 //! The cluster: how this node sees it, and what operators change about it.
 //!
-//! In: `GET /v1/cluster`, and four changes that are read by a declared shape like any command's body. Out: a [`ClusterPage`], which
+//! In: `GET /v1/cluster`, and five changes that are read by a declared shape like any command's body. Out: a [`ClusterPage`], which
 //! also answers every change, so that whoever made it sees what came of it. It knows nothing of how a change is made.
 
 use std::collections::BTreeMap;
@@ -24,9 +24,12 @@ use super::time::print_time;
 use crate::config::is_host_and_port;
 use crate::features::{self, FeatureLevel};
 use crate::ids::{Micros, NodeId, PartitionId, Term};
-use crate::limits::{BODY_BYTES_MAX, CLUSTER_NODES_MAX, HOST_NAME_BYTES_MAX, SLOT_COUNT};
+use crate::limits::{BODY_BYTES_MAX, CLUSTER_NODES_MAX, HOST_NAME_BYTES_MAX, LOSS_TEXT_CHARS_MAX, SLOT_COUNT};
+use crate::system::Word;
 use crate::system::cluster::{ClusterView, MachineView, NodeView, ReplicaView};
 use crate::system::key_row::KeyRow;
+use crate::system::lifecycle::Wanting;
+use crate::system::loss_row::AcceptedLoss;
 
 /// `host:port` with the longest port.
 const PEER_CHARS_MAX: u32 = HOST_NAME_BYTES_MAX as u32 + ":65535".len() as u32;
@@ -48,10 +51,30 @@ pub struct ClusterPage {
     /// What the cluster writes; a node of the first release does not say it.
     #[serde(default = "first_level")]
     pub feature_level: FeatureLevel,
+    /// What is out of the ordinary about time on this node, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
+    /// Losses that operators have accepted, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<LossPage>,
 }
 
 fn first_level() -> FeatureLevel {
     features::BASE
+}
+
+/// An operator's word that a partition goes on without acknowledged entries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LossPage {
+    pub machine: String,
+    pub partition: PartitionId,
+    /// Whose log had lost them.
+    pub node: NodeId,
+    pub by: String,
+    pub why: String,
+    pub time: String,
+    /// What the partition had said that it waits for.
+    pub refusal: String,
 }
 
 /// A key that a node has signed by.
@@ -104,6 +127,8 @@ pub enum Change {
     Add(NodeId, String),
     Remove(NodeId),
     Transfer { machine: String, partition: PartitionId, to: NodeId },
+    AcceptClock,
+    AcceptLoss { machine: String, partition: PartitionId, why: String },
 }
 
 pub fn get(api: &Api) -> Response {
@@ -130,10 +155,14 @@ pub async fn read(
         return Ok(Change::Remove(NodeId(id)));
     }
     let json = read_body(body, BODY_BYTES_MAX, deadline).await?;
+    if page == Page::ClockAccept {
+        let detail = "accepting this node's clock needs no body";
+        return if json.is_empty() { Ok(Change::AcceptClock) } else { Err(Problem::new(Code::InvalidChange, detail)) };
+    }
     if !json.is_empty() {
         check_media_type(&parts.headers, &["application/json"])?;
     }
-    let schema = schema(page).expect("only removing a node has no body");
+    let schema = schema(page).expect("all others have a body");
     let read = read_json(&ObjectShape::new(&schema, None), &[], &json)?;
     change(page, &Value::from_cbor(&read.cbor).expect("the reader writes deterministic CBOR"))
 }
@@ -151,6 +180,11 @@ pub async fn make(api: &Api, change: Change, asked: Asked) -> Result<Response, P
         Change::Add(node, peer) => cluster.add(node, peer, deadline).await?,
         Change::Remove(node) => cluster.remove(node, deadline).await?,
         Change::Transfer { machine, partition, to } => cluster.transfer(&machine, partition, to, deadline).await?,
+        Change::AcceptClock => cluster.accept_clock(&Wanting { caller, request_id, deadline }).await?,
+        Change::AcceptLoss { machine, partition, why } => {
+            let by = caller.name.to_string();
+            cluster.accept_loss(Word { machine, partition, by, why }, deadline).await?;
+        }
     }
     Ok(get(api))
 }
@@ -169,12 +203,19 @@ pub fn schema(page: Page) -> Option<Schema> {
             Some(Schema::Object { fields: vec![field("nodes", nodes, "All nodes, the asked one among them")] })
         }
         Page::NodeAdd => Some(member()),
-        Page::LeaderTransfer => {
+        Page::LeaderTransfer | Page::LossAccept => {
             let partition = Schema::Int { min: 0, max: i64::from(SLOT_COUNT) - 1 };
+            let last = if page == Page::LossAccept {
+                let why =
+                    Schema::Text { min_chars: 1, max_chars: LOSS_TEXT_CHARS_MAX as u32, format: TextFormat::Plain };
+                field("why", why, "Why the entries are given up, for everybody who looks at the cluster later")
+            } else {
+                field("to", node(), "The node that is to lead it")
+            };
             let fields = vec![
                 field("machine", text(32), "Name of the machine"),
                 field("partition", partition, "Which of its partitions"),
-                field("to", node(), "The node that is to lead it"),
+                last,
             ];
             Some(Schema::Object { fields })
         }
@@ -193,8 +234,11 @@ fn change(page: Page, body: &Value) -> Result<Change, Problem> {
         Page::NodeAdd => member(body).map(|(node, peer)| Change::Add(node, peer)),
         _ => {
             let partition = u32::try_from(number(body, "partition")).expect("the schema bounds it");
-            let (machine, to) = (text(body, "machine").to_owned(), NodeId(number(body, "to")));
-            Ok(Change::Transfer { machine, partition: PartitionId(partition), to })
+            let (machine, partition) = (text(body, "machine").to_owned(), PartitionId(partition));
+            Ok(match page {
+                Page::LossAccept => Change::AcceptLoss { machine, partition, why: text(body, "why").to_owned() },
+                _ => Change::Transfer { machine, partition, to: NodeId(number(body, "to")) },
+            })
         }
     }
 }
@@ -231,7 +275,7 @@ fn text<'v>(body: &'v Value, field: &str) -> &'v str {
 
 impl ClusterPage {
     pub fn new(view: ClusterView, is_ready: bool) -> Self {
-        let ClusterView { cluster, node, nodes, machines, keys, feature_level } = view;
+        let ClusterView { cluster, node, nodes, machines, keys, feature_level, losses, remarks } = view;
         let nodes = nodes.into_iter().map(NodePage::from).collect();
         let machines = machines.into_iter().map(MachinePage::from).collect();
         let key = |row: KeyRow| KeyPage {
@@ -241,7 +285,16 @@ impl ClusterPage {
         };
         let keys = keys.into_iter().map(key).collect();
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        Self { cluster, node, version, is_ready, nodes, machines, keys, feature_level }
+        let losses = losses.into_iter().map(LossPage::from).collect();
+        Self { cluster, node, version, is_ready, nodes, machines, keys, feature_level, losses, remarks }
+    }
+}
+
+impl From<AcceptedLoss> for LossPage {
+    fn from(loss: AcceptedLoss) -> Self {
+        let AcceptedLoss { machine, partition, node, by, why, time, refusal } = loss;
+        let (partition, node, time) = (PartitionId(partition), NodeId(node), print_time(Micros(time)));
+        Self { machine, partition, node, by, why, time, refusal }
     }
 }
 

@@ -197,9 +197,9 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
     }
     match (route.page, asked) {
         (Page::Health, _) => Ok(pages::health()),
-        (Page::Ready, _) => pages::ready(api.check_ready()),
+        (Page::Ready, _) => pages::ready(api.check_ready(), &api.cluster.remarks()),
         (Page::OpenApi, _) => {
-            pages::ready(none_or(api.cluster.views_pending()))?;
+            pages::ready(none_or(api.cluster.views_pending()), &[])?;
             Ok(openapi::get(api))
         }
         (Page::Machines, _) => Ok(pages::machines(&api.router)),

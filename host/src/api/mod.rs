@@ -56,7 +56,7 @@ use std::sync::Arc;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 pub use caller::{Callers, Replaced, Tokens};
-pub use cluster::{ClusterPage, NodePage, ReplicaPage};
+pub use cluster::{ClusterPage, LossPage, NodePage, ReplicaPage};
 pub use command_roles::{CommandRoles, LiveCommandRoles};
 pub use error::ApiError;
 pub use live::LiveLimits;

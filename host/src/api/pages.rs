@@ -35,10 +35,12 @@ pub fn health() -> Response {
 
 /// # Errors
 /// 503 with everything that is not ready.
-pub fn ready(checked: Result<(), Vec<String>>) -> Result<Response, Problem> {
+pub fn ready(checked: Result<(), Vec<String>>, remarks: &[String]) -> Result<Response, Problem> {
     let retry = Duration::from_secs(1);
     checked.map_err(|missing| Problem::new(Code::NotReady, missing.join(", ")).with_retry_after(retry))?;
-    Ok(health())
+    let text: String =
+        std::iter::once("ok").chain(remarks.iter().map(String::as_str)).map(|line| format!("{line}\n")).collect();
+    Ok(with_type(text.into(), HeaderValue::from_static("text/plain")))
 }
 
 pub fn metrics(rendered: String) -> Response {

@@ -30,6 +30,8 @@ pub enum Page {
     NodeAdd,
     NodeRemove,
     LeaderTransfer,
+    ClockAccept,
+    LossAccept,
     Modules,
     ModuleStage,
     ModulePrepare,
@@ -69,7 +71,8 @@ pub enum Page {
 
 impl Page {
     pub const fn changes_cluster(self) -> bool {
-        matches!(self, Self::ClusterInit | Self::NodeAdd | Self::NodeRemove | Self::LeaderTransfer)
+        use Page::{ClockAccept, ClusterInit, LeaderTransfer, LossAccept, NodeAdd, NodeRemove};
+        matches!(self, ClusterInit | NodeAdd | NodeRemove | LeaderTransfer | ClockAccept | LossAccept)
     }
 
     /// Whether it is an order about a command in flight.
@@ -428,6 +431,20 @@ pub const HOST_ROUTES: &[HostRoute] = &[
         Page::LeaderTransfer,
         Some(CHANGE_ROLES),
         "Makes a node the leader of a partition, for now",
+    ),
+    route(
+        Method::POST,
+        "/v1/cluster/accept-clock",
+        Page::ClockAccept,
+        Some(CHANGE_ROLES),
+        "Says that the clock of this node, which has leapt, is right: entries follow it from now on, and those of nodes whose clock has leapt as far",
+    ),
+    route(
+        Method::POST,
+        "/v1/cluster/losses",
+        Page::LossAccept,
+        Some(CHANGE_ROLES),
+        "Has this node open a partition without the acknowledged entries that its log has lost",
     ),
     route(Method::GET, "/healthz", Page::Health, None, "Whether the process runs"),
     route(Method::GET, "/readyz", Page::Ready, None, "Whether it can take requests"),

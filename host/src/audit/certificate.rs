@@ -247,6 +247,7 @@ fn write_canonical(value: &Json, out: &mut String) -> Result<(), &'static str> {
 mod tests {
     use super::{Certificate, CertificateError, CoveredPartition, FORMAT, Facts, Mode, verify};
     use crate::audit::replay::Class;
+    use crate::disk::RealDisk;
     use crate::ids::{ModuleId, PartitionId};
     use crate::key::NodeKey;
 
@@ -270,7 +271,7 @@ mod tests {
     #[test]
     fn a_certificate_reads_back_and_a_changed_one_does_not() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let key = NodeKey::of_folder(folder.path()).expect("a key");
+        let key = NodeKey::of_folder(&RealDisk, folder.path()).expect("a key");
         let signed = certificate(&key);
         let file = signed.to_json();
         assert!(file.starts_with("{\"blake3\":\"") && file.contains("\"classes\":{\"same\":999,\"trap\":1}"), "{file}");
@@ -279,7 +280,7 @@ mod tests {
         assert!(matches!(verify(changed.as_bytes(), None), Err(CertificateError::Hash { .. })));
         // Somebody who can hash, and has another key.
         let other = tempfile::tempdir().expect("a temporary folder");
-        let other = NodeKey::of_folder(other.path()).expect("a key");
+        let other = NodeKey::of_folder(&RealDisk, other.path()).expect("a key");
         let forged = certificate(&other).to_json();
         assert!(matches!(verify(forged.as_bytes(), Some(key.public())), Err(CertificateError::Key { .. })));
         let forged = forged.replace(&other.public().to_string(), &key.public().to_string());
@@ -289,7 +290,7 @@ mod tests {
     #[test]
     fn every_changed_byte_is_noticed() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let key = NodeKey::of_folder(folder.path()).expect("a key");
+        let key = NodeKey::of_folder(&RealDisk, folder.path()).expect("a key");
         let signed = certificate(&key);
         let file = signed.to_json().into_bytes();
         for at in 0..file.len() {

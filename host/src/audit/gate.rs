@@ -165,7 +165,8 @@ mod tests {
     }
 
     fn new_key() -> NodeKey {
-        NodeKey::of_folder(tempfile::tempdir().expect("a temporary folder").path()).expect("a key")
+        NodeKey::of_folder(&crate::disk::RealDisk, tempfile::tempdir().expect("a temporary folder").path())
+            .expect("a key")
     }
 
     fn proof(classes: &[(Class, u64)], approved: &[(Class, u64)]) -> Proof {

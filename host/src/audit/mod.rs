@@ -1,7 +1,7 @@
 //! Audit: recompute everything from the journal, and say whether it is what was recorded.
 //!
 //! In: a data folder, of a running node, of a stopped one, or a copy, or a folder of journal segments, which `export` writes. Out: reports.
-//! It reads logs and modules and never a node's state, and it runs the same `machine/` code that replicas run. It trusts nobody, and changes nothing.
+//! It reads logs and modules and never a node's state, of which only names and ends count as evidence that there was more, and it runs the same `machine/` code that replicas run. It trusts nobody, and changes nothing.
 
 pub mod error;
 pub mod source;
@@ -10,6 +10,7 @@ pub mod ids;
 pub mod export;
 pub mod snapshots;
 pub mod transit;
+mod shown;
 pub mod verify;
 pub mod balance;
 pub mod list;

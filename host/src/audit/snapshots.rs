@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -16,6 +17,7 @@ use crate::audit::error::AuditError;
 use crate::audit::heads::Heads;
 use crate::audit::source::{PartitionSource, Source};
 use crate::audit::verify::Fault;
+use crate::disk::RealDisk;
 use crate::durable;
 use crate::ids::{ClusterId, JournalIndex, Micros, PartitionId};
 use crate::machine::journal::Verdict;
@@ -49,7 +51,7 @@ impl Snapshots {
     /// Reads every byte of all files in the folder, as far as they are named as snapshots.
     pub fn read(folder: &Path, of: Of<'_>) -> Self {
         let mut found = Self::default();
-        match list_files(folder) {
+        match list_files(&RealDisk, folder) {
             Ok(files) => files.iter().for_each(|file| found.add(file, of)),
             Err(error) => found.faults.push(fault_of(&error, None)),
         }
@@ -153,7 +155,7 @@ pub struct Checked {
 pub fn verify(source: &Source, files: &[PathBuf], on_entry: &dyn Fn(u64)) -> Result<Vec<Checked>, AuditError> {
     let mut named: BTreeMap<(String, PartitionId), Vec<&PathBuf>> = BTreeMap::new();
     for file in files {
-        let facts = SnapshotFile::open(file)?.listed().facts.clone();
+        let facts = SnapshotFile::open(&RealDisk, file)?.listed().facts.clone();
         named.entry((facts.machine, facts.partition)).or_default().push(file);
     }
     let mut checked = Vec::new();
@@ -238,7 +240,7 @@ pub fn make(
     let Of { cluster, machine, partition } = source.of(opened);
     durable::create_dir_all(folder).map_err(|source| AuditError::Io { path: folder.to_owned(), source })?;
     let facts = Facts { cluster, machine: machine.to_owned(), partition, journal, days };
-    let mut writer = SnapshotWriter::begin(folder, &facts)?;
+    let mut writer = SnapshotWriter::begin(Arc::new(RealDisk), folder, &facts)?;
     for (key, row) in &replay.rows {
         writer.put(key, row)?;
     }
@@ -251,13 +253,16 @@ pub fn make(
 /// One is not what was written, or the disk.
 pub fn copy(from: &Path, to: &Path, last: JournalIndex) -> Result<u64, AuditError> {
     let mut copied = 0;
-    for file in list_files(from)? {
+    for file in list_files(&RealDisk, from)? {
         let name = file.file_name().unwrap_or_default();
-        if from == to || to.join(name).exists() || last < SnapshotFile::open(&file)?.listed().facts.journal.index {
+        if from == to
+            || to.join(name).exists()
+            || last < SnapshotFile::open(&RealDisk, &file)?.listed().facts.journal.index
+        {
             continue;
         }
         read_whole(&file)?;
-        copy_file(&file, to)?;
+        copy_file(&file, Arc::new(RealDisk), to)?;
         copied += 1;
     }
     Ok(copied)
@@ -268,7 +273,7 @@ pub fn copy(from: &Path, to: &Path, last: JournalIndex) -> Result<u64, AuditErro
 /// # Errors
 /// It is not what was written.
 pub fn read_whole(file: &Path) -> Result<Listed, CanonicalError> {
-    let mut opened = SnapshotFile::open(file)?;
+    let mut opened = SnapshotFile::open(&RealDisk, file)?;
     opened.visit(|_, _| {})?;
     Ok(opened.listed().clone())
 }

@@ -9,10 +9,12 @@ use std::sync::Arc;
 use crate::archive::{Manifest, Mirror, Placed, SegmentsReader, modules_folder};
 use crate::audit::error::AuditError;
 use crate::audit::heads::{Heads, Stray};
+use crate::audit::shown::{self, Shown};
 use crate::audit::snapshots::Of;
+use crate::disk::RealDisk;
 use crate::guest::{Allowance, Engine, EngineOptions, Metered};
 use crate::ids::{ClusterId, LogIndex, ModuleId, PartitionId, Position};
-use crate::log::{LogScan, Payload, RealDisk, Tail};
+use crate::log::{LogScan, Payload, Tail};
 use crate::machine::entry::Entry;
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
@@ -41,6 +43,8 @@ pub struct PartitionSource {
     pub machine: String,
     pub partition: PartitionId,
     pub genesis: Journal,
+    /// What else in a node's folder knows of its entries, and how far, from before its log was read.
+    pub shown: Option<Shown>,
     stored: Stored,
 }
 
@@ -180,6 +184,9 @@ impl Source {
 
     /// Opens a partition. The frames of a log are all read and checked here; segments are checked while their entries are read.
     pub fn partition(&self, machine: &str, partition: PartitionId) -> Result<PartitionSource, AuditError> {
+        let is_node = self.manifest.is_none();
+        let mut shown = if is_node { shown::furthest(&self.path, machine, partition) } else { None };
+        let recorded = if is_node { shown::recorded(&self.path, machine, partition) } else { None };
         let stored = match &self.manifest {
             Some(manifest) => {
                 let facts = manifest.find(machine, partition);
@@ -190,11 +197,14 @@ impl Source {
                 let folder = partition_folder(&self.path, machine, partition).join("log");
                 let stream = || format!("{machine}/{partition}");
                 let scan = LogScan::open(&RealDisk, &folder);
-                Stored::Log(Box::new(scan.map_err(|source| AuditError::Log { stream: stream(), source })?))
+                let scan = scan.map_err(|source| AuditError::Log { stream: stream(), source })?;
+                // An entry of Raft alone is one as well.
+                shown = shown.max(recorded.filter(|_| scan.last().is_none()));
+                Stored::Log(Box::new(scan))
             }
         };
         let genesis = Journal::genesis(&self.cluster.0, machine, partition);
-        Ok(PartitionSource { machine: machine.to_owned(), partition, genesis, stored })
+        Ok(PartitionSource { machine: machine.to_owned(), partition, genesis, shown, stored })
     }
 }
 

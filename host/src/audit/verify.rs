@@ -3,6 +3,8 @@
 //! In: a data folder. Out: a report that says for each partition what was checked and what is wrong, with the place. A
 //! fault ends the walk of its partition, since nothing after it can be judged; the other partitions go on.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::Serialize;
 use statehouse_abi::cold::{CheckIn, Row};
 use statehouse_abi::key::split_key;
@@ -13,6 +15,7 @@ use crate::audit::error::AuditError;
 use crate::audit::heads::Heads;
 use crate::audit::ids::{Finding, Ids};
 use crate::audit::replay::history::FolderHistory;
+use crate::audit::shown::{self, Shown};
 use crate::audit::snapshots::Snapshots;
 use crate::audit::source::{PartitionSource, Read, Source};
 use crate::audit::transit::{Cut, Moves, TransitReport, Transits};
@@ -62,7 +65,7 @@ pub struct PartitionReport {
 /// Something that is not as it was recorded, or must not be.
 #[derive(Clone, Debug, Serialize)]
 pub struct Fault {
-    /// `log`, `segment`, `chain`, `digest`, `snapshot`, `invariant`, `transit` or `id`.
+    /// `log`, `segment`, `chain`, `digest`, `snapshot`, `invariant`, `transit`, `id`, or `missing`: the folder itself shows that there was more.
     pub kind: &'static str,
     pub detail: String,
     /// File name of the segment and byte offset in it, where there is one.
@@ -84,16 +87,19 @@ pub struct Report {
     pub in_transit: Vec<TransitReport>,
 }
 
-/// Verifies all partitions of the machines; `on_entry` is told of progress as (entries done, entries in all).
-pub fn verify(source: &Source, machines: &[String], on_entry: &dyn Fn(u64)) -> Result<Report, AuditError> {
+/// Verifies all partitions of a machine, or of all, and says which are missing; `on_entry` is told of progress as entries done.
+pub fn verify(source: &Source, only: Option<&str>, on_entry: &dyn Fn(u64)) -> Result<Report, AuditError> {
     let (mut partitions, mut in_transit) = (Vec::new(), Vec::new());
     let (mut findings, mut finding_count) = (Vec::new(), 0);
-    for machine in machines {
+    let mut expected = shown::partitions(source);
+    expected.retain(|(machine, _), _| only.is_none_or(|only| only == machine));
+    for machine in &machines_of(source, only, &expected)? {
         let found = source.partitions(machine)?;
+        expected.retain(|(of, partition), _| of != machine || !found.contains(partition));
         let is_divided = 1 < found.len();
-        let history = FolderHistory::new(source, machine)?;
-        let cut = if is_divided { Cut::find(&history) } else { Ok(Cut::end()) };
-        let mut seen = Seen { here: PartitionId(0), ids: Ids::default(), transits: cut.map(Transits::new).ok() };
+        let is_complete = expected.keys().all(|(of, _)| of != machine);
+        let transits = if is_complete { transits_of(source, machine, is_divided)? } else { None };
+        let mut seen = Seen { here: PartitionId(0), ids: Ids::default(), transits };
         let first = partitions.len();
         for partition in found {
             partitions.push(match source.partition(machine, partition) {
@@ -116,9 +122,35 @@ pub fn verify(source: &Source, machines: &[String], on_entry: &dyn Fn(u64)) -> R
         let is_whole = partitions[first..].iter().all(|partition: &PartitionReport| partition.faults.is_empty());
         in_transit.extend(seen.transits.filter(|_| is_divided && is_whole).map(|transits| transits.report(machine)));
     }
+    partitions.extend(expected.into_iter().map(|((machine, partition), by)| {
+        let detail = format!("{machine}/{partition} is not in this folder, and {by}");
+        let fault = Fault { kind: "missing", detail, segment: None, offset: None, journal_index: None };
+        unreadable(&machine, partition, fault)
+    }));
     let is_clean = partitions.iter().all(|partition| partition.faults.is_empty())
         && in_transit.iter().all(|machine| machine.faults.is_empty());
     Ok(Report { cluster: source.cluster(), is_clean, partitions, findings, finding_count, in_transit })
+}
+
+/// `None`: a journal cannot be read.
+fn transits_of(source: &Source, machine: &str, is_divided: bool) -> Result<Option<Transits>, AuditError> {
+    let history = FolderHistory::new(source, machine)?;
+    let cut = if is_divided { Cut::find(&history) } else { Ok(Cut::end()) };
+    Ok(cut.map(Transits::new).ok())
+}
+
+/// Those that have a folder, also one without its first partition.
+fn machines_of(
+    source: &Source,
+    only: Option<&str>,
+    expected: &BTreeMap<(String, PartitionId), &str>,
+) -> Result<BTreeSet<String>, AuditError> {
+    if let Some(only) = only {
+        return Ok(BTreeSet::from([only.to_owned()]));
+    }
+    let has_folder = |machine: &&String| source.path().join(machine).is_dir();
+    let expected = expected.keys().map(|(machine, _)| machine).filter(has_folder).cloned();
+    Ok(source.machines()?.into_iter().chain(expected).collect())
 }
 
 /// What was seen in the partitions of a machine so far.
@@ -224,10 +256,21 @@ fn verify_partition(
         report.entries_not_known_committed += u64::from(!read.is_committed);
         on_entry(1);
     }
+    if report.faults.is_empty() {
+        report.faults.extend(find_missing_end(partition, &replay));
+    }
     finish(&mut report, partition, &replay);
     (report.snapshots, report.snapshots_ahead) = (snapshots.verified, snapshots.waiting());
     report.faults.append(&mut snapshots.faults);
     report
+}
+
+/// Whether something else in the folder knows of entries behind the last one.
+fn find_missing_end(partition: &PartitionSource, replay: &Replay) -> Option<Fault> {
+    let end = replay.journal.index;
+    let Shown { index, by } = partition.shown.as_ref().filter(|shown| end < shown.index)?;
+    let detail = format!("the journal ends with entry {end}, and {by} knows of entry {index}: its end is lost");
+    Some(Fault { kind: "missing", detail, segment: None, offset: None, journal_index: Some(end.0) })
 }
 
 /// What an entry is about to move between partitions; one that turns out to be void moves nothing.

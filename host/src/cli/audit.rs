@@ -73,8 +73,10 @@ pub struct VerifyArgs {
 pub struct BalanceArgs {
     #[command(flatten)]
     from: From,
+    /// Name of the machine
     #[arg(long, default_value = "wallet")]
     machine: String,
+    /// Name of the account
     #[arg(long)]
     account: String,
     /// Only this currency; all without it
@@ -143,15 +145,11 @@ fn fetch(url: &str, cache: Option<&Path>) -> anyhow::Result<Opened> {
 
 fn run_verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let source = open(&args.from)?;
-    let machines = match &args.machine {
-        Some(machine) => {
-            source.machine(machine)?;
-            vec![machine.clone()]
-        }
-        None => source.machines()?,
-    };
+    if let Some(machine) = &args.machine {
+        source.machine(machine)?;
+    }
     let bar = progress("entries verified");
-    let report = verify(&source, &machines, &|done| bar.inc(done))?;
+    let report = verify(&source, args.machine.as_deref(), &|done| bar.inc(done))?;
     bar.finish_and_clear();
     if args.from.json {
         print_json(&report)?;

@@ -23,6 +23,8 @@ mod view;
 mod webhook;
 mod shipped;
 mod output;
+#[cfg(test)]
+mod reference;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -21,8 +21,8 @@ use crate::cli::reload::Reload;
 use crate::cli::shipped;
 use crate::clock::SystemClock;
 use crate::config::{ClusterConfig, Config, MachineConfig, PeerConfig, PeerTlsConfig};
+use crate::disk::RealDisk;
 use crate::limits;
-use crate::log::RealDisk;
 use crate::system::{ArchiveOptions, MachineSpec, ModuleSource, NodeOptions, PeerOptions, PeerTlsFiles, PeerWay};
 
 #[derive(Args)]
@@ -82,6 +82,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
                 archive,
                 snapshot_every_bytes: config.snapshots.every_bytes,
                 snapshot_keep: config.snapshots.keep,
+                scrub_bytes_per_second: config.scrub.bytes_per_second,
                 feature_level_max: config.node.feature_level_max,
                 peer,
                 http,

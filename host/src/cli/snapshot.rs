@@ -23,6 +23,7 @@ use crate::cli::client::Asked;
 use crate::cli::module::block_on;
 use crate::cli::output::{print, print_json, progress, table};
 use crate::config::is_host_and_port;
+use crate::disk::RealDisk;
 use crate::ids::{JournalIndex, NodeId, PartitionId};
 use crate::router::answer::Moment;
 use crate::snapshot::canonical::{Listed, SnapshotFile, list_files};
@@ -30,12 +31,12 @@ use crate::system::restore::{RestoreOptions, Restored, RestoredPartition, restor
 
 #[derive(Debug, Subcommand)]
 pub enum SnapshotArgs {
-    /// Make one of each partition: by the node at --url, as it stands there; or with --data from a journal, at any moment, without a node
+    /// Make one of each partition: by the node at --url, of what it has now; or with --data from a journal, of any moment, without a node
     Take(TakeArgs),
-    /// Those that there are; by a node also those that it has in the archive alone. Midnights that a node should have and lacks come by
-    /// themselves, from the archive or from the other nodes
+    /// List them; a node also lists those that are in the archive alone. A node fetches midnights that it should have and lacks from the
+    /// archive or from the other nodes, by itself
     List(ListArgs),
-    /// Check every byte of them, and with --data whether each is what the journal comes to; exit code 1 where one is not
+    /// Check every byte of them, and with --data compare each with the journal, replayed; exit code 1 where one differs
     Verify(VerifyArgs),
     /// Bring a lost cluster back from its archive, as one node that others join by `cluster add`
     Restore(RestoreArgs),
@@ -175,8 +176,8 @@ fn files_of(source: &Source, machine: &str) -> anyhow::Result<Vec<Listed>> {
     let mut found = Vec::new();
     for partition in source.partitions(machine)? {
         let opened = source.partition(machine, partition)?;
-        for file in list_files(&source.snapshot_folder(&opened))? {
-            found.push(SnapshotFile::open(&file)?.listed().clone());
+        for file in list_files(&RealDisk, &source.snapshot_folder(&opened))? {
+            found.push(SnapshotFile::open(&RealDisk, &file)?.listed().clone());
         }
     }
     Ok(found)

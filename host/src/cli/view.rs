@@ -55,6 +55,7 @@ pub struct CreateArgs {
 
 #[derive(Debug, Args)]
 pub struct Of {
+    /// Name of the machine
     #[arg(long, default_value = "wallet")]
     machine: String,
     /// Print JSON

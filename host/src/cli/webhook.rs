@@ -27,7 +27,7 @@ pub enum WebhookCommand {
     Create(CreateArgs),
     /// Send nothing more until it is resumed
     Pause(NamedArgs),
-    /// Go on where it was paused
+    /// Continue where it was paused
     Resume(NamedArgs),
     /// Sign by a new secret as well as by the old one, which `--finish` ends once the receiver knows the new one; a second rotation before that takes
     /// the place of the first
@@ -38,10 +38,10 @@ pub enum WebhookCommand {
     DeadLetters(NamedArgs),
     /// Send dead letters once more
     Redeliver(RedeliverArgs),
-    /// Go on from somewhere else: what was sent before is sent again, each event with the `id` it had; with `--batch`, requests have the `webhook-id` they
-    /// had only behind where one of them ended
+    /// Continue from another place: what was sent before is sent again. Each event has the `id` it had. With `--batch`, requests have the
+    /// `webhook-id` they had only after the end of one of them
     Replay(ReplayArgs),
-    /// Send an event that stands for nothing, and show what comes of it
+    /// Send an event that stands for nothing, and show the receiver's answer
     Test(NamedArgs),
 }
 
@@ -143,6 +143,7 @@ pub struct ReplayArgs {
 
 #[derive(Debug, Args)]
 pub struct Of {
+    /// Name of the machine
     #[arg(long, default_value = "wallet")]
     machine: String,
     /// Print JSON

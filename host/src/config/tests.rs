@@ -35,6 +35,8 @@ const FULL: &str = r#"
         [snapshots]
         every_bytes = 268435456
         keep = 7
+        [scrub]
+        bytes_per_second = 0
     "#;
 
 fn node(data: &str, level: u32) -> NodeConfig {
@@ -55,6 +57,7 @@ fn every_key_is_read() {
     assert!(config.webhooks.receivers().is_ok_and(|receivers| receivers.names("hooks.internal")));
     assert_eq!(config.limits, LimitsConfig { http_requests: 7, ..LimitsConfig::default() });
     assert_eq!(config.log, LogConfig { keep_bytes: Some(1 << 30) });
+    assert_eq!(config.scrub, ScrubConfig { bytes_per_second: 0 });
     assert_eq!(config.snapshots, SnapshotsConfig { every_bytes: Some(256 << 20), keep: Some(7) });
 }
 
@@ -66,6 +69,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(config.node, node("d", features::HIGHEST.0));
     assert_eq!(config.machines["m"].partitions, 1);
     assert!(config.auth.tokens.is_empty());
+    assert_eq!(config.scrub.bytes_per_second, 8 << 20);
     assert_eq!(config.log.keep_bytes, None, "nothing is deleted that nobody has released");
 }
 

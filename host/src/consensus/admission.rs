@@ -41,6 +41,30 @@ pub(super) fn check(request: &PeerRequest, from: NodeId, known: &Known) -> Resul
     checked.map_err(|reason| ConsensusError::NotTaken { node: from, reason })
 }
 
+/// Whether a leader's entries leave those alone that are known to be committed here, up to `committed`; `has` says whether an entry is in the log. Every
+/// leader has them: one that does not has forgotten something, or this replica has.
+pub(super) fn check_keeps(
+    request: &PeerRequest,
+    from: NodeId,
+    own: Term,
+    committed: Option<EntryId>,
+    has: impl Fn(EntryId) -> bool,
+) -> Result<(), ConsensusError> {
+    let PeerRequest::Append { vote, entries, .. } = request else { return Ok(()) };
+    // One of before hears so from Raft.
+    if vote.term < own {
+        return Ok(());
+    }
+    let known = entries
+        .iter()
+        .map(|entry| entry.id)
+        .take_while(|id| committed.is_some_and(|committed| id.index <= committed.index));
+    match known.into_iter().find(|id| !has(*id)) {
+        Some(found) => Err(ConsensusError::NotTaken { node: from, reason: NotTaken::Replaces { found } }),
+        None => Ok(()),
+    }
+}
+
 /// The same of a snapshot's offer, which its leader makes.
 pub(super) fn check_offer(vote: Vote, from: NodeId, own: Term) -> Result<(), ConsensusError> {
     check_vote(vote, from, own).map_err(|reason| ConsensusError::NotTaken { node: from, reason })
@@ -105,6 +129,17 @@ mod tests {
     }
 
     /// Of a replica in term 7 with entries up to 40, for which the sender is a learner or a voter.
+    #[test]
+    fn what_is_committed_is_not_replaced() {
+        let keeps = |ids: &[EntryId]| {
+            let request = append(vote(7, 2), None, ids);
+            check_keeps(&request, SENDER, Term(7), Some(id(6, 40)), |id| id.term.0 <= 6).is_ok()
+        };
+        assert!(keeps(&[id(6, 39), id(6, 40), id(7, 41)]), "it has these");
+        assert!(keeps(&[id(7, 41), id(7, 42)]), "what was not committed may be another");
+        assert!(!keeps(&[id(6, 39), id(7, 40)]), "and what was may not");
+    }
+
     #[track_caller]
     fn taken(request: &PeerRequest, is_learner: bool) -> bool {
         let known = Known { term: Term(7), is_learner, last: Some(id(7, 40)) };

@@ -52,6 +52,9 @@ pub enum NotTaken {
     Learner,
     #[error("its entries do not follow each other, or are of a term that is not there yet")]
     Entries,
+    /// There are two histories of the group.
+    #[error("it has another entry {found} where this replica has one that was committed")]
+    Replaces { found: EntryId },
 }
 
 /// Why a group takes part in nothing any more until the process starts it again.

@@ -233,7 +233,10 @@ impl Group {
             let mut learners = metrics.membership_config.membership().learner_ids();
             (Term(metrics.current_term), learners.any(|learner| learner == from.0))
         };
-        admission::check(request, from, &admission::Known { term, is_learner, last: self.log.last() })
+        admission::check(request, from, &admission::Known { term, is_learner, last: self.log.last() })?;
+        let purged = self.log.last_purged().map(|purged| purged.index);
+        let has = |id: EntryId| Some(id.index) <= purged || self.log.find_id(id.index) == Some(id);
+        admission::check_keeps(request, from, term, self.log.committed(), has)
     }
 
     /// Whether a majority has answered this leader within [`SILENCE_MS`], so that what it proposes now has a prospect. A leader that is

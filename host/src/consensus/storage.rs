@@ -5,6 +5,7 @@
 //! * `committed` is a hint that is never waited for, so it is cut to what the log holds when it is read.
 //! * A slow disk holds up its group and no thread: whatever waits for room or a sync is awaited.
 //! * A failed disk is final. A *full* one is not: an append waits for room instead of failing (see [`Storage::append`]).
+//! * What is damaged of a sealed segment is waited for, since others have it: whoever needs it waits, and nobody else.
 
 use std::fmt::Debug;
 use std::io;
@@ -20,8 +21,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::model::{self, Model, RaftEntry, RaftLeaderId, RaftLogId, RaftVote};
+use crate::durable;
 use crate::ids::LogIndex;
-use crate::log::{EntryId, Log, LogEntry, LogError};
+use crate::log::{EntryId, Log, LogEntry, LogError, LogHealth};
 
 /// Entries read in one step where openraft asks for a long range: to apply, to replicate.
 const READ_BYTES_MAX: usize = 4 << 20;
@@ -29,6 +31,8 @@ const READ_BYTES_MAX: usize = 4 << 20;
 const APPEND_BYTES_MAX: usize = 4 << 20;
 /// How soon an append that met a full disk tries again. Room comes from outside, so there is nothing to wait on.
 const FULL_RETRY: Duration = Duration::from_millis(50);
+/// How soon what could not be read is read again; at once where it is known to be mended.
+const UNREADABLE_RETRY: Duration = Duration::from_millis(500);
 
 /// The log as openraft's storage and as its readers; all clones are the same log.
 #[derive(Clone)]
@@ -61,21 +65,47 @@ impl Storage {
         start.max(first)..end.min(next)
     }
 
-    fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<RaftEntry>> {
+    fn read(&self, range: Range<u64>, bytes_max: usize) -> Result<Vec<LogEntry>, LogError> {
         if range.is_empty() {
             return Ok(Vec::new());
         }
-        let entries = self.log.read(LogIndex(range.start)..LogIndex(range.end), bytes_max).map_err(io_error)?;
-        entries.into_iter().map(|entry| model::raft_entry(entry).map_err(io::Error::other)).collect()
+        self.log.read(LogIndex(range.start)..LogIndex(range.end), bytes_max)
     }
 
-    /// The next piece of `range` for a stream, and what remains of it; none at its end. What is applied and replicated comes from here,
-    /// so a hole is an error, also at the edges of a piece.
-    fn read_next(&self, range: Range<u64>) -> io::Result<Option<Piece>> {
+    /// Waits a moment after this error, if what could not be read may be readable by then: a log that has not failed has lost something of a
+    /// sealed segment, which another node mends.
+    ///
+    /// # Errors
+    /// The same: it will not be, or the group shuts down.
+    async fn wait_for_mending(&mut self, error: LogError) -> Result<(), LogError> {
+        let may_pass = match &error {
+            LogError::Corrupt { .. } => !matches!(self.log.health(), LogHealth::Failed(_)),
+            LogError::Disk { source, .. } => durable::is_scarcity(source),
+            _ => false,
+        };
+        if !may_pass {
+            return Err(error);
+        }
+        let mut rot = self.log.watch_rot();
+        tokio::select! {
+            () = self.stopped() => Err(error),
+            _ = rot.changed() => Ok(()),
+            () = tokio::time::sleep(UNREADABLE_RETRY) => Ok(()),
+        }
+    }
+
+    /// The next piece of `range` for a stream, and what remains of it; none at its end. What is applied comes from here, so a hole is an
+    /// error, also at the edges of a piece.
+    async fn read_next(&mut self, range: Range<u64>) -> io::Result<Option<Piece>> {
         if range.is_empty() {
             return Ok(None);
         }
-        let entries = self.read(range.clone(), READ_BYTES_MAX)?;
+        let entries = loop {
+            match self.read(range.clone(), READ_BYTES_MAX) {
+                Ok(entries) => break raft_entries(entries)?,
+                Err(error) => self.wait_for_mending(error).await.map_err(io_error)?,
+            }
+        };
         let next = entries.iter().try_fold(range.start, |next, entry| (entry.log_id.index == next).then_some(next + 1));
         match next {
             Some(next) if range.start < next => Ok(Some((entries, next..range.end))),
@@ -123,23 +153,24 @@ impl Storage {
         &mut self,
         work: impl Future<Output = Result<(), LogError>> + Send,
     ) -> Result<(), LogError> {
-        let stopped = async {
-            if self.stopping.wait_for(|stopping| *stopping).await.is_err() {
-                // Nobody is left who could say so.
-                std::future::pending::<()>().await;
-            }
-        };
         tokio::select! {
             biased;
             result = work => result,
-            () = stopped => Err(LogError::Closed),
+            () = self.stopped() => Err(LogError::Closed),
+        }
+    }
+
+    async fn stopped(&mut self) {
+        if self.stopping.wait_for(|stopping| *stopping).await.is_err() {
+            // Nobody is left who could say so.
+            std::future::pending::<()>().await;
         }
     }
 
     async fn wait_for_room(&mut self) -> Result<(), LogError> {
         tokio::select! {
             () = tokio::time::sleep(FULL_RETRY) => Ok(()),
-            _ = self.stopping.wait_for(|stopping| *stopping) => Err(LogError::Full),
+            () = self.stopped() => Err(LogError::Full),
         }
     }
 }
@@ -149,11 +180,16 @@ impl RaftLogReader<Model> for Storage {
     where
         R: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
-        self.read(self.present(&range), usize::MAX)
+        raft_entries(self.read(self.present(&range), usize::MAX).map_err(io_error)?)
     }
 
+    /// What a follower is sent. An error would stop the group, and with it all other followers; without entries openraft asks again, once it
+    /// has looked whether it leads still.
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<RaftEntry>> {
-        self.read(self.present(&(start..end)), READ_BYTES_MAX)
+        match self.read(self.present(&(start..end)), READ_BYTES_MAX) {
+            Ok(entries) => raft_entries(entries),
+            Err(error) => self.wait_for_mending(error).await.map(|()| Vec::new()).map_err(io_error),
+        }
     }
 
     /// Reads as it is pulled, so that a follower far behind, or a long apply, never has its whole range in memory.
@@ -162,7 +198,10 @@ impl RaftLogReader<Model> for Storage {
         R: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
         let storage = self.clone();
-        in_pieces(self.present(&range), move |range| storage.read_next(range))
+        in_pieces(self.present(&range), move |range| {
+            let mut storage = storage.clone();
+            async move { storage.read_next(range).await }
+        })
     }
 
     /// The vote is looked at before *and* after each piece: a vote only ever grows, so in between it was the leader's too, and
@@ -177,10 +216,13 @@ impl RaftLogReader<Model> for Storage {
     {
         let storage = self.clone();
         in_pieces(self.present(&range), move |range| {
-            storage.check_leader(leader)?;
-            let piece = storage.read_next(range)?;
-            storage.check_leader(leader)?;
-            Ok::<_, LeaderBoundedStreamError<Model>>(piece)
+            let mut storage = storage.clone();
+            async move {
+                storage.check_leader(leader)?;
+                let piece = storage.read_next(range).await?;
+                storage.check_leader(leader)?;
+                Ok::<_, LeaderBoundedStreamError<Model>>(piece)
+            }
         })
     }
 
@@ -305,17 +347,18 @@ fn into_pieces(entries: impl Iterator<Item = LogEntry>) -> Vec<Vec<LogEntry>> {
 /// A piece of a range of entries, and what remains of the range.
 type Piece = (Vec<RaftEntry>, Range<u64>);
 
+fn raft_entries(entries: Vec<LogEntry>) -> io::Result<Vec<RaftEntry>> {
+    entries.into_iter().map(|entry| model::raft_entry(entry).map_err(io::Error::other)).collect()
+}
+
 /// One stream of what `next` reads piece by piece, as it is pulled.
-fn in_pieces<E: Send + 'static>(
+fn in_pieces<E: Send + 'static, F: Future<Output = Result<Option<Piece>, E>> + Send + 'static>(
     range: Range<u64>,
-    mut next: impl FnMut(Range<u64>) -> Result<Option<Piece>, E> + Send + 'static,
+    next: impl FnMut(Range<u64>) -> F + Send + 'static,
 ) -> BoxStream<'static, Result<RaftEntry, E>> {
-    let pieces = stream::try_unfold(range, move |range| {
-        let piece =
-            next(range).map(|piece| piece.map(|(entries, rest)| (stream::iter(entries.into_iter().map(Ok)), rest)));
-        async move { piece }
-    });
-    Box::pin(pieces.try_flatten())
+    let pieces = stream::try_unfold(range, next);
+    let entries = |piece: Vec<RaftEntry>| stream::iter(piece.into_iter().map(Ok));
+    Box::pin(pieces.map_ok(entries).try_flatten())
 }
 
 /// What may be applied at start: the saved commit, as far as this disk has it.

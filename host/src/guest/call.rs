@@ -15,6 +15,9 @@ use statehouse_abi::export;
 /// Frames of a trap's backtrace that are kept.
 const BACKTRACE_FRAMES_MAX: usize = 16;
 
+/// Ticks of the watchdog within which a guest that trapped has said why: one would be over at once where the next is near.
+const LAST_WORDS_TICKS: u64 = 2;
+
 /// A fresh instance, good for one call, or for several where the caller answers for what one leaves to the next.
 pub(super) struct Call<'a> {
     pace: Pace,
@@ -126,6 +129,9 @@ impl<'a> Call<'a> {
     /// What the guest's panic hook kept, cut to the limit.
     fn panic_text(&mut self) -> Words {
         refill(&mut self.store, self.pace, limits::LAST_WORDS_FUEL);
+        if self.pace == Pace::Fast {
+            self.store.set_epoch_deadline(LAST_WORDS_TICKS);
+        }
         let Ok(said) = self.func::<(), u64>(export::PANIC) else { return Words::None };
         let packed = match said.call(&mut self.store, ()) {
             Ok(packed) => packed,

@@ -215,7 +215,7 @@ impl Call {
 
     /// What the guest's panic hook kept, cut to the limit; `None` if there is nothing to be had.
     fn panic_text(&mut self) -> Option<String> {
-        refill(&mut self.store, limits::DESCRIBE_FUEL);
+        refill(&mut self.store, 2 * limits::LAST_WORDS_FUEL);
         let packed = self.func::<(), u64>(export::PANIC).ok()?.call(&mut self.store, ()).ok()?;
         let text = self.output(packed, export::PANIC).ok()?;
         let kept = &text[..text.len().min(limits::PANIC_TEXT_BYTES_MAX)];

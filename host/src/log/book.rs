@@ -1,7 +1,10 @@
-//! What the log knows in memory: where each entry is, the newest payloads, the vote, what is purged and committed.
+//! What the log knows in memory: where each entry of the tail is, which segments before it are sealed, the newest payloads, the vote, what
+//! is purged and committed.
 //!
-//! The same book is kept while appending and rebuilt record by record at recovery. It does no I/O and takes no lock; it does
-//! not know what is durable, except that it is told which payloads it may forget.
+//! The same book is kept while appending and rebuilt record by record at recovery. Of what is sealed it knows no single entry, so it is as
+//! long as the tail. It does no I/O and takes no lock; it does not know what is durable, except that it is told which payloads it may forget.
+
+mod sealed;
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -9,6 +12,7 @@ use std::sync::Arc;
 
 use crate::ids::{LogIndex, Lsn, NodeId, Term};
 use crate::log::frame::{Hash, NO_HASH, Record, entry_hash};
+use crate::log::seal::Seal;
 use crate::log::segment::{Checkpoint, Segment};
 use crate::log::{EntryId, LogEntry, Payload, Vote};
 
@@ -23,10 +27,30 @@ pub(super) struct Slot {
     pub payload_size: u32,
 }
 
-/// An entry as the book has it.
+/// An entry of the tail as the book has it.
 pub(super) enum Found {
     InMemory(LogEntry),
     OnDisk(Slot),
+}
+
+/// The first entries of a range, as far as they are in one place.
+pub(super) enum FoundRange {
+    /// In this sealed segment, all of them.
+    Sealed(Arc<Seal>, Range<LogIndex>),
+    Tail(Vec<Found>),
+}
+
+/// Where an entry is in the stream.
+pub(super) enum Place {
+    At(Lsn),
+    Sealed(Arc<Seal>, LogIndex),
+}
+
+/// Entries of a sealed segment that are there: one after the other.
+struct Part {
+    seal: Arc<Seal>,
+    first: LogIndex,
+    last: LogIndex,
 }
 
 /// Whether entries stay in the book after they were purged: the log's own drops them, a scan of the journal keeps them.
@@ -43,10 +67,18 @@ pub(super) enum Contradiction {
     Chain,
     /// The index does not follow.
     Order,
+    /// Entries are dropped that are sealed.
+    Sealed,
 }
 
 pub(super) struct Book {
     purged: Purged,
+    /// INVARIANT: each begins where the one before ends, the first slot where the last one ends, and none is purged as a whole.
+    sealed: VecDeque<Part>,
+    /// The last entry that is sealed: `Some` with any part.
+    sealed_end: Option<(EntryId, Hash)>,
+    /// Seals of segments whose payloads are still in memory, oldest first.
+    waiting: VecDeque<Arc<Seal>>,
     /// INVARIANT: ordered by index; without gaps if purged entries are dropped.
     slots: VecDeque<Slot>,
     /// INVARIANT: the payloads of the last `tail.len()` slots.
@@ -67,6 +99,9 @@ impl Book {
     pub fn new(purged: Purged) -> Self {
         Self {
             purged,
+            sealed: VecDeque::new(),
+            sealed_end: None,
+            waiting: VecDeque::new(),
             slots: VecDeque::new(),
             tail: VecDeque::new(),
             tail_bytes: 0,
@@ -91,6 +126,23 @@ impl Book {
         }
     }
 
+    /// The first entry that is there and not purged.
+    fn first(&self) -> Option<LogIndex> {
+        let sealed = self.sealed.front().map(|part| part.first);
+        sealed.or(self.slots.front().map(|slot| slot.id.index))
+    }
+
+    /// Keeps the run that the first entry is of, and those after it.
+    fn forget_runs(&mut self) {
+        let first = self.first();
+        while self.runs.get(1).is_some_and(|run| first.is_none_or(|first| run.index <= first)) {
+            self.runs.pop_front();
+        }
+        if first.is_none() {
+            self.runs.clear();
+        }
+    }
+
     pub fn checkpoint(&self) -> Checkpoint {
         Checkpoint {
             vote: self.vote,
@@ -103,7 +155,8 @@ impl Book {
     }
 
     pub fn last(&self) -> Option<EntryId> {
-        let last = self.slots.back().map(|slot| slot.id);
+        let sealed = self.sealed_end.map(|(id, _)| id);
+        let last = self.slots.back().map(|slot| slot.id).or(sealed);
         last.filter(|last| self.last_purged.is_none_or(|purged| purged.index <= last.index)).or(self.last_purged)
     }
 
@@ -116,9 +169,9 @@ impl Book {
     }
 
     pub fn term_starts(&self) -> Vec<EntryId> {
-        let Some(first) = self.slots.front() else { return Vec::new() };
+        let Some(first) = self.first() else { return Vec::new() };
         assert!(self.runs.back().is_some_and(|run| self.last().is_some_and(|last| run.index <= last.index)));
-        self.runs.iter().map(|run| if run.index < first.id.index { first.id } else { *run }).collect()
+        self.runs.iter().map(|run| EntryId { index: run.index.max(first), ..*run }).collect()
     }
 
     /// The hash that the next entry's record carries.
@@ -128,8 +181,10 @@ impl Book {
 
     /// The same; `None` if recovery cannot know it.
     pub fn known_last_hash(&self) -> Option<Hash> {
-        let last = self.slots.back().filter(|slot| Some(slot.id) == self.last());
-        last.map_or(self.purged_hash, |slot| Some(slot.hash))
+        let sealed = self.sealed_end;
+        let last = self.slots.back().map(|slot| (slot.id, slot.hash)).or(sealed);
+        let last = last.filter(|(id, _)| Some(*id) == self.last());
+        last.map_or(self.purged_hash, |(_, hash)| Some(hash))
     }
 
     /// Adds the entry after the last one. `payload`: kept in memory until [`Book::forget_payloads`].
@@ -153,11 +208,16 @@ impl Book {
         assert!(!self.runs.is_empty());
     }
 
-    /// Drops all entries after `last`, which must not be purged. Says whether there were any.
+    /// Drops all entries after `last`, which must not be purged; none of them counts as committed. Says whether there were any.
     pub fn truncate_after(&mut self, last: Option<LogIndex>) -> bool {
         let is_beyond = |id: &EntryId| last.is_none_or(|last| last < id.index);
         assert!(self.last_purged.is_none_or(|purged| !is_beyond(&purged)));
-        let slots_before = self.slots.len();
+        let slots_before = self.slots.len() + self.sealed.len();
+        if self.sealed_end.is_some_and(|(id, _)| is_beyond(&id)) {
+            assert!(last <= self.last_purged.map(|purged| purged.index), "what is sealed goes as a whole");
+            self.sealed.clear();
+            self.sealed_end = None;
+        }
         while self.slots.back().is_some_and(|slot| is_beyond(&slot.id)) {
             self.slots.pop_back();
             if let Some(payload) = self.tail.pop_back() {
@@ -167,9 +227,12 @@ impl Book {
         while self.runs.back().is_some_and(is_beyond) {
             self.runs.pop_back();
         }
+        if self.committed.is_some_and(|committed| is_beyond(&committed)) {
+            self.committed = self.last();
+        }
         assert!(self.tail.len() <= self.slots.len());
         assert!(!self.tail.is_empty() || self.tail_bytes == 0);
-        self.slots.len() < slots_before
+        self.slots.len() + self.sealed.len() < slots_before
     }
 
     /// The entry before `index`: one that is here, or the last purged one.
@@ -177,20 +240,26 @@ impl Book {
         let position = self.slots.partition_point(|slot| slot.id.index < index);
         assert!(position <= self.slots.len());
         let before = position.checked_sub(1).map(|position| self.slots[position].id);
-        before.or(self.last_purged).filter(|before| before.index.next() == index)
+        let sealed = self.sealed_end.map(|(id, _)| id);
+        before.or(sealed).or(self.last_purged).filter(|before| before.index.next() == index)
     }
 
-    /// The hash that a PURGE record up to `upto` carries: zeros if the log does not know that entry.
-    pub fn hash_of(&self, upto: EntryId) -> Hash {
-        if let Some(hash) = self.purged_hash.filter(|_| self.last_purged == Some(upto)) {
-            return hash;
+    /// The hash that a PURGE record up to `id` carries: zeros if the log does not know that entry. `Err`: it has to be read.
+    pub fn hash_of(&self, id: EntryId) -> Result<Hash, Arc<Seal>> {
+        if let Some(hash) = self.purged_hash.filter(|_| self.last_purged == Some(id)) {
+            return Ok(hash);
         }
-        self.find_slot(upto.index).filter(|slot| slot.id == upto).map_or(NO_HASH, |slot| slot.hash)
+        match (self.sealed_end, self.find_part(id.index)) {
+            (Some((end, hash)), _) if end == id => Ok(hash),
+            (_, Some(part)) if part.seal.id_at(id.index) == id => Err(part.seal.clone()),
+            _ => Ok(self.find_slot(id.index).filter(|slot| slot.id == id).map_or(NO_HASH, |slot| slot.hash)),
+        }
     }
 
     /// The entry at `index`, if it is here.
     pub fn find_id(&self, index: LogIndex) -> Option<EntryId> {
-        self.find_slot(index).map(|slot| slot.id)
+        let sealed = self.find_part(index).map(|part| part.seal.id_at(index));
+        sealed.or(self.find_slot(index).map(|slot| slot.id))
     }
 
     fn find_slot(&self, index: LogIndex) -> Option<&Slot> {
@@ -198,17 +267,29 @@ impl Book {
         self.slots.get(position).filter(|slot| slot.id.index == index)
     }
 
-    /// Where in the stream the first entry after `index` is; `None`: from the first one on.
-    pub fn lsn_after(&self, index: Option<LogIndex>) -> Option<Lsn> {
-        let position = self.slots.partition_point(|slot| index.is_some_and(|index| slot.id.index <= index));
-        self.slots.get(position).map(|slot| slot.lsn)
+    /// Where in the stream the first entry after `index` is; `None`: the first one of all.
+    pub fn place_after(&self, index: Option<LogIndex>) -> Option<Place> {
+        let first = self.first()?;
+        let wanted = index.map_or(first, LogIndex::next).max(first);
+        if let Some(part) = self.find_part(wanted) {
+            return Some(Place::Sealed(part.seal.clone(), wanted));
+        }
+        let position = self.slots.partition_point(|slot| slot.id.index < wanted);
+        self.slots.get(position).map(|slot| Place::At(slot.lsn))
     }
 
-    /// The last entry that ends at or before `lsn`.
-    pub fn last_before(&self, lsn: Lsn) -> Option<EntryId> {
+    /// The last entry of the tail that ends at or before `lsn`; or the sealed segment in which one may.
+    pub fn last_before(&self, lsn: Lsn) -> Option<Result<EntryId, Arc<Seal>>> {
         let begun = self.slots.partition_point(|slot| slot.lsn <= lsn);
         // The last of those that have begun goes on beyond it.
-        Some(self.slots.get(begun.checked_sub(2)?)?.id)
+        if let Some(position) = begun.checked_sub(2) {
+            return Some(Ok(self.slots[position].id));
+        }
+        if let Some((end, _)) = self.sealed_end.filter(|_| self.slots.front().is_some_and(|first| first.lsn <= lsn)) {
+            return Some(Ok(end));
+        }
+        let position = self.sealed.partition_point(|part| part.seal.first_lsn() <= lsn).checked_sub(1)?;
+        Some(Err(self.sealed[position].seal.clone()))
     }
 
     /// Forgets the entries up to `upto`, which may be beyond the last one.
@@ -221,24 +302,28 @@ impl Book {
             while self.slots.len() < self.tail.len() {
                 self.tail_bytes -= self.tail.pop_front().map_or(0, |payload| payload.size());
             }
-            let first = self.slots.front().map(|slot| slot.id.index);
-            while self.runs.get(1).is_some_and(|run| first.is_none_or(|first| run.index <= first)) {
-                self.runs.pop_front();
-            }
-            if self.slots.is_empty() {
-                self.runs.clear();
-            }
+            self.drop_sealed_upto(Some(upto));
+            self.forget_runs();
             assert!(self.tail.len() <= self.slots.len());
-            assert_eq!(self.slots.is_empty(), self.runs.is_empty());
+            assert_eq!(self.first().is_none(), self.runs.is_empty());
         }
         self.last_purged = Some(upto);
         self.purged_hash = Some(hash);
         assert!(self.last().is_some_and(|last| upto.index <= last.index));
     }
 
-    /// The entries in `range`, in order, until their payloads exceed `bytes_max`; at least one if there is any.
-    pub fn find(&self, range: Range<LogIndex>, bytes_max: usize) -> Vec<Found> {
+    /// The first entries in `range`, in order, until their payloads exceed `bytes_max`, but at least one if there is any; of those that are
+    /// sealed, all in one segment.
+    pub fn find(&self, range: Range<LogIndex>, bytes_max: usize) -> FoundRange {
         assert!(self.purged == Purged::Dropped, "only a book without gaps can be asked by index");
+        let start = range.start.max(self.first().unwrap_or(range.start));
+        if let Some(part) = self.find_part(start).filter(|_| start < range.end) {
+            return FoundRange::Sealed(part.seal.clone(), start..range.end.min(part.last.next()));
+        }
+        FoundRange::Tail(self.find_in_tail(start..range.end, bytes_max))
+    }
+
+    fn find_in_tail(&self, range: Range<LogIndex>, bytes_max: usize) -> Vec<Found> {
         let Some(first) = self.slots.front().map(|slot| slot.id.index) else { return Vec::new() };
         let start = usize::try_from(first.distance_to(range.start)).unwrap_or(usize::MAX);
         let count = usize::try_from(range.start.max(first).distance_to(range.end)).unwrap_or(usize::MAX);
@@ -269,6 +354,7 @@ impl Book {
             self.tail_bytes -= self.tail.pop_front().map_or(0, |payload| payload.size());
         }
         assert!(!self.tail.is_empty() || self.tail_bytes == 0);
+        self.forget_sealed();
     }
 
     /// Takes over a record found at recovery.
@@ -316,6 +402,9 @@ impl Book {
             }
             self.last_purged = last.map(|index| EntryId { index, ..id });
             self.purged_hash = hash;
+        }
+        if self.keeps_after(last).is_some() {
+            return Err(Contradiction::Sealed);
         }
         self.truncate_after(last);
         assert!(self.last().is_none_or(|found| last.is_some_and(|last| found.index <= last)));

@@ -35,6 +35,14 @@ pub enum LogError {
     Gap { last: Option<LogIndex>, found: EntryId },
     #[error("index {index} is purged up to {purged}")]
     Purged { index: LogIndex, purged: EntryId },
+    /// What is committed stays; nothing was changed.
+    #[error(
+        "entries up to {sealed} are committed and sealed, so nothing before that can be dropped (asked for: all after {last:?})"
+    )]
+    Sealed { last: Option<LogIndex>, sealed: EntryId },
+    /// Nothing was changed.
+    #[error("entry {0} is not in the log, so the log cannot be cut behind it")]
+    NotThere(EntryId),
     #[error("{segment} belongs to {found}, not to {expected}")]
     ForeignStream { segment: String, expected: String, found: String },
     #[error("{segment} has format version {found}, this program knows {known}")]
@@ -44,6 +52,10 @@ pub enum LogError {
     /// Entries that were given for a repair are not those that were lost, or not all of them. Nothing was changed.
     #[error("the log cannot be repaired with the entries given: entry {index} {misfit}")]
     Misfit { index: LogIndex, misfit: Misfit },
+    #[error(
+        "{segment} is damaged at offset {offset} in a way that cannot be mended while the log is open: stop the node, remove the seal beside the segment and start the node, which repairs the log then"
+    )]
+    Unmendable { segment: String, offset: u64 },
     #[error("log is closed")]
     Closed,
     /// One of the log's threads stopped at an assertion: our bug. Final, like [`LogError::Disk`].
@@ -80,6 +92,10 @@ pub enum Damage {
     Record,
     #[error("the hash chain is broken")]
     Chain,
+    #[error("the file has not the size that it was sealed with")]
+    Size,
+    #[error("the disk does not give it back")]
+    Unreadable,
 }
 
 /// Why an entry does not fit into a log that is to be repaired.

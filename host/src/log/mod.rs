@@ -3,28 +3,35 @@
 //! In come entries, votes, truncations and purges; out come entries, and the news of what is durable.
 //! ```text
 //! append ─► state: a place in the stream, readable ─► writer thread: pwrite, fdatasync ─► durable ─► callbacks in order
-//! read   ◄─ the newest payloads in memory, else the segment's read-only map
+//! read   ◄─ the newest payloads in memory, else the tail through its map, sealed segments by pread and their seals
 //! ```
 //! It knows nothing of Raft's rules, of what entries mean, of HTTP or of guests. Journal bytes are deleted by [`Log::release`] alone.
 
 mod append;
 mod book;
-mod disk;
-mod disk_sim;
+mod cut;
 mod entry;
 mod error;
 mod frame;
+mod mend;
+mod read;
 mod recover;
 mod repair;
+mod rot;
 mod salvage;
 mod scan;
+mod scrub;
+mod seal;
+mod sealed;
+mod sealer;
 mod segment;
 mod shared;
 mod spare;
 mod state;
+mod trust;
 mod writer;
 
-use std::ops::Range;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -33,21 +40,22 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
-pub use disk::{Disk, DiskFile, DiskMap, RealDisk};
-pub use disk_sim::{SimDisk, SimOp};
 pub use entry::{EntryId, LogEntry, Payload, Vote};
 pub use error::{Damage, LogError, Misfit};
 pub use repair::{DamagedLog, Repaired};
 pub use scan::{LogScan, ScannedEntry, Tail};
+pub use scrub::{Pace, SealedSegment};
 pub use segment::StreamId;
 pub use state::OnDurable;
 
-use crate::ids::{LogIndex, Lsn};
+use crate::disk::Disk;
+use crate::ids::Lsn;
 use crate::limits;
-use book::{Found, Purged, Slot};
-use frame::{Record, entry_hash};
+use book::Purged;
+use frame::Record;
+use read::read_slot;
 use recover::{Access, Recovered, recover, releasable};
-use segment::{HEADER_SIZE, SegmentHeader, Spare};
+use segment::{HEADER_SIZE, SegmentHeader, Spare, file_name};
 use shared::Shared;
 use state::{Reserve, SMALL_FRAME_SIZE, Start, State, Work};
 
@@ -132,10 +140,18 @@ impl Log {
             return Err(LogError::ForeignStream { segment: recovered.segment.name.clone(), expected, found });
         }
         recovered.repair(&*disk, dir)?;
-        Self::start(disk, dir, options, recovered)
+        let seals_size = recovered.write_seals(&*disk, dir)?;
+        let rot = rot::found(&*disk, dir, &recovered.seals)?;
+        Self::start(disk, dir, options, Recovered { size: recovered.size + seals_size, ..recovered }, rot)
     }
 
-    fn start(disk: Arc<dyn Disk>, dir: &Path, options: LogOptions, recovered: Recovered) -> Result<Self, LogError> {
+    fn start(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: LogOptions,
+        recovered: Recovered,
+        rot: BTreeMap<Lsn, String>,
+    ) -> Result<Self, LogError> {
         let state = State::new(Start {
             stream: recovered.stream,
             book: recovered.book,
@@ -145,13 +161,16 @@ impl Log {
             marked: recovered.watermark,
             size: recovered.size,
             reserve: RESERVE_BYTES_MAX.min(options.segment_bytes_min / 8),
+            closed: recovered.closed,
+            seals: recovered.seals,
         });
-        let shared = Arc::new(Shared::new(disk, dir.to_owned(), options, state));
+        let shared = Arc::new(Shared::new(disk, dir.to_owned(), options, state, rot));
         let open = Arc::new(());
         let threads = Threads { shared, running: Mutex::default(), open: Arc::downgrade(&open) };
         let log = Self { threads: Arc::new(threads) };
         log.spawn("log-writer", open.clone(), writer::run)?;
-        log.spawn("log-spare", open, |shared| shared.guard(|| spare::run(shared)))?;
+        log.spawn("log-spare", open.clone(), |shared| shared.guard(|| spare::run(shared)))?;
+        log.spawn("log-sealer", open, |shared| shared.guard(|| sealer::run(shared)))?;
         Ok(log)
     }
 
@@ -208,6 +227,7 @@ impl Log {
         let shared = &self.threads.shared;
         let mut state = shared.state.lock();
         state.book.committed = Some(id);
+        shared.tell_of_sealable(&state);
         if state.writer_dozes {
             shared.work.notify_one();
         }
@@ -218,7 +238,8 @@ impl Log {
         self.threads.shared.state.lock().book.committed
     }
 
-    /// Drops the entries after `last`; `None`: all that are not purged. Durable with the next append.
+    /// Drops the entries after `last`; `None`: all that are not purged. Durable with the next append. [`LogError::Sealed`]: some of them are
+    /// known to be committed, and stay; see [`Log::cut_after`].
     pub fn truncate_after(&self, last: Option<EntryId>) -> Result<(), LogError> {
         let shared = &self.threads.shared;
         let mut state = shared.admit(&[SMALL_FRAME_SIZE], Reserve::Use)?;
@@ -232,6 +253,7 @@ impl Log {
         if state.book.last().map(|found| found.index) <= last.map(|last| last.index) {
             return Ok(());
         }
+        state.check_droppable(last.map(|last| last.index))?;
         state.truncate_after(last);
         shared.announce_durable(&state);
         shared.on_placed(state);
@@ -242,11 +264,18 @@ impl Log {
     /// the journal. Durable with the next append.
     pub fn purge(&self, upto: EntryId) -> Result<(), LogError> {
         let shared = &self.threads.shared;
+        let hash = match self.hash_of(upto) {
+            Ok(hash) => hash,
+            Err(error) => {
+                // It stays until it is mended, or an entry after it is purged.
+                tracing::warn!(%upto, reason = error.reason(), "the log is not purged up to an entry that cannot be read");
+                return Ok(());
+            }
+        };
         let mut state = shared.admit(&[SMALL_FRAME_SIZE + 32], Reserve::Use)?;
         if state.book.last_purged().is_some_and(|purged| upto.index <= purged.index) {
             return Ok(());
         }
-        let hash = state.book.hash_of(upto);
         state.record(Record::Purge { upto, hash });
         state.book.purge(upto, hash);
         assert_eq!(state.book.last_purged(), Some(upto));
@@ -258,10 +287,11 @@ impl Log {
     /// others unless they follow it. Durable on return.
     pub fn skip_to(&self, upto: EntryId, hash: [u8; 32]) -> Result<(), LogError> {
         let shared = &self.threads.shared;
+        let known = self.hash_of(upto).ok().filter(|known| *known != frame::NO_HASH);
         let mut state = shared.admit(&[SMALL_FRAME_SIZE, SMALL_FRAME_SIZE + 32], Reserve::Use)?;
         if state.book.last_purged().is_none_or(|purged| purged.index < upto.index) {
             let hash = match state.book.find_id(upto.index) {
-                Some(found) if found == upto => state.book.hash_of(upto),
+                Some(found) if found == upto => known.unwrap_or(hash),
                 Some(_) => {
                     let purged = state.book.last_purged();
                     state.truncate_after(purged);
@@ -276,6 +306,11 @@ impl Log {
         } else {
             drop(state);
         }
+        self.wait_until_durable()
+    }
+
+    /// Until everything that was accepted is.
+    fn wait_until_durable(&self) -> Result<(), LogError> {
         let (done, durable) = std::sync::mpsc::channel();
         // The receiver waits for it below.
         self.after_all(Box::new(move |result| _ = done.send(result)))?;
@@ -288,34 +323,22 @@ impl Log {
         let shared = &self.threads.shared;
         let (disk, dir) = (&*shared.disk, &*shared.dir);
         let on_disk = |error| LogError::disk(dir.display().to_string(), error);
+        let _files = shared.files.lock();
         let mut freed = 0;
-        for (name, size) in releasable(disk, dir)? {
+        for (first_lsn, size) in releasable(disk, dir)? {
+            let name = file_name(first_lsn);
+            shared.state.lock().on_release(first_lsn);
             // First the name of the segment that vouches for it; and one by one, so that never one in between is missing.
             disk.sync_dir(dir).map_err(on_disk)?;
+            let seal_size = seal::remove(disk, dir, first_lsn).map_err(|error| LogError::disk(&name, error))?;
             disk.remove(&dir.join(&name)).map_err(|error| LogError::disk(&name, error))?;
             disk.sync_dir(dir).map_err(on_disk)?;
-            shared.state.lock().size -= size;
-            freed += size;
+            shared.on_whole(first_lsn);
+            let mut state = shared.state.lock();
+            state.size = state.size.saturating_sub(size + seal_size);
+            freed += size + seal_size;
         }
         Ok(freed)
-    }
-
-    /// Bytes of the stream from the first entry after `id` to its end; of all that is not purged without one.
-    pub fn bytes_after(&self, id: Option<EntryId>) -> u64 {
-        let state = self.threads.shared.state.lock();
-        let first = state.book.lsn_after(id.map(|id| id.index));
-        first.map_or(0, |first| first.distance_to(state.cursor))
-    }
-
-    /// The last entry that is followed by at least `bytes` of the stream.
-    pub fn find_before_last(&self, bytes: u64) -> Option<EntryId> {
-        let state = self.threads.shared.state.lock();
-        state.book.last_before(Lsn(state.cursor.0.checked_sub(bytes)?))
-    }
-
-    /// The chain hash of an entry that is in the log, or of the last purged one; zeros for any other.
-    pub fn hash_of(&self, id: EntryId) -> [u8; 32] {
-        self.threads.shared.state.lock().book.hash_of(id)
     }
 
     /// The last entry; the last purged one if there is none after it.
@@ -325,18 +348,6 @@ impl Log {
 
     pub fn last_purged(&self) -> Option<EntryId> {
         self.threads.shared.state.lock().book.last_purged()
-    }
-
-    /// The entries in `range` that are there, in order, until their payloads exceed `bytes_max`; at least one if any is there.
-    ///
-    /// May read from disk. [`LogError::Corrupt`] if what it reads is not what was appended.
-    pub fn read(&self, range: Range<LogIndex>, bytes_max: usize) -> Result<Vec<LogEntry>, LogError> {
-        let found = self.threads.shared.state.lock().book.find(range, bytes_max);
-        let entries = found.into_iter().map(|found| match found {
-            Found::InMemory(entry) => Ok(entry),
-            Found::OnDisk(slot) => read_slot(&slot),
-        });
-        entries.collect()
     }
 
     /// The first entry of each leader's run, oldest first.
@@ -361,6 +372,21 @@ impl Log {
     /// Gone once nothing is written any more: only then may the log be opened again. [`Log::close`] sees to it, unless the disk hangs.
     pub fn open_mark(&self) -> Weak<()> {
         self.threads.open.clone()
+    }
+
+    /// Follows which sealed segments are damaged, by where they begin, and how: as far as reading has shown it, also before a restart.
+    pub fn watch_rot(&self) -> watch::Receiver<BTreeMap<Lsn, String>> {
+        self.threads.shared.rot.subscribe()
+    }
+
+    /// Whether a log that is not open has sealed segments that are known to be damaged.
+    pub fn is_marked(disk: &dyn Disk, dir: &Path) -> bool {
+        rot::is_any(disk, dir)
+    }
+
+    /// Whether any is.
+    pub fn is_damaged(&self) -> bool {
+        !self.threads.shared.rot.borrow().is_empty()
     }
 
     pub fn health(&self) -> LogHealth {
@@ -407,20 +433,6 @@ fn create_first_segment(disk: &dyn Disk, dir: &Path, options: &LogOptions) -> Re
     let (stream, nonce) = (options.stream.clone(), rand::random());
     let header = SegmentHeader { stream, nonce, first_lsn: Lsn(0), before: None, checkpoint: Default::default() };
     spare.become_segment(disk, dir, &header)
-}
-
-/// Reads an entry through the map and checks that it is the one that was appended.
-fn read_slot(slot: &Slot) -> Result<LogEntry, LogError> {
-    let offset = slot.segment.offset_of(slot.lsn);
-    let bytes = slot.segment.map.read(offset, frame::ENTRY_OVERHEAD + slot.payload_size as usize);
-    if let Some(Record::Entry { entry, before }) = bytes.as_ref().and_then(Record::decode) {
-        let hash = entry_hash(&before, entry.id, &entry.payload, &blake3::hash(entry.payload.bytes()));
-        if (entry.id, hash) == (slot.id, slot.hash) {
-            return Ok(entry);
-        }
-    }
-    let (segment, index) = (slot.segment.name.clone(), slot.id.index);
-    Err(LogError::Corrupt { segment, offset, index, damage: Damage::Record })
 }
 
 #[cfg(test)]

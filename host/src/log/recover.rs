@@ -1,5 +1,6 @@
 //! Reads the segments of a log folder and rebuilds the book from them. It writes nothing: `repair` of the tail is the
-//! caller's, by what is found here. Log opening and the auditor's scan both come through here.
+//! caller's, by what is found here. Log opening and the auditor's scan both come through here: the log believes the seals of segments, the
+//! auditor reads all of them.
 //!
 //! An invalid frame below the watermark is corruption of acknowledged bytes: an error, with nothing served. Above it the
 //! frame was never acknowledged: a torn tail. The watermark is the highest one that any valid frame, also a later one, or
@@ -10,13 +11,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::disk::{Disk, DiskFile};
 use crate::ids::{LogIndex, Lsn};
 use crate::log::book::{Book, Contradiction, Purged};
-use crate::log::disk::{Disk, DiskFile};
 use crate::log::frame::{FRAME_HEADER_SIZE, FrameError, frame_size, read_frame};
+use crate::log::seal::{self, Point, Seal};
 use crate::log::segment::{
-    HEADER_SIZE, Segment, SegmentHeader, WATERMARK_AT, decode_watermark, file_name, parse_file_name,
+    HEADER_SIZE, Readable, Segment, SegmentHeader, WATERMARK_AT, decode_watermark, file_name, parse_file_name,
 };
+use crate::log::state::Closed;
+use crate::log::trust::{Trusted, trust};
 use crate::log::{Damage, LogError, StreamId};
 
 /// What a log folder holds.
@@ -35,8 +39,14 @@ pub(super) struct Recovered {
     pub torn_until: Option<Lsn>,
     /// The last segment's file as it was read.
     pub bytes: Bytes,
-    /// Size of all segment files.
+    /// Size of all segment files, and of the seals that are believed.
     pub size: u64,
+    /// The segments that were read, but for the last one: to be sealed.
+    pub closed: Vec<Closed>,
+    /// Those that are believed.
+    pub seals: Vec<Arc<Seal>>,
+    /// Of these, the ones that are to be written.
+    pub seals_missing: Vec<(Arc<Seal>, Vec<Point>)>,
 }
 
 impl Recovered {
@@ -68,7 +78,23 @@ impl Recovered {
     }
 }
 
-/// Whether the files are opened for writing too.
+impl Recovered {
+    /// Writes the seals that are missing, and deletes those that are not believed. Returns how many bytes were written: a seal that cannot be
+    /// written is made again at the next start.
+    pub fn write_seals(&self, disk: &dyn Disk, dir: &Path) -> Result<u64, LogError> {
+        seal::remove_others(disk, dir, &self.seals)
+            .map_err(|error| LogError::disk(dir.display().to_string(), error))?;
+        let written = self.seals_missing.iter().map(|(seal, points)| {
+            seal.write(disk, dir, points).unwrap_or_else(|error| {
+                tracing::warn!(dir = %dir.display(), %error, "a segment is not sealed");
+                0
+            })
+        });
+        Ok(written.sum())
+    }
+}
+
+/// Whether the newest file is opened for writing too, and mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
     Read,
@@ -83,59 +109,137 @@ pub(super) fn recover(
     access: Access,
     purged: Purged,
 ) -> Result<Option<Recovered>, LogError> {
-    let found = read_headers(disk, dir, access)?;
-    let Some(newest) = found.last() else { return Ok(None) };
+    let found = read_headers(disk, dir)?;
+    if found.is_empty() {
+        return Ok(None);
+    }
     let start = match purged {
         Purged::Kept => 0,
         Purged::Dropped => first_needed(&found),
     };
+    let mut seals_max = if purged == Purged::Dropped { usize::MAX } else { 0 };
+    let mut step = 1;
+    loop {
+        let trusted = trust(disk, dir, &found[start..], seals_max);
+        let seals_count = trusted.seals.len();
+        match walk(disk, dir, access, &found, (start, purged), trusted) {
+            // Something that was sealed was replaced after all: the last of these segments are read like the tail.
+            Err(Stop::Sealed) => {
+                assert!(0 < seals_count);
+                seals_max = seals_count.saturating_sub(step);
+                step *= 2;
+            }
+            Err(Stop::Failed(error)) => return Err(error),
+            Ok(recovered) => return Ok(Some(recovered)),
+        }
+    }
+}
+
+/// Why a walk ended early.
+enum Stop {
+    /// What is sealed contradicts the tail.
+    Sealed,
+    Failed(LogError),
+}
+
+impl From<LogError> for Stop {
+    fn from(error: LogError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// The walk from a segment on, behind those whose seals are believed.
+fn walk(
+    disk: &dyn Disk,
+    dir: &Path,
+    access: Access,
+    found: &[FoundSegment],
+    (start, purged): (usize, Purged),
+    trusted: Trusted,
+) -> Result<Recovered, Stop> {
+    let newest = found.last().expect("the caller has found some");
     let is_beginning_here = start == 0 && found[0].header.before.is_none();
-    let stream = newest.header.stream.clone();
-    let mut walk = Walk {
-        book: if is_beginning_here { Book::new(purged) } else { Book::at(&found[start].header.checkpoint, purged) },
-        lsn: found[start].header.first_lsn,
-        watermark: Lsn(0),
-        data_end: Lsn(0),
+    let book = if is_beginning_here { Book::new(purged) } else { Book::at(&found[start].header.checkpoint, purged) };
+    let tail_start = start + trusted.seals.len();
+    let book = match tail_start {
+        _ if tail_start == start => book,
+        _ => book.after(&trusted.seals, &found[tail_start].header.checkpoint).ok_or(Stop::Sealed)?,
     };
-    let size = found.iter().map(|found| found.size).sum();
-    let mut last = None;
-    for position in start..found.len() {
+    let mut walk = Walk { book, lsn: found[tail_start].header.first_lsn, watermark: Lsn(0), data_end: Lsn(0) };
+    let size = found.iter().map(|found| found.size).sum::<u64>() + trusted.size;
+    let (mut last, mut closed) = (None, Vec::new());
+    for position in tail_start..found.len() {
         let (found, next) = (&found[position], found.get(position + 1));
-        let segment = Arc::new(Segment::open(&found.header, found.file.clone(), found.size)?);
+        let segment = Arc::new(found.open(disk, dir, if next.is_some() { Access::Read } else { access })?);
         walk.enter(&segment, &found.header)?;
         let (bytes, torn_until) = match next {
-            Some(next) => (walk.sealed(&segment, next.header.first_lsn)?, None),
+            Some(next) => {
+                let end = next.header.first_lsn;
+                let bytes = walk.closed(&segment, end)?;
+                let last = next.header.checkpoint.last.map(|last| last.index);
+                closed.push(Closed { segment: segment.clone(), end, last });
+                (bytes, None)
+            }
             None => walk.newest(&segment)?,
         };
         last = Some((segment, bytes, torn_until));
     }
     let (segment, bytes, torn_until) = last.expect("the range holds at least the newest segment");
     let Walk { mut book, lsn: end, watermark, data_end } = walk;
+    book.commit_sealed();
     book.clamp_committed();
     assert!(watermark <= end);
-    Ok(Some(Recovered { stream, book, segment, end, watermark, data_end, torn_until, bytes, size }))
+    Ok(Recovered {
+        stream: newest.header.stream.clone(),
+        book,
+        segment,
+        end,
+        watermark,
+        data_end,
+        torn_until,
+        bytes,
+        size,
+        closed,
+        seals: trusted.seals,
+        seals_missing: trusted.missing,
+    })
 }
 
-struct FoundSegment {
-    header: SegmentHeader,
-    file: Arc<dyn DiskFile>,
-    size: u64,
+pub(super) struct FoundSegment {
+    pub header: SegmentHeader,
+    pub size: u64,
 }
 
-/// Names and sizes of the segments that hold nothing but purged entries, oldest first.
+impl FoundSegment {
+    pub fn name(&self) -> String {
+        file_name(self.header.first_lsn)
+    }
+
+    fn open(&self, disk: &dyn Disk, dir: &Path, access: Access) -> Result<Segment, LogError> {
+        let path = dir.join(self.name());
+        let file = match access {
+            Access::Read => disk.open_to_read(&path),
+            Access::Write => disk.open(&path),
+        };
+        let segment = Segment::new(&self.header, file.map_err(|error| LogError::disk(self.name(), error))?, self.size);
+        if access == Access::Write { segment.mapped() } else { Ok(segment) }
+    }
+}
+
+/// First places and sizes of the segments that hold nothing but purged entries, oldest first.
 ///
 /// Only the newest header counts, and not what was purged since: a log whose beginning is gone must be able to say, by a
 /// segment that is there, that it was allowed to go.
-pub(super) fn releasable(disk: &dyn Disk, dir: &Path) -> Result<Vec<(String, u64)>, LogError> {
-    let mut found = read_headers(disk, dir, Access::Read)?;
+pub(super) fn releasable(disk: &dyn Disk, dir: &Path) -> Result<Vec<(Lsn, u64)>, LogError> {
+    let mut found = read_headers(disk, dir)?;
     let kept_from = first_needed(&found);
     assert!(found.is_empty() || kept_from < found.len(), "the newest segment stays");
     found.truncate(kept_from);
-    Ok(found.into_iter().map(|found| (file_name(found.header.first_lsn), found.size)).collect())
+    Ok(found.into_iter().map(|found| (found.header.first_lsn, found.size)).collect())
 }
 
 /// Opens all segments and checks that they follow each other. The oldest ones may have been released.
-fn read_headers(disk: &dyn Disk, dir: &Path, access: Access) -> Result<Vec<FoundSegment>, LogError> {
+fn read_headers(disk: &dyn Disk, dir: &Path) -> Result<Vec<FoundSegment>, LogError> {
     let folder = |error| LogError::disk(dir.display().to_string(), error);
     let mut names: Vec<_> = disk.list(dir).map_err(folder)?;
     names.retain(|name| parse_file_name(name).is_some());
@@ -144,15 +248,9 @@ fn read_headers(disk: &dyn Disk, dir: &Path, access: Access) -> Result<Vec<Found
     for name in &names {
         let corrupt = |damage| LogError::Corrupt { segment: name.clone(), offset: 0, index: LogIndex(0), damage };
         let on_disk = |error| LogError::disk(name, error);
-        let path = dir.join(name);
-        let file = match access {
-            Access::Read => disk.open_to_read(&path),
-            Access::Write => disk.open(&path),
-        };
-        let file = file.map_err(on_disk)?;
+        let file = disk.open_to_read(&dir.join(name)).map_err(on_disk)?;
         let size = file.size().map_err(on_disk)?;
-        let mut bytes = vec![0; (size as usize).min(HEADER_SIZE)];
-        file.read_at(&mut bytes, 0).map_err(on_disk)?;
+        let bytes = read_first(&*file, name, (size as usize).min(HEADER_SIZE))?;
         let header = SegmentHeader::decode(&bytes, name)?;
         if Some(header.first_lsn) != parse_file_name(name) {
             return Err(corrupt(Damage::Header));
@@ -165,7 +263,7 @@ fn read_headers(disk: &dyn Disk, dir: &Path, access: Access) -> Result<Vec<Found
             let (expected, found) = (before.header.stream.to_string(), header.stream.to_string());
             return Err(LogError::ForeignStream { segment: name.clone(), expected, found });
         }
-        found.push(FoundSegment { header, file, size });
+        found.push(FoundSegment { header, size });
     }
     assert_eq!(found.len(), names.len());
     check_beginning(&found)?;
@@ -224,14 +322,14 @@ impl Walk {
     }
 
     /// Walks a segment that has a successor: every byte up to `end` is acknowledged.
-    fn sealed(&mut self, segment: &Arc<Segment>, end: Lsn) -> Result<Bytes, LogError> {
+    fn closed(&mut self, segment: &Arc<Segment>, end: Lsn) -> Result<Bytes, Stop> {
         assert!(segment.first_lsn < end);
         let bytes = read_segment(segment)?;
         self.watermark = self.watermark.max(end);
         self.walk_frames(segment, &bytes)?;
         self.check_watermark(segment, &bytes)?;
         if self.lsn != end {
-            return Err(self.corrupt(segment, segment.offset_of(self.lsn), Damage::Frame));
+            return Err(self.corrupt(segment, segment.offset_of(self.lsn), Damage::Frame).into());
         }
         Ok(bytes)
     }
@@ -240,27 +338,27 @@ impl Walk {
     ///
     /// The node may be running and writing it. A frame that was incomplete when it was read is complete by the time a later
     /// one vouches for it, so that it is read once more before anybody speaks of corruption.
-    fn newest(&mut self, segment: &Arc<Segment>) -> Result<(Bytes, Option<Lsn>), LogError> {
+    fn newest(&mut self, segment: &Arc<Segment>) -> Result<(Bytes, Option<Lsn>), Stop> {
         let mut failed_at = None;
         loop {
             let bytes = read_segment(segment)?;
             self.walk_frames(segment, &bytes)?;
             let result = self.check_watermark(segment, &bytes).and_then(|()| self.check_tail(segment, &bytes));
             if result.is_ok() || failed_at == Some(self.lsn) {
-                return result.map(|torn_until| (bytes, torn_until));
+                return Ok((bytes, result?));
             }
             failed_at = Some(self.lsn);
         }
     }
 
     /// Takes over frames until one is not valid.
-    fn walk_frames(&mut self, segment: &Arc<Segment>, bytes: &Bytes) -> Result<(), LogError> {
+    fn walk_frames(&mut self, segment: &Arc<Segment>, bytes: &Bytes) -> Result<(), Stop> {
         loop {
             let offset = segment.offset_of(self.lsn);
             let rest = bytes.slice((offset as usize).min(bytes.len())..);
             let read = match read_frame(&rest, self.lsn, &segment.key) {
                 Ok(read) => read,
-                Err(FrameError::Malformed) => return Err(self.corrupt(segment, offset, Damage::Record)),
+                Err(FrameError::Malformed) => return Err(self.corrupt(segment, offset, Damage::Record).into()),
                 Err(FrameError::Empty | FrameError::Invalid) => return Ok(()),
             };
             for (record, record_offset) in read.frame.records.iter().zip(&read.offsets) {
@@ -269,8 +367,9 @@ impl Walk {
                     let damage = match contradiction {
                         Contradiction::Chain => Damage::Chain,
                         Contradiction::Order => Damage::Record,
+                        Contradiction::Sealed => return Stop::Sealed,
                     };
-                    self.corrupt(segment, segment.offset_of(lsn), damage)
+                    self.corrupt(segment, segment.offset_of(lsn), damage).into()
                 })?;
             }
             assert!(read.durable <= self.lsn);
@@ -329,10 +428,23 @@ fn written_size(bytes: &[u8]) -> usize {
     bytes[..end].iter().rposition(|byte| *byte != 0).map_or(0, |position| position + 1)
 }
 
-/// The whole file, by reads and not through the map: a failing disk is an error then, not a signal.
+/// The whole file.
 pub(super) fn read_segment(segment: &Segment) -> Result<Bytes, LogError> {
-    let mut bytes = vec![0; usize::try_from(segment.size).expect("segments fit the memory")];
-    segment.file.read_at(&mut bytes, 0).map_err(|error| LogError::disk(&segment.name, error))?;
-    assert!(HEADER_SIZE <= bytes.len());
-    Ok(Bytes::from(bytes))
+    let size = usize::try_from(segment.size).expect("segments fit the memory");
+    assert!(HEADER_SIZE <= size);
+    read_first(&*segment.file, &segment.name, size)
+}
+
+/// So many bytes from the start of a segment's file. Those that the disk does not give back were acknowledged, as far as anybody knows.
+fn read_first(file: &dyn DiskFile, name: &str, size: usize) -> Result<Bytes, LogError> {
+    let read = Readable::read(file, size).map_err(|error| LogError::disk(name, error))?;
+    match read.lost {
+        None => Ok(Bytes::from(read.bytes)),
+        Some(lost) => Err(LogError::Corrupt {
+            segment: name.to_owned(),
+            offset: lost.start,
+            index: LogIndex(0),
+            damage: Damage::Unreadable,
+        }),
+    }
 }

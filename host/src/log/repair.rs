@@ -12,9 +12,9 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::disk::Disk;
 use crate::ids::{LogIndex, Term};
 use crate::log::book::Purged;
-use crate::log::disk::Disk;
 use crate::log::frame::{Hash, NO_HASH, entry_hash};
 use crate::log::recover::{Access, recover};
 use crate::log::salvage::{Anchor, Hole, Intact, Salvage};
@@ -24,7 +24,8 @@ use crate::log::{EntryId, Log, LogEntry, LogError, LogOptions, LogScan, Misfit, 
 
 /// A log that is damaged, and what is known of the damage. Nothing is changed before [`DamagedLog::repair`].
 ///
-/// Damage that leaves no trace is not found: a newest segment that is gone as a whole, or a log that is gone.
+/// Damage that leaves no trace is not found: a newest segment that is gone as a whole, or a log that is gone. Whoever knows of it from
+/// elsewhere says so: [`DamagedLog::forgotten`].
 pub struct DamagedLog {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
@@ -74,6 +75,23 @@ impl DamagedLog {
         };
         let salvage = Salvage::read(&*disk, dir, &options.stream)?;
         Ok(Some(Self { disk, dir: dir.to_owned(), options: options.clone(), salvage, reason }))
+    }
+
+    /// A log that is sound in itself, or empty, and has lost its end, as is known from elsewhere: entries after those that are known to be
+    /// committed, and votes. Nobody may have the log open.
+    ///
+    /// # Errors
+    /// As for [`DamagedLog::examine`].
+    pub fn forgotten(disk: Arc<dyn Disk>, dir: &Path, options: &LogOptions, reason: String) -> Result<Self, LogError> {
+        finish_swap(&*disk, dir)?;
+        let mut salvage = Salvage::read(&*disk, dir, &options.stream)?;
+        salvage.on_lost_bytes();
+        Ok(Self { disk, dir: dir.to_owned(), options: options.clone(), salvage, reason })
+    }
+
+    /// The last entry that can be read.
+    pub fn last(&self) -> Option<EntryId> {
+        self.salvage.intact.values().next_back().map(|intact| intact.slot.id).max(self.salvage.purged)
     }
 
     /// The first damage, in words.
@@ -383,6 +401,9 @@ pub(super) fn finish_swap(disk: &dyn Disk, dir: &Path) -> Result<Option<PathBuf>
         newest = Some(newest.map_or(1, |newest| newest + 1));
         disk.rename(dir, &damaged(dir, newest.unwrap_or(1))).map_err(on_disk)?;
         disk.sync_dir(parent).map_err(on_disk)?;
+    } else {
+        // Without a segment there is nothing in it but what was to become one.
+        disk.remove_dir_all(dir).map_err(on_disk)?;
     }
     disk.rename(&repaired, dir).map_err(on_disk)?;
     disk.sync_dir(parent).map_err(on_disk)?;

@@ -13,12 +13,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::disk::Disk;
 use crate::ids::{LogIndex, Lsn};
 use crate::log::book::Slot;
-use crate::log::disk::Disk;
 use crate::log::frame::{FRAME_HEADER_SIZE, FrameKey, FrameRead, Hash, NO_HASH, Record, entry_hash, read_frame};
-use crate::log::recover::read_segment;
-use crate::log::segment::{Checkpoint, HEADER_SIZE, NONCE, Segment, SegmentHeader, decode_watermark, parse_file_name};
+use crate::log::segment::{
+    Checkpoint, HEADER_SIZE, NONCE, Readable, Segment, SegmentHeader, decode_watermark, parse_file_name,
+};
 use crate::log::{EntryId, LogError, StreamId, Vote};
 
 /// An entry whose record can be read.
@@ -93,7 +94,8 @@ impl Salvage {
             };
         }
         // As far as the header of the oldest segment can be read, it tells whether those before held nothing but purged entries.
-        let is_purged = |upto: &EntryId| starts[0] != Lsn(0) && begins_after.is_none_or(|last| last <= upto.index);
+        let begins_late = starts.first().is_some_and(|first| *first != Lsn(0));
+        let is_purged = |upto: &EntryId| begins_late && begins_after.is_none_or(|last| last <= upto.index);
         if let Some((upto, hash)) = released.filter(|(upto, _)| is_purged(upto)) {
             salvage.on_released(upto, hash);
         }
@@ -158,8 +160,9 @@ impl Salvage {
         let marks = part.frames(Lsn(u64::MAX)).map(|(_, read)| read.durable);
         let watermark = marks.chain(part.mark).max().unwrap_or(Lsn(0)).max(part.first_lsn);
         let end = self.take_frames(part, Lsn(u64::MAX), watermark);
-        // Without a readable header and mark, bytes after the last frame may have been acknowledged or not.
-        let is_unknown = !part.is_header_intact && part.has_bytes_after(end);
+        // Without a readable header and mark, bytes after the last frame may have been acknowledged or not; and so may those that the disk
+        // does not give back.
+        let is_unknown = !part.is_header_intact && part.has_bytes_after(end) || part.has_lost_bytes_after(end);
         if end < watermark || is_unknown {
             self.on_lost_bytes();
         }
@@ -167,7 +170,7 @@ impl Salvage {
     }
 
     /// Anything may have been in them: also a truncation, so what was said of entries that are not settled counts no more.
-    fn on_lost_bytes(&mut self) {
+    pub fn on_lost_bytes(&mut self) {
         self.is_vote_doubtful = true;
         self.is_tail_lost = true;
         self.anchors.split_off(&self.doubtful_from());
@@ -227,6 +230,10 @@ impl Salvage {
                 if let Some(last) = last {
                     self.expect(*last, None);
                 }
+                // By a cut also what was committed.
+                if last.map(|last| last.index) < self.committed.map(|committed| committed.index) {
+                    self.committed = *last;
+                }
             }
             Record::Purge { upto, hash } => {
                 if self.last < Some(upto.index) {
@@ -243,7 +250,14 @@ impl Salvage {
                     self.purged = Some(*upto);
                 }
             }
-            Record::Commit(id) => self.committed = Some(*id),
+            Record::Commit(id) => {
+                // It was here, in bytes that are lost; what it followed on may have been replaced there.
+                if self.is_tail_lost && self.last < Some(id.index) {
+                    self.intact.split_off(&self.doubtful_from());
+                    self.expect(*id, None);
+                }
+                self.committed = Some(*id);
+            }
         }
     }
 
@@ -322,6 +336,8 @@ struct Part {
     mark: Option<Lsn>,
     /// `None` if the file is shorter than a header.
     content: Option<(Arc<Segment>, Bytes)>,
+    /// Where what the disk does not give back of the file ends.
+    lost_until: Option<u64>,
 }
 
 impl Part {
@@ -329,13 +345,14 @@ impl Part {
         let on_disk = |error| LogError::disk(name, error);
         let file = disk.open_to_read(&dir.join(name)).map_err(on_disk)?;
         let size = file.size().map_err(on_disk)?;
-        let lost = Self { first_lsn, checkpoint: None, is_header_intact: false, mark: None, content: None };
+        let lost =
+            Self { first_lsn, checkpoint: None, is_header_intact: false, mark: None, content: None, lost_until: None };
         if size < HEADER_SIZE as u64 {
             return Ok(lost);
         }
-        let mut bytes = vec![0; HEADER_SIZE];
-        file.read_at(&mut bytes, 0).map_err(on_disk)?;
-        let header = match SegmentHeader::decode(&bytes, name) {
+        let read = Readable::read(&*file, usize::try_from(size).expect("segments fit the memory")).map_err(on_disk)?;
+        let bytes = Bytes::from(read.bytes);
+        let header = match SegmentHeader::decode(&bytes[..HEADER_SIZE], name) {
             Ok(header) if header.first_lsn == first_lsn => Some(header),
             Ok(_) | Err(LogError::Corrupt { .. }) => None,
             Err(error) => return Err(error),
@@ -354,14 +371,14 @@ impl Part {
             before: None,
             checkpoint: Checkpoint::default(),
         });
-        let mark = decode_watermark(&bytes, &FrameKey::of_nonce(&header.nonce));
-        let segment = Arc::new(Segment::open(&header, file, size)?);
-        let content = read_segment(&segment)?;
+        let mark = decode_watermark(&bytes[..HEADER_SIZE], &FrameKey::of_nonce(&header.nonce));
+        let segment = Arc::new(Segment::new(&header, file, size));
         Ok(Self {
             checkpoint,
             is_header_intact: is_intact && mark.is_ok(),
             mark: mark.unwrap_or(None),
-            content: Some((segment, content)),
+            content: Some((segment, bytes)),
+            lost_until: read.lost.map(|lost| lost.end),
             ..lost
         })
     }
@@ -386,6 +403,11 @@ impl Part {
                 }
             }
         })
+    }
+
+    fn has_lost_bytes_after(&self, end: Lsn) -> bool {
+        let lost_until = self.content.as_ref().zip(self.lost_until);
+        lost_until.is_some_and(|((segment, _), until)| segment.offset_of(end) < until)
     }
 
     fn has_bytes_after(&self, end: Lsn) -> bool {

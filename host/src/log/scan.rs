@@ -3,11 +3,12 @@
 //! Gives every entry that survived truncation, from the beginning of the journal, purged ones included. It knows nothing of
 //! what entries mean. Its memory is some 80 bytes an entry; payloads are read one at a time.
 
+use std::ops::Range;
 use std::path::Path;
 
-use crate::ids::Lsn;
+use crate::disk::Disk;
+use crate::ids::{LogIndex, Lsn};
 use crate::log::book::{Book, Purged, Slot};
-use crate::log::disk::Disk;
 use crate::log::frame::NO_HASH;
 use crate::log::recover::{Access, Recovered, recover};
 use crate::log::{EntryId, LogEntry, LogError, StreamId, Vote, read_slot};
@@ -110,6 +111,22 @@ impl LogScan {
     /// The surviving entries in order. An index is missing only where a snapshot replaced entries this node never had.
     pub fn entries(&self) -> impl Iterator<Item = Result<ScannedEntry, LogError>> {
         self.book().into_iter().flat_map(Book::slots).map(|slot| self.read(slot))
+    }
+
+    /// The entries in `range` that are there, in order, until their payloads exceed `bytes_max`; at least one if any is there.
+    ///
+    /// # Errors
+    /// What is read is not what was there when the log was opened.
+    pub fn read_range(&self, range: Range<LogIndex>, bytes_max: usize) -> Result<Vec<LogEntry>, LogError> {
+        let mut bytes = 0;
+        let slots = self.book().into_iter().flat_map(Book::slots);
+        let wanted = slots.skip_while(|slot| slot.id.index < range.start).take_while(|slot| slot.id.index < range.end);
+        let within = wanted.take_while(|slot| {
+            let fits = bytes == 0 || bytes + slot.payload_size as usize <= bytes_max;
+            bytes += slot.payload_size as usize + 1;
+            fits
+        });
+        within.map(read_slot).collect()
     }
 
     fn read(&self, slot: &Slot) -> Result<ScannedEntry, LogError> {

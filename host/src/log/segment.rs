@@ -28,11 +28,15 @@
 //! The checkpoint is the log's state before the first frame: recovery starts at the last segment before which everything
 //! is purged. The watermark is here as well as in the frames because a cut takes all later frames with it.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
+use crate::disk::{Disk, DiskFile, DiskMap};
+use crate::durable;
 use crate::ids::{Lsn, NodeId, PartitionId, Term};
-use crate::log::disk::{Disk, DiskFile, DiskMap};
 use crate::log::frame::{FrameKey, Hash, id_at, id_bytes, u32_at, u64_at};
 use crate::log::{Damage, EntryId, LogError, Vote};
 
@@ -134,6 +138,16 @@ impl SegmentHeader {
         bytes
     }
 
+    /// What stands in it behind its fields, and vouches for them.
+    pub fn hash(&self) -> Hash {
+        *self.encode()[HASH_AT..].first_chunk().expect("a header is longer")
+    }
+
+    /// Of the checksums of its frames.
+    pub fn key(&self) -> FrameKey {
+        FrameKey::of_nonce(&self.nonce)
+    }
+
     /// Reads the header of `segment`. A newer format is a [`LogError::Version`]; anything not as written is corruption.
     pub fn decode(bytes: &[u8], segment: &str) -> Result<Self, LogError> {
         let index = crate::ids::LogIndex(0);
@@ -206,25 +220,38 @@ pub(super) fn parse_file_name(name: &str) -> Option<Lsn> {
 
 /// An open segment. Shared by the writer and by the entries in it, so that it stays readable as long as one of them is.
 pub(super) struct Segment {
+    pub header: SegmentHeader,
     pub name: String,
     pub first_lsn: Lsn,
     pub key: FrameKey,
     /// Size of the file, header included.
     pub size: u64,
     pub file: Arc<dyn DiskFile>,
-    pub map: Arc<dyn DiskMap>,
+    /// Of the segment that is written, until it is sealed. Whatever is only read is read without one.
+    map: Option<Arc<dyn DiskMap>>,
 }
 
 impl Segment {
-    pub fn open(header: &SegmentHeader, file: Arc<dyn DiskFile>, size: u64) -> Result<Self, LogError> {
-        let map = file.map().map_err(|error| LogError::disk(file_name(header.first_lsn), error))?;
-        Ok(Self::new(header, file, map, size))
+    pub fn new(header: &SegmentHeader, file: Arc<dyn DiskFile>, size: u64) -> Self {
+        assert!(HEADER_SIZE as u64 <= size);
+        let (first_lsn, key) = (header.first_lsn, header.key());
+        Self { header: header.clone(), name: file_name(first_lsn), first_lsn, key, size, file, map: None }
     }
 
-    fn new(header: &SegmentHeader, file: Arc<dyn DiskFile>, map: Arc<dyn DiskMap>, size: u64) -> Self {
-        assert!(HEADER_SIZE as u64 <= size);
-        let (first_lsn, key) = (header.first_lsn, FrameKey::of_nonce(&header.nonce));
-        Self { name: file_name(first_lsn), first_lsn, key, size, file, map }
+    /// The same, read through a map from now on: for the one that the stream is in.
+    pub fn mapped(self) -> Result<Self, LogError> {
+        let map = self.file.map().map_err(|error| LogError::disk(&self.name, error))?;
+        Ok(Self { map: Some(map), ..self })
+    }
+
+    /// A range that nobody writes any more; an `UnexpectedEof` when the file is shorter.
+    pub fn read(&self, offset: u64, size: usize) -> io::Result<Bytes> {
+        if let Some(map) = &self.map {
+            return map.read(offset, size);
+        }
+        let mut bytes = vec![0; size];
+        self.file.read_at(&mut bytes, offset)?;
+        Ok(Bytes::from(bytes))
     }
 
     /// Where `lsn` is in the file. Panics if it is before the segment.
@@ -239,6 +266,47 @@ impl Segment {
     }
 }
 
+/// What a bad sector takes with it, at most.
+const BLOCK_BYTES: usize = 4096;
+
+/// The first bytes of a file as far as the disk gives them back.
+pub(super) struct Readable {
+    /// Zeros where nothing was given.
+    pub bytes: Vec<u8>,
+    /// From where to where something is missing.
+    pub lost: Option<std::ops::Range<u64>>,
+}
+
+impl Readable {
+    /// # Errors
+    /// What passes, and is nothing that the disk has lost.
+    pub fn read(file: &dyn DiskFile, size: usize) -> io::Result<Self> {
+        let mut bytes = vec![0; size];
+        match file.read_at(&mut bytes, 0) {
+            Ok(()) => return Ok(Self { bytes, lost: None }),
+            Err(error) if durable::is_passing(&error) => return Err(error),
+            Err(_) => {}
+        }
+        let there = file.size()?;
+        let mut lost: Option<std::ops::Range<u64>> = None;
+        for (number, block) in bytes.chunks_mut(BLOCK_BYTES).enumerate() {
+            let offset = (number * BLOCK_BYTES) as u64;
+            let end = offset + block.len() as u64;
+            block.fill(0);
+            // The last block of a file that was cut is there in part.
+            let kept = there.saturating_sub(offset).min(block.len() as u64) as usize;
+            let is_read = file.read_at(&mut block[..kept], offset).is_ok();
+            if !is_read {
+                block.fill(0);
+            }
+            if !is_read || kept < block.len() {
+                lost = Some(lost.map_or(offset, |lost| lost.start)..end);
+            }
+        }
+        Ok(Self { bytes, lost })
+    }
+}
+
 /// A file of zeros, synced, that waits to become a segment. It has no header and only a temporary name.
 pub(super) struct Spare {
     pub path: PathBuf,
@@ -249,7 +317,7 @@ pub(super) struct Spare {
 
 impl Spare {
     /// Writes and syncs the zeros. An error leaves no file behind (if it can be removed).
-    pub fn prepare(disk: &dyn Disk, dir: &Path, number: u64, size: u64) -> Result<Self, std::io::Error> {
+    pub fn prepare(disk: &dyn Disk, dir: &Path, number: u64, size: u64) -> io::Result<Self> {
         assert!(HEADER_SIZE as u64 <= size);
         let path = dir.join(format!("spare-{number}.tmp"));
         let prepare = || {
@@ -282,7 +350,7 @@ impl Spare {
     /// The segment that this file is going to be.
     pub fn segment(&self, header: &SegmentHeader) -> Segment {
         assert!(header.before.is_none_or(|before| before < header.first_lsn));
-        Segment::new(header, self.file.clone(), self.map.clone(), self.size)
+        Segment { map: Some(self.map.clone()), ..Segment::new(header, self.file.clone(), self.size) }
     }
 
     /// Writes the header, then gives the file its name: a file named like a segment always has a durable header.

@@ -2,6 +2,7 @@
 //!
 //! It decides nothing about bytes; it waits, wakes, and spreads the news of a failure.
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +10,10 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 
-use crate::log::disk::Disk;
+use crate::disk::Disk;
+use crate::ids::Lsn;
+use crate::log::rot;
+use crate::log::sealed::SealedSegments;
 use crate::log::state::{Reserve, Room, State};
 use crate::log::{EntryId, LogError, LogOptions};
 
@@ -26,14 +30,31 @@ pub(super) struct Shared {
     room_news: Notify,
     /// The spare's thread waits here for a wish.
     pub spare_wanted: Condvar,
+    /// The sealer waits here for a segment.
+    pub sealable: Condvar,
+    pub sealed: SealedSegments,
+    /// Held by whoever deletes or replaces segments that nothing is written to any more.
+    pub files: Mutex<()>,
+    /// Sealed segments that are damaged, and how.
+    pub rot: watch::Sender<BTreeMap<Lsn, String>>,
     pub durable: watch::Sender<Option<EntryId>>,
     /// Why nothing more will be durable, once that is so.
     pub ended: watch::Sender<Option<String>>,
 }
 
 impl Shared {
-    pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, options: LogOptions, state: State) -> Self {
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        options: LogOptions,
+        state: State,
+        rot: BTreeMap<Lsn, String>,
+    ) -> Self {
         Self {
+            sealed: SealedSegments::new(disk.clone(), dir.clone()),
+            sealable: Condvar::new(),
+            files: Mutex::default(),
+            rot: watch::Sender::new(rot),
             disk,
             dir,
             options,
@@ -120,6 +141,41 @@ impl Shared {
         self.durable.send_if_modified(|known| std::mem::replace(known, last) != last);
     }
 
+    /// Some of what was appended cannot be read. The log goes on: it votes, and gives what is whole.
+    pub fn on_rot(&self, first_lsn: Lsn, error: &LogError) {
+        if !matches!(error, LogError::Corrupt { .. }) {
+            return;
+        }
+        let reason = error.reason();
+        let is_news = self.rot.send_if_modified(|known| {
+            if known.contains_key(&first_lsn) {
+                return false;
+            }
+            tracing::error!(dir = %self.dir.display(), reason, "a segment of the log is damaged");
+            known.insert(first_lsn, reason);
+            true
+        });
+        if is_news && let Err(error) = rot::mark(&*self.disk, &self.dir, first_lsn) {
+            tracing::warn!(dir = %self.dir.display(), %first_lsn, %error, "a restart forgets that a segment is damaged");
+        }
+    }
+
+    /// A segment was mended, or released.
+    pub fn on_whole(&self, first_lsn: Lsn) {
+        self.sealed.forget(first_lsn);
+        let is_news = self.rot.send_if_modified(|known| known.remove(&first_lsn).is_some());
+        if is_news && let Err(error) = rot::unmark(&*self.disk, &self.dir, first_lsn) {
+            tracing::warn!(dir = %self.dir.display(), %first_lsn, %error, "a segment that is whole stays marked");
+        }
+    }
+
+    /// Wakes the sealer if there is something for it.
+    pub fn tell_of_sealable(&self, state: &State) {
+        if state.sealable().is_some() {
+            self.sealable.notify_one();
+        }
+    }
+
     /// Ends the log: the first error is kept for everybody who comes. The writer thread tells those who wait, in order.
     pub fn fail(&self, error: LogError) {
         {
@@ -143,6 +199,7 @@ impl Shared {
         self.work.notify_all();
         self.tell_of_room();
         self.spare_wanted.notify_all();
+        self.sealable.notify_all();
     }
 
     /// Runs a thread's body. An assertion that does not hold there ends this log, not the process.

@@ -6,9 +6,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::ids::Lsn;
+use crate::ids::{LogIndex, Lsn};
 use crate::log::book::{Book, Slot};
-use crate::log::frame::{ENTRY_OVERHEAD, FRAME_HEADER_SIZE, Frame, RECORD_HEADER_SIZE, Record, entry_hash};
+use crate::log::frame::{ENTRY_OVERHEAD, FRAME_HEADER_SIZE, Frame, Hash, RECORD_HEADER_SIZE, Record, entry_hash};
+use crate::log::seal::Seal;
 use crate::log::segment::{HEADER_SIZE, Segment, SegmentHeader, Spare};
 use crate::log::{EntryId, LogEntry, LogError, StreamId};
 
@@ -26,6 +27,16 @@ pub(super) enum Work {
 pub(super) struct Roll {
     pub spare: Spare,
     pub header: SegmentHeader,
+}
+
+/// A segment that nothing is written to any more.
+#[derive(Clone)]
+pub(super) struct Closed {
+    pub segment: Arc<Segment>,
+    /// Where the next one begins.
+    pub end: Lsn,
+    /// The log's last entry there.
+    pub last: Option<LogIndex>,
 }
 
 /// Entries whose records go into one frame, with their payloads' hashes.
@@ -56,6 +67,10 @@ pub(super) struct State {
     /// Bytes at the end of a segment that appends leave free.
     pub reserve: u64,
     pub queue: Vec<Work>,
+    /// Segments that are not sealed yet, oldest first.
+    closed: VecDeque<Closed>,
+    /// Those of all segments that are sealed and not released.
+    pub seals: VecDeque<Arc<Seal>>,
     /// Bytes of frames accepted and not yet durable.
     pub pending_bytes: usize,
     pub spare: Option<Spare>,
@@ -78,7 +93,7 @@ pub(super) struct State {
     pub is_closing: bool,
     /// The writer waits without a time limit: somebody who has news wakes it.
     pub writer_dozes: bool,
-    /// Size of all segment files and of the spare.
+    /// Size of all segment files, of their seals and of the spare.
     pub size: u64,
 }
 
@@ -92,6 +107,8 @@ pub(super) struct Start {
     pub marked: Lsn,
     pub size: u64,
     pub reserve: u64,
+    pub closed: Vec<Closed>,
+    pub seals: Vec<Arc<Seal>>,
 }
 
 impl State {
@@ -109,6 +126,8 @@ impl State {
             cursor: start.end,
             reserve: start.reserve,
             queue: Vec::new(),
+            closed: start.closed.into(),
+            seals: start.seals.into(),
             pending_bytes: 0,
             spare: None,
             spare_bytes_wanted: 0,
@@ -176,7 +195,12 @@ impl State {
             before: Some(self.segment.first_lsn),
             checkpoint: self.book.checkpoint(),
         };
-        self.segment = Arc::new(spare.segment(&header));
+        let closed = Closed {
+            segment: std::mem::replace(&mut self.segment, Arc::new(spare.segment(&header))),
+            end: self.cursor,
+            last: header.checkpoint.last.map(|last| last.index),
+        };
+        self.closed.push_back(closed);
         self.spare_bytes_wanted = 0;
         self.committed_recorded = self.book.committed;
         self.queue.push(Work::Roll(Box::new(Roll { spare, header })));
@@ -224,11 +248,51 @@ impl State {
         assert_eq!(self.book.last().map(|found| found.index), last.map(|last| last.index));
     }
 
+    /// The same, where what goes may be sealed. `hash`: that of `last`.
+    pub fn cut_after(&mut self, last: EntryId, hash: Hash) {
+        self.record(Record::Truncate(Some(last)));
+        self.book.cut_after(last, hash);
+        self.truncations.push_back(Some(last));
+        assert_eq!(self.book.last(), Some(last));
+        assert!(self.book.committed.is_none_or(|committed| committed.index <= last.index));
+    }
+
     fn news_of_commit(&mut self) -> Option<Record> {
         // What is committed was appended before, so that the record follows its entry in the stream.
         let news = self.book.committed.filter(|_| self.book.committed != self.committed_recorded)?;
         self.committed_recorded = Some(news);
         Some(Record::Commit(news))
+    }
+
+    /// The next segment to seal: everything in it is durable, its successor as well, and nothing in it is ever dropped.
+    pub fn sealable(&self) -> Option<&Closed> {
+        let committed = self.book.committed.map(|committed| committed.index);
+        self.closed.front().filter(|closed| closed.end < self.durable && closed.last <= committed)
+    }
+
+    /// A segment has a seal of so many bytes. Says whether the segment is still there.
+    pub fn on_sealed(&mut self, seal: Arc<Seal>, size: u64) -> bool {
+        let is_there = self.closed.pop_front_if(|closed| closed.segment.first_lsn == seal.first_lsn()).is_some();
+        if is_there {
+            self.size += size;
+            self.seals.push_back(seal.clone());
+            self.book.on_sealed(seal);
+        }
+        is_there
+    }
+
+    /// A segment has another seal, for the same entries.
+    pub fn on_resealed(&mut self, seal: &Arc<Seal>) {
+        for known in self.seals.iter_mut().filter(|known| known.first_lsn() == seal.first_lsn()) {
+            *known = seal.clone();
+        }
+        self.book.on_resealed(seal);
+    }
+
+    /// A segment is about to be deleted: nobody seals or checks it any more.
+    pub fn on_release(&mut self, first_lsn: Lsn) {
+        self.seals.retain(|seal| seal.first_lsn() != first_lsn);
+        self.closed.retain(|closed| closed.segment.first_lsn != first_lsn);
     }
 
     /// Whether an idle stream has something to say that no frame carries yet.
@@ -277,8 +341,13 @@ impl State {
         }
         match self.book.last_purged() {
             Some(purged) if first.index <= purged.index => Err(LogError::Purged { index: first.index, purged }),
-            _ => Ok(()),
+            _ => self.check_droppable(first.index.0.checked_sub(1).map(LogIndex)),
         }
+    }
+
+    /// Whether the entries after `last` may go; see [`LogError::Sealed`].
+    pub fn check_droppable(&self, last: Option<LogIndex>) -> Result<(), LogError> {
+        self.book.keeps_after(last).map_or(Ok(()), |sealed| Err(LogError::Sealed { last, sealed }))
     }
 }
 

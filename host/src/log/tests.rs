@@ -4,12 +4,15 @@
 
 mod corruption;
 mod crash;
+mod cutting;
 mod disk_errors;
 mod format;
+mod mapping;
 mod model;
 mod reading;
 mod releasing;
 mod repairing;
+mod sealing;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,8 +21,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::disk::{Disk, SimDisk};
 use crate::ids::{LogIndex, NodeId, PartitionId, Term};
-use crate::log::{Disk, EntryId, Log, LogEntry, LogError, LogOptions, LogScan, Payload, SimDisk, StreamId};
+use crate::log::{EntryId, Log, LogEntry, LogError, LogOptions, LogScan, Payload, StreamId};
 
 fn dir() -> &'static Path {
     Path::new("/log")
@@ -98,7 +102,7 @@ fn wait_for_spare(log: &Log, disk: &SimDisk) {
 /// The newest segment's path.
 fn newest_segment(disk: &SimDisk) -> PathBuf {
     let names = disk.list(dir()).expect("the folder is there");
-    let newest = names.into_iter().filter(|name| name.starts_with("seg-")).max();
+    let newest = names.into_iter().filter(|name| name.starts_with("seg-") && name.ends_with(".log")).max();
     dir().join(newest.expect("a log has a segment"))
 }
 

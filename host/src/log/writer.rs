@@ -204,6 +204,7 @@ impl Writer {
             state.on_durable(self.durable, self.last, self.truncations, self.bytes);
             state.book.forget_payloads(self.durable, self.shared.options.tail_bytes_max);
             self.shared.announce_durable(&state);
+            self.shared.tell_of_sealable(&state);
         }
         (self.truncations, self.bytes) = (0, 0);
         self.shared.tell_of_room();

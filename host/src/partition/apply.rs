@@ -112,6 +112,7 @@ impl Executor {
         fail::fail_point!("partition::recorded", |_| std::process::abort());
         self.publish(id);
         self.answer(&recorded, submissions);
+        self.answer_expired()?;
         Ok(())
     }
 
@@ -150,7 +151,7 @@ impl Executor {
             let own = (0..).zip(submissions).map(|(n, submission)| (submission.id, submission.fingerprint, n));
             own.chain(history::claims_of(&recorded.entry)).collect()
         };
-        self.ids.record(recorded.entry.header().index, &ids).map_err(store_failed)
+        self.ids.record(recorded.entry.header().index, recorded.log_index, &ids).map_err(store_failed)
     }
 
     fn answer(&mut self, recorded: &Arc<Recorded>, submissions: Vec<Submission>) {

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::archive::Boundary;
+use crate::disk::RealDisk;
 use crate::ids::{ClusterId, Head, JournalIndex, PartitionId};
 use crate::limits;
 use crate::log::LogHealth;
@@ -28,9 +29,7 @@ use crate::partition::error::PartitionError;
 use crate::partition::handle::Partition;
 use crate::partition::open::journal_of;
 use crate::partition::run::{Executor, Message};
-use crate::snapshot::canonical::{
-    CanonicalError, Days, Due, Facts, Listed, SnapshotFile, SnapshotFolder, SnapshotWriter,
-};
+use crate::snapshot::canonical::{CanonicalError, Days, Due, Facts, Listed, SnapshotFile, SnapshotFolder};
 use crate::store::{KeepWhat, StoreShared, open_kept};
 
 /// How soon a file is tried again that could not be made: a full disk may have room by then.
@@ -202,7 +201,7 @@ impl Canonical {
         let journal = journal.ok_or_else(|| elsewhere(found.map_or(JournalIndex(0), |journal| journal.index)))?;
         let (cluster, machine, partition) = (self.cluster, self.machine.clone(), self.partition);
         let facts = Facts { cluster, machine, partition, journal, days: due.days };
-        let mut writer = SnapshotWriter::begin(self.folder.path(), &facts)?;
+        let mut writer = self.folder.begin_file(&facts)?;
         let mut put = Ok(());
         view.visit(&[], |key, row| {
             put = if self.is_closing.load(Ordering::Relaxed) {
@@ -274,14 +273,14 @@ impl Executor {
     /// Whether a leader's clock has passed midnight, and no entry has.
     pub(super) fn is_past_midnight(&self) -> bool {
         let journal = self.journal_speculative();
-        let is_over = Days::between(journal.time, self.clock.now()).is_some();
+        let is_over = Days::between(journal.time, self.timeline.present(journal.time)).is_some();
         is_over && journal.index != JournalIndex(0) && matches!(self.log.health(), LogHealth::Ok)
     }
 
     /// How long a leader may sleep before it looks at the clock again.
     pub(super) fn until_midnight(&self) -> Option<Duration> {
         self.term?;
-        let left = Days::next_midnight(self.journal.time).0.saturating_sub(self.clock.now().0);
+        let left = Days::next_midnight(self.journal.time).0.saturating_sub(self.present().0);
         // Where it is past already, a tick is under way or cannot be now.
         let left = u64::try_from(left).map_or(limits::QUEUE_LOOK, Duration::from_micros);
         Some(left.min(limits::MIDNIGHT_LOOK))
@@ -327,7 +326,7 @@ impl Partition {
     pub async fn take_in_canonical(&self, file: &Path, proof: HeadProof) -> Result<Listed, PartitionError> {
         let path = file.to_owned();
         let reading = self.parts.canonical.runtime.spawn_blocking(move || {
-            let mut opened = SnapshotFile::open(&path)?;
+            let mut opened = SnapshotFile::open(&RealDisk, &path)?;
             opened.visit(|_, _| {})?;
             Ok::<_, CanonicalError>(opened.listed().clone())
         });
@@ -365,6 +364,14 @@ impl Partition {
     /// The disk.
     pub fn delete_canonical(&self, listed: &Listed) -> Result<(), PartitionError> {
         Ok(self.parts.canonical.folder.delete(listed)?)
+    }
+
+    /// Opens one of [`Self::canonical_snapshots`].
+    ///
+    /// # Errors
+    /// It cannot be read, or is not what was written.
+    pub fn open_canonical(&self, listed: &Listed) -> Result<SnapshotFile, CanonicalError> {
+        self.parts.canonical.folder.open_file(listed)
     }
 
     /// The file of one of [`Self::canonical_snapshots`].

@@ -75,7 +75,7 @@ impl Partition {
             let closing = tokio::task::spawn_blocking(move || {
                 let joined = thread.join();
                 assert!(joined.is_ok(), "the executor catches its own panics");
-                let written = store.flush().and_then(|()| ids.flush());
+                let written = store.flush().and_then(|()| ids.flush_durable());
                 // Whatever became of the others: nobody may open a log again that is not closed.
                 let closed = log.close();
                 written?;

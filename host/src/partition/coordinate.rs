@@ -232,7 +232,7 @@ impl Executor {
         let journal = self.journal_speculative();
         let mut header = self.header(EntryKind::Saga, &journal, logic.as_ref());
         let carried = self.coordinator.heard.iter().map(|progress| progress.at.time()).max();
-        header.time = header.time.max(after(carried));
+        header.time = self.time_after(header.time, carried);
         let progress = self.coordinator.take_heard(&header);
         let mut change =
             Change::of_progress(&header, &progress, &[], &self.coordinator).expect("only what is due was taken");
@@ -334,6 +334,7 @@ impl Executor {
             request_id: command.request_id.as_str().into(),
             // Only what is recorded ends a call, never time.
             expires: Micros(i64::MAX),
+            deadline: None,
             size,
             saga: None,
             called: Some(std::sync::Arc::new(Called {
@@ -433,11 +434,6 @@ pub(super) enum Cancel {
     Forbid(CommandId),
     /// It depends on this entry, which has the call that is cancelled.
     Recall(JournalIndex),
-}
-
-/// The earliest time of an entry that was caused by something at this time.
-pub(super) fn after(carried: Option<Micros>) -> Micros {
-    carried.map_or(Micros(i64::MIN), |carried| Micros(carried.0.saturating_add(1)))
 }
 
 /// Of a command that goes on after its entry: the id under which its end is recorded, once it is over.

@@ -1,29 +1,51 @@
 //! State and ids of a partition on disk. Both are derived from its log, so what is damaged is put aside and made again.
 //!
 //! In: the partition's folder and its log, which is sound. Out: an open store and an open id index; what they lack is fed to
-//! them by whoever opens the partition. The damaged folder stays as `state.damaged` or `ids.damaged`, one generation.
+//! them by whoever opens the partition. The damaged folder stays as `state.damaged` or `ids.damaged`, one generation. Where they, or anything
+//! else, know more than the log, the log has lost entries, and nothing is opened before somebody has mended it or given them up.
 //!
 //! It does not know how entries are applied, nor where a log could get its beginning from.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::consensus::check_state_within_log;
+use crate::disk::RealDisk;
 use crate::durable;
 use crate::ids::{JournalIndex, LogIndex};
 use crate::log::{EntryId, Log};
+use crate::machine::journal::Journal;
 use crate::partition::coordinate::read_table;
 use crate::partition::error::{Held, PartitionError};
-use crate::store::{AppliedId, IdIndex, IdOptions, Store, StoreError, StoreOptions};
+use crate::partition::lost::{self, Loss, Remembered, Witness};
+use crate::partition::open::{applied_of, journal_of};
+use crate::store::{IdIndex, IdOptions, Store, StoreError, StoreOptions};
 
 const STATE: &str = "state";
 const IDS: &str = "ids";
 
-/// Opens both, or new empty ones in place of what is damaged or contradicts the log.
+/// What is known of a partition beside its files.
+pub struct Known {
+    pub genesis: Journal,
+    /// The node's own record says that this replica had entries: an empty folder is a loss, and no birth.
+    pub had_entries: bool,
+    /// What other nodes remember of it.
+    pub remembered: Remembered,
+    /// An operator has given up whatever the log has lost.
+    pub is_given_up: bool,
+}
+
+/// Opens both, or new empty ones in place of what is damaged.
 ///
 /// # Errors
-/// What an operator must look at: a folder that cannot be used, files of a later program, or damage that this log cannot
-/// make good, because its beginning is not there. Then nothing was changed.
-pub fn open(folder: &Path, log: &Log, options: &StoreOptions) -> Result<(Store, IdIndex), PartitionError> {
+/// What an operator must look at: a folder that cannot be used, files of a later program, damage that this log cannot make good, because its
+/// beginning is not there, or a log that has lost entries, which are not given up. Then nothing was changed.
+pub fn open(
+    folder: &Path,
+    log: &Log,
+    options: &StoreOptions,
+    known: &Known,
+) -> Result<(Store, IdIndex), PartitionError> {
     let mut store = match open_state(folder, options) {
         Err(PartitionError::Store(error)) if error.is_damage() => {
             set_aside(folder, STATE, log, &reason(&error))?;
@@ -31,13 +53,31 @@ pub fn open(folder: &Path, log: &Log, options: &StoreOptions) -> Result<(Store, 
         }
         store => store?,
     };
-    if let Err(error) = check_state_within_log(applied(&store), log) {
-        // The log has lost entries, so ids of commands that are no longer recorded may be known as well.
-        check_beginning(STATE, log, &error.to_string())?;
-        drop(store);
-        set_aside(folder, STATE, log, &error.to_string())?;
-        set_aside(folder, IDS, log, &error.to_string())?;
+    let mut ids = match open_ids(folder) {
+        Err(error) if error.is_damage() => {
+            set_aside(folder, IDS, log, &reason(&error))?;
+            open_ids(folder)?
+        }
+        ids => ids?,
+    };
+    if let Some(loss) = find_loss(folder, log, &store, &ids, known)? {
+        if !known.is_given_up {
+            return Err(PartitionError::Forgot(loss));
+        }
+        // Ids of commands that are no longer recorded are known as well.
+        if held(log) != Held::Nothing {
+            check_beginning(STATE, log, &loss.to_string())?;
+        }
+        drop((store, ids));
+        move_aside(folder, STATE, &loss.to_string())?;
+        move_aside(folder, IDS, &loss.to_string())?;
         store = Store::open(&folder.join(STATE), options.clone())?;
+        ids = open_ids(folder)?;
+        if let Some(end) = lost::journal_end(log, known.genesis, None)? {
+            let snapshots = lost::snapshots_after(folder, end)?;
+            let moved = lost::set_snapshots_aside(&snapshots);
+            moved.map_err(|source| PartitionError::Folder { path: folder.to_owned(), source })?;
+        }
     }
     if let Some(purged) = log.last_purged()
         && applied(&store).is_none_or(|applied| applied.index < purged.index)
@@ -45,14 +85,42 @@ pub fn open(folder: &Path, log: &Log, options: &StoreOptions) -> Result<(Store, 
         let held = Held::From(purged.index.next());
         return Err(PartitionError::CannotRebuild { what: STATE, reason: "it lacks entries".to_owned(), held });
     }
-    let ids = match IdIndex::open(&folder.join(IDS), IdOptions::default()) {
-        Err(error) if error.is_damage() => {
-            set_aside(folder, IDS, log, &reason(&error))?;
-            IdIndex::open(&folder.join(IDS), IdOptions::default())?
-        }
-        ids => ids?,
-    };
+    // What is recorded again is in the log.
+    ids.allow_write_up_to(log.durable().map_or(LogIndex(0), |durable| durable.index));
     Ok((store, ids))
+}
+
+/// What knows more than the log.
+fn find_loss(
+    folder: &Path,
+    log: &Log,
+    store: &Store,
+    ids: &IdIndex,
+    known: &Known,
+) -> Result<Option<Loss>, PartitionError> {
+    let found = log.last().or(log.last_purged());
+    let mut witnesses = known.remembered.witnesses(found, log.vote());
+    if known.had_entries && found.is_none() {
+        witnesses.push(Witness::Record);
+    }
+    let meta = store.meta_written();
+    let state = meta.as_ref().map(|meta| (applied_of(meta), journal_of(meta)));
+    let is_ahead = check_state_within_log(state.map(|(applied, _)| applied), log).is_err();
+    let end = if let Some((applied, _)) = state.filter(|_| is_ahead) {
+        witnesses.push(Witness::State(applied));
+        None
+    } else {
+        let (applied, from) = state.map_or((None, known.genesis), |(applied, journal)| (Some(applied), journal));
+        let furthest = lost::snapshots_after(folder, from.index)?.into_iter().map(|(index, _)| index);
+        // The log is read only where something is ahead of the state.
+        let is_settled = furthest.chain([ids.applied()]).all(|index| index <= from.index);
+        if is_settled { None } else { lost::journal_end(log, from, applied)? }
+    };
+    if let Some(end) = end {
+        witnesses.extend(Some(ids.applied()).filter(|applied| end < *applied).map(Witness::Ids));
+        witnesses.extend(lost::witnesses_of(&lost::snapshots_after(folder, end)?));
+    }
+    Ok((!witnesses.is_empty()).then_some(Loss { found, witnesses }))
 }
 
 /// Rows are read when somebody asks for them, but for the phase status table: what it is needed for begins at once.
@@ -60,6 +128,11 @@ fn open_state(folder: &Path, options: &StoreOptions) -> Result<Store, PartitionE
     let store = Store::open(&folder.join(STATE), options.clone())?;
     read_table(&store.read())?;
     Ok(store)
+}
+
+fn open_ids(folder: &Path) -> Result<IdIndex, StoreError> {
+    // Snapshots have hard links of it beside those of the state, which is on no other disk.
+    IdIndex::open(Arc::new(RealDisk), &folder.join(IDS), IdOptions::default())
 }
 
 /// Whether what was found going back through the journal reaches down to what is there: `oldest` follows `last`.
@@ -77,8 +150,7 @@ pub fn check_reaches(
 }
 
 fn applied(store: &Store) -> Option<EntryId> {
-    let AppliedId { term, node, index } = store.meta_written()?.applied;
-    Some(EntryId { term, node, index })
+    store.meta_written().map(|meta| applied_of(&meta))
 }
 
 /// The error and what RocksDB says, in one line.
@@ -86,24 +158,18 @@ fn reason(error: &StoreError) -> String {
     std::error::Error::source(error).map_or(error.to_string(), |source| format!("{error}: {source}"))
 }
 
-/// Moves the folder out of the way, in place of what was there from the last time.
+/// Moves what is damaged out of the way, if the log can make it again.
 fn set_aside(folder: &Path, what: &'static str, log: &Log, reason: &str) -> Result<(), PartitionError> {
     check_beginning(what, log, reason)?;
-    let (path, aside) = (folder.join(what), folder.join(format!("{what}.damaged")));
-    tracing::warn!(path = %path.display(), aside = %aside.display(), reason, "made again from the log");
+    move_aside(folder, what, reason)
+}
+
+/// Moves the folder out of the way, in place of what was there from the last time.
+fn move_aside(folder: &Path, what: &'static str, reason: &str) -> Result<(), PartitionError> {
+    let path = folder.join(what);
+    tracing::warn!(path = %path.display(), reason, "set aside, and made again from the log");
     metrics::counter!("statehouse_rebuilds_total", "what" => what).increment(1);
-    let moved = || {
-        match std::fs::remove_dir_all(&aside) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        match std::fs::rename(&path, &aside) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        durable::sync_dir(folder)
-    };
-    moved().map_err(|source| PartitionError::Folder { path: aside.clone(), source })
+    durable::set_aside(&path).map(drop).map_err(|source| PartitionError::Folder { path, source })
 }
 
 /// Everything that was ever applied is still in the log. An empty log is no beginning: it would make a state of nothing.

@@ -8,10 +8,11 @@ use crate::archive::ArchiveError;
 use crate::consensus::ConsensusError;
 use crate::ids::{JournalIndex, LogIndex, ModuleId, NodeId, PartitionId, Position};
 use crate::limits::SNAPSHOTS_ASKED_MAX;
-use crate::log::{EntryId, LogError};
+use crate::log::LogError;
 use crate::machine::entry::EntryError;
 use crate::machine::journal::JournalError;
 use crate::machine::replica::ApplyError;
+use crate::partition::lost::Loss;
 use crate::snapshot::SnapshotError;
 use crate::snapshot::canonical::CanonicalError;
 use crate::store::StoreError;
@@ -29,13 +30,13 @@ pub enum PartitionError {
     Halted(#[from] HaltReason),
     #[error("cannot create {path}: {source}")]
     Folder { path: PathBuf, source: std::io::Error },
-    /// The disk was wiped or restored from a copy: this node has forgotten entries, and maybe votes, that others count on.
-    #[error(
-        "this node's log was rolled back: it ends at {}, but other nodes have seen it hold {held}; it must not take part again: \
-         remove the node from the cluster and add it under a new id, with an empty data folder",
-        found.map_or_else(|| "nothing".to_owned(), |found| found.to_string())
-    )]
-    RolledBack { held: EntryId, found: Option<EntryId> },
+    /// The disk was wiped or restored from a copy, or files are gone: this node has forgotten entries, and maybe votes, that others, or
+    /// clients, count on.
+    #[error("{0}")]
+    Forgot(Loss),
+    /// Those who answered were away at the end, or have lost what they knew.
+    #[error("nobody who answers can say whether this node's disk was set back")]
+    Unvouched,
     #[error("thread of the executor cannot be started: {0}")]
     Thread(std::io::Error),
     /// It is left behind.
@@ -63,6 +64,11 @@ pub enum PartitionError {
     /// It came from before a restore, or from another cluster.
     #[error("position {0} is not one of this partition's history")]
     OtherHistory(Position),
+    /// One of the two has forgotten what was acknowledged. It is compared again by whoever stops both.
+    #[error(
+        "this replica's log differs from that of node {leader}, which leads, at entry {index}: nothing is read here"
+    )]
+    TwoHistories { index: LogIndex, leader: NodeId },
     /// The partition goes on with the module it has.
     #[error("module {} cannot be activated: {reason}", module.short())]
     NotActivated { module: ModuleId, reason: String },

@@ -16,7 +16,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::archive::Past;
-use crate::consensus::{ConsensusError, Group, Leadership};
+use crate::consensus::{Group, Leadership};
 use crate::ids::{CommandId, Head, JournalIndex, LogIndex, Micros, NodeId, PartitionId, Position};
 use crate::limits;
 use crate::log::{Log, LogHealth};
@@ -31,8 +31,8 @@ use crate::partition::order::{NotOrdered, Ordered};
 use crate::partition::recorded::RecordedEntries;
 use crate::partition::run::{Message, Wanted};
 use crate::partition::status::{Board, PartitionStatus, Progress, RunState};
+use crate::partition::timeline::Timeline;
 use crate::peer::{Call, GroupPeers, Topic};
-use crate::planted::{Bug, is_planted};
 use crate::saga::status::row_key;
 use crate::saga::{Order, Saga};
 use crate::sequencer::decide::Diagnostic;
@@ -40,8 +40,8 @@ use crate::sequencer::submission::{Recorded, Refusal, Reply, Submission};
 use crate::snapshot::Snapshots;
 use crate::store::{IdIndex, IdRecord, Store, View};
 
-/// How long one question to a leader may take; whoever asked then asks again, maybe another leader.
-const READ_INDEX_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a leader may take to hear which time is wanted.
+const WANT_TIME_PATIENCE: Duration = Duration::from_secs(1);
 /// How soon a request for a leader is tried again when nobody is seen to take the office.
 const LEADER_RETRY: Duration = Duration::from_millis(25);
 
@@ -50,6 +50,7 @@ pub(super) struct Parts {
     pub id: PartitionId,
     pub mailbox: Sender<Message>,
     pub board: Arc<Board>,
+    pub timeline: Arc<Timeline>,
     pub group: Group,
     pub peers: GroupPeers,
     pub modules: Arc<dyn Modules>,
@@ -67,6 +68,8 @@ pub(super) struct Parts {
 /// A partition that runs on this node.
 pub struct Partition {
     pub(super) parts: Parts,
+    /// Held while a snapshot is made.
+    pub(super) building: Arc<tokio::sync::Mutex<()>>,
     pub(super) thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -78,7 +81,7 @@ pub struct ReadPoint {
 
 impl Partition {
     pub(super) fn new(parts: Parts, thread: JoinHandle<()>) -> Self {
-        Self { parts, thread: Mutex::new(Some(thread)) }
+        Self { parts, building: Arc::default(), thread: Mutex::new(Some(thread)) }
     }
 
     pub fn id(&self) -> PartitionId {
@@ -87,6 +90,16 @@ impl Partition {
 
     pub fn progress(&self) -> Progress {
         *self.parts.board.progress.borrow()
+    }
+
+    /// What time it is in the journal, by this node's clock; what its leader says counts.
+    pub fn present(&self) -> Micros {
+        self.parts.timeline.present(self.progress().journal.time)
+    }
+
+    /// How far the journal is ahead of this node's clock.
+    pub fn lead(&self) -> Duration {
+        self.parts.timeline.lead(self.progress().journal.time)
     }
 
     /// Follows how far the partition has applied.
@@ -215,47 +228,6 @@ impl Partition {
         Ok(ReadPoint { view, journal })
     }
 
-    /// Everything that was acknowledged before the call, whoever leads.
-    pub async fn read_linearizable(&self, deadline: Instant) -> Result<ReadPoint, PartitionError> {
-        if is_planted(Bug::BarrierSkipped) {
-            return self.read_stale();
-        }
-        let index =
-            tokio::time::timeout_at(deadline, self.read_index()).await.map_err(|_| PartitionError::NoLeader)??;
-        self.wait_applied(deadline, |progress| index <= progress.log_index).await?;
-        self.read_stale()
-    }
-
-    /// Up to where a read must see to be linearizable. Asks the leader, again and again while there is none.
-    async fn read_index(&self) -> Result<LogIndex, PartitionError> {
-        loop {
-            match self.parts.group.read_barrier().await {
-                Ok(index) => return Ok(index),
-                Err(ConsensusError::NotLeader { leader: Some(leader), .. }) => {
-                    if let Some(index) = self.ask_read_index(leader).await {
-                        return Ok(index);
-                    }
-                }
-                Err(ConsensusError::NotLeader { .. } | ConsensusError::NoQuorum) => {}
-                Err(error) => return Err(error.into()),
-            }
-            self.wait_for_change().await;
-        }
-    }
-
-    async fn ask_read_index(&self, leader: NodeId) -> Option<LogIndex> {
-        let GroupPeers { network, group, .. } = &self.parts.peers;
-        let call = Call { topic: Topic::ReadIndex, group: Some(group.clone()), body: Bytes::new() };
-        let answer = network.call(leader, call, READ_INDEX_PATIENCE).await.ok()?;
-        Some(LogIndex(u64::from_le_bytes(answer.as_ref().try_into().ok()?)))
-    }
-
-    /// The answer to another node that asks for a read index.
-    pub async fn answer_read_index(&self) -> Result<Bytes, ConsensusError> {
-        let index = self.parts.group.read_barrier().await?;
-        Ok(Bytes::copy_from_slice(&index.0.to_le_bytes()))
-    }
-
     /// Until somebody else leads, or a moment at most: whoever asked a leader in vain tries again then.
     pub async fn wait_for_change(&self) {
         let mut leadership = self.parts.group.leadership();
@@ -333,7 +305,7 @@ impl Partition {
         if point.journal.index < position.index { Err(PartitionError::OtherHistory(position)) } else { Ok(point) }
     }
 
-    async fn wait_applied(
+    pub(super) async fn wait_applied(
         &self,
         deadline: Instant,
         is_reached: impl Fn(&Progress) -> bool,
@@ -421,7 +393,7 @@ impl Partition {
             let body = Bytes::copy_from_slice(&time.0.to_le_bytes());
             let call = Call { topic: Topic::WantTime, group: Some(group.clone()), body };
             // Whoever waits asks again, so a lost word is no loss.
-            tokio::spawn(network.call(leader, call, READ_INDEX_PATIENCE).map(drop));
+            tokio::spawn(network.call(leader, call, WANT_TIME_PATIENCE).map(drop));
             return;
         }
         // A partition that does not run any more has no time.

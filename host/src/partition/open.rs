@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
@@ -12,19 +13,22 @@ use tokio::sync::Semaphore;
 use crate::archive::Past;
 use crate::clock::Clock;
 use crate::consensus::{Applier, ApplierError, Committed, ConsensusError, Group, GroupOptions, Snapshot};
+use crate::disk::{Disk, RealDisk};
 use crate::durable;
 use crate::features::Features;
 use crate::ids::{ClusterId, JournalIndex, LogIndex, ModuleId, NodeId, PartitionId};
 use crate::limits::BATCH_COMMANDS_MAX;
-use crate::log::{Disk, EntryId, Log, LogEntry, LogOptions, StreamId};
+use crate::log::{EntryId, Log, LogEntry, LogOptions, StreamId};
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
 use crate::partition::canonical::Canonical;
 use crate::partition::coordinate::{Coordinator, Participants, read_table};
-use crate::partition::derived;
+use crate::partition::derived::{self, Known};
 use crate::partition::error::{HaltReason, PartitionError};
+use crate::partition::expired::Expired;
 use crate::partition::handle::{Partition, Parts};
 use crate::partition::history;
+use crate::partition::lost::Remembered;
 use crate::partition::panics::Panics;
 use crate::partition::recall::Recalls;
 use crate::partition::recorded::RecordedEntries;
@@ -32,6 +36,7 @@ use crate::partition::release::{self, blocking};
 use crate::partition::restore::Leading;
 use crate::partition::run::{Executor, Message};
 use crate::partition::status::{Board, Progress, RunState};
+use crate::partition::timeline::Timeline;
 use crate::partition::times::WantedTimes;
 use crate::peer::GroupPeers;
 use crate::saga::Saga;
@@ -76,8 +81,12 @@ pub struct PartitionOptions {
     pub founders: Vec<NodeId>,
     /// Whether this node may stand for election from the start.
     pub stands: bool,
-    /// The highest entry that other nodes have seen this one hold.
-    pub held: Option<EntryId>,
+    /// What other nodes remember of it.
+    pub remembered: Remembered,
+    /// This replica had entries once, as the node's own record says.
+    pub had_entries: bool,
+    /// An operator has given up whatever its log has lost.
+    pub is_given_up: bool,
     /// About how much of the log is going to be kept; all of it without.
     pub log_keep_bytes: Option<u64>,
     /// A canonical snapshot also about every so many bytes of journal.
@@ -178,10 +187,12 @@ impl Files {
     fn open(options: &PartitionOptions) -> Result<Self, PartitionError> {
         let stream = StreamId::new(&options.machine, options.partition)?;
         let log = open_log(options, stream.clone())?;
-        finish_install(&options.folder, &log, &stream.to_string(), &options.store)?;
-        let (store, ids) = derived::open(&options.folder, &log, &options.store)?;
-        let (store, ids) = (Arc::new(store), Arc::new(ids));
+        finish_install(&RealDisk, &options.folder, &log, &stream.to_string(), &options.store)?;
         let genesis = Journal::genesis(&options.cluster, &options.machine, options.partition);
+        let PartitionOptions { had_entries, remembered, is_given_up, .. } = *options;
+        let known = Known { genesis, had_entries, remembered, is_given_up };
+        let (store, ids) = derived::open(&options.folder, &log, &options.store, &known)?;
+        let (store, ids) = (Arc::new(store), Arc::new(ids));
         let recovered = Recovered::of(store.meta_written(), genesis);
         backfill_ids(options.partition, &log, &ids, &recovered)?;
         let snapshots = open_snapshots(&options.folder, stream, &log, &store, &ids)?;
@@ -204,11 +215,12 @@ impl Partition {
         let logic = load_active(&options.modules, recovered.journal.module).await?;
         let entries = RecordedEntries::open(&log, recovered.applied, &recovered.journal);
         let board = Board::new(recovered.progress(), panics);
+        let timeline = Arc::new(Timeline::new(options.clock.clone()));
         let (mailbox, messages) = std::sync::mpsc::channel();
         let executor = Executor {
             partition: options.partition,
             runtime: tokio::runtime::Handle::current(),
-            clock: options.clock.clone(),
+            timeline: timeline.clone(),
             modules: options.modules.clone(),
             log: log.clone(),
             entries: entries.clone(),
@@ -240,6 +252,7 @@ impl Partition {
             activation: None,
             migrated: None,
             times_wanted: WantedTimes::default(),
+            expired: Expired::default(),
             is_draining: false,
             batch_commands_max: BATCH_COMMANDS_MAX,
         };
@@ -247,16 +260,40 @@ impl Partition {
         let thread = spawned.map_err(PartitionError::Thread)?;
         let applied = (recovered.applied, recovered.membership);
         let entrance = Entrance::new(mailbox.clone(), board.clone(), applied, snapshots.clone());
-        let group = start_group(&options, &log, entrance).await?;
+        let group = match start_group(&options, &log, entrance).await {
+            Ok(group) => group,
+            Err(error) => return Err(end(error, thread, &mailbox, &canonical, log).await),
+        };
         drop(mailbox.send(Message::Started(group.clone())));
-        follow(&group, &log, &store, &mailbox);
+        follow(&group, &log, &store, &ids, &mailbox);
         let PartitionOptions { partition: id, peers, modules, past, .. } = options;
         #[rustfmt::skip]
         let parts = Parts {
-            id, mailbox, board, group, peers, modules, log, entries, store, ids, snapshots, canonical, genesis, past,
+            id, mailbox, board, timeline, group, peers, modules, log, entries, store, ids, snapshots, canonical, genesis,
+            past,
         };
         Ok(Arc::new(Self::new(parts, thread)))
     }
+}
+
+/// Ends an executor that has no group, and says why. It has an entrance to itself: left alone it would hold the state open for ever, and nobody
+/// could open it.
+async fn end(
+    error: PartitionError,
+    thread: JoinHandle<()>,
+    mailbox: &std::sync::mpsc::Sender<Message>,
+    canonical: &Canonical,
+    log: Log,
+) -> PartitionError {
+    canonical.close();
+    drop(mailbox.send(Message::Stop));
+    let closing = blocking(move || {
+        assert!(thread.join().is_ok(), "the executor catches its own panics");
+        Ok(log.close()?)
+    });
+    // Why there is no group says what is wrong.
+    _ = closing.await;
+    error
 }
 
 /// Starts the partition's group, and founds it where this node is a founder.
@@ -266,28 +303,26 @@ async fn start_group(options: &PartitionOptions, log: &Log, entrance: Entrance) 
     if options.founders.contains(&options.node) {
         match group.initialize(&options.founders).await {
             Ok(()) | Err(ConsensusError::AlreadyInitialized) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                // It has stopped already, or is of no use.
+                _ = group.shutdown().await;
+                return Err(error.into());
+            }
         }
     }
     Ok(group)
 }
 
-/// The log, unless it has lost what others count on.
 fn open_log(options: &PartitionOptions, stream: StreamId) -> Result<Log, PartitionError> {
     let path = options.folder.join("log");
     durable::create_dir_all(&path).map_err(|source| PartitionError::Folder { path: path.clone(), source })?;
-    let log = Log::open(options.disk.clone(), &path, options.log_options(stream))?;
-    let found = log.last().or(log.last_purged());
-    match options.held.filter(|held| found.is_none_or(|found| found < *held)) {
-        Some(held) => Err(PartitionError::RolledBack { held, found }),
-        None => Ok(log),
-    }
+    Ok(Log::open(options.disk.clone(), &path, options.log_options(stream))?)
 }
 
 /// The canonical snapshots of the partition; what was kept of them before the last start is made files of now.
 fn open_canonical(options: &PartitionOptions) -> Result<Arc<Canonical>, PartitionError> {
     let identity = (ClusterId(options.cluster), options.machine.clone(), options.partition);
-    let folder = SnapshotFolder::open(&options.folder)?;
+    let folder = SnapshotFolder::open(Arc::new(RealDisk), &options.folder)?;
     let canonical = Canonical::new(folder, identity, options.store.shared.clone(), options.snapshot_every_bytes);
     canonical.go_on()?;
     Ok(canonical)
@@ -301,9 +336,9 @@ fn open_snapshots(
     store: &Store,
     ids: &IdIndex,
 ) -> Result<Arc<Snapshots>, PartitionError> {
-    let snapshots = Snapshots::open(folder, stream)?;
+    let snapshots = Snapshots::open(Arc::new(RealDisk), folder, stream)?;
     let (purged, applied) = (log.last_purged(), store.meta_written().map(|meta| applied_of(&meta)));
-    Incoming::drop_unless_ahead(folder, applied.map(|applied| applied.index))?;
+    Incoming::drop_unless_ahead(&RealDisk, folder, applied.map(|applied| applied.index))?;
     snapshots.retain(|manifest| {
         let last = Some(manifest.last().index);
         purged.map(|purged| purged.index) <= last && last <= applied.map(|applied| applied.index)
@@ -354,13 +389,20 @@ fn backfill_ids(partition: PartitionId, log: &Log, ids: &IdIndex, recovered: &Re
     derived::check_reaches("the id index", last, oldest, log)?;
     for index in missing.into_iter().rev() {
         let recorded = history::read_recorded(log, index)?;
-        ids.record(recorded.entry.header().index, &history::ids_of(&recorded.entry, partition))?;
+        let ids_found = history::ids_of(&recorded.entry, partition);
+        ids.record(recorded.entry.header().index, index, &ids_found)?;
     }
     Ok(())
 }
 
-/// Keeps the executor told who leads, and the store how far the log is durable.
-fn follow(group: &Group, log: &Log, store: &Arc<Store>, mailbox: &std::sync::mpsc::Sender<Message>) {
+/// Keeps the executor told who leads, and the store and the id index how far the log is durable.
+fn follow(
+    group: &Group,
+    log: &Log,
+    store: &Arc<Store>,
+    ids: &Arc<IdIndex>,
+    mailbox: &std::sync::mpsc::Sender<Message>,
+) {
     let (mut leadership, mailbox) = (group.leadership(), mailbox.clone());
     tokio::spawn(async move {
         loop {
@@ -370,20 +412,23 @@ fn follow(group: &Group, log: &Log, store: &Arc<Store>, mailbox: &std::sync::mps
             }
         }
     });
-    let (mut durable, mut ended, store) = (log.watch_durable(), log.watch_ended(), Arc::downgrade(store));
+    let (mut durable, mut ended) = (log.watch_durable(), log.watch_ended());
+    let (store, ids) = (Arc::downgrade(store), Arc::downgrade(ids));
     tokio::spawn(async move {
         loop {
             // In this order: once it has ended, what is durable does not change.
             let why_ended = ended.borrow_and_update().clone();
             let now = *durable.borrow_and_update();
-            let Some(store) = store.upgrade() else { return };
+            let (Some(store), Some(ids)) = (store.upgrade(), ids.upgrade()) else { return };
             if let Some(id) = now {
                 store.allow_write_up_to(id.index);
+                ids.allow_write_up_to(id.index);
             }
             if let Some(reason) = why_ended {
-                return store.end_waits(&reason);
+                store.end_waits(&reason);
+                return ids.end_waits(&reason);
             }
-            drop(store);
+            drop((store, ids));
             let changed = tokio::select! {
                 changed = durable.changed() => changed,
                 changed = ended.changed() => changed,

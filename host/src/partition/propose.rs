@@ -6,6 +6,7 @@
 use statehouse_abi::ops::OpsBlock;
 use statehouse_abi::outcome::OutcomeWriter;
 use statehouse_abi::rows::{RowsWriter, WritesBlock};
+use tokio::time::Instant;
 
 use crate::consensus::ConsensusError;
 use crate::features;
@@ -18,7 +19,7 @@ use crate::machine::logic::Logic;
 use crate::machine::replica::{digest, no_writes};
 use crate::machine::table::{self, Change};
 use crate::partition::claims::Forbidden;
-use crate::partition::coordinate::{after, cancelled, is_forbidden};
+use crate::partition::coordinate::{cancelled, is_forbidden};
 use crate::partition::error::HaltReason;
 use crate::partition::recall::Repeat;
 use crate::partition::run::{Executor, Message, store_failed};
@@ -73,7 +74,7 @@ impl Executor {
         let mut header = self.header(EntryKind::Batch, &journal, logic.as_ref());
         let next = self.queue.iter().take(self.batch_commands_max);
         let carried = next.filter_map(|submission| Some(submission.called.as_ref()?.carried)).max();
-        header.time = header.time.max(after(carried));
+        header.time = self.time_after(header.time, carried);
         let mut submissions = self.take_batch(&header, logic.as_ref())?;
         if submissions.is_empty() {
             return Ok(false);
@@ -145,7 +146,7 @@ impl Executor {
         let journal = self.journal_speculative();
         let mut header = self.header(EntryKind::Batch, &journal, logic.as_ref());
         let carried = submissions.iter().filter_map(|submission| Some(submission.called.as_ref()?.carried)).max();
-        header.time = header.time.max(after(carried));
+        header.time = self.time_after(header.time, carried);
         let decided = forbid(&submissions, &rejections);
         for submission in &submissions {
             self.board.release(submission.size);
@@ -159,7 +160,7 @@ impl Executor {
     fn take_batch(&mut self, header: &Header, logic: &dyn Logic) -> Result<Vec<Submission>, HaltReason> {
         let mut batch = Vec::with_capacity(self.queue.len().min(self.batch_commands_max));
         // The plans of commands on several partitions lie in the entry beside the ops of their first branches.
-        let mut plans_size = 0;
+        let (mut plans_size, now) = (0, Instant::now());
         while batch.len() < self.batch_commands_max {
             let Some(submission) = self.queue.pop_front() else { break };
             if submission.ticket.is_abandoned() && self.in_flight.is_abandoned(submission.id) {
@@ -183,17 +184,15 @@ impl Executor {
                     continue;
                 }
             }
-            let refusal = if submission.expires < header.time {
-                Reply::Expired
+            if submission.expires < header.time || submission.is_given_up(now) {
+                self.expire(submission)?;
             } else if submission.called.is_none() && submission.planner != logic.id() {
                 // Planned under a module that is not active any more; the router plans again.
-                Reply::Refused(Refusal::NoLeader)
+                self.board.release(submission.size);
+                self.in_flight.refuse(&submission, &Reply::Refused(Refusal::NoLeader));
             } else {
                 batch.push(submission);
-                continue;
-            };
-            self.board.release(submission.size);
-            self.in_flight.refuse(&submission, &refusal);
+            }
         }
         Ok(batch)
     }
@@ -235,7 +234,7 @@ impl Executor {
         Header {
             kind,
             index: journal.index.next(),
-            time: journal.next_time(self.clock.now()),
+            time: journal.next_time(self.timeline.present(journal.time)),
             parent: journal.head,
             seed: rand::random(),
             planner: logic.id(),
@@ -248,7 +247,7 @@ impl Executor {
         Header {
             kind,
             index: journal.index.next(),
-            time: journal.next_time(self.clock.now()),
+            time: journal.next_time(self.timeline.present(journal.time)),
             parent: journal.head,
             seed: [0; 32],
             planner: journal.module,
@@ -262,7 +261,7 @@ impl Executor {
         let journal = self.journal_speculative();
         self.times_wanted.on_time(journal.time);
         let is_idle = self.speculation.is_empty() && self.queue.is_empty();
-        let is_due = self.times_wanted.next().is_some_and(|wanted| wanted < self.clock.now());
+        let is_due = self.times_wanted.next().is_some_and(|wanted| wanted < self.timeline.present(journal.time));
         if is_idle && (is_due || self.is_past_midnight()) {
             let header = self.header_without_module(EntryKind::Tick, &journal);
             self.propose(Entry::tick(header), Vec::new(), Vec::new());

@@ -40,7 +40,7 @@ pub fn checkpoint(store: &Store, ids: &IdIndex, folder: &Path) -> Result<Option<
 
 /// Makes what [`checkpoint`] has put there a snapshot.
 pub fn finish(snapshots: &Snapshots, log: &Log, meta: &Meta) -> Result<(), SnapshotError> {
-    let manifest = Manifest::new(snapshots.stream(), meta, log.hash_of(applied_of(meta)));
+    let manifest = Manifest::new(snapshots.stream(), meta, log.hash_of(applied_of(meta))?);
     let made = snapshots.finish(manifest)?;
     metrics::counter!("statehouse_snapshots_built_total").increment(1);
     tracing::info!(stream = %snapshots.stream(), last = %made.manifest.last(), bytes = made.manifest.size(), "made a snapshot");
@@ -48,12 +48,37 @@ pub fn finish(snapshots: &Snapshots, log: &Log, meta: &Meta) -> Result<(), Snaps
 }
 
 impl Partition {
+    /// Something of the state or ids that is not what it was when it was written: a file's name, or that of the folder.
+    pub fn find_damaged(&self) -> Option<String> {
+        self.parts.snapshots.find_damaged().or_else(|| self.parts.store.is_damaged().then(|| STATE.to_owned()))
+    }
+
     pub fn snapshots(&self) -> &Arc<Snapshots> {
         &self.parts.snapshots
     }
 
-    /// Makes a snapshot of what is applied. One call at a time.
+    /// Sees to it that the newest snapshot has the entry at `at_least`, where that is applied. It goes on when nobody waits for it any more.
+    pub async fn snapshot_of(self: &Arc<Self>, at_least: LogIndex) -> Result<(), PartitionError> {
+        let building = self.building.clone().lock_owned().await;
+        let has_it = self.parts.snapshots.newest().is_some_and(|newest| at_least <= newest.manifest.last().index);
+        if has_it || self.log_index_applied() < at_least {
+            return Ok(());
+        }
+        let partition = self.clone();
+        let taking = tokio::spawn(async move {
+            let _building = building;
+            partition.take_snapshot_alone().await
+        });
+        taking.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
+    /// Makes a snapshot of what is applied.
     pub async fn take_snapshot(&self) -> Result<(), PartitionError> {
+        let _building = self.building.lock().await;
+        self.take_snapshot_alone().await
+    }
+
+    async fn take_snapshot_alone(&self) -> Result<(), PartitionError> {
         let (store, ids) = (self.parts.store.clone(), self.parts.ids.clone());
         // Most of what is not written yet is written before the executor has to wait for the rest.
         blocking(move || Ok(store.flush().and_then(|()| ids.flush())?)).await?;

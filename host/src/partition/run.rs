@@ -18,7 +18,6 @@ use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::clock::Clock;
 use crate::consensus::{Committed, Group, Leadership};
 use crate::features::Features;
 use crate::ids::{CommandId, Head, JournalIndex, Micros, PartitionId, Term};
@@ -32,6 +31,7 @@ use crate::partition::canonical::{Asked, Canonical};
 use crate::partition::claims::{Claim, Forbidden, LookedUp, claimed_by, claiming, granted};
 use crate::partition::coordinate::{Answers, Cancel, Coordinator, Participants, cancelled};
 use crate::partition::error::HaltReason;
+use crate::partition::expired::Expired;
 use crate::partition::open::Modules;
 use crate::partition::order::Ordered;
 use crate::partition::recall::{Purpose, Recalled, Recalls, Repeat};
@@ -39,6 +39,7 @@ use crate::partition::recorded::RecordedEntries;
 use crate::partition::release::checkpoint;
 use crate::partition::restore::Leading;
 use crate::partition::status::{Board, RunState};
+use crate::partition::timeline::Timeline;
 use crate::partition::times::WantedTimes;
 use crate::sequencer::admission::{Admitted, InFlight, RejectionMeter};
 use crate::sequencer::speculation::Speculation;
@@ -102,7 +103,7 @@ pub struct Wanted {
 pub struct Executor {
     pub(super) partition: PartitionId,
     pub(super) runtime: tokio::runtime::Handle,
-    pub(super) clock: Arc<dyn Clock>,
+    pub(super) timeline: Arc<Timeline>,
     pub(super) modules: Arc<dyn Modules>,
     pub(super) log: Log,
     pub(super) entries: Arc<RecordedEntries>,
@@ -144,6 +145,8 @@ pub struct Executor {
     /// What this leader has migrated for the activation it has proposed.
     pub(super) migrated: Option<Migrated>,
     pub(super) times_wanted: WantedTimes,
+    /// Submissions that came too late, until it is certain that they are never executed.
+    pub(super) expired: Expired,
     /// No command on several partitions begins.
     pub(super) is_draining: bool,
     /// Commands of the next batch: few where the module cannot be given many at once.
@@ -193,7 +196,7 @@ impl Executor {
 
     fn wait(&self, mailbox: &Receiver<Message>) -> Wake {
         let until_wanted = self.times_wanted.next().map(|wanted| {
-            let left = wanted.0.saturating_sub(self.clock.now().0).clamp(0, 60_000_000) as u64;
+            let left = wanted.0.saturating_sub(self.present().0).clamp(0, 60_000_000) as u64;
             Duration::from_micros(left + 1000)
         });
         // What waits behind proposals is not left to wait for good when those are stuck.
@@ -230,7 +233,7 @@ impl Executor {
             Message::WaitForTime(time) => {
                 // Only a leader makes time pass; whoever asked another node asks again.
                 if self.term.is_some() && self.journal.time <= time {
-                    self.times_wanted.ask(time, self.clock.now());
+                    self.times_wanted.ask(time, self.present());
                 }
             }
             Message::Drain(is_draining) => self.is_draining = is_draining,
@@ -260,7 +263,7 @@ impl Executor {
             self.board.release(gone.size);
         }
         let LookedUp { known, claims } = self.look_up(&submissions)?;
-        let mut claims = claims.into_iter();
+        let (mut claims, now) = (claims.into_iter(), self.present());
         // An entry is looked for once, however many of its ids come.
         let mut by_entry: BTreeMap<JournalIndex, Vec<(Repeat, IdRecord)>> = BTreeMap::new();
         for (submission, known) in submissions.into_iter().zip(known) {
@@ -268,7 +271,7 @@ impl Executor {
             if let Some(known) = known {
                 self.board.release(submission.size);
                 by_entry.entry(known.journal).or_default().push((Repeat::of(submission), known));
-            } else if let Err(refusal) = self.check_admittable(&submission) {
+            } else if let Err(refusal) = self.check_admittable(&submission, now) {
                 self.board.release(submission.size);
                 submission.ticket.reply(Reply::Refused(refusal));
             } else {
@@ -347,7 +350,7 @@ impl Executor {
         self.group.as_ref().is_some_and(|group| group.is_heard())
     }
 
-    fn check_admittable(&mut self, submission: &Submission) -> Result<(), Refusal> {
+    fn check_admittable(&mut self, submission: &Submission, now: Micros) -> Result<(), Refusal> {
         if self.term.is_none() || self.logic.is_none() || !self.is_heard() {
             return Err(Refusal::NoLeader);
         }
@@ -357,15 +360,9 @@ impl Executor {
         if self.is_draining && submission.saga.is_some() {
             return Err(Refusal::Draining);
         }
-        let now = self.clock.now();
         match &submission.called {
             None => self.meter.check(now, &submission.caller),
-            Some(called) if called.carried.0 <= now.0 + limits::CARRIED_AHEAD_MAX.as_micros() as i64 => Ok(()),
-            Some(called) => {
-                let ahead = called.carried.0 - now.0;
-                tracing::warn!(home = %called.home, ahead_us = ahead, "a call carries a time that is too far ahead");
-                Err(Refusal::Overloaded)
-            }
+            Some(called) => self.check_carried(called, now),
         }
     }
 
@@ -425,6 +422,7 @@ impl Executor {
     /// What is not proposed yet.
     pub(super) fn refuse_queue(&mut self, refusal: Refusal) {
         self.requeued.clear();
+        self.expired.refuse_all(refusal);
         for submission in std::mem::take(&mut self.queue) {
             self.board.release(submission.size);
             self.in_flight.refuse(&submission, &Reply::Refused(refusal));
@@ -439,6 +437,11 @@ impl Executor {
         }
         // Whoever asked for it asks again, of whoever leads by then.
         self.activation = None;
+    }
+
+    /// What time it is in the journal as far as it is applied.
+    pub(super) fn present(&self) -> Micros {
+        self.timeline.present(self.journal.time)
     }
 
     /// The journal the next batch is decided on.

@@ -16,7 +16,7 @@ impl Executor {
     /// How long until the next report; nothing where this node does not lead, or nothing is in flight.
     pub(super) fn until_stuck_report(&self) -> Option<Duration> {
         self.term?;
-        let left = self.stuck_report_due()?.0.saturating_sub(self.clock.now().0).max(0);
+        let left = self.stuck_report_due()?.0.saturating_sub(self.present().0).max(0);
         Some(Duration::from_micros(left.unsigned_abs()))
     }
 
@@ -29,7 +29,7 @@ impl Executor {
 
     /// Reports what has waited for long, where that is due.
     pub(super) fn report_stuck(&mut self) {
-        let now = self.clock.now();
+        let now = self.present();
         if self.term.is_none() || self.stuck_report_due().is_none_or(|due| now < due) {
             return;
         }

@@ -16,16 +16,19 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::clock::SystemClock;
+use crate::disk::RealDisk;
 use crate::features::{self, Features};
 use crate::ids::{CommandId, JournalIndex, ModuleId, NodeId, PartitionId};
 use crate::limits::SNAPSHOTS_ASKED_MAX;
-use crate::log::{EntryId, RealDisk};
+use crate::log::EntryId;
 use crate::machine::entry::{Activation, Part};
 use crate::machine::logic::Logic;
 use crate::machine::native::Native;
 use crate::machine::replica::is_key_of;
 use crate::partition::tail::{Bound, Place, Start, Tail};
-use crate::partition::{Answered, Leading, Modules, Needed, Participants, Partition, PartitionError, PartitionOptions};
+use crate::partition::{
+    Answered, Leading, Modules, Needed, Participants, Partition, PartitionError, PartitionOptions, Remembered,
+};
 use crate::peer::{GroupName, GroupPeers, NoNetwork, Seen};
 use crate::router::answer::{Answer, Caller, CommandRequest, Unavailable, UnavailableReason};
 use crate::router::{Machine, MachineOptions};
@@ -36,6 +39,7 @@ use crate::system::logic::{SYSTEM, System};
 mod closing;
 mod confirm_only;
 mod jars;
+mod timelines;
 mod orders;
 mod released;
 
@@ -98,7 +102,9 @@ fn options(folder: &Path) -> PartitionOptions {
         participants: Arc::new(NoOthers),
         founders: vec![NodeId(1)],
         stands: true,
-        held: None,
+        remembered: Remembered::default(),
+        had_entries: false,
+        is_given_up: false,
         log_keep_bytes: None,
         snapshot_every_bytes: None,
         leading: Leading::Decides,
@@ -169,6 +175,7 @@ async fn ask(partition: &Arc<Partition>, number: u8) -> Answer {
         network: Arc::new(NoNetwork),
         nodes: watch::Sender::new(vec![NodeId(1)]).subscribe(),
         answering: watch::Sender::default().subscribe(),
+        features: Features::at(features::HIGHEST),
     });
     drop(machine.set_replica(PartitionId(0), Ok(partition.clone())));
     let commands = &machine.describe().commands;
@@ -280,7 +287,7 @@ async fn damaged_state_and_ids_are_made_again_from_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_state_ahead_of_the_log_is_made_again() {
+async fn a_log_behind_the_state_is_opened_only_once_what_it_lost_is_given_up() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let log = folder.path().join("log");
     let partition = open(folder.path()).await;
@@ -297,7 +304,14 @@ async fn a_state_ahead_of_the_log_is_made_again() {
     std::fs::remove_dir_all(&log).expect("removed");
     copy(&folder.path().join("earlier"), &log);
 
-    let partition = open(folder.path()).await;
+    for _ in 0..2 {
+        let refused = try_open(folder.path()).await.err().expect("entries were lost").to_string();
+        for word in ["has lost acknowledged entries", "ends at", "the state is at"] {
+            assert!(refused.contains(word), "{word}: {refused}");
+        }
+    }
+    let given_up = PartitionOptions { is_given_up: true, ..options(folder.path()) };
+    let partition = open_with(given_up).await.unwrap_or_else(|error| panic!("it opens: {error}"));
     assert_eq!(content(&partition, &ids[..10]).await, earlier);
     for id in &ids[10..] {
         assert_eq!(partition.find_id(*id).expect("ids can be read"), None, "what the log lost is not known any more");

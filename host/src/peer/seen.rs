@@ -22,8 +22,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::{GroupName, Seen, SeenError, SeenLost};
+use crate::disk::{Disk, RealDisk, read_whole, write_whole};
 use crate::ids::{LogIndex, NodeId, PartitionId, Term};
-use crate::log::{Disk, EntryId, RealDisk};
+use crate::log::EntryId;
 
 const MAGIC: [u8; 8] = *b"SHSEEN\0\0";
 const VERSION: u32 = 1;
@@ -63,7 +64,7 @@ impl SeenBook {
 
     pub fn open_on(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, SeenError> {
         let mut state = State { notes: Notes::new(), is_lost: false, version: 0, written: 0 };
-        match read(&*disk, path) {
+        match read_whole(&*disk, path) {
             Ok(bytes) => match decode(&bytes) {
                 Ok((notes, is_lost)) => (state.notes, state.is_lost) = (notes, is_lost),
                 Err(Unread::Later(found)) => return Err(SeenError::Format { path: path.to_owned(), found }),
@@ -117,19 +118,10 @@ impl SeenBook {
             }
             (state.version, encode(&state.notes, state.is_lost))
         };
-        self.write(&bytes).map_err(|source| SeenError::Disk { path: self.path.clone(), source })?;
+        write_whole(&*self.disk, &self.path, &bytes)
+            .map_err(|source| SeenError::Disk { path: self.path.clone(), source })?;
         self.state.lock().written = version;
         Ok(())
-    }
-
-    fn write(&self, bytes: &[u8]) -> std::io::Result<()> {
-        let unfinished = self.path.with_extension("tmp");
-        let file = self.disk.create(&unfinished)?;
-        file.write_at(bytes, 0)?;
-        file.sync()?;
-        self.disk.rename(&unfinished, &self.path)?;
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        self.disk.sync_dir(folder.unwrap_or(Path::new(".")))
     }
 }
 
@@ -174,14 +166,6 @@ impl From<String> for Unread {
     fn from(reason: String) -> Self {
         Self::Damaged(reason)
     }
-}
-
-fn read(disk: &dyn Disk, path: &Path) -> std::io::Result<Vec<u8>> {
-    let file = disk.open_to_read(path)?;
-    let size = usize::try_from(file.size()?).map_err(std::io::Error::other)?;
-    let mut bytes = vec![0; size];
-    file.read_at(&mut bytes, 0)?;
-    Ok(bytes)
 }
 
 fn encode(notes: &Notes, is_lost: bool) -> Vec<u8> {

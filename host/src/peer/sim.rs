@@ -9,7 +9,9 @@
 //! | cut | it vanishes, or its reply does: the caller waits for its deadline | it stands still, and breaks when that lasts as long as a probe of the real network |
 //! | delay | request and reply each take so long | so does each item, in order |
 //! | reorder | some requests are overtaken by later ones | never |
+//! | lost calls | the request vanishes, the caller waits for its deadline | never |
 //! | lost replies | the request is carried out, the caller hears nothing | never |
+//! | doubled calls | the request is carried out once more, later ones in between; the caller hears one reply | never |
 //! | silence of a group | its votes vanish, other calls are not concerned | its appends stand still |
 //! | fall of a node | after so many messages from or to it, it leaves | breaks |
 
@@ -96,6 +98,12 @@ impl SimNetwork {
         self.cut(other, one);
     }
 
+    /// Things get from one node to the other again.
+    pub fn reconnect(&self, from: NodeId, to: NodeId) {
+        self.with_link(from, to, |link| link.is_cut = false);
+        self.changed.send_replace(());
+    }
+
     /// Everything from one node to the other takes so long, each time another time out of the range.
     pub fn delay(&self, from: NodeId, to: NodeId, delay: RangeInclusive<Duration>) {
         self.with_link(from, to, |link| link.delay = delay);
@@ -104,6 +112,16 @@ impl SimNetwork {
     /// So many of 1,000 requests from one node to the other are held back for one more delay, while later ones pass.
     pub fn reorder(&self, from: NodeId, to: NodeId, permille: u32) {
         self.with_link(from, to, |link| link.reordered_permille = permille);
+    }
+
+    /// So many of 1,000 requests from one node to the other vanish.
+    pub fn lose_calls(&self, from: NodeId, to: NodeId, permille: u32) {
+        self.with_link(from, to, |link| link.calls_lost_permille = permille);
+    }
+
+    /// So many of 1,000 requests from one node to the other arrive twice: once more when others may have overtaken it.
+    pub fn double_calls(&self, from: NodeId, to: NodeId, permille: u32) {
+        self.with_link(from, to, |link| link.calls_doubled_permille = permille);
     }
 
     /// So many of 1,000 requests from one node to the other are carried out without their reply coming back.
@@ -190,7 +208,7 @@ impl SimPeer {
         self,
         to: NodeId,
         deadline: Duration,
-        handle: impl FnOnce(&dyn Service, Duration) -> BoxFuture<'static, Result<T, ServiceError>> + Send + 'static,
+        handle: impl Fn(&dyn Service, Duration) -> BoxFuture<'static, Result<T, ServiceError>> + Send + Clone + 'static,
     ) -> Result<T, PeerError> {
         if self.left.is_cancelled() {
             return Err(down(self.node));
@@ -199,8 +217,16 @@ impl SimPeer {
         let until = Instant::now() + deadline;
         let (answer, answered) = oneshot::channel();
         let (network, node) = (self.network.clone(), self.node);
+        if network.with_link(node, to, Link::doubles_a_call) && network.passes(node, to) {
+            let (again, handle) = (self.clone(), handle.clone());
+            let (unheard, nobody) = oneshot::channel();
+            let deliver = move || again.deliver(to, until, handle, unheard);
+            network.with_link(node, to, |link| link.send_late(network.clone(), Box::new(deliver)));
+            // Its reply is waited for like the other one, and dropped.
+            tokio::spawn(tokio::time::timeout_at(until, nobody));
+        }
         let deliver = move || self.deliver(to, until, handle, answer);
-        if network.passes(node, to) {
+        if network.passes(node, to) && !network.with_link(node, to, Link::loses_a_call) {
             network.with_link(node, to, |link| link.send_call(network.clone(), Box::new(deliver)));
         }
         let answer = async {
@@ -265,7 +291,7 @@ impl Network for SimPeer {
                 tokio::time::sleep(deadline).await;
                 return Err(PeerError::Timeout(to));
             }
-            this.ask(to, deadline, move |service, _| service.raft(from, group, request)).await
+            this.ask(to, deadline, move |service, _| service.raft(from, group.clone(), request.clone())).await
         };
         asked.boxed()
     }
@@ -295,14 +321,14 @@ impl Network for SimPeer {
 
     fn call(&self, to: NodeId, call: Call, deadline: Duration) -> BoxFuture<'static, Result<Bytes, PeerError>> {
         let from = self.node;
-        self.clone().ask(to, deadline, move |service, left| service.call(from, call, left)).boxed()
+        self.clone().ask(to, deadline, move |service, left| service.call(from, call.clone(), left)).boxed()
     }
 
     fn fetch(&self, to: NodeId, call: Call, patience: Duration) -> BoxFuture<'static, Result<Pieces, PeerError>> {
         let this = self.clone();
         let opened = async move {
             let from = this.node;
-            let pieces = this.clone().ask(to, patience, move |service, _| service.fetch(from, call)).await?;
+            let pieces = this.clone().ask(to, patience, move |service, _| service.fetch(from, call.clone())).await?;
             let pieces = pieces.map(move |piece| piece.map_err(|error| failed(to, &error)));
             Ok::<_, PeerError>(this.patient(to, this.network.flow(to, from, pieces), patience))
         };

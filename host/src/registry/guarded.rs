@@ -1,29 +1,64 @@
 //! A module on trial: its logic, with an end to every job that calls it again and again.
 //!
-//! In: logic, and a [`Stop`] that the job shares. Out: the same answers, until the job is to stop or the module has used up the budget of a
-//! single command too often; from then on every call fails at once, and the stop says why. Whoever runs the job looks at that before it
-//! believes what came of the calls. It does not know what the job is.
+//! In: logic, and a [`Stop`] that the job shares. Out: the same answers, until the job is to stop or the module has cost too much that came
+//! to nothing: single commands that used up their budget, answers that cannot be read, are far too long or were far too long in coming. From
+//! then on every call fails at once, and the stop says why. Whoever runs the job looks at that before it believes what came of the calls. It does not know what the
+//! job is.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use statehouse_abi::call::Context;
 use statehouse_abi::cold::{CheckIn, CheckOut, MigrateIn, MigrateOut, QueryIn, QueryOut, RenderItem};
 use statehouse_abi::describe::Describe;
 use statehouse_abi::ops::OpsBlock;
+use statehouse_abi::plan::PlanIn;
 use statehouse_abi::value::Value;
 
 use crate::ids::ModuleId;
 use crate::limits::{
-    GUEST_FUEL_BASE, GUEST_FUEL_MAX, GUEST_FUEL_PER_GROUP, TRIAL_CALLS_PER_STRIKE, TRIAL_RENDERS_MAX, TRIAL_STOP_GRACE,
-    TRIAL_STRIKES_MAX, TRIAL_STRIKES_OF_WATCHDOG,
+    GUEST_FUEL_BASE, GUEST_FUEL_MAX, GUEST_FUEL_PER_GROUP, GUEST_WATCHDOG, TRIAL_ANSWER_BYTES_OWED,
+    TRIAL_ANSWER_BYTES_PER_STRIKE, TRIAL_CALLS_PER_STRIKE, TRIAL_RENDERS_MAX, TRIAL_STOP_GRACE,
+    TRIAL_STRIKES_FACTOR_SLOW, TRIAL_STRIKES_MAX, TRIAL_STRIKES_OF_WATCHDOG, TRIAL_TIME_OWED,
 };
 use crate::machine::logic::{Fault, Logic, Pace};
 
 /// Groups whose budgets together are below the most that a metered call gets.
 const GROUPS_METERED: usize = ((GUEST_FUEL_MAX - GUEST_FUEL_BASE) / GUEST_FUEL_PER_GROUP) as usize;
+
+/// Time of calls, beyond what they are owed, that counts as one strike: as much as with the watchdog.
+const MICROS_PER_STRIKE: u64 = GUEST_WATCHDOG.as_micros() as u64 / TRIAL_STRIKES_OF_WATCHDOG;
+
+/// What a module has cost that came to nothing.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+enum Waste {
+    #[error("used up the budget of one command")]
+    Unended,
+    #[error("answered what cannot be read")]
+    Unreadable,
+    #[error("answered far more than its commands could need")]
+    TooLong,
+    #[error("took far longer than its commands could need")]
+    Slow,
+}
+
+/// What a module is to the job that calls it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Somebody may have sent what it cannot answer, and that was recorded: only what does not end counts.
+    Recorded,
+    Candidate,
+    /// The candidate on the second engine, which takes longer and gets no more time.
+    Second,
+}
+
+impl Part {
+    fn factor(self) -> u64 {
+        if self == Self::Second { TRIAL_STRIKES_FACTOR_SLOW } else { 1 }
+    }
+}
 
 /// Why calls are not made any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,52 +113,124 @@ pub struct Guarded {
     is_slow: AtomicBool,
     calls: AtomicU64,
     strikes: AtomicU64,
+    part: Part,
+    /// Bytes of answers beyond what their calls were owed.
+    surplus: AtomicU64,
+    /// Microseconds that calls took beyond what they were owed.
+    late: AtomicU64,
     renders_stopped: AtomicU64,
 }
 
 impl Guarded {
+    /// Around a candidate.
     pub fn around(logic: Arc<dyn Logic>, stop: &Arc<Stop>) -> Arc<dyn Logic> {
-        Arc::new(Self {
+        Arc::new(Self::new(logic, stop, Part::Candidate))
+    }
+
+    /// Around a candidate on the second engine.
+    pub fn around_second(logic: Arc<dyn Logic>, stop: &Arc<Stop>) -> Arc<dyn Logic> {
+        Arc::new(Self::new(logic, stop, Part::Second))
+    }
+
+    /// Around a module that decided what is replayed.
+    pub fn around_recorded(logic: Arc<dyn Logic>, stop: &Arc<Stop>) -> Arc<dyn Logic> {
+        Arc::new(Self::new(logic, stop, Part::Recorded))
+    }
+
+    fn new(logic: Arc<dyn Logic>, stop: &Arc<Stop>, part: Part) -> Self {
+        Self {
             logic,
             stop: stop.clone(),
             is_slow: AtomicBool::new(false),
             calls: AtomicU64::new(0),
             strikes: AtomicU64::new(0),
+            part,
+            surplus: AtomicU64::new(0),
+            late: AtomicU64::new(0),
             renders_stopped: AtomicU64::new(0),
-        })
+        }
     }
 
-    /// Makes a call of an export; `is_alone` where only one command can be to blame when it does not end.
-    fn call<T>(&self, name: &str, is_alone: bool, call: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    /// Makes a call of an export about so many commands, rows or the like; `is_alone` where only one can be to blame when it does not end.
+    fn call<T>(
+        &self,
+        name: &str,
+        items: usize,
+        is_alone: bool,
+        call: impl FnOnce() -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
         self.stop.check()?;
+        let since = Instant::now();
         let result = call();
-        self.count(name, is_alone, result.as_ref().err());
+        let fault = result.as_ref().err();
+        self.count(name, is_alone, fault);
+        if !matches!(fault, Some(Fault::Watchdog)) {
+            self.count_time(name, items, since.elapsed());
+        }
         result
     }
 
-    fn count(&self, name: &str, is_alone: bool, fault: Option<&Fault>) {
-        let calls = self.calls.fetch_add(1, Ordering::Relaxed);
-        let strikes = match fault {
-            Some(Fault::Watchdog) => {
-                self.is_slow.store(true, Ordering::Relaxed);
-                TRIAL_STRIKES_OF_WATCHDOG
-            }
-            Some(Fault::Budget) => 1,
-            _ => return,
-        };
-        if !is_alone {
+    /// Makes a call for so many commands whose answer is bytes.
+    fn answer(
+        &self,
+        name: &str,
+        groups: usize,
+        call: impl FnOnce() -> Result<Vec<u8>, Fault>,
+    ) -> Result<Vec<u8>, Fault> {
+        let answer = self.call(name, groups, groups <= 1, call)?;
+        let owed = TRIAL_ANSWER_BYTES_OWED * (1 + groups as u64);
+        let surplus = (answer.len() as u64).saturating_sub(owed);
+        self.charge(name, &self.surplus, surplus, TRIAL_ANSWER_BYTES_PER_STRIKE, Waste::TooLong);
+        Ok(answer)
+    }
+
+    /// A call about so many things has taken so long.
+    fn count_time(&self, name: &str, items: usize, taken: Duration) {
+        let micros = |time: Duration| time.as_micros() as u64;
+        let owed = micros(TRIAL_TIME_OWED) * (1 + items as u64);
+        // On the second engine everything takes longer, and each strike counts for more.
+        let late = (micros(taken) / self.part.factor()).saturating_sub(owed);
+        self.charge(name, &self.late, late, MICROS_PER_STRIKE, Waste::Slow);
+    }
+
+    /// Adds to an account of what goes beyond what was owed; every `per_strike` of it are a strike.
+    fn charge(&self, name: &str, account: &AtomicU64, surplus: u64, per_strike: u64, waste: Waste) {
+        if surplus == 0 || self.part == Part::Recorded {
             return;
         }
-        let strikes = self.strikes.fetch_add(strikes, Ordering::Relaxed) + strikes;
-        if TRIAL_STRIKES_MAX + calls / TRIAL_CALLS_PER_STRIKE <= strikes {
-            let why = format!(
-                "module {} used up the budget of one command again and again, lately in `{name}`, and is not tried any further: \
-                 look for a loop without an end",
-                self.logic.id().short()
-            );
-            tracing::warn!(module = %self.logic.id().short(), name, strikes, calls, "a module on trial is given up");
-            self.stop.cut.get_or_init(|| Cut::Spent(why));
+        let before = account.fetch_add(surplus, Ordering::Relaxed);
+        self.strike(name, (before + surplus) / per_strike - before / per_strike, waste);
+    }
+
+    fn count(&self, name: &str, is_alone: bool, fault: Option<&Fault>) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let (strikes, waste) = match fault {
+            Some(Fault::Watchdog) => {
+                self.is_slow.store(true, Ordering::Relaxed);
+                (TRIAL_STRIKES_OF_WATCHDOG, Waste::Unended)
+            }
+            Some(Fault::Budget) => (1, Waste::Unended),
+            Some(Fault::Output { .. }) if self.part != Part::Recorded => (1, Waste::Unreadable),
+            _ => return,
+        };
+        if is_alone {
+            self.strike(name, strikes, waste);
         }
+    }
+
+    fn strike(&self, name: &str, strikes: u64, waste: Waste) {
+        let strikes = strikes * self.part.factor();
+        let strikes = self.strikes.fetch_add(strikes, Ordering::Relaxed) + strikes;
+        let calls = self.calls.load(Ordering::Relaxed);
+        if strikes < TRIAL_STRIKES_MAX + calls / TRIAL_CALLS_PER_STRIKE {
+            return;
+        }
+        let module = self.logic.id().short();
+        let hint = if matches!(waste, Waste::Unended | Waste::Slow) { ": look for a loop without an end" } else { "" };
+        let why =
+            format!("module {module} {waste} again and again, lately in `{name}`, and is not tried any further{hint}");
+        tracing::warn!(%module, name, strikes, calls, "a module on trial is given up");
+        self.stop.cut.get_or_init(|| Cut::Spent(why));
     }
 
     /// The pace of a call of so many groups that asks for this one.
@@ -146,25 +253,26 @@ impl Logic for Guarded {
     }
 
     fn plan(&self, plan_in: &[u8]) -> Result<Vec<u8>, Fault> {
-        self.call("plan", true, || self.logic.plan(plan_in))
+        let count = PlanIn::parse(plan_in).map_or(0, |plan_in| plan_in.count());
+        self.call("plan", count, true, || self.logic.plan(plan_in))
     }
 
     /// A batch that does not end is divided by whoever decides it, so it may be metered at any size.
     fn execute(&self, pace: Pace, context: Context, ops: &[u8], rows: &[u8]) -> Result<Vec<u8>, Fault> {
         let groups = group_count(ops);
         let pace = self.pace(pace, usize::MAX, groups);
-        self.call("execute", groups <= 1, || self.logic.execute(pace, context, ops, rows))
+        self.answer("execute", groups, || self.logic.execute(pace, context, ops, rows))
     }
 
     /// Recorded events are applied whole, with all the time that the watchdog gives where fuel might be too little.
     fn apply(&self, pace: Pace, context: Context, ops: &[u8], rows: &[u8], outcome: &[u8]) -> Result<Vec<u8>, Fault> {
         let groups = group_count(ops);
         let pace = self.pace(pace, GROUPS_METERED, groups);
-        self.call("apply", groups <= 1, || self.logic.apply(pace, context, ops, rows, outcome))
+        self.answer("apply", groups, || self.logic.apply(pace, context, ops, rows, outcome))
     }
 
     fn query(&self, query: &QueryIn) -> Result<QueryOut, Fault> {
-        self.call("query", true, || self.logic.query(query))
+        self.call("query", 1, true, || self.logic.query(query))
     }
 
     /// What cannot be shown ends no job, but it is not tried for ever either.
@@ -180,15 +288,23 @@ impl Logic for Guarded {
     }
 
     fn check(&self, check: &CheckIn) -> Result<CheckOut, Fault> {
-        self.call("check", true, || self.logic.check(check))
+        self.call("check", check.rows.len(), true, || self.logic.check(check))
     }
 
     fn migrate(&self, entities: &[MigrateIn]) -> Vec<Result<MigrateOut, Fault>> {
         if let Err(fault) = self.stop.check() {
             return vec![Err(fault)];
         }
+        let since = Instant::now();
         let migrated = self.logic.migrate(entities);
-        self.count("migrate", true, migrated.last().and_then(|last| last.as_ref().err()));
+        let fault = migrated.last().and_then(|last| last.as_ref().err());
+        self.count("migrate", true, fault);
+        if matches!(fault, Some(Fault::Watchdog)) {
+            // Whoever migrates tries it several times, and each of them takes as long.
+            self.strike("migrate", TRIAL_STRIKES_OF_WATCHDOG, Waste::Unended);
+        } else {
+            self.count_time("migrate", entities.len(), since.elapsed());
+        }
         migrated
     }
 
@@ -237,7 +353,56 @@ mod tests {
         let (count, _) = made(Fault::Budget, |logic| drop(logic.execute(Pace::Fast, CONTEXT, &one, &[])));
         assert!(count as u64 <= TRIAL_STRIKES_MAX + 1000 / TRIAL_CALLS_PER_STRIKE, "{count}");
         let (count, _) = made(Fault::Watchdog, |logic| drop(logic.migrate(&[])));
-        assert_eq!(count as u64, TRIAL_STRIKES_MAX / TRIAL_STRIKES_OF_WATCHDOG);
+        assert_eq!(count as u64, TRIAL_STRIKES_MAX / TRIAL_STRIKES_OF_WATCHDOG / 2);
+    }
+
+    #[test]
+    fn a_module_whose_answers_are_worth_nothing_is_given_up_too() {
+        let unreadable = Fault::Output { what: "it is no block".to_owned() };
+        let one = ops(1);
+        let (count, cut) = made(unreadable, |logic| drop(logic.execute(Pace::Fast, CONTEXT, &one, &[])));
+        assert!(count as u64 <= TRIAL_STRIKES_MAX + 1000 / TRIAL_CALLS_PER_STRIKE, "{count}");
+        assert!(matches!(cut, Some(Cut::Spent(why)) if why.contains("cannot be read") && !why.contains("loop")));
+
+        let answers = |len: usize, part: Part| {
+            let stop = Arc::new(Stop::default());
+            let guarded = Guarded::new(Arc::new(Failing::with(Fault::Budget)), &stop, part);
+            let is_made = |_: &usize| guarded.answer("execute", 1, || Ok(vec![0; len])).is_ok();
+            ((0..1000).take_while(is_made).count(), stop.cut().cloned())
+        };
+        // What two commands' worth of bytes are owed costs nothing.
+        assert_eq!(answers(2 * TRIAL_ANSWER_BYTES_OWED as usize, Part::Second), (1000, None));
+        let (count, cut) = answers(1 << 20, Part::Candidate);
+        assert!(
+            (64..90).contains(&count) && matches!(cut, Some(Cut::Spent(why)) if why.contains("far more")),
+            "{count}"
+        );
+        let (slow, _) = answers(1 << 20, Part::Second);
+        assert!(0 < slow && slow <= count / 8, "{slow} of {count}");
+        assert_eq!(answers(1 << 20, Part::Recorded), (1000, None), "its answers were recorded");
+    }
+
+    /// As long as the budget of a command may take costs nothing, half a second for each of a few does.
+    #[test]
+    fn a_module_whose_single_calls_take_too_long_is_given_up_too() {
+        let calls = |taken: Duration, items: usize, part: Part| {
+            let stop = Arc::new(Stop::default());
+            let guarded = Guarded::new(Arc::new(Failing::with(Fault::Budget)), &stop, part);
+            let is_made = |_: &usize| {
+                guarded.count_time("execute", items, taken);
+                stop.check().is_ok()
+            };
+            ((0..1000).take_while(is_made).count(), stop.cut().cloned())
+        };
+        let slow = Duration::from_millis(500);
+        let (count, cut) = calls(slow, 1, Part::Candidate);
+        assert!((10..30).contains(&count), "{count}");
+        assert!(matches!(cut, Some(Cut::Spent(why)) if why.contains("far longer") && why.contains("loop")));
+        assert_eq!(calls(slow, 16, Part::Candidate), (1000, None), "these are many");
+        assert_eq!(calls(slow, 1, Part::Second), (1000, None), "this one takes longer");
+        let (count, _) = calls(slow * TRIAL_STRIKES_FACTOR_SLOW as u32, 1, Part::Second);
+        assert!(0 < count && count < 3, "{count}");
+        assert_eq!(calls(slow, 1, Part::Recorded), (1000, None), "it was waited for when it was recorded");
     }
 
     #[test]

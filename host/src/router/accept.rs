@@ -16,7 +16,7 @@ use crate::ids::{Fingerprint, Micros};
 use crate::limits;
 use crate::partition::PartitionError;
 use crate::router::answer::{Answer, CommandRequest, UnavailableReason};
-use crate::router::machine::{Arrival, Machine, unavailable};
+use crate::router::machine::{Machine, unavailable};
 use crate::router::plan::{Open, Routed};
 use crate::router::reply::home_of;
 use crate::saga::claim::different_fields;
@@ -29,7 +29,6 @@ pub struct Accepted {
     /// Of its content.
     pub fingerprint: Fingerprint,
     machine: Arc<Machine>,
-    arrival: Arrival,
     deadline: Instant,
     /// Nothing where it is recorded already.
     routed: Option<Routed>,
@@ -41,13 +40,17 @@ impl Machine {
     /// # Errors
     /// The answer, where that is known already: nothing is carried out.
     pub async fn accept(self: &Arc<Self>, request: CommandRequest) -> Result<Accepted, Answer> {
-        let (arrival, deadline) = (self.arrival(), request.deadline);
-        let open = Open { slot: 0, request, may_be_accepted: false };
-        let (routed, answered) = self.plan(vec![open], arrival).await;
+        let deadline = request.deadline;
+        let open = Open { is_expiry_told: true, ..Open::new(0, request) };
+        let (routed, answered) = self.plan(vec![open]).await;
         if let Some((_, answer)) = answered.into_iter().next() {
             return Err(answer);
         }
-        let routed = routed.into_iter().next().expect("it is planned or answered");
+        let mut routed = routed.into_iter().next().expect("it is planned or answered");
+        if !self.time_one(&mut routed, deadline).await {
+            let reason = self.find_closed(routed.partition).unwrap_or(UnavailableReason::NoLeader);
+            return Err(Answer::Unavailable(unavailable(reason)));
+        }
         let is_recorded = self.is_recorded(&routed, deadline).await?;
         let submission = &routed.submission;
         Ok(Accepted {
@@ -55,7 +58,6 @@ impl Machine {
             expires: submission.expires,
             fingerprint: submission.fingerprint,
             machine: self.clone(),
-            arrival,
             deadline,
             routed: Some(routed).filter(|_| !is_recorded),
         })
@@ -97,8 +99,8 @@ impl Machine {
 impl Accepted {
     /// Brings it to its partition and waits, until its deadline, as a client would. Nothing comes of one that was recorded before.
     pub async fn carry_out(self) -> Option<Answer> {
-        let Self { machine, arrival, deadline, routed, .. } = self;
-        let (_, answer) = machine.deliver_all(vec![routed?], arrival, deadline).await.pop()?;
+        let Self { machine, deadline, routed, .. } = self;
+        let (_, answer) = machine.deliver_all(vec![routed?], deadline).await.pop()?;
         if !matches!(answer, Answer::Done(_) | Answer::Rejected(..)) {
             tracing::debug!(?answer, "a command that nobody waits for was not carried out");
         }

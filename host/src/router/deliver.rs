@@ -14,6 +14,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::consensus::PeerError;
+use crate::features;
 use crate::ids::{NodeId, PartitionId};
 use crate::partition::Partition;
 use crate::peer::{Call, GroupName, Topic};
@@ -41,11 +42,21 @@ impl Machine {
         let mut hint = None;
         loop {
             let tried = hint;
-            let told = self.attempt(partition, &pending, hint, deadline).await;
+            let told = if let Some(reason) = self.find_closed(partition) {
+                pending.iter().map(|pending| Told::Answer(in_vain(pending, reason))).collect()
+            } else if self.time_all(partition, &mut pending, hint, deadline).await {
+                self.attempt(partition, &pending, hint, deadline).await
+            } else {
+                vec![Told::NotLed(None); pending.len()]
+            };
             let mut rest = Vec::new();
             hint = None;
             for (mut pending, told) in pending.into_iter().zip(told) {
                 match told {
+                    Told::Answer(answer) if self.may_be_sent_later(&pending.open, &answer) => {
+                        pending.open.send_later();
+                        rest.push(pending);
+                    }
                     Told::Answer(answer) => answers.push((pending.open.slot, answer)),
                     Told::NotLed(leader) => {
                         hint = leader;
@@ -83,6 +94,18 @@ impl Machine {
         }
     }
 
+    /// Why nobody can be asked, if that is so.
+    pub(super) fn find_closed(&self, partition: PartitionId) -> Option<UnavailableReason> {
+        let local = self.find_partition(partition).filter(|local| local.is_running());
+        if local.as_ref().is_some_and(|local| local.is_leader()) {
+            return None;
+        }
+        if self.is_removed() {
+            return Some(UnavailableReason::Removed);
+        }
+        (self.is_alone() && local.is_none()).then_some(UnavailableReason::Halted)
+    }
+
     /// One attempt with whoever is believed to lead.
     async fn attempt(
         &self,
@@ -97,16 +120,7 @@ impl Machine {
         if let Some(local) = local.as_ref().filter(|local| local.is_leader()) {
             return self.submit_here(local, submissions(), deadline).await;
         }
-        let refused = |reason| pending.iter().map(|pending| Told::Answer(in_vain(pending, reason))).collect();
-        if self.is_removed() {
-            return refused(UnavailableReason::Removed);
-        }
-        if self.is_alone() && local.is_none() {
-            return refused(UnavailableReason::Halted);
-        }
-        let elsewhere = |node: &NodeId| *node != self.node;
-        let believed = hint.or_else(|| local.as_ref().and_then(|local| local.leader())).filter(elsewhere);
-        let Some(leader) = believed.or_else(|| local.is_none().then(|| self.any_other_node()).flatten()) else {
+        let Some(leader) = self.believed_leader(local.as_ref(), hint) else {
             return vec![Told::NotLed(None); pending.len()];
         };
         if !self.is_answering(leader) {
@@ -119,6 +133,12 @@ impl Machine {
             // Whoever leads now knows the ids that the old leader has accepted, or will refuse to have them twice.
             () = local.wait_while_led_by(leader) => vec![Told::Unknown; pending.len()],
         }
+    }
+
+    /// Another node that is believed to lead; any, where nobody here knows.
+    pub(super) fn believed_leader(&self, local: Option<&Arc<Partition>>, hint: Option<NodeId>) -> Option<NodeId> {
+        let believed = hint.or_else(|| local.and_then(|local| local.leader())).filter(|node| *node != self.node);
+        believed.or_else(|| local.is_none().then(|| self.any_other_node()).flatten())
     }
 
     /// Stages *admit* to *answer* on this node.
@@ -165,7 +185,7 @@ impl Machine {
         told.into_iter().map(next).collect()
     }
 
-    async fn submit_there(
+    pub(super) async fn submit_there(
         &self,
         leader: NodeId,
         partition: PartitionId,
@@ -177,10 +197,18 @@ impl Machine {
         let call = Call { topic: Topic::Submit, group, body: encode_submissions(submissions) };
         let patience = deadline.saturating_duration_since(Instant::now());
         match self.network.call(leader, call, patience).await {
-            Ok(bytes) => decode_told(&bytes, count).unwrap_or_else(|error| {
-                tracing::error!(%leader, %error, "a leader's answer cannot be read");
-                vec![Told::Unknown; count]
-            }),
+            Ok(bytes) => match decode_told(&bytes, count) {
+                Ok((told, time)) => {
+                    if let Some(time) = time {
+                        self.on_journal_time(partition, time);
+                    }
+                    told
+                }
+                Err(error) => {
+                    tracing::error!(%leader, %error, "a leader's answer cannot be read");
+                    vec![Told::Unknown; count]
+                }
+            },
             Err(PeerError::NoRoute(_) | PeerError::Refused { .. }) => vec![Told::NotLed(None); count],
             Err(error) => {
                 tracing::debug!(%leader, %error, "a leader did not answer");
@@ -202,11 +230,21 @@ impl Machine {
     ) -> Result<Bytes, WireError> {
         let submissions = decode_submissions(from, body)?;
         let deadline = Instant::now() + patience.saturating_sub(WAY_BACK);
-        let told = match self.find_partition(partition) {
-            Some(local) if local.is_leader() => self.submit_here(&local, submissions.iter(), deadline).await,
-            local => vec![Told::NotLed(local.and_then(|local| local.leader())); submissions.len()],
+        let local = self.find_partition(partition);
+        let told = match &local {
+            Some(local) if local.is_leader() => self.submit_here(local, submissions.iter(), deadline).await,
+            local => vec![Told::NotLed(local.as_ref().and_then(|local| local.leader())); submissions.len()],
         };
-        Ok(encode_told(told))
+        // By now it may lead no more, or only now.
+        Ok(encode_told(told, local.and_then(|local| self.journal_time_led(&local))))
+    }
+
+    /// Whether it is certain of a request that it was not executed, and there is time to have it executed: the journal's time has leapt. A
+    /// client that was told until when it may be executed counts on that. Leaders below the level of `TIMELINES` are not certain.
+    fn may_be_sent_later(&self, open: &Open, answer: &Answer) -> bool {
+        let is_expired = matches!(answer, Answer::Unavailable(why) if why.reason == UnavailableReason::Expired);
+        let has_time = Instant::now() + WAY_BACK < open.request.deadline;
+        is_expired && has_time && !open.is_expiry_told && self.features.has(features::TIMELINES)
     }
 
     pub(super) async fn wait_for_leader(&self, partition: PartitionId, deadline: Instant) {
@@ -218,6 +256,14 @@ impl Machine {
         };
         // The caller looks at the clock.
         drop(tokio::time::timeout_at(deadline, waiting).await);
+    }
+}
+
+impl Open {
+    /// It gets a later time; whatever was sent with the earlier one is executed by nobody.
+    fn send_later(&mut self) {
+        self.may_be_accepted = false;
+        self.expires = None;
     }
 }
 

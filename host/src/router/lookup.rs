@@ -53,13 +53,14 @@ impl Machine {
             Some(home) => vec![self.replica(self.partition_id_of(home.as_bytes()))?],
             None => self.partition_ids().map(|id| self.replica(id)).collect::<Result<_, _>>()?,
         };
-        let (mut decided_until, mut newest) = (Micros(i64::MAX), self.clock.now());
+        let (mut decided_until, mut newest) = (Micros(i64::MAX), Micros(i64::MIN));
         let (mut found, mut released) = (Vec::new(), Vec::new());
         for partition in &partitions {
             partition.read_linearizable(deadline).await.map_err(read_failed)?;
             // The time first, then the id: what is not there then was not executed at any time up to it.
             let time = partition.progress().journal.time;
-            (decided_until, newest) = (decided_until.min(time), newest.max(time));
+            let now = self.journal_time(partition.id()).unwrap_or_else(|| partition.present());
+            (decided_until, newest) = (decided_until.min(time), newest.max(time).max(now));
             if let Some(known) = partition.find_id(id).map_err(read_failed)? {
                 let is_same = fingerprint.is_none_or(|fingerprint| known.is_same_content(&fingerprint));
                 if !is_same && home.is_none() {

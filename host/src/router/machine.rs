@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::consensus::Leadership;
+use crate::features::Features;
 use crate::ids::{Head, JournalIndex, Micros, ModuleId, NodeId, PartitionId, Position};
 use crate::limits;
 use crate::machine::logic::Logic;
@@ -24,6 +25,7 @@ use crate::router::answer::{Answer, CommandRequest, Unavailable, UnavailableReas
 use crate::router::offload::Offload;
 use crate::router::plan::{Open, Planned, Routed, plan_all};
 use crate::router::slots::partition_of;
+use crate::router::timing::JournalTimes;
 
 /// What a machine is made of.
 pub struct MachineOptions {
@@ -38,6 +40,8 @@ pub struct MachineOptions {
     pub nodes: watch::Receiver<Vec<NodeId>>,
     /// Those of the others that have answered lately.
     pub answering: watch::Receiver<BTreeSet<NodeId>>,
+    /// What may be said to them.
+    pub features: Features,
 }
 
 /// A partition of the machine, as far as this node has it: where the replica is, or in words why there is none.
@@ -54,25 +58,13 @@ pub struct Machine {
     pub(super) modules: Arc<dyn Modules>,
     active: RwLock<(Arc<dyn Logic>, Arc<Describe>)>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) features: Features,
+    pub(super) journal_times: JournalTimes,
     turn: AtomicUsize,
     hindrances: RwLock<Hindrances>,
     /// Whoever has the rows of past moments made.
     pub(super) rewinds: Arc<Semaphore>,
     pub(super) offload: Offload,
-}
-
-/// When requests came, by the machine's clock and by the one that only runs.
-#[derive(Clone, Copy)]
-pub(super) struct Arrival {
-    clock: Micros,
-    instant: Instant,
-}
-
-impl Arrival {
-    fn until(self, deadline: Instant) -> Micros {
-        let left = deadline.saturating_duration_since(self.instant).as_micros();
-        Micros(self.clock.0.saturating_add(i64::try_from(left).unwrap_or(i64::MAX)))
-    }
 }
 
 /// What keeps commands waiting that is no node's fault.
@@ -171,6 +163,8 @@ impl Machine {
             modules: options.modules,
             active: RwLock::new((options.active, describe)),
             clock: options.clock,
+            features: options.features,
+            journal_times: JournalTimes::new(options.partition_count),
             turn: AtomicUsize::new(0),
             hindrances: RwLock::default(),
             rewinds: Arc::new(Semaphore::new(limits::REWINDS_MAX)),
@@ -297,31 +291,21 @@ impl Machine {
     /// Plans, routes, waits and renders; answers come in the order of the requests.
     pub async fn submit(&self, requests: Vec<CommandRequest>) -> Vec<Answer> {
         let Some(deadline) = requests.iter().map(|request| request.deadline).max() else { return Vec::new() };
-        let now = self.arrival();
-        let open = |(slot, request)| Open { slot, request, may_be_accepted: false };
-        let (routed, mut answers) = self.plan(requests.into_iter().enumerate().map(open).collect(), now).await;
-        answers.extend(self.deliver_all(routed, now, deadline).await);
+        let open = |(slot, request)| Open::new(slot, request);
+        let (routed, mut answers) = self.plan(requests.into_iter().enumerate().map(open).collect()).await;
+        answers.extend(self.deliver_all(routed, deadline).await);
         answers.sort_by_key(|(slot, _)| *slot);
         answers.into_iter().map(|(_, answer)| answer).collect()
     }
 
-    pub(super) fn arrival(&self) -> Arrival {
-        Arrival { clock: self.clock.now(), instant: Instant::now() }
-    }
-
-    /// Stage *plan*. Requests that came at `now` expire at the same time however often they are planned.
-    pub(super) async fn plan(&self, open: Vec<Open>, now: Arrival) -> Planned {
+    /// Stage *plan*. What has a time at which it expires keeps it, however often it is planned.
+    pub(super) async fn plan(&self, open: Vec<Open>) -> Planned {
         let partition_of = |entity: &[u8]| self.partition_id_of(entity);
-        plan_all(self.node, self.logic(), &self.offload, open, partition_of, |deadline| now.until(deadline)).await
+        plan_all(self.node, self.logic(), &self.offload, open, partition_of).await
     }
 
     /// Brings everything to its partition; what another module has to plan meanwhile is planned by that one.
-    pub(super) async fn deliver_all(
-        &self,
-        mut routed: Vec<Routed>,
-        now: Arrival,
-        deadline: Instant,
-    ) -> Vec<(usize, Answer)> {
+    pub(super) async fn deliver_all(&self, mut routed: Vec<Routed>, deadline: Instant) -> Vec<(usize, Answer)> {
         let mut answers = Vec::with_capacity(routed.len());
         // Once, unless another module becomes active meanwhile.
         while !routed.is_empty() {
@@ -335,7 +319,7 @@ impl Machine {
                 answers.extend(answered);
                 open.extend(outdated);
             }
-            let (again, answered) = self.plan(open, now).await;
+            let (again, answered) = self.plan(open).await;
             answers.extend(answered);
             routed = again;
         }

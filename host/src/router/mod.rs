@@ -9,6 +9,7 @@ pub mod slots;
 pub mod machine;
 mod offload;
 mod plan;
+mod timing;
 mod deliver;
 mod accept;
 mod participants;

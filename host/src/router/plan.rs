@@ -25,6 +25,16 @@ pub struct Open {
     pub request: CommandRequest,
     /// An attempt may have been accepted, so *not accepted* cannot be said any more.
     pub may_be_accepted: bool,
+    /// When it expires in its partition's journal, once that is known; how often it is sent or planned makes no difference.
+    pub expires: Option<Micros>,
+    /// The client knows when it expires.
+    pub is_expiry_told: bool,
+}
+
+impl Open {
+    pub fn new(slot: usize, request: CommandRequest) -> Self {
+        Self { slot, request, may_be_accepted: false, expires: None, is_expiry_told: false }
+    }
 }
 
 /// A request on its way to a partition.
@@ -47,7 +57,6 @@ pub async fn plan_all(
     offload: &Offload,
     requests: Vec<Open>,
     partition_of: impl Fn(&[u8]) -> PartitionId,
-    expires: impl Fn(Instant) -> Micros,
 ) -> Planned {
     if requests.is_empty() {
         return (Vec::new(), Vec::new());
@@ -72,7 +81,7 @@ pub async fn plan_all(
     let mut routed = Vec::with_capacity(count);
     let mut answered = Vec::new();
     for (open, plan) in requests.into_iter().zip(plans) {
-        match plan.and_then(|plan| route(node, logic.as_ref(), &open.request, plan, &partition_of, &expires)) {
+        match plan.and_then(|plan| route(node, logic.as_ref(), &open, plan, &partition_of)) {
             Ok((partition, submission)) => routed.push(Routed { open, partition, submission }),
             Err(answer) => answered.push((open.slot, answer)),
         }
@@ -83,11 +92,11 @@ pub async fn plan_all(
 fn route(
     node: NodeId,
     logic: &dyn Logic,
-    request: &CommandRequest,
+    open: &Open,
     plan: Plan,
     partition_of: impl Fn(&[u8]) -> PartitionId,
-    expires: impl Fn(Instant) -> Micros,
 ) -> Result<(PartitionId, Unticketed), Answer> {
+    let request = &open.request;
     let view = plan.view();
     if !is_plan_in_limits(&view) {
         let detail =
@@ -124,7 +133,9 @@ fn route(
         roles: request.caller.roles,
         vouched: node,
         request_id: request.request_id.clone(),
-        expires: expires(request.deadline),
+        // Without one it is not executed anywhere; see `timing`.
+        expires: open.expires.unwrap_or(Micros(i64::MIN)),
+        deadline: None,
         size,
         saga: None,
         called: None,
@@ -183,7 +194,8 @@ fn call(logic: &dyn Logic, requests: &[Open]) -> Vec<Result<Plan, Answer>> {
 /// As long as somebody waits: one that does not end takes as long as the watchdog gives it.
 fn one_by_one(logic: &dyn Logic, requests: &[Open]) -> Vec<Result<Plan, Answer>> {
     let one = |one: &[Open]| {
-        if one[0].request.deadline <= Instant::now() {
+        // One that may have been accepted is planned, for its answer says what it is.
+        if !one[0].may_be_accepted && one[0].request.deadline <= Instant::now() {
             return vec![Err(Answer::Unavailable(unavailable(UnavailableReason::Expired)))];
         }
         call(logic, one)

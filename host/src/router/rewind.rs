@@ -17,7 +17,7 @@ use crate::machine::replay::{Replay, ReplayError, Rows};
 use crate::partition::tail::{Bound, Place};
 use crate::partition::{Modules, Partition, PartitionError};
 use crate::router::answer::Moment;
-use crate::snapshot::canonical::{CanonicalError, Facts, Listed, SnapshotFile};
+use crate::snapshot::canonical::{CanonicalError, Facts, Listed};
 
 /// Entries that are replayed at once.
 const READ: Bound = Bound { bytes: 8 << 20, entries: u64::MAX };
@@ -110,7 +110,7 @@ pub fn rewind_from_genesis(
 
 /// The rows of a snapshot.
 fn begin(partition: &Partition, modules: &dyn Modules, listed: &Listed, deadline: Instant) -> Result<Replay, Unfit> {
-    let mut file = SnapshotFile::open(&partition.canonical_file(listed))?;
+    let mut file = partition.open_canonical(listed)?;
     let Facts { cluster, machine, partition: of, journal, .. } = file.listed().facts.clone();
     if Journal::genesis(&cluster.0, &machine, of) != partition.genesis() || journal != listed.facts.journal {
         return Err(Unfit::Foreign);

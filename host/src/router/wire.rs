@@ -13,8 +13,10 @@ use statehouse_abi::cold::Rejection;
 use statehouse_abi::last_resort;
 use statehouse_abi::plan::PlanOutWriter;
 use statehouse_abi::value::Value;
+use tokio::time::Instant;
 
 use crate::ids::{CommandId, Fingerprint, Micros, ModuleId, NodeId, PartitionId};
+use crate::limits::DEADLINE_MAX;
 use crate::partition::Answered;
 use crate::router::answer::{Answer, Recorded, Unavailable, UnavailableReason};
 use crate::router::plan::size_of;
@@ -55,6 +57,9 @@ struct Submitted {
     expires: i64,
     #[n(7)]
     called: Option<CalledBy>,
+    /// How many microseconds somebody waits from now on.
+    #[n(8)]
+    patience: Option<u64>,
 }
 
 /// Whose call a submission is.
@@ -92,6 +97,9 @@ struct Outcomes {
     format: u8,
     #[n(1)]
     outcomes: Vec<Outcome>,
+    /// What time it is in the journal, where it is led and nodes say so.
+    #[n(2)]
+    time: Option<i64>,
 }
 
 #[derive(Encode, Decode)]
@@ -172,6 +180,7 @@ const REASONS: [UnavailableReason; 11] = [
 pub fn encode_submissions<'a>(submissions: impl Iterator<Item = &'a Unticketed>) -> Bytes {
     let mut plans = PlanOutWriter::default();
     let (mut last_resorts, mut next_step) = (Vec::new(), 0);
+    let now = Instant::now();
     let submissions = submissions.map(|submission| {
         write_plan(&mut plans, &mut last_resorts, &mut next_step, &submission.plan);
         Submitted {
@@ -190,6 +199,10 @@ pub fn encode_submissions<'a>(submissions: impl Iterator<Item = &'a Unticketed>)
                 carried: called.carried.0,
                 derivation: called.derivation.recorded(),
                 needs_claim: called.needs_claim.then_some(true),
+            }),
+            patience: submission.deadline.map(|deadline| {
+                let patience = deadline.saturating_duration_since(now).as_micros();
+                u64::try_from(patience).expect("a deadline is near")
             }),
         }
     });
@@ -224,6 +237,7 @@ pub fn decode_submissions(from: NodeId, bytes: &[u8]) -> Result<Vec<Unticketed>,
     if ![FORMAT, FORMAT_OF_CALLS].contains(&message.format) {
         return Err(WireError::Format { found: message.format });
     }
+    let now = Instant::now();
     let malformed = |what: &str| WireError::Malformed(what.to_owned());
     let plans = Plan::all(message.plans.into()).map_err(|error| WireError::Malformed(error.to_string()))?;
     if plans.len() != message.submissions.len() {
@@ -245,6 +259,7 @@ pub fn decode_submissions(from: NodeId, bytes: &[u8]) -> Result<Vec<Unticketed>,
             vouched: from,
             request_id: Arc::from(submitted.request_id),
             expires: Micros(submitted.expires),
+            deadline: submitted.patience.map(|patience| now + Duration::from_micros(patience).min(DEADLINE_MAX)),
             size: size_of(&view),
             plan,
             saga: None,
@@ -265,13 +280,17 @@ pub fn decode_submissions(from: NodeId, bytes: &[u8]) -> Result<Vec<Unticketed>,
     message.submissions.into_iter().zip(plans).map(submission).collect()
 }
 
-pub fn encode_told(told: Vec<Told>) -> Bytes {
-    encode(&Outcomes { format: FORMAT, outcomes: told.into_iter().map(outcome_of).collect() })
+/// `time` is what time it is in the journal.
+pub fn encode_told(told: Vec<Told>, time: Option<Micros>) -> Bytes {
+    let (outcomes, time) = (told.into_iter().map(outcome_of).collect(), time.map(|time| time.0));
+    encode(&Outcomes { format: FORMAT, outcomes, time })
 }
 
+/// With what time it is in the journal, if that is said.
+///
 /// # Errors
 /// Not such a message, or not one outcome for each of `count` submissions.
-pub fn decode_told(bytes: &[u8], count: usize) -> Result<Vec<Told>, WireError> {
+pub fn decode_told(bytes: &[u8], count: usize) -> Result<(Vec<Told>, Option<Micros>), WireError> {
     let message: Outcomes = decode(bytes)?;
     if message.format != FORMAT {
         return Err(WireError::Format { found: message.format });
@@ -279,7 +298,8 @@ pub fn decode_told(bytes: &[u8], count: usize) -> Result<Vec<Told>, WireError> {
     if message.outcomes.len() != count {
         return Err(WireError::Malformed(format!("it has {} outcomes for {count}", message.outcomes.len())));
     }
-    message.outcomes.into_iter().map(told_of).collect()
+    let told: Result<Vec<Told>, WireError> = message.outcomes.into_iter().map(told_of).collect();
+    Ok((told?, message.time.map(Micros)))
 }
 
 /// What a partition has recorded of calls.
@@ -356,105 +376,4 @@ fn decode<'b, T: Decode<'b, ()>>(bytes: &'b [u8]) -> Result<T, WireError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use statehouse_abi::key::Scope;
-    use statehouse_abi::plan::{Coordination, TccRole};
-
-    use super::*;
-    use crate::ids::{JournalIndex, PartitionId, Position};
-
-    fn submission() -> Unticketed {
-        let mut plans = PlanOutWriter::default();
-        plans.step(b"debit", b"alice", Some(b"undo"), TccRole::Try);
-        plans.key(Scope::Own, b"balance");
-        plans.step(b"credit", b"bob", None, TccRole::Confirm);
-        plans.plan(Coordination::TryConfirmCancel, b"alice", b"\xa0");
-        let plan = Plan::all(plans.finish(Vec::new())).expect("a good block").remove(0).expect("a plan");
-        Unticketed {
-            id: CommandId([7; 16]),
-            fingerprint: Fingerprint::of_command("transfer", b"\xa0"),
-            name: "transfer".into(),
-            size: size_of(&plan.view()),
-            plan,
-            planner: ModuleId([9; 32]),
-            caller: "till".into(),
-            roles: 3,
-            vouched: NodeId(1),
-            request_id: "r-1".into(),
-            expires: Micros(77),
-            saga: None,
-            called: None,
-            ticket: (),
-        }
-    }
-
-    #[test]
-    fn a_submission_arrives_as_it_was_sent() {
-        let sent = submission();
-        let bytes = encode_submissions([&sent, &sent].into_iter());
-        let arrived = decode_submissions(NodeId(2), &bytes).expect("what was just written");
-        assert_eq!(arrived.len(), 2);
-        for arrived in arrived {
-            assert_eq!((arrived.id, arrived.fingerprint, arrived.planner), (sent.id, sent.fingerprint, sent.planner));
-            assert_eq!(arrived.vouched, NodeId(2), "who sends it vouches, whatever it says");
-            assert_eq!((arrived.roles, arrived.expires, arrived.size), (sent.roles, sent.expires, sent.size));
-            assert_eq!((&*arrived.name, &*arrived.caller, &*arrived.request_id), ("transfer", "till", "r-1"));
-            let (ours, theirs) = (sent.plan.view(), arrived.plan.view());
-            assert_eq!((ours.home, ours.body, ours.coordination), (theirs.home, theirs.body, theirs.coordination));
-            let steps = |plan: &Plan| -> Vec<String> {
-                let view = plan.view();
-                let keys = |first: u32, count: u32| -> Vec<(Scope, Vec<u8>)> {
-                    (first..first + count)
-                        .map(|at| view.block.key(at))
-                        .map(|(scope, key)| (scope, key.to_vec()))
-                        .collect()
-                };
-                let step = |step: statehouse_abi::plan::Step<'_>| {
-                    let keys = keys(step.first_key, step.key_count);
-                    format!("{:?} {:?} {:?} {:?} {keys:?}", step.op, step.entity, step.undo, step.tcc)
-                };
-                view.steps().map(step).collect()
-            };
-            assert_eq!(steps(&sent.plan), steps(&arrived.plan));
-        }
-    }
-
-    #[test]
-    fn outcomes_arrive_as_they_were_told() {
-        let position = Position { partition: PartitionId(3), index: JournalIndex(42), n: 1, head8: [1, 2, 3, 4] };
-        let recorded = Recorded {
-            position,
-            time: Micros(5),
-            is_replayed: true,
-            status: 201,
-            body: Value::map([("a", Value::Int(1))]),
-        };
-        let rejection = Rejection { code: "no".to_owned(), detail: "never".to_owned() };
-        let retry_after = Duration::from_millis(1500);
-        let unavailable = |reason| Told::Answer(Answer::Unavailable(Unavailable { reason, retry_after }));
-        let mut told = vec![
-            Told::NotLed(None),
-            Told::NotLed(Some(NodeId(2))),
-            Told::Unknown,
-            Told::Answer(Answer::Done(recorded.clone())),
-            Told::Answer(Answer::Rejected(recorded, rejection)),
-            Told::Answer(Answer::Conflict { fields: vec!["amount".to_owned()], position }),
-        ];
-        told.extend(REASONS.map(unavailable));
-        let arrived = decode_told(&encode_told(told.clone()), told.len()).expect("what was just written");
-        assert_eq!(format!("{arrived:?}"), format!("{told:?}"));
-    }
-
-    #[test]
-    fn what_is_no_message_is_refused() {
-        let bytes = encode_submissions([&submission()].into_iter());
-        for length in 0..bytes.len() {
-            assert!(decode_submissions(NodeId(2), &bytes[..length]).is_err(), "{length} bytes");
-        }
-        let told = encode_told(vec![Told::Unknown]);
-        assert!(decode_told(&told, 2).is_err(), "one outcome for two submissions");
-        let mut later = told.to_vec();
-        later[1] = FORMAT + 1;
-        assert!(matches!(decode_told(&later, 1), Err(WireError::Format { found: 2 })), "{later:?}");
-    }
-}
+mod tests;

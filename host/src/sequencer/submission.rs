@@ -13,6 +13,7 @@ use statehouse_abi::last_resort::LastResorts;
 use statehouse_abi::ops::OpRole;
 use statehouse_abi::plan::{Coordination, PlanOut, Planned, Step};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::ids::{CommandId, Fingerprint, Head, LogIndex, Micros, ModuleId, NodeId, PartitionId, Position};
 use crate::limits;
@@ -132,8 +133,10 @@ pub struct Submission<T = Ticket> {
     /// The node that says so: it has asked the caller for its token, or coordinates the command.
     pub vouched: NodeId,
     pub request_id: Arc<str>,
-    /// Not to be executed at an entry time past this.
+    /// Not to be executed at an entry time past this, which is one of its partition's journal. Before that is known it is the earliest one.
     pub expires: Micros,
+    /// Not to be executed later than this either, where somebody waits.
+    pub deadline: Option<Instant>,
     /// Bytes it counts for in the queue.
     pub size: usize,
     /// What follows on other partitions; the plan is only the first branch then.
@@ -181,6 +184,7 @@ impl Unticketed {
             vouched: self.vouched,
             request_id: self.request_id.clone(),
             expires: self.expires,
+            deadline: self.deadline,
             size: self.size,
             saga: self.saga.clone(),
             called: self.called.clone(),
@@ -255,7 +259,7 @@ pub enum Reply {
     Recorded { recorded: Arc<Recorded>, command: u32, is_replayed: bool },
     /// The id is known with another fingerprint.
     Conflict { body_recorded: Vec<u8>, name_recorded: String, position: Position },
-    /// Certainly not executed, and will not be.
+    /// Certainly not executed, and will not be: an entry later than its time is committed.
     Expired,
     /// Certainly not accepted.
     Refused(Refusal),

@@ -2,8 +2,6 @@
 //!
 //! In: a folder into which state and ids were put. Out: a snapshot under its index, or nothing. It does not know how they are put there.
 
-use std::fs::{self, Metadata};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::manifest::{FileFacts, Manifest};
 use super::{IDS, MANIFEST, STATE, SnapshotError, files};
+use crate::disk::{Disk, DiskFile, Identity, read_whole};
 use crate::ids::LogIndex;
 use crate::log::StreamId;
 
@@ -30,10 +29,13 @@ pub struct Kept {
 }
 
 pub struct Snapshots {
+    disk: Arc<dyn Disk>,
     stream: StreamId,
     folder: PathBuf,
     /// Oldest first.
     kept: Mutex<Vec<Arc<Kept>>>,
+    /// The first file of the partition itself that was found damaged, by way of a snapshot that shares it.
+    damaged: Mutex<Option<String>>,
 }
 
 /// Where a snapshot is received, below a partition's folder.
@@ -43,26 +45,30 @@ pub(super) fn incoming_folder(partition: &Path) -> PathBuf {
 
 impl Snapshots {
     /// Finds those in the folder of a partition. What is damaged or was left unfinished is removed.
-    pub fn open(partition: &Path, stream: StreamId) -> Result<Self, SnapshotError> {
+    pub fn open(disk: Arc<dyn Disk>, partition: &Path, stream: StreamId) -> Result<Self, SnapshotError> {
         let folder = partition.join(FOLDER);
-        files::create(&folder)?;
-        files::remove(&folder.join(BUILDING))?;
+        files::create(&*disk, &folder)?;
+        // What is found in it may have been named by a process that was killed before it had synced the folder.
+        files::sync_folder(&*disk, &folder)?;
+        files::remove(&*disk, &folder.join(BUILDING))?;
         let mut kept = Vec::new();
-        for entry in fs::read_dir(&folder).map_err(SnapshotError::io(&folder, "listed"))? {
-            let path = entry.map_err(SnapshotError::io(&folder, "listed"))?.path();
+        for name in disk.list(&folder).map_err(SnapshotError::io(&folder, "listed"))? {
+            let path = folder.join(name);
             if path.ends_with(INCOMING) {
                 continue;
             }
-            match Kept::read(&path).and_then(|kept| kept.manifest.check_stream(&stream.to_string()).map(|()| kept)) {
+            match Kept::read(&*disk, &path)
+                .and_then(|kept| kept.manifest.check_stream(&stream.to_string()).map(|()| kept))
+            {
                 Ok(found) => kept.push(Arc::new(found)),
                 Err(error) => {
                     tracing::warn!(path = %path.display(), %error, "an unusable snapshot is removed");
-                    files::remove(&path)?;
+                    files::remove(&*disk, &path)?;
                 }
             }
         }
         kept.sort_by_key(|kept| kept.index());
-        Ok(Self { stream, folder, kept: Mutex::new(kept) })
+        Ok(Self { disk, stream, folder, kept: Mutex::new(kept), damaged: Mutex::default() })
     }
 
     pub fn stream(&self) -> &StreamId {
@@ -77,9 +83,38 @@ impl Snapshots {
         self.kept.lock().iter().find(|kept| kept.index() == index).cloned()
     }
 
+    pub(super) fn open_file(&self, kept: &Kept, file: &FileFacts) -> Result<Arc<dyn DiskFile>, SnapshotError> {
+        let path = kept.folder.join(&file.name);
+        self.disk.open_to_read(&path).map_err(SnapshotError::io(&path, "read"))
+    }
+
     /// Whether one is being sent.
     pub fn is_lent(&self) -> bool {
         self.kept.lock().iter().any(|kept| 1 < Arc::strong_count(&kept.offer))
+    }
+
+    /// A file of a snapshot is not what it was when it was made: no snapshot that shares it is offered any more, and if the partition does, the
+    /// partition is damaged.
+    pub(super) fn on_damaged(&self, name: &str, file: Identity) {
+        let identity = |other: &Path| self.disk.open_to_read(other).and_then(|other| other.identity());
+        let is_same = |other: &Path| identity(other).is_ok_and(|other| other == file);
+        let dropped: Vec<_> = self.kept.lock().extract_if(.., |kept| is_same(&kept.folder.join(name))).collect();
+        for kept in dropped {
+            tracing::error!(stream = %self.stream, last = %kept.manifest.last(), name, "a snapshot is damaged, and dropped");
+            if let Err(error) = files::remove(&*self.disk, &kept.folder) {
+                tracing::warn!(%error, "a damaged snapshot was not removed");
+            }
+        }
+        metrics::counter!("statehouse_snapshots_damaged_total").increment(1);
+        let partition = self.folder.parent().expect("it lies in the partition's folder");
+        if is_same(&partition.join(name)) {
+            self.damaged.lock().get_or_insert_with(|| name.to_owned());
+        }
+    }
+
+    /// A file of the partition's state or ids that is not what it was when it was written.
+    pub fn find_damaged(&self) -> Option<String> {
+        self.damaged.lock().clone()
     }
 
     /// Removes those that are of no use.
@@ -87,35 +122,36 @@ impl Snapshots {
         let mut kept = self.kept.lock();
         let useless: Vec<_> = kept.extract_if(.., |kept| !is_of_use(&kept.manifest)).collect();
         drop(kept);
-        useless.iter().try_for_each(|kept| files::remove(&kept.folder))
+        useless.iter().try_for_each(|kept| files::remove(&*self.disk, &kept.folder))
     }
 
     /// An empty folder to put `state` and `ids` into. One snapshot is built at a time.
     pub fn begin(&self) -> Result<PathBuf, SnapshotError> {
         let building = self.folder.join(BUILDING);
-        files::remove(&building)?;
-        files::create(&building)?;
+        files::remove(&*self.disk, &building)?;
+        files::create(&*self.disk, &building)?;
         Ok(building)
     }
 
     /// Makes what was put into the folder a snapshot that stands where `manifest` says. On return it is durable and the newest, and no
     /// more than two are kept.
     pub fn finish(&self, manifest: Manifest) -> Result<Arc<Kept>, SnapshotError> {
+        let disk = &*self.disk;
         let building = self.folder.join(BUILDING);
         let before = self.newest();
         if let Some(before) = before.clone().filter(|before| manifest.last().index <= before.index()) {
             // Nothing has happened since.
-            files::remove(&building)?;
+            files::remove(&*self.disk, &building)?;
             return Ok(before);
         }
         let mut manifest = manifest;
-        manifest.files = facts_of(&building, before.as_deref())?;
+        manifest.files = facts_of(disk, &building, before.as_deref())?;
         let offer = manifest.encode();
-        files::write(&building.join(MANIFEST), &offer)?;
-        files::sync(&building)?;
+        files::write(disk, &building.join(MANIFEST), &offer)?;
+        files::sync_folder(disk, &building)?;
         let folder = self.folder.join(manifest.last().index.to_string());
-        files::remove(&folder)?;
-        files::rename(&building, &folder)?;
+        files::remove(disk, &folder)?;
+        files::rename(disk, &building, &folder)?;
         let made = Arc::new(Kept { manifest, offer: Arc::new(offer), folder });
         let old: Vec<Arc<Kept>> = {
             let mut kept = self.kept.lock();
@@ -126,7 +162,7 @@ impl Snapshots {
         assert!(self.kept.lock().is_sorted_by_key(|kept| kept.index()));
         // What cannot be removed costs space until the next start, and is no reason not to have the new one.
         for kept in old {
-            if let Err(error) = files::remove(&kept.folder) {
+            if let Err(error) = files::remove(&*self.disk, &kept.folder) {
                 tracing::warn!(%error, "an old snapshot was not removed");
             }
         }
@@ -135,11 +171,12 @@ impl Snapshots {
 }
 
 impl Kept {
-    fn read(folder: &Path) -> Result<Self, SnapshotError> {
+    fn read(disk: &dyn Disk, folder: &Path) -> Result<Self, SnapshotError> {
         let path = folder.join(MANIFEST);
-        let offer = fs::read(&path).map_err(SnapshotError::io(&path, "read"))?;
+        let offer = read_whole(disk, &path).map_err(SnapshotError::io(&path, "read"))?;
         let manifest = Manifest::decode(&offer)?;
-        let is_there = |file: &FileFacts| fs::metadata(folder.join(&file.name)).is_ok_and(|it| it.len() == file.size);
+        let size = |file: &FileFacts| disk.open_to_read(&folder.join(&file.name)).and_then(|file| file.size());
+        let is_there = |file: &FileFacts| size(file).is_ok_and(|size| size == file.size);
         if let Some(file) = manifest.files.iter().find(|file| !is_there(file)) {
             return Err(SnapshotError::FileDamaged { name: file.name.clone() });
         }
@@ -152,29 +189,31 @@ impl Kept {
 }
 
 /// Syncs all files and folders of a snapshot and hashes the files. What it has in common with the one before, by hard links, was hashed then.
-fn facts_of(folder: &Path, before: Option<&Kept>) -> Result<Vec<FileFacts>, SnapshotError> {
+fn facts_of(disk: &dyn Disk, folder: &Path, before: Option<&Kept>) -> Result<Vec<FileFacts>, SnapshotError> {
     let mut facts = Vec::new();
     for part in [IDS, STATE] {
-        let (folders, found) = files::walk(&folder.join(part))?;
+        let (folders, found) = files::walk(disk, &folder.join(part))?;
         for path in found {
-            files::sync(&path)?;
-            let metadata = fs::metadata(&path).map_err(SnapshotError::io(&path, "read"))?;
+            files::sync(disk, &path)?;
+            let file = disk.open_to_read(&path).map_err(SnapshotError::io(&path, "read"))?;
+            let size = file.size().map_err(SnapshotError::io(&path, "read"))?;
             let name = path.strip_prefix(folder).expect("it was found below").to_string_lossy().into_owned();
-            let hash = match before.and_then(|before| known_hash(before, &name, &metadata)) {
+            let hash = match before.and_then(|before| known_hash(disk, before, &name, &*file)) {
                 Some(hash) => hash,
-                None => files::hash(&path)?,
+                None => files::hash(disk, &path)?,
             };
-            facts.push(FileFacts { name, size: metadata.len(), hash });
+            facts.push(FileFacts { name, size, hash });
         }
-        folders.iter().try_for_each(|folder| files::sync(folder))?;
+        folders.iter().try_for_each(|folder| files::sync_folder(disk, folder))?;
     }
     assert!(!facts.is_empty(), "a database has files");
     facts.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(facts)
 }
 
-fn known_hash(before: &Kept, name: &str, metadata: &Metadata) -> Option<[u8; 32]> {
+fn known_hash(disk: &dyn Disk, before: &Kept, name: &str, file: &dyn DiskFile) -> Option<[u8; 32]> {
     let known = before.manifest.files.iter().find(|file| file.name == name)?;
-    let same = fs::metadata(before.folder.join(name)).ok()?;
-    ((same.dev(), same.ino(), same.len()) == (metadata.dev(), metadata.ino(), known.size)).then_some(known.hash)
+    let same = disk.open_to_read(&before.folder.join(name)).ok()?;
+    let is_same = same.identity().ok()? == file.identity().ok()? && file.size().ok()? == known.size;
+    is_same.then_some(known.hash)
 }

@@ -2,6 +2,7 @@
 //!
 //! | step | after a crash behind it |
 //! |---|---|
+//! | the name of `install` is made durable: whoever accepted it may have been killed before | nothing has changed |
 //! | the log skips to the snapshot's last entry | the state is behind what is purged, and `install` is still whole |
 //! | `state` is replaced | `install/state` is gone, so only the ids are missing |
 //! | `ids` are replaced | only the manifest is left |
@@ -10,10 +11,12 @@
 //! Each step finds out whether it was done, so all of them may be repeated. A snapshot is of committed entries: it is always right to
 //! install one that is ahead of the state.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::manifest::Manifest;
 use super::{IDS, MANIFEST, STATE, SnapshotError, files};
+use crate::disk::{Disk, read_whole};
 use crate::ids::LogIndex;
 use crate::log::{EntryId, Log};
 use crate::store::{Store, StoreError, StoreOptions};
@@ -28,42 +31,48 @@ pub(super) fn install_folder(partition: &Path) -> PathBuf {
 /// Finishes what [`super::Incoming::accept`] has begun, if it has; returns the entry that the state stands at then. The partition's log is
 /// open, its state and ids are not.
 pub fn finish_install(
+    disk: &dyn Disk,
     partition: &Path,
     log: &Log,
     stream: &str,
     options: &StoreOptions,
 ) -> Result<Option<EntryId>, SnapshotError> {
-    files::remove(&partition.join(DROPPED))?;
+    files::remove(disk, &partition.join(DROPPED))?;
     let install = install_folder(partition);
-    if !install.exists() {
+    if !files::exists(disk, &install)? {
         return Ok(None);
     }
-    let Ok(raw) = std::fs::read(install.join(MANIFEST)) else {
-        drop_install(partition)?;
-        return Ok(None);
+    let path = install.join(MANIFEST);
+    let raw = match read_whole(disk, &path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            drop_install(disk, partition)?;
+            return Ok(None);
+        }
+        raw => raw.map_err(SnapshotError::io(&path, "read"))?,
     };
     let manifest = Manifest::decode(&raw)?;
     manifest.check_stream(stream)?;
     let last = manifest.last();
-    if install.join(STATE).exists() && Some(last.index) <= applied(&partition.join(STATE), options)? {
-        drop_install(partition)?;
+    if files::exists(disk, &install.join(STATE))? && Some(last.index) <= applied(&partition.join(STATE), options)? {
+        drop_install(disk, partition)?;
         return Ok(None);
     }
     for step in STEPS {
-        step(partition, log, &manifest)?;
+        step(disk, partition, log, &manifest)?;
     }
     tracing::info!(partition = %partition.display(), %last, "a snapshot was installed");
     metrics::counter!("statehouse_snapshots_installed_total").increment(1);
     Ok(Some(last))
 }
 
-type Step = fn(&Path, &Log, &Manifest) -> Result<(), SnapshotError>;
+type Step = fn(&dyn Disk, &Path, &Log, &Manifest) -> Result<(), SnapshotError>;
 
-pub(super) const STEPS: [Step; 4] = [
-    |_, log, manifest| Ok(log.skip_to(manifest.last(), manifest.log_hash)?),
-    |partition, _, _| replace(partition, STATE),
-    |partition, _, _| replace(partition, IDS),
-    |partition, _, _| drop_install(partition),
+pub(super) const STEPS: [Step; 5] = [
+    |disk, partition, _, _| files::sync_folder(disk, partition),
+    |_, _, log, manifest| Ok(log.skip_to(manifest.last(), manifest.log_hash)?),
+    |disk, partition, _, _| replace(disk, partition, STATE),
+    |disk, partition, _, _| replace(disk, partition, IDS),
+    |disk, partition, _, _| drop_install(disk, partition),
 ];
 
 /// Up to where the state reaches that is to be replaced. To open it also makes sure that nobody else has it open.
@@ -76,24 +85,24 @@ fn applied(state: &Path, options: &StoreOptions) -> Result<Option<LogIndex>, Sna
     }
 }
 
-fn replace(partition: &Path, part: &str) -> Result<(), SnapshotError> {
+fn replace(disk: &dyn Disk, partition: &Path, part: &str) -> Result<(), SnapshotError> {
     let (new, place) = (install_folder(partition).join(part), partition.join(part));
     let replaced = partition.join(format!("{part}.replaced"));
-    if new.exists() {
-        files::remove(&replaced)?;
-        if place.exists() {
-            files::rename(&place, &replaced)?;
+    if files::exists(disk, &new)? {
+        files::remove(disk, &replaced)?;
+        if files::exists(disk, &place)? {
+            files::rename(disk, &place, &replaced)?;
         }
-        files::rename(&new, &place)?;
+        files::rename(disk, &new, &place)?;
     }
-    files::remove(&replaced)
+    files::remove(disk, &replaced)
 }
 
 /// A folder cannot be removed at once, so first it loses the name that means something.
-fn drop_install(partition: &Path) -> Result<(), SnapshotError> {
+fn drop_install(disk: &dyn Disk, partition: &Path) -> Result<(), SnapshotError> {
     let dropped = partition.join(DROPPED);
-    if install_folder(partition).exists() {
-        files::rename(&install_folder(partition), &dropped)?;
+    if files::exists(disk, &install_folder(partition))? {
+        files::rename(disk, &install_folder(partition), &dropped)?;
     }
-    files::remove(&dropped)
+    files::remove(disk, &dropped)
 }

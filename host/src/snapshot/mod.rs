@@ -26,7 +26,7 @@ pub use error::SnapshotError;
 pub use incoming::Incoming;
 pub use install::finish_install;
 pub use manifest::Manifest;
-pub use transfer::{TransferError, ask_newest, pieces, receive, serve};
+pub use transfer::{TransferError, ask_newest, newest_wanted, pieces, receive, serve};
 
 /// A partition's rows, in its folder and in a snapshot.
 pub const STATE: &str = "state";

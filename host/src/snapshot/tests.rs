@@ -1,5 +1,6 @@
 //! Snapshots on disk: what is whole is found again, what is not is no snapshot, and a crash anywhere in an installation is made good.
 
+mod faults;
 mod transfer;
 
 use std::fs;
@@ -11,8 +12,9 @@ use tempfile::TempDir;
 
 use super::install::{STEPS, install_folder};
 use super::*;
+use crate::disk::RealDisk;
 use crate::ids::{CommandId, Fingerprint, Head, JournalIndex, LogIndex, Micros, ModuleId, NodeId, PartitionId, Term};
-use crate::log::{EntryId, Log, LogEntry, LogOptions, Payload, RealDisk, StreamId};
+use crate::log::{EntryId, Log, LogEntry, LogOptions, Payload, StreamId};
 use crate::store::{AppliedId, IdIndex, IdOptions, Meta, Store, StoreOptions, StoreShared};
 
 const KEY: &[u8] = b"\x05alice";
@@ -59,7 +61,8 @@ impl Replica {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let log = open_log(folder.path());
         let store = Store::open(&folder.path().join(STATE), options()).expect("a new store");
-        let ids = IdIndex::open(&folder.path().join(IDS), IdOptions::default()).expect("a new index");
+        let ids =
+            IdIndex::open(Arc::new(RealDisk), &folder.path().join(IDS), IdOptions::default()).expect("a new index");
         Self { folder, log, store, ids }
     }
 
@@ -75,9 +78,11 @@ impl Replica {
             self.log.append(vec![entry], Box::new(drop)).expect("accepted");
             let row = [format!("row of {index} ").as_bytes(), row].concat();
             self.store.apply([(KEY, Some(row.as_slice()))], meta(index), 10);
-            self.ids.record(JournalIndex(index), &[(command(index), Fingerprint([1; 32]), 0)]).expect("recorded");
+            let ids = [(command(index), Fingerprint([1; 32]), 0)];
+            self.ids.record(JournalIndex(index), LogIndex(index), &ids).expect("recorded");
         }
         self.store.allow_write_up_to(LogIndex(last));
+        self.ids.allow_write_up_to(LogIndex(last));
     }
 
     fn snapshot(&self, snapshots: &Snapshots) -> Arc<Kept> {
@@ -85,7 +90,9 @@ impl Replica {
         let meta = self.store.checkpoint(&building.join(STATE)).expect("made").expect("something is applied");
         self.ids.checkpoint(&building.join(IDS)).expect("made");
         let last = EntryId { term: meta.applied.term, node: meta.applied.node, index: meta.applied.index };
-        snapshots.finish(Manifest::new(&stream(), &meta, self.log.hash_of(last))).expect("the disk is well")
+        snapshots
+            .finish(Manifest::new(&stream(), &meta, self.log.hash_of(last).expect("readable")))
+            .expect("the disk is well")
     }
 
     /// The folder with everything closed.
@@ -102,7 +109,7 @@ fn open_log(partition: &Path) -> Log {
 }
 
 fn open(partition: &Path) -> Snapshots {
-    Snapshots::open(partition, stream()).expect("the folder can be read")
+    Snapshots::open(Arc::new(RealDisk), partition, stream()).expect("the folder can be read")
 }
 
 fn indexes(snapshots: &Snapshots) -> Vec<u64> {
@@ -110,7 +117,7 @@ fn indexes(snapshots: &Snapshots) -> Vec<u64> {
 }
 
 fn copy(from: &Path, to: &Path) {
-    let (folders, found) = files::walk(from).expect("it can be listed");
+    let (folders, found) = files::walk(&RealDisk, from).expect("it can be listed");
     let target = |path: &Path| to.join(path.strip_prefix(from).expect("below"));
     folders.iter().for_each(|folder| fs::create_dir_all(target(folder)).expect("a new folder"));
     for file in found {
@@ -121,7 +128,7 @@ fn copy(from: &Path, to: &Path) {
 /// The row and the ids that a folder's state and ids have.
 fn content(partition: &Path) -> (Option<LogIndex>, Option<Vec<u8>>, JournalIndex, bool) {
     let store = Store::open(&partition.join(STATE), options()).expect("it is sound");
-    let ids = IdIndex::open(&partition.join(IDS), IdOptions::default()).expect("it is sound");
+    let ids = IdIndex::open(Arc::new(RealDisk), &partition.join(IDS), IdOptions::default()).expect("it is sound");
     let applied = store.meta_written().map(|meta| meta.applied.index);
     let row = store.read().row(KEY).expect("it can be read");
     let known = ids.lookup(&command(ids.applied().0)).expect("it can be read");
@@ -140,7 +147,7 @@ fn the_two_newest_are_kept_and_found_again() {
     assert_eq!(indexes(&snapshots), [6, 9]);
     let newest = replica.snapshot(&snapshots);
     assert_eq!((newest.index(), indexes(&snapshots)), (LogIndex(9), vec![6, 9]), "nothing has happened since");
-    assert_eq!(newest.manifest.log_hash, replica.log.hash_of(id(9)));
+    assert_eq!(newest.manifest.log_hash, replica.log.hash_of(id(9)).expect("readable"));
     let again = open(replica.path());
     assert_eq!(indexes(&again), [6, 9]);
     let found = again.newest().expect("there are two");
@@ -211,7 +218,7 @@ fn install_at(applied: u64) -> TempDir {
 
 fn finish(partition: &Path) -> Option<EntryId> {
     let log = open_log(partition);
-    let finished = finish_install(partition, &log, &stream().to_string(), &options());
+    let finished = finish_install(&RealDisk, partition, &log, &stream().to_string(), &options());
     finished.unwrap_or_else(|error| panic!("it is installed: {error}"))
 }
 
@@ -235,7 +242,7 @@ fn an_installation_goes_on_after_a_crash_behind_any_step() {
             let raw = fs::read(install_folder(folder.path()).join(MANIFEST)).expect("it is there");
             let manifest = Manifest::decode(&raw).expect("it is whole");
             for step in &STEPS[..done] {
-                step(folder.path(), &log, &manifest).expect("the disk is well");
+                step(&RealDisk, folder.path(), &log, &manifest).expect("the disk is well");
             }
         }
         let expected = (done < STEPS.len()).then_some(id(9));
@@ -286,13 +293,16 @@ fn what_was_fetched_is_kept_only_as_long_as_it_is_of_use() {
     let kept = source.snapshot(&open(source.path()));
     let folder = tempfile::tempdir().expect("a temporary folder");
     let incoming = folder.path().join("snapshots/incoming");
-    drop(Incoming::open(folder.path(), "wallet/3", &kept.offer).expect("it is an offer"));
+    drop(Incoming::open(Arc::new(RealDisk), folder.path(), "wallet/3", &kept.offer).expect("it is an offer"));
     for (applied, is_kept) in [(None, true), (Some(LogIndex(8)), true), (Some(LogIndex(9)), false)] {
-        Incoming::drop_unless_ahead(folder.path(), applied).expect("the disk is well");
+        Incoming::drop_unless_ahead(&RealDisk, folder.path(), applied).expect("the disk is well");
         assert_eq!(incoming.exists(), is_kept, "{applied:?}");
     }
-    Incoming::drop_unless_ahead(folder.path(), None).expect("nothing is there");
-    let error = Incoming::open(folder.path(), "wallet/4", &kept.offer).err().expect("another partition").to_string();
+    Incoming::drop_unless_ahead(&RealDisk, folder.path(), None).expect("nothing is there");
+    let error = Incoming::open(Arc::new(RealDisk), folder.path(), "wallet/4", &kept.offer)
+        .err()
+        .expect("another partition")
+        .to_string();
     assert_eq!(error, "the snapshot is of wallet/3, not of wallet/4");
 }
 

@@ -3,8 +3,6 @@
 //! In: an offer. Out: the folder `install`. A stream carries pieces of bounded size, no more of them than its window is under way, and each
 //! piece has its own deadline: a large snapshot may take long, a dead connection may not. It does not know when a snapshot is offered.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +16,7 @@ use super::incoming::Incoming;
 use super::manifest::FileFacts;
 use super::{SnapshotError, Snapshots};
 use crate::consensus::PeerError;
+use crate::disk::{DiskFile, Identity};
 use crate::ids::{LogIndex, NodeId};
 use crate::limits;
 use crate::peer::{Call, GroupName, Network, ServiceError, Topic};
@@ -46,12 +45,19 @@ pub enum TransferError {
     Snapshot(#[from] SnapshotError),
 }
 
-/// In place of a file's number: the manifest of the newest snapshot, whichever that is. Nodes of earlier releases have no such file.
+/// In place of a file's number: the manifest of the newest snapshot, whichever that is, which should have the entry at `last`. Nodes of earlier
+/// releases have no such file, and later ones did not look at `last`.
 const NEWEST: u32 = u32::MAX;
 
-/// Answers [`Topic::Snapshot`]: the bytes that are wanted, in pieces.
+/// The entry that should be in the newest snapshot, if [`Topic::Snapshot`] is asked for that.
+pub fn newest_wanted(body: &[u8]) -> Option<LogIndex> {
+    let wanted: Wanted = minicbor::decode(body).ok()?;
+    (wanted.file == NEWEST).then_some(LogIndex(wanted.last))
+}
+
+/// Answers [`Topic::Snapshot`]: the bytes that are wanted, in pieces. A file that is sent whole is checked on the way.
 pub fn serve(
-    snapshots: &Snapshots,
+    snapshots: &Arc<Snapshots>,
     body: &[u8],
 ) -> Result<BoxStream<'static, Result<Bytes, ServiceError>>, ServiceError> {
     let malformed = |error: minicbor::decode::Error| ServiceError::Malformed(error.to_string());
@@ -66,14 +72,42 @@ pub fn serve(
         return Err(ServiceError::Malformed(format!("the snapshot has no file {file}")));
     };
     let path = kept.folder.join(&facts.name);
-    let opened = File::open(&path).map_err(|error| failed(SnapshotError::io(&path, "read")(error)))?;
+    let opened = snapshots.open_file(&kept, &facts).map_err(failed)?;
+    let identity = opened.identity().map_err(|error| failed(SnapshotError::io(&path, "read")(error)))?;
     // With the snapshot itself, so that it counts as being sent.
-    Ok(pieces(opened, path, facts.size, offset, kept.offer.clone()))
+    let sent = pieces(opened, path, facts.size, offset, kept.offer.clone());
+    if 0 < offset {
+        return Ok(sent);
+    }
+    Ok(checked(sent, facts, identity, snapshots.clone()))
+}
+
+/// The same pieces, the last one only if all of them are what the manifest says: what was right when it was made is not sent on rotten.
+fn checked(
+    sent: BoxStream<'static, Result<Bytes, ServiceError>>,
+    facts: FileFacts,
+    identity: Identity,
+    snapshots: Arc<Snapshots>,
+) -> BoxStream<'static, Result<Bytes, ServiceError>> {
+    let begin = (sent, blake3::Hasher::new(), Arc::new((facts, identity, snapshots)));
+    let pieces = stream::try_unfold(begin, |(mut sent, mut hasher, source)| async move {
+        let Some(piece) = sent.try_next().await? else { return Ok(None) };
+        hasher.update(&piece);
+        let facts = &source.0;
+        if hasher.count() == facts.size && *hasher.finalize().as_bytes() != facts.hash {
+            let error = ServiceError::Failed(format!("the file `{}` of the snapshot is damaged here", facts.name));
+            let dropping = tokio::task::spawn_blocking(move || source.2.on_damaged(&source.0.name, source.1));
+            dropping.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+            return Err(error);
+        }
+        Ok(Some((piece, (sent, hasher, source))))
+    });
+    pieces.boxed()
 }
 
 /// A file of this size from a byte on, read as it is sent; `held` stays until then.
 pub fn pieces(
-    file: File,
+    file: Arc<dyn DiskFile>,
     path: PathBuf,
     size: u64,
     offset: u64,
@@ -85,7 +119,7 @@ pub fn pieces(
         async move {
             // From disk: not on a thread of the runtime.
             let reading = tokio::task::spawn_blocking(move || {
-                read_piece(&source.0, source.2, offset)
+                read_piece(&*source.0, source.2, offset)
                     .map_err(|error| ServiceError::Failed(SnapshotError::io(&source.1, "read")(error).to_string()))
             });
             let piece = reading.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
@@ -96,16 +130,22 @@ pub fn pieces(
     pieces.boxed()
 }
 
-fn read_piece(file: &File, size: u64, offset: u64) -> Result<Bytes, std::io::Error> {
+fn read_piece(file: &dyn DiskFile, size: u64, offset: u64) -> Result<Bytes, std::io::Error> {
     let left = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX);
     let mut piece = vec![0; left.min(limits::SNAPSHOT_PIECE_BYTES)];
-    file.read_exact_at(&mut piece, offset)?;
+    file.read_at(&mut piece, offset)?;
     Ok(piece.into())
 }
 
-/// The manifest of the newest snapshot that a node has of the partition.
-pub async fn ask_newest(network: &dyn Network, node: NodeId, group: &GroupName) -> Result<Bytes, PeerError> {
-    let wanted = Wanted { last: 0, file: NEWEST, offset: 0 };
+/// The manifest of the newest snapshot that a node has of the partition. One that has applied the entry at `at_least` makes a snapshot first if
+/// none reaches that far: a cluster in which nothing happens makes none by itself.
+pub async fn ask_newest(
+    network: &dyn Network,
+    node: NodeId,
+    group: &GroupName,
+    at_least: LogIndex,
+) -> Result<Bytes, PeerError> {
+    let wanted = Wanted { last: at_least.0, file: NEWEST, offset: 0 };
     let body = minicbor::to_vec(wanted).expect("writing to memory cannot fail").into();
     let call = Call { topic: Topic::Snapshot, group: Some(group.clone()), body };
     let mut pieces = network.fetch(node, call, PIECE_PATIENCE).await?;

@@ -4,6 +4,7 @@
 //! figures. It generates its own ids and knows nothing of a journal.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -11,6 +12,7 @@ use rand::{Rng, SeedableRng};
 
 use super::ids::{IdIndex, IdOptions};
 use super::{AppliedId, Meta, Store, StoreError, StoreOptions, StoreShared};
+use crate::disk::RealDisk;
 use crate::ids::{CommandId, Fingerprint, Head, JournalIndex, LogIndex, Micros, ModuleId};
 use crate::limits::BATCH_COMMANDS_MAX;
 
@@ -54,7 +56,8 @@ const KNOWN_BATCHES: u64 = 20;
 
 fn id_figures(dir: &Path, kind: IdKind, count: u64) -> Result<IdFigures, StoreError> {
     let dir = tempfile::tempdir_in(dir).map_err(StoreError::io(dir, "written"))?;
-    let index = IdIndex::open(dir.path(), IdOptions::default())?;
+    let index = IdIndex::open(Arc::new(RealDisk), dir.path(), IdOptions::default())?;
+    index.allow_write_up_to(LogIndex(u64::MAX));
     let batches = count.div_ceil(BATCH_COMMANDS_MAX as u64);
     let mut found = Vec::new();
     let (mut filled, mut full, mut batch_max) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
@@ -62,7 +65,7 @@ fn id_figures(dir: &Path, kind: IdKind, count: u64) -> Result<IdFigures, StoreEr
         let (ids, entry) = id_batch(kind, batch);
         let started = Instant::now();
         index.lookup_batch(&ids, &mut found)?;
-        index.record(JournalIndex(batch + 1), &entry)?;
+        index.record(JournalIndex(batch + 1), LogIndex(batch + 1), &entry)?;
         let took = started.elapsed();
         assert!(found.iter().all(Option::is_none), "no id was used before");
         filled += took;

@@ -9,6 +9,7 @@
 //! It does not know the hot table, nor when something is written.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use rocksdb::checkpoint::Checkpoint;
@@ -20,6 +21,7 @@ use rocksdb::{
 
 use super::StoreError;
 use super::delta::Delta;
+use super::faults::StoreFaults;
 use super::meta::Meta;
 use super::replace::{META_FILE, ROWS_FILE};
 use crate::durable;
@@ -41,12 +43,19 @@ const DAMAGED_MARK: &str = "damaged";
 #[derive(Clone)]
 pub struct StoreShared {
     block_cache: Cache,
+    faults: StoreFaults,
 }
 
 impl StoreShared {
     /// `block_cache_bytes`: blocks, filters and indexes read from disk, over all partitions.
     pub fn new(block_cache_bytes: usize) -> Self {
-        Self { block_cache: Cache::new_lru_cache(block_cache_bytes) }
+        Self { block_cache: Cache::new_lru_cache(block_cache_bytes), faults: StoreFaults::default() }
+    }
+
+    /// The same, and calls fail as `faults` says.
+    #[must_use]
+    pub fn with_faults(self, faults: StoreFaults) -> Self {
+        Self { faults, ..self }
     }
 }
 
@@ -54,9 +63,12 @@ pub struct Disk {
     db: Db,
     dir: PathBuf,
     options: Options,
+    faults: StoreFaults,
     ingest_path: PathBuf,
     /// Whether rows are read back after they were written.
     paranoid: bool,
+    /// A checksum has failed since it was opened.
+    is_damaged: AtomicBool,
     /// Dropped after `db`, because it comes after it.
     open: Arc<()>,
 }
@@ -73,25 +85,50 @@ impl Disk {
         // A migration that the process did not live to finish; its entry is applied again.
         remove_if_there(&dir.join(ROWS_FILE))?;
         remove_if_there(&dir.join(META_FILE))?;
+        shared.faults.check(dir, "opened")?;
         let family = ColumnFamilyDescriptor::new(COLUMN_FAMILY, options.clone());
         let db = Db::open_cf_descriptors(&options, dir.join("rocks"), [family])
             .map_err(|source| StoreError::Open { path: dir.to_owned(), source })?;
-        Ok(Self { db, dir: dir.to_owned(), options, ingest_path, paranoid, open: Arc::default() })
+        Ok(Self {
+            db,
+            dir: dir.to_owned(),
+            options,
+            faults: shared.faults.clone(),
+            ingest_path,
+            paranoid,
+            is_damaged: AtomicBool::new(false),
+            open: Arc::default(),
+        })
     }
 
     /// For reading only: nothing in the folder changes.
     pub fn open_to_read(dir: &Path, shared: &StoreShared) -> Result<Self, StoreError> {
         let options = options(shared);
+        shared.faults.check(dir, "opened")?;
         let family = ColumnFamilyDescriptor::new(COLUMN_FAMILY, options.clone());
         let db = Db::open_cf_descriptors_read_only(&options, dir.join("rocks"), [family], false)
             .map_err(|source| StoreError::Open { path: dir.to_owned(), source })?;
         let ingest_path = dir.join("ingest.sst");
-        Ok(Self { db, dir: dir.to_owned(), options, ingest_path, paranoid: false, open: Arc::default() })
+        Ok(Self {
+            db,
+            dir: dir.to_owned(),
+            options,
+            faults: shared.faults.clone(),
+            ingest_path,
+            paranoid: false,
+            is_damaged: AtomicBool::new(false),
+            open: Arc::default(),
+        })
     }
 
     /// Gone once the database is closed.
     pub(super) fn open_mark(&self) -> Weak<()> {
         Arc::downgrade(&self.open)
+    }
+
+    /// Whether a checksum has failed since it was opened.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.is_damaged.load(Ordering::Relaxed)
     }
 
     pub(super) fn db(&self) -> &Db {
@@ -115,6 +152,7 @@ impl Disk {
     }
 
     pub fn meta(&self) -> Result<Option<Meta>, StoreError> {
+        self.check_fault("read")?;
         let raw = self.db.get_pinned(META_KEY).map_err(|source| self.read_failed(source))?;
         raw.map(|raw| Meta::decode(&raw)).transpose()
     }
@@ -131,12 +169,21 @@ impl Disk {
             |row: &Result<_, rocksdb::Error>| row.as_ref().is_err_and(|error| durable::says_scarcity(error.as_ref()));
         let rows = durable::patiently("reading rows", read, |rows| rows.iter().any(is_scarce));
         // The rows are pinned in blocks of the database, which `self` keeps open; they do not borrow the family.
-        rows.into_iter().map(|row| row.map_err(|source| self.read_failed(source)))
+        rows.into_iter().map(|row| {
+            self.check_fault("read")?;
+            row.map_err(|source| self.read_failed(source))
+        })
+    }
+
+    /// Where a test makes the next call fail: before it, so that nothing was done.
+    pub(super) fn check_fault(&self, action: &'static str) -> Result<(), StoreError> {
+        self.faults.check(&self.dir, action)
     }
 
     /// A failed checksum is remembered on disk: opening the store again is refused, so that whoever opens it makes it again.
     fn note_damage(&self, error: StoreError) -> StoreError {
         if error.is_damage() {
+            self.is_damaged.store(true, Ordering::Relaxed);
             let mark = self.dir.join(DAMAGED_MARK);
             tracing::error!(dir = %self.dir.display(), ?error, "state store: damaged, to be made again when it is opened");
             if let Err(error) = durable::create(&mark).and_then(|file| file.sync_all()) {
@@ -183,6 +230,7 @@ impl Disk {
     pub fn checkpoint(&self, dir: &Path) -> Result<(), StoreError> {
         let failed = |source| StoreError::Write { source };
         durable::create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
+        self.check_fault("copied")?;
         let checkpoint = Checkpoint::new(&self.db).map_err(failed)?;
         checkpoint.create_checkpoint(dir.join("rocks")).map_err(failed)
     }
@@ -191,6 +239,7 @@ impl Disk {
         fail::fail_point!("store-disk-full", |_| Err(StoreError::NoSpace { path: self.ingest_path.clone() }));
         let failed = |source| StoreError::Write { source };
         remove_if_there(&self.ingest_path)?;
+        self.check_fault("written")?;
         let mut writer = SstFileWriter::create(&self.options);
         writer.open(&self.ingest_path).map_err(failed)?;
         writer.put(META_KEY, delta.meta.encode()).map_err(failed)?;
@@ -205,15 +254,18 @@ impl Disk {
             }
             .map_err(failed)?;
         }
+        self.check_fault("written")?;
         writer.finish().map_err(failed)
     }
 
     fn ingest(&self) -> Result<(), StoreError> {
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
-        self.db
-            .ingest_external_file_opts(&options, vec![&self.ingest_path])
-            .map_err(|source| StoreError::Write { source })
+        self.check_fault("written")?;
+        let ingested = self.db.ingest_external_file_opts(&options, vec![&self.ingest_path]);
+        ingested.map_err(|source| StoreError::Write { source })?;
+        // Done, and yet nobody hears of it.
+        self.check_fault("written")
     }
 }
 
@@ -236,6 +288,7 @@ impl DiskSnapshot {
     }
 
     pub fn row(&self, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, StoreError> {
+        self.disk.check_fault("read")?;
         self.snapshot.get_pinned(disk_key(key)).map_err(|source| self.disk.read_failed(source))
     }
 
@@ -259,6 +312,7 @@ pub type BorrowedRow<'a> = (&'a [u8], &'a [u8]);
 impl DiskRows<'_> {
     /// The row under the cursor; `None` beyond the last.
     pub fn current(&self) -> Result<Option<BorrowedRow<'_>>, StoreError> {
+        self.disk.check_fault("read")?;
         match self.rows.item() {
             Some((key, row)) => Ok(key.split_first().map(|(_, key)| (key, row))),
             None => self.rows.status().map(|()| None).map_err(|source| self.disk.read_failed(source)),

@@ -64,8 +64,11 @@ pub(super) fn is_due(pending: &Pending) -> bool {
 
 /// Puts what is on disk now into the folder; durable on return.
 pub(super) fn put(disk: &Disk, folder: &Path) -> Result<(), StoreError> {
+    let parent = folder.parent().expect("a folder in a partition's");
     if folder.exists() {
-        return Ok(());
+        // Maybe by a process that was killed before it had its name for good.
+        disk.check_fault("synced")?;
+        return sync(parent);
     }
     let building = folder.with_extension(BUILDING);
     match std::fs::remove_dir_all(&building) {
@@ -75,10 +78,12 @@ pub(super) fn put(disk: &Disk, folder: &Path) -> Result<(), StoreError> {
         _ => {}
     }
     disk.checkpoint(&building)?;
+    disk.check_fault("synced")?;
     sync_all(&building)?;
     fail::fail_point!("canonical::keep", |_| std::process::abort());
+    disk.check_fault("renamed")?;
     std::fs::rename(&building, folder).map_err(StoreError::io(folder, "renamed"))?;
-    let parent = folder.parent().expect("a folder in a partition's");
+    disk.check_fault("synced")?;
     sync(parent)?;
     fail::fail_point!("canonical::kept", |_| std::process::abort());
     Ok(())

@@ -12,6 +12,7 @@ pub mod bench;
 mod delta;
 mod disk;
 mod error;
+mod faults;
 mod hot;
 pub mod ids;
 mod keep;
@@ -28,6 +29,7 @@ mod writer;
 
 pub use disk::StoreShared;
 pub use error::StoreError;
+pub use faults::StoreFaults;
 pub use ids::{IdIndex, IdOptions, IdRecord, IdStats};
 pub use keep::{KeepWhat, open_kept};
 pub use meta::{AppliedId, Meta};

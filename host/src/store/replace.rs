@@ -82,6 +82,7 @@ impl RowsFile<'_> {
         if rows.count == 0 {
             return Ok(None);
         }
+        self.disk.check_fault("written")?;
         self.writer.finish().map_err(|source| self.disk.write_failed(source))?;
         Ok(Some(rows))
     }
@@ -96,6 +97,7 @@ impl Store {
         let disk = &self.shared().disk;
         let path = disk.dir().join(ROWS_FILE);
         remove_if_there(&path)?;
+        disk.check_fault("written")?;
         let writer = SstFileWriter::create(disk.options());
         writer.open(&path).map_err(|source| disk.write_failed(source))?;
         Ok(RowsFile { disk, writer, path, key: vec![ROW_PREFIX], count: 0 })
@@ -140,6 +142,7 @@ impl Disk {
         fail::fail_point!("store-disk-full", |_| Err(StoreError::NoSpace { path: rows.to_owned() }));
         let meta_path = self.dir().join(META_FILE);
         remove_if_there(&meta_path)?;
+        self.check_fault("written")?;
         let mut writer = SstFileWriter::create(self.options());
         writer.open(&meta_path).map_err(failed)?;
         writer.put(META_KEY, meta.encode()).map_err(failed)?;

@@ -387,6 +387,11 @@ impl Store {
         self.flush()
     }
 
+    /// Whether a checksum has failed: what is on disk is not what was written, and only making it again helps.
+    pub fn is_damaged(&self) -> bool {
+        self.shared.disk.is_damaged()
+    }
+
     /// Gone once RocksDB is closed: only then may the folder be opened again. Views keep it open.
     pub fn open_mark(&self) -> Weak<()> {
         self.shared.disk.open_mark()

@@ -3,6 +3,8 @@
 //! A crash is a store that is dropped without `close`, or a child process that is killed. The model keeps every state
 //! there ever was, so that whatever a restart finds can be compared with the state it claims to be.
 
+mod faults;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::ops::ControlFlow;

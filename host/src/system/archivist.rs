@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::archive::{Archive, ArchiveError, Boundary, Stream, Upload};
+use crate::disk::RealDisk;
 use crate::ids::{ClusterId, Head, JournalIndex, Micros, ModuleId};
 use crate::partition::{Partition, PartitionError};
 use crate::peer::GroupName;
@@ -360,7 +361,7 @@ fn show(group: &GroupName, last: JournalIndex, partition: &Partition) {
 /// Whether the bytes of a snapshot are still those that it was made of: what is archived stays.
 async fn check_snapshot(file: &Path, name: &str) -> Result<(), Hindrance> {
     let path = file.to_owned();
-    let checking = tokio::task::spawn_blocking(move || SnapshotFile::open(&path)?.visit(|_, _| {}));
+    let checking = tokio::task::spawn_blocking(move || SnapshotFile::open(&RealDisk, &path)?.visit(|_, _| {}));
     let checked = checking.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
     checked.map_err(|error| Hindrance::Snapshot { name: name.to_owned(), reason: error.to_string() })
 }

@@ -1,8 +1,14 @@
-//! Clocks: what time it is on the other nodes, and whether this node's clock is fit to lead.
+//! Clocks: what time it is on the other nodes, what time this node believes, and whether its clock is fit to lead.
 //!
-//! In: answers to "what time is it?", each second. Out: a clock for entries, and a verdict. A node whose clock is further from the median
-//! of all clocks than the bound does not lead; and between two rounds no jump of the wall clock gets into an entry, for the monotonic clock
-//! says how much time can have passed. It does not know what leading means.
+//! ```text
+//! wall clock ─ near where the clock that only runs puts it ────────────────────────────┬─▶ believed, so it enters journals
+//!            └ elsewhere, a leap ─ stood for a minute on the clocks of a majority ──────┤
+//!                                ├ a majority believes that time already ──────────────┤
+//!                                └ an operator says that it is right ──────────────────┘   else: the clock that only runs goes on
+//! ```
+//! In: answers to "what time is it?", twice a second. Out: a clock for entries, and a verdict. A node whose clock is further from the median
+//! of all clocks than the bound does not lead. Alone a node is its own majority. A process that starts goes on from where the last one was, see
+//! `clock_anchor`. It does not know what leading means.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::ids::{FeatureLevel, Micros, NodeId};
+use crate::limits::{CLOCK_LEAP_MAX, CLOCK_LEAP_STANDS};
 
 /// How long an answer counts for.
 const FRESH: Duration = Duration::from_secs(3);
@@ -23,19 +30,46 @@ pub struct Clocks {
     state: Mutex<State>,
 }
 
+#[derive(Default)]
 struct State {
     samples: BTreeMap<NodeId, Sample>,
-    /// A moment at which the wall clock was believed.
-    anchor: Option<(Micros, Instant)>,
+    /// From where the believed time is counted; nothing before the first round of a process that knows of none from before.
+    anchor: Option<Anchor>,
+    leap: Option<Leap>,
     /// A round is complete and this node's clock was near the others'.
     may_lead: bool,
+}
+
+/// A moment at which the wall clock was believed: what it showed, and the clock that only runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Anchor {
+    pub wall: Micros,
+    pub running: Duration,
+}
+
+/// The wall clock has left the time that is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leap {
+    /// How far it is ahead of that; negative when it went back.
+    pub ahead: Micros,
+    /// Since when a majority has shown the same, by the clock that only runs.
+    since: Duration,
+}
+
+/// What a node's clocks show at the same moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    pub wall: Micros,
+    pub believed: Micros,
 }
 
 /// What another node said when it was last asked.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// How far its clock was ahead of this node's.
+    /// How far its wall clock was ahead of this node's.
     pub ahead: Micros,
+    /// How far what it believes was ahead of this node's wall clock, and of what this node believes.
+    believed_ahead: (Micros, Micros),
     pub http: Option<String>,
     /// The highest feature level that it understands.
     pub feature_level_max: FeatureLevel,
@@ -48,36 +82,80 @@ pub struct Sample {
 
 /// What another node answers.
 pub struct Heard {
-    pub time: Micros,
+    pub look: Look,
     pub http: Option<String>,
     pub feature_level_max: FeatureLevel,
     pub is_stopping: bool,
 }
 
+impl Anchor {
+    /// What time it is by the clock that only runs.
+    fn expected(self, running: Duration) -> Micros {
+        let passed = running.saturating_sub(self.running).as_micros();
+        Micros(self.wall.0.saturating_add(i64::try_from(passed).unwrap_or(i64::MAX)))
+    }
+}
+
+fn is_near(one: i64, other: i64, bound: Duration) -> bool {
+    u128::from(one.abs_diff(other)) <= bound.as_micros()
+}
+
+/// The time in the middle; of two the one nearer to this node's: alone with one other, nobody can tell whose clock is wrong.
+fn median(ahead: impl Iterator<Item = Micros>) -> i64 {
+    let mut ahead: Vec<i64> = ahead.map(|ahead| ahead.0).chain([0]).collect();
+    ahead.sort_unstable();
+    let middle = [ahead[(ahead.len() - 1) / 2], ahead[ahead.len() / 2]];
+    middle.into_iter().min_by_key(|ahead| ahead.unsigned_abs()).unwrap_or_default()
+}
+
 impl Clocks {
-    pub fn new(wall: Arc<dyn Clock>, skew_max: Duration) -> Self {
-        let state = State { samples: BTreeMap::new(), anchor: None, may_lead: false };
-        Self { wall, skew_max, state: Mutex::new(state) }
+    /// `anchor` is what an earlier process believed on this machine since it was started; without it the first look is believed.
+    pub fn new(wall: Arc<dyn Clock>, skew_max: Duration, anchor: Option<Anchor>) -> Self {
+        Self { wall, skew_max, state: Mutex::new(State { anchor, ..State::default() }) }
+    }
+
+    /// From where the believed time is counted.
+    pub fn anchor(&self) -> Option<Anchor> {
+        self.state.lock().anchor
     }
 
     /// What this node answers when it is asked.
-    pub fn wall(&self) -> Micros {
-        self.wall.now()
+    pub fn look(&self) -> Look {
+        let (wall, running) = (self.wall.now(), self.wall.running());
+        let Some(anchor) = self.state.lock().anchor else { return Look { wall, believed: wall } };
+        let expected = anchor.expected(running);
+        Look { wall, believed: if is_near(wall.0, expected.0, CLOCK_LEAP_MAX) { wall } else { expected } }
     }
 
     pub fn may_lead(&self) -> bool {
         self.state.lock().may_lead
     }
 
+    /// Whether other nodes have said what time it is there.
+    pub fn is_compared(&self) -> bool {
+        !self.samples().is_empty()
+    }
+
+    /// How far the wall clock is from what is believed, if that is further than a clock may go by itself.
+    pub fn leap(&self) -> Option<Leap> {
+        self.state.lock().leap
+    }
+
     /// Another node has answered: its time is somewhere between the moments the question left and the answer came.
-    pub fn on_answer(&self, node: NodeId, heard: Heard, asked: Micros, answered: Micros) {
-        let Heard { time, http, feature_level_max, is_stopping } = heard;
-        let ahead = Micros(time.0 - (asked.0 + (answered.0 - asked.0) / 2));
+    pub fn on_answer(&self, node: NodeId, heard: Heard, asked: Look, answered: Look) {
+        let Heard { look, http, feature_level_max, is_stopping } = heard;
+        let after = |time: Micros, asked: Micros, answered: Micros| {
+            Micros(time.0.saturating_sub(asked.0 + (answered.0 - asked.0) / 2))
+        };
+        let ahead = after(look.wall, asked.wall, answered.wall);
+        let believed_ahead =
+            (after(look.believed, asked.wall, answered.wall), after(look.believed, asked.believed, answered.believed));
         let now = Instant::now();
         let mut state = self.state.lock();
         let before = state.samples.get(&node).filter(|sample| now < sample.at + FRESH);
         let since = before.map_or(now, |sample| sample.since);
-        state.samples.insert(node, Sample { ahead, http, feature_level_max, is_stopping, at: now, since });
+        let sample = Sample { ahead, believed_ahead, http, feature_level_max, is_stopping, at: now, since };
+        state.samples.insert(node, sample);
     }
 
     /// Another node says that it is about to stop.
@@ -87,28 +165,81 @@ impl Clocks {
         }
     }
 
-    /// All nodes have been asked. Says whether this node may lead until the next round.
-    pub fn on_round(&self) -> bool {
+    /// All other nodes of the cluster have been asked. Says whether this node may lead until the next round.
+    pub fn on_round(&self, others: usize) -> bool {
         let now = Instant::now();
         let mut state = self.state.lock();
-        let fresh = state.samples.values().filter(|sample| now < sample.at + FRESH);
-        let mut ahead: Vec<i64> = fresh.map(|sample| sample.ahead.0).chain([0]).collect();
-        ahead.sort_unstable();
-        // Of two in the middle the one nearer to this node: alone with one other, nobody can tell whose clock is wrong.
-        let middle = [ahead[(ahead.len() - 1) / 2], ahead[ahead.len() / 2]];
-        let median = middle.into_iter().min_by_key(|ahead| ahead.unsigned_abs()).unwrap_or_default();
-        let may_lead = u128::from(median.unsigned_abs()) <= self.skew_max.as_micros();
-        if may_lead {
-            state.anchor = Some((self.wall.now(), now));
-        } else if state.may_lead {
+        let fresh: Vec<Sample> = state.samples.values().filter(|sample| now < sample.at + FRESH).cloned().collect();
+        self.follow_wall(&mut state, &fresh, others);
+        let behind = median(fresh.iter().map(|sample| sample.ahead));
+        let believed_behind = median(fresh.iter().map(|sample| sample.believed_ahead.1));
+        let may_lead = [behind, believed_behind].iter().all(|behind| is_near(*behind, 0, self.skew_max));
+        if !may_lead && state.may_lead {
+            let (seconds, believed_seconds) = (behind / 1_000_000, believed_behind / 1_000_000);
             tracing::error!(
-                seconds = median / 1_000_000,
+                seconds,
+                believed_seconds,
                 "this node's clock differs from the others' by more than it may: it does not lead; set its clock"
             );
         }
         state.may_lead = may_lead;
-        metrics::gauge!("statehouse_clock_behind_seconds").set(median as f64 / 1e6);
+        metrics::gauge!("statehouse_clock_behind_seconds").set(behind as f64 / 1e6);
+        let leapt = state.leap.map_or(0, |leap| leap.ahead.0);
+        metrics::gauge!("statehouse_clock_leap_seconds").set(leapt as f64 / 1e6);
         may_lead
+    }
+
+    /// Believes the wall clock where it has not leapt, or where its leap is no error of one node or of one moment.
+    fn follow_wall(&self, state: &mut State, fresh: &[Sample], others: usize) {
+        let (wall, running) = (self.wall.now(), self.wall.running());
+        let here = Anchor { wall, running };
+        let anchor = *state.anchor.get_or_insert(here);
+        let ahead = wall.0.saturating_sub(anchor.expected(running).0);
+        if is_near(ahead, 0, CLOCK_LEAP_MAX) {
+            state.leap = None;
+            // Not each time: a clock that leaps by a little again and again goes as far as one that leaps once.
+            if CLOCK_LEAP_STANDS <= running.saturating_sub(anchor.running) {
+                state.anchor = Some(here);
+            }
+            return;
+        }
+        let is_majority = |count: usize| others + 1 < 2 * count;
+        let bound = self.skew_max.max(CLOCK_LEAP_MAX);
+        let shows = |sample: &&Sample| is_near(sample.ahead.0, 0, bound);
+        let believes = |sample: &&Sample| is_near(sample.believed_ahead.0.0, 0, bound);
+        let is_shown = is_majority(1 + fresh.iter().filter(shows).count());
+        let is_believed = is_majority(fresh.iter().filter(believes).count());
+        let same = state.leap.filter(|leap| is_shown && is_near(leap.ahead.0, ahead, CLOCK_LEAP_MAX));
+        let seconds = ahead / 1_000_000;
+        if state.leap.is_none() {
+            metrics::counter!("statehouse_clock_leaps_total").increment(1);
+            tracing::error!(
+                seconds,
+                "this node's wall clock has leapt: entries do not follow it unless it stays so on a majority's clocks"
+            );
+        }
+        let leap = same.unwrap_or(Leap { ahead: Micros(ahead), since: running });
+        let has_stood = is_shown && CLOCK_LEAP_STANDS <= running.saturating_sub(leap.since);
+        if has_stood || is_believed {
+            tracing::warn!(seconds, has_stood, is_believed, "this node's wall clock is believed again");
+            (state.anchor, state.leap) = (Some(here), None);
+        } else {
+            state.leap = Some(leap);
+        }
+    }
+
+    /// An operator says that a wall clock which has leapt so far is right: it is believed from now on, where this node's has leapt as far.
+    pub fn on_accepted(&self, ahead: Micros) -> bool {
+        let (wall, running) = (self.wall.now(), self.wall.running());
+        let mut state = self.state.lock();
+        let Some(anchor) = state.anchor else { return false };
+        let found = wall.0.saturating_sub(anchor.expected(running).0);
+        let is_meant = is_near(found, ahead.0, CLOCK_LEAP_MAX) && !is_near(found, 0, CLOCK_LEAP_MAX);
+        if is_meant {
+            tracing::warn!(seconds = found / 1_000_000, "an operator says that this node's wall clock is right");
+            (state.anchor, state.leap) = (Some(Anchor { wall, running }), None);
+        }
+        is_meant
     }
 
     /// Fresh answers.
@@ -121,64 +252,20 @@ impl Clocks {
 }
 
 impl Clock for Clocks {
-    /// The wall clock, unless it has moved since it was last believed in a way that time does not.
+    /// The wall clock, unless it has leapt.
     fn now(&self) -> Micros {
-        let wall = self.wall.now();
-        let Some((believed, at)) = self.state.lock().anchor else { return wall };
-        let passed = i64::try_from(at.elapsed().as_micros()).expect("an age fits");
-        let expected = Micros(believed.0.saturating_add(passed));
-        let is_near = u128::from(wall.0.abs_diff(expected.0)) <= self.skew_max.as_micros();
-        if is_near { wall } else { expected }
+        self.look().believed
+    }
+
+    fn running(&self) -> Duration {
+        self.wall.running()
+    }
+
+    fn boot(&self) -> Option<String> {
+        self.wall.boot()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::ManualClock;
-    use crate::features;
-
-    const SECOND: i64 = 1_000_000;
-
-    fn clocks(now: i64) -> (Arc<ManualClock>, Clocks) {
-        let wall = Arc::new(ManualClock::default());
-        wall.set(Micros(now));
-        (wall.clone(), Clocks::new(wall, Duration::from_secs(1)))
-    }
-
-    #[track_caller]
-    fn check(ahead: &[i64], may_lead: bool) {
-        let (_, clocks) = clocks(1000 * SECOND);
-        for (node, ahead) in (2..).zip(ahead) {
-            let now = clocks.wall();
-            let time = Micros(now.0 + ahead * SECOND);
-            let heard = Heard { time, http: None, feature_level_max: features::BASE, is_stopping: false };
-            clocks.on_answer(NodeId(node), heard, now, now);
-        }
-        assert_eq!(clocks.on_round(), may_lead, "others ahead by {ahead:?} s");
-    }
-
-    #[tokio::test]
-    async fn only_a_clock_near_the_median_leads() {
-        check(&[], true);
-        check(&[0, 0], true);
-        check(&[0, 3600], true);
-        check(&[3600, 3600], false);
-        check(&[-3600, -3600], false);
-        // With one other nobody can tell whose is wrong.
-        check(&[3600], true);
-        check(&[3600, 3600, 0, 0], true);
-        check(&[3600, 3600, 3600, 0], false);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_jump_of_the_wall_clock_does_not_get_into_entries() {
-        let (wall, clocks) = clocks(1000 * SECOND);
-        assert!(clocks.on_round());
-        wall.set(Micros(4600 * SECOND));
-        tokio::time::advance(Duration::from_secs(2)).await;
-        assert_eq!(clocks.now(), Micros(1002 * SECOND));
-        wall.set(Micros(1002 * SECOND + 5));
-        assert_eq!(clocks.now(), Micros(1002 * SECOND + 5));
-    }
-}
+#[path = "tests/clocks.rs"]
+mod tests;

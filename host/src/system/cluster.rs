@@ -20,6 +20,7 @@ use crate::system::directory::Directory;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
 use crate::system::key_row::KeyRow;
+use crate::system::loss_row::AcceptedLoss;
 use crate::system::service::{Join, TransferTo, encode};
 use crate::system::{found, level, steward};
 
@@ -40,6 +41,10 @@ pub struct ClusterView {
     pub keys: Vec<KeyRow>,
     /// What the cluster writes: all its nodes understood it when it was raised to that.
     pub feature_level: FeatureLevel,
+    /// What is out of the ordinary about time on this node, in words.
+    pub remarks: Vec<String>,
+    /// Losses that operators have accepted, oldest first.
+    pub losses: Vec<AcceptedLoss>,
 }
 
 #[derive(Clone, Debug)]
@@ -179,6 +184,8 @@ impl Cluster {
             machines: machines.collect(),
             keys: directory.keys,
             feature_level: host.opening.features.level(),
+            remarks: self.remarks(),
+            losses: host.losses(directory.losses),
         }
     }
 
@@ -234,8 +241,9 @@ impl Cluster {
     pub async fn add(&self, node: NodeId, peer: String, deadline: Instant) -> Result<(), ClusterError> {
         let (system, directory) = self.check_founded(deadline).await?;
         if directory.nodes.get(&node) == Some(&peer) && self.is_member(node).await {
-            // The same call again.
-            return Ok(());
+            // The same call again, unless the member has lost its data since.
+            let is_lost = level::is_of_no_cluster(&self.host, node).await;
+            return if is_lost { Err(ClusterError::NodeIdUsed(node)) } else { Ok(()) };
         }
         if directory.nodes.contains_key(&node) || directory.retired.contains(&node) {
             return Err(ClusterError::NodeIdUsed(node));

@@ -10,8 +10,10 @@ use statehouse_abi::key::split_key;
 use crate::features::{self, FeatureLevel};
 use crate::ids::NodeId;
 use crate::store::{StoreError, View};
+use crate::system::clock_row::ClockRow;
 use crate::system::key_row::KeyRow;
 use crate::system::logic::{MachineRow, SystemRow, read_row, system_prefix};
+use crate::system::loss_row::AcceptedLoss;
 use crate::system::module_row::ModulesRow;
 use crate::system::refused_row::Refused;
 use crate::system::view_row::ViewsRow;
@@ -35,6 +37,10 @@ pub struct Directory {
     pub keys: Vec<KeyRow>,
     /// Modules that were brought and refused, oldest first.
     pub refused: Arc<Vec<Refused>>,
+    /// What an operator has said of clocks that leapt.
+    pub clock: ClockRow,
+    /// Losses that operators have accepted, oldest first.
+    pub losses: Vec<AcceptedLoss>,
     /// What may be written.
     pub feature_level: FeatureLevel,
 }
@@ -62,7 +68,9 @@ impl Directory {
                     directory.webhooks.insert((machine, webhook), Arc::from(row));
                 }
                 Some(SystemRow::Keys(row)) => directory.keys = row.keys,
+                Some(SystemRow::Losses(row)) => directory.losses = row.losses,
                 Some(SystemRow::Refused(row)) => refused.extend(row.refused),
+                Some(SystemRow::Clock(row)) => directory.clock = row,
                 Some(SystemRow::FeatureLevel(level)) => directory.feature_level = level,
                 None => {}
             }

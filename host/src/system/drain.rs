@@ -52,7 +52,9 @@ pub async fn tend(host: &Arc<Host>, system: &Machine, directory: &Directory) {
         let Some(row) = directory.machines.get(machine) else { continue };
         let asking = (0..row.partitions).map(|id| ask(host, GroupName::new(machine.as_str(), PartitionId(id))));
         let busy: Vec<String> = join_all(asking).await.into_iter().filter_map(Result::err).collect();
-        let waited = host.clock.now().0.saturating_sub(since.0);
+        // Since when is one of its journal's times.
+        let now = host.system_partition().map_or_else(|| host.clock.now(), |system| system.present());
+        let waited = now.0.saturating_sub(since.0);
         let named = |value: [u8; 32]| Value::text(ModuleId(value).to_string());
         let mut body = vec![("machine", Value::text(machine.as_str())), ("module", named(module))];
         let path = if busy.is_empty() {

@@ -26,6 +26,9 @@ pub enum NodeError {
     Registry(#[from] RegistryError),
     #[error("partition {machine}/{partition}: {source}")]
     Partition { machine: String, partition: u32, source: Box<PartitionError> },
+    /// Acknowledged entries are missing.
+    #[error("partition {group}: {refusal}")]
+    Lost { group: GroupName, refusal: String },
     #[error("not everything is served: {0}")]
     NotServed(String),
     #[error("the node is being stopped")]

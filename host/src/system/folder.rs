@@ -13,16 +13,17 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
-use crate::durable::{self, PRIVATE, Unnamed};
+use crate::disk::{Disk, RealDisk, Unfinished, read_bounded};
+use crate::durable;
 use crate::guest::CacheOptions;
 use crate::ids::{NodeId, PartitionId};
 use crate::key::artefact_key;
-use crate::regular;
 use crate::system::error::NodeError;
 use crate::system::privacy;
 
@@ -52,10 +53,14 @@ impl Identity {
         uuid::Uuid::try_parse(&self.cluster).map(uuid::Uuid::into_bytes).map_err(|error| error.to_string())
     }
 
-    /// Reads the identity of a folder, also of one that a running node uses.
+    /// Reads the identity of a folder of the machine's own file system, also of one that a running node uses.
     pub fn read(folder: &Path) -> Result<Option<Self>, NodeError> {
+        Self::read_on(&RealDisk, folder)
+    }
+
+    fn read_on(disk: &dyn Disk, folder: &Path) -> Result<Option<Self>, NodeError> {
         let path = folder.join(IDENTITY);
-        let text = match regular::read(&path, IDENTITY_BYTES_MAX) {
+        let text = match read_bounded(disk, &path, IDENTITY_BYTES_MAX) {
             Ok(text) => text,
             Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(NodeError::Io { path, source }),
@@ -77,6 +82,7 @@ pub(super) fn artefacts_of(folder: &Path) -> Result<CacheOptions, NodeError> {
 
 /// A data folder in the hands of this process.
 pub struct DataFolder {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
     node: NodeId,
     identity: OnceLock<Identity>,
@@ -85,8 +91,8 @@ pub struct DataFolder {
 }
 
 impl DataFolder {
-    /// Opens a folder; a new one belongs to no cluster yet.
-    pub fn open(path: &Path, node: NodeId) -> Result<Self, NodeError> {
+    /// Opens a folder; a new one belongs to no cluster yet. The lock is on the machine's own file system, as are the partitions' states.
+    pub fn open(disk: Arc<dyn Disk>, path: &Path, node: NodeId) -> Result<Self, NodeError> {
         let io = |path: &Path| {
             let path = path.to_owned();
             move |source| NodeError::Io { path, source }
@@ -100,14 +106,17 @@ impl DataFolder {
             Err(TryLockError::Error(source)) => return Err(NodeError::Io { path: lock_path, source }),
         }
         privacy::close_to_others(path, IDENTITY).map_err(io(path))?;
+        disk.create_dir_all(path).map_err(io(path))?;
+        // What is found in it may have been named by a process that was killed before it had synced the folder.
+        disk.sync_dir(path).map_err(io(path))?;
         let known = OnceLock::new();
-        if let Some(identity) = Identity::read(path)? {
+        if let Some(identity) = Identity::read_on(&*disk, path)? {
             if identity.node != node {
                 return Err(NodeError::NodeId { expected: node.0, found: identity.node.0 });
             }
             known.get_or_init(|| identity);
         }
-        Ok(Self { path: path.to_owned(), node, identity: known, _lock: lock })
+        Ok(Self { disk, path: path.to_owned(), node, identity: known, _lock: lock })
     }
 
     /// Makes the folder one of a cluster, for good; durable on return.
@@ -118,7 +127,7 @@ impl DataFolder {
         peers: BTreeMap<NodeId, String>,
     ) -> Result<&Identity, NodeError> {
         let identity = Identity { format: FORMAT, cluster, node: self.node, is_founder, peers };
-        write(&self.path, &identity)?;
+        self.write(&identity)?;
         Ok(self.identity.get_or_init(|| identity))
     }
 
@@ -133,7 +142,7 @@ impl DataFolder {
 
     /// Whether this node has ever seen that the cluster has its first nodes.
     pub fn is_founded(&self) -> bool {
-        self.path.join(FOUNDED).exists()
+        self.disk.kind(&self.path.join(FOUNDED)).is_ok_and(|kind| kind.is_some())
     }
 
     /// Notes that the cluster has its first nodes; durable on return.
@@ -142,7 +151,7 @@ impl DataFolder {
             return Ok(());
         }
         let path = self.path.join(FOUNDED);
-        let write = || durable::create(&path)?.sync_all().and_then(|()| durable::sync_dir(&self.path));
+        let write = || self.disk.create(&path)?.sync().and_then(|()| self.disk.sync_dir(&self.path));
         write().map_err(|source| NodeError::Io { path: path.clone(), source })
     }
 
@@ -154,6 +163,18 @@ impl DataFolder {
     pub fn partition(&self, machine: &str, partition: PartitionId) -> PathBuf {
         partition_folder(&self.path, machine, partition)
     }
+
+    fn write(&self, identity: &Identity) -> Result<(), NodeError> {
+        let path = self.path.join(IDENTITY);
+        let write = || -> std::io::Result<()> {
+            let mut file = Unfinished::create(self.disk.clone(), path.with_extension("new"))?;
+            file.write_all(&serde_json::to_vec_pretty(identity)?)?;
+            file.sync()?;
+            fail::fail_point!("folder::create", |_| std::process::abort());
+            file.name(&path).map(drop)
+        };
+        write().map_err(|source| NodeError::Io { path: path.clone(), source })
+    }
 }
 
 /// Where a partition lies in a data folder.
@@ -161,11 +182,98 @@ pub fn partition_folder(data: &Path, machine: &str, partition: PartitionId) -> P
     data.join(machine).join(partition.to_string())
 }
 
-fn write(path: &Path, identity: &Identity) -> Result<(), NodeError> {
-    let write = || -> std::io::Result<()> {
-        let file = Unnamed::write(path, PRIVATE, &serde_json::to_vec_pretty(identity)?)?;
-        fail::fail_point!("folder::create", |_| std::process::abort());
-        file.name(path, IDENTITY)
-    };
-    write().map_err(|source| NodeError::Io { path: path.join(IDENTITY), source })
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimDisk;
+    use crate::key::{NodeKey, PublicKey};
+
+    /// What a node has said of itself, to others or to itself: it is bound by that.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    struct Said {
+        key: Option<PublicKey>,
+        is_member: bool,
+        is_founded: bool,
+    }
+
+    const CLUSTER: &str = "4b0a3f0e-6d0c-4c57-9d3f-1d1b6d8f0a11";
+
+    fn open(disk: &SimDisk, path: &Path) -> Result<DataFolder, NodeError> {
+        DataFolder::open(Arc::new(disk.clone()), path, NodeId(1))
+    }
+
+    /// A node's first life, as far as the disk allows.
+    fn live(disk: &SimDisk, path: &Path, said: &mut Said) -> Result<(), NodeError> {
+        let folder = open(disk, path)?;
+        said.key = Some(NodeKey::of_folder(disk, path)?.public());
+        let peers = BTreeMap::from([(NodeId(1), "a:1".to_owned())]);
+        folder.join(CLUSTER.to_owned(), true, peers)?;
+        said.is_member = true;
+        folder.set_founded()?;
+        said.is_founded = true;
+        Ok(())
+    }
+
+    /// What a node finds that starts on this disk.
+    fn find(disk: &SimDisk, path: &Path) -> Said {
+        let folder = open(disk, path).expect("nothing fails");
+        let has_key = disk.kind(&path.join("node.key")).expect("nothing fails").is_some();
+        let key = has_key.then(|| NodeKey::of_folder(disk, path).expect("a key is whole").public());
+        let is_member = folder.identity().is_some_and(|identity| identity.cluster == CLUSTER);
+        Said { key, is_member, is_founded: folder.is_founded() }
+    }
+
+    #[track_caller]
+    fn check(said: Said, found: Said, what: &str) {
+        assert!(said.key.is_none() || said.key == found.key, "{what}: another key");
+        assert!(found.is_member || !said.is_member, "{what}: the identity is lost");
+        assert!(found.is_founded || !said.is_founded, "{what}: the founding is lost");
+    }
+
+    /// A key used to be lost at a power cut after a kill: made by the process that was killed, it had its name, but not for good.
+    #[test]
+    fn what_a_node_has_said_of_itself_survives_a_power_cut_at_any_operation() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let whole = SimDisk::new();
+        live(&whole, folder.path(), &mut Said::default()).expect("nothing fails");
+        for operations in 0..=whole.operations() {
+            let (disk, mut said) = (SimDisk::new(), Said::default());
+            disk.crash_after(operations);
+            assert_eq!(live(&disk, folder.path(), &mut said).is_err(), operations < whole.operations());
+            for seed in 0..8 {
+                let survivor = disk.crash(seed);
+                check(said, find(&survivor, folder.path()), &format!("cut at operation {operations}, seed {seed}"));
+                // It is found once, and so it stays.
+                let found = find(&survivor, folder.path());
+                check(found, find(&survivor.crash(seed), folder.path()), &format!("cut twice at {operations}"));
+            }
+            let killed = disk.kill();
+            let found = find(&killed, folder.path());
+            check(said, found, &format!("killed at operation {operations}"));
+            for seed in 0..8 {
+                let what = format!("killed at operation {operations}, then cut, seed {seed}");
+                check(found, find(&killed.copy().crash(seed), folder.path()), &what);
+            }
+        }
+    }
+
+    #[test]
+    fn an_operation_that_fails_is_reported_and_nothing_said_is_lost() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let whole = SimDisk::new();
+        live(&whole, folder.path(), &mut Said::default()).expect("nothing fails");
+        let mut reported = 0;
+        for accesses in 0..whole.accesses() {
+            let (disk, mut said) = (SimDisk::new(), Said::default());
+            disk.fail_after(accesses);
+            reported += u64::from(live(&disk, folder.path(), &mut said).is_err());
+            check(said, find(&disk, folder.path()), &format!("access {accesses} failed"));
+            for seed in 0..8 {
+                let what = format!("access {accesses} failed, then seed {seed}");
+                check(said, find(&disk.copy().crash(seed), folder.path()), &what);
+            }
+        }
+        // Whether the founding was noted already is asked once, and is noted again where that cannot be said.
+        assert!(whole.accesses() <= reported + 1, "{reported} of {}", whole.accesses());
+    }
 }

@@ -13,41 +13,44 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::archive::{Archive, Past, Stream};
+use crate::archive::Archive;
 use crate::clock::Clock;
+use crate::disk::Disk;
 use crate::features::Features;
-use crate::ids::{ClusterId, ModuleId, NodeId, PartitionId};
+use crate::ids::{ModuleId, NodeId, PartitionId};
 use crate::key::PublicKey;
-use crate::log::{DamagedLog, Disk, EntryId};
+use crate::log::DamagedLog;
 use crate::machine::logic::Logic;
-use crate::partition::{Leading, Partition, PartitionOptions};
-use crate::peer::{self, GroupName, GroupPeers, Links, Network, PeerRenewal, Routes, SeenBook};
+use crate::partition::Partition;
+use crate::peer::{self, GroupName, Links, Network, PeerRenewal, Routes, SeenBook};
 use crate::registry::Registry;
-use crate::router::{Machine, MachineOptions, MachineParticipants, Router};
-use crate::store::{StoreOptions, StoreShared};
+use crate::router::{Machine, MachineOptions, Router};
+use crate::store::StoreShared;
 use crate::system::archivist::Archived;
+use crate::system::clock_anchor::AnchorFile;
 use crate::system::clocks::Clocks;
 use crate::system::directory::Directory;
+use crate::system::drain;
 use crate::system::error::NodeError;
 use crate::system::folder::DataFolder;
 use crate::system::kept::ArchivedSnapshots;
 use crate::system::level::{self, Level};
 use crate::system::logic::{MachineRow, SYSTEM};
+use crate::system::losses::Waiting;
 use crate::system::modules::HostModules;
 use crate::system::node::MachineSpec;
+use crate::system::pulse::Pulse;
+use crate::system::record::NodeRecord;
 use crate::system::shadow::ShadowWanted;
 use crate::system::staging::RefusedModules;
 use crate::system::standing::Standing;
+use crate::system::timekeeping::WordsHeard;
 use crate::system::trouble::Troubles;
 use crate::system::turn::Turn;
-use crate::system::{drain, repair};
 use crate::views::Views;
 
 /// How often a question that nobody answered is put again.
 pub(super) const ASK_AGAIN: Duration = Duration::from_millis(250);
-
-/// Below the node's data: what is fetched from the archive for whoever reads what was released.
-const ARCHIVE_CACHE: &str = "archive-cache";
 
 /// What partitions are opened with.
 pub struct Opening {
@@ -95,6 +98,9 @@ pub struct Host {
     pub identity: peer::Identity,
     pub seen: Arc<SeenBook>,
     pub clocks: Arc<Clocks>,
+    /// What this node believes of its clock, for the next process.
+    pub anchor_file: AnchorFile,
+    pub words_heard: WordsHeard,
     /// Where clients reach this node, for the others to know.
     pub http: Mutex<Option<String>>,
     pub directory: watch::Sender<Directory>,
@@ -107,6 +113,12 @@ pub struct Host {
     /// Logs that are being repaired, for peers whose log is damaged too.
     pub damaged: RwLock<BTreeMap<GroupName, Arc<DamagedLog>>>,
     pub system: RwLock<Option<Arc<Machine>>>,
+    /// What this node recorded for itself.
+    pub record: NodeRecord,
+    /// How far this node has come, for the others to remember.
+    pub pulse: Pulse,
+    /// What partitions wait for that are not opened because of what is missing.
+    pub waiting: Waiting,
     /// Replicas that somebody opens, or is being sent a snapshot for: nobody else opens these.
     pub turns: Mutex<BTreeSet<GroupName>>,
     /// Modules that this node is preparing, with their machine.
@@ -166,6 +178,12 @@ impl Host {
     /// The partition that holds the directory, once it is open.
     pub fn system_partition(&self) -> Option<Arc<Partition>> {
         self.system.read().as_ref()?.find_partition(PartitionId(0))
+    }
+
+    /// A machine by its name, `system` among them.
+    pub fn find_machine(&self, name: &str) -> Option<Arc<Machine>> {
+        let system = self.system.read().clone().filter(|system| system.name() == name);
+        system.or_else(|| self.router.find_machine(name))
     }
 
     /// Makes the machine `system` known and opens its only partition.
@@ -249,74 +267,6 @@ impl Host {
         opened
     }
 
-    async fn try_open(
-        self: &Arc<Self>,
-        machine: &Arc<Machine>,
-        partition: PartitionId,
-        founders: Vec<NodeId>,
-    ) -> Result<(), NodeError> {
-        let group = GroupName::new(machine.name(), partition);
-        let held = self.ask_seen(machine, &group).await?;
-        let failed = |source| NodeError::of_partition(&group, source);
-        let opened = match Partition::open(self.partition_options(machine, &group, founders.clone(), held)).await {
-            Err(error) if repair::is_log_damage(&error) && !self.others().is_empty() => {
-                let folder = self.folder.partition(machine.name(), partition);
-                repair::repair_log(self, machine, &group, &folder).await?;
-                Partition::open(self.partition_options(machine, &group, founders, held)).await.map_err(failed)?
-            }
-            opened => opened.map_err(failed)?,
-        };
-        self.replicas.write().insert(group.clone(), opened.clone());
-        drop(machine.set_replica(partition, Ok(opened.clone())));
-        let is_over = self.stopping.is_cancelled() || self.level.is_refused();
-        if is_over && self.replicas.write().remove(&group).is_some() {
-            // Whoever closes all of them may have come before it.
-            opened.close().await.map_err(failed)?;
-        }
-        Ok(())
-    }
-
-    fn partition_options(
-        self: &Arc<Self>,
-        machine: &Arc<Machine>,
-        group: &GroupName,
-        founders: Vec<NodeId>,
-        held: Option<EntryId>,
-    ) -> PartitionOptions {
-        let identity = self.folder.identity().expect("only a member of a cluster opens partitions");
-        let mut store = StoreOptions::new(self.opening.shared.clone());
-        store.paranoid = self.opening.paranoid;
-        store.hot_bytes_max = self.opening.hot_bytes_max;
-        let cluster = identity.cluster_bytes().expect("checked when the identity was read");
-        let past = self.opening.archive.clone().map(|archive| {
-            let (machine, partition) = (group.machine.to_string(), group.partition);
-            let folder = self.folder.path().join(ARCHIVE_CACHE).join(&machine).join(partition.to_string());
-            Arc::new(Past::new(archive, Stream { cluster: ClusterId(cluster), machine, partition }, folder))
-        });
-        PartitionOptions {
-            cluster,
-            node: self.node,
-            machine: group.machine.to_string(),
-            partition: group.partition,
-            folder: self.folder.partition(&group.machine, group.partition),
-            disk: self.opening.disk.clone(),
-            clock: self.clock.clone(),
-            modules: Arc::new(HostModules::new(self)),
-            store,
-            peers: GroupPeers { network: self.network().clone(), group: group.clone(), seen: self.seen.clone() },
-            participants: Arc::new(MachineParticipants::of(machine)),
-            founders,
-            // The others first say what time it is; see `clocks`.
-            stands: self.others().is_empty() || self.clocks.may_lead(),
-            held,
-            log_keep_bytes: self.opening.log_keep_bytes,
-            snapshot_every_bytes: self.opening.snapshot_every_bytes,
-            leading: Leading::Decides,
-            features: self.opening.features.clone(),
-            past,
-        }
-    }
-
     fn machine(self: &Arc<Self>, name: &str, partition_count: u32, active: Arc<dyn Logic>) -> Arc<Machine> {
         Machine::new(MachineOptions {
             name: name.to_owned(),
@@ -328,6 +278,7 @@ impl Host {
             network: self.network().clone(),
             nodes: self.nodes.subscribe(),
             answering: self.answering.subscribe(),
+            features: self.opening.features.clone(),
         })
     }
 
@@ -379,6 +330,7 @@ impl Host {
         if directory.retired.contains(&self.node) {
             self.on_removed();
         }
+        self.on_clock_row(&directory.clock);
         if directory.is_founded() {
             if let Err(error) = self.folder.set_founded() {
                 tracing::error!(%error, "it cannot be noted that the cluster is founded");

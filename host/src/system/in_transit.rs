@@ -23,7 +23,7 @@ pub async fn run(host: Arc<Host>) {
     // Units that were shown once go back to 0.
     let mut shown: BTreeSet<(String, String)> = BTreeSet::new();
     loop {
-        let at = moment_before(Micros(host.clocks.wall().0.saturating_sub(PASSED)));
+        let at = moment_before(Micros(host.clock.now().0.saturating_sub(PASSED)));
         for machine in host.router.machines() {
             let name = machine.name().to_owned();
             let adding = tokio::task::spawn_blocking(move || sum(&machine, at));

@@ -14,6 +14,7 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt, StreamExt};
 
 use crate::consensus::SnapshotReply;
+use crate::disk::RealDisk;
 use crate::ids::NodeId;
 use crate::peer::{GroupName, Offer, ServiceError};
 use crate::router::Machine;
@@ -48,7 +49,8 @@ pub fn on_offer(host: &Arc<Host>, from: NodeId, group: GroupName, body: &[u8]) -
     if last.index <= replica.log_index_applied() {
         return Ok(one(&SnapshotReply::Taken));
     }
-    let incoming = Incoming::open(&folder, &group.to_string(), &snapshot).map_err(|error| failed(&error))?;
+    let incoming =
+        Incoming::open(Arc::new(RealDisk), &folder, &group.to_string(), &snapshot).map_err(|error| failed(&error))?;
     tracing::info!(%group, node = %from, %last, bytes = incoming.manifest.size(), "takes a snapshot");
     drop(replica);
     Ok(speak(take(turn, from, incoming)))

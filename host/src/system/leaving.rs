@@ -10,8 +10,8 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use crate::ids::NodeId;
+use crate::system::clock_round::ask_clock;
 use crate::system::host::Host;
-use crate::system::service::ask_clock;
 use crate::system::steward;
 
 /// How long a node that stops waits for others to lead instead, and how often it looks.

@@ -20,12 +20,13 @@ use crate::features::{self, FeatureLevel, Features};
 use crate::ids::NodeId;
 use crate::peer::{Call, Topic};
 use crate::router::Machine;
+use crate::system::clock_round::ClockAnswer;
 use crate::system::cluster::ClusterError;
 use crate::system::directory::Directory;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
 use crate::system::install::find_machine;
-use crate::system::service::{ClockAnswer, decode};
+use crate::system::service::decode;
 use crate::system::steward;
 
 /// How long `system` may take to record a level.
@@ -124,10 +125,18 @@ fn understood_by_all(host: &Host, directory: &Directory) -> Option<FeatureLevel>
 
 /// What a node understands that may belong to no cluster yet. One that says nothing is of the first release.
 pub async fn ask(host: &Host, node: NodeId) -> Result<FeatureLevel, PeerError> {
+    Ok(ask_all(host, node).await?.understands())
+}
+
+/// Whether a node says that it belongs to no cluster; one that does not answer, or does not say it, does not.
+pub async fn is_of_no_cluster(host: &Host, node: NodeId) -> bool {
+    ask_all(host, node).await.is_ok_and(|answer| answer.is_of_cluster == Some(false))
+}
+
+async fn ask_all(host: &Host, node: NodeId) -> Result<ClockAnswer, PeerError> {
     let call = Call { topic: Topic::Clock, group: None, body: Bytes::from_static(LEVEL_ONLY) };
     let answer = host.network().call(node, call, ASK_PATIENCE).await?;
-    let answer: ClockAnswer = decode(&answer).map_err(|_| PeerError::UnexpectedReply { node })?;
-    Ok(answer.understands())
+    decode(&answer).map_err(|_| PeerError::UnexpectedReply { node })
 }
 
 /// The command that takes a node in, and its body. A cluster that has never raised its level may have nodes that know only the first form.

@@ -11,12 +11,14 @@ use statehouse_guest::{
 
 use crate::features::{self, FeatureLevel};
 use crate::ids::Micros;
+use crate::system::clock_row::{AcceptClock, CLOCK, ClockRow};
 use crate::system::key_row::{KEYS, KeyRow, KeysRow, RecordKey, plan_key};
 use crate::system::level_row::{
     RaiseLevel, SupportingNode, check_joins, check_raise, level_of, plan_raise, plan_supporting,
 };
+use crate::system::loss_row::{AcceptLoss, AcceptedLoss, LOSSES, LossesRow, loss_value};
 use crate::system::machine_plan::{CreateMachine, plan_machine};
-use crate::system::module_plan::{plan_module, refusal};
+use crate::system::module_plan::{check_step, is_developers, plan_module, plan_word, refusal};
 use crate::system::module_row::{
     ActivateModule, DrainModule, MODULES, ModuleNotActivated, ModuleNotDrained, ModulePrepared, ModulesRow,
     PrepareModule, ShadowModule, ShadowStop, StageModule, Step, StepRow, Wish, modules_suffix,
@@ -24,9 +26,7 @@ use crate::system::module_row::{
 use crate::system::node_plan::{
     FoundCluster, Node, RemoveChecked, RemoveNode, check_removed, node_row, plan_found, plan_remove,
 };
-use crate::system::refused_row::{
-    REFUSED, RefuseModule, Refused, RefusedRow, plan_refused, refused_suffix, refused_value,
-};
+use crate::system::refused_row::{REFUSED, RefuseModule, Refused, RefusedRow, refused_suffix, refused_value};
 pub use crate::system::rejection::Rejection;
 use crate::system::rows::{ACTIVATIONS, CLUSTER, FEATURE_LEVEL, NODES};
 pub use crate::system::rows::{MachineRow, NodeRow, NodesRow, SystemRow, read_row, system_prefix};
@@ -34,7 +34,7 @@ use crate::system::values::{event_value, level_value, machine_value, nodes_value
 use crate::system::view_row::{
     CreateView, DropView, RebuildView, VIEWS, ViewWish, ViewsRow, plan_view, views_suffix, views_value,
 };
-use crate::system::webhook_plan::{ChangeWebhook, CreateWebhook, NoteWebhook, plan_webhook};
+use crate::system::webhook_plan::{ChangeWebhook, CreateWebhook, NoteWebhook, plan_webhook, webhook_stepped};
 use crate::system::webhook_row::{
     self, WEBHOOK, WEBHOOKS, WebhookRow, WebhookWish, WebhooksRow, webhook_suffix, webhook_value, webhooks_suffix,
 };
@@ -116,6 +116,12 @@ pub enum Command {
     /// Removes a node for good, if those that stay are the ones that were asked whether they decide without it
     #[command(path = "nodes/remove_checked", response = RemoveChecked)]
     RemoveChecked(RemoveChecked),
+    /// Says that clocks which have leapt so far are right
+    #[command(path = "clock/accept", response = AcceptClock)]
+    AcceptClock(AcceptClock),
+    /// Says that an operator goes on without what a log has lost
+    #[command(path = "losses", response = AcceptLoss)]
+    AcceptLoss(AcceptLoss),
 }
 
 #[derive(BorshSerialize, BorshDeserialize)]
@@ -133,6 +139,8 @@ pub enum Op {
     AddSupportingNode { node: NodeRow, level: u32 },
     RefuseModule { refused: Refused },
     RemoveChecked { id: u64, others: Vec<u64> },
+    AcceptClock { ahead: i64, by: String },
+    AcceptLoss { loss: AcceptedLoss },
 }
 
 #[derive(BorshSerialize, BorshDeserialize)]
@@ -181,6 +189,13 @@ pub enum Event {
     ModuleRefused {
         refused: Refused,
     },
+    ClockAccepted {
+        ahead: i64,
+        by: String,
+    },
+    LossAccepted {
+        loss: AcceptedLoss,
+    },
 }
 
 pub struct System;
@@ -201,6 +216,8 @@ impl Module for System {
         Named { name: "WebhookStepped", summary: "A webhook was created, changed or dropped, or has come further" },
         Named { name: "LevelRaised", summary: "All nodes understand what is new" },
         Named { name: "ModuleRefused", summary: "A module was brought and refused" },
+        Named { name: "ClockAccepted", summary: "An operator said that clocks which have leapt are right" },
+        Named { name: "LossAccepted", summary: "An operator goes on without what a log has lost" },
     ];
 
     type Command = Command;
@@ -220,10 +237,8 @@ impl Module for System {
             planner.step(op, CLUSTER).key(NODES).key(ACTIVATIONS).key(machine.as_bytes()).key(modules);
             return Ok(());
         }
-        if let Command::RefuseModule(refuse) = command {
-            let refused = plan_refused(refuse, caller)?;
-            let suffix = refused_suffix(refused.module);
-            planner.step(Op::RefuseModule { refused }, CLUSTER).key(suffix);
+        if let Some((op, suffix)) = plan_word(command, caller)? {
+            planner.step(op, CLUSTER).key(suffix);
             return Ok(());
         }
         if let Some((machine, op)) = plan_view(command, caller)? {
@@ -256,6 +271,8 @@ impl Module for System {
             | Command::ShadowStop(_)
             | Command::ModuleNotActivated(_)
             | Command::RefuseModule(_)
+            | Command::AcceptClock(_)
+            | Command::AcceptLoss(_)
             | Command::CreateView(_)
             | Command::RebuildView(_)
             | Command::DropView(_)
@@ -305,9 +322,8 @@ impl Module for System {
                 return Err(Rejection::MachineExists);
             }
             Op::CreateMachine { name, partitions, module } => {
-                let last: u64 = view.read(ACTIVATIONS).unwrap_or(0);
-                let founders = known.ids();
-                let row = MachineRow { partitions: *partitions, module: *module, activation: last + 1, founders };
+                let (activation, founders) = (1 + view.read::<u64>(ACTIVATIONS).unwrap_or(0), known.ids());
+                let row = MachineRow { partitions: *partitions, module: *module, activation, founders };
                 events.emit(Event::MachineCreated { name: name.clone(), row });
             }
             Op::Module { machine, module, by, wish } => {
@@ -315,10 +331,7 @@ impl Module for System {
                 let (machine, module, by, wish) = (machine.clone(), *module, by.clone(), wish.clone());
                 events.emit(Event::ModuleStepped { machine, module, by, wish, number });
             }
-            Op::RefuseModule { refused } => {
-                view.read::<RefusedRow>(refused_suffix(refused.module)).unwrap_or_default().check(refused)?;
-                events.emit(Event::ModuleRefused { refused: refused.clone() });
-            }
+            Op::RefuseModule { .. } | Op::AcceptClock { .. } | Op::AcceptLoss { .. } => return note(op, view, events),
             Op::View { machine, view: name, by, wish } => {
                 let unknown = Rejection::UnknownMachine { machine: machine.clone() };
                 view.row(machine.as_bytes()).ok_or(unknown)?;
@@ -396,7 +409,15 @@ impl Module for System {
                 tx.write(KEYS, &keys);
                 return;
             }
+            Event::LossAccepted { loss } => {
+                let before: LossesRow = tx.read(LOSSES).unwrap_or_default();
+                return tx.write(LOSSES, &before.with(loss));
+            }
             Event::LevelRaised { level } => return tx.write(FEATURE_LEVEL, level),
+            Event::ClockAccepted { ahead, by } => {
+                let before: ClockRow = tx.read(CLOCK).unwrap_or_default();
+                return tx.write(CLOCK, &before.with(*ahead, by, Micros(tx.time())));
+            }
             Event::ModuleRefused { refused } => {
                 let suffix = refused_suffix(refused.module);
                 let before: RefusedRow = tx.read(suffix.as_bytes()).unwrap_or_default();
@@ -420,6 +441,13 @@ impl Module for System {
         }
         if suffix == KEYS {
             return borsh::from_slice::<KeysRow>(row).map_or(Value::Null, |row| row.value());
+        }
+        if suffix == CLOCK {
+            return borsh::from_slice::<ClockRow>(row).map_or(Value::Null, |row| row.value());
+        }
+        if suffix == LOSSES {
+            let read = borsh::from_slice::<LossesRow>(row);
+            return read.map_or(Value::Null, |row| Value::Array(row.losses.iter().map(loss_value).collect()));
         }
         if suffix == FEATURE_LEVEL {
             return borsh::from_slice(row).map_or(Value::Null, level_value);
@@ -448,37 +476,19 @@ impl Module for System {
     }
 }
 
-/// Whether a developer may send it as well.
-fn is_developers(command: &Command) -> bool {
-    matches!(
-        command,
-        Command::StageModule(_) | Command::RefuseModule(_) | Command::ShadowModule(_) | Command::ShadowStop(_)
-    )
-}
-
-/// The number of the last activation, or of the one that this step is.
-fn check_step(
-    view: &View<'_>,
-    known: &NodesRow,
-    machine: &str,
-    module: [u8; 32],
-    wish: &Wish,
-) -> Result<u64, Rejection> {
-    let unknown = Rejection::UnknownMachine { machine: machine.to_owned() };
-    let row: MachineRow = view.read(machine.as_bytes()).ok_or(unknown)?;
-    let modules: ModulesRow = view.read(modules_suffix(machine)).unwrap_or_default();
-    modules.check(&row, module, wish, &known.ids())?;
-    Ok(view.read(ACTIVATIONS).unwrap_or(0) + u64::from(matches!(wish, Wish::Activate { .. })))
-}
-
-fn webhook_stepped(tx: &mut Tx<'_>, machine: &str, webhook: &str, by: &str, wish: &WebhookWish) {
-    let mut all: WebhooksRow = tx.read(webhooks_suffix(machine)).unwrap_or_default();
-    let (before, found) = (all.clone(), tx.read(webhook_suffix(machine, webhook)));
-    match webhook_row::grant(&mut all, found, webhook, wish, by, Micros(tx.time())) {
-        Some(row) => tx.write(webhook_suffix(machine, webhook), &row),
-        None => tx.delete(webhook_suffix(machine, webhook)),
+/// Each of these is recorded once.
+fn note(op: &Op, view: &View<'_>, events: &mut Events<'_, Event>) -> Result<(), Rejection> {
+    match op {
+        Op::RefuseModule { refused } => {
+            view.read::<RefusedRow>(refused_suffix(refused.module)).unwrap_or_default().check(refused)?;
+            events.emit(Event::ModuleRefused { refused: refused.clone() });
+        }
+        Op::AcceptClock { ahead, by } => events.emit(Event::ClockAccepted { ahead: *ahead, by: by.clone() }),
+        // A node brings its word until it knows that it is here.
+        Op::AcceptLoss { loss } if !view.read::<LossesRow>(LOSSES).unwrap_or_default().has(loss) => {
+            events.emit(Event::LossAccepted { loss: loss.clone() });
+        }
+        _ => {}
     }
-    if all != before {
-        tx.write(webhooks_suffix(machine), &all);
-    }
+    Ok(())
 }

@@ -9,7 +9,6 @@
 //! for the state that came from them. It makes no snapshot and does not know when one is due.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -23,6 +22,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 use crate::consensus::PeerError;
+use crate::disk::{Disk, RealDisk};
 use crate::durable::{PRIVATE, PRIVATE_FOLDER};
 use crate::ids::{JournalIndex, Micros, NodeId};
 use crate::limits::{MIDNIGHT_BYTES_A_SECOND_MIN, MIDNIGHTS_NAMED_MAX};
@@ -115,7 +115,7 @@ pub fn serve(
     };
     let path = partition.canonical_file(&listed);
     let failed = |error| ServiceError::Failed(format!("{}: {error}", listed.name));
-    Ok(snapshot::pieces(File::open(&path).map_err(failed)?, path, listed.bytes, 0, ()))
+    Ok(snapshot::pieces(RealDisk.open_to_read(&path).map_err(failed)?, path, listed.bytes, 0, ()))
 }
 
 /// Runs until the node stops.

@@ -1,16 +1,20 @@
-//! Commands about a module's life, planned: who may ask for which step, and what it is about.
+//! Commands about a module's life, planned: who may ask for which step, and what it is about; and those that record what was said.
 //!
 //! In: a command of the machine `system` and its caller. Out: the machine it concerns and an op, or a refusal. Whether the step can be taken
-//! then is decided where the row is, in `module_row`.
+//! then is decided by the row, in `module_row`.
 
-use statehouse_guest::{Caller, Refusal, role};
+use statehouse_guest::{Caller, Refusal, View, role};
 
 use crate::ids::ModuleId;
-use crate::system::logic::{Command, Op};
+use crate::system::clock_row::{AcceptClock, CLOCK, by_of};
+use crate::system::logic::{Command, MachineRow, NodesRow, Op, Rejection};
+use crate::system::loss_row::{LOSSES, accepted};
 use crate::system::module_row::{
-    ActivateModule, DrainModule, Mode, ModuleNotActivated, ModuleNotDrained, ModulePrepared, PrepareModule,
-    ShadowModule, ShadowStop, StageModule, Wish,
+    ActivateModule, DrainModule, Mode, ModuleNotActivated, ModuleNotDrained, ModulePrepared, ModulesRow, PrepareModule,
+    ShadowModule, ShadowStop, StageModule, Wish, modules_suffix,
 };
+use crate::system::refused_row::{plan_refused, refused_suffix};
+use crate::system::rows::ACTIVATIONS;
 
 /// The op of a step in a module's life; nothing when the command is about something else.
 pub fn plan_module(command: &Command, caller: &Caller<'_>) -> Result<Option<(String, Op)>, Refusal> {
@@ -54,6 +58,29 @@ pub fn plan_module(command: &Command, caller: &Caller<'_>) -> Result<Option<(Str
     Ok(Some((machine.clone(), Op::Module { machine: machine.clone(), module, by, wish })))
 }
 
+/// Whether a developer may send it as well.
+pub fn is_developers(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::StageModule(_) | Command::RefuseModule(_) | Command::ShadowModule(_) | Command::ShadowStop(_)
+    )
+}
+
+/// The number of the last activation, or of the one that this step is.
+pub fn check_step(
+    view: &View<'_>,
+    known: &NodesRow,
+    machine: &str,
+    module: [u8; 32],
+    wish: &Wish,
+) -> Result<u64, Rejection> {
+    let unknown = Rejection::UnknownMachine { machine: machine.to_owned() };
+    let row: MachineRow = view.read(machine.as_bytes()).ok_or(unknown)?;
+    let modules: ModulesRow = view.read(modules_suffix(machine)).unwrap_or_default();
+    modules.check(&row, module, wish, &known.ids())?;
+    Ok(view.read(ACTIVATIONS).unwrap_or(0) + u64::from(matches!(wish, Wish::Activate { .. })))
+}
+
 pub fn parse_module(text: &str) -> Result<ModuleId, Refusal> {
     let detail = "the module's id is 64 hexadecimal digits";
     text.parse().map_err(|_| refusal("invalid_module", 422, detail, Some("module")))
@@ -61,4 +88,20 @@ pub fn parse_module(text: &str) -> Result<ModuleId, Refusal> {
 
 pub fn refusal(code: &str, status: u16, detail: &str, field: Option<&str>) -> Refusal {
     Refusal { code: code.to_owned(), status, detail: detail.to_owned(), field: field.map(str::to_owned) }
+}
+
+/// What is recorded as it was said, and the suffix of its row.
+pub fn plan_word(command: &Command, caller: &Caller<'_>) -> Result<Option<(Op, Vec<u8>)>, Refusal> {
+    Ok(match command {
+        Command::RefuseModule(refuse) => {
+            let refused = plan_refused(refuse, caller)?;
+            let suffix = refused_suffix(refused.module).into_bytes();
+            Some((Op::RefuseModule { refused }, suffix))
+        }
+        Command::AcceptClock(AcceptClock { ahead }) => {
+            Some((Op::AcceptClock { ahead: *ahead, by: by_of(caller) }, CLOCK.to_vec()))
+        }
+        Command::AcceptLoss(accept) => Some((Op::AcceptLoss { loss: accepted(accept) }, LOSSES.to_vec())),
+        _ => None,
+    })
 }

@@ -17,23 +17,23 @@ use parking_lot::{Mutex, RwLock};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::Archive;
 use crate::clock::Clock;
+use crate::disk::Disk;
 use crate::features::{self, FeatureLevel, Features};
 use crate::guest::{Engine, EngineOptions};
 use crate::ids::{ClusterId, NodeId};
 use crate::key::NodeKey;
-use crate::log::Disk;
 use crate::machine::logic::Logic;
 use crate::machine::native::Native;
-use crate::peer::{self, Grpc, Links, Network, NoNetwork, PeerRenewal, Routes, SeenBook, Service, SimNetwork};
+use crate::peer::{self, Grpc, Links, Network, PeerRenewal, Routes, SeenBook, Service, SimNetwork};
 use crate::registry::Registry;
 use crate::router::Router;
 use crate::store::StoreShared;
 use crate::system::archivist::ArchiveOptions;
+use crate::system::clock_anchor::AnchorFile;
 use crate::system::clocks::Clocks;
 use crate::system::cluster::Cluster;
 use crate::system::directory::Directory;
@@ -42,22 +42,23 @@ use crate::system::folder::DataFolder;
 use crate::system::host::{Host, Opening};
 use crate::system::level::{self, Level};
 use crate::system::logic::System;
+use crate::system::losses::{self, Waiting};
+use crate::system::pulse::Pulse;
+use crate::system::record::NodeRecord;
 use crate::system::renewal::{CertificateRenewal, PeerTlsFiles};
 use crate::system::service::HostService;
 use crate::system::staging::RefusedModules;
 use crate::system::standing::{self, Gate, Standing};
+use crate::system::timekeeping::WordsHeard;
 use crate::system::trouble::Troubles;
 use crate::system::{
-    archivist, found, in_transit, kept, leaving, midnights, retention, signer, steward, tasks, viewing, vigil,
+    alone, archivist, found, heal, in_transit, kept, leaving, mend, midnights, retention, scrub, signer, steward,
+    tasks, viewing, vigil,
 };
 use crate::views::{self, Views};
 
-/// How long a partition may take to elect itself, or a machine to be created.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How soon a node that cannot open `system` tries again.
-const OPEN_AGAIN: Duration = Duration::from_secs(1);
-/// What stands for the address of a node that has no peers.
-pub(super) const ALONE: &str = "alone";
+pub(super) const OPEN_AGAIN: Duration = Duration::from_secs(1);
 const NO_CLUSTER: &str =
     "this node belongs to no cluster yet: create one with `statehouse cluster init`, or add the node to one";
 /// Cache of the state stores of all partitions together.
@@ -105,6 +106,8 @@ pub struct NodeOptions {
     pub snapshot_keep: Option<u32>,
     /// The highest feature level that this node says it understands; [`features::HIGHEST`] unless an upgrade is held back.
     pub feature_level_max: FeatureLevel,
+    /// Of what was written long ago is read so much; 0: nothing.
+    pub scrub_bytes_per_second: u64,
 }
 
 /// How a node and the others reach each other.
@@ -142,35 +145,29 @@ impl Node {
 
     /// The same, unless it is told to stop while the modules of the configuration are compiled.
     pub async fn open_unless(options: NodeOptions, stop: &CancellationToken) -> Result<Self, NodeError> {
-        let folder = DataFolder::open(&options.data, options.node)?;
+        let folder = DataFolder::open(options.disk.clone(), &options.data, options.node)?;
         let (cache, stopping) = (Some(folder.artefacts()?), CancellationToken::new());
         let engine = Engine::new(EngineOptions { cache, stop: stopping.child_token(), ..EngineOptions::default() })?;
         let registry = Arc::new(Registry::open(folder.path().join("modules"), engine)?);
         stage_all(&registry, options.machines.clone(), stop).await?;
-        let archive = options.archive.as_ref().map(|archive| Archive::open(&archive.url)).transpose()?;
-        let (peer, shared, features) =
-            (options.peer, StoreShared::new(BLOCK_CACHE_BYTES), Features::at(features::BASE));
+        let (shared, features) = (StoreShared::new(BLOCK_CACHE_BYTES), Features::at(features::BASE));
+        let opening = opening_of(&options, &shared, &features)?;
+        let peer = options.peer;
         let skew_max = peer.as_ref().map_or(Duration::MAX, |peer| peer.clock_skew_max);
-        let clocks = Arc::new(Clocks::new(options.clock.clone(), skew_max));
+        let anchor_file = AnchorFile::open(options.disk.clone(), folder.path(), options.clock.boot())?;
+        let anchor = anchor_file.find(options.clock.running());
+        let clocks = Arc::new(Clocks::new(options.clock, skew_max, anchor));
         let host = Arc::new(Host {
             node: options.node,
-            key: NodeKey::of_folder(folder.path())?.public(),
+            key: NodeKey::of_folder(&*options.disk, folder.path())?.public(),
             views: views_in(&folder, &shared, &registry),
             registry,
             router: Arc::new(Router::default()),
-            // Alone there is nobody whose clock could say that this one is wrong.
-            clock: if peer.is_some() { clocks.clone() } else { options.clock },
-            opening: Opening {
-                disk: options.disk,
-                paranoid: options.paranoid,
-                hot_bytes_max: options.hot_bytes_max,
-                shared,
-                log_keep_bytes: options.log_keep_bytes,
-                archive,
-                snapshot_every_bytes: options.snapshot_every_bytes,
-                snapshot_keep: options.snapshot_keep,
-                features: features.clone(),
-            },
+            clock: clocks.clone(),
+            record: NodeRecord::open(options.disk.clone(), folder.path())?,
+            pulse: Pulse::open(options.disk, folder.path())?,
+            waiting: Waiting::default(),
+            opening,
             level: Level::new(options.feature_level_max, features),
             standing: Standing::default(),
             removing: tokio::sync::Mutex::default(),
@@ -183,6 +180,8 @@ impl Node {
             identity: peer::Identity::stranger(options.node),
             seen: Arc::new(SeenBook::open(&folder.path().join("seen"))?),
             clocks,
+            anchor_file,
+            words_heard: WordsHeard::default(),
             http: Mutex::new(options.http),
             directory: watch::Sender::new(Directory::default()),
             nodes: watch::Sender::new(vec![options.node]),
@@ -206,9 +205,9 @@ impl Node {
             stopping,
             folder,
         });
-        spawn_tasks(&host, options.archive);
+        spawn_tasks(&host, options.archive, options.scrub_bytes_per_second);
         let peers = match peer {
-            None => open_alone(&host).await.map(|()| None)?,
+            None => alone::open(&host).await.map(|()| None)?,
             Some(peer) => Some(answer_peers(&host, peer)?),
         };
         Ok(Self { host, is_alone: peers.is_none(), peers })
@@ -285,56 +284,41 @@ impl Node {
     }
 }
 
+/// What its partitions are opened with.
+fn opening_of(options: &NodeOptions, shared: &StoreShared, features: &Features) -> Result<Opening, NodeError> {
+    Ok(Opening {
+        disk: options.disk.clone(),
+        paranoid: options.paranoid,
+        hot_bytes_max: options.hot_bytes_max,
+        shared: shared.clone(),
+        log_keep_bytes: options.log_keep_bytes,
+        archive: options.archive.as_ref().map(|archive| Archive::open(&archive.url)).transpose()?,
+        snapshot_every_bytes: options.snapshot_every_bytes,
+        snapshot_keep: options.snapshot_keep,
+        features: features.clone(),
+    })
+}
+
 /// What goes on beside serving, whether the node has peers or not.
-fn spawn_tasks(host: &Arc<Host>, archive: Option<ArchiveOptions>) {
+fn spawn_tasks(host: &Arc<Host>, archive: Option<ArchiveOptions>, scrub_bytes_per_second: u64) {
+    tasks::keep(host, "mender", mend::run);
+    if 0 < scrub_bytes_per_second {
+        tasks::keep(host, "scrubber", move |host| scrub::run(host, scrub_bytes_per_second));
+    }
     tasks::keep(host, "in_transit", in_transit::run);
+    tasks::keep(host, "losses", losses::run);
     if let (Some(archive), Some(options)) = (host.opening.archive.clone(), archive) {
         tasks::keep(host, "archivist", move |host| archivist::run(host, archive.clone(), options.every));
     }
     tasks::keep(host, "viewing", viewing::run);
     tasks::keep(host, "midnights", midnights::run);
+    tasks::keep(host, "heal", heal::run);
     if let (Some(keep), None) = (host.opening.snapshot_keep, &host.opening.archive) {
         tasks::keep(host, "kept", move |host| kept::run(host, keep));
     }
     if let Some(keep_bytes) = host.opening.log_keep_bytes {
         tasks::keep(host, "retention", move |host| retention::run(host, keep_bytes));
     }
-}
-
-/// A node that is its whole cluster.
-async fn open_alone(host: &Arc<Host>) -> Result<(), NodeError> {
-    if host.network.set(Arc::new(NoNetwork)).is_err() {
-        unreachable!("a node opens once");
-    }
-    if host.folder.identity().is_none() {
-        let myself = BTreeMap::from([(host.node, ALONE.to_owned())]);
-        host.folder.join(uuid::Uuid::new_v4().to_string(), true, myself)?;
-    }
-    if host.folder.identity().is_some_and(|identity| identity.peers.len() > 1) {
-        return Err(NodeError::HasPeers);
-    }
-    host.clocks.on_round();
-    host.open_system(system_logic(host)).await?;
-    host.standing.on_heard();
-    if let Err(error) = check_level(host) {
-        level::halt(host, &error).await;
-        return Err(error);
-    }
-    tasks::keep(host, "steward", steward::run);
-    tasks::keep(host, "signer", signer::run);
-    let deadline = Instant::now() + START_TIMEOUT;
-    let directory = host.wait_until_created(deadline).await?;
-    for spec in &host.specs {
-        let found = directory.machines[&spec.name].partitions;
-        if spec.partitions != found {
-            return Err(NodeError::Partitions { machine: spec.name.clone(), expected: spec.partitions, found });
-        }
-    }
-    host.open_machines(&directory).await?;
-    host.wait_until_served(deadline).await?;
-    tasks::keep(host, "directory", Host::follow_directory);
-    tasks::keep(host, "opening", Host::keep_open);
-    Ok(())
 }
 
 /// A node with peers: answers them from now on, and takes part as soon as it belongs to a cluster.
@@ -413,12 +397,12 @@ pub(super) async fn start_member(host: Arc<Host>) {
 }
 
 /// Before anything is decided: whether this node understands what the cluster writes, as far as its own state says.
-fn check_level(host: &Host) -> Result<(), NodeError> {
+pub(super) fn check_level(host: &Host) -> Result<(), NodeError> {
     let read = host.system_partition().map_or(Ok(()), |system| host.read_directory(&system));
     if host.level.is_refused() { read } else { Ok(()) }
 }
 
-fn system_logic(host: &Host) -> Arc<dyn Logic> {
+pub(super) fn system_logic(host: &Host) -> Arc<dyn Logic> {
     let system: Arc<dyn Logic> = Arc::new(Native::<System>::new());
     host.registry.add_native(system.clone());
     system

@@ -1,4 +1,4 @@
-//! Commands about nodes, planned: who the first ones are, which one comes and which one goes.
+//! Commands about nodes and machines, planned: who the first nodes are, which one comes and which one goes, what a machine is made of.
 //!
 //! In: bodies of the machine `system`. Out: rows and ops. Whether a node may come or go is decided where the row is, in `logic`.
 

@@ -156,7 +156,7 @@ async fn prepare(host: &Arc<Host>, machine: &str, id: ModuleId) -> Result<(), St
     let second = second.map_err(|_| "the trial was broken off".to_owned())?.map_err(|error| error.to_string())?;
     let open = host.router.find_machine(machine).ok_or("the machine is not open on this node")?;
     let stop = Arc::new(Stop::default());
-    let (logic, second) = (Guarded::around(logic, &stop), Guarded::around(second, &stop));
+    let (logic, second) = (Guarded::around(logic, &stop), Guarded::around_second(second, &stop));
     for partition in open.partition_ids() {
         let replica =
             open.find_partition(partition).ok_or(format!("partition {partition} is not open on this node"))?;

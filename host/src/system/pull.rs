@@ -4,7 +4,9 @@
 //! next installs it. It does not know what is in a snapshot, nor why it is needed.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use crate::disk::RealDisk;
 use crate::ids::{LogIndex, NodeId};
 use crate::peer::GroupName;
 use crate::snapshot::{Incoming, Manifest, ask_newest, receive};
@@ -33,14 +35,15 @@ async fn pull_from(
     at_least: LogIndex,
 ) -> Result<Manifest, String> {
     let network = host.network().as_ref();
-    let offer = ask_newest(network, node, group).await.map_err(|error| error.to_string())?;
+    let offer = ask_newest(network, node, group, at_least).await.map_err(|error| error.to_string())?;
     let manifest = Manifest::decode(&offer).map_err(|error| error.to_string())?;
     if manifest.last().index < at_least {
         return Err(format!("its newest snapshot reaches entry {} only", manifest.last()));
     }
     let (folder, stream) = (folder.to_owned(), group.to_string());
     // On disk: not on a thread of the runtime.
-    let opening = tokio::task::spawn_blocking(move || Incoming::open(&folder, &stream, &offer)).await;
+    let opening =
+        tokio::task::spawn_blocking(move || Incoming::open(Arc::new(RealDisk), &folder, &stream, &offer)).await;
     let incoming = opening.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
     let incoming = incoming.map_err(|error| error.to_string())?;
     tracing::info!(%group, %node, last = %manifest.last(), bytes = manifest.size(), "fetches a snapshot");

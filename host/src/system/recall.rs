@@ -1,63 +1,89 @@
-//! What the other nodes remember of this node's logs: a partition opens once enough of them have said it.
+//! What the other nodes remember of this node's logs: a partition opens once they vouch for what its disk has.
 //!
-//! In: a group. Out: the highest entry that others have seen this node hold, from as many of them as make a majority together with it, so that
-//! whatever was counted on is among it. Who the others are this node may know from a time before all of them were replaced; so it also
-//! believes those who name it one of them, until `system` is level. It does not know what follows from a log that is shorter.
+//! A peer that has heard this node's counter as it is on disk, give or take one, has seen whatever there was: its word is enough. One that has heard less
+//! was away while this node went on: then a majority of the others has to say what they have seen, so that whatever was counted on is among it. One that
+//! has heard more proves that the disk was set back. Who the others are this node may know from a time before all of them were replaced; so it also
+//! believes those who name it one of them, until `system` is level.
+//!
+//! In: a group. Out: what others remember, and whether they vouch for the rest. It does not know what follows from a log that is shorter.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::ids::NodeId;
-use crate::log::EntryId;
+use crate::partition::Remembered;
 use crate::peer::GroupName;
 use crate::planted::{Bug, is_planted};
 use crate::router::Machine;
 use crate::system::error::NodeError;
 use crate::system::host::{ASK_AGAIN, Host};
 use crate::system::logic::SYSTEM;
-use crate::system::service;
+use crate::system::service::{self, Told};
 
 /// How long one node may take to say what it has seen.
 const SEEN_PATIENCE: Duration = Duration::from_secs(1);
 
+/// What came of asking the others.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Recalled {
+    /// Whatever this node's disk does not have, others have not seen either, as far as they say here.
+    Vouched(Remembered),
+    /// A majority of the others has answered, or an operator, and nobody can say whether this is all there was.
+    Unvouched,
+}
+
 impl Host {
-    /// The highest entry that the others have seen this node hold, once enough of them have answered: as many as make a majority of the
-    /// cluster together with this node.
-    pub(super) async fn ask_seen(&self, machine: &Machine, group: &GroupName) -> Result<Option<EntryId>, NodeError> {
+    /// What the others remember of this node, once enough of them have answered.
+    pub(super) async fn ask_seen(&self, machine: &Machine, group: &GroupName) -> Result<Recalled, NodeError> {
         if is_planted(Bug::SeenNotAsked) {
-            return Ok(None);
+            return Ok(Recalled::Vouched(Remembered::default()));
         }
-        let mut told: BTreeMap<NodeId, Option<EntryId>> = BTreeMap::new();
+        let mut told: BTreeMap<NodeId, Told> = BTreeMap::new();
         loop {
             let known = self.lists_of_others();
-            if told_of_enough(&known, &told) {
-                return Ok(told.into_values().max().flatten());
-            }
             let others: BTreeSet<NodeId> = known.iter().flatten().copied().collect();
             let silent: Vec<NodeId> = others.into_iter().filter(|node| !told.contains_key(node)).collect();
             let mut reasons = Vec::new();
+            let own = self.pulse.own_of(group);
+            let judge = |told: &_| known.iter().find_map(|others| judge(others, told, own));
+            if let Some(recalled) = judge(&told) {
+                return Ok(recalled);
+            }
             for node in silent {
                 match service::ask_seen(self.network().as_ref(), node, group, SEEN_PATIENCE).await {
-                    Ok(seen) => {
-                        told.insert(node, seen);
+                    Ok(answer) => {
+                        self.pulse.on_heard_of_me(answer.pulse.unwrap_or(0));
+                        told.insert(node, answer);
                     }
                     Err(error) => reasons.push(error.to_string()),
                 }
+                if let Some(recalled) = judge(&told) {
+                    return Ok(recalled);
+                }
             }
-            if told_of_enough(&known, &told) {
-                continue;
+            let mut reason = format!("waits for another node to confirm what its log held: {}", reasons.join("; "));
+            if !told.is_empty() {
+                reason = format!("{reason}; {}; {}", away(&told, own), self.advice(group));
+                self.waiting.set(group, reason.clone());
+                if self.record.is_given_up(group) {
+                    return Ok(Recalled::Unvouched);
+                }
             }
-            let reason = format!("waits for another node to confirm what its log held: {}", reasons.join("; "));
-            if &*group.machine == SYSTEM {
-                // Without it this node cannot even name its machines.
-                self.router.set_not_ready(vec![format!("{group}: {reason}")]);
-            }
-            drop(machine.set_replica(group.partition, Err(reason)));
+            self.say_not_served(machine, group, reason);
             tokio::select! {
                 () = self.stopping.cancelled() => return Err(NodeError::Stopping),
                 () = tokio::time::sleep(ASK_AGAIN) => {}
             }
         }
+    }
+
+    /// Says why a partition is not open.
+    pub(super) fn say_not_served(&self, machine: &Machine, group: &GroupName, reason: String) {
+        if &*group.machine == SYSTEM {
+            // Without it this node cannot even name its machines.
+            self.router.set_not_ready(vec![format!("{group}: {reason}")]);
+        }
+        drop(machine.set_replica(group.partition, Err(reason)));
     }
 
     /// Who the others are, as far as this node knows; and until it knows for sure, as each of the others says.
@@ -71,7 +97,121 @@ impl Host {
     }
 }
 
-/// Whether, of one of the lists, as many have told as make a majority together with this node.
-fn told_of_enough(lists: &[BTreeSet<NodeId>], told: &BTreeMap<NodeId, Option<EntryId>>) -> bool {
-    lists.iter().any(|others| others.len().div_ceil(2) <= others.iter().filter(|node| told.contains_key(node)).count())
+/// What follows from what these others have told; nothing as long as more of them are needed. `own` is the counter on this node's disk, as of when the replica was last open.
+fn judge(others: &BTreeSet<NodeId>, told: &BTreeMap<NodeId, Told>, own: u64) -> Option<Recalled> {
+    let of: BTreeMap<NodeId, &Told> =
+        told.iter().filter(|(node, _)| others.contains(node)).map(|(n, t)| (*n, t)).collect();
+    let is_proved_behind = of.values().any(|told| told.pulse.is_some_and(|heard| own < heard));
+    let has_seen_the_end = |told: &&&Told| match told.pulse {
+        _ if is_planted(Bug::AwayBelieved) => true,
+        // Its book of entries may be lost: what it would have known beyond its count is at most the last second.
+        Some(heard) => own <= heard + 1 && (0 < heard || !told.is_lost),
+        // Of a program that counts nothing, or nothing was counted yet.
+        None => own <= 1 && !told.is_lost,
+    };
+    let full = of.values().filter(has_seen_the_end).count();
+    let with_majority = others.len().div_ceil(2);
+    let majority = (others.len().div_ceil(2) + 1).min(others.len());
+    let lost = of.values().filter(|told| told.is_lost).count();
+    let is_vouched = with_majority <= of.len() && (0 < full || others.is_empty());
+    if !is_proved_behind && !is_vouched && majority <= of.len() && of.len() - lost < majority {
+        return Some(Recalled::Unvouched);
+    }
+    (is_proved_behind || is_vouched || majority <= of.len()).then(|| Recalled::Vouched(remembered(&of, own)))
+}
+
+fn remembered(told: &BTreeMap<NodeId, &Told>, own: u64) -> Remembered {
+    let heard = told.values().filter_map(|told| told.pulse).max();
+    Remembered {
+        held: told.values().filter_map(|told| told.last).max(),
+        voted: told.values().filter_map(|told| told.vote).max_by_key(crate::log::Vote::order),
+        counter: heard.filter(|heard| own < *heard).map(|heard| (heard, own)),
+    }
+}
+
+/// Why those who have answered do not settle it, in words.
+fn away(told: &BTreeMap<NodeId, Told>, own: u64) -> String {
+    let word = |(node, told): (&NodeId, &Told)| {
+        if told.is_lost {
+            return format!("node {node} has lost what it knew of it");
+        }
+        let heard = told.pulse.unwrap_or(0);
+        format!("node {node} was away at the end: it has heard this node's counter at {heard}, and on disk it is {own}")
+    };
+    told.iter().map(word).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{LogIndex, Term};
+    use crate::log::EntryId;
+
+    fn entry(index: u64) -> EntryId {
+        EntryId { term: Term(1), node: NodeId(2), index: LogIndex(index) }
+    }
+
+    fn heard(pulse: u64) -> Told {
+        Told { last: Some(entry(pulse)), vote: None, pulse: Some(pulse), is_lost: false }
+    }
+
+    fn lost(pulse: u64) -> Told {
+        Told { last: None, vote: None, pulse: Some(pulse), is_lost: true }
+    }
+
+    fn old() -> Told {
+        Told { last: Some(entry(1)), vote: None, pulse: None, is_lost: false }
+    }
+
+    /// What follows from these answers for a node whose disk has the counter 20: `+` vouched for, `-` set back, `?` unvouched, `.` not enough.
+    #[track_caller]
+    fn check(others: u64, told: Vec<Told>, expected: char) {
+        let names: BTreeSet<NodeId> = (2..2 + others).map(NodeId).collect();
+        let told: BTreeMap<NodeId, Told> = names.iter().copied().zip(told).collect();
+        let found = match judge(&names, &told, 20) {
+            Some(Recalled::Vouched(Remembered { counter: None, .. })) => '+',
+            Some(Recalled::Vouched(_)) => '-',
+            Some(Recalled::Unvouched) => '?',
+            None => '.',
+        };
+        assert_eq!(found, expected, "{told:?}");
+    }
+
+    #[test]
+    fn one_that_has_seen_the_end_is_enough_and_else_a_majority_of_the_others_is_needed() {
+        check(0, vec![], '+');
+        check(2, vec![], '.');
+        for pulse in [19, 20] {
+            check(2, vec![heard(pulse)], '+');
+            // Its book of entries is lost, and yet it knows that there was nothing after what is on disk.
+            check(2, vec![lost(pulse)], '+');
+        }
+        check(2, vec![heard(18)], '.');
+        check(2, vec![heard(21)], '-');
+        check(2, vec![heard(18), heard(3)], '+');
+        check(2, vec![heard(18), heard(21)], '-');
+        check(2, vec![heard(18), lost(3)], '?');
+        check(2, vec![lost(0), lost(0)], '?');
+        check(2, vec![lost(18)], '.');
+        check(1, vec![heard(18)], '+');
+        check(1, vec![lost(18)], '?');
+        check(4, vec![heard(20)], '.');
+        check(4, vec![heard(20), heard(3)], '+');
+        check(4, vec![heard(18), heard(3)], '.');
+        check(4, vec![heard(18), heard(3), heard(4)], '+');
+        check(4, vec![heard(18), heard(3), lost(4)], '?');
+        // Somebody who has never heard a counter was away for all of it.
+        check(2, vec![old()], '.');
+    }
+
+    #[test]
+    fn before_there_are_counters_every_answer_counts() {
+        let others = BTreeSet::from([NodeId(2), NodeId(3)]);
+        let told = BTreeMap::from([(NodeId(2), old())]);
+        let held = Some(entry(1));
+        let expected = Remembered { held, voted: None, counter: None };
+        assert_eq!(judge(&others, &told, 0), Some(Recalled::Vouched(expected)));
+        let told = BTreeMap::from([(NodeId(2), Told { is_lost: true, ..old() })]);
+        assert_eq!(judge(&others, &told, 0), None, "one that has lost its book vouches for nothing");
+    }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! examine ─▶ who has what? (until enough answer) ─▶ fetch from whoever has it ─▶ check by hash, rebuild, swap
 //! ```
-//! In: a group whose log is corrupt below its watermark. Out: a sound log with a vote that cannot be given twice. Until then the partition
+//! In: a group whose log is corrupt below its watermark, or has lost its end. Out: a sound log with a vote that cannot be given twice. Until then the partition
 //! neither votes nor serves on this node, and all others go on; those whose log is damaged too are given what can still be read here, so
 //! that logs that are damaged in different entries mend each other. It does not know how a log is rebuilt.
 
@@ -19,14 +19,15 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
 use minicbor::{Decode, Encode};
 
-use crate::consensus::PeerError;
+use crate::consensus::{Leadership, PeerError};
 use crate::ids::{LogIndex, NodeId, Term};
-use crate::log::{DamagedLog, EntryId, LogEntry, LogError, LogOptions, Misfit, Payload, StreamId};
+use crate::log::{DamagedLog, EntryId, LogEntry, LogError, LogOptions, LogScan, Misfit, Payload, StreamId};
 use crate::partition::{Partition, PartitionError};
 use crate::peer::{Call, GroupName, ServiceError, Topic};
 use crate::router::Machine;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
+use crate::system::log_damage::LogDamage;
 use crate::system::pull::pull;
 use crate::system::service::{decode, encode};
 
@@ -63,10 +64,10 @@ struct Record {
 
 /// The answer to [`Topic::Records`], called: how far a node's log of the group goes, and the highest term it has heard of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-struct Holding {
+pub struct Holding {
     /// Term, node and index.
     #[n(0)]
-    last: Option<(u64, u64, u64)>,
+    pub last: Option<(u64, u64, u64)>,
     #[n(1)]
     term: u64,
     /// Its own log is damaged, and it gives what it can still read.
@@ -75,6 +76,9 @@ struct Holding {
     /// Of a damaged one: it knows of every vote that it has given. Nodes of earlier releases do not say it, and give nothing then.
     #[n(3)]
     is_vote_known: Option<bool>,
+    /// The term in which it leads, if it does; nodes of earlier releases do not say it.
+    #[n(4)]
+    pub leads: Option<u64>,
 }
 
 impl Holding {
@@ -97,7 +101,19 @@ pub fn holding(partition: &Partition) -> Bytes {
     let last = partition.log().last().or(partition.log().last_purged());
     let voted = partition.log().vote().map_or(Term(0), |vote| vote.term);
     let term = partition.group().metrics().term.max(voted);
-    encode(&Holding { last: last.map(parts), term: term.0, is_damaged: false, is_vote_known: None })
+    let leads = match *partition.group().leadership().borrow() {
+        Leadership::Leader { term } => Some(term.0),
+        _ => None,
+    };
+    encode(&Holding { last: last.map(parts), term: term.0, is_damaged: false, is_vote_known: None, leads })
+}
+
+/// The same of a log that nobody has open here.
+pub fn holding_unopened(log: &LogScan) -> Bytes {
+    let last = log.last();
+    let voted = log.vote().map_or(Term(0), |vote| vote.term);
+    let term = last.map_or(Term(0), |last| last.term).max(voted);
+    encode(&Holding { last: last.map(parts), term: term.0, is_damaged: false, is_vote_known: None, leads: None })
 }
 
 /// The same while the log here is damaged.
@@ -107,6 +123,7 @@ pub fn holding_damaged(damaged: &DamagedLog) -> Bytes {
         term: damaged.term_known().0,
         is_damaged: true,
         is_vote_known: Some(!damaged.vote_may_be_lost()),
+        leads: None,
     })
 }
 
@@ -128,6 +145,14 @@ pub fn records_of_damaged(
     body: &[u8],
 ) -> Result<BoxStream<'static, Result<Bytes, ServiceError>>, ServiceError> {
     stream_of(body, move |first, last| damaged.read(first..=last, PIECE_BYTES))
+}
+
+/// The same of a log that nobody has open here.
+pub fn records_unopened(
+    log: Arc<LogScan>,
+    body: &[u8],
+) -> Result<BoxStream<'static, Result<Bytes, ServiceError>>, ServiceError> {
+    stream_of(body, move |first, last| log.read_range(first..last.next(), PIECE_BYTES))
 }
 
 /// `read` reads from an index to another one, as much as goes into a piece.
@@ -176,30 +201,41 @@ fn entry_of(record: Record) -> Option<LogEntry> {
     Some(LogEntry { id, payload })
 }
 
-/// Whether an error says that the log is damaged in a way that other nodes can help with.
-pub fn is_log_damage(error: &PartitionError) -> bool {
-    matches!(error, PartitionError::Log(LogError::Corrupt { .. }))
-}
-
-/// Repairs the log of a group; waits for as long as the nodes that are needed do not answer.
-pub async fn repair_log(host: &Host, machine: &Machine, group: &GroupName, folder: &Path) -> Result<(), NodeError> {
+/// Repairs the log of a group; waits for as long as the nodes that are needed do not answer, or until an operator says to go on without them.
+pub async fn repair_log(
+    host: &Host,
+    machine: &Machine,
+    group: &GroupName,
+    damage: &LogDamage,
+) -> Result<(), NodeError> {
     let failed = |error: LogError| NodeError::of_partition(group, PartitionError::Log(error));
     let stream = StreamId::new(&group.machine, group.partition).map_err(failed)?;
-    let (disk, dir) = (host.opening.disk.clone(), folder.join("log"));
-    let examining =
-        tokio::task::spawn_blocking(move || DamagedLog::examine(disk, &dir, &LogOptions::new(stream))).await;
+    let folder = host.folder.partition(&group.machine, group.partition);
+    let (disk, dir, of) = (host.opening.disk.clone(), folder.join("log"), damage.clone());
+    let examining = tokio::task::spawn_blocking(move || of.examine(disk, &dir, &LogOptions::new(stream))).await;
     let examined = examining.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
     let Some(damaged) = examined.map_err(failed)? else { return Ok(()) };
     let damaged = Arc::new(damaged);
-    tracing::error!(%group, reason = damaged.reason(), "the log is damaged; the other nodes are asked for what is missing");
+    tracing::error!(%group, reason = damaged.reason(), "the log is damaged, or has lost its end; the other nodes are asked");
     metrics::counter!("statehouse_log_repairs_total").increment(1);
     host.damaged.write().insert(group.clone(), damaged.clone());
     let repaired = loop {
-        match attempt(host, group, folder, &damaged).await {
+        match attempt(host, group, &folder, &damaged, damage).await {
             Ok(()) => break Ok(()),
             Err(reason) => {
-                let reason = format!("its log is damaged ({}) and is being repaired: {reason}", damaged.reason());
-                drop(machine.set_replica(group.partition, Err(reason)));
+                let reason = match damage {
+                    LogDamage::Corrupt => {
+                        format!("its log is damaged ({}) and is being repaired: {reason}", damaged.reason())
+                    }
+                    LogDamage::Forgot(_) | LogDamage::Unvouched => {
+                        let (what, advice) = (damaged.reason(), host.advice(group));
+                        let reason =
+                            format!("{what}; it waits until the others have given it back: {reason}; {advice}");
+                        host.waiting.set(group, reason.clone());
+                        reason
+                    }
+                };
+                host.say_not_served(machine, group, reason);
             }
         }
         tokio::select! {
@@ -211,19 +247,21 @@ pub async fn repair_log(host: &Host, machine: &Machine, group: &GroupName, folde
     repaired
 }
 
-/// One attempt with the nodes that answer now; what stands in the way, in words.
-async fn attempt(host: &Host, group: &GroupName, folder: &Path, damaged: &Arc<DamagedLog>) -> Result<(), String> {
-    let mut holdings: Vec<(NodeId, Holding)> = Vec::new();
-    let mut silent = Vec::new();
-    let others = host.others();
-    for node in others.iter().copied() {
-        match ask_holding(host, node, group).await {
-            Ok(holding) => holdings.push((node, holding)),
-            Err(error) => silent.push(error.to_string()),
-        }
+/// One attempt with the nodes that answer now; what stands in the way, in words. An entry that was applied here is among what they must have.
+async fn attempt(
+    host: &Host,
+    group: &GroupName,
+    folder: &Path,
+    damaged: &Arc<DamagedLog>,
+    damage: &LogDamage,
+) -> Result<(), String> {
+    let is_given_up = host.record.is_given_up(group);
+    let (mut holdings, mut silent) = ask_all(host, group).await;
+    if !is_given_up {
+        check_enough(damaged, host.others().len(), &holdings, &silent)?;
     }
-    check_enough(damaged, others.len(), &holdings, &silent)?;
-    let vote_floor = holdings.iter().map(|(_, holding)| Term(holding.term)).max().unwrap_or(Term(0));
+    let heard = holdings.iter().map(|(_, holding)| Term(holding.term));
+    let vote_floor = heard.chain([damage.term_voted()]).max().unwrap_or(Term(0));
     // Whoever is whole and furthest first.
     holdings.sort_by_key(|(_, holding)| Reverse((!holding.is_damaged, holding.end())));
     let mut wanted: Vec<RangeInclusive<LogIndex>> = damaged.missing();
@@ -234,16 +272,8 @@ async fn attempt(host: &Host, group: &GroupName, folder: &Path, damaged: &Arc<Da
         if let Some(last) = wanted.last_mut() {
             *last = *last.start()..=(*last.end()).min(LogIndex(from.0 - 1));
         }
-        let knowing = holdings.iter().filter(|(_, holding)| holding.knows_end());
-        let (furthest, end) = knowing.max_by_key(|(_, holding)| holding.end()).expect("a majority knows its end");
-        if let Some((_, _, last)) = end.last {
-            // All of it from one node: what is not committed yet may be something else on another one.
-            lost = Some(from..=LogIndex(last));
-            take(host, *furthest, group, &(from..=LogIndex(last)), &mut given).await?;
-            if end.is_damaged && !given.contains_key(&LogIndex(last)) {
-                return Err(format!("the end of the log of node {furthest}, which is furthest, is damaged too"));
-            }
-        }
+        let applied = damage.applied().filter(|_| !is_given_up);
+        lost = take_end(host, group, from, applied, &holdings, &mut given).await?;
     }
     for range in &wanted {
         for (node, _) in &holdings {
@@ -258,7 +288,15 @@ async fn attempt(host: &Host, group: &GroupName, folder: &Path, damaged: &Arc<Da
     let lacking = wanted.iter().chain(&lost).flat_map(|range| gaps(range, &given));
     let lacking = lacking.map(|gap| *gap.end()).max().unwrap_or_default();
     let entries: Arc<Vec<LogEntry>> = Arc::new(given.into_values().collect());
-    let mut repaired = put_together(damaged, &entries, None, vote_floor).await;
+    // Without its beginning a log would be one of nothing.
+    let begins_late = |range: &RangeInclusive<LogIndex>| {
+        let first = entries.iter().map(|entry| entry.id.index).find(|index| range.contains(index));
+        !range.is_empty() && first != Some(*range.start())
+    };
+    let mut repaired = match lost.as_ref().filter(|range| begins_late(range)) {
+        Some(range) => Err(LogError::Misfit { index: *range.start(), misfit: Misfit::Missing }),
+        None => put_together(damaged, &entries, None, vote_floor).await,
+    };
     if let Err(LogError::Misfit { misfit: Misfit::Missing, .. }) = repaired {
         // The others have released it, or it is damaged there as well. What came of it is in their states.
         let manifest = pull(host, group, folder, lacking).await.map_err(|reason| {
@@ -268,6 +306,43 @@ async fn attempt(host: &Host, group: &GroupName, folder: &Path, damaged: &Arc<Da
         repaired = put_together(damaged, &entries, Some((manifest.last(), manifest.log_hash)), vote_floor).await;
     }
     repaired.map_err(|error| format!("what the other nodes have does not fit: {error}"))
+}
+
+/// What each of the others has, and what those say that do not.
+async fn ask_all(host: &Host, group: &GroupName) -> (Vec<(NodeId, Holding)>, Vec<String>) {
+    let (mut holdings, mut silent) = (Vec::new(), Vec::new());
+    for node in host.others() {
+        match ask_holding(host, node, group).await {
+            Ok(holding) => holdings.push((node, holding)),
+            Err(error) => silent.push(error.to_string()),
+        }
+    }
+    (holdings, silent)
+}
+
+/// Takes the end of the log, from an index on, from whoever has most of it, who must have what was `applied` here; says up to where it goes.
+async fn take_end(
+    host: &Host,
+    group: &GroupName,
+    from: LogIndex,
+    applied: Option<EntryId>,
+    holdings: &[(NodeId, Holding)],
+    given: &mut BTreeMap<LogIndex, LogEntry>,
+) -> Result<Option<RangeInclusive<LogIndex>>, String> {
+    let knowing = holdings.iter().filter(|(_, holding)| holding.knows_end());
+    let furthest = knowing.max_by_key(|(_, holding)| holding.end());
+    if furthest.and_then(|(_, end)| end.end()) < applied.map(|applied| (applied.term.0, applied.index.0)) {
+        return Err("what this node has applied none of those that answer has".to_owned());
+    }
+    let Some((furthest, end)) = furthest else { return Ok(None) };
+    let Some((_, _, last)) = end.last else { return Ok(None) };
+    // All of it from one node: what is not committed yet may be something else on another one.
+    let lost = from..=LogIndex(last);
+    take(host, *furthest, group, &lost, given).await?;
+    if end.is_damaged && !given.contains_key(&LogIndex(last)) {
+        return Err(format!("the end of the log of node {furthest}, which is furthest, is damaged too"));
+    }
+    Ok(Some(lost))
 }
 
 async fn put_together(
@@ -344,13 +419,24 @@ async fn take(
     Ok(())
 }
 
-async fn ask_holding(host: &Host, node: NodeId, group: &GroupName) -> Result<Holding, PeerError> {
+pub async fn ask_holding(host: &Host, node: NodeId, group: &GroupName) -> Result<Holding, PeerError> {
     let call = Call { topic: Topic::Records, group: Some(group.clone()), body: Bytes::new() };
     let answer = host.network().call(node, call, PATIENCE).await?;
     decode(&answer).map_err(|_| PeerError::UnexpectedReply { node })
 }
 
-async fn fetch(
+/// One entry of another node's log; nothing if it is not there.
+pub async fn fetch_one(
+    host: &Host,
+    node: NodeId,
+    group: &GroupName,
+    index: LogIndex,
+) -> Result<Option<LogEntry>, PeerError> {
+    Ok(fetch(host, node, group, &(index..=index)).await?.pop())
+}
+
+/// Those of the entries that another node has; it may have fewer.
+pub async fn fetch(
     host: &Host,
     node: NodeId,
     group: &GroupName,

@@ -21,17 +21,20 @@ use tokio::time::Instant;
 
 use crate::archive::{ArchiveError, Manifest, PartitionFacts, SegmentsReader, modules_folder};
 use crate::clock::SystemClock;
+use crate::disk::RealDisk;
 use crate::durable;
 use crate::features::{self, Features};
 use crate::guest::{Engine, EngineOptions};
 use crate::ids::{JournalIndex, Micros, ModuleId, NodeId, PartitionId, Position};
 use crate::limits::{HOT_TABLE_BYTES_MAX, MODULE_BYTES_MAX};
-use crate::log::{EntryId, RealDisk};
+use crate::log::EntryId;
 use crate::machine::entry::Entry;
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
 use crate::machine::native::Native;
-use crate::partition::{Answered, Leading, Modules, Participants, Partition, PartitionError, PartitionOptions};
+use crate::partition::{
+    Answered, Leading, Modules, Participants, Partition, PartitionError, PartitionOptions, Remembered,
+};
 use crate::peer::{GroupName, GroupPeers, NoNetwork, Seen};
 use crate::registry::{Registry, RegistryError};
 use crate::regular;
@@ -39,6 +42,7 @@ use crate::router::answer::Caller;
 use crate::router::{Machine, MachineOptions};
 use crate::sequencer::submission::Unticketed;
 use crate::store::{StoreOptions, StoreShared};
+use crate::system::alone::ALONE;
 use crate::system::cluster::ClusterError;
 use crate::system::directory::Directory;
 use crate::system::error::NodeError;
@@ -46,7 +50,6 @@ use crate::system::folder::{DataFolder, Identity, artefacts_of};
 use crate::system::level;
 use crate::system::lifecycle::Wanting;
 use crate::system::logic::{MachineRow, SYSTEM, System};
-use crate::system::node::ALONE;
 use crate::system::steward;
 
 const BLOCK_CACHE_BYTES: usize = 256 << 20;
@@ -148,10 +151,10 @@ pub async fn restore(options: RestoreOptions<'_>) -> Result<Restored, RestoreErr
     let building = options.data.with_file_name(format!("{}.restoring", name.to_string_lossy()));
     if building.exists() {
         // Of an earlier try that has ended.
-        drop(DataFolder::open(&building, options.node)?);
+        drop(DataFolder::open(Arc::new(RealDisk), &building, options.node)?);
         std::fs::remove_dir_all(&building).map_err(io(&building))?;
     }
-    let folder = DataFolder::open(&building, options.node)?;
+    let folder = DataFolder::open(Arc::new(RealDisk), &building, options.node)?;
     let mut work = Work::open(&options, manifest, building.clone())?;
     let restored = work.run().await?;
     let peers = BTreeMap::from([(options.node, work.address())]);
@@ -334,8 +337,8 @@ impl<'a> Work<'a> {
         opened.wait_for_canonical().await?;
         let made = opened.canonical_snapshots();
         let mut same = 0;
-        for file in list_files(&crate::archive::partition_folder(self.options.from, machine, partition))? {
-            let archived = SnapshotFile::open(&file)?.listed().clone();
+        for file in list_files(&RealDisk, &crate::archive::partition_folder(self.options.from, machine, partition))? {
+            let archived = SnapshotFile::open(&RealDisk, &file)?.listed().clone();
             let facts = &archived.facts;
             // The last one may stand for more midnights, of which the entry behind the cut tells.
             if facts.days.is_none() || last <= facts.journal.index {
@@ -378,7 +381,9 @@ impl<'a> Work<'a> {
             participants: Arc::new(NoOthers),
             founders: vec![self.options.node],
             stands: true,
-            held: None,
+            remembered: Remembered::default(),
+            had_entries: false,
+            is_given_up: false,
             log_keep_bytes: None,
             snapshot_every_bytes: None,
             past: None,
@@ -403,6 +408,7 @@ impl<'a> Work<'a> {
             network: Arc::new(NoNetwork),
             nodes: watch::Sender::new(vec![node]).subscribe(),
             answering: watch::Sender::default().subscribe(),
+            features: self.features.clone(),
         });
         drop(machine.set_replica(PartitionId(0), Ok(partition.clone())));
         let read = |partition: &Partition| {

@@ -7,7 +7,9 @@ use statehouse_abi::key::key;
 use statehouse_guest::borsh::{self, BorshDeserialize, BorshSerialize};
 
 use crate::ids::FeatureLevel;
+use crate::system::clock_row::{CLOCK, ClockRow};
 use crate::system::key_row::{KEYS, KeysRow};
+use crate::system::loss_row::{LOSSES, LossesRow};
 use crate::system::module_row::{MODULES, ModulesRow};
 use crate::system::refused_row::{REFUSED, RefusedRow};
 use crate::system::view_row::{VIEWS, ViewsRow};
@@ -78,7 +80,9 @@ pub enum SystemRow {
     Webhook(String, String, Box<WebhookRow>),
     Keys(KeysRow),
     Refused(RefusedRow),
+    Losses(LossesRow),
     FeatureLevel(FeatureLevel),
+    Clock(ClockRow),
 }
 
 /// Reads a row of `system`; nothing for those that only count.
@@ -86,8 +90,10 @@ pub fn read_row(suffix: &[u8], row: &[u8]) -> Option<SystemRow> {
     match suffix {
         ACTIVATIONS => None,
         FEATURE_LEVEL => borsh::from_slice(row).ok().map(|level| SystemRow::FeatureLevel(FeatureLevel(level))),
+        CLOCK => borsh::from_slice(row).ok().map(SystemRow::Clock),
         NODES => borsh::from_slice(row).ok().map(SystemRow::Nodes),
         KEYS => borsh::from_slice(row).ok().map(SystemRow::Keys),
+        LOSSES => borsh::from_slice(row).ok().map(SystemRow::Losses),
         name => {
             let name = std::str::from_utf8(name).ok()?;
             if let Some(machine) = name.strip_prefix(MODULES) {

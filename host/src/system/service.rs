@@ -14,22 +14,20 @@ use minicbor::{Decode, Encode};
 use tokio::time::Instant;
 
 use crate::consensus::{AppendReply, ConsensusError, PeerError, PeerReply, PeerRequest};
-use crate::features::{self, FeatureLevel};
-use crate::ids::{CommandId, Head, JournalIndex, LogIndex, Micros, ModuleId, NodeId, PartitionId, Term};
-use crate::log::EntryId;
+use crate::features;
+use crate::ids::{CommandId, Head, JournalIndex, LogIndex, ModuleId, NodeId, Term};
+use crate::log::{EntryId, Vote};
 use crate::partition::Partition;
 use crate::peer::{Call, GroupName, Network, Service, ServiceError, Topic};
 use crate::router::Machine;
 use crate::snapshot;
-use crate::system::clocks::Heard;
 use crate::system::host::Host;
-use crate::system::{found, history, install, level, midnights, repair, secrets, standing};
+use crate::system::logic::SYSTEM;
+use crate::system::pulse::VoteTold;
+use crate::system::{clock_round, found, histories, history, install, midnights, repair, secrets};
 
 /// Bytes of one piece of something fetched.
 const PIECE_BYTES: usize = 256 << 10;
-/// The body of [`Topic::Clock`] from a node that is about to stop; nodes of earlier releases do not look at it.
-const LEAVING: &[u8] = b"leaving";
-
 /// The body of [`Topic::Join`].
 #[derive(Clone, Debug, Encode, Decode)]
 pub struct Join {
@@ -47,52 +45,33 @@ pub struct Join {
     pub feature_level: Option<u32>,
 }
 
-/// The answer to [`Topic::Clock`].
-#[derive(Clone, Debug, Encode, Decode)]
-pub struct ClockAnswer {
-    #[n(0)]
-    pub time: i64,
-    #[n(1)]
-    pub http: Option<String>,
-    /// What this node's logs hold, for the others to remember. A leader sees it with every append; nobody else would see what a leader
-    /// holds itself.
-    #[n(2)]
-    pub held: Vec<HeldEntry>,
-    /// The highest feature level that this node understands; nodes of the first release do not say it.
-    #[n(3)]
-    pub feature_level_max: Option<u32>,
-    /// Whether this node knows who is in the cluster now; nodes of the first release do not say it.
-    #[n(4)]
-    pub is_level: Option<bool>,
-    /// Whether this node is about to stop, so that it is not to be asked to lead; nodes of earlier releases do not say it.
-    #[n(5)]
-    pub is_stopping: Option<bool>,
-}
-
-impl ClockAnswer {
-    pub fn understands(&self) -> FeatureLevel {
-        self.feature_level_max.map_or(features::BASE, FeatureLevel)
-    }
-}
-
-/// The last durable entry of a group.
-#[derive(Clone, Debug, Encode, Decode)]
-pub struct HeldEntry {
-    #[n(0)]
-    machine: String,
-    #[n(1)]
-    partition: u32,
-    /// Term, node and index.
-    #[n(2)]
-    last: (u64, u64, u64),
-}
-
 /// The answer to [`Topic::Seen`].
 #[derive(Clone, Debug, Encode, Decode)]
 struct SeenAnswer {
     /// Term, node and index.
     #[n(0)]
     last: Option<(u64, u64, u64)>,
+    /// What was last heard of the asker's counter, 0 if nothing was; a node that has never counted does not say it.
+    #[n(1)]
+    pulse: Option<u64>,
+    #[n(2)]
+    vote: Option<VoteTold>,
+    /// What was seen is lost; a node that has never counted refuses to answer instead.
+    #[n(3)]
+    is_lost: Option<bool>,
+}
+
+/// What another node says of this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The highest entry that it has seen here.
+    pub last: Option<EntryId>,
+    /// The highest vote that it has heard of.
+    pub vote: Option<Vote>,
+    /// What it has last heard of this node's counter, if it counts.
+    pub pulse: Option<u64>,
+    /// It has lost what it has seen.
+    pub is_lost: bool,
 }
 
 /// The body of [`Topic::Membership`].
@@ -116,11 +95,12 @@ pub async fn ask_seen(
     node: NodeId,
     group: &GroupName,
     patience: Duration,
-) -> Result<Option<EntryId>, PeerError> {
+) -> Result<Told, PeerError> {
     let call = Call { topic: Topic::Seen, group: Some(group.clone()), body: Bytes::new() };
     let answer = network.call(node, call, patience).await?;
-    let SeenAnswer { last } = decode(&answer).map_err(|_| PeerError::UnexpectedReply { node })?;
-    Ok(last.map(|(term, node, index)| EntryId { term: Term(term), node: NodeId(node), index: LogIndex(index) }))
+    let SeenAnswer { last, pulse, vote, is_lost } = decode(&answer).map_err(|_| PeerError::UnexpectedReply { node })?;
+    let last = last.map(|(term, node, index)| EntryId { term: Term(term), node: NodeId(node), index: LogIndex(index) });
+    Ok(Told { last, vote: vote.map(Vote::from), pulse, is_lost: is_lost == Some(true) })
 }
 
 /// The head of `node`'s journal at `index`; nothing when it is not that far.
@@ -208,10 +188,19 @@ impl Service for HostService {
                     let damaged = host.damaged.read().get(&group).cloned();
                     match damaged {
                         Some(damaged) => repair::records_of_damaged(damaged, &call.body),
-                        None => repair::records(replica(group)?, &call.body),
+                        None => match host.unopened_log(&group).await {
+                            Some(log) => repair::records_unopened(log, &call.body),
+                            None => repair::records(replica(group)?, &call.body),
+                        },
                     }
                 }
-                Topic::Snapshot => snapshot::serve(replica(group()?)?.snapshots(), &call.body),
+                Topic::Snapshot => {
+                    let replica = replica(group()?)?;
+                    if let Some(at_least) = snapshot::newest_wanted(&call.body) {
+                        replica.snapshot_of(at_least).await.map_err(failed)?;
+                    }
+                    snapshot::serve(replica.snapshots(), &call.body)
+                }
                 Topic::Midnights => midnights::serve(replica(group()?)?.as_ref(), &call.body),
                 Topic::History => history::serve(replica(group()?)?.as_ref(), &call.body).await,
                 Topic::Offer => install::on_offer(&host, from, group()?, &call.body),
@@ -233,30 +222,17 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
         Topic::Submit | Topic::Calls | Topic::Order => {
             answer_about_commands(host, from, topic, group()?, &body, patience).await
         }
-        Topic::ReadIndex => replica()?.answer_read_index().await.map_err(failed),
+        Topic::ReadIndex => replica()?.answer_read_index(&body).await.map_err(failed),
         Topic::WantTime => {
             replica()?.on_want_time(&body).map_err(failed)?;
             Ok(Bytes::new())
         }
-        Topic::Seen => {
-            // An error, for to say nothing would mean that nothing was seen.
-            let last = host.seen.of(from, &group()?).map_err(failed)?.map(|id| (id.term.0, id.node.0, id.index.0));
-            Ok(encode(&SeenAnswer { last }))
+        Topic::Seen => answer_seen(host, from, &group()?),
+        Topic::Head if histories::is_claim(&body) => {
+            histories::on_claim(host, from, &group()?, replica()?, &body).await
         }
         Topic::Head => answer_head(replica()?, &body).await,
-        Topic::Clock => {
-            if body.as_ref() != level::LEVEL_ONLY {
-                note_lost_data(host, from);
-            }
-            if body.as_ref() == LEAVING {
-                host.clocks.on_leaving(from);
-            }
-            let http = host.http.lock().clone();
-            let feature_level_max = Some(host.level.max().0);
-            let (time, held, is_level) = (host.clocks.wall().0, held(host), Some(host.standing.is_level()));
-            let is_stopping = Some(host.leaving.is_cancelled());
-            Ok(encode(&ClockAnswer { time, http, held, feature_level_max, is_level, is_stopping }))
-        }
+        Topic::Clock => Ok(clock_round::answer(host, from, &body)),
         Topic::Join => {
             found::on_join(host, from, decode(&body)?).await.map_err(failed)?;
             Ok(Bytes::new())
@@ -280,13 +256,28 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
             let damaged = host.damaged.read().get(&group()?).cloned();
             Ok(match damaged {
                 Some(damaged) => repair::holding_damaged(&damaged),
-                None => repair::holding(replica()?.as_ref()),
+                None => match host.unopened_log(&group()?).await {
+                    Some(log) => repair::holding_unopened(&log),
+                    None => repair::holding(replica()?.as_ref()),
+                },
             })
         }
         Topic::Module | Topic::Snapshot | Topic::Offer | Topic::History => {
             Err(ServiceError::Malformed(format!("{topic:?} is not asked so")))
         }
     }
+}
+
+fn answer_seen(host: &Host, from: NodeId, group: &GroupName) -> Result<Bytes, ServiceError> {
+    let counts = host.pulse.is_used() || host.opening.features.has(features::LOSSES);
+    let seen = host.seen.of(from, group);
+    let last = |id: Option<EntryId>| id.map(|id| (id.term.0, id.node.0, id.index.0));
+    if !counts {
+        // An error, for to say nothing would mean that nothing was seen.
+        return Ok(encode(&SeenAnswer { last: last(seen.map_err(failed)?), pulse: None, vote: None, is_lost: None }));
+    }
+    let (pulse, vote) = (Some(host.pulse.heard(from)), host.pulse.voted(from, group).map(VoteTold::from));
+    Ok(encode(&SeenAnswer { last: last(seen.ok().flatten()), pulse, vote, is_lost: Some(seen.is_err()) }))
 }
 
 async fn answer_head(replica: Arc<Partition>, body: &[u8]) -> Result<Bytes, ServiceError> {
@@ -311,9 +302,8 @@ async fn answer_about_commands(
     body: &[u8],
     patience: Duration,
 ) -> Result<Bytes, ServiceError> {
-    let is_system = |system: &Arc<Machine>| topic == Topic::Submit && system.name() == &*group.machine;
-    let system = host.system.read().clone().filter(is_system);
-    let machine = system.or_else(|| host.router.find_machine(&group.machine));
+    let is_known = |machine: &Arc<Machine>| topic == Topic::Submit || machine.name() != SYSTEM;
+    let machine = host.find_machine(&group.machine).filter(is_known);
     let machine = machine.ok_or_else(|| ServiceError::NoGroup(group.clone()))?;
     let answered = match topic {
         Topic::Submit => machine.answer_submit(from, group.partition, body, patience).await,
@@ -340,50 +330,4 @@ async fn answer_about(
     }
     let is_drained = replica.drain(Instant::now() + patience).await.map_err(failed)?;
     Ok(Bytes::copy_from_slice(&[u8::from(is_drained)]))
-}
-
-/// Only members of a cluster ask each other for the time: one that asks a node without a cluster counts on what that node has lost.
-/// Between the founding of a cluster and the invitation there is a moment in which this is said too early; joining takes it back.
-fn note_lost_data(host: &Host, from: NodeId) {
-    if host.folder.identity().is_some() {
-        return;
-    }
-    let node = host.node;
-    host.router.set_not_ready(vec![format!(
-        "node {from} takes this one for node {node} of its cluster, but its data folder is empty: the data was lost, and with it what \
-         the others count on; remove node {node} with `statehouse cluster remove`, and add this one under a new id"
-    )]);
-}
-
-/// Asks another node what time it is there, and tells the clocks.
-pub async fn ask_clock(host: &Host, node: NodeId, patience: Duration) {
-    let body = Bytes::from_static(if host.leaving.is_cancelled() { LEAVING } else { b"" });
-    let call = Call { topic: Topic::Clock, group: None, body };
-    let asked = host.clocks.wall();
-    let answer = match host.network().call(node, call, patience).await {
-        Ok(answer) => answer,
-        Err(error) if standing::says_removed(&error) => return host.on_removed(),
-        Err(_) => return,
-    };
-    let Ok(answer) = decode::<ClockAnswer>(&answer) else { return };
-    let feature_level_max = answer.understands();
-    let ClockAnswer { time, http, held, is_level, is_stopping, .. } = answer;
-    let heard = Heard { time: Micros(time), http, feature_level_max, is_stopping: is_stopping == Some(true) };
-    host.clocks.on_answer(node, heard, asked, host.clocks.wall());
-    for HeldEntry { machine, partition, last: (term, by, index) } in held {
-        let last = EntryId { term: Term(term), node: NodeId(by), index: LogIndex(index) };
-        host.seen.on_told(node, &GroupName::new(machine.as_str(), PartitionId(partition)), last);
-    }
-    if is_level == Some(false) {
-        found::tell_who_is_in(host, node).await;
-    }
-}
-
-fn held(host: &Host) -> Vec<HeldEntry> {
-    let of = |(group, replica): (GroupName, Arc<Partition>)| {
-        let EntryId { term, node, index } = replica.log().durable()?;
-        let (machine, partition) = (group.machine.to_string(), group.partition.0);
-        Some(HeldEntry { machine, partition, last: (term.0, node.0, index.0) })
-    };
-    host.replicas().into_iter().filter_map(of).collect()
 }

@@ -173,7 +173,8 @@ async fn tend(
     if directory.is_founded() && change_members(host, directory, partition, &metrics).await? {
         return Ok(());
     }
-    if !host.clocks.may_lead() {
+    // What is damaged here is read and sent by somebody who has it.
+    if !host.clocks.may_lead() || partition.log().is_damaged() {
         return hand_over(host, partition, &metrics, |_| true).await;
     }
     let wanted = leader_wanted(group, &metrics);

@@ -2,10 +2,12 @@
 //!
 //! In: a module on two engines, rows, recorded commands. Out: the first difference, in words: between batches of different sizes, between
 //! engines, or between what `execute` did and what `apply` made of it. A module that has one decides by something that is not in the log.
+//! Each pass over the commands has its time: of a module that is slow within its budgets fewer are tried, so that a trial ends soon.
 //! It knows nothing of what was recorded for the commands: that is what a replay is for.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -35,6 +37,12 @@ const COMMANDS_MAX: usize = 2_048;
 const COMMANDS_SLOW_MAX: usize = 256;
 /// Largest batch of random size.
 const BATCH_MAX: usize = 64;
+/// The first batch of a pass whose batches grow, which shows how long a command takes.
+const BATCH_FIRST: usize = 16;
+/// After this long a pass tries no further commands; all of them take an honest module a small part of that.
+const PASS: Duration = Duration::from_millis(500);
+/// The same on the other engine.
+const PASS_SLOW: Duration = Duration::from_secs(2);
 /// Bytes of an event that are shown.
 const SHOWN_BYTES: usize = 10;
 
@@ -156,34 +164,48 @@ pub fn check(logic: &dyn Logic, second: &dyn Logic, rows: &TrialRows<'_>, comman
     let mut random = StdRng::seed_from_u64(seed);
     let mut any_size = || random.random_range(1..=BATCH_MAX);
 
-    let plans = plan(logic, &commands, || usize::MAX)?;
-    compare_plans(&commands, &plans, &plan(logic, &commands, || 1)?, "one by one")?;
-    compare_plans(&commands, &plans, &plan(logic, &commands, &mut any_size)?, "in other batches")?;
-    let (commands, plans) = planned(&commands, plans);
+    let plans = plan(logic, &commands, growing(BATCH_FIRST), PASS)?;
+    let commands = &commands[..plans.len()];
+    compare_plans(commands, &plans, &plan(logic, commands, || 1, PASS)?, "one by one")?;
+    compare_plans(commands, &plans, &plan(logic, commands, &mut any_size, PASS)?, "in other batches")?;
+    let (commands, plans) = planned(commands, plans);
     if commands.is_empty() {
         return Ok(());
     }
-    let whole = run(logic, rows, context, &plans, || usize::MAX)?;
-    check_consistent(&commands, &whole)?;
-    check_budgets(&commands, &whole)?;
-    compare(&commands, &whole, &run(logic, rows, context, &plans, || 1)?, "one by one")?;
-    compare(&commands, &whole, &run(logic, rows, context, &plans, &mut any_size)?, "in other batches")?;
+    let whole = run(logic, rows, context, &plans, growing(BATCH_FIRST), PASS)?;
+    let count = whole.outcomes.len();
+    let (commands, plans) = (&commands[..count], &plans[..count]);
+    check_consistent(commands, &whole)?;
+    check_budgets(commands, &whole)?;
+    compare(commands, &whole, &run(logic, rows, context, plans, || 1, PASS)?, "one by one")?;
+    compare(commands, &whole, &run(logic, rows, context, plans, &mut any_size, PASS)?, "in other batches")?;
 
     let few = commands.len().saturating_sub(COMMANDS_SLOW_MAX);
-    let others = plan(second, &commands[few..], || usize::MAX)?;
+    let others = plan(second, &commands[few..], growing(1), PASS_SLOW)?;
     let plans: Vec<Planned> = plans[few..].iter().cloned().map(Ok).collect();
     compare_plans(&commands[few..], &plans, &others, "on another engine")?;
     let (commands, plans) = planned(&commands[few..], plans);
-    let first = run(logic, rows, context, &plans, || BATCH_MAX)?;
+    let first = run(logic, rows, context, &plans, growing(1), PASS)?;
     // Each engine counts its budget its own way; behind a command that one of them stops the rows are others. What the first one stops
     // takes the other one minutes.
-    let end = first.outcomes.iter().position(Outcome::is_budget).unwrap_or(plans.len());
-    let other = run(second, rows, context, &plans[..end], || BATCH_MAX)?;
+    let end = first.outcomes.iter().position(Outcome::is_budget).unwrap_or(first.outcomes.len());
+    let other = run(second, rows, context, &plans[..end], growing(1), PASS_SLOW)?;
     let stopped = other.outcomes.iter().position(Outcome::is_budget).unwrap_or(end);
-    if stopped < plans.len() {
-        return compare(&commands[..stopped], &first.up_to(stopped), &other.up_to(stopped), "on another engine");
+    tracing::debug!(module = %logic.id().short(), count, on_second = other.outcomes.len(), "tried a module on what it once decided");
+    if stopped < first.outcomes.len() {
+        return compare(&commands, &first.up_to(stopped), &other.up_to(stopped), "on another engine");
     }
     compare(&commands, &first, &other, "on another engine")
+}
+
+/// Batches of which each is twice as large as the one before it.
+fn growing(first: usize) -> impl FnMut() -> usize {
+    let mut next = first;
+    move || {
+        let size = next;
+        next = size.saturating_mul(2);
+        size
+    }
 }
 
 /// A plan, or the CBOR of a refusal.
@@ -194,12 +216,20 @@ fn planned<'c>(commands: &[&'c Past], plans: Vec<Planned>) -> (Vec<&'c Past>, Ve
     commands.iter().zip(plans).filter_map(|(past, plan)| Some((*past, plan.ok()?))).unzip()
 }
 
-fn plan(logic: &dyn Logic, commands: &[&Past], mut size: impl FnMut() -> usize) -> Result<Vec<Planned>, String> {
+/// Plans of all commands, or of as many of the first ones as there was time for, but of one at least.
+fn plan(
+    logic: &dyn Logic,
+    commands: &[&Past],
+    mut size: impl FnMut() -> usize,
+    time: Duration,
+) -> Result<Vec<Planned>, String> {
+    let since = Instant::now();
     let declared = &logic.describe().commands;
     let mut plans = Vec::with_capacity(commands.len());
-    while plans.len() < commands.len() {
+    while plans.len() < commands.len() && (plans.is_empty() || since.elapsed() < time) {
         let mut items = PlanInWriter::default();
-        for past in commands[plans.len()..].iter().take(size()) {
+        let count = size().min(commands.len() - plans.len());
+        for past in &commands[plans.len()..][..count] {
             let command = declared.iter().position(|command| command.name == past.name);
             items.item(PlanItem {
                 command: command.expect("only declared commands are asked for") as u32,
@@ -212,15 +242,17 @@ fn plan(logic: &dyn Logic, commands: &[&Past], mut size: impl FnMut() -> usize) 
         let first = commands[plans.len()];
         let planned = logic.plan(&items.finish(Vec::new()));
         let planned = planned.map_err(|fault| format!("it cannot plan {} or one behind it: {fault}", first.text()))?;
-        plans.extend(Plan::all(planned).map_err(|error| format!("its plans cannot be read: {error}"))?);
+        let made = Plan::all(planned).map_err(|error| format!("its plans cannot be read: {error}"))?;
+        if made.len() != count {
+            return Err(format!("it makes {} plans of {count} commands, beginning with {}", made.len(), first.text()));
+        }
+        plans.extend(made);
     }
     Ok(plans)
 }
 
+/// As far as both go.
 fn compare_plans(commands: &[&Past], one: &[Planned], other: &[Planned], how: &str) -> Result<(), String> {
-    if one.len() != other.len() {
-        return Err(format!("not deterministic: it makes {} plans, and {} {how}", one.len(), other.len()));
-    }
     let differs = one.iter().zip(other).position(|(one, other)| match (one, other) {
         (Ok(one), Ok(other)) => plan_bytes(&one.view()) != plan_bytes(&other.view()),
         (one, other) => one.as_ref().err() != other.as_ref().err(),
@@ -306,8 +338,7 @@ impl Outcome {
     }
 }
 
-/// What a run of all commands gave: their outcomes in order, and the rows they left.
-#[derive(PartialEq, Eq)]
+/// What a run of commands gave: their outcomes in order, and the rows they left.
 struct Trial {
     outcomes: Vec<Outcome>,
     rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
@@ -316,7 +347,7 @@ struct Trial {
 impl Trial {
     /// Only the first outcomes.
     fn up_to(&self, count: usize) -> Self {
-        Self { outcomes: self.outcomes[..count].to_vec(), rows: BTreeMap::new() }
+        Self { outcomes: self.outcomes[..count.min(self.outcomes.len())].to_vec(), rows: BTreeMap::new() }
     }
 }
 
@@ -344,12 +375,13 @@ fn check_budgets(commands: &[&Past], whole: &Trial) -> Result<(), String> {
     ))
 }
 
+/// As far as both go; their rows only if that is equally far.
 fn compare(commands: &[&Past], whole: &Trial, other: &Trial, how: &str) -> Result<(), String> {
-    if whole == other {
-        return Ok(());
-    }
     let first = whole.outcomes.iter().zip(&other.outcomes).position(|(one, other)| one != other);
     let Some(at) = first else {
+        if whole.outcomes.len() != other.outcomes.len() || whole.rows == other.rows {
+            return Ok(());
+        }
         let differs = |key: &&Vec<u8>| whole.rows.get(*key) != other.rows.get(*key);
         let key = whole.rows.keys().chain(other.rows.keys()).find(differs).expect("they differ in something");
         let key = String::from_utf8_lossy(key.get(1..).unwrap_or_default()).into_owned();
@@ -360,16 +392,19 @@ fn compare(commands: &[&Past], whole: &Trial, other: &Trial, how: &str) -> Resul
     Err(format!("not deterministic: {} gives {one}, but {how} {other}", commands[at].text()))
 }
 
+/// Decides all commands, or as many of the first ones as there is time for, but one at least.
 fn run(
     logic: &dyn Logic,
     stored: &TrialRows<'_>,
     context: Context,
     plans: &[Plan],
     mut size: impl FnMut() -> usize,
+    time: Duration,
 ) -> Result<Trial, String> {
+    let since = Instant::now();
     let mut trial = Trial { outcomes: Vec::with_capacity(plans.len()), rows: BTreeMap::new() };
     let mut rest: Vec<PlanView<'_>> = plans.iter().map(Plan::view).collect();
-    while !rest.is_empty() {
+    while !rest.is_empty() && (trial.outcomes.is_empty() || since.elapsed() < time) {
         let count = size().min(rest.len());
         let fetch = |ops: &OpsBlock<'_>| {
             let mut rows = RowsWriter::default();

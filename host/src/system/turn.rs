@@ -6,11 +6,13 @@
 //! In: a group, and why it is opened again. Out: a replica that runs. Until then the partition is not served here, and says why. It does not
 //! know what opening mends.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use crate::durable;
 use crate::ids::{NodeId, PartitionId};
 use crate::partition::RunState;
 use crate::peer::GroupName;
@@ -70,7 +72,9 @@ impl Host {
         // First of all, so that nobody opens it in between.
         let Some(turn) = Turn::begin(self, &group) else { return };
         let reason = match machine.find_partition(partition).map(|open| open.status().state) {
-            Some(RunState::Halted(reason)) if reason.is_mended_by_opening() => Some(reason),
+            Some(RunState::Halted(reason)) if reason.is_mended_by_opening() || self.record.is_given_up(&group) => {
+                Some(reason)
+            }
             Some(_) => return,
             None => None,
         };
@@ -100,7 +104,29 @@ impl Turn {
 
     /// Closes the partition, if it is open, and opens it as soon as that is possible.
     pub async fn reopen(self, machine: Arc<Machine>, why: String, founders: Vec<NodeId>) {
-        let Self { host, group } = &self;
+        self.close(&machine, why).await;
+        self.open(&machine, founders).await;
+    }
+
+    /// The same, and in between folders of the partition are set aside.
+    pub async fn reopen_without(
+        self,
+        machine: Arc<Machine>,
+        why: String,
+        founders: Vec<NodeId>,
+        folders: Vec<PathBuf>,
+    ) {
+        self.close(&machine, why).await;
+        let setting =
+            tokio::task::spawn_blocking(move || folders.iter().try_for_each(|it| durable::set_aside(it).map(drop)));
+        if let Err(error) = setting.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) {
+            tracing::error!(group = %self.group, %error, "damaged files cannot be set aside");
+        }
+        self.open(&machine, founders).await;
+    }
+
+    async fn close(&self, machine: &Machine, why: String) {
+        let Self { host, group } = self;
         let closing = host.replicas.write().remove(group);
         if let Some(partition) = closing {
             drop(machine.set_replica(group.partition, Err(why)));
@@ -115,8 +141,12 @@ impl Turn {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
         }
+    }
+
+    async fn open(&self, machine: &Arc<Machine>, founders: Vec<NodeId>) {
+        let Self { host, group } = self;
         while !host.stopping.is_cancelled() && !host.level.is_refused() {
-            if host.open_replica(&machine, group.partition, founders.clone()).await.is_ok() {
+            if host.open_replica(machine, group.partition, founders.clone()).await.is_ok() {
                 return;
             }
             tokio::select! {

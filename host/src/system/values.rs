@@ -7,6 +7,7 @@ use statehouse_guest::Value;
 use crate::ids::{Micros, ModuleId};
 use crate::system::key_row::key_value;
 use crate::system::logic::{Event, MachineRow, NodeRow};
+use crate::system::loss_row::loss_value;
 use crate::system::module_row::{ModulesRow, Step, StepRow};
 use crate::system::refused_row::refused_value;
 use crate::system::view_row::wish_value;
@@ -28,6 +29,10 @@ pub fn event_value(event: &Event) -> Value {
         Event::ViewStepped { machine, view, wish, .. } => wish_value(machine, view, wish),
         Event::WebhookStepped { machine, webhook, wish, .. } => webhook_step_value(machine, webhook, wish),
         Event::LevelRaised { level } => level_value(*level),
+        Event::ClockAccepted { ahead, by } => {
+            Value::map([("ahead_us", Value::Int((*ahead).into())), ("by", Value::text(by.as_str()))])
+        }
+        Event::LossAccepted { loss } => loss_value(loss),
         Event::ModuleRefused { refused } => refused_value(std::slice::from_ref(refused)),
     }
 }

@@ -3,50 +3,63 @@
 //! In: the other nodes. Out: how far their clocks are from this one, hence whether this node may lead; what was seen of their logs, on disk;
 //! whether this node's journals are those of their leaders. A journal that differs stops its partition here, for good.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::task::JoinHandle;
 
-use crate::ids::NodeId;
+use crate::features;
+use crate::ids::{NodeId, PartitionId};
 use crate::partition::Partition;
 use crate::peer::GroupName;
+use crate::system::clock_round::ask_clock;
+use crate::system::error::NodeError;
+use crate::system::histories;
 use crate::system::host::Host;
-use crate::system::service::{ask_clock, ask_head};
+use crate::system::logic::SYSTEM;
+use crate::system::pulse::Mark;
+use crate::system::timekeeping;
 
 /// How often the others are asked for the time, and how long each may take.
 const CLOCK_ROUND: Duration = Duration::from_millis(500);
 const CLOCK_PATIENCE: Duration = Duration::from_millis(400);
-/// Rounds of clocks between two looks at the journals, and between two writes of what was seen.
+/// Rounds of clocks between two looks at the journals, and between two beats of this node's pulse.
 const ROUNDS_PER_LOOK: u64 = 10;
-const ROUNDS_PER_WRITE: u64 = 2;
+const ROUNDS_PER_BEAT: u64 = 2;
 
 /// Runs until the node stops.
 pub async fn run(host: Arc<Host>) {
+    let mut writing: Option<JoinHandle<()>> = None;
     for round in 0_u64.. {
-        let asking = host.others().into_iter().map(|node| ask_clock(&host, node, CLOCK_PATIENCE));
+        // Before the others are told of it. A disk that hangs holds up no clocks.
+        if writing.as_ref().is_none_or(JoinHandle::is_finished) {
+            writing = Some(host.write_what_was_seen(round % ROUNDS_PER_BEAT == 0));
+        }
+        if let Some(writing) = &mut writing {
+            drop(tokio::time::timeout(CLOCK_PATIENCE, writing).await);
+        }
+        let others = host.others();
+        let others_count = others.len();
+        let asking = others.into_iter().map(|node| ask_clock(&host, node, CLOCK_PATIENCE));
         join_all(asking).await;
-        let may_lead = host.clocks.on_round();
+        // Whoever is about to stop would have to hand over again at once.
+        let may_lead = host.clocks.on_round(others_count) && !host.leaving.is_cancelled();
         let replicas = host.replicas();
         for (_, partition) in &replicas {
             partition.group().stand(may_lead);
         }
         let led = replicas.iter().filter(|(_, partition)| partition.is_leader()).count();
+        timekeeping::show(&host);
         metrics::gauge!("statehouse_partitions_led").set(led as f64);
         let answering: BTreeSet<NodeId> = host.clocks.samples().into_keys().collect();
         metrics::gauge!("statehouse_nodes_answering").set(answering.len() as f64);
         host.answering.send_replace(answering);
         if round % ROUNDS_PER_LOOK == 0 {
             let following = host.replicas().into_iter().filter(|(_, partition)| !partition.is_leader());
-            let comparing = following.map(|(group, partition)| compare_heads(&host, group, partition));
+            let comparing = following.map(|(group, partition)| histories::compare(&host, group, partition));
             join_all(comparing).await;
-        }
-        if round % ROUNDS_PER_WRITE == 0 {
-            let seen = host.seen.clone();
-            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || seen.flush()).await {
-                tracing::warn!(%error, "what was seen of other nodes is not on disk");
-            }
         }
         tokio::select! {
             () = host.stopping.cancelled() => return,
@@ -55,16 +68,65 @@ pub async fn run(host: Arc<Host>) {
     }
 }
 
-/// Compares a follower's journal with its leader's, where the follower is.
-async fn compare_heads(host: &Host, group: GroupName, partition: Arc<Partition>) {
-    let Some(leader) = partition.leader().filter(|leader| *leader != host.node) else { return };
-    let journal = partition.progress().journal;
-    match ask_head(host.network().as_ref(), leader, &group, journal.index, CLOCK_PATIENCE).await {
-        Ok(Some(head)) if head != journal.head => {
-            tracing::error!(%group, %leader, index = %journal.index, "this journal is not its leader's");
-            partition.halt_diverged(journal.index, leader);
+/// What a node without peers does of it: it follows its own clock.
+pub async fn watch_clock(host: Arc<Host>) {
+    let mut writing: Option<JoinHandle<()>> = None;
+    while !host.stopping.is_cancelled() {
+        host.clocks.on_round(0);
+        if writing.as_ref().is_none_or(JoinHandle::is_finished) {
+            let host = host.clone();
+            writing = Some(tokio::task::spawn_blocking(move || host.keep_anchor()));
         }
-        Ok(_) => metrics::counter!("statehouse_heads_compared_total").increment(1),
-        Err(error) => tracing::debug!(%group, %leader, %error, "the leader's head is not known"),
+        timekeeping::show(&host);
+        tokio::select! {
+            () = host.stopping.cancelled() => return,
+            () = tokio::time::sleep(CLOCK_ROUND) => {}
+        }
+    }
+}
+
+impl Host {
+    /// Makes durable what was seen and heard of the others, and has this node's pulse beat if it is to.
+    fn write_what_was_seen(self: &Arc<Self>, beats: bool) -> JoinHandle<()> {
+        let mark = |(group, replica): (GroupName, Arc<Partition>)| {
+            let mark: Mark = (replica.log().durable(), replica.log().vote());
+            (group, mark)
+        };
+        let marks: BTreeMap<GroupName, Mark> = self.replicas().into_iter().map(mark).collect();
+        self.pulse.on_round(&marks);
+        let counts = self.opening.features.has(features::LOSSES);
+        let (host, is_mended) = (self.clone(), counts && self.is_all_open());
+        tokio::task::spawn_blocking(move || {
+            let flush_seen = || host.seen.flush().map_err(NodeError::from);
+            let written = host.pulse.write(Some(&marks).filter(|_| counts && beats), is_mended, flush_seen);
+            if let Err(error) = written {
+                tracing::warn!(%error, "what was seen of other nodes, or this node's counter, is not on disk");
+            }
+            host.keep_anchor();
+        })
+    }
+
+    /// Makes durable what is believed of the clock, if that has changed. Blocks.
+    fn keep_anchor(&self) {
+        let Some(anchor) = self.clocks.anchor() else { return };
+        if let Err(error) = self.anchor_file.keep(anchor) {
+            tracing::warn!(%error, "what this node believes of its clock is not on disk: the next process may know less");
+        }
+    }
+
+    /// Whether every replica that this node should have is open: what others hear of this node is then all there is.
+    fn is_all_open(&self) -> bool {
+        let (directory, replicas) = (self.directory.borrow(), self.replicas.read());
+        let is_open =
+            |machine: &str, partition| replicas.contains_key(&GroupName::new(machine, PartitionId(partition)));
+        let mut machines = directory.machines.iter();
+        let are_open = machines.all(|(name, row)| (0..row.partitions).all(|partition| is_open(name, partition)));
+        self.standing.is_level() && directory.is_founded() && is_open(SYSTEM, 0) && are_open
+    }
+
+    /// The counter for the others to remember; nothing as long as they would take it for more than it says.
+    pub(super) fn pulse_told(&self) -> Option<u64> {
+        let may_tell = self.opening.features.has(features::LOSSES) && self.is_all_open() && !self.pulse.is_behind();
+        may_tell.then(|| self.pulse.tell())
     }
 }

@@ -3,15 +3,18 @@
 //! In: bodies. Out: ops, or a refusal that names the field. Two of them are operators', the third is of the node that delivers. What of it is granted is
 //! decided in `webhook_row`.
 
-use statehouse_guest::{Body, Caller, Refusal, role};
+use statehouse_guest::{Body, Caller, Refusal, Tx, role};
 
+use crate::ids::Micros;
 use crate::limits::{
     WEBHOOK_BATCH_MAX, WEBHOOK_KEYS_MAX, WEBHOOK_KINDS_MAX, WEBHOOK_PARTITIONS_MAX, WEBHOOK_PROBLEM_CHARS_MAX,
     WEBHOOK_URL_CHARS_MAX,
 };
 use crate::system::logic::{Command, Op};
 use crate::system::module_plan::refusal;
-use crate::system::webhook_row::{At, Failing, LaneRow, WebhookWish};
+use crate::system::webhook_row::{
+    self, At, Failing, LaneRow, WebhookWish, WebhooksRow, webhook_suffix, webhooks_suffix,
+};
 
 #[derive(Body)]
 pub struct CreateWebhook {
@@ -196,4 +199,17 @@ fn plan_secret(text: Option<&String>) -> Result<[u8; 32], Refusal> {
     let detail = "the fingerprint of a secret is 64 hexadecimal digits";
     let hash = text.and_then(|text| blake3::Hash::from_hex(text).ok());
     hash.map(|hash| *hash.as_bytes()).ok_or_else(|| refusal("invalid_secret", 422, detail, Some("secret")))
+}
+
+/// A step in a webhook's life, in its rows.
+pub fn webhook_stepped(tx: &mut Tx<'_>, machine: &str, webhook: &str, by: &str, wish: &WebhookWish) {
+    let mut all: WebhooksRow = tx.read(webhooks_suffix(machine)).unwrap_or_default();
+    let (before, found) = (all.clone(), tx.read(webhook_suffix(machine, webhook)));
+    match webhook_row::grant(&mut all, found, webhook, wish, by, Micros(tx.time())) {
+        Some(row) => tx.write(webhook_suffix(machine, webhook), &row),
+        None => tx.delete(webhook_suffix(machine, webhook)),
+    }
+    if all != before {
+        tx.write(webhooks_suffix(machine), &all);
+    }
 }

@@ -1,6 +1,10 @@
 //! Paths and methods, and the pages they lead to.
 
+use statehouse_abi::role;
+
 use super::*;
+use crate::api::caller::role_names;
+use crate::config::{EVERY_ROLE, MONITOR};
 
 #[test]
 fn a_path_is_the_modules_or_the_hosts() {
@@ -29,4 +33,62 @@ fn host_routes_are_found_by_method_and_path() {
     assert_eq!(find(Method::DELETE, "/v1/cluster/nodes/4"), Ok((Page::NodeRemove, vec!["4"])));
     assert_eq!(find(Method::GET, "/v1/cluster/init"), Err((405, "use POST".into())));
     assert_eq!(find(Method::GET, "/v1/m").map_err(|(status, _)| status), Err(404));
+}
+
+/// Every role, and what it is for.
+const ROLES: [(u32, &str); 8] = [
+    (role::CLIENT, "programs that send commands and read"),
+    (role::TREASURY, "the same, and what the module keeps for it: in the wallet, deposits and withdrawals"),
+    (role::COMPLIANCE, "reads, and sends the commands that `[auth.commands]` gives to it"),
+    (role::AUDITOR, "reads everything, starts replays, has snapshots made"),
+    (role::DEVELOPER, "reads everything, stages modules, starts replays and shadows"),
+    (role::OPERATOR, "changes the cluster, modules, views and webhooks, and gives orders"),
+    (role::ADMIN, "the same; and activates a module without proof"),
+    (MONITOR, "sees how the node is, and nothing of what is in a machine; no module ever sees this role"),
+];
+
+const ROLES_OPENING: &str =
+    "<!-- This page is made from the code by a test: UPDATE_EXPECT=1 writes it. Do not edit it. -->
+
+# Roles and routes
+
+A token has one or more of these roles, see [Authentication and TLS](../operate/auth-and-tls.md).
+
+| role | for |
+|---|---|
+";
+const ROUTES_OPENING: &str = "
+## Commands and queries of a module
+
+Commands need `client` or `treasury`, unless `[auth.commands.MACHINE]` names other roles. Queries
+need any role except `monitor`. What a module lets whom do beyond that is in its own description. A
+token that is bound to entities reads and sends inside them.
+
+## Routes of the host
+
+`/openapi.json` of a running node has these, with their bodies and answers, and the routes of its
+modules. A caller needs one of the roles that are listed.
+
+";
+
+/// The page of the book about roles and routes is what the tables here say.
+#[test]
+fn the_page_about_roles_is_what_the_table_says() {
+    let mut text = ROLES_OPENING.to_owned();
+    let all = ROLES.iter().fold(0, |all, (bit, _)| all | bit);
+    assert_eq!(all, EVERY_ROLE, "each role has a line");
+    for (bit, what) in ROLES {
+        text += &format!("| `{}` | {what} |\n", role_names(bit));
+    }
+    text += ROUTES_OPENING;
+    text += "| route | roles | what it does |\n|---|---|---|\n";
+    for HostRoute { method, path, roles, summary, .. } in HOST_ROUTES {
+        let roles = match roles {
+            None => "none, and no token".to_owned(),
+            Some(roles) if *roles == QUERY_ROLES => "all but `monitor`".to_owned(),
+            Some(roles) => format!("`{}`", role_names(*roles).replace(", ", "` `")),
+        };
+        text += &format!("| `{method} {path}` | {roles} | {summary} |\n");
+    }
+    expect_test::expect_file!["../../../book/src/reference/roles.md"].assert_eq(&text);
 }

@@ -29,8 +29,7 @@ fn replica() -> ReplicaView {
     }
 }
 
-#[test]
-fn a_view_is_a_page_of_fixed_names() {
+fn view() -> ClusterView {
     let replica = replica();
     let node = NodeView {
         id: NodeId(2),
@@ -43,8 +42,21 @@ fn a_view_is_a_page_of_fixed_names() {
     let machines = vec![MachineView { name: "purse".into(), partitions: vec![replica] }];
     let keys = vec![KeyRow { node: 1, key: [0xab; 32], time: 1_772_600_767_000_001 }];
     let feature_level = FeatureLevel(3);
-    let view =
-        ClusterView { cluster: Some("c".into()), node: NodeId(1), nodes: vec![node], machines, keys, feature_level };
+    ClusterView {
+        cluster: Some("c".into()),
+        node: NodeId(1),
+        nodes: vec![node],
+        machines,
+        keys,
+        feature_level,
+        losses: vec![],
+        remarks: vec![],
+    }
+}
+
+#[test]
+fn a_view_is_a_page_of_fixed_names() {
+    let view = view();
     let page = ClusterPage { version: "1.2.3".into(), ..ClusterPage::new(view, true) };
     let json = serde_json::to_string_pretty(&page).expect("a page is JSON");
     expect![[r#"
@@ -123,6 +135,9 @@ async fn changes_are_read() {
     assert_eq!(sent("DELETE", "/v1/cluster/nodes/4", "").await, Ok(Change::Remove(NodeId(4))));
     let transfer = sent("POST", "/v1/cluster/transfer", r#"{"machine":"wallet","partition":3,"to":2}"#).await;
     assert_eq!(transfer, Ok(Change::Transfer { machine: "wallet".into(), partition: PartitionId(3), to: NodeId(2) }));
+    let accept = sent("POST", "/v1/cluster/losses", r#"{"machine":"wallet","partition":3,"why":"fire"}"#).await;
+    let accepted = Change::AcceptLoss { machine: "wallet".into(), partition: PartitionId(3), why: "fire".into() };
+    assert_eq!(accept, Ok(accepted));
 }
 
 #[tokio::test]
@@ -142,6 +157,8 @@ async fn changes_that_make_no_sense_name_the_place() {
     check("POST", nodes, r#"{"id":4,"peer":"n4:1","voter":true}"#, "400 unknown_field `/voter`").await;
     check("DELETE", "/v1/cluster/nodes/four", "", "400 bad_path").await;
     check("POST", transfer, r#"{"machine":"m","partition":-1,"to":2}"#, "400 out_of_range `/partition`").await;
+    let losses = "/v1/cluster/losses";
+    check("POST", losses, r#"{"machine":"m","partition":1}"#, "400 missing_field `/why`").await;
     check("GET", init, "", "405 method_not_allowed use POST").await;
 }
 

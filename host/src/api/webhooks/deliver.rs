@@ -199,11 +199,12 @@ impl Delivery {
                     continue;
                 };
                 // What has begun ends by the journal's time, also where nothing more happens. A word may be lost, so it is said again.
-                let left = u64::try_from(until.0.saturating_sub(self.sender.cluster.now().0)).unwrap_or(0);
+                let replica = self.feed.replica(partition)?;
+                let left = u64::try_from(until.0.saturating_sub(replica.present().0)).unwrap_or(0);
                 let mut wake_at = Instant::now() + Duration::from_micros(left).min(TIME_AGAIN);
                 if left == 0 {
                     if ask_at <= Instant::now() {
-                        self.feed.replica(partition)?.want_time(until);
+                        replica.want_time(until);
                         ask_at = Instant::now() + pause;
                         pause = (pause * 2).min(TIME_AGAIN);
                     }

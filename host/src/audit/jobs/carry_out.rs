@@ -16,6 +16,7 @@ use crate::audit::replay::resume::Keep;
 use crate::audit::replay::words::{ParseTime, parse_approved, parse_filter, parse_moment, place};
 use crate::audit::replay::{FolderHistory, Meter, ReplayFault, Report, Request, Verdict, html, run_kept};
 use crate::audit::source::Source;
+use crate::disk::RealDisk;
 use crate::durable;
 use crate::ids::PartitionId;
 use crate::key::{KeyError, NodeKey};
@@ -112,7 +113,8 @@ impl Job {
         let json = serde_json::to_string_pretty(report).expect("texts and integers only");
         write(ResultFile::Json, json + "\n")?;
         write(ResultFile::Html, html::page(report, verdict))?;
-        let certified: Result<Certificate, CertificateError> = Certificate::sign(report, &NodeKey::of_folder(data)?);
+        let certified: Result<Certificate, CertificateError> =
+            Certificate::sign(report, &NodeKey::of_folder(&RealDisk, data)?);
         let certificate_problem = match certified {
             Ok(certificate) => {
                 write(ResultFile::Certificate, certificate.to_json())?;

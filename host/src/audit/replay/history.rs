@@ -87,7 +87,7 @@ impl History for FolderHistory<'_> {
     }
 }
 
-/// A history whose modules are on trial as the candidate is: one of them may be hostile, too.
+/// A history whose modules are ended as the candidate is: one of them may be hostile, too.
 pub struct GuardedHistory<'h> {
     history: &'h dyn History,
     stop: Arc<Stop>,
@@ -117,7 +117,7 @@ impl History for GuardedHistory<'_> {
     }
 
     fn load(&self, id: ModuleId) -> Result<Arc<dyn Logic>, String> {
-        Ok(Guarded::around(self.history.load(id)?, &self.stop))
+        Ok(Guarded::around_recorded(self.history.load(id)?, &self.stop))
     }
 }
 

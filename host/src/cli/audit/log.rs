@@ -44,8 +44,10 @@ pub struct LogArgs {
 pub struct HistoryArgs {
     #[command(flatten)]
     from: From,
+    /// Name of the machine
     #[arg(long, default_value = "wallet")]
     machine: String,
+    /// Name of the account
     #[arg(long)]
     account: String,
     /// Stop after so many lines

@@ -25,6 +25,7 @@ use crate::audit::replay::words::{parse_approved, parse_filter, parse_mode, pars
 use crate::audit::replay::{FolderHistory, Meter, Mode, Report, Request, Verdict, html, run_kept};
 use crate::cli::client::Access;
 use crate::cli::output::{bar, complain, print, print_json};
+use crate::disk::RealDisk;
 use crate::ids::{Micros, ModuleId, PartitionId, Position};
 use crate::key::NodeKey;
 use crate::limits::REPLAY_SAVE_BYTES;
@@ -41,6 +42,7 @@ const INCONCLUSIVE: u8 = 3;
 pub struct ReplayArgs {
     #[command(flatten)]
     source: From,
+    /// Name of the machine
     #[arg(long, default_value = "wallet")]
     machine: String,
     /// The module: a .wasm file, a release (`wallet-1.0.1`, or `1.0.1`), or the id of a module in the data folder
@@ -82,7 +84,7 @@ pub struct ReplayArgs {
     /// Sign with this key instead of the data folder's `node.key`
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
-    /// Keep how far it is in this folder, and go on from there if it is there already; removed when the replay is over
+    /// Save how far the replay is in this folder, and continue from there where something is saved; removed when the replay is over
     #[arg(long, value_name = "FOLDER")]
     resume: Option<PathBuf>,
     /// Have a node replay its own history, by its REST API: http[s]://HOST:PORT. The candidate must be staged there
@@ -214,7 +216,7 @@ fn write_report(path: &Path, report: &Report, verdict: Verdict) -> anyhow::Resul
 fn write_certificate(args: &ReplayArgs, path: &Path, report: &Report) -> anyhow::Result<()> {
     let key = match &args.key_file {
         Some(file) => NodeKey::read(file)?,
-        None => NodeKey::of_folder(&args.source.data).context("sign with another key by --key-file")?,
+        None => NodeKey::of_folder(&RealDisk, &args.source.data).context("sign with another key by --key-file")?,
     };
     let certificate = Certificate::sign(report, &key)?;
     std::fs::write(path, certificate.to_json()).with_context(|| format!("{}", path.display()))?;

@@ -19,6 +19,7 @@ use statehouse_abi::value::Value;
 
 use crate::cli::bench::{Folder, WALLET};
 use crate::cli::output::{print, progress, table};
+use crate::disk::RealDisk;
 use crate::guest::{Engine, EngineOptions};
 use crate::ids::{CommandId, Digest, Fingerprint, Head, JournalIndex, LogIndex, Micros, ModuleId, NodeId, Term};
 use crate::machine::logic::Logic;
@@ -97,10 +98,12 @@ struct Lab {
 /// Runs transfers between random accounts.
 pub fn measure(name: &'static str, logic: Arc<dyn Logic>, args: &GuestArgs) -> anyhow::Result<Figures> {
     let folder = Folder::new(None)?;
+    let ids = IdIndex::open(Arc::new(RealDisk), &folder.path().join("ids"), IdOptions::default())?;
+    ids.allow_write_up_to(LogIndex(u64::MAX));
     let mut lab = Lab {
         logic,
         store: Store::open(&folder.path().join("state"), StoreOptions::new(StoreShared::new(64 << 20)))?,
-        ids: IdIndex::open(&folder.path().join("ids"), IdOptions::default())?,
+        ids,
         index: 0,
         random: StdRng::seed_from_u64(1),
         figures: Figures {
@@ -174,7 +177,7 @@ impl Lab {
         self.ids.lookup_batch(&wanted, &mut known)?;
         anyhow::ensure!(known.iter().all(Option::is_none), "a random id was used twice");
         self.index += 1;
-        self.ids.record(JournalIndex(self.index), &ids)?;
+        self.ids.record(JournalIndex(self.index), LogIndex(self.index), &ids)?;
         self.figures.id_check += started.elapsed();
         self.decide(&views)?;
         self.figures.transfers += bodies.len() as u32;

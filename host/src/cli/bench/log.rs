@@ -1,4 +1,7 @@
-//! `bench log`: entries of 128 bytes appended and made durable, by how many share an append.
+//! `bench log`: entries of 128 bytes appended and made durable, by how many share an append; or how long a large log takes to open, sealed and
+//! without seals.
+//!
+//! In: a folder to write in. Out: a table. What it has written of a large log is deleted; it knows nothing of nodes.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,12 +12,67 @@ use bytes::Bytes;
 
 use crate::cli::bench::Folder;
 use crate::cli::output::{print, table};
+use crate::disk::{Disk, RealDisk};
 use crate::ids::{LogIndex, NodeId, PartitionId, Term};
-use crate::log::{EntryId, Log, LogEntry, LogOptions, Payload, RealDisk, StreamId};
+use crate::log::{EntryId, Log, LogEntry, LogOptions, Payload, StreamId};
 
 const ENTRY_BYTES: usize = 128;
 const ENTRIES_PER_APPEND: [usize; 4] = [1, 16, 256, 4096];
 const MEASURE: Duration = Duration::from_secs(2);
+
+/// Entries of the log that is opened: batches of some forty commands.
+const LARGE_ENTRY_BYTES: usize = 16 << 10;
+const LARGE_ENTRIES_PER_APPEND: u64 = 64;
+/// How long its segments may take to be sealed.
+const SEALED_WITHIN: Duration = Duration::from_secs(600);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Opens a log of so many GiB twice: with its seals, and without any.
+pub fn open(dir: Option<PathBuf>, gib: u64) -> anyhow::Result<ExitCode> {
+    let folder = Folder::new(dir)?;
+    let path = folder.path().join("large");
+    let open = || -> anyhow::Result<Log> {
+        Ok(Log::open(Arc::new(RealDisk), &path, LogOptions::new(StreamId::new("bench", PartitionId(0))?))?)
+    };
+    let log = open()?;
+    let entries = (gib << 30) / LARGE_ENTRY_BYTES as u64;
+    let mut next = 0;
+    while next < entries {
+        let until = (next + LARGE_ENTRIES_PER_APPEND).min(entries);
+        let large = (next..until).map(|index| entry_of(index, vec![index as u8; LARGE_ENTRY_BYTES].into()));
+        let (done, durable) = std::sync::mpsc::channel();
+        log.append(large.collect(), Box::new(move |result| drop(done.send(result))))?;
+        durable.recv()??;
+        next = until;
+        log.save_committed(entry(next - 1).id);
+    }
+    let is_closed_segment = |name: &String| name.ends_with(".log");
+    let segments = RealDisk.list(&path)?.iter().filter(|name| is_closed_segment(name)).count();
+    let deadline = Instant::now() + SEALED_WITHIN;
+    while log.sealed_segments().len() + 1 < segments {
+        anyhow::ensure!(Instant::now() < deadline, "the segments were not sealed in time");
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    log.close()?;
+    drop(log);
+    let mut rows = table(&["log", "GiB", "segments", "s to open"]);
+    for seals in ["sealed", "without seals"] {
+        if seals != "sealed" {
+            for name in RealDisk.list(&path)?.iter().filter(|name| name.ends_with(".seal")) {
+                RealDisk.remove(&path.join(name))?;
+            }
+        }
+        let started = Instant::now();
+        let log = open()?;
+        let took = started.elapsed();
+        anyhow::ensure!(log.last() == Some(entry(entries - 1).id), "the log has not what was appended");
+        log.close()?;
+        rows.add_row([seals.to_owned(), gib.to_string(), segments.to_string(), format!("{:.3}", took.as_secs_f64())]);
+    }
+    std::fs::remove_dir_all(&path)?;
+    print(&format!("{rows}\n{LARGE_ENTRY_BYTES} B an entry; the page cache holds what was written last\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
 
 pub fn run(dir: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     let folder = Folder::new(dir)?;
@@ -52,6 +110,10 @@ pub fn run(dir: Option<PathBuf>) -> anyhow::Result<ExitCode> {
 }
 
 fn entry(index: u64) -> LogEntry {
+    entry_of(index, Bytes::from_static(&[7; ENTRY_BYTES]))
+}
+
+fn entry_of(index: u64, payload: Bytes) -> LogEntry {
     let id = EntryId { term: Term(1), node: NodeId(1), index: LogIndex(index) };
-    LogEntry { id, payload: Payload::Entry(Bytes::from_static(&[7; ENTRY_BYTES])) }
+    LogEntry { id, payload: Payload::Entry(payload) }
 }

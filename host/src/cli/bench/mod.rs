@@ -27,8 +27,11 @@ pub const WALLET: &[u8] = include_bytes!("../../../../modules/releases/wallet-1.
 pub enum BenchArgs {
     /// Id check, decide and apply in the guest, on one core
     Guest(guest::GuestArgs),
-    /// Append and sync, by entries per append
+    /// Append and sync, by entries per append; or how long a large log takes to open
     Log {
+        /// GiB of a log that is written, sealed and opened, instead of measuring appends
+        #[arg(long)]
+        open: Option<u64>,
         /// Folder to write in; a temporary one without it
         #[arg(long)]
         dir: Option<PathBuf>,
@@ -57,7 +60,8 @@ pub enum BenchArgs {
 pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     match args {
         BenchArgs::Guest(args) => guest::run(&args),
-        BenchArgs::Log { dir } => log::run(dir),
+        BenchArgs::Log { dir, open: None } => log::run(dir),
+        BenchArgs::Log { dir, open: Some(gib) } => log::open(dir, gib),
         BenchArgs::Ids { sizes, dir } => ids::run(&sizes, dir),
         BenchArgs::Http(args) => http::run(args),
         BenchArgs::Events(args) => events::run(args),

@@ -17,10 +17,10 @@ use crate::audit::jobs::Replays;
 use crate::cli::descriptors;
 use crate::clock::SystemClock;
 use crate::config::{LimitsConfig, WebhooksConfig};
+use crate::disk::RealDisk;
 use crate::features;
 use crate::ids::NodeId;
 use crate::limits;
-use crate::log::RealDisk;
 use crate::system::{ArchiveOptions, MachineSpec, ModuleSource, Node, NodeOptions};
 
 pub struct Served {
@@ -67,6 +67,7 @@ impl Served {
             log_keep_bytes: None,
             snapshot_every_bytes: None,
             snapshot_keep: None,
+            scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND,
             feature_level_max: features::HIGHEST,
             archive,
             hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,

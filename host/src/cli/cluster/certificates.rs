@@ -16,8 +16,8 @@ use crate::ids::NodeId;
 /// Make certificates by which nodes know each other, and the authority that signs them
 ///
 /// DIR gets ca.pem, ca.key, and node-ID.pem and node-ID.key for each node. Give a node ca.pem and its own two files. Keep ca.key away from all
-/// of them: whoever has it can make itself a node. What is there already is kept as long as it is good for 60 more days. Give nodes their new
-/// files and send them SIGHUP.
+/// nodes: it creates nodes. A certificate that is there already is kept if it is valid for 60 more days. Give nodes their new files, and send
+/// them SIGHUP.
 #[derive(Args)]
 pub struct CertificatesArgs {
     /// Folder of the files; created when missing, for this user alone

@@ -59,15 +59,39 @@ enum Command {
         #[command(flatten)]
         asked: Asked,
     },
+    /// Say that the clock of the asked node, which has leapt, is right
+    ///
+    /// A wall clock that leaps by more than a second is believed once it has stayed so for a minute on most nodes. Until then entries do not follow it,
+    /// and `cluster status` says so. With this they follow at once, also those of other nodes whose clock has leapt as far. The time of a journal never goes
+    /// back: look twice.
+    AcceptClock {
+        #[command(flatten)]
+        asked: Asked,
+    },
     /// Make a node the leader of a partition, for now
     Transfer {
+        /// Name of the machine
         #[arg(long)]
         machine: String,
+        /// Number of the partition
         #[arg(long)]
         partition: u32,
         /// The id of the node that is to lead
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
         to: u64,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Have the asked node open a partition without the acknowledged entries that its log has lost. Nobody gets them back then: what clients
+    /// were told of them never happened. It is recorded for ever
+    AcceptLoss {
+        /// Name of the machine
+        machine: String,
+        /// Number of the partition
+        partition: u32,
+        /// Why they are given up, for everybody who looks at the cluster later
+        #[arg(long, required = true)]
+        why: String,
         #[command(flatten)]
         asked: Asked,
     },
@@ -104,6 +128,11 @@ async fn answer(command: Command) -> anyhow::Result<ExitCode> {
         Command::Transfer { machine, partition, to, asked } => {
             let body = json!({ "machine": machine, "partition": partition, "to": to });
             change(&asked, Method::POST, "/v1/cluster/transfer", Some(body)).await
+        }
+        Command::AcceptClock { asked } => change(&asked, Method::POST, "/v1/cluster/accept-clock", None).await,
+        Command::AcceptLoss { machine, partition, why, asked } => {
+            let body = json!({ "machine": machine, "partition": partition, "why": why });
+            change(&asked, Method::POST, "/v1/cluster/losses", Some(body)).await
         }
         Command::Status { json, asked } => show_status(&asked, json).await,
     }
@@ -175,8 +204,13 @@ mod tests {
         assert_eq!((machine.as_str(), partition, to), ("wallet", 3, 2));
         let Ok(Command::Add { node, .. }) = parse("add --node 4=n4:7000") else { panic!("a good line") };
         assert_eq!(node, (4, "n4:7000".to_owned()));
+        assert!(matches!(parse("accept-clock --url http://n:1"), Ok(Command::AcceptClock { .. })));
         let Ok(Command::Remove { node, .. }) = parse("remove --node 4") else { panic!("a good line") };
         assert_eq!(node, 4);
+        let Ok(Command::AcceptLoss { machine, partition, why, .. }) = parse("accept-loss wallet 3 --why fire") else {
+            panic!("a good line")
+        };
+        assert_eq!((machine.as_str(), partition, why.as_str()), ("wallet", 3, "fire"));
     }
 
     #[test]
@@ -191,5 +225,6 @@ mod tests {
         check("add --node 4=n4", "`n4` is not HOST:PORT, where the other nodes reach node 4");
         check("remove --node 0", "0 is not in 1..");
         check("transfer --machine wallet --partition 0", "--to <TO>");
+        check("accept-loss wallet 3", "--why <WHY>");
     }
 }

@@ -4,12 +4,14 @@
 
 use std::fmt::Write;
 
-use crate::api::{ClusterPage, NodePage, ReplicaPage};
+use crate::api::{ClusterPage, LossPage, NodePage, ReplicaPage};
 use crate::cli::output::table;
 use crate::ids::NodeId;
 
 /// Digits of a key that tell it from others.
 const KEY_DIGITS: usize = 16;
+/// Clocks that are kept by NTP differ by far less.
+const CLOCK_FAR_US: u64 = 1_000_000;
 
 /// The cluster for people.
 pub fn render(page: &ClusterPage) -> String {
@@ -42,6 +44,11 @@ pub fn render(page: &ClusterPage) -> String {
         ]);
     }
     write!(text, "{nodes}\n{partitions}\n").expect("a text takes everything");
+    for loss in &page.losses {
+        let LossPage { machine, partition, node, by, why, time, refusal } = loss;
+        let line = format!("loss accepted on node {node} at {time} by {by} ({why}): {machine}/{partition}: {refusal}");
+        writeln!(text, "{line}").expect("a text takes everything");
+    }
     text
 }
 
@@ -77,6 +84,16 @@ pub fn troubles(page: &ClusterPage) -> Vec<String> {
         if replica.state != "running" {
             troubles.push(format!("partition {name} on node {}: {}; see its log", page.node, replica.state));
         }
+    }
+    troubles.extend(page.remarks.iter().map(|remark| format!("node {}: {remark}", page.node)));
+    let is_far = |node: &&NodePage| node.clock_ahead_us.is_some_and(|ahead| CLOCK_FAR_US < ahead.unsigned_abs());
+    for node in page.nodes.iter().filter(is_far) {
+        troubles.push(format!(
+            "the clock of node {} is {} from that of node {}; set the one that is wrong",
+            node.id,
+            clock(node),
+            page.node
+        ));
     }
     if !page.is_ready && troubles.is_empty() {
         troubles.push(format!("node {} is not ready; its page /readyz says why", page.node));
@@ -166,7 +183,11 @@ mod tests {
         let machines = vec![MachineView { name: "wallet".into(), partitions }];
         let keys = vec![KeyRow { node: 1, key: [0xab; 32], time: 7 }];
         let feature_level = FeatureLevel(2);
-        ClusterPage::new(ClusterView { cluster, node: NodeId(1), nodes, machines, keys, feature_level }, is_ready)
+        let (losses, remarks) = (vec![], vec![]);
+        ClusterPage::new(
+            ClusterView { cluster, node: NodeId(1), nodes, machines, keys, feature_level, losses, remarks },
+            is_ready,
+        )
     }
 
     #[test]
@@ -201,6 +222,16 @@ mod tests {
             partition wallet/0 has no leader; most of its voters 1 2 3 must run
             partition wallet/0 on node 1: halted: disk full; see its log"#]]
         .assert_eq(&troubles(&page).join("\n"));
+        let remarks = vec!["wallet/0: the journal is 60 s ahead".to_owned()];
+        let page = ClusterPage {
+            remarks,
+            ..super::tests::page(vec![node(1, Some(0)), node(2, Some(-7_000_000))], vec![], true)
+        };
+        expect![[r#"
+            node 1: wallet/0: the journal is 60 s ahead
+            the clock of node 2 is -7000.000 ms from that of node 1; set the one that is wrong"#]]
+        .assert_eq(&troubles(&page).join("\n"));
+        let page = super::tests::page(vec![node(1, Some(0))], vec![replica(0, None, "halted: disk full")], false);
         let rendered = render(&page);
         assert!(rendered.contains("not ready") && rendered.contains("none"), "{rendered}");
     }
@@ -214,6 +245,8 @@ mod tests {
             machines: vec![],
             keys: vec![],
             feature_level: features::BASE,
+            remarks: vec![],
+            losses: vec![],
         };
         let page = ClusterPage::new(view, true);
         let text = format!("{}{}", render(&page), troubles(&page).join("\n"));

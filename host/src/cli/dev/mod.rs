@@ -40,7 +40,7 @@ pub struct DevArgs {
     /// Folder of everything the nodes keep; created when missing
     #[arg(long, default_value = "./statehouse-data")]
     data: PathBuf,
-    /// Address of the first node's REST API; the others take the ports behind it, or free ones
+    /// Address of the first node's REST API; the others take the ports after it, or free ones
     #[arg(long, default_value = "127.0.0.1:8080")]
     http: SocketAddr,
     /// How many nodes to run; a data folder keeps the number it was made with

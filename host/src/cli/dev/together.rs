@@ -24,10 +24,10 @@ use crate::cli::serve::peer_files;
 use crate::cli::shipped;
 use crate::clock::SystemClock;
 use crate::config::{ClusterConfig, LimitsConfig, PeerTlsConfig, ViewsConfig, WebhooksConfig};
+use crate::disk::RealDisk;
 use crate::features;
 use crate::ids::NodeId;
 use crate::limits::{self, DEADLINE_MAX};
-use crate::log::RealDisk;
 use crate::system::{ArchiveOptions, ClusterError, MachineSpec, ModuleSource, NodeOptions, PeerOptions, PeerWay};
 
 /// One node that is a cluster of its own.
@@ -131,6 +131,7 @@ fn options(
                 .map(|url| ArchiveOptions { url, every: Duration::from_secs(args.archive_every) }),
             snapshot_every_bytes: None,
             snapshot_keep: None,
+            scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND,
             feature_level_max: features::HIGHEST,
             hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
             peer,

@@ -16,6 +16,7 @@ use crate::config::RESERVED_NAMES;
 /// Check files with the very validator that the host uses
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
+    /// A .wasm file
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 }

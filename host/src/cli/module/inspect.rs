@@ -21,6 +21,7 @@ use crate::ids::ModuleId;
 /// Show what a module is and what it declares
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
+    /// A .wasm file
     file: PathBuf,
     /// Print JSON
     #[arg(long)]

@@ -77,6 +77,7 @@ pub struct LogArgs {
 /// Which machine of which cluster.
 #[derive(Debug, Args)]
 pub struct Of {
+    /// Name of the machine
     #[arg(long, default_value = "wallet")]
     machine: String,
     #[command(flatten)]

@@ -12,10 +12,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
+use crate::disk::{Disk, DiskFile, DiskMap, Identity, Kind, RealDisk};
 use crate::ids::PartitionId;
-use crate::log::{Disk, DiskFile, DiskMap, Log, LogOptions, RealDisk, StreamId};
+use crate::log::{Log, LogOptions, StreamId};
 
-const FOLDER: &str = "/wallet/0/log";
+pub const FOLDER: &str = "/wallet/0/log";
 
 pub fn real_log(folder: &Path) -> Log {
     Log::open(Arc::new(RealDisk), folder, options()).expect("nobody damages the files of these tests")
@@ -97,6 +98,18 @@ impl MemoryDisk {
 }
 
 impl Disk for MemoryDisk {
+    fn kind(&self, path: &Path) -> io::Result<Option<Kind>> {
+        Ok(self.0.state.lock().files.contains_key(path).then_some(Kind::File))
+    }
+
+    fn read_with_mode(&self, _path: &Path) -> io::Result<(Vec<u8>, u32)> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn link(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn create_dir_all(&self, _dir: &Path) -> io::Result<()> {
         Ok(())
     }
@@ -147,6 +160,10 @@ struct MemoryFile {
 }
 
 impl DiskFile for MemoryFile {
+    fn identity(&self) -> io::Result<Identity> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn size(&self) -> io::Result<u64> {
         Ok(self.content.lock().now.len() as u64)
     }
@@ -193,8 +210,9 @@ impl DiskFile for MemoryFile {
 struct MemoryMap(Arc<Mutex<Content>>);
 
 impl DiskMap for MemoryMap {
-    fn read(&self, offset: u64, size: usize) -> Option<Bytes> {
+    fn read(&self, offset: u64, size: usize) -> io::Result<Bytes> {
         let content = self.0.lock();
-        content.now.get(offset as usize..offset as usize + size).map(Bytes::copy_from_slice)
+        let found = content.now.get(offset as usize..offset as usize + size).map(Bytes::copy_from_slice);
+        found.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 }

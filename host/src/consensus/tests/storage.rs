@@ -2,16 +2,20 @@
 //!
 //! openraft's suite, beside this file, checks the rest of the storage's contract.
 
-use futures_util::FutureExt;
+use std::path::Path;
+
+use futures_util::{FutureExt, TryStreamExt};
 use openraft::RaftLogReader;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
 
-use super::disk::{MemoryDisk, log_on};
+use super::disk::{FOLDER, MemoryDisk, log_on};
 use super::*;
 use crate::consensus::StopReason;
 use crate::consensus::model::{self, Model};
 use crate::consensus::storage::{Storage, clamp_committed};
+use crate::disk::SimDisk;
+use crate::ids::Lsn;
 use crate::log::{Log, LogHealth};
 
 const MIB: usize = 1 << 20;
@@ -71,6 +75,68 @@ async fn a_limited_read_is_bounded_in_bytes_and_never_empty() {
         let read = storage.limited_get_log_entries(start, 9).await.expect("it is sound");
         assert_eq!(read.len(), expected, "entries from {start}");
     }
+}
+
+/// Its first segment is sealed, and has lost an entry; what it had.
+async fn damaged_log() -> (Log, Vec<LogEntry>) {
+    let disk = SimDisk::new();
+    let log = log_on(&disk);
+    let mut storage = storage_on(&log);
+    let entries: Vec<LogEntry> = (0..40).map(|index| big_entry(index, 50_000)).collect();
+    for entry in &entries {
+        soon(append(&mut storage, vec![entry.clone()]).await).await.expect("the disk is well");
+        log.save_committed(entry.id);
+    }
+    // What was committed is known to the log with the next record.
+    soon(append(&mut storage, vec![big_entry(40, 1)]).await).await.expect("the disk is well");
+    soon(async {
+        while log.sealed_segments().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let path = Path::new(FOLDER).join("seg-0000000000000000.log");
+    let mut content = disk.content(&path).expect("it is there");
+    // The first entry is longer than that.
+    content[20_000] ^= 1;
+    // What it has in memory, it reads there.
+    log.close().expect("the disk is well");
+    drop((log, storage));
+    disk.put(&path, content);
+    (log_on(&disk), entries)
+}
+
+#[tokio::test]
+async fn what_a_sealed_segment_has_lost_is_waited_for_by_those_who_need_it() {
+    let (log, entries) = damaged_log().await;
+    let mut storage = storage_on(&log);
+    let end = entries.len() as u64;
+    let read = soon(storage.limited_get_log_entries(0, end)).await.expect("a group goes on");
+    assert!(read.is_empty());
+    assert!(log.is_damaged());
+    let other = storage.limited_get_log_entries(end - 1, end).await.expect("it is whole");
+    assert_eq!(other.len(), 1);
+
+    let mut reader = storage.clone();
+    let mut applying = Box::pin(async move { reader.entries_stream(0..end).await.try_collect::<Vec<_>>().await });
+    assert!(applying.as_mut().now_or_never().is_none(), "it waits");
+    log.mend(Lsn(0), &entries).expect("they are the right ones");
+    assert_eq!(soon(applying).await.expect("it is mended").len(), entries.len());
+    let read = storage.limited_get_log_entries(0, end).await.expect("it is whole");
+    assert!(!read.is_empty() && !log.is_damaged());
+}
+
+#[tokio::test]
+async fn a_shutdown_does_not_wait_for_what_a_sealed_segment_has_lost() {
+    let (log, entries) = damaged_log().await;
+    let (stop, stopping) = watch::channel(false);
+    let mut storage = Storage::new(log, stopping);
+    let mut applying =
+        Box::pin(async { storage.entries_stream(0..entries.len() as u64).await.try_collect::<Vec<_>>().await });
+    assert!(applying.as_mut().now_or_never().is_none(), "it waits");
+    stop.send_replace(true);
+    let words = soon(applying).await.expect_err("nobody has mended it").to_string();
+    assert!(words.contains("seg-0000000000000000.log"), "{words}");
 }
 
 #[test]

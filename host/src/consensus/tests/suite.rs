@@ -13,7 +13,8 @@ use super::super::state::State;
 use super::super::storage::Storage;
 use super::Partition;
 use super::disk::{log_on, real_log};
-use crate::log::{Log, SimDisk};
+use crate::disk::SimDisk;
+use crate::log::Log;
 
 /// Keeps what a storage needs besides itself.
 struct Guard {

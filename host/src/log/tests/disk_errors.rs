@@ -3,7 +3,8 @@
 use futures_util::FutureExt;
 
 use super::*;
-use crate::log::{LogHealth, SimOp, Vote};
+use crate::disk::SimOp;
+use crate::log::{LogHealth, Vote};
 
 /// Appends entry after entry until the log refuses; returns how many it has.
 fn fill(log: &Log, from: u64) -> u64 {

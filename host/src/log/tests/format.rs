@@ -1,10 +1,11 @@
-//! The bytes of a segment, against the golden file of format version 1. A difference means: a new format version.
+//! The bytes of a segment and of a seal, against the golden files of format version 1. A difference means: a new format version.
 
 use expect_test::expect_file;
 
 use super::*;
 use crate::ids::Lsn;
-use crate::log::frame::{Frame, FrameKey, NO_HASH, Record, read_frame};
+use crate::log::frame::{Frame, FrameKey, NO_HASH, Record, entry_hash, read_frame};
+use crate::log::seal::Seal;
 use crate::log::segment::{Checkpoint, FORMAT_VERSION, HEADER_SIZE, SegmentHeader, decode_watermark, encode_watermark};
 use crate::log::{Damage, Vote};
 
@@ -74,6 +75,56 @@ fn a_segment_has_the_bytes_of_its_version() {
         rest = rest.slice(frame.size()..);
     }
     assert!(rest.is_empty());
+}
+
+/// A segment that begins with entries in place of two of the one before, and its seal's file.
+fn sealed() -> (Bytes, Seal, Vec<u8>) {
+    let key = FrameKey::of_nonce(&header().nonce);
+    let (mut bytes, mut lsn, mut before) = (header().encode(), header().first_lsn, [0xcc; 32]);
+    let mut records = vec![Record::Truncate(Some(id(7, 97)))];
+    for entry in [entry_of(7, 98, 40 << 10), entry_of(7, 99, 9), entry_of(8, 100, 9)] {
+        let hash = entry_hash(&before, entry.id, &entry.payload, &blake3::hash(entry.payload.bytes()));
+        records.push(Record::Entry { entry, before });
+        let frame = Frame { lsn, is_sync_mark: false, records: std::mem::take(&mut records) };
+        frame.encode(Lsn(0x1000), &key, &mut bytes);
+        (lsn, before) = (frame.end(), hash);
+    }
+    bytes.resize(64 << 10, 0);
+    let bytes = Bytes::from(bytes);
+    let (seal, points) = Seal::survey(&header(), lsn, &bytes).expect("it is whole");
+    let file = seal.encode(&points);
+    (bytes, seal, file)
+}
+
+#[test]
+fn a_seal_has_the_bytes_of_its_version() {
+    let (segment, seal, file) = sealed();
+    expect_file!["golden/seal-v1.txt"].assert_eq(&dump(&file));
+    assert_eq!((seal.first(), seal.last, seal.ends_from), (Some(LogIndex(98)), Some(id(8, 100)), Some(LogIndex(98))));
+    assert_eq!(seal.runs, [id(7, 98), id(8, 100)]);
+    let disk = SimDisk::new();
+    disk.put(&dir().join("seg-0000000000001000.seal"), file.clone());
+    let checkpoint = Checkpoint { last: seal.last, last_hash: seal.last_hash, ..Checkpoint::default() };
+    let next = SegmentHeader { first_lsn: seal.end, before: Some(Lsn(0x1000)), checkpoint, ..header() };
+    let find = |header: &SegmentHeader, size: usize, next: &SegmentHeader| {
+        Seal::find(&disk, dir(), header, size as u64, next).map(|(seal, _)| seal)
+    };
+    assert_eq!(find(&header(), segment.len(), &next), Some(seal));
+    // Of another segment, of one of another size, and of one that the log went on from at another place or entry.
+    let other = SegmentHeader { nonce: *b"0123456789abcdee", ..header() };
+    assert_eq!(find(&other, segment.len(), &next), None);
+    assert_eq!(find(&header(), segment.len() - 1, &next), None);
+    assert_eq!(
+        find(&header(), segment.len(), &SegmentHeader { first_lsn: Lsn(next.first_lsn.0 + 8), ..next.clone() }),
+        None
+    );
+    let checkpoint = Checkpoint { last_hash: [1; 32], ..checkpoint };
+    assert_eq!(find(&header(), segment.len(), &SegmentHeader { checkpoint, ..next.clone() }), None);
+    // A later version is made anew: it says nothing that the segment does not.
+    let mut later = file;
+    later[8] = 2;
+    disk.put(&dir().join("seg-0000000000001000.seal"), later);
+    assert_eq!(find(&header(), segment.len(), &next), None);
 }
 
 #[test]

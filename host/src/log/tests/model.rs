@@ -12,7 +12,9 @@ enum Call {
     Append { count: u64, size: usize },
     Truncate { keep_percent: usize },
     Purge { percent: usize },
+    Cut { percent: usize },
     PurgeBeyond,
+    Commit { percent: usize },
     Vote,
     Reopen,
 }
@@ -23,6 +25,8 @@ fn call() -> impl Strategy<Value = Call> {
         2 => (0..=100_usize).prop_map(|keep_percent| Call::Truncate { keep_percent }),
         2 => (0..=100_usize).prop_map(|percent| Call::Purge { percent }),
         1 => Just(Call::PurgeBeyond),
+        1 => (0..=100_usize).prop_map(|percent| Call::Cut { percent }),
+        3 => (0..=100_usize).prop_map(|percent| Call::Commit { percent }),
         1 => Just(Call::Vote),
         2 => Just(Call::Reopen),
     ]
@@ -34,6 +38,7 @@ struct Model {
     purged: Option<EntryId>,
     vote: Option<Vote>,
     term: u64,
+    committed: Option<EntryId>,
 }
 
 impl Model {
@@ -55,7 +60,9 @@ impl Model {
                 append(log, entries).expect("accepted");
             }
             Call::Truncate { keep_percent } => {
-                let last = self.at(*keep_percent).or(self.purged);
+                let committed = self.committed.filter(|id| self.entries.contains_key(&id.index.0));
+                let kept = self.at(*keep_percent).into_iter().chain(committed).max_by_key(|id| id.index);
+                let last = kept.or(self.purged);
                 self.entries.retain(|index, _| last.is_some_and(|last| *index <= last.index.0));
                 self.term += 1;
                 log.truncate_after(last).expect("accepted");
@@ -64,9 +71,21 @@ impl Model {
                 let Some(upto) = self.at(*percent) else { return };
                 self.purge(log, upto);
             }
+            Call::Cut { percent } => {
+                let Some(last) = self.at(*percent) else { return };
+                self.entries.retain(|index, _| *index <= last.index.0);
+                self.committed = self.committed.map(|committed| committed.min(last));
+                self.term += 1;
+                log.cut_after(last).expect("it is there");
+            }
             Call::PurgeBeyond => {
                 let upto = id(self.term, self.last().map_or(0, |last| last.index.0) + 3);
                 self.purge(log, upto);
+            }
+            Call::Commit { percent } => {
+                let Some(committed) = self.at(*percent).filter(|id| self.committed < Some(*id)) else { return };
+                self.committed = Some(committed);
+                log.save_committed(committed);
             }
             Call::Vote => {
                 let vote = Vote { term: Term(self.term), node: None, committed: false };

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::log::{LogHealth, RealDisk, Vote};
+use crate::disk::RealDisk;
+use crate::log::{LogHealth, Vote};
 
 #[test]
 fn entries_are_readable_at_once_and_after_reopening() {

@@ -5,7 +5,7 @@
 use std::ops::RangeInclusive;
 
 use super::*;
-use crate::log::{DamagedLog, Misfit, Repaired, Vote};
+use crate::log::{Damage, DamagedLog, Misfit, Repaired, Vote};
 
 /// The highest term that peers of the tests have heard of.
 const FLOOR: Term = Term(9);
@@ -42,7 +42,8 @@ fn eventful_log() -> SimDisk {
 
 fn segments(disk: &SimDisk) -> Vec<PathBuf> {
     let names = disk.list(dir()).expect("the folder is there");
-    let mut names: Vec<_> = names.into_iter().filter(|name| name.starts_with("seg-")).collect();
+    let mut names: Vec<_> =
+        names.into_iter().filter(|name| name.starts_with("seg-") && name.ends_with(".log")).collect();
     names.sort_unstable();
     names.iter().map(|name| dir().join(name)).collect()
 }
@@ -101,6 +102,27 @@ fn check_equal(disk: &SimDisk, copy: &SimDisk, what: &str, vote_may_be_lost: boo
     assert!(found.ends_with(&expected), "{what}: it goes on and opens again");
 }
 
+/// A newest segment that is gone leaves no trace in the log.
+#[test]
+fn a_log_that_has_forgotten_its_end_is_given_it_back() {
+    let intact = eventful_log();
+    let segments = segments(&intact);
+    for kept in 0..segments.len() {
+        let disk = intact.copy();
+        for path in &segments[kept..] {
+            disk.remove(path).expect("it is there");
+        }
+        disk.sync_dir(dir()).expect("synced");
+        let what = format!("{kept} of {} segments", segments.len());
+        assert!(examine(&disk).is_none(), "{what}: nothing is wrong in itself");
+        let forgotten = DamagedLog::forgotten(Arc::new(disk.clone()), dir(), &options(), "a test says so".to_owned());
+        let forgotten = forgotten.expect("it can be read");
+        let entries = fetched(&forgotten, &journal(&intact));
+        forgotten.repair(&entries, None, FLOOR).unwrap_or_else(|error| panic!("{what}: {}", error.reason()));
+        check_equal(&disk, &intact, &what, true);
+    }
+}
+
 #[test]
 fn any_flipped_bit_is_repaired() {
     let intact = eventful_log();
@@ -126,6 +148,47 @@ fn any_flipped_bit_is_repaired() {
         0 < lost_votes && lost_votes < repairs / 2,
         "{lost_votes} of {repairs}: the last header has the older votes"
     );
+}
+
+/// The entry went with its frame, and the frame after it says that it was committed.
+#[test]
+fn what_is_known_to_be_committed_is_missing_where_its_bytes_are_lost() {
+    let intact = SimDisk::new();
+    let log = opened(&intact);
+    append_durably(&log, vec![entry(1, 0), entry(1, 1)]);
+    append_durably(&log, vec![entry(1, 2)]);
+    log.save_committed(id(1, 2));
+    block_on(log.save_vote(vote(1, 2, true))).expect("saved");
+    log.close().expect("closes");
+    let disk = intact.copy();
+    let lost = scan(&intact).expect("intact").entries().last().expect("there are three").expect("readable");
+    let path = dir().join(&lost.segment);
+    let mut content = intact.content(&path).expect("there");
+    content[lost.offset as usize] ^= 1;
+    disk.put(&path, content);
+    let damaged = examine(&disk).expect("it is damaged");
+    // The lost bytes may have replaced what was not known to be committed before.
+    assert_eq!(damaged.missing(), [LogIndex(0)..=LogIndex(2)]);
+    check_repair(&disk, &intact, "the newest entry").expect("it is damaged");
+}
+
+#[test]
+fn any_sector_that_is_not_given_back_is_repaired() {
+    let intact = eventful_log();
+    let segments = segments(&intact);
+    for (position, path) in segments.iter().enumerate() {
+        let size = intact.content(path).expect("there").len();
+        for offset in (0..size).step_by(if position + 1 < segments.len() { 1024 } else { 512 }) {
+            let disk = intact.copy();
+            disk.spoil(path, offset);
+            let what = format!("{} at {offset}", path.display());
+            let damage = scan(&disk).err();
+            assert!(matches!(damage, Some(LogError::Corrupt { damage: Damage::Unreadable, .. })), "{what}: {damage:?}");
+            let repaired = check_repair(&disk, &intact, &what).expect("it is damaged");
+            // Behind the last frame of the newest segment there may have been others.
+            assert!(position + 1 == segments.len() || !repaired.vote_may_be_lost, "{what}");
+        }
+    }
 }
 
 #[test]

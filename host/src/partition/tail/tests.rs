@@ -9,8 +9,9 @@ use futures_util::FutureExt;
 
 use super::*;
 use crate::archive::{Archive, Boundary, Past, Stream, Upload};
+use crate::disk::SimDisk;
 use crate::ids::{ClusterId, Digest, Head, LogIndex, Micros, ModuleId, NodeId, Term};
-use crate::log::{EntryId, Log, LogEntry, LogOptions, Payload, SimDisk, StreamId};
+use crate::log::{EntryId, Log, LogEntry, LogOptions, Payload, StreamId};
 use crate::machine::entry::{Entry, EntryKind, Header};
 use crate::partition::recorded::RecordedEntries;
 

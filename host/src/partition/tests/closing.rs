@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::consensus::Leadership;
+use crate::disk::SimDisk;
 use crate::ids::LogIndex;
 use crate::limits::{READY_LAG_LEVEL_MAX, READY_LAG_MAX};
-use crate::log::SimDisk;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partition_whose_disk_hangs_is_closed_and_not_opened_again_before_the_disk_lets_go() {

@@ -6,6 +6,7 @@
 use statehouse_abi::key::key;
 
 use super::*;
+use crate::clock::Clock;
 use crate::features::FeatureLevel;
 use crate::router::MachineParticipants;
 use crate::router::slots::partition_of;
@@ -154,6 +155,17 @@ impl Cluster {
     }
 
     pub async fn open_with(folder: &Path, level: FeatureLevel, calls: Calls) -> Self {
+        Self::open_at(folder, &Features::at(level), calls, [0, 1, 2].map(|_| Arc::new(SystemClock) as Arc<dyn Clock>))
+            .await
+    }
+
+    /// With a clock for each partition.
+    pub async fn open_at(
+        folder: &Path,
+        features: &Features,
+        calls: Calls,
+        clocks: [Arc<dyn Clock>; PARTITIONS as usize],
+    ) -> Self {
         let machine = Machine::new(MachineOptions {
             name: MACHINE.to_owned(),
             partition_count: PARTITIONS,
@@ -164,11 +176,13 @@ impl Cluster {
             network: Arc::new(NoNetwork),
             nodes: watch::Sender::new(vec![NodeId(1)]).subscribe(),
             answering: watch::Sender::default().subscribe(),
+            features: features.clone(),
         });
         let mut partitions = Vec::new();
-        for id in (0..PARTITIONS).map(PartitionId) {
+        for (id, clock) in (0..PARTITIONS).map(PartitionId).zip(clocks) {
             let partition = Partition::open(PartitionOptions {
                 machine: MACHINE.to_owned(),
+                clock,
                 partition: id,
                 folder: folder.join(id.to_string()),
                 modules: Arc::new(Only(logic())),
@@ -181,7 +195,7 @@ impl Cluster {
                     Calls::CarriedOut => Arc::new(MachineParticipants::of(&machine)),
                     Calls::Lost => Arc::new(NoOthers),
                 },
-                features: Features::at(level),
+                features: features.clone(),
                 ..options(folder)
             });
             let partition = partition.await.expect("it opens");

@@ -22,6 +22,8 @@ pub(super) struct Link {
     pub is_cut: bool,
     pub delay: RangeInclusive<Duration>,
     pub reordered_permille: u32,
+    pub calls_lost_permille: u32,
+    pub calls_doubled_permille: u32,
     pub replies_lost_permille: u32,
     /// Of this way alone, so that what happens elsewhere does not change it.
     chance: StdRng,
@@ -38,6 +40,8 @@ impl Link {
             is_cut: false,
             delay: Duration::ZERO..=Duration::ZERO,
             reordered_permille: 0,
+            calls_lost_permille: 0,
+            calls_doubled_permille: 0,
             replies_lost_permille: 0,
             chance,
             queue: None,
@@ -48,7 +52,17 @@ impl Link {
         self.is_cut = false;
         self.delay = Duration::ZERO..=Duration::ZERO;
         self.reordered_permille = 0;
+        self.calls_lost_permille = 0;
+        self.calls_doubled_permille = 0;
         self.replies_lost_permille = 0;
+    }
+
+    pub fn loses_a_call(&mut self) -> bool {
+        happens(&mut self.chance, self.calls_lost_permille)
+    }
+
+    pub fn doubles_a_call(&mut self) -> bool {
+        happens(&mut self.chance, self.calls_doubled_permille)
     }
 
     pub fn loses_a_reply(&mut self) -> bool {
@@ -65,6 +79,14 @@ impl Link {
         let is_held_back = happens(&mut self.chance, self.reordered_permille);
         if self.is_cut || !is_held_back {
             return self.send_reply(network, parcel);
+        }
+        self.send_late(network, parcel);
+    }
+
+    /// Behind whatever is sent within one more delay.
+    pub fn send_late(&mut self, network: SimNetwork, parcel: Parcel) {
+        if self.is_cut {
+            return;
         }
         let (at, parcel) = (self.arrival() + *self.delay.end(), self.unless_cut(network, parcel));
         tokio::spawn(async move {
@@ -104,5 +126,5 @@ impl Link {
 }
 
 fn happens(chance: &mut StdRng, permille: u32) -> bool {
-    chance.random_range(0..1000) < permille
+    0 < permille && chance.random_range(0..1000) < permille
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use expect_test::expect_file;
 
 use super::{ANSWERER, CALLER, entry_id, group};
+use crate::disk::SimDisk;
 use crate::ids::{LogIndex, NodeId, Term};
-use crate::log::{EntryId, SimDisk};
+use crate::log::EntryId;
 use crate::peer::{GroupName, Seen, SeenBook, SeenLost};
 
 const PATH: &str = "data/seen.book";
@@ -18,7 +19,7 @@ fn open(disk: &SimDisk) -> SeenBook {
 
 fn disk() -> SimDisk {
     let disk = SimDisk::new();
-    crate::log::Disk::create_dir_all(&disk, Path::new("data")).expect("there is room");
+    crate::disk::Disk::create_dir_all(&disk, Path::new("data")).expect("there is room");
     disk
 }
 
@@ -107,7 +108,7 @@ fn a_flush_without_news_writes_nothing_and_a_failed_one_tries_again() {
     book.flush().expect("there is nothing to do");
     assert_eq!(disk.content(Path::new(PATH)), None);
     book.on_durable(CALLER, &group(0), entry_id(5));
-    disk.set_failing(Some(crate::log::SimOp::Sync));
+    disk.set_failing(Some(crate::disk::SimOp::Sync));
     let failed = book.flush().map(|()| "written").expect_err("the disk fails");
     assert_eq!(failed.to_string(), "data/seen.book: injected I/O error");
     disk.set_failing(None);

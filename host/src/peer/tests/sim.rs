@@ -149,6 +149,24 @@ async fn a_lost_reply_leaves_a_request_that_was_carried_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lost_call_is_heard_by_nobody_and_a_doubled_one_twice_and_both_are_answered_at_most_once() {
+    let (sim, service) = (SimNetwork::new(1), Fake::new());
+    sim.join(ANSWERER, service.clone());
+    let network = sim.join(CALLER, Fake::new());
+    sim.lose_calls(CALLER, ANSWERER, 1000);
+    assert_eq!((ask(&*network).await, service.calls_heard.lock().len()), (SILENCE.to_owned(), 0));
+    sim.heal();
+    sim.double_calls(CALLER, ANSWERER, 1000);
+    sim.delay(CALLER, ANSWERER, MS..=MS);
+    assert_eq!(ask(&*network).await, ANSWERED);
+    assert!(tokio::time::timeout(5 * MS, std::future::pending::<()>()).await.is_err());
+    assert_eq!(service.calls_heard.lock().len(), 2);
+    // The other copy arrives where one is lost.
+    sim.lose_calls(CALLER, ANSWERER, 1000);
+    assert_eq!((ask(&*network).await, service.calls_heard.lock().len()), (SILENCE.to_owned(), 3));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_that_leaves_breaks_off_and_is_found_again_when_it_joins() {
     let (sim, service) = (SimNetwork::new(1), Fake::new());
     sim.join(ANSWERER, service.clone());

@@ -22,6 +22,7 @@ pub fn partition_error(error: PartitionError) -> QueryError {
         | PartitionError::Log(_)
         | PartitionError::Store(_)
         | PartitionError::NoEntry(_)
+        | PartitionError::TwoHistories { .. }
         | PartitionError::NotRendered { .. } => {
             tracing::error!(%error, "a read failed");
             UnavailableReason::Halted
@@ -39,7 +40,8 @@ pub fn partition_error(error: PartitionError) -> QueryError {
         | PartitionError::Canonical(_)
         | PartitionError::SnapshotsAsked
         | PartitionError::NotActivated { .. }
-        | PartitionError::RolledBack { .. }
+        | PartitionError::Forgot(_)
+        | PartitionError::Unvouched
         | PartitionError::CannotRebuild { .. } => UnavailableReason::ShuttingDown,
     };
     QueryError::Unavailable(unavailable(reason))

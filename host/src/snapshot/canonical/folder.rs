@@ -8,18 +8,18 @@
 //! In: what is in the folder when the partition is opened. Out: what is listed, and what is due. It does not know which of them are to be kept.
 
 use std::ffi::OsStr;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::days::Days;
 use super::error::CanonicalError;
-use super::manifest::{EXTENSION, Listed};
+use super::manifest::{EXTENSION, Facts, Listed, parse_name};
 use super::read::SnapshotFile;
-use super::write::WRITING;
-use crate::durable;
+use super::write::{SnapshotWriter, WRITING, begin_file};
+use crate::disk::Disk;
 use crate::ids::JournalIndex;
 use crate::regular;
 
@@ -39,6 +39,7 @@ pub struct Due {
 
 /// The snapshots of one partition.
 pub struct SnapshotFolder {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
     /// In order of index.
     files: Mutex<Vec<Listed>>,
@@ -67,29 +68,29 @@ impl SnapshotFolder {
     ///
     /// # Errors
     /// The folder cannot be read or written.
-    pub fn open(partition: &Path) -> Result<Self, CanonicalError> {
+    pub fn open(disk: Arc<dyn Disk>, partition: &Path) -> Result<Self, CanonicalError> {
         let path = partition.join(FOLDER);
-        durable::create_dir_all(&path).map_err(CanonicalError::io(&path))?;
-        for name in names_in(&path)? {
+        disk.create_dir_all(&path).map_err(CanonicalError::io(&path))?;
+        for name in names_in(&*disk, &path)? {
             let at = path.join(&name);
             let removed = if name.ends_with(BUILDING) || name.ends_with(&format!(".{GONE}")) {
-                fs::remove_dir_all(&at)
+                disk.remove_dir_all(&at)
             } else if name.starts_with(WRITING) {
-                fs::remove_file(&at)
+                disk.remove(&at)
             } else {
                 continue;
             };
             removed.map_err(CanonicalError::io(&at))?;
         }
         let mut files = Vec::new();
-        for file in list_files(&path)? {
-            match SnapshotFile::open(&file) {
+        for file in list_files(&*disk, &path)? {
+            match SnapshotFile::open(&*disk, &file) {
                 Ok(found) => files.push(found.listed().clone()),
                 Err(error) => tracing::error!(path = %file.display(), %error, "a canonical snapshot is not listed"),
             }
         }
         files.sort_by_key(order);
-        Ok(Self { path, files: Mutex::new(files) })
+        Ok(Self { disk, path, files: Mutex::new(files) })
     }
 
     pub fn path(&self) -> &Path {
@@ -106,6 +107,22 @@ impl SnapshotFolder {
         self.files.lock().iter().find(is_it).cloned()
     }
 
+    /// Opens a listed file.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not what was written.
+    pub fn open_file(&self, listed: &Listed) -> Result<SnapshotFile, CanonicalError> {
+        SnapshotFile::open(&*self.disk, &self.path.join(&listed.name))
+    }
+
+    /// Begins a file, which is listed once it is [`Self::made`].
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn begin_file(&self, facts: &Facts) -> Result<SnapshotWriter, CanonicalError> {
+        SnapshotWriter::begin(self.disk.clone(), &self.path, facts)
+    }
+
     /// Where the state is kept that one is to be made of.
     pub fn due_folder(&self, due: &Due) -> PathBuf {
         self.path.join(due.name())
@@ -116,7 +133,8 @@ impl SnapshotFolder {
     /// # Errors
     /// The folder cannot be read.
     pub fn list_due(&self) -> Result<Vec<Due>, CanonicalError> {
-        let mut found: Vec<Due> = names_in(&self.path)?.iter().filter_map(|name| Due::parse(name)).collect();
+        let mut found: Vec<Due> =
+            names_in(&*self.disk, &self.path)?.iter().filter_map(|name| Due::parse(name)).collect();
         found.sort();
         Ok(found)
     }
@@ -126,7 +144,7 @@ impl SnapshotFolder {
     /// # Errors
     /// It cannot be copied.
     pub fn take_in(&self, file: &Path, listed: &Listed) -> Result<(), CanonicalError> {
-        copy_file(file, &self.path)?;
+        copy_file(file, self.disk.clone(), &self.path)?;
         self.add(listed);
         Ok(())
     }
@@ -137,8 +155,8 @@ impl SnapshotFolder {
     /// It cannot be deleted, and is listed still.
     pub fn delete(&self, listed: &Listed) -> Result<(), CanonicalError> {
         let file = self.path.join(&listed.name);
-        match fs::remove_file(&file) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(CanonicalError::io(&file)(error)),
+        match self.disk.remove(&file) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(CanonicalError::io(&file)(error)),
             _ => {}
         }
         self.files.lock().retain(|known| known.name != listed.name);
@@ -164,12 +182,10 @@ impl SnapshotFolder {
         let folder = self.due_folder(due);
         // Under a name that nobody takes for a kept state, for it goes file by file.
         let going = folder.with_extension(GONE);
-        let removed = match fs::remove_dir_all(&going) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-            _ => fs::rename(&folder, &going).and_then(|()| fs::remove_dir_all(&going)),
-        };
-        match removed {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(CanonicalError::io(&folder)(error)),
+        let disk = &self.disk;
+        let remove = || disk.remove_dir_all(&going);
+        match remove().and_then(|()| disk.rename(&folder, &going)).and_then(|()| remove()) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(CanonicalError::io(&folder)(error)),
             _ => Ok(()),
         }
     }
@@ -179,32 +195,41 @@ impl SnapshotFolder {
 ///
 /// # Errors
 /// It cannot be read; one that is not there has none.
-pub fn list_files(folder: &Path) -> Result<Vec<PathBuf>, CanonicalError> {
-    if !folder.exists() {
-        return Ok(Vec::new());
-    }
-    let paths = names_in(folder)?.into_iter().map(|name| folder.join(name));
+pub fn list_files(disk: &dyn Disk, folder: &Path) -> Result<Vec<PathBuf>, CanonicalError> {
+    let paths = names_if_any(disk, folder)?.into_iter().map(|name| folder.join(name));
     let mut found: Vec<PathBuf> = paths.filter(|path| path.extension() == Some(OsStr::new(EXTENSION))).collect();
     found.sort();
     Ok(found)
 }
 
-/// Puts the same file into another folder, which is made if need be; durable on return.
+/// Of which entries there is a file or a kept state in the folder of a partition, by their names alone.
+///
+/// # Errors
+/// It cannot be read; one that is not there has none.
+pub fn indexes_in(disk: &dyn Disk, partition: &Path) -> Result<Vec<(JournalIndex, PathBuf)>, CanonicalError> {
+    let folder = folder_of(partition);
+    let index = |name: &str| match parse_name(name) {
+        Some((index, _)) => Some(index),
+        None => Due::parse(name).map(|due| due.index),
+    };
+    let names = names_if_any(disk, &folder)?.into_iter();
+    Ok(names.filter_map(|name| Some((index(&name)?, folder.join(name)))).collect())
+}
+
+/// Puts the same file into another folder, which is made if need be; durable on return. The file is on the machine's own file system, where
+/// files from elsewhere are received.
 ///
 /// # Errors
 /// Either cannot be read or written.
-pub fn copy_file(file: &Path, folder: &Path) -> Result<(), CanonicalError> {
+pub fn copy_file(file: &Path, disk: Arc<dyn Disk>, folder: &Path) -> Result<(), CanonicalError> {
     let io = || CanonicalError::io(folder);
-    durable::create_dir_all(folder).map_err(io())?;
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(WRITING).permissions(fs::Permissions::from_mode(durable::PRIVATE));
-    let mut copy = builder.tempfile_in(folder).map_err(io())?;
+    disk.create_dir_all(folder).map_err(io())?;
+    let mut copy = begin_file(disk, folder).map_err(io())?;
     let mut original = regular::open(file).map_err(CanonicalError::io(file))?;
-    std::io::copy(&mut original, copy.as_file_mut()).map_err(io())?;
-    copy.as_file().sync_all().map_err(io())?;
+    std::io::copy(&mut original, &mut copy).map_err(io())?;
+    copy.sync().map_err(io())?;
     let name = file.file_name().expect("a file has a name");
-    copy.persist(folder.join(name)).map_err(|error| io()(error.error))?;
-    durable::sync_dir(folder).map_err(io())
+    copy.name(&folder.join(name)).map(drop).map_err(io())
 }
 
 /// Where the snapshots of a partition lie in its folder.
@@ -216,13 +241,13 @@ fn order(listed: &Listed) -> (JournalIndex, Option<Days>) {
     (listed.facts.journal.index, listed.facts.days)
 }
 
-fn names_in(path: &Path) -> Result<Vec<String>, CanonicalError> {
-    let io = || CanonicalError::io(path);
-    let mut names = Vec::new();
-    for entry in fs::read_dir(path).map_err(io())? {
-        if let Ok(name) = entry.map_err(io())?.file_name().into_string() {
-            names.push(name);
-        }
+fn names_in(disk: &dyn Disk, path: &Path) -> Result<Vec<String>, CanonicalError> {
+    disk.list(path).map_err(CanonicalError::io(path))
+}
+
+fn names_if_any(disk: &dyn Disk, path: &Path) -> Result<Vec<String>, CanonicalError> {
+    match disk.list(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        names => names.map_err(CanonicalError::io(path)),
     }
-    Ok(names)
 }

@@ -17,7 +17,7 @@ mod write;
 
 pub use days::Days;
 pub use error::{CanonicalError, SnapshotDamage};
-pub use folder::{Due, SnapshotFolder, copy_file, folder_of, list_files};
+pub use folder::{Due, SnapshotFolder, copy_file, folder_of, indexes_in, list_files};
 pub use manifest::{Facts, Listed, parse_name};
 pub use read::SnapshotFile;
 pub use write::SnapshotWriter;

@@ -3,23 +3,23 @@
 //! In: a file. Out: what it is of, and its rows, until the first chunk that is not what was written. Memory: the manifest and one chunk.
 //! Whether the rows are those that the journal comes to is not known here: whoever replays it compares the state digest.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::error::{CanonicalError, SnapshotDamage};
 use super::manifest::{CHUNK_BYTES, FORMAT, HEADER_SIZE, Listed, MAGIC, Manifest, TRAILER_SIZE};
 use super::write::hash;
+use crate::disk::{Disk, DiskFile};
 use crate::ids::Digest;
 use crate::limits::{ARCHIVE_MANIFEST_BYTES_MAX, KEY_BYTES_MAX, ROW_BYTES_MAX};
-use crate::regular;
 
 /// What no chunk is longer than: one that is all but full, and the longest row.
 const CHUNK_BYTES_MAX: usize = CHUNK_BYTES + KEY_BYTES_MAX + ROW_BYTES_MAX + 8;
 
 /// A file whose manifest is sound.
 pub struct SnapshotFile {
-    file: File,
+    file: Arc<dyn DiskFile>,
     manifest: Manifest,
     listed: Listed,
 }
@@ -29,13 +29,13 @@ impl SnapshotFile {
     ///
     /// # Errors
     /// It cannot be read, is no snapshot, or is not what was written.
-    pub fn open(path: &Path) -> Result<Self, CanonicalError> {
+    pub fn open(disk: &dyn Disk, path: &Path) -> Result<Self, CanonicalError> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let fail = |offset: u64, damage| CanonicalError::Damaged { file: name.clone(), offset, damage };
-        let mut file = regular::open(path).map_err(CanonicalError::io(path))?;
-        let size = file.metadata().map_err(CanonicalError::io(path))?.len();
+        let file = disk.open_to_read(path).map_err(CanonicalError::io(path))?;
+        let size = file.size().map_err(CanonicalError::io(path))?;
         let mut header = [0; HEADER_SIZE];
-        read(&mut file, &mut header).map_err(|damage| fail(0, damage))?;
+        read_at(&*file, 0, &mut header).map_err(|damage| fail(0, damage))?;
         if !header.starts_with(MAGIC) {
             return Err(fail(0, SnapshotDamage::Magic));
         }
@@ -45,7 +45,7 @@ impl SnapshotFile {
         }
         let trailer_at = size.checked_sub(TRAILER_SIZE as u64).ok_or_else(|| fail(size, SnapshotDamage::Cut))?;
         let mut trailer = [0; TRAILER_SIZE];
-        read_at(&mut file, trailer_at, &mut trailer).map_err(|damage| fail(trailer_at, damage))?;
+        read_at(&*file, trailer_at, &mut trailer).map_err(|damage| fail(trailer_at, damage))?;
         let (length, recorded) = trailer.split_first_chunk::<4>().expect("longer than that");
         let manifest_at = trailer_at.checked_sub(u64::from(u32::from_le_bytes(*length)));
         let manifest_at = manifest_at.filter(|at| HEADER_SIZE as u64 <= *at);
@@ -55,7 +55,7 @@ impl SnapshotFile {
             return Err(fail(trailer_at, SnapshotDamage::Manifest("it is longer than any that this program writes")));
         }
         let mut bytes = vec![0; u32::from_le_bytes(*length) as usize];
-        read_at(&mut file, manifest_at, &mut bytes).map_err(|damage| fail(manifest_at, damage))?;
+        read_at(&*file, manifest_at, &mut bytes).map_err(|damage| fail(manifest_at, damage))?;
         let found = hash(&header, &bytes, *length);
         if found.0 != *recorded {
             return Err(fail(manifest_at, SnapshotDamage::ManifestHash));
@@ -99,7 +99,6 @@ impl SnapshotFile {
         let name = self.listed.name.clone();
         let fail = |offset, damage| CanonicalError::Damaged { file: name.clone(), offset, damage };
         let mut offset = HEADER_SIZE as u64;
-        self.file.seek(SeekFrom::Start(offset)).map_err(|error| fail(offset, error.into()))?;
         let mut digest = blake3::Hasher::new();
         let (mut bytes, mut last_key, mut rows) = (Vec::new(), None, 0);
         for (number, chunk) in self.manifest.chunks.iter().enumerate() {
@@ -107,7 +106,7 @@ impl SnapshotFile {
                 return Err(CanonicalError::GivenUp);
             }
             bytes.resize(chunk.bytes as usize, 0);
-            read(&mut self.file, &mut bytes).map_err(|damage| fail(offset, damage))?;
+            read_at(&*self.file, offset, &mut bytes).map_err(|damage| fail(offset, damage))?;
             let (expected, found) = (Digest(chunk.blake3), Digest::of(&bytes));
             if expected != found {
                 return Err(fail(offset, SnapshotDamage::Chunk { number, expected, found }));
@@ -166,13 +165,8 @@ fn field(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(u32::from_le_bytes(*size) as usize)
 }
 
-fn read_at(file: &mut File, offset: u64, to: &mut [u8]) -> Result<(), SnapshotDamage> {
-    file.seek(SeekFrom::Start(offset))?;
-    read(file, to)
-}
-
-fn read(file: &mut File, to: &mut [u8]) -> Result<(), SnapshotDamage> {
-    file.read_exact(to).map_err(|error| match error.kind() {
+fn read_at(file: &dyn DiskFile, offset: u64, to: &mut [u8]) -> Result<(), SnapshotDamage> {
+    file.read_at(to, offset).map_err(|error| match error.kind() {
         ErrorKind::UnexpectedEof => SnapshotDamage::Cut,
         _ => error.into(),
     })

@@ -1,13 +1,17 @@
 //! The format of canonical snapshots: the golden file, every flipped bit, and rows that come back as they were put.
 
+mod faults;
+
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use expect_test::expect;
 use tempfile::tempdir;
 
 use super::manifest::CHUNK_BYTES;
 use super::*;
+use crate::disk::RealDisk;
 use crate::ids::{ClusterId, Head, JournalIndex, Micros, ModuleId, PartitionId};
 use crate::machine::journal::Journal;
 
@@ -31,7 +35,8 @@ fn midnight() -> Option<Days> {
 }
 
 fn write(folder: &Path, rows: &[(Vec<u8>, Vec<u8>)], days: Option<Days>) -> Listed {
-    let mut writer = SnapshotWriter::begin(folder, &facts(days)).expect("a temporary folder can be written");
+    let mut writer =
+        SnapshotWriter::begin(Arc::new(RealDisk), folder, &facts(days)).expect("a temporary folder can be written");
     rows.iter().for_each(|(key, row)| writer.put(key, row).expect("a temporary folder can be written"));
     writer.finish().expect("a temporary folder can be written")
 }
@@ -40,7 +45,7 @@ type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
 fn read(file: &Path) -> Result<Rows, CanonicalError> {
     let mut rows = Vec::new();
-    SnapshotFile::open(file)?.visit(|key, row| rows.push((key.to_vec(), row.to_vec())))?;
+    SnapshotFile::open(&RealDisk, file)?.visit(|key, row| rows.push((key.to_vec(), row.to_vec())))?;
     Ok(rows)
 }
 
@@ -61,7 +66,7 @@ fn rows_come_back_as_they_were_put() {
         let listed = write(folder.path(), &rows, None);
         let file = folder.path().join(&listed.name);
         assert_eq!(read(&file).expect("it is whole"), rows);
-        let opened = SnapshotFile::open(&file).expect("it is whole");
+        let opened = SnapshotFile::open(&RealDisk, &file).expect("it is whole");
         assert_eq!(opened.listed(), &listed);
         assert_eq!(listed.bytes, fs::metadata(&file).expect("it is there").len());
         let bytes: Vec<u8> = rows.iter().flat_map(|(key, row)| [key, row]).fold(Vec::new(), |mut bytes, part| {
@@ -92,7 +97,7 @@ fn the_format_is_what_was_released() {
     assert_eq!(format!("golden/{}", listed.name), GOLDEN);
     assert_eq!(fs::read(&golden).expect("the golden file"), written);
     assert_eq!(read(&golden).expect("it is whole"), few());
-    let page = format!("{:?}", SnapshotFile::open(&golden).expect("it is whole").listed().facts);
+    let page = format!("{:?}", SnapshotFile::open(&RealDisk, &golden).expect("it is whole").listed().facts);
     expect![[r#"Facts { cluster: ClusterId(05050505-0505-0505-0505-050505050505), machine: "wallet", partition: PartitionId(6), journal: Journal { index: JournalIndex(42), head: Head(01010101), time: Micros(1795305599000001), module: ModuleId(02020202), schema: 3, activation: 4 }, days: Some(Days { first: 20779, last: 20779 }) }"#]].assert_eq(&page);
 }
 
@@ -181,7 +186,7 @@ fn what_is_named_as_a_snapshot_leads_nowhere_else() {
 #[test]
 fn a_folder_lists_what_is_whole_and_knows_what_is_due() {
     let partition = tempdir().expect("a temporary folder");
-    let open = || SnapshotFolder::open(partition.path()).expect("it can be read");
+    let open = || SnapshotFolder::open(Arc::new(RealDisk), partition.path()).expect("it can be read");
     let folder = open();
     let due = Due { index: JournalIndex(42), days: midnight() };
     let other = Due { index: JournalIndex(7), days: None };

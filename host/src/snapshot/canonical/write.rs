@@ -4,14 +4,12 @@
 //! chunks. A file of the same name has the same bytes, so one may be put in another's place.
 
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-
-use tempfile::NamedTempFile;
+use std::sync::Arc;
 
 use super::error::CanonicalError;
 use super::manifest::{CHUNK_BYTES, Chunk, Facts, HEADER_SIZE, Listed, Manifest, TRAILER_SIZE, header};
-use crate::durable;
+use crate::disk::{Disk, Unfinished};
 use crate::ids::Digest;
 
 /// What nobody looks for.
@@ -20,7 +18,7 @@ const BUFFER_BYTES: usize = 1 << 20;
 
 pub struct SnapshotWriter {
     folder: PathBuf,
-    file: BufWriter<NamedTempFile>,
+    file: BufWriter<Unfinished>,
     manifest: Manifest,
     /// Rows of a chunk that is not full.
     chunk: Vec<u8>,
@@ -34,11 +32,9 @@ impl SnapshotWriter {
     ///
     /// # Errors
     /// The disk.
-    pub fn begin(folder: &Path, facts: &Facts) -> Result<Self, CanonicalError> {
+    pub fn begin(disk: Arc<dyn Disk>, folder: &Path, facts: &Facts) -> Result<Self, CanonicalError> {
         let io = || CanonicalError::io(folder);
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(WRITING).permissions(std::fs::Permissions::from_mode(durable::PRIVATE));
-        let file = builder.tempfile_in(folder).map_err(io())?;
+        let file = begin_file(disk, folder).map_err(io())?;
         let mut file = BufWriter::with_capacity(BUFFER_BYTES, file);
         file.write_all(&header()).map_err(io())?;
         Ok(Self {
@@ -83,20 +79,19 @@ impl SnapshotWriter {
         let manifest = minicbor::to_vec(&self.manifest).expect("a vector takes all bytes");
         let size = u32::try_from(manifest.len()).expect("some forty bytes for each megabyte of rows").to_le_bytes();
         let hash = hash(&header(), &manifest, size);
-        let write = |file: &mut BufWriter<NamedTempFile>| {
+        let write = |file: &mut BufWriter<Unfinished>| {
             file.write_all(&manifest)?;
             file.write_all(&size)?;
             file.write_all(&hash.0)
         };
         write(&mut self.file).map_err(io())?;
         let file = self.file.into_inner().map_err(|error| io()(error.into_error()))?;
-        file.as_file().sync_all().map_err(io())?;
+        file.sync().map_err(io())?;
         let bytes = self.manifest.rows_end() + (manifest.len() + TRAILER_SIZE) as u64;
-        assert_eq!(file.as_file().metadata().map_err(io())?.len(), bytes, "everything was written");
+        assert_eq!(file.end(), bytes, "everything was written");
         let listed = self.manifest.listed(bytes, hash);
         fail::fail_point!("canonical::written", |_| std::process::abort());
-        file.persist(self.folder.join(&listed.name)).map_err(|error| io()(error.error))?;
-        durable::sync_dir(&self.folder).map_err(io())?;
+        file.name(&self.folder.join(&listed.name)).map_err(io())?;
         fail::fail_point!("canonical::named", |_| std::process::abort());
         Ok(listed)
     }
@@ -111,6 +106,12 @@ impl SnapshotWriter {
         self.chunk_rows = 0;
         Ok(())
     }
+}
+
+/// A file in the folder that no other writer has, and nobody looks for.
+pub(super) fn begin_file(disk: Arc<dyn Disk>, folder: &Path) -> std::io::Result<Unfinished> {
+    let name = format!("{WRITING}{:016x}", rand::random::<u64>());
+    Unfinished::create(disk, folder.join(name))
 }
 
 /// What stands at the end of a file.

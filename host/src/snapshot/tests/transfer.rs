@@ -29,7 +29,7 @@ fn group() -> GroupName {
 
 /// A node that has a snapshot to send.
 struct Sender {
-    snapshots: Snapshots,
+    snapshots: Arc<Snapshots>,
     /// After so many pieces the way breaks.
     pieces_left: AtomicUsize,
     /// The first byte of the piece with this number, counted back from `pieces_left`, is another one.
@@ -102,7 +102,7 @@ impl Pair {
         let snapshots = open(source.path());
         source.snapshot(&snapshots);
         let sender = Arc::new(Sender {
-            snapshots,
+            snapshots: Arc::new(snapshots),
             pieces_left: AtomicUsize::new(ALL),
             wrong_at: AtomicUsize::new(ALL),
             asked: Mutex::default(),
@@ -139,7 +139,8 @@ impl Pair {
 
     async fn receive(&self) -> Result<(), TransferError> {
         let offer = self.sender.snapshots.newest().expect("it was made").offer.clone();
-        let incoming = Incoming::open(self.receiver.path(), &stream().to_string(), &offer).expect("it is an offer");
+        let incoming = Incoming::open(Arc::new(RealDisk), self.receiver.path(), &stream().to_string(), &offer)
+            .expect("it is an offer");
         receive(&*self.network, THERE, &group(), incoming).await
     }
 
@@ -152,7 +153,7 @@ impl Pair {
         let offered = &self.sender.snapshots.newest().expect("it was made").manifest;
         for file in &offered.files {
             let received = install_folder(self.receiver.path()).join(&file.name);
-            assert_eq!(files::hash(&received).expect("it is there"), file.hash, "{}", file.name);
+            assert_eq!(files::hash(&RealDisk, &received).expect("it is there"), file.hash, "{}", file.name);
         }
         assert_eq!(finish(self.receiver.path()), Some(id(9)));
         let (applied, row, ids, is_known) = content(self.receiver.path());

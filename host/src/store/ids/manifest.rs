@@ -19,9 +19,10 @@ use std::sync::Arc;
 use super::super::StoreError;
 use super::super::meta::bytes_at;
 use super::record::IdHasher;
-use super::run::{Run, Span, sync_dir};
-use crate::durable;
+use super::run::{Run, Span};
+use crate::disk::{Disk, Unfinished, read_whole};
 use crate::ids::JournalIndex;
+use crate::regular;
 
 const NAME: &str = "manifest";
 const MAGIC: &[u8; 8] = b"shidm001";
@@ -29,6 +30,8 @@ const MAGIC_FAMILY: &[u8] = b"shidm";
 const FIXED_SIZE: usize = 48;
 const SPAN_SIZE: usize = 24;
 const CHECKSUM_SIZE: usize = 32;
+/// Far more than the runs of any index.
+const MANIFEST_BYTES_MAX: u64 = 16 << 20;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
@@ -75,18 +78,24 @@ impl Manifest {
     }
 
     /// Replaces the manifest in `dir`; durable on return. After an error either of the two is there.
-    pub fn write(&self, dir: &Path) -> Result<(), StoreError> {
-        let temporary = dir.join("manifest.new");
-        let written = || StoreError::io(&temporary, "written");
-        let mut file = durable::create(&temporary).map_err(written())?;
+    pub fn write(&self, disk: &Arc<dyn Disk>, dir: &Path) -> Result<(), StoreError> {
+        let aside = dir.join("manifest.new");
+        let written = || StoreError::io(&aside, "written");
+        let mut file = Unfinished::create(disk.clone(), aside.clone()).map_err(written())?;
         file.write_all(&self.encode()).map_err(written())?;
-        file.sync_all().map_err(written())?;
+        file.sync().map_err(written())?;
         fail::fail_point!("ids::before_manifest_rename", |_| std::process::abort());
-        std::fs::rename(&temporary, dir.join(NAME)).map_err(StoreError::io(&temporary, "renamed"))?;
-        sync_dir(dir)?;
+        file.name(&dir.join(NAME)).map_err(StoreError::io(&aside, "renamed"))?;
         fail::fail_point!("ids::after_manifest_rename", |_| std::process::abort());
         Ok(())
     }
+}
+
+/// The last journal entry whose ids are in the runs of a folder, by its manifest alone; nothing if there is none that can be read. Nothing in the
+/// folder is changed.
+pub fn applied_in(dir: &Path) -> Option<JournalIndex> {
+    let raw = regular::read(&dir.join(NAME), MANIFEST_BYTES_MAX).ok()?;
+    Manifest::decode(&raw).map(|manifest| manifest.applied)
 }
 
 /// What the checksum at the end vouches for; `None` when it does not.
@@ -96,9 +105,9 @@ fn checked(raw: &[u8]) -> Option<&[u8]> {
 }
 
 /// The manifest of a folder and its runs, up to the first that is missing or damaged; everything else is removed.
-pub fn open(dir: &Path) -> Result<(Manifest, Vec<Arc<Run>>), StoreError> {
+pub fn open(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(Manifest, Vec<Arc<Run>>), StoreError> {
     let path = dir.join(NAME);
-    let raw = match std::fs::read(&path) {
+    let raw = match read_whole(&**disk, &path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         raw => raw.map_err(StoreError::io(&path, "read"))?,
     };
@@ -114,7 +123,7 @@ pub fn open(dir: &Path) -> Result<(Manifest, Vec<Arc<Run>>), StoreError> {
     });
     let mut runs: Vec<Arc<Run>> = Vec::new();
     for span in &manifest.spans {
-        match Run::open(dir, *span, &manifest.hasher) {
+        match Run::open(disk, dir, *span, &manifest.hasher) {
             Ok(run) => runs.push(Arc::new(run)),
             Err(error @ StoreError::IdsDamaged { .. }) => {
                 tracing::error!(%error, "id index: a run is damaged, its ids and all newer ones are recorded again");
@@ -131,18 +140,18 @@ pub fn open(dir: &Path) -> Result<(Manifest, Vec<Arc<Run>>), StoreError> {
         manifest.applied = manifest.spans[runs.len()].after;
         manifest.spans.truncate(runs.len());
     }
-    manifest.write(dir)?;
-    remove_strangers(dir, &manifest)?;
+    manifest.write(disk, dir)?;
+    remove_strangers(&**disk, dir, &manifest)?;
     Ok((manifest, runs))
 }
 
 /// Removes what an unfinished write or a removed run has left.
-fn remove_strangers(dir: &Path, manifest: &Manifest) -> Result<(), StoreError> {
+fn remove_strangers(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<(), StoreError> {
     let known: Vec<_> = manifest.spans.iter().map(|span| span.path(dir)).chain([dir.join(NAME)]).collect();
-    for file in std::fs::read_dir(dir).map_err(StoreError::io(dir, "read"))? {
-        let path = file.map_err(StoreError::io(dir, "read"))?.path();
+    for name in disk.list(dir).map_err(StoreError::io(dir, "read"))? {
+        let path = dir.join(name);
         if !known.contains(&path) {
-            std::fs::remove_file(&path).map_err(StoreError::io(&path, "removed"))?;
+            disk.remove(&path).map_err(StoreError::io(&path, "removed"))?;
         }
     }
     Ok(())

@@ -10,10 +10,17 @@ use super::super::StoreError;
 use super::recent::Recent;
 use super::record::{IdHasher, Record};
 use super::run::{Run, RunRecords, RunWriter, Span};
+use crate::disk::Disk;
 
-pub fn write_table(dir: &Path, number: u64, hasher: &IdHasher, table: &Recent) -> Result<Run, StoreError> {
+pub fn write_table(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    number: u64,
+    hasher: &IdHasher,
+    table: &Recent,
+) -> Result<Run, StoreError> {
     let span = Span { number, after: table.after(), last: table.last() };
-    let mut writer = RunWriter::create(dir, span, hasher, table.count() as u64)?;
+    let mut writer = RunWriter::create(disk, dir, span, hasher, table.count() as u64)?;
     for (hash, record) in table.sorted(hasher) {
         writer.push(hash, &record)?;
     }
@@ -22,6 +29,7 @@ pub fn write_table(dir: &Path, number: u64, hasher: &IdHasher, table: &Recent) -
 
 /// `is_closing` is asked now and then; `None` when it said so.
 pub fn merge(
+    disk: &Arc<dyn Disk>,
     dir: &Path,
     number: u64,
     hasher: &IdHasher,
@@ -31,7 +39,7 @@ pub fn merge(
     let (oldest, newest) = runs.first().zip(runs.last()).expect("there is something to merge");
     assert!(runs.windows(2).all(|pair| pair[0].span.last == pair[1].span.after), "runs are neighbours");
     let span = Span { number, after: oldest.span.after, last: newest.span.last };
-    let mut writer = RunWriter::create(dir, span, hasher, runs.iter().map(|run| run.count()).sum())?;
+    let mut writer = RunWriter::create(disk, dir, span, hasher, runs.iter().map(|run| run.count()).sum())?;
     let mut inputs = Vec::with_capacity(runs.len());
     for run in runs {
         let mut records = RunRecords::new(run);

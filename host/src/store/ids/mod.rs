@@ -4,6 +4,7 @@
 //! record ─▶ recent table ─full─▶ frozen tables ─writer thread─▶ runs ─merger thread─▶ fewer, larger runs
 //! ```
 //! It is derived from the journal: after a crash or damage the caller records again everything behind [`IdIndex::applied`].
+//! INVARIANT: what is on disk was locally durable in the log, like the state: a log that ends before it has lost entries.
 //! A look-up asks every table, then every run's filter in memory (one cache line, prefetched for the whole batch), and
 //! reads a page of a run's file only where the filter says "maybe". It does not know what a command is.
 
@@ -18,19 +19,21 @@ mod tests;
 mod work;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 use self::manifest::Manifest;
+pub use self::manifest::applied_in;
 use self::recent::Recent;
 pub use self::record::IdRecord;
 use self::record::{IdHasher, Record};
 use self::run::Run;
 use super::StoreError;
-use crate::durable;
-use crate::ids::{CommandId, Fingerprint, JournalIndex};
+use crate::disk::Disk;
+use crate::ids::{CommandId, Fingerprint, JournalIndex, LogIndex};
 
 /// Tables that wait to be written; beyond it `record` waits for the writer.
 const FROZEN_MAX: usize = 12;
@@ -56,6 +59,7 @@ struct Levels {
 }
 
 struct Shared {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
     hasher: IdHasher,
     recent_max: usize,
@@ -64,6 +68,8 @@ struct Shared {
     /// INVARIANT: names the same runs as `levels.runs` or, for a moment, is ahead of it. Locked before `levels`.
     manifest: Mutex<Manifest>,
     progress: Mutex<Progress>,
+    /// The log is durable up to this index; no table with a later one is written.
+    durable: AtomicU64,
     changed: Condvar,
     open: Arc<()>,
 }
@@ -103,17 +109,19 @@ impl IdIndex {
     ///
     /// # Errors
     /// The folder cannot be read or written, or its manifest is of a later format.
-    pub fn open(dir: &Path, options: IdOptions) -> Result<Self, StoreError> {
-        durable::create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
-        let (manifest, runs) = manifest::open(dir)?;
+    pub fn open(disk: Arc<dyn Disk>, dir: &Path, options: IdOptions) -> Result<Self, StoreError> {
+        disk.create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
+        let (manifest, runs) = manifest::open(&disk, dir)?;
         let recent = Recent::new(options.recent_max, manifest.applied);
         let shared = Arc::new(Shared {
+            disk,
             dir: dir.to_owned(),
             hasher: manifest.hasher,
             recent_max: options.recent_max,
             levels: RwLock::new(Levels { runs, frozen: Vec::new(), recent, applied: manifest.applied }),
             manifest: Mutex::new(manifest),
             progress: Mutex::default(),
+            durable: AtomicU64::new(0),
             changed: Condvar::new(),
             open: Arc::default(),
         });
@@ -126,6 +134,14 @@ impl IdIndex {
         };
         let threads = vec![spawn("ids-writer", work::write_tables)?, spawn("ids-merger", work::merge_runs)?];
         Ok(Self { shared, threads })
+    }
+
+    /// The log is durable on this machine's disk up to `index`; nothing above it is written.
+    pub fn allow_write_up_to(&self, index: LogIndex) {
+        self.shared.durable.fetch_max(index.0, Ordering::AcqRel);
+        // Who looks holds this lock, or looks again soon.
+        drop(self.shared.progress.lock());
+        self.shared.changed.notify_all();
     }
 
     /// Nobody waits for the writer any more, now and from now on.
@@ -149,14 +165,19 @@ impl IdIndex {
         self.shared.manifest.lock().applied
     }
 
-    /// Records the ids of one journal entry, each with the number of its command in the entry. An entry that was recorded
+    /// Records the ids of one journal entry, which is in the log at `log`, each with the number of its command in the entry. An entry that was recorded
     /// before is skipped, so re-feeding may overlap. An entry without ids is recorded too. Of an id that an entry brings
     /// twice, or that is known, the caller must keep the second away: this is the index, not the guard.
     ///
     /// # Errors
     /// [`StoreError::IdsGap`] when entries in between are missing; the writer's error when it does not keep up because
     /// of one. Nothing is recorded then.
-    pub fn record(&self, journal: JournalIndex, ids: &[(CommandId, Fingerprint, u32)]) -> Result<(), StoreError> {
+    pub fn record(
+        &self,
+        journal: JournalIndex,
+        log: LogIndex,
+        ids: &[(CommandId, Fingerprint, u32)],
+    ) -> Result<(), StoreError> {
         let applied = self.applied();
         if journal <= applied {
             return Ok(());
@@ -167,7 +188,7 @@ impl IdIndex {
         self.wait_for_room()?;
         let mut levels = self.shared.levels.write();
         let records = ids.iter().map(|(id, fingerprint, n)| Record::new(id, fingerprint, journal, *n));
-        levels.recent.extend(&self.shared.hasher, records, journal);
+        levels.recent.extend(&self.shared.hasher, records, journal, log);
         levels.applied = journal;
         if self.shared.recent_max <= levels.recent.count() {
             self.freeze(&mut levels);
@@ -200,10 +221,10 @@ impl IdIndex {
         Ok(out[0])
     }
 
-    /// Writes everything recorded so far; durable on return.
+    /// Writes everything recorded so far, once the log is durable that far; durable on return.
     ///
     /// # Errors
-    /// The disk is full or cannot be written.
+    /// The disk is full or cannot be written, or [`Self::end_waits`] was called.
     pub fn flush(&self) -> Result<(), StoreError> {
         {
             let mut levels = self.shared.levels.write();
@@ -211,8 +232,28 @@ impl IdIndex {
                 self.freeze(&mut levels);
             }
         }
+        let wanted = self.shared.progress.lock().tables_frozen;
+        self.wait_until_written(wanted)
+    }
+
+    /// Writes what the log allows now; durable on return. All else is recorded again by whoever opens the index next.
+    ///
+    /// # Errors
+    /// As for [`Self::flush`].
+    pub fn flush_durable(&self) -> Result<(), StoreError> {
+        let wanted = {
+            let mut levels = self.shared.levels.write();
+            if levels.recent.after() < levels.recent.last() && self.shared.allows(&levels.recent) {
+                self.freeze(&mut levels);
+            }
+            let waiting = levels.frozen.iter().filter(|table| !self.shared.allows(table)).count();
+            self.shared.progress.lock().tables_frozen - waiting as u64
+        };
+        self.wait_until_written(wanted)
+    }
+
+    fn wait_until_written(&self, wanted: u64) -> Result<(), StoreError> {
         let mut progress = self.shared.progress.lock();
-        let wanted = progress.tables_frozen;
         while progress.tables_written < wanted {
             self.shared.check(&progress)?;
             self.shared.changed.wait(&mut progress);
@@ -227,23 +268,24 @@ impl IdIndex {
     /// The disk is full or cannot be written, or the folder holds an index already.
     pub fn checkpoint(&self, dir: &Path) -> Result<JournalIndex, StoreError> {
         self.flush()?;
-        durable::create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
+        let disk = &self.shared.disk;
+        disk.create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
         // A run is removed only after a manifest that does not name it took the place of this one.
         let manifest = self.shared.manifest.lock();
         for span in &manifest.spans {
             let to = span.path(dir);
-            std::fs::hard_link(span.path(&self.shared.dir), &to).map_err(StoreError::io(&to, "linked"))?;
+            disk.link(&span.path(&self.shared.dir), &to).map_err(StoreError::io(&to, "linked"))?;
         }
-        manifest.write(dir)?;
+        manifest.write(disk, dir)?;
         Ok(manifest.applied)
     }
 
-    /// Flushes and closes. Dropping an index instead writes nothing more, which is what a crash does.
+    /// Writes what the log allows and closes. Dropping an index instead writes nothing more, which is what a crash does.
     ///
     /// # Errors
     /// As for [`Self::flush`]; the index is closed all the same.
     pub fn close(self) -> Result<(), StoreError> {
-        self.flush()
+        self.flush_durable()
     }
 
     /// Reads every page of every run and checks it.
@@ -310,6 +352,10 @@ impl Drop for IdIndex {
 }
 
 impl Shared {
+    fn allows(&self, table: &Recent) -> bool {
+        table.last_in_log().0 <= self.durable.load(Ordering::Acquire)
+    }
+
     fn check(&self, progress: &Progress) -> Result<(), StoreError> {
         match &progress.stopped {
             Some(reason) => Err(StoreError::WriterStopped { reason: reason.clone() }),

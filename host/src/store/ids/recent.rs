@@ -4,7 +4,7 @@
 //! the order they came. It does not know files.
 
 use super::record::{IdHasher, IdRecord, Record};
-use crate::ids::{CommandId, JournalIndex};
+use crate::ids::{CommandId, JournalIndex, LogIndex};
 use crate::store::prefetch::prefetch;
 
 /// Ids looked up together, see `store/hot.rs`.
@@ -16,6 +16,8 @@ pub struct Recent {
     /// It holds the ids of the entries behind `after`, up to and including `last`.
     after: JournalIndex,
     last: JournalIndex,
+    /// Where in the log the last of them is.
+    last_in_log: LogIndex,
 }
 
 impl Recent {
@@ -23,7 +25,7 @@ impl Recent {
         // A quarter more than expected, because the last entry may overshoot.
         let count = count_expected + count_expected / 4;
         let cells = vec![0; (2 * count).next_power_of_two()].into_boxed_slice();
-        Self { cells, records: Vec::with_capacity(count), after, last: after }
+        Self { cells, records: Vec::with_capacity(count), after, last: after, last_in_log: LogIndex(0) }
     }
 
     pub fn count(&self) -> usize {
@@ -38,11 +40,21 @@ impl Recent {
         self.last
     }
 
+    pub fn last_in_log(&self) -> LogIndex {
+        self.last_in_log
+    }
+
     pub fn memory_size(&self) -> usize {
         self.cells.len() * size_of::<u64>() + self.records.capacity() * size_of::<Record>()
     }
 
-    pub fn extend(&mut self, hasher: &IdHasher, records: impl Iterator<Item = Record>, last: JournalIndex) {
+    pub fn extend(
+        &mut self,
+        hasher: &IdHasher,
+        records: impl Iterator<Item = Record>,
+        last: JournalIndex,
+        last_in_log: LogIndex,
+    ) {
         assert_eq!(last, self.last.next(), "entries are recorded in order");
         let first_new = self.records.len();
         self.records.extend(records);
@@ -58,7 +70,7 @@ impl Recent {
                 self.place(hasher.hash(&self.records[at].id), at);
             }
         }
-        self.last = last;
+        (self.last, self.last_in_log) = (last, last_in_log);
     }
 
     /// Answers those ids of `out` that have no answer yet.

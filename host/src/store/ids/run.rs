@@ -11,9 +11,7 @@
 //! A map would save that call, but only ids that are probably known get so far, and a damaged disk would be a SIGBUS
 //! instead of an error. It does not know which runs there are.
 
-use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,7 +19,7 @@ use super::super::StoreError;
 use super::super::meta::bytes_at;
 use super::filter::{BLOCK_SIZE, Filter};
 use super::record::{IdHasher, IdRecord, RECORD_SIZE, Record};
-use crate::durable;
+use crate::disk::{Disk, DiskFile, Unfinished};
 use crate::ids::{CommandId, JournalIndex};
 
 const PAGE_SIZE: usize = 4096;
@@ -52,8 +50,9 @@ impl Span {
 
 pub struct Run {
     pub span: Span,
+    disk: Arc<dyn Disk>,
     path: PathBuf,
-    file: File,
+    file: Arc<dyn DiskFile>,
     count: u64,
     fences: Vec<u64>,
     filter: Filter,
@@ -64,15 +63,15 @@ impl Run {
     ///
     /// # Errors
     /// The file is missing, damaged, or not the one that `span` and `hasher` tell of.
-    pub fn open(dir: &Path, span: Span, hasher: &IdHasher) -> Result<Self, StoreError> {
+    pub fn open(disk: &Arc<dyn Disk>, dir: &Path, span: Span, hasher: &IdHasher) -> Result<Self, StoreError> {
         let path = span.path(dir);
         let read = || StoreError::io(&path, "read");
         let damaged = |what| StoreError::IdsDamaged { path: path.clone(), what };
-        let file = File::open(&path).map_err(read())?;
-        let size = file.metadata().map_err(read())?.len();
+        let file = disk.open_to_read(&path).map_err(read())?;
+        let size = file.size().map_err(read())?;
         let footer_at = size.checked_sub(FOOTER_SIZE as u64).ok_or_else(|| damaged("the file is cut short"))?;
         let mut footer = [0; FOOTER_SIZE];
-        file.read_exact_at(&mut footer, footer_at).map_err(read())?;
+        file.read_at(&mut footer, footer_at).map_err(read())?;
         if !footer.starts_with(MAGIC) {
             return Err(damaged("the footer is missing"));
         }
@@ -86,7 +85,7 @@ impl Run {
         }
         let tables_at = pages * PAGE_SIZE as u64;
         let mut tables = vec![0; (footer_at - tables_at) as usize];
-        file.read_exact_at(&mut tables, tables_at).map_err(read())?;
+        file.read_at(&mut tables, tables_at).map_err(read())?;
         let checksum = blake3::Hasher::new().update(&tables).update(&footer[..FOOTER_CHECKED]).finalize();
         if checksum.as_bytes()[..] != footer[FOOTER_CHECKED..] {
             return Err(damaged("the checksum of its footer is wrong"));
@@ -97,7 +96,7 @@ impl Run {
         }
         let (fences, filter) = tables.split_at(pages as usize * 8);
         let fences = fences.as_chunks::<8>().0.iter().map(|raw| u64::from_le_bytes(*raw)).collect();
-        Ok(Self { span, path, file, count, fences, filter: Filter::decode(filter) })
+        Ok(Self { span, disk: disk.clone(), path, file, count, fences, filter: Filter::decode(filter) })
     }
 
     pub fn count(&self) -> u64 {
@@ -143,7 +142,7 @@ impl Run {
     }
 
     fn read_pages(&self, first: u64, out: &mut [u8]) -> Result<(), StoreError> {
-        let read = self.file.read_exact_at(out, first * PAGE_SIZE as u64);
+        let read = self.file.read_at(out, first * PAGE_SIZE as u64);
         read.map_err(|source| match source.kind() {
             std::io::ErrorKind::UnexpectedEof => self.damaged("the file is cut short"),
             _ => StoreError::io(&self.path, "read")(source),
@@ -163,7 +162,7 @@ impl Run {
     fn damaged(&self, what: &'static str) -> StoreError {
         // Set aside, so that the next start finds the run missing and records its ids again. If that fails, so does the
         // next look-up, which is as loud.
-        let _ = std::fs::rename(&self.path, self.path.with_extension("damaged"));
+        let _ = self.disk.rename(&self.path, &self.path.with_extension("damaged"));
         tracing::error!(path = %self.path.display(), what, "id index: a run is damaged");
         StoreError::IdsDamaged { path: self.path.clone(), what }
     }
@@ -244,8 +243,8 @@ impl<'a> RunRecords<'a> {
 pub struct RunWriter {
     span: Span,
     hasher: IdHasher,
-    temporary: Temporary,
-    file: BufWriter<File>,
+    disk: Arc<dyn Disk>,
+    file: BufWriter<Unfinished>,
     page: Vec<u8>,
     fences: Vec<u64>,
     filter: Filter,
@@ -255,14 +254,20 @@ pub struct RunWriter {
 
 impl RunWriter {
     /// `count_max` sizes the filter.
-    pub fn create(dir: &Path, span: Span, hasher: &IdHasher, count_max: u64) -> Result<Self, StoreError> {
-        let temporary = span.path(dir).with_extension("new");
-        let file = durable::create(&temporary).map_err(StoreError::io(&temporary, "created"))?;
+    pub fn create(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        span: Span,
+        hasher: &IdHasher,
+        count_max: u64,
+    ) -> Result<Self, StoreError> {
+        let aside = span.path(dir).with_extension("new");
+        let file = Unfinished::create(disk.clone(), aside.clone()).map_err(StoreError::io(&aside, "created"))?;
         Ok(Self {
+            disk: disk.clone(),
             span,
             hasher: *hasher,
             file: BufWriter::with_capacity(READ_PAGES as usize * PAGE_SIZE, file),
-            temporary: Temporary(temporary),
             page: Vec::with_capacity(PAGE_SIZE),
             fences: Vec::new(),
             filter: Filter::for_count(count_max),
@@ -292,7 +297,7 @@ impl RunWriter {
         self.page.extend_from_slice(&count.to_le_bytes());
         let checksum = checksum(&self.page);
         self.page.extend_from_slice(&checksum);
-        self.file.write_all(&self.page).map_err(StoreError::io(&self.temporary.0, "written"))?;
+        self.file.write_all(&self.page).map_err(StoreError::io(self.file.get_ref().path(), "written"))?;
         self.page.clear();
         Ok(())
     }
@@ -311,34 +316,25 @@ impl RunWriter {
         footer.resize(FOOTER_CHECKED, 0);
         let checksum = blake3::Hasher::new().update(&tables).update(&footer).finalize();
         footer.extend_from_slice(checksum.as_bytes());
-        let written = || StoreError::io(&self.temporary.0, "written");
+        let path = self.span.path(dir);
+        let written = || StoreError::io(&path, "written");
         self.file.write_all(&tables).map_err(written())?;
         self.file.write_all(&footer).map_err(written())?;
-        self.file.flush().map_err(written())?;
-        self.file.get_ref().sync_all().map_err(written())?;
+        let file = self.file.into_inner().map_err(|error| written()(error.into_error()))?;
+        file.sync().map_err(written())?;
         fail::fail_point!("ids::before_run_rename", |_| std::process::abort());
-        let path = self.span.path(dir);
-        std::fs::rename(&self.temporary.0, &path).map_err(StoreError::io(&path, "renamed"))?;
-        sync_dir(dir)?;
+        let file = file.name(&path).map_err(StoreError::io(&path, "renamed"))?;
         fail::fail_point!("ids::after_run_rename", |_| std::process::abort());
-        let file = File::open(&path).map_err(StoreError::io(&path, "read"))?;
-        Ok(Run { span: self.span, path, file, count: self.count, fences: self.fences, filter: self.filter })
+        Ok(Run {
+            span: self.span,
+            disk: self.disk,
+            path,
+            file,
+            count: self.count,
+            fences: self.fences,
+            filter: self.filter,
+        })
     }
-}
-
-/// Removed when it was not renamed, so that a failed attempt on a full disk leaves its space free.
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // Usually it was renamed and is not there; if it stays, the next start removes it.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-/// Makes renames and removals in a folder durable.
-pub fn sync_dir(dir: &Path) -> Result<(), StoreError> {
-    durable::sync_dir(dir).map_err(StoreError::io(dir, "synced"))
 }
 
 fn checksum(page: &[u8]) -> [u8; 8] {

@@ -3,6 +3,8 @@
 //! The feeder plays the journal: it can tell the ids of any entry again, so after each crash it records what the index
 //! has lost, and then every id ever recorded must be found and no other.
 
+mod faults;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -14,11 +16,18 @@ use super::manifest::Manifest;
 use super::record::{IdHasher, Record};
 use super::run::{Run, RunWriter, Span};
 use super::*;
+use crate::disk::RealDisk;
 
 type Entry = Vec<(CommandId, Fingerprint, u32)>;
 
+fn real() -> Arc<dyn Disk> {
+    Arc::new(RealDisk)
+}
+
 fn open(dir: &Path) -> IdIndex {
-    IdIndex::open(dir, IdOptions { recent_max: 200 }).expect("the folder is writable")
+    let index = IdIndex::open(real(), dir, IdOptions { recent_max: 200 }).expect("the folder is writable");
+    index.allow_write_up_to(LogIndex(u64::MAX));
+    index
 }
 
 /// The ids of entry `journal`: always the same.
@@ -30,7 +39,7 @@ fn entry(journal: u64) -> Entry {
 
 fn feed(index: &IdIndex, last: u64) {
     for journal in index.applied().0 + 1..=last {
-        index.record(JournalIndex(journal), &entry(journal)).expect("the disk has space");
+        index.record(JournalIndex(journal), LogIndex(journal), &entry(journal)).expect("the disk has space");
     }
 }
 
@@ -72,7 +81,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 fn closed_index(dir: &Path) {
     let index = open(dir);
     for journal in 1..=60 {
-        index.record(JournalIndex(journal), &entry(journal)).expect("the disk has space");
+        index.record(JournalIndex(journal), LogIndex(journal), &entry(journal)).expect("the disk has space");
         if journal % 15 == 0 {
             index.flush().expect("the disk has space");
         }
@@ -109,13 +118,37 @@ fn the_index_agrees_with_the_journal_through_merges_and_crashes() {
 }
 
 #[test]
+fn nothing_is_written_that_the_log_could_lose() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let index = IdIndex::open(real(), dir.path(), IdOptions { recent_max: 200 }).expect("the folder is writable");
+    feed(&index, 20);
+    index.allow_write_up_to(LogIndex(7));
+    index.flush_durable().expect("the disk has space");
+    assert!(index.written() <= JournalIndex(7), "{}", index.written());
+    index.allow_write_up_to(LogIndex(19));
+    index.flush_durable().expect("the disk has space");
+    assert!(index.written() < JournalIndex(20), "the newest table has an entry that is not durable");
+    std::thread::scope(|scope| {
+        let flushing = scope.spawn(|| index.flush());
+        index.allow_write_up_to(LogIndex(20));
+        flushing.join().expect("no panic").expect("the disk has space");
+    });
+    assert_eq!(index.written(), JournalIndex(20));
+    feed(&index, 25);
+    index.end_waits("a test");
+    assert!(index.flush().is_err(), "it never comes to that");
+    drop(index);
+    assert_eq!(open(dir.path()).applied(), JournalIndex(20));
+}
+
+#[test]
 fn entries_are_recorded_once_and_in_order() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let index = open(dir.path());
     feed(&index, 5);
-    index.record(JournalIndex(3), &entry(77)).expect("it was recorded before");
+    index.record(JournalIndex(3), LogIndex(3), &entry(77)).expect("it was recorded before");
     assert_eq!(index.lookup(&entry(78)[0].0).expect("readable"), None);
-    let error = index.record(JournalIndex(7), &entry(7)).expect_err("entry 6 is missing");
+    let error = index.record(JournalIndex(7), LogIndex(7), &entry(7)).expect_err("entry 6 is missing");
     assert!(matches!(error, StoreError::IdsGap { expected: JournalIndex(6), .. }), "{error}");
     check(&index, 5);
 }
@@ -211,7 +244,7 @@ fn equal_hashes_over_several_pages_are_told_apart() {
     let span = Span { number: 1, after: JournalIndex(0), last: JournalIndex(1) };
     let id = |number: u64| CommandId([[0; 8], number.to_be_bytes()].concat().try_into().expect("sixteen bytes"));
     assert_eq!(hasher.hash(&id(1).0), hasher.hash(&id(2).0));
-    let mut writer = RunWriter::create(dir.path(), span, &hasher, 500).expect("writable");
+    let mut writer = RunWriter::create(&real(), dir.path(), span, &hasher, 500).expect("writable");
     for number in 0..500 {
         let record = Record::new(&id(number), &Fingerprint::ZERO, JournalIndex(1), number as u32);
         writer.push(hasher.hash(&record.id), &record).expect("writable");
@@ -238,12 +271,12 @@ fn the_format_of_a_run_stays() {
         .map(|record| (hasher.hash(&record.id), record))
         .collect();
     records.sort_by_key(|(hash, _)| *hash);
-    let mut writer = RunWriter::create(dir.path(), span, &hasher, 3).expect("writable");
+    let mut writer = RunWriter::create(&real(), dir.path(), span, &hasher, 3).expect("writable");
     records.iter().for_each(|(hash, record)| writer.push(*hash, record).expect("writable"));
     let path = writer.finish(dir.path()).expect("writable").path().to_owned();
     expect_file!["golden/run.hex"].assert_eq(&hex(&fs::read(&path).expect("it was written")));
 
-    let run = Run::open(dir.path(), span, &hasher).expect("just written");
+    let run = Run::open(&real(), dir.path(), span, &hasher).expect("just written");
     let mut out = [None];
     run::find_batch(&[Arc::new(run)], &hasher, &[CommandId([2; 16])], &mut out).expect("readable");
     assert_eq!(out, [Some(IdRecord { fingerprint_half: [18; 16], journal: JournalIndex(5), n: 2 })]);

@@ -27,10 +27,10 @@ pub fn run(shared: &Shared, work: fn(&Shared)) {
 }
 
 pub fn write_tables(shared: &Shared) {
-    while shared.wait_until(|| !shared.levels.read().frozen.is_empty()) {
+    while shared.wait_until(|| shared.levels.read().frozen.first().is_some_and(|table| shared.allows(table))) {
         let table = shared.levels.read().frozen.first().map(Arc::clone).expect("only this thread removes tables");
         let written = shared.new_number().and_then(|number| {
-            let run = merge::write_table(&shared.dir, number, &shared.hasher, &table)?;
+            let run = merge::write_table(&shared.disk, &shared.dir, number, &shared.hasher, &table)?;
             shared.show_written(run)
         });
         shared.on_result(written, |progress| progress.tables_written += 1);
@@ -43,7 +43,7 @@ pub fn merge_runs(shared: &Shared) {
         let runs = shared.levels.read().runs[range].to_vec();
         let is_closing = || shared.progress.lock().is_closing;
         let merged = shared.new_number().and_then(|number| {
-            let merged = merge::merge(&shared.dir, number, &shared.hasher, &runs, is_closing)?;
+            let merged = merge::merge(&shared.disk, &shared.dir, number, &shared.hasher, &runs, is_closing)?;
             merged.map_or(Ok(()), |run| shared.show_merged(run, &runs))
         });
         shared.on_result(merged, |_| ());
@@ -89,7 +89,7 @@ impl Shared {
         let mut next = manifest.clone();
         next.spans.push(run.span);
         next.applied = run.span.last;
-        next.write(&self.dir)?;
+        next.write(&self.disk, &self.dir)?;
         *manifest = next;
         let mut levels = self.levels.write();
         levels.runs.push(Arc::new(run));
@@ -104,12 +104,12 @@ impl Shared {
         let range = first.expect("only this thread removes runs");
         let range = range..range + replaced.len();
         next.spans.splice(range.clone(), [run.span]);
-        next.write(&self.dir)?;
+        next.write(&self.disk, &self.dir)?;
         *manifest = next;
         self.levels.write().runs.splice(range, [Arc::new(run)]);
         drop(manifest);
         // Look-ups that are under way keep the files open. One that stays is removed at the next start.
-        replaced.iter().for_each(|run| remove(run.path()));
+        replaced.iter().for_each(|run| self.remove(run.path()));
         fail::fail_point!("ids::after_removal", |_| std::process::abort());
         Ok(())
     }
@@ -139,10 +139,10 @@ impl Shared {
         self.progress.lock().stopped = Some(reason);
         self.changed.notify_all();
     }
-}
 
-fn remove(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path) {
-        tracing::warn!(path = %path.display(), %error, "id index: a replaced run could not be removed");
+    fn remove(&self, path: &Path) {
+        if let Err(error) = self.disk.remove(path) {
+            tracing::warn!(path = %path.display(), %error, "id index: a replaced run could not be removed");
+        }
     }
 }

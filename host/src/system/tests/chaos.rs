@@ -21,5 +21,5 @@ async fn late_lost_and_reordered_messages_double_nothing_and_lose_nothing() {
         load.more(60).await;
     }
     let attempts = load.stop().await;
-    cluster.judge(&attempts).await;
+    cluster.judge_recovered(attempts).await;
 }

@@ -110,7 +110,7 @@ impl Bank {
 }
 
 /// Waits until every command is over, and all these nodes have the same journals.
-async fn level(cluster: &Cluster, nodes: &[NodeId]) {
+pub async fn level(cluster: &Cluster, nodes: &[NodeId]) {
     let of_nodes: Vec<Vec<Arc<Partition>>> = nodes.iter().map(|node| cluster.replicas(*node)).collect();
     for replica in of_nodes.iter().flatten() {
         replica.read_linearizable(soon()).await.expect("there is a leader and a majority");

@@ -6,7 +6,7 @@
 use super::midnight::{DAY, HOUR, midnight};
 use super::*;
 use crate::partition::HeadProof;
-use crate::snapshot::canonical::{Listed, SnapshotFile};
+use crate::snapshot::canonical::Listed;
 
 fn midnights(partition: &Partition) -> Vec<Listed> {
     partition.canonical_snapshots().into_iter().filter(|listed| listed.facts.days.is_some()).collect()
@@ -26,7 +26,7 @@ async fn a_midnight_that_a_node_lacks_comes_from_the_archive_and_is_checked() {
     let elsewhere = || cluster.node(node).cluster().snapshots_elsewhere(MACHINE).expect("the machine is there");
     partition.delete_canonical(&listed).expect("the folder is ours");
     eventually("it is here again", || midnights(&partition).contains(&listed).then_some(())).await;
-    let mut file = SnapshotFile::open(&partition.canonical_file(&listed)).expect("it is where it is listed");
+    let mut file = partition.open_canonical(&listed).expect("it is where it is listed");
     file.visit(|_, _| {}).expect("every byte is as it was written");
     assert!(elsewhere().iter().all(|(_, name)| *name != listed.name));
 

@@ -84,10 +84,11 @@ impl Cluster {
     }
 
     /// Sends every command once more, each to some node: who was told something is told the same, the others something now.
-    async fn send_all_again(&mut self, attempts: &mut [Attempt]) {
+    pub(super) async fn send_all_again(&mut self, attempts: &mut [Attempt]) {
         for attempts in attempts.chunks_mut(RETRIES_AT_ONCE) {
+            let running = self.running();
             let places: Vec<NodeId> =
-                attempts.iter().map(|_| NODES[self.random.random_range(0..NODES.len())]).collect();
+                attempts.iter().map(|_| running[self.random.random_range(0..running.len())]).collect();
             let cluster = &*self;
             let again = attempts.iter_mut().zip(places).map(|(attempt, node)| async move {
                 let told = loop {
@@ -179,7 +180,7 @@ async fn a_leader_that_is_cut_off_any_way_is_replaced_and_its_clients_get_an_ans
         cluster.send_all_again(&mut attempts).await;
         cluster.check_entries().await;
     }
-    cluster.judge(&attempts).await;
+    cluster.judge_recovered(attempts).await;
 }
 
 /// A transfer that waits for a partition is found among what is under way, and a client hears within its deadline that it is not over.

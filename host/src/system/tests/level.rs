@@ -4,7 +4,7 @@
 //! In: nodes that come back understanding more, or less. Out: the level on every node, and words. It does not know what a level means.
 
 use super::*;
-use crate::log::RealDisk;
+use crate::disk::RealDisk;
 use crate::system::ClusterError;
 
 impl Cluster {
@@ -125,6 +125,7 @@ async fn a_node_that_is_alone_writes_what_it_understands_from_the_start_and_is_n
             archive: None,
             snapshot_every_bytes: None,
             snapshot_keep: None,
+            scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND,
             feature_level_max,
         })
     };

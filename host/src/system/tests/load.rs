@@ -19,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Cluster, Doors, MACHINE, PATIENCE};
 use crate::ids::{CommandId, NodeId, Position};
 use crate::router::Router;
-use crate::router::answer::{Answer, Caller, CommandRequest, Consistency, QueryError, QueryRequest, UnavailableReason};
+use crate::router::answer::{
+    Answer, Caller, CommandRequest, Consistency, QueryError, QueryRequest, Unavailable, UnavailableReason,
+};
 
 pub const CURRENCY: &str = "USD";
 const CLIENTS: u64 = 6;
@@ -55,20 +57,49 @@ pub struct Attempt {
 
 /// Sends one command and waits until there is an answer.
 pub async fn submit(router: &Router, path: &str, id: CommandId, body: Value, deadline: Duration) -> Told {
-    let Some(machine) = router.find_machine(MACHINE) else { return Told::NotAccepted(UnavailableReason::Halted) };
+    submit_as(router, path, (id, "sim"), body, deadline).await
+}
+
+/// The same with a request's id, which is recorded with the command.
+pub async fn submit_as(
+    router: &Router,
+    path: &str,
+    (id, request_id): (CommandId, &str),
+    body: Value,
+    deadline: Duration,
+) -> Told {
+    submit_all(router, path, vec![(id, body)], request_id, deadline).await.pop().expect("one answer each")
+}
+
+/// Sends commands all at once, and waits until each has an answer.
+async fn submit_all(
+    router: &Router,
+    path: &str,
+    commands: Vec<(CommandId, Value)>,
+    request_id: &str,
+    deadline: Duration,
+) -> Vec<Told> {
+    let Some(machine) = router.find_machine(MACHINE) else {
+        return vec![Told::NotAccepted(UnavailableReason::Halted); commands.len()];
+    };
     let describe = machine.describe();
     let command = describe.commands.iter().find(|command| command.path == path).expect("the wallet has it");
     let deadline = Instant::now() + deadline;
-    let request = CommandRequest {
+    let request = |(id, body): (CommandId, Value)| CommandRequest {
         command: command.name.as_str().into(),
         body: body.to_cbor().expect("amounts are text"),
         id,
         caller: Arc::new(Caller::unbound("client", role::ALL)),
-        request_id: "sim".into(),
+        request_id: request_id.into(),
         deadline,
     };
-    let answering = tokio::time::timeout_at(deadline + GRACE, machine.submit(vec![request])).await;
-    match answering.expect("nobody is left without an answer").pop().expect("one answer each") {
+    let requests = commands.into_iter().map(request).collect();
+    let answering = tokio::time::timeout_at(deadline + GRACE, machine.submit(requests)).await;
+    answering.expect("nobody is left without an answer").into_iter().map(told).collect()
+}
+
+fn told(answer: Answer) -> Told {
+    match answer {
         Answer::Done(recorded) => Told::Done(recorded.position),
         Answer::Rejected(recorded, rejection) => Told::Rejected(recorded.position, rejection.code),
         Answer::Unavailable(unavailable) => Told::NotAccepted(unavailable.reason),
@@ -76,6 +107,23 @@ pub async fn submit(router: &Router, path: &str, id: CommandId, body: Value, dea
         Answer::Refused(refusal) => panic!("the wallet takes what these tests send: {refusal:?}"),
         Answer::Conflict { fields, position } => panic!("no id is sent twice: {fields:?} at {position}"),
     }
+}
+
+/// Asks for all of these transfers at once; each carries so many bytes that mean nothing.
+pub async fn burst(
+    door: Arc<Router>,
+    accounts: Vec<String>,
+    mut attempts: Vec<Attempt>,
+    padding: usize,
+) -> Vec<Attempt> {
+    let body = |attempt: &Attempt| {
+        let Attempt { id, from, to, amount, is_tcc, .. } = attempt;
+        (*id, transfer_body(*id, &accounts[*from], &accounts[*to], *amount, *is_tcc))
+    };
+    let bodies = attempts.iter().map(body).collect();
+    let told = submit_all(&door, "balance_transfer", bodies, &"r".repeat(padding), DEADLINE).await;
+    attempts.iter_mut().zip(told).for_each(|(attempt, told)| attempt.told = told);
+    attempts
 }
 
 fn transfer_body(id: CommandId, from: &str, to: &str, minor: i128, is_tcc: bool) -> Value {
@@ -101,15 +149,23 @@ impl Cluster {
     }
 }
 
-async fn ask(door: &Router, accounts: &[String], attempt: &Attempt, is_tcc: bool) -> Told {
+/// Asks by this entrance.
+pub async fn ask(door: &Router, accounts: &[String], attempt: &Attempt, is_tcc: bool) -> Told {
+    ask_within(door, accounts, attempt, is_tcc, DEADLINE).await
+}
+
+async fn ask_within(door: &Router, accounts: &[String], attempt: &Attempt, is_tcc: bool, deadline: Duration) -> Told {
     let Attempt { id, from, to, amount, .. } = attempt;
     let body = transfer_body(*id, &accounts[*from], &accounts[*to], *amount, is_tcc);
-    submit(door, "balance_transfer", *id, body, DEADLINE).await
+    submit(door, "balance_transfer", *id, body, deadline).await
 }
 
 /// An account's balance in minor units.
 pub async fn balance(router: &Router, account: &str, consistency: Consistency) -> Result<i128, QueryError> {
-    let machine = router.find_machine(MACHINE).expect("the node serves the wallet");
+    let Some(machine) = router.find_machine(MACHINE) else {
+        let unavailable = Unavailable { reason: UnavailableReason::Halted, retry_after: Duration::ZERO };
+        return Err(QueryError::Unavailable(unavailable));
+    };
     let describe = machine.describe();
     let query = describe.queries.iter().find(|query| query.path == "accounts/{account}").expect("the wallet has it");
     let deadline = Instant::now() + DEADLINE;
@@ -131,29 +187,65 @@ pub async fn balance(router: &Router, account: &str, consistency: Consistency) -
     Ok(shown.replace('.', "").parse().expect("an amount has two decimals"))
 }
 
+/// How many commands were acknowledged, and how many were told something else.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    acknowledged: usize,
+    other: usize,
+}
+
+/// How the clients of a load behave.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// An account, by its number, that is somebody else's.
+    pub left_out: Option<usize>,
+    /// How long each waits for an answer.
+    pub deadline: Duration,
+}
+
 /// Clients that send transfers through any node until they are stopped.
 pub struct Load {
     stopping: CancellationToken,
-    acknowledged: watch::Receiver<usize>,
+    count: watch::Receiver<Count>,
     clients: Vec<JoinHandle<Vec<Attempt>>>,
 }
 
 impl Load {
     pub fn start(doors: Doors, accounts: Vec<String>, seed: u64) -> Self {
+        Self::start_as(doors, accounts, Manner { left_out: None, deadline: DEADLINE }, seed)
+    }
+
+    pub fn start_as(doors: Doors, accounts: Vec<String>, manner: Manner, seed: u64) -> Self {
         let stopping = CancellationToken::new();
-        let (count, acknowledged) = watch::channel(0);
+        let (counting, count) = watch::channel(Count::default());
         let client = |number| {
-            let random = StdRng::seed_from_u64(seed ^ number << 48);
-            tokio::spawn(send_transfers(doors.clone(), accounts.clone(), random, stopping.clone(), count.clone()))
+            let client = Client {
+                doors: doors.clone(),
+                accounts: accounts.clone(),
+                manner,
+                random: StdRng::seed_from_u64(seed ^ number << 48),
+            };
+            tokio::spawn(client.send_transfers(stopping.clone(), counting.clone()))
         };
-        Self { clients: (1..=CLIENTS).map(client).collect(), stopping, acknowledged }
+        Self { clients: (1..=CLIENTS).map(client).collect(), stopping, count }
     }
 
     /// Waits until so many more commands are acknowledged.
     pub async fn more(&mut self, count: usize) {
-        let wanted = *self.acknowledged.borrow() + count;
-        let reached = self.acknowledged.wait_for(|acknowledged| wanted <= *acknowledged);
-        let reached = tokio::time::timeout(PATIENCE, reached).await;
+        let wanted = self.count.borrow().acknowledged + count;
+        self.reach(|now| wanted <= now.acknowledged).await;
+    }
+
+    /// Waits until so many more commands are acknowledged, or as many as there are clients were told something else:
+    /// whether anybody leads or not, this ends.
+    pub async fn some(&mut self, count: usize) {
+        let before = *self.count.borrow();
+        let others = before.other + CLIENTS as usize;
+        self.reach(|now| before.acknowledged + count <= now.acknowledged || others <= now.other).await;
+    }
+
+    async fn reach(&mut self, is_reached: impl Fn(&Count) -> bool) {
+        let reached = tokio::time::timeout(PATIENCE, self.count.wait_for(is_reached)).await;
         reached.expect("commands are acknowledged again").expect("the clients run");
     }
 
@@ -165,34 +257,50 @@ impl Load {
     }
 }
 
-async fn send_transfers(
+/// One of many, with a chance of its own.
+struct Client {
     doors: Doors,
     accounts: Vec<String>,
-    mut random: StdRng,
-    stopping: CancellationToken,
-    acknowledged: watch::Sender<usize>,
-) -> Vec<Attempt> {
-    let mut attempts = Vec::new();
-    let mut pace = tokio::time::interval(PACE);
-    while !stopping.is_cancelled() {
-        pace.tick().await;
-        let open: Vec<(NodeId, Arc<Router>)> = doors.lock().iter().map(|(node, door)| (*node, door.clone())).collect();
-        if open.is_empty() {
-            continue;
+    manner: Manner,
+    random: StdRng,
+}
+
+impl Client {
+    async fn send_transfers(mut self, stopping: CancellationToken, count: watch::Sender<Count>) -> Vec<Attempt> {
+        let mut attempts = Vec::new();
+        let mut pace = tokio::time::interval(PACE);
+        while !stopping.is_cancelled() {
+            pace.tick().await;
+            let Some(door) = open_door(&self.doors, &mut self.random) else { continue };
+            let mut attempt = self.draw();
+            if [Some(attempt.from), Some(attempt.to)].contains(&self.manner.left_out) {
+                continue;
+            }
+            let deadline = self.manner.deadline;
+            attempt.told = ask_within(&door, &self.accounts, &attempt, attempt.is_tcc, deadline).await;
+            count.send_modify(|count| match attempt.told {
+                Told::Done(_) | Told::Rejected(..) => count.acknowledged += 1,
+                Told::NotAccepted(_) | Told::Unknown => count.other += 1,
+            });
+            attempts.push(attempt);
         }
-        let (_, door) = &open[random.random_range(0..open.len())];
+        attempts
+    }
+
+    fn draw(&mut self) -> Attempt {
+        let random = &mut self.random;
         let id = CommandId(random.random());
         // The last one was never opened: nobody has it to pay from, and who pays to it is given back what was taken.
-        let from = random.random_range(0..accounts.len() - 1);
-        let to = (from + random.random_range(1..accounts.len())) % accounts.len();
+        let from = random.random_range(0..self.accounts.len() - 1);
+        let to = (from + random.random_range(1..self.accounts.len())) % self.accounts.len();
         let amount = random.random_range(1..=4_000);
         let is_tcc = random.random_bool(0.5);
-        let mut attempt = Attempt { id, from, to, amount, is_tcc, told: Told::Unknown };
-        attempt.told = ask(door, &accounts, &attempt, is_tcc).await;
-        if matches!(attempt.told, Told::Done(_) | Told::Rejected(..)) {
-            acknowledged.send_modify(|count| *count += 1);
-        }
-        attempts.push(attempt);
+        Attempt { id, from, to, amount, is_tcc, told: Told::Unknown }
     }
-    attempts
+}
+
+/// Any of the entrances that are open.
+pub fn open_door(doors: &Doors, random: &mut StdRng) -> Option<Arc<Router>> {
+    let open: Vec<Arc<Router>> = doors.lock().values().cloned().collect();
+    (!open.is_empty()).then(|| open[random.random_range(0..open.len())].clone())
 }

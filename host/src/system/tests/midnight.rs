@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::disk::RealDisk;
 use crate::ids::JournalIndex;
 use crate::snapshot::canonical::{Days, Listed, SnapshotFile};
 
@@ -82,7 +83,8 @@ impl Cluster {
                 let data = self.folder.path().join(node.to_string());
                 let folder = crate::system::folder::partition_folder(&data, machine, replica.id()).join("canonical");
                 for listed in replica.canonical_snapshots() {
-                    let mut file = SnapshotFile::open(&folder.join(&listed.name)).expect("it is where it is listed");
+                    let mut file =
+                        SnapshotFile::open(&RealDisk, &folder.join(&listed.name)).expect("it is where it is listed");
                     file.visit(|_, _| {}).expect("every byte is as it was written");
                     assert_eq!(*file.listed(), listed);
                 }

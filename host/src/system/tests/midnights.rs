@@ -4,13 +4,15 @@
 //! Logs are released here by the test, at once and as far as they go.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::midnight::{DAY, HOUR, midnight};
 use super::*;
+use crate::disk::RealDisk;
 use crate::ids::{Head, JournalIndex};
 use crate::partition::{HeadProof, PartitionError};
 use crate::peer::{Call, GroupName, Topic};
-use crate::snapshot::canonical::{Listed, SnapshotFile, SnapshotWriter};
+use crate::snapshot::canonical::{Listed, SnapshotWriter};
 use crate::system::midnights::{MidnightError, Tended, take, tend};
 
 /// Names and bytes of midnights, by partition.
@@ -52,18 +54,22 @@ impl Cluster {
     /// All nodes that run release all that they have applied.
     pub(super) async fn release(&self) {
         for node in self.running() {
-            for partition in self.all_replicas(node) {
-                partition.take_snapshot().await.expect("it is taken");
-                let upto = partition.snapshots().newest().expect("just taken").manifest.last();
-                let purging = async {
-                    let mut looks = tokio::time::interval(LOOK);
-                    while partition.log().last_purged() < Some(upto) {
-                        partition.group().purge(upto.index).await.expect("it is in a snapshot");
-                        looks.tick().await;
-                    }
-                };
-                tokio::time::timeout(PATIENCE, purging).await.expect("the log is purged");
-            }
+            self.release_at(node).await;
+        }
+    }
+
+    pub(super) async fn release_at(&self, node: NodeId) {
+        for partition in self.all_replicas(node) {
+            partition.take_snapshot().await.expect("it is taken");
+            let upto = partition.snapshots().newest().expect("just taken").manifest.last();
+            let purging = async {
+                let mut looks = tokio::time::interval(LOOK);
+                while partition.log().last_purged() < Some(upto) {
+                    partition.group().purge(upto.index).await.expect("it is in a snapshot");
+                    looks.tick().await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, purging).await.expect("the log is purged");
         }
     }
 
@@ -79,7 +85,7 @@ impl Cluster {
             let begin = partition.find_entry(JournalIndex(1)).err();
             assert!(matches!(begin, Some(PartitionError::Released { .. })), "it was sent a state: {begin:?}");
             for listed in midnights(&partition) {
-                let mut file = SnapshotFile::open(&partition.canonical_file(&listed)).expect("it is listed");
+                let mut file = partition.open_canonical(&listed).expect("it is listed");
                 file.visit(|_, _| {}).expect("every byte is as it was written");
             }
             let oldest = midnights(&partition)[0].facts.journal.index;
@@ -189,7 +195,8 @@ async fn of_a_midnight_that_nodes_dispute_nothing_is_taken_in() {
 
     // Other rows with the right head: nothing but a replay, or the other nodes, can tell.
     let folder = tempfile::tempdir().expect("a folder for temporary files");
-    let mut writer = SnapshotWriter::begin(folder.path(), &listed.facts).expect("the folder is ours");
+    let mut writer =
+        SnapshotWriter::begin(Arc::new(RealDisk), folder.path(), &listed.facts).expect("the folder is ours");
     writer.put(b"key", b"row").expect("the folder is ours");
     let forged = writer.finish().expect("the folder is ours");
     wrong.delete_canonical(&listed).expect("the folder is ours");
@@ -202,7 +209,9 @@ async fn of_a_midnight_that_nodes_dispute_nothing_is_taken_in() {
     // Another head than that of the log, whatever others say.
     let mut facts = listed.facts.clone();
     facts.journal.head = Head([9; 32]);
-    let stray = SnapshotWriter::begin(folder.path(), &facts).and_then(SnapshotWriter::finish).expect("it is ours");
+    let stray = SnapshotWriter::begin(Arc::new(RealDisk), folder.path(), &facts)
+        .and_then(SnapshotWriter::finish)
+        .expect("it is ours");
     let taken = partition.take_in_canonical(&folder.path().join(&stray.name), HeadProof::JournalOrWord).await;
     assert!(taken.as_ref().is_err_and(|error| error.to_string().contains("history than this one")), "{taken:?}");
 

@@ -6,6 +6,7 @@
 
 mod load;
 mod judge;
+mod recovers;
 
 mod leaders;
 mod power;
@@ -13,8 +14,11 @@ mod steps;
 mod chaos;
 mod clock;
 mod damage;
+mod rot;
 mod hooks;
 mod lost_disk;
+mod set_back;
+mod histories;
 mod waits;
 mod midnight;
 mod kept;
@@ -28,13 +32,14 @@ mod calls;
 mod peers;
 mod sockets;
 mod renewal;
+mod swarm;
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -45,18 +50,20 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 use super::folder::artefacts_of;
+use super::host::Host;
 use super::node::PeerWay;
-use super::{ArchiveOptions, MachineSpec, ModuleSource, Node, NodeOptions, PeerOptions};
+use super::{ArchiveOptions, MachineSpec, ModuleSource, Node, NodeError, NodeOptions, PeerOptions};
 use crate::clock::{Clock, SystemClock};
+use crate::disk::SimDisk;
 use crate::features::{self, FeatureLevel};
 use crate::guest::{Engine, EngineOptions};
 use crate::ids::{Micros, NodeId, PartitionId};
 use crate::limits;
-use crate::log::SimDisk;
 use crate::partition::Partition;
 use crate::peer::SimNetwork;
 use crate::registry::Registry;
 use crate::router::Router;
+use crate::router::slots::partition_of;
 
 use judge::Bank;
 use load::{Attempt, Load};
@@ -81,9 +88,22 @@ fn soon() -> Instant {
     Instant::now() + PATIENCE
 }
 
+/// The seed that the environment asks for, or any.
+fn seed_of_run() -> u64 {
+    seed_asked().unwrap_or_else(rand::random)
+}
+
+fn seed_asked() -> Option<u64> {
+    std::env::var(SEED_VARIABLE).ok().map(|text| text.parse().expect("the seed is a number"))
+}
+
 /// How often something is done: a few times in every run, many times when chaos is asked for.
 fn rounds(few: usize, many: usize) -> usize {
-    if std::env::var_os(CHAOS_VARIABLE).is_some() { many } else { few }
+    if is_chaos() { many } else { few }
+}
+
+fn is_chaos() -> bool {
+    std::env::var_os(CHAOS_VARIABLE).is_some()
 }
 
 /// The wallet, compiled once for all nodes of all tests: it takes longer than everything else that a node does when it starts.
@@ -126,19 +146,40 @@ async fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("{what}: did not happen"))
 }
 
-/// The machine's clock, moved by a test.
+/// The machine's clocks, moved by a test.
 #[derive(Default)]
-struct OffsetClock(AtomicI64);
+struct OffsetClock {
+    /// In microseconds, like the other.
+    wall: AtomicI64,
+    running: AtomicI64,
+    boots: AtomicU64,
+}
 
 impl OffsetClock {
+    /// The wall clock leaps.
+    fn leap_to(&self, offset: Duration) {
+        self.wall.store(i64::try_from(offset.as_micros()).expect("an hour fits"), Ordering::SeqCst);
+    }
+
+    /// So much time has passed as no clock was ahead before; back goes the wall clock alone.
     fn move_to(&self, offset: Duration) {
-        self.0.store(i64::try_from(offset.as_micros()).expect("an hour fits"), Ordering::SeqCst);
+        self.leap_to(offset);
+        self.running.fetch_max(self.wall.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 }
 
 impl Clock for OffsetClock {
     fn now(&self) -> Micros {
-        Micros(SystemClock.now().0 + self.0.load(Ordering::SeqCst))
+        Micros(SystemClock.now().0 + self.wall.load(Ordering::SeqCst))
+    }
+
+    fn running(&self) -> Duration {
+        let ahead = u64::try_from(self.running.load(Ordering::SeqCst)).expect("it never goes back");
+        SystemClock.running() + Duration::from_micros(ahead)
+    }
+
+    fn boot(&self) -> Option<String> {
+        Some(self.boots.load(Ordering::SeqCst).to_string())
     }
 }
 
@@ -149,6 +190,25 @@ struct Member {
     /// What it understands in its next life.
     level_max: FeatureLevel,
     life: Option<Node>,
+}
+
+/// What a process holds for as long as it runs.
+struct Remains {
+    host: Weak<Host>,
+    replicas: Vec<Weak<Partition>>,
+}
+
+impl Remains {
+    fn of(life: &Node) -> Self {
+        let replicas = life.host.replicas().iter().map(|(_, replica)| Arc::downgrade(replica)).collect();
+        Self { host: Arc::downgrade(&life.host), replicas }
+    }
+
+    async fn are_gone(&self) {
+        let is_gone =
+            || self.host.strong_count() == 0 && self.replicas.iter().all(|replica| replica.strong_count() == 0);
+        eventually("nothing holds a node whose process has ended", || is_gone().then_some(())).await;
+    }
 }
 
 /// The entrances of the nodes that run.
@@ -184,8 +244,10 @@ impl Cluster {
     }
 
     async fn found_with(options: Options) -> Self {
-        let set = std::env::var(SEED_VARIABLE).ok().map(|text| text.parse().expect("the seed is a number"));
-        let seed = set.unwrap_or_else(rand::random);
+        Self::found_as(seed_of_run(), options).await
+    }
+
+    async fn found_as(seed: u64, options: Options) -> Self {
         println!("{SEED_VARIABLE}={seed}");
         let mut cluster = Self {
             seed,
@@ -224,6 +286,11 @@ impl Cluster {
 
     /// Starts a node on what is left of it.
     async fn start(&mut self, node: NodeId) {
+        self.try_start(node).await.unwrap_or_else(|error| panic!("node {node} starts: {error}"));
+    }
+
+    /// The same, on a disk that may fail.
+    async fn try_start(&mut self, node: NodeId) -> Result<(), NodeError> {
         let url = self.archive(node).display().to_string();
         let archive = self.options.has_archive.then(|| ArchiveOptions { url, every: Duration::from_millis(100) });
         let member = self.members.get_mut(&node).expect("it is a node");
@@ -252,13 +319,15 @@ impl Cluster {
             archive,
             snapshot_every_bytes: None,
             snapshot_keep: self.options.snapshot_keep,
+            scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND,
             feature_level_max: member.level_max,
             http: None,
         };
         lend_compiled(&options.data);
-        let life = Node::open(options).await.unwrap_or_else(|error| panic!("node {node} starts: {error}"));
+        let life = Node::open(options).await?;
         self.doors.lock().insert(node, life.router().clone());
         member.life = Some(life);
+        Ok(())
     }
 
     /// Where a node archives what it has, if it does.
@@ -279,17 +348,39 @@ impl Cluster {
         let chance = self.random.random();
         let member = self.members.get_mut(&node).expect("it is a node");
         member.disk = member.disk.crash(chance);
+        member.clock.boots.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The process of a node ends, and its machine runs on.
+    async fn kill(&mut self, node: NodeId) {
+        self.doors.lock().remove(&node);
+        self.network.leave(node);
+        let member = self.members.get_mut(&node).expect("it is a node");
+        member.disk = member.disk.kill();
+        self.bury(node).await;
     }
 
     /// The second half: takes the dead process out of this one.
     async fn bury(&mut self, node: NodeId) {
         let life = self.members.get_mut(&node).and_then(|member| member.life.take()).expect("it ran");
-        let host = Arc::downgrade(&life.host);
-        let replicas: Vec<_> = life.host.replicas().iter().map(|(_, replica)| Arc::downgrade(replica)).collect();
+        let remains = Remains::of(&life);
         // It fails wherever the disk is needed, which is off.
         drop(tokio::time::timeout(PATIENCE, life.stop()).await.expect("a node without a disk stops"));
-        let is_gone = || host.strong_count() == 0 && replicas.iter().all(|replica| replica.strong_count() == 0);
-        eventually("nothing holds a node whose process has ended", || is_gone().then_some(())).await;
+        remains.are_gone().await;
+    }
+
+    /// A node stops in order; what it has written is there when it starts again.
+    async fn stop(&mut self, node: NodeId) {
+        self.doors.lock().remove(&node);
+        let member = self.members.get_mut(&node).expect("it is a node");
+        let life = member.life.take().expect("it runs");
+        let remains = Remains::of(&life);
+        // Whether everything could be closed in order depends on its disk.
+        drop(tokio::time::timeout(PATIENCE, life.close()).await.expect("a node that is told to stop stops"));
+        // The process ends, and another one finds what was written.
+        self.network.leave(node);
+        member.disk = member.disk.kill();
+        remains.are_gone().await;
     }
 
     fn node(&self, node: NodeId) -> &Node {
@@ -338,6 +429,14 @@ impl Cluster {
         for other in others(node) {
             self.network.cut_both_ways(node, other);
         }
+    }
+
+    /// Two accounts of the same partition.
+    fn two_accounts_in(&self, partition: PartitionId) -> [usize; 2] {
+        let is_there = |account: &usize| partition_of(self.bank.accounts[*account].as_bytes(), PARTITIONS) == partition;
+        // The last one was never opened.
+        let mut found = (0..self.bank.accounts.len() - 1).filter(is_there);
+        [found.next(), found.next()].map(|account| account.expect("each partition has two"))
     }
 
     fn load(&self) -> Load {

@@ -18,7 +18,7 @@ async fn power_cuts_of_the_leader_lose_nothing_that_was_acknowledged() {
     }
     load.more(20).await;
     let attempts = load.stop().await;
-    cluster.judge(&attempts).await;
+    cluster.judge_recovered(attempts).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -37,5 +37,5 @@ async fn a_power_cut_of_all_nodes_at_once_loses_nothing_that_was_acknowledged() 
         load.more(20).await;
     }
     let attempts = load.stop().await;
-    cluster.judge(&attempts).await;
+    cluster.judge_recovered(attempts).await;
 }

@@ -12,8 +12,8 @@ use tokio::net::TcpListener;
 
 use super::peers::{check_all_refused, terms, vote};
 use super::*;
+use crate::disk::RealDisk;
 use crate::ids::{ClusterId, Micros};
-use crate::log::RealDisk;
 use crate::peer::{Call, GroupName, Grpc, Identity, Network, PeerCertificates, PeerTls, Routes, Topic};
 use crate::system::PeerTlsFiles;
 use crate::system::logic::SYSTEM;
@@ -117,6 +117,7 @@ impl Sockets {
             archive: None,
             snapshot_every_bytes: None,
             snapshot_keep: None,
+            scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND,
             feature_level_max: features::HIGHEST,
             http: None,
         };

@@ -33,7 +33,7 @@ impl Step {
 }
 
 impl Cluster {
-    fn partition_of(&self, account: usize) -> PartitionId {
+    pub(super) fn partition_of(&self, account: usize) -> PartitionId {
         partition_of(self.bank.accounts[account].as_bytes(), PARTITIONS)
     }
 
@@ -119,7 +119,7 @@ async fn check_every_step(kind: Step) {
         }
     }
     println!("{taken} transfers were cut at a step, or just after the last");
-    cluster.judge(&attempts).await;
+    cluster.judge_recovered(attempts).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

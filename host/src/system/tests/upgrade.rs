@@ -11,7 +11,7 @@ use crate::router::answer::Caller;
 use crate::system::lifecycle::{By, Wanting};
 use crate::system::{Cluster as Handle, ClusterError};
 
-const REFACTORED: &[u8] = include_bytes!("../../../../modules/releases/wallet-1.1.0.wasm");
+pub(super) const REFACTORED: &[u8] = include_bytes!("../../../../modules/releases/wallet-1.1.0.wasm");
 /// Its rows have another schema.
 const MIGRATING: &[u8] = include_bytes!("../../../../modules/releases/wallet-2.0.0.wasm");
 /// About what an activation takes on the disk of a leader under load.
@@ -23,12 +23,12 @@ fn wanting() -> Wanting {
 }
 
 impl Cluster {
-    fn handle(&self, node: NodeId) -> Handle {
+    pub(super) fn handle(&self, node: NodeId) -> Handle {
         self.node(node).cluster()
     }
 
     /// Stages a module at one node and has all prepare it.
-    async fn make_ready(&self, wasm: &'static [u8]) -> ModuleId {
+    pub(super) async fn make_ready(&self, wasm: &'static [u8]) -> ModuleId {
         let handle = self.handle(NODES[0]);
         let id = handle.stage(MACHINE, wasm.into(), &wanting()).await.expect("it follows the active one");
         handle.prepare(MACHINE, id, &wanting()).await.expect("all nodes are there");
@@ -102,12 +102,12 @@ async fn an_activation_is_finished_through_power_cuts_under_load() {
     let back = cluster.handle(NODES[0]).activate(MACHINE, second, By::Rollback, &wanting()).await;
     assert!(matches!(back, Err(ClusterError::StepRefused(_))), "{back:?}");
     let attempts = load.stop().await;
-    cluster.judge(&attempts).await;
+    cluster.judge_recovered(attempts).await;
 }
 
 /// A replica that puts migrated rows in place waits for its log; when that had failed it was never heard of again.
 async fn check_activation_on_a_disk_that_fails(find_victim: fn(NodeId) -> NodeId) {
-    let cluster = Cluster::found().await;
+    let mut cluster = Cluster::found().await;
     let module = cluster.make_ready(MIGRATING).await;
     let mut load = cluster.load();
     load.more(20).await;
@@ -122,7 +122,7 @@ async fn check_activation_on_a_disk_that_fails(find_victim: fn(NodeId) -> NodeId
     let is_active = || others.iter().any(|replica| replica.progress().journal.module == module);
     eventually("the others activate it", || is_active().then_some(())).await;
     let disk = cluster.disk(victim);
-    disk.set_failing(Some(crate::log::SimOp::Sync));
+    disk.set_failing(Some(crate::disk::SimOp::Sync));
     disk.release_syncs();
     load.more(20).await;
     disk.set_failing(None);
@@ -135,7 +135,7 @@ async fn check_activation_on_a_disk_that_fails(find_victim: fn(NodeId) -> NodeId
     eventually("every replica has activated it", || is_active().then_some(())).await;
     load.more(20).await;
     let attempts = load.stop().await;
-    cluster.judge(&attempts).await;
+    cluster.judge_recovered(attempts).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,8 +5,8 @@
 //! that were answered by somebody else, and the judge's verdict. It knows no part of the host that waits.
 
 use super::*;
+use crate::disk::SimOp;
 use crate::ids::JournalIndex;
-use crate::log::SimOp;
 use load::Told;
 
 impl Cluster {
@@ -29,7 +29,7 @@ impl Cluster {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_hangs_and_fails_while_a_snapshot_is_taken_is_used_again_once_it_is_well() {
-    let cluster = Cluster::found().await;
+    let mut cluster = Cluster::found().await;
     let mut load = cluster.load();
     for round in 0..rounds(2, 10) {
         load.more(20).await;
@@ -48,7 +48,7 @@ async fn a_disk_that_hangs_and_fails_while_a_snapshot_is_taken_is_used_again_onc
         cluster.served().await;
     }
     let attempts = load.stop().await;
-    cluster.judge(&attempts).await;
+    cluster.judge_recovered(attempts).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -61,20 +61,12 @@ async fn a_node_whose_disk_hangs_stops_when_it_is_told_to() {
     cluster.hang(victim, &mut load).await;
     let replica = cluster.replica(victim);
     let taking = tokio::spawn(async move { replica.take_snapshot().await });
-    cluster.doors.lock().remove(&victim);
-    let member = cluster.members.get_mut(&victim).expect("it is a node");
-    let life = member.life.take().expect("it runs");
-    let host = Arc::downgrade(&life.host);
-    // It says that not everything was closed in order.
-    drop(tokio::time::timeout(PATIENCE, life.close()).await.expect("it stops although the disk hangs"));
-    // The process ends, and another one finds what was written.
-    member.disk = member.disk.kill();
+    cluster.stop(victim).await;
     drop(tokio::time::timeout(PATIENCE, taking).await.expect("it waits for nothing"));
-    eventually("nothing holds a node that has stopped", || (host.strong_count() == 0).then_some(())).await;
     cluster.start(victim).await;
     load.more(20).await;
     let attempts = load.stop().await;
-    cluster.judge(&attempts).await;
+    cluster.judge_recovered(attempts).await;
 }
 
 /// The halted leader went on leading, so that nobody else was ever asked.
@@ -146,5 +138,5 @@ async fn a_node_that_comes_back_is_not_ready_before_it_is_level() {
     cluster.served().await;
     let level = cluster.replica(behind).log_index_applied().0;
     assert!(last <= level + limits::READY_LAG_MAX, "it is ready at entry {level} of {last}");
-    cluster.judge(&attempts).await;
+    cluster.judge_recovered(attempts).await;
 }

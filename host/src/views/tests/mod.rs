@@ -28,10 +28,10 @@ use tokio::time::Instant;
 use super::build::Build;
 use super::{Freshness, Shared, Source, ViewError, ViewQuery, ViewStatus, Views, Wanted};
 use crate::clock::SystemClock;
+use crate::disk::RealDisk;
 use crate::features;
 use crate::ids::{CommandId, ModuleId, NodeId, PartitionId};
 use crate::limits;
-use crate::log::RealDisk;
 use crate::machine::logic::{Fault, Logic, Pace};
 use crate::partition::{Modules, Partition};
 use crate::router::Machine;
@@ -246,6 +246,7 @@ impl Stage {
             log_keep_bytes: None,
             snapshot_every_bytes: None,
             snapshot_keep: None,
+            scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND,
             feature_level_max: features::HIGHEST,
             archive,
         });

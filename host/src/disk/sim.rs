@@ -1,13 +1,14 @@
 //! A disk in memory that loses what was not synced: for tests and for the cluster simulator.
 //!
 //! A crash keeps, of every file, what was synced, and of the 512-byte blocks written since a random part; of the names
-//! changed since the last folder sync, a random prefix. Errors, a full disk, slow syncs and a power cut after a given number
-//! of operations can be injected. It knows nothing of logs.
+//! changed since their folder was synced, a random prefix. What a failed sync should have made durable is lost for good, though whoever reads
+//! it sees it until then, as on Linux. Errors, a full disk, slow syncs and a power cut after a given number of operations can be injected. It
+//! does not know what is in a file.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,7 +16,9 @@ use parking_lot::{Condvar, Mutex};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::log::disk::{Disk, DiskFile, DiskMap};
+use crate::disk::tree::{Node, Tree};
+use crate::disk::{Disk, DiskFile, DiskMap, Identity, Kind};
+use crate::durable::PRIVATE;
 
 const BLOCK_SIZE: usize = 512;
 
@@ -35,6 +38,7 @@ struct Inner {
 /// An operation that can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SimOp {
+    Read,
     Write,
     Sync,
 }
@@ -42,31 +46,35 @@ pub enum SimOp {
 #[derive(Default)]
 struct SimState {
     files: Vec<SimInode>,
-    /// Names as running programs see them, and as they were at the last folder sync.
-    names: BTreeMap<PathBuf, usize>,
-    names_synced: BTreeMap<PathBuf, usize>,
-    /// Changes since, each of one or two names and what they stand for now.
-    changes: Vec<Vec<Naming>>,
+    tree: Tree,
     capacity: Option<u64>,
     operations: u64,
+    bytes_read: u64,
     /// The power goes off before this operation.
     operations_max: Option<u64>,
-    failing: Option<SimOp>,
+    /// Everything that was asked of the disk so far, also what changes nothing.
+    accesses: u64,
+    /// The access that fails, once.
+    access_failing: Option<u64>,
+    /// Operations of this kind fail once so many more have succeeded.
+    failing: Option<(SimOp, u64)>,
     lacks_descriptors: bool,
     holds_syncs: bool,
 }
 
-/// "Too many open files", as Linux numbers it.
+/// "Too many open files" and "Input/output error", as Linux numbers them.
 const EMFILE: i32 = 24;
-
-/// A name, and the file it stands for from now on.
-type Naming = (PathBuf, Option<usize>);
+const EIO: i32 = 5;
 
 #[derive(Clone, Default)]
 struct SimInode {
     content: Vec<u8>,
     synced: Vec<u8>,
     dirty: BTreeSet<usize>,
+    /// Blocks that are not given back until they are written.
+    bad: BTreeSet<usize>,
+    /// Since it was last synced.
+    is_emptied: bool,
 }
 
 impl SimDisk {
@@ -81,14 +89,9 @@ impl SimDisk {
         state.operations_max = Some(0);
         state.holds_syncs = false;
         self.inner.released.notify_all();
-        let mut names = state.names_synced.clone();
-        let kept = random.random_range(0..=state.changes.len());
-        for naming in state.changes[..kept].iter().flatten() {
-            name(&mut names, naming);
-        }
+        let tree = state.tree.after_crash(&mut random);
         let files = state.files.iter().map(|file| file.after_crash(&mut random)).collect();
-        let survivor =
-            SimState { files, names_synced: names.clone(), names, capacity: state.capacity, ..SimState::default() };
+        let survivor = SimState { files, tree, capacity: state.capacity, ..SimState::default() };
         Self { inner: Arc::new(Inner { state: Mutex::new(survivor), released: Condvar::new() }) }
     }
 
@@ -107,9 +110,7 @@ impl SimDisk {
         let state = self.inner.state.lock();
         let copy = SimState {
             files: state.files.clone(),
-            names: state.names.clone(),
-            names_synced: state.names_synced.clone(),
-            changes: state.changes.clone(),
+            tree: state.tree.clone(),
             capacity: state.capacity,
             ..SimState::default()
         };
@@ -127,6 +128,22 @@ impl SimDisk {
         self.inner.state.lock().operations
     }
 
+    /// Everything that was asked of the disk so far, also what changes nothing.
+    pub fn accesses(&self) -> u64 {
+        self.inner.state.lock().accesses
+    }
+
+    /// What is asked of the disk after so many more accesses fails with an I/O error, and nothing else does.
+    pub fn fail_after(&self, accesses: u64) {
+        let mut state = self.inner.state.lock();
+        state.access_failing = Some(state.accesses + accesses);
+    }
+
+    /// Bytes read so far.
+    pub fn bytes_read(&self) -> u64 {
+        self.inner.state.lock().bytes_read
+    }
+
     /// All files together may have so many bytes; `None`: no bound.
     pub fn set_capacity(&self, capacity: Option<u64>) {
         self.inner.state.lock().capacity = capacity;
@@ -139,7 +156,12 @@ impl SimDisk {
 
     /// Every such operation fails with an I/O error from now on; `None`: none does.
     pub fn set_failing(&self, failing: Option<SimOp>) {
-        self.inner.state.lock().failing = failing;
+        self.inner.state.lock().failing = failing.map(|op| (op, 0));
+    }
+
+    /// The same, once so many more of them have succeeded.
+    pub fn set_failing_after(&self, op: SimOp, operations: u64) {
+        self.inner.state.lock().failing = Some((op, operations));
     }
 
     /// No file can be created from now on for want of a descriptor; those that are open are not affected.
@@ -160,16 +182,32 @@ impl SimDisk {
     /// The content of a file as programs see it.
     pub fn content(&self, path: &Path) -> Option<Vec<u8>> {
         let state = self.inner.state.lock();
-        state.names.get(path).map(|inode| state.files[*inode].content.clone())
+        let inode = state.tree.file(path).ok()?;
+        Some(state.files[inode].content.clone())
     }
 
     /// Puts a durable file on the disk, in place of one of the same name.
     pub fn put(&self, path: &Path, content: Vec<u8>) {
         let mut state = self.inner.state.lock();
-        state.files.push(SimInode { synced: content.clone(), content, dirty: BTreeSet::new() });
+        state.files.push(SimInode { synced: content.clone(), content, ..SimInode::default() });
         let inode = state.files.len() - 1;
-        state.names.insert(path.to_owned(), inode);
-        state.names_synced.insert(path.to_owned(), inode);
+        state.tree.put(path, inode);
+    }
+
+    /// Changes what a file holds, also for whoever has it open: as a disk does that loses bits, or somebody from outside who cuts it.
+    pub fn write_behind(&self, path: &Path, content: Vec<u8>) {
+        let mut state = self.inner.state.lock();
+        if let Ok(inode) = state.tree.file(path) {
+            state.files[inode] = SimInode { synced: content.clone(), content, ..SimInode::default() };
+        }
+    }
+
+    /// A sector of a file goes bad: it is not given back until it is written again.
+    pub fn spoil(&self, path: &Path, offset: usize) {
+        let mut state = self.inner.state.lock();
+        if let Ok(inode) = state.tree.file(path) {
+            _ = state.files[inode].bad.insert(offset / BLOCK_SIZE);
+        }
     }
 
     fn file(&self, inode: usize) -> Arc<dyn DiskFile> {
@@ -178,46 +216,41 @@ impl SimDisk {
 }
 
 impl SimState {
-    /// Counts an operation; fails once the power is off.
-    fn operate(&mut self) -> io::Result<()> {
-        if self.operations_max.is_some_and(|max| max <= self.operations) {
-            return Err(io::Error::other("the power is off"));
+    /// Counts whatever is asked; fails if it is what was to fail.
+    fn access(&mut self) -> io::Result<()> {
+        self.accesses += 1;
+        if self.access_failing.is_some_and(|failing| failing + 1 == self.accesses) {
+            return Err(io::Error::other("injected I/O error"));
         }
-        self.operations += 1;
         Ok(())
     }
 
-    fn fail_if(&self, op: SimOp) -> io::Result<()> {
-        if self.failing == Some(op) { Err(io::Error::other("injected I/O error")) } else { Ok(()) }
+    /// Counts what changes something; fails once the power is off.
+    fn operate(&mut self) -> io::Result<()> {
+        if self.is_off() {
+            return Err(io::Error::other("the power is off"));
+        }
+        self.operations += 1;
+        self.access()
+    }
+
+    fn is_off(&self) -> bool {
+        self.operations_max.is_some_and(|max| max <= self.operations)
+    }
+
+    fn fail_if(&mut self, op: SimOp) -> io::Result<()> {
+        match &mut self.failing {
+            Some((failing, left)) if *failing == op && *left == 0 => Err(io::Error::other("injected I/O error")),
+            Some((failing, left)) if *failing == op => {
+                *left -= 1;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn used(&self) -> u64 {
-        self.names.values().map(|inode| self.files[*inode].content.len() as u64).sum()
-    }
-
-    fn find(&self, path: &Path) -> io::Result<usize> {
-        self.names.get(path).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
-    /// The file with this path, or all files in the folder with this path.
-    fn names_below(&self, path: &Path) -> Vec<(PathBuf, usize)> {
-        let below = self.names.iter().filter(|(name, _)| name.starts_with(path));
-        below.map(|(name, inode)| (name.clone(), *inode)).collect()
-    }
-
-    /// Changes names, all or none.
-    fn rename(&mut self, change: Vec<Naming>) {
-        for naming in &change {
-            name(&mut self.names, naming);
-        }
-        self.changes.push(change);
-    }
-}
-
-fn name(names: &mut BTreeMap<PathBuf, usize>, (path, inode): &Naming) {
-    match inode {
-        Some(inode) => _ = names.insert(path.clone(), *inode),
-        None => _ = names.remove(path),
+        self.tree.files_below(Path::new("/")).iter().map(|inode| self.files[*inode].content.len() as u64).sum()
     }
 }
 
@@ -232,13 +265,25 @@ impl SimInode {
         self.content[offset..offset + inside.len()].copy_from_slice(inside);
         self.content.extend_from_slice(behind);
         if !bytes.is_empty() {
-            self.dirty.extend(offset / BLOCK_SIZE..=(end - 1) / BLOCK_SIZE);
+            let blocks = offset / BLOCK_SIZE..=(end - 1) / BLOCK_SIZE;
+            self.bad.retain(|block| !blocks.contains(block));
+            self.dirty.extend(blocks);
         }
     }
 
+    /// As truncation does: the size is durable with what is next synced.
+    fn empty(&mut self) {
+        self.content.clear();
+        self.dirty.clear();
+        self.is_emptied = true;
+    }
+
     fn sync(&mut self) {
-        // What is new is dirty, and so copied below again where it was written.
-        self.synced.extend_from_slice(&self.content[self.synced.len()..]);
+        if std::mem::take(&mut self.is_emptied) {
+            self.synced.clear();
+        }
+        // What is new and was written is dirty, unless a sync of it has failed.
+        self.synced.resize(self.content.len(), 0);
         for block in std::mem::take(&mut self.dirty) {
             let range = block_range(block, self.content.len());
             self.synced[range.clone()].copy_from_slice(&self.content[range]);
@@ -247,7 +292,10 @@ impl SimInode {
 
     /// Some of the dirty blocks were written back before the power went off. The size of a file grows with its blocks.
     fn after_crash(&self, random: &mut StdRng) -> Self {
-        let mut content = self.synced.clone();
+        if self.is_emptied && random.random_bool(0.5) {
+            return Self { synced: self.synced.clone(), content: self.synced.clone(), ..Self::default() };
+        }
+        let mut content = if self.is_emptied { Vec::new() } else { self.synced.clone() };
         let share = random.random_range(0.0..=1.0);
         for block in &self.dirty {
             if random.random_bool(share) {
@@ -256,7 +304,7 @@ impl SimInode {
                 content[range.clone()].copy_from_slice(&self.content[range]);
             }
         }
-        Self { synced: content.clone(), content, dirty: BTreeSet::new() }
+        Self { synced: content.clone(), content, bad: self.bad.clone(), ..Self::default() }
     }
 }
 
@@ -266,15 +314,17 @@ fn block_range(block: usize, size: usize) -> Range<usize> {
 }
 
 impl Disk for SimDisk {
-    fn create_dir_all(&self, _dir: &Path) -> io::Result<()> {
-        Ok(())
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.inner.state.lock();
+        state.operate()?;
+        state.fail_if(SimOp::Sync)?;
+        state.tree.make_folders(dir)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        let state = self.inner.state.lock();
-        let below = state.names.keys().filter_map(|path| path.strip_prefix(dir).ok()?.components().next());
-        let names: BTreeSet<_> = below.filter_map(|name| name.as_os_str().to_str()).collect();
-        Ok(names.into_iter().map(str::to_owned).collect())
+        let mut state = self.inner.state.lock();
+        state.access()?;
+        state.tree.list(dir)
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
@@ -283,14 +333,21 @@ impl Disk for SimDisk {
         if state.lacks_descriptors {
             return Err(io::Error::from_raw_os_error(EMFILE));
         }
+        // An existing file is emptied, which another of its names shows as well.
+        if let Ok(inode) = state.tree.file(path) {
+            state.files[inode].empty();
+            return Ok(self.file(inode));
+        }
+        let inode = state.files.len();
+        state.tree.name(path, inode)?;
         state.files.push(SimInode::default());
-        let inode = state.files.len() - 1;
-        state.rename(vec![(path.to_owned(), Some(inode))]);
         Ok(self.file(inode))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let inode = self.inner.state.lock().find(path)?;
+        let mut state = self.inner.state.lock();
+        state.access()?;
+        let inode = state.tree.file(path)?;
         Ok(self.file(inode))
     }
 
@@ -298,50 +355,59 @@ impl Disk for SimDisk {
         self.open(path)
     }
 
+    fn read_with_mode(&self, path: &Path) -> io::Result<(Vec<u8>, u32)> {
+        let file = self.open(path)?;
+        let mut bytes = vec![0; file.size()? as usize];
+        file.read_at(&mut bytes, 0)?;
+        Ok((bytes, PRIVATE))
+    }
+
+    fn kind(&self, path: &Path) -> io::Result<Option<Kind>> {
+        let mut state = self.inner.state.lock();
+        state.access()?;
+        Ok(state.tree.find(path).map(|node| match node {
+            Node::File(_) => Kind::File,
+            Node::Folder(_) => Kind::Folder,
+        }))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.inner.state.lock();
         state.operate()?;
-        let moved: Vec<_> = state.names_below(from);
-        if moved.is_empty() {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        if state.names_below(to).iter().any(|(path, _)| path != to) {
-            return Err(io::ErrorKind::DirectoryNotEmpty.into());
-        }
-        let change = moved.into_iter().flat_map(|(path, inode)| {
-            let rest = path.strip_prefix(from).expect("it was found below");
-            // A path joined with nothing would end in a slash.
-            let new = if rest.as_os_str().is_empty() { to.to_owned() } else { to.join(rest) };
-            [(new, Some(inode)), (path, None)]
-        });
-        state.rename(change.collect());
-        Ok(())
+        state.tree.rename(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.inner.state.lock();
         state.operate()?;
-        state.find(path)?;
-        state.rename(vec![(path.to_owned(), None)]);
-        Ok(())
+        state.tree.file(path)?;
+        state.tree.remove(path)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.inner.state.lock();
+        state.operate()?;
+        let inode = state.tree.file(from)?;
+        if state.tree.find(to).is_some() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        state.tree.name(to, inode)
     }
 
     fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.inner.state.lock();
-        for (path, _) in state.names_below(dir) {
+        for path in state.tree.walk(dir) {
             state.operate()?;
-            state.rename(vec![(path, None)]);
+            state.tree.remove(&path)?;
         }
         Ok(())
     }
 
-    fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.inner.state.lock();
         state.operate()?;
         state.fail_if(SimOp::Sync)?;
-        state.names_synced = state.names.clone();
-        state.changes.clear();
-        Ok(())
+        state.tree.sync_folder(dir)
     }
 }
 
@@ -351,15 +417,26 @@ struct SimFile {
 }
 
 impl DiskFile for SimFile {
+    fn identity(&self) -> io::Result<Identity> {
+        Ok((0, self.inode as u64))
+    }
+
     fn size(&self) -> io::Result<u64> {
         Ok(self.inner.state.lock().files[self.inode].content.len() as u64)
     }
 
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        let state = self.inner.state.lock();
-        let content = &state.files[self.inode].content;
-        let found = content.get(offset as usize..offset as usize + bytes.len());
+        let mut state = self.inner.state.lock();
+        state.access()?;
+        state.fail_if(SimOp::Read)?;
+        let file = &state.files[self.inode];
+        let end = offset as usize + bytes.len();
+        if file.bad.range(offset as usize / BLOCK_SIZE..end.div_ceil(BLOCK_SIZE)).next().is_some() {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        let found = file.content.get(offset as usize..end);
         bytes.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+        state.bytes_read += bytes.len() as u64;
         Ok(())
     }
 
@@ -381,8 +458,12 @@ impl DiskFile for SimFile {
         while state.holds_syncs {
             self.inner.released.wait(&mut state);
         }
-        state.operate()?;
-        state.fail_if(SimOp::Sync)?;
+        if let Err(error) = state.operate().and_then(|()| state.fail_if(SimOp::Sync)) {
+            if !state.is_off() {
+                state.files[self.inode].dirty.clear();
+            }
+            return Err(error);
+        }
         state.files[self.inode].sync();
         Ok(())
     }
@@ -393,10 +474,9 @@ impl DiskFile for SimFile {
 }
 
 impl DiskMap for SimFile {
-    fn read(&self, offset: u64, size: usize) -> Option<Bytes> {
-        let state = self.inner.state.lock();
-        let start = usize::try_from(offset).ok()?;
-        let range = start..start.checked_add(size)?;
-        state.files[self.inode].content.get(range).map(Bytes::copy_from_slice)
+    fn read(&self, offset: u64, size: usize) -> io::Result<Bytes> {
+        let mut bytes = vec![0; size];
+        self.read_at(&mut bytes, offset)?;
+        Ok(Bytes::from(bytes))
     }
 }

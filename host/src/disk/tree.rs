@@ -1,0 +1,245 @@
+//! The folders of the simulated disk: what each name stands for, as running programs see it and as a power cut leaves it.
+//!
+//! In: changes of names, syncs of folders. Out: what a path leads to. A folder that is synced makes its own names durable and no others, as
+//! the strictest file systems do; of the rest a crash keeps the first so many changes. It does not know what is in a file.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{ErrorKind, Result};
+use std::path::{Component, Path, PathBuf};
+
+use rand::Rng;
+use rand::rngs::StdRng;
+
+const ROOT: usize = 0;
+
+/// What a name stands for: a number of a file, or of a folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Node {
+    File(usize),
+    Folder(usize),
+}
+
+#[derive(Clone)]
+pub struct Tree {
+    folders: Vec<Folder>,
+    /// What happened since the folders that it happened in were synced, oldest first; each happens whole or not at all.
+    changes: Vec<Vec<Naming>>,
+}
+
+#[derive(Clone, Default)]
+struct Folder {
+    names: BTreeMap<String, Node>,
+    synced: BTreeMap<String, Node>,
+}
+
+/// A name in a folder, and what it stands for from now on.
+#[derive(Clone)]
+struct Naming {
+    folder: usize,
+    name: String,
+    node: Option<Node>,
+}
+
+impl Default for Tree {
+    fn default() -> Self {
+        Self { folders: vec![Folder::default()], changes: Vec::new() }
+    }
+}
+
+impl Tree {
+    pub fn find(&self, path: &Path) -> Option<Node> {
+        names_of(path).try_fold(Node::Folder(ROOT), |node, name| match node {
+            Node::Folder(folder) => self.folders[folder].names.get(name).copied(),
+            Node::File(_) => None,
+        })
+    }
+
+    pub fn file(&self, path: &Path) -> Result<usize> {
+        match self.find(path).ok_or(ErrorKind::NotFound)? {
+            Node::File(file) => Ok(file),
+            Node::Folder(_) => Err(ErrorKind::IsADirectory.into()),
+        }
+    }
+
+    pub fn list(&self, path: &Path) -> Result<Vec<String>> {
+        Ok(self.folders[self.folder(path)?].names.keys().cloned().collect())
+    }
+
+    /// All files with a name below a path, each once.
+    pub fn files_below(&self, path: &Path) -> BTreeSet<usize> {
+        let mut files = BTreeSet::new();
+        let mut left: Vec<Node> = self.find(path).into_iter().collect();
+        while let Some(node) = left.pop() {
+            match node {
+                Node::File(file) => _ = files.insert(file),
+                Node::Folder(folder) => left.extend(self.folders[folder].names.values()),
+            }
+        }
+        files
+    }
+
+    /// Makes the folder and its parents; durable, as everything else that happened in the parents.
+    pub fn make_folders(&mut self, path: &Path) -> Result<()> {
+        let mut at = ROOT;
+        for name in names_of(path) {
+            let next = match self.folders[at].names.get(name) {
+                Some(Node::Folder(folder)) => *folder,
+                Some(Node::File(_)) => return Err(ErrorKind::NotADirectory.into()),
+                None => {
+                    self.folders.push(Folder::default());
+                    let made = self.folders.len() - 1;
+                    self.change(vec![Naming::new(at, name, Some(Node::Folder(made)))]);
+                    made
+                }
+            };
+            self.sync(at);
+            at = next;
+        }
+        Ok(())
+    }
+
+    /// A name for a file, in place of what had it.
+    pub fn name(&mut self, path: &Path, file: usize) -> Result<()> {
+        let (folder, name) = self.place(path)?;
+        if let Some(Node::Folder(_)) = self.folders[folder].names.get(name) {
+            return Err(ErrorKind::IsADirectory.into());
+        }
+        self.change(vec![Naming::new(folder, name, Some(Node::File(file)))]);
+        Ok(())
+    }
+
+    /// A durable name for a file, in a folder that is made if need be; nothing else becomes durable.
+    pub fn put(&mut self, path: &Path, file: usize) {
+        let folder = names_of(path.parent().unwrap_or(Path::new(""))).fold(ROOT, |at, name| {
+            match self.folders[at].names.get(name) {
+                Some(Node::Folder(folder)) => *folder,
+                found => {
+                    assert_eq!(found, None, "no file is where a folder should be");
+                    self.folders.push(Folder::default());
+                    let made = self.folders.len() - 1;
+                    self.put_name(at, name, Node::Folder(made));
+                    made
+                }
+            }
+        });
+        self.put_name(folder, names_of(path).last().expect("a file has a name"), Node::File(file));
+    }
+
+    fn put_name(&mut self, folder: usize, name: &str, node: Node) {
+        let naming = Naming::new(folder, name, Some(node));
+        naming.happen(&mut self.folders[folder].names);
+        naming.happen(&mut self.folders[folder].synced);
+    }
+
+    pub fn rename(&mut self, from: &Path, to: &Path) -> Result<()> {
+        let node = self.find(from).ok_or(ErrorKind::NotFound)?;
+        let ((from_folder, from_name), (to_folder, to_name)) = (self.place(from)?, self.place(to)?);
+        match (node, self.folders[to_folder].names.get(to_name)) {
+            (_, Some(Node::Folder(there))) if !self.folders[*there].names.is_empty() => {
+                return Err(ErrorKind::DirectoryNotEmpty.into());
+            }
+            (Node::Folder(_), Some(Node::File(_))) => return Err(ErrorKind::NotADirectory.into()),
+            (Node::File(_), Some(Node::Folder(_))) => return Err(ErrorKind::IsADirectory.into()),
+            _ => {}
+        }
+        let gone = Naming::new(from_folder, from_name, None);
+        self.change(vec![gone, Naming::new(to_folder, to_name, Some(node))]);
+        Ok(())
+    }
+
+    /// Takes a file's name, or that of an empty folder.
+    pub fn remove(&mut self, path: &Path) -> Result<()> {
+        let (folder, name) = self.place(path)?;
+        match self.folders[folder].names.get(name).ok_or(ErrorKind::NotFound)? {
+            Node::Folder(below) if !self.folders[*below].names.is_empty() => Err(ErrorKind::DirectoryNotEmpty.into()),
+            _ => {
+                self.change(vec![Naming::new(folder, name, None)]);
+                Ok(())
+            }
+        }
+    }
+
+    /// What a path leads to and everything below it, what is deepest first; nothing if there is nothing.
+    pub fn walk(&self, path: &Path) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        if let Some(Node::Folder(folder)) = self.find(path) {
+            found.extend(self.folders[folder].names.keys().flat_map(|name| self.walk(&path.join(name))));
+        }
+        found.extend(self.find(path).map(|_| path.to_owned()));
+        found
+    }
+
+    pub fn sync_folder(&mut self, path: &Path) -> Result<()> {
+        let folder = self.folder(path)?;
+        self.sync(folder);
+        Ok(())
+    }
+
+    /// What is there when the power comes back.
+    pub fn after_crash(&self, random: &mut StdRng) -> Self {
+        let mut folders = self.folders.clone();
+        let kept = random.random_range(0..=self.changes.len());
+        self.changes[..kept].iter().flatten().for_each(|naming| naming.happen(&mut folders[naming.folder].synced));
+        folders.iter_mut().for_each(|folder| folder.names = folder.synced.clone());
+        Self { folders, changes: Vec::new() }
+    }
+
+    fn folder(&self, path: &Path) -> Result<usize> {
+        match self.find(path).ok_or(ErrorKind::NotFound)? {
+            Node::Folder(folder) => Ok(folder),
+            Node::File(_) => Err(ErrorKind::NotADirectory.into()),
+        }
+    }
+
+    /// The folder that a path is in, and its name there.
+    fn place<'p>(&self, path: &'p Path) -> Result<(usize, &'p str)> {
+        let name = names_of(path).last().ok_or(ErrorKind::InvalidInput)?;
+        Ok((self.folder(path.parent().unwrap_or(Path::new("")))?, name))
+    }
+
+    fn change(&mut self, change: Vec<Naming>) {
+        change.iter().for_each(|naming| naming.happen(&mut self.folders[naming.folder].names));
+        self.changes.push(change);
+    }
+
+    /// What happened in a folder is durable, with whatever else was part of that, and with what happened to the same names before.
+    fn sync(&mut self, folder: usize) {
+        let mut names = BTreeSet::new();
+        let mut is_durable = vec![false; self.changes.len()];
+        for (change, is_durable) in self.changes.iter().zip(&mut is_durable).rev() {
+            let is_of =
+                |naming: &Naming| naming.folder == folder || names.contains(&(naming.folder, naming.name.clone()));
+            *is_durable = change.iter().any(is_of);
+            if *is_durable {
+                names.extend(change.iter().map(|naming| (naming.folder, naming.name.clone())));
+            }
+        }
+        for (change, is_durable) in std::mem::take(&mut self.changes).into_iter().zip(is_durable) {
+            if is_durable {
+                change.iter().for_each(|naming| naming.happen(&mut self.folders[naming.folder].synced));
+            } else {
+                self.changes.push(change);
+            }
+        }
+    }
+}
+
+impl Naming {
+    fn new(folder: usize, name: &str, node: Option<Node>) -> Self {
+        Self { folder, name: name.to_owned(), node }
+    }
+
+    fn happen(&self, names: &mut BTreeMap<String, Node>) {
+        match self.node {
+            Some(node) => _ = names.insert(self.name.clone(), node),
+            None => _ = names.remove(&self.name),
+        }
+    }
+}
+
+fn names_of(path: &Path) -> impl Iterator<Item = &str> {
+    path.components().filter_map(|component| match component {
+        Component::Normal(name) => name.to_str(),
+        _ => None,
+    })
+}

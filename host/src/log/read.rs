@@ -1,0 +1,153 @@
+//! Reading a log: entries from memory, from the tail's segments, and from sealed ones; and how much of the stream follows an entry.
+//!
+//! What is on disk is read without the log's lock, and checked to be what was appended. Damage of what is sealed is made known, and is an
+//! error for whoever asked for it alone. Damage of the tail, where the vote is, ends the log: opened again, it is repaired or says what it lacks.
+
+use std::io::ErrorKind;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::book::{Found, FoundRange, Place, Slot};
+use super::frame::{self, Hash, NO_HASH, Record, entry_hash};
+use super::seal::Seal;
+use super::{Damage, EntryId, Log, LogEntry, LogError};
+use crate::durable;
+use crate::ids::{LogIndex, Lsn};
+
+impl Log {
+    /// The entries in `range` that are there, in order, until their payloads exceed `bytes_max`; at least one if any is there.
+    ///
+    /// May read from disk. [`LogError::Corrupt`] if what it reads is not what was appended.
+    pub fn read(&self, range: Range<LogIndex>, bytes_max: usize) -> Result<Vec<LogEntry>, LogError> {
+        let mut entries: Vec<LogEntry> = Vec::new();
+        let (mut next, mut left) = (range.start, Some(bytes_max));
+        // An entry larger than what is left ends it, unless it is the first.
+        while let Some(bytes) = left {
+            let found = self.threads.shared.state.lock().book.find(next..range.end, bytes);
+            match found {
+                FoundRange::Sealed(seal, range) => {
+                    let Some(more) = self.read_sealed(&seal, range)? else { continue };
+                    for entry in more {
+                        next = entry.id.index.next();
+                        left = left.and_then(|left| left.checked_sub(entry.payload.size()));
+                        if left.is_none() && !entries.is_empty() {
+                            break;
+                        }
+                        entries.push(entry);
+                    }
+                }
+                FoundRange::Tail(found) => {
+                    for found in found {
+                        let entry = match found {
+                            Found::InMemory(entry) => entry,
+                            Found::OnDisk(slot) => self.read_tail(&slot)?,
+                        };
+                        // The log was asked for as much as is left, and gives one at least.
+                        left = left.and_then(|left| left.checked_sub(entry.payload.size()));
+                        if left.is_none() && !entries.is_empty() {
+                            break;
+                        }
+                        entries.push(entry);
+                    }
+                    return Ok(entries);
+                }
+            }
+        }
+        Ok(entries)
+    }
+
+    /// The first of these entries; `None` if they were released meanwhile.
+    fn read_sealed(&self, seal: &Arc<Seal>, range: Range<LogIndex>) -> Result<Option<Vec<LogEntry>>, LogError> {
+        let shared = &self.threads.shared;
+        match shared.sealed.read(seal, range.clone()) {
+            Ok(read) => Ok(Some(read.into_iter().map(|read| read.entry).collect())),
+            Err(_) if self.last_purged().is_some_and(|purged| range.start <= purged.index) => Ok(None),
+            Err(error) => {
+                shared.on_rot(seal.first_lsn(), &error);
+                Err(error)
+            }
+        }
+    }
+
+    fn read_tail(&self, slot: &Slot) -> Result<LogEntry, LogError> {
+        read_slot(slot).inspect_err(|error| {
+            if matches!(error, LogError::Corrupt { .. }) {
+                self.threads.shared.fail(error.clone());
+            }
+        })
+    }
+
+    /// The entry at `index`, if it is here.
+    pub fn find_id(&self, index: LogIndex) -> Option<EntryId> {
+        self.threads.shared.state.lock().book.find_id(index)
+    }
+
+    /// The chain hash of an entry that is in the log, or of the last purged one; zeros for any other. May read from disk.
+    pub fn hash_of(&self, id: EntryId) -> Result<Hash, LogError> {
+        let shared = &self.threads.shared;
+        let found = shared.state.lock().book.hash_of(id);
+        let seal = match found {
+            Ok(hash) => return Ok(hash),
+            Err(seal) => seal,
+        };
+        let read = shared.sealed.read(&seal, id.index..id.index.next());
+        let read = read.inspect_err(|error| shared.on_rot(seal.first_lsn(), error))?;
+        Ok(read.first().map_or(NO_HASH, |read| read.hash))
+    }
+
+    /// Bytes of the stream from the first entry after `id` to its end; of all that is not purged without one. About so many where they begin in
+    /// what is sealed.
+    pub fn bytes_after(&self, id: Option<EntryId>) -> u64 {
+        let shared = &self.threads.shared;
+        let (place, end) = {
+            let state = shared.state.lock();
+            (state.book.place_after(id.map(|id| id.index)), state.cursor)
+        };
+        match place {
+            None => 0,
+            Some(Place::At(lsn)) => lsn.distance_to(end),
+            Some(Place::Sealed(seal, index)) => {
+                let lsn = shared.sealed.lsn_of(&seal, index).unwrap_or(seal.first_lsn());
+                lsn.distance_to(end)
+            }
+        }
+    }
+
+    /// The last entry that is followed by at least `bytes` of the stream; one shortly before it where that is sealed.
+    pub fn find_before_last(&self, bytes: u64) -> Option<EntryId> {
+        let shared = &self.threads.shared;
+        let (lsn, found) = {
+            let state = shared.state.lock();
+            let lsn = Lsn(state.cursor.0.checked_sub(bytes)?);
+            (lsn, state.book.last_before(lsn)?)
+        };
+        let seal = match found {
+            Ok(id) => return Some(id),
+            Err(seal) => seal,
+        };
+        // Nothing is taken for what cannot be read: then everything counts as what follows.
+        let first = shared.sealed.find_first_before(&seal, lsn).ok()?.or(seal.first())?;
+        let last = first.0.checked_sub(1).map(LogIndex)?;
+        shared.state.lock().book.find_id(last)
+    }
+}
+
+/// Reads an entry and checks that it is the one that was appended.
+pub(super) fn read_slot(slot: &Slot) -> Result<LogEntry, LogError> {
+    let offset = slot.segment.offset_of(slot.lsn);
+    let (segment, index) = (slot.segment.name.clone(), slot.id.index);
+    let corrupt = |damage| LogError::Corrupt { segment, offset, index, damage };
+    let bytes = match slot.segment.read(offset, frame::ENTRY_OVERHEAD + slot.payload_size as usize) {
+        Ok(bytes) => bytes,
+        Err(error) if durable::is_passing(&error) => return Err(LogError::disk(&slot.segment.name, error)),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Err(corrupt(Damage::Size)),
+        Err(_) => return Err(corrupt(Damage::Unreadable)),
+    };
+    if let Some(Record::Entry { entry, before }) = Record::decode(&bytes) {
+        let hash = entry_hash(&before, entry.id, &entry.payload, &blake3::hash(entry.payload.bytes()));
+        if (entry.id, hash) == (slot.id, slot.hash) {
+            return Ok(entry);
+        }
+    }
+    Err(corrupt(Damage::Record))
+}

@@ -1,0 +1,47 @@
+//! Times that calls and their outcomes carry from other partitions: whatever is caused by an entry is later than it.
+//!
+//! In: the time of an entry of another partition, which is a recorded fact. Out: the time of the entry that follows from it, whatever the clock shows.
+//! One far ahead of the clock is named in the log and counted: a clock was wrong somewhere.
+
+use crate::features;
+use crate::ids::Micros;
+use crate::limits::CARRIED_AHEAD_MAX;
+use crate::partition::run::Executor;
+use crate::sequencer::submission::{Called, Refusal};
+
+/// The earliest time of an entry that was caused by something at this time.
+fn after(carried: Option<Micros>) -> Micros {
+    carried.map_or(Micros(i64::MIN), |carried| Micros(carried.0.saturating_add(1)))
+}
+
+/// How many seconds, if that is far.
+fn far_ahead(carried: Micros, now: Micros) -> Option<i64> {
+    let ahead = carried.0.saturating_sub(now.0);
+    let ahead_max = i64::try_from(CARRIED_AHEAD_MAX.as_micros()).expect("half a minute fits");
+    (ahead_max < ahead).then_some(ahead / 1_000_000)
+}
+
+impl Executor {
+    /// Whether a call may carry its time into this journal.
+    ///
+    /// # Errors
+    /// It is far ahead, and not all nodes take that as it is yet: it is put off.
+    pub(super) fn check_carried(&self, called: &Called, now: Micros) -> Result<(), Refusal> {
+        let Some(seconds) = far_ahead(called.carried, now).filter(|_| !self.features.has(features::TIMELINES)) else {
+            return Ok(());
+        };
+        let (partition, home) = (self.partition, called.home);
+        tracing::warn!(%partition, %home, seconds, "a call carries a time that is too far ahead");
+        Err(Refusal::Overloaded)
+    }
+
+    /// The time of an entry that follows from what happened at `carried`, where it would have `time` otherwise.
+    pub(super) fn time_after(&self, time: Micros, carried: Option<Micros>) -> Micros {
+        if let Some(seconds) = carried.and_then(|carried| far_ahead(carried, time)) {
+            metrics::counter!("statehouse_carried_ahead_total").increment(1);
+            let partition = self.partition;
+            tracing::warn!(%partition, seconds, "another partition is far ahead, and from now on this one is");
+        }
+        time.max(after(carried))
+    }
+}

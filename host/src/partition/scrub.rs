@@ -1,0 +1,68 @@
+//! What of a partition can be read again to see whether it is what was written: sealed segments, the id index, canonical snapshots.
+//!
+//! In: one of these, and a pace. Out: whole, or the damage in words. RocksDB checks each block of the state when it is read. It blocks; it
+//! mends nothing.
+
+use crate::log::{Pace, SealedSegment};
+use crate::partition::error::PartitionError;
+use crate::partition::handle::Partition;
+use crate::snapshot::canonical::Listed;
+
+/// Something that is checked as a whole.
+#[derive(Clone, Debug)]
+pub enum Checkable {
+    Segment(SealedSegment),
+    Ids,
+    Canonical(Box<Listed>),
+}
+
+impl Checkable {
+    /// It is the only one of that name in a partition.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Segment(segment) => format!("the segment of the log that begins at {}", segment.first_lsn),
+            Self::Ids => "the id index".to_owned(),
+            Self::Canonical(listed) => format!("the canonical snapshot {}", listed.name),
+        }
+    }
+}
+
+impl Partition {
+    /// What there is to check now.
+    pub fn checkables(&self) -> Vec<Checkable> {
+        let segments = self.parts.log.sealed_segments().into_iter().map(Checkable::Segment);
+        let canonical = self.canonical_snapshots().into_iter().map(|listed| Checkable::Canonical(Box::new(listed)));
+        segments.chain([Checkable::Ids]).chain(canonical).collect()
+    }
+
+    /// Reads it as a whole. `pace` is asked before each piece of so many bytes, and may block; for the id index once.
+    ///
+    /// # Errors
+    /// It is damaged, or cannot be read. A damaged segment is mended by whoever follows the log.
+    pub fn check(&self, what: &Checkable, mut pace: impl FnMut(u64) -> Pace) -> Result<Pace, PartitionError> {
+        match what {
+            Checkable::Segment(segment) => Ok(self.parts.log.scrub(*segment, pace)?),
+            Checkable::Ids => {
+                if pace(self.parts.ids.stats().disk_bytes) == Pace::Stop {
+                    return Ok(Pace::Stop);
+                }
+                self.parts.ids.verify()?;
+                Ok(Pace::GoOn)
+            }
+            Checkable::Canonical(listed) => self.check_canonical(listed, pace),
+        }
+    }
+
+    fn check_canonical(&self, listed: &Listed, mut pace: impl FnMut(u64) -> Pace) -> Result<Pace, PartitionError> {
+        let is_there = || self.canonical_snapshots().iter().any(|there| there.name == listed.name);
+        if pace(listed.bytes) == Pace::Stop {
+            return Ok(Pace::Stop);
+        }
+        match self.open_canonical(listed).and_then(|mut file| file.visit(|_, _| ())) {
+            Ok(()) => Ok(Pace::GoOn),
+            // Deleted meanwhile.
+            Err(_) if !is_there() => Ok(Pace::GoOn),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

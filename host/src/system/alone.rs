@@ -1,0 +1,99 @@
+//! The start of a node that is its whole cluster: found, open, create what is missing, serve.
+//!
+//! In: a node without peers. Out: served machines; or a node that runs and says what it waits for, where entries that it had acknowledged are
+//! missing: an operator can speak to it then. It knows nothing of HTTP.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::peer::NoNetwork;
+use crate::system::error::NodeError;
+use crate::system::host::Host;
+use crate::system::node::{OPEN_AGAIN, check_level, system_logic};
+use crate::system::{level, signer, steward, tasks, vigil};
+
+/// How long a partition may take to elect itself, or a machine to be created.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// What stands for the address of a node that has no peers.
+pub const ALONE: &str = "alone";
+
+/// A node that is its whole cluster.
+pub async fn open(host: &Arc<Host>) -> Result<(), NodeError> {
+    if host.network.set(Arc::new(NoNetwork)).is_err() {
+        unreachable!("a node opens once");
+    }
+    if host.folder.identity().is_none() {
+        let myself = BTreeMap::from([(host.node, ALONE.to_owned())]);
+        host.folder.join(uuid::Uuid::new_v4().to_string(), true, myself)?;
+    }
+    if host.folder.identity().is_some_and(|identity| identity.peers.len() > 1) {
+        return Err(NodeError::HasPeers);
+    }
+    host.clocks.on_round(0);
+    match host.open_system(system_logic(host)).await {
+        // It runs, so that it says what it waits for, and an operator can speak to it.
+        Err(error @ NodeError::Lost { .. }) => {
+            host.router.set_not_ready(vec![error.to_string()]);
+            tasks::run_once(host, "start", start_later(host.clone()));
+            Ok(())
+        }
+        opened => {
+            opened?;
+            start(host).await
+        }
+    }
+}
+
+/// Opens `system` as soon as what it lost is back or given up.
+async fn start_later(host: Arc<Host>) {
+    let mut reason = None;
+    while !host.stopping.is_cancelled() {
+        let started = match host.open_system(system_logic(&host)).await {
+            Ok(()) => start(&host).await,
+            failed => failed,
+        };
+        let Err(error) = started else { return };
+        if reason.replace(error.to_string()) != Some(error.to_string()) {
+            tracing::error!(%error, "the node does not serve");
+        }
+        host.router.set_not_ready(vec![error.to_string()]);
+        tokio::select! {
+            () = host.stopping.cancelled() => {}
+            () = tokio::time::sleep(OPEN_AGAIN) => {}
+        }
+    }
+}
+
+/// The rest of the start of a node that is its whole cluster, once `system` is open.
+async fn start(host: &Arc<Host>) -> Result<(), NodeError> {
+    host.standing.on_heard();
+    if let Err(error) = check_level(host) {
+        level::halt(host, &error).await;
+        return Err(error);
+    }
+    tasks::keep(host, "clock", vigil::watch_clock);
+    tasks::keep(host, "steward", steward::run);
+    tasks::keep(host, "signer", signer::run);
+    let deadline = Instant::now() + START_TIMEOUT;
+    let directory = host.wait_until_created(deadline).await?;
+    for spec in &host.specs {
+        let found = directory.machines[&spec.name].partitions;
+        if spec.partitions != found {
+            return Err(NodeError::Partitions { machine: spec.name.clone(), expected: spec.partitions, found });
+        }
+    }
+    match host.open_machines(&directory).await {
+        // Its other partitions are served, and this one says what it waits for.
+        Err(NodeError::Lost { .. }) => {}
+        opened => {
+            opened?;
+            host.wait_until_served(deadline).await?;
+        }
+    }
+    tasks::keep(host, "directory", Host::follow_directory);
+    tasks::keep(host, "opening", Host::keep_open);
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! The clock round: each node asks each other one every half a second what time it is there, and with that they tell each other what the rest of
+//! the host remembers of them: addresses, feature levels, what their logs hold, how they voted, whether they stop.
+//!
+//! In: a question or an answer of another node. Out: what it says, given to whoever keeps it. It does not know what time is believed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use minicbor::{Decode, Encode};
+
+use crate::features::{self, FeatureLevel};
+use crate::ids::{LogIndex, Micros, NodeId, PartitionId, Term};
+use crate::log::EntryId;
+use crate::partition::Partition;
+use crate::peer::{Call, GroupName, Topic};
+use crate::system::clocks::{Heard, Look};
+use crate::system::host::Host;
+use crate::system::pulse::{GroupVote, VoteTold};
+use crate::system::service::{decode, encode};
+use crate::system::{found, level, standing};
+
+/// The body of [`Topic::Clock`] from a node that is about to stop; nodes of earlier releases do not look at it.
+const LEAVING: &[u8] = b"leaving";
+
+/// The answer to [`Topic::Clock`].
+#[derive(Clone, Debug, Encode, Decode)]
+pub struct ClockAnswer {
+    #[n(0)]
+    pub time: i64,
+    #[n(1)]
+    pub http: Option<String>,
+    /// What this node's logs hold, for the others to remember. A leader sees it with every append; nobody else would see what a leader
+    /// holds itself.
+    #[n(2)]
+    pub held: Vec<HeldEntry>,
+    /// The highest feature level that this node understands; nodes of the first release do not say it.
+    #[n(3)]
+    pub feature_level_max: Option<u32>,
+    /// Whether this node knows who is in the cluster now; nodes of the first release do not say it.
+    #[n(4)]
+    pub is_level: Option<bool>,
+    /// Whether this node is about to stop, so that it is not to be asked to lead; nodes of earlier releases do not say it.
+    #[n(5)]
+    pub is_stopping: Option<bool>,
+    /// What its wall clock shows, where `time` is what it believes; nodes below the level of `TIMELINES` do not say it.
+    #[n(6)]
+    pub wall: Option<i64>,
+    /// What time it is in the journals that it leads; nodes below that level do not say it.
+    #[n(7)]
+    pub journals: Option<Vec<JournalTime>>,
+    /// This node's counter, see `pulse`, once the cluster has reached [`features::LOSSES`] and all replicas here are open.
+    #[n(8)]
+    pub pulse: Option<u64>,
+    /// Whether it belongs to a cluster: a member that does not has lost its data. Nodes of earlier releases do not say it.
+    #[n(9)]
+    pub is_of_cluster: Option<bool>,
+}
+
+/// What time it is in a journal, as its leader says.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct JournalTime {
+    #[n(0)]
+    pub machine: String,
+    #[n(1)]
+    pub partition: u32,
+    #[n(2)]
+    pub time: i64,
+}
+
+/// The body of [`Topic::Clock`] from that level on: whoever asks tells the same of itself.
+#[derive(Clone, Debug, Encode, Decode)]
+struct ClockQuestion {
+    #[n(0)]
+    is_stopping: bool,
+    #[n(1)]
+    held: Vec<HeldEntry>,
+    #[n(2)]
+    pulse: Option<u64>,
+}
+
+impl ClockAnswer {
+    pub fn understands(&self) -> FeatureLevel {
+        self.feature_level_max.map_or(features::BASE, FeatureLevel)
+    }
+}
+
+/// The last durable entry of a group.
+#[derive(Clone, Debug, Encode, Decode)]
+pub struct HeldEntry {
+    #[n(0)]
+    machine: String,
+    #[n(1)]
+    partition: u32,
+    /// Term, node and index.
+    #[n(2)]
+    last: (u64, u64, u64),
+    /// Whom the node has voted for; from [`features::LOSSES`] on.
+    #[n(3)]
+    vote: Option<VoteTold>,
+}
+
+/// Answers [`Topic::Clock`].
+pub fn answer(host: &Host, from: NodeId, body: &[u8]) -> Bytes {
+    if body != level::LEVEL_ONLY {
+        note_lost_data(host, from);
+    }
+    let question = decode::<ClockQuestion>(body).ok();
+    if body == LEAVING || question.as_ref().is_some_and(|question| question.is_stopping) {
+        host.clocks.on_leaving(from);
+    }
+    if let Some(ClockQuestion { held, pulse, .. }) = question {
+        on_told(host, from, held, pulse);
+    }
+    encode(&clock_answer(host))
+}
+
+fn clock_answer(host: &Host) -> ClockAnswer {
+    let (look, says_times) = (host.clocks.look(), host.opening.features.has(features::TIMELINES));
+    ClockAnswer {
+        time: look.believed.0,
+        http: host.http.lock().clone(),
+        held: held(host),
+        feature_level_max: Some(host.level.max().0),
+        is_level: Some(host.standing.is_level()),
+        is_stopping: Some(host.leaving.is_cancelled()),
+        wall: says_times.then_some(look.wall.0),
+        journals: says_times.then(|| journals_led(host)),
+        pulse: host.pulse_told(),
+        is_of_cluster: Some(host.folder.identity().is_some()),
+    }
+}
+
+fn journals_led(host: &Host) -> Vec<JournalTime> {
+    let led = host.replicas().into_iter().filter(|(_, replica)| replica.is_leader());
+    let time = |(group, replica): (GroupName, Arc<Partition>)| JournalTime {
+        machine: group.machine.to_string(),
+        partition: group.partition.0,
+        time: replica.present().0,
+    };
+    led.map(time).collect()
+}
+
+/// Asks another node what time it is there, and tells the clocks.
+pub async fn ask_clock(host: &Host, node: NodeId, patience: Duration) {
+    let is_stopping = host.leaving.is_cancelled();
+    let body = if host.opening.features.has(features::LOSSES) {
+        encode(&ClockQuestion { is_stopping, held: held(host), pulse: host.pulse_told() })
+    } else {
+        Bytes::from_static(if is_stopping { LEAVING } else { b"" })
+    };
+    let call = Call { topic: Topic::Clock, group: None, body };
+    let asked = host.clocks.look();
+    let answer = match host.network().call(node, call, patience).await {
+        Ok(answer) => answer,
+        Err(error) if standing::says_removed(&error) => return host.on_removed(),
+        Err(_) => return,
+    };
+    let Ok(answer) = decode::<ClockAnswer>(&answer) else { return };
+    let feature_level_max = answer.understands();
+    let ClockAnswer { time, http, held, is_level, is_stopping, wall, journals, pulse, .. } = answer;
+    let look = Look { wall: Micros(wall.unwrap_or(time)), believed: Micros(time) };
+    let heard = Heard { look, http, feature_level_max, is_stopping: is_stopping == Some(true) };
+    host.clocks.on_answer(node, heard, asked, host.clocks.look());
+    for JournalTime { machine, partition, time } in journals.into_iter().flatten() {
+        if let Some(machine) = host.find_machine(&machine) {
+            machine.on_journal_time(PartitionId(partition), Micros(time));
+        }
+    }
+    on_told(host, node, held, pulse);
+    if is_level == Some(false) {
+        found::tell_who_is_in(host, node).await;
+    }
+}
+
+/// Another node tells what its logs hold.
+fn on_told(host: &Host, node: NodeId, held: Vec<HeldEntry>, pulse: Option<u64>) {
+    let mut votes = Vec::new();
+    for HeldEntry { machine, partition, last: (term, by, index), vote } in held {
+        let last = EntryId { term: Term(term), node: NodeId(by), index: LogIndex(index) };
+        let group = GroupName::new(machine.as_str(), PartitionId(partition));
+        host.seen.on_told(node, &group, last);
+        votes.extend(vote.map(|vote| GroupVote { machine, partition, vote }));
+    }
+    // After the entries: what was heard is never on disk before what was seen.
+    if let Some(pulse) = pulse {
+        host.pulse.on_told(node, pulse, votes);
+    }
+}
+
+fn held(host: &Host) -> Vec<HeldEntry> {
+    let tells_votes = host.opening.features.has(features::LOSSES);
+    let of = |(group, replica): (GroupName, Arc<Partition>)| {
+        let EntryId { term, node, index } = replica.log().durable()?;
+        let (machine, partition) = (group.machine.to_string(), group.partition.0);
+        let vote = host.pulse.own_vote(&group).filter(|_| tells_votes).map(VoteTold::from);
+        Some(HeldEntry { machine, partition, last: (term.0, node.0, index.0), vote })
+    };
+    host.replicas().into_iter().filter_map(of).collect()
+}
+
+/// Only members of a cluster ask each other for the time: one that asks a node without a cluster counts on what that node has lost.
+/// Between the founding of a cluster and the invitation there is a moment in which this is said too early; joining takes it back.
+fn note_lost_data(host: &Host, from: NodeId) {
+    if host.folder.identity().is_some() {
+        return;
+    }
+    let node = host.node;
+    host.router.set_not_ready(vec![format!(
+        "node {from} takes this one for node {node} of its cluster, but its data folder is empty: the data was lost, and with it what \
+         the others count on; remove node {node} with `statehouse cluster remove`, and add this one under a new id"
+    )]);
+}

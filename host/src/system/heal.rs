@@ -1,0 +1,133 @@
+//! A replica whose own files are found damaged is made again: from its log where that goes back to the beginning, or else from a snapshot of
+//! another node.
+//!
+//! ```text
+//! runs: damaged file ─▶ is there what it can be made of? ─▶ another node leads ─▶ closed, set aside ─▶ opened: installed, or made from the log
+//! is opened: damaged, and the log's beginning is gone ─▶ snapshot of another node, for as long as nobody gives one ─▶ opened: installed
+//! ```
+//! In: what a partition, or its opening, has found. Out: a replica that runs on sound files; until then the node is not ready and says why.
+//! Where nothing has what it could be made of, the replica goes on as it is. It does not know how damage is found.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::durable;
+use crate::ids::LogIndex;
+use crate::partition::Partition;
+use crate::peer::GroupName;
+use crate::router::Machine;
+use crate::snapshot::{IDS, STATE};
+use crate::system::error::NodeError;
+use crate::system::host::{Host, founders_of};
+use crate::system::install::find_machine;
+use crate::system::logic::SYSTEM;
+use crate::system::pull::pull;
+use crate::system::turn::Turn;
+
+/// Between two looks, and before one that failed is tried again.
+const LOOK: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_secs(10);
+/// Under this name `/readyz` says what is damaged.
+const TROUBLE: &str = "files";
+
+/// Runs for as long as the node does.
+pub async fn run(host: Arc<Host>) {
+    loop {
+        let mut pause = LOOK;
+        let found = |(group, replica): (GroupName, Arc<Partition>)| Some((group, replica.find_damaged()?));
+        let found: Vec<(GroupName, String)> = host.replicas().into_iter().filter_map(found).collect();
+        let mut damaged = Vec::new();
+        for (group, name) in found {
+            let mut said = format!("{group}: its file `{name}` is damaged");
+            if let Err(reason) = heal(&host, &group, &name).await {
+                said += &format!(", and cannot be made again yet: {reason}");
+                pause = AGAIN;
+            }
+            damaged.push(said);
+        }
+        host.router.set_trouble(TROUBLE, (!damaged.is_empty()).then(|| damaged.join("; ")));
+        tokio::select! {
+            () = host.stopping.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Fetches what a replica can be opened from whose state or ids are gone, because of `reason`, and whose log begins with `first` only. Waits
+/// for as long as no other node has that.
+///
+/// # Errors
+/// The node stops, or the folder cannot be written.
+pub async fn refetch(
+    host: &Host,
+    machine: &Machine,
+    group: &GroupName,
+    first: LogIndex,
+    reason: &str,
+) -> Result<(), NodeError> {
+    tracing::error!(%group, reason, "state or ids cannot be made again from the log; the other nodes are asked for a snapshot");
+    let folder = host.folder.partition(&group.machine, group.partition);
+    while let Err(refusal) = pull(host, group, &folder, LogIndex(first.0.saturating_sub(1))).await {
+        host.say_not_served(machine, group, format!("{reason}; {refusal}"));
+        tokio::select! {
+            () = host.stopping.cancelled() => return Err(NodeError::Stopping),
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+    // A snapshot takes the place of both, and only where the state is not further.
+    let aside = [folder.join(STATE), folder.join(IDS)];
+    let setting = tokio::task::spawn_blocking(move || aside.iter().try_for_each(|it| durable::set_aside(it).map(drop)));
+    let set = setting.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+    set.map_err(|source| NodeError::Io { path: folder, source })
+}
+
+/// # Errors
+/// In words: why the replica is not made again now. Nothing was changed.
+async fn heal(host: &Arc<Host>, group: &GroupName, name: &str) -> Result<(), String> {
+    let replica = host.find_replica(group).ok_or("it is not open")?;
+    let machine = find_machine(host, group).ok_or("its machine is not open")?;
+    let folder = host.folder.partition(&group.machine, group.partition);
+    tracing::error!(%group, name, "a file of the partition is damaged; the partition is made again");
+    let mut aside = vec![folder.join(if Path::new(name).starts_with(IDS) { IDS } else { STATE })];
+    if let Some(purged) = replica.log().last_purged() {
+        pull(host, group, &folder, purged.index).await?;
+        // A snapshot takes the place of both, and only where the state is not further.
+        aside = vec![folder.join(STATE), folder.join(IDS)];
+    }
+    let turn = Turn::begin(host, group).ok_or("the partition is being opened")?;
+    give_away_lead(host, &replica).await;
+    let founders = if &*group.machine == SYSTEM {
+        Vec::new()
+    } else {
+        host.directory.borrow().machines.get(&*group.machine).map(founders_of).unwrap_or_default()
+    };
+    drop(replica);
+    let why = format!("its file `{name}` is damaged, and it is made again");
+    turn.reopen_without(machine, why, founders, aside).await;
+    Ok(())
+}
+
+/// Where that does not succeed, the others elect once the partition is closed.
+async fn give_away_lead(host: &Host, replica: &Partition) {
+    if !replica.is_leader() {
+        return;
+    }
+    let samples = host.clocks.samples();
+    let voters = replica.group().metrics().voters;
+    for to in voters.into_iter().filter(|node| *node != host.node && samples.contains_key(node)) {
+        let until = Instant::now() + LOOK;
+        if let Err(error) = replica.group().transfer_to(to).await {
+            tracing::debug!(%to, %error, "a damaged replica goes on leading");
+            continue;
+        }
+        while replica.is_leader() && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if !replica.is_leader() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Two histories of one partition: what proves them stops the partition on both sides, until an operator has chosen one of them.
+//!
+//! ```text
+//! follower: an entry is committed here, and its leader has another one there, or none ─▶ halts, for good ─▶ claim ─▶ leader: is it so? ─▶ halts
+//! ```
+//! A leader has every entry that was committed before its term, and those of its term it made itself. So one that leads in a later term, or the same, and
+//! lacks a committed entry, proves that somebody has forgotten. A claim counts where a voter has the entry that it names, under a vote that was committed;
+//! one that does not stops nobody but who made it. Both sides write it into their record: a restart serves neither.
+//!
+//! In: a follower and its leader. Out: halted partitions. It does not know how there came to be two, nor which one is to go on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use minicbor::{Decode, Encode};
+
+use crate::consensus::Leadership;
+use crate::features;
+use crate::ids::{JournalIndex, LogIndex, NodeId, Term};
+use crate::log::{EntryId, Vote};
+use crate::partition::Partition;
+use crate::peer::{Call, GroupName, ServiceError, Topic};
+use crate::system::host::Host;
+use crate::system::pulse::VoteTold;
+use crate::system::repair::{self, Holding};
+use crate::system::service::{ask_head, decode, encode};
+
+/// How long the other side may take to answer.
+const PATIENCE: Duration = Duration::from_millis(400);
+const CLAIM_PATIENCE: Duration = Duration::from_secs(3);
+
+/// The body of [`Topic::Head`] of a follower that has a committed entry which its leader does not have; an index alone has 8 bytes.
+#[derive(Clone, Copy, Debug, Encode, Decode)]
+struct Claim {
+    /// Term, node and index.
+    #[n(0)]
+    entry: (u64, u64, u64),
+    /// Under which the follower took it.
+    #[n(1)]
+    vote: VoteTold,
+}
+
+/// Whether a body of [`Topic::Head`] is a claim.
+pub fn is_claim(body: &[u8]) -> bool {
+    body.len() != size_of::<u64>()
+}
+
+/// Compares a follower's journal with its leader's, where the follower is.
+pub async fn compare(host: &Host, group: GroupName, partition: Arc<Partition>) {
+    let Some(leader) = partition.leader().filter(|leader| *leader != host.node) else { return };
+    let journal = partition.progress().journal;
+    match ask_head(host.network().as_ref(), leader, &group, journal.index, PATIENCE).await {
+        Ok(Some(head)) if head == journal.head => metrics::counter!("statehouse_heads_compared_total").increment(1),
+        Ok(Some(_)) => {
+            halt(host, &group, &partition, journal.index, leader).await;
+            claim(host, &group, &partition, leader).await;
+        }
+        // It may not have applied yet what it has.
+        Ok(None) => {
+            if lacks(host, &group, &partition, leader).await {
+                halt(host, &group, &partition, journal.index, leader).await;
+                claim(host, &group, &partition, leader).await;
+            }
+        }
+        Err(error) => tracing::debug!(%group, %leader, %error, "the leader's head is not known"),
+    }
+}
+
+/// Whether a leader's log ends before an entry that is committed here.
+async fn lacks(host: &Host, group: &GroupName, partition: &Partition, leader: NodeId) -> bool {
+    let Some(applied) = last_applied(partition).await else { return false };
+    match repair::ask_holding(host, leader, group).await {
+        Ok(Holding { last, leads: Some(led), .. }) => {
+            applied.term <= Term(led) && last.is_none_or(|(_, _, index)| index < applied.index.0)
+        }
+        _ => false,
+    }
+}
+
+/// The last entry that was applied here, hence committed.
+async fn last_applied(partition: &Partition) -> Option<EntryId> {
+    find_id(partition, partition.log_index_applied()).await
+}
+
+async fn find_id(partition: &Partition, index: LogIndex) -> Option<EntryId> {
+    let log = partition.log().clone();
+    // From disk, maybe: not on a thread of the runtime.
+    let reading = tokio::task::spawn_blocking(move || log.read(index..index.next(), 1)).await;
+    reading.ok()?.ok()?.first().map(|entry| entry.id)
+}
+
+/// Stops the partition here, and writes down that it stays so.
+async fn halt(host: &Host, group: &GroupName, partition: &Partition, index: JournalIndex, other: NodeId) {
+    let text = format!(
+        "this node and node {other} have different histories of it, from journal entry {index} on at the latest"
+    );
+    tracing::error!(%group, %other, %index, "two histories of one partition: it is served by neither until an operator has chosen one");
+    metrics::counter!("statehouse_two_histories_total").increment(1);
+    partition.halt_diverged(index, other);
+    host.waiting.set(group, host.advice_divided(group, &text));
+    if let Err(error) = host.record.note_divided(group, text) {
+        tracing::error!(%group, %error, "that this partition has two histories is not on disk: a restart may forget it");
+    }
+}
+
+/// Tells the leader, who finds out for itself.
+async fn claim(host: &Host, group: &GroupName, partition: &Partition, leader: NodeId) {
+    let (Some(applied), Some(vote)) = (last_applied(partition).await, partition.log().vote()) else { return };
+    if !host.opening.features.has(features::LOSSES) {
+        return;
+    }
+    let entry = (applied.term.0, applied.node.0, applied.index.0);
+    let body = encode(&Claim { entry, vote: vote.into() });
+    let call = Call { topic: Topic::Head, group: Some(group.clone()), body };
+    if let Err(error) = host.network().call(leader, call, CLAIM_PATIENCE).await {
+        tracing::warn!(%group, %leader, %error, "the leader does not take it that there are two histories");
+    }
+}
+
+/// Answers a claim: this replica halts as well if it is so.
+pub async fn on_claim(
+    host: &Host,
+    from: NodeId,
+    group: &GroupName,
+    partition: Arc<Partition>,
+    body: &[u8],
+) -> Result<Bytes, ServiceError> {
+    let refused =
+        |reason: &str| Err(ServiceError::Refused(format!("two histories of {group} are not proved: {reason}")));
+    let Claim { entry: (term, by, index), vote } = decode(body)?;
+    let claimed = EntryId { term: Term(term), node: NodeId(by), index: LogIndex(index) };
+    let Leadership::Leader { term: led } = *partition.group().leadership().borrow() else {
+        return refused("this node does not lead");
+    };
+    let vote = Vote::from(vote);
+    let is_voter = partition.group().metrics().voters.contains(&from);
+    if !is_voter || !vote.committed || vote.term < claimed.term || led < claimed.term {
+        return refused("it is not from a voter that took it under a leader of before");
+    }
+    let own = find_id(&partition, claimed.index).await;
+    let is_purged = partition.log().last_purged().is_some_and(|purged| claimed.index <= purged.index);
+    if own == Some(claimed) || is_purged {
+        return refused("the entry is here, or was");
+    }
+    if host
+        .directory
+        .borrow()
+        .losses
+        .iter()
+        .any(|loss| *loss.machine == *group.machine && loss.partition == group.partition.0)
+    {
+        return refused("an operator has given up what was lost of it, and this is the history that goes on");
+    }
+    match repair::fetch_one(host, from, group, claimed.index).await {
+        Ok(Some(entry)) if entry.id == claimed => {}
+        _ => return refused("the entry is not there"),
+    }
+    halt(host, group, &partition, partition.progress().journal.index, from).await;
+    Ok(Bytes::new())
+}

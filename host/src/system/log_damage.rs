@@ -1,0 +1,65 @@
+//! What is wrong with a log that the other nodes can mend: bytes of it are damaged, its end is lost, or nobody can say whether it is.
+//!
+//! In: why a partition was not opened. Out: the damaged log, and what else is known of what it held. It does not know how it is mended.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::disk::Disk;
+use crate::ids::Term;
+use crate::log::{DamagedLog, EntryId, LogError, LogOptions};
+use crate::partition::{Loss, PartitionError, Witness};
+
+/// What is wrong with a log in a way that other nodes can help with.
+#[derive(Clone, Debug)]
+pub enum LogDamage {
+    /// Bytes of it cannot be read.
+    Corrupt,
+    /// It is sound in itself, and ends before what it held.
+    Forgot(Loss),
+    /// It is sound in itself, and nobody can say whether it ends before what it held.
+    Unvouched,
+}
+
+impl LogDamage {
+    /// # Errors
+    /// The same error, where it is none that other nodes can help with.
+    pub fn of(error: PartitionError) -> Result<Self, PartitionError> {
+        match error {
+            PartitionError::Log(LogError::Corrupt { .. }) => Ok(Self::Corrupt),
+            PartitionError::Forgot(loss) => Ok(Self::Forgot(loss)),
+            PartitionError::Unvouched => Ok(Self::Unvouched),
+            error => Err(error),
+        }
+    }
+
+    /// The last entry that this node is known to have applied, hence to have been committed.
+    pub fn applied(&self) -> Option<EntryId> {
+        let Self::Forgot(loss) = self else { return None };
+        let state = |witness: &Witness| if let Witness::State(applied) = witness { Some(*applied) } else { None };
+        loss.witnesses.iter().find_map(state)
+    }
+
+    /// The highest term in which this node is known to have voted.
+    pub fn term_voted(&self) -> Term {
+        let Self::Forgot(loss) = self else { return Term(0) };
+        let voted = |witness: &Witness| if let Witness::Vote(vote) = witness { Some(vote.term) } else { None };
+        loss.witnesses.iter().filter_map(voted).max().unwrap_or(Term(0))
+    }
+
+    pub fn examine(
+        &self,
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: &LogOptions,
+    ) -> Result<Option<DamagedLog>, LogError> {
+        match self {
+            Self::Corrupt => DamagedLog::examine(disk, dir, options),
+            Self::Forgot(loss) => DamagedLog::forgotten(disk, dir, options, loss.to_string()).map(Some),
+            Self::Unvouched => {
+                let reason = PartitionError::Unvouched.to_string();
+                DamagedLog::forgotten(disk, dir, options, reason).map(Some)
+            }
+        }
+    }
+}

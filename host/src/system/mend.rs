@@ -1,0 +1,144 @@
+//! Mending of sealed segments while their partition runs: what this node's disk has lost of them comes from the other nodes.
+//!
+//! ```text
+//! a reader or the scrubber has met damage ─▶ which entries? ─▶ fetch from one peer after the other ─▶ check by hash, write in place
+//! ```
+//! In: what the logs say is damaged. Out: whole segments; until then the node is not ready and says why, votes on, and leads that partition only
+//! where nobody else can. Where the state itself needs what is lost, the partition opens after it was mended. It does not know how a segment is
+//! written.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::ids::Lsn;
+use crate::log::{Log, LogError, LogOptions, StreamId};
+use crate::peer::GroupName;
+use crate::system::host::Host;
+use crate::system::repair;
+
+/// What `/readyz` has the damage under.
+const DAMAGE: &str = "mend";
+/// How often it is looked whether there is something new.
+const LOOK: Duration = Duration::from_millis(200);
+/// How soon it is tried again, at first and later: each time a segment is read as a whole.
+const AGAIN_MIN: Duration = Duration::from_millis(500);
+const AGAIN_MAX: Duration = Duration::from_secs(10);
+
+/// A segment, by where it begins.
+type Place = (GroupName, Lsn);
+
+/// An attempt that failed.
+struct Failed {
+    why: String,
+    wait: Duration,
+    again: Instant,
+}
+
+/// Runs until the node stops.
+pub async fn run(host: Arc<Host>) {
+    let mut failed: BTreeMap<Place, Failed> = BTreeMap::new();
+    while !host.stopping.is_cancelled() {
+        let damaged = damaged(&host);
+        failed.retain(|place, _| damaged.contains_key(place));
+        tell(&host, &damaged, &failed);
+        for (place, (log, _)) in &damaged {
+            let known = failed.get(place);
+            if known.is_some_and(|failed| Instant::now() < failed.again) {
+                continue;
+            }
+            let wait = known.map_or(AGAIN_MIN, |failed| (failed.wait * 2).min(AGAIN_MAX));
+            match mend(&host, &place.0, log, place.1).await {
+                Ok(()) => _ = failed.remove(place),
+                Err(why) => _ = failed.insert(place.clone(), Failed { why, wait, again: Instant::now() + wait }),
+            }
+        }
+        tokio::select! {
+            () = host.stopping.cancelled() => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+/// What the logs of this node have met, and how it is damaged.
+fn damaged(host: &Host) -> BTreeMap<Place, (Log, String)> {
+    let mut damaged = BTreeMap::new();
+    for (group, partition) in host.replicas() {
+        let rot = partition.log().watch_rot().borrow().clone();
+        damaged.extend(rot.into_iter().map(|(at, how)| ((group.clone(), at), (partition.log().clone(), how))));
+    }
+    damaged
+}
+
+fn tell(host: &Host, damaged: &BTreeMap<Place, (Log, String)>, failed: &BTreeMap<Place, Failed>) {
+    let words = damaged.iter().map(|(place, (_, how))| match failed.get(place) {
+        Some(failed) => format!("{}: {how}; it is not mended yet: {}", place.0, failed.why),
+        None => format!("{}: {how}; it is being mended", place.0),
+    });
+    let words: Vec<String> = words.collect();
+    host.router.set_trouble(DAMAGE, (!words.is_empty()).then(|| words.join("; ")));
+}
+
+/// Mends what is known to be damaged of a log that is not open, because its partition does not open without it.
+///
+/// # Errors
+/// Some of it cannot be mended now, or something else is damaged; in words.
+pub async fn mend_closed(host: &Host, group: &GroupName, folder: &Path) -> Result<(), String> {
+    let (disk, dir) = (host.opening.disk.clone(), folder.join("log"));
+    let stream = StreamId::new(&group.machine, group.partition).map_err(|error| error.reason())?;
+    let opening = blocking(move || Log::open(disk, &dir, LogOptions::new(stream)));
+    let log = opening.await.map_err(|error| error.reason())?;
+    let places: Vec<Lsn> = log.watch_rot().borrow().keys().copied().collect();
+    let mut mended = if places.is_empty() { Err("nothing that is sealed is marked".to_owned()) } else { Ok(()) };
+    for at in places {
+        mended = mended.and(mend(host, group, &log, at).await);
+    }
+    blocking(move || log.close()).await.map_err(|error| error.reason())?;
+    mended
+}
+
+/// Mends one segment with what one other node has; what stands in the way, in words.
+async fn mend(host: &Host, group: &GroupName, log: &Log, at: Lsn) -> Result<(), String> {
+    let looking = log.clone();
+    let lost = blocking(move || looking.lost_in(at)).await.map_err(|error| error.reason())?;
+    let mut reasons = Vec::new();
+    let others = if lost.is_empty() { vec![host.node] } else { host.others() };
+    if others.is_empty() {
+        return Err(
+            "this node has no peers that could have what is lost; put the segment of a backup in its place".to_owned()
+        );
+    }
+    for node in others {
+        let mut entries = Vec::new();
+        let mut failed = None;
+        for range in &lost {
+            match repair::fetch(host, node, group, range).await {
+                Ok(fetched) => entries.extend(fetched),
+                Err(error) => failed = Some(error.to_string()),
+            }
+        }
+        if let Some(reason) = failed {
+            reasons.push(format!("node {node}: {reason}"));
+            continue;
+        }
+        let mending = log.clone();
+        match blocking(move || mending.mend(at, &entries)).await {
+            Ok(()) => {
+                metrics::counter!("statehouse_log_mended_total").increment(1);
+                return Ok(());
+            }
+            Err(error) => reasons.push(format!("node {node}: {}", error.reason())),
+        }
+    }
+    Err(reasons.join("; "))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
+) -> Result<T, LogError> {
+    let working = tokio::task::spawn_blocking(work).await;
+    working.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}

@@ -1,0 +1,244 @@
+//! The node's own record: of which replicas it had entries, and what an operator has given up here. It is there before anything else of a
+//! cluster is, and when a partition's folder is gone.
+//!
+//! The file `record` in the data folder is a [`SmallFile`].
+//!
+//! Every change is durable on return. A damaged file is made anew, which is said: what it knew is evidence, and nobody needs it to serve. It
+//! does not know what follows from an entry in it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use minicbor::{Decode, Encode};
+use parking_lot::Mutex;
+
+use crate::disk::{Disk, RealDisk};
+use crate::ids::NodeId;
+use crate::limits::LOSS_TEXT_CHARS_MAX;
+use crate::peer::GroupName;
+use crate::system::error::NodeError;
+use crate::system::loss_row::AcceptedLoss;
+use crate::system::small_file::{SmallFile, Unread};
+
+const NAME: &str = "record";
+const MAGIC: [u8; 8] = *b"SHRECORD";
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+struct Content {
+    /// Machine and partition of each replica that had an entry here.
+    #[n(0)]
+    with_entries: Vec<(String, u32)>,
+    /// Oldest first; none is ever forgotten.
+    #[n(1)]
+    given_up: Vec<GivenUp>,
+    /// Replicas that have another history than another node's, and what is known of that: they stay closed until an operator has spoken.
+    #[n(2)]
+    divided: Vec<(String, u32, String)>,
+}
+
+/// An operator's word that a replica goes on without what its log has lost.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct GivenUp {
+    #[n(0)]
+    pub machine: String,
+    #[n(1)]
+    pub partition: u32,
+    #[n(2)]
+    pub by: String,
+    #[n(3)]
+    pub why: String,
+    /// When, in microseconds since 1970.
+    #[n(4)]
+    pub time: i64,
+    /// What the replica had said that it waits for.
+    #[n(5)]
+    pub refusal: String,
+    /// The replica was opened by it: whatever it loses next needs another word.
+    #[n(6)]
+    pub is_used: bool,
+    /// `system` has it as well.
+    #[n(7)]
+    pub is_in_system: bool,
+}
+
+impl GivenUp {
+    pub fn is_of(&self, group: &GroupName) -> bool {
+        *self.machine == *group.machine && self.partition == group.partition.0
+    }
+
+    /// As `system` has it, of this node.
+    pub fn loss(&self, node: NodeId) -> AcceptedLoss {
+        let bounded = |text: &str| text.chars().take(LOSS_TEXT_CHARS_MAX).collect();
+        AcceptedLoss {
+            machine: self.machine.clone(),
+            partition: self.partition,
+            node: node.0,
+            by: bounded(&self.by),
+            why: bounded(&self.why),
+            time: self.time,
+            refusal: bounded(&self.refusal),
+        }
+    }
+}
+
+/// In memory, with a file behind it that only this record writes.
+pub struct NodeRecord {
+    file: SmallFile<Content>,
+    content: Mutex<Content>,
+    /// Held while the file is written, which may take as long as the disk does; whoever reads does not wait for that.
+    writing: Mutex<()>,
+}
+
+impl NodeRecord {
+    /// # Errors
+    /// The file cannot be read, or was written by a later program.
+    pub fn open(disk: Arc<dyn Disk>, folder: &Path) -> Result<Self, NodeError> {
+        let file = file(disk, folder);
+        let content = file.read_or_make_anew("what it knew is evidence, and nobody needs it to serve")?;
+        Ok(Self { file, content: Mutex::new(content), writing: Mutex::default() })
+    }
+
+    /// Machine and partition of each replica that had entries, as the record in a folder says, which may be a running node's.
+    ///
+    /// # Errors
+    /// It cannot be read, or is damaged or of a later program; none is an empty one.
+    pub fn read_with_entries(folder: &Path) -> Result<Vec<(String, u32)>, Unread> {
+        Ok(file(Arc::new(RealDisk), folder).read()?.with_entries)
+    }
+
+    /// Whether a replica had entries here.
+    pub fn had_entries(&self, group: &GroupName) -> bool {
+        self.content.lock().with_entries.contains(&key(group))
+    }
+
+    /// These replicas have entries; durable on return.
+    pub fn note_entries(&self, groups: &[GroupName]) -> Result<(), NodeError> {
+        self.change(|content| {
+            let new = groups.iter().map(key).filter(|key| !content.with_entries.contains(key));
+            let new: Vec<_> = new.collect();
+            content.with_entries.extend(new);
+            content.with_entries.sort_unstable();
+        })
+    }
+
+    /// A replica has another history than another node's; durable on return.
+    pub fn note_divided(&self, group: &GroupName, what: String) -> Result<(), NodeError> {
+        let (machine, partition) = key(group);
+        self.change(|content| {
+            content.divided.retain(|(of, id, _)| (of, id) != (&machine, &partition));
+            content.divided.push((machine, partition, what));
+        })
+    }
+
+    /// What is known of the other history of a replica, if there is one.
+    pub fn divided(&self, group: &GroupName) -> Option<String> {
+        let (machine, partition) = key(group);
+        let content = self.content.lock();
+        let known = content.divided.iter().find(|(of, id, _)| (of, id) == (&machine, &partition));
+        known.map(|(_, _, what)| what.clone())
+    }
+
+    pub fn given_up(&self) -> Vec<GivenUp> {
+        self.content.lock().given_up.clone()
+    }
+
+    /// An operator's word; durable on return.
+    pub fn give_up(&self, word: GivenUp) -> Result<(), NodeError> {
+        self.change(|content| content.given_up.push(word))
+    }
+
+    /// Whether there is a word by which the replica was not opened yet.
+    pub fn is_given_up(&self, group: &GroupName) -> bool {
+        self.content.lock().given_up.iter().any(|word| !word.is_used && word.is_of(group))
+    }
+
+    /// The replica was opened; durable on return.
+    pub fn use_up(&self, group: &GroupName) -> Result<(), NodeError> {
+        self.change(|content| {
+            let words = content.given_up.iter_mut().filter(|word| word.is_of(group));
+            words.for_each(|word| word.is_used = true);
+            let (machine, partition) = key(group);
+            content.divided.retain(|(of, id, _)| (of, id) != (&machine, &partition));
+        })
+    }
+
+    /// `system` has a word as well; durable on return.
+    pub fn set_in_system(&self, of: &GivenUp) -> Result<(), NodeError> {
+        let is_it =
+            |word: &GivenUp| word.time == of.time && word.machine == of.machine && word.partition == of.partition;
+        self.change(|content| {
+            content.given_up.iter_mut().filter(|word| is_it(word)).for_each(|word| word.is_in_system = true);
+        })
+    }
+
+    /// In memory only what is on disk: after an error the file may be either, and the next change writes it whole.
+    fn change(&self, change: impl FnOnce(&mut Content)) -> Result<(), NodeError> {
+        let _writing = self.writing.lock();
+        let before = self.content.lock().clone();
+        let mut changed = before.clone();
+        change(&mut changed);
+        if changed != before {
+            self.file.write(&changed)?;
+            *self.content.lock() = changed;
+        }
+        Ok(())
+    }
+}
+
+fn file(disk: Arc<dyn Disk>, folder: &Path) -> SmallFile<Content> {
+    SmallFile::new(disk, folder, NAME, MAGIC)
+}
+
+fn key(group: &GroupName) -> (String, u32) {
+    (group.machine.to_string(), group.partition.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimDisk;
+    use crate::ids::PartitionId;
+
+    fn group(partition: u32) -> GroupName {
+        GroupName::new("wallet", PartitionId(partition))
+    }
+
+    fn open(disk: &SimDisk) -> NodeRecord {
+        NodeRecord::open(Arc::new(disk.clone()), Path::new("/node")).expect("it can be read")
+    }
+
+    fn word(partition: u32, time: i64) -> GivenUp {
+        let (machine, by, why) = ("wallet".to_owned(), "eve".to_owned(), "the disk is gone".to_owned());
+        let refusal = "it waits".to_owned();
+        GivenUp { machine, partition, by, why, time, refusal, is_used: false, is_in_system: false }
+    }
+
+    #[test]
+    fn what_is_recorded_survives_a_power_cut_and_a_word_opens_once() {
+        let mut disk = SimDisk::new();
+        let record = open(&disk);
+        assert!(!record.had_entries(&group(1)));
+        record.note_entries(&[group(1), group(2)]).expect("written");
+        record.give_up(word(1, 7)).expect("written");
+        for seed in 0..8 {
+            disk = disk.crash(seed);
+            let record = open(&disk);
+            assert!(record.had_entries(&group(1)) && record.had_entries(&group(2)) && !record.had_entries(&group(3)));
+            assert!(record.is_given_up(&group(1)) && !record.is_given_up(&group(2)));
+        }
+        let record = open(&disk);
+        record.use_up(&group(1)).expect("written");
+        record.set_in_system(&word(1, 7)).expect("written");
+        let record = open(&disk.crash(9));
+        assert!(!record.is_given_up(&group(1)), "once");
+        assert_eq!(record.given_up(), [GivenUp { is_used: true, is_in_system: true, ..word(1, 7) }], "and for ever");
+    }
+
+    #[test]
+    fn a_damaged_record_is_made_anew() {
+        let disk = SimDisk::new();
+        open(&disk).note_entries(&[group(1)]).expect("written");
+        disk.put(&Path::new("/node").join(NAME), b"rot".to_vec());
+        assert!(!open(&disk).had_entries(&group(1)));
+    }
+}

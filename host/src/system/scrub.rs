@@ -1,0 +1,149 @@
+//! The scrubber: reads what was written long ago, at a pace, so that what a disk has lost is found while others still have it.
+//!
+//! In: the partitions that are open here. Out: the age of the oldest check as a metric, and what is damaged in words, which `/readyz` repeats
+//! until it is whole. Nothing is read on a thread of the runtime. What is to become of damage it does not know; `mend.rs` does.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::durable;
+use crate::limits::SCRUB_ROUND_MIN;
+use crate::log::{LogError, Pace};
+use crate::partition::{Checkable, Partition, PartitionError};
+use crate::peer::GroupName;
+use crate::system::host::Host;
+
+/// What `/readyz` has its findings under.
+const FINDINGS: &str = "scrub";
+/// How often it is looked whether there is something new, and the metric told.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long it sleeps at once: a node that stops does not wait longer for it.
+const NAP_MAX: Duration = Duration::from_millis(50);
+
+/// What was checked, and when.
+struct Checks {
+    started: Instant,
+    done: BTreeMap<(GroupName, String), Instant>,
+    /// What is damaged and is not mended while the node runs.
+    findings: BTreeMap<(GroupName, String), String>,
+}
+
+/// Runs until the node stops. The ages begin when it does.
+pub async fn run(host: Arc<Host>, bytes_per_second: u64) {
+    let mut checks = Checks { started: Instant::now(), done: BTreeMap::new(), findings: BTreeMap::new() };
+    let mut round = Instant::now();
+    while !host.stopping.is_cancelled() {
+        // What is new is read at once, all else once a round.
+        let due = checks.due(&host, round);
+        for (group, partition, what) in due {
+            let pace = Throttle { bytes_per_second, stopping: host.stopping.clone() };
+            checks.check(&host, &group, &partition, what, pace).await;
+            checks.tell(&host);
+            if host.stopping.is_cancelled() {
+                return;
+            }
+        }
+        while round.elapsed() < SCRUB_ROUND_MIN && checks.due(&host, round).is_empty() {
+            checks.tell(&host);
+            tokio::select! {
+                () = host.stopping.cancelled() => return,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+        if SCRUB_ROUND_MIN <= round.elapsed() {
+            round = Instant::now();
+        }
+    }
+}
+
+impl Checks {
+    /// What there is and was not checked since.
+    fn due(&self, host: &Host, since: Instant) -> Vec<(GroupName, Arc<Partition>, Checkable)> {
+        let of = |(group, partition): (GroupName, Arc<Partition>)| {
+            let what = partition.checkables();
+            what.into_iter().map(move |what| (group.clone(), partition.clone(), what))
+        };
+        let all = host.replicas().into_iter().flat_map(of);
+        all.filter(|(group, _, what)| self.done.get(&(group.clone(), what.name())).is_none_or(|at| *at < since))
+            .collect()
+    }
+
+    async fn check(
+        &mut self,
+        host: &Host,
+        group: &GroupName,
+        partition: &Arc<Partition>,
+        what: Checkable,
+        pace: Throttle,
+    ) {
+        let (key, partition) = ((group.clone(), what.name()), partition.clone());
+        let checking = tokio::task::spawn_blocking(move || partition.check(&what, |bytes| pace.wait(bytes)));
+        let checked = checking.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        match checked {
+            Ok(Pace::Stop) => return,
+            Ok(Pace::GoOn) => _ = self.findings.remove(&key),
+            // It is mended, or `mend.rs` says why it is not.
+            Err(PartitionError::Log(LogError::Corrupt { .. })) => {
+                metrics::counter!("statehouse_scrub_damages_total").increment(1);
+            }
+            // The node had no descriptor or memory for it: nothing is known, and it is due again.
+            Err(PartitionError::Log(LogError::Disk { source, .. })) if durable::is_passing(&source) => {
+                tokio::select! {
+                    () = host.stopping.cancelled() => {}
+                    () = tokio::time::sleep(LOOK) => {}
+                }
+                return;
+            }
+            // A partition that is being closed says so as well; it is looked at again when it is open.
+            Err(error) if host.find_replica(group).is_none() => tracing::debug!(%group, %error, "not checked"),
+            Err(error) => {
+                tracing::error!(%group, what = key.1, %error, "what was written is damaged, or cannot be read");
+                metrics::counter!("statehouse_scrub_damages_total").increment(1);
+                self.findings.insert(key.clone(), error.to_string());
+            }
+        }
+        self.done.insert(key, Instant::now());
+    }
+
+    /// Tells the age of the oldest check of what there is, and what is damaged.
+    fn tell(&mut self, host: &Host) {
+        let there: Vec<(GroupName, String)> = host
+            .replicas()
+            .into_iter()
+            .flat_map(|(group, partition)| {
+                partition.checkables().into_iter().map(move |what| (group.clone(), what.name()))
+            })
+            .collect();
+        self.done.retain(|key, _| there.contains(key));
+        self.findings.retain(|key, _| there.contains(key));
+        let oldest = there.iter().map(|key| self.done.get(key).copied().unwrap_or(self.started)).min();
+        let age = oldest.map_or(Duration::ZERO, |oldest| oldest.elapsed());
+        metrics::gauge!("statehouse_scrub_oldest_check_seconds").set(age.as_secs_f64());
+        let words = self.findings.iter().map(|((group, what), why)| format!("{group}: {what}: {why}"));
+        let words: Vec<String> = words.collect();
+        let advice = "it is made anew at the next start";
+        host.router.set_trouble(FINDINGS, (!words.is_empty()).then(|| format!("{}; {advice}", words.join("; "))));
+    }
+}
+
+/// So many bytes a second, by sleeping.
+struct Throttle {
+    bytes_per_second: u64,
+    stopping: CancellationToken,
+}
+
+impl Throttle {
+    fn wait(&self, bytes: u64) -> Pace {
+        let mut left = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
+        while !left.is_zero() && !self.stopping.is_cancelled() {
+            let nap = left.min(NAP_MAX);
+            std::thread::sleep(nap);
+            left -= nap;
+        }
+        if self.stopping.is_cancelled() { Pace::Stop } else { Pace::GoOn }
+    }
+}

@@ -1,0 +1,111 @@
+//! Two histories of one partition: whoever meets the other one first, what proves it stops both, and a restart serves neither.
+//!
+//! In: disks of a majority that were set back to one moment, so that they vouch for each other, and a third node that knows better. Out:
+//! closed partitions that say so. It knows that nobody can notice this before the third node is back.
+
+use super::*;
+use crate::ids::Term;
+use crate::peer::GroupName;
+
+/// What a node has seen of others, which is not on the simulated disk.
+const SEEN: &str = "seen";
+const ATTEMPTS_MAX: usize = 20;
+
+/// A file of it, and what is in there.
+type Seen = (PathBuf, Option<Vec<u8>>);
+
+impl Cluster {
+    /// Sets two nodes back to one moment before the third one went on with them, and starts the two.
+    async fn set_two_back(&mut self, two: [NodeId; 2]) {
+        self.rises(&NODES).await;
+        let mut load = self.load();
+        load.more(20).await;
+        load.stop().await;
+        let (seen, disks) = self.remembered_before_more_is_written(two).await;
+        self.crash_all().await;
+        for (node, disk) in two.into_iter().zip(disks) {
+            *self.disk_of(node) = disk;
+            self.forget_beside_logs(node);
+        }
+        for (path, content) in seen {
+            match content {
+                Some(content) => std::fs::write(path, content).expect("it can be written"),
+                None => drop(std::fs::remove_file(path)),
+            }
+        }
+        for node in two {
+            self.start(node).await;
+        }
+        self.served().await;
+    }
+
+    /// What the two nodes have on disk before the three go on without an election: the two would forget that one, and the third would follow
+    /// nobody else in its term, not even to learn of `system`.
+    async fn remembered_before_more_is_written(&mut self, two: [NodeId; 2]) -> (Vec<Seen>, Vec<SimDisk>) {
+        let seen = |cluster: &Self, node: NodeId| cluster.folder.path().join(node.to_string()).join(SEEN);
+        for _ in 0..ATTEMPTS_MAX {
+            for node in NODES {
+                self.was_seen(node).await;
+            }
+            self.have_heard(&NODES).await;
+            let seen = two.map(|node| (seen(self, node), std::fs::read(seen(self, node)).ok()));
+            let (disks, terms) = (two.map(|node| self.disk_of(node).copy()), self.terms());
+            let mut load = Load::start(self.doors.clone(), self.bank.accounts.clone(), self.random.random());
+            load.more(30).await;
+            for node in NODES {
+                self.counts(node, 2).await;
+            }
+            load.stop().await;
+            if self.terms() == terms {
+                return (seen.into(), disks.into());
+            }
+        }
+        panic!("leaders changed again and again");
+    }
+
+    /// Of all replicas.
+    fn terms(&self) -> Vec<Term> {
+        let replicas = NODES.into_iter().flat_map(|node| self.all_replicas(node));
+        replicas.map(|replica| replica.group().metrics().term).collect()
+    }
+
+    /// Waits until a partition runs on a node no more, and says why.
+    pub(super) async fn is_stopped(&self, node: NodeId, group: &GroupName) {
+        let host = &self.node(node).host;
+        let is_closed = || host.find_replica(group).is_none_or(|replica| !replica.is_running());
+        let says = || host.waiting.find(group).filter(|said| said.contains("different histories")).map(drop);
+        eventually(&format!("{group} is stopped on node {node}, which says so"), || says().filter(|()| is_closed()))
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_that_were_set_back_together_are_found_out_by_the_third() {
+    let mut cluster = Cluster::found().await;
+    let [one, other, whole] = NODES;
+    cluster.set_two_back([one, other]).await;
+    let mut load = Load::start(cluster.doors.clone(), cluster.bank.accounts.clone(), cluster.seed + 2);
+    load.more(20).await;
+    load.stop().await;
+
+    cluster.start(whole).await;
+    let groups: Vec<GroupName> = (0..PARTITIONS).map(|at| GroupName::new(MACHINE, PartitionId(at))).collect();
+    for group in &groups {
+        cluster.is_stopped(whole, group).await;
+        let led = |node: &NodeId| cluster.node(*node).host.record.divided(group).is_some();
+        let led =
+            eventually("who led the other history stops as well", || [one, other].into_iter().find(|node| led(node)));
+        let led = led.await;
+        cluster.is_stopped(led, group).await;
+    }
+    // A restart does not forget it.
+    for node in NODES {
+        cluster.crash(node).await;
+    }
+    for node in NODES {
+        cluster.start(node).await;
+    }
+    for group in &groups {
+        cluster.is_stopped(whole, group).await;
+    }
+}

@@ -1,0 +1,250 @@
+//! Bits that flip in what was written long ago and nobody reads: the scrubber finds them in sealed segments, other nodes mend them by hash, and
+//! until then the node votes on, leads where nobody else can, and says what is not whole.
+//!
+//! In: damage to sealed segments of nodes that are down. Out: what they say, and the judge's verdict. It knows where the frames of a segment
+//! begin, and no more of it.
+
+use super::load::{Told, submit_as};
+use super::*;
+use crate::disk::Disk;
+use crate::ids::CommandId;
+use crate::log::Log;
+use statehouse_abi::value::Value;
+
+/// Of one command: a few of them fill a segment.
+const LARGE: usize = 700 << 10;
+const FRAMES_AT: usize = 4096;
+
+/// Large commands until the log has sealed a segment.
+async fn seal_a_segment(router: &Router, account: &str, random: &mut StdRng, is_sealed: impl Fn() -> bool) {
+    let request_id = "r".repeat(LARGE);
+    while !is_sealed() {
+        let id = CommandId(random.random());
+        let body = [
+            ("account", Value::text(account)),
+            ("currency", Value::text("USD")),
+            // Refused by the wallet, and recorded: no balance changes.
+            ("amount", Value::text("1000000000000.00")),
+            ("transaction_id", Value::text(id.to_string())),
+        ];
+        let told = submit_as(router, "withdraw", (id, &request_id), Value::map(body), load::DEADLINE).await;
+        assert!(!matches!(told, Told::Done(_)), "nobody has so much");
+    }
+}
+
+/// Flips bits in the oldest segment, so far through its frames, in percent.
+fn flip_in_oldest(disk: &dyn Disk, folder: &Path, percents: &[usize]) {
+    let path = folder.join("seg-0000000000000000.log");
+    assert!(disk.open_to_read(&path.with_extension("seal")).is_ok(), "the segment is sealed");
+    let file = disk.open(&path).expect("the log has it");
+    let mut content = vec![0; file.size().expect("it has a size") as usize];
+    file.read_at(&mut content, 0).expect("it can be read");
+    let end = content.iter().rposition(|byte| *byte != 0).expect("it is not empty");
+    for percent in percents {
+        let offset = FRAMES_AT + (end - FRAMES_AT) * percent / 100;
+        file.write_at(&[content[offset] ^ 1], offset as u64).expect("it can be written");
+    }
+    file.sync().expect("it can be synced");
+}
+
+/// Waits until a node says this, and gives all that it says.
+async fn says(router: &Router, what: &str) -> Vec<String> {
+    let mut said = Vec::new();
+    let says = || {
+        let reasons = router.is_ready().err().unwrap_or_default();
+        if reasons != said {
+            println!("{reasons:?}");
+            said.clone_from(&reasons);
+        }
+        reasons.iter().any(|reason| reason.contains(what)).then_some(reasons)
+    };
+    eventually(what, says).await
+}
+
+impl Cluster {
+    fn log(&self, node: NodeId) -> Log {
+        self.replica(node).log().clone()
+    }
+
+    async fn seal_everywhere(&mut self) {
+        let logs = NODES.map(|node| self.log(node));
+        let is_sealed = || logs.iter().all(|log| !log.sealed_segments().is_empty());
+        let router = self.node(NODES[0]).router().clone();
+        for account in 0..self.bank.accounts.len() - 1 {
+            if self.home_is_first(account) {
+                return seal_a_segment(&router, &self.bank.accounts[account], &mut self.random, is_sealed).await;
+            }
+        }
+        panic!("some account is in the first partition");
+    }
+
+    fn home_is_first(&self, account: usize) -> bool {
+        let machine = self.node(NODES[0]).router().find_machine(MACHINE).expect("the node serves the wallet");
+        machine.partition_id_of(self.bank.accounts[account].as_bytes()) == PartitionId(0)
+    }
+
+    fn flip(&self, node: NodeId, percents: &[usize]) {
+        flip_in_oldest(&self.members[&node].disk, &self.partition_folder(node).join("log"), percents);
+        self.scan(node).expect_err("the damage is there");
+    }
+
+    /// Waits until nothing is damaged any more and everything is served.
+    async fn is_whole(&self, nodes: &[NodeId]) {
+        self.served().await;
+        // Another one may be mending still.
+        let are_whole = || nodes.iter().all(|node| !self.log(*node).is_damaged() && self.scan(*node).is_ok());
+        eventually("all logs are whole", || are_whole().then_some(())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flipped_bit_in_a_sealed_segment_is_found_and_mended_by_a_peer() {
+    let mut cluster = Cluster::found().await;
+    let mut load = cluster.load();
+    load.more(30).await;
+    cluster.seal_everywhere().await;
+    for percent in [1, 50, 99].into_iter().take(rounds(2, 3)) {
+        let damaged = cluster.leader(&NODES).await;
+        cluster.crash(damaged).await;
+        cluster.flip(damaged, &[percent]);
+        load.more(20).await;
+        cluster.start(damaged).await;
+        // It opens without reading what is sealed: nobody asks for that, and still it is mended.
+        let is_sound = || cluster.scan(damaged).is_ok().then_some(());
+        eventually("it is mended", is_sound).await;
+        cluster.is_whole(&NODES).await;
+    }
+    load.more(20).await;
+    let attempts = load.stop().await;
+    cluster.judge_recovered(attempts).await;
+}
+
+/// Two of three have lost the same, and the third is away: both vote, one leads, and clients are served.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_wait_for_what_they_have_lost_vote_and_serve() {
+    let mut cluster = Cluster::found().await;
+    let mut load = cluster.load();
+    load.more(30).await;
+    cluster.seal_everywhere().await;
+    cluster.cut_power_everywhere().await;
+    let [first, second, whole] = NODES;
+    for node in [first, second] {
+        cluster.flip(node, &[45, 50, 55]);
+        cluster.start(node).await;
+    }
+    for node in [first, second] {
+        says(cluster.node(node).router(), "it is not mended yet").await;
+    }
+    load.more(30).await;
+    for node in [first, second] {
+        let reasons = cluster.node(node).router().is_ready().expect_err("it is not whole");
+        assert!(reasons.iter().any(|reason| reason.contains("is damaged at offset")), "{reasons:?}");
+    }
+    cluster.start(whole).await;
+    cluster.is_whole(&NODES).await;
+    load.more(20).await;
+    let attempts = load.stop().await;
+    cluster.judge_recovered(attempts).await;
+}
+
+/// Nothing opens without it, so that it cannot wait for the scrubber.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_state_itself_needs_is_mended_before_it_is_served() {
+    let mut cluster = Cluster::found().await;
+    let mut load = cluster.load();
+    load.more(30).await;
+    cluster.seal_everywhere().await;
+    let damaged = cluster.leader(&NODES).await;
+    cluster.crash(damaged).await;
+    cluster.flip(damaged, &[50]);
+    std::fs::remove_dir_all(cluster.partition_folder(damaged).join("state")).expect("it is made anew from the log");
+    cluster.start(damaged).await;
+    eventually("it is mended", || cluster.scan(damaged).is_ok().then_some(())).await;
+    cluster.is_whole(&NODES).await;
+    load.more(20).await;
+    let attempts = load.stop().await;
+    cluster.judge_recovered(attempts).await;
+}
+
+/// What is whole nowhere cannot be mended, and no node is ever ready with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_sealed_segments_of_all_nodes_are_damaged_in_the_same_entries_each_node_says_so() {
+    let mut cluster = Cluster::found().await;
+    let mut load = cluster.load();
+    load.more(30).await;
+    cluster.seal_everywhere().await;
+    cluster.cut_power_everywhere().await;
+    for node in NODES {
+        cluster.flip(node, &[45, 50, 55]);
+        cluster.start(node).await;
+    }
+    for node in NODES {
+        says(cluster.node(node).router(), "it is not mended yet").await;
+    }
+    let is_ok = |cluster: &Cluster| NODES.iter().any(|node| cluster.node(*node).router().is_ready().is_ok());
+    for _ in 0..20 {
+        load.more(5).await;
+        assert!(!is_ok(&cluster), "no node is whole");
+    }
+    let again = NODES[1];
+    cluster.crash(again).await;
+    cluster.start(again).await;
+    let reasons = says(cluster.node(again).router(), "it is not mended yet").await;
+    assert!(reasons.iter().any(|reason| reason.contains("node ")), "and what each of the others says: {reasons:?}");
+    assert!(!is_ok(&cluster), "no node is whole");
+    let attempts = load.stop().await;
+    assert!(attempts.iter().any(|attempt| matches!(attempt.told, Told::Done(_))), "they serve what they have");
+}
+
+/// A node without peers: nobody gives it what it has lost, and nobody asks it for what is sealed.
+async fn open_alone(folder: &Path, disk: &SimDisk) -> Node {
+    lend_compiled(folder);
+    let module = ModuleSource::Embedded(WALLET);
+    let opening = Node::open(NodeOptions {
+        data: folder.to_owned(),
+        node: NodeId(1),
+        peer: None,
+        machines: vec![MachineSpec { name: MACHINE.to_owned(), module, partitions: 1, views: Vec::new() }],
+        disk: Arc::new(disk.clone()),
+        clock: Arc::new(SystemClock),
+        paranoid: true,
+        hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
+        http: None,
+        log_keep_bytes: None,
+        archive: None,
+        snapshot_every_bytes: None,
+        snapshot_keep: None,
+        scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND,
+        feature_level_max: features::HIGHEST,
+    });
+    let node = opening.await.expect("what is sealed is not read");
+    node.host.wait_until_served(soon()).await.expect("it is served");
+    node
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_alone_says_what_it_has_lost() {
+    let (folder, disk) = (tempfile::tempdir().expect("a folder for temporary files"), SimDisk::new());
+    let node = open_alone(folder.path(), &disk).await;
+    let bank = Bank::open_by(node.router(), 1).await;
+    let replica = find_replica(node.router()).expect("it is open");
+    let is_sealed = || !replica.log().sealed_segments().is_empty();
+    seal_a_segment(node.router(), &bank.accounts[0], &mut StdRng::seed_from_u64(7), is_sealed).await;
+    let taken = replica.take_canonical().await.expect("something has happened there");
+    let snapshot = replica.canonical_file(&taken);
+    drop(replica);
+    node.close().await.expect("it stops");
+
+    let logs = super::super::folder::partition_folder(folder.path(), MACHINE, PartitionId(0)).join("log");
+    flip_in_oldest(&disk, &logs, &[50]);
+    let mut bytes = std::fs::read(&snapshot).expect("it is there");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&snapshot, bytes).expect("the folder is ours");
+    let node = open_alone(folder.path(), &disk).await;
+    says(node.router(), "this node has no peers that could have what is lost").await;
+    says(node.router(), "the canonical snapshot").await;
+    let read = load::balance(node.router(), &bank.accounts[0], crate::router::answer::Consistency::Linearizable).await;
+    assert_eq!(read.expect("it serves what it has"), 10_000);
+    node.close().await.expect("it stops");
+}

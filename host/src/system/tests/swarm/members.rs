@@ -1,0 +1,88 @@
+//! Nodes that stop, lose their power, come back in any order, are replaced, or forget.
+//!
+//! In: which nodes. Out: the same nodes running, or another one in the place of one. It does not know what they must do
+//! about it.
+
+use super::super::*;
+use super::Swarm;
+
+impl Swarm {
+    /// Those that run stop in order, one after the other.
+    pub(super) async fn stop_each(&mut self, nodes: &[NodeId]) {
+        for node in nodes {
+            if self.cluster.members[node].life.is_some() {
+                self.cluster.stop(*node).await;
+                self.some().await;
+            }
+        }
+    }
+
+    /// Those that are down start, one after the other.
+    pub(super) async fn start_each(&mut self, nodes: &[NodeId]) {
+        for node in nodes {
+            if self.cluster.members[node].life.is_none() {
+                self.cluster.start(*node).await;
+                self.some().await;
+            }
+        }
+    }
+
+    /// The power of those that run goes off at once.
+    pub(super) async fn cut_power(&mut self, nodes: &[NodeId]) {
+        let running = self.cluster.running();
+        let hit: Vec<NodeId> = nodes.iter().copied().filter(|node| running.contains(node)).collect();
+        hit.iter().for_each(|node| self.cluster.cut_power(*node));
+        for node in hit {
+            self.cluster.bury(node).await;
+        }
+    }
+
+    /// A node is taken in, another one dies, and a third one is to be removed by those that are left.
+    pub(super) async fn replace(&mut self, removed: NodeId, dies: NodeId) {
+        self.node_last = NodeId(self.node_last.0 + 1);
+        let new = self.node_last;
+        self.cluster.add_member(new).await;
+        let by = self.cluster.members.keys().copied().find(|node| ![removed, dies, new].contains(node));
+        let handle = self.cluster.handle(by.expect("there are three"));
+        handle.add(new, address(new), soon()).await.unwrap_or_else(|error| panic!("{new} is taken in: {error}"));
+        self.cluster.crash(dies).await;
+        // Without the one that died it may take longer than this waits for, or be refused as long as the new one is no
+        // voter.
+        let removing = async move { drop(handle.remove(removed, Instant::now() + load::DEADLINE).await) };
+        self.begun.push(tokio::spawn(removing));
+    }
+
+    pub(super) async fn end_replacement(&mut self, removed: NodeId, dies: NodeId) {
+        self.start_each(&[dies]).await;
+        let by = self.cluster.members.keys().copied().find(|node| *node != removed).expect("others stay");
+        let until = soon();
+        let mut looks = tokio::time::interval(LOOK);
+        while let Err(error) = self.cluster.handle(by).remove(removed, soon()).await {
+            assert!(Instant::now() < until, "all nodes run, and {removed} is not removed: {error}");
+            looks.tick().await;
+        }
+        self.some().await;
+        self.cluster.crash(removed).await;
+        self.cluster.members.remove(&removed);
+    }
+
+    /// See [`super::faults::Fault::SetBack`]: a disk that forgets what others count on.
+    pub(super) async fn set_back(&mut self, node: NodeId, away: NodeId, away_is_first: bool, forgets_state: bool) {
+        let cluster = &mut self.cluster;
+        cluster.rises(&cluster.running()).await;
+        cluster.counts(away, 1).await;
+        cluster.crash(away).await;
+        cluster.counts(node, 3).await;
+        let before = cluster.disk(node).copy();
+        self.some().await;
+        let cluster = &mut self.cluster;
+        cluster.counts(node, 3).await;
+        cluster.crash_all().await;
+        let chance = cluster.random.random();
+        *cluster.disk_of(node) = before.crash(chance);
+        if forgets_state {
+            cluster.forget_beside_logs(node);
+        }
+        self.start_each(&if away_is_first { [away, node] } else { [node, away] }).await;
+    }
+}

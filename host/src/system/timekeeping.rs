@@ -1,0 +1,151 @@
+//! Time as operators see it: how far journals and clocks are ahead, and their word that a clock which has leapt is right.
+//!
+//! In: this node's journals and clock, and what `system` has recorded of clocks. Out: metrics, remarks in words, a clock that is believed. Nothing here
+//! keeps a node from serving: a journal that is ahead goes on, and a node whose clock is wrong leads nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use statehouse_abi::value::Value;
+
+use crate::features;
+use crate::ids::Micros;
+use crate::limits::{CLOCK_LEAP_MAX, JOURNAL_AHEAD_SAID};
+use crate::partition::Partition;
+use crate::peer::GroupName;
+use crate::system::clock_row::ClockRow;
+use crate::system::clocks::Leap;
+use crate::system::cluster::{Cluster, ClusterError};
+use crate::system::host::Host;
+use crate::system::lifecycle::Wanting;
+use crate::system::steward;
+
+/// Which of the operators' words about clocks this process has heard.
+#[derive(Default)]
+pub struct WordsHeard(Mutex<Option<u64>>);
+
+impl WordsHeard {
+    /// Whether the word is new. What was said before the process started is about clocks of another time.
+    fn is_new(&self, number: u64) -> bool {
+        let mut heard = self.0.lock();
+        let before = *heard;
+        *heard = before.max(Some(number));
+        before.is_some_and(|before| before < number)
+    }
+}
+
+impl Host {
+    /// What an operator has said of clocks that leapt.
+    pub(super) fn on_clock_row(&self, row: &ClockRow) {
+        if self.words_heard.is_new(row.number) && !self.clocks.on_accepted(Micros(row.ahead)) {
+            let seconds = row.ahead / 1_000_000;
+            tracing::info!(seconds, by = row.by, "an operator accepts a leap that this node's clock has not made");
+        }
+    }
+
+    /// How far each journal is ahead of the clock, where this node's is to be compared with.
+    fn journals_ahead(&self) -> Vec<(GroupName, Duration)> {
+        let is_right = self.clocks.may_lead();
+        let ahead = |(group, partition): (GroupName, Arc<Partition>)| {
+            (group, if is_right { partition.lead() } else { Duration::ZERO })
+        };
+        self.replicas().into_iter().map(ahead).collect()
+    }
+}
+
+/// Shows it as metrics, for those partitions that are here.
+pub fn show(host: &Host) {
+    for (group, ahead) in host.journals_ahead() {
+        let labels = [("machine", group.machine.to_string()), ("partition", group.partition.to_string())];
+        metrics::gauge!("statehouse_journal_ahead_seconds", &labels).set(ahead.as_secs_f64());
+    }
+}
+
+/// Names the journal that is furthest ahead, for there may be thousands.
+fn ahead_text(ahead: &[(GroupName, Duration)]) -> Option<String> {
+    let said = || ahead.iter().filter(|(_, ahead)| JOURNAL_AHEAD_SAID <= *ahead);
+    let (group, furthest) = said().max_by_key(|(_, ahead)| *ahead)?;
+    let others = match said().count() - 1 {
+        0 => String::new(),
+        1 => " (and that of another partition less)".to_owned(),
+        count => format!(" (and those of {count} other partitions less)"),
+    };
+    let seconds = furthest.as_secs();
+    Some(format!(
+        "the journal of {group} is {seconds} s ahead of the clock{others}: it goes on, its time at half speed until the clock has caught up"
+    ))
+}
+
+fn leap_text(leap: Leap) -> String {
+    let (seconds, way) = (leap.ahead.0.unsigned_abs() / 1_000_000, if leap.ahead.0 < 0 { "back" } else { "ahead" });
+    format!(
+        "this node's clock has leapt {seconds} s {way}, and no entry follows it: set it right, or say that it is right with `statehouse cluster \
+         accept-clock`"
+    )
+}
+
+impl Cluster {
+    /// What is out of the ordinary about time on this node, in words. It serves all the same.
+    pub fn remarks(&self) -> Vec<String> {
+        let host = self.host();
+        let mut remarks: Vec<String> = host.clocks.leap().map(leap_text).into_iter().collect();
+        if !host.clocks.may_lead() && host.clocks.is_compared() {
+            remarks.push("this node's clock is not that of the others, so it leads nothing: set its clock".to_owned());
+        }
+        remarks.extend(ahead_text(&host.journals_ahead()));
+        remarks
+    }
+
+    /// An operator says that this node's clock, which has leapt, is right. It is recorded, and believed by each node whose clock has leapt as far; where
+    /// not all nodes know of such words yet, it is said to this node alone.
+    ///
+    /// # Errors
+    /// The clock has not leapt, or there was nobody to record it in time.
+    pub async fn accept_clock(&self, wanting: &Wanting) -> Result<(), ClusterError> {
+        let host = self.host();
+        let leap = host.clocks.leap().ok_or_else(|| {
+            let bound = CLOCK_LEAP_MAX.as_secs();
+            ClusterError::Invalid(format!(
+                "this node's clock has not leapt by more than {bound} s, so there is nothing to accept; ask a node whose clock has"
+            ))
+        })?;
+        if host.opening.features.has(features::TIMELINES) {
+            let (system, _) = self.directory_now(wanting.deadline).await?;
+            let body = Value::map([("ahead", Value::Int(leap.ahead.0.into()))]);
+            steward::command_by(&system, "clock/accept", body, wanting).await?;
+            self.directory_now(wanting.deadline).await?;
+        } else {
+            host.clocks.on_accepted(leap.ahead);
+        }
+        let (by, seconds) = (&wanting.caller.name, leap.ahead.0 / 1_000_000);
+        tracing::warn!(by, seconds, "a clock that has leapt was accepted");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::PartitionId;
+
+    #[test]
+    fn the_journal_that_is_furthest_ahead_is_named() {
+        let ahead = |seconds: &[u64]| {
+            let of =
+                |(at, seconds): (u32, &u64)| (GroupName::new("wallet", PartitionId(at)), Duration::from_secs(*seconds));
+            ahead_text(&(0..).zip(seconds).map(of).collect::<Vec<_>>()).unwrap_or_default()
+        };
+        assert_eq!(ahead(&[0, 4]), "");
+        assert!(ahead(&[0, 60, 1]).starts_with("the journal of wallet/1 is 60 s ahead of the clock: it goes on"));
+        let text = ahead(&[7, 60, 8]);
+        assert!(text.contains("wallet/1 is 60 s ahead of the clock (and those of 2 other partitions less)"), "{text}");
+    }
+
+    #[test]
+    fn a_word_counts_once_and_none_from_before_the_start() {
+        let heard = WordsHeard::default();
+        let new: Vec<bool> = [3, 3, 4, 4, 2, 5].into_iter().map(|number| heard.is_new(number)).collect();
+        assert_eq!(new, [false, false, true, false, false, true]);
+    }
+}
