@@ -35,17 +35,23 @@ async fn a_node_that_needs_what_was_released_is_sent_a_snapshot() {
     }
     let created = cli(["view", "create", "statements", "--url", cluster.url(leader).as_str()]);
     assert_eq!(created.code, Some(0), "{created:?}");
+    for id in cluster.ids() {
+        check_view(&cluster, id, "live").await;
+    }
     let mut ids = transfer(&cluster, 1).await;
     cluster.settle().await;
     let behind = cluster.ids().into_iter().find(|id| *id != leader).expect("a cluster has followers");
     cluster.terminate(behind).await;
+    ids.extend(transfer(&cluster, BATCH).await);
+    let missed = client.get("/v1/wallet/accounts/alice").await.expect("the leader answers").text("position");
     ids.extend(write_until_released(&cluster, &cluster.running()).await);
 
     cluster.restart(behind).await;
     check_caught_up(&mut cluster, behind, &ids).await;
-    // Until the view knows what it lacks, it answers by what it has, which is right: nobody had an account in 2020.
-    check_view(&cluster, behind).await;
-    check_says_what_is_missing(&cluster, behind).await;
+    for id in cluster.running() {
+        check_view(&cluster, id, if id == behind { "stopped" } else { "live" }).await;
+    }
+    check_says_what_is_missing(&cluster, behind, &missed).await;
 
     let new = cluster.start_another().await;
     let added = cluster.add(leader, new);
@@ -148,29 +154,29 @@ fn is_problem(answer: &Answer, code: &str) -> bool {
     answer.status == 410 && answer.text("code") == code
 }
 
-/// Asserts that a view names what it lacks on a node that was sent a snapshot, and answers on all others.
-async fn check_view(cluster: &Cluster, behind: NodeId) {
-    for id in cluster.running() {
-        let mut client = cluster.client(id);
-        let expected = if id == behind { "stopped" } else { "live" };
-        let what = format!("the view is {expected} on node {id}");
-        let page = within(PATIENCE, &what, async || {
-            let page: Value = client.get("/v1/machines/wallet/views/statements").await.ok()?.json();
-            (page["state"] == expected).then_some(page)
-        })
-        .await;
-        if id == behind {
-            let text = page.to_string();
-            assert!(text.contains("is not on this node any more") && text.contains("[archive]"), "{page:#}");
-        }
+/// Waits until the view is in this state on the node, and asserts that one which has stopped names what it lacks.
+async fn check_view(cluster: &Cluster, id: NodeId, expected: &str) {
+    let mut client = cluster.client(id);
+    let page = within(PATIENCE, &format!("the view is {expected} on node {id}"), async || {
+        let page: Value = client.get("/v1/machines/wallet/views/statements").await.ok()?.json();
+        (page["state"] == expected).then_some(page)
+    })
+    .await;
+    if expected == "stopped" {
+        let text = page.to_string();
+        assert!(text.contains("is not on this node any more") && text.contains("[archive]"), "{page:#}");
     }
 }
 
-/// Asserts that a node which has no history names where its own begins, instead of showing less.
-async fn check_says_what_is_missing(cluster: &Cluster, id: NodeId) {
+/// Asserts that a node which has no history names where its own begins, instead of showing less; `missed` is a position before that.
+async fn check_says_what_is_missing(cluster: &Cluster, id: NodeId, missed: &str) {
     let mut client = cluster.client(id);
-    for path in ["/v1/wallet/accounts/alice?at=2020-01-01T00:00:00Z", "/v1/wallet/accounts/alice/history?limit=1000"] {
-        let mut path = path.to_owned();
+    // Its view has followed what came before, and answers for it.
+    let before = when_known(&mut client, "/v1/wallet/accounts/alice?at=2020-01-01T00:00:00Z").await;
+    assert_eq!((before.status, before.text("code").as_str()), (404, "account_not_found"), "{before:?}");
+    let past = format!("/v1/wallet/accounts/alice?at={missed}");
+    for path in [past, "/v1/wallet/accounts/alice/history?limit=1000".to_owned()] {
+        let mut path = path;
         let answer = loop {
             let answer = when_known(&mut client, &path).await;
             if answer.status != 200 {
