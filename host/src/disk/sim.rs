@@ -164,6 +164,11 @@ impl SimDisk {
         self.inner.state.lock().failing = Some((op, operations));
     }
 
+    /// Whether some operations fail, or are going to.
+    pub fn is_failing(&self) -> bool {
+        self.inner.state.lock().failing.is_some()
+    }
+
     /// No file can be created from now on for want of a descriptor; those that are open are not affected.
     pub fn set_lacking_descriptors(&self, lacks: bool) {
         self.inner.state.lock().lacks_descriptors = lacks;

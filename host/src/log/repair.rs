@@ -117,6 +117,11 @@ impl DamagedLog {
         self.salvage.is_tail_lost.then(|| self.salvage.doubtful_from())
     }
 
+    /// Whether the disk has not given back some of it, which it may at another attempt.
+    pub fn is_unreadable(&self) -> bool {
+        self.salvage.is_unreadable
+    }
+
     /// Whether a vote later than all that can be read may be lost.
     pub fn vote_may_be_lost(&self) -> bool {
         self.salvage.is_vote_doubtful

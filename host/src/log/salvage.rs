@@ -65,6 +65,8 @@ pub(super) struct Salvage {
     /// Acknowledged bytes are lost, and nothing behind them tells where the log ended then: nobody here knows how many
     /// entries, or truncations, were in them.
     pub is_tail_lost: bool,
+    /// Bytes that the disk has not given back: it may at another attempt.
+    pub is_unreadable: bool,
 }
 
 impl Salvage {
@@ -82,6 +84,7 @@ impl Salvage {
                 salvage.on_lost_bytes();
             }
             let part = Part::open(disk, dir, name, starts[position], stream)?;
+            salvage.is_unreadable |= part.lost_until.is_some();
             if let Some(checkpoint) = &part.checkpoint {
                 salvage.on_checkpoint(checkpoint);
                 released = checkpoint.purged.map(|purged| (purged, checkpoint.purged_hash));

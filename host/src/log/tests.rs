@@ -8,6 +8,7 @@ mod cutting;
 mod disk_errors;
 mod format;
 mod mapping;
+mod mending;
 mod model;
 mod reading;
 mod releasing;

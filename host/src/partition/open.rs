@@ -395,7 +395,7 @@ fn backfill_ids(partition: PartitionId, log: &Log, ids: &IdIndex, recovered: &Re
     Ok(())
 }
 
-/// Keeps the executor told who leads, and the store and the id index how far the log is durable.
+/// Keeps the executor told who leads and that the log has failed, and the store and the id index how far the log is durable.
 fn follow(
     group: &Group,
     log: &Log,
@@ -403,17 +403,17 @@ fn follow(
     ids: &Arc<IdIndex>,
     mailbox: &std::sync::mpsc::Sender<Message>,
 ) {
-    let (mut leadership, mailbox) = (group.leadership(), mailbox.clone());
+    let (mut leadership, executor) = (group.leadership(), mailbox.clone());
     tokio::spawn(async move {
         loop {
             let now = leadership.borrow_and_update().clone();
-            if mailbox.send(Message::Leadership(now)).is_err() || leadership.changed().await.is_err() {
+            if executor.send(Message::Leadership(now)).is_err() || leadership.changed().await.is_err() {
                 return;
             }
         }
     });
     let (mut durable, mut ended) = (log.watch_durable(), log.watch_ended());
-    let (store, ids) = (Arc::downgrade(store), Arc::downgrade(ids));
+    let (store, ids, mailbox) = (Arc::downgrade(store), Arc::downgrade(ids), mailbox.clone());
     tokio::spawn(async move {
         loop {
             // In this order: once it has ended, what is durable does not change.
@@ -426,7 +426,9 @@ fn follow(
             }
             if let Some(reason) = why_ended {
                 store.end_waits(&reason);
-                return ids.end_waits(&reason);
+                ids.end_waits(&reason);
+                // The group notices at its next write, and where nobody writes there may be none. The executor may have ended before.
+                return drop(mailbox.send(Message::Halt(HaltReason::Consensus(reason))));
             }
             drop((store, ids));
             let changed = tokio::select! {

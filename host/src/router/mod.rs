@@ -21,7 +21,7 @@ mod order;
 pub mod rewind;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use accept::Accepted;
 pub use machine::{Hindrances, Machine, MachineOptions, MachineStatus, PartitionStatus};
@@ -35,6 +35,8 @@ pub use reply::render_items;
 #[derive(Default)]
 pub struct Router {
     machines: RwLock<BTreeMap<String, Arc<Machine>>>,
+    /// The cluster's own machine, which no client asks.
+    system: OnceLock<Arc<Machine>>,
     not_ready: RwLock<Vec<String>>,
     /// What is wrong with the node's own tasks, by their names.
     troubles: RwLock<BTreeMap<&'static str, String>>,
@@ -51,6 +53,11 @@ impl Router {
 
     pub fn add(&self, machine: Arc<Machine>) {
         self.machines.write().insert(machine.name().to_owned(), machine);
+    }
+
+    /// The cluster's own machine: this node is not ready as long as that is not.
+    pub fn set_system(&self, system: Arc<Machine>) {
+        self.system.get_or_init(|| system);
     }
 
     /// Says why this node does not serve; an empty list means that it does.
@@ -76,7 +83,8 @@ impl Router {
     pub fn is_ready(&self) -> Result<(), Vec<String>> {
         let mut reasons = self.not_ready();
         reasons.extend(self.troubles.read().values().cloned());
-        reasons.extend(self.machines().iter().flat_map(|machine| machine.not_ready()));
+        let machines = self.system.get().cloned().into_iter().chain(self.machines());
+        reasons.extend(machines.flat_map(|machine| machine.not_ready()));
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }
 }

@@ -89,6 +89,8 @@ impl Disk {
         let family = ColumnFamilyDescriptor::new(COLUMN_FAMILY, options.clone());
         let db = Db::open_cf_descriptors(&options, dir.join("rocks"), [family])
             .map_err(|source| StoreError::Open { path: dir.to_owned(), source })?;
+        // RocksDB makes the names in its own folder durable, and not that of the folder.
+        durable::sync_dir(dir).map_err(StoreError::io(dir, "synced"))?;
         Ok(Self {
             db,
             dir: dir.to_owned(),
@@ -186,7 +188,7 @@ impl Disk {
             self.is_damaged.store(true, Ordering::Relaxed);
             let mark = self.dir.join(DAMAGED_MARK);
             tracing::error!(dir = %self.dir.display(), ?error, "state store: damaged, to be made again when it is opened");
-            if let Err(error) = durable::create(&mark).and_then(|file| file.sync_all()) {
+            if let Err(error) = durable::write(&self.dir, DAMAGED_MARK, durable::PRIVATE, b"") {
                 tracing::error!(path = %mark.display(), %error, "state store: the damage could not be noted");
             }
         }

@@ -189,6 +189,7 @@ impl Host {
     /// Makes the machine `system` known and opens its only partition.
     pub async fn open_system(self: &Arc<Self>, system: Arc<dyn Logic>) -> Result<(), NodeError> {
         let machine = self.system.write().get_or_insert_with(|| self.machine(SYSTEM, 1, system)).clone();
+        self.router.set_system(machine.clone());
         self.open_missing(&machine, PartitionId(0), self.founders_of_system()).await
     }
 

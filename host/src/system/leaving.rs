@@ -20,6 +20,18 @@ const HAND_OVER_LOOK: Duration = Duration::from_millis(50);
 /// How long the others have to say whether they can.
 const HAND_OVER_ASK: Duration = Duration::from_millis(400);
 
+/// Stands back, and only then lets the others hear that this node is about to stop: whoever hears it need not ask whether it still may lead.
+pub fn announce(host: &Host) {
+    stand_back(host);
+    host.leaving.cancel();
+    // The vigil may have let it stand again in between.
+    stand_back(host);
+}
+
+fn stand_back(host: &Host) {
+    host.replicas().into_iter().for_each(|(_, partition)| partition.group().stand(false));
+}
+
 /// Gives away what this node leads, so that nobody has to notice that it is gone.
 pub async fn hand_over_all(host: &Arc<Host>) {
     let led = || host.replicas().into_iter().map(|(_, partition)| partition).filter(|partition| partition.is_leader());

@@ -251,7 +251,7 @@ impl Node {
 
     /// Lets others lead, stops all partitions and writes what they have applied.
     pub async fn close(self) -> Result<(), NodeError> {
-        self.host.leaving.cancel();
+        leaving::announce(&self.host);
         self.host.router.set_not_ready(vec!["the node is shutting down".to_owned()]);
         leaving::hand_over_all(&self.host).await;
         self.stop().await

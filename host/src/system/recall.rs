@@ -17,7 +17,6 @@ use crate::planted::{Bug, is_planted};
 use crate::router::Machine;
 use crate::system::error::NodeError;
 use crate::system::host::{ASK_AGAIN, Host};
-use crate::system::logic::SYSTEM;
 use crate::system::service::{self, Told};
 
 /// How long one node may take to say what it has seen.
@@ -79,10 +78,6 @@ impl Host {
 
     /// Says why a partition is not open.
     pub(super) fn say_not_served(&self, machine: &Machine, group: &GroupName, reason: String) {
-        if &*group.machine == SYSTEM {
-            // Without it this node cannot even name its machines.
-            self.router.set_not_ready(vec![format!("{group}: {reason}")]);
-        }
         drop(machine.set_replica(group.partition, Err(reason)));
     }
 

@@ -208,14 +208,9 @@ pub async fn repair_log(
     group: &GroupName,
     damage: &LogDamage,
 ) -> Result<(), NodeError> {
-    let failed = |error: LogError| NodeError::of_partition(group, PartitionError::Log(error));
-    let stream = StreamId::new(&group.machine, group.partition).map_err(failed)?;
     let folder = host.folder.partition(&group.machine, group.partition);
-    let (disk, dir, of) = (host.opening.disk.clone(), folder.join("log"), damage.clone());
-    let examining = tokio::task::spawn_blocking(move || of.examine(disk, &dir, &LogOptions::new(stream))).await;
-    let examined = examining.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-    let Some(damaged) = examined.map_err(failed)? else { return Ok(()) };
-    let damaged = Arc::new(damaged);
+    let Some(damaged) = examine(host, group, &folder, damage).await? else { return Ok(()) };
+    let mut damaged = Arc::new(damaged);
     tracing::error!(%group, reason = damaged.reason(), "the log is damaged, or has lost its end; the other nodes are asked");
     metrics::counter!("statehouse_log_repairs_total").increment(1);
     host.damaged.write().insert(group.clone(), damaged.clone());
@@ -242,9 +237,32 @@ pub async fn repair_log(
             () = host.stopping.cancelled() => break Err(NodeError::Stopping),
             () = tokio::time::sleep(ASK_AGAIN) => {}
         }
+        if damaged.is_unreadable() {
+            // The disk may give back by now what it did not.
+            match examine(host, group, &folder, damage).await {
+                Ok(Some(again)) => damaged = Arc::new(again),
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+            host.damaged.write().insert(group.clone(), damaged.clone());
+        }
     };
     host.damaged.write().remove(group);
     repaired
+}
+
+/// What is left of the log; nothing where it is not damaged any more.
+async fn examine(
+    host: &Host,
+    group: &GroupName,
+    folder: &Path,
+    damage: &LogDamage,
+) -> Result<Option<DamagedLog>, NodeError> {
+    let failed = |error: LogError| NodeError::of_partition(group, PartitionError::Log(error));
+    let stream = StreamId::new(&group.machine, group.partition).map_err(failed)?;
+    let (disk, dir, of) = (host.opening.disk.clone(), folder.join("log"), damage.clone());
+    let examining = tokio::task::spawn_blocking(move || of.examine(disk, &dir, &LogOptions::new(stream))).await;
+    examining.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())).map_err(failed)
 }
 
 /// One attempt with the nodes that answer now; what stands in the way, in words. An entry that was applied here is among what they must have.

@@ -27,6 +27,7 @@ use crate::machine::logic::Logic;
 use crate::registry::{Candidate, RegistryError};
 use crate::system::cluster::{Cluster, ClusterError};
 use crate::system::directory::Directory;
+use crate::system::leaving;
 use crate::system::lifecycle::Wanting;
 use crate::system::refused_row::Refused;
 use crate::system::steward;
@@ -106,7 +107,7 @@ impl Brought {
 impl Cluster {
     /// The node is about to stop: it is not asked to lead any more, and compiles nothing more that somebody brings.
     pub fn leave(&self) {
-        self.host().leaving.cancel();
+        leaving::announce(self.host());
         self.host().examining.cancel();
     }
 

@@ -45,10 +45,10 @@ pub async fn run(host: Arc<Host>) {
         let asking = others.into_iter().map(|node| ask_clock(&host, node, CLOCK_PATIENCE));
         join_all(asking).await;
         // Whoever is about to stop would have to hand over again at once.
-        let may_lead = host.clocks.on_round(others_count) && !host.leaving.is_cancelled();
+        let may_lead = host.clocks.on_round(others_count);
         let replicas = host.replicas();
         for (_, partition) in &replicas {
-            partition.group().stand(may_lead);
+            partition.group().stand(may_lead && !host.leaving.is_cancelled());
         }
         let led = replicas.iter().filter(|(_, partition)| partition.is_leader()).count();
         timekeeping::show(&host);

@@ -130,7 +130,8 @@ fn coverage(out: &mut String, report: &Report) {
     push(out, format_args!("\n"));
     for (name, seen, never) in lines {
         let seen: Vec<String> = seen.iter().map(|(name, count)| format!("{name} {count}")).collect();
-        push(out, format_args!("{name} exercised: {}\n", seen.join(", ")));
+        let seen = if seen.is_empty() { "none".to_owned() } else { seen.join(", ") };
+        push(out, format_args!("{name} exercised: {seen}\n"));
         if !never.is_empty() {
             push(out, format_args!("{name} never: {}\n", never.join(", ")));
         }

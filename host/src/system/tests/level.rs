@@ -4,7 +4,6 @@
 //! In: nodes that come back understanding more, or less. Out: the level on every node, and words. It does not know what a level means.
 
 use super::*;
-use crate::disk::RealDisk;
 use crate::system::ClusterError;
 
 impl Cluster {
@@ -109,25 +108,7 @@ async fn a_node_that_is_alone_writes_what_it_understands_from_the_start_and_is_n
     let folder = tempfile::tempdir().expect("a folder for temporary files");
     let open = |feature_level_max| {
         lend_compiled(folder.path());
-        let module = ModuleSource::Embedded(WALLET);
-        let wallet = MachineSpec { name: MACHINE.to_owned(), module, partitions: 1, views: Vec::new() };
-        Node::open(NodeOptions {
-            data: folder.path().to_owned(),
-            node: NodeId(1),
-            peer: None,
-            machines: vec![wallet],
-            disk: Arc::new(RealDisk),
-            clock: Arc::new(SystemClock),
-            paranoid: true,
-            hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
-            http: None,
-            log_keep_bytes: None,
-            archive: None,
-            snapshot_every_bytes: None,
-            snapshot_keep: None,
-            scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND,
-            feature_level_max,
-        })
+        Node::open(NodeOptions { feature_level_max, ..node_options(folder.path().to_owned(), NodeId(1)) })
     };
     let level = |node: &Node| node.host.opening.features.level();
     let node = open(features::BASE).await.expect("a new folder");

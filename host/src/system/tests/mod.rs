@@ -54,7 +54,7 @@ use super::host::Host;
 use super::node::PeerWay;
 use super::{ArchiveOptions, MachineSpec, ModuleSource, Node, NodeError, NodeOptions, PeerOptions};
 use crate::clock::{Clock, SystemClock};
-use crate::disk::SimDisk;
+use crate::disk::{RealDisk, SimDisk};
 use crate::features::{self, FeatureLevel};
 use crate::guest::{Engine, EngineOptions};
 use crate::ids::{Micros, NodeId, PartitionId};
@@ -237,6 +237,31 @@ struct Options {
     module: Option<&'static [u8]>,
 }
 
+/// A node that is alone, on the disk and with the clock of this machine, with one wallet in one partition.
+fn node_options(data: PathBuf, node: NodeId) -> NodeOptions {
+    NodeOptions {
+        data,
+        node,
+        peer: None,
+        machines: vec![machine(ModuleSource::Embedded(WALLET), 1)],
+        disk: Arc::new(RealDisk),
+        clock: Arc::new(SystemClock),
+        paranoid: true,
+        hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
+        log_keep_bytes: None,
+        archive: None,
+        snapshot_every_bytes: None,
+        snapshot_keep: None,
+        scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND,
+        feature_level_max: features::HIGHEST,
+        http: None,
+    }
+}
+
+fn machine(module: ModuleSource, partitions: u32) -> MachineSpec {
+    MachineSpec { name: MACHINE.to_owned(), module, partitions, views: Vec::new() }
+}
+
 impl Cluster {
     /// Three nodes with one partition of the wallet, and accounts with money.
     async fn found() -> Self {
@@ -301,27 +326,16 @@ impl Cluster {
             routes: BTreeMap::new(),
             clock_skew_max: CLOCK_SKEW_MAX,
         };
+        let module = ModuleSource::Embedded(self.options.module.unwrap_or(WALLET));
         let options = NodeOptions {
-            data: self.folder.path().join(node.to_string()),
-            node,
             peer: Some(peer),
-            machines: vec![MachineSpec {
-                name: MACHINE.to_owned(),
-                module: ModuleSource::Embedded(self.options.module.unwrap_or(WALLET)),
-                partitions: PARTITIONS,
-                views: Vec::new(),
-            }],
+            machines: vec![machine(module, PARTITIONS)],
             disk: Arc::new(member.disk.clone()),
             clock: member.clock.clone(),
-            paranoid: true,
-            hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
-            log_keep_bytes: None,
             archive,
-            snapshot_every_bytes: None,
             snapshot_keep: self.options.snapshot_keep,
-            scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND,
             feature_level_max: member.level_max,
-            http: None,
+            ..node_options(self.folder.path().join(node.to_string()), node)
         };
         lend_compiled(&options.data);
         let life = Node::open(options).await?;

@@ -199,24 +199,8 @@ async fn where_sealed_segments_of_all_nodes_are_damaged_in_the_same_entries_each
 /// A node without peers: nobody gives it what it has lost, and nobody asks it for what is sealed.
 async fn open_alone(folder: &Path, disk: &SimDisk) -> Node {
     lend_compiled(folder);
-    let module = ModuleSource::Embedded(WALLET);
-    let opening = Node::open(NodeOptions {
-        data: folder.to_owned(),
-        node: NodeId(1),
-        peer: None,
-        machines: vec![MachineSpec { name: MACHINE.to_owned(), module, partitions: 1, views: Vec::new() }],
-        disk: Arc::new(disk.clone()),
-        clock: Arc::new(SystemClock),
-        paranoid: true,
-        hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
-        http: None,
-        log_keep_bytes: None,
-        archive: None,
-        snapshot_every_bytes: None,
-        snapshot_keep: None,
-        scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND,
-        feature_level_max: features::HIGHEST,
-    });
+    let options = NodeOptions { disk: Arc::new(disk.clone()), ..node_options(folder.to_owned(), NodeId(1)) };
+    let opening = Node::open(options);
     let node = opening.await.expect("what is sealed is not read");
     node.host.wait_until_served(soon()).await.expect("it is served");
     node

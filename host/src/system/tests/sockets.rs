@@ -12,7 +12,6 @@ use tokio::net::TcpListener;
 
 use super::peers::{check_all_refused, terms, vote};
 use super::*;
-use crate::disk::RealDisk;
 use crate::ids::{ClusterId, Micros};
 use crate::peer::{Call, GroupName, Grpc, Identity, Network, PeerCertificates, PeerTls, Routes, Topic};
 use crate::system::PeerTlsFiles;
@@ -94,33 +93,14 @@ impl Sockets {
             let PeerTls { ca, certificate, key } = authority.sign(node);
             PeerTlsFiles { ca, certificate, key }
         });
-        let options = NodeOptions {
-            data: self.folder.path().join(node.to_string()),
-            node,
-            peer: Some(PeerOptions {
-                way: PeerWay::Listen { listener, tls },
-                advertise: self.addresses[&node].clone(),
-                routes: BTreeMap::new(),
-                clock_skew_max: CLOCK_SKEW_MAX,
-            }),
-            machines: vec![MachineSpec {
-                name: MACHINE.to_owned(),
-                module: ModuleSource::Embedded(WALLET),
-                partitions: 1,
-                views: Vec::new(),
-            }],
-            disk: Arc::new(RealDisk),
-            clock: Arc::new(SystemClock),
-            paranoid: true,
-            hot_bytes_max: limits::HOT_TABLE_BYTES_MAX,
-            log_keep_bytes: None,
-            archive: None,
-            snapshot_every_bytes: None,
-            snapshot_keep: None,
-            scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND,
-            feature_level_max: features::HIGHEST,
-            http: None,
+        let peer = PeerOptions {
+            way: PeerWay::Listen { listener, tls },
+            advertise: self.addresses[&node].clone(),
+            routes: BTreeMap::new(),
+            clock_skew_max: CLOCK_SKEW_MAX,
         };
+        let data = self.folder.path().join(node.to_string());
+        let options = NodeOptions { peer: Some(peer), ..node_options(data, node) };
         lend_compiled(&options.data);
         Node::open(options).await.unwrap_or_else(|error| panic!("node {node} starts: {error}"))
     }

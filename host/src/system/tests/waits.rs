@@ -7,6 +7,9 @@
 use super::*;
 use crate::disk::SimOp;
 use crate::ids::JournalIndex;
+use crate::peer::GroupName;
+use crate::system::leaving;
+use crate::system::logic::SYSTEM;
 use load::Told;
 
 impl Cluster {
@@ -69,6 +72,50 @@ async fn a_node_whose_disk_hangs_stops_when_it_is_told_to() {
     cluster.judge_recovered(attempts).await;
 }
 
+/// Its group hears of it at its next write, and there is none: a vote is written without it here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_partition_whose_log_has_failed_is_opened_again() {
+    let mut cluster = Cluster::found().await;
+    let attempts = cluster.load().stop().await;
+    for group in [GroupName::new(SYSTEM, PartitionId(0)), GroupName::new(MACHINE, PartitionId(1))] {
+        for node in NODES {
+            let host = cluster.node(node).host.clone();
+            let replica = host.find_replica(&group).expect("it is open");
+            let (before, log) = (Arc::downgrade(&replica), replica.log().clone());
+            drop(replica);
+            let vote = log.vote().expect("it has voted");
+            cluster.disk(node).set_failing(Some(SimOp::Sync));
+            log.save_vote(vote).await.expect_err("the disk fails");
+            cluster.disk(node).set_failing(None);
+            drop(log);
+            let is_another = || (before.strong_count() == 0 && host.find_replica(&group).is_some()).then_some(());
+            eventually("the partition is opened again", is_another).await;
+            cluster.served().await;
+        }
+    }
+    cluster.judge_recovered(attempts).await;
+}
+
+/// What the disk does not give back counts as lost: the others are asked for it, and the disk again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_is_not_read_while_a_node_starts_is_used_once_it_is_well() {
+    let mut cluster = Cluster::found().await;
+    let mut load = cluster.load();
+    load.more(20).await;
+    let leader = cluster.leader(&NODES).await;
+    let victim = others(leader).next().expect("there are three");
+    cluster.stop(victim).await;
+    cluster.disk(victim).set_failing(Some(SimOp::Read));
+    cluster.try_start(victim).await.expect("it goes on trying");
+    load.more(20).await;
+    let reasons = cluster.node(victim).router().is_ready().expect_err("nothing of it is open");
+    assert!(reasons.iter().any(|reason| reason.contains(SYSTEM)), "{reasons:?}");
+    cluster.disk(victim).set_failing(None);
+    cluster.served().await;
+    let attempts = load.stop().await;
+    cluster.judge_recovered(attempts).await;
+}
+
 /// The halted leader went on leading, so that nobody else was ever asked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_of_a_leader_that_halts_are_answered_by_the_next_one() {
@@ -96,7 +143,7 @@ async fn nobody_is_asked_to_lead_who_is_about_to_stop() {
         let mut followers = others(leader);
         let (leaving, staying) =
             (followers.next().expect("there are three"), followers.next().expect("there are three"));
-        cluster.node(leaving).host.leaving.cancel();
+        leaving::announce(&cluster.node(leaving).host);
         let clocks = &cluster.node(leader).host.clocks;
         let has_heard = || clocks.samples().get(&leaving).is_some_and(|sample| sample.is_stopping).then_some(());
         eventually("the leader has heard that it is about to stop", has_heard).await;
