@@ -8,6 +8,7 @@ mod tokens;
 mod shape;
 mod layers;
 mod determinism;
+mod names;
 mod wording;
 mod testing;
 mod architecture;
