@@ -1,23 +1,23 @@
-//! The wall clock and the one that only runs, reached through a trait so that a simulator can supply them.
+//! The wall clock and the monotonic clock, reached through a trait so that a simulator can supply them.
 //!
-//! Only partitions, the comparison of clocks and the API ask for the time; machine code gets it from the entry.
+//! Only partitions, the comparison of clocks and the API ask for the time. Machine code gets it from the entry.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::ids::Micros;
 
-/// Linux gives each start of the machine a random name.
+/// Linux gives each boot a random id.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 pub trait Clock: Send + Sync {
-    /// Microseconds since 1970 UTC. May jump in either direction.
+    /// Microseconds since 1970 UTC. It may jump in either direction.
     fn now(&self) -> Micros;
 
-    /// How long the machine has been running, time asleep included. Never jumps and never goes back.
+    /// The time since the machine booted, including sleep. It never jumps and never goes back.
     fn running(&self) -> Duration;
 
-    /// Names the start of the machine from which `running` counts; nothing where that is not known.
+    /// The id of the boot from which `running` counts; `None` if it is not known.
     fn boot(&self) -> Option<String>;
 }
 
@@ -33,7 +33,7 @@ impl Clock for SystemClock {
 
     fn running(&self) -> Duration {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: the pointer is to a `timespec` that lives until the call is over.
+        // SAFETY: the pointer is to a `timespec` that outlives the call.
         let failed = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
         assert_eq!(failed, 0, "every Linux has this clock");
         let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
@@ -56,19 +56,19 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
-    /// Moves the wall clock alone.
+    /// Moves only the wall clock.
     pub fn set(&self, now: Micros) {
         self.wall.store(now.0, Ordering::SeqCst);
     }
 
-    /// Time passes, on both clocks.
+    /// Lets time pass on both clocks.
     pub fn pass(&self, time: Duration) {
         let micros = u64::try_from(time.as_micros()).expect("a test is short");
         self.wall.fetch_add(micros as i64, Ordering::SeqCst);
         self.running.fetch_add(micros, Ordering::SeqCst);
     }
 
-    /// The machine starts again; its wall clock goes on.
+    /// The machine boots again. Its wall clock continues.
     pub fn reboot(&self) {
         self.boots.fetch_add(1, Ordering::SeqCst);
         self.running.store(0, Ordering::SeqCst);

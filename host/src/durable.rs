@@ -1,7 +1,9 @@
-//! Files and folders that are there whole or not at all, after a kill and after a power cut, and that only their owner may read.
+//! Files and folders that exist completely or not at all, after a kill and after a power cut, and that only their owner
+//! may read.
 //!
-//! The bytes of a file are durable once the file was synced, its name once its folder was; the name of a folder lies in its parent.
-//! Everything blocks. What has run out for a moment ([`is_passing`]) is waited for within a bound where it takes a file to be opened.
+//! The bytes of a file are durable once the file was synced, and its name once its folder was. The name of a folder
+//! lies in its parent. Every call blocks. Opening a file waits, within a limit, for a resource that is exhausted
+//! ([`is_passing`]).
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Error, ErrorKind, Result, Write};
@@ -12,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
-/// The mode of every file: each has balances, names or keys in it, also those of an archive.
+/// The mode of every file, also in an archive, because each has balances, names or keys in it.
 pub const PRIVATE: u32 = 0o600;
 /// The mode of every folder.
 pub const PRIVATE_FOLDER: u32 = 0o700;
@@ -22,41 +24,42 @@ pub fn create(path: &Path) -> Result<File> {
     open(path, |path| OpenOptions::new().write(true).create(true).truncate(true).mode(PRIVATE).open(path))
 }
 
-/// Creates a file, or opens it, for writing at its end.
+/// Creates or opens a file, for writing at its end.
 pub fn append(path: &Path) -> Result<File> {
     open(path, |path| OpenOptions::new().append(true).create(true).mode(PRIVATE).open(path))
 }
 
-/// How long a descriptor, or memory for a map, is waited for before a file counts as one that cannot be opened: connections are shed and
-/// searches end within that time.
+/// How long to wait for a descriptor, or for memory for a map, before the file counts as one that cannot be opened.
+/// Within that time connections are shed and searches end.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Whether something has run out that comes back by itself: space, a quota, descriptors, memory. Nothing is damaged then: who tries again
-/// later gets what was asked for.
+/// Whether a resource is exhausted that becomes available again on its own: space, a quota, descriptors, memory.
+/// Nothing is damaged then, and a later retry can succeed.
 pub fn is_passing(error: &Error) -> bool {
     use ErrorKind::{QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded) || is_scarcity(error)
 }
 
-/// Whether the process or the machine has no descriptor or no memory left for it.
+/// Whether the process or the machine has no descriptor or no memory left.
 pub fn is_scarcity(error: &Error) -> bool {
     let scarce = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
     error.raw_os_error().is_some_and(|found| scarce.iter().any(|errno| errno.raw_os_error() == found))
 }
 
-/// As [`is_passing`], where an error is a text that ends with that of the system, as RocksDB's are.
+/// Like [`is_passing`], for errors that are text and end with the system's message, such as those of RocksDB.
 pub fn says_passing(text: &str) -> bool {
     ["No space left on device", "Disk quota exceeded"].iter().any(|known| text.contains(known)) || says_scarcity(text)
 }
 
-/// As [`is_scarcity`], of such a text.
+/// Like [`is_scarcity`], for such a text.
 pub fn says_scarcity(text: &str) -> bool {
     ["Too many open files", "Cannot allocate memory"].iter().any(|known| text.contains(known))
 }
 
-/// Does what needs a descriptor or memory, again and again while there is none. `is_scarce` says of what it comes to whether that is why it
-/// failed; what it comes to after the longest wait is given as it is. It must be right to do it again.
+/// Does work that needs a descriptor or memory, and repeats it while there is none. `is_scarce` says whether a result
+/// failed for that reason. After the longest wait the last result is returned as it is. It must be safe to repeat the
+/// work.
 pub fn patiently<T>(what: &str, mut work: impl FnMut() -> T, is_scarce: impl Fn(&T) -> bool) -> T {
     let mut since = None;
     loop {
@@ -82,14 +85,15 @@ pub fn open<T>(path: &Path, mut open: impl FnMut(&Path) -> Result<T>) -> Result<
     patiently(&path.display().to_string(), || open(path), |opened| opened.as_ref().is_err_and(is_scarcity))
 }
 
-/// Creates the folder and its parents; durable on return, also those that a process made which was killed before it synced them.
+/// Creates the folder and its parents. All are durable on return, even those made by a process that was killed before
+/// it synced them.
 pub fn create_dir_all(dir: &Path) -> Result<()> {
     let dir = std::path::absolute(dir)?;
     let made = dir.ancestors().take_while(|folder| !folder.exists()).count();
     DirBuilder::new().recursive(true).mode(PRIVATE_FOLDER).create(&dir)?;
     for (depth, parent) in dir.ancestors().skip(1).enumerate() {
         match sync_dir(parent) {
-            // Whoever may not read a folder, or only that, is not the one whose folders are new in it.
+            // A process that may not read or write this folder cannot have made a new folder in it.
             Err(error) if made <= depth && is_of_others(&error) => {}
             other => other?,
         }
@@ -102,8 +106,8 @@ fn is_of_others(error: &Error) -> bool {
     matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | InvalidInput | Unsupported)
 }
 
-/// Moves a file or folder out of the way, under its name with `.damaged`, in place of what was there from the last time. It need not be there.
-/// Durable on return; returns where it is now.
+/// Moves a file or folder aside, to its name with `.damaged`, and replaces an earlier one there. It need not exist. The
+/// move is durable on return; returns the new place.
 pub fn set_aside(path: &Path) -> Result<PathBuf> {
     let unless_missing = |done: Result<()>| match done {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -120,16 +124,16 @@ pub fn set_aside(path: &Path) -> Result<PathBuf> {
 
 /// Makes the names in a folder durable.
 pub fn sync_dir(dir: &Path) -> Result<()> {
-    // Only the opening is repeated: after a sync that failed nothing is known about what it should have made durable.
+    // Only the opening is repeated: after a failed sync nothing is known about what it should have made durable.
     open(dir, |dir| File::open(dir))?.sync_all()
 }
 
-/// Writes or replaces a file, which has the old bytes or the new ones at any time; durable on return.
+/// Writes or replaces a file. At any time it has the old bytes or the new ones; the new ones are durable on return.
 pub fn write(folder: &Path, name: &str, mode: u32, bytes: &[u8]) -> Result<()> {
     Unnamed::write(folder, mode, bytes)?.name(folder, name)
 }
 
-/// A file whose bytes are durable and that has no name yet; it is gone when dropped.
+/// A file whose bytes are durable and that has no name yet. It is removed when dropped.
 pub struct Unnamed(NamedTempFile);
 
 impl Unnamed {
@@ -142,7 +146,7 @@ impl Unnamed {
         Ok(Self(file))
     }
 
-    /// Durable on return. The folder is the one that the file was written in.
+    /// Gives the file its name, in the folder in which it was written. The name is durable on return.
     pub fn name(self, folder: &Path, name: &str) -> Result<()> {
         self.0.persist(folder.join(name))?;
         sync_dir(folder)
@@ -171,7 +175,7 @@ mod tests {
                 (is_passing_expected, is_scarcity_expected),
                 "{error}"
             );
-            // As RocksDB would put it.
+            // The same error as RocksDB writes it.
             let text = format!(
                 "IO error: While opening a file: {}",
                 error.to_string().split(" (os").next().unwrap_or_default()

@@ -1,15 +1,16 @@
-//! The feature level: which formats and rules all nodes of the cluster understand, and so may be written.
+//! The feature level: the formats and rules that all nodes of the cluster understand, and that may therefore be
+//! written.
 //!
-//! In: what `system` has recorded. Out: whether something newer than the first release may be written now. Whoever decides asks it *before* it
-//! writes; whoever reads never does, since what was written says by itself in which format it is. It does not know what a level means: that is
-//! said where the format is.
+//! The level that `system` has recorded goes in. Whether something newer than the first release may be written now
+//! comes out. Code that decides asks *before* it writes. Code that reads never asks, since written data states its own
+//! format. This file does not know what a level means: the code of each format says that.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 pub use crate::ids::FeatureLevel;
 
-/// What the first release writes.
+/// The level that the first release writes.
 pub const BASE: FeatureLevel = FeatureLevel(1);
 /// The id of a call names home and fingerprint, and participants keep claims (`saga/status.rs`).
 pub const CALL_IDENTITY: FeatureLevel = FeatureLevel(2);
@@ -17,27 +18,28 @@ pub const CALL_IDENTITY: FeatureLevel = FeatureLevel(2);
 pub const VOUCHED: FeatureLevel = FeatureLevel(3);
 /// Commands in flight take orders: abort and settle (`saga/`).
 pub const ORDERS: FeatureLevel = FeatureLevel(4);
-/// A batch in which everything is rejected is applied without asking the module, so one whose `apply` fails on that has an outcome as
-/// well (`sequencer/decide.rs`): before, replicas would halt at it.
+/// A batch in which everything is rejected is applied without the module. So it has an outcome even if the module's
+/// `apply` fails on it (`sequencer/decide.rs`); earlier, replicas would halt at it.
 pub const UNASKED: FeatureLevel = FeatureLevel(5);
-/// A partition that a command needs at its confirm alone claims the command's id before the confirm is decided (`saga/status.rs`).
+/// A partition that a command needs only at its confirm claims the command's id before the confirm is decided
+/// (`saga/status.rs`).
 pub const CLAIMS_FIRST: FeatureLevel = FeatureLevel(6);
-/// An entry says which node vouched for whoever gave an order (`saga/order.rs`).
+/// An entry says which node vouched for the person who gave an order (`saga/order.rs`).
 pub const ORDERS_VOUCHED: FeatureLevel = CLAIMS_FIRST;
-/// `system` keeps which modules were refused (`system/refused_row.rs`).
+/// `system` records the modules that were refused (`system/refused_row.rs`).
 pub const REFUSALS: FeatureLevel = CLAIMS_FIRST;
-/// A removal names the nodes that were asked whether they decide without the one that goes (`system/removal.rs`).
+/// A removal names the nodes that were asked whether they can decide without the removed one (`system/removal.rs`).
 pub const REMOVALS: FeatureLevel = FeatureLevel(7);
-/// Nodes tell each other what time it is in the journals they lead, and a submission says how long somebody waits (`router/timing.rs`). A time
-/// that another partition has recorded is taken however far ahead it is.
+/// Nodes tell each other the time in the journals that they lead, and a submission says how long its sender waits
+/// (`router/timing.rs`). A time that another partition has recorded is accepted, however far ahead it is.
 pub const TIMELINES: FeatureLevel = FeatureLevel(8);
-/// `system` keeps which losses operators have accepted (`system/loss_row.rs`), and nodes tell each other how far they have come since they were last
-/// heard (`system/pulse.rs`).
+/// `system` records the losses that operators have accepted (`system/loss_row.rs`). Nodes tell each other how far they
+/// have advanced since they were last heard (`system/pulse.rs`).
 pub const LOSSES: FeatureLevel = FeatureLevel(9);
 /// The highest level that this program understands.
 pub const HIGHEST: FeatureLevel = LOSSES;
 
-/// The level that the cluster has reached, as far as this node knows. It only ever rises.
+/// The level that the cluster has reached, as far as this node knows. It never falls.
 #[derive(Clone, Debug)]
 pub struct Features(Arc<AtomicU32>);
 
@@ -50,7 +52,7 @@ impl Features {
         FeatureLevel(self.0.load(Ordering::Acquire))
     }
 
-    /// Whether every node of the cluster understands what came with `level`.
+    /// Whether every node of the cluster understands what `level` introduced.
     pub fn has(&self, level: FeatureLevel) -> bool {
         level <= self.level()
     }

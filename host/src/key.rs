@@ -1,8 +1,9 @@
-//! A node's key: signs what the node vouches for, so that it can be checked where the node is not.
+//! A node's key: it signs what the node vouches for, so that others can check it elsewhere.
 //!
-//! In: bytes. Out: Ed25519 signatures. The key is one file in the data folder, `node.key`: 64 hexadecimal digits, readable by its owner only,
-//! made when it is first needed. Whoever copies the folder copies the key. It does not know what is signed. Beside it lies `artefacts.key`, of the
-//! same form, for what the node shows to itself only.
+//! Bytes go in. Ed25519 signatures come out. The key is one file in the data folder, `node.key`: 64 hexadecimal digits,
+//! readable only by its owner, and made when it is first needed. A copy of the folder has a copy of the key. This file
+//! does not know what is signed. Beside the key lies `artefacts.key`, of the same form, for data that only the node
+//! itself checks.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -27,7 +28,7 @@ pub struct PublicKey([u8; 32]);
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Signature([u8; 64]);
 
-/// Why there is no key, or text is none.
+/// Why there is no key, or why a text is not one.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     #[error("{}: {source}", path.display())]
@@ -41,7 +42,7 @@ pub enum KeyError {
 }
 
 impl NodeKey {
-    /// The key of a data folder; made when there is none, and durable on return.
+    /// The key of a data folder. It is made if there is none, and durable on return.
     pub fn of_folder(disk: &dyn Disk, folder: &Path) -> Result<Self, KeyError> {
         seed_of(disk, &folder.join(FILE)).map(|seed| Self(SigningKey::from_bytes(&seed)))
     }
@@ -69,7 +70,7 @@ impl PublicKey {
         self.0
     }
 
-    /// The first digits: enough for people to tell keys apart.
+    /// The first digits, enough for people to tell keys apart.
     pub fn short(self) -> String {
         encode(&self.0[..8])
     }
@@ -121,8 +122,8 @@ impl FromStr for Signature {
     }
 }
 
-/// The secret by which a node knows again what it has compiled itself; it signs nothing. Made when there is none, and durable on return.
-/// What it has compiled is on the machine's own file system, and so is this.
+/// The secret by which a node recognizes what it has compiled itself. It signs nothing. It is made if there is none,
+/// and durable on return. The compiled artefacts are on the machine's own file system, and so is this secret.
 pub fn artefact_key(folder: &Path) -> Result<[u8; 32], KeyError> {
     seed_of(&RealDisk, &folder.join(ARTEFACT_FILE))
 }
@@ -143,7 +144,8 @@ fn read_seed(disk: &dyn Disk, path: &Path) -> Result<[u8; 32], KeyError> {
     seed.ok_or_else(|| KeyError::Malformed { path: path.to_owned() })
 }
 
-/// Under another name first, so that a key is there whole or not at all; of two that make one, the first wins.
+/// Writes the key under another name first, so that it exists completely or not at all. If two processes make one, the
+/// first one wins.
 fn create(disk: &dyn Disk, path: &Path) -> Result<[u8; 32], KeyError> {
     let io = |source| KeyError::Io { path: path.to_owned(), source };
     let seed: [u8; 32] = rand::random();

@@ -1,24 +1,25 @@
-//! Bugs that tests plant to prove that they find them; there are none in a program without the feature `failpoints`.
+//! Bugs that tests plant to prove that they find them. A program without the feature `failpoints` has none.
 //!
-//! In: `STATEHOUSE_PLANT` in the environment, a name from here. Out: whether the host is to be wrong in that way. `make chaos` plants each in
-//! turn, and fails where the simulated suites do not notice within the seeds that `.ci/plants` allows.
+//! The environment variable `STATEHOUSE_PLANT` goes in, with a name from this file. Whether the host must be wrong in
+//! that way comes out. `make chaos` plants each bug in turn, and fails if the simulated suites do not notice it within
+//! the seeds that `.ci/plants` allows.
 
-/// A way to be wrong.
+/// A deliberate fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
-    /// Entries and votes are called durable that are not.
+    /// Entries and votes are reported durable although they are not.
     LogUnsynced,
-    /// A frame is believed whatever its checksum is.
+    /// A frame is accepted whatever its checksum is.
     ChecksumIgnored,
-    /// A command with an id that is recorded is carried out once more.
+    /// A command whose id is already recorded is executed again.
     IdsForgotten,
-    /// A call does not ask whose command's id it is.
+    /// A call does not check whose command has the id.
     ClaimsIgnored,
     /// A node that comes back does not ask what it held.
     SeenNotAsked,
-    /// A node that comes back believes a peer that was away when it went.
+    /// A node that comes back believes a peer that was already away when the node went down.
     AwayBelieved,
-    /// A linearizable read does not ask who leads.
+    /// A linearizable read does not check who leads.
     BarrierSkipped,
 }
 

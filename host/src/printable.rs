@@ -1,13 +1,15 @@
-//! Text of somebody else on its way to a person: what would steer a terminal, or show other than is there, becomes visible.
+//! Text from others on its way to a person: characters that would control a terminal, or show something else, become
+//! visible.
 //!
-//! In: what a module, a history or another node says. Out: the same, with control characters, line breaks that are none, and characters that
-//! turn the direction of text or cannot be seen written as Rust and JSON write them. Used where text leaves the program for a terminal, a log
-//! or a page, once for all; nobody needs to know where a text came from.
+//! Text of a module, a history or another node goes in. The same text comes out, with some characters written as in
+//! Rust and JSON: control characters, characters that act as line breaks, and those that reverse the text or are
+//! invisible. It is applied once, where text leaves the program for a terminal, a log or a page, so nobody needs to
+//! know a text's origin.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Whether the character shows nothing, or makes others show something else.
+/// Whether the character shows nothing, or changes what other characters show.
 pub fn is_unseen(char: char) -> bool {
     char.is_control()
         || matches!(char,
@@ -15,17 +17,17 @@ pub fn is_unseen(char: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// As one line: what breaks lines is escaped as well.
+/// As one line: line breaks are escaped as well.
 pub fn line(text: &str) -> Cow<'_, str> {
     escaped(text, |_| false)
 }
 
-/// With the lines that it has, and tabs.
+/// With its line breaks and tabs.
 pub fn lines(text: &str) -> Cow<'_, str> {
     escaped(text, |char| matches!(char, '\n' | '\t'))
 }
 
-/// JSON, in which such characters can only be in strings; the breaks between lines stay.
+/// JSON, in which only strings can contain such characters. The breaks between lines stay.
 pub fn json(text: &str) -> Cow<'_, str> {
     let is_good = |char| char == '\n' || !is_unseen(char);
     if text.chars().all(is_good) {
@@ -66,7 +68,8 @@ mod tests {
             "a\u{1b}]52;c;AA==\u{7}\u{9b}2J\u{202e}gpj.exe\u{2066}\r\nINFO all is well\t\u{7f}\u{2028}\u{200b}ü 💸";
         assert_eq!(
             line(hostile),
-            "a\\u{1b}]52;c;AA==\\u{7}\\u{9b}2J\\u{202e}gpj.exe\\u{2066}\\r\\nINFO all is well\\t\\u{7f}\\u{2028}\\u{200b}ü 💸"
+            "a\\u{1b}]52;c;AA==\\u{7}\\u{9b}2J\\u{202e}gpj.exe\\u{2066}\\r\\n\
+             INFO all is well\\t\\u{7f}\\u{2028}\\u{200b}ü 💸"
         );
         let kept = lines(hostile);
         assert!(kept.contains("\\r\nINFO all is well\t\\u{7f}") && !kept.contains('\u{1b}'), "{kept}");

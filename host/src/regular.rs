@@ -1,7 +1,9 @@
-//! Files that somebody else may have put where we read: an archive, an export, a data folder that an auditor was given.
+//! Files that somebody else may have placed where we read: an archive, an export, a data folder that an auditor was
+//! given.
 //!
-//! In: a path, and how many bytes may be there. Out: the file, if it is a regular one, or its bytes. A link, a pipe or a device in its place is an
-//! error at once: a link may lead anywhere, a pipe never ends, and `/dev/zero` fills the memory. It does not know what is in a file.
+//! A path and the largest permitted size go in. The file, if it is a regular one, or its bytes come out. A link, a pipe
+//! or a device is an error at once: a link may lead anywhere, a pipe never ends, and `/dev/zero` fills the memory. This
+//! file does not know what is in a file.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Error, ErrorKind, Read, Result};
@@ -10,10 +12,10 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// Opens a file for reading; nothing is followed, and nothing is waited for.
+/// Opens a file for reading. It follows no link and never waits.
 ///
 /// # Errors
-/// It is not there, may not be read, or is no regular file.
+/// The file does not exist, may not be read, or is not a regular file.
 pub fn open(path: &Path) -> Result<File> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|error| {
@@ -27,17 +29,17 @@ pub fn open(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// Reads a whole file of at most so many bytes.
+/// Reads a whole file of at most `bytes_max`.
 ///
 /// # Errors
-/// As for [`open`], or it is longer.
+/// The same as for [`open`], or the file is longer.
 pub fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>> {
     let file = open(path)?;
     let size = file.metadata()?.len();
     if bytes_max < size {
         return Err(too_long(bytes_max));
     }
-    // It may grow meanwhile.
+    // The file may grow meanwhile.
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
     file.take(bytes_max + 1).read_to_end(&mut bytes)?;
     if bytes_max < bytes.len() as u64 {

@@ -1,8 +1,8 @@
-//! Another module becomes active under the load of 64 clients, and a leader is killed meanwhile: no command fails, all replicas switch at
-//! the same entry, and the chains stay the same.
+//! Another module becomes active under the load of 64 clients, and a leader is killed meanwhile. No command fails,
+//! all replicas switch at the same entry, and the chains stay the same.
 //!
-//! The last module migrates every row; it is the only one in `make test`, and there are many rounds of both in `make chaos`. How long nobody
-//! was served is printed; no test judges it.
+//! The last module migrates every row. It is the only one in `make test`; in `make chaos` there are many rounds of
+//! both. How long nobody was served is printed; no test judges it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,7 +20,8 @@ use crate::{alone, rounds};
 const CLIENTS: usize = 64;
 const VERSIONS: [&str; 2] = ["1.1.0", "2.0.0"];
 
-/// A step of a module by way of one node; the whole time of a request is enough for it, or somebody looks later.
+/// Runs a step of a module through one node. It may take the whole time of a request; if that is not enough, somebody
+/// looks later.
 async fn step(url: String, step: &'static str, version: &'static str) -> Option<i32> {
     let file = release(&format!("wallet-{version}.wasm"));
     let proof: &[&str] = if step == "activate" { &["--without-proof"] } else { &[] };
@@ -54,7 +55,7 @@ async fn an_activation_under_load_survives_a_killed_leader() {
 }
 
 async fn activate_and_kill(trial: &mut Trial, random: &mut StdRng, version: &'static str, at: usize, round: usize) {
-    // The machine was created by the first activation of all.
+    // The first activation of all created the machine.
     let number = 2 + at as u64;
     let partition = partitions(SHAPE).nth(random.random_range(0..2)).expect("there are two");
     let leader = trial.cluster.leader(partition).await;
@@ -68,11 +69,11 @@ async fn activate_and_kill(trial: &mut Trial, random: &mut StdRng, version: &'st
     }
     trial.load.take_gap();
     let activating = tokio::spawn(step(url.clone(), "activate", version));
-    // From before the first partition's entry until after the last one's.
+    // The kill comes at any moment from before the first partition's entry until after the last one's.
     hold(Duration::from_micros(random.random_range(0..400_000))).await;
     trial.cluster.kill(leader);
     trial.progress().await;
-    // It was recorded, or the leader of `system` died before that; then whoever asked asks again.
+    // The activation was recorded, or the leader of `system` died before that, and then the client asks again.
     if activating.await.expect("it ends") != Some(0) {
         eventually("it is asked for again", async || {
             let code = step(url.clone(), "activate", version).await;
@@ -90,7 +91,7 @@ async fn activate_and_kill(trial: &mut Trial, random: &mut StdRng, version: &'st
     trial.progress().await;
 }
 
-/// Which module became active where, the same in the journal of every node.
+/// Checks which module became active where: this is the same in the journal of every node.
 fn check_switches(cluster: &Cluster, count: usize) {
     for partition in partitions(SHAPE) {
         let number = partition.to_string();

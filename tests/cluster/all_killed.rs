@@ -1,4 +1,4 @@
-//! All nodes are killed at the same time, as when the power goes: the cluster comes back by itself with everything.
+//! All nodes are killed at the same time, as when the power fails: the cluster comes back on its own with everything.
 
 use statehouse_tests::trial::Trial;
 

@@ -1,4 +1,4 @@
-//! A leader's clock jumps an hour ahead, and later back: it does not lead meanwhile, and no entry ever tells of it.
+//! A leader's clock jumps an hour ahead, and later back: the node does not lead meanwhile, and no entry ever shows it.
 
 use statehouse::ids::{NodeId, PartitionId};
 use statehouse_tests::cluster::{Cluster, MACHINE};
@@ -10,7 +10,7 @@ use crate::alone;
 
 const PARTITION: PartitionId = PartitionId(0);
 const HOUR: i64 = 3600;
-/// In seconds: far above what clocks of one machine differ by, and far below the jump.
+/// In seconds: far above the difference between clocks of one machine, and far below the jump.
 const TOLERANCE: i64 = 60;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,7 +38,7 @@ async fn a_clock_an_hour_ahead_does_not_lead_and_moves_no_time() {
     lead(&trial.cluster, wrong).await;
     check_time_goes_on(&trial).await;
 
-    // And behind, which would make entries wait if anybody believed it.
+    // Now the clock is late, which would make entries wait if anybody believed it.
     trial.cluster.clock(wrong).set_ahead(-HOUR);
     trial.cluster.leader_among(PARTITION, &others).await;
     check_time_goes_on(&trial).await;
@@ -46,7 +46,7 @@ async fn a_clock_an_hour_ahead_does_not_lead_and_moves_no_time() {
     trial.finish().await;
 }
 
-/// Moves the leadership there; a node whose clock was wrong a moment ago is asked until it takes it.
+/// Moves the leadership to a node. A node whose clock was wrong a moment ago is asked until it takes the leadership.
 async fn lead(cluster: &Cluster, to: NodeId) {
     within(PATIENCE, &format!("node {to} leads"), async || {
         let leader = cluster.leader(PARTITION).await;
@@ -60,7 +60,7 @@ async fn lead(cluster: &Cluster, to: NodeId) {
     .await;
 }
 
-/// Asserts that the journal's time is now the right one, and that it goes on.
+/// Asserts that the journal's time is now the right one, and that it advances.
 async fn check_time_goes_on(trial: &Trial) {
     let before = time(trial).await;
     trial.progress().await;
@@ -71,7 +71,7 @@ async fn check_time_goes_on(trial: &Trial) {
     assert!(ahead.abs() < TOLERANCE, "the journal is at {after} while it is {now}");
 }
 
-/// Of the last entry of the partition, wherever it is furthest.
+/// The time of the partition's last entry, on the node that is furthest.
 async fn time(trial: &Trial) -> jiff::Timestamp {
     let mut times = Vec::new();
     for id in trial.cluster.running() {

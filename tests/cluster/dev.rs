@@ -1,7 +1,7 @@
 //! `statehouse dev --nodes 3 --processes`: a cluster to try things out on, in one command, gone when it is stopped.
 //!
-//! In: the command line. Out: nodes that answer, certificates that are made once, and strangers that are no nodes. It knows the files of the data folder,
-//! and nothing of what nodes say to each other.
+//! In: the command line. Out: nodes that answer, certificates that are made once, and refusals of strangers. It knows
+//! the files of the data folder, but not what nodes say to each other.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 
 use crate::alone;
 
-/// A node as `nodes.json` has it.
+/// A node as `nodes.json` lists it.
 pub struct DevNode {
     pub id: u64,
     pub pid: u64,
@@ -30,19 +30,19 @@ pub struct DevNode {
     pub peer: SocketAddr,
 }
 
-/// Starts it, and waits until it serves.
+/// Starts `dev`, and waits until it serves.
 pub async fn start(data: &Path, more: &[&str]) -> (Process, Client) {
     let mut command = Command::new(binary());
     command.args(["dev", "--nodes", "3", "--http", "127.0.0.1:0", "--data", argument(data)]).args(more);
     let dev = Process::start("dev", command).await.expect("dev starts");
     let mut client = Client::to(dev.address());
-    // Each child says where it listens before they are a cluster.
+    // Each child says where it listens before the nodes are a cluster.
     let is_ready = async || client.get("/readyz").await.is_ok_and(|answer| answer.status == 200).then_some(());
     within(PATIENCE, "the cluster is ready", is_ready).await;
     (dev, client)
 }
 
-/// The nodes it says it started.
+/// The nodes that `dev` says it has started.
 pub fn nodes(data: &Path) -> Vec<DevNode> {
     let text = std::fs::read(data.join("nodes.json")).expect("dev says which nodes it started");
     let nodes: Vec<Value> = serde_json::from_slice(&text).expect("a list in JSON");
@@ -76,7 +76,7 @@ async fn dev_starts_three_processes_and_stops_them_with_itself() {
     }
 }
 
-/// What lies in the folder of certificates, by name.
+/// The files in the folder of certificates, by name.
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = std::fs::read_dir(folder).expect("the folder is there").map(|entry| entry.expect("it can be read"));
     let read = |entry: std::fs::DirEntry| {
@@ -88,7 +88,7 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     entries.map(read).collect()
 }
 
-/// Whoever can connect to the peer port of a node could once vote, read and append in its cluster.
+/// Anybody who could connect to the peer port of a node used to be able to vote, read and append in its cluster.
 async fn check_strangers_are_refused(data: &Path) {
     let (folder, elsewhere) = (data.join("peers"), tempdir().expect("a temporary folder"));
     let trust = Trust::of(&folder.join("ca.pem"));
@@ -128,7 +128,8 @@ async fn the_nodes_of_dev_make_certificates_once_and_speak_with_nobody_else() {
     }
 }
 
-/// For three seconds nodes that were stopping were asked to lead, ten times a second, by others that were stopping as well.
+/// For three seconds, nodes that were stopping used to be asked to lead, ten times a second, by others that were
+/// stopping as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_in_one_process_stops_without_moving_its_leaders_about() {
     let _alone = alone().await;

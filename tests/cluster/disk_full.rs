@@ -1,4 +1,4 @@
-//! The disk of one node fills up: the others go on, and it catches up by itself when there is space again.
+//! The disk of one node fills up: the others continue, and the node catches up on its own when there is space again.
 //!
 //! It needs a small file system of its own and is skipped, with the reason printed, where mounting is not permitted.
 
@@ -23,7 +23,7 @@ async fn a_node_with_a_full_disk_holds_nobody_up_and_catches_up() {
     };
     let trial = Trial::of(Cluster::start_with_folder(SHAPE, FULL, disk.path()).await).await;
     disk.fill();
-    // More than what fits into the segments that are there already.
+    // This is more than fits into the segments that are already there.
     for _ in 0..10 {
         trial.progress().await;
     }

@@ -1,6 +1,6 @@
 //! A bit of a follower's disk flips: the follower gets what it lost from the others, and every audit passes again.
 //!
-//! Whatever file it is in, nothing wrong is ever served, and nobody has to come and repair it.
+//! No matter which file it is in, nothing wrong is ever served, and nobody has to come and repair it.
 
 use statehouse::ids::PartitionId;
 use statehouse_tests::damage::Place;
@@ -17,7 +17,7 @@ async fn a_follower_with_a_flipped_bit_is_repaired_by_the_others() {
     for place in [Place::LogMiddle, Place::SegmentHeader, Place::State, Place::Ids] {
         let leader = trial.cluster.leader(PARTITION).await;
         let follower = trial.cluster.ids().into_iter().find(|id| *id != leader).expect("a cluster has followers");
-        // In order, so that rows and ids are on disk.
+        // The node stops in order, so that rows and ids are on disk.
         trial.cluster.terminate(follower).await;
         let damaged = trial.cluster.flip_bit(follower, PARTITION, place);
         let damaged = damaged.unwrap_or_else(|| panic!("node {follower} has no file for {place:?}"));

@@ -1,6 +1,7 @@
-//! Readers of events while leaders are killed: whichever node they go on at, each partition's stream has no gap, nothing twice, one order.
+//! Readers of events while leaders are killed. At whichever node they continue, each partition's stream has no gap,
+//! nothing twice, and one order.
 //!
-//! One of them never reads. A few dozen in `make test`, a thousand in `make chaos`.
+//! One of them never reads. There are a few dozen in `make test`, and a thousand in `make chaos`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use tokio::sync::watch;
 use crate::{alone, rounds};
 
 const EVENTS: &str = "/v1/wallet/events";
-/// Every so many messages a reader leaves a node that is well, too.
+/// After this many messages a reader leaves its node, even one that is well.
 const LEAVE_EVERY: usize = 400;
 
 /// Positions of events by partition.
@@ -64,7 +65,7 @@ async fn readers_follow_through_fail_overs_without_a_gap() {
     trial.finish().await;
 }
 
-/// Asserts that what was seen begins with all that was expected; the clients go on meanwhile.
+/// Asserts that what was seen begins with all that was expected. The clients continue meanwhile.
 fn check_same(who: &str, seen: &Seen, expected: &Seen) {
     for (partition, expected) in expected {
         let seen = seen.get(partition).map_or(&[] as &[String], Vec::as_slice);
@@ -74,7 +75,7 @@ fn check_same(who: &str, seen: &Seen, expected: &Seen) {
     }
 }
 
-/// Reads until it has had as much as there is.
+/// Reads until it has seen as much as there is.
 async fn follow(mut follower: Follower, number: usize, ended: watch::Receiver<Option<Seen>>) -> Follower {
     let mut messages = number;
     loop {
@@ -99,7 +100,7 @@ async fn follow(mut follower: Follower, number: usize, ended: watch::Receiver<Op
     }
 }
 
-/// All that a node shows up to a cursor, or up to now, at least. It may lag behind the one that gave the cursor.
+/// All that a node shows, at least up to a cursor or up to now. The node may lag the one that gave the cursor.
 async fn read_all(trial: &Trial, id: NodeId, upto: Option<String>) -> Follower {
     let address = trial.cluster.http(id);
     let newest = Stream::open(address, EVENTS, None).await.expect("it begins").next().await;

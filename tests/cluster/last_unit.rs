@@ -1,4 +1,4 @@
-//! The last unit of a pool, wanted by everybody, while the node that decides about it is killed: exactly one gets it.
+//! Everybody wants the last unit of a pool while the node that decides about it is killed: exactly one client gets it.
 //!
 //! The machine `capacity` runs beside the wallet on the same nodes, and the host knows neither money nor pools.
 
@@ -64,7 +64,7 @@ async fn the_last_unit_goes_to_exactly_one_of_many() {
     }
 }
 
-/// Asks one node after the other for the same order, until it is told what became of it.
+/// Asks one node after the other for the same order, until one says what became of the order.
 async fn order(addresses: Vec<std::net::SocketAddr>, number: usize) -> Answer {
     let body = json!({"order_id": Uuid::new_v4().to_string(), "type": "delivery", "quantity": 1});
     for turn in number.. {
@@ -84,7 +84,7 @@ async fn check_pools(cluster: &Cluster, ordered: u64) {
     }
 }
 
-/// An order over all pools, of which the first is sold out, takes nothing; one over the others takes all of them.
+/// An order over all pools, of which the first is sold out, takes nothing. An order over the others takes all of them.
 async fn order_all_or_none(client: &mut Client) {
     let lines = |pools: std::ops::Range<usize>| -> Vec<Value> {
         pools.map(|pool| json!({"pool": format!("slot-{pool}"), "type": "delivery", "quantity": 1})).collect()

@@ -1,7 +1,7 @@
-//! The leader is killed under load, again and again: nothing acknowledged is lost or doubled, and service goes on.
+//! The leader is killed under load, again and again: nothing acknowledged is lost or doubled, and service continues.
 //!
-//! A few times in `make test`, many times in `make chaos`. Each fail-over's longest time without a successful write is
-//! printed; no test judges it.
+//! This is done a few times in `make test` and many times in `make chaos`. Each fail-over's longest time without a
+//! successful write is printed; no test judges it.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ async fn a_killed_leader_loses_and_doubles_nothing() {
     let mut trial = Trial::start().await;
     for (round, partition) in partitions(SHAPE).cycle().take(rounds(3, 20)).enumerate() {
         let leader = trial.cluster.leader(partition).await;
-        // At any moment of a batch, not always just after a question was answered.
+        // The kill comes at any moment of a batch, not always just after a question was answered.
         hold(Duration::from_micros(random.random_range(0..50_000))).await;
         trial.load.take_gap();
         trial.cluster.kill(leader);

@@ -32,7 +32,7 @@ async fn an_operator_sees_all_nodes_and_moves_a_leader() {
         within(PATIENCE, &format!("node {to} leads"), async || {
             let Finished { code, stdout, stderr } = cluster.command(leader, "transfer", &arguments);
             assert_eq!(code, Some(0), "{stdout}\n{stderr}");
-            // On a busy machine it may have lost the lead again at once.
+            // On a busy machine the node may have lost the leadership again at once.
             (cluster.leader(PARTITION).await == to).then_some(())
         })
         .await;

@@ -1,7 +1,7 @@
-//! A node whose disk was wiped must not come back as the node it was: it says so, and is replaced by a new one. One whose disk was rolled back
-//! takes part again once the others have given back what it forgot.
+//! A node whose disk was wiped must not come back as the node it was: it says so, and is replaced by a new one. A
+//! node whose disk was rolled back takes part again once the others have given back what it forgot.
 //!
-//! It has forgotten what it promised, so counting it again before that could lose what was acknowledged.
+//! Such a node has forgotten what it promised, so counting it again before that could lose what was acknowledged.
 
 use statehouse::ids::{NodeId, PartitionId};
 use statehouse_tests::cluster::Cluster;
@@ -50,14 +50,14 @@ async fn a_node_that_was_rolled_back_is_given_back_what_it_forgot() {
     trial.finish().await;
 }
 
-/// A leader, and a node that leads nothing there.
+/// The leader of the partition, and a node that does not lead it.
 async fn pick(cluster: &Cluster) -> (NodeId, NodeId) {
     let leader = cluster.leader(PARTITION).await;
     let other = cluster.ids().into_iter().find(|id| *id != leader).expect("a cluster has followers");
     (leader, other)
 }
 
-/// Asserts that the node says, in words, that it needs a new id.
+/// Asserts that the node says that it needs a new id.
 async fn check_is_not_ready(cluster: &Cluster, id: NodeId) {
     let mut client = cluster.client(id);
     let what = format!("node {id} knows that it lost its data");
@@ -71,7 +71,7 @@ async fn check_is_not_ready(cluster: &Cluster, id: NodeId) {
     println!("node {id}: {reasons}");
 }
 
-/// A new node takes the place of a lost one.
+/// Replaces a lost node by a new one.
 async fn replace(cluster: &mut Cluster, at: NodeId, lost: NodeId) {
     let new = cluster.start_another().await;
     let added = cluster.add(at, new);

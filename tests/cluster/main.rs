@@ -1,7 +1,7 @@
 //! Every test that needs a cluster, in one binary: each starts three real nodes, and runs alone.
 //!
-//! In: the REST contract, `statehouse serve` and `statehouse cluster`. Out: what holds whatever fails. It knows nothing of
-//! what is inside the host.
+//! In: the REST contract, `statehouse serve` and `statehouse cluster`. Out: what holds, whatever fails. It does not
+//! know what is inside the host.
 
 mod planted;
 mod dev;

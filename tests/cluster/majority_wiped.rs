@@ -1,7 +1,7 @@
 //! Two of three nodes lost everything: the survivor does not serve as if it knew what they had acknowledged.
 //!
-//! Nodes that lost their data must not vote for a past without it. What the survivor has stays as it is, for an audit and
-//! for whoever decides what to do.
+//! Nodes that lost their data must not vote for a past without it. What the survivor has stays as it is, for an audit
+//! and for those who decide what to do.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::alone;
 
 const SURVIVOR: NodeId = NodeId(1);
-/// Questions, one second apart: several elections' time.
+/// How many questions are asked, one second apart: this is the time of several elections.
 const QUESTIONS: usize = 5;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -56,6 +56,6 @@ async fn check_refuses(cluster: &Cluster, id: NodeId, account: &str) {
     assert!([404, 503, 504].contains(&write.status), "node {id} accepts no write: {write:?}");
     let read = wallet::account(&mut client, account).await;
     assert!([404, 503, 504].contains(&read.status), "node {id} answers no linearizable read: {read:?}");
-    // A node without a cluster has no machines; the survivor has, and knows the account.
+    // A node without a cluster has no machines. The survivor has machines, and knows the account.
     assert!(id != SURVIVOR || read.status != 404, "the survivor does not deny what it cannot know: {read:?}");
 }

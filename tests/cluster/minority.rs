@@ -1,6 +1,7 @@
-//! A node that is cut off from the majority says so: no write is accepted, no linearizable read is answered.
+//! A node that is cut off from the majority says so: it accepts no write and answers no linearizable read.
 //!
-//! It may have been the leader, and its clients may still reach it. Stale reads are answered, for whoever asks for them.
+//! It may have been the leader, and its clients may still reach it. It answers stale reads, for clients that ask for
+//! them.
 
 use serde_json::Value;
 use statehouse::ids::{NodeId, PartitionId};

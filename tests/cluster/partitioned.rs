@@ -1,4 +1,5 @@
-//! The leader is cut off from the others, both ways or one way only: they go on without it, and it learns so when healed.
+//! The leader is cut off from the others, both ways or only one way: they continue without it, and it learns so when
+//! healed.
 //!
 //! A leader that nobody hears, or that hears nobody, must not keep the others waiting for it, nor answer for them.
 
@@ -29,7 +30,7 @@ async fn a_leader_with_half_open_connections_is_replaced() {
     check("half open", |network, leader| network.set_all_of(leader, Link::HalfOpen)).await;
 }
 
-/// Twice, so that the second leader is one that was elected in an emergency.
+/// Each fault comes twice, so that the second leader is one that was elected in an emergency.
 async fn check(what: &str, damage: impl Fn(&Network, NodeId)) {
     let _alone = alone().await;
     let mut trial = Trial::start().await;

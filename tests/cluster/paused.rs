@@ -1,4 +1,4 @@
-//! The leader stands still for a few seconds, and wakes up in a world that has gone on without it.
+//! The leader is paused for a few seconds, and wakes up in a world that has continued without it.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ async fn a_leader_that_stood_still_does_not_answer_for_the_new_one() {
         let next = trial.cluster.leader_among(PartitionId(0), &others).await;
         trial.progress().await;
         println!("node {leader} paused: node {next} leads, {:?} without a successful write", trial.load.take_gap());
-        // Its clients ask it at once, and it still believes that it leads.
+        // Its clients ask it at once, while it still believes that it leads.
         trial.cluster.resume(leader);
         trial.progress().await;
         trial.cluster.ready_on(leader).await;

@@ -1,7 +1,7 @@
 //! The oracle itself: a true history passes, and each lie told about it is caught by the check that is there for it.
 //!
-//! The history is that of a real host under load, taken as three replicas. A bug is planted into what was read or recorded,
-//! so that nothing else is wrong. If this file passes with a check removed, the other tests prove nothing.
+//! The history is that of a real host under load, taken as three replicas. A bug is planted into what was read or
+//! recorded, so that nothing else is wrong. If this file passes with a check removed, the other tests prove nothing.
 
 use statehouse::ids::{CommandId, Digest, JournalIndex, NodeId, PartitionId};
 use statehouse_tests::host::{Host, Start};
@@ -62,7 +62,7 @@ async fn a_true_history_passes_and_every_planted_bug_is_caught() {
 }
 
 impl Run {
-    /// The host is killed a few times meanwhile, so that some outcomes are unknown for a while.
+    /// A real host is killed a few times during the run, so that some outcomes are unknown for a while.
     async fn of_a_real_host() -> Self {
         let data = tempdir().expect("a temporary folder");
         let arguments = ["--partitions", "3"].map(str::to_owned).to_vec();
@@ -89,7 +89,7 @@ impl Run {
         judge(&self.histories, &self.recording)
     }
 
-    /// Plants a bug, which says what must be found.
+    /// Plants a bug. The bug says which breach must be found.
     fn check(&self, what: &str, plant: impl FnOnce(&mut Run) -> Box<dyn Fn(&Breach) -> bool>) {
         let mut run = self.clone();
         let is_it = plant(&mut run);
@@ -98,7 +98,7 @@ impl Run {
         assert!(breaches.iter().any(is_it), "{what}: the oracle found {} other breaches: {shown:#?}", breaches.len());
     }
 
-    /// Changes a partition's journal on all replicas alike.
+    /// Changes a partition's journal in the same way on all replicas.
     fn everywhere(&mut self, partition: PartitionId, change: impl Fn(&mut Chain)) {
         for history in &mut self.histories {
             change(history.chains.get_mut(&partition).expect("every replica has it"));
@@ -114,7 +114,7 @@ impl Run {
         self.victim_recorded_as(&Part::Whole)
     }
 
-    /// One between two partitions, and where its end is recorded.
+    /// A transfer between two partitions, and where its end is recorded.
     fn crossing(&self) -> (CommandId, PartitionId, JournalIndex) {
         self.victim_recorded_as(&Part::End)
     }
@@ -172,7 +172,7 @@ impl Run {
         let pairs = (0..reads.len()).flat_map(|a| (a + 1..reads.len()).map(move |b| (a, b)));
         let (old, new) = pairs.into_iter().find(|(a, b)| is_later(a, b)).expect("some account was read twice");
         let (position, version, balance) = (reads[old].position, reads[old].version, reads[old].balance);
-        // Somebody must have known better: the newer state, read in between by another.
+        // Somebody must have known better: another client read the newer state in between.
         let mut known = reads[new].clone();
         known.span.returned = Moment(reads[new].span.invoked.0 - 1);
         let newer = &mut reads[new];
@@ -224,7 +224,7 @@ impl Run {
         Box::new(move |breach| matches!(breach, Breach::Contradicted { id, .. } if *id == victim))
     }
 
-    /// Nobody was told, so only the rules can tell.
+    /// No client was told, so only the rules can tell.
     fn flip_recorded(&mut self) -> Box<dyn Fn(&Breach) -> bool> {
         let (victim, partition, index) = self.victim();
         self.forget(victim);
@@ -254,7 +254,7 @@ impl Run {
         Box::new(move |breach| matches!(breach, Breach::Replaced { id, .. } if *id == victim))
     }
 
-    /// The victim was answered before everything, so all that stands before it is out of order.
+    /// The victim was answered before everything, so all that is before it in the journal is out of order.
     fn reorder(&mut self) -> Box<dyn Fn(&Breach) -> bool> {
         let (victim, ..) = self.victim();
         for attempt in &mut self.recording.attempts {
@@ -265,7 +265,7 @@ impl Run {
         Box::new(move |breach| matches!(breach, Breach::Reordered { earlier, .. } if *earlier == victim))
     }
 
-    /// Nobody was told, so only what its parts came to can tell.
+    /// No client was told, so only the outcomes of its parts can tell.
     fn end_otherwise(&mut self) -> Box<dyn Fn(&Breach) -> bool> {
         let (victim, partition, index) = self.crossing();
         self.forget(victim);
@@ -304,7 +304,7 @@ impl Run {
         Box::new(move |breach| matches!(breach, Breach::Adrift { .. }))
     }
 
-    /// A transfer that began and was given back because another has its id, and its home.
+    /// A transfer that began and was given back because another command has its id; and the home of the transfer.
     fn reused(&self) -> (CommandId, PartitionId) {
         let aborted = |attempt: &Attempt| match attempt.told {
             Told::Rejected { position, .. } => Some((CommandId(attempt.transfer.id.into_bytes()), position.partition)),
@@ -313,7 +313,7 @@ impl Run {
         let mut aborted: Vec<_> = self.recording.reused().filter_map(aborted).collect();
         aborted.sort_unstable();
         aborted.dedup();
-        // Both may have been given back; one of a pair that paid shows more.
+        // Both of a pair may have been given back; a pair of which one has paid shows more.
         let is_paid = |(id, _): &&(CommandId, PartitionId)| {
             self.recording
                 .attempts

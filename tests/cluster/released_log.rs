@@ -1,6 +1,8 @@
-//! Logs of which little is kept: whoever needs what was released is sent a snapshot, and says what it cannot show any more.
+//! Logs of which little is kept: a node that needs what was released is sent a snapshot, and says what it can no
+//! longer show.
 //!
-//! The clients here send batches, because segments are released whole; the oracle reads whole logs, so balances, heads and ids are compared.
+//! The clients here send batches, because segments are released whole. The oracle reads whole logs, so this file
+//! compares balances, heads and ids instead.
 
 use std::collections::BTreeSet;
 
@@ -58,7 +60,7 @@ async fn a_node_that_needs_what_was_released_is_sent_a_snapshot() {
     assert_eq!(added.code, Some(0), "node {new} is taken in: {added:?}");
     check_caught_up(&mut cluster, new, &ids).await;
 
-    // All of them open again what they have kept.
+    // All nodes open again what they have kept.
     for id in cluster.ids() {
         cluster.terminate(id).await;
     }
@@ -70,7 +72,7 @@ async fn a_node_that_needs_what_was_released_is_sent_a_snapshot() {
     check_same(&cluster, &ids).await;
 }
 
-/// Sends so many transfers in one batch, and returns the ids of those that were done.
+/// Sends this many transfers in one batch, and returns the ids of those that were done.
 async fn transfer(cluster: &Cluster, count: usize) -> Vec<Uuid> {
     let ids: Vec<Uuid> = (0..count).map(|_| Uuid::new_v4()).collect();
     let line = |(at, id): (usize, &Uuid)| {
@@ -104,7 +106,7 @@ async fn write_until_released(cluster: &Cluster, nodes: &[NodeId]) -> Vec<Uuid> 
     done
 }
 
-/// Asserts that a node has got there by a snapshot, and has what the others have.
+/// Asserts that a node has caught up by a snapshot, and has what the others have.
 async fn check_caught_up(cluster: &mut Cluster, id: NodeId, ids: &[Uuid]) {
     cluster.ready_on(id).await;
     let what = format!("node {id} installs a snapshot");
@@ -141,7 +143,7 @@ async fn check_same(cluster: &Cluster, ids: &[Uuid]) {
     assert_eq!(shown.len(), 1, "the nodes show different balances: {shown:?}");
 }
 
-/// Asked again where a node says that it cannot know yet.
+/// Asks again while a node says that it cannot know yet.
 async fn when_known(client: &mut Client, path: &str) -> Answer {
     within(PATIENCE, "the node knows the answer", async || {
         let answer = client.get(path).await.ok()?;
@@ -154,7 +156,7 @@ fn is_problem(answer: &Answer, code: &str) -> bool {
     answer.status == 410 && answer.text("code") == code
 }
 
-/// Waits until the view is in this state on the node, and asserts that one which has stopped names what it lacks.
+/// Waits until the view is in this state on the node, and asserts that a view which has stopped names what it lacks.
 async fn check_view(cluster: &Cluster, id: NodeId, expected: &str) {
     let mut client = cluster.client(id);
     let page = within(PATIENCE, &format!("the view is {expected} on node {id}"), async || {
@@ -168,10 +170,11 @@ async fn check_view(cluster: &Cluster, id: NodeId, expected: &str) {
     }
 }
 
-/// Asserts that a node which has no history names where its own begins, instead of showing less; `missed` is a position before that.
+/// Asserts that a node without the history names where its own begins, instead of showing less. `missed` is a
+/// position before that.
 async fn check_says_what_is_missing(cluster: &Cluster, id: NodeId, missed: &str) {
     let mut client = cluster.client(id);
-    // Its view has followed what came before, and answers for it.
+    // The node's view has followed what came before, and answers for it.
     let before = when_known(&mut client, "/v1/wallet/accounts/alice?at=2020-01-01T00:00:00Z").await;
     assert_eq!((before.status, before.text("code").as_str()), (404, "account_not_found"), "{before:?}");
     let past = format!("/v1/wallet/accounts/alice?at={missed}");

@@ -1,7 +1,8 @@
-//! SIGHUP: nodes take new certificates, and then a new authority in two steps, while money is moved; a file that is broken changes nothing.
+//! SIGHUP: nodes take new certificates, and then a new authority in two steps, while money is moved. A broken file
+//! changes nothing.
 //!
-//! In: files, and the signal. Out: transfers that are all carried out, once each, and who is let in at the peer port after each step. It knows nothing
-//! of what becomes of single connections: that is in the host's own tests.
+//! In: files, and the signal. Out: transfers that are all carried out, once each, and who is let in at the peer port
+//! after each step. It does not know what becomes of single connections: the host's own tests cover that.
 
 use std::path::Path;
 use std::process::Command;
@@ -21,13 +22,13 @@ use crate::alone;
 use crate::dev::{DevNode, nodes, start};
 
 const IDS: [u64; 3] = [1, 2, 3];
-/// Transfers that must have been answered well after each step.
+/// The transfers that must have been answered well after each step.
 const ENOUGH: u64 = 30;
-/// Far more often than a cluster without a leader needs to elect one.
+/// Far more tries than a cluster without a leader needs to elect one.
 const TRIES_MAX: usize = 1_000;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How many reloads of a node have ended so.
+/// How many reloads of a node have ended with this result.
 async fn reloads(node: &DevNode, result: &str) -> f64 {
     let answer = Client::to(node.http).get("/metrics").await.expect("the node answers");
     let text = String::from_utf8(answer.body.to_vec()).expect("metrics are text");
@@ -45,7 +46,7 @@ async fn reload(node: &DevNode, result: &str) {
     within(PATIENCE, &format!("node {} reads its files: {result}", node.id), is_over).await;
 }
 
-/// Sends transfers through all nodes in turn; each is sent again under its id until it is answered well.
+/// Sends transfers through all nodes in turn. Each is sent again under its id until it is answered well.
 async fn load(nodes: Arc<Vec<DevNode>>, done: Arc<AtomicU64>, again: Arc<AtomicU64>, is_over: Arc<AtomicBool>) {
     let mut clients: Vec<Client> = nodes.iter().map(|node| Client::to(node.http)).collect();
     for at in (0..clients.len()).cycle() {
@@ -105,7 +106,7 @@ async fn nodes_take_new_certificates_while_money_is_moved() {
     all_reload("certificates were renewed").await;
 
     let node_2 = || ["pem", "key"].map(|ending| format!("node-2.{ending}")).into_iter();
-    // A key that is none, and a certificate that the others would not take: the node keeps what it has.
+    // First a file that is no key, then a certificate that the others would not take: the node keeps what it has.
     std::fs::write(folder.join("node-1.key"), "no key").expect("it can be written");
     reload(&nodes[0], "refused").await;
     make(&folder, &IDS, true);
@@ -119,7 +120,7 @@ async fn nodes_take_new_certificates_while_money_is_moved() {
     copy(elsewhere.path(), &folder, node_2());
     all_reload("files were mended").await;
 
-    // Both authorities are trusted, then everybody is the new one's, then that alone is trusted.
+    // First both authorities are trusted, then all certificates are the new one's, and then that one alone is trusted.
     make(&other, &IDS, false);
     copy(&folder, elsewhere.path(), node_2());
     let [old, new] = [elsewhere.path(), &other].map(|folder| pair(folder, 2));

@@ -1,6 +1,7 @@
 //! Journal segments are the same files from every replica, whatever each has lived through.
 //!
-//! Leaders are killed on the way, so logs have void entries, other terms and other segments; the exported files must not tell.
+//! Leaders are killed on the way, so logs have void entries, other terms and other segments. The exported files must
+//! not show this.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ async fn every_replica_exports_the_same_files() {
     cluster.ready().await;
     println!("{}", load.stop().await.summary());
     cluster.settle().await;
-    // Followers learn a little later what is committed.
+    // Followers learn a little later than the leader what is committed.
     let same = within(PATIENCE, "all replicas export the same", async || {
         let exported: Vec<BTreeMap<PathBuf, Vec<u8>>> =
             cluster.ids().into_iter().map(|id| export(&cluster, id)).collect();
@@ -39,7 +40,7 @@ async fn every_replica_exports_the_same_files() {
     assert!(SHAPE.partitions as usize <= segments.count());
 }
 
-/// What a node's folder gives, by path.
+/// The files that a node's folder exports, by path.
 fn export(cluster: &Cluster, id: NodeId) -> BTreeMap<PathBuf, Vec<u8>> {
     let folder = tempdir().expect("a temporary folder");
     let exported = cli(["audit", "log", "--data", argument(cluster.data(id)), "--export", argument(folder.path())]);

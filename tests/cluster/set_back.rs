@@ -1,6 +1,8 @@
-//! A disk that was set back, and the first peer that answers was away while its entries were written: it is not believed, and nothing is lost.
+//! A disk was set back, and the first peer that answers was away while the lost entries were written: the disk is not
+//! believed, and nothing is lost.
 //!
-//! Node and peer used to serve at once, without what both others had acknowledged; sent again it was executed a second time.
+//! The node and the peer used to serve at once, without what both others had acknowledged. A command that was sent
+//! again was executed a second time.
 
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use statehouse_tests::trial::Trial;
 
 use crate::alone;
 
-/// Longer than a node takes to count on twice, in seconds.
+/// Longer than a node takes to raise its counter twice, in seconds.
 const SECONDS: usize = 4;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,7 +70,7 @@ async fn with_one_node_gone_for_good_the_others_are_killed_and_serve_again_by_th
     trial.finish().await;
 }
 
-/// Lets the nodes acknowledge for some seconds.
+/// Lets the nodes acknowledge commands for some seconds.
 async fn go_on(trial: &Trial) {
     for _ in 0..SECONDS {
         trial.progress().await;

@@ -1,6 +1,7 @@
-//! A view is created by way of one node and runs on all, through kills of nodes under load: each says what the wallet says, and the same.
+//! A view is created through one node and runs on all, through kills of nodes under load. Each node says what the
+//! wallet says, and all say the same.
 //!
-//! A node that was down when the view was created, or made again, has it fetched and builds it when it is back.
+//! A node that was down when the view was created, or built again, fetches the view and builds it when it is back.
 
 use serde_json::Value;
 use statehouse::ids::NodeId;
@@ -46,7 +47,7 @@ async fn every_node_has_the_same_views_whichever_was_asked_and_was_down() {
             assert_eq!(answer.status, 200, "node {id}: {answer:?}");
             positions.push(answer.text("position"));
         }
-        // The load goes on, so the nodes are asked about one moment that is past for all of them.
+        // The load continues, so the nodes are asked about one moment that is past for all of them.
         let at = positions.last().expect("one for each node");
         let mut shown = Vec::new();
         for id in &ids {
@@ -65,7 +66,7 @@ fn view(trial: &Trial, id: NodeId, verb: &str) {
     assert_eq!(done.code, Some(0), "{done:?}");
 }
 
-/// Waits until the view serves on a node, made by the build that was asked for last.
+/// Waits until the view serves on a node, from the build that was asked for last.
 async fn live(trial: &Trial, id: NodeId) {
     let mut client = trial.cluster.client(id);
     let is_live = async || {

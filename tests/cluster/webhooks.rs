@@ -1,7 +1,7 @@
-//! A webhook while whoever delivers it is killed, again and again: each event arrives, each partition's in its order, and what comes twice has the same
-//! id.
+//! A webhook whose delivering node is killed, again and again: each event arrives, each partition's events in order,
+//! and what arrives twice has the same id.
 //!
-//! The node that delivers is the one that leads `system`; another one goes on with what that had recorded.
+//! The node that delivers is the one that leads `system`. Another node continues from what that node had recorded.
 
 use std::collections::BTreeMap;
 
@@ -57,7 +57,7 @@ async fn another_node_goes_on_without_a_gap() {
     trial.finish().await;
 }
 
-/// What a node's event stream shows, up to now at least.
+/// What a node's event stream shows, at least up to now.
 async fn seen_up_to_now(trial: &Trial) -> BTreeMap<u64, Vec<String>> {
     let id = trial.cluster.ids()[0];
     let page = trial.cluster.client(id).get(&format!("{WEBHOOKS}/till")).await.expect("the node answers").json();

@@ -1,8 +1,8 @@
 //! The host ends itself between any two durable steps, under load, and everything acknowledged is there afterwards.
 //!
-//! The binary is both: started with a command of the CLI it is the host, with its fail points compiled in; else it is
-//! the test, which finds the points in the host's source, so that none is forgotten. Each is reached at once and a
-//! little later. Points that need a torn tail are left to the log's own tests.
+//! The binary is both host and test. Started with a command of the CLI it is the host, with its fail points compiled
+//! in. Otherwise it is the test, which finds the points in the host's source, so that none is forgotten. Each point
+//! is reached at once and a little later. Points that need a torn tail are left to the log's own tests.
 
 mod orders;
 mod replays;
@@ -22,7 +22,7 @@ use statehouse_tests::workload::Workload;
 use tempfile::tempdir;
 use tokio::task::LocalSet;
 
-/// Points that are checked at the same time.
+/// How many points are checked at the same time.
 const LANES: usize = 2;
 const CLIENTS: usize = 8;
 const ACCOUNTS: usize = 8;
@@ -31,17 +31,17 @@ const OPENING: i128 = 100_000;
 const PASSES: [usize; 2] = [0, 5];
 /// Enough acknowledged transfers to fill the first segment, so that the points of rolling over are reached.
 const PROGRESS_MAX: usize = 12_000;
-/// A new data folder passes them once.
+/// A new data folder passes these points once.
 const FIRST_START: [&str; 2] = ["folder::", "registry::"];
-/// An orderly stop writes what is not on disk yet, and merges what has become many.
+/// An orderly stop writes what is not on disk yet, and merges files when there are many.
 const ORDERLY_STOP: [&str; 2] = ["store::", "ids::"];
-/// So that each partition migrates several chunks.
+/// Enough accounts that each partition migrates several chunks.
 const MIGRATED_ACCOUNTS: usize = 300;
-/// Stops until the files are merged for the first time.
+/// The most stops until the files are merged for the first time.
 const STOPS_MAX: usize = 12;
-/// Passed when another module becomes active whose rows have another schema.
+/// These points are passed when a module whose rows have another schema becomes active.
 const MIGRATION: &str = "migration::";
-/// They are reached only after a power cut, which a kill is not.
+/// These points are reached only after a power cut, which a kill is not.
 const TORN_TAIL: &str = "log::repair_";
 
 fn main() -> ExitCode {
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         let _scenario = fail::FailScenario::setup();
         return statehouse::cli::main();
     }
-    // `cargo test … -- NAME` runs the points with NAME in theirs.
+    // `cargo test … -- NAME` runs the points that have NAME in their names.
     let wanted = std::env::args().nth(1).unwrap_or_default();
     let all = points().into_iter().chain([orders::POINT.to_owned()]);
     let points: Vec<String> = all.filter(|point| point.contains(&wanted)).collect();
@@ -66,12 +66,12 @@ fn main() -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Checks points as long as there are any; returns how many failed.
+/// Checks points until there are none left; returns how many failed.
 fn run_points<'p>(next: &impl Fn() -> Option<&'p String>) -> usize {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
     let mut failed = 0;
     while let Some(point) = next() {
-        // A task of its own, so that a panic is the failure of its point and ends nothing else.
+        // Each check is a task of its own, so that a panic is the failure of its point and ends nothing else.
         let check = check_point(point.clone());
         let is_ok =
             runtime.block_on(LocalSet::new().run_until(async { tokio::task::spawn_local(check).await.is_ok() }));
@@ -116,7 +116,7 @@ async fn check(point: String) {
     let is_rare = point.contains("roll") || point.contains("spare");
     for passes in PASSES.into_iter().take(if is_rare { 1 } else { PASSES.len() }) {
         host.kill();
-        // Ending while it starts is reaching the point, too.
+        // If the host ends while it starts, it has reached the point, too.
         match Host::start_with(&start(data.path(), Some(format!("{point}={passes}*off->return")))).await {
             Err(_) => reached_count += 1,
             Ok(mut cut) => {
@@ -139,7 +139,7 @@ async fn check(point: String) {
     assert!(0 < reached_count, "{point} was never reached: the load does not do what leads there");
 }
 
-/// Lets the very first start end at the point; the second one finds a folder it can use.
+/// Lets the very first start end at the point. The second one finds a folder that it can use.
 async fn check_first_start(point: String) {
     let data = tempdir().expect("a temporary folder");
     let first = Host::start_with(&start(data.path(), Some(format!("{point}=return")))).await;
@@ -151,8 +151,8 @@ async fn check_first_start(point: String) {
     check_audit(data.path());
 }
 
-/// Lets the host end at the point while its rows are migrated, at once and some chunks later: the next start goes on with it, and no row is
-/// half of one schema and half of the other.
+/// Lets the host end at the point while its rows are migrated, at once and some chunks later. The next start
+/// continues the migration, and no row is half of one schema and half of the other.
 async fn check_migration(point: String) {
     for passes in [0, 1] {
         let data = tempdir().expect("a temporary folder");
@@ -192,7 +192,7 @@ async fn check_migration(point: String) {
     }
 }
 
-/// Lets orderly stops end at the point until it is reached; nothing is missing afterwards.
+/// Lets orderly stops end at the point until it is reached. Nothing is missing afterwards.
 async fn check_orderly_stop(point: String) {
     let data = tempdir().expect("a temporary folder");
     let host = Host::start_with(&start(data.path(), None)).await.expect("the host starts");
@@ -201,7 +201,7 @@ async fn check_orderly_stop(point: String) {
     let mut attempts = Vec::new();
     let mut is_reached = false;
     for seed in 1..=STOPS_MAX as u64 {
-        // Ending while it starts is reaching the point, too.
+        // If the host ends while it starts, it has reached the point, too.
         let Ok(host) = Host::start_with(&start(data.path(), Some(format!("{point}=return")))).await else {
             is_reached = true;
             break;
@@ -225,7 +225,7 @@ async fn check_orderly_stop(point: String) {
 fn start(data: &Path, ending: Option<String>) -> Start {
     let environment = ending.map(|ending| ("FAILPOINTS".to_owned(), ending)).into_iter().collect();
     let program = std::env::current_exe().expect("a test knows its own path");
-    // More than one partition, so that ending in the middle of a transfer between two is among it.
+    // There is more than one partition, so that an end in the middle of a transfer between two is covered.
     let arguments = vec!["--partitions".to_owned(), "2".to_owned()];
     Start { program, environment, arguments, ..Start::on(data) }
 }
@@ -243,7 +243,7 @@ fn points() -> BTreeSet<String> {
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = std::fs::read_to_string(&path).expect("sources are text");
                 let named = text.split("fail_point!(\"").skip(1).filter_map(|rest| rest.split('"').next());
-                // Others than `folder::step` make a step fail instead of ending the process.
+                // Points not named `folder::step` make a step fail instead of ending the process.
                 let ends = |point: &&str| point.contains("::") && !point.starts_with(TORN_TAIL);
                 points.extend(named.filter(ends).map(str::to_owned));
             }

@@ -1,7 +1,8 @@
-//! Aborts that come while a step is on its way to another partition: each transfer happens whole or not at all.
+//! Aborts that arrive while a step is on its way to another partition: each transfer happens whole or not at all.
 //!
-//! The coordinator pauses before it makes a call. Meanwhile the operator's order arrives, so it is recorded before anybody knows whether the step
-//! was done: the participant has to cancel a step that comes later, or to undo one that came first.
+//! The coordinator pauses before it makes a call. Meanwhile the operator's order arrives, so it is recorded before
+//! anybody knows whether the step was done. The participant has to cancel a step that comes later, or undo one that
+//! came first.
 
 use serde_json::json;
 use statehouse_tests::hold::eventually;
@@ -14,7 +15,7 @@ use uuid::Uuid;
 
 use crate::start;
 
-/// No point of the source: the points before a call do something else here than to end the process.
+/// This is no point of the source: here the points before a call do not end the process but do something else.
 pub const POINT: &str = "orders::abort";
 const PAUSE: &str = "partition::calling=sleep(150)";
 const TRANSFERS: usize = 8;
@@ -58,7 +59,7 @@ pub async fn check() {
     check_audit(data.path());
 }
 
-/// Two accounts that do not lie together.
+/// Two accounts in different partitions.
 async fn two_partitions(client: &mut Client) -> [String; 2] {
     let mut found: Vec<(String, String)> = Vec::new();
     for number in 0..16 {
@@ -74,7 +75,7 @@ async fn two_partitions(client: &mut Client) -> [String; 2] {
     accounts.try_into().expect("sixteen accounts lie in two partitions at least")
 }
 
-/// Orders it as soon as the command is in flight; it may be over by then.
+/// Orders the abort as soon as the command is in flight. The command may be over by then.
 async fn abort(client: &mut Client, id: &str) {
     eventually("the abort is recorded, or too late", async || {
         let answer = client.post(&format!("/v1/wallet/commands/{id}/abort"), &json!({"why": "to see"})).await.ok()?;

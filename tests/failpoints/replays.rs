@@ -1,6 +1,7 @@
-//! Replays that end with the process that carries them out: on the command line and in a node, they go on and give the same report.
+//! Replays that end with the process that runs them, on the command line and in a node: they are resumed and give the
+//! same report.
 //!
-//! It knows `--resume`, the routes of replays, and that a point is passed at the end of each partition at least.
+//! It knows `--resume`, the routes of replays, and that a point is passed at least at the end of each partition.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -38,11 +39,11 @@ pub async fn check(point: &str) {
     }
 }
 
-/// The replay with this binary, which may end at a point.
+/// Runs the replay with this binary, which may end at a point.
 fn replay(data: &Path, module: &str, mode: &str, resume: Option<&Path>, ending: Option<&str>) -> Output {
     let mut command = Command::new(std::env::current_exe().expect("a test knows its own path"));
     command.args(["audit", "replay", "--json", "--data", argument(data), "--candidate", module, "--mode", mode]);
-    // Side by side, two partitions may be over before the first ends the process.
+    // With more jobs, two partitions could be over before the first one ends the process.
     command.args(["--jobs", "1"]);
     command.args(resume.iter().flat_map(|folder| ["--resume", argument(folder)]));
     command.envs(ending.map(|ending| ("FAILPOINTS", ending)));
@@ -50,7 +51,7 @@ fn replay(data: &Path, module: &str, mode: &str, resume: Option<&Path>, ending: 
 }
 
 fn check_command(point: &str, data: &Path, module: &str, mode: &str, folder: &Path, expected: &[u8]) {
-    // One partition is over after each.
+    // One more partition is over after each run.
     let ending = format!("{point}=return");
     for _ in 0..2 {
         let ended = replay(data, module, mode, Some(folder), Some(&ending));
@@ -66,7 +67,7 @@ async fn check_node(point: &str, data: &Path, module: &str, mode: &str, expected
     let ending = format!("{point}=return");
     let mut host = Host::start_with(&start(data, Some(ending))).await.expect("the host starts");
     let wanted = json!({"candidate": module, "mode": mode});
-    // It may end before it has answered.
+    // The host may end before it has answered.
     let started = host.client().post(REPLAYS, &wanted).await;
     assert!(started.as_ref().map_or(true, |answer| answer.status == 202), "{started:?}");
     eventually("the host ends", async || host.has_ended().then_some(())).await;
@@ -89,7 +90,7 @@ async fn check_node(point: &str, data: &Path, module: &str, mode: &str, expected
     let report = client.get(&path("report")).await.expect("the host answers");
     let [found, expected]: [Value; 2] =
         [&report.body[..], expected].map(|bytes| serde_json::from_slice(bytes).expect("it is JSON"));
-    // Ticks and activations of a restart are no decisions.
+    // Ticks and activations of a restart are not decisions.
     assert_eq!(
         (&found["classes"], &found["counts"]["decisions"]),
         (&expected["classes"], &expected["counts"]["decisions"])

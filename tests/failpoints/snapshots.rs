@@ -1,4 +1,5 @@
-//! A process that ends at midnight: between the entry that begins the day and the file of the state before it, whatever is done when.
+//! A process that ends at midnight: between the entry that begins the day and the file of the state before it, in
+//! whichever order things are done.
 //!
 //! It knows the route of snapshots, and needs a wall clock that a test can move.
 
@@ -17,7 +18,7 @@ use crate::{ACCOUNTS, CLIENTS, OPENING, start};
 
 pub const POINTS: &str = "canonical::";
 const DAY: i64 = 86_400;
-/// Those of the wallet and of `system`.
+/// The partitions of the wallet and of `system`.
 const PARTITIONS: usize = 3;
 
 pub async fn check(point: &str) {
@@ -40,7 +41,8 @@ pub async fn check(point: &str) {
         clock.set_ahead(DAY);
         let url = format!("http://{}", host.address());
         eventually("the host has ended", async || {
-            // A leap is believed at once on an operator's word; what comes of that is seen by how the host ends.
+            // A leap is believed at once on an operator's word. The command's result is not needed: the host ends as
+            // soon as the word counts.
             drop(cli(["cluster", "accept-clock", "--url", &url]));
             host.has_ended().then_some(())
         })

@@ -1,6 +1,7 @@
-//! A node that ends while its views follow, or while one takes over from another: what they say afterwards is what the wallet says.
+//! A node that ends while its views follow, or while one takes over from another: afterwards the views say what the
+//! wallet says.
 //!
-//! It knows the routes of views, and that one that is made again writes what it makes before it takes over.
+//! It knows the routes of views, and that a view which is built again writes its rows before it takes over.
 
 use std::path::Path;
 
@@ -16,7 +17,7 @@ use tempfile::tempdir;
 use crate::{ACCOUNTS, OPENING, PASSES, start};
 
 pub const POINTS: &str = "views::";
-/// Few enough that a view catches up with them also where the host is slow.
+/// Few enough that a view catches up with them even where the host is slow.
 const CLIENTS: usize = 2;
 const REBUILD: &str = "/v1/machines/wallet/views/statements/rebuild";
 
@@ -32,7 +33,7 @@ pub async fn check(point: &str) {
         let ending = format!("{point}={passes}*off->return");
         if let Ok(mut cut) = Host::start_with(&with_views(data.path(), Some(ending))).await {
             workload.moved_to(cut.address());
-            // It may end before it answers.
+            // The host may end before it answers.
             drop(cut.client().post(REBUILD, &Value::Null).await);
             eventually("the point is reached", async || cut.has_ended().then_some(())).await;
         }
@@ -50,7 +51,7 @@ pub async fn check(point: &str) {
     assert_eq!(statements(&mut client, &ledger).await, followed, "what is made again is what was followed");
 }
 
-/// Waits until the view serves and nothing is made beside it.
+/// Waits until the view serves and nothing is built beside it.
 async fn live(client: &mut Client) {
     eventually("the view serves", async || {
         let page = client.get("/v1/machines/wallet/views/statements").await.expect("the host answers").json();
@@ -68,7 +69,7 @@ async fn statements(client: &mut Client, ledger: &Ledger) -> Vec<Value> {
         let mut statement = answer.json();
         let now = wallet::account(client, account).await.json();
         assert_eq!(statement["closing"], now["balances"], "{account}");
-        // Where the view was when it was read may have moved on.
+        // The view may have moved on since it was read.
         statement.as_object_mut().expect("an object").remove("position");
         found.push(statement);
     }

@@ -1,6 +1,7 @@
-//! Transfers between partitions: like any other to a client, in the open while they are under way, whole or undone whatever fails.
+//! Transfers between partitions. To a client they are like any other. They are visible while they are under way, and
+//! they are whole or undone whatever fails.
 //!
-//! Both protocols, on one node; what a cluster adds is tested with the clusters.
+//! Both protocols are tested here, on one node. What a cluster adds is tested with the clusters.
 
 use std::path::Path;
 
@@ -14,7 +15,7 @@ use tempfile::tempdir;
 use uuid::Uuid;
 
 const PARTITIONS: usize = 4;
-/// Enough that they cannot all lie in one partition.
+/// Enough that they cannot all be in one partition.
 const ACCOUNTS: usize = 16;
 const OPENING: i128 = 10_000;
 const PROTOCOLS: [Option<&str>; 2] = [None, Some("tcc")];
@@ -93,7 +94,7 @@ async fn a_transfer_between_partitions_is_like_any_other() {
     check_audit(data.path());
 }
 
-/// The auditor's list of the payer's partition shows each debit once, and every transfer beginning and ending.
+/// The auditor's list shows each debit of the payer once, and the start and the end of every transfer.
 fn check_log(data: &Path, payer: &str, transfers: usize) {
     let lines = |partition: usize| {
         let number = partition.to_string();
@@ -186,7 +187,7 @@ async fn an_account_is_drained_by_exactly_what_it_has() {
     check_audit(data.path());
 }
 
-/// Whatever was under way when the process was killed is finished after its start, without anybody asking.
+/// Everything that was under way when the process was killed is finished after its start, without anybody asking.
 #[tokio::test(flavor = "multi_thread")]
 async fn transfers_under_way_survive_a_kill() {
     const KILLS: usize = 5;
@@ -212,7 +213,7 @@ async fn transfers_under_way_survive_a_kill() {
                 })
             })
             .collect();
-        // Somewhere in the middle of them, a little later each time.
+        // The kill comes somewhere in the middle of them, a little later each time.
         let enough = OPENING + (round as i128 + 1) * 10;
         let mut watching = host.client();
         eventually("transfers arrive", async || {

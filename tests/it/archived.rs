@@ -1,6 +1,8 @@
-//! An archive: what a host has recorded is soon there, whatever happens to the host or to the way there, and is audited like the host's folder.
+//! An archive. What a host has recorded is soon there, whatever happens to the host or to the connection, and can be
+//! audited like the host's folder.
 //!
-//! It knows the flags and metrics of archiving and what an audit prints; the store is a folder, or a server that speaks S3 behind a proxy.
+//! It knows the flags and metrics of archiving and what an audit prints. The store is a folder, or a server that
+//! speaks S3 and is reached through a proxy.
 
 use std::path::Path;
 use std::time::Duration;
@@ -29,7 +31,7 @@ async fn metric(client: &mut Client, name: &str) -> Vec<f64> {
     of_name.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect()
 }
 
-/// Until everything that is recorded now is in the archive: of `system` and of the wallet's partitions.
+/// Waits until everything that is recorded now is in the archive, of `system` and of the wallet's partitions.
 pub async fn until_archived(host: &Host, partitions: usize) {
     within(PATIENCE, "everything is archived", async || {
         let lags = metric(&mut host.client(), "statehouse_archive_lag_entries{").await;
@@ -42,7 +44,7 @@ fn json(finished: &Finished) -> Value {
     serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {finished:?}"))
 }
 
-/// Partitions with how many entries and which digest they have.
+/// Each partition with its number of entries and its digest.
 fn verified(finished: &Finished) -> Vec<(String, u64, u64, String)> {
     assert_eq!(finished.code, Some(0), "{finished:?}");
     let report = json(finished);
@@ -84,7 +86,7 @@ async fn a_killed_host_goes_on_archiving_and_the_archive_says_what_its_folder_sa
         |command: &[&str], data: &Path| cli([&["audit"], command, &["--data", argument(data), "--json"]].concat());
     let (archived, recorded) = (audit(&["verify"], &archive), audit(&["verify"], data.path()));
     for (archived, recorded) in verified(&archived).iter().zip(verified(&recorded)) {
-        // The last moments of the host are recorded after the last look.
+        // The host records its last moments after it has archived for the last time.
         assert!(archived.0 == recorded.0 && archived.1 == recorded.1 && archived.2 <= recorded.2, "{archived:?}");
     }
     let balance = |data: &Path| json(&audit(&["balance", "--account", "account-1"], data));
@@ -95,7 +97,7 @@ async fn a_killed_host_goes_on_archiving_and_the_archive_says_what_its_folder_sa
     tampered(&archive);
 }
 
-/// How many canonical snapshots of the wallet's partitions there are.
+/// The number of canonical snapshots of the wallet's partitions in an archive.
 fn snapshots(archive: &Path) -> usize {
     let of = |partition: &str| {
         let listed = std::fs::read_dir(archive.join("wallet").join(partition)).expect("it is a folder");
@@ -105,7 +107,7 @@ fn snapshots(archive: &Path) -> usize {
     of("0") + of("1")
 }
 
-/// A byte of one object.
+/// Changes a byte of one object, which the audit must find.
 fn tampered(archive: &Path) {
     let partition = archive.join("wallet").join("0");
     let mut files =
@@ -120,7 +122,7 @@ fn tampered(archive: &Path) {
     assert!(found.stdout.contains("FAULT wallet/0"), "{found:?}");
 }
 
-/// A lost cluster comes back from the store: all that is archived of the wallet, with the same digests.
+/// Restores a lost cluster from the store. It has all that is archived of the wallet, with the same digests.
 fn check_restored(environment: &[(String, String)], url: &str, archived: &[(String, u64, u64, String)]) {
     let folder = tempdir().expect("a temporary folder");
     let data = folder.path().join("restored");

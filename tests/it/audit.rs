@@ -1,6 +1,6 @@
-//! What an auditor asks of the data folder, while the host runs and when it is stopped.
+//! What an auditor asks about the data folder, while the host runs and when it is stopped.
 //!
-//! It knows the CLI's arguments, exit codes and `--json`, and compares with what clients were told at the time.
+//! It knows the CLI's arguments, exit codes and `--json`, and compares answers with what clients were told at the time.
 
 use serde_json::Value;
 use statehouse_tests::host::{Finished, Host, argument, cli};

@@ -1,6 +1,6 @@
-//! Everything wrong a client can send: each gets its own definite answer, and nothing changes.
+//! Everything wrong that a client can send: each request gets its own definite answer, and nothing changes.
 //!
-//! In: a table of requests with the status and the problem that each must get. It knows nothing of how bodies are read.
+//! In: a table of requests with the status and the problem that each must get. It does not know how bodies are read.
 
 use serde_json::{Value, json};
 use statehouse_tests::host::Host;
@@ -34,7 +34,7 @@ async fn wrong_input_gets_a_definite_answer_and_changes_nothing() {
 
     let mut wrong = Vec::new();
     for case in refused().into_iter().chain(rejected()) {
-        // A connection of its own: after some of these the host closes it, as it may.
+        // Each request has a connection of its own: after some of these the host closes it, as it may.
         let found = outcome(&mut host.client(), &case).await;
         if found != (case.status, case.problem.to_owned()) {
             wrong.push(format!("{}: expected {} {}, found {found:?}", case.name, case.status, case.problem));
@@ -71,7 +71,7 @@ async fn a_refusal_does_not_use_up_the_id_and_a_rejection_does() {
     assert_eq!((again.status, again.problem()), (first.status, first.problem()), "a rejection sticks to its id");
 }
 
-/// Refused before anything is recorded: by the host's reading of the body, or by the module's plan.
+/// Requests that are refused before anything is recorded: by the host's reading of the body, or by the module's plan.
 fn refused() -> Vec<Case> {
     let amount = |name, text: &str| case(name, 422, "malformed_amount", |body| body["amount"] = json!(text));
     vec![
@@ -111,7 +111,7 @@ fn refused() -> Vec<Case> {
     ]
 }
 
-/// Decided by the module and recorded.
+/// Requests that the module decides, and whose rejection is recorded.
 fn rejected() -> Vec<Case> {
     vec![
         case("unknown payer", 404, "account_not_found", |body| body["from_account"] = json!("nobody")),
@@ -155,7 +155,7 @@ async fn outcome(client: &mut Client, case: &Case) -> (u16, String) {
     }
 }
 
-/// Balances and versions of all accounts; positions move with every recorded rejection.
+/// Balances and versions of all accounts. Positions are left out, because every recorded rejection moves them.
 async fn accounts(client: &mut Client, ledger: &Ledger) -> Vec<[Value; 4]> {
     let mut accounts = Vec::new();
     for name in &ledger.accounts {

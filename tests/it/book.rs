@@ -1,8 +1,8 @@
-//! The commands of the README and of the book do what stands there: each `sh` block is run, and a
-//! `text` block after it is what it prints.
+//! The commands of the README and of the book do what the pages say: each `sh` block is run, and a `text` block after
+//! it is what it prints.
 //!
 //! In: the pages. Out: the same pages, or what is different. Hashes depend on the time, and how much a node has
-//! written of itself on how it was started: neither is compared. It knows no command.
+//! written of itself depends on how it was started, so neither is compared. This file knows no command.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use statehouse_tests::host::{Host, Start};
 use statehouse_tests::process::binary;
 use tempfile::tempdir;
 
-/// Where the pages have their first node.
+/// The address of the first node in the pages.
 const URL: &str = "http://127.0.0.1:8080";
 const DATA: &str = "statehouse-data/node-1";
-/// Pages of the book that are run, in this order: what one makes, later ones use.
+/// Pages of the book that are run, in this order: later pages use what earlier ones make.
 const PAGES: [&str; 9] = [
     "start/first-transfer.md",
     "start/proved-upgrade.md",
@@ -27,13 +27,13 @@ const PAGES: [&str; 9] = [
     "operate/backup-and-restore.md",
     "operate/in-flight.md",
 ];
-/// A request that is refused fails here, which a reader would see.
+/// Makes a request that is refused fail here, because a reader would see it.
 const CURL: &str = "curl() { command curl --fail-with-body \"$@\"; }\n";
 /// Printed after each block.
 const MARK: &str = "@@ the end of block";
 /// A line of a page that stands for any lines.
 const ANY: &str = "…";
-/// Of all blocks of a page.
+/// The time limit for all blocks together.
 const SECONDS_MAX: u32 = 600;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,7 +47,7 @@ async fn the_book_does_what_it_says() {
     check(&pages.each_ref().map(String::as_str)).await;
 }
 
-/// A block of code. Of `sh norun` the page says that it needs more than there is here.
+/// A block of code. The page says of an `sh norun` block that it needs more than there is here.
 struct Block {
     page: String,
     line: usize,
@@ -90,7 +90,7 @@ fn runnable(blocks: &[Block]) -> (Vec<&Block>, Vec<Option<&str>>) {
     for block in blocks {
         match block.language.as_str() {
             "sh" => {
-                // What builds and starts the node is how this test began.
+                // This test began by building and starting the node, so a block that does so is not run.
                 is_run = !block.text.lines().any(|line| line.starts_with("make "));
                 if is_run {
                     scripts.push(block);
@@ -129,7 +129,7 @@ fn prints(found: &[String], wanted: &[String]) -> bool {
     }
 }
 
-/// Output without what is another one each time: hashes, and how much the node has written of itself.
+/// The output without what differs each time: hashes, and how much the node has written of itself.
 fn comparable(text: &str) -> Vec<String> {
     let lines = text.lines().map(|line| words(line).join(" "));
     let lines = lines.map(|line| if line.starts_with("│ system/0") { "│ system/0 …".to_owned() } else { line });
@@ -137,7 +137,7 @@ fn comparable(text: &str) -> Vec<String> {
 }
 
 fn words(line: &str) -> Vec<String> {
-    // Frames of tables are as wide as what is in them.
+    // Frames of tables are as wide as their content.
     let line = line.replace(['┌', '┐', '└', '┘', '─', '═', '╞', '╡'], "");
     line.split_whitespace().map(without_hash).collect()
 }

@@ -1,11 +1,12 @@
-//! A web page that somebody on this machine has open, and that wants to freeze an account of a host without tokens, or read one.
+//! A web page that somebody on this machine has open, and that tries to freeze an account of a host without tokens,
+//! or to read one.
 //!
 //! ```text
-//! Chromium ── page of evil.example ──┬─▶ the host's port, as another origin: forms, beacons, images, requests of scripts
+//! Chromium ── page of evil.example ──┬─▶ the host's port, as another origin: forms, beacons, images, script requests
 //!                                    └─▶ evil.example, which now leads to the host (DNS rebinding)
 //! ```
-//! The page tries, and reports what it got. Between it and the host stands a wire that notes what goes over it, so that a page which
-//! tries nothing proves nothing. It needs Chromium; without it the test says so and is skipped.
+//! The page tries, and reports what it got. A wire between the page and the host notes what goes over it, because a
+//! page that tries nothing proves nothing. The test needs Chromium; without it, it says so and is skipped.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,7 +23,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-/// All that a page can do without leave, and then the same as its own origin. Every attempt ends before the report.
+/// All that a page can do without permission, and then the same as its own origin. Every attempt ends before the
+/// report.
 const PAGE: &str = r#"<!doctype html><title>evil</title><body><script>
 const node = 'http://NODE', alice = '/v1/wallet/accounts/alice';
 const money = JSON.stringify({account: 'alice', amount: '1.00', currency: 'USD', transaction_id: 'ID'});
@@ -62,7 +64,7 @@ const form = (path, type) => {
 })();
 </script>"#;
 
-/// What Chromium needs to start anywhere, and not to talk to anybody.
+/// What Chromium needs in order to start anywhere, and to talk to nobody.
 const ARGUMENTS: [&str; 12] = [
     "--headless",
     "--no-sandbox",
@@ -102,7 +104,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Both fail only if it has ended.
+        // Both calls fail only if the process has ended.
         self.0.kill().ok();
         self.0.wait().ok();
     }
@@ -140,7 +142,7 @@ async fn carry(mut client: TcpStream, begun: Vec<u8>, node: SocketAddr, noted: N
     }
 }
 
-/// A port that is the node's for everybody who connects there.
+/// A port that leads everybody who connects there to the node.
 async fn wire(node: SocketAddr, noted: Noted) -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
     let address = listener.local_addr().expect("bound");
@@ -152,7 +154,8 @@ async fn wire(node: SocketAddr, noted: Noted) -> SocketAddr {
     address
 }
 
-/// evil.example: its page, its report, and every other request goes to the node once the page has asked for that.
+/// evil.example: it serves its page and takes the report. Every other request goes to the node once the page has
+/// asked for that.
 async fn evil(page: String, node: SocketAddr, noted: Noted, reports: mpsc::Sender<Value>) -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
     let address = listener.local_addr().expect("bound");
@@ -169,7 +172,7 @@ async fn evil(page: String, node: SocketAddr, noted: Noted, reports: mpsc::Sende
                 let body = if path == "/" { page.as_str() } else { "" };
                 if path == "/report" {
                     let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-                    // Nobody waits any more once there was one.
+                    // Nobody waits any more after the first report.
                     reports.try_send(serde_json::from_str(body).expect("the page reports JSON")).ok();
                 }
                 let head = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\nContent-Length:";
@@ -180,7 +183,7 @@ async fn evil(page: String, node: SocketAddr, noted: Noted, reports: mpsc::Sende
     address
 }
 
-/// One request with its body, or nothing when the client sends none.
+/// One request with its body, or `None` when the client sends none.
 async fn read_request(client: &mut TcpStream) -> Option<Vec<u8>> {
     let (mut request, mut piece) = (Vec::new(), [0; 4096]);
     loop {
@@ -217,7 +220,7 @@ async fn a_page_of_another_origin_neither_freezes_an_account_nor_reads_one() {
     let report = report.expect("the page's server runs");
     drop(browser);
 
-    // It has tried: from another origin, by a form, and under the name that leads to the node.
+    // The page has tried: from another origin, by a form, and under the name that leads to the node.
     let noted = noted.lock().expect("noting does not panic").clone();
     for tried in [
         "POST /v1/wallet/accounts/alice/freeze",

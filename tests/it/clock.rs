@@ -1,6 +1,8 @@
-//! A wall clock that is wrong for a while, or was when entries were written: writes go on, and what was said not to be executed is not.
+//! A wall clock that is wrong for a while, or that was wrong when entries were written. Writes continue, and what was
+//! said not to be executed is not executed.
 //!
-//! In: a real process whose wall clock is moved by libfaketime; its monotonic clock stays right. Counts answers and balances, never times.
+//! In: a real process whose wall clock is moved by libfaketime, while its monotonic clock stays right. Out: counts of
+//! answers and balances, never times.
 
 use std::path::Path;
 use std::time::Duration;
@@ -55,7 +57,7 @@ async fn transfer(client: &mut Client, [from, to]: [&str; 2], by: Option<&str>, 
     client.post_with(wallet::TRANSFER, &body, headers).await.expect("the host answers")
 }
 
-/// Transfers between all partitions by both protocols; each must be done. Returns how many.
+/// Transfers between all partitions by both protocols; each must be done. Returns how many there were.
 async fn transfer_all(client: &mut Client, accounts: &[String]) -> usize {
     let mut count = 0;
     for by in [None, Some("tcc")] {
@@ -70,7 +72,8 @@ async fn transfer_all(client: &mut Client, accounts: &[String]) -> usize {
     count
 }
 
-/// How many seconds each of the wallet's journals is ahead of the right time, which is so far ahead of this machine's.
+/// How many seconds each of the wallet's journals is ahead of the right time, which is `right` seconds ahead of this
+/// machine's.
 async fn ahead(client: &mut Client, right: i64) -> Vec<i64> {
     let page = client.get("/v1/cluster").await.expect("the host answers").json();
     let machines = page["machines"].as_array().cloned().unwrap_or_default();
@@ -91,7 +94,7 @@ fn cluster(host: &Host, verb: &str) -> Finished {
     cli(["cluster", verb, "--url", &format!("http://{}", host.address())])
 }
 
-/// All writes used to be refused afterwards, for an hour.
+/// All writes used to be refused for an hour afterwards.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_hour_ahead_for_three_seconds_is_in_no_entry_and_stops_no_write() {
     let clock = match WallClock::new() {
@@ -113,7 +116,7 @@ async fn an_hour_ahead_for_three_seconds_is_in_no_entry_and_stops_no_write() {
         let (text, is_leapt) = (ready_text(&mut client).await, 0 < offset);
         assert_eq!(text.contains("has leapt"), is_leapt, "{text}");
     }
-    // The same while the process starts.
+    // The clock is wrong in the same way while the process starts.
     eventually("what is believed is on disk", async || data.path().join("clock").exists().then_some(())).await;
     host.kill();
     clock.set_ahead(HOUR);
@@ -128,7 +131,7 @@ async fn an_hour_ahead_for_three_seconds_is_in_no_entry_and_stops_no_write() {
     eventually("all is well", async || (!ready_text(&mut client).await.contains("has leapt")).then_some(())).await;
     let refused = cluster(&host, "accept-clock");
     assert!(refused.stderr.contains("nothing to accept"), "{refused:?}");
-    // A correction, which an operator vouches for.
+    // The last leap is a correction, which an operator vouches for.
     clock.set_ahead(HOUR);
     eventually("the leap is seen", async || ready_text(&mut client).await.contains("has leapt").then_some(())).await;
     let accepted = cluster(&host, "accept-clock");
@@ -141,7 +144,7 @@ async fn an_hour_ahead_for_three_seconds_is_in_no_entry_and_stops_no_write() {
     check_audit(data.path());
 }
 
-/// What was told *not executed* while the journal is a day ahead of the clock never is.
+/// A command that was reported as *not executed* while the journal is a day ahead of the clock is never executed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_a_day_ahead_takes_writes_and_is_as_good_as_its_word() {
     let clock = match WallClock::new() {
@@ -200,7 +203,7 @@ async fn resolve(client: &mut Client, unknown: &Answer) -> bool {
     .await
 }
 
-/// Calls from it used to be put off for a day.
+/// Calls from such a partition used to be put off for a day.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_four_partitions_most_of_a_day_ahead_takes_part_in_transfers() {
     let clock = match WallClock::new() {
@@ -208,7 +211,8 @@ async fn one_of_four_partitions_most_of_a_day_ahead_takes_part_in_transfers() {
         Err(reason) => return println!("skipped: {reason}"),
     };
     let data = tempdir().expect("a temporary folder");
-    // The day before yesterday at one o'clock, and 20 hours later, so that no midnight writes a tick in the other partitions.
+    // The clock shows one o'clock on the day before yesterday, and then 20 hours later, so that no midnight writes a
+    // tick in the other partitions.
     let now = jiff::Timestamp::now().as_second();
     let right = (now.div_euclid(DAY) - 2) * DAY + HOUR - now;
     clock.set_ahead(right);

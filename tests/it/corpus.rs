@@ -1,7 +1,9 @@
-//! Hostile modules on a host that serves: whatever a developer hands it is refused or contained, and nobody else notices.
+//! Hostile modules on a host that serves: anything that a developer sends is refused or contained, and nobody else
+//! notices.
 //!
-//! In: `statehouse_tests::hostile`, a few of them in every run and all under `STATEHOUSE_CHAOS`, or the one that `STATEHOUSE_HOSTILE` names. Out: each is checked, staged, replayed and prepared to an end, while
-//! transfers go on; memory and disk come back. Times are printed and not judged.
+//! In: modules of `statehouse_tests::hostile`: a few in every run, all under `STATEHOUSE_CHAOS`, or the one that
+//! `STATEHOUSE_HOSTILE` names. Out: each is checked, staged, replayed and prepared to an end, while transfers
+//! continue. Memory and disk space are released. Times are printed and not judged.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,14 +23,14 @@ use uuid::Uuid;
 
 const MODULES: &str = "/v1/machines/wallet/modules";
 const REPLAYS: &str = "/v1/machines/wallet/replays";
-/// Far above what anything here may take, also beside builds, so that only what has no end runs into it.
+/// Far above what anything here may take, even beside builds, so that only what has no end reaches it.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// What a process may ever hold of memory, and what it may hold more in the end than in the beginning.
+/// The most memory that a process may ever hold, and how much more it may hold at the end than at the beginning.
 const MEMORY_BYTES_MAX: u64 = 1_500 << 20;
 const MEMORY_BYTES_LEFT: u64 = 400 << 20;
-/// Of what is recorded, the host keeps bytes and compiled code.
+/// The host keeps the bytes and the compiled code of what is recorded.
 const DISK_BYTES_LEFT: u64 = 256 << 20;
-/// Between two transfers: the host is to be watched, and not to be busy.
+/// The pause between two transfers: the host is to be watched, and not to be busy.
 const PAUSE: Duration = Duration::from_millis(100);
 
 fn is_chaos() -> bool {
@@ -74,7 +76,7 @@ fn spread(took: &[Duration]) -> String {
     format!("{} transfers, p50 {:?}, p99 {:?}", took.len(), at(50), at(99))
 }
 
-/// Whether text would steer a terminal.
+/// Whether text leaves a terminal alone.
 fn is_clean(text: &str) -> bool {
     text.chars()
         .all(|char| matches!(char, '\n' | '\t') || !(char.is_control() || ('\u{202a}'..='\u{202e}').contains(&char)))
@@ -95,7 +97,8 @@ async fn get(client: &mut Client, path: &str) -> Value {
     answer.json()
 }
 
-/// The module is checked, staged, replayed and prepared, each to an end; says how many seconds each took, and what came of it.
+/// Checks, stages, replays and prepares the module, each to an end. Says how many seconds each took, and with what
+/// result.
 async fn contain(client: &mut Client, url: &str, files: &Path, hostile: &Hostile) -> String {
     let mut took = Vec::new();
     let mut begun = Instant::now();
@@ -167,7 +170,7 @@ fn folder_bytes(folder: &Path) -> u64 {
     files.filter_map(Result::ok).map(size).sum()
 }
 
-/// What a node keeps of modules and of what was done with them.
+/// The bytes that a node stores of modules and of what was done with them.
 fn kept_bytes(data: &Path) -> u64 {
     ["modules", "artefacts", "replays"].iter().map(|name| folder_bytes(&data.join(name))).sum()
 }
@@ -211,7 +214,7 @@ async fn whatever_a_developer_hands_in_is_refused_or_contained() {
     check_audit(data.path());
 }
 
-/// What is deleted gives its place to the next one, whatever its module does.
+/// A deleted replay gives its place to the next one, whatever its module does.
 async fn delete_in_the_middle(client: &mut Client) {
     let hostile = corpus().into_iter().find(|one| one.name == "plan loops").expect("it is in the corpus").wasm;
     let honest = std::fs::read(release("wallet-1.1.0.wasm")).expect("it is released");
@@ -232,7 +235,7 @@ async fn delete_in_the_middle(client: &mut Client) {
     assert!(next.starts_with("done"), "{next}");
 }
 
-/// SIGTERM ends the node whatever it replays and prepares, and the next start refuses what is hopeless.
+/// SIGTERM ends the node whatever it is replaying and preparing, and the next start refuses what is hopeless.
 async fn stop_in_the_middle(host: Host, data: &Path) {
     let mut client = host.client();
     let hostile = |name: &str| corpus().into_iter().find(|one| one.name == name).expect("it is in the corpus").wasm;
@@ -269,7 +272,7 @@ async fn prepared_again(client: &mut Client, id: &str) -> String {
     said.await
 }
 
-/// As the module that decides: each command gets its outcome, neighbours go on, and every replay of the log agrees.
+/// Here the module decides: each command gets its outcome, neighbours continue, and every replay of the log agrees.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_module_whose_apply_always_fails_harms_only_its_commands() {
     let (data, files) = (tempdir().expect("a temporary folder"), tempdir().expect("a temporary folder"));
@@ -282,7 +285,7 @@ async fn a_module_whose_apply_always_fails_harms_only_its_commands() {
     let path = |name: &str| format!("/v1/counter/counters/{name}/add");
     let add = || json!({"by": 1, "request_id": Uuid::new_v4().to_string()});
     for name in ["a", "b", "c"] {
-        // Until the node knows that it is its whole cluster, it could be one with nodes that would halt.
+        // Until the node knows that it is its whole cluster, there could be other nodes, which would halt.
         let answered = eventually("the command has an outcome", async || {
             let answer = client.post(&path(name), &add()).await.expect("the host answers");
             (answer.status != 503).then_some(answer)
@@ -312,7 +315,7 @@ async fn a_module_whose_apply_always_fails_harms_only_its_commands() {
         "--candidate",
         argument(&file),
     ]);
-    // Whoever never decided is not asked again, and nothing is called a drift of the host.
+    // A module that never decided is not asked again, and nothing is called host drift.
     let is_told = replayed.stdout.contains("4 rejections were the host's own");
     assert!(replayed.code == Some(3) && is_told, "nothing was decided then, nor is it now: {replayed:?}");
 }

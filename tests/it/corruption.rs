@@ -1,6 +1,6 @@
 //! A flipped bit in what was durable: the host refuses to start, says where, and leaves every byte as it is.
 //!
-//! It knows where the wallet's log lies in the data folder and that the unwritten rest of a segment is zero; it knows
+//! It knows where the wallet's log is in the data folder, and that the unwritten rest of a segment is zero. It knows
 //! no frame layout.
 
 use std::path::{Path, PathBuf};

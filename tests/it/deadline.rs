@@ -1,7 +1,7 @@
 //! A request that runs out of time gets *unknown* and a place to resolve it, and is never executed later.
 //!
-//! Deadlines of a millisecond make both outcomes happen; which one is not predicted, only that it becomes definite
-//! and stays so.
+//! Deadlines of a millisecond make both outcomes happen. The test does not predict which one, only that it becomes
+//! definite and stays so.
 
 use statehouse_tests::hold::eventually;
 use statehouse_tests::host::Host;

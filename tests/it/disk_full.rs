@@ -1,4 +1,4 @@
-//! The disk fills up: writes are refused as certainly not accepted, reads go on, and service resumes by itself.
+//! The disk fills up: writes are refused as certainly not accepted, reads continue, and service resumes automatically.
 //!
 //! It needs a small file system of its own and is skipped, with the reason printed, where mounting is not permitted.
 

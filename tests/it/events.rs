@@ -1,4 +1,5 @@
-//! The event stream of a host: what it shows, where it begins, and that whoever goes on misses nothing and gets nothing twice.
+//! The event stream of a host: what it shows, where it begins, and that a reader that continues misses nothing and
+//! gets nothing twice.
 //!
 //! It knows the route, CloudEvents and cursors as texts.
 
@@ -26,7 +27,7 @@ async fn refused(host: &Host, query: &str, cursor: Option<&str>) -> Answer {
     opened.err().flatten().unwrap_or_else(|| panic!("{query} {cursor:?} is not refused"))
 }
 
-/// Two accounts, money, a transfer, and one that is rejected.
+/// Opens two accounts, pays money in, and sends two transfers, of which the second is rejected.
 async fn move_money(client: &mut Client) -> [Uuid; 2] {
     for account in ["alice", "bob"] {
         wallet::open(client, account).await;
@@ -105,7 +106,7 @@ async fn a_reader_goes_on_where_it_stopped() {
         let answer = wallet::transfer(&mut client, Uuid::new_v4(), "alice", account, 100).await;
         assert_eq!(answer.expect("the host answers").status, 200);
     }
-    // 3 activations, 8 accounts, a deposit, 7 transfers of two events each and one rejection.
+    // These are 3 activations, 8 accounts, a deposit, 7 transfers of two events each and one rejection.
     const ALL: usize = 3 + 8 + 1 + 14 + 1;
     let all = stream(&host, "?after=start").await.take(ALL).await;
     let partition = |message: &Message| message.data.as_ref().expect("an event has data")["partition"].clone();
@@ -119,7 +120,7 @@ async fn a_reader_goes_on_where_it_stopped() {
     let mut host = host;
     for (had, message) in all.iter().enumerate() {
         if had == ALL / 2 {
-            // What comes next is asked of a process that has never heard of the reader.
+            // The rest is asked of a process that has never heard of the reader.
             host.kill();
             host = Host::start_with(&start).await.expect("the host starts");
         }
@@ -153,7 +154,7 @@ async fn a_cursor_that_says_nothing_here_is_refused_with_what_to_do() {
         (format!("?after={other}"), None, 410, "position_gone", "after=start"),
         (String::new(), Some(other.as_str()), 410, "position_gone", "after=start"),
         ("?after=9.0.0~00000000".to_owned(), None, 410, "position_gone", "after=start"),
-        // Of before a restore, for instance: as far as this cluster has never been.
+        // A cursor from before a restore, for instance, is further than this cluster has ever been.
         ("?after=0.9999.0~00000000".to_owned(), None, 410, "position_gone", "after=start"),
         ("?after=yesterday".to_owned(), None, 400, "bad_parameter", "a cursor is the `id` of an event"),
         (String::new(), Some("42"), 400, "bad_header", "a cursor is the `id` of an event"),
@@ -168,7 +169,7 @@ async fn a_cursor_that_says_nothing_here_is_refused_with_what_to_do() {
         assert_eq!((answer.status, answer.problem().as_str()), (status, code), "{query} {cursor:?}: {answer:?}");
         assert!(answer.text("detail").contains(detail), "{answer:?}");
     }
-    // What is ahead may come meanwhile, and is another one then.
+    // A position that is ahead may be reached meanwhile, and then has another head.
     let mut client = host.client();
     let ahead = format!("0.{}.0~00000000", index + 1);
     let query = format!("?after={ahead}");
@@ -190,7 +191,7 @@ async fn a_stream_shows_signs_of_life_and_ends_with_its_node() {
     assert_eq!((answer.status, answer.problem().as_str()), (503, "overloaded"));
     assert!(answer.header("retry-after").is_some());
     drop(quiet);
-    // Its place is free once the host has noticed.
+    // The reader's place is free once the host has noticed.
     let again = statehouse_tests::hold::eventually("a place becomes free", async || {
         Stream::open(host.address(), EVENTS, None).await.ok()
     });

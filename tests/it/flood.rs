@@ -1,7 +1,7 @@
-//! Somebody opens more than there is room for: connections without a word, bodies that do not end, streams for ever. Whoever was there
-//! goes on, whoever comes is let in, and no partition stands still.
+//! Somebody opens more than there is room for: connections without a word, bodies that do not end, streams for ever.
+//! Existing clients continue, new ones are let in, and no partition halts.
 //!
-//! It knows nothing of how the host chooses. It counts, and waits for what must end.
+//! This file does not know how the host chooses. It counts, and waits for what must end.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -27,7 +27,7 @@ const BATCHES: usize = 3;
 const BATCH: usize = 8_000;
 const BATCH_PATH: &str = "/v1/wallet/batch";
 
-/// The other ends of all these connections are in this process.
+/// Raises this process's own limit, because the other ends of all these connections are here.
 fn raise_own_descriptors(wanted: u64) -> Result<(), String> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -38,17 +38,17 @@ fn raise_own_descriptors(wanted: u64) -> Result<(), String> {
     }
 }
 
-/// A connection that comes from this address of the loopback network.
+/// A connection from this address of the loopback network.
 async fn connect_from(last: u8, to: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0)))?;
     socket.connect(to).await
 }
 
-/// Sends what may be part of a request, and reads what comes until `end` has come or the host closes.
+/// Sends what may be part of a request, and reads until `end` has arrived or the host closes the connection.
 async fn exchange(stream: &mut TcpStream, bytes: &str, end: &str) -> String {
     let exchanging = async {
-        // A host that has closed it says so when it is read from.
+        // If the host has closed the connection, reading from it says so.
         stream.write_all(bytes.as_bytes()).await.ok();
         let (mut answer, mut piece) = (String::new(), [0; 4096]);
         while !answer.contains(end) {
@@ -62,7 +62,7 @@ async fn exchange(stream: &mut TcpStream, bytes: &str, end: &str) -> String {
     tokio::time::timeout(PATIENCE, exchanging).await.expect("the host answers or closes")
 }
 
-/// Transfers back and forth, each of which succeeds; an even number leaves the balances as they were.
+/// Sends transfers back and forth, each of which must succeed. An even number leaves the balances as they were.
 async fn send_batch(client: &mut Client, accounts: &[String], count: usize) {
     let line = |number: usize| {
         let (from, to) = (&accounts[number % 2], &accounts[1 - number % 2]);
@@ -76,7 +76,7 @@ async fn send_batch(client: &mut Client, accounts: &[String], count: usize) {
     assert_eq!(text.matches("\"status\":200").count(), count, "{answer:?}");
 }
 
-/// 1,020 idle sockets used to halt a partition where a process may have 1,024 files open, and nobody new was let in.
+/// Where a process may have 1,024 files open, 1,020 idle sockets used to halt a partition, and nobody new was let in.
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_connections_keep_nobody_out_and_halt_no_partition() {
     if let Err(reason) = raise_own_descriptors(SOCKETS as u64 + 500) {
@@ -97,7 +97,7 @@ async fn idle_connections_keep_nobody_out_and_halt_no_partition() {
         flood.push(TcpStream::connect(host.address()).await.expect("the system takes it, whatever the host does"));
     }
     let before = workload.done_count();
-    // Enough for the log to need files of its own meanwhile.
+    // These are enough for the log to need new files meanwhile.
     for _ in 0..BATCHES {
         send_batch(&mut known, own, BATCH).await;
     }
@@ -125,7 +125,7 @@ async fn idle_connections_keep_nobody_out_and_halt_no_partition() {
     check_audit(data.path());
 }
 
-/// The files of the largest log below this folder.
+/// The number of files of the largest log below this folder.
 fn segment_count(folder: &Path) -> usize {
     let (mut here, mut below) = (0, 0);
     for entry in std::fs::read_dir(folder).expect("the host's folder").flatten() {
@@ -138,7 +138,7 @@ fn segment_count(folder: &Path) -> usize {
     here.max(below)
 }
 
-/// 16 bodies that had begun and did not go on used to hold all places for batches.
+/// 16 bodies that had begun and did not continue used to hold all places for batches.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_does_not_come_takes_no_place() {
     let data = tempdir().expect("a temporary folder");
@@ -146,7 +146,8 @@ async fn a_body_that_does_not_come_takes_no_place() {
     let mut client = host.client();
     let ledger = Ledger::open(&mut client, 2, 1_000_000).await;
     let head = format!(
-        "POST {BATCH_PATH} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/x-ndjson\r\nContent-Length: 1000000\r\n\r\n{{",
+        "POST {BATCH_PATH} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/x-ndjson\r\n\
+         Content-Length: 1000000\r\n\r\n{{",
         host.address()
     );
     let mut stalled = Vec::new();
@@ -173,7 +174,7 @@ async fn one_address_has_its_share_and_leaves_the_rest_to_others() {
     assert_eq!(address.ip(), IpAddr::V4(Ipv4Addr::LOCALHOST));
     let request = format!("GET /v1/wallet/events HTTP/1.1\r\nHost: {address}\r\n\r\n");
     let mut held = Vec::new();
-    // The head of the answer, and the stream's first word.
+    // This reads the head of the answer, and the stream's first word.
     for (from, expected) in [(1, "200 OK"), (1, "200 OK"), (1, "200 OK"), (1, "429 "), (2, "200 OK"), (3, "503 ")] {
         let mut stream = connect_from(from, address).await.expect("the host listens");
         let answer = exchange(&mut stream, &request, if expected == "200 OK" { "\n\n" } else { "}" }).await;
@@ -183,14 +184,15 @@ async fn one_address_has_its_share_and_leaves_the_rest_to_others() {
             held.push(stream);
         }
     }
-    // Nine of the twelve connections are as many as one address may have; those that wait for a body are not idle.
+    // One address may have nine of the twelve connections. Connections that wait for a body are not idle.
     let begun = format!(
-        "POST {BATCH_PATH} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/x-ndjson\r\nContent-Length: 9\r\n\r\n{{"
+        "POST {BATCH_PATH} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/x-ndjson\r\n\
+         Content-Length: 9\r\n\r\n{{"
     );
     let full = eventually("the address has its share", async || {
         let mut stream = connect_from(1, address).await.expect("the host listens");
         stream.write_all(begun.as_bytes()).await.ok();
-        // The next one is accepted after it, so that this one has said that it is not idle.
+        // The next connection is accepted after this one, which has then shown that it is not idle.
         let mut next = connect_from(1, address).await.expect("the host listens");
         let health = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         let answer = exchange(&mut next, &health, "never").await;

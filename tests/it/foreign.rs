@@ -1,6 +1,8 @@
-//! Modules of strangers, on a real host: compiling and describing one costs what a child was given, and nothing of one that is refused stays.
+//! Modules of strangers on a real host. Compiling and describing one costs only what a child process was given, and
+//! nothing of a refused module stays.
 //!
-//! In: modules that are made here, each to be too much in its own way. Out: what the host answers, what it keeps, and that it serves meanwhile.
+//! In: modules that are made here, each of which is too much in its own way. Out: what the host answers, what it
+//! keeps, and that it serves meanwhile.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -16,15 +18,16 @@ use statehouse_tests::process::binary;
 use tempfile::tempdir;
 
 const MODULES: &str = "/v1/machines/wallet/modules";
-/// How much more memory than before a host may have after refused modules: what allocators keep, and far less than one of them would take.
+/// How much more memory a host may have after refused modules than before: what allocators keep, which is far less
+/// than one of the modules would take.
 const GROWTH_BYTES_MAX: u64 = 150 << 20;
 
-/// A module that describes itself with these bytes, with more in it.
+/// A module that describes itself with these bytes, and has `more` in it.
 fn module(description: &[u8], more: &str) -> Vec<u8> {
     saying(description, description.len(), more)
 }
 
-/// One whose description goes on with zeros until it has this size.
+/// A module whose description continues with zeros up to this size.
 fn saying(description: &[u8], size: usize, more: &str) -> Vec<u8> {
     let mut data = String::new();
     for byte in description {
@@ -45,10 +48,10 @@ fn saying(description: &[u8], size: usize, more: &str) -> Vec<u8> {
     wat::parse_str(text).expect("valid text")
 }
 
-/// A machine that has nothing.
+/// The description of a machine that has nothing.
 const DESCRIPTION: &[u8] = b"\xa9\x00\x67hostile\x01\x651.0.0\x02\x01\x03\x80\x04\x80\x05\x80\x06\x80\x07\x80\x08\x80";
 
-/// Schemas in schemas, ten thousand deep: before, decoding them ended the process.
+/// Schemas within schemas, ten thousand deep. Decoding them used to end the process.
 fn deep() -> Vec<u8> {
     let mut schema = Vec::new();
     for _ in 0..10_000 {
@@ -60,7 +63,8 @@ fn deep() -> Vec<u8> {
     module(&[&begin[..], &schema, b"\x05\x80\x06\x80\x07\x80\x08\x80"].concat(), "")
 }
 
-/// Within all limits of its structure, and more than a child has time for: loops, in each of which a compiler looks after every local.
+/// A module within all limits of structure for which a child has too little time: in each loop a compiler looks after
+/// every local.
 fn heavy() -> Vec<u8> {
     let mut body = String::from("(local");
     body.push_str(&" i64".repeat(1_900));
@@ -76,7 +80,7 @@ fn heavy() -> Vec<u8> {
     module(DESCRIPTION, &format!("(func {body})").repeat(50))
 }
 
-/// The same: branches, after each of which a compiler looks which value every local has.
+/// The same with branches: after each a compiler looks which value every local has.
 fn branching() -> Vec<u8> {
     let mut body = format!("(local{})", " i64".repeat(400));
     for at in 0..2_400 {
@@ -105,7 +109,7 @@ fn files(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Folders in `/proc` of the processes that compile for this one.
+/// Folders in `/proc` of the processes that compile for this host.
 fn children(host: u32) -> Vec<PathBuf> {
     let entries = std::fs::read_dir("/proc").expect("the system's processes");
     let is_child = |folder: &PathBuf| {
@@ -125,7 +129,8 @@ async fn nothing_of_a_refused_module_stays() {
     let folders = [data.path().join("modules"), data.path().join("artefacts")];
     let before = folders.each_ref().map(|folder| files(folder));
     let memory = host.memory_bytes();
-    // Sixteen million accepted schemas in 400 bytes: before, a hundred megabytes each time, for ever.
+    // These are sixteen million accepted schemas in 400 bytes. They used to cost a hundred megabytes each time, for
+    // ever.
     let accepts = [&b"\xa9\x00\x67hostile\x01\x651.0.0\x02\x01\x03\x9a"[..], &16_000_000_u32.to_be_bytes()].concat();
     let cases = [
         (deep(), "levels deep"),
@@ -209,7 +214,7 @@ fn the_command_line_refuses_what_a_node_refuses() {
     assert!(differ.code == Some(2) && differ.stderr.contains("levels deep"), "{differ:?}");
 }
 
-/// `module check` of a file, by a shell that limits what it and its children may have.
+/// Runs `module check` on a file, in a shell that limits what it and its children may have.
 fn check_within(limit: &str, file: &Path) -> Finished {
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(format!("ulimit {limit}; exec \"$@\"")).arg("sh").arg(binary());
@@ -227,7 +232,7 @@ fn what_takes_too_much_is_refused_with_the_limit_it_met() {
         file
     };
     let (heavy, branching) = (write("heavy.wasm", heavy()), write("branching.wasm", branching()));
-    // Limits that are met soon; the child's own take ten seconds of a whole processor.
+    // These limits are reached soon. The child's own limits take ten seconds of a whole processor.
     let (memory, time) = ("-d 200000", "-t 4");
     for (limit, file, named) in [(memory, &heavy, "`compile_memory`"), (time, &branching, "`compile_cpu`")] {
         let refused = check_within(limit, file);

@@ -1,6 +1,6 @@
 //! A module that misbehaves on demand, on a real host: it harms the one command that asked for it, and nothing else.
 //!
-//! The module is `modules/faulty`, compiled; how it is decided is tested next to the sequencer.
+//! The module is `modules/faulty`, compiled. How its commands are decided is tested next to the sequencer.
 
 use std::path::Path;
 
@@ -28,7 +28,7 @@ async fn only_the_command_that_misbehaves_is_rejected() {
         let body = json!({"account": "a", "what": what, "request_id": id});
         json!({"command": "act", "body": body}).to_string() + "\n"
     });
-    // The endless loop is stopped by the watchdog first, and then by its budget.
+    // The watchdog stops the endless loop first, and then its budget stops it.
     let headers = vec![("content-type", "application/x-ndjson"), ("statehouse-deadline", "30000")];
     let body = lines.collect::<String>().into_bytes();
     let request = Request { method: "POST", path: "/v1/faulty/batch", headers, body };
@@ -62,7 +62,7 @@ async fn only_the_command_that_misbehaves_is_rejected() {
     assert!(text.contains("asked to panic"), "a developer sees the guest's words: {panicked:?}");
     assert!(text.contains("validate"), "and which function called which: {text}");
 
-    // Its neighbour on the same host has not noticed.
+    // The other machine on the same host has not noticed.
     let done = wallet::transfer(&mut client, Uuid::new_v4(), &ledger.accounts[0], &ledger.accounts[1], 100).await;
     assert_eq!(done.expect("the host answers").status, 200);
     host.kill();

@@ -89,7 +89,7 @@ async fn racers_with_one_id_and_other_content_cause_one_execution() {
     assert_eq!(wallet::balance(&mut client, A).await, 10_000 - spent);
 }
 
-/// Sends every body at the same time, each on a connection of its own; answers are in order of bodies.
+/// Sends every body at the same time, each on a connection of its own. Answers are in the order of the bodies.
 async fn race(host: &Host, bodies: Vec<Value>) -> Vec<Answer> {
     let racers: Vec<_> = bodies
         .into_iter()

@@ -1,6 +1,7 @@
-//! A folder that somebody else has prepared: what is no regular file in it is refused in words, and nothing waits, or fills the memory.
+//! A folder that somebody else has prepared. What is no regular file in it is refused with a message, and nothing waits
+//! or fills the memory.
 //!
-//! It knows the shape of an export, and nothing of what is in its files.
+//! It knows the shape of an export, but not the content of its files.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -17,7 +18,8 @@ fn file(folder: &Path, ending: &str) -> PathBuf {
     entries.into_iter().find(|path| argument(path).ends_with(ending)).expect("there is one")
 }
 
-/// Puts something else in the place of a file while `ask` is asked, and the file back; what was asked must be refused with these words.
+/// Puts something else in the place of a file, runs `ask`, and puts the file back. The command must be refused with
+/// these words.
 fn check_refused(place: &Path, put: impl Fn(&Path), ask: impl Fn() -> Finished, words: &str) {
     let aside = place.with_extension("aside");
     fs::rename(place, &aside).expect("it is ours");
@@ -67,7 +69,7 @@ async fn only_regular_files_are_read_from_a_folder_of_somebody_else() {
     check_refused(&segment, pipe, verify, "only regular files");
     assert_eq!(verify().code, Some(0), "{:?}", verify());
 
-    // The same in a data folder.
+    // The same holds in a data folder.
     let verify = || cli(["audit", "verify", "--data", argument(&data)]);
     check_refused(&data.join("node.json"), pipe, verify, "only regular files");
     check_refused(&file(&data.join("wallet/0/log"), ".log"), zeros, verify, "disk error at");

@@ -1,6 +1,6 @@
 //! The host is killed at any moment under load, many times, and everything acknowledged is there.
 //!
-//! In: a printed seed for what clients ask and when the kill falls. The oracle judges; this file only kills.
+//! In: a printed seed for what clients ask and when the kill comes. The oracle judges; this file only kills.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const CLIENTS: usize = 16;
 const ACCOUNTS: usize = 20;
 /// Minor units in each account at first: few enough that some transfers are rejected.
 const OPENING: i128 = 20_000;
-/// Acknowledged transfers between two kills, at least.
+/// The least number of acknowledged transfers between two kills.
 const PROGRESS: usize = 50;
 const SEED_VARIABLE: &str = "STATEHOUSE_SEED";
 
@@ -67,7 +67,7 @@ async fn a_stop_in_order_loses_no_answered_request() {
     ledger.check(&mut host.client(), &attempts).await;
 }
 
-/// From the environment, or a new one; printed, so that a failure can be repeated.
+/// The seed from the environment, or a new one. It is printed, so that a failure can be repeated.
 fn seed() -> u64 {
     let seed = std::env::var(SEED_VARIABLE).ok().map(|text| text.parse().expect("the seed is a number"));
     let seed = seed.unwrap_or_else(rand::random);

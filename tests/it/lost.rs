@@ -1,7 +1,8 @@
-//! A node that is alone and whose disk has forgotten acknowledged entries: it serves nothing of that partition before an operator has given them up,
-//! says what is missing and what the word would mean, and nobody forgets the word.
+//! A node that is alone and whose disk has forgotten acknowledged entries. It serves nothing of that partition until
+//! an operator has given them up. It says what is missing and what giving up would mean, and the operator's word is
+//! never forgotten.
 //!
-//! It knows where the log of a partition lies in the data folder, and nothing of what is in it.
+//! It knows where the log of a partition is in the data folder, but not what is in it.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +21,7 @@ const DEPOSIT: u32 = 10_000;
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Forgotten {
     NewestSegment,
-    /// The log goes back to an earlier copy of it.
+    /// The log goes back to an earlier copy.
     LogSince,
     Folder,
 }
@@ -66,7 +67,7 @@ async fn check(forgotten: Forgotten) {
 
     check_audit_misses(data.path());
 
-    // It does not wear off.
+    // The refusal does not wear off at the next start.
     for _ in 0..2 {
         let host = start_unready(data.path()).await;
         check_refuses(&host, &ledger, last).await;
@@ -99,7 +100,7 @@ fn check_audit_misses(data: &Path) {
     assert!(audit.stdout.contains("wallet") && audit.stdout.contains("missing"), "{audit:?}");
 }
 
-/// The id of the last of some transfers, all of which were acknowledged.
+/// Sends some transfers, all of which must be acknowledged, and returns the id of the last.
 async fn transfers(host: &Host, ledger: &Ledger) -> Uuid {
     let mut client = host.client();
     let mut last = Uuid::nil();

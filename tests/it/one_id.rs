@@ -1,5 +1,5 @@
-//! One id for several commands with different homes: what shares an account is carried out at most once, what shares none may be, and nothing is
-//! left in flight, half done or called damage.
+//! One id for several commands with different homes. Of those that share an account at most one is carried out; those
+//! that share none may all be. Nothing is left in flight, half done, or reported as damage.
 //!
 //! It knows §7 and §10 of the contract ("One id, one command, wherever it is used"), and nothing of claims.
 
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 const PARTITIONS: usize = 4;
 const OPENING: i128 = 10_000;
-/// What each transfer moves.
+/// The amount that each transfer moves.
 const MOVED: i128 = 100;
 const PROTOCOLS: [&str; 2] = ["saga", "tcc"];
 const RACES: usize = 10;
@@ -56,7 +56,7 @@ impl Accounts {
         &self.0[partition][0]
     }
 
-    /// The other one.
+    /// The other account of a partition.
     fn other_of(&self, partition: usize) -> &str {
         &self.0[partition][1]
     }
@@ -70,7 +70,7 @@ impl Accounts {
     }
 }
 
-/// Sends it until the answer is definite.
+/// Sends a transfer until the answer is definite.
 async fn transfer(client: &mut Client, id: Uuid, from: &str, to: &str, by: &str) -> Answer {
     let mut body = wallet::transfer_body(&id.to_string(), from, to, &wallet::amount(MOVED));
     body["coordination"] = Value::from(by);
@@ -110,7 +110,7 @@ fn verify(data: &Path) -> (Option<i32>, Value) {
     (verified.code, report.unwrap_or_else(|error| panic!("{error}: {verified:?}")))
 }
 
-/// The payer of the second command has its money back, whatever came first, and sees nothing of the other's success.
+/// The payer of the second command has its money back, whichever came first, and sees nothing of the other's success.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_payers_with_one_id_one_pays() {
     let data = tempdir().expect("a temporary folder");
@@ -124,12 +124,12 @@ async fn of_two_payers_with_one_id_one_pays() {
         let (first, second, payee) = (accounts.of(0), accounts.of(1), accounts.of(2));
         let paid = transfer(&mut client, id, first, payee, by).await;
         assert_eq!(paid.status, 200, "{by}: {paid:?}");
-        // As long as it is the only one it is shown to the caller that sent it, and whose it is.
+        // While a command is the only one under its id, its caller is shown the command and its home.
         let only = shown(&mut client, id, None).await;
         let location = format!("/v1/wallet/transactions/{id}?home={first}");
         assert_eq!((only.status, only.header("content-location")), (200, Some(location.as_str())), "{by}: {only:?}");
         is_reused(&transfer(&mut client, id, second, payee, by).await, "from_account");
-        // A third that needs no other partition, at the payee's, and a payer beside the payee.
+        // A third command within the payee's partition is refused as well, and so is one that the payee pays.
         is_reused(&transfer(&mut client, id, accounts.other_of(2), payee, by).await, "from_account");
         is_reused(&transfer(&mut client, id, payee, accounts.of(3), by).await, "to_account");
 
@@ -172,7 +172,7 @@ async fn of_two_payers_with_one_id_one_pays() {
     assert_eq!((code, &report["is_clean"], &report["finding_count"]), (Some(0), &Value::from(true), &Value::from(0)));
 }
 
-/// Whoever is first where it matters: at most one is carried out, and each is answered.
+/// No matter which command is first where it matters, at most one is carried out, and each is answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_racers_with_one_id_and_several_homes_at_most_one_pays() {
     let data = tempdir().expect("a temporary folder");
@@ -181,7 +181,7 @@ async fn of_racers_with_one_id_and_several_homes_at_most_one_pays() {
     let accounts = Accounts::open(&mut client).await;
     let sum = async |client: &mut Client| accounts.balances(client).await.iter().sum::<i128>();
     let before = sum(&mut client).await;
-    // A shared payee; each the other's payee; a ring.
+    // The races are: a shared payee; two that pay each other; a ring.
     let pairs: [&[(usize, usize)]; 3] = [&[(0, 2), (1, 2), (3, 2)], &[(0, 1), (1, 0)], &[(0, 1), (1, 2), (2, 0)]];
     let mut paid = 0;
     for (race, by) in (0..RACES).zip(PROTOCOLS.into_iter().cycle()) {
@@ -208,14 +208,14 @@ async fn of_racers_with_one_id_and_several_homes_at_most_one_pays() {
     host.terminate().await;
     let (code, report) = verify(data.path());
     assert_eq!((code, &report["finding_count"]), (Some(0), &Value::from(0)), "{report:#}");
-    // Decided again by the same module, with its consequences: who has the id first is a fact.
+    // The same module decides again, with the consequences: which command has the id first is a fact.
     let candidate = release("wallet-1.0.1.wasm");
     let arguments = ["audit", "replay", "--mode", "cumulative", "--candidate", argument(&candidate)];
     let replayed = cli(arguments.into_iter().chain(["--data", argument(data.path())]));
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
 }
 
-/// Two that share no partition: both, once each, and the auditor says whose doing it is.
+/// Two commands that share no partition are both carried out, once each, and the auditor says whose doing it is.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_shares_nothing_is_carried_out_and_found_by_the_audit() {
     let data = tempdir().expect("a temporary folder");

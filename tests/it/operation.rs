@@ -1,4 +1,4 @@
-//! What an operator asks of a host: is it alive, what does it do, and does it refuse what it cannot keep.
+//! What an operator asks of a host: whether it is alive, what it does, and whether it refuses what it cannot keep.
 //!
 //! It knows the host's own routes and the flags of `statehouse dev`.
 
@@ -71,7 +71,7 @@ async fn cluster_commands_ask_the_node_and_say_what_it_says() {
 #[test]
 fn an_address_that_others_reach_is_refused_without_tokens() {
     let data = tempdir().expect("a temporary folder");
-    // An address of the block for documentation, which no machine has.
+    // This address is of the block for documentation, which no machine has.
     let refused = cli(["dev", "--data", argument(data.path()), "--http", "192.0.2.1:8080"]);
     assert!(refused.code.is_some_and(|code| code != 0), "{refused:?}");
     assert!(refused.stderr.contains("token"), "the refusal asks for tokens: {refused:?}");

@@ -1,7 +1,8 @@
-//! An operator's orders about commands in flight: what is refused for ever is settled by the module's last resort, and what the protocol does
-//! not allow is refused in words.
+//! An operator's orders about commands in flight. What is refused for ever is settled by the module's last resort, and
+//! what the protocol does not allow is refused with a message.
 //!
-//! The module is `modules/toll`, whose purses can be sealed: they take nothing in any more, not even what was agreed before.
+//! The module is `modules/toll`, whose purses can be sealed. A sealed purse takes nothing in any more, not even what
+//! was agreed before.
 
 use std::path::Path;
 
@@ -66,7 +67,7 @@ async fn pay_stuck(client: &mut Client, from: &str, to: &str, keeper: &str, is_t
     id
 }
 
-/// What a command in flight waits for, once that is a refusal.
+/// Waits until a command in flight waits for a refusal, and returns the refusal.
 async fn refused(client: &mut Client, id: &str) -> Value {
     eventually("the command waits for a refusal", async || {
         let page = client.get(&format!("/v1/toll/commands/{id}")).await.ok()?.json();
@@ -96,7 +97,7 @@ async fn what_is_refused_for_ever_is_settled_and_never_aborted_against_the_proto
     let mut client = host.client();
     let [payer, payee, keeper] = open_purses(&mut client).await;
 
-    // A confirm that is refused for ever: everything was agreed, so it cannot be undone any more.
+    // A confirm is refused for ever: everything was agreed, so the command can no longer be undone.
     seal(&mut client, &payee).await;
     let confirm = pay_stuck(&mut client, &payer, &payee, &keeper, true).await;
     let expected = json!({"what": "confirm", "code": "sealed", "orders": ["settle"]});
@@ -113,7 +114,7 @@ async fn what_is_refused_for_ever_is_settled_and_never_aborted_against_the_proto
     assert_eq!(coins(&mut client, &payee).await, COINS, "the last resort parks what the purse refuses");
     assert_eq!(coins(&mut client, &keeper).await, COINS + 1);
 
-    // An undo that is refused for ever; it stays so through a restart.
+    // An undo is refused for ever; it stays so through a restart.
     seal(&mut client, &payer).await;
     let undo = pay_stuck(&mut client, &payer, "nobody-has-this", &keeper, false).await;
     let expected = json!({"what": "undo", "code": "sealed", "orders": ["settle"]});
@@ -133,7 +134,7 @@ async fn what_is_refused_for_ever_is_settled_and_never_aborted_against_the_proto
     assert_eq!(coins(&mut client, &payer).await, COINS - 22);
     assert_eq!(coins(&mut client, &keeper).await, COINS + 1);
 
-    // What is over takes no orders, nor does what nobody sent.
+    // A command that is over takes no orders, nor does one that nobody sent.
     for (id, order_name) in [(&confirm, "abort"), (&undo, "settle"), (&Uuid::new_v4().to_string(), "abort")] {
         let refused = order(&host, order_name, id);
         assert!(refused.code == Some(2) && refused.stderr.contains("in flight"), "{refused:?}");

@@ -1,7 +1,8 @@
-//! A host without tokens answers nobody but programs of its own machine: what a web page can have sent is refused, on every route.
+//! A host without tokens answers only programs of its own machine: what a web page can have sent is refused, on every
+//! route.
 //!
-//! It knows the routes from the host's own description of them, and sends bytes: what the kit's client adds by itself is left out here.
-//! That a browser really sends what is sent here is `browser.rs`.
+//! It knows the routes from the host's own description of them, and sends bytes: what the kit's client adds on its
+//! own is left out here. `browser.rs` shows that a browser really sends what is sent here.
 
 use std::net::SocketAddr;
 
@@ -13,7 +14,7 @@ use tempfile::tempdir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Sends bytes and reads until the host closes, or until `end` has come.
+/// Sends bytes, and reads until the host closes the connection or `end` has arrived.
 async fn exchange(address: SocketAddr, bytes: &[u8], end: Option<&str>) -> String {
     let exchanging = async {
         let mut stream = TcpStream::connect(address).await.expect("the host listens");
@@ -77,7 +78,7 @@ async fn what_a_web_page_can_send_is_refused_on_every_route() {
     let mut changes = 0;
     for (method, path) in routes(&host).await {
         let of = format!("{method} {path}");
-        // Under a name that leads here: DNS rebinding.
+        // The name leads here: this is DNS rebinding.
         let rebound =
             ask(address, &method, &path, &["Host: evil.example:8080", "Content-Type: application/json"]).await;
         check(&rebound, 403, "foreign_host", &of);
@@ -89,7 +90,7 @@ async fn what_a_web_page_can_send_is_refused_on_every_route() {
         let packed = ask(address, &method, &path, &[&own, "Content-Encoding: gzip"]).await;
         check(&packed, 415, "wrong_content_encoding", &of);
         if method == "POST" {
-            // An old browser may say nothing of where a form is.
+            // An old browser may not say where a form is.
             for form in
                 [None, Some("Content-Type: text/plain"), Some("Content-Type: application/x-www-form-urlencoded")]
             {
@@ -102,7 +103,7 @@ async fn what_a_web_page_can_send_is_refused_on_every_route() {
     assert!(changes > 20, "{changes} routes change something");
     assert_eq!(positions(&host).await, before, "nothing of it was recorded");
 
-    // The same with what every program can add.
+    // The same requests are accepted with what every program can add.
     let freeze = "/v1/wallet/accounts/account/freeze";
     let frozen = ask(address, "POST", freeze, &[&own, "Content-Type: application/json"]).await;
     assert!(frozen.starts_with("HTTP/1.1 200 "), "{frozen}");
@@ -118,7 +119,7 @@ async fn what_a_web_page_can_send_is_refused_on_every_route() {
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }
 
-/// A literal header of HPACK without its name in a table and without Huffman's code.
+/// A literal header of HPACK, without its name in a table and without Huffman coding.
 fn literal(name: &str, value: &str) -> Vec<u8> {
     let text = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
     [vec![0], text(name), text(value)].concat()
@@ -133,7 +134,8 @@ async fn the_authority_of_http_2_is_a_host_as_well() {
     for (authority, end) in [("evil.example", "foreign_host"), (own.as_str(), "not_found")] {
         let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/nowhere"), (":authority", authority)];
         let block = fields.map(|(name, value)| literal(name, value)).concat();
-        // SETTINGS without any, then HEADERS that end their block and the stream, which is number 1.
+        // A SETTINGS frame without any setting comes first, then HEADERS that end their block and the stream, which
+        // is number 1.
         let settings: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
         let headers = [0, 0, block.len() as u8, 1, 5, 0, 0, 0, 1];
         let request = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", settings, &headers, &block].concat();

@@ -1,7 +1,7 @@
-//! Commands with more than two participants: orders of the machine `capacity` over pools in many partitions take all of them or none, and
-//! payments of the machine `toll` reach payee and keeper of the toll or nobody.
+//! Commands with more than two participants. Orders of the machine `capacity` over pools in many partitions take all
+//! of them or none. Payments of the machine `toll` reach the payee and the keeper of the toll, or nobody.
 //!
-//! The host is killed while many of them are under way; whoever was told nothing asks again.
+//! The host is killed while many commands are under way. A client that was told nothing asks again.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 const PARTITIONS: usize = 8;
 const POOLS: usize = 8;
-/// Fewer than are wanted, so that some orders are refused by pools that others have emptied.
+/// Fewer than are wanted, so that pools that others have emptied refuse some orders.
 const CAPACITY: u64 = 40;
 const CLIENTS: usize = 8;
 const ORDERS: usize = 12;
@@ -29,7 +29,7 @@ async fn start(data: &Path) -> Host {
     Host::start_with(&Start { arguments, ..Start::on(data) }).await.expect("the host starts")
 }
 
-/// One of each pool, from the `first` on, `count` of them.
+/// An order of one seat from each of `count` pools, beginning with the pool `first`.
 fn order(first: usize, count: usize) -> Value {
     let line = |at: usize| json!({"pool": pool((first + at) % POOLS), "type": "seat", "quantity": 1});
     json!({"order_id": Uuid::new_v4().to_string(), "lines": (0..count).map(line).collect::<Vec<_>>()})
@@ -39,7 +39,7 @@ fn pool(number: usize) -> String {
     format!("pool-{number}")
 }
 
-/// Opens the pools; returns in how many partitions they lie.
+/// Opens the pools; returns in how many partitions they are.
 async fn open_pools(client: &mut Client) -> usize {
     let mut partitions = BTreeSet::new();
     for number in 0..POOLS {
@@ -51,7 +51,7 @@ async fn open_pools(client: &mut Client) -> usize {
     partitions.len()
 }
 
-/// What an order became: placed or not. Asks until the host says so.
+/// Whether an order was placed. Asks until the host says so.
 async fn outcome(client: &mut Client, order: &Value) -> bool {
     eventually("the order is decided", async || match client.post("/v1/capacity/orders", order).await {
         Ok(answer) if answer.status == 201 => Some(true),
@@ -75,7 +75,7 @@ async fn orders_over_many_partitions_take_all_pools_or_none_through_kills() {
     for kill in 0..KILLS {
         let asking: Vec<_> = (0..CLIENTS)
             .map(|number| {
-                // Of three to eight participants.
+                // Each order has three to eight participants.
                 let sent: Vec<Value> = (0..ORDERS).map(|turn| order(number + turn, 3 + (turn + kill) % 6)).collect();
                 orders.extend(sent.iter().cloned());
                 let mut client = host.client();
@@ -129,7 +129,7 @@ async fn orders_over_many_partitions_take_all_pools_or_none_through_kills() {
 
 /// A payment of the machine `toll`: payer, payee and keeper of the toll.
 fn payment(number: usize) -> Value {
-    // Every fifth goes to a purse that nobody has opened.
+    // Every fifth payment goes to a purse that nobody has opened.
     let to = if number % 5 == 4 { "nobody".to_owned() } else { purse(number * 3 + 1) };
     let mut body = json!({
         "from": purse(number), "to": to, "amount": 3 + number % 7, "keeper": purse(number * 5 + 2), "toll": 1,
@@ -148,7 +148,7 @@ fn purse(number: usize) -> String {
 const PURSES: usize = 16;
 const COINS: i64 = 300;
 
-/// Whether it was paid; asks until the host says so.
+/// Whether a payment was made. Asks until the host says so.
 async fn is_paid(client: &mut Client, payment: &Value) -> bool {
     eventually("the payment is decided", async || match client.post("/v1/toll/payments", payment).await {
         Ok(answer) if answer.status == 200 => Some(true),
@@ -189,7 +189,7 @@ async fn pay_until_killed(host: Host, payments: &[Value]) {
     }
 }
 
-/// What each purse must hold, by what the host says of each payment; and how many were refused.
+/// What each purse must hold, according to what the host says of each payment; and how many payments were refused.
 async fn settle(client: &mut Client, payments: &[Value]) -> ([i64; PURSES], usize) {
     let number = |payment: &Value, field: &str| -> Option<usize> {
         payment[field].as_str()?.strip_prefix("purse-")?.parse().ok()
@@ -222,7 +222,8 @@ async fn payments_with_a_toll_reach_both_payees_or_nobody_through_a_kill() {
     }
     let payments: Vec<Value> = (0..240).map(payment).collect();
     pay_until_killed(host, &payments).await;
-    // Also in the middle of it: what is on its way is what the commands in flight have moved.
+    // The audit also passes in the middle of the payments: what is in transit is what the commands in flight have
+    // moved.
     check_audit(data.path());
 
     let host = start().await.expect("the host starts");

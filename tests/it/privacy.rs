@@ -1,6 +1,6 @@
-//! Data are for the account that a host runs as: no file of its folder, and none of an export, can be read by anybody else.
+//! Data are for the account that a host runs as: nobody else can read a file of its folder or of an export.
 //!
-//! It knows the modes of files, and nothing of what is in them.
+//! It knows the modes of files, but not their content.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -12,7 +12,7 @@ use tempfile::tempdir;
 use crate::archived::until_archived;
 use crate::replay::make_history;
 
-/// Everything below a folder, and the folder, with its mode. Links are not followed, and left out.
+/// A folder and everything below it, with their modes. Links are not followed, and are left out.
 fn modes(folder: &Path) -> Vec<(PathBuf, u32)> {
     let mut all = vec![folder.to_owned()];
     let mut next = 0;
@@ -27,7 +27,7 @@ fn modes(folder: &Path) -> Vec<(PathBuf, u32)> {
     all.into_iter().filter_map(|path| Some((mode(&path)?, path))).map(|(mode, path)| (path, mode)).collect()
 }
 
-/// A host that runs replaces and removes files of its own.
+/// A running host replaces and removes files of its own.
 fn unless_gone<T>(found: std::io::Result<T>) -> Option<T> {
     match found {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
@@ -63,7 +63,7 @@ async fn nobody_else_reads_a_data_folder_or_an_export() {
     assert_eq!(exported.code, Some(0), "{exported:?}");
     check_private(&export, 8);
 
-    // As an earlier release left it, and with a link to what is not the host's.
+    // The folder is now as an earlier release left it, with a link to what is not the host's.
     let elsewhere = around.path().join("elsewhere");
     fs::write(&elsewhere, "of others").expect("a new file");
     fs::set_permissions(&elsewhere, Permissions::from_mode(0o644)).expect("it is ours");

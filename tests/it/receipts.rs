@@ -1,6 +1,7 @@
-//! Receipts: what an answer says of balances, at the position that it names, is what every way to the past says of that position.
+//! Receipts: what an answer says of balances at the position that it names is what every way of reading the past says
+//! of that position.
 //!
-//! It knows the wallet's routes, `?at=`, `audit balance` and `audit log`. What is right is what clients were told.
+//! It knows the wallet's routes, `?at=`, `audit balance` and `audit log`. It takes what clients were told as right.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -30,13 +31,13 @@ const PARTITIONS: &str = "3";
 const ACCOUNTS: usize = 9;
 const CLIENTS: usize = 4;
 const ROUNDS: usize = 6;
-/// Commands of one request, most of which come into one entry of each partition.
+/// The commands of one request, most of which go into one entry of each partition.
 const BATCH: usize = 40;
-/// Receipts that are asked about each way; from genesis each costs a replay of everything.
+/// The receipts that are asked about each way. From genesis each costs a replay of everything.
 const ASKED: usize = 60;
 const ASKED_FROM_GENESIS: usize = 25;
 
-/// What was said of one account.
+/// What an answer said of one account.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Receipt {
     account: String,
@@ -68,7 +69,7 @@ fn random_command(random: &mut StdRng, accounts: &[String]) -> Value {
     }
 }
 
-/// The bodies of those that succeeded.
+/// Sends a batch, and returns the bodies of the commands that succeeded.
 async fn send_batch(mut client: Client, commands: Vec<Value>) -> Vec<Value> {
     let body = commands.iter().map(Value::to_string).collect::<Vec<_>>().join("\n").into_bytes();
     let headers = vec![("content-type", "application/x-ndjson"), ("statehouse-deadline", "30000")];
@@ -83,7 +84,8 @@ fn partition_of(position: &str) -> &str {
     position.split('.').next().expect("a position has a partition")
 }
 
-/// What an answer says of each account, with the position of its part of the command where it went through several partitions.
+/// What an answer says of each account. Where a command went through several partitions, the position is that of the
+/// account's part.
 async fn receipts(client: &mut Client, homes: &BTreeMap<String, String>, body: &Value) -> Vec<Receipt> {
     let id = body["Transaction_id"].as_str().expect("it says its id");
     let balances = body["balances"].as_object().unwrap_or_else(|| panic!("no balances in {body}"));
@@ -110,7 +112,7 @@ async fn receipts(client: &mut Client, homes: &BTreeMap<String, String>, body: &
     balances.iter().map(of_account).collect()
 }
 
-/// The balance at the receipt's position, and who said so.
+/// The balance at the receipt's position, and whether a view said so.
 async fn past(client: &mut Client, receipt: &Receipt) -> (String, bool) {
     let path = format!("/v1/wallet/accounts/{}?at={}", receipt.account, receipt.position);
     let answer = client.get(&path).await.expect("the host answers");
@@ -163,7 +165,7 @@ async fn the_balance_at_the_position_of_every_answer_is_the_balance_in_the_answe
     assert!(0 < by_view && by_view < ASKED, "the view says what it can, {by_view} times");
     check_reads(&mut client, &ledger.accounts).await;
 
-    // Without the view, from snapshots.
+    // Without the view, the answers are rebuilt from snapshots.
     let dropped = cli(["view", "drop", "statements", "--url", &format!("http://{}", host.address())]);
     assert_eq!(dropped.code, Some(0), "{dropped:?}");
     for receipt in &all[..ASKED] {
@@ -177,7 +179,7 @@ async fn the_balance_at_the_position_of_every_answer_is_the_balance_in_the_answe
     check_log(data.path(), told.len());
 }
 
-/// That it is worth asking: entries have many commands, and some have changed one account several times.
+/// Checks that it is worth asking: entries have many commands, and some have changed one account several times.
 fn check_shared(all: &[Receipt]) {
     let mut by_entry: BTreeMap<&str, usize> = BTreeMap::new();
     let mut by_account: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
@@ -191,7 +193,7 @@ fn check_shared(all: &[Receipt]) {
     assert!(8 < several, "{several} accounts have had several balances within one entry");
 }
 
-/// A read has seen all of the entry whose position it names.
+/// A read has seen the whole entry whose position it names.
 async fn check_reads(client: &mut Client, accounts: &[String]) {
     for account in accounts {
         let now = wallet::account(client, account).await;
@@ -202,7 +204,7 @@ async fn check_reads(client: &mut Client, accounts: &[String]) {
     }
 }
 
-/// By the journal alone.
+/// Checks receipts by the journal alone.
 fn check_from_genesis(data: &Path, receipts: &[Receipt]) {
     // This process is no host, so it has no child of its own that compiles.
     compile_by(binary());
@@ -222,7 +224,7 @@ fn check_from_genesis(data: &Path, receipts: &[Receipt]) {
     assert_eq!((&said["balance"][CURRENCY], &said["position"]), (&json!(balance), &json!(position)));
 }
 
-/// All partitions, in an order in which nothing stands before what has caused it.
+/// Checks that the list has all partitions, in an order in which nothing comes before its cause.
 fn check_log(data: &Path, told: usize) {
     let log = cli(["audit", "log", "--data", argument(data), "--json"]);
     assert_eq!(log.code, Some(0), "{log:?}");

@@ -1,7 +1,8 @@
-//! A host that keeps little of its log. With an archive events, views and the past go on from there, and canonical snapshots are kept and deleted;
-//! without one what a webhook has not sent stays.
+//! A host that keeps little of its log. With an archive, events, views and the past are read from there, and
+//! canonical snapshots are kept and deleted. Without one, what a webhook has not sent stays.
 //!
-//! It knows `[log] keep_bytes`, `[archive]` and `[snapshots]` of `serve`. The clients send batches, because segments are released whole.
+//! It knows `[log] keep_bytes`, `[archive]` and `[snapshots]` of `serve`. The clients send batches, because segments
+//! are released whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -23,18 +24,20 @@ use uuid::Uuid;
 
 const ACCOUNTS: [&str; 2] = ["alice", "bob"];
 const OPENING: i128 = 1_000_000_000;
-/// Enough to have two in each of two partitions.
+/// Enough for two accounts in each of two partitions.
 const ACCOUNTS_MAX: usize = 12;
 const BATCH: usize = 1_000;
 const KEPT: usize = 2;
-/// Of a log that retention would have released the beginning of.
+/// The segments of a log whose beginning retention would have released.
 const SEGMENTS: usize = 5;
 
-/// A node that keeps one MiB of log, with what else is configured.
+/// A node that keeps one MiB of log, with `more` in its configuration.
 async fn serve(folder: &Path, data: &Path, more: &str) -> Process {
     let config = folder.join("node.toml");
     let text = format!(
-        "[node]\nid = 1\ndata = {:?}\n[http]\nlisten = \"{}\"\n[auth]\nopen = true\n[webhooks]\nallow = [\"127.0.0.1\"]\n[log]\nkeep_bytes = 1048576\n[machines.wallet]\nmodule = {:?}\n{more}",
+        "[node]\nid = 1\ndata = {:?}\n[http]\nlisten = \"{}\"\n[auth]\nopen = true\n\
+         [webhooks]\nallow = [\"127.0.0.1\"]\n[log]\nkeep_bytes = 1048576\n\
+         [machines.wallet]\nmodule = {:?}\n{more}",
         argument(data),
         free_address(),
         argument(&release("wallet-1.0.1.wasm"))
@@ -57,7 +60,7 @@ async fn ready(node: &Process) -> Client {
     client
 }
 
-/// Waits for it, and opens the accounts.
+/// Waits until the node is ready, and opens the accounts.
 async fn begin(node: &Process) -> Client {
     let mut client = ready(node).await;
     for account in ACCOUNTS {
@@ -67,7 +70,7 @@ async fn begin(node: &Process) -> Client {
     client
 }
 
-/// Transfers between two accounts in one batch, all of which are done.
+/// Makes transfers between two accounts in one batch, all of which must be done.
 async fn transfer(client: &mut Client, accounts: [&str; 2]) -> Vec<Uuid> {
     let ids: Vec<Uuid> = (0..BATCH).map(|_| Uuid::new_v4()).collect();
     let line = |(at, id): (usize, &Uuid)| {
@@ -102,7 +105,7 @@ fn segments(data: &Path) -> Option<Vec<PathBuf>> {
     Some(segments)
 }
 
-/// What an account was, and whether a view says so.
+/// The balances of an account in the past, and whether a view says so.
 async fn past(client: &mut Client, account: &str, at: &str) -> (Value, bool) {
     let answer = client.get(&format!("/v1/wallet/accounts/{account}?at={at}")).await.expect("the node answers");
     assert_eq!(answer.status, 200, "{account} at {at}: {answer:?}");
@@ -123,7 +126,7 @@ async fn snapshots(client: &mut Client) -> (Vec<Value>, Vec<Value>) {
     listed.into_iter().partition(|snapshot| snapshot["place"] == "here")
 }
 
-/// Of every command behind a cursor the events, up to the one of `last`.
+/// The events of every command after a cursor, up to those of `last`.
 async fn events_behind(process: &Process, cursor: &str, last: Uuid) -> BTreeMap<String, Vec<String>> {
     let mut stream =
         Stream::open(process.address(), "/v1/wallet/events", Some(cursor)).await.expect("it is not refused");
@@ -149,7 +152,7 @@ async fn events_behind(process: &Process, cursor: &str, last: Uuid) -> BTreeMap<
 async fn what_is_released_is_read_from_the_archive_by_everybody() {
     let folder = tempdir().expect("a temporary folder");
     let [data, archive] = ["data", "archive"].map(|name| folder.path().join(name));
-    // A snapshot about every MiB, and two of them are kept.
+    // The node takes a snapshot about every MiB, and keeps two of them.
     let more = format!(
         "[snapshots]\nevery_bytes = 1048576\nkeep = {KEPT}\n[archive]\nurl = {:?}\nevery_seconds = 1\n",
         argument(&archive)
@@ -161,7 +164,7 @@ async fn what_is_released_is_read_from_the_archive_by_everybody() {
     view_is_live(&mut client).await;
     let cursor = wallet::account(&mut client, "bob").await.text("position");
     let mut ids = transfer(&mut client, ACCOUNTS).await;
-    // Moments whose entries will be released, and one whose entries will not.
+    // The entries of these moments will be released. Those of one more moment, added below, will not.
     let mut moments = vec![cursor.clone(), wallet::account(&mut client, "bob").await.text("position")];
     let begun = first_segment(&data);
     eventually("the beginning of the log is released", async || {
@@ -273,7 +276,8 @@ async fn open_in_both(client: &mut Client) -> [[String; 2]; 2] {
     found.map(|accounts| accounts.try_into().expect("half of them are in each"))
 }
 
-/// It used to be a conflict, for nobody could say what the released entry was: but the asker had said what he meant.
+/// This used to be a conflict, because nobody could say what the released entry was. But the client had said what it
+/// meant.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_commands_under_one_id_the_one_that_is_not_released_is_found_by_its_content() {
     let folder = tempdir().expect("a temporary folder");
@@ -313,7 +317,8 @@ async fn of_two_commands_under_one_id_the_one_that_is_not_released_is_found_by_i
     assert!(node.terminate().await.success());
 }
 
-/// The newest ones are here, all are in the archive, and each is what the journal comes to.
+/// Checks that the newest snapshots are here, that all are in the archive, and that each is what the journal results
+/// in.
 async fn check_snapshots(client: &mut Client, data: &Path, archive: &Path) {
     let (here, elsewhere) = within(PATIENCE, "what is beyond those that are kept is deleted", async || {
         let (here, elsewhere) = snapshots(client).await;

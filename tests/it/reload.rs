@@ -1,6 +1,8 @@
-//! SIGHUP: tokens, certificates and limits are replaced while requests are answered, and what makes no sense changes nothing.
+//! SIGHUP: tokens, certificates and limits are replaced while requests are answered, and a configuration that makes
+//! no sense changes nothing.
 //!
-//! It knows the configuration file, the metrics that count reloads, and what the log says. How TLS is refused is in `tls.rs`.
+//! It knows the configuration file, the metrics that count reloads, and what the log says. How TLS is refused is
+//! tested in `tls.rs`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,10 +18,10 @@ use uuid::Uuid;
 use crate::tls::{Node, ROLES, configuration, tls, token, tokens};
 
 const CLIENTS: usize = 6;
-/// Requests that a connection lives for: connections begin while certificates change.
+/// The requests that a connection lives for, so that connections begin while certificates change.
 const REQUESTS_OF_CONNECTION: u64 = 20;
 
-/// Requests under which a node is reloaded.
+/// The requests that are sent while a node is reloaded.
 fn request_count() -> u64 {
     if std::env::var_os("STATEHOUSE_CHAOS").is_some() { 100_000 } else { 2_000 }
 }
@@ -36,7 +38,7 @@ async fn reload(node: &Node, trust: &Trust, result: &str, http: &str, rest: &str
     .await;
 }
 
-/// Sends requests until there were enough; any that is not answered well ends the test.
+/// Sends requests until there were enough. Any request that is not answered well ends the test.
 async fn load(mut client: Client, from: String, to: String, left: Arc<AtomicU64>, is_enough: Arc<AtomicBool>) -> u64 {
     let mut sent = 0;
     while !is_enough.load(Ordering::Relaxed) || left.load(Ordering::Relaxed) != 0 {
@@ -123,7 +125,7 @@ async fn a_removed_token_is_none_from_then_on() {
     assert_eq!((last.event.as_deref(), last.text("code").as_str()), (Some("closed"), "unauthenticated"), "{last:?}");
     assert_eq!(on_removed.next().await, None);
 
-    // Whose token is the same reads on: the next reload still finds the stream there.
+    // A reader whose token is the same keeps reading: the next reload still finds its stream.
     reload(&node, &trust, "done", &http, &tokens(&["admin", "monitor"])).await;
     let last = on_kept.next_event().await.expect("a last word");
     assert_eq!(last.text("code"), "unauthenticated", "{last:?}");
@@ -133,7 +135,7 @@ async fn a_removed_token_is_none_from_then_on() {
     .await;
 }
 
-/// Once it needed a restart.
+/// This used to need a restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_is_for_other_roles_from_then_on() {
     let folder = tempdir().expect("a temporary folder");
@@ -190,7 +192,7 @@ async fn what_makes_no_sense_changes_nothing() {
         eventually("the log says what is wrong", async || node.process.output().contains(why).then_some(())).await;
     }
 
-    // What needs a restart is named, and the rest of that file counts.
+    // A setting that needs a restart is named, and the rest of that file takes effect.
     let more = "[log]\nkeep_bytes = 1048576\n[limits]\nevent_readers = 1\n";
     let more = format!("{}\n{more}", tokens(&["monitor", "client"]));
     reload(&node, &trust, "done", &tls(&other, ""), &more).await;

@@ -1,7 +1,7 @@
-//! Real history replayed under other modules: the recorded one, one whose words differ, and one that cannot read it.
+//! Real history is replayed under other modules: the recorded one, one whose words differ, and one that cannot read it.
 //!
-//! It knows the CLI's arguments, exit codes and reports. The changed module is the recorded one with a few letters of one message changed
-//! in its bytes, so nothing needs to be compiled here.
+//! It knows the CLI's arguments, exit codes and reports. The changed module is the recorded one with a few letters of
+//! one message changed in its bytes, so nothing needs to be compiled here.
 
 use std::path::{Path, PathBuf};
 
@@ -16,8 +16,8 @@ use uuid::Uuid;
 const ACCOUNTS: usize = 12;
 const OPENING: i128 = 10_000;
 
-/// Makes a history with transfers inside and between partitions, by both protocols, and with rejections of every code that a client can
-/// bring about on purpose. Returns the ids that were rejected for want of money, in order.
+/// Makes a history with transfers within and between partitions, by both protocols, and with rejections of every code
+/// that a client can cause on purpose. Returns the ids that were rejected for lack of money, in order.
 pub async fn make_history(client: &mut Client) -> Vec<Uuid> {
     let accounts: Vec<String> = (0..ACCOUNTS).map(|number| format!("account-{number}")).collect();
     for account in &accounts {
@@ -39,7 +39,7 @@ pub async fn make_history(client: &mut Client) -> Vec<Uuid> {
     let mut codes: Vec<Option<String>> = Vec::new();
     wallet::change(client, &accounts[0], "freeze").await;
     for by in ["saga", "tcc"] {
-        // Refused by the payer at once, and by the payee after the debit.
+        // The payer refuses at once, and the payee refuses after the debit.
         codes.push(send(client, Uuid::new_v4(), &accounts[0], &accounts[1], 1, by).await);
         for account in &accounts[1..5] {
             codes.push(send(client, Uuid::new_v4(), account, &accounts[0], 1, by).await);
@@ -138,7 +138,7 @@ async fn history_replays_as_itself_and_a_changed_module_is_caught() {
     check_audit(data.path());
 }
 
-/// On the folder of a running node as well as of a stopped one.
+/// Checks the folder of a running node as well as that of a stopped one.
 fn check_same(data: &Path, id: &str) {
     for mode in ["isolated", "cumulative"] {
         let finished = replay(data, id, &["--mode", mode]);
@@ -176,7 +176,7 @@ fn check_changed(data: &Path, changed: &Path, files: &Path, poor: &[Uuid]) {
     check_certificate(&certificate, poor.len());
 }
 
-/// Nothing in it is fetched from anywhere.
+/// The page fetches nothing from anywhere.
 fn check_page(page: &str) {
     assert!(page.starts_with("<!doctype html>") && page.contains("<svg") && page.contains("reason_differs"), "{page}");
     for outside in ["http://", "https://", "<script", "<link", "<img", "url("] {
@@ -212,7 +212,7 @@ fn check_explained(data: &Path, changed: &Path) {
     assert!(explained["candidate"]["rows"].as_array().is_some_and(|rows| !rows.is_empty()), "{explained:#}");
 }
 
-/// 1.0.0 does not know what later versions record.
+/// Version 1.0.0 does not know what later versions record.
 fn check_unreadable(data: &Path) {
     let old = Path::new(env!("CARGO_MANIFEST_DIR")).join("../modules/releases/wallet-1.0.0.wasm");
     let finished = replay(data, argument(&old), &[]);

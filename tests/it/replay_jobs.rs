@@ -1,6 +1,7 @@
-//! A node replays its own history for whoever asks over its API, and says the same as a replay of its folder.
+//! A node replays its own history for any client of its API, and says the same as a replay of its folder.
 //!
-//! It knows the routes of replays and `audit replay --url`. What ends a replay in the middle is in `tests/failpoints/`.
+//! It knows the routes of replays and `audit replay --url`. What ends a replay in the middle is tested in
+//! `tests/failpoints/`.
 
 use std::path::Path;
 
@@ -37,7 +38,7 @@ async fn a_node_replays_its_history_and_keeps_what_it_came_to() {
     let (_, module) = recorded_module(data.path());
     let changed = changed_module(&module, files.path());
 
-    // It must be staged before the node can load it.
+    // The candidate must be staged before the node can load it.
     let url = format!("http://{}", host.address());
     let early = replay(&["--url", &url, "--candidate", argument(&changed)]);
     assert!(early.code == Some(3) && early.stderr.contains("statehouse module stage"), "{early:?}");
@@ -58,7 +59,7 @@ async fn a_node_replays_its_history_and_keeps_what_it_came_to() {
     check_deleted(&mut host.client(), &id).await;
 }
 
-/// The same page, files and exit codes, by way of the node.
+/// Checks that the node gives the same page, files and exit codes as its folder.
 fn check_same_as_folder(data: &Path, files: &Path, url: &str, candidate: &str, mode: &str, differences: usize) {
     let (report, page, certificate) = (files.join("r.json"), files.join("r.html"), files.join("c.json"));
     let local = replay(&["--data", argument(data), "--candidate", candidate, "--mode", mode, "--json"]);
@@ -77,7 +78,7 @@ fn check_same_as_folder(data: &Path, files: &Path, url: &str, candidate: &str, m
     assert!(partial.code == Some(3) && partial.stderr.contains("covers all of a history"), "{partial:?}");
 }
 
-/// By hand, as another program would. Returns the id of a replay that is kept.
+/// Uses the routes as another program would. Returns the id of a replay that is kept.
 async fn check_routes(client: &mut Client) -> String {
     let listed = client.get(REPLAYS).await.expect("the host answers").json();
     let first = listed.as_array().expect("a list").first().expect("there are some").clone();
@@ -101,7 +102,7 @@ async fn check_routes(client: &mut Client) -> String {
     assert_eq!(json.json()["is_whole"], false, "a filter leaves something out");
     let html = send(client, "GET", &report, vec![("accept", "text/html")], Vec::new()).await;
     assert!(html.header("content-type").is_some_and(|kind| kind.starts_with("text/html")), "{html:?}");
-    // A certificate is of all or nothing.
+    // A certificate covers all of a history, or there is none.
     let id = done["id"].as_str().expect("an id").to_owned();
     let refused = client.get(&format!("{REPLAYS}/{id}/certificate")).await.expect("the host answers");
     assert!(refused.status == 409 && refused.text("detail").contains("covers all"), "{refused:?}");
@@ -127,7 +128,7 @@ async fn check_refusals(client: &mut Client, id: &str) {
     for path in [format!("{REPLAYS}/{}", Uuid::new_v4()), "/v1/machines/nobody/replays".to_owned()] {
         assert_eq!(client.get(&path).await.expect("the host answers").status, 404, "{path}");
     }
-    // What cannot be carried out says so in its record.
+    // A replay that cannot be carried out says so in its record.
     let impossible = json!({"candidate": candidate, "mode": "cumulative", "partition": 1});
     let started = client.post(REPLAYS, &impossible).await.expect("the host answers").json();
     let path = format!("{REPLAYS}/{}", started["id"].as_str().expect("an id"));

@@ -1,7 +1,8 @@
-//! `Prefer: respond-async`: the command goes its way without the client, who asks later what became of it, and hears the truth.
+//! `Prefer: respond-async`: the command proceeds without the client, which asks later what became of the command, and
+//! hears the truth.
 //!
-//! It knows the header, the answer 202 and what a command's outcome looks like. What is asked at `Location` becomes definite whatever
-//! becomes of the command.
+//! It knows the header, the answer 202 and what a command's outcome looks like. What is asked at `Location` becomes
+//! definite, whatever becomes of the command.
 
 use serde_json::{Value, json};
 use statehouse_tests::hold::eventually;
@@ -18,14 +19,14 @@ async fn send(client: &mut Client, body: &serde_json::Value, deadline_ms: &str) 
     client.post_with(TRANSFER, body, headers).await.expect("it answers")
 }
 
-/// Where to ask, of a command that was accepted.
+/// Where to ask about a command that was accepted.
 fn location(accepted: &Answer) -> String {
     assert_eq!(accepted.status, 202, "{accepted:?}");
     assert_eq!(accepted.header("preference-applied"), Some("respond-async"));
     accepted.header("location").expect("it says where to ask").to_owned()
 }
 
-/// The answer once it is definite; until then it says the same `until`.
+/// The answer once it is definite. Until then it must name the same `until`.
 async fn outcome(client: &mut Client, location: &str) -> Answer {
     let mut until = None;
     eventually("the outcome becomes definite", async || {
@@ -73,11 +74,11 @@ async fn a_command_that_nobody_waits_for_can_be_asked_for() {
         assert!(location.starts_with(&format!("/v1/wallet/commands/{id}?home=alice&expires=")), "{location}");
         let answer = outcome(&mut client, &location).await;
         assert_eq!((answer.text("outcome").as_str(), answer.text("id")), (expected, id.clone()), "{answer:?}");
-        // Whoever sends it again and waits this time gets the outcome it has.
+        // A client that sends the command again and waits this time gets the outcome that it has.
         let again = client.post(TRANSFER, &body).await.expect("it answers");
         assert!(again.is_replayed(), "{again:?}");
         assert_eq!(again.json()["Transaction_id"], json!(id));
-        // A client that does not wait finds it at once.
+        // A client that does not wait finds the outcome at once.
         let again = send(&mut client, &body, "30000").await;
         let location = self::location(&again);
         let found = client.get(&location).await.expect("it answers");
@@ -106,7 +107,7 @@ async fn what_is_refused_is_refused_at_once_and_what_is_not_executed_says_so() {
         assert_eq!((told.status, told.problem()), (waited.status, waited.problem()), "{body}");
     }
 
-    // An id that was used is another command's.
+    // An id that was used belongs to another command.
     let id = Uuid::new_v4().to_string();
     let first = location(&send(&mut client, &transfer_body(&id, "alice", "bob", "1.00"), "30000").await);
     assert_eq!(outcome(&mut client, &first).await.text("outcome"), "done");
@@ -116,7 +117,7 @@ async fn what_is_refused_is_refused_at_once_and_what_is_not_executed_says_so() {
     let again = location(&send(&mut client, &transfer_body(&id, "alice", "bob", "1.0"), "5000").await);
     assert_eq!(outcome(&mut client, &again).await.text("outcome"), "done");
 
-    // Somebody asks for ever, and without saying when it expires: neither keeps others from an answer.
+    // Somebody asks for ever, or without saying when the command expires. Neither keeps others from an answer.
     let never = Uuid::new_v4();
     for query in ["", "?expires=9223372036854775807", "?home=alice&expires=9223372036854775807"] {
         let answer = client.get(&format!("/v1/wallet/commands/{never}{query}")).await.expect("it answers");
@@ -128,7 +129,7 @@ async fn what_is_refused_is_refused_at_once_and_what_is_not_executed_says_so() {
         assert_eq!((first.text("until"), first.text("resolve")), (second.text("until"), resolve), "it stays the same");
     }
 
-    // One that was never sent, as if it had been accepted and lost: the time passes though nobody submits anything.
+    // This command was never sent, as if it had been accepted and lost. Time passes although nobody submits anything.
     let short = location(&send(&mut client, &fresh("alice", "bob", "1.00"), "300").await);
     let lost = short.replace(&short["/v1/wallet/commands/".len()..][..36], &never.to_string());
     assert_eq!(outcome(&mut client, &lost).await.text("state"), "not_executed");

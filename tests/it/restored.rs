@@ -1,4 +1,5 @@
-//! A cluster that is lost comes back from exported files: everything in them, the same chain, the same ids; and others join it.
+//! A cluster that is lost comes back from exported files, with everything in them, the same chain and the same ids;
+//! and other nodes join it.
 //!
 //! It knows `snapshot restore`, `serve`, and that a node's number is never given twice.
 
@@ -44,13 +45,14 @@ fn restore(from: &Path, data: &Path, node: &str, advertise: Option<SocketAddr>) 
     cli(arguments)
 }
 
-/// A node by its configuration, with peers where it has an address for them.
+/// A node with a configuration of its own, and with peers if it has an address for them.
 async fn serve(folder: &Path, id: u64, data: &Path, peer: Option<SocketAddr>) -> Process {
     let config = folder.join(format!("node-{id}.toml"));
     let module = release("wallet-1.0.1.wasm");
     let peer = peer.map_or_else(String::new, |peer| format!("[peer]\nlisten = \"{peer}\"\nplaintext = true\n"));
     let text = format!(
-        "[node]\nid = {id}\ndata = {:?}\n[http]\nlisten = \"{}\"\n[auth]\nopen = true\n{peer}[machines.wallet]\nmodule = {:?}\npartitions = {PARTITIONS}\n",
+        "[node]\nid = {id}\ndata = {:?}\n[http]\nlisten = \"{}\"\n[auth]\nopen = true\n\
+         {peer}[machines.wallet]\nmodule = {:?}\npartitions = {PARTITIONS}\n",
         argument(data),
         free_address(),
         argument(&module)
@@ -69,7 +71,7 @@ async fn ready(client: &mut Client) {
     .await;
 }
 
-/// Nothing is under way between partitions any more, and nothing was lost on the way.
+/// Waits until nothing is under way between partitions, and checks that nothing was lost on the way.
 async fn settled(client: &mut Client, ledger: &Ledger) {
     eventually("what was under way is over", async || {
         let listed = client.get("/v1/wallet/commands?state=in_flight").await.ok().filter(|page| page.status == 200)?;
@@ -85,7 +87,7 @@ async fn settled(client: &mut Client, ledger: &Ledger) {
 
 struct Lost {
     folder: tempfile::TempDir,
-    /// Exported while clients were at work, and after the end.
+    /// Exported while clients were at work; `whole` was exported after the end.
     early: PathBuf,
     whole: PathBuf,
     data: PathBuf,
@@ -107,7 +109,7 @@ async fn lose() -> Lost {
     let more = workload.done_count() + 200;
     eventually("more transfers are done", async || (more < workload.done_count()).then_some(())).await;
     host.kill();
-    // Of a folder whose process was killed, the last entries are not known to be committed: a start settles that.
+    // When a process was killed, the last entries in its folder are not known to be committed: a start settles that.
     let host = Host::start_with(&start).await.expect("the host starts again");
     workload.moved_to(host.address());
     let attempts = workload.stop().await;
@@ -161,7 +163,7 @@ async fn a_lost_cluster_comes_back_with_all_that_was_archived_and_others_join_it
     check_audit(&data);
 }
 
-/// The same journals of the wallet with the same rows.
+/// Checks that both have the same journals of the wallet with the same rows.
 fn check_alike(before: &Path, after: &Path) {
     let of = |data: &Path| {
         let verified = json(&cli(["audit", "verify", "--data", argument(data), "--json"]));
@@ -216,7 +218,7 @@ async fn a_partition_of_which_nothing_was_archived_begins_anew() {
     let ledger = Ledger::open(&mut host.client(), 8 * PARTITIONS, OPENING).await;
     until_archived(&host, PARTITIONS).await;
     assert!(host.terminate().await.success());
-    // As if its leader had had no way to the archive since the machine was created.
+    // This is as if the partition's leader had never reached the archive since the machine was created.
     fs::remove_dir_all(archive.join("wallet/2")).expect("it was archived");
     let told = restore(&archive, &restored, "7", None);
     assert_eq!(told.code, Some(0), "{told:?}");
@@ -233,7 +235,7 @@ async fn a_partition_of_which_nothing_was_archived_begins_anew() {
     for account in &ledger.accounts {
         let answer = client.get(&format!("/v1/wallet/accounts/{account}")).await.expect("the node answers");
         kept += usize::from(answer.status == 200);
-        // Where it is gone it can be opened again: every partition decides.
+        // Where an account is gone, it can be opened again: every partition decides commands.
         if answer.status != 200 {
             wallet::open(&mut client, account).await;
         }

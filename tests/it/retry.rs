@@ -1,6 +1,7 @@
-//! A whole batch that is recorded already is sent again: that costs one read for each entry, and nobody beside it waits for it.
+//! A whole batch that is already recorded is sent again. That costs one read for each entry, and no other client
+//! waits for it.
 //!
-//! It counts what was read and what was answered; how long a retry takes is measured by `statehouse bench http`.
+//! It counts what was read and what was answered. `statehouse bench http` measures how long a retry takes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,15 +17,16 @@ use tempfile::tempdir;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-/// As many as a batch may have.
+/// As many commands as a batch may have.
 const COMMANDS: usize = 8_192;
 const CLIENTS: usize = 4;
-/// Far longer than a transfer takes on a busy machine, and far shorter than such a retry took when each id was read for.
+/// Far longer than a transfer takes on a busy machine, and far shorter than such a retry took when it read once for
+/// each id.
 const DEADLINE_MS: &str = "10000";
 const A: &str = "account-0";
 const B: &str = "account-1";
 
-/// Sends the batch and gives the answer to each command.
+/// Sends the batch and returns the answer to each command.
 async fn send(client: &mut Client, body: &str) -> Vec<Value> {
     let headers = vec![("content-type", "application/x-ndjson"), ("statehouse-deadline", "30000")];
     let request = Request { method: "POST", path: "/v1/wallet/batch", headers, body: body.as_bytes().to_vec() };
@@ -34,7 +36,7 @@ async fn send(client: &mut Client, body: &str) -> Vec<Value> {
     lines.map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
 }
 
-/// Entries that were wanted by ids sent again and were not in memory.
+/// The number of entries that were needed for ids sent again and were not in memory.
 async fn recalled(client: &mut Client) -> usize {
     let metrics = client.get("/metrics").await.expect("the host answers");
     let text = String::from_utf8_lossy(&metrics.body).into_owned();
@@ -42,7 +44,7 @@ async fn recalled(client: &mut Client) -> usize {
     line.map_or(0, |count| count.trim().parse().expect("a count"))
 }
 
-/// Sends transfers one by one until it is told to stop; each is done in time. Returns how many.
+/// Sends transfers one by one until it is told to stop; each must be done in time. Returns how many there were.
 async fn pay(mut client: Client, is_over: Arc<AtomicBool>, paid: watch::Sender<usize>) -> usize {
     let mut count = 0;
     while !is_over.load(Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! History as files: what a node exports says the same as the node's folder, and what is done to the files is found.
+//! History as files: what a node exports says the same as the node's folder, and any change to the files is found.
 //!
 //! It knows `audit log --export`, the commands that read what it writes, and the layout of the folder.
 
@@ -48,7 +48,7 @@ async fn exported_journals_say_what_the_node_says_and_need_nothing_else() {
     let arguments = vec!["--partitions".to_owned(), "3".to_owned()];
     let host = Host::start_with(&Start { arguments, ..Start::on(data.path()) }).await.expect("the host starts");
     make_history(&mut host.client()).await;
-    // Of a running node; and it can be gone on with.
+    // This exports from a running node, and a later export continues it.
     let early = copies.path().join("early");
     let exported = export(data.path(), &early);
     assert_eq!(exported.code, Some(0), "{exported:?}");
@@ -68,7 +68,7 @@ async fn exported_journals_say_what_the_node_says_and_need_nothing_else() {
     check_refusals(data.path(), &late).await;
 }
 
-/// Both folders give the same answers.
+/// Checks that both folders give the same answers.
 fn check_alike(data: &Path, exported: &Path) {
     let account = ["--account", "account-1"];
     for command in [
@@ -88,7 +88,7 @@ fn check_alike(data: &Path, exported: &Path) {
     let [of_node, of_files] = [data, exported].map(|folder| {
         let mut report = json(&verify(folder));
         for partition in report["partitions"].as_array_mut().expect("a list") {
-            // Only a log has void entries, and other bytes around those that count.
+            // Only a log has void entries, and other bytes around the entries that count.
             for member in ["log_bytes", "torn_bytes", "void_entries", "entries_not_known_committed"] {
                 partition.as_object_mut().expect("an object").remove(member);
             }
@@ -119,7 +119,7 @@ fn segment(folder: &Path, partition: &str) -> PathBuf {
     paths.remove(0)
 }
 
-/// Each is located by partition, file and entry, and the other partitions go on.
+/// Checks that damage is located by partition, file and entry, and that the other partitions are still verified.
 fn check_damage(exported: &Path) {
     let path = segment(exported, "1");
     let name = path.file_name().and_then(|name| name.to_str()).expect("names are UTF-8").to_owned();
@@ -155,7 +155,7 @@ fn check_damage(exported: &Path) {
 }
 
 async fn check_refusals(data: &Path, exported: &Path) {
-    // A module that is not there any more is asked for by name.
+    // A module that is no longer there is asked for by name.
     let id = json(&verify(data))["partitions"][3]["module"].as_str().expect("an id").to_owned();
     let module = exported.join("modules").join(format!("{id}.wasm"));
     let wasm = std::fs::read(&module).expect("it is there");

@@ -1,7 +1,8 @@
-//! A module decides beside the active one while clients go on: what it would decide otherwise is found, and nothing is touched.
+//! A module decides beside the active one while clients continue. What it would decide differently is found, and
+//! nothing is touched.
 //!
-//! One candidate decides everything alike; the other is the active module with a few letters of one message changed in its bytes. It knows
-//! the routes and commands of a shadow, and nothing of how it follows.
+//! One candidate decides everything alike; the other is the active module with a few letters of one message changed
+//! in its bytes. This file knows the routes and commands of a shadow, but not how it follows.
 
 use std::path::Path;
 
@@ -38,7 +39,7 @@ fn done(host: &Host, arguments: &[&str]) {
     assert_eq!(finished.code, Some(0), "{finished:?}");
 }
 
-/// Transfers inside and between partitions, and some that nobody can pay.
+/// Makes transfers within and between partitions, and some that nobody can pay.
 async fn transfers(client: &mut Client, count: usize) {
     for number in 0..count {
         let amount = if number % 4 == 0 { 100 * OPENING } else { 1 };
@@ -48,7 +49,7 @@ async fn transfers(client: &mut Client, count: usize) {
     }
 }
 
-/// What the shadow has found once it has caught up and has decided that much.
+/// What the shadow has found once it has caught up and has made this many decisions.
 async fn found(client: &mut Client, id: &str, decisions: u64) -> Value {
     let path = format!("{MODULES}/{id}/shadow");
     eventually("the shadow catches up", async || {
@@ -118,7 +119,7 @@ async fn a_shadow_finds_what_would_be_decided_otherwise_and_touches_nothing() {
     check_audit(data.path());
 }
 
-/// Only those that could not pay, and in nothing but the words.
+/// Checks that only the transfers that could not be paid differ, and only in the words.
 fn check_differs(page: &Value) {
     assert_eq!(page["found"]["differences"], json!({"reason_differs": 6}), "{page:#}");
     let first = &page["found"]["first"][0];

@@ -1,6 +1,6 @@
-//! Readers that do not read: they cost the host a bounded amount, lose their place, and can go on where they were.
+//! Readers that do not read: they cost the host a bounded amount, lose their place, and can continue where they were.
 //!
-//! What is in the kernel's buffers is nobody's; so more is written than fits there.
+//! What is in the kernel's buffers counts for nobody, so more is written than fits there.
 
 use serde_json::{Value, json};
 use statehouse_tests::feed::Stream;
@@ -17,7 +17,7 @@ const BATCH: usize = 4_000;
 /// Some 40 MB of events: more than both ends of a connection buffer.
 const BATCHES: usize = 8;
 const DEAF_READERS: usize = 40;
-/// What so many readers may cost beside what they share; all they have been sent would be many times that.
+/// The most that so many readers may cost beside what they share. All that was sent to them would be many times that.
 const MEMORY_MAX: u64 = 300 << 20;
 
 async fn transfer(client: &mut Client) {
@@ -37,7 +37,7 @@ async fn transfer(client: &mut Client) {
     assert_eq!(done.count(), BATCH);
 }
 
-/// How many readers the host has, by its own account.
+/// How many readers the host says it has.
 async fn reader_count(client: &mut Client) -> Option<u64> {
     let metrics = client.get("/metrics").await.ok()?;
     let text = String::from_utf8_lossy(&metrics.body).into_owned();
@@ -87,7 +87,7 @@ async fn who_does_not_read_is_dropped_and_costs_little() {
     eventually("those who read nothing are dropped", async || (reader_count(&mut client).await? == 0).then_some(()))
         .await;
 
-    // The slow one reads at last: what was on its way, why no more comes, and how to go on.
+    // The slow reader reads at last: what was on its way, why no more comes, and how to continue.
     let mut seen = Vec::new();
     let cursor = loop {
         match slow.next_event().await {
@@ -96,7 +96,7 @@ async fn who_does_not_read_is_dropped_and_costs_little() {
                 break message.text("cursor");
             }
             Some(message) => seen.push((message.position(), message.id.expect("an event has an id"))),
-            // It has not even taken in why: the last thing it has says where to go on all the same.
+            // The reader has not even received the reason. The last message that it has still says where to continue.
             None => break seen.last().map(|(_, id)| id.clone()).expect("it has had something"),
         }
     };

@@ -1,4 +1,5 @@
-//! Canonical snapshots of a running host: taken, listed, verified, copied, made again from the journal; and what is done to them is found.
+//! Canonical snapshots of a running host: they are taken, listed, verified, copied, and made again from the journal;
+//! and any change to them is found.
 //!
 //! It knows `statehouse snapshot`, `audit verify`, `audit log --export`, and where the files lie.
 
@@ -23,7 +24,7 @@ fn json(finished: &Finished) -> Value {
     serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {finished:?}"))
 }
 
-/// The files of a partition of the wallet, in a node's folder or in one of exported files.
+/// The snapshots in the folder of a partition, in a node's folder or in one of exported files.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let listed = fs::read_dir(folder).expect("the folder can be listed").map(|file| file.expect("it is listed").path());
     let mut found: Vec<PathBuf> = listed.filter(|path| path.extension().is_some_and(|it| it == "snapshot")).collect();
@@ -60,7 +61,7 @@ async fn snapshots_are_taken_verified_and_made_again_from_the_journal() {
     let words = "3 canonical snapshots are what the journal comes to";
     assert!(audited.code == Some(0) && audited.stdout.contains(words), "{audited:?}");
 
-    // At the same entries, from the journal alone: the same bytes.
+    // At the same entries, the journal alone gives the same bytes.
     for page in json(&taken).as_array().expect("a list") {
         let partition = page["partition"].to_string();
         let own = files(&data.path().join("wallet").join(&partition).join("canonical")).remove(0);
@@ -80,7 +81,7 @@ async fn snapshots_are_taken_verified_and_made_again_from_the_journal() {
     check_damage(&exported);
 }
 
-/// A flipped bit, and rows that were changed with all hashes made anew.
+/// Flips a bit, and then changes rows and recomputes all hashes. Both must be found.
 fn check_damage(exported: &Path) {
     let folder = exported.join("wallet/1");
     let file = files(&folder).remove(0);
@@ -135,7 +136,7 @@ async fn a_host_that_is_idle_or_was_down_at_midnight_has_the_snapshot_of_the_day
     assert_eq!(found[0], first[0]);
     let days = |page: &Value| page["days"].as_array().expect("a list").len();
     assert_eq!((days(&found[0]), days(&found[1])), (1, 3), "{found:#?}");
-    // An hour back and forth, which is neither another day nor the same one again.
+    // The clock goes back an hour and forward again, which is neither another day nor the same one again.
     clock.set_ahead(4 * DAY - 3600);
     assert_eq!(wait_for(&host, 2).await, found);
     clock.set_ahead(4 * DAY);
@@ -155,7 +156,7 @@ async fn a_host_that_is_idle_or_was_down_at_midnight_has_the_snapshot_of_the_day
     assert_eq!(audited.code, Some(0), "{audited:?}");
 }
 
-/// The wallet's snapshots, once there are so many.
+/// The wallet's snapshots, once there are this many.
 async fn wait_for(host: &Host, count: usize) -> Vec<Value> {
     let mut client = host.client();
     eventually("there are as many snapshots", async || {

@@ -1,4 +1,5 @@
-//! A node that has just started, as clients meet it that do not wait for `/readyz`: what is not there yet is temporary, and never denied for good.
+//! A node that has just started, as clients see it that do not wait for `/readyz`. What is not there yet is
+//! temporary, and never denied for good.
 //!
 //! It knows the wallet's routes, those of its view `statements`, and what a browser does with an event stream.
 
@@ -23,7 +24,7 @@ async fn start(data: &Path, http: Option<SocketAddr>, has_views: bool) -> Host {
     Host::start_with(&start).await.expect("the host starts")
 }
 
-/// Used to be 404 for up to seconds behind a `/readyz` of 200, with a document that lacked the routes.
+/// These routes used to answer 404 for up to seconds after `/readyz` said 200, and the document lacked them.
 #[tokio::test(flavor = "multi_thread")]
 async fn routes_of_views_are_never_denied_while_a_node_starts() {
     let data = tempdir().expect("a temporary folder");
@@ -48,7 +49,7 @@ async fn routes_of_views_are_never_denied_while_a_node_starts() {
     }
 }
 
-/// The document has the view's routes.
+/// Checks that the document has the view's routes.
 async fn check_document(client: &mut Client, when: &str) {
     let document = client.get("/openapi.json").await.expect("the host answers");
     assert_eq!(document.status, 200, "{when}: {document:?}");
@@ -58,7 +59,8 @@ async fn check_document(client: &mut Client, when: &str) {
     assert!(answer.status != 404 || answer.problem() == "account_not_found", "{when}: {answer:?}");
 }
 
-/// Asks without a pause for the statement and the document; what of the answers was not temporary, and how many there were.
+/// Asks without a pause for the statement and the document. Returns the statuses that were not temporary, and the
+/// number of answers.
 async fn ask_until(address: SocketAddr, is_over: Arc<AtomicBool>) -> (Vec<u16>, usize) {
     let (mut client, mut denied, mut count) = (Client::to(address), Vec::new(), 0);
     while !is_over.load(Ordering::Relaxed) {
@@ -72,7 +74,7 @@ async fn ask_until(address: SocketAddr, is_over: Arc<AtomicBool>) -> (Vec<u16>, 
                 path == STATEMENT || answer.json()["paths"]["/v1/wallet/accounts/{account}/statement"].is_object();
             match answer.status {
                 200 if is_whole => {}
-                // The view is not as far as the machine, which it says.
+                // The view says that it is not as far as the machine.
                 404 if answer.problem() == "account_not_found" => {}
                 503 => assert!(answer.header("retry-after").is_some(), "it says when to come back: {answer:?}"),
                 status => denied.push(status),
@@ -82,7 +84,7 @@ async fn ask_until(address: SocketAddr, is_over: Arc<AtomicBool>) -> (Vec<u16>, 
     (denied, count)
 }
 
-/// A browser gives up for good at a 503, which is what it met at a node that listened and was not ready.
+/// A browser gives up for good at a 503, which it used to get from a node that listened and was not ready.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_source_survives_a_starting_node() {
     let data = tempdir().expect("a temporary folder");
@@ -104,7 +106,8 @@ async fn an_event_source_survives_a_starting_node() {
         host = loop {
             tokio::select! {
                 host = &mut starting => break host,
-                stepped = source.step() => stepped.unwrap_or_else(|answer| panic!("kill {kill}: it gives up at {answer:?}")),
+                stepped = source.step() =>
+                    stepped.unwrap_or_else(|answer| panic!("kill {kill}: it gives up at {answer:?}")),
             }
         };
         wallet::deposit(&mut host.client(), "alice", 100).await;

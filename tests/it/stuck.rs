@@ -1,7 +1,8 @@
-//! An activation that a partition cannot carry out: everybody sees it, nobody waits for it in vain, and going back resolves it.
+//! An activation that a partition cannot carry out: everybody sees it, nobody waits for it in vain, and a rollback
+//! resolves it.
 //!
-//! The module is `modules/faulty`, whose successor traps when it migrates a row that was poisoned after it was prepared. The other
-//! partition has no such row.
+//! The module is `modules/faulty`. Its successor traps when it migrates a row that was poisoned after the successor
+//! was prepared. The other partition has no such row.
 
 use std::path::{Path, PathBuf};
 
@@ -66,7 +67,7 @@ async fn what_cannot_be_activated_is_seen_by_everybody_and_gone_back_from() {
     let url = format!("http://{}", host.address());
     let status = cli(["cluster", "status", "--url", &url]);
     assert!(status.stdout.contains("module not activated"), "{status:?}");
-    // By its version, though it was never staged by anybody.
+    // The module is named by its version, although nobody ever staged it.
     let back = cli(["module", "rollback", "0.1.0", "--machine", "faulty", "--url", &url]);
     assert_eq!(back.code, Some(0), "{back:?}");
     assert_eq!(act(&mut client, "add").await.status, 200);
@@ -85,7 +86,7 @@ fn has_failed(metrics: &str) -> bool {
 
 async fn check_stuck(client: &mut Client) {
     let refused = eventually("commands are refused with the reason", async || {
-        // Until then they wait for the activation.
+        // Until then commands wait for the activation.
         let headers = vec![("content-type", "application/json"), ("statehouse-deadline", "500")];
         let body =
             json!({"account": "a", "what": "add", "request_id": Uuid::new_v4().to_string()}).to_string().into_bytes();

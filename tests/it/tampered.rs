@@ -1,7 +1,8 @@
-//! A history that somebody with all permissions has edited, with every checksum of the log made anew: the audit finds it and says where.
+//! A history that somebody with all permissions has edited, with every checksum of the log recomputed: the audit finds
+//! the change and says where.
 //!
-//! The forger here writes a whole new log with the host's own code, so frames, watermark and the log's chain are in order. It knows entries,
-//! and which bytes of them are an event.
+//! The forger here writes a whole new log with the host's own code, so frames, watermark and the log's chain are in
+//! order. This file knows entries, and which bytes of them are an event.
 
 use std::path::Path;
 use std::sync::{Arc, mpsc};
@@ -40,7 +41,7 @@ fn forge(data: &Path, mut entries: Vec<LogEntry>) {
     durable.recv().expect("the log answers").expect("the disk has room");
 }
 
-/// The number in the log of the batch that is in the middle, and its journal index.
+/// The number in the log of the batch in the middle, and its journal index.
 fn middle(entries: &[LogEntry]) -> (usize, u64) {
     let batches: Vec<(usize, u64)> = (0..)
         .zip(entries)
@@ -56,7 +57,7 @@ fn parse(entry: &LogEntry) -> Option<Entry> {
     Some(Entry::parse(bytes.clone()).expect("the host wrote it"))
 }
 
-/// The entry with the last byte of some part of its payload changed.
+/// The entry, with the last byte of one part of its payload changed.
 fn edited(entry: &LogEntry, part: impl Fn(&Entry) -> (usize, usize)) -> LogEntry {
     let parsed = parse(entry).expect("it is an entry");
     let (start, size) = part(&parsed);
@@ -71,7 +72,7 @@ fn place(bytes: &[u8]) -> (usize, usize) {
     (bytes.as_ptr() as usize, bytes.len())
 }
 
-/// The only fault: its kind and entry.
+/// The only fault that the audit finds: its kind, its entry, and the fault itself.
 fn fault(data: &Path) -> (String, u64, Value) {
     let found = cli(["audit", "verify", "--data", argument(data), "--machine", "wallet", "--json"]);
     assert_eq!(found.code, Some(1), "it goes unnoticed: {found:?}");
@@ -85,7 +86,7 @@ fn fault(data: &Path) -> (String, u64, Value) {
     (kind, fault["journal_index"].as_u64().expect("an index"), fault.clone())
 }
 
-/// Whatever relies on the history refuses it as well.
+/// Checks that everything that relies on the history refuses it as well.
 fn check_nobody_believes_it(data: &Path) {
     for command in [&["audit", "balance", "--account", "account-0"][..], &["audit", "log"]] {
         let refused = cli([command, &["--data", argument(data)]].concat());
@@ -109,12 +110,12 @@ async fn a_forged_log_whose_checksums_are_right_is_found_and_located() {
     assert!(host.terminate().await.success());
     let good = read(data.path());
     let backup = Backup::of(data.path());
-    // What the forger writes is as good as the host's own.
+    // A log that the forger writes is as good as the host's own.
     forge(data.path(), good.clone());
     check_audit(data.path());
     let (at, index) = middle(&good);
 
-    // Another event. What its rows depend on shows at once, and what they do not at the next entry.
+    // The event is changed. A byte on which the rows depend shows at once, and any other at the next entry.
     let size = parse(&good[at]).expect("an entry").batch().expect("a batch").outcome.event(0).payload.len();
     let mut found_at_once = 0;
     for byte in [0, size / 3, 2 * size / 3, size - 1] {
@@ -132,7 +133,7 @@ async fn a_forged_log_whose_checksums_are_right_is_found_and_located() {
     check_audit(data.path());
 }
 
-/// What changes no row of its own entry shows at the next one.
+/// A change that affects no row of its own entry shows at the next entry.
 fn check_moved(data: &Path, good: &[LogEntry], at: usize, index: u64) {
     let mut bad = good.to_vec();
     bad[at] = edited(&good[at], |entry| place(entry.batch().expect("a batch").command(0).caller.as_bytes()));

@@ -1,6 +1,6 @@
-//! TLS for clients: who is let in, what each of the others hears, and that the command line goes the same way.
+//! TLS for clients: who is let in, what each of the others hears, and that the command line speaks TLS as well.
 //!
-//! It knows the configuration file, the command line and TLS. What a reload changes is in `reload.rs`.
+//! It knows the configuration file, the command line and TLS. What a reload changes is tested in `reload.rs`.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -21,10 +21,10 @@ use tempfile::{TempDir, tempdir};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Tokens that nodes of these tests know, by the role that each has.
+/// The tokens that nodes of these tests know, each named by its role.
 pub const ROLES: [&str; 4] = ["client", "admin", "auditor", "monitor"];
 
-/// A node of its own with the wallet, as a configuration says.
+/// A node with the wallet, and with a configuration of its own.
 pub struct Node {
     pub process: Process,
     pub folder: TempDir,
@@ -35,7 +35,7 @@ pub fn token(role: &str) -> String {
     format!("the token of {role}")
 }
 
-/// The configuration of these tokens.
+/// The part of a configuration that has the tokens of these roles.
 pub fn tokens(roles: &[&str]) -> String {
     let one = |role: &&str| {
         let hash = blake3::hash(token(role).as_bytes()).to_hex();
@@ -55,12 +55,13 @@ pub fn configuration(folder: &Path, http: &str, rest: &str) -> String {
     let (node, module) = (folder.join("node"), release("wallet-1.0.1.wasm"));
     let (node, module) = (argument(&node), argument(&module));
     format!(
-        "[node]\nid = 1\ndata = {node:?}\n\n[http]\nlisten = \"127.0.0.1:0\"\n{http}\n\n[machines.wallet]\nmodule = {module:?}\n\n{rest}"
+        "[node]\nid = 1\ndata = {node:?}\n\n[http]\nlisten = \"127.0.0.1:0\"\n{http}\n\n\
+         [machines.wallet]\nmodule = {module:?}\n\n{rest}"
     )
 }
 
 impl Node {
-    /// Starts one and waits until it is ready; `http` and `rest` are of its configuration.
+    /// Starts a node and waits until it is ready. `http` and `rest` are parts of its configuration.
     pub async fn start(folder: TempDir, http: &str, rest: &str, trust: &Trust) -> Self {
         artefacts::lend(&folder.path().join("node"));
         let config = folder.path().join("node.toml");
@@ -199,7 +200,8 @@ async fn clients_show_a_certificate_where_one_is_required() {
     let answer = node.client(&trust).get("/metrics").await.expect("the node answers");
     assert_eq!((answer.status, answer.problem().as_str()), (401, "unauthenticated"));
 
-    // Clients of the other authority alone are let in from now on: who was let in by the first is asked to leave.
+    // From now on only clients of the other authority are let in, and a client that the first one let in is asked to
+    // leave.
     let mut open = node.client(&trust).with_token(&token("monitor"));
     assert_eq!(open.get("/v1/cluster").await.expect("the node answers").status, 200);
     let http = tls(&pair, &more(&authority, "optional"));

@@ -1,6 +1,7 @@
-//! What a token may do: its roles, the entities that it is bound to, and which commands are for whom.
+//! What a token may do: its roles, the entities that it is bound to, and the roles that each command is for.
 //!
-//! It knows the configuration of `serve` and the REST contract. Everything is asked of the released wallet, whose plans say nothing of consent.
+//! It knows the configuration of `serve` and the REST contract. All requests go to the released wallet, whose plans
+//! say nothing of consent.
 
 use serde_json::{Value, json};
 use statehouse_tests::host::Host;
@@ -9,7 +10,7 @@ use statehouse_tests::wallet::{self, TRANSFER, transfer_body};
 use tempfile::tempdir;
 use uuid::Uuid;
 
-/// Sections of a configuration with these tokens, each of which is its own name. `entities` is TOML, or nothing.
+/// Sections of a configuration with these tokens, each of which is its own name. `entities` is TOML, or empty.
 fn tokens(all: &[(&str, &[&str], &str)]) -> String {
     let token = |(name, roles, entities): &(&str, &[&str], &str)| {
         let hash = blake3::hash(name.as_bytes());
@@ -62,14 +63,14 @@ async fn a_bound_token_moves_and_reads_what_is_its_own() {
     let data = tempdir().expect("a temporary folder");
     let host = host_with(data.path(), "", &["alice", "shop-1:till", "shop-10:till", "bob", "carol", "dave"]).await;
     let mut shop = as_(&host, "shop");
-    // Wherever the payee lives: a payment that arrives needs nobody's consent.
+    // This holds wherever the payee lives: a payment that arrives needs nobody's consent.
     for payee in ["bob", "carol", "dave", "shop-1:till", "shop-10:till"] {
         assert_eq!(pay(&mut shop, "alice", payee, "saga").await.status, 200, "{payee}");
         let taken = pay(&mut shop, payee, "alice", "saga").await;
         if payee == "shop-1:till" { assert_eq!(taken.status, 200) } else { check_outside(&taken, payee) }
     }
     assert_eq!(pay(&mut shop, "alice", "shop-1:till", "tcc").await.status, 200);
-    // What is reserved on an account changes it; a module that says that this needs no consent says so in its plan.
+    // A reservation on an account changes it. A module for which this needs no consent says so in its plan.
     check_outside(&pay(&mut shop, "alice", "bob", "tcc").await, "bob");
     for (path, body) in [
         ("/v1/wallet/accounts/bob/freeze", json!({})),
@@ -112,7 +113,7 @@ async fn a_bound_token_moves_and_reads_what_is_its_own() {
     assert!(host.terminate().await.success());
 }
 
-/// What a client asks for shows what came of it, and not who had asked; and one that is bound is shown its own commands alone.
+/// A client is shown the outcome of a command, and not who sent it. A bound client is shown only its own commands.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_sent_a_command_is_shown_to_those_who_watch() {
     let data = tempdir().expect("a temporary folder");
@@ -137,7 +138,8 @@ async fn who_sent_a_command_is_shown_to_those_who_watch() {
     assert_eq!(get(&mut shop, "/v1/wallet/commands?state=in_flight").await.json()["items"], json!([]));
 }
 
-/// Somebody else's success is not taken for the own one: without its home it is shown to the caller that sent it, and to those who watch.
+/// Somebody else's success is not taken for one's own: without its home, it is shown only to the caller that sent it
+/// and to those who watch.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_of_another_caller_is_shown_with_its_home_alone() {
     let data = tempdir().expect("a temporary folder");
@@ -146,7 +148,7 @@ async fn a_command_of_another_caller_is_shown_with_its_home_alone() {
     let id = Uuid::new_v4();
     let sent = wallet::transfer(&mut till, id, "bob", "alice", 1).await.expect("the host answers");
     assert_eq!(sent.status, 200, "{sent:?}");
-    // The bank has used the same id, and was refused, or has not been heard: what it asks is what became of its own.
+    // The bank has used the same id, and was refused or not heard. It asks what became of its own command.
     let refused = wallet::transfer(&mut bank, id, "bob", "carol", 1).await.expect("the host answers");
     assert_eq!((refused.status, refused.problem().as_str()), (422, "id_reused"), "{refused:?}");
     for page in ["transactions", "commands"] {
@@ -167,7 +169,7 @@ async fn a_command_of_another_caller_is_shown_with_its_home_alone() {
     }
 }
 
-/// The wallet was released before there was the role, so the host asks for it.
+/// The wallet was released before there was the role, so the host requires it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_may_be_for_a_role_of_its_own() {
     let data = tempdir().expect("a temporary folder");

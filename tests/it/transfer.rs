@@ -1,4 +1,4 @@
-//! The way a transfer goes when nothing is wrong, and that it is still there after the host has been away.
+//! The path of a transfer when nothing is wrong; it is still there after the host has been away.
 //!
 //! It knows the wallet's routes, and nothing of failures.
 

@@ -1,7 +1,8 @@
 //! A module that decides by what is not in the log is found out when it is prepared, and never becomes active.
 //!
-//! The active module is `modules/faulty`, which has such commands; the candidate is the same with other letters in a message, so that the
-//! commands that clients have sent are decided again by it. It knows the routes of a module's life and what a refusal names.
+//! The active module is `modules/faulty`, which has such commands. The candidate is the same with other letters in a
+//! message, so it decides again the commands that clients have sent. This file knows the routes of a module's life
+//! and what a refusal names.
 
 use std::path::Path;
 
@@ -40,7 +41,7 @@ fn other_letters() -> Vec<u8> {
     wasm
 }
 
-/// The candidate's id.
+/// Stages the candidate, and returns its id.
 async fn stage(client: &mut Client, wasm: Vec<u8>) -> String {
     let headers = vec![("content-type", "application/wasm")];
     let staged = client.send(Request { method: "POST", path: MODULES, headers, body: wasm }).await;
@@ -52,7 +53,7 @@ async fn stage(client: &mut Client, wasm: Vec<u8>) -> String {
     candidate.expect("it is staged")["id"].as_str().expect("an id").to_owned()
 }
 
-/// What the only node says when it has prepared the candidate.
+/// Prepares the candidate, and returns the problem that the only node reports, if there is one.
 async fn problem(client: &mut Client, id: &str) -> Option<String> {
     let headers = vec![("content-type", "application/json"), ("statehouse-deadline", "30000")];
     let path = format!("{MODULES}/{id}/prepare");
@@ -82,7 +83,8 @@ async fn a_module_that_migrates_by_what_it_has_migrated_before_is_not_prepared()
         act_on(&mut client, account, "add").await;
     }
     assert_eq!(problem(&mut client, &id).await, None, "each of these rows is one more");
-    // The first of many is too; the others are more by those before them.
+    // The first of several such rows also grows by one. Each of the others grows by the rows migrated before it as
+    // well.
     act_on(&mut client, "b", "grow").await;
     assert_eq!(problem(&mut client, &id).await, None, "nobody can see it yet");
     for account in ["a", "c"] {
@@ -106,7 +108,7 @@ async fn a_module_that_decides_by_what_is_not_in_the_log_is_not_prepared() {
     let id = stage(&mut client, other_letters()).await;
     assert_eq!(problem(&mut client, &id).await, None, "in this history it does nothing wrong");
 
-    // One after the other, for whatever is found first is what is named.
+    // The commands come one after the other, because only the first problem that is found is named.
     for (what, named) in
         [("deep", "on another engine"), ("count", "one by one"), ("drift", "execute and apply disagree")]
     {

@@ -1,4 +1,5 @@
-//! Another module becomes active while clients go on: staged, prepared, activated, migrated, and gone back from.
+//! Another module becomes active while clients continue: it is staged, prepared, activated and migrated to, and it is
+//! rolled back.
 //!
 //! In: released modules. Out: what the steps answer, what is refused and why, and books that an audit finds in order.
 
@@ -26,7 +27,7 @@ async fn start(data: &Path) -> Host {
     Host::start_with(&Start { arguments, ..Start::on(data) }).await.expect("the host starts")
 }
 
-/// A released wallet: its id, once it is staged.
+/// Stages a released wallet, and returns its id.
 async fn stage(client: &mut Client, version: &str) -> String {
     let wasm = std::fs::read(release(&format!("wallet-{version}.wasm"))).expect("it is released");
     let headers = vec![("content-type", "application/wasm")];
@@ -59,7 +60,7 @@ async fn upgrade(client: &mut Client, version: &str) -> String {
     id
 }
 
-/// Sends transfers of a cent until it is over; returns how many.
+/// Sends transfers of a cent until it is over; returns how many there were.
 async fn pay(mut client: Client, names: Vec<String>, number: usize, is_over: Arc<AtomicBool>) -> usize {
     let mut count = 0;
     while !is_over.load(Ordering::Relaxed) {
@@ -104,7 +105,7 @@ async fn modules_follow_each_other_under_load_and_a_migration_is_not_gone_back_b
     let third = upgrade(&mut client, "2.0.0").await;
     let refused = step(&mut client, &second, "rollback", &json!({})).await;
     assert!(refused.status == 409 && refused.text("detail").contains("schema"), "{refused:?}");
-    // What only the new module knows.
+    // Only the new module knows this command.
     let limit = json!({"currency": wallet::CURRENCY, "limit": "1.00"});
     let limited = client.post("/v1/wallet/accounts/account-0/daily_limit", &limit).await.expect("the host answers");
     assert_eq!(limited.status, 200, "{limited:?}");
@@ -127,7 +128,7 @@ async fn modules_follow_each_other_under_load_and_a_migration_is_not_gone_back_b
     check_log_by_cli(&host, &third);
     host.terminate().await;
     check_audit(data.path());
-    // The last module as itself, over a history that it has not decided all of, and its migration.
+    // The last module replays as itself, over a history of which it has not decided all, and over its migration.
     let candidate = argument(&release("wallet-2.0.0.wasm")).to_owned();
     let replayed = cli(["audit", "replay", "--data", argument(data.path()), "--candidate", &candidate]);
     assert_eq!(replayed.code, Some(0), "{replayed:?}");

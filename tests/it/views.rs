@@ -1,6 +1,7 @@
-//! Views over the real binary: their routes, their lag, the past three ways, kills while they follow and while they are made again.
+//! Views over the real binary: their routes, their lag, the past in three ways, and kills while they follow and while
+//! they are built again.
 //!
-//! It knows the wallet's views and `statehouse view`. What is right is what the wallet itself, and the journal, say.
+//! It knows the wallet's views and `statehouse view`. What the wallet itself and the journal say is right.
 
 use std::path::Path;
 
@@ -23,7 +24,7 @@ use uuid::Uuid;
 
 const VIEWS: [&str; 3] = ["audit_trail", "double_charges", "statements"];
 const SEED_VARIABLE: &str = "STATEHOUSE_SEED";
-/// Taken while clients work, so that some moments are behind one and some before.
+/// Taken while clients work, so that some moments are after one and some before.
 const SNAPSHOTS: usize = 3;
 
 async fn start(data: &Path, partitions: u32) -> Host {
@@ -40,7 +41,7 @@ async fn page(client: &mut Client, view: &str) -> Value {
     client.get(&format!("/v1/machines/wallet/views/{view}")).await.expect("the host answers").json()
 }
 
-/// Waits until the view serves and nothing is made beside it.
+/// Waits until the view serves and nothing is built beside it.
 pub async fn live(client: &mut Client, view: &str) -> Value {
     eventually("the view serves", async || {
         let page = page(client, view).await;
@@ -138,18 +139,18 @@ fn texts<'v>(items: &'v Value, member: &str) -> Vec<&'v str> {
     items.iter().map(|item| item[member].as_str().unwrap_or_else(|| panic!("no `{member}` in {item}"))).collect()
 }
 
-/// Balances of an account at a moment, and whether a view said so.
+/// The balances of an account at a moment, and whether a view said so.
 async fn past(client: &mut Client, account: &str, at: &str) -> (Option<Value>, bool) {
     let answer = get(client, &format!("/v1/wallet/accounts/{account}?at={at}")).await;
     let is_view = answer.header("statehouse-view").is_some();
     match answer.status {
         200 => {
             let Value::Object(mut state) = answer.json() else { panic!("no object: {answer:?}") };
-            // Where it was read is another matter.
+            // Where it was read does not matter here.
             state.remove("position");
             (Some(Value::Object(state)), is_view)
         }
-        // A view has said it where the module would have said it too.
+        // A view says this where the module would say it, too.
         404 => (None, is_view),
         _ => panic!("{account} at {at}: {answer:?}"),
     }
@@ -164,7 +165,7 @@ async fn history(client: &mut Client, account: &str) -> (Vec<Value>, bool) {
         assert_eq!(answer.status, 200, "{answer:?}");
         is_view &= answer.header("statehouse-view").is_some();
         let mut page = answer.json();
-        // Where it was read is another matter.
+        // Where it was read does not matter here.
         page.as_object_mut().expect("an object").remove("position");
         let next = page["next_cursor"].as_str().map(|next| format!("&cursor={next}"));
         pages.push(page);
@@ -195,7 +196,7 @@ async fn a_balance_of_the_past_is_the_same_by_view_from_a_snapshot_and_from_gene
     workload.stop().await;
     wallet::change(&mut client, &ledger.accounts[0], "freeze").await;
 
-    // Moments of decisions, and between them.
+    // The moments are those of decisions, and some between them.
     let trail = good(&mut client, "/v1/wallet/audit/trail?limit=1000&consistency=linearizable").await;
     let times: Vec<i64> =
         trail["items"].as_array().expect("items").iter().filter_map(|item| item["time"].as_i64()).collect();
@@ -210,7 +211,7 @@ async fn a_balance_of_the_past_is_the_same_by_view_from_a_snapshot_and_from_gene
     let mut by_view = Vec::new();
     for at in &moments {
         for account in &accounts {
-            // It may lag for a moment, and then the wallet answers.
+            // The view may lag for a moment, and then the wallet answers.
             let state = eventually("the view answers", async || {
                 let (state, is_view) = past(&mut host.client(), account, at).await;
                 (is_view || state.is_none()).then_some(state)
@@ -232,7 +233,8 @@ async fn a_balance_of_the_past_is_the_same_by_view_from_a_snapshot_and_from_gene
     check_without_view(&mut client, data.path(), &moments, &accounts, by_view).await;
 }
 
-/// What the view has said of each moment and account is what comes of replaying from a snapshot, and from the first entry on.
+/// Checks that what the view has said of each moment and account is also the result of a replay from a snapshot, and
+/// of one from the first entry on.
 async fn check_without_view(
     client: &mut Client,
     data: &Path,
@@ -266,7 +268,7 @@ async fn check_without_view(
     assert_eq!(said, replayed(&source, account, at).as_deref(), "{audited:?}");
 }
 
-/// What replaying the journal from its first entry on comes to; nothing where there was no such account.
+/// The result of replaying the journal from its first entry on; `None` where there was no such account.
 fn replayed(source: &Source, account: &str, at: &str) -> Option<String> {
     let moment = Moment::Time(statehouse::api::parse_time(at).expect("it was printed as one"));
     match entity_at(source, "wallet", account, Some(moment)) {
@@ -317,7 +319,7 @@ async fn kills_while_views_follow_and_are_made_again_change_nothing_of_what_they
     check_audit(data.path());
 }
 
-/// Where the view was when it was read may have moved on.
+/// The view may have moved on since it was read.
 fn without_position(mut statement: Value) -> Value {
     statement.as_object_mut().expect("an object").remove("position");
     statement
@@ -354,7 +356,7 @@ async fn views_are_listed_dropped_and_created_again_and_that_survives_a_restart(
     assert!(staged.code == Some(2) && staged.stderr.contains("view create"), "{staged:?}");
 }
 
-/// A view with the path of the machine's own read would otherwise say what it likes of the past, in the machine's name.
+/// Otherwise a view with the path of the machine's own read could say anything about the past, in the machine's name.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_a_view_that_an_admin_names_answers_in_place_of_the_machine() {
     let data = tempdir().expect("a temporary folder");
@@ -378,7 +380,7 @@ async fn only_a_view_that_an_admin_names_answers_in_place_of_the_machine() {
             wallet::open(&mut client, "alice").await;
             wallet::deposit(&mut client, "alice", 500).await;
         }
-        // Below its own path it answers either way.
+        // Below its own path the view answers either way.
         let own = get(&mut client, "/v1/wallet/accounts/alice/statement?consistency=linearizable").await;
         assert_eq!((own.status, own.header("statehouse-view")), (200, Some("statements 1.0.0")), "{own:?}");
         let position = wallet::account(&mut client, "alice").await.text("position");

@@ -1,6 +1,8 @@
-//! Webhooks of a host: every event arrives, signed and in order, whatever the receiver answers and however often the host is killed.
+//! Webhooks of a host: every event arrives, signed and in order, whatever the receiver answers and however often the
+//! host is killed.
 //!
-//! It knows the routes, the command line, and what Standard Webhooks says of headers. What there is to arrive, the event stream says.
+//! It knows the routes, the command line, and what Standard Webhooks says of headers. The event stream says what has
+//! to arrive.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -57,7 +59,7 @@ async fn drop_webhook(client: &mut Client) -> Value {
     dropped.expect("the host answers").json()
 }
 
-/// Two accounts, and transfers between them.
+/// Opens two accounts, with money for transfers between them.
 async fn open_accounts(client: &mut Client) {
     for account in ["alice", "bob"] {
         wallet::open(client, account).await;
@@ -72,7 +74,7 @@ async fn transfers(client: &mut Client, count: usize) {
     }
 }
 
-/// All that has happened, by partition: so many events.
+/// The `count` events that have happened, by partition.
 async fn happened(host: &Host, count: usize) -> BTreeMap<u64, Vec<String>> {
     let mut stream = Stream::open(host.address(), EVENTS, None).await.expect("it begins");
     let mut by_partition: BTreeMap<u64, Vec<String>> = BTreeMap::new();
@@ -87,7 +89,7 @@ async fn happened(host: &Host, count: usize) -> BTreeMap<u64, Vec<String>> {
     by_partition
 }
 
-/// Waits until so many requests have come.
+/// Waits until this many requests have arrived.
 async fn came(receiver: &Receiver, count: usize) -> Vec<Received> {
     eventually("requests come", async || Some(receiver.received()).filter(|received| count <= received.len())).await
 }
@@ -100,7 +102,7 @@ async fn every_event_arrives_in_order_through_failures_and_kills() {
     let mut host = Host::start_with(&start).await.expect("the host starts");
     let receiver = Receiver::start().await;
     let mut requests = 0;
-    // At first it fails, then it is slow, and now and then it fails again.
+    // At first the receiver fails, then it is slow, and now and then it fails again.
     receiver.answer(move |_| {
         requests += 1;
         match requests {
@@ -123,7 +125,7 @@ async fn every_event_arrives_in_order_through_failures_and_kills() {
         host.kill();
         host = Host::start_with(&start).await.expect("the host starts");
     }
-    // Three activations, two accounts, a deposit, and two events of each transfer.
+    // There are three activations, two accounts, a deposit, and two events of each transfer.
     let expected = happened(&host, 3 + 2 + 1 + 2 * ROUNDS * TRANSFERS).await;
     let taken = eventually("everything arrives", async || {
         let taken = receiver.taken(&secret);
@@ -142,7 +144,7 @@ async fn every_event_arrives_in_order_through_failures_and_kills() {
         (page["lag_entries"] == 0 && page["state"] == "delivering").then_some(page)
     });
     assert_eq!(settled.await["dead_letters"], json!([]));
-    // Stopped in order, it has recorded everything: nothing comes again.
+    // The host was stopped in order and has recorded everything: nothing comes again.
     let count = receiver.received().len();
     assert!(host.terminate().await.success());
     let host = Host::start_with(&start).await.expect("the host starts");
@@ -187,7 +189,7 @@ async fn what_is_never_taken_becomes_a_dead_letter_and_the_rest_goes_on() {
     let gauge =
         |letters: u32| format!("statehouse_webhook_dead_letters{{machine=\"wallet\",webhook=\"till\"}} {letters}\n");
     assert!(metrics(&host).await.contains(&gauge(1)));
-    // It takes its time, and is no dead letter for ever because of that.
+    // A receiver that takes its time does not make the letter a dead one for ever.
     receiver.answer(|_| Reply::Slow(Duration::from_millis(1500)));
     let path = format!("{WEBHOOKS}/till/redeliver");
     let (body, headers) = (json!({"letter": letter["letter"]}), vec![("statehouse-deadline", "1000")]);
@@ -202,7 +204,7 @@ async fn what_is_never_taken_becomes_a_dead_letter_and_the_rest_goes_on() {
     assert_eq!(page(&mut client).await["dead_letters"], json!([]));
     let unknown = step(&mut client, "redeliver", json!({"letter": letter["letter"]})).await;
     assert_eq!((unknown.status, unknown.problem().as_str()), (422, "invalid_change"));
-    // Once more, and its metric goes with it.
+    // There is one more letter, and its metric goes with the webhook.
     receiver.answer(|_| Reply::Status(422));
     wallet::open(&mut client, "carol").await;
     eventually("it is given up", async || metrics(&host).await.contains(&gauge(1)).then_some(())).await;
@@ -276,7 +278,7 @@ async fn secrets_change_without_a_gap_and_no_journal_has_them() {
     let received = came(&receiver, 6).await;
     let ids = |range: std::ops::Range<usize>| received[range].iter().map(Received::id).collect::<Vec<_>>();
     assert_eq!(ids(3..6), ids(0..3), "what is replayed has the ids it had");
-    // Whatever the node has written, the secret is in files of its own alone.
+    // Of all the files that the node has written, only those of secrets contain the secret.
     host.kill();
     let (mut kept, mut files) = (Vec::new(), Vec::new());
     list_files(data.path(), &mut |path| {
@@ -300,7 +302,7 @@ fn list_files(folder: &Path, on_file: &mut impl FnMut(&Path)) {
     }
 }
 
-/// So many transfers in one request.
+/// Sends this many transfers in one request.
 async fn batch(client: &mut Client, count: usize) {
     let line = |_| {
         let body = wallet::transfer_body(&Uuid::new_v4().to_string(), "alice", "bob", "0.01");
@@ -336,7 +338,7 @@ async fn a_webhook_begins_before_what_the_node_has_kept() {
     let subjects: Vec<Value> = received.iter().map(|received| received.events()[0]["subject"].clone()).collect();
     assert_eq!(subjects, [Value::Null, json!("alice"), json!("bob"), json!("carol")]);
     assert_eq!(receiver.taken(&secret)[&0].len(), 4);
-    // Without the archive it is refused, and does not stand still from its first day on.
+    // Without the archive such a webhook is refused: it would be stuck from its first day on.
     host.kill();
     let host = Host::serve(data.path(), 1, "[log]\nkeep_bytes = 1048576\n[webhooks]\nallow = [\"127.0.0.1\"]").await;
     let body = json!({"webhook": "late", "url": receiver.url(), "from": "start"});
@@ -394,7 +396,7 @@ async fn what_makes_no_sense_is_refused_with_what_to_do() {
 async fn plain_http_is_sent_only_by_nodes_that_allow_it() {
     let data = tempdir().expect("a temporary folder");
     let host = Host::serve(data.path(), 1, "[webhooks]\nplaintext = true").await;
-    // An address that is nobody's.
+    // Nobody has this address.
     let body = json!({"webhook": "till", "url": "http://192.0.2.1:9/in", "from": "start"});
     let created = host.client().post(WEBHOOKS, &body).await.expect("the host answers");
     assert_eq!(created.status, 200, "{created:?}");

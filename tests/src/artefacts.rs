@@ -1,8 +1,9 @@
-//! Compiled modules, lent from the folder of one test's host to the next: compiling takes longer than most tests.
+//! Compiled modules, lent from the folder of one test's host to the next host, because compiling takes longer than
+//! most tests.
 //!
-//! In: the data folder of a host that is about to start, or is ready. Out: what earlier hosts have compiled, beside the binary, and the key that
-//! proves it, which all hosts of the tests share. A host checks what it finds there as ever. A test that asks for a first compilation removes the
-//! folder.
+//! In: the data folder of a host that is about to start, or that is ready. Out: what earlier hosts have compiled,
+//! which is kept beside the binary, and the key that proves it, which all hosts of the tests share. A host checks
+//! what it finds there as always. A test that needs a first compilation removes the folder.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::process::binary;
 
-/// Where a host keeps what it has compiled.
+/// The folder in which a host keeps what it has compiled.
 const ARTEFACTS: &str = "artefacts";
 const KEY: &str = "artefacts.key";
 
@@ -18,7 +19,7 @@ fn shelf() -> PathBuf {
     binary().with_file_name("test-artefacts")
 }
 
-/// Gives a new folder what others have compiled.
+/// Copies what other hosts have compiled into a new folder.
 pub fn lend(data: &Path) {
     let to = data.join(ARTEFACTS);
     if !to.exists() && shelf().join(KEY).exists() {
@@ -28,18 +29,18 @@ pub fn lend(data: &Path) {
     }
 }
 
-/// Keeps what a host has compiled for the next.
+/// Keeps what a host has compiled for the next host.
 pub fn keep(data: &Path) {
     fs::create_dir_all(shelf()).expect("a folder of a test can be made");
     copy(&data.join(KEY), &shelf(), KEY);
     let read = |folder: &Path| fs::read(folder.join(KEY)).ok();
-    // Nobody could use what has another key.
+    // No host could use modules that have another key.
     if read(data) == read(&shelf()) {
         copy_missing(&data.join(ARTEFACTS), &shelf());
     }
 }
 
-/// A file has its name once it is whole, for other tests read and write here at the same time.
+/// A file gets its name once it is whole, because other tests read and write here at the same time.
 fn copy_missing(from: &Path, to: &Path) {
     let files = match fs::read_dir(from) {
         Ok(files) => files,
@@ -62,7 +63,7 @@ fn copy_missing(from: &Path, to: &Path) {
 fn copy(file: &Path, to: &Path, name: &str) {
     let wanted = to.join(name);
     let partial = tempfile::NamedTempFile::new_in(to).expect("a folder of a test can be written");
-    // It may be gone by now, if its test is over; and of two that are the first, the first stays.
+    // The file may be gone by now, if its test is over. If two tests copy the same file, the first copy stays.
     if !wanted.exists() && fs::copy(file, partial.path()).is_ok() {
         match partial.persist_noclobber(wanted) {
             Err(error) if error.error.kind() != ErrorKind::AlreadyExists => panic!("{error}"),

@@ -1,11 +1,11 @@
-//! A cluster of real `statehouse serve` processes, every way between two of them through a proxy.
+//! A cluster of real `statehouse serve` processes, with a proxy in every direction between two of them.
 //!
 //! ```text
 //! folder/node-1.toml, node-1/     process 1 ──▶ proxy 1→2 ──▶ process 2
 //! folder/node-2.toml, node-2/     …                           …
 //! ```
-//! In: how many nodes and partitions. Out: nodes that a test kills, pauses, cuts off, damages and starts again. It knows the
-//! configuration file, `statehouse cluster`, `/readyz` and `/v1/cluster`, and judges nothing.
+//! In: how many nodes and partitions. Out: nodes that a test kills, pauses, cuts off, damages and starts again. It
+//! knows the configuration file, `statehouse cluster`, `/readyz` and `/v1/cluster`, and judges nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -27,15 +27,15 @@ use crate::process::{Finished, Process, Refused, argument, binary, cli};
 use crate::wall_clock::WallClock;
 
 pub const MACHINE: &str = "wallet";
-/// A node that does not answer a question about itself by then is taken for one that cannot.
+/// A node that does not answer a question about itself within this time is taken for one that cannot.
 const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What is started.
+/// What a cluster is started with.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     pub nodes: u64,
     pub partitions: u32,
-    /// About how much of each log every node keeps; everything without.
+    /// About how much of each log every node keeps; `None`: everything.
     pub log_keep_bytes: Option<u64>,
     /// Whether the machine `capacity` runs beside the wallet.
     pub has_capacity: bool,
@@ -44,7 +44,7 @@ pub struct Shape {
 pub struct Cluster {
     nodes: BTreeMap<NodeId, Node>,
     network: Network,
-    /// Of the configurations, and of the nodes' data.
+    /// The folder of the configurations, and of the nodes' data.
     folder: TempDir,
     shape: Shape,
 }
@@ -54,18 +54,18 @@ struct Node {
     data: PathBuf,
     http: SocketAddr,
     peer: SocketAddr,
-    /// Whose time it takes for the right one; `None`: the machine's.
+    /// The clock whose time the node takes for the right one; `None`: the machine's.
     clock: Option<WallClock>,
     /// `None` while it is down.
     process: Option<Process>,
 }
 
-/// Where one replica of a partition stands, as its node says.
+/// The place of one replica of a partition, as its node reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replica {
     pub leader: Option<NodeId>,
     pub position: String,
-    /// Of the journal's last entry.
+    /// The time of the journal's last entry.
     pub time: String,
     pub head: String,
     pub state: String,
@@ -137,7 +137,7 @@ impl Cluster {
         cli([&["cluster", verb, "--url", &url], arguments].concat())
     }
 
-    /// Has node `at` take a node in.
+    /// Has node `at` add a node to the cluster.
     pub fn add(&self, at: NodeId, id: NodeId) -> Finished {
         self.command(at, "add", &["--node", &format!("{id}={}", self.node(id).peer)])
     }
@@ -146,7 +146,7 @@ impl Cluster {
         self.nodes.keys().copied().collect()
     }
 
-    /// Nodes whose process is there.
+    /// Nodes that have a process.
     pub fn running(&self) -> Vec<NodeId> {
         self.nodes.iter().filter(|(_, node)| node.process.is_some()).map(|(id, _)| *id).collect()
     }
@@ -155,7 +155,7 @@ impl Cluster {
         &self.network
     }
 
-    /// Where configurations and data lie.
+    /// The folder of configurations and data.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -172,7 +172,7 @@ impl Cluster {
         self.node(id).http
     }
 
-    /// Where the REST API of every node is, whether it runs or not.
+    /// The address of every node's REST API, whether the node runs or not.
     pub fn addresses(&self) -> Vec<(NodeId, SocketAddr)> {
         self.nodes.iter().map(|(id, node)| (*id, node.http)).collect()
     }
@@ -206,13 +206,13 @@ impl Cluster {
         self.take(id).kill();
     }
 
-    /// SIGTERM; it must end in order.
+    /// Sends SIGTERM; the node must end in order.
     pub async fn terminate(&mut self, id: NodeId) {
         let status = self.take(id).terminate().await;
         assert!(status.success(), "node {id}: SIGTERM ends it in order: {status}");
     }
 
-    /// SIGSTOP: it stands still until it is resumed.
+    /// Sends SIGSTOP: the node does nothing until it is resumed.
     pub fn pause(&self, id: NodeId) {
         self.process(id).pause();
     }
@@ -221,7 +221,7 @@ impl Cluster {
         self.process(id).resume();
     }
 
-    /// Starts a node that is down; it says where it listens, and need not be ready.
+    /// Starts a node that is down. The node says where it listens, and need not be ready.
     pub async fn restart(&mut self, id: NodeId) {
         let started = self.try_restart(id).await;
         started.unwrap_or_else(|refused| panic!("node {id} did not start: {refused:?}"));
@@ -324,12 +324,12 @@ impl Cluster {
         Some(replicas_of(&self.status(id).await?))
     }
 
-    /// The leader of a partition of the wallet: the one that a running node and itself agree on.
+    /// The leader of a partition of the wallet: the running node that names itself as the leader.
     pub async fn leader(&self, partition: PartitionId) -> NodeId {
         self.leader_among(partition, &self.running()).await
     }
 
-    /// The leader of a partition that is one of `candidates`, in its own opinion.
+    /// The node among `candidates` that names itself as the leader of a partition.
     pub async fn leader_among(&self, partition: PartitionId, candidates: &[NodeId]) -> NodeId {
         self.leader_of(MACHINE, partition, candidates).await
     }

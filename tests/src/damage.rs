@@ -1,7 +1,7 @@
-//! Damage to the folder of a node that is stopped: bits flipped, everything gone, or an earlier state back.
+//! Damage to the folder of a stopped node: bits flipped, everything removed, or an earlier state restored.
 //!
-//! It knows where a partition's log, state and id index lie, that the unwritten rest of a segment is zero, and no frame
-//! layout.
+//! This file knows where a partition's log, state and id index are, and that the unwritten rest of a segment is zero.
+//! It knows no frame layout.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,8 @@ pub fn flip_bit(partition: &Path, place: Place) -> Option<PathBuf> {
             let written = bytes.iter().rposition(|byte| *byte != 0).expect("a segment has a header") + 1;
             (file, written / 2)
         }
-        // Behind the magic number, which every format keeps: a damaged header, and not another kind of file.
+        // The bit is after the magic number, which every format keeps: this is a damaged header, and not another kind
+        // of file.
         Place::SegmentHeader => (segments(partition).into_iter().next()?, 16),
         Place::State => middle_of_largest(&partition.join("state/rocks"), "sst")?,
         Place::Ids => middle_of_largest(&partition.join("ids"), "ids")?,

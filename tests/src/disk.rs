@@ -1,6 +1,6 @@
 //! A small file system in memory that can be filled up.
 //!
-//! It needs the permission to mount; where that is missing, [`Disk::mount`] says why and the test is skipped with it.
+//! It needs the permission to mount. Without it, [`Disk::mount`] says why, and the test is skipped with that reason.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use tempfile::{TempDir, tempdir};
 
 use crate::process::argument;
 
-/// Enough for a host at rest with its first segments, and quickly filled.
+/// This is enough for a host at rest with its first segments, and is quickly filled.
 const OPTIONS: &str = "size=256m";
 
 /// The file system, unmounted when dropped.
@@ -18,7 +18,7 @@ pub struct Disk(TempDir);
 
 impl Disk {
     /// # Errors
-    /// Why none can be mounted here.
+    /// Says why no file system can be mounted here.
     pub fn mount() -> Result<Self, String> {
         let folder = tempdir().map_err(|error| error.to_string())?;
         let path = argument(folder.path());
@@ -38,7 +38,7 @@ impl Disk {
         assert!(copied.is_err_and(|error| error.kind() == std::io::ErrorKind::StorageFull), "the disk is full");
     }
 
-    /// Gives it back.
+    /// Gives the space back.
     pub fn free(&self) {
         std::fs::remove_file(self.ballast()).expect("the ballast can be removed");
     }
@@ -50,7 +50,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Lazily: a host that is being dropped may still have it open.
+        // The unmount is lazy: a host that is being dropped may still have files open.
         Command::new("umount").arg("--lazy").arg(self.path()).status().ok();
     }
 }

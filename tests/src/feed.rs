@@ -1,7 +1,8 @@
-//! A client of an event stream: server-sent events of one connection, and a follower that goes on at another node when it ends.
+//! A client of an event stream: server-sent events of one connection, and a follower that continues at another node
+//! when the connection ends.
 //!
-//! In: where to ask, and a cursor. Out: messages as they come, and per partition what was seen. It knows the format of such streams and that
-//! a CloudEvent has an `id`; whether what was seen is right, the test says.
+//! In: where to ask, and a cursor. Out: messages as they arrive, and what was seen, by partition. It knows the format
+//! of such streams and that a CloudEvent has an `id`. Whether what was seen is right is for the test to say.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,13 +18,13 @@ use tokio::net::TcpSocket;
 use crate::hold::hold;
 use crate::http::{Answer, Client, Request};
 
-/// Above every heartbeat: a stream that is silent for longer hangs.
+/// Longer than every heartbeat interval: a stream that is silent for longer hangs.
 const SILENCE_MAX: Duration = Duration::from_secs(40);
 
-/// Before an [`EventSource`] comes back.
+/// The delay before an [`EventSource`] connects again.
 const BACK_SOON: Duration = Duration::from_millis(5);
 
-/// One message of a stream; a sign of life has an id and nothing else.
+/// One message of a stream; a heartbeat has an id and nothing else.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Message {
     pub id: Option<String>,
@@ -44,16 +45,16 @@ impl Message {
     }
 }
 
-/// One connection that is read from.
+/// One connection from which messages are read.
 pub struct Stream {
     body: Incoming,
-    /// What has come and is no whole message yet.
+    /// The received bytes that are no whole message yet.
     rest: Vec<u8>,
 }
 
 impl Stream {
     /// # Errors
-    /// Any answer but a stream; nothing where there was none.
+    /// Any answer other than a stream; `None` where there was no answer.
     pub async fn open(node: SocketAddr, path: &str, last_event_id: Option<&str>) -> Result<Self, Option<Answer>> {
         Self::open_with(node, path, last_event_id.map(|id| ("last-event-id", id)).as_slice()).await
     }
@@ -81,10 +82,10 @@ impl Stream {
         Err(Some(Answer { status: head.status.as_u16(), headers: head.headers, body }))
     }
 
-    /// Opens one over the connection of this client, which must outlive it.
+    /// Opens a stream over the connection of this client, which must outlive the stream.
     ///
     /// # Errors
-    /// Any answer but a stream.
+    /// Any answer other than a stream.
     pub async fn over(client: &mut Client, path: &str) -> Result<Self, Answer> {
         let request = Request { method: "GET", path, headers: Vec::new(), body: Vec::new() };
         let (head, body) = client.begin(request).await.expect("the host answers").into_parts();
@@ -95,7 +96,7 @@ impl Stream {
         Err(Answer { status: head.status.as_u16(), headers: head.headers, body })
     }
 
-    /// The next message, signs of life too; nothing when the stream has ended, in order or not.
+    /// The next message, heartbeats included; `None` when the stream has ended, in order or not.
     pub async fn next(&mut self) -> Option<Message> {
         loop {
             if let Some(end) = self.rest.windows(2).position(|two| two == b"\n\n") {
@@ -118,7 +119,7 @@ impl Stream {
         }
     }
 
-    /// So many messages with data.
+    /// Reads this many messages with data.
     pub async fn take(&mut self, count: usize) -> Vec<Message> {
         let mut taken = Vec::with_capacity(count);
         while taken.len() < count {
@@ -143,14 +144,15 @@ fn parse(lines: &str) -> Message {
     message
 }
 
-/// A browser's `EventSource` as the HTML standard has it: it comes back by itself after a lost connection and after the end of a stream, and gives up
-/// for good at any other status than 200. Not after the time that it is told, but soon.
+/// A browser's `EventSource` as the HTML standard defines it. It reconnects automatically after a lost connection and
+/// after the end of a stream, and gives up for good at any status other than 200. It reconnects soon, and not after the
+/// time that the server names.
 pub struct EventSource {
     node: SocketAddr,
     path: String,
     stream: Option<Stream>,
     last_event_id: Option<String>,
-    /// Positions of events in the order in which they came.
+    /// Positions of events in the order in which they arrived.
     pub seen: Vec<String>,
     /// Codes of `closed` messages.
     pub closed: Vec<String>,
@@ -162,10 +164,10 @@ impl EventSource {
         Self { node, path: path.to_owned(), stream, last_event_id, seen: Vec::new(), closed: Vec::new() }
     }
 
-    /// Takes in one message, or finds that there is no stream now.
+    /// Reads one message, or finds that there is no stream now.
     ///
     /// # Errors
-    /// The answer at which it gives up.
+    /// The answer at which the client gives up.
     pub async fn step(&mut self) -> Result<(), Answer> {
         let stream = match &mut self.stream {
             Some(stream) => stream,
@@ -197,21 +199,21 @@ impl EventSource {
     }
 }
 
-/// A reader that never gives up: it goes on behind what it has had, at the node that is next in turn.
+/// A reader that never gives up: it continues after what it has read, at the node that is next in turn.
 pub struct Follower {
     nodes: Vec<SocketAddr>,
     turn: usize,
     path: String,
     stream: Option<Stream>,
     pub cursor: Option<String>,
-    /// Positions of events by partition, in the order in which they came.
+    /// Positions of events by partition, in the order in which they arrived.
     pub seen: BTreeMap<u64, Vec<String>>,
-    /// How often it went on elsewhere.
+    /// How often it continued at another node.
     pub moves: usize,
 }
 
 impl Follower {
-    /// `turn` says where it begins.
+    /// `turn` says at which node it begins.
     pub fn new(nodes: Vec<SocketAddr>, turn: usize, path: &str) -> Self {
         let (path, seen) = (path.to_owned(), BTreeMap::new());
         Self { nodes, turn, path, stream: None, cursor: None, seen, moves: 0 }
@@ -222,7 +224,7 @@ impl Follower {
         self.stream = None;
     }
 
-    /// Takes in one message, wherever it comes from; `None`: there was none this time.
+    /// Reads one message, wherever it comes from; `None`: there was none this time.
     pub async fn step(&mut self) -> Option<Message> {
         let stream = match &mut self.stream {
             Some(stream) => stream,
@@ -251,7 +253,7 @@ impl Follower {
         Some(message)
     }
 
-    /// Reads until it has come at least as far as a cursor says. The node must be there.
+    /// Reads until it is at least as far as a cursor says. The node must be up.
     pub async fn read_to(&mut self, cursor: &str) {
         let end = places(cursor);
         let is_there = |cursor: &str| places(cursor).iter().zip(&end).all(|(at, end)| end <= at);
@@ -261,7 +263,7 @@ impl Follower {
     }
 }
 
-/// The entries that a cursor names, and how far in each.
+/// The entries that a cursor names, and how far it is in each.
 fn places(cursor: &str) -> Vec<(u64, u64)> {
     let place = |position: &str| {
         let mut numbers = position.split(['.', '~']).skip(1).map(|part| part.parse().ok());

@@ -20,16 +20,16 @@ pub struct Start {
     /// The binary that is started.
     pub program: PathBuf,
     pub data: PathBuf,
-    /// Where it listens; a port of the system's choice unless a test needs it to come back to the same one.
+    /// Where it listens: a port of the system's choice, unless a test needs the host to return to the same one.
     pub http: SocketAddr,
     /// Further arguments of `statehouse dev`.
     pub arguments: Vec<String>,
     pub environment: Vec<(String, String)>,
-    /// How many files it may have open, at most; what the system allows without it.
+    /// The most files that it may have open; `None`: what the system allows.
     pub descriptors: Option<u64>,
     /// Whether the wallet has its views, which cost every node some of its time.
     pub has_views: bool,
-    /// Where the certificate of its authority lies once it listens, if it speaks TLS.
+    /// The file with the certificate of its authority, which is there once it listens, if it speaks TLS.
     pub authority: Option<PathBuf>,
 }
 
@@ -69,7 +69,7 @@ impl Host {
         Ok(host)
     }
 
-    /// Like [`Host::start_with`], for a host that is not going to be ready.
+    /// Like [`Host::start_with`], for a host that will not become ready.
     pub async fn start_unready(start: &Start) -> Result<Self, Refused> {
         let mut command = match start.descriptors {
             None => Command::new(&start.program),
@@ -90,7 +90,7 @@ impl Host {
         Ok(Self { process, trust })
     }
 
-    /// Starts `statehouse serve` with these `[limits]`, for what `dev` has no flags for.
+    /// Starts `statehouse serve` with these `[limits]`, because `dev` has no flags for them.
     pub async fn serve(data: &Path, partitions: u32, limits: &str) -> Self {
         let config = data.join("node.toml");
         let folder = data.join("node");
@@ -122,7 +122,7 @@ impl Host {
         self.process.id()
     }
 
-    /// What the process holds of memory now.
+    /// How much memory the process holds now.
     pub fn memory_bytes(&self) -> u64 {
         self.process.memory_bytes()
     }
@@ -132,7 +132,7 @@ impl Host {
         self.process.descriptor_count()
     }
 
-    /// The most that it ever held.
+    /// The most memory that the process ever held.
     pub fn memory_bytes_peak(&self) -> u64 {
         self.process.memory_bytes_peak()
     }
@@ -150,7 +150,7 @@ impl Host {
         self.process.output()
     }
 
-    /// Whether the process has ended by itself.
+    /// Whether the process has ended on its own.
     pub fn has_ended(&mut self) -> bool {
         self.process.has_ended()
     }
@@ -160,12 +160,12 @@ impl Host {
         self.process.kill();
     }
 
-    /// SIGTERM; waits until the process has ended by itself.
+    /// Sends SIGTERM, and waits until the process has ended on its own.
     pub async fn terminate(self) -> ExitStatus {
         self.process.terminate().await
     }
 
-    /// SIGSTOP: the process stands still until [`Host::resume`].
+    /// Sends SIGSTOP: the process does nothing until [`Host::resume`].
     pub fn pause(&self) {
         self.process.pause();
     }

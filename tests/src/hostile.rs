@@ -1,7 +1,9 @@
-//! Hostile modules: what a developer's token can hand to a host, each made by a few lines here or lying as text in `tests/hostile/`.
+//! Hostile modules: what a developer's token can send to a host. Each is made by a few lines here, or is a text in
+//! `tests/hostile/`.
 //!
-//! In: nothing, or the wallet of a release. Out: their bytes, by name. Most of them are the wallet with one export turned, because a host
-//! tries a module on the history that it has, and what is no wallet is refused before. It does not know what a host makes of them.
+//! In: nothing, or the wallet of a release. Out: the modules' bytes, by name. Most of them are the wallet with one
+//! export replaced. A host tries a module on the history that it has, and before that it refuses what is no wallet.
+//! This file does not know what a host does with the modules.
 
 use statehouse_abi::plan::PlanOutWriter;
 
@@ -41,28 +43,29 @@ mod code {
         [i32(address), i32(i64::from(byte)), vec![0x3a, 0x00, 0x00]].concat()
     }
 
-    /// Returns this, put where nothing of the module is needed any more.
+    /// Returns these bytes, stored where the module no longer needs anything.
     pub fn answer(bytes: &[u8]) -> Vec<u8> {
         const AT: i64 = 64;
         let stores: Vec<u8> = (AT..).zip(bytes).flat_map(|(address, byte)| store(address, *byte)).collect();
         [stores, i64(AT << 32 | bytes.len() as i64), vec![0x0b]].concat()
     }
 
-    /// Counts down in the third local and goes on: some work that ends.
+    /// Counts down in the third local and then continues: some work that ends.
     pub fn spin(count: i64) -> Vec<u8> {
         let step = [get(2), i32(1), vec![0x6b, 0x22, 0x02, 0x0d, 0x00, 0x0b]].concat();
         [i32(count), vec![0x21, 0x02, 0x03, 0x40], step].concat()
     }
 
-    /// Returns what a function makes of the two parameters.
+    /// Returns what a function returns for the two parameters.
     pub fn call(function: u64) -> Vec<u8> {
         [get(0), get(1), vec![0x10], unsigned(function), vec![0x0b]].concat()
     }
 
-    /// Returns a head and then one byte again and again, in memory that is added for it.
+    /// Returns a head and then one byte many times, in memory that is added for this.
     pub fn flood(head: &[u8], byte: u8, count: i64) -> Vec<u8> {
         let pages = (count + head.len() as i64) / 65_536 + 1;
-        // Where the added memory begins is only known at run time; a module of the corpus has two pages, the wallet some more.
+        // Where the added memory begins is known only at run time: a module of the corpus has two pages, the wallet
+        // some more.
         let grow = [i32(pages), vec![0x40, 0x00], i32(16), vec![0x74, 0x22, 0x02, 0x1a]].concat();
         let at = |offset: usize| [get(2), i32(offset as i64), vec![0x6a]].concat();
         let stores: Vec<u8> = (0..)
@@ -77,33 +80,33 @@ mod code {
 }
 
 const CALL: (&[u8], &[u8]) = (&[I32, I32], &[I64]);
-/// Clears the screen, sets the title, writes the clipboard, and turns the text that follows.
+/// Clears the screen, sets the title, writes the clipboard, and reverses the text that follows.
 pub const ESCAPES: &str = "\u{1b}[2J\u{1b}]0;owned\u{7}\u{1b}]52;c;AAAA\u{7}\u{9b}31m\u{202e}live si ti";
 
 fn wallet() -> Wasm {
     Wasm::of(include_bytes!("../../modules/releases/wallet-1.1.0.wasm"))
 }
 
-/// A wallet of another schema.
+/// A wallet with another schema.
 fn wallet_next() -> Wasm {
     Wasm::of(include_bytes!("../../modules/releases/wallet-2.0.0.wasm"))
 }
 
-/// A counter whose every `apply` fails, also where nothing is to be applied.
+/// A counter whose every `apply` fails, also where there is nothing to apply.
 pub fn counter_that_cannot_apply() -> Vec<u8> {
     let mut wasm = Wasm::of(include_bytes!("../../modules/releases/counter-0.1.0.wasm"));
     wasm.turn("sh1_apply", wasm.exported("sh1_query"));
     wasm.bytes()
 }
 
-/// The wallet with one export of it as another.
+/// The wallet with one of its exports in the place of another.
 fn turned(export: &str, other: &str) -> Vec<u8> {
     let mut wasm = wallet();
     wasm.turn(export, wasm.exported(other));
     wasm.bytes()
 }
 
-/// The wallet with one export that does this.
+/// The wallet with one export that runs this code.
 fn doing(export: &str, code: &[u8]) -> Vec<u8> {
     of(wallet(), export, Locals::NONE, code)
 }
@@ -120,35 +123,35 @@ fn of(mut wasm: Wasm, export: &str, locals: Locals, code: &[u8]) -> Vec<u8> {
     wasm.bytes()
 }
 
-/// What does the right thing with one export, after so much work.
+/// A module whose export does the right thing after this much work.
 fn slowed(wasm: Wasm, export: &str, count: i64) -> Vec<u8> {
     let right = code::call(wasm.exported(export));
     of(wasm, export, Locals::count(1), &[code::spin(count), right].concat())
 }
 
-/// Makes a plan of no command, however many it is asked about.
+/// A wallet that returns a plan for no command, however many it is asked about.
 fn without_plans() -> Vec<u8> {
     doing("sh1_plan", &code::answer(&PlanOutWriter::default().finish(Vec::new())))
 }
 
-/// With one local of its own behind two parameters, as `code::flood` wants it.
+/// A wallet with one local of its own after two parameters, as `code::flood` needs it.
 fn flooding(export: &str, head: &[u8], byte: u8, count: i64) -> Vec<u8> {
     let code = code::flood(head, byte, count);
     if export == "sh1_describe" {
-        // It has no parameters, so all three are locals.
+        // This export has no parameters, so all three are locals.
         return of(wallet(), export, Locals::count(3), &code);
     }
     of(wallet(), export, Locals::count(1), &code)
 }
 
-/// A module that keeps the contract and does nothing, to put a bomb for compilers into.
+/// A module that keeps the contract and does nothing. The bombs for compilers are put into it.
 pub fn conforming() -> Wasm {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/hostile/conforming.wat");
     let text = std::fs::read_to_string(path).expect("it lies beside the tests");
     Wasm::of(&wat::parse_str(text).expect("it is the text of a module"))
 }
 
-/// With a function that nobody calls; it takes nothing and returns nothing.
+/// The conforming module with functions that nobody calls. They take nothing and return nothing.
 fn bomb(locals: Locals, code: &[u8], count: usize) -> Vec<u8> {
     let mut wasm = conforming();
     let ty = wasm.add_type(&[], &[]);
@@ -156,7 +159,7 @@ fn bomb(locals: Locals, code: &[u8], count: usize) -> Vec<u8> {
     wasm.bytes()
 }
 
-/// All of them.
+/// All hostile modules.
 pub fn corpus() -> Vec<Hostile> {
     let usual = |name, wasm| Hostile { name, wasm, is_usual: true };
     let rare = |name, wasm| Hostile { name, wasm, is_usual: false };
@@ -212,7 +215,7 @@ pub fn corpus() -> Vec<Hostile> {
     all
 }
 
-/// Modules that cost whoever compiles, checks or keeps them.
+/// Modules that are expensive to compile, to check or to keep.
 fn bombs() -> Vec<Hostile> {
     let usual = |name, wasm| Hostile { name, wasm, is_usual: true };
     let rare = |name, wasm| Hostile { name, wasm, is_usual: false };
@@ -257,7 +260,7 @@ fn bombs() -> Vec<Hostile> {
     ]
 }
 
-/// Returns what it is given.
+/// Code that returns what it is given.
 fn echo() -> Vec<u8> {
     [code::get(0), vec![0xad], code::i64(32), vec![0x86], code::get(1), vec![0xad, 0x84, 0x0b]].concat()
 }
@@ -267,7 +270,7 @@ fn text(text: &str) -> Vec<u8> {
     [&[0x78, text.len() as u8], text.as_bytes()].concat()
 }
 
-/// One value that is a text.
+/// Code that returns one value, a text.
 fn escapes() -> Vec<u8> {
     code::answer(&[&[0x81][..], &text(ESCAPES)].concat())
 }
@@ -288,7 +291,7 @@ fn panicking_in_a_loop() -> Vec<u8> {
 }
 
 fn describing(head: &[u8], byte: u8, count: i64) -> Vec<u8> {
-    // The schema of a command's body, as deep as it gets: an array of arrays of arrays.
+    // These bytes end at the schema of a command's body, which nests as deep as it gets: an array of arrays of arrays.
     const COMMANDS: &[u8] = &[
         0xa9, 0x00, 0x67, b'h', b'o', b's', b't', b'i', b'l', b'e', 0x01, 0x65, b'1', b'.', b'0', b'.', b'0', 0x02,
         0x01, 0x03, 0x80, 0x04, 0x81, 0xa1, 0x03,
@@ -297,13 +300,13 @@ fn describing(head: &[u8], byte: u8, count: i64) -> Vec<u8> {
     flooding("sh1_describe", head, byte, count)
 }
 
-/// A description up to the schemas that are accepted, which are so many.
+/// A description up to the schemas that are accepted, of which there are this many.
 fn accepting(count: u32) -> Vec<u8> {
     let before = [0xa9, 0x00, 0x61, b'h', 0x01, 0x65, b'1', b'.', b'0', b'.', b'0', 0x02, 0x01, 0x03];
     [&before[..], &array_of(count)].concat()
 }
 
-/// A name that would be refused, and is said when it is.
+/// A name that would be refused, and that the refusal would show.
 fn describing_escapes() -> Vec<u8> {
     let describe = [
         &[0xa9, 0x00][..],
@@ -324,7 +327,7 @@ fn branch_table(blocks: usize, targets: usize) -> Vec<u8> {
 
 const VALUES: usize = 1_000;
 
-/// A function of a block that has a thousand results.
+/// A function with a block that has a thousand results.
 fn with_values(inner: impl FnOnce(&[u8]) -> Vec<u8>) -> Vec<u8> {
     let mut wasm = conforming();
     let block = wasm.add_type(&[], &[I32; VALUES]);
@@ -356,7 +359,7 @@ fn calls_with_values(count: usize) -> Vec<u8> {
     wasm.bytes()
 }
 
-/// A byte at the very end of 16 MiB: its image has them all.
+/// A module with a byte at the very end of 16 MiB: its image has all 16 MiB.
 fn image() -> Vec<u8> {
     let mut wasm = conforming();
     wasm.set_memory(256, 1024);

@@ -1,7 +1,7 @@
 //! A small HTTP client: one connection, JSON, and the difference between an answer and none.
 //!
-//! It never sends a request twice by itself: whether a lost request is sent again is the test's decision. It knows how
-//! problems look (RFC 9457), and no route.
+//! It never sends a request twice on its own: whether a lost request is sent again is the test's decision. It knows
+//! what problems look like (RFC 9457), and no route.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,22 +17,22 @@ use tokio::net::TcpStream;
 
 use crate::secure::Trust;
 
-/// Above the longest deadline a request may name: whoever waits longer hangs.
+/// Above the longest deadline that a request may name: a longer wait is a hang.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(40);
 const PROBLEM: &str = "urn:statehouse:problem:";
 
 /// A client with a connection of its own, made when needed.
 pub struct Client {
     address: SocketAddr,
-    /// After this long a request is given up as lost; without it, one that hangs past every deadline fails the test.
+    /// After this time a request is given up as lost. `None`: a request that hangs past every deadline fails the test.
     patience: Option<Duration>,
-    /// Of whom it believes to be the host, where it speaks TLS.
+    /// Which certificates the client accepts from the host, where the host speaks TLS.
     trust: Option<Trust>,
     token: Option<String>,
     connection: Option<SendRequest<Full<Bytes>>>,
 }
 
-/// A request came back without an answer: what it asked for may or may not have happened.
+/// A request ended without an answer: what it asked for may or may not have happened.
 #[derive(Debug)]
 pub struct Lost(pub String);
 
@@ -60,7 +60,7 @@ impl Client {
         Self { patience: Some(patience), ..Self::to(address) }
     }
 
-    /// The same client, by https.
+    /// The same client, over https.
     pub fn over(self, trust: &Trust) -> Self {
         Self { trust: Some(trust.clone()), ..self }
     }
@@ -70,12 +70,12 @@ impl Client {
         Self { token: Some(token.to_owned()), ..self }
     }
 
-    /// Whether it has no connection that the host would take a request on.
+    /// Whether the client has no connection on which the host would take a request.
     pub fn is_closed(&self) -> bool {
         self.connection.as_ref().is_none_or(SendRequest::is_closed)
     }
 
-    /// Forgets its connection: what is asked next goes over a new one.
+    /// Drops the connection: the next request goes over a new one.
     pub fn hang_up(&mut self) {
         self.connection = None;
     }
@@ -103,7 +103,7 @@ impl Client {
                 Err(Lost(format!("{error:#}")))
             }
             Err(_) if self.patience.is_some() => {
-                // The answer may still come; whatever is asked next must not take it for its own.
+                // The answer may still arrive, and the next request must not take it for its own.
                 self.connection = None;
                 Err(Lost(format!("no answer within {patience:?}")))
             }
@@ -116,7 +116,7 @@ impl Client {
         Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: body.collect().await?.to_bytes() })
     }
 
-    /// Sends a request whose answer may go on for ever. This client is the connection that it goes over.
+    /// Sends a request whose answer may never end. The answer arrives over this client's connection.
     pub async fn begin(&mut self, request: Request<'_>) -> anyhow::Result<hyper::Response<Incoming>> {
         if self.connection.as_ref().is_none_or(SendRequest::is_closed) {
             self.connection = Some(match &self.trust {
@@ -146,7 +146,7 @@ async fn speak(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
 ) -> hyper::Result<SendRequest<Full<Bytes>>> {
     let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-    // It ends with the connection; the error is the one that the request meets.
+    // This task ends with the connection. Its error is the one that the request meets.
     tokio::spawn(connection);
     Ok(sender)
 }
@@ -157,7 +157,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
     }
 
-    /// A member of the body that is a text; panics when there is none.
+    /// A text member of the body; panics when there is none.
     pub fn text(&self, member: &str) -> String {
         let json = self.json();
         json[member].as_str().unwrap_or_else(|| panic!("no text `{member}` in {json}")).to_owned()

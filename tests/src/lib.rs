@@ -1,7 +1,7 @@
 //! The test kit: what every test of a running host needs, and no test itself.
 //!
-//! It starts the real binary as processes of their own, damages what is between and below them, talks to them over HTTP,
-//! puts load on them, and judges what they left behind. It knows the REST contract and the CLI; only the oracle's reader
+//! It starts the real binary as separate processes, damages what is between and below them, talks to them over HTTP,
+//! puts load on them, and judges what they leave. It knows the REST contract and the CLI; only the oracle's reader
 //! knows the host's log format.
 
 pub mod hold;

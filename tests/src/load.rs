@@ -1,7 +1,7 @@
-//! Clients of a cluster: each asks one node after the other, and goes on asking until every outcome is known.
+//! Clients of a cluster. Each asks one node after the other, and keeps asking until every outcome is known.
 //!
-//! Between new transfers they read accounts and send old ids again, to other nodes. An answer that did not come makes an
-//! outcome *unknown*; its id is sent again, at once or later, until there is an answer. It records and does not judge.
+//! Between new transfers they read accounts and send old ids again, to other nodes. A missing answer makes an outcome
+//! *unknown*. Its id is sent again, at once or later, until there is an answer. This file records and does not judge.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -23,9 +23,9 @@ use crate::wallet::{self, BANK};
 
 /// Most transfers are below this, so that an account runs empty now and then.
 const AMOUNT_MAX: i128 = 3_000;
-/// After an answer that says "later", and after none.
+/// The pause after an answer that says "later", and after no answer.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
-/// What a client asks the host to wait at most; a paused node does not hear of it.
+/// How long a client asks the host to wait at most. A paused node does not learn this limit.
 const DEADLINE_MS: &str = "2000";
 const REQUEST_PATIENCE: Duration = Duration::from_secs(4);
 /// A client with this many unknown outcomes resolves one before it asks for more.
@@ -35,7 +35,7 @@ const UNKNOWN_MAX: usize = 8;
 #[derive(Clone, Debug)]
 pub struct Accounts {
     names: Vec<String>,
-    /// The deposits they began with.
+    /// The deposits that the accounts began with.
     pub recording: Recording,
 }
 
@@ -66,7 +66,7 @@ impl Accounts {
     }
 }
 
-/// Whom clients ask, and what they share.
+/// The nodes that clients ask, and what the clients share.
 #[derive(Clone)]
 pub struct Setup {
     nodes: Vec<(NodeId, SocketAddr)>,
@@ -112,7 +112,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// `client_count` clients transfer between the accounts; the seed decides what, not when.
+    /// Starts `client_count` clients that transfer between the accounts. The seed decides what they do, not when.
     pub fn start(setup: &Setup, accounts: &Accounts, client_count: usize, seed: u64) -> Self {
         let mut clients = JoinSet::new();
         for number in 0..client_count {
@@ -143,15 +143,15 @@ impl Load {
         assert!(progress.is_some(), "clients make no progress: {done} of {count} transfers within {PATIENCE:?}");
     }
 
-    /// The longest time without a successful write since this was asked last.
+    /// The longest time without a successful write since the last call.
     pub fn take_gap(&self) -> Duration {
         let mut pulse = self.shared.pulse.lock().expect("taking the pulse does not panic");
         let Some(pulse) = pulse.as_mut() else { return Duration::ZERO };
         std::mem::take(&mut pulse.gap_max).max(Instant::now().saturating_duration_since(pulse.last))
     }
 
-    /// Lets every client finish and resolve what it does not know yet, which needs a cluster that answers, and returns
-    /// all that was asked and told.
+    /// Lets every client finish and resolve what it does not know yet, for which the cluster must answer. Returns all
+    /// that was asked and told.
     pub async fn stop(mut self) -> Recording {
         self.recording.gap_max = self.take_gap();
         self.shared.is_stopping.store(true, Ordering::Relaxed);
@@ -179,7 +179,7 @@ impl Asker {
         Self { nodes: setup.nodes.iter().map(client).collect(), at, shared: setup.shared.clone() }
     }
 
-    /// The next node's.
+    /// The client of the next node.
     fn client(&mut self) -> &mut Client {
         &mut self.next().1
     }
@@ -210,7 +210,7 @@ impl Asker {
         told
     }
 
-    /// Reads an account on the next node; an answer other than the account is none.
+    /// Reads an account on the next node, and returns whether the node could answer.
     async fn read(&mut self, account: &str, consistency: Consistency, recording: &mut Recording) -> bool {
         let shared = self.shared.clone();
         let (node, client) = self.next();
@@ -224,7 +224,7 @@ impl Asker {
         let Ok(answer) = answer else { return false };
         match answer.status {
             200 => recording.reads.push(seen(account, *node, consistency, span, &answer)),
-            // A node that is behind may not know the account yet.
+            // A node that lags may not know the account yet.
             404 if consistency == Consistency::Stale => {}
             429 | 503 | 504 => return false,
             _ => panic!("read {account} on node {node}: {answer:?}"),
@@ -233,7 +233,7 @@ impl Asker {
     }
 }
 
-/// Whether an earlier request may have carried a transfer to where it is decided.
+/// Whether an earlier request may have brought a transfer to the leader that decides it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Before {
     New,
@@ -243,13 +243,13 @@ enum Before {
 struct Worker {
     accounts: Vec<String>,
     asker: Asker,
-    /// Asks while the first one does.
+    /// Asks at the same time as the first one.
     other_asker: Asker,
     random: StdRng,
     recording: Recording,
     /// Transfers whose outcome is not known, oldest first.
     unknown: VecDeque<Transfer>,
-    /// Some whose outcome is.
+    /// Some transfers whose outcome is known.
     known: Vec<Transfer>,
 }
 
@@ -281,7 +281,8 @@ impl Worker {
         self.ask(transfer, Before::New).await;
     }
 
-    /// Sends two transfers under one id at the same moment, by two nodes: with other payers, and an account that both need.
+    /// Sends two transfers under one id at the same moment, through two nodes. They have different payers, and one
+    /// account that both need.
     async fn use_one_id_twice(&mut self) {
         let one = self.next();
         let payer = loop {
@@ -292,7 +293,7 @@ impl Worker {
         };
         let mut other = Transfer { from: payer, ..self.next() };
         other.id = one.id;
-        // The payee of one is that of the other, or its payer.
+        // The payee of the second is the payee of the first, or its payer.
         other.to = if other.from != one.to && self.random.random_bool(0.5) { one.to.clone() } else { one.from.clone() };
         let mut recording = Recording::default();
         let told =
@@ -313,7 +314,7 @@ impl Worker {
         }
     }
 
-    /// Asks again for what is known: the answer must be the same, on any node.
+    /// Asks again for a known outcome: the answer must be the same, on any node.
     async fn repeat(&mut self) {
         if self.known.is_empty() {
             return;
@@ -332,12 +333,12 @@ impl Worker {
         }
     }
 
-    /// Sends it until there is an answer, or leaves it for later.
+    /// Sends a transfer until there is an answer, or leaves it for later.
     async fn ask(&mut self, transfer: Transfer, mut before: Before) {
         loop {
             match self.asker.ask(&transfer, &mut self.recording).await {
                 Told::Done { .. } | Told::Rejected { .. } | Told::Reused => return self.known.push(transfer),
-                // It was not accepted now; an earlier request may have been.
+                // This request was not accepted; an earlier one may have been.
                 Told::NotAccepted if before == Before::New => return hold(RETRY_PAUSE).await,
                 Told::NotAccepted => {}
                 Told::Unknown => before = Before::Sent,

@@ -1,6 +1,7 @@
 //! The peer port as a stranger sees it, and the certificates of `statehouse cluster certificates`.
 //!
-//! In: an address, and what is shown there. Out: whether anybody speaks HTTP/2 with whoever shows that. It knows the names of files and of nodes.
+//! In: an address, and the certificate that is shown there. Out: whether anybody there speaks HTTP/2 with such a
+//! client. This file knows the names of files and of nodes.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -12,12 +13,12 @@ use tokio::net::TcpStream;
 use crate::process::{argument, cli};
 use crate::secure::{Pair, Trust};
 
-/// What a client of HTTP/2 begins with: the preface, and settings that change nothing.
+/// The beginning of what a client of HTTP/2 sends: the preface, and settings that change nothing.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-/// Of a frame of HTTP/2.
+/// The size of a frame's header in HTTP/2.
 const HEADER_BYTES: usize = 9;
 const TYPE_SETTINGS: u8 = 4;
-/// Longer than a node leaves a connection open on which nothing is asked.
+/// Longer than a node leaves an idle connection open.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Makes or renews the certificates of these nodes in a folder.
@@ -35,7 +36,7 @@ pub fn pair(folder: &Path, node: u64) -> Pair {
     Pair { certificate: folder.join(format!("node-{node}.pem")), key: folder.join(format!("node-{node}.key")) }
 }
 
-/// Whether the peer port of a node speaks with whoever shows these.
+/// Whether the peer port of a node speaks with a client that shows these certificates.
 pub async fn speaks_with(trust: &Trust, address: SocketAddr, node: u64) -> bool {
     let connected = trust.clone().speaking(&["h2"]).connect_as(address, &format!("node-{node}")).await;
     match connected {
@@ -44,7 +45,7 @@ pub async fn speaks_with(trust: &Trust, address: SocketAddr, node: u64) -> bool 
     }
 }
 
-/// Whether it speaks with whoever shows nothing, and without TLS.
+/// Whether the peer port speaks without TLS, with a client that shows nothing.
 pub async fn speaks_in_clear(address: SocketAddr) -> bool {
     speaks_http(TcpStream::connect(address).await.expect("it listens")).await
 }

@@ -1,6 +1,7 @@
-//! The network of a cluster: a proxy per ordered pair of nodes, and the faults that have names.
+//! The network of a cluster: a proxy for each ordered pair of nodes, and the faults that have names.
 //!
-//! In: where every node listens for its peers. Out: where each must reach each other instead. It knows nothing of Raft.
+//! In: where every node listens for its peers. Out: where the nodes must reach each other instead. It knows nothing
+//! of Raft.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,32 +26,33 @@ impl Network {
         Self { proxies }
     }
 
-    /// Where a node reaches each other one.
+    /// Where a node reaches each of the others.
     pub fn routes(&self, from: NodeId) -> impl Iterator<Item = (NodeId, SocketAddr)> {
         self.proxies.iter().filter(move |(pair, _)| pair.0 == from).map(|(pair, proxy)| (pair.1, proxy.address()))
     }
 
-    /// One way alone: connections that `from` makes to `to`.
+    /// Sets one direction only: connections that `from` makes to `to`.
     pub fn set(&self, from: NodeId, to: NodeId, link: Link) {
         self.proxies.get(&(from, to)).expect("a pair of this cluster's nodes").set(link);
     }
 
-    /// Every connection of the node, whoever made it.
+    /// Sets every connection of the node, no matter who made it.
     pub fn set_all_of(&self, node: NodeId, link: Link) {
         self.proxies.iter().filter(|(pair, _)| pair.0 == node || pair.1 == node).for_each(|(_, proxy)| proxy.set(link));
     }
 
-    /// The node reaches nobody, and nobody reaches it.
+    /// Cuts the node off: it reaches nobody, and nobody reaches it.
     pub fn isolate(&self, node: NodeId) {
         self.set_all_of(node, Link::Cut);
     }
 
-    /// Nothing that the node sends arrives, on connections it made or others did; it hears everything.
+    /// Loses everything that the node sends, on connections that it made or that others made. The node hears
+    /// everything.
     pub fn mute(&self, node: NodeId) {
         self.lose(node, |pair, node| pair.0 == node);
     }
 
-    /// Nothing that is sent to the node arrives; it is heard by everybody.
+    /// Loses everything that is sent to the node. Everybody hears the node.
     pub fn deafen(&self, node: NodeId) {
         self.lose(node, |pair, node| pair.1 == node);
     }

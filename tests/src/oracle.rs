@@ -1,7 +1,8 @@
-//! Judges what a host has after a run: everything acknowledged is there, nothing twice, Σ = 0, and the audit agrees.
+//! Judges what a host has after a run: everything acknowledged is there, nothing is there twice, Σ = 0, and the audit
+//! agrees.
 //!
 //! In: what clients asked and were told. Out: a panic that names the first breach. It recomputes balances from the
-//! recorded outcomes by itself and knows nothing of how the host does.
+//! recorded outcomes on its own, and does not know how the host computes them.
 
 pub mod model;
 pub mod history;
@@ -14,10 +15,10 @@ use crate::process::{Finished, argument, cli};
 use crate::wallet::{self, Recorded};
 use crate::workload::{Told, Transfer};
 
-/// The accounts of a run, opened and with the same amount each.
+/// The accounts of a run, each opened with the same amount.
 pub struct Ledger {
     pub accounts: Vec<String>,
-    /// Minor units that each account began with.
+    /// The minor units that each account began with.
     pub opening: i128,
 }
 

@@ -1,7 +1,7 @@
 //! Ports that stay free while nobody listens on them, for nodes that are killed and come back at the same address.
 //!
-//! They lie below what operating systems give to outgoing connections, so no connection takes one while its node is
-//! down. Another program may still; then the node says so when it starts.
+//! They are below the range that operating systems use for outgoing connections, so no connection takes one while its
+//! node is down. Another program may still take one; the node then says so when it starts.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -9,11 +9,11 @@ use std::sync::Mutex;
 
 use rand::Rng;
 
-/// Linux gives out ports from 32768 on, others later ones.
+/// Linux uses ports from 32768 on for outgoing connections, other systems later ones.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 const ATTEMPTS_MAX: usize = 1_000;
 
-/// An address nobody listens on and that was not given out by this process before.
+/// An address on which nobody listens, and which this process has not given out before.
 pub fn free_address() -> SocketAddr {
     static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let mut taken = TAKEN.lock().expect("choosing a port does not panic");

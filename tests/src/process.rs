@@ -1,7 +1,7 @@
-//! A process of the real `statehouse` binary: started, signalled, killed, and what it printed.
+//! A process of the real `statehouse` binary: how it is started, signalled and killed, and what it printed.
 //!
-//! In: a command. Out: the address it said it listens on, or how it ended instead. It finds the binary beside the test
-//! executable (or at `STATEHOUSE_BIN`) and knows neither routes nor flags.
+//! In: a command. Out: the address on which the process said it listens, or how it ended instead. It finds the binary
+//! beside the test executable (or at `STATEHOUSE_BIN`), and knows neither routes nor flags.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
@@ -15,25 +15,25 @@ use tokio::sync::oneshot;
 
 use crate::hold::{PATIENCE, eventually};
 
-/// Lines of output that are kept.
+/// How many lines of output are kept.
 const OUTPUT_LINES_MAX: usize = 500;
 const LISTENING: &str = "listening on ";
 
 /// A running process that has said where it listens. Dropping it kills it.
 pub struct Process {
-    /// What a failure calls it.
+    /// The name of the process in failures.
     name: String,
     child: Child,
     address: SocketAddr,
     output: Output,
-    /// They end with the process.
+    /// These threads end with the process.
     readers: Vec<JoinHandle<()>>,
 }
 
 impl Process {
-    /// Starts it and waits until it says where it listens; a process that ends first is returned as `Err`.
+    /// Starts a process and waits until it says where it listens; a process that ends first is returned as `Err`.
     pub async fn start(name: &str, mut command: Command) -> Result<Self, Refused> {
-        // A process that is told to stops when its stdin ends, which it also does when the test is killed.
+        // A process that is told to do so stops when its stdin ends, which also happens when the test is killed.
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the host's binary can be started");
         let output = Output::default();
@@ -59,17 +59,17 @@ impl Process {
         self.address
     }
 
-    /// Its number in the system.
+    /// The process's number in the system.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it holds of memory now.
+    /// How much memory the process holds now.
     pub fn memory_bytes(&self) -> u64 {
         self.memory("VmRSS:")
     }
 
-    /// The most that it ever held.
+    /// The most memory that the process ever held.
     pub fn memory_bytes_peak(&self) -> u64 {
         self.memory("VmHWM:")
     }
@@ -81,7 +81,7 @@ impl Process {
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kilobytes") * 1024
     }
 
-    /// How many files it has open now.
+    /// How many files the process has open now.
     pub fn descriptor_count(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the process is there").count()
     }
@@ -91,7 +91,7 @@ impl Process {
         self.output.text()
     }
 
-    /// Whether the process has ended by itself.
+    /// Whether the process has ended on its own.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("the child can be waited for").is_some()
     }
@@ -101,23 +101,23 @@ impl Process {
         end(&mut self.child);
     }
 
-    /// SIGTERM; waits until the process has ended by itself.
+    /// Sends SIGTERM, and waits until the process has ended on its own.
     pub async fn terminate(mut self) -> ExitStatus {
         self.signal("TERM");
         exit_of(&mut self.child).await
     }
 
-    /// SIGTERM, without waiting.
+    /// Sends SIGTERM without waiting.
     pub fn ask_to_end(&self) {
         self.signal("TERM");
     }
 
-    /// SIGHUP: the process reads its configuration again.
+    /// Sends SIGHUP: the process reads its configuration again.
     pub fn hang_up(&self) {
         self.signal("HUP");
     }
 
-    /// SIGSTOP: the process stands still until [`Process::resume`].
+    /// Sends SIGSTOP: the process does nothing until [`Process::resume`].
     pub fn pause(&self) {
         self.signal("STOP");
     }
@@ -131,7 +131,7 @@ impl Process {
         assert!(status.expect("kill can be run").success(), "the process is still there to be signalled");
     }
 
-    /// How the process ended and all it printed, when it has ended by itself.
+    /// How the process ended and all that it printed, once it has ended on its own.
     pub fn find_refusal(&mut self) -> Option<Refused> {
         let status = self.child.try_wait().expect("the child can be waited for")?;
         Some(Refused::new(status, std::mem::take(&mut self.readers), &self.output))
@@ -151,12 +151,12 @@ impl Drop for Process {
 #[derive(Debug)]
 pub struct Refused {
     pub status: ExitStatus,
-    /// Both of its streams.
+    /// What it printed on both streams.
     pub output: String,
 }
 
 impl Refused {
-    /// Waits until everything that the process printed was read.
+    /// Waits until everything that the process printed has been read.
     fn new(status: ExitStatus, readers: Vec<JoinHandle<()>>, output: &Output) -> Self {
         for reader in readers {
             reader.join().expect("reading lines does not panic");
@@ -209,7 +209,7 @@ pub fn binary() -> PathBuf {
 }
 
 fn end(child: &mut Child) {
-    // Both fail only for a child that has ended and was waited for, which is what is wanted.
+    // Both calls fail only for a child that has ended and was waited for, which is the aim.
     child.kill().ok();
     child.wait().ok();
 }
@@ -238,7 +238,7 @@ impl Output {
                 if let Some(address) = address
                     && let Some(found) = found.take()
                 {
-                    // Nobody waits any more when the start was given up.
+                    // Nobody waits for the address if the start was given up.
                     found.send(address).ok();
                 }
             }

@@ -1,11 +1,11 @@
-//! A TCP proxy for one direction of a cluster: one node's way to reach another, which a test can damage.
+//! A TCP proxy for one direction of a cluster: one node's connections to another node, which a test can damage.
 //!
 //! ```text
 //! from ── requests ──▶ proxy ──▶ to
 //!      ◀── replies ───       ◀──
 //! ```
-//! Bytes that were lost cannot be made up for, so a connection that may have lost some is closed when its link changes.
-//! It knows nothing of what the bytes mean.
+//! Lost bytes cannot be made up for, so a connection that may have lost some is closed when its link changes. The
+//! proxy does not know what the bytes mean.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -19,14 +19,14 @@ use tokio::task::JoinSet;
 use crate::hold::hold;
 
 const CHUNK_BYTES_MAX: usize = 64 << 10;
-/// Chunks on their way through a slow link, per direction of a connection.
+/// The most chunks on their way through a slow link, per direction of a connection.
 const CHUNKS_MAX: usize = 256;
 
 /// What a link does with connections and bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
     Pass,
-    /// Existing connections are closed, new ones at once.
+    /// Existing connections are closed, and new ones are closed at once.
     Cut,
     /// What `from` sends is read and thrown away; replies pass.
     RequestsLost,
@@ -60,7 +60,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy to an address, where nobody need listen yet.
+    /// A proxy to an address on which nobody need listen yet.
     pub async fn start(to: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port of the system's choice");
         let address = listener.local_addr().expect("the listener is bound");
@@ -70,12 +70,12 @@ impl Proxy {
         Self { address, link, _listening: listening }
     }
 
-    /// Where to connect instead.
+    /// The address to connect to instead.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// From now on, for connections there are and new ones.
+    /// Sets what the link does from now on, for existing connections and new ones.
     pub fn set(&self, link: Link) {
         self.link.send_replace(link);
     }
@@ -95,7 +95,7 @@ async fn carry(from: TcpStream, to: SocketAddr, mut link: watch::Receiver<Link>)
     let at_first = *link.borrow_and_update();
     match at_first {
         Link::Cut => return,
-        // `to` never learns of it; `from` keeps a connection on which nothing happens.
+        // `to` never learns of the connection; `from` keeps one on which nothing happens.
         Link::HalfOpen => return ended(link, at_first).await,
         Link::Pass | Link::RequestsLost | Link::RepliesLost | Link::Delay(_) => {}
     }
@@ -107,7 +107,7 @@ async fn carry(from: TcpStream, to: SocketAddr, mut link: watch::Receiver<Link>)
     let requests = pump(from_read, to_write, Direction::Requests, link.clone());
     let replies = pump(to_read, from_write, Direction::Replies, link.clone());
     tokio::select! {
-        // An error is a connection that one side has broken; the other learns it because both halves are dropped.
+        // An error means that one side has broken the connection. The other learns it because both halves are dropped.
         _ = async { tokio::try_join!(requests, replies) } => {}
         () = ended(link, at_first) => {}
     }
@@ -171,7 +171,8 @@ mod tests {
 
     use super::*;
 
-    /// Long enough for a byte to cross a loopback connection three times; what must not come is waited for this long.
+    /// Long enough for a byte to cross a loopback connection three times. A test waits this long for what must not
+    /// arrive.
     const SOON: Duration = Duration::from_millis(500);
 
     /// Answers every byte with its successor.
@@ -201,7 +202,7 @@ mod tests {
     }
 
     async fn ask(stream: &mut TcpStream, byte: u8) -> Reply {
-        // Writing into a connection that is being closed fails or does not; reading tells.
+        // Writing into a connection that is being closed may fail or not; reading tells.
         stream.write_u8(byte).await.ok();
         match timeout(SOON, stream.read_u8()).await {
             Ok(Ok(byte)) => Reply::Byte(byte),
@@ -210,7 +211,7 @@ mod tests {
         }
     }
 
-    /// What an existing connection and a new one meet on a link, and both again after it is healed.
+    /// Checks what an existing connection and a new one meet on a link, and what both meet after it is healed.
     async fn check(link: Link, existing: [Reply; 2], new: [Reply; 2]) {
         let (server, _serving) = start_server().await;
         let proxy = Proxy::start(server).await;
@@ -240,7 +241,7 @@ mod tests {
         check(Link::Delay(SOON / 5), [Byte(11), Byte(31)], [Byte(21), Byte(41)]).await;
     }
 
-    /// Requests and replies are told apart: what the server got is seen by a server that says nothing.
+    /// Requests and replies are told apart here: a server that says nothing shows what it received.
     #[tokio::test]
     async fn lost_replies_let_requests_through_and_lost_requests_do_not() {
         for (link, is_heard) in [(Link::RepliesLost, true), (Link::RequestsLost, false), (Link::HalfOpen, false)] {

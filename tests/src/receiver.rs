@@ -1,7 +1,9 @@
-//! A receiver of webhooks: a server that answers as a test tells it to, keeps what comes, and judges it as a receiver should.
+//! A receiver of webhooks: a server that answers as a test tells it to, keeps what arrives, and checks it as a
+//! receiver should.
 //!
-//! In: requests of a host. Out: each with its headers and body, in the order in which they came. Signatures are verified by the library that Standard
-//! Webhooks gives to receivers. It knows CloudEvents as JSON with an `id` and a `partition`, and nothing of hosts.
+//! In: requests of a host. Out: each with its headers and body, in the order of arrival. Signatures are verified by
+//! the library that Standard Webhooks gives to receivers. It knows CloudEvents as JSON with an `id` and a
+//! `partition`, and nothing of hosts.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,11 +21,11 @@ use tokio::task::JoinHandle;
 
 use crate::hold::hold;
 
-/// What is answered to a request.
+/// How a request is answered.
 #[derive(Clone, Copy, Debug)]
 pub enum Reply {
     Status(u16),
-    /// A status, and after how many seconds to come back.
+    /// A status, and the number of seconds after which the sender may come back.
     After(u16, u64),
     /// 200 after a while.
     Slow(Duration),
@@ -31,7 +33,7 @@ pub enum Reply {
     Moved,
 }
 
-/// A request that came.
+/// A request that arrived.
 #[derive(Clone, Debug)]
 pub struct Received {
     pub path: String,
@@ -50,7 +52,7 @@ impl Received {
         self.header("webhook-id")
     }
 
-    /// One, or all of an array.
+    /// The one event of the body, or all events of an array.
     pub fn events(&self) -> Vec<Value> {
         match serde_json::from_slice(&self.body).expect("bodies are JSON") {
             Value::Array(events) => {
@@ -64,7 +66,7 @@ impl Received {
         }
     }
 
-    /// Whether this secret has signed it, just now.
+    /// Whether this secret has signed the request, just now.
     pub fn is_signed_by(&self, secret: &str) -> bool {
         Webhook::new(secret).expect("a secret").verify(&self.body, &self.headers).is_ok()
     }
@@ -77,7 +79,7 @@ struct Inner {
     answers: Answers,
 }
 
-/// It ends when it is dropped.
+/// A running receiver, which ends when it is dropped.
 pub struct Receiver {
     address: SocketAddr,
     inner: Arc<Mutex<Inner>>,
@@ -85,7 +87,7 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// One that answers 200 to everything.
+    /// Starts a receiver that answers 200 to everything.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
@@ -102,17 +104,18 @@ impl Receiver {
         format!("http://{}/in?from=statehouse", self.address)
     }
 
-    /// From now on.
+    /// Sets how requests are answered from now on.
     pub fn answer(&self, answers: impl FnMut(&Received) -> Reply + Send + 'static) {
         lock(&self.inner).answers = Box::new(answers);
     }
 
-    /// All that has come, in order.
+    /// All requests that have arrived, in order.
     pub fn received(&self) -> Vec<Received> {
         lock(&self.inner).received.clone()
     }
 
-    /// By partition the ids of the events that were taken, each where it was taken first. Panics where one came again as something else, or was not signed.
+    /// The ids of the events that were taken, by partition, each at the place where it was taken first. Panics where
+    /// an event came again as something else, or where a request was not signed.
     pub fn taken(&self, secret: &str) -> BTreeMap<u64, Vec<String>> {
         let mut taken: BTreeMap<u64, Vec<String>> = BTreeMap::new();
         let mut messages: BTreeMap<String, Bytes> = BTreeMap::new();

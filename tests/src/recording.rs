@@ -1,7 +1,7 @@
-//! What clients of a run asked and were told, and when: all that the oracle knows of the time before it.
+//! What clients of a run asked and were told, and when: all that the oracle knows of the clients.
 //!
-//! Moments come from one counter, so that they order what clients of one process saw as a clock could not. It judges
-//! nothing.
+//! Moments come from one counter, so they order what clients of one process saw, which a clock could not do. This
+//! file judges nothing.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::oracle::model::Protocol;
 
-/// Before and after every request; a later moment was taken later, whichever client took it.
+/// A moment before or after a request. A later moment was taken later, whichever client took it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(pub u64);
 
@@ -25,7 +25,7 @@ impl Moments {
     }
 }
 
-/// When a request was sent, and when its answer was there.
+/// When a request was sent, and when its answer arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     pub invoked: Moment,
@@ -43,7 +43,7 @@ pub struct Transfer {
     pub by: Protocol,
 }
 
-/// What a client was told of its transfer by one answer.
+/// What one answer told a client about its transfer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
     Done {
@@ -53,9 +53,9 @@ pub enum Told {
         code: String,
         position: Position,
     },
-    /// 422 without a record: its home knows the id of another command.
+    /// 422 without a record: the home partition knows the id of another command.
     Reused,
-    /// 429, 503, 507: by this request certainly not accepted.
+    /// 429, 503, 507: this request was certainly not accepted.
     NotAccepted,
     /// 504, or no answer.
     Unknown,
@@ -83,7 +83,7 @@ pub struct Attempt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consistency {
     Linearizable,
-    /// May be old, and is still a state that there was.
+    /// The state may be old, but it existed.
     Stale,
 }
 
@@ -132,7 +132,8 @@ impl Recording {
             *by_node.entry(attempt.node).or_default() += 1;
         }
         format!(
-            "{} requests: {} done, {} rejected, {} with an id that was used, {} not accepted, {} unknown; {} reads; by node {by_node:?}; \
+            "{} requests: {} done, {} rejected, {} with an id that was used, {} not accepted, {} unknown; \
+             {} reads; by node {by_node:?}; \
              longest without a successful write: {:?}",
             self.attempts.len(),
             count(|told| matches!(told, Told::Done { .. })),

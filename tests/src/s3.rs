@@ -1,6 +1,6 @@
 //! An object store that speaks S3: the server of the Python package `moto`, with one bucket, in memory.
 //!
-//! It knows where `make test` has installed it, and how its server is started; what is stored there it does not look at.
+//! It knows where `make test` has installed the server, and how to start it. It does not look at what is stored there.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use crate::hold::{PATIENCE, within};
 use crate::http::{Client, Request};
 use crate::ports::free_address;
 
-/// The bucket that there is.
+/// The only bucket.
 pub const BUCKET: &str = "history";
 
 /// A running server. Dropping it kills it.
@@ -20,7 +20,7 @@ pub struct S3 {
 }
 
 impl S3 {
-    /// Starts one with an empty bucket.
+    /// Starts a server with an empty bucket.
     pub async fn start() -> Self {
         let program = program();
         let address = free_address();
@@ -48,7 +48,7 @@ impl S3 {
 
 impl Drop for S3 {
     fn drop(&mut self) {
-        // It may have ended by itself, and what it stored is of no use to anybody.
+        // The server may have ended on its own, and what it stored is of no use to anybody.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -60,7 +60,7 @@ fn program() -> PathBuf {
     if installed.is_file() { installed } else { PathBuf::from("moto_server") }
 }
 
-/// What a program that is to use the bucket through `endpoint` is started with.
+/// The environment of a program that is to use the bucket through `endpoint`.
 pub fn environment(endpoint: SocketAddr) -> Vec<(String, String)> {
     let variables = [
         ("AWS_ENDPOINT", format!("http://{endpoint}")),

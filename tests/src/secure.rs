@@ -1,6 +1,7 @@
 //! TLS of the kit: authorities and certificates made for one test, and clients that trust one of them.
 //!
-//! In: names, a folder. Out: PEM files for a host, and what a client is configured with. What is refused, and in which words, the tests say.
+//! In: names, a folder. Out: PEM files for a host, and the configuration of a client. The tests say what is refused,
+//! and in which words.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName}
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-/// An authority, whose certificate and key lie in a folder.
+/// An authority, whose certificate and key are in a folder.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
@@ -32,7 +33,7 @@ pub struct Pair {
     pub key: PathBuf,
 }
 
-/// What a client does about TLS; by default it speaks 1.3 and HTTP/1.1 and shows nothing.
+/// How a client uses TLS. By default it speaks 1.3 and HTTP/1.1 and shows no certificate.
 #[derive(Clone)]
 pub struct Trust {
     roots: RootCertStore,
@@ -103,15 +104,15 @@ impl Trust {
     }
 
     /// # Errors
-    /// The handshake failed, or there is nobody.
+    /// The handshake failed, or nobody listens there.
     pub async fn connect(&self, address: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
         self.connect_to(address, ServerName::IpAddress(address.ip().into())).await
     }
 
-    /// The same, and what answers there must have a certificate for this name.
+    /// The same, but the server must have a certificate for this name.
     ///
     /// # Errors
-    /// The handshake failed, or there is nobody.
+    /// The handshake failed, or nobody listens there.
     pub async fn connect_as(&self, address: SocketAddr, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
         self.connect_to(address, ServerName::try_from(name.to_owned()).expect("a name")).await
     }

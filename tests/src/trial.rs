@@ -1,7 +1,8 @@
-//! A cluster under load that something is done to, and the verdict afterwards: the frame of every cluster test.
+//! A cluster under load to which a test does something, and the verdict afterwards: the frame of every cluster test.
 //!
-//! In: a shape. Out: a running cluster whose clients never stop; [`Trial::finish`] heals, waits until all replicas agree,
-//! ends every process and panics with the first promises that were broken. It does not know what is done in between.
+//! In: a shape. Out: a running cluster whose clients never stop. [`Trial::finish`] heals, waits until all replicas
+//! agree, ends every process, and panics with the first promises that were broken. It does not know what is done in
+//! between.
 
 use std::collections::BTreeMap;
 
@@ -15,15 +16,15 @@ use crate::oracle::judge::judge;
 use crate::recording::Recording;
 use crate::wallet::{self, BANK};
 
-/// Three nodes, and leaders on more than one of them.
+/// Three nodes, with leaders on more than one of them.
 pub const SHAPE: Shape = Shape { nodes: 3, partitions: 2, log_keep_bytes: None, has_capacity: false };
 const CLIENTS: usize = 6;
 const ACCOUNTS: usize = 12;
 /// Minor units in each account at first: few enough that some transfers are rejected.
 const OPENING: i128 = 20_000;
-/// Acknowledged transfers that show that a cluster serves.
+/// How many acknowledged transfers show that a cluster serves.
 pub const PROGRESS: usize = 100;
-/// Of what was broken, the rest being consequences more often than not.
+/// How many breaches are shown. The rest are consequences more often than not.
 const BREACHES_SHOWN: usize = 5;
 const SEED_VARIABLE: &str = "STATEHOUSE_SEED";
 
@@ -44,7 +45,7 @@ impl Trial {
         Self::of_clients(cluster, CLIENTS).await
     }
 
-    /// The same under a load of that many clients.
+    /// The same, under a load of this many clients.
     pub async fn of_clients(cluster: Cluster, client_count: usize) -> Self {
         let setup = Setup::of(cluster.addresses());
         let accounts = Accounts::open(&setup, ACCOUNTS, OPENING).await;
@@ -54,7 +55,7 @@ impl Trial {
         trial
     }
 
-    /// Waits until the cluster serves; what it took before does not count.
+    /// Waits until the cluster serves. What it accepted before does not count.
     pub async fn progress(&self) {
         self.load.progress(PROGRESS).await;
     }
@@ -70,12 +71,12 @@ impl Trial {
         self.finish_with(&judged).await;
     }
 
-    /// Like [`Trial::finish`], by what `judged` have, which must be running.
+    /// Like [`Trial::finish`], judged by what these nodes have, which must be running.
     pub async fn finish_with(self, judged: &[NodeId]) {
         drop(self.judged(judged).await);
     }
 
-    /// The same; returns what is left of the nodes, which have ended.
+    /// The same. Returns what is left of the nodes, which have ended.
     pub async fn judged(self, judged: &[NodeId]) -> Cluster {
         let Self { mut cluster, load, accounts } = self;
         cluster.network().heal();
@@ -108,7 +109,7 @@ async fn check_every_node(cluster: &Cluster, accounts: &Accounts, nodes: &[NodeI
     assert!(shown.values().all(|balances| balances == first), "the nodes show different balances: {shown:#?}");
 }
 
-/// Asserts that nothing is wrong in what stopped nodes have kept.
+/// Asserts that nothing is wrong in what stopped nodes have stored.
 pub fn check_folders(cluster: &Cluster, nodes: &[NodeId], recording: &Recording) {
     for id in nodes {
         check_audit(cluster.data(*id));
@@ -125,7 +126,7 @@ pub fn partitions(shape: Shape) -> impl Iterator<Item = PartitionId> + Clone {
     (0..shape.partitions).map(PartitionId)
 }
 
-/// From the environment, or a new one; printed, so that a failure can be repeated.
+/// The seed from the environment, or a new one. It is printed, so that a failure can be repeated.
 pub fn seed() -> u64 {
     let seed = std::env::var(SEED_VARIABLE).ok().map(|text| text.parse().expect("the seed is a number"));
     let seed = seed.unwrap_or_else(rand::random);

@@ -1,6 +1,6 @@
-//! A wall clock of a process's own, which a test moves while the process runs; its monotonic clock stays right.
+//! A wall clock of a process's own, which a test moves while the process runs. The monotonic clock stays right.
 //!
-//! It needs libfaketime, a library that is loaded into the process; where that is missing, [`WallClock::new`] says so.
+//! It needs libfaketime, a library that is loaded into the process. If it is missing, [`WallClock::new`] says so.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,21 +9,21 @@ use tempfile::{TempDir, tempdir};
 
 use crate::process::argument;
 
-/// Where distributions put the library, with and without a folder of the architecture in between.
+/// Where distributions put the library, with and without a folder for the architecture in between.
 const FOLDERS: [&str; 3] = ["/usr/lib", "/usr/lib64", "/usr/local/lib"];
 const LIBRARY: &str = "faketime/libfaketime.so.1";
 const FILE: &str = "offset";
 
-/// The clock, at first right.
+/// The clock, which is right at first.
 pub struct WallClock {
     library: PathBuf,
-    /// With the file that says how far the clock is ahead; read at every look at the clock.
+    /// Holds the file that says how far the clock is ahead. The process reads it at every look at the clock.
     folder: TempDir,
 }
 
 impl WallClock {
     /// # Errors
-    /// What to install.
+    /// Says what to install.
     pub fn new() -> Result<Self, String> {
         let library = find_library().ok_or("libfaketime is not installed: the package of Debian is `libfaketime`")?;
         let folder = tempdir().map_err(|error| error.to_string())?;
@@ -32,15 +32,15 @@ impl WallClock {
         Ok(clock)
     }
 
-    /// Sets the clock so many seconds ahead of the right time.
+    /// Sets the clock this many seconds ahead of the right time.
     pub fn set_ahead(&self, seconds: i64) {
-        // Renamed into place: the process reads either the old or the new one.
+        // The file is renamed into place, so the process reads either the old or the new one.
         let new = self.folder.path().join("new");
         fs::write(&new, format!("{seconds:+}")).expect("a new file");
         fs::rename(new, self.folder.path().join(FILE)).expect("the file can be replaced");
     }
 
-    /// What the process is started with.
+    /// The environment with which the process is started.
     pub fn environment(&self) -> [(&'static str, String); 4] {
         [
             ("LD_PRELOAD", argument(&self.library).to_owned()),
@@ -51,7 +51,7 @@ impl WallClock {
     }
 }
 
-/// A node that is down forgets how its clock went, as if its machine were started again: then the next look is believed.
+/// Makes a stopped node forget how its clock went, as if its machine had started again. It then believes the next look.
 pub fn forget_clock(data: &Path) {
     drop(fs::remove_file(data.join("clock")));
 }

@@ -1,6 +1,6 @@
 //! The wallet's routes as a test calls them, and amounts as numbers that can be added.
 //!
-//! It knows paths and bodies, and nothing of what is right: it returns what the host answered.
+//! It knows paths and bodies, but not what is right: it returns what the host answered.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -55,7 +55,7 @@ pub async fn balance(client: &mut Client, name: &str) -> i128 {
     shown(name, &answer)
 }
 
-/// Like [`balance`], as the asked node's own rows have it.
+/// Like [`balance`], but from the asked node's own rows.
 pub async fn balance_stale(client: &mut Client, name: &str) -> i128 {
     let path = format!("/v1/wallet/accounts/{name}?consistency=stale");
     shown(name, &client.get(&path).await.expect("the host answers"))
@@ -72,11 +72,11 @@ pub enum Recorded {
     Success,
     /// With the rejection's code.
     Rejected(String),
-    /// Nothing.
+    /// Nothing is recorded.
     Absent,
 }
 
-/// What the host has recorded, once it is under way no more.
+/// What the host has recorded, once the transaction is no longer under way.
 pub async fn recorded(client: &mut Client, id: Uuid) -> Recorded {
     let ended = async || {
         let answer = client.get(&format!("/v1/wallet/transactions/{id}")).await.expect("the host answers");

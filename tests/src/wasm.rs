@@ -1,7 +1,7 @@
-//! Wasm modules changed or made by hand: sections read, entries added, exports turned to other functions.
+//! Wasm modules changed or made by hand: sections are read, entries added, exports turned to other functions.
 //!
-//! In: a module. Out: its bytes with what was asked for. It keeps to the binary format and to nothing else: what it makes may be as hostile
-//! as a test wants it. Modules without imports only.
+//! In: a module. Out: its bytes with what was asked for. It keeps to the binary format and to no other rule: what it
+//! makes may be as hostile as a test wants it. It handles modules without imports only.
 
 /// Numbers of sections.
 mod section {
@@ -18,7 +18,7 @@ const FUNCTION_EXPORT: u8 = 0;
 pub const I32: u8 = 0x7f;
 pub const I64: u8 = 0x7e;
 
-/// A module by its sections.
+/// A module as a list of its sections.
 #[derive(Clone)]
 pub struct Wasm {
     /// In order, each with its content.
@@ -27,7 +27,7 @@ pub struct Wasm {
 
 impl Wasm {
     /// # Panics
-    /// These bytes are no module.
+    /// When these bytes are no module.
     pub fn of(bytes: &[u8]) -> Self {
         let mut rest = bytes.strip_prefix(HEADER).expect("a module begins so");
         let mut sections = Vec::new();
@@ -51,7 +51,7 @@ impl Wasm {
         bytes
     }
 
-    /// Adds a section as it is, behind all others.
+    /// Adds a section as it is, after all others.
     pub fn add_section(&mut self, id: u8, content: Vec<u8>) {
         self.sections.push((id, content));
     }
@@ -62,7 +62,7 @@ impl Wasm {
         found.unwrap_or_else(|| panic!("the module exports `{name}`")).2
     }
 
-    /// Exports another function under a name.
+    /// Exports another function under an existing name.
     pub fn turn(&mut self, name: &str, function: u64) {
         let mut exports = self.exports();
         let export = exports.iter_mut().find(|(other, ..)| other == name);
@@ -77,7 +77,7 @@ impl Wasm {
         *self.content(section::EXPORT) = content;
     }
 
-    /// Adds a type of functions; returns its number.
+    /// Adds a function type and returns its number.
     pub fn add_type(&mut self, params: &[u8], results: &[u8]) -> u64 {
         let mut ty = vec![0x60];
         for values in [params, results] {
@@ -87,12 +87,13 @@ impl Wasm {
         self.add(section::TYPE, 1, &ty)
     }
 
-    /// Adds a function: the code behind its declaration of locals, which are so many `i32` in so many groups. Returns its number.
+    /// Adds a function: the code that follows its declaration of locals, which are this many `i32` in this many
+    /// groups. Returns its number.
     pub fn add_function(&mut self, ty: u64, locals: Locals, code: &[u8]) -> u64 {
         self.add_functions(ty, locals, code, 1)
     }
 
-    /// The same function many times; returns the number of the first.
+    /// Adds the same function many times; returns the number of the first.
     pub fn add_functions(&mut self, ty: u64, locals: Locals, code: &[u8], count: usize) -> u64 {
         let first = self.add(section::FUNCTION, count, &unsigned(ty).repeat(count));
         let mut body = unsigned(locals.groups as u64);
@@ -106,14 +107,14 @@ impl Wasm {
         first
     }
 
-    /// Puts another body behind the export: it has the type that the contract wants.
+    /// Gives the export another body, of the type that the contract wants.
     pub fn replace(&mut self, name: &str, params: &[u8], results: &[u8], code: &[u8]) {
         let ty = self.add_type(params, results);
         let function = self.add_function(ty, Locals::NONE, code);
         self.turn(name, function);
     }
 
-    /// The least and the most pages of the one memory.
+    /// Sets the least and the most pages of the one memory.
     pub fn set_memory(&mut self, min: u64, max: u64) {
         *self.content(section::MEMORY) = [vec![1, 1], unsigned(min), unsigned(max)].concat();
     }
@@ -125,7 +126,7 @@ impl Wasm {
         self.add(section::DATA, 1, &segment);
     }
 
-    /// Adds entries to a section of a vector; returns how many there were.
+    /// Adds entries to a section that is a vector; returns how many there were.
     pub fn add(&mut self, id: u8, count: usize, entries: &[u8]) -> u64 {
         let content = self.content(id);
         let mut rest = content.as_slice();
@@ -134,7 +135,7 @@ impl Wasm {
         before
     }
 
-    /// A section that there is, or an empty one in its place.
+    /// The section with this number, or an empty one in its place if there is none.
     fn content(&mut self, id: u8) -> &mut Vec<u8> {
         let at = self.sections.iter().position(|(other, _)| *other == id).unwrap_or_else(|| {
             let is_before = |(other, _): &(u8, Vec<u8>)| *other != 0 && *other < id;
@@ -160,7 +161,7 @@ impl Wasm {
     }
 }
 
-/// Locals of a function, in groups of so many.
+/// The locals of a function, in groups of `count` each.
 #[derive(Clone, Copy)]
 pub struct Locals {
     pub groups: usize,

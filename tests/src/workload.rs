@@ -1,7 +1,7 @@
 //! Clients that transfer at random until told to stop, across kills of the host, and remember what they were told.
 //!
-//! Every attempt has an id of its own. A lost answer makes its outcome *unknown*; half of those are sent again with the
-//! same id until there is an answer, the others are left for the oracle. It does not judge.
+//! Every attempt has an id of its own. A lost answer makes its outcome *unknown*. Half of those are sent again with
+//! the same id until there is an answer; the others are left for the oracle. This file does not judge.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub struct Transfer {
     /// Index into the accounts.
     pub from: usize,
     pub to: usize,
-    /// Minor units.
+    /// In minor units.
     pub amount: i128,
 }
 
@@ -37,7 +37,7 @@ pub struct Transfer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
     Done,
-    /// With the code.
+    /// With the code of the rejection.
     Rejected(String),
     /// 429, 503, 507: certainly not accepted.
     NotAccepted,
@@ -61,7 +61,7 @@ struct Shared {
 }
 
 impl Workload {
-    /// `client_count` clients transfer between the accounts; the seed decides what, not when.
+    /// Starts `client_count` clients that transfer between the accounts. The seed decides what they do, not when.
     pub fn start(address: SocketAddr, accounts: &[String], client_count: usize, seed: u64) -> Self {
         let (address, _) = watch::channel(address);
         let shared = Arc::<Shared>::default();
@@ -83,20 +83,20 @@ impl Workload {
         self.shared.done_count.load(Ordering::Relaxed)
     }
 
-    /// Transfers refused as certainly not accepted so far.
+    /// Transfers that were so far refused as certainly not accepted.
     pub fn not_accepted_count(&self) -> usize {
         self.shared.not_accepted_count.load(Ordering::Relaxed)
     }
 
-    /// The host is somewhere else now.
+    /// Tells the clients that the host is at another address now.
     pub fn moved_to(&self, address: SocketAddr) {
         self.address.send_replace(address);
     }
 
-    /// Lets every client finish what it has in hand (the host must be up) and returns what they were told.
+    /// Lets every client finish what it has in hand, for which the host must be up. Returns what the clients were told.
     pub async fn stop(self) -> Vec<(Transfer, Told)> {
         self.shared.is_stopping.store(true, Ordering::Relaxed);
-        // Whoever waits for the host to move learns that it will not, and connects again where it is.
+        // A client that waits for the host to move learns that it will not, and connects again where the host is.
         drop(self.address);
         self.clients.join_all().await.concat()
     }
@@ -141,7 +141,8 @@ impl Worker {
         Transfer { id, from, to: (from + step) % self.accounts.len(), amount }
     }
 
-    /// Sends it again until it is done or rejected. That it is not accepted now says nothing about the first time.
+    /// Sends a transfer again until it is done or rejected. That it is not accepted now says nothing about the first
+    /// time.
     async fn ask_until_known(&mut self, client: &mut Client, transfer: &Transfer) -> Told {
         loop {
             match self.ask(client, transfer).await {
@@ -152,7 +153,7 @@ impl Worker {
         }
     }
 
-    /// Sends it once; after a loss waits until the host is back.
+    /// Sends a transfer once, and after a loss waits until the host is back.
     async fn ask(&mut self, client: &mut Client, transfer: &Transfer) -> Told {
         let (from, to) = (&self.accounts[transfer.from], &self.accounts[transfer.to]);
         let answer = wallet::transfer(client, transfer.id, from, to, transfer.amount).await;

@@ -1,22 +1,22 @@
 //! The README fits on a page, and the book holds together: every page is in its summary, every link leads somewhere,
 //! no line is too long to read.
 //!
-//! In: the Markdown of the repository. Out: findings. Whether a page is true is not known here: what is made from the
-//! code, or run, is tested where the code is.
+//! In: the Markdown of the repository. Out: findings. This file does not know whether a page is true: what is made
+//! from the code, or run, is tested where the code is.
 
 use std::collections::BTreeSet;
 
 use crate::tree::{Finding, Text, report, root, texts};
 
 const README_LINES_MAX: usize = 90;
-/// Of prose; code and tables may be wider.
+/// The limit of prose; code and tables may be wider.
 const COLUMNS_MAX: usize = 100;
 const BOOK: &str = "host/book/src/";
 const RUNBOOK: &str = "host/book/src/operate/runbook.md";
-/// Shorter parts of a message are anywhere.
+/// Shorter parts of a message occur anywhere, so they are not looked for.
 const MESSAGE_CHARS_MIN: usize = 8;
 const SUMMARY: &str = "host/book/src/SUMMARY.md";
-/// Pages beside those of the book whose prose is kept narrow.
+/// Pages outside the book whose prose is kept narrow as well.
 const PAGES: [&str; 4] = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "STYLE.md"];
 
 #[test]
@@ -67,7 +67,7 @@ fn no_line_of_prose_is_too_long() {
     assert_eq!(long_lines("p.md", &code).len(), 0);
 }
 
-/// What the runbook quotes is what a node says, or nobody finds it there.
+/// The runbook must quote what a node says, or nobody finds it there.
 #[test]
 fn every_message_of_the_runbook_is_in_the_code() {
     let sources = texts().iter().filter(|text| text.path.starts_with("host/src/") && text.path.ends_with(".rs"));
@@ -86,13 +86,13 @@ fn every_message_of_the_runbook_is_in_the_code() {
     report(findings);
 }
 
-/// Source as its texts are printed: one line, without marks of code.
+/// The source as its texts are printed: in one line, without backticks.
 fn spoken(source: &str) -> String {
     let joined = source.replace("\\\n", " ").replace('`', "");
     joined.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The parts of a message between what stands for something else: words in capitals, and `…`.
+/// The parts of a message between placeholders, which are words in capitals and `…`.
 fn parts(message: &str) -> impl Iterator<Item = String> {
     let is_stand_in = |word: &str| {
         let letters = word.trim_matches(|c: char| !c.is_alphanumeric());
@@ -124,7 +124,7 @@ fn long_lines(path: &str, text: &str) -> Vec<Finding> {
     long.map(|(line, _)| Finding { path: path.to_owned(), line, advice: advice.clone() }).collect()
 }
 
-/// Lines outside of code, from 1.
+/// Lines outside of code, numbered from 1.
 fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut is_code = false;
     (1..).zip(text.lines()).filter(move |(_, line)| {
@@ -134,7 +134,7 @@ fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// What `[…](…)` names, with its line.
+/// The targets of `[…](…)`, with their lines.
 fn links(text: &str) -> impl Iterator<Item = (usize, String)> {
     prose(text).flat_map(|(number, line)| {
         let targets = line.split("](").skip(1).filter_map(|rest| rest.split(')').next());
@@ -142,7 +142,7 @@ fn links(text: &str) -> impl Iterator<Item = (usize, String)> {
     })
 }
 
-/// What headings are called in links.
+/// The names that headings have in links.
 fn anchors(text: &str) -> BTreeSet<String> {
     let headings = prose(text).filter(|(_, line)| line.starts_with('#'));
     let anchor = |heading: &str| -> String {
@@ -155,7 +155,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
     headings.map(|(_, heading)| anchor(heading)).collect()
 }
 
-/// A link of a page, from the root.
+/// The path that a link of a page leads to, from the root.
 fn resolve(page: &str, link: &str) -> String {
     let mut parts: Vec<&str> = page.split('/').collect();
     parts.pop();

@@ -1,7 +1,7 @@
 //! What may not occur where every replica and every auditor must compute the same bytes: `machine/`, the SDK, modules.
 //!
-//! In: sources. Out: findings. Unit tests are free, and so is the file access of the scenario runner in
-//! `guest-sdk/testkit`. What the modules' wasm may contain is the validator's business, not this file's.
+//! In: sources. Out: findings. Unit tests are exempt, and so is the file access of the scenario runner in
+//! `guest-sdk/testkit`. What the modules' wasm may contain is checked by the validator, not here.
 
 use syn::visit::Visit;
 

@@ -1,4 +1,4 @@
-//! Who may know whom: imports between the folders of the host, and the external crates that one folder owns.
+//! Which folder may know which: imports between the folders of the host, and the external crates that one folder owns.
 //!
 //! In: the layer table of `ARCHITECTURE.md` (`| layer | folders | edges inside the layer |`, topmost first) and the
 //! sources. Out: findings. Unit tests of the host may reach anywhere.
@@ -31,7 +31,8 @@ const OWNERS: [(&str, &[&str]); 18] = [
     ("prost", &["peer"]),
     ("webpki", &["peer"]),
     ("ed25519_dalek", &["key"]),
-    // `api` alone turns requests into values; the others write reports and small files, and `printable` is tested with JSON.
+    // `api` alone turns requests into values; the others write reports and small files, and `printable` is tested
+    // with JSON.
     ("serde_json", &["api", "archive", "audit", "cli", "printable", "system"]),
 ];
 
@@ -69,7 +70,7 @@ fn only_the_owning_folder_names_its_crate() {
 }
 
 struct Table {
-    /// Folder → number of its layer; 0 is the topmost.
+    /// The number of each folder's layer; 0 is the topmost.
     layers: BTreeMap<String, usize>,
     /// Edges allowed inside a layer.
     edges: Vec<(String, String)>,
@@ -117,8 +118,9 @@ impl Table {
             let is_listed = self.edges.iter().any(|edge| edge.0 == from && edge.1 == to);
             if to != from && to_layer <= from_layer && !is_listed {
                 let advice = format!(
-                    "`{from}` (layer {from_layer}) imports `{to}` (layer {to_layer}); imports only go down: move the shared part \
-                     below both, hand it in as an argument, or list the edge `{from} → {to}` if the layer is the same"
+                    "`{from}` (layer {from_layer}) imports `{to}` (layer {to_layer}); imports only go down: \
+                     move the shared part below both, hand it in as an argument, \
+                     or list the edge `{from} → {to}` if the layer is the same"
                 );
                 findings.push(source.finding(line, advice));
             }
@@ -139,7 +141,7 @@ fn folder(source: &Source) -> Option<&str> {
     (!["lib", "main"].contains(&name)).then_some(name)
 }
 
-/// What follows each `crate::`, groups opened one level.
+/// What follows each `crate::`; groups are opened one level.
 fn imports(tokens: &[Token]) -> Vec<(String, usize)> {
     let mut imports = Vec::new();
     for at in 0..tokens.len().saturating_sub(3) {

@@ -9,10 +9,10 @@ use crate::tree::{Finding, Source, check_rule, check_sources};
 
 const FILE_LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 70;
-/// In a file of at least [`OPENING_SHORT_FILE_LINES`]; a shorter one may say it in one line.
+/// The minimum for a file of at least [`OPENING_SHORT_FILE_LINES`]; a shorter one may say it in one line.
 const OPENING_LINES_MIN: usize = 3;
 const OPENING_SHORT_FILE_LINES: usize = 100;
-/// Prose lines; tables and diagrams are not counted.
+/// The most lines of prose; tables and diagrams are not counted.
 const OPENING_PROSE_LINES_MAX: usize = 10;
 const MODULE_NAMES_BANNED: [&str; 8] = ["util", "utils", "helper", "helpers", "common", "misc", "imp", "types"];
 
@@ -59,8 +59,8 @@ fn opening(source: &Source) -> Vec<Finding> {
     let lines_min = if is_short { 1 } else { OPENING_LINES_MIN };
     if opening.len() < lines_min {
         let advice = format!(
-            "opens with {} lines of `//!`, at least {lines_min}; say what the file is, what goes in and comes out, and what \
-             it does not know",
+            "opens with {} lines of `//!`, at least {lines_min}; say what the file is, what goes in and comes out, \
+             and what it does not know",
             opening.len()
         );
         return vec![source.finding(1, advice)];

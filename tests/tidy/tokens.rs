@@ -1,7 +1,7 @@
 //! A file as a flat list of tokens with lines, and the search for a sequence in it.
 //!
-//! Unlike the syntax tree it reaches into macro arguments; unlike text it has no comments and no string contents that
-//! look like code. It knows no rule.
+//! Unlike the syntax tree it reaches into macro arguments. Unlike text it has no comments, and no string contents
+//! that look like code. It knows no rule.
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
@@ -46,14 +46,14 @@ fn flatten_into(stream: TokenStream, tokens: &mut Vec<Token>) {
     }
 }
 
-/// Where the sequence, written with spaces between its tokens (`. unwrap ( )`), begins.
+/// The places where the sequence begins. It is written with spaces between its tokens (`. unwrap ( )`).
 pub fn find<'a>(tokens: &'a [Token], sequence: &str) -> Vec<&'a Token> {
     let sequence: Vec<&str> = sequence.split(' ').collect();
     let is_match = |window: &&[Token]| window.iter().zip(&sequence).all(|(token, text)| token.text == *text);
     tokens.windows(sequence.len()).filter(is_match).map(|window| &window[0]).collect()
 }
 
-/// The index just behind the delimiter that closes the one at `open`.
+/// The index just after the delimiter that closes the one at `open`.
 pub fn end_of_group(tokens: &[Token], open: usize) -> usize {
     let mut depth = 0usize;
     for (index, token) in tokens.iter().enumerate().skip(open) {

@@ -60,7 +60,7 @@ impl Source {
         self.is_test_file || self.is_in("tests/") || self.test_lines.iter().any(|lines| lines.contains(&line))
     }
 
-    /// Lines that count towards the length of the file: all but unit tests.
+    /// Lines that count towards the length of the file: all except unit tests.
     pub fn code_line_count(&self) -> usize {
         if self.is_test_file {
             return 0;
@@ -69,7 +69,7 @@ impl Source {
         self.text.lines().count() - test_line_count
     }
 
-    /// Tokens that are no test's.
+    /// Tokens that belong to no test.
     pub fn product_tokens(&self) -> Vec<Token> {
         self.tokens.iter().filter(|token| !self.is_test_line(token.line)).cloned().collect()
     }
@@ -112,7 +112,7 @@ pub fn check_rule(rule: impl Fn(&Source) -> Vec<Finding>, path: &str, bad: &str,
     assert!(wrong.is_empty(), "the rule refuses: {good}: {wrong:?}");
 }
 
-/// Every Rust file. Parsed by each test for itself: the positions of tokens belong to the thread that parsed them.
+/// Every Rust file. Each test parses all of them itself: the positions of tokens belong to the thread that parsed them.
 pub fn sources() -> Vec<Source> {
     let rust = texts().iter().filter(|file| file.path.ends_with(".rs"));
     let mut sources: Vec<Source> = rust.map(|file| Source::of(&file.path, &file.text)).collect();
@@ -148,8 +148,8 @@ fn paths() -> &'static [String] {
     &PATHS
 }
 
-/// `tests.rs`, `conformance.rs` and everything in a folder `tests` or `benches` of a crate. The test package itself has
-/// code, too: only its lines are tests, see [`Source::is_test_line`].
+/// `tests.rs`, `conformance.rs` and everything in a folder `tests` or `benches` of a crate. The test package itself
+/// also has code: only its lines are tests, see [`Source::is_test_line`].
 fn is_test_path(path: &str) -> bool {
     let is_test = |part: &str| ["tests", "benches", "tests.rs", "conformance.rs"].contains(&part);
     !path.starts_with("tests/") && path.split('/').any(is_test)

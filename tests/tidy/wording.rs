@@ -1,7 +1,7 @@
 //! Words that do not reach main: unfinished work, `unwrap`, and places that exist on one machine only.
 //!
-//! In: every Rust source, and every readable file for what may stand anywhere. Out: findings. Words that this file
-//! must not contain itself are put together from halves.
+//! In: every Rust source, and every readable file for words that can occur in any file. Out: findings. Words that this
+//! file must not contain itself are put together from halves.
 
 use crate::tokens::find;
 use crate::tree::{Finding, Source, check_rule, check_sources, report, texts};

@@ -21,7 +21,7 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 pub const PREFER: HeaderName = HeaderName::from_static("prefer");
 pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
-/// Longer ids of clients are replaced.
+/// Longer ids from clients are replaced.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// One request, once it is known who asks.
@@ -60,10 +60,10 @@ pub fn request_id_value(id: &str) -> HeaderValue {
     HeaderValue::from_str(id).expect("request ids are graphic ASCII")
 }
 
-/// When the client stops waiting: `Statehouse-Deadline` in milliseconds from now, or what the route waits for by default.
+/// When the client stops waiting: `Statehouse-Deadline` in milliseconds from now, or else the route's default.
 ///
 /// # Errors
-/// Not a whole number from 1 to the maximum.
+/// The header is not a whole number from 1 to the maximum.
 pub fn deadline(headers: &HeaderMap, default: Duration) -> Result<Instant, Problem> {
     let Some(value) = headers.get(DEADLINE) else { return Ok(Instant::now() + default) };
     let text = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
@@ -78,7 +78,7 @@ pub fn deadline(headers: &HeaderMap, default: Duration) -> Result<Instant, Probl
 /// `Idempotency-Key`: a uuid, with or without the quotes of a structured field.
 ///
 /// # Errors
-/// Anything else.
+/// The header is anything else.
 pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<CommandId>, Problem> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let text = value.to_str().unwrap_or_default();
@@ -95,7 +95,7 @@ pub fn prefers_async(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The media type of the body without its parameters, in lower case unless it is spelled oddly.
+/// The media type of the body without its parameters, as the client spelled it.
 pub fn media_type(headers: &HeaderMap) -> &str {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.split(';').next().unwrap_or_default().trim()

@@ -5,8 +5,8 @@
 //! | `application/x-ndjson` | lines of `{"command": name, "body": object}`; blank lines are skipped | lines of JSON |
 //! | `application/cbor-seq` | a CBOR sequence (RFC 8742) of the same maps | a sequence of deterministic CBOR |
 //!
-//! The answer has the request's format unless `Accept` names the other. A command that cannot be read is that command's
-//! problem; the others go on. Nothing is said about atomicity: each command stands alone.
+//! The answer has the request's format unless `Accept` names the other. A command that cannot be read gets a problem;
+//! the others are carried out. A batch promises no atomicity: each command stands alone.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -57,11 +57,11 @@ pub async fn post(
     let format = [Format::Ndjson, Format::CborSequence][check_media_type(&parts.headers, &MEDIA_TYPES)?];
     let answer_format = accepted_format(&parts.headers).unwrap_or(format);
     let (bytes, room) = read_large_body(api, body, BATCH_BODY_BYTES_MAX, &who, asked.deadline).await?;
-    // Only now: whoever sends slowly keeps nobody out.
+    // The place is taken only now, so that a client that sends slowly keeps nobody out.
     let _place = api.shares.take(Kind::Batch, 1, &who)?;
     drop(room);
     let request_id = asked.request_id.clone();
-    // Megabytes of parsing and printing would hold up the requests beside this one.
+    // Parsing and printing megabytes here would hold up other requests.
     let reading = {
         let (mount, roles) = (mount.clone(), api.mounts.command_roles.now());
         tokio::task::spawn_blocking(move || read(&mount, &roles, format, &bytes, &asked))
@@ -92,7 +92,7 @@ pub async fn post(
 pub struct Batch {
     /// The commands that could be read.
     pub requests: Vec<CommandRequest>,
-    /// One per command: its problem, or nothing when it is the next of the requests.
+    /// One per command: its problem, or `None` for the next of the requests.
     pub places: Vec<Option<Problem>>,
 }
 
@@ -106,7 +106,7 @@ fn accepted_format(headers: &HeaderMap) -> Option<Format> {
 }
 
 /// # Errors
-/// The batch as a whole cannot be read: no command, too many, or bytes that are no CBOR.
+/// The batch as a whole cannot be read: it has no command, too many, or bytes that are not CBOR.
 pub fn read(
     mount: &Mount,
     roles: &CommandRoles,

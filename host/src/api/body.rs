@@ -1,4 +1,4 @@
-//! Bodies: read whole, never beyond their bound, never beyond the deadline; those of megabytes only as far as there is room for them.
+//! Bodies: read whole, within a bound and a deadline. Bodies of megabytes are read only while there is room for them.
 //!
 //! In: the stream of a request. Out: its bytes, without a copy when they came in one piece. It knows nothing of what
 //! they mean.
@@ -24,7 +24,8 @@ pub async fn read_body(body: Body, bytes_max: usize, deadline: Instant) -> Resul
     read(body, bytes_max, deadline, |_| Ok(())).await
 }
 
-/// A body of megabytes. Its room is taken as it comes: whoever announces much and sends nothing keeps nobody out.
+/// Reads a body of megabytes. Room is taken as bytes arrive: a client that announces much and sends nothing keeps
+/// nobody out.
 ///
 /// # Errors
 /// As [`read_body`]; and 503 or 429 where there is no room.
@@ -65,8 +66,8 @@ async fn read(
     }
 }
 
-/// Reads on without keeping anything. A connection closed while its client still writes is reset, and the client would lose the
-/// answer that tells it why; so one that sends little too much is heard out.
+/// Reads further without keeping anything. A connection that is closed while its client still writes is reset, and the
+/// client would lose the answer that says why. So a body that is only a little too large is read to its end.
 async fn discard(mut body: Body, deadline: Instant) {
     let mut room = HTTP_DISCARD_BYTES_MAX;
     let reading = async {
@@ -82,7 +83,7 @@ async fn discard(mut body: Body, deadline: Instant) {
     }
 }
 
-/// Checks that a body which is not empty has one of these media types, and gives its place among them.
+/// Checks that the headers name one of these media types for the body, and returns its place among them.
 ///
 /// # Errors
 /// 415.
@@ -94,7 +95,7 @@ pub fn check_media_type(headers: &HeaderMap, allowed: &[&str]) -> Result<usize, 
     })
 }
 
-/// Checks that a body is sent as it is: what is packed can be a thousand times as large.
+/// Checks that a body is not compressed: a compressed one can be a thousand times as large.
 ///
 /// # Errors
 /// 415.
@@ -109,7 +110,7 @@ pub fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The whole body; nothing when it goes beyond the bound. Room is made for all of it so far, before the rest comes.
+/// The whole body; `None` if it goes beyond the bound. Room is made for what has arrived before the rest is read.
 async fn collect(
     body: &mut Body,
     bytes_max: usize,
@@ -142,7 +143,7 @@ async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, Problem> {
         let frame = frame.map_err(|error| Problem::new(Code::MalformedBody, format!("the body broke off: {error}")))?;
         match frame.into_data() {
             Ok(bytes) if !bytes.is_empty() => return Ok(Some(bytes)),
-            // Trailers, and pieces without bytes.
+            // Trailers, and pieces without bytes, are skipped.
             Ok(_) | Err(_) => {}
         }
     }

@@ -1,7 +1,8 @@
 //! Callers: who asks, by the bearer token of the request, and what they may do.
 //!
-//! In: the `Authorization` header. Out: a [`Caller`] or a problem. Tokens are compared by their blake3, in constant time
-//! and always with all of them; they are replaced as a whole, between two requests. It knows nothing of what is asked for.
+//! In: the `Authorization` header. Out: a [`Caller`] or a problem. Tokens are compared by their blake3, in constant
+//! time and always with all of them; they are replaced as a whole, between two requests. It knows nothing of what is
+//! asked for.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,25 +23,25 @@ use crate::router::scope::Scope;
 /// Everybody who may call; the tokens can be replaced while requests are answered.
 pub struct Callers(RwLock<Tokens>);
 
-/// Tokens that make sense together, and whose each is.
+/// Tokens that make sense together, each with its caller.
 pub struct Tokens {
     known: Vec<Token>,
-    /// There are none in truth: everybody is the only one here.
+    /// No tokens are configured: everybody is the only caller here.
     is_open: bool,
 }
 
 #[derive(Clone)]
 struct Token {
-    /// Of nothing, where none is asked for.
+    /// The hash of nothing, if no tokens are configured.
     hash: blake3::Hash,
     caller: Arc<Caller>,
-    /// What it may do here. A caller's own roles are those that modules know.
+    /// All roles of the token. The caller has only those that modules know.
     roles: u32,
-    /// Cancelled when it is gone, or somebody else's.
+    /// Cancelled when the token is removed or changed.
     removed: CancellationToken,
 }
 
-/// What replacing tokens has changed.
+/// What a replacement of tokens has changed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Replaced {
     pub kept: usize,
@@ -67,7 +68,10 @@ impl Tokens {
             if !listen.ip().is_loopback() {
                 return Err(ApiError::OpenWithoutTokens(listen));
             }
-            tracing::warn!(%listen, "no tokens are configured: everybody on this machine is `anonymous` and may do everything");
+            tracing::warn!(
+                %listen,
+                "no tokens are configured: everybody on this machine is `anonymous` and may do everything"
+            );
             let anonymous = Token::new(blake3::hash(b""), "anonymous", EVERY_ROLE, Scope::All);
             return Ok(Self { known: vec![anonymous], is_open: true });
         }
@@ -88,7 +92,7 @@ impl Tokens {
         Ok(Self { known, is_open: false })
     }
 
-    /// Takes over what is the same in `before`, and ends what is not.
+    /// Keeps the tokens that are the same in `before`, and cancels those that are gone.
     fn follow(&mut self, before: &Self) -> Replaced {
         let mut replaced = Replaced::default();
         let name = |token: &Token| token.caller.name.clone();
@@ -116,7 +120,7 @@ impl Callers {
         Ok(Self(RwLock::new(Tokens::new(tokens, listen)?)))
     }
 
-    /// From now on these are known. What goes on for a token that is not among them is told so, see [`Callers::removal`].
+    /// Replaces the tokens. Answers that still run for a token that is gone are told so, see [`Callers::removal`].
     pub fn replace(&self, mut tokens: Tokens) -> Replaced {
         let mut current = self.0.write();
         let replaced = tokens.follow(&current);
@@ -124,7 +128,7 @@ impl Callers {
         replaced
     }
 
-    /// Whether everybody is let in whom the address lets in.
+    /// Whether everybody who can reach the address is let in.
     pub fn is_open(&self) -> bool {
         self.0.read().is_open
     }
@@ -143,7 +147,7 @@ impl Callers {
         Ok(token.caller.clone())
     }
 
-    /// Cancelled when the token by which this caller was admitted is gone, which it may be already.
+    /// It is cancelled when the token by which this caller was admitted is gone, which may be so already.
     pub fn removal(&self, caller: &Arc<Caller>) -> CancellationToken {
         let tokens = self.0.read();
         let token = tokens.known.iter().find(|token| Arc::ptr_eq(&token.caller, caller));
@@ -214,7 +218,7 @@ mod tests {
         SocketAddr::from(([127, 0, 0, 1], 8080))
     }
 
-    /// The name of whoever is admitted, or the status and detail of the refusal.
+    /// The name of the admitted caller, or the status and detail of the refusal.
     fn outcome(callers: &Callers, authorization: Option<&str>, roles: u32) -> Result<String, (u16, String)> {
         let mut headers = HeaderMap::new();
         if let Some(value) = authorization {

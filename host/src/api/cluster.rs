@@ -1,7 +1,8 @@
 //! The cluster: how this node sees it, and what operators change about it.
 //!
-//! In: `GET /v1/cluster`, and five changes that are read by a declared shape like any command's body. Out: a [`ClusterPage`], which
-//! also answers every change, so that whoever made it sees what came of it. It knows nothing of how a change is made.
+//! In: `GET /v1/cluster`, and changes, whose bodies are read by a declared shape like any command's. Out: a
+//! [`ClusterPage`], which also answers every change, so that its author sees the result. It knows nothing of how a
+//! change is made.
 
 use std::collections::BTreeMap;
 
@@ -37,21 +38,21 @@ const PEER_CHARS_MAX: u32 = HOST_NAME_BYTES_MAX as u32 + ":65535".len() as u32;
 /// The cluster as one node sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterPage {
-    /// Nothing as long as the node belongs to none.
+    /// `None` while the node belongs to no cluster.
     pub cluster: Option<String>,
     /// The node that answers.
     pub node: NodeId,
-    /// Of its host.
+    /// The version of its host.
     pub version: String,
     pub is_ready: bool,
     pub nodes: Vec<NodePage>,
     pub machines: Vec<MachinePage>,
-    /// Keys by which nodes sign certificates, oldest first; also those of nodes that are gone.
+    /// The keys with which nodes sign certificates, oldest first, including those of nodes that are gone.
     pub keys: Vec<KeyPage>,
-    /// What the cluster writes; a node of the first release does not say it.
+    /// The feature level at which the cluster writes; a node of the first release does not report it.
     #[serde(default = "first_level")]
     pub feature_level: FeatureLevel,
-    /// What is out of the ordinary about time on this node, in words.
+    /// What is unusual about time on this node, in words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
     /// Losses that operators have accepted, oldest first.
@@ -63,21 +64,21 @@ fn first_level() -> FeatureLevel {
     features::BASE
 }
 
-/// An operator's word that a partition goes on without acknowledged entries.
+/// An operator's decision that a partition continues without acknowledged entries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LossPage {
     pub machine: String,
     pub partition: PartitionId,
-    /// Whose log had lost them.
+    /// The node whose log had lost them.
     pub node: NodeId,
     pub by: String,
     pub why: String,
     pub time: String,
-    /// What the partition had said that it waits for.
+    /// What the partition had said it was waiting for.
     pub refusal: String,
 }
 
-/// A key that a node has signed by.
+/// A key with which a node has signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyPage {
     pub node: NodeId,
@@ -120,7 +121,7 @@ pub struct ReplicaPage {
     pub state: String,
 }
 
-/// What an operator wants changed.
+/// A change that an operator asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     Init(BTreeMap<NodeId, String>),
@@ -167,7 +168,7 @@ pub async fn read(
     change(page, &Value::from_cbor(&read.cbor).expect("the reader writes deterministic CBOR"))
 }
 
-/// Makes the change and answers with what the cluster looks like then.
+/// Makes the change, and answers with the cluster as it is afterwards.
 ///
 /// # Errors
 /// See [`ClusterError`](crate::system::ClusterError).
@@ -189,7 +190,7 @@ pub async fn make(api: &Api, change: Change, asked: Asked) -> Result<Response, P
     Ok(get(api))
 }
 
-/// The body of a change; nothing when it has none.
+/// The body of a change; `None` if it has none.
 pub fn schema(page: Page) -> Option<Schema> {
     let node = || Schema::Int { min: 1, max: i64::MAX };
     let text = |max_chars| Schema::Text { min_chars: 1, max_chars, format: TextFormat::Plain };

@@ -81,10 +81,11 @@ pub fn command_id(body: &json::Body, header: Option<CommandId>) -> Result<Comman
     }
 }
 
-/// The place of a command that nobody waits for, and who is told of its rejection.
+/// The place of a command that nobody waits for, and the network against which its rejection counts.
 type Unattended = (Arc<Shares>, Option<ClientNetwork>, Share);
 
-/// 202: the command goes its way without the client, who asks at `Location` what became of it. It keeps its place until it is over.
+/// Answers 202: the command is carried out without the client, which asks at `Location` for the outcome. The command
+/// keeps its place until it is over.
 fn respond_accepted(accepted: Accepted, mount: &Mount, id: CommandId, place: Unattended) -> Response {
     let Accepted { home, expires, fingerprint, .. } = &accepted;
     let location = resolve_url(&mount.machine, id, Some(home), *expires, Some(*fingerprint));

@@ -1,7 +1,7 @@
 //! Which roles may send a command, where the configuration says so: `[auth.commands.<machine>]`.
 //!
-//! In: machine and command. Out: roles, one of which is needed. A module that was released before there was a role cannot ask for it, so the
-//! host does. It does not know what a command does, nor what a module lets whom do beyond that.
+//! In: machine and command. Out: roles, of which the caller needs one. A module that was released before a role existed
+//! cannot ask for it, so the host does. It does not know what a command does, nor what else a module checks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use super::roles::COMMAND_ROLES;
 use crate::config::{AuthConfig, Role};
 use crate::router::answer::Caller;
 
-/// Roles by machine and command; all others are for [`COMMAND_ROLES`].
+/// Roles by machine and command; a command that is not listed is for [`COMMAND_ROLES`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CommandRoles(BTreeMap<String, BTreeMap<String, u32>>);
 
 impl CommandRoles {
     /// # Errors
-    /// A command is for nobody.
+    /// A command has no role, so nobody could send it.
     pub fn new(auth: &AuthConfig) -> Result<Self, ApiError> {
         let mut all = Self::default();
         for (machine, commands) in &auth.commands {
@@ -41,7 +41,7 @@ impl CommandRoles {
         of_machine.and_then(|commands| commands.get(command)).copied().unwrap_or(COMMAND_ROLES)
     }
 
-    /// The roles with any of which there is something to send.
+    /// The roles with which there is any command to send.
     pub fn any_of(&self, machine: &str) -> u32 {
         self.0.get(machine).into_iter().flat_map(BTreeMap::values).fold(COMMAND_ROLES, |all, roles| all | roles)
     }
@@ -57,7 +57,7 @@ impl CommandRoles {
         Ok(())
     }
 
-    /// Says which commands are protected that a module does not have: the protection is then of nothing.
+    /// Warns of protected commands that the module does not have: their protection has no effect.
     fn warn_of_unknown(&self, machine: &str, known: &[String]) {
         for command in self.0.get(machine).into_iter().flat_map(BTreeMap::keys) {
             if !known.contains(command) {
@@ -71,11 +71,11 @@ impl CommandRoles {
     }
 }
 
-/// Those in force: whoever needs them reads them at each use, and SIGHUP replaces them.
+/// The roles in force: they are read at each use, and SIGHUP replaces them.
 #[derive(Default)]
 pub struct LiveCommandRoles {
     now: RwLock<Arc<CommandRoles>>,
-    /// The commands of each machine's active module, as far as it was asked for.
+    /// The commands of each machine's active module, as far as they are known.
     known: Mutex<BTreeMap<String, Vec<String>>>,
 }
 
@@ -88,7 +88,7 @@ impl LiveCommandRoles {
         self.now.read().clone()
     }
 
-    /// Commands that come from now on need these roles. Says whether they are others.
+    /// From now on commands need these roles. Returns whether that is a change.
     pub fn replace(&self, roles: CommandRoles) -> bool {
         if *self.now() == roles {
             return false;
@@ -100,7 +100,7 @@ impl LiveCommandRoles {
         true
     }
 
-    /// A machine has these commands.
+    /// Notes the commands that a machine has.
     pub fn on_mounted(&self, machine: &str, commands: Vec<String>) {
         self.now().warn_of_unknown(machine, &commands);
         self.known.lock().insert(machine.to_owned(), commands);

@@ -53,7 +53,7 @@ pub struct Api {
     pub replays: Arc<Replays>,
     pub metrics: Option<PrometheusHandle>,
     pub mounts: Mounts,
-    /// Modules of views that may answer in place of a machine's.
+    /// Modules of views that may answer in place of a machine's module.
     pub views_instead: Arc<BTreeSet<ModuleId>>,
     pub request_ids: RequestIds,
     /// Places for requests, batches, readers and bodies.
@@ -85,12 +85,12 @@ pub async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
 }
 
 impl Api {
-    /// Whose places are taken. Where everybody is the same caller, only addresses tell one from another.
+    /// Who takes places for this request. If everybody is the same caller, only addresses tell clients apart.
     pub fn who(&self, caller: &Arc<Caller>, parts: &Parts) -> Who {
         Who { caller: (!self.callers.is_open()).then(|| caller.clone()), network: network_of(parts) }
     }
 
-    /// Whether it serves everything that it should; the errors say what it does not, and why.
+    /// Whether the node serves everything that it should; the errors say what it does not serve, and why.
     pub fn check_ready(&self) -> Result<(), Vec<String>> {
         self.router.is_ready().and_then(|()| none_or(self.cluster.views_pending()))
     }
@@ -166,7 +166,7 @@ async fn answer_module(
     }
 }
 
-/// A view that is not there yet may have the path, which must not be denied for good.
+/// A view that is not here yet may have the path, so the answer must not be a definite 404.
 fn not_found(api: &Api, machine: &str, problem: Problem) -> Problem {
     let missing = api.cluster.views_missing(machine);
     if problem.status() != 404 || missing.is_empty() {
@@ -181,7 +181,7 @@ async fn answer_host(api: &Api, parts: &Parts, body: Body, request_id: Arc<str>)
     let named = || find_machine(api, captured.first().copied().unwrap_or_default());
     let asked = |mut roles| {
         if route.page == Page::Batch {
-            // Each of its commands is looked at again by itself.
+            // Each command of the batch is checked again on its own.
             roles = api.mounts.command_roles.now().any_of(captured.first().copied().unwrap_or_default());
         }
         let caller = api.admit(parts, roles)?;
@@ -230,7 +230,7 @@ fn none_or(reasons: Vec<String>) -> Result<(), Vec<String>> {
     if reasons.is_empty() { Ok(()) } else { Err(reasons) }
 }
 
-/// What the body of a host's route may be.
+/// The media types that the body of a host's route may have.
 const fn media_types(page: Page) -> &'static [&'static str] {
     match page {
         Page::Batch => &batch::MEDIA_TYPES,
@@ -239,7 +239,7 @@ const fn media_types(page: Page) -> &'static [&'static str] {
     }
 }
 
-/// What is about the cluster, and what a machine runs besides its module's commands.
+/// Answers what is about the cluster, and what a machine runs besides its module's commands.
 async fn answer_step(
     api: &Api,
     page: Page,

@@ -1,4 +1,4 @@
-//! The `[limits]` in force: one value, which everybody who keeps to one of them reads at each use, and which SIGHUP replaces.
+//! The `[limits]` in force: one value, which is read at each use, and which SIGHUP replaces.
 //!
 //! In: a configuration's limits. Out: the newest of them. It knows nothing of what they bound.
 
@@ -19,7 +19,7 @@ impl LiveLimits {
         self.0.read().clone()
     }
 
-    /// From now on these count. What is beyond a lower one already is not ended for that, but nothing more begins.
+    /// Puts these limits in force. What is already beyond a lowered limit is not ended, but nothing more begins.
     pub fn replace(&self, limits: LimitsConfig) {
         *self.0.write() = limits;
     }

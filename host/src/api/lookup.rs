@@ -1,6 +1,6 @@
-//! What became of a command: `GET /v1/{machine}/commands/{id}`; and which are under way.
+//! What became of a command: `GET /v1/{machine}/commands/{id}`; and which commands are under way.
 //!
-//! In: an id, and the home entity where the client knows it. Out: a state that is definite or says until when it is not:
+//! In: an id, and the home entity if the client knows it. Out: a state that is definite or says until when it is not:
 //! `recorded` · `in_flight` · `not_executed` · `undecided`. It knows nothing of where outcomes are kept.
 
 use axum::body::Body;
@@ -57,7 +57,7 @@ pub async fn get(machine: &Machine, id: &str, uri: &Uri, asked: Asked) -> Result
     Ok(response(id, lookup, Senders::to(&asked.caller), resolve))
 }
 
-/// `GET /v1/{machine}/commands?state=in_flight`: what is under way, oldest first, as far as this node has it.
+/// `GET /v1/{machine}/commands?state=in_flight`: what is under way, oldest first, as far as this node knows.
 pub fn list(machine: &Machine, uri: &Uri, caller: &Caller) -> Result<Response, Problem> {
     let pairs = query_pairs(uri.query().unwrap_or_default())
         .ok_or_else(|| Problem::new(Code::BadParameter, "the query string is not percent-encoded UTF-8"))?;
@@ -76,7 +76,7 @@ pub fn list(machine: &Machine, uri: &Uri, caller: &Caller) -> Result<Response, P
     Ok(response)
 }
 
-/// Whether an answer says who sent a command. As in the stream of events, only those who watch the node are shown that.
+/// Whether an answer names the sender of a command. As in the event stream, only those who watch the node see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Senders {
     Shown,
@@ -88,7 +88,7 @@ impl Senders {
         if caller.roles & WATCH_ROLES == 0 { Self::Hidden } else { Self::Shown }
     }
 
-    /// `vouched` is the node that has told the leader who the caller is, where the journal says so.
+    /// `vouched` is the node that vouched to the leader for the caller, if the journal names it.
     fn members(self, caller: String, request_id: String, vouched: Option<NodeId>) -> Vec<(&'static str, Value)> {
         if self == Self::Hidden {
             return Vec::new();
@@ -126,7 +126,8 @@ fn shown(id: CommandId, lookup: CommandLookup, senders: Senders, resolve: impl F
             let position = ("id_used_at", Value::Text(position.to_string()));
             Value::map([id, state("not_executed"), ("reason", Value::text("id_reused")), detail, position])
         }
-        // Asked without `expires`, this is another question each time: what was submitted by now. Asked at `resolve`, it is the same one.
+        // Without `expires` each request asks anew, about all that was submitted by now. At `resolve` the question
+        // stays the same.
         CommandLookup::Undecided { until } => {
             let resolve = ("resolve", Value::Text(resolve(until)));
             Value::map([id, state("undecided"), ("until", Value::Text(print_time(until))), resolve])
@@ -160,7 +161,7 @@ fn recorded(status: CommandStatus, rendered: Value, senders: Senders) -> Value {
     Value::map(members)
 }
 
-/// A command that has started and goes on in other partitions.
+/// A command that has started and continues in other partitions.
 fn in_flight(status: CommandStatus, senders: Senders) -> Value {
     let CommandStatus { id, command, caller, vouched, request_id, home, position, time, phases, in_flight, .. } =
         status;

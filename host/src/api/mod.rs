@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! serve (tls) → handle → route ┬→ pages, lookup, openapi        (the host's own)
-//!                        ├→ cluster, modules, snapshots → system; replays → audit; events → partition (its tail); views → views
-//!                        │  webhooks → system, and out to receivers
-//!                        └→ mount → command, batch, query → router → reply
-//! places, share: who has how many · asked: headers · origin: browsers · caller: tokens and roles · body: bytes
+//!                              ├→ cluster, modules, snapshots → system; replays → audit
+//!                              │  events → partition (its tail); views → views
+//!                              │  webhooks → system, and out to receivers
+//!                              └→ mount → command, batch, query → router → reply
+//! places, share: who may have how many · asked: headers · origin: browsers · caller: tokens and roles · body: bytes
 //! json: bytes ↔ values · problem: errors → statuses
 //! ```
 //! In: requests. Out: answers that are definite or say how to become so. It knows nothing of partitions, logs or rows.
@@ -89,21 +90,21 @@ use share::Shares;
 pub struct ApiOptions {
     pub cluster: Cluster,
     pub callers: Arc<Callers>,
-    /// Under which names it is asked while there are no tokens.
+    /// The host names under which it answers while there are no tokens.
     pub origins: Origins,
     pub command_roles: Arc<LiveCommandRoles>,
-    /// Those that the node carries out.
+    /// The replays that this node carries out.
     pub replays: Arc<Replays>,
-    /// How much is answered at the same time; what is beyond is refused with 503.
+    /// How much is answered at the same time; more is refused with 503.
     pub limits: Arc<LiveLimits>,
     pub webhooks: WebhooksConfig,
-    /// Modules of views that may answer in place of a machine's, where both have the same path.
+    /// Modules of views that may answer in place of a machine's module where both have the same path.
     pub views_instead: Arc<BTreeSet<ModuleId>>,
     /// Renders `/metrics`; without it that page is empty.
     pub metrics: Option<PrometheusHandle>,
 }
 
-/// The API as a service, to be handed to [`serve()`]; and what sends events to whoever has asked for that, to be [run](Sender::run).
+/// The API as a service for [`serve()`], and the sender of webhooks, which must be [run](Sender::run).
 pub fn server(router: Arc<Router>, options: ApiOptions) -> (axum::Router, Arc<Sender>) {
     let ApiOptions { cluster, callers, origins, command_roles, replays, limits, webhooks, views_instead, metrics } =
         options;

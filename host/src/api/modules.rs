@@ -1,7 +1,7 @@
-//! The modules of a machine: what there is and was, and the steps by which another one becomes active.
+//! The modules of a machine: which there are and were, and the steps by which another one becomes active.
 //!
-//! In: `GET …/modules`, the bytes of a module, and three changes. Out: a [`ModulesPage`], which also answers every change, so that whoever
-//! made it sees what came of it. It knows nothing of how a step is taken.
+//! In: `GET …/modules`, the bytes of a module, and three changes. Out: a [`ModulesPage`], which also answers every
+//! change, so that its author sees the result. It knows nothing of how a step is taken.
 
 use std::collections::BTreeMap;
 
@@ -43,13 +43,14 @@ pub struct ModulesPage {
     pub modules: Vec<ModulePage>,
     /// Oldest first; the journal of `system` has those that are not here any more.
     pub steps: Vec<StepPage>,
-    /// What was refused, oldest first: about the newest thousand, each hash once; the journal of `system` has all. Before feature level 6, and beyond
-    /// 30 in a minute, a node shows what it has refused since it was started. Of such a module nothing else is kept.
+    /// What was refused, oldest first: about the newest thousand, each hash once; the journal of `system` has all.
+    /// Before feature level 6, and beyond 30 in a minute, a node shows what it has refused since it was started.
+    /// Nothing else is kept of such a module.
     #[serde(default)]
     pub refused: Vec<RefusedPage>,
 }
 
-/// A module that was brought and is none, costs too much to compile, or does not go on from the active one.
+/// A module that was uploaded and refused: it is none, costs too much to compile, or cannot follow the active one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedPage {
     pub time: String,
@@ -59,7 +60,7 @@ pub struct RefusedPage {
     pub reason: String,
 }
 
-/// Which module decides in a partition, as the node's replica has it.
+/// Which module decides in a partition, according to the node's replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActivePage {
     pub partition: PartitionId,
@@ -153,7 +154,7 @@ pub async fn answer(
     Ok(pages::json(&ModulesPage::from(view)))
 }
 
-/// Whether the certificate proves what the step needs proved.
+/// Checks that the certificate proves what the step needs.
 async fn check_proof(
     api: &Api,
     machine: &str,
@@ -178,7 +179,7 @@ async fn check_proof(
     Ok(By::Proof { current: view.active, proof: proved })
 }
 
-/// Which node is to run a shadow, if the body says so.
+/// Which node is to run a shadow, if the body names one.
 async fn read_node(parts: &Parts, body: Body, wanting: &Wanting) -> Result<Option<NodeId>, Problem> {
     let json = read_body(body, BODY_BYTES_MAX, wanting.deadline).await?;
     if json.is_empty() {
@@ -190,7 +191,7 @@ async fn read_node(parts: &Parts, body: Body, wanting: &Wanting) -> Result<Optio
     Ok(body.find("node").and_then(Value::as_int).and_then(|node| u64::try_from(node).ok()).map(NodeId))
 }
 
-/// What the body of an activation says; nothing when somebody takes it upon himself.
+/// The proof in the body of an activation; `None` if an admin takes responsibility without one.
 async fn read_proof(parts: &Parts, body: Body, wanting: &Wanting) -> Result<Option<Proof>, Problem> {
     let json = read_body(body, BODY_BYTES_MAX, wanting.deadline).await?;
     check_media_type(&parts.headers, &["application/json"])?;
@@ -211,7 +212,7 @@ async fn read_proof(parts: &Parts, body: Body, wanting: &Wanting) -> Result<Opti
     Ok(Some(Proof { certificate, approved: approved? }))
 }
 
-/// `class=count`.
+/// Reads `class=count`.
 fn read_approval(text: &str) -> Result<(Class, u64), Problem> {
     let parsed = text.split_once('=').and_then(|(class, count)| {
         let class = Class::ALL.into_iter().find(|known| known.name() == class)?;
@@ -221,7 +222,7 @@ fn read_approval(text: &str) -> Result<(Class, u64), Problem> {
     parsed.ok_or_else(|| Problem::new(Code::InvalidChange, detail()))
 }
 
-/// The body of a change; nothing when it has none, or no JSON.
+/// The body of a change; `None` if it has none, or if it is not JSON.
 pub fn schema(page: Page) -> Option<Schema> {
     match page {
         Page::ModuleActivate => Some(activate_schema()),

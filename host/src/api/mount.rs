@@ -29,7 +29,7 @@ pub struct Mount {
 
 pub struct Route {
     method: Method,
-    /// Below `/v1/<machine>/`.
+    /// The path below `/v1/<machine>/`.
     path: String,
     pub target: Target,
     /// The body of a command, or the parameters of a query.
@@ -46,7 +46,7 @@ pub enum Target {
 }
 
 impl Mount {
-    /// A declaration that the host cannot mount is logged and left out; checking a module at stage finds it earlier.
+    /// A declaration that the host cannot mount is logged and left out; the check at staging finds it earlier.
     pub fn new(machine: &str, module: ModuleId, describe: Arc<Describe>) -> Self {
         let commands = describe.commands.iter().enumerate().map(|(at, command)| {
             let method = Method::from_bytes(command.method.as_bytes()).ok();
@@ -104,7 +104,7 @@ impl Mount {
 pub type Given = Vec<(usize, String)>;
 
 impl Route {
-    /// Nothing but the path when it is no route of a module.
+    /// An error, with the path, if it is not a route that a module may have.
     fn new(
         method: Option<Method>,
         path: &str,

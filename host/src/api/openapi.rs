@@ -29,9 +29,10 @@ use shapes::{example, problem_schema, schema, text};
 
 const TOKEN: &str = "token";
 /// What holds for every route.
-const ABOUT: &str = "A POST names its `Content-Type`, also without a body, or has the header `Idempotency-Key` or `Authorization`: no \
-    form on a web page can send any of these. Without tokens a node answers requests alone whose `Host` is a loopback address, \
-    `localhost` or one of its configured names, and none whose `Origin` or `Sec-Fetch-Site` names another site.";
+const ABOUT: &str = "A POST names its `Content-Type`, also without a body, or has the header `Idempotency-Key` or \
+    `Authorization`: no form on a web page can send any of these. Without tokens a node answers requests alone whose \
+    `Host` is a loopback address, `localhost` or one of its configured names, and none whose `Origin` or \
+    `Sec-Fetch-Site` names another site.";
 const EVENT_PARAMETERS: [(&str, &str); 4] = [
     ("after", "`now` (default), `start`, or a cursor: the `id` of an event, one position for each partition"),
     ("key", "Only what is about this entity; may be given several times"),
@@ -42,20 +43,20 @@ const EVENT_PARAMETERS: [(&str, &str); 4] = [
 const OUTCOME_PARAMETERS: [(&str, &str); 3] = [
     (
         "home",
-        "The entity that the command belongs to (of a transfer: the payer); `resolve` and `Location` name it. Needed where several commands \
-         have the id, or another caller has sent the one that has it: else the answer is 409 `id_ambiguous`, and `homes` lists those \
-         that the caller may see",
+        "The entity that the command belongs to (of a transfer: the payer); `resolve` and `Location` name it. Needed \
+         where several commands have the id, or another caller has sent the one that has it: else the answer is 409 \
+         `id_ambiguous`, and `homes` lists those that the caller may see",
     ),
     (
         "expires",
-        "When the command expires, as `resolve` or `Location` says: after that the answer is `recorded`, `in_flight` or `not_executed`. \
-         Without it, or with a later one than any command can have, an id that was never sent stays `undecided`, and the answer has a \
-         `resolve` to ask next: it becomes definite for all that was sent before",
+        "When the command expires, as `resolve` or `Location` says: after that the answer is `recorded`, `in_flight` \
+         or `not_executed`. Without it, or with a later one than any command can have, an id that was never sent stays \
+         `undecided`, and the answer has a `resolve` to ask next: it becomes definite for all that was sent before",
     ),
     (
         "fingerprint",
-        "Of the command's content, as `resolve` or `Location` says: where the id belongs to another command, this one is `not_executed` \
-         with the reason `id_reused`",
+        "Of the command's content, as `resolve` or `Location` says: where the id belongs to another command, this one \
+         is `not_executed` with the reason `id_reused`",
     ),
 ];
 
@@ -63,7 +64,7 @@ pub fn get(api: &Api) -> HttpResponse {
     let machines = api.router.machines();
     let describes = machines.iter().flat_map(|machine| {
         let views = api.cluster.views(machine.name()).into_iter().map(|view| Arc::new(view.logic().describe().clone()));
-        // A module's own route stands for both where a view has it too.
+        // Where a view has the same route as the module, the module's route stands for both.
         views.chain([machine.describe()]).map(|describe| (machine.name().to_owned(), describe))
     });
     pages::json(&document(describes))
@@ -195,9 +196,10 @@ fn declared_body(page: Page) -> Option<Declared> {
 }
 
 /// What the host says of every command's id.
-const ID_REUSED: &str = "`id_reused`: the id is that of another command, and `fields` say in what they differ. Of two commands under one id that share \
-    an account or a partition at most one is carried out, and what the other had begun is given back; two that share neither may both be \
-    carried out, each exactly once. Use a new id for each command";
+const ID_REUSED: &str = "`id_reused`: the id is that of another command, and `fields` say in what they differ. Of two \
+    commands under one id that share an account or a partition at most one is carried out, and what the other had \
+    begun is given back; two that share neither may both be carried out, each exactly once. Use a new id for each \
+    command";
 
 fn command_operation(machine: &str, describe: &Describe, command: &CommandDecl) -> Operation {
     let in_path: Vec<&str> = captures(&command.path).collect();
@@ -257,8 +259,8 @@ fn accepted() -> ResponseBuilder {
     let location = "What became of it, with all that makes the answer definite; ask again as `Retry-After` says";
     ResponseBuilder::new()
         .description(
-            "With `Prefer: respond-async`: the command goes its way. What the module refuses to plan, and an id that was used for another \
-             command, are refused at once",
+            "With `Prefer: respond-async`: the command goes its way. What the module refuses to plan, and an id that \
+             was used for another command, are refused at once",
         )
         .header("Location", header(location))
 }
@@ -289,14 +291,16 @@ fn query_operation(machine: &str, query: &QueryDecl) -> Operation {
     let own: &[(&str, &str)] = match query.source {
         QuerySource::Rows => &[(
             "at",
-            "A moment of the past: an RFC 3339 time, or a position: then all before its entry counts, and of the entry the commands up to it, each whole",
+            "A moment of the past: an RFC 3339 time, or a position: then all before its entry counts, and of the entry \
+             the commands up to it, each whole",
         )],
         QuerySource::History => &[("cursor", "Continue behind this position"), ("limit", "At most this many items")],
         QuerySource::Command => &[(
             "home",
-            "The entity that the command belongs to (of a transfer: the payer). Needed where several commands have the id, or another caller \
-             has sent the one that has it: else the answer is 409 `id_ambiguous`, and `homes` lists those that the caller may see. Without it \
-             `Content-Location` names the home of the command that is shown",
+            "The entity that the command belongs to (of a transfer: the payer). Needed where several commands have the \
+             id, or another caller has sent the one that has it: else the answer is 409 `id_ambiguous`, and `homes` \
+             lists those that the caller may see. Without it `Content-Location` names the home of the command that is \
+             shown",
         )],
     };
     for (name, description) in freshness.iter().chain(own) {

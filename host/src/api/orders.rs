@@ -1,7 +1,7 @@
 //! Orders about a command in flight: `POST /v1/{machine}/commands/{id}/abort` and `…/settle`.
 //!
-//! In: the command's id, why, and the home entity where several commands have the id. Out: where the order is recorded; `GET` of the command then
-//! shows what follows from it. It does not know what the protocol allows.
+//! In: the command's id, why, and the home entity if several commands have the id. Out: where the order is recorded; a
+//! `GET` of the command then shows what follows from it. It does not know what the protocol allows.
 
 use axum::body::Body;
 use axum::http::request::Parts;
@@ -37,7 +37,7 @@ pub struct OrderPage {
 }
 
 /// # Errors
-/// 400, 409 where the protocol does not allow it, 503 where nothing is recorded, 504 where nobody knows.
+/// 400; 409 if the protocol does not allow it; 503 if nothing is recorded; 504 if nobody knows.
 pub async fn post(
     machine: &Machine,
     page: Page,
@@ -74,7 +74,7 @@ pub async fn post(
     }))
 }
 
-/// The body of an order; nothing when the page is none.
+/// The body of an order; `None` if the page is not about one.
 pub fn schema(page: Page) -> Option<Schema> {
     if !page.is_order() {
         return None;

@@ -1,8 +1,8 @@
 //! Origins: whether a request comes from this machine's user, or from a web page that is open in this user's browser.
 //!
-//! Without tokens the address alone lets a request in, and a browser lends its address to every page: by a form, by a script, or by a
-//! name whose owner makes it lead here (DNS rebinding). In: the head of a request. Out: nothing, or a problem that says what to do. It
-//! knows nothing of routes, and cannot tell one program of this machine from another.
+//! Without tokens the address alone lets a request in, and a browser lends its address to every page: through a form, a
+//! script, or a name that its owner points here (DNS rebinding). In: the head of a request. Out: nothing, or a problem
+//! that says what to do. It knows nothing of routes, and cannot tell one program of this machine from another.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,16 +16,16 @@ use super::body::check_media_type;
 use super::problem::{Code, Problem};
 
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-/// Where a request may come from that a browser has made: a page of this node, or the address bar.
+/// Where a request that a browser has made may come from: a page of this node, or the address bar.
 const OWN_SITES: [&str; 2] = ["same-origin", "none"];
 
 /// The names under which a node without tokens is asked.
 pub struct Origins {
-    /// Where it listens, for messages.
+    /// The address on which it listens, for messages.
     listen: SocketAddr,
-    /// Where it says that it listens: a host without its port.
+    /// The host that it advertises, without a port.
     advertised: Option<String>,
-    /// `auth.hosts`: names that somebody has vouched for, as those of a proxy.
+    /// `auth.hosts`: names that somebody has vouched for, such as those of a proxy.
     vouched: Vec<String>,
 }
 
@@ -41,7 +41,7 @@ impl Origins {
     /// # Errors
     /// 403: the request is for another host, or its origin is another one.
     pub fn admit(&self, parts: &Parts) -> Result<(), Problem> {
-        // HTTP/2, and HTTP/1.1 with an absolute URL, name the host there.
+        // HTTP/2, and HTTP/1.1 with an absolute URL, name the host in the URI.
         let in_uri = parts.uri.authority().cloned();
         let in_headers = parts.headers.get_all(HOST).iter().map(|host| Authority::try_from(host.as_bytes()).ok());
         let named: Option<Vec<Authority>> = in_uri.map(Some).into_iter().chain(in_headers).collect();
@@ -65,11 +65,12 @@ impl Origins {
     }
 
     fn is_own_name(&self, named: &Authority) -> bool {
-        // Whoever names a user there means somebody else.
+        // A name with a user in it means another host.
         !named.as_str().contains('@') && self.is_own(named.host())
     }
 
-    /// No name but `localhost` and those that were written down: whoever owns a name decides where it leads. An address is what it is.
+    /// Whether a host is this node. Only `localhost` and configured names count, because the owner of any other name
+    /// decides where it points. An address needs no trust.
     fn is_own(&self, host: &str) -> bool {
         let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         if let Ok(address) = address.parse::<IpAddr>()
@@ -86,7 +87,8 @@ impl Origins {
         self.vouched.iter().any(|own| host.eq_ignore_ascii_case(own))
     }
 
-    /// The origin of the very address that is asked, port included: another port of this machine is somebody else's page.
+    /// Whether an origin is the very address that is asked, port included: another port of this machine has other
+    /// pages.
     fn is_own_origin(&self, origin: &HeaderValue, asked: &Authority) -> bool {
         let Some((scheme, authority)) = origin.to_str().ok().and_then(|origin| origin.split_once("://")) else {
             return false;
@@ -104,8 +106,8 @@ impl Origins {
 
     fn foreign_host(&self, found: &str) -> Problem {
         let detail = format!(
-            "`Host: {found}` names another host; without tokens this node answers at http://{} and http://localhost:{} alone: \
-             ask there, or add the name to `auth.hosts`, or configure [[auth.tokens]]",
+            "`Host: {found}` names another host; without tokens this node answers at http://{} and http://localhost:{} \
+             alone: ask there, or add the name to `auth.hosts`, or configure [[auth.tokens]]",
             self.listen,
             self.listen.port()
         );
@@ -115,14 +117,14 @@ impl Origins {
 
 fn foreign_origin(found: &str) -> Problem {
     let detail = format!(
-        "{found} says that a page of another origin asks, and without tokens this node answers to none; ask by a program, open \
-         the URL itself, or configure [[auth.tokens]]"
+        "{found} says that a page of another origin asks, and without tokens this node answers to none; ask by a \
+         program, open the URL itself, or configure [[auth.tokens]]"
     );
     Problem::new(Code::ForeignOrigin, detail)
 }
 
-/// Checks that no form on a web page can have sent this: it has the content type of the route, also where there is no body, or a header
-/// that only programs send.
+/// Checks that no form on a web page can have sent this: it has the content type of the route, even without a body, or
+/// a header that only programs send.
 ///
 /// # Errors
 /// 415.
@@ -210,7 +212,7 @@ mod tests {
         let asked = ("host", "127.0.0.1:8080");
         check(&[asked, ("origin", "http://127.0.0.1:8080")], None);
         check(&[("host", "localhost"), ("origin", "http://localhost:80")], None);
-        // A proxy that speaks TLS and passes its own name, and one that passes the node's.
+        // A proxy that speaks TLS and passes its own name on, and one that passes the node's name on.
         check(&[("host", "pay.example"), ("origin", "https://pay.example")], None);
         check(&[asked, ("origin", "https://pay.example")], None);
         for foreign in [
@@ -251,7 +253,7 @@ mod tests {
         check(&[("content-type", "Application/JSON; charset=utf-8")], Ok(()));
         check(&[("idempotency-key", "x")], Ok(()));
         check(&[("authorization", "Bearer x"), ("content-type", "text/plain")], Ok(()));
-        // What a form, a beacon or a simple request of a script can name.
+        // Content types that a form, a beacon or a simple request of a script can name.
         for form in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"] {
             check(&[("content-type", form)], Err(415));
         }

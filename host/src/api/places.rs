@@ -1,8 +1,8 @@
-//! Places of connections: how many there may be, and who has to go when there are none left.
+//! Places of connections: how many there may be, and which one is closed when none is left.
 //!
 //! ```text
 //! accepted ─▶ its address has too many? ─▶ all too many, or few descriptors left? ─▶ a place
-//!                     └────────────── an idle one goes: first who has never been let in, then who was quiet longest
+//!                     └──────────── an idle one is closed: first one that was never let in, then the one quiet longest
 //! ```
 //! In: connections, and what happens on them. Out: a place, or none. It knows nothing of sockets or of HTTP.
 
@@ -20,10 +20,10 @@ use tokio_util::sync::CancellationToken;
 use super::live::LiveLimits;
 use crate::limits::{CONNECTIONS_SHED_AT_ONCE, DESCRIPTORS_KEPT_MAX, DESCRIPTORS_KEPT_MIN, HTTP_IDLE_MAX};
 
-/// When there was nobody to shed, nobody is looked for again for so long: looking costs more than refusing.
+/// How long no idle connection is looked for after none was found: a search costs more than a refusal.
 const SHED_PAUSE: Duration = Duration::from_millis(50);
 
-/// Whom an address stands for: an IPv6 client chooses the lower half of its own.
+/// The network that an address stands for: an IPv6 client chooses the lower half of its address itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientNetwork(u128);
 
@@ -38,10 +38,10 @@ impl ClientNetwork {
 
 /// What the process's file descriptors are used for, as far as it concerns connections.
 pub struct Descriptors {
-    /// `None`: without bound.
+    /// `None`: unlimited.
     limit: Option<usize>,
     connections: AtomicUsize,
-    /// Whatever is not a connection of a client, when it was counted last.
+    /// Descriptors that are not a client's connection, when they were counted last.
     others: AtomicUsize,
 }
 
@@ -53,7 +53,7 @@ impl Descriptors {
         Arc::new(descriptors)
     }
 
-    /// What connections never take: the log, the store and the other nodes need more of them at any moment.
+    /// How many descriptors connections never take: the log, the store and the other nodes may need more at any moment.
     pub fn kept(&self) -> usize {
         self.limit.map_or(0, |limit| (limit / 4).clamp(DESCRIPTORS_KEPT_MIN, DESCRIPTORS_KEPT_MAX))
     }
@@ -64,9 +64,9 @@ impl Descriptors {
         self.limit.map_or(usize::MAX, |limit| limit.saturating_sub(taken))
     }
 
-    /// Looks what else is open. It reads a folder with as many names as there are descriptors.
+    /// Counts what else is open. It reads a folder with as many names as there are descriptors.
     pub fn count_others(&self) {
-        // Where there is no such folder, nothing but connections is taken to be open.
+        // Without such a folder, nothing but connections is taken to be open.
         let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return };
         let connections = self.connections.load(Ordering::Relaxed);
         self.others.store(open.count().saturating_sub(connections), Ordering::Relaxed);
@@ -77,9 +77,9 @@ impl Descriptors {
 pub struct Activity {
     begun: AtomicU64,
     ended: AtomicU64,
-    /// When a request ended last, or the connection was made: milliseconds of [`Places`].
+    /// When the last request ended, or the connection was made: milliseconds of [`Places`].
     quiet_since: AtomicU64,
-    /// Whether a request on it was let in.
+    /// Whether the caller of a request on it was let in.
     is_known: AtomicBool,
     given_up: Notify,
     shed: Notify,
@@ -113,14 +113,14 @@ impl Activity {
         self.one_ended.notify_one();
     }
 
-    /// The caller of a request on it was let in.
+    /// Notes that the caller of a request on it was let in.
     pub fn on_known(&self) {
         if !self.is_known.load(Ordering::Relaxed) {
             self.is_known.store(true, Ordering::Relaxed);
         }
     }
 
-    /// An answer was given up: unless others are under way the connection ends.
+    /// Notes that an answer was given up: the connection ends, unless other requests are under way on it.
     pub fn on_given_up(&self) {
         self.given_up.notify_one();
     }
@@ -129,7 +129,8 @@ impl Activity {
         self.quiet_since.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// Nothing if a request is under way, else who goes first: who was never let in, then who was quiet longest.
+    /// `None` while a request is under way; otherwise the order of closing: first a connection that was never let in,
+    /// then the one that was quiet longest.
     fn rank(&self) -> Option<(bool, u64)> {
         let is_idle = self.begun.load(Ordering::Relaxed) == self.ended.load(Ordering::Relaxed);
         is_idle.then(|| (self.is_known.load(Ordering::Relaxed), self.quiet_since.load(Ordering::Relaxed)))
@@ -144,7 +145,7 @@ impl Activity {
         }
     }
 
-    /// Ready once the connection may not go on and nothing is under way on it.
+    /// Ready once `retired` is cancelled and nothing is under way on the connection.
     pub async fn retired(&self, retired: &CancellationToken) {
         retired.cancelled().await;
         while self.rank().is_none() {
@@ -152,7 +153,7 @@ impl Activity {
         }
     }
 
-    /// Ready once it was told, and nothing is under way.
+    /// Ready once `told` was notified and nothing is under way.
     async fn quiet_after(&self, told: &Notify) {
         loop {
             told.notified().await;
@@ -162,8 +163,8 @@ impl Activity {
         }
     }
 
-    /// Ready once nothing was under way, begun or ended for a whole period: headers that trickle in, a client that
-    /// is gone, an answer that is not read.
+    /// Ready once nothing was under way, begun or ended for a whole period. This bounds headers that trickle in, a
+    /// client that is gone, and an answer that is not read.
     async fn idle(&self) {
         let mut before = u64::MAX;
         loop {
@@ -198,11 +199,11 @@ struct Member {
     activity: Arc<Activity>,
 }
 
-/// Connections among which one is chosen to go.
+/// Connections among which one is chosen to be closed.
 #[derive(Default)]
 struct Group {
     open: HashMap<u64, Member>,
-    /// Who goes next, found at one look for several: with its rank then, for it may have done something since.
+    /// The next ones to close, found in one search, each with its rank at that time: it may have been used since.
     next: VecDeque<(u64, (bool, u64))>,
     barren_until: Option<Instant>,
 }
@@ -212,7 +213,7 @@ impl Places {
         Arc::new(Self { limits, descriptors, book: Mutex::default(), start: Instant::now() })
     }
 
-    /// A place for a connection that is there, perhaps that of another one, which is told to go.
+    /// Takes a place for an accepted connection, perhaps that of another one, which is told to close.
     pub fn take(self: &Arc<Self>, network: ClientNetwork) -> Option<Place> {
         let limits = self.limits.now();
         let count_max = limits.http_connections.min(self.descriptors.connections_max()).max(1);
@@ -221,13 +222,13 @@ impl Places {
         if share_of(count_max, limits.share_percent) <= of_network && !book.shed(Some(network)) {
             return None;
         }
-        // There may be several too many, where the bound was lowered.
+        // There may be several too many if the bound was lowered.
         while count_max <= book.all.open.len() {
             if !book.shed(None) {
                 return None;
             }
         }
-        // Those that were told to go still have their descriptors for a moment.
+        // Connections that were told to close still have their descriptors for a moment.
         let open = self.descriptors.connections.load(Ordering::Relaxed);
         if self.descriptors.connections_max().saturating_add(self.descriptors.kept() / 4) <= open {
             return None;
@@ -242,7 +243,7 @@ impl Places {
         Some(Place { places: self.clone(), number, network, activity })
     }
 
-    /// Somebody idle goes, if anybody is: the system has no descriptor for the next connection.
+    /// Closes an idle connection, if there is one: the system has no descriptor for the next connection.
     pub fn make_room(&self) {
         self.book.lock().shed(None);
     }
@@ -252,13 +253,14 @@ impl Places {
     }
 }
 
-/// At least one, so that a bound of one is a bound of one.
+/// A share is at least one, so that a bound of one still admits one.
 pub fn share_of(count_max: usize, percent: usize) -> usize {
     (count_max.saturating_mul(percent).div_ceil(100)).clamp(1, count_max.max(1))
 }
 
 impl Book {
-    /// Tells one idle connection to go, of this network or of all; whether there was one. It has its place no more.
+    /// Tells one idle connection to close, of this network or of all, and frees its place. Returns whether there was
+    /// one.
     fn shed(&mut self, network: Option<ClientNetwork>) -> bool {
         let group = match network {
             Some(network) => self.by_network.get_mut(&network),
@@ -341,7 +343,7 @@ mod tests {
         Places::new(LiveLimits::new(limits), Descriptors::new(descriptors))
     }
 
-    /// Whether the connection was told to go.
+    /// Whether the connection was told to close.
     fn is_told(place: &Place) -> bool {
         let mut over = std::pin::pin!(place.activity.quiet_after(&place.activity.shed));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
@@ -404,7 +406,7 @@ mod tests {
             let place = take();
             place.activity.on_begun();
             assert!(is_told(&held[gone]), "{gone} goes now: {told:?}");
-            // It does not go again.
+            // The new one is busy, so it is not told to close.
             held[gone] = place;
         }
     }

@@ -1,7 +1,7 @@
 //! Problems (RFC 9457): the only place where errors become HTTP statuses.
 //!
-//! `type` is `urn:statehouse:problem:<code>` and stable; `detail` says what to do; `instance` is the request id. A module's
-//! refusals and rejections use their own codes and declared statuses beside those of the host:
+//! `type` is `urn:statehouse:problem:<code>` and stable; `detail` says what to do; `instance` is the request id. A
+//! module's refusals and rejections use their own codes and declared statuses beside those of the host:
 //!
 //! | status | codes |
 //! |---|---|
@@ -210,7 +210,7 @@ impl Code {
     }
 }
 
-/// An error on its way to the client. Boxed, so that results stay small where all goes well.
+/// An error on its way to the client. It is boxed, so that results stay small in the usual case.
 #[derive(Clone, Debug)]
 pub struct Problem(Box<Facts>);
 
@@ -244,7 +244,7 @@ impl Problem {
         Self(Box::new(Facts { code: code.into(), title: title.into(), status, detail, members, retry_after, allow }))
     }
 
-    /// Adds a member. The first of a name stays.
+    /// Adds a member. If a name occurs twice, the first one stays.
     pub fn with(mut self, name: impl Into<Cow<'static, str>>, value: Value) -> Self {
         let name = name.into();
         let standard = ["type", "title", "status", "detail", "instance", "code"];
@@ -349,7 +349,7 @@ impl Serialize for Instance<'_> {
     }
 }
 
-/// What a client has sent is named, and not sent back to it whole.
+/// Clips a detail, so that what a client has sent is named but not sent back whole.
 fn clipped(mut detail: String) -> String {
     if let Some((end, _)) = detail.char_indices().nth(PROBLEM_DETAIL_CHARS_MAX) {
         detail.truncate(end);
@@ -405,7 +405,8 @@ impl From<Unavailable> for Problem {
             }
             UnavailableReason::StorageFull => (
                 Code::StorageFull,
-                "not accepted, the disk is full, or this node has no file descriptors left, as its log says; reads still work",
+                "not accepted, the disk is full, or this node has no file descriptors left, as its log says; reads \
+                 still work",
             ),
             UnavailableReason::NoLeader => (Code::NoLeader, "not accepted, nobody leads the partition; send it again"),
             UnavailableReason::Halted => {
@@ -420,8 +421,8 @@ impl From<Unavailable> for Problem {
             }
             UnavailableReason::OutcomeReleased => (
                 Code::OutcomeReleased,
-                "a command with this id was decided before, and none is executed again; the entry that says how it was decided is not \
-                 on this node any more: ask another node, or audit a copy of the journal that has it",
+                "a command with this id was decided before, and none is executed again; the entry that says how it was \
+                 decided is not on this node any more: ask another node, or audit a copy of the journal that has it",
             ),
             UnavailableReason::Draining => (
                 Code::Draining,
@@ -429,12 +430,12 @@ impl From<Unavailable> for Problem {
             ),
             UnavailableReason::NotActivated => (
                 Code::NotActivated,
-                "not accepted, this partition cannot activate the module that the machine has; an operator must look at `statehouse module \
-                 log`, and go back with `module rollback` or activate a repaired module",
+                "not accepted, this partition cannot activate the module that the machine has; an operator must look \
+                 at `statehouse module log`, and go back with `module rollback` or activate a repaired module",
             ),
         };
         let problem = Self::new(code, detail);
-        // Coming back does not help against what is gone.
+        // A retry does not help if the outcome is gone.
         let may_retry = unavailable.reason != UnavailableReason::OutcomeReleased;
         if may_retry { problem.with_retry_after(unavailable.retry_after) } else { problem }
     }

@@ -1,8 +1,8 @@
-//! Reads: parameters from path and query string become a value, freshness and paging are taken out of them.
+//! Reads: parameters from path and query string become a value; freshness and paging are taken out of them.
 //!
-//! In: a query's route and the URL. Out: the module's answer as JSON. The host adds `consistency` and `at_least` to every
-//! query, `at` to those of rows, `cursor` and `limit` to histories, `home` to those of a command; a parameter that the module declares itself wins. It
-//! knows nothing of rows.
+//! In: a query's route and the URL. Out: the module's answer as JSON. The host adds `consistency` and `at_least` to
+//! every query, `at` to queries of rows, `cursor` and `limit` to histories, and `home` to queries of a command. A
+//! parameter that the module declares itself has precedence. It knows nothing of rows.
 
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ pub async fn get(
     Ok(response)
 }
 
-/// The same question with the home of the command that is shown, so that whoever named none sees whose it is.
+/// The same URL with the home of the command that is shown, so that a client that named none sees whose command it is.
 fn location_of(uri: &Uri, home: &str) -> Option<HeaderValue> {
     let query = uri.query().map_or_else(String::new, |query| format!("{query}&"));
     let location = format!("{}?{query}home={}", uri.path(), encode(home));

@@ -1,6 +1,7 @@
 //! What a caller that is bound to entities may read: these entities, and no list of others.
 //!
-//! In: a query with its parameters, or the keys of a stream. Out: nothing, or 403 naming the entity. It does not know what is read.
+//! In: a query with its parameters, or the keys of a stream. Out: nothing, or 403 naming the entity. It does not know
+//! what is read.
 
 use statehouse_abi::describe::{QueryDecl, QuerySource};
 use statehouse_abi::value::Value;
@@ -11,7 +12,7 @@ use crate::router::answer::Caller;
 /// # Errors
 /// 403: the query is about an entity outside, or about none in particular.
 pub fn check(declared: &QueryDecl, params: &Value, caller: &Caller) -> Result<(), Problem> {
-    // Whose command it is shows when it was found.
+    // Whose command it is becomes known when it is found.
     if caller.scope.is_all() || declared.source == QuerySource::Command {
         return Ok(());
     }

@@ -1,7 +1,7 @@
-//! What an operator should hear of strangers: every refused token is counted, and a line a second says of which address.
+//! What an operator hears of strangers: every refused token is counted, and at most one line a second names an address.
 //!
-//! In: what was refused. Out: a counter, and a line in the log unless there was one just now. No part of a token is in either. It decides
-//! about nothing.
+//! In: what was refused. Out: a counter, and a line in the log unless there was one just now. Neither has any part of a
+//! token. It decides nothing.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::problem::Problem;
 use crate::limits::{REFUSAL_LINE_EVERY, REFUSED_PATH_CHARS_MAX};
 
-/// Lines that anybody can cause: one in each period, which counts those that were left out.
+/// Paces log lines that anybody can cause: one in each period, with a count of those that were left out.
 #[derive(Default)]
 pub struct Paced {
     state: Mutex<Said>,
@@ -37,7 +37,7 @@ impl Paced {
     }
 }
 
-/// Requests whose token was not enough.
+/// Requests that were refused because of their token.
 #[derive(Default)]
 pub struct Refusals(Paced);
 

@@ -1,7 +1,8 @@
-//! Replays that the asked node carries out over its own copy of the history: asked for, watched, read, and given up.
+//! Replays that the node that is asked carries out over its own copy of the history: started, watched, read, and given
+//! up.
 //!
-//! In: what is asked of a replay, in the words of the command line. Out: a [`ReplayPage`], the report as JSON or HTML, the certificate. Each
-//! node knows the replays that it was asked for. It knows nothing of how anything is decided.
+//! In: what is asked of a replay, in the words of the command line. Out: a [`ReplayPage`], the report as JSON or HTML,
+//! the certificate. Each node knows the replays that it was asked for. It knows nothing of how anything is decided.
 
 use std::sync::Arc;
 
@@ -49,7 +50,7 @@ pub struct ReplayPage {
     pub approve: Vec<String>,
     pub by: String,
     pub created: String,
-    /// How often it was gone on with after the node had ended.
+    /// How often it was resumed after the node had ended.
     pub resumed: u32,
     pub progress: ProgressPage,
     /// When it is done: 0 the same, 1 approved, 2 not approved, 3 inconclusive.
@@ -64,7 +65,7 @@ pub struct ReplayPage {
     pub certificate: Option<String>,
 }
 
-/// How far it is.
+/// How far a replay is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgressPage {
     pub bytes: u64,
@@ -131,7 +132,7 @@ pub async fn answer(
     }
 }
 
-/// Files are read and written on a thread that may wait.
+/// Reads and writes files on a thread that may wait.
 async fn blocking<T: Send + 'static>(
     replays: Arc<Replays>,
     work: impl FnOnce(&Replays) -> Result<T, JobError> + Send + 'static,
@@ -195,7 +196,7 @@ async fn read(parts: &Parts, body: Body, asked: &Asked) -> Result<jobs::Asked, P
     })
 }
 
-/// The body of a request.
+/// The body of a request; `None` if it has none.
 pub fn schema(page: Page) -> Option<Schema> {
     (page == Page::ReplayStart).then(start_schema)
 }
@@ -263,7 +264,7 @@ fn page_of(record: Record, progress: Progress) -> ReplayPage {
 impl ProgressPage {
     fn of(progress: Progress, is_done: bool) -> Self {
         let Progress { bytes, bytes_done, decisions, seconds, decisions_per_second, seconds_left } = progress;
-        // Not all bytes of a log are entries.
+        // Not all bytes of a log are entries, so only a replay that is done shows 100.
         let percent = if is_done { 100 } else { (bytes_done.saturating_mul(100) / bytes.max(1)).min(99) };
         let seconds_left = if is_done { Some(0) } else { seconds_left };
         Self { bytes, bytes_done, percent, decisions, decisions_per_second, seconds, seconds_left }

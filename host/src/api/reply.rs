@@ -1,4 +1,4 @@
-//! Replies: what the router answers to a command becomes a status, headers and a body, alone or as a line of a batch.
+//! Replies: the router's answer to a command becomes a status, headers and a body, alone or as a line of a batch.
 //!
 //! In: an [`Answer`]. Out: a [`Reply`]. It knows nothing of how the command was asked.
 
@@ -38,7 +38,7 @@ pub enum Content {
 }
 
 impl Reply {
-    /// `machine` and `id` are those of the command; `describe` is the module's that has decided it.
+    /// `machine` and `id` are those of the command; `describe` is that of the module that decided it.
     pub fn new(answer: Answer, machine: &str, describe: &Describe, id: CommandId) -> Self {
         let transaction_id = || Value::Text(id.to_string());
         match answer {
@@ -121,7 +121,7 @@ impl From<Problem> for Reply {
     }
 }
 
-/// Where to ask what became of a command, so that the answer becomes definite: `Location` of an accepted one, `resolve` of others.
+/// Where to ask for the definite outcome of a command: `Location` of an accepted one, `resolve` of others.
 pub fn resolve_url(
     machine: &str,
     id: CommandId,

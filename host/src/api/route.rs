@@ -1,7 +1,7 @@
 //! Routes of the host: one table of what exists beside the modules' own routes, and who may use it.
 //!
 //! In: method and path. Out: a page. The routes of modules are in [`mount`](super::mount); the first segment below
-//! `/v1/<machine>/` decides whose a path is. It knows nothing of what the pages show.
+//! `/v1/<machine>/` decides to whom a path belongs. It knows nothing of what the pages show.
 
 use std::time::Duration;
 
@@ -126,7 +126,7 @@ impl Page {
         )
     }
 
-    /// Whether it is about what there is rather than about what is in it.
+    /// Whether it is about the cluster or what a machine runs, rather than about commands, queries or events.
     pub const fn is_step(self) -> bool {
         self.changes_cluster()
             || self.is_about_modules()
@@ -141,7 +141,7 @@ impl Page {
         matches!(self, Self::Snapshots | Self::SnapshotTake)
     }
 
-    /// How long a client waits that does not say how long. Changes of the cluster wait for other nodes.
+    /// The deadline of a client that names none. Changes of the cluster wait for other nodes.
     pub const fn deadline_default(self) -> Duration {
         let is_long = self.changes_cluster()
             || self.is_about_modules()
@@ -156,7 +156,7 @@ pub struct HostRoute {
     pub method: Method,
     pub path: &'static str,
     pub page: Page,
-    /// One of these is needed; nothing: anyone may, without a token.
+    /// The caller needs one of these roles; `None`: anybody may, without a token.
     pub roles: Option<u32>,
     pub summary: &'static str,
 }
@@ -357,7 +357,8 @@ pub const HOST_ROUTES: &[HostRoute] = &[
         "/v1/machines/{machine}/webhooks",
         Page::WebhookCreate,
         Some(CHANGE_ROLES),
-        "Has events sent to a URL, signed, and without who asked for them; the answer has the secret, once, where none is given",
+        "Has events sent to a URL, signed, and without who asked for them; the answer has the secret, once, where none \
+         is given",
     ),
     route(
         Method::GET,
@@ -437,7 +438,8 @@ pub const HOST_ROUTES: &[HostRoute] = &[
         "/v1/cluster/accept-clock",
         Page::ClockAccept,
         Some(CHANGE_ROLES),
-        "Says that the clock of this node, which has leapt, is right: entries follow it from now on, and those of nodes whose clock has leapt as far",
+        "Says that the clock of this node, which has leapt, is right: entries follow it from now on, and those of \
+         nodes whose clock has leapt as far",
     ),
     route(
         Method::POST,
@@ -452,22 +454,19 @@ pub const HOST_ROUTES: &[HostRoute] = &[
     route(Method::GET, "/openapi.json", Page::OpenApi, None, "This API"),
 ];
 
-/// First segments below `/v1/` that are no machine's name.
+/// First segments below `/v1/` that are not a machine's name.
 const RESERVED_MACHINES: [&str; 2] = ["machines", "cluster"];
 /// First segments below `/v1/<machine>/` that are the host's.
 pub const RESERVED: [&str; 3] = ["commands", "events", "batch"];
 
-/// Splits the path of a module's route into machine and rest; nothing when the path is the host's.
+/// Splits the path of a module's route into machine and rest; `None` if the path is the host's.
 pub fn module_path(path: &str) -> Option<(&str, &str)> {
     let (machine, rest) = path.strip_prefix("/v1/")?.split_once('/')?;
     let first = rest.split('/').next().unwrap_or(rest);
     (!RESERVED_MACHINES.contains(&machine) && !RESERVED.contains(&first)).then_some((machine, rest))
 }
 
-/// Finds the host's route, and what its path captures.
-///
-/// # Errors
-/// 404, or 405 with the methods that work.
+/// Finds the host's route, and what its path captures; otherwise a 404, or a 405 with the methods that work.
 pub fn find_host_route<'p>(method: &Method, path: &'p str) -> Result<(&'static HostRoute, Vec<&'p str>), Problem> {
     let mut allowed = Vec::new();
     for route in HOST_ROUTES {

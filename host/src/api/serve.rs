@@ -1,8 +1,9 @@
-//! Serving: connections in, bounded in number and patience; a graceful end.
+//! Serving: accepts connections, bounded in number and patience, and ends gracefully.
 //!
-//! In: a listener, what connections go through first, places, a service, a signal. Out: answered requests; after the signal no new
-//! connection or request, those in hand are finished within their bound. HTTP/1.1 with keep-alive and HTTP/2. Where there are no places
-//! left, idle connections go first. It knows nothing of what is served.
+//! In: a listener, what connections pass first, places, a service, a signal. Out: answered requests. After the signal
+//! it takes no new connection or request, and finishes those in hand within their bound. It speaks HTTP/1.1 with
+//! keep-alive, and HTTP/2. If no places are left, idle connections are closed first. It knows nothing of what is
+//! served.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -28,16 +29,16 @@ use super::tls::{Acceptor, Opened};
 use crate::durable;
 use crate::limits::{DESCRIPTORS_LOOK, HTTP_HEADERS_BYTES_MAX, HTTP_IDLE_MAX, HTTP_STREAMS_MAX, SHUTDOWN_MAX};
 
-/// After a connection could not be accepted: it waits in the system's queue, and asking for it at once would fail again.
+/// The pause after a connection could not be accepted: it stays in the system's queue, and a retry at once would fail.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
-/// What a client beyond the bound of connections gets.
+/// The answer to a client beyond the bound of connections.
 const NO_PLACE: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
 /// Answers requests until `shutdown` is ready, then finishes those in hand.
 ///
 /// # Errors
-/// The listener fails for good; running out of descriptors is waited out.
+/// The listener fails for good. A lack of descriptors is waited out.
 pub async fn serve(
     listener: TcpListener,
     acceptor: Acceptor,
@@ -69,7 +70,7 @@ pub async fn serve(
                 accepted
             }
             Err(error) if is_passing(&error) => {
-                // It goes on as long as there is a flood, which must not fill the log as well.
+                // A flood causes this error again and again, and must not fill the log as well.
                 if !std::mem::replace(&mut is_failing, true) {
                     tracing::warn!(%error, "a connection could not be accepted; idle ones are closed until one can be");
                 }
@@ -164,17 +165,17 @@ fn counted(
     })
 }
 
-/// What a request can ask of its connection, for an answer that goes on after its headers.
+/// What a request can ask of its connection, for an answer that continues after its headers.
 #[derive(Clone)]
 pub struct Connected {
     activity: Arc<Activity>,
-    /// Whose connection it is, as far as an address says.
+    /// Where the connection comes from, as far as an address says.
     pub network: ClientNetwork,
-    /// Of the client, or of a proxy before it.
+    /// The address of the client, or of a proxy before it.
     pub address: SocketAddr,
-    /// Cancelled when the node stops: whatever goes on must end then.
+    /// Cancelled when the node stops: answers that still run must end then.
     pub stopping: CancellationToken,
-    /// Cancelled when the client may not go on with what let it in.
+    /// Cancelled when the terms that let the client in do not count any more.
     pub retired: CancellationToken,
 }
 
@@ -185,7 +186,7 @@ impl Connected {
         UnderWay(self.activity.clone())
     }
 
-    /// Its caller was let in: such a connection is closed after those of strangers when there are too many.
+    /// Notes that its caller was let in: if there are too many connections, those of strangers are closed first.
     pub fn on_known(&self) {
         self.activity.on_known();
     }
@@ -195,7 +196,7 @@ impl Connected {
 pub struct UnderWay(Arc<Activity>);
 
 impl UnderWay {
-    /// The client does not take the answer: unless others are under way on the connection, it is closed.
+    /// The client does not take the answer: the connection is closed, unless other requests are under way on it.
     pub fn abandon(self) {
         let activity = self.0.clone();
         drop(self);
@@ -209,14 +210,14 @@ impl Drop for UnderWay {
     }
 }
 
-/// Tells the client, as far as that works without waiting; dropping the stream closes it.
+/// Tells the client why, if that works without waiting; dropping the stream closes it.
 fn refuse(stream: &TcpStream) {
     if let Err(error) = stream.try_write(NO_PLACE) {
         tracing::debug!(%error, "a connection beyond the bound was closed without a word");
     }
 }
 
-/// Errors of one connection, or of a moment, not of the listener.
+/// Whether an error is one of a connection, or of the moment, and not of the listener.
 fn is_passing(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     let is_buffers = error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error());

@@ -1,6 +1,7 @@
-//! Shadows over REST: started, looked at and stopped by way of any node.
+//! Shadows over REST: started, inspected and stopped through any node.
 //!
-//! In: a machine and a module. Out: a page with what the node that runs the shadow has found. It knows nothing of how that is found.
+//! In: a machine and a module. Out: a page with what the node that runs the shadow has found. It knows nothing of how
+//! that is found.
 
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,7 @@ use crate::system::shadow::{STARTING, ShadowView};
 pub struct ShadowPage {
     pub machine: String,
     pub is_running: bool,
-    /// The rest is there only when it is.
+    /// This and the fields below are set only while it runs.
     pub module: Option<String>,
     pub node: Option<NodeId>,
     pub since: Option<String>,
@@ -46,7 +47,7 @@ impl ShadowPage {
         page.node = Some(wanted.node);
         page.since = Some(print_time(wanted.since));
         match found.map(|text| serde_json::from_str::<Json>(&text)) {
-            // A node that has not heard of this shadow yet tells of the one before it.
+            // A node that has not heard of this shadow yet reports the one before it.
             Ok(Ok(found)) if found["module"] != wanted.module.to_string() => page.problem = Some(STARTING.to_owned()),
             Ok(Ok(found)) => page.found = Some(found),
             Ok(Err(error)) => page.problem = Some(error.to_string()),
@@ -63,10 +64,10 @@ pub enum About {
     Status,
 }
 
-/// Does it, and answers how the shadow is then.
+/// Does what is asked, and answers with the shadow's state afterwards.
 ///
 /// # Errors
-/// 4xx with what is missing and how to get it; 404 where a module's status is asked for that is not the one shadowed.
+/// 4xx with what is missing and how to get it; 404 if the status of a module is asked for that is not shadowed.
 pub async fn answer(
     api: &Api,
     machine: &str,

@@ -1,7 +1,7 @@
-//! Shares: what one caller, and one address, has of the places that all requests of a node share, so that nobody takes them all.
+//! Shares: how many of a node's places one caller, and one address, may have, so that nobody takes them all.
 //!
-//! In: what is wanted, and by whom. Out: a share that ends when it is dropped, or a problem: 503 where all places are taken, 429 where
-//! only those of whoever asks are. It knows nothing of what the places are used for.
+//! In: what is wanted, and by whom. Out: a share that ends when it is dropped, or a problem: 503 if all places are
+//! taken, 429 if only those of the asker are. It knows nothing of what the places are used for.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::limits::{
 };
 use crate::router::answer::Caller;
 
-/// Of what.
+/// What a place is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Requests that are being answered.
@@ -45,10 +45,10 @@ impl Kind {
     }
 }
 
-/// By whom.
+/// Who wants a place.
 #[derive(Clone, Debug, Default)]
 pub struct Who {
-    /// `None` where all callers are the same one.
+    /// `None` if all callers are the same one.
     pub caller: Option<Arc<Caller>>,
     pub network: Option<ClientNetwork>,
 }
@@ -56,7 +56,7 @@ pub struct Who {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Whose {
     All,
-    /// Where the caller lies in memory, which whoever holds a share keeps there.
+    /// The caller's address in memory; each share that counts here keeps the caller there.
     Caller(usize),
     Network(ClientNetwork),
 }
@@ -68,10 +68,10 @@ impl Who {
     }
 }
 
-/// What is taken of everything.
+/// All places that are taken.
 pub struct Shares {
     limits: Arc<LiveLimits>,
-    /// INVARIANT: nothing is counted as 0, so there are no more of them than shares.
+    /// INVARIANT: no count is 0, so there are no more of them than shares need.
     taken: Mutex<HashMap<(Kind, Whose), usize>>,
     rejected: Mutex<Rejected>,
 }
@@ -92,7 +92,7 @@ impl Shares {
     }
 
     /// # Errors
-    /// 503 if there are not so many left, 429 if whoever asks has too many already.
+    /// 503 if not enough are left, 429 if the asker has too many already.
     pub fn take(self: &Arc<Self>, kind: Kind, count: usize, who: &Who) -> Result<Share, Problem> {
         let mut share = Share { shares: self.clone(), kind, count: 0, who: who.clone() };
         share.take_more(count)?;
@@ -126,7 +126,7 @@ impl Shares {
         if whose == Whose::All { all } else { share_of(all, limits.share_percent) }
     }
 
-    /// Whether commands from there may be recorded as rejected this second.
+    /// Checks that commands from this network may be recorded as rejected this second.
     ///
     /// # Errors
     /// 429.
@@ -141,7 +141,7 @@ impl Shares {
         Err(Problem::new(Code::RejectionLimit, detail).with_retry_after(Duration::from_secs(1)))
     }
 
-    /// So many rejections were recorded for commands from there.
+    /// Counts rejections that were recorded for commands from this network.
     pub fn on_rejected(&self, network: Option<ClientNetwork>, count: usize) {
         let Some(network) = network.filter(|_| count > 0) else { return };
         let mut rejected = self.rejected.lock();
@@ -174,8 +174,8 @@ fn refused(kind: Kind, whose: Whose, max: usize) -> Problem {
             (
                 Code::TooManyAtOnce,
                 format!(
-                    "not accepted, your {yours} has all of this node's room for {kind} that one may have ({max}); send it again \
-                     when some of them have ended"
+                    "not accepted, your {yours} has all of this node's room for {kind} that one may have ({max}); send \
+                     it again when some of them have ended"
                 ),
             )
         }
@@ -183,7 +183,7 @@ fn refused(kind: Kind, whose: Whose, max: usize) -> Problem {
     Problem::new(code, detail).with_retry_after(Duration::from_secs(1))
 }
 
-/// What is taken, until it is dropped.
+/// Places that are taken, until this is dropped.
 pub struct Share {
     shares: Arc<Shares>,
     kind: Kind,
@@ -193,7 +193,7 @@ pub struct Share {
 
 impl Share {
     /// # Errors
-    /// As [`Shares::take`]; what was taken before stays.
+    /// As [`Shares::take`]; what was taken before stays taken.
     pub fn take_more(&mut self, count: usize) -> Result<(), Problem> {
         let mut taken = self.shares.taken.lock();
         for whose in self.who.all() {
@@ -246,7 +246,7 @@ mod tests {
         Arc::new(Caller::unbound("till", 1))
     }
 
-    /// Takes a place for each of these, and says what became of it.
+    /// Takes a place for each of these, and checks the results.
     #[track_caller]
     fn check(shares: &Arc<Shares>, wanted: &[&Who], expected: &[Option<u16>]) -> Vec<Share> {
         let taken: Vec<_> = wanted.iter().map(|who| shares.take(Kind::Reader, 1, who)).collect();

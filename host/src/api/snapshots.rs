@@ -1,7 +1,7 @@
-//! Canonical snapshots of the asked node: listed, and made of what it has applied.
+//! Canonical snapshots of the node that is asked: listed, and made of what it has applied.
 //!
-//! In: `GET` and `POST /v1/machines/{machine}/snapshots`. Out: a [`SnapshotPage`] each, also for those that are in the archive alone. Those
-//! of 00:00 UTC are the same files on every node. It knows nothing of what is in them.
+//! In: `GET` and `POST /v1/machines/{machine}/snapshots`. Out: a [`SnapshotPage`] each, also for snapshots that are
+//! only in the archive. Those of 00:00 UTC are the same files on every node. It knows nothing of what is in them.
 
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use super::time::print_time;
 use crate::ids::PartitionId;
 use crate::snapshot::canonical::{Listed, parse_name};
 
-/// Days that are named one by one; of more, the last ones.
+/// How many days are named one by one; of more days, the last ones are.
 const DAYS_NAMED_MAX: i64 = 366;
 
 /// Where a snapshot is.
@@ -24,38 +24,38 @@ const DAYS_NAMED_MAX: i64 = 366;
 pub enum Place {
     #[default]
     Here,
-    /// Only in the archive. A midnight that this node should have is fetched by itself.
+    /// Only in the archive. A midnight that this node should have is fetched automatically.
     Archive,
 }
 
-/// A canonical snapshot: of one that is in the archive alone, what its name says.
+/// A canonical snapshot. If it is only in the archive, this is what its name says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotPage {
     pub machine: String,
     pub partition: PartitionId,
-    /// File name; it has the beginning of `blake3`.
+    /// The file's name; it has the beginning of `blake3`.
     pub file: String,
     #[serde(default)]
     pub place: Place,
-    /// 00:00 UTC of each of these days was with this state; of one that is in the archive alone, the last one.
+    /// The days on whose 00:00 UTC this was the state; if it is only in the archive, the last of them.
     pub days: Vec<String>,
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
     pub content: Option<Content>,
 }
 
-/// What is in it.
+/// What is in a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Content {
     pub bytes: u64,
     pub rows: u64,
-    /// Of the last entry in it.
+    /// The position of the last entry in it.
     pub position: String,
     pub time: String,
     pub head: String,
     pub module: String,
     pub schema: u32,
     pub state_digest: String,
-    /// What stands at the end of the file.
+    /// The hash at the end of the file.
     pub blake3: String,
 }
 
@@ -93,7 +93,8 @@ impl SnapshotPage {
 /// Answers both routes.
 ///
 /// # Errors
-/// 404 for an unknown machine; 422 where nothing can be made; 503 where too many were asked for already; 504 where it is not done in time and goes on.
+/// 404 for an unknown machine; 422 if nothing can be made; 503 if too many were asked for already; 504 if it is not
+/// done in time, and continues.
 pub async fn answer(api: &Api, page: Page, machine: &str, asked: Asked) -> Result<Response, Problem> {
     let mut elsewhere = Vec::new();
     let listed = if page == Page::SnapshotTake {

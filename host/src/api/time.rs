@@ -1,6 +1,6 @@
 //! Times as clients see them: RFC 3339, in UTC when printed, without a float on the way.
 //!
-//! In: text or microseconds. Out: the other. It knows nothing of what the time is of.
+//! In: text or microseconds. Out: the other one. It knows nothing of what a time belongs to.
 
 use jiff::Timestamp;
 

@@ -1,11 +1,12 @@
-//! TLS below HTTP: which certificate this node shows, and whose it wants to see.
+//! TLS below HTTP: which certificate this node shows, and which ones it wants to see.
 //!
 //! ```text
 //! files ─▶ checked ─▶ current ─ for each new connection ─▶ handshake (bounded) ─▶ Stream ─▶ HTTP/1.1 or HTTP/2 by ALPN
-//!            └ SIGHUP: the same once more; what is wrong leaves everything as it was
+//!            └ SIGHUP: the same once more; an error leaves everything as it was
 //! ```
-//! In: PEM files, an accepted socket. Out: a stream of bytes to serve HTTP on. A connection keeps what it began with, until other clients
-//! are wanted. A client's certificate is a lock before the token and names no caller. It knows nothing of requests.
+//! In: PEM files, an accepted socket. Out: a stream of bytes to serve HTTP on. A connection keeps what it began with,
+//! until the terms for clients change. A client's certificate is checked before the token, and names no caller. It
+//! knows nothing of requests.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -31,15 +32,15 @@ use super::refusals::Paced;
 use crate::config::{ClientCertificates, HttpTlsConfig, TlsVersion};
 use crate::limits::{HTTP_HANDSHAKE_MAX, HTTP_HEADERS_BYTES_MAX};
 
-/// The first byte of all that a client of TLS may begin with; no method of HTTP begins so.
+/// The first byte that any TLS client sends; no HTTP method begins with it.
 const HANDSHAKE_RECORD: u8 = 22;
-/// What a client gets that speaks HTTP where TLS is spoken.
+/// The answer to a client that speaks HTTP where TLS is spoken.
 const SPEAK_TLS: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/problem+json\r\nConnection: close\r\n\r\n\
     {\"type\":\"urn:statehouse:problem:https_required\",\"title\":\"HTTPS required\",\"status\":400,\
     \"code\":\"https_required\",\"detail\":\"this address speaks https; ask again with https:// in the URL\"}\n";
 
-/// What a new connection goes through before HTTP. Clones share what is current.
+/// What a new connection passes before HTTP. Clones share what is current.
 #[derive(Clone)]
 pub enum Acceptor {
     Plaintext,
@@ -51,11 +52,11 @@ pub struct Current {
     refused: Paced,
 }
 
-/// What the files said.
+/// The contents of the files.
 pub struct Tls {
     config: Arc<ServerConfig>,
     terms: Terms,
-    /// Cancelled when connections that began with these terms may not go on.
+    /// Cancelled when connections that began with these terms may not continue.
     retired: CancellationToken,
 }
 
@@ -63,27 +64,27 @@ pub struct Tls {
 #[derive(PartialEq)]
 struct Terms {
     version_min: TlsVersion,
-    /// Who certifies clients, if anybody, and whether they may come without.
+    /// The authorities that certify clients, if any, and whether a client may connect without a certificate.
     clients: Option<(Vec<CertificateDer<'static>>, ClientCertificates)>,
 }
 
 /// A connection that HTTP can be spoken on.
 pub struct Opened {
     pub stream: Stream,
-    /// Cancelled when it may not go on.
+    /// Cancelled when the connection may not continue.
     pub retired: CancellationToken,
 }
 
 /// Why a connection was not opened.
 enum Refusal {
-    /// It ended, or not all came in time.
+    /// The connection ended, or the handshake did not end in time.
     Gone,
     Plaintext,
     Handshake(std::io::Error),
 }
 
 impl Acceptor {
-    /// Plaintext where nothing else is configured.
+    /// It is plaintext unless TLS is configured.
     ///
     /// # Errors
     /// See [`Tls::read`].
@@ -93,7 +94,7 @@ impl Acceptor {
         Ok(Self::Tls(Arc::new(current)))
     }
 
-    /// Of a URL.
+    /// The scheme of a URL.
     pub fn scheme(&self) -> &'static str {
         match self {
             Self::Plaintext => "http",
@@ -101,8 +102,8 @@ impl Acceptor {
         }
     }
 
-    /// From now on connections begin with this. Those that are open go on as they are, but where the terms are others now each is closed as
-    /// soon as nothing is under way on it. Where plaintext is spoken nothing happens.
+    /// From now on new connections use this. Open ones continue as they are; but if the terms have changed, each is
+    /// closed as soon as nothing is under way on it. With plaintext nothing happens.
     pub fn replace(&self, mut tls: Tls) {
         let Self::Tls(current) = self else { return };
         let mut current = current.tls.write();
@@ -114,7 +115,7 @@ impl Acceptor {
         *current = tls;
     }
 
-    /// Opens a connection; nothing when there is nobody to serve on it, who was told so if anybody listens.
+    /// Opens a connection; `None` if it cannot be served, which a client that still listens was told.
     pub async fn accept(&self, stream: TcpStream, address: SocketAddr) -> Option<Opened> {
         let current = match self {
             Self::Plaintext => {
@@ -132,7 +133,7 @@ impl Acceptor {
             Err(refusal) => refusal,
         };
         let (reason, detail) = match refusal {
-            // Whoever only looks whether somebody listens, as load balancers do, is no news.
+            // A client that only checks whether somebody listens, as load balancers do, is not worth a log line.
             Refusal::Gone => ("gone", None),
             Refusal::Plaintext => ("plaintext", Some("it speaks HTTP without TLS".to_owned())),
             Refusal::Handshake(error) => ("handshake", Some(error.to_string())),
@@ -222,14 +223,14 @@ async fn handshake(config: Arc<ServerConfig>, stream: TcpStream) -> Result<TlsSt
         Ok(stream) => Ok(stream),
         Err((error, stream)) => {
             let is_gone = error.kind() == std::io::ErrorKind::UnexpectedEof;
-            // Why it failed is on its way already.
+            // The alert that says why it failed has been sent already.
             say(stream, b"").await;
             Err(if is_gone { Refusal::Gone } else { Refusal::Handshake(error) })
         }
     }
 }
 
-/// Says a last word, and reads what still comes: a socket that is closed while something is unread in it takes the last word back.
+/// Writes a last message, and reads what still arrives: closing a socket with unread bytes would discard the message.
 async fn say(mut stream: TcpStream, word: &[u8]) {
     let said = async {
         stream.write_all(word).await?;

@@ -33,7 +33,7 @@ fn is_capture(segment: &str) -> bool {
     segment.len() > 2 && segment.starts_with('{') && segment.ends_with('}')
 }
 
-/// Undoes percent-encoding; nothing when it is malformed or not UTF-8.
+/// Undoes percent-encoding; `None` if it is malformed or not UTF-8.
 pub fn decode(text: &str) -> Option<Cow<'_, str>> {
     if !text.contains('%') {
         return Some(Cow::Borrowed(text));
@@ -65,7 +65,7 @@ pub fn encode(text: &str) -> String {
     encoded
 }
 
-/// The pairs of a query string, decoded; nothing when one is malformed. A name without `=` has an empty value.
+/// The pairs of a query string, decoded; `None` if one is malformed. A name without `=` has an empty value.
 pub fn query_pairs(query: &str) -> Option<Vec<(Cow<'_, str>, Cow<'_, str>)>> {
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     pairs

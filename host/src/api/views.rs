@@ -1,8 +1,8 @@
-//! Views over REST: their own routes below those of their machine, and in place of a module's where that would have to read the
-//! journal; and which views there are.
+//! Views over REST: the routes of views below those of their machine, the answers of views in place of a module that
+//! would have to read the journal, and which views there are.
 //!
-//! In: paths and parameters. Out: a view's answer with its position and its lag, or a [`ViewsPage`]. A view is asked as it is, unless
-//! `at_least` or `consistency` wants more. It knows nothing of rows.
+//! In: paths and parameters. Out: a view's answer with its position and its lag, or a [`ViewsPage`]. A view answers
+//! with what it has, unless `at_least` or `consistency` asks for more. It knows nothing of rows.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,14 +44,14 @@ pub const VIEW: HeaderName = HeaderName::from_static("statehouse-view");
 pub const VIEW_LAG: HeaderName = HeaderName::from_static("statehouse-view-lag");
 /// The code by which a view says that the module must be asked.
 const NOT_ANSWERED_HERE: &str = "not_answered_here";
-/// How long a view is waited for before the module reads the journal instead.
+/// How long to wait for a view before the module reads the journal instead.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The views of a machine, on one node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ViewsPage {
     pub machine: String,
-    /// The node that is asked; every node runs all views, and each is as far as it is.
+    /// The node that is asked. Every node runs all views, each at its own pace.
     pub node: NodeId,
     pub views: Vec<ViewPage>,
 }
@@ -59,18 +59,18 @@ pub struct ViewsPage {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ViewPage {
     pub view: String,
-    /// `live`, `building`, `stopped`, or `waiting` where it has not begun.
+    /// `live`, `building`, `stopped`, or `waiting` if it has not begun.
     pub state: String,
-    /// What keeps it.
+    /// What stops it.
     pub problem: Option<String>,
-    /// The one that is asked.
+    /// The build that answers.
     pub serving: Option<BuildPage>,
-    /// The one that is made beside it.
+    /// The build that is made beside it.
     pub building: Option<BuildPage>,
     /// Who asked for the newest build, and when.
     pub by: String,
     pub time: String,
-    /// Below `/v1/<machine>/`.
+    /// The paths below `/v1/<machine>/`.
     pub routes: Vec<String>,
 }
 
@@ -90,7 +90,7 @@ pub struct FollowedPage {
     pub partition: PartitionId,
     pub position: String,
     pub time: String,
-    /// Number of the newest entry that the node has.
+    /// The number of the newest entry that the node has.
     pub newest: Option<u64>,
 }
 
@@ -101,7 +101,7 @@ pub fn find_route(api: &Api, machine: &Machine, method: &Method, path: &str) -> 
         (view, mount)
     };
     let mut views = api.cluster.views(machine.name()).into_iter().map(mounted);
-    // A path that is there for another method is told so by its mount.
+    // If the path exists for another method, its mount says so.
     views.find(|(_, mount)| !matches!(mount.find(method, path), Err(problem) if problem.status() == 404))
 }
 
@@ -155,10 +155,11 @@ fn entity_of<'o>(declared: &QueryDecl, params: &'o Value) -> Option<&'o str> {
     declared.entity_param.as_deref().and_then(|name| params.find(name)).and_then(Value::as_text)
 }
 
-/// Of what the machine's own module does not answer.
+/// The refusal of a position within an entry, for a query that the machine's own module does not answer.
 fn within_entry(position: Position) -> Problem {
     let detail = format!(
-        "a view knows entries whole, and commands behind {position} in its entry have changed what is asked about: ask for a time instead"
+        "a view knows entries whole, and commands behind {position} in its entry have changed what is asked about: ask \
+         for a time instead"
     );
     let refusal = Refusal { code: "within_entry".to_owned(), status: 422, detail, field: Some("at".to_owned()) };
     ViewQueryError::Refused(refusal).into()
@@ -177,8 +178,8 @@ fn response(answer: ViewAnswer) -> Response {
     response
 }
 
-/// What a view says where a module's query with the same path would have to read the journal: of a moment of the past, and of what happened
-/// to an entity. Nothing where the module is to be asked.
+/// What a view says in place of a module's query with the same path that would have to read the journal: a query of a
+/// past moment, or of an entity's history. `None` if the module must be asked.
 pub async fn get_instead(
     api: &Api,
     machine: &Machine,
@@ -197,7 +198,7 @@ pub async fn get_instead(
     if own.source != QuerySource::History && !text.contains("at=") {
         return None;
     }
-    // Only what an admin trusts as much as the module: its answers pass for the machine's.
+    // Only a view that an admin trusts as much as the module may answer: its answers pass for the machine's.
     let views = api.cluster.views(machine.name()).into_iter();
     let (view, declared) = views.filter(|view| api.views_instead.contains(&view.logic().id())).find_map(of_view)?;
     let mut options = read_options(own, &route.shape, given, text).ok()?;
@@ -207,7 +208,7 @@ pub async fn get_instead(
     let entity = entity_of(&declared, &options.params)?.to_owned();
     let home = machine.partition_id_of(entity.as_bytes());
     let deadline = asked.deadline.min(Instant::now() + PATIENCE);
-    // Of another partition, or of another history: the module has words for that.
+    // A position of another partition or of another history is left to the module, which has an error for it.
     let time_of = async |position: Position| match position.partition == home {
         true => view.time_of(position, deadline).await,
         false => None,
@@ -250,7 +251,7 @@ pub async fn get_instead(
     }
 }
 
-/// The host's own parameters of a history are the view's.
+/// The host's own parameters of a history are parameters of the view.
 fn history_params(options: &Options) -> Value {
     let Value::Map(params) = options.params.clone() else { return options.params.clone() };
     let cursor = options.cursor.map(|cursor| ("cursor".to_owned(), Value::Text(cursor.to_string())));

@@ -1,6 +1,7 @@
 //! What can be wrong with journal segments, and where; and with the archive that keeps them.
 //!
-//! Each says what to do where there is anything; a segment's damage names file, byte and entry. It knows nothing of who reads or uploads.
+//! Each error says what to do, if there is anything to do. A segment's damage names file, byte and entry. This file
+//! knows nothing of who reads or uploads.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,10 @@ pub enum ArchiveError {
     Manifest { path: PathBuf, reason: String },
     #[error("{} has format {found}, this program reads {known}; use a later version", path.display())]
     Format { path: PathBuf, found: u32, known: u32 },
-    #[error("{} holds the history of cluster {found}, and this is cluster {expected}: choose another folder", path.display())]
+    #[error(
+        "{} holds the history of cluster {found}, and this is cluster {expected}: choose another folder",
+        path.display()
+    )]
     OtherCluster { path: PathBuf, expected: String, found: String },
     #[error("`{url}` is no archive: {reason}")]
     Url { url: String, reason: String },
@@ -27,18 +31,20 @@ pub enum ArchiveError {
     #[error("the archive {url} is empty, or nobody's: nothing was ever archived there; look at the URL")]
     NoOwner { url: String },
     #[error(
-        "{machine}/{partition}: the archive has two segments that begin with entry {first}, {one} and {other}: two histories were archived to one place"
+        "{machine}/{partition}: the archive has two segments that begin with entry {first}, {one} and {other}: \
+         two histories were archived to one place"
     )]
     Fork { machine: String, partition: PartitionId, first: JournalIndex, one: String, other: String },
     #[error(
-        "{machine}/{partition}: entry {index} is another one in the archive {url}: this cluster was restored to an earlier moment; archive to another URL"
+        "{machine}/{partition}: entry {index} is another one in the archive {url}: \
+         this cluster was restored to an earlier moment; archive to another URL"
     )]
     OtherHistory { url: String, machine: String, partition: PartitionId, index: JournalIndex },
     #[error("{machine}/{partition}: {file}, at byte {offset}, entry {index}: {damage}")]
     Segment {
         machine: String,
         partition: PartitionId,
-        /// File name.
+        /// The name of the file.
         file: String,
         offset: u64,
         /// The first entry that cannot be vouched for.
@@ -48,7 +54,7 @@ pub enum ArchiveError {
 }
 
 impl ArchiveError {
-    /// Whether what was asked for is not there, and that alone.
+    /// Whether the only fault is that the requested object does not exist.
     pub fn is_absence(&self) -> bool {
         match self {
             Self::Store { source, .. } => matches!(source, object_store::Error::NotFound { .. }),
@@ -63,7 +69,7 @@ impl ArchiveError {
     }
 }
 
-/// How a segment is not what was written.
+/// In which way a segment differs from what was written.
 #[derive(Debug, thiserror::Error)]
 pub enum SegmentDamage {
     #[error("the file is missing")]
@@ -81,14 +87,21 @@ pub enum SegmentDamage {
     #[error("{0} bytes follow the end of the segment")]
     Surplus(u64),
     #[error(
-        "the segment begins with entry {found}: the entries before that, from {expected} on, are missing or out of order"
+        "the segment begins with entry {found}: \
+         the entries before that, from {expected} on, are missing or out of order"
     )]
     Begins { expected: JournalIndex, found: JournalIndex },
     #[error("it says that it is entry {found}: an entry was removed, added or put elsewhere")]
     Order { found: JournalIndex },
-    #[error("it was computed on the head {}, and the entries before it come to {}: it or one before it was changed", found.short(), expected.short())]
+    #[error(
+        "it was computed on the head {}, and the entries before it come to {}: it or one before it was changed",
+        found.short(), expected.short()
+    )]
     Parent { expected: Head, found: Head },
-    #[error("its bytes come to the head {}, and {} is recorded beside them: it was changed", found.short(), expected.short())]
+    #[error(
+        "its bytes come to the head {}, and {} is recorded beside them: it was changed",
+        found.short(), expected.short()
+    )]
     Head { expected: Head, found: Head },
     #[error("an entry of {0} bytes is longer than any can be")]
     TooLong(u32),

@@ -1,12 +1,13 @@
-//! `journal.json`: what a folder of journal segments has, so that what is missing from it is noticed.
+//! `journal.json`: a list of the journal segments in a folder, so that a missing one is noticed.
 //!
 //! ```text
 //! <folder>/journal.json                                      this, as JSON
 //!          modules/<ModuleId>.wasm                           every module that decided, by its hash
 //!          <machine>/<partition>/<first>-<last>-<hash>.journal
 //! ```
-//! Everything in it follows from the journals, so it is the same from every replica that exports the same entries. It is no proof: whoever
-//! removes the last file and its line has a shorter history that is in order. A certificate, or any position, tells how long it was.
+//! All of it follows from the journals, so it is the same from every replica that exports the same entries. It is not a
+//! proof: anybody who removes the last file and its line gets a shorter history that is in order. A certificate, or any
+//! position, shows how long the history was.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -28,11 +29,11 @@ const FORMAT: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     pub format: u32,
-    /// A uuid; part of every journal's genesis.
+    /// A uuid. It is part of every journal's genesis.
     pub cluster: String,
     /// Modules that became active in the journals, in order of their ids.
     pub modules: Vec<ModuleId>,
-    /// By machine and number.
+    /// The partitions, by machine and number.
     pub partitions: Vec<PartitionFacts>,
 }
 
@@ -42,7 +43,7 @@ pub struct Manifest {
 pub struct PartitionFacts {
     pub machine: String,
     pub partition: PartitionId,
-    /// In the order of the journal.
+    /// The files, in the order of the journal.
     pub files: Vec<FileFacts>,
 }
 
@@ -56,16 +57,16 @@ pub struct FileFacts {
     /// The journal's head after `last`.
     pub head: Head,
     pub bytes: u64,
-    /// What stands at the end of the file.
+    /// The hash at the end of the file.
     pub blake3: Digest,
 }
 
-/// The file: the manifest, and the hash that a flipped bit is noticed by.
+/// The content of the file: the manifest, and a hash that detects a flipped bit.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Sealed {
     journal: Manifest,
-    /// Of the compact JSON of `journal`.
+    /// The hash of the compact JSON of `journal`.
     blake3: Digest,
 }
 
@@ -74,10 +75,10 @@ impl Manifest {
         Self { format: FORMAT, cluster, modules: Vec::new(), partitions: Vec::new() }
     }
 
-    /// Reads and checks it; nothing where the folder is none of journal segments.
+    /// Reads and checks the manifest; `None` if the folder is not one of journal segments.
     ///
     /// # Errors
-    /// It cannot be read, or is not as it was written.
+    /// The file cannot be read, or is not as it was written.
     pub fn read(folder: &Path) -> Result<Option<Self>, ArchiveError> {
         let path = folder.join(FILE);
         let text = match regular::read(&path, ARCHIVE_MANIFEST_BYTES_MAX) {
@@ -99,10 +100,11 @@ impl Manifest {
         Ok(Some(journal))
     }
 
-    /// Writes it in the place of an earlier one; durable on return. Files that only the earlier one lists are removed then.
+    /// Replaces an earlier manifest. The new one is durable on return. Files that only the earlier one lists are then
+    /// removed.
     ///
     /// # Errors
-    /// The disk, or the folder is of another cluster.
+    /// An error of the disk, or the folder belongs to another cluster.
     pub fn write(&self, folder: &Path) -> Result<(), ArchiveError> {
         let before = Self::read(folder)?;
         let sealed = Sealed { journal: self.clone(), blake3: self.digest() };
@@ -135,7 +137,7 @@ impl Manifest {
         Digest::of(&serde_json::to_vec(self).expect("texts and integers only"))
     }
 
-    /// Names become paths, so they are looked at.
+    /// Checks names, because they become paths.
     fn check(&self) -> Result<(), String> {
         uuid::Uuid::try_parse(&self.cluster).map_err(|error| format!("`{}`: {error}", self.cluster))?;
         let is_plain = |name: &str| {
@@ -153,12 +155,12 @@ impl Manifest {
     }
 }
 
-/// Where the segments of a partition lie.
+/// The folder of a partition's segments.
 pub fn partition_folder(folder: &Path, machine: &str, partition: PartitionId) -> PathBuf {
     folder.join(machine).join(partition.to_string())
 }
 
-/// Where the modules lie, each named by its id.
+/// The folder of the modules, each named by its id.
 pub fn modules_folder(folder: &Path) -> PathBuf {
     folder.join(MODULES)
 }
@@ -166,7 +168,7 @@ pub fn modules_folder(folder: &Path) -> PathBuf {
 /// Keeps a module beside the journals that need it.
 ///
 /// # Errors
-/// The disk.
+/// An error of the disk.
 pub fn write_module(folder: &Path, id: ModuleId, wasm: &[u8]) -> Result<(), ArchiveError> {
     assert_eq!(ModuleId::of(wasm), id);
     let folder = modules_folder(folder);

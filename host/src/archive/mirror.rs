@@ -1,7 +1,9 @@
-//! An archive as a folder that an audit reads: what is not in the folder yet is fetched, and a manifest is made of what is there.
+//! An archive as a folder that an audit reads: missing files are fetched, and a manifest is made of the files that
+//! exist.
 //!
-//! In: an archive, and a folder to fetch into, which may have what an earlier fetch left. Out: the folder and what it has. An archive that is
-//! a folder of this machine is read where it is. Nothing is believed here: the bytes are checked while their entries are read.
+//! An archive and a target folder go in; the folder may have files of an earlier fetch. The folder and its manifest
+//! come out. An archive that is a folder of this machine is read in place. Nothing is trusted here: the bytes are
+//! checked while their entries are read.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -13,20 +15,21 @@ use super::store::Archive;
 use crate::ids::{Head, PartitionId};
 use crate::regular;
 
-/// How often a partition is listed again because what was listed is gone.
+/// How often a partition is listed again because listed objects are gone.
 const LISTINGS_MAX: usize = 8;
 
-/// A folder with all that an archive has, and what that is.
+/// A folder with everything that an archive has, and its manifest.
 pub struct Mirror {
     pub folder: PathBuf,
     pub manifest: Manifest,
 }
 
 impl Archive {
-    /// Fetches what the folder lacks; `on_bytes` is told of each file. What was fetched stays there, so it can be broken off.
+    /// Fetches the files that the folder lacks, and tells `on_bytes` of each. Fetched files stay, so the fetch may be
+    /// interrupted.
     ///
     /// # Errors
-    /// The archive cannot be reached, is nobody's, or has two histories; the disk.
+    /// The archive cannot be reached, has no owner, or has two histories; or an error of the disk.
     pub async fn mirror(&self, folder: &Path, on_bytes: &dyn Fn(u64)) -> Result<Mirror, ArchiveError> {
         let cluster = self.owner().await?.ok_or_else(|| ArchiveError::NoOwner { url: self.url().to_owned() })?;
         let local = self.folder();
@@ -36,7 +39,7 @@ impl Archive {
             let within = partition_folder(&folder, &machine, partition);
             let mut files = self.mirror_partition(&machine, partition, &within, on_bytes).await;
             for _ in 0..LISTINGS_MAX {
-                // Something was archived meanwhile, which took the place of what was listed.
+                // Something was archived meanwhile, and replaced a listed object.
                 if !files.as_ref().is_err_and(ArchiveError::is_absence) {
                     break;
                 }
@@ -74,10 +77,11 @@ impl Archive {
     }
 }
 
-/// One segment for each place in the journal: of those that begin alike the longest, for the others are what was there before it was whole.
+/// One segment for each place in the journal: the longest of those with the same first entry. The others are earlier,
+/// incomplete versions.
 ///
 /// # Errors
-/// Two that are equally long are not the same.
+/// Two segments of equal length differ.
 pub fn chain(machine: &str, partition: PartitionId, names: Vec<SegmentName>) -> Result<Vec<SegmentName>, ArchiveError> {
     let mut chain: Vec<SegmentName> = Vec::new();
     for name in names {
@@ -94,7 +98,7 @@ pub fn chain(machine: &str, partition: PartitionId, names: Vec<SegmentName>) -> 
 }
 
 impl Archive {
-    /// The head after the last entry of a segment, as the end of the object says.
+    /// The head after the last entry of a segment, according to the end of the object.
     ///
     /// # Errors
     /// The archive cannot be reached, or the object is not the one that its name says.
@@ -113,7 +117,7 @@ impl Archive {
     }
 }
 
-/// What the end of the file says; where it has no end, it says nothing, and whoever reads it finds that out.
+/// The facts at the end of the file. If the file has no end, they are zeros, and reading the file shows the fault.
 pub(super) fn facts(folder: &Path, name: &SegmentName) -> Result<FileFacts, ArchiveError> {
     let path = folder.join(name.to_string());
     let read = || -> std::io::Result<(u64, [u8; TRAILER_SIZE])> {

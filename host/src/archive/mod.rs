@@ -1,12 +1,13 @@
 //! History outside a node: journals as canonical immutable files, with the modules that decided them.
 //!
 //! ```text
-//! effective entries ─▶ SegmentsWriter: cut, hash, name ─▶ <folder>/<machine>/<partition>/*.journal ─▶ Manifest: journal.json
+//! effective entries ─▶ SegmentsWriter: cut, hash, name ─▶ <folder>/<machine>/<partition>/*.journal
+//!                   ─▶ Manifest: journal.json
 //! entries ─▶ Upload ─▶ Archive: an object store, each object read back ─▶ Mirror: a folder again
-//! folder ─▶ Manifest ─▶ SegmentsReader: every byte checked ─▶ entries with the place that each was read from
+//! folder ─▶ Manifest ─▶ SegmentsReader: every byte checked ─▶ entries, each with the place that it was read from
 //! ```
-//! In: entries of a journal, in order. Out: files that are the same from every replica, and entries again. It does not know where
-//! entries come from or what they mean. The only folder that names `object_store`.
+//! Entries of a journal go in, in order. Files that are the same from every replica come out, and entries again. This
+//! folder does not know where entries come from or what they mean. Only this folder names `object_store`.
 
 mod error;
 mod segment;

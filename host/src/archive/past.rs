@@ -1,8 +1,10 @@
-//! Entries that a node has released, from the archive: segment by segment, of which the newest few stay in a folder of the node.
+//! Entries that a node has released, read from the archive segment by segment. The newest few stay in a folder of the
+//! node.
 //!
-//! In: after which entry. Out: what follows it, as far as one segment and a bound go. The hashes of a segment are checked from its beginning up to
-//! what is given out; that it is a segment of this history is for the reader to see, who knows the head there. It is asked by readers of the
-//! past alone, and holds up nobody else.
+//! The entry before the requested ones goes in. The following entries come out, up to the end of one segment and a
+//! limit. The hashes of a segment are checked from its beginning up to the returned entries. The reader, which knows
+//! the head there, must check that the segment belongs to this history. Only readers of the past ask it, and it delays
+//! nobody else.
 
 use std::path::PathBuf;
 
@@ -17,7 +19,7 @@ use super::store::Archive;
 use crate::ids::JournalIndex;
 use crate::machine::entry::Entry;
 
-/// Segments that stay: as many readers at different places do not fetch them from each other.
+/// The number of segments that stay: this many readers at different places do not evict each other's segments.
 const FILES_MAX: usize = 8;
 
 /// The archived journal of one partition.
@@ -25,22 +27,22 @@ pub struct Past {
     archive: Archive,
     stream: Stream,
     folder: PathBuf,
-    /// As it was listed last; more may be there.
+    /// The last listing. The archive may have more by now.
     listed: Mutex<Vec<SegmentName>>,
-    /// The files that are there, the one asked for last at the end. Held while one is fetched.
+    /// The files in the folder, the most recently used one last. The lock is held while one is fetched.
     files: tokio::sync::Mutex<Vec<SegmentName>>,
 }
 
 impl Past {
-    /// `folder` is for what is fetched; whatever is there is nobody else's.
+    /// `folder` is for fetched files. Nobody else uses anything in it.
     pub fn new(archive: Archive, stream: Stream, folder: PathBuf) -> Self {
         Self { archive, stream, folder, listed: Mutex::default(), files: tokio::sync::Mutex::default() }
     }
 
-    /// What follows the entry `after`: at least one entry, and about `bytes_max` of them; nothing where the archive does not have them.
+    /// The entries after `after`: at least one, and about `bytes_max` bytes; empty if the archive does not have them.
     ///
     /// # Errors
-    /// The archive cannot be reached, or what it has is not what was written; the disk.
+    /// The archive cannot be reached, or what it has is not what was written; or an error of the disk.
     pub async fn entries_after(&self, after: JournalIndex, bytes_max: usize) -> Result<Vec<Entry>, ArchiveError> {
         let Some(name) = self.find(after.next()).await? else { return Ok(Vec::new()) };
         let mut files = self.files.lock().await;
@@ -50,18 +52,18 @@ impl Past {
         let reading = tokio::task::spawn_blocking(move || read_after(&reader, after, bytes_max)).await;
         let read = reading.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
         if read.is_err() {
-            // It may be whole in the archive, so the next one who asks fetches it again.
+            // It may be intact in the archive, so the next caller fetches it again.
             files.retain(|file| *file != name);
         }
         read
     }
 
-    /// Where the archive is, for whoever is told what it lacks.
+    /// The archive itself, for messages about what it lacks.
     pub fn archive(&self) -> &Archive {
         &self.archive
     }
 
-    /// The first entry behind this one that the archive has, as it was listed last.
+    /// The first entry after `index` that the archive has, according to the last listing.
     pub fn first_behind(&self, index: JournalIndex) -> Option<JournalIndex> {
         self.listed.lock().iter().map(|name| name.first).filter(|first| index < *first).min()
     }
@@ -82,7 +84,7 @@ impl Past {
 
     async fn fetch(&self, files: &mut Vec<SegmentName>, name: &SegmentName) -> Result<(), ArchiveError> {
         if files.is_empty() {
-            // What an earlier process has left.
+            // Removes what an earlier process has left.
             match tokio::fs::remove_dir_all(&self.folder).await {
                 Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                     return Err(ArchiveError::Io { path: self.folder.clone(), source });
@@ -97,7 +99,7 @@ impl Past {
         }
         let (machine, partition) = (&self.stream.machine, self.stream.partition);
         if let Err(error) = self.archive.fetch(machine, partition, &name.to_string(), &self.folder).await {
-            // It may have been replaced by a longer one.
+            // A longer segment may have replaced it.
             self.listed.lock().clear();
             return Err(error);
         }

@@ -1,7 +1,8 @@
 //! Reads the segments of a partition, and checks every byte on the way.
 //!
-//! In: a folder and what its manifest lists. Out: entries in order, each with the file and the byte it stands at, until the first that is
-//! not what was written: an entry that was changed, swapped, removed or added, a file that is cut, missing, or another's. Memory: one entry.
+//! A folder and the list in its manifest go in. Entries come out in order, each with its file and offset, until the
+//! first one that is not what was written: an entry was changed, swapped, removed or added, or a file is cut, missing,
+//! or from another journal. It needs memory for one entry.
 
 use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read};
@@ -29,10 +30,10 @@ pub struct SegmentsReader {
     files: Vec<FileFacts>,
 }
 
-/// An entry and the place it was read from.
+/// An entry and the place that it was read from.
 pub struct Placed {
     pub entry: Entry,
-    /// File name.
+    /// The name of the file.
     pub file: String,
     /// Bytes from the start of the file to the entry's record.
     pub offset: u64,
@@ -41,7 +42,7 @@ pub struct Placed {
 /// A walk over all files.
 struct Walk<'r> {
     reader: &'r SegmentsReader,
-    /// Number of the next file.
+    /// The number of the next file.
     next_file: usize,
     open: Option<Open>,
     last: JournalIndex,
@@ -49,17 +50,17 @@ struct Walk<'r> {
     has_failed: bool,
 }
 
-/// A file in the middle of it.
+/// A file that is partly read.
 struct Open {
     file: BufReader<File>,
     facts: FileFacts,
     header: SegmentHeader,
     hasher: blake3::Hasher,
-    /// Bytes read.
+    /// The number of bytes read.
     offset: u64,
-    /// The last entry must have been the last one of its segment, were it not for the end of the journal.
+    /// The last entry read must end its segment, unless the journal ends there.
     is_bounded: bool,
-    /// It took the place of the file that is listed: what is listed is its beginning.
+    /// This file has replaced the listed one, which is the beginning of this file.
     is_longer: bool,
 }
 
@@ -70,12 +71,12 @@ impl SegmentsReader {
         Self { folder, stream, files: facts.files.clone() }
     }
 
-    /// Files that lie in the folder itself.
+    /// Reads files that lie in the folder itself.
     pub(super) fn in_folder(folder: PathBuf, cluster: ClusterId, facts: &PartitionFacts) -> Self {
         Self { folder, ..Self::new(PathBuf::new(), cluster, facts) }
     }
 
-    /// Where the journal stands before the first file, as that says itself; genesis has another head.
+    /// The position of the journal before the first file, as that file states it. Genesis has another head.
     pub(super) fn beginning(&self) -> Result<(JournalIndex, Head), ArchiveError> {
         let Some(facts) = self.files.first() else { return Ok((JournalIndex(0), Head([0; 32]))) };
         let fail = |damage| self.error(&facts.name, 0, facts.first, damage);
@@ -86,27 +87,27 @@ impl SegmentsReader {
         Ok((JournalIndex(header.first.0.saturating_sub(1)), header.parent))
     }
 
-    /// Bytes of all files, as they are listed.
+    /// The size of all files, as they are listed.
     pub fn byte_count(&self) -> u64 {
         self.files.iter().map(|file| file.bytes).sum()
     }
 
-    /// The first entry that is here; nothing where none is.
+    /// The first listed entry; `None` if there is none.
     pub fn first(&self) -> Option<JournalIndex> {
         self.files.first().map(|file| file.first)
     }
 
-    /// The last entry that is listed; 0 where none is.
+    /// The last listed entry; 0 if there is none.
     pub fn last(&self) -> JournalIndex {
         self.files.last().map_or(JournalIndex(0), |file| file.last)
     }
 
-    /// The entries in order; behind an error there is nothing. `last` and `head` are where the journal stands before them.
+    /// The entries in order; nothing follows an error. `last` and `head` are the journal's position before them.
     pub fn entries(&self, last: JournalIndex, head: Head) -> impl Iterator<Item = Result<Placed, ArchiveError>> + '_ {
         Walk { reader: self, next_file: 0, open: None, last, head, has_failed: false }
     }
 
-    /// The file that has taken the place of a listed one since: while an archive grows, its last segment is replaced by longer ones.
+    /// The file that has since replaced a listed one: while an archive grows, longer segments replace its last one.
     fn open_longer(&self, facts: &FileFacts) -> Option<File> {
         let names = std::fs::read_dir(&self.folder).ok()?;
         let names = names.filter_map(|entry| SegmentName::parse(entry.ok()?.file_name().to_str()?));
@@ -192,7 +193,7 @@ impl Walk<'_> {
         Ok(Open { file, facts, header, hasher, offset, is_bounded: false, is_longer })
     }
 
-    /// The next entry of the open file; nothing at its end.
+    /// The next entry of the open file; `None` at its end.
     fn go_on(&mut self, mut open: Open) -> Result<Option<Placed>, ArchiveError> {
         let (reader, index, offset, name) = (self.reader, self.last.next(), open.offset, open.facts.name.clone());
         let fail = |damage| reader.error(&name, offset, index, damage);
@@ -216,7 +217,8 @@ impl Walk<'_> {
         let mut payload = vec![0; size as usize];
         open.read(&mut payload).map_err(fail)?;
         let (recorded, computed) = (Head(recorded), head_after(self.head, &payload));
-        // What it says of itself comes first: an entry that was put here from elsewhere is whole, and has a head from elsewhere.
+        // The entry's own fields are checked first: an entry that was moved here is intact, but has a head from
+        // elsewhere.
         let entry = Entry::parse(Bytes::from(payload));
         if let Ok(entry) = &entry
             && entry.head_after() == recorded
@@ -245,7 +247,7 @@ impl Walk<'_> {
         Ok(Some(placed))
     }
 
-    /// The zero length is read.
+    /// Reads the end of a file. The zero length was already read.
     fn end(&mut self, mut open: Open) -> Result<(), ArchiveError> {
         let (reader, last, offset, name) = (self.reader, self.last, open.offset, open.facts.name.clone());
         let fail = |damage| reader.error(&name, offset, last.next(), damage);

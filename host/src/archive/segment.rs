@@ -7,30 +7,31 @@
 //! | 10 | 2 | length of the machine's name |
 //! | 12 | 4 | partition |
 //! | 16 | 16 | cluster |
-//! | 32 | 8 | what [`Boundary`] is made for, bytes |
+//! | 32 | 8 | the `bytes` of [`Boundary`] with which the segment was cut |
 //! | 40 | 8 | journal index of the first entry |
-//! | 48 | 32 | parent head: that of the journal before the first entry |
+//! | 48 | 32 | parent head: the journal's head before the first entry |
 //! | 80 | – | the machine's name |
-//! | | 4 + 32 + n | of each entry: length n of its payload, the head after it, the payload as it is hashed |
-//! | end − 76 | 4 | 0, where another length would be |
+//! | | 4 + 32 + n | for each entry: length n of its payload, the head after it, the payload as it is hashed |
+//! | end − 76 | 4 | 0 in the place of another length |
 //! | end − 72 | 8 | journal index of the last entry |
 //! | end − 64 | 32 | the head after it |
 //! | end − 32 | 32 | blake3 of all bytes before |
 //!
-//! Numbers are little-endian. Nothing in it depends on the node, the time of writing, Raft's terms or void entries. The name of the file is
-//! `<first>-<last>-<16 digits of the blake3>.journal`. It does not know how segments follow each other; `read.rs` does.
+//! Numbers are little-endian. Nothing in a segment depends on the node, the time of writing, Raft's terms or void
+//! entries. The name of the file is `<first>-<last>-<16 digits of the blake3>.journal`. This file does not know how
+//! segments follow each other; `read.rs` does.
 
 use crate::ids::{ClusterId, Digest, Head, JournalIndex, PartitionId};
 use crate::limits::JOURNAL_SEGMENT_BYTES;
 
 pub const MAGIC: &[u8; 8] = b"shjrnl01";
 pub const FORMAT: u16 = 1;
-/// Header without the machine's name.
+/// The size of the header without the machine's name.
 pub const HEADER_SIZE: usize = 80;
-/// From the zero length to the end of the file.
+/// The bytes from the zero length to the end of the file.
 pub const TRAILER_SIZE: usize = 76;
 
-/// Whose journal it is.
+/// The owner of a journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stream {
     pub cluster: ClusterId,
@@ -38,10 +39,11 @@ pub struct Stream {
     pub partition: PartitionId,
 }
 
-/// Where segments end: a function of each entry alone, so that replicas that begin at different entries cut alike.
+/// The rule that ends segments. It depends on each entry alone, so that replicas that begin at different entries cut
+/// alike.
 ///
-/// An entry of n bytes ends its segment with the probability n ÷ `bytes`, drawn from the head after it. Segments have about `bytes` on
-/// average; one of eight times as many is one in three thousand.
+/// An entry of n bytes ends its segment with the probability n ÷ `bytes`, drawn from the head after it. Segments have
+/// about `bytes` bytes on average. One in three thousand is eight times as long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Boundary {
     pub bytes: u64,
@@ -60,7 +62,7 @@ impl Boundary {
     }
 }
 
-/// What a segment says of itself at its beginning.
+/// The facts that a segment states at its beginning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
     pub stream: Stream,
@@ -86,7 +88,7 @@ impl SegmentHeader {
         bytes
     }
 
-    /// Takes the fixed part apart: the length of the name that follows, and all but that name.
+    /// Decodes the fixed part: returns the length of the name that follows, and everything except that name.
     pub fn decode(raw: &[u8; HEADER_SIZE]) -> (usize, Self) {
         let u64_at = |at: usize| u64::from_le_bytes(*raw[at..].first_chunk().expect("inside the header"));
         let name_size = u16::from_le_bytes(*raw[10..].first_chunk().expect("inside the header"));
@@ -116,17 +118,18 @@ pub fn decode_trailer(trailer: &[u8; TRAILER_SIZE]) -> (Head, Digest) {
     (Head(part(12)), Digest(part(44)))
 }
 
-/// The parts of a file's name; in order of the journal, and of those that begin alike the longest last.
+/// The parts of a file's name. Names sort in order of the journal; of names with the same first entry the longest is
+/// last.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SegmentName {
     pub first: JournalIndex,
     pub last: JournalIndex,
-    /// 16 digits of the blake3.
+    /// The first 16 digits of the blake3.
     pub hash: String,
 }
 
 impl SegmentName {
-    /// Nothing of any other file.
+    /// Parses a name; `None` for any other file.
     pub fn parse(name: &str) -> Option<Self> {
         let mut parts = name.strip_suffix(".journal")?.splitn(3, '-');
         let mut index = || parts.next()?.parse().ok().map(JournalIndex);

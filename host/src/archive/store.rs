@@ -1,15 +1,16 @@
 //! The archive: an object store that keeps journal segments, snapshots and modules for ever.
 //!
 //! ```text
-//! <url>/archive.json                                         whose it is, written once
+//! <url>/archive.json                                         the owner, written once
 //!       modules/<ModuleId>.wasm
 //!       <machine>/<partition>/<first>-<last>-<hash>.journal
 //!                             <index>[-<day>]-<hash>.snapshot
-//!       _uploading/<machine>/<partition>/…                   what nobody has read back yet
+//!       _uploading/<machine>/<partition>/…                   objects that were not read back yet
 //! ```
-//! In: files that are the same from every replica, named by their hash. Out: the same files, or a folder that an audit reads as it reads an
-//! export. An object gets its name only after it was read back and its bytes are those that were sent, so that whatever is listed is whole, and
-//! whatever is uploaded twice is the same. It does not know which files there are, nor who uploads them.
+//! Files that are the same from every replica, named by their hash, go in. The same files come out, or a folder that an
+//! audit reads like an export. An object gets its name only after it was read back and had the bytes that were sent. So
+//! every listed object is complete, and uploading an object twice gives the same result. This file does not know which
+//! files exist, nor who uploads them.
 
 use std::io::ErrorKind;
 use std::path::{Path as FilePath, PathBuf};
@@ -35,33 +36,33 @@ use crate::ids::{ClusterId, ModuleId, PartitionId};
 use crate::limits::{ARCHIVE_COPY_BYTES_MAX, ARCHIVE_PART_BYTES, ARCHIVE_PATIENCE};
 use crate::regular;
 
-/// Says of a folder, or of a prefix, that it is an archive.
+/// The file which says that a folder, or a prefix, is an archive.
 pub const OWNER: &str = "archive.json";
 const MODULES: &str = "modules";
-/// No name of a machine.
+/// A name that no machine can have.
 const UPLOADING: &str = "_uploading";
 const SNAPSHOT: &str = ".snapshot";
-/// Of an object that has its name and was not read back yet.
+/// The suffix of the mark for an object that already has its name but was not read back yet.
 const MARK: &str = ".unread";
 const FORMAT: u32 = 1;
-/// How long one request may take; it is repeated until [`ARCHIVE_PATIENCE`] is over.
+/// The most time for one request. A request is repeated until [`ARCHIVE_PATIENCE`] is over.
 const CLIENT: [(ClientConfigKey, &str); 2] =
     [(ClientConfigKey::Timeout, "30 seconds"), (ClientConfigKey::ConnectTimeout, "5 seconds")];
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// An object store and the place in it.
+/// An object store, and a place in it.
 #[derive(Clone)]
 pub struct Archive {
     store: Arc<dyn ObjectStore>,
     root: Path,
     url: String,
-    /// Where it is a folder of this machine.
+    /// The folder, if the archive is a folder of this machine.
     folder: Option<PathBuf>,
     /// Larger objects cannot be renamed.
     copy_bytes_max: u64,
 }
 
-/// `archive.json`.
+/// The content of `archive.json`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Owner {
@@ -71,11 +72,12 @@ struct Owner {
 }
 
 impl Archive {
-    /// Opens an archive by its URL: `s3://bucket/prefix` with the usual variables of the environment (`AWS_ACCESS_KEY_ID`,
-    /// `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT`, `AWS_ALLOW_HTTP`), `file:///folder`, or a folder. Nothing is asked of it yet.
+    /// Opens an archive by its URL: `s3://bucket/prefix` with the usual environment variables (`AWS_ACCESS_KEY_ID`,
+    /// `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT`, `AWS_ALLOW_HTTP`), `file:///folder`, or a folder. This
+    /// sends no request yet.
     ///
     /// # Errors
-    /// The URL is of another kind; a variable is missing or wrong; the folder cannot be made.
+    /// The URL has another scheme; a variable is missing or wrong; the folder cannot be made.
     pub fn open(url: &str) -> Result<Self, ArchiveError> {
         let wrong = |reason: String| ArchiveError::Url { url: url.to_owned(), reason };
         let parsed = Url::parse(url).ok();
@@ -91,7 +93,7 @@ impl Archive {
         };
         match &parsed {
             Some(parsed) if parsed.scheme() == "s3" => {
-                // The process may have one already.
+                // The process may already have one.
                 let _ = rustls::crypto::ring::default_provider().install_default();
                 let retry = RetryConfig { retry_timeout: ARCHIVE_PATIENCE, ..RetryConfig::default() };
                 let builder = AmazonS3Builder::from_env().with_url(url).with_retry(retry);
@@ -113,7 +115,7 @@ impl Archive {
         }
     }
 
-    /// Over a store of a test that gives no other name to objects larger than this.
+    /// An archive over a test's store that cannot rename objects larger than this.
     #[cfg(test)]
     pub fn over(store: Arc<dyn ObjectStore>, copy_bytes_max: u64) -> Self {
         Self { store, root: Path::default(), url: "memory:///".to_owned(), folder: None, copy_bytes_max }
@@ -123,15 +125,15 @@ impl Archive {
         &self.url
     }
 
-    /// Where it is a folder of this machine.
+    /// The folder, if the archive is a folder of this machine.
     pub fn folder(&self) -> Option<&FilePath> {
         self.folder.as_deref()
     }
 
-    /// Says that it is the archive of this cluster, if it is nobody's.
+    /// Records that this is the archive of this cluster, if it has no owner.
     ///
     /// # Errors
-    /// It is another cluster's; it cannot be reached.
+    /// It belongs to another cluster, or cannot be reached.
     pub async fn claim(&self, cluster: ClusterId) -> Result<(), ArchiveError> {
         let owner = Owner { format: FORMAT, cluster: cluster.to_string() };
         let text = serde_json::to_vec_pretty(&owner).expect("texts and integers only");
@@ -152,13 +154,13 @@ impl Archive {
         }
     }
 
-    /// Whose it is; nothing where nobody has said so.
+    /// The owner of the archive; `None` if no cluster has claimed it.
     ///
     /// # Errors
-    /// It cannot be reached, or what stands there is not what this program writes.
+    /// The archive cannot be reached, or the file is not what this program writes.
     pub async fn owner(&self) -> Result<Option<ClusterId>, ArchiveError> {
         if let Some(folder) = &self.folder {
-            // What is no file at all is noticed here, before anything waits for it.
+            // Something that is not a regular file is detected here, before a read waits for it.
             match regular::open(&folder.join(OWNER)) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
                     return Err(ArchiveError::io(&folder.join(OWNER))(error));
@@ -181,10 +183,10 @@ impl Archive {
         Ok(Some(ClusterId(uuid.into_bytes())))
     }
 
-    /// Every machine's partitions of which anything is kept, in order.
+    /// All partitions of all machines of which anything is kept, in order.
     ///
     /// # Errors
-    /// It cannot be reached.
+    /// The archive cannot be reached.
     pub async fn partitions(&self) -> Result<Vec<(String, PartitionId)>, ArchiveError> {
         let mut found = Vec::new();
         for machine in self.folders(&self.root).await? {
@@ -206,7 +208,7 @@ impl Archive {
     /// The modules that are kept.
     ///
     /// # Errors
-    /// It cannot be reached.
+    /// The archive cannot be reached.
     pub async fn modules(&self) -> Result<Vec<ModuleId>, ArchiveError> {
         let names = self.names(&self.at([MODULES])).await?;
         let id = |name: &String| name.strip_suffix(".wasm").and_then(|id| id.parse().ok());
@@ -215,10 +217,11 @@ impl Archive {
         Ok(found)
     }
 
-    /// The journal segments of a partition, by their first entry; of those that begin alike the longest comes last.
+    /// The journal segments of a partition, by their first entry; of those with the same first entry the longest is
+    /// last.
     ///
     /// # Errors
-    /// It cannot be reached.
+    /// The archive cannot be reached.
     pub async fn segments(&self, machine: &str, partition: PartitionId) -> Result<Vec<SegmentName>, ArchiveError> {
         let names = self.names_of(machine, partition).await?;
         let mut found: Vec<SegmentName> = names.iter().filter_map(|name| SegmentName::parse(name)).collect();
@@ -226,10 +229,10 @@ impl Archive {
         Ok(found)
     }
 
-    /// Names of the canonical snapshots of a partition, in order.
+    /// The names of the canonical snapshots of a partition, in order.
     ///
     /// # Errors
-    /// It cannot be reached.
+    /// The archive cannot be reached.
     pub async fn snapshots(&self, machine: &str, partition: PartitionId) -> Result<Vec<String>, ArchiveError> {
         let mut names = self.names_of(machine, partition).await?;
         names.retain(|name| name.ends_with(SNAPSHOT));
@@ -237,11 +240,12 @@ impl Archive {
         Ok(names)
     }
 
-    /// Those that were read back.
+    /// The names of the objects that were read back.
     async fn names_of(&self, machine: &str, partition: PartitionId) -> Result<Vec<String>, ArchiveError> {
         let mut names = self.names(&self.of(machine, partition)).await?;
         if self.copy_bytes_max < u64::MAX {
-            // Listed behind the names: a mark that is gone was there before the name, and the object was read back since.
+            // Marks are listed after names. A mark that is gone was there before the name, so the object was since read
+            // back.
             let marks = self.names(&self.uploading(machine, partition)).await?;
             names.retain(|name| !marks.iter().any(|mark| mark.strip_suffix(MARK) == Some(name)));
         }
@@ -254,11 +258,13 @@ impl Archive {
         Ok(objects.iter().filter_map(|object| object.location.filename().map(str::to_owned)).collect())
     }
 
-    /// Keeps a file of a partition: reads it back, and then gives it its name. To one larger than [`ARCHIVE_COPY_BYTES_MAX`] stores give no
-    /// other name: it has its own at once, and a mark that keeps it from being listed until it was read back.
+    /// Keeps a file of a partition: reads it back, then gives it its name. Stores cannot rename an object larger than
+    /// [`ARCHIVE_COPY_BYTES_MAX`]. Such an object has its name at once, and a mark hides it from lists until it was
+    /// read back.
     ///
     /// # Errors
-    /// The file cannot be read; the archive cannot be reached, or does not give back what it was given. It has no name then.
+    /// The file cannot be read; or the archive cannot be reached, or does not return what it was given. The file then
+    /// has no name.
     pub async fn keep(&self, machine: &str, partition: PartitionId, file: &FilePath) -> Result<u64, ArchiveError> {
         let name = file.file_name().and_then(|name| name.to_str()).expect("files of the archive have plain names");
         let path = self.of(machine, partition).join(name);
@@ -280,7 +286,7 @@ impl Archive {
     /// Keeps a module, after it was read back.
     ///
     /// # Errors
-    /// As for [`Self::keep`].
+    /// The same as for [`Self::keep`].
     pub async fn keep_module(&self, id: ModuleId, wasm: Vec<u8>) -> Result<(), ArchiveError> {
         assert_eq!(ModuleId::of(&wasm), id);
         let name = format!("{id}.wasm");
@@ -295,7 +301,7 @@ impl Archive {
         self.store.rename(uploaded, name).await.map_err(|error| self.failed(name, error))
     }
 
-    /// Removes what an upload of this partition has left that did not come to its end.
+    /// Removes what an unfinished upload of this partition has left.
     ///
     /// # Errors
     /// The archive cannot be reached.
@@ -325,7 +331,8 @@ impl Archive {
             let size = match ready {
                 Ok(size) => size,
                 Err(error) => {
-                    // Whatever was sent has no name. Where it cannot even be given up, the store's own rules remove it.
+                    // The bytes that were sent have no name. If the upload cannot even be aborted, the store's own
+                    // rules remove it.
                     let _ = upload.abort().await;
                     return Err(error);
                 }
@@ -337,7 +344,7 @@ impl Archive {
         self.check(path, hasher.finalize()).await
     }
 
-    /// Whether the object has the bytes that it was given.
+    /// Checks that the object has the bytes that it was given.
     async fn check(&self, path: &Path, expected: blake3::Hash) -> Result<(), ArchiveError> {
         let mut hasher = blake3::Hasher::new();
         self.read(path, |chunk| {
@@ -359,7 +366,7 @@ impl Archive {
         Ok(())
     }
 
-    /// The last bytes of a file of a partition; all of it where it is shorter.
+    /// The last bytes of a file of a partition, or all of it if it is shorter.
     pub(super) async fn read_end(
         &self,
         machine: &str,
@@ -373,7 +380,7 @@ impl Archive {
         self.store.get_opts(&path, end).await.map_err(failed)?.bytes().await.map_err(failed)
     }
 
-    /// Removes a file of a partition whose entries another one has as well.
+    /// Removes a file of a partition whose entries another file has as well.
     ///
     /// # Errors
     /// The archive cannot be reached.
@@ -388,10 +395,10 @@ impl Archive {
         }
     }
 
-    /// Brings a file of a partition into a folder: whole, or not at all. What it holds is not looked at.
+    /// Downloads a file of a partition into a folder, completely or not at all. Its content is not checked.
     ///
     /// # Errors
-    /// The disk; the archive cannot be reached.
+    /// An error of the disk, or the archive cannot be reached.
     pub async fn fetch(
         &self,
         machine: &str,
@@ -402,10 +409,10 @@ impl Archive {
         self.download(&self.of(machine, partition).join(name), folder, name).await
     }
 
-    /// Brings a module into a folder.
+    /// Downloads a module into a folder.
     ///
     /// # Errors
-    /// As for [`Self::fetch`].
+    /// The same as for [`Self::fetch`].
     pub async fn fetch_module(&self, id: ModuleId, folder: &FilePath) -> Result<u64, ArchiveError> {
         let name = format!("{id}.wasm");
         self.download(&self.at([MODULES]).join(name.as_str()), folder, &name).await

@@ -1,4 +1,5 @@
-//! Segments: their bytes, that they are the same wherever a journal begins, and that whatever is done to them is found and located.
+//! Segments: their bytes; that they are the same wherever a journal begins; and that any change to them is found and
+//! located.
 
 use std::path::Path;
 
@@ -32,7 +33,7 @@ fn journal(count: u64) -> Vec<Entry> {
     grow(Vec::new(), count, 1_000)
 }
 
-/// Goes on with ticks until there are so many entries; two that go on with other times are two histories.
+/// Adds ticks until there are `count` entries. Two journals that continue with different times are two histories.
 fn grow(mut entries: Vec<Entry>, count: u64, time: i64) -> Vec<Entry> {
     let mut journal = genesis();
     let follow = |journal: &mut Journal, entry: &Entry| {
@@ -71,7 +72,7 @@ fn write(folder: &Path, entries: &[Entry], last: JournalIndex, head: Head) -> Pa
     PartitionFacts { machine: "wallet".to_owned(), partition: PartitionId(3), files }
 }
 
-/// The entries that can be read, and what ends them.
+/// The entries that can be read, and the error that ends them.
 fn read(folder: &Path, facts: &PartitionFacts) -> (u64, Option<ArchiveError>) {
     let reader = SegmentsReader::new(folder.to_owned(), CLUSTER, facts);
     let mut count = 0;
@@ -91,7 +92,7 @@ fn read(folder: &Path, facts: &PartitionFacts) -> (u64, Option<ArchiveError>) {
 fn set() -> (tempfile::TempDir, Vec<Entry>, PartitionFacts) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut entries = journal(30);
-    // The last file is one that goes on.
+    // The last file must be an open segment.
     while entries.last().is_some_and(|entry| BOUNDARY.is_last(entry.head_after(), entry.payload().len())) {
         entries.pop();
     }
@@ -100,7 +101,7 @@ fn set() -> (tempfile::TempDir, Vec<Entry>, PartitionFacts) {
     (folder, entries, facts)
 }
 
-/// What is wrong: file, entry, and kind of damage by the name of its variant.
+/// The fault: file, entry, and kind of damage by the name of its variant.
 fn found(folder: &Path, facts: &PartitionFacts) -> (String, u64, String) {
     match read(folder, facts).1 {
         Some(ArchiveError::Segment { file, index, damage, .. }) => {
@@ -111,7 +112,7 @@ fn found(folder: &Path, facts: &PartitionFacts) -> (String, u64, String) {
     }
 }
 
-/// Whether a test may take its time.
+/// Whether a test may take long.
 fn is_chaos() -> bool {
     std::env::var_os("STATEHOUSE_CHAOS").is_some()
 }
@@ -140,7 +141,7 @@ fn what_was_written_is_read_and_ends_where_the_bytes_say() {
     let (folder, entries, facts) = set();
     let (count, fault) = read(folder.path(), &facts);
     assert!(count == entries.len() as u64 && fault.is_none(), "{fault:?}");
-    // A replica that has only the journal's end cuts it alike.
+    // A replica that has only the journal's end cuts it in the same way.
     let other = tempfile::tempdir().expect("a temporary folder");
     let first = &facts.files[0];
     let rest = write(other.path(), &entries[first.last.0 as usize..], first.last, first.head);
@@ -150,7 +151,7 @@ fn what_was_written_is_read_and_ends_where_the_bytes_say() {
             [folder.path(), other.path()].map(|folder| std::fs::read(path_of(folder, file)).expect("it is there"));
         assert!(bytes[0] == bytes[1]);
     }
-    // What grows keeps its sealed files.
+    // A journal that grows keeps its sealed files.
     let longer = write(other.path(), &journal(40), JournalIndex(0), genesis().head);
     assert_eq!(longer.files[..facts.files.len() - 1], facts.files[..facts.files.len() - 1]);
 }
@@ -161,13 +162,14 @@ fn every_flipped_bit_is_found_in_its_file_and_at_its_entry() {
     for file in &facts.files {
         let path = path_of(folder.path(), file);
         let good = std::fs::read(&path).expect("it is there");
-        // Entry by byte; what is before the first one is charged to it, and what is behind the last one to the next.
+        // The entry for each byte: bytes before the first entry count towards it, and bytes after the last one towards
+        // the next.
         let mut owner = vec![file.first.0; HEADER_SIZE + "wallet".len()];
         for entry in &entries[file.first.0 as usize - 1..file.last.0 as usize] {
             owner.extend(vec![entry.header().index.0; 36 + entry.payload().len()]);
         }
         owner.resize(good.len(), file.last.0 + 1);
-        // All of the beginning and the end, and some of what lies between; of most files some of everything.
+        // All of the beginning and the end, and some bytes between them; for most files only some bytes of everything.
         let is_whole = is_chaos() || file.name == facts.files[0].name;
         let ends = if is_whole { 200..good.len() - 100 } else { 0..good.len() };
         for at in (0..good.len()).filter(|at| !ends.contains(at) || at % 17 == 0) {
@@ -175,7 +177,8 @@ fn every_flipped_bit_is_found_in_its_file_and_at_its_entry() {
             bad[at] ^= 1 << (at % 8);
             std::fs::write(&path, &bad).expect("the folder is ours");
             let (name, index, damage) = found(folder.path(), &facts);
-            // What a segment is made for is in no entry, and shows where it would have ended.
+            // The boundary of a segment is not part of any entry, and a change shows at the entry that would have ended
+            // the segment.
             let is_boundary = (32..40).contains(&at);
             assert!(
                 name == file.name && (is_boundary || index == owner[at]),
@@ -207,7 +210,7 @@ fn a_file_that_is_cut_or_missing_is_named() {
     assert_eq!(found(folder.path(), &facts), (file.name.clone(), file.first.0, "Missing".to_owned()));
 }
 
-/// Writes a file as if these entries had always been in it, with all hashes made anew, and lists it so.
+/// Writes a file as if these entries had always been in it, with all hashes recomputed, and lists it accordingly.
 fn forge(folder: &Path, facts: &mut PartitionFacts, number: usize, parent: Head, entries: &[Entry]) {
     let before = facts.files[number].clone();
     std::fs::remove_file(path_of(folder, &before)).expect("it is there");
@@ -254,19 +257,19 @@ fn entries_that_were_edited_swapped_or_removed_are_located_though_all_hashes_are
     forge(folder.path(), &mut listed, number, parent, &removed);
     assert_eq!(found(folder.path(), &listed), (listed.files[number].name.clone(), first + 1, "Order".to_owned()));
 
-    // Another event in it: the next entry does not follow.
+    // With another event in the entry, the next entry does not follow.
     let mut edited = own.clone();
     edited[1] = Entry::tick(Header { digest: Digest([6; 32]), ..*own[1].header() });
     forge(folder.path(), &mut listed, number, parent, &edited);
     assert_eq!(found(folder.path(), &listed), (listed.files[number].name.clone(), first + 2, "Parent".to_owned()));
 
-    // In the last entry of a file: the next file does not follow.
+    // With a change in the last entry of a file, the next file does not follow.
     let mut edited = own.clone();
     let last = edited.len() - 1;
     edited[last] = Entry::tick(Header { digest: Digest([6; 32]), ..*own[last].header() });
     forge(folder.path(), &mut listed, number, parent, &edited);
     let (name, index, damage) = found(folder.path(), &listed);
-    // The forged entry may end the segment no more.
+    // The forged entry may no longer end the segment.
     let is_next = name == listed.files[number + 1].name && damage == "Parent";
     let is_boundary = name == listed.files[number].name && damage == "Boundary";
     assert!(is_next || is_boundary, "{damage} in {name}");
@@ -281,7 +284,7 @@ fn a_folder_is_listed_and_its_list_is_checked() {
     manifest.write(folder.path()).expect("the disk has room");
     assert_eq!(Manifest::read(folder.path()).expect("it is whole"), Some(manifest.clone()));
     assert_eq!(manifest.cluster_id(), CLUSTER);
-    // The journal goes on: the file that was open is replaced, and removed once it is not listed any more.
+    // The journal continues: the file that was open is replaced, and is removed once it is no longer listed.
     let open = path_of(folder.path(), facts.files.last().expect("there are files"));
     let longer = journal(40);
     assert_eq!(longer[entries.len() - 1].head_after(), entries[entries.len() - 1].head_after());
@@ -319,6 +322,7 @@ fn errors_say_where() {
     let damage = SegmentDamage::Order { found: JournalIndex(9) };
     let (machine, partition, file) = ("wallet".to_owned(), PartitionId(1), "x.journal".to_owned());
     let error = ArchiveError::Segment { machine, partition, file, offset: 80, index: JournalIndex(8), damage };
-    let text = "wallet/1: x.journal, at byte 80, entry 8: it says that it is entry 9: an entry was removed, added or put elsewhere";
+    let text = "wallet/1: x.journal, at byte 80, entry 8: it says that it is entry 9: \
+                an entry was removed, added or put elsewhere";
     assert_eq!(error.to_string(), text);
 }

@@ -1,12 +1,14 @@
-//! Uploading a journal: from where the archive has it, cut as every replica cuts it, each file kept before the next is counted.
+//! Uploading a journal: from the point that the archive has, cut as every replica cuts it, each file kept before the
+//! next.
 //!
 //! ```text
-//! begin: what the archive lists ─▶ its last segment ─▶ after which entry the journal is sealed there
-//! push: entries ─▶ spool folder ─▶ sealed segments ─▶ archive ─▶ read back ─▶ gone from the spool
-//! end: the open segment, as far as it goes ─▶ archive ─▶ the shorter one that stood for it is removed
+//! begin: what the archive lists ─▶ its last segment ─▶ the entry after which the journal is sealed there
+//! push:  entries ─▶ spool folder ─▶ sealed segments ─▶ archive ─▶ read back ─▶ removed from the spool
+//! end:   the open segment, as far as it goes ─▶ archive ─▶ the shorter one before it is removed
 //! ```
-//! In: effective entries in order. Out: how far they are kept. It may die anywhere: what is not whole in the archive has no name there, and
-//! who goes on finds out again where to. It does not know where entries come from, nor whether anybody else uploads the same.
+//! Effective entries go in, in order. The last entry that is kept comes out. It may stop anywhere: what is incomplete
+//! in the archive has no name there, and the next upload finds out again where to continue. This file does not know
+//! where entries come from, nor whether anybody else uploads the same.
 
 use std::path::PathBuf;
 
@@ -25,17 +27,17 @@ pub struct Upload {
     archive: Archive,
     stream: Stream,
     boundary: Boundary,
-    /// Files that are not kept yet; nobody else's.
+    /// Files that are not kept yet. Nobody else uses this folder.
     spool: PathBuf,
-    /// Where the last segment that will never change ends.
+    /// The end of the last segment that will never change.
     sealed: (JournalIndex, Head),
-    /// The segment behind it, as far as it was kept.
+    /// The segment after it, as far as it was kept.
     open: Option<SegmentName>,
     /// The last entry that is kept, and the head after it.
     end: (JournalIndex, Head),
 }
 
-/// What one go has brought.
+/// The result of one run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Kept {
     pub files: u64,
@@ -43,11 +45,11 @@ pub struct Kept {
 }
 
 impl Upload {
-    /// Finds out how far the archive has the journal. Where it has nothing of it, what is uploaded begins behind the entry and the head of
-    /// `beginning`: genesis, unless that is in no log any more.
+    /// Finds out up to where the archive has the journal. If it has nothing, the upload begins after the entry and the
+    /// head in `beginning`: that is genesis, unless no log has it any more.
     ///
     /// # Errors
-    /// The archive cannot be reached, or its last segment is not what was written; the disk.
+    /// The archive cannot be reached, or its last segment is not what was written; or an error of the disk.
     pub async fn begin(
         archive: Archive,
         stream: Stream,
@@ -74,9 +76,13 @@ impl Upload {
             match read {
                 Ok((true, _)) => upload.sealed = (last.last, last.head),
                 Ok((false, before)) => (upload.sealed, upload.open) = (before, Some(name)),
-                // The store has lost some of it since. It is uploaded again under the same name, or with more behind it.
+                // The store has since lost a part of the segment, which is uploaded again under the same name, or as a
+                // longer one.
                 Err(error @ ArchiveError::Segment { .. }) => {
-                    tracing::warn!(url = upload.archive.url(), %error, "what was archived last is not whole, and is archived again");
+                    tracing::warn!(
+                        url = upload.archive.url(), %error,
+                        "what was archived last is not whole, and is archived again"
+                    );
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -87,7 +93,7 @@ impl Upload {
         Ok(upload)
     }
 
-    /// Whether a segment in the spool ends where every replica ends one, and where the journal stood before it.
+    /// Whether a segment in the spool ends where every replica ends one, and the journal's position before it.
     async fn read_back(&self, file: FileFacts) -> Result<(bool, (JournalIndex, Head)), ArchiveError> {
         let Stream { cluster, machine, partition } = self.stream.clone();
         let facts = PartitionFacts { machine, partition, files: vec![file] };
@@ -104,22 +110,22 @@ impl Upload {
         .await
     }
 
-    /// The last entry that is kept, in a segment that is sealed or in one that is not; where none is, the one before the beginning.
+    /// The last entry that is kept, in a sealed or an open segment. If none is, this is the entry before the beginning.
     pub fn last(&self) -> JournalIndex {
         self.end.0
     }
 
-    /// The head after [`Self::last`], which is this journal's unless two were archived to one place.
+    /// The head after [`Self::last`]. It is this journal's head, unless two journals were archived to one place.
     pub fn head(&self) -> Head {
         self.end.1
     }
 
-    /// After which entry [`Self::go`] wants to go on, and the head there.
+    /// The entry after which [`Self::go`] must continue, and the head there.
     pub fn sealed(&self) -> (JournalIndex, Head) {
         self.sealed
     }
 
-    /// A go from [`Self::sealed`] on.
+    /// Starts a run after [`Self::sealed`].
     ///
     /// # Errors
     /// The spool cannot be made.
@@ -136,33 +142,34 @@ impl Upload {
         tokio::fs::remove_file(&path).await.map_err(ArchiveError::io(&path))
     }
 
-    /// What stood for the open segment is all in the one that was kept since.
+    /// The new segment has all entries of the earlier open one, which is removed.
     async fn replace_open(&mut self, open: Option<SegmentName>) -> Result<(), ArchiveError> {
         let Some(before) = std::mem::replace(&mut self.open, open) else { return Ok(()) };
         self.archive.remove(&self.stream.machine, self.stream.partition, &before.to_string()).await
     }
 }
 
-/// Entries on their way.
+/// A run: entries on their way.
 pub struct Go<'u> {
     upload: &'u mut Upload,
-    /// Away while it writes, and for good after an error.
+    /// `None` while it writes, and for good after an error.
     writer: Option<SegmentsWriter>,
     kept: Kept,
 }
 
 impl Go<'_> {
-    /// The next entry; keeps the segment that it completes, if it does.
+    /// Takes the next entry, and keeps the segment that it completes, if it does.
     ///
     /// # Errors
-    /// The disk, or the archive; the archive has another history. The go is over then, and what it has kept counts.
+    /// An error of the disk or the archive, or the archive has another history. The run has then ended; what it has
+    /// kept counts.
     ///
     /// # Panics
-    /// It is over.
+    /// If the run has ended.
     pub async fn push(&mut self, entry: &Entry) -> Result<(), ArchiveError> {
         let (index, head) = (entry.header().index, entry.head_after());
         let (end, kept_head) = self.upload.end;
-        // Before anything takes the place of what was kept.
+        // Checked before anything replaces what was kept.
         if index == end && head != kept_head {
             let Stream { machine, partition, .. } = self.upload.stream.clone();
             return Err(ArchiveError::OtherHistory {
@@ -188,18 +195,18 @@ impl Go<'_> {
         self.upload.replace_open(None).await
     }
 
-    /// After the last entry: keeps what is not sealed yet, if there is more of it than before.
+    /// Called after the last entry: keeps the unsealed rest, if there is more of it than before.
     ///
     /// # Errors
-    /// As for [`Self::push`].
+    /// The same as for [`Self::push`].
     ///
     /// # Panics
-    /// It is over.
+    /// If the run has ended.
     pub async fn finish(self) -> Result<Kept, ArchiveError> {
         let Self { upload, writer, mut kept } = self;
         let writer = writer.expect("the go is not over");
         let (sealed, last) = (upload.sealed.0, upload.last());
-        // Where the journal ends with a sealed segment, that was kept already.
+        // If the journal ends with a sealed segment, that one was already kept.
         if let Some(file) = on_a_thread(|| writer.finish()).await?.pop().filter(|file| sealed < file.last) {
             if file.last <= last {
                 let path = upload.spool.join(&file.name);
@@ -214,7 +221,7 @@ impl Go<'_> {
     }
 }
 
-/// For what reads or writes files.
+/// Runs work that reads or writes files.
 async fn on_a_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ArchiveError> + Send + 'static,
 ) -> Result<T, ArchiveError> {

@@ -1,7 +1,8 @@
 //! Writes the journal of a partition as segments.
 //!
-//! In: effective entries, in order, from any journal index on. Out: files with their final names, each whole and synced before it has one,
-//! and what to list of them. Memory: one entry. It replaces nothing: a file of the same name has the same bytes.
+//! Effective entries go in, in order, from any journal index on. Files with their final names come out, each complete
+//! and synced before it gets its name, and the facts to list about them. It needs memory for one entry. It replaces no
+//! file with another one: a file of the same name has the same bytes.
 
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -23,14 +24,14 @@ pub struct SegmentsWriter {
     folder: PathBuf,
     stream: Stream,
     boundary: Boundary,
-    /// Where the journal stands.
+    /// The position of the journal.
     last: JournalIndex,
     head: Head,
     open: Option<Open>,
     files: Vec<FileFacts>,
 }
 
-/// A segment that is being written, under a name that nobody looks for.
+/// A segment that is being written, under a name that no reader looks for.
 struct Open {
     file: BufWriter<NamedTempFile>,
     hasher: blake3::Hasher,
@@ -39,7 +40,8 @@ struct Open {
 }
 
 impl SegmentsWriter {
-    /// Begins behind the entry `last`, after which the journal has the head `head`; the folder is made when it is not there.
+    /// Begins after the entry `last`, after which the journal has the head `head`. The folder is made if it does not
+    /// exist.
     ///
     /// # Errors
     /// The folder cannot be made.
@@ -54,10 +56,10 @@ impl SegmentsWriter {
         Ok(Self { folder: folder.to_owned(), stream, boundary, last, head, open: None, files: Vec::new() })
     }
 
-    /// Takes the next effective entry; gives the file that it completes, if it does.
+    /// Takes the next effective entry. Returns the file that it completes, if it does.
     ///
     /// # Errors
-    /// The disk.
+    /// An error of the disk.
     pub fn push(&mut self, entry: &Entry) -> Result<Option<&FileFacts>, ArchiveError> {
         let header = entry.header();
         assert_eq!(header.parent, self.head, "only effective entries, in order");
@@ -85,10 +87,10 @@ impl SegmentsWriter {
         Ok(self.files.last())
     }
 
-    /// Ends the last segment where the journal ends, and gives all that were written.
+    /// Ends the last segment at the end of the journal, and returns all files that were written.
     ///
     /// # Errors
-    /// The disk.
+    /// An error of the disk.
     pub fn finish(mut self) -> Result<Vec<FileFacts>, ArchiveError> {
         self.seal()?;
         Ok(self.files)

@@ -1,7 +1,7 @@
-//! `audit balance`: what an account held at any moment, recomputed from the first entry on.
+//! `audit balance`: what an account held at any moment, recomputed from the first entry.
 //!
-//! In: an entity and a moment. Out: the module's own answer to its query on the rows of that moment. It knows nothing of
-//! money: the query is found by its parameter.
+//! In: an entity and a moment. Out: the module's own answer to its query on the rows of that moment. This file knows
+//! nothing of money: the query is found by its parameter.
 
 use statehouse_abi::cold::{QueryIn, QueryOut, Row, Scan, ScanRange};
 use statehouse_abi::describe::QuerySource;
@@ -19,21 +19,21 @@ use crate::machine::replay::{Replay, Rows};
 use crate::router::answer::Moment;
 use crate::router::slots::partition_of;
 
-/// An answer and the journal it was read at.
+/// An answer, and the journal at which it was read.
 pub struct Found {
     pub value: Value,
     pub journal: Journal,
     pub position: Position,
 }
 
-/// Answers the machine's query of one entity's rows as of a moment; `None` is the end of the journal.
+/// Answers the machine's query on one entity's rows as of a moment; `None` is the end of the journal.
 pub fn entity_at(source: &Source, machine: &str, entity: &str, moment: Option<Moment>) -> Result<Found, AuditError> {
     source.machine(machine)?;
     let count = u32::try_from(source.partitions(machine)?.len()).expect("at most one partition per slot");
     let partition = partition_of(entity.as_bytes(), count);
     let opened = source.partition(machine, partition)?;
     let replay = opened.replay_until(source, moment)?;
-    // All entries up to one time are a consistent cut, whatever the partition.
+    // All entries up to one time are a consistent cut, in every partition.
     let until = match moment {
         None => None,
         Some(Moment::Time(time)) => Some(time),
@@ -51,7 +51,8 @@ pub fn entity_at(source: &Source, machine: &str, entity: &str, moment: Option<Mo
     Ok(Found { value, journal: replay.journal, position: replay.position(partition) })
 }
 
-/// `others` has the rows of the other partitions made, which are only needed where each has a share of the entity among its `@local` rows.
+/// `others` computes the rows of the other partitions. They are needed only if each of them has a share of the entity
+/// among its `@local` rows.
 fn ask(
     replay: &Replay,
     others: impl Fn() -> Result<Vec<Rows>, AuditError>,

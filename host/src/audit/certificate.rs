@@ -3,9 +3,10 @@
 //! ```json
 //! {"blake3": "…", "facts": {…}, "key": "…", "signature": "…"}
 //! ```
-//! `facts` is [`Facts`]. *Canonical* means: members sorted by name, no spaces, integers only, UTF-8. `blake3` is the hash of the canonical
-//! facts and `signature` the Ed25519 signature of the same bytes by `key`; all three are hexadecimal text. In: a report. Out: a file that
-//! anybody can check without the node. Whether its differences are wanted it does not know: that is said where the module is activated.
+//! `facts` is [`Facts`]. *Canonical* means: members sorted by name, no spaces, integers only, UTF-8. `blake3` is the
+//! hash of the canonical facts, and `signature` the Ed25519 signature of the same bytes by `key`; all three are
+//! hexadecimal text. In: a report. Out: a file that anybody can check without the node. It does not know whether its
+//! differences are wanted: that is stated when the module is activated.
 
 use std::collections::BTreeMap;
 
@@ -29,16 +30,16 @@ pub struct Facts {
     pub cluster: String,
     pub machine: String,
     pub mode: Mode,
-    /// The module that was active at the end of what is covered.
+    /// The module that was active at the end of the covered history.
     pub current: ModuleId,
     pub candidate: ModuleId,
-    /// Every partition of the machine, from its first entry on, in order.
+    /// Every partition of the machine from its first entry, in order.
     pub partitions: Vec<CoveredPartition>,
     /// Commands and calls that were decided again.
     pub decisions: u64,
     /// Each class that occurs, with its count.
     pub classes: BTreeMap<Class, u64>,
-    /// Version of the host that replayed.
+    /// The version of the host that replayed.
     pub host: String,
 }
 
@@ -49,9 +50,9 @@ pub struct CoveredPartition {
     pub partition: PartitionId,
     /// Journal index of the last entry that is covered.
     pub index: u64,
-    /// The journal's head after it, hexadecimal: whoever has the journal can tell that it is the same history.
+    /// The journal's head after it, hexadecimal: anybody who has the journal can check that it is the same history.
     pub head: String,
-    /// Its time, microseconds since 1970 UTC.
+    /// The time of that entry, in microseconds since 1970 UTC.
     pub time: i64,
 }
 
@@ -64,7 +65,7 @@ pub struct Certificate {
     signature: Signature,
 }
 
-/// Why there is no certificate, or none that can be believed.
+/// Why there is no certificate, or none that can be trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
     #[error("a certificate covers all of a history: replay without --where, --from and --partition")]
@@ -109,7 +110,7 @@ impl Certificate {
         Ok(Self::of(Facts::of(report), key))
     }
 
-    /// Vouches for facts.
+    /// Signs facts.
     pub(super) fn of(facts: Facts, key: &NodeKey) -> Self {
         let bytes = facts.canonical();
         Self { digest: Digest::of(&bytes), key: key.public(), signature: key.sign(&bytes), facts }
@@ -124,7 +125,7 @@ impl Certificate {
         self.digest
     }
 
-    /// Whoever has signed it.
+    /// The key that has signed it.
     pub fn key(&self) -> PublicKey {
         self.key
     }
@@ -178,14 +179,15 @@ impl Facts {
     }
 }
 
-/// Checks a certificate: its form, its hash, its signature, and that it is signed by `key` where one is asked for. Needs nothing else.
+/// Checks a certificate: its form, its hash, its signature, and, if `key` is given, that this key has signed it. Needs
+/// nothing else.
 pub fn verify(file: &[u8], key: Option<PublicKey>) -> Result<Certificate, CertificateError> {
     let malformed = |error: serde_json::Error| CertificateError::Malformed(error.to_string());
     let sealed: Sealed = serde_json::from_slice(file).map_err(malformed)?;
     if let Some(found) = sealed.facts.get("format").and_then(Json::as_u64).filter(|found| *found != u64::from(FORMAT)) {
         return Err(CertificateError::Format { found: u32::try_from(found).unwrap_or(u32::MAX) });
     }
-    // What was signed are the facts as they stand in the file, whatever this version would make of them.
+    // The facts were signed as they stand in the file, whatever this version would make of them.
     let mut text = String::new();
     write_canonical(&sealed.facts, &mut text).map_err(|what| CertificateError::Malformed(what.to_owned()))?;
     let digest = Digest::of(text.as_bytes());
@@ -207,7 +209,7 @@ pub fn verify(file: &[u8], key: Option<PublicKey>) -> Result<Certificate, Certif
 /// Writes JSON in its one canonical form.
 ///
 /// # Errors
-/// It has a number that is no integer.
+/// It contains a number that is not an integer.
 fn write_canonical(value: &Json, out: &mut String) -> Result<(), &'static str> {
     match value {
         Json::Null => out.push_str("null"),
@@ -278,7 +280,7 @@ mod tests {
         assert_eq!(verify(file.as_bytes(), Some(key.public())).ok(), Some(signed));
         let changed = file.replace("\"same\":999", "\"same\":998");
         assert!(matches!(verify(changed.as_bytes(), None), Err(CertificateError::Hash { .. })));
-        // Somebody who can hash, and has another key.
+        // An attacker who can hash, and who has another key.
         let other = tempfile::tempdir().expect("a temporary folder");
         let other = NodeKey::of_folder(&RealDisk, other.path()).expect("a key");
         let forged = certificate(&other).to_json();

@@ -1,4 +1,7 @@
 //! Why an audit cannot be carried out. What an audit *finds* is in its report.
+//!
+//! In: errors of the parts that it reads. Out: messages that say what to do. This file does not know which command runs
+//! the audit.
 
 use std::path::PathBuf;
 
@@ -13,7 +16,10 @@ use crate::system::NodeError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
-    #[error("{} holds no data of a node, and no journal segments: there is neither node.json nor journal.json in it", path.display())]
+    #[error(
+        "{} holds no data of a node, and no journal segments: there is neither node.json nor journal.json in it",
+        path.display()
+    )]
     NoNode { path: PathBuf },
     #[error("there is no machine `{machine}` in {}; there is: {}", path.display(), known.join(", "))]
     NoMachine { machine: String, path: PathBuf, known: Vec<String> },
@@ -28,8 +34,8 @@ pub enum AuditError {
     #[error("{stream}: {stray}")]
     Stray { stream: String, stray: Stray },
     #[error(
-        "{} has entries of {stream} up to {known}, and here they end with {last}: export from a node that has them all, or into another \
-         folder", path.display()
+        "{} has entries of {stream} up to {known}, and here they end with {last}: export from a node that has them \
+         all, or into another folder", path.display()
     )]
     Shorter { stream: String, path: PathBuf, known: JournalIndex, last: JournalIndex },
     #[error(transparent)]
@@ -42,16 +48,19 @@ pub enum AuditError {
     Log { stream: String, source: LogError },
     #[error("{stream}: {source}")]
     Replay { stream: String, source: ReplayError },
-    /// Without the beginning nothing can be recomputed.
+    /// Nothing can be recomputed without the beginning.
     #[error(
-        "{stream}: the journal in this folder {}: what came before was released, or replaced by a snapshot; audit the folder of another \
-         node or a copy that has all of it",
-        next.map_or_else(|| "is not here".to_owned(), |next| format!("begins, or goes on after a gap, with entry {next}"))
+        "{stream}: the journal in this folder {}: what came before was released, or replaced by a snapshot; audit the \
+         folder of another node or a copy that has all of it",
+        next.map_or_else(
+            || "is not here".to_owned(),
+            |next| format!("begins, or goes on after a gap, with entry {next}")
+        )
     )]
     Released { stream: String, next: Option<JournalIndex> },
     #[error("the position is not one of this journal")]
     Gone,
-    /// Of a running node's partition.
+    /// A partition of a running node.
     #[error("the partition cannot be followed: {0}")]
     Live(String),
     #[error("no module was active then: nothing has happened yet")]

@@ -1,7 +1,9 @@
-//! `audit log --export`: the journals of a folder as journal segments, with the modules they need, and its canonical snapshots beside them.
+//! `audit log --export`: writes the journals of a folder as journal segments, with the modules they need, and its
+//! canonical snapshots beside them.
 //!
-//! In: a data folder of a running or stopped node, and where to write. Out: files that any replica would have written, as far as its log is
-//! known to be committed, and what was left out. It can be repeated: what was sealed before is written again with the same bytes.
+//! In: a data folder of a running or stopped node, and a target folder. Out: the files that any replica would write, as
+//! far as its log is known to be committed, and a count of what was left out. It can be repeated: what was sealed
+//! before is written again with the same bytes. It does not know what an entry means.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -25,16 +27,17 @@ use crate::machine::journal::Verdict;
 pub struct Exported {
     #[serde(flatten)]
     pub manifest: Manifest,
-    /// Entries at the end that the log does not know to be committed: they may still become void, so they are left out.
+    /// Entries at the end that the log does not know to be committed. They may still become void, so they are left out.
     pub entries_left_out: u64,
     /// Canonical snapshots that were not in the folder yet.
     pub snapshots_copied: u64,
 }
 
-/// Writes all partitions of the machines into `folder`, beside what it has of other machines.
+/// Writes all partitions of the machines into `folder`, beside what it already has of other machines.
 ///
 /// # Errors
-/// A journal is not as it was written, or has lost its beginning; the folder is of another cluster, or has more.
+/// A journal is not as it was written, or has lost its beginning; or the folder belongs to another cluster, or has
+/// more.
 pub fn export(
     source: &Source,
     machines: &[String],
@@ -81,7 +84,7 @@ pub fn export(
     Ok(Exported { manifest, entries_left_out, snapshots_copied })
 }
 
-/// What an export comes by.
+/// What an export encounters.
 enum Seen {
     Module(ModuleId),
     Entry,
@@ -123,7 +126,7 @@ fn export_partition(
     Ok(PartitionFacts { machine, partition, files: writer.finish()? })
 }
 
-/// An export adds to what is there, and takes nothing away.
+/// An export adds to what is there, and never removes anything.
 fn check_longer(before: &Manifest, facts: &PartitionFacts, folder: &Path) -> Result<(), AuditError> {
     let last = |facts: &PartitionFacts| facts.files.last().map_or(JournalIndex(0), |file| file.last);
     let known = before.find(&facts.machine, facts.partition).map_or(JournalIndex(0), last);

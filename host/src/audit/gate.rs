@@ -1,7 +1,7 @@
-//! The gate: whether a certificate proves what the activation of a module needs proved.
+//! The gate: whether a certificate proves what the activation of a module requires.
 //!
-//! In: a certificate, the classes of differences that somebody approves, and where the machine is now. Out: what `system` records of the
-//! proof, or what is missing and which command supplies it. It replays nothing.
+//! In: a certificate, the classes of differences that somebody approves, and where the machine is now. Out: what
+//! `system` records about the proof, or what is missing and which command supplies it. It replays nothing.
 
 use std::collections::BTreeMap;
 
@@ -11,12 +11,12 @@ use crate::ids::{Head, JournalIndex, ModuleId, NodeId, PartitionId};
 use crate::key::PublicKey;
 use crate::limits::PROOF_ENTRIES_SINCE_MAX;
 
-/// What an operator brings.
+/// What an operator submits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proof {
     /// The text of a certificate.
     pub certificate: String,
-    /// Differences that are wanted, each class with its exact count.
+    /// Differences that are intended, each class with its exact count.
     pub approved: BTreeMap<Class, u64>,
 }
 
@@ -28,39 +28,40 @@ pub struct Gate<'a> {
     pub candidate: ModuleId,
     /// The last entry of each partition.
     pub journals: Vec<(PartitionId, JournalIndex)>,
-    /// Keys of this cluster's nodes, also of nodes that are gone.
+    /// Keys of this cluster's nodes, including nodes that were removed.
     pub signers: Vec<Signer>,
-    /// The head of a partition's journal after an entry, if that is known.
+    /// The head of a partition's journal after an entry, if it is known.
     pub head_at: &'a dyn Fn(PartitionId, JournalIndex) -> Option<Head>,
 }
 
-/// A key by which a node has signed.
+/// A key with which a node has signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Signer {
     pub node: NodeId,
     pub key: PublicKey,
-    /// The node has not been removed since.
+    /// Whether the node has not been removed since.
     pub is_member: bool,
 }
 
-/// Why a proof proves not enough.
+/// Why a proof is not sufficient.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GateError {
     #[error("this is no certificate: {0}")]
     Certificate(String),
     #[error(
-        "the certificate is about {found}, and this is {expected}: replay here, with `statehouse audit replay --certificate`"
+        "the certificate is about {found}, and this is {expected}: replay here, with `statehouse audit replay \
+         --certificate`"
     )]
     Other { found: String, expected: String },
     #[error(
-        "the certificate is signed by the key {}, which is of no node of this cluster; it knows {known}: replay on a data folder of one of \
-         these, or sign with the `node.key` of one by --key-file",
+        "the certificate is signed by the key {}, which is of no node of this cluster; it knows {known}: replay on a \
+         data folder of one of these, or sign with the `node.key` of one by --key-file",
         key.short()
     )]
     Signer { key: PublicKey, known: String },
     #[error(
-        "the certificate is signed by the key {} of node {node}, which was removed from this cluster: replay on the data folder of a node of the \
-         cluster, or sign with the `node.key` of one by --key-file",
+        "the certificate is signed by the key {} of node {node}, which was removed from this cluster: replay on the \
+         data folder of a node of the cluster, or sign with the `node.key` of one by --key-file",
         key.short()
     )]
     Removed { key: PublicKey, node: NodeId },
@@ -81,10 +82,10 @@ pub enum GateError {
 }
 
 impl Gate<'_> {
-    /// What is recorded of the proof: the certificate's hash, who signed it, and what was approved.
+    /// Returns what is recorded about the proof: the certificate's hash, who signed it, and what was approved.
     ///
     /// # Errors
-    /// The first thing that is missing.
+    /// The first requirement that is missing.
     pub fn check(&self, proof: &Proof) -> Result<String, GateError> {
         let verified = certificate::verify(proof.certificate.as_bytes(), None);
         let certificate = verified.map_err(|error| GateError::Certificate(error.to_string()))?;
@@ -108,8 +109,8 @@ impl Gate<'_> {
         Ok(format!("certificate {digest} by node {signer}, key {key}{}", approved.collect::<String>()))
     }
 
-    /// Anybody can sign something; only the nodes of this cluster are known to have replayed its history. Whoever has the key of a node that
-    /// is gone proves nothing new by it; what was recorded before stays recorded.
+    /// Anybody can sign something; only the nodes of this cluster are known to have replayed its history. The key of a
+    /// removed node proves nothing new; what was recorded before stays recorded.
     fn find_signer(&self, key: PublicKey) -> Result<NodeId, GateError> {
         match self.signers.iter().find(|signer| signer.key == key) {
             Some(Signer { node, is_member: true, .. }) => return Ok(*node),

@@ -1,8 +1,9 @@
-//! Every head that a journal had, so that an entry from nowhere is told from one that was only late.
+//! Every head that a journal had, to distinguish an entry of unknown origin from one that was only late.
 //!
-//! An entry is void when others became effective before it. The head it was computed on is then an earlier one of this journal, or that of
-//! another void entry: leaders compute on nothing else. Where it is none of them, an entry before it was changed, removed, or put elsewhere.
-//! In: entries with their verdicts, in order. Out: the first that comes from nowhere. Memory: some 20 bytes an entry.
+//! An entry is void if others became effective before it. The head on which it was computed is then an earlier head of
+//! this journal, or that of another void entry, because leaders compute on nothing else. If it is neither, an entry
+//! before it was changed, removed, or moved. In: entries with their verdicts, in order. Out: the first one of unknown
+//! origin. Memory: about 20 bytes an entry. This file does not know what an entry contains.
 
 use hashbrown::HashSet;
 
@@ -16,11 +17,12 @@ pub struct Heads(HashSet<[u8; 16]>);
 /// An entry that was computed on a head that the journal never had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "entry {index} was computed on the head {}, which this journal never had: the entry before it was changed, removed or put elsewhere",
+    "entry {index} was computed on the head {}, which this journal never had: the entry before it was changed, removed \
+     or put elsewhere",
     parent.short()
 )]
 pub struct Stray {
-    /// What the entry says of itself.
+    /// What the entry says about itself.
     pub index: JournalIndex,
     pub parent: Head,
 }
@@ -33,7 +35,7 @@ impl Heads {
     /// Takes the next entry in.
     ///
     /// # Errors
-    /// It comes from nowhere, and so does all that follows it.
+    /// The entry has an unknown origin, and so has everything that follows it.
     pub fn check(&mut self, entry: &Entry, verdict: &Verdict) -> Result<(), Stray> {
         let head = match verdict {
             Verdict::Effective(after) => after.head,

@@ -1,12 +1,14 @@
-//! Ids over all partitions of a machine: what cannot have been written by a host that works, and what clients have done.
+//! Ids over all partitions of a machine: what a correct host cannot have written, and what clients have done.
 //!
 //! | found | what it is |
 //! |---|---|
-//! | an id twice among what a partition has recorded or claimed · a call under another id than its own, or in two partitions | a fault |
-//! | a call carried out where the client's id is another command's, although it could have been refused | a fault |
-//! | commands carried out under one id at several homes, which share no partition, or began before there were claims | a finding about a client |
+//! | an id twice among what a partition has recorded or claimed | a fault |
+//! | a call under an id other than its own, or in two partitions | a fault |
+//! | a call carried out where the client's id is another command's, and it could have been refused | a fault |
+//! | commands carried out under one id at homes without a common partition, or before there were claims | a finding |
 //!
-//! In: effective entries, partition by partition. Out: faults at once, findings at the end. It does not know what commands do.
+//! In: effective entries, partition by partition. Out: faults at once, and at the end findings about clients. This file
+//! does not know what commands do.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,10 +19,10 @@ use crate::ids::{CommandId, Fingerprint, PartitionId, Position};
 use crate::machine::entry::{Entry, Part};
 use crate::saga::{Call, CallKey, Derivation, Identity, Origin, Role, SagaPlan};
 
-/// So many findings are listed; the rest would be of the same kind.
+/// How many findings are listed; the rest would be of the same kind.
 const LISTED_MAX: usize = 100;
 
-/// What clients have done that the host could not, or need not, keep them from. Nothing is damaged.
+/// What clients have done that the host could not, or need not, prevent. Nothing is damaged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub machine: String,
@@ -39,13 +41,13 @@ type Whose = (PartitionId, CommandId);
 #[derive(Default)]
 pub struct Ids {
     here: Here,
-    /// Of all partitions: whose call is recorded under an id.
+    /// For all partitions: the command whose call is recorded under an id.
     calls: BTreeMap<CommandId, (Whose, Position)>,
     /// Where commands that were carried out end.
     done: BTreeMap<CommandId, Vec<Position>>,
-    /// Branches that no Try has claimed the id for: their module leaves a partition out of its Tries.
+    /// Branches for which no Try has claimed the id: their module leaves a partition out of its Tries.
     unclaimed: BTreeSet<(Whose, u16)>,
-    /// Calls carried out where the id is another's.
+    /// Calls carried out where the id is another command's.
     intruders: Vec<(Whose, u16, Position, Position)>,
 }
 
@@ -53,17 +55,17 @@ pub struct Ids {
 #[derive(Default)]
 struct Here {
     recorded: BTreeMap<CommandId, Position>,
-    /// Whose clients' ids are: the content of a command of this partition, or the claim of another's.
+    /// The owners of clients' ids: the content of a command of this partition, or the claim of another command.
     holders: BTreeMap<CommandId, (Fingerprint, Position)>,
 }
 
 impl Ids {
-    /// What follows is of another partition.
+    /// What follows belongs to another partition.
     pub fn begin_partition(&mut self) {
         self.here = Here::default();
     }
 
-    /// Takes in a group of an effective entry, at its position; says what is wrong with it.
+    /// Takes in a group of an effective entry, at its position; returns what is wrong with it.
     pub fn note(&mut self, entry: &Entry, group: usize, position: Position) -> Option<String> {
         let batch = entry.batch()?;
         let number = batch.ops.group(group).command;
@@ -98,7 +100,7 @@ impl Ids {
         let (whose, key) = ((origin.home(), origin.parent()), origin.key);
         let identity = origin.identity(fingerprint);
         let parent = whose.1;
-        // A call that was cancelled before it came is recorded by its cancel.
+        // A call that was cancelled before it arrived is recorded by its cancel.
         let is_own = id == identity.call(key) || (!is_done && id == identity.call(key.first_do()));
         if !is_own {
             return Some(format!(
@@ -147,7 +149,7 @@ impl Ids {
         }
     }
 
-    /// What is wrong with calls, each with its place, once all partitions are through.
+    /// What is wrong with calls, each with its place, once all partitions were read.
     pub fn faults(&self) -> impl Iterator<Item = (Position, String)> {
         let faults = self.intruders.iter().filter(|(whose, branch, ..)| !self.unclaimed.contains(&(*whose, *branch)));
         faults.map(|((_, id), _, before, position)| {

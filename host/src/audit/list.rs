@@ -1,8 +1,11 @@
-//! `audit log`: the journals of a machine in words, command by command, in one causal order: by time, then partition, then index.
+//! `audit log`: the journals of a machine as text, command by command, in one causal order: by time, then partition,
+//! then index.
 //!
-//! In: partitions. Out: one line per command with its outcome, rendered by the module that decided it. Of a command on several partitions
-//! each event stands once, where it happened. Whatever one partition causes in another is recorded there at a later time, so that a call stands
-//! behind the start of its command and before what was heard of it; entries of one time have nothing to do with each other.
+//! In: partitions. Out: one line per command with its outcome, rendered by the module that decided it. Each event of a
+//! command on several partitions appears once, where it happened. What one partition causes in another is recorded
+//! there at a later time. A call therefore appears after the start of its command and before the line that says its
+//! outcome was heard. Entries with the same time are independent of each other. This file does not know how lines are
+//! printed.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -51,17 +54,17 @@ pub enum What {
         /// `abort` or `settle`.
         order: &'static str,
         by: String,
-        /// The node that has told the leader who gave it, where the journal says so.
+        /// The node that told the leader who gave the order, if the journal says so.
         vouched: Option<NodeId>,
         why: String,
     },
     Command {
-        /// Of the command that a client sent, also where this is a call that belongs to it.
+        /// The id of the command that a client sent, even if this is only a call that belongs to it.
         id: CommandId,
         part: LinePart,
         name: String,
         caller: String,
-        /// The node that has told the leader who the caller is, where the entry says so.
+        /// The node that told the leader who the caller is, if the entry says so.
         vouched: Option<NodeId>,
         request_id: String,
         body: Value,
@@ -70,22 +73,22 @@ pub enum What {
     },
 }
 
-/// What part of a command a line is about.
+/// The part of a command that a line is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinePart {
     Whole,
-    /// Its first step is done here, the others are asked of other partitions.
+    /// Its first step was done here; the other steps are asked of other partitions.
     Start,
     /// A step of a command that another partition coordinates.
     Call {
         step: String,
         home: PartitionId,
     },
-    /// It is over; its events stand where its steps are.
+    /// The command is over; its events appear where its steps are.
     End,
 }
 
-/// `step 2`, `undo of step 1`, `claim for step 3`, and which attempt it is after the first.
+/// `step 2`, `undo of step 1`, `claim for step 3`, and the number of the attempt if it is not the first.
 pub(super) fn step_text(key: CallKey) -> String {
     let what = match key.call {
         Call::Do => "",
@@ -119,7 +122,8 @@ fn ordered(order: &Order) -> What {
     What::Ordered { id: order.command(), order: name, by, vouched, why }
 }
 
-/// Gives `each` every line of these partitions in order, until it says stop; of an entity, where one is named, only what was done to it.
+/// Passes every line of these partitions to `each`, in order, until it breaks. If an entity is named, only what was
+/// done to that entity is passed.
 pub fn list(
     source: &Source,
     partitions: &[PartitionSource],
@@ -143,7 +147,7 @@ pub fn list(
     Ok(())
 }
 
-/// One partition's entries.
+/// The entries of one partition.
 struct Walk<'p> {
     partition: &'p PartitionSource,
     entries: Box<dyn Iterator<Item = Result<Read, AuditError>> + 'p>,
@@ -157,7 +161,7 @@ impl<'p> Walk<'p> {
         Self { partition, entries, journal, heads: Heads::new(&journal) }
     }
 
-    /// The next entry that counts, with the journal after it.
+    /// The next effective entry, with the journal after it.
     fn next_effective(&mut self) -> Result<Option<(Journal, Entry)>, AuditError> {
         for read in &mut self.entries {
             let entry = read?.entry;
@@ -171,7 +175,7 @@ impl<'p> Walk<'p> {
         Ok(None)
     }
 
-    /// Where the entry that was given out last stands among those of all partitions.
+    /// Where the entry that was returned last stands among those of all partitions.
     fn place(&self) -> (Micros, PartitionId) {
         (self.journal.time, self.partition.partition)
     }
@@ -249,7 +253,7 @@ fn is_about(batch: &Batch<'_>, group: usize, entity: Option<&str>) -> bool {
     ops.any(|at| batch.ops.op(at as usize).entity == entity.as_bytes())
 }
 
-/// The command's body, then its events, or those of the entity.
+/// The command's body, then its events; only those of the entity if one is named.
 fn items_of(
     batch: &Batch<'_>,
     group: usize,

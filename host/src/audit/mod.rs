@@ -1,7 +1,9 @@
-//! Audit: recompute everything from the journal, and say whether it is what was recorded.
+//! Audit: recomputes everything from the journal, and says whether it is as it was recorded.
 //!
-//! In: a data folder, of a running node, of a stopped one, or a copy, or a folder of journal segments, which `export` writes. Out: reports.
-//! It reads logs and modules and never a node's state, of which only names and ends count as evidence that there was more, and it runs the same `machine/` code that replicas run. It trusts nobody, and changes nothing.
+//! In: the data folder of a running or stopped node, a copy of one, or a folder of journal segments, which `export`
+//! writes. Out: reports. It reads logs and modules, and never a node's state; only the names and ends of state files
+//! count, as evidence that there was more. It runs the same `machine/` code that replicas run. It trusts nobody, and
+//! changes nothing.
 
 pub mod error;
 pub mod source;

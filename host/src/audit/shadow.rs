@@ -1,10 +1,12 @@
-//! Shadows: a candidate decides what clients send beside the module that is active, on a node that was chosen for it, and touches nothing.
+//! Shadows: on a chosen node, a candidate also decides what clients send to the active module. It changes nothing.
 //!
 //! ```text
-//! `system`: shadow wanted on this node ─▶ a thread ─▶ each partition: applied entries from the log ─▶ replay::live ─▶ a page, twice a second
+//! `system`: shadow wanted on this node ─▶ a thread ─▶ each partition: applied entries from the log ─▶ replay::live
+//!                                                                              ─▶ a page, twice a second
 //! ```
-//! In: the directory, and entries once they are applied here. Out: counts of differences by class, the first of each, and how far behind
-//! it is. It is never waited for: where it falls behind it says so. After a restart it begins again where the partitions are then.
+//! In: the directory, and entries once they are applied here. Out: counts of differences by class, the first of each
+//! class, and the lag. Nobody waits for a shadow; if it lags, it says so. After a restart it begins again where the
+//! partitions are at that time. It does not know what clients were answered.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -29,11 +31,11 @@ use crate::system::shadow::ShadowWanted;
 
 /// Bytes of entries read at once.
 const READ_BYTES: usize = 1 << 20;
-/// How long nothing is looked at when nothing has happened.
+/// How long to wait before the next look if nothing has happened.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How often the page is written.
 const PAGE_EVERY: Duration = Duration::from_millis(500);
-/// How soon it is tried again when a partition cannot be followed.
+/// How soon to try again if a partition cannot be followed.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// What a shadow has found since it was started on this node.
@@ -42,9 +44,9 @@ pub struct Found {
     pub module: ModuleId,
     pub partitions: Vec<Shadowed>,
     pub decisions: u64,
-    /// Differences by class; decisions that are the same are in none.
+    /// Differences by class; decisions that are the same are not listed.
     pub differences: BTreeMap<Class, u64>,
-    /// The first of each class.
+    /// The first difference of each class.
     pub first: Vec<Difference>,
 }
 
@@ -52,14 +54,14 @@ pub struct Found {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Shadowed {
     pub partition: u32,
-    /// Up to where it has decided.
+    /// The position up to which it has decided.
     pub position: String,
     /// Entries of the journal that are applied here and that it has not looked at.
     pub lag_entries: u64,
     pub decisions: u64,
-    /// How often it has begun with newer rows: because it held too many, or the partition was opened again.
+    /// How often it began with newer rows, because it held too many or because the partition was reopened.
     pub begun: u64,
-    /// Why it does not go on for now.
+    /// Why it does not continue for now.
     pub problem: Option<String>,
 }
 
@@ -79,7 +81,7 @@ pub async fn run(cluster: Cluster, stop: CancellationToken) {
             if running.contains_key(&machine) {
                 continue;
             }
-            // It may have to come from another node, and the machine may not be open yet.
+            // The module may have to be fetched from another node, and the machine may not be open yet.
             let Ok(candidate) = cluster.find_logic(shadow.module).await else { continue };
             let Some(count) = cluster.partition_count(&machine) else { continue };
             let ending = Arc::new(Stop::default());
@@ -146,7 +148,7 @@ fn follow(history: &Here, wanted: ShadowWanted, candidate: Arc<dyn Logic>, stop:
         let mut is_busy = false;
         for shadow in &mut shadows {
             match stop.cut() {
-                // Nothing is decided any more until somebody stops it.
+                // Nothing more is decided until somebody stops the shadow.
                 Some(Cut::Spent(why)) => shadow.page.problem = Some(why.clone()),
                 _ => is_busy |= shadow.go_on(),
             }
@@ -200,12 +202,13 @@ struct Shadow<'a> {
     page: Shadowed,
     finds: Finds,
     following: Option<Following<'a>>,
-    /// The partition as it was last opened, and the end of its log when it was first seen so: what lies before was decided before.
+    /// The partition as it was last opened, and the end of its log when it was first seen. What lies before was decided
+    /// before.
     opened: (Weak<Partition>, Option<LogIndex>),
     again: Instant,
 }
 
-/// As long as the partition is open, and the same module decides.
+/// Exists while the partition is open and the same module decides.
 struct Following<'a> {
     replica: Arc<Partition>,
     live: Live<'a>,
@@ -213,7 +216,7 @@ struct Following<'a> {
     since: Instant,
 }
 
-/// What became of some entries.
+/// What happened to some entries.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Step {
     Taken,
@@ -229,7 +232,7 @@ impl<'a> Shadow<'a> {
         Self { history, request, page, finds: Finds::default(), following: None, opened, again: Instant::now() }
     }
 
-    /// Takes the next entries; whether there were any.
+    /// Takes the next entries; returns whether there were any.
     fn go_on(&mut self) -> bool {
         if Instant::now() < self.again {
             return false;
@@ -279,13 +282,13 @@ impl<'a> Shadow<'a> {
         Ok(step)
     }
 
-    /// A partition that was opened applies the end of its log once more, which is not to be counted once more.
+    /// A partition that was reopened applies the end of its log again, which must not be counted twice.
     fn wait_until_level(&mut self, replica: &Arc<Partition>) -> Result<(), String> {
         let last = replica.log().last().map(|id| id.index);
         if !std::ptr::eq(self.opened.0.as_ptr(), Arc::as_ptr(replica)) {
             self.opened = (Arc::downgrade(replica), last);
         }
-        // What its leader never had is cut off, so the log may end earlier by now.
+        // What its leader never had is cut off, so the log may be shorter by now.
         let wanted = self.opened.1.min(last);
         let applied = replica.progress().log_index;
         if wanted <= Some(applied) { Ok(()) } else { Err("it applies what it has recorded before".to_owned()) }
@@ -295,7 +298,7 @@ impl<'a> Shadow<'a> {
         let point = replica.read_stale().map_err(|error| error.to_string())?;
         let Some(meta) = point.view.meta() else { return Ok(None) };
         let module = point.journal.module;
-        // Before the first module there is nothing to decide; and beside itself it would find nothing.
+        // Before the first module there is nothing to decide, and a module has no differences from itself.
         if module == ModuleId::ZERO || module == self.request.candidate.id() {
             return Ok(None);
         }
@@ -307,7 +310,7 @@ impl<'a> Shadow<'a> {
         Ok(Some(Following { replica, live, next, since: Instant::now() }))
     }
 
-    /// Goes on from newer rows, once the old ones have brought it there: no entry is left out.
+    /// Continues with newer rows, after the old ones have reached the same entry: no entry is left out.
     fn renew(&mut self) -> Result<(), String> {
         let Some(mut old) = self.following.take() else { return Ok(()) };
         let Some(new) = self.begin(old.replica.clone())? else { return Ok(()) };

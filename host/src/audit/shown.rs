@@ -1,7 +1,9 @@
-//! What a data folder itself shows of journals beside their logs: partitions that there were, and entries that there were.
+//! What a data folder itself shows about journals beside their logs: which partitions and entries there were.
 //!
-//! In: a node's folder. Out: partitions that are missing, by the machine `system` and by the node's own record, and how far ids and canonical
-//! snapshots go. Whoever cuts a log or removes a partition has to remember all of them. It trusts none of them to say that something was *not*.
+//! In: a node's folder. Out: partitions that are missing according to the machine `system` and the node's own record,
+//! and how far ids and canonical snapshots reach. Anybody who cuts a log or removes a partition would have to forge all
+//! of them. None of them is trusted as proof that something was *not* there. This file does not know what a log
+//! contains.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,11 +23,12 @@ use crate::system::record::NodeRecord;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Shown {
     pub index: JournalIndex,
-    /// What knows it, in words.
+    /// What knows it, as text.
     pub by: String,
 }
 
-/// The furthest entry that ids or snapshots of a partition know of, if they know any. To be asked *before* the log is read: the node may be running.
+/// The furthest entry that the ids or snapshots of a partition know of, if any. Must be called *before* the log is
+/// read, because the node may be running.
 pub fn furthest(folder: &Path, machine: &str, partition: PartitionId) -> Option<Shown> {
     let folder = partition_folder(folder, machine, partition);
     let ids = applied_in(&folder.join("ids")).map(|index| Shown { index, by: "its id index".to_owned() });
@@ -36,19 +39,21 @@ pub fn furthest(folder: &Path, machine: &str, partition: PartitionId) -> Option<
     snapshots.chain(ids).max().filter(|shown| JournalIndex(0) < shown.index)
 }
 
-/// What there was at least, where the node's own record says that a partition had entries. To be asked *before* the log is read as well.
+/// The least that there was, if the node's own record says that a partition had entries. Must also be called *before*
+/// the log is read.
 pub fn recorded(folder: &Path, machine: &str, partition: PartitionId) -> Option<Shown> {
     let has = |(of, id): &(String, u32)| of == machine && *id == partition.0;
     let shown = || Shown { index: JournalIndex(1), by: "the node's record".to_owned() };
     recorded_in(folder).iter().any(has).then(shown)
 }
 
-/// What cannot be read says nothing.
+/// A record that cannot be read says nothing.
 fn recorded_in(folder: &Path) -> Vec<(String, u32)> {
     NodeRecord::read_with_entries(folder).unwrap_or_default()
 }
 
-/// Every partition that had entries in a node's folder, or that its machine `system` names, with who says so.
+/// Every partition that had entries in a node's folder or is named by its machine `system`, with the source of that
+/// fact.
 pub fn partitions(source: &Source) -> BTreeMap<(String, PartitionId), &'static str> {
     let mut found = BTreeMap::new();
     if source.manifest().is_some() {
@@ -62,7 +67,8 @@ pub fn partitions(source: &Source) -> BTreeMap<(String, PartitionId), &'static s
     found
 }
 
-/// How many partitions each machine has, as far as the journal of `system` can be replayed: its own faults are in its own report.
+/// How many partitions each machine has, as far as the journal of `system` can be replayed. Its own faults are in its
+/// own report.
 fn machines_of_system(source: &Source) -> Vec<(String, u32)> {
     let opened = source.partition(SYSTEM, PartitionId(0)).ok();
     let Some(replay) = opened.and_then(|system| system.replay(source, |_| true).ok()) else { return Vec::new() };

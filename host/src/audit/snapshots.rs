@@ -1,11 +1,12 @@
-//! Canonical snapshots beside a journal: every byte of the files, and whether each is what the journal comes to.
+//! Canonical snapshots beside a journal: every byte of the files, and whether each one equals the replayed state.
 //!
 //! ```text
-//! files ─▶ their own hashes ─▶ wait for the entry each stands at ─▶ head, time, module, rows and digest as replayed there
-//!                                                                └▶ the entry after it: are its midnights the ones between the two?
+//! files ─▶ own hashes ─▶ wait for the entry of each ─▶ head, time, module, rows and digest as replayed there
+//!                                                    └▶ the entry after it: are its midnights those between the two?
 //! ```
-//! In: a folder with files, a replay that comes by their entries. Out: faults with file and place. One whose entry the journal here does not
-//! reach is counted, and no fault. It does not know where the journal comes from.
+//! In: a folder with files, and a replay that passes their entries. Out: faults with file and place. A snapshot whose
+//! entry is beyond the end of the journal here is counted, but is not a fault. This file does not know where the
+//! journal comes from.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,16 +31,16 @@ use crate::snapshot::canonical::{
 /// The snapshots of one partition while its journal is replayed.
 #[derive(Default)]
 pub struct Snapshots {
-    /// By the entry they stand at.
+    /// By the entry at which they stand.
     waiting: BTreeMap<JournalIndex, Vec<Listed>>,
-    /// Those at the last entry that stand for midnights, with the time of that entry.
+    /// The snapshots at the last entry that stand for midnights, with the time of that entry.
     last: Vec<(Listed, Micros)>,
-    /// How many were found to be what the journal comes to.
+    /// How many were found to equal the replayed state.
     pub verified: u64,
     pub faults: Vec<Fault>,
 }
 
-/// Whose snapshots are looked for.
+/// The partition whose snapshots are checked.
 #[derive(Clone, Copy, Debug)]
 pub struct Of<'a> {
     pub cluster: ClusterId,
@@ -48,7 +49,7 @@ pub struct Of<'a> {
 }
 
 impl Snapshots {
-    /// Reads every byte of all files in the folder, as far as they are named as snapshots.
+    /// Reads every byte of all files in the folder that are named like snapshots.
     pub fn read(folder: &Path, of: Of<'_>) -> Self {
         let mut found = Self::default();
         match list_files(&RealDisk, folder) {
@@ -95,7 +96,8 @@ impl Snapshots {
             if !is_same {
                 let head = listed.facts.journal.head;
                 let detail = format!(
-                    "it is of another journal, or of another moment: it has the head {}, time {}, and module {}; the journal {}, {} and {}",
+                    "it is of another journal, or of another moment: it has the head {}, time {}, and module {}; the \
+                     journal {}, {} and {}",
                     head.short(),
                     listed.facts.journal.time.0,
                     listed.facts.journal.module.short(),
@@ -108,7 +110,8 @@ impl Snapshots {
                 let (found, found_rows) = (listed.state_digest.short(), listed.rows);
                 let expected = digest.short();
                 let detail = format!(
-                    "its {found_rows} rows have the digest {found}; the journal comes to {rows} rows with the digest {expected}"
+                    "its {found_rows} rows have the digest {found}; the journal comes to {rows} rows with the digest \
+                     {expected}"
                 );
                 self.fault(&listed, detail);
             } else {
@@ -120,12 +123,12 @@ impl Snapshots {
         }
     }
 
-    /// The last entry that a snapshot waits for.
+    /// The last entry for which a snapshot waits.
     pub fn end(&self) -> JournalIndex {
         self.waiting.last_key_value().map_or(JournalIndex(0), |(index, _)| *index)
     }
 
-    /// How many stand at entries that did not come.
+    /// How many stand at entries that were not reached.
     pub fn waiting(&self) -> u64 {
         self.waiting.values().map(|files| files.len() as u64).sum()
     }
@@ -136,19 +139,20 @@ impl Snapshots {
     }
 }
 
-/// What was found of the snapshots of one partition.
+/// The result of checking the snapshots of one partition.
 #[derive(Clone, Debug, Serialize)]
 pub struct Checked {
     pub machine: String,
     pub partition: PartitionId,
-    /// They are what the journal comes to.
+    /// How many equal the replayed state.
     pub verified: u64,
-    /// They stand at entries that are not in the folder.
+    /// How many stand at entries that are not in the folder.
     pub ahead: u64,
     pub faults: Vec<Fault>,
 }
 
-/// Compares snapshots with the journals of a folder: these files, which need not lie there, or all that do where none is named.
+/// Compares snapshots with the journals of a folder. The named files need not lie there; if none is named, all
+/// snapshots in the folder are compared.
 ///
 /// # Errors
 /// A journal cannot be replayed as far as they need it.
@@ -187,7 +191,7 @@ fn replay(
     let end = snapshots.end();
     let (mut replay, mut heads) = (Replay::new(opened.genesis), Heads::new(&opened.genesis));
     let mut entries = opened.entries();
-    // One entry more, for the midnights of the last one.
+    // One more entry, to check the midnights of the last snapshot.
     while replay.journal.index <= end && end != JournalIndex(0) {
         let Some(read) = entries.next().transpose()? else { break };
         let verdict = replay.apply(&read.entry, &|id| source.load(id)).map_err(|error| opened.replay_failed(error))?;
@@ -201,11 +205,11 @@ fn replay(
     Ok(Checked { machine, partition, verified: snapshots.verified, ahead, faults: snapshots.faults })
 }
 
-/// Makes a snapshot of a partition from its journal alone: at a moment, or at its end. At a midnight it is the file that each replica has made
-/// by itself, byte by byte.
+/// Makes a snapshot of a partition from its journal alone: at a moment, or at its end. At a midnight the file equals,
+/// byte by byte, the one that each replica has made on its own.
 ///
 /// # Errors
-/// The journal cannot be replayed, nothing has happened by then, or the disk.
+/// The journal cannot be replayed, nothing has happened by then, or the disk failed.
 pub fn make(
     source: &Source,
     opened: &PartitionSource,
@@ -247,10 +251,11 @@ pub fn make(
     Ok(writer.finish()?)
 }
 
-/// Copies the snapshots at entries up to `last` that are not there yet, each checked before; returns how many they were.
+/// Copies the snapshots at entries up to `last` that are missing in `to`, after checking each; returns how many were
+/// copied.
 ///
 /// # Errors
-/// One is not what was written, or the disk.
+/// One is not as it was written, or the disk failed.
 pub fn copy(from: &Path, to: &Path, last: JournalIndex) -> Result<u64, AuditError> {
     let mut copied = 0;
     for file in list_files(&RealDisk, from)? {
@@ -271,7 +276,7 @@ pub fn copy(from: &Path, to: &Path, last: JournalIndex) -> Result<u64, AuditErro
 /// Reads every byte of a file.
 ///
 /// # Errors
-/// It is not what was written.
+/// It is not as it was written.
 pub fn read_whole(file: &Path) -> Result<Listed, CanonicalError> {
     let mut opened = SnapshotFile::open(&RealDisk, file)?;
     opened.visit(|_, _| {})?;

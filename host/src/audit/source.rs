@@ -1,7 +1,8 @@
-//! Where an audit reads from: the partitions of a data folder, or of a folder of journal segments, and the modules beside them.
+//! Where an audit reads from: the partitions of a data folder or of a folder of journal segments, and the modules
+//! beside them.
 //!
 //! In: a folder. Out: entries with the place they were read from, and loaded modules. It opens everything for reading
-//! only, so a running node does not notice.
+//! only, so a running node does not notice. It does not know what is audited.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,24 +32,24 @@ use crate::system::logic::System;
 pub struct Source {
     path: PathBuf,
     cluster: ClusterId,
-    /// What is in a folder of journal segments; nothing for a node's.
+    /// The manifest of a folder of journal segments; `None` for a node's folder.
     manifest: Option<Manifest>,
     registry: Registry,
-    /// Linked into this program, so that no folder has its bytes.
+    /// The native module, which is linked into this program. No folder has its bytes.
     native: ModuleId,
 }
 
-/// One partition of it.
+/// One partition of a source.
 pub struct PartitionSource {
     pub machine: String,
     pub partition: PartitionId,
     pub genesis: Journal,
-    /// What else in a node's folder knows of its entries, and how far, from before its log was read.
+    /// The furthest entry that something else in a node's folder knows of. It was looked up before the log was read.
     pub shown: Option<Shown>,
     stored: Stored,
 }
 
-/// What its entries are read from.
+/// What the entries are read from.
 enum Stored {
     Log(Box<LogScan>),
     Segments(SegmentsReader),
@@ -57,12 +58,12 @@ enum Stored {
 /// An entry and the place it was read from.
 pub struct Read {
     pub entry: Entry,
-    /// In the order of what it was read from: Raft's index, or the journal's.
+    /// The number in the order of the source: Raft's index for a log, the journal's for segments.
     pub number: u64,
     /// File name of the segment.
     pub segment: String,
     pub offset: u64,
-    /// The log itself knows that it is committed.
+    /// Whether the log itself knows that the entry is committed.
     pub is_committed: bool,
 }
 
@@ -75,12 +76,12 @@ impl Source {
             (None, Some(manifest)) => manifest.cluster_id(),
             (None, None) => return Err(AuditError::NoNode { path: path.to_owned() }),
         };
-        // What the node itself has recorded was within the limits once; what came in a folder of segments is anybody's.
+        // What the node itself has recorded was once within the limits. A folder of segments may come from anybody.
         let allowance = if identity.is_some() { Allowance::Recorded } else { Allowance::Foreign };
         Self::over(path, cluster, manifest, allowance)
     }
 
-    /// What was fetched from an archive.
+    /// Opens what was fetched from an archive.
     pub fn of_archive(mirror: Mirror) -> Result<Self, AuditError> {
         let cluster = mirror.manifest.cluster_id();
         Self::over(&mirror.folder, cluster, Some(mirror.manifest), Allowance::Foreign)
@@ -92,7 +93,7 @@ impl Source {
         manifest: Option<Manifest>,
         allowance: Allowance,
     ) -> Result<Self, AuditError> {
-        // Without a cache: an audit writes nothing into the folder it looks at, and trusts no compiled file in it.
+        // Without a cache: an audit writes nothing into the folder that it reads, and trusts no compiled file in it.
         let options = EngineOptions { metered: Metered::WhenNeeded, ..EngineOptions::default() };
         let engine = Engine::new(options).map_err(crate::registry::RegistryError::from)?;
         let registry = Registry::open_to_read(modules_folder(path), engine, allowance);
@@ -106,7 +107,7 @@ impl Source {
         &self.path
     }
 
-    /// What is in a folder of journal segments, or of an archive; nothing for a node's.
+    /// The manifest of a folder of journal segments, or of an archive; `None` for a node's folder.
     pub fn manifest(&self) -> Option<&Manifest> {
         self.manifest.as_ref()
     }
@@ -120,17 +121,17 @@ impl Source {
         self.registry.find(id).map_err(|error| error.to_string())
     }
 
-    /// The bytes of a module; nothing of one that is part of this program.
+    /// The bytes of a module; `None` for one that is part of this program.
     pub fn wasm(&self, id: ModuleId) -> Result<Option<Vec<u8>>, AuditError> {
         if id == self.native { Ok(None) } else { Ok(Some(self.registry.read(id)?)) }
     }
 
-    /// A module that is not part of the folder.
+    /// Compiles a module that is not part of the folder.
     pub fn compile(&self, wasm: &[u8]) -> Result<Arc<dyn Logic>, AuditError> {
         Ok(self.registry.compile(wasm)?)
     }
 
-    /// Names of all machines, in order.
+    /// The names of all machines, in order.
     pub fn machines(&self) -> Result<Vec<String>, AuditError> {
         let mut found = Vec::new();
         match &self.manifest {
@@ -145,7 +146,7 @@ impl Source {
         Ok(found)
     }
 
-    /// Checks that the machine is there.
+    /// Checks that the machine exists.
     pub fn machine(&self, name: &str) -> Result<(), AuditError> {
         let known = self.machines()?;
         if known.iter().any(|known| known == name) {
@@ -173,16 +174,17 @@ impl Source {
     /// Where the canonical snapshots of a partition lie.
     pub fn snapshot_folder(&self, partition: &PartitionSource) -> PathBuf {
         let folder = partition_folder(&self.path, &partition.machine, partition.partition);
-        // Beside the segments, or in a folder of their own beside log and state.
+        // Beside the segments, or in a node's folder in a folder of their own beside log and state.
         if self.manifest.is_some() { folder } else { canonical::folder_of(&folder) }
     }
 
-    /// Whose they are.
+    /// The identity of the partition to which the snapshots belong.
     pub fn of<'p>(&self, partition: &'p PartitionSource) -> Of<'p> {
         Of { cluster: self.cluster, machine: &partition.machine, partition: partition.partition }
     }
 
-    /// Opens a partition. The frames of a log are all read and checked here; segments are checked while their entries are read.
+    /// Opens a partition. All frames of a log are read and checked here; segments are checked while their entries are
+    /// read.
     pub fn partition(&self, machine: &str, partition: PartitionId) -> Result<PartitionSource, AuditError> {
         let is_node = self.manifest.is_none();
         let mut shown = if is_node { shown::furthest(&self.path, machine, partition) } else { None };
@@ -198,7 +200,7 @@ impl Source {
                 let stream = || format!("{machine}/{partition}");
                 let scan = LogScan::open(&RealDisk, &folder);
                 let scan = scan.map_err(|source| AuditError::Log { stream: stream(), source })?;
-                // An entry of Raft alone is one as well.
+                // An entry of Raft alone also counts as an entry.
                 shown = shown.max(recorded.filter(|_| scan.last().is_none()));
                 Stored::Log(Box::new(scan))
             }
@@ -251,8 +253,8 @@ impl PartitionSource {
         }
     }
 
-    /// The entries in Raft's order, void ones included; blank and membership entries left out. Where one is not here, which was released
-    /// or which a snapshot replaced, [`AuditError::Released`] comes instead of what follows.
+    /// The entries in Raft's order, void ones included, blank and membership entries left out. If an entry is missing
+    /// because it was released, or replaced by a snapshot, [`AuditError::Released`] follows in place of the rest.
     pub fn entries(&self) -> Box<dyn Iterator<Item = Result<Read, AuditError>> + '_> {
         match &self.stored {
             Stored::Log(scan) => Box::new(self.entries_of_log(scan)),
@@ -288,7 +290,7 @@ impl PartitionSource {
             is_cut |= scanned.entry.id.index != next;
             next = scanned.entry.id.index.next();
             if is_cut {
-                // Also where nothing follows the gap but what consensus itself has written.
+                // It is also released if only records of consensus itself follow the gap.
                 let next = match scanned.entry.payload {
                     Payload::Entry(bytes) => Entry::parse(bytes).ok().map(|entry| entry.header().index),
                     Payload::Blank | Payload::Membership(_) => None,
@@ -308,7 +310,7 @@ impl PartitionSource {
         read.chain(self.find_end_missing(scan).map(Err))
     }
 
-    /// A snapshot may have replaced everything, also what no entry follows yet.
+    /// A snapshot may have replaced everything, even if no entry follows it yet.
     fn find_end_missing(&self, scan: &LogScan) -> Option<AuditError> {
         let (last, found) = (scan.last()?, scan.last_found());
         let is_missing = found.is_none_or(|found| found.index < last.index);
@@ -323,15 +325,15 @@ impl PartitionSource {
         AuditError::Replay { stream: self.stream(), source }
     }
 
-    /// Replays while `is_wanted` says so of the next entry.
+    /// Replays while `is_wanted` accepts the next entry.
     pub fn replay(&self, source: &Source, mut is_wanted: impl FnMut(&Entry) -> bool) -> Result<Replay, AuditError> {
         self.replay_some(source, |entry| is_wanted(entry).then_some(Position::WHOLE))
     }
 
-    /// Replays up to a moment. A position within an entry takes in the commands of the entry up to it.
+    /// Replays up to a moment. A position within an entry includes the commands of the entry up to that position.
     ///
     /// # Errors
-    /// [`AuditError::Gone`]: the position is not one of this journal.
+    /// [`AuditError::Gone`]: the position is not in this journal.
     pub fn replay_until(&self, source: &Source, moment: Option<Moment>) -> Result<Replay, AuditError> {
         let replay = self.replay_some(source, |entry| {
             let header = entry.header();
@@ -348,13 +350,13 @@ impl PartitionSource {
         }
     }
 
-    /// Replays as long as `until` says of the next entry up to which of its positions it is wanted.
+    /// Replays entry by entry. `until` returns the last wanted position in the next entry, or `None` to end the replay.
     fn replay_some(&self, source: &Source, mut until: impl FnMut(&Entry) -> Option<u32>) -> Result<Replay, AuditError> {
         let mut replay = Replay::new(self.genesis);
         let mut heads = Heads::new(&self.genesis);
         for read in self.entries() {
             let entry = read?.entry;
-            // A void entry may have a later time than those behind it that count.
+            // A void entry may have a later time than effective entries after it.
             let is_effective = entry.header().parent == replay.journal.head;
             let Some(n) = (if is_effective { until(&entry) } else { Some(Position::WHOLE) }) else { break };
             let verdict = replay.apply_until(&entry, n, &|id| source.load(id));

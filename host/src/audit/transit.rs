@@ -1,11 +1,12 @@
-//! Whether everything that left one partition has reached another, over all partitions of a machine.
+//! Checks over all partitions of a machine that everything that left one partition has reached another.
 //!
 //! ```text
-//! what commands have moved (their groups, one by one)  =  what the rows show on its way, at a cut no effect of which lacks its cause
+//! what commands have moved (group by group) = what the rows show in transit, at a cut where no effect lacks its cause
 //! ```
-//! In: the entries of all partitions. Out: a consistent cut, what is on its way there, and every command that is over while something of it
-//! is not. A running node's journals end at different moments, and a follower may lag; so the cut lies before the first entry whose cause
-//! is not in the folder. It does not know what is on its way: [`InTransit`] says what counts.
+//! In: the entries of all partitions. Out: a consistent cut, what is in transit there, and every command that is over
+//! although something it moved is not. The journals of a running node end at different moments, and a follower may lag.
+//! The cut therefore lies before the first entry whose cause is not in the folder. This file does not know what can be
+//! in transit: [`InTransit`] says what counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,17 +26,17 @@ use crate::machine::table::{Change, Table};
 use crate::machine::transit::{InTransit, TransitError, is_local};
 use crate::saga::{CallKey, Saga};
 
-/// What is on its way between a machine's partitions, at the latest moment at which that can be said.
+/// What is in transit between a machine's partitions, at the latest moment for which it is known.
 #[derive(Clone, Debug, Serialize)]
 pub struct TransitReport {
     pub machine: String,
-    /// Entries up to this time count, microseconds since 1970; `None`: all of them.
+    /// Entries up to this time count, in microseconds since 1970; `None`: all of them.
     pub cut: Option<i64>,
     /// Commands that had started by then and were not over.
     pub in_flight: u64,
-    /// By unit, what the rows of all partitions show on its way.
+    /// What the rows of all partitions show in transit, by unit.
     pub in_transit: BTreeMap<String, String>,
-    /// Empty when it is exactly what the commands in flight have moved.
+    /// Empty if that is exactly what the commands in flight have moved.
     pub faults: Vec<String>,
 }
 
@@ -44,7 +45,8 @@ pub struct TransitReport {
 pub struct Cut(Micros);
 
 impl Cut {
-    /// The latest at which every call has in the folder what its command's home made it by, and whatever was heard of a call has the call.
+    /// The latest cut that lacks no cause: for every call the folder holds the entry of its home that made it due, and
+    /// for every outcome that was heard it holds the call.
     ///
     /// # Errors
     /// A journal cannot be read.
@@ -56,7 +58,7 @@ impl Cut {
         Ok(causes.cut())
     }
 
-    /// The same of journals that are open, in the order of their partitions.
+    /// The same for journals that are open, in the order of their partitions.
     ///
     /// # Errors
     /// A journal cannot be read.
@@ -68,39 +70,39 @@ impl Cut {
         Ok(causes.cut())
     }
 
-    /// Up to which time entries count.
+    /// The time up to which entries count.
     pub fn time(self) -> Micros {
         self.0
     }
 
-    /// Everything counts.
+    /// The cut that includes everything.
     pub fn end() -> Self {
         Self(Micros(i64::MAX))
     }
 }
 
-/// What entries were caused by, in other partitions.
+/// The causes of entries that lie in other partitions.
 #[derive(Default)]
 struct Causes {
     started: BTreeSet<FlightId>,
-    /// As far as their homes have recorded them.
+    /// Commands in flight, as far as their homes have recorded them.
     in_flight: BTreeMap<FlightId, Recorded>,
-    /// Of commands whose end was not seen yet.
+    /// Calls of commands whose end was not seen yet.
     calls: Vec<(FlightId, CallKey, Micros)>,
-    /// Entries that ends name, with the time of the end.
+    /// Entries that the ends of commands name, with the time of the end.
     named: Vec<(PartitionId, JournalIndex, Micros)>,
     /// Where each journal ends.
     ends: BTreeMap<PartitionId, JournalIndex>,
 }
 
-/// A command that is not over where its home's journal ends.
+/// A command that is not over at the end of its home's journal.
 struct Recorded {
     saga: Saga,
     /// Calls that were ever due.
     due: BTreeSet<CallKey>,
 }
 
-/// Those of one home.
+/// The commands of one home.
 #[derive(Default)]
 struct HomeTable(BTreeMap<CommandId, Recorded>);
 
@@ -111,7 +113,7 @@ impl Table for HomeTable {
 }
 
 impl HomeTable {
-    /// What cannot be is reported where the entry is verified.
+    /// An impossible change is reported where the entry is verified.
     fn apply(&mut self, entry: &Entry) {
         let Ok(change) = Change::of(entry, self) else { return };
         for (command, saga) in change.rows {
@@ -130,7 +132,7 @@ impl Causes {
         let mut table = HomeTable::default();
         for entry in opened.entries() {
             let entry = entry?;
-            // What is wrong with it is reported where it is verified.
+            // What is wrong with the entry is reported where it is verified.
             let Ok(verdict) = journal.judge(&entry) else { break };
             let Verdict::Effective(after) = verdict else { continue };
             journal = after;
@@ -139,7 +141,7 @@ impl Causes {
         }
         self.in_flight.extend(table.0.into_iter().map(|(command, recorded)| ((partition, command), recorded)));
         self.ends.insert(partition, journal.index);
-        // What is over needs no cause any more.
+        // A command that is over needs no cause any more.
         let mut calls = std::mem::take(&mut self.calls);
         calls.retain(|(command, ..)| !self.is_over(command));
         self.calls = calls;
@@ -160,7 +162,7 @@ impl Causes {
         let open = callers.filter(|(caller, _)| !self.is_over(caller));
         let open: Vec<_> = open.map(|(caller, key)| (caller, key, time)).collect();
         self.calls.extend(open);
-        // What was heard of a call counts as soon as it is heard, and not only where the command ends.
+        // An outcome counts as soon as it is heard, not only when the command ends.
         let heard = records.progress.iter().map(|progress| &progress.at);
         let moments = records.marks.iter().flatten().map(|mark| &mark.at).chain(heard);
         for position in moments.filter_map(|moment| moment.position.as_ref()) {
@@ -175,7 +177,7 @@ impl Causes {
         self.started.contains(command) && self.ends.contains_key(&command.0) && !self.in_flight.contains_key(command)
     }
 
-    /// Whether its home has recorded what the call was made by.
+    /// Whether its home has recorded what made the call due.
     fn is_caused(&self, command: &FlightId, key: CallKey) -> bool {
         let was_due = |recorded: &Recorded| recorded.due.contains(&key);
         self.started.contains(command) && self.in_flight.get(command).is_none_or(was_due)
@@ -194,10 +196,11 @@ impl Causes {
 /// The partition of its home, and its id: two commands under one id may have two homes.
 type FlightId = (PartitionId, CommandId);
 
-/// What one group of an entry has moved, and for which command on several partitions; `None`: for one that needs no other.
+/// What one group of an entry has moved, and for which command on several partitions; `None`: the command needs no
+/// other partition.
 type Move = (Option<FlightId>, InTransit);
 
-/// What an entry has moved, found out before it is applied.
+/// What an entry has moved, measured before it is applied.
 pub struct Moves {
     groups: Vec<Move>,
     before: InTransit,
@@ -208,7 +211,7 @@ pub struct Moves {
 struct Flight {
     is_started: bool,
     is_over: bool,
-    /// What it has taken out of rows and not put into others.
+    /// What it has taken out of rows and not put into other rows yet.
     moved: InTransit,
 }
 
@@ -220,7 +223,7 @@ pub struct Transits {
     faults: Vec<String>,
 }
 
-/// So many faults are listed; the rest would be of the same kind.
+/// How many faults are listed; the rest would be of the same kind.
 const FAULTS_MAX: usize = 100;
 
 impl Transits {
@@ -228,7 +231,8 @@ impl Transits {
         Self { cut, flights: BTreeMap::new(), in_transit: InTransit::default(), faults: Vec::new() }
     }
 
-    /// What an effective entry is about to move; `rows` are those before it. `None`: it is not a batch, or behind the cut.
+    /// What an effective entry is about to move; `rows` are those before it. `None`: it is not a batch, or is later
+    /// than the cut.
     pub fn measure(
         &self,
         logic: &dyn Logic,
@@ -244,7 +248,7 @@ impl Transits {
         Some(groups.and_then(|groups| Ok(Moves { groups, before: shown(logic, &batch, rows)? })))
     }
 
-    /// Takes in what it has moved; `rows` are those after it.
+    /// Takes in what an entry has moved; `rows` are those after it.
     ///
     /// # Errors
     /// The module cannot say what its rows show.
@@ -274,7 +278,7 @@ impl Transits {
         Ok(())
     }
 
-    /// Takes in which commands an effective entry starts and which it ends.
+    /// Takes in which commands an effective entry starts, and which it ends.
     pub fn note(&mut self, here: PartitionId, entry: &Entry) {
         let Some(batch) = entry.batch().filter(|_| entry.header().time <= self.cut.0) else { return };
         for command in 0..batch.command_count() {
@@ -290,7 +294,7 @@ impl Transits {
         }
     }
 
-    /// Of a command that is over, and of which nothing is on its way, nothing needs to be known.
+    /// Forgets a command that is over and has nothing in transit.
     fn forget_even(&mut self, id: FlightId) {
         let is_even = |flight: &Flight| flight.moved.is_nothing() && flight.is_started == flight.is_over;
         if self.flights.get(&id).is_some_and(is_even) {
@@ -304,12 +308,12 @@ impl Transits {
         }
     }
 
-    /// Judges, once all partitions are through.
+    /// Judges, after all partitions were read.
     pub fn report(mut self, machine: &str) -> TransitReport {
         let mut of_flights = Ok(InTransit::default());
         let mut in_flight = 0;
         for ((_, id), flight) in std::mem::take(&mut self.flights) {
-            // One that was never seen to start was forgotten as over, for the cut has the start of every call.
+            // A flight whose start was not seen was forgotten as over, because the cut has the start of every call.
             let is_over = flight.is_over || !flight.is_started;
             if is_over && !flight.moved.is_nothing() {
                 self.fault(format!("command {id} is over, and {} of it is still on its way", flight.moved));
@@ -333,13 +337,14 @@ impl Transits {
     }
 }
 
-/// What those rows show that a batch may change.
+/// What the rows show that a batch may change.
 fn shown(logic: &dyn Logic, batch: &Batch<'_>, rows: &Rows) -> Result<InTransit, TransitError> {
     let local = batch.ops.keys().filter(|key| is_local(key));
     InTransit::of(logic, local.filter_map(|key| Some((key, rows.get(key)?.as_slice()))))
 }
 
-/// What each accepted group of an entry moves: its events applied alone, on the rows that the groups before it have left.
+/// What each accepted group of an entry moves: its events are applied alone, on the rows that the groups before it
+/// left.
 fn moves(logic: &dyn Logic, here: PartitionId, entry: &Entry, rows: &Rows) -> Result<Vec<Move>, TransitError> {
     let batch = &entry.batch().expect("only batches move anything");
     let mut course = Course { rows, changed: BTreeMap::new() };

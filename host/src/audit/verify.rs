@@ -1,7 +1,8 @@
-//! `audit verify`: every frame, the chain, every digest, every invariant, and every id, recomputed.
+//! `audit verify`: recomputes every frame, the chain, every digest, every invariant and every id.
 //!
 //! In: a data folder. Out: a report that says for each partition what was checked and what is wrong, with the place. A
-//! fault ends the walk of its partition, since nothing after it can be judged; the other partitions go on.
+//! fault ends the walk of its partition, because nothing after it can be judged; the other partitions continue. It does
+//! not know how a fault came about.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,7 +29,7 @@ use crate::machine::replica::ApplyError;
 use crate::machine::transit::TransitError;
 use crate::saga::status::ENTITY;
 
-/// Rows handed to `sh1_check` at once.
+/// How many rows are handed to `sh1_check` at once.
 const CHECK_ROWS: usize = 16_384;
 
 /// What an audit of one partition found.
@@ -50,25 +51,26 @@ pub struct PartitionReport {
     pub head: String,
     pub state_digest: String,
     pub module: String,
-    /// Bytes of the log that are valid, and those behind them that were never acknowledged.
+    /// Valid bytes of the log, and the bytes after them that were never acknowledged.
     pub log_bytes: u64,
     pub torn_bytes: u64,
-    /// Canonical snapshots that are what the journal comes to, and those at entries that are not here.
+    /// Canonical snapshots that equal the replayed state, and those at entries that are not here.
     pub snapshots: u64,
     pub snapshots_ahead: u64,
     /// Entries at the end that the log itself does not know to be committed.
     pub entries_not_known_committed: u64,
-    /// Empty when everything is as recorded.
+    /// Empty if everything is as recorded.
     pub faults: Vec<Fault>,
 }
 
-/// Something that is not as it was recorded, or must not be.
+/// Something that is not as it was recorded, or that must not be.
 #[derive(Clone, Debug, Serialize)]
 pub struct Fault {
-    /// `log`, `segment`, `chain`, `digest`, `snapshot`, `invariant`, `transit`, `id`, or `missing`: the folder itself shows that there was more.
+    /// `log`, `segment`, `chain`, `digest`, `snapshot`, `invariant`, `transit`, `id`, or `missing`: the folder itself
+    /// shows that there was more.
     pub kind: &'static str,
     pub detail: String,
-    /// File name of the segment and byte offset in it, where there is one.
+    /// File name of the segment and byte offset in it, if there is one.
     pub segment: Option<String>,
     pub offset: Option<u64>,
     pub journal_index: Option<u64>,
@@ -80,14 +82,15 @@ pub struct Report {
     pub cluster: String,
     pub is_clean: bool,
     pub partitions: Vec<PartitionReport>,
-    /// What clients have done that is no damage; the first hundred.
+    /// The first hundred findings: what clients have done that is no damage.
     pub findings: Vec<Finding>,
     pub finding_count: u64,
-    /// Of machines with several partitions: what is on its way between them.
+    /// For machines with several partitions: what is in transit between them.
     pub in_transit: Vec<TransitReport>,
 }
 
-/// Verifies all partitions of a machine, or of all, and says which are missing; `on_entry` is told of progress as entries done.
+/// Verifies all partitions of one machine or of all machines, and says which are missing. `on_entry` is told how many
+/// entries were done since the last call.
 pub fn verify(source: &Source, only: Option<&str>, on_entry: &dyn Fn(u64)) -> Result<Report, AuditError> {
     let (mut partitions, mut in_transit) = (Vec::new(), Vec::new());
     let (mut findings, mut finding_count) = (Vec::new(), 0);
@@ -118,7 +121,7 @@ pub fn verify(source: &Source, only: Option<&str>, on_entry: &dyn Fn(u64)) -> Re
         let (found, count) = seen.ids.findings(machine);
         findings.extend(found);
         finding_count += count;
-        // Where a journal cannot be read to its end, nothing can be said of what should have arrived.
+        // If a journal cannot be read to its end, it is unknown what should have arrived.
         let is_whole = partitions[first..].iter().all(|partition: &PartitionReport| partition.faults.is_empty());
         in_transit.extend(seen.transits.filter(|_| is_divided && is_whole).map(|transits| transits.report(machine)));
     }
@@ -139,7 +142,7 @@ fn transits_of(source: &Source, machine: &str, is_divided: bool) -> Result<Optio
     Ok(cut.map(Transits::new).ok())
 }
 
-/// Those that have a folder, also one without its first partition.
+/// The machines that have a folder, even without their first partition.
 fn machines_of(
     source: &Source,
     only: Option<&str>,
@@ -153,16 +156,16 @@ fn machines_of(
     Ok(source.machines()?.into_iter().chain(expected).collect())
 }
 
-/// What was seen in the partitions of a machine so far.
+/// What was seen so far in the partitions of a machine.
 struct Seen {
-    /// The one that is being read.
+    /// The partition that is being read.
     here: PartitionId,
     ids: Ids,
     /// `None`: a journal cannot be read.
     transits: Option<Transits>,
 }
 
-/// What an error says of the place.
+/// Turns an error into a fault, with the place that the error names.
 fn fault_of(error: &AuditError) -> Fault {
     let mut fault = Fault { kind: "log", detail: error.to_string(), segment: None, offset: None, journal_index: None };
     match error {
@@ -265,7 +268,7 @@ fn verify_partition(
     report
 }
 
-/// Whether something else in the folder knows of entries behind the last one.
+/// Checks whether something else in the folder knows of entries after the last one.
 fn find_missing_end(partition: &PartitionSource, replay: &Replay) -> Option<Fault> {
     let end = replay.journal.index;
     let Shown { index, by } = partition.shown.as_ref().filter(|shown| end < shown.index)?;
@@ -273,7 +276,7 @@ fn find_missing_end(partition: &PartitionSource, replay: &Replay) -> Option<Faul
     Some(Fault { kind: "missing", detail, segment: None, offset: None, journal_index: Some(end.0) })
 }
 
-/// What an entry is about to move between partitions; one that turns out to be void moves nothing.
+/// What an entry is about to move between partitions. An entry that turns out to be void moves nothing.
 fn moves_of(seen: &Seen, replay: &Replay, entry: &Entry) -> Option<Result<Moves, TransitError>> {
     let (transits, logic) = (seen.transits.as_ref()?, replay.logic.as_ref()?);
     transits.measure(logic.as_ref(), seen.here, entry, &replay.rows)
@@ -303,7 +306,7 @@ fn fault_at(kind: &'static str, detail: String, read: &Read) -> Fault {
     }
 }
 
-/// Counts an effective entry and looks for ids that were used before.
+/// Counts an effective entry, and looks for ids that were used before.
 fn count(report: &mut PartitionReport, partition: &PartitionSource, replay: &Replay, read: &Read, ids: &mut Ids) {
     report.entries += 1;
     let Some(batch) = read.entry.batch() else { return };
@@ -316,7 +319,7 @@ fn count(report: &mut PartitionReport, partition: &PartitionSource, replay: &Rep
         let command = batch.ops.group(at).command;
         let position = replay.journal.position(partition.partition, n);
         report.faults.extend(ids.note(&read.entry, at, position).map(|detail| fault_at("id", detail, read)));
-        // Counted where it is recorded first: at its start, if it has one.
+        // A command is counted where it is recorded first, which is its start if it has one.
         let is_call = matches!(read.entry.part(command), Part::Call(_));
         report.commands += u64::from(!is_end && !is_call);
         n += match batch.outcome.group(at) {
@@ -329,7 +332,7 @@ fn count(report: &mut PartitionReport, partition: &PartitionSource, replay: &Rep
     }
 }
 
-/// The state at the end, and the module's own invariants over it.
+/// Reports the state at the end, and checks the module's own invariants on it.
 fn finish(report: &mut PartitionReport, partition: &PartitionSource, replay: &Replay) {
     let is_of_host = |key: &[u8]| split_key(key).is_some_and(|(entity, _)| entity == ENTITY);
     report.in_flight = replay.rows.keys().filter(|key| is_of_host(key)).count() as u64;
@@ -339,7 +342,7 @@ fn finish(report: &mut PartitionReport, partition: &PartitionSource, replay: &Re
     report.state_digest = replay.state_digest().to_string();
     report.module = replay.journal.module.to_string();
     let Some(logic) = &replay.logic else { return };
-    // The host's own rows are none of the module's business.
+    // The host's own rows do not concern the module.
     let mut rows = replay.rows.iter().filter(|(key, _)| !is_of_host(key));
     let mut accumulator = Vec::new();
     loop {

@@ -1,7 +1,8 @@
 //! `statehouse audit`: verify, balance, history, log, replay, certificate.
 //!
-//! In: a data folder, whether a node runs on it or not, a folder of journal segments, or an archive. Out: tables, or JSON for programs; exit code 1 when something is
-//! not as recorded, 3 when only clients did what they should not, and codes of its own for `replay`. It knows nothing of how anything is recomputed.
+//! In: a data folder, with or without a running node, a folder of journal segments, or an archive. Out: tables, or JSON
+//! for programs. Exit code 1: something is not as recorded; 3: only clients did what they should not; `replay` has
+//! codes of its own. It knows nothing of how anything is recomputed.
 
 mod log;
 mod replay;
@@ -27,7 +28,7 @@ use crate::cli::output::{print, print_json, progress, table, to_json};
 use crate::ids::Micros;
 use crate::router::answer::Moment;
 
-/// Exit code of a verification that finds nothing wrong but with what clients have done.
+/// The exit code of a verification whose only findings are about clients.
 const FINDINGS: u8 = 3;
 
 #[derive(Subcommand)]
@@ -99,7 +100,7 @@ pub fn run(args: AuditArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// A source, and the folder that it was fetched into if nobody else keeps that.
+/// A source, and the temporary folder into which it was fetched, if it is not kept elsewhere.
 pub struct Opened {
     source: Source,
     _fetched: Option<TempDir>,
@@ -117,7 +118,7 @@ fn open(from: &From) -> anyhow::Result<Opened> {
     open_at(&from.data, from.cache.as_deref())
 }
 
-/// A folder, or an archive by its folder or URL.
+/// Opens a folder, or an archive by its folder or URL.
 pub fn open_at(path: &Path, cache: Option<&Path>) -> anyhow::Result<Opened> {
     let url = path.to_str().filter(|text| text.contains("://") || path.join(ARCHIVE_FILE).is_file());
     if let Some(url) = url {
@@ -211,7 +212,8 @@ fn report_text(report: &Report) -> String {
     }
     if 0 < report.finding_count {
         text.push_str(&format!(
-            "{} findings about clients, {} listed: nothing is damaged; tell those clients to use a new id for each command\n",
+            "{} findings about clients, {} listed: nothing is damaged; tell those clients to use a new id for each \
+             command\n",
             report.finding_count,
             report.findings.len()
         ));

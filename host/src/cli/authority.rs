@@ -1,12 +1,12 @@
-//! A certificate authority in a folder, for trying things out: clients trust it once, nodes get certificates of it.
+//! A certificate authority in a folder, for experiments: clients trust it once, and it issues certificates to nodes.
 //!
 //! | file | what |
 //! |---|---|
 //! | `ca.pem` | the authority's certificate, which clients are given |
-//! | `ca.key` | its private key, for the owner of the folder alone |
+//! | `ca.key` | its private key, readable only by the owner of the folder |
 //! | `<name>.pem`, `<name>.key` | what was issued last under this name |
 //!
-//! In: a folder, names. Out: PEM files. It knows nothing of who shows them to whom.
+//! In: a folder, names. Out: PEM files. It does not know who shows them to whom.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,17 +26,17 @@ use crate::durable::{self, PRIVATE};
 const CA: &str = "ca.pem";
 const CA_KEY: &str = "ca.key";
 const DAY: Duration = Duration::from_secs(86_400);
-/// Longer than anybody tries things out in one folder.
+/// Longer than any experiment in one folder lasts.
 const CA_DAYS: u32 = 3650;
-/// Browsers and some libraries take no longer ones.
+/// Browsers and some libraries accept no certificate with a longer validity.
 const ISSUED_DAYS: u32 = 397;
-/// What ends within so many days is not kept.
+/// A certificate that expires within so many days is not kept.
 const KEPT_DAYS: u32 = 60;
 
-/// When a certificate is made where there is one of that name.
+/// Whether a certificate is made if one of that name exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Issuing {
-    /// When the last one is not good for [`KEPT_DAYS`] more days, or not of this authority.
+    /// Only if the last one is not valid for [`KEPT_DAYS`] more days, or is not of this authority.
     WhereNeeded,
     Always,
 }
@@ -46,7 +46,7 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
 }
 
-/// The files of a certificate that was issued.
+/// The files of an issued certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issued {
     pub certificate: PathBuf,
@@ -54,10 +54,10 @@ pub struct Issued {
 }
 
 impl Authority {
-    /// Opens the authority of this folder, or makes it.
+    /// Opens the authority of this folder, or creates it.
     ///
     /// # Errors
-    /// The folder cannot be written, or has a key that is none.
+    /// The folder cannot be written, or its key file holds no key.
     pub fn open(folder: &Path, common_name: &str) -> anyhow::Result<Self> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, common_name);
@@ -95,7 +95,8 @@ impl Authority {
         self.folder.join(CA)
     }
 
-    /// The certificate of this name, and whether it was made now. One that is kept is valid for what it was made for.
+    /// The certificate of this name, and whether it was made now. If it was kept, its names and usages are those for
+    /// which it was made.
     pub fn issue_where(
         &self,
         issuing: Issuing,
@@ -115,7 +116,8 @@ impl Authority {
         Issued { certificate: at("pem"), key: at("key") }
     }
 
-    /// Whether these are a certificate of this authority, with its key and time left. What cannot be read is not.
+    /// Whether these files are a certificate of this authority with its key, and with time left. Unreadable files are
+    /// not.
     fn is_good_for_long(&self, files: &Issued) -> bool {
         let read = |path: &Path| CertificateDer::from_pem_file(path).ok();
         let key = PrivateKeyDer::from_pem_file(&files.key).ok();
@@ -131,12 +133,12 @@ impl Authority {
         let then = UnixTime::now().as_secs() + u64::from(KEPT_DAYS) * DAY.as_secs();
         let then = UnixTime::since_unix_epoch(Duration::from_secs(then));
         let is_valid = verifier.is_ok_and(|verifier| verifier.verify_client_cert(&certificate, &[], then).is_ok());
-        // It refuses a key that is not the certificate's.
+        // It refuses a key that does not belong to the certificate.
         let pair = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         is_valid && pair.is_ok_and(|pair| pair.with_no_client_auth().with_single_cert(vec![certificate], key).is_ok())
     }
 
-    /// Issues a certificate that is valid for these names and addresses, in the place of the last one of this name.
+    /// Issues a certificate that is valid for these names and addresses. It replaces the last one of this name.
     pub fn issue(
         &self,
         name: &str,
@@ -162,7 +164,7 @@ impl Authority {
     }
 }
 
-/// Valid from yesterday, because clocks differ, for so many days.
+/// Valid for so many days, beginning yesterday because clocks differ.
 fn bound(params: &mut CertificateParams, days: u32) {
     let now = SystemTime::now();
     params.not_before = (now - DAY).into();

@@ -1,7 +1,7 @@
 //! A client of a node's REST API: one request per connection, JSON, and errors that say what to do next.
 //!
-//! In: a method, a path, perhaps a body. Out: JSON. Nothing waits longer than the deadlines here, whatever the other side does. It
-//! speaks http and https, and knows no route.
+//! In: a method, a path, perhaps a body. Out: JSON. Nothing waits longer than the deadlines here, whatever the other
+//! side does. It speaks http and https, and knows no route.
 
 use std::fs::File;
 use std::io::Read;
@@ -25,11 +25,11 @@ use crate::cli::trust::{TlsArgs, Trust, late_advice};
 use crate::limits::DEADLINE_MAX;
 
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
-/// Above the longest deadline of a request, so that the node's own answer comes first.
+/// Longer than the longest deadline of a request, so that the node's own answer is first.
 const ANSWER_TIME_MAX: Duration = DEADLINE_MAX.saturating_add(Duration::from_secs(5));
-/// An answer beyond this is not one of a node.
+/// A longer answer is not from a node.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
-/// Longer ones no header carries.
+/// A header cannot carry a longer secret.
 const SECRET_BYTES_MAX: u64 = 4 << 10;
 const URL_DEFAULT: &str = "http://127.0.0.1:8080";
 const URL_FORM: &str = "http://HOST:PORT or https://HOST:PORT";
@@ -61,7 +61,7 @@ impl Asked {
     /// # Errors
     /// See [`Client::new`].
     pub fn client(&self) -> anyhow::Result<Client> {
-        // Not by clap, for which a variable is as good as a flag where one excludes another.
+        // Clap does not read the variable: for its conflict rules a variable counts like a flag.
         let url = self.url.clone().or_else(|| variable("STATEHOUSE_URL"));
         Client::new(url.as_deref().unwrap_or(URL_DEFAULT), &self.access)
     }
@@ -77,15 +77,15 @@ impl Access {
     }
 }
 
-/// A variable of the environment, if it is there and says anything.
+/// A variable of the environment, if it is set and not empty.
 pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// The one line of a file.
+/// The single line of a file.
 ///
 /// # Errors
-/// It cannot be read, or has no line or several.
+/// The file cannot be read, or does not have exactly one line.
 pub fn secret_of(path: &Path) -> anyhow::Result<String> {
     let mut text = String::new();
     File::open(path)?.take(SECRET_BYTES_MAX + 1).read_to_string(&mut text)?;
@@ -98,21 +98,21 @@ pub fn secret_of(path: &Path) -> anyhow::Result<String> {
 /// The type and the bytes of a request's body.
 type Content = (&'static str, Bytes);
 
-/// A node to ask.
+/// The node to ask.
 #[derive(Debug)]
 pub struct Client {
-    /// Without a path.
+    /// The URL without a path.
     url: String,
     host: String,
     port: u16,
     token: Option<String>,
-    /// With https.
+    /// Set for https.
     trust: Option<Trust>,
 }
 
 impl Client {
     /// # Errors
-    /// `url` is not of the form `http[s]://host[:port]`, or a file of `access` is not what it should be.
+    /// `url` is not of the form `http[s]://host[:port]`, or a file of `access` is not valid.
     pub fn new(url: &str, access: &Access) -> anyhow::Result<Self> {
         let uri: hyper::Uri = url.parse().with_context(|| format!("--url {url} is no URL; give {URL_FORM}"))?;
         let (scheme, port) = match uri.scheme_str() {
@@ -135,19 +135,19 @@ impl Client {
         self.send(Method::GET, path, None).await
     }
 
-    /// What is not JSON.
+    /// Gets a response that is not JSON.
     pub async fn get_text(&self, path: &str) -> anyhow::Result<String> {
         let (status, bytes) = self.exchange_in_time(Method::GET, path, None).await?;
         ensure!(status.is_success(), "{}{path} answered {status}", self.url);
         String::from_utf8(bytes.into()).with_context(|| format!("{}{path} is no text", self.url))
     }
 
-    /// Sends one request; an answer that is no success is an error with the words of the node.
+    /// Sends one request. If the answer is not a success, the error has the node's own message.
     pub async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
         self.send_content(method, path, body.map(|body| ("application/json", body.to_string().into()))).await
     }
 
-    /// The same with a body of another type.
+    /// The same, with a body of another type.
     pub async fn send_content(&self, method: Method, path: &str, body: Option<Content>) -> anyhow::Result<Value> {
         let (status, bytes) = self.exchange_in_time(method, path, body).await?;
         let json: Option<Value> = serde_json::from_slice(&bytes).ok();
@@ -184,7 +184,7 @@ impl Client {
             }
             None => {
                 if method == Method::POST {
-                    // A web page cannot send that by a form, which is why a node wants it.
+                    // A form on a web page cannot send this header, which is why a node requires it.
                     request = request.header(CONTENT_TYPE, "application/json");
                 }
                 Bytes::new()
@@ -219,12 +219,12 @@ async fn speak(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
 ) -> anyhow::Result<SendRequest<Full<Bytes>>> {
     let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-    // It ends with the sender; its error is the one that the request meets.
+    // The connection ends with the sender, and the request reports the connection's error.
     tokio::spawn(connection);
     Ok(sender)
 }
 
-/// The words of a problem, and what else helps.
+/// The message of a problem, and additional advice.
 fn refused(status: StatusCode, problem: &Value) -> anyhow::Error {
     let text = |member: &str| problem[member].as_str().unwrap_or_default();
     let next = match status {
@@ -300,7 +300,8 @@ mod tests {
         assert!(asked.starts_with("POST /x HTTP/1.1\r\n") && asked.ends_with("\r\n\r\ntrue"), "{asked}");
         assert!(asked.contains("authorization: Bearer s3cret"), "{asked}");
 
-        let problem = "HTTP/1.1 401 Unauthorized\r\n\r\n{\"detail\":\"this token is not known here\",\"code\":\"unauthenticated\"}";
+        let problem = "HTTP/1.1 401 Unauthorized\r\n\r\n{\"detail\":\"this token is not known \
+                       here\",\"code\":\"unauthenticated\"}";
         let expected =
             "this token is not known here; give one with --token-file or in STATEHOUSE_TOKEN (401, unauthenticated)";
         assert_eq!(ask(problem).await.0, Err(expected.to_owned()));

@@ -1,7 +1,9 @@
-//! `statehouse command list | status | abort | settle`: commands of clients, above all those that are in flight between partitions.
+//! `statehouse command list | status | abort | settle`: commands of clients, above all those in flight between
+//! partitions.
 //!
-//! In: a machine, an id. Out: tables or JSON. Any node can be asked. Exit code of `list`: 0 nothing waits for a refusal or for a partition without
-//! a leader, 1 something does; of `status`: 0 it is over, 1 it is not.
+//! In: a machine, an id. Out: tables or JSON. Any node can be asked. Exit code of `list`: 0 nothing waits because of a
+//! refusal or of a partition without a leader, 1 something does; of `status`: 0 the command is over, 1 it is not. It
+//! does not know how an order is carried out.
 
 use std::process::ExitCode;
 
@@ -132,7 +134,8 @@ fn order(args: &OrderArgs, order: &str) -> anyhow::Result<ExitCode> {
     } else {
         let page: OrderPage = serde_json::from_value(page).context(OTHER_VERSION)?;
         print(&format!(
-            "the order is recorded in partition {}, entry {}\nnext: `statehouse command status {} {}` shows what follows\n",
+            "the order is recorded in partition {}, entry {}\nnext: `statehouse command status {} {}` shows what \
+             follows\n",
             page.partition, page.index, named.machine, named.id
         ))?;
     }

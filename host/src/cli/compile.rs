@@ -1,6 +1,8 @@
-//! `statehouse compile-module`: the child by which other commands of this program compile modules. Nobody types it.
+//! `statehouse compile-module`: the child process in which other commands of this program compile modules. Nobody types
+//! it.
 //!
-//! In: a module on stdin. Out: machine code on stdout, in frames that only this program reads. How it is limited and confined it does not know.
+//! In: a module on stdin. Out: machine code on stdout, in frames that only this program reads. It does not know how it
+//! is limited and confined.
 
 use std::process::ExitCode;
 

@@ -1,11 +1,11 @@
-//! File descriptors: a process takes as many as the system gives it, before it does anything else.
+//! File descriptors: a process takes as many as the system allows, before it does anything else.
 //!
-//! The usual limit of a shell or a service, 1,024, is one for programs of long ago; the hard one, which an administrator sets, is what
-//! counts. It does not know what they are for.
+//! The usual soft limit of a shell or a service, 1,024, is outdated; the hard limit, which an administrator sets, is
+//! the one that counts. It does not know what the descriptors are used for.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Raises the limit of open files to the hard one, and gives what it is then; `None` where there is none.
+/// Raises the limit of open files to the hard limit, and returns the limit that then applies; `None` if there is none.
 pub fn raise() -> Option<u64> {
     let mut limit = getrlimit(Resource::Nofile);
     let before = limit.current;

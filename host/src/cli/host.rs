@@ -1,7 +1,8 @@
-//! Running nodes until the process is told to stop: what `dev` and `serve` share.
+//! Runs nodes until the process is told to stop: the part that `dev` and `serve` share.
 //!
-//! In: the options of a node and a bound listener, once or several times. Out: an exit code. On SIGINT and SIGTERM they stop accepting,
-//! finish the requests in their hands, and close their partitions, one node after the other.
+//! In: the options of a node and a bound listener, once or several times. Out: an exit code. On SIGINT and SIGTERM the
+//! nodes stop accepting, finish the requests under way, and close their partitions, one node after the other. It knows
+//! no command.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::future::Future;
@@ -33,9 +34,9 @@ use crate::system::{CertificateRenewal, Cluster, Node, NodeOptions};
 /// What a process has once, however many nodes it runs.
 pub struct Process {
     pub metrics: PrometheusHandle,
-    /// Of which connections have some.
+    /// Connections take some of them.
     pub descriptors: Arc<Descriptors>,
-    /// Cancelled by SIGINT, SIGTERM, or whoever else has a reason.
+    /// Cancelled by SIGINT, by SIGTERM, or by any part that must stop the process.
     pub stop: CancellationToken,
 }
 
@@ -48,7 +49,7 @@ pub fn run<F: Future<Output = anyhow::Result<ExitCode>>>(work: impl FnOnce(Proce
         .with_env_filter(filter)
         .with_ansi(with_colour)
         .with_writer(move || LogLines { with_colour });
-    // To complain on stderr that stderr is gone would panic, in the middle of whatever was being logged.
+    // If stderr is gone, a complaint about that on stderr would panic in the middle of any log line.
     subscriber.log_internal_errors(false).init();
     std::panic::set_hook(Box::new(|panic| {
         let (thread, backtrace) = (std::thread::current(), Backtrace::capture());
@@ -63,14 +64,14 @@ pub fn run<F: Future<Output = anyhow::Result<ExitCode>>>(work: impl FnOnce(Proce
         let metrics = PrometheusBuilder::new().install_recorder().context("installing the metrics recorder")?;
         work(Process { metrics, descriptors, stop }).await
     });
-    // A thread that still compiles or computes has nobody left to do so for, and does not keep the process.
+    // A thread that still compiles or computes has no caller left, and must not keep the process alive.
     runtime.shutdown_timeout(STOP_THREADS_MAX);
     ended
 }
 
-/// Stderr, as what is logged sees it: each event comes as one piece and becomes one line, whatever it says.
+/// Stderr for the log: each event arrives as one piece and is written as one line, whatever it contains.
 struct LogLines {
-    /// The escape sequences of colours are the subscriber's own then; it escapes those of others itself.
+    /// If set, the subscriber writes escape sequences for colours. It escapes those in logged text itself.
     with_colour: bool,
 }
 
@@ -92,7 +93,7 @@ impl Write for LogLines {
     }
 }
 
-/// Listens on a thread and a runtime of their own: a process whose threads are all stuck ends as well.
+/// Listens on a thread and a runtime of its own, so that a process whose other threads are all stuck also ends.
 fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
     let listening = "listening for signals";
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context(listening)?;
@@ -108,7 +109,7 @@ fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
             }
         });
         stop.cancel();
-        // Not by this thread: stderr may be what is stuck.
+        // On another thread, because stderr may be what is stuck.
         std::thread::spawn(move || tracing::info!("{told}: finishing the requests in hand"));
         end_in_time();
     };
@@ -116,7 +117,7 @@ fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A node that cannot end in order ends all the same: what it has acknowledged is in its log.
+/// Ends a node that cannot end in order: what it has acknowledged is in its log.
 fn end_in_time() {
     std::thread::sleep(STOP_MAX.saturating_sub(STOP_LAST_WORD));
     std::thread::spawn(|| {
@@ -126,24 +127,25 @@ fn end_in_time() {
         );
     });
     std::thread::sleep(STOP_LAST_WORD);
-    // SAFETY: it takes no pointer and does not return; what is to be run at an orderly exit may wait for what is stuck, and is left out.
+    // SAFETY: it takes no pointer and does not return. Handlers for an orderly exit are skipped, because they may wait
+    // for what is stuck.
     unsafe { libc::_exit(1) }
 }
 
-/// Binds the REST API. It comes before everything else: a node that cannot be reached need not recover its log to find out.
+/// Binds the REST API, before everything else: a node that cannot be reached should fail before it recovers its log.
 pub async fn bind_http(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
         format!("listening on {address}; is another process there? choose another address (`--http`, or `http.listen`)")
     })
 }
 
-/// What a node is served with.
+/// The options with which a node is served.
 pub struct HostOptions {
     pub node: NodeOptions,
     pub listener: TcpListener,
     pub acceptor: Acceptor,
     pub callers: Arc<Callers>,
-    /// `auth.hosts`.
+    /// The configuration's `auth.hosts`.
     pub hosts: Vec<String>,
     pub command_roles: Arc<LiveCommandRoles>,
     pub limits: Arc<LiveLimits>,
@@ -169,7 +171,7 @@ impl Host {
         let advertised = options.node.http.take().unwrap_or_else(|| address.to_string());
         let origins = Origins::new(address, &advertised, options.hosts);
         let scheme = options.acceptor.scheme();
-        // Addresses alone are those of nodes without TLS.
+        // An address without a scheme belongs to a node without TLS.
         options.node.http = Some(if scheme == "http" { advertised } else { format!("{scheme}://{advertised}") });
         let node = Node::open_unless(options.node, &process.stop).await?;
         write_address(&data.join("http.addr"), address)?;
@@ -197,7 +199,7 @@ impl Host {
             router.set_not_ready(vec!["the node is shutting down".to_owned()]);
         };
         let places = places(&options.limits, &process.descriptors);
-        // One that cannot go on must not leave the others behind, unseen.
+        // A node that cannot continue must not leave the others running unnoticed.
         let stop_others = process.stop.clone().drop_guard();
         let serving = tokio::spawn(async move {
             let _stop_others = stop_others;
@@ -210,7 +212,7 @@ impl Host {
         self.address
     }
 
-    /// Of its REST API.
+    /// The URL of its REST API.
     pub fn url(&self) -> String {
         format!("{}://{}", self.scheme, self.address)
     }
@@ -224,14 +226,14 @@ impl Host {
         self.node.certificate_renewal()
     }
 
-    /// Whether it serves this machine, and all partitions are led.
+    /// Whether it serves this machine, and all partitions have a leader.
     pub fn serves(&self, machine: &str) -> bool {
         let router = self.node.router();
         router.find_machine(machine).is_some() && router.is_ready().is_ok()
     }
 }
 
-/// Waits until the process is told to stop and all requests in hand are answered, then closes the nodes in order.
+/// Waits until the process is told to stop and all requests under way are answered, then closes the nodes in order.
 pub async fn finish(mut hosts: Vec<Host>) -> anyhow::Result<()> {
     let mut result = Ok(());
     for host in &mut hosts {
@@ -239,10 +241,10 @@ pub async fn finish(mut hosts: Vec<Host>) -> anyhow::Result<()> {
         result = result.and(served);
     }
     for host in hosts {
-        // What is under way is gone on with at the next start.
+        // The next start continues what is under way.
         let replays = host.replays.clone();
         tokio::task::spawn_blocking(move || replays.close()).await.context("stopping the replays panicked")?;
-        // What was delivered last is recorded while there is still somebody to do so.
+        // The last deliveries are recorded while a node is still there to record them.
         host.webhooks.await.context("stopping the webhooks panicked")?;
         let closed = host.node.close().await;
         result = result.and(closed.map_err(anyhow::Error::from));
@@ -250,7 +252,7 @@ pub async fn finish(mut hosts: Vec<Host>) -> anyhow::Result<()> {
     result
 }
 
-/// The places for connections of one node, and a word where there are fewer than were asked for.
+/// The places for connections of one node. Logs a warning if there are fewer than were asked for.
 fn places(limits: &Arc<LiveLimits>, descriptors: &Arc<Descriptors>) -> Arc<Places> {
     descriptors.count_others();
     let (wanted, possible) = (limits.now().http_connections, descriptors.connections_max());
@@ -259,14 +261,15 @@ fn places(limits: &Arc<LiveLimits>, descriptors: &Arc<Descriptors>) -> Arc<Place
             wanted,
             possible,
             kept = descriptors.kept(),
-            "the limit of open files is low: there is room for `possible` connections, and `kept` stay for logs, stores and other nodes; \
-             raise it (`ulimit -Hn`, LimitNOFILE of systemd), or lower `limits.http_connections`"
+            "the limit of open files is low: there is room for `possible` connections, and `kept` stay for logs, \
+             stores and other nodes; raise it (`ulimit -Hn`, LimitNOFILE of systemd), or lower \
+             `limits.http_connections`"
         );
     }
     Places::new(limits.clone(), descriptors.clone())
 }
 
-/// Where scripts find the address that the system chose.
+/// Writes the address that the system chose to a file where scripts find it.
 fn write_address(path: &std::path::Path, address: SocketAddr) -> anyhow::Result<()> {
     let mut file = durable::create(path).with_context(|| format!("writing {}", path.display()))?;
     writeln!(file, "{address}").with_context(|| format!("writing {}", path.display()))

@@ -1,12 +1,12 @@
-//! Certificates by which the nodes of a cluster know each other, of an authority that signs for nobody else.
+//! Certificates by which the nodes of a cluster know each other, from an authority that signs for nobody else.
 //!
 //! | file | who needs it |
 //! |---|---|
 //! | `ca.pem` | every node, as `ca` of `[peer] tls` |
 //! | `node-<id>.pem`, `node-<id>.key` | node `<id>`, as `certificate` and `key` |
-//! | `ca.key` | whoever makes certificates, and no node |
+//! | `ca.key` | the person who makes certificates, and no node |
 //!
-//! In: a folder, ids of nodes. Out: these files, and what a configuration says of them. It knows nothing of connections.
+//! In: a folder, ids of nodes. Out: these files, and how a configuration names them. It knows nothing of connections.
 
 use std::path::Path;
 
@@ -25,14 +25,14 @@ pub struct MemberFiles {
     pub is_new: bool,
 }
 
-/// Makes what is missing: the authority, and certificates of these nodes where the last ones are not good for long.
+/// Makes what is missing: the authority, and the certificates of these nodes that are not valid for long.
 ///
 /// # Errors
-/// The folder cannot be written, or has files that are none of these.
+/// The folder cannot be written, or its files are not such files.
 pub fn make(folder: &Path, nodes: &[NodeId], issuing: Issuing) -> anyhow::Result<Vec<MemberFiles>> {
     let authority = Authority::open(folder, "Statehouse nodes")?;
     let make = |node: &NodeId| {
-        // Each shows it as a server and as a client, for this name alone: see `peer`.
+        // A node shows its certificate both as a server and as a client, and only for this name: see `peer`.
         let name = format!("node-{node}");
         let issued = authority.issue_where(issuing, &name, vec![name.clone()], &[ServerAuth, ClientAuth])?;
         let (Issued { certificate, key }, is_new) = issued;
@@ -70,7 +70,7 @@ mod tests {
         let again = make(&folder, &NODES, Issuing::WhereNeeded).expect("the same folder");
         assert!(again.iter().all(|files| !files.is_new) && bytes(&again) == before);
 
-        // A key of another certificate is none, and what cannot be read is made again.
+        // The key of another certificate is not accepted, and unreadable files are made again.
         std::fs::copy(&first[0].tls.key, &first[1].tls.key).expect("writable");
         let repaired = make(&folder, &NODES, Issuing::WhereNeeded).expect("the same folder");
         assert_eq!(repaired.iter().map(|files| files.is_new).collect::<Vec<_>>(), [false, true]);

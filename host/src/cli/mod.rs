@@ -1,4 +1,4 @@
-//! The command line: one file per command, each of which turns words into a call and the result into words.
+//! The command line: one file per command. Each turns arguments into a call, and the result into text.
 //!
 //! Exit codes: 0 all is well, 1 something is wrong with what was asked about, 2 the command could not be carried out.
 //! It knows nothing of how anything works.
@@ -70,13 +70,13 @@ enum Command {
     Bench(bench::BenchArgs),
 }
 
-/// Runs the command that the process was started with.
+/// Runs the command with which the process was started.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    // Also where the file was replaced by a later version meanwhile: it is this very program that must compile for it.
+    // Even if a later version has replaced the file meanwhile: modules must be compiled by this very program.
     compile_by(PathBuf::from("/proc/self/exe"));
     if let Command::Dev(_) | Command::Serve(_) | Command::Snapshot(_) = &arguments.command {
-        // What others create for them, as RocksDB does, is for nobody else, too.
+        // This also keeps files private that libraries such as RocksDB create.
         privacy::keep_new_files_private();
     }
     let result = match arguments.command {

@@ -1,4 +1,6 @@
-//! Tables for people, JSON for programs, and a progress bar on anything longer than a second.
+//! Tables for people, JSON for programs, and a progress bar for anything that takes longer than a second.
+//!
+//! In: text and values. Out: lines on stdout and stderr. It does not know which command prints.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -21,13 +23,13 @@ pub fn table(headings: &[&str]) -> Table {
     table
 }
 
-/// Prints to stdout; what a module, a history or a node says in it steers no terminal. A reader that has gone away, such as `head`, is no
-/// error.
+/// Prints to stdout. Text from a module, a history or a node cannot steer a terminal. If the reader has gone, as with
+/// `head`, that is not an error.
 pub fn print(text: &str) -> std::io::Result<()> {
     write(&printable::lines(text))
 }
 
-/// The same on stderr, a line or several. Where it cannot be written, there is nobody to tell.
+/// The same on stderr, for one line or several. If stderr cannot be written, there is nobody to tell.
 pub fn complain(text: &str) {
     drop(writeln!(std::io::stderr(), "{}", printable::lines(text)));
 }
@@ -45,7 +47,7 @@ pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(print_json_text(&text)?)
 }
 
-/// JSON that is text already.
+/// Prints JSON that is text already.
 pub fn print_json_text(text: &str) -> std::io::Result<()> {
     write(&printable::json(text))
 }
@@ -55,7 +57,7 @@ pub fn to_json(value: &Value) -> anyhow::Result<serde_json::Value> {
     Ok(serde_json::to_value(Json(value))?)
 }
 
-/// A spinner with a rate on stderr, which only shows on a terminal.
+/// A spinner with a rate on stderr; it only shows on a terminal.
 pub fn progress(what: &str) -> ProgressBar {
     let bar = ProgressBar::new_spinner();
     let style = ProgressStyle::with_template("{spinner} {msg}: {human_pos} ({per_sec}) {elapsed}");
@@ -65,7 +67,7 @@ pub fn progress(what: &str) -> ProgressBar {
     bar
 }
 
-/// A bar of bytes on stderr, with a rate of what is counted beside it and the time that is left; only shows on a terminal.
+/// A bar of bytes on stderr, with the rate of what is counted and the time left; it only shows on a terminal.
 pub fn bar(what: &'static str, counted: Arc<AtomicU64>) -> ProgressBar {
     let bar = ProgressBar::new(0);
     let rate = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {

@@ -1,11 +1,12 @@
-//! SIGHUP: the configuration file is read again, and what may change while a node runs does.
+//! SIGHUP: the configuration file is read again, and the settings that may change while a node runs take effect.
 //!
 //! ```text
-//! SIGHUP ─▶ file, tokens, certificates: read and checked ─┬ all of it makes sense ─▶ tokens, roles, certificates, limits are replaced
-//!                                                         └ anything is wrong      ─▶ nothing is, and the log says what
+//! SIGHUP ─▶ file, tokens, certificates: read, checked ─┬ valid   ─▶ replace tokens, roles, certificates, limits
+//!                                                      └ invalid ─▶ replace nothing, and log the reason
 //! ```
-//! In: the file that the node was started with. Out: requests from then on are judged by the new one; none is lost. Certificates are those that
-//! clients see, and those by which nodes know each other. What needs a restart is named in the log. It knows nothing of how any of it is used.
+//! In: the file with which the node was started. Out: later requests are judged by the new settings, and none is lost.
+//! The certificates are those that clients see and those by which nodes know each other. Settings that need a restart
+//! are named in the log. It does not know how a setting is used.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,16 +20,16 @@ use crate::cli::serve::peer_files;
 use crate::config::{Config, PeerTlsConfig};
 use crate::system::CertificateRenewal;
 
-/// What can be replaced, and the configuration that it is of.
+/// The parts that can be replaced, and the configuration in force.
 pub struct Reload {
     pub path: PathBuf,
-    /// What is in force.
+    /// The configuration in force.
     pub config: Config,
     pub callers: Arc<Callers>,
     pub acceptor: Acceptor,
     pub limits: Arc<LiveLimits>,
     pub command_roles: Arc<LiveCommandRoles>,
-    /// Nothing where nodes know each other without certificates, or where there is one node.
+    /// `None` if nodes know each other without certificates, or if there is one node.
     pub peers: Option<CertificateRenewal>,
 }
 
@@ -36,9 +37,9 @@ pub struct Reload {
 struct Done {
     tokens: Replaced,
     commands_changed: bool,
-    /// Connections of other nodes that were closed, because nothing stands for them any more.
+    /// Connections of other nodes that were closed, because no authority vouches for them any more.
     peers_closed: usize,
-    /// What is other in the file than here, and stays as it is here.
+    /// Sections of the file that differ from the configuration in force, and stay as they are.
     needs_restart: Vec<&'static str>,
 }
 
@@ -50,7 +51,7 @@ impl Reload {
                 Some(()) = hangups.recv() => {}
                 () = stop.cancelled() => return,
             }
-            // A disk, or a network behind it, may take its time.
+            // Reading may take time, because of a disk or a network file system.
             let read = tokio::task::spawn_blocking(move || {
                 self.once();
                 self
@@ -58,7 +59,8 @@ impl Reload {
             match read.await {
                 Ok(again) => self = again,
                 Err(error) => {
-                    tracing::error!(%error, "reading the configuration again has failed; from now on only a restart does");
+                    tracing::error!(%error, "reading the configuration again has failed; from now on only a restart \
+                                             does");
                     return;
                 }
             }
@@ -91,7 +93,8 @@ impl Reload {
             Err(error) => {
                 tracing::error!(
                     path,
-                    "the configuration was not taken, and everything stays as it was: {error:#}; correct it and send SIGHUP again"
+                    "the configuration was not taken, and everything stays as it was: {error:#}; correct it and send \
+                     SIGHUP again"
                 );
             }
         }
@@ -110,7 +113,7 @@ impl Reload {
             (Some(_), Some(tls)) => Some(Tls::read(tls).context("`http.tls`")?),
             _ => None,
         };
-        // All of it makes sense: nothing fails from here on.
+        // Everything is valid: nothing fails from here on.
         if let Some(tls) = tls {
             self.acceptor.replace(tls);
             self.config.http.tls = new.http.tls.clone();
@@ -124,7 +127,7 @@ impl Reload {
         self.config.auth.tokens = new.auth.tokens.clone();
         self.config.auth.open = new.auth.open;
         self.config.auth.commands = new.auth.commands.clone();
-        // Before the tokens: nobody is let in by a new one to a command that is for others now.
+        // Before the tokens: a new token must not give access to a command that is now reserved for others.
         let commands_changed = self.command_roles.replace(command_roles);
         let tokens = self.callers.replace(tokens);
         Ok(Done { tokens, commands_changed, peers_closed, needs_restart: others(&self.config, &new) })

@@ -1,7 +1,8 @@
 //! `statehouse serve`: a node as its configuration file says.
 //!
-//! In: a configuration file, which SIGHUP has read again. Out: a node that runs until it is told to stop, or until the process that started it is
-//! gone. It knows nothing of how requests are answered, nor of the other nodes but their addresses.
+//! In: a configuration file, which is read again on SIGHUP. Out: a node that runs until it is told to stop, or until
+//! the process that started it is gone. It does not know how requests are answered; of the other nodes it knows only
+//! the addresses.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -55,7 +56,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     };
     let machines = config.machines.into_iter().map(machine_spec).collect::<anyhow::Result<_>>()?;
     host::run(async move |process: Process| {
-        // From now on it ends the process no more; what is sent before the node serves is heeded then.
+        // From now on SIGHUP does not end the process; a signal that arrives before the node serves is handled later.
         let hangups = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
         if args.stop_with_stdin {
             let stop = process.stop.clone();
@@ -119,7 +120,7 @@ async fn peer_options(peer: PeerConfig, cluster: &ClusterConfig) -> anyhow::Resu
     Ok(PeerOptions { way, advertise, routes: peer.routes, clock_skew_max: cluster.clock_skew_max() })
 }
 
-/// What a node knows the others by, and they it.
+/// The files by which a node and the other nodes know each other.
 pub fn peer_files(tls: &PeerTlsConfig) -> PeerTlsFiles {
     let PeerTlsConfig { ca, certificate, key } = tls.clone();
     PeerTlsFiles { ca, certificate, key }
@@ -131,13 +132,14 @@ async fn bind_peer(address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// Where clients reach this node, when that is not simply where it listens: every address is none to connect to.
+/// Where clients reach this node, if that is not simply its listening address: nobody can connect to an unspecified
+/// address.
 fn advertised_http(listen: SocketAddr, peer: Option<&PeerOptions>) -> Option<String> {
     let (host, _) = peer?.advertise.rsplit_once(':')?;
     listen.ip().is_unspecified().then(|| format!("{host}:{}", listen.port()))
 }
 
-/// Reads stdin to its end, which comes when the last process that could write to it has closed it or died.
+/// Reads stdin to its end, which is reached when the last process that could write to it has closed it or died.
 fn stop_with_stdin(stop: &CancellationToken) {
     let ended = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
     stop.cancel();

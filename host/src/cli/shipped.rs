@@ -1,6 +1,7 @@
-//! The views that come with this program, by name.
+//! The views that are part of this program, by name.
 //!
-//! In: the name of a view, or the path of a file. Out: where its bytes are. They are released like modules, in `modules/releases`.
+//! In: the name of a view, or the path of a file. Out: where its bytes are. They are released like modules, in
+//! `modules/releases`. It does not know what a view shows.
 
 use std::path::PathBuf;
 
@@ -9,7 +10,7 @@ use anyhow::bail;
 use crate::ids::ModuleId;
 use crate::system::ModuleSource;
 
-/// Name and bytes, all of the machine `wallet`.
+/// Name and bytes; all of them are views of the machine `wallet`.
 const SHIPPED: [(&str, &[u8]); 3] = [
     ("statements", include_bytes!("../../../modules/releases/statements-1.0.0.wasm")),
     ("audit_trail", include_bytes!("../../../modules/releases/audit_trail-1.0.0.wasm")),
@@ -21,7 +22,7 @@ pub fn all() -> Vec<ModuleSource> {
     SHIPPED.iter().map(|(_, wasm)| ModuleSource::Embedded(wasm)).collect()
 }
 
-/// Their modules, by hash: what they say may pass for what the machine's own module says.
+/// Their module ids. Their answers may replace those of the machine's own module.
 pub fn ids() -> impl Iterator<Item = ModuleId> {
     SHIPPED.iter().map(|(_, wasm)| ModuleId::of(wasm))
 }
@@ -30,7 +31,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     SHIPPED.iter().map(|(name, _)| *name)
 }
 
-/// One of them by its name, or a file by its path, which ends with `.wasm`.
+/// Finds a view by its name, or a file by its path, which ends with `.wasm`.
 ///
 /// # Errors
 /// It is neither.
@@ -45,7 +46,7 @@ pub fn find(text: &str) -> anyhow::Result<ModuleSource> {
     bail!("`{text}` is no view: name one of {}, or a file that ends with .wasm", names.join(", "))
 }
 
-/// The bytes.
+/// The bytes of a view.
 ///
 /// # Errors
 /// The file cannot be read.

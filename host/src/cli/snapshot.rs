@@ -1,7 +1,7 @@
 //! `statehouse snapshot`: take, list, verify, restore.
 //!
-//! In: a node to ask, or a folder to read. Out: tables, or JSON for programs; exit code 1 when a snapshot is not what it should be. It knows
-//! nothing of how a snapshot is made.
+//! In: a node to ask, or a folder to read. Out: tables, or JSON for programs; exit code 1 if a snapshot is not what it
+//! should be. It does not know how a snapshot is made.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -127,7 +127,7 @@ fn take(args: &TakeArgs) -> anyhow::Result<ExitCode> {
             source.machine(&args.machine)?;
             let at = args.at.as_deref().map(parse_moment).transpose()?;
             let mut made = Vec::new();
-            // A position is of one partition.
+            // A position belongs to one partition.
             let of = |partition: &PartitionId| !matches!(at, Some(Moment::Position(at)) if at.partition != *partition);
             for partition in source.partitions(&args.machine)?.into_iter().filter(of) {
                 let opened = source.partition(&args.machine, partition)?;
@@ -171,7 +171,7 @@ fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Those in a folder whose manifest is sound.
+/// The snapshots in a folder whose manifest is valid.
 fn files_of(source: &Source, machine: &str) -> anyhow::Result<Vec<Listed>> {
     let mut found = Vec::new();
     for partition in source.partitions(machine)? {
@@ -231,7 +231,7 @@ fn run_verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// Files alone: their hashes, and nothing that they could be compared with.
+/// Checks files alone: their hashes, without anything to compare them with.
 fn verify_files(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     ensure!(!args.files.is_empty(), "name snapshots, or a folder that has some with --data");
     let mut pages = Vec::new();
@@ -249,7 +249,8 @@ fn verify_files(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
         let verdict = if is_clean {
             "every byte is as it was written; whether it is what the journal comes to is checked with --data\n"
         } else {
-            "NOT verified: see the faults above; every replica has the same files, and `snapshot take --data` makes them again\n"
+            "NOT verified: see the faults above; every replica has the same files, and `snapshot take --data` makes \
+             them again\n"
         };
         print(&format!("{}{text}{verdict}", table_of(&pages)))?;
     }
@@ -274,7 +275,8 @@ fn checked_text(checked: &[Checked], is_clean: bool) -> String {
     text.push_str(if is_clean {
         "verified: every byte is as it was written, and the rows are those that the journal comes to\n"
     } else {
-        "NOT verified: see the faults above; every replica has the same files, and `snapshot take --data` makes them again\n"
+        "NOT verified: see the faults above; every replica has the same files, and `snapshot take --data` makes them \
+         again\n"
     });
     text
 }
@@ -344,15 +346,16 @@ fn restored_text(restored: &Restored, args: &RestoreArgs) -> String {
     }
     if restored.partitions.iter().any(|it| 0 < it.left_out) {
         text.push_str(
-            "entries that are left out were caused by others that are not in the archive, or came behind such: they stay there, so \
-             export the new history into another folder\n",
+            "entries that are left out were caused by others that are not in the archive, or came behind such: they \
+             stay there, so export the new history into another folder\n",
         );
     }
     for machine in &restored.unknown {
         text.push_str(&format!("machine `{machine}` is left out: `system` in the archive does not know it yet\n"));
     }
     text.push_str(&format!(
-        "removed for good, so that none may run any more: node {}\nstart it with `statehouse serve`, [node] id = {}, data = \"{}\"{}\n",
+        "removed for good, so that none may run any more: node {}\nstart it with `statehouse serve`, [node] id = {}, \
+         data = \"{}\"{}\n",
         removed.join(", node "),
         args.node,
         args.data.display(),

@@ -1,7 +1,8 @@
-//! TLS of the command line: by whom a node's certificate must be signed, and what is shown to the node.
+//! TLS of the command line: which authority must have signed a node's certificate, and which certificate the node is
+//! shown.
 //!
-//! In: a connection to a node, and the name that it was asked by. Out: the same in secret, or words about what is wrong with the certificate and
-//! what to do. It knows nothing of HTTP.
+//! In: a connection to a node, and the name by which it was asked. Out: an encrypted connection, or text about what is
+//! wrong with the certificate and what to do. It knows nothing of HTTP.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,7 @@ pub struct TlsArgs {
     pub client_key: Option<PathBuf>,
 }
 
-/// Whom to believe, and what to show.
+/// Which authorities to trust, and which certificate to show.
 #[derive(Clone)]
 pub struct Trust(TlsConnector);
 
@@ -76,7 +77,7 @@ impl Trust {
     /// Makes sure that the other side is the node that `host` names.
     ///
     /// # Errors
-    /// It is not, or it does not speak TLS as this side does.
+    /// It is another one, or the two sides find no common TLS settings.
     pub async fn open(&self, stream: TcpStream, host: &str) -> anyhow::Result<TlsStream<TcpStream>> {
         let name = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let name = ServerName::try_from(name).with_context(|| format!("`{host}` is no name of a machine"))?;
@@ -94,7 +95,7 @@ fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     Ok(found)
 }
 
-/// What the node said about TLS in the middle of a request, if that is what broke it off, and what to do.
+/// What the node said about TLS in the middle of a request, if TLS broke the request off, and what to do.
 pub fn late_advice(error: &(dyn Error + 'static)) -> Option<String> {
     advice(find_tls(error)?, "")
 }
@@ -106,11 +107,13 @@ fn advice(error: &rustls::Error, host: &str) -> Option<String> {
     };
     let text = match error {
         rustls::Error::InvalidCertificate(UnknownIssuer) => {
-            "the node's certificate is not signed by an authority that is trusted here; name its authority with --ca FILE, or in STATEHOUSE_CA"
+            "the node's certificate is not signed by an authority that is trusted here; name its authority with --ca \
+             FILE, or in STATEHOUSE_CA"
                 .to_owned()
         }
         rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }) => format!(
-            "the node's certificate is not valid for `{host}`; ask by a name that is in it, or give the node one with this name"
+            "the node's certificate is not valid for `{host}`; ask by a name that is in it, or give the node one with \
+             this name"
         ),
         rustls::Error::InvalidCertificate(Expired | ExpiredContext { .. }) => {
             "the node's certificate has expired; give the node a new one, and send it SIGHUP".to_owned()
@@ -120,7 +123,9 @@ fn advice(error: &rustls::Error, host: &str) -> Option<String> {
         }
         rustls::Error::InvalidMessage(_) => "the node does not speak TLS there; ask by http://".to_owned(),
         rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
-            "the node asks for a certificate of its clients; give yours with --client-certificate and --client-key".to_owned()
+            "the node asks for a certificate of its clients; give yours with --client-certificate and \
+             --client-key"
+                .to_owned()
         }
         rustls::Error::AlertReceived(
             AlertDescription::UnknownCA
@@ -128,20 +133,22 @@ fn advice(error: &rustls::Error, host: &str) -> Option<String> {
             | AlertDescription::CertificateUnknown
             | AlertDescription::CertificateExpired
             | AlertDescription::DecryptError,
-        ) => "the node does not take the certificate of --client-certificate; use one that its `client_ca` has signed".to_owned(),
+        ) => "the node does not take the certificate of --client-certificate; use one that its `client_ca` has \
+              signed"
+            .to_owned(),
         _ => return None,
     };
     Some(text)
 }
 
-/// The error of TLS among the causes of another one.
+/// The TLS error among the causes of another error.
 fn find_tls<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref::<rustls::Error>() {
             return Some(found);
         }
-        // What it wraps is not among its sources, only the sources of that are.
+        // The wrapped error itself is not among its sources, only the sources of that error are.
         let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         next = match wrapped {
             Some(wrapped) => Some(wrapped as &(dyn Error + 'static)),

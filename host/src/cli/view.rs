@@ -1,7 +1,8 @@
 //! `statehouse view list | status | create | rebuild | drop`: read models of a machine, on every node.
 //!
-//! In: a node's URL, a token, and which view. Out: tables or JSON. Every node runs all views; what is shown is how far they are on the node
-//! that is asked. Exit code of `list` and `status`: 0 all go on, 1 one stands still.
+//! In: a node's URL, a token, and which view. Out: tables or JSON. Every node runs all views; the progress shown is
+//! that of the node that is asked. Exit code of `list` and `status`: 0 all views run, 1 one has stopped. It does not
+//! know how a view is built.
 
 use std::process::ExitCode;
 

@@ -1,7 +1,9 @@
-//! `statehouse webhook list | status | create | pause | resume | rotate | drop | dead-letters | redeliver | replay | test`: events sent to a URL.
+//! `statehouse webhook list | status | create | pause | resume | rotate | drop | dead-letters | redeliver | replay |
+//! test`: events that are sent to a URL.
 //!
-//! In: a node's URL, a token, and which webhook. Out: tables or JSON. Any node can be asked. Exit code: 0 it is done, or all is well; 1 of `list` and
-//! `status`: one is paused or fails, of `dead-letters`: there are some, of `redeliver` and `test`: what was to be sent was not taken.
+//! In: a node's URL, a token, and which webhook. Out: tables or JSON. Any node can be asked. Exit code 0: done, or all
+//! is well. Exit code 1 of `list` and `status`: a webhook is paused or fails; of `dead-letters`: there are some; of
+//! `redeliver` and `test`: the receiver did not accept what was sent. It does not know how a message is signed.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -165,14 +167,14 @@ pub fn run(command: &WebhookCommand) -> anyhow::Result<ExitCode> {
         WebhookCommand::Resume(NamedArgs { webhook, of }) => changed(of, of.post(&format!("/{webhook}/resume"), None)?),
         WebhookCommand::Rotate(RotateArgs { webhook, finish, secret, of }) => {
             let mut body = json!({ "finish": finish });
-            // Where no new one is asked for, what the environment says is not meant.
+            // If no new secret is asked for, the one in the environment is not meant.
             if let Some(secret) = secret.read()?.filter(|_| !finish) {
                 body["secret"] = json!(secret);
             }
             changed(of, of.post(&format!("/{webhook}/rotate"), Some(&body))?)
         }
         WebhookCommand::Drop(NamedArgs { webhook, of }) => {
-            // What becomes of the others is not this command's success.
+            // The state of the other webhooks does not affect the success of this command.
             list(of, of.send(Method::DELETE, &format!("/{webhook}"), None)?)?;
             Ok(ExitCode::SUCCESS)
         }
@@ -230,7 +232,7 @@ fn create(args: &CreateArgs) -> anyhow::Result<ExitCode> {
     changed(&args.of, args.of.post("", Some(&body))?)
 }
 
-/// Whether all of them deliver.
+/// Returns whether all of them deliver.
 fn list(of: &Of, page: Value) -> anyhow::Result<bool> {
     let page: WebhooksPage = serde_json::from_value(page).context(OTHER_VERSION)?;
     if of.json {
@@ -257,7 +259,7 @@ fn changed(of: &Of, page: Value) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Its state.
+/// Returns its state.
 fn show(of: &Of, page: Value) -> anyhow::Result<String> {
     let page: WebhookPage = serde_json::from_value(page).context(OTHER_VERSION)?;
     if of.json {

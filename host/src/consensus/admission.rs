@@ -1,7 +1,9 @@
-//! What a group takes from another node: a vote in the sender's own name, a term within reach, entries that follow each other.
+//! What a group accepts from another node: a vote in the sender's own name, a term within reach, and consecutive
+//! entries.
 //!
-//! In: a message of Raft, who sent it, and what this replica knows. Out: whether openraft sees it. Raft trusts its voters; what is refused here is
-//! what no voter that runs this program says. Whether the sender is a node of the cluster at all was asked before. It answers nothing.
+//! A Raft message, its sender and this replica's knowledge go in. Whether openraft sees the message comes out. Raft
+//! trusts its voters; no voter that runs this program sends what is refused here. The caller has already checked that
+//! the sender is a node of the cluster. This file answers nothing.
 
 use super::error::NotTaken;
 use super::{ConsensusError, PeerRequest};
@@ -12,7 +14,7 @@ use crate::log::{EntryId, LogEntry, Vote};
 /// What this replica knows of its group.
 pub(super) struct Known {
     pub term: Term,
-    /// The sender is a member without a vote, as far as this replica's log goes.
+    /// The sender is a member without a vote, as far as this replica's log shows.
     pub is_learner: bool,
     /// The end of this replica's log.
     pub last: Option<EntryId>,
@@ -26,7 +28,7 @@ pub(super) fn check(request: &PeerRequest, from: NodeId, known: &Known) -> Resul
             .and_then(|()| check_entries(*vote, *previous, entries))
             .and_then(|()| check_ids(*vote, [*previous, *committed])),
         PeerRequest::Vote { vote, last, .. } | PeerRequest::PreVote { vote, last } => {
-            // One that has more than this replica may have been made a voter by what this one lacks.
+            // A sender that has more than this replica may have become a voter by an entry that this replica lacks.
             let cannot_vote = known.is_learner && *last <= known.last;
             check_vote(*vote, from, known.term).and_then(|()| check_ids(*vote, [*last, None])).and(if cannot_vote {
                 Err(NotTaken::Learner)
@@ -41,8 +43,9 @@ pub(super) fn check(request: &PeerRequest, from: NodeId, known: &Known) -> Resul
     checked.map_err(|reason| ConsensusError::NotTaken { node: from, reason })
 }
 
-/// Whether a leader's entries leave those alone that are known to be committed here, up to `committed`; `has` says whether an entry is in the log. Every
-/// leader has them: one that does not has forgotten something, or this replica has.
+/// Checks that a leader's entries do not replace entries that are known here to be committed, up to `committed`. `has`
+/// says whether an entry is in the log. Every leader has all committed entries; if one does not, that leader or this
+/// replica has lost something.
 pub(super) fn check_keeps(
     request: &PeerRequest,
     from: NodeId,
@@ -51,7 +54,7 @@ pub(super) fn check_keeps(
     has: impl Fn(EntryId) -> bool,
 ) -> Result<(), ConsensusError> {
     let PeerRequest::Append { vote, entries, .. } = request else { return Ok(()) };
-    // One of before hears so from Raft.
+    // Raft itself tells a leader of an earlier term that it is out of date.
     if vote.term < own {
         return Ok(());
     }
@@ -65,12 +68,13 @@ pub(super) fn check_keeps(
     }
 }
 
-/// The same of a snapshot's offer, which its leader makes.
+/// The same check for a snapshot's offer, which its leader makes.
 pub(super) fn check_offer(vote: Vote, from: NodeId, own: Term) -> Result<(), ConsensusError> {
     check_vote(vote, from, own).map_err(|reason| ConsensusError::NotTaken { node: from, reason })
 }
 
-/// Whether a term lies further ahead than elections can have led to: nothing could be elected after the last of all terms.
+/// Whether a term is further ahead than elections can have led. After the highest possible term nobody could be
+/// elected.
 pub(super) fn is_leap(own: Term, found: Term) -> bool {
     TERM_LEAP_MAX < own.distance_to(found)
 }
@@ -85,7 +89,7 @@ fn check_vote(vote: Vote, from: NodeId, own: Term) -> Result<(), NotTaken> {
     Ok(())
 }
 
-/// Nobody knows of an entry of a term after its own.
+/// No node knows of an entry of a later term than its own.
 fn check_ids(vote: Vote, ids: [Option<EntryId>; 2]) -> Result<(), NotTaken> {
     let is_possible = |id: &EntryId| id.term <= vote.term && id.index <= LOG_INDEX_MAX;
     if ids.iter().flatten().all(is_possible) { Ok(()) } else { Err(NotTaken::Entries) }
@@ -128,7 +132,7 @@ mod tests {
         PeerRequest::Vote { vote, last, transfer: true }
     }
 
-    /// Of a replica in term 7 with entries up to 40, for which the sender is a learner or a voter.
+    /// The replica is in term 7 and has entries up to 40. The sender is a learner or a voter for it.
     #[test]
     fn what_is_committed_is_not_replaced() {
         let keeps = |ids: &[EntryId]| {

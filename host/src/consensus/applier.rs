@@ -1,7 +1,7 @@
-//! The boundary to the partition: committed entries go over it in log order, each exactly once.
+//! The boundary to the partition: committed entries cross it in log order, each exactly once.
 //!
-//! Only this folder can make a [`Committed`], so whatever takes one cannot run before a majority has the entry. What a partition does
-//! with an entry, and on which thread, is not known here.
+//! Only this folder can make a [`Committed`], so a function that takes one cannot run before a majority has the entry.
+//! This file does not know what a partition does with an entry, or on which thread.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use super::ApplierError;
 use crate::log::{EntryId, LogEntry};
 
-/// Something a majority of the voters has: it will never change and never go away.
+/// A value that a majority of the voters has: it will never change and never be lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed<T>(T);
 
@@ -29,36 +29,39 @@ impl<T> Committed<T> {
     }
 }
 
-/// A partition's state up to `last`, which the partition keeps somewhere.
+/// A partition's state up to `last`. The partition keeps it somewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     pub last: Option<EntryId>,
     /// The bytes of the last `Payload::Membership` up to `last`.
     pub membership: Option<Bytes>,
-    /// What another replica must be told to fetch it. As long as a clone of this is held, the snapshot is being sent.
+    /// The information that another replica needs to fetch the snapshot. While a clone of this exists, the snapshot is
+    /// being sent.
     pub offer: Arc<Bytes>,
 }
 
 /// A partition's end of the group. All calls come from one task of the group, one at a time.
 pub trait Applier: Send + 'static {
-    /// The last entry whose effects will survive a crash *now*, and the bytes of the last `Payload::Membership` up to it.
-    /// Asked once, when the group starts; entries after it are applied (again).
+    /// The last entry whose effects will survive a crash *now*, and the bytes of the last `Payload::Membership` up to
+    /// it. This is called once, when the group starts; entries after it are applied, perhaps again.
     fn applied(&self) -> (Option<EntryId>, Option<Bytes>);
 
-    /// Takes entries in log order, each once per start of the group, without gaps: blank and membership entries included.
+    /// Takes entries in log order, each once for each start of the group, without gaps, including blank and membership
+    /// entries.
     ///
-    /// May return when the entries are merely queued, and waits while the queue is full; nothing else of the group waits for it
-    /// except later entries. The bytes of a membership entry must be stored with the state and given back by `applied`.
-    /// An error stops the group for good.
+    /// It may return when the entries are merely queued, and waits while the queue is full; only later entries of the
+    /// group wait for it. The bytes of a membership entry must be stored with the state and returned by `applied`. An
+    /// error stops the group for good.
     fn apply(&mut self, entries: Vec<Committed<LogEntry>>) -> impl Future<Output = Result<(), ApplierError>> + Send;
 
-    /// The snapshot that counts from now on, so that the log up to it may be purged; [`super::Group::adopt_snapshot`] asks for it.
+    /// The snapshot that counts from now on, so that the log up to it may be purged. [`super::Group::adopt_snapshot`]
+    /// requests it.
     fn build_snapshot(&mut self) -> impl Future<Output = Result<Snapshot, ApplierError>> + Send {
         async { Err(ApplierError::NoSnapshots) }
     }
 
-    /// Replaces the whole state by `snapshot`, durably, and makes it the current one. No group of this host asks for it: a
-    /// snapshot takes the state's place while the partition is closed.
+    /// Replaces the whole state by `snapshot`, durably, and makes it the current one. No group of this host calls it: a
+    /// snapshot replaces the state while the partition is closed.
     fn install_snapshot(&mut self, snapshot: Snapshot) -> impl Future<Output = Result<(), ApplierError>> + Send {
         async move {
             drop(snapshot);
@@ -66,8 +69,8 @@ pub trait Applier: Send + 'static {
         }
     }
 
-    /// The last snapshot built or installed, also before the last start. There must be one once anything was purged, and it must
-    /// be neither behind what was purged nor ahead of what is applied.
+    /// The last snapshot built or installed, even before the last start. There must be one once anything was purged. It
+    /// must neither end before what was purged nor be ahead of what is applied.
     fn current_snapshot(&self) -> Option<Snapshot> {
         None
     }

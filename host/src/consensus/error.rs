@@ -1,35 +1,37 @@
-//! What can be wrong with a Raft group, an entry proposed to it, a peer, or the state it feeds.
+//! What can be wrong with a Raft group, an entry proposed to it, a peer, or the state that it feeds.
 //!
-//! Errors of openraft are turned into these at the edge of the folder; how a client hears of them is `api/`'s matter.
+//! Errors of openraft are converted at the edge of this folder. `api/` decides how a client is told.
 
 use crate::ids::{NodeId, Term};
 use crate::log::EntryId;
 
-/// Why a group refused, or could not tell.
+/// Why a group refused a request, or could not tell its outcome.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ConsensusError {
-    /// Nothing was appended. `term` is the newest this node knows.
+    /// Nothing was appended. `term` is the newest term that this node knows.
     #[error("this node does not lead in term {term}")]
     NotLeader { leader: Option<NodeId>, term: Term },
     /// Nothing was appended or promised: the leader has not heard from a majority for a whole lease.
     #[error("this leader has not heard from a majority lately")]
     NoQuorum,
-    /// The entry was appended here and the leadership then lost: it may be committed by another leader, or never.
+    /// The entry was appended here, and then the leadership was lost: another leader may commit the entry, or nobody
+    /// ever does.
     #[error("leadership was lost before the entry was known to be committed")]
     OutcomeUnknown,
-    /// The group has a history already.
+    /// The group already has a history.
     #[error("the group is already initialized")]
     AlreadyInitialized,
     /// `initialize` must run on one of the voters.
     #[error("node {node} is not among the voters it was to start with")]
     NotAVoter { node: NodeId },
-    /// A change of members that the group's state does not allow: another one is under way, or a new voter is no learner yet.
+    /// The group's state does not allow this change of members: another one is under way, or a new voter is not a
+    /// learner yet.
     #[error("the members cannot be changed now: {reason}")]
     NotChanged { reason: String },
-    /// The store holds entries that the log has not: the disk lost a synced write, or files were mixed.
+    /// The store has entries that the log does not: the disk lost a synced write, or files were mixed.
     #[error("the state is ahead of the log: applied {applied}, last in the log {last:?}")]
     StateAheadOfLog { applied: EntryId, last: Option<EntryId> },
-    /// A peer's request was not one.
+    /// A peer sent a malformed request.
     #[error("a peer's vote names no node")]
     VoteOfNobody,
     /// No node of the cluster would send this; it changed nothing.
@@ -41,7 +43,7 @@ pub enum ConsensusError {
     Stopped(StopReason),
 }
 
-/// What is wrong with a peer's message.
+/// The fault of a peer's message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotTaken {
     #[error("its vote is not in its own name")]
@@ -57,19 +59,20 @@ pub enum NotTaken {
     Replaces { found: EntryId },
 }
 
-/// Why a group takes part in nothing any more until the process starts it again.
+/// Why a group no longer takes part until the process starts it again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StopReason {
     #[error("it was shut down")]
     Shutdown,
-    /// A failed read, write or sync of the log, or a failed apply. After a failed sync nothing on that disk can be trusted.
+    /// A read, write or sync of the log failed, or an apply did. After a failed sync nothing on that disk can be
+    /// trusted.
     #[error("{detail}")]
     Failed { detail: String },
     #[error("it panicked")]
     Panicked,
 }
 
-/// Why a partition could not take committed entries. Any of them stops the group: an entry cannot be skipped.
+/// Why a partition could not take committed entries. Each error stops the group, because an entry cannot be skipped.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplierError {
     #[error("the partition's executor is gone")]
@@ -80,7 +83,7 @@ pub enum ApplierError {
     Halted { reason: String },
 }
 
-/// Why a peer gave no answer. None of them says that the request had no effect there.
+/// Why a peer did not answer. None of the errors implies that the request had no effect there.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PeerError {
     #[error("no route to node {0}")]
@@ -89,7 +92,7 @@ pub enum PeerError {
     Timeout(NodeId),
     #[error("node {node} answered something else than was asked")]
     UnexpectedReply { node: NodeId },
-    /// It takes no requests from this node: another cluster, another node than the one meant, another format.
+    /// The peer takes no requests from this node: the cluster, the node that was meant, or the format differs.
     #[error("node {node} refused: {detail}")]
     Refused { node: NodeId, detail: String },
     #[error("node {node} failed: {detail}")]

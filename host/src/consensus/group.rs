@@ -1,6 +1,6 @@
 //! A Raft group on this node: start, propose, read, answer peers, stop.
 //!
-//! A thin handle: the work runs in openraft's tasks. It knows neither what is proposed nor who sends the requests it answers.
+//! The handle is thin: openraft's tasks do the work. It knows neither what is proposed nor who sends the requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
@@ -35,41 +35,41 @@ use super::{AppendReply, Applier, ConsensusError, NoPeers, PeerReply, PeerReques
 use crate::ids::{LogIndex, NodeId, Term};
 use crate::log::{EntryId, Log, Vote};
 
-/// A follower elects after its lease (`ELECTION_MS_MAX`, counted from the last word of the leader) and then a random time from
-/// `ELECTION_MS_MIN..ELECTION_MS_MAX`: between 0.5 and 0.6 s after a leader dies, plus two round trips and one sync. That leaves a third
-/// of a second of the one that fail-over may take. The 100 ms between the two spread candidates over several round trips and syncs,
-/// so two seldom split the votes; three lost heartbeats in a row do not end a lease.
+/// A follower stands for election after its lease (`ELECTION_MS_MAX` since the leader's last message) and a random time
+/// from `ELECTION_MS_MIN..ELECTION_MS_MAX`: 0.5 to 0.6 s after a leader dies, plus two round trips and one sync. Of the
+/// second that fail-over may take, a third is left. The 100 ms spread candidates over several round trips and syncs, so
+/// they rarely split the votes. Three lost heartbeats in a row do not end a lease.
 const HEARTBEAT_MS: u64 = 75;
 const ELECTION_MS_MIN: u64 = 200;
 const ELECTION_MS_MAX: u64 = 300;
-/// A leader that no majority answers, but that is still heard, would keep the others from electing. Once its lease is over it falls silent for
-/// this long, which is time for an election and to spare, then tries to be heard for as long, and so on.
+/// A leader that no majority answers, but that others still hear, would prevent an election. After its lease it is
+/// silent for this long, which is ample time for an election. Then it tries to be heard for as long, and so on.
 const SILENCE_MS: u64 = 1000;
-/// Proposals and requests that wait for the group's task; beyond it callers wait.
+/// Proposals and requests that wait for the group's task. Beyond this number callers wait.
 const REQUESTS_MAX: u64 = 4096;
-/// Batches committed and not yet handed to the partition; beyond it the group's task waits.
+/// Batches that are committed and not yet handed to the partition. Beyond this number the group's task waits.
 const APPLIES_MAX: u64 = 64;
-/// Entries of one replication request; its bytes are bounded where they are read.
+/// Entries of one replication request. Its bytes are bounded where they are read.
 const REPLICATED_ENTRIES_MAX: u64 = 1024;
 
-/// What a group needs besides its log and its partition.
+/// The things that a group needs besides its log and its partition.
 #[derive(Clone, Debug)]
 pub struct GroupOptions<P = NoPeers> {
-    /// Names the group in traces: machine and partition.
+    /// The name of the group in traces: machine and partition.
     pub name: String,
     pub peers: P,
-    /// Whether this node may stand for election from the start, or only once [`Group::stand`] says so.
+    /// Whether this node may stand for election from the start, or only after [`Group::stand`] permits it.
     pub stands: bool,
 }
 
 impl GroupOptions<NoPeers> {
-    /// For a group whose only voter is this node.
+    /// The options of a group whose only voter is this node.
     pub fn alone(name: impl Into<String>) -> Self {
         Self { name: name.into(), peers: NoPeers, stands: true }
     }
 }
 
-/// One Raft group on this node. Clones are handles of the same group.
+/// One Raft group on this node. All clones are handles of the same group.
 #[derive(Clone)]
 pub struct Group {
     node: NodeId,
@@ -79,7 +79,7 @@ pub struct Group {
     stopping: Arc<watch::Sender<bool>>,
 }
 
-/// Where a group stands, for people and for `/metrics`.
+/// The state of a group, for people and for `/metrics`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupMetrics {
     pub term: Term,
@@ -87,18 +87,18 @@ pub struct GroupMetrics {
     pub voters: Vec<NodeId>,
     /// Followers without a vote.
     pub learners: Vec<NodeId>,
-    /// How far each member's log is known to agree with the leader's; empty unless this node leads.
+    /// How far each member's log is known to agree with the leader's. It is empty unless this node leads.
     pub matched: BTreeMap<NodeId, Option<LogIndex>>,
     pub last_log: Option<LogIndex>,
-    /// Committed as far as this node's log reaches.
+    /// The last committed entry, as far as this node's log reaches.
     pub committed: Option<EntryId>,
-    /// Taken by the partition, which may not have finished with it.
+    /// The last entry that the partition has taken. The partition may still be processing it.
     pub applied: Option<EntryId>,
 }
 
 impl Group {
-    /// Recovers the group from `log` and starts it: entries known to be committed and after `applier.applied()` are handed over before
-    /// this returns, so the partition must already be taking them.
+    /// Recovers the group from `log` and starts it. Committed entries after `applier.applied()` are handed over before
+    /// this returns, so the partition must already be taking entries.
     ///
     /// A group whose only voter is this node elects itself at once.
     pub async fn start<P: Peers>(
@@ -126,7 +126,7 @@ impl Group {
         self.node
     }
 
-    /// Gives a new group its voters; to be called on one of them, once in the life of the group.
+    /// Gives a new group its voters. It is called on one of them, once in the life of the group.
     pub async fn initialize(&self, voters: &[NodeId]) -> Result<(), ConsensusError> {
         let members: BTreeMap<u64, EmptyNode> = voters.iter().map(|voter| (voter.0, EmptyNode::new())).collect();
         self.raft.initialize(members).await.map_err(|error| match error {
@@ -138,10 +138,10 @@ impl Group {
 
     /// Queues one entry, to be appended only if this node still leads in `term` when its turn comes.
     ///
-    /// Returns once the entry has its place in the queue, so proposals made one after the other are appended in that order; waits
-    /// while the queue is full. Dropped before it returns, nothing is proposed. A refusal found here, or by [`Proposed`] as anything
-    /// but `OutcomeUnknown` and `Stopped`, means that nothing was appended; a later proposal may still have been, so what was
-    /// computed on top of this entry must be given up.
+    /// Returns once the entry has its place in the queue, so consecutive proposals are appended in that order. It waits
+    /// while the queue is full. If it is dropped before it returns, nothing is proposed. After a refusal, here or from
+    /// [`Proposed`], nothing was appended, except after `OutcomeUnknown` and `Stopped`. A later proposal may still have
+    /// been appended, so what was computed on top of this entry must be given up.
     pub async fn propose(&self, term: Term, payload: Bytes) -> Result<Proposed, ConsensusError> {
         self.check_leads(term)?;
         let (responder, outcome) = ProgressResponder::complete_only();
@@ -150,16 +150,16 @@ impl Group {
         Ok(Proposed { outcome, leadership: self.leadership.clone() })
     }
 
-    /// Follows who leads; the first value is already there.
+    /// Watches who leads. The first value is available at once.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.clone()
     }
 
-    /// Makes sure that this node still leads, by a round of heartbeats if there are others, and says up to which index a read must see
-    /// entries applied to be linearizable. May take as long as the lease of the leadership; dropping it gives up.
+    /// Makes sure that this node still leads, by a round of heartbeats if there are other voters. Returns the index up
+    /// to which a read must see entries applied to be linearizable. It may take a whole lease; dropping it gives up.
     ///
-    /// The only voter has nobody to ask: what it has acknowledged it has applied. So it answers at once, also while an append of it
-    /// waits for disk space.
+    /// The only voter has nobody to ask, and has applied all that it acknowledged. So it answers at once, even while an
+    /// append waits for disk space.
     pub async fn read_barrier(&self) -> Result<LogIndex, ConsensusError> {
         if let Some(applied) = self.applied_alone() {
             return Ok(applied);
@@ -172,7 +172,7 @@ impl Group {
         Ok(LogIndex(barrier.read_log_id().index()))
     }
 
-    /// Answers another node. The caller has made sure that it is who it says, one of the cluster, and means this group.
+    /// Answers another node. The caller has checked its identity and its cluster, and that it means this group.
     pub async fn answer(&self, from: NodeId, request: PeerRequest) -> Result<PeerReply, ConsensusError> {
         self.check_taken(from, &request)?;
         match request {
@@ -197,7 +197,7 @@ impl Group {
         }
     }
 
-    /// Answers a leader's stream of appends, in order; see [`Peers::appends`]. The first failure ends it.
+    /// Answers a leader's stream of appends, in order; see [`Peers::appends`]. The first failure ends the stream.
     pub fn answer_appends(
         &self,
         from: NodeId,
@@ -239,8 +239,8 @@ impl Group {
         admission::check_keeps(request, from, term, self.log.committed(), has)
     }
 
-    /// Whether a majority has answered this leader within [`SILENCE_MS`], so that what it proposes now has a prospect. A leader that is
-    /// alone needs nobody's answer.
+    /// Whether a majority has answered this leader within [`SILENCE_MS`], so that a proposal can succeed now. A leader
+    /// that is the only voter needs no answer.
     pub fn is_heard(&self) -> bool {
         let receiver = self.raft.metrics();
         let metrics = receiver.borrow_watched();
@@ -249,7 +249,7 @@ impl Group {
             || metrics.membership_config.membership().voter_ids().eq([self.node.0])
     }
 
-    /// Who votes: one set, or two while that changes, of each of which a majority is needed.
+    /// The voters: one set, or two sets while that changes. A decision needs a majority of each set.
     pub fn voters(&self) -> Vec<BTreeSet<NodeId>> {
         let receiver = self.raft.metrics();
         let metrics = receiver.borrow_watched();
@@ -274,13 +274,13 @@ impl Group {
         }
     }
 
-    /// Lets a node follow without a vote; returns once that is committed, before the node has caught up.
+    /// Lets a node follow without a vote. Returns once that is committed, before the node has caught up.
     pub async fn add_learner(&self, node: NodeId) -> Result<(), ConsensusError> {
         self.raft.add_learner(node.0, EmptyNode::new(), false).await.map(drop).map_err(|error| self.not_changed(error))
     }
 
-    /// Changes who votes, and forgets whoever votes no more; new voters must be learners that have caught up. Returns once it is
-    /// committed.
+    /// Changes who votes, and forgets nodes that lose their vote. New voters must be learners that have caught up.
+    /// Returns once the change is committed.
     pub async fn set_voters(&self, voters: &[NodeId]) -> Result<(), ConsensusError> {
         let voters: BTreeSet<u64> = voters.iter().map(|voter| voter.0).collect();
         self.raft.change_membership(voters, false).await.map(drop).map_err(|error| self.not_changed(error))
@@ -292,28 +292,28 @@ impl Group {
         self.raft.change_membership(change, false).await.map(drop).map_err(|error| self.not_changed(error))
     }
 
-    /// Asks a voter to lead instead of this node, which from now on proposes nothing in its term. Whether it comes to that shows in
-    /// [`Group::leadership`].
+    /// Asks a voter to lead instead of this node, which from now on proposes nothing in its term. [`Group::leadership`]
+    /// shows whether the transfer succeeds.
     pub async fn transfer_to(&self, node: NodeId) -> Result<(), ConsensusError> {
         self.raft.trigger().transfer_leader(node.0).await.map_err(stopped)
     }
 
-    /// Asks the partition for the snapshot that counts from now on: what it has may then be purged.
+    /// Asks the partition for the snapshot that counts from now on. Entries up to it may then be purged.
     pub async fn adopt_snapshot(&self) -> Result<(), ConsensusError> {
         self.raft.trigger().snapshot().await.map_err(stopped)
     }
 
-    /// Forgets the log up to `index`, as far as a snapshot has it and no follower is being sent it. Returns before that is done.
+    /// Forgets the log up to `index`, as far as a snapshot has it and no follower is being sent it. Returns at once.
     pub async fn purge(&self, index: LogIndex) -> Result<(), ConsensusError> {
         self.raft.trigger().purge_log(index.0).await.map_err(stopped)
     }
 
-    /// Whether this node may stand for election. A node that may not still follows and votes.
+    /// Sets whether this node may stand for election. A node that may not still follows and votes.
     pub fn stand(&self, stands: bool) {
         self.raft.runtime_config().elect(stands);
     }
 
-    /// Stops taking part and waits until the group's task is gone. Entries proposed and not yet committed may still be in the log.
+    /// Stops, and waits until the group's task has ended. Proposed, uncommitted entries may still be in the log.
     pub async fn shutdown(&self) -> Result<(), ConsensusError> {
         self.stopping.send_replace(true);
         self.raft.shutdown().await.map_err(|_| ConsensusError::Stopped(StopReason::Panicked))?;
@@ -323,7 +323,7 @@ impl Group {
         Ok(())
     }
 
-    /// What is applied, if this node leads and is the only voter.
+    /// The last applied index, if this node leads and is the only voter.
     fn applied_alone(&self) -> Option<LogIndex> {
         if !matches!(&*self.leadership.borrow(), Leadership::Leader { .. }) {
             return None;
@@ -332,7 +332,7 @@ impl Group {
         (metrics.voters == [self.node]).then(|| metrics.applied.map_or(LogIndex(0), |applied| applied.index))
     }
 
-    /// Nobody else can be leading or be asked, so there is no time-out to wait for.
+    /// Nobody else can lead or be asked, so there is no timeout to wait for.
     async fn elect_if_alone(&self) -> Result<(), ConsensusError> {
         let node = self.node.0;
         let alone = self.raft.with_raft_state(move |state| {
@@ -392,14 +392,14 @@ fn config(name: String, stands: bool) -> Config {
         heartbeat_interval: HEARTBEAT_MS,
         election_timeout_min: ELECTION_MS_MIN,
         election_timeout_max: ELECTION_MS_MAX,
-        // A leader that lost its unsynced tail must not lead on in its old term: it would give the same log id to other content.
+        // A leader that lost its unsynced tail must not keep leading in its term: it would use log ids twice.
         enable_leader_restore: Some(false),
         allow_log_reversion: Some(false),
-        // A node that was cut off must not depose a healthy leader when it is back.
+        // A node that was cut off must not depose a healthy leader when it returns.
         enable_pre_vote: Some(true),
         quorum_loss_probe_interval: Some(SILENCE_MS),
-        // Snapshots are taken and the log is purged when the partition says so. A follower is sent one only when the log that it
-        // needs is purged, however far behind it is.
+        // The partition decides when snapshots are taken and the log is purged. A follower gets a snapshot only when
+        // the log that it needs is purged, however far it lags.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,
         replication_lag_threshold: u64::MAX,
@@ -412,8 +412,8 @@ fn config(name: String, stands: bool) -> Config {
     config.validate().expect("the constants above satisfy openraft's rules")
 }
 
-/// openraft would purge the log up to an applied entry beyond its end; here the store never runs ahead of the synced log, so such a
-/// state is damage, and purging would destroy evidence.
+/// openraft would purge the log up to an applied entry beyond its end. Here the store never runs ahead of the synced
+/// log, so such a state is damage, and purging would destroy evidence.
 pub fn check_state_within_log(applied: Option<EntryId>, log: &Log) -> Result<(), ConsensusError> {
     let last = log.last().or(log.last_purged());
     match applied {
@@ -436,7 +436,7 @@ fn refusal(forward: &ForwardToLeader<Model>, leadership: &watch::Receiver<Leader
 
 fn not_leader(leadership: &Leadership) -> ConsensusError {
     match leadership {
-        // It leads, but in another term than the proposal was made for.
+        // This node leads, but in another term than the proposal was made for.
         Leadership::Leader { term } => ConsensusError::NotLeader { leader: None, term: *term },
         Leadership::Follower { leader, term } => ConsensusError::NotLeader { leader: *leader, term: *term },
         Leadership::Stopped { reason } => ConsensusError::Stopped(reason.clone()),
@@ -448,7 +448,7 @@ fn raft_vote(vote: Vote) -> Result<model::RaftVote, ConsensusError> {
 }
 
 /// # Panics
-/// The request is no append.
+/// If the request is not an append.
 fn raft_append(request: PeerRequest) -> Result<AppendEntriesRequest<Model>, ConsensusError> {
     let PeerRequest::Append { vote, previous, entries, committed } = request else {
         panic!("only appends come in a stream of appends");

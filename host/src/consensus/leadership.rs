@@ -1,7 +1,8 @@
 //! Who leads a group, as the rest of the host may know it.
 //!
-//! A node is announced as leader only once its partition has taken the blank entry of its term: by then everything committed before is
-//! applied or on its way, a majority has answered, and openraft accepts proposals. It knows nothing of what a leader does.
+//! A node is announced as leader only once its partition has taken the blank entry of its term. By then everything
+//! committed before is applied or queued, a majority has answered, and openraft accepts proposals. This file knows
+//! nothing of what a leader does.
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
@@ -15,18 +16,18 @@ use super::state::State;
 use crate::ids::{NodeId, Term};
 use crate::log::EntryId;
 
-/// This node's part in its group. `term` is the newest the node knows.
+/// This node's role in its group. `term` is the newest term that the node knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Leadership {
     /// This node leads and may propose in `term`. It never leads twice in one term.
     Leader { term: Term },
-    /// Another node leads, or none is known to (an election, or this node's own is not complete).
+    /// Another node leads, or no leader is known (during an election, or before this node's own election is complete).
     Follower { leader: Option<NodeId>, term: Term },
-    /// For good: until the process opens the log again.
+    /// The group has stopped until the process opens the log again.
     Stopped { reason: StopReason },
 }
 
-/// Follows openraft until it stops; the last value is then [`Leadership::Stopped`].
+/// Follows openraft until it stops. The last value is then [`Leadership::Stopped`].
 pub(super) fn follow(
     raft: &Raft<Model, State>,
     node: NodeId,

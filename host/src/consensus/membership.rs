@@ -1,6 +1,7 @@
-//! Who votes and who learns, as bytes: in a membership entry of the log and, unread, beside the partition's state.
+//! The voters and learners as bytes: in a membership entry of the log and, uninterpreted, beside the partition's state.
 //!
-//! Little endian. The id of the entry that carries it is part of it, so that the state needs to keep nothing but these bytes.
+//! Numbers are little-endian. The bytes include the id of the entry that carries them, so that the state need not keep
+//! anything else.
 //!
 //! | offset | bytes | what |
 //! |---|---|---|

@@ -1,8 +1,8 @@
-//! One Raft group: orders the entries of a partition over its voters and hands them on once they are committed.
+//! One Raft group: it orders the entries of a partition over its voters and hands them on once they are committed.
 //!
-//! In: proposals of a leader, requests of peers. Out: [`Committed`] entries, in order, to the partition's [`Applier`], and who leads
-//! ([`Leadership`]). This folder alone knows openraft; no type of it appears in what is public here. It does not know what an entry
-//! means, how rows are written, or how bytes travel to a peer ([`Peers`]).
+//! A leader's proposals and the requests of peers go in. [`Committed`] entries come out, in order, to the partition's
+//! [`Applier`], and so does the leadership ([`Leadership`]). Only this folder knows openraft; none of its types is
+//! public here. It does not know what an entry means, how rows are written, or how bytes travel to a peer ([`Peers`]).
 //!
 //! ```text
 //! propose ─▶ group ─▶ openraft ─▶ storage ─▶ log/        (append; durable before it counts)

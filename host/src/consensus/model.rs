@@ -1,7 +1,7 @@
 //! openraft's types as this host configures them, and the conversions between them and the types of `log/`.
 //!
-//! A leader is named by term *and* node (openraft's "advanced" mode), because log entries carry both. Addresses of nodes are no
-//! business of a group: the `system` machine knows them, so a member is a bare id here.
+//! A leader is named by term *and* node (openraft's "advanced" mode), because log entries carry both. A group does not
+//! know the addresses of nodes: the `system` machine knows them, so a member is only an id here.
 
 use std::fmt;
 use std::io;
@@ -15,7 +15,7 @@ use crate::ids::{LogIndex, NodeId, Term};
 use crate::log::{EntryId, LogEntry, Payload, Vote};
 
 openraft::declare_raft_types!(
-    /// Names every type openraft leaves open.
+    /// Names every type that openraft leaves open.
     pub(super) Model:
         D = Content,
         R = (),
@@ -29,7 +29,7 @@ pub(super) type RaftVote = openraft::alias::VoteOf<Model>;
 pub(super) type RaftEntry = <Model as RaftTypeConfig>::Entry;
 pub(super) type RaftStoredMembership = openraft::alias::StoredMembershipOf<Model>;
 
-/// What is proposed: bytes this folder never looks into. A clone shares them.
+/// A proposal's content: bytes that this folder never looks into. Clones share the bytes.
 #[derive(Clone)]
 pub(super) struct Content(pub Bytes);
 
@@ -92,7 +92,7 @@ pub(super) fn log_entry(entry: RaftEntry) -> LogEntry {
     LogEntry { id, payload }
 }
 
-/// A membership and the entry that set it, as openraft wants it; none set yet is its default.
+/// A membership and the entry that set it, as openraft expects it. If none is set yet, this is openraft's default.
 pub(super) fn stored_membership(bytes: Option<&Bytes>) -> Result<RaftStoredMembership, MembershipError> {
     let Some(bytes) = bytes else { return Ok(RaftStoredMembership::default()) };
     let (entry, membership) = membership::decode(bytes)?;

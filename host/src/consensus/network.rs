@@ -1,7 +1,8 @@
 //! The way to the other voters: requests and replies of Raft as plain values, and openraft's network over them.
 //!
-//! [`Peers`] carries a request to a node and brings back its answer; on that node `Group::answer` makes it. How values become bytes,
-//! which connection they take, and who a node is, only the carrier knows: a socket in production, a queue in the simulator.
+//! [`Peers`] carries a request to a node and returns its answer; there `Group::answer` makes the answer. Only the
+//! carrier knows how values become bytes, which connection they take, and who a node is: a socket in production, a
+//! queue in the simulator.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,33 +28,33 @@ use super::{PeerError, admission};
 use crate::ids::{NodeId, Term};
 use crate::log::{EntryId, LogEntry, Vote};
 
-/// Bytes of appends under way to one peer in one group: enough to keep a fast network and a disk busy, small enough that a peer which
-/// stands still costs little. One larger append goes alone.
+/// Bytes of appends under way to one peer in one group. That is enough to keep a fast network and a disk busy, and
+/// small enough that a stalled peer costs little. One append that is larger is sent alone.
 const APPEND_BYTES_UNDER_WAY_MAX: usize = 32 << 20;
-/// What an entry counts besides its payload.
+/// The bytes that an entry counts besides its payload.
 const ENTRY_OVERHEAD_BYTES: usize = 64;
-/// How long an append may go unanswered before the connection counts as dead. Heartbeats go their own way and are far less patient; this
-/// leaves a slow disk its time.
+/// How long an append may be unanswered before the connection counts as dead. Heartbeats are sent separately and time
+/// out much earlier, so this can give a slow disk time.
 const APPEND_PATIENCE: Duration = Duration::from_secs(3);
 
-/// What one voter asks another.
+/// A request from one voter to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerRequest {
-    /// Entries after `previous`, from the leader of `vote`; none is a heartbeat.
+    /// Entries after `previous`, from the leader of `vote`. Without entries it is a heartbeat.
     Append { vote: Vote, previous: Option<EntryId>, entries: Vec<LogEntry>, committed: Option<EntryId> },
     /// `transfer` says that the leader itself asked for this election.
     Vote { vote: Vote, last: Option<EntryId>, transfer: bool },
-    /// Would you vote so? Changes nothing.
+    /// Asks whether the node would grant this vote. It changes nothing.
     PreVote { vote: Vote, last: Option<EntryId> },
-    /// From the leader of `vote`: `to` shall lead once it has `last`.
+    /// From the leader of `vote`: it asks `to` to lead once `to` has `last`.
     Transfer { vote: Vote, to: NodeId, last: Option<EntryId> },
 }
 
-/// Its answer, of the kind of the request.
+/// The answer to a request, of the same kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerReply {
     Append(AppendReply),
-    /// `vote` is what the node now holds.
+    /// `vote` is the vote that the node now holds.
     Vote {
         vote: Vote,
         granted: bool,
@@ -66,31 +67,31 @@ pub enum PeerReply {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AppendReply {
-    /// All entries are durable there.
+    /// All entries are durable on that node.
     Success,
-    /// Entries up to this one are.
+    /// Entries up to this one are durable on that node.
     Partial(Option<EntryId>),
-    /// It does not have `previous`.
+    /// The node does not have `previous`.
     Conflict,
-    /// It follows a newer leader or candidate.
+    /// The node follows a newer leader or candidate.
     HigherVote(Vote),
 }
 
-/// How far a node is with a snapshot it was offered.
+/// The progress of a node with a snapshot that it was offered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SnapshotReply {
-    /// It is fetching it.
+    /// The node is fetching it.
     Fetching,
-    /// It has it durably, or does not need it.
+    /// The node has it durably, or does not need it.
     Taken,
-    /// It follows a newer leader or candidate.
+    /// The node follows a newer leader or candidate.
     HigherVote(Vote),
 }
 
 /// Carries requests to the other nodes.
 pub trait Peers: Clone + Send + Sync + 'static {
-    /// Delivers at most once, and answers within `deadline`: a request must not outlive it. No answer is an error, never a made-up
-    /// reply. Dropping the future gives the request up.
+    /// Delivers a request at most once, and answers within `deadline`: a request must not outlive it. A missing answer
+    /// is an error, never a made-up reply. Dropping the future gives the request up.
     fn call(
         &self,
         to: NodeId,
@@ -98,29 +99,31 @@ pub trait Peers: Clone + Send + Sync + 'static {
         deadline: Duration,
     ) -> impl Future<Output = Result<PeerReply, PeerError>> + Send;
 
-    /// Delivers [`PeerRequest::Append`]s in order, each without waiting for the answer to the one before, and brings their answers back
-    /// in the same order: `Partial` with the last entry that is durable there, or the one failure that ends the stream.
-    /// Dropping the stream gives all of it up. How many may be under way, and how long one may take, the caller sees to.
+    /// Delivers [`PeerRequest::Append`]s in order, each without waiting for the answer to the one before, and returns
+    /// their answers in the same order: `Partial` with the last entry that is durable there, or the one failure that
+    /// ends the stream. Dropping the stream gives all of it up. The caller limits how many are under way and how long
+    /// each may take.
     fn appends(
         &self,
         to: NodeId,
         requests: BoxStream<'static, PeerRequest>,
     ) -> BoxStream<'static, Result<AppendReply, PeerError>>;
 
-    /// Offers a snapshot of the leader of `vote`; `to` fetches what it lacks of it. The last item says what became of it, or is the
-    /// failure; items before it come as long as there is progress. Dropping the stream gives it up; the same offer goes on where it was.
+    /// Offers a snapshot of the leader of `vote`; `to` fetches what it lacks. The last item is the outcome or the
+    /// failure; earlier items show that there is progress. Dropping the stream gives it up; the same offer later
+    /// resumes where it was.
     fn offer(&self, to: NodeId, vote: Vote, offer: Bytes) -> BoxStream<'static, Result<SnapshotReply, PeerError>> {
         let _ = (vote, offer);
         stream::once(async move { Err(PeerError::NoRoute(to)) }).boxed()
     }
 
-    /// `node` has said that its log holds everything up to `last`, durably. Must not wait.
+    /// `node` has said that its log durably holds everything up to `last`. This must not wait.
     fn on_durable(&self, node: NodeId, last: EntryId) {
         let _ = (node, last);
     }
 }
 
-/// For groups of one voter, which call nobody.
+/// The peers of a group with one voter, which calls nobody.
 #[derive(Clone, Copy, Debug)]
 pub struct NoPeers;
 
@@ -138,7 +141,7 @@ impl Peers for NoPeers {
     }
 }
 
-/// Makes openraft's connections, one per peer and purpose.
+/// Makes openraft's connections, one for each peer and purpose.
 pub(super) struct Network<P>(pub P);
 
 impl<P: Peers> RaftNetworkFactory<Model> for Network<P> {
@@ -156,7 +159,7 @@ pub(super) struct Connection<P> {
 
 /// An append that is under way to a peer.
 struct Sent {
-    /// Of the leader who sends it.
+    /// The term of the leader that sends it.
     term: Term,
     previous: Option<EntryId>,
     last: Option<EntryId>,
@@ -170,7 +173,8 @@ impl<P: Peers> Connection<P> {
         self.peers.call(self.to, request, option.hard_ttl()).await.map_err(unreachable)
     }
 
-    /// A vote that a peer has said it holds, unless its term lies further ahead than elections can have led: nobody is deposed by that.
+    /// A vote that a peer says it holds. It is refused if its term is further ahead than elections can have led: such a
+    /// vote must not depose anybody.
     fn reachable_vote(&self, asked: Term, vote: Vote) -> Result<RaftVote, RPCError<Model>> {
         if admission::is_leap(asked, vote.term) {
             tracing::error!(node = %self.to, term = %vote.term, %asked, "a node claims a term that cannot be reached");
@@ -188,7 +192,7 @@ impl<P: Peers> Connection<P> {
         Err(unreachable(PeerError::UnexpectedReply { node: self.to }))
     }
 
-    /// What openraft wants to hear of the oldest append under way.
+    /// The result that openraft expects for the oldest append under way.
     fn on_append_reply(
         &self,
         reply: AppendReply,
@@ -222,7 +226,7 @@ fn append_request(request: AppendEntriesRequest<Model>) -> PeerRequest {
     }
 }
 
-/// The requests of `input`, each once there is room for its bytes; they are noted in `under_way` before they go.
+/// The requests of `input`, each once there is room for its bytes. Each is noted in `under_way` before it is sent.
 fn bounded<S>(input: S, under_way: Arc<Mutex<VecDeque<Sent>>>) -> BoxStream<'static, PeerRequest>
 where
     S: Stream<Item = AppendEntriesRequest<Model>> + Send + 'static,
@@ -289,7 +293,8 @@ impl<P: Peers> RaftNetworkV2<Model> for Connection<P> {
         })
     }
 
-    /// Pipelined: what is under way is bounded by its bytes, and each answer must come within [`APPEND_PATIENCE`].
+    /// Pipelined: the appends under way are bounded by their bytes, and each answer must arrive within
+    /// [`APPEND_PATIENCE`].
     fn stream_append<'s, S>(
         &'s mut self,
         input: S,
@@ -328,7 +333,7 @@ impl<P: Peers> RaftNetworkV2<Model> for Connection<P> {
         self.vote_response(vote.term, reply)
     }
 
-    /// Must go over the wire: openraft's default grants without asking.
+    /// This must go over the wire: openraft's default grants without asking.
     async fn pre_vote(
         &mut self,
         request: VoteRequest<Model>,
@@ -353,8 +358,8 @@ impl<P: Peers> RaftNetworkV2<Model> for Connection<P> {
         }
     }
 
-    /// Returns once the snapshot is durable there: it is in the place of the state when the next append arrives, or that append finds
-    /// nobody and is tried again.
+    /// Returns once the snapshot is durable on the peer. It has replaced the state when the next append arrives;
+    /// otherwise that append finds no group there and is retried.
     async fn full_snapshot(
         &mut self,
         vote: RaftVote,

@@ -1,7 +1,8 @@
-//! openraft's state machine over the partition's [`Applier`]: turns what openraft says is committed into [`Committed`] entries.
+//! openraft's state machine over the partition's [`Applier`]: turns what openraft reports as committed into
+//! [`Committed`] entries.
 //!
-//! It checks that no entry comes twice, and notes the blank entry with which a leader begins, once the partition has it:
-//! only then is the leadership announced. It knows nothing of rows.
+//! It checks that no entry arrives twice. It notes the blank entry with which a leader begins once the partition has
+//! it; only then is the leadership announced. It knows nothing of rows.
 
 use std::io;
 use std::sync::Arc;
@@ -19,12 +20,12 @@ use super::model::{self, Model, RaftLogId, RaftStoredMembership};
 use super::{ApplierError, Committed, ConsensusError, Snapshot};
 use crate::log::{EntryId, LogEntry, Payload};
 
-/// Entries and bytes handed to the partition in one call.
+/// The most entries that are handed to the partition in one call. The next constant is the most bytes.
 const APPLY_ENTRIES_MAX: usize = 1024;
 const APPLY_BYTES_MAX: usize = 4 << 20;
 
 pub(super) struct State {
-    /// Never locked: the mutex makes it `Sync`, which openraft asks for.
+    /// It is never locked: the mutex only makes it `Sync`, which openraft requires.
     applier: Mutex<Box<dyn AnyApplier>>,
     applied: Option<EntryId>,
     membership: RaftStoredMembership,
@@ -47,7 +48,8 @@ impl State {
         self.blank.subscribe()
     }
 
-    /// Holes are found where entries are read; openraft's suite applies some with holes on purpose.
+    /// Checks that an entry is later than the one before. Holes are detected where entries are read; openraft's suite
+    /// applies entries with holes on purpose.
     fn check_later(before: Option<EntryId>, entry: EntryId) -> io::Result<()> {
         if before.is_none_or(|before| before < entry && before.index < entry.index) {
             return Ok(());
@@ -124,8 +126,8 @@ impl RaftStateMachine<Model> for State {
         BuiltSnapshot(Some(self.applier.get_mut().build_snapshot().await))
     }
 
-    /// An error of a builder stops the group for good, so it only gets one where there is something to hand out, or where it
-    /// cannot do without.
+    /// An error of a builder stops the group for good. So openraft gets one only if there is a snapshot, or if it
+    /// insists.
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<BuiltSnapshot> {
         match self.applier.get_mut().build_snapshot().await {
             Err(_) if !force => None,
@@ -148,7 +150,7 @@ impl RaftStateMachine<Model> for State {
     }
 }
 
-/// A snapshot already made when openraft asks for its builder; it is handed out once.
+/// A snapshot that exists before openraft asks for its builder. It is handed out once.
 pub(super) struct BuiltSnapshot(Option<Result<Snapshot, ApplierError>>);
 
 impl RaftSnapshotBuilder<Model> for BuiltSnapshot {

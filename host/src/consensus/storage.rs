@@ -1,11 +1,12 @@
-//! openraft's log storage over `log/`: what must be durable when, and nothing else.
+//! openraft's log storage over `log/`. It decides what must be durable when, and nothing else.
 //!
 //! * `append` is readable on return and reported once durable, in order; appends are pipelined.
-//! * `save_vote` is durable on return, and so is every append before it: both go through the log's one stream.
-//! * `committed` is a hint that is never waited for, so it is cut to what the log holds when it is read.
-//! * A slow disk holds up its group and no thread: whatever waits for room or a sync is awaited.
-//! * A failed disk is final. A *full* one is not: an append waits for room instead of failing (see [`Storage::append`]).
-//! * What is damaged of a sealed segment is waited for, since others have it: whoever needs it waits, and nobody else.
+//! * `save_vote` is durable on return, and so is every earlier append: both use the log's one stream.
+//! * `committed` is a hint that nobody waits for, so it is cut to what the log holds when it is read.
+//! * A slow disk blocks its group but no thread: waits for room or for a sync are asynchronous.
+//! * A failed disk is final. A *full* one is not: an append waits for room instead of failing (see
+//!   [`Storage::append`]).
+//! * A reader waits for damage in a sealed segment to be mended, since other nodes have it; nobody else waits.
 
 use std::fmt::Debug;
 use std::io;
@@ -25,20 +26,20 @@ use crate::durable;
 use crate::ids::LogIndex;
 use crate::log::{EntryId, Log, LogEntry, LogError, LogHealth};
 
-/// Entries read in one step where openraft asks for a long range: to apply, to replicate.
+/// The most bytes read in one step when openraft asks for a long range, to apply or to replicate.
 const READ_BYTES_MAX: usize = 4 << 20;
-/// Entries given to the log at once; also the size of its smallest segment.
+/// The most bytes of entries given to the log at once. It is also the size of the log's smallest segment.
 const APPEND_BYTES_MAX: usize = 4 << 20;
-/// How soon an append that met a full disk tries again. Room comes from outside, so there is nothing to wait on.
+/// The delay before an append that met a full disk tries again. Nothing signals that there is space again.
 const FULL_RETRY: Duration = Duration::from_millis(50);
-/// How soon what could not be read is read again; at once where it is known to be mended.
+/// The delay before a failed read is repeated. It is repeated at once when the log reports that the damage is mended.
 const UNREADABLE_RETRY: Duration = Duration::from_millis(500);
 
-/// The log as openraft's storage and as its readers; all clones are the same log.
+/// The log as openraft's storage and as its readers. All clones are the same log.
 #[derive(Clone)]
 pub(super) struct Storage {
     log: Log,
-    /// Turns true when the group shuts down, so that an append waiting for room lets go.
+    /// Becomes true when the group shuts down, so that an append that waits for room gives up.
     stopping: watch::Receiver<bool>,
 }
 
@@ -47,7 +48,7 @@ impl Storage {
         Self { log, stopping }
     }
 
-    /// The part of `range` that the log has: neither purged nor yet to come.
+    /// The part of `range` that the log has: neither purged nor in the future.
     fn present(&self, range: &impl RangeBounds<u64>) -> Range<u64> {
         let start = match range.start_bound() {
             Bound::Included(start) => *start,
@@ -61,7 +62,7 @@ impl Storage {
         };
         let first = self.log.last_purged().map_or(0, |purged| purged.index.0 + 1);
         let next = self.log.last().map_or(0, |last| last.index.0 + 1);
-        // A log that was never purged may begin above 0: its reader skips what lies before.
+        // A log that was never purged may begin above 0. Its reader skips earlier indexes.
         start.max(first)..end.min(next)
     }
 
@@ -72,11 +73,11 @@ impl Storage {
         self.log.read(LogIndex(range.start)..LogIndex(range.end), bytes_max)
     }
 
-    /// Waits a moment after this error, if what could not be read may be readable by then: a log that has not failed has lost something of a
-    /// sealed segment, which another node mends.
+    /// Waits a moment after this error if a later read may succeed. That is so if the log has not failed and only a
+    /// sealed segment is damaged, because another node's entries mend it.
     ///
     /// # Errors
-    /// The same: it will not be, or the group shuts down.
+    /// The same error, if a later read cannot succeed or the group shuts down.
     async fn wait_for_mending(&mut self, error: LogError) -> Result<(), LogError> {
         let may_pass = match &error {
             LogError::Corrupt { .. } => !matches!(self.log.health(), LogHealth::Failed(_)),
@@ -94,8 +95,8 @@ impl Storage {
         }
     }
 
-    /// The next piece of `range` for a stream, and what remains of it; none at its end. What is applied comes from here, so a hole is an
-    /// error, also at the edges of a piece.
+    /// The next piece of `range` for a stream, and the rest of the range; `None` at its end. Entries to apply are read
+    /// here, so a hole is an error, even at the edges of a piece.
     async fn read_next(&mut self, range: Range<u64>) -> io::Result<Option<Piece>> {
         if range.is_empty() {
             return Ok(None);
@@ -124,7 +125,7 @@ impl Storage {
         Err(openraft::errors::LeaderChanged::new(leader, vote).into())
     }
 
-    /// Appends once there is room; the report of a refused attempt is kept for the next one.
+    /// Appends once there is room. The report of a refused attempt is kept for the next one.
     async fn append_when_room(&mut self, entries: Vec<LogEntry>, report: Report) -> Result<(), LogError> {
         let mut is_waiting = false;
         loop {
@@ -148,7 +149,7 @@ impl Storage {
         }
     }
 
-    /// A disk that hangs must not keep a group that shuts down.
+    /// A disk that hangs must not block a group that shuts down.
     async fn unless_stopping(
         &mut self,
         work: impl Future<Output = Result<(), LogError>> + Send,
@@ -162,7 +163,7 @@ impl Storage {
 
     async fn stopped(&mut self) {
         if self.stopping.wait_for(|stopping| *stopping).await.is_err() {
-            // Nobody is left who could say so.
+            // The sender is gone, so nobody can stop the group any more.
             std::future::pending::<()>().await;
         }
     }
@@ -183,8 +184,8 @@ impl RaftLogReader<Model> for Storage {
         raft_entries(self.read(self.present(&range), usize::MAX).map_err(io_error)?)
     }
 
-    /// What a follower is sent. An error would stop the group, and with it all other followers; without entries openraft asks again, once it
-    /// has looked whether it leads still.
+    /// The entries to send to a follower. An error would stop the group and with it all other followers. If there are
+    /// no entries, openraft asks again after it has checked that it still leads.
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<RaftEntry>> {
         match self.read(self.present(&(start..end)), READ_BYTES_MAX) {
             Ok(entries) => raft_entries(entries),
@@ -192,7 +193,8 @@ impl RaftLogReader<Model> for Storage {
         }
     }
 
-    /// Reads as it is pulled, so that a follower far behind, or a long apply, never has its whole range in memory.
+    /// Reads as it is pulled, so that a follower with a large lag, or a long apply, never has its whole range in
+    /// memory.
     async fn entries_stream<R>(&mut self, range: R) -> impl Stream<Item = io::Result<RaftEntry>> + OptionalSend
     where
         R: RangeBounds<u64> + Clone + Debug + OptionalSend,
@@ -204,8 +206,8 @@ impl RaftLogReader<Model> for Storage {
         })
     }
 
-    /// The vote is looked at before *and* after each piece: a vote only ever grows, so in between it was the leader's too, and
-    /// nothing was truncated.
+    /// The vote is checked before *and* after each piece. A vote only ever grows, so in between it was the leader's
+    /// too, and nothing was truncated.
     async fn leader_bounded_stream<R>(
         &mut self,
         leader: RaftLeaderId,
@@ -230,8 +232,8 @@ impl RaftLogReader<Model> for Storage {
         self.log.vote().map(model::raft_vote).transpose()
     }
 
-    /// The *last* entry of each leader, whatever the trait's documentation says: that is what openraft's own search returns and what its
-    /// suite checks. From memory; openraft would look for them all over the log at start.
+    /// The *last* entry of each leader, whatever the trait's documentation says: openraft's own search returns that,
+    /// and its suite checks it. The answer is in memory; openraft would search the whole log for it at start.
     async fn get_key_log_ids(&mut self, range: RangeInclusive<RaftLogId>) -> io::Result<Vec<RaftLogId>> {
         let starts = self.log.term_starts();
         let ends = starts.iter().zip(starts.iter().skip(1)).map(|(start, next)| {
@@ -268,20 +270,20 @@ impl RaftLogStorage<Model> for Storage {
         Ok(())
     }
 
-    /// Commit can run ahead of this disk (a majority of *other* disks is enough), and openraft refuses to start when asked to apply
-    /// what is not there.
+    /// A commit can be ahead of this disk (a majority of *other* disks is enough), and openraft refuses to start if it
+    /// must apply entries that are not there.
     async fn read_committed(&mut self) -> io::Result<Option<RaftLogId>> {
         let committed = clamp_committed(self.log.committed(), self.log.durable());
         Ok(committed.map(model::log_id))
     }
 
-    /// The sequencer proposes nothing while the log says it is full; what was already on its way then, and openraft's own blank and
-    /// membership entries, may use the rest of the segment, all but the reserve for votes. So this is refused only once that is used
-    /// up too. To fail would stop the group for good over something that passes; so it waits. The group stands still meanwhile, as a
-    /// node that is down would, and a majority elsewhere goes on without it.
+    /// The sequencer proposes nothing while the log is full. Earlier appends, and openraft's own blank and membership
+    /// entries, may use the rest of the segment except the reserve for votes. So this is refused only once that is used
+    /// up. A failure would stop the group for good over a condition that passes, so it waits. Meanwhile the group
+    /// stands still, like that of a node that is down, and a majority elsewhere proceeds without it.
     ///
-    /// What openraft merged into one append goes to the log in pieces, so that none needs an outsized segment; the last piece is durable
-    /// only after the others, so its report is that of all.
+    /// An append that openraft merged is given to the log in pieces, so that none needs an oversized segment. The last
+    /// piece is durable only after the others, so its report covers all.
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<Model>) -> io::Result<()>
     where
         I: IntoIterator<Item = RaftEntry> + OptionalSend,
@@ -308,7 +310,7 @@ impl RaftLogStorage<Model> for Storage {
     }
 }
 
-/// Who wants to know that an append is durable; told once.
+/// The party to tell when an append is durable. It is told once.
 #[derive(Clone)]
 struct Report(Arc<Mutex<IOFlushed<Model>>>);
 
@@ -327,7 +329,7 @@ impl Report {
     }
 }
 
-/// Entries in runs of at most [`APPEND_BYTES_MAX`], or of one.
+/// Entries in runs of at most [`APPEND_BYTES_MAX`], or of one entry.
 fn into_pieces(entries: impl Iterator<Item = LogEntry>) -> Vec<Vec<LogEntry>> {
     let mut pieces: Vec<Vec<LogEntry>> = Vec::new();
     let mut bytes = 0;
@@ -344,14 +346,14 @@ fn into_pieces(entries: impl Iterator<Item = LogEntry>) -> Vec<Vec<LogEntry>> {
     pieces
 }
 
-/// A piece of a range of entries, and what remains of the range.
+/// A piece of a range of entries, and the rest of the range.
 type Piece = (Vec<RaftEntry>, Range<u64>);
 
 fn raft_entries(entries: Vec<LogEntry>) -> io::Result<Vec<RaftEntry>> {
     entries.into_iter().map(|entry| model::raft_entry(entry).map_err(io::Error::other)).collect()
 }
 
-/// One stream of what `next` reads piece by piece, as it is pulled.
+/// One stream of the entries that `next` reads piece by piece, as they are pulled.
 fn in_pieces<E: Send + 'static, F: Future<Output = Result<Option<Piece>, E>> + Send + 'static>(
     range: Range<u64>,
     next: impl FnMut(Range<u64>) -> F + Send + 'static,
@@ -361,7 +363,7 @@ fn in_pieces<E: Send + 'static, F: Future<Output = Result<Option<Piece>, E>> + S
     Box::pin(pieces.map_ok(entries).try_flatten())
 }
 
-/// What may be applied at start: the saved commit, as far as this disk has it.
+/// The entries that may be applied at start: the saved commit, as far as this disk has it.
 pub(super) fn clamp_committed(committed: Option<EntryId>, durable: Option<EntryId>) -> Option<EntryId> {
     match (committed, durable) {
         (Some(committed), Some(durable)) => Some(if durable.index < committed.index { durable } else { committed }),
@@ -369,7 +371,7 @@ pub(super) fn clamp_committed(committed: Option<EntryId>, durable: Option<EntryI
     }
 }
 
-/// Keeps the words of the cause: openraft keeps only the text of an error.
+/// Keeps the text of the cause, because openraft keeps only the text of an error.
 fn io_error(error: LogError) -> io::Error {
     match &error {
         LogError::Disk { file, source } => io::Error::other(format!("disk error at {file}: {source}")),

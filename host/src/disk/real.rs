@@ -1,7 +1,7 @@
 //! The machine's own file system, over `std::fs` and `memmap2`.
 //!
-//! Writing through a map is impossible by construction: maps only give out copies. A file that became shorter, or that the disk does not give
-//! back, is an error for whoever reads it, through a map as well.
+//! Writing through a map is impossible by construction: maps only return copies. A file that became shorter, or that
+//! the disk cannot read, is an error for its reader, even through a map.
 
 use std::fs::File;
 use std::io;
@@ -27,14 +27,14 @@ impl Disk for RealDisk {
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in durable::open(dir, |dir| std::fs::read_dir(dir))? {
-            // Nothing of ours has a name that is not Unicode.
+            // None of our files has a name that is not Unicode.
             names.extend(entry?.file_name().into_string());
         }
         Ok(names)
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        // Whoever makes files can try again later.
+        // The callers that create files can retry later.
         let file =
             File::options().read(true).write(true).create(true).truncate(true).mode(durable::PRIVATE).open(path)?;
         Ok(RealFile::of(file))
@@ -117,8 +117,8 @@ impl DiskFile for RealFile {
     }
 
     fn map(&self) -> io::Result<Arc<dyn DiskMap>> {
-        // SAFETY: files that are mapped are written by this process alone, and never made shorter by it; `RealMap::read` copies only ranges whose
-        // bytes no writer touches any more, so no reference ever covers memory that changes.
+        // SAFETY: only this process writes mapped files, and it never makes them shorter. `RealMap::read` copies only
+        // ranges that no writer touches any more, so no reference ever covers memory that changes.
         let map = unsafe { Mmap::map(&*self.0)? };
         Ok(Arc::new(RealMap { map, file: self.0.clone() }))
     }
@@ -139,18 +139,19 @@ impl DiskMap for RealMap {
             self.file.read_exact_at(&mut bytes, offset)?;
             return Ok(Bytes::from(bytes));
         }
-        // SAFETY: the range lies inside the map, checked above. A slice of the whole map would also cover bytes that the
-        // writer thread is changing; this one covers only finished ones, by the contract of the method.
+        // SAFETY: the range lies inside the map, as checked above. A slice of the whole map would also cover bytes that
+        // the writer thread is changing. This one covers only finished bytes, by the contract of the method.
         let bytes = unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(start), size) };
         Ok(Bytes::copy_from_slice(bytes))
     }
 }
 
 impl RealMap {
-    /// Has the kernel bring in the pages of a range. A page that cannot be had (somebody made the file shorter, a sector is bad) is an error here;
-    /// touched through the map it would be a signal that ends the process. One window stays open, for some microseconds between this call and the
-    /// copy: somebody cuts the file just then, or the kernel drops the page and cannot read it again. `false`: this kernel does not know the
-    /// call (Linux before 5.14, some sandboxes), so the map must not be touched.
+    /// Asks the kernel to load the pages of a range. If a page cannot be loaded (the file became shorter, a sector is
+    /// bad), this returns an error. Touching the page through the map would raise a signal that ends the process. A
+    /// window of some microseconds remains between this call and the copy, in which somebody may truncate the file, or
+    /// the kernel may drop the page and fail to read it again. `false` means that this kernel does not know the call
+    /// (Linux before 5.14, some sandboxes), so the map must not be touched.
     fn has_pages(&self, start: usize, size: usize) -> io::Result<bool> {
         let end = (start + size) as u64;
         match self.map.advise_range(Advice::PopulateRead, start, size) {

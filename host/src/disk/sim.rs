@@ -1,9 +1,9 @@
-//! A disk in memory that loses what was not synced: for tests and for the cluster simulator.
+//! A disk in memory that loses what was not synced, for tests and for the cluster simulator.
 //!
-//! A crash keeps, of every file, what was synced, and of the 512-byte blocks written since a random part; of the names
-//! changed since their folder was synced, a random prefix. What a failed sync should have made durable is lost for good, though whoever reads
-//! it sees it until then, as on Linux. Errors, a full disk, slow syncs and a power cut after a given number of operations can be injected. It
-//! does not know what is in a file.
+//! A crash keeps the synced content of every file, and a random part of the 512-byte blocks written since. Of the names
+//! changed since their folder was synced it keeps a random prefix. What a failed sync should have made durable is lost
+//! for good, although readers see it until the crash, as on Linux. Tests can inject errors, a full disk, slow syncs,
+//! and a power cut after a given number of operations. The disk does not know what is in a file.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -22,7 +22,7 @@ use crate::durable::PRIVATE;
 
 const BLOCK_SIZE: usize = 512;
 
-/// A handle to a simulated disk; clones are the same disk.
+/// A handle to a simulated disk. All clones are the same disk.
 #[derive(Clone, Default)]
 pub struct SimDisk {
     inner: Arc<Inner>,
@@ -31,7 +31,7 @@ pub struct SimDisk {
 #[derive(Default)]
 struct Inner {
     state: Mutex<SimState>,
-    /// Syncs that are held wait here.
+    /// Held syncs wait here.
     released: Condvar,
 }
 
@@ -50,13 +50,13 @@ struct SimState {
     capacity: Option<u64>,
     operations: u64,
     bytes_read: u64,
-    /// The power goes off before this operation.
+    /// The power is cut before this operation.
     operations_max: Option<u64>,
-    /// Everything that was asked of the disk so far, also what changes nothing.
+    /// All accesses to the disk so far, including those that change nothing.
     accesses: u64,
     /// The access that fails, once.
     access_failing: Option<u64>,
-    /// Operations of this kind fail once so many more have succeeded.
+    /// Operations of this kind fail after this many more have succeeded.
     failing: Option<(SimOp, u64)>,
     lacks_descriptors: bool,
     holds_syncs: bool,
@@ -71,9 +71,9 @@ struct SimInode {
     content: Vec<u8>,
     synced: Vec<u8>,
     dirty: BTreeSet<usize>,
-    /// Blocks that are not given back until they are written.
+    /// Blocks that cannot be read until they are written again.
     bad: BTreeSet<usize>,
-    /// Since it was last synced.
+    /// Whether it was emptied since its last sync.
     is_emptied: bool,
 }
 
@@ -82,7 +82,7 @@ impl SimDisk {
         Self::default()
     }
 
-    /// What is on the disk when the power comes back. This disk is off from now on: all its operations fail.
+    /// The disk when the power returns. This disk is off from now on: all its operations fail.
     pub fn crash(&self, seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let mut state = self.inner.state.lock();
@@ -95,7 +95,7 @@ impl SimDisk {
         Self { inner: Arc::new(Inner { state: Mutex::new(survivor), released: Condvar::new() }) }
     }
 
-    /// What a program finds that is started after another was killed: nothing is lost. This disk is off from now on.
+    /// The disk as a new program finds it after another was killed: nothing is lost. This disk is off from now on.
     pub fn kill(&self) -> Self {
         let survivor = self.copy();
         let mut state = self.inner.state.lock();
@@ -117,7 +117,7 @@ impl SimDisk {
         Self { inner: Arc::new(Inner { state: Mutex::new(copy), released: Condvar::new() }) }
     }
 
-    /// The power goes off after so many more operations that change something.
+    /// The power is cut after this many more operations that change something.
     pub fn crash_after(&self, operations: u64) {
         let mut state = self.inner.state.lock();
         state.operations_max = Some(state.operations + operations);
@@ -128,12 +128,12 @@ impl SimDisk {
         self.inner.state.lock().operations
     }
 
-    /// Everything that was asked of the disk so far, also what changes nothing.
+    /// All accesses to the disk so far, including those that change nothing.
     pub fn accesses(&self) -> u64 {
         self.inner.state.lock().accesses
     }
 
-    /// What is asked of the disk after so many more accesses fails with an I/O error, and nothing else does.
+    /// After this many more accesses, one access fails with an I/O error. No other access fails.
     pub fn fail_after(&self, accesses: u64) {
         let mut state = self.inner.state.lock();
         state.access_failing = Some(state.accesses + accesses);
@@ -144,7 +144,7 @@ impl SimDisk {
         self.inner.state.lock().bytes_read
     }
 
-    /// All files together may have so many bytes; `None`: no bound.
+    /// Limits the size of all files together. `None` means no limit.
     pub fn set_capacity(&self, capacity: Option<u64>) {
         self.inner.state.lock().capacity = capacity;
     }
@@ -154,22 +154,22 @@ impl SimDisk {
         self.inner.state.lock().used()
     }
 
-    /// Every such operation fails with an I/O error from now on; `None`: none does.
+    /// From now on every operation of this kind fails with an I/O error. `None` means that none fails.
     pub fn set_failing(&self, failing: Option<SimOp>) {
         self.inner.state.lock().failing = failing.map(|op| (op, 0));
     }
 
-    /// The same, once so many more of them have succeeded.
+    /// The same, after this many more of them have succeeded.
     pub fn set_failing_after(&self, op: SimOp, operations: u64) {
         self.inner.state.lock().failing = Some((op, operations));
     }
 
-    /// Whether some operations fail, or are going to.
+    /// Whether some operations fail, or will fail.
     pub fn is_failing(&self) -> bool {
         self.inner.state.lock().failing.is_some()
     }
 
-    /// No file can be created from now on for want of a descriptor; those that are open are not affected.
+    /// From now on no file can be created, because descriptors are lacking. Open files are not affected.
     pub fn set_lacking_descriptors(&self, lacks: bool) {
         self.inner.state.lock().lacks_descriptors = lacks;
     }
@@ -184,14 +184,14 @@ impl SimDisk {
         self.inner.released.notify_all();
     }
 
-    /// The content of a file as programs see it.
+    /// The content of a file, as programs see it.
     pub fn content(&self, path: &Path) -> Option<Vec<u8>> {
         let state = self.inner.state.lock();
         let inode = state.tree.file(path).ok()?;
         Some(state.files[inode].content.clone())
     }
 
-    /// Puts a durable file on the disk, in place of one of the same name.
+    /// Puts a durable file on the disk. It replaces a file of the same name.
     pub fn put(&self, path: &Path, content: Vec<u8>) {
         let mut state = self.inner.state.lock();
         state.files.push(SimInode { synced: content.clone(), content, ..SimInode::default() });
@@ -199,7 +199,7 @@ impl SimDisk {
         state.tree.put(path, inode);
     }
 
-    /// Changes what a file holds, also for whoever has it open: as a disk does that loses bits, or somebody from outside who cuts it.
+    /// Changes a file's content, even while it is open: like a disk that loses bits, or somebody who truncates it.
     pub fn write_behind(&self, path: &Path, content: Vec<u8>) {
         let mut state = self.inner.state.lock();
         if let Ok(inode) = state.tree.file(path) {
@@ -207,7 +207,7 @@ impl SimDisk {
         }
     }
 
-    /// A sector of a file goes bad: it is not given back until it is written again.
+    /// Makes a sector of a file bad: it cannot be read until it is written again.
     pub fn spoil(&self, path: &Path, offset: usize) {
         let mut state = self.inner.state.lock();
         if let Ok(inode) = state.tree.file(path) {
@@ -221,7 +221,7 @@ impl SimDisk {
 }
 
 impl SimState {
-    /// Counts whatever is asked; fails if it is what was to fail.
+    /// Counts every access, and fails if this is the one that must fail.
     fn access(&mut self) -> io::Result<()> {
         self.accesses += 1;
         if self.access_failing.is_some_and(|failing| failing + 1 == self.accesses) {
@@ -230,7 +230,7 @@ impl SimState {
         Ok(())
     }
 
-    /// Counts what changes something; fails once the power is off.
+    /// Counts an access that changes something, and fails once the power is off.
     fn operate(&mut self) -> io::Result<()> {
         if self.is_off() {
             return Err(io::Error::other("the power is off"));
@@ -265,7 +265,7 @@ impl SimInode {
         if self.content.len() < offset {
             self.content.resize(offset, 0);
         }
-        // Most writes are those that fill a new segment: they need not be filled twice.
+        // Most writes extend the file to fill a new segment. The new bytes need not be zeroed first.
         let (inside, behind) = bytes.split_at((self.content.len() - offset).min(bytes.len()));
         self.content[offset..offset + inside.len()].copy_from_slice(inside);
         self.content.extend_from_slice(behind);
@@ -276,7 +276,7 @@ impl SimInode {
         }
     }
 
-    /// As truncation does: the size is durable with what is next synced.
+    /// Like a truncation: the new size becomes durable with the next sync.
     fn empty(&mut self) {
         self.content.clear();
         self.dirty.clear();
@@ -287,7 +287,7 @@ impl SimInode {
         if std::mem::take(&mut self.is_emptied) {
             self.synced.clear();
         }
-        // What is new and was written is dirty, unless a sync of it has failed.
+        // New bytes that were written are dirty, unless a sync of them has failed.
         self.synced.resize(self.content.len(), 0);
         for block in std::mem::take(&mut self.dirty) {
             let range = block_range(block, self.content.len());
@@ -295,7 +295,7 @@ impl SimInode {
         }
     }
 
-    /// Some of the dirty blocks were written back before the power went off. The size of a file grows with its blocks.
+    /// Some of the dirty blocks were written back before the power cut. A file's size grows with its blocks.
     fn after_crash(&self, random: &mut StdRng) -> Self {
         if self.is_emptied && random.random_bool(0.5) {
             return Self { synced: self.synced.clone(), content: self.synced.clone(), ..Self::default() };
@@ -338,7 +338,7 @@ impl Disk for SimDisk {
         if state.lacks_descriptors {
             return Err(io::Error::from_raw_os_error(EMFILE));
         }
-        // An existing file is emptied, which another of its names shows as well.
+        // An existing file is emptied, which is visible through its other names too.
         if let Ok(inode) = state.tree.file(path) {
             state.files[inode].empty();
             return Ok(self.file(inode));

@@ -1,4 +1,4 @@
-//! What both disks promise in the same words, and what the simulated one forgets.
+//! The promises that both disks make, and the losses of the simulated one.
 
 use std::io::{ErrorKind, Write};
 use std::path::Path;

@@ -1,7 +1,9 @@
-//! The folders of the simulated disk: what each name stands for, as running programs see it and as a power cut leaves it.
+//! The folders of the simulated disk: what each name stands for, as running programs see it and as a power cut leaves
+//! it.
 //!
-//! In: changes of names, syncs of folders. Out: what a path leads to. A folder that is synced makes its own names durable and no others, as
-//! the strictest file systems do; of the rest a crash keeps the first so many changes. It does not know what is in a file.
+//! Changes of names and syncs of folders go in. What a path leads to comes out. Syncing a folder makes its own names
+//! durable and no others, as on the strictest file systems. Of the remaining changes a crash keeps a prefix. This file
+//! does not know what is in a file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Result};
@@ -12,7 +14,7 @@ use rand::rngs::StdRng;
 
 const ROOT: usize = 0;
 
-/// What a name stands for: a number of a file, or of a folder.
+/// The thing that a name stands for: the number of a file, or of a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Node {
     File(usize),
@@ -22,7 +24,7 @@ pub enum Node {
 #[derive(Clone)]
 pub struct Tree {
     folders: Vec<Folder>,
-    /// What happened since the folders that it happened in were synced, oldest first; each happens whole or not at all.
+    /// The changes since their folders were synced, oldest first. Each one happens completely or not at all.
     changes: Vec<Vec<Naming>>,
 }
 
@@ -32,7 +34,7 @@ struct Folder {
     synced: BTreeMap<String, Node>,
 }
 
-/// A name in a folder, and what it stands for from now on.
+/// A name in a folder, and the thing it stands for from now on.
 #[derive(Clone)]
 struct Naming {
     folder: usize,
@@ -78,7 +80,7 @@ impl Tree {
         files
     }
 
-    /// Makes the folder and its parents; durable, as everything else that happened in the parents.
+    /// Makes the folder and its parents. They are durable, and so is everything else that happened in the parents.
     pub fn make_folders(&mut self, path: &Path) -> Result<()> {
         let mut at = ROOT;
         for name in names_of(path) {
@@ -98,7 +100,7 @@ impl Tree {
         Ok(())
     }
 
-    /// A name for a file, in place of what had it.
+    /// Gives a file a name, and replaces the thing that had it.
     pub fn name(&mut self, path: &Path, file: usize) -> Result<()> {
         let (folder, name) = self.place(path)?;
         if let Some(Node::Folder(_)) = self.folders[folder].names.get(name) {
@@ -108,7 +110,7 @@ impl Tree {
         Ok(())
     }
 
-    /// A durable name for a file, in a folder that is made if need be; nothing else becomes durable.
+    /// Gives a file a durable name, in a folder that is made if necessary. Nothing else becomes durable.
     pub fn put(&mut self, path: &Path, file: usize) {
         let folder = names_of(path.parent().unwrap_or(Path::new(""))).fold(ROOT, |at, name| {
             match self.folders[at].names.get(name) {
@@ -147,7 +149,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Takes a file's name, or that of an empty folder.
+    /// Removes a file's name, or that of an empty folder.
     pub fn remove(&mut self, path: &Path) -> Result<()> {
         let (folder, name) = self.place(path)?;
         match self.folders[folder].names.get(name).ok_or(ErrorKind::NotFound)? {
@@ -159,7 +161,7 @@ impl Tree {
         }
     }
 
-    /// What a path leads to and everything below it, what is deepest first; nothing if there is nothing.
+    /// The path and everything below it, deepest first; empty if there is nothing.
     pub fn walk(&self, path: &Path) -> Vec<PathBuf> {
         let mut found = Vec::new();
         if let Some(Node::Folder(folder)) = self.find(path) {
@@ -175,7 +177,7 @@ impl Tree {
         Ok(())
     }
 
-    /// What is there when the power comes back.
+    /// The folders when the power returns.
     pub fn after_crash(&self, random: &mut StdRng) -> Self {
         let mut folders = self.folders.clone();
         let kept = random.random_range(0..=self.changes.len());
@@ -202,7 +204,8 @@ impl Tree {
         self.changes.push(change);
     }
 
-    /// What happened in a folder is durable, with whatever else was part of that, and with what happened to the same names before.
+    /// Makes the changes in a folder durable, with all other parts of these changes and earlier changes of the same
+    /// names.
     fn sync(&mut self, folder: usize) {
         let mut names = BTreeSet::new();
         let mut is_durable = vec![false; self.changes.len()];

@@ -1,7 +1,7 @@
-//! A file that is written from its beginning to its end, aside, and has its name once it is whole.
+//! A file that is written from beginning to end under a temporary name, and gets its name once it is complete.
 //!
-//! In: bytes in order. Out: a file of the name that it should have, durable, or none. It does not buffer: whoever writes little at a time puts
-//! a buffer before it.
+//! Bytes in order go in. A durable file of the intended name comes out, or none. It does not buffer: a caller that
+//! writes small pieces adds a buffer.
 
 use std::io::{Result, Write};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,8 @@ use std::sync::Arc;
 use crate::disk::{Disk, DiskFile};
 use crate::durable;
 
-/// Removed when it is dropped before it has its name, so that a failed attempt on a full disk leaves its space free.
+/// The file is removed if this is dropped before the file has its name, so a failed attempt on a full disk frees its
+/// space.
 pub struct Unfinished {
     disk: Arc<dyn Disk>,
     path: PathBuf,
@@ -20,29 +21,29 @@ pub struct Unfinished {
 }
 
 impl Unfinished {
-    /// Begins a file, in place of one that was left there. A descriptor is waited for.
+    /// Begins a file, and replaces one that was left there. It waits for a descriptor.
     pub fn create(disk: Arc<dyn Disk>, path: PathBuf) -> Result<Self> {
         let file = durable::open(&path, |path| disk.create(path))?;
         Ok(Self { disk, path, file, end: 0, is_named: false })
     }
 
-    /// Where it is as long as it is not whole.
+    /// The place of the file until it is complete.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Bytes so far.
+    /// The number of bytes so far.
     pub fn end(&self) -> u64 {
         self.end
     }
 
-    /// Makes everything durable that was written. After an error nothing is known about any of it.
+    /// Makes everything durable that was written. After an error nothing is known about it.
     pub fn sync(&self) -> Result<()> {
         self.file.sync()
     }
 
-    /// Gives it its name in the folder that it is in, in place of what has that name; the name is durable on return, the bytes are once they
-    /// were synced. After an error it has the name or not.
+    /// Gives the file its name in its folder, and replaces the file of that name. The name is durable on return; the
+    /// bytes are durable if they were synced. After an error the file may have the name or not.
     pub fn name(mut self, to: &Path) -> Result<Arc<dyn DiskFile>> {
         assert_eq!(self.path.parent(), to.parent(), "one folder is synced");
         self.disk.rename(&self.path, to)?;
@@ -67,7 +68,7 @@ impl Write for Unfinished {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.is_named {
-            // If it stays, whoever opens the folder next removes it.
+            // If it stays, the next opening of the folder removes it.
             let _ = self.disk.remove(&self.path);
         }
     }

@@ -1,23 +1,23 @@
-//! How much a module may cost before it runs, by who answers for it.
+//! How much a module may cost before it runs, by its origin.
 //!
-//! In: whose module it is. Out: limits of memory and time. It knows nothing of how they are kept.
+//! In: the origin of a module. Out: limits of memory and time. It does not know how the limits are enforced.
 
 use std::time::Duration;
 
 use crate::limits;
 
-/// Whose module it is.
+/// The origin of a module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allowance {
-    /// Bytes that somebody has brought and nobody has recorded.
+    /// Bytes from anybody, which nobody has recorded.
     Foreign,
-    /// What the operator has configured or `system` has recorded: it was within the limits once, and a busy or slow machine must not
-    /// make it unusable.
+    /// Configured by the operator or recorded by `system`: it was once within the limits, and a busy or slow machine
+    /// must not make it unusable.
     Recorded,
 }
 
 impl Allowance {
-    /// How many times a limit it has.
+    /// The factor by which its limits are multiplied.
     pub(super) fn factor(self) -> u64 {
         match self {
             Self::Foreign => 1,
@@ -37,7 +37,7 @@ impl Allowance {
         limits::COMPILE_WALL_MAX * self.factor() as u32
     }
 
-    /// How often a limit may be met before that is the answer: what is recorded was within it once.
+    /// How many attempts may exceed a limit before the module is refused: a recorded module was once within it.
     pub(super) fn tries(self) -> u32 {
         match self {
             Self::Foreign => 1,

@@ -6,9 +6,10 @@
 //! | 8 | 32 | blake3 of the file's name, a zero byte and everything after this field, keyed |
 //! | 40 | – | wasmtime's artefact |
 //!
-//! The name is `<blake3(wasm)>-<fingerprint>-<pace>.cwasm`. The key is the node's own, so nobody else makes files that are loaded: an artefact is
-//! machine code, and runs with all that the node may do. One that is damaged or of somebody else is compiled anew; one that is this node's and
-//! still refused is an error. It knows nothing of what is in a module.
+//! The name is `<blake3(wasm)>-<fingerprint>-<pace>.cwasm`. The key is the node's own, so nobody else can make files
+//! that are loaded: an artefact is machine code, and runs with all rights of the node. A file that is damaged or has
+//! another key is compiled anew. A file with this node's key that wasmtime refuses is an error. It knows nothing of a
+//! module's content.
 
 use std::fs;
 use std::io::Read;
@@ -26,7 +27,7 @@ const MAGIC: &[u8; 8] = b"SHCWASM2";
 const HEADER_SIZE: usize = 40;
 const EXTENSION: &str = "cwasm";
 
-/// Where compiled modules are kept, and what proves that this node has compiled them.
+/// Where compiled modules are kept, and the key that proves that this node has compiled them.
 #[derive(Clone)]
 pub struct CacheOptions {
     pub folder: PathBuf,
@@ -34,7 +35,7 @@ pub struct CacheOptions {
 }
 
 impl std::fmt::Debug for CacheOptions {
-    /// Without the key.
+    /// Omits the key.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CacheOptions").field("folder", &self.folder).finish_non_exhaustive()
     }
@@ -55,7 +56,7 @@ impl ArtefactCache {
         Ok(Self { folder, key })
     }
 
-    /// A module compiled for the engine whose fingerprint this is, and loaded into it; nothing when it was not compiled here.
+    /// Loads a module that was compiled for the engine with this fingerprint; `None` if it was not compiled here.
     pub(super) fn find(
         &self,
         engine: &wasmtime::Engine,
@@ -69,16 +70,18 @@ impl ArtefactCache {
             return Ok(None);
         };
         let Some(artefact) = self.authentic(&name, &file) else {
-            tracing::warn!(path = %path.display(), "compiled module is damaged, or not of this node; compiling it again");
+            tracing::warn!(path = %path.display(), "compiled module is damaged, or not of this node; compiling it \
+                                                    again");
             return Ok(None);
         };
-        // SAFETY: wasmtime demands bytes that it has made itself, unchanged. This node's key says that they are what was written here under
-        // this name, and the name says that this very version and configuration of wasmtime made them.
+        // SAFETY: wasmtime demands bytes that it has made itself, unchanged. This node's key proves that they are what
+        // was written here under this name, and the name says that this version and configuration of wasmtime made
+        // them.
         let loaded = unsafe { wasmtime::Module::deserialize(engine, artefact) };
         loaded.map(Some).map_err(|error| GuestError::Artefact { path, detail: format!("{error:#}") })
     }
 
-    /// Keeps what was compiled; the file appears whole or not at all, also when two processes write it at once.
+    /// Keeps what was compiled. The file appears whole or not at all, even if two processes write it at once.
     pub(super) fn keep(
         &self,
         pace: Pace,
@@ -100,7 +103,7 @@ impl ArtefactCache {
         write().map_err(|source| GuestError::Cache { path: self.folder.join(&name), source })
     }
 
-    /// Deletes all that was compiled of a module.
+    /// Deletes everything that was compiled from a module.
     pub(super) fn forget(&self, id: ModuleId) -> std::io::Result<()> {
         let begin = format!("{id}-");
         for entry in fs::read_dir(&self.folder)? {
@@ -112,7 +115,7 @@ impl ArtefactCache {
         Ok(())
     }
 
-    /// Deletes the oldest files until the others are few enough; never the one that was just written.
+    /// Deletes the oldest files until the rest is small enough, but never the one that was just written.
     fn shrink(&self, newest: &str) -> std::io::Result<()> {
         let mut files: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
@@ -137,7 +140,7 @@ impl ArtefactCache {
     fn authentic<'f>(&self, name: &str, file: &'f [u8]) -> Option<&'f [u8]> {
         let (header, artefact) = file.split_at_checked(HEADER_SIZE)?;
         let mac: [u8; 32] = header.strip_prefix(MAGIC)?.try_into().ok()?;
-        // Hashes are compared in constant time.
+        // The comparison of hashes takes constant time.
         (self.mac(name, artefact) == blake3::Hash::from(mac)).then_some(artefact)
     }
 
@@ -156,7 +159,7 @@ fn name(id: ModuleId, fingerprint: &blake3::Hash, pace: Pace) -> String {
     format!("{id}-{}-{pace}.{EXTENSION}", &fingerprint.to_hex()[..32])
 }
 
-/// The file's bytes; nothing where there is no file, or one that cannot be an artefact.
+/// The file's bytes; `None` if there is no file, or one that cannot be an artefact.
 fn read(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
     let facts = match fs::symlink_metadata(path) {
         Ok(facts) => facts,

@@ -1,8 +1,8 @@
-//! Calls of exports in an instance of their own: input in, output out, every way to misbehave turned into a
+//! Calls of exports, each in an instance of its own: input in, output out, and every misbehaviour turned into a
 //! [`GuestFault`].
 //!
-//! The host trusts nothing a guest returns: pointers and lengths are checked against the guest's memory and the limits,
-//! and a trap is asked for its text within a budget. It knows nothing of what the bytes mean.
+//! The host trusts nothing that a guest returns: it checks pointers and lengths against the guest's memory and the
+//! limits, and asks a guest that trapped for its text within a budget. It knows nothing of what the bytes mean.
 
 use wasmtime::{InstancePre, Memory, Store, Trap, TypedFunc, WasmBacktrace};
 
@@ -15,21 +15,22 @@ use statehouse_abi::export;
 /// Frames of a trap's backtrace that are kept.
 const BACKTRACE_FRAMES_MAX: usize = 16;
 
-/// Ticks of the watchdog within which a guest that trapped has said why: one would be over at once where the next is near.
+/// Ticks of the watchdog within which a guest that trapped must have said why. One tick could end at once if the next
+/// is near.
 const LAST_WORDS_TICKS: u64 = 2;
 
-/// A fresh instance, good for one call, or for several where the caller answers for what one leaves to the next.
+/// A fresh instance, for one call; or for several, if the caller accepts what one call leaves to the next.
 pub(super) struct Call<'a> {
     pace: Pace,
     store: Store<()>,
     instance: wasmtime::Instance,
     memory: Memory,
-    /// Given back after the instance is gone.
+    /// Returned after the instance is gone.
     _permit: Permit<'a>,
 }
 
 impl<'a> Call<'a> {
-    /// Takes an instance from the pool, waiting for a free one. `fuel` is the budget if the lane is metered.
+    /// Takes an instance from the pool; waits for a free one. `fuel` is the budget if the lane is metered.
     pub(super) fn new(lane: &'a Lane, pre: &InstancePre<()>, fuel: u64) -> Result<Self, GuestFault> {
         let permit = lane.enter();
         let mut store = Store::new(&lane.engine, ());
@@ -42,21 +43,21 @@ impl<'a> Call<'a> {
         Ok(Self { pace: lane.pace, store, instance, memory, _permit: permit })
     }
 
-    /// Gives the next call on the fast lane the time of a first one.
+    /// Gives the next call on the fast lane as much time as the first one.
     pub(super) fn rewind(&mut self) {
         if self.pace == Pace::Fast {
             self.store.set_epoch_deadline(WATCHDOG_TICKS);
         }
     }
 
-    /// Calls an export that takes nothing.
+    /// Calls an export that takes no input.
     pub(super) fn call(mut self, name: &str) -> Result<Vec<u8>, GuestFault> {
         let packed = self.func::<(), u64>(name)?.call(&mut self.store, ());
         let packed = packed.map_err(|error| self.fault(&error))?;
         self.output(packed, name).map(<[u8]>::to_vec)
     }
 
-    /// Lets the guest allocate `len` bytes, lets `fill` write all of them in the guest's memory, and calls the export.
+    /// Has the guest allocate `len` bytes, lets `fill` write all of them in the guest's memory, and calls the export.
     pub(super) fn call_with(
         mut self,
         name: &str,
@@ -66,7 +67,7 @@ impl<'a> Call<'a> {
         self.call_again(name, len, fill)
     }
 
-    /// The same, and the instance lives on as the call left it, unless it failed.
+    /// The same, but the instance remains as the call left it, unless the call failed.
     pub(super) fn call_again(
         &mut self,
         name: &str,
@@ -116,7 +117,8 @@ impl<'a> Call<'a> {
                 let backtrace = backtrace(frames.iter().map(frame_name).collect());
                 let place = || backtrace.first().map(|name| format!(" in `{name}`")).unwrap_or_default();
                 match self.panic_text() {
-                    // It traps and does not come to an end of saying why: as long a call as any that the watchdog stops.
+                    // The guest trapped, and never finishes saying why: the call is treated like any that the watchdog
+                    // stops.
                     Words::Endless => GuestFault::Watchdog,
                     Words::None => GuestFault::Trap { text: format!("{trap}{}", place()), backtrace },
                     Words::Said(text) => GuestFault::Trap { text, backtrace },
@@ -160,7 +162,7 @@ fn refill(store: &mut Store<()>, pace: Pace, fuel: u64) {
     }
 }
 
-/// Without the frames in which the guest's runtime carries out a panic: they are the same for all.
+/// Omits the frames in which the guest's runtime carries out a panic: they are the same for all guests.
 fn backtrace(mut names: Vec<String>) -> Vec<String> {
     let is_panicking = |name: &String| name.ends_with("rust_begin_unwind") || name.starts_with("core::panicking::");
     let begin = names.iter().rposition(is_panicking).map_or(0, |at| at + 1);

@@ -1,17 +1,18 @@
-//! CBOR of guests, looked at before it is decoded: how deeply it nests, and how many items it has.
+//! Checks CBOR from guests before it is decoded: how deeply it nests, and how many items it has.
 //!
-//! In: bytes that a module returned. Out: nothing, or what is too much. Decoders that are derived from types call themselves as often as the
-//! bytes nest, and make of one byte as many as the type has; here neither costs more than reading. It knows nothing of what the items mean.
+//! In: bytes that a module returned. Out: nothing, or which bound is exceeded. Decoders that are derived from types
+//! recurse as deeply as the bytes nest, and turn one byte into a value as large as its type. Here neither costs more
+//! than reading. It knows nothing of what the items mean.
 
 use crate::limits;
 
-/// A list or a map under way: the items that it still waits for, or none where a break ends it.
+/// A list or a map under way: how many items are still missing, or `None` if a break ends it.
 type Open = Option<u64>;
 
-/// Checks the first item of `bytes` with all that is in it; what follows is for the decoder to refuse.
+/// Checks the first item of `bytes` with everything in it; the decoder refuses what follows it.
 ///
 /// # Errors
-/// In words: it is cut off or no CBOR, nests more deeply than [`limits::GUEST_CBOR_DEPTH_MAX`], or has more than
+/// As text: it is cut off or not CBOR, nests more deeply than [`limits::GUEST_CBOR_DEPTH_MAX`], or has more than
 /// [`limits::GUEST_CBOR_ITEMS_MAX`] items.
 pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
     let mut rest = Rest(bytes);
@@ -40,7 +41,7 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
     Err(format!("CBOR of more than {} items", limits::GUEST_CBOR_ITEMS_MAX))
 }
 
-/// An item is whole: so is all that waited for it alone.
+/// An item is whole. Closes all items around it that waited only for it.
 fn close(open: &mut Vec<Open>) {
     while let Some(Some(count)) = open.last_mut() {
         // An empty list is pushed and is whole at once.
@@ -54,7 +55,7 @@ fn close(open: &mut Vec<Open>) {
 
 enum Head {
     Scalar,
-    /// So many bytes follow.
+    /// This many bytes follow.
     Text(u64),
     Open(Open),
     Break,
@@ -115,7 +116,7 @@ mod tests {
             &[0x82, 0x81, 0x00, 0xa1, 0x61, b'a', 0x80],
             &[0x9f, 0x5f, 0x41, 0x00, 0xff, 0xbf, 0x00, 0xf6, 0xff, 0xff],
             &[0x84, 0xc1, 0x1a, 0, 0, 0, 1, 0xf9, 0, 0, 0xfb, 0, 0, 0, 0, 0, 0, 0, 0, 0x78, 0x01, b'x'],
-            // What follows is not looked at.
+            // What follows the first item is not checked.
             &[0x00, 0xff],
         ] {
             assert_eq!(checked(good), "", "{good:x?}");

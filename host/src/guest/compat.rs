@@ -1,7 +1,7 @@
-//! Whether one module can follow another: what can be said from their descriptions alone, before anything is run.
+//! Whether one module can follow another, as far as their descriptions alone can tell, before anything is run.
 //!
-//! In: two descriptions. Out: every reason against it, each with what to do. Whether both *decide* alike is for a replay;
-//! what merely differs, a new route say, is no reason against anything.
+//! In: two descriptions. Out: every reason against it, each with what to do. It does not know whether both *decide*
+//! alike: a replay shows that. A mere difference, such as a new route, is not a reason.
 
 use statehouse_abi::describe::Describe;
 
@@ -12,14 +12,14 @@ pub enum Incompatibility {
         "it is a module of the machine {candidate}, and its predecessor one of {predecessor}: stage it for {candidate}"
     )]
     OtherMachine { predecessor: String, candidate: String },
-    /// The id of a command decides whether it was carried out before.
+    /// The id of a command decides whether the command was carried out before.
     #[error(
         "command {command} takes its id from {}, and took it from {}: a command that is sent again would not be \
          recognised; keep the id's field, or give the command another name",
         id_source(.candidate), id_source(.predecessor)
     )]
     IdField { command: String, predecessor: Option<String>, candidate: Option<String> },
-    /// Ops in flight, recorded events and rows are of this schema.
+    /// Ops in flight, recorded events and rows have this schema.
     #[error(
         "it neither has schema {schema} nor accepts it, and its predecessor {} it: {}",
         if *.is_own { "writes" } else { "still reads" },
@@ -44,7 +44,7 @@ fn id_source(field: &Option<String>) -> String {
     field.as_ref().map_or_else(|| "the header Idempotency-Key".to_owned(), |field| format!("the field {field}"))
 }
 
-/// Why `candidate` cannot take over from `predecessor`; empty when nothing is against it.
+/// The reasons why `candidate` cannot take over from `predecessor`; empty if there are none.
 pub fn check_successor(predecessor: &Describe, candidate: &Describe) -> Vec<Incompatibility> {
     let mut found = Vec::new();
     if predecessor.name != candidate.name {
@@ -105,7 +105,7 @@ mod tests {
         }
     }
 
-    /// What is against the second one, a line each.
+    /// Checks the reasons against the second one, one line each.
     fn check(predecessor: &Describe, candidate: &Describe, expected: &[&str]) {
         let found: Vec<String> = check_successor(predecessor, candidate).iter().map(ToString::to_string).collect();
         assert_eq!(found, expected);
@@ -126,22 +126,20 @@ mod tests {
             &first,
             &describe(3, &[], None, &[]),
             &[
-                "it neither has schema 2 nor accepts it, and its predecessor writes it: keep reading what is recorded, and \
-                 add the schema to ACCEPTS",
-                "it neither has schema 1 nor accepts it, and its predecessor still reads it: keep reading what is recorded, \
+                "it neither has schema 2 nor accepts it, and its predecessor writes it: keep reading what is recorded, \
                  and add the schema to ACCEPTS",
-                "command pay takes its id from the header Idempotency-Key, and took it from the field id: a command that is \
-                 sent again would not be recognised; keep the id's field, or give the command another name",
+                "it neither has schema 1 nor accepts it, and its predecessor still reads it: keep reading what is \
+                 recorded, and add the schema to ACCEPTS",
+                "command pay takes its id from the header Idempotency-Key, and took it from the field id: a command \
+                 that is sent again would not be recognised; keep the id's field, or give the command another name",
                 "it does not know the event Paid, which may be recorded: keep the event, and stop emitting it",
             ],
         );
         check(
             &first,
             &describe(1, &[], Some("id"), &["Paid"]),
-            &[
-                "it neither has schema 2 nor accepts it, and its predecessor writes it: it is older, and cannot read what its \
-               successor wrote",
-            ],
+            &["it neither has schema 2 nor accepts it, and its predecessor writes it: it is older, and cannot read \
+                 what its successor wrote"],
         );
     }
 

@@ -1,7 +1,8 @@
-//! What a module says of itself, decoded within limits, and whether it can be mounted: names, methods, paths, id fields, statuses.
+//! A module's description of itself, decoded within limits, and whether it can be mounted: names, methods, paths, id
+//! fields, statuses.
 //!
-//! In goes what `sh1_describe` returned, out comes a [`Describe`], or the first thing wrong with it. It knows nothing of routes or of an
-//! older version of the module.
+//! In: what `sh1_describe` returned. Out: a [`Describe`], or the first thing that is wrong with it. It knows nothing of
+//! routes, nor of an older version of the module.
 
 use statehouse_abi::describe::{CommandDecl, Describe, Field, QueryDecl, Schema};
 use statehouse_abi::export;
@@ -13,7 +14,7 @@ use crate::limits;
 
 const NAME_CHARS_MAX: usize = 32;
 const SCHEMA_DEPTH_MAX: usize = 16;
-/// First segments of a path that are the host's own.
+/// First segments of a path that are reserved for the host.
 const RESERVED: [&str; 3] = ["commands", "events", "batch"];
 
 pub(super) struct Described {
@@ -22,7 +23,7 @@ pub(super) struct Described {
     pub(super) source: Option<String>,
 }
 
-/// Decodes and checks it.
+/// Decodes and checks a description.
 pub(super) fn read(output: &[u8], is_view: bool) -> Result<Described, GuestFault> {
     let (name, size) = (export::DESCRIBE, output.len());
     if limits::DESCRIBE_BYTES_MAX < size {
@@ -108,7 +109,7 @@ fn check_query(query: &QueryDecl) -> Result<(), String> {
     }
 }
 
-/// Each `{field}` of a path must be a required field, and the first segment must not be the host's.
+/// Each `{field}` of a path must be a required field, and the first segment must not be reserved.
 fn check_path(path: &str, fields: &[Field]) -> Result<(), String> {
     if limits::DESCRIBE_PATH_BYTES_MAX < path.len() {
         return Err(format!("its path has more than {} bytes", limits::DESCRIBE_PATH_BYTES_MAX));
@@ -185,7 +186,7 @@ fn is_name(name: &str) -> bool {
         && chars.all(|char| char.is_ascii_lowercase() || char.is_ascii_digit() || "_-".contains(char))
 }
 
-/// `major.minor.patch`, with whatever semver allows behind it.
+/// `major.minor.patch`, followed by anything that semver allows.
 fn is_version(version: &str) -> bool {
     let numbers = version.split(['-', '+']).next().unwrap_or_default();
     let good = |number: &str| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());

@@ -1,9 +1,9 @@
-//! The two wasmtime engines that every module is compiled for, their watchdog, and the way from wasm bytes to a
+//! The two wasmtime engines for which every module is compiled, their watchdog, and the way from wasm bytes to a
 //! [`Module`].
 //!
-//! *Fast* checks an epoch that the watchdog thread advances; *metered* counts fuel and so stops at the same instruction
-//! on every machine. Both take instances from a pool and start each call with fresh memory. It knows nothing of what a
-//! module computes.
+//! *Fast* checks an epoch that the watchdog thread advances; *metered* counts fuel, and so stops at the same
+//! instruction on every machine. Both take instances from a pool and start each call with fresh memory. It knows
+//! nothing of what a module computes.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -30,19 +30,20 @@ use super::validate::validate_within;
 use crate::ids::ModuleId;
 use crate::limits;
 
-/// Part of the fingerprint: changes whenever this host configures wasmtime differently.
+/// Part of the fingerprint: it must change whenever this host configures wasmtime differently.
 const CONFIGURATION: &str = "statehouse guest engine 2";
-/// Epoch ticks after which the watchdog strikes; its error is one tick.
+/// Epoch ticks after which the watchdog stops a call; its error is one tick.
 pub(super) const WATCHDOG_TICKS: u64 = 8;
-/// Memory of a pooled instance that is zeroed in place between calls instead of being given back page by page.
+/// Memory of a pooled instance that is zeroed in place between calls, not returned page by page.
 const KEEP_RESIDENT_BYTES: usize = 1 << 20;
 
-/// When a module is compiled for finding the culprit of a batch, which takes as long as compiling it for everything else.
+/// When a module is compiled for the metered engine, which finds the culprit of a batch. That takes the same time as
+/// compiling for the fast engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Metered {
-    /// When it is loaded: whoever decides must not have to wait in the middle of a batch.
+    /// When the module is loaded: a deciding node must not wait in the middle of a batch.
     AtOnce,
-    /// When it is first needed, which for most of those who only look is never.
+    /// When it is first needed. For most programs that only read, that is never.
     WhenNeeded,
 }
 
@@ -51,7 +52,7 @@ pub struct EngineOptions {
     /// Where compiled modules are kept; without it every load compiles.
     pub cache: Option<CacheOptions>,
     pub compiling: Compiling,
-    /// Ends whatever is compiled, and lets nothing more be.
+    /// Ends every compilation, and prevents further ones.
     pub stop: CancellationToken,
     /// Calls that may run at the same time on each engine; further ones wait.
     pub instances_max: u32,
@@ -70,7 +71,7 @@ impl Default for EngineOptions {
     }
 }
 
-/// Both engines with everything they share. Lives as long as any module loaded from it.
+/// Both engines with everything they share. It lives until the last module loaded from it is dropped.
 pub struct Engine {
     pub(super) fast: Lane,
     pub(super) metered: Lane,
@@ -82,7 +83,7 @@ pub struct Engine {
     watchdog: Watchdog,
 }
 
-/// A module that was compiled and of which nothing is kept yet.
+/// A module that was compiled; nothing of it is kept yet.
 pub struct Examined {
     pub module: Arc<Module>,
     artefacts: Vec<(Pace, Vec<u8>)>,
@@ -111,31 +112,31 @@ impl Engine {
         Ok(Arc::new(Self { fast, metered, fingerprint, cache, compiling, stop, when_metered, watchdog }))
     }
 
-    /// Names everything that the compiled code depends on but the module: wasmtime's version and settings, target,
+    /// Names everything that the compiled code depends on except the module: wasmtime's version and settings, target,
     /// CPU features. Two nodes with the same fingerprint run the same machine code.
     pub fn fingerprint(&self) -> String {
         let target = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
         format!("wasmtime-{target}-{}", &self.fingerprint.to_hex()[..16])
     }
 
-    /// From now on the watchdog strikes almost at once: the process is about to end, and no call is worth waiting for. A call that it
-    /// stops has no outcome.
+    /// From now on the watchdog stops calls almost at once: the process is about to end, and no call is worth a wait. A
+    /// call that it stops has no outcome.
     pub fn hurry(&self) {
         self.watchdog.hurry();
     }
 
-    /// Ends whatever is compiled, and lets nothing more be.
+    /// Ends every compilation, and prevents further ones.
     pub fn stop_compiling(&self) {
         self.stop.cancel();
     }
 
-    /// Validates the module, compiles it for both engines or takes that from the cache, and asks it to describe itself. What was compiled is
-    /// kept, so it is for modules that are: see [`Engine::examine`].
+    /// Validates the module, compiles it for both engines or takes it from the cache, and asks it to describe itself.
+    /// The compiled module is kept, so this is only for modules that are kept: see [`Engine::examine`].
     ///
     /// Takes about a second per megabyte the first time, milliseconds from the cache.
     ///
     /// # Errors
-    /// By [`GuestError::is_of_module`], the module's fault or the host's.
+    /// The fault of the module or of the host, as [`GuestError::is_of_module`] says.
     pub fn load(self: &Arc<Self>, wasm: &[u8], allowance: Allowance) -> Result<Arc<Module>, GuestError> {
         let bounds = Bounds { allowance, until: None, stop: self.stop.clone() };
         let mut tries = 1;
@@ -161,7 +162,7 @@ impl Engine {
     /// Validates the module, compiles it and asks it to describe itself, all within bounds; keeps nothing.
     ///
     /// # Errors
-    /// As [`Engine::load`], and when nobody waits for it any more.
+    /// As for [`Engine::load`], and if nobody waits for it any more.
     pub fn examine(self: &Arc<Self>, wasm: &[u8], bounds: &Bounds) -> Result<Examined, GuestError> {
         validate_within(wasm, bounds.allowance).map_err(|problems| GuestError::Refused { problems })?;
         let Compiled { artefacts, described } = self.compile(&self.paces(), wasm, bounds)?;
@@ -172,10 +173,10 @@ impl Engine {
         Ok(Examined { module: Arc::new(module), artefacts })
     }
 
-    /// What a module of somebody else says of itself, without compiling it.
+    /// What a foreign module says about itself, without compiling it.
     ///
     /// # Errors
-    /// As [`Engine::load`].
+    /// As for [`Engine::load`].
     pub fn describe(&self, wasm: &[u8]) -> Result<Describe, GuestError> {
         let allowance = Allowance::Foreign;
         let validated = validate_within(wasm, allowance).map_err(|problems| GuestError::Refused { problems })?;
@@ -185,19 +186,19 @@ impl Engine {
         Ok(describe::read(&described, is_view).map_err(GuestError::Describe)?.describe)
     }
 
-    /// Keeps what was compiled for the next time.
+    /// Keeps what was compiled for the next load.
     pub fn keep(&self, examined: &Examined) -> Result<(), GuestError> {
         let Some(cache) = &self.cache else { return Ok(()) };
         let id = examined.module.id();
         examined.artefacts.iter().try_for_each(|(pace, bytes)| cache.keep(*pace, &self.fingerprint, id, bytes))
     }
 
-    /// Deletes what was kept of a module.
+    /// Deletes everything that was kept of a module.
     pub fn forget(&self, id: ModuleId) -> std::io::Result<()> {
         self.cache.as_ref().map_or(Ok(()), |cache| cache.forget(id))
     }
 
-    /// A module for which all that is wanted was compiled before.
+    /// A module for which everything needed was compiled before.
     fn find_kept(self: &Arc<Self>, wasm: &[u8], allowance: Allowance) -> Result<Option<Arc<Module>>, GuestError> {
         let Some(cache) = &self.cache else { return Ok(None) };
         let id = ModuleId::of(wasm);
@@ -212,7 +213,7 @@ impl Engine {
         Module::new(Arc::clone(self), wasm, allowance, fast, found.get(1), None).map(|module| Some(Arc::new(module)))
     }
 
-    /// For which engines a module is compiled when it is loaded.
+    /// The engines for which a module is compiled when it is loaded.
     fn paces(&self) -> Vec<Pace> {
         match self.when_metered {
             Metered::AtOnce => vec![Pace::Fast, Pace::Metered],
@@ -240,9 +241,10 @@ impl Engine {
     fn load_new(&self, artefacts: &[(Pace, Vec<u8>)], pace: Pace) -> Result<wasmtime::Module, GuestError> {
         let found = artefacts.iter().find(|(known, _)| *known == pace);
         let (_, artefact) = found.expect("it was compiled for every engine that was named");
-        // SAFETY: wasmtime demands bytes that it has made itself, unchanged. They come from this program, either from this process or through a
-        // pipe from a child that runs the same file and whose engines have the same fingerprint. A module that takes over the compiler makes
-        // them what it likes: that is why the child has nothing, and what ARCHITECTURE.md says under Trust.
+        // SAFETY: wasmtime demands bytes that it has made itself, unchanged. They come from this program: from this
+        // process, or through a pipe from a child that runs the same file and whose engines have the same fingerprint.
+        // A module that takes over the compiler can forge them: that is why the child has no rights, and what
+        // ARCHITECTURE.md says under Trust.
         let loaded = unsafe { wasmtime::Module::deserialize(&self.lane(pace).engine, artefact) };
         loaded.map_err(|error| GuestError::Compiler { detail: format!("what it has compiled is refused: {error:#}") })
     }
@@ -266,7 +268,7 @@ impl Lane {
         Ok(Self { pace, engine, free: Mutex::new(instances_max), freed: Condvar::new() })
     }
 
-    /// Waits until the pool has a free instance. Every call ends, so the wait does.
+    /// Waits until the pool has a free instance. Every call ends, so the wait ends too.
     pub(super) fn enter(&self) -> Permit<'_> {
         let mut free = self.free.lock();
         self.freed.wait_while(&mut free, |free| *free == 0);
@@ -285,7 +287,7 @@ impl Drop for Permit<'_> {
     }
 }
 
-/// An engine that compiles for the one of a lane, and takes no memory for instances.
+/// An engine that compiles for the engine of a lane, and takes no memory for instances.
 pub(super) fn compile_only(pace: Pace) -> Result<wasmtime::Engine, GuestError> {
     wasmtime::Engine::new(&config(pace, InstanceAllocationStrategy::OnDemand))
         .map_err(|error| GuestError::Configuration { detail: format!("{error:#}") })
@@ -317,7 +319,7 @@ fn config(pace: Pace, instances: InstanceAllocationStrategy) -> Config {
         .native_unwind_info(false)
         .epoch_interruption(pace == Pace::Fast)
         .consume_fuel(pace == Pace::Metered);
-    // The validator refuses all of these with better words. Reference types stay on: rustc emits their encodings.
+    // The validator refuses all of these with better messages. Reference types stay on: rustc emits their encodings.
     config
         .wasm_simd(false)
         .wasm_relaxed_simd(false)
@@ -329,7 +331,8 @@ fn config(pace: Pace, instances: InstanceAllocationStrategy) -> Config {
     config
 }
 
-/// Hashes what wasmtime says its artefacts depend on: version, target, compiler settings, CPU features, tunables.
+/// Hashes everything on which, according to wasmtime, its artefacts depend: version, target, compiler settings, CPU
+/// features, tunables.
 pub(super) fn fingerprint(engines: &[&wasmtime::Engine]) -> blake3::Hash {
     struct Sink(blake3::Hasher);
     impl Hasher for Sink {
@@ -383,7 +386,7 @@ impl Watchdog {
 impl Watchdog {
     fn hurry(&self) {
         if let Some(stop) = &self.stop {
-            // The thread is there as long as this is.
+            // The thread lives at least until `self` is dropped.
             let _ = stop.send(Hurry);
         }
     }

@@ -1,7 +1,7 @@
 //! Why a module cannot be loaded ([`GuestError`]), and how a call of a loaded one can fail ([`GuestFault`]).
 //!
-//! A `GuestError` stops whoever needed the module; it never becomes the outcome of a command. It knows nothing of which
-//! faults are recorded as rejections: that is the sequencer's business.
+//! A `GuestError` stops the caller that needed the module; it never becomes the outcome of a command. It does not know
+//! which faults are recorded as rejections: the sequencer decides that.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use super::problem::Problem;
 /// Why a module was not loaded, or the engine not started.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
-    /// The module breaks the contract; every problem says where and what to do.
+    /// The module breaks the contract; every problem says where, and what to do.
     #[error("module is refused: {}", list(problems))]
     Refused { problems: Vec<Problem> },
     #[error("wasmtime cannot be configured: {detail}")]
@@ -19,14 +19,15 @@ pub enum GuestError {
     Thread { name: &'static str, source: std::io::Error },
     #[error("module passes the validator, but does not compile: {detail}")]
     Compile { detail: String },
-    /// An artefact whose checksum is right and that wasmtime still refuses: the host itself is broken.
+    /// The checksum of the artefact is right, but wasmtime refuses it: the host itself is broken.
     #[error("compiled module {} cannot be loaded: {detail}; delete it and start again", path.display())]
     Artefact { path: PathBuf, detail: String },
     #[error("artefact cache {} cannot be used", path.display())]
     Cache { path: PathBuf, source: std::io::Error },
     #[error("module has no usable description: sh1_describe failed: {0}")]
     Describe(#[source] GuestFault),
-    /// More than a module may cost before it runs. It says nothing about what the module computes: never an outcome.
+    /// The module costs more than it may before it runs. That says nothing about what it computes: it is never an
+    /// outcome.
     #[error("compiling the module {0}")]
     Limit(CompileLimit),
     #[error("compiling the module was given up: {why}")]
@@ -36,7 +37,7 @@ pub enum GuestError {
     Compiler { detail: String },
 }
 
-/// What compiling a module took too much of.
+/// The limit that compiling a module has exceeded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CompileLimit {
     #[error(
@@ -44,24 +45,26 @@ pub enum CompileLimit {
     )]
     Memory { mib: u64 },
     #[error(
-        "takes more than {seconds} seconds of CPU time (limit `compile_cpu`): make its functions smaller, or drop dependencies"
+        "takes more than {seconds} seconds of CPU time (limit `compile_cpu`): make its functions smaller, or drop \
+         dependencies"
     )]
     Cpu { seconds: u64 },
     #[error(
-        "is not done after {seconds} seconds (limit `compile_wall`): make the module smaller, or try again when this machine has less to do"
+        "is not done after {seconds} seconds (limit `compile_wall`): make the module smaller, or try again when this \
+         machine has less to do"
     )]
     Wall { seconds: u64 },
     #[error(
         "makes more than {mib} MiB of machine code (limit `artefact`): make its functions smaller, or drop dependencies"
     )]
     Artefact { mib: u64 },
-    /// The compiler itself could not cope with it.
+    /// The compiler itself could not handle the module.
     #[error("ends the compiler ({how}): change the module, and report this as a fault of the compiler")]
     Death { how: String },
 }
 
 impl GuestError {
-    /// Whether it is the module's fault, and nothing that this machine lacks or somebody has ended.
+    /// Whether the module is at fault, and not this machine or somebody who ended the compilation.
     pub fn is_of_module(&self) -> bool {
         match self {
             Self::Refused { .. } | Self::Compile { .. } | Self::Describe(_) | Self::Limit(_) => true,
@@ -85,7 +88,8 @@ pub enum GuestFault {
     /// The guest panicked or trapped.
     #[error("module trapped: {text}")]
     Trap {
-        /// The panic's text with file and line if the module kept one, else the trap and the function it happened in.
+        /// The panic's text with file and line if the module kept one, otherwise the trap and the function in which it
+        /// happened.
         text: String,
         /// Names of the guest's functions, innermost first.
         backtrace: Vec<String>,
@@ -93,13 +97,14 @@ pub enum GuestFault {
     /// The fuel of a metered call is used up.
     #[error("module used up its budget")]
     Budget,
-    /// A call on the fast artefact ran longer than the watchdog allows. Depends on the machine: never an outcome.
+    /// A call on the fast artefact ran longer than the watchdog allows. That depends on the machine: it is never an
+    /// outcome.
     #[error("module was stopped by the watchdog")]
     Watchdog,
-    /// The guest returned, but not what the contract asks for.
+    /// The guest returned something other than the contract requires.
     #[error("module broke the contract: {what}")]
     Output { what: String },
-    /// The host could not carry out the call. Says nothing about the module: never an outcome.
+    /// The host could not carry out the call. That says nothing about the module: it is never an outcome.
     #[error("host cannot run the module: {what}")]
     Host { what: String },
 }
@@ -110,7 +115,7 @@ impl GuestFault {
     }
 }
 
-/// Results in order, up to and including the first fault; nothing behind it is asked for.
+/// Results in order, up to and including the first fault; nothing after it is computed.
 pub fn up_to_fault<T>(results: impl Iterator<Item = Result<T, GuestFault>>) -> Vec<Result<T, GuestFault>> {
     let mut is_over = false;
     let within = results.take_while(|result| !std::mem::replace(&mut is_over, result.is_err()));

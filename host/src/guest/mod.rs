@@ -1,14 +1,14 @@
-//! Guests: WebAssembly modules, validated, compiled and called. In go the blocks of `statehouse-abi`, out come the
-//! blocks a module answered with, or a [`GuestFault`].
+//! Guests: WebAssembly modules, validated, compiled and called. In: the blocks of `statehouse-abi`. Out: the blocks
+//! with which a module answered, or a [`GuestFault`].
 //!
 //! ```text
 //! wasm ─► validate ─► describe and compile in a child, or take from the artefact cache ─► Module
 //! Module::execute ─► fresh instance ─► sh1_alloc ─► input written in place ─► sh1_execute ─► output copied out
 //! ```
 //!
-//! [`SecondModule`] does the same in another engine, so that the two can be compared. The only folder that names wasmtime
-//! and wasmi. It knows nothing of commands, rows or the journal, and isolates nobody: the sequencer finds the culprit of a
-//! batch.
+//! [`SecondModule`] does the same in another engine, so that the two can be compared. No other folder names wasmtime
+//! and wasmi. It knows nothing of commands, rows or the journal, and does not look for the culprit of a batch: the
+//! sequencer does.
 
 mod error;
 mod problem;

@@ -1,8 +1,8 @@
 //! A loaded module: the exports of the contract as methods, blocks in, blocks out.
 //!
-//! Each call runs in a fresh instance, so nothing a guest keeps in globals or on its heap survives it. What comes back
-//! has been read within limits; blocks are returned raw for the caller to parse against their inputs, CBOR is decoded
-//! here. It knows nothing of which rows or ops make sense.
+//! Each call runs in a fresh instance, so nothing that a guest keeps in globals or on its heap survives it. Results are
+//! read within limits. Blocks are returned raw, and the caller parses them against their inputs; CBOR is decoded here.
+//! It knows nothing of which rows or ops make sense.
 
 use std::sync::{Arc, OnceLock};
 
@@ -31,9 +31,9 @@ use crate::limits;
 /// Which of a module's two artefacts runs a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// Stopped by the watchdog only: for everything that is expected to go well.
+    /// Stopped only by the watchdog: for everything that is expected to succeed.
     Fast,
-    /// Stopped when its fuel is used up, at the same instruction everywhere: for finding the culprit of a batch.
+    /// Stopped when its fuel is used up, at the same instruction everywhere: to find the culprit of a batch.
     Metered,
 }
 
@@ -41,18 +41,18 @@ pub struct Module {
     engine: Arc<Engine>,
     id: ModuleId,
     wasm: Bytes,
-    /// What it may cost to compile it once more.
+    /// What compiling the module again may cost.
     allowance: Allowance,
     describe: Describe,
     /// Of a view: the machine whose decisions it reads.
     source: Option<String>,
     fast: InstancePre<()>,
-    /// Filled when it is first needed, if it was not when the module was loaded.
+    /// Set when it is first needed, unless it was compiled when the module was loaded.
     metered: OnceLock<InstancePre<()>>,
 }
 
 impl Module {
-    /// Of what it says of itself, when that was asked already.
+    /// `described` is the module's description, if it was asked for before.
     pub(super) fn new(
         engine: Arc<Engine>,
         wasm: &[u8],
@@ -87,7 +87,7 @@ impl Module {
         &self.describe
     }
 
-    /// The machine whose decisions it reads; nothing where it is no view.
+    /// The machine whose decisions it reads; `None` if it is not a view.
     pub fn source(&self) -> Option<&str> {
         self.source.as_deref()
     }
@@ -128,7 +128,7 @@ impl Module {
         self.call_cold(export::QUERY, query)
     }
 
-    /// As many values as items, in order.
+    /// Returns as many values as there are items, in order.
     pub fn render(&self, items: &[RenderItem]) -> Result<Vec<Value>, GuestFault> {
         let values: Vec<Value> = self.call_cold(export::RENDER, items)?;
         if values.len() != items.len() {
@@ -138,12 +138,12 @@ impl Module {
         Ok(values)
     }
 
-    /// Of a view.
+    /// Only for views.
     pub fn project(&self, input: &view::ProjectIn) -> Result<view::ProjectOut, GuestFault> {
         self.call_cold(view::PROJECT, input)
     }
 
-    /// Of a view.
+    /// Only for views.
     pub fn ask(&self, query: &view::QueryIn) -> Result<view::QueryOut, GuestFault> {
         self.call_cold(export::QUERY, query)
     }
@@ -152,8 +152,9 @@ impl Module {
         self.call_cold(export::CHECK, chunk)
     }
 
-    /// One result for each entity, up to and including the first fault. One instance migrates entity after entity, because a fresh
-    /// one for each costs twenty times the migration; what fails in an instance that has worked before is done again in a fresh one.
+    /// One result for each entity, up to and including the first fault. One instance migrates all entities, because a
+    /// fresh one for each costs twenty times the migration. If an entity fails in an instance that was used before, it
+    /// is migrated again in a fresh one.
     pub fn migrate(&self, entities: &[MigrateIn]) -> Vec<Result<MigrateOut, GuestFault>> {
         let mut used = None;
         up_to_fault(entities.iter().map(|entity| {

@@ -1,6 +1,6 @@
 //! One fault of a module: what, in which function, at which byte, and what its author can do about it.
 //!
-//! It knows nothing of how faults are found.
+//! In: a kind of fault and its place. Out: a line for the author. It knows nothing of how faults are found.
 
 use std::fmt;
 
@@ -11,9 +11,9 @@ use crate::limits;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub kind: ProblemKind,
-    /// Byte in the file; 0 when it concerns the module as a whole.
+    /// Byte in the file; 0 if it concerns the module as a whole.
     pub offset: usize,
-    /// Demangled name of the function, or its number if the module carries no names.
+    /// Demangled name of the function, or its number if the module has no names.
     pub function: Option<String>,
     pub(super) function_index: Option<u32>,
 }
@@ -97,8 +97,8 @@ impl ProblemKind {
             Self::Component => "build for wasm32-unknown-unknown, as `statehouse module build` does",
             Self::ModuleTooLarge { .. } => "drop dependencies or large constants, and build with --release",
             Self::Import { .. } => {
-                "a module is a pure function: remove the dependency that asks its environment for time, chance, files or \
-                 a JavaScript host"
+                "a module is a pure function: remove the dependency that asks its environment for time, chance, files \
+                 or a JavaScript host"
             }
             Self::Start => "do at first use what it does at start",
             Self::Float { .. } | Self::FloatType { .. } => "use integers, or rust_decimal without its float features",

@@ -1,8 +1,8 @@
 //! The second engine: wasmi, an interpreter that has nothing in common with wasmtime but the module's bytes.
 //!
-//! In: the same blocks. Out: what must be the same bytes, or the module computes something that the bytes do not say. Each
-//! call runs in a fresh instance, under the same limits of memory and with a budget of its own kind. It is ten to thirty
-//! times slower and decides nothing: `prepare` compares it with the engine that does.
+//! In: the same blocks. Out: bytes that must be the same; otherwise the module computes something that its bytes do not
+//! define. Each call runs in a fresh instance, under the same limits of memory, with a budget in the engine's own unit.
+//! It is ten to thirty times slower and decides nothing: `prepare` compares it with the engine that decides.
 
 use minicbor::{Decode, Encode};
 use statehouse_abi::call::{CallIn, Context, ExecuteOut};
@@ -30,13 +30,13 @@ pub struct SecondModule {
 }
 
 impl SecondModule {
-    /// Names the engine, for whoever records what was compared.
+    /// The name of the engine, for the record of what was compared.
     pub const ENGINE: &'static str = "wasmi-2";
 
     /// Validates the module, translates it, and asks it to describe itself.
     ///
     /// # Errors
-    /// As [`Engine::load`](super::Engine::load), but for the cache: there is none.
+    /// As for [`Engine::load`](super::Engine::load), except those of the cache: there is none.
     pub fn load(wasm: &[u8]) -> Result<Self, GuestError> {
         validate_within(wasm, Allowance::Recorded).map_err(|problems| GuestError::Refused { problems })?;
         let module = translate(wasm)?;
@@ -77,7 +77,7 @@ impl SecondModule {
         self.call_cold(export::QUERY, query)
     }
 
-    /// As many values as items, in order.
+    /// Returns as many values as there are items, in order.
     pub fn render(&self, items: &[RenderItem]) -> Result<Vec<Value>, GuestFault> {
         let values: Vec<Value> = self.call_cold(export::RENDER, items)?;
         if values.len() != items.len() {
@@ -91,7 +91,8 @@ impl SecondModule {
         self.call_cold(export::CHECK, chunk)
     }
 
-    /// One result for each entity, up to and including the first fault; each in a fresh instance, unlike on the other engine.
+    /// One result for each entity, up to and including the first fault; each in a fresh instance, unlike the first
+    /// engine.
     pub fn migrate(&self, entities: &[MigrateIn]) -> Vec<Result<MigrateOut, GuestFault>> {
         up_to_fault(entities.iter().map(|entity| self.call_cold(export::MIGRATE, entity)))
     }
@@ -113,10 +114,10 @@ impl SecondModule {
     }
 }
 
-/// What a module says of itself, and nothing else: only what that takes is translated.
+/// Only the description of a module: no more is translated than it requires.
 ///
 /// # Errors
-/// It is none, or its description is not usable.
+/// The bytes are not a module, or the description is not usable.
 pub(super) fn describe(wasm: &[u8]) -> Result<Vec<u8>, GuestError> {
     let module = translate(wasm)?;
     let output = Call::new(&module, limits::DESCRIBE_FUEL).and_then(|call| call.call(export::DESCRIBE));
@@ -162,13 +163,13 @@ impl Call {
         Ok(Self { store, instance, memory })
     }
 
-    /// Calls an export that takes nothing.
+    /// Calls an export that takes no input.
     fn call(mut self, name: &str) -> Result<Vec<u8>, GuestFault> {
         let packed = self.func::<(), u64>(name)?.call(&mut self.store, ()).map_err(|error| self.fault(&error))?;
         self.output(packed, name)
     }
 
-    /// Lets the guest allocate `len` bytes, lets `fill` write all of them in the guest's memory, and calls the export.
+    /// Has the guest allocate `len` bytes, lets `fill` write all of them in the guest's memory, and calls the export.
     fn call_with(mut self, name: &str, len: usize, fill: impl FnOnce(&mut [u8])) -> Result<Vec<u8>, GuestFault> {
         let too_long = || GuestFault::Host { what: format!("input of {len} bytes is over the limit") };
         let size = u32::try_from(len).ok().filter(|_| len <= limits::GUEST_INPUT_BYTES_MAX).ok_or_else(too_long)?;
@@ -201,7 +202,7 @@ impl Call {
         })
     }
 
-    /// Without a backtrace: the interpreter keeps no names.
+    /// Has no backtrace: the interpreter keeps no names.
     fn fault(&mut self, error: &wasmi::Error) -> GuestFault {
         match error.as_trap_code() {
             Some(TrapCode::OutOfFuel) => GuestFault::Budget,
@@ -213,7 +214,7 @@ impl Call {
         }
     }
 
-    /// What the guest's panic hook kept, cut to the limit; `None` if there is nothing to be had.
+    /// What the guest's panic hook kept, cut to the limit; `None` if there is nothing.
     fn panic_text(&mut self) -> Option<String> {
         refill(&mut self.store, 2 * limits::LAST_WORDS_FUEL);
         let packed = self.func::<(), u64>(export::PANIC).ok()?.call(&mut self.store, ()).ok()?;

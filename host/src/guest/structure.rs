@@ -1,7 +1,8 @@
-//! How much of everything a module is made of, and how much is too much: what compilers take more than linear time or memory for.
+//! How much of everything a module may consist of. The limits cover what compilers need more than linear time or memory
+//! for.
 //!
-//! In: what the validator meets on its way through the bytes. Out: what is over a limit. All limits are far above what rustc emits, and a module
-//! that is recorded is held to ten times as much. It knows nothing of whether what it counts is valid.
+//! In: what the validator counts on its way through the bytes. Out: what is over a limit. All limits are far above what
+//! rustc emits, and for a recorded module they are ten times as high. It does not know whether what it counts is valid.
 
 use crate::limits::structure as limit;
 
@@ -12,21 +13,21 @@ pub enum Part {
     Functions,
     Globals,
     Exports,
-    /// Of data and elements together.
+    /// Data and element segments together.
     Segments,
-    /// Of all functions together.
+    /// Locals of all functions together.
     Locals,
-    /// Of one function, with its parameters.
+    /// Locals of one function, with its parameters.
     FunctionLocals,
-    /// Of one type, parameters and results together.
+    /// Parameters and results of one type together.
     Values,
-    /// Of one function, in bytes.
+    /// Bytes of one function.
     Body,
-    /// Of one `br_table`.
+    /// Targets of one `br_table`.
     Targets,
-    /// Of one function: blocks within blocks.
+    /// Blocks within blocks in one function.
     Nesting,
-    /// Of one function: its locals times its blocks, for a compiler may have to look where each local is in each block.
+    /// The locals of one function times its blocks: a compiler may have to find each local in each block.
     BlockLocals,
 }
 
@@ -63,7 +64,7 @@ impl Part {
         }
     }
 
-    /// After a number.
+    /// The name, as it is written after a number.
     pub fn name(self) -> &'static str {
         match self {
             Self::Types => "types",
@@ -82,7 +83,7 @@ impl Part {
     }
 }
 
-/// How much there is of each part; of those that are of one function or type, the most that one has.
+/// How much there is of each part. For parts of one function or type, the most that one of them has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Structure([u64; Part::ALL.len()]);
 
@@ -95,7 +96,7 @@ impl Structure {
         Part::ALL.into_iter().zip(self.0)
     }
 
-    /// Counts some more; returns how many there are if that is the moment at which they are too many.
+    /// Counts some more; returns the number when it first exceeds the limit.
     pub(super) fn add(&mut self, part: Part, count: u64, factor: u64) -> Option<u64> {
         let before = self.0[part as usize];
         let now = before.saturating_add(count);
@@ -104,7 +105,7 @@ impl Structure {
         (before <= limit && limit < now).then_some(now)
     }
 
-    /// Of one function or type; returns the number if it is too large.
+    /// Notes the number that one function or type has; returns it if it is too large.
     pub(super) fn most(&mut self, part: Part, count: u64, factor: u64) -> Option<u64> {
         self.0[part as usize] = self.0[part as usize].max(count);
         (part.limit().saturating_mul(factor) < count).then_some(count)

@@ -1,4 +1,5 @@
-//! Hostile modules against the validator and the calls. After each the host is alive and other calls are unharmed.
+//! Hostile modules against the validator and the calls. After each of them the host is alive and other calls are
+//! unharmed.
 
 use std::fs;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ fn wasm(name: &str) -> Vec<u8> {
     wat::parse_file(&path).expect("the hostile modules are valid text")
 }
 
-/// An engine whose watchdog never strikes, however busy the machine.
+/// An engine whose watchdog never stops a call, however busy the machine is.
 fn engine() -> Arc<Engine> {
     engine_with_watchdog(Duration::from_secs(600))
 }
@@ -48,7 +49,7 @@ fn execute(module: &Module, pace: Pace) -> GuestFault {
     module.execute(pace, CONTEXT, &one_op(), &[]).expect_err("a hostile module has no outcome")
 }
 
-/// Both artefacts fail alike, and the engine goes on.
+/// Checks that both artefacts fail alike, and that the engine keeps running.
 fn check_fault(name: &str, expected: Expect) {
     let engine = engine();
     let module = engine.load(&wasm(name), Allowance::Recorded).expect("the module is accepted");
@@ -93,7 +94,7 @@ fn an_endless_loop_meets_the_watchdog_or_its_budget() {
     assert_eq!(execute(&module, Pace::Metered), GuestFault::Budget);
 }
 
-/// Each trap took as long as the watchdog allows, and nobody counted it.
+/// Each trap used to take the full time that the watchdog allows, and was not counted.
 #[test]
 fn words_without_an_end_are_the_watchdogs_or_none() {
     let engine = engine_with_watchdog(Duration::from_millis(20));
@@ -181,7 +182,7 @@ fn cold_answers_are_checked() {
     };
     let fault = load("no_block").query(&query);
     assert!(matches!(fault, Err(GuestFault::Output { .. })), "{fault:?}");
-    // It echoes one item, which is no value, let alone two.
+    // It echoes one item, which is not a value, and certainly not two.
     let row = || RenderItem::Row(Row { key: Vec::new(), row: None });
     let fault = load("conforming").render(&[row(), row()]);
     assert!(matches!(fault, Err(GuestFault::Output { .. })), "{fault:?}");
@@ -315,13 +316,13 @@ fn bytes_that_are_no_wasm_are_refused() {
     for at in 0..whole.len() {
         let mut damaged = whole.clone();
         damaged[at] ^= 0x55;
-        // Some damage leaves a module, in a name or a constant: it must only never upset the validator.
+        // Some damage, in a name or a constant, leaves a valid module. The validator must not fail in any case.
         drop(validate(&damaged));
         drop(validate(&whole[..at]));
     }
 }
 
-/// A cache in a folder, and what is in it.
+/// A cache in a folder, and its files.
 struct Shelf(tempfile::TempDir);
 
 impl Shelf {
@@ -382,7 +383,7 @@ fn what_another_key_has_made_is_compiled_again() {
     for (one, other) in of_one.iter().zip(&of_other) {
         assert_ne!(one[..40], other[..40], "it was written again, with the other key");
     }
-    // Nor is one for the other engine, or of another module, under a name that is not its own.
+    // Nor is a file accepted that belongs to the other engine or another module, under a name that is not its own.
     fs::write(&paths[0], &of_other[1]).expect("a file is swapped");
     shelf.load(2);
     assert_eq!(fs::read(&paths[0]).expect("mended")[..40], of_other[0][..40]);
@@ -451,7 +452,7 @@ fn engines_of_one_build_have_one_fingerprint() {
     assert_eq!(engine().fingerprint(), engine().fingerprint());
 }
 
-/// What both engines say of a call, but for the wording and the backtrace of a trap that is no panic.
+/// What both engines say about a call, without the wording and the backtrace of a trap that is not a panic.
 fn fault_kind(fault: GuestFault) -> GuestFault {
     match fault {
         GuestFault::Trap { text, .. } if text.starts_with("wasm trap: ") => {

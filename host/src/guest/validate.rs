@@ -1,8 +1,9 @@
-//! The validator: which WebAssembly is a module of the contract. In goes wasm, out come all its faults, each with
-//! function, byte offset and what to do about it, or what is worth knowing of a good one.
+//! The validator: which WebAssembly is a module of the contract. In: wasm. Out: all its faults, each with function,
+//! byte offset and what to do about it, or useful facts about a good module.
 //!
-//! A view is a module with the exports of a view. The same code runs at `statehouse module check` and before the host loads a module. It looks at
-//! the bytes only, in time that grows with their number, runs nothing, and knows nothing of what a module describes.
+//! A view is a module with the exports of a view. The same code runs in `statehouse module check` and before the host
+//! loads a module. It looks only at the bytes, in time that grows with their number, runs nothing, and knows nothing of
+//! what a module describes.
 
 use statehouse_abi::export;
 use statehouse_projection::abi::PROJECT;
@@ -16,10 +17,11 @@ use super::problem::{Problem, ProblemKind};
 use super::structure::{Part, Structure};
 use crate::limits;
 
-/// Faults that are listed; a module with more has the rest listed once these are mended.
+/// How many faults are listed. If a module has more, the rest are listed once these are corrected.
 const PROBLEMS_MAX: usize = 20;
 const PAGE_BYTES: u64 = 64 << 10;
-/// What remains when all that the contract forbids is switched off; the encodings are those of rustc's output.
+/// The features that remain when everything that the contract forbids is switched off; rustc's output needs their
+/// encodings.
 const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
     .union(WasmFeatures::SIGN_EXTENSION)
     .union(WasmFeatures::MULTI_VALUE)
@@ -44,7 +46,7 @@ const EXPORTS: [(&str, &[ValType], &[ValType]); 10] = {
     ]
 };
 
-/// Those of a view, which has one that a module has not.
+/// The function exports of a view, which has one that a module has not.
 const VIEW_EXPORTS: [(&str, &[ValType], &[ValType]); 5] = {
     use ValType::{I32, I64};
     [
@@ -56,15 +58,15 @@ const VIEW_EXPORTS: [(&str, &[ValType], &[ValType]); 5] = {
     ]
 };
 
-/// What the validator learned of a good module.
+/// What the validator learned about a good module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Validated {
     pub exports: Vec<String>,
     pub function_count: usize,
-    /// Memory a fresh instance starts with.
+    /// The memory with which a fresh instance starts.
     pub memory_bytes_min: u64,
     pub table_elements_min: u64,
-    /// What the module says it was compiled by, like `rustc 1.95.0`.
+    /// The compiler that the module names, like `rustc 1.95.0`.
     pub compiler: Option<String>,
     pub structure: Structure,
 }
@@ -77,7 +79,7 @@ pub fn validate(wasm: &[u8]) -> Result<Validated, Vec<Problem>> {
     validate_within(wasm, Allowance::Foreign)
 }
 
-/// The same with these limits.
+/// The same with the limits of this allowance.
 pub(super) fn validate_within(wasm: &[u8], allowance: Allowance) -> Result<Validated, Vec<Problem>> {
     if wasm.len() > limits::MODULE_BYTES_MAX {
         return Err(vec![Problem::at(0, ProblemKind::ModuleTooLarge { size: wasm.len() })]);
@@ -103,7 +105,7 @@ pub(super) fn validate_within(wasm: &[u8], allowance: Allowance) -> Result<Valid
 /// One pass over a module.
 #[derive(Default)]
 struct Scan {
-    /// How many times the limits of its structure a module may have.
+    /// The factor by which the limits of its structure are multiplied.
     factor: u64,
     found: Validated,
     types: Vec<Option<FuncType>>,
@@ -292,14 +294,14 @@ impl Scan {
         self.types.push(ty);
     }
 
-    /// Counts what all of the module has together.
+    /// Counts what the module has in total.
     fn count(&mut self, offset: usize, part: Part, count: u64) {
         if let Some(count) = self.found.structure.add(part, count, self.factor) {
             self.problem(offset, ProblemKind::Excess { part, count, limit: part.limit() * self.factor });
         }
     }
 
-    /// Counts what one function or type has.
+    /// Notes what one function or type has.
     fn most(&mut self, offset: usize, function: Option<u32>, part: Part, count: u64) {
         if let Some(count) = self.found.structure.most(part, count, self.factor) {
             self.problem_in(offset, function, ProblemKind::Excess { part, count, limit: part.limit() * self.factor });
@@ -335,7 +337,7 @@ impl Scan {
         self.problem_in(offset, Some(function), kind);
     }
 
-    /// A value of this type may not exist in a module, be it in a parameter, local, global or on the stack.
+    /// A value of a forbidden type must not exist in a module, be it a parameter, local, global or on the stack.
     fn value_type(&mut self, offset: usize, ty: ValType, function: Option<u32>, place: &'static str) {
         let kind = match ty {
             ValType::I32 | ValType::I64 => return,
@@ -346,7 +348,7 @@ impl Scan {
         self.problem_in(offset, function, kind);
     }
 
-    /// Parameters and results, of functions by name and of types that no function has by number.
+    /// Checks parameters and results, of functions by name, and of types that no function has by number.
     fn judge_types(&mut self) {
         let mut named: Vec<Option<u32>> = vec![None; self.types.len()];
         for (function, ty) in self.functions.iter().enumerate() {
@@ -382,7 +384,7 @@ impl Scan {
                 continue;
             };
             let ty = self.functions.get(*index as usize).and_then(|ty| self.types.get(*ty as usize));
-            // An index that leads nowhere is for wasmparser's own validator to report.
+            // An index without a function is reported by wasmparser's own validator.
             let Some(Some(ty)) = ty else { continue };
             if ty.params() != params || ty.results() != results {
                 let (expected, found) = (signature(params, results), signature(ty.params(), ty.results()));
@@ -392,7 +394,7 @@ impl Scan {
     }
 
     fn read_names(&mut self, names: wasmparser::NameSectionReader<'_>) {
-        // A damaged name section only costs names.
+        // A damaged name section costs only names.
         for name in names.into_iter().flatten() {
             if let Name::Function(map) = name {
                 self.names.extend(map.into_iter().flatten().map(|naming| (naming.index, naming.name.to_owned())));
@@ -448,7 +450,7 @@ fn signature(params: &[ValType], results: &[ValType]) -> String {
 
 macro_rules! define_proposal_and_name {
     ($( @$proposal:ident $op:ident $({ $($arg:ident: $argty:ty),* })? => $visit:ident ($($ann:tt)*) )*) => {
-        /// The proposal an instruction belongs to, and the name of its visitor.
+        /// The proposal to which an instruction belongs, and the name of its visitor.
         fn proposal_and_name(operator: &Operator<'_>) -> (&'static str, &'static str) {
             match operator {
                 $( Operator::$op { .. } => (stringify!($proposal), stringify!($visit)), )*

@@ -1,7 +1,7 @@
-//! Adding entries to a log: checked, grouped into frames, given a place in the stream as soon as there is room.
+//! Adding entries to a log. They are checked, grouped into frames, and given a place in the stream once there is room.
 //!
-//! In: entries. Out: frames in the writer's queue, and entries that everybody can read. Room is waited for with the thread or without it. It
-//! knows nothing of what the writer does.
+//! Entries go in. Frames in the writer's queue come out, and entries that everybody can read. A caller may wait for
+//! room with or without blocking its thread. This file knows nothing of what the writer does.
 
 use parking_lot::MutexGuard;
 
@@ -9,16 +9,18 @@ use super::state::{Hashed, OnDurable, Reserve, SMALL_FRAME_SIZE, State, Work, ap
 use super::{EntryId, Log, LogEntry, LogError};
 use crate::limits;
 
-/// Entries that share a frame and its checksum: bounds what is read at once, and what a torn write can take along.
+/// The most bytes of entries that share a frame and its checksum. It bounds what is read at once, and what a torn write
+/// can destroy.
 const FRAME_BYTES_MAX: usize = 1 << 20;
 
 impl Log {
-    /// Adds entries. They are readable by every handle on return; `on_durable` is called once, from the writer thread, when
+    /// Adds entries. Every handle can read them on return. `on_durable` is called once, from the writer thread, when
     /// they are durable or never will be, in the order of the appends. It must not block.
     ///
-    /// Their indexes follow each other; the first follows the last entry, or replaces an earlier one and all after it.
-    /// Waits only while more than `pending_bytes_max` are not yet durable, or a segment large enough is being prepared. On an
-    /// error nothing was added, and `on_durable` is dropped without a call.
+    /// The indexes of the entries are consecutive. The first entry follows the last one in the log, or replaces an
+    /// earlier one and all after it. The call waits only while more than `pending_bytes_max` are not yet durable, or
+    /// while a segment that is large enough is being prepared. On an error nothing was added, and `on_durable` is
+    /// dropped without a call.
     pub fn append(&self, entries: Vec<LogEntry>, on_durable: OnDurable) -> Result<(), LogError> {
         let Some(first) = entries.first().map(|entry| entry.id) else { return self.after_all(on_durable) };
         let (frames, sizes) = self.frames_of(first, entries)?;
@@ -26,7 +28,7 @@ impl Log {
         self.place_entries(state, first, frames, on_durable)
     }
 
-    /// The same without holding the thread while it waits. Dropped before it returns, nothing was added.
+    /// Like [`Log::append`], but does not block the thread while it waits. If the call is dropped, nothing was added.
     pub async fn append_in_turn(&self, entries: Vec<LogEntry>, on_durable: OnDurable) -> Result<(), LogError> {
         let Some(first) = entries.first().map(|entry| entry.id) else { return self.after_all(on_durable) };
         let (frames, sizes) = self.frames_of(first, entries)?;
@@ -61,7 +63,8 @@ impl Log {
         Ok(())
     }
 
-    /// Until a truncation or a purge has room, which is nearly always at once. Whoever alone writes finds it then, and need not wait.
+    /// Waits until there is room for a truncation or a purge, which is nearly always at once. The only writer of a log
+    /// then finds that room and need not wait.
     pub async fn wait_for_room(&self) -> Result<(), LogError> {
         self.wait_for_bytes(SMALL_FRAME_SIZE + 32).await
     }
@@ -82,7 +85,7 @@ fn check_entries(entries: &[LogEntry]) -> Result<(), LogError> {
     }
 }
 
-/// Splits the entries of an append into frames and hashes their payloads, before any lock is taken.
+/// Splits the entries of an append into frames and hashes their payloads. No lock is held yet.
 fn group_into_frames(entries: Vec<LogEntry>) -> Vec<Vec<Hashed>> {
     let mut frames: Vec<Vec<Hashed>> = Vec::new();
     let mut size = 0;

@@ -1,8 +1,9 @@
-//! What the log knows in memory: where each entry of the tail is, which segments before it are sealed, the newest payloads, the vote, what
-//! is purged and committed.
+//! The log's knowledge in memory: the place of each entry in the tail, the sealed segments before the tail, the newest
+//! payloads, the vote, and what is purged and committed.
 //!
-//! The same book is kept while appending and rebuilt record by record at recovery. Of what is sealed it knows no single entry, so it is as
-//! long as the tail. It does no I/O and takes no lock; it does not know what is durable, except that it is told which payloads it may forget.
+//! Appends keep the book, and recovery rebuilds it record by record. It has no single entry of a sealed segment, so its
+//! size is that of the tail. It does no I/O and takes no lock. It does not know what is durable; it is only told which
+//! payloads it may forget.
 
 mod sealed;
 
@@ -16,44 +17,45 @@ use crate::log::seal::Seal;
 use crate::log::segment::{Checkpoint, Segment};
 use crate::log::{EntryId, LogEntry, Payload, Vote};
 
-/// Where an entry is.
+/// The place of an entry.
 #[derive(Clone)]
 pub(super) struct Slot {
     pub id: EntryId,
     pub hash: Hash,
     pub segment: Arc<Segment>,
-    /// Of the record, not of its frame.
+    /// The lsn of the record, not of its frame.
     pub lsn: Lsn,
     pub payload_size: u32,
 }
 
-/// An entry of the tail as the book has it.
+/// An entry of the tail, as the book has it.
 pub(super) enum Found {
     InMemory(LogEntry),
     OnDisk(Slot),
 }
 
-/// The first entries of a range, as far as they are in one place.
+/// The first entries of a range that are in one place.
 pub(super) enum FoundRange {
-    /// In this sealed segment, all of them.
+    /// All of them are in this sealed segment.
     Sealed(Arc<Seal>, Range<LogIndex>),
     Tail(Vec<Found>),
 }
 
-/// Where an entry is in the stream.
+/// The place of an entry in the stream.
 pub(super) enum Place {
     At(Lsn),
     Sealed(Arc<Seal>, LogIndex),
 }
 
-/// Entries of a sealed segment that are there: one after the other.
+/// The entries of a sealed segment that are left: consecutive ones.
 struct Part {
     seal: Arc<Seal>,
     first: LogIndex,
     last: LogIndex,
 }
 
-/// Whether entries stay in the book after they were purged: the log's own drops them, a scan of the journal keeps them.
+/// Whether entries stay in the book after they were purged. The log's own book drops them; a scan of the journal keeps
+/// them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purged {
     Dropped,
@@ -63,35 +65,36 @@ pub(super) enum Purged {
 /// A record that contradicts those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Contradiction {
-    /// The hash of the entry before is not what the record says.
+    /// The record names another hash for the entry before it.
     Chain,
     /// The index does not follow.
     Order,
-    /// Entries are dropped that are sealed.
+    /// The record drops sealed entries.
     Sealed,
 }
 
 pub(super) struct Book {
     purged: Purged,
-    /// INVARIANT: each begins where the one before ends, the first slot where the last one ends, and none is purged as a whole.
+    /// INVARIANT: each part begins where the one before ends, the first slot where the last part ends; no part is
+    /// purged whole.
     sealed: VecDeque<Part>,
-    /// The last entry that is sealed: `Some` with any part.
+    /// The last sealed entry. It is `Some` if there is any part.
     sealed_end: Option<(EntryId, Hash)>,
     /// Seals of segments whose payloads are still in memory, oldest first.
     waiting: VecDeque<Arc<Seal>>,
-    /// INVARIANT: ordered by index; without gaps if purged entries are dropped.
+    /// INVARIANT: the slots are ordered by index, and without gaps if purged entries are dropped.
     slots: VecDeque<Slot>,
     /// INVARIANT: the payloads of the last `tail.len()` slots.
     tail: VecDeque<Payload>,
     tail_bytes: usize,
-    /// The first entry of each leader's run, the first one perhaps purged.
+    /// The first entry of each leader's run. The first of them may be purged.
     runs: VecDeque<EntryId>,
     pub vote: Option<Vote>,
     pub committed: Option<EntryId>,
     last_purged: Option<EntryId>,
-    /// `None`: recovery started behind that entry and has not seen it.
+    /// `None` if recovery started after that entry and has not seen it.
     purged_hash: Option<Hash>,
-    /// Recovery started behind this index: see `replay_truncation`.
+    /// The index after which recovery started; see `replay_truncation`.
     start: Option<LogIndex>,
 }
 
@@ -114,7 +117,7 @@ impl Book {
         }
     }
 
-    /// The book at the start of a segment before which everything is purged sooner or later.
+    /// The book at the start of a segment. Everything before it is purged, at that point or later in the stream.
     pub fn at(checkpoint: &Checkpoint, purged: Purged) -> Self {
         Self {
             vote: checkpoint.vote,
@@ -126,13 +129,13 @@ impl Book {
         }
     }
 
-    /// The first entry that is there and not purged.
+    /// The first entry that is in the log and not purged.
     fn first(&self) -> Option<LogIndex> {
         let sealed = self.sealed.front().map(|part| part.first);
         sealed.or(self.slots.front().map(|slot| slot.id.index))
     }
 
-    /// Keeps the run that the first entry is of, and those after it.
+    /// Keeps the run that has the first entry, and the later ones.
     fn forget_runs(&mut self) {
         let first = self.first();
         while self.runs.get(1).is_some_and(|run| first.is_none_or(|first| run.index <= first)) {
@@ -179,7 +182,7 @@ impl Book {
         self.known_last_hash().unwrap_or(NO_HASH)
     }
 
-    /// The same; `None` if recovery cannot know it.
+    /// The same hash; `None` if recovery cannot know it.
     pub fn known_last_hash(&self) -> Option<Hash> {
         let sealed = self.sealed_end;
         let last = self.slots.back().map(|slot| (slot.id, slot.hash)).or(sealed);
@@ -187,7 +190,7 @@ impl Book {
         last.map_or(self.purged_hash, |(_, hash)| Some(hash))
     }
 
-    /// Adds the entry after the last one. `payload`: kept in memory until [`Book::forget_payloads`].
+    /// Adds the entry after the last one. A `payload` stays in memory until [`Book::forget_payloads`].
     pub fn push(&mut self, slot: Slot, payload: Option<Payload>) {
         assert!(self.last().is_none_or(|last| last.index.next() == slot.id.index));
         if self.runs.back().is_none_or(|run| (run.term, run.node) != (slot.id.term, slot.id.node)) {
@@ -208,7 +211,8 @@ impl Book {
         assert!(!self.runs.is_empty());
     }
 
-    /// Drops all entries after `last`, which must not be purged; none of them counts as committed. Says whether there were any.
+    /// Drops all entries after `last`, which must not be purged. None of them counts as committed. Returns whether
+    /// there were any.
     pub fn truncate_after(&mut self, last: Option<LogIndex>) -> bool {
         let is_beyond = |id: &EntryId| last.is_none_or(|last| last < id.index);
         assert!(self.last_purged.is_none_or(|purged| !is_beyond(&purged)));
@@ -235,7 +239,7 @@ impl Book {
         self.slots.len() + self.sealed.len() < slots_before
     }
 
-    /// The entry before `index`: one that is here, or the last purged one.
+    /// The entry before `index`: one that is in the log, or the last purged one.
     pub fn id_before(&self, index: LogIndex) -> Option<EntryId> {
         let position = self.slots.partition_point(|slot| slot.id.index < index);
         assert!(position <= self.slots.len());
@@ -244,7 +248,8 @@ impl Book {
         before.or(sealed).or(self.last_purged).filter(|before| before.index.next() == index)
     }
 
-    /// The hash that a PURGE record up to `id` carries: zeros if the log does not know that entry. `Err`: it has to be read.
+    /// The hash that a PURGE record up to `id` carries: zeros if the log does not know that entry. `Err`: it must be
+    /// read.
     pub fn hash_of(&self, id: EntryId) -> Result<Hash, Arc<Seal>> {
         if let Some(hash) = self.purged_hash.filter(|_| self.last_purged == Some(id)) {
             return Ok(hash);
@@ -256,7 +261,7 @@ impl Book {
         }
     }
 
-    /// The entry at `index`, if it is here.
+    /// The id of the entry at `index`, if it is in the log.
     pub fn find_id(&self, index: LogIndex) -> Option<EntryId> {
         let sealed = self.find_part(index).map(|part| part.seal.id_at(index));
         sealed.or(self.find_slot(index).map(|slot| slot.id))
@@ -267,7 +272,7 @@ impl Book {
         self.slots.get(position).filter(|slot| slot.id.index == index)
     }
 
-    /// Where in the stream the first entry after `index` is; `None`: the first one of all.
+    /// The place in the stream of the first entry after `index`. An `index` of `None` means the very first entry.
     pub fn place_after(&self, index: Option<LogIndex>) -> Option<Place> {
         let first = self.first()?;
         let wanted = index.map_or(first, LogIndex::next).max(first);
@@ -278,10 +283,10 @@ impl Book {
         self.slots.get(position).map(|slot| Place::At(slot.lsn))
     }
 
-    /// The last entry of the tail that ends at or before `lsn`; or the sealed segment in which one may.
+    /// The last entry of the tail that ends at or before `lsn`, or the sealed segment in which there may be one.
     pub fn last_before(&self, lsn: Lsn) -> Option<Result<EntryId, Arc<Seal>>> {
         let begun = self.slots.partition_point(|slot| slot.lsn <= lsn);
-        // The last of those that have begun goes on beyond it.
+        // The last slot that begins at or before `lsn` extends beyond it.
         if let Some(position) = begun.checked_sub(2) {
             return Some(Ok(self.slots[position].id));
         }
@@ -312,8 +317,8 @@ impl Book {
         assert!(self.last().is_some_and(|last| upto.index <= last.index));
     }
 
-    /// The first entries in `range`, in order, until their payloads exceed `bytes_max`, but at least one if there is any; of those that are
-    /// sealed, all in one segment.
+    /// The first entries in `range`, in order, until their payloads exceed `bytes_max`, but at least one if there is
+    /// any. If they are sealed, they are all in one segment.
     pub fn find(&self, range: Range<LogIndex>, bytes_max: usize) -> FoundRange {
         assert!(self.purged == Purged::Dropped, "only a book without gaps can be asked by index");
         let start = range.start.max(self.first().unwrap_or(range.start));
@@ -357,7 +362,7 @@ impl Book {
         self.forget_sealed();
     }
 
-    /// Takes over a record found at recovery.
+    /// Takes over a record that recovery has read.
     pub fn replay(&mut self, record: &Record, segment: &Arc<Segment>, lsn: Lsn) -> Result<(), Contradiction> {
         match record {
             Record::Entry { entry, before } => {
@@ -388,8 +393,8 @@ impl Book {
         Ok(())
     }
 
-    /// Truncates to `last`. Recovery may start at a segment whose beginning rewrote entries of the segment before: these are
-    /// purged later in the stream, so the place of the purge moves back meanwhile, and only its hash matters.
+    /// Truncates to `last`. Recovery may start at a segment whose beginning rewrote entries of the segment before it.
+    /// Those are purged later in the stream. Until then the place of the purge moves back, and only its hash matters.
     fn replay_truncation(
         &mut self,
         last: Option<LogIndex>,
@@ -411,7 +416,7 @@ impl Book {
         Ok(())
     }
 
-    /// After recovery: what was committed may have been saved without having become durable.
+    /// Called after recovery: a commit may have been saved for entries that never became durable.
     pub fn clamp_committed(&mut self) {
         let last = self.last();
         if self.committed.is_some_and(|committed| last.is_none_or(|last| last.index < committed.index)) {

@@ -1,23 +1,28 @@
-//! Cutting a log back to an entry whose successors an operator has given up, although they are committed and perhaps sealed.
+//! Cuts a log back to an entry whose successors an operator has given up, although they are committed and perhaps
+//! sealed.
 //!
 //! ```text
-//! hash of the last entry that stays ─▶ TRUNCATE in the stream ─▶ durable ─▶ (next start) what follows is read, its seals dropped
+//! hash of the last entry that stays ─▶ TRUNCATE in the stream ─▶ durable
+//! (next start)                      ─▶ what follows is read, its seals dropped
 //! ```
-//! The record alone decides: before it is durable the log is the old one, from then on the new one. A seal tells what its segment holds, which a
-//! cut does not change; which of that still counts, the stream tells. Who may give entries up, and when, is not known here.
+//! The record alone decides: before it is durable the log is the old one, afterwards the new one. A seal says what its
+//! segment holds, which a cut does not change; the stream says which of that still counts. This file does not know who
+//! may give entries up, and when.
 
 use super::frame::Hash;
 use super::state::{Reserve, SMALL_FRAME_SIZE};
 use super::{EntryId, Log, LogError};
 
 impl Log {
-    /// Drops the entries after `last`, which must be in the log, or purged last; nothing after it counts as committed any more. Durable on
-    /// return. If an error is returned, it happened or not, as the log tells after it was opened again.
+    /// Drops the entries after `last`, which must be in the log or be the last purged one. Nothing after it counts as
+    /// committed any more. The cut is durable on return. After an error it may have happened or not; the log says which
+    /// once it is opened again.
     ///
-    /// Raft never does this: it is for a log that nobody takes part in a group with.
+    /// Raft never does this. It is for a log with which nobody takes part in a group.
     ///
     /// # Errors
-    /// [`LogError::NotThere`], [`LogError::Purged`], and [`LogError::Corrupt`] where the entry cannot be read: nothing was changed.
+    /// [`LogError::NotThere`], [`LogError::Purged`], and [`LogError::Corrupt`] if the entry cannot be read. Nothing was
+    /// changed.
     pub fn cut_after(&self, last: EntryId) -> Result<(), LogError> {
         let hash = self.hash_of(last)?;
         self.place_cut(last, hash)?;

@@ -1,6 +1,6 @@
-//! What a log holds: entries with their ids, and the vote.
+//! The contents of a log: entries with their ids, and the vote.
 //!
-//! Plain values of the log's users. They know nothing of bytes on disk; `frame.rs` does.
+//! These are plain values for the log's users. They know nothing of bytes on disk; `frame.rs` does.
 
 use std::fmt;
 
@@ -23,7 +23,7 @@ impl fmt::Display for EntryId {
     }
 }
 
-/// What an entry carries. The log stores the bytes and does not look into them. Cheap to clone.
+/// The content of an entry. The log stores the bytes and does not look into them. It is cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
     Blank,
@@ -51,7 +51,7 @@ pub struct LogEntry {
     pub payload: Payload,
 }
 
-/// What this node promised to whom. `committed` says that a quorum granted it: the node is a leader's follower, or leads.
+/// The vote of this node. `committed` says that a quorum granted it, so the node leads or follows a leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vote {
     pub term: Term,
@@ -60,16 +60,17 @@ pub struct Vote {
 }
 
 impl Vote {
-    /// A vote for nobody: no vote in this term or an earlier one can be given any more, and no leader of them is followed.
+    /// A vote for nobody. After it no vote in this term or an earlier one can be given, and no leader of those terms is
+    /// followed.
     ///
     /// Votes are ordered by term, then node, then whether they are committed, and only a greater one is ever granted or
-    /// followed. No node has the greatest number there is, so this vote is above all those of its term, and nobody is elected
-    /// by it. The next term is free: a group that has a leader in this term elects once more.
+    /// followed. No node has the greatest possible number, so this vote is above all others of its term, and it elects
+    /// nobody. The next term is free: a group that has a leader in this term holds one more election.
     pub fn barrier(term: Term) -> Self {
         Self { term, node: Some(NodeId(u64::MAX)), committed: false }
     }
 
-    /// What is compared when one vote is to replace another.
+    /// The key by which two votes are compared when one is to replace the other.
     pub fn order(&self) -> (Term, Option<NodeId>, bool) {
         (self.term, self.node, self.committed)
     }

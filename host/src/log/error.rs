@@ -1,6 +1,6 @@
-//! Why a log could not be opened, written or read.
+//! The reasons why a log could not be opened, written or read.
 //!
-//! `Clone`, because the first failure of a disk is kept and handed to everybody who comes later.
+//! The errors are `Clone` because the first disk failure is kept, and every later caller gets it.
 
 use std::io;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use crate::log::EntryId;
 
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LogError {
-    /// Final: the log accepts nothing until it is opened again, which recovers from what the disk has.
+    /// This is final: the log accepts nothing until it is opened again, which recovers from what the disk has.
     #[error("disk error at {file}")]
     Disk {
         file: String,
         #[source]
         source: Arc<io::Error>,
     },
-    /// Acknowledged bytes are damaged. Nothing was truncated and nothing is served.
+    /// Acknowledged bytes are damaged. Nothing was truncated, and nothing is served.
     #[error("{segment} is damaged at offset {offset}, at or before the entry with index {index}: {damage}")]
     Corrupt {
         segment: String,
@@ -35,9 +35,10 @@ pub enum LogError {
     Gap { last: Option<LogIndex>, found: EntryId },
     #[error("index {index} is purged up to {purged}")]
     Purged { index: LogIndex, purged: EntryId },
-    /// What is committed stays; nothing was changed.
+    /// Committed entries stay. Nothing was changed.
     #[error(
-        "entries up to {sealed} are committed and sealed, so nothing before that can be dropped (asked for: all after {last:?})"
+        "entries up to {sealed} are committed and sealed, so nothing before that can be dropped \
+         (asked for: all after {last:?})"
     )]
     Sealed { last: Option<LogIndex>, sealed: EntryId },
     /// Nothing was changed.
@@ -49,16 +50,17 @@ pub enum LogError {
     Version { segment: String, found: u32, known: u32 },
     #[error("machine name `{0}` is empty or too long for a log")]
     MachineName(String),
-    /// Entries that were given for a repair are not those that were lost, or not all of them. Nothing was changed.
+    /// The entries that were given for a repair are not the lost ones, or some are missing. Nothing was changed.
     #[error("the log cannot be repaired with the entries given: entry {index} {misfit}")]
     Misfit { index: LogIndex, misfit: Misfit },
     #[error(
-        "{segment} is damaged at offset {offset} in a way that cannot be mended while the log is open: stop the node, remove the seal beside the segment and start the node, which repairs the log then"
+        "{segment} is damaged at offset {offset} in a way that cannot be mended while the log is open: \
+         stop the node, remove the seal beside the segment and start the node, which repairs the log then"
     )]
     Unmendable { segment: String, offset: u64 },
     #[error("log is closed")]
     Closed,
-    /// One of the log's threads stopped at an assertion: our bug. Final, like [`LogError::Disk`].
+    /// One of the log's threads failed an assertion, which is our bug. This is final, like [`LogError::Disk`].
     #[error("a thread of the log panicked: {0}")]
     Panicked(String),
 }
@@ -77,7 +79,7 @@ impl LogError {
     }
 }
 
-/// How bytes are damaged.
+/// The kind of damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
     #[error("the segment's header is not what was written")]
@@ -98,7 +100,7 @@ pub enum Damage {
     Unreadable,
 }
 
-/// Why an entry does not fit into a log that is to be repaired.
+/// Why an entry does not fit into the log that is being repaired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Misfit {
     #[error("is missing")]
@@ -111,7 +113,7 @@ pub enum Misfit {
     Id,
     #[error("has not the content that records after it vouch for")]
     Content,
-    /// Entries before it were replaced in bytes that are lost, so they must be given too.
+    /// Lost bytes replaced entries before this one, so those must be given too.
     #[error("does not follow on the one before it")]
     Chain,
     #[error("is beyond the end of the log")]

@@ -1,6 +1,6 @@
-//! Bytes of the stream: frames of records. The one file that reads and writes them.
+//! The bytes of the stream: frames of records. Only this file reads and writes them.
 //!
-//! Numbers are little-endian. A *frame* is what one append or one vote writes. It starts at a multiple of 8:
+//! Numbers are little-endian. One append or one vote writes one *frame*. A frame starts at a multiple of 8:
 //!
 //! | offset | size | field |
 //! |---|---|---|
@@ -18,14 +18,15 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 1 | kind: 1 ENTRY, 2 VOTE, 3 TRUNCATE, 4 PURGE, 5 COMMIT |
-//! | 1 | 1 | detail: ENTRY 0 blank, 1 entry, 2 membership · VOTE 1 has a node, 2 is committed · TRUNCATE 1 has an id · else 0 |
+//! | 1 | 1 | detail: ENTRY 0 blank, 1 entry, 2 membership · VOTE 1 node, 2 committed · TRUNCATE 1 has id · else 0 |
 //! | 2 | 2 | zero |
 //! | 4 | 4 | size of the body |
 //! | 8 | 24 | term, node, index |
-//! | 32 | – | body: ENTRY the hash of the entry before it (32), then the payload · PURGE the hash of the purged entry · else none |
+//! | 32 | – | body: ENTRY hash of the entry before (32), then payload · PURGE hash of the purged entry · else none |
 //!
-//! The hash of an entry is blake3(hash of the entry before it ‖ term ‖ node ‖ index ‖ detail ‖ blake3(payload)), 32 zeros
-//! before the first one and after a gap. It does not depend on the node, so replicas can compare and exchange by hash.
+//! The hash of an entry is blake3(hash of the entry before it ‖ term ‖ node ‖ index ‖ detail ‖ blake3(payload)). The
+//! hash before the first entry and after a gap is 32 zeros. It does not depend on the node, so replicas can compare
+//! logs and exchange entries by hash.
 
 use bytes::Bytes;
 
@@ -35,17 +36,17 @@ use crate::planted::{Bug, is_planted};
 
 pub(super) const FRAME_HEADER_SIZE: usize = 40;
 pub(super) const RECORD_HEADER_SIZE: usize = 32;
-/// Header and chain hash of an ENTRY record: what an entry costs besides its payload.
+/// Header and chain hash of an ENTRY record: the bytes that an entry needs besides its payload.
 pub(super) const ENTRY_OVERHEAD: usize = RECORD_HEADER_SIZE + 32;
 const MAGIC: [u8; 4] = *b"SHF1";
 const FLAG_SYNC_MARK: u32 = 1;
 const ALIGN: usize = 8;
 
-/// The hash of an entry; zeros where there is none.
+/// The hash of an entry; zeros stand for no entry.
 pub(super) type Hash = [u8; 32];
 pub(super) const NO_HASH: Hash = [0; 32];
 
-/// Seeds the checksums of a segment, so that a frame of another one is never taken for valid.
+/// The key of a segment's frame checksums, so that a frame of another segment is never taken for a valid one.
 #[derive(Clone, Copy)]
 pub(super) struct FrameKey([u8; 32]);
 
@@ -54,7 +55,7 @@ impl FrameKey {
         Self(blake3::derive_key("statehouse 2026 log frame checksum", nonce))
     }
 
-    /// The checksum of a few bytes that are no frame.
+    /// The checksum of a few bytes that are not a frame.
     pub fn checksum_of(&self, bytes: &[u8]) -> [u8; 8] {
         *blake3::keyed_hash(&self.0, bytes).as_bytes().first_chunk().expect("a hash is longer than a checksum")
     }
@@ -75,7 +76,7 @@ pub(super) enum Record {
         before: Hash,
     },
     Vote(Vote),
-    /// No entry after this one exists; `None`: no entry at all.
+    /// No entry after this one exists. `None` means that no entry exists at all.
     Truncate(Option<EntryId>),
     /// `hash` is zero when the log never held the entry.
     Purge {
@@ -124,7 +125,7 @@ impl Record {
         assert_eq!(out.len() - start, self.size());
     }
 
-    /// The record at the start of `bytes`; `None` if it is not of the format.
+    /// The record at the start of `bytes`; `None` if the bytes are not in this format.
     pub fn decode(bytes: &Bytes) -> Option<Self> {
         let (header, rest) = bytes.split_first_chunk::<RECORD_HEADER_SIZE>()?;
         let body_size = u32_at(header, 4) as usize;
@@ -176,7 +177,7 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// Bytes of a frame whose records have `records_size` bytes together.
+    /// The size of a frame whose records have `records_size` bytes together.
     pub fn size_for(records_size: usize) -> usize {
         (FRAME_HEADER_SIZE + records_size).next_multiple_of(ALIGN)
     }
@@ -185,7 +186,7 @@ impl Frame {
         Self::size_for(self.records.iter().map(Record::size).sum())
     }
 
-    /// Where the next frame starts.
+    /// The lsn at which the next frame starts.
     pub fn end(&self) -> Lsn {
         Lsn(self.lsn.0 + self.size() as u64)
     }
@@ -211,23 +212,23 @@ impl Frame {
     }
 }
 
-/// A frame that was read: its checksum and its place are right.
+/// A frame that was read and whose checksum and place are right.
 #[derive(Debug)]
 pub(super) struct FrameRead {
     pub frame: Frame,
-    /// The watermark it carries.
+    /// The durable watermark in the frame's header.
     pub durable: Lsn,
-    /// For each record, where it starts, counted from the start of the frame.
+    /// For each record, its start, counted from the start of the frame.
     pub offsets: Vec<u32>,
 }
 
-/// Why bytes are no frame.
+/// Why some bytes are not a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FrameError {
-    /// Zeros to the end of the header: nothing was written here.
+    /// All bytes of the header are zero: nothing was written here.
     Empty,
     Invalid,
-    /// The checksum is right and the records are not: no accident of a disk does that.
+    /// The checksum is right but the records are not. A disk fault cannot cause that.
     Malformed,
 }
 
@@ -257,7 +258,7 @@ pub(super) fn read_frame(bytes: &Bytes, lsn: Lsn, key: &FrameKey) -> Result<Fram
     Ok(FrameRead { frame, durable: Lsn(u64_at(header, 16)), offsets })
 }
 
-/// The size in a frame's header, if the header looks like one of a frame that starts at `lsn`: a cheap first test.
+/// The size in a frame's header, if the header looks like that of a frame at `lsn`. This is a cheap first test.
 pub(super) fn frame_size(header: &[u8; FRAME_HEADER_SIZE], lsn: Lsn) -> Option<usize> {
     let size = u32_at(header, 4) as usize;
     let is_plausible = header[..4] == MAGIC && u64_at(header, 8) == lsn.0;
@@ -280,7 +281,7 @@ pub(super) fn id_bytes(id: EntryId) -> [u8; 24] {
     bytes
 }
 
-/// Panics if `bytes` are too short, like the two below: callers checked the size of what they read.
+/// Panics if `bytes` is too short, and so do the two functions below. The callers checked the size of what they read.
 pub(super) fn id_at(bytes: &[u8], offset: usize) -> EntryId {
     let [term, node, index] = [0, 8, 16].map(|field| u64_at(bytes, offset + field));
     EntryId { term: Term(term), node: NodeId(node), index: LogIndex(index) }

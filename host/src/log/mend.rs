@@ -1,10 +1,13 @@
-//! Mending a sealed segment in place, while the log is open: what is damaged of it is written anew from entries that others have.
+//! Mending a sealed segment in place while the log is open. Its damaged parts are rewritten from entries that peers
+//! have.
 //!
 //! ```text
-//! read what can be read ─▶ which stretches between two points are not whole ─▶ (caller asks peers) ─▶ check by the chain ─▶ new file ─▶ seal
+//! read what can be read ─▶ find stretches between two points that are damaged ─▶ (caller asks peers)
+//!                       ─▶ check by the chain ─▶ new file ─▶ seal
 //! ```
-//! A stretch keeps its place and its size: its entries, then records that say nothing new. In: entries. Out: a segment with the same entries
-//! at the same places, or the old one. It does not know who the peers are.
+//! A stretch keeps its place and size: its entries come first, then filler records that say nothing new. Entries go in.
+//! A segment with the same entries at the same places comes out, or the old one. This file does not know who the peers
+//! are.
 
 use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
@@ -21,48 +24,51 @@ use super::{Log, LogEntry, LogError, Misfit};
 use crate::disk::Disk;
 use crate::ids::{LogIndex, Lsn};
 
-/// Entries that share a frame.
+/// The most bytes of entries that share a frame.
 const FRAME_BYTES_MAX: usize = 1 << 20;
-/// Bytes of a record without a body, and of the header of a frame.
+/// The size of a record without a body. The next constant is the size of a frame's header.
 const RECORD_BYTES: u64 = 32;
 const FRAME_BYTES: u64 = 40;
 
 impl Log {
-    /// The entries that are lost in a damaged segment, and those between them and the next places that are vouched for: what
-    /// [`Log::mend`] needs. None at all may be, where only something else is damaged.
+    /// The entries that [`Log::mend`] needs: those lost in a damaged segment, and those between them and the next
+    /// points that the seal vouches for. There may be none, if only something else is damaged.
     ///
     /// # Errors
-    /// [`LogError::Unmendable`]: some of what is lost was cut off or replaced later, and nobody has it; or the seal is damaged as well.
+    /// [`LogError::Unmendable`]: some lost entry was cut off or replaced later, so nobody has it; or the seal is
+    /// damaged too.
     pub fn lost_in(&self, first_lsn: Lsn) -> Result<Vec<RangeInclusive<LogIndex>>, LogError> {
         let Some(mending) = self.mending(first_lsn)? else { return Ok(Vec::new()) };
         let lost: Vec<_> = mending.damaged().into_iter().map(|position| mending.entries_of(position)).collect();
         let state = self.threads.shared.state.lock();
         let purged = state.book.last_purged().map(|purged| purged.index);
         let is_there = |index: LogIndex| state.book.find_id(index) == Some(mending.seal.id_at(index));
-        // What goes, goes from some entry on.
+        // Entries are always dropped from some entry to the end.
         match lost.iter().find(|range| purged < Some(*range.end()) && !is_there(*range.end())) {
             Some(range) => Err(mending.unmendable(mending.offset_of(*range.start()))),
             None => Ok(lost),
         }
     }
 
-    /// Writes the segment anew with these entries in place of those that are lost. On return it is whole, and durable, and
-    /// [`Log::watch_rot`] names it no more.
+    /// Rewrites the segment with these entries in place of the lost ones. On return the segment is whole and durable,
+    /// and [`Log::watch_rot`] no longer names it.
     ///
     /// # Errors
-    /// [`LogError::Misfit`]: they are not the right ones, or not all. Nothing was changed then.
+    /// [`LogError::Misfit`]: the entries are not the right ones, or some are missing. Nothing was changed then.
     pub fn mend(&self, first_lsn: Lsn, given: &[LogEntry]) -> Result<(), LogError> {
         let shared = &self.threads.shared;
         if let Some(mut mending) = self.mending(first_lsn)? {
             let given: BTreeMap<LogIndex, &LogEntry> = given.iter().map(|entry| (entry.id.index, entry)).collect();
             mending.fill(&given)?;
             let (seal, points) = mending.survey()?;
-            // Nobody deletes the segment meanwhile: a file that comes back would be one too many.
+            // Nobody may delete the segment meanwhile: the rename would bring a deleted file back.
             let _files = shared.files.lock();
             if self.find_seal(first_lsn).is_some() {
                 mending.write(&*shared.disk, &shared.dir)?;
                 self.reseal(Arc::new(seal), &points)?;
-                tracing::warn!(dir = %shared.dir.display(), segment = file_name(first_lsn), "a damaged segment was mended");
+                tracing::warn!(
+                    dir = %shared.dir.display(), segment = file_name(first_lsn), "a damaged segment was mended"
+                );
             }
         }
         shared.on_whole(first_lsn);
@@ -73,12 +79,12 @@ impl Log {
         self.threads.shared.state.lock().seals.iter().find(|seal| seal.first_lsn() == first_lsn).cloned()
     }
 
-    /// `None` once it was released.
+    /// `None` once the segment was released.
     fn mending(&self, first_lsn: Lsn) -> Result<Option<Mending>, LogError> {
         let shared = &self.threads.shared;
         let Some(seal) = self.find_seal(first_lsn) else { return Ok(None) };
         let points = shared.sealed.points_of(&seal).map_err(|error| match error {
-            // Its seal has lost them as well.
+            // The seal has lost its points as well.
             LogError::Corrupt { segment, offset, .. } => LogError::Unmendable { segment, offset },
             error => error,
         })?;
@@ -89,7 +95,7 @@ impl Log {
         let mut header = vec![0; HEADER_SIZE];
         next.read_at(&mut header, 0).map_err(on_disk)?;
         let next = SegmentHeader::decode(&header, &file_name(seal.end))?;
-        // The last vote is not lost with the bytes that it was in, should the seal be lost one day.
+        // The filler repeats the last vote, so that it is not lost with its bytes if the seal is ever lost.
         let committed = seal.last.or(seal.header.checkpoint.last);
         let filler = next.checkpoint.vote.map(Record::Vote).or(committed.map(Record::Commit));
         Ok(Some(Mending { seal, points, bytes, filler }))
@@ -99,14 +105,14 @@ impl Log {
 struct Mending {
     seal: Arc<Seal>,
     points: Vec<Point>,
-    /// The file as far as it can be read, and then as it is going to be.
+    /// The file as far as it can be read; later its new content.
     bytes: Vec<u8>,
     /// A record that says nothing new.
     filler: Option<Record>,
 }
 
 impl Mending {
-    /// The stretches that are not whole.
+    /// The stretches that are damaged.
     fn damaged(&self) -> Vec<usize> {
         (0..self.points.len()).filter(|position| self.read(*position).is_err()).collect()
     }
@@ -127,7 +133,7 @@ impl Mending {
         self.points[position].index..=last
     }
 
-    /// Where the frame with this entry, the first of a stretch, is in the file.
+    /// The place in the file of the frame that begins the stretch with this first entry.
     fn offset_of(&self, first: LogIndex) -> usize {
         let point = self.points.iter().find(|point| point.index == first);
         point.map_or(HEADER_SIZE, |point| self.range_of(point.lsn, point.lsn).start)
@@ -138,14 +144,14 @@ impl Mending {
         offset(from)..offset(to)
     }
 
-    /// Puts what is lost in place.
+    /// Rewrites what is lost.
     fn fill(&mut self, given: &BTreeMap<LogIndex, &LogEntry>) -> Result<(), LogError> {
         for position in self.damaged() {
             let point = self.points[position];
             let entries = self.check(position, given)?;
             self.replace(point.lsn, self.end_of(position), &entries, point.before)?;
         }
-        // Before the first entry that is there: nothing of that counts any more.
+        // Nothing before the first entry of the segment counts any more.
         let (start, end) = (self.seal.first_lsn(), self.points.first().map_or(self.seal.end, |first| first.lsn));
         if start < end && !self.is_made_of_frames(start, end) {
             self.replace(start, end, &[], self.seal.header.checkpoint.last_hash)?;
@@ -159,7 +165,7 @@ impl Mending {
         Ok(())
     }
 
-    /// The entries of a stretch, if those given are the ones.
+    /// The entries of a stretch, if the given ones are the right ones.
     fn check(&self, position: usize, given: &BTreeMap<LogIndex, &LogEntry>) -> Result<Vec<LogEntry>, LogError> {
         let range = self.entries_of(position);
         let mut hash = self.points[position].before;
@@ -193,7 +199,7 @@ impl Mending {
         lsn == end
     }
 
-    /// Writes frames of these entries over what is between two places, up to the last byte.
+    /// Writes frames of these entries over the bytes between two places, up to the last byte.
     fn replace(&mut self, start: Lsn, end: Lsn, entries: &[LogEntry], before: Hash) -> Result<(), LogError> {
         let space = start.distance_to(end);
         let range = self.range_of(start, end);
@@ -218,7 +224,7 @@ impl Mending {
         Ok(())
     }
 
-    /// The seal of what was made: it says what the old one says.
+    /// The seal of the new segment. It must say the same as the old one.
     fn survey(&self) -> Result<(Seal, Vec<Point>), LogError> {
         let (seal, points) = Seal::survey(&self.seal.header, self.seal.end, &Bytes::copy_from_slice(&self.bytes))?;
         if seal.says_the_same(&self.seal) {
@@ -250,15 +256,15 @@ impl Mending {
     }
 }
 
-/// A frame: which of the entries, and how many records that say nothing new.
+/// A frame: which of the entries it has, and how many filler records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct FramePart {
     entries: Range<usize>,
     fillers: usize,
 }
 
-/// Frames with records of these sizes that have exactly so many bytes together. What was there had them and more, in frames nobody knows:
-/// where one frame leaves a rest that no records fill, two or three do not.
+/// Frames with records of these sizes that have exactly `space` bytes together. The old frames, which nobody knows, had
+/// these records and more. One frame may leave a rest that no filler fits exactly; two or three frames do not.
 fn lay_out(sizes: &[usize], space: u64, has_filler: bool) -> Option<Vec<FramePart>> {
     let cuts = greedy_cuts(sizes);
     let try_with = |more: &[usize]| {
@@ -274,7 +280,7 @@ fn lay_out(sizes: &[usize], space: u64, has_filler: bool) -> Option<Vec<FramePar
     none.chain(one).chain(two.map(|pair| try_with(&pair))).find_map(|layout| layout)
 }
 
-/// Where frames end, as an append would have it.
+/// Where frames end if an append writes these entries.
 fn greedy_cuts(sizes: &[usize]) -> Vec<usize> {
     let (mut cuts, mut size) = (Vec::new(), 0);
     for (position, more) in sizes.iter().enumerate() {
@@ -296,7 +302,7 @@ fn fill_up(sizes: &[usize], cuts: &[usize], space: u64, has_filler: bool) -> Opt
     }
     let used: usize = parts.iter().map(|part| Frame::size_for(sizes[part.entries.clone()].iter().sum())).sum();
     let rest = space.checked_sub(used as u64)?;
-    // So many frames without entries leave a rest of whole records.
+    // This many frames without entries leave a rest of whole records.
     let least = u64::from(parts.is_empty() && 0 < rest);
     let fits = |frames: &u64| {
         let left = rest.checked_sub(frames * FRAME_BYTES);

@@ -1,11 +1,12 @@
 //! The log of one partition: entries and votes on this node's disk, in one append-only stream of segment files.
 //!
-//! In come entries, votes, truncations and purges; out come entries, and the news of what is durable.
+//! Entries, votes, truncations and purges go in. Entries come out, and so does the news of what is durable.
 //! ```text
-//! append ─► state: a place in the stream, readable ─► writer thread: pwrite, fdatasync ─► durable ─► callbacks in order
-//! read   ◄─ the newest payloads in memory, else the tail through its map, sealed segments by pread and their seals
+//! append ─► state: place in the stream, readable ─► writer thread: pwrite, fdatasync ─► durable ─► callbacks in order
+//! read   ◄─ the newest payloads in memory, else the tail through its map, or sealed segments by pread and their seals
 //! ```
-//! It knows nothing of Raft's rules, of what entries mean, of HTTP or of guests. Journal bytes are deleted by [`Log::release`] alone.
+//! It knows nothing of Raft's rules, of what entries mean, of HTTP or of guests. Only [`Log::release`] deletes journal
+//! bytes.
 
 mod append;
 mod book;
@@ -59,10 +60,10 @@ use segment::{HEADER_SIZE, SegmentHeader, Spare, file_name};
 use shared::Shared;
 use state::{Reserve, SMALL_FRAME_SIZE, Start, State, Work};
 
-/// Kept free at the end of a segment, for votes while the disk is full.
+/// Bytes that stay free at the end of a segment, for votes while the disk is full.
 const RESERVE_BYTES_MAX: u64 = 64 << 10;
 
-/// How a log behaves. [`LogOptions::new`] has the values of `limits.rs`; tests make them smaller.
+/// The settings of a log. [`LogOptions::new`] uses the values of `limits.rs`; tests use smaller ones.
 #[derive(Clone, Debug)]
 pub struct LogOptions {
     pub stream: StreamId,
@@ -72,7 +73,7 @@ pub struct LogOptions {
     pub tail_bytes_max: usize,
     /// The stream is idle after this long without work.
     pub idle: Duration,
-    /// Between two tries to prepare a segment on a full disk.
+    /// The delay between two attempts to prepare a segment on a full disk.
     pub spare_retry: Duration,
 }
 
@@ -94,14 +95,15 @@ impl LogOptions {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogHealth {
     Ok,
-    /// There is no room for the next segment, so nobody should propose. What is on its way already may use the rest of this
-    /// one; then appends are refused, while reads and votes go on. It resumes by itself.
+    /// There is no room for the next segment, so nobody should propose. Appends that are already under way may use the
+    /// rest of this segment; after that appends are refused, while reads and votes continue. The log recovers on its
+    /// own.
     Full,
-    /// Final, with the reason.
+    /// The log has failed for good. The text is the reason.
     Failed(String),
 }
 
-/// A handle to the log of one partition. Cheap to clone; the last one that is dropped closes the log.
+/// A handle to the log of one partition. It is cheap to clone. The log closes when the last handle is dropped.
 #[derive(Clone)]
 pub struct Log {
     threads: Arc<Threads>,
@@ -110,15 +112,16 @@ pub struct Log {
 struct Threads {
     shared: Arc<Shared>,
     running: Mutex<Vec<JoinHandle<()>>>,
-    /// Each of them has one: until they have ended nobody else may have the log open.
+    /// Each thread holds a strong reference: nobody else may open the log before all threads have ended.
     open: Weak<()>,
 }
 
 impl Log {
-    /// Opens the log in `dir`, or creates it. Everything that was acknowledged is there, everything found is durable on return.
+    /// Opens the log in `dir`, or creates it. All acknowledged entries are in it, and everything found is durable on
+    /// return.
     ///
-    /// [`LogError::Corrupt`] if acknowledged bytes are damaged: nothing was changed, and [`DamagedLog`] may be able to repair
-    /// it. Nobody else may have the log open.
+    /// Returns [`LogError::Corrupt`] if acknowledged bytes are damaged. Nothing was changed then, and [`DamagedLog`]
+    /// may be able to repair the log. Nobody else may have the log open.
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, options: LogOptions) -> Result<Self, LogError> {
         let on_disk = |error| LogError::disk(dir.display().to_string(), error);
         assert!(HEADER_SIZE as u64 * 2 <= options.segment_bytes_min);
@@ -197,13 +200,13 @@ impl Log {
         Ok(())
     }
 
-    /// The newest vote given to [`Log::save_vote`], durable or not.
+    /// The newest vote given to [`Log::save_vote`]. It may not be durable yet.
     pub fn vote(&self) -> Option<Vote> {
         self.threads.shared.state.lock().book.vote
     }
 
-    /// Durable on return, and every earlier append as well. Works on a full disk too. If the call is dropped, the vote may
-    /// or may not have been saved.
+    /// Saves a vote. On return the vote and every earlier append are durable. It works on a full disk too. If the call
+    /// is dropped, the vote may or may not have been saved.
     pub async fn save_vote(&self, vote: Vote) -> Result<(), LogError> {
         let (done, durable) = oneshot::channel();
         self.wait_for_bytes(SMALL_FRAME_SIZE).await?;
@@ -222,7 +225,7 @@ impl Log {
         Ok(())
     }
 
-    /// Remembers what is committed; it reaches the disk with the next append, or when the stream goes idle.
+    /// Remembers what is committed. This reaches the disk with the next append, or when the stream goes idle.
     pub fn save_committed(&self, id: EntryId) {
         let shared = &self.threads.shared;
         let mut state = shared.state.lock();
@@ -233,13 +236,14 @@ impl Log {
         }
     }
 
-    /// What was given to [`Log::save_committed`]; after opening never beyond the last entry.
+    /// The last id given to [`Log::save_committed`]. After opening it is never beyond the last entry.
     pub fn committed(&self) -> Option<EntryId> {
         self.threads.shared.state.lock().book.committed
     }
 
-    /// Drops the entries after `last`; `None`: all that are not purged. Durable with the next append. [`LogError::Sealed`]: some of them are
-    /// known to be committed, and stay; see [`Log::cut_after`].
+    /// Drops the entries after `last`; `None` drops all that are not purged. The truncation is durable with the next
+    /// append. Returns [`LogError::Sealed`] if some of the entries are known to be committed, which stay; see
+    /// [`Log::cut_after`].
     pub fn truncate_after(&self, last: Option<EntryId>) -> Result<(), LogError> {
         let shared = &self.threads.shared;
         let mut state = shared.admit(&[SMALL_FRAME_SIZE], Reserve::Use)?;
@@ -260,15 +264,17 @@ impl Log {
         Ok(())
     }
 
-    /// Forgets the entries up to `upto`, which may be beyond the last one: then the next entry follows it. Their bytes stay in
-    /// the journal. Durable with the next append.
+    /// Forgets the entries up to `upto`. `upto` may be beyond the last entry; the next entry then follows `upto`. The
+    /// bytes of the entries stay in the journal. The purge is durable with the next append.
     pub fn purge(&self, upto: EntryId) -> Result<(), LogError> {
         let shared = &self.threads.shared;
         let hash = match self.hash_of(upto) {
             Ok(hash) => hash,
             Err(error) => {
-                // It stays until it is mended, or an entry after it is purged.
-                tracing::warn!(%upto, reason = error.reason(), "the log is not purged up to an entry that cannot be read");
+                // The entry stays until the segment is mended, or until a later entry is purged.
+                tracing::warn!(
+                    %upto, reason = error.reason(), "the log is not purged up to an entry that cannot be read"
+                );
                 return Ok(());
             }
         };
@@ -283,8 +289,8 @@ impl Log {
         Ok(())
     }
 
-    /// Takes over that a snapshot has everything up to `upto`, whose chain hash is `hash`: forgets the entries up to it, and all
-    /// others unless they follow it. Durable on return.
+    /// Records that a snapshot has everything up to `upto`, whose chain hash is `hash`. The log forgets the entries up
+    /// to `upto`, and all later ones too unless they follow it. This is durable on return.
     pub fn skip_to(&self, upto: EntryId, hash: [u8; 32]) -> Result<(), LogError> {
         let shared = &self.threads.shared;
         let known = self.hash_of(upto).ok().filter(|known| *known != frame::NO_HASH);
@@ -309,16 +315,17 @@ impl Log {
         self.wait_until_durable()
     }
 
-    /// Until everything that was accepted is.
+    /// Waits until everything that was accepted is durable.
     fn wait_until_durable(&self) -> Result<(), LogError> {
         let (done, durable) = std::sync::mpsc::channel();
-        // The receiver waits for it below.
+        // The receiver waits below.
         self.after_all(Box::new(move |result| _ = done.send(result)))?;
         durable.recv().unwrap_or(Err(LogError::Closed))
     }
 
-    /// Deletes the files of segments whose entries are all purged, oldest first, and returns how many bytes that freed. A file
-    /// goes only after the newest segment's header says that it may, so some of what is purged stays until the log rolls on.
+    /// Deletes the files of segments whose entries are all purged, oldest first, and returns how many bytes that freed.
+    /// A file is deleted only when the newest segment's header permits it, so some purged entries stay until the log
+    /// next rolls.
     pub fn release(&self) -> Result<u64, LogError> {
         let shared = &self.threads.shared;
         let (disk, dir) = (&*shared.disk, &*shared.dir);
@@ -328,7 +335,8 @@ impl Log {
         for (first_lsn, size) in releasable(disk, dir)? {
             let name = file_name(first_lsn);
             shared.state.lock().on_release(first_lsn);
-            // First the name of the segment that vouches for it; and one by one, so that never one in between is missing.
+            // The name of the segment that permits the deletion must be durable first. Segments are deleted one by one,
+            // so that there is never a gap between two of them.
             disk.sync_dir(dir).map_err(on_disk)?;
             let seal_size = seal::remove(disk, dir, first_lsn).map_err(|error| LogError::disk(&name, error))?;
             disk.remove(&dir.join(&name)).map_err(|error| LogError::disk(&name, error))?;
@@ -341,7 +349,7 @@ impl Log {
         Ok(freed)
     }
 
-    /// The last entry; the last purged one if there is none after it.
+    /// The last entry, or the last purged one if no entry follows it.
     pub fn last(&self) -> Option<EntryId> {
         self.threads.shared.state.lock().book.last()
     }
@@ -350,7 +358,7 @@ impl Log {
         self.threads.shared.state.lock().book.last_purged()
     }
 
-    /// The first entry of each leader's run, oldest first.
+    /// The first entry of each leader's uninterrupted run, oldest first.
     pub fn term_starts(&self) -> Vec<EntryId> {
         self.threads.shared.state.lock().book.term_starts()
     }
@@ -364,17 +372,20 @@ impl Log {
         self.threads.shared.durable.subscribe()
     }
 
-    /// Follows why nothing more will be durable: nothing as long as it may. Who follows it does not keep the log open.
+    /// Watches the reason why nothing more will become durable: `None` while the log works. A watcher does not keep the
+    /// log open.
     pub fn watch_ended(&self) -> watch::Receiver<Option<String>> {
         self.threads.shared.ended.subscribe()
     }
 
-    /// Gone once nothing is written any more: only then may the log be opened again. [`Log::close`] sees to it, unless the disk hangs.
+    /// The mark is gone once no thread writes any more. Only then may the log be opened again. [`Log::close`] waits for
+    /// that, unless the disk hangs.
     pub fn open_mark(&self) -> Weak<()> {
         self.threads.open.clone()
     }
 
-    /// Follows which sealed segments are damaged, by where they begin, and how: as far as reading has shown it, also before a restart.
+    /// Watches which sealed segments are damaged, keyed by their first lsn, and how. It has what reads have found so
+    /// far, including reads before a restart.
     pub fn watch_rot(&self) -> watch::Receiver<BTreeMap<Lsn, String>> {
         self.threads.shared.rot.subscribe()
     }
@@ -384,7 +395,7 @@ impl Log {
         rot::is_any(disk, dir)
     }
 
-    /// Whether any is.
+    /// Whether any sealed segment is known to be damaged.
     pub fn is_damaged(&self) -> bool {
         !self.threads.shared.rot.borrow().is_empty()
     }
@@ -398,12 +409,13 @@ impl Log {
         }
     }
 
-    /// Bytes that the log's files have on disk, what is prepared included.
+    /// Bytes that the log's files occupy on disk, including the prepared spare.
     pub fn bytes(&self) -> u64 {
         self.threads.shared.state.lock().size
     }
 
-    /// Writes and syncs what was accepted and ends the threads. Handles can still read; everything else is [`LogError::Closed`].
+    /// Writes and syncs what was accepted, then ends the threads. Handles can still read afterwards; every other call
+    /// returns [`LogError::Closed`].
     pub fn close(&self) -> Result<(), LogError> {
         self.threads.close();
         let failed = self.threads.shared.state.lock().failed.clone();
@@ -415,7 +427,7 @@ impl Threads {
     fn close(&self) {
         self.shared.close();
         for thread in self.running.lock().drain(..) {
-            // A panic in there was turned into a failure of the log.
+            // A panic in the thread was already turned into a failure of the log.
             let _ = thread.join();
         }
     }

@@ -1,7 +1,9 @@
-//! Reading a log: entries from memory, from the tail's segments, and from sealed ones; and how much of the stream follows an entry.
+//! Reading a log: entries from memory, from the tail's segments and from sealed ones; and how many bytes follow an
+//! entry.
 //!
-//! What is on disk is read without the log's lock, and checked to be what was appended. Damage of what is sealed is made known, and is an
-//! error for whoever asked for it alone. Damage of the tail, where the vote is, ends the log: opened again, it is repaired or says what it lacks.
+//! Reads from disk run without the log's lock, and check that they return what was appended. Damage in a sealed segment
+//! is announced, and only the caller that asked for it gets an error. Damage in the tail, which holds the vote, ends
+//! the log. When the log is opened again, it is repaired, or the error says what is missing.
 
 use std::io::ErrorKind;
 use std::ops::Range;
@@ -15,13 +17,14 @@ use crate::durable;
 use crate::ids::{LogIndex, Lsn};
 
 impl Log {
-    /// The entries in `range` that are there, in order, until their payloads exceed `bytes_max`; at least one if any is there.
+    /// The entries in `range` that are there, in order, until their payloads exceed `bytes_max`. It returns at least
+    /// one entry if there is any.
     ///
-    /// May read from disk. [`LogError::Corrupt`] if what it reads is not what was appended.
+    /// This may read from disk. Returns [`LogError::Corrupt`] if what it reads is not what was appended.
     pub fn read(&self, range: Range<LogIndex>, bytes_max: usize) -> Result<Vec<LogEntry>, LogError> {
         let mut entries: Vec<LogEntry> = Vec::new();
         let (mut next, mut left) = (range.start, Some(bytes_max));
-        // An entry larger than what is left ends it, unless it is the first.
+        // An entry larger than what is left ends the read, unless it is the first.
         while let Some(bytes) = left {
             let found = self.threads.shared.state.lock().book.find(next..range.end, bytes);
             match found {
@@ -42,7 +45,7 @@ impl Log {
                             Found::InMemory(entry) => entry,
                             Found::OnDisk(slot) => self.read_tail(&slot)?,
                         };
-                        // The log was asked for as much as is left, and gives one at least.
+                        // The book was asked for as much as is left, and returns at least one entry.
                         left = left.and_then(|left| left.checked_sub(entry.payload.size()));
                         if left.is_none() && !entries.is_empty() {
                             break;
@@ -77,12 +80,12 @@ impl Log {
         })
     }
 
-    /// The entry at `index`, if it is here.
+    /// The id of the entry at `index`, if the log has it.
     pub fn find_id(&self, index: LogIndex) -> Option<EntryId> {
         self.threads.shared.state.lock().book.find_id(index)
     }
 
-    /// The chain hash of an entry that is in the log, or of the last purged one; zeros for any other. May read from disk.
+    /// The chain hash of an entry in the log, or of the last purged one; zeros for any other. This may read from disk.
     pub fn hash_of(&self, id: EntryId) -> Result<Hash, LogError> {
         let shared = &self.threads.shared;
         let found = shared.state.lock().book.hash_of(id);
@@ -95,8 +98,8 @@ impl Log {
         Ok(read.first().map_or(NO_HASH, |read| read.hash))
     }
 
-    /// Bytes of the stream from the first entry after `id` to its end; of all that is not purged without one. About so many where they begin in
-    /// what is sealed.
+    /// Bytes of the stream from the first entry after `id` to its end. Without an `id` it counts all that is not
+    /// purged. The number is approximate if the range begins in a sealed segment.
     pub fn bytes_after(&self, id: Option<EntryId>) -> u64 {
         let shared = &self.threads.shared;
         let (place, end) = {
@@ -113,7 +116,7 @@ impl Log {
         }
     }
 
-    /// The last entry that is followed by at least `bytes` of the stream; one shortly before it where that is sealed.
+    /// The last entry that at least `bytes` of the stream follow. If it is sealed, this is an entry shortly before it.
     pub fn find_before_last(&self, bytes: u64) -> Option<EntryId> {
         let shared = &self.threads.shared;
         let (lsn, found) = {
@@ -125,7 +128,7 @@ impl Log {
             Ok(id) => return Some(id),
             Err(seal) => seal,
         };
-        // Nothing is taken for what cannot be read: then everything counts as what follows.
+        // Nothing is assumed about what cannot be read: all of it counts as what follows.
         let first = shared.sealed.find_first_before(&seal, lsn).ok()?.or(seal.first())?;
         let last = first.0.checked_sub(1).map(LogIndex)?;
         shared.state.lock().book.find_id(last)

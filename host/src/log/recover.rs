@@ -1,10 +1,11 @@
-//! Reads the segments of a log folder and rebuilds the book from them. It writes nothing: `repair` of the tail is the
-//! caller's, by what is found here. Log opening and the auditor's scan both come through here: the log believes the seals of segments, the
-//! auditor reads all of them.
+//! Reads the segments of a log folder and rebuilds the book from them. It writes nothing: the caller repairs the tail,
+//! from what is found here. Both opening a log and the auditor's scan use it. The log trusts the seals of segments; the
+//! auditor reads every segment.
 //!
-//! An invalid frame below the watermark is corruption of acknowledged bytes: an error, with nothing served. Above it the
-//! frame was never acknowledged: a torn tail. The watermark is the highest one that any valid frame, also a later one, or
-//! the segment's header carries; a segment that has a successor was durable to its end before the successor existed.
+//! An invalid frame below the watermark means that acknowledged bytes are corrupt: that is an error, and nothing is
+//! served. A frame above the watermark was never acknowledged: it is a torn tail. The watermark is the highest one that
+//! any valid frame (a later one included) or the segment's header carries. A segment that has a successor was durable
+//! to its end before the successor existed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,38 +24,39 @@ use crate::log::state::Closed;
 use crate::log::trust::{Trusted, trust};
 use crate::log::{Damage, LogError, StreamId};
 
-/// What a log folder holds.
+/// The contents of a log folder.
 pub(super) struct Recovered {
     pub stream: StreamId,
     pub book: Book,
-    /// The last segment: the stream goes on there.
+    /// The last segment. The stream continues there.
     pub segment: Arc<Segment>,
-    /// Where the valid frames end.
+    /// The end of the valid frames.
     pub end: Lsn,
-    /// Everything before was certainly durable.
+    /// Everything before this lsn was certainly durable.
     pub watermark: Lsn,
-    /// Where the last frame that is no sync mark ends.
+    /// The end of the last frame that is not a sync mark.
     pub data_end: Lsn,
-    /// If there are bytes after the end: where they end. Never acknowledged.
+    /// If there are bytes after the end: where they end. They were never acknowledged.
     pub torn_until: Option<Lsn>,
     /// The last segment's file as it was read.
     pub bytes: Bytes,
-    /// Size of all segment files, and of the seals that are believed.
+    /// The size of all segment files and of the trusted seals.
     pub size: u64,
-    /// The segments that were read, but for the last one: to be sealed.
+    /// The segments that were read, except the last one. They will be sealed.
     pub closed: Vec<Closed>,
-    /// Those that are believed.
+    /// The seals that are trusted.
     pub seals: Vec<Arc<Seal>>,
-    /// Of these, the ones that are to be written.
+    /// The trusted seals that must still be written.
     pub seals_missing: Vec<(Arc<Seal>, Vec<Point>)>,
 }
 
 impl Recovered {
     /// Makes what was found durable, and clears what follows it.
     ///
-    /// After a failed sync or a killed process, bytes may be in the page cache alone while the kernel takes them for written:
-    /// everything after the watermark is written once more before it is synced. The name of the segment may be in memory alone
-    /// as well, and what is acknowledged from now on would go with it: the folder is synced too.
+    /// After a failed sync or a killed process, bytes may exist only in the page cache although the kernel considers
+    /// them written. Therefore everything after the watermark is written again before the sync. The name of the segment
+    /// may also exist only in memory, and everything acknowledged from now on would be lost with it. Therefore the
+    /// folder is synced too.
     pub fn repair(&self, disk: &dyn Disk, dir: &Path) -> Result<(), LogError> {
         let segment = &self.segment;
         let start = self.watermark.max(segment.first_lsn);
@@ -79,8 +81,8 @@ impl Recovered {
 }
 
 impl Recovered {
-    /// Writes the seals that are missing, and deletes those that are not believed. Returns how many bytes were written: a seal that cannot be
-    /// written is made again at the next start.
+    /// Writes the missing seals and deletes those that are not trusted. Returns how many bytes were written. A seal
+    /// that cannot be written is made again at the next start.
     pub fn write_seals(&self, disk: &dyn Disk, dir: &Path) -> Result<u64, LogError> {
         seal::remove_others(disk, dir, &self.seals)
             .map_err(|error| LogError::disk(dir.display().to_string(), error))?;
@@ -94,15 +96,15 @@ impl Recovered {
     }
 }
 
-/// Whether the newest file is opened for writing too, and mapped.
+/// Whether the newest file is also opened for writing, and mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
     Read,
     Write,
 }
 
-/// Reads the log in `dir`; `None` if there is no segment. With [`Purged::Dropped`] it starts at the last segment before which
-/// everything is purged.
+/// Reads the log in `dir`; `None` if there is no segment. With [`Purged::Dropped`] it starts at the last segment before
+/// which everything is purged.
 pub(super) fn recover(
     disk: &dyn Disk,
     dir: &Path,
@@ -123,7 +125,7 @@ pub(super) fn recover(
         let trusted = trust(disk, dir, &found[start..], seals_max);
         let seals_count = trusted.seals.len();
         match walk(disk, dir, access, &found, (start, purged), trusted) {
-            // Something that was sealed was replaced after all: the last of these segments are read like the tail.
+            // The tail replaced something that was sealed. So the last of the sealed segments are read like the tail.
             Err(Stop::Sealed) => {
                 assert!(0 < seals_count);
                 seals_max = seals_count.saturating_sub(step);
@@ -137,7 +139,7 @@ pub(super) fn recover(
 
 /// Why a walk ended early.
 enum Stop {
-    /// What is sealed contradicts the tail.
+    /// The tail contradicts a sealed segment.
     Sealed,
     Failed(LogError),
 }
@@ -148,7 +150,7 @@ impl From<LogError> for Stop {
     }
 }
 
-/// The walk from a segment on, behind those whose seals are believed.
+/// Walks the segments from `start` on, after those whose seals are trusted.
 fn walk(
     disk: &dyn Disk,
     dir: &Path,
@@ -226,10 +228,10 @@ impl FoundSegment {
     }
 }
 
-/// First places and sizes of the segments that hold nothing but purged entries, oldest first.
+/// The first lsns and the sizes of the segments that hold nothing but purged entries, oldest first.
 ///
-/// Only the newest header counts, and not what was purged since: a log whose beginning is gone must be able to say, by a
-/// segment that is there, that it was allowed to go.
+/// Only the newest header counts, not what was purged since. A log whose beginning is gone must still have a segment
+/// that proves that the beginning could be deleted.
 pub(super) fn releasable(disk: &dyn Disk, dir: &Path) -> Result<Vec<(Lsn, u64)>, LogError> {
     let mut found = read_headers(disk, dir)?;
     let kept_from = first_needed(&found);
@@ -238,7 +240,7 @@ pub(super) fn releasable(disk: &dyn Disk, dir: &Path) -> Result<Vec<(Lsn, u64)>,
     Ok(found.into_iter().map(|found| (found.header.first_lsn, found.size)).collect())
 }
 
-/// Opens all segments and checks that they follow each other. The oldest ones may have been released.
+/// Opens all segments and checks that they are consecutive. The oldest ones may have been released.
 fn read_headers(disk: &dyn Disk, dir: &Path) -> Result<Vec<FoundSegment>, LogError> {
     let folder = |error| LogError::disk(dir.display().to_string(), error);
     let mut names: Vec<_> = disk.list(dir).map_err(folder)?;
@@ -270,11 +272,12 @@ fn read_headers(disk: &dyn Disk, dir: &Path) -> Result<Vec<FoundSegment>, LogErr
     Ok(found)
 }
 
-/// A beginning that is not there was released, or it is lost.
+/// Checks that a beginning that is not there was released; otherwise it is lost.
 fn check_beginning(found: &[FoundSegment]) -> Result<(), LogError> {
     let Some(first) = found.first() else { return Ok(()) };
     match first.header.before {
-        // Oldest first, up to the one that all are purged before: a crash may have left some of these.
+        // Segments are released oldest first, up to the one before which all is purged. A crash may have left some of
+        // them.
         Some(before) if !found.iter().any(|segment| is_released_before(segment, found)) => Err(LogError::Corrupt {
             segment: file_name(first.header.first_lsn),
             offset: 0,
@@ -336,8 +339,8 @@ impl Walk {
 
     /// Walks the newest segment. Returns its bytes and where a torn tail ends.
     ///
-    /// The node may be running and writing it. A frame that was incomplete when it was read is complete by the time a later
-    /// one vouches for it, so that it is read once more before anybody speaks of corruption.
+    /// The node may be running and writing this segment. A frame that was incomplete when it was read is complete by
+    /// the time a later frame vouches for it. Therefore it is read once more before this reports corruption.
     fn newest(&mut self, segment: &Arc<Segment>) -> Result<(Bytes, Option<Lsn>), Stop> {
         let mut failed_at = None;
         loop {
@@ -420,7 +423,7 @@ impl Walk {
     }
 }
 
-/// The bytes before the rest, which is zero. Most of a new segment is, so that is found in large steps.
+/// The size of `bytes` without the zeros at the end. A new segment is mostly zeros, so they are skipped in large steps.
 fn written_size(bytes: &[u8]) -> usize {
     const ZEROS: [u8; 4096] = [0; 4096];
     let zero = bytes.rchunks(ZEROS.len()).take_while(|chunk| **chunk == ZEROS[..chunk.len()]);
@@ -428,14 +431,14 @@ fn written_size(bytes: &[u8]) -> usize {
     bytes[..end].iter().rposition(|byte| *byte != 0).map_or(0, |position| position + 1)
 }
 
-/// The whole file.
+/// Reads the whole file.
 pub(super) fn read_segment(segment: &Segment) -> Result<Bytes, LogError> {
     let size = usize::try_from(segment.size).expect("segments fit the memory");
     assert!(HEADER_SIZE <= size);
     read_first(&*segment.file, &segment.name, size)
 }
 
-/// So many bytes from the start of a segment's file. Those that the disk does not give back were acknowledged, as far as anybody knows.
+/// The first `size` bytes of a segment's file. Bytes that the disk does not return must be assumed to be acknowledged.
 fn read_first(file: &dyn DiskFile, name: &str, size: usize) -> Result<Bytes, LogError> {
     let read = Readable::read(file, size).map_err(|error| LogError::disk(name, error))?;
     match read.lost {

@@ -1,11 +1,11 @@
-//! Repair of a log that is corrupt below its watermark, before anybody takes part in Raft with it.
+//! Repair of a log that is corrupt below its watermark, before the node takes part in Raft with it.
 //!
-//! In: the damaged folder, and from peers the entries that cannot be read here. Out: a sound log in its place, with the same
-//! entries, purges and hashes; votes never go back. The damaged one is kept beside it, one generation.
+//! The damaged folder goes in, and the entries from peers that cannot be read here. A sound log in its place comes out,
+//! with the same entries, purges and hashes; votes never go back. The damaged log is kept beside it, one generation.
 //! ```text
 //! examine ─► missing, lost_from ─► (caller asks peers) ─► repair: check ─► log.building ─► log.repaired ─► log
 //! ```
-//! Once `log.repaired` exists it is the log, and whoever opens next finishes the swap. It does not know who the peers are.
+//! Once `log.repaired` exists it is the log, and the next opening finishes the swap. This file does not know the peers.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -22,10 +22,10 @@ use crate::log::segment::parse_file_name;
 use crate::log::state::entry_record_size;
 use crate::log::{EntryId, Log, LogEntry, LogError, LogOptions, LogScan, Misfit, Vote, read_slot};
 
-/// A log that is damaged, and what is known of the damage. Nothing is changed before [`DamagedLog::repair`].
+/// A damaged log, and what is known of the damage. Nothing is changed before [`DamagedLog::repair`].
 ///
-/// Damage that leaves no trace is not found: a newest segment that is gone as a whole, or a log that is gone. Whoever knows of it from
-/// elsewhere says so: [`DamagedLog::forgotten`].
+/// Damage that leaves no trace is not found: a newest segment that is missing completely, or a log that is missing. A
+/// caller that knows of such damage from elsewhere uses [`DamagedLog::forgotten`].
 pub struct DamagedLog {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
@@ -34,14 +34,14 @@ pub struct DamagedLog {
     reason: String,
 }
 
-/// What a repair made.
+/// The result of a repair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repaired {
     pub last: Option<EntryId>,
     pub vote: Option<Vote>,
-    /// A vote later than all that could be read may have been lost, so `vote` is a barrier; see [`DamagedLog::repair`].
+    /// A vote later than all readable ones may have been lost, so `vote` is a barrier; see [`DamagedLog::repair`].
     pub vote_may_be_lost: bool,
-    /// Where the damaged log is now.
+    /// The folder that has the damaged log now.
     pub damaged: PathBuf,
 }
 
@@ -49,11 +49,11 @@ pub struct Repaired {
 enum Piece<'a> {
     Intact(&'a Intact),
     Given(&'a LogEntry),
-    /// The entries up to this one were never here, or are gone; the chain goes on from this hash.
+    /// The entries up to this one were never here, or are gone. The chain continues from this hash.
     Hole(EntryId, Hash),
 }
 
-/// What the repaired log must be found to be.
+/// The state that the repaired log must have when it is read back.
 #[derive(Debug, PartialEq, Eq)]
 struct Expected {
     last: Option<EntryId>,
@@ -62,10 +62,12 @@ struct Expected {
 }
 
 impl DamagedLog {
-    /// Looks at the whole log, purged segments included. `None` if it is sound, or empty. Nobody may have the log open.
+    /// Reads the whole log, purged segments included. Returns `None` if it is sound or empty. Nobody may have the log
+    /// open.
     ///
     /// # Errors
-    /// The folder cannot be read, or holds a log of somebody else or of a later format: nothing that entries could repair.
+    /// The folder cannot be read, or it holds another owner's log or one of a later format. Entries could not repair
+    /// that.
     pub fn examine(disk: Arc<dyn Disk>, dir: &Path, options: &LogOptions) -> Result<Option<Self>, LogError> {
         finish_swap(&*disk, dir)?;
         let reason = match recover(&*disk, dir, Access::Read, Purged::Kept) {
@@ -77,11 +79,11 @@ impl DamagedLog {
         Ok(Some(Self { disk, dir: dir.to_owned(), options: options.clone(), salvage, reason }))
     }
 
-    /// A log that is sound in itself, or empty, and has lost its end, as is known from elsewhere: entries after those that are known to be
-    /// committed, and votes. Nobody may have the log open.
+    /// A log that is sound in itself, or empty, but is known from elsewhere to have lost its end: entries after those
+    /// that are known to be committed, and votes. Nobody may have the log open.
     ///
     /// # Errors
-    /// As for [`DamagedLog::examine`].
+    /// The same as for [`DamagedLog::examine`].
     pub fn forgotten(disk: Arc<dyn Disk>, dir: &Path, options: &LogOptions, reason: String) -> Result<Self, LogError> {
         finish_swap(&*disk, dir)?;
         let mut salvage = Salvage::read(&*disk, dir, &options.stream)?;
@@ -99,49 +101,49 @@ impl DamagedLog {
         &self.reason
     }
 
-    /// The entries that certainly existed and cannot be read, as later records and headers tell; with them those before which
-    /// were not known to be committed yet, because the lost bytes may have replaced them. What existed after the last of them
-    /// is not known, and [`DamagedLog::lost_from`] says whether there may have been something.
+    /// The entries that certainly existed and cannot be read, as later records and headers show. They include the
+    /// entries before them that were not known to be committed, because the lost bytes may have replaced those. What
+    /// existed after the last of them is unknown; [`DamagedLog::lost_from`] says whether something may have existed.
     ///
-    /// A log whose beginning is lost is taken to have begun at index 0; a repair may begin later if the hashes agree. Entries
-    /// lost directly before a purge beyond the end of the log (a snapshot took their place) have left no trace.
+    /// A log whose beginning is lost is assumed to have begun at index 0. A repair may begin later if the hashes agree.
+    /// Entries lost directly before a purge beyond the end of the log (a snapshot replaced them) leave no trace.
     pub fn missing(&self) -> Vec<RangeInclusive<LogIndex>> {
         self.salvage.missing()
     }
 
-    /// `Some` if acknowledged bytes at the end of the log are lost. Neither how many entries were in them is known, nor
-    /// whether they replaced intact ones from this index on. A repair then needs everything from here to the end of the log
-    /// that is furthest (last term, then last index) among a majority of the group, this node not counted: any entry that was
-    /// committed with this node's help is in it.
+    /// `Some` if acknowledged bytes at the end of the log are lost. It is unknown how many entries were in them, and
+    /// whether they replaced intact entries from this index on. A repair then needs everything from here to the end of
+    /// the furthest log (last term, then last index) among a majority of the group, without this node. That log has
+    /// every entry that was committed with this node's help.
     pub fn lost_from(&self) -> Option<LogIndex> {
         self.salvage.is_tail_lost.then(|| self.salvage.doubtful_from())
     }
 
-    /// Whether the disk has not given back some of it, which it may at another attempt.
+    /// Whether the disk failed to return some bytes of the log. It may return them at another attempt.
     pub fn is_unreadable(&self) -> bool {
         self.salvage.is_unreadable
     }
 
-    /// Whether a vote later than all that can be read may be lost.
+    /// Whether a vote later than all readable ones may be lost.
     pub fn vote_may_be_lost(&self) -> bool {
         self.salvage.is_vote_doubtful
     }
 
-    /// The highest term that what can still be read names; a vote that is lost may have been in a higher one.
+    /// The highest term that the readable part of the log names. A lost vote may have been in a higher term.
     pub fn term_known(&self) -> Term {
         let voted = self.salvage.vote.map(|vote| vote.term);
         let last = self.salvage.intact.values().next_back().map(|intact| intact.slot.id.term);
         voted.max(last).unwrap_or(Term(0))
     }
 
-    /// The last entry, unless acknowledged bytes after it are lost, or it cannot be read itself.
+    /// The last entry, unless acknowledged bytes after it are lost or it cannot be read itself.
     pub fn last_known(&self) -> Option<EntryId> {
         let last = self.salvage.last.filter(|_| !self.salvage.is_tail_lost)?;
         self.salvage.intact.get(&last).map(|intact| intact.slot.id)
     }
 
-    /// Entries of the range that can be read, in order, without those that cannot, and without those that the lost end of the log may have
-    /// replaced: up to `bytes_max`, but one at least.
+    /// The entries of the range in order, up to `bytes_max` but at least one. Entries that cannot be read are left out,
+    /// and so are those that the lost end of the log may have replaced.
     pub fn read(&self, range: RangeInclusive<LogIndex>, bytes_max: usize) -> Result<Vec<LogEntry>, LogError> {
         let end = self.lost_from().unwrap_or(LogIndex(u64::MAX));
         let (mut entries, mut bytes) = (Vec::new(), 0);
@@ -156,21 +158,23 @@ impl DamagedLog {
         Ok(entries)
     }
 
-    /// Rebuilds the log with these entries, in order of index: all that are missing, and any others, which replace intact
-    /// ones. Entries are checked by hash wherever a later record or header that is intact carries one. What follows the last
-    /// of these can be checked by its terms alone.
+    /// Rebuilds the log with these entries, in order of index: all that are missing, and any others, which replace
+    /// intact ones. Each entry is checked by hash if an intact later record or header carries its hash. Entries after
+    /// the last such hash can be checked only by their terms.
     ///
-    /// `vote_floor`: the highest term that anybody of a majority of the group, or everybody, has heard of, this node not counted. It is
-    /// used if a vote may be lost: the repaired log then has voted in that term already, for nobody ([`Vote::barrier`]).
+    /// `vote_floor` is the highest term that any node of a majority of the group, or of all nodes, has heard of,
+    /// without this node. It is used if a vote may be lost. The repaired log then has already voted in that term, for
+    /// nobody ([`Vote::barrier`]).
     ///
-    /// `base`: a snapshot that is here and is going to be installed, as its last entry and the hash of that. The repaired log begins behind
-    /// it, so that nobody has to have the entries up to there any more.
+    /// `base` is a local snapshot that will be installed, given as its last entry and the hash of that entry. The
+    /// repaired log begins after it, so that no peer needs to have the entries up to there.
     ///
-    /// On return the repaired log is in place and durable; after a crash either of the two is.
+    /// On return the repaired log is in place and durable. After a crash either the damaged or the repaired log is in
+    /// place.
     ///
     /// # Errors
-    /// [`LogError::Misfit`] if the entries are not the right ones. Errors of the disk, a full one among them, leave the
-    /// damaged log, or once it is complete the repaired one.
+    /// [`LogError::Misfit`] if the entries are not the right ones. Errors of the disk, including a full disk, leave the
+    /// damaged log in place, or the repaired one once it is complete.
     pub fn repair(
         &self,
         entries: &[LogEntry],
@@ -191,7 +195,7 @@ impl DamagedLog {
         if !self.salvage.is_vote_doubtful {
             return self.salvage.vote;
         }
-        // An entry of a term is proof of a leader in it, whatever the caller was told.
+        // An entry of a term proves that the term had a leader, whatever the caller was told.
         let term = floor.max(last.map_or(Term(0), |last| last.term));
         self.salvage.vote.into_iter().chain([Vote::barrier(term)]).max_by_key(Vote::order)
     }
@@ -226,7 +230,7 @@ impl DamagedLog {
             let mut anchor = salvage.anchors.get(&next).copied().unwrap_or_default();
             let is_last_given = given.keys().next_back() == Some(&next);
             let asked_by_next = salvage.intact.get(&next.next()).map(|intact| intact.before);
-            // At a lost end, intact entries may be what the lost bytes replaced: then the given ones end the log.
+            // At a lost end, the lost bytes may have replaced intact entries. Then the given ones end the log.
             let may_end_here = salvage.is_tail_lost && is_last_given;
             if !given.contains_key(&next.next()) && !may_end_here {
                 anchor.hash = anchor.hash.or(asked_by_next);
@@ -253,13 +257,13 @@ impl DamagedLog {
         Ok((pieces, chain.last, chain.hash))
     }
 
-    /// The hash of a snapshot's last entry, which is committed, and whether what is here behind it follows on it. What a leader of an
-    /// earlier term has placed there may not; a later one had that entry.
+    /// The hash of a snapshot's last entry, which is committed, and whether the entries after it here follow from it.
+    /// Entries that a leader of an earlier term placed there may not follow; a later leader had the committed entry.
     fn on_base(&self, upto: EntryId, hash: Hash) -> Result<(Hash, bool), LogError> {
         let own = self.salvage.intact.get(&upto.index);
         let next = self.salvage.intact.get(&upto.index.next());
         let known = own.map(|own| own.slot.hash).or(next.map(|next| next.before));
-        // A snapshot may not know it.
+        // A snapshot may not know the hash.
         let hash = if hash == NO_HASH { known.unwrap_or(NO_HASH) } else { hash };
         let is_followed = own.is_none_or(|own| own.slot.id == upto) && known.is_none_or(|known| known == hash);
         let term = own.or(next).map(|intact| intact.slot.id.term);
@@ -269,7 +273,7 @@ impl DamagedLog {
         Ok((hash, is_followed))
     }
 
-    /// Where the log begins: later than at 0 if that is where the entries begin that its lost beginning was found to have.
+    /// Where the log begins. This is after 0 if the log's beginning is lost and the given entries begin later.
     fn start(&self, given: &BTreeMap<LogIndex, &LogEntry>) -> LogIndex {
         let first_given = given.keys().next().copied().unwrap_or(LogIndex(0));
         let known = self.salvage.intact.keys().next().copied();
@@ -327,7 +331,7 @@ impl DamagedLog {
             log.purge(purged)?;
         }
         if let Some(vote) = expected.vote {
-            // `close` makes it durable, or says why not.
+            // `close` makes the vote durable, or says why not.
             log.place_vote(vote, Box::new(drop))?;
         }
         if let Some(committed) = committed {
@@ -338,7 +342,7 @@ impl DamagedLog {
     }
 }
 
-/// The end of what is assembled.
+/// The end of what is assembled so far.
 struct Chain {
     last: Option<EntryId>,
     hash: Hash,
@@ -386,8 +390,8 @@ fn by_index(entries: &[LogEntry]) -> Result<BTreeMap<LogIndex, &LogEntry>, LogEr
     }
 }
 
-/// Finishes a repair that was complete when the process ended: puts the repaired log in place. Every step may be the last one
-/// before a crash; the next call goes on there. Returns where the damaged log is, if there was a swap to finish.
+/// Finishes a repair that was complete when the process ended: it puts the repaired log in place. A crash may follow
+/// any step; the next call continues from there. Returns where the damaged log is if there was a swap to finish.
 pub(super) fn finish_swap(disk: &dyn Disk, dir: &Path) -> Result<Option<PathBuf>, LogError> {
     let on_disk = |error| LogError::disk(dir.display().to_string(), error);
     let (repaired, parent) = (beside(dir, "repaired"), parent(dir));
@@ -398,7 +402,7 @@ pub(super) fn finish_swap(disk: &dyn Disk, dir: &Path) -> Result<Option<PathBuf>
     let generations = || names.iter().filter_map(|name| generation(dir, name));
     let mut newest = generations().max();
     let is_there = match disk.list(dir) {
-        // The crash was between the two renames.
+        // The crash happened between the two renames.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
         names => names.map_err(on_disk)?.iter().any(|name| parse_file_name(name).is_some()),
     };
@@ -407,7 +411,7 @@ pub(super) fn finish_swap(disk: &dyn Disk, dir: &Path) -> Result<Option<PathBuf>
         disk.rename(dir, &damaged(dir, newest.unwrap_or(1))).map_err(on_disk)?;
         disk.sync_dir(parent).map_err(on_disk)?;
     } else {
-        // Without a segment there is nothing in it but what was to become one.
+        // A folder without a segment holds only files that were to become one.
         disk.remove_dir_all(dir).map_err(on_disk)?;
     }
     disk.rename(&repaired, dir).map_err(on_disk)?;

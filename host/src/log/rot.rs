@@ -1,7 +1,8 @@
 //! Marks of sealed segments that were found to be damaged: `seg-<first lsn>.rot`, an empty file beside the segment.
 //!
-//! A start does not read what is sealed, so without a mark it would forget what was found, and say that all is well. In: which segments are
-//! damaged, or whole again. Out: what was known before the start. A mark that cannot be written is found out once more by whoever reads.
+//! A start does not read sealed segments. Without a mark it would forget known damage and report that all is well. It
+//! is told which segments are damaged, or whole again, and returns what was known before the start. If a mark cannot be
+//! written, the next reader finds the damage again.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,13 +17,13 @@ use crate::log::segment::file_name;
 
 const SUFFIX: &str = ".rot";
 
-/// Durable on return.
+/// The mark is durable on return.
 pub(super) fn mark(disk: &dyn Disk, dir: &Path, first_lsn: Lsn) -> io::Result<()> {
     disk.create(&dir.join(name(first_lsn)))?.sync()?;
     disk.sync_dir(dir)
 }
 
-/// The segment is whole again, or gone. A mark that comes back after a power cut is found not to be true.
+/// The segment is whole again, or gone. If the mark returns after a power cut, it is found to be wrong.
 pub(super) fn unmark(disk: &dyn Disk, dir: &Path, first_lsn: Lsn) -> io::Result<()> {
     match disk.remove(&dir.join(name(first_lsn))) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -30,7 +31,7 @@ pub(super) fn unmark(disk: &dyn Disk, dir: &Path, first_lsn: Lsn) -> io::Result<
     }
 }
 
-/// The segments with a mark, of those that a start does not read. Any other mark says nothing any more, and goes.
+/// The marked segments among those that a start does not read. Any other mark is out of date and is deleted.
 pub(super) fn found(disk: &dyn Disk, dir: &Path, seals: &[Arc<Seal>]) -> Result<BTreeMap<Lsn, String>, LogError> {
     let on_disk = |error| LogError::disk(dir.display().to_string(), error);
     let mut rot = BTreeMap::new();

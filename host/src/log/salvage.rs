@@ -1,8 +1,9 @@
 //! Reads what can be read of a damaged log and works out which entries it must have held. It writes nothing.
 //!
-//! In: segment files, some of them damaged or missing. Out: the intact entries by index, the hashes that later records and
-//! headers ask of the others, and what nobody can know any more. Unlike recovery it goes on behind damage: a frame vouches
-//! for itself by its checksum, and an entry record says which hash came before it, whatever was lost in between.
+//! Segment files go in, some of them damaged or missing. The intact entries by index come out, the hashes that later
+//! records and headers require of the others, and what nobody can know any more. Unlike recovery it continues past
+//! damage: a frame vouches for itself by its checksum, and an entry record says which hash came before it, whatever was
+//! lost between.
 //!
 //! It does not know where other copies of the entries come from.
 
@@ -25,34 +26,34 @@ use crate::log::{EntryId, LogError, StreamId, Vote};
 /// An entry whose record can be read.
 pub(super) struct Intact {
     pub slot: Slot,
-    /// The hash that its record asks of the entry before it.
+    /// The hash that its record requires of the entry before it.
     pub before: Hash,
 }
 
-/// What headers, truncations and purges tell of an entry. What the record of the next entry tells is in that record.
+/// What headers, truncations and purges say about an entry. What the next entry's record says is kept in that record.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Anchor {
     pub hash: Option<Hash>,
     pub id: Option<EntryId>,
 }
 
-/// Indexes that this log never held: before its first entry, or replaced by a snapshot.
+/// Indexes that this log never held: they are before its first entry, or a snapshot replaced them.
 #[derive(Clone, Debug)]
 pub(super) struct Hole {
     pub range: RangeInclusive<u64>,
-    /// The purge that made it.
+    /// The purge that made the hole.
     pub upto: Option<EntryId>,
-    /// The hash that the chain goes on from.
+    /// The hash from which the chain continues.
     pub hash: Hash,
 }
 
-/// What is left of a damaged log.
+/// The readable rest of a damaged log.
 #[derive(Default)]
 pub(super) struct Salvage {
-    /// INVARIANT: no index beyond `last`, like the two below.
+    /// INVARIANT: this and the next two fields have no index beyond `last`.
     pub intact: BTreeMap<LogIndex, Intact>,
     pub anchors: BTreeMap<LogIndex, Anchor>,
-    /// In order.
+    /// The holes, in order.
     pub holes: Vec<Hole>,
     /// The last index that is known to have existed.
     pub last: Option<LogIndex>,
@@ -62,10 +63,10 @@ pub(super) struct Salvage {
     pub is_vote_doubtful: bool,
     pub committed: Option<EntryId>,
     pub purged: Option<EntryId>,
-    /// Acknowledged bytes are lost, and nothing behind them tells where the log ended then: nobody here knows how many
-    /// entries, or truncations, were in them.
+    /// Acknowledged bytes are lost, and nothing after them says where the log ended at that point. So nobody here knows
+    /// how many entries or truncations were in them.
     pub is_tail_lost: bool,
-    /// Bytes that the disk has not given back: it may at another attempt.
+    /// The disk did not return some bytes. It may return them at another attempt.
     pub is_unreadable: bool,
 }
 
@@ -96,7 +97,8 @@ impl Salvage {
                 None => salvage.take_newest(&part),
             };
         }
-        // As far as the header of the oldest segment can be read, it tells whether those before held nothing but purged entries.
+        // If the header of the oldest segment can be read, it says whether the segments before it held only purged
+        // entries.
         let begins_late = starts.first().is_some_and(|first| *first != Lsn(0));
         let is_purged = |upto: &EntryId| begins_late && begins_after.is_none_or(|last| last <= upto.index);
         if let Some((upto, hash)) = released.filter(|(upto, _)| is_purged(upto)) {
@@ -105,7 +107,7 @@ impl Salvage {
         Ok(salvage)
     }
 
-    /// The oldest segments are not there, and nobody needs them: what was purged begins the log as a hole.
+    /// The oldest segments are not there, and nobody needs them. The log then begins with a hole for what was purged.
     fn on_released(&mut self, upto: EntryId, hash: Hash) {
         let next = upto.index.next();
         self.intact = self.intact.split_off(&next);
@@ -139,8 +141,8 @@ impl Salvage {
         missing
     }
 
-    /// Takes over the frames before `until`; those behind a gap only if the gap starts before `watermark`, otherwise neither
-    /// it nor they were ever acknowledged. Returns where the last frame ends.
+    /// Takes over the frames before `until`. Frames after a gap count only if the gap starts before `watermark`;
+    /// otherwise neither the gap nor those frames were ever acknowledged. Returns where the last frame ends.
     fn take_frames(&mut self, part: &Part, until: Lsn, watermark: Lsn) -> Lsn {
         let mut end = part.first_lsn;
         for (segment, read) in part.frames(until) {
@@ -163,8 +165,8 @@ impl Salvage {
         let marks = part.frames(Lsn(u64::MAX)).map(|(_, read)| read.durable);
         let watermark = marks.chain(part.mark).max().unwrap_or(Lsn(0)).max(part.first_lsn);
         let end = self.take_frames(part, Lsn(u64::MAX), watermark);
-        // Without a readable header and mark, bytes after the last frame may have been acknowledged or not; and so may those that the disk
-        // does not give back.
+        // Without a readable header and mark, bytes after the last frame may or may not have been acknowledged. The
+        // same holds for bytes that the disk does not return.
         let is_unknown = !part.is_header_intact && part.has_bytes_after(end) || part.has_lost_bytes_after(end);
         if end < watermark || is_unknown {
             self.on_lost_bytes();
@@ -172,14 +174,15 @@ impl Salvage {
         end
     }
 
-    /// Anything may have been in them: also a truncation, so what was said of entries that are not settled counts no more.
+    /// The lost bytes may have held anything, even a truncation. So anchors of entries that are not settled no longer
+    /// count.
     pub fn on_lost_bytes(&mut self) {
         self.is_vote_doubtful = true;
         self.is_tail_lost = true;
         self.anchors.split_off(&self.doubtful_from());
     }
 
-    /// A header that is intact says all that is to be known of the stream before it, entries aside.
+    /// An intact header says all that must be known of the stream before it, except for the entries.
     fn on_checkpoint(&mut self, checkpoint: &Checkpoint) {
         self.on_end_known(checkpoint.last.map(|last| last.index));
         self.keep_up_to(checkpoint.last.map(|last| last.index));
@@ -196,8 +199,9 @@ impl Salvage {
         self.is_vote_doubtful = false;
     }
 
-    /// Whatever was lost before, the log ended at `last` here. If entries are missing up to there, the lost bytes may also have
-    /// replaced some before them, back to the last settled one; if none is, the hash of the last one vouches for all.
+    /// The log ended at `last` here, whatever was lost before. If entries up to there are missing, the lost bytes may
+    /// also have replaced entries before them, back to the last settled one. If none is missing, the hash of the last
+    /// one vouches for all.
     fn on_end_known(&mut self, last: Option<LogIndex>) {
         if self.is_tail_lost && self.last < last {
             self.intact.split_off(&self.doubtful_from());
@@ -233,14 +237,14 @@ impl Salvage {
                 if let Some(last) = last {
                     self.expect(*last, None);
                 }
-                // By a cut also what was committed.
+                // A cut also drops committed entries.
                 if last.map(|last| last.index) < self.committed.map(|committed| committed.index) {
                     self.committed = *last;
                 }
             }
             Record::Purge { upto, hash } => {
                 if self.last < Some(upto.index) {
-                    // Where nothing is lost, it went beyond the end of the log.
+                    // If nothing is lost, the purge went beyond the end of the log.
                     if *hash == NO_HASH || !self.is_tail_lost {
                         self.add_hole(upto.index, Some(*upto), *hash);
                     } else {
@@ -254,7 +258,7 @@ impl Salvage {
                 }
             }
             Record::Commit(id) => {
-                // It was here, in bytes that are lost; what it followed on may have been replaced there.
+                // The entry was in bytes that are lost. They may also have replaced the entries before it.
                 if self.is_tail_lost && self.last < Some(id.index) {
                     self.intact.split_off(&self.doubtful_from());
                     self.expect(*id, None);
@@ -264,7 +268,7 @@ impl Salvage {
         }
     }
 
-    /// The log ended at `last` here: at an entry with this hash, or without one at the end of a hole.
+    /// The log ended at `last` here: at an entry with this hash, or at the end of a hole if there is no hash.
     fn on_last(&mut self, last: EntryId, hash: Hash) {
         if hash == NO_HASH {
             self.add_hole(last.index, Some(last), NO_HASH);
@@ -283,8 +287,8 @@ impl Salvage {
         self.last = self.last.max(Some(id.index));
     }
 
-    /// There was such an entry. If another one is at hand, it was replaced in bytes that are lost, and perhaps others before
-    /// it: only what is settled is certain to have stayed.
+    /// An entry as in `anchor` existed. If another one was read, lost bytes replaced it, and perhaps others before it.
+    /// Only settled entries have certainly stayed.
     fn drop_replaced(&mut self, index: LogIndex, anchor: Anchor) {
         let is_other = self.intact.get(&index).is_some_and(|intact| {
             anchor.hash.is_some_and(|hash| hash != intact.slot.hash) || anchor.id.is_some_and(|id| id != intact.slot.id)
@@ -296,13 +300,13 @@ impl Salvage {
         }
     }
 
-    /// Everything before is committed or purged and stays for ever.
+    /// Everything before this index is committed or purged, and stays for ever.
     pub fn doubtful_from(&self) -> LogIndex {
         let settled = self.committed.into_iter().chain(self.purged).map(|id| id.index).max();
         settled.map_or(LogIndex(0), LogIndex::next)
     }
 
-    /// What comes up to `last` and is not known was never here.
+    /// Indexes up to `last` that are not known were never here.
     fn add_hole(&mut self, last: LogIndex, upto: Option<EntryId>, hash: Hash) {
         let first = self.last.map_or(0, |last| last.next().0);
         if first <= last.0 {
@@ -330,16 +334,16 @@ impl Salvage {
     }
 }
 
-/// A segment's file as far as it can be read.
+/// A segment's file, as far as it can be read.
 struct Part {
     first_lsn: Lsn,
     checkpoint: Option<Checkpoint>,
-    /// The header and the watermark.
+    /// The header and the watermark are both intact.
     is_header_intact: bool,
     mark: Option<Lsn>,
     /// `None` if the file is shorter than a header.
     content: Option<(Arc<Segment>, Bytes)>,
-    /// Where what the disk does not give back of the file ends.
+    /// The end of the bytes of the file that the disk does not return.
     lost_until: Option<u64>,
 }
 
@@ -366,7 +370,7 @@ impl Part {
         }
         let checkpoint = header.as_ref().map(|header| header.checkpoint);
         let is_intact = header.is_some();
-        // A damaged header may still have the nonce; if not, no frame's checksum is going to be right.
+        // A damaged header may still have the nonce. If it does not, no frame's checksum will be right.
         let header = header.unwrap_or_else(|| SegmentHeader {
             stream: stream.clone(),
             nonce: *bytes[NONCE].first_chunk().expect("the range has this size"),

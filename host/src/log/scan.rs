@@ -1,7 +1,7 @@
-//! Reads a log folder that may belong to somebody else: a running node, a stopped one, or a copy. Writes nothing.
+//! Reads a log folder that may belong to a running node, a stopped one, or a copy. It writes nothing.
 //!
-//! Gives every entry that survived truncation, from the beginning of the journal, purged ones included. It knows nothing of
-//! what entries mean. Its memory is some 80 bytes an entry; payloads are read one at a time.
+//! It returns every entry that survived truncation, from the beginning of the journal, including purged ones. It knows
+//! nothing of what entries mean. It needs about 80 bytes of memory an entry; payloads are read one at a time.
 
 use std::ops::Range;
 use std::path::Path;
@@ -13,24 +13,25 @@ use crate::log::frame::NO_HASH;
 use crate::log::recover::{Access, Recovered, recover};
 use crate::log::{EntryId, LogEntry, LogError, StreamId, Vote, read_slot};
 
-/// A walk through a log folder as it was when it was opened.
+/// A walk through a log folder in its state when the scan was opened.
 pub struct LogScan {
     found: Option<Recovered>,
 }
 
-/// An entry and where it is.
+/// An entry and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScannedEntry {
     pub entry: LogEntry,
-    /// Chain hash: of this entry and everything before it. The same on every replica.
+    /// The chain hash of this entry and everything before it. It is the same on every replica.
     pub hash: [u8; 32],
-    /// File name.
+    /// The name of the segment's file.
     pub segment: String,
     /// Bytes from the start of the file to the entry's record.
     pub offset: u64,
-    /// Before the watermark. An entry after it is complete, but the node may not have acknowledged it yet.
+    /// The entry is before the watermark. A later entry is complete, but the node may not have acknowledged it yet.
     pub is_durable: bool,
-    /// Not after the last id that is known to be committed. That lags: the stream learns it with later appends or when idle.
+    /// The entry is not after the last id that is known to be committed. That id lags, because the stream learns it
+    /// with later appends or when it is idle.
     pub is_committed: bool,
 }
 
@@ -38,14 +39,15 @@ pub struct ScannedEntry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tail {
     Clean,
-    /// Bytes of a frame that was never acknowledged: cut off by a crash, or just being written.
+    /// Bytes of a frame that was never acknowledged: a crash cut it off, or it is being written now.
     Torn {
         bytes: u64,
     },
 }
 
 impl LogScan {
-    /// Reads all frames and checks their checksums and the hash chain. [`LogError::Corrupt`] if acknowledged bytes are damaged.
+    /// Reads all frames and checks their checksums and the hash chain. Returns [`LogError::Corrupt`] if acknowledged
+    /// bytes are damaged.
     pub fn open(disk: &dyn Disk, dir: &Path) -> Result<Self, LogError> {
         Ok(Self { found: recover(disk, dir, Access::Read, Purged::Kept)? })
     }
@@ -54,7 +56,7 @@ impl LogScan {
         self.found.as_ref().map(|found| &found.book)
     }
 
-    /// Whose log it is; `None` if the folder holds no log.
+    /// The owner of the log; `None` if the folder holds no log.
     pub fn stream(&self) -> Option<&StreamId> {
         self.found.as_ref().map(|found| &found.stream)
     }
@@ -80,7 +82,7 @@ impl LogScan {
         self.book()?.last()
     }
 
-    /// The last entry that is here, and not only known to have been purged.
+    /// The last entry that is in the folder, not merely known to have been purged.
     pub fn last_found(&self) -> Option<EntryId> {
         self.book()?.slots().next_back().map(|slot| slot.id)
     }
@@ -108,15 +110,17 @@ impl LogScan {
         until.map_or(Tail::Clean, |until| Tail::Torn { bytes: self.end().distance_to(until) })
     }
 
-    /// The surviving entries in order. An index is missing only where a snapshot replaced entries this node never had.
+    /// The surviving entries in order. An index is missing only where a snapshot replaced entries that this node never
+    /// had.
     pub fn entries(&self) -> impl Iterator<Item = Result<ScannedEntry, LogError>> {
         self.book().into_iter().flat_map(Book::slots).map(|slot| self.read(slot))
     }
 
-    /// The entries in `range` that are there, in order, until their payloads exceed `bytes_max`; at least one if any is there.
+    /// The entries in `range` that are there, in order, until their payloads exceed `bytes_max`. It returns at least
+    /// one entry if there is any.
     ///
     /// # Errors
-    /// What is read is not what was there when the log was opened.
+    /// The bytes differ from those that were there when the scan was opened.
     pub fn read_range(&self, range: Range<LogIndex>, bytes_max: usize) -> Result<Vec<LogEntry>, LogError> {
         let mut bytes = 0;
         let slots = self.book().into_iter().flat_map(Book::slots);

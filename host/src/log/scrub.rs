@@ -1,7 +1,7 @@
-//! Reading what nobody asks for: whether the sealed segments are still what was sealed, and whether their seals are there.
+//! Scrubbing: checks whether the sealed segments are still what was sealed, and whether their seals are there.
 //!
-//! In: which segment, and a pace. Out: whole, or the damage, which the log makes known like one that a reader has met. A seal that is damaged
-//! is written anew. It does not know when, or how often.
+//! A segment and a pace go in. The result is that it is whole, or the damage, which the log announces as if a reader
+//! had found it. A damaged seal is written again. This file does not know when a scrub runs, or how often.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::sealed::Checked;
 use super::{Log, LogError};
 use crate::ids::Lsn;
 
-/// Whether to go on.
+/// Whether to continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
     GoOn,
@@ -21,7 +21,7 @@ pub enum Pace {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SealedSegment {
     pub first_lsn: Lsn,
-    /// Bytes of its file.
+    /// The size of its file.
     pub size: u64,
 }
 
@@ -32,10 +32,12 @@ impl Log {
         state.seals.iter().map(|seal| SealedSegment { first_lsn: seal.first_lsn(), size: seal.size }).collect()
     }
 
-    /// Reads a sealed segment as a whole; `pace` is asked before each piece of so many bytes, and may block. Whether it came to the end.
+    /// Reads a whole sealed segment. `pace` is asked before each piece, gets its size in bytes, and may block. Returns
+    /// whether the scrub ran to the end.
     ///
     /// # Errors
-    /// [`LogError::Corrupt`]: it is damaged, which [`Log::watch_rot`] says from then on. [`LogError::Disk`]: it could not be looked at.
+    /// [`LogError::Corrupt`]: the segment is damaged; [`Log::watch_rot`] reports it from then on. [`LogError::Disk`]:
+    /// the segment could not be checked.
     pub fn scrub(&self, segment: SealedSegment, pace: impl FnMut(u64) -> Pace) -> Result<Pace, LogError> {
         let shared = &self.threads.shared;
         let find = || shared.state.lock().seals.iter().find(|seal| seal.first_lsn() == segment.first_lsn).cloned();
@@ -53,7 +55,7 @@ impl Log {
                 self.reseal(other, &points)?;
                 Ok(Pace::GoOn)
             }
-            // Released meanwhile.
+            // The segment was released meanwhile.
             Err(_) if find().is_none() => Ok(Pace::GoOn),
             Err(error) => {
                 shared.on_rot(segment.first_lsn, &error);
@@ -62,7 +64,7 @@ impl Log {
         }
     }
 
-    /// Writes the seal of a segment that is whole anew.
+    /// Writes the seal of an intact segment again.
     pub(super) fn reseal(&self, seal: Arc<Seal>, points: &[Point]) -> Result<(), LogError> {
         let (shared, first_lsn) = (&self.threads.shared, seal.first_lsn());
         let written = seal.write(&*shared.disk, &shared.dir, points);

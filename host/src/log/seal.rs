@@ -1,27 +1,28 @@
-//! A seal: what a closed segment holds, so that an open log need not read it. `seg-<first lsn>.seal` beside the segment; the one file that
-//! reads and writes these bytes.
+//! A seal says what a closed segment holds, so that an open log need not read it. It is the file `seg-<first lsn>.seal`
+//! beside the segment. Only this file reads and writes these bytes.
 //!
-//! A segment is *closed* once the stream goes on in the next one; nothing writes it any more. It is sealed once everything in it is durable
-//! and committed. A seal is a function of its segment: it can be lost, and made again. Numbers are little-endian.
+//! A segment is *closed* once the stream continues in the next one; nothing writes to it any more. It is sealed once
+//! everything in it is durable and committed. A seal is a function of its segment: a lost seal can be made again.
+//! Numbers are little-endian.
 //!
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 8 | magic `SHLOGSEA` |
 //! | 8 | 4 | format version, 1 |
 //! | 12 | 4 | size of the head: everything before the points |
-//! | 16 | 32 | hash of the segment's header, as it stands there |
-//! | 48 | 24 | lsn of the segment's first frame; lsn behind its last; size of its file |
+//! | 16 | 32 | the hash that the segment's header stores |
+//! | 48 | 24 | lsn of the segment's first frame; lsn after its last one; size of its file |
 //! | 72 | 32 | blake3 of the segment's file |
-//! | 104 | 8 | entries of earlier segments with this index or a later one end here; all ones where none does |
-//! | 112 | 8 | number of entries that are there at the segment's end; a snapshot may have taken the place of earlier ones |
-//! | 120 | 24 + 32 | last of them: term, node, index; its chain hash |
+//! | 104 | 8 | entries of earlier segments from this index on are dropped in this segment; all ones if none is |
+//! | 112 | 8 | number of entries left at the segment's end; a snapshot may have replaced earlier ones |
+//! | 120 | 24 + 32 | the last of them: term, node, index; its chain hash |
 //! | 176 | 4 + 4 | number of leaders' runs; number of points |
 //! | 184 | 32 | blake3 of the points |
 //! | 216 | 24 each | first entry of each leader's run among them: term, node, index |
-//! | … | 32 | blake3 of the head before |
-//! | head | 48 each | points: lsn of a frame; index of its first entry; chain hash before that |
+//! | … | 32 | blake3 of the head before this field |
+//! | head | 48 each | points: lsn of a frame; index of its first entry; chain hash before that entry |
 //!
-//! A point vouches for what is read from it up to the next: by the checksums of the frames, and by the chain.
+//! A point vouches for the bytes up to the next point: by the checksums of the frames, and by the chain.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -41,39 +42,39 @@ const SUFFIX: &str = ".seal";
 const FORMAT_VERSION: u32 = 1;
 const RUNS_AT: usize = 216;
 const POINT_SIZE: usize = 48;
-/// A head is read by one read of so many bytes, unless its runs are very many.
+/// A head is read with one read of this size, unless it has very many runs.
 const HEAD_BYTES: usize = 4096;
 const NONE_ENDS: u64 = u64::MAX;
 
-/// What is known of a sealed segment without reading it.
+/// The facts that are known of a sealed segment without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Seal {
     pub header: SegmentHeader,
-    /// Where the next segment begins.
+    /// The lsn at which the next segment begins.
     pub end: Lsn,
-    /// Of the segment's file.
+    /// The size of the segment's file; `hash` is the hash of that file.
     pub size: u64,
     pub hash: Hash,
-    /// Entries of earlier segments with this index, or a later one, end here.
+    /// Entries of earlier segments from this index on are dropped in this segment.
     pub ends_from: Option<LogIndex>,
-    /// Entries that are there at the end of the segment, as far as they are in it: the last so many.
+    /// The number of entries that are left at the end of the segment and lie in it: the last `count` ones.
     pub count: u64,
     pub last: Option<EntryId>,
     pub last_hash: Hash,
-    /// The first of each leader's run among them.
+    /// The first entry of each leader's run among them.
     pub runs: Vec<EntryId>,
     point_count: u32,
     points_hash: Hash,
 }
 
-/// A place to read from.
+/// A place where reading can start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Point {
-    /// Of a frame.
+    /// The lsn of a frame.
     pub lsn: Lsn,
-    /// Its first entry.
+    /// The first entry of that frame.
     pub index: LogIndex,
-    /// Of the entry before that.
+    /// The hash of the entry before it.
     pub before: Hash,
 }
 
@@ -82,7 +83,7 @@ impl Seal {
         self.header.first_lsn
     }
 
-    /// The first entry that is there; nothing without entries.
+    /// The first entry that is left; `None` without entries.
     pub fn first(&self) -> Option<LogIndex> {
         self.last.map(|last| LogIndex(last.index.0 + 1 - self.count))
     }
@@ -97,7 +98,7 @@ impl Seal {
     /// Reads and checks a whole closed segment, whose frames end at `end`.
     ///
     /// # Errors
-    /// [`LogError::Corrupt`]: it is not what was written.
+    /// [`LogError::Corrupt`]: the bytes are not what was written.
     pub fn survey(header: &SegmentHeader, end: Lsn, bytes: &Bytes) -> Result<(Self, Vec<Point>), LogError> {
         check_header(header, bytes)?;
         let mut survey = Survey::new(header);
@@ -146,8 +147,8 @@ impl Seal {
         bytes
     }
 
-    /// Reads the seal of the segment with this header, whose file has `size` bytes and which `next` follows; with the size of its own
-    /// file. `None` where it has none that is intact, and of this very segment.
+    /// Reads the seal of the segment that has this header, has a file of `size` bytes, and is followed by `next`.
+    /// Returns it with the size of its own file. `None` if there is no intact seal of exactly this segment.
     pub fn find(
         disk: &dyn Disk,
         dir: &Path,
@@ -168,13 +169,13 @@ impl Seal {
         (is_whole && is_of_this).then_some((seal, seal_size))
     }
 
-    /// Whether the entries are the same, wherever they are in the file.
+    /// Whether both seals have the same entries, wherever these are in the file.
     pub fn says_the_same(&self, other: &Self) -> bool {
         let of = |seal: &Self| (seal.end, seal.size, seal.ends_from, seal.count, seal.last, seal.last_hash);
         of(self) == of(other) && self.header == other.header && self.runs == other.runs
     }
 
-    /// Whether the log stood there at the segment's end, as the next one's header has it.
+    /// Whether the log's state at the segment's end is the one in the next header.
     pub fn fits(&self, next: &SegmentHeader) -> bool {
         let checkpoint = &next.checkpoint;
         self.last.is_none_or(|last| checkpoint.last == Some(last) && checkpoint.last_hash == self.last_hash)
@@ -205,7 +206,7 @@ impl Seal {
         })
     }
 
-    /// The places to read from; `None` if the file does not have them any more.
+    /// The places where reading can start; `None` if the file no longer has them.
     pub fn find_points(&self, disk: &dyn Disk, dir: &Path) -> Option<Vec<Point>> {
         let file = disk.open_to_read(&dir.join(seal_name(self.first_lsn()))).ok()?;
         let bytes = read(&*file, self.head_size() as u64, POINT_SIZE * self.point_count as usize)?;
@@ -219,7 +220,7 @@ impl Seal {
         })
     }
 
-    /// Whether the file says what this says.
+    /// Whether the seal's file says the same as this seal.
     pub fn is_whole(&self, disk: &dyn Disk, dir: &Path) -> bool {
         let read_head = || {
             let file = disk.open_to_read(&dir.join(seal_name(self.first_lsn()))).ok()?;
@@ -232,7 +233,7 @@ impl Seal {
         RUNS_AT + 24 * self.runs.len() + 32
     }
 
-    /// Writes the seal's file, durably; returns its size. An error leaves none behind, or the one that was there.
+    /// Writes the seal's file durably and returns its size. After an error there is no new file; an earlier one stays.
     pub fn write(&self, disk: &dyn Disk, dir: &Path, points: &[Point]) -> std::io::Result<u64> {
         let bytes = self.encode(points);
         let (name, building) = (seal_name(self.first_lsn()), dir.join(format!("seal-{:016x}.tmp", self.first_lsn().0)));
@@ -259,7 +260,7 @@ pub(super) fn seal_name(first_lsn: Lsn) -> String {
     format!("seg-{:016x}{SUFFIX}", first_lsn.0)
 }
 
-/// Deletes a segment's seal, if there is one; returns how many bytes it had. Durable after [`Disk::sync_dir`].
+/// Deletes a segment's seal if there is one, and returns its size. The deletion is durable after [`Disk::sync_dir`].
 pub(super) fn remove(disk: &dyn Disk, dir: &Path, first_lsn: Lsn) -> std::io::Result<u64> {
     let path = dir.join(seal_name(first_lsn));
     let size = match disk.open_to_read(&path) {
@@ -270,7 +271,7 @@ pub(super) fn remove(disk: &dyn Disk, dir: &Path, first_lsn: Lsn) -> std::io::Re
     Ok(size)
 }
 
-/// Deletes all seals but these.
+/// Deletes all seals except these.
 pub(super) fn remove_others(disk: &dyn Disk, dir: &Path, kept: &[Arc<Seal>]) -> std::io::Result<()> {
     let kept: BTreeSet<String> = kept.iter().map(|seal| seal_name(seal.first_lsn())).collect();
     for name in disk.list(dir)?.iter().filter(|name| name.ends_with(SUFFIX) && !kept.contains(*name)) {
@@ -307,10 +308,11 @@ fn check_header(header: &SegmentHeader, bytes: &Bytes) -> Result<(), LogError> {
 
 /// The walk through a closed segment.
 struct Survey {
-    /// Those that are there so far, without gaps.
+    /// The entries that are left so far, without gaps.
     entries: Vec<SurveyedEntry>,
     ends_from: Option<u64>,
-    /// The last entry and its hash, here or before the segment; the hash is unknown once earlier entries were replaced.
+    /// The last entry and its hash, in the segment or before it. The hash is unknown once earlier entries were
+    /// replaced.
     last: Option<LogIndex>,
     last_hash: Option<Hash>,
 }
@@ -329,7 +331,7 @@ impl Survey {
             entries: Vec::new(),
             ends_from: None,
             last: checkpoint.last.map(|last| last.index),
-            // Recovery may have begun behind that entry: then the header has none.
+            // Recovery may have begun after that entry; then the header has no hash.
             last_hash: Some(checkpoint.last_hash).filter(|hash| checkpoint.last.is_none() || *hash != NO_HASH),
         }
     }
@@ -357,7 +359,7 @@ impl Survey {
         LogError::Corrupt { segment: file_name(header.first_lsn), offset, index, damage }
     }
 
-    /// `None` where the record contradicts those before.
+    /// Takes over a record; `None` if it contradicts those before it.
     fn take(&mut self, record: &Record, frame: Lsn) -> Option<()> {
         match record {
             Record::Entry { entry, before } => {
@@ -371,7 +373,7 @@ impl Survey {
                 (self.last, self.last_hash) = (Some(entry.id.index), Some(hash));
             }
             Record::Truncate(last) => self.cut(last.map_or(0, |last| last.index.0 + 1)),
-            // Beyond the end: a snapshot has taken the place of all entries up to there.
+            // The purge is beyond the end: a snapshot replaced all entries up to there.
             Record::Purge { upto, hash } if self.last < Some(upto.index) => {
                 self.entries.clear();
                 (self.last, self.last_hash) = (Some(upto.index), Some(*hash));
@@ -381,13 +383,13 @@ impl Survey {
         Some(())
     }
 
-    /// Entries with this index, or a later one, are no more.
+    /// Drops the entries from this index on.
     fn cut(&mut self, from: u64) {
         if self.last.is_none_or(|last| last.0 < from) {
             return;
         }
         let first = self.entries.first().map(|entry| entry.id.index.0);
-        // What the last one that goes has named; of entries before the segment nothing is known here.
+        // The hash that the last dropped entry names. Nothing is known here of entries before the segment.
         self.last_hash = (from == 0).then_some(NO_HASH);
         while let Some(entry) = self.entries.pop_if(|entry| from <= entry.id.index.0) {
             self.last_hash = (entry.id.index.0 == from).then_some(entry.before);

@@ -1,7 +1,8 @@
-//! Reads sealed segments by `pread`: entries, a stretch between two points at a time, and whole files to see whether they are as they were.
+//! Reads sealed segments by `pread`: entries, one stretch between two points at a time, and whole files to check them.
 //!
-//! In: a seal, and which entries. Out: these, checked by their frames' checksums and by the chain from one point to the next. The files of
-//! the few that were read last are kept open. It does not know which segments there are, nor what becomes of one that is damaged.
+//! A seal and a range of entries go in. The entries come out, checked by the checksums of their frames and by the chain
+//! from one point to the next. The files that were read last are kept open, up to a limit. This file does not know
+//! which segments exist, nor what happens to a damaged one.
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -22,7 +23,7 @@ use crate::log::seal::{Point, Seal};
 use crate::log::segment::{HEADER_SIZE, file_name};
 use crate::log::{Damage, LogEntry, LogError};
 
-/// What is read of a file at once to be checked.
+/// The number of bytes that a check reads at once.
 const CHECK_BYTES: u64 = 1 << 20;
 
 /// An entry that was read, with its chain hash.
@@ -32,7 +33,7 @@ pub(super) struct SealedEntry {
     pub hash: Hash,
 }
 
-/// What became of a check.
+/// The result of a check.
 pub(super) enum Checked {
     Whole,
     Stopped,
@@ -43,7 +44,7 @@ pub(super) enum Checked {
 pub(super) struct SealedSegments {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    /// The one that was read last is the last.
+    /// The open segments; the one that was opened last is at the end.
     open: Mutex<VecDeque<Arc<OpenSegment>>>,
 }
 
@@ -59,11 +60,11 @@ impl SealedSegments {
         Self { disk, dir, open: Mutex::default() }
     }
 
-    /// Some of the entries in `range`, which must be in the segment: from its start on, at least one.
+    /// Reads some of the entries in `range`, which must be in the segment: from its start, at least one.
     ///
     /// # Errors
-    /// [`LogError::Corrupt`]: they are not what was sealed, or cannot be read. [`LogError::Disk`]: the file cannot be opened; it may have been
-    /// released.
+    /// [`LogError::Corrupt`]: the entries are not what was sealed, or cannot be read. [`LogError::Disk`]: the file
+    /// cannot be opened; it may have been released.
     pub fn read(&self, seal: &Arc<Seal>, range: Range<LogIndex>) -> Result<Vec<SealedEntry>, LogError> {
         assert!(seal.first().is_some_and(|first| first <= range.start && range.start < range.end));
         assert!(seal.last.is_some_and(|last| range.end <= last.index.next()));
@@ -75,25 +76,26 @@ impl SealedSegments {
         Ok(entries)
     }
 
-    /// About where in the stream the entry is: at most so far before it as two points are apart.
+    /// The approximate place of an entry in the stream: before the entry by at most the distance of two points.
     pub fn lsn_of(&self, seal: &Arc<Seal>, index: LogIndex) -> Result<Lsn, LogError> {
         let open = self.open(seal)?;
         let position = open.points.partition_point(|point| point.index <= index);
         Ok(position.checked_sub(1).map_or(seal.first_lsn(), |position| open.points[position].lsn))
     }
 
-    /// The first entry at or behind a point that is at or before `lsn`; nothing if all are behind.
+    /// The first entry of the last point at or before `lsn`; `None` if all points are after `lsn`.
     pub fn find_first_before(&self, seal: &Arc<Seal>, lsn: Lsn) -> Result<Option<LogIndex>, LogError> {
         let open = self.open(seal)?;
         let position = open.points.partition_point(|point| point.lsn <= lsn);
         Ok(position.checked_sub(1).map(|position| open.points[position].index))
     }
 
-    /// Reads all of it: whether it is what was sealed. `pace` is asked before each piece. A segment that a crash has parted from its seal
-    /// while it was mended has another hash and the same entries: then another seal is given.
+    /// Reads the whole segment and checks that it is what was sealed. `pace` is asked before each piece. If a crash
+    /// interrupted the mending of a segment, the file has another hash than its seal but the same entries. Then a new
+    /// seal is returned.
     ///
     /// # Errors
-    /// [`LogError::Corrupt`], with the first damage if that can be told.
+    /// [`LogError::Corrupt`], with the first damage if it can be located.
     pub fn check(&self, seal: &Seal, mut pace: impl FnMut(u64) -> Pace) -> Result<Checked, LogError> {
         let file = self.open_file(seal)?;
         check_size(&*file, seal)?;
@@ -117,12 +119,12 @@ impl SealedSegments {
         }
     }
 
-    /// The places that its seal has, or had.
+    /// The points of a segment, from its seal's file or from the segment itself.
     pub fn points_of(&self, seal: &Arc<Seal>) -> Result<Vec<Point>, LogError> {
         Ok(self.open(seal)?.points.clone())
     }
 
-    /// Nothing of it is kept open any more.
+    /// Closes the cached file of this segment.
     pub fn forget(&self, first_lsn: Lsn) {
         self.open.lock().retain(|open| open.seal.first_lsn() != first_lsn);
     }
@@ -201,10 +203,10 @@ pub(super) fn read_stretch(
     Ok(stretch.entries)
 }
 
-/// The entries of a stretch that are there so far.
+/// The entries of a stretch that are left so far.
 struct Stretch {
     entries: Vec<SealedEntry>,
-    /// The hash before the first.
+    /// The hash before the first entry.
     before: Hash,
 }
 
@@ -227,12 +229,13 @@ impl Stretch {
     }
 }
 
-/// What follows the last entry of a stretch was replaced in a later one, or begins that.
+/// Whether the record is an entry after the last one of a stretch. A later stretch replaced that entry, or begins with
+/// it.
 fn is_beyond(record: &Record, last: LogIndex) -> bool {
     matches!(record, Record::Entry { entry, .. } if last < entry.id.index)
 }
 
-/// The file of a segment as it was sealed: whole.
+/// Reads the whole file of a segment as it was sealed.
 pub(super) fn read_all(file: &dyn DiskFile, seal: &Seal) -> Result<Bytes, LogError> {
     check_size(file, seal)?;
     read(file, seal, 0, seal.size, seal.first().unwrap_or(LogIndex(0)))
@@ -248,7 +251,7 @@ fn read(file: &dyn DiskFile, seal: &Seal, offset: u64, size: u64, index: LogInde
     match file.read_at(&mut bytes, offset) {
         Ok(()) => Ok(Bytes::from(bytes)),
         Err(error) if durable::is_passing(&error) => Err(LogError::disk(file_name(seal.first_lsn()), error)),
-        // A bad sector is lost like one with other bytes in it.
+        // An unreadable sector counts as damage, like a sector with wrong bytes.
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(corrupt(seal, offset, index, Damage::Size)),
         Err(_) => Err(corrupt(seal, offset, index, Damage::Unreadable)),
     }

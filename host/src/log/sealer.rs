@@ -1,10 +1,10 @@
-//! The thread that seals closed segments, oldest first, once everything in one is durable and committed.
+//! The thread that seals closed segments, oldest first, once everything in a segment is durable and committed.
 //!
 //! ```text
 //! closed, durable, committed ─▶ read, check, hash ─▶ write the seal ─▶ the book forgets its entries
 //! ```
-//! A seal only spares reading: when one cannot be written the log goes on, and the segment is read at the next start. It knows nothing of
-//! what reads sealed segments.
+//! A seal only saves reading. If one cannot be written the log keeps running, and the segment is read at the next
+//! start. This file does not know who reads sealed segments.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,12 +21,12 @@ use crate::log::shared::Shared;
 use crate::log::state::Closed;
 use crate::log::{Damage, LogError};
 
-/// Held while a segment is in memory to be sealed: one of all logs together.
+/// Held while a segment is in memory to be sealed: all logs together seal one at a time.
 static SEALING: Mutex<()> = Mutex::new(());
-/// How soon somebody who waits for it looks whether the log closes.
+/// How often a thread that waits for its turn checks whether the log closes.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// The thread's body; returns when the log closes or fails, or when nothing more can be sealed.
+/// The thread's body. It returns when the log closes or fails, or when nothing more can be sealed.
 pub(super) fn run(shared: &Arc<Shared>) {
     while let Some(closed) = wait_for_closed(shared) {
         let Some(turn) = SEALING.try_lock_for(LOOK) else { continue };
@@ -42,25 +42,27 @@ pub(super) fn run(shared: &Arc<Shared>) {
             Ok((seal, size)) => {
                 let first_lsn = seal.first_lsn();
                 if !shared.state.lock().on_sealed(Arc::new(seal), size) {
-                    // It was released meanwhile. If it stays it is deleted at the next start.
+                    // The segment was released meanwhile. If the seal stays, the next start deletes it.
                     let _ = seal::remove(&*shared.disk, &shared.dir, first_lsn);
                 }
-                // Those of a log that had none yet are many: half of the time is left to others.
+                // A log without any seals has many segments to seal: half of the time is left to others.
                 pause(shared, started.elapsed());
             }
             Err(LogError::Disk { source, .. }) if durable::is_passing(&source) => pause(shared, LOG_SEAL_AGAIN),
-            // It is still the tail: the log is repaired when it is opened again.
+            // The segment still counts as the tail: the log is repaired when it is opened again.
             Err(error @ LogError::Corrupt { .. }) => return shared.fail(error),
             Err(error) => {
                 let reason = error.reason();
-                tracing::warn!(dir = %shared.dir.display(), reason, "no more segments are sealed before the next start");
+                tracing::warn!(
+                    dir = %shared.dir.display(), reason, "no more segments are sealed before the next start"
+                );
                 return;
             }
         }
     }
 }
 
-/// The next segment that can be sealed; `None` when there is no next.
+/// The next segment that can be sealed; `None` when the log ends.
 fn wait_for_closed(shared: &Shared) -> Option<Closed> {
     let mut state = shared.state.lock();
     loop {
@@ -74,7 +76,7 @@ fn wait_for_closed(shared: &Shared) -> Option<Closed> {
     }
 }
 
-/// For so long while there is more to seal, or until the log closes.
+/// Waits for `time` while there is more to seal, or until the log closes.
 fn pause(shared: &Shared, time: Duration) {
     let until = Instant::now() + time;
     let mut state = shared.state.lock();
@@ -85,7 +87,7 @@ fn pause(shared: &Shared, time: Duration) {
     }
 }
 
-/// Reads the segment back: what is sealed is what the disk has, and what the log knows.
+/// Reads the segment back, so that the seal describes what is on disk. It must agree with what the log knows.
 fn survey(shared: &Shared, closed: &Closed) -> Result<(Seal, Vec<Point>), LogError> {
     let segment = &closed.segment;
     let bytes = read_segment(segment)?;

@@ -1,4 +1,4 @@
-//! A segment: one file of the stream, `seg-<first lsn, 16 hexadecimal digits>.log`. The one file that knows its header.
+//! A segment: one file of the stream, `seg-<first lsn, 16 hexadecimal digits>.log`. Only this file knows its header.
 //!
 //! The file has its full size from the start and zeros where nothing was written. The header is written once, when the
 //! stream rolls into the segment, and synced before the file gets its name. Numbers are little-endian.
@@ -13,20 +13,21 @@
 //! | 96 | 8 | lsn of the first frame |
 //! | 104 | 8 | lsn of the first frame of the segment before; all ones if there is none |
 //! | 112 | 32 | hash of the last entry before this segment |
-//! | 144 | 4 | checkpoint, which fields are set: 1 vote, 2 its node, 4 it is committed, 8 last, 16 purged, 32 committed |
+//! | 144 | 4 | checkpoint, fields that are set: 1 vote, 2 its node, 4 committed, 8 last, 16 purged, 32 committed |
 //! | 148 | 4 | zero |
 //! | 152 | 16 | vote: term, node |
 //! | 168 | 72 | last, purged, committed: term, node, index each |
 //! | 240 | 32 | hash of the purged entry |
 //! | 272 | – | zeros |
-//! | 3552 | 32 | blake3 of all bytes before |
-//! | 3584 | 8 | watermark, in a disk sector of its own: the stream is durable up to this lsn; rewritten when it goes idle |
+//! | 3552 | 32 | blake3 of all bytes before this field |
+//! | 3584 | 8 | watermark, in its own sector: the stream is durable up to this lsn; rewritten when idle |
 //! | 3592 | 8 | its checksum: blake3 keyed like a frame's, first 8 bytes |
 //! | 3600 | – | zeros |
 //! | 4096 | – | frames |
 //!
-//! The checkpoint is the log's state before the first frame: recovery starts at the last segment before which everything
-//! is purged. The watermark is here as well as in the frames because a cut takes all later frames with it.
+//! The checkpoint is the log's state before the first frame. Recovery starts at the last segment before which
+//! everything is purged. The watermark is in the header as well as in the frames because a cut removes all later
+//! frames.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -47,11 +48,11 @@ const MACHINE_BYTES_MAX: usize = 63;
 const HASH_AT: usize = WATERMARK_AT - 32;
 pub(super) const WATERMARK_AT: usize = 3584;
 const WATERMARK_SIZE: usize = 16;
-/// Where the nonce is in a header.
+/// The place of the nonce in a header.
 pub(super) const NONCE: std::ops::Range<usize> = 80..96;
 const NO_SEGMENT: u64 = u64::MAX;
 
-/// Whose log it is: written into every segment, checked when it is opened.
+/// The owner of a log. It is written into every segment and checked when the log is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamId {
     machine: String,
@@ -59,7 +60,7 @@ pub struct StreamId {
 }
 
 impl StreamId {
-    /// The machine's name has 1 to 63 bytes, else [`LogError::MachineName`].
+    /// The machine's name must have 1 to 63 bytes; otherwise this returns [`LogError::MachineName`].
     pub fn new(machine: &str, partition: PartitionId) -> Result<Self, LogError> {
         if machine.is_empty() || MACHINE_BYTES_MAX < machine.len() {
             return Err(LogError::MachineName(machine.to_owned()));
@@ -82,7 +83,7 @@ impl std::fmt::Display for StreamId {
     }
 }
 
-/// The log's state at one point of the stream, as far as it is not its entries.
+/// The log's state at one point of the stream, except for its entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Checkpoint {
     pub vote: Option<Vote>,
@@ -98,7 +99,7 @@ pub(super) struct SegmentHeader {
     pub stream: StreamId,
     pub nonce: [u8; 16],
     pub first_lsn: Lsn,
-    /// First lsn of the segment before; `None` for the first of the stream.
+    /// The first lsn of the segment before; `None` for the first segment of the stream.
     pub before: Option<Lsn>,
     pub checkpoint: Checkpoint,
 }
@@ -138,17 +139,17 @@ impl SegmentHeader {
         bytes
     }
 
-    /// What stands in it behind its fields, and vouches for them.
+    /// The hash that the header stores after its fields and that vouches for them.
     pub fn hash(&self) -> Hash {
         *self.encode()[HASH_AT..].first_chunk().expect("a header is longer")
     }
 
-    /// Of the checksums of its frames.
+    /// The key of the checksums of this segment's frames.
     pub fn key(&self) -> FrameKey {
         FrameKey::of_nonce(&self.nonce)
     }
 
-    /// Reads the header of `segment`. A newer format is a [`LogError::Version`]; anything not as written is corruption.
+    /// Reads the header of `segment`. A newer format is a [`LogError::Version`]; any other deviation is corruption.
     pub fn decode(bytes: &[u8], segment: &str) -> Result<Self, LogError> {
         let index = crate::ids::LogIndex(0);
         let corrupt = LogError::Corrupt { segment: segment.to_owned(), offset: 0, index, damage: Damage::Header };
@@ -186,7 +187,7 @@ impl SegmentHeader {
     }
 }
 
-/// The bytes at [`WATERMARK_AT`] that say: durable up to `lsn`.
+/// The bytes at [`WATERMARK_AT`] that say that the stream is durable up to `lsn`.
 pub(super) fn encode_watermark(lsn: Lsn, key: &FrameKey) -> [u8; WATERMARK_SIZE] {
     let mut bytes = [0; WATERMARK_SIZE];
     bytes[..8].copy_from_slice(&lsn.0.to_le_bytes());
@@ -195,7 +196,8 @@ pub(super) fn encode_watermark(lsn: Lsn, key: &FrameKey) -> [u8; WATERMARK_SIZE]
     bytes
 }
 
-/// Reads the watermark from a segment's first [`HEADER_SIZE`] bytes: `Ok(None)` if none was written yet, `Err` if it is damaged.
+/// Reads the watermark from a segment's first [`HEADER_SIZE`] bytes. Returns `Ok(None)` if none was written yet, and
+/// `Err` if it is damaged.
 pub(super) fn decode_watermark(bytes: &[u8], key: &FrameKey) -> Result<Option<Lsn>, Damage> {
     assert_eq!(bytes.len(), HEADER_SIZE);
     let (mark, rest) = bytes[WATERMARK_AT..].split_at(WATERMARK_SIZE);
@@ -218,16 +220,16 @@ pub(super) fn parse_file_name(name: &str) -> Option<Lsn> {
     (file_name(lsn) == name).then_some(lsn)
 }
 
-/// An open segment. Shared by the writer and by the entries in it, so that it stays readable as long as one of them is.
+/// An open segment. The writer and the entries in it share it, so that it stays readable while any of them exists.
 pub(super) struct Segment {
     pub header: SegmentHeader,
     pub name: String,
     pub first_lsn: Lsn,
     pub key: FrameKey,
-    /// Size of the file, header included.
+    /// The size of the file, header included.
     pub size: u64,
     pub file: Arc<dyn DiskFile>,
-    /// Of the segment that is written, until it is sealed. Whatever is only read is read without one.
+    /// The map of the segment that is being written, until it is sealed. A segment that is only read has none.
     map: Option<Arc<dyn DiskMap>>,
 }
 
@@ -238,13 +240,13 @@ impl Segment {
         Self { header: header.clone(), name: file_name(first_lsn), first_lsn, key, size, file, map: None }
     }
 
-    /// The same, read through a map from now on: for the one that the stream is in.
+    /// The same segment, read through a map from now on. This is for the segment at the end of the stream.
     pub fn mapped(self) -> Result<Self, LogError> {
         let map = self.file.map().map_err(|error| LogError::disk(&self.name, error))?;
         Ok(Self { map: Some(map), ..self })
     }
 
-    /// A range that nobody writes any more; an `UnexpectedEof` when the file is shorter.
+    /// Reads a range that nobody writes any more. Returns an `UnexpectedEof` if the file is shorter.
     pub fn read(&self, offset: u64, size: usize) -> io::Result<Bytes> {
         if let Some(map) = &self.map {
             return map.read(offset, size);
@@ -254,32 +256,32 @@ impl Segment {
         Ok(Bytes::from(bytes))
     }
 
-    /// Where `lsn` is in the file. Panics if it is before the segment.
+    /// The offset of `lsn` in the file. Panics if `lsn` is before the segment.
     pub fn offset_of(&self, lsn: Lsn) -> u64 {
         assert!(self.first_lsn <= lsn);
         HEADER_SIZE as u64 + self.first_lsn.distance_to(lsn)
     }
 
-    /// The lsn at which the file ends: no frame may pass it.
+    /// The lsn at which the file ends. No frame may extend past it.
     pub fn end(&self) -> Lsn {
         Lsn(self.first_lsn.0 + (self.size - HEADER_SIZE as u64))
     }
 }
 
-/// What a bad sector takes with it, at most.
+/// The most bytes that one bad sector makes unreadable.
 const BLOCK_BYTES: usize = 4096;
 
-/// The first bytes of a file as far as the disk gives them back.
+/// The first bytes of a file, as far as the disk returns them.
 pub(super) struct Readable {
-    /// Zeros where nothing was given.
+    /// The bytes, with zeros where the disk returned nothing.
     pub bytes: Vec<u8>,
-    /// From where to where something is missing.
+    /// The range that contains all missing bytes.
     pub lost: Option<std::ops::Range<u64>>,
 }
 
 impl Readable {
     /// # Errors
-    /// What passes, and is nothing that the disk has lost.
+    /// Errors that pass. They do not mean that the disk has lost anything.
     pub fn read(file: &dyn DiskFile, size: usize) -> io::Result<Self> {
         let mut bytes = vec![0; size];
         match file.read_at(&mut bytes, 0) {
@@ -293,7 +295,7 @@ impl Readable {
             let offset = (number * BLOCK_BYTES) as u64;
             let end = offset + block.len() as u64;
             block.fill(0);
-            // The last block of a file that was cut is there in part.
+            // The last block of a truncated file is only partly there.
             let kept = there.saturating_sub(offset).min(block.len() as u64) as usize;
             let is_read = file.read_at(&mut block[..kept], offset).is_ok();
             if !is_read {
@@ -307,7 +309,7 @@ impl Readable {
     }
 }
 
-/// A file of zeros, synced, that waits to become a segment. It has no header and only a temporary name.
+/// A synced file of zeros that waits to become a segment. It has no header and only a temporary name.
 pub(super) struct Spare {
     pub path: PathBuf,
     pub size: u64,
@@ -316,7 +318,7 @@ pub(super) struct Spare {
 }
 
 impl Spare {
-    /// Writes and syncs the zeros. An error leaves no file behind (if it can be removed).
+    /// Writes and syncs the zeros. On an error no file is left, if it can be removed.
     pub fn prepare(disk: &dyn Disk, dir: &Path, number: u64, size: u64) -> io::Result<Self> {
         assert!(HEADER_SIZE as u64 <= size);
         let path = dir.join(format!("spare-{number}.tmp"));
@@ -347,13 +349,13 @@ impl Spare {
         }
     }
 
-    /// The segment that this file is going to be.
+    /// The segment that this file will become.
     pub fn segment(&self, header: &SegmentHeader) -> Segment {
         assert!(header.before.is_none_or(|before| before < header.first_lsn));
         Segment { map: Some(self.map.clone()), ..Segment::new(header, self.file.clone(), self.size) }
     }
 
-    /// Writes the header, then gives the file its name: a file named like a segment always has a durable header.
+    /// Writes the header, then renames the file: a file with the name of a segment always has a durable header.
     pub fn become_segment(&self, disk: &dyn Disk, dir: &Path, header: &SegmentHeader) -> Result<(), LogError> {
         let name = file_name(header.first_lsn);
         assert_eq!(parse_file_name(&name), Some(header.first_lsn));

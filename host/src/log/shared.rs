@@ -1,6 +1,6 @@
-//! What the handles of a log and its two threads have in common: the state under its lock, and who waits for what.
+//! The state that the handles of a log and its threads share, with its lock, and the places where they wait.
 //!
-//! It decides nothing about bytes; it waits, wakes, and spreads the news of a failure.
+//! It decides nothing about bytes. It waits, wakes threads, and announces a failure.
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -26,19 +26,19 @@ pub(super) struct Shared {
     pub work: Condvar,
     /// Appends wait here for room.
     room: Condvar,
-    /// The same for those that must not hold their thread meanwhile.
+    /// The same for callers that must not block their thread.
     room_news: Notify,
-    /// The spare's thread waits here for a wish.
+    /// The spare thread waits here for a request.
     pub spare_wanted: Condvar,
     /// The sealer waits here for a segment.
     pub sealable: Condvar,
     pub sealed: SealedSegments,
-    /// Held by whoever deletes or replaces segments that nothing is written to any more.
+    /// Held while closed segments are deleted or replaced.
     pub files: Mutex<()>,
-    /// Sealed segments that are damaged, and how.
+    /// The damaged sealed segments, and how each is damaged.
     pub rot: watch::Sender<BTreeMap<Lsn, String>>,
     pub durable: watch::Sender<Option<EntryId>>,
-    /// Why nothing more will be durable, once that is so.
+    /// Why nothing more will be durable; `None` while the log works.
     pub ended: watch::Sender<Option<String>>,
 }
 
@@ -70,8 +70,8 @@ impl Shared {
 
     /// Waits until frames of these sizes have room, all of them, and returns with the lock held.
     ///
-    /// While the disk is full, appends (`Reserve::Keep`) may use what is left of the segment but its reserve, and are refused
-    /// then; other records are refused only if the reserve is used up as well.
+    /// While the disk is full, appends (`Reserve::Keep`) may use the rest of the segment except its reserve; after that
+    /// they are refused. Other records are refused only when the reserve is used up as well.
     pub fn admit(&self, sizes: &[usize], reserve: Reserve) -> Result<MutexGuard<'_, State>, LogError> {
         let mut state = self.state.lock();
         while !self.has_room(&mut state, sizes, reserve)? {
@@ -80,10 +80,10 @@ impl Shared {
         Ok(state)
     }
 
-    /// The same without holding the thread. Dropped before it returns, nothing has happened.
+    /// Like [`Shared::admit`], but does not block the thread. If the call is dropped, nothing has happened.
     pub async fn admitted(&self, sizes: &[usize], reserve: Reserve) -> Result<MutexGuard<'_, State>, LogError> {
         loop {
-            // Before the look, so that no news in between is missed.
+            // Registered before the check, so that no notification in between is missed.
             let mut news = std::pin::pin!(self.room_news.notified());
             news.as_mut().enable();
             {
@@ -96,7 +96,7 @@ impl Shared {
         }
     }
 
-    /// Whether frames of these sizes have room now; where a spare is missing it is wished for.
+    /// Whether frames of these sizes have room now. If a spare is missing, this requests one.
     fn has_room(&self, state: &mut State, sizes: &[usize], reserve: Reserve) -> Result<bool, LogError> {
         assert!(!sizes.is_empty());
         let bytes: usize = sizes.iter().sum();
@@ -118,13 +118,13 @@ impl Shared {
         Ok(false)
     }
 
-    /// There may be room now, or none for good: whoever waits looks again.
+    /// Wakes everybody who waits for room: there may be room now, or none for good.
     pub fn tell_of_room(&self) {
         self.room.notify_all();
         self.room_news.notify_waiters();
     }
 
-    /// Wakes whoever has something to do after frames were placed.
+    /// Wakes the threads that have work to do after frames were placed.
     pub fn on_placed(&self, state: MutexGuard<'_, State>) {
         let wants_spare = state.spare.is_none();
         assert!(!state.queue.is_empty());
@@ -135,13 +135,13 @@ impl Shared {
         }
     }
 
-    /// Tells those who watch what is durable now. Called with the lock held, so that news arrive in order.
+    /// Tells the watchers what is durable now. The lock is held, so that the news arrives in order.
     pub fn announce_durable(&self, state: &State) {
         let last = state.durable_last();
         self.durable.send_if_modified(|known| std::mem::replace(known, last) != last);
     }
 
-    /// Some of what was appended cannot be read. The log goes on: it votes, and gives what is whole.
+    /// Some of what was appended cannot be read. The log keeps running: it votes, and returns entries that are intact.
     pub fn on_rot(&self, first_lsn: Lsn, error: &LogError) {
         if !matches!(error, LogError::Corrupt { .. }) {
             return;
@@ -156,11 +156,13 @@ impl Shared {
             true
         });
         if is_news && let Err(error) = rot::mark(&*self.disk, &self.dir, first_lsn) {
-            tracing::warn!(dir = %self.dir.display(), %first_lsn, %error, "a restart forgets that a segment is damaged");
+            tracing::warn!(
+                dir = %self.dir.display(), %first_lsn, %error, "a restart forgets that a segment is damaged"
+            );
         }
     }
 
-    /// A segment was mended, or released.
+    /// A segment was mended or released.
     pub fn on_whole(&self, first_lsn: Lsn) {
         self.sealed.forget(first_lsn);
         let is_news = self.rot.send_if_modified(|known| known.remove(&first_lsn).is_some());
@@ -169,14 +171,14 @@ impl Shared {
         }
     }
 
-    /// Wakes the sealer if there is something for it.
+    /// Wakes the sealer if it has work to do.
     pub fn tell_of_sealable(&self, state: &State) {
         if state.sealable().is_some() {
             self.sealable.notify_one();
         }
     }
 
-    /// Ends the log: the first error is kept for everybody who comes. The writer thread tells those who wait, in order.
+    /// Ends the log. Every later caller gets the first error. The writer thread tells those who wait, in order.
     pub fn fail(&self, error: LogError) {
         {
             let mut state = self.state.lock();
@@ -202,7 +204,7 @@ impl Shared {
         self.sealable.notify_all();
     }
 
-    /// Runs a thread's body. An assertion that does not hold there ends this log, not the process.
+    /// Runs a thread's body. A failed assertion in it ends this log, not the process.
     pub fn guard(&self, body: impl FnOnce()) {
         if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(body)) {
             let text = panic.downcast_ref::<String>().cloned();

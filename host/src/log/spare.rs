@@ -1,7 +1,7 @@
-//! The thread that keeps one spare segment ready, so that appends never wait for a disk to find room.
+//! The thread that keeps one spare segment ready, so that appends never wait for the disk to allocate space.
 //!
-//! While the disk is full, or there is no descriptor or memory for another file, it tries again and again, and the log refuses appends
-//! meanwhile. Any other error of the disk ends the log. It knows nothing of frames.
+//! While the disk is full, or no descriptor or memory is left for another file, it keeps trying, and the log refuses
+//! appends. Any other disk error ends the log. It knows nothing of frames.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::log::shared::Shared;
 use crate::log::state::State;
 use crate::log::{LogError, LogOptions};
 
-/// The thread's body; returns when the log closes or fails.
+/// The thread's body. It returns when the log closes or fails.
 pub(super) fn run(shared: &Arc<Shared>) {
     let mut number = 0;
     while let Some(size) = wait_for_wish(shared) {
@@ -27,7 +27,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
     }
 }
 
-/// The size that the next spare should have; `None` when there is no next.
+/// The size that the next spare should have; `None` when no further spare is needed because the log ends.
 fn wait_for_wish(shared: &Shared) -> Option<u64> {
     let mut state = shared.state.lock();
     loop {
@@ -41,7 +41,7 @@ fn wait_for_wish(shared: &Shared) -> Option<u64> {
     }
 }
 
-/// Segments double in size, so that a small partition stays small and a busy one rolls seldom.
+/// Segments double in size, so that a small partition stays small and a busy one rolls rarely.
 fn size_of_next(state: &State, options: &LogOptions) -> u64 {
     let doubled = state.segment.size.saturating_mul(2).min(options.segment_bytes_max);
     let size = doubled.max(options.segment_bytes_min).max(state.spare_bytes_wanted).next_multiple_of(4096);
@@ -70,7 +70,9 @@ fn offer(shared: &Shared, spare: Spare) {
 fn wait_for_space(shared: &Shared, why: &str, retry: Duration) {
     let mut state = shared.state.lock();
     if !std::mem::replace(&mut state.is_full, true) {
-        tracing::warn!(dir = %shared.dir.display(), why, "the log has no room for more; appends are refused until it has");
+        tracing::warn!(
+            dir = %shared.dir.display(), why, "the log has no room for more; appends are refused until it has"
+        );
     }
     shared.tell_of_room();
     if !state.is_closing {

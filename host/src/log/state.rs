@@ -1,7 +1,8 @@
-//! What the threads of a log share under one lock: the book, where the next frame goes, and what is still to be written.
+//! The state that the threads of a log share under one lock: the book, the place of the next frame, and the writer's
+//! queue.
 //!
-//! A frame gets its place in the stream here, on room that is already on disk as zeros; the writer thread only carries it
-//! out. So an accepted append never meets a full disk. No I/O happens here, and nobody waits here.
+//! A frame gets its place in the stream here, in space that is already on disk as zeros; the writer thread only writes
+//! it. An accepted append therefore never meets a full disk. No I/O happens here, and nobody waits here.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::log::seal::Seal;
 use crate::log::segment::{HEADER_SIZE, Segment, SegmentHeader, Spare};
 use crate::log::{EntryId, LogEntry, LogError, StreamId};
 
-/// Called once with what became of an append.
+/// Called once with the outcome of an append.
 pub type OnDurable = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 
 /// A step for the writer thread, in stream order.
@@ -23,7 +24,7 @@ pub(super) enum Work {
     Done(OnDurable),
 }
 
-/// The stream goes on in a new segment.
+/// The stream continues in a new segment.
 pub(super) struct Roll {
     pub spare: Spare,
     pub header: SegmentHeader,
@@ -33,23 +34,24 @@ pub(super) struct Roll {
 #[derive(Clone)]
 pub(super) struct Closed {
     pub segment: Arc<Segment>,
-    /// Where the next one begins.
+    /// The lsn at which the next segment begins.
     pub end: Lsn,
-    /// The log's last entry there.
+    /// The log's last entry at that point.
     pub last: Option<LogIndex>,
 }
 
 /// Entries whose records go into one frame, with their payloads' hashes.
 pub(super) type Hashed = (LogEntry, blake3::Hash);
 
-/// Whether a frame may use the last bytes of a segment, which are kept for votes and the like while the disk is full.
+/// Whether a frame may use the last bytes of a segment. They are kept for votes and other small records while the disk
+/// is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reserve {
     Keep,
     Use,
 }
 
-/// Where frames would go.
+/// Whether there is room for frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Room {
     Ready,
@@ -60,44 +62,44 @@ pub(super) enum Room {
 pub(super) struct State {
     pub stream: StreamId,
     pub book: Book,
-    /// The next frame goes into this segment …
+    /// The next frame goes into this segment.
     pub segment: Arc<Segment>,
-    /// … here.
+    /// The next frame starts here.
     pub cursor: Lsn,
     /// Bytes at the end of a segment that appends leave free.
     pub reserve: u64,
     pub queue: Vec<Work>,
     /// Segments that are not sealed yet, oldest first.
     closed: VecDeque<Closed>,
-    /// Those of all segments that are sealed and not released.
+    /// The seals of all segments that are sealed and not released.
     pub seals: VecDeque<Arc<Seal>>,
     /// Bytes of frames accepted and not yet durable.
     pub pending_bytes: usize,
     pub spare: Option<Spare>,
-    /// The smallest spare that is of use.
+    /// The smallest size that a useful spare has.
     pub spare_bytes_wanted: u64,
-    /// All bytes before are durable.
+    /// All bytes before this lsn are durable.
     pub durable: Lsn,
     /// The last entry before `durable`.
     durable_last: Option<EntryId>,
-    /// Truncations that are not yet durable: nothing beyond them counts as durable, it is about to be replaced.
+    /// Truncations that are not yet durable. No entry after one counts as durable, because it is about to be replaced.
     truncations: VecDeque<Option<EntryId>>,
-    /// The committed id that the stream carries.
+    /// The committed id that the stream already carries.
     committed_recorded: Option<EntryId>,
-    /// Where the last frame that is no sync mark ends.
+    /// The end of the last frame that is not a sync mark.
     data_end: Lsn,
     /// The highest watermark that the stream carries.
     marked: Lsn,
     pub is_full: bool,
     pub failed: Option<LogError>,
     pub is_closing: bool,
-    /// The writer waits without a time limit: somebody who has news wakes it.
+    /// The writer waits without a time limit, so whoever has news must wake it.
     pub writer_dozes: bool,
     /// Size of all segment files, of their seals and of the spare.
     pub size: u64,
 }
 
-/// Where a log stands when it opens.
+/// The state of a log when it opens.
 pub(super) struct Start {
     pub stream: StreamId,
     pub book: Book,
@@ -184,7 +186,7 @@ impl State {
             return;
         }
         if self.cursor == self.segment.first_lsn {
-            // Nothing was written here yet, and two segments cannot start at the same lsn.
+            // Nothing was written to this segment yet, and two segments cannot start at the same lsn.
             self.place_here(true, Vec::new());
         }
         let spare = self.spare.take().expect("the caller has made sure that there is room");
@@ -235,7 +237,7 @@ impl State {
         }
     }
 
-    /// Places one record that is no entry.
+    /// Places one record that is not an entry.
     pub fn record(&mut self, record: Record) {
         assert!(!matches!(record, Record::Entry { .. }), "entries go through `append`");
         self.place(false, Reserve::Use, vec![record]);
@@ -248,7 +250,7 @@ impl State {
         assert_eq!(self.book.last().map(|found| found.index), last.map(|last| last.index));
     }
 
-    /// The same, where what goes may be sealed. `hash`: that of `last`.
+    /// Like `truncate_after`, but the dropped entries may be sealed. `hash` is the hash of `last`.
     pub fn cut_after(&mut self, last: EntryId, hash: Hash) {
         self.record(Record::Truncate(Some(last)));
         self.book.cut_after(last, hash);
@@ -258,19 +260,20 @@ impl State {
     }
 
     fn news_of_commit(&mut self) -> Option<Record> {
-        // What is committed was appended before, so that the record follows its entry in the stream.
+        // A committed entry was appended earlier, so the record comes after its entry in the stream.
         let news = self.book.committed.filter(|_| self.book.committed != self.committed_recorded)?;
         self.committed_recorded = Some(news);
         Some(Record::Commit(news))
     }
 
-    /// The next segment to seal: everything in it is durable, its successor as well, and nothing in it is ever dropped.
+    /// The next segment to seal: it and the first bytes of its successor are durable, and nothing in it is ever
+    /// dropped.
     pub fn sealable(&self) -> Option<&Closed> {
         let committed = self.book.committed.map(|committed| committed.index);
         self.closed.front().filter(|closed| closed.end < self.durable && closed.last <= committed)
     }
 
-    /// A segment has a seal of so many bytes. Says whether the segment is still there.
+    /// A segment has a seal of `size` bytes now. Returns whether the segment is still there.
     pub fn on_sealed(&mut self, seal: Arc<Seal>, size: u64) -> bool {
         let is_there = self.closed.pop_front_if(|closed| closed.segment.first_lsn == seal.first_lsn()).is_some();
         if is_there {
@@ -281,7 +284,7 @@ impl State {
         is_there
     }
 
-    /// A segment has another seal, for the same entries.
+    /// A segment has a new seal for the same entries.
     pub fn on_resealed(&mut self, seal: &Arc<Seal>) {
         for known in self.seals.iter_mut().filter(|known| known.first_lsn() == seal.first_lsn()) {
             *known = seal.clone();
@@ -289,7 +292,7 @@ impl State {
         self.book.on_resealed(seal);
     }
 
-    /// A segment is about to be deleted: nobody seals or checks it any more.
+    /// A segment is about to be deleted. From now on nobody seals or checks it.
     pub fn on_release(&mut self, first_lsn: Lsn) {
         self.seals.retain(|seal| seal.first_lsn() != first_lsn);
         self.closed.retain(|closed| closed.segment.first_lsn != first_lsn);
@@ -301,7 +304,7 @@ impl State {
         is_unmarked || self.book.committed != self.committed_recorded
     }
 
-    /// Places a sync mark if there is room for it; it is only a help for recovery and for readers.
+    /// Places a sync mark if there is room for one. A mark only helps recovery and readers.
     pub fn place_mark(&mut self) {
         assert!(self.wants_mark());
         assert!(self.queue.is_empty(), "a mark is for an idle stream");
@@ -314,7 +317,7 @@ impl State {
         }
     }
 
-    /// The writer has synced everything before `durable`, whose last entry is `last`.
+    /// The writer has synced everything before `durable`; the last entry there is `last`.
     pub fn on_durable(&mut self, durable: Lsn, last: Option<EntryId>, truncations: usize, bytes: usize) {
         assert!(self.durable <= durable);
         assert!(truncations <= self.truncations.len());
@@ -326,14 +329,14 @@ impl State {
         assert!(self.durable <= self.cursor);
     }
 
-    /// The last entry that is durable and is going to stay, as far as this node knows.
+    /// The last entry that is durable and will stay, as far as this node knows.
     pub fn durable_last(&self) -> Option<EntryId> {
         let earlier =
             |a: Option<EntryId>, b: Option<EntryId>| if b.map(|b| b.index) < a.map(|a| a.index) { b } else { a };
         self.truncations.iter().copied().fold(self.durable_last, earlier)
     }
 
-    /// The book's view of what follows `last`; see [`LogError::Gap`] and [`LogError::Purged`].
+    /// Checks that `first` may follow what the book has; see [`LogError::Gap`] and [`LogError::Purged`].
     pub fn check_next(&self, first: EntryId) -> Result<(), LogError> {
         let last = self.book.last().map(|last| last.index);
         if last.is_some_and(|last| last.next() < first.index) {
@@ -345,7 +348,7 @@ impl State {
         }
     }
 
-    /// Whether the entries after `last` may go; see [`LogError::Sealed`].
+    /// Whether the entries after `last` may be dropped; see [`LogError::Sealed`].
     pub fn check_droppable(&self, last: Option<LogIndex>) -> Result<(), LogError> {
         self.book.keeps_after(last).map_or(Ok(()), |sealed| Err(LogError::Sealed { last, sealed }))
     }
@@ -354,7 +357,7 @@ impl State {
 /// Bytes of a frame with one record that has no body.
 pub(super) const SMALL_FRAME_SIZE: usize = FRAME_HEADER_SIZE + RECORD_HEADER_SIZE;
 
-/// The most that the frame of these entries can have: with news of a commit in it.
+/// The largest size that the frame of these entries can have, which is with a COMMIT record in it.
 pub(super) fn append_frame_size(entries: &[Hashed]) -> usize {
     let records_size: usize = entries.iter().map(|(entry, _)| entry_record_size(entry)).sum();
     Frame::size_for(RECORD_HEADER_SIZE + records_size)

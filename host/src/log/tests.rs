@@ -1,6 +1,8 @@
-//! What a log promises, on the simulated disk: durability, order, refusal, corruption that is told apart from a torn tail.
+//! The promises of a log, on the simulated disk: durability, order, refusals, and corruption that is told apart from a
+//! torn tail.
 //!
-//! The folder's files hold one subject each. The kit here builds entries and logs; it waits for callbacks, never for time.
+//! Each file of the folder has one subject. The kit here builds entries and logs. It waits for callbacks, never for
+//! time.
 
 mod corruption;
 mod crash;
@@ -36,7 +38,8 @@ fn options() -> LogOptions {
         segment_bytes_min: 16 << 10,
         segment_bytes_max: 64 << 10,
         tail_bytes_max: 2 << 10,
-        // Without idle time, so that a mark is written only when the log closes: files are then a function of the calls.
+        // The stream never goes idle, so a mark is written only when the log closes: the files depend only on the
+        // calls.
         idle: Duration::from_secs(3600),
         spare_retry: Duration::from_micros(100),
         ..LogOptions::new(stream)
@@ -59,7 +62,7 @@ fn id(term: u64, index: u64) -> EntryId {
     EntryId { term: Term(term), node: NodeId(1), index: LogIndex(index) }
 }
 
-/// An entry whose content tells its id, of `size` bytes.
+/// An entry of `size` bytes whose content states its id.
 fn entry_of(term: u64, index: u64, size: usize) -> LogEntry {
     let text = format!("{term}.{index}/");
     let payload = text.bytes().cycle().take(size).collect::<Vec<_>>();
@@ -70,10 +73,10 @@ fn entry(term: u64, index: u64) -> LogEntry {
     entry_of(term, index, 40)
 }
 
-/// Appends and returns where the news of durability will arrive.
+/// Appends, and returns the receiver for the news of durability.
 fn append(log: &Log, entries: Vec<LogEntry>) -> Result<mpsc::Receiver<Result<(), LogError>>, LogError> {
     let (sender, receiver) = mpsc::channel();
-    // Not every test waits for it.
+    // Not every test waits for the news.
     log.append(entries, Box::new(move |result| _ = sender.send(result)))?;
     Ok(receiver)
 }
@@ -91,7 +94,7 @@ fn indexes(log: &Log) -> Vec<u64> {
     all(log).iter().map(|entry| entry.id.index.0).collect()
 }
 
-/// Waits for the thread that prepares the spare segment: from then on the disk is touched only by what a test does.
+/// Waits until the spare segment is prepared. From then on only the test itself touches the disk.
 fn wait_for_spare(log: &Log, disk: &SimDisk) {
     while disk.list(dir()).expect("the folder is there").iter().all(|name| !name.ends_with(".tmp"))
         || log.bytes() < disk.used()

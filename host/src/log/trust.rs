@@ -1,7 +1,9 @@
-//! Which segments of a log need not be read when it opens: those with seals, from the oldest one that is needed up to the last sealed one.
+//! The segments of a log that need not be read when it opens: sealed ones, from the oldest needed one to the last
+//! sealed one.
 //!
-//! In: the headers of all segments. Out: seals in order, without a gap. Where one is missing or damaged and a later segment has one, its
-//! segment is read here and sealed anew. Whatever does not fit together is not trusted, and read like the tail. It writes nothing.
+//! The headers of all segments go in. Seals in order, without a gap, come out. If a seal is missing or damaged and a
+//! later segment has one, the segment is read here and sealed again. Seals that do not fit together are not trusted,
+//! and their segments are read like the tail. It writes nothing.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,24 +13,24 @@ use crate::log::recover::{FoundSegment, read_segment};
 use crate::log::seal::{Point, Seal};
 use crate::log::segment::Segment;
 
-/// The first segments of those that were looked at.
+/// The sealed segments at the start of those that were examined.
 #[derive(Default)]
 pub(super) struct Trusted {
     pub seals: Vec<Arc<Seal>>,
-    /// Those that are to be written, with their points.
+    /// The seals that must be written, with their points.
     pub missing: Vec<(Arc<Seal>, Vec<Point>)>,
-    /// Bytes of the seals that are there.
+    /// The size of the seals that are on disk.
     pub size: u64,
 }
 
-/// Looks at the seals of the first `max` segments, the newest one aside.
+/// Examines the seals of the first `max` segments, except for the newest segment.
 pub(super) fn trust(disk: &dyn Disk, dir: &Path, found: &[FoundSegment], max: usize) -> Trusted {
     let mut seals: Vec<Option<(Seal, u64)>> = found
         .windows(2)
         .take(max)
         .map(|pair| Seal::find(disk, dir, &pair[0].header, pair[0].size, &pair[1].header))
         .collect();
-    // All that is before a sealed segment was settled when that was sealed.
+    // Everything before a sealed segment was settled when that segment was sealed.
     seals.truncate(seals.iter().rposition(Option::is_some).map_or(0, |last| last + 1));
     let mut trusted = Trusted::default();
     for (position, seal) in seals.into_iter().enumerate() {
@@ -47,7 +49,7 @@ pub(super) fn trust(disk: &dyn Disk, dir: &Path, found: &[FoundSegment], max: us
     trusted
 }
 
-/// What the walk through the tail is going to say of a segment that is damaged is said there.
+/// Returns `None` for a damaged segment: the walk through the tail then reports the damage.
 fn seal_anew(
     disk: &dyn Disk,
     dir: &Path,

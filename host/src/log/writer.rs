@@ -1,9 +1,10 @@
-//! The thread that writes: takes everything that was placed since it last looked, writes it, syncs once, tells everybody.
+//! The writer thread takes everything that was placed since it last looked, writes it, syncs once, and tells everybody.
 //!
 //! ```text
 //! take queue ─► encode ─► pwrite ─► fdatasync ─► publish what is durable ─► callbacks in order
 //! ```
-//! The first error of the disk is final: nothing is known about pages whose sync failed, and trying again would lie.
+//! The first disk error is final. After a failed sync nothing is known about the pages, and a retry could falsely
+//! succeed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,10 +17,10 @@ use crate::log::state::{OnDurable, Roll, Work};
 use crate::log::{EntryId, LogError};
 use crate::planted::{Bug, is_planted};
 
-/// Bytes that are encoded before they are written: bounds the buffer, not the group that shares a sync.
+/// Bytes that are encoded before they are written. This bounds the buffer, not the group that shares a sync.
 const WRITE_BYTES_MAX: usize = 4 << 20;
 
-/// The thread's body; returns when the log has closed or failed.
+/// The thread's body. It returns when the log has closed or failed.
 pub(super) fn run(shared: &Arc<Shared>) {
     let mut writer = Writer::new(shared.clone());
     shared.guard(|| {
@@ -32,31 +33,31 @@ pub(super) fn run(shared: &Arc<Shared>) {
 
 struct Writer {
     shared: Arc<Shared>,
-    /// What is left of the work that was taken.
+    /// The rest of the work that was taken from the queue.
     batch: VecDeque<Work>,
     /// Encoded frames, all of one segment.
     buffer: Vec<u8>,
     buffer_start: Option<(Arc<Segment>, Lsn)>,
-    /// A segment with writes that are not synced.
+    /// A segment with writes that are not synced yet.
     unsynced: Option<Arc<Segment>>,
-    /// Everything before is synced, sync marks aside.
+    /// Everything before this lsn is synced, except for sync marks.
     durable: Lsn,
-    /// End of the last frame that was encoded and needs a sync.
+    /// The end of the last encoded frame that needs a sync.
     end: Lsn,
     /// The last entry before `end`.
     last: Option<EntryId>,
-    /// Since the last sync: truncations, and bytes of frames.
+    /// Truncations since the last sync; `bytes` counts the bytes of frames since then.
     truncations: usize,
     bytes: usize,
     /// Callbacks that wait for the next sync.
     done: VecDeque<OnDurable>,
 }
 
-/// What the writer does next.
+/// The next task of the writer.
 enum Task {
     /// Write the batch and sync it.
     Write,
-    /// Write it without a sync, and the watermark into the header of this segment.
+    /// Write the batch without a sync, and the watermark into the header of this segment.
     Mark(Arc<Segment>),
     Close,
 }
@@ -99,7 +100,7 @@ impl Writer {
         }
     }
 
-    /// Waits for work. A stream without any for a while is idle: then a sync mark says what no frame says yet.
+    /// Waits for work. A stream without work for a while is idle. A sync mark then says what no frame says yet.
     fn next_task(&mut self) -> Result<Task, LogError> {
         assert!(self.batch.is_empty());
         let mut state = self.shared.state.lock();
@@ -215,7 +216,7 @@ impl Writer {
         Ok(())
     }
 
-    /// The old segment is durable to its end before the new one exists.
+    /// Switches to a new segment. The old one is durable to its end before the new one exists.
     fn roll(&mut self, roll: &Roll) -> Result<(), LogError> {
         self.sync()?;
         assert_eq!(self.end, roll.header.first_lsn);
@@ -224,7 +225,8 @@ impl Writer {
         roll.spare.become_segment(&*self.shared.disk, &self.shared.dir, &roll.header)
     }
 
-    /// Not synced: it is there for whoever reads before the next sync, and for recovery after a kill.
+    /// Writes the watermark without a sync. It serves readers before the next sync, and recovery after the process is
+    /// killed.
     fn write_watermark(&mut self, segment: Arc<Segment>) -> Result<(), LogError> {
         assert!(segment.first_lsn <= self.durable);
         let watermark = encode_watermark(self.durable, &segment.key);
@@ -234,7 +236,8 @@ impl Writer {
         Ok(())
     }
 
-    /// The log has ended: whoever still waits is not going to be durable. Nothing is added to the queue any more.
+    /// Ends the callbacks after the log has ended: the entries that they wait for will not be durable. Nothing is added
+    /// to the queue any more.
     fn fail_callbacks(&mut self) {
         let (failed, queue) = {
             let mut state = self.shared.state.lock();

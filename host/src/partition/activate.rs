@@ -1,12 +1,13 @@
-//! Activation: another module decides from an entry on, and the rows are brought to its schema in the same entry.
+//! Activation: from a certain entry on another module decides, and the same entry migrates the rows to its schema.
 //!
 //! ```text
-//! leader: rows ─▶ migrate, entity by entity ─▶ a file beside the state, and its digest ─▶ the entry ─▶ committed ─▶ the file is put in place
-//! others:                                                             the entry ─▶ the same file ─▶ its digest is the entry's ─┘
+//! leader: rows ─▶ migrate, entity by entity ─▶ file beside the state, digest ─▶ entry ─▶ committed ─▶ file in place
+//! others: entry ─▶ migrate ─▶ the same file ─▶ its digest equals the entry's? ─▶ file in place
 //! ```
-//! In: what `system` has decided, once nothing is under way. Out: an entry with the digest of the rows that change. No more of them is in
-//! memory than those of one entity, and no reader sees half of them: a crash finds all in place together with the place in the log, or none,
-//! and then the entry is applied again. What cannot be migrated is not proposed.
+//! In: the activation that `system` has decided, once nothing is under way. Out: an entry with the digest of the rows
+//! that change. Memory never holds more of these rows than those of one entity. No reader sees half of them: the rows
+//! and the place in the log are put in place together. A crash finds both or neither; if neither, the entry is applied
+//! again. An activation whose rows cannot be migrated is not proposed.
 
 use std::ops::ControlFlow;
 
@@ -20,28 +21,28 @@ use crate::partition::error::HaltReason;
 use crate::partition::run::{Executor, store_failed};
 use crate::store::{Meta, RowsFile, StoreError, WrittenRows};
 
-/// Rows that are migrated, and not in place yet.
+/// Rows that are migrated, but not yet put in place.
 pub struct Migrated {
     activation: Activation,
-    /// The journal they were computed on.
+    /// The head of the journal on which they were computed.
     parent: Head,
     digest: Digest,
-    /// Nothing where no row changes.
+    /// `None` if no row changes.
     rows: Option<WrittenRows>,
 }
 
-/// Why rows are not migrated.
+/// Why the rows were not migrated.
 enum Hindrance {
-    /// The module's doing.
+    /// The module failed.
     Module(MigrationError),
     Store(StoreError),
 }
 
-/// What is asked of the module beside the migration.
+/// Whether the module is also asked to check its invariants.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Invariants {
     Checked,
-    /// They were, by the leader.
+    /// The leader has checked them.
     Trusted,
 }
 
@@ -58,14 +59,14 @@ impl From<MigrationError> for Hindrance {
 }
 
 impl Executor {
-    /// Proposes the activation that is asked for, if there is one and nothing else is under way. `true`: nothing else is to be decided
-    /// before it is applied.
+    /// Proposes the activation that was asked for, if there is one and nothing else is under way. Returns `true` if
+    /// nothing else may be decided before the activation is applied.
     pub(super) fn propose_activation(&mut self) -> Result<bool, HaltReason> {
         let Some(wanted) = &self.activation else { return Ok(false) };
         let activation = wanted.activation;
         let is_done = self.logic.is_some() && activation.number <= self.journal.activation;
         if !is_done && self.must_wait(activation) {
-            // What is under way goes on, and then it is this one's turn.
+            // What is under way continues first; the activation is proposed afterwards.
             return Ok(false);
         }
         if !is_done && !self.speculation.is_empty() {
@@ -74,7 +75,7 @@ impl Executor {
         let refused = if is_done {
             Ok(self.journal)
         } else {
-            // Its file has the place of the next one's.
+            // The next file is written at the same path, so drop the old one first.
             self.migrated = None;
             match self.prepare_activation(activation)? {
                 Ok(migrated) => {
@@ -88,20 +89,20 @@ impl Executor {
             }
         };
         if let Some(wanted) = self.activation.take() {
-            // Whoever asked may have stopped waiting.
+            // The receiver may have stopped waiting.
             drop(wanted.reply.send(refused));
         }
         Ok(false)
     }
 
-    /// A module that does not go on from this one may not understand what is under way between partitions.
+    /// A module that is not a successor of the current one may not understand what is under way between partitions.
     fn must_wait(&self, activation: Activation) -> bool {
         let (Some(current), (1.., _)) = (&self.logic, self.coordinator.under_way()) else { return false };
         let next = self.modules.find_here(activation.module);
         next.is_some_and(|next| !check_successor(current.describe(), next.describe()).is_empty())
     }
 
-    /// The rows that the activation changes, or why it cannot be.
+    /// The rows that the activation changes, or the reason why it is not possible.
     fn prepare_activation(&self, activation: Activation) -> Result<Result<Migrated, String>, HaltReason> {
         let logic = match self.modules.load(activation.module) {
             Ok(logic) => logic,
@@ -152,7 +153,8 @@ impl Executor {
         Ok(Migrated { activation, parent, digest: digest.finish(), rows })
     }
 
-    /// Applies an activation on any replica, and stores what it changes. The leader has the rows already, if nothing came between.
+    /// Applies an activation on any replica and stores the rows it changes. The leader already has the rows, unless
+    /// another entry intervened.
     pub(super) fn apply_activation(&mut self, entry: Entry, meta: Meta) -> Result<Applied, HaltReason> {
         let (index, parent, expected) = (entry.header().index, entry.header().parent, entry.header().digest);
         let activation = entry.activation().map_err(|source| HaltReason::Entry { index: index.0, source })?;
@@ -176,10 +178,12 @@ impl Executor {
         let count = migrated.rows.as_ref().map_or(0, WrittenRows::count);
         match &migrated.rows {
             None => self.store.apply([], meta, entry.payload().len() as u64),
-            // Where the disk is full the partition is opened again, and the entry applied again, until there is room.
+            // If the disk is full, the partition is reopened and the entry applied again, until there is room.
             Some(rows) => self.store.replace(rows, &meta).map_err(store_failed)?,
         }
-        tracing::info!(partition = %self.partition, module = %activation.module.short(), migrated = count, "module activated");
+        tracing::info!(
+            partition = %self.partition, module = %activation.module.short(), migrated = count, "module activated"
+        );
         self.logic = Some(logic);
         self.is_draining = false;
         Ok(Applied::without_writes(entry))

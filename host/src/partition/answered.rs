@@ -1,7 +1,7 @@
-//! What a participant says to a call: read off the entry that it has recorded the call in.
+//! The answer of a participant to a call, read from the entry in which the participant has recorded the call.
 //!
-//! In: a call, and what is recorded under its id, or under the id of what it cancels. Out: its outcome, and where that stands. It does not know
-//! what follows from it at home.
+//! In: a call, and what is recorded under its id or under the id of the call that it cancels. Out: the outcome of the
+//! call, and where it is recorded. This file does not know what the home partition makes of the outcome.
 
 use minicbor::{Decode, Encode};
 use statehouse_abi::cold::Rejection;
@@ -14,7 +14,7 @@ use crate::saga::status::EventRecord;
 use crate::saga::{Call, Moment, Outcome};
 use crate::sequencer::submission::{Called, Recorded, Unticketed};
 
-/// What a participant has recorded of a call, and where.
+/// What a participant has recorded about a call, and where.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Answered {
     #[n(0)]
@@ -24,7 +24,8 @@ pub struct Answered {
 }
 
 impl Answered {
-    /// Reads it off the entry that a participant has recorded the call in, or what the call was to undo, or what was recorded under its id.
+    /// Reads the answer from an entry of the participant. The entry holds the call, or the call that it undoes, or
+    /// another command that is recorded under its id.
     pub fn of(call: &Unticketed, called: &Called, partition: PartitionId, recorded: &Recorded, command: u32) -> Self {
         let batch = recorded.entry.batch().expect("a recorded call lies in a batch");
         let position = recorded.position(partition, command).to_string();
@@ -34,7 +35,7 @@ impl Answered {
         if !is_call || recorded.entry.identity(command, partition) != Some(called.identity(call.fingerprint)) {
             let is_never_done = called.is_cancel && !is_of_the_call;
             let other = batch.command(command as usize);
-            // What is cancelled has never been done here, and never will be: another command has its id.
+            // What is to be cancelled was never done here and never will be: its id belongs to another command.
             let outcome = if is_never_done { Outcome::NothingDone } else { reused(call, &other, &at) };
             return Self { outcome, at };
         }
@@ -62,7 +63,8 @@ impl Answered {
     }
 }
 
-/// What a call came to whose id another command has: with the ids of the first release two commands under one id make the same calls.
+/// The outcome of a call whose id belongs to another command. With the ids of the first release, two commands under one
+/// client id make calls with equal ids.
 fn reused(call: &Unticketed, other: &EntryCommand<'_>, at: &Moment) -> Outcome {
     let fields = different_fields((&*call.name, call.plan.view().body), (other.name, other.body));
     let position = at.position.as_deref().and_then(|position| position.parse().ok()).expect("it is a participant's");

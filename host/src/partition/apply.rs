@@ -1,7 +1,9 @@
-//! Every replica's half of the executor: take committed entries in order, change the state, answer who waits.
+//! Every replica's half of the executor: takes committed entries in order, changes the state, and answers those who
+//! wait.
 //!
-//! In: committed entries. Out: rows in the store, ids in the index, replies. The leader promotes the writes it already
-//! has for the identical entry; anybody else applies the recorded events. It never decides.
+//! In: committed entries. Out: rows in the store, ids in the index, replies. If the leader has already computed the
+//! writes of the identical entry, it promotes them; every other replica applies the recorded events. This file never
+//! decides.
 
 use std::sync::Arc;
 
@@ -26,7 +28,7 @@ use crate::sequencer::submission::{Recorded, Submission, Ticket};
 use crate::store::Meta;
 
 impl Executor {
-    /// Stages *apply* and *answer* for one committed entry.
+    /// The stages *apply* and *answer* for one committed entry.
     pub(super) fn on_committed(&mut self, committed: Committed<LogEntry>) -> Result<(), HaltReason> {
         let LogEntry { id, payload } = committed.into_inner();
         if let Some(applied) = self.applied {
@@ -53,21 +55,21 @@ impl Executor {
         Ok(())
     }
 
-    /// An entry without effect: only the place in the log moves on.
+    /// Takes an entry without effect: only the place in the log advances.
     fn skip(&mut self, id: EntryId) {
         self.applied = Some(id);
         self.store.apply([], meta_of(id, &self.journal, self.membership.as_ref()), 0);
         self.publish(id);
     }
 
-    /// Whoever waits for the partition to get this far may go on.
+    /// Wakes everybody who waits for the partition to reach this point.
     fn publish(&self, id: EntryId) {
         self.board.progress.send_replace(Progress { log_index: id.index, journal: self.journal });
     }
 
     fn on_void(&mut self, id: EntryId, entry: &Entry) {
         metrics::counter!("statehouse_void_entries_total").increment(1);
-        // Only the sequencer that proposed it, still leading that term, queues its commands again.
+        // Only the sequencer that proposed it, if it still leads in that term, queues its commands again.
         if self.term == Some(id.term) && self.speculation.is_oldest(entry) {
             self.requeue_speculation();
         }
@@ -93,7 +95,7 @@ impl Executor {
                 (applied, submissions)
             }
             None => {
-                // Somebody else's entry: whatever was computed on another journal is void.
+                // Another leader's entry: what was computed here on another journal is void.
                 self.requeue_speculation();
                 (self.compute(entry, meta)?, Vec::new())
             }
@@ -157,7 +159,7 @@ impl Executor {
     fn answer(&mut self, recorded: &Arc<Recorded>, submissions: Vec<Submission>) {
         let is_done = |wanted: &mut Wanted| recorded.entry.activation().is_ok_and(|done| done == wanted.activation);
         if let Some(wanted) = self.activation.take_if(is_done) {
-            // Whoever asked may have stopped waiting.
+            // The receiver may have stopped waiting.
             drop(wanted.reply.send(Ok(self.journal)));
         }
         effects::count(&recorded.entry);
@@ -168,8 +170,8 @@ impl Executor {
         }
         if !self.clashes.is_empty() {
             let clashes = std::mem::take(&mut self.clashes);
-            // Their ids are recorded by now, or they are first in line; neither can fail but for a broken index, which
-            // the next submission reports.
+            // By now their ids are recorded, or they are first in line. Admission can fail only if the index is broken,
+            // and the next submission reports that.
             if let Err(reason) = self.admit(clashes) {
                 tracing::error!(%reason, "clashing submissions cannot be looked up");
             }
@@ -180,7 +182,7 @@ impl Executor {
         let (count, oldest) = self.coordinator.under_way();
         let partition = || ("partition", self.partition.to_string());
         metrics::gauge!("statehouse_commands_in_flight", &[partition()]).set(count as f64);
-        // As a moment, so that it ages while nothing is applied; 0: nothing waits.
+        // A point in time, not an age, so that it ages while nothing is applied. 0 means that nothing waits.
         let started = oldest.map_or(0.0, |started| started.0 as f64 / 1e6);
         metrics::gauge!("statehouse_command_in_flight_oldest_timestamp_seconds", &[partition()]).set(started);
     }
@@ -194,12 +196,12 @@ impl Executor {
             }
         }
         for (n, submission) in (0..).zip(submissions) {
-            // A claim is recorded as one, and nobody's fault.
+            // A claim is recorded as a rejection, but it is nobody's fault.
             let is_claim = granted(&submission).is_some();
             if !is_claim && matches!(batch.outcome.group(n as usize), GroupOutcome::Rejected(_)) {
                 self.meter.record(self.journal.time, &submission.caller);
             }
-            // Who asked for the same waits on as well.
+            // If the command has started, those who asked for the same command keep waiting as well.
             if !recorded.entry.is_started(n) {
                 self.in_flight.finish(submission.id, || recorded_reply(recorded, n, true));
             }
@@ -207,7 +209,7 @@ impl Executor {
         }
     }
 
-    /// Answers, or waits for the end of a command that goes on elsewhere.
+    /// Answers the client, or keeps it waiting until the end of a command that continues on other partitions.
     fn answer_one(&mut self, recorded: &Arc<Recorded>, command: u32, ticket: Ticket) {
         match recorded.entry.batch() {
             Some(batch) if recorded.entry.is_started(command) => {
@@ -217,7 +219,7 @@ impl Executor {
         }
     }
 
-    /// Commands on several partitions are over.
+    /// Answers those who wait for commands on several partitions that are now over.
     fn answer_ended(&mut self, recorded: &Arc<Recorded>, batch: &Batch<'_>) {
         for n in 0..batch.command_count() as u32 {
             let id = batch.command_id(n as usize);

@@ -1,12 +1,13 @@
-//! Canonical snapshots of a running partition: which entries they are due at, and their way from a kept state into a file.
+//! Canonical snapshots of a running partition: at which entries they are due, and how a kept state becomes a file.
 //!
 //! ```text
-//! executor: an entry of a later day, or one where the journal says so, or asked ─▶ keep the state ─▶ goes on
-//! writer:                            kept, durable ─▶ queue ─▶ another thread, one file at a time: rows ─▶ file ─▶ listed
+//! executor: an entry of a later day, or the journal says so, or somebody asks ─▶ keep the state ─▶ next entry
+//! writer:                kept, durable ─▶ queue ─▶ another thread, one file at a time: rows ─▶ file ─▶ listed
 //! ```
-//! In: entries about to be applied. Out: files. Every replica decides by the journal alone, so that all have the same ones, whoever leads; and
-//! by the time an entry of the later day is written, the state before it is kept, so that a crash never skips a day. An idle partition has
-//! its leader propose a tick. It does not know what is in a file.
+//! In: entries that are about to be applied. Out: files. Every replica decides by the journal alone, so all replicas
+//! have the same files, whichever of them leads. An entry of the later day is written only after the state before it is
+//! kept, so a crash never skips a day. In an idle partition the leader proposes a tick. This file does not know what a
+//! snapshot file contains.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -32,16 +33,17 @@ use crate::partition::run::{Executor, Message};
 use crate::snapshot::canonical::{CanonicalError, Days, Due, Facts, Listed, SnapshotFile, SnapshotFolder};
 use crate::store::{KeepWhat, StoreShared, open_kept};
 
-/// How soon a file is tried again that could not be made: a full disk may have room by then.
+/// How long to wait before a file that could not be made is tried again. A full disk may have room by then.
 const AGAIN: Duration = Duration::from_secs(60);
 /// How often somebody who waits for files looks again.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Whoever asked for a snapshot.
+/// A request for a snapshot.
 pub struct Asked {
-    /// Whoever it is may have stopped waiting; told once.
+    /// Taken by the first `tell`. The receiver may have stopped waiting.
     reply: Option<oneshot::Sender<Result<Listed, PartitionError>>>,
-    /// One of [`limits::SNAPSHOTS_ASKED_MAX`] places, held until the file is made, however often that is tried.
+    /// One of the [`limits::SNAPSHOTS_ASKED_MAX`] places. It is held until the file is made, however many attempts that
+    /// takes.
     _place: OwnedSemaphorePermit,
 }
 
@@ -53,16 +55,17 @@ impl Asked {
     }
 }
 
-/// By what the head of a snapshot that comes from elsewhere is known to be this journal's.
+/// The proof that the head of a snapshot from another node belongs to this journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadProof {
-    /// The log of this node, or the archive.
+    /// The log of this node, or the archive, contains its entry.
     Journal,
-    /// Where neither goes back to its entry, what all other nodes say that have it: the state of this node came from them as well.
+    /// If neither of them reaches back to its entry, all other nodes that have it must agree. This node's state came
+    /// from them as well.
     JournalOrWord,
 }
 
-/// A file to be made of a kept state.
+/// A file that is to be made from a kept state.
 struct Job {
     due: Due,
     asked: Option<Asked>,
@@ -75,21 +78,21 @@ struct Queue {
     has_worker: bool,
 }
 
-/// What makes the files of one partition.
+/// Makes the canonical snapshots of one partition.
 pub struct Canonical {
     pub folder: SnapshotFolder,
     pub cluster: ClusterId,
     pub machine: String,
     pub partition: PartitionId,
     pub store: StoreShared,
-    /// One also about every so many bytes of journal.
+    /// If set, a snapshot is also made about every so many bytes of journal.
     pub every_bytes: Option<u64>,
     pub runtime: tokio::runtime::Handle,
     queue: Mutex<Queue>,
-    /// Places for those that are asked for.
+    /// Places for the snapshots that are asked for.
     places: Arc<Semaphore>,
     is_closing: AtomicBool,
-    /// States that are kept, or to be kept, since this start.
+    /// How many states of this start are kept, or are about to be, and have no file yet.
     under_way: AtomicUsize,
 }
 
@@ -131,7 +134,7 @@ impl Canonical {
         Ok(())
     }
 
-    /// Makes the file of a kept state on another thread, behind those that wait for the same. Never waits itself.
+    /// Queues a kept state. Another thread makes the file, after those that were queued before. Never waits.
     fn make(self: &Arc<Self>, job: Job) {
         let mut queue = self.queue.lock();
         queue.jobs.push_back(job);
@@ -147,13 +150,16 @@ impl Canonical {
         next
     }
 
-    /// Holds a thread only while there is a file to make.
+    /// Occupies a thread only while there is a file to make.
     async fn work(self: Arc<Self>) {
         while let Some(job) = self.next_job() {
             let canonical = self.clone();
             if let Err(error) = self.runtime.spawn_blocking(move || canonical.carry_out(job)).await {
                 self.under_way.fetch_sub(1, Ordering::Release);
-                tracing::error!(stream = %self.stream(), %error, "making a canonical snapshot panicked; it is taken up again at the next start");
+                tracing::error!(
+                    stream = %self.stream(), %error,
+                    "making a canonical snapshot panicked; it is taken up again at the next start"
+                );
             }
         }
     }
@@ -169,7 +175,7 @@ impl Canonical {
             let index = job.due.index;
             tracing::error!(stream = %self.stream(), %index, error, "no canonical snapshot was made");
             metrics::counter!("statehouse_canonical_snapshots_failed_total").increment(1);
-            // The kept state stays, and is taken up again in a while, or at the next start.
+            // The kept state stays. It is tried again after a while, or at the next start.
             self.make_later(job);
         }
     }
@@ -186,7 +192,7 @@ impl Canonical {
     }
 
     fn make_now(&self, due: &Due) -> Result<Listed, CanonicalError> {
-        // Else all that still wait would be begun first.
+        // Without this check, every queued job would still be started.
         if self.is_closing.load(Ordering::Relaxed) {
             return Err(CanonicalError::Closing);
         }
@@ -217,11 +223,14 @@ impl Canonical {
         self.folder.made(due, &made)?;
         metrics::counter!("statehouse_canonical_snapshots_total").increment(1);
         let days = due.days.map(|days| days.to_string());
-        tracing::info!(stream = %self.stream(), file = made.name, rows = made.rows, bytes = made.bytes, days, "made a canonical snapshot");
+        tracing::info!(
+            stream = %self.stream(), file = made.name, rows = made.rows, bytes = made.bytes, days,
+            "made a canonical snapshot"
+        );
         Ok(made)
     }
 
-    /// What is not finished is left to the next start.
+    /// Stops making files. What is not finished is left to the next start.
     pub fn close(&self) {
         self.is_closing.store(true, Ordering::Relaxed);
     }
@@ -232,14 +241,15 @@ impl Canonical {
 }
 
 impl Executor {
-    /// An effective entry is about to be applied, after which the journal stands at `after`: sees to the snapshots that are due at it.
+    /// Keeps the states for the snapshots that are due at an effective entry that is about to be applied. The journal
+    /// stands at `after` once it is applied.
     pub(super) fn keep_what_is_due(&self, entry: &Entry, after: &Journal) {
         let before = &self.journal;
-        // Before the first entry there is nothing, and it was so on every day before.
+        // Before the first entry there was no state on any day, so no snapshot is due.
         if let Some(days) = Days::between(before.time, after.time).filter(|_| before.index != JournalIndex(0)) {
             self.keep(KeepWhat::Applied, Due { index: before.index, days: Some(days) }, None);
         }
-        // An activation replaces rows in a way of its own, and is never large.
+        // An activation replaces rows in its own way, and its entry is never large.
         let boundary = self.canonical.every_bytes.map(|bytes| Boundary { bytes });
         let is_end = |boundary: Boundary| boundary.is_last(after.head, entry.payload().len());
         if boundary.is_some_and(is_end) && entry.header().kind != EntryKind::Activate {
@@ -247,7 +257,7 @@ impl Executor {
         }
     }
 
-    /// Somebody asks for a snapshot of what is applied.
+    /// Makes a snapshot of what is applied, because somebody asked for it.
     pub(super) fn on_snapshot_asked(&self, mut asked: Asked) {
         if self.journal.index == JournalIndex(0) {
             asked.tell(Err(PartitionError::NoEntry(JournalIndex(1))));
@@ -257,7 +267,7 @@ impl Executor {
     }
 
     fn keep(&self, what: KeepWhat, due: Due, asked: Option<Asked>) {
-        // Where a journal is applied once more, its files are there.
+        // If a journal is applied again, its files exist already.
         if let Some(made) = self.canonical.folder.find(&due) {
             if let Some(mut asked) = asked {
                 asked.tell(Ok(made));
@@ -270,7 +280,7 @@ impl Executor {
         self.store.keep(what, folder, Box::new(move || canonical.make(Job { due, asked })));
     }
 
-    /// Whether a leader's clock has passed midnight, and no entry has.
+    /// Whether the clock of this leader has passed midnight while the time of the journal has not.
     pub(super) fn is_past_midnight(&self) -> bool {
         let journal = self.journal_speculative();
         let is_over = Days::between(journal.time, self.timeline.present(journal.time)).is_some();
@@ -281,7 +291,7 @@ impl Executor {
     pub(super) fn until_midnight(&self) -> Option<Duration> {
         self.term?;
         let left = Days::next_midnight(self.journal.time).0.saturating_sub(self.present().0);
-        // Where it is past already, a tick is under way or cannot be now.
+        // If midnight has passed already, a tick is under way, or none is possible now.
         let left = u64::try_from(left).map_or(limits::QUEUE_LOOK, Duration::from_micros);
         Some(left.min(limits::MIDNIGHT_LOOK))
     }
@@ -291,8 +301,8 @@ impl Partition {
     /// Makes a canonical snapshot of what this node has applied.
     ///
     /// # Errors
-    /// Nothing has happened in the partition yet, it does not run, or the disk; or too many that were asked for are not made yet. Those that
-    /// are due are never refused.
+    /// Nothing has happened in the partition yet, the partition does not run, the disk failed, or too many snapshots
+    /// that were asked for are not made yet. Snapshots that are due are never refused.
     pub async fn take_canonical(&self) -> Result<Listed, PartitionError> {
         let place = self.parts.canonical.places.clone().try_acquire_owned();
         let place = place.map_err(|_| PartitionError::SnapshotsAsked)?;
@@ -301,10 +311,10 @@ impl Partition {
         done.await.map_err(|_| self.not_running())?
     }
 
-    /// Waits until all that were due are made, or could not be.
+    /// Waits until all snapshots that were due are made, or have failed.
     ///
     /// # Errors
-    /// The store's writer has stopped, so that no more are made.
+    /// The writer of the store has stopped, so no more snapshots are made.
     pub async fn wait_for_canonical(&self) -> Result<(), PartitionError> {
         let mut looks = tokio::time::interval(LOOK);
         while 0 < self.parts.canonical.under_way.load(Ordering::Acquire) {
@@ -314,15 +324,16 @@ impl Partition {
         Ok(())
     }
 
-    /// Whether one is kept or being made.
+    /// Whether a state is kept, or a file is being made.
     pub fn is_making_canonical(&self) -> bool {
         0 < self.parts.canonical.under_way.load(Ordering::Acquire)
     }
 
-    /// Takes in a snapshot that another replica has made, once every byte is found to be as written, and its head to be this journal's.
+    /// Takes in a snapshot that another replica has made. First it checks that every byte is as it was written, and
+    /// that the head of the snapshot belongs to this journal.
     ///
     /// # Errors
-    /// It is not, or the disk.
+    /// One of the checks failed, or the disk failed.
     pub async fn take_in_canonical(&self, file: &Path, proof: HeadProof) -> Result<Listed, PartitionError> {
         let path = file.to_owned();
         let reading = self.parts.canonical.runtime.spawn_blocking(move || {
@@ -350,7 +361,7 @@ impl Partition {
         Ok(listed)
     }
 
-    /// The head of the archived journal after this entry; nothing where it is not archived.
+    /// The head of the archived journal after this entry; `None` if the entry is not archived.
     async fn head_archived(&self, index: JournalIndex) -> Result<Option<Head>, PartitionError> {
         let Some(past) = &self.parts.past else { return Ok(None) };
         let before = JournalIndex(index.0.saturating_sub(1));
@@ -361,7 +372,7 @@ impl Partition {
     /// Deletes one of [`Self::canonical_snapshots`] from this node.
     ///
     /// # Errors
-    /// The disk.
+    /// The disk failed.
     pub fn delete_canonical(&self, listed: &Listed) -> Result<(), PartitionError> {
         Ok(self.parts.canonical.folder.delete(listed)?)
     }
@@ -369,12 +380,12 @@ impl Partition {
     /// Opens one of [`Self::canonical_snapshots`].
     ///
     /// # Errors
-    /// It cannot be read, or is not what was written.
+    /// The file cannot be read, or is not what was written.
     pub fn open_canonical(&self, listed: &Listed) -> Result<SnapshotFile, CanonicalError> {
         self.parts.canonical.folder.open_file(listed)
     }
 
-    /// The file of one of [`Self::canonical_snapshots`].
+    /// The path of one of [`Self::canonical_snapshots`].
     pub fn canonical_file(&self, listed: &Listed) -> PathBuf {
         self.parts.canonical.folder.path().join(&listed.name)
     }

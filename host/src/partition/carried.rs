@@ -1,7 +1,8 @@
-//! Times that calls and their outcomes carry from other partitions: whatever is caused by an entry is later than it.
+//! Times that calls and their outcomes carry from other partitions: an effect is always later than its cause.
 //!
-//! In: the time of an entry of another partition, which is a recorded fact. Out: the time of the entry that follows from it, whatever the clock shows.
-//! One far ahead of the clock is named in the log and counted: a clock was wrong somewhere.
+//! In: the time of an entry of another partition, which is a recorded fact. Out: the time of the entry that follows
+//! from it, whatever the clock shows. A time far ahead of the clock is logged and counted, because it means that some
+//! clock was wrong. This file does not know which clock.
 
 use crate::features;
 use crate::ids::Micros;
@@ -14,7 +15,7 @@ fn after(carried: Option<Micros>) -> Micros {
     carried.map_or(Micros(i64::MIN), |carried| Micros(carried.0.saturating_add(1)))
 }
 
-/// How many seconds, if that is far.
+/// How many seconds `carried` is ahead of `now`, if that is far.
 fn far_ahead(carried: Micros, now: Micros) -> Option<i64> {
     let ahead = carried.0.saturating_sub(now.0);
     let ahead_max = i64::try_from(CARRIED_AHEAD_MAX.as_micros()).expect("half a minute fits");
@@ -22,10 +23,10 @@ fn far_ahead(carried: Micros, now: Micros) -> Option<i64> {
 }
 
 impl Executor {
-    /// Whether a call may carry its time into this journal.
+    /// Checks whether a call may carry its time into this journal.
     ///
     /// # Errors
-    /// It is far ahead, and not all nodes take that as it is yet: it is put off.
+    /// The time is far ahead, and not all nodes accept such times yet. The call is postponed.
     pub(super) fn check_carried(&self, called: &Called, now: Micros) -> Result<(), Refusal> {
         let Some(seconds) = far_ahead(called.carried, now).filter(|_| !self.features.has(features::TIMELINES)) else {
             return Ok(());
@@ -35,7 +36,8 @@ impl Executor {
         Err(Refusal::Overloaded)
     }
 
-    /// The time of an entry that follows from what happened at `carried`, where it would have `time` otherwise.
+    /// The time of an entry that follows from what happened at `carried`, and that would otherwise have the time
+    /// `time`.
     pub(super) fn time_after(&self, time: Micros, carried: Option<Micros>) -> Micros {
         if let Some(seconds) = carried.and_then(|carried| far_ahead(carried, time)) {
             metrics::counter!("statehouse_carried_ahead_total").increment(1);

@@ -1,14 +1,16 @@
-//! Whose a client's id is in this partition: no call of another command is carried out under it.
+//! Which command owns a client's id in this partition. No call of another command is carried out under that id.
 //!
-//! | the id index has the client's id with | so that it belongs to |
+//! | the id index has the client's id with | so the id belongs to |
 //! |---|---|
-//! | the content of a command | a command of this partition, whatever became of it |
-//! | the claim of a command (`Identity::claim`) | the command that has made the first call here under this id |
+//! | the content of a command | a command of this partition, whatever its outcome |
+//! | the claim of a command (`Identity::claim`) | the command that made the first call here under this id |
 //!
-//! In: submissions. Out: what is known of them, and for a call whether its command may be carried out here. A claim is recorded in the entry of
-//! the call that makes it (`Origin::is_claim`) and found where ids of commands are found: in the id index, which is made of the journal. It is
-//! no row of the state, for it is kept for ever, and only a leader asks for it; what the leader answers is recorded. Undo, confirm and cancel
-//! ask for ids of calls only; a partition that is needed at the confirm alone is asked for a claim before that is decided (`Call::Claim`). It does not know what a call does.
+//! In: submissions. Out: what is known about them, and for each call whether its command may be carried out here. A
+//! claim is recorded in the entry of the call that makes it (`Origin::is_claim`). It is found where the ids of commands
+//! are found: in the id index, which is built from the journal. A claim is not a row of the state, because it is kept
+//! for ever and only a leader asks for it; the leader's answer is recorded. Undo, confirm and cancel ask only for ids
+//! of calls. A partition that is needed only at the confirm is asked for a claim before the confirm is decided
+//! (`Call::Claim`). This file does not know what a call does.
 
 use crate::ids::{CommandId, Position};
 use crate::partition::error::HaltReason;
@@ -19,25 +21,26 @@ use crate::saga::{Call, Derivation, Identity};
 use crate::sequencer::submission::{Called, Submission};
 use crate::store::IdRecord;
 
-/// What the client's id is here to a call that needs it.
+/// What this partition knows about the client's id when a call needs it.
 pub(super) enum Claim {
-    /// Whoever has the id, the call is carried out.
+    /// The call is carried out, whichever command owns the id.
     NotNeeded,
     Free,
-    /// Of the command that calls.
+    /// The id belongs to the command that calls.
     Own,
     Other(IdRecord),
 }
 
 /// See [`Executor::look_up`].
 pub(super) struct LookedUp {
-    /// Of each submission.
+    /// What is recorded under the id of each submission.
     pub known: Vec<Option<IdRecord>>,
-    /// Of each call that needs the client's id.
+    /// The claim of each call that needs the client's id.
     pub claims: Vec<Claim>,
 }
 
-/// A submission that is recorded as refused, without the module being asked; so is a claim that is granted, for nothing is carried out.
+/// A submission that is recorded as refused without asking the module. A granted claim is recorded the same way,
+/// because nothing is carried out for it.
 pub(super) struct Forbidden {
     pub submission: Submission,
     /// CBOR of the rejection.
@@ -45,13 +48,13 @@ pub(super) struct Forbidden {
 }
 
 impl Executor {
-    /// What is recorded under the id of each submission, and of each call that needs it, whose the client's id is.
+    /// Looks up the id of each submission and, for each call that needs it, the owner of the client's id.
     pub(super) fn look_up(&self, submissions: &[Submission]) -> Result<LookedUp, HaltReason> {
         let calls = || submissions.iter().filter_map(|submission| Some((submission, claiming(submission)?)));
         let mut wanted: Vec<CommandId> = submissions.iter().map(|submission| submission.id).collect();
         for (submission, called) in calls() {
             let by_id = Identity { derivation: Derivation::ById, ..called.identity(submission.fingerprint) };
-            // A command of the first release has claimed nothing; the id of its call is what it has left.
+            // A command of the first release has claimed nothing; it has left only the id of its call.
             wanted.extend([called.parent, by_id.call(called.key)]);
         }
         let mut known = Vec::with_capacity(wanted.len());
@@ -90,7 +93,8 @@ impl Executor {
         }
     }
 
-    /// The refusal of a call whose command's id is another command's here; nothing as long as the other's entry has to be read for it.
+    /// The refusal of a call whose command's id belongs to another command here. `None` while the other command's entry
+    /// must still be read from the log.
     pub(super) fn refuse_reused(&self, submission: &Submission, holder: &IdRecord) -> Option<Vec<u8>> {
         let (fields, position) = match self.entries.find_kept(holder.journal) {
             Some(recorded) => {
@@ -101,20 +105,23 @@ impl Executor {
                 (Some(different_fields(ours, (other.name, other.body))), position)
             }
             None if !self.recalls.is_released(holder.journal) => return None,
-            // Where it was is known all the same.
+            // Its place is known even though its entry is released.
             None => (None, Position { partition: self.partition, index: holder.journal, n: 0, head8: [0; 4] }),
         };
-        tracing::info!(call = %submission.id, %position, "a call was refused: another command has its command's id here");
+        tracing::info!(
+            call = %submission.id, %position, "a call was refused: another command has its command's id here"
+        );
         Some(refusal(fields, position))
     }
 }
 
-/// The client's id that a submission claims, being the first call of its command here.
+/// The client's id that a submission claims because it is the first call of its command here.
 pub(super) fn claimed_by(submission: &Submission, claim: &Claim) -> Option<CommandId> {
     submission.called.as_ref().filter(|_| matches!(claim, Claim::Free)).map(|called| called.parent)
 }
 
-/// What is recorded of a call that only claims the client's id, where that is free or its command's own; the module is not asked.
+/// What is recorded for a call that only claims the client's id, if the id is free or belongs to its own command. The
+/// module is not asked.
 pub(super) fn granted(submission: &Submission) -> Option<Vec<u8>> {
     submission.called.as_ref().filter(|called| called.key.call == Call::Claim).map(|_| claimed())
 }

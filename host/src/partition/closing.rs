@@ -1,10 +1,11 @@
-//! The end of a partition: what its executor does at the end, how the rest is closed, and when nothing is left of it.
+//! The end of a partition: what its executor does at the end, how the other parts are closed, and when nothing is left.
 //!
 //! ```text
 //! close ─▶ group stops ─▶ Stop ─▶ executor ends ─▶ state, ids and log are written and closed
-//!       └ not within the grace ─▶ whatever the executor waits for ends ─ not in time ─▶ left behind, until the disk lets go
+//!       └ not within the grace ─▶ end the executor's waits ─ not in time ─▶ left open until the disk responds
 //! ```
-//! In: the order to close, or a reason to halt. Out: answers for all who wait, files that may be opened again. It does not know who opens them.
+//! In: the order to close, or a reason to halt. Out: answers for all who wait, and files that may be opened again. This
+//! file does not know who opens them.
 
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +23,7 @@ use crate::partition::run::{Executor, Message};
 use crate::partition::status::RunState;
 use crate::sequencer::submission::{Refusal, Reply};
 
-/// What a partition leaves behind when it is closed and somebody still reads from it, or its disk hangs.
+/// What a partition still holds open after it is closed, because somebody still reads from it or its disk hangs.
 pub struct Remains(Vec<Weak<()>>);
 
 impl Remains {
@@ -33,13 +34,14 @@ impl Remains {
 }
 
 impl Partition {
-    /// Stops taking part, waits for the executor, and writes what is applied. Ends within a bound whatever the disk does.
+    /// Stops taking part, waits for the executor, and writes what is applied. Ends within a bound, whatever the disk
+    /// does.
     ///
     /// # Errors
-    /// Something could not be written, which is applied again from the log; or [`PartitionError::NotClosed`].
+    /// Something could not be written; it will be applied again from the log. Or [`PartitionError::NotClosed`].
     pub async fn close(&self) -> Result<(), PartitionError> {
         let Some(thread) = self.thread.lock().take() else { return Ok(()) };
-        // A task, so that it goes on when it is not waited for any more.
+        // A task of its own, so that it continues when nobody waits for it any more.
         let mut closing = tokio::spawn(self.close_in_order(thread));
         let closed = match tokio::time::timeout(PARTITION_CLOSE_GRACE, &mut closing).await {
             Ok(closed) => closed,
@@ -47,7 +49,7 @@ impl Partition {
                 self.parts.board.is_closing.store(true, Ordering::Release);
                 self.parts.store.end_waits("the partition is closed");
                 self.parts.ids.end_waits("the partition is closed");
-                // Its group may hang where the executor does not.
+                // The group may hang although the executor does not.
                 drop(self.parts.mailbox.send(Message::Stop));
                 let left = tokio::time::timeout(PARTITION_CLOSE_MAX.saturating_sub(PARTITION_CLOSE_GRACE), closing);
                 left.await.map_err(|_| PartitionError::NotClosed)?
@@ -76,7 +78,7 @@ impl Partition {
                 let joined = thread.join();
                 assert!(joined.is_ok(), "the executor catches its own panics");
                 let written = store.flush().and_then(|()| ids.flush_durable());
-                // Whatever became of the others: nobody may open a log again that is not closed.
+                // Close the log even if the others failed: nobody may reopen a log that is not closed.
                 let closed = log.close();
                 written?;
                 Ok::<(), PartitionError>(closed?)
@@ -88,7 +90,8 @@ impl Partition {
     }
 }
 
-/// Whether somebody is closing the partition, so that what fails by that is no failure.
+/// Turns a halt into a normal end if somebody is closing the partition, because a failure caused by closing is no
+/// failure.
 pub(super) fn state_at_end(state: RunState, is_closing: &AtomicBool) -> RunState {
     match state {
         RunState::Halted(_) if is_closing.load(Ordering::Acquire) => RunState::Closed,
@@ -97,8 +100,8 @@ pub(super) fn state_at_end(state: RunState, is_closing: &AtomicBool) -> RunState
 }
 
 impl Executor {
-    /// Answers all who wait, and those who come too late for the board's word. What has halted neither votes nor leads from now on, so that
-    /// the others elect somebody who answers.
+    /// Answers all who wait, and those who came too late to see the board's state. A halted replica neither votes nor
+    /// leads from now on, so the others elect a leader that answers.
     pub(super) fn end(mut self, state: RunState, mailbox: &Receiver<Message>) {
         let board = self.board.clone();
         let state = state_at_end(state, &board.is_closing);
@@ -108,7 +111,7 @@ impl Executor {
             tracing::error!(partition = %self.partition, %reason, "partition halted");
             metrics::gauge!("statehouse_partition_halted", "partition" => self.partition.to_string()).set(1.0);
         }
-        // Before anybody is answered: who asks again is not to be sent here.
+        // Set the state before anybody is answered, so that a client that asks again is not sent here.
         board.state.send_replace(state);
         if is_halted {
             self.stop_group();
@@ -135,11 +138,11 @@ impl Executor {
 
     fn stop_group(&self) {
         let Some(group) = self.group.clone() else { return };
-        // It may have stopped by itself.
+        // The group may have stopped on its own.
         self.runtime.spawn(async move { drop(group.shutdown().await) });
     }
 
-    /// Answers everybody when the executor ends; proposals may or may not be committed.
+    /// Answers everybody when the executor ends. Their proposals may or may not be committed.
     fn abandon(&mut self, refusal: Refusal) {
         for batch in self.speculation.drain() {
             for submission in batch.submissions {

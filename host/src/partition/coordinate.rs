@@ -1,10 +1,12 @@
-//! The coordinator's half of the executor: commands that go on in other partitions, from their first branch to their end.
+//! The coordinator's half of the executor: commands that continue on other partitions, from their first branch to their
+//! end.
 //!
 //! ```text
 //! row of the table ─▶ calls that are due ─▶ (participants) ─▶ outcomes ─▶ entry ─▶ row …, or the end: answer
 //! ```
-//! In: changes of the phase status table, and what participants say. Out: calls and entries of progress, while this node leads. All that is
-//! kept here beside the table can be lost: whoever leads next makes the same calls again, and a participant carries each out once.
+//! In: changes of the phase status table, and the participants' answers. Out: calls and entries of progress, while this
+//! node leads. Everything kept here beside the table may be lost: the next leader makes the same calls again, and a
+//! participant carries each of them out once. This file does not know how a participant is reached.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -33,22 +35,24 @@ use statehouse_abi::key::key;
 use statehouse_abi::ops::OpsBlock;
 use statehouse_abi::rows::WritesBlock;
 
-/// The code of a step that was cancelled before it came.
+/// The code of a step that was cancelled before it arrived.
 pub const CANCELLED: &str = "cancelled";
-/// Before a call that nobody answered, or that was refused though it must succeed, is made again; doubled with every refusal.
+/// The wait before a call is repeated that nobody answered, or that was refused although it must succeed. It doubles
+/// with every refusal.
 const CALL_AGAIN: Duration = Duration::from_millis(250);
 const CALL_AGAIN_MAX: Duration = Duration::from_secs(10);
 
-/// The other partitions of the machine, whoever leads them; this one among them.
+/// The way to the partitions of the machine, whichever node leads them; this partition is one of them.
 pub trait Participants: Send + Sync {
-    /// Has calls carried out, or finds out that they were. `None`: nothing is known yet, so the call must be made again.
+    /// Has calls carried out, or finds out that they were. `None` means that nothing is known yet, so the call must be
+    /// repeated.
     fn call(&self, partition: PartitionId, calls: Vec<Unticketed>) -> BoxFuture<'static, Vec<Option<Answered>>>;
 }
 
-/// What came of some calls: the command, the call, and the answer if there was one.
+/// The results of some calls: the command, the call, and the answer if there was one.
 pub type Answers = Vec<(CommandId, CallKey, Option<Answered>)>;
 
-/// A call to be made: for which command, and what is sent.
+/// A call that is to be made: its command, its key, and what is sent.
 type DueCall = (CommandId, CallKey, Unticketed);
 
 /// What the coordinator knows.
@@ -56,21 +60,21 @@ type DueCall = (CommandId, CallKey, Unticketed);
 pub struct Coordinator {
     /// The phase status table, as the journal has it.
     pub(super) in_flight: BTreeMap<CommandId, Saga>,
-    /// The same, oldest first.
+    /// The same commands, oldest first.
     by_start: BTreeSet<(Micros, CommandId)>,
     /// Clients that wait for the end of a command.
     waiting: HashMap<CommandId, Vec<Ticket>>,
-    /// Outcomes that no proposed entry has yet.
+    /// Outcomes that are in no proposed entry yet.
     heard: VecDeque<Progress>,
-    /// Commands with progress in a proposed entry.
+    /// Commands whose progress is in a proposed entry.
     pub(super) proposed: HashSet<CommandId>,
-    /// Calls on their way.
+    /// Calls that were sent and are not answered yet.
     calling: HashSet<(CommandId, CallKey)>,
-    /// Commands to look at: they may have calls to make.
+    /// Commands that may have calls to make.
     stirred: Vec<CommandId>,
-    /// Orders that no proposed entry has yet.
+    /// Orders that are in no proposed entry yet.
     pub(super) orders: VecDeque<Ordered>,
-    /// Those that one has.
+    /// Orders that are in a proposed entry.
     pub(super) ordering: HashMap<CommandId, Ordered>,
 }
 
@@ -80,7 +84,7 @@ impl Table for Coordinator {
     }
 }
 
-/// The commands in flight among a partition's rows.
+/// Reads the commands in flight from a partition's rows.
 ///
 /// # Errors
 /// The store cannot be read, or a row is of a later version.
@@ -115,7 +119,7 @@ impl Coordinator {
         }
     }
 
-    /// How many commands are under way, and when the one that waits longest has started.
+    /// How many commands are under way, and when the oldest of them has started.
     pub fn under_way(&self) -> (usize, Option<Micros>) {
         (self.in_flight.len(), self.by_start.first().map(|(started, _)| *started))
     }
@@ -125,7 +129,7 @@ impl Coordinator {
         self.by_start.iter().filter_map(|(_, id)| self.in_flight.get(id))
     }
 
-    /// A client waits for the end of a command that has started. Clients that have gone wait no more.
+    /// Makes a client wait for the end of a command that has started. Clients that have gone are dropped.
     pub fn wait(&mut self, command: CommandId, ticket: Ticket) {
         let waiting = self.waiting.entry(command).or_default();
         if waiting.len() == waiting.capacity() {
@@ -134,7 +138,7 @@ impl Coordinator {
         waiting.push(ticket);
     }
 
-    /// Everybody who waits for a command that is over now.
+    /// Everybody who waits for a command that is now over.
     pub fn take_waiting(&mut self, command: CommandId) -> Vec<Ticket> {
         self.waiting.remove(&command).unwrap_or_default()
     }
@@ -143,12 +147,13 @@ impl Coordinator {
         std::mem::take(&mut self.waiting).into_values().flatten()
     }
 
-    /// This node leads from now on: everything that is due is called.
+    /// This node leads from now on: every call that is due is made.
     pub fn begin(&mut self) {
         self.stirred = self.in_flight.keys().copied().collect();
     }
 
-    /// It does not lead any more. Who waits goes on waiting: the end will be seen here as well.
+    /// This node does not lead any more. Clients keep waiting, because this node will also apply the end of their
+    /// commands.
     pub fn end(&mut self) {
         self.heard.clear();
         self.proposed.clear();
@@ -157,7 +162,7 @@ impl Coordinator {
         self.drop_orders();
     }
 
-    /// An entry with progress was refused by consensus: what it says is asked for once more, and heard again, after a while.
+    /// Consensus has refused an entry with progress. After a while its outcomes are asked for and heard again.
     pub fn on_refused(&mut self, records: &Records) -> Vec<CommandId> {
         let commands: Vec<CommandId> = records.progress.iter().map(Progress::command).collect();
         for command in &commands {
@@ -188,7 +193,7 @@ impl Coordinator {
         silent
     }
 
-    /// The outcomes for the next entry: those that are due on the rows as they will be then.
+    /// The outcomes for the next entry: those that are due on the rows as they will be at that entry.
     fn take_heard(&mut self, header: &Header) -> Vec<Progress> {
         let at = Moment::at_home(header.time, header.index.0);
         let mut rows: HashMap<CommandId, Option<Saga>> = HashMap::new();
@@ -206,7 +211,7 @@ impl Coordinator {
             let after = match advanced {
                 Some(Ok(Advance::GoesOn(saga))) => Some(*saga),
                 Some(Ok(Advance::Finished(_))) => None,
-                // It came twice, or too late.
+                // The outcome was heard twice, or too late.
                 Some(Err(_)) | None => {
                     rows.insert(id, before);
                     continue;
@@ -222,7 +227,7 @@ impl Coordinator {
 }
 
 impl Executor {
-    /// Proposes one entry with what was heard; `false` when there was nothing to say.
+    /// Proposes one entry with the outcomes that were heard. Returns `false` if there was nothing to record.
     pub(super) fn propose_progress(&mut self) -> Result<bool, HaltReason> {
         let Some(logic) = self.logic.clone() else { return Ok(false) };
         let is_idle = self.coordinator.heard.is_empty() && self.coordinator.orders.is_empty();
@@ -260,7 +265,7 @@ impl Executor {
     /// Makes the calls that have become due.
     pub(super) fn make_calls(&mut self) {
         if self.term.is_none() {
-            // Whoever begins to lead looks at all of them.
+            // A node that begins to lead looks at all commands.
             self.coordinator.stirred.clear();
             return;
         }
@@ -310,7 +315,7 @@ impl Executor {
             let answered = participants.call(partition, submissions).await;
             assert_eq!(answered.len(), keys.len(), "one answer for each call");
             let answers = keys.into_iter().zip(answered).map(|((id, key), answered)| (id, key, answered)).collect();
-            // The executor may be gone, and whoever leads next asks again.
+            // The executor may be gone; the next leader asks again.
             drop(mailbox.send(Message::Answered(answers)));
         });
     }
@@ -332,7 +337,7 @@ impl Executor {
             roles: command.roles,
             vouched: self.group.as_ref().expect("only a started group leads").node(),
             request_id: command.request_id.as_str().into(),
-            // Only what is recorded ends a call, never time.
+            // Only a recorded outcome ends a call, never time.
             expires: Micros(i64::MAX),
             deadline: None,
             size,
@@ -341,7 +346,7 @@ impl Executor {
                 parent: command.id(),
                 home: self.partition,
                 key: due,
-                // What was carried out with the start of the command is known to be done.
+                // What was carried out together with the start of the command is known to be done.
                 is_cancel: saga.is_cancel(due) && due.branch != 0,
                 carried: self.journal.time,
                 derivation: identity.derivation,
@@ -351,7 +356,7 @@ impl Executor {
         }
     }
 
-    /// What participants said, or did not say.
+    /// Takes the participants' answers, and notes which of them did not answer.
     pub(super) fn on_answered(&mut self, answers: Answers) {
         if self.term.is_none() {
             return;
@@ -376,7 +381,7 @@ impl Executor {
         self.coordinator.stirred.extend(commands);
     }
 
-    /// A cancel of something that this partition may never have heard of. `Ok(None)`: it is to be undone like anything else.
+    /// Handles a cancel of a call that this partition may never have received. `Ok(None)`: undo it like any other call.
     pub(super) fn cancel(&self, submission: &Submission, called: &Called) -> Result<Option<Cancel>, HaltReason> {
         let identity = called.identity(submission.fingerprint);
         let tried = identity.call(called.key.first_do());
@@ -385,7 +390,7 @@ impl Executor {
             None => None,
             Some(at) => match self.entries.find_kept(at.journal) {
                 Some(recorded) => Some((recorded, at.n)),
-                // It is recorded, and not how: nothing may be done about it here.
+                // It is known that the call was recorded, but not its outcome, so nothing may be done about it here.
                 None if self.recalls.is_released(at.journal) => {
                     return Ok(Some(Cancel::Answer(Reply::Refused(Refusal::OutcomeReleased))));
                 }
@@ -395,7 +400,7 @@ impl Executor {
         let known = match &recorded {
             Some((recorded, command)) => {
                 let batch = recorded.entry.batch().expect("a recorded call lies in a batch");
-                // Under an id of the first release it may be another command's, which must not be undone.
+                // Under an id of the first release the call may be another command's, which must not be undone.
                 let is_own = recorded.entry.identity(*command, self.partition) == Some(identity);
                 let is_done = is_own && matches!(batch.outcome.group(*command as usize), GroupOutcome::Events { .. });
                 if is_done { Known::Done } else { Known::Refused }
@@ -414,31 +419,31 @@ impl Executor {
     }
 }
 
-/// Whether it stands for a call that was cancelled before it came, under the id of that call.
+/// Whether the submission stands for a call that was cancelled before it arrived, and has the id of that call.
 pub(super) fn is_forbidden(submission: &Submission) -> bool {
     submission.called.as_ref().is_some_and(|called| {
         called.is_cancel && submission.id != called.identity(submission.fingerprint).call(called.key)
     })
 }
 
-/// CBOR of the rejection of a call that was cancelled before it came.
+/// CBOR of the rejection of a call that was cancelled before it arrived.
 pub(super) fn cancelled() -> Vec<u8> {
     let detail = "the command was cancelled before this step came".to_owned();
     minicbor::to_vec(Rejection { code: CANCELLED.to_owned(), detail }).expect("a vector takes all bytes")
 }
 
-/// What is done about a cancel.
+/// What to do about a cancel.
 pub(super) enum Cancel {
     Answer(Reply),
     /// The call with this id is refused for ever.
     Forbid(CommandId),
-    /// It depends on this entry, which has the call that is cancelled.
+    /// It depends on this entry, which has the call that is to be cancelled.
     Recall(JournalIndex),
 }
 
-/// Of a command that goes on after its entry: the id under which its end is recorded, once it is over.
+/// The id under which the end of a command is recorded, if the command continues after its own entry.
 pub fn end_of(recorded: &Recorded, command: u32, here: PartitionId) -> Option<CommandId> {
-    // Its identity costs a look at all of it, and hardly any command starts.
+    // Computing the identity reads the whole command, and hardly any command starts a Saga.
     if recorded.entry.part(command) != Part::Start {
         return None;
     }

@@ -1,10 +1,11 @@
-//! State and ids of a partition on disk. Both are derived from its log, so what is damaged is put aside and made again.
+//! State and ids of a partition on disk. Both are derived from its log, so a damaged one is set aside and made again.
 //!
-//! In: the partition's folder and its log, which is sound. Out: an open store and an open id index; what they lack is fed to
-//! them by whoever opens the partition. The damaged folder stays as `state.damaged` or `ids.damaged`, one generation. Where they, or anything
-//! else, know more than the log, the log has lost entries, and nothing is opened before somebody has mended it or given them up.
+//! In: the partition's folder and its log, which is sound. Out: an open store and an open id index. The caller feeds
+//! them the entries that they lack. The damaged folder stays as `state.damaged` or `ids.damaged`; only the last one is
+//! kept. If state, ids or anything else know more than the log, then the log has lost entries, and nothing is opened
+//! until somebody has repaired it or given the entries up.
 //!
-//! It does not know how entries are applied, nor where a log could get its beginning from.
+//! This file does not know how entries are applied, nor from where a log could get its beginning back.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,22 +25,22 @@ use crate::store::{IdIndex, IdOptions, Store, StoreError, StoreOptions};
 const STATE: &str = "state";
 const IDS: &str = "ids";
 
-/// What is known of a partition beside its files.
+/// What is known about a partition beside its files.
 pub struct Known {
     pub genesis: Journal,
-    /// The node's own record says that this replica had entries: an empty folder is a loss, and no birth.
+    /// The node's own record says that this replica had entries: an empty folder is a loss, not a new replica.
     pub had_entries: bool,
-    /// What other nodes remember of it.
+    /// What other nodes remember of this replica.
     pub remembered: Remembered,
-    /// An operator has given up whatever the log has lost.
+    /// An operator has given up what the log has lost.
     pub is_given_up: bool,
 }
 
-/// Opens both, or new empty ones in place of what is damaged.
+/// Opens both. A damaged one is replaced by a new, empty one.
 ///
 /// # Errors
-/// What an operator must look at: a folder that cannot be used, files of a later program, damage that this log cannot make good, because its
-/// beginning is not there, or a log that has lost entries, which are not given up. Then nothing was changed.
+/// An operator must look: a folder cannot be used, files are of a later program, the log cannot make good the damage
+/// because its beginning is gone, or it has lost entries that are not given up. In these cases nothing was changed.
 pub fn open(
     folder: &Path,
     log: &Log,
@@ -64,7 +65,7 @@ pub fn open(
         if !known.is_given_up {
             return Err(PartitionError::Forgot(loss));
         }
-        // Ids of commands that are no longer recorded are known as well.
+        // The id index also knows ids of commands that the log no longer records.
         if held(log) != Held::Nothing {
             check_beginning(STATE, log, &loss.to_string())?;
         }
@@ -85,12 +86,12 @@ pub fn open(
         let held = Held::From(purged.index.next());
         return Err(PartitionError::CannotRebuild { what: STATE, reason: "it lacks entries".to_owned(), held });
     }
-    // What is recorded again is in the log.
+    // The ids to be recorded again are all in the log.
     ids.allow_write_up_to(log.durable().map_or(LogIndex(0), |durable| durable.index));
     Ok((store, ids))
 }
 
-/// What knows more than the log.
+/// Everything that knows more than the log.
 fn find_loss(
     folder: &Path,
     log: &Log,
@@ -112,7 +113,7 @@ fn find_loss(
     } else {
         let (applied, from) = state.map_or((None, known.genesis), |(applied, journal)| (Some(applied), journal));
         let furthest = lost::snapshots_after(folder, from.index)?.into_iter().map(|(index, _)| index);
-        // The log is read only where something is ahead of the state.
+        // The log is read only if something is ahead of the state.
         let is_settled = furthest.chain([ids.applied()]).all(|index| index <= from.index);
         if is_settled { None } else { lost::journal_end(log, from, applied)? }
     };
@@ -123,7 +124,7 @@ fn find_loss(
     Ok((!witnesses.is_empty()).then_some(Loss { found, witnesses }))
 }
 
-/// Rows are read when somebody asks for them, but for the phase status table: what it is needed for begins at once.
+/// Rows are read on demand, except the phase status table: it is needed at once.
 fn open_state(folder: &Path, options: &StoreOptions) -> Result<Store, PartitionError> {
     let store = Store::open(&folder.join(STATE), options.clone())?;
     read_table(&store.read())?;
@@ -131,11 +132,11 @@ fn open_state(folder: &Path, options: &StoreOptions) -> Result<Store, PartitionE
 }
 
 fn open_ids(folder: &Path) -> Result<IdIndex, StoreError> {
-    // Snapshots have hard links of it beside those of the state, which is on no other disk.
+    // Snapshots hard-link its files beside those of the state, which is always on the real disk.
     IdIndex::open(Arc::new(RealDisk), &folder.join(IDS), IdOptions::default())
 }
 
-/// Whether what was found going back through the journal reaches down to what is there: `oldest` follows `last`.
+/// Checks whether the walk back through the journal has reached what is there already: `oldest` must follow `last`.
 pub fn check_reaches(
     what: &'static str,
     last: JournalIndex,
@@ -153,18 +154,18 @@ fn applied(store: &Store) -> Option<EntryId> {
     store.meta_written().map(|meta| applied_of(&meta))
 }
 
-/// The error and what RocksDB says, in one line.
+/// The error and the message of RocksDB, on one line.
 fn reason(error: &StoreError) -> String {
     std::error::Error::source(error).map_or(error.to_string(), |source| format!("{error}: {source}"))
 }
 
-/// Moves what is damaged out of the way, if the log can make it again.
+/// Moves a damaged folder out of the way, if the log can make its content again.
 fn set_aside(folder: &Path, what: &'static str, log: &Log, reason: &str) -> Result<(), PartitionError> {
     check_beginning(what, log, reason)?;
     move_aside(folder, what, reason)
 }
 
-/// Moves the folder out of the way, in place of what was there from the last time.
+/// Moves the folder out of the way. It replaces the one that was moved the last time.
 fn move_aside(folder: &Path, what: &'static str, reason: &str) -> Result<(), PartitionError> {
     let path = folder.join(what);
     tracing::warn!(path = %path.display(), reason, "set aside, and made again from the log");
@@ -172,7 +173,8 @@ fn move_aside(folder: &Path, what: &'static str, reason: &str) -> Result<(), Par
     durable::set_aside(&path).map(drop).map_err(|source| PartitionError::Folder { path, source })
 }
 
-/// Everything that was ever applied is still in the log. An empty log is no beginning: it would make a state of nothing.
+/// Checks that everything that was ever applied is still in the log. An empty log is refused: the state made from it
+/// would be empty.
 fn check_beginning(what: &'static str, log: &Log, reason: &str) -> Result<(), PartitionError> {
     match held(log) {
         Held::From(LogIndex(0)) => Ok(()),

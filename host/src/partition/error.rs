@@ -1,6 +1,7 @@
-//! What can be wrong with a partition.
+//! What can go wrong with a partition.
 //!
-//! In: errors of what it is made of. Out: words that say what to do. It decides nothing, but whether opening a partition again would mend it.
+//! In: errors of its parts. Out: messages that say what to do. This file decides only one thing: whether reopening a
+//! partition would repair it. It does not know how an error is shown to a client.
 
 use std::path::PathBuf;
 
@@ -30,23 +31,23 @@ pub enum PartitionError {
     Halted(#[from] HaltReason),
     #[error("cannot create {path}: {source}")]
     Folder { path: PathBuf, source: std::io::Error },
-    /// The disk was wiped or restored from a copy, or files are gone: this node has forgotten entries, and maybe votes, that others, or
-    /// clients, count on.
+    /// The disk was wiped or restored from a copy, or files are missing: this node has forgotten entries, and perhaps
+    /// votes, on which other nodes or clients rely.
     #[error("{0}")]
     Forgot(Loss),
-    /// Those who answered were away at the end, or have lost what they knew.
+    /// The nodes that answered were away at the end, or have lost what they knew.
     #[error("nobody who answers can say whether this node's disk was set back")]
     Unvouched,
     #[error("thread of the executor cannot be started: {0}")]
     Thread(std::io::Error),
-    /// It is left behind.
+    /// The partition is left open.
     #[error("the partition was not closed in time: what it waits for, most likely its disk, does not answer")]
     NotClosed,
     #[error("this node does not lead the partition")]
     NotLeading,
     #[error("this node has no replica of partition {0}")]
     NotHere(PartitionId),
-    /// Nobody who leads the partition answered in time.
+    /// No leader of the partition answered in time.
     #[error("no leader answered before the deadline")]
     NoLeader,
     /// Nothing was read in time.
@@ -54,42 +55,43 @@ pub enum PartitionError {
     Deadline,
     #[error("journal entry {0} is not in the log")]
     NoEntry(JournalIndex),
-    /// What was asked for lies before what this node has kept of its log, or was never sent to it.
+    /// What was asked for is older than the log that this node has kept, or was never sent to this node.
     #[error(
-        "the journal of this node begins with entry {first}{}: what came before was released or replaced by a snapshot; \
-         ask another node, or audit a copy that has it",
+        "the journal of this node begins with entry {first}{}: what came before was released or replaced by a \
+         snapshot; ask another node, or audit a copy that has it",
         position.map_or_else(String::new, |position| format!(" at position {position}"))
     )]
     Released { first: JournalIndex, position: Option<Position> },
-    /// It came from before a restore, or from another cluster.
+    /// The position comes from before a restore, or from another cluster.
     #[error("position {0} is not one of this partition's history")]
     OtherHistory(Position),
-    /// One of the two has forgotten what was acknowledged. It is compared again by whoever stops both.
+    /// One of the two nodes has forgotten what was acknowledged. The logs are compared again by the task that stops
+    /// both.
     #[error(
         "this replica's log differs from that of node {leader}, which leads, at entry {index}: nothing is read here"
     )]
     TwoHistories { index: LogIndex, leader: NodeId },
-    /// The partition goes on with the module it has.
+    /// The partition keeps the module that it has.
     #[error("module {} cannot be activated: {reason}", module.short())]
     NotActivated { module: ModuleId, reason: String },
-    /// Events are not shown by half: what this node cannot do now it may do in a moment, or another one.
+    /// Events are never shown in part. This node, or another one, may be able to render them in a moment.
     #[error("module {} could not render here: {reason}", module.short())]
     NotRendered { module: ModuleId, reason: String },
     #[error("snapshot: {0}")]
     Snapshot(#[from] SnapshotError),
-    /// What the log has released was looked for there.
+    /// What the log has released was looked for in the archive.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
     #[error("{} canonical snapshots of it that were asked for are not made yet; ask again later", SNAPSHOTS_ASKED_MAX)]
     SnapshotsAsked,
     #[error("canonical snapshot: {0}")]
     Canonical(#[from] CanonicalError),
-    /// State or ids lack what only the beginning of the log could give back. They are left as they are.
+    /// State or ids lack what only the beginning of the log could restore. They are left unchanged.
     #[error("{what} must be made again from the log ({reason}), but {held}")]
     CannotRebuild { what: &'static str, reason: String, held: Held },
 }
 
-/// What a log holds whose beginning is not there.
+/// What remains of a log whose beginning is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Held {
     #[error("the log is empty")]
@@ -98,7 +100,7 @@ pub enum Held {
     From(LogIndex),
 }
 
-/// Why a partition's replica on this node stands still.
+/// Why a partition's replica on this node has halted.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum HaltReason {
     #[error("log index {index}: {source}")]
@@ -122,8 +124,8 @@ pub enum HaltReason {
 }
 
 impl HaltReason {
-    /// Whether the partition may go on when it is opened again: what is damaged is made good then, what was missing may have come.
-    /// Everything else would only be found again: somebody has to look.
+    /// Whether the partition may continue after it is reopened: damage is repaired then, and what was missing may have
+    /// arrived. Any other fault would only be found again, so an operator has to look.
     pub fn is_mended_by_opening(&self) -> bool {
         matches!(self, Self::Store(_) | Self::Consensus(_) | Self::Module { .. })
     }

@@ -1,8 +1,8 @@
-//! Submissions that came too late: nothing is said of them before it is certain that they are never executed.
+//! Submissions that came too late: they are answered only when it is certain that they will never be executed.
 //!
-//! In: submissions that expire before the next entry, or that nobody waits for any more by the clock that only runs; times of committed entries.
-//! Out: *expired*, once an entry later than that is committed. Before, a copy of the submission that another leader has may still be executed.
-//! It does not know why it is late.
+//! In: submissions that expire before the next entry, or whose deadline by the monotonic clock has passed; times of
+//! committed entries. Out: *expired*, once an entry with a later time is committed. Before that, another leader may
+//! still execute a copy of the submission. This file does not know why a submission is late.
 
 use tokio::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::partition::error::HaltReason;
 use crate::partition::run::{Executor, store_failed};
 use crate::sequencer::submission::{Refusal, Reply, Submission, Ticket};
 
-/// Those who are to be told. They are dropped when nobody waits for them any more.
+/// Submissions whose clients are to be told. They are dropped when their clients stop waiting.
 #[derive(Default)]
 pub struct Expired(Vec<Late>);
 
@@ -23,7 +23,7 @@ struct Late {
 }
 
 impl Expired {
-    /// Of what was not executed here, nothing more is known.
+    /// Refuses all: nothing more is known about a submission that was not executed here.
     pub fn refuse_all(&mut self, refusal: Refusal) {
         for late in self.0.drain(..) {
             late.ticket.reply(Reply::Refused(refusal));
@@ -42,19 +42,20 @@ impl Expired {
 }
 
 impl Submission {
-    /// Whether nobody waits for it any more, whatever the clocks of journals say.
+    /// Whether nobody waits for the submission any more, whatever the time of any journal.
     pub(super) fn is_given_up(&self, now: Instant) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= now)
     }
 }
 
 impl Executor {
-    /// Takes a submission out of the queue that is too late for the next entry, and sees to it that there is one past the time it expires at.
+    /// Takes a submission that is too late for the next entry out of the queue. Makes sure that an entry with a time
+    /// later than its expiry follows.
     pub(super) fn expire(&mut self, submission: Submission) -> Result<(), HaltReason> {
         self.board.release(submission.size);
         let Submission { id, expires, ticket, .. } = submission;
         for follower in self.in_flight.take(id) {
-            // It came later, so it may be in time: its node asks again.
+            // The follower was sent later, so it may still be in time: its node asks again.
             follower.reply(Reply::Refused(Refusal::NoLeader));
         }
         self.expired.push(Late { id, expires, ticket });
@@ -64,14 +65,14 @@ impl Executor {
         self.answer_expired()
     }
 
-    /// An entry is committed: what expired before its time is executed by nobody.
+    /// An entry is committed: no node executes what expired before its time.
     pub(super) fn answer_expired(&mut self) -> Result<(), HaltReason> {
         let time = self.journal.time;
         if self.expired.0.iter().all(|late| time <= late.expires) {
             return Ok(());
         }
         for late in self.expired.0.extract_if(.., |late| late.expires < time).collect::<Vec<_>>() {
-            // Sent again meanwhile by somebody else, it may have been in time.
+            // Another copy of it may have been sent in time.
             let is_known =
                 self.in_flight.is_held(late.id) || self.ids.lookup(&late.id).map_err(store_failed)?.is_some();
             late.ticket.reply(if is_known { Reply::Refused(Refusal::NoLeader) } else { Reply::Expired });

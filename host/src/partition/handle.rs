@@ -1,7 +1,7 @@
 //! The handle by which the rest of the host talks to a partition.
 //!
 //! In: submissions, reads, questions. Out: replies through tickets, consistent views, status. Every wait ends at the
-//! caller's deadline.
+//! caller's deadline. This file does not know what the executor does with a message.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -40,12 +40,12 @@ use crate::sequencer::submission::{Recorded, Refusal, Reply, Submission};
 use crate::snapshot::Snapshots;
 use crate::store::{IdIndex, IdRecord, Store, View};
 
-/// How long a leader may take to hear which time is wanted.
+/// How long a leader may take to answer a request for time to pass.
 const WANT_TIME_PATIENCE: Duration = Duration::from_secs(1);
-/// How soon a request for a leader is tried again when nobody is seen to take the office.
+/// How soon a request to the leader is tried again while no new leader is seen.
 const LEADER_RETRY: Duration = Duration::from_millis(25);
 
-/// What a partition that runs here is made of.
+/// The parts of a partition that runs here.
 pub(super) struct Parts {
     pub id: PartitionId,
     pub mailbox: Sender<Message>,
@@ -61,7 +61,7 @@ pub(super) struct Parts {
     pub snapshots: Arc<Snapshots>,
     pub canonical: Arc<Canonical>,
     pub genesis: Journal,
-    /// The archived journal, where there is an archive.
+    /// The archived journal, if there is an archive.
     pub past: Option<Arc<Past>>,
 }
 
@@ -73,7 +73,7 @@ pub struct Partition {
     pub(super) thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// A moment to read at: rows and the journal they belong to.
+/// A moment to read at: the rows, and the journal to which they belong.
 pub struct ReadPoint {
     pub view: View,
     pub journal: Journal,
@@ -92,7 +92,7 @@ impl Partition {
         *self.parts.board.progress.borrow()
     }
 
-    /// What time it is in the journal, by this node's clock; what its leader says counts.
+    /// The present time of the journal by this node's clock. The leader's answer is the one that counts.
     pub fn present(&self) -> Micros {
         self.parts.timeline.present(self.progress().journal.time)
     }
@@ -107,7 +107,7 @@ impl Partition {
         self.parts.board.progress.subscribe()
     }
 
-    /// The head of the journal after this index; nothing when it is not that far, or does not go back to it.
+    /// The head of the journal after this index; `None` if the journal does not reach that far, or no longer has it.
     pub fn head_at(&self, index: JournalIndex) -> Result<Option<Head>, PartitionError> {
         if index == self.parts.genesis.index {
             return Ok(Some(self.parts.genesis.head));
@@ -119,9 +119,9 @@ impl Partition {
         }
     }
 
-    /// Stops the partition on this node: its journal at `index` is not its leader's.
+    /// Stops the partition on this node, because its journal at `index` differs from its leader's.
     pub fn halt_diverged(&self, index: JournalIndex, leader: NodeId) {
-        // It may have stopped by itself.
+        // The partition may have stopped on its own.
         drop(self.parts.mailbox.send(Message::Halt(HaltReason::Diverged { index, leader })));
     }
 
@@ -147,7 +147,7 @@ impl Partition {
         }
     }
 
-    /// Makes another module decide from the next entry on; returns the journal once that is applied.
+    /// Makes another module decide from the next entry on; returns the journal once that entry is applied.
     pub async fn activate(&self, activation: Activation, deadline: Instant) -> Result<Journal, PartitionError> {
         let (reply, done) = oneshot::channel();
         self.send(Message::Activate(Wanted { activation, reply }))?;
@@ -159,13 +159,14 @@ impl Partition {
         }
     }
 
-    /// Whether commands on several partitions may begin here, while this node leads.
+    /// While this is set and this node leads, no command on several partitions begins here.
     pub fn set_draining(&self, is_draining: bool) {
-        // One that does not run begins nothing.
+        // A partition that does not run begins nothing.
         drop(self.send(Message::Drain(is_draining)));
     }
 
-    /// Sees to it that no command on several partitions begins from now on; says whether all that this node coordinates are over.
+    /// Makes sure that no command on several partitions begins from now on. Returns whether all commands that this node
+    /// coordinates are over.
     pub async fn drain(&self, deadline: Instant) -> Result<bool, PartitionError> {
         if !self.is_leader() {
             return Err(PartitionError::NotLeading);
@@ -179,7 +180,8 @@ impl Partition {
         }
     }
 
-    /// Has an order about a command in flight recorded, while this node leads; returns the journal index that records it.
+    /// Has an order about a command in flight recorded while this node leads; returns the journal index that records
+    /// it.
     pub async fn order(
         &self,
         order: Order,
@@ -189,7 +191,7 @@ impl Partition {
         self.send(Message::Order(Ordered { order, reply }))?;
         match tokio::time::timeout_at(deadline, done).await {
             Ok(Ok(recorded)) => Ok(recorded),
-            // It may be in an entry whose fate is not known.
+            // The order may be in an entry whose fate is not known.
             Ok(Err(_)) => Err(PartitionError::NotLeading),
             Err(_) => Err(PartitionError::Deadline),
         }
@@ -211,7 +213,7 @@ impl Partition {
         &self.parts.group
     }
 
-    /// What this node has applied, at once.
+    /// What this node has applied, without any wait.
     pub fn read_stale(&self) -> Result<ReadPoint, PartitionError> {
         let view = self.parts.store.read();
         let journal = match view.meta() {
@@ -228,21 +230,21 @@ impl Partition {
         Ok(ReadPoint { view, journal })
     }
 
-    /// Until somebody else leads, or a moment at most: whoever asked a leader in vain tries again then.
+    /// Waits for a change of leadership, but only for a moment: then a request that found no leader is tried again.
     pub async fn wait_for_change(&self) {
         let mut leadership = self.parts.group.leadership();
         leadership.mark_unchanged();
-        // Either way it is time to try again.
+        // In both cases it is time to try again.
         drop(tokio::time::timeout(LEADER_RETRY, leadership.changed()).await);
     }
 
-    /// Until another node than this one is known to lead.
+    /// Waits until it is known that a node other than this one leads.
     pub async fn wait_while_led_by(&self, node: NodeId) {
         let mut leadership = self.parts.group.leadership();
         let is_over = |now: &Leadership| match now {
             Leadership::Leader { .. } => true,
             Leadership::Follower { leader, .. } => leader.is_some_and(|leader| leader != node),
-            // Nobody here will hear of another leader.
+            // A stopped group will not hear of another leader.
             Leadership::Stopped { .. } => false,
         };
         if leadership.wait_for(is_over).await.is_err() {
@@ -250,7 +252,7 @@ impl Partition {
         }
     }
 
-    /// Who leads, as far as this node knows; itself included.
+    /// The leader, as far as this node knows; it may be this node.
     pub fn leader(&self) -> Option<NodeId> {
         match &*self.parts.group.leadership().borrow() {
             Leadership::Leader { .. } => Some(self.parts.group.node()),
@@ -259,8 +261,9 @@ impl Partition {
         }
     }
 
-    /// How many entries are missing here of those that this leader was last heard to hold, if that is too many to call this replica level:
-    /// a few until it is for the first time since it was opened, many from then on.
+    /// How many of the entries that this leader was last heard to hold are missing here, if that is too many to call
+    /// this replica level. Few may be missing until it is level for the first time since it was opened; later many may
+    /// be.
     pub fn find_lag(&self, leader: NodeId) -> Option<u64> {
         let GroupPeers { group, seen, .. } = &self.parts.peers;
         let held = seen.held(leader, group).map_or(LogIndex(0), |held| held.index);
@@ -283,17 +286,19 @@ impl Partition {
         self.parts.board.is_running() && matches!(&*self.parts.group.leadership().borrow(), Leadership::Leader { .. })
     }
 
-    /// At least this journal index.
+    /// Reads once at least this journal index is applied.
     pub async fn read_at_least(&self, index: JournalIndex, deadline: Instant) -> Result<ReadPoint, PartitionError> {
         self.wait_applied(deadline, |progress| index <= progress.journal.index).await?;
         self.read_stale()
     }
 
-    /// Once the entry of this position is applied here; whether it is the one that was meant is for the caller to see.
+    /// Reads once the entry of this position is applied here. The caller must check that it is the entry that was
+    /// meant.
     ///
     /// # Errors
-    /// [`PartitionError::OtherHistory`]: all that was ever committed is applied here, and so many entries are not. Who has the position has it
-    /// of a history that this cluster was taken back from. [`PartitionError::Deadline`] and others: this cannot be found out now.
+    /// [`PartitionError::OtherHistory`]: everything that was ever committed is applied here, and the journal is
+    /// shorter. The position is then from a history that this cluster was taken back from. [`PartitionError::Deadline`]
+    /// and others: this cannot be found out now.
     pub async fn read_position(&self, position: Position, deadline: Instant) -> Result<ReadPoint, PartitionError> {
         let now = Instant::now();
         let soon = now + limits::REPLICA_LAG_USUAL.min(deadline.duration_since(now) / 2);
@@ -330,14 +335,14 @@ impl Partition {
         Ok(self.parts.ids.lookup(&id)?)
     }
 
-    /// What is known of a command that this partition coordinates and that is not over.
+    /// What is known of a command in flight that this partition coordinates.
     pub fn find_in_flight(&self, id: CommandId) -> Result<Option<Saga>, PartitionError> {
         let row = self.parts.store.read().row(&row_key(id))?;
         let saga = row.map(|row| Saga::of_row(&row)).transpose();
         saga.map_err(|reason| PartitionError::Halted(HaltReason::Store(reason)))
     }
 
-    /// All of them.
+    /// All commands in flight that this partition coordinates.
     pub fn list_in_flight(&self) -> Result<Vec<Saga>, PartitionError> {
         read_table(&self.parts.store.read())
     }
@@ -349,7 +354,7 @@ impl Partition {
         found.map_err(|error| self.with_position(&point, error))
     }
 
-    /// The same for those who must not block.
+    /// The same for callers that must not block.
     pub async fn read_entry(self: &Arc<Self>, index: JournalIndex) -> Result<Arc<Recorded>, PartitionError> {
         if let Some(kept) = self.parts.entries.find_kept(index) {
             return Ok(kept);
@@ -359,14 +364,14 @@ impl Partition {
         reading.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))
     }
 
-    /// Says by its position what is the first entry that is here.
+    /// Adds the position of the first entry that is still here.
     fn with_position(&self, point: &ReadPoint, error: PartitionError) -> PartitionError {
         let PartitionError::Released { first, .. } = error else { return error };
         let found = self.parts.entries.find(first, applied_index_of(point), &point.journal);
         PartitionError::Released { first, position: found.ok().map(|first| first.position(self.parts.id, 0)) }
     }
 
-    /// Walks the effective entries from the newest of `point` back.
+    /// Walks the effective entries back from the newest of `point`.
     pub fn walk_back(
         &self,
         point: &ReadPoint,
@@ -381,26 +386,26 @@ impl Partition {
         Some(crate::log::EntryId { term: applied.term, node: applied.node, index: applied.index })
     }
 
-    /// The last words of a guest on a command, if they are kept.
+    /// The last words of a guest about a command, if they are kept.
     pub fn find_panic(&self, id: CommandId) -> Option<Diagnostic> {
         self.parts.board.panics.find(id)
     }
 
-    /// Sees to it that the journal's time passes `time`, even when nobody submits anything. Only a leader can, so it is told.
+    /// Makes the journal's time pass `time`, even if nobody submits anything. Only a leader can do that, so it is told.
     pub fn want_time(&self, time: Micros) {
         if let Some(leader) = self.leader().filter(|leader| *leader != self.parts.group.node()) {
             let GroupPeers { network, group, .. } = &self.parts.peers;
             let body = Bytes::copy_from_slice(&time.0.to_le_bytes());
             let call = Call { topic: Topic::WantTime, group: Some(group.clone()), body };
-            // Whoever waits asks again, so a lost word is no loss.
+            // Those who wait ask again, so a lost message does no harm.
             tokio::spawn(network.call(leader, call, WANT_TIME_PATIENCE).map(drop));
             return;
         }
-        // A partition that does not run any more has no time.
+        // A partition that no longer runs has no time.
         drop(self.parts.mailbox.send(Message::WaitForTime(time)));
     }
 
-    /// What another node has asked with [`Topic::WantTime`].
+    /// Handles the [`Topic::WantTime`] of another node.
     pub fn on_want_time(&self, body: &[u8]) -> Result<(), PartitionError> {
         let time = body.try_into().map(i64::from_le_bytes).map_err(|_| PartitionError::NotLeading)?;
         self.send(Message::WaitForTime(Micros(time)))
@@ -444,7 +449,7 @@ impl Partition {
         self.parts.board.state.borrow().reason()
     }
 
-    /// Raft's index of what is applied.
+    /// Raft's index of the last applied entry.
     pub fn log_index_applied(&self) -> LogIndex {
         self.progress().log_index
     }

@@ -1,7 +1,8 @@
-//! Finding entries in the partition's own log: by journal index, and backwards from the newest.
+//! Finds entries in the partition's own log: by journal index, and backwards from the newest.
 //!
-//! In: a journal index. Out: the effective entry. Raft's index runs ahead of the journal's by the blank, membership and
-//! void entries before it, so the search starts from where both are known and moves down.
+//! In: a journal index. Out: the effective entry. Raft's index is ahead of the journal's by the number of blank,
+//! membership and void entries before it. The search therefore begins where both are known and moves down. It does not
+//! know which entries are kept in memory.
 
 use crate::ids::{CommandId, Fingerprint, Head, JournalIndex, LogIndex, Micros, PartitionId};
 use crate::log::{EntryId, Log, LogEntry, Payload};
@@ -10,13 +11,13 @@ use crate::machine::journal::Journal;
 use crate::partition::error::PartitionError;
 use crate::sequencer::submission::Recorded;
 
-/// Entries read from the log at once while walking.
+/// How many bytes of entries one read of a walk takes from the log.
 const READ_BYTES: usize = 4 << 20;
 
 /// An id, the content that it came with, and the number of its command in the entry.
 pub type Id = (CommandId, Fingerprint, u32);
 
-/// The ids of an entry's commands, and those that its calls claim; the end of a command has an id of its own.
+/// The ids of an entry's commands, and those that its calls claim. The end of a command has an id of its own.
 pub fn ids_of(entry: &Entry, here: PartitionId) -> Vec<Id> {
     let Some(batch) = entry.batch() else { return Vec::new() };
     let id = |(n, command): (u32, EntryCommand<'_>)| {
@@ -28,7 +29,7 @@ pub fn ids_of(entry: &Entry, here: PartitionId) -> Vec<Id> {
     ids
 }
 
-/// The ids of clients that an entry's calls claim, each with the claim in the place of its content.
+/// The client ids that an entry's calls claim, each with the claim in place of its content.
 pub fn claims_of(entry: &Entry) -> impl Iterator<Item = Id> {
     let batch = entry.batch();
     entry.records().origins.iter().filter(|origin| origin.is_claim()).filter_map(move |origin| {
@@ -37,8 +38,8 @@ pub fn claims_of(entry: &Entry) -> impl Iterator<Item = Id> {
     })
 }
 
-/// The effective entry with this journal index; `applied` and `journal` say where the partition stands. It reads at least two entries, for
-/// where [`crate::partition::recorded`] knows no place.
+/// The effective entry with this journal index; `applied` and `journal` say where the partition stands. It reads at
+/// least two entries, so it is used only where [`crate::partition::recorded`] knows no place.
 pub fn find_entry(
     log: &Log,
     wanted: JournalIndex,
@@ -81,7 +82,7 @@ pub(super) fn begin(log: &Log) -> LogIndex {
     log.last_purged().map_or(LogIndex(0), |purged| purged.index.next())
 }
 
-/// The first effective entry that the log has.
+/// The first effective entry that the log still has.
 fn first_recorded(log: &Log, applied: LogIndex, journal: &Journal) -> Result<Option<Recorded>, PartitionError> {
     let mut index = begin(log);
     while index <= applied {
@@ -95,7 +96,7 @@ fn first_recorded(log: &Log, applied: LogIndex, journal: &Journal) -> Result<Opt
     Ok(None)
 }
 
-/// Whether the journal's chain goes on from this entry.
+/// Whether the journal's chain continues from this entry.
 fn is_effective(log: &Log, entry: &Entry, at: LogIndex, applied: LogIndex, head: Head) -> Result<bool, PartitionError> {
     let after = entry.head_after();
     let next = entry.header().index.next();
@@ -114,7 +115,7 @@ fn is_effective(log: &Log, entry: &Entry, at: LogIndex, applied: LogIndex, head:
     Ok(after == head)
 }
 
-/// The entry at an index of the log; nothing where consensus has written there itself, or nothing is there.
+/// The entry at an index of the log; `None` if consensus itself wrote that record, or there is none.
 pub(super) fn read_one(log: &Log, index: LogIndex) -> Result<Option<Entry>, PartitionError> {
     let found = log.read(index..index.next(), 1)?;
     match found.into_iter().next() {
@@ -123,12 +124,13 @@ pub(super) fn read_one(log: &Log, index: LogIndex) -> Result<Option<Entry>, Part
     }
 }
 
-/// The last index up to `upto` before which, itself included, no entry has this time or a later one.
+/// The last index up to `upto` such that neither it nor any entry before it has this time or a later one.
 ///
-/// Times rise along the log, but for void entries, which were computed on a journal that ran ahead: one of them can only make it less.
+/// Times rise along the log, except for void entries, which were computed on a journal that ran ahead. A void entry can
+/// only make the result smaller.
 pub fn find_last_before(log: &Log, upto: LogIndex, time: Micros) -> Result<Option<LogIndex>, PartitionError> {
     let (mut low, mut high) = (begin(log).0, upto.0 + 1);
-    // INVARIANT: what lies below `low` is earlier, what lies at `high` or above, up to `upto`, is not.
+    // INVARIANT: what lies below `low` is earlier; what lies at `high` or above, up to `upto`, is not.
     while low < high {
         let middle = low + (high - low) / 2;
         let mut at = middle;
@@ -141,16 +143,16 @@ pub fn find_last_before(log: &Log, upto: LogIndex, time: Micros) -> Result<Optio
         };
         match found {
             Some(found) if time <= found => high = middle,
-            // What consensus itself has written has no time.
+            // A record of consensus itself has no time.
             Some(_) | None => low = at + 1,
         }
     }
     Ok(low.checked_sub(1).map(LogIndex).filter(|last| begin(log) <= *last))
 }
 
-/// Walks the effective entries from the newest to the oldest, until `each` says that it has enough.
+/// Walks the effective entries from the newest to the oldest, until `each` breaks.
 ///
-/// `each` gets an entry and the head after it. [`PartitionError::Released`] when the log ends before the journal's first entry.
+/// `each` gets an entry with its place. [`PartitionError::Released`] if the log ends before the journal's first entry.
 pub fn walk_back(
     log: &Log,
     applied: Option<EntryId>,

@@ -1,10 +1,11 @@
-//! What this partition shows on its way to others, at moments that are the same in all partitions of a machine: so their sum is that of a
-//! consistent cut.
+//! What this partition shows as in transit to other partitions, at moments that are the same in all partitions of a
+//! machine. The sum over the partitions is therefore that of a consistent cut.
 //!
 //! ```text
-//! entries ──●───●──────┃──●────●──▶ time        ┃ a moment: what the rows show before the first entry that is not earlier
+//! entries ──●───●──────┃──●────●──▶ time      ┃ a moment: what the rows show before the first entry not earlier
 //! ```
-//! In: entries as they are applied, or a moment that has passed without any. Out: sums by unit. It does not know the other partitions.
+//! In: entries as they are applied, or a moment that has passed without an entry. Out: sums by unit. This file does not
+//! know the other partitions.
 
 use std::sync::Arc;
 
@@ -18,10 +19,10 @@ use crate::partition::handle::Partition;
 use crate::partition::run::Executor;
 use crate::store::{KeyRow, View};
 
-/// How far the moments are from each other, in microseconds of the journals' time.
+/// The distance between two moments, in microseconds of the journals' time.
 const ROUND: i64 = 10_000_000;
 
-/// What was on its way at a moment.
+/// What was in transit at a moment.
 #[derive(Clone)]
 pub struct Shown {
     at: Micros,
@@ -30,13 +31,13 @@ pub struct Shown {
 
 #[derive(Clone)]
 enum Kept {
-    /// `None`: it cannot be said, because the module shows nothing the host could add up, or too many rows.
+    /// `None`: unknown, because the module shows nothing that the host can add up, or because there are too many rows.
     Sum(Option<InTransit>),
-    /// The rows of that moment, which are too many to be added up while entries wait.
+    /// The rows of that moment, which are too many to add up while entries wait.
     Rows(Arc<dyn Logic>, Arc<View>),
 }
 
-/// What was on its way at an entry, after which there was none.
+/// What was in transit after the entry with this head, which was the last one then.
 pub type Counted = (Head, InTransit);
 
 /// The latest moment up to a time.
@@ -45,7 +46,7 @@ pub fn moment_before(time: Micros) -> Micros {
 }
 
 impl Executor {
-    /// Called before an entry of this time is applied.
+    /// Must be called before an entry with this time is applied.
     pub(super) fn show_in_transit(&self, time: Micros) {
         let at = moment_before(time);
         if at <= self.journal.time {
@@ -64,9 +65,10 @@ impl Executor {
 }
 
 impl Partition {
-    /// What was on its way here at a moment, as far as this node has applied. `None`: another moment has come since, or it cannot be said.
+    /// What was in transit here at a moment, as far as this node has applied. `None`: a later moment has replaced it,
+    /// or it is unknown.
     ///
-    /// Reads from disk where the moment has passed without an entry, or where there are many rows.
+    /// Reads from disk if the moment has passed without an entry, or if there are many rows.
     pub fn in_transit_at(&self, at: Micros) -> Option<InTransit> {
         let shown = self.parts.board.shown.lock().clone();
         if let Some(shown) = shown.filter(|shown| shown.at == at) {
@@ -75,7 +77,7 @@ impl Partition {
                 Kept::Rows(logic, view) => (logic, view),
             };
             let sum = count(logic.as_ref(), &view);
-            // Nobody needs the rows any more.
+            // The rows are not needed any more.
             if let Some(now) = self.parts.board.shown.lock().as_mut().filter(|now| now.at == at) {
                 now.kept = Kept::Sum(sum.clone());
             }
@@ -86,7 +88,7 @@ impl Partition {
             return None;
         }
         let Some(logic) = self.parts.modules.find_here(now.journal.module) else {
-            // Nothing has happened yet.
+            // Nothing has happened in this partition yet.
             return (now.journal.index.0 == 0).then(InTransit::default);
         };
         let head = now.journal.head;
@@ -100,7 +102,7 @@ impl Partition {
     }
 }
 
-/// Adds up all rows of `@local`, so many at a time as a guest is asked about.
+/// Adds up all rows of `@local`, in pieces of the size that a guest may be asked about.
 fn count(logic: &dyn Logic, view: &View) -> Option<InTransit> {
     let prefix = key(LOCAL, b"");
     let (mut sum, mut after, mut counted) = (InTransit::default(), None::<Vec<u8>>, 0);

@@ -1,11 +1,12 @@
-//! Linearizable reads: everything that was acknowledged before the call, whoever leads, and of the one history that is led.
+//! Linearizable reads: they see everything that was acknowledged before the call, whichever node leads, and they belong
+//! to the leader's history.
 //!
 //! ```text
-//! here ─▶ leader: up to where? ─▶ has a quorum confirm that it leads ─▶ log index, its entry, the hash of the log up to it
+//! here ─▶ leader: up to where? ─▶ a quorum confirms that it leads ─▶ log index, its entry, the log's hash up to it
 //! here: wait until that is applied ─▶ the same entry under the same hash? ─▶ read
 //! ```
-//! In: a deadline. Out: a moment to read at. A replica that has another entry there, or another past before it, serves nothing. It does not
-//! know what is read.
+//! In: a deadline. Out: a moment to read at. A replica serves nothing if it has another entry there, or other entries
+//! before it. This file does not know what is read.
 
 use std::time::Duration;
 
@@ -20,15 +21,16 @@ use crate::partition::handle::{Partition, ReadPoint};
 use crate::peer::{Call, GroupPeers, Topic};
 use crate::planted::{Bug, is_planted};
 
-/// How long one question to a leader may take; whoever asked then asks again, maybe another leader.
+/// How long one question to a leader may take. After that the caller asks again, perhaps another leader.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The body of [`Topic::ReadIndex`] that asks for the entry as well. Nodes of earlier releases answer the index alone, and send no body.
+/// The body of [`Topic::ReadIndex`] that asks for the entry as well. Nodes of earlier releases send no body, and answer
+/// with the index alone.
 const WITH_ENTRY: &[u8] = &[1];
 const INDEX_BYTES: usize = size_of::<u64>();
 /// Index, term, node and hash.
 const ENTRY_BYTES: usize = 3 * INDEX_BYTES + 32;
 
-/// Up to where a read must see.
+/// The point up to which a read must see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct UpTo {
     index: LogIndex,
@@ -65,7 +67,7 @@ impl UpTo {
         }
     }
 
-    /// Whether a log has the same entry there, as far as it goes back.
+    /// Whether a log has the same entry there, as far back as it reaches.
     fn is_in(&self, log: &Log) -> Result<bool, LogError> {
         let Some((id, hash)) = self.entry else { return Ok(true) };
         match log.find_id(id.index) {
@@ -76,10 +78,11 @@ impl UpTo {
 }
 
 impl Partition {
-    /// Everything that was acknowledged before the call, whoever leads.
+    /// Reads everything that was acknowledged before the call, whichever node leads.
     ///
     /// # Errors
-    /// Nobody leads before the deadline, or this replica has another history than its leader: [`PartitionError::TwoHistories`].
+    /// No leader answers before the deadline, or this replica's history differs from its leader's:
+    /// [`PartitionError::TwoHistories`].
     pub async fn read_linearizable(&self, deadline: Instant) -> Result<ReadPoint, PartitionError> {
         if is_planted(Bug::BarrierSkipped) {
             return self.read_stale();
@@ -93,7 +96,7 @@ impl Partition {
         self.read_stale()
     }
 
-    /// Asks the leader, again and again while there is none.
+    /// Asks the leader, repeatedly while there is none.
     async fn find_up_to(&self) -> Result<(UpTo, NodeId), PartitionError> {
         loop {
             match self.parts.group.read_barrier().await {

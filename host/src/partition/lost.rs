@@ -1,8 +1,8 @@
-//! What a partition's own files know of its journal, compared with its log. Whatever they know and the log does not have was acknowledged and is
-//! lost: neither state nor ids nor a snapshot is ever written ahead of a durable log.
+//! What a partition's own files know of its journal, compared with its log. What they know and the log lacks was
+//! acknowledged and is lost, because neither state nor ids nor a snapshot is ever written ahead of a durable log.
 //!
-//! In: the log, and how far the other files go. Out: a [`Loss`] that names each [`Witness`]. It does not know where else the entries may be, nor
-//! who decides to go on without them.
+//! In: the log, and how far the other files reach. Out: a [`Loss`] that names each [`Witness`]. This file does not know
+//! where else the entries may be, nor who decides to continue without them.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,10 @@ use crate::snapshot::canonical::{CanonicalError, indexes_in};
 
 /// Bytes of entries that are judged at once.
 const PIECE_BYTES: usize = 4 << 20;
-/// Ends the name of what was set aside because it knows more than the log.
+/// The suffix of what was set aside because it knows more than the log.
 const GIVEN_UP: &str = "given-up";
 
-/// Acknowledged entries that are not in the log of this replica any more.
+/// Acknowledged entries that are no longer in the log of this replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loss {
     /// Where the log ends.
@@ -47,19 +47,19 @@ pub enum Witness {
     Counter { heard: u64, own: u64 },
 }
 
-/// What others remember of a replica.
+/// What other nodes remember of a replica.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Remembered {
     /// The highest entry that they have seen it hold.
     pub held: Option<EntryId>,
-    /// The highest vote that they have heard of.
+    /// The highest vote of it that they have heard of.
     pub voted: Option<Vote>,
-    /// What they have heard of the node's counter and what is on disk, where that is less.
+    /// The node's counter as they have heard it, and as it is on disk, if the latter is lower.
     pub counter: Option<(u64, u64)>,
 }
 
 impl Remembered {
-    /// What of it a log that ends there, with that vote, does not have any more.
+    /// What others remember and a log with this end and this vote no longer has.
     pub fn witnesses(&self, found: Option<EntryId>, vote: Option<Vote>) -> Vec<Witness> {
         let order = |vote: Option<Vote>| vote.map(|vote| vote.order());
         let held = self.held.filter(|held| found.is_none_or(|found| found < *held)).map(Witness::Peers);
@@ -77,7 +77,7 @@ impl fmt::Display for Loss {
     }
 }
 
-/// How far the journal goes by what is in the log after a state; nothing where that cannot be told from here.
+/// How far the journal reaches by the entries of the log after a state; `None` if the log cannot tell.
 pub fn journal_end(log: &Log, from: Journal, applied: Option<EntryId>) -> Result<Option<JournalIndex>, PartitionError> {
     let first = applied.map_or(LogIndex(0), |applied| applied.index.next());
     if log.last_purged().is_some_and(|purged| first <= purged.index) {
@@ -90,7 +90,7 @@ pub fn journal_end(log: &Log, from: Journal, applied: Option<EntryId>) -> Result
         next = last.id.index.next();
         for entry in entries {
             let Payload::Entry(bytes) = entry.payload else { continue };
-            // Whoever applies it says what is wrong with it.
+            // The replica that applies the entry will report what is wrong with it.
             let Some(verdict) = Entry::parse(bytes).ok().and_then(|entry| journal.judge(&entry).ok()) else {
                 return Ok(None);
             };
@@ -101,18 +101,20 @@ pub fn journal_end(log: &Log, from: Journal, applied: Option<EntryId>) -> Result
     }
 }
 
-/// The canonical snapshots, and the states kept for some, that are of entries after `end`.
+/// The canonical snapshots, and the states kept for making them, that belong to entries after `end`.
 pub fn snapshots_after(folder: &Path, end: JournalIndex) -> Result<Vec<(JournalIndex, PathBuf)>, CanonicalError> {
     let mut found = indexes_in(&RealDisk, folder)?;
     found.retain(|(index, _)| end < *index);
     Ok(found)
 }
 
-/// Takes them out of the way: they are of a history that was given up.
+/// Moves them out of the way: they belong to a history that was given up.
 pub fn set_snapshots_aside(found: &[(JournalIndex, PathBuf)]) -> std::io::Result<()> {
     for (_, path) in found {
         let aside = path.with_added_extension(GIVEN_UP);
-        tracing::warn!(path = %path.display(), aside = %aside.display(), "a snapshot of entries that were given up is set aside");
+        tracing::warn!(
+            path = %path.display(), aside = %aside.display(), "a snapshot of entries that were given up is set aside"
+        );
         std::fs::rename(path, aside)?;
     }
     Ok(())

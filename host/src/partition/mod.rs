@@ -1,7 +1,8 @@
 //! A partition on this node: one Raft group, one journal, one state, one executor thread.
 //!
 //! In: submissions, reads. Out: replies. `run.rs` is the only caller of the stages admit, execute, propose, apply and
-//! answer, so their order can be read in one place. It does not know HTTP, nor which other partitions there are.
+//! answer, so their order can be read in one place. This folder does not know HTTP, nor which other partitions there
+//! are.
 
 pub mod error;
 pub mod open;

@@ -1,7 +1,8 @@
-//! Opening a partition: recover its log, its state and its ids, bring them level, start its executor and its group.
+//! Opens a partition: recovers its log, its state and its ids, brings them level, and starts its executor and its
+//! group.
 //!
-//! In: a data folder. Out: a running [`Partition`]. State and ids are derived from the journal: what they lack is fed to
-//! them again. It does not know which partition of which machine is where.
+//! In: a data folder. Out: a running [`Partition`]. State and ids are derived from the journal: the entries that they
+//! lack are fed to them again. This file does not know which partition of which machine is placed on which node.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,7 +47,7 @@ use crate::snapshot::canonical::SnapshotFolder;
 use crate::snapshot::{Incoming, Snapshots, finish_install};
 use crate::store::{AppliedId, IdIndex, Meta, Store, StoreOptions};
 
-/// Batches of committed entries that wait for the executor.
+/// How many batches of committed entries may wait for the executor.
 const COMMITTED_BATCHES_MAX: usize = 16;
 
 /// Where modules come from when the journal names one.
@@ -54,14 +55,14 @@ pub trait Modules: Send + Sync {
     /// Loads a module that was staged before; an error names what is missing.
     fn load(&self, id: ModuleId) -> Result<Arc<dyn Logic>, String>;
 
-    /// The same without waiting for anybody but the disk and the compiler: nothing when the module is not on this node.
+    /// The same, but waits only for the disk and the compiler: `None` if the module is not on this node.
     fn find_here(&self, id: ModuleId) -> Option<Arc<dyn Logic>>;
 
-    /// The same without waiting at all: nothing when the module is not in memory.
+    /// The same, but does not wait at all: `None` if the module is not in memory.
     fn find_loaded(&self, id: ModuleId) -> Option<Arc<dyn Logic>>;
 }
 
-/// What a partition is opened with.
+/// What is needed to open a partition.
 pub struct PartitionOptions {
     pub cluster: [u8; 16],
     pub node: NodeId,
@@ -77,29 +78,29 @@ pub struct PartitionOptions {
     pub peers: GroupPeers,
     /// The way to the other partitions.
     pub participants: Arc<dyn Participants>,
-    /// Who votes in a group that has no history yet. Without this node it waits until the group's leader takes it in.
+    /// Who votes in a group without history. If this node is not among them, it waits until the group's leader adds it.
     pub founders: Vec<NodeId>,
     /// Whether this node may stand for election from the start.
     pub stands: bool,
-    /// What other nodes remember of it.
+    /// What other nodes remember of this replica.
     pub remembered: Remembered,
     /// This replica had entries once, as the node's own record says.
     pub had_entries: bool,
-    /// An operator has given up whatever its log has lost.
+    /// An operator has given up what its log has lost.
     pub is_given_up: bool,
-    /// About how much of the log is going to be kept; all of it without.
+    /// About how much of the log is kept; `None` keeps the whole log.
     pub log_keep_bytes: Option<u64>,
-    /// A canonical snapshot also about every so many bytes of journal.
+    /// If set, a canonical snapshot is also made about every so many bytes of journal.
     pub snapshot_every_bytes: Option<u64>,
     pub leading: Leading,
-    /// What may be written.
+    /// The features that may be written.
     pub features: Features,
-    /// What was archived of it.
+    /// The archived journal of this partition.
     pub past: Option<Arc<Past>>,
 }
 
 impl PartitionOptions {
-    /// Of its threads and its group.
+    /// The name of its threads and its group.
     fn name(&self) -> String {
         format!("{}-{}", self.machine, self.partition)
     }
@@ -107,7 +108,7 @@ impl PartitionOptions {
     fn log_options(&self, stream: StreamId) -> LogOptions {
         let mut options = LogOptions::new(stream);
         if let Some(keep_bytes) = self.log_keep_bytes {
-            // What is released are whole segments, so they must not be larger than what is kept.
+            // Only whole segments are released, so a segment must not be larger than what is kept.
             options.segment_bytes_max = keep_bytes.clamp(options.segment_bytes_min, options.segment_bytes_max);
         }
         options
@@ -156,7 +157,7 @@ pub fn journal_of(meta: &Meta) -> Journal {
     Journal { index, head, time, module, schema, activation }
 }
 
-/// What [`meta_of`] has put there.
+/// Splits what [`meta_of`] has joined.
 fn split_consensus(consensus: &[u8]) -> (u64, Option<Bytes>) {
     let (activation, membership) = consensus.split_first_chunk::<8>().expect("a meta row has its activation");
     let membership = (!membership.is_empty()).then(|| Bytes::copy_from_slice(membership));
@@ -168,7 +169,7 @@ pub fn applied_of(meta: &Meta) -> EntryId {
     EntryId { term, node, index }
 }
 
-/// What a partition has on disk, open and level.
+/// The files of a partition, open and level.
 struct Files {
     log: Log,
     store: Arc<Store>,
@@ -178,12 +179,12 @@ struct Files {
     snapshots: Arc<Snapshots>,
     canonical: Arc<Canonical>,
     panics: Panics,
-    /// What its phase status table has.
+    /// The content of its phase status table.
     under_way: Vec<Saga>,
 }
 
 impl Files {
-    /// Blocks for as long as recovery takes.
+    /// Blocks until recovery is complete.
     fn open(options: &PartitionOptions) -> Result<Self, PartitionError> {
         let stream = StreamId::new(&options.machine, options.partition)?;
         let log = open_log(options, stream.clone())?;
@@ -203,9 +204,9 @@ impl Files {
 }
 
 impl Partition {
-    /// Opens the partition and starts it; returns once everything known to be committed is on its way to be applied.
+    /// Opens the partition and starts it. Returns once everything known to be committed is on its way to be applied.
     pub async fn open(options: PartitionOptions) -> Result<Arc<Self>, PartitionError> {
-        // It reads what may be gigabytes: not on a thread of the runtime.
+        // This may read gigabytes, so it must not run on a thread of the runtime.
         let (options, files) = blocking(move || {
             let files = Files::open(&options)?;
             Ok((options, files))
@@ -269,15 +270,15 @@ impl Partition {
         let PartitionOptions { partition: id, peers, modules, past, .. } = options;
         #[rustfmt::skip]
         let parts = Parts {
-            id, mailbox, board, timeline, group, peers, modules, log, entries, store, ids, snapshots, canonical, genesis,
-            past,
+            id, mailbox, board, timeline, group, peers, modules, log, entries, store, ids, snapshots, canonical,
+            genesis, past,
         };
         Ok(Arc::new(Self::new(parts, thread)))
     }
 }
 
-/// Ends an executor that has no group, and says why. It has an entrance to itself: left alone it would hold the state open for ever, and nobody
-/// could open it.
+/// Ends an executor that has no group, and returns the reason. The executor holds a sender of its own mailbox, so it
+/// does not end on its own: it would hold the state open for ever, and nobody could reopen it.
 async fn end(
     error: PartitionError,
     thread: JoinHandle<()>,
@@ -291,12 +292,12 @@ async fn end(
         assert!(thread.join().is_ok(), "the executor catches its own panics");
         Ok(log.close()?)
     });
-    // Why there is no group says what is wrong.
+    // The reason why there is no group says what is wrong.
     _ = closing.await;
     error
 }
 
-/// Starts the partition's group, and founds it where this node is a founder.
+/// Starts the partition's group, and initializes it if this node is a founder.
 async fn start_group(options: &PartitionOptions, log: &Log, entrance: Entrance) -> Result<Group, PartitionError> {
     let group_options = GroupOptions { name: options.name(), peers: options.peers.clone(), stands: options.stands };
     let group = Group::start(options.node, log.clone(), entrance, group_options).await?;
@@ -304,7 +305,7 @@ async fn start_group(options: &PartitionOptions, log: &Log, entrance: Entrance) 
         match group.initialize(&options.founders).await {
             Ok(()) | Err(ConsensusError::AlreadyInitialized) => {}
             Err(error) => {
-                // It has stopped already, or is of no use.
+                // The group has stopped already, or is of no use.
                 _ = group.shutdown().await;
                 return Err(error.into());
             }
@@ -319,7 +320,7 @@ fn open_log(options: &PartitionOptions, stream: StreamId) -> Result<Log, Partiti
     Ok(Log::open(options.disk.clone(), &path, options.log_options(stream))?)
 }
 
-/// The canonical snapshots of the partition; what was kept of them before the last start is made files of now.
+/// The canonical snapshots of the partition. Begins to make files of the states that were kept before the last start.
 fn open_canonical(options: &PartitionOptions) -> Result<Arc<Canonical>, PartitionError> {
     let identity = (ClusterId(options.cluster), options.machine.clone(), options.partition);
     let folder = SnapshotFolder::open(Arc::new(RealDisk), &options.folder)?;
@@ -328,7 +329,7 @@ fn open_canonical(options: &PartitionOptions) -> Result<Arc<Canonical>, Partitio
     Ok(canonical)
 }
 
-/// The snapshots of the partition. As soon as anything is purged there is one, because a follower may need it.
+/// The snapshots of the partition. Once anything is purged there must be one, because a follower may need it.
 fn open_snapshots(
     folder: &Path,
     stream: StreamId,
@@ -345,7 +346,7 @@ fn open_snapshots(
     })?;
     if purged.is_some() && snapshots.newest().is_none() {
         let building = snapshots.begin()?;
-        // Nothing else runs yet, so this is what the executor would do between two entries.
+        // Nothing else runs yet, so this is the same as a checkpoint by the executor between two entries.
         if let Some(meta) = release::checkpoint(store, ids, &building)? {
             release::finish(&snapshots, log, &meta)?;
         }
@@ -357,13 +358,13 @@ async fn load_active(modules: &Arc<dyn Modules>, id: ModuleId) -> Result<Option<
     Ok(if id == ModuleId::ZERO { None } else { Some(load(modules, id).await?) })
 }
 
-/// A module may have to come from another node, and is compiled: not on a thread of the runtime.
+/// A module may have to be fetched from another node, and is compiled: not on a thread of the runtime.
 async fn load(modules: &Arc<dyn Modules>, id: ModuleId) -> Result<Arc<dyn Logic>, PartitionError> {
     let modules = modules.clone();
     blocking(move || modules.load(id).map_err(|reason| PartitionError::Halted(HaltReason::Module { id, reason }))).await
 }
 
-/// Feeds the ids of entries that the state has and the id index lacks.
+/// Feeds the id index with the entries that the state has and the index lacks.
 fn backfill_ids(partition: PartitionId, log: &Log, ids: &IdIndex, recovered: &Recovered) -> Result<(), PartitionError> {
     let last: JournalIndex = ids.applied();
     if recovered.journal.index <= last {
@@ -382,7 +383,7 @@ fn backfill_ids(partition: PartitionId, log: &Log, ids: &IdIndex, recovered: &Re
         std::ops::ControlFlow::Continue(())
     });
     match walked {
-        // Whether that is too late is seen below.
+        // Whether too much was released is checked below.
         Err(PartitionError::Released { .. }) => {}
         walked => walked?,
     }
@@ -395,7 +396,7 @@ fn backfill_ids(partition: PartitionId, log: &Log, ids: &IdIndex, recovered: &Re
     Ok(())
 }
 
-/// Keeps the executor told who leads and that the log has failed, and the store and the id index how far the log is durable.
+/// Tells the executor who leads and when the log fails, and the store and the id index how far the log is durable.
 fn follow(
     group: &Group,
     log: &Log,
@@ -416,7 +417,7 @@ fn follow(
     let (store, ids, mailbox) = (Arc::downgrade(store), Arc::downgrade(ids), mailbox.clone());
     tokio::spawn(async move {
         loop {
-            // In this order: once it has ended, what is durable does not change.
+            // In this order: once the log has ended, its durable position does not change.
             let why_ended = ended.borrow_and_update().clone();
             let now = *durable.borrow_and_update();
             let (Some(store), Some(ids)) = (store.upgrade(), ids.upgrade()) else { return };
@@ -427,7 +428,7 @@ fn follow(
             if let Some(reason) = why_ended {
                 store.end_waits(&reason);
                 ids.end_waits(&reason);
-                // The group notices at its next write, and where nobody writes there may be none. The executor may have ended before.
+                // The group would notice at its next write, but there may be none. The executor may have ended already.
                 return drop(mailbox.send(Message::Halt(HaltReason::Consensus(reason))));
             }
             drop((store, ids));
@@ -442,7 +443,7 @@ fn follow(
     });
 }
 
-/// The group's end of the partition: committed entries go to the executor.
+/// The group's side of the partition: it hands committed entries to the executor.
 struct Entrance {
     mailbox: std::sync::mpsc::Sender<Message>,
     board: Arc<Board>,
@@ -475,7 +476,7 @@ impl Applier for Entrance {
         self.mailbox.send(Message::Committed(entries, permit)).map_err(|_| ApplierError::Gone)
     }
 
-    /// It was made before the group asks: nothing that goes wrong then may stop the group.
+    /// The snapshot was made before the group asks, because a failure at this point would stop the group.
     async fn build_snapshot(&mut self) -> Result<Snapshot, ApplierError> {
         self.current_snapshot().ok_or(ApplierError::NoSnapshots)
     }

@@ -1,7 +1,9 @@
-//! An operator's orders about commands in flight: taken in, put into the next entry of progress, answered once that is applied.
+//! An operator's orders about commands in flight: accepted, put into the next entry of progress, and answered once that
+//! entry is applied.
 //!
-//! In: an order, while this node leads. Out: the journal index that records it, or why there is none. What an order does to a command is said
-//! in [`saga`](crate::saga); what is not recorded when this node ceases to lead is not known to anybody, and the operator asks again.
+//! In: an order, while this node leads. Out: the journal index that records it, or why it is not recorded. What an
+//! order does to a command is defined in [`saga`](crate::saga). If this node ceases to lead before an order is
+//! recorded, the order is forgotten, and the operator asks again. This file does not know who the operator is.
 
 use tokio::sync::oneshot;
 
@@ -14,7 +16,7 @@ use crate::partition::coordinate::Coordinator;
 use crate::partition::run::Executor;
 use crate::saga::{Moment, Order, OrderRefused};
 
-/// An order that somebody waits for.
+/// An order, and the operator who waits for it.
 pub struct Ordered {
     pub order: Order,
     pub reply: oneshot::Sender<Result<JournalIndex, NotOrdered>>,
@@ -30,8 +32,8 @@ pub enum NotOrdered {
     #[error(transparent)]
     Refused(#[from] OrderRefused),
     #[error(
-        "the cluster is at feature level {found}, and orders need level {expected}: wait until every node runs a release that \
-         supports it"
+        "the cluster is at feature level {found}, and orders need level {expected}: wait until every node runs a \
+         release that supports it"
     )]
     Level { expected: features::FeatureLevel, found: features::FeatureLevel },
     #[error("{} orders wait in this partition already; ask again in a moment", limits::ORDERS_WAITING_MAX)]
@@ -58,7 +60,8 @@ impl Executor {
         }
     }
 
-    /// The orders for the next entry, on the rows as what was heard leaves them; `change` takes in what they do.
+    /// The orders for the next entry, judged on the rows as the heard outcomes leave them. Their effects are added to
+    /// `change`.
     pub(super) fn take_orders(&mut self, header: &Header, change: &mut Change) -> Option<Vec<Order>> {
         let at = Moment::at_home(header.time, header.index.0);
         let mut taken = Vec::new();
@@ -97,7 +100,7 @@ impl Coordinator {
         }
     }
 
-    /// The next order that no proposed entry is in the way of.
+    /// The next order whose command is in no proposed entry.
     pub(super) fn take_order(&mut self) -> Option<Ordered> {
         let is_free = |ordered: &Ordered| {
             let id = ordered.order.command();
@@ -123,7 +126,7 @@ impl Coordinator {
         }
     }
 
-    /// The entry with these orders was proposed in vain: they are looked at again.
+    /// The entry with these orders was proposed in vain: they are considered again.
     pub(super) fn order_again(&mut self, orders: &[Order]) {
         for order in orders.iter().rev() {
             self.proposed.remove(&order.command());
@@ -133,7 +136,7 @@ impl Coordinator {
         }
     }
 
-    /// This node leads no more: whoever waits asks again, and finds out what was recorded.
+    /// This node no longer leads: operators ask again, and find out what was recorded.
     pub(super) fn drop_orders(&mut self) {
         self.orders.clear();
         self.ordering.clear();

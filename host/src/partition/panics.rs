@@ -1,8 +1,10 @@
-//! The last words of guests: what a module said when it trapped on a command, beside the recorded outcome and no part of it.
+//! The last words of guests: what a module said when it trapped on a command. They are kept beside the recorded outcome
+//! and do not belong to it.
 //!
-//! Two files in the partition's folder, `panics` and the one before, `panics.old`: a CBOR sequence, each item an array of the command's id,
-//! the text, and the frames of the backtrace. Only the node that decided the command has them. In: diagnostics. Out: the newest of them,
-//! also after a restart. A file that cannot be read or written costs the words and nothing else.
+//! Two files in the partition's folder, `panics` and its predecessor `panics.old`, hold a CBOR sequence. Each item is
+//! an array of the command's id, the text, and the frames of the backtrace. Only the node that decided the command has
+//! them. In: diagnostics. Out: the newest of them, also after a restart. If a file cannot be read or written, only the
+//! words are lost. This file does not know why a module trapped.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -32,7 +34,7 @@ struct Words {
     backtrace: Vec<String>,
 }
 
-/// The newest, in memory and in the files.
+/// The newest diagnostics, in memory and in the files.
 pub struct Panics {
     folder: PathBuf,
     kept: Mutex<Kept>,
@@ -46,7 +48,7 @@ struct Kept {
 }
 
 impl Panics {
-    /// Reads what is there; what was not written whole is cut off.
+    /// Reads the files. An item that was not written whole is cut off.
     pub fn open(folder: &Path) -> Self {
         let mut kept = Kept::default();
         for name in [FILE_BEFORE, FILE] {
@@ -56,14 +58,14 @@ impl Panics {
             if whole < bytes.len()
                 && let Ok(file) = OpenOptions::new().write(true).open(folder.join(name))
             {
-                // Otherwise what comes behind it would not be found again.
+                // Otherwise what is written after the torn item would not be found again.
                 drop(file.set_len(whole as u64));
             }
         }
         Self { folder: folder.to_owned(), kept: Mutex::new(kept) }
     }
 
-    /// Keeps a diagnostic; returns the file it is in, to be synced by whoever has the time.
+    /// Keeps a diagnostic; returns its file, which the caller may sync when it has the time.
     pub fn record(&self, id: CommandId, diagnostic: &Diagnostic) -> Option<Arc<File>> {
         let diagnostic = bounded(diagnostic);
         let mut kept = self.kept.lock();
@@ -110,7 +112,7 @@ impl Kept {
     }
 }
 
-/// Hands out every item that is whole; returns how many bytes these take.
+/// Hands out every whole item; returns how many bytes they take.
 fn read_all(bytes: &[u8], mut each: impl FnMut(CommandId, Diagnostic)) -> usize {
     let mut decoder = Decoder::new(bytes);
     let mut whole = 0;
@@ -121,7 +123,7 @@ fn read_all(bytes: &[u8], mut each: impl FnMut(CommandId, Diagnostic)) -> usize 
     whole
 }
 
-/// A module may say anything, at any length.
+/// Cuts the diagnostic to size: a module may say anything, at any length.
 fn bounded(diagnostic: &Diagnostic) -> Diagnostic {
     let short = |text: &str| text.chars().take(limits::PANIC_CHARS_MAX).collect::<String>();
     let backtrace = diagnostic.backtrace.iter().take(limits::PANIC_FRAMES_MAX).map(|frame| short(frame));
@@ -158,7 +160,7 @@ mod tests {
 
         let panics = Panics::open(folder.path());
         assert_eq!(panics.find(CommandId([255; 16])).map(|found| found.text), Some(bounded(&words(255).1).text));
-        // The process ends while it writes.
+        // As if the process had ended in the middle of a write.
         let path = folder.path().join(FILE);
         let length = std::fs::metadata(&path).expect("it is there").len();
         let file = OpenOptions::new().write(true).open(&path).expect("it is ours");

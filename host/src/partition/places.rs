@@ -1,21 +1,23 @@
-//! Where in the log each entry of the journal stands: runs in which both numbers rise by one, so that a leader's whole term costs one run.
+//! The place in the log of each journal entry. Places are kept as runs in which both numbers rise by one, so a leader's
+//! whole term costs one run.
 //!
 //! ```text
 //! log      1 blank   2 3 4   5 void   6 7 8 …
 //! journal            1 2 3            4 5 6 …      runs: (1 ↦ 2, 3 long) (4 ↦ 6, …)
 //! ```
-//! In: effective entries only, each new one when it is judged, and older ones going back. Out: the log's index, exact. What is committed
-//! never moves, so nothing here is ever corrected. It reads nothing and knows no entry.
+//! In: effective entries only; a new one when it is judged, older ones in descending order. Out: the exact index in the
+//! log. What is committed never moves, so nothing here is ever corrected. This file reads nothing and knows no entry.
 
 use std::collections::VecDeque;
 
 use crate::ids::{JournalIndex, LogIndex};
 
-/// The places of all effective entries from the first one known to the newest.
+/// The places of all effective entries, from the first one known to the newest.
 pub struct Places {
-    /// INVARIANT: each run begins with the journal index after the end of the one before; the last one ends before `next`.
+    /// INVARIANT: each run begins with the journal index after the end of the one before; the last one ends before
+    /// `next`.
     runs: VecDeque<Run>,
-    /// What the next new entry will have.
+    /// The journal index of the next new entry.
     next: JournalIndex,
 }
 
@@ -38,7 +40,7 @@ impl Places {
         Self { runs: VecDeque::new(), next: newest.next() }
     }
 
-    /// The journal's next entry stands there; says whether that began a run.
+    /// Notes the place of the journal's next entry. Returns whether it began a run.
     pub fn append(&mut self, journal: JournalIndex, log: LogIndex) -> bool {
         assert_eq!(journal, self.next, "effective entries come in order");
         self.next = journal.next();
@@ -55,7 +57,8 @@ impl Places {
         }
     }
 
-    /// The entry before the first one known stands there. `false`: it is not that one any more, for what is between was forgotten.
+    /// Notes the place of the entry before the first one known. Returns `false` if it is no longer that one, because
+    /// entries in between were forgotten.
     pub fn prepend(&mut self, journal: JournalIndex, log: LogIndex) -> bool {
         if journal.next() != self.first() {
             return false;
@@ -74,7 +77,7 @@ impl Places {
         true
     }
 
-    /// The first entry whose place is known; the next one to come where none is.
+    /// The first entry whose place is known; if none is, the next one to come.
     fn first(&self) -> JournalIndex {
         self.runs.front().map_or(self.next, |first| first.journal)
     }
@@ -111,7 +114,7 @@ mod tests {
 
     use super::*;
 
-    /// Some entries, each so many places of the log after the one before.
+    /// Some entries, each some places of the log after the one before.
     fn model(random: &mut StdRng) -> BTreeMap<u64, u64> {
         let mut log = 0;
         let mut place = |journal| {

@@ -1,6 +1,6 @@
-//! The leader's half of the executor: execute a batch on speculative state and propose its entry.
+//! The leader's half of the executor: executes a batch on the speculative state and proposes its entry.
 //!
-//! In: queued submissions. Out: entries in consensus' hands, with their row writes kept aside. Nothing here answers a
+//! In: queued submissions. Out: entries handed to consensus, whose row writes are kept aside. Nothing here answers a
 //! client with success.
 
 use statehouse_abi::ops::OpsBlock;
@@ -53,7 +53,7 @@ impl Executor {
         Ok(())
     }
 
-    /// Stages *execute* and *propose* for one batch; `false` when there was nothing to do.
+    /// The stages *execute* and *propose* for one batch. Returns `false` if there was nothing to do.
     fn propose_batch(&mut self) -> Result<bool, HaltReason> {
         let Some(logic) = self.logic.clone() else { return Ok(false) };
         if !matches!(self.log.health(), LogHealth::Ok) {
@@ -89,15 +89,17 @@ impl Executor {
         }
         self.batch_commands_max = match decided.effect {
             Effect::Applied => (2 * self.batch_commands_max).min(limits::BATCH_COMMANDS_MAX),
-            // To find out once more that the module cannot take a batch costs seconds.
+            // It takes seconds to find out again that the module cannot take a batch.
             Effect::Unasked => 1,
         };
         for (at, diagnostic) in &decided.diagnostics {
             let id = submissions[*at].id;
             let effect = decided.effect;
-            tracing::warn!(partition = %self.partition, command = %id, ?effect, text = %diagnostic.text, "command was isolated");
+            tracing::warn!(
+                partition = %self.partition, command = %id, ?effect, text = %diagnostic.text, "command was isolated"
+            );
             if let Some(file) = self.board.panics.record(id, diagnostic) {
-                // Nobody waits for it, and what says that it failed would be one line more.
+                // Nobody waits for the sync, and a message about its failure would help nobody.
                 drop(self.runtime.spawn_blocking(move || file.sync_data()));
             }
         }
@@ -106,8 +108,11 @@ impl Executor {
         }
         if decided.effect == Effect::Unasked && !self.features.has(features::UNASKED) {
             let (partition, module) = (self.partition, logic.id());
-            tracing::error!(%partition, %module, "the module fails to apply even a rejection, which cannot be recorded before all nodes run \
-                 this release: upgrade them, or activate another module");
+            tracing::error!(
+                %partition, %module,
+                "the module fails to apply even a rejection, which cannot be recorded before all nodes run this \
+                 release: upgrade them, or activate another module"
+            );
             submissions
                 .iter()
                 .for_each(|submission| self.in_flight.refuse(submission, &Reply::Refused(Refusal::Halted)));
@@ -118,7 +123,8 @@ impl Executor {
         Ok(true)
     }
 
-    /// Records calls as refused that were cancelled before they came, or whose command's id is another's here; the module is not asked. `false` when there are none.
+    /// Records calls as refused, without asking the module: those that were cancelled before they arrived, and those
+    /// whose command's id belongs to another command here. Returns `false` if there are none.
     fn propose_forbidden(&mut self) -> Result<bool, HaltReason> {
         let Some(logic) = self.logic.clone() else { return Ok(false) };
         if self.forbidden.is_empty() || !matches!(self.log.health(), LogHealth::Ok) {
@@ -128,7 +134,7 @@ impl Executor {
         let mut submissions = Vec::with_capacity(rest);
         let mut rejections = Vec::with_capacity(rest);
         for Forbidden { submission, rejection } in self.forbidden.drain(..rest).collect::<Vec<_>>() {
-            // Proposed before, in an entry that was not known to be lost.
+            // It may have been proposed before, in an entry that was not known to be lost.
             match self.ids.lookup(&submission.id).map_err(store_failed)? {
                 None => {
                     submissions.push(submission);
@@ -159,12 +165,13 @@ impl Executor {
     /// Takes the next submissions that may still be executed at the entry's time.
     fn take_batch(&mut self, header: &Header, logic: &dyn Logic) -> Result<Vec<Submission>, HaltReason> {
         let mut batch = Vec::with_capacity(self.queue.len().min(self.batch_commands_max));
-        // The plans of commands on several partitions lie in the entry beside the ops of their first branches.
+        // The plans of commands on several partitions lie in the entry, beside the ops of their first branches.
         let (mut plans_size, now) = (0, Instant::now());
         while batch.len() < self.batch_commands_max {
             let Some(submission) = self.queue.pop_front() else { break };
             if submission.ticket.is_abandoned() && self.in_flight.is_abandoned(submission.id) {
-                // The client was told that the outcome is unknown, or has gone. The command is not executed; sent again it is a new one.
+                // The client was told that the outcome is unknown, or has gone. The command is not executed; if sent
+                // again, it is new.
                 metrics::counter!("statehouse_commands_abandoned_total").increment(1);
                 self.board.release(submission.size);
                 self.requeued.remove(&submission.id);
@@ -187,7 +194,7 @@ impl Executor {
             if submission.expires < header.time || submission.is_given_up(now) {
                 self.expire(submission)?;
             } else if submission.called.is_none() && submission.planner != logic.id() {
-                // Planned under a module that is not active any more; the router plans again.
+                // It was planned by a module that is no longer active; the router plans it again.
                 self.board.release(submission.size);
                 self.in_flight.refuse(&submission, &Reply::Refused(Refusal::NoLeader));
             } else {
@@ -197,7 +204,7 @@ impl Executor {
         Ok(batch)
     }
 
-    /// Something that waited to be proposed is recorded already: it and all who wait for the same are told how.
+    /// A waiting submission turns out to be recorded already. Answers it, and all who wait for the same id.
     fn answer_recorded(&mut self, submission: Submission, known: IdRecord) -> Result<(), HaltReason> {
         let (id, fingerprint, is_call) = (submission.id, submission.fingerprint, submission.called.is_some());
         let followers = self.in_flight.take(id);
@@ -206,7 +213,7 @@ impl Executor {
         self.answer_known(known.journal, repeats)
     }
 
-    /// The rows of a block's keys: from the proposed batches where one writes them, else from the store.
+    /// The rows of a block's keys: from the proposed batches if one of them writes the key, otherwise from the store.
     fn fetch_speculative(&self, ops: &OpsBlock<'_>) -> Result<Vec<u8>, HaltReason> {
         let mut rows = RowsWriter::default();
         let writes = self.speculation.writes();
@@ -215,7 +222,7 @@ impl Executor {
         let mut next = found.iter();
         self.store
             .fetch(stored, |row| {
-                // More than a call takes: that it is too much is all that matters then.
+                // Beyond the size of a call only the excess matters, so the rows themselves are left out.
                 let row = row.filter(|_| rows.size() <= limits::GUEST_INPUT_BYTES_MAX);
                 for speculative in next.by_ref() {
                     match speculative {
@@ -256,7 +263,7 @@ impl Executor {
         }
     }
 
-    /// An idle partition proposes a tick when somebody waits for time to pass, or a day has begun.
+    /// If the partition is idle, proposes a tick when somebody waits for time to pass, or a day has begun.
     fn propose_tick_if_wanted(&mut self) {
         let journal = self.journal_speculative();
         self.times_wanted.on_time(journal.time);
@@ -285,7 +292,7 @@ impl Executor {
                 self.runtime.spawn(async move {
                     if let Err(error) = proposed.await {
                         let is_appended = matches!(error, ConsensusError::OutcomeUnknown | ConsensusError::Stopped(_));
-                        // The executor may be gone, and then has answered everybody.
+                        // The executor may be gone; then it has answered everybody.
                         drop(mailbox.send(Message::ProposalLost { head, is_appended }));
                     }
                 });
@@ -297,17 +304,17 @@ impl Executor {
         }
     }
 
-    /// An entry that was certainly not appended never takes effect, nor does what was computed on it; those before it are on their way.
-    /// Whoever waits is told to ask again, of whoever leads by then: proposed again by this node it would be refused again and again, for
-    /// as long as no majority is heard or another node is about to lead. One whose fate is unknown is left to the change of leadership
-    /// that caused it.
+    /// An entry that was certainly not appended never takes effect, and neither does what was computed on it. The
+    /// entries before it are still on their way. Clients are told to ask again and so to find the leader of that
+    /// moment: if this node proposed the entry again, it would be refused repeatedly until a majority is heard or
+    /// another node leads. An entry whose fate is unknown is left to the change of leadership that caused this.
     pub(super) fn on_proposal_lost(&mut self, head: Head, is_appended: bool) {
         if is_appended {
             return;
         }
         let lost = self.speculation.drop_from(head);
         if lost.is_empty() {
-            // Given up before, with an earlier one or with the leadership.
+            // It was given up before, with an earlier entry or with the leadership.
             return;
         }
         metrics::counter!("statehouse_speculation_dropped_total").increment(lost.len() as u64);
@@ -326,21 +333,22 @@ impl Executor {
         self.requeue(lost);
     }
 
-    /// Queues commands again that were proposed in vain. Until they are taken, an entry that was not known to be lost may turn out to
-    /// have recorded them: so their ids are looked up once more then.
+    /// Queues commands again that were proposed in vain. Until they are taken from the queue, an entry that was not
+    /// known to be lost may turn out to have recorded them. Their ids are therefore looked up once more at that point.
     fn requeue(&mut self, lost: Vec<Speculative>) {
         metrics::counter!("statehouse_speculation_dropped_total").increment(lost.len() as u64);
         for batch in lost.into_iter().rev() {
             self.coordinator.on_lost(batch.entry.records());
             for submission in batch.submissions.into_iter().rev() {
-                // Its bytes were released when it was proposed, and it must not be lost for want of room.
+                // Its bytes were released when it was proposed. It must not be lost for lack of room, so the limit is
+                // not checked.
                 self.board.queue_bytes.fetch_add(submission.size, std::sync::atomic::Ordering::AcqRel);
                 if is_forbidden(&submission) {
                     self.forbidden.push(Forbidden { submission, rejection: cancelled() });
                     continue;
                 }
                 if submission.called.as_ref().is_some_and(|called| called.needs_claim) {
-                    // Whose the client's id is must be looked up anew: its coordinator asks again.
+                    // The owner of the client's id must be looked up anew: its coordinator asks again.
                     self.board.release(submission.size);
                     self.in_flight.refuse(&submission, &Reply::Refused(Refusal::NoLeader));
                     continue;
@@ -365,7 +373,7 @@ impl Executor {
             }
             let Some(called) = &submission.called else { continue };
             let origin = Origin::new(command, &called.identity(submission.fingerprint), called.key);
-            // A call by content says that all nodes know of claims, also where this one was not told yet.
+            // A call with an id by content shows that all nodes know of claims, even if this node was not told yet.
             let has_claims = has_identity || called.derivation == Derivation::ByContent;
             let is_claim = has_claims && self.in_flight.is_claiming(submission.id);
             records.origins.push(if is_claim { origin.claiming() } else { origin });
@@ -411,7 +419,7 @@ impl Executor {
     }
 }
 
-/// All of them refused, each with its rejection, and nothing written.
+/// Refuses all of them, each with its rejection, and writes nothing.
 fn forbid(submissions: &[Submission], rejections: &[Vec<u8>]) -> Decided {
     assert_eq!(submissions.len(), rejections.len());
     let (mut ops, mut outcome) = (BlockBuilder::default(), OutcomeWriter::default());

@@ -1,11 +1,12 @@
-//! Known ids in the executor: what is recorded of them is told at once where the entry is in memory, else once it is read.
+//! Known ids in the executor: what is recorded about them is answered at once if the entry is in memory, otherwise
+//! after it is read.
 //!
 //! ```text
 //! admit ─▶ known ids, by entry ─▶ in memory ─▶ answer
-//!                              └▶ wait ─▶ (a thread that may block reads the entry, once for all who wait) ─▶ Recalled ─▶ answer
+//!                              └▶ wait ─▶ (a thread reads the entry, once for all who wait) ─▶ Recalled ─▶ answer
 //! ```
-//! In: ids that the index knows, and who asks. Out: replies, or readings. The executor itself never reads the log, and nothing is read
-//! for a client that has gone meanwhile. It does not know how an entry is found.
+//! In: ids that the index knows, and who asks. Out: replies, or entries to read. The executor itself never reads the
+//! log, and nothing is read for a client that has gone meanwhile. This file does not know how an entry is found.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -21,11 +22,11 @@ use crate::partition::run::{Executor, Message, panic_text, store_failed};
 use crate::sequencer::submission::{Recorded, Refusal, Reply, Submission, Ticket};
 use crate::store::IdRecord;
 
-/// Somebody who sends an id that is recorded.
+/// A client or coordinator that sends an id that is recorded.
 pub struct Repeat {
     pub id: CommandId,
     pub fingerprint: Fingerprint,
-    /// Of a coordinator, which sees by itself whose call is recorded there.
+    /// Sent by a coordinator, which checks for itself whose call is recorded there.
     pub is_call: bool,
     pub ticket: Ticket,
 }
@@ -39,11 +40,11 @@ impl Repeat {
 
 /// What an entry is wanted for.
 pub enum Purpose {
-    /// It has the command, or its start.
+    /// The entry has the command, or its start.
     Answer(Repeat, IdRecord),
-    /// It has the end of the command, under this number.
+    /// The entry has the end of the command, under this number.
     End(Ticket, u32),
-    /// The submission depends on what it says. It keeps its room in the queue meanwhile.
+    /// The submission depends on what the entry says. It keeps its room in the queue meanwhile.
     Admit(Box<Submission>),
 }
 
@@ -57,9 +58,9 @@ impl Purpose {
     }
 }
 
-/// Entries that are wanted and not here yet.
+/// Entries that are wanted but not in memory yet.
 pub struct Recalls {
-    /// INVARIANT: each of these entries is in `unread` once, or being read.
+    /// INVARIANT: each of these entries is in `unread` once, or is being read.
     wanted: HashMap<JournalIndex, Vec<Purpose>>,
     /// In the order in which they were asked for.
     unread: VecDeque<JournalIndex>,
@@ -77,7 +78,7 @@ impl Default for Recalls {
 }
 
 impl Recalls {
-    /// Takes a purpose on; gives it back where too many wait.
+    /// Accepts a purpose, or gives it back if too many wait.
     fn push(&mut self, index: JournalIndex, purpose: Purpose) -> Result<(), Purpose> {
         if limits::RECALLS_MAX <= self.count {
             return Err(purpose);
@@ -97,7 +98,8 @@ impl Recalls {
         purposes
     }
 
-    /// The entries to read next, at most so many; none while some are being read. Gives back what nobody waits for any more.
+    /// The entries to read next, at most `count_max`; none while some are being read. Also returns the purposes for
+    /// which nobody waits any more.
     fn next(&mut self, count_max: usize) -> (Vec<JournalIndex>, Vec<Purpose>) {
         let (mut next, mut abandoned) = (Vec::new(), Vec::new());
         while !self.is_reading && next.len() < count_max {
@@ -115,7 +117,7 @@ impl Recalls {
         (next, abandoned)
     }
 
-    /// A reading has ended, and has not come to these.
+    /// A reading has ended without reading these.
     fn on_read(&mut self, left: Vec<JournalIndex>) {
         assert!(self.is_reading, "one reading at a time");
         self.is_reading = false;
@@ -146,7 +148,7 @@ pub struct Recalled {
 }
 
 impl Executor {
-    /// Answers those who send ids that this entry has, or has them wait for it.
+    /// Answers ids that this entry has, or keeps them waiting for it.
     pub(super) fn answer_known(
         &mut self,
         index: JournalIndex,
@@ -163,14 +165,14 @@ impl Executor {
         }
     }
 
-    /// Something waits until the entry is here.
+    /// Makes a purpose wait for the entry.
     pub(super) fn recall(&mut self, index: JournalIndex, purpose: Purpose) {
         if let Err(purpose) = self.recalls.push(index, purpose) {
             self.give_up(purpose, Refusal::Overloaded);
         }
     }
 
-    /// Has the entries read that are wanted, unless some are being read already.
+    /// Starts to read the wanted entries, unless a reading is under way.
     pub(super) fn read_wanted(&mut self) {
         let (next, abandoned) = self.recalls.next(limits::RECALL_ENTRIES);
         abandoned.into_iter().for_each(|purpose| self.give_up(purpose, Refusal::NoLeader));
@@ -196,7 +198,7 @@ impl Executor {
                 Ok(recalled) => Message::Recalled(recalled),
                 Err(panic) => Message::Halt(HaltReason::Panic(panic_text(&*panic))),
             };
-            // The executor may be gone, and then has answered everybody.
+            // The executor may be gone; then it has answered everybody.
             drop(mailbox.send(message));
         });
     }
@@ -207,7 +209,8 @@ impl Executor {
         for (index, found) in recalled.read {
             let recorded = match found {
                 Ok(recorded) => recorded,
-                // It is known that it was decided, and it is not executed again; how it was decided is not here any more.
+                // It is known that the command was decided, so it is not executed again. How it was decided is no
+                // longer here.
                 Err(PartitionError::Released { first, .. }) => {
                     self.recalls.on_released(index, first);
                     for purpose in self.recalls.take(index) {
@@ -221,7 +224,7 @@ impl Executor {
                 Err(PartitionError::Halted(reason)) => return Err(reason),
                 Err(error) => return Err(HaltReason::Store(error.to_string())),
             };
-            // The newest of those kept, so that it is there for what is admitted with it now.
+            // Keep it as the newest, so that it is in memory for the submissions that are admitted with it now.
             self.entries.keep(&recorded);
             for purpose in self.recalls.take(index) {
                 match purpose {
@@ -234,7 +237,7 @@ impl Executor {
         Ok(())
     }
 
-    /// Answers an id that is recorded in this entry; one whose command is under way elsewhere is answered at its end.
+    /// Answers an id that is recorded in this entry. If its command is still in flight, the answer follows at its end.
     fn answer_repeat(&mut self, repeat: Repeat, at: IdRecord, recorded: &Arc<Recorded>) -> Result<(), HaltReason> {
         if !repeat.is_call && !at.is_same_content(&repeat.fingerprint) {
             let batch = recorded.entry.batch();
@@ -261,7 +264,7 @@ impl Executor {
         Ok(())
     }
 
-    /// Nothing more is done for it.
+    /// Refuses a purpose; nothing more is done for it.
     fn give_up(&self, purpose: Purpose, refusal: Refusal) {
         purpose.ticket().reply(Reply::Refused(refusal));
         if let Purpose::Admit(submission) = purpose {
@@ -269,7 +272,7 @@ impl Executor {
         }
     }
 
-    /// The executor ends: nothing will be read any more.
+    /// The executor ends, so nothing will be read any more.
     pub(super) fn give_up_recalls(&mut self, refusal: Refusal) {
         self.recalls.drain().into_iter().for_each(|purpose| self.give_up(purpose, refusal));
     }
@@ -302,7 +305,7 @@ mod tests {
         drop(goes);
         let (next, abandoned) = recalls.next(8);
         assert_eq!((next, abandoned.len()), (vec![JournalIndex(7), JournalIndex(9)], 2));
-        // A client that comes while it is read waits for the same reading.
+        // A client that asks while the entry is read waits for the same reading.
         push(&mut recalls, 7, &waits);
         push(&mut recalls, 11, &waits);
         assert!(recalls.next(8).0.is_empty(), "one reading at a time");

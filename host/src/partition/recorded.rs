@@ -1,11 +1,13 @@
-//! The effective entries of a partition by their journal index: the newest and those asked for last from memory, all others by one read.
+//! The effective entries of a partition by their journal index: the newest and the last requested ones from memory, all
+//! others by one read.
 //!
 //! ```text
 //! find ─▶ kept in memory ─ no ─▶ place known ─ yes ─▶ one read of the log
 //!                                            └ no, from before the start ─▶ the chain tells (`history.rs`)
 //! ```
-//! In: effective entries as the executor applies them, and at the start those before, going back by the chain. Out: recorded entries, each
-//! shared by all who ask for it. A void entry never comes in, so it never goes out. It does not know who asks, nor why.
+//! In: effective entries as the executor applies them, and at the start those before, back along the chain. Out:
+//! recorded entries, each shared by all who ask for it. A void entry never enters, so it is never returned. This file
+//! does not know who asks, nor why.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,30 +27,31 @@ use crate::partition::history;
 use crate::partition::places::Places;
 use crate::sequencer::submission::Recorded;
 
-/// What a kept entry costs beside its payload, about: its own fields, its places here, and the numbers of its positions.
+/// The approximate cost of a kept entry beside its payload: its own fields, its place here, and its positions' numbers.
 const KEPT_BYTES: usize = 512;
-/// Log that is looked through at once for the places of entries from before the start.
+/// How much of the log is searched at once for the places of entries from before the start.
 const REBUILD_BYTES: usize = 16 << 20;
-/// Partitions that look through their logs for that: it is of use, and nobody waits for it.
+/// How many partitions search their logs for places at a time: it is useful, but nobody waits for it.
 static REBUILDING: Semaphore = Semaphore::const_new(1);
 
 pub struct RecordedEntries {
     log: Log,
     places: RwLock<Places>,
     kept: Mutex<Kept>,
-    /// How often an entry was read from the log for somebody who asked for it.
+    /// How often an entry was read from the log because somebody asked for it.
     read_count: AtomicU64,
 }
 
 impl RecordedEntries {
-    /// Of a partition that stands there. Where the entries up to there are it finds out in the background.
+    /// Opens the entries of a partition that stands at `journal`. Finds the places of earlier entries in the
+    /// background.
     pub fn open(log: &Log, applied: Option<EntryId>, journal: &Journal) -> Arc<Self> {
         let entries = Self::new(log.clone(), journal.index);
         entries.rebuild(applied, journal);
         entries
     }
 
-    /// Of a partition whose journal stands at `newest`; nothing is known up to there.
+    /// The entries of a partition whose journal stands at `newest`; no place is known up to there.
     pub(super) fn new(log: Log, newest: JournalIndex) -> Arc<Self> {
         Arc::new(Self {
             log,
@@ -58,7 +61,8 @@ impl RecordedEntries {
         })
     }
 
-    /// The journal's next entry stands there. Only the executor says so, once it has judged the entry effective, and before anybody can know of it.
+    /// Notes the place of the journal's next entry. Only the executor calls this, after it has judged the entry
+    /// effective and before anybody can know the entry.
     pub fn on_effective(&self, index: JournalIndex, log_index: LogIndex) {
         let mut places = self.places.write();
         if places.append(index, log_index)
@@ -68,23 +72,25 @@ impl RecordedEntries {
         }
     }
 
-    /// Keeps an effective entry in memory, as the one asked for last.
+    /// Keeps an effective entry in memory, as the last requested one.
     pub fn keep(&self, recorded: &Arc<Recorded>) {
         self.kept.lock().put(recorded.clone());
     }
 
-    /// The entry if it is in memory; never reads. What the log has released is not given out any more, wherever it still is.
+    /// The entry if it is in memory; never reads. An entry that the log has released is not returned, even if it is in
+    /// memory.
     pub fn find_kept(&self, index: JournalIndex) -> Option<Arc<Recorded>> {
         let purged = self.log.last_purged();
         let is_released = |kept: &Arc<Recorded>| purged.is_some_and(|purged| kept.log_index <= purged.index);
         self.kept.lock().find(index).filter(|kept| !is_released(kept))
     }
 
-    /// The effective entry with this journal index; `applied` and `journal` say where the partition stands for the caller. May read
-    /// from disk.
+    /// The effective entry with this journal index; `applied` and `journal` say where the partition stands for the
+    /// caller. May read from disk.
     ///
     /// # Errors
-    /// [`PartitionError::NoEntry`]: the journal is not that far. [`PartitionError::Released`]: the log does not have it any more.
+    /// [`PartitionError::NoEntry`]: the journal is not that far. [`PartitionError::Released`]: the log no longer has
+    /// it.
     pub fn find(
         &self,
         wanted: JournalIndex,
@@ -138,8 +144,8 @@ impl RecordedEntries {
         self.read_count.load(Ordering::Relaxed)
     }
 
-    /// Finds out in the background where the entries up to `journal` stand, from the newest back. Those that it has not reached yet are
-    /// found by the chain. It ends with the partition.
+    /// Finds in the background the places of the entries up to `journal`, from the newest back. Until an entry is
+    /// reached, it is found by the chain. The task ends with the partition.
     fn rebuild(self: &Arc<Self>, applied: Option<EntryId>, journal: &Journal) {
         let Some(applied) = applied else { return };
         let mut back = Some(Back { next: applied.index, head: journal.head });
@@ -149,13 +155,13 @@ impl RecordedEntries {
             while let Some(at) = back {
                 let entries: Weak<Self> = entries.clone();
                 let going = tokio::task::spawn_blocking(move || entries.upgrade()?.go_back(at, REBUILD_BYTES)).await;
-                // A panic was logged, and costs nobody anything but time.
+                // A panic was logged, and costs only time.
                 back = going.unwrap_or(None);
             }
         });
     }
 
-    /// Notes the places of the entries that the chain goes back to; nothing when there are no more.
+    /// Notes the places of the entries to which the chain leads back; `None` if there are no more.
     pub(super) fn go_back(&self, mut at: Back, bytes_max: usize) -> Option<Back> {
         let (begin, mut bytes) = (history::begin(&self.log), 0);
         while bytes < bytes_max {
@@ -190,10 +196,10 @@ pub(super) struct Back {
     pub head: Head,
 }
 
-/// Entries in memory, the one that was asked for longest ago first to go.
+/// Entries in memory. The least recently requested one is dropped first.
 struct Kept {
     entries: HashMap<JournalIndex, (Arc<Recorded>, u64)>,
-    /// By when they were asked for last.
+    /// Ordered by their last request.
     by_use: BTreeMap<u64, JournalIndex>,
     uses: u64,
     bytes: usize,
@@ -221,7 +227,7 @@ impl Kept {
         self.uses += 1;
         self.by_use.insert(self.uses, index);
         self.entries.insert(index, (recorded, self.uses));
-        // One entry fits, however large; what is put stays until the next.
+        // One entry always fits, however large; the newest stays until the next is put.
         while self.bytes_max < self.bytes && 1 < self.entries.len() {
             let (_, oldest) = self.by_use.first_key_value().expect("one for each entry");
             self.remove(*oldest);
@@ -246,7 +252,7 @@ mod tests {
     use super::*;
     use crate::partition::tail::tests::History;
 
-    /// Entries of the history, told as an executor does from the one after `opened` on.
+    /// Entries of the history, told as an executor tells them, beginning after `opened`.
     fn told(history: &History, opened: usize) -> Arc<RecordedEntries> {
         let entries = RecordedEntries::new(history.log.clone(), JournalIndex(opened as u64));
         for (position, log_index) in &history.effective[opened..] {
@@ -259,7 +265,8 @@ mod tests {
         entries.find(JournalIndex(index), Some(history.progress.borrow().log_index), &history.journal)
     }
 
-    /// Every entry is found as the chain has it, with so many reads, and then with none.
+    /// Checks that every entry is found as the chain has it, with so many reads at first, and with none the second
+    /// time.
     fn check(entries: &RecordedEntries, history: &History, reads: usize) {
         let (applied, begun) = (history.progress.borrow().log_index, entries.read_count());
         for _ in 0..2 {
@@ -302,7 +309,7 @@ mod tests {
         for (opened, bytes_max) in [(20, 1), (20, 700), (20, usize::MAX), (7, 1)] {
             let entries = told(&history, opened);
             let last = history.effective[opened - 1];
-            // A replica that was closed here: what comes in the log between this entry and the next may be applied, or not.
+            // As after a restart here: log records between this entry and the next may be applied, or not.
             let mut back = Some(Back {
                 next: last.1,
                 head: find(&entries, &history, last.0.index.0).expect("it is there").head(),
@@ -325,7 +332,7 @@ mod tests {
         history.purge(last_released.0);
         check(&entries, &history, 0);
         assert!(entries.find_kept(JournalIndex(5)).is_none());
-        // A restart, which goes back as far as there is anything.
+        // A restart, after which the log is searched as far back as it reaches.
         let entries = told(&history, count);
         let end = Back { next: history.progress.borrow().log_index, head: history.journal.head };
         assert!(entries.go_back(end, usize::MAX).is_none());

@@ -1,10 +1,12 @@
 //! Snapshots of a running partition, and the release of the log that they make dispensable.
 //!
 //! ```text
-//! enough log since the last one? ─▶ flush ─▶ executor: checkpoint of state and ids ─▶ hash, sync ─▶ adopt ─▶ purge ─▶ delete segments
+//! enough log since the last one? ─▶ flush ─▶ executor: checkpoint of state and ids ─▶ hash, sync ─▶ adopt ─▶ purge
+//!                                                                                        ─▶ delete segments
 //! ```
-//! In: how much of the log is to be kept. Out: a log that is not much longer. Each step may be the last one before a crash, and only looks
-//! at what is there. It does not know how often it is asked, nor which other node may need what is released.
+//! In: how much of the log is to be kept. Out: a log that is not much longer. A crash may follow each step, and each
+//! step looks only at what is on disk. This file does not know how often it is called, nor which other node may need
+//! what is released.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,16 +23,18 @@ use crate::partition::run::Message;
 use crate::snapshot::{IDS, Manifest, STATE, SnapshotError, Snapshots};
 use crate::store::{IdIndex, Meta, Store, StoreError};
 
-/// From when on entries may still be asked for; nothing where nobody asks.
+/// From which time on entries may still be needed; `None` if nobody needs any.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Needed {
-    /// They stay, whatever that costs.
+    /// These entries stay, whatever that costs.
     pub since: Option<Micros>,
-    /// By what follows the journal on this node and can read it nowhere else: they stay until the log is so many bytes long.
+    /// Needed by a reader that follows the journal on this node and can read it nowhere else. These entries stay until
+    /// the log has reached so many bytes.
     pub followed: Option<(Micros, u64)>,
 }
 
-/// Puts state and ids into a folder, both as of the last applied entry: only the executor may do this, between two entries.
+/// Puts state and ids into a folder, both as of the last applied entry. Only the executor may do this, between two
+/// entries.
 pub fn checkpoint(store: &Store, ids: &IdIndex, folder: &Path) -> Result<Option<Meta>, StoreError> {
     let Some(meta) = store.checkpoint(&folder.join(STATE))? else { return Ok(None) };
     let recorded = ids.checkpoint(&folder.join(IDS))?;
@@ -38,17 +42,19 @@ pub fn checkpoint(store: &Store, ids: &IdIndex, folder: &Path) -> Result<Option<
     Ok(Some(meta))
 }
 
-/// Makes what [`checkpoint`] has put there a snapshot.
+/// Makes a snapshot of what [`checkpoint`] has put there.
 pub fn finish(snapshots: &Snapshots, log: &Log, meta: &Meta) -> Result<(), SnapshotError> {
     let manifest = Manifest::new(snapshots.stream(), meta, log.hash_of(applied_of(meta))?);
     let made = snapshots.finish(manifest)?;
     metrics::counter!("statehouse_snapshots_built_total").increment(1);
-    tracing::info!(stream = %snapshots.stream(), last = %made.manifest.last(), bytes = made.manifest.size(), "made a snapshot");
+    tracing::info!(
+        stream = %snapshots.stream(), last = %made.manifest.last(), bytes = made.manifest.size(), "made a snapshot"
+    );
     Ok(())
 }
 
 impl Partition {
-    /// Something of the state or ids that is not what it was when it was written: a file's name, or that of the folder.
+    /// Finds a part of the state or ids that is not as it was written: the name of a file, or of the folder.
     pub fn find_damaged(&self) -> Option<String> {
         self.parts.snapshots.find_damaged().or_else(|| self.parts.store.is_damaged().then(|| STATE.to_owned()))
     }
@@ -57,7 +63,8 @@ impl Partition {
         &self.parts.snapshots
     }
 
-    /// Sees to it that the newest snapshot has the entry at `at_least`, where that is applied. It goes on when nobody waits for it any more.
+    /// Makes sure that the newest snapshot has the entry at `at_least`, if that is applied. It continues even if the
+    /// caller stops waiting.
     pub async fn snapshot_of(self: &Arc<Self>, at_least: LogIndex) -> Result<(), PartitionError> {
         let building = self.building.clone().lock_owned().await;
         let has_it = self.parts.snapshots.newest().is_some_and(|newest| at_least <= newest.manifest.last().index);
@@ -80,7 +87,7 @@ impl Partition {
 
     async fn take_snapshot_alone(&self) -> Result<(), PartitionError> {
         let (store, ids) = (self.parts.store.clone(), self.parts.ids.clone());
-        // Most of what is not written yet is written before the executor has to wait for the rest.
+        // Most pending writes are made now, so that the executor has to wait only for the rest.
         blocking(move || Ok(store.flush().and_then(|()| ids.flush())?)).await?;
         let snapshots = self.parts.snapshots.clone();
         let (reply, done) = oneshot::channel();
@@ -91,14 +98,15 @@ impl Partition {
         Ok(self.parts.group.adopt_snapshot().await?)
     }
 
-    /// Sees to it that about `keep_bytes` of the log stay, what is not in a snapshot yet, and what is needed, which is found out only if there
-    /// is something to release. To be called again and again: what one call has begun the next ones go on with.
+    /// Releases the log down to about `keep_bytes`. What is not in a snapshot yet stays, and so does what is needed,
+    /// which is determined only if there is something to release. It must be called repeatedly: each call continues
+    /// what the last began.
     pub async fn release_log<N>(&self, keep_bytes: u64, needed: N) -> Result<(), PartitionError>
     where
         N: AsyncFnOnce() -> Result<Needed, PartitionError>,
     {
         let (log, snapshots) = (&self.parts.log, &self.parts.snapshots);
-        // Whoever is being sent a snapshot needs the log behind it next.
+        // A node that is being sent a snapshot next needs the log after it.
         if snapshots.is_lent() || log.health() != LogHealth::Ok {
             return Ok(());
         }
@@ -133,19 +141,19 @@ impl Partition {
     }
 }
 
-/// The last index up to `upto` of which nobody needs anything.
+/// The last index up to `upto` such that nobody needs anything up to it.
 fn find_last_unneeded(log: &Log, upto: LogIndex, needed: Needed) -> Result<Option<LogIndex>, PartitionError> {
     let unneeded = match needed.since {
         Some(since) => find_last_before(log, upto, since)?,
         None => Some(upto),
     };
     let (Some(unneeded), Some((since, bytes_max))) = (unneeded, needed.followed) else { return Ok(unneeded) };
-    // Else what is stuck would fill the disk.
+    // Otherwise a stuck reader would fill the disk.
     let too_much = log.find_before_last(bytes_max).map(|last| last.index.min(unneeded));
     Ok(find_last_before(log, unneeded, since)?.max(too_much))
 }
 
-/// Work that waits for a disk, on a thread that may.
+/// Runs work that waits for a disk, on a thread that may block.
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, PartitionError> + Send + 'static,
 ) -> Result<T, PartitionError> {

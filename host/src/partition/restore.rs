@@ -1,10 +1,13 @@
-//! A journal from elsewhere becomes that of a partition: its entries are appended once more, and applied as any follower applies them.
+//! A journal from elsewhere becomes that of a partition: its entries are appended again, and applied as any follower
+//! applies them.
 //!
 //! ```text
-//! entries of an archive ─▶ proposed as they are ─▶ log, consensus ─▶ judged, applied, digest compared ─▶ state, ids, canonical snapshots
+//! entries of an archive ─▶ proposed as they are ─▶ log, consensus ─▶ judged, applied, digest compared
+//!                                                                       ─▶ state, ids, canonical snapshots
 //! ```
-//! In: effective entries in order. Out: a partition that stands where the last one does; the chain goes on from its head. Meanwhile the
-//! executor decides nothing of its own, so that nothing comes in between. It does not know where the entries come from.
+//! In: effective entries in order. Out: a partition that stands at the last of them; its chain continues from that
+//! head. Meanwhile the executor decides nothing of its own, so that nothing comes in between. This file does not know
+//! where the entries come from.
 
 use std::collections::VecDeque;
 
@@ -21,19 +24,19 @@ use crate::partition::status::RunState;
 pub enum Leading {
     /// It admits commands, decides them and proposes entries.
     Decides,
-    /// It applies what it is given, and proposes nothing by itself.
+    /// It applies what it is given, and proposes nothing of its own.
     Restores,
 }
 
-/// Bytes of entries that are proposed and not known to be committed.
+/// Bytes of entries that are proposed but not known to be committed.
 const UNDER_WAY_BYTES_MAX: usize = 64 << 20;
 
 impl Partition {
-    /// Appends the entries, the first of which goes on from what is there; returns once all are applied. Only of a replica that
-    /// [`Leading::Restores`] and is the only voter.
+    /// Appends the entries, the first of which must continue the journal here; returns once all are applied. Only for a
+    /// replica that [`Leading::Restores`] and is the only voter.
     ///
     /// # Errors
-    /// The first error of `entries`; or one of them is not what this partition comes to, which halts it.
+    /// The first error of `entries`. Or this partition computes something other than an entry says; that halts it.
     pub async fn append_again<E: From<PartitionError>>(
         &self,
         entries: impl Iterator<Item = Result<Entry, E>>,
@@ -69,7 +72,7 @@ impl Partition {
         if is_applied { Ok(self.progress().journal) } else { Err(self.not_running().into()) }
     }
 
-    /// A halted executor takes nothing any more, and says why better than the group it stops.
+    /// A halted executor takes nothing any more, and its reason is better than that of the group it stops.
     async fn taken(&self, proposed: Proposed) -> Result<(), PartitionError> {
         let taken = proposed.await;
         if !self.parts.board.is_running() {

@@ -52,28 +52,28 @@ pub enum Message {
     /// Committed entries in log order; the permit bounds how many wait.
     Committed(Vec<Committed<LogEntry>>, OwnedSemaphorePermit),
     Leadership(Leadership),
-    /// The entry with this head after it was not appended, or its fate is unknown.
+    /// The entry that leads to this head was not appended, or its fate is unknown.
     ProposalLost {
         head: Head,
         is_appended: bool,
     },
     /// The group runs; proposals go there.
     Started(Group),
-    /// Make another module decide from the next entry on; answered when the entry is applied, or why it cannot be.
+    /// Make another module decide from the next entry on. The reply follows once the entry is applied, or says why not.
     Activate(Wanted),
     /// Somebody waits until the journal's time has passed this.
     WaitForTime(Micros),
-    /// Whether commands on several partitions may begin.
+    /// If set, no command on several partitions may begin.
     Drain(bool),
-    /// Begin none from now on; answered whether all are over.
+    /// Begin no command on several partitions from now on. The reply says whether all are over.
     AskDrained(oneshot::Sender<bool>),
-    /// What participants said to calls, or did not say.
+    /// The answers of participants to calls, or their silence.
     Answered(Answers),
     /// An operator's order about a command that this partition coordinates.
     Order(Ordered),
     /// Entries that somebody waits for.
     Recalled(Recalled),
-    /// These commands may have calls that are to be made once more.
+    /// These commands may have calls that must be repeated.
     CallAgain(Vec<CommandId>),
     /// Put state and ids into this folder, as they are between two entries.
     Checkpoint(PathBuf, oneshot::Sender<Result<Option<Meta>, StoreError>>),
@@ -87,9 +87,9 @@ pub enum Message {
 /// Why the executor woke up.
 enum Wake {
     Message(Message),
-    /// Somebody waits for a time that has come, or the queue has stood still for a while.
+    /// A time that somebody waits for has come, or the queue has not moved for a while.
     Due,
-    /// Nobody can send anything any more.
+    /// No sender is left.
     Closed,
 }
 
@@ -113,32 +113,34 @@ pub struct Executor {
     pub(super) board: Arc<Board>,
     pub(super) canonical: Arc<Canonical>,
     pub(super) leading: Leading,
-    /// What may be written.
+    /// The features that may be written.
     pub(super) features: Features,
     pub(super) group: Option<Group>,
     pub(super) mailbox: std::sync::mpsc::Sender<Message>,
-    /// Last applied.
+    /// The last applied entry.
     pub(super) applied: Option<EntryId>,
     pub(super) membership: Option<Bytes>,
     pub(super) journal: Journal,
     /// The module that decides at `journal`.
     pub(super) logic: Option<Arc<dyn Logic>>,
-    /// The term this node leads in and has applied its blank entry of.
+    /// The term in which this node leads and whose blank entry it has applied.
     pub(super) term: Option<Term>,
     pub(super) queue: VecDeque<Submission>,
     /// Ids of queued submissions that were proposed before.
     pub(super) requeued: HashSet<CommandId>,
     pub(super) in_flight: InFlight,
-    /// Same id as a command in flight, other content: looked at again once that one is recorded.
+    /// Submissions with the id of a command in flight but other content. They are admitted again once that one is
+    /// recorded.
     pub(super) clashes: Vec<Submission>,
-    /// Proposed by this node when it still led; their fate is known when the next leader's blank entry is applied.
+    /// Proposed by this node while it led. Their fate is known when the next leader's blank entry is applied.
     pub(super) orphans: HashMap<CommandId, Ticket>,
     pub(super) meter: RejectionMeter,
     pub(super) coordinator: Coordinator,
-    /// When it was last said which commands have been in flight for long.
+    /// When the commands that have been in flight for long were last reported.
     pub(super) stuck_reported: Option<Micros>,
     pub(super) participants: Arc<dyn Participants>,
-    /// Calls that were cancelled before they came, or whose command's id is another's here: to be recorded as refused.
+    /// Calls to record as refused: cancelled before they arrived, or their command's id belongs to another command
+    /// here.
     pub(super) forbidden: Vec<Forbidden>,
     pub(super) speculation: Speculation,
     pub(super) activation: Option<Wanted>,
@@ -147,14 +149,14 @@ pub struct Executor {
     pub(super) times_wanted: WantedTimes,
     /// Submissions that came too late, until it is certain that they are never executed.
     pub(super) expired: Expired,
-    /// No command on several partitions begins.
+    /// While set, no command on several partitions begins.
     pub(super) is_draining: bool,
-    /// Commands of the next batch: few where the module cannot be given many at once.
+    /// The size of the next batch: small if the module cannot be given many commands at once.
     pub(super) batch_commands_max: usize,
 }
 
 impl Executor {
-    /// Runs until it is stopped, or halts for good; a panic halts this partition only.
+    /// Runs until it is stopped, or halts for good. A panic halts this partition only.
     pub fn run(mut self, mailbox: &Receiver<Message>) {
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| self.serve(mailbox)));
         let state = match result {
@@ -172,7 +174,7 @@ impl Executor {
                 Wake::Due => None,
                 Wake::Closed => return Ok(()),
             };
-            // Everything that is already there, so that a batch takes in all who wait.
+            // Takes all messages that are already there, so that a batch includes everybody who waits.
             while let Some(message) = next {
                 if matches!(message, Message::Stop) {
                     return Ok(());
@@ -199,7 +201,7 @@ impl Executor {
             let left = wanted.0.saturating_sub(self.present().0).clamp(0, 60_000_000) as u64;
             Duration::from_micros(left + 1000)
         });
-        // What waits behind proposals is not left to wait for good when those are stuck.
+        // If proposals are stuck, the queue after them must not wait for good.
         let until_look = (!self.queue.is_empty()).then_some(limits::QUEUE_LOOK);
         let Some(patience) =
             [until_wanted, until_look, self.until_midnight(), self.until_stuck_report()].into_iter().flatten().min()
@@ -220,7 +222,7 @@ impl Executor {
                 for entry in entries {
                     self.on_committed(entry)?;
                 }
-                // Elsewhere a leader sees to that before it proposes.
+                // In normal operation a leader applies this backpressure before it proposes; a restore never proposes.
                 if self.leading == Leading::Restores {
                     self.store.wait_while_behind().map_err(store_failed)?;
                 }
@@ -231,7 +233,7 @@ impl Executor {
             Message::Started(group) => self.group = Some(group),
             Message::Activate(wanted) => self.activation = Some(wanted),
             Message::WaitForTime(time) => {
-                // Only a leader makes time pass; whoever asked another node asks again.
+                // Only a leader makes time pass. If this node does not lead, the caller asks again.
                 if self.term.is_some() && self.journal.time <= time {
                     self.times_wanted.ask(time, self.present());
                 }
@@ -246,7 +248,7 @@ impl Executor {
             Message::Recalled(recalled) => self.on_recalled(recalled)?,
             Message::CallAgain(commands) => self.on_call_again(commands),
             Message::Checkpoint(folder, reply) => {
-                // Whoever asked may have stopped waiting.
+                // The receiver may have stopped waiting.
                 drop(reply.send(checkpoint(&self.store, &self.ids, &folder)));
             }
             Message::Snapshot(asked) => self.on_snapshot_asked(asked),
@@ -256,15 +258,16 @@ impl Executor {
         Ok(())
     }
 
-    /// Stage *admit*: a known id gets its recorded outcome, one in flight waits for it, the others are queued. What nobody waits for any
-    /// more is dropped before anything is looked up: its client was told that the outcome is unknown, or has gone.
+    /// The stage *admit*: a known id gets its recorded outcome, one in flight waits for it, and the others are queued.
+    /// Submissions that nobody waits for are dropped before anything is looked up: the client was told that the outcome
+    /// is unknown, or has gone.
     pub(super) fn admit(&mut self, mut submissions: Vec<Submission>) -> Result<(), HaltReason> {
         for gone in submissions.extract_if(.., |submission| submission.ticket.is_abandoned()) {
             self.board.release(gone.size);
         }
         let LookedUp { known, claims } = self.look_up(&submissions)?;
         let (mut claims, now) = (claims.into_iter(), self.present());
-        // An entry is looked for once, however many of its ids come.
+        // Each entry is looked up once, however many of its ids were sent.
         let mut by_entry: BTreeMap<JournalIndex, Vec<(Repeat, IdRecord)>> = BTreeMap::new();
         for (submission, known) in submissions.into_iter().zip(known) {
             let claim = claiming(&submission).and_then(|_| claims.next()).unwrap_or(Claim::NotNeeded);
@@ -323,7 +326,8 @@ impl Executor {
         Ok(())
     }
 
-    /// What clashed is looked at again once nothing holds its id any more, also where that was not recorded; `false`: there is nothing.
+    /// Admits clashing submissions again once nothing holds their ids, even if the other was not recorded. Returns
+    /// `false` if there is nothing to do.
     fn admit_unheld(&mut self) -> Result<bool, HaltReason> {
         let in_flight = &self.in_flight;
         let is_held = |submission: &Submission| {
@@ -338,14 +342,14 @@ impl Executor {
         Ok(true)
     }
 
-    /// A leader knows: nothing is under way between partitions, neither applied nor proposed nor queued.
+    /// Whether this leader knows that nothing is under way between partitions, neither applied nor proposed nor queued.
     fn is_drained(&self) -> bool {
         let begins = |submission: &Submission| submission.saga.is_some();
         let is_proposed = self.speculation.batches().flat_map(|batch| &batch.submissions).any(begins);
         self.term.is_some() && !is_proposed && !self.queue.iter().any(begins) && self.coordinator.under_way().0 == 0
     }
 
-    /// A leader that no majority answers may be deposed, and can promise nothing.
+    /// Whether a majority answers. If not, this leader may be deposed and can promise nothing.
     fn is_heard(&self) -> bool {
         self.group.as_ref().is_some_and(|group| group.is_heard())
     }
@@ -366,8 +370,8 @@ impl Executor {
         }
     }
 
-    /// A change of term drops all speculation; a leader admits once it has applied its own term's blank entry, which is
-    /// when consensus announces it.
+    /// A change of term drops all speculation. A leader admits once it has applied the blank entry of its own term;
+    /// consensus announces it at that point.
     fn on_leadership(&mut self, leadership: Leadership) -> Result<(), HaltReason> {
         let term = match leadership {
             Leadership::Leader { term } => (self.leading == Leading::Decides).then_some(term),
@@ -392,8 +396,8 @@ impl Executor {
         Ok(())
     }
 
-    /// The blank entry of a newer leader is applied: whatever was proposed in an earlier term stands before it in the log, or nowhere
-    /// and never will.
+    /// The blank entry of a newer leader is applied: what was proposed in an earlier term stands before it in the log,
+    /// or will never be in the log.
     pub(super) fn on_blank(&mut self, blank: EntryId) {
         if self.term.is_some_and(|term| term < blank.term) {
             self.step_down();
@@ -419,7 +423,7 @@ impl Executor {
         self.refuse_queue(Refusal::NoLeader);
     }
 
-    /// What is not proposed yet.
+    /// Refuses everything that is not proposed yet.
     pub(super) fn refuse_queue(&mut self, refusal: Refusal) {
         self.requeued.clear();
         self.expired.refuse_all(refusal);
@@ -435,16 +439,16 @@ impl Executor {
             self.board.release(submission.size);
             submission.ticket.reply(Reply::Refused(refusal));
         }
-        // Whoever asked for it asks again, of whoever leads by then.
+        // Those who asked for it ask again and find the new leader.
         self.activation = None;
     }
 
-    /// What time it is in the journal as far as it is applied.
+    /// The present time of the journal as far as it is applied.
     pub(super) fn present(&self) -> Micros {
         self.timeline.present(self.journal.time)
     }
 
-    /// The journal the next batch is decided on.
+    /// The journal on which the next batch is decided.
     pub(super) fn journal_speculative(&self) -> Journal {
         self.speculation.journal().unwrap_or(self.journal)
     }

@@ -1,7 +1,8 @@
-//! What of a partition can be read again to see whether it is what was written: sealed segments, the id index, canonical snapshots.
+//! What can be read again in a partition to check that it is as it was written: sealed segments of the log, the id
+//! index, and canonical snapshots.
 //!
-//! In: one of these, and a pace. Out: whole, or the damage in words. RocksDB checks each block of the state when it is read. It blocks; it
-//! mends nothing.
+//! In: one of these, and a pace. Out: whole, or a description of the damage. RocksDB checks each block of the state
+//! when it reads it. It blocks. It repairs nothing, and does not know who would.
 
 use crate::log::{Pace, SealedSegment};
 use crate::partition::error::PartitionError;
@@ -17,7 +18,7 @@ pub enum Checkable {
 }
 
 impl Checkable {
-    /// It is the only one of that name in a partition.
+    /// The name is unique within a partition.
     pub fn name(&self) -> String {
         match self {
             Self::Segment(segment) => format!("the segment of the log that begins at {}", segment.first_lsn),
@@ -28,17 +29,18 @@ impl Checkable {
 }
 
 impl Partition {
-    /// What there is to check now.
+    /// What can be checked now.
     pub fn checkables(&self) -> Vec<Checkable> {
         let segments = self.parts.log.sealed_segments().into_iter().map(Checkable::Segment);
         let canonical = self.canonical_snapshots().into_iter().map(|listed| Checkable::Canonical(Box::new(listed)));
         segments.chain([Checkable::Ids]).chain(canonical).collect()
     }
 
-    /// Reads it as a whole. `pace` is asked before each piece of so many bytes, and may block; for the id index once.
+    /// Reads it as a whole. `pace` is asked before each piece of so many bytes, and may block; for the id index it is
+    /// asked once.
     ///
     /// # Errors
-    /// It is damaged, or cannot be read. A damaged segment is mended by whoever follows the log.
+    /// It is damaged, or cannot be read. A damaged segment is repaired by the task that follows the log.
     pub fn check(&self, what: &Checkable, mut pace: impl FnMut(u64) -> Pace) -> Result<Pace, PartitionError> {
         match what {
             Checkable::Segment(segment) => Ok(self.parts.log.scrub(*segment, pace)?),
@@ -60,7 +62,7 @@ impl Partition {
         }
         match self.open_canonical(listed).and_then(|mut file| file.visit(|_, _| ())) {
             Ok(()) => Ok(Pace::GoOn),
-            // Deleted meanwhile.
+            // The snapshot was deleted meanwhile.
             Err(_) if !is_there() => Ok(Pace::GoOn),
             Err(error) => Err(error.into()),
         }

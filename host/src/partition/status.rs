@@ -1,7 +1,8 @@
-//! What others may see of a partition while it runs: how far it has applied, whether it stands still, what guests said.
+//! What others may see of a partition while it runs: how far it has applied, whether it has halted, and what guests
+//! said.
 //!
-//! In: what the executor puts on the board. Out: the same, to whoever asks, without waiting for the executor. It decides nothing, and what
-//! it holds is gone with the process.
+//! In: what the executor puts on the board. Out: the same, for anybody who asks, without waiting for the executor. The
+//! board decides nothing, and its content is gone when the process ends. This file does not know who asks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,7 +21,7 @@ use crate::partition::panics::Panics;
 /// How far the partition has applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Raft's index; blank, membership and void entries count.
+    /// Raft's index; it also counts blank, membership and void entries.
     pub log_index: LogIndex,
     pub journal: Journal,
 }
@@ -33,7 +34,7 @@ pub enum RunState {
 }
 
 impl RunState {
-    /// Why the partition does not do what it was asked for.
+    /// Why the partition does not do what it was asked to do.
     pub fn reason(&self) -> PartitionError {
         match self {
             Self::Halted(reason) => PartitionError::Halted(reason.clone()),
@@ -61,14 +62,14 @@ pub struct Board {
     pub state: watch::Sender<RunState>,
     pub queue_bytes: AtomicUsize,
     pub in_flight: AtomicUsize,
-    /// It had all but a few of its leader's entries since it was opened.
+    /// Whether, since it was opened, it once had all but a few of its leader's entries.
     pub was_level: AtomicBool,
     /// Somebody closes the partition and has ended what the executor waits for.
     pub is_closing: AtomicBool,
     pub panics: Panics,
-    /// At the last moment that an entry has passed.
+    /// What was in transit at the last moment that an entry has passed.
     pub shown: Mutex<Option<Shown>>,
-    /// At the last entry, where moments have passed since.
+    /// What was in transit at the last entry, if moments have passed since.
     pub counted: Mutex<Option<Counted>>,
 }
 
@@ -87,7 +88,7 @@ impl Board {
         })
     }
 
-    /// Takes room in the queue; `false` when there is none.
+    /// Reserves room in the queue; returns `false` if there is none.
     pub fn reserve(&self, bytes: usize) -> bool {
         let fits = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= limits::QUEUE_BYTES_MAX);
         self.queue_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).is_ok()

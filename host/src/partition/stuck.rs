@@ -1,9 +1,10 @@
-//! Commands that have been in flight for long: one line of the log for each, and one a minute.
+//! Reports commands that have been in flight for long: one line of the log for each of them, once a minute.
 //!
 //! ```text
-//! WARN a command is in flight command=… for_s=75 waits_for="partition 2 to answer the undo, refused 9 times: account_closed"
+//! WARN a command is in flight command=… for_s=75 waits_for="partition 2 to answer the undo, refused 9 times: …"
 //! ```
-//! In: the phase status table, on the leader. Out: lines for operators. It changes nothing.
+//! In: the phase status table, on the leader. Out: lines for operators. This file changes nothing, and does not know
+//! what an operator does about a command.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::partition::run::Executor;
 use crate::saga::{Saga, WaitsFor};
 
 impl Executor {
-    /// How long until the next report; nothing where this node does not lead, or nothing is in flight.
+    /// How long until the next report; `None` if this node does not lead, or nothing is in flight.
     pub(super) fn until_stuck_report(&self) -> Option<Duration> {
         self.term?;
         let left = self.stuck_report_due()?.0.saturating_sub(self.present().0).max(0);
@@ -27,7 +28,7 @@ impl Executor {
         Some(Micros(next.max(oldest.0.saturating_add(every))))
     }
 
-    /// Reports what has waited for long, where that is due.
+    /// Reports the commands that have waited for long, if a report is due.
     pub(super) fn report_stuck(&mut self) {
         let now = self.present();
         if self.term.is_none() || self.stuck_report_due().is_none_or(|due| now < due) {

@@ -1,6 +1,7 @@
 //! What a partition does with damaged state and ids: it makes them again from its log, or says why it cannot.
 //!
-//! The partition runs the machine `system` natively, on files in a temporary folder that are damaged between two starts.
+//! The partition runs the machine `system` natively, on files in a temporary folder that are damaged between two
+//! starts.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -43,7 +44,7 @@ mod timelines;
 mod orders;
 mod released;
 
-/// Gives the one module there is.
+/// Provides a single module.
 struct Only(Arc<dyn Logic>);
 
 impl Modules for Only {
@@ -60,7 +61,7 @@ impl Modules for Only {
     }
 }
 
-/// Sees nothing of any node.
+/// A node that has seen nothing of any other node.
 struct Nobody;
 
 impl Seen for Nobody {
@@ -127,7 +128,7 @@ async fn open(folder: &Path) -> Arc<Partition> {
     try_open(folder).await.unwrap_or_else(|error| panic!("the partition opens: {error}"))
 }
 
-/// What a partition is: its state and where it stands in the journal, and where each id is recorded.
+/// The content of a partition: its state, its place in the journal, and where each id is recorded.
 #[derive(Debug, PartialEq)]
 struct Content {
     digest: [u8; 32],
@@ -142,7 +143,7 @@ async fn content(partition: &Partition, ids: &[CommandId]) -> Content {
     Content { digest, journal: point.journal.index, ids: ids.iter().map(|id| (*id, find(id))).collect() }
 }
 
-/// Creates machines with these numbers, each by a command of its own; activates the module first if nothing is there.
+/// Creates machines with these numbers, each by its own command; activates the module first if the partition is empty.
 async fn create(partition: &Arc<Partition>, numbers: std::ops::Range<u8>) -> Vec<CommandId> {
     let logic: Arc<dyn Logic> = Arc::new(Native::<System>::new());
     if numbers.start == 0 {
@@ -208,7 +209,7 @@ fn file(folder: &Path, part: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("no file like {part} in {}", folder.display()))
 }
 
-/// Flips a bit at a share of the file, in per mille.
+/// Flips one bit, at this share of the file in per mille.
 fn flip(path: &Path, share: usize) {
     let mut content = std::fs::read(path).expect("it can be read");
     let position = (content.len() - 1) * share / 1000;
@@ -252,7 +253,7 @@ fn damages() -> Vec<Damage> {
     damages
 }
 
-/// Opens, and once more if damage shows only when it is read: the next start makes it good.
+/// Opens the partition, and opens it again if damage shows only when it is read: the next start repairs it.
 async fn check_same(folder: &Path, ids: &[CommandId], expected: &Content, what: &str) {
     let partition = open(folder).await;
     let is_readable = partition.read_stale().expect("it stands somewhere").view.state_digest().is_ok()
@@ -262,7 +263,7 @@ async fn check_same(folder: &Path, ids: &[CommandId], expected: &Content, what: 
         partition.close().await.unwrap_or_else(|error| panic!("{what}: {error}"));
         return;
     }
-    // What could not be read may have stopped the writers too.
+    // Data that could not be read may have stopped the writers too.
     drop(partition.close().await);
     drop(partition);
     let partition = open(folder).await;
@@ -328,14 +329,14 @@ async fn snapshots_that_are_asked_for_are_made_in_turn_and_only_so_many_wait() {
     let together = join_all((0..SNAPSHOTS_ASKED_MAX).map(|_| partition.take_canonical())).await;
     let first = partition.canonical_snapshots().pop().expect("it was made");
     assert!(together.iter().all(|taken| taken.as_ref().is_ok_and(|taken| *taken == first)), "{together:?}");
-    // Whoever is answered has given its place back.
+    // A request that is answered has given its place back.
     for number in 1..20 {
         create(&partition, number..number + 1).await;
         partition.take_canonical().await.unwrap_or_else(|error| panic!("number {number}: {error}"));
     }
     assert_eq!(partition.canonical_snapshots().len(), 20);
     create(&partition, 20..21).await;
-    // What is kept here is no state, so that no file can be made of it; it is tried again in a minute.
+    // What is kept here is not a state, so no file can be made from it. It is tried again after a minute.
     let due = format!("canonical/due-{:012}", partition.progress().journal.index.0);
     std::fs::create_dir(folder.path().join(due)).expect("the folder is ours");
     for _ in 0..SNAPSHOTS_ASKED_MAX {

@@ -1,12 +1,13 @@
-//! What time it is in a partition's journal, which never goes back.
+//! The present time of a partition's journal. It never goes back.
 //!
 //! ```text
 //! wall clock   ────────────╮ an hour back
 //!                          ╰──────────────────────────────── … ───╮
 //! the journal  ────────────── half as fast as time ────────────── ╰─── as the wall clock again
 //! ```
-//! In: the node's clock, and the time of the last entry. Out: the time that the next entry would have. A journal that is ahead of the clock
-//! goes on at half speed, so whatever waits for its time ends, and the lead shrinks. It does not know whether the clock is right.
+//! In: the node's clock, and the time of the last entry. Out: the time that the next entry would have. While a journal
+//! is ahead of the clock its time runs at half speed. So every wait for it ends, and the lead shrinks. This file does
+//! not know whether the clock is right.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::ids::Micros;
 
 pub struct Timeline {
     clock: Arc<dyn Clock>,
-    /// Since when the journal has been ahead of the clock, and where it was then.
+    /// Since when the journal has been ahead of the clock, and its time at that moment.
     ahead: Mutex<Option<Ahead>>,
 }
 
@@ -33,7 +34,7 @@ impl Timeline {
         Self { clock, ahead: Mutex::new(None) }
     }
 
-    /// What time it is, where the last entry has the time `journal`: not before it.
+    /// The present time if the last entry has the time `journal`; never earlier than that.
     pub fn present(&self, journal: Micros) -> Micros {
         let mut ahead = self.ahead.lock();
         let (wall, running) = (self.clock.now(), self.clock.running());
@@ -78,7 +79,7 @@ mod tests {
         (clock.clone(), Timeline::new(clock))
     }
 
-    /// The time of the entry that comes next.
+    /// The time of the next entry.
     fn next(timeline: &Timeline, journal: Micros) -> Micros {
         Micros(timeline.present(journal).0.max(journal.0 + 1))
     }
@@ -115,8 +116,8 @@ mod tests {
         assert_eq!(timeline.lead(journal).as_secs(), 86_394, "five seconds less");
     }
 
-    /// Clocks leap forth and back, entries are carried ahead, and time passes in between: no entry has a time before the last one, none is
-    /// ahead of what it is to be, and the end of it is the wall clock's time.
+    /// Clocks leap forth and back, entries are carried ahead, and time passes in between. No entry is earlier than the
+    /// last one, none is later than it should be, and in the end the journal has the wall clock's time.
     #[test]
     fn whatever_clocks_do_time_never_goes_back_and_is_caught_up() {
         for seed in 0..500 {

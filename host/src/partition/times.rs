@@ -1,14 +1,15 @@
-//! The times that somebody waits for the journal to pass. The soonest comes first; an idle leader writes a tick for it.
+//! The times that somebody waits for the journal to pass. The earliest is first; an idle leader writes a tick for it.
 //!
-//! In: times, any number of them and however far away. Out: the next one to write a tick for. A tick costs log for ever, so times close
-//! to each other share one, and no time is further away than a command may wait. Callers that are not told in time ask again.
+//! In: times, any number of them and however far away. Out: the next one that needs a tick. A tick costs log for ever,
+//! so times close to each other share one, and no time is further away than a command may wait. Callers that are not
+//! answered in time ask again. This file does not know why somebody waits.
 
 use std::collections::BTreeSet;
 
 use crate::ids::Micros;
 use crate::limits;
 
-/// In order.
+/// In ascending order.
 #[derive(Default)]
 pub struct WantedTimes(BTreeSet<Micros>);
 
@@ -21,7 +22,7 @@ impl WantedTimes {
     pub fn ask(&mut self, time: Micros, now: Micros) {
         let step = micros(limits::TICK_STEP);
         let latest = now.0.saturating_add(micros(limits::DEADLINE_MAX));
-        // What is past already is due now, whichever moment it was.
+        // A time in the past is due now, however long ago it was.
         let time = time.0.clamp(now.0.min(latest), latest);
         self.0.insert(Micros(time.div_euclid(step).saturating_add(1).saturating_mul(step)));
         if limits::TIMES_WANTED_MAX < self.0.len() {
@@ -29,7 +30,7 @@ impl WantedTimes {
         }
     }
 
-    /// Forgets what the journal has passed.
+    /// Forgets the times that the journal has passed.
     pub fn on_time(&mut self, journal: Micros) {
         while self.0.first().is_some_and(|wanted| *wanted < journal) {
             self.0.pop_first();
@@ -64,7 +65,7 @@ mod tests {
         let mut ticks = Vec::new();
         while let Some(next) = times.next() {
             ticks.push(next);
-            // The tick's own time is after what it is for.
+            // The tick's own time is later than the time it is for.
             times.on_time(Micros(next.0 + 1));
         }
         let step = micros(limits::TICK_STEP);
@@ -83,7 +84,7 @@ mod tests {
         }
         let steps = 200_000 / micros(limits::TICK_STEP) as usize;
         assert!((steps..=steps + 1).contains(&times.0.len()), "{}", times.0.len());
-        // A journal that stands still for hours.
+        // A journal whose time stands still for hours.
         for second in 0..20_000 {
             times.ask(Micros(i64::MAX), after(second * 1000));
         }

@@ -1,4 +1,4 @@
-//! The network of a node without peers: nobody is there.
+//! The network of a node without peers: there is no route to any node.
 
 use std::time::Duration;
 

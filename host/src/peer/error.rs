@@ -1,6 +1,7 @@
 //! Why a node's end of the peer network cannot be set up, and what can be wrong with its book of what peers hold.
 //!
-//! What goes wrong later, with one request, is a `PeerError` at the caller and a `ServiceError` at the node that answers.
+//! What goes wrong later, with one request, is a `PeerError` at the caller and a `ServiceError` at the node that
+//! answers.
 
 use std::path::PathBuf;
 
@@ -24,11 +25,11 @@ pub enum SeenError {
     Format { path: PathBuf, found: u32 },
 }
 
-/// What was seen of a node was lost with a damaged book, and the node has not said it again.
+/// What was seen of a node was lost with a damaged book, and the node has not reported it since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "its record of what other nodes' logs held was damaged and made anew, and it has not heard from this one since, so it cannot vouch for it; \
-     should no other node be able to: stop it, remove the file `seen` from its data folder, and start it again, which counts as having \
-     seen nothing"
+    "its record of what other nodes' logs held was damaged and made anew, and it has not heard from this one since, so \
+     it cannot vouch for it; should no other node be able to: stop it, remove the file `seen` from its data folder, \
+     and start it again, which counts as having seen nothing"
 )]
 pub struct SeenLost;

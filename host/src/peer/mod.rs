@@ -1,11 +1,12 @@
-//! The way to the other nodes: one [`Network`] for everything that leaves this process, one [`Service`] that answers what comes in.
+//! The connection to the other nodes: one [`Network`] for everything that leaves this process, one [`Service`] that
+//! answers what arrives.
 //!
 //! ```text
 //! consensus ─ GroupPeers ─┐                              ┌─ raft, appends ─▶ the group
-//! router, system ─ Call ──┴▶ Network ═══ wire ═══▶ Service ─ call, fetch ───▶ whoever knows the topic
+//! router, system ─ Call ──┴▶ Network ═══ wire ═══▶ Service ─ call, fetch ───▶ the owner of the topic
 //! ```
-//! Raft's messages are known here; the bodies of calls are bytes of whoever asks. It does not know what a partition is made of, nor who
-//! leads.
+//! It knows Raft's messages; the bodies of calls are bytes that it does not read. It does not know what a partition is
+//! made of, nor who leads.
 
 mod alone;
 mod error;
@@ -73,7 +74,8 @@ pub enum Topic {
     Head = 5,
     /// What time is it there?
     Clock = 6,
-    /// You belong to this cluster now. A node without a cluster answers this, `Clock` and `Status`, and nothing else.
+    /// Tells a node that it belongs to this cluster now. A node without a cluster answers this, `Clock` and `Status`,
+    /// and nothing else.
     Join = 7,
     /// A change that only the leader of a partition's group can make: voters, leadership.
     Membership = 8,
@@ -87,19 +89,19 @@ pub enum Topic {
     Status = 12,
     /// Calls of the coordinator of a command on several partitions, answered with what was recorded of them.
     Calls = 13,
-    /// Fetch: how far you are with the snapshot that is offered here, until you have it.
+    /// Fetch: how far the node is with the snapshot that is offered here, until it has it.
     Offer = 14,
-    /// Begin no command on several partitions, and say whether all that this partition coordinates are over.
+    /// Start no command on several partitions, and say whether all that this partition coordinates are over.
     Drain = 15,
-    /// What has a module said there when it trapped on this command?
+    /// What did a module say there when it trapped on this command?
     Panic = 16,
-    /// What has a shadow found that runs there?
+    /// What has the shadow that runs there found?
     Shadow = 17,
     /// Keep this secret of a webhook, or: what is the secret with this fingerprint?
     Secret = 18,
-    /// Which canonical snapshots of midnights have you of this partition? Fetch: one of them, by its name.
+    /// Which canonical snapshots of midnights does the node have of this partition? Fetch: one of them, by its name.
     Midnights = 19,
-    /// Fetch: effective entries of a partition's journal, also those that only the archive there has.
+    /// Fetch: effective entries of a partition's journal, including those that only the archive there has.
     History = 20,
     /// An operator's order about a command in flight, for the leader of the partition that coordinates it.
     Order = 21,
@@ -130,7 +132,7 @@ impl Topic {
         Self::Order,
     ];
 
-    /// Whether a node answers this before one of the two belongs to a cluster.
+    /// Whether a node answers this even if one of the two belongs to no cluster.
     pub fn is_open_to_strangers(self) -> bool {
         matches!(self, Self::Join | Self::Clock | Self::Status)
     }
@@ -149,10 +151,11 @@ pub struct Call {
     pub body: Bytes,
 }
 
-/// Pieces of something large, in order; the stream ends when all of it is there, and with an error when not.
+/// Pieces of something large, in order. The stream ends when all pieces have arrived, or else with an error.
 pub type Pieces = BoxStream<'static, Result<Bytes, PeerError>>;
 
-/// The way out. Every answer comes within its deadline; none is made up. Dropping a future or stream gives it up.
+/// The calling side. Every answer arrives within its deadline; none is made up. Dropping a future or a stream gives the
+/// request up.
 pub trait Network: Send + Sync + 'static {
     /// One message of Raft.
     fn raft(
@@ -177,9 +180,9 @@ pub trait Network: Send + Sync + 'static {
     fn fetch(&self, to: NodeId, call: Call, patience: Duration) -> BoxFuture<'static, Result<Pieces, PeerError>>;
 }
 
-/// The other end: answers the nodes of this cluster. The caller has made sure that `from` is who it says.
+/// The answering side: answers the nodes of this cluster. Its caller has verified that `from` is who it says.
 pub trait Service: Send + Sync + 'static {
-    /// Whether this is a node to talk to, as far as is known: the connections of others do not stay.
+    /// Whether this node is one to talk to, as far as is known; connections of other nodes do not stay open.
     fn is_known(&self, node: NodeId) -> bool {
         let _ = node;
         true
@@ -199,7 +202,7 @@ pub trait Service: Send + Sync + 'static {
         requests: BoxStream<'static, PeerRequest>,
     ) -> BoxStream<'static, Result<AppendReply, ServiceError>>;
 
-    /// Whoever asked waits until `deadline` from now.
+    /// The node that asked waits for `deadline`, counted from now.
     fn call(&self, from: NodeId, call: Call, deadline: Duration) -> BoxFuture<'static, Result<Bytes, ServiceError>>;
 
     fn fetch(
@@ -217,19 +220,19 @@ pub enum ServiceError {
     NoGroup(GroupName),
     #[error("the question cannot be read: {0}")]
     Malformed(String),
-    /// It takes no such request from this node.
+    /// The node that answers takes no such request from the node that asks.
     #[error("{0}")]
     Refused(String),
     #[error("{0}")]
     Failed(String),
 }
 
-/// A group's end of the network, as `consensus/` wants it.
+/// A group's end of the network, in the form that `consensus/` wants.
 #[derive(Clone)]
 pub struct GroupPeers {
     pub network: Arc<dyn Network>,
     pub group: GroupName,
-    /// Told what a peer holds durably, so that its memory can be jogged should it come back with less.
+    /// It is told what each peer holds durably, so that a peer that returns with less can be warned.
     pub seen: Arc<dyn Seen>,
 }
 
@@ -238,7 +241,7 @@ pub trait Seen: Send + Sync + 'static {
     /// Must not wait.
     fn on_durable(&self, node: NodeId, group: &GroupName, last: EntryId);
 
-    /// The highest of them, where it is known.
+    /// The highest of these entries, if it is known.
     fn held(&self, node: NodeId, group: &GroupName) -> Option<EntryId>;
 }
 

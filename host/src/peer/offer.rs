@@ -1,6 +1,7 @@
-//! The offer of a snapshot to a follower whose log is released here, and what it says to that, as bytes.
+//! The offer of a snapshot to a follower that needs log entries that are released here, and its replies, as bytes.
 //!
-//! Both are CBOR; the offer's snapshot is bytes of whoever makes snapshots. It does not know what becomes of them.
+//! Both are CBOR. The snapshot in an offer is bytes that only the maker of snapshots reads. It does not know what
+//! becomes of them.
 
 use std::time::Duration;
 
@@ -12,13 +13,13 @@ use crate::ids::{NodeId, Term};
 use crate::log::Vote;
 use crate::peer::ServiceError;
 
-/// How long the next word may take: whoever fetches a snapshot speaks every second.
+/// How long the next reply may take; a follower that fetches a snapshot reports every second.
 pub const REPLY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The body of [`super::Topic::Offer`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
-    /// Of the leader who makes it.
+    /// The vote of the leader that makes the offer.
     pub vote: Vote,
     pub snapshot: Bytes,
 }
@@ -50,14 +51,14 @@ impl Offer {
     }
 
     /// # Errors
-    /// Not such bytes.
+    /// The bytes are no offer.
     pub fn decode(bytes: &[u8]) -> Result<Self, ServiceError> {
         let decoded: Result<WireOffer, _> = minicbor::decode(bytes);
         let WireOffer { vote, snapshot } = decoded.map_err(|error| ServiceError::Malformed(error.to_string()))?;
         Ok(Self { vote: from_wire(vote), snapshot: snapshot.into() })
     }
 
-    /// What answers it, piece by piece.
+    /// Encodes one reply; an offer is answered piece by piece.
     pub fn encode_reply(reply: &SnapshotReply) -> Bytes {
         encode(&match reply {
             SnapshotReply::Fetching => WireReply::Fetching,

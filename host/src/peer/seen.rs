@@ -1,9 +1,10 @@
 //! The book of what other nodes were seen to hold: per node and group the highest entry that it said is durable there.
 //!
-//! A node that comes back asks its peers for it; less than that in its own log means that its disk was rolled back. Noting changes memory
-//! only; [`SeenBook::flush`], called each second by its owner, writes the file whole. So the book may say too little after a crash, and
-//! never too much. A damaged file is made anew, and the book then says of each group that it has lost what it knew, until the node itself has
-//! told what it holds: to say less than was seen would let a disk that was rolled back pass. It does not know who asks, nor what follows.
+//! A node that returns asks its peers for these entries; if its own log has less, its disk was rolled back. A note
+//! changes memory only; [`SeenBook::flush`], which its owner calls each second, writes the whole file. So the book may
+//! say too little after a crash, but never too much. A damaged file is made anew. The book then reports each group as
+//! lost until the node itself has said what it holds, because reporting less than was seen would let a disk that was
+//! rolled back pass. It does not know who asks, nor what follows.
 //!
 //! The file, little-endian:
 //!
@@ -12,7 +13,7 @@
 //! | 8 | `SHSEEN` and two zeros |
 //! | 4 | format version: 1, or 2 in a book that has lost what an earlier one said |
 //! | 4 | number of records |
-//! | 38 + n each | node (8), length n of the machine's name (2), that name (n), partition (4), and the entry: term, node, index (8 each) |
+//! | 38 + n each | node (8), length n (2) and machine's name (n), partition (4), entry: term, node, index (8 each) |
 //! | 32 | blake3 of everything before |
 
 use std::collections::BTreeMap;
@@ -28,14 +29,14 @@ use crate::log::EntryId;
 
 const MAGIC: [u8; 8] = *b"SHSEEN\0\0";
 const VERSION: u32 = 1;
-/// What is not in it may have been seen all the same.
+/// The version of a book that may lack entries that were seen.
 const VERSION_LOST: u32 = 2;
 const HEADER_BYTES: usize = 16;
 const HASH_BYTES: usize = 32;
 
 type Notes = BTreeMap<(NodeId, GroupName), EntryId>;
 
-/// In memory, with a file behind it that only this book writes.
+/// Notes in memory, with a file that only this book writes.
 pub struct SeenBook {
     disk: Arc<dyn Disk>,
     path: PathBuf,
@@ -46,7 +47,7 @@ pub struct SeenBook {
 
 struct State {
     notes: Notes,
-    /// An earlier book was damaged: of what is not noted since by the word of the node itself, nothing is known.
+    /// An earlier book was damaged: a group that a node has not reported itself since then is unknown.
     is_lost: bool,
     /// Counts the changes; `written` is what the file has.
     version: u64,
@@ -54,7 +55,7 @@ struct State {
 }
 
 impl SeenBook {
-    /// The book in a file; an empty one if there is none, and one that says so if the file is damaged.
+    /// Opens the book in a file: an empty one if there is no file, and one that says so if the file is damaged.
     ///
     /// # Errors
     /// The file cannot be read, or was written by a later program.
@@ -72,10 +73,10 @@ impl SeenBook {
                     tracing::error!(
                         path = %path.display(),
                         reason,
-                        "the book of what other nodes' logs held is damaged and made anew: until they have said it again, this node does \
-                         not vouch for them when they start"
+                        "the book of what other nodes' logs held is damaged and made anew: until they have said it \
+                         again, this node does not vouch for them when they start"
                     );
-                    // Written at the next flush, whatever is noted until then.
+                    // The next flush writes the new book even if nothing was noted until then.
                     (state.is_lost, state.version) = (true, 1);
                 }
             },
@@ -88,27 +89,27 @@ impl SeenBook {
     /// The highest entry that `node` was seen to hold in a group.
     ///
     /// # Errors
-    /// [`SeenLost`]: that was lost, and may be anything.
+    /// [`SeenLost`]: the note was lost, and may have been any entry.
     pub fn of(&self, node: NodeId, group: &GroupName) -> Result<Option<EntryId>, SeenLost> {
         let state = self.state.lock();
         let noted = state.notes.get(&(node, group.clone())).copied();
         if noted.is_none() && state.is_lost { Err(SeenLost) } else { Ok(noted) }
     }
 
-    /// A node says itself what it holds: with this, what was lost of it is known again.
+    /// Notes what a node itself says it holds: what was lost about it is known again.
     pub fn on_told(&self, node: NodeId, group: &GroupName, last: EntryId) {
         self.state.lock().note(node, group, last);
     }
 
-    /// The same for all groups, in order of their names.
+    /// The highest entries that `node` was seen to hold, of all groups in order of their names.
     pub fn all_of(&self, node: NodeId) -> Vec<(GroupName, EntryId)> {
         let state = self.state.lock();
         let of_node = state.notes.iter().filter(|((of, _), _)| *of == node);
         of_node.map(|((_, group), entry)| (group.clone(), *entry)).collect()
     }
 
-    /// Writes the file if something changed since; what was noted before the call is durable on return. Blocks. After an error the file
-    /// is the old one or the new one, and the next call tries again.
+    /// Writes the file if something changed since the last time; what was noted before the call is durable on return.
+    /// Blocks. After an error the file is the old one or the new one, and the next call tries again.
     pub fn flush(&self) -> Result<(), SeenError> {
         let _writing = self.writing.lock();
         let (version, bytes) = {
@@ -136,7 +137,7 @@ impl State {
 }
 
 impl Seen for SeenBook {
-    /// A leader hears first of entries far behind what the node holds: of one that is not known any more that says nothing.
+    /// A leader first hears of entries far below those that the node holds. If the note was lost, that says nothing.
     fn on_durable(&self, node: NodeId, group: &GroupName, last: EntryId) {
         let mut state = self.state.lock();
         if !state.is_lost || state.notes.contains_key(&(node, group.clone())) {
@@ -149,7 +150,7 @@ impl Seen for SeenBook {
     }
 }
 
-/// Why a file is no book.
+/// Why a file cannot be read as a book.
 enum Unread {
     /// Its format is of a later program.
     Later(u32),

@@ -1,18 +1,18 @@
 //! A peer network in memory, for whole nodes in one process: tests and the cluster simulator.
 //!
-//! In: nodes that join with their services, and faults of the way from one node to another. Out: a [`Network`] per node that keeps the
-//! trait's promises, at worst by an error. Time is tokio's, chance comes from one seed: on a paused runtime of one thread the same seed
-//! gives the same run. It knows nothing of what is said.
+//! In: nodes that join with their services, and faults of the link from one node to another. Out: a [`Network`] per
+//! node that keeps the trait's promises, at worst with an error. Time is tokio's, and randomness comes from one seed:
+//! on a paused runtime of one thread the same seed gives the same run. It knows nothing of what is said.
 //!
 //! | fault | what happens to a call | what happens to a stream |
 //! |---|---|---|
-//! | cut | it vanishes, or its reply does: the caller waits for its deadline | it stands still, and breaks when that lasts as long as a probe of the real network |
+//! | cut | it or its reply vanishes; the caller waits for its deadline | it stalls; it breaks when a probe would fail |
 //! | delay | request and reply each take so long | so does each item, in order |
 //! | reorder | some requests are overtaken by later ones | never |
 //! | lost calls | the request vanishes, the caller waits for its deadline | never |
 //! | lost replies | the request is carried out, the caller hears nothing | never |
 //! | doubled calls | the request is carried out once more, later ones in between; the caller hears one reply | never |
-//! | silence of a group | its votes vanish, other calls are not concerned | its appends stand still |
+//! | silence of a group | its votes vanish, other calls are not affected | its appends stall |
 //! | fall of a node | after so many messages from or to it, it leaves | breaks |
 
 mod flow;
@@ -41,7 +41,7 @@ use crate::ids::NodeId;
 #[derive(Clone)]
 pub struct SimNetwork {
     state: Arc<Mutex<State>>,
-    /// Says that a way was cut or healed.
+    /// Signals that a link was cut or healed.
     changed: watch::Sender<()>,
 }
 
@@ -52,7 +52,7 @@ struct State {
     links: BTreeMap<(NodeId, NodeId), Link>,
     /// Groups whose members do not hear each other.
     silent: BTreeSet<GroupName>,
-    /// Messages that a node still sends or gets, and what happens at the last.
+    /// How many messages a node still sends or receives, and what happens at the last one.
     falls: BTreeMap<NodeId, (u64, Parcel)>,
 }
 
@@ -70,8 +70,8 @@ impl SimNetwork {
         Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(()) }
     }
 
-    /// The node's way out; from now on `service` answers for it. A node joins once in each of its lives: what an earlier one still had
-    /// under way fails as if the node had left.
+    /// Returns the node's network; from now on `service` answers for it. A node joins once in each of its lives:
+    /// requests that an earlier life still had under way fail as if the node had left.
     pub fn join(&self, node: NodeId, service: Arc<dyn Service>) -> Arc<dyn Network> {
         self.leave(node);
         let left = CancellationToken::new();
@@ -87,7 +87,7 @@ impl SimNetwork {
         }
     }
 
-    /// Nothing gets from one node to the other any more; the other direction stays.
+    /// Nothing gets from one node to the other any more; the other direction is not affected.
     pub fn cut(&self, from: NodeId, to: NodeId) {
         self.with_link(from, to, |link| link.is_cut = true);
         self.changed.send_replace(());
@@ -104,7 +104,7 @@ impl SimNetwork {
         self.changed.send_replace(());
     }
 
-    /// Everything from one node to the other takes so long, each time another time out of the range.
+    /// Delays everything from one node to the other, each time by another time from the range.
     pub fn delay(&self, from: NodeId, to: NodeId, delay: RangeInclusive<Duration>) {
         self.with_link(from, to, |link| link.delay = delay);
     }
@@ -119,7 +119,8 @@ impl SimNetwork {
         self.with_link(from, to, |link| link.calls_lost_permille = permille);
     }
 
-    /// So many of 1,000 requests from one node to the other arrive twice: once more when others may have overtaken it.
+    /// So many of 1,000 requests from one node to the other arrive twice, the second time when others may have
+    /// overtaken it.
     pub fn double_calls(&self, from: NodeId, to: NodeId, permille: u32) {
         self.with_link(from, to, |link| link.calls_doubled_permille = permille);
     }
@@ -135,13 +136,14 @@ impl SimNetwork {
         self.changed.send_replace(());
     }
 
-    /// The n-th message from or to the node, counted from now, is lost, `off` is called, and the node has left: its power goes off there.
+    /// The node's power fails at the n-th message from or to it, counted from now: the message is lost, `off` is
+    /// called, and the node has left.
     pub fn fall_after(&self, node: NodeId, messages: u64, off: impl FnOnce() + Send + 'static) {
         assert!(0 < messages);
         self.state.lock().falls.insert(node, (messages, Box::new(off)));
     }
 
-    /// No way has any fault any more. What vanished stays lost.
+    /// Removes all faults. What vanished stays lost.
     pub fn heal(&self) {
         let mut state = self.state.lock();
         state.links.values_mut().for_each(Link::heal);
@@ -155,7 +157,7 @@ impl SimNetwork {
         self.state.lock().silent.contains(group)
     }
 
-    /// Counts a message; `false` when a node falls with it.
+    /// Counts a message; `false` if a node falls at this one.
     fn passes(&self, from: NodeId, to: NodeId) -> bool {
         let mut state = self.state.lock();
         let mut fallen = Vec::new();
@@ -191,7 +193,7 @@ impl SimNetwork {
     }
 }
 
-/// A node's end.
+/// A node's end of the network.
 #[derive(Clone)]
 struct SimPeer {
     network: SimNetwork,
@@ -199,7 +201,7 @@ struct SimPeer {
     left: CancellationToken,
 }
 
-/// An answer on its way to whoever asked, who may have given up.
+/// An answer on its way to the node that asked, which may have given up.
 type Answer<T> = oneshot::Sender<Result<T, PeerError>>;
 
 impl SimPeer {
@@ -232,14 +234,15 @@ impl SimPeer {
         let answer = async {
             match answered.await {
                 Ok(answer) => answer,
-                // Request or reply vanished: nobody is there to say so.
+                // Request or reply vanished, and nobody says so: only the deadline ends the wait.
                 Err(_) => std::future::pending().await,
             }
         };
         tokio::time::timeout_at(until, answer).await.unwrap_or(Err(PeerError::Timeout(to)))
     }
 
-    /// At the other end. The handler runs until it is done, nobody waits for it, or the node leaves.
+    /// Hands a request to the service at the other end. The handler runs until it is done, nobody waits for it, or the
+    /// node leaves.
     fn deliver<T: Send + 'static>(
         self,
         to: NodeId,
@@ -269,7 +272,7 @@ impl SimPeer {
 
     fn send_reply<T: Send + 'static>(self, to: NodeId, reply: Result<T, PeerError>, answer: Answer<T>) {
         let (network, node) = (self.network.clone(), self.node);
-        // Whoever asked may have given up by the time it arrives.
+        // The node that asked may have given up by the time it arrives.
         let deliver = move || drop(answer.send(reply));
         if network.passes(to, node) {
             network.with_link(to, node, |link| link.send_reply(network.clone(), Box::new(deliver)));

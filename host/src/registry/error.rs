@@ -1,4 +1,6 @@
 //! What can be wrong with a staged module.
+//!
+//! In: errors of the engine and the disk. Out: messages that say what to do. It does not know who asked for the module.
 
 use std::path::PathBuf;
 

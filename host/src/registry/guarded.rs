@@ -1,9 +1,9 @@
-//! A module on trial: its logic, with an end to every job that calls it again and again.
+//! A module on trial: its logic, with a bound for every job that calls it repeatedly.
 //!
-//! In: logic, and a [`Stop`] that the job shares. Out: the same answers, until the job is to stop or the module has cost too much that came
-//! to nothing: single commands that used up their budget, answers that cannot be read, are far too long or were far too long in coming. From
-//! then on every call fails at once, and the stop says why. Whoever runs the job looks at that before it believes what came of the calls. It does not know what the
-//! job is.
+//! In: logic, and a [`Stop`] that the job shares. Out: the same answers, until the job must stop or the module has cost
+//! too much in vain: single commands that used up their budget, or answers that cannot be read, are far too long or
+//! took far too long. From then on every call fails at once, and the stop says why. The job must look at the stop
+//! before it trusts the results of its calls. This file does not know what the job is.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -25,13 +25,13 @@ use crate::limits::{
 };
 use crate::machine::logic::{Fault, Logic, Pace};
 
-/// Groups whose budgets together are below the most that a metered call gets.
+/// How many groups have budgets whose sum is below the most that a metered call gets.
 const GROUPS_METERED: usize = ((GUEST_FUEL_MAX - GUEST_FUEL_BASE) / GUEST_FUEL_PER_GROUP) as usize;
 
-/// Time of calls, beyond what they are owed, that counts as one strike: as much as with the watchdog.
+/// Excess time of calls that counts as one strike: the same rate as for the watchdog.
 const MICROS_PER_STRIKE: u64 = GUEST_WATCHDOG.as_micros() as u64 / TRIAL_STRIKES_OF_WATCHDOG;
 
-/// What a module has cost that came to nothing.
+/// What a module has cost in vain.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 enum Waste {
     #[error("used up the budget of one command")]
@@ -44,13 +44,13 @@ enum Waste {
     Slow,
 }
 
-/// What a module is to the job that calls it.
+/// The role of a module in the job that calls it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
-    /// Somebody may have sent what it cannot answer, and that was recorded: only what does not end counts.
+    /// Somebody may have sent a command that it cannot answer, and that was recorded: only calls that do not end count.
     Recorded,
     Candidate,
-    /// The candidate on the second engine, which takes longer and gets no more time.
+    /// The candidate on the second engine, which is slower and gets no more time.
     Second,
 }
 
@@ -60,20 +60,20 @@ impl Part {
     }
 }
 
-/// Why calls are not made any more.
+/// Why no more calls are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cut {
     /// Nobody waits for the job.
     Stopped,
-    /// In words for whoever wrote the module.
+    /// As text for the author of the module.
     Spent(String),
 }
 
-/// Ends a job: asked for by whoever no longer wants it, or because of the module.
+/// Ends a job, because somebody no longer wants it or because of the module.
 #[derive(Debug, Default)]
 pub struct Stop {
     is_asked: AtomicBool,
-    /// Since when a call knows of it.
+    /// Since when a call has known about the request.
     noticed: OnceLock<Instant>,
     cut: OnceLock<Cut>,
 }
@@ -87,12 +87,12 @@ impl Stop {
         self.is_asked.load(Ordering::Acquire)
     }
 
-    /// Why a call was not made. What came of the job since then is worth nothing.
+    /// Why a call was not made. The results of the job since then are worthless.
     pub fn cut(&self) -> Option<&Cut> {
         self.cut.get()
     }
 
-    /// A job that looks by itself whether it is to stop gets a moment to come to such a place.
+    /// A job that checks for itself whether it must stop gets a moment to reach such a check.
     fn check(&self) -> Result<(), Fault> {
         if self.is_asked() && TRIAL_STOP_GRACE < self.noticed.get_or_init(Instant::now).elapsed() {
             self.cut.get_or_init(|| Cut::Stopped);
@@ -109,30 +109,30 @@ impl Stop {
 pub struct Guarded {
     logic: Arc<dyn Logic>,
     stop: Arc<Stop>,
-    /// The watchdog has struck: from then on calls of few commands are metered, whose end comes sooner.
+    /// The watchdog has stopped a call: from then on calls of few commands are metered, because these end sooner.
     is_slow: AtomicBool,
     calls: AtomicU64,
     strikes: AtomicU64,
     part: Part,
-    /// Bytes of answers beyond what their calls were owed.
+    /// Bytes of answers beyond what their calls were allowed.
     surplus: AtomicU64,
-    /// Microseconds that calls took beyond what they were owed.
+    /// Microseconds that calls took beyond what they were allowed.
     late: AtomicU64,
     renders_stopped: AtomicU64,
 }
 
 impl Guarded {
-    /// Around a candidate.
+    /// Guards a candidate.
     pub fn around(logic: Arc<dyn Logic>, stop: &Arc<Stop>) -> Arc<dyn Logic> {
         Arc::new(Self::new(logic, stop, Part::Candidate))
     }
 
-    /// Around a candidate on the second engine.
+    /// Guards a candidate on the second engine.
     pub fn around_second(logic: Arc<dyn Logic>, stop: &Arc<Stop>) -> Arc<dyn Logic> {
         Arc::new(Self::new(logic, stop, Part::Second))
     }
 
-    /// Around a module that decided what is replayed.
+    /// Guards a module that decided what is replayed.
     pub fn around_recorded(logic: Arc<dyn Logic>, stop: &Arc<Stop>) -> Arc<dyn Logic> {
         Arc::new(Self::new(logic, stop, Part::Recorded))
     }
@@ -151,7 +151,8 @@ impl Guarded {
         }
     }
 
-    /// Makes a call of an export about so many commands, rows or the like; `is_alone` where only one can be to blame when it does not end.
+    /// Makes a call of an export about `items` commands, rows or similar. `is_alone`: only one of them can be to blame
+    /// if it does not end.
     fn call<T>(
         &self,
         name: &str,
@@ -170,7 +171,7 @@ impl Guarded {
         result
     }
 
-    /// Makes a call for so many commands whose answer is bytes.
+    /// Makes a call for `groups` commands whose answer is bytes.
     fn answer(
         &self,
         name: &str,
@@ -184,7 +185,7 @@ impl Guarded {
         Ok(answer)
     }
 
-    /// A call about so many things has taken so long.
+    /// Counts the time that a call about `items` things has taken.
     fn count_time(&self, name: &str, items: usize, taken: Duration) {
         let micros = |time: Duration| time.as_micros() as u64;
         let owed = micros(TRIAL_TIME_OWED) * (1 + items as u64);
@@ -193,7 +194,7 @@ impl Guarded {
         self.charge(name, &self.late, late, MICROS_PER_STRIKE, Waste::Slow);
     }
 
-    /// Adds to an account of what goes beyond what was owed; every `per_strike` of it are a strike.
+    /// Adds to an account of excess; every `per_strike` units are a strike.
     fn charge(&self, name: &str, account: &AtomicU64, surplus: u64, per_strike: u64, waste: Waste) {
         if surplus == 0 || self.part == Part::Recorded {
             return;
@@ -233,7 +234,7 @@ impl Guarded {
         self.stop.cut.get_or_init(|| Cut::Spent(why));
     }
 
-    /// The pace of a call of so many groups that asks for this one.
+    /// The pace for a call of `groups` groups that asks for the pace `asked`.
     fn pace(&self, asked: Pace, groups_max: usize, groups: usize) -> Pace {
         if self.is_slow.load(Ordering::Relaxed) && groups <= groups_max { Pace::Metered } else { asked }
     }
@@ -257,14 +258,15 @@ impl Logic for Guarded {
         self.call("plan", count, true, || self.logic.plan(plan_in))
     }
 
-    /// A batch that does not end is divided by whoever decides it, so it may be metered at any size.
+    /// The caller divides a batch that does not end, so it may be metered at any size.
     fn execute(&self, pace: Pace, context: Context, ops: &[u8], rows: &[u8]) -> Result<Vec<u8>, Fault> {
         let groups = group_count(ops);
         let pace = self.pace(pace, usize::MAX, groups);
         self.answer("execute", groups, || self.logic.execute(pace, context, ops, rows))
     }
 
-    /// Recorded events are applied whole, with all the time that the watchdog gives where fuel might be too little.
+    /// Recorded events are applied as a whole. If fuel might be too little, they get all the time that the watchdog
+    /// allows.
     fn apply(&self, pace: Pace, context: Context, ops: &[u8], rows: &[u8], outcome: &[u8]) -> Result<Vec<u8>, Fault> {
         let groups = group_count(ops);
         let pace = self.pace(pace, GROUPS_METERED, groups);
@@ -275,7 +277,7 @@ impl Logic for Guarded {
         self.call("query", 1, true, || self.logic.query(query))
     }
 
-    /// What cannot be shown ends no job, but it is not tried for ever either.
+    /// Items that cannot be rendered end no job, but rendering is not tried for ever either.
     fn render(&self, items: &[RenderItem]) -> Result<Vec<Value>, Fault> {
         self.stop.check()?;
         if TRIAL_RENDERS_MAX <= self.renders_stopped.load(Ordering::Relaxed) {
@@ -300,7 +302,7 @@ impl Logic for Guarded {
         let fault = migrated.last().and_then(|last| last.as_ref().err());
         self.count("migrate", true, fault);
         if matches!(fault, Some(Fault::Watchdog)) {
-            // Whoever migrates tries it several times, and each of them takes as long.
+            // The caller tries a migration several times, and each attempt takes as long.
             self.strike("migrate", TRIAL_STRIKES_OF_WATCHDOG, Waste::Unended);
         } else {
             self.count_time("migrate", entities.len(), since.elapsed());
@@ -370,7 +372,7 @@ mod tests {
             let is_made = |_: &usize| guarded.answer("execute", 1, || Ok(vec![0; len])).is_ok();
             ((0..1000).take_while(is_made).count(), stop.cut().cloned())
         };
-        // What two commands' worth of bytes are owed costs nothing.
+        // An answer within what two commands are allowed costs nothing.
         assert_eq!(answers(2 * TRIAL_ANSWER_BYTES_OWED as usize, Part::Second), (1000, None));
         let (count, cut) = answers(1 << 20, Part::Candidate);
         assert!(
@@ -382,7 +384,7 @@ mod tests {
         assert_eq!(answers(1 << 20, Part::Recorded), (1000, None), "its answers were recorded");
     }
 
-    /// As long as the budget of a command may take costs nothing, half a second for each of a few does.
+    /// A call within the time of a command's budget costs nothing; half a second for each of a few commands does.
     #[test]
     fn a_module_whose_single_calls_take_too_long_is_given_up_too() {
         let calls = |taken: Duration, items: usize, part: Part| {
@@ -425,7 +427,7 @@ mod tests {
         let trap = Fault::Trap { text: "asked to".to_owned(), backtrace: Vec::new() };
         let (logic, stop, guarded) = failing(trap);
         stop.ask();
-        // Within the moment that it gets to end by itself.
+        // Within the moment that it gets to end on its own.
         drop(guarded.check(&CheckIn { accumulator: Vec::new(), rows: Vec::new(), is_last: true }));
         assert_eq!(stop.cut(), None);
         let mut count = 0;

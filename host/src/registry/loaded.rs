@@ -1,6 +1,7 @@
-//! Modules in memory: those that somebody uses, and the few that were used last.
+//! Modules in memory: those in use, and the few that were used last.
 //!
-//! In: a loaded module. Out: the same, or nothing any more: whoever wants it then loads it from the disk again. It knows nothing of files.
+//! In: a loaded module. Out: the same, or `None` once it was dropped; the caller then loads it from the disk again. It
+//! knows nothing of files.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use crate::machine::logic::Logic;
 #[derive(Default)]
 pub(super) struct Loaded {
     modules: BTreeMap<ModuleId, (u64, Arc<dyn Logic>)>,
-    /// How often one was asked for.
+    /// How often a module was asked for.
     uses: u64,
 }
 
@@ -24,7 +25,7 @@ impl Loaded {
         Some(logic.clone())
     }
 
-    /// Adds one, and lets go of those that nobody uses but the newest few.
+    /// Adds a module, and drops unused ones except the newest few.
     pub(super) fn insert(&mut self, logic: Arc<dyn Logic>) {
         self.uses += 1;
         self.modules.insert(logic.id(), (self.uses, logic));

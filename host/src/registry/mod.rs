@@ -1,8 +1,8 @@
 //! The registry: modules on this node by their id, kept for ever once they are recorded.
 //!
 //! In: wasm bytes. Out: their id, and later the loaded module. The file's name is its hash, so a damaged file is never
-//! loaded. What somebody has brought is examined first, and nothing of it stays unless it is kept. It does not know which module is active where:
-//! that is in each partition's journal.
+//! loaded. A module that somebody uploads is examined first, and nothing of it stays unless it is kept. It does not
+//! know which module is active where: that is in each partition's journal.
 
 mod error;
 mod guarded;
@@ -37,16 +37,17 @@ pub struct Registry {
     /// What compiling a module of the folder may cost.
     allowance: Allowance,
     loaded: Mutex<Loaded>,
-    /// Held while one is loaded from the disk: all partitions ask for the same one at the same time, and compiling it once is enough.
+    /// Held while a module is loaded from the disk. All partitions ask for it at the same time, and one compilation is
+    /// enough.
     loading: Mutex<()>,
-    /// What is linked into the host.
+    /// Logic that is linked into the host.
     native: Mutex<BTreeMap<ModuleId, Arc<dyn Logic>>>,
 }
 
-/// A module that somebody has brought: it runs, and nothing of it is kept unless it was before.
+/// A module that somebody has uploaded: it runs, and nothing of it is kept unless it was kept before.
 pub struct Candidate {
     logic: Arc<dyn Logic>,
-    /// Nothing of one that is kept.
+    /// `None` if the module is kept already.
     examined: Option<Examined>,
 }
 
@@ -55,7 +56,7 @@ impl Candidate {
         &self.logic
     }
 
-    /// Whether it is on this node for the first time.
+    /// Whether the module is on this node for the first time.
     pub fn is_new(&self) -> bool {
         self.examined.is_some()
     }
@@ -67,7 +68,7 @@ impl Registry {
         Ok(Self::open_to_read(folder, engine, Allowance::Recorded))
     }
 
-    /// A registry over a folder of somebody else, which is only read.
+    /// A registry over a foreign folder, which is only read.
     pub fn open_to_read(folder: PathBuf, engine: Arc<Engine>, allowance: Allowance) -> Self {
         let (loaded, loading, native) = (Mutex::default(), Mutex::default(), Mutex::default());
         Self { folder, engine, allowance, loaded, loading, native }
@@ -78,12 +79,13 @@ impl Registry {
         self.native.lock().insert(logic.id(), logic);
     }
 
-    /// Whether it is linked into the host, so that there are no bytes of it.
+    /// Whether the module is linked into the host, so that no file has its bytes.
     pub fn is_native(&self, id: ModuleId) -> bool {
         self.native.lock().contains_key(&id)
     }
 
-    /// Validates and compiles a module that the operator has configured or the cluster has recorded, and keeps its bytes; durable on return.
+    /// Validates and compiles a module that the operator has configured or the cluster has recorded, and keeps its
+    /// bytes; durable on return.
     pub fn stage(&self, wasm: &[u8]) -> Result<Arc<dyn Logic>, RegistryError> {
         let module: Arc<dyn Logic> = Arc::new(Guest(self.engine.load(wasm, self.allowance)?));
         self.write_missing(module.id(), wasm)?;
@@ -91,7 +93,7 @@ impl Registry {
         Ok(module)
     }
 
-    /// Validates and compiles a module that somebody has brought, within bounds; keeps nothing of it.
+    /// Validates and compiles a module that somebody has uploaded, within bounds; keeps nothing.
     pub fn examine(&self, wasm: &[u8], bounds: &Bounds) -> Result<Candidate, RegistryError> {
         let id = ModuleId::of(wasm);
         if self.path_of(id).exists() {
@@ -121,18 +123,18 @@ impl Registry {
         forgotten.map_err(|source| RegistryError::Io { path, source })
     }
 
-    /// Ends whatever is compiled, and lets nothing more be.
+    /// Ends every compilation, and prevents further ones.
     pub fn stop_compiling(&self) {
         self.engine.stop_compiling();
     }
 
-    /// One that is in memory.
+    /// A module that is in memory.
     pub fn find_loaded(&self, id: ModuleId) -> Option<Arc<dyn Logic>> {
         let native = self.native.lock().get(&id).cloned();
         native.or_else(|| self.loaded.lock().find(id))
     }
 
-    /// One that is on disk, compiled if need be.
+    /// A module that is on disk, compiled if necessary.
     pub fn find(&self, id: ModuleId) -> Result<Arc<dyn Logic>, RegistryError> {
         if let Some(logic) = self.find_loaded(id) {
             return Ok(logic);
@@ -147,23 +149,23 @@ impl Registry {
         Ok(module)
     }
 
-    /// A staged module on the second engine, to compare it with the first: slow, loaded anew each time, and without a budget
-    /// that says the same.
+    /// A staged module on the second engine, to compare it with the first. It is slow, loaded anew each time, and its
+    /// budget does not have the same unit.
     pub fn find_second(&self, id: ModuleId) -> Result<Arc<dyn Logic>, RegistryError> {
         Ok(Arc::new(SecondGuest(SecondModule::load(&self.read(id)?)?)))
     }
 
-    /// The node stops: guest calls that are under way end at once, by the watchdog.
+    /// The node stops: the watchdog ends guest calls that are under way at once.
     pub fn hurry(&self) {
         self.engine.hurry();
     }
 
-    /// What compiles and runs modules here; see [`Engine::fingerprint`].
+    /// Names what compiles and runs modules here; see [`Engine::fingerprint`].
     pub fn engine_fingerprint(&self) -> String {
         self.engine.fingerprint()
     }
 
-    /// Validates and compiles a module of somebody else that is not kept.
+    /// Validates and compiles a foreign module, which is not kept.
     pub fn compile(&self, wasm: &[u8]) -> Result<Arc<dyn Logic>, RegistryError> {
         Ok(Arc::new(Guest(self.engine.load(wasm, Allowance::Foreign)?)))
     }
@@ -275,7 +277,7 @@ impl Logic for Guest {
     }
 }
 
-/// A guest module on the second engine as [`Logic`]; every pace is the same.
+/// A guest module on the second engine as [`Logic`]; it ignores the pace.
 struct SecondGuest(SecondModule);
 
 impl Logic for SecondGuest {

@@ -1,4 +1,5 @@
-//! The second engine against the first: the released wallet, batch after batch of generated commands, every byte compared.
+//! The second engine against the first: the released wallet, batch after batch of generated commands, every byte
+//! compared.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -131,7 +132,7 @@ fn both_engines_give_the_same_bytes_for_every_call() {
     let row = Row { key: b"\x01a".to_vec(), row: Some(row) };
     for from_schema in [1, 2, 4] {
         let migrate = MigrateIn { from_schema, entity: b"a".to_vec(), rows: vec![row.clone()] };
-        // One instance for all of them here, one for each there.
+        // The first engine uses one instance for all of them, the second one for each.
         let entities = vec![migrate; 3];
         let migrated = first.migrate(&entities);
         let is_as_expected =
@@ -170,7 +171,8 @@ fn act(logic: &dyn Logic, what: &str) -> Plan {
     Plan::all(planned).expect("a block").remove(0).expect("nothing is refused")
 }
 
-/// What four of these acts come to, played in batches of this size: the value of the row, or why the last one was rejected.
+/// The result of four of these acts, played in batches of this size: the value of the row, or why the last was
+/// rejected.
 fn acts(logic: &dyn Logic, what: &str, size: usize) -> String {
     let mut rows = Rows::new();
     let mut said = None;
@@ -187,7 +189,7 @@ fn acts(logic: &dyn Logic, what: &str, size: usize) -> String {
     said.unwrap_or_else(|| format!("{value:?}"))
 }
 
-/// What `prepare` has to find.
+/// The differences that `prepare` must find.
 #[test]
 fn a_module_that_sees_its_batch_or_its_engine_differs_from_itself() {
     let (_folder, [first, second]) = both(FAULTY);

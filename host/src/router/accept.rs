@@ -1,12 +1,13 @@
-//! Commands that nobody waits for: what would be refused is refused at once, the rest is accepted and carried out without the client.
+//! Commands that no client waits for: what would be refused is refused at once, the rest is accepted and carried out.
 //!
 //! ```text
 //! request ─▶ plan ─ refused ─▶ answer
 //!              └▶ id known with other content ─▶ answer
 //!              └▶ Accepted: where to ask, and until when it is open ─▶ carry_out: route, …, as for any other
 //! ```
-//! Whether the id is free is looked up where it is quick. What is only seen later, like another command with the id that is on its way too, the
-//! client is told when it asks with what [`Accepted`] has. It does not know how clients are told.
+//! Whether the id is free is looked up where that is quick. What shows only later, such as another command under way
+//! with the same id, the client learns when it asks with the facts in [`Accepted`]. It does not know how clients are
+//! told.
 
 use std::sync::Arc;
 
@@ -21,24 +22,24 @@ use crate::router::plan::{Open, Routed};
 use crate::router::reply::home_of;
 use crate::saga::claim::different_fields;
 
-/// A command that is going to be carried out, unless something comes in between.
+/// A command that will be carried out, unless something prevents it.
 pub struct Accepted {
     pub home: String,
     /// It is not executed later than this.
     pub expires: Micros,
-    /// Of its content.
+    /// The fingerprint of its content.
     pub fingerprint: Fingerprint,
     machine: Arc<Machine>,
     deadline: Instant,
-    /// Nothing where it is recorded already.
+    /// `None` if the command is recorded already.
     routed: Option<Routed>,
 }
 
 impl Machine {
-    /// Plans a command and looks whether its id is free.
+    /// Plans a command and checks whether its id is free.
     ///
     /// # Errors
-    /// The answer, where that is known already: nothing is carried out.
+    /// The answer, if it is known already; then nothing is carried out.
     pub async fn accept(self: &Arc<Self>, request: CommandRequest) -> Result<Accepted, Answer> {
         let deadline = request.deadline;
         let open = Open { is_expiry_told: true, ..Open::new(0, request) };
@@ -63,7 +64,7 @@ impl Machine {
         })
     }
 
-    /// Whether the command is recorded already, as far as this node hears within a moment.
+    /// Whether the command is recorded already, as far as this node can learn within a moment.
     ///
     /// # Errors
     /// Another command has its id.
@@ -71,7 +72,7 @@ impl Machine {
         let submission = &routed.submission;
         let Some(partition) = self.find_partition(routed.partition) else { return Ok(false) };
         let soon = deadline.min(Instant::now() + limits::REPLICA_LAG_USUAL);
-        // Without a leader to ask, what this replica has is still worth a look.
+        // If no leader answers, this replica's own index is still worth a look.
         drop(partition.read_linearizable(soon).await);
         let Ok(Some(known)) = partition.find_id(submission.id) else { return Ok(false) };
         if known.is_same_content(&submission.fingerprint) {
@@ -97,7 +98,8 @@ impl Machine {
 }
 
 impl Accepted {
-    /// Brings it to its partition and waits, until its deadline, as a client would. Nothing comes of one that was recorded before.
+    /// Brings the command to its partition and waits until its deadline, as a client would. Returns `None` for a
+    /// command that was recorded before.
     pub async fn carry_out(self) -> Option<Answer> {
         let Self { machine, deadline, routed, .. } = self;
         let (_, answer) = machine.deliver_all(vec![routed?], deadline).await.pop()?;

@@ -1,5 +1,5 @@
 //! What goes into the router and what comes back: requests of one caller, and answers that are definite or say how to
-//! become so.
+//! get a definite one.
 //!
 //! It knows nothing of HTTP; `api/` turns these into statuses, headers and JSON.
 
@@ -14,10 +14,10 @@ use tokio::time::Instant;
 use crate::ids::{CommandId, Fingerprint, Micros, NodeId, PartitionId, Position};
 use crate::router::scope::Scope;
 
-/// The roles whose work is to look at commands of others.
+/// The roles whose work includes looking at other callers' commands.
 const WATCHING_ROLES: u32 = role::AUDITOR | role::DEVELOPER | role::OPERATOR | role::ADMIN;
 
-/// Who asks: recorded with every command.
+/// Who asks; recorded with every command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     pub name: String,
@@ -28,17 +28,19 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// One that is bound to no entities.
+    /// A caller that is not bound to entities.
     pub fn unbound(name: impl Into<String>, roles: u32) -> Self {
         Self { name: name.into(), roles, scope: Scope::All }
     }
 
-    /// Whether it may know what became of a command that `sender` sent: one that is bound to entities knows only of its own.
+    /// Whether it may see what became of a command that `sender` sent. A caller that is bound to entities sees only its
+    /// own.
     pub fn may_see(&self, sender: &str) -> bool {
         self.scope.is_all() || self.name == sender
     }
 
-    /// Whether it means the one command with an id where it does not say whose: its own, or any where it watches the node.
+    /// Whether it means the only command with an id, when it names no home: it sent the command, or its role is to
+    /// watch.
     pub fn means(&self, sender: &str) -> bool {
         self.name == sender || self.roles & WATCHING_ROLES != 0
     }
@@ -55,7 +57,7 @@ pub struct CommandRequest {
     pub id: CommandId,
     pub caller: Arc<Caller>,
     pub request_id: Arc<str>,
-    /// Nobody waits longer, and nothing is executed later.
+    /// The client waits no longer, and nothing is executed later.
     pub deadline: Instant,
 }
 
@@ -77,7 +79,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// Whether it is a rejection that was recorded for this request, so that it has cost log.
+    /// Whether it is a rejection that was recorded for this request, and so has taken space in the log.
     pub fn is_new_rejection(&self) -> bool {
         matches!(self, Self::Rejected(recorded, _) if !recorded.is_replayed)
     }
@@ -96,7 +98,7 @@ pub struct Recorded {
     pub body: Value,
 }
 
-/// Why nothing was accepted, and when to come back.
+/// Why nothing was accepted, and when to retry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unavailable {
     pub reason: UnavailableReason,
@@ -121,11 +123,12 @@ pub enum UnavailableReason {
     Removed,
     /// The node is shutting down.
     ShuttingDown,
-    /// The id was decided before, and is not executed again; the entry that says how is not on this node any more: 410.
+    /// The id was decided before and is not executed again, but this node no longer has the entry with the outcome:
+    /// 410.
     OutcomeReleased,
-    /// A rollback waits until what is under way between partitions is over, and nothing begins there.
+    /// A rollback waits until the commands in flight across partitions are over; no new one starts meanwhile.
     Draining,
-    /// The partition cannot activate the module that the machine has: 503 until an operator has chosen another one.
+    /// The partition cannot activate the machine's module: 503 until an operator has chosen another one.
     NotActivated,
 }
 
@@ -134,9 +137,9 @@ pub enum UnavailableReason {
 pub enum Consistency {
     /// Sees everything that was acknowledged before the read began.
     Linearizable,
-    /// What this node has.
+    /// Sees what this node has.
     Stale,
-    /// At least this position.
+    /// Sees at least this position.
     AtLeast(Position),
 }
 
@@ -158,11 +161,11 @@ pub struct QueryRequest {
     pub caller: Arc<Caller>,
     pub consistency: Consistency,
     pub at: Option<Moment>,
-    /// Of a history: continue behind this position.
+    /// For a history, newest first: continue past this position, with older events.
     pub cursor: Option<Position>,
-    /// Of a history: at most this many items.
+    /// For a history: at most this many items.
     pub limit: u32,
-    /// Of a command: the entity that it belongs to.
+    /// For a command: the entity that it belongs to.
     pub home: Option<String>,
     pub deadline: Instant,
 }
@@ -170,7 +173,7 @@ pub struct QueryRequest {
 #[derive(Clone, Debug)]
 pub struct QueryAnswer {
     pub body: Value,
-    /// Whose command it shows, where no home was named and the module can say it.
+    /// The home of the command that is shown, if the request named none and the module can tell it.
     pub home: Option<String>,
     /// Where the partition stood when the rows were read.
     pub position: Position,
@@ -181,11 +184,11 @@ pub struct QueryAnswer {
 pub enum QueryError {
     NotFound(Refusal),
     Refused(Refusal),
-    /// Without a home it cannot be said which command is meant: 409.
+    /// Without a home it is not clear which command is meant: 409.
     Ambiguous(Ambiguity),
     /// The position belongs to another history, or lies ahead of this one: 410.
     Gone(Position),
-    /// It lies before what this node has kept of its journal, which begins where the text says: 410.
+    /// The position lies before the journal that this node has kept; the text says where that begins: 410.
     Released(String),
     Unavailable(Unavailable),
     /// The deadline passed.
@@ -198,16 +201,16 @@ pub enum QueryError {
 #[derive(Clone, Debug)]
 pub struct CommandQuestion {
     pub id: CommandId,
-    /// The entity whose partition knows it; all partitions are asked without it.
+    /// The entity whose partition knows it; without it all partitions are asked.
     pub home: Option<String>,
-    /// When it expires, as the answer *unknown* said or the one that accepted it.
+    /// When it expires, according to the answer that said *unknown* or that accepted it.
     pub expires: Option<Micros>,
-    /// Of its content: another command may have the id.
+    /// The fingerprint of its content, because another command may have the id.
     pub fingerprint: Option<Fingerprint>,
 }
 
 impl CommandQuestion {
-    /// Asks for whatever is recorded under this id.
+    /// Asks for anything that is recorded under this id.
     pub fn of(id: CommandId) -> Self {
         Self { id, home: None, expires: None, fingerprint: None }
     }
@@ -218,25 +221,25 @@ impl CommandQuestion {
 pub enum CommandLookup {
     /// Recorded: `rendered` is the module's rendering of the status.
     Recorded { status: Box<CommandStatus>, rendered: Value },
-    /// It was started and goes on in other partitions.
+    /// It has started and continues in other partitions.
     InFlight(Box<CommandStatus>),
-    /// It has not been executed, and a submission that expires by then will not be.
+    /// It has not been executed, and a submission that expires by the time asked about will not be.
     NotExecuted,
-    /// It has not been executed yet; a submission under way may still be, until the time given. A question about a submission that expires
-    /// then, and no later one, has a definite answer once the time has passed.
+    /// It has not been executed yet; a submission under way may still be, until the time given. If no submission
+    /// expires later than that, a question after that time gets a definite answer.
     Undecided { until: Micros },
-    /// No command of the home that was named is executed under the id, now or later: it is another command's there.
+    /// No command of the named home is executed under the id, now or later: another command has the id there.
     Taken { position: Position },
-    /// Without a home it cannot be said which command is meant.
+    /// Without a home it is not clear which command is meant.
     Ambiguous(Ambiguity),
 }
 
 /// Why a command is not shown to a caller that names no home.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ambiguity {
-    /// Several commands have the id, or may have; of these homes those that the caller may see.
+    /// Several commands have the id, or may have it. Lists those of their homes that the caller may see.
     Several(Vec<String>),
-    /// One has it, and another caller has sent that: what became of it says nothing of a command of this caller.
+    /// One command has it, but another caller sent it: its outcome says nothing about a command of this caller.
     OfAnother(Option<String>),
 }
 
@@ -273,26 +276,27 @@ impl CommandLookup {
 #[derive(Clone, Debug)]
 pub struct CommandStatus {
     pub id: CommandId,
-    /// Of its content.
+    /// The fingerprint of its content.
     pub fingerprint: Fingerprint,
     pub command: String,
     pub caller: String,
-    /// The node that has told the leader who the caller is, where the journal says so.
+    /// The node that vouched to the leader for the caller, if the journal names it.
     pub vouched: Option<NodeId>,
     pub request_id: String,
-    /// The entity that it belongs to: of a transfer the payer. Nothing where the module that decided it cannot plan it again.
+    /// The entity that it belongs to; for a transfer, the payer. `None` if the module that decided it cannot plan it
+    /// again.
     pub home: Option<String>,
     pub position: Position,
     pub time: Micros,
     pub rejection: Option<Rejection>,
     pub phases: Vec<Phase>,
-    /// The guest's panic text, where one is kept on this node.
+    /// The guest's panic text, if this node has one.
     pub panic: Option<String>,
-    /// Of a command that is not over.
+    /// Set for a command that is not over.
     pub in_flight: Option<InFlight>,
 }
 
-/// What keeps a command from being over.
+/// What a command in flight waits for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InFlight {
     /// Empty for the moment between two steps.
@@ -301,18 +305,18 @@ pub struct InFlight {
     pub orders: Vec<&'static str>,
 }
 
-/// One call of a participant that must be answered first.
+/// One call to a participant that must be answered first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
     pub partition: PartitionId,
     /// `step`, `undo` or `confirm`.
     pub what: &'static str,
-    /// `refused`: the participant has refused it, and is asked again. `no_leader`: nobody leads the participant, as far as this node knows.
-    /// `asked`: it has not answered yet.
+    /// `refused`: the participant has refused it, and is asked again. `no_leader`: nobody leads the participant, as far
+    /// as this node knows. `asked`: it has not answered yet.
     pub reason: &'static str,
     pub refused_count: u32,
     /// The code of the last refusal.
     pub code: Option<String>,
-    /// The module's last resort is carried out in place of what is refused.
+    /// The module's last resort is carried out in place of the refused step.
     pub is_settled: bool,
 }

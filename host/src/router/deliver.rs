@@ -1,9 +1,9 @@
-//! Stage *route*, its second half: submissions of one partition are brought to whoever leads it, and their answers back.
+//! Stage *route*, second half: brings the submissions of one partition to its leader, and their answers back.
 //!
 //! ```text
 //! leads here? ─ yes ─▶ submit, wait, render
 //!             └ no ──▶ the leader's node does that ──▶ its answers
-//! not led there, or unreachable: again, with whoever leads by then, until the deadline
+//! not led there, or unreachable: again, with the leader of that moment, until the deadline
 //! ```
 //! Ids make it safe to send the same submission again. The client never learns of leaders.
 
@@ -26,11 +26,12 @@ use crate::router::wire::{Told, WireError, decode_submissions, decode_told, enco
 use crate::saga::PlanFault;
 use crate::sequencer::submission::{Refusal, Replies, Reply, Unticketed};
 
-/// How long before the caller's deadline a leader on another node gives up, so that its word still gets back in time.
+/// How long before the caller's deadline a leader on another node gives up, so that its answer still arrives in time.
 const WAY_BACK: Duration = Duration::from_millis(20);
 
 impl Machine {
-    /// Answers every submission, each with its slot, by the deadline; gives those back that another module must plan now.
+    /// Answers every submission by the deadline, each with its slot. Returns the requests that another module must plan
+    /// now.
     pub(super) async fn deliver(
         &self,
         partition: PartitionId,
@@ -76,7 +77,7 @@ impl Machine {
             if pending.is_empty() {
                 return (answers, outdated);
             }
-            // Two nodes that each believe the other to lead are given a moment to find out.
+            // Two nodes may each believe that the other leads: follow one hint, then give them a moment to find out.
             hint = hint.filter(|node| *node != self.node && tried.is_none());
             if hint.is_none() {
                 self.wait_for_leader(partition, deadline).await;
@@ -94,7 +95,7 @@ impl Machine {
         }
     }
 
-    /// Why nobody can be asked, if that is so.
+    /// Why there is no node to ask for this partition, if there is none.
     pub(super) fn find_closed(&self, partition: PartitionId) -> Option<UnavailableReason> {
         let local = self.find_partition(partition).filter(|local| local.is_running());
         if local.as_ref().is_some_and(|local| local.is_leader()) {
@@ -106,7 +107,7 @@ impl Machine {
         (self.is_alone() && local.is_none()).then_some(UnavailableReason::Halted)
     }
 
-    /// One attempt with whoever is believed to lead.
+    /// Makes one attempt with the node that is believed to lead.
     async fn attempt(
         &self,
         partition: PartitionId,
@@ -115,7 +116,7 @@ impl Machine {
         deadline: Instant,
     ) -> Vec<Told> {
         let submissions = || pending.iter().map(|pending| &pending.submission);
-        // What has halted here says nothing of who leads: any other node knows better.
+        // A replica that has halted does not know who leads; any other node knows better.
         let local = self.find_partition(partition).filter(|local| local.is_running());
         if let Some(local) = local.as_ref().filter(|local| local.is_leader()) {
             return self.submit_here(local, submissions(), deadline).await;
@@ -130,18 +131,19 @@ impl Machine {
         let Some(local) = local else { return told.await };
         tokio::select! {
             told = told => told,
-            // Whoever leads now knows the ids that the old leader has accepted, or will refuse to have them twice.
+            // Asking again is safe: the next leader knows the ids that this one accepted, and executes none of them
+            // twice.
             () = local.wait_while_led_by(leader) => vec![Told::Unknown; pending.len()],
         }
     }
 
-    /// Another node that is believed to lead; any, where nobody here knows.
+    /// Another node that is believed to lead; any other node, if this one has no replica to ask.
     pub(super) fn believed_leader(&self, local: Option<&Arc<Partition>>, hint: Option<NodeId>) -> Option<NodeId> {
         let believed = hint.or_else(|| local.and_then(|local| local.leader())).filter(|node| *node != self.node);
         believed.or_else(|| local.is_none().then(|| self.any_other_node()).flatten())
     }
 
-    /// Stages *admit* to *answer* on this node.
+    /// Runs the stages *admit* to *answer* on this node.
     async fn submit_here(
         &self,
         partition: &Arc<Partition>,
@@ -155,14 +157,14 @@ impl Machine {
         let submissions = match divided {
             Ok(submissions) => submissions,
             Err(fault) => {
-                // Planned by a node that counts its partitions otherwise: nothing of it was accepted.
+                // It was planned by a node with another partition count; nothing was accepted.
                 tracing::error!(%fault, "a plan cannot be coordinated here");
                 return vec![Told::NotLed(None); count];
             }
         };
         let ticketed = submissions.iter().enumerate();
         partition.submit(ticketed.map(|(at, submission)| submission.with_ticket(replies.ticket(at))).collect());
-        // Whoever has no reply at the deadline learns that it is unknown.
+        // A submission without a reply at the deadline is answered as unknown.
         drop(tokio::time::timeout_at(deadline, replies.wait()).await);
         let mut told: Vec<Option<Told>> = Vec::with_capacity(submissions.len());
         let mut recorded = Vec::with_capacity(submissions.len());
@@ -217,7 +219,7 @@ impl Machine {
         }
     }
 
-    /// Answers another node that believes this one to lead.
+    /// Answers another node that believes that this one leads.
     ///
     /// # Errors
     /// The message cannot be read.
@@ -235,12 +237,13 @@ impl Machine {
             Some(local) if local.is_leader() => self.submit_here(local, submissions.iter(), deadline).await,
             local => vec![Told::NotLed(local.as_ref().and_then(|local| local.leader())); submissions.len()],
         };
-        // By now it may lead no more, or only now.
+        // Look again whether this node leads: that may have changed meanwhile.
         Ok(encode_told(told, local.and_then(|local| self.journal_time_led(&local))))
     }
 
-    /// Whether it is certain of a request that it was not executed, and there is time to have it executed: the journal's time has leapt. A
-    /// client that was told until when it may be executed counts on that. Leaders below the level of `TIMELINES` are not certain.
+    /// Whether a request may be sent again with a later expiry: it certainly was not executed, because the journal's
+    /// time has leapt, and there is still time to execute it. A client that was told the expiry relies on it, so its
+    /// request keeps it. Leaders below the level of `TIMELINES` are not certain.
     fn may_be_sent_later(&self, open: &Open, answer: &Answer) -> bool {
         let is_expired = matches!(answer, Answer::Unavailable(why) if why.reason == UnavailableReason::Expired);
         let has_time = Instant::now() + WAY_BACK < open.request.deadline;
@@ -254,13 +257,13 @@ impl Machine {
                 None => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         };
-        // The caller looks at the clock.
+        // The caller checks the deadline.
         drop(tokio::time::timeout_at(deadline, waiting).await);
     }
 }
 
 impl Open {
-    /// It gets a later time; whatever was sent with the earlier one is executed by nobody.
+    /// Lets the request get a later expiry. Nobody executes what was sent with the earlier one.
     fn send_later(&mut self) {
         self.may_be_accepted = false;
         self.expires = None;

@@ -27,20 +27,20 @@ use crate::saga::{Derivation, Identity, Mark, Saga};
 use crate::sequencer::submission::{Plan, Recorded};
 use crate::store::IdRecord;
 
-/// Rejections by the host beside which a module's last words may be kept.
+/// Rejections by the host for which a module's panic text may have been kept.
 const HAS_WORDS: [&str; 3] = [host_rejection::MODULE_TRAP, host_rejection::BUDGET, host_rejection::MODULE_INCONSISTENT];
-/// How long another node may take to say what it has heard.
+/// How long another node may take to answer with a panic text.
 const WORDS_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Names of functions and places in source files are not for everybody.
+/// A panic text names functions and source files, which not every caller may see.
 fn may_see_panic(caller: &Caller) -> bool {
     caller.roles & (role::DEVELOPER | role::AUDITOR | role::ADMIN) != 0
 }
 
 impl Machine {
-    /// Looks a command up in the partition of its home entity, or in all of them. With a home only a command of that very entity is found:
-    /// under one id there may be commands of several. Past the time that the command expires the partition can say for certain that it was
-    /// not executed.
+    /// Looks up a command in the partition of its home entity, or in all partitions. With a home it finds only a
+    /// command of that entity, because commands of several entities may have one id. Once the command's expiry has
+    /// passed, the partition can say for certain that it was not executed.
     pub async fn find_command(
         &self,
         question: CommandQuestion,
@@ -57,19 +57,19 @@ impl Machine {
         let (mut found, mut released) = (Vec::new(), Vec::new());
         for partition in &partitions {
             partition.read_linearizable(deadline).await.map_err(read_failed)?;
-            // The time first, then the id: what is not there then was not executed at any time up to it.
+            // Read the time first, then the id: an id that is missing then was not executed at any time up to it.
             let time = partition.progress().journal.time;
             let now = self.journal_time(partition.id()).unwrap_or_else(|| partition.present());
             (decided_until, newest) = (decided_until.min(time), newest.max(time).max(now));
             if let Some(known) = partition.find_id(id).map_err(read_failed)? {
                 let is_same = fingerprint.is_none_or(|fingerprint| known.is_same_content(&fingerprint));
                 if !is_same && home.is_none() {
-                    // A claim, or another command, which is not asked for; its entry may be released.
+                    // It is a claim or another command, so not the one asked for; its entry may be released.
                     continue;
                 }
                 match self.recorded(partition, id, known, &caller, is_same).await {
                     Ok(lookup) => found.push((partition.id(), lookup)),
-                    // It may be but a claim, and another partition may have the command itself.
+                    // It may be only a claim, and another partition may have the command itself.
                     Err(error @ PartitionError::Released { .. }) if home.is_none() => released.push((known, error)),
                     Err(error) => return Err(read_failed(error)),
                 }
@@ -93,7 +93,7 @@ impl Machine {
         if let Some((_, error)) = released.pop() {
             return Err(read_failed(error));
         }
-        // Nobody may wait longer than this, so nothing submitted by now is executed later.
+        // No client may wait longer than this, so nothing submitted by now is executed later.
         let longest = i64::try_from(limits::DEADLINE_MAX.as_micros()).expect("30 s fit");
         let latest = Micros(newest.0.saturating_add(longest));
         let until = expires.map_or(latest, |expires| expires.min(latest));
@@ -104,7 +104,7 @@ impl Machine {
         Ok(CommandLookup::Undecided { until })
     }
 
-    /// Only the node that decided a command has heard what the module said.
+    /// Asks the other nodes: only the node that decided a command has the module's panic text.
     async fn find_panic_elsewhere(&self, partition: PartitionId, id: CommandId, deadline: Instant) -> Option<String> {
         let patience = deadline.saturating_duration_since(Instant::now()).min(WORDS_PATIENCE);
         let asking = self.other_nodes().into_iter().map(|node| {
@@ -169,7 +169,7 @@ impl Machine {
         Ok(CommandLookup::Recorded { status: Box::new(status), rendered })
     }
 
-    /// Every command that has started and is not over, oldest first, as far as this node has it.
+    /// Every command that has started and is not over, oldest first, as far as this node knows.
     ///
     /// # Errors
     /// A partition is not open here, or cannot be read.
@@ -195,25 +195,25 @@ impl Machine {
 
 /// What the journal has of an id.
 enum Known {
-    /// Another command's, recorded there.
+    /// The id belongs to another command, recorded there.
     Other(Position),
     /// The command has started there, and is under way.
     InFlight(Arc<Recorded>, Box<Saga>),
-    /// The entry in which it has begun; the entry with its outcome, its number there, and what the module is told of it.
+    /// The entry in which it began; the entry with its outcome; its number there; the facts for the module.
     Recorded(Arc<Recorded>, Arc<Recorded>, u32, Box<CommandFacts>),
 }
 
-/// Reads what is recorded of an id, for threads that may block.
+/// Reads what is recorded under an id; for threads that may block.
 fn read_known(partition: &Partition, id: CommandId, known: &IdRecord) -> Result<Known, PartitionError> {
     let missing = || PartitionError::NoEntry(known.journal);
     let begun = partition.find_entry(known.journal)?;
     if begun.entry.batch().ok_or_else(missing)?.command_id(known.n as usize) != id {
-        // A call of another partition's command, which has claimed the id here.
+        // It is a call of another partition's command, which has claimed the id here.
         return Ok(Known::Other(begun.position(partition.id(), known.n)));
     }
     let (mut recorded, mut number) = (begun.clone(), known.n);
     if let Some(end) = end_of(&begun, known.n, partition.id()) {
-        // The row first: when it is gone, the end is recorded.
+        // Look for the row first: once it is gone, the end is recorded.
         if let Some(saga) = partition.find_in_flight(id)? {
             return Ok(Known::InFlight(begun, Box::new(saga)));
         }
@@ -227,8 +227,8 @@ fn read_known(partition: &Partition, id: CommandId, known: &IdRecord) -> Result<
     Ok(Known::Recorded(begun, recorded, number, Box::new(facts)))
 }
 
-/// Why a caller that names no home is shown nothing of what was found. Where an entry is released, only a claim of what was found is known to be
-/// no other command.
+/// Why a caller that names no home is shown none of the commands found. A released entry may be another command, unless
+/// it is the claim of a command that was found.
 fn find_ambiguity(
     found: &[(PartitionId, CommandLookup)],
     released: &[(IdRecord, PartitionError)],
@@ -242,12 +242,12 @@ fn find_ambiguity(
         let seen = commands().filter(|status| caller.may_see(&status.caller));
         return Some(Ambiguity::Several(seen.filter_map(|status| status.home.clone()).collect()));
     }
-    // Whoever says what the command is knows it; one that may not see it at all is told so.
+    // A caller that gives the fingerprint knows the command. One that may not see the command at all is refused later.
     let is_shown = asked.is_some() || caller.means(&only.caller) || !caller.may_see(&only.caller);
     (!is_shown).then(|| Ambiguity::OfAnother(only.home.clone()))
 }
 
-/// Whether what is recorded under an id in another partition is the claim of the command that was found.
+/// Whether the record of an id in another partition is the claim of the command that was found.
 fn is_claim_of(known: &IdRecord, (home, found): &(PartitionId, CommandLookup)) -> bool {
     found.facts().is_some_and(|status| {
         let (home, fingerprint, derivation) = (*home, status.fingerprint, Derivation::ByContent);
@@ -255,24 +255,24 @@ fn is_claim_of(known: &IdRecord, (home, found): &(PartitionId, CommandLookup)) -
     })
 }
 
-/// What is shown of what was found: with a home only a command of that entity, without one the one that there is.
+/// Chooses what to show: with a home only a command of that entity, without one the only command there is.
 fn choose(mut found: Vec<(PartitionId, CommandLookup)>, home: Option<&str>) -> Option<(PartitionId, CommandLookup)> {
     if let Some(home) = home {
         let (partition, found) = found.pop()?;
         return Some(match found.facts() {
-            // Where nothing says whose it is, it is taken for that of whoever knows its id.
+            // A command whose home is unknown is taken for the one that was asked for.
             Some(status) if status.home.as_ref().is_some_and(|of| of != home) => {
                 (partition, CommandLookup::Taken { position: status.position })
             }
             _ => (partition, found),
         });
     }
-    // A claim has its command, which was found, or is not recorded in the journal that was read.
+    // A claim is no command: its command was found as well, or is not recorded in the journals that were read.
     found.retain(|(_, found)| !matches!(found, CommandLookup::Taken { .. }));
     found.pop()
 }
 
-/// The home entity of a recorded command, as the module that has decided it plans it; nothing if that cannot plan it.
+/// The home entity of a recorded command, according to the module that decided it; `None` if that cannot plan it.
 fn home_of(logic: &dyn Logic, command: &EntryCommand<'_>) -> Option<String> {
     let number = logic.describe().commands.iter().position(|declared| declared.name == command.name)?;
     let mut items = PlanInWriter::default();
@@ -327,14 +327,15 @@ fn in_flight(
     }
 }
 
-/// With the positions of what was recorded in this partition's own journal.
+/// The phases, with the positions of those that were recorded in this partition's own journal.
 fn phases(partition: &Partition, id: CommandId, marks: &[Mark]) -> Vec<Phase> {
     let phase = |mark: &Mark| {
         let mut phase = phase_of(mark);
         if let Some(index) = mark.at.index.map(JournalIndex)
             && let Ok(recorded) = partition.find_entry(index)
         {
-            // Where it begins or ends; what was only heard counts with all of its entry.
+            // The command's own place, if it begins or ends in this entry; for an outcome that was only heard, the
+            // first place.
             let own = recorded.entry.batch().and_then(|batch| batch.find(id)).unwrap_or_default();
             phase.position = position_text(recorded.position(partition.id(), own));
         }
@@ -358,7 +359,7 @@ pub(super) fn read_failed(error: PartitionError) -> Unavailable {
     unavailable(reason)
 }
 
-/// Of the entry in which the command began.
+/// Who vouched for the caller, from the entry in which the command began.
 fn vouched(recorded: &Recorded, command: u32) -> Option<NodeId> {
     recorded.entry.batch()?.command(command as usize).vouched
 }

@@ -38,13 +38,13 @@ pub struct MachineOptions {
     pub network: Arc<dyn Network>,
     /// All nodes of the cluster.
     pub nodes: watch::Receiver<Vec<NodeId>>,
-    /// Those of the others that have answered lately.
+    /// The other nodes that have answered lately.
     pub answering: watch::Receiver<BTreeSet<NodeId>>,
-    /// What may be said to them.
+    /// What may be said to the other nodes.
     pub features: Features,
 }
 
-/// A partition of the machine, as far as this node has it: where the replica is, or in words why there is none.
+/// A partition's replica on this node, or the reason in words why there is none.
 type Replica = RwLock<Result<Arc<Partition>, String>>;
 
 pub struct Machine {
@@ -62,26 +62,26 @@ pub struct Machine {
     pub(super) journal_times: JournalTimes,
     turn: AtomicUsize,
     hindrances: RwLock<Hindrances>,
-    /// Whoever has the rows of past moments made.
+    /// Limits how many queries rebuild the rows of past moments at once.
     pub(super) rewinds: Arc<Semaphore>,
     pub(super) offload: Offload,
 }
 
-/// What keeps commands waiting that is no node's fault.
+/// Reasons why commands must wait although no node is at fault.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hindrances {
-    /// Nothing begins between partitions until a module is gone back to.
+    /// A rollback is draining: no command across partitions starts until the earlier module is active again.
     pub is_draining: bool,
-    /// How often that was begun or given up.
+    /// How often a drain was begun or given up.
     pub drains: usize,
-    /// Partitions that cannot carry out this activation, and why.
+    /// The activation that the partitions in `not_activated` cannot carry out, each with its reason.
     pub activation: u64,
     pub not_activated: BTreeMap<PartitionId, String>,
-    /// The node is not one of the cluster any more, and nobody leads here or answers it.
+    /// This node was removed from the cluster: it leads no partition, and no other node answers it.
     pub is_removed: bool,
 }
 
-/// A machine for people and for `/v1/machines`.
+/// A machine's status, for people and for `/v1/machines`.
 #[derive(Clone, Debug)]
 pub struct MachineStatus {
     pub name: String,
@@ -90,7 +90,7 @@ pub struct MachineStatus {
     pub partitions: Vec<PartitionStatus>,
 }
 
-/// One partition of it.
+/// The status of one partition of a machine.
 #[derive(Clone, Debug)]
 pub struct PartitionStatus {
     pub partition: PartitionId,
@@ -132,7 +132,7 @@ impl PartitionStatus {
 }
 
 impl PartitionStatus {
-    /// Of a partition without a replica here.
+    /// The status of a partition without a replica here.
     fn absent(partition: PartitionId, reason: &str) -> Self {
         let position = Position { partition, index: JournalIndex(0), n: 0, head8: [0; 4] };
         Self {
@@ -188,13 +188,13 @@ impl Machine {
         self.active.read().0.clone()
     }
 
-    /// From now on requests are planned by this module. Partitions that have not activated it yet are waited for.
+    /// Plans requests with this module from now on. Requests wait for partitions that have not activated it yet.
     pub fn set_active(&self, logic: Arc<dyn Logic>) {
         let describe = Arc::new(logic.describe().clone());
         *self.active.write() = (logic, describe);
     }
 
-    /// Says what commands have to wait for, from now on.
+    /// Sets what commands have to wait for, from now on.
     pub fn set_hindrances(&self, hindrances: Hindrances) {
         let is_draining = hindrances.is_draining;
         let is_new = *self.hindrances.read() != hindrances;
@@ -213,7 +213,7 @@ impl Machine {
         self.hindrances.read().is_removed
     }
 
-    /// Why the partition cannot carry out the activation that everybody waits for.
+    /// Why the partition cannot carry out the activation that everybody waits for, if it cannot.
     pub fn not_activated(&self, partition: PartitionId) -> Option<String> {
         let hindrances = self.hindrances.read();
         let reason = hindrances.not_activated.get(&partition)?;
@@ -221,20 +221,21 @@ impl Machine {
         (here < hindrances.activation).then(|| reason.clone())
     }
 
-    /// The module that a partition's journal names, which decided what is rendered or read there; the active one as long as it names none.
+    /// The module that a partition's journal names: it decided what is rendered or read there. While the journal names
+    /// none, the active module.
     pub(super) fn logic_of(&self, id: ModuleId) -> Arc<dyn Logic> {
         let active = self.logic();
         if active.id() == id || id == ModuleId::ZERO {
             return active;
         }
-        // Whoever has applied an entry has its module.
+        // A node that has applied an entry has its module.
         self.modules.find_here(id).unwrap_or_else(|| {
             tracing::error!(module = %id, "a module of the journal is not here; the active one is asked");
             active
         })
     }
 
-    /// Says where a partition's replica on this node is, or why there is none; returns what was said before.
+    /// Sets a partition's replica on this node, or why there is none; returns the previous value.
     pub fn set_replica(
         &self,
         partition: PartitionId,
@@ -265,22 +266,23 @@ impl Machine {
         partition_of(entity, self.partition_count())
     }
 
-    /// Whether there is nobody else to ask.
+    /// Whether the cluster has no other node to ask.
     pub(super) fn is_alone(&self) -> bool {
         self.any_other_node().is_none()
     }
 
-    /// Whether a node has answered lately. One that has not is sent nothing: it could not be said of that whether it arrived.
+    /// Whether a node has answered lately. Nothing is sent to one that has not, for we could not say whether it
+    /// arrived.
     pub(super) fn is_answering(&self, node: NodeId) -> bool {
         self.answering.borrow().contains(&node)
     }
 
-    /// The others that have answered lately.
+    /// The other nodes that have answered lately.
     pub(super) fn other_nodes(&self) -> Vec<NodeId> {
         self.nodes.borrow().iter().copied().filter(|node| *node != self.node && self.is_answering(*node)).collect()
     }
 
-    /// Another node of the cluster, each time another one.
+    /// Another node of the cluster; each call takes the next one in turn.
     pub(super) fn any_other_node(&self) -> Option<NodeId> {
         let nodes = self.nodes.borrow();
         let others: Vec<&NodeId> = nodes.iter().filter(|node| **node != self.node).collect();
@@ -298,16 +300,17 @@ impl Machine {
         answers.into_iter().map(|(_, answer)| answer).collect()
     }
 
-    /// Stage *plan*. What has a time at which it expires keeps it, however often it is planned.
+    /// Stage *plan*. A request that has an expiry keeps it, however often it is planned.
     pub(super) async fn plan(&self, open: Vec<Open>) -> Planned {
         let partition_of = |entity: &[u8]| self.partition_id_of(entity);
         plan_all(self.node, self.logic(), &self.offload, open, partition_of).await
     }
 
-    /// Brings everything to its partition; what another module has to plan meanwhile is planned by that one.
+    /// Delivers each request to its partition. If another module becomes active meanwhile, that module plans the rest
+    /// again.
     pub(super) async fn deliver_all(&self, mut routed: Vec<Routed>, deadline: Instant) -> Vec<(usize, Answer)> {
         let mut answers = Vec::with_capacity(routed.len());
-        // Once, unless another module becomes active meanwhile.
+        // One round, unless another module becomes active meanwhile.
         while !routed.is_empty() {
             let mut per_partition: BTreeMap<PartitionId, Vec<Routed>> = BTreeMap::new();
             for routed in routed {
@@ -354,7 +357,7 @@ impl Machine {
         self.partition_ids().zip(&self.replicas).filter_map(reason).collect()
     }
 
-    /// Why nobody can be served in this partition by way of this node.
+    /// Why this node cannot serve requests for this partition, if it cannot.
     fn not_serving(&self, partition: &Partition) -> Option<String> {
         let status = partition.status();
         match (&status.state, &status.leadership) {

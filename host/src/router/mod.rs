@@ -1,4 +1,4 @@
-//! The router: finds the partition that decides, hands a request to it, and renders what comes back.
+//! The router: finds the partition that decides, hands a request to it, and renders the answer.
 //!
 //! In: requests of one caller. Out: answers. It plans commands in a stateless guest instance, splits a batch by home
 //! partition, and waits no longer than the deadline. It knows nothing of HTTP, of Raft or of disks.
@@ -55,7 +55,7 @@ impl Router {
         self.machines.write().insert(machine.name().to_owned(), machine);
     }
 
-    /// The cluster's own machine: this node is not ready as long as that is not.
+    /// The cluster's own machine: while it is not ready, this node is not ready either.
     pub fn set_system(&self, system: Arc<Machine>) {
         self.system.get_or_init(|| system);
     }
@@ -65,7 +65,7 @@ impl Router {
         *self.not_ready.write() = reasons;
     }
 
-    /// Says what is wrong with one of the node's own tasks, or that nothing is any more.
+    /// Says what is wrong with one of the node's own tasks; `None` means that nothing is wrong any more.
     pub fn set_trouble(&self, task: &'static str, trouble: Option<String>) {
         let mut troubles = self.troubles.write();
         match trouble {
@@ -79,7 +79,7 @@ impl Router {
         self.not_ready.read().clone()
     }
 
-    /// Whether every partition is led and runs; the errors say which is not, and why.
+    /// Whether every partition has a leader and runs; the errors say which one does not, and why.
     pub fn is_ready(&self) -> Result<(), Vec<String>> {
         let mut reasons = self.not_ready();
         reasons.extend(self.troubles.read().values().cloned());

@@ -1,8 +1,9 @@
-//! Where guest calls of requests run: on the runtime's own threads, where they cost least, or beside them, where they cost nobody else.
+//! Where guest calls of requests run: on the runtime's own threads, where they cost least, or on blocking threads,
+//! where they delay no other request.
 //!
-//! In: calls. Out: their results. A call takes microseconds; a module that takes long must not keep the few threads on which all requests of all
-//! machines are answered, so once one of its calls did, they run on blocking threads for a while, a few at a time. It knows nothing of what
-//! is called.
+//! In: calls. Out: their results. A call takes microseconds. A slow module must not occupy the few threads that answer
+//! all requests of all machines, so once one of its calls was slow, its calls run on blocking threads for a while, a
+//! few at a time. It knows nothing of what is called.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use tokio::time::{Instant as Deadline, timeout_at};
 
 use crate::limits::{GUEST_CALL_INLINE_MAX, GUEST_CALLS_OFFLOADED_FOR, GUEST_CALLS_OFFLOADED_MAX};
 
-/// Of one machine.
+/// The calls of one machine.
 pub struct Offload {
     slow_since: Mutex<Option<Instant>>,
     turns: Semaphore,
@@ -25,7 +26,7 @@ impl Default for Offload {
 }
 
 impl Offload {
-    /// Nothing when its turn does not come before the deadline, or the runtime goes down meanwhile.
+    /// Runs a call. Returns `None` if its turn does not come before the deadline, or the runtime shuts down meanwhile.
     pub async fn run<T: Send + 'static>(
         &self,
         deadline: Deadline,

@@ -1,7 +1,7 @@
-//! Orders of operators about commands in flight, brought to whoever leads the home partition.
+//! Orders of operators about commands in flight, brought to the leader of the home partition.
 //!
 //! ```text
-//! which partition? ─▶ abort: does every participant that must be asked answer? ─▶ its leader records the order ─▶ position
+//! which partition? ─▶ abort: do all participants that must be asked answer? ─▶ its leader records it ─▶ position
 //! ```
 //! In: a command's id, an order. Out: where it is recorded, or why it is not. It does not know what an order does.
 
@@ -23,7 +23,7 @@ use crate::saga::{Awaited, Order, OrderKind, OrderRefused, Saga};
 
 /// How long a participant may take to show that it has a leader with a majority.
 const PARTICIPANT_PATIENCE: Duration = Duration::from_secs(2);
-/// How long before the caller's deadline a leader on another node gives up, so that its word still gets back in time.
+/// How long before the caller's deadline a leader on another node gives up, so that its answer still arrives in time.
 const WAY_BACK: Duration = Duration::from_millis(20);
 
 /// Why an order has no effect, or why it is not known whether it has one.
@@ -35,21 +35,22 @@ pub enum OrderError {
         "commands of several payers are in flight under this id: name the home entity of the one you mean with `home`"
     )]
     SeveralHomes,
-    /// Only what a participant records can say whether a step was done, so nothing can be given back before it is there.
+    /// Only the participant's record says whether its step was done, so nothing can be undone before it is available.
     #[error(
-        "partition {0} takes part and has no leader that a majority answers: the command stays in flight until that partition is restored"
+        "partition {0} takes part and has no leader that a majority answers: the command stays in flight until that \
+         partition is restored"
     )]
     ParticipantUnavailable(PartitionId),
     #[error("{0}")]
     Refused(NotAllowed),
     #[error("the partition cannot be read")]
     Unavailable(Unavailable),
-    /// Nobody can say whether it is recorded. The same order again finds out.
+    /// It is not known whether the order is recorded; giving the same order again finds out.
     #[error("nobody answered in time whether the order is recorded: give it again")]
     Unknown,
 }
 
-/// The protocol does not allow it, in words, by a stable code.
+/// Why the protocol does not allow an order: a stable code, and words.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct NotAllowed {
     #[n(0)]
@@ -93,10 +94,11 @@ enum Answer {
 }
 
 impl Machine {
-    /// Has an order recorded. `home` names the home entity where the id alone does not say which command is meant.
+    /// Has the leader record an order. `home` names the home entity if the id alone does not say which command is
+    /// meant.
     ///
     /// # Errors
-    /// It has no effect; or, of [`OrderError::Unknown`], nobody knows.
+    /// The order has no effect; with [`OrderError::Unknown`], nobody knows whether it has.
     pub async fn order(
         &self,
         order: Order,
@@ -135,7 +137,7 @@ impl Machine {
         for partition in partitions {
             match self.read_in_flight(partition, id, deadline).await {
                 Ok(saga) => found.extend(saga.map(|saga| (partition, saga))),
-                // Another partition may have it all the same.
+                // Another partition may still have the command.
                 Err(unavailable) => unread = Some(unavailable),
             }
         }
@@ -159,13 +161,15 @@ impl Machine {
         replica.find_in_flight(id).map_err(read_failed)
     }
 
-    /// Whether everybody answers who must say what became of a step.
+    /// Checks that every participant that must say what became of a step answers.
     async fn check_participants(&self, saga: &Saga, home: PartitionId, deadline: Instant) -> Result<(), OrderError> {
         for waits in saga.waits_for().iter().filter(|waits| waits.kind == Awaited::Step && waits.partition != home) {
             let patience = deadline.min(Instant::now() + PARTICIPANT_PATIENCE);
             let replica = self.replica(waits.partition).map_err(OrderError::Unavailable)?;
             if let Err(error) = replica.read_linearizable(patience).await {
-                tracing::warn!(partition = %waits.partition, %error, "an abort is refused: a participant cannot be asked");
+                tracing::warn!(
+                    partition = %waits.partition, %error, "an abort is refused: a participant cannot be asked"
+                );
                 return Err(OrderError::ParticipantUnavailable(waits.partition));
             }
         }
@@ -192,7 +196,8 @@ impl Machine {
         })
     }
 
-    /// Answers another node that brings an order for a partition led here, and so vouches for who gives it.
+    /// Answers another node that sends an order for a partition led here. By sending it, that node vouches for who
+    /// gives it.
     ///
     /// # Errors
     /// The message cannot be read.

@@ -1,11 +1,12 @@
-//! Calls of a coordinator, brought to whoever leads the partition that is to carry them out, and what it has recorded back.
+//! Brings a coordinator's calls to the leader of the partition that must carry them out, and returns what it recorded.
 //!
 //! ```text
 //! leads here? ─ yes ─▶ submit, wait
 //!             └ no ──▶ the leader's node does that
-//! not led there, or unreachable: again, with whoever leads by then, for a while
+//! not led there, or unreachable: again, with the leader of that moment, for a while
 //! ```
-//! Every call has an id of its own, so making it twice is making it once. It does not know what a call does, nor what follows from it.
+//! Every call has an id of its own, so a repeated call takes effect once. This file does not know what a call does, nor
+//! what follows from it.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -22,9 +23,9 @@ use crate::router::machine::Machine;
 use crate::router::wire::{WireError, decode_answers, decode_submissions, encode_answers, encode_submissions};
 use crate::sequencer::submission::{Replies, Reply, Unticketed};
 
-/// How long one round of calls is tried; then the coordinator looks whether they are still due.
+/// How long one round of calls is tried; then the coordinator checks whether they are still due.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long before its patience ends a leader on another node answers what it knows.
+/// How long before its patience ends a leader on another node answers with what it knows.
 const WAY_BACK: Duration = Duration::from_millis(20);
 
 /// The partitions of a machine, for its coordinators.
@@ -51,7 +52,8 @@ impl Participants for MachineParticipants {
 }
 
 impl Machine {
-    /// Has a partition carry out calls, wherever it is led; tries until the deadline where nothing is known.
+    /// Has the leader of a partition carry out calls, on whichever node it is. Repeats calls without a known outcome
+    /// until the deadline.
     async fn carry_out(
         &self,
         partition: PartitionId,
@@ -150,14 +152,14 @@ async fn carry_out_here(partition: &Arc<Partition>, calls: &[&Unticketed], deadl
     let replies = Replies::new(calls.len());
     let ticketed = calls.iter().enumerate();
     partition.submit(ticketed.map(|(at, call)| call.with_ticket(replies.ticket(at))).collect());
-    // What has no reply by then is asked for again.
+    // A call without a reply by then is made again.
     drop(tokio::time::timeout_at(deadline, replies.wait()).await);
     let answered = |(call, reply): (&&Unticketed, Option<Reply>)| match reply? {
         Reply::Recorded { recorded, command, .. } => {
             let called = call.called.as_ref()?;
             Some(Answered::of(call, called, partition.id(), &recorded, command))
         }
-        // Whatever is recorded under the id of a call is its answer, so that no call is answered with a conflict.
+        // What is recorded under a call's id is its answer, so a call is never answered with a conflict.
         Reply::Conflict { .. } | Reply::Expired | Reply::Refused(_) | Reply::Unknown => None,
     };
     calls.iter().zip(replies.take()).map(answered).collect()

@@ -1,7 +1,7 @@
 //! Stages *plan* and *route*: bodies become plans, plans become submissions to one partition.
 //!
-//! In: requests. Out: submissions, or answers for what is refused here. All requests of a call are planned in one guest
-//! call; when that traps, one by one, so that a body that traps the module harms nobody else.
+//! In: requests. Out: submissions, or answers to requests that are refused here. One guest call plans all requests of a
+//! call. If it traps, each request is planned on its own, so that a body that traps the module harms no other request.
 
 use std::sync::Arc;
 
@@ -23,11 +23,12 @@ pub struct Open {
     /// Its place among the answers.
     pub slot: usize,
     pub request: CommandRequest,
-    /// An attempt may have been accepted, so *not accepted* cannot be said any more.
+    /// An attempt may have been accepted, so the answer can no longer be *not accepted*.
     pub may_be_accepted: bool,
-    /// When it expires in its partition's journal, once that is known; how often it is sent or planned makes no difference.
+    /// When it expires, by the time of its partition's journal, once that is known. Sending or planning it again does
+    /// not change it.
     pub expires: Option<Micros>,
-    /// The client knows when it expires.
+    /// The client was told when it expires.
     pub is_expiry_told: bool,
 }
 
@@ -44,13 +45,13 @@ pub struct Routed {
     pub submission: Unticketed,
 }
 
-/// Requests that go on, and the answers that are ready; together they fill the slots.
+/// Requests to deliver, and the answers that are ready; together they fill all slots.
 pub type Planned = (Vec<Routed>, Vec<(usize, Answer)>);
 
-/// A guest call of more commands than this leaves the asynchronous runtime's threads alone.
+/// A guest call of more commands than this runs on a blocking thread, not on the asynchronous runtime's own.
 const PLANS_INLINE_MAX: usize = 32;
 
-/// `node` is this one, which has asked the callers who they are.
+/// Plans and routes all requests. `node` is this node, which has authenticated the callers.
 pub async fn plan_all(
     node: NodeId,
     logic: Arc<dyn Logic>,
@@ -106,8 +107,8 @@ fn route(
     if let Some(entity) = request.caller.scope.find_outside(&plan) {
         let (name, scope, entity) = (&request.caller.name, &request.caller.scope, entity.escape_ascii());
         let detail = format!(
-            "`{name}` may act for {scope} only, and this command acts for `{entity}`; nothing was executed. Have it sent by whoever may act \
-             for `{entity}`, or ask an admin to add it to the token's `entities`"
+            "`{name}` may act for {scope} only, and this command acts for `{entity}`; nothing was executed. Have it \
+             sent by whoever may act for `{entity}`, or ask an admin to add it to the token's `entities`"
         );
         return Err(refused("entity_forbidden", 403, detail));
     }
@@ -133,7 +134,7 @@ fn route(
         roles: request.caller.roles,
         vouched: node,
         request_id: request.request_id.clone(),
-        // Without one it is not executed anywhere; see `timing`.
+        // A submission that has no expiry yet must not be executed anywhere; see `timing`.
         expires: open.expires.unwrap_or(Micros(i64::MIN)),
         deadline: None,
         size,
@@ -144,10 +145,11 @@ fn route(
     Ok((partition, submission))
 }
 
-/// What the leader of a submission's home takes: where the plan needs other partitions, its first branch, and the rest of it beside.
+/// What the leader of a submission's home is given: the whole plan, or where it needs other partitions, its first
+/// branch with the divided plan beside it.
 ///
 /// # Errors
-/// The plan cannot be coordinated, which the node that made it should have found.
+/// The plan cannot be coordinated; the node that made it should have found that.
 pub fn divide(submission: &Unticketed, partition_of: impl Fn(&[u8]) -> PartitionId) -> Result<Unticketed, PlanFault> {
     let view = submission.plan.view();
     let divided = SagaPlan::divide(
@@ -163,12 +165,12 @@ pub fn divide(submission: &Unticketed, partition_of: impl Fn(&[u8]) -> Partition
     Ok(Submission { plan, saga: Some(Arc::new(saga)), ..submission.clone() })
 }
 
-/// What the queue holds of a submission: its share of the plan, and the bookkeeping.
+/// How many bytes a submission takes in the queue: its share of the plan, and the bookkeeping.
 pub fn size_of(plan: &PlanView<'_>) -> usize {
     plan.size() + 256
 }
 
-/// One guest call for all requests; if it fails and there are several, one each.
+/// Makes one guest call for all requests; if it fails and there are several, one call for each.
 fn call(logic: &dyn Logic, requests: &[Open]) -> Vec<Result<Plan, Answer>> {
     let declared = &logic.describe().commands;
     let index = |open: &Open| declared.iter().position(|command| *command.name == *open.request.command);
@@ -191,10 +193,12 @@ fn call(logic: &dyn Logic, requests: &[Open]) -> Vec<Result<Plan, Answer>> {
     }
 }
 
-/// As long as somebody waits: one that does not end takes as long as the watchdog gives it.
+/// Plans each request on its own, while its client still waits: a call that does not end runs until the watchdog ends
+/// it.
 fn one_by_one(logic: &dyn Logic, requests: &[Open]) -> Vec<Result<Plan, Answer>> {
     let one = |one: &[Open]| {
-        // One that may have been accepted is planned, for its answer says what it is.
+        // A request that may have been accepted is planned even so: the answer *unknown* names its home and
+        // fingerprint.
         if !one[0].may_be_accepted && one[0].request.deadline <= Instant::now() {
             return vec![Err(Answer::Unavailable(unavailable(UnavailableReason::Expired)))];
         }

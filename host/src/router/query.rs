@@ -106,7 +106,8 @@ impl Machine {
         partition: &Arc<Partition>,
         request: &QueryRequest,
     ) -> Result<QueryAnswer, QueryError> {
-        // Rows of one entity lie in one partition; only `@local` rows are everywhere, and few queries ask for them.
+        // Rows of one entity lie in one partition. Only `@local` rows are in every partition, and few queries ask for
+        // them.
         let alone = self.partition_count() == 1;
         let first =
             self.ask(logic, declared, partition, request, if alone { Others::None } else { Others::NotAsked }).await;
@@ -135,7 +136,7 @@ impl Machine {
             return self.ask_past(moment, (logic, declared), (partition, &further), request, others).await;
         }
         let point = self.read_point(partition, request).await?;
-        // The rows are of its schema, whichever module plans by now.
+        // The rows have the schema of this module, whichever module plans requests by now.
         let logic = self.logic_of(point.journal.module);
         find_query(logic.as_ref(), &declared.name)?;
         let mut rows = vec![point.view];
@@ -146,7 +147,7 @@ impl Machine {
             };
             let other = self.read_point(other, &QueryRequest { consistency, ..request.clone() }).await?;
             if other.journal.schema != point.journal.schema {
-                // Another module is becoming active, and not everywhere yet.
+                // Another module is becoming active, and some partitions have not switched yet.
                 return Err(QueryError::Unavailable(unavailable(UnavailableReason::NoLeader)).into());
             }
             rows.push(other.view);
@@ -163,7 +164,7 @@ impl Machine {
 
     async fn read_point(&self, partition: &Partition, request: &QueryRequest) -> Result<ReadPoint, QueryError> {
         match request.consistency {
-            // It would wait for a leader that does not hear it.
+            // A removed node would wait for a leader that does not listen to it.
             Consistency::Linearizable if self.is_removed() => {
                 return Err(QueryError::Unavailable(unavailable(UnavailableReason::Removed)));
             }
@@ -185,7 +186,7 @@ impl Machine {
         request: &QueryRequest,
     ) -> Result<QueryAnswer, QueryError> {
         let point = self.read_point(partition, request).await?;
-        // It reads the events of all modules before it.
+        // This module reads the events of all modules before it.
         let logic = self.logic_of(point.journal.module);
         let (partition, deadline) = (partition.clone(), request.deadline);
         if let Some(cursor) = request.cursor {
@@ -194,7 +195,8 @@ impl Machine {
         let (cursor, limit) = (request.cursor, request.limit.clamp(1, limits::PAGE_ITEMS_MAX) as usize);
         let walking = tokio::task::spawn_blocking(move || {
             let (page, is_cut) = walk_history(&partition, &point, &entity, cursor, limit, deadline)?;
-            // Whoever goes on where the journal of this node begins is told so.
+            // If older events were released, the page has a cursor all the same: a client that continues from it is
+            // told so.
             let last = page.len().min(limit).checked_sub(1).map(|last| page[last].0);
             let next = last.filter(|_| is_cut || limit < page.len());
             let items: Vec<RenderItem> = page.into_iter().take(limit).map(|(_, item)| item).collect();
@@ -221,7 +223,7 @@ fn find_query<'l>(logic: &'l dyn Logic, name: &str) -> Result<&'l QueryDecl, Que
     })
 }
 
-/// A command that goes on: no module has anything to say of it yet.
+/// The answer for a command in flight: no module has anything to say about it yet.
 fn in_flight(status: CommandStatus) -> QueryAnswer {
     let phase = |phase: Phase| {
         let detail = phase.detail.map(|detail| ("detail", Value::Text(detail)));
@@ -242,7 +244,8 @@ fn in_flight(status: CommandStatus) -> QueryAnswer {
     QueryAnswer { body: with_position(body, position_text(position)), home: None, position, time }
 }
 
-/// The newest events of an entity behind `cursor`, up to one more than `limit`, and whether older ones may have been released.
+/// The newest events of an entity before `cursor`, up to one more than `limit`, and whether older ones may have been
+/// released.
 fn walk_history(
     partition: &Partition,
     point: &ReadPoint,
@@ -278,7 +281,7 @@ fn walk_history(
 
 /// An entry's events on one entity, in order.
 fn events_of(partition: &Partition, recorded: &Recorded, entity: &[u8]) -> Vec<(Position, RenderItem)> {
-    // What ends with an entry has happened in others.
+    // An entry of this kind ends commands whose events happened in other entries.
     let batch = recorded.entry.batch().filter(|_| recorded.entry.header().kind != EntryKind::Saga);
     let Some(batch) = batch else { return Vec::new() };
     let mut found = Vec::new();
@@ -334,9 +337,9 @@ fn check_position(partition: &Partition, position: Position) -> Result<(), Query
 /// Whether the `@local` rows of other partitions belong to a query's rows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Others {
-    /// There are none.
+    /// There are no other partitions.
     None,
-    /// There are, and they have not been read.
+    /// There are others, and they have not been read.
     NotAsked,
     All,
 }
@@ -361,7 +364,7 @@ struct Sources<S> {
 }
 
 impl<S: Source> Sources<S> {
-    /// Rows and whether there are more; a scan of `@local` goes through all partitions, in order.
+    /// Rows, and whether there are more. A scan of `@local` goes through all partitions, in order.
     fn scan(&self, range: &ScanRange) -> Result<(Vec<KeyRow>, bool), Stop> {
         let is_local = split_key(&range.prefix).is_some_and(|(entity, _)| entity == LOCAL);
         if is_local && self.others == Others::NotAsked {
@@ -408,7 +411,7 @@ impl Source for Rows {
     }
 }
 
-/// Asks the module until it has all the rows it wants; they are those of a position and a time.
+/// Asks the module until it has all rows that it wants. All rows are those of one position and one time.
 fn run_query(
     logic: &dyn Logic,
     name: &str,
@@ -440,7 +443,7 @@ fn run_query(
 }
 
 fn fetch(query: &mut QueryIn, need: Need, sources: &Sources<impl Source>) -> Result<(), Stop> {
-    // The host's own rows are none of the module's business.
+    // The module must not see the host's own rows.
     let is_of_host = |key: &[u8]| split_key(key).is_some_and(|(entity, _)| entity == ENTITY);
     let size_of = |row: &Row| row.key.len() + row.row.as_ref().map_or(0, Vec::len);
     let scanned = query.scans.iter().flat_map(|scan| &scan.rows);

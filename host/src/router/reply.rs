@@ -1,4 +1,4 @@
-//! From a partition's replies to answers: recorded outcomes are rendered by the module, all of a request in one call.
+//! From a partition's replies to answers. The module renders all recorded outcomes of a request in one call.
 //!
 //! In: replies. Out: answers in the order of the requests. It knows nothing of JSON: a rendered body is a value.
 
@@ -19,11 +19,12 @@ use crate::sequencer::submission::{Recorded as RecordedEntry, Refusal, Reply, Un
 
 /// Status of a rejection that the host records itself.
 const HOST_REJECTION_STATUS: u16 = 422;
-/// A guest call of more items than this leaves the asynchronous runtime's threads alone.
+/// A guest call of more items than this runs on a blocking thread, not on the asynchronous runtime's own.
 const ITEMS_INLINE_MAX: usize = 32;
 
 impl Machine {
-    /// What a partition on this node said to submissions, as answers in the same order; each is rendered by the module that decided it.
+    /// Turns the replies of a partition on this node into answers, in the same order. The module that decided an
+    /// outcome renders it.
     pub(super) async fn render_all(&self, partition: PartitionId, replied: Vec<(Unticketed, Reply)>) -> Vec<Answer> {
         let decider = |(_, reply): &(Unticketed, Reply)| match reply {
             Reply::Recorded { recorded, .. } => Some(recorded.entry.header().decider),
@@ -36,7 +37,7 @@ impl Machine {
             let logic = deciders.first().map_or_else(|| self.logic(), |id| self.logic_of(*id));
             return render_with(logic, partition, replied).await;
         }
-        // Answers from before and after another module became active.
+        // Some were decided before another module became active, some after.
         let mut answers = Vec::with_capacity(replied.len());
         for one in replied {
             let logic = decider(&one).map_or_else(|| self.logic(), |id| self.logic_of(id));
@@ -52,7 +53,7 @@ async fn render_with(logic: Arc<dyn Logic>, partition: PartitionId, replied: Vec
     }
     let count = replied.len();
     let rendering = tokio::task::spawn_blocking(move || render(logic.as_ref(), partition, replied));
-    // It only fails when the runtime goes down, and then nobody is left to read the answers.
+    // It only fails when the runtime shuts down, and then nobody is left to read the answers.
     rendering.await.unwrap_or_else(|_| vec![Answer::Unavailable(unavailable(UnavailableReason::ShuttingDown)); count])
 }
 
@@ -95,7 +96,8 @@ pub fn home_of(submission: &Unticketed) -> String {
     String::from_utf8_lossy(submission.plan.view().home).into_owned()
 }
 
-/// Renders in one call; a module that cannot render gives empty bodies, for the outcome itself is recorded and stands.
+/// Renders all items in one call. If the module cannot render, the bodies are empty: the outcomes are recorded and
+/// stand.
 pub fn render_items(logic: &dyn Logic, items: &[RenderItem]) -> Vec<Value> {
     let empty = || vec![Value::Map(Vec::new()); items.len()];
     if items.is_empty() {
@@ -118,7 +120,7 @@ pub fn render_items(logic: &dyn Logic, items: &[RenderItem]) -> Vec<Value> {
     }
 }
 
-/// What the module is told of a recorded command.
+/// The facts about a recorded command that the module is given.
 pub fn facts_of(recorded: &RecordedEntry, partition: PartitionId, command: u32) -> CommandFacts {
     let batch = recorded.entry.batch().expect("a recorded command lies in a batch");
     let entry_command = batch.command(command as usize);
@@ -157,7 +159,7 @@ pub fn facts_of(recorded: &RecordedEntry, partition: PartitionId, command: u32) 
     }
 }
 
-/// A phase of a command on several partitions. One that was recorded at home gets its position from whoever can look it up.
+/// A phase of a command on several partitions. For a phase that was recorded at home, the caller looks up the position.
 pub fn phase_of(mark: &Mark) -> Phase {
     let branch = mark.branch.map(|branch| format!("step {}", branch + 1));
     let detail: Vec<String> = branch.into_iter().chain(mark.detail.clone()).collect();
@@ -202,7 +204,7 @@ fn recorded_answer(
     }
 }
 
-/// Adds the fields that a refused id names, as they are named where nothing was recorded.
+/// Adds the fields in which a refused id's commands differ, under the same name as in a conflict that is not recorded.
 fn with_fields(body: Value, fields: Option<Vec<String>>) -> Value {
     match (body, fields) {
         (Value::Map(pairs), Some(fields)) => {

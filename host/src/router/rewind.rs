@@ -1,11 +1,11 @@
-//! The rows of a partition at a moment of the past, replayed from the nearest canonical snapshot before it, or from genesis.
+//! The rows of a partition at a past moment, replayed from the nearest canonical snapshot before it, or from genesis.
 //!
 //! ```text
-//! canonical snapshots ─▶ the last one not behind the moment, every byte checked ─▶ rows ─┐
-//! no such one: genesis, no rows ─────────────────────────────────────────────────────────┴▶ entries of log or archive ─▶ rows then
+//! canonical snapshots ─▶ the last ≤ the moment, all bytes checked ─▶ rows ─┐
+//! none: genesis, no rows ──────────────────────────────────────────────────┴▶ entries of log or archive ─▶ rows then
 //! ```
-//! In: a moment. Out: rows and the journal then, the same from whichever beginning. It costs what a replay from there costs; views answer at
-//! once. It does not know who asks.
+//! In: a moment. Out: the rows and the journal at that moment, the same from every starting point. It costs a replay
+//! from there, whereas a view answers at once. It does not know who asks.
 
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -19,7 +19,7 @@ use crate::partition::{Modules, Partition, PartitionError};
 use crate::router::answer::Moment;
 use crate::snapshot::canonical::{CanonicalError, Facts, Listed};
 
-/// Entries that are replayed at once.
+/// How much is read and replayed at a time.
 const READ: Bound = Bound { bytes: 8 << 20, entries: u64::MAX };
 
 /// Why a moment cannot be rebuilt.
@@ -35,7 +35,7 @@ pub enum RewindError {
     Cancelled,
 }
 
-/// Why a snapshot is not begun from.
+/// Why a replay cannot start from a snapshot.
 #[derive(Debug, thiserror::Error)]
 enum Unfit {
     #[error(transparent)]
@@ -46,10 +46,10 @@ enum Unfit {
     Foreign,
 }
 
-/// Replays until the moment, from the nearest snapshot. On a thread of the runtime that may wait.
+/// Replays up to the moment, from the nearest snapshot. It must run on a thread of the runtime that may wait.
 ///
 /// # Errors
-/// See [`RewindError`]; [`PartitionError::Released`] where what is needed is neither in the log nor in an archive.
+/// See [`RewindError`]; [`PartitionError::Released`] if what is needed is neither in the log nor in an archive.
 pub fn rewind(
     partition: &Partition,
     modules: &dyn Modules,
@@ -64,14 +64,20 @@ pub fn rewind(
             Ok(begun) => begun,
             Err(Unfit::File(CanonicalError::GivenUp)) => return Err(RewindError::Cancelled),
             Err(error) => {
-                tracing::warn!(file = listed.name, %error, "a canonical snapshot is passed over, and an earlier one replayed from");
+                tracing::warn!(
+                    file = listed.name, %error,
+                    "a canonical snapshot is passed over, and an earlier one replayed from"
+                );
                 continue;
             }
         };
         match replay(partition, modules, begun, moment, deadline) {
-            // It was there before this history: a folder that was copied from elsewhere.
+            // The snapshot is older than this history: the folder was copied from elsewhere.
             Err(RewindError::Partition(PartitionError::OtherHistory(place))) => {
-                tracing::warn!(file = listed.name, %place, "a canonical snapshot is of another history, and is passed over");
+                tracing::warn!(
+                    file = listed.name, %place,
+                    "a canonical snapshot is of another history, and is passed over"
+                );
             }
             replayed => {
                 metrics::counter!("statehouse_rewinds_total", "from" => "snapshot").increment(1);
@@ -83,10 +89,11 @@ pub fn rewind(
     rewind_from_genesis(partition, modules, moment, deadline)
 }
 
-/// A position at which all of its entry has happened is as good as the entry, and as a snapshot of the state after it.
+/// A position after all of its entry means the same as the whole entry, so a snapshot of the state after that entry
+/// serves it.
 fn whole(partition: &Partition, moment: Moment) -> Result<Moment, RewindError> {
     let Moment::Position(position) = moment else { return Ok(moment) };
-    // What is not here is looked for where the rest is.
+    // An entry that is not here is looked for with the rest, in log or archive.
     let Ok(recorded) = partition.find_entry(position.index) else { return Ok(moment) };
     if recorded.position(partition.id(), 0) != (Position { n: 0, ..position }) {
         return Err(RewindError::Gone);
@@ -95,7 +102,7 @@ fn whole(partition: &Partition, moment: Moment) -> Result<Moment, RewindError> {
     Ok(if is_whole { Moment::Position(Position { n: Position::WHOLE, ..position }) } else { moment })
 }
 
-/// The same without any snapshot.
+/// Replays up to the moment from genesis, without any snapshot.
 ///
 /// # Errors
 /// As for [`rewind`].
@@ -108,7 +115,7 @@ pub fn rewind_from_genesis(
     replay(partition, modules, Replay::new(partition.genesis()), moment, deadline)
 }
 
-/// The rows of a snapshot.
+/// Loads the rows of a snapshot as the start of a replay.
 fn begin(partition: &Partition, modules: &dyn Modules, listed: &Listed, deadline: Instant) -> Result<Replay, Unfit> {
     let mut file = partition.open_canonical(listed)?;
     let Facts { cluster, machine, partition: of, journal, .. } = file.listed().facts.clone();
@@ -166,7 +173,7 @@ fn replay(
     check(replay, moment)
 }
 
-/// Whether the rows after the entry with this number and time may have more in them than those of the moment.
+/// Whether the rows after the entry with this number and time may include more than those of the moment.
 fn is_too_late(moment: Moment, index: u64, time: Micros) -> bool {
     match moment {
         Moment::Position(position) if position.n != Position::WHOLE => position.index.0 <= index,
@@ -174,7 +181,7 @@ fn is_too_late(moment: Moment, index: u64, time: Micros) -> bool {
     }
 }
 
-/// Whether what has this number and time lies behind the moment.
+/// Whether an entry with this number and time lies after the moment.
 fn is_after(moment: Moment, index: u64, time: Micros) -> bool {
     match moment {
         Moment::Time(at) => at < time,

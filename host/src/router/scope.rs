@@ -1,9 +1,10 @@
 //! The entities that a caller may act for: all, or those that its token is bound to.
 //!
-//! In: patterns, then a plan. Out: the step of it that the caller may not ask for. A plan's home must lie inside, and so must every entity
-//! that the plan takes from or changes. Which steps only give is said by the module (`guest-sdk/abi/src/consent.rs`); one that says nothing of
-//! it has said something by Try-Confirm/Cancel: what runs in Confirm, on an entity that has nothing in Try, can have nothing in its way, as a
-//! payment that arrives. All its other steps count. It does not know what any step does.
+//! In: patterns, then a plan. Out: the first entity of the plan that the caller may not act for. A plan's home must lie
+//! inside the scope, and so must every entity that the plan takes from or changes. The module says which steps only
+//! give (`guest-sdk/abi/src/consent.rs`). Where it does not say, its use of Try-Confirm/Cancel does: a step that runs
+//! in Confirm, on an entity that has no step in Try, cannot be refused, like a payment that arrives. All other steps
+//! count. It does not know what any step does.
 
 use statehouse_abi::plan::TccRole;
 
@@ -17,20 +18,21 @@ pub enum Scope {
     Bound(Vec<Pattern>),
 }
 
-/// An entity, or all whose names begin alike.
+/// One entity, or all entities whose names begin alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pattern {
     Exact(String),
     Prefix(String),
 }
 
-/// Why a list of patterns binds nobody to anything.
+/// Why a list of patterns is not a scope.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScopeError {
     #[error("`entities` is empty, so it could act for nobody; name some, or leave `entities` out to bind it to none")]
     Empty,
     #[error(
-        "`{0}` is no entity and no beginning of one: write a name of 1 to {ENTITY_BYTES_MAX} bytes, or one with a `*` as its end"
+        "`{0}` is no entity and no beginning of one: write a name of 1 to {ENTITY_BYTES_MAX} bytes, or one with a \
+         `*` as its end"
     )]
     Pattern(String),
     #[error("`*` is every entity: leave `entities` out")]
@@ -39,7 +41,7 @@ pub enum ScopeError {
 
 impl Scope {
     /// # Errors
-    /// There is no pattern, or one that is none.
+    /// The list is empty, or one of its texts is not a pattern.
     pub fn bound(patterns: &[String]) -> Result<Self, ScopeError> {
         if patterns.is_empty() {
             return Err(ScopeError::Empty);
@@ -116,10 +118,11 @@ mod tests {
 
     type Step = (&'static [u8], &'static [u8], TccRole);
 
-    /// The entity outside, of a plan with these steps at this home.
+    /// The entity that lies outside the scope, in a plan with these steps at this home.
     fn outside(scope: &Scope, home: &[u8], steps: &[Step], says_consent: bool) -> Option<String> {
         let mut plans = PlanOutWriter::default();
-        // Another plan of the same call comes first, so that numbers of steps are not those within a plan.
+        // Another plan of the same call comes first, so that a step's number in the block is not its number in the
+        // plan.
         plans.step(b"credit", b"somebody", None, TccRole::Confirm);
         plans.plan(Coordination::Saga, b"somebody", b"\xa0");
         for (op, entity, role) in steps {
@@ -174,10 +177,10 @@ mod tests {
             check(b"bob", &[(debit, b"bob", try_), (credit, b"alice", confirm)], says, Some("bob"));
             check(b"alice", &[(debit, b"bob", try_), (credit, b"alice", confirm)], says, Some("bob"));
             check(b"alice", &[(debit, b"alice", try_), (debit, b"alice", confirm)], says, None);
-            // Nobody is at home at a stranger's, whatever is given to them.
+            // The home must lie inside the scope even if the plan only gives to it.
             check(b"bob", &[(credit, b"bob", confirm)], says, Some("bob"));
         }
-        // A module that says it is believed; of one that says nothing, what TC/C says counts.
+        // A module that says which steps only give is believed; for one that does not, Try-Confirm/Cancel decides.
         check(b"alice", &[(debit, b"alice", try_), (credit, b"bob", try_)], true, None);
         check(b"alice", &[(debit, b"alice", try_), (credit, b"bob", try_)], false, Some("bob"));
         check(b"alice", &[(debit, b"alice", try_), (debit, b"bob", confirm)], true, Some("bob"));

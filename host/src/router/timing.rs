@@ -4,8 +4,8 @@
 //! this node leads ─▶ it knows what time it is in the journal ─┐
 //! another leads ───▶ it says so, twice a second or when asked ┴─▶ that time + how long somebody waits = expires
 //! ```
-//! In: what leaders say of the time in their journals. Out: submissions with a time at which they expire. The node's own wall clock counts for
-//! nothing here, unless some node of the cluster does not say the time of its journals yet.
+//! In: what leaders say of the time in their journals. Out: submissions with an expiry. The node's own wall clock does
+//! not count, unless some node of the cluster does not announce the time of its journals yet.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::partition::Partition;
 use crate::router::machine::Machine;
 use crate::router::plan::Routed;
 
-/// What the leader of each partition has said last.
+/// The time that the leader of each partition announced last.
 pub struct JournalTimes(Vec<Mutex<Option<TimeHeard>>>);
 
 #[derive(Clone, Copy)]
@@ -40,7 +40,7 @@ impl JournalTimes {
         }
     }
 
-    /// What time it is there, if a leader has said so lately.
+    /// The time of a partition's journal, if a leader has announced it lately.
     fn find(&self, partition: PartitionId) -> Option<Micros> {
         let TimeHeard { time, at } = (*self.0[partition.0 as usize].lock())?;
         let passed = Some(at.elapsed()).filter(|passed| *passed < JOURNAL_TIME_FRESH)?;
@@ -54,17 +54,17 @@ fn later(time: Micros, wait: Duration) -> Micros {
 }
 
 impl Machine {
-    /// The leader of a partition on another node says what time it is in its journal.
+    /// A leader on another node announces the time in its partition's journal.
     pub fn on_journal_time(&self, partition: PartitionId, time: Micros) {
         self.journal_times.hear(partition, time);
     }
 
-    /// What time it is in the journal of a partition that is led here, to say to the others.
+    /// The time in the journal of a partition that is led here, to announce to other nodes.
     pub(super) fn journal_time_led(&self, partition: &Partition) -> Option<Micros> {
         (partition.is_leader() && self.features.has(features::TIMELINES)).then(|| partition.present())
     }
 
-    /// What time it is in a partition's journal, as far as that is known here. What is applied here is past.
+    /// The time in a partition's journal, as far as it is known here; never before the time of what is applied here.
     pub(super) fn journal_time(&self, partition: PartitionId) -> Option<Micros> {
         let local = self.find_partition(partition).filter(|local| local.is_running());
         if let Some(leading) = local.as_ref().filter(|local| local.is_leader()) {
@@ -77,7 +77,7 @@ impl Machine {
         Some(local.map_or(heard, |local| heard.max(local.progress().journal.time)))
     }
 
-    /// Gives each submission a time at which it expires, unless it has one. `false`: nobody says what time it is there.
+    /// Gives each submission an expiry, unless it has one. Returns `false` if nobody says what time the journal has.
     pub(super) async fn time_all(
         &self,
         partition: PartitionId,
@@ -104,7 +104,8 @@ impl Machine {
         true
     }
 
-    /// The same for a submission that must have such a time before it is sent; `false` when nobody has said in time what time it is there.
+    /// Does the same for one submission that must have an expiry before it is sent. Returns `false` if the journal's
+    /// time was not learned in time.
     pub(super) async fn time_one(&self, routed: &mut Routed, deadline: Instant) -> bool {
         let partition = routed.partition;
         while !self.time_all(partition, std::slice::from_mut(routed), None, deadline).await {
@@ -116,7 +117,7 @@ impl Machine {
         true
     }
 
-    /// Asks whoever is believed to lead by sending it nothing.
+    /// Asks the node that is believed to lead, by sending it no submissions.
     async fn ask_journal_time(&self, partition: PartitionId, hint: Option<NodeId>, deadline: Instant) {
         let local: Option<Arc<Partition>> = self.find_partition(partition).filter(|local| local.is_running());
         let Some(leader) = self.believed_leader(local.as_ref(), hint) else { return };

@@ -1,7 +1,7 @@
 //! Submissions and answers as bytes between two nodes: the one that a client asked, and the leader.
 //!
-//! In: submissions of one partition, or what became of them. Out: CBOR with a version, and back. Plans travel as the block in which the
-//! module made them. It knows nothing of who leads.
+//! In: submissions of one partition, or what became of them. Out: CBOR with a version, and back. Plans travel as the
+//! block in which the module made them. It knows nothing of who leads.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,14 +25,14 @@ use crate::sequencer::submission::{Called, Plan, Unticketed, is_plan_in_limits};
 
 /// Version of the messages; another one is refused.
 const FORMAT: u8 = 1;
-/// Of submissions among which is a call whose id the first release cannot derive.
+/// Version of submissions that include a call whose id the first release cannot derive.
 const FORMAT_OF_CALLS: u8 = 2;
 
 #[derive(Encode, Decode)]
 struct Submissions {
     #[n(0)]
     format: u8,
-    /// A PLAN_OUT block with one plan for each.
+    /// A PLAN_OUT block with one plan for each submission.
     #[n(1)]
     plans: ByteVec,
     #[n(2)]
@@ -57,7 +57,7 @@ struct Submitted {
     expires: i64,
     #[n(7)]
     called: Option<CalledBy>,
-    /// How many microseconds somebody waits from now on.
+    /// How many microseconds the caller waits from now on.
     #[n(8)]
     patience: Option<u64>,
 }
@@ -75,7 +75,7 @@ struct CalledBy {
     is_cancel: bool,
     #[n(4)]
     carried: i64,
-    /// Only where it is not as in the first release.
+    /// Set only if it is not that of the first release.
     #[n(5)]
     derivation: Option<Derivation>,
     #[n(6)]
@@ -86,7 +86,7 @@ struct CalledBy {
 struct Answers {
     #[n(0)]
     format: u8,
-    /// Nothing where the outcome is not known.
+    /// `None` where the outcome is not known.
     #[n(1)]
     answers: Vec<Option<Answered>>,
 }
@@ -97,14 +97,14 @@ struct Outcomes {
     format: u8,
     #[n(1)]
     outcomes: Vec<Outcome>,
-    /// What time it is in the journal, where it is led and nodes say so.
+    /// The time in the journal, if the node that answers leads it and nodes announce times.
     #[n(2)]
     time: Option<i64>,
 }
 
 #[derive(Encode, Decode)]
 enum Outcome {
-    /// Whoever was asked does not lead; certainly not accepted there.
+    /// The node that was asked does not lead, so it certainly accepted nothing.
     #[n(0)]
     NotLed {
         #[n(0)]
@@ -139,7 +139,7 @@ enum Outcome {
         #[n(1)]
         retry_after_ms: u64,
     },
-    /// Accepted, and not known to be recorded in time.
+    /// Accepted, but not known to be recorded in time.
     #[n(4)]
     Unknown,
 }
@@ -154,7 +154,7 @@ pub enum Told {
     Answer(Answer),
 }
 
-/// Why bytes are not such a message.
+/// Why bytes are not a message of this kind.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
     #[error("message cannot be read: {0}")]
@@ -228,10 +228,10 @@ fn write_plan(plans: &mut PlanOutWriter, last_resorts: &mut Vec<(u32, Vec<u8>)>,
     plans.plan(view.coordination, view.home, view.body);
 }
 
-/// `from` sends it, and so vouches for the callers in it.
+/// Reads submissions. `from` sent them, and so vouches for the callers in them.
 ///
 /// # Errors
-/// Not such a message, or one with a plan beyond the limits: the sender should have refused it.
+/// The bytes are no such message, or a plan is beyond the limits; the sender should have refused that plan.
 pub fn decode_submissions(from: NodeId, bytes: &[u8]) -> Result<Vec<Unticketed>, WireError> {
     let message: Submissions = decode(bytes)?;
     if ![FORMAT, FORMAT_OF_CALLS].contains(&message.format) {
@@ -280,16 +280,16 @@ pub fn decode_submissions(from: NodeId, bytes: &[u8]) -> Result<Vec<Unticketed>,
     message.submissions.into_iter().zip(plans).map(submission).collect()
 }
 
-/// `time` is what time it is in the journal.
+/// `time` is the time in the journal.
 pub fn encode_told(told: Vec<Told>, time: Option<Micros>) -> Bytes {
     let (outcomes, time) = (told.into_iter().map(outcome_of).collect(), time.map(|time| time.0));
     encode(&Outcomes { format: FORMAT, outcomes, time })
 }
 
-/// With what time it is in the journal, if that is said.
+/// Returns the time in the journal as well, if the message has it.
 ///
 /// # Errors
-/// Not such a message, or not one outcome for each of `count` submissions.
+/// The bytes are no such message, or do not have one outcome for each of `count` submissions.
 pub fn decode_told(bytes: &[u8], count: usize) -> Result<(Vec<Told>, Option<Micros>), WireError> {
     let message: Outcomes = decode(bytes)?;
     if message.format != FORMAT {
@@ -308,7 +308,7 @@ pub fn encode_answers(answers: Vec<Option<Answered>>) -> Bytes {
 }
 
 /// # Errors
-/// Not such a message, or not one answer for each of `count` calls.
+/// The bytes are no such message, or do not have one answer for each of `count` calls.
 pub fn decode_answers(bytes: &[u8], count: usize) -> Result<Vec<Option<Answered>>, WireError> {
     let message: Answers = decode(bytes)?;
     if message.format != FORMAT {
@@ -340,7 +340,7 @@ fn outcome_of(told: Told) -> Outcome {
             reason: REASONS.iter().position(|known| *known == reason).expect("the table is complete") as u8,
             retry_after_ms: u64::try_from(retry_after.as_millis()).expect("a retry comes within an age"),
         },
-        // A plan was made before it was sent, so nothing is refused here.
+        // Requests are planned before they are sent, so none is refused here.
         Told::Unknown | Told::Answer(Answer::Unknown { .. } | Answer::Refused(_)) => Outcome::Unknown,
     }
 }

@@ -1,6 +1,7 @@
-//! The snapshots that a partition keeps: the two newest that were finished, and the one being built.
+//! The snapshots that a partition keeps: the two newest finished ones, and the one that is being built.
 //!
-//! In: a folder into which state and ids were put. Out: a snapshot under its index, or nothing. It does not know how they are put there.
+//! A folder with state and ids goes in. A snapshot under its index comes out, or nothing. This file does not know how
+//! state and ids are put there.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,13 +18,13 @@ use crate::log::StreamId;
 const FOLDER: &str = "snapshots";
 const BUILDING: &str = "building";
 const INCOMING: &str = "incoming";
-/// A transfer that has begun may go on with the older one.
+/// A transfer that has begun may continue with the older one.
 const KEPT_MAX: usize = 2;
 
 /// A finished snapshot.
 pub struct Kept {
     pub manifest: Manifest,
-    /// The encoded manifest. As long as somebody else holds a clone, the snapshot is being sent.
+    /// The encoded manifest. While somebody else holds a clone, the snapshot is being sent.
     pub offer: Arc<Bytes>,
     pub folder: PathBuf,
 }
@@ -32,23 +33,23 @@ pub struct Snapshots {
     disk: Arc<dyn Disk>,
     stream: StreamId,
     folder: PathBuf,
-    /// Oldest first.
+    /// The kept snapshots, oldest first.
     kept: Mutex<Vec<Arc<Kept>>>,
-    /// The first file of the partition itself that was found damaged, by way of a snapshot that shares it.
+    /// The first file of the partition itself that was found damaged, because a snapshot shares it.
     damaged: Mutex<Option<String>>,
 }
 
-/// Where a snapshot is received, below a partition's folder.
+/// The place below a partition's folder where a snapshot is received.
 pub(super) fn incoming_folder(partition: &Path) -> PathBuf {
     partition.join(FOLDER).join(INCOMING)
 }
 
 impl Snapshots {
-    /// Finds those in the folder of a partition. What is damaged or was left unfinished is removed.
+    /// Finds the snapshots in the folder of a partition. It removes damaged and unfinished ones.
     pub fn open(disk: Arc<dyn Disk>, partition: &Path, stream: StreamId) -> Result<Self, SnapshotError> {
         let folder = partition.join(FOLDER);
         files::create(&*disk, &folder)?;
-        // What is found in it may have been named by a process that was killed before it had synced the folder.
+        // A process may have named a snapshot and been killed before it synced the folder.
         files::sync_folder(&*disk, &folder)?;
         files::remove(&*disk, &folder.join(BUILDING))?;
         let mut kept = Vec::new();
@@ -88,19 +89,21 @@ impl Snapshots {
         self.disk.open_to_read(&path).map_err(SnapshotError::io(&path, "read"))
     }
 
-    /// Whether one is being sent.
+    /// Whether any snapshot is being sent.
     pub fn is_lent(&self) -> bool {
         self.kept.lock().iter().any(|kept| 1 < Arc::strong_count(&kept.offer))
     }
 
-    /// A file of a snapshot is not what it was when it was made: no snapshot that shares it is offered any more, and if the partition does, the
-    /// partition is damaged.
+    /// A file of a snapshot has changed since it was made. No snapshot that shares the file is offered any more. If the
+    /// partition shares it, the partition is damaged.
     pub(super) fn on_damaged(&self, name: &str, file: Identity) {
         let identity = |other: &Path| self.disk.open_to_read(other).and_then(|other| other.identity());
         let is_same = |other: &Path| identity(other).is_ok_and(|other| other == file);
         let dropped: Vec<_> = self.kept.lock().extract_if(.., |kept| is_same(&kept.folder.join(name))).collect();
         for kept in dropped {
-            tracing::error!(stream = %self.stream, last = %kept.manifest.last(), name, "a snapshot is damaged, and dropped");
+            tracing::error!(
+                stream = %self.stream, last = %kept.manifest.last(), name, "a snapshot is damaged, and dropped"
+            );
             if let Err(error) = files::remove(&*self.disk, &kept.folder) {
                 tracing::warn!(%error, "a damaged snapshot was not removed");
             }
@@ -112,12 +115,12 @@ impl Snapshots {
         }
     }
 
-    /// A file of the partition's state or ids that is not what it was when it was written.
+    /// A file of the partition's state or ids that differs from what was written.
     pub fn find_damaged(&self) -> Option<String> {
         self.damaged.lock().clone()
     }
 
-    /// Removes those that are of no use.
+    /// Removes the snapshots that are no longer needed.
     pub fn retain(&self, is_of_use: impl Fn(&Manifest) -> bool) -> Result<(), SnapshotError> {
         let mut kept = self.kept.lock();
         let useless: Vec<_> = kept.extract_if(.., |kept| !is_of_use(&kept.manifest)).collect();
@@ -125,7 +128,7 @@ impl Snapshots {
         useless.iter().try_for_each(|kept| files::remove(&*self.disk, &kept.folder))
     }
 
-    /// An empty folder to put `state` and `ids` into. One snapshot is built at a time.
+    /// An empty folder for `state` and `ids`. One snapshot is built at a time.
     pub fn begin(&self) -> Result<PathBuf, SnapshotError> {
         let building = self.folder.join(BUILDING);
         files::remove(&*self.disk, &building)?;
@@ -133,14 +136,14 @@ impl Snapshots {
         Ok(building)
     }
 
-    /// Makes what was put into the folder a snapshot that stands where `manifest` says. On return it is durable and the newest, and no
-    /// more than two are kept.
+    /// Turns the contents of the folder into a snapshot with the position in `manifest`. On return it is durable and
+    /// the newest, and at most two snapshots are kept.
     pub fn finish(&self, manifest: Manifest) -> Result<Arc<Kept>, SnapshotError> {
         let disk = &*self.disk;
         let building = self.folder.join(BUILDING);
         let before = self.newest();
         if let Some(before) = before.clone().filter(|before| manifest.last().index <= before.index()) {
-            // Nothing has happened since.
+            // Nothing has happened since the last snapshot.
             files::remove(&*self.disk, &building)?;
             return Ok(before);
         }
@@ -160,7 +163,7 @@ impl Snapshots {
             kept.drain(..old).collect()
         };
         assert!(self.kept.lock().is_sorted_by_key(|kept| kept.index()));
-        // What cannot be removed costs space until the next start, and is no reason not to have the new one.
+        // A folder that cannot be removed costs space until the next start. That does not invalidate the new snapshot.
         for kept in old {
             if let Err(error) = files::remove(&*self.disk, &kept.folder) {
                 tracing::warn!(%error, "an old snapshot was not removed");
@@ -188,7 +191,8 @@ impl Kept {
     }
 }
 
-/// Syncs all files and folders of a snapshot and hashes the files. What it has in common with the one before, by hard links, was hashed then.
+/// Syncs all files and folders of a snapshot and hashes the files. Files that the snapshot shares with the one before
+/// it, by hard links, were hashed then.
 fn facts_of(disk: &dyn Disk, folder: &Path, before: Option<&Kept>) -> Result<Vec<FileFacts>, SnapshotError> {
     let mut facts = Vec::new();
     for part in [IDS, STATE] {

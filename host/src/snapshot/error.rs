@@ -19,7 +19,7 @@ pub enum SnapshotError {
     ForeignStream { expected: String, found: String },
     #[error("the snapshot names a file `{name}` that no snapshot has")]
     FileName { name: String },
-    /// It was dropped, so that the next attempt fetches it again.
+    /// The file was removed, so that the next attempt fetches it again.
     #[error("the file `{name}` of the snapshot is not what its manifest says, and is fetched again")]
     FileDamaged { name: String },
     #[error("there is no snapshot at entry {0} here any more")]

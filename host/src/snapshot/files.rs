@@ -1,4 +1,5 @@
-//! Files and folders on the way to a name that promises something: synced before, and the name synced after.
+//! Files and folders that get a name with a promise: they are synced before the rename, and the name is synced after
+//! it.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,7 @@ use crate::disk::{Disk, Kind};
 
 const READ_BYTES: usize = 1 << 20;
 
-/// Removes a folder with all that is in it; it need not be there.
+/// Removes a folder with everything in it. The folder need not exist.
 pub fn remove(disk: &dyn Disk, path: &Path) -> Result<(), SnapshotError> {
     disk.remove_dir_all(path).map_err(SnapshotError::io(path, "removed"))
 }
@@ -20,7 +21,7 @@ pub fn exists(disk: &dyn Disk, path: &Path) -> Result<bool, SnapshotError> {
     Ok(disk.kind(path).map_err(SnapshotError::io(path, "read"))?.is_some())
 }
 
-/// Makes a file durable but for its name.
+/// Makes a file durable, except for its name.
 pub fn sync(disk: &dyn Disk, path: &Path) -> Result<(), SnapshotError> {
     disk.open(path).and_then(|file| file.sync()).map_err(SnapshotError::io(path, "synced"))
 }
@@ -30,14 +31,14 @@ pub fn sync_folder(disk: &dyn Disk, path: &Path) -> Result<(), SnapshotError> {
     disk.sync_dir(path).map_err(SnapshotError::io(path, "synced"))
 }
 
-/// Gives what is synced another name in the same folder tree; durable on return.
+/// Renames a synced file or folder within the same folder tree. The new name is durable on return.
 pub fn rename(disk: &dyn Disk, from: &Path, to: &Path) -> Result<(), SnapshotError> {
     disk.rename(from, to).map_err(SnapshotError::io(from, "renamed"))?;
     let parents = [from.parent(), to.parent()];
     parents.into_iter().flatten().try_for_each(|parent| sync_folder(disk, parent))
 }
 
-/// Writes a whole small file, durably but for its name.
+/// Writes a whole small file. It is durable, except for its name.
 pub fn write(disk: &dyn Disk, path: &Path, content: &[u8]) -> Result<(), SnapshotError> {
     let written = disk.create(path).and_then(|file| {
         file.write_at(content, 0)?;

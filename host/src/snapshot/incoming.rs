@@ -1,7 +1,8 @@
-//! A snapshot on its way in: what of it is here, what is still to be fetched, and when it is whole.
+//! A snapshot that is being received: which parts are here, which must still be fetched, and when it is complete.
 //!
-//! In: an offer, then bytes. Out: the folder `install`, once every file is what the offer says. What was fetched stays over a break and a
-//! restart: the same offer goes on where it was, and any other begins anew. It does not know where the bytes come from.
+//! An offer goes in, then bytes. The folder `install` comes out, once every file is what the offer says. Fetched bytes
+//! survive a broken connection and a restart: the same offer resumes where it was, and any other starts again. This
+//! file does not know where the bytes come from.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Takes up an offer for the partition in this folder.
+    /// Accepts an offer for the partition in this folder.
     pub fn open(disk: Arc<dyn Disk>, partition: &Path, stream: &str, offer: &[u8]) -> Result<Self, SnapshotError> {
         let manifest = Manifest::decode(offer)?;
         manifest.check_stream(stream)?;
@@ -36,7 +37,7 @@ impl Incoming {
         Ok(Self { disk, partition: partition.to_owned(), folder, manifest })
     }
 
-    /// Removes what was fetched of a snapshot that the state has reached by itself meanwhile.
+    /// Removes the fetched parts of a snapshot if the state has meanwhile reached it on its own.
     pub fn drop_unless_ahead(
         disk: &dyn Disk,
         partition: &Path,
@@ -52,8 +53,8 @@ impl Incoming {
         self.folder.join(&file.name)
     }
 
-    /// From which byte on a file is missing; nothing if it is whole, what it should be, and durable but for its name: whoever fetched it may
-    /// have been killed before it was synced.
+    /// The offset from which a file is missing. `None` if it is complete, correct, and durable except for its name: the
+    /// process that fetched it may have been killed before it was synced, so it is synced here.
     pub fn missing_from(&self, file: &FileFacts) -> Result<Option<u64>, SnapshotError> {
         let path = self.path(file);
         let found = match self.disk.open_to_read(&path).and_then(|found| found.size()) {
@@ -72,7 +73,7 @@ impl Incoming {
         Ok(Some(0))
     }
 
-    /// Goes on with a file where it ends.
+    /// Continues a file at its end.
     pub fn append(&self, file: &FileFacts) -> Result<Appending, SnapshotError> {
         let path = self.path(file);
         files::create(&*self.disk, path.parent().expect("it lies in the snapshot's folder"))?;
@@ -85,7 +86,7 @@ impl Incoming {
         Ok(Appending { facts: file.clone(), path, file: opened, size })
     }
 
-    /// What a failed sync should have made durable is lost, although it can still be read: it must be fetched again.
+    /// After a failed sync the bytes are lost although they can still be read, so the file must be fetched again.
     fn sync_or_drop(&self, file: &FileFacts) -> Result<(), SnapshotError> {
         let synced = files::sync(&*self.disk, &self.path(file));
         if synced.is_err() {
@@ -102,7 +103,7 @@ impl Incoming {
         }
     }
 
-    /// A file that was fetched: synced, and what it should be, or else not there.
+    /// Checks a file that was fetched. Afterwards it is synced and correct, or it is removed.
     pub fn check(&self, file: &FileFacts) -> Result<(), SnapshotError> {
         if self.missing_from(file)?.is_none() {
             return Ok(());
@@ -111,11 +112,12 @@ impl Incoming {
         Err(SnapshotError::FileDamaged { name: file.name.clone() })
     }
 
-    /// Everything is here: from now on it takes the state's place when the partition is opened. Durable on return.
+    /// Everything is here: the snapshot replaces the state when the partition is next opened. This is durable on
+    /// return.
     pub fn accept(self) -> Result<(), SnapshotError> {
         let disk = &*self.disk;
         let (folders, found) = files::walk(disk, &self.folder)?;
-        // The manifest is no file of the snapshot, and all others were checked one by one.
+        // The manifest is not a file of the snapshot. All other files were checked one by one.
         assert_eq!(found.len(), self.manifest.files.len() + 1);
         folders.iter().try_for_each(|folder| files::sync_folder(disk, folder))?;
         let install = install_folder(&self.partition);
@@ -124,7 +126,7 @@ impl Incoming {
     }
 }
 
-/// A file that grows.
+/// A file that is being fetched.
 pub struct Appending {
     facts: FileFacts,
     path: PathBuf,

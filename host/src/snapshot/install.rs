@@ -1,15 +1,15 @@
-//! Puts a received snapshot in the place of a partition's state and ids, while the partition is closed.
+//! Replaces a partition's state and ids by a received snapshot, while the partition is closed.
 //!
-//! | step | after a crash behind it |
+//! | step | after a crash after this step |
 //! |---|---|
-//! | the name of `install` is made durable: whoever accepted it may have been killed before | nothing has changed |
-//! | the log skips to the snapshot's last entry | the state is behind what is purged, and `install` is still whole |
+//! | the name `install` is made durable, as the process that accepted it may have been killed | nothing has changed |
+//! | the log skips to the snapshot's last entry | the state is older than the purge, and `install` is still complete |
 //! | `state` is replaced | `install/state` is gone, so only the ids are missing |
 //! | `ids` are replaced | only the manifest is left |
 //! | `install` is removed | done |
 //!
-//! Each step finds out whether it was done, so all of them may be repeated. A snapshot is of committed entries: it is always right to
-//! install one that is ahead of the state.
+//! Each step detects whether it was already done, so all of them may be repeated. A snapshot consists of committed
+//! entries: it is always right to install one that is ahead of the state.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -28,8 +28,8 @@ pub(super) fn install_folder(partition: &Path) -> PathBuf {
     partition.join(INSTALL)
 }
 
-/// Finishes what [`super::Incoming::accept`] has begun, if it has; returns the entry that the state stands at then. The partition's log is
-/// open, its state and ids are not.
+/// Finishes the installation that [`super::Incoming::accept`] has begun, if there is one. Returns the entry up to which
+/// the state then reaches. The partition's log is open; its state and ids are not.
 pub fn finish_install(
     disk: &dyn Disk,
     partition: &Path,
@@ -75,11 +75,11 @@ pub(super) const STEPS: [Step; 5] = [
     |disk, partition, _, _| drop_install(disk, partition),
 ];
 
-/// Up to where the state reaches that is to be replaced. To open it also makes sure that nobody else has it open.
+/// The last entry in the state that is to be replaced. Opening it also makes sure that nobody else has it open.
 fn applied(state: &Path, options: &StoreOptions) -> Result<Option<LogIndex>, SnapshotError> {
     match Store::open(state, options.clone()) {
         Ok(store) => Ok(store.meta_written().map(|meta| meta.applied.index)),
-        // A damaged state is worth less than any snapshot.
+        // Any snapshot is better than a damaged state.
         Err(error) if error.is_damage() || matches!(error, StoreError::MetaFormat { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -98,7 +98,7 @@ fn replace(disk: &dyn Disk, partition: &Path, part: &str) -> Result<(), Snapshot
     files::remove(disk, &replaced)
 }
 
-/// A folder cannot be removed at once, so first it loses the name that means something.
+/// A folder cannot be removed at once, so it first loses the name that has a meaning.
 fn drop_install(disk: &dyn Disk, partition: &Path) -> Result<(), SnapshotError> {
     let dropped = partition.join(DROPPED);
     if files::exists(disk, &install_folder(partition))? {

@@ -1,12 +1,12 @@
-//! The manifest: what a snapshot is of, where it stands, and which files it has. It is also the offer to another node.
+//! The manifest: the subject of a snapshot, its position, and its files. It is also the offer to another node.
 //!
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 8 | `shsnap01` |
 //! | 8 | – | CBOR of [`Manifest`] |
-//! | end − 32 | 32 | blake3 of all before |
+//! | end − 32 | 32 | blake3 of all bytes before |
 //!
-//! Names are checked when it is read: they come from another node, and become paths.
+//! Names are checked when the manifest is read: they come from another node, and become paths.
 
 use std::path::{Component, Path};
 
@@ -27,7 +27,7 @@ const CHECKSUM_SIZE: usize = 32;
 pub struct Manifest {
     #[n(0)]
     pub stream: String,
-    /// The last entry whose effects are in it: term, node, index.
+    /// The last entry whose effects are in the snapshot: term, node, index.
     #[n(1)]
     last: (u64, u64, u64),
     /// The log's chain hash at that entry; zeros if it was not known.
@@ -43,10 +43,10 @@ pub struct Manifest {
     pub module: [u8; 32],
     #[n(7)]
     pub schema: u32,
-    /// What the meta row keeps for consensus, its membership among it.
+    /// The bytes that the meta row keeps for consensus, including the membership.
     #[cbor(n(8), with = "minicbor::bytes")]
     pub consensus: Vec<u8>,
-    /// In order of name.
+    /// The files, in order of name.
     #[n(9)]
     pub files: Vec<FileFacts>,
 }
@@ -54,7 +54,7 @@ pub struct Manifest {
 /// One file of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct FileFacts {
-    /// Below the snapshot's folder, with `/` between folders.
+    /// The path below the snapshot's folder, with `/` between folders.
     #[n(0)]
     pub name: String,
     #[n(1)]
@@ -64,7 +64,7 @@ pub struct FileFacts {
 }
 
 impl Manifest {
-    /// Of a state that stands at `meta`. It has no files yet.
+    /// The manifest of a state at the position `meta`. It has no files yet.
     pub fn new(stream: &StreamId, meta: &Meta, log_hash: [u8; 32]) -> Self {
         Self {
             stream: stream.to_string(),
@@ -99,7 +99,7 @@ impl Manifest {
     }
 
     /// # Errors
-    /// Damaged, of a later format, or with names that are no files of a snapshot.
+    /// The bytes are damaged, have a later format, or have names that no file of a snapshot can have.
     pub fn decode(bytes: &[u8]) -> Result<Self, SnapshotError> {
         let damaged = |what| SnapshotError::Manifest { what };
         if bytes.len() < MAGIC.len() + CHECKSUM_SIZE {
@@ -136,7 +136,7 @@ impl Manifest {
     }
 }
 
-/// A path that stays below the snapshot's folder, in one of its two parts.
+/// Whether the name is a path that stays below the snapshot's folder, in one of its two parts.
 fn is_file_name(name: &str) -> bool {
     let parts: Option<Vec<&str>> = Path::new(name)
         .components()

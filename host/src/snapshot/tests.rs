@@ -1,4 +1,5 @@
-//! Snapshots on disk: what is whole is found again, what is not is no snapshot, and a crash anywhere in an installation is made good.
+//! Snapshots on disk: complete ones are found again, others do not count, and a crash anywhere in an installation is
+//! repaired.
 
 mod faults;
 mod transfer;
@@ -48,7 +49,7 @@ fn meta(index: u64) -> Meta {
     }
 }
 
-/// State, ids and log of a partition, each entry with one command and one row.
+/// State, ids and log of a partition. Each entry has one command and one row.
 struct Replica {
     folder: TempDir,
     log: Log,
@@ -70,7 +71,7 @@ impl Replica {
         self.folder.path()
     }
 
-    /// Applies entries up to `last`, whose row has `row` as its end.
+    /// Applies entries up to `last`. Each row ends with `row`.
     fn apply(&self, last: u64, row: &[u8]) {
         let first = self.log.last().map_or(0, |last| last.index.0 + 1);
         for index in first..=last {
@@ -125,7 +126,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// The row and the ids that a folder's state and ids have.
+/// The row and the ids in a folder's state and ids.
 fn content(partition: &Path) -> (Option<LogIndex>, Option<Vec<u8>>, JournalIndex, bool) {
     let store = Store::open(&partition.join(STATE), options()).expect("it is sound");
     let ids = IdIndex::open(Arc::new(RealDisk), &partition.join(IDS), IdOptions::default()).expect("it is sound");
@@ -255,13 +256,13 @@ fn an_installation_goes_on_after_a_crash_behind_any_step() {
 #[test]
 fn an_installation_goes_on_after_a_crash_within_a_step() {
     for part in [STATE, IDS] {
-        // The old one has lost its name, and the new one has not got it yet.
+        // The old part has lost its name, and the new one does not have it yet.
         let folder = install_at(4);
         let replaced = folder.path().join(format!("{part}.replaced"));
         fs::rename(folder.path().join(part), &replaced).expect("renamed");
         finish(folder.path());
         check_installed(folder.path(), part);
-        // The new one has it, and the old one is half removed.
+        // The new part has the name, and the old one is half removed.
         let folder = install_at(4);
         fs::rename(folder.path().join(part), folder.path().join(format!("{part}.replaced"))).expect("renamed");
         fs::rename(install_folder(folder.path()).join(part), folder.path().join(part)).expect("renamed");

@@ -1,7 +1,9 @@
-//! A snapshot's files from one node to another: whoever was offered one fetches them, one stream a file, from where it was.
+//! A snapshot's files on their way between nodes: the node that was offered one fetches them, one stream for each file,
+//! and resumes a partial file.
 //!
-//! In: an offer. Out: the folder `install`. A stream carries pieces of bounded size, no more of them than its window is under way, and each
-//! piece has its own deadline: a large snapshot may take long, a dead connection may not. It does not know when a snapshot is offered.
+//! An offer goes in. The folder `install` comes out. A stream carries pieces of bounded size. At most its window of
+//! them is under way, and each piece has its own deadline: a large snapshot may take long, but a dead connection may
+//! not. This file does not know when a snapshot is offered.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,22 +23,22 @@ use crate::ids::{LogIndex, NodeId};
 use crate::limits;
 use crate::peer::{Call, GroupName, Network, ServiceError, Topic};
 
-/// How long the next piece may take.
+/// The most time that the next piece may take.
 const PIECE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// The body of [`Topic::Snapshot`]: a file of the snapshot at a log index, from a byte on.
+/// The body of [`Topic::Snapshot`]: a file of the snapshot at a log index, from an offset to its end.
 #[derive(Clone, Copy, Debug, Encode, Decode)]
 struct Wanted {
     #[n(0)]
     last: u64,
-    /// Its place in the manifest.
+    /// The file's position in the manifest.
     #[n(1)]
     file: u32,
     #[n(2)]
     offset: u64,
 }
 
-/// Why a snapshot was not received; what is here of it stays for the next attempt.
+/// Why a snapshot was not received. The parts that are here stay for the next attempt.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
     #[error(transparent)]
@@ -45,17 +47,18 @@ pub enum TransferError {
     Snapshot(#[from] SnapshotError),
 }
 
-/// In place of a file's number: the manifest of the newest snapshot, whichever that is, which should have the entry at `last`. Nodes of earlier
-/// releases have no such file, and later ones did not look at `last`.
+/// Takes the place of a file's number, and requests the manifest of the newest snapshot, which should have the entry at
+/// `last`. Nodes of earlier releases have no such file, and nodes of later releases did not use `last`.
 const NEWEST: u32 = u32::MAX;
 
-/// The entry that should be in the newest snapshot, if [`Topic::Snapshot`] is asked for that.
+/// The entry that should be in the newest snapshot, if the [`Topic::Snapshot`] request asks for that snapshot.
 pub fn newest_wanted(body: &[u8]) -> Option<LogIndex> {
     let wanted: Wanted = minicbor::decode(body).ok()?;
     (wanted.file == NEWEST).then_some(LogIndex(wanted.last))
 }
 
-/// Answers [`Topic::Snapshot`]: the bytes that are wanted, in pieces. A file that is sent whole is checked on the way.
+/// Answers [`Topic::Snapshot`] with the requested bytes, in pieces. A file that is sent completely is checked on the
+/// way.
 pub fn serve(
     snapshots: &Arc<Snapshots>,
     body: &[u8],
@@ -74,7 +77,7 @@ pub fn serve(
     let path = kept.folder.join(&facts.name);
     let opened = snapshots.open_file(&kept, &facts).map_err(failed)?;
     let identity = opened.identity().map_err(|error| failed(SnapshotError::io(&path, "read")(error)))?;
-    // With the snapshot itself, so that it counts as being sent.
+    // The offer is held too, so that the snapshot counts as being sent.
     let sent = pieces(opened, path, facts.size, offset, kept.offer.clone());
     if 0 < offset {
         return Ok(sent);
@@ -82,7 +85,8 @@ pub fn serve(
     Ok(checked(sent, facts, identity, snapshots.clone()))
 }
 
-/// The same pieces, the last one only if all of them are what the manifest says: what was right when it was made is not sent on rotten.
+/// The same pieces, but the last one only if all of them match the manifest: a file that has rotted since is not passed
+/// on.
 fn checked(
     sent: BoxStream<'static, Result<Bytes, ServiceError>>,
     facts: FileFacts,
@@ -105,7 +109,7 @@ fn checked(
     pieces.boxed()
 }
 
-/// A file of this size from a byte on, read as it is sent; `held` stays until then.
+/// A file of this size from an offset to its end, read while it is sent. `held` is kept until then.
 pub fn pieces(
     file: Arc<dyn DiskFile>,
     path: PathBuf,
@@ -117,7 +121,7 @@ pub fn pieces(
     let pieces = stream::try_unfold(offset, move |offset| {
         let source = source.clone();
         async move {
-            // From disk: not on a thread of the runtime.
+            // This reads from disk, so it must not run on a thread of the runtime.
             let reading = tokio::task::spawn_blocking(move || {
                 read_piece(&*source.0, source.2, offset)
                     .map_err(|error| ServiceError::Failed(SnapshotError::io(&source.1, "read")(error).to_string()))
@@ -137,8 +141,8 @@ fn read_piece(file: &dyn DiskFile, size: u64, offset: u64) -> Result<Bytes, std:
     Ok(piece.into())
 }
 
-/// The manifest of the newest snapshot that a node has of the partition. One that has applied the entry at `at_least` makes a snapshot first if
-/// none reaches that far: a cluster in which nothing happens makes none by itself.
+/// The manifest of the newest snapshot that a node has of the partition. If no snapshot reaches `at_least`, a node that
+/// has applied that entry makes one first: a cluster in which nothing happens makes none on its own.
 pub async fn ask_newest(
     network: &dyn Network,
     node: NodeId,
@@ -152,7 +156,8 @@ pub async fn ask_newest(
     pieces.try_next().await?.ok_or(PeerError::UnexpectedReply { node })
 }
 
-/// Fetches what is missing of a snapshot from the node that has offered it, checks every file, and accepts it: durable on return.
+/// Fetches the missing parts of a snapshot from the node that offered it, checks every file, and accepts it. It is
+/// durable on return.
 pub async fn receive(
     network: &dyn Network,
     from: NodeId,
@@ -198,7 +203,7 @@ async fn fetch_file(
     Ok(())
 }
 
-/// Work on files, away from the threads of the runtime.
+/// Runs work on files on a thread outside the runtime.
 async fn blocking<T: Send + 'static, R: Send + 'static>(
     mut subject: T,
     work: impl FnOnce(&mut T) -> R + Send + 'static,

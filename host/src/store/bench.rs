@@ -1,7 +1,7 @@
-//! Measures the id index and the hot table: what `statehouse bench ids` prints, and the figures in `ARCHITECTURE.md`.
+//! Measures the id index and the hot table: the output of `statehouse bench ids`, and the figures in `ARCHITECTURE.md`.
 //!
-//! In: how many ids, and a folder to put them in (about 45 bytes an id, twice that while runs are merged). Out: rows of
-//! figures. It generates its own ids and knows nothing of a journal.
+//! The number of ids goes in, and a folder for them (about 45 bytes an id, twice that while runs are merged). Rows of
+//! figures come out. It generates its own ids and knows nothing of a journal.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::disk::RealDisk;
 use crate::ids::{CommandId, Fingerprint, Head, JournalIndex, LogIndex, Micros, ModuleId};
 use crate::limits::BATCH_COMMANDS_MAX;
 
-/// Which ids clients choose.
+/// The kind of ids that clients choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdKind {
     /// Random: uuid version 4.
@@ -25,16 +25,16 @@ pub enum IdKind {
     TimeOrdered,
 }
 
-/// What one run over `ids` ids of a kind took.
+/// The figures of one run over `ids` ids of a kind.
 #[derive(Clone, Debug)]
 pub struct IdFigures {
     pub kind: IdKind,
     pub ids: u64,
     /// New ids looked up (none is found) and recorded, batch by batch, from the first to the last.
     pub filled_per_second: f64,
-    /// The same for the last batches alone, with the index full.
+    /// The same for only the last batches, with the index full.
     pub full_per_second: f64,
-    /// Ids that were recorded long ago looked up, chosen at random.
+    /// Lookups of ids that were recorded long ago, chosen at random.
     pub known_per_second: f64,
     pub batch_ms_max: f64,
     pub runs: usize,
@@ -50,7 +50,7 @@ pub fn ids(dir: &Path, kind: IdKind, counts: &[u64]) -> Result<Vec<IdFigures>, S
     counts.iter().map(|count| id_figures(dir, kind, *count)).collect()
 }
 
-/// Batches at the end that count as "full".
+/// The number of batches at the end that count as "full".
 const BATCHES_FULL: u64 = 100;
 const KNOWN_BATCHES: u64 = 20;
 
@@ -105,7 +105,7 @@ fn sample(kind: IdKind, batch: u64) -> Vec<CommandId> {
 
 type IdEntry = Vec<(CommandId, Fingerprint, u32)>;
 
-/// The ids of a batch: the same whenever they are asked for.
+/// The ids of a batch, which are the same on every call.
 fn id_batch(kind: IdKind, batch: u64) -> (Vec<CommandId>, IdEntry) {
     let mut rng = StdRng::seed_from_u64(batch);
     let ids: Vec<CommandId> = (0..BATCH_COMMANDS_MAX)
@@ -124,17 +124,17 @@ fn id_batch(kind: IdKind, batch: u64) -> (Vec<CommandId>, IdEntry) {
     (ids, entry)
 }
 
-/// What the state store does in a second with `rows` rows of 40 bytes, in batches of two rows a transfer.
+/// The state store's work in a second with `rows` rows of 40 bytes, in batches of two rows a transfer.
 #[derive(Clone, Debug)]
 pub struct StoreFigures {
     pub rows: u32,
-    /// Rows fetched that are in the hot table.
+    /// Fetches of rows that are in the hot table.
     pub fetched_per_second: f64,
-    /// Rows applied, visible to views; the writer works at the same time.
+    /// Rows applied, visible to views, while the writer works.
     pub applied_per_second: f64,
-    /// Rows fetched and applied through a table that was just opened, so all of them from disk.
+    /// Rows fetched through a table that was just opened, so all of them from disk.
     pub cold_per_second: f64,
-    /// Distinct rows that the writer wrote in a second while it worked off everything.
+    /// How long the writer took, in seconds, to write everything when the store was closed.
     pub flush_seconds: f64,
     pub point_reads_per_second: f64,
 }

@@ -1,8 +1,9 @@
-//! A delta: the rows that one or more consecutive applied entries changed, and the meta row after them. Immutable.
+//! A delta: the rows that one or more consecutive applied entries changed, and the meta row after them. It is
+//! immutable.
 //!
-//! Deltas are what stands between the hot table and RocksDB: readers look through them, newest first; the writer merges
-//! neighbours (a row changed a thousand times is written once) and writes the oldest. A delta is put in order of key by
-//! whoever first needs the order, never by the executor. It does not know the hot table or the disk.
+//! Deltas are the layer between the hot table and RocksDB. Readers look through them, newest first. The writer merges
+//! neighbours (a row that changed a thousand times is written once) and writes the oldest. The first reader that needs
+//! a delta in order of key sorts it; the executor never does. A delta does not know the hot table or the disk.
 
 use std::cmp::Ordering;
 use std::sync::{Arc, OnceLock};
@@ -10,15 +11,15 @@ use std::sync::{Arc, OnceLock};
 use super::meta::Meta;
 
 const ABSENT: u32 = u32::MAX;
-/// Key and row of a typical row; only a guess that saves copies.
+/// The size of a typical key and row. It is only a guess that saves copies.
 const ROW_SIZE_EXPECTED: usize = 80;
 
-/// Where a key and its row lie in an arena: the row follows the key.
+/// The place of a key and its row in an arena: the row follows the key.
 #[derive(Clone, Copy)]
 struct RowAt {
     offset: u32,
     key_len: u32,
-    /// `ABSENT` says that the row is deleted.
+    /// `ABSENT` means that the row is deleted.
     row_len: u32,
 }
 
@@ -36,12 +37,12 @@ impl RowAt {
 pub struct Delta {
     arena: Vec<u8>,
     rows: Vec<RowAt>,
-    /// INVARIANT: the rows in rising order of key, no key twice, the last write of a key kept.
+    /// INVARIANT: the rows are in rising order of key, and no key occurs twice: the last write of a key is kept.
     sorted: OnceLock<Vec<RowAt>>,
     pub meta: Meta,
-    /// Number of the last apply in it.
+    /// The number of the last apply in it.
     pub seq: u64,
-    /// Bytes of log that a restart would replay if this delta were lost.
+    /// Bytes of log that a restart would replay if this delta was lost.
     pub log_bytes: u64,
 }
 
@@ -55,7 +56,7 @@ impl Delta {
         self.arena.reserve(rows * ROW_SIZE_EXPECTED);
     }
 
-    /// Adds a write; a later one of the same key wins.
+    /// Adds a write. A later write of the same key wins.
     pub fn push(&mut self, key: &[u8], row: Option<&[u8]>) {
         let offset = u32::try_from(self.arena.len()).expect("dirty rows are bounded far below 4 GiB");
         self.arena.extend_from_slice(key);
@@ -64,7 +65,7 @@ impl Delta {
         self.rows.push(RowAt { offset, key_len: key.len() as u32, row_len });
     }
 
-    /// Memory it takes.
+    /// The memory that it uses.
     pub fn size(&self) -> usize {
         let rows = self.rows.len().max(self.sorted.get().map_or(0, Vec::len));
         self.arena.len() + rows * size_of::<RowAt>() + size_of::<Self>()
@@ -84,14 +85,14 @@ impl Delta {
         })
     }
 
-    /// `None`: this delta says nothing of the key. `Some(None)`: the row is deleted.
+    /// `None`: this delta says nothing about the key. `Some(None)`: the row is deleted.
     pub fn find(&self, key: &[u8]) -> Option<Option<&[u8]>> {
         let sorted = self.sorted();
         let at = sorted.binary_search_by(|row| row.key(&self.arena).cmp(key)).ok()?;
         Some(sorted[at].row(&self.arena))
     }
 
-    /// Number of the first row whose key is not below `start`.
+    /// The number of the first row whose key is not below `start`.
     pub fn lower_bound(&self, start: &[u8]) -> usize {
         self.sorted().partition_point(|row| row.key(&self.arena).cmp(start) == Ordering::Less)
     }
@@ -105,7 +106,7 @@ impl Delta {
         self.sorted().get(at).map(|row| (row.key(&self.arena), row.row(&self.arena)))
     }
 
-    /// One delta that says what `deltas`, oldest first, say together.
+    /// One delta that says the same as all `deltas`, which are given oldest first.
     pub fn merge(deltas: &[Arc<Self>]) -> Self {
         let newest = deltas.last().expect("there is something to merge");
         assert!(deltas.is_sorted_by_key(|delta| delta.seq));
@@ -113,7 +114,7 @@ impl Delta {
         for delta in deltas {
             rows.extend(delta.sorted().iter().map(|row| (&delta.arena[..], *row)));
         }
-        // The sort is stable and finds the runs that are already in order, so this is a merge.
+        // The sort is stable and finds runs that are already in order, so this is a merge.
         rows.sort_by(|(a_arena, a), (b_arena, b)| a.key(a_arena).cmp(b.key(b_arena)));
         keep_last_of_equal(&mut rows, |(a_arena, a), (b_arena, b)| a.key(a_arena) == b.key(b_arena));
         let log_bytes = deltas.iter().map(|delta| delta.log_bytes).sum();
@@ -132,7 +133,7 @@ impl Delta {
     }
 }
 
-/// How many bytes all keys with the same first byte share, by first byte.
+/// For each first byte, how many bytes all keys with that first byte share.
 fn shared_prefixes<'a>(keys: impl Iterator<Item = &'a [u8]>) -> [Option<(&'a [u8], usize)>; 256] {
     let mut shared: [Option<(&[u8], usize)>; 256] = [None; 256];
     for key in keys.filter(|key| !key.is_empty()) {
@@ -142,9 +143,9 @@ fn shared_prefixes<'a>(keys: impl Iterator<Item = &'a [u8]>) -> [Option<(&'a [u8
     shared
 }
 
-/// A number that orders keys as their bytes do, or says that they are equal so far: the first byte, then the first seven
-/// in which keys that begin with it can differ. Entities of one kind share long prefixes, so comparing these numbers
-/// settles almost every comparison of a sort without touching a key.
+/// A number that orders keys as their bytes do, or is equal if they are equal so far: the first byte, then the first
+/// seven bytes in which keys with that first byte can differ. Entities of one kind share long prefixes, so these
+/// numbers settle almost every comparison of a sort without touching a key.
 fn digits(key: &[u8], shared: &[Option<(&[u8], usize)>; 256]) -> u64 {
     let Some(first) = key.first() else { return 0 };
     let skip = shared[*first as usize].map_or(0, |(_, len)| len);
@@ -160,7 +161,7 @@ fn row_len(row: &RowAt) -> usize {
     if row.row_len == ABSENT { 0 } else { row.row_len as usize }
 }
 
-/// Of neighbours that are equal, keeps the last.
+/// Keeps the last of neighbours that are equal.
 fn keep_last_of_equal<T: Copy>(items: &mut Vec<T>, is_equal: impl Fn(&T, &T) -> bool) {
     let mut kept = 0;
     for at in 0..items.len() {

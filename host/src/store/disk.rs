@@ -1,12 +1,13 @@
-//! RocksDB as it is used here: one column family, no WAL and no memtable; every write is one sorted file that is built
-//! aside and ingested, so rows and meta row appear together, are durable at once, and a crash leaves a prefix of writes.
+//! RocksDB as it is used here: one column family, no WAL and no memtable. Every write is one sorted file that is built
+//! separately and ingested, so rows and meta row appear together and are durable at once, and a crash leaves a prefix
+//! of the writes.
 //!
 //! | key on disk | value |
 //! |---|---|
 //! | `0x00` | the meta row, see `meta.rs` |
 //! | `0x01 ‖ row key` | the row |
 //!
-//! It does not know the hot table, nor when something is written.
+//! This file does not know the hot table, nor when something is written.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,13 +34,13 @@ pub(super) const ROW_PREFIX: u8 = 1;
 const COLUMN_FAMILY: &str = "default";
 const BLOCK_SIZE: usize = 8 << 10;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
-/// Open files a partition may keep: many partitions share the process's limit.
+/// Open files that a partition may keep. Many partitions share the process's limit.
 const OPEN_FILES_MAX: i32 = 256;
 const BACKGROUND_JOBS_MAX: i32 = 2;
-/// An empty file that says: a checksum failed here.
+/// An empty file which says that a checksum failed in this folder.
 const DAMAGED_MARK: &str = "damaged";
 
-/// What all partitions of a process share, so that memory is one number and not one per partition.
+/// Resources that all partitions of a process share, so that memory has one limit and not one for each partition.
 #[derive(Clone)]
 pub struct StoreShared {
     block_cache: Cache,
@@ -47,12 +48,12 @@ pub struct StoreShared {
 }
 
 impl StoreShared {
-    /// `block_cache_bytes`: blocks, filters and indexes read from disk, over all partitions.
+    /// `block_cache_bytes` limits the blocks, filters and indexes read from disk, over all partitions.
     pub fn new(block_cache_bytes: usize) -> Self {
         Self { block_cache: Cache::new_lru_cache(block_cache_bytes), faults: StoreFaults::default() }
     }
 
-    /// The same, and calls fail as `faults` says.
+    /// The same, with calls that fail as `faults` says.
     #[must_use]
     pub fn with_faults(self, faults: StoreFaults) -> Self {
         Self { faults, ..self }
@@ -67,9 +68,9 @@ pub struct Disk {
     ingest_path: PathBuf,
     /// Whether rows are read back after they were written.
     paranoid: bool,
-    /// A checksum has failed since it was opened.
+    /// A checksum has failed since the store was opened.
     is_damaged: AtomicBool,
-    /// Dropped after `db`, because it comes after it.
+    /// Dropped after `db`, because it is declared after it.
     open: Arc<()>,
 }
 
@@ -82,7 +83,7 @@ impl Disk {
         }
         let ingest_path = dir.join("ingest.sst");
         remove_if_there(&ingest_path)?;
-        // A migration that the process did not live to finish; its entry is applied again.
+        // The process ended during a migration. Its entry is applied again.
         remove_if_there(&dir.join(ROWS_FILE))?;
         remove_if_there(&dir.join(META_FILE))?;
         shared.faults.check(dir, "opened")?;
@@ -103,7 +104,7 @@ impl Disk {
         })
     }
 
-    /// For reading only: nothing in the folder changes.
+    /// Opens for reading only: nothing in the folder changes.
     pub fn open_to_read(dir: &Path, shared: &StoreShared) -> Result<Self, StoreError> {
         let options = options(shared);
         shared.faults.check(dir, "opened")?;
@@ -123,12 +124,12 @@ impl Disk {
         })
     }
 
-    /// Gone once the database is closed.
+    /// The mark is gone once the database is closed.
     pub(super) fn open_mark(&self) -> Weak<()> {
         Arc::downgrade(&self.open)
     }
 
-    /// Whether a checksum has failed since it was opened.
+    /// Whether a checksum has failed since the store was opened.
     pub(super) fn is_damaged(&self) -> bool {
         self.is_damaged.load(Ordering::Relaxed)
     }
@@ -159,35 +160,37 @@ impl Disk {
         raw.map(|raw| Meta::decode(&raw)).transpose()
     }
 
-    /// The newest rows of many keys, each `None` when there is none.
+    /// The newest rows of many keys; `None` for a key without a row.
     pub fn rows<'a>(
         &'a self,
         keys: &[&[u8]],
     ) -> impl Iterator<Item = Result<Option<DBPinnableSlice<'a>>, StoreError>> + use<'a> {
         let disk_keys: Vec<Vec<u8>> = keys.iter().map(|key| disk_key(key)).collect();
-        // The table of a row that nobody has read for long is opened for it.
+        // Reading a row that nobody has read for long may open the file of its table.
         let read = || self.db.batched_multi_get_cf(&self.family(), &disk_keys, false);
         let is_scarce =
             |row: &Result<_, rocksdb::Error>| row.as_ref().is_err_and(|error| durable::says_scarcity(error.as_ref()));
         let rows = durable::patiently("reading rows", read, |rows| rows.iter().any(is_scarce));
-        // The rows are pinned in blocks of the database, which `self` keeps open; they do not borrow the family.
+        // The rows are pinned in blocks of the database, which `self` keeps open. They do not borrow the family.
         rows.into_iter().map(|row| {
             self.check_fault("read")?;
             row.map_err(|source| self.read_failed(source))
         })
     }
 
-    /// Where a test makes the next call fail: before it, so that nothing was done.
+    /// Here a test makes the next call fail, before the call does anything.
     pub(super) fn check_fault(&self, action: &'static str) -> Result<(), StoreError> {
         self.faults.check(&self.dir, action)
     }
 
-    /// A failed checksum is remembered on disk: opening the store again is refused, so that whoever opens it makes it again.
+    /// A failed checksum is recorded on disk. Opening the store again is then refused, so that the caller rebuilds it.
     fn note_damage(&self, error: StoreError) -> StoreError {
         if error.is_damage() {
             self.is_damaged.store(true, Ordering::Relaxed);
             let mark = self.dir.join(DAMAGED_MARK);
-            tracing::error!(dir = %self.dir.display(), ?error, "state store: damaged, to be made again when it is opened");
+            tracing::error!(
+                dir = %self.dir.display(), ?error, "state store: damaged, to be made again when it is opened"
+            );
             if let Err(error) = durable::write(&self.dir, DAMAGED_MARK, durable::PRIVATE, b"") {
                 tracing::error!(path = %mark.display(), %error, "state store: the damage could not be noted");
             }
@@ -199,16 +202,16 @@ impl Disk {
         self.note_damage(StoreError::Read { source })
     }
 
-    /// Writes the delta and its meta row as one: after a crash either all of it is there or nothing.
-    /// Everything is durable on return. After an error it is not known which of the two holds; writing the same or a
-    /// later delta again is right in both cases.
+    /// Writes the delta and its meta row as one: after a crash all of it is there or nothing. Everything is durable on
+    /// return. After an error it is unknown which of the two is true. Writing the same or a later delta again is right
+    /// in both cases.
     pub fn write(&self, delta: &Delta) -> Result<(), StoreError> {
         let result = self.build(delta).and_then(|()| {
             fail::fail_point!("store::before_ingest", |_| std::process::abort());
             self.ingest()
         });
         if result.is_err() {
-            // Best effort: a leftover costs space until the next write or start, never correctness.
+            // Best effort: a leftover costs space until the next write or start, but never correctness.
             let _ = std::fs::remove_file(&self.ingest_path);
         }
         fail::fail_point!("store::after_ingest", |_| std::process::abort());
@@ -228,7 +231,7 @@ impl Disk {
         Ok(())
     }
 
-    /// What is on disk now, in a folder that does not exist yet: hard links, so it costs no space until rows change here.
+    /// Copies what is on disk now into a new folder. It uses hard links, so it costs no space until rows change here.
     pub fn checkpoint(&self, dir: &Path) -> Result<(), StoreError> {
         let failed = |source| StoreError::Write { source };
         durable::create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
@@ -266,12 +269,12 @@ impl Disk {
         self.check_fault("written")?;
         let ingested = self.db.ingest_external_file_opts(&options, vec![&self.ingest_path]);
         ingested.map_err(|source| StoreError::Write { source })?;
-        // Done, and yet nobody hears of it.
+        // Here the write is done, but the caller gets an error.
         self.check_fault("written")
     }
 }
 
-/// The rows on disk as they are at one moment, for as long as this lives.
+/// The rows on disk at one moment, while this exists.
 pub struct DiskSnapshot {
     // INVARIANT: declared before `disk`, so dropped before it.
     snapshot: SnapshotWithThreadMode<'static, Db>,
@@ -345,7 +348,7 @@ pub(super) fn options(shared: &StoreShared) -> Options {
     blocks.set_block_cache(&shared.block_cache);
     blocks.set_block_size(BLOCK_SIZE);
     blocks.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
-    // Filters and indexes are charged to the cache, so the cache bounds what an open database takes.
+    // Filters and indexes count towards the cache, so the cache bounds the memory of an open database.
     blocks.set_cache_index_and_filter_blocks(true);
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
 

@@ -1,7 +1,7 @@
 //! What can be wrong with the state store or the id index.
 //!
-//! Rows and ids are derived from the journal, so each of these can be repaired by replaying it; none of them is a lost
-//! transfer. It does not know what a caller answers to a client.
+//! Rows and ids are derived from the journal, so a replay repairs each of these errors; none of them is a lost
+//! transfer. This file does not know how a caller answers a client.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,20 +17,21 @@ pub enum StoreError {
     Read { source: rocksdb::Error },
     #[error("state store: cannot be written")]
     Write { source: rocksdb::Error },
-    /// A checksum failed when it was read, now or before the last start: nothing in it is trusted any more.
+    /// A checksum failed on a read, now or before the last start. Nothing in the store is trusted any more.
     #[error("state store in {path} is damaged")]
     Damaged { path: PathBuf },
     #[error("meta row has format {found}, this program knows up to {known}")]
     MetaFormat { found: u32, known: u32 },
     #[error("meta row is damaged: {what}")]
     MetaDamaged { what: &'static str },
-    /// The writer waits for space, or for a descriptor, and goes on by itself; reads and `apply` are not affected until too much is dirty.
+    /// The writer waits for space or for a descriptor, and then continues on its own. Reads and `apply` are not
+    /// affected until too much is dirty.
     #[error("state store: no space left on the disk of {path}, or no file descriptor")]
     NoSpace { path: PathBuf },
-    /// What the store waits for does not come any more: the log has failed, or the partition is closed.
+    /// The store waits for something that will not happen: the log has failed, or the partition is closed.
     #[error("state store: nothing more becomes durable: {reason}")]
     Ended { reason: String },
-    /// The writer has stopped for good; reads from memory go on until the partition is restarted.
+    /// The writer has stopped for good. Reads from memory continue until the partition is restarted.
     #[error("state store: the writer has stopped: {reason}")]
     WriterStopped { reason: String },
     #[error("{path}: cannot be {action}")]
@@ -61,7 +62,7 @@ impl StoreError {
         }
     }
 
-    /// Whether it is a descriptor or memory of which there is none left.
+    /// Whether no descriptor or no memory is left.
     pub(super) fn is_scarcity(&self) -> bool {
         match self {
             Self::Io { source, .. } => durable::is_scarcity(source),
@@ -72,16 +73,16 @@ impl StoreError {
         }
     }
 
-    /// The error with what is behind it.
+    /// The error with its cause.
     pub(super) fn reason(&self) -> String {
         std::error::Error::source(self).map_or_else(|| self.to_string(), |source| format!("{self}: {source}"))
     }
 
-    /// Whether what is on disk is not what was written, so that only making it again from the journal helps.
+    /// Whether the disk does not have what was written, so that only a rebuild from the journal helps.
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Damaged { .. } | Self::MetaDamaged { .. } | Self::IdsDamaged { .. } => true,
-            // A file that another one names is gone.
+            // A file that another one names is missing.
             Self::Open { source, .. } => is_corruption(source) || source.as_ref().contains("No such file or directory"),
             Self::Read { source } | Self::Write { source } => is_corruption(source),
             _ => false,

@@ -1,7 +1,8 @@
-//! Errors on purpose, before each call of RocksDB: its files are on the real file system, past the disk that can be simulated, so this is how tests
-//! make any operation of a store fail.
+//! Deliberate errors before each call of RocksDB. RocksDB's files are on the real file system, which the simulated disk
+//! does not cover, so this is how tests make any operation of a store fail.
 //!
-//! In: how many calls from now on one is to fail, and how. Out: that error, once. Where nobody asks for errors it is a look at an empty option.
+//! The number of the call that must fail, counted from now, and the kind of error go in. That error comes out, once.
+//! Without such a request this only checks an empty option.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -11,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::StoreError;
 
-/// Clones fail together; the default never fails.
+/// Clones fail together. The default never fails.
 #[derive(Clone, Default)]
 pub struct StoreFaults(Option<Arc<Mutex<Calls>>>);
 
@@ -22,23 +23,23 @@ struct Calls {
 }
 
 impl StoreFaults {
-    /// Counts calls, and fails one when it is told to.
+    /// Counts calls, and fails one on request.
     pub fn armed() -> Self {
         Self(Some(Arc::default()))
     }
 
-    /// Calls so far.
+    /// The calls so far.
     pub fn calls(&self) -> u64 {
         self.0.as_ref().map_or(0, |calls| calls.lock().count)
     }
 
-    /// The call after so many more fails, and no other.
+    /// The call after this many more fails, and no other.
     pub fn fail_after(&self, calls: u64, kind: ErrorKind) {
         let mut state = self.0.as_ref().expect("it is armed").lock();
         state.failing = Some((state.count + calls, kind));
     }
 
-    /// To be asked before each call.
+    /// Must be asked before each call.
     pub(super) fn check(&self, path: &Path, action: &'static str) -> Result<(), StoreError> {
         let Some(calls) = &self.0 else { return Ok(()) };
         let mut calls = calls.lock();

@@ -1,9 +1,9 @@
-//! The hot table: the rows a partition uses, and the keys it knows to be absent, in memory.
+//! The hot table: the rows that a partition uses, and the keys that it knows to be absent, in memory.
 //!
 //! An open-addressing index of 8-byte cells (32 bits of hash, 32 bits of slot number) points into slots of two cache
 //! lines that hold key and row inline. A batch is looked up in rounds of [`ROUND`] keys: hash and prefetch the cells,
-//! read them and prefetch the slots, then compare. Clean slots are evicted by a clock hand; a slot is dirty, and stays,
-//! until the apply that changed it last is written. It is used by one thread and knows neither locks nor disk.
+//! read them and prefetch the slots, then compare. A clock hand evicts clean slots. A slot is dirty, and stays, until
+//! the last apply that changed it is written. One thread uses the table, which knows neither locks nor disk.
 
 use std::hash::BuildHasher;
 
@@ -11,28 +11,28 @@ use hashbrown::DefaultHashBuilder;
 
 use super::prefetch::prefetch;
 
-/// Keys looked up together: enough to keep the memory busy, few enough that what was fetched is still in the first cache.
+/// Keys looked up together: enough to keep the memory busy, few enough that fetched lines are still in the L1 cache.
 pub const ROUND: usize = 32;
 const INLINE_SIZE: usize = 96;
 const ABSENT: u32 = u32::MAX;
 const SLOTS_PER_CHUNK: usize = 1 << 13;
 const CELLS_MIN: usize = 1 << 10;
-/// Slots the clock hand passes at most for one insertion.
+/// The most slots that the clock hand passes for one insertion.
 const HAND_STEPS_MAX: usize = 64;
-/// What a slot costs beside its heap bytes: itself and its cells at the index's mean load.
+/// The cost of a slot besides its heap bytes: the slot and its cells at the index's mean load.
 const SLOT_COST: usize = size_of::<Slot>() + 2 * size_of::<Cell>();
 
 #[repr(C, align(64))]
 struct Slot {
-    /// Number of the last apply that changed the row; 0 when it was read from disk.
+    /// The number of the last apply that changed the row; 0 if it was read from disk.
     seq: u64,
-    /// `ABSENT` says that there is no such row.
+    /// `ABSENT` means that there is no such row.
     row_len: u32,
     key_len: u16,
     is_used: bool,
-    /// Looked up since the hand passed.
+    /// Whether it was looked up since the hand last passed.
     is_recent: bool,
-    /// Key and row when they do not fit inline.
+    /// Key and row, if they do not fit inline.
     heap: Option<Box<[u8]>>,
     inline: [u8; INLINE_SIZE],
 }
@@ -88,7 +88,7 @@ impl Slot {
     }
 }
 
-/// Upper half: hash. Lower half: slot number + 1; 0 is a free cell.
+/// Upper half: hash. Lower half: slot number + 1. Zero is a free cell.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Cell(u64);
 
@@ -108,7 +108,7 @@ impl Cell {
     }
 }
 
-/// Where a looked-up key is.
+/// The place of a looked-up key.
 pub type Found = Option<u32>;
 
 pub struct HotTable {
@@ -125,7 +125,7 @@ pub struct HotTable {
 }
 
 impl HotTable {
-    /// Clean rows are evicted when the table takes more than `size_max` bytes.
+    /// Clean rows are evicted when the table uses more than `size_max` bytes.
     pub fn new(size_max: usize) -> Self {
         Self {
             hasher: DefaultHashBuilder::default(),
@@ -140,7 +140,7 @@ impl HotTable {
         }
     }
 
-    /// Forgets every row; none may be dirty.
+    /// Forgets every row. None may be dirty.
     pub fn clear(&mut self) {
         *self = Self::new(self.size_max);
     }
@@ -153,7 +153,7 @@ impl HotTable {
         self.used * SLOT_COST + self.heap_bytes
     }
 
-    /// Looks up to [`ROUND`] keys up. What it found stays valid until the next `put`.
+    /// Looks up at most [`ROUND`] keys. The result stays valid until the next `put`.
     pub fn find_round(&self, keys: &[&[u8]], found: &mut [Found; ROUND]) {
         assert!(keys.len() <= ROUND);
         let mut hashes = [0; ROUND];
@@ -178,14 +178,14 @@ impl HotTable {
         }
     }
 
-    /// The row in a slot; `None` when the key is known to be absent.
+    /// The row in a slot; `None` if the key is known to be absent.
     pub fn row(&mut self, slot: u32) -> Option<&[u8]> {
         let slot = self.slot_mut(slot);
         slot.is_recent = true;
         slot.row()
     }
 
-    /// Stores what an apply made of up to [`ROUND`] keys. They stay until `written_seq` reaches `seq`.
+    /// Stores the result of an apply for at most [`ROUND`] keys. The rows stay until `written_seq` reaches `seq`.
     pub fn put_dirty_round(&mut self, writes: &[(&[u8], Option<&[u8]>)], seq: u64, written_seq: u64) {
         let mut keys: [&[u8]; ROUND] = [&[]; ROUND];
         keys.iter_mut().zip(writes).for_each(|(to, (key, _))| *to = key);
@@ -194,7 +194,7 @@ impl HotTable {
         for ((key, row), found) in writes.iter().zip(found) {
             match found.filter(|slot| self.slot(*slot).is_key(key)) {
                 Some(slot) => self.set(slot, key, *row, seq),
-                // It is new, or comes twice in this round, or was evicted by a new one just before.
+                // The key is new, or occurs twice in this round, or a new one has just evicted it.
                 None => self.put_dirty(key, *row, seq, written_seq),
             }
         }
@@ -208,7 +208,7 @@ impl HotTable {
         }
     }
 
-    /// Stores what was read from disk, unless the key is already there.
+    /// Stores a row that was read from disk, unless the key is already there.
     pub fn put_clean(&mut self, key: &[u8], row: Option<&[u8]>, written_seq: u64) {
         let hash = self.hash(key);
         if self.find(hash, key).is_none() {
@@ -232,7 +232,7 @@ impl HotTable {
         &mut self.chunks[slot as usize / SLOTS_PER_CHUNK][slot as usize % SLOTS_PER_CHUNK]
     }
 
-    /// The first slot with this hash; almost always the right one.
+    /// The first slot with this hash, which is almost always the right one.
     fn find_by_hash(&self, hash: u32) -> Found {
         self.probe(hash).find(|(_, cell)| cell.hash() == hash).map(|(_, cell)| cell.slot())
     }
@@ -243,7 +243,7 @@ impl HotTable {
             .map(|(at, cell)| (at, cell.slot()))
     }
 
-    /// The used cells from the home of `hash` on, up to the first free one.
+    /// The used cells from the home of `hash` to the first free one.
     fn probe(&self, hash: u32) -> impl Iterator<Item = (usize, Cell)> + '_ {
         let mask = self.cells.len() - 1;
         let home = self.home(hash);
@@ -291,8 +291,8 @@ impl HotTable {
         self.cells = cells;
     }
 
-    /// Moves the hand on and frees the clean slots it finds that were not looked up since it last passed: one in the
-    /// steady state, two while the table is over its size because dirty rows had filled it.
+    /// Advances the hand and frees clean slots that were not looked up since it last passed: one in the steady state,
+    /// two while the table exceeds its size because dirty rows had filled it.
     fn evict(&mut self, written_seq: u64) {
         let mut freed = 0;
         for _ in 0..HAND_STEPS_MAX.min(self.slot_count as usize) {
@@ -324,7 +324,7 @@ impl HotTable {
         self.used -= 1;
     }
 
-    /// Frees a cell and moves back those behind it that would no longer be found.
+    /// Frees a cell and moves back later ones that would no longer be found.
     fn remove_cell(&mut self, mut hole: usize) {
         let mask = self.cells.len() - 1;
         let mut at = hole;

@@ -1,10 +1,13 @@
-//! Keeping a state: exactly what is applied at one moment, in a folder of its own, without anybody waiting for it.
+//! Keeping a state: a copy of exactly what is applied at one moment, in a folder of its own, without anybody waiting
+//! for it.
 //!
 //! ```text
-//! executor: keep ─▶ applies go on        writer: writes up to there ─▶ checkpoint ─▶ synced, renamed ─▶ writes what came after
+//! executor: keep ─▶ applies continue
+//! writer:   writes up to that state ─▶ checkpoint ─▶ synced, renamed ─▶ writes later deltas
 //! ```
-//! Nothing behind the moment is written before the folder has its name and is durable. So a restart finds the folder, or a state that has
-//! not passed the moment: whoever applies the journal again comes by it again. It does not know what a state is kept for.
+//! Nothing after that moment is written before the folder has its name and is durable. So a restart finds the folder,
+//! or a state that has not passed the moment: replaying the journal reaches the same moment again. This file does not
+//! know what a state is kept for.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -25,19 +28,19 @@ pub(super) struct Keep {
     pub on_kept: Box<dyn FnOnce() + Send>,
 }
 
-/// Which state is kept.
+/// The state to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeepWhat {
-    /// What is applied now.
+    /// The state that is applied now.
     Applied,
-    /// What the next apply leaves. It must not be a replacement of rows.
+    /// The state after the next apply, which must not be a replacement of rows.
     Next,
 }
 
 impl Store {
-    /// Sees to it that the state is kept in `folder`, which has that name once it is whole; one that is there already is left as it is.
-    /// `on_kept` is called by the writer then, or never when the process or the writer ends before. Only the executor calls this; it
-    /// never waits for a disk.
+    /// Arranges that the state is kept in `folder`, which gets that name once it is complete. A folder that already
+    /// exists is left as it is. The writer then calls `on_kept`, or never if the process or the writer ends first. Only
+    /// the executor calls this, and it never waits for a disk.
     pub fn keep(&self, what: KeepWhat, folder: PathBuf, on_kept: Box<dyn FnOnce() + Send>) {
         let shared = self.shared();
         let mut pending = shared.pending.lock();
@@ -55,18 +58,18 @@ impl Store {
     }
 }
 
-/// Whether the oldest state to be kept is exactly what is written.
+/// Whether the state on disk is exactly the oldest state to be kept.
 pub(super) fn is_due(pending: &Pending) -> bool {
     let Some(keep) = pending.kept.front() else { return false };
     assert!(pending.seq_written <= keep.seq, "nothing behind a state to be kept is written");
     keep.seq == pending.seq_written
 }
 
-/// Puts what is on disk now into the folder; durable on return.
+/// Copies what is on disk now into the folder. The folder is durable on return.
 pub(super) fn put(disk: &Disk, folder: &Path) -> Result<(), StoreError> {
     let parent = folder.parent().expect("a folder in a partition's");
     if folder.exists() {
-        // Maybe by a process that was killed before it had its name for good.
+        // A process may have made it and been killed before the name was durable.
         disk.check_fault("synced")?;
         return sync(parent);
     }
@@ -92,7 +95,7 @@ pub(super) fn put(disk: &Disk, folder: &Path) -> Result<(), StoreError> {
 /// The rows of a kept state.
 ///
 /// # Errors
-/// It cannot be read, or is damaged.
+/// The state cannot be read, or is damaged.
 pub fn open_kept(folder: &Path, shared: &StoreShared) -> Result<View, StoreError> {
     let disk = Arc::new(Disk::open_to_read(folder, shared)?);
     let meta = disk.meta()?;

@@ -1,4 +1,4 @@
-//! The meta row: where in the log, the journal and time the rows of a store stand. Written atomically with them.
+//! The meta row: the position of a store's rows in the log, the journal and time. It is written atomically with them.
 //!
 //! All integers are little-endian.
 //!
@@ -13,7 +13,7 @@
 //! | 80 | 32 | active module |
 //! | 112 | 4 + len | bytes that consensus keeps beside the state (its membership), opaque here |
 //!
-//! It does not know what the fields mean to anyone.
+//! This file does not know what the fields mean.
 
 use super::StoreError;
 use crate::ids::{Head, JournalIndex, LogIndex, Micros, ModuleId, NodeId, Term};
@@ -29,7 +29,7 @@ pub struct AppliedId {
     pub index: LogIndex,
 }
 
-/// Where the rows stand after an applied entry.
+/// The position of the rows after an applied entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {
     pub applied: AppliedId,
@@ -38,7 +38,7 @@ pub struct Meta {
     pub time: Micros,
     pub module: ModuleId,
     pub schema: u32,
-    /// Whatever consensus must find beside the state; opaque.
+    /// Bytes that consensus must find beside the state; opaque.
     pub consensus: Vec<u8>,
 }
 
@@ -61,7 +61,7 @@ impl Meta {
     }
 
     /// # Errors
-    /// A format of a later program, or bytes that are no meta row.
+    /// A format of a later program, or bytes that are not a meta row.
     pub fn decode(raw: &[u8]) -> Result<Self, StoreError> {
         let damaged = |what| StoreError::MetaDamaged { what };
         let (format, _) = raw.split_first_chunk::<4>().ok_or(damaged("cut short"))?;

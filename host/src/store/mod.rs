@@ -1,12 +1,12 @@
-//! State on disk: the rows of a partition behind a hot table, and the index of command ids.
+//! State on disk: the rows of a partition below a hot table, and the index of command ids.
 //!
 //! ```text
 //! apply ─▶ hot table (executor only)             record ─▶ recent table ─▶ runs ─▶ merged runs
 //!       └▶ deltas (readers, writer) ─▶ RocksDB             (ids/, derived from the journal)
 //! ```
-//! In: row writes of applied entries, ids of recorded commands. Out: rows, consistent views, "was this id seen". `ordered.rs` holds rows of
-//! views, which no digest knows.
-//! It is the only folder that names rocksdb. It does not know guests, HTTP, Raft or where the journal lies.
+//! Row writes of applied entries and ids of recorded commands go in. Rows, consistent views, and the answer to "was
+//! this id seen" come out. `ordered.rs` keeps the rows of views, which no digest covers. Only this folder names
+//! rocksdb. It does not know guests, HTTP, Raft or the place of the journal.
 
 pub mod bench;
 mod delta;

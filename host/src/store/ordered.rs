@@ -1,7 +1,8 @@
-//! Rows in order of key that are written in batches: what views keep, each in a database of its own.
+//! Rows in order of key that are written in batches: the rows of views, each view in a database of its own.
 //!
-//! A batch appears whole or not at all, and batches in their order: without a WAL a crash takes away the newest ones, and never one of the
-//! middle. So whoever writes down in each batch how far it is goes on from there. It knows nothing of what keys and rows mean.
+//! A batch appears completely or not at all, and batches appear in order. Without a WAL a crash removes the newest
+//! ones, but never one in the middle. So a writer that stores its progress in each batch can resume from there. This
+//! file knows nothing of what keys and rows mean.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use super::disk::options;
 use super::{KeyRow, StoreError, StoreShared};
 use crate::durable;
 
-/// Rows in memory before they are written to a file; twice as many at most.
+/// Rows in memory before they are written to a file. At most twice as many are in memory.
 const WRITE_BUFFER_BYTES: usize = 16 << 20;
 
 pub struct OrderedStore {
@@ -23,7 +24,7 @@ impl OrderedStore {
     /// Opens the folder, or makes it.
     ///
     /// # Errors
-    /// The folder cannot be made, is open already, or is damaged.
+    /// The folder cannot be made, is already open, or is damaged.
     pub fn open(dir: &Path, shared: &StoreShared) -> Result<Self, StoreError> {
         durable::create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
         let mut options = options(shared);
@@ -36,7 +37,8 @@ impl OrderedStore {
         &self.dir
     }
 
-    /// Writes rows as one; one without a value is removed. They are durable after [`flush`](Self::flush), or some time later.
+    /// Writes rows as one batch; a row without a value is removed. They are durable after [`flush`](Self::flush), or
+    /// some time later.
     pub fn write(&self, rows: impl IntoIterator<Item = (Vec<u8>, Option<Vec<u8>>)>) -> Result<(), StoreError> {
         let mut batch = WriteBatch::default();
         for (key, row) in rows {
@@ -50,13 +52,13 @@ impl OrderedStore {
         self.db.write_opt(batch, &options).map_err(|source| StoreError::Write { source })
     }
 
-    /// Many rows, each nothing where there is none.
+    /// The rows of many keys; `None` for a key without a row.
     pub fn rows(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
         let rows = self.db.multi_get(keys).into_iter();
         rows.map(|row| row.map_err(|source| StoreError::Read { source })).collect()
     }
 
-    /// Makes durable what was written.
+    /// Makes all earlier writes durable.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.db.flush().map_err(|source| StoreError::Write { source })
     }
@@ -66,7 +68,7 @@ impl OrderedStore {
         read(&OrderedRows(self.db.snapshot()))
     }
 
-    /// About what it takes on disk, in bytes; what is not flushed does not count.
+    /// The approximate size on disk in bytes. Rows that are not flushed do not count.
     pub fn size(&self) -> u64 {
         let read = self.db.property_int_value("rocksdb.total-sst-files-size");
         read.ok().flatten().unwrap_or_default()
@@ -81,7 +83,7 @@ impl OrderedRows<'_> {
         self.0.get(key).map_err(|source| StoreError::Read { source })
     }
 
-    /// Up to `limit` rows whose key begins with `prefix`, in order, behind the key `after`.
+    /// At most `limit` rows whose key begins with `prefix`, in order, after the key `after`.
     pub fn rising(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<KeyRow>, StoreError> {
         let start = after.filter(|after| prefix <= *after).unwrap_or(prefix);
         self.walk(prefix, IteratorMode::From(start, Direction::Forward), limit, |key| {
@@ -111,7 +113,7 @@ impl OrderedRows<'_> {
         let mut rows = Vec::new();
         for row in self.0.iterator_opt(mode, ReadOptions::default()) {
             let (key, row) = row.map_err(|source| StoreError::Read { source })?;
-            // The first one may be the very key to be left out.
+            // The first key may be the very one to leave out.
             if !is_in(&key) {
                 continue;
             }
@@ -124,7 +126,7 @@ impl OrderedRows<'_> {
     }
 }
 
-/// The first key behind all that begin so; nothing when there is none.
+/// The first key after all keys that begin with `prefix`; `None` if there is none.
 fn end_of(prefix: &[u8]) -> Option<Vec<u8>> {
     let at = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
     let mut end = prefix[..=at].to_vec();

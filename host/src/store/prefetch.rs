@@ -1,6 +1,7 @@
-//! Asks the processor for a cache line before it is needed, so that a batch of look-ups waits once and not per key.
+//! Asks the processor for a cache line before it is needed, so that a batch of lookups waits once and not once for each
+//! key.
 //!
-//! It changes no result, only the time; on processors without a stable intrinsic it does nothing.
+//! It changes no result, only the time. On processors without a stable intrinsic it does nothing.
 
 /// Starts to load the cache line that holds the first byte of `at`.
 #[inline(always)]

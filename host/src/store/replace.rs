@@ -1,11 +1,12 @@
-//! Replacing many rows at once: written aside in order of key, then put into the state together with the meta row.
+//! Replacing many rows at once: they are written to a file in order of key, then put into the state with the meta row.
 //!
 //! ```text
-//! begin ─▶ put, put, … ─▶ finish ─▶ (a file beside the state) ─▶ replace: everything applied is written, then file and meta row are ingested
+//! begin ─▶ put, put, … ─▶ finish ─▶ (a file beside the state)
+//!       ─▶ replace: everything applied is written, then file and meta row are ingested
 //! ```
-//! A migration may change every row there is. Here it takes the memory of a few blocks, and no reader sees half of it: RocksDB takes both
-//! files in as one change of its manifest. A crash before that leaves a file that the next start removes, a crash after it leaves nothing
-//! to do. It does not know why rows are replaced.
+//! A migration may change every row. This needs the memory of a few blocks, and no reader sees half a migration:
+//! RocksDB ingests both files as one change of its manifest. A crash before that leaves a file that the next start
+//! removes; a crash after it leaves nothing to do. This file does not know why rows are replaced.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,11 +18,11 @@ use super::disk::{Disk, META_KEY, ROW_PREFIX, remove_if_there};
 use super::meta::Meta;
 use super::state::Store;
 
-/// Rows of a replacement; there is one at a time.
+/// The rows of a replacement. There is one at a time.
 pub(super) const ROWS_FILE: &str = "replace.sst";
-/// The meta row beside them: it is known only after the last row.
+/// The meta row beside them. It is known only after the last row.
 pub(super) const META_FILE: &str = "replace-meta.sst";
-/// Rows between two looks for a point to fail at.
+/// The number of rows between two fail points.
 const CHUNK_ROWS: u64 = 64;
 
 /// Rows on their way into a file, in order of key.
@@ -33,7 +34,7 @@ pub struct RowsFile<'s> {
     count: u64,
 }
 
-/// Rows in a file, whole. The file goes when this does.
+/// Rows in a complete file. Dropping this removes the file.
 pub struct WrittenRows {
     path: PathBuf,
     count: u64,
@@ -41,7 +42,7 @@ pub struct WrittenRows {
 
 impl Drop for WrittenRows {
     fn drop(&mut self) {
-        // A leftover costs space until the next start, never correctness.
+        // A leftover costs space until the next start, but never correctness.
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -53,10 +54,10 @@ impl WrittenRows {
 }
 
 impl RowsFile<'_> {
-    /// The next row, behind all before it in order of key; `None` deletes.
+    /// Adds the next row, after all earlier ones in order of key; `None` deletes.
     ///
     /// # Errors
-    /// The disk is full, or cannot be written. What was written is of no use then.
+    /// The disk is full, or cannot be written. The rows written so far are then useless.
     pub fn put(&mut self, key: &[u8], row: Option<&[u8]>) -> Result<(), StoreError> {
         if self.count.is_multiple_of(CHUNK_ROWS) {
             fail::fail_point!("store-disk-full", |_| Err(StoreError::NoSpace { path: self.path.clone() }));
@@ -73,10 +74,10 @@ impl RowsFile<'_> {
         Ok(())
     }
 
-    /// Nothing when no row was put.
+    /// Completes the file; `None` if no row was put.
     ///
     /// # Errors
-    /// As for [`Self::put`].
+    /// The same as for [`Self::put`].
     pub fn finish(mut self) -> Result<Option<WrittenRows>, StoreError> {
         let rows = WrittenRows { path: self.path, count: self.count };
         if rows.count == 0 {
@@ -89,7 +90,7 @@ impl RowsFile<'_> {
 }
 
 impl Store {
-    /// Begins to write rows that replace others. What was begun before and is not in place yet is given up by that.
+    /// Begins to write rows that replace others. This gives up an earlier file that is not in the state yet.
     ///
     /// # Errors
     /// The disk is full, or cannot be written.
@@ -103,12 +104,12 @@ impl Store {
         Ok(RowsFile { disk, writer, path, key: vec![ROW_PREFIX], count: 0 })
     }
 
-    /// Puts the rows into the state, as what the entry of `meta` changes. Waits until everything before is written, and kept where that is
-    /// wanted, and until the log is durable up to that entry, because nothing else may be written. Only the executor calls this; durable on
-    /// return.
+    /// Puts the rows into the state, as the change of the entry of `meta`. It waits until everything before is written,
+    /// all states to be kept are kept, and the log is durable up to that entry, because nothing else may be written.
+    /// Only the executor calls this. The change is durable on return.
     ///
     /// # Errors
-    /// The disk is full: to be tried again. Or the writer has stopped, or [`Store::end_waits`] was called.
+    /// The disk is full: the caller must retry. Or the writer has stopped, or [`Store::end_waits`] was called.
     pub fn replace(&self, rows: &WrittenRows, meta: &Meta) -> Result<(), StoreError> {
         let shared = self.shared();
         let mut pending = shared.pending.lock();
@@ -124,7 +125,7 @@ impl Store {
         assert_eq!(pending.seq_applied, seq, "only the executor applies, and it waits here");
         assert!(pending.deltas.is_empty(), "all of them are written");
         fail::fail_point!("migration::before_replace", |_| std::process::abort());
-        // Under the lock, so that no view has rows of one side and the meta row of the other.
+        // Under the lock, so that no view has rows of one state and the meta row of the other.
         shared.disk.replace(&rows.path, meta)?;
         fail::fail_point!("migration::after_replace", |_| std::process::abort());
         (pending.seq_applied, pending.seq_written) = (seq + 1, seq + 1);
@@ -148,7 +149,7 @@ impl Disk {
         writer.put(META_KEY, meta.encode()).map_err(failed)?;
         writer.finish().map_err(failed)?;
         let mut options = IngestExternalFileOptions::default();
-        // A hard link, so it costs no space; after a failure the rows are still here, to be tried again.
+        // A hard link costs no space. After a failure the rows are still here for a retry.
         options.set_move_files(true);
         let ingested = self.db().ingest_external_file_opts(&options, vec![rows.to_owned(), meta_path.clone()]);
         // A leftover costs space until the next start.

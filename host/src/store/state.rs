@@ -1,10 +1,11 @@
 //! The state store of one partition: apply, fetch, view, and when to write.
 //!
 //! The executor applies and fetches through the hot table, which nobody else touches. Every apply also becomes a
-//! *delta*; views are made of deltas over RocksDB, and a writer thread (`writer.rs`) merges and writes them behind.
+//! *delta*. Views are made of deltas over RocksDB, and a writer thread (`writer.rs`) merges and writes the deltas
+//! later.
 //!
-//! INVARIANT: what RocksDB holds is the state after some applied entry that was locally durable in the log, and its
-//! meta row says which. It does not know where the journal lies: after a restart the caller replays behind `meta_written`.
+//! INVARIANT: RocksDB holds the state after some applied entry that was locally durable in the log, and its meta row
+//! says which. The store does not know where the journal is: after a restart the caller replays from `meta_written` on.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -28,13 +29,13 @@ use crate::limits;
 #[derive(Clone)]
 pub struct StoreOptions {
     pub shared: StoreShared,
-    /// Size above which clean rows leave the hot table.
+    /// Clean rows leave the hot table above this size.
     pub hot_bytes_max: usize,
-    /// Size of rows not yet written above which the store says that it is behind.
+    /// Above this size of rows not yet written, the store says that its writer lags.
     pub dirty_bytes_max: usize,
     /// The writer writes when a restart would have to replay this much log.
     pub replay_bytes_max: u64,
-    /// Reads everything back that was written.
+    /// Reads back everything that was written.
     pub paranoid: bool,
 }
 
@@ -51,37 +52,37 @@ impl StoreOptions {
     }
 }
 
-/// What the writer is doing about the disk.
+/// The state of the writer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum WriterState {
     Running,
-    /// Tries again until space returns.
+    /// The writer retries until space returns.
     NoSpace,
-    /// For good.
+    /// The writer has stopped for good.
     Stopped {
         reason: String,
     },
 }
 
-/// What the executor, the readers and the writer share. The lock is held for microseconds.
+/// The state that the executor, the readers and the writer share. The lock is held for microseconds.
 pub(super) struct Pending {
-    /// Applied and not yet written, oldest first, each newer in `seq` and log index than the one before.
+    /// Deltas applied and not yet written, oldest first. Each is newer in `seq` and log index than the one before.
     pub deltas: Vec<Arc<Delta>>,
     pub seq_applied: u64,
-    /// INVARIANT: at most `seq_applied`; rows changed by no later apply are on disk.
+    /// INVARIANT: at most `seq_applied`. Rows that no later apply changed are on disk.
     pub seq_written: u64,
     pub meta_applied: Option<Meta>,
     pub meta_written: Option<Meta>,
-    /// The log is locally durable up to here.
+    /// The log is locally durable up to this index.
     pub durable: LogIndex,
-    /// Why it will not grow any more: the executor waits for nothing then.
+    /// Why `durable` will not grow any more. The executor then waits for nothing.
     pub ended: Option<String>,
-    /// Somebody waits until this apply is written.
+    /// A caller waits until this apply is written.
     pub seq_wanted: u64,
-    /// States that are kept when they are exactly what is written; in the order of their applies.
+    /// States to be kept, in the order of their applies. Each is kept when exactly that state is written.
     pub kept: VecDeque<Keep>,
     pub state: WriterState,
-    /// How often in a row the writer was told that there is no descriptor, while there was one.
+    /// How often in a row the writer got an error about descriptors although there was one.
     pub remembered_count: u32,
     pub is_closing: bool,
 }
@@ -91,7 +92,7 @@ impl Pending {
         self.deltas.iter().map(|delta| delta.size()).sum()
     }
 
-    /// How many of the oldest deltas may be written: what the log cannot lose, and nothing behind a state that is to be kept.
+    /// How many of the oldest deltas may be written: those that the log cannot lose, and none after a state to be kept.
     pub fn writable(&self) -> usize {
         let last = self.kept.front().map_or(u64::MAX, |keep| keep.seq);
         self.deltas.partition_point(|delta| delta.meta.applied.index <= self.durable && delta.seq <= last)
@@ -104,7 +105,7 @@ pub(super) struct Shared {
     pub pending: Mutex<Pending>,
     /// The writer waits here for work.
     pub work: Condvar,
-    /// Everybody else waits here for the writer.
+    /// All others wait here for the writer.
     pub progress: Condvar,
     pub dirty_bytes_max: usize,
     pub replay_bytes_max: u64,
@@ -123,7 +124,7 @@ pub struct StoreStats {
 
 pub struct Store {
     shared: Arc<Shared>,
-    /// Locked by the executor, and for a moment by `stats`.
+    /// The executor locks it, and `stats` for a moment.
     hot: Mutex<HotTable>,
     writer: Option<JoinHandle<()>>,
 }
@@ -132,7 +133,7 @@ impl Store {
     /// Opens or creates the store in a folder of its own and starts its writer.
     ///
     /// # Errors
-    /// The folder cannot be opened, or was written by a later program.
+    /// The folder cannot be opened, or a later program wrote it.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
         let disk = Arc::new(Disk::open(dir, &options.shared, options.paranoid)?);
         let meta = disk.meta()?;
@@ -169,19 +170,19 @@ impl Store {
         Ok(Self { shared, hot: Mutex::new(HotTable::new(options.hot_bytes_max)), writer: Some(writer) })
     }
 
-    /// Where the rows on disk stand, so what a restart would replay from; `None` when nothing was ever written.
+    /// The position of the rows on disk, from which a restart would replay. `None` if nothing was ever written.
     pub fn meta_written(&self) -> Option<Meta> {
         self.shared.pending.lock().meta_written.clone()
     }
 
-    /// Where the rows stand; `None` when nothing was ever applied.
+    /// The position of the rows; `None` if nothing was ever applied.
     pub fn meta_applied(&self) -> Option<Meta> {
         self.shared.pending.lock().meta_applied.clone()
     }
 
-    /// Makes the writes of one entry visible to views, atomically, together with `meta`. Of a key given twice the last
-    /// write wins. `log_bytes` is what the entry takes in the log. Only the executor calls this; it never waits for a
-    /// disk. Nothing is durable on return.
+    /// Makes the writes of one entry visible to views, atomically and together with `meta`. If a key occurs twice, the
+    /// last write wins. `log_bytes` is the size of the entry in the log. Only the executor calls this. It never waits
+    /// for a disk, and nothing is durable on return.
     pub fn apply<'k>(
         &self,
         writes: impl IntoIterator<Item = (&'k [u8], Option<&'k [u8]>)>,
@@ -220,8 +221,9 @@ impl Store {
         }
     }
 
-    /// Gives `each` the rows of all keys in their order, `None` for a key that has no row: as of the last apply, from
-    /// the hot table where it can and by one read of the disk for all others. Only the executor calls this.
+    /// Gives `each` the rows of all keys in their order, as of the last apply; `None` for a key that has no row. Rows
+    /// come from the hot table where possible, and from one read of the disk for all others. Only the executor calls
+    /// this.
     ///
     /// # Errors
     /// The disk cannot be read. `each` may have been called for some of the keys.
@@ -251,7 +253,7 @@ impl Store {
         }
     }
 
-    /// The rest of a fetch from the first round on that has keys which are not in memory.
+    /// The rest of a fetch, from the first round that has keys which are not in memory.
     fn fetch_cold(
         &self,
         hot: &mut HotTable,
@@ -286,7 +288,7 @@ impl Store {
         &self.shared
     }
 
-    /// Every row in memory may have been replaced on disk. None is dirty.
+    /// Forgets all rows in memory, because each may have been replaced on disk. None may be dirty.
     pub(super) fn forget_hot(&self) {
         self.hot.lock().clear();
     }
@@ -294,13 +296,13 @@ impl Store {
     /// The rows and the meta row as of the last apply.
     pub fn read(&self) -> View {
         let pending = self.shared.pending.lock();
-        // Both under the lock: what is no longer a delta is in the snapshot, and nothing newer is.
+        // Both under the lock: a delta that is gone is in the snapshot, and nothing newer is.
         let deltas = pending.deltas.clone();
         let disk = DiskSnapshot::new(Arc::clone(&self.shared.disk));
         View { disk, deltas, meta: pending.meta_applied.clone() }
     }
 
-    /// The log is durable on this machine's disk up to `index`; nothing above it is written.
+    /// The log is durable on this machine's disk up to `index`. Nothing above it is written.
     pub fn allow_write_up_to(&self, index: LogIndex) {
         let mut pending = self.shared.pending.lock();
         pending.durable = pending.durable.max(index);
@@ -310,22 +312,23 @@ impl Store {
         }
     }
 
-    /// The log will not be durable any further, or the partition is closed: ends what the executor waits for, now and from now on. What the
-    /// log has already made durable is still written.
+    /// The log will not become durable any further, or the partition is closed. This ends all waits of the executor,
+    /// now and from now on. What the log has already made durable is still written.
     pub fn end_waits(&self, reason: &str) {
         self.shared.pending.lock().ended.get_or_insert_with(|| reason.to_owned());
         self.shared.progress.notify_all();
     }
 
-    /// Whether more is dirty than allowed: the executor must not go on before [`Self::wait_while_behind`].
+    /// Whether more is dirty than allowed. The executor must then call [`Self::wait_while_behind`] before it continues.
     pub fn is_behind(&self) -> bool {
         self.shared.dirty_bytes_max < self.shared.pending.lock().dirty_bytes()
     }
 
-    /// Waits until the writer has caught up. Must not be called by the thread that calls `allow_write_up_to`.
+    /// Waits until the writer has caught up. The thread that calls `allow_write_up_to` must not call this.
     ///
     /// # Errors
-    /// The writer has stopped, the disk is full, or [`Self::end_waits`] was called: it will not catch up by waiting here.
+    /// The writer has stopped, the disk is full, or [`Self::end_waits`] was called. Waiting here would not help it
+    /// catch up.
     pub fn wait_while_behind(&self) -> Result<(), StoreError> {
         let mut pending = self.shared.pending.lock();
         while self.shared.dirty_bytes_max < pending.dirty_bytes() {
@@ -334,15 +337,15 @@ impl Store {
         Ok(())
     }
 
-    /// Whether the writer can write; an error names what keeps it from it.
+    /// Whether the writer can write. An error names the obstacle.
     ///
     /// # Errors
-    /// [`StoreError::NoSpace`] while it waits for space, [`StoreError::WriterStopped`] for good.
+    /// [`StoreError::NoSpace`] while it waits for space; [`StoreError::WriterStopped`] for good.
     pub fn check_writer(&self) -> Result<(), StoreError> {
         self.shared.check(&self.shared.pending.lock())
     }
 
-    /// Writes everything applied so far that the log allows; durable on return.
+    /// Writes everything applied so far that the log allows. It is durable on return.
     ///
     /// # Errors
     /// The writer has stopped, or the disk is full.
@@ -359,9 +362,9 @@ impl Store {
         Ok(())
     }
 
-    /// Puts exactly what is applied into a new folder, which can be opened as a store on the same file system; returns where
-    /// it stands, `None` if nothing was ever applied. Waits until the log is durable that far, because nothing else is written.
-    /// Only the executor calls this, between two applies.
+    /// Copies exactly the applied state into a new folder on the same file system, which can be opened as a store.
+    /// Returns the position of that state; `None` if nothing was ever applied. This waits until the log is durable that
+    /// far, because nothing else is written. Only the executor calls this, between two applies.
     ///
     /// # Errors
     /// The writer has stopped, the disk is full, [`Self::end_waits`] was called, or the folder cannot be made.
@@ -379,20 +382,20 @@ impl Store {
         Ok(meta)
     }
 
-    /// Flushes and closes. Dropping a store instead writes nothing more, which is what a crash does.
+    /// Flushes and closes. Dropping a store instead writes nothing more, as in a crash.
     ///
     /// # Errors
-    /// As for [`Self::flush`]; the store is closed all the same.
+    /// The same as for [`Self::flush`]; the store is closed all the same.
     pub fn close(self) -> Result<(), StoreError> {
         self.flush()
     }
 
-    /// Whether a checksum has failed: what is on disk is not what was written, and only making it again helps.
+    /// Whether a checksum has failed: the disk does not have what was written, and only a rebuild helps.
     pub fn is_damaged(&self) -> bool {
         self.shared.disk.is_damaged()
     }
 
-    /// Gone once RocksDB is closed: only then may the folder be opened again. Views keep it open.
+    /// The mark is gone once RocksDB is closed. Only then may the folder be opened again. Views keep it open.
     pub fn open_mark(&self) -> Weak<()> {
         self.shared.disk.open_mark()
     }
@@ -414,21 +417,21 @@ impl Drop for Store {
         self.shared.pending.lock().is_closing = true;
         self.shared.work.notify_one();
         if let Some(writer) = self.writer.take() {
-            // A panic of the writer has been reported by its own thread.
+            // The writer's own thread has reported its panic.
             let _ = writer.join();
         }
     }
 }
 
 impl Shared {
-    /// Of the executor, until the writer or the log has got on.
+    /// Makes the executor wait until the writer or the log has advanced.
     pub fn wait_for_writer(&self, pending: &mut MutexGuard<'_, Pending>) -> Result<(), StoreError> {
         self.check(pending)?;
         if let Some(reason) = &pending.ended {
             return Err(StoreError::Ended { reason: reason.clone() });
         }
         self.work.notify_one();
-        // Nobody wakes this thread when the writer stops without having had anything to write.
+        // If the writer stops without having had work, it does not wake this thread.
         self.progress.wait_for(pending, writer::TICK);
         Ok(())
     }

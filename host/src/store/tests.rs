@@ -1,7 +1,7 @@
-//! Tests of the state store against a model, through crashes, and at the limits that keep it honest.
+//! Tests of the state store against a model, through crashes, and at its limits.
 //!
 //! A crash is a store that is dropped without `close`, or a child process that is killed. The model keeps every state
-//! there ever was, so that whatever a restart finds can be compared with the state it claims to be.
+//! that ever existed, so that the state found after a restart can be compared with the state that it claims to be.
 
 mod faults;
 
@@ -52,7 +52,7 @@ fn apply(store: &Store, writes: &Writes, index: u64) {
 
 fn key(rng: &mut StdRng) -> Vec<u8> {
     let number: u32 = rng.random_range(0..600);
-    // Keys of every length, also one whose bytes look like the meta row's key.
+    // Keys of every length, including one whose bytes look like the meta row's key.
     let mut key = vec![0; (number % 7) as usize];
     key.extend_from_slice(&number.to_be_bytes());
     key
@@ -111,7 +111,7 @@ fn check_view(view: &View, rng: &mut StdRng, rows: &Rows) {
     assert_eq!(view.scan(&prefix, after.as_deref(), limit).expect("readable"), expected);
 }
 
-/// The model as digested by hand.
+/// The digest of the model, computed separately.
 fn digest(rows: &Rows) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     for bytes in rows.iter().flat_map(|(key, row)| [key, row]) {
@@ -292,7 +292,13 @@ fn a_writer_that_cannot_write_stops_and_reads_go_on() {
 fn the_format_of_the_meta_row_stays() {
     let raw = meta(0x0102).encode();
     let hex: String = raw.iter().map(|byte| format!("{byte:02x}")).collect();
-    expect!["010000000300000000000000010000000000000002010000000000000201000000000000d0ef0300000000000700000001ea91684d240a2ea257ec160d11770631fa02893c8389a999bdcbf659295b12f42578c55d5c75569566e601ea5072c5a6d791e617aae2d1674ea29cc70fb37a0a0000006d656d62657273686970"].assert_eq(&hex);
+    expect![
+        "\
+        010000000300000000000000010000000000000002010000000000000201000000000000d0ef0300000000000700000001ea9168\
+        4d240a2ea257ec160d11770631fa02893c8389a999bdcbf659295b12f42578c55d5c75569566e601ea5072c5a6d791e617aae2d1\
+        674ea29cc70fb37a0a0000006d656d62657273686970"
+    ]
+    .assert_eq(&hex);
     assert_eq!(Meta::decode(&raw).expect("just encoded"), meta(0x0102));
     for len in 0..raw.len() {
         assert!(Meta::decode(&raw[..len]).is_err(), "cut at {len}");
@@ -303,13 +309,14 @@ fn the_format_of_the_meta_row_stays() {
     assert!(matches!(error, StoreError::MetaFormat { found: 2, known: 1 }), "{error}");
 }
 
-/// State `index` of the child below: each apply adds one to every counter it names, so half an apply would show.
+/// State `index` of the child below. Each apply adds one to every counter that it names, so half an apply would be
+/// visible.
 fn child_writes(index: u64) -> Writes {
     let row = |counter: u64| Some((index + counter).to_le_bytes().to_vec());
     (0..100).map(|counter| ((counter as u32).to_be_bytes().to_vec(), row(counter))).collect()
 }
 
-/// Runs only as the child of the test below; on its own it does nothing.
+/// Runs only as the child of the test below. Without it this does nothing.
 #[test]
 fn child_that_writes_until_killed() {
     let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
@@ -351,7 +358,7 @@ fn a_killed_process_leaves_the_state_after_some_apply() {
     }
 }
 
-/// Fail points are the process's: these run one after the other, and not beside other tests.
+/// Fail points belong to the process, so these tests run one after the other, and not beside other tests.
 #[cfg(feature = "failpoints")]
 mod fail_points {
     use super::*;
@@ -373,7 +380,7 @@ mod fail_points {
         fail::remove("store-disk-full");
         store.allow_write_up_to(LogIndex(2));
         while store.meta_written() != Some(meta(2)) {
-            // Each attempt of the writer ends in one of the two: written, or still without space.
+            // Each attempt of the writer has one of two outcomes: written, or still without space.
             if let Err(error) = store.flush() {
                 assert!(matches!(error, StoreError::NoSpace { .. }), "{error}");
             }
@@ -425,7 +432,7 @@ mod fail_points {
 /// Something that the executor waits for, in a folder of its own.
 type Wait = fn(&Store, &Path) -> Result<(), StoreError>;
 
-/// A log that had failed while a snapshot was being taken left its partition waiting for ever, and the process with it.
+/// A log that failed during a snapshot used to leave its partition waiting for ever, and the process with it.
 #[test]
 fn what_waits_for_the_log_ends_with_it() {
     let waits: [Wait; 3] = [

@@ -1,13 +1,13 @@
-//! Which neighbours of a list of runs, oldest first, are worth merging: the one policy of deltas and of id runs.
+//! Which neighbours of a list of runs, oldest first, are worth merging: the one policy for deltas and for id runs.
 //!
-//! A run of up to one unit has level 0, of up to 4 units level 1, of up to 16 level 2, and so on. The newest runs up to
-//! a level are merged when together they reach the next level, so everything is merged about once per level, and few
-//! runs are left to look through. It knows nothing of what a run is.
+//! A run of at most one unit has level 0, of at most 4 units level 1, of at most 16 level 2, and so on. The newest runs
+//! up to a level are merged when together they reach the next level. So everything is merged about once for each level,
+//! and few runs are left to search. This file does not know what a run is.
 
 use std::ops::Range;
 
 const FANOUT: u64 = 4;
-/// As many runs of level 0 are merged however small they are.
+/// This many runs of level 0 are merged however small they are.
 pub const COUNT_MAX: usize = 8;
 
 pub fn neighbours_to_merge(sizes: &[u64], unit: u64) -> Option<Range<usize>> {

@@ -1,7 +1,7 @@
-//! A view: the rows of a partition as they were at one moment, for any thread, for as long as it lives.
+//! A view: the rows of a partition at one moment, for any thread, while the view exists.
 //!
-//! It lays the deltas that were not yet written, newest first, over a snapshot of RocksDB. Taking one holds a lock for
-//! about a microsecond; reading from one takes no lock at all. It does not know the hot table, and never sees rows of
+//! It lays the deltas that were not yet written, newest first, over a snapshot of RocksDB. Taking a view holds a lock
+//! for about a microsecond; reading from it takes no lock. It does not know the hot table, and never sees rows of
 //! batches that are executed but not applied.
 
 use std::ops::ControlFlow;
@@ -18,13 +18,13 @@ pub type KeyRow = (Vec<u8>, Vec<u8>);
 
 pub struct View {
     pub(super) disk: DiskSnapshot,
-    /// Oldest first.
+    /// The deltas, oldest first.
     pub(super) deltas: Vec<Arc<Delta>>,
     pub(super) meta: Option<Meta>,
 }
 
 impl View {
-    /// Where the rows stand; `None` when nothing was ever applied.
+    /// The position of the rows; `None` if nothing was ever applied.
     pub fn meta(&self) -> Option<&Meta> {
         self.meta.as_ref()
     }
@@ -38,7 +38,7 @@ impl View {
         Ok(self.disk.row(key)?.map(|row| row.to_vec()))
     }
 
-    /// Up to `limit` rows whose key starts with `prefix` and lies behind `after`, in order of key.
+    /// At most `limit` rows whose key starts with `prefix` and is greater than `after`, in order of key.
     pub fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<KeyRow>, StoreError> {
         let mut start = prefix.to_vec();
         if let Some(after) = after.filter(|after| prefix <= *after) {
@@ -59,7 +59,7 @@ impl View {
         Ok(found)
     }
 
-    /// Every row in order of key, from the first whose key is not below `start`, until `each` breaks.
+    /// Visits every row in order of key, from the first whose key is not below `start`, until `each` breaks.
     pub fn visit(&self, start: &[u8], mut each: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<(), StoreError> {
         let mut disk = self.disk.rows_from(start);
         let mut cursors: Vec<Cursor<'_>> =
@@ -71,7 +71,7 @@ impl View {
                 Some(smallest) => key.extend_from_slice(smallest),
                 None => return Ok(()),
             }
-            // The newest delta that knows the key decides; the disk is the oldest of all.
+            // The newest delta that has the key decides. The disk is the oldest layer.
             let decided = cursors.iter().find_map(|cursor| cursor.current().filter(|(at, _)| *at == key));
             let on_disk = disk.current()?.filter(|(at, _)| *at == key);
             let row = decided.map_or(on_disk.map(|(_, row)| row), |(_, row)| row);

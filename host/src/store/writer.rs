@@ -1,9 +1,9 @@
-//! The writer thread of a state store: merges deltas, and writes the oldest of them to disk.
+//! The writer thread of a state store: it merges deltas, and writes the oldest of them to disk.
 //!
-//! Writing early gains nothing, since the log is the truth: the writer waits until enough has come together that a
-//! row changed a thousand times is written once, but never so long that a restart replays more than allowed. Nothing
-//! is written that the log could still lose. What passes, as a full disk, is retried; any other error stops the writer for good.
-//! It does not know the hot table.
+//! Early writes gain nothing, since the log is the truth. The writer waits, so that a row that changed a thousand times
+//! is written once, but never so long that a restart replays more than allowed. It writes nothing that the log could
+//! still lose. It retries errors that pass, such as a full disk; any other error stops the writer for good. It does not
+//! know the hot table.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +16,14 @@ use super::keep;
 use super::state::{Pending, Shared, WriterState};
 use super::tiers::neighbours_to_merge;
 
-/// Deltas up to this size are merged as soon as there are a few, see `tiers.rs`.
+/// Deltas up to this size are merged as soon as there are a few; see `tiers.rs`.
 const UNIT_BYTES: u64 = 64 << 10;
-/// How often the writer looks around when nobody wakes it; also the pause between attempts while there is no room.
+/// How often the writer checks for work when nobody wakes it. It is also the pause between attempts while there is no
+/// room.
 pub(super) const TICK: Duration = Duration::from_millis(250);
-/// Attempts in a row, with [`TICK`] between them, after which the error is taken for a remembered one.
+/// After this many attempts in a row, with [`TICK`] between them, the error counts as one that RocksDB remembers.
 const REMEMBERED_MAX: u32 = 40;
-/// Less log than this is not worth a write when the partition is quiet: replaying it takes milliseconds.
+/// Less log than this is not worth a write while the partition is quiet: replaying it takes milliseconds.
 const QUIET_BYTES_MIN: u64 = 4 << 20;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -33,12 +34,12 @@ enum Step {
     Merge(std::ops::Range<usize>),
     /// Write this many of the oldest.
     Write(usize),
-    /// Keep what is written.
+    /// Keep the state that is written.
     Keep,
 }
 
 pub fn run(shared: &Shared) {
-    // A panic must not leave anybody waiting for a writer that is gone.
+    // After a panic nobody may be left waiting for the writer.
     let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(shared)));
     if stopped.is_err() {
         stop(shared, &mut shared.pending.lock(), "it panicked".to_owned());
@@ -59,9 +60,10 @@ fn work(shared: &Shared) {
             Step::Merge(range) => {
                 let deltas = pending.deltas[range.clone()].to_vec();
                 let merged = MutexGuard::unlocked(&mut pending, || Delta::merge(&deltas));
-                // Only this thread removes deltas, and new ones come behind: the range still names the same ones.
+                // Only this thread removes deltas, and new ones are added at the end: the range still names the same
+                // ones.
                 pending.deltas.splice(range, [Arc::new(merged)]);
-                // Freeing megabytes takes a while: not under the lock.
+                // Freeing megabytes takes a while, so it is not done under the lock.
                 MutexGuard::unlocked(&mut pending, || drop(deltas));
             }
             Step::Write(count) => {
@@ -134,7 +136,7 @@ fn on_written(
             pending.remembered_count = 0;
         }
         Err(error) => {
-            // What was merged for this attempt need not be merged again.
+            // The deltas that were merged for this attempt need not be merged again.
             pending.deltas.splice(..count, [Arc::clone(delta)]);
             on_failed(shared, pending, &error);
         }
@@ -157,7 +159,8 @@ fn on_kept(shared: &Shared, pending: &mut MutexGuard<'_, Pending>, result: Resul
 
 fn on_failed(shared: &Shared, pending: &mut Pending, error: &StoreError) {
     let reason = error.reason();
-    // RocksDB remembers some errors until it is opened again, when descriptors have long been there: then only that helps.
+    // RocksDB remembers some errors until it is opened again, long after descriptors are available. Then only reopening
+    // helps.
     let is_odd = error.is_scarcity() && has_descriptor();
     pending.remembered_count = if is_odd { pending.remembered_count + 1 } else { 0 };
     if error.is_passing() && pending.remembered_count < REMEMBERED_MAX {

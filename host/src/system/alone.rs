@@ -1,7 +1,7 @@
-//! The start of a node that is its whole cluster: found, open, create what is missing, serve.
+//! The start of a node that is its whole cluster: found the cluster, open it, create what is missing, serve.
 //!
-//! In: a node without peers. Out: served machines; or a node that runs and says what it waits for, where entries that it had acknowledged are
-//! missing: an operator can speak to it then. It knows nothing of HTTP.
+//! In: a node without peers. Out: served machines. If entries are missing that the node had acknowledged, it runs all
+//! the same and says what it waits for, so that an operator can tell it what to do. It knows nothing of HTTP.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use crate::system::host::Host;
 use crate::system::node::{OPEN_AGAIN, check_level, system_logic};
 use crate::system::{level, signer, steward, tasks, vigil};
 
-/// How long a partition may take to elect itself, or a machine to be created.
+/// How long a leader election may take, or the creation of a machine.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// What stands for the address of a node that has no peers.
+/// Stands for the address of a node that has no peers.
 pub const ALONE: &str = "alone";
 
-/// A node that is its whole cluster.
+/// Starts a node that is its whole cluster.
 pub async fn open(host: &Arc<Host>) -> Result<(), NodeError> {
     if host.network.set(Arc::new(NoNetwork)).is_err() {
         unreachable!("a node opens once");
@@ -34,7 +34,7 @@ pub async fn open(host: &Arc<Host>) -> Result<(), NodeError> {
     }
     host.clocks.on_round(0);
     match host.open_system(system_logic(host)).await {
-        // It runs, so that it says what it waits for, and an operator can speak to it.
+        // The node runs, so that it can say what it waits for and an operator can tell it what to do.
         Err(error @ NodeError::Lost { .. }) => {
             host.router.set_not_ready(vec![error.to_string()]);
             tasks::run_once(host, "start", start_later(host.clone()));
@@ -47,7 +47,7 @@ pub async fn open(host: &Arc<Host>) -> Result<(), NodeError> {
     }
 }
 
-/// Opens `system` as soon as what it lost is back or given up.
+/// Opens `system` as soon as what it lost is back, or an operator has given it up.
 async fn start_later(host: Arc<Host>) {
     let mut reason = None;
     while !host.stopping.is_cancelled() {
@@ -86,7 +86,7 @@ async fn start(host: &Arc<Host>) -> Result<(), NodeError> {
         }
     }
     match host.open_machines(&directory).await {
-        // Its other partitions are served, and this one says what it waits for.
+        // The other partitions are served, and this one says what it waits for.
         Err(NodeError::Lost { .. }) => {}
         opened => {
             opened?;

@@ -1,12 +1,14 @@
-//! The archivist: what is committed goes into the archive, and nothing that is not there is released.
+//! The archivist: it puts what is committed into the archive, and a log releases only what is there.
 //!
 //! ```text
-//! every round, each partition led here: tail ─▶ journal segments ─▶ archive (`go.rs`); the modules that decided them first, snapshots behind
-//!              each partition followed: what does the archive list? (retention asks how far it goes)
+//! every round, each partition led here: tail ─▶ journal segments ─▶ archive (`go.rs`);
+//!                                       the modules that decided them before, snapshots after
+//!              each partition followed: what does the archive list? (retention asks how far it reaches)
 //!              each of them: canonical snapshots that are missing here, or too many (`kept.rs`)
 //! ```
-//! In: an archive. Out: the same files in it whoever leads, and how far each partition is kept. A failure is logged, counted and tried again;
-//! it holds up nobody but retention. It keeps no place of its own: what the archive lists is where it goes on.
+//! In: an archive. Out: the same files in it whichever node leads, and how far each partition is archived. A failure is
+//! logged, counted and tried again; it holds up nothing but retention. It keeps no position of its own: it continues
+//! where the list of the archive ends.
 
 mod go;
 
@@ -28,22 +30,22 @@ use crate::system::history::HistoryError;
 use crate::system::host::Host;
 use crate::system::kept;
 
-/// Below the node's data; what is in it can be made again.
+/// Below the node's data. What is in it can be made again.
 const SPOOL: &str = "archive-spool";
 /// How long a partition may take to show what it has applied.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two rounds after one that failed.
+/// The pause after a round that failed.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// What a node is told about its archive.
+/// A node's archive options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArchiveOptions {
     pub url: String,
-    /// How long an entry may wait until it is kept.
+    /// How long an entry may wait until it is archived.
     pub every: Duration,
 }
 
-/// How far the archive goes, as this node knows: for each partition the time of the last entry in it.
+/// How far the archive reaches, as this node knows: for each partition the time of the last entry in it.
 pub type Archived = BTreeMap<GroupName, Micros>;
 
 /// Why a partition was not archived.
@@ -60,7 +62,8 @@ enum Hindrance {
     #[error(transparent)]
     History(#[from] HistoryError),
     #[error(
-        "entries {first} to {last} never were on this node, which was sent the state behind them, and no other node sends them now: {said}"
+        "entries {first} to {last} never were on this node, which was sent the state behind them, and no other node \
+         sends them now: {said}"
     )]
     Missing { first: JournalIndex, last: JournalIndex, said: String },
     #[error("the snapshot {name} is not archived: {reason}; `statehouse snapshot verify` says more")]
@@ -113,9 +116,9 @@ async fn round(host: &Arc<Host>, archive: &Archive, slot: &mut Option<Archivist>
     let mut failed = None;
     let groups: Vec<GroupName> = host.replicas().into_iter().map(|(group, _)| group).collect();
     for group in groups {
-        // One at a time is held: another may have to be closed to install a snapshot.
+        // Only one partition is held at a time: another may have to be closed to install a snapshot.
         let Some(partition) = host.find_replica(&group).filter(|partition| partition.is_running()) else { continue };
-        // A folder is this node's own, so that it must have everything.
+        // An archive that is a folder is this node's own, so it must have everything.
         let done = if partition.is_leader() || archivist.archive.folder().is_some() {
             archivist.upload(&group, &partition).await
         } else {
@@ -132,14 +135,14 @@ async fn round(host: &Arc<Host>, archive: &Archive, slot: &mut Option<Archivist>
         }
     }
     match failed {
-        // Of another history it will be tomorrow, too.
+        // Another history never becomes this one, so that error must not fail the round.
         Some(Hindrance::Archive(error)) if !matches!(error, ArchiveError::OtherHistory { .. }) => Err(error),
         _ => Ok(()),
     }
 }
 
 impl Cluster {
-    /// Whether all that is applied on this node is in its archive, as of the archivist's last round.
+    /// Whether the archive has all that is applied on this node, as of the archivist's last round.
     pub fn is_archived(&self) -> bool {
         let archived = self.host().archived.lock().clone();
         let mut replicas = self.host().replicas().into_iter();
@@ -167,7 +170,7 @@ impl Archivist {
         self.keep_snapshots(group, last, partition).await
     }
 
-    /// Where to go on; nothing as long as this replica is behind what is archived.
+    /// Where to continue; `None` while this replica lags behind what is archived.
     async fn begin(&self, group: &GroupName, partition: &Arc<Partition>) -> Result<Option<Upload>, Hindrance> {
         let none = JournalIndex(0);
         let hindered = |error| Hindrance::Partition(error, none);
@@ -193,7 +196,11 @@ impl Archivist {
         let upload = Upload::begin(self.archive.clone(), stream, Boundary::default(), beginning, spool).await?;
         let (last, head) = (upload.last(), upload.head());
         if (last, head) == beginning && none < last {
-            tracing::warn!(%group, first = last.0 + 1, "the archive of this partition begins here: what was before is in no log of this node");
+            tracing::warn!(
+                %group,
+                first = last.0 + 1,
+                "the archive of this partition begins here: what was before is in no log of this node"
+            );
         }
         if !self.is_reached(group, last, partition).await? {
             return Ok(None);
@@ -205,7 +212,7 @@ impl Archivist {
     /// Whether this replica has applied an entry of the archive.
     ///
     /// # Errors
-    /// It never will: it leads, has applied all that was ever committed, and so that entry is of another history.
+    /// It never will: it leads and has applied all that was ever committed, so that entry is of another history.
     async fn is_reached(
         &self,
         group: &GroupName,
@@ -223,7 +230,7 @@ impl Archivist {
         Ok(!is_behind())
     }
 
-    /// Makes sure that an entry of the archive is that of this journal, where the log has it.
+    /// Checks that an entry of the archive is that of this journal, if the log has it.
     fn compare(
         &self,
         group: &GroupName,
@@ -243,7 +250,7 @@ impl Archivist {
         ArchiveError::OtherHistory { url, machine, partition: group.partition, index }
     }
 
-    /// Those that the archived journal can prove.
+    /// Archives the canonical snapshots that the archived journal can prove.
     async fn keep_snapshots(
         &mut self,
         group: &GroupName,
@@ -271,7 +278,7 @@ impl Archivist {
                     kept.insert(listed.name);
                     self.host.archived_snapshots.lock().insert(group.clone(), kept.clone());
                 }
-                // One that cannot be kept does not keep others from it.
+                // A snapshot that cannot be archived does not hold up the others.
                 Err(error) => result = Err(error),
             }
         }
@@ -285,14 +292,14 @@ impl Archivist {
         Ok(names)
     }
 
-    /// Fetches one that this node lacks, and deletes those it need not have.
+    /// Fetches one canonical snapshot that this node lacks, and deletes those that it need not keep.
     async fn tend_snapshots(&self, group: &GroupName, partition: &Partition) {
         let archived = self.host.archived_snapshots.lock().get(group).cloned().unwrap_or_default();
         let keep = self.host.opening.snapshot_keep;
         let spool = self.spool(group).with_extension("fetched");
         let fetched = match self.host.fetching.try_lock() {
             Ok(_turn) => kept::fetch_missing(&self.archive, &archived, group, partition, keep, &spool).await,
-            // Something comes from another node; what is missing after that is seen to in the next round.
+            // A snapshot is being fetched from another node. The next round sees what is still missing after that.
             Err(_) => Ok(None),
         };
         match fetched {
@@ -301,7 +308,11 @@ impl Archivist {
             }
             Ok(None) => {}
             Err(error) => {
-                tracing::error!(%group, %error, "a canonical snapshot that this node lacks is not fetched, to be tried again");
+                tracing::error!(
+                    %group,
+                    %error,
+                    "a canonical snapshot that this node lacks is not fetched, to be tried again"
+                );
                 metrics::counter!("statehouse_archive_failures_total").increment(1);
             }
         }
@@ -314,7 +325,8 @@ impl Archivist {
         self.host.folder.path().join(SPOOL).join(&*group.machine).join(group.partition.to_string())
     }
 
-    /// Which snapshots the leader has brought; how far the journal, and whether that is this one, only where it is released.
+    /// Lists the snapshots that the leader has archived. If logs are released here, it also finds how far the archived
+    /// journal reaches, and checks that it is this journal.
     async fn look(&self, group: &GroupName, partition: &Partition) -> Result<(), Hindrance> {
         self.list_snapshots(group).await?;
         if self.host.opening.log_keep_bytes.is_none() {
@@ -329,19 +341,19 @@ impl Archivist {
         self.note(group, name.last, partition)
     }
 
-    /// What up to this entry is in the log may be released.
+    /// Notes that the log may release what it has up to this entry.
     fn note(&self, group: &GroupName, last: JournalIndex, partition: &Partition) -> Result<(), Hindrance> {
         if last == JournalIndex(0) {
             return Ok(());
         }
         let journal = partition.progress().journal;
         let time = if journal.index == last {
-            // Its entry may be in no log here: the state was sent as it is behind it.
+            // The entry may be in no log here: this node was sent the state after it.
             journal.time
         } else {
             match partition.find_entry(last) {
                 Ok(recorded) => recorded.entry.header().time,
-                // It was released, so that it was known to be kept; or it is before the beginning of what is archived.
+                // It was released, so it was known to be archived; or it is before the beginning of what is archived.
                 Err(PartitionError::Released { .. }) => return Ok(()),
                 Err(error) => return Err(Hindrance::Partition(error, last)),
             }
@@ -358,7 +370,7 @@ fn show(group: &GroupName, last: JournalIndex, partition: &Partition) {
     metrics::gauge!("statehouse_archive_lag_entries", &labels).set(behind as f64);
 }
 
-/// Whether the bytes of a snapshot are still those that it was made of: what is archived stays.
+/// Checks that the bytes of a snapshot are still those that were written, because what is archived stays.
 async fn check_snapshot(file: &Path, name: &str) -> Result<(), Hindrance> {
     let path = file.to_owned();
     let checking = tokio::task::spawn_blocking(move || SnapshotFile::open(&RealDisk, &path)?.visit(|_, _| {}));

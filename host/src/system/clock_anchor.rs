@@ -1,10 +1,12 @@
-//! What a node believes of its clock, on disk: a process that starts on a machine that has run since then knows how far time has come.
+//! What a node believes about its clock, on disk: if the machine has run since then, a process that starts knows how
+//! much time has passed.
 //!
 //! The file `clock` in the data folder is a [`SmallFile`].
 //!
-//! In: the anchor of `clocks`, whenever it is another one. Out: the last one. A machine that was started meanwhile may have been off for any time,
-//! and one that does not say when it was started as well: then there is none, and the first look at the wall clock is believed. The same where the
-//! file is damaged. It does not know what follows where the wall clock is elsewhere.
+//! In: the anchor of `clocks`, whenever it changes. Out: the last one. A machine that was restarted meanwhile may have
+//! been off for any time, and so may one that does not name its start. Then there is no anchor, and the first look at
+//! the wall clock is believed. The same holds if the file is damaged. It does not know what follows if the wall clock
+//! shows another time.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,18 +29,18 @@ struct Content {
     /// Names the start of the machine from which `running` counts.
     #[n(0)]
     boot: Option<String>,
-    /// In microseconds since 1970.
+    /// The wall clock, in microseconds since 1970.
     #[n(1)]
     wall: i64,
-    /// In microseconds.
+    /// The monotonic clock, in microseconds.
     #[n(2)]
     running: u64,
 }
 
-/// The anchor's file, which only this writes.
+/// The anchor's file, which only this type writes.
 pub struct AnchorFile {
     file: SmallFile<Content>,
-    /// The machine's last start.
+    /// Names the last start of the machine.
     boot: Option<String>,
     /// What the file has; held while it is written.
     written: Mutex<Content>,
@@ -53,15 +55,15 @@ impl AnchorFile {
         Ok(Self { file, boot, written: Mutex::new(content) })
     }
 
-    /// What was last believed since the machine was started, which has been running for so long now.
+    /// What was last believed since the machine was started. `running` is what the monotonic clock shows now.
     pub fn find(&self, running: Duration) -> Option<Anchor> {
         let Content { boot, wall, running: then } = &*self.written.lock();
         let anchor = Anchor { wall: Micros(*wall), running: Duration::from_micros(*then) };
-        // One that lies ahead is of a clock that was set back, which this one never is.
+        // An anchor that lies ahead would be of a clock that was set back, which the monotonic clock never is.
         (boot.is_some() && *boot == self.boot && anchor.running <= running).then_some(anchor)
     }
 
-    /// Durable on return. Blocks, unless the file has it already.
+    /// Keeps an anchor; durable on return. Blocks, unless the file has it already.
     ///
     /// # Errors
     /// The disk cannot be written: the file has the old anchor or this one.

@@ -1,7 +1,9 @@
-//! The clock round: each node asks each other one every half a second what time it is there, and with that they tell each other what the rest of
-//! the host remembers of them: addresses, feature levels, what their logs hold, how they voted, whether they stop.
+//! The clock round: every half second each node asks every other one what time it is there. With that they tell each
+//! other what the rest of the host remembers: addresses, feature levels, what their logs hold, how they voted, whether
+//! they stop.
 //!
-//! In: a question or an answer of another node. Out: what it says, given to whoever keeps it. It does not know what time is believed.
+//! In: a question or an answer of another node. Out: what it says, handed to the parts that keep it. It does not know
+//! what time is believed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,8 +32,8 @@ pub struct ClockAnswer {
     pub time: i64,
     #[n(1)]
     pub http: Option<String>,
-    /// What this node's logs hold, for the others to remember. A leader sees it with every append; nobody else would see what a leader
-    /// holds itself.
+    /// What this node's logs hold, for the others to remember. A leader learns it with every append; but nobody else
+    /// would learn what a leader holds itself.
     #[n(2)]
     pub held: Vec<HeldEntry>,
     /// The highest feature level that this node understands; nodes of the first release do not say it.
@@ -40,7 +42,8 @@ pub struct ClockAnswer {
     /// Whether this node knows who is in the cluster now; nodes of the first release do not say it.
     #[n(4)]
     pub is_level: Option<bool>,
-    /// Whether this node is about to stop, so that it is not to be asked to lead; nodes of earlier releases do not say it.
+    /// Whether this node is about to stop, so that it must not be asked to lead; nodes of earlier releases do not say
+    /// it.
     #[n(5)]
     pub is_stopping: Option<bool>,
     /// What its wall clock shows, where `time` is what it believes; nodes below the level of `TIMELINES` do not say it.
@@ -49,10 +52,12 @@ pub struct ClockAnswer {
     /// What time it is in the journals that it leads; nodes below that level do not say it.
     #[n(7)]
     pub journals: Option<Vec<JournalTime>>,
-    /// This node's counter, see `pulse`, once the cluster has reached [`features::LOSSES`] and all replicas here are open.
+    /// This node's counter (see `pulse`), once the cluster has reached [`features::LOSSES`] and all replicas are open
+    /// here.
     #[n(8)]
     pub pulse: Option<u64>,
-    /// Whether it belongs to a cluster: a member that does not has lost its data. Nodes of earlier releases do not say it.
+    /// Whether this node belongs to a cluster: a member that does not has lost its data. Nodes of earlier releases do
+    /// not say it.
     #[n(9)]
     pub is_of_cluster: Option<bool>,
 }
@@ -68,7 +73,7 @@ pub struct JournalTime {
     pub time: i64,
 }
 
-/// The body of [`Topic::Clock`] from that level on: whoever asks tells the same of itself.
+/// The body of [`Topic::Clock`] from [`features::LOSSES`] on: the node that asks tells the same about itself.
 #[derive(Clone, Debug, Encode, Decode)]
 struct ClockQuestion {
     #[n(0)]
@@ -95,7 +100,7 @@ pub struct HeldEntry {
     /// Term, node and index.
     #[n(2)]
     last: (u64, u64, u64),
-    /// Whom the node has voted for; from [`features::LOSSES`] on.
+    /// How the node has voted; from [`features::LOSSES`] on.
     #[n(3)]
     vote: Option<VoteTold>,
 }
@@ -173,7 +178,7 @@ pub async fn ask_clock(host: &Host, node: NodeId, patience: Duration) {
     }
 }
 
-/// Another node tells what its logs hold.
+/// Notes what another node tells about its logs.
 fn on_told(host: &Host, node: NodeId, held: Vec<HeldEntry>, pulse: Option<u64>) {
     let mut votes = Vec::new();
     for HeldEntry { machine, partition, last: (term, by, index), vote } in held {
@@ -182,7 +187,7 @@ fn on_told(host: &Host, node: NodeId, held: Vec<HeldEntry>, pulse: Option<u64>) 
         host.seen.on_told(node, &group, last);
         votes.extend(vote.map(|vote| GroupVote { machine, partition, vote }));
     }
-    // After the entries: what was heard is never on disk before what was seen.
+    // The counter comes after the entries, so that what was heard is never on disk before what was seen.
     if let Some(pulse) = pulse {
         host.pulse.on_told(node, pulse, votes);
     }
@@ -199,15 +204,17 @@ fn held(host: &Host) -> Vec<HeldEntry> {
     host.replicas().into_iter().filter_map(of).collect()
 }
 
-/// Only members of a cluster ask each other for the time: one that asks a node without a cluster counts on what that node has lost.
-/// Between the founding of a cluster and the invitation there is a moment in which this is said too early; joining takes it back.
+/// Reports that this node has lost its data. Only members of a cluster ask each other for the time, so a node that asks
+/// one without a cluster counts on what that one has lost. For a moment between the founding of a cluster and the
+/// invitation this is said too early; joining takes it back.
 fn note_lost_data(host: &Host, from: NodeId) {
     if host.folder.identity().is_some() {
         return;
     }
     let node = host.node;
     host.router.set_not_ready(vec![format!(
-        "node {from} takes this one for node {node} of its cluster, but its data folder is empty: the data was lost, and with it what \
-         the others count on; remove node {node} with `statehouse cluster remove`, and add this one under a new id"
+        "node {from} takes this one for node {node} of its cluster, but its data folder is empty: the data was lost, \
+         and with it what the others count on; remove node {node} with `statehouse cluster remove`, and add this one \
+         under a new id"
     )]);
 }

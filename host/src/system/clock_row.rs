@@ -1,20 +1,20 @@
-//! What `system` knows of wall clocks that leapt and are right all the same: an operator's word.
+//! What `system` knows about wall clocks that leapt and are right all the same, by an operator's word.
 //!
 //! | row | content |
 //! |---|---|
-//! | `#clock` | how often that was said, and by whom, when and of what leap the last time |
+//! | `#clock` | how often an operator said so; of the last time: who said it, when, and for what leap |
 //!
-//! In: how far a clock has leapt. Out: the row. A node that reads it believes its own clock where that has leapt as far. It is written against the SDK
-//! like any module, and knows no clock.
+//! In: how far a clock has leapt. Out: the row. A node that reads the row believes its own clock if that clock has
+//! leapt as far. It is written against the SDK like any module, and knows no clock.
 
 use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
 use statehouse_guest::{Body, Caller, Value};
 
 use crate::ids::Micros;
 
-/// Suffix of the row. A machine's name never begins so.
+/// Suffix of the row. A machine's name never begins with `#`.
 pub const CLOCK: &[u8] = b"#clock";
-/// Characters kept of the name of who said it.
+/// How many characters of the operator's name are kept.
 const BY_CHARS_MAX: usize = 100;
 
 #[derive(Body)]
@@ -23,13 +23,13 @@ pub struct AcceptClock {
     pub ahead: i64,
 }
 
-/// The last time that it was said.
+/// The last leap that an operator accepted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
 pub struct ClockRow {
-    /// How often it was said; this is the last of them.
+    /// How many leaps were accepted, this one included.
     pub number: u64,
-    /// Microseconds; negative where the clock went back.
+    /// In microseconds; negative if the clock went back.
     pub ahead: i64,
     /// When, microseconds since 1970.
     pub time: i64,
@@ -37,7 +37,7 @@ pub struct ClockRow {
 }
 
 impl ClockRow {
-    /// The row after it.
+    /// The row after one more leap was accepted.
     pub fn with(self, ahead: i64, by: &str, time: Micros) -> Self {
         Self { number: self.number + 1, ahead, time: time.0, by: by.to_owned() }
     }

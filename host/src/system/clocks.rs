@@ -1,14 +1,14 @@
 //! Clocks: what time it is on the other nodes, what time this node believes, and whether its clock is fit to lead.
 //!
 //! ```text
-//! wall clock ─ near where the clock that only runs puts it ────────────────────────────┬─▶ believed, so it enters journals
-//!            └ elsewhere, a leap ─ stood for a minute on the clocks of a majority ──────┤
-//!                                ├ a majority believes that time already ──────────────┤
-//!                                └ an operator says that it is right ──────────────────┘   else: the clock that only runs goes on
+//! wall clock ─ near where the monotonic clock puts it ────────────────────────────┬─▶ believed, so it enters journals
+//!            └ elsewhere, a leap ─ has stood for a minute on a majority's clocks ─┤
+//!                                ├ a majority believes that time already ─────────┤
+//!                                └ an operator says that it is right ─────────────┘ else: monotonic clock counts on
 //! ```
-//! In: answers to "what time is it?", twice a second. Out: a clock for entries, and a verdict. A node whose clock is further from the median
-//! of all clocks than the bound does not lead. Alone a node is its own majority. A process that starts goes on from where the last one was, see
-//! `clock_anchor`. It does not know what leading means.
+//! In: answers to "what time is it?", twice a second. Out: a clock for entries, and a verdict. A node whose clock is
+//! further from the median of all clocks than the bound does not lead. A node without peers is its own majority. A
+//! process that starts continues where the last one was; see `clock_anchor`. It does not know what leading means.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,26 +33,27 @@ pub struct Clocks {
 #[derive(Default)]
 struct State {
     samples: BTreeMap<NodeId, Sample>,
-    /// From where the believed time is counted; nothing before the first round of a process that knows of none from before.
+    /// The anchor from which the believed time is counted. `None` before the first round of a process that has no
+    /// earlier one.
     anchor: Option<Anchor>,
     leap: Option<Leap>,
-    /// A round is complete and this node's clock was near the others'.
+    /// Whether a round is complete in which this node's clock was near the others'.
     may_lead: bool,
 }
 
-/// A moment at which the wall clock was believed: what it showed, and the clock that only runs.
+/// A moment at which the wall clock was believed: what it showed, and what the monotonic clock showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Anchor {
     pub wall: Micros,
     pub running: Duration,
 }
 
-/// The wall clock has left the time that is believed.
+/// A leap: the wall clock no longer agrees with the believed time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leap {
-    /// How far it is ahead of that; negative when it went back.
+    /// How far it is ahead of the believed time; negative if it went back.
     pub ahead: Micros,
-    /// Since when a majority has shown the same, by the clock that only runs.
+    /// Since when a majority has shown the same, by the monotonic clock.
     since: Duration,
 }
 
@@ -73,10 +74,10 @@ pub struct Sample {
     pub http: Option<String>,
     /// The highest feature level that it understands.
     pub feature_level_max: FeatureLevel,
-    /// It is not to be asked to lead.
+    /// Whether it is about to stop, so that it must not be asked to lead.
     pub is_stopping: bool,
     pub at: Instant,
-    /// Since when it has answered each time.
+    /// Since when it has answered every time.
     pub since: Instant,
 }
 
@@ -89,7 +90,7 @@ pub struct Heard {
 }
 
 impl Anchor {
-    /// What time it is by the clock that only runs.
+    /// What time it is by the monotonic clock.
     fn expected(self, running: Duration) -> Micros {
         let passed = running.saturating_sub(self.running).as_micros();
         Micros(self.wall.0.saturating_add(i64::try_from(passed).unwrap_or(i64::MAX)))
@@ -100,7 +101,8 @@ fn is_near(one: i64, other: i64, bound: Duration) -> bool {
     u128::from(one.abs_diff(other)) <= bound.as_micros()
 }
 
-/// The time in the middle; of two the one nearer to this node's: alone with one other, nobody can tell whose clock is wrong.
+/// The median. Of two times in the middle it is the one nearer to this node's: if there is only one other node, nobody
+/// can tell whose clock is wrong.
 fn median(ahead: impl Iterator<Item = Micros>) -> i64 {
     let mut ahead: Vec<i64> = ahead.map(|ahead| ahead.0).chain([0]).collect();
     ahead.sort_unstable();
@@ -109,12 +111,13 @@ fn median(ahead: impl Iterator<Item = Micros>) -> i64 {
 }
 
 impl Clocks {
-    /// `anchor` is what an earlier process believed on this machine since it was started; without it the first look is believed.
+    /// `anchor` is what an earlier process has believed since this machine was started. Without it the first look is
+    /// believed.
     pub fn new(wall: Arc<dyn Clock>, skew_max: Duration, anchor: Option<Anchor>) -> Self {
         Self { wall, skew_max, state: Mutex::new(State { anchor, ..State::default() }) }
     }
 
-    /// From where the believed time is counted.
+    /// The anchor from which the believed time is counted.
     pub fn anchor(&self) -> Option<Anchor> {
         self.state.lock().anchor
     }
@@ -136,12 +139,12 @@ impl Clocks {
         !self.samples().is_empty()
     }
 
-    /// How far the wall clock is from what is believed, if that is further than a clock may go by itself.
+    /// How far the wall clock is from the believed time, if that is further than a clock may drift.
     pub fn leap(&self) -> Option<Leap> {
         self.state.lock().leap
     }
 
-    /// Another node has answered: its time is somewhere between the moments the question left and the answer came.
+    /// Notes another node's answer: its time is that of some moment between the question and the answer.
     pub fn on_answer(&self, node: NodeId, heard: Heard, asked: Look, answered: Look) {
         let Heard { look, http, feature_level_max, is_stopping } = heard;
         let after = |time: Micros, asked: Micros, answered: Micros| {
@@ -158,14 +161,15 @@ impl Clocks {
         state.samples.insert(node, sample);
     }
 
-    /// Another node says that it is about to stop.
+    /// Notes that another node is about to stop.
     pub fn on_leaving(&self, node: NodeId) {
         if let Some(sample) = self.state.lock().samples.get_mut(&node) {
             sample.is_stopping = true;
         }
     }
 
-    /// All other nodes of the cluster have been asked. Says whether this node may lead until the next round.
+    /// Ends a round in which all other nodes of the cluster were asked. Returns whether this node may lead until the
+    /// next one.
     pub fn on_round(&self, others: usize) -> bool {
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -189,7 +193,7 @@ impl Clocks {
         may_lead
     }
 
-    /// Believes the wall clock where it has not leapt, or where its leap is no error of one node or of one moment.
+    /// Believes the wall clock if it has not leapt, or if its leap is no error of one node or of one moment.
     fn follow_wall(&self, state: &mut State, fresh: &[Sample], others: usize) {
         let (wall, running) = (self.wall.now(), self.wall.running());
         let here = Anchor { wall, running };
@@ -197,7 +201,8 @@ impl Clocks {
         let ahead = wall.0.saturating_sub(anchor.expected(running).0);
         if is_near(ahead, 0, CLOCK_LEAP_MAX) {
             state.leap = None;
-            // Not each time: a clock that leaps by a little again and again goes as far as one that leaps once.
+            // The anchor does not move each time: otherwise many small leaps would carry the clock as far as one big
+            // leap.
             if CLOCK_LEAP_STANDS <= running.saturating_sub(anchor.running) {
                 state.anchor = Some(here);
             }
@@ -228,7 +233,8 @@ impl Clocks {
         }
     }
 
-    /// An operator says that a wall clock which has leapt so far is right: it is believed from now on, where this node's has leapt as far.
+    /// Takes an operator's word that a wall clock which has leapt by `ahead` is right. This node believes its wall
+    /// clock from now on if that has leapt as far; returns whether it has.
     pub fn on_accepted(&self, ahead: Micros) -> bool {
         let (wall, running) = (self.wall.now(), self.wall.running());
         let mut state = self.state.lock();
@@ -242,7 +248,7 @@ impl Clocks {
         is_meant
     }
 
-    /// Fresh answers.
+    /// The fresh answers.
     pub fn samples(&self) -> BTreeMap<NodeId, Sample> {
         let now = Instant::now();
         let mut samples = self.state.lock().samples.clone();

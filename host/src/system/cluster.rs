@@ -1,7 +1,7 @@
 //! The cluster as a node sees it, and what an operator may ask of it.
 //!
-//! In: questions and changes from any node. Out: a [`ClusterView`], or why a change was not made. Every change is a command of the machine
-//! `system` or a message to the leader it concerns; nothing here decides.
+//! In: questions and changes from any node. Out: a [`ClusterView`], or why a change was not made. Every change is a
+//! command of the machine `system` or a message to the leader it concerns; nothing here decides.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,19 +29,19 @@ const STRANGER_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a node that was asked to lead may take before it is asked again.
 const TRANSFER_AGAIN: Duration = Duration::from_secs(1);
 
-/// What this node knows of the cluster.
+/// What this node knows about the cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterView {
-    /// Nothing as long as this node belongs to none.
+    /// `None` while this node belongs to no cluster.
     pub cluster: Option<String>,
     pub node: NodeId,
     pub nodes: Vec<NodeView>,
     pub machines: Vec<MachineView>,
-    /// Keys by which nodes have signed, also nodes that are gone.
+    /// Keys with which nodes have signed, removed nodes included.
     pub keys: Vec<KeyRow>,
-    /// What the cluster writes: all its nodes understood it when it was raised to that.
+    /// The level that the cluster writes. All its nodes understood that level when it was recorded.
     pub feature_level: FeatureLevel,
-    /// What is out of the ordinary about time on this node, in words.
+    /// What is unusual about time on this node, in words.
     pub remarks: Vec<String>,
     /// Losses that operators have accepted, oldest first.
     pub losses: Vec<AcceptedLoss>,
@@ -52,9 +52,9 @@ pub struct NodeView {
     pub id: NodeId,
     /// Where the others reach it, as `host:port`.
     pub peer: String,
-    /// Where its clients do, if it has said so.
+    /// Where clients reach it, if it has said so.
     pub http: Option<String>,
-    /// It answered this node within the last seconds, or it is this node.
+    /// Whether it answered this node within the last seconds, or is this node.
     pub is_reachable: bool,
     /// How far its clock was ahead of this node's, in microseconds, when it last answered.
     pub clock_ahead: Option<Micros>,
@@ -88,7 +88,8 @@ pub struct ReplicaView {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ClusterError {
     #[error(
-        "this node belongs to no cluster yet; create one with `statehouse cluster init`, or add it to one with `cluster add`"
+        "this node belongs to no cluster yet; create one with `statehouse cluster init`, or add it to one with \
+         `cluster add`"
     )]
     NoCluster,
     #[error("this node belongs to cluster {0} already")]
@@ -101,7 +102,7 @@ pub enum ClusterError {
     NodeIdUsed(NodeId),
     #[error("node {0} is not of this cluster")]
     UnknownNode(NodeId),
-    /// A step of a module's life for which something is missing; it says what.
+    /// Something is missing for a step of a module's life; the text says what.
     #[error("{0}")]
     StepRefused(String),
     /// A recorded refusal of the machine `system`.
@@ -109,17 +110,17 @@ pub enum ClusterError {
     Rejected { code: String, detail: String },
     #[error("there is no machine `{0}`")]
     UnknownMachine(String),
-    /// In words.
+    /// The text says which, and why.
     #[error("{0}")]
     UnknownModule(String),
-    /// This node's fault; it says which.
+    /// A fault of this node; the text says which.
     #[error("this node cannot compile or keep the module now: {0}")]
     CannotCompile(String),
     #[error("there is no view `{0}`; `statehouse view list` shows which there are")]
     UnknownView(String),
     #[error("there is no webhook `{0}`; `statehouse webhook list` shows which there are")]
     UnknownWebhook(String),
-    /// A secret, by as many nodes as it has to be; it says why.
+    /// Something could not be kept on this node, or on enough nodes; the text says what, and why.
     #[error("{0}")]
     NotKept(String),
     #[error("there is no partition {0}")]
@@ -129,15 +130,16 @@ pub enum ClusterError {
     #[error("node {node} at {address} does not answer: {reason}")]
     Unreachable { node: NodeId, address: String, reason: String },
     #[error(
-        "nothing was heard of node {nodes} before the deadline: it prepares the module once it runs and is reached, so look at \
-         `cluster status` and `module log`, or prepare again"
+        "nothing was heard of node {nodes} before the deadline: it prepares the module once it runs and is reached, so \
+         look at `cluster status` and `module log`, or prepare again"
     )]
     NotPrepared { nodes: String },
     #[error(
-        "the snapshot is not done before the deadline, and goes on: `statehouse snapshot list` shows it once it is whole"
+        "the snapshot is not done before the deadline, and goes on: `statehouse snapshot list` shows it once it is \
+         whole"
     )]
     SnapshotUnfinished,
-    /// In words.
+    /// Too many snapshots were asked for; the text says where.
     #[error("{0}")]
     SnapshotsAsked(String),
     #[error("not done before the deadline; `cluster status` shows how far it got, and the same call may be sent again")]
@@ -189,7 +191,8 @@ impl Cluster {
         }
     }
 
-    /// Founds a cluster of these nodes, by `host:port`; this node must be among them. None of them may belong to one.
+    /// Founds a cluster of these nodes, by `host:port`. This node must be among them, and none may belong to a cluster
+    /// yet.
     pub async fn init(&self, nodes: BTreeMap<NodeId, String>, deadline: Instant) -> Result<(), ClusterError> {
         self.check_peers()?;
         if !nodes.contains_key(&self.host.node) {
@@ -197,7 +200,7 @@ impl Cluster {
             return Err(ClusterError::Invalid(detail));
         }
         if let Some(identity) = self.host.folder.identity() {
-            // The same call again, after it was not done in time.
+            // This is the same call again, after it missed its deadline.
             if identity.peers != nodes {
                 return Err(ClusterError::Exists(identity.cluster.clone()));
             }
@@ -213,7 +216,7 @@ impl Cluster {
         }
     }
 
-    /// All others must answer and belong to no cluster.
+    /// Checks that all others answer and belong to no cluster.
     async fn check_strangers(&self, nodes: &BTreeMap<NodeId, String>, deadline: Instant) -> Result<(), ClusterError> {
         for (node, address) in nodes.iter().filter(|(node, _)| **node != self.host.node) {
             let call = Call { topic: Topic::Status, group: None, body: Bytes::new() };
@@ -230,18 +233,18 @@ impl Cluster {
         Ok(())
     }
 
-    /// Whether a node of the directory still knows that it is one, or cannot be asked.
+    /// Whether a node of the directory answers that it belongs to a cluster. This node itself counts as one.
     async fn is_member(&self, node: NodeId) -> bool {
         let call = Call { topic: Topic::Status, group: None, body: Bytes::new() };
         let answer = self.host.network().call(node, call, STRANGER_PATIENCE).await;
         node == self.host.node || answer.is_ok_and(|cluster| !cluster.is_empty())
     }
 
-    /// Takes a node in; it becomes a voter of every partition once it has caught up.
+    /// Adds a node. It becomes a voter of every partition once it has caught up.
     pub async fn add(&self, node: NodeId, peer: String, deadline: Instant) -> Result<(), ClusterError> {
         let (system, directory) = self.check_founded(deadline).await?;
         if directory.nodes.get(&node) == Some(&peer) && self.is_member(node).await {
-            // The same call again, unless the member has lost its data since.
+            // This is the same call again, unless the member has lost its data since.
             let is_lost = level::is_of_no_cluster(&self.host, node).await;
             return if is_lost { Err(ClusterError::NodeIdUsed(node)) } else { Ok(()) };
         }
@@ -260,7 +263,7 @@ impl Cluster {
         steward::command(&system, command, body, deadline).await
     }
 
-    /// What the node understands, which must be what the cluster writes.
+    /// The highest level that the node understands, which must not be below the one that the cluster writes.
     async fn check_understands(
         &self,
         node: NodeId,
@@ -276,7 +279,7 @@ impl Cluster {
         Ok(supported)
     }
 
-    /// Makes `to` the leader of a partition, for now: leaders are spread again when nodes come and go.
+    /// Transfers the leadership of a partition to `to`, for now: leaders are rebalanced when nodes come and go.
     pub async fn transfer(
         &self,
         machine: &str,
@@ -307,7 +310,7 @@ impl Cluster {
             }
             match replica.leader() {
                 Some(leader) if leader == self.host.node => {
-                    // Whether it comes to that shows in who leads.
+                    // Whether the transfer succeeds shows in who leads.
                     drop(replica.group().transfer_to(to).await);
                 }
                 Some(leader) => {
@@ -328,7 +331,7 @@ impl Cluster {
         if self.is_alone { Err(ClusterError::NoPeer) } else { Ok(()) }
     }
 
-    /// The machine `system` and the directory, as of now.
+    /// The machine `system` and the current directory, of a cluster that is founded.
     pub(super) async fn check_founded(&self, deadline: Instant) -> Result<(Arc<Machine>, Directory), ClusterError> {
         self.check_peers()?;
         let (system, directory) = self.directory_now(deadline).await?;
@@ -339,7 +342,7 @@ impl Cluster {
         &self.host
     }
 
-    /// The machine `system` and the directory, as of now; also of a node that is alone.
+    /// The machine `system` and the current directory, also on a node that is alone.
     pub(super) async fn directory_now(&self, deadline: Instant) -> Result<(Arc<Machine>, Directory), ClusterError> {
         let system = self.host.system.read().clone().ok_or(ClusterError::NoCluster)?;
         let partition = self.host.system_partition().ok_or(ClusterError::NoCluster)?;

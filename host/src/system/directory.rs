@@ -1,6 +1,6 @@
 //! The directory: what the machine `system` says there is, as this node has applied it.
 //!
-//! In: rows of `system`. Out: nodes and machines. It knows nothing of which of them run here.
+//! In: rows of `system`. Out: nodes and machines. It does not know which of them run here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,15 +33,15 @@ pub struct Directory {
     pub views: BTreeMap<String, ViewsRow>,
     /// By machine and name.
     pub webhooks: BTreeMap<(String, String), Arc<WebhookRow>>,
-    /// Keys by which nodes have signed, also nodes that are gone.
+    /// Keys with which nodes have signed, removed nodes included.
     pub keys: Vec<KeyRow>,
-    /// Modules that were brought and refused, oldest first.
+    /// Modules that were uploaded and refused, oldest first.
     pub refused: Arc<Vec<Refused>>,
-    /// What an operator has said of clocks that leapt.
+    /// What an operator has said about clocks that leapt.
     pub clock: ClockRow,
     /// Losses that operators have accepted, oldest first.
     pub losses: Vec<AcceptedLoss>,
-    /// What may be written.
+    /// The feature level that may be written.
     pub feature_level: FeatureLevel,
 }
 

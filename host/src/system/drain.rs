@@ -1,11 +1,12 @@
-//! A rollback waits until nothing is under way between partitions, for an earlier module may not understand what a later one has begun.
+//! A rollback waits until nothing is in flight between partitions, because an earlier module may not understand what a
+//! later one has begun.
 //!
 //! ```text
-//! `system`: rollback asked for ─▶ every node: nothing begins ─▶ every leader: all is over ─▶ `system`: the module is active
-//!                                                            └▶ not in time ─▶ `system`: not rolled back, and what hindered it
+//! `system`: rollback asked for ─▶ every node: nothing begins ─▶ every leader: all is over ─▶ `system`: module active
+//!                                                            └▶ not in time ─▶ `system`: not rolled back, and why
 //! ```
-//! In: the directory, on the leader of `system`. Out: one of the two. Whatever dies in between is taken up by whoever leads next. What does
-//! not need other partitions goes on all the time.
+//! In: the directory, on the leader of `system`. Out: one of these two steps. If the leader dies in between, the next
+//! one continues. Commands that need no other partition run all the time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +24,11 @@ use crate::system::host::Host;
 use crate::system::module_row::Mode;
 use crate::system::steward;
 
-/// How long what is under way may take to be over.
+/// How long commands in flight may take to end.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
-/// How long a leader may take to say how far it is.
+/// How long a leader may take to say whether its partition is drained.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How long `system` may take to record what came of it.
+/// How long `system` may take to record the result.
 const RECORD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What commands of a machine have to wait for, as the directory says.
@@ -45,14 +46,14 @@ pub fn hindrances(directory: &Directory, machine: &str) -> Hindrances {
     }
 }
 
-/// Goes on with rollbacks that were asked for.
+/// Continues the rollbacks that were asked for.
 pub async fn tend(host: &Arc<Host>, system: &Machine, directory: &Directory) {
     for (machine, modules) in &directory.modules {
         let Some((module, since)) = modules.draining() else { continue };
         let Some(row) = directory.machines.get(machine) else { continue };
         let asking = (0..row.partitions).map(|id| ask(host, GroupName::new(machine.as_str(), PartitionId(id))));
         let busy: Vec<String> = join_all(asking).await.into_iter().filter_map(Result::err).collect();
-        // Since when is one of its journal's times.
+        // `since` is a time of the journal of `system`.
         let now = host.system_partition().map_or_else(|| host.clock.now(), |system| system.present());
         let waited = now.0.saturating_sub(since.0);
         let named = |value: [u8; 32]| Value::text(ModuleId(value).to_string());
@@ -74,7 +75,7 @@ pub async fn tend(host: &Arc<Host>, system: &Machine, directory: &Directory) {
     }
 }
 
-/// Whether nothing that the partition coordinates is under way; or why that is not so, or not known.
+/// Checks that nothing is in flight that the partition coordinates. The error says why that is not so, or not known.
 async fn ask(host: &Host, group: GroupName) -> Result<(), String> {
     let busy = |reason: &str| Err(format!("partition {}: {reason}", group.partition));
     let Some(replica) = host.find_replica(&group) else { return busy("it is not open") };

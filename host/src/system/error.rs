@@ -54,7 +54,8 @@ pub enum NodeError {
     #[error("module file {}: {source}", path.display())]
     ModuleFile { path: PathBuf, source: std::io::Error },
     #[error(
-        "{} is a view: name the machine's module in `machines.{machine}.module`, and the view in `machines.{machine}.views`",
+        "{} is a view: name the machine's module in `machines.{machine}.module`, and the view in \
+         `machines.{machine}.views`",
         path.display()
     )]
     ViewAsModule { path: PathBuf, machine: String },

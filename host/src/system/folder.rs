@@ -1,15 +1,15 @@
-//! The data folder: who it belongs to, and that only one process uses it.
+//! The data folder: which node and cluster it belongs to. A lock lets only one process use it.
 //!
 //! | path | what |
 //! |---|---|
-//! | `node.json` | [`Identity`]: format, cluster, node, first peers; written once, when the node becomes part of a cluster |
-//! | `founded` | empty; there once this node has seen that the cluster has its first nodes |
+//! | `node.json` | [`Identity`]: format, cluster, node, first peers; written once, when the node joins a cluster |
+//! | `founded` | an empty file; it exists once this node has seen that the cluster has its first nodes |
 //! | `lock` | held while a node runs |
 //! | `modules/<ModuleId>.wasm` | staged modules |
 //! | `artefacts/` | compiled modules; may be deleted |
 //! | `artefacts.key` | proves that this node has compiled them |
 //! | `<machine>/<partition>/{log,state,ids}` | a partition; only `log` is not derived |
-//! | `<machine>/<partition>/{snapshots,install}` | snapshots that were made here, and one that was received and is being installed |
+//! | `<machine>/<partition>/{snapshots,install}` | snapshots that were made here, and one that is being installed |
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
@@ -29,12 +29,12 @@ use crate::system::privacy;
 
 const FORMAT: u32 = 1;
 const IDENTITY: &str = "node.json";
-/// Far more than the addresses of all nodes.
+/// Far more than the addresses of all nodes need.
 const IDENTITY_BYTES_MAX: u64 = 1 << 20;
 const FOUNDED: &str = "founded";
 const ARTEFACTS: &str = "artefacts";
 
-/// Who a data folder belongs to.
+/// Which node and cluster a data folder belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
@@ -42,9 +42,10 @@ pub struct Identity {
     /// A uuid; part of every journal's genesis.
     pub cluster: String,
     pub node: NodeId,
-    /// Whether it was there when the cluster was founded.
+    /// Whether the node is one of those that founded the cluster.
     pub is_founder: bool,
-    /// All nodes when it became part of the cluster, itself included, and where they are reached. What changes later is in `system`.
+    /// The nodes of the cluster when this node became part of it, itself included, and their addresses. Later changes
+    /// are in `system`.
     pub peers: BTreeMap<NodeId, String>,
 }
 
@@ -53,7 +54,7 @@ impl Identity {
         uuid::Uuid::try_parse(&self.cluster).map(uuid::Uuid::into_bytes).map_err(|error| error.to_string())
     }
 
-    /// Reads the identity of a folder of the machine's own file system, also of one that a running node uses.
+    /// Reads the identity of a folder on the machine's own file system. A running node may be using the folder.
     pub fn read(folder: &Path) -> Result<Option<Self>, NodeError> {
         Self::read_on(&RealDisk, folder)
     }
@@ -75,23 +76,24 @@ impl Identity {
     }
 }
 
-/// Where a data folder has compiled modules.
+/// Where a data folder keeps compiled modules.
 pub(super) fn artefacts_of(folder: &Path) -> Result<CacheOptions, NodeError> {
     Ok(CacheOptions { folder: folder.join(ARTEFACTS), key: artefact_key(folder)? })
 }
 
-/// A data folder in the hands of this process.
+/// A data folder that this process has locked.
 pub struct DataFolder {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     node: NodeId,
     identity: OnceLock<Identity>,
-    /// Holds the lock for as long as the folder is open.
+    /// Holds the lock while the folder is open.
     _lock: File,
 }
 
 impl DataFolder {
-    /// Opens a folder; a new one belongs to no cluster yet. The lock is on the machine's own file system, as are the partitions' states.
+    /// Opens a folder; a new one belongs to no cluster yet. The lock is on the machine's own file system, as are the
+    /// partitions' states.
     pub fn open(disk: Arc<dyn Disk>, path: &Path, node: NodeId) -> Result<Self, NodeError> {
         let io = |path: &Path| {
             let path = path.to_owned();
@@ -107,7 +109,7 @@ impl DataFolder {
         }
         privacy::close_to_others(path, IDENTITY).map_err(io(path))?;
         disk.create_dir_all(path).map_err(io(path))?;
-        // What is found in it may have been named by a process that was killed before it had synced the folder.
+        // A process that was killed before it synced the folder may have named files in it. Now the names are durable.
         disk.sync_dir(path).map_err(io(path))?;
         let known = OnceLock::new();
         if let Some(identity) = Identity::read_on(&*disk, path)? {
@@ -119,7 +121,7 @@ impl DataFolder {
         Ok(Self { disk, path: path.to_owned(), node, identity: known, _lock: lock })
     }
 
-    /// Makes the folder one of a cluster, for good; durable on return.
+    /// Makes the folder part of a cluster, for good; durable on return.
     pub fn join(
         &self,
         cluster: String,
@@ -135,7 +137,7 @@ impl DataFolder {
         &self.path
     }
 
-    /// Where it keeps what it has compiled.
+    /// Where it keeps compiled modules.
     pub fn artefacts(&self) -> Result<CacheOptions, NodeError> {
         artefacts_of(&self.path)
     }
@@ -155,7 +157,7 @@ impl DataFolder {
         write().map_err(|source| NodeError::Io { path: path.clone(), source })
     }
 
-    /// Nothing as long as the folder belongs to no cluster.
+    /// `None` while the folder belongs to no cluster.
     pub fn identity(&self) -> Option<&Identity> {
         self.identity.get()
     }
@@ -188,7 +190,7 @@ mod tests {
     use crate::disk::SimDisk;
     use crate::key::{NodeKey, PublicKey};
 
-    /// What a node has said of itself, to others or to itself: it is bound by that.
+    /// What a node has told others or recorded about itself. It must never contradict that later.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     struct Said {
         key: Option<PublicKey>,
@@ -202,7 +204,7 @@ mod tests {
         DataFolder::open(Arc::new(disk.clone()), path, NodeId(1))
     }
 
-    /// A node's first life, as far as the disk allows.
+    /// The first start of a node, as far as the disk allows.
     fn live(disk: &SimDisk, path: &Path, said: &mut Said) -> Result<(), NodeError> {
         let folder = open(disk, path)?;
         said.key = Some(NodeKey::of_folder(disk, path)?.public());
@@ -214,7 +216,7 @@ mod tests {
         Ok(())
     }
 
-    /// What a node finds that starts on this disk.
+    /// What a node finds when it starts on this disk.
     fn find(disk: &SimDisk, path: &Path) -> Said {
         let folder = open(disk, path).expect("nothing fails");
         let has_key = disk.kind(&path.join("node.key")).expect("nothing fails").is_some();
@@ -230,7 +232,8 @@ mod tests {
         assert!(found.is_founded || !said.is_founded, "{what}: the founding is lost");
     }
 
-    /// A key used to be lost at a power cut after a kill: made by the process that was killed, it had its name, but not for good.
+    /// A key could be lost if a power cut followed a kill: the killed process had named the file, but the name was not
+    /// durable.
     #[test]
     fn what_a_node_has_said_of_itself_survives_a_power_cut_at_any_operation() {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -243,7 +246,7 @@ mod tests {
             for seed in 0..8 {
                 let survivor = disk.crash(seed);
                 check(said, find(&survivor, folder.path()), &format!("cut at operation {operations}, seed {seed}"));
-                // It is found once, and so it stays.
+                // What is found once is found again after another power cut.
                 let found = find(&survivor, folder.path());
                 check(found, find(&survivor.crash(seed), folder.path()), &format!("cut twice at {operations}"));
             }
@@ -273,7 +276,8 @@ mod tests {
                 check(said, find(&disk.copy().crash(seed), folder.path()), &what);
             }
         }
-        // Whether the founding was noted already is asked once, and is noted again where that cannot be said.
+        // One failing access goes unreported: the check whether the founding is noted already. If it fails, it is noted
+        // again.
         assert!(whole.accesses() <= reported + 1, "{reported} of {}", whole.accesses());
     }
 }

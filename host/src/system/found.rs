@@ -1,7 +1,8 @@
-//! How a node becomes part of a cluster: it is founded with it, or asked to join.
+//! How a node becomes part of a cluster: it is one of the founders, or it is asked to join.
 //!
-//! A founder writes its identity first and then invites the others until `system` has recorded the first nodes: whatever died in between
-//! is taken up again at the next start. A node that has an identity never gets another one. It does not know who leads.
+//! A founder writes its identity first. Then it invites the others until `system` has recorded the first nodes. A
+//! process that dies in between continues at its next start. A node that has an identity never gets another one. It
+//! does not know who leads.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ pub fn found(host: &Arc<Host>, peers: BTreeMap<NodeId, String>) -> Result<(), Cl
     become_member(host, uuid::Uuid::new_v4().to_string(), true, peers)
 }
 
-/// Another node says that this one belongs to its cluster now.
+/// Handles another node's message that this node belongs to its cluster now.
 pub async fn on_join(host: &Arc<Host>, from: NodeId, join: Join) -> Result<(), ClusterError> {
     if NodeId(join.node) != host.node {
         return Err(ClusterError::Invalid(format!("this is node {}, not node {}", host.node, join.node)));
@@ -53,7 +54,7 @@ fn become_member(
     is_founder: bool,
     peers: BTreeMap<NodeId, String>,
 ) -> Result<(), ClusterError> {
-    // One at a time, and never a second one.
+    // A node joins one cluster at a time, and never a second one.
     let _turn = host.joining.lock();
     if let Some(identity) = host.folder.identity() {
         return Err(ClusterError::Exists(identity.cluster.clone()));
@@ -67,7 +68,8 @@ fn become_member(
 /// Tells the other founders that they belong to the cluster, until it is founded.
 pub async fn invite_founders(host: Arc<Host>) {
     let Some(identity) = host.folder.identity().filter(|identity| identity.is_founder).cloned() else { return };
-    // Once it was founded, a founder that belongs to no cluster has lost its data, and must not come back as who it was.
+    // Once the cluster is founded, a founder without an identity has lost its data, and must not come back under its
+    // old id.
     if host.folder.is_founded() {
         return;
     }
@@ -84,7 +86,7 @@ pub async fn invite_founders(host: Arc<Host>) {
     }
 }
 
-/// Tells a member that does not know yet who is in the cluster: all nodes that it knew may have been replaced.
+/// Tells a member who is in the cluster if it does not know yet: all nodes that it knew may have been replaced.
 pub async fn tell_who_is_in(host: &Host, node: NodeId) {
     let (nodes, feature_level) = {
         let directory = host.directory.borrow();

@@ -1,12 +1,13 @@
-//! A replica whose own files are found damaged is made again: from its log where that goes back to the beginning, or else from a snapshot of
-//! another node.
+//! A replica whose own files are found damaged is rebuilt: from its log if that goes back to the beginning, or else
+//! from a snapshot of another node.
 //!
 //! ```text
-//! runs: damaged file ─▶ is there what it can be made of? ─▶ another node leads ─▶ closed, set aside ─▶ opened: installed, or made from the log
-//! is opened: damaged, and the log's beginning is gone ─▶ snapshot of another node, for as long as nobody gives one ─▶ opened: installed
+//! running: damaged file ─▶ is there a source? ─▶ another node leads ─▶ closed, set aside ─▶ installed or replayed
+//! opening: damaged, and the log's beginning is gone ─▶ asks until a node gives a snapshot ─▶ installed
 //! ```
-//! In: what a partition, or its opening, has found. Out: a replica that runs on sound files; until then the node is not ready and says why.
-//! Where nothing has what it could be made of, the replica goes on as it is. It does not know how damage is found.
+//! In: what a partition, or its opening, has found. Out: a replica that runs on sound files; until then the node is not
+//! ready and says why. If there is nothing to rebuild it from, the replica keeps running as it is. It does not know how
+//! damage is found.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,13 +28,13 @@ use crate::system::logic::SYSTEM;
 use crate::system::pull::pull;
 use crate::system::turn::Turn;
 
-/// Between two looks, and before one that failed is tried again.
+/// The pause between two looks, and before a repair that failed is tried again.
 const LOOK: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(10);
 /// Under this name `/readyz` says what is damaged.
 const TROUBLE: &str = "files";
 
-/// Runs for as long as the node does.
+/// Runs until the node stops.
 pub async fn run(host: Arc<Host>) {
     loop {
         let mut pause = LOOK;
@@ -56,8 +57,8 @@ pub async fn run(host: Arc<Host>) {
     }
 }
 
-/// Fetches what a replica can be opened from whose state or ids are gone, because of `reason`, and whose log begins with `first` only. Waits
-/// for as long as no other node has that.
+/// Fetches a snapshot for a replica whose state or ids are gone, because of `reason`, and whose log only begins with
+/// `first`. Waits until another node has one.
 ///
 /// # Errors
 /// The node stops, or the folder cannot be written.
@@ -68,7 +69,11 @@ pub async fn refetch(
     first: LogIndex,
     reason: &str,
 ) -> Result<(), NodeError> {
-    tracing::error!(%group, reason, "state or ids cannot be made again from the log; the other nodes are asked for a snapshot");
+    tracing::error!(
+        %group,
+        reason,
+        "state or ids cannot be made again from the log; the other nodes are asked for a snapshot"
+    );
     let folder = host.folder.partition(&group.machine, group.partition);
     while let Err(refusal) = pull(host, group, &folder, LogIndex(first.0.saturating_sub(1))).await {
         host.say_not_served(machine, group, format!("{reason}; {refusal}"));
@@ -77,15 +82,17 @@ pub async fn refetch(
             () = tokio::time::sleep(LOOK) => {}
         }
     }
-    // A snapshot takes the place of both, and only where the state is not further.
+    // A snapshot replaces both, and only if the state is not further.
     let aside = [folder.join(STATE), folder.join(IDS)];
     let setting = tokio::task::spawn_blocking(move || aside.iter().try_for_each(|it| durable::set_aside(it).map(drop)));
     let set = setting.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
     set.map_err(|source| NodeError::Io { path: folder, source })
 }
 
+/// Rebuilds a replica that has a damaged file.
+///
 /// # Errors
-/// In words: why the replica is not made again now. Nothing was changed.
+/// Why the replica is not rebuilt now, in words. Nothing was changed.
 async fn heal(host: &Arc<Host>, group: &GroupName, name: &str) -> Result<(), String> {
     let replica = host.find_replica(group).ok_or("it is not open")?;
     let machine = find_machine(host, group).ok_or("its machine is not open")?;
@@ -94,7 +101,7 @@ async fn heal(host: &Arc<Host>, group: &GroupName, name: &str) -> Result<(), Str
     let mut aside = vec![folder.join(if Path::new(name).starts_with(IDS) { IDS } else { STATE })];
     if let Some(purged) = replica.log().last_purged() {
         pull(host, group, &folder, purged.index).await?;
-        // A snapshot takes the place of both, and only where the state is not further.
+        // A snapshot replaces both, and only if the state is not further.
         aside = vec![folder.join(STATE), folder.join(IDS)];
     }
     let turn = Turn::begin(host, group).ok_or("the partition is being opened")?;
@@ -110,7 +117,7 @@ async fn heal(host: &Arc<Host>, group: &GroupName, name: &str) -> Result<(), Str
     Ok(())
 }
 
-/// Where that does not succeed, the others elect once the partition is closed.
+/// Transfers leadership. If that does not succeed, the others elect a leader once the partition is closed.
 async fn give_away_lead(host: &Host, replica: &Partition) {
     if !replica.is_leader() {
         return;

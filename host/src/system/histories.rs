@@ -1,13 +1,16 @@
-//! Two histories of one partition: what proves them stops the partition on both sides, until an operator has chosen one of them.
+//! Two histories of one partition: a proof of them stops the partition on both sides, until an operator has chosen one.
 //!
 //! ```text
-//! follower: an entry is committed here, and its leader has another one there, or none ─▶ halts, for good ─▶ claim ─▶ leader: is it so? ─▶ halts
+//! follower: an entry is committed here, and the leader has another one there, or none ─▶ halts for good ─▶ claim
+//! leader:   is the claim true? ─▶ halts
 //! ```
-//! A leader has every entry that was committed before its term, and those of its term it made itself. So one that leads in a later term, or the same, and
-//! lacks a committed entry, proves that somebody has forgotten. A claim counts where a voter has the entry that it names, under a vote that was committed;
-//! one that does not stops nobody but who made it. Both sides write it into their record: a restart serves neither.
+//! A leader has every entry that was committed before its term, and has made those of its own term. So a leader of the
+//! same or a later term that lacks a committed entry proves that some node has lost data. A claim counts if a voter has
+//! the entry that it names, under a vote that was committed; any other claim stops only the node that made it. Both
+//! sides write it into their record, so a restart serves neither.
 //!
-//! In: a follower and its leader. Out: halted partitions. It does not know how there came to be two, nor which one is to go on.
+//! In: a follower and its leader. Out: halted partitions. It does not know how the two arose, nor which one is to
+//! continue.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,13 +33,14 @@ use crate::system::service::{ask_head, decode, encode};
 const PATIENCE: Duration = Duration::from_millis(400);
 const CLAIM_PATIENCE: Duration = Duration::from_secs(3);
 
-/// The body of [`Topic::Head`] of a follower that has a committed entry which its leader does not have; an index alone has 8 bytes.
+/// The body of [`Topic::Head`] from a follower that has a committed entry which its leader lacks. A body with only an
+/// index has 8 bytes.
 #[derive(Clone, Copy, Debug, Encode, Decode)]
 struct Claim {
     /// Term, node and index.
     #[n(0)]
     entry: (u64, u64, u64),
-    /// Under which the follower took it.
+    /// The vote under which the follower took the entry.
     #[n(1)]
     vote: VoteTold,
 }
@@ -46,7 +50,7 @@ pub fn is_claim(body: &[u8]) -> bool {
     body.len() != size_of::<u64>()
 }
 
-/// Compares a follower's journal with its leader's, where the follower is.
+/// Compares a follower's journal with its leader's, at the follower's last entry.
 pub async fn compare(host: &Host, group: GroupName, partition: Arc<Partition>) {
     let Some(leader) = partition.leader().filter(|leader| *leader != host.node) else { return };
     let journal = partition.progress().journal;
@@ -56,7 +60,7 @@ pub async fn compare(host: &Host, group: GroupName, partition: Arc<Partition>) {
             halt(host, &group, &partition, journal.index, leader).await;
             claim(host, &group, &partition, leader).await;
         }
-        // It may not have applied yet what it has.
+        // The leader may not have applied yet what it has.
         Ok(None) => {
             if lacks(host, &group, &partition, leader).await {
                 halt(host, &group, &partition, journal.index, leader).await;
@@ -85,26 +89,35 @@ async fn last_applied(partition: &Partition) -> Option<EntryId> {
 
 async fn find_id(partition: &Partition, index: LogIndex) -> Option<EntryId> {
     let log = partition.log().clone();
-    // From disk, maybe: not on a thread of the runtime.
+    // This may read from disk, so it does not run on a thread of the runtime.
     let reading = tokio::task::spawn_blocking(move || log.read(index..index.next(), 1)).await;
     reading.ok()?.ok()?.first().map(|entry| entry.id)
 }
 
-/// Stops the partition here, and writes down that it stays so.
+/// Stops the partition here, and records that it stays stopped.
 async fn halt(host: &Host, group: &GroupName, partition: &Partition, index: JournalIndex, other: NodeId) {
     let text = format!(
         "this node and node {other} have different histories of it, from journal entry {index} on at the latest"
     );
-    tracing::error!(%group, %other, %index, "two histories of one partition: it is served by neither until an operator has chosen one");
+    tracing::error!(
+        %group,
+        %other,
+        %index,
+        "two histories of one partition: it is served by neither until an operator has chosen one"
+    );
     metrics::counter!("statehouse_two_histories_total").increment(1);
     partition.halt_diverged(index, other);
     host.waiting.set(group, host.advice_divided(group, &text));
     if let Err(error) = host.record.note_divided(group, text) {
-        tracing::error!(%group, %error, "that this partition has two histories is not on disk: a restart may forget it");
+        tracing::error!(
+            %group,
+            %error,
+            "that this partition has two histories is not on disk: a restart may forget it"
+        );
     }
 }
 
-/// Tells the leader, who finds out for itself.
+/// Tells the leader, which then checks the claim itself.
 async fn claim(host: &Host, group: &GroupName, partition: &Partition, leader: NodeId) {
     let (Some(applied), Some(vote)) = (last_applied(partition).await, partition.log().vote()) else { return };
     if !host.opening.features.has(features::LOSSES) {
@@ -118,7 +131,7 @@ async fn claim(host: &Host, group: &GroupName, partition: &Partition, leader: No
     }
 }
 
-/// Answers a claim: this replica halts as well if it is so.
+/// Answers a claim: this replica halts as well if the claim is true.
 pub async fn on_claim(
     host: &Host,
     from: NodeId,

@@ -1,10 +1,11 @@
-//! Entries that a node never had, because it was sent a snapshot of the state behind them: from the other nodes, for its archive.
+//! Fetches entries that a node never had, because it was sent a snapshot of the state after them. They come from the
+//! other nodes, and are for this node's archive.
 //!
 //! ```text
-//! the archivist finds a gap ─▶ a node that answers: its log, or its archive ─▶ pieces ─▶ each entry by hash the next one ─▶ archivist
+//! the archivist finds a gap ─▶ a node that answers: its log or archive ─▶ pieces ─▶ hash: is it next? ─▶ archivist
 //! ```
-//! In: the place behind which entries are missing, and the last of them. Out: these entries, in order. That the last one is followed by what this
-//! node has itself is for whoever asks to see. Nothing is kept here.
+//! In: the place after which entries are missing, and the last of them. Out: these entries, in order. The caller checks
+//! that this node's own entries follow the last one. Nothing is kept here.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -36,12 +37,12 @@ pub type Stand = (JournalIndex, Head);
 /// The body of [`Topic::History`].
 #[derive(Clone, Copy, Debug, Encode, Decode)]
 struct Wanted {
-    /// Behind this entry, after which the journal has this head.
+    /// Asks for the entries after this one, where the journal has the head `head`.
     #[n(0)]
     after: u64,
     #[cbor(n(1), with = "minicbor::bytes")]
     head: [u8; 32],
-    /// Up to this one.
+    /// The last entry that is asked for.
     #[n(2)]
     last: u64,
 }
@@ -83,7 +84,7 @@ pub async fn serve(
     Ok(pieces.boxed())
 }
 
-/// How a tail begins behind this place.
+/// Where a tail starts that follows this place.
 pub fn start_after(partition: &Partition, (index, Head(head)): Stand) -> Start {
     if index == JournalIndex(0) {
         return Start::Genesis;
@@ -101,7 +102,7 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Those behind `stand`, up to `last`.
+    /// Asks a node for the entries after `stand`, up to `last`.
     ///
     /// # Errors
     /// The node does not answer, or does not have them.
@@ -119,10 +120,10 @@ impl Incoming {
         Ok(Self { pieces, ready: VecDeque::new(), stand, last })
     }
 
-    /// The next one, which follows the one before by its hash; nothing behind the last one.
+    /// The next entry, which follows the one before by its hash; `None` after the last one.
     ///
     /// # Errors
-    /// The node does not send it. What was given out before stays right.
+    /// The node does not send it. The entries that were given out before remain valid.
     pub async fn next(&mut self) -> Result<Option<Entry>, HistoryError> {
         let (index, head) = self.stand;
         if self.last <= index {
@@ -162,7 +163,7 @@ mod tests {
         })
     }
 
-    /// Takes what comes in these pieces up to entry 3; how many were given out, and how it ended.
+    /// Takes entries from these pieces, up to entry 3. Returns how many were given out, and how it ended.
     async fn take(pieces: Vec<Bytes>) -> (usize, Option<HistoryError>) {
         let pieces = stream::iter(pieces).map(Ok).boxed();
         let stand = (JournalIndex(0), Head([5; 32]));

@@ -1,7 +1,7 @@
-//! What all tasks of a node share: its folder, its registry, its way to the others, the partitions it has open.
+//! What all tasks of a node share: its folder, its registry, its network to the others, the partitions it has open.
 //!
-//! In: a directory. Out: machines with open replicas. A partition opens once the other nodes have confirmed that its log is not behind
-//! what they have seen of it. It knows nothing of HTTP, nor of who should lead.
+//! In: a directory. Out: machines with open replicas. A partition opens once the other nodes have confirmed that its
+//! log holds all that they have seen of it. It knows nothing of HTTP, nor of who should lead.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
@@ -49,30 +49,30 @@ use crate::system::trouble::Troubles;
 use crate::system::turn::Turn;
 use crate::views::Views;
 
-/// How often a question that nobody answered is put again.
+/// How soon a question that nobody answered is asked again.
 pub(super) const ASK_AGAIN: Duration = Duration::from_millis(250);
 
-/// What partitions are opened with.
+/// The options with which partitions are opened.
 pub struct Opening {
     pub disk: Arc<dyn Disk>,
     pub paranoid: bool,
     pub hot_bytes_max: usize,
     pub shared: StoreShared,
-    /// About how much of each log is kept; everything without.
+    /// About how much of each log is kept; all of it if this is `None`.
     pub log_keep_bytes: Option<u64>,
-    /// Nothing of it is released that is not there.
+    /// No part of a log is released that is not in this archive.
     pub archive: Option<Archive>,
-    /// A canonical snapshot of each partition also about every so many bytes of its journal.
+    /// Each partition also makes a canonical snapshot about every so many bytes of its journal.
     pub snapshot_every_bytes: Option<u64>,
-    /// How many of them are kept.
+    /// How many canonical snapshots are kept.
     pub snapshot_keep: Option<u32>,
-    /// What the cluster understands.
+    /// The features that all nodes of the cluster understand.
     pub features: Features,
 }
 
 pub struct Host {
     pub node: NodeId,
-    /// By which others can tell what this node has signed.
+    /// The key by which others verify what this node has signed.
     pub key: PublicKey,
     pub folder: DataFolder,
     pub registry: Arc<Registry>,
@@ -82,58 +82,58 @@ pub struct Host {
     pub opening: Opening,
     pub level: Level,
     pub standing: Standing,
-    /// One removal of a node after the other.
+    /// Held while a node is removed, so that there is one removal at a time.
     pub removing: tokio::sync::Mutex<()>,
     /// Connections that the others have open here.
     pub links: Links,
-    /// By what the certificates are replaced by which this node and the others know each other; nothing without TLS, or without peers.
+    /// Replaces the certificates between nodes; unset without TLS, or without peers.
     pub renewal: OnceLock<PeerRenewal>,
     /// Machines to create when `system` does not know them.
     pub specs: Vec<MachineSpec>,
     pub network: OnceLock<Arc<dyn Network>>,
-    /// Where the others are reached; what the configuration says about it goes first.
+    /// Where the others are reached. Addresses from the configuration, `routes_fixed`, take precedence.
     pub routes: Routes,
     pub routes_fixed: BTreeMap<NodeId, String>,
     /// Who this node is to its peers.
     pub identity: peer::Identity,
     pub seen: Arc<SeenBook>,
     pub clocks: Arc<Clocks>,
-    /// What this node believes of its clock, for the next process.
+    /// What this node believes about its clock, kept for the next process.
     pub anchor_file: AnchorFile,
     pub words_heard: WordsHeard,
-    /// Where clients reach this node, for the others to know.
+    /// Where clients reach this node. The other nodes are told.
     pub http: Mutex<Option<String>>,
     pub directory: watch::Sender<Directory>,
-    /// The nodes of the directory, or of the identity as long as that is all there is.
+    /// The nodes of the directory, or of the identity until the directory is known.
     pub nodes: watch::Sender<Vec<NodeId>>,
-    /// Those of the others that have answered lately.
+    /// The other nodes that have answered lately.
     pub answering: watch::Sender<BTreeSet<NodeId>>,
     /// All open replicas, for the peers.
     pub replicas: RwLock<BTreeMap<GroupName, Arc<Partition>>>,
     /// Logs that are being repaired, for peers whose log is damaged too.
     pub damaged: RwLock<BTreeMap<GroupName, Arc<DamagedLog>>>,
     pub system: RwLock<Option<Arc<Machine>>>,
-    /// What this node recorded for itself.
+    /// What this node has recorded about itself.
     pub record: NodeRecord,
-    /// How far this node has come, for the others to remember.
+    /// This node's counter, which the others remember.
     pub pulse: Pulse,
-    /// What partitions wait for that are not opened because of what is missing.
+    /// What each partition waits for that stays closed because entries are missing.
     pub waiting: Waiting,
-    /// Replicas that somebody opens, or is being sent a snapshot for: nobody else opens these.
+    /// Replicas that a task is opening or receiving a snapshot for. No other task opens them.
     pub turns: Mutex<BTreeSet<GroupName>>,
     /// Modules that this node is preparing, with their machine.
     pub preparing: Mutex<BTreeSet<(String, ModuleId)>>,
-    /// Held while one is prepared.
+    /// Held while a module is prepared.
     pub preparing_turn: tokio::sync::Mutex<()>,
-    /// Ends the compiling of modules that somebody brings.
+    /// Stops the compilation of modules that somebody uploads.
     pub examining: CancellationToken,
-    /// Modules that were brought here and not recorded.
+    /// Modules that were uploaded here and not recorded.
     pub refused: RefusedModules,
-    /// What the shadow that runs here has found, by machine, and which one that is.
+    /// By machine: the shadow that runs here, and what it has found.
     pub shadows: Mutex<BTreeMap<String, (ShadowWanted, String)>>,
     /// Activations that partitions led here could not carry out.
     pub troubles: Troubles,
-    /// How far the archive goes.
+    /// How far the archive reaches.
     pub archived: Mutex<Archived>,
     pub archived_snapshots: Mutex<ArchivedSnapshots>,
     /// Held while a canonical snapshot is fetched, from the archive or from another node.
@@ -142,7 +142,7 @@ pub struct Host {
     pub joining: Mutex<()>,
     /// Held while the directory is read.
     pub reading: Mutex<()>,
-    /// The node is about to stop: it takes nothing more upon itself.
+    /// Cancelled when the node is about to stop. From then on it takes on nothing new.
     pub leaving: CancellationToken,
     pub stopping: CancellationToken,
 }
@@ -152,7 +152,7 @@ impl Host {
         self.network.get().expect("it is set before anything runs")
     }
 
-    /// Where nodes are reached from now on.
+    /// Sets where nodes are reached from now on.
     pub fn set_routes(&self, addresses: &BTreeMap<NodeId, String>) {
         for (node, address) in addresses.iter().chain(&self.routes_fixed).filter(|(node, _)| **node != self.node) {
             let address = self.routes_fixed.get(node).unwrap_or(address);
@@ -198,7 +198,7 @@ impl Host {
         if identity.is_founder { identity.peers.keys().copied().collect() } else { Vec::new() }
     }
 
-    /// Opens what the directory names and is not open here, each without waiting for the others; returns the first failure.
+    /// Opens the replicas that the directory names and that are not open here, all at once. Returns the first failure.
     pub async fn open_machines(self: &Arc<Self>, directory: &Directory) -> Result<(), NodeError> {
         let opening = directory.machines.iter().map(|(name, row)| async move {
             let Some(machine) = self.find_or_make(name, row).await? else { return Ok(()) };
@@ -209,7 +209,7 @@ impl Host {
         join_all(opening).await.into_iter().collect()
     }
 
-    /// The machine as it should be by now; nothing as long as its partitions must not be opened.
+    /// Finds or makes a machine and brings it up to date. Returns `None` while its partitions must not be opened.
     pub(super) async fn find_or_make(
         self: &Arc<Self>,
         name: &str,
@@ -232,11 +232,12 @@ impl Host {
                 machine
             }
         };
-        // What it knows of the others may be long out of date: then nothing is shared with them yet.
+        // Until this node is level, what it knows about the others may be long out of date, so it shares nothing with
+        // them yet.
         Ok(self.standing.is_level().then_some(machine))
     }
 
-    /// Opens a replica that is not open.
+    /// Opens a replica, unless it is open or a task is opening it.
     async fn open_missing(
         self: &Arc<Self>,
         machine: &Arc<Machine>,
@@ -250,7 +251,7 @@ impl Host {
         self.open_replica(machine, partition, founders).await
     }
 
-    /// Opens a partition and makes it known, or says why it is not served. Nobody may have it open.
+    /// Opens a partition and registers it, or registers why it is not served. Nobody may have it open.
     pub(super) async fn open_replica(
         self: &Arc<Self>,
         machine: &Arc<Machine>,
@@ -260,7 +261,7 @@ impl Host {
         let opened = self.try_open(machine, partition, founders).await;
         if let Err(error) = &opened {
             let reason = error.to_string();
-            // It is tried again and again, and said once.
+            // Opening is retried again and again, and the same reason is logged once.
             if machine.set_replica(partition, Err(reason.clone())).err() != Some(reason) {
                 tracing::error!(%error, "a partition is not served");
             }
@@ -283,17 +284,18 @@ impl Host {
         })
     }
 
-    /// A module from this node's registry, or else from another node; waits until one has it.
+    /// Finds a module in this node's registry, or else on another node; asks the others for a while.
     pub async fn find_module(self: &Arc<Self>, id: ModuleId) -> Result<Arc<dyn Logic>, NodeError> {
         let modules = HostModules::new(self);
         let finding = tokio::task::spawn_blocking(move || modules.find(id)).await;
         Ok(finding.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
     }
 
-    /// Follows the directory as `system` changes, for as long as the node runs.
+    /// Follows the directory as `system` changes, until the node stops.
     pub async fn follow_directory(self: Arc<Self>) {
         while !self.stopping.is_cancelled() {
-            // Not held meanwhile: it may have to be closed to install a snapshot, and then another one takes its place.
+            // The partition is not held meanwhile: it may have to be closed to install a snapshot, and then another
+            // takes its place.
             let system = self.system_partition().map(|system| {
                 let progress = system.watch_progress();
                 (progress, self.read_directory(&system))
@@ -322,7 +324,7 @@ impl Host {
 
     /// Takes over what `system` says now.
     pub fn read_directory(&self, system: &Partition) -> Result<(), NodeError> {
-        // One after the other, so that nobody puts back what another one has read later.
+        // One task at a time reads, so that none overwrites what another has read later.
         let _turn = self.reading.lock();
         let failed = |source| NodeError::of_partition(&GroupName::new(SYSTEM, PartitionId(0)), source);
         let point = system.read_stale().map_err(failed)?;
@@ -354,7 +356,7 @@ impl Host {
         Ok(())
     }
 
-    /// This node is not one of the cluster any more, by what `system` or another node says.
+    /// Called when `system` or another node says that this node was removed from the cluster.
     pub fn on_removed(&self) {
         self.standing.on_removed();
         let node = self.node;
@@ -363,13 +365,14 @@ impl Host {
         self.router.set_trouble("membership", Some(reason));
     }
 
-    /// What this node should serve and cannot even name yet: a request for it would be told that there is no such thing.
+    /// Machines that this node should serve and does not know yet. A request for one would be told that it does not
+    /// exist.
     pub(super) fn unknown_machines(&self) -> Vec<String> {
         let unknown = self.specs.iter().filter(|spec| self.router.find_machine(&spec.name).is_none());
         unknown.map(|spec| format!("the machine `{}` is not known yet", spec.name)).collect()
     }
 
-    /// Waits until `system` knows every machine to create, and what a node that is alone understands.
+    /// Waits until `system` knows every machine to create, and has recorded the feature level of a node that is alone.
     pub async fn wait_until_created(&self, deadline: Instant) -> Result<Directory, NodeError> {
         let system = self.system_partition().expect("it was opened before");
         let mut progress = system.watch_progress();
@@ -386,7 +389,7 @@ impl Host {
         }
     }
 
-    /// Waits until every partition is led and has its module, or says which is not.
+    /// Waits until every partition has a leader and its module. At the deadline the error says what is missing.
     pub async fn wait_until_served(&self, deadline: Instant) -> Result<(), NodeError> {
         loop {
             let missing = match self.router.is_ready() {

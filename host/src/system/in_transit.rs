@@ -1,8 +1,8 @@
-//! The metric of what is on its way between the partitions of each machine, over a consistent cut.
+//! The metric of what is in transit between the partitions of each machine, over a consistent cut.
 //!
-//! In: the partitions of this node. Out: `statehouse_in_transit{machine, unit}` and the time of the cut. Every partition says what it showed
-//! at the same moment of the journals' time, and no entry is later caused than its cause, so what they say together was never in two places
-//! and never in none. It sees what this node has applied, and knows no module.
+//! In: the partitions of this node. Out: `statehouse_in_transit{machine, unit}` and the time of the cut. Every
+//! partition says what it showed at the same moment of the journals' time. No entry is earlier than its cause, so
+//! nothing is counted in two places, or in none. It sees what this node has applied, and knows no module.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use crate::router::Machine;
 use crate::system::host::Host;
 
 const ROUND: Duration = Duration::from_secs(2);
-/// A moment must have passed on every node, whatever their clocks say, and be applied here.
+/// How far back the moment lies: it must have passed on every node, however the clocks differ, and be applied here.
 const PASSED: i64 = 5_000_000;
 
 /// Runs until the node stops.
 pub async fn run(host: Arc<Host>) {
-    // Units that were shown once go back to 0.
+    // Units that were shown before go back to 0.
     let mut shown: BTreeSet<(String, String)> = BTreeSet::new();
     loop {
         let at = moment_before(Micros(host.clock.now().0.saturating_sub(PASSED)));
@@ -47,7 +47,7 @@ pub async fn run(host: Arc<Host>) {
     }
 }
 
-/// Over all partitions; `None` when one of them cannot say it of this moment.
+/// The sum over all partitions; `None` if one of them cannot tell for this moment.
 pub fn sum(machine: &Machine, at: Micros) -> Option<InTransit> {
     let mut sum = InTransit::default();
     for partition in machine.partition_ids() {

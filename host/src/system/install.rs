@@ -1,10 +1,10 @@
-//! Taking a snapshot that a leader offers, because its log does not go back to where this node stands.
+//! Takes a snapshot that a leader offers because the leader's log does not go back to where this node stands.
 //!
 //! ```text
-//! offer ─▶ fetch what is missing ─▶ accepted, durable ─▶ answer "taken" ─▶ close the partition ─▶ open it: installs ─▶ follows the leader
+//! offer ─▶ fetch what is missing ─▶ accepted, durable ─▶ answer "taken" ─▶ close the partition ─▶ open it: installs
 //! ```
-//! In: an offer. Out: a replica that stands where the snapshot does. Until it is open again the partition is not served here. It does not
-//! know what is in a snapshot, nor when one is offered.
+//! In: an offer. Out: a replica that stands where the snapshot does, and follows the leader. Until it is open again the
+//! partition is not served here. It does not know what is in a snapshot, nor when one is offered.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub fn on_offer(host: &Arc<Host>, from: NodeId, group: GroupName, body: &[u8]) -
         return Ok(one(&SnapshotReply::HigherVote(own)));
     }
     if !replica.is_running() {
-        // What has halted is looked at by somebody before it goes on.
+        // Somebody must look at a halted partition before it continues.
         return Err(failed(&format!("{group} does not run")));
     }
     let Some(turn) = Turn::begin(host, &group) else {
@@ -61,7 +61,7 @@ fn one(reply: &SnapshotReply) -> Replies {
     stream::once(async move { Ok(reply) }).boxed()
 }
 
-/// A word at regular intervals, until the work is done or given up.
+/// Sends a progress message at regular intervals, until the work is done or given up.
 fn speak(taking: impl Future<Output = Result<(), TransferError>> + Send + 'static) -> Replies {
     let replies = stream::unfold(Some(taking.boxed()), |taking| async move {
         let mut taking = taking?;
@@ -76,9 +76,10 @@ fn speak(taking: impl Future<Output = Result<(), TransferError>> + Send + 'stati
 
 async fn take(turn: Turn, from: NodeId, incoming: Incoming) -> Result<(), TransferError> {
     receive(turn.host.network().as_ref(), from, &turn.group, incoming).await?;
-    // It is durable: whatever happens to whoever offered it, it is going to be installed, by opening the partition again.
+    // The snapshot is durable. Even if the leader that offered it dies, it is installed when the partition is opened
+    // again.
     if let Some(machine) = find_machine(&turn.host, &turn.group) {
-        // The group has its history, so that nobody has to found it.
+        // The group has its history, so no node has to found it.
         tokio::spawn(turn.reopen(machine, "it is installing a snapshot".to_owned(), Vec::new()));
     }
     Ok(())

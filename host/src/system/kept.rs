@@ -1,12 +1,12 @@
-//! Which canonical snapshots a node has: those of midnights that it lacks come from the archive, as from other nodes (`midnights.rs`), those
-//! beyond `[snapshots] keep` go.
+//! Retention of canonical snapshots. Midnights that a node lacks are fetched from the archive here, and from other
+//! nodes in `midnights.rs`. Snapshots beyond `[snapshots] keep` are deleted.
 //!
 //! ```text
-//! those of the archive ∪ those here ─▶ the newest midnights, as many as are kept ─▶ not here: fetched, every byte checked ─▶ listed
-//! those here, beyond what is kept, and in the archive where there is one ─▶ deleted
+//! in the archive ∪ here ─▶ the newest midnights, as many as are kept ─▶ not here: fetched, each byte checked ─▶ listed
+//! here, beyond what is kept, and in the archive if there is one ─▶ deleted
 //! ```
-//! In: what the archive lists. Out: the folder of each partition as the configuration wants it. A node lacks one where it was installed from a
-//! snapshot of its state behind it. It makes none itself.
+//! In: what the archive lists. Out: the folder of each partition as the configuration wants it. A node lacks the
+//! midnights before the state snapshot from which it was installed. No snapshot is made here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -20,13 +20,13 @@ use crate::peer::GroupName;
 use crate::snapshot::canonical::{Listed, parse_name};
 use crate::system::host::Host;
 
-/// How often the folders are looked at where no archive does so.
+/// How often the folders are checked on a node without an archive.
 const ROUND: Duration = Duration::from_secs(1);
 
 /// Names of the canonical snapshots that are in the archive, as they were listed last.
 pub type ArchivedSnapshots = BTreeMap<GroupName, BTreeSet<String>>;
 
-/// Why one could not be fetched.
+/// Why a snapshot could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     #[error(transparent)]
@@ -35,7 +35,7 @@ pub enum FetchError {
     Partition(#[from] PartitionError),
 }
 
-/// Runs until the node stops, where there is no archive: then nothing is waited for.
+/// Runs until the node stops. On a node without an archive no deletion has to wait until a snapshot is archived.
 pub async fn run(host: Arc<Host>, keep: u32) {
     loop {
         for (group, partition) in host.replicas() {
@@ -48,7 +48,7 @@ pub async fn run(host: Arc<Host>, keep: u32) {
     }
 }
 
-/// Deletes those that are beyond the newest `keep` of midnights, and beyond as many others, if they may go.
+/// Deletes the snapshots beyond the newest `keep` midnights, and beyond the newest `keep` others, if they may go.
 pub fn delete_surplus(group: &GroupName, partition: &Partition, keep: u32, may_go: impl Fn(&str) -> bool) {
     let (midnights, others): (Vec<Listed>, Vec<Listed>) =
         partition.canonical_snapshots().into_iter().partition(|listed| listed.facts.days.is_some());
@@ -57,20 +57,30 @@ pub fn delete_surplus(group: &GroupName, partition: &Partition, keep: u32, may_g
         for listed in kind.iter().take(surplus).filter(|listed| may_go(&listed.name)) {
             match partition.delete_canonical(listed) {
                 Ok(()) => {
-                    tracing::info!(%group, file = listed.name, "deleted a canonical snapshot, beyond those that are kept")
+                    tracing::info!(
+                        %group,
+                        file = listed.name,
+                        "deleted a canonical snapshot, beyond those that are kept"
+                    )
                 }
                 Err(error) => {
-                    tracing::warn!(%group, file = listed.name, %error, "a canonical snapshot is not deleted, to be tried again")
+                    tracing::warn!(
+                        %group,
+                        file = listed.name,
+                        %error,
+                        "a canonical snapshot is not deleted, to be tried again"
+                    )
                 }
             }
         }
     }
 }
 
-/// Fetches the newest midnight that this node should have and lacks, if there is one. `spool` is for files that are not checked yet.
+/// Fetches the newest midnight that this node should have and lacks, if there is one. `spool` is for files that are not
+/// checked yet.
 ///
 /// # Errors
-/// The archive cannot be read, the file is not what was written, or is not of this journal.
+/// The archive cannot be read, the file is not what was written, or it is not of this journal.
 pub async fn fetch_missing(
     archive: &Archive,
     archived: &BTreeSet<String>,
@@ -89,9 +99,9 @@ pub async fn fetch_missing(
     Ok(Some(taken?))
 }
 
-/// Midnights are told apart by the entry they stand at.
+/// The newest midnight to fetch. Midnights are told apart by the entry they stand at.
 fn find_missing(archived: &BTreeSet<String>, partition: &Partition, keep: Option<u32>) -> Option<String> {
-    // One that is being made here is not fetched.
+    // A snapshot that is being made here is not fetched.
     if partition.is_making_canonical() {
         return None;
     }

@@ -1,7 +1,7 @@
-//! What `system` knows of the keys by which nodes sign: all that each of them ever had, also of nodes that are gone.
+//! What `system` knows about the keys with which nodes sign: every key that a node ever had, removed nodes included.
 //!
-//! In: what nodes say of themselves. Out: rejections, and the row. A key is never taken back: what was signed by it stays signed. It is
-//! written against the SDK like any module, and knows nothing of certificates.
+//! In: what nodes say about themselves. Out: rejections, and the row. A key is never deleted, because what it signed
+//! stays signed. It is written against the SDK like any module, and knows nothing of certificates.
 
 use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
 use statehouse_guest::{Body, Refusal, Value};
@@ -11,9 +11,9 @@ use crate::key::PublicKey;
 use crate::system::logic::{Op, Rejection};
 use crate::system::module_plan::refusal;
 
-/// Suffix of the row with all keys. A machine's name never begins so.
+/// Suffix of the row with all keys. A machine's name never begins with `#`.
 pub const KEYS: &[u8] = b"#keys";
-/// Keys that one node may have had: it gets a new one only where somebody has removed the file.
+/// How many keys one node may ever have. A node gets a new key only if somebody has removed its key file.
 const NODE_KEYS_MAX: usize = 16;
 
 #[derive(Body)]

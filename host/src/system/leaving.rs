@@ -1,7 +1,7 @@
-//! What a node that is about to stop does about the partitions that it leads: others lead them before it goes.
+//! Hands over the partitions that a node leads when it is about to stop: others lead them before it is gone.
 //!
-//! In: whom else there is, and who of them stays. Out: nothing is led here any more, or nobody is left who could. It does not know why the
-//! node stops.
+//! In: the other nodes, and which of them stay. Out: nothing is led here any more, or no node is left that could lead.
+//! It does not know why the node stops.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,11 +20,12 @@ const HAND_OVER_LOOK: Duration = Duration::from_millis(50);
 /// How long the others have to say whether they can.
 const HAND_OVER_ASK: Duration = Duration::from_millis(400);
 
-/// Stands back, and only then lets the others hear that this node is about to stop: whoever hears it need not ask whether it still may lead.
+/// Stops standing for election, and only then tells the others that this node is about to stop. A node that hears it
+/// need not ask whether this one may still lead.
 pub fn announce(host: &Host) {
     stand_back(host);
     host.leaving.cancel();
-    // The vigil may have let it stand again in between.
+    // The vigil may have let this node stand again in between.
     stand_back(host);
 }
 
@@ -32,13 +33,13 @@ fn stand_back(host: &Host) {
     host.replicas().into_iter().for_each(|(_, partition)| partition.group().stand(false));
 }
 
-/// Gives away what this node leads, so that nobody has to notice that it is gone.
+/// Hands over what this node leads, so that nobody has to notice first that it is gone.
 pub async fn hand_over_all(host: &Arc<Host>) {
     let led = || host.replicas().into_iter().map(|(_, partition)| partition).filter(|partition| partition.is_leader());
     if led().next().is_none() {
         return;
     }
-    // They may be about to stop as well; and one that does not answer now leads nothing either.
+    // The others may be about to stop as well, and a node that does not answer now does not lead either.
     let asked = Instant::now();
     join_all(host.others().into_iter().map(|node| ask_clock(host, node, HAND_OVER_ASK))).await;
     let can_lead = |node: &NodeId| {

@@ -1,11 +1,12 @@
-//! The feature level on its way: what this node understands, what the others say they do, and the level that `system` records.
+//! How the feature level rises: what this node understands, what the others say they understand, and what `system`
+//! records.
 //!
 //! ```text
-//! every node: "I understand 4" (with the time it tells) ─▶ leader of `system`: all understand 4 ─▶ one entry ─▶ every node: 4 may be written
+//! every node: "I understand 4" (with its time) ─▶ leader of `system`: all understand 4 ─▶ one entry ─▶ 4 is written
 //! ```
-//! In: the answers of the other nodes, and the directory. Out: one command, once all nodes of the cluster have said so; and the handle that
-//! whoever decides asks. A node that meets a level above its own stops serving, in words: it would misread what the others write. It does
-//! not know what a level means.
+//! In: the answers of the other nodes, and the directory. Out: one command, once all nodes of the cluster understand a
+//! level, and a handle for code that decides by the level. A node that meets a level above its own stops serving and
+//! says so, because it would misread what the others write. It does not know what a level means.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,7 +34,8 @@ use crate::system::steward;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a node may take to say what it understands.
 const ASK_PATIENCE: Duration = Duration::from_secs(2);
-/// The body of a question for the time by somebody who only wants to know the level: it counts on nothing that the node may have lost.
+/// The body of a clock question by a node that only wants to know the level: it relies on nothing that the asked node
+/// may have lost.
 pub const LEVEL_ONLY: &[u8] = b"level";
 
 /// What this node understands, and what the cluster has reached.
@@ -54,7 +56,7 @@ impl Level {
         self.max
     }
 
-    /// The cluster has reached this level.
+    /// Takes over the level that the cluster has reached.
     ///
     /// # Errors
     /// It is above what this node understands.
@@ -74,7 +76,7 @@ impl Level {
     }
 }
 
-/// Whether somebody who understands `supported` may go on with a history that has reached `level`.
+/// Checks whether a program that understands `supported` may continue a history that has reached `level`.
 pub fn check(level: FeatureLevel, supported: FeatureLevel) -> Result<(), NodeError> {
     if level <= supported {
         return Ok(());
@@ -87,7 +89,7 @@ pub fn check(level: FeatureLevel, supported: FeatureLevel) -> Result<(), NodeErr
     Err(NodeError::FeatureLevel { level, supported, advice })
 }
 
-/// Has the level recorded that all nodes understand; for the leader of `system`, at each of its rounds.
+/// Records the level that all nodes understand. The leader of `system` calls it in each of its rounds.
 pub async fn tend(host: &Host, system: &Machine, directory: &Directory) -> Result<(), ClusterError> {
     let Some(level) = understood_by_all(host, directory).filter(|level| directory.feature_level < *level) else {
         return Ok(());
@@ -96,7 +98,7 @@ pub async fn tend(host: &Host, system: &Machine, directory: &Directory) -> Resul
     let nodes = Value::Array(directory.nodes.keys().map(node).collect());
     let body = Value::map([("level", Value::Int(level.0.into())), ("nodes", nodes)]);
     match steward::command(system, "feature_level", body, Instant::now() + PATIENCE).await {
-        // It was recorded meanwhile, or a node was taken in: the next round sees.
+        // The level was recorded meanwhile, or a node was added; the next round sees that.
         Err(ClusterError::Rejected { code, .. }) if code == "out_of_date" => Ok(()),
         Ok(()) => {
             tracing::info!(
@@ -110,7 +112,7 @@ pub async fn tend(host: &Host, system: &Machine, directory: &Directory) -> Resul
     }
 }
 
-/// Nothing as long as a node has not said it lately.
+/// `None` while there is a node that has not said lately what it understands.
 fn understood_by_all(host: &Host, directory: &Directory) -> Option<FeatureLevel> {
     let samples = host.clocks.samples();
     let understood = directory.nodes.keys().map(|node| {
@@ -123,12 +125,13 @@ fn understood_by_all(host: &Host, directory: &Directory) -> Option<FeatureLevel>
     understood.collect::<Option<Vec<_>>>()?.into_iter().min()
 }
 
-/// What a node understands that may belong to no cluster yet. One that says nothing is of the first release.
+/// Asks a node, which may belong to no cluster yet, what it understands. If it does not say, it is of the first
+/// release.
 pub async fn ask(host: &Host, node: NodeId) -> Result<FeatureLevel, PeerError> {
     Ok(ask_all(host, node).await?.understands())
 }
 
-/// Whether a node says that it belongs to no cluster; one that does not answer, or does not say it, does not.
+/// Whether a node says that it belongs to no cluster. A missing answer counts as no, and so does one that does not say.
 pub async fn is_of_no_cluster(host: &Host, node: NodeId) -> bool {
     ask_all(host, node).await.is_ok_and(|answer| answer.is_of_cluster == Some(false))
 }
@@ -139,7 +142,8 @@ async fn ask_all(host: &Host, node: NodeId) -> Result<ClockAnswer, PeerError> {
     decode(&answer).map_err(|_| PeerError::UnexpectedReply { node })
 }
 
-/// The command that takes a node in, and its body. A cluster that has never raised its level may have nodes that know only the first form.
+/// The command that adds a node, and its body. If a cluster has never raised its level, some of its nodes may know only
+/// the first form.
 pub fn adding(reached: FeatureLevel, node: NodeId, peer: &str, supported: FeatureLevel) -> (&'static str, Value) {
     if reached <= features::BASE {
         return ("nodes", steward::node_value(node, peer));
@@ -149,7 +153,7 @@ pub fn adding(reached: FeatureLevel, node: NodeId, peer: &str, supported: Featur
     ("nodes/supporting", body)
 }
 
-/// Nothing is served here any more, and no vote given: the cluster writes what this node does not understand.
+/// Stops serving and voting here, because the cluster writes what this node does not understand.
 pub async fn halt(host: &Arc<Host>, error: &NodeError) {
     let reason = error.to_string();
     tracing::error!(error = reason, "this node stops serving");

@@ -1,7 +1,9 @@
-//! What `system` knows of the feature level: the highest one that all nodes of the cluster understand, and so may be written.
+//! What `system` knows about the feature level: the highest level that all nodes of the cluster understand, and which
+//! may therefore be written.
 //!
-//! In: what nodes say that they understand. Out: rejections, and the row. The level never falls: what was written stays written. No node is
-//! taken in that understands less. It is written against the SDK like any module, and does not know what a level means.
+//! In: the levels that nodes say they understand. Out: rejections, and the row. The level never falls, because what was
+//! written stays written. A node that understands less is not added. It is written against the SDK like any module, and
+//! does not know what a level means.
 
 use statehouse_guest::{Body, Refusal, View};
 
@@ -40,7 +42,7 @@ pub struct SupportingNode {
     pub level: u32,
 }
 
-/// The level as recorded; the first one until another is.
+/// The recorded level, or the first level if none is recorded.
 pub fn level_of(view: &View<'_>) -> FeatureLevel {
     view.read(FEATURE_LEVEL).map_or(features::BASE, FeatureLevel)
 }
@@ -59,13 +61,13 @@ pub fn plan_supporting(node: &SupportingNode) -> Op {
     Op::AddSupportingNode { node: NodeRow { id: id.unsigned_abs(), peer: peer.clone() }, level: *level }
 }
 
-/// Whether the level rises: all nodes that there are by now must be among those that understand it.
+/// Checks whether the level rises: every node that is in the cluster now must be among those that understand the level.
 pub fn check_raise(known: &NodesRow, current: FeatureLevel, level: u32, nodes: &[u64]) -> Result<(), Rejection> {
     let all_understand = known.nodes.iter().all(|node| nodes.contains(&node.id));
     if all_understand && current.0 < level { Ok(()) } else { Err(Rejection::OutOfDate) }
 }
 
-/// Whether a node that understands no more than `supported` may be taken in.
+/// Checks whether a node may be added that understands no level above `supported`.
 pub fn check_joins(node: u64, current: FeatureLevel, supported: FeatureLevel) -> Result<(), Rejection> {
     if current <= supported {
         return Ok(());

@@ -1,10 +1,11 @@
-//! The life of a module on a cluster: staged, prepared by every node, activated in every partition, or gone back to.
+//! The life of a module on a cluster: it is staged, prepared by every node, activated in every partition, or rolled
+//! back to.
 //!
 //! ```text
-//! stage: bytes → registry ─▶ prepare: every node says whether it can ─▶ activate: `system` decides ─▶ each partition's leader carries it out
+//! stage: bytes → registry ─▶ prepare: can every node run it? ─▶ activate: `system` decides ─▶ leaders carry it out
 //! ```
-//! In: what an operator asks of any node. Out: the steps as `system` has recorded them, and how far the partitions are. What a step needs is
-//! checked where it is recorded, in `module_row`; what a node does to prepare is in `prepare`.
+//! In: what an operator asks of any node. Out: the steps as `system` has recorded them, and how far the partitions are.
+//! `module_row` checks what a step needs when the step is recorded. What a node does to prepare is in `prepare`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,16 +37,16 @@ const SILENT_MAX: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub struct ModulesView {
     pub machine: String,
-    /// What requests are planned by.
+    /// The module that plans requests.
     pub active: ModuleId,
-    /// Number of the activation that made it so.
+    /// Number of the activation that made it active.
     pub activation: u64,
     pub row: ModulesRow,
     /// The replicas on this node.
     pub partitions: Vec<ActiveView>,
-    /// Keys by which nodes of the cluster sign.
+    /// Keys with which nodes of the cluster sign.
     pub keys: Vec<KeyRow>,
-    /// What this node has refused lately.
+    /// The modules that were refused lately.
     pub refused: Vec<RefusedModule>,
     /// The nodes of the cluster as it is now.
     pub nodes: Vec<NodeId>,
@@ -61,7 +62,7 @@ pub struct ActiveView {
     pub position: Position,
 }
 
-/// Who asks for a step, and until when.
+/// Who asks for a step, and the deadline.
 #[derive(Clone, Debug)]
 pub struct Wanting {
     pub caller: Arc<Caller>,
@@ -69,12 +70,12 @@ pub struct Wanting {
     pub deadline: Instant,
 }
 
-/// What makes it right to activate a module.
+/// What justifies the activation of a module.
 #[derive(Clone, Debug)]
 pub enum By {
-    /// What was proved about a step from this module, to be recorded.
+    /// What was proved about a step from this module; it is recorded.
     Proof { current: ModuleId, proof: String },
-    /// Somebody takes it upon himself.
+    /// An admin takes responsibility for it.
     Admin,
     /// It was active before.
     Rollback,
@@ -88,10 +89,11 @@ impl Cluster {
         self.modules_of(&directory, machine)
     }
 
-    /// Makes a module known to the cluster: this node keeps its bytes, the others fetch them when they need them.
+    /// Makes a module known to the cluster. This node keeps its bytes, and the others fetch them when they need them.
     ///
     /// # Errors
-    /// The module is none, costs too much to compile, or does not go on from the active one; nothing is kept of it then but its hash and why.
+    /// The bytes are no module, cost too much to compile, or cannot follow the active module. Nothing is kept then but
+    /// the hash and the reason.
     pub async fn stage(&self, machine: &str, wasm: Bytes, wanting: &Wanting) -> Result<ModuleId, ClusterError> {
         let (system, directory) = self.directory_now(wanting.deadline).await?;
         let active = self.active(&directory, machine).await?;
@@ -116,11 +118,11 @@ impl Cluster {
         Ok(id)
     }
 
-    /// Has every node fetch, compile and try the module; returns once all have said what came of it.
+    /// Has every node fetch, compile and try the module. Returns once all have reported the result.
     pub async fn prepare(&self, machine: &str, module: ModuleId, wanting: &Wanting) -> Result<(), ClusterError> {
         let (system, _) = self.directory_now(wanting.deadline).await?;
         self.step(&system, "modules/prepare", machine, module, [], wanting).await?;
-        // What nodes have said before is forgotten by that; it must not be taken for what they say now.
+        // This step clears what nodes have reported before, which must not be taken for what they report now.
         self.directory_now(wanting.deadline).await?;
         let mut directory = self.host().directory.subscribe();
         let is_over = |directory: &Directory| {
@@ -129,7 +131,7 @@ impl Cluster {
                 |node: &NodeId| row.is_some_and(|row| row.prepared.iter().any(|prepared| prepared.node == node.0));
             row.is_some_and(|row| !row.prepared.is_empty()) && directory.nodes.keys().all(has_said)
         };
-        // What is left is for asking the others what they wait for.
+        // The rest of the time is for asking the silent nodes what they wait for.
         let left = wanting.deadline.saturating_duration_since(Instant::now());
         let until = wanting.deadline - SILENT_MAX.min(left / 4);
         if let Ok(Ok(_)) = tokio::time::timeout_at(until, directory.wait_for(is_over)).await {
@@ -143,7 +145,7 @@ impl Cluster {
         Err(ClusterError::NotPrepared { nodes: self.why_silent(machine, silent, wanting.deadline).await })
     }
 
-    /// Nodes that have not said what came of a module, and what each of them waits for.
+    /// Names the nodes that have not reported on a module, and what each of them waits for.
     async fn why_silent(&self, machine: &str, silent: BTreeSet<NodeId>, deadline: Instant) -> String {
         let mut closed: BTreeMap<NodeId, Vec<String>> = silent.iter().map(|node| (*node, Vec::new())).collect();
         let partitions = self.partition_count(machine).unwrap_or_default();
@@ -167,7 +169,7 @@ impl Cluster {
     /// Makes a module the active one; returns once every partition of this node has it.
     ///
     /// # Errors
-    /// What `system` refuses, a schema that the module does not read, and a proof that proves too little.
+    /// `system` refuses the step, the module does not read the schema, or the proof proves too little.
     pub async fn activate(
         &self,
         machine: &str,
@@ -200,7 +202,7 @@ impl Cluster {
         self.wait_until_active(machine, module, wanting.deadline).await
     }
 
-    /// Goes back once nothing is under way between partitions.
+    /// Rolls back once nothing is in flight between partitions.
     async fn roll_back(
         &self,
         system: &Machine,
@@ -211,7 +213,7 @@ impl Cluster {
         wanting: &Wanting,
     ) -> Result<(), ClusterError> {
         let draining = |directory: &Directory| directory.modules.get(machine).and_then(ModulesRow::draining);
-        // The same call again goes on waiting.
+        // A repeated call continues to wait.
         if draining(directory).is_none_or(|(draining, _)| draining != module.0) {
             self.step(system, "modules/drain", machine, module, [current], wanting).await?;
             self.directory_now(wanting.deadline).await?;
@@ -233,7 +235,8 @@ impl Cluster {
         self.wait_until_active(machine, module, wanting.deadline).await
     }
 
-    /// Whether the module reads the rows of every partition as they are: one may have migrated where another could not.
+    /// Checks that the module reads the rows of every partition as they are: one may have migrated while another could
+    /// not.
     fn check_readable(
         &self,
         directory: &Directory,
@@ -280,8 +283,8 @@ impl Cluster {
             });
             if let Some((partition, problem)) = failed.next() {
                 return Err(ClusterError::StepRefused(format!(
-                    "it is the active module now, but partition {partition} cannot activate it and takes no commands: {problem}; go back with \
-                     `statehouse module rollback`, or stage and activate a repaired module"
+                    "it is the active module now, but partition {partition} cannot activate it and takes no commands: \
+                     {problem}; go back with `statehouse module rollback`, or stage and activate a repaired module"
                 )));
             }
             if deadline <= Instant::now() {
@@ -350,7 +353,7 @@ impl Cluster {
     }
 }
 
-/// Whether clients and history can go on with the candidate.
+/// Checks that clients and history can continue with the candidate.
 fn check_follows(active: &dyn Logic, candidate: &dyn Logic) -> Result<(), ClusterError> {
     let found = check_successor(active.describe(), candidate.describe());
     if found.is_empty() {

@@ -1,6 +1,8 @@
-//! What is wrong with a log that the other nodes can mend: bytes of it are damaged, its end is lost, or nobody can say whether it is.
+//! Damage of a log that the other nodes can repair: bytes are damaged, the end is lost, or nobody can say whether it is
+//! lost.
 //!
-//! In: why a partition was not opened. Out: the damaged log, and what else is known of what it held. It does not know how it is mended.
+//! In: why a partition was not opened. Out: the damaged log, and what else is known about what it held. It does not
+//! know how a log is repaired.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,15 +17,15 @@ use crate::partition::{Loss, PartitionError, Witness};
 pub enum LogDamage {
     /// Bytes of it cannot be read.
     Corrupt,
-    /// It is sound in itself, and ends before what it held.
+    /// The log is sound in itself, but ends before what it held.
     Forgot(Loss),
-    /// It is sound in itself, and nobody can say whether it ends before what it held.
+    /// The log is sound in itself, but nobody can say whether it ends before what it held.
     Unvouched,
 }
 
 impl LogDamage {
     /// # Errors
-    /// The same error, where it is none that other nodes can help with.
+    /// The same error, if it is none that other nodes can help with.
     pub fn of(error: PartitionError) -> Result<Self, PartitionError> {
         match error {
             PartitionError::Log(LogError::Corrupt { .. }) => Ok(Self::Corrupt),

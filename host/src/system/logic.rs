@@ -1,7 +1,7 @@
-//! The logic of the machine `system`: which nodes there are, which machines, of how many partitions, and which module is theirs.
+//! The logic of the machine `system`: it records the nodes, the machines with their partitions, and the module of each.
 //!
-//! In: `found_cluster`, `add_node`, `remove_node`, `create_machine`, and the steps of a module's life, whose rules are in `module_row`. Out:
-//! one row with all nodes, two per machine. It is written against the SDK like any module and runs natively.
+//! In: `found_cluster`, `add_node`, `remove_node`, `create_machine`, and the steps of a module's life, whose rules are
+//! in `module_row`. Out: one row with all nodes, two rows per machine. It is written against the SDK and runs natively.
 
 use statehouse_guest::borsh::{self, BorshDeserialize, BorshSerialize};
 use statehouse_guest::{
@@ -39,15 +39,15 @@ use crate::system::webhook_row::{
     self, WEBHOOK, WEBHOOKS, WebhookRow, WebhookWish, WebhooksRow, webhook_suffix, webhook_value, webhooks_suffix,
 };
 
-/// Name of the machine whose partition 0 holds what the cluster knows of itself.
+/// Name of the machine whose partition 0 holds what the cluster knows about itself.
 pub const SYSTEM: &str = "system";
 
 #[derive(Commands)]
 pub enum Command {
-    /// Names the first nodes
+    /// Records the first nodes
     #[command(path = "found", response = FoundCluster)]
     FoundCluster(FoundCluster),
-    /// Takes a node in
+    /// Adds a node
     #[command(path = "nodes", response = Node)]
     AddNode(Node),
     /// Removes a node for good
@@ -62,64 +62,64 @@ pub enum Command {
     /// Asks all nodes to prepare a module
     #[command(path = "modules/prepare", response = PrepareModule)]
     PrepareModule(PrepareModule),
-    /// Says what came of it on a node
+    /// Records the result of preparing a module on a node
     #[command(path = "modules/prepared", response = ModulePrepared)]
     ModulePrepared(ModulePrepared),
     /// Makes a module the active one
     #[command(path = "modules/activate", response = ActivateModule)]
     ActivateModule(ActivateModule),
-    /// Asks that nothing begins between partitions until a module is gone back to
+    /// Starts a rollback: no command between partitions begins until it is over
     #[command(path = "modules/drain", response = DrainModule)]
     DrainModule(DrainModule),
-    /// Says what is still under way between partitions
+    /// Records why a rollback was given up: what is still in flight between partitions
     #[command(path = "modules/not_drained", response = ModuleNotDrained)]
     ModuleNotDrained(ModuleNotDrained),
-    /// Says why a partition cannot carry out an activation
+    /// Records why a partition cannot carry out an activation
     #[command(path = "modules/not_activated", response = ModuleNotActivated)]
     ModuleNotActivated(ModuleNotActivated),
-    /// Asks a node to let a module decide beside the active one
+    /// Asks a node to run a module as a shadow of the active one
     #[command(path = "modules/shadow", response = ShadowModule)]
     ShadowModule(ShadowModule),
-    /// Asks it to stop that
+    /// Asks the node to stop the shadow
     #[command(path = "modules/shadow_stop", response = ShadowStop)]
     ShadowStop(ShadowStop),
-    /// Says by which key a node signs
+    /// Records the key with which a node signs
     #[command(path = "nodes/key", response = RecordKey)]
     RecordKey(RecordKey),
-    /// Has every node follow a machine with a view, or with another version of it
+    /// Creates a view on every node, or replaces it by another version
     #[command(path = "views/create", response = CreateView)]
     CreateView(CreateView),
-    /// Has every node make a view again
+    /// Rebuilds a view on every node
     #[command(path = "views/rebuild", response = RebuildView)]
     RebuildView(RebuildView),
-    /// Ends a view
+    /// Drops a view
     #[command(path = "views/drop", response = DropView)]
     DropView(DropView),
-    /// Has events sent to a URL
+    /// Creates a webhook, which sends events to a URL
     #[command(path = "webhooks/create", response = CreateWebhook)]
     CreateWebhook(CreateWebhook),
-    /// Takes a step in a webhook's life
+    /// Changes a webhook
     #[command(path = "webhooks/change", response = ChangeWebhook)]
     ChangeWebhook(ChangeWebhook),
-    /// Says how far a webhook is, or what it has given up
+    /// Records how far a webhook has delivered, or which message it gave up
     #[command(path = "webhooks/note", response = NoteWebhook)]
     NoteWebhook(NoteWebhook),
-    /// Says that all nodes understand what is new
+    /// Raises the feature level, which all nodes understand
     #[command(path = "feature_level", response = RaiseLevel)]
     RaiseLevel(RaiseLevel),
-    /// Takes a node in that says what it understands
+    /// Adds a node that states its feature level
     #[command(path = "nodes/supporting", response = SupportingNode)]
     AddSupportingNode(SupportingNode),
-    /// Says that a module was refused
+    /// Records that a module was refused
     #[command(path = "modules/refused", response = RefuseModule)]
     RefuseModule(RefuseModule),
-    /// Removes a node for good, if those that stay are the ones that were asked whether they decide without it
+    /// Removes a node for good, if the nodes that stay are those that were found to have a quorum without it
     #[command(path = "nodes/remove_checked", response = RemoveChecked)]
     RemoveChecked(RemoveChecked),
-    /// Says that clocks which have leapt so far are right
+    /// Accepts clocks that have leapt by this much
     #[command(path = "clock/accept", response = AcceptClock)]
     AcceptClock(AcceptClock),
-    /// Says that an operator goes on without what a log has lost
+    /// Records that an operator accepts what a log has lost
     #[command(path = "losses", response = AcceptLoss)]
     AcceptLoss(AcceptLoss),
 }
@@ -159,7 +159,7 @@ pub enum Event {
         name: String,
         row: MachineRow,
     },
-    /// `number` is that of the last activation, or of this one.
+    /// `number` is the number of this activation, or of the last one if the step activates nothing.
     ModuleStepped {
         machine: String,
         module: [u8; 32],
@@ -476,7 +476,7 @@ impl Module for System {
     }
 }
 
-/// Each of these is recorded once.
+/// Checks what is only recorded. A refused module and an accepted loss are recorded once, however often they arrive.
 fn note(op: &Op, view: &View<'_>, events: &mut Events<'_, Event>) -> Result<(), Rejection> {
     match op {
         Op::RefuseModule { refused } => {
@@ -484,7 +484,7 @@ fn note(op: &Op, view: &View<'_>, events: &mut Events<'_, Event>) -> Result<(), 
             events.emit(Event::ModuleRefused { refused: refused.clone() });
         }
         Op::AcceptClock { ahead, by } => events.emit(Event::ClockAccepted { ahead: *ahead, by: by.clone() }),
-        // A node brings its word until it knows that it is here.
+        // A node repeats an operator's word until it knows that the word is recorded here.
         Op::AcceptLoss { loss } if !view.read::<LossesRow>(LOSSES).unwrap_or_default().has(loss) => {
             events.emit(Event::LossAccepted { loss: loss.clone() });
         }

@@ -1,18 +1,19 @@
-//! What `system` knows of entries that operators gave up: in which partition, on which node, who said so, why, and what was missing.
+//! What `system` knows about entries that operators gave up: in which partition, on which node, who said so, why, and
+//! what was missing.
 //!
 //! | row | content |
 //! |---|---|
-//! | `#losses` | the newest of all; the journal has every one |
+//! | `#losses` | the newest losses; the journal has all of them |
 //!
-//! In: the words that nodes have recorded. Out: the row. Each word is recorded once, however often a node brings it. It is written against the
-//! SDK like any module, and knows nothing of logs.
+//! In: the losses that nodes have recorded. Out: the row. Each loss is recorded once, however often a node reports it.
+//! It is written against the SDK like any module, and knows nothing of logs.
 
 use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
 use statehouse_guest::{Body, Value};
 
 use crate::limits::LOSSES_ROW_ENTRIES_MAX;
 
-/// Suffix of the row. A machine's name never begins so.
+/// Suffix of the row. A machine's name never begins with `#`.
 pub const LOSSES: &[u8] = b"#losses";
 
 #[derive(Body)]
@@ -34,7 +35,7 @@ pub struct AcceptLoss {
     pub why: String,
     /// When, in microseconds since 1970, by the node's clock
     pub time: i64,
-    /// What the partition had said that it waits for
+    /// What the partition said it was waiting for
     #[body(max_chars = 400)]
     pub refusal: String,
 }
@@ -52,7 +53,7 @@ pub struct AcceptedLoss {
     pub refusal: String,
 }
 
-/// Of all partitions, oldest first.
+/// The losses of all partitions, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
 pub struct LossesRow {
@@ -64,7 +65,7 @@ impl LossesRow {
         self.losses.contains(loss)
     }
 
-    /// The row after it; the oldest makes room.
+    /// The row with this loss added; the oldest loss makes room.
     pub fn with(mut self, loss: &AcceptedLoss) -> Self {
         let excess = (self.losses.len() + 1).saturating_sub(LOSSES_ROW_ENTRIES_MAX);
         self.losses.drain(..excess);

@@ -1,9 +1,11 @@
-//! Partitions that are not opened because entries are missing that were acknowledged, and the operator's word that one goes on without them.
+//! Partitions that stay closed because acknowledged entries are missing, and the operator's word that one continues
+//! without them.
 //!
 //! ```text
-//! not opened: who waits, for whom ─▶ others give it back, or ─▶ `cluster accept-loss` ─▶ this node's record ─▶ opened ─▶ `system`
+//! closed, says why ─▶ others give it back, or `cluster accept-loss` ─▶ this node's record ─▶ opened ─▶ `system`
 //! ```
-//! In: refusals, and words. Out: advice, and a record of every word that nobody takes back. It does not know how a loss is found.
+//! In: refusals to open, and operators' words. Out: advice, and a record of every word that nobody takes back. It does
+//! not know how a loss is found.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,18 +25,18 @@ use crate::system::loss_row::{AcceptedLoss, loss_value};
 use crate::system::record::GivenUp;
 use crate::system::steward;
 
-/// How often it is looked whether there are new entries, or words to bring to `system`.
+/// How often the node looks for new entries to note, and for words to record in `system`.
 const ROUND: Duration = Duration::from_millis(500);
 /// How long `system` may take to record a word.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two looks at whether a partition is open.
+/// How often it is checked whether a partition is open.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What each partition waits for that is not opened, in words.
+/// What each closed partition waits for, in words.
 #[derive(Default)]
 pub struct Waiting {
     refusals: Mutex<BTreeMap<GroupName, String>>,
-    /// Those for which the others are being asked, and what their logs hold, once somebody has wanted to know.
+    /// The partitions about which the others are being asked. Each has a scan of its log once a peer has asked for it.
     asking: Mutex<BTreeMap<GroupName, Option<Arc<LogScan>>>>,
 }
 
@@ -51,7 +53,7 @@ impl Waiting {
         self.refusals.lock().get(group).cloned()
     }
 
-    /// From now on nobody has the log of the partition open, until [`Waiting::on_asked`].
+    /// Notes that nobody has the log of the partition open, until [`Waiting::on_asked`].
     pub fn on_asking(&self, group: &GroupName) {
         self.asking.lock().insert(group.clone(), None);
     }
@@ -68,7 +70,7 @@ impl Waiting {
         self.asking.lock().get(group).cloned().flatten()
     }
 
-    /// What is found there once somebody else has begun to open it counts no more.
+    /// Keeps a scan, unless somebody has begun to open the log meanwhile: then the scan no longer counts.
     pub fn keep_scan(&self, group: &GroupName, scan: Arc<LogScan>) {
         if let Some(kept) = self.asking.lock().get_mut(group) {
             *kept = Some(scan);
@@ -76,7 +78,7 @@ impl Waiting {
     }
 }
 
-/// Who gives up what, and why.
+/// An operator's word: who gives up what, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Word {
     pub machine: String,
@@ -103,8 +105,9 @@ impl Host {
         };
         let GroupName { machine, partition } = group;
         format!(
-            "{whom}{archive}; put back what is missing, or, if it is gone for good, say `statehouse cluster accept-loss {machine} \
-             {partition} --why …` to this node: then whatever clients were told of it never happened, and is executed if it is sent again"
+            "{whom}{archive}; put back what is missing, or, if it is gone for good, say `statehouse cluster \
+             accept-loss {machine} {partition} --why …` to this node: then whatever clients were told of it never \
+             happened, and is executed if it is sent again"
         )
     }
 
@@ -112,12 +115,13 @@ impl Host {
     pub(super) fn advice_divided(&self, group: &GroupName, what: &str) -> String {
         let GroupName { machine, partition } = group;
         format!(
-            "{what}: look at both with `statehouse audit log`, and choose one. On each node with the history that goes on say `statehouse cluster \
-             accept-loss {machine} {partition} --why …`; remove the others from the cluster, and add them under new ids"
+            "{what}: look at both with `statehouse audit log`, and choose one. On each node with the history that goes \
+             on say `statehouse cluster accept-loss {machine} {partition} --why …`; remove the others from the \
+             cluster, and add them under new ids"
         )
     }
 
-    /// What `system` names, and what only this node has recorded yet.
+    /// The losses that `system` knows, and those that only this node has recorded so far.
     pub(super) fn losses(&self, mut known: Vec<AcceptedLoss>) -> Vec<AcceptedLoss> {
         for word in self.record.given_up() {
             let loss = word.loss(self.node);
@@ -129,7 +133,7 @@ impl Host {
         known
     }
 
-    /// A partition was opened.
+    /// Notes that a partition was opened.
     pub(super) fn on_opened(&self, group: &GroupName) {
         self.waiting.remove(group);
         if self.record.is_given_up(group)
@@ -139,8 +143,8 @@ impl Host {
         }
     }
 
-    /// Sees to it that the record knows of a replica's entries: before it is served where it has some, or else as soon as the first is durable, which
-    /// is long before a client is told of one.
+    /// Makes sure that the record knows of a replica's entries. If the replica has some, that is done before it is
+    /// served. Otherwise it is done as soon as the first entry is durable, long before a client is told of one.
     pub(super) async fn note_first_entry(self: &Arc<Self>, group: &GroupName, log: &Log) {
         if self.record.had_entries(group) {
             return;
@@ -160,7 +164,7 @@ impl Host {
         });
     }
 
-    /// What cannot be written now is tried again by [`run`].
+    /// If the note cannot be written now, [`run`] tries again.
     async fn note_in_time(self: &Arc<Self>, group: GroupName) {
         let host = self.clone();
         let noted = tokio::task::spawn_blocking(move || host.record.note_entries(&[group])).await;
@@ -178,14 +182,14 @@ impl Host {
         if new.is_empty() { Ok(()) } else { self.record.note_entries(&new) }
     }
 
-    /// Brings words to `system` that are only in this node's record.
+    /// Records in `system` the words that are only in this node's record.
     async fn bring_words(&self) -> Result<(), ClusterError> {
         let words = self.record.given_up().into_iter().filter(|word| !word.is_in_system);
         for word in words {
             let Some(system) = self.system.read().clone() else { return Ok(()) };
             steward::command(&system, "losses", loss_value(&word.loss(self.node)), Instant::now() + PATIENCE).await?;
             if let Err(error) = self.record.set_in_system(&word) {
-                // It is brought again, and recorded once.
+                // The word is sent again, and `system` records it once.
                 tracing::warn!(%error, "it cannot be noted that `system` has an operator's word");
             }
         }
@@ -193,7 +197,7 @@ impl Host {
     }
 }
 
-/// Notes and brings for as long as the node runs.
+/// Notes entries and records words until the node stops.
 pub async fn run(host: Arc<Host>) {
     loop {
         let noting = host.clone();
@@ -213,7 +217,8 @@ pub async fn run(host: Arc<Host>) {
 }
 
 impl Cluster {
-    /// An operator's word that a partition goes on without what this node's log has lost; returns once it is open.
+    /// Takes an operator's word that a partition continues without what this node's log has lost. Returns once the
+    /// partition is open.
     ///
     /// # Errors
     /// The partition waits for nothing, or it is not open before the deadline: the word counts all the same.

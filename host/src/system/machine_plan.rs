@@ -1,6 +1,7 @@
-//! The command that creates a machine, planned.
+//! Planning of the command that creates a machine.
 //!
-//! In: its body. Out: the op. Whether there is such a machine already is decided where the row is, in `logic`.
+//! In: the body of the command. Out: the op. Whether such a machine exists already is decided in `logic`, which has the
+//! row.
 
 use statehouse_guest::{Body, Refusal};
 
@@ -16,7 +17,7 @@ pub struct CreateMachine {
     /// How many partitions its slots are split into, for now and for ever
     #[body(min = 1, max = 4096)]
     pub partitions: u32,
-    /// Id of the module that decides from the first entry on
+    /// Id of the module that decides from the first entry
     #[body(max_chars = 64)]
     pub module: String,
 }

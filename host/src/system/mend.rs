@@ -1,11 +1,12 @@
-//! Mending of sealed segments while their partition runs: what this node's disk has lost of them comes from the other nodes.
+//! Repair of sealed segments while their partition runs: what this node's disk has lost of them comes from the other
+//! nodes.
 //!
 //! ```text
-//! a reader or the scrubber has met damage ─▶ which entries? ─▶ fetch from one peer after the other ─▶ check by hash, write in place
+//! a reader or the scrubber meets damage ─▶ which entries? ─▶ ask peer after peer ─▶ check by hash, write in place
 //! ```
-//! In: what the logs say is damaged. Out: whole segments; until then the node is not ready and says why, votes on, and leads that partition only
-//! where nobody else can. Where the state itself needs what is lost, the partition opens after it was mended. It does not know how a segment is
-//! written.
+//! In: what the logs say is damaged. Out: whole segments. Until then the node is not ready and says why; it continues
+//! to vote, and leads that partition only if nobody else can. If the state itself needs what is lost, the partition
+//! opens after the repair. It does not know how a segment is written.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,11 +21,11 @@ use crate::peer::GroupName;
 use crate::system::host::Host;
 use crate::system::repair;
 
-/// What `/readyz` has the damage under.
+/// The name under which `/readyz` shows the damage.
 const DAMAGE: &str = "mend";
-/// How often it is looked whether there is something new.
+/// How often it looks for new damage.
 const LOOK: Duration = Duration::from_millis(200);
-/// How soon it is tried again, at first and later: each time a segment is read as a whole.
+/// How soon a repair is tried again, at first and later. Each attempt reads a whole segment.
 const AGAIN_MIN: Duration = Duration::from_millis(500);
 const AGAIN_MAX: Duration = Duration::from_secs(10);
 
@@ -63,7 +64,7 @@ pub async fn run(host: Arc<Host>) {
     }
 }
 
-/// What the logs of this node have met, and how it is damaged.
+/// The damaged segments that the logs of this node have met, each with its log and a description of the damage.
 fn damaged(host: &Host) -> BTreeMap<Place, (Log, String)> {
     let mut damaged = BTreeMap::new();
     for (group, partition) in host.replicas() {
@@ -82,10 +83,10 @@ fn tell(host: &Host, damaged: &BTreeMap<Place, (Log, String)>, failed: &BTreeMap
     host.router.set_trouble(DAMAGE, (!words.is_empty()).then(|| words.join("; ")));
 }
 
-/// Mends what is known to be damaged of a log that is not open, because its partition does not open without it.
+/// Repairs the known damage of a log that is not open, because its partition does not open without the repair.
 ///
 /// # Errors
-/// Some of it cannot be mended now, or something else is damaged; in words.
+/// Some of it cannot be repaired now, or something else is damaged; the text says what.
 pub async fn mend_closed(host: &Host, group: &GroupName, folder: &Path) -> Result<(), String> {
     let (disk, dir) = (host.opening.disk.clone(), folder.join("log"));
     let stream = StreamId::new(&group.machine, group.partition).map_err(|error| error.reason())?;
@@ -100,7 +101,7 @@ pub async fn mend_closed(host: &Host, group: &GroupName, folder: &Path) -> Resul
     mended
 }
 
-/// Mends one segment with what one other node has; what stands in the way, in words.
+/// Repairs one segment with what one other node has. The error says what stands in the way.
 async fn mend(host: &Host, group: &GroupName, log: &Log, at: Lsn) -> Result<(), String> {
     let looking = log.clone();
     let lost = blocking(move || looking.lost_in(at)).await.map_err(|error| error.reason())?;

@@ -1,12 +1,13 @@
-//! Midnights from the other nodes: what a node lacks of them because it was sent a snapshot of the state behind them.
+//! Fetches midnights from the other nodes: a node lacks those before the state snapshot that it was sent.
 //!
 //! ```text
-//! a replica is opened, then at most once a minute: may a day be missing here? ─▶ those that answer: which midnights have you?
-//!   the newest missing one, if all that have that midnight name the same file ─▶ its pieces ─▶ spool ─▶ every byte and the head checked ─▶ listed
+//! a replica is opened, then at most once a minute: may a day be missing here? ─▶ ask the others for midnights
+//!   the newest missing, if all name the same file ─▶ pieces ─▶ spool ─▶ every byte and the head checked ─▶ listed
 //! ```
-//! In: what the replicas here have, and what others say. Out: the same files as on the others, as many as are kept. Nobody is asked where no
-//! day is missing. The head is that of this node's journal; where neither log nor archive goes back to it, the others' word counts, as it did
-//! for the state that came from them. It makes no snapshot and does not know when one is due.
+//! In: what the replicas here have, and what others say. Out: the same files as on the others, as many as are kept.
+//! Nobody is asked if no day is missing. The head must be that of this node's journal. If neither log nor archive goes
+//! back to it, the others' word counts, as it did for the state that came from them. It makes no snapshot and does not
+//! know when one is due.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -33,11 +34,11 @@ use crate::snapshot::canonical::{Days, Listed, parse_name};
 use crate::system::host::Host;
 use crate::system::service::{decode, encode};
 
-/// Below the node's data; what is in it can be fetched again.
+/// Below the node's data. What is in it can be fetched again.
 const SPOOL: &str = "midnights-spool";
-/// Between two looks at which replicas are due: a new one is soon.
+/// How often it is checked which replicas are due; short, so that a newly opened replica is noticed soon.
 const ROUND: Duration = Duration::from_secs(1);
-/// Between two looks at the same replica.
+/// The pause between two looks at the same replica.
 const LOOK: Duration = Duration::from_secs(60);
 /// The same once all others have said that they have nothing that is missing here.
 const LOOK_SETTLED: Duration = Duration::from_secs(3600);
@@ -46,32 +47,33 @@ const LOOK_UNHEARD: Duration = Duration::from_secs(5);
 /// How long another node may take to say what it has, and to send the next piece.
 const PATIENCE: Duration = Duration::from_secs(2);
 const PIECE_PATIENCE: Duration = Duration::from_secs(10);
-/// Files that are not taken in at one look before it is given up: each is said.
+/// How many files may fail in one look before it is given up. Each failure is logged.
 const FAILURES_MAX: usize = 3;
 
-/// The answer to [`Topic::Midnights`], called. Fetched, the body is the name of one of them, and the answer its bytes.
+/// The answer to a call of [`Topic::Midnights`]. In a fetch the body names one of the files, and the answer is its
+/// bytes.
 #[derive(Clone, Debug, Encode, Decode)]
 struct Offered {
     /// Name and size of each.
     #[n(0)]
     files: Vec<(String, u64)>,
-    /// Nothing is being made there just now.
+    /// Whether no snapshot is being made there just now.
     #[n(1)]
     is_complete: bool,
 }
 
-/// What came of a look at one replica.
+/// The result of a look at one replica.
 #[derive(Debug)]
 pub enum Tended {
-    /// Nothing is missing, by what this node knows itself.
+    /// Nothing is missing, as far as this node can tell without asking.
     Whole,
-    /// By its name.
+    /// The snapshot of this name was taken in.
     Took(String),
-    /// None of the others has answered anything lately, so that none was asked.
+    /// None of the others has answered anything lately, so none was asked.
     Unheard,
     /// All others have answered, and none has what may be missing here.
     Settled,
-    /// Somebody did not answer, or what is missing was not taken in.
+    /// Some node did not answer, or what is missing was not taken in.
     Unsettled,
 }
 
@@ -96,7 +98,7 @@ fn midnights(partition: &Partition) -> impl Iterator<Item = Listed> {
     partition.canonical_snapshots().into_iter().filter(|listed| listed.facts.days.is_some())
 }
 
-/// Answers [`Topic::Midnights`], called: the newest ones of this replica.
+/// Answers a call of [`Topic::Midnights`]: the newest ones of this replica.
 pub fn list(partition: &Partition) -> Bytes {
     let is_complete = !partition.is_making_canonical();
     let mut files: Vec<(String, u64)> = midnights(partition).map(|listed| (listed.name, listed.bytes)).collect();
@@ -104,12 +106,12 @@ pub fn list(partition: &Partition) -> Bytes {
     encode(&Offered { files, is_complete })
 }
 
-/// Answers the same, fetched: the bytes of a file that is listed here, in pieces.
+/// Answers a fetch of [`Topic::Midnights`]: the bytes of a file that is listed here, in pieces.
 pub fn serve(
     partition: &Partition,
     body: &[u8],
 ) -> Result<BoxStream<'static, Result<Bytes, ServiceError>>, ServiceError> {
-    // What is asked for is never part of a path.
+    // The name that is asked for never becomes part of a path.
     let Some(listed) = midnights(partition).find(|listed| listed.name.as_bytes() == body) else {
         return Err(ServiceError::Failed(format!("{} is no midnight that is here", String::from_utf8_lossy(body))));
     };
@@ -126,13 +128,13 @@ pub async fn run(host: Arc<Host>) {
         }
         _ => {}
     }
-    // Which replica was looked at, and when it is due again.
+    // Which replicas were looked at, and when each is due again.
     let mut looked: BTreeMap<GroupName, (Weak<Partition>, Instant)> = BTreeMap::new();
     loop {
         let mut has_taken = false;
         let groups: Vec<GroupName> = host.replicas().into_iter().map(|(group, _)| group).collect();
         for group in groups {
-            // Nothing is held of it while others are asked: it may have to be closed to install a snapshot.
+            // The replica is not held while others are asked: it may have to be closed to install a snapshot.
             let Some(replica) = host.find_replica(&group).map(|replica| Arc::downgrade(&replica)) else { continue };
             let is_due =
                 |(before, due): &(Weak<Partition>, Instant)| !Weak::ptr_eq(before, &replica) || *due <= Instant::now();
@@ -172,7 +174,7 @@ pub async fn tend(host: &Host, group: &GroupName) -> Tended {
     if others.is_empty() || !may_lack(&replica, keep) {
         return Tended::Whole;
     }
-    // One that is down holds up nobody.
+    // A node that is down is not asked, so it holds up nobody.
     let heard: Vec<NodeId> = {
         let answering = host.answering.borrow();
         others.iter().copied().filter(|node| answering.contains(node)).collect()
@@ -194,7 +196,12 @@ pub async fn tend(host: &Host, group: &GroupName) -> Tended {
             Missing::Alike { name, from } => take_from_any(host, group, &name, &from).await,
             Missing::Disputed { files } => {
                 for (file, nodes) in files {
-                    tracing::warn!(%group, file, ?nodes, "nodes have different snapshots of the same midnight: none is taken in");
+                    tracing::warn!(
+                        %group,
+                        file,
+                        ?nodes,
+                        "nodes have different snapshots of the same midnight: none is taken in"
+                    );
                 }
                 None
             }
@@ -210,7 +217,7 @@ pub async fn tend(host: &Host, group: &GroupName) -> Tended {
 /// Whether a midnight may be missing that is to be kept, as far as a node can tell without asking.
 fn may_lack(replica: &Partition, keep: usize) -> bool {
     let journal = replica.progress().journal;
-    // One that is being made here is soon there.
+    // A snapshot that is being made here is soon there.
     if journal.index == JournalIndex(0) || replica.is_making_canonical() {
         return false;
     }
@@ -219,8 +226,8 @@ fn may_lack(replica: &Partition, keep: usize) -> bool {
     has_gap(&days, begun, journal.time, keep)
 }
 
-/// Each midnight goes on where the one before ends, from the day behind that of the first entry up to that of the last one. `begun` is the time of
-/// the first entry, where that is known.
+/// Whether a day is missing. Each midnight continues where the one before ends, from the day after that of the first
+/// entry up to that of the last one. `begun` is the time of the first entry, if that is known.
 fn has_gap(days: &[Days], begun: Option<Micros>, now: Micros, keep: usize) -> bool {
     let mut day = Days::day_of(now);
     for days in days.iter().rev().take(keep) {
@@ -242,20 +249,20 @@ async fn ask(host: &Host, group: &GroupName, nodes: &[NodeId]) -> BTreeMap<NodeI
     join_all(asking).await.into_iter().flatten().collect()
 }
 
-/// A midnight that others have.
+/// A midnight that others have and this node lacks.
 #[derive(Debug, PartialEq, Eq)]
 enum Missing {
-    /// All that have it name this file; its size by each of them.
+    /// All nodes that have it name this file; its size by each of them.
     Alike { name: String, from: Vec<(NodeId, u64)> },
-    /// They name several, so that some of them are wrong.
+    /// They name several files, so some of them are wrong.
     Disputed { files: BTreeMap<String, Vec<NodeId>> },
 }
 
 /// Who has a file, and how large.
 type ByFile<'o> = BTreeMap<&'o str, Vec<(NodeId, u64)>>;
 
-/// What is to be taken in, the newest first: of the newest midnights, as many as are kept, those that are not here. Midnights are told apart by
-/// the entry they stand at; one behind what is applied is made here when it is due.
+/// What is to be taken in, the newest first: of the newest midnights, as many as are kept, those that are not here.
+/// Midnights are told apart by the entry they stand at. One past what is applied is made here when it is due.
 fn missing(
     here: &BTreeSet<JournalIndex>,
     offers: &BTreeMap<NodeId, Offered>,
@@ -284,20 +291,26 @@ fn missing(
     found.collect()
 }
 
-/// From the first that sends what it should.
+/// Takes a file from the first node that sends what it should.
 async fn take_from_any(host: &Host, group: &GroupName, name: &str, from: &[(NodeId, u64)]) -> Option<Listed> {
     for (node, bytes) in from {
         match take(host, group, name, *node, *bytes).await {
             Ok(listed) => return Some(listed),
             Err(error) => {
-                tracing::warn!(%group, file = name, %node, %error, "a canonical snapshot of another node is not taken in");
+                tracing::warn!(
+                    %group,
+                    file = name,
+                    %node,
+                    %error,
+                    "a canonical snapshot of another node is not taken in"
+                );
             }
         }
     }
     None
 }
 
-/// Fetches a file and takes it in. Whatever comes of it, nothing is left in the spool.
+/// Fetches a file and takes it in. In every case nothing is left in the spool.
 pub(super) async fn take(
     host: &Host,
     group: &GroupName,
@@ -314,7 +327,7 @@ pub(super) async fn take(
     let spool = host.folder.path().join(SPOOL);
     tokio::fs::DirBuilder::new().recursive(true).mode(PRIVATE_FOLDER).create(&spool).await?;
     let folder = tempfile::tempdir_in(&spool)?;
-    // It has no folder in it: it was read as the name of a snapshot.
+    // The name has no folder in it, because it was parsed as the name of a snapshot.
     let file = folder.path().join(name);
     let longest = PIECE_PATIENCE + Duration::from_secs(bytes / MIDNIGHT_BYTES_A_SECOND_MIN);
     let fetching = tokio::time::timeout(longest, fetch(host, group, name, (node, bytes), &file));
@@ -339,7 +352,7 @@ async fn fetch(
         left = left.checked_sub(piece.len() as u64).ok_or(MidnightError::TooLong(bytes))?;
         file.write_all(&piece).await?;
     }
-    // What is missing at the end is noticed when it is read.
+    // If the end is missing, that is noticed when the file is read.
     Ok(file.flush().await?)
 }
 
@@ -351,7 +364,7 @@ mod tests {
 
     #[test]
     fn a_gap_is_seen_without_asking_anybody() {
-        // Days from the first to the last of each midnight, of the first entry, and of the last one.
+        // The first and last day of each midnight; the day of the first entry, and that of the last one.
         let check = |days: &[(i64, i64)], begun: Option<i64>, now: i64, keep: usize, expected: bool| {
             let days: Vec<Days> = days.iter().map(|(first, last)| Days { first: *first, last: *last }).collect();
             let begun = begun.map(|day| Micros(day * DAY + 5));

@@ -1,12 +1,16 @@
 //! The node itself: its data folder, the cluster it belongs to, and the machines that the cluster has.
 //!
 //! ```text
-//! node ─▶ found (who am I?) ─▶ host (open what the directory names) ◀─ directory ◀─ the machine `system`
-//!                               ▲            ▲           ▲
-//!               service (peers ask)   steward (members, leaders)   clocks, vigil (may this node lead?)   retention (how much log stays), archivist (what goes to the archive)
+//! node ─▶ found (who am I?) ─▶ host (opens what the directory names) ◀─ directory ◀─ the machine `system`
+//!                               ▲
+//!                               ├─ service: answers the peers
+//!                               ├─ steward: members, leaders
+//!                               ├─ clocks, vigil: may this node lead?
+//!                               └─ retention: how much log stays; archivist: what goes to the archive
 //! ```
-//! In: a data folder, the machines to create, the way to the others. Out: a router that serves them. Partition 0 of `system` holds nodes,
-//! machines, modules and activations, with native logic over the same log. It knows nothing of HTTP.
+//! In: a data folder, the machines to create, a way to reach the other nodes. Out: a router that serves the machines.
+//! Partition 0 of `system` holds nodes, machines, modules and activations; its native logic runs over the same log.
+//! This folder knows nothing of HTTP.
 
 pub mod cluster;
 pub mod error;

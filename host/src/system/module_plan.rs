@@ -1,7 +1,8 @@
-//! Commands about a module's life, planned: who may ask for which step, and what it is about; and those that record what was said.
+//! Planning of commands about a module's life: who may ask for which step, and which machine and module it concerns. It
+//! also plans the commands that only record what somebody said.
 //!
-//! In: a command of the machine `system` and its caller. Out: the machine it concerns and an op, or a refusal. Whether the step can be taken
-//! then is decided by the row, in `module_row`.
+//! In: a command of the machine `system` and its caller. Out: the machine it concerns and an op, or a refusal.
+//! `module_row` then decides by the row whether the step can be taken.
 
 use statehouse_guest::{Caller, Refusal, View, role};
 
@@ -16,7 +17,7 @@ use crate::system::module_row::{
 use crate::system::refused_row::{plan_refused, refused_suffix};
 use crate::system::rows::ACTIVATIONS;
 
-/// The op of a step in a module's life; nothing when the command is about something else.
+/// The op of a step in a module's life, with its machine; `None` if the command is about something else.
 pub fn plan_module(command: &Command, caller: &Caller<'_>) -> Result<Option<(String, Op)>, Refusal> {
     let (machine, module, wish) = match command {
         Command::StageModule(StageModule { machine, module, version, schema, size }) => {
@@ -58,7 +59,7 @@ pub fn plan_module(command: &Command, caller: &Caller<'_>) -> Result<Option<(Str
     Ok(Some((machine.clone(), Op::Module { machine: machine.clone(), module, by, wish })))
 }
 
-/// Whether a developer may send it as well.
+/// Whether a developer may send the command as well.
 pub fn is_developers(command: &Command) -> bool {
     matches!(
         command,
@@ -66,7 +67,7 @@ pub fn is_developers(command: &Command) -> bool {
     )
 }
 
-/// The number of the last activation, or of the one that this step is.
+/// Checks a step. Returns the number of this activation, or of the last one if the step activates nothing.
 pub fn check_step(
     view: &View<'_>,
     known: &NodesRow,
@@ -90,7 +91,7 @@ pub fn refusal(code: &str, status: u16, detail: &str, field: Option<&str>) -> Re
     Refusal { code: code.to_owned(), status, detail: detail.to_owned(), field: field.map(str::to_owned) }
 }
 
-/// What is recorded as it was said, and the suffix of its row.
+/// The op of a command that is recorded as it was said, and the suffix of its row.
 pub fn plan_word(command: &Command, caller: &Caller<'_>) -> Result<Option<(Op, Vec<u8>)>, Refusal> {
     Ok(match command {
         Command::RefuseModule(refuse) => {

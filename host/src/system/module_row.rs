@@ -1,7 +1,8 @@
-//! What `system` knows of a machine's modules: which were staged, which nodes have prepared them, and every step of their lives.
+//! What `system` knows about a machine's modules: which were staged, which nodes have prepared them, and every step of
+//! their lives.
 //!
-//! In: ops of the machine `system`. Out: rejections and events, and the row they make. It is written against the SDK like any module, and
-//! knows nothing of wasm.
+//! In: ops of the machine `system`. Out: rejections and events, and the row that results. It is written against the SDK
+//! like any module, and knows nothing of wasm.
 
 use statehouse_guest::Body;
 use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
@@ -9,11 +10,11 @@ use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
 use crate::ids::{Micros, ModuleId};
 use crate::system::logic::{MachineRow, Rejection};
 
-/// Begins the suffix of a machine's row. A machine's name never begins so.
+/// How the suffix of a machine's row begins. A machine's name never begins with `#`.
 pub const MODULES: &str = "#modules/";
-/// Modules that a row keeps beside the active one; the journal of `system` keeps all.
+/// How many modules a row keeps beside the active one; the journal of `system` keeps all.
 const MODULES_MAX: usize = 16;
-/// The newest steps that a row keeps; the journal of `system` keeps all.
+/// How many of the newest steps a row keeps; the journal of `system` keeps all.
 const STEPS_MAX: usize = 96;
 
 #[derive(Body)]
@@ -29,7 +30,7 @@ pub struct StageModule {
     pub version: String,
     /// Schema of its rows
     pub schema: u32,
-    /// Bytes
+    /// Size in bytes
     pub size: u32,
 }
 
@@ -51,10 +52,10 @@ pub struct ModulePrepared {
     /// The module's id
     #[body(max_chars = 64)]
     pub module: String,
-    /// The node that says so
+    /// The node that reports it
     #[body(min = 1, max = 2_147_483_647)]
     pub node: i64,
-    /// What compiles and runs it there
+    /// The engine that compiles and runs it there
     #[body(max_chars = 128)]
     pub engine: String,
     /// Why it cannot run there
@@ -73,10 +74,10 @@ pub struct ActivateModule {
     /// `proved`, `without_proof` or `rollback`
     #[body(max_chars = 16)]
     pub mode: String,
-    /// The module that is active, as far as whoever asks knows
+    /// The module that the caller believes to be active
     #[body(max_chars = 64)]
     pub current: String,
-    /// Hash of the certificate, and what of its differences was approved
+    /// Hash of the certificate, and which of its differences were approved
     #[body(max_chars = 200)]
     pub proof: Option<String>,
 }
@@ -86,10 +87,10 @@ pub struct DrainModule {
     /// Name of the machine
     #[body(name, max_chars = 32)]
     pub machine: String,
-    /// The module that is gone back to
+    /// The module to roll back to
     #[body(max_chars = 64)]
     pub module: String,
-    /// The module that is active, as far as whoever asks knows
+    /// The module that the caller believes to be active
     #[body(max_chars = 64)]
     pub current: String,
 }
@@ -99,10 +100,10 @@ pub struct ModuleNotDrained {
     /// Name of the machine
     #[body(name, max_chars = 32)]
     pub machine: String,
-    /// The module that was to be gone back to
+    /// The module to which the rollback was asked for
     #[body(max_chars = 64)]
     pub module: String,
-    /// What was still under way
+    /// What was still in flight
     #[body(max_chars = 200)]
     pub problem: String,
 }
@@ -115,7 +116,7 @@ pub struct ShadowModule {
     /// The module's id
     #[body(max_chars = 64)]
     pub module: String,
-    /// The node that lets it decide beside the active one
+    /// The node that runs the shadow
     #[body(min = 1, max = 2_147_483_647)]
     pub node: i64,
 }
@@ -144,18 +145,18 @@ pub struct ModuleNotActivated {
     /// The partition that cannot carry it out
     #[body(min = 0, max = 4095)]
     pub partition: i64,
-    /// Why not
+    /// Why it cannot
     #[body(max_chars = 200)]
     pub problem: String,
 }
 
-/// Why a module may become active.
+/// What justifies the activation of a module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
 pub enum Mode {
     /// A certificate covers it.
     Proved,
-    /// Somebody took it upon himself.
+    /// An admin took responsibility for it.
     WithoutProof,
     /// It was active before.
     Rollback,
@@ -191,7 +192,7 @@ pub struct ModuleRow {
     pub version: String,
     pub schema: u32,
     pub size: u32,
-    /// Nodes are to prepare it.
+    /// Whether nodes are asked to prepare it.
     pub is_wanted: bool,
     pub prepared: Vec<PreparedRow>,
 }
@@ -201,7 +202,7 @@ pub struct ModuleRow {
 pub struct PreparedRow {
     pub node: u64,
     pub engine: String,
-    /// Why it cannot run there.
+    /// Why the module cannot run on this node, if it cannot.
     pub problem: Option<String>,
 }
 
@@ -233,18 +234,18 @@ pub enum Step {
         mode: Mode,
         proof: Option<String>,
     },
-    /// A partition goes on with the module it has, and takes no commands until another one becomes active.
+    /// A partition keeps the module it has, and takes no commands until another module becomes active.
     NotActivated {
         number: u64,
         partition: u32,
         problem: String,
     },
-    /// No command on several partitions begins until the module is gone back to.
+    /// No command over several partitions begins until the rollback to this module is over.
     DrainAsked,
     NotDrained {
         problem: String,
     },
-    /// A node lets it decide beside the active one, until this is stopped or any module is activated.
+    /// A node runs the module as a shadow, until the shadow is stopped or any module is activated.
     ShadowAsked {
         node: u64,
     },
@@ -270,7 +271,7 @@ impl Step {
     }
 }
 
-/// What an operator or a node wants of a machine's module.
+/// A step in a module's life that an operator or a node asks for.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
 pub enum Wish {
@@ -290,13 +291,13 @@ impl ModulesRow {
         self.modules.iter().find(|row| row.module == module)
     }
 
-    /// Whether the module was ever active here, as far as the row goes back.
+    /// Whether the module was ever active here, as far back as the row reaches.
     pub fn was_active(&self, module: [u8; 32]) -> bool {
         let is_active = |step: &StepRow| matches!(step.what, Step::Created { .. } | Step::Activated { .. });
         self.steps.iter().any(|step| step.module == module && is_active(step))
     }
 
-    /// The module that is to be gone back to once nothing is under way between partitions, and since when.
+    /// The module of a rollback that waits until nothing is in flight between partitions, and when it was asked for.
     pub fn draining(&self) -> Option<([u8; 32], Micros)> {
         let newest = self.steps.iter().rev().find(|step| {
             matches!(
@@ -307,7 +308,7 @@ impl ModulesRow {
         matches!(newest.what, Step::DrainAsked).then_some((newest.module, Micros(newest.time)))
     }
 
-    /// The module that is shadowed, the node that does it, and since when.
+    /// The module that runs as a shadow, the node that runs it, and since when.
     pub fn shadow(&self) -> Option<([u8; 32], u64, Micros)> {
         let is_about = |step: &&StepRow| {
             matches!(step.what, Step::ShadowAsked { .. } | Step::ShadowStopped | Step::Activated { .. })
@@ -317,7 +318,7 @@ impl ModulesRow {
         Some((newest.module, node, Micros(newest.time)))
     }
 
-    /// How often a rollback was asked for or given up, as far as the row goes back.
+    /// How often a rollback was asked for or given up, as far back as the row reaches.
     pub fn drains(&self) -> usize {
         self.steps.iter().filter(|step| matches!(step.what, Step::DrainAsked | Step::NotDrained { .. })).count()
     }
@@ -328,12 +329,12 @@ impl ModulesRow {
         self.steps.iter().find(is_created).map(|step| ModuleId(step.module))
     }
 
-    /// Whether a module more would push out none.
+    /// Whether one more module fits without pushing another out.
     pub fn has_room(&self) -> bool {
         self.modules.len() < MODULES_MAX
     }
 
-    /// The partitions that could not carry out an activation, each with what hindered it.
+    /// The partitions that could not carry out an activation, each with the reason.
     pub fn not_activated(&self, wanted: u64) -> impl Iterator<Item = (u32, &str)> {
         self.steps.iter().filter_map(move |step| match &step.what {
             Step::NotActivated { number, partition, problem } if *number == wanted => {
@@ -343,7 +344,7 @@ impl ModulesRow {
         })
     }
 
-    /// Whether a wish can be granted, where the cluster has these nodes.
+    /// Checks whether a wish can be granted in a cluster of these nodes.
     pub fn check(&self, machine: &MachineRow, module: [u8; 32], wish: &Wish, nodes: &[u64]) -> Result<(), Rejection> {
         let staged = || self.find(module).ok_or(Rejection::NotStaged { module: ModuleId(module).to_string() });
         match wish {
@@ -396,7 +397,7 @@ impl ModulesRow {
         }
     }
 
-    /// What a granted wish does to the row; `number` is that of an activation.
+    /// Applies a granted wish to the row. `number` is the number of the activation, if the wish is one.
     pub fn grant(&mut self, module: [u8; 32], wish: &Wish, by: &str, time: Micros, number: u64) {
         let what = match wish {
             Wish::Stage { version, schema, size } => {
@@ -413,7 +414,7 @@ impl ModulesRow {
                 }
                 Step::Staged
             }
-            // Nodes that have prepared it do so again: what they hold is another state by now.
+            // Nodes that have prepared it prepare it again, because their rows have changed since.
             Wish::Prepare => {
                 if let Some(row) = self.modules.iter_mut().find(|row| row.module == module) {
                     row.is_wanted = true;
@@ -444,7 +445,8 @@ impl ModulesRow {
 
     pub fn step(&mut self, step: StepRow) {
         self.steps.push(step);
-        // Who was ever active may be gone back to; and what is going on is told by the last step about it.
+        // Modules that were ever active may be rolled back to, and the last step about a shadow or a rollback says what
+        // is in progress. These steps stay.
         while STEPS_MAX < self.steps.len() {
             let last = |is_one: fn(&Step) -> bool| self.steps.iter().rposition(|step| is_one(&step.what));
             let going_on =

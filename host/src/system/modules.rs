@@ -1,6 +1,7 @@
 //! Modules by their id: from this node's registry, or else from another node that has the bytes.
 //!
-//! In: an id. Out: loaded logic. A module's id is its hash, so whoever has it may be asked. It does not know what a module is for.
+//! In: an id. Out: loaded logic. A module's id is its hash, so any node may be asked for it. It does not know what a
+//! module is for.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -19,11 +20,11 @@ use crate::system::host::Host;
 
 /// How long a node may take for one piece of a module.
 const PIECE_PATIENCE: Duration = Duration::from_secs(3);
-/// How often all nodes are asked before a partition is told that its module is nowhere.
+/// How often all nodes are asked before a partition is told that no node has its module.
 const ROUNDS_MAX: usize = 40;
 const BETWEEN_ROUNDS: Duration = Duration::from_millis(250);
 
-/// The registry, and the other nodes behind it.
+/// The registry, and the other nodes for a module that is not in it.
 pub struct HostModules {
     host: Weak<Host>,
     runtime: tokio::runtime::Handle,
@@ -34,7 +35,7 @@ impl HostModules {
         Self { host: Arc::downgrade(host), runtime: tokio::runtime::Handle::current() }
     }
 
-    /// Must not be called on a thread of the runtime: it waits.
+    /// It waits, so it must not be called on a thread of the runtime.
     pub fn find(&self, id: ModuleId) -> Result<Arc<dyn Logic>, RegistryError> {
         let Some(host) = self.host.upgrade() else { return Err(RegistryError::Closed) };
         match host.registry.find(id) {
@@ -61,7 +62,7 @@ impl Modules for HostModules {
     }
 }
 
-/// Asks the others for a module, again and again for a while; nothing when none of them has it.
+/// Asks the others for a module, again and again for a while; `None` if none of them has it.
 async fn fetch(host: &Host, id: ModuleId) -> Option<Vec<u8>> {
     for _ in 0..ROUNDS_MAX {
         for node in host.others() {

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! alone:  found ─▶ system ─▶ machines created ─▶ all partitions led ─▶ ready
-//! peers:  answer peers ─▶ (init or join, once) ─▶ system ─▶ follow the directory for as long as it runs
+//! peers:  answer peers ─▶ (init or join, once) ─▶ system ─▶ follow the directory until the node stops
 //! ```
-//! Whatever was done before the process died is found again, so each step may be the last one. It knows nothing of HTTP.
+//! Each step finds again what was done before a process died, so each may be the last one. It knows nothing of HTTP.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -90,23 +90,24 @@ pub struct NodeOptions {
     pub machines: Vec<MachineSpec>,
     pub disk: Arc<dyn Disk>,
     pub clock: Arc<dyn Clock>,
-    /// Heavy checks that cost more than they may in production.
+    /// Enables heavy checks, which cost more than they may in production.
     pub paranoid: bool,
     /// Size above which clean rows leave a partition's hot table.
     pub hot_bytes_max: usize,
-    /// Where clients reach this node, for the others to know.
+    /// Where clients reach this node. The other nodes are told.
     pub http: Option<String>,
-    /// About how much of each partition's log is kept; everything without.
+    /// About how much of each partition's log is kept; all of it if this is `None`.
     pub log_keep_bytes: Option<u64>,
-    /// Where history goes for ever.
+    /// Where history is archived for ever.
     pub archive: Option<ArchiveOptions>,
-    /// A canonical snapshot of each partition also about every so many bytes of its journal, besides those of 00:00.
+    /// Besides the canonical snapshots of 00:00, each partition makes one about every so many bytes of its journal.
     pub snapshot_every_bytes: Option<u64>,
-    /// How many of them are kept, of midnights and of the others; all without.
+    /// How many canonical snapshots are kept, of midnights and of the others each; all of them if this is `None`.
     pub snapshot_keep: Option<u32>,
-    /// The highest feature level that this node says it understands; [`features::HIGHEST`] unless an upgrade is held back.
+    /// The highest feature level that this node says it understands: [`features::HIGHEST`], unless an upgrade is held
+    /// back.
     pub feature_level_max: FeatureLevel,
-    /// Of what was written long ago is read so much; 0: nothing.
+    /// How much old data the scrubber reads per second; 0 turns it off.
     pub scrub_bytes_per_second: u64,
 }
 
@@ -137,13 +138,13 @@ pub struct Node {
 }
 
 impl Node {
-    /// Opens the folder and starts. Alone, it returns when everything is served; with peers, at once: until the others are there, and
-    /// before there is a cluster, [`Router::is_ready`] says what is missing.
+    /// Opens the folder and starts. A node without peers returns once everything is served. A node with peers returns
+    /// at once: until the others answer, and before there is a cluster, [`Router::is_ready`] says what is missing.
     pub async fn open(options: NodeOptions) -> Result<Self, NodeError> {
         Self::open_unless(options, &CancellationToken::new()).await
     }
 
-    /// The same, unless it is told to stop while the modules of the configuration are compiled.
+    /// Does the same, unless the node is told to stop while the modules of the configuration are compiled.
     pub async fn open_unless(options: NodeOptions, stop: &CancellationToken) -> Result<Self, NodeError> {
         let folder = DataFolder::open(options.disk.clone(), &options.data, options.node)?;
         let (cache, stopping) = (Some(folder.artefacts()?), CancellationToken::new());
@@ -221,7 +222,7 @@ impl Node {
         &self.host.registry
     }
 
-    /// What operators ask of the cluster.
+    /// A handle for what operators ask of the cluster.
     pub fn cluster(&self) -> Cluster {
         Cluster::new(self.host.clone(), self.is_alone)
     }
@@ -230,13 +231,14 @@ impl Node {
         &self.host.folder
     }
 
-    /// By what the certificates of nodes are replaced; nothing without TLS, or without peers.
+    /// A handle that replaces the certificates between nodes; `None` without TLS, or without peers.
     pub fn certificate_renewal(&self) -> Option<CertificateRenewal> {
         let peers = self.host.renewal.get()?.clone();
         Some(CertificateRenewal::new(self.host.node, peers))
     }
 
-    /// Runs a task beside serving, as the node's own: started again after a panic, and named by [`Router::is_ready`] then.
+    /// Runs a background task like the node's own: it is restarted after a panic, and [`Router::is_ready`] then names
+    /// it.
     pub fn keep<F>(&self, name: &'static str, begin: impl Fn() -> F + Send + 'static) -> JoinHandle<()>
     where
         F: Future<Output = ()> + Send + 'static,
@@ -244,12 +246,12 @@ impl Node {
         tasks::keep(&self.host, name, move |_| begin())
     }
 
-    /// Says where clients reach this node, for the others to know.
+    /// Sets where clients reach this node. The other nodes are told.
     pub fn set_http(&self, address: String) {
         *self.host.http.lock() = Some(address);
     }
 
-    /// Lets others lead, stops all partitions and writes what they have applied.
+    /// Hands leadership over, stops all partitions and writes what they have applied.
     pub async fn close(self) -> Result<(), NodeError> {
         leaving::announce(&self.host);
         self.host.router.set_not_ready(vec!["the node is shutting down".to_owned()]);
@@ -257,13 +259,14 @@ impl Node {
         self.stop().await
     }
 
-    /// The second half of [`Node::close`]: no other node is asked to lead, so for them it is as if the process had died.
+    /// The second half of [`Node::close`]. No other node is asked to lead, so for them it is as if the process had
+    /// died.
     pub(super) async fn stop(self) -> Result<(), NodeError> {
         self.host.stopping.cancel();
-        // Nobody waits for what guests would still come to; what has no outcome is decided by whoever leads next.
+        // Nobody waits for what guests are still computing; the next leader decides the commands that have no outcome.
         self.host.registry.hurry();
         let host = self.host.clone();
-        // They read what is closed next.
+        // Views are closed first, because they read the partitions, which are closed next.
         if tokio::task::spawn_blocking(move || host.views.close()).await.is_err() {
             tracing::error!("a view panicked while it was stopped");
         }
@@ -276,7 +279,7 @@ impl Node {
             result = result.and(closed);
         }
         if let Some(peers) = self.peers {
-            // It ends by itself, and has nothing to say.
+            // The task ends on its own, and its result is of no interest.
             drop(peers.await);
         }
         self.host.seen.flush()?;
@@ -284,7 +287,7 @@ impl Node {
     }
 }
 
-/// What its partitions are opened with.
+/// The options with which the node opens its partitions.
 fn opening_of(options: &NodeOptions, shared: &StoreShared, features: &Features) -> Result<Opening, NodeError> {
     Ok(Opening {
         disk: options.disk.clone(),
@@ -299,7 +302,7 @@ fn opening_of(options: &NodeOptions, shared: &StoreShared, features: &Features) 
     })
 }
 
-/// What goes on beside serving, whether the node has peers or not.
+/// Starts the background tasks of every node, with or without peers.
 fn spawn_tasks(host: &Arc<Host>, archive: Option<ArchiveOptions>, scrub_bytes_per_second: u64) {
     tasks::keep(host, "mender", mend::run);
     if 0 < scrub_bytes_per_second {
@@ -321,7 +324,7 @@ fn spawn_tasks(host: &Arc<Host>, archive: Option<ArchiveOptions>, scrub_bytes_pe
     }
 }
 
-/// A node with peers: answers them from now on, and takes part as soon as it belongs to a cluster.
+/// Answers the peers from now on, and takes part in the cluster as soon as the node belongs to one.
 fn answer_peers(host: &Arc<Host>, options: PeerOptions) -> Result<JoinHandle<()>, NodeError> {
     let service: Arc<dyn Service> = Arc::new(Gate(Arc::new(HostService(host.clone()))));
     let stopping = host.stopping.clone();
@@ -367,7 +370,7 @@ fn answer_peers(host: &Arc<Host>, options: PeerOptions) -> Result<JoinHandle<()>
     Ok(tokio::spawn(serving))
 }
 
-/// Everything a member of a cluster with peers does; returns when it is under way.
+/// Starts everything that a member of a cluster with peers does; returns once it runs.
 pub(super) async fn start_member(host: Arc<Host>) {
     let identity = host.folder.identity().expect("only a member starts").clone();
     let cluster = identity.cluster_bytes().expect("checked when the identity was read");
@@ -379,7 +382,7 @@ pub(super) async fn start_member(host: Arc<Host>) {
     tasks::keep(&host, "invitations", found::invite_founders);
     let logic = system_logic(&host);
     while let Err(error) = host.open_system(logic.clone()).await {
-        // It is said why, and tried until the disk is well, or somebody has looked.
+        // The router says why. The node retries until the disk is well, or somebody has intervened.
         host.router.set_not_ready(vec![error.to_string()]);
         tokio::select! {
             () = host.stopping.cancelled() => return,
@@ -396,7 +399,8 @@ pub(super) async fn start_member(host: Arc<Host>) {
     tasks::keep(&host, "directory", Host::follow_directory);
 }
 
-/// Before anything is decided: whether this node understands what the cluster writes, as far as its own state says.
+/// Checks before anything is decided whether this node understands what the cluster writes, as far as its own state
+/// says.
 pub(super) fn check_level(host: &Host) -> Result<(), NodeError> {
     let read = host.system_partition().map_or(Ok(()), |system| host.read_directory(&system));
     if host.level.is_refused() { read } else { Ok(()) }
@@ -409,7 +413,7 @@ pub(super) fn system_logic(host: &Host) -> Arc<dyn Logic> {
 }
 
 impl ModuleSource {
-    /// The bytes, and what they are called.
+    /// The bytes, and the path that errors name.
     pub(super) fn read(&self) -> Result<(Vec<u8>, PathBuf), NodeError> {
         match self {
             Self::Embedded(wasm) => Ok((wasm.to_vec(), PathBuf::from("(built in)"))),

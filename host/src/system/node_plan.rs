@@ -1,6 +1,7 @@
-//! Commands about nodes and machines, planned: who the first nodes are, which one comes and which one goes, what a machine is made of.
+//! Planning of commands about nodes: the first nodes, a node that joins, a node that is removed.
 //!
-//! In: bodies of the machine `system`. Out: rows and ops. Whether a node may come or go is decided where the row is, in `logic`.
+//! In: bodies of commands to the machine `system`. Out: rows and ops. Whether a node may join or be removed is decided
+//! in `logic`, which has the row of nodes.
 
 use statehouse_guest::{Body, Refusal};
 
@@ -32,13 +33,14 @@ pub struct RemoveNode {
     pub id: i64,
 }
 
-/// Since [`REMOVALS`](crate::features::REMOVALS): two removals that were checked beside each other do not both pass.
+/// The form of a removal since [`REMOVALS`](crate::features::REMOVALS): of two that were checked at once, only one
+/// passes.
 #[derive(Body)]
 pub struct RemoveChecked {
     /// Number of the node
     #[body(min = 1, max = 2_147_483_647)]
     pub id: i64,
-    /// The nodes that would stay, of which it was found that they decide without it
+    /// The nodes that would stay, which were found to have a quorum without it
     #[body(max_items = 64)]
     pub others: Vec<Other>,
 }
@@ -56,7 +58,7 @@ pub fn plan_remove(remove: &RemoveChecked) -> Op {
     Op::RemoveChecked { id: remove.id.unsigned_abs(), others }
 }
 
-/// Whether the node may go. Where `checked` is given, those who stay must be exactly these.
+/// Checks whether the node may be removed. If `checked` is given, the nodes that stay must be exactly these.
 pub fn check_removed(known: &NodesRow, id: u64, checked: Option<&[u64]>) -> Result<Event, Rejection> {
     if !known.contains(id) {
         return Err(Rejection::UnknownNode);

@@ -1,10 +1,11 @@
-//! Opening a replica: what the others remember of it, its files, and what mends them where that is needed.
+//! Opening a replica: what the others remember about it, its files, and their repair if needed.
 //!
 //! ```text
-//! others: what did its log hold? ─▶ open ─ damaged, or it has forgotten ─▶ the others give back what is missing ─▶ open
-//!                                            └ nobody has it ─▶ waits, for somebody who has or for an operator's word
+//! others: what did its log hold? ─▶ open ─ damaged, or entries lost ─▶ the others give back what is missing ─▶ open
+//!                                           └ nobody has it ─▶ waits for a node that has it, or an operator's word
 //! ```
-//! In: a partition that is not open here. Out: a replica that runs, or why not. It does not know what is in a log, nor when to try again.
+//! In: a partition that is not open here. Out: a replica that runs, or why not. It does not know what is in a log, nor
+//! when to try again.
 
 use std::sync::Arc;
 
@@ -24,10 +25,10 @@ use crate::system::modules::HostModules;
 use crate::system::recall::Recalled;
 use crate::system::repair;
 
-/// Below the node's data: what is fetched from the archive for whoever reads what was released.
+/// Below the node's data: what is fetched from the archive for readers of entries that the log has released.
 const ARCHIVE_CACHE: &str = "archive-cache";
 
-/// What is known of a replica before its files are looked at.
+/// What is known about a replica before its files are read.
 #[derive(Clone, Copy, Default)]
 struct Expected {
     remembered: Remembered,
@@ -79,7 +80,8 @@ impl Host {
                 if !self.is_mended(&group, &damage).await {
                     repair::repair_log(self, machine, &group, &damage).await?;
                 }
-                // What the others have seen they had to give: an entry that only this node had is none that was committed.
+                // The others had to give back all that they have seen: an entry that only this node had was never
+                // committed.
                 let is_given_up = self.record.is_given_up(&group);
                 open(Expected { is_given_up, ..Expected::default() }).await.map_err(failed)?
             }
@@ -90,13 +92,14 @@ impl Host {
         drop(machine.set_replica(partition, Ok(opened.clone())));
         let is_over = self.stopping.is_cancelled() || self.level.is_refused();
         if is_over && self.replicas.write().remove(&group).is_some() {
-            // Whoever closes all of them may have come before it.
+            // The task that closes all replicas may have run before this one was added.
             opened.close().await.map_err(failed)?;
         }
         Ok(())
     }
 
-    /// What is wrong with a log: what it has read itself, or what its group was to give to its state.
+    /// What is wrong with a log. Either the log itself has found it, or its group has, when it read entries for the
+    /// state.
     fn log_damage(&self, error: PartitionError, group: &GroupName) -> Result<LogDamage, PartitionError> {
         let log = self.folder.partition(&group.machine, group.partition).join("log");
         if matches!(error, PartitionError::Consensus(_)) && Log::is_marked(&*self.opening.disk, &log) {
@@ -105,7 +108,7 @@ impl Host {
         LogDamage::of(error)
     }
 
-    /// Whether damage to what is sealed is mended in place.
+    /// Whether damage to sealed segments could be repaired in place.
     async fn is_mended(self: &Arc<Self>, group: &GroupName, damage: &LogDamage) -> bool {
         if !matches!(damage, LogDamage::Corrupt) {
             return false;
@@ -117,7 +120,8 @@ impl Host {
             .is_ok()
     }
 
-    /// The log of a partition that is not open here, as far as it can be read; nothing while it is opened, mended or damaged.
+    /// The log of a partition that is not open here, as far as it can be read. `None` while it is being opened or
+    /// repaired, and if it is damaged.
     pub(super) async fn unopened_log(&self, group: &GroupName) -> Option<Arc<LogScan>> {
         if self.find_replica(group).is_some() || !self.waiting.is_asking(group) {
             return None;
@@ -132,7 +136,7 @@ impl Host {
         Some(scan)
     }
 
-    /// What has lost entries waits for what they come back from, or for an operator.
+    /// A partition that has lost entries waits until they are back, or for an operator.
     fn not_opened(&self, group: &GroupName, source: PartitionError) -> NodeError {
         match source {
             PartitionError::Forgot(loss) => self.wait_for_word(group, &loss),
@@ -176,7 +180,7 @@ impl Host {
             peers: GroupPeers { network: self.network().clone(), group: group.clone(), seen: self.seen.clone() },
             participants: Arc::new(MachineParticipants::of(machine)),
             founders,
-            // The others first say what time it is; see `clocks`.
+            // If there are other nodes, they first say what time it is; see `clocks`.
             stands: self.others().is_empty() || self.clocks.may_lead(),
             remembered,
             had_entries: self.record.had_entries(group),

@@ -1,8 +1,9 @@
 //! Preparing: what a node does before it says that a module may decide there.
 //!
-//! In: a module that `system` wants prepared. Out: the engine that would run it, or in words why it must not. It fetches and compiles the
-//! module, migrates the node's own rows without keeping the result, asks the module for its invariants, and has the newest commands of each
-//! partition decided again in batches of different sizes, and on another engine: all must come to the same. It changes nothing.
+//! In: a module that `system` wants prepared. Out: the engine that would run it, or in words why it must not. It
+//! fetches and compiles the module, migrates the node's own rows without keeping the result, asks the module for its
+//! invariants, and has the newest commands of each partition decided again, in batches of different sizes and on
+//! another engine. All results must be the same. It changes nothing.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -26,14 +27,14 @@ use crate::system::host::Host;
 use crate::system::steward;
 use crate::system::trial::{self, TrialRows};
 
-/// Rows that are migrated on the other engine as well, which takes ten to thirty times as long.
+/// How many rows are migrated on the other engine as well, which takes ten to thirty times as long.
 const ROWS_SLOW_MAX: usize = 2_048;
-/// What this node has begun to prepare and not ended. It has a dot, which no machine's folder has.
+/// Lists what this node has begun to prepare and not ended. The name has a dot, which no machine's folder has.
 const UNENDED: &str = "preparing.json";
-/// How long `system` may take to record what came of it.
+/// How long `system` may take to record the result.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Begins to prepare what is wanted and not prepared here yet.
+/// Begins to prepare the modules that are wanted and not prepared here yet.
 pub fn tend(host: &Arc<Host>, directory: &Directory) {
     for (machine, row) in &directory.modules {
         for module in row.modules.iter().filter(|module| module.is_wanted) {
@@ -57,9 +58,10 @@ fn is_open(host: &Host, machine: &str) -> bool {
     open.partition_ids().all(|partition| open.find_partition(partition).is_some_and(|replica| replica.is_running()))
 }
 
-/// Prepares a module and has recorded what came of it. One that ends the process is not tried for ever, however often that is started.
+/// Prepares a module and records the result. A module that ends the process is tried only so often, however often the
+/// process is started again.
 async fn prepare_and_say(host: &Arc<Host>, machine: &str, id: ModuleId) {
-    // Each may need as much memory and time as a module may.
+    // One at a time, because each may need as much memory and time as a module may have.
     let _turn = host.preparing_turn.lock().await;
     let attempts = Attempts::of(host, machine, id);
     let before = attempts.count();
@@ -71,11 +73,13 @@ async fn prepare_and_say(host: &Arc<Host>, machine: &str, id: ModuleId) {
         prepared
     } else {
         Err(format!(
-            "the node has ended {before} times while it prepared it; look at its log and its memory, then ask for `prepare` once more"
+            "the node has ended {before} times while it prepared it; look at its log and its memory, then ask for \
+             `prepare` once more"
         ))
     };
     if host.stopping.is_cancelled() || !is_open(host, machine) {
-        // What came of it may only be that the node stops, or has closed a partition. It is still wanted, so this is done again.
+        // The result may only say that the node stops, or has closed a partition. The module is still wanted, so this
+        // is done again.
         return;
     }
     let problem = prepared.err();
@@ -88,13 +92,13 @@ async fn prepare_and_say(host: &Arc<Host>, machine: &str, id: ModuleId) {
     }
 }
 
-/// How often a preparation was begun and not ended, in a file of the data folder.
+/// How often a preparation was begun and not ended, kept in a file of the data folder.
 struct Attempts<'h> {
     folder: &'h Path,
     key: String,
 }
 
-/// What is in the file: by machine and module.
+/// The content of the file: counts by machine and module.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Unended(BTreeMap<String, u32>);
@@ -104,7 +108,7 @@ impl<'h> Attempts<'h> {
         Self { folder: host.folder.path(), key: format!("{machine}/{id}") }
     }
 
-    /// A file that is not there, or cannot be read, counts nothing.
+    /// A file that is missing or cannot be read counts as empty.
     fn read(&self) -> Unended {
         let text = std::fs::read(self.folder.join(UNENDED)).unwrap_or_default();
         serde_json::from_slice(&text).unwrap_or_default()
@@ -130,7 +134,7 @@ impl<'h> Attempts<'h> {
     }
 }
 
-/// Whether it was recorded.
+/// Reports the result to `system`. Returns whether it was recorded.
 async fn say(host: &Host, machine: &str, id: ModuleId, problem: Option<String>) -> bool {
     let Some(system) = host.system.read().clone() else { return false };
     let mut body = vec![
@@ -143,7 +147,7 @@ async fn say(host: &Host, machine: &str, id: ModuleId, problem: Option<String>) 
     body.extend(problem.map(|problem| ("problem".to_owned(), Value::Text(short(problem)))));
     let said = steward::command(&system, "modules/prepared", Value::map(body), Instant::now() + PATIENCE).await;
     if let Err(error) = &said {
-        // It is still wanted, so this is done again.
+        // The module is still wanted, so this is done again.
         tracing::warn!(machine, module = %id, %error, "it could not be recorded that the module was prepared");
     }
     said.is_ok()
@@ -165,7 +169,7 @@ async fn prepare(host: &Arc<Host>, machine: &str, id: ModuleId) -> Result<(), St
         let tried = tokio::select! {
             tried = trying => tried.map_err(|_| "the trial was broken off".to_owned())?,
             () = host.stopping.cancelled() => {
-                // It ends by itself, and nobody waits for it.
+                // The trial ends on its own, and nobody waits for it.
                 stop.ask();
                 return Err("the node is shutting down".to_owned());
             }
@@ -178,18 +182,20 @@ async fn prepare(host: &Arc<Host>, machine: &str, id: ModuleId) -> Result<(), St
     Ok(())
 }
 
-/// Everything that is tried on one partition.
+/// Runs everything that is tried on one partition.
 fn try_on(logic: &dyn Logic, second: &dyn Logic, replica: &Partition) -> Result<(), String> {
     let point = replica.read_stale().map_err(|error| error.to_string())?;
     check_migration(logic, second, &point)?;
     check_rows(logic, &point).map_err(|error| error.to_string())?;
     let rows = TrialRows::of(logic, &point);
     let sample = trial::newest_commands(replica, point.journal.index)?;
-    // On the rows that are there much of it is refused: an account is not opened twice. On none most of what it once did is done again.
+    // On the present rows many of these commands are rejected: an account is not opened twice. Without rows most of
+    // them do again what they once did.
     trial::check(logic, second, &rows, &sample).and_then(|()| trial::check(logic, second, &TrialRows::None, &sample))
 }
 
-/// Whether both engines make the same of the first rows: one migrates many entities in an instance, the other each in a fresh one.
+/// Checks that both engines migrate the first rows alike. One migrates many entities in one instance, the other
+/// migrates each entity in a fresh one.
 fn check_migration(logic: &dyn Logic, second: &dyn Logic, point: &ReadPoint) -> Result<(), String> {
     let of = |logic| migrate_some(logic, point, ROWS_SLOW_MAX).map_err(|error| error.to_string());
     let (one, other) = (of(logic)?, of(second)?);
@@ -207,7 +213,7 @@ fn check_migration(logic: &dyn Logic, second: &dyn Logic, point: &ReadPoint) -> 
     ))
 }
 
-/// What the module makes of the first rows, as far as whole entities go.
+/// Migrates the first rows, as far as whole entities go.
 fn migrate_some(logic: &dyn Logic, point: &ReadPoint, count_max: usize) -> Result<Migrated, MigrationError> {
     let mut migration = Migration::new(logic, point.journal.schema)?;
     if !migration.is_needed() {
@@ -224,7 +230,7 @@ fn migrate_some(logic: &dyn Logic, point: &ReadPoint, count_max: usize) -> Resul
     visited.map_or_else(|_| Ok(Vec::new()), |()| migration.finish())
 }
 
-/// Has the module migrate every row, and look at all of them as they would be; keeps none.
+/// Has the module migrate every row, and check its invariants on the result. Keeps nothing.
 fn check_rows(logic: &dyn Logic, point: &ReadPoint) -> Result<(), MigrationError> {
     let mut migration = Migration::checked(logic, point.journal.schema)?;
     let mut check = InvariantCheck::new(logic);

@@ -1,7 +1,9 @@
-//! The data folder is read by the account that the node runs as, and by no other: it has every balance, and what may have been signed.
+//! Only the account that the node runs as may read the data folder, which has every balance, and what may have been
+//! signed.
 //!
-//! In: a folder, perhaps one that an earlier release left open to all. Out: the same folder, closed to other users, and a line in the log when
-//! that changed anything. What is created is private from the start (`durable.rs`). It does not know what the files are.
+//! In: a folder, perhaps one that an earlier release left open to all. Out: the same folder, closed to other users, and
+//! a line in the log if that changed anything. New files are private from the start (`durable.rs`). It does not know
+//! what the files are.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Result};
@@ -10,28 +12,29 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
-/// The rights of the group and of all others.
+/// The permissions of the group and of all others.
 const OTHERS: u32 = 0o077;
-/// A folder of everybody, like `/tmp`.
+/// The mode bit of a folder that everybody uses, like `/tmp`.
 const STICKY: u32 = 0o1000;
-/// A key that others could read is a reason not to start, which `key.rs` gives, and is not put right in passing.
+/// The extension of key files. A key that others could read keeps the node from starting (`key.rs` says so), and is not
+/// silently fixed here.
 const KEY: &str = "key";
-/// What a folder of ours may have before its mark.
+/// What a folder of ours may have in it before its mark exists.
 const NEW: [&str; 4] = ["lock", "modules", "artefacts", "artefacts.key"];
 
-/// Whatever this process creates from now on is for its own account alone. To be called before it has a second thread.
+/// From now on only this process's account can read what the process creates. Call it before there is a second thread.
 pub fn keep_new_files_private() {
     rustix::process::umask(Mode::from_raw_mode(OTHERS));
 }
 
-/// Closes a folder to other users, with all that is in it. `mark` is the name of a file that only our folders have: where it is missing and others
-/// keep things too, only what is created in it is private.
+/// Closes a folder and all that is in it to other users. `mark` is the name of a file that only our folders have. If it
+/// is missing and others keep things in the folder too, nothing is closed; only what is created in it later is private.
 ///
 /// # Errors
-/// The folder cannot be read. What cannot be closed is a warning: some file systems have no modes.
+/// The folder cannot be read. A file that cannot be closed is only a warning, because some file systems have no modes.
 pub fn close_to_others(folder: &Path, mark: &str) -> Result<()> {
     let mode = std::fs::metadata(folder)?.permissions().mode();
-    // The folder itself is closed last, so one that is closed has nothing open in it.
+    // The folder itself is closed last, so a closed folder has nothing open in it.
     if mode & OTHERS == 0 {
         return Ok(());
     }
@@ -39,7 +42,10 @@ pub fn close_to_others(folder: &Path, mark: &str) -> Result<()> {
         |entry: Result<std::fs::DirEntry>| entry.is_ok_and(|entry| NEW.iter().any(|name| entry.file_name() == *name));
     let is_ours = folder.join(mark).exists() || std::fs::read_dir(folder)?.all(is_new);
     if !is_ours || mode & STICKY != 0 {
-        tracing::warn!(folder = %folder.display(), "other users may look into the data folder, which is not ours alone; use one that is");
+        tracing::warn!(
+            folder = %folder.display(),
+            "other users may look into the data folder, which is not ours alone; use one that is"
+        );
         return Ok(());
     }
     let (mut folders, mut next, mut closed) = (vec![folder.to_owned()], 0, 0);
@@ -64,7 +70,8 @@ pub fn close_to_others(folder: &Path, mark: &str) -> Result<()> {
     Ok(())
 }
 
-/// Takes away the rights of others; returns how many files that was. A link is not followed: what it names may be anybody's.
+/// Takes away the permissions of others. Returns 1 if that changed anything, else 0. It does not follow a link, because
+/// the target may belong to anybody.
 fn close(path: &PathBuf) -> u64 {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
     let close = |file: File| {

@@ -1,7 +1,8 @@
-//! Fetching a snapshot that nobody has offered: what this node lacks the others have released, and only what they have applied is left.
+//! Fetches a snapshot that nobody has offered: the others have released the entries that this node lacks, and only
+//! their states are left.
 //!
-//! In: a partition that is not open here. Out: the newest snapshot of one of the other nodes in its folder, durable; whoever opens the partition
-//! next installs it. It does not know what is in a snapshot, nor why it is needed.
+//! In: a partition that is not open here. Out: the newest snapshot of one of the other nodes in its folder, durable. It
+//! is installed when the partition is opened next. It does not know what is in a snapshot, nor why it is needed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::system::host::Host;
 /// Fetches a snapshot of an entry at `at_least` or later from the first of the other nodes that has one.
 ///
 /// # Errors
-/// In words: what each of them says.
+/// What each of them says, in words.
 pub async fn pull(host: &Host, group: &GroupName, folder: &Path, at_least: LogIndex) -> Result<Manifest, String> {
     let mut reasons = Vec::new();
     for node in host.others() {
@@ -41,7 +42,7 @@ async fn pull_from(
         return Err(format!("its newest snapshot reaches entry {} only", manifest.last()));
     }
     let (folder, stream) = (folder.to_owned(), group.to_string());
-    // On disk: not on a thread of the runtime.
+    // This writes to disk, so it does not run on a thread of the runtime.
     let opening =
         tokio::task::spawn_blocking(move || Incoming::open(Arc::new(RealDisk), &folder, &stream, &offer)).await;
     let incoming = opening.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));

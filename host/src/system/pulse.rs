@@ -1,14 +1,17 @@
-//! The pulse: a counter that is durable and rises each second in which this node has acknowledged something; and what was heard of the others'.
+//! The pulse: a durable counter that rises each second in which this node has acknowledged something; and what was
+//! heard of the others' counters.
 //!
 //! ```text
-//! this node: acknowledges ─▶ counter + 1, durable ─▶ told to every peer, with what its logs hold and whom it has voted for
-//! at boot:   a peer heard n ─ more than on disk ─▶ the disk was set back         ─ less, by more than one ─▶ it has not seen the end: ask further
-//!                           └ as on disk, give or take one ─▶ whatever it has seen of this node is all there was
+//! this node: acknowledges ─▶ counter + 1, durable ─▶ every peer is told, with what its logs hold and how it has voted
+//! at boot:   a peer heard n ─ more than on disk ─▶ the disk was set back
+//!                           ├ as on disk, give or take one ─▶ what it has seen of this node is all there was
+//!                           └ less, by more than one ─▶ it has not seen the end: ask further
 //! ```
 //! The file `pulse` in the data folder is a [`SmallFile`].
 //!
-//! The counter is told only once it is durable, so that a disk never has less than a peer has heard, unless it was set back. A damaged file has
-//! lost both: the counter is 0 then, which is less than anybody has heard. It does not know what is done about a disk that was set back.
+//! The counter is told only once it is durable, so a disk never has less than a peer has heard, unless it was set back.
+//! A damaged file has lost both: then the counter is 0, which is less than any peer has heard. It does not know what is
+//! done about a disk that was set back.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -36,7 +39,7 @@ struct Content {
     heard: BTreeMap<u64, Heard>,
 }
 
-/// What another node has told.
+/// What another node has told about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 struct Heard {
     #[n(0)]
@@ -45,7 +48,7 @@ struct Heard {
     votes: Vec<GroupVote>,
 }
 
-/// Whom a node has voted for in a group.
+/// How a node has voted in a group.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct GroupVote {
     #[n(0)]
@@ -78,10 +81,10 @@ impl From<VoteTold> for Vote {
     }
 }
 
-/// What a replica has acknowledged.
+/// What a replica has acknowledged: its last durable entry, and its vote.
 pub type Mark = (Option<EntryId>, Option<Vote>);
 
-/// The node's pulse and what it has heard, with a file behind it that only this writes.
+/// The node's pulse and what it has heard, with the file, which only this type writes.
 pub struct Pulse {
     file: SmallFile<Content>,
     state: Mutex<State>,
@@ -93,15 +96,15 @@ struct State {
     /// INVARIANT: `own` is on disk.
     content: Content,
     written: Content,
-    /// The highest that others have heard of this node.
+    /// The highest counter that others have heard from this node.
     heard_of_me: u64,
     /// The counter when this node last had every replica open, or when it started.
     all_open_at: u64,
-    /// The counter when a replica was last open, in this life of the node.
+    /// The counter when a replica was last open, since the node started.
     open_at: BTreeMap<GroupName, u64>,
     /// What was acknowledged when the counter last rose.
     marks: BTreeMap<GroupName, Mark>,
-    /// Votes of the round before: what is the same a round later is certainly on disk.
+    /// Votes of the round before. A vote that is the same one round later is certainly on disk.
     votes_before: BTreeMap<GroupName, Vote>,
     votes: BTreeMap<GroupName, Vote>,
 }
@@ -124,13 +127,14 @@ impl Pulse {
         self.state.lock().content.own
     }
 
-    /// The counter up to which a replica may have acknowledged anything. While it is closed the others raise the counter, and nobody is told.
+    /// The counter up to which a replica may have acknowledged anything. While it is closed, other replicas raise the
+    /// counter, and nobody is told.
     pub fn own_of(&self, group: &GroupName) -> u64 {
         let state = self.state.lock();
         state.open_at.get(group).copied().unwrap_or(0).max(state.all_open_at)
     }
 
-    /// The counter to tell, all replicas being open.
+    /// The counter to tell the others. Call it only while all replicas are open.
     pub fn tell(&self) -> u64 {
         let mut state = self.state.lock();
         state.all_open_at = state.content.own;
@@ -144,12 +148,12 @@ impl Pulse {
         state.content == state.written
     }
 
-    /// Whether there ever was anything to tell or to hear.
+    /// Whether this node ever had anything to tell, or heard anything.
     pub fn is_used(&self) -> bool {
         self.state.lock().content != Content::default()
     }
 
-    /// What was last heard of another node's counter; 0 without.
+    /// What was last heard of another node's counter; 0 if nothing was.
     pub fn heard(&self, node: NodeId) -> u64 {
         self.state.lock().content.heard.get(&node.0).map_or(0, |heard| heard.pulse)
     }
@@ -161,7 +165,7 @@ impl Pulse {
         heard.votes.iter().find(|vote| vote.is_of(group)).map(|vote| vote.vote.into())
     }
 
-    /// Another node tells its counter and its votes.
+    /// Notes the counter and the votes that another node tells.
     pub fn on_told(&self, node: NodeId, pulse: u64, votes: impl IntoIterator<Item = GroupVote>) {
         let mut state = self.state.lock();
         let heard = state.content.heard.entry(node.0).or_default();
@@ -176,19 +180,19 @@ impl Pulse {
         }
     }
 
-    /// Another node says what it has heard of this one.
+    /// Notes what another node has heard of this one's counter.
     pub fn on_heard_of_me(&self, pulse: u64) {
         let mut state = self.state.lock();
         state.heard_of_me = state.heard_of_me.max(pulse);
     }
 
-    /// Whether others have heard more than the disk has: it was set back.
+    /// Whether others have heard more than the disk has, which means that it was set back.
     pub fn is_behind(&self) -> bool {
         let state = self.state.lock();
         state.content.own < state.heard_of_me
     }
 
-    /// Takes note of what the open replicas have acknowledged by now; for each round, once.
+    /// Notes what the open replicas have acknowledged by now; once in each round.
     pub fn on_round(&self, marks: &BTreeMap<GroupName, Mark>) {
         let mut state = self.state.lock();
         let votes: BTreeMap<GroupName, Vote> =
@@ -204,12 +208,13 @@ impl Pulse {
         self.state.lock().votes.get(group).copied()
     }
 
-    /// Makes durable what was heard before the call; with `beat`, the counter rises if anything was acknowledged since it last did. What a disk that was
-    /// set back lacks is back once `is_mended`: then the counter goes on after what the others have heard. Blocks. `settle` runs before anything is
-    /// written: what others have told has to be on disk before it is said that they were heard.
+    /// Makes durable what was heard before the call. With `beat`, the counter rises if anything was acknowledged since
+    /// it last rose. `is_mended` says that a disk that was set back has everything again; then the counter continues
+    /// after what the others have heard. Blocks. `settle` runs before anything is written, because what others have
+    /// told must be on disk before this node says that it has heard them.
     ///
     /// # Errors
-    /// The disk cannot be written; the counter is what it was. Those of `settle`, before anything is written.
+    /// The disk cannot be written; the counter is what it was. Or `settle` fails, before anything is written.
     pub fn write(
         &self,
         beat: Option<&BTreeMap<GroupName, Mark>>,
@@ -342,7 +347,7 @@ mod tests {
         assert_eq!((pulse.own(), pulse.is_behind()), (41, false));
     }
 
-    /// What one replica acknowledges after a start says nothing of another one that is not open yet.
+    /// What one replica acknowledges after a start says nothing about another one that is not open yet.
     #[test]
     fn a_replica_is_vouched_for_by_the_counter_of_when_it_was_last_open() {
         let disk = SimDisk::new();

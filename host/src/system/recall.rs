@@ -1,11 +1,13 @@
-//! What the other nodes remember of this node's logs: a partition opens once they vouch for what its disk has.
+//! What the other nodes remember about this node's logs: a partition opens once they vouch for what its disk has.
 //!
-//! A peer that has heard this node's counter as it is on disk, give or take one, has seen whatever there was: its word is enough. One that has heard less
-//! was away while this node went on: then a majority of the others has to say what they have seen, so that whatever was counted on is among it. One that
-//! has heard more proves that the disk was set back. Who the others are this node may know from a time before all of them were replaced; so it also
-//! believes those who name it one of them, until `system` is level.
+//! A peer that has heard this node's counter as it is on disk, give or take one, has seen all there was; its word is
+//! enough. A peer that has heard less was away while this node kept running. Then a majority of the others must say
+//! what they have seen, so that everything that was counted on is among it. A peer that has heard more proves that the
+//! disk was set back. This node may know the others from a time before all of them were replaced, so until `system` is
+//! level it also believes nodes that name it one of them.
 //!
-//! In: a group. Out: what others remember, and whether they vouch for the rest. It does not know what follows from a log that is shorter.
+//! In: a group. Out: what others remember, and whether they vouch for the rest. It does not know what follows from a
+//! log that is shorter.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,17 +24,17 @@ use crate::system::service::{self, Told};
 /// How long one node may take to say what it has seen.
 const SEEN_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What came of asking the others.
+/// The result of asking the others.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Recalled {
-    /// Whatever this node's disk does not have, others have not seen either, as far as they say here.
+    /// The others have seen nothing that this node's disk lacks, except what they say here.
     Vouched(Remembered),
-    /// A majority of the others has answered, or an operator, and nobody can say whether this is all there was.
+    /// A majority of the others has answered, or an operator has, but nobody can say whether this is all there was.
     Unvouched,
 }
 
 impl Host {
-    /// What the others remember of this node, once enough of them have answered.
+    /// What the others remember about this node, once enough of them have answered.
     pub(super) async fn ask_seen(&self, machine: &Machine, group: &GroupName) -> Result<Recalled, NodeError> {
         if is_planted(Bug::SeenNotAsked) {
             return Ok(Recalled::Vouched(Remembered::default()));
@@ -81,7 +83,7 @@ impl Host {
         drop(machine.set_replica(group.partition, Err(reason)));
     }
 
-    /// Who the others are, as far as this node knows; and until it knows for sure, as each of the others says.
+    /// The other nodes as this node knows them, and, until it knows for sure, as each of the others names them.
     fn lists_of_others(&self) -> Vec<BTreeSet<NodeId>> {
         let mut lists = self.standing.named();
         lists.push(self.nodes.borrow().iter().copied().collect());
@@ -92,16 +94,17 @@ impl Host {
     }
 }
 
-/// What follows from what these others have told; nothing as long as more of them are needed. `own` is the counter on this node's disk, as of when the replica was last open.
+/// Judges what these others have told; `None` while more answers are needed. `own` is the counter on this node's disk,
+/// as of when the replica was last open.
 fn judge(others: &BTreeSet<NodeId>, told: &BTreeMap<NodeId, Told>, own: u64) -> Option<Recalled> {
     let of: BTreeMap<NodeId, &Told> =
         told.iter().filter(|(node, _)| others.contains(node)).map(|(n, t)| (*n, t)).collect();
     let is_proved_behind = of.values().any(|told| told.pulse.is_some_and(|heard| own < heard));
     let has_seen_the_end = |told: &&&Told| match told.pulse {
         _ if is_planted(Bug::AwayBelieved) => true,
-        // Its book of entries may be lost: what it would have known beyond its count is at most the last second.
+        // The peer's book of entries may be lost. Beyond its counter it would have known at most the last second.
         Some(heard) => own <= heard + 1 && (0 < heard || !told.is_lost),
-        // Of a program that counts nothing, or nothing was counted yet.
+        // The peer runs a program that counts nothing, or nothing was counted yet.
         None => own <= 1 && !told.is_lost,
     };
     let full = of.values().filter(has_seen_the_end).count();
@@ -124,7 +127,7 @@ fn remembered(told: &BTreeMap<NodeId, &Told>, own: u64) -> Remembered {
     }
 }
 
-/// Why those who have answered do not settle it, in words.
+/// Why the answers so far do not settle it, in words.
 fn away(told: &BTreeMap<NodeId, Told>, own: u64) -> String {
     let word = |(node, told): (&NodeId, &Told)| {
         if told.is_lost {
@@ -158,7 +161,8 @@ mod tests {
         Told { last: Some(entry(1)), vote: None, pulse: None, is_lost: false }
     }
 
-    /// What follows from these answers for a node whose disk has the counter 20: `+` vouched for, `-` set back, `?` unvouched, `.` not enough.
+    /// Checks what follows from these answers for a node whose disk has the counter 20: `+` vouched for, `-` set back,
+    /// `?` unvouched, `.` not enough.
     #[track_caller]
     fn check(others: u64, told: Vec<Told>, expected: char) {
         let names: BTreeSet<NodeId> = (2..2 + others).map(NodeId).collect();
@@ -195,7 +199,7 @@ mod tests {
         check(4, vec![heard(18), heard(3)], '.');
         check(4, vec![heard(18), heard(3), heard(4)], '+');
         check(4, vec![heard(18), heard(3), lost(4)], '?');
-        // Somebody who has never heard a counter was away for all of it.
+        // A peer that has never heard a counter was away all the time.
         check(2, vec![old()], '.');
     }
 

@@ -1,10 +1,10 @@
-//! The node's own record: of which replicas it had entries, and what an operator has given up here. It is there before anything else of a
-//! cluster is, and when a partition's folder is gone.
+//! The node's own record: which replicas have had entries here, and what an operator has given up here. It exists
+//! before the node knows anything of its cluster, and it still exists when a partition's folder is gone.
 //!
 //! The file `record` in the data folder is a [`SmallFile`].
 //!
-//! Every change is durable on return. A damaged file is made anew, which is said: what it knew is evidence, and nobody needs it to serve. It
-//! does not know what follows from an entry in it.
+//! Every change is durable on return. If the file is damaged, the node logs that and begins a new one: what it knew is
+//! evidence, and no node needs it to serve. The record does not know what follows from its content.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,15 +28,16 @@ struct Content {
     /// Machine and partition of each replica that had an entry here.
     #[n(0)]
     with_entries: Vec<(String, u32)>,
-    /// Oldest first; none is ever forgotten.
+    /// Oldest first. None is ever deleted.
     #[n(1)]
     given_up: Vec<GivenUp>,
-    /// Replicas that have another history than another node's, and what is known of that: they stay closed until an operator has spoken.
+    /// Replicas whose history differs from another node's, and what is known about that. They stay closed until an
+    /// operator has decided.
     #[n(2)]
     divided: Vec<(String, u32, String)>,
 }
 
-/// An operator's word that a replica goes on without what its log has lost.
+/// An operator's word that a replica continues without what its log has lost.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct GivenUp {
     #[n(0)]
@@ -50,13 +51,13 @@ pub struct GivenUp {
     /// When, in microseconds since 1970.
     #[n(4)]
     pub time: i64,
-    /// What the replica had said that it waits for.
+    /// What the replica said it was waiting for.
     #[n(5)]
     pub refusal: String,
-    /// The replica was opened by it: whatever it loses next needs another word.
+    /// The replica was opened by this word. Its next loss needs another word.
     #[n(6)]
     pub is_used: bool,
-    /// `system` has it as well.
+    /// `system` has recorded the word as well.
     #[n(7)]
     pub is_in_system: bool,
 }
@@ -66,7 +67,7 @@ impl GivenUp {
         *self.machine == *group.machine && self.partition == group.partition.0
     }
 
-    /// As `system` has it, of this node.
+    /// The word as `system` records it, for this node.
     pub fn loss(&self, node: NodeId) -> AcceptedLoss {
         let bounded = |text: &str| text.chars().take(LOSS_TEXT_CHARS_MAX).collect();
         AcceptedLoss {
@@ -81,11 +82,11 @@ impl GivenUp {
     }
 }
 
-/// In memory, with a file behind it that only this record writes.
+/// The record in memory, and its file, which only this type writes.
 pub struct NodeRecord {
     file: SmallFile<Content>,
     content: Mutex<Content>,
-    /// Held while the file is written, which may take as long as the disk does; whoever reads does not wait for that.
+    /// Held while the file is written, which may take as long as the disk does. Readers do not wait for that.
     writing: Mutex<()>,
 }
 
@@ -98,20 +99,21 @@ impl NodeRecord {
         Ok(Self { file, content: Mutex::new(content), writing: Mutex::default() })
     }
 
-    /// Machine and partition of each replica that had entries, as the record in a folder says, which may be a running node's.
+    /// Reads from the record in a folder which replicas have had entries, as machine and partition. The folder may be
+    /// that of a running node. A missing record is an empty one.
     ///
     /// # Errors
-    /// It cannot be read, or is damaged or of a later program; none is an empty one.
+    /// The record cannot be read, is damaged, or was written by a later program.
     pub fn read_with_entries(folder: &Path) -> Result<Vec<(String, u32)>, Unread> {
         Ok(file(Arc::new(RealDisk), folder).read()?.with_entries)
     }
 
-    /// Whether a replica had entries here.
+    /// Whether a replica has had entries here.
     pub fn had_entries(&self, group: &GroupName) -> bool {
         self.content.lock().with_entries.contains(&key(group))
     }
 
-    /// These replicas have entries; durable on return.
+    /// Notes that these replicas have entries; durable on return.
     pub fn note_entries(&self, groups: &[GroupName]) -> Result<(), NodeError> {
         self.change(|content| {
             let new = groups.iter().map(key).filter(|key| !content.with_entries.contains(key));
@@ -121,7 +123,7 @@ impl NodeRecord {
         })
     }
 
-    /// A replica has another history than another node's; durable on return.
+    /// Notes that a replica's history differs from another node's; durable on return.
     pub fn note_divided(&self, group: &GroupName, what: String) -> Result<(), NodeError> {
         let (machine, partition) = key(group);
         self.change(|content| {
@@ -130,7 +132,7 @@ impl NodeRecord {
         })
     }
 
-    /// What is known of the other history of a replica, if there is one.
+    /// What is known about the other history of a replica, if there is one.
     pub fn divided(&self, group: &GroupName) -> Option<String> {
         let (machine, partition) = key(group);
         let content = self.content.lock();
@@ -142,17 +144,17 @@ impl NodeRecord {
         self.content.lock().given_up.clone()
     }
 
-    /// An operator's word; durable on return.
+    /// Records an operator's word; durable on return.
     pub fn give_up(&self, word: GivenUp) -> Result<(), NodeError> {
         self.change(|content| content.given_up.push(word))
     }
 
-    /// Whether there is a word by which the replica was not opened yet.
+    /// Whether there is a word for the replica that was not used to open it yet.
     pub fn is_given_up(&self, group: &GroupName) -> bool {
         self.content.lock().given_up.iter().any(|word| !word.is_used && word.is_of(group))
     }
 
-    /// The replica was opened; durable on return.
+    /// Notes that the replica was opened, which uses up its words; durable on return.
     pub fn use_up(&self, group: &GroupName) -> Result<(), NodeError> {
         self.change(|content| {
             let words = content.given_up.iter_mut().filter(|word| word.is_of(group));
@@ -162,7 +164,7 @@ impl NodeRecord {
         })
     }
 
-    /// `system` has a word as well; durable on return.
+    /// Notes that `system` has recorded a word; durable on return.
     pub fn set_in_system(&self, of: &GivenUp) -> Result<(), NodeError> {
         let is_it =
             |word: &GivenUp| word.time == of.time && word.machine == of.machine && word.partition == of.partition;
@@ -171,7 +173,8 @@ impl NodeRecord {
         })
     }
 
-    /// In memory only what is on disk: after an error the file may be either, and the next change writes it whole.
+    /// Memory has only what is on disk. After an error the file has the old or the new content, and the next change
+    /// writes it as a whole.
     fn change(&self, change: impl FnOnce(&mut Content)) -> Result<(), NodeError> {
         let _writing = self.writing.lock();
         let before = self.content.lock().clone();

@@ -1,11 +1,13 @@
-//! What `system` knows of modules that were brought and refused: the hash, why, who brought it and when, of the newest ones.
+//! What `system` knows about modules that were uploaded and refused: for the newest ones the hash, the reason, the
+//! caller and the time.
 //!
 //! | row | content |
 //! |---|---|
-//! | `#refused/00` … `#refused/1f` | those whose hash begins so, modulo the number of rows; the newest of each row |
+//! | `#refused/00` … `#refused/1f` | modules by the first byte of their hash, modulo the rows; the newest of each |
 //!
-//! In: what a node has refused. Out: rejections, and the rows. A hash is recorded once for each machine, however often it is brought. Rows are many
-//! so that each stays small, and which one it is follows from the hash. It is written against the SDK like any module, and knows nothing of wasm.
+//! In: what a node has refused. Out: rejections, and the rows. A hash is recorded once for each machine, however often
+//! it is uploaded. There are many rows so that each stays small, and the hash decides which row it is. It is written
+//! against the SDK like any module, and knows nothing of wasm.
 
 use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
 use statehouse_guest::{Body, Caller, Refusal, Value};
@@ -15,7 +17,7 @@ use crate::limits::{REFUSED_BY_CHARS_MAX, REFUSED_ROW_ENTRIES_MAX, REFUSED_ROWS}
 use crate::system::logic::Rejection;
 use crate::system::module_plan::parse_module;
 
-/// Begins the suffix of such a row. A machine's name never begins so.
+/// How the suffix of such a row begins. A machine's name never begins with `#`.
 pub const REFUSED: &str = "#refused/";
 
 #[derive(Body)]
@@ -26,7 +28,7 @@ pub struct RefuseModule {
     /// The module's id: the hash of its bytes
     #[body(max_chars = 64)]
     pub module: String,
-    /// Bytes
+    /// Size in bytes
     pub size: u32,
     /// Why it was refused
     #[body(max_chars = 300)]
@@ -42,12 +44,12 @@ pub struct Refused {
     pub size: u32,
     /// When it was recorded, microseconds since 1970.
     pub time: i64,
-    /// Who brought it.
+    /// Who uploaded it.
     pub by: String,
     pub reason: String,
 }
 
-/// Some of them, oldest first.
+/// The refused modules of one row, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
 pub struct RefusedRow {
@@ -55,7 +57,7 @@ pub struct RefusedRow {
 }
 
 impl RefusedRow {
-    /// Whether it is not recorded yet.
+    /// Checks that the refusal is not recorded yet.
     pub fn check(&self, refused: &Refused) -> Result<(), Rejection> {
         if self.refused.iter().any(|known| known.is_of(&refused.machine, refused.module)) {
             return Err(Rejection::OutOfDate);
@@ -63,7 +65,7 @@ impl RefusedRow {
         Ok(())
     }
 
-    /// The row after it; the oldest makes room.
+    /// The row with this refusal added; the oldest one makes room.
     pub fn with(mut self, refused: &Refused, time: Micros) -> Self {
         let excess = (self.refused.len() + 1).saturating_sub(REFUSED_ROW_ENTRIES_MAX);
         self.refused.drain(..excess);

@@ -1,7 +1,7 @@
-//! Why `system` refuses: each with a code, a status, and words that say what to do.
+//! Why `system` rejects a command: each reason has a code, a status, and a text that says what to do.
 //!
-//! In: nothing. Out: the rejections that the rules in `logic`, `module_row`, `view_row`, `webhook_row` and `key_row` name. They are recorded with their
-//! command. It decides nothing.
+//! In: nothing. Out: the rejections that the rules in `logic`, `module_row`, `view_row`, `webhook_row` and `key_row`
+//! use. A rejection is recorded with its command. This file decides nothing.
 
 use statehouse_guest::Rejections;
 
@@ -46,19 +46,22 @@ pub enum Rejection {
     /// A node has not prepared it
     #[rejection(
         status = 409,
-        detail = "the module is not prepared on {nodes}: run `statehouse module prepare`, and look at what it says there"
+        detail = "the module is not prepared on {nodes}: run `statehouse module prepare`, and look at what it says \
+                  there"
     )]
     NotPrepared { nodes: String },
     /// No proof
     #[rejection(
         status = 409,
-        detail = "there is no certificate: make one with `statehouse audit replay --certificate`, or say `--without-proof`"
+        detail = "there is no certificate: make one with `statehouse audit replay --certificate`, or say \
+                  `--without-proof`"
     )]
     NotProved,
     /// A rollback is under way
     #[rejection(
         status = 409,
-        detail = "a rollback waits until what is under way between partitions is over: look at `statehouse module log`, and ask again"
+        detail = "a rollback waits until what is under way between partitions is over: look at `statehouse module \
+                  log`, and ask again"
     )]
     Draining,
     /// It is not shadowed
@@ -70,7 +73,8 @@ pub enum Rejection {
     /// Another node has the key
     #[rejection(
         status = 409,
-        detail = "the key is that of node {node}: a data folder was copied; remove `node.key` from the copy, and start it again"
+        detail = "the key is that of node {node}: a data folder was copied; remove `node.key` from the copy, and \
+                  start it again"
     )]
     KeyOfOther { node: u64 },
     /// No such view
@@ -109,7 +113,8 @@ pub enum Rejection {
     /// No such dead letter
     #[rejection(
         status = 404,
-        detail = "this is no dead letter of the webhook, or it was sent meanwhile: `statehouse webhook dead-letters` lists them"
+        detail = "this is no dead letter of the webhook, or it was sent meanwhile: `statehouse webhook dead-letters` \
+                  lists them"
     )]
     UnknownLetter,
     /// Too many dead letters
@@ -118,7 +123,9 @@ pub enum Rejection {
     /// The node does not understand what is written
     #[rejection(
         status = 409,
-        detail = "the cluster has reached feature level {level}, and node {node} understands no level above {supported}: start it with the version of Statehouse that the other nodes run, without a lower `feature_level_max`, and add it again"
+        detail = "the cluster has reached feature level {level}, and node {node} understands no level above \
+                  {supported}: start it with the version of Statehouse that the other nodes run, without a lower \
+                  `feature_level_max`, and add it again"
     )]
     LevelNotSupported { node: u64, level: u32, supported: u32 },
 }

@@ -1,11 +1,12 @@
-//! A node is removed for good, and nothing is led, decided or lost with it.
+//! Removal of a node for good, so that no partition loses its leader, its quorum or data with it.
 //!
 //! ```text
-//! the rest can decide everywhere without it? ─▶ it leads nothing ─▶ `system` records it ─▶ nobody listens to it ─▶ stewards: it votes no more
+//! the rest can decide everywhere? ─▶ it leads nothing ─▶ `system` records it ─▶ it is not heard ─▶ it votes no more
 //! ```
-//! In: the node. Out: a step in `system`, or why not. From that step on the node is not heard, though it still counts where it votes, until a
-//! majority has agreed that it does not. So the others must be a majority *with* it among the voters: with two removals one after the other,
-//! or one while another node is down, they might not be, and never again.
+//! In: the node. Out: a step in `system`, or why not. After that step nobody listens to the node, but it still counts
+//! where it votes, until a majority has agreed that it does not. So the others must be a majority while it still
+//! counts. After two removals in a row, or one while another node is down, they might not be a majority, and never
+//! become one again.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -20,17 +21,17 @@ use crate::system::cluster::{Cluster, ClusterError};
 use crate::system::directory::Directory;
 use crate::system::steward;
 
-/// How long the node may take to give away what it leads.
+/// How long the node may take to hand over what it leads.
 const LEAD_ELSEWHERE_MAX: Duration = Duration::from_secs(3);
-/// How long changes of voters that are under way may take.
+/// How long changes of voters that are in progress may take.
 const UNDER_WAY_MAX: Duration = Duration::from_secs(10);
-/// Between two looks at who votes.
+/// The pause between two looks at who votes.
 const LOOK: Duration = Duration::from_millis(100);
 
 impl Cluster {
     /// Removes a node for good; its id is never used again.
     pub async fn remove(&self, node: NodeId, deadline: Instant) -> Result<(), ClusterError> {
-        // What one removal leaves is what the next one is judged by.
+        // There is one removal at a time, because each is judged by what the one before has left.
         let removing = tokio::time::timeout_at(deadline, self.host().removing.lock());
         let _removing = removing.await.map_err(|_| ClusterError::Deadline)?;
         loop {
@@ -45,7 +46,7 @@ impl Cluster {
             self.lead_elsewhere(node, deadline).await;
             let (step, body) = step_of(directory.feature_level, node, &others);
             match steward::command(&system, step, body, deadline).await {
-                // Another node was taken in or removed meanwhile: what was found does not hold any more.
+                // Another node was added or removed meanwhile, so what was found no longer holds.
                 Err(ClusterError::Rejected { code, .. }) if code == "out_of_date" && Instant::now() < deadline => {}
                 Err(ClusterError::Rejected { code, .. }) if code == "unknown_node" => {
                     return Err(ClusterError::UnknownNode(node));
@@ -55,7 +56,7 @@ impl Cluster {
         }
     }
 
-    /// The nodes that would stay. Waits for changes that are under way, for a while.
+    /// The nodes that would stay, if they can decide everywhere. Waits a while for changes that are in progress.
     async fn check_rest_decides(&self, node: NodeId, deadline: Instant) -> Result<Vec<NodeId>, ClusterError> {
         let until = deadline.min(Instant::now() + UNDER_WAY_MAX);
         loop {
@@ -70,7 +71,8 @@ impl Cluster {
         }
     }
 
-    /// Whether those who stay and take part are a majority wherever this node has a replica, whoever votes there as of now.
+    /// Checks that the nodes that stay and take part are a majority wherever this node has a replica, by the voters as
+    /// of now.
     async fn rest_decides(&self, node: NodeId, directory: &Directory, deadline: Instant) -> Result<(), String> {
         let samples = self.host().clocks.samples();
         let is_up = |other: &NodeId| *other == self.host().node || samples.contains_key(other);
@@ -84,7 +86,7 @@ impl Cluster {
         }
         self.check_open_here()?;
         for (group, replica) in self.host().replicas() {
-            // From then on this replica knows who votes.
+            // After this read the replica knows who votes.
             replica.read_linearizable(deadline).await.map_err(|error| format!("{group}: {error}"))?;
             let voters = replica.group().voters();
             let asked = voters.iter().flatten().copied().filter(|other| rest.contains(other)).collect();
@@ -94,8 +96,8 @@ impl Cluster {
                 if up <= voters.len() / 2 {
                     let count = voters.len();
                     return Err(format!(
-                        "of the {count} nodes that vote in {group} only {up} answer, run it and would stay, which is no \
-                         majority: start or mend the others first, or add a node and wait until it votes"
+                        "of the {count} nodes that vote in {group} only {up} answer, run it and would stay, which is \
+                         no majority: start or mend the others first, or add a node and wait until it votes"
                     ));
                 }
             }
@@ -103,7 +105,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Who votes is known of partitions alone that are open here.
+    /// Checks that all partitions are open here, because the voters of a closed one are not known.
     fn check_open_here(&self) -> Result<(), String> {
         for machine in self.host().router.machines() {
             let closed = machine.partition_ids().find(|partition| machine.find_partition(*partition).is_none());
@@ -117,7 +119,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Where that does not succeed in time, the others elect.
+    /// Transfers leadership away from the node. If that does not succeed in time, the others elect a leader.
     async fn lead_elsewhere(&self, node: NodeId, deadline: Instant) {
         let until = deadline.min(Instant::now() + LEAD_ELSEWHERE_MAX);
         let led = self.host().replicas().into_iter().filter(|(_, replica)| replica.leader() == Some(node));
@@ -136,8 +138,8 @@ impl Cluster {
     }
 }
 
-/// The step that removes a node, and its body. Nodes of earlier releases know only the first form, with which two removals that are asked of
-/// two nodes at once may both pass.
+/// The step that removes a node, and its body. Nodes of earlier releases know only the first form. With that, two
+/// removals may both pass if two nodes are asked at once.
 fn step_of(reached: FeatureLevel, node: NodeId, others: &[NodeId]) -> (&'static str, Value) {
     let id = |node: &NodeId| ("id", Value::Int(node.0.into()));
     if reached < features::REMOVALS {

@@ -1,7 +1,8 @@
-//! The certificates by which this node and the others know each other: where they are read from, and how a running node takes new ones.
+//! The certificates with which this node and the others authenticate each other: where they are read from, and how a
+//! running node takes new ones.
 //!
-//! In: PEM files. Out: certificates of this node that the others would believe, and connections that are made with them. What becomes of those that are
-//! open is decided in `peer`. It does not know when files change.
+//! In: PEM files. Out: certificates of this node that the others would accept, and connections that are made with them.
+//! `peer` decides what happens to open connections. It does not know when files change.
 
 use std::path::PathBuf;
 
@@ -26,7 +27,7 @@ impl PeerTlsFiles {
     }
 }
 
-/// Takes new certificates to know and be known by the other nodes, while the node runs.
+/// Gives a running node new certificates for its connections with the other nodes.
 #[derive(Clone)]
 pub struct CertificateRenewal {
     node: NodeId,
@@ -39,14 +40,15 @@ impl CertificateRenewal {
     }
 
     /// # Errors
-    /// A file is not what it should be, or nodes with the same authorities would not believe this one by that certificate.
+    /// A file is not what it should be, or nodes that trust the same authorities would not accept this node's
+    /// certificate.
     pub fn read(&self, files: PeerTlsFiles) -> Result<PeerCertificates, NodeError> {
         let certificates = files.read()?;
         certificates.check(self.node)?;
         Ok(certificates)
     }
 
-    /// New connections are made with these from now on; see [`PeerRenewal::replace`].
+    /// Makes new connections use these certificates from now on; see [`PeerRenewal::replace`].
     pub fn replace(&self, certificates: &PeerCertificates) -> usize {
         self.peers.replace(certificates)
     }

@@ -1,11 +1,13 @@
-//! Self-repair of a replica whose log is damaged, before its group starts here: what cannot be read comes from the other nodes.
+//! Self-repair of a replica whose log is damaged, before its group starts here: what cannot be read comes from the
+//! other nodes.
 //!
 //! ```text
-//! examine ─▶ who has what? (until enough answer) ─▶ fetch from whoever has it ─▶ check by hash, rebuild, swap
+//! examine ─▶ who has what? (until enough answer) ─▶ fetch from nodes that have it ─▶ check by hash, rebuild, swap
 //! ```
-//! In: a group whose log is corrupt below its watermark, or has lost its end. Out: a sound log with a vote that cannot be given twice. Until then the partition
-//! neither votes nor serves on this node, and all others go on; those whose log is damaged too are given what can still be read here, so
-//! that logs that are damaged in different entries mend each other. It does not know how a log is rebuilt.
+//! In: a group whose log is corrupt below its watermark, or has lost its end. Out: a sound log with a vote that cannot
+//! be given twice. Until then the partition neither votes nor serves on this node; all others keep running. Nodes whose
+//! log is damaged too are given what can still be read here, so that logs with damage in different entries repair each
+//! other. It does not know how a log is rebuilt.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -31,13 +33,13 @@ use crate::system::log_damage::LogDamage;
 use crate::system::pull::pull;
 use crate::system::service::{decode, encode};
 
-/// How long a node may take to say what it has, and for one piece of it.
+/// How long a node may take to say what it has, and to send one piece.
 const PATIENCE: Duration = Duration::from_secs(3);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Bytes of entries in one piece; one larger entry goes alone.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// The body of [`Topic::Records`], fetched: these entries, as far as they are there.
+/// The body of a fetch of [`Topic::Records`]: asks for these entries, as far as they are there.
 #[derive(Clone, Copy, Debug, Encode, Decode)]
 struct Wanted {
     #[n(0)]
@@ -46,7 +48,7 @@ struct Wanted {
     last: u64,
 }
 
-/// One entry on its way.
+/// One entry, as it is sent.
 #[derive(Debug, Encode, Decode)]
 struct Record {
     #[n(0)]
@@ -62,7 +64,8 @@ struct Record {
     payload: Vec<u8>,
 }
 
-/// The answer to [`Topic::Records`], called: how far a node's log of the group goes, and the highest term it has heard of.
+/// The answer to a call of [`Topic::Records`]: how far a node's log of the group goes, and the highest term it has
+/// heard of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Holding {
     /// Term, node and index.
@@ -73,7 +76,8 @@ pub struct Holding {
     /// Its own log is damaged, and it gives what it can still read.
     #[n(2)]
     is_damaged: bool,
-    /// Of a damaged one: it knows of every vote that it has given. Nodes of earlier releases do not say it, and give nothing then.
+    /// If its log is damaged: whether it still knows every vote that it has given. Nodes of earlier releases do not say
+    /// it, and then give nothing.
     #[n(3)]
     is_vote_known: Option<bool>,
     /// The term in which it leads, if it does; nodes of earlier releases do not say it.
@@ -82,7 +86,7 @@ pub struct Holding {
 }
 
 impl Holding {
-    /// Where the log ends that this was said of.
+    /// Where that log ends.
     fn end(&self) -> Option<(u64, u64)> {
         self.last.map(|(term, _, index)| (term, index))
     }
@@ -108,7 +112,7 @@ pub fn holding(partition: &Partition) -> Bytes {
     encode(&Holding { last: last.map(parts), term: term.0, is_damaged: false, is_vote_known: None, leads })
 }
 
-/// The same of a log that nobody has open here.
+/// The same for a log that nobody has open here.
 pub fn holding_unopened(log: &LogScan) -> Bytes {
     let last = log.last();
     let voted = log.vote().map_or(Term(0), |vote| vote.term);
@@ -147,7 +151,7 @@ pub fn records_of_damaged(
     stream_of(body, move |first, last| damaged.read(first..=last, PIECE_BYTES))
 }
 
-/// The same of a log that nobody has open here.
+/// The same for a log that nobody has open here.
 pub fn records_unopened(
     log: Arc<LogScan>,
     body: &[u8],
@@ -155,7 +159,7 @@ pub fn records_unopened(
     stream_of(body, move |first, last| log.read_range(first..last.next(), PIECE_BYTES))
 }
 
-/// `read` reads from an index to another one, as much as goes into a piece.
+/// Streams what `read` reads from one index to another, as many entries as fit into a piece at a time.
 fn stream_of(
     body: &[u8],
     read: impl Fn(LogIndex, LogIndex) -> Result<Vec<LogEntry>, LogError> + Send + Sync + 'static,
@@ -168,7 +172,7 @@ fn stream_of(
             if last < next {
                 return Ok(None);
             }
-            // From disk, maybe: not on a thread of the runtime.
+            // This may read from disk, so it does not run on a thread of the runtime.
             let reading = tokio::task::spawn_blocking(move || read(next, last)).await;
             let entries = reading.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
             let entries = entries.map_err(|error| ServiceError::Failed(error.to_string()))?;
@@ -201,7 +205,8 @@ fn entry_of(record: Record) -> Option<LogEntry> {
     Some(LogEntry { id, payload })
 }
 
-/// Repairs the log of a group; waits for as long as the nodes that are needed do not answer, or until an operator says to go on without them.
+/// Repairs the log of a group. Waits until the nodes that are needed answer, or an operator says to continue without
+/// them.
 pub async fn repair_log(
     host: &Host,
     machine: &Machine,
@@ -211,7 +216,11 @@ pub async fn repair_log(
     let folder = host.folder.partition(&group.machine, group.partition);
     let Some(damaged) = examine(host, group, &folder, damage).await? else { return Ok(()) };
     let mut damaged = Arc::new(damaged);
-    tracing::error!(%group, reason = damaged.reason(), "the log is damaged, or has lost its end; the other nodes are asked");
+    tracing::error!(
+        %group,
+        reason = damaged.reason(),
+        "the log is damaged, or has lost its end; the other nodes are asked"
+    );
     metrics::counter!("statehouse_log_repairs_total").increment(1);
     host.damaged.write().insert(group.clone(), damaged.clone());
     let repaired = loop {
@@ -238,7 +247,7 @@ pub async fn repair_log(
             () = tokio::time::sleep(ASK_AGAIN) => {}
         }
         if damaged.is_unreadable() {
-            // The disk may give back by now what it did not.
+            // The disk may give back by now what it did not before.
             match examine(host, group, &folder, damage).await {
                 Ok(Some(again)) => damaged = Arc::new(again),
                 Ok(None) => break Ok(()),
@@ -251,7 +260,7 @@ pub async fn repair_log(
     repaired
 }
 
-/// What is left of the log; nothing where it is not damaged any more.
+/// What is left of the log; `None` if it is no longer damaged.
 async fn examine(
     host: &Host,
     group: &GroupName,
@@ -265,7 +274,8 @@ async fn examine(
     examining.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())).map_err(failed)
 }
 
-/// One attempt with the nodes that answer now; what stands in the way, in words. An entry that was applied here is among what they must have.
+/// Makes one attempt with the nodes that answer now. The error says what stands in the way. The nodes must have the
+/// entry that was applied here.
 async fn attempt(
     host: &Host,
     group: &GroupName,
@@ -280,7 +290,7 @@ async fn attempt(
     }
     let heard = holdings.iter().map(|(_, holding)| Term(holding.term));
     let vote_floor = heard.chain([damage.term_voted()]).max().unwrap_or(Term(0));
-    // Whoever is whole and furthest first.
+    // Nodes with a sound log come first, and of these the furthest.
     holdings.sort_by_key(|(_, holding)| Reverse((!holding.is_damaged, holding.end())));
     let mut wanted: Vec<RangeInclusive<LogIndex>> = damaged.missing();
     let mut given: BTreeMap<LogIndex, LogEntry> = BTreeMap::new();
@@ -296,7 +306,7 @@ async fn attempt(
     for range in &wanted {
         for (node, _) in &holdings {
             for gap in gaps(range, &given) {
-                // Another one may have it; what nobody has is missed when the log is put together.
+                // Another node may have it; what nobody has is noticed when the log is put together.
                 if let Err(reason) = take(host, *node, group, &gap, &mut given).await {
                     silent.push(reason);
                 }
@@ -306,7 +316,7 @@ async fn attempt(
     let lacking = wanted.iter().chain(&lost).flat_map(|range| gaps(range, &given));
     let lacking = lacking.map(|gap| *gap.end()).max().unwrap_or_default();
     let entries: Arc<Vec<LogEntry>> = Arc::new(given.into_values().collect());
-    // Without its beginning a log would be one of nothing.
+    // Put together without the first entry of the lost range, the log would hold nothing of it.
     let begins_late = |range: &RangeInclusive<LogIndex>| {
         let first = entries.iter().map(|entry| entry.id.index).find(|index| range.contains(index));
         !range.is_empty() && first != Some(*range.start())
@@ -316,7 +326,8 @@ async fn attempt(
         None => put_together(damaged, &entries, None, vote_floor).await,
     };
     if let Err(LogError::Misfit { misfit: Misfit::Missing, .. }) = repaired {
-        // The others have released it, or it is damaged there as well. What came of it is in their states.
+        // The others have released these entries, or theirs are damaged as well. What these entries led to is in the
+        // others' states.
         let manifest = pull(host, group, folder, lacking).await.map_err(|reason| {
             let silent = silent.join("; ");
             format!("entries are missing that no other node has ({silent}), and {reason}")
@@ -326,7 +337,7 @@ async fn attempt(
     repaired.map_err(|error| format!("what the other nodes have does not fit: {error}"))
 }
 
-/// What each of the others has, and what those say that do not.
+/// What each of the others has, and why the rest did not answer.
 async fn ask_all(host: &Host, group: &GroupName) -> (Vec<(NodeId, Holding)>, Vec<String>) {
     let (mut holdings, mut silent) = (Vec::new(), Vec::new());
     for node in host.others() {
@@ -338,7 +349,8 @@ async fn ask_all(host: &Host, group: &GroupName) -> (Vec<(NodeId, Holding)>, Vec
     (holdings, silent)
 }
 
-/// Takes the end of the log, from an index on, from whoever has most of it, who must have what was `applied` here; says up to where it goes.
+/// Takes the end of the log, from an index on, from the node that has most of it, which must have what was `applied`
+/// here. Returns the range.
 async fn take_end(
     host: &Host,
     group: &GroupName,
@@ -354,7 +366,7 @@ async fn take_end(
     }
     let Some((furthest, end)) = furthest else { return Ok(None) };
     let Some((_, _, last)) = end.last else { return Ok(None) };
-    // All of it from one node: what is not committed yet may be something else on another one.
+    // All of it comes from one node, because what is not committed yet may differ on another one.
     let lost = from..=LogIndex(last);
     take(host, *furthest, group, &lost, given).await?;
     if end.is_damaged && !given.contains_key(&LogIndex(last)) {
@@ -374,11 +386,12 @@ async fn put_together(
     repairing.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())).map(drop)
 }
 
-/// Whether enough of the `others` have answered.
+/// Checks that enough of the `others` have answered.
 ///
-/// What lies in between is known by anybody, and checked by hash. The end of a log is known by a majority without this node. So is a vote
-/// that was lost: whoever it was for had voted for itself first. When everybody has answered, that candidate is among them, and should its
-/// own vote be lost too, then its process has ended and nobody is left who would count this one.
+/// Any node may know entries in the middle, which are checked by hash. A majority without this node knows the end of a
+/// log. It also knows a lost vote, because the candidate had voted for itself first. If all others have answered, that
+/// candidate is among them. Should its own vote be lost too, its process has ended, and nobody is left who would count
+/// this one.
 fn check_enough(
     damaged: &DamagedLog,
     others: usize,
@@ -401,12 +414,12 @@ fn check_enough(
     let needed = if damaged.lost_from().is_some() || needs_votes { majority } else { 1 };
     let silent = silent.join("; ");
     Err(format!(
-        "{sound} of {needed} nodes with a sound log answered, {damaged_too} whose log is damaged too ({ends} know where theirs ends, \
-         {votes} how they have voted); {silent}"
+        "{sound} of {needed} nodes with a sound log answered, {damaged_too} whose log is damaged too ({ends} know \
+         where theirs ends, {votes} how they have voted); {silent}"
     ))
 }
 
-/// What nobody has given yet of a range.
+/// The parts of a range that nobody has given yet.
 fn gaps(range: &RangeInclusive<LogIndex>, given: &BTreeMap<LogIndex, LogEntry>) -> Vec<RangeInclusive<LogIndex>> {
     let (mut gaps, mut next) = (Vec::new(), *range.start());
     for (index, _) in given.range(range.clone()) {
@@ -421,7 +434,7 @@ fn gaps(range: &RangeInclusive<LogIndex>, given: &BTreeMap<LogIndex, LogEntry>) 
     gaps
 }
 
-/// Takes what a node has of the range, where nobody has given anything yet.
+/// Takes what a node has of the range, unless it is given already.
 async fn take(
     host: &Host,
     node: NodeId,
@@ -443,7 +456,7 @@ pub async fn ask_holding(host: &Host, node: NodeId, group: &GroupName) -> Result
     decode(&answer).map_err(|_| PeerError::UnexpectedReply { node })
 }
 
-/// One entry of another node's log; nothing if it is not there.
+/// One entry of another node's log; `None` if it is not there.
 pub async fn fetch_one(
     host: &Host,
     node: NodeId,
@@ -453,7 +466,7 @@ pub async fn fetch_one(
     Ok(fetch(host, node, group, &(index..=index)).await?.pop())
 }
 
-/// Those of the entries that another node has; it may have fewer.
+/// Fetches entries from another node, which may have fewer.
 pub async fn fetch(
     host: &Host,
     node: NodeId,

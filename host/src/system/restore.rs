@@ -1,11 +1,13 @@
-//! A cluster that was lost comes back from its archive: one node, whose journals are those of the archive and go on from there.
+//! Restores a lost cluster from its archive: as one node, whose journals are those of the archive and continue from
+//! there.
 //!
 //! ```text
-//! `system` ─▶ which machines and modules there were ─▶ each partition: its entries up to a cut, appended and applied again
-//!         └▶ this node taken in, all others removed for good ─▶ the folder gets its name
+//! `system` ─▶ which machines and modules there were ─▶ each partition: its entries up to a cut, appended and applied
+//!         └▶ this node added, all others removed for good ─▶ the folder gets its name
 //! ```
-//! In: a folder of journal segments, where to cut each machine, a folder that is not there. Out: a node's data folder; others join it as they
-//! join any cluster. Until it has its name it is of no use to anybody. It does not know how a cut is found.
+//! In: a folder of journal segments, where to cut each machine, and a folder that does not exist. Out: a node's data
+//! folder; others join it as they join any cluster. Until the folder has its name no node can use it. It does not know
+//! how a cut is found.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -56,21 +58,21 @@ const BLOCK_CACHE_BYTES: usize = 256 << 20;
 /// How long a change of `system` may take on one node.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(30);
 
-/// What is restored, and as what.
+/// What is restored, and as which node.
 pub struct RestoreOptions<'a> {
     /// A folder of journal segments.
     pub from: &'a Path,
-    /// What is in it, if it is one.
+    /// What is in that folder, if it is an archive.
     pub manifest: Option<&'a Manifest>,
-    /// The data folder to be; it must not be there, or be empty.
+    /// The data folder to make. It must not exist, or be empty.
     pub data: &'a Path,
     /// A number that no node of the cluster ever had.
     pub node: NodeId,
     /// Where other nodes will reach it, as `host:port`; without it the node stays alone.
     pub advertise: Option<String>,
-    /// Of each machine, entries up to this time count: those behind it may have causes that are not in the archive.
+    /// For each machine, entries up to this time count: later ones may have causes that are not in the archive.
     pub cuts: BTreeMap<String, Micros>,
-    /// Told of each entry.
+    /// Called for each entry.
     pub on_entry: &'a dyn Fn(u64),
 }
 
@@ -79,9 +81,9 @@ pub struct RestoreOptions<'a> {
 pub struct Restored {
     pub cluster: String,
     pub partitions: Vec<RestoredPartition>,
-    /// They were of the cluster, and never will be again.
+    /// Nodes of the old cluster, which are removed for good.
     pub removed: Vec<NodeId>,
-    /// Machines that the archive has entries of, and `system` in it does not know yet.
+    /// Machines of which the archive has entries, but which `system` in it does not know yet.
     pub unknown: Vec<String>,
 }
 
@@ -92,9 +94,9 @@ pub struct RestoredPartition {
     pub partition: PartitionId,
     pub position: Position,
     pub time: Micros,
-    /// Entries of the archive behind the cut.
+    /// Entries of the archive after the cut.
     pub left_out: u64,
-    /// Canonical snapshots of midnights that came out as the archive has them.
+    /// How many canonical snapshots of midnights came out as the archive has them.
     pub snapshots: u64,
 }
 
@@ -112,7 +114,10 @@ pub enum RestoreError {
     Snapshot(#[from] crate::snapshot::canonical::CanonicalError),
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
-    #[error("{} is no archive, and has no journal.json: write one with `audit log --export`, and name that folder", path.display())]
+    #[error(
+        "{} is no archive, and has no journal.json: write one with `audit log --export`, and name that folder",
+        path.display()
+    )]
     NoArchive { path: PathBuf },
     #[error("{} is not empty: name a folder that is not there yet", path.display())]
     NotEmpty { path: PathBuf },
@@ -121,13 +126,15 @@ pub enum RestoreError {
     )]
     Missing { machine: String, partition: PartitionId },
     #[error(
-        "node {0} was one of the cluster: choose a number that no node ever had, so that none of the old nodes is taken for it"
+        "node {0} was one of the cluster: choose a number that no node ever had, so that none of the old nodes is \
+         taken for it"
     )]
     NodeIdUsed(NodeId),
     #[error("the nodes of the cluster cannot be changed: {0}")]
     Nodes(#[from] ClusterError),
     #[error(
-        "{machine}/{partition}: the archive has the snapshot {archived}, and its journal comes to {made}: audit the archive"
+        "{machine}/{partition}: the archive has the snapshot {archived}, and its journal comes to {made}: audit the \
+         archive"
     )]
     OtherSnapshot { machine: String, partition: PartitionId, archived: String, made: String },
 }
@@ -135,7 +142,7 @@ pub enum RestoreError {
 /// Restores a cluster as one node.
 ///
 /// # Errors
-/// The archive is not whole, or not what was recorded; nothing is left in the place of the data folder then.
+/// The archive is not whole, or not what was recorded. Then nothing is left in the place of the data folder.
 pub async fn restore(options: RestoreOptions<'_>) -> Result<Restored, RestoreError> {
     let io = |path: &Path| {
         let path = path.to_owned();
@@ -150,7 +157,7 @@ pub async fn restore(options: RestoreOptions<'_>) -> Result<Restored, RestoreErr
     let name = options.data.file_name().ok_or_else(|| RestoreError::NotEmpty { path: options.data.to_owned() })?;
     let building = options.data.with_file_name(format!("{}.restoring", name.to_string_lossy()));
     if building.exists() {
-        // Of an earlier try that has ended.
+        // It is left from an earlier attempt that has ended.
         drop(DataFolder::open(Arc::new(RealDisk), &building, options.node)?);
         std::fs::remove_dir_all(&building).map_err(io(&building))?;
     }
@@ -168,7 +175,7 @@ pub async fn restore(options: RestoreOptions<'_>) -> Result<Restored, RestoreErr
     Ok(restored)
 }
 
-/// Gives the modules of the archive.
+/// The modules of the archive.
 struct Staged(Registry);
 
 impl Modules for Staged {
@@ -196,7 +203,7 @@ impl Seen for Nobody {
     }
 }
 
-/// Nobody is called while a history is restored.
+/// No other partition is called while a history is restored.
 struct NoOthers;
 
 impl Participants for NoOthers {
@@ -205,7 +212,7 @@ impl Participants for NoOthers {
     }
 }
 
-/// A restoration under way.
+/// A restore that is in progress.
 struct Work<'a> {
     options: &'a RestoreOptions<'a>,
     manifest: &'a Manifest,
@@ -213,7 +220,7 @@ struct Work<'a> {
     modules: Arc<Staged>,
     system: Arc<dyn Logic>,
     store: StoreShared,
-    /// As the history says.
+    /// The features of the level that the history has reached.
     features: Features,
 }
 
@@ -258,7 +265,7 @@ impl<'a> Work<'a> {
         Ok(Restored { cluster: self.manifest.cluster.clone(), partitions, removed, unknown })
     }
 
-    /// Nothing that `system` has not decided yet: an activation that it does not know is behind the cut, with all that came after.
+    /// Where to cut a machine. An activation that `system` does not know is after the cut, and so is everything later.
     fn cut(&self, machine: &str, row: &MachineRow) -> Result<Micros, RestoreError> {
         let mut cut = self.options.cuts.get(machine).copied().unwrap_or(Micros(i64::MAX));
         for partition in (0..row.partitions).map(PartitionId) {
@@ -273,7 +280,8 @@ impl<'a> Work<'a> {
         Ok(cut)
     }
 
-    /// What the archive has of a partition. One of which nothing was archived yet has nothing, and is restored as that; `system` has the rest.
+    /// What the archive has of a partition. If nothing was archived yet, it is restored without entries; `system` has
+    /// the rest.
     fn facts(&self, machine: &str, partition: PartitionId) -> Result<PartitionFacts, RestoreError> {
         let nothing = || PartitionFacts { machine: machine.to_owned(), partition, files: Vec::new() };
         let missing = || RestoreError::Missing { machine: machine.to_owned(), partition };
@@ -288,7 +296,8 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// What gives its entries, each checked against the chain, and where that begins.
+    /// A reader of the partition's entries, which checks each against the chain, and the journal with which the chain
+    /// begins.
     fn reader(&self, facts: &PartitionFacts) -> (SegmentsReader, Journal) {
         let cluster = self.manifest.cluster_id();
         let genesis = Journal::genesis(&cluster.0, &facts.machine, facts.partition);
@@ -325,7 +334,7 @@ impl<'a> Work<'a> {
         Ok(RestoredPartition { machine, partition, position, time: journal.time, left_out, snapshots })
     }
 
-    /// Each midnight has made its snapshot again; those in the archive must be the same files.
+    /// Each midnight has made its snapshot again. Those in the archive must be the same files.
     async fn compare_snapshots(
         &self,
         opened: &Partition,
@@ -340,7 +349,7 @@ impl<'a> Work<'a> {
         for file in list_files(&RealDisk, &crate::archive::partition_folder(self.options.from, machine, partition))? {
             let archived = SnapshotFile::open(&RealDisk, &file)?.listed().clone();
             let facts = &archived.facts;
-            // The last one may stand for more midnights, of which the entry behind the cut tells.
+            // The last snapshot may stand for more midnights, of which only the entry after the cut would tell.
             if facts.days.is_none() || last <= facts.journal.index {
                 continue;
             }
@@ -393,7 +402,7 @@ impl<'a> Work<'a> {
         Ok(opening.await?)
     }
 
-    /// Takes this node in and removes all others, as the first commands of the new life.
+    /// Adds this node and removes all others, as the first commands after the restored ones.
     async fn change_nodes(&self) -> Result<(Directory, Vec<NodeId>), RestoreError> {
         let partition = self.open_partition(SYSTEM, PartitionId(0), Leading::Decides).await?;
         partition.wait_for_leader(Instant::now() + CHANGE_PATIENCE).await?;
@@ -416,7 +425,7 @@ impl<'a> Work<'a> {
             Directory::read(&point.view).map_err(PartitionError::from)
         };
         let before = read(&partition)?;
-        // What is written from here on goes on as the history did.
+        // From here on the node writes at the level that the history has reached.
         level::check(before.feature_level, features::HIGHEST)?;
         self.features.raise(before.feature_level);
         if before.nodes.contains_key(&node) || before.retired.contains(&node) {
@@ -440,7 +449,7 @@ impl<'a> Work<'a> {
     }
 }
 
-/// Closes it, and waits until nothing holds it any more.
+/// Closes a partition, and waits until nothing holds it any more.
 async fn close(partition: Arc<Partition>) -> Result<(), RestoreError> {
     partition.close().await?;
     let left = Arc::downgrade(&partition);

@@ -1,9 +1,10 @@
 //! Retention: keeps the logs of this node at about the length that its configuration says.
 //!
-//! In: how much to keep. Out: snapshots, and segments that are deleted once a snapshot has what is in them. It runs only where the
-//! configuration names a length; nothing else ever deletes a part of a journal. What a command in flight may still ask for stays, however
-//! long it takes, and so does what is not in the archive yet, where there is one; where there is none, what a view of this node has not
-//! followed, or a webhook has not sent, up to a bound. Where that cannot be found out, everything stays. It does not know what the other nodes keep.
+//! In: how much to keep. Out: snapshots, and segments that are deleted once a snapshot has what is in them. It runs
+//! only if the configuration names a length; nothing else ever deletes a part of a journal. Entries that a command in
+//! flight may still ask for stay, however long it takes. With an archive, entries that are not in it yet stay, too.
+//! Without one, entries that a view of this node has not followed or a webhook has not sent stay up to a bound. If that
+//! cannot be found out, everything stays. It does not know what the other nodes keep.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +34,7 @@ pub async fn run(host: Arc<Host>, keep_bytes: u64) {
                 let since = [in_flight, not_archived(&host, &group)].into_iter().flatten().min();
                 let bytes_max = keep_bytes.saturating_mul(LOG_FOLLOWED_FACTOR).max(LOG_FOLLOWED_BYTES_MIN);
                 let followed = if host.opening.archive.is_some() {
-                    // Whoever follows reads that.
+                    // Views and webhooks can read the archive.
                     None
                 } else {
                     let followed = [not_followed(&host, &group).await, not_sent(&host, &group, &partition).await];
@@ -52,13 +53,13 @@ pub async fn run(host: Arc<Host>, keep_bytes: u64) {
     }
 }
 
-/// From when on a partition's entries are in no archive yet, where there is one.
+/// The time from which a partition's entries are not in the archive yet; `None` if there is no archive.
 fn not_archived(host: &Host, group: &GroupName) -> Option<Micros> {
     let archived = host.archived.lock().get(group).copied();
     host.opening.archive.is_some().then(|| archived.map_or(Micros(0), |last| Micros(last.0 + 1)))
 }
 
-/// From when on a partition's entries are not in all views of this node yet, as a crash would leave them.
+/// The time from which a partition's entries are not in all views of this node yet, as a crash would leave the views.
 async fn not_followed(host: &Arc<Host>, group: &GroupName) -> Option<Micros> {
     let names: Vec<String> = {
         let directory = host.directory.borrow();
@@ -66,11 +67,11 @@ async fn not_followed(host: &Arc<Host>, group: &GroupName) -> Option<Micros> {
     };
     let (host, group) = (host.clone(), group.clone());
     let asking = tokio::task::spawn_blocking(move || host.views.needed_since(&group.machine, &names, group.partition));
-    // One that panics is as good as one that has followed nothing.
+    // If this panics, the views count as if they had followed nothing.
     asking.await.unwrap_or(Some(Micros(0)))
 }
 
-/// From when on a partition's entries are still to be sent by a webhook, which this node may have to do.
+/// The time from which a webhook has yet to send a partition's entries; this node may have to send them.
 async fn not_sent(host: &Host, group: &GroupName, partition: &Arc<Partition>) -> Option<Micros> {
     let sent = {
         let directory = host.directory.borrow();
@@ -80,19 +81,19 @@ async fn not_sent(host: &Host, group: &GroupName, partition: &Arc<Partition>) ->
     };
     let partition = partition.clone();
     match tokio::task::spawn_blocking(move || partition.find_entry(sent)).await {
-        // It may be sent by half.
+        // The entry may have been sent in part.
         Ok(Ok(recorded)) => Some(recorded.entry.header().time),
-        // It was kept as long as it could be.
+        // The entry was kept until the bound was reached.
         Ok(Err(PartitionError::Released { .. })) => None,
         _ => Some(Micros(0)),
     }
 }
 
-/// When the oldest command in flight of a machine has started, wherever its home is: its coordinator may ask every partition what it has
-/// recorded since then, and its client may ask for its start.
+/// When the oldest command in flight of a machine started, on any home partition. Its coordinator may ask every
+/// partition what it has recorded since then, and its client may ask for its start.
 ///
 /// # Errors
-/// A partition does not say so in time: it has no leader, or this node is behind.
+/// A partition does not answer in time: it has no leader, or this node lags behind.
 pub async fn oldest_in_flight(host: &Host, group: &GroupName) -> Result<Option<Micros>, PartitionError> {
     let Some(machine) = host.router.find_machine(&group.machine) else { return Ok(None) };
     let mut oldest = None;

@@ -1,7 +1,7 @@
-//! The rows of the machine `system`: nodes, machines, and where each lies.
+//! The rows of the machine `system`: nodes, machines, and the suffix of each row.
 //!
-//! In: bytes of rows. Out: what they say. The rows of modules, refused ones, views, webhooks and keys are described where their
-//! rules are. It decides nothing.
+//! In: bytes of rows. Out: their content. The rows of modules, refused modules, views, webhooks and keys are described
+//! in the files that have their rules. This file decides nothing.
 
 use statehouse_abi::key::key;
 use statehouse_guest::borsh::{self, BorshDeserialize, BorshSerialize};
@@ -15,28 +15,28 @@ use crate::system::refused_row::{REFUSED, RefusedRow};
 use crate::system::view_row::{VIEWS, ViewsRow};
 use crate::system::webhook_row::{WEBHOOK, WEBHOOKS, WebhookRow};
 
-/// The entity that holds everything.
+/// The entity that all rows of `system` belong to.
 pub const CLUSTER: &str = "cluster";
-/// Suffix of the row with the number of the last activation. A machine's name never begins so.
+/// Suffix of the row with the number of the last activation. A machine's name never begins with `#`.
 pub const ACTIVATIONS: &[u8] = b"#activations";
-/// Suffix of the row with the feature level; there is none as long as that is the first one.
+/// Suffix of the row with the feature level. There is no such row while the cluster is at the first level.
 pub const FEATURE_LEVEL: &[u8] = b"#feature_level";
 /// Suffix of the row with all nodes.
 pub const NODES: &[u8] = b"#nodes";
 
-/// What `system` knows of a machine.
+/// What `system` knows about a machine.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
 pub struct MachineRow {
     pub partitions: u32,
     pub module: [u8; 32],
-    /// Number of the activation that made it active.
+    /// Number of the activation that made the module active.
     pub activation: u64,
-    /// The nodes when it was created: the first voters of its partitions.
+    /// The nodes of the cluster when the machine was created. They are the first voters of its partitions.
     pub founders: Vec<u64>,
 }
 
-/// What `system` knows of the nodes.
+/// What `system` knows about the nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
 pub struct NodesRow {
@@ -62,7 +62,7 @@ impl NodesRow {
         self.nodes.iter().any(|node| node.id == id)
     }
 
-    /// Whether the id was ever given.
+    /// Whether a node has or ever had this id.
     pub fn knows(&self, id: u64) -> bool {
         self.contains(id) || self.retired.contains(&id)
     }
@@ -72,11 +72,11 @@ impl NodesRow {
 pub enum SystemRow {
     Nodes(NodesRow),
     Machine(String, MachineRow),
-    /// Of the machine with this name.
+    /// The modules of the machine with this name.
     Modules(String, ModulesRow),
-    /// The same.
+    /// The views of the machine with this name.
     Views(String, ViewsRow),
-    /// Of this machine, by this name.
+    /// A webhook: the machine's name, then the webhook's.
     Webhook(String, String, Box<WebhookRow>),
     Keys(KeysRow),
     Refused(RefusedRow),
@@ -85,7 +85,7 @@ pub enum SystemRow {
     Clock(ClockRow),
 }
 
-/// Reads a row of `system`; nothing for those that only count.
+/// Reads a row of `system`. Returns `None` for a row that only counts, and for one that does not decode.
 pub fn read_row(suffix: &[u8], row: &[u8]) -> Option<SystemRow> {
     match suffix {
         ACTIVATIONS => None,

@@ -1,6 +1,7 @@
-//! Where a partition runs, as its nodes say themselves: one that answers may still have a replica that stands still, and agrees to nothing.
+//! Where a partition runs, as its nodes say themselves. A node that answers may still have a replica that has halted
+//! and takes part in no decision.
 //!
-//! In: a partition, and nodes. Out: those of them on which it runs. It does not know why the others do not.
+//! In: a partition, and nodes. Out: those nodes on which it runs. It does not know why it does not run on the others.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::peer::GroupName;
 use crate::system::cluster::Cluster;
 use crate::system::service::ask_head;
 
-/// How long a node may take to say it.
+/// How long a node may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Cluster {
@@ -29,7 +30,7 @@ impl Cluster {
             let is_running = if node == self.host().node {
                 self.host().find_replica(group).is_some_and(|replica| replica.is_running())
             } else {
-                // Its answer does not matter: where the partition stands still there is none.
+                // What the answer says does not matter: a halted partition gives none.
                 ask_head(self.host().network().as_ref(), node, group, JournalIndex(0), patience).await.is_ok()
             };
             is_running.then_some(node)

@@ -1,7 +1,8 @@
-//! The scrubber: reads what was written long ago, at a pace, so that what a disk has lost is found while others still have it.
+//! The scrubber reads old data at a limited rate, so that what a disk has lost is found while others still have it.
 //!
-//! In: the partitions that are open here. Out: the age of the oldest check as a metric, and what is damaged in words, which `/readyz` repeats
-//! until it is whole. Nothing is read on a thread of the runtime. What is to become of damage it does not know; `mend.rs` does.
+//! In: the partitions that are open here. Out: the age of the oldest check as a metric, and what is damaged in words,
+//! which `/readyz` repeats until it is whole. Nothing is read on a thread of the runtime. It does not know what becomes
+//! of damage; `mend.rs` does.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,22 +18,22 @@ use crate::partition::{Checkable, Partition, PartitionError};
 use crate::peer::GroupName;
 use crate::system::host::Host;
 
-/// What `/readyz` has its findings under.
+/// The name under which `/readyz` shows the findings.
 const FINDINGS: &str = "scrub";
-/// How often it is looked whether there is something new, and the metric told.
+/// How often it looks for something new to check, and updates the metric.
 const LOOK: Duration = Duration::from_secs(5);
-/// How long it sleeps at once: a node that stops does not wait longer for it.
+/// How long it sleeps at a time. A node that stops does not wait longer for it.
 const NAP_MAX: Duration = Duration::from_millis(50);
 
 /// What was checked, and when.
 struct Checks {
     started: Instant,
     done: BTreeMap<(GroupName, String), Instant>,
-    /// What is damaged and is not mended while the node runs.
+    /// Damage that is not repaired while the node runs.
     findings: BTreeMap<(GroupName, String), String>,
 }
 
-/// Runs until the node stops. The ages begin when it does.
+/// Runs until the node stops. Ages count from its start.
 pub async fn run(host: Arc<Host>, bytes_per_second: u64) {
     let mut checks = Checks { started: Instant::now(), done: BTreeMap::new(), findings: BTreeMap::new() };
     let mut round = Instant::now();
@@ -61,7 +62,7 @@ pub async fn run(host: Arc<Host>, bytes_per_second: u64) {
 }
 
 impl Checks {
-    /// What there is and was not checked since.
+    /// What exists and was not checked since then.
     fn due(&self, host: &Host, since: Instant) -> Vec<(GroupName, Arc<Partition>, Checkable)> {
         let of = |(group, partition): (GroupName, Arc<Partition>)| {
             let what = partition.checkables();
@@ -86,11 +87,11 @@ impl Checks {
         match checked {
             Ok(Pace::Stop) => return,
             Ok(Pace::GoOn) => _ = self.findings.remove(&key),
-            // It is mended, or `mend.rs` says why it is not.
+            // The segment is repaired, or `mend.rs` says why it is not.
             Err(PartitionError::Log(LogError::Corrupt { .. })) => {
                 metrics::counter!("statehouse_scrub_damages_total").increment(1);
             }
-            // The node had no descriptor or memory for it: nothing is known, and it is due again.
+            // The node had no descriptor or memory for the check. Nothing is known, and the check is due again.
             Err(PartitionError::Log(LogError::Disk { source, .. })) if durable::is_passing(&source) => {
                 tokio::select! {
                     () = host.stopping.cancelled() => {}
@@ -98,7 +99,7 @@ impl Checks {
                 }
                 return;
             }
-            // A partition that is being closed says so as well; it is looked at again when it is open.
+            // A partition that is being closed gives an error as well. It is checked when it is open again.
             Err(error) if host.find_replica(group).is_none() => tracing::debug!(%group, %error, "not checked"),
             Err(error) => {
                 tracing::error!(%group, what = key.1, %error, "what was written is damaged, or cannot be read");
@@ -109,7 +110,7 @@ impl Checks {
         self.done.insert(key, Instant::now());
     }
 
-    /// Tells the age of the oldest check of what there is, and what is damaged.
+    /// Reports the age of the oldest check of what exists, and what is damaged.
     fn tell(&mut self, host: &Host) {
         let there: Vec<(GroupName, String)> = host
             .replicas()
@@ -130,7 +131,7 @@ impl Checks {
     }
 }
 
-/// So many bytes a second, by sleeping.
+/// Allows so many bytes a second, by sleeping.
 struct Throttle {
     bytes_per_second: u64,
     stopping: CancellationToken,

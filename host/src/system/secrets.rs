@@ -1,10 +1,11 @@
-//! Secrets by which webhooks are signed: on every node, and in no journal.
+//! Secrets that sign webhooks. They are on every node, and in no journal.
 //!
 //! ```text
-//! create, rotate ─▶ kept here and on a majority ─▶ `system` records the fingerprint ─▶ nodes that lack it ask the others
+//! create, rotate ─▶ kept here and on a majority ─▶ `system` records the fingerprint ─▶ nodes without it ask the others
 //! ```
-//! In: secrets, fingerprints. Out: the other. Each is a file in `<data>/webhook-secrets/`, named by its fingerprint and readable by its owner only;
-//! between nodes it goes as everything else does. It does not know what is signed.
+//! In: a secret or a fingerprint. Out: the other one. Each secret is a file in `<data>/webhook-secrets/`, named by its
+//! fingerprint and readable by its owner only. Between nodes it travels like any other message. It does not know what
+//! is signed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File};
@@ -25,21 +26,22 @@ use crate::system::cluster::ClusterError;
 use crate::system::host::Host;
 
 const FOLDER: &str = "webhook-secrets";
-/// Makes a fingerprint of nothing but such secrets.
+/// The key derivation context, which only these fingerprints use.
 const CONTEXT: &str = "statehouse 1 webhook secret";
-/// How long one other node may take.
+/// How long each other node may take.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// First byte of a message to another node: keep what follows, or find what has this fingerprint.
+/// First byte of a message to another node: keep the secret that follows, or find the secret with the fingerprint.
 const KEEP: u8 = 1;
 const FIND: u8 = 2;
 
-/// Held while files come and go, so that none is deleted that was kept again just now.
+/// Held while files are written or deleted, so that no secret is deleted that was kept again just now.
 static FILES: Mutex<()> = Mutex::new(());
 
-/// What a journal may know of a secret. Secrets have at least 24 bytes, so that nobody guesses one by it.
+/// What a journal may know about a secret. Secrets have at least 24 bytes, so that nobody guesses one from its
+/// fingerprint.
 pub type Fingerprint = [u8; 32];
 
-/// Of secrets here that no webhook names: when they were kept last, and since when that is known.
+/// Secrets here that no webhook names: when each was kept last, and since when it is known to be unnamed.
 pub type Unnamed = BTreeMap<Fingerprint, (SystemTime, Instant)>;
 
 pub fn fingerprint(secret: &[u8]) -> Fingerprint {
@@ -54,7 +56,8 @@ fn file_of(of: &Fingerprint) -> String {
     blake3::Hash::from_bytes(*of).to_hex().to_string()
 }
 
-/// Durable on return. One that is there already is from now, too: somebody is about to record it.
+/// Keeps a secret; durable on return. If it is there already, its time is renewed, because somebody is about to record
+/// it.
 fn keep(data: &Path, secret: &[u8]) -> std::io::Result<()> {
     let of = fingerprint(secret);
     let _turn = FILES.lock();
@@ -67,7 +70,7 @@ fn keep(data: &Path, secret: &[u8]) -> std::io::Result<()> {
     durable::sync_dir(data)
 }
 
-/// What is damaged is as good as not there.
+/// Finds a secret. A damaged file counts as missing.
 fn find(data: &Path, of: &Fingerprint) -> Option<Vec<u8>> {
     std::fs::read(path(data, of)).ok().filter(|secret| fingerprint(secret) == *of)
 }
@@ -96,7 +99,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 /// Keeps a secret here and on other nodes, before anything relies on it.
 ///
 /// # Errors
-/// The disk refuses, or fewer nodes than make a majority have kept it by the deadline.
+/// The disk refuses, or no majority of the nodes has kept the secret by the deadline.
 pub async fn keep_on_majority(host: &Arc<Host>, secret: &[u8], deadline: Instant) -> Result<Fingerprint, ClusterError> {
     let (data, own) = (host.folder.path().to_owned(), secret.to_vec());
     let kept = blocking(move || keep(&data, &own)).await.and_then(|kept| kept.map_err(|error| error.to_string()));
@@ -118,7 +121,7 @@ pub async fn keep_on_majority(host: &Arc<Host>, secret: &[u8], deadline: Instant
     Ok(fingerprint(secret))
 }
 
-/// The secret with this fingerprint: of this node, or else of another one, which this node then keeps as well.
+/// Finds the secret with this fingerprint on this node, or else on another one; then this node keeps it as well.
 pub async fn find_anywhere(host: &Arc<Host>, of: Fingerprint) -> Option<Vec<u8>> {
     let data = host.folder.path().to_owned();
     let own = data.clone();
@@ -143,21 +146,21 @@ pub async fn find_anywhere(host: &Arc<Host>, of: Fingerprint) -> Option<Vec<u8>>
     None
 }
 
-/// Those of them that are not on this node.
+/// Those of the named secrets that are not on this node.
 pub async fn missing(host: &Host, named: BTreeSet<Fingerprint>) -> Vec<Fingerprint> {
     let data = host.folder.path().to_owned();
     let missing = blocking(move || named.into_iter().filter(|of| !path(&data, of).exists()).collect()).await;
     missing.unwrap_or_default()
 }
 
-/// Whether there are secrets on this node beside these.
+/// Whether this node has other secrets than these.
 pub async fn has_others(host: &Host, named: BTreeSet<Fingerprint>) -> bool {
     let data = host.folder.path().to_owned();
     blocking(move || !others(&data, &named).is_empty()).await.unwrap_or_default()
 }
 
-/// Deletes the secrets that no webhook has named for so long; `named` are those that are as of now. One that is about to be recorded is not deleted, for
-/// that takes less.
+/// Deletes the secrets that no webhook has named for `patience`; `named` are those that are named as of now. A secret
+/// that is about to be recorded is not deleted, because recording it takes less time.
 pub async fn forget(host: &Host, named: BTreeSet<Fingerprint>, unnamed: &mut Unnamed, patience: Duration) {
     let (data, mut memory) = (host.folder.path().to_owned(), std::mem::take(unnamed));
     let forgetting = blocking(move || {
@@ -181,7 +184,7 @@ fn forget_in(data: &Path, named: &BTreeSet<Fingerprint>, unnamed: &mut Unnamed, 
     }
 }
 
-/// The secrets that are here beside these, and when each was kept last.
+/// The secrets that are here beside the named ones, and when each was kept last.
 fn others(data: &Path, named: &BTreeSet<Fingerprint>) -> BTreeMap<Fingerprint, SystemTime> {
     // There is no folder before there is a secret.
     let files = std::fs::read_dir(data.join(FOLDER)).into_iter().flatten().flatten();

@@ -1,6 +1,7 @@
-//! What a node answers its peers, topic by topic; and the questions themselves where they are put from here.
+//! What a node answers its peers, topic by topic, and some of the questions that it asks them.
 //!
-//! In: messages of other nodes of this cluster. Out: answers of partitions, of the router, of the registry. It decides nothing.
+//! In: messages of other nodes of this cluster. Out: answers of partitions, of the router, of the registry. It decides
+//! nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,14 +34,14 @@ const PIECE_BYTES: usize = 256 << 10;
 pub struct Join {
     #[n(0)]
     pub cluster: String,
-    /// Whom the sender means.
+    /// The node that the sender means.
     #[n(1)]
     pub node: u64,
     #[n(2)]
     pub is_founder: bool,
     #[n(3)]
     pub peers: BTreeMap<u64, String>,
-    /// What the cluster writes; nothing as long as that is the first level.
+    /// The level that the cluster writes; `None` while that is the first one.
     #[n(4)]
     pub feature_level: Option<u32>,
 }
@@ -51,17 +52,17 @@ struct SeenAnswer {
     /// Term, node and index.
     #[n(0)]
     last: Option<(u64, u64, u64)>,
-    /// What was last heard of the asker's counter, 0 if nothing was; a node that has never counted does not say it.
+    /// What was last heard of the asker's counter, 0 if nothing was. A node that has never counted does not say it.
     #[n(1)]
     pulse: Option<u64>,
     #[n(2)]
     vote: Option<VoteTold>,
-    /// What was seen is lost; a node that has never counted refuses to answer instead.
+    /// What was seen is lost. A node that has never counted refuses to answer instead.
     #[n(3)]
     is_lost: Option<bool>,
 }
 
-/// What another node says of this one.
+/// What another node says about this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Told {
     /// The highest entry that it has seen here.
@@ -89,7 +90,7 @@ pub fn decode<'b, T: Decode<'b, ()>>(bytes: &'b [u8]) -> Result<T, ServiceError>
     minicbor::decode(bytes).map_err(|error| ServiceError::Malformed(error.to_string()))
 }
 
-/// What has `node` seen of this node's log of `group`?
+/// Asks what `node` has seen of this node's log of `group`.
 pub async fn ask_seen(
     network: &dyn Network,
     node: NodeId,
@@ -103,7 +104,7 @@ pub async fn ask_seen(
     Ok(Told { last, vote: vote.map(Vote::from), pulse, is_lost: is_lost == Some(true) })
 }
 
-/// The head of `node`'s journal at `index`; nothing when it is not that far.
+/// Asks for the head of `node`'s journal at `index`; `None` if the journal does not reach that far.
 pub async fn ask_head(
     network: &dyn Network,
     node: NodeId,
@@ -120,7 +121,7 @@ pub async fn ask_head(
     Ok(Some(Head(head)))
 }
 
-/// This node's end for its peers.
+/// The service of this node for its peers.
 pub struct HostService(pub Arc<Host>);
 
 impl HostService {
@@ -273,7 +274,7 @@ fn answer_seen(host: &Host, from: NodeId, group: &GroupName) -> Result<Bytes, Se
     let seen = host.seen.of(from, group);
     let last = |id: Option<EntryId>| id.map(|id| (id.term.0, id.node.0, id.index.0));
     if !counts {
-        // An error, for to say nothing would mean that nothing was seen.
+        // This is an error, because an empty answer would mean that nothing was seen.
         return Ok(encode(&SeenAnswer { last: last(seen.map_err(failed)?), pulse: None, vote: None, is_lost: None }));
     }
     let (pulse, vote) = (Some(host.pulse.heard(from)), host.pulse.voted(from, group).map(VoteTold::from));
@@ -283,17 +284,17 @@ fn answer_seen(host: &Host, from: NodeId, group: &GroupName) -> Result<Bytes, Se
 async fn answer_head(replica: Arc<Partition>, body: &[u8]) -> Result<Bytes, ServiceError> {
     let index = body.try_into().map(u64::from_le_bytes);
     let index = index.map_err(|_| ServiceError::Malformed("an index has 8 bytes".to_owned()))?;
-    // What it has may be wrong, and it takes part in nothing.
+    // The journal of a halted partition may be wrong, and the partition takes part in nothing.
     if !replica.is_running() {
         return Err(failed("the partition stands still here"));
     }
-    // From disk, maybe: not on a thread of the runtime.
+    // This may read from disk, so it does not run on a thread of the runtime.
     let finding = tokio::task::spawn_blocking(move || replica.head_at(JournalIndex(index))).await;
     let head = finding.map_err(failed)?.map_err(failed)?;
     Ok(head.map_or_else(Bytes::new, |head| Bytes::copy_from_slice(&head.0)))
 }
 
-/// What is for the leader of a partition: commands of clients, calls of coordinators, orders of operators.
+/// Answers what is for the leader of a partition: commands of clients, calls of coordinators, orders of operators.
 async fn answer_about_commands(
     host: &Host,
     from: NodeId,
@@ -313,7 +314,7 @@ async fn answer_about_commands(
     answered.map_err(failed)
 }
 
-/// What a replica is asked about its commands and its files.
+/// Answers what a replica is asked about its commands and its files.
 async fn answer_about(
     replica: &Partition,
     topic: Topic,

@@ -1,7 +1,7 @@
-//! Shadows as the cluster knows them: which module is shadowed by which node, and what that node has found.
+//! Shadows as the cluster knows them: which node runs which module as a shadow, and what that node has found.
 //!
-//! In: what an operator asks of any node. Out: steps in `system`, and pages of the node that runs the shadow. Who decides beside whom, and
-//! how, it does not know: a page is text here.
+//! In: what an operator asks of any node. Out: steps in `system`, and pages of the node that runs the shadow. It does
+//! not know how a shadow decides: a page is text here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ fn wanted_shadow(directory: &Directory, machine: &str) -> Option<ShadowWanted> {
 }
 
 impl Host {
-    /// What the shadow that is wanted now has found here; nothing of the one before it, which may not have ended yet.
+    /// The page of the shadow that is wanted now, never that of the one before it, which may not have ended yet.
     pub fn find_shadow(&self, machine: &str) -> Option<String> {
         let wanted = wanted_shadow(&self.directory.borrow(), machine)?;
         let shadows = self.shadows.lock();
@@ -58,7 +58,7 @@ impl Host {
 }
 
 impl Cluster {
-    /// Has a node shadow a module; without a name, the one that leads the fewest partitions of the machine.
+    /// Has a node shadow a module: `node`, or else the node that leads the fewest partitions of the machine.
     pub async fn shadow(
         &self,
         machine: &str,
@@ -115,26 +115,26 @@ impl Cluster {
         directory.nodes.keys().copied().filter(is_up).min_by_key(led).unwrap_or(self.host().node)
     }
 
-    /// What this node is to run, by machine.
+    /// The shadows that this node is to run, by machine.
     pub fn shadows_here(&self) -> BTreeMap<String, ShadowWanted> {
         let directory = self.host().directory.borrow();
         let of = |machine: &String| Some((machine.clone(), wanted_shadow(&directory, machine)?));
         directory.modules.keys().filter_map(of).filter(|(_, wanted)| wanted.node == self.host().node).collect()
     }
 
-    /// Until the directory changes, or this long at most.
+    /// Waits until the directory changes, or this long at most.
     pub async fn wait_for_directory(&self, patience: Duration) {
         let mut directory = self.host().directory.subscribe();
         // Either way it is time to look.
         drop(tokio::time::timeout(patience, directory.changed()).await);
     }
 
-    /// What a shadow of a machine has found here.
+    /// Publishes what a shadow of a machine has found here.
     pub fn publish_shadow(&self, machine: &str, shadow: ShadowWanted, page: String) {
         self.host().shadows.lock().insert(machine.to_owned(), (shadow, page));
     }
 
-    /// A shadow runs no more; what its successor has found stays.
+    /// Forgets what a shadow has found that no longer runs. What its successor has found stays.
     pub fn forget_shadow(&self, machine: &str, shadow: ShadowWanted) {
         let mut shadows = self.host().shadows.lock();
         if shadows.get(machine).is_some_and(|(of, _)| *of == shadow) {
@@ -154,7 +154,7 @@ impl Cluster {
         self.load(module).await
     }
 
-    /// Without asking other nodes.
+    /// Finds a module without asking other nodes.
     pub fn find_logic_here(&self, module: ModuleId) -> Result<Arc<dyn Logic>, String> {
         self.host().registry.find(module).map_err(|error| error.to_string())
     }

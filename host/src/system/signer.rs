@@ -1,7 +1,7 @@
-//! The node's own key on its way into `system`: whoever checks a signature later finds there whose it is.
+//! Records the node's own key in `system`, where anyone who checks a signature later finds whose it is.
 //!
-//! In: the directory. Out: one command, until the directory has the key. Nodes that were there before keys were recorded do the same when
-//! they start again. It signs nothing.
+//! In: the directory. Out: one command, until the directory has the key. Nodes that are older than the recording of
+//! keys do the same when they start again. It signs nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::system::steward;
 
 /// How long `system` may take to record it.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How soon it is tried again.
+/// How soon it tries again.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// Records the key until it is recorded, then ends.
@@ -50,7 +50,7 @@ pub async fn run(host: Arc<Host>) {
     }
 }
 
-/// Nothing as long as the node is not one of the cluster's.
+/// `None` while the node is not one of the cluster's.
 fn is_recorded(host: &Host, directory: &Directory, key: PublicKey) -> Option<bool> {
     directory
         .nodes

@@ -2,12 +2,13 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 8 | what it is |
+//! | 8 | magic bytes: what the file is |
 //! | 4 | format version, 1 |
 //! | – | CBOR: the content |
 //! | 32 | blake3 of everything before |
 //!
-//! After a crash it has the old content or the new one. It does not know what the content means, nor what follows where it is damaged.
+//! After a crash the file has the old content or the new one. This type does not know what the content means, nor what
+//! a damaged file leads to.
 
 use std::io;
 use std::marker::PhantomData;
@@ -24,7 +25,7 @@ const MAGIC_BYTES: usize = 8;
 const HEADER_BYTES: usize = MAGIC_BYTES + size_of::<u32>();
 const HASH_BYTES: usize = 32;
 
-/// The file and what it is; `T` is its content.
+/// A file of this format. `T` is its content.
 pub struct SmallFile<T> {
     disk: Arc<dyn Disk>,
     folder: PathBuf,
@@ -49,7 +50,7 @@ impl<T: Default + Encode<()> + for<'b> Decode<'b, ()>> SmallFile<T> {
         Self { disk, folder: folder.to_owned(), path: folder.join(name), magic, content: PhantomData }
     }
 
-    /// The content; the default where there is no file.
+    /// Reads the content; the default if there is no file.
     ///
     /// # Errors
     /// The file cannot be read, was written by a later program, or is damaged.
@@ -61,7 +62,8 @@ impl<T: Default + Encode<()> + for<'b> Decode<'b, ()>> SmallFile<T> {
         }
     }
 
-    /// The content; the default where there is no file, and where it is damaged, after saying what `that_means`.
+    /// Reads the content; the default if there is no file, or a damaged one. For a damaged file it logs what
+    /// `that_means`.
     ///
     /// # Errors
     /// The file cannot be read, or was written by a later program.
@@ -78,7 +80,7 @@ impl<T: Default + Encode<()> + for<'b> Decode<'b, ()>> SmallFile<T> {
         }
     }
 
-    /// Durable on return.
+    /// Replaces the content. Durable on return.
     ///
     /// # Errors
     /// The disk cannot be written: the file has the old content or this one.

@@ -1,7 +1,8 @@
-//! Canonical snapshots of a machine on this node: which there are, and another one of what is applied.
+//! Canonical snapshots of a machine on this node: it lists them, and makes another one of what is applied.
 //!
-//! In: the name of a machine, `system` among them. Out: what its replicas here have listed. Every node has those of midnight by itself; one
-//! that is asked for is made by the node that is asked, of each partition as it stands here. It knows nothing of files.
+//! In: the name of a machine, which may be `system`. Out: what its replicas here have listed. Every node makes those of
+//! midnight automatically. One that is asked for is made by the node that is asked, of each partition as it stands
+//! there. It knows nothing of files.
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use crate::system::cluster::{Cluster, ClusterError};
 use crate::system::logic::SYSTEM;
 
 impl Cluster {
-    /// By partition, oldest first.
+    /// The snapshots, by partition, oldest first.
     ///
     /// # Errors
     /// There is no such machine.
@@ -24,7 +25,7 @@ impl Cluster {
         Ok(self.replicas_of(machine)?.iter().flat_map(|replica| replica.canonical_snapshots()).collect())
     }
 
-    /// Names of those that are in the archive and not here, with their partition, by what this node has listed last.
+    /// The snapshots in the archive that are not here, as partition and name, as this node listed the archive last.
     ///
     /// # Errors
     /// There is no such machine.
@@ -40,11 +41,11 @@ impl Cluster {
         Ok(found)
     }
 
-    /// Makes one of every partition of the machine that has a replica here, each as of its last applied entry.
+    /// Makes a snapshot of every partition of the machine that has a replica here, each as of its last applied entry.
     ///
     /// # Errors
-    /// There is no such machine, a partition does not run here or has no history yet, too many were asked for already, or a
-    /// file is not done by the deadline: it goes on then.
+    /// There is no such machine, a partition does not run here or has no history yet, too many were asked for already,
+    /// or a file is not done by the deadline, in which case the work continues.
     pub async fn take_snapshots(&self, machine: &str, deadline: Instant) -> Result<Vec<Listed>, ClusterError> {
         let replicas = self.replicas_of(machine)?;
         let taking = replicas.iter().map(|replica| async move {

@@ -1,14 +1,14 @@
-//! Modules that somebody brings: examined within the limits for foreign ones, kept once they are about to be recorded, and else named among the
-//! refused.
+//! Modules that somebody uploads: examined within the limits for foreign modules, kept right before they are recorded,
+//! and otherwise listed among the refused.
 //!
 //! ```text
 //! bytes ─▶ examine (a child compiles) ─▶ checks ─▶ keep ─▶ a step in `system` ─┬▶ recorded: kept for ever
 //!                    │ refused              │ refused                           └▶ refused: forgotten
-//!                    └──────────────────────┴──────────▶ nothing stays but its hash and why
+//!                    └──────────────────────┴──────────▶ nothing stays but the hash and the reason
 //! ```
-//! The hash and why are recorded in `system` as well (`refused_row`), once and not too many in a minute; the rest this node remembers.
-//! The bytes are durable before the step is recorded, for from then on other nodes fetch them here; they stay, too, where nobody knows what came of
-//! the step. It does not know what a module is for.
+//! The hash and the reason are recorded in `system` as well (`refused_row`), once and only so many in a minute; this
+//! node remembers the rest. The bytes are durable before the step is recorded, because from then on other nodes fetch
+//! them here. They also stay if nobody knows whether the step was recorded. It does not know what a module is for.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub struct RefusedModule {
     pub module: ModuleId,
     pub size: usize,
     pub time: Micros,
-    /// Who brought it.
+    /// Who uploaded it.
     pub by: String,
     pub reason: String,
 }
@@ -54,14 +54,15 @@ impl From<&Refused> for RefusedModule {
     }
 }
 
-/// What this node has refused and `system` does not name, since the node was started: the newest of them, oldest first. Its log has all.
+/// The newest modules that this node has refused since it started and that `system` does not name, oldest first. The
+/// node's log output has all of them.
 #[derive(Default)]
 pub struct RefusedModules(Mutex<Unrecorded>);
 
 #[derive(Default)]
 struct Unrecorded {
     newest: VecDeque<RefusedModule>,
-    /// A minute of the node's clock, and how many were recorded in it.
+    /// A minute of the node's clock, and how many refusals were recorded in it.
     minute: (i64, u32),
 }
 
@@ -79,7 +80,7 @@ impl RefusedModules {
         newest.push_back(refused);
     }
 
-    /// Whether one more may be recorded now.
+    /// Counts one more refusal, and says whether it may be recorded now.
     fn may_record(&self, now: Micros) -> bool {
         let minute = now.0.div_euclid(60_000_000);
         let known = &mut self.0.lock().minute;
@@ -91,7 +92,7 @@ impl RefusedModules {
     }
 }
 
-/// A module that somebody has brought to a machine, and that runs.
+/// A module that somebody has uploaded for a machine, and that can run.
 pub(super) struct Brought {
     machine: String,
     size: usize,
@@ -105,13 +106,13 @@ impl Brought {
 }
 
 impl Cluster {
-    /// The node is about to stop: it is not asked to lead any more, and compiles nothing more that somebody brings.
+    /// The node is about to stop: it is no longer asked to lead, and no longer compiles what somebody uploads.
     pub fn leave(&self) {
         leaving::announce(self.host());
         self.host().examining.cancel();
     }
 
-    /// Compiles what somebody has brought, until the deadline; keeps nothing. `kind` is what it should be.
+    /// Compiles what somebody has uploaded, until the deadline, and keeps nothing. `kind` is what the module should be.
     pub(super) async fn examine(
         &self,
         machine: &str,
@@ -120,7 +121,7 @@ impl Cluster {
         wanting: &Wanting,
     ) -> Result<Brought, ClusterError> {
         let (registry, stop) = (self.host().registry.clone(), self.host().examining.child_token());
-        // Also where the client has gone.
+        // The compilation also stops if the client is gone.
         let _ended = stop.clone().drop_guard();
         let bounds = Bounds { allowance: Allowance::Foreign, until: Some(wanting.deadline), stop };
         let (id, size) = (ModuleId::of(&wasm), wasm.len());
@@ -141,7 +142,8 @@ impl Cluster {
         }
     }
 
-    /// Keeps a module that was brought, if all that was checked of it is right, and has it recorded; if that is refused, nothing stays of it.
+    /// Keeps an uploaded module if all checks have passed, and has it recorded. If that is refused, nothing of it
+    /// stays.
     pub(super) async fn keep_recorded(
         &self,
         brought: Brought,
@@ -164,7 +166,8 @@ impl Cluster {
         if let Err(error) = &recorded
             && is_refusal(error)
         {
-            // First of all, for whoever waits may go away meanwhile. Somebody else may have brought the same at the same time.
+            // The module is forgotten first, because the caller may go away meanwhile. It stays if somebody else has
+            // uploaded it, too.
             let is_known = self.host().directory.borrow().names(id);
             if brought.candidate.is_new() && !is_known {
                 let registry = self.host().registry.clone();
@@ -178,10 +181,19 @@ impl Cluster {
         recorded
     }
 
-    /// Names the module among the refused: in `system`, where it is not named there yet, and else in this node's memory.
+    /// Lists the module among the refused, unless `system` has it there already: in `system`, or else in this node's
+    /// memory.
     async fn on_refused(&self, machine: &str, module: ModuleId, size: usize, wanting: &Wanting, error: &ClusterError) {
         let (by, reason) = (wanting.caller.name.to_string(), error.to_string());
-        tracing::warn!(machine, %module, size, by, request_id = %wanting.request_id, reason, "a module was refused; nothing of it is kept");
+        tracing::warn!(
+            machine,
+            %module,
+            size,
+            by,
+            request_id = %wanting.request_id,
+            reason,
+            "a module was refused; nothing of it is kept"
+        );
         let host = self.host();
         let time = host.clock.now();
         let refused = RefusedModule { machine: machine.to_owned(), module, size, time, by, reason };
@@ -207,16 +219,16 @@ impl Cluster {
             ("size", Value::Int(size.into())),
             ("reason", Value::Text(reason)),
         ]);
-        // Whoever brought it waits for the reason, and has used up the deadline perhaps.
+        // The caller waits for the reason, and may have used up its deadline.
         let wanting = Wanting { deadline: Instant::now() + RECORD_PATIENCE, ..wanting.clone() };
         match steward::command_by(&system, "modules/refused", body, &wanting).await {
-            // It was brought to another node at the same time.
+            // It was uploaded to another node at the same time.
             Err(ClusterError::Rejected { code, .. }) if code == "out_of_date" => Ok(()),
             recorded => recorded,
         }
     }
 
-    /// The modules that were brought to a machine and refused, oldest first.
+    /// The modules that were uploaded for a machine and refused, oldest first.
     pub(super) fn refused(&self, directory: &Directory, machine: &str) -> Vec<RefusedModule> {
         let is_recorded = |refused: &RefusedModule| directory.has_refused(machine, refused.module);
         let recorded = directory.refused.iter().filter(|refused| refused.machine == machine).map(RefusedModule::from);
@@ -246,7 +258,7 @@ impl Directory {
         self.refused.iter().any(|refused| refused.is_of(machine, module.0))
     }
 
-    /// Whether a machine or a view has this module, or had it, as far as the rows go back.
+    /// Whether a machine or a view has this module or had it, as far back as the rows reach.
     fn names(&self, id: ModuleId) -> bool {
         self.machines.values().any(|row| row.module == id.0)
             || self.modules.values().any(|row| row.find(id.0).is_some() || row.was_active(id.0))

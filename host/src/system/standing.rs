@@ -1,12 +1,14 @@
-//! Who may ask this node what: the nodes that `system` names, and until this node knows who they are as little as it takes to find out.
+//! Which node may ask this one for what: nodes that `system` names may ask everything. Until this node knows who they
+//! are, it answers only what it takes to find out.
 //!
 //! ```text
 //! request ─▶ removed for good? ─▶ is this node level? ─ yes ─▶ a member asks everything, others Join, Clock and Status
-//!                                                     └ no ──▶ `system`'s own Raft messages, and what a starting cluster needs
+//!                                                     └ no ──▶ `system`'s own Raft messages, and what a start needs
 //! ```
-//! In: who asks for what, and the directory. Out: whether the service hears of it. A node is *level* once it has read `system` as of now; it
-//! stays so, for a cut from the others must not stop what it shares with them. One that has not heard from `system` lately may not know of new
-//! members, and takes `system`'s messages from them. It does not know how a sender proves who it is.
+//! In: who asks for what, and the directory. Out: whether the service hears of it. A node is *level* once it has read
+//! `system` as of now. It stays level, because losing contact with the others must not stop what it shares with them. A
+//! node that has not heard from `system` lately may not know new members, so it takes `system`'s messages from them. It
+//! does not know how a sender proves who it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,32 +31,32 @@ use crate::system::host::Host;
 use crate::system::logic::SYSTEM;
 use crate::system::service::HostService;
 
-/// How long a look at `system` as of now may take, and how often it is taken.
+/// How long a look at `system` as of now may take, and how often there is one.
 const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// The same as long as this node is not level.
+/// The same while this node is not level.
 const LOOK_SOON: Duration = Duration::from_millis(50);
-/// After so long without one this node may not know of new members.
+/// After so long without a look this node may not know new members.
 const HEARD_FOR: Duration = Duration::from_secs(6);
-/// A removed node may hear the last answers to what it has asked before its connections are closed.
+/// How long a removed node may still receive answers before its connections are closed.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
-/// What a removed node is told, by nodes of all releases: by this it knows what has become of it.
+/// What nodes of all releases tell a removed node. From this text it learns that it was removed.
 const REMOVED: &str = "was removed from this cluster for good";
 
-/// Nodes that may be named, and that may name them.
+/// How many nodes may be named, and how many may name them.
 const CLUSTER_NODES_MAX: usize = limits::CLUSTER_NODES_MAX as usize;
 
-/// What this node knows of who is in the cluster.
+/// What this node knows about who is in the cluster.
 #[derive(Default)]
 pub struct Standing {
-    /// It has read `system` as of now, once since it started.
+    /// Whether it has read `system` as of now since it started.
     level: watch::Sender<bool>,
     /// When it did so last.
     heard: Mutex<Option<Instant>>,
-    /// Before that: the nodes of the cluster as others name them, by who does.
+    /// Until then: the nodes of the cluster as others name them, by the node that does.
     named: Mutex<BTreeMap<NodeId, BTreeMap<NodeId, String>>>,
-    /// It is not one of the cluster any more.
+    /// Whether it was removed from the cluster.
     removed: AtomicBool,
 }
 
@@ -64,11 +66,11 @@ impl Standing {
     }
 
     pub async fn wait_until_level(&self) {
-        // It is there as long as this is.
+        // The sender lives while `self` does, so this does not fail.
         drop(self.level.subscribe().wait_for(|is_level| *is_level).await);
     }
 
-    /// `system` was read as of now.
+    /// Notes that `system` was read as of now.
     pub fn on_heard(&self) {
         *self.heard.lock() = Some(Instant::now());
         if !self.level.send_replace(true) {
@@ -88,14 +90,14 @@ impl Standing {
         self.heard.lock().is_some_and(|heard| heard.elapsed() < HEARD_FOR)
     }
 
-    /// The nodes that others name, each list as one of them does.
+    /// The nodes that the others name, as one list from each of them.
     pub fn named(&self) -> Vec<BTreeSet<NodeId>> {
         self.named.lock().values().map(|nodes| nodes.keys().copied().collect()).collect()
     }
 }
 
-/// Another node says who is in the cluster. That counts as long as this one cannot know better: it is how a node finds the others after all that it
-/// knew were replaced.
+/// Handles what another node says about who is in the cluster. That counts until this node knows better. This is how a
+/// node finds the others after all nodes that it knew were replaced.
 pub fn on_named(host: &Host, from: NodeId, nodes: BTreeMap<NodeId, String>) {
     let is_out_of_date = nodes.keys().any(|node| host.directory.borrow().retired.contains(node));
     let names_both = nodes.contains_key(&from) && nodes.contains_key(&host.node);
@@ -121,15 +123,17 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// What keeps the machine `system` itself going.
+    /// Whether the machine `system` itself needs it to keep running.
     fn is_of_system(self) -> bool {
         self.group.is_some_and(|group| &*group.machine == SYSTEM)
             && matches!(self.topic, None | Some(Topic::Offer | Topic::Snapshot))
     }
 }
 
+/// Checks whether a node may ask for this.
+///
 /// # Errors
-/// In words, for the node that asks.
+/// The refusal, in words for the node that asks.
 fn check(host: &Host, from: NodeId, asked: Asked<'_>) -> Result<(), ServiceError> {
     let directory = host.directory.borrow();
     if directory.retired.contains(&from) {
@@ -147,7 +151,7 @@ fn check(host: &Host, from: NodeId, asked: Asked<'_>) -> Result<(), ServiceError
     };
     drop(directory);
     if !host.standing.is_level() {
-        // A cluster that starts as a whole cannot begin otherwise: its nodes confirm, and repair, each other's logs.
+        // A cluster that starts as a whole could not begin otherwise: its nodes confirm and repair each other's logs.
         let begins = matches!(asked.topic, Some(Topic::Seen))
             || is_member && matches!(asked.topic, Some(Topic::Records | Topic::ReadIndex));
         return if asked.is_of_system() || begins {
@@ -167,7 +171,7 @@ fn check(host: &Host, from: NodeId, asked: Asked<'_>) -> Result<(), ServiceError
     )))
 }
 
-/// Looks at `system` as of now, for as long as the node runs, and sees to what follows from it.
+/// Looks at `system` as of now, until the node stops, and acts on what it finds.
 pub async fn run(host: Arc<Host>) {
     let mut closed = BTreeSet::new();
     loop {
@@ -189,7 +193,7 @@ pub async fn run(host: Arc<Host>) {
     }
 }
 
-/// Closes what removed nodes still have open here, each once.
+/// Closes the connections that removed nodes still have open here, once for each node.
 fn close_removed(host: &Arc<Host>, closed: &mut BTreeSet<NodeId>) {
     let retired = host.directory.borrow().retired.clone();
     for node in retired.iter().filter(|node| closed.insert(**node)) {
@@ -201,18 +205,18 @@ fn close_removed(host: &Arc<Host>, closed: &mut BTreeSet<NodeId>) {
     }
 }
 
-/// Whether another node refuses this one because it was removed, which it may not have heard of before.
+/// Whether another node refuses this one because it was removed, which this node may not have known before.
 pub fn says_removed(error: &PeerError) -> bool {
     matches!(error, PeerError::Refused { detail, .. } if detail.contains(REMOVED))
 }
 
 /// Waits until the node has been removed.
 async fn removed(mut directory: watch::Receiver<crate::system::directory::Directory>, node: NodeId) {
-    // It ends with this node.
+    // It fails only when this node ends.
     drop(directory.wait_for(|directory| directory.retired.contains(&node)).await);
 }
 
-/// The service as the other nodes reach it, over whichever network.
+/// The service as the other nodes reach it, over any network.
 pub struct Gate(pub Arc<HostService>);
 
 impl Gate {
@@ -281,7 +285,7 @@ impl Service for Gate {
                 let cut = ServiceError::Refused(format!("node {from} was removed from this cluster for good"));
                 async move {
                     let pieces = fetching.await?;
-                    // What is missing must not look complete.
+                    // A transfer that is cut short must not look complete.
                     let pieces = pieces.map(Some).chain(stream::once(async { None }));
                     let cut = stream::once(async move {
                         removed.await;

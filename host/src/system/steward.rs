@@ -1,10 +1,11 @@
-//! The steward: keeps the groups that this node leads as the directory wants them.
+//! The steward: it keeps the groups that this node leads as the directory wants them.
 //!
 //! ```text
 //! founded? → machines created? → per partition led here: the module → members → the leader where it belongs
 //! ```
-//! In: the directory, who is reachable, how far followers are. Out: one small change at a time, each of which may be the last before the
-//! process dies: the next leader finds what is left to do. It runs on every node and does nothing for partitions led elsewhere.
+//! In: the directory, who is reachable, how far followers are. Out: one small change at a time. The process may die
+//! after any of them: the next leader finds what is left to do. It runs on every node and does nothing for partitions
+//! led elsewhere.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,12 +36,12 @@ const ROUND: Duration = Duration::from_millis(100);
 const CHANGE_PATIENCE: Duration = Duration::from_secs(5);
 /// Entries that a follower may lack and still count as caught up.
 const LAG_MAX: u64 = 256;
-/// How long a node must have answered before a partition is led there.
+/// How long a node must have answered before leadership is transferred to it.
 const SETTLED: Duration = Duration::from_secs(2);
-/// How long leaders are moved about after a node has come or gone.
+/// How long leaders are rebalanced after a node has come or gone.
 const SPREADING: Duration = Duration::from_secs(20);
 
-/// Whether leaders are being spread, and since when.
+/// Whether leaders are being rebalanced, and until when.
 #[derive(Default)]
 struct Spread {
     reachable: Vec<NodeId>,
@@ -48,7 +49,7 @@ struct Spread {
 }
 
 impl Spread {
-    /// Leaders move only for a while after nodes came or went, so that one who was asked to lead by hand stays.
+    /// Leaders move only for a while after nodes came or went, so that a leader that an operator has chosen stays.
     fn is_on(&mut self, reachable: Vec<NodeId>) -> bool {
         let now = Instant::now();
         if reachable != self.reachable {
@@ -63,7 +64,7 @@ pub async fn run(host: Arc<Host>) {
     let mut spread = Spread::default();
     while !host.stopping.is_cancelled() {
         let samples = host.clocks.samples();
-        // A node that is about to stop hands over what it leads by itself.
+        // A node that is about to stop hands over its leadership elsewhere; see `leaving`.
         let is_spreading = spread.is_on(samples.keys().copied().collect()) && !host.leaving.is_cancelled();
         let settled = |node: &NodeId| {
             samples.get(node).is_some_and(|sample| SETTLED <= sample.since.elapsed() && !sample.is_stopping)
@@ -137,7 +138,7 @@ async fn create_missing(host: &Arc<Host>, system: &Machine, directory: &Director
 async fn describe_created(host: &Host, system: &Machine, directory: &Directory) -> Result<(), ClusterError> {
     for (machine, modules) in directory.modules.iter().filter(|(_, modules)| modules.has_room()) {
         let Some(module) = modules.created().filter(|module| modules.find(module.0).is_none()) else { continue };
-        // Where it is not here yet, it is on its way.
+        // If the module is not here yet, it is on its way.
         let (Ok(logic), Ok(wasm)) = (host.registry.find(module), host.registry.read(module)) else { continue };
         let describe = logic.describe();
         let body = Value::map([
@@ -161,7 +162,7 @@ async fn tend(
     is_spreading: bool,
     settled: &impl Fn(&NodeId) -> bool,
 ) -> Result<(), ConsensusError> {
-    // As long as an activation waits to be tried again, members and leader are looked after.
+    // While an activation waits to be tried again, members and leader are still managed.
     if let Some((module, number)) = module_wanted(host, directory, group, partition)
         && host.troubles.is_due(group, number)
     {
@@ -173,7 +174,7 @@ async fn tend(
     if directory.is_founded() && change_members(host, directory, partition, &metrics).await? {
         return Ok(());
     }
-    // What is damaged here is read and sent by somebody who has it.
+    // If the log is damaged here, another node should lead, which can read and send the entries.
     if !host.clocks.may_lead() || partition.log().is_damaged() {
         return hand_over(host, partition, &metrics, |_| true).await;
     }
@@ -189,7 +190,7 @@ fn has_module(partition: &Partition) -> bool {
     partition.progress().journal.module != ModuleId::ZERO
 }
 
-/// The module that the partition is to go on with, and the number of its activation; nothing when it does already.
+/// The module that the partition is to activate, and the number of the activation; `None` if it has done so.
 fn module_wanted(
     host: &Host,
     directory: &Directory,
@@ -207,7 +208,7 @@ fn module_wanted(
 }
 
 async fn activate(host: &Host, group: &GroupName, partition: &Partition, module: ModuleId, number: u64) {
-    // Where it is not here yet, it is on its way.
+    // If the module is not here yet, it is on its way.
     let Ok(logic) = host.registry.find(module) else { return };
     let activation = Activation { module, schema: logic.describe().schema, number };
     match partition.activate(activation, Instant::now() + CHANGE_PATIENCE).await {
@@ -219,7 +220,7 @@ async fn activate(host: &Host, group: &GroupName, partition: &Partition, module:
     }
 }
 
-/// Makes one change towards the nodes of the directory; says whether there was one to make.
+/// Makes one change towards the nodes of the directory. Returns whether there was one to make.
 async fn change_members(
     host: &Host,
     directory: &Directory,
@@ -248,7 +249,7 @@ async fn change_members(
         return Ok(true);
     }
     let voters: Vec<NodeId> = staying.into_iter().chain(ready).collect();
-    // While members change, a majority of the old and of the new ones is needed for everything.
+    // While members change, everything needs a majority of the old ones and a majority of the new ones.
     let up = voters.iter().filter(|node| **node == host.node || is_caught_up(metrics, **node)).count();
     if up <= voters.len() / 2 {
         return Ok(false);
@@ -257,7 +258,7 @@ async fn change_members(
     Ok(true)
 }
 
-/// Asks the follower that is furthest to lead instead of this node.
+/// Transfers leadership from this node to the follower that is furthest.
 pub async fn hand_over(
     host: &Host,
     partition: &Partition,
@@ -280,7 +281,7 @@ fn is_caught_up(metrics: &GroupMetrics, node: NodeId) -> bool {
     matched.is_some_and(|matched| last.0 <= matched.0 + LAG_MAX)
 }
 
-/// The voter that leads a partition when all are well: each in turn.
+/// The voter that leads a partition when all are well: partitions take the voters in turn.
 fn leader_wanted(group: &GroupName, metrics: &GroupMetrics) -> NodeId {
     let mut voters = metrics.voters.clone();
     voters.sort_unstable();
@@ -292,13 +293,13 @@ pub fn node_value(id: NodeId, peer: &str) -> Value {
     Value::map([("id", Value::Int(id.0.into())), ("peer", Value::text(peer))])
 }
 
-/// A command of the machine `system`, by its path.
+/// Submits a command of the machine `system`, by its path.
 pub async fn command(system: &Machine, path: &str, body: Value, deadline: Instant) -> Result<(), ClusterError> {
     let caller = Arc::new(Caller::unbound("node", role::ALL));
     command_by(system, path, body, &Wanting { caller, request_id: "steward".into(), deadline }).await
 }
 
-/// The same for somebody whose name is recorded.
+/// Does the same for a caller whose name is recorded.
 pub async fn command_by(system: &Machine, path: &str, body: Value, wanting: &Wanting) -> Result<(), ClusterError> {
     let describe = system.describe();
     let command = describe.commands.iter().find(|command| command.path == path).expect("the logic has it");

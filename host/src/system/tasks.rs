@@ -1,8 +1,8 @@
-//! Background tasks of a node, and what becomes of one that panics: it is started again, and until it has run for a while the node is not
-//! ready and says which one it was.
+//! Background tasks of a node. A task that panics is started again; until it has run for a while, the node is not ready
+//! and names the task.
 //!
-//! In: a name, and how to begin. Out: a task that runs until the node stops. It does not know what a task does; each begins anew from what the
-//! node has, as it does after a restart of the process.
+//! In: a name, and how to begin. Out: a task that runs until the node stops. It does not know what a task does. Each
+//! begins anew from the state of the node, as it does after a restart of the process.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::limits::{TASK_AGAIN, TASK_SETTLED};
 use crate::system::host::Host;
 
-/// Runs a task for as long as the node does, or until it has nothing more to do.
+/// Runs a task until the node stops, or until the task has nothing more to do.
 pub fn keep<F>(host: &Arc<Host>, name: &'static str, begin: impl Fn(Arc<Host>) -> F + Send + 'static) -> JoinHandle<()>
 where
     F: Future<Output = ()> + Send + 'static,
@@ -26,7 +26,7 @@ where
     })
 }
 
-/// Runs a task that cannot begin twice: after a panic the node is not ready any more.
+/// Runs a task that cannot begin twice: after a panic the node is no longer ready.
 pub fn run_once(host: &Arc<Host>, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
     let host = host.clone();
     tokio::spawn(async move {
@@ -68,7 +68,7 @@ async fn supervise<F: Future<Output = ()>>(
     }
 }
 
-/// Where it was is in the log already.
+/// Reports a panic. Its place is in the log already.
 fn report(name: &'static str, panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".to_owned());

@@ -1,7 +1,9 @@
-//! Time as operators see it: how far journals and clocks are ahead, and their word that a clock which has leapt is right.
+//! Time as operators see it: how far journals and clocks are ahead, and their word that a clock which has leapt is
+//! right.
 //!
-//! In: this node's journals and clock, and what `system` has recorded of clocks. Out: metrics, remarks in words, a clock that is believed. Nothing here
-//! keeps a node from serving: a journal that is ahead goes on, and a node whose clock is wrong leads nothing.
+//! In: this node's journals and clock, and what `system` has recorded about clocks. Out: metrics, remarks in words, a
+//! clock that is believed. Nothing here keeps a node from serving: a journal that is ahead continues, and a node whose
+//! clock is wrong leads nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +28,7 @@ use crate::system::steward;
 pub struct WordsHeard(Mutex<Option<u64>>);
 
 impl WordsHeard {
-    /// Whether the word is new. What was said before the process started is about clocks of another time.
+    /// Whether the word is new. Words from before the process started are about clocks of another time.
     fn is_new(&self, number: u64) -> bool {
         let mut heard = self.0.lock();
         let before = *heard;
@@ -36,7 +38,7 @@ impl WordsHeard {
 }
 
 impl Host {
-    /// What an operator has said of clocks that leapt.
+    /// Handles what an operator has said about clocks that leapt.
     pub(super) fn on_clock_row(&self, row: &ClockRow) {
         if self.words_heard.is_new(row.number) && !self.clocks.on_accepted(Micros(row.ahead)) {
             let seconds = row.ahead / 1_000_000;
@@ -44,7 +46,7 @@ impl Host {
         }
     }
 
-    /// How far each journal is ahead of the clock, where this node's is to be compared with.
+    /// How far each journal is ahead of the clock; zero if this node's clock is not fit for the comparison.
     fn journals_ahead(&self) -> Vec<(GroupName, Duration)> {
         let is_right = self.clocks.may_lead();
         let ahead = |(group, partition): (GroupName, Arc<Partition>)| {
@@ -54,7 +56,7 @@ impl Host {
     }
 }
 
-/// Shows it as metrics, for those partitions that are here.
+/// Shows as metrics how far the journals are ahead, for the partitions that are here.
 pub fn show(host: &Host) {
     for (group, ahead) in host.journals_ahead() {
         let labels = [("machine", group.machine.to_string()), ("partition", group.partition.to_string())];
@@ -62,7 +64,7 @@ pub fn show(host: &Host) {
     }
 }
 
-/// Names the journal that is furthest ahead, for there may be thousands.
+/// Names only the journal that is furthest ahead, because there may be thousands.
 fn ahead_text(ahead: &[(GroupName, Duration)]) -> Option<String> {
     let said = || ahead.iter().filter(|(_, ahead)| JOURNAL_AHEAD_SAID <= *ahead);
     let (group, furthest) = said().max_by_key(|(_, ahead)| *ahead)?;
@@ -73,20 +75,21 @@ fn ahead_text(ahead: &[(GroupName, Duration)]) -> Option<String> {
     };
     let seconds = furthest.as_secs();
     Some(format!(
-        "the journal of {group} is {seconds} s ahead of the clock{others}: it goes on, its time at half speed until the clock has caught up"
+        "the journal of {group} is {seconds} s ahead of the clock{others}: it goes on, its time at half speed until \
+         the clock has caught up"
     ))
 }
 
 fn leap_text(leap: Leap) -> String {
     let (seconds, way) = (leap.ahead.0.unsigned_abs() / 1_000_000, if leap.ahead.0 < 0 { "back" } else { "ahead" });
     format!(
-        "this node's clock has leapt {seconds} s {way}, and no entry follows it: set it right, or say that it is right with `statehouse cluster \
-         accept-clock`"
+        "this node's clock has leapt {seconds} s {way}, and no entry follows it: set it right, or say that it is right \
+         with `statehouse cluster accept-clock`"
     )
 }
 
 impl Cluster {
-    /// What is out of the ordinary about time on this node, in words. It serves all the same.
+    /// What is unusual about time on this node, in words. The node serves all the same.
     pub fn remarks(&self) -> Vec<String> {
         let host = self.host();
         let mut remarks: Vec<String> = host.clocks.leap().map(leap_text).into_iter().collect();
@@ -97,17 +100,18 @@ impl Cluster {
         remarks
     }
 
-    /// An operator says that this node's clock, which has leapt, is right. It is recorded, and believed by each node whose clock has leapt as far; where
-    /// not all nodes know of such words yet, it is said to this node alone.
+    /// Takes an operator's word that this node's clock, which has leapt, is right. The word is recorded, and each node
+    /// whose clock has leapt as far believes it. If not all nodes know such words yet, only this node is told.
     ///
     /// # Errors
-    /// The clock has not leapt, or there was nobody to record it in time.
+    /// The clock has not leapt, or the word could not be recorded in time.
     pub async fn accept_clock(&self, wanting: &Wanting) -> Result<(), ClusterError> {
         let host = self.host();
         let leap = host.clocks.leap().ok_or_else(|| {
             let bound = CLOCK_LEAP_MAX.as_secs();
             ClusterError::Invalid(format!(
-                "this node's clock has not leapt by more than {bound} s, so there is nothing to accept; ask a node whose clock has"
+                "this node's clock has not leapt by more than {bound} s, so there is nothing to accept; ask a node \
+                 whose clock has"
             ))
         })?;
         if host.opening.features.has(features::TIMELINES) {

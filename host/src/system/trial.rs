@@ -1,9 +1,11 @@
-//! Trials: the newest commands of a partition decided again in several ways, all of which must come to the same.
+//! Trials: the newest commands of a partition are decided again in several ways, all of which must give the same
+//! result.
 //!
-//! In: a module on two engines, rows, recorded commands. Out: the first difference, in words: between batches of different sizes, between
-//! engines, or between what `execute` did and what `apply` made of it. A module that has one decides by something that is not in the log.
-//! Each pass over the commands has its time: of a module that is slow within its budgets fewer are tried, so that a trial ends soon.
-//! It knows nothing of what was recorded for the commands: that is what a replay is for.
+//! In: a module on two engines, rows, recorded commands. Out: the first difference, in words: between batches of
+//! different sizes, between engines, or between what `execute` did and what `apply` made of it. A module with a
+//! difference decides by something that is not in the log. Each pass over the commands has a time limit: of a module
+//! that is slow within its budgets fewer commands are tried, so that a trial ends soon. It does not know what was
+//! recorded for the commands; a replay compares with that.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -29,32 +31,32 @@ use crate::sequencer::decide::{Effect, HostFault, decide};
 use crate::sequencer::submission::{Plan, PlanView};
 use crate::store::View;
 
-/// Entries of each partition whose commands are decided again.
+/// From how many entries of each partition the commands are decided again.
 const ENTRIES: u64 = 256;
-/// Commands of each partition that are decided again at most.
+/// How many commands of each partition are decided again at most.
 const COMMANDS_MAX: usize = 2_048;
-/// Of these so many on the other engine, which takes ten to thirty times as long.
+/// How many of these the other engine decides, which takes ten to thirty times as long.
 const COMMANDS_SLOW_MAX: usize = 256;
 /// Largest batch of random size.
 const BATCH_MAX: usize = 64;
-/// The first batch of a pass whose batches grow, which shows how long a command takes.
+/// The first batch of a pass whose batches grow. It shows how long a command takes.
 const BATCH_FIRST: usize = 16;
-/// After this long a pass tries no further commands; all of them take an honest module a small part of that.
+/// After this time a pass tries no further commands. An honest module needs a small part of it for all of them.
 const PASS: Duration = Duration::from_millis(500);
 /// The same on the other engine.
 const PASS_SLOW: Duration = Duration::from_secs(2);
-/// Bytes of an event that are shown.
+/// How many bytes of an event are shown.
 const SHOWN_BYTES: usize = 10;
 
 /// Rows that commands are decided on.
 pub enum TrialRows<'p> {
-    /// The partition's own: the module has their schema.
+    /// The partition's own rows: the module has their schema.
     AsStored(&'p View),
     Migrated(MigratedRows<'p>),
     None,
 }
 
-/// Rows as they would be under a module; only those of entities that are asked for.
+/// Rows as they would be under a module. Only entities that are asked for are migrated.
 pub struct MigratedRows<'p> {
     view: &'p View,
     logic: &'p dyn Logic,
@@ -126,7 +128,7 @@ pub fn newest_commands(replica: &Partition, last: JournalIndex) -> Result<Vec<Pa
     let mut commands = Vec::new();
     let first = last.0.saturating_sub(ENTRIES) + 1;
     for index in (first..=last.0).rev() {
-        // What was released or replaced by a snapshot is not there to be tried.
+        // Entries that were released or replaced by a snapshot cannot be tried.
         let Ok(recorded) = replica.find_entry(JournalIndex(index)) else { break };
         let entry = &recorded.entry;
         if entry.header().kind != EntryKind::Batch {
@@ -158,7 +160,7 @@ pub fn newest_commands(replica: &Partition, last: JournalIndex) -> Result<Vec<Pa
 pub fn check(logic: &dyn Logic, second: &dyn Logic, rows: &TrialRows<'_>, commands: &[Past]) -> Result<(), String> {
     let declared = |past: &&Past| logic.describe().commands.iter().any(|command| command.name == past.name);
     let commands: Vec<&Past> = commands.iter().filter(declared).collect();
-    // All in one batch have one time and one seed, so those are given by the first.
+    // The commands of a batch share one time and one seed, so the first command gives both.
     let Some(context) = commands.first().map(|command| command.context) else { return Ok(()) };
     let seed = u64::from_le_bytes(logic.id().0[..8].try_into().expect("an id has 32 bytes"));
     let mut random = StdRng::seed_from_u64(seed);
@@ -186,12 +188,17 @@ pub fn check(logic: &dyn Logic, second: &dyn Logic, rows: &TrialRows<'_>, comman
     compare_plans(&commands[few..], &plans, &others, "on another engine")?;
     let (commands, plans) = planned(&commands[few..], plans);
     let first = run(logic, rows, context, &plans, growing(1), PASS)?;
-    // Each engine counts its budget its own way; behind a command that one of them stops the rows are others. What the first one stops
-    // takes the other one minutes.
+    // Each engine counts its budget its own way, and after a command that one of them stops the rows differ. A command
+    // that the first engine stops would take the other one minutes.
     let end = first.outcomes.iter().position(Outcome::is_budget).unwrap_or(first.outcomes.len());
     let other = run(second, rows, context, &plans[..end], growing(1), PASS_SLOW)?;
     let stopped = other.outcomes.iter().position(Outcome::is_budget).unwrap_or(end);
-    tracing::debug!(module = %logic.id().short(), count, on_second = other.outcomes.len(), "tried a module on what it once decided");
+    tracing::debug!(
+        module = %logic.id().short(),
+        count,
+        on_second = other.outcomes.len(),
+        "tried a module on what it once decided"
+    );
     if stopped < first.outcomes.len() {
         return compare(&commands, &first.up_to(stopped), &other.up_to(stopped), "on another engine");
     }
@@ -216,7 +223,7 @@ fn planned<'c>(commands: &[&'c Past], plans: Vec<Planned>) -> (Vec<&'c Past>, Ve
     commands.iter().zip(plans).filter_map(|(past, plan)| Some((*past, plan.ok()?))).unzip()
 }
 
-/// Plans of all commands, or of as many of the first ones as there was time for, but of one at least.
+/// Plans all commands, or as many of the first ones as there is time for, but at least one.
 fn plan(
     logic: &dyn Logic,
     commands: &[&Past],
@@ -251,7 +258,7 @@ fn plan(
     Ok(plans)
 }
 
-/// As far as both go.
+/// Compares the plans that both have.
 fn compare_plans(commands: &[&Past], one: &[Planned], other: &[Planned], how: &str) -> Result<(), String> {
     let differs = one.iter().zip(other).position(|(one, other)| match (one, other) {
         (Ok(one), Ok(other)) => plan_bytes(&one.view()) != plan_bytes(&other.view()),
@@ -261,7 +268,7 @@ fn compare_plans(commands: &[&Past], one: &[Planned], other: &[Planned], how: &s
         .map_or(Ok(()), |at| Err(format!("not deterministic: {} is planned in another way {how}", commands[at].text())))
 }
 
-/// All of a plan, each part behind its length.
+/// All of a plan, each part after its length.
 fn plan_bytes(plan: &PlanView<'_>) -> Vec<u8> {
     let mut bytes = vec![plan.coordination as u8];
     let mut part = |part: &[u8]| {
@@ -284,7 +291,7 @@ fn plan_bytes(plan: &PlanView<'_>) -> Vec<u8> {
     bytes
 }
 
-/// What became of one command.
+/// The outcome of one command.
 #[derive(Clone, PartialEq, Eq)]
 enum Outcome {
     Events(Vec<(u32, Vec<u8>)>),
@@ -312,7 +319,7 @@ impl Outcome {
         minicbor::decode(bytes).ok()
     }
 
-    /// The code, where it is one of the host's own.
+    /// The code, if it is one of the host's own.
     fn code(&self) -> Option<&'static str> {
         let own = [host_rejection::BUDGET, host_rejection::MODULE_TRAP, host_rejection::MODULE_INCONSISTENT];
         let rejection = self.rejection()?;
@@ -323,7 +330,7 @@ impl Outcome {
         self.code() == Some(host_rejection::BUDGET)
     }
 
-    /// In a few words, beside another one: the first event in which they differ.
+    /// Describes an outcome in a few words, beside another one: the first event in which they differ.
     fn text(&self, beside: &Self) -> String {
         match (self, beside) {
             (Self::Events(events), Self::Events(others)) => {
@@ -345,13 +352,13 @@ struct Trial {
 }
 
 impl Trial {
-    /// Only the first outcomes.
+    /// The trial with only its first outcomes.
     fn up_to(&self, count: usize) -> Self {
         Self { outcomes: self.outcomes[..count.min(self.outcomes.len())].to_vec(), rows: BTreeMap::new() }
     }
 }
 
-/// What `execute` leaves in globals for `apply` is nothing that a replica would find there.
+/// Checks that `execute` and `apply` agree. A replica would not find what `execute` leaves in globals for `apply`.
 fn check_consistent(commands: &[&Past], whole: &Trial) -> Result<(), String> {
     let is_inconsistent = |outcome: &Outcome| outcome.code() == Some(host_rejection::MODULE_INCONSISTENT);
     let found = whole.outcomes.iter().position(is_inconsistent);
@@ -360,7 +367,7 @@ fn check_consistent(commands: &[&Past], whole: &Trial) -> Result<(), String> {
     })
 }
 
-/// A module that does not come to an end of what clients have sent is none to be activated.
+/// Checks that the module finishes at least half of what clients have sent. One that does not must not be activated.
 fn check_budgets(commands: &[&Past], whole: &Trial) -> Result<(), String> {
     let mut stopped = (0..commands.len()).filter(|at| whole.outcomes[*at].is_budget());
     let Some(first) = stopped.next() else { return Ok(()) };
@@ -369,13 +376,14 @@ fn check_budgets(commands: &[&Past], whole: &Trial) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "it uses up its budget on {count} of the newest {} commands, the first being {}: look for a loop without an end",
+        "it uses up its budget on {count} of the newest {} commands, the first being {}: look for a loop without an \
+         end",
         commands.len(),
         commands[first].text()
     ))
 }
 
-/// As far as both go; their rows only if that is equally far.
+/// Compares the outcomes that both have, and the rows only if both have decided equally many commands.
 fn compare(commands: &[&Past], whole: &Trial, other: &Trial, how: &str) -> Result<(), String> {
     let first = whole.outcomes.iter().zip(&other.outcomes).position(|(one, other)| one != other);
     let Some(at) = first else {
@@ -392,7 +400,7 @@ fn compare(commands: &[&Past], whole: &Trial, other: &Trial, how: &str) -> Resul
     Err(format!("not deterministic: {} gives {one}, but {how} {other}", commands[at].text()))
 }
 
-/// Decides all commands, or as many of the first ones as there is time for, but one at least.
+/// Decides all commands, or as many of the first ones as there is time for, but at least one.
 fn run(
     logic: &dyn Logic,
     stored: &TrialRows<'_>,

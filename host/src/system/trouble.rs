@@ -1,8 +1,9 @@
-//! Activations that a partition could not carry out, on the node that leads it: recorded once, and tried again ever more rarely.
+//! Activations that a partition could not carry out, on the node that leads it: recorded once, and retried with growing
+//! pauses.
 //!
-//! In: what a partition says when it is to activate a module. Out: a step in `system`, for everybody to see, and when to try again. The
-//! partition goes on with the module it has but takes no commands, for requests are planned by the other one: until that works after all,
-//! or an operator goes back or activates a repaired one.
+//! In: what a partition says when it is to activate a module. Out: a step in `system`, for everybody to see, and when
+//! to try again. The partition keeps the module it has, but takes no commands, because requests are planned by the new
+//! one. That lasts until the activation succeeds after all, or an operator rolls back or activates a repaired module.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,7 +31,7 @@ struct Trouble {
     is_recorded: bool,
 }
 
-/// By partition.
+/// Failed activations, by partition.
 #[derive(Default)]
 pub struct Troubles(Mutex<BTreeMap<GroupName, Trouble>>);
 
@@ -41,14 +42,14 @@ impl Troubles {
         troubles.get(group).is_none_or(|trouble| trouble.number != number || trouble.again <= Instant::now())
     }
 
-    /// Whatever there was is over.
+    /// Notes that an activation succeeded, which ends any trouble.
     pub fn on_activated(&self, group: &GroupName) {
         if self.0.lock().remove(group).is_some() {
             gauge(group, 0.0);
         }
     }
 
-    /// Returns whether it is not recorded yet.
+    /// Notes a failure. Returns whether it has yet to be recorded.
     fn on_failed(&self, group: &GroupName, number: u64) -> bool {
         let mut troubles = self.0.lock();
         let before = troubles.get(group).filter(|before| before.number == number);
@@ -73,12 +74,18 @@ fn gauge(group: &GroupName, value: f64) {
     metrics::gauge!("statehouse_activation_failed", &labels).set(value);
 }
 
-/// Says in `system` that a partition led here cannot carry out an activation.
+/// Records in `system` that a partition led here cannot carry out an activation.
 pub async fn report(host: &Host, group: &GroupName, module: ModuleId, number: u64, reason: &str) {
     if !host.troubles.on_failed(group, number) {
         return;
     }
-    tracing::error!(%group, module = %module.short(), number, reason, "a module cannot be activated: no commands are taken until another one is");
+    tracing::error!(
+        %group,
+        module = %module.short(),
+        number,
+        reason,
+        "a module cannot be activated: no commands are taken until another one is"
+    );
     let Some(system) = host.system.read().clone() else { return };
     let body = [
         ("machine", Value::text(&*group.machine)),

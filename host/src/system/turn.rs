@@ -1,10 +1,10 @@
-//! Keeping replicas open, and the right to open one, which one has at a time.
+//! Keeps replicas open. Only the task that has the turn of a replica may open it, and there is one turn at a time.
 //!
 //! ```text
-//! turn ─▶ close what is open ─▶ wait until nobody reads from it ─▶ open ─ not possible ─▶ again, for as long as the node runs
+//! turn ─▶ close what is open ─▶ wait until nobody reads from it ─▶ open ─ not possible ─▶ again, until the node stops
 //! ```
-//! In: a group, and why it is opened again. Out: a replica that runs. Until then the partition is not served here, and says why. It does not
-//! know what opening mends.
+//! In: a group, and why it is opened again. Out: a replica that runs. Until then the partition is not served here, and
+//! says why. It does not know what opening repairs.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,14 +20,15 @@ use crate::router::Machine;
 use crate::system::directory::Directory;
 use crate::system::host::{Host, founders_of};
 
-/// How often it is looked whether everything is open, and runs.
+/// How often it is checked that everything is open, and runs.
 const LOOK: Duration = Duration::from_secs(1);
-/// How soon it is tried again to open the partition, and to see whether the old one is gone.
+/// How soon opening is tried again, and how often it is checked whether the old partition is gone.
 const OPEN_AGAIN: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 impl Host {
-    /// Opens what the directory names, for as long as the node runs; what could not be opened, or is not open any more, is tried again.
+    /// Opens what the directory names, until the node stops. It tries again if a replica could not be opened, or is no
+    /// longer open.
     pub async fn keep_open(self: Arc<Self>) {
         let mut directory = self.directory.subscribe();
         let mut is_known = false;
@@ -38,7 +39,7 @@ impl Host {
             }
             let (known, was_level) = (directory.borrow_and_update().clone(), self.standing.is_level());
             self.tend_machines(&known).await;
-            // Once: from then on each machine says for itself what it lacks, and a node that stops says that.
+            // This is reported once. Afterwards each machine reports what it lacks, and a node that stops reports that.
             if !is_known && !self.stopping.is_cancelled() && !self.level.is_refused() {
                 let missing = self.unknown_machines();
                 is_known = missing.is_empty();
@@ -53,10 +54,10 @@ impl Host {
         }
     }
 
-    /// Sees to it that all of that opens, and is opened again where it has to be; waits for no partition.
+    /// Starts to open all replicas of the directory, and to reopen those that need it. It waits for no partition.
     async fn tend_machines(self: &Arc<Self>, directory: &Directory) {
         let tending = directory.machines.iter().map(|(name, row)| async move {
-            // It says for itself what it lacks.
+            // The machine itself reports what it lacks.
             let Ok(Some(machine)) = self.find_or_make(name, row).await else { return };
             for id in machine.partition_ids() {
                 self.tend_replica(&machine, id, founders_of(row));
@@ -65,11 +66,11 @@ impl Host {
         join_all(tending).await;
     }
 
-    /// Has a replica opened that is not open, without waiting for that. One that stands still because of something that opening mends is
-    /// closed first.
+    /// Starts to open a replica that is not open, without waiting. If a replica has halted for a reason that opening
+    /// repairs, it is closed first.
     fn tend_replica(self: &Arc<Self>, machine: &Arc<Machine>, partition: PartitionId, founders: Vec<NodeId>) {
         let group = GroupName::new(machine.name(), partition);
-        // First of all, so that nobody opens it in between.
+        // The turn comes first, so that nobody opens the replica in between.
         let Some(turn) = Turn::begin(self, &group) else { return };
         let reason = match machine.find_partition(partition).map(|open| open.status().state) {
             Some(RunState::Halted(reason)) if reason.is_mended_by_opening() || self.record.is_given_up(&group) => {
@@ -89,14 +90,14 @@ impl Host {
     }
 }
 
-/// Held by whoever opens a replica, or is about to close it for that.
+/// The right to open a replica, or to close it in order to open it again.
 pub struct Turn {
     pub host: Arc<Host>,
     pub group: GroupName,
 }
 
 impl Turn {
-    /// Nothing while somebody else has it.
+    /// `None` while somebody else has the turn.
     pub fn begin(host: &Arc<Host>, group: &GroupName) -> Option<Self> {
         let is_first = host.turns.lock().insert(group.clone());
         is_first.then(|| Self { host: host.clone(), group: group.clone() })
@@ -108,7 +109,7 @@ impl Turn {
         self.open(&machine, founders).await;
     }
 
-    /// The same, and in between folders of the partition are set aside.
+    /// Does the same, and sets folders of the partition aside in between.
     pub async fn reopen_without(
         self,
         machine: Arc<Machine>,
@@ -132,11 +133,11 @@ impl Turn {
             drop(machine.set_replica(group.partition, Err(why)));
             let remains = partition.remains();
             if let Err(error) = partition.close().await {
-                // What could not be written is applied again from the log.
+                // What could not be written is replayed from the log.
                 tracing::warn!(%group, %error, "the partition could not be closed in order");
             }
             drop(partition);
-            // Requests that still read from it have their deadlines, a disk that hangs has none.
+            // Requests that still read from it end by their deadlines. A disk that hangs has no deadline.
             while !remains.are_gone() && !host.stopping.is_cancelled() {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }

@@ -1,4 +1,4 @@
-//! What `system` holds, as values for people: events, nodes, machines.
+//! What `system` holds, as values for people to read: events, nodes, machines.
 //!
 //! In: events and rows of the machine `system`. Out: values, which the host prints as JSON. It decides nothing.
 
@@ -58,7 +58,7 @@ pub fn machine_value(name: &str, row: &MachineRow) -> Value {
     ])
 }
 
-/// A step for people.
+/// A step as a value for people to read.
 pub fn step_value(step: &StepRow) -> Value {
     let mut members = vec![
         ("step".to_owned(), Value::text(step.what.name())),

@@ -1,6 +1,8 @@
-//! What `system` knows of a machine's views: which there are, by which module each is made, and how often it was to be made again.
+//! What `system` knows about a machine's views: which views there are, which module builds each, and how often a
+//! rebuild was asked for.
 //!
-//! In: ops of the machine `system`. Out: rejections and events, and the row they make. How far a view is on a node is known there alone.
+//! In: ops of the machine `system`. Out: rejections and events, and the row that results. Only a node itself knows how
+//! far it has built a view.
 
 use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
 use statehouse_guest::{Body, Caller, Refusal, Value, role};
@@ -10,7 +12,7 @@ use crate::limits::VIEWS_MAX;
 use crate::system::logic::{Command, Op, Rejection};
 use crate::system::module_plan::{parse_module, refusal};
 
-/// Begins the suffix of a machine's row. A machine's name never begins so.
+/// How the suffix of a machine's row begins. A machine's name never begins with `#`.
 pub const VIEWS: &str = "#views/";
 
 #[derive(Body)]
@@ -21,13 +23,13 @@ pub struct CreateView {
     /// Name of the view
     #[body(name, max_chars = 32)]
     pub view: String,
-    /// Id of the module that makes it: the hash of its bytes
+    /// Id of the module that builds it: the hash of its bytes
     #[body(max_chars = 64)]
     pub module: String,
     /// As the module declares it
     #[body(max_chars = 64)]
     pub version: String,
-    /// It is to be there by default, unless it was dropped before
+    /// Whether it is a default view, which is not created if it was dropped before
     pub is_default: bool,
 }
 
@@ -55,9 +57,9 @@ pub struct DropView {
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
 pub struct ViewsRow {
-    /// In order of name.
+    /// Sorted by name.
     pub views: Vec<ViewRow>,
-    /// Names that somebody has dropped: they do not come back by default. In order.
+    /// Names of views that somebody has dropped, sorted. They are not created again by default.
     pub dropped: Vec<String>,
     /// How many builds were asked for, of all views together.
     pub builds: u64,
@@ -69,14 +71,14 @@ pub struct ViewRow {
     pub name: String,
     pub module: [u8; 32],
     pub version: String,
-    /// Rises when it is to be made again.
+    /// Rises when the view is to be built again.
     pub build: u64,
-    /// Who asked for that, and when.
+    /// Who asked for this build, and when.
     pub by: String,
     pub time: i64,
 }
 
-/// What an operator wants of a view.
+/// A step that an operator asks for in a view's life.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
 pub enum ViewWish {
@@ -90,7 +92,7 @@ impl ViewsRow {
         self.views.iter().find(|row| row.name == name)
     }
 
-    /// Whether a view is to be created that should be there by default.
+    /// Whether a default view of this name is to be created.
     pub fn lacks(&self, name: &str) -> bool {
         self.find(name).is_none() && !self.dropped.iter().any(|dropped| dropped == name)
     }
@@ -98,7 +100,7 @@ impl ViewsRow {
     /// Whether a wish changes anything.
     ///
     /// # Errors
-    /// It cannot be granted.
+    /// The wish cannot be granted.
     pub fn check(&self, name: &str, wish: &ViewWish) -> Result<bool, Rejection> {
         let view = || name.to_owned();
         match (wish, self.find(name)) {
@@ -112,7 +114,7 @@ impl ViewsRow {
         }
     }
 
-    /// What a granted wish does to the row.
+    /// Applies a granted wish to the row.
     pub fn grant(&mut self, name: &str, wish: &ViewWish, by: &str, time: Micros) {
         let at = self.views.iter().position(|row| row.name == name);
         self.builds += 1;
@@ -148,7 +150,7 @@ pub fn views_suffix(machine: &str) -> String {
     format!("{VIEWS}{machine}")
 }
 
-/// The op of a step in a view's life, and its machine; nothing when the command is about something else.
+/// The op of a step in a view's life, with its machine; `None` if the command is about something else.
 pub fn plan_view(command: &Command, caller: &Caller<'_>) -> Result<Option<(String, Op)>, Refusal> {
     let (machine, view, wish) = match command {
         Command::CreateView(CreateView { machine, view, module, version, is_default }) => {
@@ -178,7 +180,7 @@ pub fn views_value(row: &ViewsRow) -> Value {
     Value::Array(row.views.iter().map(view).collect())
 }
 
-/// A step for people.
+/// A step as a value for people to read.
 pub fn wish_value(machine: &str, view: &str, wish: &ViewWish) -> Value {
     let step = match wish {
         ViewWish::Create { .. } => "created",
@@ -196,7 +198,7 @@ mod tests {
         ViewWish::Create { module: [module; 32], version: "1.0.0".to_owned(), is_default }
     }
 
-    /// What the check says, and the row after a granted wish.
+    /// Checks a wish, and applies it to the row if it is granted.
     fn step(row: &mut ViewsRow, name: &str, wish: &ViewWish) -> Result<bool, &'static str> {
         use statehouse_guest::Rejections;
         let checked = row.check(name, wish).map_err(|rejection| rejection.code());

@@ -1,7 +1,8 @@
-//! Views as the cluster knows them: created, made again and dropped by way of any node, and run by every node as `system` says.
+//! Views as the cluster knows them: any node can create, rebuild and drop one, and every node runs them as `system`
+//! says.
 //!
-//! In: what an operator asks of any node, and the directory. Out: rows of `system`, and views of this node that follow them. How a view
-//! follows a machine it does not know.
+//! In: what an operator asks of any node, and the directory. Out: rows of `system`, and views of this node that follow
+//! them. It does not know how a view follows a machine.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,16 +22,17 @@ use crate::system::node::MachineSpec;
 use crate::system::steward;
 use crate::views::{Source, View, Wanted};
 
-/// How soon it is looked again where something is missing.
+/// How soon the next look follows if something is missing.
 const AGAIN: Duration = Duration::from_millis(500);
-/// The same where another node is to do something about it, and this one if it leads by then.
+/// The same if another node has to act, or this one if it leads by then.
 const OTHERS_TURN: Duration = Duration::from_secs(5);
-/// How long a node that has just started is not ready because of its views: where the module of one is nowhere, the rest is served without it.
+/// How long a node that has just started may be not ready because of its views. After that, if no node has the module
+/// of a view, the rest is served without the view.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long one change of the directory may take.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// A view that there should be by default.
+/// A default view, which the configuration names.
 struct ByDefault {
     machine: String,
     view: String,
@@ -79,15 +81,15 @@ pub async fn run(host: Arc<Host>) {
     }
 }
 
-/// Whether a machine's views that should be there by default were not all created yet. Their names are in their modules, which only the node reads
-/// that creates them, so that they are counted.
+/// Whether default views of a machine are still to be created. Their names are in their modules, which only the node
+/// that creates them reads, so the views are counted.
 fn lacks_defaults(spec: &MachineSpec, directory: &Directory) -> bool {
     let row = directory.views.get(&spec.name);
     row.map_or(0, |row| row.views.len() + row.dropped.len()) < spec.views.len()
 }
 
-/// Until what `system` says is known here: what a node that was killed has of it at first is older than its views, which it would delete by that,
-/// or make again.
+/// Waits until what `system` says is known here. At first a node that was killed knows an older state than its views
+/// have, so it would delete or rebuild them.
 async fn settle(host: &Host) {
     while !host.stopping.is_cancelled() {
         if let Some(system) = host.system_partition() {
@@ -103,7 +105,7 @@ async fn settle(host: &Host) {
     }
 }
 
-/// Has a machine's views run here as the directory says; whether all do.
+/// Runs a machine's views here as the directory says. Returns whether all of them run.
 async fn tend(host: &Arc<Host>, name: &str) -> bool {
     let Some(machine) = host.router.find_machine(name) else { return false };
     let rows_now = || {
@@ -125,7 +127,7 @@ async fn tend(host: &Arc<Host>, name: &str) -> bool {
         return true;
     }
     let names: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
-    // Fetching a module takes its time, in which another one may have been asked for.
+    // Fetching a module takes time, in which another one may have been asked for.
     is_complete & host.views.keep_if(&source(&machine), &names, wanted, || rows_now() == rows)
 }
 
@@ -136,7 +138,7 @@ fn source(machine: &Arc<Machine>) -> Source {
     Source { machine: name, partition_count, find: Arc::new(find) }
 }
 
-/// Makes the views that the configuration names, where this node leads `system`; when to look again.
+/// Creates the views that the configuration names, if this node leads `system`. Returns when to look again.
 async fn create_defaults(
     host: &Arc<Host>,
     directory: &Directory,
@@ -169,14 +171,14 @@ async fn create_defaults(
             is_complete = false;
         }
     }
-    // Before it is looked again, so that nothing is asked for twice.
+    // Wait until the directory shows them before the next look, so that no view is asked for twice.
     let mut changed = host.directory.subscribe();
     let is_there = |now: &Directory| defaults.iter().flatten().all(|default| !default.is_missing(now));
     is_complete &= tokio::time::timeout(CHANGE_PATIENCE, changed.wait_for(is_there)).await.is_ok();
     (!is_complete).then_some(AGAIN)
 }
 
-/// What cannot be a view is left out, and said once.
+/// Stages the default views. A module that cannot be a view is left out, and logged once.
 fn stage_defaults(host: &Host) -> Vec<ByDefault> {
     let mut defaults = Vec::new();
     for spec in &host.specs {
@@ -224,7 +226,8 @@ fn body(machine: &str, view: &str, module: ModuleId, version: &str, is_default: 
 }
 
 impl Cluster {
-    /// Has every node follow the machine with this view, or with this version of it; returns its name. Each node builds it for itself.
+    /// Creates this view on every node, or replaces it by this version. Returns its name. Each node builds it for
+    /// itself.
     ///
     /// # Errors
     /// The bytes are no view of the machine, or one of its routes is that of another view.
@@ -243,7 +246,7 @@ impl Cluster {
         Ok(name)
     }
 
-    /// Whether no other view of the machine has one of its routes.
+    /// Checks that no other view of the machine has one of its routes.
     fn check_routes(&self, machine: &str, logic: &dyn Logic) -> Result<(), ClusterError> {
         let describe = logic.describe();
         for other in self.host().views.of(machine).iter().filter(|other| other.name() != describe.name) {
@@ -263,7 +266,7 @@ impl Cluster {
         self.named_step("views/rebuild", machine, view, wanting).await
     }
 
-    /// Ends the view on every node; what it has made is deleted.
+    /// Drops the view on every node; what it has built is deleted.
     pub async fn drop_view(&self, machine: &str, view: &str, wanting: &Wanting) -> Result<(), ClusterError> {
         self.named_step("views/drop", machine, view, wanting).await
     }
@@ -277,7 +280,7 @@ impl Cluster {
         self.view_step(&system, path, body, wanting).await
     }
 
-    /// Returns once this node does as it was asked.
+    /// Takes a step in a view's life. Returns once this node has carried it out.
     async fn view_step(
         &self,
         system: &Machine,
@@ -304,14 +307,14 @@ impl Cluster {
         self.host().views.of(machine)
     }
 
-    /// By which module and in which build each should be, and who asked for that.
+    /// The views that a machine should have, each with its module, its build, and who asked for it.
     pub fn views_wanted(&self, machine: &str) -> BTreeMap<String, crate::system::view_row::ViewRow> {
         let directory = self.host().directory.borrow();
         let rows = directory.views.get(machine).map(|row| row.views.clone()).unwrap_or_default();
         rows.into_iter().map(|row| (row.name.clone(), row)).collect()
     }
 
-    /// What a machine should have and does not run on this node, in words.
+    /// The views that a machine should have and that do not run on this node, in words.
     pub fn views_missing(&self, machine: &str) -> Vec<String> {
         let host = self.host();
         let running = host.views.of(machine);
@@ -327,7 +330,8 @@ impl Cluster {
         missing
     }
 
-    /// Why a node that has just started does not have the routes of all views yet; empty once it has tried to start each.
+    /// Why a node that has just started does not have the routes of all views yet. Empty once it has tried to start
+    /// each view.
     pub fn views_pending(&self) -> Vec<String> {
         let host = self.host();
         if host.views.is_settled() {

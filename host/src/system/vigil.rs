@@ -1,7 +1,8 @@
-//! The vigil: what a node with peers does at regular intervals, whoever leads.
+//! The vigil: what a node with peers does at regular intervals, whichever node leads.
 //!
-//! In: the other nodes. Out: how far their clocks are from this one, hence whether this node may lead; what was seen of their logs, on disk;
-//! whether this node's journals are those of their leaders. A journal that differs stops its partition here, for good.
+//! In: the other nodes. Out: how far their clocks are from this one, hence whether this node may lead; what was seen of
+//! their logs, on disk; whether this node's journals are those of their leaders. A journal that differs stops its
+//! partition here, for good.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use crate::system::timekeeping;
 /// How often the others are asked for the time, and how long each may take.
 const CLOCK_ROUND: Duration = Duration::from_millis(500);
 const CLOCK_PATIENCE: Duration = Duration::from_millis(400);
-/// Rounds of clocks between two looks at the journals, and between two beats of this node's pulse.
+/// Clock rounds between two looks at the journals, and between two beats of this node's pulse.
 const ROUNDS_PER_LOOK: u64 = 10;
 const ROUNDS_PER_BEAT: u64 = 2;
 
@@ -33,7 +34,8 @@ const ROUNDS_PER_BEAT: u64 = 2;
 pub async fn run(host: Arc<Host>) {
     let mut writing: Option<JoinHandle<()>> = None;
     for round in 0_u64.. {
-        // Before the others are told of it. A disk that hangs holds up no clocks.
+        // What was seen is written before the others are told of it. A disk that hangs does not hold up the clock
+        // round.
         if writing.as_ref().is_none_or(JoinHandle::is_finished) {
             writing = Some(host.write_what_was_seen(round % ROUNDS_PER_BEAT == 0));
         }
@@ -44,7 +46,7 @@ pub async fn run(host: Arc<Host>) {
         let others_count = others.len();
         let asking = others.into_iter().map(|node| ask_clock(&host, node, CLOCK_PATIENCE));
         join_all(asking).await;
-        // Whoever is about to stop would have to hand over again at once.
+        // A node that is about to stop does not stand, because it would have to hand over again at once.
         let may_lead = host.clocks.on_round(others_count);
         let replicas = host.replicas();
         for (_, partition) in &replicas {
@@ -68,7 +70,7 @@ pub async fn run(host: Arc<Host>) {
     }
 }
 
-/// What a node without peers does of it: it follows its own clock.
+/// What a node without peers does: it follows its own clock.
 pub async fn watch_clock(host: Arc<Host>) {
     let mut writing: Option<JoinHandle<()>> = None;
     while !host.stopping.is_cancelled() {
@@ -86,7 +88,7 @@ pub async fn watch_clock(host: Arc<Host>) {
 }
 
 impl Host {
-    /// Makes durable what was seen and heard of the others, and has this node's pulse beat if it is to.
+    /// Makes durable what was seen and heard of the others, and lets this node's pulse beat if `beats` says so.
     fn write_what_was_seen(self: &Arc<Self>, beats: bool) -> JoinHandle<()> {
         let mark = |(group, replica): (GroupName, Arc<Partition>)| {
             let mark: Mark = (replica.log().durable(), replica.log().vote());
@@ -106,15 +108,18 @@ impl Host {
         })
     }
 
-    /// Makes durable what is believed of the clock, if that has changed. Blocks.
+    /// Makes durable what is believed about the clock, if that has changed. Blocks.
     fn keep_anchor(&self) {
         let Some(anchor) = self.clocks.anchor() else { return };
         if let Err(error) = self.anchor_file.keep(anchor) {
-            tracing::warn!(%error, "what this node believes of its clock is not on disk: the next process may know less");
+            tracing::warn!(
+                %error,
+                "what this node believes of its clock is not on disk: the next process may know less"
+            );
         }
     }
 
-    /// Whether every replica that this node should have is open: what others hear of this node is then all there is.
+    /// Whether every replica that this node should have is open. Then what others hear of this node is all there is.
     fn is_all_open(&self) -> bool {
         let (directory, replicas) = (self.directory.borrow(), self.replicas.read());
         let is_open =
@@ -124,7 +129,7 @@ impl Host {
         self.standing.is_level() && directory.is_founded() && is_open(SYSTEM, 0) && are_open
     }
 
-    /// The counter for the others to remember; nothing as long as they would take it for more than it says.
+    /// The counter for the others to remember; `None` while they would read more into it than it says.
     pub(super) fn pulse_told(&self) -> Option<u64> {
         let may_tell = self.opening.features.has(features::LOSSES) && self.is_all_open() && !self.pulse.is_behind();
         may_tell.then(|| self.pulse.tell())

@@ -1,7 +1,7 @@
-//! Commands about webhooks, as `system` is sent them, and what is wanted by them.
+//! Planning of commands about webhooks.
 //!
-//! In: bodies. Out: ops, or a refusal that names the field. Two of them are operators', the third is of the node that delivers. What of it is granted is
-//! decided in `webhook_row`.
+//! In: bodies of commands. Out: ops, or a refusal that names the field. Two of the commands come from operators, the
+//! third comes from the node that delivers. `webhook_row` decides what is granted.
 
 use statehouse_guest::{Body, Caller, Refusal, Tx, role};
 
@@ -27,19 +27,19 @@ pub struct CreateWebhook {
     /// Where its requests go
     #[body(min_chars = 8, max_chars = WEBHOOK_URL_CHARS_MAX)]
     pub url: String,
-    /// Only what is about these entities, if there are any
+    /// Only events about these entities, unless the list is empty
     #[body(max_items = WEBHOOK_KEYS_MAX)]
     pub keys: Vec<String>,
-    /// Only events of these kinds, if there are any
+    /// Only events of these kinds, unless the list is empty
     #[body(max_items = WEBHOOK_KINDS_MAX)]
     pub kinds: Vec<String>,
-    /// Events of one request at most
+    /// How many events one request has at most
     #[body(min = 1, max = WEBHOOK_BATCH_MAX)]
     pub batch: u32,
     /// Fingerprint of the secret, hexadecimal
     #[body(min_chars = 64, max_chars = 64)]
     pub secret: String,
-    /// Behind which position it begins, for each partition that it follows
+    /// The position after which it begins, for each partition that it follows
     #[body(max_items = WEBHOOK_PARTITIONS_MAX)]
     pub begin: Vec<String>,
 }
@@ -55,9 +55,9 @@ pub struct ChangeWebhook {
     /// `pause`, `resume`, `rotate`, `settle`, `replay`, `redelivered` or `drop`
     #[body(max_chars = 16)]
     pub step: String,
-    /// Fingerprint of the new secret, of a rotation
+    /// Fingerprint of the new secret, for a rotation
     pub secret: Option<String>,
-    /// Positions: of a replay those behind which it goes on, of a redelivery that of the letter
+    /// Positions: for a replay those after which delivery continues, for a redelivery that of the dead letter
     #[body(max_items = WEBHOOK_PARTITIONS_MAX)]
     pub positions: Vec<String>,
 }
@@ -70,17 +70,17 @@ pub struct NoteWebhook {
     /// Name of the webhook
     #[body(name, max_chars = 32)]
     pub webhook: String,
-    /// Of which going on this is about
+    /// The epoch that the note is about
     pub epoch: u64,
-    /// How far some partitions are
+    /// How far delivery is in some partitions
     #[body(max_items = WEBHOOK_PARTITIONS_MAX)]
     pub lanes: Vec<LaneNote>,
-    /// What keeps it, or nothing
+    /// What holds up delivery, or empty
     #[body(max_chars = WEBHOOK_PROBLEM_CHARS_MAX)]
     pub problem: String,
     /// What was given up
     pub dead: Option<DeadNote>,
-    /// `gone`: the receiver wants no more. `full`: there is no room for what is to be given up. Or nothing
+    /// `gone`: the receiver wants no more. `full`: there is no room for another dead letter. Or empty
     #[body(max_chars = 16)]
     pub halt: String,
 }
@@ -89,28 +89,28 @@ pub struct NoteWebhook {
 pub struct LaneNote {
     /// Everything up to it was delivered or is not wanted
     pub position: String,
-    /// When the next message was tried first, microseconds since 1970; 0: it was not, or did not fail
+    /// When the next message was tried first, microseconds since 1970; 0 if it was not tried or did not fail
     pub since: i64,
-    /// How often it was
+    /// How often it was tried
     pub attempts: u32,
 }
 
 #[derive(Body)]
 pub struct DeadNote {
-    /// Of its first event
+    /// Position of its first event
     pub first: String,
-    /// Of its last event
+    /// Position of its last event
     pub last: String,
     /// When it was tried first, microseconds since 1970
     pub since: i64,
-    /// How often it was
+    /// How often it was tried
     pub attempts: u32,
-    /// What came of the last attempt
+    /// Result of the last attempt
     #[body(max_chars = WEBHOOK_PROBLEM_CHARS_MAX)]
     pub problem: String,
 }
 
-/// The op of a step in a webhook's life; nothing when the command is about something else.
+/// The op of a step in a webhook's life; `None` if the command is about something else.
 pub fn plan_webhook(command: &Command, caller: &Caller<'_>) -> Result<Option<Op>, Refusal> {
     let (machine, webhook, wish) = match command {
         Command::CreateWebhook(create) => (&create.machine, &create.webhook, plan_create(create)?),
@@ -201,7 +201,7 @@ fn plan_secret(text: Option<&String>) -> Result<[u8; 32], Refusal> {
     hash.map(|hash| *hash.as_bytes()).ok_or_else(|| refusal("invalid_secret", 422, detail, Some("secret")))
 }
 
-/// A step in a webhook's life, in its rows.
+/// Applies a step in a webhook's life to its rows.
 pub fn webhook_stepped(tx: &mut Tx<'_>, machine: &str, webhook: &str, by: &str, wish: &WebhookWish) {
     let mut all: WebhooksRow = tx.read(webhooks_suffix(machine)).unwrap_or_default();
     let (before, found) = (all.clone(), tx.read(webhook_suffix(machine, webhook)));

@@ -1,12 +1,14 @@
-//! What `system` knows of a webhook: whom to tell what, by which secrets it is signed, how far it is, and what could not be told.
+//! What `system` knows about a webhook: where it sends which events, which secrets sign them, how far it has delivered,
+//! and what could not be delivered.
 //!
 //! | row | what |
 //! |---|---|
-//! | `#webhooks/<machine>` | the names, and the last number that was given: of a webhook, or of a place to go on from |
+//! | `#webhooks/<machine>` | the names, and the last number that was given to a webhook or to an epoch |
 //! | `#webhook/<machine>/<name>` | one webhook |
 //!
-//! In: ops of the machine `system`. Out: rejections and events, and the rows they make. Of a secret there is a fingerprint here and never the
-//! secret itself, because journals are read by auditors and kept for ever. It knows neither HTTP nor what an event is.
+//! In: ops of the machine `system`. Out: rejections and events, and the rows that result. The row has the fingerprint
+//! of a secret and never the secret itself, because journals are read by auditors and kept for ever. It knows neither
+//! HTTP nor what an event is.
 
 use statehouse_guest::Value;
 use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
@@ -15,10 +17,10 @@ use crate::ids::{JournalIndex, Micros, PartitionId, Position};
 use crate::limits::{WEBHOOK_DEAD_MAX, WEBHOOKS_MAX};
 use crate::system::rejection::Rejection;
 
-/// Begin the suffixes of these rows. A machine's name never begins so.
+/// How the suffixes of these rows begin. A machine's name never begins with `#`.
 pub const WEBHOOKS: &str = "#webhooks/";
 pub const WEBHOOK: &str = "#webhook/";
-/// Why a webhook is paused that nobody has paused.
+/// Why a webhook is paused if no operator has paused it.
 const GONE: &str = "its receiver answered 410 Gone";
 const FULL: &str = "it has as many dead letters as it may have: send them again, or drop the webhook";
 
@@ -26,46 +28,47 @@ const FULL: &str = "it has as many dead letters as it may have: send them again,
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
 pub struct WebhooksRow {
-    /// In order.
+    /// Sorted.
     pub names: Vec<String>,
-    /// Given last.
+    /// The number that was given last.
     pub number: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
 pub struct WebhookRow {
-    /// Of this webhook alone, in its machine, for ever: part of the ids of its messages.
+    /// Unique in the machine, for ever. It is part of the ids of the webhook's messages.
     pub number: u64,
-    /// Another one whenever it is to go on elsewhere, or again: what was noted before counts no more.
+    /// Changes when delivery is to continue from another place, or after a pause. Notes about an earlier epoch are
+    /// rejected.
     pub epoch: u64,
     pub url: String,
     pub keys: Vec<String>,
     pub kinds: Vec<String>,
     pub batch: u32,
-    /// Fingerprints, the newest first. All of them sign.
+    /// Fingerprints, the newest first. All of these secrets sign.
     pub secrets: Vec<[u8; 32]>,
     /// Why it is paused, if it is.
     pub paused: Option<String>,
-    /// Who has changed it last, and when.
+    /// Who changed it last, and when.
     pub by: String,
     pub time: i64,
-    /// In order of the partitions that it follows.
+    /// One lane for each partition that the webhook follows, in order of the partitions.
     pub lanes: Vec<LaneRow>,
-    /// What keeps it.
+    /// What holds up delivery, if anything does.
     pub problem: Option<String>,
     /// Oldest first.
     pub dead: Vec<DeadRow>,
-    /// How many there ever were.
+    /// How many dead letters there ever were.
     pub dead_total: u64,
 }
 
-/// How far a webhook is in a partition.
+/// How far a webhook has delivered in a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
 pub struct LaneRow {
     pub at: At,
-    /// What follows was tried in vain.
+    /// The next message, if attempts to deliver it have failed.
     pub failing: Option<Failing>,
 }
 
@@ -73,12 +76,12 @@ pub struct LaneRow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
 pub struct Failing {
-    /// When it was tried first, microseconds since 1970.
+    /// When the first attempt was made, microseconds since 1970.
     pub since: i64,
     pub attempts: u32,
 }
 
-/// A message that was given up.
+/// A dead letter: a message that was given up.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
 pub struct DeadRow {
@@ -90,7 +93,7 @@ pub struct DeadRow {
     pub problem: String,
 }
 
-/// A position, as rows have it.
+/// A position, as rows encode it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
 pub struct At {
@@ -112,7 +115,7 @@ impl At {
     }
 }
 
-/// What is to happen to a webhook.
+/// A step that is asked for in a webhook's life.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(crate = "statehouse_guest::borsh")]
 pub enum WebhookWish {
@@ -126,7 +129,8 @@ pub enum WebhookWish {
     },
     Pause,
     Resume,
-    /// From now on this secret signs as well as the one that signs longest: of a rotation that is not settled the receiver may not know.
+    /// From now on this secret signs, and with it the oldest one. While a rotation is not settled, the oldest is the
+    /// only secret that the receiver surely has.
     Rotate {
         secret: [u8; 32],
     },
@@ -151,7 +155,7 @@ pub enum WebhookWish {
         failing: Failing,
         problem: String,
     },
-    /// Paused by whoever delivers.
+    /// The node that delivers pauses the webhook.
     Halt {
         epoch: u64,
         is_full: bool,
@@ -159,7 +163,7 @@ pub enum WebhookWish {
 }
 
 impl WebhookWish {
-    /// For people.
+    /// The name of the step, for people to read.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Create { .. } => "created",
@@ -182,7 +186,7 @@ impl WebhookRow {
         self.lanes.iter_mut().find(|lane| lane.at.partition == partition)
     }
 
-    /// Where a lane is further than the row says; what was noted late takes nothing back.
+    /// Moves a lane forward to `to`. A late note never moves a lane back.
     fn advance(&mut self, to: LaneRow) {
         if let Some(lane) = self.lane(to.at.partition)
             && (lane.at.index, lane.at.n) <= (to.at.index, to.at.n)
@@ -195,7 +199,7 @@ impl WebhookRow {
 /// Whether a wish changes anything.
 ///
 /// # Errors
-/// It cannot be granted.
+/// The wish cannot be granted.
 pub fn check(all: &WebhooksRow, found: Option<&WebhookRow>, name: &str, wish: &WebhookWish) -> Result<bool, Rejection> {
     let webhook = || name.to_owned();
     let Some(row) = found else {
@@ -226,7 +230,7 @@ pub fn check(all: &WebhooksRow, found: Option<&WebhookRow>, name: &str, wish: &W
         {
             Err(Rejection::OutOfDate)
         }
-        // After a replay the same message may be given up again.
+        // After a replay the same message may be given up again; it takes no second place.
         WebhookWish::Dead { first, .. }
             if WEBHOOK_DEAD_MAX <= row.dead.len() && row.dead.iter().all(|letter| letter.first != *first) =>
         {
@@ -236,7 +240,7 @@ pub fn check(all: &WebhooksRow, found: Option<&WebhookRow>, name: &str, wish: &W
     }
 }
 
-/// What a granted wish makes of both rows; the webhook's own is nothing where there is none any more.
+/// Applies a granted wish to both rows. Returns the webhook's own row, or `None` if the webhook is dropped.
 pub fn grant(
     all: &mut WebhooksRow,
     found: Option<WebhookRow>,
@@ -257,9 +261,10 @@ pub fn grant(
         }
         WebhookWish::Pause => row.paused = Some(format!("by {by}")),
         WebhookWish::Resume => {
-            // Whoever has stood still because of it begins anew, also who has not noticed the pause.
+            // A new epoch makes the node that delivers begin anew, even one that has not noticed the pause.
             (row.epoch, row.paused, row.problem) = (all.number, None, None);
-            // Whoever resumes has done something about it: what failed has all its time again.
+            // An operator who resumes has done something about the problem, so a failing message gets its full time
+            // again.
             row.lanes.iter_mut().for_each(|lane| lane.failing = None);
         }
         WebhookWish::Rotate { secret } => {
@@ -283,7 +288,7 @@ pub fn grant(
             return Some(row);
         }
         WebhookWish::Dead { first, last, failing, problem, .. } => {
-            // Behind it goes on.
+            // Delivery continues after the dead letter.
             row.advance(LaneRow { at: *last, failing: None });
             row.dead.retain(|other| other.first != *first);
             let (first, last, failing, problem) = (*first, *last, *failing, problem.clone());
@@ -327,7 +332,7 @@ pub fn webhook_suffix(machine: &str, webhook: &str) -> String {
     format!("{WEBHOOK}{machine}/{webhook}")
 }
 
-/// A webhook for people: of its secrets the fingerprints.
+/// A webhook as a value for people to read. It shows the fingerprints of its secrets.
 pub fn webhook_value(row: &WebhookRow) -> Value {
     let texts = |texts: &[String]| Value::Array(texts.iter().map(|text| Value::text(text.as_str())).collect());
     let position = |lane: &LaneRow| Value::Text(lane.at.position().to_string());
@@ -348,7 +353,7 @@ fn fingerprint_value(fingerprint: &[u8; 32]) -> Value {
     Value::text(blake3::Hash::from_bytes(*fingerprint).to_hex().as_str())
 }
 
-/// A step for people.
+/// A step as a value for people to read.
 pub fn webhook_step_value(machine: &str, webhook: &str, wish: &WebhookWish) -> Value {
     let more = match wish {
         WebhookWish::Create { url, secret, .. } => {

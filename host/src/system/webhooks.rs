@@ -1,8 +1,8 @@
-//! Webhooks as the cluster knows them: created, changed and dropped by way of any node, and how far each is.
+//! Webhooks as the cluster knows them: any node can create, change and drop one, and knows how far each has delivered.
 //!
-//! In: what an operator asks of any node; what the node that delivers has done. Out: rows of `system`, and secrets. That node is the one that
-//! leads `system`: there is one at most that can record what it has done, and another one as soon as it is gone. How anything is sent is not
-//! known here.
+//! In: what an operator asks of any node, and what the node that delivers has done. Out: rows of `system`, and secrets.
+//! The leader of `system` delivers: at most one node can record what it has done, and another one takes over as soon as
+//! that one is gone. How anything is sent is not known here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,17 +24,17 @@ use crate::system::webhook_row::{DeadRow, LaneRow, WebhookRow};
 /// How long `system` may take to say which secrets are named, before any is deleted.
 const NAMED_PATIENCE: Duration = Duration::from_secs(2);
 
-/// By machine and name.
+/// Rows by machine and name.
 pub type Webhooks = BTreeMap<(String, String), Arc<WebhookRow>>;
 
-/// What a new webhook is to be.
+/// The settings of a new webhook.
 pub struct WebhookSettings {
     pub url: String,
     pub keys: Vec<String>,
     pub kinds: Vec<String>,
     pub batch: u32,
     pub secret: Vec<u8>,
-    /// Behind what it begins, for each partition that it follows.
+    /// The position after which it begins, for each partition that it follows.
     pub begin: Vec<Position>,
 }
 
@@ -42,9 +42,9 @@ pub struct WebhookSettings {
 pub enum WebhookStep {
     Pause,
     Resume,
-    /// By another secret from now on, and for a while by the one before as well.
+    /// Signs with another secret from now on, and for a while with the one before as well.
     Rotate(Vec<u8>),
-    /// No more by the one before.
+    /// Stops signing with the one before.
     Settle,
     Replay(Vec<Position>),
     /// A dead letter was delivered after all.
@@ -52,7 +52,7 @@ pub enum WebhookStep {
     Drop,
 }
 
-/// What the node that delivers has to say.
+/// What the node that delivers reports.
 pub enum WebhookNote {
     Progress {
         lanes: Vec<LaneRow>,
@@ -61,15 +61,15 @@ pub enum WebhookNote {
     Dead(DeadRow),
     /// The receiver wants no more.
     Gone,
-    /// Nothing more can be given up.
+    /// There is no room for another dead letter.
     Full,
 }
 
 impl Cluster {
-    /// Its row, as soon as this node has it.
+    /// Creates a webhook. Returns its row as soon as this node has it.
     ///
     /// # Errors
-    /// There is one of this name, or too many; the secret cannot be kept on a majority of the nodes.
+    /// There is a webhook of this name, or there are too many; the secret cannot be kept on a majority of the nodes.
     pub async fn create_webhook(
         &self,
         machine: &str,
@@ -97,7 +97,7 @@ impl Cluster {
         find(&rows, machine, webhook)
     }
 
-    /// Its row afterwards; nothing when it was dropped.
+    /// Changes a webhook. Returns its row afterwards, or `None` if it was dropped.
     ///
     /// # Errors
     /// There is no such webhook, or this cannot be done with it.
@@ -118,7 +118,7 @@ impl Cluster {
             WebhookStep::Replay(from) => ("replay", None, from),
             WebhookStep::Redelivered(position) => ("redelivered", None, vec![position]),
             WebhookStep::Rotate(secret) => {
-                // Nothing is kept for a webhook that is not there.
+                // No secret is kept for a webhook that does not exist.
                 find(&self.webhooks_now(wanting.deadline).await?, machine, webhook)?;
                 let kept = secrets::keep_on_majority(self.host(), &secret, wanting.deadline).await?;
                 ("rotate", Some(kept), Vec::new())
@@ -140,7 +140,8 @@ impl Cluster {
     /// Records what was done; returns when it is recorded.
     ///
     /// # Errors
-    /// [`ClusterError::Rejected`]: it was dropped, or is to go on elsewhere, so that this counts no more. Others: to be tried again.
+    /// [`ClusterError::Rejected`]: the webhook was dropped, or has another epoch by now, so the note no longer counts.
+    /// After any other error the caller may try again.
     pub async fn note_webhook(
         &self,
         machine: &str,
@@ -169,12 +170,12 @@ impl Cluster {
         steward::command(&system, "webhooks/note", Value::map(members), deadline).await
     }
 
-    /// As this node has applied them.
+    /// The webhooks, as this node has applied them.
     pub fn webhooks(&self) -> Webhooks {
         self.host().directory.borrow().webhooks.clone()
     }
 
-    /// As of now.
+    /// The webhooks as of now.
     ///
     /// # Errors
     /// `system` does not answer in time.
@@ -183,7 +184,7 @@ impl Cluster {
     }
 
     /// # Errors
-    /// There is none, or `system` does not answer in time.
+    /// There is no such webhook, or `system` does not answer in time.
     pub async fn webhook_now(
         &self,
         machine: &str,
@@ -193,13 +194,14 @@ impl Cluster {
         find(&self.webhooks_now(deadline).await?, machine, webhook)
     }
 
-    /// Whether this node is the one that delivers. Whom no majority answers is not: another one may deliver already.
+    /// Whether this node is the one that delivers. A node that no majority answers is not: another one may deliver
+    /// already.
     pub fn delivers_webhooks(&self) -> bool {
         let delivers = |system: Arc<Partition>| system.is_leader() && system.is_running() && system.group().is_heard();
         self.host().system_partition().is_some_and(delivers)
     }
 
-    /// How many entries of this node a webhook has not come by yet, as far as that is recorded.
+    /// How many entries of this node a webhook has not passed yet, as far as that is recorded.
     pub fn webhook_lag(&self, machine: &str, row: &WebhookRow) -> u64 {
         let Some(machine) = self.host().router.find_machine(machine) else { return 0 };
         let behind = |lane: &LaneRow| {
@@ -209,16 +211,18 @@ impl Cluster {
         row.lanes.iter().filter_map(behind).sum()
     }
 
-    /// The secret with this fingerprint; nothing when no node that answers has it.
+    /// The secret with this fingerprint; `None` if no node that answers has it.
     pub async fn webhook_secret(&self, of: Fingerprint) -> Option<Vec<u8>> {
         secrets::find_anywhere(self.host(), of).await
     }
 
-    /// Gets the secrets that are named and not on this node, and deletes those that were not named for so long; `unnamed` is its memory.
+    /// Fetches the secrets that webhooks name and this node lacks, and deletes those that no webhook has named for
+    /// `patience`. `unnamed` is its memory.
     pub async fn tend_webhook_secrets(&self, unnamed: &mut Unnamed, patience: Duration) {
         let mut named = named_by(&self.webhooks());
         if secrets::has_others(self.host(), named.clone()).await {
-            // What this node has applied may be long past, and is nothing at all before others have answered: by that nothing is deleted.
+            // What this node has applied may be long out of date, and is empty before others have answered, so it is no
+            // reason to delete anything.
             match self.webhooks_now(Instant::now() + NAMED_PATIENCE).await {
                 Ok(webhooks) => {
                     named = named_by(&webhooks);

@@ -1,13 +1,14 @@
-//! One build of a view: the rows that one module makes of the journals, and how far it is in each partition.
+//! One build of a view: the rows that one module makes of the journals, and how far it has followed each partition.
 //!
 //! | key | row |
 //! |---|---|
 //! | `0 ‖ partition u32` | the cursor, see `cursor.rs` |
 //! | `1 ‖ partition u32 ‖ key` | a row of the view |
 //!
-//! Partitions are big-endian. What this node's log has released is read in the archive, where there is one. A batch of rows and the cursor behind it appear as one, so what a crash leaves is what the view was at its
-//! cursor. Every partition's rows come from its journal alone: two builds at the same cursors are the same. It does not know which build is
-//! asked.
+//! Partition numbers are big-endian. What this node's log has released is read from the archive, if there is one. A
+//! batch of rows and the cursor after it are written atomically, so a crash leaves the view as it was at its cursor.
+//! Every partition's rows depend on its journal alone: two builds at the same cursors are the same. It does not know
+//! which build serves.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -31,12 +32,12 @@ use crate::views::cursor::Cursor;
 use crate::views::decisions::decisions;
 use crate::views::error::ViewError;
 
-/// Entries that are followed at once.
+/// How much of a journal is followed at a time.
 const READ: Bound = Bound { bytes: 2 << 20, entries: u64::MAX };
 const CURSOR: u8 = 0;
 const ROW: u8 = 1;
 
-/// Entries that were waited for.
+/// The result of a read that may have waited for the archive.
 pub type Reading = Result<Read, PartitionError>;
 
 pub struct Build {
@@ -44,26 +45,26 @@ pub struct Build {
     pub number: u64,
     pub store: OrderedStore,
     cursors: Mutex<BTreeMap<PartitionId, Cursor>>,
-    /// Replicas in whose history the cursor was found.
+    /// The replicas whose history is known to contain the cursor.
     attached: Mutex<BTreeMap<PartitionId, Weak<Partition>>>,
-    /// Why it stands still, or does not go on for now.
+    /// Why it has stopped, or does not continue for now.
     pub problem: Mutex<Option<Problem>>,
     /// Until when the archive is not asked again.
     pub rests_until: Mutex<Option<Instant>>,
 }
 
-/// What keeps a build from going on.
+/// What keeps a build from continuing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub text: String,
-    /// Until it is made again.
+    /// It lasts until the build is made again.
     pub is_final: bool,
 }
 
-/// Rows that are read before it is looked how large they are.
+/// How many rows are read before their size is checked.
 const ROWS_AT_ONCE: usize = 256;
 
-/// Decisions, and the cursor behind each.
+/// Decisions, and the cursor after each.
 #[derive(Default)]
 struct Batch {
     decisions: Vec<Decision>,
@@ -71,7 +72,7 @@ struct Batch {
 }
 
 impl Batch {
-    /// The second half, taken off.
+    /// Splits the second half off.
     fn split(&mut self) -> Self {
         let at = self.decisions.len() / 2;
         Self { decisions: self.decisions.split_off(at), cursors: self.cursors.split_off(at) }
@@ -91,12 +92,13 @@ impl Build {
         (self.logic.id(), self.number) == (logic.id(), number)
     }
 
-    /// How far it is; nothing where it has not begun.
+    /// How far it has followed the partition; `None` if it has not begun.
     pub fn cursor(&self, partition: PartitionId) -> Option<Cursor> {
         self.cursors.lock().get(&partition).copied()
     }
 
-    /// Follows the partition for a while; whether there was anything to follow. `wait` waits for the archive, where what follows was released.
+    /// Follows the partition for a while; returns whether there was anything to follow. `wait` waits for the archive if
+    /// the log has released what follows.
     pub fn step(
         &self,
         partition: &Arc<Partition>,
@@ -130,7 +132,7 @@ impl Build {
         Ok(true)
     }
 
-    /// Adds an effective entry to the batch, and writes the batch whenever it is large; returns the cursor behind the entry.
+    /// Adds an effective entry to the batch, and writes the batch when it is large. Returns the cursor after the entry.
     fn take(
         &self,
         partition: PartitionId,
@@ -167,7 +169,8 @@ impl Build {
         Ok(behind)
     }
 
-    /// The cursor, once it is known to be one of this replica's history; nothing while the replica has not come that far again.
+    /// The cursor, once it is known to lie in this replica's history; `None` while the replica has not caught up with
+    /// it.
     fn attach(&self, partition: &Arc<Partition>) -> Result<Option<Cursor>, ViewError> {
         let id = partition.id();
         let Some(mut cursor) = self.cursor(id) else { return Ok(Some(Cursor::genesis(&partition.genesis()))) };
@@ -180,10 +183,10 @@ impl Build {
         }
         if cursor.index != partition.genesis().index {
             match partition.find_entry(cursor.index) {
-                // The same entry may stand elsewhere in the log of a node that was set up anew.
+                // The same entry may have another place in the log of a node that was set up anew.
                 Ok(recorded) if recorded.head() == cursor.head => cursor.log_next = recorded.log_index.next(),
                 Ok(_) => return Err(ViewError::OtherHistory { partition: id, index: cursor.index }),
-                // Whether the next one goes on from it is seen by its parent, wherever that one is.
+                // The parent of the next entry shows whether it continues from here, wherever that entry is read.
                 Err(PartitionError::Released { .. }) => cursor.log_next = LogIndex(0),
                 Err(error) => return Err(error.into()),
             }
@@ -194,7 +197,7 @@ impl Build {
         Ok(Some(cursor))
     }
 
-    /// Writes what the view makes of the batch, and the cursor `at` behind it.
+    /// Writes what the view makes of the batch, and the cursor `at` after it.
     fn write(&self, partition: PartitionId, mut batch: Batch, at: Cursor) -> Result<(), ViewError> {
         assert!(batch.decisions.len() == batch.cursors.len());
         match self.project(partition, &mut batch.decisions) {
@@ -207,7 +210,7 @@ impl Build {
                 self.cursors.lock().insert(partition, at);
                 Ok(())
             }
-            // The halves by themselves, down to the one that is to blame.
+            // Write each half on its own, down to the decision that is to blame.
             Ok(None) | Err(ViewError::Failed { .. }) if 1 < batch.decisions.len() => {
                 let right = batch.split();
                 let between = batch.cursors.last().copied().unwrap_or(at);
@@ -223,7 +226,7 @@ impl Build {
         }
     }
 
-    /// The view's row writes; nothing when it asks for rows too often, or for too many.
+    /// The view's row writes; `None` if it asks for rows too often, or for too many.
     fn project(&self, partition: PartitionId, decisions: &mut Vec<Decision>) -> Result<Option<Vec<Row>>, ViewError> {
         if decisions.is_empty() {
             return Ok(Some(Vec::new()));
@@ -267,7 +270,8 @@ impl Build {
                 // Rows and decisions may be too much for one call.
                 Err(Fault::Host { .. }) if 1 < count => return Ok(None),
                 Err(fault @ Fault::Host { .. }) => return Err(ViewError::Host(fault.to_string())),
-                // A smaller batch may do; alone it depends on the machine, and is tried again.
+                // A smaller batch may succeed. A single decision may be slow because of the machine, so it is tried
+                // again.
                 Err(Fault::Watchdog) if count == 1 => return Err(ViewError::Host("it takes too long".to_owned())),
                 Err(fault) => return Err(failed(fault.to_string())),
             }
@@ -276,7 +280,7 @@ impl Build {
     }
 }
 
-/// What keeps a view that needs an entry which this node's log does not have, nor its archive.
+/// Why a view cannot continue: neither this node's log nor its archive has the entry that it needs.
 pub(super) fn not_here(partition: PartitionId, wanted: JournalIndex, gap: Option<Gap>) -> ViewError {
     match gap {
         None => ViewError::Released { partition, wanted },
@@ -303,7 +307,7 @@ pub fn row_key(partition: PartitionId, key: &[u8]) -> Vec<u8> {
     [&[ROW][..], &partition.0.to_be_bytes(), key].concat()
 }
 
-/// Key without what stands before it.
+/// The view's own key, without the prefix of kind and partition.
 pub fn split_row_key(key: &[u8]) -> &[u8] {
     &key[1 + size_of::<u32>()..]
 }
@@ -317,7 +321,7 @@ fn partition_of_key(key: &[u8]) -> PartitionId {
     PartitionId(number.unwrap_or_default())
 }
 
-/// Reads all cursors of one moment.
+/// Reads all cursors as of one moment.
 pub fn read_cursors(rows: &crate::store::OrderedRows<'_>) -> Result<BTreeMap<PartitionId, Cursor>, ViewError> {
     let cursors = rows.rising(&[CURSOR], None, usize::MAX)?.into_iter().map(|(key, row)| {
         let partition = partition_of_key(&key);

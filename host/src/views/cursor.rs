@@ -1,9 +1,9 @@
-//! How far a view has followed one partition: a row beside those it made of it, written with them as one.
+//! How far a view has followed one partition: a row beside the view's own rows, written with them atomically.
 //!
 //! | bytes | |
 //! |---|---|
 //! | 0 | format, 1 |
-//! | 1 … 8 | Raft's index of the next entry to follow; 0 where it is not known: at the beginning, and behind what came from the archive |
+//! | 1 … 8 | Raft's index of the next entry to follow; 0 if not known: at first, and after the archive's entries |
 //! | 9 … 16 | number in the journal of the last entry that was followed |
 //! | 17 … 24 | its time |
 //! | 25 … 56 | the journal's head after it |
@@ -21,7 +21,7 @@ const SIZE: usize = 61;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
-    /// Of the next entry to follow; 0 where it is not known.
+    /// Raft's index of the next entry to follow; 0 if it is not known.
     pub log_next: LogIndex,
     pub index: JournalIndex,
     pub time: Micros,
@@ -31,7 +31,7 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// Before the first entry.
+    /// The cursor before the first entry.
     pub fn genesis(journal: &Journal) -> Self {
         let Journal { index, head, time, .. } = *journal;
         Self { log_next: LogIndex(0), index, time, head, commands: 0 }
@@ -42,7 +42,7 @@ impl Cursor {
         Position { partition, index: self.index, n: 0, head8: [a, b, c, d] }
     }
 
-    /// Where what follows is looked for.
+    /// Where to look for the next entries.
     pub fn place(&self) -> Place {
         Place::behind(self.index, self.head, Some(self.log_next).filter(|next| *next != LogIndex(0)))
     }

@@ -1,7 +1,8 @@
-//! Entries as decisions: what of a command was decided in an entry, with its events as the module that decided them shows them.
+//! Entries as decisions: what an entry decided about a command, with its events rendered by the module that decided
+//! them.
 //!
-//! In: an effective entry. Out: decisions, rendered in one call of the module. A module that cannot show an event gives null for it, so that
-//! every node makes the same of it. It knows no view.
+//! In: an effective entry. Out: decisions, rendered in one call of the module. If a module cannot show an event, the
+//! event is null, so that every node gets the same. It knows no view.
 
 use std::ops::Range;
 
@@ -17,7 +18,7 @@ use crate::machine::render::render_each;
 use crate::sequencer::submission::Recorded;
 use crate::views::error::ViewError;
 
-/// Commands `range` of the entry.
+/// The decisions on the commands `range` of the entry.
 pub fn decisions(
     recorded: &Recorded,
     partition: PartitionId,
@@ -82,7 +83,7 @@ pub fn decisions(
                 }
             }
             GroupOutcome::Rejected(bytes) => decision.rejection = Some(read_rejection(bytes)),
-            // Never recorded.
+            // An entry never records this.
             GroupOutcome::NeedsKeys => {}
         }
         decisions.push(decision);

@@ -1,6 +1,7 @@
-//! What can keep a view from going on.
+//! What can stop a view.
 //!
-//! In: errors of what it reads and writes. Out: words that say what to do, and what of it only passes. It decides nothing.
+//! In: errors of what a view reads and writes. Out: words that say what to do, and which errors pass on their own. It
+//! decides nothing.
 
 use std::path::PathBuf;
 
@@ -20,41 +21,44 @@ pub enum ViewError {
     Module { module: ModuleId, reason: String },
     #[error("the host could not call it: {0}")]
     Host(String),
-    /// The view's doing: the same input gives the same again.
+    /// The view's own fault: the same input fails again.
     #[error(
-        "it failed on what was decided at {position}: {text}; create it again from a repaired module with `statehouse view create`, \
-         or `statehouse view rebuild` to try the same one; no log is kept for it meanwhile"
+        "it failed on what was decided at {position}: {text}; create it again from a repaired module with `statehouse \
+         view create`, or `statehouse view rebuild` to try the same one; no log is kept for it meanwhile"
     )]
     Failed { position: String, text: String },
     #[error(
-        "partition {partition}: entry {wanted} of the journal is needed, and is not on this node any more: it was released, or replaced by a \
-         snapshot; ask another node, keep more with `[log] keep_bytes`, or have an `[archive]`, which views are built from as well"
+        "partition {partition}: entry {wanted} of the journal is needed, and is not on this node any more: it was \
+         released, or replaced by a snapshot; ask another node, keep more with `[log] keep_bytes`, or have an \
+         `[archive]`, which views are built from as well"
     )]
     Released { partition: PartitionId, wanted: JournalIndex },
-    /// A folder gets what this node has itself, and from the other nodes what is missing between that and what the folder has.
+    /// A folder gets what this node has itself, and from the other nodes what lies between that and what the folder
+    /// has.
     #[error(
-        "partition {partition}: entry {wanted} of the journal is needed, and is neither on this node, which was sent a snapshot of the state \
-         behind it or released it before it had an archive, nor in its archive {url}, a folder of its own. What follows the end of the \
-         archive comes from the other nodes as long as one has it, and the view goes on then; this node's log says why it does not. What no \
-         node has any more does not come: ask another node; or stop this one, and replace what the folder has of the partition by a copy of \
-         that in the archive of a node that has the entry. Nodes that share one archive, `[archive] url = \"s3://…\"`, from the beginning \
+        "partition {partition}: entry {wanted} of the journal is needed, and is neither on this node, which was sent a \
+         snapshot of the state behind it or released it before it had an archive, nor in its archive {url}, a folder \
+         of its own. What follows the end of the archive comes from the other nodes as long as one has it, and the \
+         view goes on then; this node's log says why it does not. What no node has any more does not come: ask another \
+         node; or stop this one, and replace what the folder has of the partition by a copy of that in the archive of \
+         a node that has the entry. Nodes that share one archive, `[archive] url = \"s3://…\"`, from the beginning \
          have no such gap"
     )]
     NotInOwn { partition: PartitionId, wanted: JournalIndex, url: String },
     /// A journal is archived in order.
     #[error(
-        "partition {partition}: entry {wanted} of the journal is needed, and is not on this node any more; the archive {url} has what follows \
-         from entry {next} on, because the entries before were in no log when it was begun, so it does not come by itself: ask a node that \
-         has it, or add what an older archive has of it"
+        "partition {partition}: entry {wanted} of the journal is needed, and is not on this node any more; the archive \
+         {url} has what follows from entry {next} on, because the entries before were in no log when it was begun, so \
+         it does not come by itself: ask a node that has it, or add what an older archive has of it"
     )]
     BeforeArchive { partition: PartitionId, wanted: JournalIndex, next: JournalIndex, url: String },
-    /// What this node has released is archived before; what it never had is archived by others soon.
+    /// What this node has released was archived before; what it never had is archived by other nodes soon.
     #[error(
-        "partition {partition}: entry {wanted} of the journal is needed, and is neither on this node nor in the archive yet; the view goes on \
-         when it is there"
+        "partition {partition}: entry {wanted} of the journal is needed, and is neither on this node nor in the \
+         archive yet; the view goes on when it is there"
     )]
     NotArchived { partition: PartitionId, wanted: JournalIndex },
-    /// What it has made belongs to another history than the node has.
+    /// The view was made from another history than the node has.
     #[error("partition {partition}: entry {index} is not the one that the view has followed")]
     OtherHistory { partition: PartitionId, index: JournalIndex },
     #[error("the cursor of partition {partition} is malformed")]
@@ -62,12 +66,12 @@ pub enum ViewError {
 }
 
 impl ViewError {
-    /// Whether the view stands still until it is made again.
+    /// Whether the view stays stopped until it is made again.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Failed { .. } | Self::Released { .. })
     }
 
-    /// Whether it is up to the archive, which is not asked again at once.
+    /// Whether it depends on the archive, which is not asked again at once.
     pub fn is_of_archive(&self) -> bool {
         matches!(
             self,
@@ -78,7 +82,7 @@ impl ViewError {
         )
     }
 
-    /// Whether what was made so far is worth nothing.
+    /// Whether the rows that were made so far are worthless.
     pub fn spoils_rows(&self) -> bool {
         match self {
             Self::OtherHistory { .. } | Self::Cursor { .. } => true,

@@ -1,12 +1,12 @@
 //! Views: read models that follow the journals of a machine's partitions on this node, each with rows of its own.
 //!
 //! ```text
-//! a view's thread:  partition's log ─▶ tail ─▶ decisions (rendered by who decided) ─▶ sh1_project ─▶ rows and cursor, as one
-//!                   build beside the serving one ─▶ caught up ─▶ it serves           query ─▶ sh1_query over rows of one moment
+//! view's thread: log ─▶ tail ─▶ decisions (rendered by their module) ─▶ sh1_project ─▶ rows and cursor, written as one
+//!                build beside the serving one ─▶ caught up ─▶ it serves      query ─▶ sh1_query on rows of one moment
 //! ```
-//! In: committed entries that are applied here, and queries. Out: answers, and by how much they lag. No write waits for a view, so it can
-//! hold up nobody; its rows are in no digest, and may be thrown away and built again. It knows nothing of HTTP, nor of which views there
-//! should be.
+//! In: committed entries that are applied here, and queries. Out: answers, and by how much they lag. No write waits for
+//! a view, so a slow view delays nobody. Its rows are in no digest, and may be deleted and built again. It knows
+//! neither HTTP nor which views should exist.
 
 mod error;
 mod cursor;
@@ -47,7 +47,7 @@ pub struct Source {
     pub find: Arc<dyn Fn(PartitionId) -> Option<Arc<Partition>> + Send + Sync>,
 }
 
-/// A view that there should be.
+/// A view that should exist.
 #[derive(Clone)]
 pub struct Wanted {
     pub name: String,
@@ -69,9 +69,9 @@ pub struct Views {
     shared: Arc<Shared>,
     /// By machine.
     kept: Mutex<BTreeMap<String, Kept>>,
-    /// Set with `kept` locked: nothing is started any more.
+    /// Set while `kept` is locked; from then on no view is started.
     is_closed: AtomicBool,
-    /// Which there should be is known, and each was started if it could be.
+    /// It is known which views should exist, and each was started if it could be.
     is_settled: AtomicBool,
 }
 
@@ -79,7 +79,7 @@ pub struct Views {
 #[derive(Default)]
 struct Kept {
     running: BTreeMap<String, Running>,
-    /// What deletes the files of a dropped one: another one of its name waits for that.
+    /// Threads that delete the files of dropped views. A new view of the same name waits for its thread.
     deleting: BTreeMap<String, JoinHandle<()>>,
 }
 
@@ -89,13 +89,14 @@ impl Views {
         Self { shared: Arc::new(shared), kept: Mutex::default(), is_closed, is_settled }
     }
 
-    /// Starts what is missing, stops and forgets what is not wanted any more, and has made again what is wanted otherwise.
-    /// `names` are those of all that there should be, also where the module is not here yet.
+    /// Starts missing views, stops and deletes views that are no longer wanted, and has views made again whose module
+    /// or build number has changed. `names` lists all views that should exist, including those whose module is not here
+    /// yet.
     pub fn keep(&self, source: &Source, names: &[String], wanted: Vec<Wanted>) {
         self.keep_if(source, names, wanted, || true);
     }
 
-    /// The same if, once nobody else may do it, that is still what is wanted; whether it was done.
+    /// Does the same, but only if `is_current` still says so under the lock. Returns `false` if it does not.
     pub fn keep_if(
         &self,
         source: &Source,
@@ -136,7 +137,7 @@ impl Views {
         true
     }
 
-    /// What was dropped while this node was down.
+    /// Deletes views that were dropped while this node was down.
     fn delete_dropped(&self, machine: &str, names: &[String]) -> BTreeMap<String, JoinHandle<()>> {
         let Ok(entries) = std::fs::read_dir(self.shared.folder.join(machine)) else { return BTreeMap::new() };
         let is_dropped = |name: &String| !names.contains(name);
@@ -148,7 +149,7 @@ impl Views {
         deleting.collect()
     }
 
-    /// From now on a view that does not run is missing for a reason of its own, and not because the node has just started.
+    /// Marks the end of the start-up: from now on, a view that does not run has a reason of its own.
     pub fn set_settled(&self) {
         self.is_settled.store(true, Ordering::Relaxed);
     }
@@ -161,7 +162,7 @@ impl Views {
         self.kept.lock().get(machine)?.running.get(view).map(|running| running.view.clone())
     }
 
-    /// In order of their names.
+    /// The views of a machine, in order of their names.
     pub fn of(&self, machine: &str) -> Vec<Arc<View>> {
         let kept = self.kept.lock();
         kept.get(machine)
@@ -170,7 +171,7 @@ impl Views {
             .collect()
     }
 
-    /// Stops all views in order; must not be called on a thread of the runtime: it waits.
+    /// Stops all views in an orderly way. It waits, so it must not be called on a thread of the runtime.
     pub fn close(&self) {
         let kept = {
             let mut kept = self.kept.lock();

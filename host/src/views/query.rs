@@ -1,6 +1,7 @@
-//! Asking a view: its query over the rows of one moment, after a wait where the caller has seen more than the view.
+//! Querying a view: its query over the rows of one moment, after a wait if the caller has seen more than the view.
 //!
-//! In: a query. Out: a value, the position and the lag it was answered at. Every wait ends at the caller's deadline. It changes nothing.
+//! In: a query. Out: a value, with the position and the lag at which it was answered. Every wait ends at the caller's
+//! deadline. It changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,18 +32,18 @@ pub struct ViewQuery {
     pub roles: u32,
     /// The moment that is asked about.
     pub at: Option<Micros>,
-    /// Where the entity lives that the query names.
+    /// The partition of the entity that the query names.
     pub home: Option<PartitionId>,
     pub freshness: Freshness,
     pub deadline: Instant,
-    /// Where not every view will do: what is made by one of these modules.
+    /// If set, only a view made by one of these modules may answer.
     pub only_by: Option<Arc<BTreeSet<ModuleId>>>,
 }
 
 /// What the view must have followed before it is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
-    /// What it has.
+    /// Nothing in particular: it answers with what it has.
     Any,
     /// At least this position.
     AtLeast(Position),
@@ -55,7 +56,7 @@ pub enum Freshness {
 #[derive(Clone, Debug)]
 pub struct ViewAnswer {
     pub body: Value,
-    /// Where the view was in the home partition, or in the first one.
+    /// Where the view was in the home partition, or else in the first one.
     pub position: Position,
     pub lag: Lag,
     /// Name and version of the view.
@@ -68,17 +69,17 @@ pub enum ViewQueryError {
     Refused(Refusal),
     /// The position belongs to another history: 410.
     Gone(Position),
-    /// The view did not get that far before the deadline; in words how far it is.
+    /// The view did not get that far before the deadline; the text says how far it is.
     Behind(String),
-    /// It cannot be asked now; in words why.
+    /// The view cannot answer now; the text says why.
     NotServed(String),
-    /// It trapped or answered nonsense.
+    /// The view trapped or answered nonsense.
     Fault(String),
 }
 
 impl View {
     /// # Errors
-    /// What the view refuses, and why it cannot be asked or is not that far.
+    /// The view refuses the query, cannot answer now, or has not followed far enough.
     pub async fn query(self: &Arc<Self>, query: ViewQuery) -> Result<ViewAnswer, ViewQueryError> {
         let build = match query.freshness {
             Freshness::Any => self.serving().ok_or_else(|| self.not_served())?,
@@ -144,7 +145,7 @@ impl View {
         (self.source.find)(partition).ok_or_else(missing)
     }
 
-    /// Refuses a position of another history; one that lies ahead of this node is waited for.
+    /// Refuses a position of another history, and waits for one that lies ahead of this node.
     async fn check_position(&self, position: Position, deadline: Instant) -> Result<(), ViewQueryError> {
         if self.source.partition_count <= position.partition.0 {
             return Err(ViewQueryError::Gone(position));
@@ -164,13 +165,13 @@ impl View {
         Ok(())
     }
 
-    /// When an entry of this history was decided; nothing where that is not found by the deadline, here or in the archive.
+    /// When an entry of this history was decided; `None` if it is not found by the deadline, here or in the archive.
     pub async fn time_of(&self, position: Position, deadline: Instant) -> Option<Micros> {
         Some(self.find_entry(position, deadline).await?.entry.header().time)
     }
 
-    /// The time by which what is said of an entity is the same as at a position. A view knows entries whole: there is no such time where an entry
-    /// may have changed the entity both up to the position and behind it.
+    /// A time at which the state of an entity is the same as at a position. A view follows whole entries, so there is
+    /// no such time if the entry may have changed the entity both up to the position and after it.
     pub async fn time_within(
         &self,
         position: Position,
@@ -199,7 +200,7 @@ impl View {
         (recorded.head().0[..4] == position.head8).then_some(recorded)
     }
 
-    /// The build that serves, once no entry up to this moment can be missing in it.
+    /// Waits until the build that serves cannot lack any entry up to this moment.
     async fn wait_for_past(&self, time: Micros, deadline: Instant) -> Result<Arc<Build>, ViewQueryError> {
         if let Some(build) = self.serving() {
             let has_passed = |id: u32| build.cursor(PartitionId(id)).is_some_and(|cursor| time <= cursor.time);
@@ -211,7 +212,7 @@ impl View {
         self.wait_until(&wanted, deadline).await
     }
 
-    /// Where every partition is that the query may read of.
+    /// The newest entry of every partition that the query may read.
     async fn newest(
         &self,
         home: Option<PartitionId>,
@@ -232,7 +233,7 @@ impl View {
         Ok(wanted)
     }
 
-    /// The build that serves once it has followed this far.
+    /// Waits until the build that serves has followed this far.
     async fn wait_until(
         &self,
         wanted: &[(PartitionId, JournalIndex)],
@@ -270,11 +271,11 @@ impl View {
     }
 }
 
-/// No time has what is asked about, and the journal must be replayed for it.
+/// No time has the state that is asked about, so the journal must be replayed for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WithinEntry;
 
-/// Unless the view says a position itself.
+/// Adds the position, unless the view's answer has one of its own.
 fn with_position(body: Value, position: Position) -> Value {
     match body {
         Value::Map(pairs) if pairs.iter().all(|(name, _)| name != "position") => {
@@ -286,7 +287,7 @@ fn with_position(body: Value, position: Position) -> Value {
 }
 
 impl Build {
-    /// What the view answers, and where it was: both of one moment.
+    /// The view's answer, and where the view was: both of one moment.
     fn query(&self, query: &ViewQuery) -> Result<(QueryOut, BTreeMap<PartitionId, Cursor>), ViewError> {
         self.store.read(|rows| {
             let cursors = read_cursors(rows)?;

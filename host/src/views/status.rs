@@ -1,4 +1,4 @@
-//! How a view is, for people and for `/metrics`: which build serves, how far it is, and what keeps it.
+//! The status of a view, for people and for `/metrics`: which build serves, how far it is, and what stops it.
 //!
 //! In: a view and the partitions it follows. Out: numbers and words. It decides nothing.
 
@@ -8,24 +8,24 @@ use crate::views::build::Build;
 use crate::views::cursor::Cursor;
 use crate::views::{Source, View};
 
-/// By how much a view is behind what this node has applied.
+/// By how much a view lags behind what this node has applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lag {
-    /// Entries of all partitions.
+    /// Entries that are missing, over all partitions.
     pub entries: u64,
-    /// Time of the journal between the last entry that was followed and the newest, where there is one to follow; the largest of all
-    /// partitions.
+    /// Journal time between the last entry that was followed and the newest, if there is one to follow; the largest
+    /// over all partitions.
     pub micros: i64,
 }
 
 #[derive(Clone, Debug)]
 pub struct ViewStatus {
     pub name: String,
-    /// What is asked now; nothing before it was built for the first time.
+    /// The build that answers queries; `None` until one was built for the first time.
     pub serving: Option<BuildStatus>,
-    /// What is made beside it.
+    /// The build that is made beside it.
     pub building: Option<BuildStatus>,
-    /// What keeps it as a whole.
+    /// What stops the view as a whole.
     pub problem: Option<String>,
 }
 
@@ -36,10 +36,10 @@ pub struct BuildStatus {
     pub number: u64,
     pub lag: Lag,
     pub partitions: Vec<Followed>,
-    /// On this node's disk.
+    /// Its size on this node's disk.
     pub bytes: u64,
     pub problem: Option<String>,
-    /// Whether it goes on by itself.
+    /// Whether it stays stopped until it is made again.
     pub is_stopped: bool,
 }
 
@@ -49,12 +49,12 @@ pub struct Followed {
     pub partition: PartitionId,
     pub position: Position,
     pub time: Micros,
-    /// Of the partition on this node; nothing while it is not open.
+    /// The newest entry of the partition on this node; `None` while the partition is not open.
     pub newest: Option<JournalIndex>,
 }
 
 impl View {
-    /// By how much it is behind; nothing while a partition is not open here, or has not been met.
+    /// By how much a build lags behind; `None` while a partition is not open here.
     pub(super) fn lag_of(&self, build: &Build) -> Option<Lag> {
         let mut lag = Lag::default();
         for id in (0..self.source.partition_count).map(PartitionId) {

@@ -1,10 +1,10 @@
-//! A view on this node: its thread, the build that is asked, and the one that is made beside it.
+//! A view on this node: its thread, the build that serves queries, and the one that is made beside it.
 //!
 //! ```text
-//! wanted ─▶ build in a folder of its own ─▶ follows ─▶ caught up: the file `serving` names it ─▶ the one before it is deleted
+//! wanted ─▶ build in its own folder ─▶ follows ─▶ caught up: the file `serving` names it ─▶ the old one is deleted
 //! ```
-//! In: what is wanted, and partitions. Out: builds to ask, status. Whatever is on disk when the process dies is gone on with: the name of a
-//! build's folder says what it is, and `serving` changes as one.
+//! In: what is wanted, and partitions. Out: builds to query, and a status. After a crash it continues with what is on
+//! disk: the name of a build's folder says what it is, and `serving` changes atomically.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,15 +27,15 @@ use crate::views::build::{Build, Problem, Reading};
 use crate::views::error::ViewError;
 use crate::views::{Shared, Source, Wanted};
 
-/// Names the folder of the build that is asked.
+/// The file that names the folder of the build that serves.
 const SERVING: &str = "serving";
-/// How long nothing is looked at when nothing has happened.
+/// How long the thread waits at most when nothing has happened.
 const PAUSE: Duration = Duration::from_millis(200);
 /// How soon an archive is asked again that did not have what is needed, or could not be read.
 const ARCHIVE_AGAIN: Duration = Duration::from_secs(5);
-/// A build this near to the end counts as caught up, also while entries keep coming.
+/// A build this near to the end counts as caught up, even while entries keep arriving.
 const CAUGHT_UP_ENTRIES: u64 = 16;
-/// Above that of everything else: the partitions of this node come first.
+/// Higher than that of everything else, so that the partitions of this node have precedence.
 const NICENESS: i32 = 10;
 
 /// A view's thread.
@@ -51,7 +51,7 @@ pub struct View {
     shared: Arc<Shared>,
     wanted: Mutex<Wanted>,
     pub(super) held: RwLock<Held>,
-    /// Counts what was written, for those who wait for it.
+    /// Counts writes, for those who wait for one.
     moved: watch::Sender<u64>,
     stopping: CancellationToken,
     wake: tokio::sync::Notify,
@@ -61,13 +61,13 @@ pub struct View {
 pub(super) struct Held {
     pub serving: Option<Arc<Build>>,
     pub building: Option<Arc<Build>>,
-    /// What does not serve any more, as long as somebody reads it.
+    /// Builds that no longer serve, kept while somebody still reads them.
     retired: Vec<Arc<Build>>,
     pub problem: Option<String>,
 }
 
 impl Running {
-    /// `before` still deletes what a dropped view of the same name has made: it is waited for.
+    /// The new thread first waits for `before`, which still deletes the files of a dropped view of the same name.
     pub fn start(
         shared: Arc<Shared>,
         source: Source,
@@ -105,7 +105,7 @@ impl Running {
         }
     }
 
-    /// Ends the view and deletes what it has made; gives what waits for that.
+    /// Stops the view and deletes its files; returns the thread that does so.
     pub fn forget(self) -> Option<JoinHandle<()>> {
         self.view.stop();
         let folder = self.view.folder.clone();
@@ -121,12 +121,12 @@ impl View {
         &self.name
     }
 
-    /// The build that is asked.
+    /// The build that serves queries.
     pub(super) fn serving(&self) -> Option<Arc<Build>> {
         self.held.read().serving.clone()
     }
 
-    /// Those that are there, and whether the one that is wanted is among them.
+    /// The builds there are, and whether the wanted one is among them.
     pub(super) fn builds(&self) -> (Vec<Arc<Build>>, bool) {
         let Wanted { logic, build: number, .. } = self.wanted.lock().clone();
         let held = self.held.read();
@@ -135,7 +135,7 @@ impl View {
         (builds, is_complete)
     }
 
-    /// What it declares: of the build that is asked, or else of the one that is made.
+    /// The logic that declares the view: that of the build that serves, or else the wanted one.
     pub fn logic(&self) -> Arc<dyn Logic> {
         self.serving().map_or_else(|| self.wanted.lock().logic.clone(), |serving| serving.logic.clone())
     }
@@ -161,7 +161,7 @@ impl View {
     }
 
     fn run(&self, runtime: &Handle) {
-        // On Linux it is a thread's, and nobody's is the caller's.
+        // On Linux a priority belongs to a thread, and `None` means the calling thread.
         if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
             tracing::debug!(%error, "a view runs with the priority of everything else");
         }
@@ -183,7 +183,10 @@ impl View {
         let held = std::mem::take(&mut *self.held.write());
         for build in held.serving.into_iter().chain(held.building) {
             if let Err(error) = build.store.flush() {
-                tracing::warn!(view = self.name, %error, "what a view has made is not all on disk; it is made again from the journal");
+                tracing::warn!(
+                    view = self.name, %error,
+                    "what a view has made is not all on disk; it is made again from the journal"
+                );
             }
         }
     }
@@ -198,7 +201,7 @@ impl View {
         }
     }
 
-    /// Opens what served when the process ended.
+    /// Opens the build that served when the process ended.
     fn open_serving(&self) -> Result<(), ViewError> {
         durable::create_dir_all(&self.folder).map_err(self.failed("made"))?;
         let named = match std::fs::read_to_string(self.folder.join(SERVING)) {
@@ -229,7 +232,7 @@ impl View {
         move |source| ViewError::Folder { path, action, source }
     }
 
-    /// Opens the build that is wanted, where it neither serves nor is being made.
+    /// Opens the wanted build, unless it serves already or is being made.
     fn prepare(&self) -> Result<(), ViewError> {
         self.delete_retired();
         let Wanted { logic, build: number, .. } = self.wanted.lock().clone();
@@ -253,14 +256,14 @@ impl View {
         self.delete_others(&[Some(name.clone()), serving.map(|serving| name_of(serving.logic.id(), serving.number))]);
         let folder = self.folder.join(name);
         let build = Build::open(&folder, &self.shared.store, logic, number).inspect_err(|_| {
-            // Nothing serves from it yet, so it is begun again.
+            // Nothing serves from it yet, so it may start again from nothing.
             remove(&folder);
         })?;
         self.held.write().building = Some(Arc::new(build));
         Ok(())
     }
 
-    /// Builds that were given up, or taken over, before the process ended.
+    /// Deletes builds that were given up or replaced before the process ended.
     fn delete_others(&self, kept: &[Option<String>]) {
         let retired: Vec<String> =
             self.held.read().retired.iter().map(|build| name_of(build.logic.id(), build.number)).collect();
@@ -288,7 +291,7 @@ impl View {
         }
     }
 
-    /// One step of each build in each partition; whether anything was there to follow.
+    /// Makes one step of each build in each partition; returns whether there was anything to follow.
     fn go_on(&self, runtime: &Handle) -> bool {
         let mut is_busy = false;
         for build in &self.builds().0 {
@@ -308,7 +311,7 @@ impl View {
                     self.make_again(build);
                     return true;
                 }
-                // It was given up for the end of the view.
+                // The step was given up because the view is being stopped.
                 Err(_) if self.is_stopped() => return false,
                 Err(error) => {
                     *build.rests_until.lock() = error.is_of_archive().then(|| Instant::now() + ARCHIVE_AGAIN);
@@ -341,7 +344,7 @@ impl View {
         Ok(has_moved)
     }
 
-    /// What it has made belongs to another history: away with it, and from the beginning.
+    /// Deletes a build whose rows are worthless, for example of another history, so that it starts from the beginning.
     fn make_again(&self, spoilt: &Arc<Build>) {
         let is_it = |held: &Option<Arc<Build>>| held.as_ref().is_some_and(|build| Arc::ptr_eq(build, spoilt));
         let mut held = self.held.write();
@@ -352,7 +355,7 @@ impl View {
             held.building = None;
         }
         drop(held);
-        // Whoever still reads it reads files that are gone, and is told so; its rows were wrong.
+        // A query that still reads this build gets an error, because its files are gone; its rows were wrong.
         let dir = spoilt.store.dir().to_owned();
         let aside = dir.with_extension("spoilt");
         remove(&aside);
@@ -392,7 +395,7 @@ impl View {
         Ok(())
     }
 
-    /// Until something may have happened.
+    /// Waits until something may have happened.
     async fn wait(&self) {
         let partitions: Vec<Arc<Partition>> =
             (0..self.source.partition_count).filter_map(|id| (self.source.find)(PartitionId(id))).collect();
@@ -407,7 +410,7 @@ impl View {
             progress.mark_unchanged();
             waits.push(async move { drop(progress.changed().await) }.boxed());
         }
-        // What came while nobody watched.
+        // Entries may have arrived before the watch began.
         if partitions.iter().any(is_new) {
             let is_standing = serving.as_ref().is_some_and(|serving| serving.problem.lock().is_some());
             if !is_standing {
@@ -439,7 +442,7 @@ pub(super) fn remove(path: &Path) {
     }
 }
 
-/// Does what deletes files on a thread of its own.
+/// Deletes files on a thread of its own.
 pub(super) fn delete(deleting: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
     let thread = std::thread::Builder::new().name("view-forget".to_owned()).spawn(deleting);
     thread.inspect_err(|error| tracing::error!(%error, "what a view has made is not deleted")).ok()

@@ -1,7 +1,8 @@
-//! What a node's folder says that happened: the effective entries of each partition, read from its log.
+//! What happened according to a node's folder: the effective entries of each partition, read from its log.
 //!
-//! In: a folder. Out: decisions in order, each entry with the head after it. Which entries are void, and what the head is, it
-//! works out again by itself. It is the one place of the kit that knows the host's formats, through `statehouse::audit`.
+//! In: a folder. Out: decisions in order, and the head after each entry. It works out on its own which entries are
+//! void, and what the head is. It is the one place of the kit that knows the host's formats, through
+//! `statehouse::audit`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,16 +20,16 @@ use crate::cluster::MACHINE;
 use crate::oracle::model::{Command, Outcome, Protocol};
 use crate::wallet;
 
-/// What part of a command a decision is about.
+/// Which part of a command a decision is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// All of it.
+    /// The whole command.
     Whole,
-    /// It has begun, and goes on in other partitions.
+    /// The command has begun, and continues in other partitions.
     Start,
-    /// What another partition's command needs here; by its own id, which is recorded once.
+    /// What another partition's command needs here, under an id of its own, which is recorded once.
     Call(CommandId),
-    /// It is over. What it did is in its other parts.
+    /// The command is over. What it did is in its other parts.
     End,
 }
 
@@ -41,16 +42,16 @@ pub struct Decision {
     pub part: Part,
     pub command: Command,
     pub outcome: Outcome,
-    /// Counts the events and rejections before it in its entry.
+    /// The number of events and rejections before it in its entry.
     pub n: u32,
 }
 
 /// One effective entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effective {
-    /// The journal's chain hash after it.
+    /// The journal's chain hash after the entry.
     pub head: Head,
-    /// Of the rows it wrote.
+    /// The digest of the rows that the entry wrote.
     pub digest: Digest,
     pub decisions: Vec<Decision>,
 }
@@ -65,7 +66,7 @@ pub struct Chain {
 /// What one node has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct History {
-    /// For messages.
+    /// The name of the node in messages.
     pub name: String,
     pub chains: BTreeMap<PartitionId, Chain>,
 }
@@ -138,7 +139,7 @@ fn decisions(here: PartitionId, entry: &Entry) -> Vec<Decision> {
     decisions
 }
 
-/// Whose command it is, what part of it, and what that means here.
+/// The id of the command, which part this is, and what that part does here.
 fn part_of(entry: &Entry, number: u32, id: CommandId, command: Command) -> (CommandId, Part, Command) {
     let part = entry.part(number);
     let (from, to, amount, by) = match (&command, part.is_outcome()) {
@@ -147,7 +148,7 @@ fn part_of(entry: &Entry, number: u32, id: CommandId, command: Command) -> (Comm
     };
     match part {
         entry::Part::Call(origin) => {
-            // By phases the payee reserves first, and receives in a branch of its own.
+            // By phases, the payee first reserves, and then receives in a branch of its own.
             let is_reservation = by == Protocol::Phases && origin.key.branch == 1;
             let what = match origin.key.call {
                 Call::Do if is_reservation => Command::Reserve { to },
@@ -162,7 +163,7 @@ fn part_of(entry: &Entry, number: u32, id: CommandId, command: Command) -> (Comm
     }
 }
 
-/// With how many events and rejections it counts.
+/// The outcome, and as how many events and rejections it counts.
 fn outcome(recorded: GroupOutcome<'_>) -> (Outcome, u32) {
     match recorded {
         GroupOutcome::Events { count, .. } => (Outcome::Success, count),

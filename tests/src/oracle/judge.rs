@@ -1,8 +1,8 @@
-//! The verdict over a run: the histories that the nodes have, against what clients were told.
+//! The verdict over a run: the histories that the nodes have, compared with what clients were told.
 //!
-//! In: histories and a recording. Out: every breach, each with the name of the promise it breaks. The order of a
-//! partition's journal is the order that everything must fit into: outcomes, reads, and who was answered before whom.
-//! It knows nothing of files, nodes or HTTP.
+//! In: histories and a recording. Out: every breach, each with the name of the promise it breaks. Everything must fit
+//! the order of a partition's journal: outcomes, reads, and which answer came before which request. It knows nothing
+//! of files, nodes or HTTP.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,15 +17,15 @@ use crate::recording::{Attempt, Consistency, Moment, Recording, Seen, Told, Tran
 pub enum Breach {
     /// Two nodes have different journals, from this entry on.
     Diverged { partition: PartitionId, index: JournalIndex, nodes: [String; 2] },
-    /// A client has an answer about it, and no journal has it where the answer says.
+    /// A client was told where a command is recorded, and no journal has it there.
     Lost { id: CommandId, told: Position },
-    /// Decided about more than once.
+    /// A command was decided more than once.
     Doubled { id: CommandId, positions: [Position; 2] },
-    /// Recorded although every request for it was answered as certainly not accepted.
+    /// A command is recorded although every request for it was answered as certainly not accepted.
     Smuggled { id: CommandId },
     /// The journal has other content under this id than the client sent.
     Replaced { id: CommandId, recorded: Command },
-    /// The client was told another outcome than is recorded.
+    /// The client was told an outcome that differs from the recorded one.
     Contradicted { id: CommandId, told: Outcome, recorded: Outcome },
     /// The recorded outcome is not what the rules say at that place in the journal.
     Misjudged { id: CommandId, expected: Outcome, recorded: Outcome },
@@ -35,13 +35,13 @@ pub enum Breach {
     Unreal { seen: Box<Seen>, expected: Option<Account> },
     /// A linearizable read shows less than was known to be done before it was sent.
     Stale { seen: Box<Seen>, version_min: u64 },
-    /// A read shows what was only asked for after it had been answered.
+    /// A read shows what was only asked for after the read had been answered.
     Premature { seen: Box<Seen> },
     /// The accounts of a partition do not add up to 0.
     Unbalanced { partition: PartitionId, sum: i128 },
     /// A command has begun and does not end.
     Unfinished { id: CommandId },
-    /// A command on several partitions ended otherwise than its parts did.
+    /// A command on several partitions ended differently from its parts.
     HalfDone { id: CommandId, recorded: Outcome },
     /// All commands are over, and money is still in transit between partitions.
     Adrift { sum: i128 },
@@ -49,15 +49,15 @@ pub enum Breach {
     Shared { id: CommandId, positions: [Position; 2] },
 }
 
-/// A command, by the partition of its home and its id.
+/// A command, named by the partition of its home and by its id.
 type Whose = (PartitionId, CommandId);
-/// The same, and what a client sent.
+/// The same, with what a client sent.
 type Sent = (Whose, Command);
 
-/// Rejections by the host that the rules of a wallet do not know.
+/// Rejections by the host, which the rules of a wallet do not know.
 const OF_HOST: [&str; 2] = ["cancelled", "id_reused"];
 
-/// Everything that is wrong; nothing, when all promises were kept.
+/// Returns everything that is wrong; nothing, when all promises were kept.
 pub fn judge(histories: &[History], recording: &Recording) -> Vec<Breach> {
     let (first, others) = histories.split_first().expect("a run leaves at least one history");
     let mut breaches = Vec::new();
@@ -103,17 +103,17 @@ struct Truth {
     commands: BTreeMap<Whose, Fact>,
     /// The states that each account had, by version; version 1 is at 0.
     accounts: BTreeMap<String, Vec<State>>,
-    /// By partition and number of entries.
+    /// The first bytes of each head, by partition and number of entries.
     heads: BTreeMap<(PartitionId, JournalIndex), [u8; 4]>,
-    /// Of commands on several partitions.
+    /// The parts of commands on several partitions.
     parts: BTreeMap<Whose, Parts>,
     /// Where each call is recorded.
     calls: BTreeMap<(Whose, CommandId), Position>,
-    /// Where each account lies.
+    /// The partition of each account.
     homes: BTreeMap<String, PartitionId>,
 }
 
-/// What the parts of a command on several partitions came to.
+/// What the parts of a command on several partitions resulted in.
 #[derive(Default)]
 struct Parts {
     started: Option<Position>,
@@ -124,11 +124,11 @@ struct Parts {
 
 struct Fact {
     position: Position,
-    /// Among all decisions of the partition.
+    /// The place among all decisions of the partition.
     order: usize,
     command: Command,
     outcome: Outcome,
-    /// The accounts it changed, with their versions after it.
+    /// The accounts that it changed, with their versions after the change.
     changed: Vec<(String, u64)>,
 }
 
@@ -136,7 +136,7 @@ struct Fact {
 struct State {
     account: Account,
     partition: PartitionId,
-    /// The entry that made it so.
+    /// The entry that brought the account into this state.
     since: JournalIndex,
     by: Whose,
 }
@@ -194,7 +194,7 @@ impl Truth {
         wallet.transit()
     }
 
-    /// Notes where a decision is recorded; returns where it was recorded before.
+    /// Notes where a decision is recorded, and returns where it was recorded before.
     fn note_place(&mut self, decision: &Decision, position: Position) -> Option<Position> {
         let whose = (decision.home, decision.id);
         match &decision.part {
@@ -204,7 +204,7 @@ impl Truth {
         }
     }
 
-    /// Each command that has begun is over, and came to what its parts came to.
+    /// Checks that each command that has begun is over, and that its outcome is that of its parts.
     fn join_parts(&mut self) -> Vec<Breach> {
         let mut breaches = Vec::new();
         for (whose, parts) in std::mem::take(&mut self.parts) {
@@ -243,7 +243,7 @@ impl Truth {
         changed
     }
 
-    /// Of two commands under one id that share an account at most one is carried out.
+    /// Checks that of two commands under one id that share an account at most one is carried out.
     fn check_shared(&self) -> Vec<Breach> {
         let mut done: BTreeMap<CommandId, Vec<&Fact>> = BTreeMap::new();
         for ((_, id), fact) in self.commands.iter().filter(|(_, fact)| fact.outcome == Outcome::Success) {
@@ -260,19 +260,19 @@ impl Truth {
         breaches
     }
 
-    /// Whose command a transfer is.
+    /// The home partition and the id of a transfer's command.
     fn whose(&self, transfer: &Transfer) -> Option<Whose> {
         // Money from a settlement account belongs to the payee's partition.
         let home = self.homes.get(&transfer.from).or_else(|| self.homes.get(&transfer.to))?;
         Some((*home, id_of(transfer)))
     }
 
-    /// What is recorded of what a client sent; nothing where the id is another command's.
+    /// What is recorded of what a client sent; `None` where another command has the id.
     fn find(&self, transfer: &Transfer) -> Option<&Fact> {
         self.commands.get(&self.whose(transfer)?).filter(|fact| fact.command == command_of(transfer))
     }
 
-    /// Every answer that named an outcome is in the journal as it was given, and what was not accepted is not there.
+    /// Checks that every outcome that was told is in the journal, and that what was not accepted is not.
     fn check_answers(&self, attempts: &[Attempt]) -> Vec<Breach> {
         let mut breaches = Vec::new();
         let mut maybe_accepted: BTreeMap<Sent, bool> = BTreeMap::new();
@@ -314,7 +314,7 @@ impl Truth {
         breaches
     }
 
-    /// Whoever was answered before another was sent stands before it in the journal.
+    /// Checks that a command answered before another one was sent is before it in the journal.
     fn check_order(&self, attempts: &[Attempt]) -> Vec<Breach> {
         let mut last_answered: BTreeMap<PartitionId, (usize, CommandId)> = BTreeMap::new();
         let mut breaches = Vec::new();
@@ -360,7 +360,7 @@ impl Truth {
         sent
     }
 
-    /// Each read shows a state that there was, not older than what was known before it, not newer than what was asked for.
+    /// Checks that each read shows a state that existed: no older than was known before, no newer than was asked for.
     fn check_reads(&self, recording: &Recording) -> Vec<Breach> {
         let mut breaches = Vec::new();
         let sent_last = self.sent_last(&self.first_sent(&recording.attempts));
@@ -384,7 +384,7 @@ impl Truth {
         breaches
     }
 
-    /// By account and version: when the last of the commands that made it so was sent for the first time.
+    /// By account and version: when the last of the commands that led to it was first sent.
     fn sent_last(&self, first_sent: &BTreeMap<Whose, Moment>) -> BTreeMap<&str, Vec<Option<Moment>>> {
         let up_to_each = |states: &Vec<State>| {
             let sent = states.iter().map(|state| first_sent.get(&state.by).copied());
@@ -397,7 +397,7 @@ impl Truth {
         self.accounts.iter().map(|(name, states)| (name.as_str(), up_to_each(states))).collect()
     }
 
-    /// For each read, the version of its account that somebody knew of when it was sent.
+    /// For each read, the version of its account that somebody knew when the read was sent.
     fn versions_known(&self, recording: &Recording) -> Vec<u64> {
         enum Event<'r> {
             Known { account: &'r str, version: u64 },
@@ -453,7 +453,7 @@ impl Fact {
         Self { position, order, command, outcome, changed }
     }
 
-    /// The accounts that it names, but not settlement accounts, which every partition has a share of.
+    /// The accounts that it names, except settlement accounts, of which every partition has a share.
     fn names(&self) -> impl Iterator<Item = &String> {
         named(&self.command).into_iter().filter(|name| !name.starts_with('@'))
     }

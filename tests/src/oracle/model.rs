@@ -1,7 +1,7 @@
-//! The wallet again, as little as possible of it: what one thread decides about commands in the order of the journal.
+//! The wallet again, with as little as possible: what one thread decides about commands in the order of the journal.
 //!
-//! In: commands. Out: outcomes, and every state that each account ever had. It shares no code with the module or with the
-//! host, so that a mistake of theirs is not its own. It knows the commands that the kit sends, and one currency.
+//! In: commands. Out: outcomes, and every state that each account ever had. It shares no code with the module or the
+//! host, so that it does not share their mistakes. It knows the commands that the kit sends, and one currency.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ pub enum Protocol {
     Phases,
 }
 
-/// A command as far as it decides anything.
+/// A command, reduced to what a decision depends on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Command {
     Open {
@@ -42,7 +42,7 @@ pub enum Command {
     Reserve {
         to: String,
     },
-    /// It need not receive any more.
+    /// The payee need not receive any more.
     Release {
         to: String,
     },
@@ -56,7 +56,7 @@ pub enum Command {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Success,
-    /// With the code.
+    /// With the code of the rejection.
     Rejected(String),
 }
 
@@ -73,12 +73,12 @@ pub struct Wallet {
     accounts: BTreeMap<String, Account>,
     /// Settlement accounts, which may be below zero.
     settlements: BTreeMap<String, i128>,
-    /// What left for other partitions and has not come back, less what came from them.
+    /// What left for other partitions and was not returned, less what arrived from them.
     transit: i128,
 }
 
 impl Wallet {
-    /// Decides about a command, and carries it out when nothing is against it.
+    /// Decides a command, and carries it out when nothing speaks against it.
     pub fn decide(&mut self, command: &Command) -> Outcome {
         match command {
             Command::Open { account } if self.accounts.contains_key(account) => rejected("account_exists"),
@@ -107,7 +107,7 @@ impl Wallet {
         }
     }
 
-    /// What is against the payer, who is asked first, as money leaves before it arrives.
+    /// What speaks against the payer, who is asked first, because money leaves before it arrives.
     fn payer(&self, from: &str, amount: i128) -> Option<&'static str> {
         match self.accounts.get(from) {
             _ if is_settlement(from) => None,
@@ -121,7 +121,7 @@ impl Wallet {
         (!is_settlement(to) && !self.accounts.contains_key(to)).then_some("account_not_found")
     }
 
-    /// One side of a move; the other is in transit.
+    /// Posts one side of a move; the other side is in transit.
     fn post_unless(&mut self, objection: Option<&str>, name: &str, amount: i128) -> Outcome {
         if let Some(code) = objection {
             return rejected(code);
@@ -145,13 +145,13 @@ impl Wallet {
         &self.accounts
     }
 
-    /// Everything together: what came from nowhere or went there.
+    /// The sum of everything: any difference from 0 came from nowhere or went nowhere.
     pub fn sum(&self) -> i128 {
         let balances = self.accounts.values().map(|account| account.balance);
         balances.chain(self.settlements.values().copied()).sum::<i128>() + self.transit
     }
 
-    /// What is on its way from here, less what came.
+    /// What is on its way from this partition, less what arrived.
     pub fn transit(&self) -> i128 {
         self.transit
     }

@@ -1,11 +1,13 @@
-//! What an `EventSource` is told that cannot be served now: to come again.
+//! What an `EventSource` that cannot be served now is told: to connect again.
 //!
 //! ```text
-//! 503, 429, 504 to a request that accepts nothing but a stream ─▶ 200, text/event-stream: `retry:`, `event: closed` with the problem, the end
+//! 503, 429, 504 to a request that accepts only a stream ─▶ 200, text/event-stream: `retry:`, `event: closed` with the
+//!                                                          problem, the end
 //! ```
-//! By the HTML standard it comes back by itself, with its `Last-Event-ID`, after `retry` milliseconds when a connection fails or a stream ends, and
-//! gives up for good at any other status than 200 or any other content type. So what is temporary is a stream that ends, and what is definite
-//! (4xx, above all 410) stays the problem that it is. Whoever does not ask for a stream alone gets problems as everywhere.
+//! By the HTML standard an `EventSource` connects again automatically, with its `Last-Event-ID`, after `retry`
+//! milliseconds when a connection fails or a stream ends. It gives up for good at any status but 200, and at any other
+//! content type. So a temporary problem becomes a stream that ends, and a definite one (4xx, above all 410) stays a
+//! problem. A client that accepts more than a stream gets problems as everywhere.
 
 use axum::body::Body;
 use axum::http::header::ACCEPT;
@@ -18,14 +20,14 @@ use crate::api::route::{Page, find_host_route};
 
 const TEMPORARY: [u16; 3] = [429, 503, 504];
 
-/// Whether it is the request of a client that understands nothing but a stream.
+/// Whether it is the request of a client that understands only a stream.
 pub fn is_from_event_source(method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
     let accepted = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let is_stream = accepted.trim().eq_ignore_ascii_case("text/event-stream");
     is_stream && find_host_route(method, uri.path()).is_ok_and(|(route, _)| route.page == Page::Events)
 }
 
-/// The answer to such a request in place of the problem; the problem itself where coming again is of no use.
+/// The answer to such a request in place of the problem; the problem itself if a retry is of no use.
 pub fn come_again(problem: Problem, request_id: &str) -> Response {
     if !TEMPORARY.contains(&problem.status()) {
         return problem.into_response(request_id);
@@ -40,6 +42,6 @@ pub fn come_again(problem: Problem, request_id: &str) -> Response {
         "code": code,
         "detail": problem.detail(),
     });
-    // Without an id, so that the client keeps the one that it has.
+    // The event has no id, so that the client keeps its own.
     stream_of(Body::from(format!("retry: {retry}\nevent: closed\ndata: {word}\n\n")))
 }

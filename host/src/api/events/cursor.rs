@@ -1,9 +1,11 @@
-//! Cursors: how far a reader is, as one position for each partition. A text, so that any node can go on where another one ended.
+//! Cursors: how far a reader is, as one position for each partition. A cursor is text, so that any node can continue
+//! where another one ended.
 //!
 //! ```text
 //! 0.42.3~1a2b3c4d,1.17.0~5e6f7a8b      partition 0 up to event 3 of entry 42, partition 1 up to event 0 of entry 17
 //! ```
-//! In: a text of a client, or positions. Out: the other. Whether the positions are of this history is not known here.
+//! In: a text of a client, or positions. Out: the other one. It does not know whether the positions are of this
+//! history.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,7 +23,7 @@ pub const WHOLE: u32 = Position::WHOLE;
 pub struct Cursor(BTreeMap<PartitionId, Position>);
 
 impl Cursor {
-    /// Nothing when the text is none: positions with commas between them, at most one for each partition.
+    /// `None` if the text is no cursor: positions with commas between them, at most one for each partition.
     pub fn parse(text: &str) -> Option<Self> {
         let mut positions = BTreeMap::new();
         for part in text.split(',') {

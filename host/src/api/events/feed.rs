@@ -1,12 +1,14 @@
-//! The feed of a machine: its entries as lines of the event stream, read and rendered once for all readers that are about as far.
+//! The feed of a machine: its entries as lines of the event stream, read and rendered once for readers that are about
+//! as far.
 //!
 //! ```text
 //! reader ─▶ next(partition, place) ┬ kept (bounded)            ◀──────────────┐
 //!                                  ├ at the end: the one tail that all share ──┤ rendered, kept
 //!                                  └ further back: a tail of its own, few at once
 //! ```
-//! In: places in journals. Out: what follows each. It does nothing as long as nobody asks, and holds no more than
-//! [`limits::EVENT_FEED_BYTES_MAX`] beside the entries being rendered. It does not know what a reader wants to see of them.
+//! In: places in journals. Out: what follows each. It does nothing while nobody asks, and holds no more than
+//! [`limits::EVENT_FEED_BYTES_MAX`] beside the entries being rendered. It does not know what a reader wants to see of
+//! them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -37,7 +39,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Behind the entry of this position.
+    /// The place after the entry of this position.
     pub fn behind(position: Position) -> Self {
         Self { index: position.index, head8: position.head8 }
     }
@@ -55,7 +57,7 @@ pub struct Feed {
     kept: Mutex<Kept>,
     /// Changes whenever a partition has applied something.
     news: watch::Sender<()>,
-    /// Who reads what is long past from the log, and who reads it from the archive.
+    /// Turns to read old entries: this for those in the log, `archived` for those in the archive.
     behind: Semaphore,
     archived: Semaphore,
     _stop: DropGuard,
@@ -119,7 +121,7 @@ impl Feed {
     /// The entry that follows a place, if it is applied here.
     ///
     /// # Errors
-    /// The place is none of this journal, what follows was released, or the partition does not run here.
+    /// The place is not in this journal, what follows was released, or the partition does not run here.
     pub async fn next(&self, partition: PartitionId, place: Place) -> Result<Option<Arc<Rendered>>, PartitionError> {
         let replica = self.replica(partition)?;
         let newest = replica.progress().journal.index;
@@ -141,7 +143,8 @@ impl Feed {
         }
     }
 
-    /// By the tail at the end; nothing where the log has not got it any more, or it takes long: then nobody else should wait for it.
+    /// Reads with the tail at the end. `None` if the log no longer has the entry, or if reading takes long, so that
+    /// nobody else waits for it.
     async fn next_at_end(
         &self,
         replica: &Arc<Partition>,
@@ -149,7 +152,7 @@ impl Feed {
     ) -> Result<Option<Arc<Rendered>>, PartitionError> {
         let partition = replica.id();
         let mut end = self.ends[partition.0 as usize].lock().await;
-        // Somebody else may have waited for the same.
+        // Another reader may have waited for the same entry.
         if let Some(kept) = self.find_kept(partition, place) {
             return Ok(Some(kept));
         }
@@ -169,10 +172,11 @@ impl Feed {
         }
     }
 
-    /// Where a reader stands that has had everything up to `position`: behind an entry, or behind `n` positions of the one that follows.
+    /// The place of a reader that has had everything up to `position`: after an entry, and after how many positions of
+    /// the entry that follows.
     ///
     /// # Errors
-    /// See [`Tail::open`]; nothing takes longer than to the deadline.
+    /// See [`Tail::open`]; the search ends at the deadline.
     pub async fn place_of(&self, position: Position, deadline: Instant) -> Result<(Place, u32), PartitionError> {
         let found = timeout_at(deadline, self.find_place(position, deadline)).await;
         found.unwrap_or(Err(PartitionError::Deadline))
@@ -180,7 +184,7 @@ impl Feed {
 
     async fn find_place(&self, position: Position, deadline: Instant) -> Result<(Place, u32), PartitionError> {
         let replica = self.replica(position.partition)?;
-        // Before it has its turn: who is ahead of this replica keeps nobody waiting.
+        // This comes before the turn, so that a reader that is ahead of this replica keeps nobody waiting.
         replica.read_position(position, deadline).await?;
         let _turn = self.turn(&replica, position.index).await?;
         if position.n == super::cursor::WHOLE || position.index == replica.genesis().index {
@@ -194,14 +198,14 @@ impl Feed {
         if had < entry.position_count() { Ok((before, had)) } else { Ok((Place::behind(position), 0)) }
     }
 
-    /// A turn to read what is long past, `index` or the entry behind it. Whoever reads it from the archive, which may be slow, keeps only others
-    /// of that kind waiting.
+    /// A turn to read old entries: `index` or the entry after it. Readers of the archive, which may be slow, have turns
+    /// of their own, so that they keep only each other waiting.
     async fn turn(&self, replica: &Arc<Partition>, index: JournalIndex) -> Result<SemaphorePermit<'_>, PartitionError> {
         let turns = if is_released(replica, index).await { &self.archived } else { &self.behind };
         Ok(turns.acquire().await.expect("it is never closed"))
     }
 
-    /// Before the entry of a position.
+    /// The place before the entry of a position.
     ///
     /// # Errors
     /// See [`Tail::open`].
@@ -217,7 +221,7 @@ impl Feed {
         kept.filter(|kept| kept.before8 == place.head8)
     }
 
-    /// The next entry of a tail; whatever it has read beside that is kept.
+    /// The next entry of a tail; other entries that the tail has read are kept.
     async fn read(&self, tail: &mut Tail) -> Result<Arc<Rendered>, PartitionError> {
         let mut entries = vec![tail.next().await?];
         entries.extend(std::iter::from_fn(|| tail.next_ready()));
@@ -242,7 +246,7 @@ impl Feed {
     }
 }
 
-/// Whether the log has an entry no more.
+/// Whether the log no longer has an entry.
 async fn is_released(replica: &Arc<Partition>, index: JournalIndex) -> bool {
     let (replica, index) = (replica.clone(), index.max(JournalIndex(1)));
     let finding = tokio::task::spawn_blocking(move || replica.find_entry(index)).await;
@@ -251,11 +255,11 @@ async fn is_released(replica: &Arc<Partition>, index: JournalIndex) -> bool {
 }
 
 async fn open(replica: &Partition, start: Start) -> Result<Tail, PartitionError> {
-    // What is asked for is applied: nothing is waited for.
+    // The entry is applied already, so this does not wait.
     Tail::open(replica, start, Instant::now() + limits::DEADLINE_DEFAULT).await
 }
 
-/// Tells of everything that a partition applies, whichever replica is the one here.
+/// Signals everything that a partition applies, even when its replica here is replaced.
 async fn follow(machine: Arc<Machine>, partition: PartitionId, news: watch::Sender<()>) {
     loop {
         if let Some(replica) = machine.find_partition(partition) {
@@ -265,7 +269,7 @@ async fn follow(machine: Arc<Machine>, partition: PartitionId, news: watch::Send
             while progress.changed().await.is_ok() {
                 news.send_replace(());
             }
-            // Readers look at what has become of it.
+            // Readers must see what has become of the replica.
             news.send_replace(());
         }
         tokio::time::sleep(LOOK_AGAIN).await;

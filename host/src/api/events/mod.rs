@@ -1,10 +1,12 @@
-//! `GET /v1/{machine}/events`: what happens, as server-sent events that carry CloudEvents; it can be gone on with at any node.
+//! `GET /v1/{machine}/events`: what happens, as server-sent events that carry CloudEvents; a reader can continue at any
+//! node.
 //!
 //! ```text
 //! after, Last-Event-ID ─▶ cursor ─▶ a place in each partition (410, 400) ─▶ Reader ─▶ pieces ─▶ answer
 //!                                                                          Feed, shared by all readers of a machine
 //! ```
-//! In: a request. Out: an answer that goes on until one side ends it. It knows nothing of logs: what follows a place it is told.
+//! In: a request. Out: an answer that continues until one side ends it. It knows nothing of logs: the feed says what
+//! follows a place.
 
 pub mod again;
 pub mod cursor;
@@ -46,7 +48,7 @@ use crate::partition::{Partition, PartitionError};
 use crate::router::{Machine, partition_error};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// Pieces that wait for the connection to take them.
+/// How many pieces wait for the connection to take them.
 const PIECES_WAITING_MAX: usize = 1;
 
 /// All that readers of events share on this node.
@@ -69,7 +71,7 @@ impl Events {
         }
     }
 
-    /// The feed of a machine, as long as anybody has it.
+    /// The feed of a machine, shared while anybody has it.
     pub fn feed(&self, machine: Arc<Machine>, cluster: &str) -> Arc<Feed> {
         let mut feeds = self.feeds.lock();
         let known = feeds.get(machine.name()).and_then(Weak::upgrade);
@@ -95,7 +97,7 @@ enum From {
 struct Wanted {
     from: From,
     filter: Filter,
-    /// Of which partitions, without those that have none of the filter's keys.
+    /// The partitions to read, without those that have none of the filter's keys.
     partitions: Vec<PartitionId>,
 }
 
@@ -125,7 +127,7 @@ pub async fn get(api: &Api, machine: Arc<Machine>, asked: Asked, parts: &Parts) 
     let (present, gone) = Present::new(place);
     tokio::spawn(async move {
         let is_stuck = reader.run(pieces, last_word).await;
-        // It may only have been slow, and take the last word yet.
+        // The client may only have been slow, and may still take the last word.
         if is_stuck
             && timeout(patience, gone).await.is_err()
             && let Some(stay) = stay
@@ -142,19 +144,19 @@ fn stream_of(body: Body) -> Response {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // Proxies that collect answers before they pass them on leave this one alone.
+    // Proxies that collect answers before they pass them on must pass this one on at once.
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     response
 }
 
-/// A reader's place among all, from the answer's first byte to when the connection lets go of it.
+/// A reader's place among all readers, from the answer's first byte until the connection drops it.
 struct Present {
     _place: Share,
     _gone: oneshot::Sender<()>,
 }
 
 impl Present {
-    /// Beside it what hears when it is dropped.
+    /// Also returns what hears when it is dropped.
     fn new(place: Share) -> (Self, oneshot::Receiver<()>) {
         metrics::gauge!("statehouse_event_readers").increment(1.0);
         let (gone, is_gone) = oneshot::channel();
@@ -168,7 +170,7 @@ impl Drop for Present {
     }
 }
 
-/// The pieces as they come, then the last word.
+/// The pieces as they arrive, then the last word.
 fn body(
     waiting: mpsc::Receiver<Bytes>,
     last: LastWord,
@@ -212,7 +214,7 @@ fn read_wanted(machine: &Machine, query: &str, headers: &HeaderMap) -> Result<Wa
     }
     partitions.sort_unstable();
     partitions.dedup();
-    // A client that comes back by itself repeats the URL, and says in the header how far it was.
+    // A client that connects again automatically repeats the URL, and says in the header how far it was.
     let resumed = headers.get(LAST_EVENT_ID).filter(|value| !value.is_empty());
     let from = match (resumed, after) {
         (Some(value), _) => From::After(
@@ -255,12 +257,12 @@ fn bad_parameter(name: &str, what: &str) -> Problem {
     Problem::new(Code::BadParameter, format!("`{name}` {what}"))
 }
 
-/// The places that a stream begins at, and the cursor of a client that has seen nothing of it yet.
+/// The places at which a stream begins, and the cursor of a client that has seen nothing of the stream yet.
 async fn begin(feed: &Feed, wanted: &Wanted, deadline: Instant) -> Result<(Vec<Lane>, Cursor), Problem> {
     let mut lanes = Vec::with_capacity(wanted.partitions.len());
     let mut cursor = Cursor::default();
     if let From::After(given) = &wanted.from {
-        // Of partitions that are not asked for now the client keeps what it has.
+        // The client keeps the positions of partitions that it does not ask for now.
         let count = feed.machine.partition_count();
         if let Some(other) = given.positions().find(|position| count <= position.partition.0) {
             return Err(refused(PartitionError::OtherHistory(other)));
@@ -274,8 +276,8 @@ async fn begin(feed: &Feed, wanted: &Wanted, deadline: Instant) -> Result<(Vec<L
             From::Start => replica.genesis().position(partition, 0),
             From::After(given) => given.find(partition).ok_or_else(|| {
                 let detail = format!(
-                    "the cursor has no position of partition {partition}; give one of a stream of all that you ask for, or \
-                     name the partitions you want with `partition`"
+                    "the cursor has no position of partition {partition}; give one of a stream of all that you ask \
+                     for, or name the partitions you want with `partition`"
                 );
                 Problem::new(Code::BadParameter, detail)
             })?,
@@ -290,7 +292,7 @@ async fn begin(feed: &Feed, wanted: &Wanted, deadline: Instant) -> Result<(Vec<L
     Ok((lanes, cursor))
 }
 
-/// The last position that is applied: whoever goes on there misses nothing and sees nothing of before.
+/// The last position that is applied: a reader that continues there misses nothing and sees nothing from before.
 pub async fn newest(replica: &Arc<Partition>) -> Result<Position, PartitionError> {
     let journal = replica.progress().journal;
     let all = journal.position(replica.id(), WHOLE);
@@ -301,7 +303,7 @@ pub async fn newest(replica: &Arc<Partition>) -> Result<Position, PartitionError
     let found = tokio::task::spawn_blocking(move || replica.find_entry(journal.index)).await;
     match found.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic())) {
         Ok(recorded) => Ok(Position { n: recorded.position_count().saturating_sub(1), ..all }),
-        // Of a snapshot without the entry it was made after.
+        // The replica has a snapshot, but not the entry after which it was made.
         Err(PartitionError::Released { .. } | PartitionError::NoEntry(_)) => Ok(all),
         Err(error) => Err(error),
     }
@@ -312,16 +314,18 @@ pub fn refused(error: PartitionError) -> Problem {
     match error {
         PartitionError::OtherHistory(position) => {
             let detail = format!(
-                "{position} is not of this history: the cluster was restored or founded anew since; what you have built from its events may \
-                 not hold any more: build it again from `after=start`, or read on from `after=now`"
+                "{position} is not of this history: the cluster was restored or founded anew since; what you have \
+                 built from its events may not hold any more: build it again from `after=start`, or read on from \
+                 `after=now`"
             );
             Problem::new(Code::PositionGone, detail).with("position", Value::Text(position.to_string()))
         }
         PartitionError::Released { first, position } => {
             let from = position.map_or_else(String::new, |position| format!(" ({position})"));
             let detail = format!(
-                "the journal of this node begins with entry {first}{from}: what you ask for was released here, and is in no archive that this node \
-                 has; ask another node, which may have kept more, or build what you need from a snapshot or a query and read on from `after=now`"
+                "the journal of this node begins with entry {first}{from}: what you ask for was released here, and is \
+                 in no archive that this node has; ask another node, which may have kept more, or build what you need \
+                 from a snapshot or a query and read on from `after=now`"
             );
             Problem::new(Code::HistoryReleased, detail)
         }

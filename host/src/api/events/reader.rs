@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! feed ─▶ next of each partition in turn ─▶ a piece of text ─▶ channel (bounded) ─▶ body ─▶ socket
-//!                                             └ taken by nobody for too long: a last word with the cursor, and the end
+//!                                             └ not taken for too long: a last word with the cursor, and the end
 //! ```
-//! In: a feed, places, what to show. Out: server-sent events. `id` of each is the cursor after it; a stream without events has a sign of life
-//! with the cursor as well. Nothing of a partition is left out, and nothing is in another order than there.
+//! In: a feed, places, what to show. Out: server-sent events. The `id` of each is the cursor after it; a stream without
+//! events has heartbeats with the cursor as well. No event of a partition is left out, and all keep the order that they
+//! have there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,17 +25,17 @@ use crate::ids::{PartitionId, Position};
 use crate::limits;
 use crate::partition::PartitionError;
 
-/// Entries that are passed over without showing any of them before the client hears that it is still served.
+/// How many entries are passed over without an event before the client gets a heartbeat.
 const PASSED_MAX: u32 = 1024;
-/// How soon a client that is cut off should come back, in milliseconds.
+/// How soon a client that is cut off should connect again, in milliseconds.
 pub const RETRY_MS: u32 = 1000;
 
 /// Which events are shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Only of these entities, if there are any.
+    /// Only events of these entities, if there are any.
     pub keys: Vec<Vec<u8>>,
-    /// Only of these kinds, if there are any.
+    /// Only events of these kinds, if there are any.
     pub kinds: Vec<String>,
 }
 
@@ -50,7 +51,7 @@ impl Filter {
 pub struct Lane {
     pub partition: PartitionId,
     pub place: Place,
-    /// So many positions of the entry that follows it has had already.
+    /// How many positions of the entry that follows the reader has had already.
     pub had: u32,
 }
 
@@ -82,16 +83,17 @@ impl End {
     }
 }
 
-/// What reaches the client after the last piece.
+/// What the client gets after the last piece.
 pub type LastWord = Arc<Mutex<Option<Bytes>>>;
 
 pub struct Reader {
     pub feed: Arc<Feed>,
     pub filter: Filter,
-    /// Whether it may know who asked for what.
+    /// Whether the client may know who asked for what.
     pub shows_callers: bool,
     pub lanes: Vec<Lane>,
-    /// After the piece that is being made; has partitions that are not read as well, as the client gave them.
+    /// The cursor after the piece that is being made. It also has partitions that are not read, as the client gave
+    /// them.
     pub cursor: Cursor,
     pub pace: Pace,
     pub stops: Stops,
@@ -102,9 +104,9 @@ pub struct Reader {
 pub struct Stops {
     /// The node stops.
     pub node: CancellationToken,
-    /// What let the connection in is not enough any more.
+    /// The terms that let the connection in do not count any more.
     pub connection: CancellationToken,
-    /// The token is none any more.
+    /// The token was removed or changed.
     pub token: CancellationToken,
 }
 
@@ -114,20 +116,26 @@ impl Stops {
         tokio::select! {
             () = self.node.cancelled() => shutting_down(),
             () = self.connection.cancelled() => {
-                End::new(Code::Unauthenticated, "this node asks for another certificate now; connect again, and go on from the cursor")
+                End::new(
+                    Code::Unauthenticated,
+                    "this node asks for another certificate now; connect again, and go on from the cursor",
+                )
             }
             () = self.token.cancelled() => {
-                End::new(Code::Unauthenticated, "your token was removed or changed; go on from the cursor with one that is known")
+                End::new(
+                    Code::Unauthenticated,
+                    "your token was removed or changed; go on from the cursor with one that is known",
+                )
             }
         }
     }
 }
 
 impl Reader {
-    /// Runs until the client is gone, too slow, or nothing more can come. Says whether somebody still waits for the rest of the answer who
-    /// does not take it.
+    /// Runs until the client is gone or too slow, or nothing more can follow. Returns whether the client still waits
+    /// for the rest of the answer but does not take it.
     pub async fn run(mut self, pieces: mpsc::Sender<Bytes>, last: LastWord) -> bool {
-        // What was handed over, if not taken.
+        // The cursor after what was handed over, even if it was not taken.
         let mut safe = self.cursor.clone();
         let ended = self.send_all(&pieces, &mut safe).await;
         let Err(end) = ended else { return false };
@@ -173,7 +181,7 @@ impl Reader {
                 continue;
             }
             tokio::select! {
-                // Both ends of it are in the feed, so it does not close.
+                // The feed has the sender, so the channel does not close.
                 _ = news.changed() => {}
                 () = sleep_until(alive_at) => {
                     piece = self.sign_of_life();
@@ -184,7 +192,7 @@ impl Reader {
         }
     }
 
-    /// Whatever there is, of all partitions in turn, up to a piece's size; nothing at the end.
+    /// What there is to show, of all partitions in turn, up to a piece's size; empty at the end.
     async fn next_piece(&mut self) -> Result<Vec<u8>, PartitionError> {
         let mut piece = Vec::new();
         let mut passed = 0;
@@ -196,7 +204,7 @@ impl Reader {
                 is_end = false;
                 self.take(number, &rendered, &mut piece);
                 if limits::EVENT_PIECE_BYTES <= piece.len() {
-                    // Whoever comes first this time comes last the next.
+                    // The partitions that had their turn now are last the next time.
                     self.lanes.rotate_left(number + 1);
                     return Ok(piece);
                 }
@@ -208,17 +216,17 @@ impl Reader {
             if passed >= PASSED_MAX && piece.is_empty() {
                 return Ok(self.sign_of_life());
             }
-            // What is shown to nobody is passed over, but not without others having their turn.
+            // Entries without an event to show are passed over, but other tasks must have their turn.
             tokio::task::consume_budget().await;
         }
     }
 
-    /// A comment, and the cursor without an event.
+    /// A heartbeat: a comment, and the cursor without an event.
     fn sign_of_life(&self) -> Vec<u8> {
         format!(":\nid: {}\n\n", self.cursor).into_bytes()
     }
 
-    /// Adds what of an entry is to be shown and was not had yet, as far as the piece has room.
+    /// Adds the events of an entry that are to be shown and were not sent yet, while the piece has room.
     fn take(&mut self, number: usize, rendered: &Rendered, piece: &mut Vec<u8>) {
         let lane = &mut self.lanes[number];
         let (lower, higher) = self.cursor.around(lane.partition);

@@ -1,9 +1,11 @@
-//! An entry as readers of the event stream get it: one CloudEvent (1.0, JSON) for each event and each rejection, rendered once for all.
+//! An entry as readers of the event stream get it: one CloudEvent (1.0, JSON) for each event and each recorded
+//! rejection, rendered once for all.
 //!
 //! | what | `type` | `subject` | `data` |
 //! |---|---|---|---|
-//! | an event | `statehouse.<machine>.<kind>`, the kind as its module declares it | its entity | what the module renders |
-//! | a recorded rejection | `statehouse.<machine>.CommandRejected` | the entity of the first step | `command`, `code`, `detail`, what the module adds |
+//! | an event | `statehouse.<machine>.<kind>`, as its module declares it | its entity | what the module renders |
+//! | a rejection | `statehouse.<machine>.CommandRejected` | entity of the first step | `command`, `code`, `detail`, |
+//! | | | | what the module adds |
 //! | another module decides | `statehouse.<machine>.ModuleActivated` | – | `module`, `schema`, `number` |
 //!
 //! In: an entry and the module that decided it. Out: lines of a stream, without their ids. It does not know who reads.
@@ -26,7 +28,7 @@ use crate::partition::tail::{TailCommand, TailEntry};
 pub const REJECTED: &str = "CommandRejected";
 pub const ACTIVATED: &str = "ModuleActivated";
 
-/// Items of one guest call: their bodies and what comes of them stay far below what a guest may be given.
+/// How many items one guest call has: their bodies and results stay far below what a guest may be given.
 const RENDER_ITEMS_MAX: usize = 128;
 
 /// An entry with the lines of its events.
@@ -37,10 +39,10 @@ pub struct Rendered {
     pub before8: [u8; 4],
     /// The last position of the entry.
     pub end: Position,
-    /// Of the journal.
+    /// The entry's time, in the journal.
     pub time: Micros,
     pub items: Vec<Item>,
-    /// About what it takes of memory.
+    /// About how much memory it takes.
     pub size: usize,
 }
 
@@ -53,11 +55,11 @@ pub struct Item {
     entities: Vec<Box<[u8]>>,
     /// `data: …` with the empty line that ends the event.
     pub text: Bytes,
-    /// Where in it stands who asked.
+    /// The part of `text` that says who asked.
     whose: Range<usize>,
 }
 
-/// Around the JSON of an event in a stream.
+/// What surrounds the JSON of an event in a stream.
 const DATA: &[u8] = b"data: ";
 const END: &[u8] = b"\n\n";
 
@@ -66,7 +68,7 @@ impl Item {
         Self { n, kind, entities, text: [DATA, json, END].concat().into(), whose: 0..0 }
     }
 
-    /// Says who asked, too.
+    /// Adds who asked.
     fn by(self, whose: &Whose<'_>) -> Self {
         let json = self.json();
         let (object, members) = (json.strip_suffix(b"}").expect("an event is an object"), print(whose));
@@ -90,7 +92,7 @@ impl Item {
     /// The CloudEvent alone, in two parts without who asked.
     pub fn anonymous_json(&self) -> [&[u8]; 2] {
         let (begin, end) = (DATA.len(), self.text.len() - END.len());
-        // What nobody has asked for has no such part.
+        // An event that nobody asked for has no such part.
         [&self.text[begin..self.whose.start.max(begin)], &self.text[self.whose.end.max(begin)..end]]
     }
 
@@ -121,7 +123,7 @@ struct CloudEvent<'a> {
     command: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     commandid: Option<String>,
-    /// Label of the module that decided.
+    /// The label of the module that decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     module: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -129,7 +131,7 @@ struct CloudEvent<'a> {
     data: Json<'a>,
 }
 
-/// Who asked; members of the event that not everybody is shown.
+/// Who asked: members of the event that not everybody is shown.
 #[derive(Serialize)]
 struct Whose<'a> {
     caller: &'a str,
@@ -146,7 +148,8 @@ struct Draft<'a> {
     item: RenderItem,
 }
 
-/// Renders an entry; `logic` is the module that decided it, nothing where none did. What the module cannot render has empty data.
+/// Renders an entry; `logic` is the module that decided it, if one did. An event that the module cannot render has
+/// empty data.
 ///
 /// # Errors
 /// See [`render_each`].
@@ -203,7 +206,7 @@ fn drafts<'a>(entry: &'a TailEntry, logic: &dyn Logic) -> impl Iterator<Item = D
             let item = RenderItem::Event(event.facts());
             Draft { command, position: event.position(), kind, entities, rejection: None, item }
         });
-        // What a partition refuses to another one is not the end of the command, and shows up there if it is.
+        // A refusal of another partition's call is not the command's outcome; the other partition records that.
         let rejection = command.rejection().filter(|_| command.part().is_outcome());
         let rejection = rejection.map(|rejection| {
             let mut entities: Vec<Box<[u8]>> = command.entities().map(Box::from).collect();
@@ -264,7 +267,7 @@ fn finish<'a>(
     Ok(finished)
 }
 
-/// The module may say more of it, but not something else.
+/// The module may add members, but not replace the host's.
 fn rejected(command: &str, rejection: Rejection, more: Value) -> Value {
     let own = [
         ("command", Value::text(command)),

@@ -1,6 +1,6 @@
 //! Objects: fields in the order they arrive become a CBOR map in its one order.
 //!
-//! In: keys and values of a JSON object, or texts of a URL. Out: the values where they were read, then the map behind
+//! In: keys and values of a JSON object, or texts of a URL. Out: the values where they were read, then the map after
 //! them, then the map moved down to where they began. It knows nothing of what the fields mean.
 
 use serde::Deserializer;
@@ -105,7 +105,7 @@ impl<'a> Assembly<'a> {
         }
     }
 
-    /// Writes the object behind its values and moves it to where they began.
+    /// Writes the object after its values, and moves it to where they began.
     fn finish(self, out: &mut Output) -> Result<(), BodyError> {
         let mut present = 0;
         for (field, place) in self.object.fields().iter().zip(&*self.places) {

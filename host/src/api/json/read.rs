@@ -1,8 +1,8 @@
 //! The reader: JSON, CBOR or the texts of a URL become deterministic CBOR in one pass, guided by a shape.
 //!
-//! Values are appended in the order they arrive; when an object ends, its fields are put into CBOR order behind them
-//! and moved down. One buffer, no tree in between. Pointers are only built while an error travels up. It knows nothing
-//! of what the fields mean, except which one is the command's id.
+//! Values are appended in the order they arrive; when an object ends, its fields are put into CBOR order after them and
+//! moved down. There is one buffer, and no tree in between. Pointers are only built while an error travels up. It knows
+//! nothing of what the fields mean, except which one is the command's id.
 
 use serde::Deserializer;
 use serde::de::{Error, MapAccess, Visitor};
@@ -17,7 +17,7 @@ use super::shape::ObjectShape;
 pub struct Body {
     /// Deterministic CBOR of an object.
     pub cbor: Vec<u8>,
-    /// From the field that carries the command's id.
+    /// The command's id, from the field that carries it.
     pub id: Option<[u8; 16]>,
 }
 

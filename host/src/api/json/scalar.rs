@@ -1,7 +1,7 @@
 //! Scalars: one integer, text or flag, checked against its shape and appended as CBOR.
 //!
-//! In: what the reader or the URL gave. Out: bytes behind the others, or the fault. It knows nothing of fields, of
-//! pointers or of where the scalar came from.
+//! In: what the reader or the URL gave. Out: bytes after the others, or the fault. It knows nothing of fields, of
+//! pointers or of where the scalar is from.
 
 use statehouse_abi::describe::TextFormat;
 
@@ -21,7 +21,7 @@ pub const NULL: u8 = 0xf6;
 /// The longest head of a CBOR item.
 pub const HEAD_BYTES_MAX: usize = 9;
 
-/// The shortest head of a CBOR item.
+/// Appends the shortest head of a CBOR item.
 pub fn put_head(cbor: &mut Vec<u8>, major: u8, argument: u64) {
     match argument {
         0..=23 => cbor.push(major | argument as u8),
@@ -78,7 +78,7 @@ pub fn check_signed(shape: &Shape, value: i64, cbor: &mut Vec<u8>) -> Result<(),
     Ok(())
 }
 
-/// Appends text if the shape allows it. Returns the uuid, when the shape asks for one.
+/// Appends text if the shape allows it. Returns the uuid if the shape asks for one.
 pub fn check_text(shape: &Shape, text: &str, cbor: &mut Vec<u8>) -> Result<Option<[u8; 16]>, Fault> {
     match shape {
         Shape::Text(TextShape { format: TextFormat::Uuid, .. }) => return put_uuid(text, cbor).map(Some),

@@ -41,8 +41,8 @@ pub struct FieldShape {
 }
 
 impl ObjectShape {
-    /// Prepares the schema of a body or of parameters, which the module contract says is an object; of any other schema
-    /// the object without fields. `id_field` is read as a uuid whatever the schema says.
+    /// Prepares the schema of a body or of parameters, which is an object by the module contract; any other schema
+    /// gives an object without fields. `id_field` is read as a uuid, whatever the schema says.
     pub fn new(schema: &Schema, id_field: Option<&str>) -> Self {
         let declared = if let Schema::Object { fields } = schema { fields.as_slice() } else { &[] };
         let mut fields: Vec<FieldShape> = declared

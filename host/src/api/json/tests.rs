@@ -31,7 +31,7 @@ fn every_kind() -> Schema {
     }
 }
 
-/// Reads a body and says what became of it: the value printed again, or the error.
+/// Reads a body and gives the result: the value printed again, or the error.
 fn outcome(given: &[(&str, &str)], body: &str) -> String {
     let shape = ObjectShape::new(&every_kind(), Some("id"));
     let given: Vec<_> =

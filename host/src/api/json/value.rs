@@ -1,7 +1,7 @@
-//! One value: whatever the deserializer finds is checked against the shape and appended.
+//! One value: what the deserializer finds is checked against the shape and appended.
 //!
-//! In: a shape and the next value of the input. Out: CBOR behind what is there, or the fault with its place. Whether
-//! the input is JSON or CBOR is not visible here.
+//! In: a shape and the next value of the input. Out: CBOR after what is there, or the fault with its place. It does not
+//! know whether the input is JSON or CBOR.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ use super::scalar::{
 };
 use super::shape::Shape;
 
-/// Reads one value. Gives the uuid, when the shape is one.
+/// Reads one value; returns the uuid if the shape is one.
 pub struct ShapeSeed<'a> {
     pub shape: &'a Shape,
     /// How many containers are around it.

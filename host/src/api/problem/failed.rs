@@ -1,6 +1,7 @@
-//! What a client is told whose read, replay or change of the cluster failed.
+//! What a client is told when its read, replay or change of the cluster failed.
 //!
-//! In: errors of the router, of views, of the cluster and of replays. Out: problems that say what to do. It knows nothing of how each came about.
+//! In: errors of the router, of views, of the cluster and of replays. Out: problems that say what to do. It knows
+//! nothing of their causes.
 
 use std::time::Duration;
 
@@ -80,7 +81,7 @@ impl From<ClusterError> for Problem {
             }
         };
         let problem = Self::new(code, error.to_string());
-        // Nobody but an operator changes what the others answer with.
+        // Only an operator can change what causes the other errors.
         use Code::{ChangeUnfinished, NodeUnreachable, Overloaded, SecretNotKept};
         let may_retry = matches!(code, NodeUnreachable | SecretNotKept | ChangeUnfinished | Overloaded);
         if may_retry { problem.with_retry_after(Duration::from_secs(1)) } else { problem }

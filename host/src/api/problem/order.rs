@@ -1,6 +1,7 @@
-//! What an operator is told whose order has no effect.
+//! What an operator is told when an order has no effect.
 //!
-//! In: why the router did not have it recorded. Out: a problem that says what to do instead. It knows nothing of what orders do.
+//! In: why the router did not have the order recorded. Out: a problem that says what to do instead. It knows nothing of
+//! what orders do.
 
 use std::time::Duration;
 

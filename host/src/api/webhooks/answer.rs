@@ -1,7 +1,7 @@
-//! The routes about webhooks: which there are, what becomes of them, and one request at a time where somebody asks for it.
+//! The routes about webhooks: which there are, what changes about them, and single requests that somebody asks for.
 //!
-//! In: paths and bodies. Out: pages. A secret that is not given is made here, and told once. What somebody asks to be sent, a test or a dead letter, is sent by
-//! the node that is asked, and its answer says what came of it.
+//! In: paths and bodies. Out: pages. A secret that is not given is made here, and told once. A test or a dead letter is
+//! sent by the node that is asked, and its answer says what the receiver did.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,10 +43,10 @@ use crate::system::lifecycle::Wanting;
 use crate::system::webhook_row::WebhookRow;
 use crate::system::webhooks::{WebhookSettings, WebhookStep};
 
-/// A cursor with as many positions as there may be.
+/// The longest cursor: it has as many positions as there may be.
 const CURSOR_CHARS_MAX: u32 = WEBHOOK_PARTITIONS_MAX * 48;
 const SECRET_CHARS_MAX: u32 = 128;
-/// What is left of a request's time when its receiver has had the rest.
+/// What is kept of a request's time for its answer; the receiver gets the rest.
 const ANSWER_MARGIN: Duration = Duration::from_secs(2);
 /// How long it may take to record that a dead letter was taken.
 const STRIKE_PATIENCE: Duration = Duration::from_secs(5);
@@ -124,7 +124,7 @@ async fn list(sender: &Sender, machine: &str, deadline: Instant) -> Result<Respo
     Ok(pages::json(&WebhooksPage { machine: machine.to_owned(), webhooks: shown.collect() }))
 }
 
-/// Where a webhook begins, or goes on from.
+/// Where a webhook begins or continues.
 enum From {
     Now,
     Start,
@@ -153,7 +153,7 @@ struct GivenSecret {
 }
 
 impl GivenSecret {
-    /// What the client does not know yet.
+    /// The secret, if the client does not know it yet.
     fn made(&self) -> Option<&Secret> {
         self.is_made.then_some(&self.secret)
     }
@@ -186,7 +186,7 @@ impl Given {
         matches!(self.0.find(name), Some(Value::Bool(true)))
     }
 
-    /// The one that is given, or a new one.
+    /// The secret that is given, or a new one.
     fn secret(&self) -> Result<GivenSecret, Problem> {
         let Some(text) = self.text("secret") else {
             return Ok(GivenSecret { secret: Secret::generate(), is_made: true });
@@ -249,7 +249,7 @@ impl Sender {
         Ok(WebhookSettings { url: url.to_string(), keys, kinds, batch, secret: secret.bytes().to_vec(), begin })
     }
 
-    /// A position of each partition; of those that a cursor does not name nothing.
+    /// A position of each partition; an error if the cursor lacks one.
     async fn begin(
         &self,
         machine: &Arc<Machine>,
@@ -272,7 +272,7 @@ impl Sender {
                     Problem::new(Code::InvalidChange, detail)
                 })?,
             };
-            // That it is one of this history, and that what follows can be read, is known before it is recorded.
+            // Before the position is recorded, check that it is of this history, and that what follows it can be read.
             feed.place_of(position, deadline).await.map_err(refused)?;
             positions.push(position);
         }
@@ -283,7 +283,7 @@ impl Sender {
         self.events.feed(machine.clone(), &self.cluster.view().cluster.unwrap_or_default())
     }
 
-    /// Sends an event that stands for nothing.
+    /// Sends a test event, which stands for nothing.
     async fn test(&self, machine: &Machine, webhook: &str, deadline: Instant) -> Result<WebhookSentPage, Problem> {
         let row = self.cluster.webhook_now(machine.name(), webhook, deadline).await?;
         let (id, name) = (uuid::Uuid::new_v4(), machine.name());
@@ -326,12 +326,13 @@ impl Sender {
         let made = timeout_at(until, make_again(&feed, &maker, letter, until)).await;
         let message = made.unwrap_or(Err(PartitionError::Deadline)).map_err(refused)?;
         let message = message.filter(|message| message.first == letter).ok_or_else(|| {
-            let detail = "the message cannot be made again: another version of the host has cut it otherwise; replay from before it";
+            let detail = "the message cannot be made again: another version of the host has cut it otherwise; replay \
+                from before it";
             Problem::new(Code::InvalidChange, detail)
         })?;
         let sent = self.send(webhook, &row, &message, until).await?;
         if sent.is_delivered {
-            // It was taken, so it is struck off, also where that takes a moment longer than was asked for.
+            // It was taken, so it is struck off, even if that takes a moment longer than the client waits.
             let wanting = Wanting { deadline: Instant::now() + STRIKE_PATIENCE, ..wanting.clone() };
             self.cluster.change_webhook(name, webhook, WebhookStep::Redelivered(letter), &wanting).await?;
         }
@@ -376,13 +377,13 @@ impl Sender {
     }
 }
 
-/// Until when something is searched and sent on behalf of a request, so that it is answered in time.
+/// Until when a request may search and send, so that it is answered in time.
 fn until(deadline: Instant) -> Instant {
     let left = deadline.saturating_duration_since(Instant::now());
     deadline.checked_sub(ANSWER_MARGIN.min(left / 2)).unwrap_or(deadline)
 }
 
-/// The message that begins at a position.
+/// Makes the message that begins at a position again.
 async fn make_again(
     feed: &Feed,
     maker: &Maker,
@@ -391,7 +392,7 @@ async fn make_again(
 ) -> Result<Option<Message>, PartitionError> {
     let mut place = feed.before(first, deadline).await?;
     let (mut gather, mut had) = (maker.gather(), first.n);
-    // It was whole once, so everything that it was made of is there.
+    // The message was whole once, so everything that it was made of is there.
     while let Some(rendered) = feed.next(first.partition, place).await? {
         place = Place::behind(rendered.end);
         gather.take(rendered, had);
@@ -406,7 +407,7 @@ async fn make_again(
     Ok(None)
 }
 
-/// The body of a request; nothing when it has none.
+/// The body of a request; `None` if it has none.
 pub fn schema(page: Page) -> Option<Schema> {
     let text = |max_chars| Schema::Text { min_chars: 1, max_chars, format: TextFormat::Plain };
     let list = |items, max_items| Schema::Array { items: Box::new(items), max_items };
@@ -417,7 +418,8 @@ pub fn schema(page: Page) -> Option<Schema> {
         summary: summary.to_owned(),
     };
     let secret = || {
-        let summary = "`whsec_` and the base64 of 24 to 64 bytes; without it one is made, and told in the answer to this request alone";
+        let summary = "`whsec_` and the base64 of 24 to 64 bytes; without it one is made, and told in the answer to \
+            this request alone";
         field("secret", text(SECRET_CHARS_MAX), false, summary)
     };
     let fields = match page {
@@ -430,7 +432,8 @@ pub fn schema(page: Page) -> Option<Schema> {
                     "url",
                     text(WEBHOOK_URL_CHARS_MAX),
                     true,
-                    "Where requests go: https, or http on the node's own machine; what is not public must be in `webhooks.allow`",
+                    "Where requests go: https, or http on the node's own machine; what is not public must be in \
+                     `webhooks.allow`",
                 ),
                 field(
                     "from",

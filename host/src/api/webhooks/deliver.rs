@@ -1,13 +1,15 @@
-//! Delivery of one webhook: each partition that it follows in its order, one message after the other, until it is taken or given up.
+//! Delivery of one webhook: each partition that it follows in its order, one message after the other, each until it is
+//! taken or given up.
 //!
 //! ```text
-//! lane (one for each partition): feed ─▶ entry ─▶ messages ─▶ post ┬ taken ─▶ next          ─┐
-//!                                                  ▲ pause, again ◀┤ failed                   ├─▶ board ─▶ `system`, at times
-//!                                                                  └ given up: dead letter ─┘
+//! lane (one a partition): feed ─▶ entry ─▶ messages ─▶ post ┬ taken ─▶ next          ─┐
+//!                                           ▲ pause, again ◀┤ failed                  ├─▶ board ─▶ `system`, at times
+//!                                                           └ given up: dead letter  ─┘
 //! ```
-//! In: the webhook's row. Out: requests, and what came of them, recorded in `system` in good time: a dead letter before anything behind it is sent,
-//! progress now and then, so that what was taken since is sent again by whoever delivers next, under the same id. It holds up nobody: it reads
-//! what is applied, from the archive where it was released.
+//! In: the webhook's row. Out: requests, and their results, recorded in `system` in good time. A dead letter is
+//! recorded before anything after it is sent. Progress is recorded now and then, so the next node to deliver sends
+//! again what was taken since, under the same id. It holds up nobody: it reads what is applied, from the archive if it
+//! was released.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,16 +35,16 @@ use crate::system::ClusterError;
 use crate::system::webhook_row::{At, DeadRow, Failing, LaneRow, WebhookRow};
 use crate::system::webhooks::WebhookNote;
 
-/// How soon it is looked again where something keeps a lane that is not its receiver.
+/// How soon a lane is tried again if something other than its receiver stops it.
 const HINDERED_AGAIN: Duration = Duration::from_secs(5);
-/// How soon it is looked whether a message may end, and how soon the journal is asked again to have its time pass.
+/// How soon to check whether a message may end, and how soon to ask the journal again to let its time pass.
 const TIME_LOOK: Duration = Duration::from_millis(5);
 const TIME_AGAIN: Duration = Duration::from_millis(500);
 /// How long `system` may take to record something, and how soon that is tried again.
 const NOTE_PATIENCE: Duration = Duration::from_secs(5);
 const NOTE_AGAIN: Duration = Duration::from_millis(500);
 
-/// One webhook, as long as this node delivers it.
+/// One webhook, while this node delivers it.
 pub struct Delivery {
     sender: Arc<Sender>,
     machine: String,
@@ -51,22 +53,22 @@ pub struct Delivery {
     url: Url,
     maker: Maker,
     feed: Arc<Feed>,
-    /// What may change while it goes on: who signs.
+    /// The row, of which only the secrets that sign may change meanwhile.
     row: RwLock<Arc<WebhookRow>>,
     signers: Signers,
     board: Mutex<Board>,
     requests: Semaphore,
 }
 
-/// How far it is.
+/// How far the delivery is.
 struct Board {
     lanes: BTreeMap<PartitionId, LaneRow>,
     problems: BTreeMap<PartitionId, String>,
-    /// As `system` has them.
+    /// The lanes as `system` has them.
     recorded: BTreeMap<PartitionId, LaneRow>,
     recorded_problem: Option<String>,
     recorded_at: Instant,
-    /// Something came of a request since then.
+    /// A request has had a result since then.
     is_news: bool,
 }
 
@@ -86,7 +88,7 @@ impl Board {
         self.problems.values().next().cloned()
     }
 
-    /// What `system` does not know yet.
+    /// The lanes that `system` does not know yet.
     fn changed(&self) -> Vec<LaneRow> {
         let is_new = |(partition, lane): &(&PartitionId, &LaneRow)| self.recorded.get(partition) != Some(lane);
         self.lanes.iter().filter(is_new).map(|(_, lane)| *lane).collect()
@@ -98,7 +100,7 @@ impl Board {
         self.recorded_at = Instant::now();
     }
 
-    /// Everything up to here was taken, or given up, or is not shown.
+    /// Notes that everything up to here was taken, or given up, or is not shown.
     fn on_passed(&mut self, to: Position, is_news: bool) {
         self.lanes.insert(to.partition, LaneRow { at: At::of(to), failing: None });
         if is_news {
@@ -118,7 +120,7 @@ impl Board {
 
 impl Delivery {
     /// # Errors
-    /// In words: the row names what this version does not understand.
+    /// The row names what this version does not understand; the text says what.
     pub fn new(
         sender: Arc<Sender>,
         (machine, webhook): (&str, &str),
@@ -141,7 +143,7 @@ impl Delivery {
         }))
     }
 
-    /// Everything that it does; it goes on until the set is dropped.
+    /// Starts all tasks of the delivery; they run until the set is dropped.
     pub fn start(self: &Arc<Self>) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         let partitions: Vec<PartitionId> = self.board.lock().lanes.keys().copied().collect();
@@ -156,14 +158,15 @@ impl Delivery {
         self.epoch
     }
 
-    /// The same webhook, changed by an operator or by what was recorded.
+    /// Takes the row of the same webhook, changed by an operator or by a record.
     pub fn set_row(&self, row: Arc<WebhookRow>) {
         *self.row.write() = row;
     }
 
     async fn follow(self: Arc<Self>, partition: PartitionId) {
         if !may_be_sent(&self.url, self.sender.allows_plaintext) {
-            // It was created under another configuration. This node's stays what it is until it starts again.
+            // It was created under another configuration. This node's configuration stays the same until it starts
+            // again.
             self.on_hindered(partition, PLAINTEXT);
             return;
         }
@@ -176,14 +179,14 @@ impl Delivery {
         }
     }
 
-    /// Goes on for as long as the partition can be read.
+    /// Delivers while the partition can be read.
     async fn go(&self, partition: PartitionId) -> Result<(), PartitionError> {
         let at = self.board.lock().lane(partition).at.position();
         let mut news = self.feed.news();
         let (mut place, mut had) = self.feed.place_of(at, Instant::now() + limits::DEADLINE_DEFAULT).await?;
         {
             let mut board = self.board.lock();
-            // It can be read again.
+            // The partition can be read again.
             if board.lane(partition).failing.is_none() && board.problems.remove(&partition).is_some() {
                 board.is_news = true;
             }
@@ -194,11 +197,12 @@ impl Delivery {
             news.mark_unchanged();
             let Some(rendered) = self.feed.next(partition, place).await? else {
                 let Some(until) = gather.waits_until() else {
-                    // Both ends of it are in the feed, so it does not close.
+                    // The feed has the sender, so the channel does not close.
                     let _ = news.changed().await;
                     continue;
                 };
-                // What has begun ends by the journal's time, also where nothing more happens. A word may be lost, so it is said again.
+                // A message that has begun ends by the journal's time, even if nothing more happens. The request to let
+                // time pass may be lost, so it is repeated.
                 let replica = self.feed.replica(partition)?;
                 let left = u64::try_from(until.0.saturating_sub(replica.present().0)).unwrap_or(0);
                 let mut wake_at = Instant::now() + Duration::from_micros(left).min(TIME_AGAIN);
@@ -210,7 +214,7 @@ impl Delivery {
                     }
                     wake_at = ask_at;
                 }
-                // Of other partitions there may be news all the time.
+                // News of other partitions may arrive all the time.
                 drop(tokio::time::timeout_at(wake_at, news.changed()).await);
                 continue;
             };
@@ -223,12 +227,12 @@ impl Delivery {
             if gather.waits_until().is_none() {
                 self.board.lock().on_passed(rendered.end, false);
             }
-            // What is shown to nobody is passed over, but not without others having their turn.
+            // Entries without an event to show are passed over, but other tasks must have their turn.
             tokio::task::consume_budget().await;
         }
     }
 
-    /// Returns when the message was taken, or given up and recorded so. Where the receiver is gone, it never returns.
+    /// Returns when the message was taken, or given up and recorded as such. If the receiver is gone, it never returns.
     async fn deliver(&self, partition: PartitionId, message: &Message) {
         let mut failing = self.board.lock().lane(partition).failing.unwrap_or(Failing { since: 0, attempts: 0 });
         loop {
@@ -245,7 +249,7 @@ impl Delivery {
                 }
                 Outcome::Gone => {
                     tracing::warn!(webhook = self.webhook, "a webhook is paused: its receiver answered 410 Gone");
-                    // Refused, it goes on elsewhere already.
+                    // A refusal means that another node delivers already.
                     drop(self.note(|| WebhookNote::Gone).await);
                     return std::future::pending().await;
                 }
@@ -257,7 +261,7 @@ impl Delivery {
                 failing.since = now.0;
             }
             failing.attempts = failing.attempts.saturating_add(1);
-            // Said once of each message: nobody else is told what the reason is.
+            // The log says the reason once for each message; nobody else is told.
             let (webhook, id, attempts) = (&self.webhook, &message.id, failing.attempts);
             match detail.filter(|_| attempts == 1) {
                 Some(detail) => tracing::warn!(webhook, id, detail, "a receiver is not reached"),
@@ -289,13 +293,14 @@ impl Delivery {
                 if code == "dead_letters_full" {
                     drop(self.note(|| WebhookNote::Full).await);
                 }
-                // It was dropped, or goes on elsewhere, or is paused: whoever has started this stops it.
+                // The webhook was dropped or paused, or another node delivers it: the sender stops this delivery.
                 std::future::pending().await
             }
         }
     }
 
-    /// Until it is recorded; or the code by which it is refused for good, after which somebody else goes on, or nobody.
+    /// Repeats a note until it is recorded. The error is the code of a final refusal, after which another node
+    /// continues, or none.
     async fn note(&self, note: impl Fn() -> WebhookNote) -> Result<(), String> {
         loop {
             let deadline = Instant::now() + NOTE_PATIENCE;
@@ -309,7 +314,7 @@ impl Delivery {
         }
     }
 
-    /// All secrets of the webhook that there are, the newest at least; waits for that.
+    /// All secrets of the webhook that some node has; waits until the newest one is among them.
     async fn signers(&self, partition: PartitionId) -> Vec<Secret> {
         loop {
             let wanted = self.row.read().secrets.clone();
@@ -325,7 +330,7 @@ impl Delivery {
         }
     }
 
-    /// Something keeps it that is not its receiver; said once.
+    /// Notes that something other than its receiver stops a lane; the log says it once.
     fn on_hindered(&self, partition: PartitionId, problem: &str) {
         let mut board = self.board.lock();
         if board.problems.get(&partition).is_none_or(|before| before != problem) {
@@ -350,7 +355,7 @@ impl Delivery {
         }
     }
 
-    /// Has `system` know how far it is.
+    /// Has `system` record how far the delivery is.
     pub async fn record(&self, patience: Duration) -> Result<(), ClusterError> {
         let (lanes, problem) = {
             let mut board = self.board.lock();
@@ -392,14 +397,14 @@ impl Delivery {
         self.gauge_lag(lanes.iter().filter_map(behind).sum());
     }
 
-    /// Also for another node's sake: what is delivered there does not lag here.
+    /// It is set to 0 when the delivery ends here, or this node would report a stale lag.
     pub fn gauge_lag(&self, entries: u64) {
         let labels = [("machine", self.machine.clone()), ("webhook", self.webhook.clone())];
         metrics::gauge!("statehouse_webhook_lag_entries", &labels).set(entries as f64);
     }
 }
 
-/// Whether a note that was refused so is refused for ever: it was dropped, goes on elsewhere, or has to stand still.
+/// Whether a refusal of a note is final: the webhook was dropped, is delivered elsewhere, or has to stop.
 fn is_final(code: &str) -> bool {
     ["out_of_date", "unknown_webhook", "dead_letters_full"].contains(&code)
 }

@@ -3,12 +3,13 @@
 //! | | |
 //! |---|---|
 //! | one event at most | `application/cloudevents+json`: the event |
-//! | several | `application/cloudevents-batch+json`: an array, up to a number, about a size, and what happened within a tenth of a second |
+//! | several | `application/cloudevents-batch+json`: an array, limited in number, size and time (a tenth of a second) |
 //! | `webhook-id` | `<machine>-<number of the webhook>-<partition>-<entry>-<n>-<head8>`, of the first event |
 //!
-//! In: rendered entries. Out: messages, without who asked. Where one ends depends on where it begins, the journal and the webhook alone, and not on who
-//! sends it, when, or what was there by then: whoever goes on where a message has ended makes the same ones, with the same ids. Whoever begins within
-//! one of several events makes others, of the same events. It does not know whether anybody takes them.
+//! In: rendered entries. Out: messages, without who asked. Where a message ends depends only on where it begins, on the
+//! journal and on the webhook, not on who sends it, when, or what was there by then. So a node that continues where a
+//! message has ended makes the same messages, with the same ids. A start within a message of several events makes other
+//! messages of the same events. It does not know whether anybody takes them.
 
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ pub const SEVERAL: &str = "application/cloudevents-batch+json";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     pub id: String,
-    /// Of its first and its last event.
+    /// The positions of its first and its last event.
     pub first: Position,
     pub last: Position,
     pub content_type: &'static str,
@@ -43,10 +44,10 @@ pub struct Maker {
     filter: Filter,
 }
 
-/// Messages of one partition as they come about, from a place on.
+/// Makes the messages of one partition, from a place on.
 pub struct Gather<'a> {
     maker: &'a Maker,
-    /// The message that is being made. It holds no entry, for it may wait.
+    /// The message that is being made. It holds no entry, because it may wait.
     draft: Option<Draft>,
     /// The entry that is being taken, and its next item.
     current: Option<(Arc<Rendered>, usize)>,
@@ -74,7 +75,7 @@ impl Maker {
         Gather { maker: self, draft: None, current: None }
     }
 
-    /// A body as this webhook has them, of events with commas between them.
+    /// The content type and the body of this webhook's messages, from events with commas between them.
     pub fn wrap(&self, events: Vec<u8>) -> (&'static str, Bytes) {
         if self.batch == 1 { (ONE, events.into()) } else { (SEVERAL, [b"[", events.as_slice(), b"]"].concat().into()) }
     }
@@ -85,14 +86,14 @@ impl Maker {
 }
 
 impl Gather<'_> {
-    /// Takes the next entry, of which so many positions were had before; then [`Gather::next_whole`] has what comes of it.
+    /// Takes the next entry, of which `had` positions were taken before; then [`Gather::next_whole`] has its messages.
     pub fn take(&mut self, rendered: Arc<Rendered>, had: u32) {
         assert!(self.current.is_none(), "the one before was taken to its end");
         let first = rendered.items.partition_point(|item| item.n < had);
         self.current = Some((rendered, first));
     }
 
-    /// The next message that is whole. Nothing: another entry is needed.
+    /// The next message that is whole; `None` if another entry is needed.
     pub fn next_whole(&mut self) -> Option<Message> {
         let (rendered, first) = self.current.take()?;
         if let Some(whole) = self.draft.take_if(|draft| draft.until <= rendered.time) {
@@ -165,7 +166,7 @@ mod tests {
         Maker { machine: "wallet".to_owned(), number: 7, batch, filter: Filter { keys: Vec::new(), kinds } }
     }
 
-    /// What comes of a journal behind a position.
+    /// The messages of a journal after a position.
     fn gather(maker: &Maker, journal: &[Arc<Rendered>], behind: Option<Position>) -> Vec<Message> {
         let mut gather = maker.gather();
         let mut messages = Vec::new();
@@ -227,7 +228,7 @@ mod tests {
         assert_eq!((several.content_type, several.events), (SEVERAL, 2));
     }
 
-    /// As after a replay from a cursor that some reader of the event stream has had.
+    /// This happens after a replay from a cursor that some reader of the event stream has had.
     #[test]
     fn whoever_begins_within_a_message_has_other_messages_of_the_same_events() {
         let journal = [entry(1, 0, &["a", "a", "a"]), entry(2, WINDOW - 1, &["a"]), entry(3, 2 * WINDOW, &[])];

@@ -1,10 +1,12 @@
-//! Webhooks: events that are sent to somebody, signed as Standard Webhooks has it.
+//! Webhooks: events that are sent to receivers, signed as Standard Webhooks says.
 //!
 //! ```text
-//! answer (routes) ─▶ system: rows ─▶ run: on the node that leads `system` ─▶ deliver (one for each webhook) ─▶ message, sign, post, retry
+//! answer (routes) ─▶ system: rows ─▶ run: on the node that leads `system` ─▶ deliver (one for each webhook)
+//!                                                                              └▶ message, sign, post, retry
 //! ```
-//! In: rows of `system`, the same feeds that readers of event streams share. Out: requests to receivers. Exactly one node delivers, as far as anybody can
-//! know that; what two of them send has the same ids. It decides nothing about state.
+//! In: rows of `system`, and the same feeds that readers of event streams share. Out: requests to receivers. Exactly
+//! one node delivers, as far as anybody can know that; if two do, what they send has the same ids. It decides nothing
+//! about state.
 
 mod answer;
 mod deliver;
@@ -40,15 +42,15 @@ use crate::system::Cluster;
 use crate::system::webhook_row::WebhookRow;
 use crate::system::webhooks::{Unnamed, Webhooks};
 
-/// How often it is looked who leads `system`, and what is to be delivered by whom.
+/// How often to check who leads `system`, and which node must deliver what.
 const LOOK: Duration = Duration::from_millis(200);
-/// How long a new leader waits to know what was recorded before it.
+/// How long a new leader waits to learn what was recorded before it.
 const BEGIN_PATIENCE: Duration = Duration::from_secs(2);
-/// How long what was done last may take to be recorded when this node delivers no more.
+/// How long the last progress may take to be recorded when this node stops delivering.
 const END_PATIENCE: Duration = Duration::from_secs(1);
 /// How often the node looks for secrets that it lacks.
 const SECRETS_LOOK: Duration = Duration::from_secs(1);
-/// How long a secret stays that nothing is signed by: longer than whoever brings one may take to record it.
+/// How long a secret that signs nothing is kept: longer than a client that brings one may take to record it.
 const SECRETS_PATIENCE: Duration = DEADLINE_MAX.saturating_mul(2);
 
 /// What everything that is sent from this node shares.
@@ -85,7 +87,7 @@ impl Sender {
         Arc::new(Self { cluster, router, events, poster, retry_for, allows_plaintext, receivers })
     }
 
-    /// Delivers whenever this node is the one to do so, until it is told to stop; what was done last is recorded on return.
+    /// Delivers while this node is the one to do so, until `stop`; the last progress is recorded on return.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let tending = tokio::spawn(stop.clone().run_until_cancelled_owned(self.clone().tend_secrets()));
         let mut tended = Tended::default();
@@ -95,7 +97,7 @@ impl Sender {
             let wanted = match (leads, is_delivering) {
                 (false, _) => Some(Webhooks::new()),
                 (true, true) => Some(self.cluster.webhooks()),
-                // What another one has recorded is known here before anything is sent.
+                // What another node has recorded must be known here before anything is sent.
                 (true, false) => self.cluster.webhooks_now(Instant::now() + BEGIN_PATIENCE).await.ok(),
             };
             if let Some(wanted) = wanted {
@@ -108,11 +110,11 @@ impl Sender {
             }
         }
         join_all(tended.running.into_values().map(end)).await;
-        // It ends with the same word.
+        // It ends by the same cancellation token.
         drop(tending.await);
     }
 
-    /// Stops what is not wanted any more, or goes on elsewhere, and starts what is missing.
+    /// Stops deliveries that are not wanted any more or continue elsewhere, and starts missing ones.
     fn tend(self: &Arc<Self>, Tended { running, shown }: &mut Tended, wanted: &Webhooks) {
         let is_wanted = |key: &Key, running: &Running| {
             wanted.get(key).is_some_and(|row| row.paused.is_none() && row.epoch == running.delivery.epoch())
@@ -122,7 +124,7 @@ impl Sender {
         for gone in gone.iter().filter_map(|key| running.remove(key)) {
             tokio::spawn(end(gone));
         }
-        // What was dropped, or is delivered elsewhere, has no letters here.
+        // A webhook that was dropped, or is delivered elsewhere, has no dead letters here.
         for key in shown.extract_if(.., |key| !wanted.contains_key(key)) {
             gauge_dead(&key, 0);
         }
@@ -166,7 +168,7 @@ impl Sender {
         join_all(finding).await.into_iter().flatten().collect()
     }
 
-    /// Every node has all secrets, so that any may deliver next.
+    /// Keeps all secrets on this node, as on every node, so that any may deliver next.
     async fn tend_secrets(self: Arc<Self>) {
         let mut unnamed = Unnamed::new();
         loop {
@@ -185,7 +187,7 @@ fn gauge_dead((machine, webhook): &Key, letters: usize) {
 async fn end(Running { delivery, tasks }: Running) {
     drop(tasks);
     delivery.gauge_lag(0);
-    // Where it does not come to that, whoever goes on delivers it again.
+    // If this fails, the next node to deliver sends the last messages again.
     if let Err(error) = delivery.record(END_PATIENCE).await {
         tracing::debug!(%error, "what a webhook has delivered last is not recorded");
     }

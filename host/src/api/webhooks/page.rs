@@ -1,6 +1,7 @@
 //! Webhooks as clients see them. Of a secret they see the beginning of its fingerprint, and the secret itself once.
 //!
-//! In: rows of `system`, and how far this node is. Out: what is printed as JSON, and read again by the command line. It asks nobody.
+//! In: rows of `system`, and how far this node is. Out: what is printed as JSON, and read again by the command line. It
+//! asks nobody.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,30 +25,30 @@ pub struct WebhookPage {
     pub url: String,
     /// `delivering`, `failing` or `paused`.
     pub state: String,
-    /// Why it is paused, or what came of the last attempt.
+    /// Why it is paused, or why the last attempt failed.
     pub problem: Option<String>,
     /// Only what is about these entities, if there are any.
     pub keys: Vec<String>,
     /// Only events of these types, if there are any.
     pub types: Vec<String>,
     pub partitions: Vec<PartitionId>,
-    /// Events of one request at most.
+    /// How many events one request has at most.
     pub batch: u32,
     /// The secrets that sign, the newest first, by the first digits of their fingerprints.
     pub secrets: Vec<String>,
     /// The new secret, right after it was made and never again; not one that was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
-    /// Up to where everything is delivered, as far as that is recorded.
+    /// The cursor up to which everything is delivered, as far as that is recorded.
     pub cursor: String,
-    /// Entries of the asked node that are behind it.
+    /// How many entries of the node that is asked follow the cursor.
     pub lag_entries: u64,
-    /// Since when the oldest message that waits was tried in vain, and how often.
+    /// Since when the oldest message that waits has been tried in vain, and how often.
     pub failing_since: Option<String>,
     pub attempts: u32,
     /// Messages that were given up, oldest first.
     pub dead_letters: Vec<DeadPage>,
-    /// How many there ever were.
+    /// How many messages were ever given up.
     pub dead_letters_total: u64,
     /// Who has changed it last, and when.
     pub by: String,
@@ -56,25 +57,25 @@ pub struct WebhookPage {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeadPage {
-    /// Position of its first event: by this it is named.
+    /// The position of its first event, by which it is named.
     pub letter: String,
-    /// Position of its last event.
+    /// The position of its last event.
     pub last: String,
     pub first_tried: String,
     pub given_up: String,
     pub attempts: u32,
-    /// What came of the last attempt.
+    /// Why the last attempt failed.
     pub problem: String,
 }
 
-/// What came of a request that somebody has asked for.
+/// The result of a request that somebody has asked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WebhookSentPage {
     pub webhook: String,
     /// The `webhook-id` it was sent with.
     pub id: String,
     pub is_delivered: bool,
-    /// Of the receiver's answer, if there was one.
+    /// The status of the receiver's answer, if there was one.
     pub status: Option<u16>,
     pub problem: Option<String>,
 }

@@ -1,9 +1,10 @@
-//! One request to a receiver, and what came of it.
+//! One request to a receiver, and its result.
 //!
-//! In: a URL that an operator has given, a message, secrets. Out: taken, gone, or why not. It connects to no address that is neither public nor
-//! named in the configuration, follows no redirect, uses no proxy, waits no longer than [`limits::WEBHOOK_TIMEOUT`](crate::limits::WEBHOOK_TIMEOUT),
-//! and gives nothing of an answer to anybody but its status. What keeps it from getting an answer is one word for all cases, and told in the
-//! node's log alone: who names URLs learns nothing of networks. It never tries twice.
+//! In: a URL that an operator has given, a message, secrets. Out: taken, gone, or why not. It connects to no address
+//! that is neither public nor named in the configuration, follows no redirect, uses no proxy, waits no longer than
+//! [`limits::WEBHOOK_TIMEOUT`](crate::limits::WEBHOOK_TIMEOUT), and passes on nothing of an answer but its status. If
+//! there is no answer, the problem says the same in all cases and only the node's log has the reason, so that somebody
+//! who names URLs learns nothing of networks. It never tries twice.
 
 use std::error::Error;
 use std::net::IpAddr;
@@ -26,14 +27,14 @@ use crate::limits::{
     WEBHOOK_ANSWER_BYTES_MAX, WEBHOOK_PROBLEM_CHARS_MAX, WEBHOOK_REQUESTS_MAX, WEBHOOK_TIMEOUT, WEBHOOK_URL_CHARS_MAX,
 };
 
-/// What is said wherever there was no answer.
+/// What is said whenever there was no answer.
 pub const UNREACHABLE: &str =
     "unreachable, or not to be reached (`webhooks.allow`): the log of the node that sends says why";
-/// What keeps a webhook whose URL was taken where networks were trusted.
+/// Why a webhook is stopped whose URL was accepted while networks were trusted.
 pub const PLAINTEXT: &str =
     "its URL is plain http: set `webhooks.plaintext = true` on each node, or create it anew with https";
 const CONNECT_MAX: Duration = Duration::from_secs(5);
-/// How long the rest of an answer may take whose status is known.
+/// How long the rest of an answer may take once its status is known.
 const DRAIN_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +45,7 @@ pub enum Outcome {
     Gone,
     Failed {
         problem: String,
-        /// For the log alone.
+        /// The reason, for the log alone.
         detail: Option<String>,
         retry_after: Option<Duration>,
     },
@@ -57,7 +58,7 @@ pub struct Sent {
 }
 
 impl Sent {
-    /// What came of a request whose sender could not wait any longer.
+    /// The result of a request whose sender could not wait any longer.
     pub fn unanswered() -> Self {
         let problem = "no answer before the deadline of this request; the receiver may have taken it".to_owned();
         Self { status: None, outcome: Outcome::Failed { problem, detail: None, retry_after: None } }
@@ -73,7 +74,7 @@ pub struct Poster {
 
 impl Poster {
     pub fn new(receivers: Arc<Receivers>) -> Self {
-        // The process may have one already.
+        // The process may have a provider already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = || {
             Client::builder()
@@ -86,7 +87,7 @@ impl Poster {
                 .user_agent(concat!("statehouse/", env!("CARGO_PKG_VERSION")))
         };
         let build = |builder: ClientBuilder| builder.build().map_err(|error| words(&error));
-        // What needs no certificates goes without those of the system.
+        // Plain http needs no certificates, so it goes without those of the system.
         let (plain, tls) = (build(client().tls_certs_only([])), build(client().https_only(true)));
         Self { plain, tls, receivers }
     }
@@ -97,7 +98,7 @@ impl Poster {
             Ok(client) => client,
             Err(problem) => return unreachable(problem.clone()),
         };
-        // An address is connected to without being resolved; a name is looked at by the resolver.
+        // An address is connected to without being resolved, so it is checked here; the resolver checks names.
         if let Some(address) = address_of(url).filter(|address| !self.receivers.allows(*address)) {
             return unreachable(format!("{address} is neither public nor in `webhooks.allow`"));
         }
@@ -123,7 +124,7 @@ async fn judge(mut response: Response, now: Micros) -> Sent {
     let status = response.status();
     let after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
     let retry_after = after.and_then(|text| read_retry_after(text, now));
-    // So that the connection can be used again; what it says is nobody's business, nor whether it says it to the end.
+    // The rest is read so that the connection can be used again. What it says does not matter, nor whether it ends.
     let draining = async {
         let mut room = WEBHOOK_ANSWER_BYTES_MAX;
         while let Ok(Some(piece)) = response.chunk().await {
@@ -133,7 +134,7 @@ async fn judge(mut response: Response, now: Micros) -> Sent {
             }
         }
     };
-    // Nor are others kept waiting by it.
+    // A slow answer must not keep others waiting.
     drop(timeout(DRAIN_MAX, draining).await);
     let outcome = match status {
         _ if status.is_success() => Outcome::Taken,
@@ -147,13 +148,13 @@ fn failed(status: Option<u16>, problem: String, retry_after: Option<Duration>) -
     Sent { status, outcome: Outcome::Failed { problem: clip(&problem), detail: None, retry_after } }
 }
 
-/// There was no answer, whatever the reason.
+/// The result if there was no answer, for whatever reason.
 fn unreachable(detail: String) -> Sent {
     let problem = UNREACHABLE.to_owned();
     Sent { status: None, outcome: Outcome::Failed { problem, detail: Some(clip(&detail)), retry_after: None } }
 }
 
-/// An error and what is behind it.
+/// An error and its causes, in words.
 fn words(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -167,12 +168,12 @@ fn words(error: &dyn Error) -> String {
     clip(&text)
 }
 
-/// As much of a text as is recorded.
+/// The part of a text that is recorded.
 pub fn clip(text: &str) -> String {
     text.chars().take(WEBHOOK_PROBLEM_CHARS_MAX as usize).collect()
 }
 
-/// Seconds, or a moment.
+/// Reads `Retry-After`: seconds, or a moment.
 fn read_retry_after(text: &str, now: Micros) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse() {
         return Some(Duration::from_secs(seconds));
@@ -181,7 +182,8 @@ fn read_retry_after(text: &str, now: Micros) -> Option<Duration> {
     Some(Duration::from_micros(u64::try_from(at.saturating_sub(now.0)).unwrap_or(0)))
 }
 
-/// A URL that requests may go to: https, or http on this very machine, or wherever the configuration says that networks are trusted.
+/// Reads a URL that requests may go to: https, or http on this very machine, or any http if the configuration says that
+/// networks are trusted.
 ///
 /// # Errors
 /// 422 that says what is wrong.
@@ -205,20 +207,21 @@ pub fn read_url(text: &str, allows_plaintext: bool, receivers: &Receivers) -> Re
     }
     if let Some(address) = address_of(&url).filter(|address| !receivers.allows(*address)) {
         return Err(refused(&format!(
-            "leads to {address}, which is no public address: have it added to `webhooks.allow` in the nodes' configuration if that is meant"
+            "leads to {address}, which is no public address: have it added to `webhooks.allow` in the nodes' \
+             configuration if that is meant"
         )));
     }
     match url.scheme() {
         "http" | "https" if may_be_sent(&url, allows_plaintext) => Ok(url),
         "http" => Err(refused(
-            "is plain http, which everybody on the way could read; give https, or set `webhooks.plaintext = true` in the nodes' configuration \
-             where the network is trusted",
+            "is plain http, which everybody on the way could read; give https, or set `webhooks.plaintext = true` in \
+             the nodes' configuration where the network is trusted",
         )),
         _ => Err(refused("is neither https nor http")),
     }
 }
 
-/// Whether requests may go there in this node's network.
+/// Whether requests may go to this URL in this node's network.
 pub fn may_be_sent(url: &Url, allows_plaintext: bool) -> bool {
     url.scheme() == "https" || allows_plaintext || url.host_str().is_some_and(is_loopback)
 }
@@ -241,7 +244,7 @@ mod tests {
     use super::*;
     use crate::ids::{JournalIndex, PartitionId, Position};
 
-    /// It held the lane, and a turn of others, until the whole request was given up.
+    /// Such an answer used to hold the lane, and a turn of others, until the whole request was given up.
     #[tokio::test]
     async fn an_answer_that_does_not_end_is_taken_by_its_status() {
         let at = Position { partition: PartitionId(0), index: JournalIndex(1), n: 0, head8: [0; 4] };
@@ -271,7 +274,7 @@ mod tests {
         Receivers::parse(Receivers::ON_THIS_MACHINE).expect("good entries")
     }
 
-    /// Whatever the name or the address, nothing is connected to, and the same is said.
+    /// For any such name or address nothing is connected to, and the same is said.
     #[tokio::test]
     async fn nothing_is_sent_where_it_may_not_be() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -295,7 +298,7 @@ mod tests {
         }
         let nobody = timeout(Duration::from_millis(1), listener.accept()).await;
         assert!(nobody.is_err(), "nobody has connected");
-        // A name that is allowed may be anywhere.
+        // A name that is allowed may lead anywhere.
         let poster = Poster::new(Arc::new(Receivers::parse(["localhost"]).expect("good entries")));
         let url = Url::parse(&format!("http://localhost:{port}/")).expect("it is one");
         let secrets = [Secret::generate()];

@@ -1,7 +1,8 @@
 //! Names of receivers become addresses that may be connected to.
 //!
-//! In: a host. Out: those of its addresses that are public, or that the configuration allows; the connection goes to one of these very
-//! addresses, so that a name that resolves to something else a moment later gains nothing. It knows no ports and no URLs.
+//! In: a host. Out: those of its addresses that are public, or that the configuration allows. The connection goes to
+//! one of these very addresses, so a name that resolves to something else a moment later gains nothing. It knows no
+//! ports and no URLs.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ impl Resolve for CheckedResolver {
         let receivers = self.0.clone();
         Box::pin(async move {
             let host = name.as_str();
-            // The port is the caller's.
+            // The caller sets the port.
             let found: Vec<SocketAddr> = tokio::net::lookup_host((host, 0)).await?.collect();
             let is_named = receivers.names(host);
             let allowed: Vec<SocketAddr> =

@@ -3,7 +3,8 @@
 //! ```text
 //! 1 s, 2 s, 4 s … an hour, each less up to a half by chance; not before `Retry-After`; given up after three days
 //! ```
-//! In: since when and how often it was tried, what time it is, a number of chance. Out: a pause, or the end. It has no clock of its own.
+//! In: since when and how often it was tried, the time, a random number. Out: a pause, or the end. It has no clock of
+//! its own.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ pub enum Next {
     GiveUp,
 }
 
-/// After an attempt that failed, which `failing` counts. `chance` is from 0 up to 1.
+/// What follows a failed attempt, which `failing` counts. `chance` is a random number from 0 up to 1.
 pub fn after_failure(
     failing: &Failing,
     now: Micros,
@@ -30,10 +31,10 @@ pub fn after_failure(
     let Some(left) = retry_for.checked_sub(tried).filter(|left| !left.is_zero()) else { return Next::GiveUp };
     let doublings = failing.attempts.saturating_sub(1).min(31);
     let whole = WEBHOOK_RETRY_FIRST.saturating_mul(1 << doublings).min(WEBHOOK_RETRY_MAX);
-    // Receivers that come back are not met by everybody at once.
+    // The random part spreads the messages that reach a receiver once it is back.
     let pause = whole.mul_f64(1.0 - chance.clamp(0.0, 1.0) / 2.0);
     let pause = pause.max(retry_after.unwrap_or_default().min(WEBHOOK_RETRY_MAX));
-    // The last attempt is made when the time is over, and not an hour before.
+    // The last attempt is made when the time is over, and not up to an hour before.
     Next::Again(pause.min(left))
 }
 

@@ -1,9 +1,11 @@
-//! Signatures of Standard Webhooks: HMAC-SHA-256 of id, time and body, one for each secret, so that a receiver needs one of them only.
+//! Signatures of Standard Webhooks: HMAC-SHA-256 of id, time and body, one for each secret, so that a receiver needs
+//! only one of them.
 //!
 //! ```text
 //! webhook-signature: v1,<base64 of hmac(secret, "<webhook-id>.<webhook-timestamp>.<body>")> v1,…
 //! ```
-//! In: secrets as people have them, `whsec_` and base64; what is sent. Out: the header. Where secrets are kept it does not know.
+//! In: secrets as people have them, `whsec_` and base64; what is sent. Out: the header. It does not know where secrets
+//! are kept.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -14,7 +16,7 @@ use crate::limits::{WEBHOOK_SECRET_BYTES_MAX, WEBHOOK_SECRET_BYTES_MIN};
 const PREFIX: &str = "whsec_";
 const SECRET_BYTES: usize = 32;
 
-/// It is never printed but to whom it is made for.
+/// A secret, which is printed only for the client that it was made for.
 #[derive(Clone)]
 pub struct Secret(Vec<u8>);
 
@@ -24,7 +26,7 @@ impl Secret {
         Self(bytes.to_vec())
     }
 
-    /// Nothing when the text is no secret of 24 to 64 bytes.
+    /// `None` if the text is not a secret of 24 to 64 bytes.
     pub fn parse(text: &str) -> Option<Self> {
         STANDARD.decode(text.strip_prefix(PREFIX)?).ok().and_then(Self::of)
     }
@@ -37,7 +39,7 @@ impl Secret {
         &self.0
     }
 
-    /// As receivers are given it.
+    /// The text that receivers are given.
     pub fn text(&self) -> String {
         format!("{PREFIX}{}", STANDARD.encode(&self.0))
     }
@@ -60,7 +62,7 @@ pub fn signature(secrets: &[Secret], id: &str, timestamp: i64, body: &[u8]) -> S
 mod tests {
     use super::*;
 
-    /// Of the test suites of Standard Webhooks' own libraries.
+    /// These vectors are from the test suites of Standard Webhooks' own libraries.
     #[test]
     fn the_published_vectors_hold() {
         let check = |secret: &str, id: &str, timestamp: i64, body: &str, expected: &str| {

@@ -1,7 +1,8 @@
 //! The secrets of a webhook that some node has, remembered from one request to the next.
 //!
-//! In: fingerprints that are wanted, what a search of the cluster has found, the time. Out: who signs, or that it is to be searched. One that is lost for
-//! good costs a search now and then, and not one for each request. It searches nothing itself.
+//! In: the fingerprints that are wanted, what a search of the cluster has found, the time. Out: who signs, or that a
+//! search is needed. A secret that is lost for good costs a search now and then, and not one for each request. It
+//! searches nothing itself.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::time::Instant;
 
 use super::sign::Secret;
 
-/// How soon a secret is searched again that no node had, while the newest one signs.
+/// How soon a secret that no node had is searched for again, while the newest one signs.
 const SEARCH_AGAIN: Duration = Duration::from_secs(5);
 
 /// A secret by its fingerprint.
@@ -19,7 +20,7 @@ pub type Named = ([u8; 32], Secret);
 #[derive(Default)]
 pub struct Signers(Mutex<Option<Search>>);
 
-/// What was wanted, what there was of it, and when.
+/// What was wanted, what was found, and when.
 struct Search {
     wanted: Vec<[u8; 32]>,
     found: Vec<Named>,
@@ -27,19 +28,19 @@ struct Search {
 }
 
 impl Signers {
-    /// Who signs; nothing where it is to be searched, by whoever is told so.
+    /// Who signs; `None` if a search is needed, which the caller then makes.
     pub fn known(&self, wanted: &[[u8; 32]], now: Instant) -> Option<Vec<Secret>> {
         let mut search = self.0.lock();
         let search = search.as_mut().filter(|search| search.wanted == wanted)?;
         if search.found.len() < wanted.len() && search.time + SEARCH_AGAIN <= now {
-            // One searches, and the others go on.
+            // One caller searches, and the others continue.
             search.time = now;
             return None;
         }
         Some(secrets(&search.found))
     }
 
-    /// Who signs after a search; nothing where the newest was not found, without which nothing is sent.
+    /// Who signs after a search; `None` if the newest secret was not found, without which nothing is sent.
     pub fn on_searched(&self, wanted: Vec<[u8; 32]>, found: Vec<Named>, now: Instant) -> Option<Vec<Secret>> {
         let mut search = self.0.lock();
         *search = None;
@@ -72,7 +73,7 @@ mod tests {
         assert_eq!(known, expected.map(|expected| bytes(expected.to_vec())));
     }
 
-    /// Each attempt searched all nodes, up to two seconds for each that is silent.
+    /// Each attempt used to search all nodes, with up to two seconds for each that is silent.
     #[test]
     fn a_lost_secret_is_searched_now_and_then() {
         let (new, old) = (Secret::generate(), Secret::generate());

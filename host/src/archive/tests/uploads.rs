@@ -1,7 +1,9 @@
-//! Uploads: whatever the store does, what is listed in the archive is whole, and in the end it is what an export would have written.
+//! Uploads: whatever the store does, everything listed in the archive is complete, and the result is what an export
+//! writes.
 //!
-//! The store is in memory and misbehaves at random: it cannot be reached, loses a part, keeps other bytes than it was given. It goes through
-//! the store's own interface, below which there is nothing of ours. The seed of a failure is in its message.
+//! The store is in memory and misbehaves at random: it cannot be reached, loses a part, or keeps other bytes than it
+//! was given. The tests use the store's own interface, below which there is no code of ours. A failure's message has
+//! its seed.
 
 use std::fmt::{Display, Formatter};
 use std::sync::Arc;
@@ -21,7 +23,7 @@ use rand::{Rng, SeedableRng};
 use super::*;
 use crate::archive::{Archive, Mirror, Upload};
 
-/// What goes wrong with one upload of three, and with one request of six.
+/// The faults of one upload in three, and of one request in six.
 #[derive(Debug)]
 struct Faulty {
     inner: Arc<InMemory>,
@@ -156,7 +158,7 @@ impl World {
         Upload::begin(self.archive.clone(), stream(), BOUNDARY, (JournalIndex(0), genesis().head), spool).await
     }
 
-    /// What an audit would read, which must be whole however the store behaves.
+    /// The mirror that an audit would read. It must be complete however the store behaves.
     async fn mirror(&self) -> (tempfile::TempDir, Mirror) {
         let was_faulty = self.is_faulty.swap(false, Ordering::Relaxed);
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -174,7 +176,7 @@ impl World {
     }
 }
 
-/// As far as `count`, from wherever the upload is.
+/// Uploads up to `count`, from wherever the upload is.
 async fn go(upload: &mut Upload, entries: &[Entry], count: usize) -> std::result::Result<(), ArchiveError> {
     let sealed = usize::try_from(upload.sealed().0.0).expect("few entries");
     let mut go = upload.go()?;
@@ -196,7 +198,7 @@ async fn whatever_the_store_does_the_archive_is_whole_and_in_the_end_that_of_an_
         let (mut count, mut kept, mut upload) = (0, 0, None);
         while kept < entries.len() as u64 {
             count = (count + random.random_range(1..9)).min(entries.len());
-            // After a fault it is found out again how far the archive is, as after a crash.
+            // After a fault the upload finds out again up to where the archive has the journal, as after a crash.
             let begun = match upload.take() {
                 Some(upload) => Ok(upload),
                 None => world.begin("spool").await,
@@ -231,7 +233,7 @@ async fn two_who_upload_the_same_do_not_harm_each_other() {
     for count in [3, 9, 12, 30] {
         go(&mut one, &entries, count).await.expect("it is kept");
         assert_eq!(world.count().await, count as u64);
-        // Whoever is behind does not take away what the other one has brought.
+        // An upload that lags does not remove what the other one has uploaded.
         go(&mut other, &entries, count - 2).await.expect("it is kept");
         assert_eq!(world.count().await, count as u64);
     }
@@ -277,7 +279,7 @@ async fn nothing_of_another_history_takes_the_place_of_what_is_there() {
     world.archive.claim(CLUSTER).await.expect("it is nobody's yet");
     go(&mut world.begin("one").await.expect("it begins"), &entries, 9).await.expect("it is kept");
     let before = world.archive.segments("wallet", PartitionId(3)).await.expect("it is listed");
-    // From the entry behind the last sealed one on.
+    // The upload begins after the last sealed entry.
     let mut upload = world.begin("two").await.expect("it begins");
     let sealed = usize::try_from(upload.sealed().0.0).expect("few entries");
     let others = grow(entries[..sealed].to_vec(), 40, 2_000);
@@ -319,7 +321,7 @@ async fn a_reader_goes_on_in_the_segment_that_replaced_the_one_it_was_told_of() 
     let mut upload = begun.expect("it begins");
     let mut sealed = upload.sealed();
     let mut at = 0;
-    // To an entry behind which nothing is sealed at once.
+    // Continues to an entry after which no segment is sealed at once.
     while upload.last().0 == sealed.0.0 || at < 5 {
         at += 1;
         go(&mut upload, &entries, at).await.expect("it is kept");

@@ -1,7 +1,8 @@
-//! One replay of a node, from where it was to its report.
+//! Carries out one replay of a node, from where it stopped to its report.
 //!
-//! In: a record, and a folder that a running node uses. Out: the files of the report, and then the record that says so: a node that ends
-//! between the two makes the same files again. A panic ends this replay only.
+//! In: a record, and a folder that a running node uses. Out: first the files of the report, then the record that says
+//! so. If the node ends between the two, it makes the same files again. A panic ends only this replay. It does not know
+//! which other replays wait.
 
 use std::io::Write;
 use std::panic::AssertUnwindSafe;
@@ -24,7 +25,7 @@ use crate::limits::{REPLAY_RESUMES_MAX, REPLAY_SAVE_BYTES};
 
 const STATE: &str = "state";
 
-/// Why a replay came to nothing.
+/// Why a replay has failed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
@@ -34,7 +35,8 @@ enum Failure {
     #[error(transparent)]
     Key(#[from] KeyError),
     #[error(
-        "the node has ended {0} times while it was carried out: ask for it again, or replay a copy with `statehouse audit replay`"
+        "the node has ended {0} times while it was carried out: ask for it again, or replay a copy with `statehouse \
+         audit replay`"
     )]
     Interrupted(u32),
     #[error("the replay panicked: {0}; the node's log tells more")]
@@ -53,7 +55,7 @@ impl Job {
             record.clone()
         };
         if REPLAY_RESUMES_MAX < record.resumed {
-            // It may be what ends the node.
+            // The replay itself may be what ends the node.
             return self.conclude(record.clone(), Err(Failure::Interrupted(record.resumed)));
         }
         tracing::info!(id = record.id, machine = record.machine, resumed = record.resumed, "a replay begins");
@@ -65,14 +67,14 @@ impl Job {
         self.conclude(record, replayed);
     }
 
-    /// The replay, and its files.
+    /// Replays, and writes the files.
     fn replay(&self, data: &Path, record: &Record, parse_time: ParseTime) -> Result<Record, Failure> {
         let asked = &record.asked;
         let source = Source::open(data).map_err(ReplayFault::from)?;
         let history = FolderHistory::new(&source, &record.machine).map_err(ReplayFault::from)?;
         let id = asked.candidate;
         let candidate = source.load(id).map_err(|reason| ReplayFault::Module { id, reason })?;
-        // They were looked at when it was asked for.
+        // The texts were checked when the replay was asked for.
         let word = |error: crate::audit::replay::words::WordError| ReplayFault::Request(error.to_string());
         let moment = |text: &Option<String>| match text {
             Some(text) => Ok::<_, ReplayFault>(Some(place(&history, parse_moment(text, parse_time).map_err(word)?)?)),
@@ -85,7 +87,7 @@ impl Job {
             to: moment(&asked.to)?,
             partition: asked.partition.map(PartitionId),
             filter: parse_filter(&asked.filter, parse_time).map_err(word)?,
-            // Half of the machine, at most: a lower priority does not give memory bandwidth back.
+            // At most half of the machine: a lower priority does not limit the use of memory bandwidth.
             jobs: std::thread::available_parallelism().map_or(1, usize::from).div_ceil(2),
         };
         let meter = Meter {
@@ -136,7 +138,7 @@ impl Job {
     fn conclude(&self, record: Record, replayed: Result<Record, Failure>) {
         let mut current = self.record.lock();
         if current.state == State::Cancelled {
-            // Whoever cancelled it has left the folder to us.
+            // The thread that cancelled the replay has left its folder to this one.
             if let Err(error) = remove(&self.folder) {
                 tracing::warn!(id = record.id, %error, "what a cancelled replay has left cannot be removed");
             }
@@ -144,7 +146,7 @@ impl Job {
         }
         *current = match replayed {
             Ok(done) => done,
-            // The node ends; the record says that it is under way.
+            // The node is ending; the record says that the replay is under way.
             Err(Failure::Fault(ReplayFault::Stopped { .. })) => return,
             Err(failure) => Record { state: State::Failed, problem: Some(failure.to_string()), ..record },
         };

@@ -1,12 +1,12 @@
-//! Replays that a node carries out for whoever asks: one at a time, with the lowest priority, kept in its data folder.
+//! Replays that a node carries out on request: one at a time, with the lowest priority, kept in its data folder.
 //!
 //! ```text
-//! <data>/replays/<id>/job.json                             what was asked, and what became of it
-//!                     state/                               how far it is, see `replay/resume.rs`; gone when it is over
+//! <data>/replays/<id>/job.json                             what was asked, and the result
+//!                     state/                               its progress, see `replay/resume.rs`; gone when it is over
 //!                     report.json report.html certificate.json
 //! ```
-//! In: what is asked of a replay. Out: how far it is, and its files. It reads the folder as any auditor would. A node that is restarted goes
-//! on with what was under way. It knows nothing of HTTP.
+//! In: requests for replays. Out: their progress, and their files. It reads the folder as any auditor would. A node
+//! that is restarted continues with the replays that were under way. It knows nothing of HTTP.
 
 mod carry_out;
 mod record;
@@ -28,7 +28,7 @@ use crate::durable;
 use crate::limits::REPLAY_JOBS_MAX;
 use crate::registry::Stop;
 
-/// Why a job is not taken, or not shown.
+/// Why a job is not accepted, or not shown.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
     #[error("there is no replay `{0}` here; each node knows its own")]
@@ -48,11 +48,11 @@ pub enum JobError {
 /// How far a replay is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Of journal, as far as they are known; what is done of them.
+    /// Bytes of the journal as far as they are known, and how many of them are done.
     pub bytes: u64,
     pub bytes_done: u64,
     pub decisions: u64,
-    /// Since this process has taken it up.
+    /// Since this process took the replay up.
     pub seconds: u64,
     pub decisions_per_second: u64,
     pub seconds_left: Option<u64>,
@@ -68,12 +68,12 @@ struct Shared {
     data: PathBuf,
     parse_time: ParseTime,
     jobs: Mutex<BTreeMap<String, Arc<Job>>>,
-    /// Something is to be done, or it is over.
+    /// Notified when there is work, or when the thread must end.
     wake: Condvar,
     is_closing: AtomicBool,
 }
 
-/// One of them.
+/// One replay.
 struct Job {
     folder: PathBuf,
     record: Mutex<Record>,
@@ -90,7 +90,7 @@ struct JobMeter {
 }
 
 impl Replays {
-    /// Reads what a data folder has of replays, and goes on with those that are not over.
+    /// Reads the replays in a data folder, and continues those that are not over.
     ///
     /// # Errors
     /// The folder cannot be read or made, or no thread can be started.
@@ -124,10 +124,10 @@ impl Replays {
         Ok(Self { shared, worker: Mutex::new(Some(worker)) })
     }
 
-    /// Takes a replay on; it begins when those before it are over.
+    /// Accepts a replay; it begins when those before it are over.
     ///
     /// # Errors
-    /// A word means nothing, the module is not here, or there are too many already.
+    /// A text is invalid, the module is not here, or there are too many replays already.
     pub fn start(&self, machine: &str, asked: Asked, by: &str, clock: &dyn Clock) -> Result<Record, JobError> {
         let time = self.shared.parse_time;
         parse_filter(&asked.filter, time)?;
@@ -151,7 +151,7 @@ impl Replays {
         Ok(record)
     }
 
-    /// The replays of a machine, the oldest first.
+    /// The replays of a machine, oldest first.
     pub fn list(&self, machine: &str) -> Vec<(Record, Progress)> {
         let jobs = self.shared.jobs.lock();
         let views = jobs.values().map(|job| job.view());
@@ -161,15 +161,15 @@ impl Replays {
     }
 
     /// # Errors
-    /// There is none of that id.
+    /// There is no replay with that id.
     pub fn find(&self, machine: &str, id: &str) -> Result<(Record, Progress), JobError> {
         Ok(self.job(machine, id)?.view())
     }
 
-    /// One of its files, which are small enough to be given whole.
+    /// One of its files; they are small enough to be returned whole.
     ///
     /// # Errors
-    /// It is not over, or came to no such file; why, it says.
+    /// The replay is not over, or has no such file; the error says why.
     pub fn file(&self, machine: &str, id: &str, file: ResultFile) -> Result<Vec<u8>, JobError> {
         let job = self.job(machine, id)?;
         let record = job.record.lock().clone();
@@ -187,16 +187,16 @@ impl Replays {
         }
     }
 
-    /// Stops a replay that is not over, and forgets it and all that it came to.
+    /// Stops a replay that is not over, and forgets it with all its files.
     ///
     /// # Errors
-    /// There is none of that id, or its files cannot be removed.
+    /// There is no replay with that id, or its files cannot be removed.
     pub fn delete(&self, machine: &str, id: &str) -> Result<Record, JobError> {
         let job = self.job(machine, id)?;
         self.shared.jobs.lock().remove(id);
         job.stop.ask();
         let mut record = job.record.lock();
-        // Whoever carries it out removes the folder once nothing writes into it any more.
+        // The thread that carries it out removes the folder once nothing writes into it any more.
         let is_running = record.state == State::Running;
         record.state = State::Cancelled;
         if !is_running {
@@ -205,7 +205,7 @@ impl Replays {
         Ok(record.clone())
     }
 
-    /// Stops what is under way so that the next start goes on with it; back when nothing is written any more.
+    /// Stops what is under way, so that the next start continues it; returns once nothing is written any more.
     pub fn close(&self) {
         {
             let jobs = self.shared.jobs.lock();
@@ -232,7 +232,7 @@ impl Drop for Replays {
     }
 }
 
-/// What a replay leaves.
+/// The files that a replay leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResultFile {
     Json,
@@ -306,10 +306,10 @@ impl JobMeter {
     }
 }
 
-/// The partitions of this node come first; threads that are started from here have it as well.
+/// The partitions of this node have priority; threads that are started from this one inherit the low priority.
 fn lower_priority() {
     const LOWEST: i32 = 19;
-    // On Linux it is a thread's, and nobody's is the caller's.
+    // On Linux the priority belongs to a thread, and `None` is the calling thread.
     if let Err(error) = rustix::process::setpriority_process(None, LOWEST) {
         tracing::warn!(%error, "replays run with the priority of everything else");
     }

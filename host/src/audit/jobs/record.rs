@@ -1,6 +1,7 @@
-//! What is kept of a replay: `job.json`, written whole at every change of its state.
+//! What is kept about a replay: `job.json`, written whole at every change of its state.
 //!
-//! In: what is asked, and what became of it. Out: the same after a restart. A file of a later version is not touched.
+//! In: what is asked, and the result. Out: the same after a restart. A file of a later version is not touched. This
+//! file does not know how a replay is carried out.
 
 use std::path::Path;
 
@@ -13,7 +14,7 @@ use crate::ids::{Micros, ModuleId};
 const FILE: &str = "job.json";
 const FORMAT: u32 = 1;
 
-/// What is asked of a replay; words as on the command line.
+/// What is asked of a replay; texts as on the command line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Asked {
@@ -27,12 +28,12 @@ pub struct Asked {
     pub approve: Vec<String>,
 }
 
-/// Where a replay is.
+/// The state of a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     Queued,
-    /// In a file: it was under way when the node ended, and is gone on with.
+    /// In a file: the replay was under way when the node ended, and is continued.
     Running,
     Done,
     Failed,
@@ -64,11 +65,11 @@ pub struct Record {
     pub id: String,
     pub machine: String,
     pub asked: Asked,
-    /// Name of the caller.
+    /// The name of the caller.
     pub by: String,
     pub created: Micros,
     pub state: State,
-    /// How often it was gone on with after the node had ended.
+    /// How often it was continued after the node had ended.
     pub resumed: u32,
     /// When it is done: 0 the same, 1 approved, 2 not approved, 3 inconclusive.
     pub exit_code: Option<u8>,
@@ -107,7 +108,7 @@ impl Record {
         Ok(record)
     }
 
-    /// Durable on return.
+    /// The file is durable on return.
     pub fn write(&self, folder: &Path) -> std::io::Result<()> {
         durable::create_dir_all(folder)?;
         durable::write(folder, FILE, PRIVATE, &serde_json::to_vec_pretty(self)?)

@@ -1,7 +1,8 @@
 //! Parts of a recorded batch as blocks of their own, with the keys that another module needs beside the recorded ones.
 //!
-//! In: a batch and a range of its groups. Out: OPS and OUTCOME blocks. Recorded keys come first and in the recorded order, so a digest over
-//! the writes of a whole batch can be compared with the entry's. It does not know what keys hold.
+//! In: a batch and a range of its groups. Out: OPS and OUTCOME blocks. Recorded keys are first and in the recorded
+//! order, so a digest over the writes of a whole batch can be compared with the entry's. It does not know what keys
+//! hold.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -53,7 +54,7 @@ pub fn part_of(batch: &Batch<'_>, groups: Range<usize>, extra: &ExtraKeys) -> (V
     (ops.finish(Vec::new()), outcome.finish(Vec::new()))
 }
 
-/// Adds the keys that a decision about a recorded group needed and its recorded ops do not have.
+/// Adds the keys that a decision about a recorded group needed and that its recorded ops lack.
 pub fn add_extra(extra: &mut ExtraKeys, batch: &Batch<'_>, group: usize, decided: &OpsBlock<'_>, decided_group: usize) {
     let (recorded, decided_group) = (batch.ops.group(group), decided.group(decided_group));
     for number in recorded.first_op..recorded.first_op + recorded.op_count {

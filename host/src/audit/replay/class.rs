@@ -1,6 +1,6 @@
-//! What became of one recorded decision under another module, and how that differs from the record.
+//! How the outcome of one recorded decision under another module differs from the record.
 //!
-//! In: two decisions about one group. Out: a class. It does not know how either decision came about.
+//! In: two decisions about one group. Out: a class. It does not know how either decision was made.
 
 use serde::{Deserialize, Serialize};
 use statehouse_abi::cold::{Rejection, host_rejection};
@@ -15,9 +15,9 @@ use crate::sequencer::decide::Diagnostic;
 pub enum Class {
     /// The same events, or the same rejection.
     Same,
-    /// Planned into other steps, another canonical body, another coordination, or refused when planned.
+    /// Planned into other steps, with another canonical body or another coordination, or refused when planned.
     PlanDiffers,
-    /// Rejected both times, for another reason or in other words.
+    /// Rejected both times, but with another reason or another text.
     ReasonDiffers,
     /// Accepted both times, with other events.
     EventsDiffer,
@@ -29,7 +29,8 @@ pub enum Class {
     Trap,
     /// The candidate uses up the budget of one call.
     Budget,
-    /// The same events, and `apply` makes other rows of them. Counted by entry; only where both modules have the same row schema.
+    /// The same events, but `apply` makes other rows of them. Counted by entry, and only if both modules have the same
+    /// row schema.
     RowsDiffer,
     /// The recorded module does not decide now what it decided then: the host or the machine differs, not the logic.
     HostDrift,
@@ -49,7 +50,7 @@ impl Class {
         Self::HostDrift,
     ];
 
-    /// As it is written in reports and arguments.
+    /// The name as it is written in reports and arguments.
     pub fn name(self) -> &'static str {
         match self {
             Self::Same => "same",
@@ -70,7 +71,7 @@ impl Class {
         Self::ALL.into_iter().find(|class| class.name() == name)
     }
 
-    /// The class of a candidate's decision beside the recorded one.
+    /// The class of a candidate's decision compared with the recorded one.
     pub fn of(recorded: &Decision, candidate: &Decision, is_planned_alike: bool) -> Self {
         match (recorded, candidate) {
             (_, Decision::Trapped { code, .. }) if code == host_rejection::BUDGET => Self::Budget,
@@ -97,18 +98,18 @@ impl std::fmt::Display for Class {
 pub enum Decision {
     /// Its events, each with the number of its op in the group.
     Accepted { events: Vec<(u32, Vec<u8>)> },
-    /// By the module, or by the host where that is in the record.
+    /// Rejected by the module, or by the host if the record says so.
     Rejected { code: String, detail: String },
-    /// When it was planned; such a refusal is not recorded.
+    /// Refused when it was planned; such a refusal is not recorded.
     Refused { code: String, detail: String },
     /// The module failed while it planned or decided; the code is one of [`host_rejection`].
     Trapped { code: String, diagnostic: Diagnostic },
-    /// It does not come to this call any more, or did not then.
+    /// The call is no longer made, or was not made then.
     NotAsked { why: &'static str },
 }
 
 impl Decision {
-    /// Reads a group's decision off its entry.
+    /// Reads a group's decision from its entry.
     pub fn recorded(batch: &Batch<'_>, group: usize) -> Self {
         match batch.outcome.group(group) {
             GroupOutcome::Events { first, count } => {
@@ -120,12 +121,12 @@ impl Decision {
                 Self::Accepted { events: (first..first + count).map(event).collect() }
             }
             GroupOutcome::Rejected(bytes) => Self::rejected(bytes),
-            // An entry never records it.
+            // An entry never records this.
             GroupOutcome::NeedsKeys => Self::NotAsked { why: "the entry records no outcome" },
         }
     }
 
-    /// Of a rejection in CBOR.
+    /// The decision for a rejection in CBOR.
     pub fn rejected(bytes: &[u8]) -> Self {
         match minicbor::decode::<Rejection>(bytes) {
             Ok(Rejection { code, detail }) => Self::Rejected { code, detail },

@@ -1,6 +1,8 @@
-//! What of the modules' declarations the history has exercised, and what it never has: a replay proves nothing about the latter.
+//! Which of the modules' declarations the history has exercised, and which it never has: a replay proves nothing about
+//! the latter.
 //!
-//! In: recorded commands and their decisions. Out: counts by name. Refusals are not in the log, so they are not here either.
+//! In: recorded commands and their decisions. Out: counts by name. Refusals are not in the log, so they are not here
+//! either.
 
 use std::collections::BTreeMap;
 
@@ -16,17 +18,17 @@ use crate::machine::entry::{Batch, Part};
 pub struct Coverage {
     /// Commands by name.
     pub commands: BTreeMap<String, u64>,
-    /// Commands that the candidate or a recorded module declares, and that never occur.
+    /// Commands that the candidate or a recorded module declares, but that never occur.
     pub commands_never: Vec<String>,
-    /// Recorded rejections by code, those of the host among them.
+    /// Recorded rejections by code, including those of the host.
     pub rejections: BTreeMap<String, u64>,
     pub rejections_never: Vec<String>,
-    /// Events by kind: the name with that number in the list that the module declares, for an event's first byte is its number there.
+    /// Events by kind. The first byte of an event is its index in the list of events that the module declares.
     pub events: BTreeMap<String, u64>,
     pub events_never: Vec<String>,
 }
 
-/// Counts before they have names.
+/// The counts before they have names.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Counter {
     commands: BTreeMap<String, u64>,
@@ -65,7 +67,7 @@ impl Counter {
         }
     }
 
-    /// Names everything by what the modules declare.
+    /// Names everything according to the modules' declarations.
     pub fn named(self, declared: &[&Describe]) -> Coverage {
         let mut names: Vec<&str> = Vec::new();
         for describe in declared {

@@ -1,4 +1,6 @@
 //! Why a replay is inconclusive. What it *finds* is in its report.
+//!
+//! In: errors of the walks. Out: messages that say what to do. This file does not know what was compared.
 
 use std::path::PathBuf;
 
@@ -15,19 +17,20 @@ pub enum ReplayFault {
     #[error("the candidate is a module of the machine `{found}`, and the history is of `{expected}`")]
     OtherMachine { expected: String, found: String },
     #[error(
-        "entry {index} of partition {partition} was decided under schema {schema}, which the candidate (schema {candidate}) does not \
-         accept: add {schema} to its ACCEPTS and read what that schema recorded"
+        "entry {index} of partition {partition} was decided under schema {schema}, which the candidate (schema \
+         {candidate}) does not accept: add {schema} to its ACCEPTS and read what that schema recorded"
     )]
     Schema { partition: PartitionId, index: JournalIndex, schema: u32, candidate: u32 },
     #[error("module {} cannot be loaded: {reason}", id.short())]
     Module { id: ModuleId, reason: String },
     #[error(
-        "the candidate cannot apply what is recorded in entry {index} of partition {partition}, so there are no rows to decide on: \
-         {reason}"
+        "the candidate cannot apply what is recorded in entry {index} of partition {partition}, so there are no rows \
+         to decide on: {reason}"
     )]
     Apply { partition: PartitionId, index: JournalIndex, reason: String },
     #[error(
-        "entry {index} of partition {partition} is not as it was recorded ({source}): run `statehouse audit verify` first"
+        "entry {index} of partition {partition} is not as it was recorded ({source}): run `statehouse audit verify` \
+         first"
     )]
     History { partition: PartitionId, index: JournalIndex, source: ApplyError },
     #[error("entry {index} of partition {partition} comes before any activation")]
@@ -40,10 +43,14 @@ pub enum ReplayFault {
     NoCommand { position: String },
     #[error("{}: {source}", path.display())]
     Keep { path: PathBuf, source: std::io::Error },
-    #[error("{} holds another replay, or one by another version: name another folder, or delete this one", path.display())]
+    #[error(
+        "{} holds another replay, or one by another version: name another folder, or delete this one",
+        path.display()
+    )]
     OtherReplay { path: PathBuf },
     #[error(
-        "partition {partition} has another entry {index} than when this replay was interrupted: delete what was kept of it and begin anew"
+        "partition {partition} has another entry {index} than when this replay was interrupted: delete what was kept \
+         of it and begin anew"
     )]
     OtherHistory { partition: PartitionId, index: JournalIndex },
     #[error("the replay was stopped{}", if *is_kept { "; the same command goes on where it was" } else { "" })]

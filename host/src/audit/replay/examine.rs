@@ -1,7 +1,9 @@
-//! One group looked at closely, as one module sees it: its ops, the rows it reads, what it decides and what the rows are afterwards.
+//! Looks at one group in detail, as one module sees it: its ops, the rows it reads, what it decides, and the rows
+//! afterwards.
 //!
-//! In: a batch, the rows before it, and the group. Out: a side of a difference, rendered by that module. Costs a few guest calls, so it is
-//! done for the first difference of each class and for what somebody asks about, and not for every command.
+//! In: a batch, the rows before it, and the group. Out: one side of a difference, rendered by that module. It costs a
+//! few guest calls, so it is done only for the first difference of each class and for commands that somebody asks
+//! about. It does not know why the group differs.
 
 use statehouse_abi::ops::{OpRole, OpsBlock};
 use statehouse_abi::rows::WritesBlock;
@@ -21,7 +23,7 @@ use crate::machine::logic::{Logic, Pace};
 use crate::machine::replica::apply_checked;
 use crate::sequencer::decide::decide;
 
-/// The rows as they are before a group: those before the batch, and what the recorded events of earlier groups make of them.
+/// The rows before a group: those before the batch, with the recorded events of earlier groups applied.
 pub fn rows_before<'s>(
     task: &Task<'_>,
     state: &'s State,
@@ -139,10 +141,10 @@ fn changes(logic: &dyn Logic, ops: &OpsBlock<'_>, writes: Option<&[u8]>, rows: &
     ops.keys().enumerate().map(change).collect()
 }
 
-/// The command that a client sent, of which the group is a part, and which part.
+/// The command of which the group is a part, as a client sent it, and which part it is.
 pub fn command_of(entry: &Entry, id: CommandId, number: u32) -> (CommandId, String) {
     match entry.part(number) {
-        // Rejected before it asked another partition.
+        // It was rejected before it asked another partition.
         Part::Whole if entry.records().start(number).is_some() => (id, "start".to_owned()),
         Part::Whole => (id, "whole".to_owned()),
         Part::Start => (id, "start".to_owned()),

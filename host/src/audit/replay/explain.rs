@@ -1,7 +1,8 @@
 //! `--at POSITION --explain`: the life of one command, under the module that decided it and under the candidate.
 //!
-//! In: a position. Out: the rows it reads, its ops, and the events or the rejection, as recorded, as the recorded module decides it now, and
-//! as the candidate does. What the host has rejected is decided as well here, so that the panic can be read and its correction be seen.
+//! In: a position. Out: the rows it reads, its ops, and the events or the rejection: as recorded, as the recorded
+//! module decides it now, and as the candidate decides it. What the host has rejected is decided here as well, so that
+//! the panic can be read and its correction checked. It does not look at other commands.
 
 use serde::Serialize;
 
@@ -21,13 +22,14 @@ use crate::ids::{Micros, Position};
 use crate::machine::entry::Entry;
 use crate::machine::replica::position_count;
 
-/// One command's life.
+/// The life of one command.
 #[derive(Clone, Debug, Serialize)]
 pub struct Explained {
-    /// The record beside the candidate; the class may be `same`.
+    /// The record compared with the candidate; the class may be `same`.
     #[serde(flatten)]
     pub difference: Difference,
-    /// What the recorded module decides now: the same, unless the host differs, with the panic text where there was one.
+    /// What the recorded module decides now. It is the same unless the host differs, with the panic text if there was
+    /// one.
     pub control: Side,
 }
 
@@ -39,7 +41,7 @@ pub fn explain(history: &dyn History, request: &Request, position: Position) -> 
     }
     let opened = history.open(position.partition)?;
     let places = Places { here: position.partition, count: history.partition_count() };
-    // Everything before is only applied.
+    // Everything before it is only applied.
     let request = Request { from: Some(Micros(i64::MAX)), to: None, ..request.clone() };
     let mut walk = Walk::new(history, &request, places, opened.genesis());
     for entry in opened.entries() {
@@ -87,7 +89,7 @@ fn explain_in(mut walk: Walk<'_>, entry: &Entry, position: Position) -> Result<E
         Item::Fact | Item::Decided(_) => true,
     };
     let class = Class::of(&recorded, &decided, is_alike);
-    // The positions of the entry are those after it.
+    // Positions in the entry refer to the journal after it.
     walk.journal.index = entry.header().index;
     walk.journal.head = head_after;
     let brief = walk.brief(entry, &batch, group, class, true, [&recorded, &decided]);

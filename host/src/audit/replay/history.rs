@@ -1,4 +1,4 @@
-//! Where a replay reads: the journals of a machine's partitions and the modules that decided them.
+//! Where a replay reads from: the journals of a machine's partitions, and the modules that decided them.
 //!
 //! In: a data folder, or what a test made up. Out: entries in Raft's order. It does not know what is done with them.
 
@@ -24,7 +24,7 @@ pub trait History: Sync {
     /// Reads and checks one partition's log; slow, and safe to call from several threads.
     fn open(&self, partition: PartitionId) -> Result<Box<dyn Journaled>, AuditError>;
 
-    /// A module that decided; the error says what is missing.
+    /// Loads a module that decided; the error says what is missing.
     fn load(&self, id: ModuleId) -> Result<Arc<dyn Logic>, String>;
 }
 
@@ -32,15 +32,15 @@ pub trait History: Sync {
 pub trait Journaled: Send + Sync {
     fn genesis(&self) -> Journal;
 
-    /// About how many bytes its entries have, for showing progress.
+    /// About how many bytes its entries have, to show progress.
     fn byte_count(&self) -> u64;
 
-    /// Where it ends now. It may go on while it is looked at; one that does not needs no end.
+    /// Where it ends now. It may grow while it is read; a journal that does not grow needs no end.
     fn end(&self) -> u64 {
         u64::MAX
     }
 
-    /// Entries that were there when [`Journaled::end`] said so.
+    /// The entries that existed when [`Journaled::end`] returned `end`.
     fn entries_until(&self, _end: u64) -> Box<dyn Iterator<Item = Result<Entry, AuditError>> + '_> {
         self.entries()
     }
@@ -87,7 +87,7 @@ impl History for FolderHistory<'_> {
     }
 }
 
-/// A history whose modules are ended as the candidate is: one of them may be hostile, too.
+/// A history whose modules are limited like the candidate: one of them may be hostile, too.
 pub struct GuardedHistory<'h> {
     history: &'h dyn History,
     stop: Arc<Stop>,
@@ -147,7 +147,7 @@ impl Journaled for PartitionSource {
 /// The time of the entry that has a position.
 ///
 /// # Errors
-/// The position is not one of this history, or the history cannot be read.
+/// The position is not in this history, or the history cannot be read.
 pub fn time_of(history: &dyn History, position: Position) -> Result<Micros, AuditError> {
     let machine = history.machine().to_owned();
     if history.partition_count() <= position.partition.0 {

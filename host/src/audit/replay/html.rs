@@ -1,8 +1,8 @@
-//! The report as one HTML page that needs nothing else: an auditor can file it, print it, and open it in twenty years.
+//! The report as one HTML page without external files: an auditor can file it, print it, and open it in twenty years.
 //!
-//! In: a report and its verdict. Out: HTML with its style and its charts inside, no script, no address of anything outside, no time but
-//! those of the history: the same report gives the same page. Everything from the history is escaped: a command's body may hold whatever a
-//! client sent.
+//! In: a report and its verdict. Out: HTML with its style and its charts inside, without scripts or external addresses,
+//! and with no time but those of the history: the same report gives the same page. Everything from the history is
+//! escaped, because a command's body may hold whatever a client sent. It does not know how the report was made.
 
 mod chart;
 mod difference;
@@ -17,25 +17,32 @@ use crate::ids::Micros;
 use crate::printable::is_unseen;
 
 const STYLE: &str = "\
-:root{color-scheme:light}body{font:15px/1.5 system-ui,-apple-system,'Segoe UI',sans-serif;margin:2.5rem auto;max-width:72rem;padding:0 1.25rem;\
-color:#1b1f24;background:#fff}h1{font-size:1.7rem;line-height:1.25;margin:.1rem 0 1rem}h2{font-size:1.2rem;margin:2.6rem 0 .8rem;\
-padding-bottom:.3rem;border-bottom:2px solid #e3e7eb}h3{font-size:1rem;margin:1.6rem 0 .3rem}.over{font-size:.8rem;letter-spacing:.08em;\
-text-transform:uppercase;color:#59626d;margin:0}table{border-collapse:collapse;margin:.6rem 0;width:100%}td,th{padding:.32rem .7rem;\
-border:1px solid #dfe3e8;text-align:left;vertical-align:top}th{background:#f5f7f9;font-weight:600}table.facts th:first-child{width:11rem}\
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}td.w{white-space:nowrap}tr.none td{color:#8b949e}\
+:root{color-scheme:light}body{font:15px/1.5 system-ui,-apple-system,'Segoe UI',sans-serif;margin:2.5rem auto;\
+max-width:72rem;padding:0 1.25rem;color:#1b1f24;background:#fff}h1{font-size:1.7rem;line-height:1.25;\
+margin:.1rem 0 1rem}h2{font-size:1.2rem;margin:2.6rem 0 .8rem;padding-bottom:.3rem;border-bottom:2px solid #e3e7eb}\
+h3{font-size:1rem;margin:1.6rem 0 .3rem}.over{font-size:.8rem;letter-spacing:.08em;text-transform:uppercase;\
+color:#59626d;margin:0}table{border-collapse:collapse;margin:.6rem 0;width:100%}td,th{padding:.32rem .7rem;\
+border:1px solid #dfe3e8;text-align:left;vertical-align:top}th{background:#f5f7f9;font-weight:600}\
+table.facts th:first-child{width:11rem}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\
+td.w{white-space:nowrap}tr.none td{color:#8b949e}\
 code,.m{font:12.5px/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}.m{overflow-wrap:anywhere}\
-.verdict{padding:.8rem 1.1rem;border-radius:.4rem;border-left:.45rem solid;margin:0 0 1rem}.verdict b{display:block;font-size:1.05rem}\
-.good{background:#e6f6ea;border-color:#2f9e62}.warn{background:#fdf3d8;border-color:#e0a100}.bad{background:#fce6e5;border-color:#d2473f}\
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.8rem;margin:1.2rem 0}.cards div{border:1px solid #dfe3e8;\
-border-radius:.4rem;padding:.6rem .9rem}.cards b{display:block;font-size:1.35rem;font-variant-numeric:tabular-nums}.cards span{color:#59626d;\
-font-size:.85rem}.sides{display:grid;grid-template-columns:1fr 1fr;gap:1.2rem}.sides>div{min-width:0}.sides h4{margin:.4rem 0 .2rem;font-size:.92rem}\
-.sides p{margin:.2rem 0 .5rem}small,.q{color:#59626d}del{background:#fbdcdc;text-decoration:none;border-radius:.2rem;padding:0 .2rem}\
-ins{background:#d5f0dd;text-decoration:none;border-radius:.2rem;padding:0 .2rem}.bar{background:#eef1f4;height:.7rem;border-radius:.2rem;min-width:8rem}\
-.bar i{display:block;height:100%;border-radius:.2rem}.legend{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;margin:.2rem 0 .6rem;font-size:.88rem}\
-section.d{border:1px solid #dfe3e8;border-radius:.4rem;padding:.6rem 1rem .8rem;margin:1rem 0}section.d h3{margin-top:.2rem}svg text{font:12px system-ui,sans-serif;fill:#59626d}\
-footer{margin-top:3rem;padding-top:.8rem;border-top:1px solid #e3e7eb;font-size:.88rem;color:#59626d}\
-@media print{body{margin:0;max-width:none;font-size:11px}h2{break-after:avoid}section.d,tr,svg{break-inside:avoid}thead{display:table-header-group}\
-*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}@media(max-width:45rem){.sides{grid-template-columns:1fr}}";
+.verdict{padding:.8rem 1.1rem;border-radius:.4rem;border-left:.45rem solid;margin:0 0 1rem}.verdict b{display:block;\
+font-size:1.05rem}.good{background:#e6f6ea;border-color:#2f9e62}.warn{background:#fdf3d8;border-color:#e0a100}\
+.bad{background:#fce6e5;border-color:#d2473f}.cards{display:grid;\
+grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.8rem;margin:1.2rem 0}\
+.cards div{border:1px solid #dfe3e8;border-radius:.4rem;padding:.6rem .9rem}.cards b{display:block;font-size:1.35rem;\
+font-variant-numeric:tabular-nums}.cards span{color:#59626d;font-size:.85rem}.sides{display:grid;\
+grid-template-columns:1fr 1fr;gap:1.2rem}.sides>div{min-width:0}.sides h4{margin:.4rem 0 .2rem;font-size:.92rem}\
+.sides p{margin:.2rem 0 .5rem}small,.q{color:#59626d}del{background:#fbdcdc;text-decoration:none;border-radius:.2rem;\
+padding:0 .2rem}ins{background:#d5f0dd;text-decoration:none;border-radius:.2rem;padding:0 .2rem}\
+.bar{background:#eef1f4;height:.7rem;border-radius:.2rem;min-width:8rem}.bar i{display:block;height:100%;\
+border-radius:.2rem}.legend{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;margin:.2rem 0 .6rem;font-size:.88rem}\
+section.d{border:1px solid #dfe3e8;border-radius:.4rem;padding:.6rem 1rem .8rem;margin:1rem 0}\
+section.d h3{margin-top:.2rem}svg text{font:12px system-ui,sans-serif;fill:#59626d}footer{margin-top:3rem;\
+padding-top:.8rem;border-top:1px solid #e3e7eb;font-size:.88rem;color:#59626d}@media print{body{margin:0;\
+max-width:none;font-size:11px}h2{break-after:avoid}section.d,tr,svg{break-inside:avoid}\
+thead{display:table-header-group}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}\
+@media(max-width:45rem){.sides{grid-template-columns:1fr}}";
 
 /// Writes the page.
 pub fn page(report: &Report, verdict: Verdict) -> String {
@@ -86,8 +93,8 @@ fn write_verdict(out: &mut String, report: &Report, verdict: Verdict) -> std::fm
     let (first, last) = span(report);
     write!(
         out,
-        "<div class=\"verdict {tone}\"><b>{word}</b>{}</div><p>{} recorded decisions of {} partitions, from {first} to {last}, were made again \
-         by <b>{}</b>: {found}.</p>",
+        "<div class=\"verdict {tone}\"><b>{word}</b>{}</div><p>{} recorded decisions of {} partitions, from {first} to \
+         {last}, were made again by <b>{}</b>: {found}.</p>",
         escape(verdict.text()),
         grouped(report.counts.decisions),
         report.partitions.len(),
@@ -180,7 +187,7 @@ fn write_classes(out: &mut String, report: &Report) -> std::fmt::Result {
         let none = if found.count == 0 { " class=\"none\"" } else { "" };
         write!(out, "<tr{none}><td class=\"w\">{} {class}</td><td>{}</td>", chart::swatch(class), meaning(class))?;
         for count in [found.count, found.root, found.knock_on] {
-            // What is the same has neither roots nor consequences.
+            // Decisions that are the same have neither roots nor consequences.
             let is_meant = class != Class::Same || count == found.count;
             write!(out, "<td class=\"n\">{}</td>", if is_meant { grouped(count) } else { String::new() })?;
         }
@@ -190,7 +197,8 @@ fn write_classes(out: &mut String, report: &Report) -> std::fmt::Result {
     }
     write!(
         out,
-        "</table><p><small>A root differs by itself; a knock-on follows from rows that an earlier difference has changed.</small></p>"
+        "</table><p><small>A root differs by itself; a knock-on follows from rows that an earlier difference has \
+         changed.</small></p>"
     )
 }
 
@@ -226,7 +234,8 @@ fn write_list(out: &mut String, report: &Report) -> std::fmt::Result {
     write!(out, "<h2>Differences in the order of time: {which} {}</h2>", grouped(count))?;
     write!(
         out,
-        "<table><thead><tr><th>time and position</th><th>class</th><th>command</th><th>recorded</th><th>candidate</th></tr></thead>"
+        "<table><thead><tr><th>time and position</th><th>class</th><th>command</th><th>recorded</th>\
+         <th>candidate</th></tr></thead>"
     )?;
     for brief in &report.differences {
         let knock_on = if brief.is_root { "" } else { "<br><small>knock-on</small>" };
@@ -291,9 +300,10 @@ fn write_partitions(out: &mut String, report: &Report) -> std::fmt::Result {
 fn write_footer(out: &mut String, report: &Report) -> std::fmt::Result {
     writeln!(
         out,
-        "<footer>Whoever has the journals can make this report again: <code>statehouse audit replay --candidate {} --mode {}</code> on the \
-         folder of any node, or on what <code>statehouse audit log --export</code> has written of one. That the journals are the recorded ones, the \
-         heads above tell: compare them with those of a certificate, or of another node. Report format {}, host {}.</footer></body></html>",
+        "<footer>Whoever has the journals can make this report again: <code>statehouse audit replay --candidate {} \
+         --mode {}</code> on the folder of any node, or on what <code>statehouse audit log --export</code> has written \
+         of one. That the journals are the recorded ones, the heads above tell: compare them with those of a \
+         certificate, or of another node. Report format {}, host {}.</footer></body></html>",
         report.candidate.id,
         report.mode.name(),
         report.format,
@@ -314,12 +324,12 @@ fn grouped(number: u64) -> String {
     out
 }
 
-/// A time without the letters that machines need.
+/// A time in a form that people read easily.
 fn moment(micros: i64) -> String {
     time_text(Micros(micros)).replace('T', " ").replace('Z', " UTC")
 }
 
-/// Text as it may stand in HTML, in attributes as well.
+/// Escapes text for HTML, including attributes.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for letter in text.chars() {

@@ -1,11 +1,13 @@
-//! The isolated walk over one partition: every batch is decided again on the rows that the recorded events give, compared, and discarded.
+//! The isolated walk over one partition: every batch is decided again on the rows that the recorded events give,
+//! compared, and discarded.
 //!
 //! ```text
-//! entry ─▶ plan again ─▶ decide on the candidate's rows ─▶ compare ─▶ differences ─▶ control: the recorded module on its own rows
-//!   └────▶ the candidate applies the recorded events to its rows; the digest tells whether they are still the recorded ones
+//! entry ─▶ plan again ─▶ decide on the candidate's rows ─▶ compare ─▶ differences ─▶ control: recorded module's rows
+//!   └────▶ the candidate applies the recorded events to its rows; the digest tells whether they are as recorded
 //! ```
-//! As long as they are, one set of rows serves both modules. Where the history activates a module of the candidate's row schema, the
-//! recorded rows are the candidate's from then on. It does not know other partitions.
+//! While the candidate's rows are as recorded, one set of rows serves both modules. If the history activates a module
+//! with the candidate's row schema, the recorded rows are the candidate's from then on. It does not know other
+//! partitions.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -42,15 +44,15 @@ pub struct Walk<'a> {
     pub(super) journal: Journal,
     /// The module that decides at `journal`.
     pub(super) recorder: Option<Arc<dyn Logic>>,
-    /// As the record has them.
+    /// The rows as the record has them.
     pub(super) recorded: State,
-    /// The candidate's, where they are others.
+    /// The candidate's rows, if they differ.
     pub(super) own: Option<State>,
     pub(super) tally: Tally,
     pub(super) covered: Covered,
 }
 
-/// What a walk leaves.
+/// The result of a walk.
 pub struct Walked {
     pub tally: Tally,
     pub covered: Covered,
@@ -58,7 +60,7 @@ pub struct Walked {
     pub state: State,
 }
 
-/// Whether the walk goes on.
+/// Whether the walk continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
     GoesOn,
@@ -137,7 +139,7 @@ impl<'a> Walk<'a> {
             return Err(ReplayFault::Schema { partition, index, schema, candidate: candidate.schema });
         }
         if schema == candidate.schema && schema_before != schema {
-            // From here on the recorded rows are what the candidate would have been given as well.
+            // From here on the candidate would have been given the recorded rows as well.
             self.own = None;
         }
         let migrated = self.recorded.migrate(recorder.as_ref(), schema_before);
@@ -150,7 +152,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Outcomes of calls: they change the phase status table and no row of a module.
+    /// Outcomes of calls: they change the phase status table, but no row of a module.
     fn on_progress(&mut self, entry: &Entry) -> Result<(), ReplayFault> {
         let applied = self.in_history(entry, Applied::promote(entry.clone(), no_writes(), &self.recorded))?;
         if self.request.mode == Mode::Cumulative {
@@ -254,7 +256,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The control first: what the recorded module decides otherwise as well, on the rows that it had, is none of the candidate's doing.
+    /// Runs the control first: a decision that the recorded module also makes otherwise, on the rows it had, is not
+    /// caused by the candidate.
     fn on_found(
         &mut self,
         recorder: &dyn Logic,
@@ -321,7 +324,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// A difference is a consequence of an earlier one where rows of one schema have come apart and the group reads such a row.
+    /// A difference is a consequence of an earlier one if rows of one schema already differ and the group reads such a
+    /// row.
     fn is_root(&self, recorder: &dyn Logic, batch: &Batch<'_>, group: usize) -> bool {
         let Some(own) = &self.own else { return true };
         if recorder.describe().schema != self.request.candidate.describe().schema {
@@ -390,7 +394,7 @@ impl<'a> Walk<'a> {
     /// Takes in what the candidate makes of the recorded events, and what the record has.
     fn write(&mut self, entry: &Entry, batch: &Batch<'_>, ops: &[u8], writes: Vec<u8>) -> Result<(), ReplayFault> {
         let ops = OpsBlock::parse_trusted(ops).expect("the host wrote this block, or checked it");
-        // Recorded keys come first, so writes to no other key are writes of the recorded block.
+        // Recorded keys are first, so if no other key is written, these are writes of the recorded block.
         if self.own.is_none() && WritesBlock::parse(&writes, batch.ops.key_count()).is_ok() {
             let applied = self.in_history(entry, Applied::promote(entry.clone(), writes.clone(), &self.recorded))?;
             if applied.digest() == entry.header().digest {
@@ -443,7 +447,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Whether a filter wants to hear of the group.
+/// Whether the filter selects the group.
 pub fn is_reported(
     request: &Request,
     entry: &Entry,
@@ -473,7 +477,7 @@ fn put_all(state: &mut State, applied: &Applied) {
     }
 }
 
-/// Whether both come to the same rows of the module.
+/// Whether both write the same rows of the module.
 fn is_same_writes(applied: &Applied, ops: &OpsBlock<'_>, writes: &[u8]) -> bool {
     let mut recorded: Vec<(&[u8], Option<&[u8]>)> = applied.rows().filter(|(key, _)| !is_of_host(key)).collect();
     let own = WritesBlock::parse(writes, ops.key_count()).expect("checked when it was made");

@@ -1,8 +1,9 @@
-//! One recorded batch decided again by one module, group by group beside the record.
+//! Decides one recorded batch again with one module, and compares it with the record group by group.
 //!
-//! In: an entry, what its groups are planned into, and the rows before it. Out: the groups that are decided otherwise. Up to a difference
-//! the module lives with its own decisions, which are the recorded ones; behind it the rest of the batch is decided on the rows that the
-//! *recorded* events give, so that a difference is never the consequence of the one before. It does not know which module is the candidate.
+//! In: an entry, the plans of its groups, and the rows before it. Out: the groups that are decided otherwise. Up to a
+//! difference the module's own decisions apply, which equal the recorded ones. After it the rest of the batch is
+//! decided on the rows that the *recorded* events give, so that a difference is never the consequence of the one
+//! before. This file does not know which module is the candidate.
 
 use statehouse_abi::ops::OpsBlock;
 use statehouse_abi::outcome::{GroupOutcome, OutcomeBlock};
@@ -19,14 +20,14 @@ use crate::machine::replica::{ApplyError, apply_checked, is_all_rejected, no_wri
 use crate::sequencer::decide::{Decided, decide};
 use crate::sequencer::submission::PlanView;
 
-/// A batch that is looked at.
+/// A batch that is examined.
 #[derive(Clone, Copy)]
 pub struct Task<'a> {
     pub logic: &'a dyn Logic,
     pub partition: PartitionId,
     pub entry: &'a Entry,
     pub batch: &'a Batch<'a>,
-    /// One for each group.
+    /// One item for each group.
     pub items: &'a [Item],
 }
 
@@ -38,13 +39,13 @@ pub struct Found {
     pub decision: Decision,
 }
 
-/// What deciding a batch again came to.
+/// The result of deciding a batch again.
 #[derive(Default)]
 pub struct Judged {
     pub found: Vec<Found>,
     /// Keys that the module needs beside the recorded ones.
     pub extra: ExtraKeys,
-    /// What `apply` makes of the recorded events; there when everything, down to the keys, is as it was.
+    /// What `apply` makes of the recorded events; present only if everything, including the keys, is as recorded.
     pub writes: Option<Vec<u8>>,
 }
 
@@ -96,14 +97,15 @@ pub fn judge(task: &Task<'_>, state: &State) -> Result<Judged, ReplayFault> {
     Ok(judged)
 }
 
-/// Where the groups end that can be decided in one go: before one that cannot be decided though it was accepted.
+/// The end of the groups that can be decided in one call: it lies before a group that cannot be decided.
 fn run_end(items: &[Item], start: usize, chunk: usize) -> usize {
     let limit = items.len().min(start.saturating_add(chunk));
     let is_decidable = |item: &Item| !matches!(item, Item::Decided(_));
     items[start..limit].iter().position(|item| !is_decidable(item)).map_or(limit, |at| start + at)
 }
 
-/// Decides some groups, facts left out, and says which they are; fewer than asked where an entry would not hold more.
+/// Decides some groups, leaving out facts, and returns which; they are fewer than asked for if an entry would not hold
+/// more.
 fn decide_run(
     task: &Task<'_>,
     overlay: &Overlay<'_>,
@@ -124,7 +126,7 @@ fn decide_run(
     Ok((decided, numbers))
 }
 
-/// Down to the bytes, keys included: then its writes are those of the recorded events.
+/// Whether everything is byte for byte as recorded, keys included. Then its writes are those of the recorded events.
 fn is_as_recorded(task: &Task<'_>, decided: &Decided) -> bool {
     decided.plan_count == task.items.len()
         && decided.ops == task.batch.ops.raw()
@@ -137,7 +139,7 @@ fn is_accepted(task: &Task<'_>, group: usize) -> bool {
 }
 
 impl Judged {
-    /// Compares groups with the record, up to the first difference that leaves other rows behind; its number is returned.
+    /// Compares groups with the record, up to the first difference that changes rows; returns the number of that group.
     fn compare_run(&mut self, task: &Task<'_>, decided: &Decided, groups: &[usize]) -> Option<usize> {
         let ops = OpsBlock::parse_trusted(&decided.ops).expect("the host wrote this block");
         let is_keys_alike = decided.ops == task.batch.ops.raw();
@@ -155,7 +157,7 @@ impl Judged {
         None
     }
 
-    /// Whether the decision differs from the recorded one; it is noted then.
+    /// Compares the decision with the recorded one, and notes a difference. Returns whether they differ.
     fn compare(&mut self, task: &Task<'_>, group: usize, decision: Decision, is_alike: bool) -> bool {
         let recorded = Decision::recorded(task.batch, group);
         let class = Class::of(&recorded, &decision, is_alike);
@@ -189,7 +191,7 @@ pub fn decision_of(decided: &Decided, ops: &OpsBlock<'_>, at: usize) -> Decision
         }
         GroupOutcome::Rejected(bytes) => {
             let rejected = Decision::rejected(bytes);
-            // What the host rejects itself has a diagnostic beside it.
+            // A rejection by the host itself has a diagnostic beside it.
             match (decided.diagnostics.iter().find(|(plan, _)| *plan == at), rejected) {
                 (Some((_, diagnostic)), Decision::Rejected { code, .. }) => {
                     Decision::Trapped { code, diagnostic: diagnostic.clone() }
@@ -201,7 +203,7 @@ pub fn decision_of(decided: &Decided, ops: &OpsBlock<'_>, at: usize) -> Decision
     }
 }
 
-/// Writes what the recorded events of some groups come to under the module.
+/// Writes what the module makes of the recorded events of some groups.
 pub fn apply_recorded(
     task: &Task<'_>,
     overlay: &mut Overlay<'_>,
@@ -215,7 +217,8 @@ pub fn apply_recorded(
     Ok(())
 }
 
-/// Writes of the whole batch's recorded events under the module: the block's ops, with more keys where it needs them, and its WRITES.
+/// What the module makes of the recorded events of the whole batch: the ops, with more keys if it needs them, and its
+/// WRITES.
 pub fn apply_all(task: &Task<'_>, state: &State, extra: &ExtraKeys) -> Result<(Vec<u8>, Vec<u8>), ReplayFault> {
     let (ops, outcome) = if extra.is_empty() {
         (task.batch.ops.raw().to_vec(), task.batch.outcome.raw().to_vec())
@@ -230,14 +233,14 @@ pub fn apply_all(task: &Task<'_>, state: &State, extra: &ExtraKeys) -> Result<(V
 fn apply(task: &Task<'_>, ops: &[u8], rows: &[u8], outcome: &[u8]) -> Result<Vec<u8>, ReplayFault> {
     let (logic, entry) = (task.logic, task.entry);
     let applied = match apply_checked(logic, Pace::Fast, entry, ops, rows, outcome) {
-        // The watchdog sees wall-clock time, which says nothing of the module: ask again, metered.
+        // The watchdog measures wall-clock time, which says nothing about the module: ask again, metered.
         Err(ApplyError::Fault { fault: Fault::Watchdog, .. }) => {
             apply_checked(logic, Pace::Metered, entry, ops, rows, outcome)
         }
         other => other,
     };
     let applied = match applied {
-        // No events are to be applied, and replicas do not ask the module either where it fails at that.
+        // There are no events to apply. Replicas do not ask the module either if it fails at that.
         Err(ApplyError::Fault { .. } | ApplyError::Writes { .. }) if is_without_events(outcome) => Ok(no_writes()),
         other => other,
     };

@@ -1,8 +1,8 @@
-//! An isolated walk that begins in the middle of a journal and goes on with entries as they are applied.
+//! An isolated walk that begins in the middle of a journal and continues with entries as they are applied.
 //!
-//! In: the rows of a partition at one moment, then its entries from there on. Out: counts of differences, and the first of each class. Rows
-//! are taken from that moment when an entity first occurs, so it holds no more than what was touched since. It reads no log, and changes
-//! nothing.
+//! In: the rows of a partition at one moment, then its entries from there on. Out: counts of differences, and the first
+//! of each class. The rows of an entity are taken from that moment when the entity first occurs, so memory holds no
+//! more than what was touched since. It reads no log, and changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use crate::partition::ReadPoint;
 use crate::saga::status::ENTITY;
 use crate::store::KeyRow;
 
-/// A partition followed from a moment on.
+/// A partition that is followed from a moment on.
 pub struct Live<'a> {
     walk: Walk<'a>,
     point: ReadPoint,
@@ -54,7 +54,7 @@ impl Finds {
         }
     }
 
-    /// Those of a later part of the same journal, or of another partition.
+    /// Adds the finds of a later part of the same journal, or of another partition.
     pub fn add(&mut self, later: Self) {
         self.decisions += later.decisions;
         for (class, count) in later.classes {
@@ -82,7 +82,7 @@ impl<'a> Live<'a> {
         walk.recorder = Some(recorder);
         let (loaded, candidate) = (BTreeSet::new(), request.candidate.clone());
         let mut live = Self { walk, point, candidate, loaded, bytes: 0 };
-        // What is under way between partitions, which the host itself reads.
+        // Loads what is in flight between partitions, which the host itself reads.
         let in_flight = live.scan(ENTITY.as_ref())?;
         in_flight.iter().for_each(|(key, row)| live.walk.recorded.put(key, Some(row)));
         Ok(live)
@@ -92,12 +92,13 @@ impl<'a> Live<'a> {
         &self.walk.journal
     }
 
-    /// Bytes of rows that were taken so far; what entries have changed in them is about as much.
+    /// Bytes of rows that were taken so far; entries have changed about as much in them.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// The next entry in Raft's order; `false` when it cannot go on because another module becomes active.
+    /// Takes the next entry in Raft's order. Returns `false` if it cannot continue because another module becomes
+    /// active.
     pub fn on_entry(&mut self, entry: &Entry) -> Result<bool, ReplayFault> {
         if entry.header().parent != self.walk.journal.head {
             return Ok(true);
@@ -115,7 +116,7 @@ impl<'a> Live<'a> {
         Ok(true)
     }
 
-    /// What was found since this was asked last.
+    /// What was found since the last call.
     pub fn take(&mut self) -> Finds {
         Finds::of(std::mem::take(&mut self.walk.tally))
     }
@@ -125,7 +126,7 @@ impl<'a> Live<'a> {
         found.map_err(|error| AuditError::Live(error.to_string()).into())
     }
 
-    /// Takes an entity's rows as they were when it began: no entry has touched them since.
+    /// Takes an entity's rows as they were at the beginning: no entry has touched them since.
     fn load(&mut self, entity: &[u8]) -> Result<(), ReplayFault> {
         if self.loaded.contains(entity) {
             return Ok(());

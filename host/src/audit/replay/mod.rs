@@ -1,11 +1,12 @@
-//! `audit replay`: recorded history planned, decided and applied again by a candidate module, and every difference reported.
+//! `audit replay`: a candidate module plans, decides and applies the recorded history again, and every difference is
+//! reported.
 //!
 //! ```text
 //! history ─▶ isolated walk of each partition, in parallel ─▶ tallies ─┬─────────────────────────────▶ report
 //!                                                                     └─▶ cumulative simulation ─────▶ report
 //! ```
-//! In: a history and a candidate. Out: a report. It runs the code that leaders and replicas run, and changes nothing anywhere.
-//! Refusals at ingress are not in the log, so no replay can say anything about them.
+//! In: a history and a candidate. Out: a report. It runs the code that leaders and replicas run, and changes nothing
+//! anywhere. Refusals at ingress are not in the log, so no replay can say anything about them.
 
 pub mod request;
 pub mod words;
@@ -58,26 +59,26 @@ use crate::ids::{Micros, ModuleId, PartitionId, Position};
 use crate::machine::logic::Logic;
 use crate::registry::Guarded;
 
-/// Is told how far a replay is; from several threads.
+/// Receives the progress of a replay, from several threads.
 pub struct Meter<'m> {
-    /// Bytes of journal that there are, once they are known.
+    /// Called with the bytes of journal that there are, once they are known.
     pub on_begin: &'m (dyn Fn(u64) + Sync),
-    /// Bytes that are done since the last call, and decisions made again in them.
+    /// Called with the bytes done since the last call, and the decisions made again in them.
     pub on_done: &'m (dyn Fn(u64, u64) + Sync),
 }
 
 /// Replays the history under the candidate.
 ///
 /// # Errors
-/// Nothing can be said: what is missing, or cannot be read.
+/// Nothing can be concluded: the error says what is missing or cannot be read.
 pub fn run(history: &dyn History, request: &Request, meter: &Meter<'_>) -> Result<Report, ReplayFault> {
     run_kept(history, request, meter, &Keep::nothing())
 }
 
-/// The same, and goes on where it was if it was interrupted.
+/// The same; a replay that was interrupted continues where it was.
 ///
 /// # Errors
-/// As [`run`]; [`ReplayFault::Stopped`] when it is told to.
+/// As for [`run`]; [`ReplayFault::Stopped`] if it is told to stop.
 pub fn run_kept(
     history: &dyn History,
     request: &Request,
@@ -87,7 +88,7 @@ pub fn run_kept(
     let history = &GuardedHistory::new(history, &keep.stop);
     let request = &Request { candidate: Guarded::around(request.candidate.clone(), &keep.stop), ..request.clone() };
     let replayed = replay(history, request, meter, keep);
-    // Whatever else it says: where a call was not made, that is why.
+    // This comes first: if a call was not made, any other error is a consequence of that.
     keep.check_whole().and(replayed)
 }
 
@@ -130,15 +131,17 @@ fn replay(history: &dyn History, request: &Request, meter: &Meter<'_>, keep: &Ke
     let mut report = assemble(history, asked, tally, covered, current, rows)?;
     report.notes.extend(cut.map(|cut| {
         format!(
-            "The history ends at {}: what is later has causes in partitions whose journals were read before they were recorded.",
+            "The history ends at {}: what is later has causes in partitions whose journals were read before they were \
+             recorded.",
             time_text(cut)
         )
     }));
     Ok(report)
 }
 
-/// Up to when a cumulative replay may go where a node writes meanwhile: journals are opened one after the other, and a call whose start lies behind
-/// the end of its command's journal would be taken for one that is not made any more.
+/// Up to which time a cumulative replay may go while a node writes. Journals are opened one after the other, so the
+/// start of a call may lie after the end of its command's journal. Such a call would be taken for one that is no longer
+/// made.
 fn cut_of(request: &Request, opened: &[Bounded]) -> Result<Option<Micros>, ReplayFault> {
     if request.mode != Mode::Cumulative || opened.len() < 2 {
         return Ok(None);
@@ -156,7 +159,8 @@ fn check(history: &dyn History, request: &Request) -> Result<Vec<PartitionId>, R
     }
     let count = history.partition_count();
     if request.mode == Mode::Cumulative && (request.from.is_some() || request.partition.is_some()) {
-        let why = "a cumulative replay begins with the first entry and needs all partitions: leave out --from and --partition";
+        let why = "a cumulative replay begins with the first entry and needs all partitions: leave out --from and \
+                   --partition";
         return Err(ReplayFault::Request(why.to_owned()));
     }
     match request.partition {
@@ -168,7 +172,7 @@ fn check(history: &dyn History, request: &Request) -> Result<Vec<PartitionId>, R
     }
 }
 
-/// Does something about each item on so many threads, and gives the results in the order of the items.
+/// Processes each item on up to `jobs` threads, and returns the results in the order of the items.
 fn in_parallel<I: Sync, T: Send>(
     jobs: usize,
     items: &[I],
@@ -238,7 +242,8 @@ fn notes(request: &Request, counts: &report::Counts) -> Vec<String> {
     ];
     if 0 < counts.facts {
         notes.push(format!(
-            "{} rejections were the host's own (budget, trap, cancelled call); they are facts and were not decided again.",
+            "{} rejections were the host's own (budget, trap, cancelled call); they are facts and were not decided \
+             again.",
             counts.facts
         ));
     }
@@ -250,8 +255,8 @@ fn notes(request: &Request, counts: &report::Counts) -> Vec<String> {
     }
     if request.mode == Mode::Cumulative {
         notes.push(
-            "Cumulative: commands are decided at the times and in the batches of the record; what would then have been sent otherwise \
-             by clients cannot be known."
+            "Cumulative: commands are decided at the times and in the batches of the record; what would then have been \
+             sent otherwise by clients cannot be known."
                 .to_owned(),
         );
     }

@@ -1,7 +1,8 @@
-//! The commands of a recorded entry planned again, and the calls in it as they were asked.
+//! Plans the commands of a recorded entry again, and takes the calls in it as they were made.
 //!
-//! In: an entry and a module. Out: for each group what is to be decided now, and whether it is planned as it was. A call was planned at
-//! another partition, so its recorded ops are taken. Declared keys are not compared: they cannot change what is decided.
+//! In: an entry and a module. Out: for each group, what is to be decided now, and whether its plan is as it was. A call
+//! was planned at another partition, so its recorded ops are taken. Declared keys are not compared: they cannot change
+//! what is decided. This file decides nothing.
 
 use statehouse_abi::cold::{Refusal, host_rejection};
 use statehouse_abi::key::{LOCAL, Scope, split_key};
@@ -19,12 +20,12 @@ use crate::saga::{Call, Form, SagaPlan};
 use crate::sequencer::decide::{Culprit, Diagnostic};
 use crate::sequencer::submission::{Plan, PlanView, is_plan_in_limits};
 
-/// The code of a call that a coordinator cancelled before it came; the host records it, and no module is asked.
+/// The code of a call that a coordinator cancelled before it arrived. The host records it without asking a module.
 pub const CANCELLED: &str = "cancelled";
 
 /// What is to be decided about one group.
 pub enum Item {
-    /// Recorded by the host, which no module decides again.
+    /// Recorded by the host; no module decides it again.
     Fact,
     Decide(Box<Planned>),
     /// There is nothing to decide: the module refuses to plan it, or fails.
@@ -35,14 +36,14 @@ pub enum Item {
 pub struct Planned {
     plan: Plan,
     role: OpRole,
-    /// What goes on in other partitions; the plan is the first branch then.
+    /// The part that continues in other partitions; `plan` is then the first branch.
     pub saga: Option<SagaPlan>,
-    /// Its steps are the recorded ones.
+    /// Whether its steps are the recorded ones.
     pub is_alike: bool,
 }
 
 impl Planned {
-    /// What carries out a branch of a command, or undoes it.
+    /// The plan that carries out a branch of a command, or undoes it.
     pub fn of_block(block: Vec<u8>, role: OpRole) -> Self {
         let plan = Plan::all(block).expect("the host wrote this block").remove(0).expect("it holds one plan");
         Self { plan, role, saga: None, is_alike: true }
@@ -69,12 +70,12 @@ impl Places {
     }
 }
 
-/// What is done about rejections by the host.
+/// How rejections by the host are treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Facts {
     /// They stand as they are.
     Kept,
-    /// Decided like anything else, to see what comes of it.
+    /// They are decided like anything else, to see the result.
     Decided,
 }
 
@@ -88,7 +89,7 @@ pub fn items_of(logic: &dyn Logic, recorder: &dyn Logic, entry: &Entry, places: 
     for group in 0..batch.outcome.group_count() {
         let number = batch.ops.group(group).command;
         let part = entry.part(number);
-        // No module decides a claim, whatever becomes of it.
+        // No module decides a claim, whatever its outcome.
         if is_claim(part) || (facts == Facts::Kept && is_fact(recorder, batch, group, part)) {
             items.push(Some(Item::Fact));
             continue;
@@ -125,7 +126,8 @@ fn is_claim(part: Part<'_>) -> bool {
     matches!(part, Part::Call(origin) if origin.key.call == Call::Claim)
 }
 
-/// Whether the host has rejected it: for want of budget, because of a trap, because it was cancelled, or because its command's id is another's.
+/// Whether the host has rejected the group: because its budget was used up, because of a trap, because it was
+/// cancelled, or because its command's id belongs to another command.
 pub fn is_fact(recorder: &dyn Logic, batch: &Batch<'_>, group: usize, part: Part<'_>) -> bool {
     if !matches!(batch.outcome.group(group), GroupOutcome::Rejected(_)) {
         return false;
@@ -175,7 +177,7 @@ enum Answer {
     Failed(Diagnostic),
 }
 
-/// One guest call for all of them; if that fails, one each.
+/// Plans all commands in one guest call; if that fails, in one call each.
 fn plan_all(logic: &dyn Logic, commands: &[EntryCommand<'_>]) -> Vec<Answer> {
     if commands.is_empty() {
         return Vec::new();
@@ -235,7 +237,7 @@ fn refused(refusal: Refusal) -> Decision {
     Decision::Refused { code: refusal.code, detail: refusal.detail }
 }
 
-/// What of the plan is decided here, as the router would have it.
+/// The part of the plan that is decided here, as the router would divide it.
 fn place(
     plan: Plan,
     entry: &Entry,

@@ -1,6 +1,7 @@
-//! Recorded bytes as JSON, rendered by the module that they belong to.
+//! Recorded bytes as JSON, rendered by the module to which they belong.
 //!
-//! In: rows, events and bodies. Out: JSON values. A module that cannot render something does not end the report: it says so in its place.
+//! In: rows, events and bodies. Out: JSON values. If a module cannot render something, the report does not end: a text
+//! in its place says so. It does not know what the bytes mean.
 
 use std::fmt::Write;
 
@@ -13,7 +14,7 @@ use crate::ids::Micros;
 use crate::machine::entry::EntryCommand;
 use crate::machine::logic::Logic;
 
-/// The command that something belongs to, and where and when.
+/// The command to which something belongs, and where and when it was decided.
 #[derive(Clone, Copy)]
 pub struct About<'a> {
     pub command: &'a EntryCommand<'a>,

@@ -1,7 +1,8 @@
-//! The report of a replay: its JSON is these types, field by field, and its schema is what is said here.
+//! The report of a replay: its JSON is these types, field by field, and their comments are its description.
 //!
-//! In: nothing; it is filled by the walk. Out: JSON, and what the terminal page, the HTML page and the certificate show. Hashes and bytes are
-//! lower-case hexadecimal text, times are microseconds since 1970 UTC beside their RFC 3339 text, there is no float anywhere.
+//! In: nothing; the walk fills it. Out: JSON, and the content of the terminal page, the HTML page and the certificate.
+//! Hashes and bytes are lower-case hexadecimal text. Times are microseconds since 1970 UTC beside their RFC 3339 text.
+//! There is no float anywhere. It does not know how a page looks.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +16,11 @@ use crate::audit::replay::request::Mode;
 use crate::audit::replay::timeline::Timeline;
 use crate::ids::{ModuleId, PartitionId};
 
-/// JSON Schema of [`Report`], for those who read reports by program.
+/// JSON Schema of [`Report`], for programs that read reports.
 pub const SCHEMA: &str = include_str!("report-1.schema.json");
 /// Version of the JSON.
 pub const FORMAT: u32 = 1;
-/// Differences that are listed one by one; all are counted.
+/// How many differences are listed one by one; all of them are counted.
 pub const LISTED_MAX: usize = 1_000;
 
 /// What a replay found.
@@ -31,15 +32,16 @@ pub struct Report {
     pub machine: String,
     pub mode: Mode,
     pub candidate: ModuleFacts,
-    /// The module that was active at the end of what is covered.
+    /// The module that was active at the end of the covered history.
     pub current: ModuleFacts,
-    /// Every module that decided something of it, each entry by its own.
+    /// Every module that decided some of the history; each entry was decided by the module active then.
     pub deciders: Vec<ModuleFacts>,
-    /// All partitions from their first entries on, and every difference is reported: what a certificate needs.
+    /// Whether all partitions are covered from their first entries and every difference is reported, as a certificate
+    /// requires.
     pub is_whole: bool,
     pub partitions: Vec<Covered>,
     pub counts: Counts,
-    /// Of each class that occurs, `same` among them.
+    /// Each class that occurs, including `same`.
     pub classes: BTreeMap<Class, ClassCount>,
     /// The first difference of each class, in the order of time.
     pub first: Vec<Difference>,
@@ -47,13 +49,13 @@ pub struct Report {
     pub differences: Vec<Brief>,
     pub coverage: Coverage,
     pub timeline: Timeline,
-    /// Of a cumulative replay: the rows that would differ at its end.
+    /// For a cumulative replay: the rows that would differ at its end.
     pub rows: Option<RowDifferences>,
     /// What a reader must know to judge the rest.
     pub notes: Vec<String>,
 }
 
-/// A module by its bytes and by what it says of itself.
+/// A module by the hash of its bytes, and by what it says about itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModuleFacts {
     pub id: ModuleId,
@@ -74,14 +76,14 @@ impl ModuleFacts {
     }
 }
 
-/// What of a partition was replayed.
+/// The part of a partition that was replayed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Covered {
     pub partition: PartitionId,
-    /// Effective entries, those before the beginning of the range among them: their events are applied.
+    /// Effective entries, including those before the beginning of the range, whose events are applied.
     pub entries: u64,
     pub void_entries: u64,
-    /// Journal index of the first entry that was decided again, 0 if there is none.
+    /// Journal index of the first entry that was decided again; 0 if there is none.
     pub first_index: u64,
     /// The last entry: its index, the journal's head after it, and its time.
     pub last_index: u64,
@@ -107,11 +109,11 @@ pub struct Counts {
     pub events: u64,
     /// Rejections by the host (budget, trap, cancelled call): taken as they are, not decided again.
     pub facts: u64,
-    /// Activations that were met.
+    /// Activations in the history.
     pub activations: u64,
     /// Differences that the filter leaves out.
     pub filtered_out: u64,
-    /// Of a cumulative replay: commands on several partitions that are not over at its end.
+    /// For a cumulative replay: commands on several partitions that are not over at its end.
     pub in_flight: u64,
 }
 
@@ -132,7 +134,7 @@ impl Counts {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClassCount {
     pub count: u64,
-    /// Differences of their own: the rows that were read are those of the record.
+    /// Differences with a cause of their own: the rows that were read are those of the record.
     pub root: u64,
     /// Consequences of earlier differences: the rows that were read differ.
     pub knock_on: u64,
@@ -176,7 +178,7 @@ pub struct Side {
     pub module: ModuleFacts,
     /// `accepted`, `rejected`, `refused`, `trapped` or `not asked`.
     pub outcome: &'static str,
-    /// Of a rejection, a refusal or a trap.
+    /// The code of a rejection, a refusal or a trap.
     pub code: Option<String>,
     pub detail: Option<String>,
     /// What the module said when it failed.
@@ -190,7 +192,7 @@ pub struct Side {
     pub rows: Vec<RowChange>,
 }
 
-/// A step, as bytes: what they mean is the module's own.
+/// A step, as bytes; only the module knows what they mean.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OpText {
     pub entity: String,
@@ -199,7 +201,7 @@ pub struct OpText {
     pub bytes: String,
 }
 
-/// A row before and after, rendered; null where there is none.
+/// A row before and after, rendered; null if there is none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowChange {
     pub entity: String,
@@ -214,27 +216,27 @@ pub struct RowDifferences {
     pub count: u64,
     /// The first [`LISTED_MAX`] of them, by partition and key.
     pub listed: Vec<RowDifference>,
-    /// Numbers in them that differ, the greatest difference first; at most [`LISTED_MAX`].
+    /// Numbers in them that differ, the largest difference first; at most [`LISTED_MAX`].
     pub numbers: Vec<NumberDifference>,
 }
 
-/// A row that would be another one.
+/// A row that would be different.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RowDifference {
     pub partition: PartitionId,
     pub entity: String,
     pub key: String,
-    /// What the recorded events give, rendered by the candidate; null where there is no row.
+    /// What the recorded events give, rendered by the candidate; null if there is no row.
     pub recorded: Json,
     /// What the candidate's own decisions give.
     pub candidate: Json,
 }
 
-/// A number in a rendered row that would be another one, such as a balance.
+/// A number in a rendered row that would be different, such as a balance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NumberDifference {
     pub entity: String,
-    /// Where it stands in the rendered row: `balances.USD`.
+    /// Its path in the rendered row: `balances.USD`.
     pub path: String,
     pub recorded: String,
     pub candidate: String,
@@ -242,7 +244,7 @@ pub struct NumberDifference {
     pub difference: String,
 }
 
-/// A [`Side`] as it is read back.
+/// A [`Side`] when it is read back.
 #[derive(Deserialize)]
 struct SideText {
     module: ModuleFacts,
@@ -286,7 +288,7 @@ impl<'de> Deserialize<'de> for Side {
 }
 
 impl Report {
-    /// Differences of all classes.
+    /// The number of differences of all classes.
     pub fn difference_count(&self) -> u64 {
         self.classes.iter().filter(|(class, _)| **class != Class::Same).map(|(_, found)| found.count).sum()
     }
@@ -296,21 +298,21 @@ impl Report {
     }
 }
 
-/// What a replay comes to, given what was approved beforehand.
+/// The verdict on a replay, given what was approved beforehand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Nothing differs: exit code 0.
     Same,
-    /// What differs was approved, class by class with its count: 1.
+    /// Everything that differs was approved, class by class with its count: exit code 1.
     Approved,
-    /// 2.
+    /// Something differs that was not approved: exit code 2.
     Unapproved,
-    /// The recorded module does not decide as recorded, or nothing was decided at all: 3.
+    /// The recorded module does not decide as recorded, or nothing was decided at all: exit code 3.
     Inconclusive,
 }
 
 impl Verdict {
-    /// `approved` has each class with the count that is expected of it.
+    /// `approved` has each class with its expected count.
     pub fn of(report: &Report, approved: &BTreeMap<Class, u64>) -> Self {
         if report.count_of(Class::HostDrift) > 0 || report.counts.decisions == 0 {
             return Self::Inconclusive;
@@ -325,7 +327,7 @@ impl Verdict {
         }
         let is_missing = |(class, count): (&Class, &u64)| *count > 0 && report.count_of(*class) != *count;
         match (is_same, approved.iter().any(is_missing)) {
-            // More was approved than there is: whoever approved it has seen something else.
+            // More was approved than was found, so the approval was given for something else.
             (_, true) => Self::Unapproved,
             (true, false) => Self::Same,
             (false, false) => Self::Approved,
@@ -349,8 +351,9 @@ impl Verdict {
                 "NOT approved: approve what is intended with --approve CLASS=COUNT, and correct the module otherwise"
             }
             Self::Inconclusive => {
-                "INCONCLUSIVE: nothing was decided again, or the recorded module does not decide here what it decided then; look at the \
-                 range, run `statehouse audit verify`, and compare the machine and the version of the host"
+                "INCONCLUSIVE: nothing was decided again, or the recorded module does not decide here what it decided \
+                 then; look at the range, run `statehouse audit verify`, and compare the machine and the version of \
+                 the host"
             }
         }
     }

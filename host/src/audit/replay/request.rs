@@ -1,17 +1,18 @@
-//! What is asked of a replay: which module, which part of the history, what of the differences is reported.
+//! What is asked of a replay: which module, which part of the history, and which differences are reported.
 //!
-//! In: words and positions. Out: questions that the walk asks of each entry and each difference. It does not know the command line.
+//! In: texts and positions. Out: the questions that the walk asks about each entry and each difference. It does not
+//! know the command line.
 
 use std::sync::Arc;
 
 use crate::ids::{CommandId, Micros, PartitionId};
 use crate::machine::logic::Logic;
 
-/// How the candidate lives.
+/// How the candidate's decisions are carried forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// Each decision is made on what the recorded events gave, compared, and discarded.
+    /// Each decision is made on the rows that the recorded events gave, compared, and discarded.
     Isolated,
     /// The candidate lives with the consequences of its own decisions, in all partitions.
     Cumulative,
@@ -31,23 +32,23 @@ impl Mode {
 pub struct Request {
     pub candidate: Arc<dyn Logic>,
     pub mode: Mode,
-    /// Entries before this time are applied and not decided again.
+    /// Entries before this time are applied, but not decided again.
     pub from: Option<Micros>,
     /// Entries after this time are left out. All entries up to a time are a consistent cut of all partitions.
     pub to: Option<Micros>,
-    /// Only this partition; all without it.
+    /// Only this partition; `None`: all partitions.
     pub partition: Option<PartitionId>,
     pub filter: Filter,
     /// How many partitions are replayed at once.
     pub jobs: usize,
 }
 
-/// Which differences are reported; what is decided does not depend on it.
+/// Which differences are reported. It does not affect what is decided.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     pub entity: Option<String>,
     pub id: Option<CommandId>,
-    /// Of a rejection, on either side.
+    /// The code of a rejection, on either side.
     pub code: Option<String>,
     pub command: Option<String>,
     pub after: Option<Micros>,
@@ -64,7 +65,7 @@ pub struct Seen<'a> {
 }
 
 impl Filter {
-    /// The words of `--where`, for errors and help.
+    /// The keys of `--where`, for errors and help.
     pub const KEYS: &'static str = "account, id, code, command, after, before";
 
     pub fn is_empty(&self) -> bool {

@@ -1,12 +1,18 @@
-//! How far a replay is, kept in a folder, so that one that was interrupted goes on and gives the report it would have given.
+//! The progress of a replay, kept in a folder. An interrupted replay continues and gives the report that it would have
+//! given without the interruption.
 //!
 //! | file | what |
 //! |---|---|
-//! | `replay.json` | what is replayed, and where each journal ended when it began: what came later is not in it |
-//! | `partition-N` | the walk over a partition up to one entry: `shreplay2\n`, length u64 and JSON of [`Saved`], then once or twice the rows: count u64, and key and row each with a length u32; 32 bytes blake3 of it all |
+//! | `replay.json` | what is replayed, and where each journal ended when it began: later entries are not part of it |
+//! | `partition-N` | the walk over a partition up to one entry, as follows |
+//! | … magic | `shreplay2\n` |
+//! | … walk | length u64 and JSON of [`Saved`] |
+//! | … rows, once or twice | count u64, then for each row the key and the row, each with a length u32 |
+//! | … hash | 32 bytes blake3 of everything before |
 //!
-//! In: walks. Out: walks that go on behind the entries that are done, whose hashes are checked again. A file that is not whole is as good as
-//! none. The simulation of a cumulative replay is no walk: its state is that of all partitions at once, and it begins anew.
+//! In: walks. Out: walks that continue after the entries that are done, whose hashes are checked again. A file that is
+//! not whole counts as missing. The simulation of a cumulative replay is not saved: its state spans all partitions, so
+//! it begins anew. This file does not know what a walk has found.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -36,14 +42,14 @@ use crate::registry::{Cut, Stop};
 
 const RUN: &str = "replay.json";
 const MAGIC: &[u8] = b"shreplay2\n";
-/// Rows are saved once for so many times their size of journal.
+/// How many times their own size in journal must pass before rows are saved again.
 const JOURNAL_PER_SAVED: u64 = 4;
 
-/// Whether and where a replay is kept, and whether it is to stop.
+/// Whether and where a replay is kept, and whether it must stop.
 pub struct Keep {
-    /// Nothing: a replay that is interrupted begins anew.
+    /// `None`: an interrupted replay begins anew.
     pub folder: Option<PathBuf>,
-    /// Journal between two savings of a partition, at least.
+    /// The least amount of journal between two saves of a partition.
     pub bytes: u64,
     pub stop: Arc<Stop>,
 }
@@ -54,13 +60,13 @@ impl Keep {
     }
 
     /// # Errors
-    /// It is to stop.
+    /// The replay must stop.
     pub fn check_stopped(&self) -> Result<(), ReplayFault> {
         if self.stop.is_asked() { Err(ReplayFault::Stopped { is_kept: self.folder.is_some() }) } else { Ok(()) }
     }
 
     /// # Errors
-    /// A call of a module was not made, so what came of the replay since then is not what the module says.
+    /// A call of a module was not made, so the results since then are not what the module says.
     pub fn check_whole(&self) -> Result<(), ReplayFault> {
         match self.stop.cut() {
             None => Ok(()),
@@ -70,7 +76,7 @@ impl Keep {
     }
 }
 
-/// What is in `replay.json`.
+/// The content of `replay.json`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Run {
@@ -124,10 +130,10 @@ struct Found {
 }
 
 impl<'k> Kept<'k> {
-    /// Begins, or goes on with what is in the folder.
+    /// Begins, or continues with what is in the folder.
     ///
     /// # Errors
-    /// The folder is of another replay, or cannot be written.
+    /// The folder belongs to another replay, or cannot be written.
     pub fn open(
         keep: &'k Keep,
         history: &dyn History,
@@ -165,12 +171,12 @@ impl<'k> Kept<'k> {
     }
 
     /// # Errors
-    /// It is to stop.
+    /// The replay must stop.
     pub fn check_stopped(&self) -> Result<(), ReplayFault> {
         self.keep.check_whole().and_then(|()| self.keep.check_stopped())
     }
 
-    /// Walks over a partition, from where it was.
+    /// Walks over a partition, from where it stopped.
     pub fn walk(
         &self,
         history: &dyn History,
@@ -202,7 +208,7 @@ impl<'k> Kept<'k> {
                 break;
             }
             since += bytes;
-            // Behind an effective entry only: void ones are counted where the walk goes on.
+            // Only after an effective entry: the void ones that follow are counted when the walk continues.
             if walk.journal.index != before {
                 let stopped = self.check_stopped();
                 if stopped.is_err() || self.keep.bytes.max(JOURNAL_PER_SAVED * size) <= since {
@@ -215,7 +221,7 @@ impl<'k> Kept<'k> {
         Ok(walk.finish())
     }
 
-    /// Gives the size of what was written.
+    /// Returns the size of what was written.
     fn save(&self, walk: &Walk<'_>, is_over: bool) -> Result<u64, ReplayFault> {
         let Some(folder) = &self.keep.folder else { return Ok(0) };
         let json = serde_json::to_vec(&Saved::of(self.run.identity, walk, is_over)).expect("texts and integers only");
@@ -253,7 +259,7 @@ impl<'k> Kept<'k> {
     }
 }
 
-/// Removes what is kept of a replay that is over.
+/// Removes the files of a replay that is over.
 pub fn forget(folder: &Path) -> std::io::Result<()> {
     for file in std::fs::read_dir(folder)? {
         let path = file?.path();
@@ -262,14 +268,14 @@ pub fn forget(folder: &Path) -> std::io::Result<()> {
             std::fs::remove_file(&path)?;
         }
     }
-    // What somebody else has put there stays.
+    // Files of others in the folder stay.
     match std::fs::remove_dir(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::DirectoryNotEmpty => Err(error),
         _ => Ok(()),
     }
 }
 
-/// What the report depends on, besides the history up to its ends.
+/// Everything that the report depends on, except the history up to its ends.
 fn identity(history: &dyn History, request: &Request) -> Digest {
     let Request { candidate, mode, from, to, partition, filter, jobs: _ } = request;
     let text = format!(
@@ -284,7 +290,7 @@ fn identity(history: &dyn History, request: &Request) -> Digest {
     Digest::of(text.as_bytes())
 }
 
-/// Passes over what is done already, and checks that it is the same.
+/// Skips the entries that are done, and checks that they are the same.
 fn skip(
     history: &dyn History,
     partition: PartitionId,
@@ -337,7 +343,7 @@ impl Saved {
         }
     }
 
-    /// All but the rows.
+    /// Restores everything except the rows.
     fn restore(self, walk: &mut Walk<'_>, history: &dyn History) -> Result<(), ReplayFault> {
         let SavedJournal { index, head, time, module, schema, activation } = self.journal;
         walk.journal = Journal { index, head, time, module, schema, activation };
@@ -359,7 +365,7 @@ impl Saved {
             timeline: self.timeline,
             deciders: self.deciders,
             differing: self.differing.into_iter().collect(),
-            // What is due is found again at the end.
+            // `due` is computed again at the end.
             slots: Slots {
                 calls: slots(self.calls),
                 heard: slots(self.heard),

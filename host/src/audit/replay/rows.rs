@@ -1,7 +1,8 @@
 //! The rows that would differ at the end of a cumulative replay, and the numbers in them.
 //!
-//! In: the rows that the recorded events give under the candidate, and those that its own decisions give. Out: both rendered by the
-//! candidate. Which numbers are money it does not know: any text or number in a rendered row that reads as a decimal is compared.
+//! In: the rows that the recorded events give under the candidate, and those that its own decisions give. Out: both,
+//! rendered by the candidate. It does not know which numbers are money: any text or number in a rendered row that can
+//! be read as a decimal is compared.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,7 @@
-//! Rows of one partition under replay, and what a batch in the middle has made of them.
+//! Rows of one partition under replay, and what a part of a batch has changed in them.
 //!
-//! In: writes. Out: rows of keys, as blocks. Unordered, because nothing is read in order before the end. It does not know who made a row.
+//! In: writes. Out: rows of keys, as blocks. The rows are unordered, because nothing is read in order before the end.
+//! It does not know who made a row.
 
 use hashbrown::HashMap;
 use statehouse_abi::key::split_key;
@@ -52,14 +53,14 @@ impl State {
         rows.finish(Vec::with_capacity(rows.size() + 64))
     }
 
-    /// All rows, those of the host among them, in no order.
+    /// All rows, including those of the host, in no order.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> {
         self.0.iter().map(|(key, row)| (key.as_slice(), row.as_slice()))
     }
 
     /// Commands that are not over, in no order.
     pub fn in_flight(&self) -> impl Iterator<Item = Saga> {
-        // One that cannot be read is told by the digest of its entry.
+        // A row that cannot be read is detected by the digest of its entry.
         self.rows().filter(|(key, _)| is_of_host(key)).filter_map(|(_, row)| Saga::of_row(row).ok())
     }
 
@@ -85,12 +86,12 @@ impl State {
 
 impl Table for State {
     fn find(&self, command: CommandId) -> Option<Saga> {
-        // A row that cannot be read is one that no replica has written, so the digest of the entry tells.
+        // No replica has written a row that cannot be read, so the digest of the entry detects it.
         Saga::of_row(self.0.get(&row_key(command))?).ok()
     }
 }
 
-/// Whether the row is one of the phase status table.
+/// Whether the row belongs to the phase status table.
 pub fn is_of_host(key: &[u8]) -> bool {
     split_key(key).is_some_and(|(entity, _)| entity == ENTITY)
 }

@@ -1,6 +1,7 @@
-//! What a walk over one partition has counted and kept, to be added up at its end.
+//! What a walk over one partition has counted and kept; the tallies are added up at the end.
 //!
-//! In: differences as they are found. Out: counts, the first of each class, and a bounded list. It decides nothing.
+//! In: differences as they are found. Out: counts, the first difference of each class, and a bounded list. It decides
+//! nothing.
 
 use std::collections::BTreeMap;
 
@@ -21,26 +22,28 @@ pub type Place = (Micros, u32, u64);
 pub struct Tally {
     pub counts: Counts,
     pub classes: BTreeMap<Class, ClassCount>,
-    /// With its place, so that the first of several partitions can be told.
+    /// With its place, to find the first one of several partitions.
     pub first: BTreeMap<Class, (Place, Difference)>,
     pub briefs: Vec<(Place, Brief)>,
     pub coverage: Counter,
     pub timeline: Timeline,
     /// Modules that decided.
     pub deciders: Vec<ModuleId>,
-    /// Groups that differ, whatever is reported of them.
+    /// Groups that differ, whether they are reported or not.
     pub differing: HashSet<(u32, u64, usize)>,
     pub slots: Slots,
 }
 
-/// Where the history has recorded each call and what was heard of it, by [`slot_of`].
+/// Where the history has recorded each call and what was heard about it, by [`slot_of`].
 #[derive(Default)]
 pub struct Slots {
     pub calls: HashMap<CommandId, Place>,
     pub heard: HashMap<CommandId, Place>,
-    /// Calls refused because another command has their id: such a refusal is recorded at home alone. CBOR of the rejection.
+    /// Calls refused because another command has their id, with the CBOR of the rejection. Such a refusal is recorded
+    /// only at home.
     pub reused: HashMap<CommandId, Vec<u8>>,
-    /// Calls of commands in flight at the end: the coordinator has not heard of them, and what comes of them lies behind the end.
+    /// Calls of commands in flight at the end. The coordinator has not heard of them, and their outcomes are beyond the
+    /// end.
     pub due: Vec<CommandId>,
 }
 

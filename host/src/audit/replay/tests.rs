@@ -71,7 +71,7 @@ fn pay(id: u64, from: &str, to: &str, amount: i64, by: Option<&str>) -> Sent {
     Sent { id, name: "pay", body: Value::map(members) }
 }
 
-/// A name of a purse in each partition, and some more.
+/// Names of purses in one partition.
 fn names(maker: &Maker, partition: usize, count: usize) -> Vec<String> {
     let all = (0..).map(|number| format!("purse-{number}"));
     all.filter(|name| maker.partition_of(name) == partition).take(count).collect()
@@ -87,7 +87,7 @@ impl Numbers {
     }
 }
 
-/// Everything at once: both protocols, closed payees, panics, calls that are late and cancels that are early.
+/// Everything at once: both protocols, closed payees, panics, late calls and early cancels.
 fn busy(seed: u64, commands: u64) -> Maker {
     let mut maker = unsettled(maker(), seed, commands);
     maker.settle();
@@ -181,7 +181,7 @@ fn batch_of(amounts: &[i64]) -> (Maker, usize) {
     (maker, partition)
 }
 
-/// Replays a batch under a variant, which must give one difference of the class, of the command with this number.
+/// Replays a batch under a variant, which must give one difference of the class, for the command with this number.
 fn check_one(amounts: &[i64], candidate: Arc<dyn Logic>, class: Class, number: u64) -> Difference {
     let (maker, _) = batch_of(amounts);
     let report = replay(&maker, candidate, Mode::Isolated);
@@ -240,7 +240,7 @@ fn rows_that_apply_makes_otherwise_are_found_though_the_events_are_the_same() {
 fn many_differences_in_a_batch_are_each_found() {
     let amounts: Vec<i64> = (0..200).map(|number| i64::from(number % 7 == 0)).collect();
     let (maker, _) = batch_of(&amounts);
-    // 9 is nowhere, so nothing differs; then everything that is accepted does.
+    // No amount is 9, so nothing differs; in the second history everything that is accepted differs.
     check_same(&replay(&maker, purse::<{ variant::EVENTS }>(), Mode::Isolated));
     let (maker, _) = batch_of(&[9; 15]);
     let report = replay(&maker, purse::<{ variant::EVENTS }>(), Mode::Isolated);
@@ -262,9 +262,9 @@ fn history_that_migrates_replays_on_either_side_of_the_migration() {
     maker.batch(0, &[put(1, &purses[0], 100), pay(2, &purses[0], &purses[1], 20, None)]);
     maker.activate(purse::<{ variant::SCHEMA }>());
     maker.batch(0, &[put(3, &purses[0], 100), pay(4, &purses[0], &purses[1], 60, None)]);
-    // As itself: its own rows until it became active, the migrated ones from there.
+    // As itself: with its own rows until it became active, and with the migrated ones from there.
     check_same(&replay(&maker, purse::<{ variant::SCHEMA }>(), Mode::Isolated));
-    // A module that does not read what the history has become.
+    // A module that cannot read what the history has become.
     let fault = replay_as(&maker, &request(purse::<{ variant::LIMIT }>(), Mode::Isolated));
     assert!(matches!(fault, Err(ReplayFault::Schema { schema: 2, candidate: 1, .. })), "{fault:?}");
 }
@@ -309,13 +309,13 @@ fn a_filter_and_a_range_choose_what_is_reported() {
     assert_eq!(count(&Request { from: Some(Micros(before.0 + 1)), ..limit() }), Some(1));
     assert_eq!(count(&Request { partition: Some(PartitionId(0)), ..limit() }), Some(0));
     assert_eq!(count(&Request { partition: Some(PartitionId(9)), ..limit() }), None);
-    // Nothing was looked at, which is not the same as nothing found.
+    // Nothing was examined, which is not the same as nothing found.
     let nothing = replay_as(&maker, &Request { from: Some(Micros(i64::MAX)), ..limit() });
     let verdict = nothing.map(|report| Verdict::of(&report, &BTreeMap::new()));
     assert!(matches!(verdict, Ok(Verdict::Inconclusive)), "{verdict:?}");
 }
 
-/// Logic that goes by the id of another: a host that does not decide any more what it decided then.
+/// Logic under the id of another module: a host that no longer decides what it decided then.
 struct Renamed(ModuleId, Arc<dyn Logic>);
 
 impl Logic for Renamed {

@@ -1,7 +1,7 @@
-//! Decisions by class over time, in a bounded number of slices that widen as the history goes on.
+//! Decisions by class over time, in a bounded number of slices that widen as the history grows.
 //!
-//! In: times and classes, in any order. Out: slices of equal width. Widths are powers of two of a second, so timelines of several
-//! partitions can be added. It does not know what a class means.
+//! In: times and classes, in any order. Out: slices of equal width. Widths are powers of two of a second, so timelines
+//! of several partitions can be added. It does not know what a class means.
 
 use std::collections::BTreeMap;
 
@@ -58,7 +58,7 @@ impl Timeline {
         }
     }
 
-    /// Empty slices count: the first and the last one may not lie further apart than there is room.
+    /// Whether the first and the last slice are close enough; empty slices between them count.
     fn is_short(&self) -> bool {
         let (first, last) = (self.slices.first_key_value(), self.slices.last_key_value());
         first.zip(last).is_none_or(|((first, _), (last, _))| last - first < SLICES_MAX as i64)

@@ -1,6 +1,7 @@
-//! What is asked of a replay, in words: those of the command line and of a request's body alike.
+//! Parses what is asked of a replay: the same texts on the command line and in the body of a request.
 //!
-//! In: texts. Out: filters, approvals and moments, or what is wrong with a word and which there are. How times are written it is told.
+//! In: texts. Out: filters, approvals and moments, or what is wrong with a text and which texts are valid. The format
+//! of times is passed in; this file does not know it.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ use crate::router::answer::Moment;
 /// Reads a time as clients write it.
 pub type ParseTime = fn(&str) -> Option<Micros>;
 
-/// A word that means nothing, and what would.
+/// A text that is invalid, and the valid ones.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WordError {
     #[error("`{0}` is not CLASS=COUNT; the classes are {names}", names = class_names())]

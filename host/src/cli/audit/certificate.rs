@@ -1,7 +1,9 @@
-//! `statehouse audit certificate verify`: whether a certificate is what a node has signed. Works without any node and any network.
+//! `statehouse audit certificate verify`: whether a certificate is what a node has signed. Needs no node and no
+//! network.
 //!
-//! In: a certificate; where it is given, the key that must have signed it, or a data folder whose `system` says which keys are the nodes'.
-//! Out: who has signed it, and what it says. Exit codes: 0 it is what a node has signed, 1 it is not.
+//! In: a certificate; optionally the key that must have signed it, or a data folder whose `system` says which keys
+//! belong to the nodes. Out: who has signed it, and what it says. Exit codes: 0 a node has signed it as it is, 1 not.
+//! It does not know whether the differences in it are wanted.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -76,7 +78,7 @@ pub fn run(args: &CertificateArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Which node's key it is, as the data folder has it; or why that is not who should have signed.
+/// The node to which the key belongs, according to the data folder; or why the signer is not the expected one.
 fn find_signer(certificate: &Certificate, data: &Path, node: Option<u64>) -> anyhow::Result<Result<KeyRow, String>> {
     let source = Source::open(data)?;
     let (found, expected) = (&certificate.facts().cluster, source.cluster());
@@ -110,8 +112,8 @@ fn page(certificate: &Certificate, signer: Option<&KeyRow>) -> String {
     }
     let classes: Vec<String> = facts.classes.iter().map(|(class, count)| format!("{class} {count}")).collect();
     format!(
-        "certificate {} of a replay, {}\n  machine    {} of cluster {}\n  current    {}\n  candidate  {}\n  decisions  {}: {}\n  signed by  \
-         {}\n{partitions}\nvalid: hash and signature are right{}\n",
+        "certificate {} of a replay, {}\n  machine    {} of cluster {}\n  current    {}\n  candidate  {}\n  decisions  \
+         {}: {}\n  signed by  {}\n{partitions}\nvalid: hash and signature are right{}\n",
         certificate.digest().short(),
         facts.mode.name(),
         facts.machine,

@@ -1,7 +1,8 @@
-//! `statehouse audit log` and `audit history`: the journal in words, all of it or what was done to one account; and `--export`.
+//! `statehouse audit log` and `audit history`: the journal as text, all of it or what was done to one account; and
+//! `--export`.
 //!
-//! In: a folder. Out: one line a command, with its events or its rejection, as text or as one JSON object a line; or journal segments. It
-//! knows nothing of how anything is read.
+//! In: a folder. Out: one line a command, with its events or its rejection, as text or as one JSON object a line; or
+//! journal segments. It does not know how anything is read.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -187,7 +188,7 @@ fn says(caller: &str, vouched: Option<NodeId>) -> String {
     vouched.map_or_else(|| caller.to_owned(), |node| format!("{caller} (says node {node})"))
 }
 
-/// `whole`, `start` or `end`; a call with its step and the partition that asks.
+/// `whole`, `start` or `end`; for a call its step and the partition that asks.
 fn part_json(part: &LinePart) -> serde_json::Value {
     match part {
         LinePart::Whole => json!("whole"),
@@ -209,8 +210,8 @@ fn line_json(line: &Line) -> anyhow::Result<String> {
             "kind": "order", "id": id.to_string(), "order": order, "by": by, "vouched_by": vouched, "why": why,
         }),
         What::Command { id, part, name, caller, vouched, request_id, body, events, rejection } => json!({
-            "kind": "command", "id": id.to_string(), "part": part_json(part), "command": name, "caller": caller, "vouched_by": vouched,
-            "request_id": request_id,
+            "kind": "command", "id": id.to_string(), "part": part_json(part), "command": name,
+            "caller": caller, "vouched_by": vouched, "request_id": request_id,
             "body": to_json(body)?, "events": events.iter().map(to_json).collect::<Result<Vec<_>, _>>()?,
             "rejection": rejection.as_ref().map(|found| json!({"code": found.code, "detail": found.detail})),
         }),

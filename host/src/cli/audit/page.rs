@@ -1,6 +1,7 @@
 //! The page of a replay on the terminal.
 //!
-//! In: a report. Out: text. What the report means is said in `audit/replay/report.rs`.
+//! In: a report. Out: text. The meaning of the report is described in `audit/replay/report.rs`; this file does not know
+//! it.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -12,14 +13,15 @@ use crate::audit::replay::{Class, Report, Verdict};
 use crate::cli::output::table;
 use crate::ids::Micros;
 
-/// Numbers that would differ, as many as fit a page.
+/// How many differing numbers fit a page.
 const NUMBERS_SHOWN: usize = 20;
 
 pub fn report_page(report: &Report, verdict: Verdict, took: Duration) -> String {
     let counts = &report.counts;
     let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
     let mut out = format!(
-        "replay of {} under {}, {}\n  active at the end: {}\n  {} decisions ({} commands, {} calls) and {} events in {}.{:03} s: {} decisions/s\n",
+        "replay of {} under {}, {}\n  active at the end: {}\n  {} decisions ({} commands, {} calls) and {} events in \
+         {}.{:03} s: {} decisions/s\n",
         report.machine,
         report.candidate.text(),
         report.mode.name(),
@@ -65,7 +67,7 @@ pub fn report_page(report: &Report, verdict: Verdict, took: Duration) -> String 
     out
 }
 
-/// One command's life: the record, the same module now, and the candidate.
+/// The life of one command: the record, the same module now, and the candidate.
 pub fn explained_page(explained: &Explained) -> String {
     let mut out = format!("{}\n{}", explained.difference.brief.class, difference_text(&explained.difference));
     side_text(&mut out, "decided again by the recorded module", &explained.control);

@@ -1,7 +1,7 @@
 //! `statehouse audit replay`: recorded history under a candidate module.
 //!
-//! In: a data folder and a module. Out: a page for people, a report in JSON or HTML, a certificate. Exit codes: 0 the same, 1 only approved
-//! differences, 2 others, 3 inconclusive. It knows nothing of how anything is decided.
+//! In: a data folder and a module. Out: a page for people, a report in JSON or HTML, a certificate. Exit codes: 0 the
+//! same, 1 only approved differences, 2 other differences, 3 inconclusive. It does not know how anything is decided.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -34,7 +34,7 @@ use crate::registry::Stop;
 
 mod remote;
 
-/// Exit code of a replay that says nothing about the candidate.
+/// The exit code of a replay that says nothing about the candidate.
 const INCONCLUSIVE: u8 = 3;
 
 /// Decide recorded history again under another module; exit code 0 same, 1 only approved differences, 2 others, 3 inconclusive
@@ -172,7 +172,7 @@ fn carry_out(args: &ReplayArgs) -> anyhow::Result<u8> {
     Ok(verdict.exit_code())
 }
 
-/// Prints the report, and writes it where it is asked for.
+/// Prints the report, and writes it to the files that were asked for.
 fn give(args: &ReplayArgs, report: &Report, verdict: Verdict, took: Duration) -> anyhow::Result<()> {
     if args.source.json {
         print_json(report)?;
@@ -182,7 +182,7 @@ fn give(args: &ReplayArgs, report: &Report, verdict: Verdict, took: Duration) ->
     args.report.iter().try_for_each(|path| write_report(path, report, verdict))
 }
 
-/// The first signal has the replay save how far it is; a second one ends it at once.
+/// On the first signal the replay saves its progress; a second one ends it at once.
 fn stop_on_signals(stop: Arc<Stop>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::spawn(move || {
@@ -226,7 +226,7 @@ fn write_certificate(args: &ReplayArgs, path: &Path, report: &Report) -> anyhow:
     Ok(())
 }
 
-/// A file, a release, or a module of the data folder.
+/// Finds a file, a release, or a module of the data folder.
 fn find_candidate(source: &Source, args: &ReplayArgs) -> anyhow::Result<Arc<dyn Logic>> {
     match find_named(args)? {
         Named::Wasm(wasm) => Ok(source.compile(&wasm)?),
@@ -234,7 +234,7 @@ fn find_candidate(source: &Source, args: &ReplayArgs) -> anyhow::Result<Arc<dyn 
     }
 }
 
-/// What names a candidate.
+/// What the name of a candidate refers to.
 enum Named {
     Wasm(Vec<u8>),
     Id(ModuleId),
@@ -253,8 +253,8 @@ fn find_named(args: &ReplayArgs) -> anyhow::Result<Named> {
         return Ok(Named::Id(id));
     }
     bail!(
-        "there is no candidate `{name}`: name a .wasm file, a release in {} (its file without `.wasm`), or the id of a module in the data \
-         folder",
+        "there is no candidate `{name}`: name a .wasm file, a release in {} (its file without `.wasm`), or the id of a \
+         module in the data folder",
         args.releases.display()
     )
 }

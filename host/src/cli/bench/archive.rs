@@ -1,7 +1,7 @@
-//! `bench archive`: how fast a node brings its journals and its snapshots into an archive, and how fast they come back.
+//! `bench archive`: how fast a node archives its journals and its snapshots, and how fast they can be fetched.
 //!
-//! The journals are made first, by transfers; then the node starts anew with an archive that has nothing. Every object is uploaded, read
-//! back, hashed and renamed, so its bytes go over the way at least twice.
+//! Transfers make the journals first; then the node starts again with an empty archive. Every object is uploaded, read
+//! back, hashed and renamed, so its bytes are transferred at least twice. It does not know how an archive is organized.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,11 +20,11 @@ use crate::archive::Archive;
 use crate::cli::output::{print, table};
 use crate::system::ArchiveOptions;
 
-/// How often it is asked whether all is archived.
+/// How often to check whether everything is archived.
 const LOOK: Duration = Duration::from_millis(20);
-/// The archive does not get on if it takes longer.
+/// If archiving takes longer, it makes no progress.
 const ARCHIVED_MAX: Duration = Duration::from_secs(3600);
-/// Commands of each request that makes the journals.
+/// Commands in each request that makes the journals.
 const BATCH: u32 = 8189;
 
 #[derive(Args)]
@@ -99,7 +99,7 @@ async fn measure(args: ArchiveArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How many transfers they have.
+/// Makes the journals; returns how many transfers they have.
 async fn make_journals(args: &ArchiveArgs, folder: &Folder) -> anyhow::Result<u64> {
     let served = Served::start(folder.path(), args.partitions, Vec::new()).await?;
     open_accounts(served.address, 0..args.accounts).await?;

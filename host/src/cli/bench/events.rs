@@ -1,7 +1,8 @@
-//! `bench events`: how many events a node delivers to 1, 100 and 1,000 readers of its event stream at the same time.
+//! `bench events`: how many events a node delivers to 1, 100 and 1,000 concurrent readers of its event stream.
 //!
-//! The readers and the client that makes the events run in the same process and on the same cores, so the figures are what one machine does
-//! with all of them. Every reader gets every event; each row ends when the last reader has the last one.
+//! The readers and the client that makes the events run in the same process and on the same cores, so the figures are
+//! what one machine does with all of them. Every reader gets every event; each row ends when the last reader has the
+//! last one. It does not know what an event means.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -21,14 +22,14 @@ use crate::cli::descriptors;
 use crate::cli::output::{print, table};
 use crate::limits::DESCRIPTORS_KEPT_MAX;
 
-/// Lines of an event in the stream: its id, its data, the empty one behind them.
+/// Lines of an event in the stream: its id, its data, and the empty line after them.
 const LINES_PER_EVENT: i64 = 3;
 /// A transfer between two accounts is a debit and a credit.
 const EVENTS_PER_TRANSFER: u64 = 2;
 const READ_BYTES: usize = 64 << 10;
-/// What the node has open, and what it keeps connections from.
+/// Descriptors that the node has open or reserves, beside those for connections.
 const DESCRIPTORS_BESIDE: u64 = 256 + DESCRIPTORS_KEPT_MAX as u64;
-/// A reader that gets nothing for this long has failed.
+/// A reader that receives nothing for this long has failed.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Args)]
@@ -57,7 +58,7 @@ pub fn run(args: EventsArgs) -> anyhow::Result<ExitCode> {
     runtime.block_on(measure(args))
 }
 
-/// Both ends of every connection are in this process.
+/// Both ends of every connection are in this process, so each takes two descriptors.
 fn raise_descriptors(wanted: u64) -> anyhow::Result<()> {
     let raised = descriptors::raise();
     ensure!(raised.is_none_or(|limit| wanted <= limit), "so many readers need {wanted} open files; raise `ulimit -Hn`");
@@ -69,7 +70,7 @@ async fn measure(args: EventsArgs) -> anyhow::Result<ExitCode> {
     let folder = Folder::new(args.dir.clone())?;
     let served = Served::start(folder.path(), args.partitions, Vec::new()).await?;
     open_accounts(served.address, 0..ACCOUNTS).await?;
-    // Each transfer is two events wherever its accounts are.
+    // Each transfer is two events, wherever its accounts are.
     let accounts = Arc::new(Accounts::new(ACCOUNTS, args.partitions, Mix { cross: 0, tcc: false })?);
     let mut rows = table(&["readers", "events", "made in s", "delivered", "in s", "delivered/s", "MB/s"]);
     for readers in &args.readers {
@@ -77,7 +78,8 @@ async fn measure(args: EventsArgs) -> anyhow::Result<ExitCode> {
     }
     served.end().await?;
     print(&format!(
-        "{rows}\none client makes the events in batches of {} transfers; {} partitions; client, node and readers share this machine\n",
+        "{rows}\none client makes the events in batches of {} transfers; {} partitions; client, node and readers share \
+         this machine\n",
         args.batch, args.partitions
     ))?;
     Ok(ExitCode::SUCCESS)
@@ -121,14 +123,14 @@ async fn row(
     ])
 }
 
-/// A reader whose stream has begun: what happens from now on reaches it.
+/// A reader whose stream has begun: later events reach it.
 async fn begin(address: SocketAddr) -> anyhow::Result<TcpStream> {
     let mut connection = TcpStream::connect(address).await?;
     let request = format!("GET /v1/wallet/events HTTP/1.1\r\nhost: {address}\r\n\r\n");
     connection.write_all(request.as_bytes()).await?;
     let mut head = Vec::new();
     let mut byte = [0];
-    // The head, the length of the first chunk, and the stream's first word.
+    // The head, the length of the first chunk, and the first line of the stream.
     while !head.ends_with(b"\n\n") {
         ensure!(connection.read(&mut byte).await? == 1, "refused: {}", String::from_utf8_lossy(&head));
         head.push(byte[0]);
@@ -137,12 +139,12 @@ async fn begin(address: SocketAddr) -> anyhow::Result<TcpStream> {
     Ok(connection)
 }
 
-/// Counts the events until all are there; returns how many bytes they took.
+/// Counts the events until all have arrived; returns how many bytes they took.
 async fn read(mut connection: TcpStream, mut made: watch::Receiver<Option<u64>>) -> anyhow::Result<u64> {
     let mut buffer = vec![0; READ_BYTES];
     let (mut lines, mut bytes, mut total) = (0_i64, 0, None);
     loop {
-        // The chunks of HTTP end with a carriage return; lines of the stream do not.
+        // HTTP ends its chunks with a carriage return; the stream does not end its lines with one.
         if total.is_some_and(|total: u64| total as i64 * LINES_PER_EVENT <= lines) {
             return Ok(bytes);
         }
@@ -161,7 +163,7 @@ async fn read(mut connection: TcpStream, mut made: watch::Receiver<Option<u64>>)
     }
 }
 
-/// Ends of lines that are not those of chunks; a pair that is split between two reads is right in their sum.
+/// Counts line ends that are not those of chunks. A pair that is split between two reads is right in their sum.
 fn lines_in(text: &[u8]) -> i64 {
     let count = |wanted: u8| text.iter().filter(|byte| **byte == wanted).count() as i64;
     count(b'\n') - count(b'\r')

@@ -1,7 +1,7 @@
 //! `bench guest`: the sequencer's work per transfer, without log and network: id check, execute, apply, digest, rows.
 //!
 //! In: a module's logic. Out: transfers a second on one core. The same harness takes native logic, so that the price of
-//! wasm is a ratio of two runs of the same code.
+//! wasm is a ratio of two runs of the same code. It does not know what a transfer means.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ pub fn run(args: &GuestArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a run took, by part.
+/// The time of a run, by part.
 pub struct Figures {
     name: &'static str,
     transfers: u32,
@@ -84,7 +84,7 @@ impl Figures {
     }
 }
 
-/// A partition's insides without its log.
+/// The inner parts of a partition, without its log.
 struct Lab {
     logic: Arc<dyn Logic>,
     store: Store,

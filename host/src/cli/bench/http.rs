@@ -1,6 +1,8 @@
-//! `bench http`: transfers over HTTP against a node of its own: one per request by 1, 16 and 64 clients, in batches, and again.
+//! `bench http`: transfers over HTTP against a node of its own: one per request by 1, 16 and 64 clients, in batches,
+//! and with repeated requests.
 //!
-//! The clients run in the same process and on the same cores, so the figures are what one machine does with both.
+//! The clients run in the same process and on the same cores, so the figures are what one machine does with both. It
+//! does not know how a transfer is decided.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -97,15 +99,16 @@ async fn measure(args: HttpArgs) -> anyhow::Result<ExitCode> {
     rows.add_row(row(&rate, "the same beside a whole batch sent again", clients, before.until(node)));
     served.end().await?;
     print(&format!(
-        "{rows}\na whole batch was sent again {} times, which took {:.0} ms p50, {:.0} ms max\nnode started in {start_ms} ms; {} accounts on {} partitions, {} % of transfers between two, batches of {}\n\
-         on a comparable machine: one per request PostgreSQL 15 (function) 8,000/s at 16 clients, 11,600/s at 64;\n\
-         a bare axum JSON echo 104,000/s; batches TigerBeetle, one replica, 391,000/s with 10 k accounts, 132,000/s with 1 M\n",
+        "{rows}\na whole batch was sent again {} times, which took {:.0} ms p50, {:.0} ms max\nnode started in \
+         {start_ms} ms; {} accounts on {} partitions, {} % of transfers between two, batches of {}\non a comparable \
+         machine: one per request PostgreSQL 15 (function) 8,000/s at 16 clients, 11,600/s at 64;\na bare axum JSON \
+         echo 104,000/s; batches TigerBeetle, one replica, 391,000/s with 10 k accounts, 132,000/s with 1 M\n",
         retries.count, retries.ms_p50, retries.ms_max, args.accounts, args.partitions, args.mix.cross, args.batch
     ))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// TLS by an authority that lasts as long as the bench.
+/// TLS with an authority that exists only while the bench runs.
 fn secure(folder: &Path) -> anyhow::Result<(Acceptor, Option<Trust>)> {
     let authority = Authority::open(&folder.join("tls"), "Statehouse bench")?;
     let names = vec![Ipv4Addr::LOCALHOST.to_string()];
@@ -115,7 +118,7 @@ fn secure(folder: &Path) -> anyhow::Result<(Acceptor, Option<Trust>)> {
     Ok((acceptor, Some(trust)))
 }
 
-/// What all partitions have in their logs.
+/// The content of the logs of all partitions.
 struct Logged {
     bytes: u64,
     entries: u64,

@@ -1,4 +1,6 @@
 //! `bench ids`: the id index at growing sizes, with random and with time-ordered ids.
+//!
+//! In: numbers of ids, and a folder. Out: a table. It does not know what an id stands for.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,7 +1,9 @@
-//! Clients that send transfers to nodes as fast as they are answered, for so many seconds: one per request, or in batches.
+//! Clients that send transfers to nodes as fast as they are answered, for a number of seconds: one per request, or in
+//! batches.
 //!
-//! In: nodes, and how many clients are spread over them. Out: how many transfers were made and how long each request took. Any
-//! answer but success ends the run: this is about a cluster that is well.
+//! In: nodes, and how many clients are spread over them. Out: how many transfers were made and how long each request
+//! took. Any answer but success ends the run, because only a healthy cluster is measured. It does not know what a node
+//! does.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,15 +13,15 @@ use bytes::Bytes;
 use super::spread::Spread;
 use super::wallet::{Accounts, Connection, Target};
 
-/// Who sends to whom, and for how long.
+/// Who sends to which nodes, and for how long.
 pub struct Load<'a> {
-    /// Each client keeps to one, in turn.
+    /// Each client keeps to one target; the targets are assigned in turn.
     pub targets: &'a [Target],
     pub accounts: &'a Arc<Accounts>,
     pub seconds: u64,
 }
 
-/// What came of it.
+/// The result of a run.
 pub struct Rate {
     pub transfers: u64,
     pub seconds: f64,
@@ -36,14 +38,15 @@ impl Rate {
 #[derive(Clone, Copy)]
 pub enum Work {
     Transfer,
-    /// The same, and each tenth is sent once more.
+    /// The same, but every tenth is sent twice.
     TransferOrTwice,
-    /// So many transfers.
+    /// This many transfers.
     Batch(u32),
 }
 
 impl Load<'_> {
-    /// The same beside one client that sends a recorded batch again, at once and then as often as it says. Also returns how long that took.
+    /// The same, beside one client that sends a recorded batch again, at once and then at this interval. Also returns
+    /// how long that took.
     pub async fn run_beside(
         &self,
         clients: u32,
@@ -75,7 +78,7 @@ impl Load<'_> {
     }
 }
 
-/// Sends a batch that is recorded again and again; returns how long each time took.
+/// Sends a recorded batch repeatedly; returns how long each time took.
 async fn send_again(
     mut connection: Connection,
     batch: Bytes,
@@ -83,7 +86,7 @@ async fn send_again(
     until: Instant,
 ) -> anyhow::Result<Vec<Duration>> {
     let (mut took, mut turns) = (Vec::new(), tokio::time::interval(every));
-    // Another turn may never come.
+    // The next turn may be after the end.
     while tokio::time::timeout_at(until.into(), turns.tick()).await.is_ok() {
         let sent = Instant::now();
         connection.batch(batch.clone()).await?;
@@ -101,7 +104,7 @@ async fn client(
     let mut connection = Connection::open(target).await?;
     let (mut transfers, mut took) = (0, Vec::new());
     while Instant::now() < until {
-        // The body is made before the clock starts: that is the client's work.
+        // The body is made before the clock starts, because that is the client's work.
         let body = match work {
             Work::Transfer | Work::TransferOrTwice => accounts.transfer(),
             Work::Batch(size) => accounts.batch(size),

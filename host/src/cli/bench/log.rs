@@ -1,7 +1,7 @@
-//! `bench log`: entries of 128 bytes appended and made durable, by how many share an append; or how long a large log takes to open, sealed and
-//! without seals, and how fast it is scrubbed.
+//! `bench log`: entries of 128 bytes, appended and made durable, by how many share an append; or how long a large log
+//! takes to open, with seals and without, and how fast it is scrubbed.
 //!
-//! In: a folder to write in. Out: a table. What it has written of a large log is deleted; it knows nothing of nodes.
+//! In: a folder to write in. Out: a table. A large log is deleted afterwards. It knows nothing of nodes.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,14 +20,14 @@ const ENTRY_BYTES: usize = 128;
 const ENTRIES_PER_APPEND: [usize; 4] = [1, 16, 256, 4096];
 const MEASURE: Duration = Duration::from_secs(2);
 
-/// Entries of the log that is opened: batches of some forty commands.
+/// The size of an entry in the log that is opened: a batch of about forty commands.
 const LARGE_ENTRY_BYTES: usize = 16 << 10;
 const LARGE_ENTRIES_PER_APPEND: u64 = 64;
 /// How long its segments may take to be sealed.
 const SEALED_WITHIN: Duration = Duration::from_secs(600);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Opens a log of so many GiB twice: with its seals, and without any.
+/// Opens a log of `gib` GiB twice: with its seals, and without any.
 pub fn open(dir: Option<PathBuf>, gib: u64) -> anyhow::Result<ExitCode> {
     let folder = Folder::new(dir)?;
     let path = folder.path().join("large");

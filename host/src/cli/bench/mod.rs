@@ -1,6 +1,6 @@
-//! `statehouse bench`: what this machine does, beside the fixed figures of others on a comparable one.
+//! `statehouse bench`: what this machine does, beside fixed figures of other systems on a comparable machine.
 //!
-//! Numbers are printed, never asserted. It knows nothing of how the parts it measures work.
+//! Numbers are printed, never asserted. It does not know how the parts that it measures work.
 
 pub mod guest;
 mod archive;
@@ -71,7 +71,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The folder that was named, or a temporary one that goes away with the value.
+/// The folder that was named, or a temporary one that is deleted with the value.
 enum Folder {
     Named(PathBuf),
     Temporary(tempfile::TempDir),

@@ -1,6 +1,6 @@
-//! A node with the wallet and its REST API, in this process: what benchmarks send their requests to.
+//! A node with the wallet and its REST API, in this process: benchmarks send their requests to it.
 //!
-//! In: a folder and a number of partitions. Out: an address. It measures nothing but how long the start took.
+//! In: a folder and a number of partitions. Out: an address. It measures only how long the start took.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -36,7 +36,7 @@ impl Served {
         Self::start_archiving(folder, partitions, views, None).await
     }
 
-    /// The same node, and it archives what it has.
+    /// The same node, which also archives its journals.
     pub async fn start_archiving(
         folder: &Path,
         partitions: u32,
@@ -46,7 +46,7 @@ impl Served {
         Self::start_behind(Acceptor::Plaintext, folder, partitions, views, archive).await
     }
 
-    /// The same node, and what connections go through first is given.
+    /// The same node with a given acceptor for its connections.
     pub async fn start_behind(
         acceptor: Acceptor,
         folder: &Path,
@@ -100,7 +100,7 @@ impl Served {
         Ok(Self { node, address, start_ms, stop, server })
     }
 
-    /// Answers what is in hand and closes the node.
+    /// Answers the requests under way and closes the node.
     pub async fn end(self) -> anyhow::Result<()> {
         drop(self.stop);
         self.server.await??;

@@ -1,13 +1,13 @@
 //! How long things took, as the few numbers that are printed: median, 90th and 99th percentile, longest.
 //!
-//! In: durations in any order. Out: milliseconds. Percentiles are of the nearest rank, so each is a duration that was measured. It
-//! knows nothing of what was measured.
+//! In: durations in any order. Out: milliseconds. Percentiles are of the nearest rank, so each is a duration that was
+//! measured. It does not know what was measured.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// Of nothing, all are zero.
+/// All are zero if nothing was measured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Spread {
     pub count: usize,
@@ -25,7 +25,8 @@ impl Spread {
     }
 }
 
-/// Where the smallest value stands that is not below so many percent of all; nothing stands among none.
+/// The index of the nearest rank: that of the smallest value that is not below `percent` percent of all. `None` if
+/// there are no values.
 fn rank(count: usize, percent: usize) -> Option<usize> {
     assert!(percent <= 100);
     (count * percent).div_ceil(100).max(1).checked_sub(1).filter(|at| *at < count)

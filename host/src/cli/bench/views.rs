@@ -1,7 +1,8 @@
-//! `bench views`: by how much views are behind while transfers come as fast as they are answered, how soon they have caught up, and how
-//! long statements take then.
+//! `bench views`: by how much views lag while transfers are made as fast as possible, how soon they catch up, and how
+//! long statements take afterwards.
 //!
-//! Node, clients and views share the cores of one machine, and the views have the lower priority: what is shown is the worst case.
+//! Node, clients and views share the cores of one machine, and the views have the lower priority: the figures are the
+//! worst case. It does not know what a view shows.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,9 +21,9 @@ use crate::cli::output::{print, table};
 use crate::cli::shipped;
 use crate::system::{Cluster, ModuleSource};
 
-/// How often the lag is looked at.
+/// How often the lag is read.
 const LOOK: Duration = Duration::from_millis(100);
-/// A view that has not caught up after this long has a reason that its status tells.
+/// If a view has not caught up after this long, its status says why.
 const CATCH_UP_MAX: Duration = Duration::from_secs(3600);
 
 #[derive(Args)]
@@ -101,8 +102,9 @@ async fn measure(args: ViewsArgs) -> anyhow::Result<ExitCode> {
     }
     served.end().await?;
     print(&format!(
-        "{lag}\n{rows}\n{} accounts on {} partitions; {} transfers in {:.1} s, {:.0}/s, with {count} views beside them, each of which has \
-         two postings a transfer to follow;\nthey had caught up {:.1} s after the last transfer, and {:.1} s after the accounts were opened\n",
+        "{lag}\n{rows}\n{} accounts on {} partitions; {} transfers in {:.1} s, {:.0}/s, with {count} views beside \
+         them, each of which has two postings a transfer to follow;\nthey had caught up {:.1} s after the last \
+         transfer, and {:.1} s after the accounts were opened\n",
         args.accounts,
         args.partitions,
         rate.transfers,
@@ -114,7 +116,7 @@ async fn measure(args: ViewsArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Waits until all views serve without a lag; how long that took.
+/// Waits until all views serve without a lag; returns how long that took.
 async fn caught_up(cluster: &Cluster, count: usize) -> anyhow::Result<Duration> {
     let started = Instant::now();
     loop {

@@ -1,7 +1,7 @@
 //! The wallet over HTTP: connections that stay open, transfers between random accounts, one per request or in batches.
 //!
-//! In: addresses of nodes, and which accounts exist. Out: requests and what was answered. How many transfers go between two partitions is
-//! said; the others stay in one. It measures nothing.
+//! In: addresses of nodes, and which accounts exist. Out: requests, and what was answered. The caller says how many
+//! transfers are between two partitions; the others stay in one. It measures nothing.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -37,7 +37,7 @@ pub struct Mix {
     pub tcc: bool,
 }
 
-/// Accounts by partition, and who pays whom.
+/// Accounts by partition, and how transfers are mixed.
 pub struct Accounts {
     groups: Vec<Vec<u32>>,
     mix: Mix,
@@ -45,7 +45,8 @@ pub struct Accounts {
 
 impl Accounts {
     /// # Errors
-    /// A partition has fewer than two, so that nobody could be paid there, or there are no two partitions to pay between.
+    /// A partition has fewer than two accounts, so nobody could be paid there; or transfers between partitions are
+    /// wanted, but there are no two partitions.
     pub fn new(count: u32, partitions: u32, mix: Mix) -> anyhow::Result<Self> {
         ensure!(mix.cross == 0 || 2 <= partitions, "--cross needs --partitions 2 or more");
         let mut groups = vec![Vec::new(); partitions as usize];
@@ -73,7 +74,7 @@ impl Accounts {
         self.transfer_between(from, to)
     }
 
-    /// A new transfer in this one.
+    /// A new transfer in this partition.
     pub fn transfer_in(&self, partition: PartitionId) -> Bytes {
         let group = &self.groups[partition.0 as usize];
         let mut random = rand::rng();
@@ -98,7 +99,7 @@ impl Accounts {
     }
 }
 
-/// What an account of a bench is called.
+/// The name of an account of a bench.
 pub fn account_name(number: u32) -> String {
     name(number)
 }
@@ -142,7 +143,7 @@ fn is_done(line: &[u8]) -> bool {
     line.windows(12).any(|part| part.starts_with(br#""status":2"#))
 }
 
-/// A node to send to, and by whose certificate it is known where it speaks TLS.
+/// A node to send to, and how its certificate is checked if it speaks TLS.
 #[derive(Clone)]
 pub struct Target {
     pub address: SocketAddr,
@@ -171,7 +172,7 @@ impl Connection {
 
     async fn speak(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> anyhow::Result<Self> {
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        // It ends with the sender; its error is the one that the next request meets.
+        // The connection ends with the sender, and the next request reports the connection's error.
         tokio::spawn(connection);
         Ok(Self(sender))
     }
@@ -187,13 +188,13 @@ impl Connection {
         Ok(lines(&self.send_batch(body).await?).filter(|line| is_done(line)).count() as u64)
     }
 
-    /// Gives a line for each command.
+    /// Returns a line for each command.
     async fn send_batch(&mut self, body: Bytes) -> anyhow::Result<Bytes> {
         self.post("/v1/wallet/batch", "application/x-ndjson", body).await
     }
 
     /// # Errors
-    /// The answer is no success.
+    /// The answer is not a success.
     pub async fn get(&mut self, path: &str) -> anyhow::Result<Bytes> {
         let request = Request::builder().method(Method::GET).uri(path).header("host", "localhost");
         self.exchange(request.body(Full::default())?).await
@@ -201,7 +202,7 @@ impl Connection {
 
     async fn post(&mut self, path: &str, content_type: &str, body: Bytes) -> anyhow::Result<Bytes> {
         let request = Request::builder().method(Method::POST).uri(path).header("host", "localhost");
-        // A batch on a machine with other work takes its time, which is what is measured.
+        // A batch may take long on a machine with other work, and that time is what is measured.
         let request = request.header("statehouse-deadline", DEADLINE_MAX.as_millis() as u64);
         let request = request.header("content-type", content_type).body(Full::new(body))?;
         self.exchange(request).await

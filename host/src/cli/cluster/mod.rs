@@ -1,7 +1,8 @@
-//! `statehouse cluster`: what operators do, through the REST API of any node; and the certificates that nodes need before there is one.
+//! `statehouse cluster`: changes by operators, through the REST API of any node; and the certificates that nodes need
+//! before a cluster exists.
 //!
-//! In: a node's URL, a token, and what is to change. Out: the cluster as that node sees it; code 1 when something in it is not well. It
-//! knows nothing of how a change is made.
+//! In: a node's URL, a token, and the change. Out: the cluster as that node sees it; exit code 1 if something in it is
+//! not well. It does not know how a change is made.
 
 mod certificates;
 mod status;
@@ -138,13 +139,13 @@ async fn answer(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The body that founds a cluster of these nodes: id and peer address.
+/// The body that initializes a cluster of these nodes: id and peer address.
 pub fn init_body(nodes: &[(u64, String)]) -> Value {
     let nodes: Vec<_> = nodes.iter().map(|(id, peer)| json!({ "id": id, "peer": peer })).collect();
     json!({ "nodes": nodes })
 }
 
-/// Makes a change and shows what the cluster looks like then. Whether all is well already is `status`'s business: nodes may still catch up.
+/// Makes a change and shows the cluster afterwards. Only `status` checks whether all is well: nodes may still catch up.
 async fn change(asked: &Asked, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<ExitCode> {
     let page = read(asked.client()?.send(method, path, body.as_ref()).await?)?;
     print(&format!("done\n{}", status::render(&page)))?;

@@ -1,6 +1,6 @@
-//! A cluster as tables, and what is not well about it.
+//! A cluster as tables, and its problems.
 //!
-//! In: the page that a node answers. Out: text. It asks nobody.
+//! In: the page that a node answers. Out: text. It asks no node.
 
 use std::fmt::Write;
 
@@ -8,12 +8,12 @@ use crate::api::{ClusterPage, LossPage, NodePage, ReplicaPage};
 use crate::cli::output::table;
 use crate::ids::NodeId;
 
-/// Digits of a key that tell it from others.
+/// How many digits of a key distinguish it from others.
 const KEY_DIGITS: usize = 16;
 /// Clocks that are kept by NTP differ by far less.
 const CLOCK_FAR_US: u64 = 1_000_000;
 
-/// The cluster for people.
+/// The cluster as text for people.
 pub fn render(page: &ClusterPage) -> String {
     let ready = if page.is_ready { "ready" } else { "not ready" };
     let Some(cluster) = &page.cluster else {
@@ -52,13 +52,13 @@ pub fn render(page: &ClusterPage) -> String {
     text
 }
 
-/// What an operator should look at, each with what to do.
+/// The problems that an operator should look at, each with what to do.
 pub fn troubles(page: &ClusterPage) -> Vec<String> {
     if page.cluster.is_none() {
         let node = page.node;
         return vec![format!(
-            "node {node} belongs to no cluster; create one with `statehouse cluster init --node {node}=HOST:PORT …`, or have one \
-             take it in with `statehouse cluster add --node {node}=HOST:PORT --url` of a node there"
+            "node {node} belongs to no cluster; create one with `statehouse cluster init --node {node}=HOST:PORT …`, \
+             or have one take it in with `statehouse cluster add --node {node}=HOST:PORT --url` of a node there"
         )];
     }
     let mut troubles = Vec::new();
@@ -71,8 +71,8 @@ pub fn troubles(page: &ClusterPage) -> Vec<String> {
     let left_behind = |node: &&NodePage| node.feature_level_max.is_some_and(|max| max < page.feature_level);
     for node in page.nodes.iter().filter(left_behind) {
         troubles.push(format!(
-            "node {} does not understand feature level {}, at which the cluster is; run the version of the other nodes there, without a lower \
-             `feature_level_max`",
+            "node {} does not understand feature level {}, at which the cluster is; run the version of the other nodes \
+             there, without a lower `feature_level_max`",
             node.id, page.feature_level
         ));
     }
@@ -114,12 +114,12 @@ fn ids(ids: &[NodeId]) -> String {
 }
 
 fn http(node: &NodePage) -> String {
-    // Those that speak TLS say so.
+    // An address of a node with TLS includes the scheme.
     let url = |http: &String| if http.contains("://") { http.clone() } else { format!("http://{http}") };
     node.http.as_ref().map_or_else(|| "–".to_owned(), url)
 }
 
-/// The first digits of the key by which it signs now.
+/// The first digits of the key with which it signs now.
 fn key(page: &ClusterPage, node: &NodePage) -> String {
     let newest = page.keys.iter().rev().find(|key| key.node == node.id);
     newest.map_or_else(|| "–".to_owned(), |key| key.key.chars().take(KEY_DIGITS).collect())

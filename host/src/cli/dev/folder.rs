@@ -1,15 +1,15 @@
-//! The data folder of a `dev` cluster: a folder per node, and which addresses the nodes have.
+//! The data folder of a `dev` cluster: a folder per node, and the addresses of the nodes.
 //!
 //! | path | what |
 //! |---|---|
-//! | `nodes.json` | `[{"id", "pid", "http", "peer"}]`, of this start or the last one; its length is the folder's shape |
+//! | `nodes.json` | `[{"id", "pid", "http", "peer"}]` of this or the last start; its length is the folder's shape |
 //! | `lock` | held while a cluster runs here |
 //! | `node-<i>/` | the data of node i |
-//! | `node-<i>.toml` | its configuration, when it runs in a process of its own |
+//! | `node-<i>.toml` | its configuration, if it runs in its own process |
 //! | `peers/` | the certificates by which the nodes know each other, and the authority that has signed them |
 //!
-//! Peers keep their ports from start to start, because the cluster has recorded them. A folder of one node alone has none of these, but
-//! the node's `node.json`. It knows nothing of how nodes are run.
+//! Peers keep their ports from start to start, because the cluster has recorded them. The folder of a single node has
+//! none of these files, only the node's `node.json`. It does not know how nodes are run.
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
@@ -29,7 +29,7 @@ use crate::system::privacy;
 const NODES: &str = "nodes.json";
 const PEERS: &str = "peers";
 
-/// A node as `nodes.json` has it.
+/// A node in `nodes.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DevNode {
@@ -39,7 +39,7 @@ pub struct DevNode {
     pub peer: SocketAddr,
 }
 
-/// A node whose addresses are taken, and which does not run yet.
+/// A node whose addresses are bound, but which does not run yet.
 pub struct Bound {
     pub id: NodeId,
     pub http: TcpListener,
@@ -54,7 +54,7 @@ impl Bound {
     }
 }
 
-/// The ways from a node to all others, which hold whatever ports they had when the cluster recorded them.
+/// The routes from a node to all others. They are valid whatever ports the cluster has recorded.
 pub fn routes_from(id: NodeId, nodes: &[DevNode]) -> BTreeMap<NodeId, String> {
     nodes.iter().filter(|node| node.id != id).map(|node| (node.id, node.peer.to_string())).collect()
 }
@@ -65,24 +65,24 @@ pub fn check_alone(data: &Path) -> anyhow::Result<()> {
     let nodes = read(data)?.len();
     ensure!(
         nodes == 0,
-        "{} was made with --nodes {nodes} and is not the folder of one node; start with --nodes {nodes}, or name another \
-         with --data",
+        "{} was made with --nodes {nodes} and is not the folder of one node; start with --nodes {nodes}, or name \
+         another with --data",
         data.display()
     );
     Ok(())
 }
 
-/// The folder in the hands of this process.
+/// The folder, locked by this process.
 pub struct DevFolder {
     path: PathBuf,
     nodes: u32,
-    /// As the last start left them; none at the first.
+    /// The nodes of the last start; empty at the first start.
     kept: Vec<DevNode>,
     _lock: File,
 }
 
 impl DevFolder {
-    /// Opens the folder of a cluster of so many nodes, or makes it one.
+    /// Opens the folder of a cluster of `nodes` nodes, or creates it.
     ///
     /// # Errors
     /// It has another shape, or another process uses it.
@@ -90,7 +90,8 @@ impl DevFolder {
         let shown = path.display();
         ensure!(
             !path.join("node.json").exists(),
-            "{shown} was made with --nodes 1 and is not the folder of a cluster; start with --nodes 1, or name another with --data"
+            "{shown} was made with --nodes 1 and is not the folder of a cluster; start with --nodes 1, or name another \
+             with --data"
         );
         durable::create_dir_all(path).with_context(|| format!("creating {shown}"))?;
         let lock = durable::create(&path.join("lock")).with_context(|| format!("creating the lock of {shown}"))?;
@@ -106,7 +107,8 @@ impl DevFolder {
         let found = kept.len();
         ensure!(
             found == 0 || found == nodes as usize,
-            "{shown} was made with --nodes {found}, not {nodes}; start with --nodes {found}, or name another with --data"
+            "{shown} was made with --nodes {found}, not {nodes}; start with --nodes {found}, or name another with \
+             --data"
         );
         Ok(Self { path: path.to_owned(), nodes, kept, _lock: lock })
     }
@@ -116,12 +118,12 @@ impl DevFolder {
         self.path.join(format!("node-{id}"))
     }
 
-    /// Where their certificates lie.
+    /// Where the nodes' certificates lie.
     pub fn peers(&self) -> PathBuf {
         self.path.join(PEERS)
     }
 
-    /// Takes the addresses of all nodes. Peers come first, so that no other listener gets a port that they should keep.
+    /// Binds the addresses of all nodes. Peers are first, so that no other listener gets a port that they should keep.
     pub async fn bind(&self, http: SocketAddr) -> anyhow::Result<Vec<Bound>> {
         let ids: Vec<_> = (1..=u64::from(self.nodes)).map(NodeId).collect();
         let mut peers = Vec::new();
@@ -143,14 +145,14 @@ impl DevFolder {
         Ok(bound)
     }
 
-    /// Writes `nodes.json`: the old one or the new one is there, never half of one.
+    /// Writes `nodes.json` atomically: it is always the old one or the new one as a whole.
     pub fn write(&self, nodes: &[DevNode]) -> anyhow::Result<()> {
         let mut json = serde_json::to_vec_pretty(nodes).context("printing the nodes")?;
         json.push(b'\n');
         self.write_file(NODES, &json).map(drop)
     }
 
-    /// Replaces a file as a whole, and gives its path.
+    /// Replaces a file as a whole, and returns its path.
     pub fn write_file(&self, name: &str, bytes: &[u8]) -> anyhow::Result<PathBuf> {
         let path = self.path.join(name);
         durable::write(&self.path, name, PRIVATE, bytes).with_context(|| format!("writing {}", path.display()))?;
@@ -168,14 +170,14 @@ fn read(data: &Path) -> anyhow::Result<Vec<DevNode>> {
     }
 }
 
-/// The address so many ports behind the first; any free port if the first is any, or if there are no more.
+/// The address `offset` ports after the first; any free port if the first is any, or if there are no more.
 fn behind(first: SocketAddr, offset: usize) -> SocketAddr {
     let port = u16::try_from(offset).ok().and_then(|offset| first.port().checked_add(offset));
     let port = port.filter(|_| first.port() != 0).unwrap_or(0);
     SocketAddr::new(first.ip(), port)
 }
 
-/// The address, or a free port of the same host when it is taken.
+/// The address, or a free port of the same host if it is taken.
 async fn bind_or_free(address: SocketAddr) -> std::io::Result<TcpListener> {
     match TcpListener::bind(address).await {
         Err(error) if error.kind() == ErrorKind::AddrInUse => TcpListener::bind((address.ip(), 0)).await,
@@ -211,7 +213,7 @@ mod tests {
         let ports = |nodes: &[DevNode]| nodes.iter().map(|node| node.peer).collect::<Vec<_>>();
         assert_eq!(ports(&second), ports(&first));
 
-        // The listeners are still there, so that every port is taken.
+        // The listeners still exist, so every port is taken.
         let (_others, third) = bound(&folder, &format!("127.0.0.1:{}", 0)).await;
         for node in &third {
             assert!(!ports(&first).contains(&node.peer), "{third:?}");

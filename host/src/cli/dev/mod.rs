@@ -1,6 +1,7 @@
-//! `statehouse dev`: a cluster with the wallet, with nothing to configure; all nodes in one process, or in one each.
+//! `statehouse dev`: a cluster with the wallet, without any configuration; all nodes in one process, or each in its
+//! own.
 //!
-//! In: a few flags. Out: running nodes, and on stdout what a newcomer can try. It knows nothing of how requests are
+//! In: a few flags. Out: running nodes, and on stdout what a newcomer can try. It does not know how requests are
 //! answered.
 
 pub mod folder;
@@ -26,13 +27,13 @@ use crate::config::{HttpTlsConfig, PeerTlsConfig};
 use crate::ids::NodeId;
 use crate::limits::CLUSTER_NODES_MAX;
 
-/// The machine that every new data folder starts with.
+/// The machine with which every new data folder starts.
 pub const WALLET_NAME: &str = "wallet";
 /// Its released module.
 pub const WALLET: &[u8] = include_bytes!("../../../../modules/releases/wallet-1.0.1.wasm");
-/// A cluster that does not serve after this long has a reason that its log tells.
+/// If a cluster does not serve after this long, its log says why.
 const READY_TIME_MAX: Duration = Duration::from_secs(60);
-/// How often it is looked whether something has happened of which nobody tells.
+/// How often to look for changes that are not announced.
 const LOOK: Duration = Duration::from_millis(50);
 
 #[derive(Args)]
@@ -60,7 +61,10 @@ pub struct DevArgs {
     #[arg(long, value_name = "URL")]
     archive: Option<String>,
     /// How many seconds an entry may wait until it is archived
-    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(
+        long, default_value_t = 60, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..=86_400)
+    )]
     archive_every: u64,
     /// Create the wallet without its views: statements, audit trail, double charges
     #[arg(long)]
@@ -76,12 +80,12 @@ pub struct DevArgs {
 /// How clients reach the nodes.
 #[derive(Clone, Default)]
 struct Entrance {
-    /// The authority's certificate, which clients must trust, and what all nodes show.
+    /// The authority's certificate, which clients must trust, and the certificate that all nodes show.
     tls: Option<(PathBuf, HttpTlsConfig)>,
 }
 
 impl Entrance {
-    /// With `--tls` a certificate is made at each start, of an authority that stays.
+    /// With `--tls` a certificate is made at each start; its authority stays.
     fn make(args: &DevArgs) -> anyhow::Result<Self> {
         if !args.tls {
             return Ok(Self::default());
@@ -110,7 +114,8 @@ impl Entrance {
     }
 }
 
-/// By what the nodes know each other: certificates of an authority in the data folder, made at the first start and kept.
+/// The certificates by which the nodes know each other. Their authority is in the data folder; they are made at the
+/// first start and kept.
 fn make_members(folder: &DevFolder, nodes: &[DevNode]) -> anyhow::Result<BTreeMap<NodeId, PeerTlsConfig>> {
     let ids: Vec<NodeId> = nodes.iter().map(|node| node.id).collect();
     let made = members::make(&folder.peers(), &ids, Issuing::WhereNeeded)?;
@@ -128,7 +133,7 @@ fn parse_machine(text: &str) -> Result<(String, PathBuf), String> {
 }
 
 pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
-    // First of all: whether anybody may be let in at that address.
+    // First of all, check whether anybody may be let in at that address.
     Callers::new(&[], args.http)?;
     if args.processes {
         ensure!(
@@ -149,7 +154,7 @@ fn print_listening(url: &str, data: &Path) -> anyhow::Result<()> {
     Ok(print(&format!("listening on {url}   data in {}\n", data.display()))?)
 }
 
-/// What a newcomer needs: a transfer to try, and how to check it. `data` is that of one node.
+/// What a newcomer needs: a transfer to try, and how to check it. `data` is the folder of one node.
 fn welcome(nodes: &[SocketAddr], entrance: &Entrance, data: &Path) -> String {
     let urls: Vec<_> = nodes.iter().map(|node| entrance.url(*node)).collect();
     let (first, last) = (&urls[0], &urls[urls.len() - 1]);
@@ -161,7 +166,8 @@ fn welcome(nodes: &[SocketAddr], entrance: &Entrance, data: &Path) -> String {
     let authority = ca.map_or_else(String::new, |ca| format!("clients must trust the authority in {ca}\n"));
     let cluster = if let [_, _, ..] = nodes {
         format!(
-            "one cluster of {} nodes, {}: any of them answers\nlook at it:\n  statehouse cluster status --url {first}{trust}\n",
+            "one cluster of {} nodes, {}: any of them answers\nlook at it:\n  statehouse cluster status --url \
+             {first}{trust}\n",
             nodes.len(),
             urls.join(" ")
         )

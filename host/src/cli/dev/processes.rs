@@ -1,11 +1,12 @@
-//! `dev --processes`: every node in a process of its own, configured by a file, so that one can be killed, paused or started by hand.
+//! `dev --processes`: every node in its own process, configured by a file, so that one can be killed, paused or started
+//! by hand.
 //!
 //! ```text
 //! node-<i>.toml → serve --config (child i) ─ stdout: it listens → init over REST → welcome
 //!                                          └ stderr: printed here, as `node i: …`
 //! ```
-//! A child stops when its stdin ends: this process closes it to stop the child, and the system does when this process dies. It knows
-//! nothing of nodes but their REST API.
+//! A child stops when its stdin ends: this process closes it to stop the child, and the system closes it when this
+//! process dies. It knows only the REST API of nodes.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -31,18 +32,18 @@ use crate::config::{HttpTlsConfig, PeerTlsConfig, Receivers};
 use crate::ids::NodeId;
 use crate::limits::SHUTDOWN_MAX;
 
-/// Beyond what a node gives the requests in its hands, for closing its partitions.
+/// Longer than a node waits for its requests, because it also closes its partitions.
 const STOP_TIME_MAX: Duration = SHUTDOWN_MAX.saturating_add(Duration::from_secs(25));
 const LISTENING: &str = "listening on ";
 
 pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
-    // The children would refuse it too, in words about a file that nobody has written.
+    // The children would refuse it too, but with messages about a file that nobody has written.
     host::run(async move |process: Process| {
         let folder = DevFolder::open(&args.data, args.nodes)?;
         let bound = folder.bind(args.http).await?;
         let mut nodes = bound.iter().map(|bound| bound.node(0)).collect::<anyhow::Result<Vec<_>>>()?;
         let entrance = Entrance::make(&args)?;
-        // From here on the children may take them.
+        // From here on the children may take the addresses.
         drop(bound);
         let configs = {
             let views: Vec<&str> = if args.no_views { Vec::new() } else { shipped::names().collect() };
@@ -79,13 +80,13 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
 pub struct Served<'a> {
     pub machines: &'a [(String, PathBuf)],
     pub partitions: u32,
-    /// Of the wallet.
+    /// The views of the wallet.
     pub views: &'a [&'a str],
-    /// What every node shows to clients.
+    /// The certificate that every node shows to clients.
     pub tls: Option<&'a HttpTlsConfig>,
 }
 
-/// Writes what `serve` needs to run the wallet and `served`, and gives the path of each node's configuration.
+/// Writes everything that `serve` needs to run the wallet and `served`; returns the path of each node's configuration.
 pub fn write_configs(folder: &DevFolder, nodes: &[DevNode], served: &Served<'_>) -> anyhow::Result<Vec<PathBuf>> {
     let wallet = folder.write_file(&format!("{WALLET_NAME}.wasm"), WALLET)?;
     let wallet = [(WALLET_NAME.to_owned(), wallet)];
@@ -126,7 +127,7 @@ fn config(
     let config = json!({
         "node": { "id": node.id, "data": path(data)? },
         "http": http,
-        // As `dev` is in one process, which says so at its start.
+        // The same as for `dev` in one process, which says so at its start.
         "auth": { "open": true },
         "peer": { "listen": node.peer, "tls": member, "routes": routes_from(node.id, nodes) },
         "machines": declared,
@@ -135,7 +136,8 @@ fn config(
     toml::to_string(&config).context("printing a configuration")
 }
 
-/// Waits until all listen, founds the cluster at the first start, waits until it serves, and says what there is to try.
+/// Waits until all nodes listen, initializes the cluster at the first start, waits until it serves, and prints what to
+/// try.
 async fn prepare(
     nodes: &[DevNode],
     entrance: &Entrance,
@@ -161,7 +163,7 @@ async fn prepare(
     if !is_founded {
         let members: Vec<_> = nodes.iter().map(|node| (node.id.0, node.peer.to_string())).collect();
         let founded = clients[0].send(Method::POST, "/v1/cluster/init", Some(&init_body(&members))).await;
-        // The first node may have founded it when an earlier start ended too soon for the others.
+        // The first node may have initialized it when an earlier start ended too soon for the others.
         let exists = founded.as_ref().is_err_and(|error| error.to_string().contains("cluster_exists"));
         if !exists {
             founded.context("founding the cluster")?;
@@ -202,7 +204,7 @@ struct Running {
 }
 
 impl Children {
-    /// Starts a node and gives its process id.
+    /// Starts a node and returns its process id.
     fn start(
         &mut self,
         id: NodeId,
@@ -225,7 +227,7 @@ impl Children {
         std::thread::spawn(move || {
             forward(id, stdout, |line| {
                 if line.starts_with(LISTENING) {
-                    // Nobody waits any more when the start was given up.
+                    // Nobody waits any more if the start was given up.
                     listens.try_send(id).ok();
                 }
             });
@@ -234,7 +236,7 @@ impl Children {
         Ok(pid)
     }
 
-    /// Forgets those that have ended, and reports each.
+    /// Drops the children that have ended, and reports each.
     fn reap(&mut self) -> anyhow::Result<Vec<(NodeId, ExitStatus)>> {
         let mut ended = Vec::new();
         for running in &mut self.0 {
@@ -248,7 +250,7 @@ impl Children {
         Ok(ended)
     }
 
-    /// Waits until a child ends, which it must not while the cluster starts.
+    /// Waits until a child ends, which must not happen while the cluster starts.
     async fn one_dies(&mut self) -> anyhow::Error {
         loop {
             match self.reap().map(|ended| ended.first().copied()) {
@@ -261,7 +263,7 @@ impl Children {
         }
     }
 
-    /// Waits until nobody is left; what is left of a cluster goes on without those that ended.
+    /// Waits until no child is left; the remaining nodes of a cluster continue without those that ended.
     async fn all_die(&mut self) -> anyhow::Error {
         loop {
             match self.reap() {
@@ -284,7 +286,7 @@ impl Children {
             while matches!(running.child.try_wait(), Ok(None)) && Instant::now() < deadline {
                 sleep(LOOK).await;
             }
-            // Killing one that has ended does nothing.
+            // Killing a process that has ended does nothing.
             if running.child.kill().is_ok() && running.child.wait().is_ok_and(|status| !status.success()) {
                 tracing::warn!("node {} did not stop in time, or not well", running.id);
             }
@@ -292,7 +294,7 @@ impl Children {
     }
 }
 
-/// Prints every line of a child's output on stderr, with its name in front, until the output ends.
+/// Prints every line of a child's output on stderr, preceded by its name, until the output ends.
 fn forward(id: NodeId, output: impl Read, mut on_line: impl FnMut(&str)) {
     let mut output = BufReader::new(output);
     let mut line = Vec::new();

@@ -1,7 +1,8 @@
 //! `dev` in one process: one node, or a whole cluster on one runtime.
 //!
-//! In: the flags. Out: served nodes, which at the first start have founded their cluster by themselves. They meet over loopback sockets and
-//! show each other certificates, as they would on several machines; only the process and its metrics are shared.
+//! In: the flags. Out: served nodes, which have founded their cluster automatically at the first start. They meet over
+//! loopback sockets and show each other certificates, as they would on several machines; only the process and its
+//! metrics are shared. It does not know how requests are answered.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -45,20 +46,20 @@ pub fn run_alone(args: DevArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// A cluster.
+/// A cluster of several nodes.
 pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     host::run(async move |process: Process| {
         let folder = DevFolder::open(&args.data, args.nodes)?;
         let bound = folder.bind(args.http).await?;
         let nodes = bound.iter().map(|bound| bound.node(std::process::id())).collect::<anyhow::Result<Vec<_>>>()?;
-        // Before anything of the nodes is there, so that the folder's shape is known from the first byte on.
+        // Before the nodes write anything, so that the folder's shape is known from the first byte.
         folder.write(&nodes)?;
         let (entrance, members) = (Entrance::make(&args)?, make_members(&folder, &nodes)?);
         let starts = bound.into_iter().map(|bound| {
             let tls = &members[&bound.id];
             start((&args, &entrance), (&folder, tls), &nodes, bound, &process)
         });
-        // All at once: none of them gets far before a majority is there.
+        // All at once, because none of them gets far before a majority is there.
         let hosts = try_join_all(starts).await?;
         for (host, node) in hosts.iter().zip(&nodes) {
             print_listening(&host.url(), &folder.node(node.id))?;
@@ -93,7 +94,7 @@ async fn start(
     let peer = PeerOptions { way, advertise, routes: routes_from(id, nodes), clock_skew_max };
     let mut options = options(args, entrance, (id, folder.node(id)), http, Some(peer))?;
     if let Some(archive) = options.node.archive.as_mut().filter(|archive| !archive.url.starts_with("s3://")) {
-        // A folder is one node's.
+        // A folder belongs to one node.
         archive.url = format!("{}/node-{id}", archive.url.trim_end_matches('/'));
     }
     Host::start(options, process).await.with_context(|| format!("starting node {id}"))
@@ -150,7 +151,7 @@ fn options(
 
 /// Founds the cluster at the first start, and waits until every node serves the wallet.
 async fn prepare(hosts: &[Host], nodes: &[DevNode]) -> anyhow::Result<()> {
-    // Also when only some are missing: the process may have ended while it founded the cluster.
+    // Also if only some of them belong to no cluster: the process may have ended while it founded the cluster.
     if hosts.iter().any(|host| host.cluster().view().cluster.is_none()) {
         let members: BTreeMap<NodeId, String> = nodes.iter().map(|node| (node.id, node.peer.to_string())).collect();
         match hosts[0].cluster().init(members, Instant::now() + DEADLINE_MAX).await {

@@ -1,7 +1,7 @@
-//! `module build`: compiles a module, checks it as the host will, and says what came out.
+//! `module build`: compiles a module, checks it as the host will, and prints what was built.
 //!
-//! The same source, compiler and folder give the same bytes; no path of the machine is in them. Function names stay, for
-//! backtraces and the validator's messages. It knows nothing of how the compiler was found.
+//! The same source, compiler and folder give the same bytes; no path of the machine is in them. Function names stay,
+//! for backtraces and the validator's messages. It does not know how the compiler was found.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -43,7 +43,7 @@ const PROFILE: [(&str, &str); 7] = [
 /// A module that was compiled and that the host accepts.
 pub(super) struct Built {
     pub(super) module: Arc<Module>,
-    /// What `rustc -V` says.
+    /// The output of `rustc -V`.
     pub(super) compiler: String,
 }
 
@@ -84,7 +84,7 @@ pub(super) fn build(folder: &Path) -> anyhow::Result<Built> {
     Ok(Built { module: load(&wasm, &file)?, compiler: toolchain.compiler })
 }
 
-/// Loads a module as a host would that does not know it, without a cache.
+/// Loads a module as a host does that does not know it, without a cache.
 pub(super) fn load(wasm: &[u8], file: &Path) -> anyhow::Result<Arc<Module>> {
     let _spinner = spinner(format!("checking {}", file.display()));
     let engine = Engine::new(EngineOptions { instances_max: 1, ..EngineOptions::default() })?;
@@ -121,7 +121,7 @@ fn compile(
     })
 }
 
-/// The `.wasm` among the files that a message of cargo says it made of this manifest.
+/// The `.wasm` file that, according to a message of cargo, was made from this manifest.
 fn find_wasm(message: &Json, manifest: &Path) -> Option<PathBuf> {
     if message["reason"] != "compiler-artifact" || Path::new(message["manifest_path"].as_str()?) != manifest {
         return None;
@@ -130,7 +130,7 @@ fn find_wasm(message: &Json, manifest: &Path) -> Option<PathBuf> {
     files.find(|file| file.extension().is_some_and(|extension| extension == "wasm"))
 }
 
-/// Flags that replace every folder of this machine by a name; the last that fits counts.
+/// Flags that replace every folder of this machine by a name; the last one that matches counts.
 fn rustflags(metadata: &Json, toolchain: &Toolchain, target_folder: &Path) -> anyhow::Result<OsString> {
     let mut prefixes: Vec<(PathBuf, String)> = Vec::new();
     if let Some(home) = std::env::var_os("HOME") {
@@ -150,7 +150,7 @@ fn rustflags(metadata: &Json, toolchain: &Toolchain, target_folder: &Path) -> an
         if package["source"].is_null() {
             prefixes.push((folder.to_owned(), format!("/{name}")));
         } else if let Some(registry) = folder.parent() {
-            // Its name says which registry this machine uses; the crate's own folder names crate and version.
+            // Its name shows which registry this machine uses; the crate's own folder names crate and version.
             registries.insert(registry.to_owned());
         }
     }

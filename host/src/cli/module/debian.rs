@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! <cache>/wasm-toolchain-<version>/rustc      a script that runs the compiler with its own libraries
-//!                                  usr/…      the packages' files that matter
+//!                                  usr/…      the packages' files that are needed
 //! ```
 //!
-//! Which packages, and which versions, is asked of apt. It knows nothing of cargo.
+//! Apt is asked which packages and which versions to use. It knows nothing of cargo.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -36,7 +36,7 @@ pub(super) struct Unpacked {
     pub(super) library: PathBuf,
 }
 
-/// The compiler that was unpacked earlier; of several the one whose version sorts last.
+/// The compiler that was unpacked earlier; of several, the one whose version sorts last.
 pub(super) fn find_unpacked(cache: &Path) -> anyhow::Result<Option<Unpacked>> {
     let entries = match fs::read_dir(cache) {
         Ok(entries) => entries,
@@ -107,7 +107,7 @@ fn unpack_version(version: &str, cache: &Path, root: &Path) -> anyhow::Result<()
     }
 }
 
-/// Of the source only the standard library is used.
+/// Only the standard library of the source is used.
 fn drop_unneeded(files: &Path) -> anyhow::Result<()> {
     let mut unneeded = vec![files.join("usr/share"), files.join("usr/libexec")];
     for source in fs::read_dir(files.join("usr/src")).context("the packages hold no source")? {
@@ -123,7 +123,7 @@ fn drop_unneeded(files: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The package that `package` depends on whose name starts so.
+/// The dependency of `package` whose name starts with `prefix`.
 fn dependency(package: &str, prefix: &str) -> anyhow::Result<String> {
     let depends = find_field(package, "Depends")?;
     let mut names = depends.split([',', '|']).filter_map(|one| one.split_whitespace().next());

@@ -1,7 +1,8 @@
-//! `module diff`: what two versions of a module declare differently, and whether the second can follow the first.
+//! `module diff`: how the declarations of two versions of a module differ, and whether the second can follow the first.
 //!
-//! In: two modules as `module inspect --json` shows them. Out: what was added, removed or changed, item by item and member by
-//! member, and what stands against an upgrade and against the way back. What they *decide* differently only a replay can say.
+//! In: two modules as `module inspect --json` shows them. Out: what was added, removed or changed, item by item and
+//! member by member, and the reasons against an upgrade and against a rollback. Only a replay can tell what they
+//! *decide* differently.
 
 use std::process::ExitCode;
 
@@ -29,16 +30,16 @@ pub(super) struct DiffArgs {
     releases: Releases,
 }
 
-/// What is the interface: two modules that have all of it alike differ in what they decide, or in nothing.
+/// The interface. If two modules have the same interface, they differ at most in what they decide.
 const INTERFACE: [&str; 9] =
     ["name", "schema", "accepts", "commands", "queries", "rejections", "events", "invariants", "exports"];
-/// What else is shown of both.
+/// Other facts that are shown about both.
 const FACTS: [&str; 7] = ["version", "id", "size", "functions", "memory_bytes_min", "compiler", "schema"];
 
-/// One member that is not the same; without `before` it was added, without `after` removed.
+/// One member that differs; without `before` it was added, without `after` it was removed.
 #[derive(Debug, PartialEq, Eq)]
 struct Change {
-    /// `commands.deposit.body.fields.account.required`, say.
+    /// For example `commands.deposit.body.fields.account.required`.
     path: String,
     before: Option<Json>,
     after: Option<Json>,
@@ -55,7 +56,7 @@ pub(super) fn run(args: &DiffArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(report.code()))
 }
 
-/// A module, as far as it is compared.
+/// The parts of a module that are compared.
 struct Declared {
     describe: Describe,
     json: Json,
@@ -76,9 +77,9 @@ struct Report {
     a: Json,
     b: Json,
     changes: Vec<Change>,
-    /// What stands against `b` after `a`.
+    /// The reasons against `b` after `a`.
     forward: Vec<String>,
-    /// What stands against `a` after `b`: a rollback.
+    /// The reasons against `a` after `b`: a rollback.
     back: Vec<String>,
 }
 
@@ -157,7 +158,7 @@ impl Change {
     }
 }
 
-/// Members of objects and named items of lists one by one, everything else as a whole.
+/// Compares members of objects and named items of lists one by one, and everything else as a whole.
 fn compare(path: &str, a: &Json, b: &Json, changes: &mut Vec<Change>) {
     if a == b {
         return;
@@ -182,7 +183,7 @@ fn compare(path: &str, a: &Json, b: &Json, changes: &mut Vec<Change>) {
     }
 }
 
-/// The parts of a value that have names of their own; a list has them if all its items have.
+/// The parts of a value that have names; a list has them if all its items have.
 fn members(value: &Json) -> Option<Vec<(String, &Json)>> {
     match value {
         Json::Object(members) => Some(members.iter().map(|(name, value)| (name.clone(), value)).collect()),
@@ -200,7 +201,7 @@ fn known(value: &Json) -> Option<Json> {
     Some(value.clone()).filter(|value| !value.is_null())
 }
 
-/// A value on one line. Of an item only what it is for, if it says so.
+/// A value on one line. For an item, only its summary, if it has one.
 fn plain(value: &Json) -> String {
     match value {
         Json::Null => "-".to_owned(),
@@ -236,7 +237,7 @@ mod tests {
         Declared::of(&Named { file, wasm }).expect("a release is a module")
     }
 
-    /// Exit code, changes, and what stands against the upgrade and against the way back.
+    /// Exit code, changes, and the reasons against the upgrade and against the rollback.
     fn check(report: &Report, expected: Expect) {
         let mut lines = vec![format!("code {}", report.code())];
         lines.extend(report.changes.iter().map(Change::text));

@@ -1,6 +1,6 @@
 //! `module inspect`: what a module is and what it declares, as tables or as JSON.
 //!
-//! It prints what the module says of itself after the host has accepted it, and judges nothing.
+//! It prints what the module says about itself after the host has accepted it, and judges nothing.
 
 use std::fs;
 use std::path::PathBuf;
@@ -105,7 +105,7 @@ fn fields(schema: &Schema) -> String {
     names.collect::<Vec<_>>().join(", ")
 }
 
-/// All that a module declares.
+/// Everything that a module declares.
 pub(super) fn to_json(described: &Describe, wasm: &[u8], found: &Validated) -> Json {
     let commands = described.commands.iter().map(|command| {
         json!({"name": command.name, "method": command.method, "path": command.path, "id_field": command.id_field,
@@ -137,7 +137,8 @@ fn schema(schema: &Schema) -> Json {
         Schema::Bool => json!({"type": "bool"}),
         Schema::Int { min, max } => json!({"type": "int", "min": min, "max": max}),
         Schema::Text { min_chars, max_chars, format } => {
-            json!({"type": "text", "min_chars": min_chars, "max_chars": max_chars, "format": format!("{format:?}").to_lowercase()})
+            json!({"type": "text", "min_chars": min_chars, "max_chars": max_chars,
+                "format": format!("{format:?}").to_lowercase()})
         }
         Schema::Enum { values } => json!({"type": "enum", "values": values}),
         Schema::Array { items, max_items } => {

@@ -1,7 +1,8 @@
-//! `statehouse module stage | prepare | activate | rollback | log`: a module's life on a cluster, through the REST API of any node.
+//! `statehouse module stage | prepare | activate | rollback | log`: a module's life on a cluster, through the REST API
+//! of any node.
 //!
-//! In: a node's URL, a token, and which module. Out: the machine's modules as that node sees them then. It knows nothing of how a step is
-//! taken.
+//! In: a node's URL, a token, and which module. Out: the machine's modules as that node sees them afterwards. It does
+//! not know how a step is taken.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,7 +17,7 @@ use crate::cli::client::{Asked, Client};
 use crate::cli::output::{print, print_json, table};
 use crate::ids::ModuleId;
 
-/// Hexadecimal digits of an id that tell modules apart.
+/// How many hexadecimal digits of an id distinguish modules.
 const SHORT: usize = 12;
 
 /// Make a module known to a cluster
@@ -103,7 +104,7 @@ impl Of {
         read(self.asked.client()?.get(&self.path("")).await?)
     }
 
-    /// Takes a step with a module that was staged or active.
+    /// Takes a step with a module that is staged or was active.
     async fn step(&self, which: &Which, step: &str, body: Option<Value>) -> anyhow::Result<ExitCode> {
         let id = which.find(&self.page().await?)?;
         let path = self.path(&format!("/{id}/{step}"));
@@ -120,7 +121,7 @@ impl Which {
         Self { module }
     }
 
-    /// The id of the module, which must be one of the page.
+    /// The id of the module, which must be on the page.
     pub fn find(&self, page: &ModulesPage) -> anyhow::Result<String> {
         if std::path::Path::new(&self.module).is_file() {
             let wasm = std::fs::read(&self.module).with_context(|| format!("reading {}", self.module))?;
@@ -214,7 +215,7 @@ fn render_modules(page: &ModulesPage) -> String {
     format!("{active}\n{modules}\n")
 }
 
-/// The same, and every step.
+/// The same, with every step.
 fn render(page: &ModulesPage) -> String {
     let mut steps = table(&["time", "step", "module", "by", ""]);
     for step in &page.steps {

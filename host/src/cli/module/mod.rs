@@ -1,11 +1,11 @@
 //! `statehouse module …`: from an empty folder to a released `.wasm`, and from there into a cluster.
 //!
 //! ```text
-//! new ─► (edit, test natively) ─► build ─► check, inspect ─► test, diff with earlier releases ─► release ─► verify-releases
+//! new ─► (edit, test natively) ─► build ─► check, inspect ─► test, diff with releases ─► release ─► verify-releases
 //! stage ─► prepare ─► (shadow) ─► activate, or rollback; log
 //! ```
 //!
-//! The first line works on files alone, the second on a cluster, and only `lifecycle` and `shadow` know of that.
+//! The first line works only on files, the second on a cluster; only `lifecycle` and `shadow` know the cluster.
 
 mod toolchain;
 mod debian;
@@ -73,7 +73,7 @@ pub fn run(args: ModuleArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Shows `what` with a spinner while it lasts, if somebody is looking.
+/// Shows `what` with a spinner while the value exists, if stderr is a terminal.
 fn spinner(what: impl Into<std::borrow::Cow<'static, str>>) -> Spinner {
     let bar = ProgressBar::new_spinner().with_message(what);
     bar.enable_steady_tick(Duration::from_millis(100));

@@ -1,6 +1,6 @@
 //! A module as it is named on the command line: a `.wasm` file, or a release as `wallet@1.1.0`.
 //!
-//! In: that text and the folder of the released modules. Out: the bytes. A release whose file is not what the manifest says
+//! In: that text and the folder of the released modules. Out: the bytes. A release whose file differs from the manifest
 //! is refused. It compiles nothing.
 
 use std::fs;
@@ -20,7 +20,7 @@ pub(super) struct Releases {
     folder: PathBuf,
 }
 
-/// A module's bytes, and what to call it in messages.
+/// A module's bytes, and its file for messages.
 pub(super) struct Named {
     pub(super) file: PathBuf,
     pub(super) wasm: Vec<u8>,

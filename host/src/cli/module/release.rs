@@ -1,8 +1,9 @@
 //! `module release` and `module verify-releases`: the released modules in a folder, and the manifest that names them.
 //!
-//! `manifest.toml` holds one `[[release]]` per file with `module version schema file id size compiler`, and `commit` once the sources here, or
-//! those of the SDK, have moved on: the commit whose tree gives the bytes. A release is never changed; its own source may be kept in the folder
-//! `<module>-<version>` beside it. It knows nothing of which release is active anywhere.
+//! `manifest.toml` holds one `[[release]]` per file with `module version schema file id size compiler`. Once the
+//! sources here or those of the SDK have changed, it also holds `commit`: the commit whose tree gives the bytes. A
+//! release is never changed; its own source may be kept beside it in the folder `<module>-<version>`. It does not know
+//! which release is active anywhere.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -61,34 +62,34 @@ pub(super) struct Release {
     pub(super) file: String,
     pub(super) id: ModuleId,
     size: u64,
-    /// What `rustc -V` said.
+    /// The output of `rustc -V`.
     compiler: String,
-    /// The commit of this repository whose tree it is built from; without one, the tree that is here.
+    /// The commit of this repository from whose tree it is built; without one, the present tree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     commit: Option<String>,
 }
 
-/// What a rebuild says of a release.
+/// The result of checking a release.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
-    /// The file is not what the manifest says.
+    /// The file differs from the manifest.
     Damaged {
         found: Option<ModuleId>,
     },
-    /// Its source is kept, and was not asked to be built.
+    /// Its source is kept, but a rebuild was not asked for.
     NotRebuilt {
         place: String,
     },
-    /// This clone does not go back to the commit.
+    /// This clone does not contain the commit.
     NoCommit {
         commit: String,
     },
-    /// The source now holds another version; this one cannot be rebuilt.
+    /// The source now has another version, so this one cannot be rebuilt.
     SourceMovedOn {
         version: String,
     },
     Same,
-    /// Another compiler makes other bytes: no fault.
+    /// Another compiler makes other bytes: not a fault.
     OtherCompiler {
         compiler: String,
     },
@@ -158,7 +159,7 @@ pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-/// Trees of earlier commits, each unpacked once into a folder that goes with this.
+/// Trees of earlier commits, each unpacked once into a folder that is deleted with this value.
 struct Trees {
     folder: tempfile::TempDir,
     known: BTreeMap<String, Option<PathBuf>>,
@@ -170,7 +171,7 @@ impl Trees {
         Ok(Self { folder, known: BTreeMap::new() })
     }
 
-    /// The tree of a commit; nothing where this clone does not have it.
+    /// The tree of a commit; `None` if this clone does not have it.
     fn of(&mut self, commit: &str) -> anyhow::Result<Option<PathBuf>> {
         if let Some(known) = self.known.get(commit) {
             return Ok(known.clone());
@@ -246,7 +247,7 @@ impl Verdict {
 }
 
 impl Release {
-    /// Beside the manifest, where the source of this version is kept.
+    /// The folder beside the manifest in which the source of this version may be kept.
     fn folder(&self) -> String {
         format!("{}-{}", self.module, self.version)
     }
@@ -276,7 +277,7 @@ impl Manifest {
         self.releases.iter().map(|release| format!("{}@{}", release.module, release.version))
     }
 
-    /// A folder without a manifest has no releases.
+    /// Reads the manifest; a folder without one has no releases.
     pub(super) fn read(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join(MANIFEST);
         match fs::read_to_string(&path) {
@@ -295,7 +296,7 @@ impl Manifest {
         fs::write(&path, text).with_context(|| format!("{} cannot be written", path.display()))
     }
 
-    /// Adds a release in order of module and age; false when it is there already.
+    /// Adds a release, in order of module and age; returns `false` if it is there already.
     fn add(&mut self, release: Release) -> anyhow::Result<bool> {
         let same = |other: &&Release| other.module == release.module && other.version == release.version;
         if let Some(other) = self.releases.iter().find(same) {

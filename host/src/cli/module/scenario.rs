@@ -1,8 +1,8 @@
-//! `module test`: plays text scenarios against any version of a module, as its author does natively, and shows where it
-//! answers otherwise.
+//! `module test`: plays text scenarios against any version of a module, as its author does natively, and shows where
+//! its answers differ.
 //!
-//! In: a module and scenario files, see `guest-sdk/testkit`. Out: the first difference of each file, or with `--update` the
-//! file with what the module answers. It needs no source and no node.
+//! In: a module and scenario files, see `guest-sdk/testkit`. Out: the first difference of each file, or with `--update`
+//! the file with what the module answers. It needs no source and no node.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -77,7 +77,7 @@ pub(super) fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-/// What a test gives a module is what a host gives it.
+/// A test gives a module the same resources as a host does.
 const _: () = {
     assert!(statehouse_testkit::FUEL == limits::GUEST_FUEL_MAX);
     assert!(statehouse_testkit::MEMORY_BYTES_MAX == limits::GUEST_MEMORY_BYTES_MAX);
@@ -85,7 +85,7 @@ const _: () = {
     assert!(statehouse_testkit::OUTPUT_BYTES_MAX == limits::GUEST_OUTPUT_BYTES_MAX);
 };
 
-/// With `of`, which decides, as a view.
+/// `of` is the module that decides; if it is given, `wasm` is played as a view.
 fn play_all(wasm: &[u8], of: Option<&[u8]>, text: &str) -> anyhow::Result<String> {
     let open = |wasm| Wasm::new(wasm).map_err(|error| anyhow!("{error}; `statehouse module check` says more"));
     let wasm = open(wasm)?;
@@ -99,10 +99,10 @@ fn inputs(text: &str) -> usize {
     text.lines().filter(|line| line.starts_with("> ")).count()
 }
 
-/// Where an answer is another one for the first time.
+/// The first place where an answer differs.
 #[derive(Debug, PartialEq, Eq)]
 struct Difference<'a> {
-    /// Of the expected text; counted from 1.
+    /// Line of the expected text, counted from 1.
     line: usize,
     input: &'a str,
     expected: Option<&'a str>,
@@ -129,7 +129,7 @@ fn first_difference<'a>(expected: &'a str, found: &'a str) -> Option<Difference<
 
 impl Difference<'_> {
     fn text(&self, file: &Path) -> String {
-        // What the module no longer says, or says beside what was expected, stands against the next input.
+        // If the module says less or more than expected, the other side is already at the next input.
         let side = |sign: char, line: Option<&str>| match line {
             Some(line) if !line.starts_with("> ") && !line.is_empty() => format!("{sign} {line}\n"),
             _ => format!("{sign} nothing more\n"),

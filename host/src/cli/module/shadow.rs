@@ -1,6 +1,8 @@
-//! `statehouse module shadow start | status | stop`: a module decides beside the active one on one node, and touches nothing.
+//! `statehouse module shadow start | status | stop`: on one node, a module also decides what the active one decides,
+//! and changes nothing.
 //!
-//! In: a node's URL, a token, and which module. Out: what the shadow has found so far. Exit code of `status`: 0 no difference, 2 some.
+//! In: a node's URL, a token, and which module. Out: what the shadow has found so far. Exit code of `status`: 0 no
+//! difference, 2 some. It does not know how a difference is found.
 
 use std::process::ExitCode;
 
@@ -44,7 +46,7 @@ pub struct AskArgs {
     of: Of,
 }
 
-/// Exit code where something differs.
+/// The exit code if something differs.
 const DIFFERS: u8 = 2;
 
 pub fn run(command: &ShadowCommand) -> anyhow::Result<ExitCode> {

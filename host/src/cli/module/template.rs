@@ -1,7 +1,8 @@
-//! `module new`: writes the module `counter`, or the view `double_charges`, under another name, ready to build and to test.
+//! `module new`: writes the module `counter`, or the view `double_charges`, under another name, ready to build and to
+//! test.
 //!
-//! Inside a checkout of statehouse the new one uses the SDK there; elsewhere it gets a copy of the SDK in `sdk/`.
-//! It knows nothing of what the templates do.
+//! Inside a checkout of statehouse the new module uses the SDK there; elsewhere it gets a copy of the SDK in `sdk/`. It
+//! does not know what the templates do.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ const SDK_MEMBERS: [&str; 5] =
     ["guest-sdk", "guest-sdk/abi", "guest-sdk/macros", "guest-sdk/projection", "guest-sdk/testkit"];
 /// The wallet that decides the commands of a view's scenarios.
 const WALLET_FILE: &str = "wallet-1.0.1.wasm";
-/// Names longer than that are refused by the contract.
+/// The contract refuses longer names.
 const NAME_CHARS_MAX: usize = 32;
 
 /// Write a new module: a copy of the template `counter`, or of the view `double_charges`
@@ -79,14 +80,14 @@ fn write(template: Template, name: &str, parent: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The way from a folder in `parent` to the checkout that `parent` lies in.
+/// The relative path from a folder in `parent` to the checkout that contains `parent`.
 fn find_checkout(parent: &Path) -> Option<PathBuf> {
     let up = parent.ancestors().position(|folder| folder.join("guest-sdk/abi/Cargo.toml").is_file())?;
     Some(std::iter::repeat_n("..", up + 1).collect())
 }
 
 impl Template {
-    /// In the checkout.
+    /// The template's folder in the checkout.
     fn folder(self) -> &'static str {
         match self {
             Self::Counter => "modules/counter/",
@@ -94,7 +95,7 @@ impl Template {
         }
     }
 
-    /// The template's own names, replaced. What it counts, or looks for, keeps its name: that is for the author to change.
+    /// Replaces the template's own names. The names of what it counts, or looks for, stay: the author changes those.
     fn rename(self, text: &str, name: &str) -> String {
         let krate = name.replace('-', "_");
         let camel: String = krate.split('_').map(capitalised).collect();
@@ -115,7 +116,7 @@ impl Template {
                 ("for DoubleCharges ".to_owned(), format!("for {camel}View ")),
                 ("export!(DoubleCharges)".to_owned(), format!("export!({camel}View)")),
                 ("::<DoubleCharges>".to_owned(), format!("::<{camel}View>")),
-                // Two views of a machine cannot answer at the same place.
+                // Two views of a machine cannot have the same route.
                 ("\"audit/double_charges\"".to_owned(), format!("\"audit/{krate}\"")),
                 ("The view `double_charges`".to_owned(), format!("The view `{name}`")),
                 (format!("\"../../releases/{WALLET_FILE}\""), format!("\"{WALLET_FILE}\"")),
@@ -124,7 +125,7 @@ impl Template {
         pairs.iter().fold(text.to_owned(), |text, (old, new)| text.replace(old, new))
     }
 
-    /// A manifest that stands alone: it belongs to no workspace around it.
+    /// A manifest that stands alone: it belongs to no surrounding workspace.
     fn manifest(self, name: &str, sdk: &Path) -> String {
         let sdk = sdk.display();
         let (dependencies, dev_dependencies) = match self {
@@ -180,7 +181,7 @@ fn sdk_files() -> anyhow::Result<Vec<(PathBuf, Vec<u8>)>> {
     Ok(files)
 }
 
-/// The checkout's own manifest with the SDK as its only members.
+/// The checkout's own manifest, with only the SDK as members.
 fn sdk_manifest(text: &str) -> anyhow::Result<String> {
     let mut manifest: toml::Table = toml::from_str(text).context("the embedded Cargo.toml is damaged")?;
     let workspace = manifest.get_mut("workspace").and_then(toml::Value::as_table_mut);

@@ -1,7 +1,7 @@
-//! Finds a compiler for wasm32-unknown-unknown: rustup's, else rustup's after adding the target, else Debian's.
-//! A compiler of Debian's that was unpacked earlier goes before the two that need the network.
+//! Finds a compiler for wasm32-unknown-unknown: rustup's; otherwise rustup's after adding the target; otherwise
+//! Debian's. A compiler of Debian's that was unpacked earlier has priority over the two ways that need the network.
 //!
-//! Out comes what cargo must be told to use it. It knows nothing of modules.
+//! Out: the settings with which cargo uses it. It knows nothing of modules.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -13,16 +13,16 @@ use anyhow::{Context, bail};
 use super::{debian, spinner};
 
 pub(super) const TARGET: &str = "wasm32-unknown-unknown";
-/// A download that has not ended by then will not: the network is closed.
+/// If a download takes longer, the network is closed.
 const RUSTUP_PATIENCE: Duration = Duration::from_secs(20);
 
-/// A compiler for modules, and how cargo is made to use it.
+/// A compiler for modules, and the settings with which cargo uses it.
 pub(super) struct Toolchain {
-    /// What `rustc -V` says.
+    /// The output of `rustc -V`.
     pub(super) compiler: String,
     pub(super) env: Vec<(&'static str, OsString)>,
     pub(super) cargo_args: Vec<&'static str>,
-    /// Source of the standard library when it is compiled with the module.
+    /// Source of the standard library, if it is compiled with the module.
     pub(super) library: Option<PathBuf>,
 }
 
@@ -44,10 +44,10 @@ impl Toolchain {
         match linker.and_then(|linker| Self::debian(debian::unpack(&cache)?, &linker)) {
             Ok(toolchain) => Ok(toolchain),
             Err(debian_error) => bail!(
-                "no compiler for {TARGET}. Do one of these and try again:\n\
-                 1. have rustup's toolchain with the target installed, for example in an image built elsewhere;\n\
-                 2. open the network for `rustup target add {TARGET}`\n   (tried: {rustup_error:#});\n\
-                 3. on Debian or Ubuntu, make `apt-get download rustc-web rust-web-src` possible\n   (tried: {debian_error:#})"
+                "no compiler for {TARGET}. Do one of these and try again:\n1. have rustup's toolchain with the target \
+                 installed, for example in an image built elsewhere;\n2. open the network for `rustup target add \
+                 {TARGET}`\n   (tried: {rustup_error:#});\n3. on Debian or Ubuntu, make `apt-get download rustc-web \
+                 rust-web-src` possible\n   (tried: {debian_error:#})"
             ),
         }
     }
@@ -107,7 +107,7 @@ fn add_target(sysroot: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// lld as rustup brings it, else as it is installed.
+/// lld from rustup, otherwise the installed one.
 fn find_linker(sysroot: Option<&Path>) -> anyhow::Result<PathBuf> {
     let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let of_rustup = sysroot.map(|sysroot| sysroot.join("lib/rustlib").join(host).join("bin/rust-lld"));

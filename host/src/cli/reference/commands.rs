@@ -1,7 +1,7 @@
-//! The page about the command line, from the tree of commands that clap parses by.
+//! The page about the command line, made from the tree of commands with which clap parses.
 //!
-//! In: commands, arguments, their help. Out: Markdown, one heading a command. Options that all commands have which
-//! ask a node stand there once. It knows no command by name.
+//! In: commands, arguments, their help. Out: Markdown, one heading a command. The common options of the commands that
+//! ask a node are listed once. It knows no command by name.
 
 use std::fmt::Write;
 
@@ -11,7 +11,7 @@ use expect_test::expect_file;
 use super::{MADE, wrap};
 use crate::cli::Arguments;
 
-/// Options by which a command asks a node, in `client.rs` and `trust.rs`.
+/// Options with which a command asks a node, in `client.rs` and `trust.rs`.
 const OF_A_NODE: [&str; 6] = ["url", "token_file", "token", "ca", "client_certificate", "client_key"];
 
 const OPENING: &str = "# Command line
@@ -80,7 +80,7 @@ fn arguments(text: &mut String, command: &Command) {
         |argument: &&Arg| !argument.is_hide_set() && !["help", "version"].contains(&argument.get_id().as_str());
     let (of_node, own): (Vec<_>, Vec<_>) =
         command.get_arguments().filter(is_listed).partition(|argument| is_of_a_node(argument));
-    // A command that has only some of them, or means something else by `--url`, lists what it has.
+    // A command that has only some of them, or whose `--url` means something else, lists those that it has.
     let is_usual = of_node.len() == OF_A_NODE.len() && of_node.iter().all(|one| !is_own_meaning(one));
     let own: Vec<&Arg> = own.into_iter().chain(of_node.iter().copied().filter(|_| !is_usual)).collect();
     if !own.is_empty() {
@@ -123,9 +123,9 @@ fn help_of(argument: &Arg) -> String {
     argument.get_help().or(argument.get_long_help()).map(ToString::to_string).unwrap_or_default()
 }
 
-/// Help has no full stop at its end, and a page has.
+/// Help has no full stop at its end, but a page has.
 fn sentence(text: &str) -> String {
-    // What looks like a tag would not be shown.
+    // Text that looks like a tag would not be shown.
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ").replace('<', "\\<");
     match text.chars().last() {
         None => text,

@@ -1,14 +1,14 @@
-//! The page about the configuration is compared with the structs that a configuration is read into.
+//! The page about the configuration is compared with the structs into which a configuration is read.
 //!
-//! In: the source of `config.rs` and of the files below it, which name the section of each struct in its comment.
-//! Out: the keys, written as on the page (`node.id`). It reads fields by their lines, so a field has a line of its
-//! own.
+//! In: the source of `config.rs` and of the files below it, whose comments name the section of each struct. Out: the
+//! keys, written as on the page (`node.id`). It reads fields line by line, so each field must have a line of its own.
+//! It does not know what a key means.
 
 use std::collections::BTreeMap;
 
 use super::{assert_same, page, source};
 
-/// What the sections are called in the configuration, by the struct.
+/// The name of each struct's section in the configuration.
 const SECTIONS: [(&str, &str); 17] = [
     ("Config", ""),
     ("NodeConfig", "node"),
@@ -48,7 +48,7 @@ fn keys() -> Vec<String> {
     let mut keys = Vec::new();
     for (name, section) in SECTIONS.iter().filter(|(_, section)| !section.is_empty()) {
         let fields = structs.get(*name).unwrap_or_else(|| panic!("there is no struct `{name}` any more"));
-        // A section within a section is a heading of its own.
+        // A section within a section has its own heading.
         let is_section = |key: &String| SECTIONS.iter().any(|(_, section)| section == key);
         keys.extend(fields.iter().map(|field| format!("{section}.{field}")).filter(|key| !is_section(key)));
     }

@@ -1,7 +1,7 @@
-//! The page about limits: those constants that a client, an author of a module or an operator meets, with their values.
+//! The page about limits: the constants that concern a client, an author of a module or an operator, with their values.
 //!
-//! In: the constants of `limits.rs`. Out: Markdown. Those that only the host itself meets stay there, each with its
-//! reason.
+//! In: the constants of `limits.rs`. Out: Markdown. Constants that concern only the host are not on the page. It does
+//! not know the reason of a limit.
 
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ fn grouped(number: u64) -> String {
     parts.join(",")
 }
 
-/// Name, value and words of each constant.
+/// Name, value and text of each constant.
 macro_rules! limits {
     ($($name:ident: $unit:ident = $words:literal;)*) => {
         vec![$((stringify!($name), $name.shown(Unit::$unit), $words)),*]

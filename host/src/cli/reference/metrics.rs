@@ -1,7 +1,7 @@
 //! The page about metrics is compared with the metrics that the code sets.
 //!
-//! In: every file of the host but tests. Out: names and kinds, as on the page (a row of the table). It does not know
-//! when one is set.
+//! In: every file of the host except tests. Out: names and kinds, as on the page (a row of the table). It does not know
+//! when a metric is set.
 
 use std::path::Path;
 

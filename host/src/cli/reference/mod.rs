@@ -1,11 +1,11 @@
-//! The reference pages of the book, made from the code or compared with it: a page cannot say what is not so, or
-//! leave something out.
+//! The reference pages of the book, made from the code or compared with it: a page can neither be wrong nor leave
+//! something out.
 //!
 //! | page | how |
 //! |---|---|
 //! | `cli.md` | made from clap's tree of commands |
 //! | `problems.md` | made from the table of codes, with advice for each |
-//! | `limits.md` | made from the constants, with words for those that people meet |
+//! | `limits.md` | made from the constants, with a text for those that concern users |
 //! | `roles.md` | made from the table of routes, beside that table (`api/route/tests.rs`) |
 //! | `config.md`, `metrics.md` | written by hand; each key, and each metric, is in the code and on the page |
 //!
@@ -22,10 +22,10 @@ use std::path::{Path, PathBuf};
 /// Columns of a line of prose.
 const WIDTH: usize = 98;
 
-/// First line of a page that is made.
+/// The first line of a page that is made.
 const MADE: &str = "<!-- This page is made from the code by a test: UPDATE_EXPECT=1 writes it. Do not edit it. -->";
 
-/// Breaks prose into lines, and none of them within a piece of code.
+/// Breaks prose into lines, but never within a piece of code.
 pub fn wrap(text: &str, first: &str, others: &str) -> String {
     let (mut lines, mut line, mut is_empty) = (Vec::new(), first.to_owned(), true);
     for word in unbreakable(text) {
@@ -43,7 +43,7 @@ pub fn wrap(text: &str, first: &str, others: &str) -> String {
     lines.join("\n")
 }
 
-/// Words; a piece of code is one.
+/// Splits text into words; a piece of code is one word.
 fn unbreakable(text: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut is_code = false;
@@ -63,7 +63,7 @@ fn page(name: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The source of the host.
+/// A source file of the host.
 fn source(path: &str) -> String {
     let path = host().join("src").join(path);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -73,7 +73,7 @@ fn host() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }
 
-/// Fails with what only one side has.
+/// Fails with the items that only one side has.
 #[track_caller]
 fn assert_same<T: Ord + std::fmt::Debug>(what: &str, of_code: Vec<T>, of_page: Vec<T>) {
     let missing: Vec<&T> = of_code.iter().filter(|one| !of_page.contains(one)).collect();

@@ -1,7 +1,7 @@
 //! The page about problem codes: code, status and title from the table in `api/problem.rs`, and what to do about each.
 //!
-//! In: the lines of that table. Out: Markdown, by status. A code without advice fails here, and advice without a code
-//! as well. Codes of modules are in their own descriptions.
+//! In: the lines of that table. Out: Markdown, by status. The test fails for a code without advice, and for advice
+//! without a code. It does not know the codes of modules, which are in their own descriptions.
 
 use std::collections::BTreeMap;
 
@@ -10,16 +10,16 @@ use expect_test::expect_file;
 use super::{MADE, assert_same, source, wrap};
 
 const OPENING: &str = "Every error is a problem as in RFC 9457, with `Content-Type: application/problem+json`. It has \
-    `type` (`urn:statehouse:problem:CODE`), `title`, `status`, `detail`, `instance` (the id of the request) and `code`. \
-    Programs go by `code`. `detail` is for people, and says what to do. Some problems have further members, such as \
-    `field` and `pointer` for a place in the body. A module's refusals and rejections have codes of its own; those that \
-    are recorded have `Status: \"rejected\"`.";
+    `type` (`urn:statehouse:problem:CODE`), `title`, `status`, `detail`, `instance` (the id of the request) and \
+    `code`. Programs go by `code`. `detail` is for people, and says what to do. Some problems have further members, \
+    such as `field` and `pointer` for a place in the body. A module's refusals and rejections have codes of its own; \
+    those that are recorded have `Status: \"rejected\"`.";
 
-const RETRY: &str = "Codes with 429, 503 and 507 mean that the command was *not accepted*: nothing happened, and it may \
-    be sent again with the same id, after `Retry-After` where the answer has one. A 504 `outcome_unknown` means that \
-    nobody can say yet: send it again with the same id.";
+const RETRY: &str = "Codes with 429, 503 and 507 mean that the command was *not accepted*: nothing happened, and it \
+    may be sent again with the same id, after `Retry-After` where the answer has one. A 504 `outcome_unknown` means \
+    that nobody can say yet: send it again with the same id.";
 
-/// What a code means, and what to do.
+/// The meaning of a code, and what to do.
 const ADVICE: [(&str, &str); 78] = [
     ("malformed_body", "The body is not JSON. `detail` has the place. Correct it."),
     ("unknown_field", "The schema has no such field. Leave it out, or check its name in `/openapi.json`."),
@@ -155,7 +155,7 @@ const ADVICE: [(&str, &str); 78] = [
 #[test]
 fn the_page_has_every_code_and_what_to_do() {
     let mut codes = codes();
-    // Said before there is a request, so it is in another file.
+    // This answer is given before there is a request, so it is in another file.
     assert!(source("api/tls.rs").contains(r#"\"title\":\"HTTPS required\",\"status\":400"#));
     codes.push(("https_required".to_owned(), 400, "HTTPS required".to_owned()));
     let advice: BTreeMap<&str, &str> = ADVICE.into_iter().collect();

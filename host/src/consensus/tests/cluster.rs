@@ -1,6 +1,6 @@
-//! Three voters in one process, joined by [`Peers`]: nothing about the shape of a group has to change for more than one.
+//! Three voters in one process, joined by [`Peers`]: a group is built the same way for one voter and for several.
 //!
-//! The wire delivers at once or not at all; who is cut off is up to the test.
+//! The wire delivers at once or not at all. Each test decides who is cut off.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +36,7 @@ impl Peers for Wire {
         answer.map_err(|error| PeerError::Failed { node: to, detail: error.to_string() })
     }
 
-    /// Ends where the wire is cut.
+    /// Ends when the wire is cut.
     fn appends(
         &self,
         to: NodeId,
@@ -74,7 +74,7 @@ impl Cluster {
         cluster
     }
 
-    /// Starts a node on what its disk holds; its state begins empty.
+    /// Starts a node with the content of its disk. Its state begins empty.
     async fn start(&mut self, node: NodeId, disk: MemoryDisk) {
         let partition = Partition::new();
         let options = GroupOptions {
@@ -114,7 +114,7 @@ impl Cluster {
         soon(self.members[&node].group.propose(term, Bytes::from(content)).await?).await
     }
 
-    /// Waits until all nodes have taken `upto`, and checks that none has anything else under the same id.
+    /// Waits until all nodes have taken `upto`, and checks that no node has another entry under the same id.
     async fn agree(&self, upto: EntryId) -> Vec<Bytes> {
         for member in self.members.values() {
             member.partition.taken(upto.index).await;
@@ -154,8 +154,8 @@ async fn another_voter_takes_over_from_a_leader_that_is_cut_off() {
     assert_eq!(cluster.agree(last).await, ["a", "b", "c"]);
 }
 
-/// openraft replicates before the leader's own sync; with its default settings a leader that lost its unsynced tail then led on in its
-/// old term, and gave a committed entry's id to another one.
+/// openraft replicates before the leader's own sync. With openraft's default settings a leader that lost its unsynced
+/// tail kept leading in its old term, and gave a committed entry's id to another entry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_lost_its_unsynced_tail_does_not_lead_on() {
     let mut cluster = Cluster::new().await;

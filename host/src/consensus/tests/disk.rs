@@ -1,7 +1,7 @@
-//! Logs for these tests: over the machine's own disk, and over one in memory that can stall, fail, fill up and lose power.
+//! Logs for these tests: on the machine's own disk, and on one in memory that can stall, fail, fill up and lose power.
 //!
-//! The memory disk loses *all* that was not synced, and can be copied as it would be after a power cut while it goes on: what these tests
-//! are about. `log/` tests its recovery against `SimDisk`, which loses a random part.
+//! The memory disk loses *all* that was not synced, and can be copied as it would be after a power cut while it keeps
+//! running. These tests need that. `log/` tests its recovery with `SimDisk`, which loses a random part.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,7 +22,7 @@ pub fn real_log(folder: &Path) -> Log {
     Log::open(Arc::new(RealDisk), folder, options()).expect("nobody damages the files of these tests")
 }
 
-/// A log with small segments, so that tests reach their ends.
+/// A log with small segments, so that tests fill them.
 pub fn log_on(disk: &(impl Disk + Clone)) -> Log {
     let options = LogOptions { segment_bytes_min: 64 << 10, segment_bytes_max: 1 << 20, ..options() };
     Log::open(Arc::new(disk.clone()), Path::new(FOLDER), options).expect("what was synced is sound")

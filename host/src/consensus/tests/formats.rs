@@ -1,4 +1,4 @@
-//! The bytes of a membership: there and back, a golden one, and every way to be damaged.
+//! The bytes of a membership: encoded and decoded, compared with a golden file, and damaged in every way.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use crate::consensus::MembershipError;
 use crate::consensus::membership::{RaftMembership, decode, encode};
 use crate::consensus::model;
 
-/// Two sets of voters, as while a change is under way, and a learner.
+/// Two sets of voters, as during a change, and a learner.
 fn membership() -> RaftMembership {
     let sets = vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 3])];
     let nodes: BTreeMap<u64, EmptyNode> = (1..=4).map(|node| (node, EmptyNode::new())).collect();

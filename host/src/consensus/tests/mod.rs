@@ -1,6 +1,7 @@
-//! The kit of this folder's tests: a partition that only remembers, groups over a real or a simulated disk, and bounded waits.
+//! The kit of this folder's tests: a partition that only remembers, groups on a real or a simulated disk, and bounded
+//! waits.
 //!
-//! Nothing here sleeps: a test waits for a state to be reached, and fails when that takes longer than [`PATIENCE`].
+//! Nothing here sleeps: a test waits for a state, and fails if that takes longer than [`PATIENCE`].
 
 mod cluster;
 mod disk;
@@ -19,7 +20,7 @@ use super::{Applier, ApplierError, Committed, ConsensusError, Group, GroupOption
 use crate::ids::{LogIndex, NodeId, Term};
 use crate::log::{EntryId, LogEntry, Payload};
 
-/// Far longer than anything here takes, also on a busy machine.
+/// Far longer than anything here takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 const ME: NodeId = NodeId(7);
 
@@ -27,7 +28,7 @@ async fn soon<F: Future>(what: F) -> F::Output {
     tokio::time::timeout(PATIENCE, what).await.expect("what was waited for did not happen")
 }
 
-/// What a [`Partition`] remembers.
+/// The memory of a [`Partition`].
 #[derive(Clone, Debug, Default)]
 struct Memory {
     entries: Vec<LogEntry>,
@@ -37,7 +38,7 @@ struct Memory {
     halted: bool,
 }
 
-/// A partition without rules: it remembers what it took. Clones share the memory.
+/// A partition without rules: it remembers the entries that it took. Clones share the memory.
 #[derive(Clone)]
 struct Partition(Arc<watch::Sender<Memory>>);
 
@@ -46,7 +47,7 @@ impl Partition {
         Self(Arc::new(watch::Sender::new(Memory::default())))
     }
 
-    /// One whose state, after a restart, reaches up to `applied`.
+    /// A partition whose state, after a restart, reaches up to `applied`.
     fn at(applied: Option<EntryId>, membership: Option<Bytes>) -> Self {
         let partition = Self::new();
         partition.0.send_modify(|memory| (memory.applied, memory.membership) = (applied, membership));
@@ -57,7 +58,7 @@ impl Partition {
         self.0.borrow().clone()
     }
 
-    /// From now on the partition can take nothing.
+    /// From now on the partition takes nothing.
     fn halt(&self) {
         self.0.send_modify(|memory| memory.halted = true);
     }
@@ -127,7 +128,7 @@ async fn wait_for(group: &Group, mut reached: impl FnMut(&Leadership) -> bool) -
         .clone()
 }
 
-/// Waits until `group` leads, and says in which term.
+/// Waits until `group` leads, and returns its term.
 async fn leads(group: &Group) -> Term {
     match wait_for(group, |leadership| matches!(leadership, Leadership::Leader { .. })).await {
         Leadership::Leader { term } => term,

@@ -24,7 +24,7 @@ fn storage_on(log: &Log) -> Storage {
     Storage::new(log.clone(), watch::channel(false).1)
 }
 
-/// Appends and returns what will be told when the entries are durable.
+/// Appends, and returns a future that is told when the entries are durable.
 async fn append(storage: &mut Storage, entries: Vec<LogEntry>) -> impl Future<Output = std::io::Result<()>> + use<> {
     let (told, durable) = Model::oneshot();
     let entries = entries.into_iter().map(|entry| model::raft_entry(entry).expect("it is no membership"));
@@ -77,7 +77,7 @@ async fn a_limited_read_is_bounded_in_bytes_and_never_empty() {
     }
 }
 
-/// Its first segment is sealed, and has lost an entry; what it had.
+/// A log whose first segment is sealed and has lost an entry, and the entries that it had.
 async fn damaged_log() -> (Log, Vec<LogEntry>) {
     let disk = SimDisk::new();
     let log = log_on(&disk);
@@ -87,7 +87,7 @@ async fn damaged_log() -> (Log, Vec<LogEntry>) {
         soon(append(&mut storage, vec![entry.clone()]).await).await.expect("the disk is well");
         log.save_committed(entry.id);
     }
-    // What was committed is known to the log with the next record.
+    // The log records the commit with its next record.
     soon(append(&mut storage, vec![big_entry(40, 1)]).await).await.expect("the disk is well");
     soon(async {
         while log.sealed_segments().is_empty() {
@@ -97,9 +97,9 @@ async fn damaged_log() -> (Log, Vec<LogEntry>) {
     .await;
     let path = Path::new(FOLDER).join("seg-0000000000000000.log");
     let mut content = disk.content(&path).expect("it is there");
-    // The first entry is longer than that.
+    // The first entry is longer than this offset.
     content[20_000] ^= 1;
-    // What it has in memory, it reads there.
+    // The log reads from memory what it has in memory, so it is opened again.
     log.close().expect("the disk is well");
     drop((log, storage));
     disk.put(&path, content);

@@ -1,6 +1,6 @@
-//! openraft's own suite for storages and state machines, over the adapters a running group uses.
+//! openraft's own suite for storages and state machines, run on the adapters that a running group uses.
 //!
-//! It checks what one process sees; durability and order on disk are tested beside it.
+//! It checks what one process sees. Other tests of this folder check durability and order on disk.
 
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
@@ -16,7 +16,7 @@ use super::disk::{log_on, real_log};
 use crate::disk::SimDisk;
 use crate::log::Log;
 
-/// Keeps what a storage needs besides itself.
+/// Keeps the other things that a storage needs alive.
 struct Guard {
     _folder: Option<TempDir>,
     _stopping: watch::Sender<bool>,

@@ -1,7 +1,7 @@
-//! A child process that compiles, as the process sees it that asks: started, given the module, waited for, and ended.
+//! A child process that compiles, as its parent sees it: started, given the module, waited for, and ended.
 //!
-//! In: a module and its bounds. Out: what the child has made of it, or which limit it met. One child for strangers runs at a time.
-//! It knows nothing of how modules are compiled.
+//! In: a module and its bounds. Out: the child's result, or the limit that it met. Only one child for foreign modules
+//! runs at a time. It knows nothing of how modules are compiled.
 
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -20,34 +20,36 @@ use crate::guest::allowance::Allowance;
 use crate::guest::error::{CompileLimit, GuestError};
 use crate::guest::module::Pace;
 
-/// How soon a child is ended that nobody waits for any more.
+/// How soon a child is ended once nobody waits for it any more.
 const LOOK: Duration = Duration::from_millis(20);
-/// How often it is looked whether a child has ended that has closed its pipe.
+/// How often to check whether a child that has closed its pipe has ended.
 const LOOKS_MAX: usize = 100;
-/// What is kept of what a child writes on stderr: its last words.
+/// How much is kept of what a child writes on stderr: its last words.
 const WORDS_BYTES_MAX: usize = 4 << 10;
-/// Threads of a child: more compile no faster than its limit of CPU time allows.
+/// Threads of a child. With more it would only reach its limit of CPU time sooner.
 const THREADS: &str = "4";
 
-/// What a program ends with that panics.
+/// The exit code of a program that panics.
 const PANICKED: i32 = 101;
 
-/// Compiling is no work to do several times at once beside what a node has to do; but what is recorded does not wait for strangers.
+/// Several compilations at once would take too much from a node's other work. But recorded modules do not wait for
+/// foreign ones.
 static TURN_OF_FOREIGN: Mutex<()> = Mutex::new(());
 static TURN_OF_RECORDED: Mutex<()> = Mutex::new(());
 
 /// What is asked of a child.
 pub(super) struct Job<'a> {
     pub(super) paces: &'a [Pace],
-    /// Of this process's engines.
+    /// The fingerprint of this process's engines.
     pub(super) fingerprint: &'a blake3::Hash,
     pub(super) wasm: &'a [u8],
     pub(super) allowance: Allowance,
-    /// An error once nobody waits for it any more.
+    /// Returns an error once nobody waits for the result any more.
     pub(super) is_wanted: &'a dyn Fn() -> Result<(), GuestError>,
 }
 
-/// Compiles a module in a child. It must be called on a thread that lives until then: the child dies with it.
+/// Compiles a module in a child. The calling thread must live until this returns, because the child dies with that
+/// thread.
 pub(super) fn run(program: &Path, job: &Job<'_>) -> Result<Compiled, GuestError> {
     let _turn = wait_for_turn(job)?;
     let started = Instant::now();
@@ -68,7 +70,7 @@ pub(super) fn run(program: &Path, job: &Job<'_>) -> Result<Compiled, GuestError>
             Ok(answer) if !answer.is_whole => Err(ended(&mut child)),
             _ => Ok(()),
         };
-        // It has nothing more to do; without it the other threads end.
+        // The child has nothing more to do; when it is gone the other threads end.
         end(&mut child);
         (heard, answer, words.join().unwrap_or_default())
     });
@@ -99,13 +101,13 @@ fn start(program: &Path, job: &Job<'_>) -> Result<Child, GuestError> {
     command.args((job.allowance == Allowance::Recorded).then_some("--recorded"));
     command.args(job.paces.contains(&Pace::Fast).then_some("--fast"));
     command.args(job.paces.contains(&Pace::Metered).then_some("--metered"));
-    // Nothing of what this process was told, and no signal of its terminal.
+    // The child gets no environment of this process, and no signals of its terminal.
     command.env_clear().env("RAYON_NUM_THREADS", THREADS).current_dir("/").process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().map_err(not_run)
 }
 
-/// Until the child has said all, or nobody waits for it any more.
+/// Waits until the child has said everything, or nobody waits for it any more.
 fn wait(hear: &Receiver<Answer>, started: Instant, job: &Job<'_>) -> Result<Answer, GuestError> {
     let wall = job.allowance.wall();
     loop {
@@ -120,7 +122,7 @@ fn wait(hear: &Receiver<Answer>, started: Instant, job: &Job<'_>) -> Result<Answ
     }
 }
 
-/// How a child ended that says nothing more; it is not waited for if it only pretends.
+/// How a child that says nothing more has ended. A child that only pretends to end is killed.
 fn ended(child: &mut Child) -> std::io::Result<ExitStatus> {
     for _ in 0..LOOKS_MAX {
         if let Some(status) = child.try_wait()? {
@@ -133,7 +135,7 @@ fn ended(child: &mut Child) -> std::io::Result<ExitStatus> {
 }
 
 fn end(child: &mut Child) {
-    // Both fail where it has ended already.
+    // Both fail if it has ended already.
     drop(child.kill());
     drop(child.wait());
 }
@@ -149,7 +151,7 @@ fn last_words(mut stderr: ChildStderr) -> String {
     String::from_utf8_lossy(&kept).trim().to_owned()
 }
 
-/// Which limit a child met that said nothing more.
+/// Which limit was met by a child that said nothing more.
 fn died(status: &ExitStatus, words: &str, allowance: Allowance) -> GuestError {
     tracing::debug!(%status, words, "a child that compiles has died");
     if is_memory(words) {
@@ -161,7 +163,7 @@ fn died(status: &ExitStatus, words: &str, allowance: Allowance) -> GuestError {
         });
     }
     if status.code().is_some_and(|code| code != PANICKED) {
-        // It has not come so far as to look at the module.
+        // It ended before it looked at the module.
         return GuestError::Compiler { detail: format!("{status}: {words}") };
     }
     let words: String = words.lines().take(3).collect::<Vec<_>>().join("; ");
@@ -172,19 +174,19 @@ fn memory_met(allowance: Allowance) -> GuestError {
     GuestError::Limit(CompileLimit::Memory { mib: or_inherited(Resource::Data, allowance.memory()) >> 20 })
 }
 
-/// A limit of this process, which a child cannot raise, where it is lower.
+/// The limit of this process if it is lower, because a child cannot raise it.
 fn or_inherited(resource: Resource, wanted: u64) -> u64 {
     getrlimit(resource).maximum.map_or(wanted, |maximum| wanted.min(maximum))
 }
 
-/// What allocators say, in Rust's words and in the system's.
+/// Whether the text is that of an allocator, in Rust's words or the system's.
 fn is_memory(words: &str) -> bool {
     ["memory allocation of", "out of memory", "Out of memory", "Cannot allocate memory"]
         .iter()
         .any(|known| words.contains(known))
 }
 
-/// What a child has said that has come to an end.
+/// Judges what a child said that finished.
 fn judge(answer: Answer, job: &Job<'_>) -> Result<Compiled, GuestError> {
     match answer.failure {
         Some(Failure::Compile(detail)) if is_memory(&detail) => {
@@ -217,7 +219,8 @@ fn tell_confined(answer: &Answer) {
         "" => tracing::info!("foreign modules are compiled in a child without files, network or other processes"),
         missing => tracing::warn!(
             missing,
-            "foreign modules are compiled in a child that this kernel cannot confine as it should: whoever breaks the compiler has what this user has"
+            "foreign modules are compiled in a child that this kernel cannot confine as it should: whoever breaks the \
+             compiler has what this user has"
         ),
     });
 }

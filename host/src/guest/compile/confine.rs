@@ -1,7 +1,7 @@
-//! What a child that compiles takes from itself: memory, time, files, network, other processes.
+//! The rights that a compiling child gives up: memory, time, files, network, other processes.
 //!
-//! In: how much it may have. Out: what the kernel could not take. It lasts until the process ends, and is done before a byte of the module is
-//! read. It knows nothing of modules.
+//! In: how much the child may use. Out: what this kernel could not take away. It lasts until the process ends, and is
+//! done before a byte of the module is read. It knows nothing of modules.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use seccompiler::{
 use crate::guest::allowance::Allowance;
 use crate::limits;
 
-/// Calls that compiling takes: memory, threads of its own, and the pipes that are open.
+/// System calls that compiling needs: memory, threads of its own, and the pipes that are open.
 const CALLS: [i64; 31] = [
     libc::SYS_read,
     libc::SYS_write,
@@ -50,14 +50,14 @@ const CALLS: [i64; 31] = [
     libc::SYS_prctl,
 ];
 
-/// Confines this process for good; returns what was not possible here, in words.
+/// Confines this process for good; returns as text what was not possible here.
 pub(super) fn confine(allowance: Allowance) -> Result<Vec<String>, String> {
-    // The process that asked kills this one when it has waited long enough; here it is, should that one die.
+    // The parent kills this process after its deadline; if the parent dies, the kernel does it.
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| format!("its parent's death: {error}"))?;
     limit(Resource::Data, allowance.memory(), 0)?;
-    // The signal of the first limit says what it is, that of the second is no other than anybody's.
+    // The signal of the soft limit identifies it; that of the hard limit is an ordinary SIGKILL.
     limit(Resource::Cpu, allowance.cpu().as_secs(), 1)?;
-    // Neither a dump of its memory nor a file.
+    // Neither a core dump nor a file may be written.
     limit(Resource::Core, 0, 0)?;
     limit(Resource::Fsize, 0, 0)?;
     let mut missing = Vec::new();
@@ -68,7 +68,8 @@ pub(super) fn confine(allowance: Allowance) -> Result<Vec<String>, String> {
     Ok(missing)
 }
 
-/// No more than this, or than there was before; the second limit is that much above the first.
+/// Limits a resource to `wanted`, or to the previous maximum if that is lower. The hard limit is `more` above the soft
+/// one.
 fn limit(resource: Resource, wanted: u64, more: u64) -> Result<(), String> {
     let before = getrlimit(resource).maximum.unwrap_or(u64::MAX);
     let (current, maximum) = (wanted.min(before.saturating_sub(more)), wanted.saturating_add(more).min(before));
@@ -76,14 +77,16 @@ fn limit(resource: Resource, wanted: u64, more: u64) -> Result<(), String> {
     limited.map_err(|error| format!("limit of {resource:?}: {error}"))
 }
 
-/// What this program opens it does not hand on, but whoever started its parent may have.
+/// Closes inherited files. This program passes none on, but the process that started its parent may have.
 fn without_inherited() -> std::io::Result<()> {
-    // SAFETY: it closes what nothing in this process has opened: whatever it works with is memory and the three pipes below.
+    // SAFETY: it closes only what nothing in this process has opened: everything it uses is memory and the three pipes
+    // below.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
     if closed == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
-/// No file and no address may be opened, and no process outside be reached; what the kernel does not know yet it does not forbid.
+/// Forbids opening files and addresses, and reaching processes outside. What the kernel does not know yet is not
+/// forbidden.
 fn without_files() -> Result<(), String> {
     const KNOWN: ABI = ABI::V6;
     let restrict = || {
@@ -99,7 +102,7 @@ fn without_files() -> Result<(), String> {
     }
 }
 
-/// Every other call fails. New threads are allowed, new processes are not.
+/// Makes every other system call fail. New threads are allowed, new processes are not.
 fn without_calls() -> Result<(), String> {
     for filter in filters().map_err(|error| error.to_string())? {
         apply_filter(&filter).map_err(|error| error.to_string())?;
@@ -110,7 +113,8 @@ fn without_calls() -> Result<(), String> {
 fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
     let arch = || std::env::consts::ARCH.try_into();
     let errno = |errno: i32| SeccompAction::Errno(errno.unsigned_abs());
-    // What it would do lies in memory, where a filter does not look: the C library falls back to `clone`, whose flags are in a register.
+    // The arguments of `clone3` are in memory, which a filter cannot read. Without it the C library falls back to
+    // `clone`, whose flags are in a register.
     let unknown = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let unknown = SeccompFilter::new(unknown, SeccompAction::Allow, errno(libc::ENOSYS), arch()?)?;
     let when = |argument, operator, value: u64| {
@@ -118,7 +122,7 @@ fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
     };
     let thread = libc::CLONE_THREAD.unsigned_abs().into();
     let is_thread = when(0, SeccompCmpOp::MaskedEq(thread), thread)?;
-    // Machine code is made here and run elsewhere.
+    // Machine code is produced here, but executed elsewhere.
     let is_data = || when(2, SeccompCmpOp::MaskedEq(libc::PROT_EXEC.unsigned_abs().into()), 0);
     let is_own = when(0, SeccompCmpOp::Eq, std::process::id().into())?;
     let mut calls: BTreeMap<i64, Vec<SeccompRule>> = CALLS.iter().map(|call| (*call, Vec::new())).collect();

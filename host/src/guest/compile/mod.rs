@@ -1,11 +1,11 @@
-//! Compiling: from validated wasm to machine code for each engine, and what the module says of itself.
+//! Compiling: from validated wasm to machine code for each engine, and the module's description of itself.
 //!
 //! ```text
-//! this process ─▶ child: a process of the same program, confined ─▶ worker: engines, and the second one for `sh1_describe`
+//! this process ─▶ child: a confined process of the same program ─▶ worker: engines, the second one for `sh1_describe`
 //!              ◀─ artefacts and description, or why not ◀─ wire
 //! ```
-//! Compilers take more time and memory for some modules than their bytes suggest, and translate what a stranger wrote: so they do it where
-//! neither can harm anybody. It loads no machine code and knows nothing of a cache.
+//! For some modules a compiler takes more time and memory than their bytes suggest, and it translates what a stranger
+//! wrote. It therefore runs where neither can do harm. This folder loads no machine code and knows nothing of a cache.
 
 mod child;
 mod confine;
@@ -27,14 +27,15 @@ use super::module::Pace;
 /// Where modules are compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compiling {
-    /// In a child process, one at a time, within limits of memory and time: wherever bytes may be somebody else's.
+    /// In a child process, one at a time, within limits of memory and time: for bytes that may be foreign.
     Child,
-    /// In this process and without limits: for unit tests, whose program is another one, and for what measures this process.
+    /// In this process and without limits: for unit tests, whose program is not the host's, and for measurements of
+    /// this process.
     Here,
 }
 
 impl Default for Compiling {
-    /// Unit tests of this crate have no program that could be the child; nothing else compiles without one by default.
+    /// Unit tests of this crate have no program for the child; everything else compiles in a child by default.
     fn default() -> Self {
         if cfg!(test) { Self::Here } else { Self::Child }
     }
@@ -43,10 +44,10 @@ impl Default for Compiling {
 /// The program that compiles as a child.
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
-/// Names the program whose `compile-module` compiles for this process. The program itself does so when it starts; a test names the one that
-/// it was built with.
+/// Names the program whose `compile-module` compiles for this process. The host names itself when it starts; a test
+/// names the program with which it was built.
 pub fn compile_by(program: PathBuf) {
-    // Of two that name one, both name the same.
+    // If two callers name one, both name the same.
     drop(PROGRAM.set(program));
 }
 
@@ -71,7 +72,7 @@ impl Bounds {
     }
 }
 
-/// What came of it.
+/// The result of a compilation.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Compiled {
     /// In the order in which they were asked for.
@@ -80,7 +81,7 @@ pub(super) struct Compiled {
     pub(super) described: Vec<u8>,
 }
 
-/// Compiles for each of these engines. Of a child's engines `fingerprint` says that they are configured as these are.
+/// Compiles for each of these engines. `fingerprint` proves that a child's engines are configured like these.
 pub(super) fn compile(
     compiling: Compiling,
     engines: &[(Pace, &wasmtime::Engine)],

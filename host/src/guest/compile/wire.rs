@@ -1,12 +1,13 @@
-//! What a child that compiles says to the process that asked it: frames on its stdout.
+//! What a compiling child says to its parent: frames on its stdout.
 //!
 //! | size | field |
 //! |---|---|
-//! | 1 | kind: `C` how it is confined, `H` fingerprint of its engines, `F` `M` artefact, `D` description, `E` error, `.` end |
+//! | 1 | kind: `C` confinement, `H` fingerprint of its engines, `F` `M` artefact, `D` description, `E` error, `.` end |
 //! | 8 | length, little-endian |
 //! | – | that many bytes |
 //!
-//! An error is one byte of what kind it is, and text. It trusts nothing that it reads: a child may have been taken over by what it compiled.
+//! An error is one byte for its kind, and text. It trusts nothing that it reads: a child may have been taken over by
+//! the module that it compiled. It does not know how modules are compiled.
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
 
@@ -15,12 +16,12 @@ use crate::guest::error::{GuestError, GuestFault};
 use crate::guest::module::Pace;
 use crate::limits;
 
-/// A text, or a hash.
+/// The limit for a text or a hash.
 const SHORT_BYTES_MAX: usize = 16 << 10;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Frame {
-    /// What the kernel could not do; nothing if it could all.
+    /// What the kernel could not do; empty if it could do everything.
     Confined(String),
     Fingerprint([u8; 32]),
     Artefact(Pace, Vec<u8>),
@@ -34,7 +35,7 @@ pub(super) enum Frame {
 pub(super) enum Failure {
     Compile(String),
     Describe(GuestFault),
-    /// A frame that is longer than it may be.
+    /// A frame that is longer than allowed.
     TooLong {
         limit: usize,
     },
@@ -49,7 +50,7 @@ pub(super) struct Answer {
     pub(super) artefacts: Vec<(Pace, Vec<u8>)>,
     pub(super) described: Option<Vec<u8>>,
     pub(super) failure: Option<Failure>,
-    /// Without it the child has died.
+    /// If it is not set, the child has died.
     pub(super) is_whole: bool,
 }
 
@@ -142,14 +143,14 @@ impl Frame {
 }
 
 impl Answer {
-    /// Reads to the end, the first failure, or where the child has died.
+    /// Reads up to the end, the first failure, or the point where the child has died.
     pub(super) fn read(from: &mut impl Read) -> Self {
         let mut answer = Self::default();
         while let Ok(frame) = Frame::read(from) {
             match frame {
                 Frame::Confined(text) => answer.confined = Some(text),
                 Frame::Fingerprint(hash) => answer.fingerprint = Some(hash),
-                // One of each pace: a child that says more has lost its mind, and may not fill this process's memory.
+                // One for each pace: a child that sends more is broken, and must not fill this process's memory.
                 Frame::Artefact(pace, _) if answer.artefacts.iter().any(|(known, _)| *known == pace) => break,
                 Frame::Artefact(pace, bytes) => answer.artefacts.push((pace, bytes)),
                 Frame::Described(bytes) => answer.described = Some(bytes),

@@ -1,6 +1,7 @@
-//! The work of a child that compiles: `statehouse compile-module`, wasm on stdin, [frames](super::wire) on stdout.
+//! The work of a compiling child: `statehouse compile-module`, wasm on stdin, [frames](super::wire) on stdout.
 //!
-//! It limits and confines itself before it reads a byte of the module. It knows nothing of where the bytes come from or where they go.
+//! It limits and confines itself before it reads a byte of the module. It does not know where the bytes are from, nor
+//! who reads the frames.
 
 use std::io::{Read, Write};
 
@@ -13,12 +14,13 @@ use crate::guest::module::Pace;
 use crate::guest::second;
 use crate::limits;
 
-/// Reads a module, compiles it for these engines, and writes what came of it. A module that does not compile is an answer, not a failure.
+/// Reads a module, compiles it for these engines, and writes the result. If a module does not compile, that is a
+/// result, not a failure.
 ///
 /// # Errors
 /// The process cannot be limited, or nobody reads what it writes.
 pub fn compile_module(allowance: Allowance, paces: &[Pace]) -> Result<(), GuestError> {
-    // Before the limits: what an engine looks up of the machine is none of the module's doing.
+    // Before the limits: what an engine looks up about the machine must not count against the module.
     let all = [(Pace::Fast, compile_only(Pace::Fast)?), (Pace::Metered, compile_only(Pace::Metered)?)];
     let engines: Vec<(Pace, &wasmtime::Engine)> =
         all.iter().filter(|(pace, _)| paces.contains(pace)).map(|(pace, engine)| (*pace, engine)).collect();
@@ -36,7 +38,7 @@ pub fn compile_module(allowance: Allowance, paces: &[Pace]) -> Result<(), GuestE
     answer().map_err(|error| GuestError::Compiler { detail: format!("a pipe: {error}") })
 }
 
-/// Asks the module to describe itself, which may be all that is wrong with it, and compiles it.
+/// Asks the module to describe itself, which may already fail, and compiles it.
 pub(super) fn work(engines: &[(Pace, &wasmtime::Engine)], wasm: &[u8]) -> Result<Compiled, GuestError> {
     let described = second::describe(wasm)?;
     let compile = |(pace, engine): &(Pace, &wasmtime::Engine)| {

@@ -1,5 +1,5 @@
-//! What a module may be made of, and what it may say of itself: released modules are far below every limit, and a little beyond one is refused
-//! by its name, before anything is compiled.
+//! What a module may consist of, and what it may say about itself. Released modules are far below every limit. One
+//! slightly beyond a limit is refused with the name of the limit, before anything is compiled.
 
 use std::fmt::Write;
 
@@ -8,19 +8,19 @@ use expect_test::{Expect, expect};
 use super::*;
 use crate::guest::validate::validate_within;
 
-/// The text of the conforming module, but for its end.
+/// The text of the conforming module without its end.
 fn conforming() -> String {
     let path = format!("{}/../tests/hostile/conforming.wat", env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(path).expect("it is there");
     text.trim_end().strip_suffix(')').expect("it ends as a module does").to_owned()
 }
 
-/// The conforming module with more in it.
+/// The conforming module with additions.
 fn with(more: &str) -> Vec<u8> {
     wat::parse_str(format!("{}{more})", conforming())).expect("valid text")
 }
 
-/// One that describes itself with these bytes.
+/// A module whose description is these bytes.
 fn describing(bytes: &[u8]) -> Vec<u8> {
     let mut data = String::new();
     for byte in bytes {
@@ -197,7 +197,7 @@ fn a_description_has_a_depth_a_size_and_a_number_of_items() {
 
 #[test]
 fn what_a_guest_returns_is_decoded_within_bounds() {
-    // Not only descriptions: values in values, 10,000 deep, as the answer to a query.
+    // This holds not only for descriptions: values in values, 10,000 deep, as the answer to a query.
     let answer = [vec![0x82, 0x00, 0x81], vec![0x81; 10_000], vec![0x00]].concat();
     let mut data = String::new();
     for byte in &answer {
@@ -216,7 +216,7 @@ fn what_a_guest_returns_is_decoded_within_bounds() {
 
 #[test]
 fn a_sparse_image_is_not_laid_ready() {
-    // Two bytes sixteen megabytes apart: 16 MiB of machine code for each engine before, and as much in memory.
+    // Two bytes sixteen megabytes apart used to take 16 MiB of machine code for each engine, and as much memory.
     let wasm = with("(data (i32.const 0) \"a\") (data (i32.const 65520) \"b\")");
     let sparse = conforming().replace("(export \"memory\") 2 1024", "(export \"memory\") 256 1024");
     let sparse = wat::parse_str(format!("{sparse}(data (i32.const 16700000) \"b\"))")).expect("valid text");

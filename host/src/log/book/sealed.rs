@@ -1,8 +1,8 @@
-//! The part of the book that is sealed: segments, and which of their entries are there. No entry of them is in memory.
+//! The sealed part of the book: its segments, and which of their entries are left. No entry of them is in memory.
 //!
-//! Seals come in order, at recovery from the disk and later one by one; a segment whose newest payloads are still in memory waits for these to
-//! be forgotten. Purges take parts away at the front. At the back everything goes when a snapshot takes its place, and what was given up goes
-//! by a cut; else nothing does.
+//! Seals arrive in order, at recovery from the disk and later one by one. A segment whose newest payloads are still in
+//! memory waits until these are forgotten. Purges remove parts at the front. At the back, a snapshot that replaces the
+//! log removes everything, and a cut removes what was given up; nothing else does.
 
 use std::sync::Arc;
 
@@ -14,7 +14,8 @@ use crate::log::seal::Seal;
 use crate::log::segment::Checkpoint;
 
 impl Book {
-    /// The book after these sealed segments, behind which the log stood as `end` says. `None` if they do not make one stream without gaps.
+    /// The book after these sealed segments, where the log's state is `end`. `None` if they are not one stream without
+    /// gaps.
     pub fn after(mut self, seals: &[Arc<Seal>], end: &Checkpoint) -> Option<Self> {
         assert!(self.slots.is_empty() && self.sealed.is_empty());
         for seal in seals {
@@ -52,7 +53,7 @@ impl Book {
         }
         let Some((first, last)) = seal.first().zip(seal.last) else { return Some(()) };
         if self.sealed.back().is_some_and(|part| part.last.next() != first) {
-            // A snapshot took the place of what was before.
+            // A snapshot replaced the entries before this segment.
             self.sealed.clear();
             self.runs.clear();
         }
@@ -64,13 +65,13 @@ impl Book {
         Some(())
     }
 
-    /// What is sealed is committed, whether the stream says so or not.
+    /// Sealed entries are committed, whether the stream says so or not.
     pub fn commit_sealed(&mut self) {
         let sealed = self.sealed_end.map(|(id, _)| id);
         self.committed = self.committed.into_iter().chain(sealed).max_by_key(|id| id.index);
     }
 
-    /// A segment is sealed: its entries are forgotten, as soon as their payloads are.
+    /// A segment is sealed. Its entries are forgotten as soon as their payloads are.
     pub fn on_sealed(&mut self, seal: Arc<Seal>) {
         assert!(self.waiting.back().is_none_or(|before| before.first_lsn() < seal.first_lsn()));
         self.waiting.push_back(seal);
@@ -96,7 +97,7 @@ impl Book {
         }
     }
 
-    /// The seal of a segment is another one now, for the same entries.
+    /// A segment has a new seal for the same entries.
     pub fn on_resealed(&mut self, seal: &Arc<Seal>) {
         let parts = self.sealed.iter_mut().map(|part| &mut part.seal);
         for known in parts.chain(self.waiting.iter_mut()).filter(|known| known.first_lsn() == seal.first_lsn()) {
@@ -104,7 +105,8 @@ impl Book {
         }
     }
 
-    /// Drops all entries after `last`, also those that are sealed. `hash`: that of `last`, which is here or the last purged one.
+    /// Drops all entries after `last`, even sealed ones. `hash` is that of `last`, which is here or is the last purged
+    /// entry.
     pub fn cut_after(&mut self, last: EntryId, hash: Hash) {
         if self.find_part(last.index).is_some() {
             while self.sealed.pop_back_if(|part| last.index < part.first).is_some() {}
@@ -116,7 +118,8 @@ impl Book {
         self.truncate_after(Some(last.index));
     }
 
-    /// Whether Raft may not drop the entries after `last`, some being sealed. All may be dropped together, when a snapshot takes their place.
+    /// The last sealed entry, if it forbids Raft to drop the entries after `last`. All entries may be dropped together,
+    /// when a snapshot replaces them.
     pub fn keeps_after(&self, last: Option<LogIndex>) -> Option<EntryId> {
         let is_everything = last <= self.last_purged.map(|purged| purged.index);
         let is_there = |id: &EntryId| self.find_slot(id.index).is_some_and(|slot| slot.id == *id);

@@ -1,5 +1,5 @@
-//! Damaged bytes: below the watermark they are corruption, named with segment, offset and index; above it they are a torn
-//! tail, which is cut off.
+//! Damaged bytes. Below the watermark they are corruption, reported with segment, offset and index. Above it they are a
+//! torn tail, which is cut off.
 
 use super::*;
 use crate::ids::Lsn;
@@ -7,7 +7,7 @@ use crate::log::frame::{Frame, FrameKey, Record, read_frame};
 use crate::log::segment::{HEADER_SIZE, SegmentHeader};
 use crate::log::{Damage, Tail};
 
-/// A closed log of one segment with small entries, and where in the file its watermark is.
+/// A closed log of one segment with small entries, and the place of its watermark in the file.
 fn closed_log(entries: u64) -> (SimDisk, PathBuf, usize) {
     let disk = SimDisk::new();
     let log = opened(&disk);
@@ -21,7 +21,7 @@ fn closed_log(entries: u64) -> (SimDisk, PathBuf, usize) {
     (disk, path, watermark)
 }
 
-/// Opens a copy of the log with this content; it must be corrupt and must be left alone.
+/// Opens a copy of the log with this content. It must be reported as corrupt, and must be left alone.
 fn check_corrupt(disk: &SimDisk, path: &Path, content: Vec<u8>) -> (u64, LogIndex) {
     let disk = disk.copy();
     disk.put(path, content.clone());
@@ -45,7 +45,7 @@ fn a_flipped_bit_below_the_watermark_is_found_and_named() {
         let (offset, index) = check_corrupt(&disk, &path, damaged);
         assert!(offset <= position as u64, "{position}");
         if HEADER_SIZE <= position {
-            // One entry a frame: the first one that starts after the damaged frame does.
+            // Each frame has one entry: the first entry after the damaged frame begins is the one that is named.
             let first = entries.iter().find(|entry| offset < entry.offset).expect("every frame has an entry");
             assert_eq!(index, first.entry.id.index, "{position}");
         }
@@ -104,7 +104,7 @@ fn a_cut_in_frames_that_were_not_synced_loses_only_those() {
         std::thread::yield_now();
     }
     pending.extend((4..6).map(|index| append(&log, vec![entry(2, index)]).expect("accepted")));
-    // What is written of the rest is up to the writer, which hangs in a sync: the file is completed by hand.
+    // The writer decides how much of the rest it writes, and it hangs in a sync: let it finish, then cut the file here.
     disk.release_syncs();
     for durable in pending {
         durable.recv().expect("called").expect("durable");
@@ -139,7 +139,7 @@ fn end_of_frame(record_offset: u64, entry: &LogEntry) -> usize {
     (record_offset as usize + 64 + entry.payload.size()).next_multiple_of(8)
 }
 
-/// As if none of the frames after `acknowledged` had been formed after another one's sync returned.
+/// Rewrites the frames as if each was encoded before the sync of another one returned.
 fn without_later_watermarks(mut content: Vec<u8>, acknowledged: Lsn) -> Vec<u8> {
     let key = key_of(&content);
     let mut lsn = acknowledged;
@@ -168,7 +168,7 @@ fn an_exchanged_entry_breaks_the_chain() {
     let offset = third.offset as usize - 40;
     let lsn = Lsn((offset - HEADER_SIZE) as u64);
     let read = read_frame(&Bytes::from(content.clone()).slice(offset..), lsn, &key).expect("a frame starts here");
-    // Somebody who knows the format writes another entry of the same size, with a right checksum.
+    // Somebody who knows the format writes another entry of the same size, with a correct checksum.
     let Record::Entry { entry, before } = &read.frame.records[0] else { panic!("an entry") };
     let payload = Payload::Entry(Bytes::from(vec![b'x'; entry.payload.size()]));
     let forged = Record::Entry { entry: LogEntry { id: entry.id, payload }, before: *before };
@@ -194,7 +194,7 @@ fn a_log_of_somebody_else_is_refused() {
 fn an_entry_that_rots_while_the_log_runs_is_not_served() {
     let disk = SimDisk::new();
     let log = opened(&disk);
-    // More than the tail in memory: the first ones are read from disk.
+    // There is more than the tail in memory holds: the first entries are read from disk.
     append_durably(&log, (0..8).map(|index| entry_of(1, index, 1000)).collect());
     let third = scan(&disk).expect("intact").entries().nth(2).expect("there").expect("readable");
     let file = disk.open(&newest_segment(&disk)).expect("there");

@@ -1,4 +1,4 @@
-//! Power cuts at any operation of the disk, many seeds: what was acknowledged survives, and nothing is there by half.
+//! Power cuts at any operation of the disk, with many seeds: what was acknowledged survives, and nothing is half there.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -7,7 +7,7 @@ use super::sealing::without_seals;
 use super::*;
 use crate::log::Vote;
 
-/// What a log holds, as a caller sees it.
+/// The content of a log, as a caller sees it.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Content {
     entries: Vec<LogEntry>,
@@ -32,12 +32,12 @@ struct History {
     states: Vec<Content>,
     acknowledged: usize,
     term: u64,
-    /// The last index that was said to be committed: nothing up to there is truncated.
+    /// The last index that was reported committed. Nothing up to it is truncated.
     committed: Option<LogIndex>,
 }
 
 impl History {
-    /// One random step; false once the disk is off.
+    /// Makes one random step. Returns false once the disk is off.
     fn step(&mut self, log: &Log, random: &mut StdRng) -> bool {
         let step = self.states.len();
         let mut content = self.states[step - 1].clone();
@@ -68,7 +68,7 @@ impl History {
                     return false;
                 }
             }
-            // Deletes files, and changes nothing else.
+            // This deletes files, and changes nothing else.
             3 => return log.release().is_ok(),
             _ => {
                 let next = last.map_or(0, |last| last.index.0 + 1);
@@ -95,7 +95,8 @@ impl History {
     }
 }
 
-/// Runs on a disk that goes off, three times in a row, and checks what is found after each. Returns how many sealed segments that was.
+/// Runs three times in a row on a disk that goes off, and checks what each opening finds. Returns the number of sealed
+/// segments that it found.
 fn check(seed: u64) -> usize {
     let mut sealed_count = 0;
     let mut random = StdRng::seed_from_u64(seed);
@@ -111,7 +112,7 @@ fn check(seed: u64) -> usize {
             while history.step(&log, &mut random) {}
         }
         disk = if random.random_bool(0.8) { disk.crash(random.random()) } else { disk.kill() };
-        // What is found without any seal is what there is.
+        // The content that opening finds without any seal is the reference.
         let plain = without_seals(&disk);
         let plain = open(&plain).unwrap_or_else(|error| panic!("seed {seed}, without seals: {}", error.reason()));
         let log = open(&disk).unwrap_or_else(|error| panic!("seed {seed}: {}", error.reason()));
@@ -149,12 +150,14 @@ fn what_was_acknowledged_survives_any_power_cut() {
     assert!(700 < sealed_count, "{sealed_count}");
 }
 
-/// A kill at any operation of the first two segments, then a power cut. A killed process may have given a segment its name
-/// and not have synced the folder; once the next one did not either, and with the name went what it had acknowledged since.
+/// The process is killed at any operation of the first two segments; then the power is cut. A killed process may have
+/// named a segment without syncing the folder. The next process used not to sync it either, so the name was lost, and
+/// with it everything acknowledged since.
 #[test]
 fn what_is_acknowledged_after_a_kill_survives_a_power_cut() {
     let vote = Vote { term: Term(2), node: Some(NodeId(7)), committed: true };
-    // Whoever prepares a spare syncs the folder, some time after opening. So there is no room for one, and no second try.
+    // The thread that prepares a spare syncs the folder some time after opening. So there is no room for a spare, and
+    // no second attempt.
     let size = options().segment_bytes_min;
     let options = LogOptions { spare_retry: Duration::from_secs(3600), ..options() };
     let open = |disk: &SimDisk| Log::open(Arc::new(disk.clone()), dir(), options.clone());

@@ -1,19 +1,19 @@
-//! Cuts behind an entry that somebody has accepted as the last one, also inside what is sealed: nothing after it is there any more, or counts as
-//! committed, whatever the power does meanwhile, and whichever seals are there.
+//! Cuts after an entry that somebody has accepted as the last one, also inside sealed segments. Nothing after it is in
+//! the log any more, or counts as committed, whenever the power is cut and whichever seals exist.
 
 use super::sealing::{is_sealed, sealed_disk, sealed_log, seals, wait_until, without_seals};
 use super::*;
 use crate::ids::Lsn;
 use crate::log::{Damage, DamagedLog, Pace, ScannedEntry, Vote};
 
-/// Entries that are read in some places, so that these are open.
+/// Reads entries in some places, so that their segments are open.
 fn touch(log: &Log, entries: &[LogEntry]) {
     for entry in entries.iter().step_by(40) {
         log.read(entry.id.index..entry.id.index.next(), 1).expect("readable");
     }
 }
 
-/// The log has these entries and no others, and nothing is wrong with its segments.
+/// Checks that the log has exactly these entries, and that its segments are intact.
 fn check(log: &Log, expected: &[LogEntry], what: &str) {
     assert_eq!(all(log), expected, "{what}");
     let last = expected.last().map(|entry| entry.id);
@@ -36,7 +36,7 @@ fn scanned(disk: &SimDisk) -> Vec<LogEntry> {
     scan(disk).expect("it is whole").entries().map(entry).collect()
 }
 
-/// Appends and commits in a later term until so many more segments are there, and all closed ones are sealed.
+/// Appends and commits in a later term until `more` further segments exist. All closed segments can then be sealed.
 fn go_on(log: &Log, disk: &SimDisk, term: u64, more: usize) {
     let segments = || disk.list(dir()).expect("it is there").iter().filter(|name| name.ends_with(".log")).count();
     let (wanted, mut next) = (segments() + more, log.last().map_or(0, |last| last.index.0 + 1));
@@ -47,7 +47,7 @@ fn go_on(log: &Log, disk: &SimDisk, term: u64, more: usize) {
     log.save_committed(log.last().expect("it has entries"));
 }
 
-/// The last entry that stays: at places of every kind.
+/// Positions of all kinds for the last entry that stays.
 fn places(entries: &[LogEntry]) -> Vec<usize> {
     let last = entries.len() - 1;
     (0..=last).step_by(23).chain([last - 1, last]).collect()
@@ -71,7 +71,7 @@ fn a_log_is_cut_wherever_an_entry_is_accepted_as_the_last() {
         check(&log, expected, &what);
         assert_eq!((log.vote(), log.committed()), (vote, plain.committed()), "{what}");
         assert_eq!(scanned(&disk), expected, "{what}");
-        // Those from the cut on are sealed again once what came instead of them is committed.
+        // The segments after the cut are sealed again once their new entries are committed.
         go_on(&log, &disk, 60, 6);
         let expected = all(&log);
         drop(log);
@@ -112,7 +112,7 @@ fn what_is_not_there_is_no_place_to_cut() {
     log.purge(entries[50].id).expect("accepted");
     assert!(matches!(log.cut_after(entries[49].id), Err(LogError::Purged { .. })));
     assert_eq!(all(&log), entries[51..]);
-    // Nothing is left but what is purged.
+    // Only purged entries are left.
     log.cut_after(entries[50].id).expect("the last purged one is known");
     assert!(indexes(&log).is_empty());
     append_durably(&log, vec![entry(60, 51)]);
@@ -132,7 +132,8 @@ fn what_is_not_there_is_no_place_to_cut() {
     assert_eq!(log.last(), entries.last().map(|entry| entry.id));
 }
 
-/// Before it is durable, the log is the old one; after that, the cut one; also when the power goes off again while it is opened.
+/// Before the cut is durable the log is the old one, afterwards the cut one. This also holds if the power is cut again
+/// while the log is opened.
 #[test]
 fn a_power_cut_while_a_log_is_cut_leaves_the_old_one_or_the_new_one() {
     let (intact, entries) = sealed_disk();
@@ -158,7 +159,7 @@ fn a_power_cut_while_a_log_is_cut_leaves_the_old_one_or_the_new_one() {
     }
 }
 
-/// The power goes off at any operation of the next start, which drops seals.
+/// The power is cut at any operation of the next start, which drops seals.
 fn check_opening(disk: &SimDisk, expected: &[LogEntry], seed: u64) {
     let count = |disk: &SimDisk| {
         let log = opened(disk);
@@ -175,7 +176,7 @@ fn check_opening(disk: &SimDisk, expected: &[LogEntry], seed: u64) {
     }
 }
 
-/// What comes instead of what was given up has the same indexes, and nobody has committed it yet.
+/// The entries that replace what was given up have the same indexes, and nobody has committed them yet.
 #[test]
 fn what_follows_a_cut_is_not_committed_by_what_was_before_it() {
     let (intact, entries) = sealed_disk();
@@ -199,7 +200,7 @@ fn what_follows_a_cut_is_not_committed_by_what_was_before_it() {
     }
 }
 
-/// Nobody has what was given up: it is no use to ask for it. The log is repaired without it when it is opened again.
+/// Nobody has what was given up, so asking for it is useless. When the log is opened again it is repaired without it.
 #[test]
 fn damage_in_what_was_given_up_is_repaired_without_it() {
     let (disk, entries) = sealed_disk();
@@ -218,12 +219,12 @@ fn damage_in_what_was_given_up_is_repaired_without_it() {
     assert!(matches!(lost, Err(LogError::Unmendable { .. })), "{lost:?}");
     assert!(log.is_damaged(), "and stays so");
     drop(log);
-    // The next start reads what was cut, and finds it.
+    // The next start reads the segments that were cut, and finds the damage.
     let error = open(&disk).err().expect("it is damaged");
     assert!(matches!(error, LogError::Corrupt { .. }), "{}", error.reason());
     let examined = DamagedLog::examine(Arc::new(disk.clone()), dir(), &options()).expect("it can be read");
     let examined = examined.expect("it is damaged");
-    // What was lost may have replaced what was before it, as far as that was not known to be committed then.
+    // Lost bytes may have replaced entries before them that were not known to be committed then.
     assert!(examined.missing().iter().all(|range| *range.end() <= LogIndex(60)), "{:?}", examined.missing());
     examined.repair(&kept, None, Term(0)).expect("the others have what was kept");
     assert_eq!(all(&opened(&disk)), kept);

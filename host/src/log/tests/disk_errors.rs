@@ -1,4 +1,5 @@
-//! A full disk, or a want of descriptors, is a refusal that passes by itself; a failed write or sync is the end until the log is opened again.
+//! A full disk, or a lack of descriptors, is a refusal that passes on its own. A failed write or sync is final until
+//! the log is opened again.
 
 use futures_util::FutureExt;
 
@@ -6,7 +7,7 @@ use super::*;
 use crate::disk::SimOp;
 use crate::log::{LogHealth, Vote};
 
-/// Appends entry after entry until the log refuses; returns how many it has.
+/// Appends entry after entry until the log refuses. Returns how many it has.
 fn fill(log: &Log, from: u64) -> u64 {
     let mut next = from;
     loop {
@@ -48,7 +49,7 @@ fn a_full_disk_refuses_appends_and_nothing_else() {
     assert_eq!((log.last(), log.vote()), (Some(id(1, count)), Some(vote)));
 }
 
-/// It used to end the log: whoever held a thousand idle connections open halted a partition.
+/// A lack of descriptors used to end the log: a client that held a thousand idle connections open halted a partition.
 #[test]
 fn a_want_of_descriptors_refuses_appends_and_passes() {
     let disk = SimDisk::new();
@@ -79,7 +80,7 @@ fn what_is_under_way_when_the_disk_gets_full_may_use_the_rest_of_the_segment() {
     assert_eq!(log.health(), LogHealth::Full);
     let count = fill(&log, 1);
     assert!(8 < count, "{count} entries of 1,104 bytes fit beside the reserve of 2 KiB");
-    // The reserve is still there, for a vote a frame of 72 bytes.
+    // The reserve is still free: a vote needs a frame of 72 bytes.
     for term in 2..22 {
         let vote = Vote { term: Term(term), node: None, committed: false };
         block_on(log.save_vote(vote)).expect("a vote has room kept for it");
@@ -134,7 +135,7 @@ fn callbacks_come_in_order_and_exactly_once() {
         let done = move |result: Result<(), LogError>| sender.send((index, result.is_ok())).expect("the test waits");
         log.append(vec![entry_of(1, index, 500)], Box::new(done)).expect("accepted");
     }
-    // An append of nothing is durable when everything before it is.
+    // An append of no entries is durable when everything before it is.
     append_durably(&log, vec![]);
     wait_for_spare(&log, &disk);
     disk.set_failing(Some(SimOp::Sync));
@@ -145,7 +146,8 @@ fn callbacks_come_in_order_and_exactly_once() {
     assert_eq!(called, (0..=20).map(|index| (index, true)).collect::<Vec<_>>());
 }
 
-/// It used to hold a thread of the runtime while a segment was prepared, and with it the heartbeats of all other partitions.
+/// The append used to block a runtime thread while a segment was prepared, and with it the heartbeats of all other
+/// partitions.
 #[test]
 fn an_append_that_waits_for_room_holds_no_thread() {
     let disk = SimDisk::new();
@@ -160,7 +162,7 @@ fn an_append_that_waits_for_room_holds_no_thread() {
     block_on(async {
         let waiting =
             log.append_in_turn(vec![entry_of(1, next, 1000)], Box::new(move |result| _ = sender.send(result)));
-        // Asked first: if it held the thread nobody would let the disk go on.
+        // The append is polled first: if it blocked the thread, nobody would release the disk.
         let (appended, ()) = futures_util::join!(waiting, async { disk.release_syncs() });
         appended.expect("there is room again");
     });

@@ -1,4 +1,5 @@
-//! The bytes of a segment and of a seal, against the golden files of format version 1. A difference means: a new format version.
+//! The bytes of a segment and of a seal, compared with the golden files of format version 1. Any difference needs a new
+//! format version.
 
 use expect_test::expect_file;
 
@@ -44,7 +45,7 @@ fn frames() -> [Frame; 2] {
     [first, mark]
 }
 
-/// Rows of 16 bytes that are not zero.
+/// The rows of 16 bytes that are not all zero.
 fn dump(bytes: &[u8]) -> String {
     let rows = bytes.chunks(16).enumerate().filter(|(_, row)| row.iter().any(|byte| *byte != 0));
     rows.map(|(number, row)| {
@@ -77,7 +78,7 @@ fn a_segment_has_the_bytes_of_its_version() {
     assert!(rest.is_empty());
 }
 
-/// A segment that begins with entries in place of two of the one before, and its seal's file.
+/// A segment that begins by replacing two entries of the segment before it, and the file of its seal.
 fn sealed() -> (Bytes, Seal, Vec<u8>) {
     let key = FrameKey::of_nonce(&header().nonce);
     let (mut bytes, mut lsn, mut before) = (header().encode(), header().first_lsn, [0xcc; 32]);
@@ -110,7 +111,7 @@ fn a_seal_has_the_bytes_of_its_version() {
         Seal::find(&disk, dir(), header, size as u64, next).map(|(seal, _)| seal)
     };
     assert_eq!(find(&header(), segment.len(), &next), Some(seal));
-    // Of another segment, of one of another size, and of one that the log went on from at another place or entry.
+    // The segment is another one, has another size, or is continued at another lsn or after another entry.
     let other = SegmentHeader { nonce: *b"0123456789abcdee", ..header() };
     assert_eq!(find(&other, segment.len(), &next), None);
     assert_eq!(find(&header(), segment.len() - 1, &next), None);
@@ -120,7 +121,7 @@ fn a_seal_has_the_bytes_of_its_version() {
     );
     let checkpoint = Checkpoint { last_hash: [1; 32], ..checkpoint };
     assert_eq!(find(&header(), segment.len(), &SegmentHeader { checkpoint, ..next.clone() }), None);
-    // A later version is made anew: it says nothing that the segment does not.
+    // A seal of a later version is made again: it says nothing that the segment does not.
     let mut later = file;
     later[8] = 2;
     disk.put(&dir().join("seg-0000000000001000.seal"), later);

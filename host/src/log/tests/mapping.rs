@@ -1,5 +1,5 @@
-//! A tail that somebody has cut while it is mapped, or that the disk does not give back: an error that ends this log, and neither the process
-//! nor another log.
+//! A mapped tail that somebody truncates, or that the disk cannot read: the error ends this log, but neither the
+//! process nor another log.
 
 use std::fs::File;
 
@@ -18,12 +18,13 @@ fn segment_files(folder: &Path) -> Vec<PathBuf> {
     segments
 }
 
-/// Nothing is committed, so all of it is the tail; of the payloads only the newest are in memory.
+/// Nothing is committed, so all entries are the tail. Only the newest payloads are in memory.
 fn tail() -> Vec<LogEntry> {
     (0..60).map(|index| entry_of(1, index, 900)).collect()
 }
 
-/// One of the files is cut to so many bytes while it is mapped, and all entries are asked for. Returns what is found at the next start.
+/// Truncates one of the files to `size` bytes while it is mapped, and reads all entries. Returns the result of the next
+/// start.
 fn check_cut(position: impl Fn(usize) -> usize, size: u64) -> Result<Log, LogError> {
     let (folder, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
     let (log, well) = (open_real(folder.path()), open_real(other.path()));
@@ -35,7 +36,7 @@ fn check_cut(position: impl Fn(usize) -> usize, size: u64) -> Result<Log, LogErr
     let cut = File::options().write(true).open(&segments[position(segments.len())]).expect("it is there");
     cut.set_len(size).expect("it can be cut");
     let read = log.read(LogIndex(0)..LogIndex(u64::MAX), usize::MAX);
-    // What is left of the last page has zeros behind the end of the file.
+    // The rest of the last page has zeros after the end of the file.
     assert!(matches!(read, Err(LogError::Corrupt { damage: Damage::Size | Damage::Record, .. })), "{read:?}");
     assert!(matches!(log.health(), LogHealth::Failed(_)));
     assert!(append(&log, vec![entry(1, 60)]).is_err(), "it takes nothing before it is opened again");
@@ -51,7 +52,7 @@ fn a_mapped_segment_that_becomes_shorter_ends_its_log_alone() {
         let opened = check_cut(|_| 0, size);
         assert!(matches!(opened.err(), Some(LogError::Corrupt { .. })), "it is repaired before it is opened");
     }
-    // The newest one as well. That it had more, nothing on this disk tells; what others have seen of it does.
+    // The newest segment too. Nothing on this disk shows that it had more; what other nodes have seen of it does.
     check_cut(|count| count - 1, 4096).expect("it is shorter");
 }
 
@@ -69,7 +70,7 @@ fn a_tail_that_is_not_given_back_ends_its_log_until_that_is_opened_again() {
     assert_eq!(all(&opened(&disk)), tail());
 }
 
-/// A closed segment that is not committed yet is read like the rest of the tail, and one that is damaged is not sealed.
+/// A closed segment that is not committed yet is read like the rest of the tail. A damaged one is not sealed.
 #[test]
 fn a_closed_segment_that_is_damaged_before_it_is_sealed_ends_its_log() {
     let disk = SimDisk::new();

@@ -1,11 +1,12 @@
-//! Mending in place: what a sealed segment has lost comes back, and a power cut on the way leaves the old segment or the new one.
+//! Mending in place: a sealed segment gets back what it lost, and a power cut on the way leaves the old segment or the
+//! new one.
 
 use super::sealing::*;
 use super::*;
 use crate::ids::Lsn;
 use crate::log::Pace;
 
-/// All entries, as a peer that has them would give them.
+/// The entries in these ranges, as a peer that has all entries returns them.
 pub(super) fn give(entries: &[LogEntry], ranges: &[std::ops::RangeInclusive<LogIndex>]) -> Vec<LogEntry> {
     let is_asked_for = |entry: &&LogEntry| ranges.iter().any(|range| range.contains(&entry.id.index));
     entries.iter().filter(is_asked_for).cloned().collect()
@@ -35,7 +36,7 @@ fn a_damaged_sealed_segment_is_mended_in_place() {
                 let segment = log.sealed_segments().into_iter().find(|it| it.first_lsn == first_lsn).expect("sealed");
                 let what = format!("{name}, {size} at {offset}");
                 if log.scrub(segment, |_| Pace::GoOn).is_ok() {
-                    // Bytes that nothing is in.
+                    // The damaged bytes were unused.
                     continue;
                 }
                 let lost = log.lost_in(first_lsn).unwrap_or_else(|error| panic!("{what}: {}", error.reason()));
@@ -96,7 +97,7 @@ fn a_power_cut_while_a_segment_is_mended_leaves_the_old_one_or_the_new_one() {
     assert!(is_mended);
 }
 
-/// A backup of a segment that was taken before it was full has the same name, header and size, and less in it.
+/// A backup of a segment from before it was full has the same name, header and size, but less content.
 #[test]
 fn a_segment_older_than_its_seal_is_damage_and_is_mended() {
     let (intact, entries) = sealed_disk();
@@ -115,7 +116,7 @@ fn a_segment_older_than_its_seal_is_damage_and_is_mended() {
     assert!(!lost.is_empty());
     log.mend(first_lsn, &give(&entries, &lost)).expect("the others have it");
     assert_eq!((all(&log), log.is_damaged()), (entries.clone(), false));
-    // Without the seal that knows better it is not taken for the end of the log either.
+    // Without the seal, which knows better, the older segment is not taken for the end of the log either.
     let mut older = intact.content(&path).expect("it is there");
     older[half..].fill(0);
     let plain = without_seals(&intact);

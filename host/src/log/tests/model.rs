@@ -1,4 +1,5 @@
-//! Random calls against a map: after each the log says what the map says, also when it was closed and opened in between.
+//! Random calls are compared with a map. After each call the log says what the map says, even after it was closed and
+//! opened again.
 
 use std::collections::BTreeMap;
 

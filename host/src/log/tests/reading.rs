@@ -1,4 +1,4 @@
-//! Appends, reads, truncation and purge without faults, on both disks, also while others append.
+//! Appends, reads, truncation and purge without faults, on both disks, and while others append.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -84,7 +84,7 @@ fn truncation_and_purge_survive_reopening() {
     assert_eq!(log.term_starts(), [id(1, 3), id(2, 7)]);
     assert!(matches!(log.truncate_after(Some(id(1, 1))), Err(LogError::Purged { .. })));
 
-    // As after the installation of a snapshot.
+    // A snapshot's installation does the same.
     log.purge(id(5, 50)).expect("accepted");
     assert_eq!((log.last(), all(&log)), (Some(id(5, 50)), vec![]));
     assert!(matches!(append(&log, vec![entry(5, 52)]), Err(LogError::Gap { .. })));
@@ -116,7 +116,7 @@ fn recovery_starts_behind_what_is_purged() {
     let mut log = opened(&disk);
     let mut next = 0;
     for term in 1..60 {
-        // Rewrites entries, also across segments, that are purged later.
+        // Rewrites entries that are purged later, some of them in an earlier segment.
         next = u64::saturating_sub(next, term % 13);
         append_durably(&log, (next..next + 20).map(|index| entry_of(term, index, 700)).collect());
         next += 20;

@@ -1,9 +1,9 @@
-//! Segments that hold nothing but purged entries are deleted; nothing else may miss them, and nothing else may be missing.
+//! Segments that hold nothing but purged entries are deleted. Nothing misses them, and no other segment may be missing.
 
 use super::*;
 use crate::log::{Damage, DamagedLog, Vote};
 
-/// A log of several segments, purged up to near its end, whose newest header says so.
+/// A log of several segments that is purged almost to its end, as the newest header says.
 fn purged_log(disk: &SimDisk) -> Log {
     let log = opened(disk);
     block_on(log.save_vote(Vote { term: Term(1), node: Some(NodeId(1)), committed: true })).expect("saved");
@@ -55,7 +55,7 @@ fn a_released_log_opens_and_goes_on() {
     let gone = before.iter().filter(|name| !after.contains(name));
     let size = |name: &String| earlier.content(&dir().join(name)).map_or(0, |content| content.len() as u64);
     assert_eq!(freed, gone.map(size).sum::<u64>(), "the bytes of the files that are gone");
-    // The writer may have made its next segment in the meantime.
+    // The log may have made its next segment meanwhile.
     let made = log.bytes() + freed - bytes;
     assert!(made == 0 || made == 64 << 10, "{made}");
     assert_eq!(log.release().expect("the disk is well"), 0, "once is enough");
@@ -84,14 +84,14 @@ fn a_segment_that_was_not_released_is_missed() {
         disk.remove(&dir().join(name)).expect("it is there");
         let opened = open(&disk);
         if number == 0 {
-            // Whether it was released or lost makes no difference to anybody: all of it is purged.
+            // It makes no difference whether the segment was released or lost: everything in it is purged.
             opened.expect("the newest header vouches for it");
         } else {
             let error = opened.err().expect("it is missed");
             assert!(matches!(error, LogError::Corrupt { damage: Damage::SegmentMissing(_), .. }), "{error}");
         }
     }
-    // A beginning that is not purged.
+    // A missing beginning that is not purged is reported.
     let disk = SimDisk::new();
     let log = opened(&disk);
     fill(&log, 60);
@@ -160,7 +160,7 @@ fn a_released_log_that_is_damaged_is_repaired() {
     }
 }
 
-/// Two replicas: one has all entries, the other a snapshot up to `upto`.
+/// There are two replicas: one has all entries, the other a snapshot up to `upto`.
 fn check_skip(held: Vec<LogEntry>, upto: EntryId, expected: &[u64]) {
     let whole = opened(&SimDisk::new());
     append_durably(&whole, (0..8).map(|index| entry(1, index)).chain((8..12).map(|index| entry(2, index))).collect());

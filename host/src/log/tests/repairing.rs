@@ -1,13 +1,13 @@
-//! A damaged log is rebuilt from what is intact and what peers give: it equals an undamaged copy, wrong entries are refused,
-//! votes never go back, and a power cut during the repair leaves a log that is damaged or repaired, never a third thing.
-//! The peers are played by an intact copy of the disk.
+//! A damaged log is rebuilt from its intact entries and from those that peers give. It then equals an undamaged copy.
+//! Wrong entries are refused, votes never go back, and a power cut during the repair leaves the damaged log or the
+//! repaired one, never a third thing. An intact copy of the disk plays the peers.
 
 use std::ops::RangeInclusive;
 
 use super::*;
 use crate::log::{Damage, DamagedLog, Misfit, Repaired, Vote};
 
-/// The highest term that peers of the tests have heard of.
+/// The highest term that the peers of these tests have heard of.
 const FLOOR: Term = Term(9);
 
 fn vote(term: u64, node: u64, committed: bool) -> Vote {
@@ -58,7 +58,7 @@ fn examine(disk: &SimDisk) -> Option<DamagedLog> {
     DamagedLog::examine(Arc::new(disk.clone()), dir(), &options()).expect("it can be read")
 }
 
-/// What a caller fetches from an intact copy.
+/// The entries that a caller fetches from an intact copy.
 fn fetched(damaged: &DamagedLog, copy: &[(LogEntry, [u8; 32])]) -> Vec<LogEntry> {
     let missing: Vec<RangeInclusive<LogIndex>> = damaged.missing();
     let is_wanted = |entry: &LogEntry| {
@@ -68,7 +68,8 @@ fn fetched(damaged: &DamagedLog, copy: &[(LogEntry, [u8; 32])]) -> Vec<LogEntry>
     copy.iter().map(|(entry, _)| entry.clone()).filter(is_wanted).collect()
 }
 
-/// Repairs the log on `disk` from the intact one on `copy`, and checks that they are the same then. `None`: it was sound.
+/// Repairs the log on `disk` from the intact one on `copy`, and checks that both are then the same. `None`: it was
+/// sound.
 fn check_repair(disk: &SimDisk, copy: &SimDisk, what: &str) -> Option<Repaired> {
     let expected = journal(copy);
     let damaged = examine(disk)?;
@@ -86,7 +87,7 @@ fn check_equal(disk: &SimDisk, copy: &SimDisk, what: &str, vote_may_be_lost: boo
     assert!(found == expected, "{what}: entry by entry, hash by hash");
     let (log, copy) = (opened(disk), opened(&copy.copy()));
     assert_eq!(log.last(), copy.last(), "{what}");
-    // A purge is lost with its record and every header after it; then more is kept than was asked for.
+    // A purge is lost with its record and every later header. Then more entries are kept than necessary.
     assert!(log.last_purged().is_none_or(|purged| Some(purged) == copy.last_purged()), "{what}");
     assert!(log.committed().map(|id| id.index) <= copy.committed().map(|id| id.index), "{what}");
     if vote_may_be_lost {
@@ -102,7 +103,7 @@ fn check_equal(disk: &SimDisk, copy: &SimDisk, what: &str, vote_may_be_lost: boo
     assert!(found.ends_with(&expected), "{what}: it goes on and opens again");
 }
 
-/// A newest segment that is gone leaves no trace in the log.
+/// A newest segment that is missing leaves no trace in the log.
 #[test]
 fn a_log_that_has_forgotten_its_end_is_given_it_back() {
     let intact = eventful_log();
@@ -132,7 +133,8 @@ fn any_flipped_bit_is_repaired() {
     for path in &segments {
         let content = intact.content(path).expect("there");
         let end = content.iter().rposition(|byte| *byte != 0).expect("not empty");
-        // Every 61st byte meets each field of frame headers and records somewhere; the segment's header has its own stride.
+        // Every 61st byte hits each field of frame headers and records somewhere; the segment's header has its own
+        // stride.
         for position in (0..4096).step_by(37).chain((3584..3600).step_by(3)).chain((4096..=end).step_by(61)) {
             let disk = intact.copy();
             let mut damaged = content.clone();
@@ -150,7 +152,7 @@ fn any_flipped_bit_is_repaired() {
     );
 }
 
-/// The entry went with its frame, and the frame after it says that it was committed.
+/// The entry is lost with its frame, and the frame after it says that the entry was committed.
 #[test]
 fn what_is_known_to_be_committed_is_missing_where_its_bytes_are_lost() {
     let intact = SimDisk::new();
@@ -167,7 +169,7 @@ fn what_is_known_to_be_committed_is_missing_where_its_bytes_are_lost() {
     content[lost.offset as usize] ^= 1;
     disk.put(&path, content);
     let damaged = examine(&disk).expect("it is damaged");
-    // The lost bytes may have replaced what was not known to be committed before.
+    // The lost bytes may have replaced entries before them that were not known to be committed.
     assert_eq!(damaged.missing(), [LogIndex(0)..=LogIndex(2)]);
     check_repair(&disk, &intact, "the newest entry").expect("it is damaged");
 }
@@ -185,7 +187,7 @@ fn any_sector_that_is_not_given_back_is_repaired() {
             let damage = scan(&disk).err();
             assert!(matches!(damage, Some(LogError::Corrupt { damage: Damage::Unreadable, .. })), "{what}: {damage:?}");
             let repaired = check_repair(&disk, &intact, &what).expect("it is damaged");
-            // Behind the last frame of the newest segment there may have been others.
+            // After the last frame of the newest segment there may have been others.
             assert!(position + 1 == segments.len() || !repaired.vote_may_be_lost, "{what}");
         }
     }
@@ -201,7 +203,7 @@ fn a_cut_a_missing_segment_and_several_damages_are_repaired() {
         let end = content.iter().rposition(|byte| *byte != 0).expect("not empty");
         for cut in [0, 100, 4096, 4104, end / 2, end - 9] {
             if cut == end - 9 && path == newest {
-                // The mark of an idle stream at its end, which nobody was told of.
+                // These bytes are the mark of an idle stream, which was never acknowledged to anybody.
                 continue;
             }
             let disk = intact.copy();
@@ -226,7 +228,7 @@ fn a_cut_a_missing_segment_and_several_damages_are_repaired() {
     }
 }
 
-/// The eventful log without the segment in the middle, and the entries that it lacks.
+/// The eventful log without its second segment, and the entries that it lacks.
 fn without_a_segment() -> (SimDisk, SimDisk, Vec<LogEntry>) {
     let intact = eventful_log();
     let disk = intact.copy();
@@ -253,7 +255,7 @@ fn wrong_entries_are_refused_and_change_nothing() {
     let mut twice = entries.clone();
     twice.insert(1, entries[0].clone());
     assert_eq!(refused(&twice), (first, Misfit::Order));
-    // The last one's hash is in the header behind it, and covers all before.
+    // The last entry's hash is in the next segment's header, and covers all entries before it.
     let mut other = entries.clone();
     other[1].payload = Payload::Entry(Bytes::from_static(b"other"));
     assert_eq!(refused(&other), (last, Misfit::Content));
@@ -316,7 +318,7 @@ fn a_lost_end_is_said_to_be_of_unknown_length() {
     let damaged = examine(&disk).expect("the watermark tells");
     assert_eq!((damaged.missing(), damaged.lost_from()), (vec![], Some(LogIndex(2))));
     assert!(damaged.vote_may_be_lost());
-    // The group went on: what the lost bytes held was replaced by another leader, and is shorter.
+    // The group continued: another leader replaced what the lost bytes held, with fewer entries.
     let entries = [entry(1, 2), entry(6, 3)];
     let repaired = damaged.repair(&entries, None, Term(6)).expect("repaired");
     assert_eq!((repaired.last, repaired.vote), (Some(id(6, 3)), Some(Vote::barrier(Term(6)))));
@@ -395,7 +397,7 @@ fn a_power_cut_leaves_the_damaged_log_or_the_repaired_one() {
     assert!(0 < found_damaged && 0 < found_repaired, "{found_damaged} damaged, {found_repaired} repaired");
 }
 
-/// Peers may have released what is missing here, and have a snapshot of it.
+/// Peers may have released the entries that are missing here, and have a snapshot that covers them.
 #[test]
 fn a_snapshot_takes_the_place_of_entries_that_nobody_has_any_more() {
     let intact = eventful_log();
@@ -456,10 +458,10 @@ fn a_snapshot_of_another_history_is_refused_unless_it_is_a_later_one() {
         assert!(damaged.lost_from().is_none() && damaged.missing().iter().all(|range| *range.end() < base.index));
         damaged.repair(&[], Some((id, [7; 32])), FLOOR)
     };
-    // A leader of this entry's term, or of a later one, had what is here.
+    // A leader of this entry's term, or of a later one, had the entries that are here.
     let refused = repair(&damage(), base);
     assert!(matches!(refused, Err(LogError::Misfit { misfit: Misfit::Chain, .. })), "{refused:?}");
-    // What is here was placed by a leader of an earlier term, and replaced.
+    // A leader of an earlier term placed the entries here, and they were replaced.
     let disk = damage();
     let later = EntryId { term: Term(5), ..base };
     repair(&disk, later).expect("repaired");

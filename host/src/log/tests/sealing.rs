@@ -1,12 +1,13 @@
-//! Seals: what is sealed is not read when a log opens, and nothing that happens to a seal or to its segment makes the log another one.
+//! Seals: sealed segments are not read when a log opens, and no fault of a seal or of its segment changes the log's
+//! content.
 
-use super::*;
 use super::mending::give;
+use super::*;
 use crate::disk::SimOp;
 use crate::ids::Lsn;
 use crate::log::{Damage, Pace, Vote};
 
-/// Yields until it is so: another thread is at work on it.
+/// Yields until the condition holds; another thread works on it.
 pub(super) fn wait_until(is_so: impl Fn() -> bool) {
     for _ in 0..50_000_000 {
         if is_so() {
@@ -38,7 +39,7 @@ pub(super) fn is_sealed(log: &Log, disk: &SimDisk) -> bool {
     seals(disk).len() == segments(disk).len() - 1 && log.sealed_segments().len() == seals(disk).len()
 }
 
-/// The same disk without seals: what it holds by itself.
+/// The same disk without seals: the content that the segments alone have.
 pub(super) fn without_seals(disk: &SimDisk) -> SimDisk {
     let copy = disk.copy();
     for name in seals(&copy) {
@@ -47,7 +48,7 @@ pub(super) fn without_seals(disk: &SimDisk) -> SimDisk {
     copy
 }
 
-/// A log with some replaced entries, all committed at the end, and its entries.
+/// A log with some replaced entries, all of them committed at the end.
 fn committed_log(disk: &SimDisk) -> Log {
     let log = opened(disk);
     let mut next = 0;
@@ -70,7 +71,7 @@ pub(super) fn sealed_log(disk: &SimDisk) -> Log {
     log
 }
 
-/// A disk with a closed log all of whose closed segments are sealed, and its entries.
+/// A disk with a closed log whose closed segments are all sealed, and its entries.
 pub(super) fn sealed_disk() -> (SimDisk, Vec<LogEntry>) {
     let disk = SimDisk::new();
     let log = sealed_log(&disk);
@@ -79,7 +80,7 @@ pub(super) fn sealed_disk() -> (SimDisk, Vec<LogEntry>) {
     (disk, entries)
 }
 
-/// What may be read of a sealed log when it opens: headers, the heads of seals, and the newest segment.
+/// The most bytes that opening a sealed log may read: headers, the heads of seals, and the newest segment.
 fn bytes_of_tail(disk: &SimDisk) -> u64 {
     let segments = segments(disk);
     let newest = segments.last().map_or(0, |name| size(disk, name));
@@ -144,7 +145,7 @@ fn how_much_follows_what_is_sealed_is_told_about() {
         assert!(found.is_none_or(|found| exact <= plain.bytes_after(Some(found))), "{found:?} for {}", entry.id);
         assert!(found.is_none_or(|found| plain.bytes_after(Some(found)) <= exact + 2 * near), "{found:?}");
     }
-    // The other one is being sealed meanwhile, and counts from an entry or from its frame.
+    // The other log is being sealed meanwhile, and counts from an entry or from its frame.
     let (about, exact) = (log.bytes_after(None), plain.bytes_after(None));
     assert!(exact <= about && about <= exact + near, "{about} for {exact}");
 }
@@ -189,7 +190,7 @@ fn what_is_sealed_cannot_be_dropped_but_as_a_whole() {
     let replaced = append(&log, vec![entry(50, 21)]).map(drop);
     assert!(matches!(replaced, Err(LogError::Sealed { .. })), "{replaced:?}");
     assert_eq!(all(&log), entries);
-    // With nothing purged, nothing is left: as when a snapshot takes the place of all.
+    // Nothing is purged, so nothing is left: this is the case in which a snapshot replaces everything.
     log.truncate_after(None).expect("accepted");
     assert!(indexes(&log).is_empty());
     log.skip_to(id(60, last.index.0 + 5), [7; 32]).expect("the disk is well");
@@ -244,7 +245,7 @@ fn a_seal_that_is_missing_costs_the_reading_of_its_segment() {
 fn the_seal_of_another_segment_is_not_believed() {
     let ((disk, entries), (other, _)) = (sealed_disk(), sealed_disk());
     for name in seals(&disk) {
-        // Of the same name, with other nonces.
+        // The other seal has the same name but another nonce.
         disk.put(&dir().join(&name), other.content(&dir().join(&name)).expect("both have the same segments"));
     }
     disk.put(&dir().join("seg-00000000000fffff.seal"), b"of no segment".to_vec());
@@ -253,7 +254,7 @@ fn the_seal_of_another_segment_is_not_believed() {
     wait_until(|| is_sealed(&log, &disk));
 }
 
-/// Where the frames of a segment's file are, about.
+/// The approximate place of the frames in a segment's file.
 pub(super) fn frames_of(content: &[u8]) -> std::ops::Range<usize> {
     let end = content.iter().rposition(|byte| *byte != 0).expect("a segment is not empty");
     4096..end
@@ -298,11 +299,11 @@ fn a_sealed_segment_that_is_cut_or_cannot_be_read_is_damage() {
     let (intact, entries) = sealed_disk();
     let path = dir().join(&segments(&intact)[1]);
     let content = intact.content(&path).expect("it is there");
-    // Before the log opens: the seal is of a file of another size.
+    // The file is cut before the log opens: the seal is for a file of another size.
     let disk = intact.copy();
     disk.put(&path, content[..content.len() / 2].to_vec());
     assert!(matches!(open(&disk).err(), Some(LogError::Corrupt { .. })));
-    // While it is open.
+    // The file is cut while the log is open.
     let disk = intact.copy();
     let log = opened(&disk);
     disk.put(&path, content[..5000].to_vec());
@@ -310,7 +311,7 @@ fn a_sealed_segment_that_is_cut_or_cannot_be_read_is_damage() {
     assert!(matches!(found, Err(LogError::Corrupt { damage: Damage::Size, .. })), "{found:?}");
     let last = entries.last().expect("there are some").id.index;
     assert_eq!(log.read(last..last.next(), 1).expect("that one is whole").len(), 1);
-    // A disk that gives nothing back.
+    // The disk returns nothing.
     let disk = intact.copy();
     let log = opened(&disk);
     disk.set_failing(Some(SimOp::Read));
@@ -369,7 +370,8 @@ fn seals_go_with_their_segments() {
     assert_eq!((all(&log), log.last_purged()), (now, Some(purged)));
 }
 
-/// A folder that was copied while the log was written: seals were copied last, and say more than the segments of the copy.
+/// A folder that was copied while the log was written: the seals were copied last, and say more than the copied
+/// segments.
 #[test]
 fn seals_newer_than_the_segments_beside_them_are_not_believed() {
     let disk = SimDisk::new();
@@ -391,14 +393,14 @@ fn seals_newer_than_the_segments_beside_them_are_not_believed() {
     assert_eq!(all(&copied), expected);
     let seal_of_newest = newest.with_extension("seal");
     assert!(early.content(&seal_of_newest).is_none(), "it is not sealed: the stream goes on there");
-    // It goes on differently, from the same place of the same segment.
+    // The stream continues differently, from the same place of the same segment.
     append_durably(&copied, (expected.len() as u64..next).map(|index| entry_of(41, index, 700)).collect());
     copied.save_committed(copied.last().expect("it has entries"));
     wait_until(|| is_sealed(&copied, &early));
     let expected = all(&copied);
     drop(copied);
     assert_eq!(all(&opened(&early)), expected);
-    // As if the copy were made again, over the one that has gone on.
+    // As if the copy was made again, over the log that has continued.
     for name in seals(&disk) {
         early.put(&dir().join(&name), disk.content(&dir().join(&name)).expect("it is there"));
     }
@@ -409,7 +411,7 @@ fn seals_newer_than_the_segments_beside_them_are_not_believed() {
     }
 }
 
-/// A start does not read what is sealed, and yet it does not say that all is well.
+/// A start does not read sealed segments, yet it must not report that all is well.
 #[test]
 fn what_was_found_to_be_damaged_is_known_after_a_restart() {
     let (intact, entries) = sealed_disk();
@@ -429,7 +431,7 @@ fn what_was_found_to_be_damaged_is_known_after_a_restart() {
     log.mend(first_lsn, &give(&entries, &log.lost_in(first_lsn).expect("sealed"))).expect("it is mended");
     drop(log);
     assert!(!opened(&disk).is_damaged());
-    // Without its seal it is read, and whole; the mark is of no use then.
+    // Without its seal the segment is read and found intact; the mark is then out of date.
     disk.put(&path.with_extension("rot"), Vec::new());
     assert!(opened(&disk).is_damaged());
     let plain = without_seals(&disk);

@@ -1,10 +1,12 @@
-//! An entry as a tail gives it out: who asked what, which module decided, and the events or the rejection of each command.
+//! An entry as a tail returns it: who asked for what, which module decided, and the events or the rejection of each
+//! command.
 //!
 //! ```text
 //! TailEntry ─▶ commands() ─▶ TailCommand ─▶ events() ─▶ TailEvent ─▶ facts(): what the deciding module renders
 //!                                       └─▶ rejection()
 //! ```
-//! In: a recorded entry. Out: its parts, borrowed from its bytes; nothing is copied before somebody asks. It decides nothing.
+//! In: a recorded entry. Out: its parts, borrowed from its bytes; nothing is copied until somebody asks for it. This
+//! file decides nothing, and does not know what an event means.
 
 use std::sync::Arc;
 
@@ -50,27 +52,28 @@ impl TailEntry {
         self.recorded.entry.header().kind
     }
 
-    /// The module that decided it, [`ModuleId::ZERO`] before there was one; [`super::Tail::decider`] has the module itself.
+    /// The module that decided it, or [`ModuleId::ZERO`] before there was one; [`super::Tail::decider`] returns the
+    /// module.
     pub fn decider(&self) -> ModuleId {
         self.recorded.entry.header().decider
     }
 
-    /// Where it is in this node's log; another replica may have it elsewhere.
+    /// Its place in this node's log; another replica may have it elsewhere.
     pub fn log_index(&self) -> LogIndex {
         self.recorded.log_index
     }
 
-    /// All of it, as it is recorded.
+    /// The whole entry, as it is recorded.
     pub fn entry(&self) -> &Entry {
         &self.recorded.entry
     }
 
-    /// How many positions it has: one for each event, one for each rejection.
+    /// How many positions it has: one for each event and one for each rejection.
     pub fn position_count(&self) -> u32 {
         self.recorded.position_count()
     }
 
-    /// Its last position: whoever has that as cursor has had all of the entry.
+    /// Its last position: a reader with this cursor has read the whole entry.
     pub fn position(&self) -> Position {
         self.position_of(self.position_count().saturating_sub(1))
     }
@@ -94,7 +97,7 @@ impl TailEntry {
     }
 }
 
-/// One command of an entry, or what of it happened in this partition.
+/// One command of an entry, or the part of it that happened in this partition.
 #[derive(Clone, Copy)]
 pub struct TailCommand<'a> {
     of: &'a TailEntry,
@@ -102,12 +105,13 @@ pub struct TailCommand<'a> {
     number: u32,
     /// `n` of its first position.
     first: u32,
-    /// Name, caller with roles, request id and canonical body. Its id is that of the call where this is one: see [`TailCommand::id`].
+    /// Name, caller with roles, request id and canonical body. If this is a call, `command.id` is that of the call: see
+    /// [`TailCommand::id`].
     pub command: EntryCommand<'a>,
 }
 
 impl<'a> TailCommand<'a> {
-    /// The id that the client chose, also where this is only a step of its command.
+    /// The id that the client chose, even if this is only a step of its command.
     pub fn id(&self) -> CommandId {
         match self.part() {
             Part::Call(origin) => origin.parent(),
@@ -115,8 +119,8 @@ impl<'a> TailCommand<'a> {
         }
     }
 
-    /// What this is of the client's command. A command on several partitions shows up once as start, once for each call, and once as its
-    /// end; [`Part::is_outcome`] says where its outcome is.
+    /// Which part of the client's command this is. A command on several partitions appears once as its start, once for
+    /// each call, and once as its end; [`Part::is_outcome`] says which of them has its outcome.
     pub fn part(&self) -> Part<'a> {
         self.of.entry().part(self.number)
     }
@@ -137,8 +141,8 @@ impl<'a> TailCommand<'a> {
         (group.first_op..group.first_op + group.op_count).map(move |at| ops.op(at as usize).entity)
     }
 
-    /// What happened here, in order: each event is given once, in the partition of its entity, and not again at the end of a command on
-    /// several partitions. Empty for what was rejected.
+    /// What happened here, in order. Each event is returned once, in the partition of its entity, and not again at the
+    /// end of a command on several partitions. Empty if the command was rejected.
     pub fn events(&self) -> impl Iterator<Item = TailEvent<'a>> + use<'a> {
         let (command, part) = (*self, self.part());
         let outcome = self.batch.outcome.group(self.number as usize);
@@ -149,10 +153,11 @@ impl<'a> TailCommand<'a> {
         (0..count).map(move |at| TailEvent::new(command, at, first + at))
     }
 
-    /// Why it was refused, if it was: the whole command where [`Part::is_outcome`] says so, else only what this partition was asked for.
+    /// Why it was refused, if it was. The refusal is that of the whole command if [`Part::is_outcome`] says so,
+    /// otherwise only of what this partition was asked to do.
     pub fn rejection(&self) -> Option<Rejection> {
         match self.batch.outcome.group(self.number as usize) {
-            // What cannot be read was not written by any version of this program.
+            // No version of this program has written what cannot be read.
             GroupOutcome::Rejected(bytes) => minicbor::decode(bytes).ok(),
             GroupOutcome::Events { .. } | GroupOutcome::NeedsKeys => None,
         }
@@ -165,9 +170,9 @@ pub struct TailEvent<'a> {
     of: TailCommand<'a>,
     n: u32,
     op: u32,
-    /// Whose rows it changes, beside those of `@local`.
+    /// The entity whose rows it changes, beside those of `@local`.
     pub entity: &'a [u8],
-    /// The op that it came from, as the module wrote it.
+    /// The op from which it came, as the module wrote it.
     pub op_payload: &'a [u8],
     /// The event, as the module wrote it.
     pub payload: &'a [u8],
@@ -184,7 +189,7 @@ impl<'a> TailEvent<'a> {
         self.of.of.position_of(self.n)
     }
 
-    /// Keys of the rows that its op was decided on, and may change.
+    /// Keys of the rows on which its op was decided, and which it may change.
     pub fn keys(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let ops = self.of.batch.ops;
         ops.op(self.op as usize).keyrefs().map(move |key| ops.key(key as usize))

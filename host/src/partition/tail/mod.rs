@@ -1,11 +1,13 @@
-//! The tail of a partition: its effective entries in order, from any place of its journal on, and then each one as it is applied here.
+//! The tail of a partition: its effective entries in order, from any place of its journal, and then each new one as it
+//! is applied here.
 //!
 //! ```text
-//! Tail::open(&partition, Start::After(position), deadline) ─▶ next().await ─▶ TailEntry ─▶ commands() ─▶ events(), rejection()
+//! Tail::open(&partition, Start::After(position), deadline) ─▶ next().await ─▶ TailEntry ─▶ commands() ─▶ events(), …
 //! ```
-//! In: a place in the journal. Out: what follows it, each entry once; at the end it waits to be told, it never polls. What is void, and what
-//! consensus itself has written, is left out. It reads the log on threads of its own kind and never asks the executor anything; it holds
-//! [`limits::TAIL_READ_BYTES`] and an entry at most. It knows neither what events mean nor who reads.
+//! In: a place in the journal. Out: the entries that follow it, each once. At the end it waits to be notified; it never
+//! polls. Void entries and the records of consensus itself are left out. It reads the log on threads that may block and
+//! never asks the executor for anything; it holds at most [`limits::TAIL_READ_BYTES`] and one entry. It knows neither
+//! what events mean nor who reads.
 
 mod entry;
 mod reader;
@@ -35,27 +37,28 @@ use crate::partition::status::{Progress, RunState};
 /// Where a tail begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// With the first entry there is.
+    /// With the first entry of the journal.
     Genesis,
     /// With the entry that is applied next.
     Now,
-    /// Behind the entry of this position, whatever its `n`. Position 0 is genesis.
+    /// After the entry of this position, whatever its `n`. Position 0 is genesis.
     After(Position),
-    /// With the entry of this position: for whoever has had only some of its events.
+    /// With the entry of this position: for a reader that has read only some of its events.
     At(Position),
 }
 
-/// What follows a place in a partition's journal. It does not keep the partition open: once that is closed, [`Tail::next`] says so, and
-/// whoever wants to go on opens another tail [`Start::After`] [`Tail::position`], on this node's next replica or on another node.
+/// The entries that follow a place in a partition's journal. It does not keep the partition open: once that is closed,
+/// [`Tail::next`] says so. To continue, a reader opens another tail [`Start::After`] [`Tail::position`], on this node's
+/// next replica or on another node.
 pub struct Tail {
     reader: Arc<Reader>,
     modules: Arc<dyn Modules>,
     progress: watch::Receiver<Progress>,
     state: watch::Receiver<RunState>,
-    /// Behind `ready`.
+    /// The place after `ready`.
     place: Place,
     ready: VecDeque<TailEntry>,
-    /// Of the last entry that was given out.
+    /// The position of the last entry that was returned.
     position: Position,
 }
 
@@ -66,11 +69,12 @@ impl Tail {
     /// Waits until the partition has applied what `start` names, but not past `deadline`.
     ///
     /// # Errors
-    /// * [`PartitionError::OtherHistory`]: the position is none of this journal's: it came from before a restore, or from another cluster.
-    /// * [`PartitionError::Released`]: what follows is not on this node any more. [`Tail::next`] may say so too, to a reader so slow that it
-    ///   was released before it was read. What is in the archive is read there.
-    /// * [`PartitionError::Deadline`]: this replica has not got there in time.
-    /// * [`PartitionError::Halted`] and others when the partition does not run any more.
+    /// * [`PartitionError::OtherHistory`]: the position is not in this journal: it is from before a restore, or from
+    ///   another cluster.
+    /// * [`PartitionError::Released`]: what follows is no longer on this node. [`Tail::next`] may say so too, if the
+    ///   reader was so slow that entries were released before it read them. What is in the archive is read there.
+    /// * [`PartitionError::Deadline`]: this replica has not reached the position in time.
+    /// * [`PartitionError::Halted`] and others if the partition no longer runs.
     pub async fn open(partition: &Partition, start: Start, deadline: Instant) -> Result<Self, PartitionError> {
         let (parts, reader) = (&partition.parts, partition.reader());
         let (progress, state) = (parts.board.progress.subscribe(), parts.board.state.subscribe());
@@ -113,10 +117,11 @@ impl Tail {
         Ok(tail)
     }
 
-    /// The next entry, as soon as it is applied here. May be dropped and called again: nothing is lost.
+    /// The next entry, as soon as it is applied here. The future may be dropped and `next` called again: nothing is
+    /// lost.
     ///
     /// # Errors
-    /// See [`Tail::open`]; the tail stays where it is.
+    /// See [`Tail::open`]; the tail keeps its place.
     pub async fn next(&mut self) -> Result<TailEntry, PartitionError> {
         loop {
             if let Some(entry) = self.next_ready() {
@@ -130,7 +135,7 @@ impl Tail {
         }
     }
 
-    /// The next entry if it is read already: for whoever does several at once, and never waits for more.
+    /// The next entry if it was read already: for a reader that handles several at once and never waits for more.
     pub fn next_ready(&mut self) -> Option<TailEntry> {
         let entry = self.ready.pop_front()?;
         self.position = entry.position();
@@ -141,25 +146,25 @@ impl Tail {
         self.reader.partition
     }
 
-    /// Whether the partition still runs, so that more may come.
+    /// Whether the partition still runs, so that more entries may follow.
     pub fn is_open(&self) -> bool {
         matches!(*self.state.borrow(), RunState::Running)
     }
 
-    /// Where the next entry follows: the last position of the one that was given out last, or where the tail has begun.
+    /// Where the next entry follows: the last position of the entry that was returned last, or where the tail began.
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// How many entries are applied here that were not given out yet.
+    /// How many entries are applied here that were not returned yet.
     pub fn lag(&self) -> u64 {
         self.position.index.distance_to(self.progress.borrow().journal.index)
     }
 
-    /// The module that decided an entry, which is the one to render its events and knows its label (`describe().version`).
+    /// The module that decided an entry. It renders the entry's events, and knows its label (`describe().version`).
     ///
     /// # Errors
-    /// It is not on this node and cannot be fetched from any other now.
+    /// It is not on this node and cannot be fetched from another node now.
     pub async fn decider(&self, entry: &TailEntry) -> Result<Arc<dyn Logic>, PartitionError> {
         let id = entry.decider();
         if let Some(logic) = self.modules.find_loaded(id) {
@@ -170,7 +175,7 @@ impl Tail {
         loaded.map_err(|reason| PartitionError::Halted(HaltReason::Module { id, reason }))
     }
 
-    /// Until this entry is applied.
+    /// Waits until this entry is applied.
     async fn reach(&mut self, index: JournalIndex) -> Result<(), PartitionError> {
         while self.progress.borrow_and_update().journal.index < index {
             self.wait().await?;
@@ -178,7 +183,7 @@ impl Tail {
         Ok(())
     }
 
-    /// Until more is applied than when `progress` was looked at last.
+    /// Waits until more is applied than at the last look at `progress`.
     async fn wait(&mut self) -> Result<(), PartitionError> {
         let (progress, state) = (&mut self.progress, &mut self.state);
         let stopped = tokio::select! {
@@ -187,12 +192,13 @@ impl Tail {
                 Ok(()) => return Ok(()),
                 Err(_) => None,
             },
-            state = state.wait_for(|state| !matches!(state, RunState::Running)) => state.ok().map(|state| state.clone()),
+            state = state.wait_for(|state| !matches!(state, RunState::Running)) =>
+                state.ok().map(|state| state.clone()),
         };
         Err(stopped.map_or_else(|| RunState::Closed.reason(), |state| state.reason()))
     }
 
-    /// Goes before the entry of a position, all of which is to be read again.
+    /// Moves before the entry of a position, so that the whole entry is read again.
     async fn step_back(&mut self, at: Position) -> Result<(), PartitionError> {
         let (reader, applied) = (self.reader.clone(), *self.progress.borrow());
         let found = blocking(move || reader.find(at.index, &applied)).await?;
@@ -214,7 +220,7 @@ impl Tail {
         Ok(())
     }
 
-    /// Reads what follows, as far as it is applied and fits; `false` when nothing more is in the log.
+    /// Reads what follows, as far as it is applied and fits. Returns `false` if the log holds nothing more.
     async fn fill(&mut self) -> Result<bool, PartitionError> {
         assert!(self.ready.is_empty());
         let (reader, place, applied) = (self.reader.clone(), self.place, *self.progress.borrow());
@@ -230,12 +236,12 @@ impl Tail {
     }
 }
 
-/// Runs what may wait for the disk.
+/// Runs work that may wait for the disk.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, PartitionError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => Ok(done),
         Err(failed) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
-        // The process ends.
+        // The process is ending.
         Err(_) => Err(PartitionError::Consensus(ConsensusError::Stopped(StopReason::Shutdown))),
     }
 }

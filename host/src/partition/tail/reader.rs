@@ -1,11 +1,12 @@
-//! Reads what follows a place in a partition's journal: from this node's log, and from the archive what the log has released.
+//! Reads what follows a place in a partition's journal: from this node's log, or from the archive what the log has
+//! released.
 //!
 //! ```text
-//! Place ─▶ log ─▶ effective entries ─▶ the Place behind them
-//!           └─ released ─▶ archive ─▶ entries, and a place that is looked for in the log again, by its head
+//! Place ─▶ log ─▶ effective entries ─▶ the Place after them
+//!           └─ released ─▶ archive ─▶ entries, and a place that is then located in the log by its head
 //! ```
-//! In: a place and a bound. Out: effective entries in order, none left out and none twice. It keeps nothing between two reads, knows neither
-//! who reads nor how they wait, and never asks the executor anything.
+//! In: a place and a bound. Out: effective entries in order, none left out and none twice. It keeps nothing between two
+//! reads, knows neither who reads nor how they wait, and never asks the executor for anything.
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ use crate::partition::recorded::RecordedEntries;
 use crate::partition::status::Progress;
 use crate::sequencer::submission::Recorded;
 
-/// No place in a log: of an entry that came from the archive.
+/// No place in a log: the entry is from the archive.
 const NOWHERE: LogIndex = LogIndex(u64::MAX);
 
 /// What entries are read from.
@@ -31,29 +32,30 @@ pub struct Reader {
     pub(super) partition: PartitionId,
     pub(super) log: Log,
     pub(super) entries: Arc<RecordedEntries>,
-    /// What the log has released.
+    /// The archive of what the log has released.
     pub(super) past: Option<Arc<Past>>,
 }
 
 /// A place between two entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The entry before it, and the beginning of the head there.
+    /// The entry before it, and the first bytes of the head there.
     pub index: JournalIndex,
     pub(super) head8: [u8; 4],
-    /// Where in the log what follows is looked for, and the head it must have been computed on. `None`: not known yet.
+    /// Where in the log to look for what follows, and the head on which that must have been computed. `None`: not known
+    /// yet.
     pub(super) log: Option<(LogIndex, Head)>,
 }
 
-/// How much is read at once, about; one entry at least.
+/// About how much is read at once; at least one entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Bound {
     pub bytes: usize,
-    /// Of the log, void ones among them.
+    /// Entries of the log, including void ones.
     pub entries: u64,
 }
 
-/// The place behind what was read, and the entries. None of them need not be the end: then the place is another one.
+/// The place after what was read, and the entries. No entries do not mean the end if the place has changed.
 pub type Read = (Place, Vec<Recorded>);
 
 impl Place {
@@ -61,12 +63,13 @@ impl Place {
         Self { index: journal.index, head8: head8(journal.head), log: None }
     }
 
-    /// Behind the entry `index` after which the head is `head`; what follows is looked for in the log from `next` on, or wherever it is.
+    /// The place after the entry `index`, where the head is `head`. What follows is looked for in the log from `next`
+    /// on; if `next` is `None`, it is located first.
     pub fn behind(index: JournalIndex, head: Head, next: Option<LogIndex>) -> Self {
         Self { index, head8: head8(head), log: next.map(|next| (next, head)) }
     }
 
-    /// Where in the log the next entry is looked for; nothing where that is not known.
+    /// Where in the log the next entry is looked for; `None` if that is not known.
     pub fn log_next(&self) -> Option<LogIndex> {
         self.log.map(|(next, _)| next)
     }
@@ -81,18 +84,18 @@ pub(super) fn head8(head: Head) -> [u8; 4] {
     [a, b, c, d]
 }
 
-/// An entry that came from elsewhere than the log.
+/// An entry from elsewhere than the log.
 pub(super) fn from_elsewhere(entry: Entry) -> Recorded {
     Recorded::new(entry, NOWHERE)
 }
 
-/// Where in the log an entry lies; nothing where it came from the archive.
+/// Where in the log an entry lies; `None` if it is from the archive.
 pub fn log_index_of(recorded: &Recorded) -> Option<LogIndex> {
     Some(recorded.log_index).filter(|index| *index != NOWHERE)
 }
 
 impl Partition {
-    /// What reads this partition's journal, from any place on.
+    /// A reader of this partition's journal, from any place.
     pub fn reader(&self) -> Reader {
         let parts = &self.parts;
         Reader { partition: parts.id, log: parts.log.clone(), entries: parts.entries.clone(), past: parts.past.clone() }
@@ -100,11 +103,11 @@ impl Partition {
 }
 
 impl Partition {
-    /// The effective entry with this journal index, from the log or from the archive. Of the latter only its head can tell that it is one of
-    /// this history.
+    /// The effective entry with this journal index, from the log or from the archive. If it is from the archive, only
+    /// its head can prove that it belongs to this history.
     ///
     /// # Errors
-    /// As for [`Reader::read_waiting`]; [`PartitionError::NoEntry`] where the journal is not that far.
+    /// As for [`Reader::read_waiting`]; [`PartitionError::NoEntry`] if the journal does not reach that far.
     pub async fn find_entry_anywhere(&self, index: JournalIndex) -> Result<Arc<Recorded>, PartitionError> {
         match (self.find_entry(index), &self.parts.past) {
             (Err(error @ PartitionError::Released { .. }), Some(past)) => {
@@ -115,8 +118,9 @@ impl Partition {
         }
     }
 
-    /// The last position of an entry, given any: what rows after the entry are the state at. May read from disk. Of an entry that is not here any
-    /// more nobody knows how many positions it has, and [`Position::WHOLE`] says the same.
+    /// The last position of an entry, given any of its positions: the rows after the entry are the state at that
+    /// position. May read from disk. If the entry is no longer here, its number of positions is unknown, and
+    /// [`Position::WHOLE`] means the same.
     pub fn last_position(&self, of: Position) -> Position {
         let (id, genesis) = (self.id(), self.genesis());
         if of.index == genesis.index {
@@ -128,35 +132,37 @@ impl Partition {
     }
 }
 
-/// Where an archive does not have an entry.
+/// A gap of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gap {
     pub url: String,
-    /// Whether it is a folder, into which only this node writes.
+    /// Whether the archive is a folder into which only this node writes.
     pub is_own: bool,
-    /// The first entry behind it that is there, if there is any.
+    /// The first entry after the gap that is there, if there is any.
     pub next: Option<JournalIndex>,
 }
 
 impl Reader {
-    /// What is known of the archive where [`Self::read_waiting`] has not found this entry in it; nothing where there is no archive.
+    /// What is known of the archive if [`Self::read_waiting`] has not found this entry in it; `None` if there is no
+    /// archive.
     pub fn gap_at(&self, index: JournalIndex) -> Option<Gap> {
         let past = self.past.as_ref()?;
         let archive = past.archive();
         Some(Gap { url: archive.url().to_owned(), is_own: archive.folder().is_some(), next: past.first_behind(index) })
     }
 
-    /// Whether there is an archive to read what the log has released.
+    /// Whether there is an archive that has what the log has released.
     fn has_archive(&self) -> bool {
         self.past.is_some()
     }
 
-    /// What follows a place, and where it ends, from the log or from the archive; for threads that may wait. `wait` waits for the archive.
+    /// What follows a place, and where it ends, from the log or from the archive; for threads that may wait. `wait`
+    /// waits for the archive.
     ///
     /// # Errors
-    /// * [`PartitionError::OtherHistory`]: the place is none of this journal's.
+    /// * [`PartitionError::OtherHistory`]: the place is not in this journal.
     /// * [`PartitionError::Released`]: what follows is neither in the log nor in an archive.
-    /// * [`PartitionError::Archive`]: it can only be there, and cannot be read now.
+    /// * [`PartitionError::Archive`]: it can only be in the archive, which cannot be read now.
     pub fn read_waiting(
         &self,
         place: Place,
@@ -185,7 +191,7 @@ impl Reader {
         if is_released {
             let following = self.find(place.index.next(), applied).map(|found| (found.log_index, head));
             return match following {
-                // All of what was released is of no effect.
+                // Nothing of what was released has an effect.
                 Err(PartitionError::NoEntry(_)) => {
                     Ok((Place { log: Some((applied.log_index.next(), head)), ..place }, Vec::new()))
                 }
@@ -195,7 +201,7 @@ impl Reader {
         pick_effective(Place { log: Some((next, head)), ..place }, found)
     }
 
-    /// Where in the log a place is, once it is known to be one of this journal.
+    /// Locates a place in the log, after it has proved to be in this journal.
     fn locate(&self, place: &Place, applied: &Progress) -> Result<(LogIndex, Head), PartitionError> {
         let found = if place.index == applied.journal.index {
             (applied.log_index.next(), applied.journal.head)
@@ -220,7 +226,7 @@ impl Reader {
         }
     }
 
-    /// What follows a place that this node's log has released, from the archive where there is one; else `released`.
+    /// What follows a place that this node's log has released, from the archive if there is one; otherwise `released`.
     pub(super) async fn read_elsewhere(
         &self,
         place: Place,
@@ -234,7 +240,7 @@ impl Reader {
             return Err(PartitionError::OtherHistory(place.position(self.partition)));
         }
         let entries: Vec<Recorded> = found.into_iter().map(from_elsewhere).collect();
-        // Where the log goes on is looked for again, by the head.
+        // The log's continuation is located again, by the head.
         let mut place = Place { log: None, ..place };
         if let Some(last) = entries.last() {
             (place.index, place.head8) = (last.entry.header().index, head8(last.head()));

@@ -1,6 +1,7 @@
-//! What a tail gives out, over a log that is written here entry by entry: with blank and void entries, released and still growing.
+//! What a tail returns from a log that is written here entry by entry: with blank and void entries, with released ones,
+//! and while the log grows.
 //!
-//! No partition runs; what is applied is said by the test.
+//! No partition runs; each test says what is applied.
 
 use std::path::Path;
 use std::time::Duration;
@@ -31,7 +32,7 @@ impl Modules for NoModules {
     }
 }
 
-/// A log, what of it is applied, and the journal that is in it.
+/// A log, how much of it is applied, and the journal in it.
 pub(in crate::partition) struct History {
     pub log: Log,
     pub genesis: Journal,
@@ -45,7 +46,7 @@ pub(in crate::partition) struct History {
 }
 
 impl History {
-    /// Begins with an entry of consensus, as every log does.
+    /// Begins with a record of consensus, as every log does.
     fn new() -> Self {
         let here = PartitionId(3);
         let mut options = LogOptions::new(StreamId::new("wallet", here).expect("the name is short"));
@@ -74,7 +75,7 @@ impl History {
         Entry::tick(Header { kind, index, time, parent, seed, planner: module, decider: module, digest })
     }
 
-    /// An entry of the journal.
+    /// Appends an entry of the journal.
     fn effective(&mut self) {
         let entry = self.tick(self.journal.head, self.journal.index.next());
         self.journal = Journal {
@@ -87,7 +88,7 @@ impl History {
         self.append(Payload::Entry(entry.payload().clone()));
     }
 
-    /// One that was computed on a journal that never was, with a number that may be too high, or taken already.
+    /// Appends an entry that was computed on a journal that never was. Its number may be too high, or taken already.
     fn void(&mut self, ahead: u64) {
         let entry = self.tick(Head([9; 32]), JournalIndex(self.journal.index.0 / 2 + ahead));
         self.append(Payload::Entry(entry.payload().clone()));
@@ -103,7 +104,7 @@ impl History {
     }
 
     async fn open(&self, start: Start) -> Result<Tail, PartitionError> {
-        // As at the start: nothing is known of what is in the log already.
+        // As after a restart: nothing is known of what is in the log already.
         let (log, past) = (self.log.clone(), self.past.clone());
         let entries = RecordedEntries::new(log.clone(), self.journal.index);
         let reader = Reader { partition: PartitionId(3), log, entries, past };
@@ -120,7 +121,7 @@ impl History {
         self.open(start).await.err().expect("it is refused")
     }
 
-    /// 20 entries of the journal with all that may lie between them.
+    /// 20 entries of the journal, with everything that may lie between them.
     pub fn mixed() -> Self {
         let mut history = Self::new();
         for number in 0..20 {
@@ -176,7 +177,7 @@ async fn a_tail_waits_at_the_end_until_it_is_told() {
         let next = tokio::spawn(async move { (all.next().await.expect("it is applied").position(), all) });
         let first = tokio::spawn(async move { (new.next().await.expect("it is applied").position(), new) });
         tokio::task::yield_now().await;
-        // What has no effect wakes it in vain.
+        // Entries without effect wake the tail in vain.
         history.blank();
         history.void(2);
         tokio::task::yield_now().await;
@@ -284,7 +285,7 @@ async fn what_is_released_comes_from_the_archive() {
             assert!(matches!(refused, PartitionError::OtherHistory(position) if position == other), "{refused}");
         }
     }
-    // What neither has is refused as before.
+    // What neither log nor archive has is refused as before.
     let at = history.effective[800].1;
     history.purge(at.0 - 1);
     let refused = history.refusal(Start::After(history.effective[750].0)).await;
@@ -295,7 +296,7 @@ async fn what_is_released_comes_from_the_archive() {
 async fn what_is_released_is_not_skipped() {
     let mut history = History::mixed();
     let mut slow = history.tail(Start::Genesis).await;
-    // It has read ahead already, so that it must be further behind than that.
+    // The tail has read ahead already, so it must lag by more than that.
     for _ in 0..1000 {
         history.effective();
     }

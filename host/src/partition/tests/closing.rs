@@ -1,4 +1,4 @@
-//! The end of a partition: it comes within a bound whatever the disk does, and whoever waits is answered.
+//! The end of a partition: it is reached within a bound whatever the disk does, and everybody who waits is answered.
 
 use super::*;
 use crate::consensus::Leadership;
@@ -44,7 +44,8 @@ async fn a_partition_whose_disk_hangs_is_closed_and_not_opened_again_before_the_
     partition.close().await.expect("it closes");
 }
 
-/// It used to go on leading: whoever had found the damage waited for the whole deadline, and nobody else was asked.
+/// A halted replica used to keep leading: the client that found the damage waited until its deadline, and no other node
+/// was asked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_has_halted_does_not_lead_on() {
     let folder = tempfile::tempdir().expect("a folder");

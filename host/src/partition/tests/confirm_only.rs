@@ -1,6 +1,7 @@
-//! Commands under one id that meet where both are needed at the confirm alone: the payee's partition is asked before anything is decided.
+//! Commands under one id that meet in a partition which both need only at the confirm: the payee's partition is asked
+//! before anything is decided.
 //!
-//! Before feature level 6 it was not asked, and both commands went through: that is shown as well.
+//! Before feature level 6 it was not asked, and both commands were carried out; a test shows that as well.
 
 use super::jars::{Cluster, id_at};
 use super::*;
@@ -33,7 +34,7 @@ async fn two_commands_that_meet_at_the_confirm_alone_never_both_execute() {
                 assert!(is_reused(answer), "{answer:?}");
             }
         }
-        // One that needs the partition alone, after or before it is claimed.
+        // A command that needs only this partition, sent before or after the claim.
         assert!(!(done[0] || done[1]) || is_reused(&cluster.put(id, 2).await));
     }
     for race in 1..=RACES {
@@ -51,14 +52,15 @@ async fn two_commands_that_meet_at_the_confirm_alone_never_both_execute() {
     assert_eq!((cluster.coins().await, cluster.in_flight()), (expected.clone(), 0));
     cluster.close().await;
 
-    // What is claimed stays so, and what is recorded is answered again.
+    // A claim stays, and a recorded outcome is answered again.
     let cluster = Cluster::open(folder.path(), features::HIGHEST).await;
     assert!(is_reused(&cluster.put(id_at(1), 2).await) || is_reused(&cluster.give(id_at(1), 0, 2).await));
     assert_eq!(cluster.coins().await, expected);
     cluster.close().await;
 }
 
-/// While a node of the cluster does not know of such claims, nothing asks for them; commands that began so end so.
+/// While some node of the cluster does not know such claims, no claim is asked for. Commands that began without one
+/// also end without one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn before_all_nodes_know_of_it_nobody_is_asked_before_the_confirm() {
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -1,7 +1,7 @@
-//! Three partitions of a machine of jars, native and on one node. A gift is taken in Try and given in Confirm, so that the second jar's partition has
-//! nothing to try.
+//! Three partitions of a machine of jars, native and on one node. A gift is taken in Try and given in Confirm, so the
+//! second jar's partition has nothing to try.
 //!
-//! In: a feature level, and who carries out calls. Out: answers and coins. It knows nothing of what a test is about.
+//! In: a feature level, and what happens to calls. Out: answers and coins. It does not know what a test is about.
 
 use statehouse_abi::key::key;
 
@@ -134,18 +134,18 @@ fn logic() -> Arc<dyn Logic> {
     Arc::new(Native::<Jars>::new())
 }
 
-/// What becomes of the calls of a coordinator.
+/// What happens to the calls of a coordinator.
 #[derive(Clone, Copy)]
 pub enum Calls {
     CarriedOut,
-    /// Nobody answers, so that what is begun stays in flight.
+    /// Nobody answers, so what has begun stays in flight.
     Lost,
 }
 
 pub struct Cluster {
     pub machine: Arc<Machine>,
     pub partitions: Vec<Arc<Partition>>,
-    /// One in each partition.
+    /// One jar for each partition.
     jars: Vec<String>,
 }
 
@@ -159,7 +159,7 @@ impl Cluster {
             .await
     }
 
-    /// With a clock for each partition.
+    /// Opens with a clock for each partition.
     pub async fn open_at(
         folder: &Path,
         features: &Features,
@@ -220,7 +220,7 @@ impl Cluster {
         }
     }
 
-    /// Sent again until the answer is definite.
+    /// Sends the command again until the answer is definite.
     async fn send(&self, id: CommandId, command: &str, body: Value) -> Answer {
         for _ in 0..ATTEMPTS_MAX {
             let request = CommandRequest {

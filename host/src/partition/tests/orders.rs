@@ -1,6 +1,7 @@
-//! Orders of operators say which node has asked for the operator's token: the one that brings the order, whatever it says itself.
+//! An order of an operator names the node that checked the operator's token: the node that brings the order, whatever
+//! the order itself says.
 //!
-//! A parcel whose calls are all lost stays in flight, so that it can be ordered about.
+//! A parcel whose calls are all lost stays in flight, so orders about it can be given.
 
 use super::jars::{Calls, Cluster, id_at};
 use super::*;
@@ -21,7 +22,7 @@ async fn until_in_flight(cluster: &Cluster, id: CommandId) {
     .expect("it begins");
 }
 
-/// Whom the newest order of the first partition names.
+/// The nodes named by the orders of the first partition, oldest first.
 fn vouched(cluster: &Cluster) -> Vec<Option<NodeId>> {
     let partition = &cluster.partitions[0];
     let point = partition.read_stale().expect("it runs");
@@ -41,7 +42,7 @@ async fn check(level: FeatureLevel, expected: [Option<NodeId>; 2]) {
     let abort = |id| Order::new(id, OrderKind::Abort, "operator", "it is stuck");
     for (number, is_forwarded) in [(1, false), (2, true)] {
         let id = id_at(number);
-        // Nobody waits for what does not end.
+        // Nobody waits for the end of this command.
         tokio::select! {
             answer = cluster.mail(id, 0, 2) => panic!("it cannot end: {answer:?}"),
             () = until_in_flight(&cluster, id) => {}

@@ -1,8 +1,8 @@
-//! A log of which little is kept: what is released, what may not be, and what a partition still knows without it.
+//! A log of which little is kept: what is released, what must not be, and what a partition still knows without it.
 
 use super::*;
 
-/// What of a log that is not kept the partition still knows, and what it says of the rest.
+/// Checks what the partition still knows of a log that is not kept, and how it answers about the rest.
 async fn check_released(partition: &Arc<Partition>, ids: &[CommandId], expected: &Content) {
     assert_eq!(content(partition, ids).await, *expected, "state and ids need no log");
     let error = partition.find_entry(JournalIndex(1)).expect_err("it is gone").to_string();
@@ -32,7 +32,7 @@ async fn a_log_is_released_up_to_what_is_to_be_kept() {
     partition.release_log(1 << 30, nobody_asks).await.expect("the disk is well");
     assert!(partition.snapshots().newest().is_none(), "there is less than that");
     let bytes = partition.log().bytes_after(None);
-    // What one call has begun the next ones go on with, once the group has followed.
+    // Each call continues what the last one began, once the group has followed.
     let released = async {
         while partition.log().last_purged().is_none() {
             partition.release_log(KEPT, nobody_asks).await.expect("the disk is well");
@@ -50,7 +50,7 @@ async fn a_log_is_released_up_to_what_is_to_be_kept() {
     check_released(&partition, &ids, &expected).await;
     partition.close().await.expect("closes");
     drop(partition);
-    // Without a snapshot a follower could not be helped: a new one is made.
+    // Without a snapshot a follower could not be helped, so a new one is made.
     std::fs::remove_dir_all(folder.path().join("snapshots")).expect("removed");
     let partition = open(folder.path()).await;
     let made = partition.snapshots().newest().expect("something is purged");
@@ -59,7 +59,7 @@ async fn a_log_is_released_up_to_what_is_to_be_kept() {
     partition.close().await.expect("closes");
 }
 
-/// No command is in flight.
+/// Nothing is needed, because no command is in flight.
 async fn nobody_asks() -> Result<Needed, PartitionError> {
     Ok(Needed::default())
 }
@@ -70,7 +70,7 @@ async fn what_a_command_in_flight_may_ask_for_is_not_released() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let partition = open(folder.path()).await;
     create(&partition, 0..30).await;
-    // As if a partition had no leader that could say so.
+    // As if a partition had no leader that could answer.
     let silent = async || Err(PartitionError::NoLeader);
     for _ in 0..20 {
         let refused = partition.release_log(KEPT, silent).await;

@@ -1,6 +1,7 @@
-//! Partitions whose journals are ahead of the clocks, or of each other: nothing stops for it, and nothing is said that is not certain.
+//! Partitions whose journals are ahead of the clocks, or of each other: nothing stops because of that, and nothing is
+//! answered that is not certain.
 //!
-//! In: clocks that stand still until time passes. Out: answers, journals, and which comes first.
+//! In: clocks that stand still until time passes. Out: answers, journals, and their order.
 
 use statehouse_abi::plan::{PlanInWriter, PlanItem};
 
@@ -25,7 +26,7 @@ fn clocks(times: [i64; 3]) -> [Arc<dyn Clock>; 3] {
     times.map(|time| clock_at(time) as Arc<dyn Clock>)
 }
 
-/// Sums what moved, in the order of the entries' times, after these journal indexes.
+/// Sums of what moved after these journal indexes, in the order of the entries' times.
 fn sums_by_time(cluster: &Cluster, since: &[JournalIndex]) -> Vec<i64> {
     let mut moved = Vec::new();
     for (partition, since) in cluster.partitions.iter().zip(since) {
@@ -33,7 +34,7 @@ fn sums_by_time(cluster: &Cluster, since: &[JournalIndex]) -> Vec<i64> {
         for index in since.0 + 1..=end.0 {
             let recorded = partition.find_entry(JournalIndex(index)).expect("nothing is released");
             let Some(batch) = recorded.entry.batch() else { continue };
-            // The end of a command on several partitions lists what happened before.
+            // The end of a command on several partitions lists what has happened before.
             if !recorded.entry.records().marks.is_empty() {
                 continue;
             }
@@ -58,7 +59,7 @@ fn sums_by_time(cluster: &Cluster, since: &[JournalIndex]) -> Vec<i64> {
         .collect()
 }
 
-/// Cross-partition commands used to be put off for as long as one journal was ahead.
+/// Cross-partition commands used to be postponed while one journal was ahead.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_partition_a_day_ahead_takes_part_in_moves_and_cuts_stay_consistent() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -95,7 +96,7 @@ async fn one_partition_a_day_ahead_takes_part_in_moves_and_cuts_stay_consistent(
     cluster.close().await;
 }
 
-/// As long as not all nodes take such times they are put off, and nothing is lost by that.
+/// Until all nodes accept such times, calls with them are postponed, and nothing is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_time_far_ahead_is_taken_once_all_nodes_take_it() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -114,7 +115,8 @@ async fn a_time_far_ahead_is_taken_once_all_nodes_take_it() {
             }
         };
         tokio::time::timeout_at(soon(), waiting).await.expect("it begins");
-        // What the other partition says to something of its own, it says after it has put the call off or before that came.
+        // The other partition answers a command of its own only after it has postponed the call, or before the call has
+        // arrived.
         assert!(matches!(cluster.put(id_at(201), 1).await, Answer::Done(_)));
         let journal = cluster.partitions[1].progress().journal;
         assert!(journal.time.0 < before.time.0 + SECOND && is_there(), "the call is put off: {journal:?}");
@@ -161,7 +163,7 @@ fn submission(number: u8, expires: Micros, deadline: Option<Instant>, ticket: Ti
     }
 }
 
-/// It used to be said at once, though another leader with a copy of the submission could still execute it.
+/// *Expired* used to be answered at once, although another leader with a copy of the submission could still execute it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn expired_is_said_once_an_entry_past_that_time_is_committed() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -171,7 +173,7 @@ async fn expired_is_said_once_an_entry_past_that_time_is_committed() {
     create(&partition, 0..1).await;
     let later = Micros(NOW + 10 * SECOND);
     let past = Some(Instant::now());
-    // Too late by the clock that only runs; by the journal's time long before its last entry; in time.
+    // Past its deadline by the monotonic clock; expired by the journal's time long before its last entry; in time.
     let cases = [(10, later, past), (11, Micros(NOW - SECOND), None), (12, later, Some(soon()))];
     let replies = Replies::new(cases.len());
     let submissions = (0..).zip(cases);
@@ -193,7 +195,7 @@ async fn expired_is_said_once_an_entry_past_that_time_is_committed() {
     tokio::time::timeout_at(soon(), waiting).await.expect("two of them are certain");
     let now = take();
     assert!(matches!(&now[1], Some(Reply::Expired)) && matches!(&now[2], Some(Reply::Recorded { .. })), "{now:?}");
-    // An entry is committed, but none past that time.
+    // An entry is committed, but none with a later time than that.
     create(&partition, 20..21).await;
     assert!(take()[0].is_none() && partition.progress().journal.time <= later, "nothing is certain: {:?}", take());
     clock.pass(Duration::from_secs(11));

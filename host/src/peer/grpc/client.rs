@@ -1,8 +1,9 @@
-//! The way out: [`Network`] over gRPC.
+//! The calling side: [`Network`] over gRPC.
 //!
-//! In: requests with their deadlines. Out: what the peer answered, or why it did not. A peer that is down fails at once, one that hangs at
-//! the deadline; a connection that is lost is made anew by the next request. Where new requests take another one, a stream of appends ends once all
-//! that was sent is answered, and its owner opens the next there. It does not know when to try again, nor what a body means.
+//! In: requests with their deadlines. Out: what the peer answered, or why it did not. A request to a peer that is down
+//! fails at once, one to a peer that hangs at the deadline; the next request opens a lost connection again. Once new
+//! requests take another connection, a stream of appends ends after all that was sent is answered, and its owner opens
+//! the next one there. It does not know when to retry, nor what a body means.
 
 use std::future;
 use std::pin::Pin;
@@ -26,7 +27,7 @@ use crate::ids::NodeId;
 use crate::limits;
 use crate::peer::{Call, GroupName, Network, Pieces};
 
-/// One per process, so that each peer has one connection. Clones are the same.
+/// One per process, so that there is one connection to each peer. Clones are the same.
 #[derive(Clone)]
 pub struct Grpc {
     identity: Identity,
@@ -35,7 +36,7 @@ pub struct Grpc {
 }
 
 impl Grpc {
-    /// Connects to nobody yet.
+    /// It connects to nobody yet.
     pub fn new(identity: Identity, routes: Routes, certificates: Option<PeerCertificates>) -> Self {
         Self { identity, routes, certificates }
     }
@@ -44,12 +45,12 @@ impl Grpc {
         self.client_until_left(to).map(|(client, _)| client)
     }
 
-    /// Beside it, what is cancelled once new requests take another connection. Must run inside the runtime: the connection's task is spawned
-    /// here.
+    /// Also returns a token that is cancelled once new requests take another connection. Must run inside the runtime:
+    /// the connection's task is spawned here.
     fn client_until_left(&self, to: NodeId) -> Result<(PeerClient<Channel>, CancellationToken), PeerError> {
         let (channel, left) =
             self.routes.find_channel(to, |address| self.dial(to, address)).ok_or(PeerError::NoRoute(to))??;
-        // What is too large to send the peer refuses in words; refused here it would look like a broken stream.
+        // The peer refuses a message that is too large in words; a refusal here would look like a broken stream.
         Ok((PeerClient::new(channel).max_decoding_message_size(limits::PEER_MESSAGE_BYTES_MAX), left))
     }
 
@@ -58,7 +59,7 @@ impl Grpc {
             let detail = format!("cannot be reached at `{address}`: {error}");
             PeerError::Failed { node: to, detail }
         };
-        // Where there are certificates, TLS is the business of what dials.
+        // If there are certificates, the connector does TLS.
         let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(failed)?;
         let endpoint = endpoint
             .tcp_nodelay(true)
@@ -180,7 +181,7 @@ fn read_append_reply(node: NodeId, reply: Result<wire::AppendReply, Status>) -> 
     convert::append_reply_in(reply).map_err(|_| PeerError::UnexpectedReply { node })
 }
 
-/// Each piece, if it comes within `patience` after the one before.
+/// Each piece, if it arrives within `patience` after the one before.
 fn patient(from: NodeId, pieces: Streaming<wire::Piece>, patience: Duration) -> Pieces {
     let next = move |mut pieces: Streaming<wire::Piece>| async move {
         let piece = match tokio::time::timeout(patience, pieces.next()).await {

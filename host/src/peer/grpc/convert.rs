@@ -1,7 +1,7 @@
 //! Values of `consensus/` as messages of the protocol, and back.
 //!
-//! Payloads are handed over as they are, without a copy. What is missing in a message makes it unreadable: nothing is guessed. It does not
-//! know who sent it.
+//! Payloads are handed over as they are, without a copy. A message that lacks something is unreadable: nothing is
+//! guessed. It does not know who sent a message.
 
 use super::wire;
 use super::wire::append_reply::Outcome;
@@ -67,7 +67,7 @@ pub(super) fn request_in(request: wire::RaftRequest) -> Read<(GroupName, PeerReq
     Ok((group_in(request.group)?, message))
 }
 
-/// Of a [`PeerRequest::Append`] only.
+/// It takes a [`PeerRequest::Append`] only.
 pub(super) fn append_out(request: PeerRequest) -> wire::Append {
     let PeerRequest::Append { vote, previous, entries, committed } = request else {
         panic!("only appends go over a stream of appends: {request:?}");

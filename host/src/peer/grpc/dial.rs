@@ -1,7 +1,8 @@
-//! The connections that this node opens to others by its certificates: how one is made, and what ends it.
+//! The connections that this node opens to others with its certificates: how one is made, and what ends it.
 //!
-//! In: an address, and the node that should be there. Out: the stream that HTTP/2 runs over. It is made with the certificates in force at that
-//! time; once others are, it stays only if these stand for the node, too. It does not know what is said, nor when a connection is wanted.
+//! In: an address, and the node that should be there. Out: the stream that HTTP/2 runs over. It is made with the
+//! certificates in force at that time. Once they are replaced, it stays only if the new ones trust the node, too. It
+//! does not know what is said, nor when a connection is wanted.
 
 use std::io;
 use std::pin::Pin;
@@ -63,7 +64,8 @@ impl Dial {
     }
 }
 
-/// The first of the name's addresses that answers; one that swallows what is sent to it keeps the others from nothing.
+/// Connects to the first of the name's addresses that answers. Each has a time limit of its own, so one that swallows
+/// what is sent to it does not keep the others from being tried.
 async fn connect(address: &str) -> io::Result<TcpStream> {
     let mut refused = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
     for found in in_time(lookup_host(address), "its name is not resolved").await? {
@@ -91,10 +93,10 @@ pub struct Dialed {
 }
 
 impl Dialed {
-    /// An error once the node is not believed any more; else whoever waits is woken when it may not be.
+    /// An error once the node is not trusted any more; otherwise the waiting task is woken when that may have changed.
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         while !self.is_over && self.replaced.as_mut().poll(cx).is_ready() {
-            // Taken first: what is replaced once more while this looks is looked at again.
+            // Take the new token first, so that a replacement during this check is checked as well.
             self.replaced = Box::pin(self.certificates.replaced().cancelled_owned());
             self.is_over = !self.certificates.is_trusted_node(self.node, &self.shown);
             if self.is_over {

@@ -22,10 +22,10 @@ use crate::ids::{ClusterId, NodeId};
 use crate::limits;
 use crate::peer::Topic;
 
-/// Of the messages and of this handshake.
+/// The version of the messages and of this handshake.
 const FORMAT: u32 = 1;
 
-/// The request as `to` will accept it. `patience` is how long its answer, or the first piece of it, is waited for.
+/// Adds what `to` needs to accept the request. `patience` bounds the wait for its answer, or for the first piece.
 pub(in crate::peer) fn stamp<T>(identity: &Identity, to: NodeId, message: T, patience: Option<Duration>) -> Request<T> {
     let mut request = Request::new(message);
     if let Some(patience) = patience {
@@ -42,8 +42,9 @@ pub(in crate::peer) fn stamp<T>(identity: &Identity, to: NodeId, message: T, pat
     request
 }
 
-/// The caller, if it may ask this node: the format is known, it means this node, it shows its own certificate where there are any, and
-/// both belong to the same cluster. Without a cluster on either side, only topics open to strangers are answered.
+/// The caller, if it may ask this node: the format is known, it means this node, it shows its own certificate if there
+/// are any, and both belong to the same cluster. If either side has no cluster, only topics open to strangers are
+/// answered.
 pub(super) fn admit<T>(identity: &Identity, request: &Request<T>, topic: Option<Topic>) -> Result<NodeId, Status> {
     let metadata = request.metadata();
     let format: u32 = number(metadata, "sh-format")?;
@@ -54,7 +55,7 @@ pub(super) fn admit<T>(identity: &Identity, request: &Request<T>, topic: Option<
     if to != identity.node {
         return Err(refused(format!("this is node {}, not node {to}", identity.node)));
     }
-    // Without certificates there are none to compare: whether to use them is the configuration's decision.
+    // Without certificates there is nothing to compare: whether to use them is the configuration's decision.
     let link = link(request);
     if link.certificate().is_some_and(|own| !tls::is_certificate_of(from, own)) {
         return Err(refused(format!("the certificate is not that of node {from}")));
@@ -71,7 +72,7 @@ pub(super) fn link<T>(request: &Request<T>) -> &Link {
     request.extensions().get::<Arc<Link>>().expect("every connection is a link")
 }
 
-/// Says whether both are of the same cluster.
+/// Whether both belong to the same cluster; an error if the caller may not ask.
 fn admit_cluster(identity: &Identity, theirs: Option<ClusterId>, topic: Option<Topic>) -> Result<bool, Status> {
     match (identity.cluster.get(), theirs) {
         (Some(own), Some(theirs)) if *own == theirs => Ok(true),
@@ -84,7 +85,7 @@ fn admit_cluster(identity: &Identity, theirs: Option<ClusterId>, topic: Option<T
     }
 }
 
-/// How long the caller waits, and never longer than any request may.
+/// How long the caller waits, up to the limit for any request.
 pub(super) fn patience(metadata: &MetadataMap) -> Duration {
     let named = metadata.get("grpc-timeout").and_then(|text| timeout(text.to_str().ok()?));
     named.unwrap_or(limits::DEADLINE_MAX).min(limits::DEADLINE_MAX)

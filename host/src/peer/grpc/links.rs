@@ -1,8 +1,9 @@
-//! The connections that other nodes have opened here: how many there are, whose each is, and how one ends.
+//! The connections that other nodes have opened here: how many there are, which node owns each, and how one ends.
 //!
-//! In: sockets. Out: the streams that HTTP/2 runs over, each with a [`Link`]. Whose it is shows in the first request that is admitted; one
-//! that is nobody's, or on which nothing comes any more, is closed, and where there are too many the oldest of those goes first. So whoever
-//! floods the port keeps no known node out. It does not know what is said, nor who is known.
+//! In: sockets. Out: the streams that HTTP/2 runs over, each with a [`Link`]. The first request that is admitted shows
+//! which node owns a connection. One that no known node owns, or on which nothing arrives any more, is closed; if there
+//! are too many, the oldest one without a known owner is closed first. So a flood of the port keeps no known node out.
+//! It does not know what is said, nor who is known.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,34 +28,34 @@ use super::tls::{PeerCertificates, Shown};
 use crate::ids::NodeId;
 use crate::limits;
 
-/// Connections that are ready and nobody has taken yet.
+/// How many connections may be ready and not taken yet.
 const READY_MAX: usize = 16;
 
 /// One connection.
 pub struct Link {
     number: u64,
     opened: Instant,
-    /// Whose it is, once a request of a node of the cluster was admitted on it.
+    /// The node that owns it, once a request of a node of the cluster was admitted on it.
     node: OnceLock<NodeId>,
-    /// Since when it has been nobody's whom this node knows; nothing while it is.
+    /// Since when no node that is known here has owned it; `None` while one does.
     unknown: Mutex<Option<Instant>>,
-    /// The node's certificate, and those that lead to its authority; nothing without TLS.
+    /// The node's certificate, and those that lead to its authority; unset without TLS.
     shown: OnceLock<Shown>,
     closing: CancellationToken,
 }
 
 impl Link {
-    /// The certificate that the node has shown; nothing without TLS.
+    /// The certificate that the node has shown; `None` without TLS.
     pub fn certificate(&self) -> Option<&CertificateDer<'static>> {
         self.shown.get()?.chain.first()
     }
 
-    /// A request of this node was admitted on it. A connection is one node's: says whether it is this one's.
+    /// Notes that a request of this node was admitted. A connection belongs to one node: says whether that is this one.
     pub fn is_of(&self, node: NodeId) -> bool {
         *self.node.get_or_init(|| node) == node
     }
 
-    /// Whether the node that asks here is one to talk to.
+    /// Notes whether the node that asks here is one to talk to.
     pub fn set_known(&self, is_known: bool) {
         let mut unknown = self.unknown.lock();
         *unknown = if is_known { None } else { unknown.or_else(|| Some(Instant::now())) };
@@ -75,7 +76,7 @@ impl Default for LinkLimits {
     }
 }
 
-/// All that are open. Clones are the same.
+/// All open connections. Clones are the same.
 #[derive(Clone, Default)]
 pub struct Links {
     limits: LinkLimits,
@@ -98,7 +99,7 @@ impl Links {
         self.close_where(|link| link.node.get() == Some(&node));
     }
 
-    /// Closes those whose certificate is trusted no more, and says how many that is.
+    /// Closes the connections whose certificate is not trusted any more, and says how many there were.
     pub(super) fn close_untrusted(&self, certificates: &PeerCertificates) -> usize {
         self.close_where(|link| link.shown.get().is_some_and(|shown| !certificates.is_trusted_caller(shown)))
     }
@@ -117,7 +118,7 @@ impl Links {
         over.len()
     }
 
-    /// A new connection, if there is room for it: one that nobody has said a word on makes room.
+    /// Opens a new connection if there is room for it: the oldest one without a known owner makes room.
     fn open(&self) -> Option<OpenLink> {
         let mut open = self.open.lock();
         if self.limits.count <= open.links.len() {
@@ -136,7 +137,7 @@ impl Links {
     }
 }
 
-/// Counts as open until it is dropped.
+/// It counts as open until it is dropped.
 struct OpenLink {
     links: Links,
     link: Arc<Link>,
@@ -148,7 +149,7 @@ impl Drop for OpenLink {
     }
 }
 
-/// The connections as they become ready, until the stream is dropped; and what holds the port until then.
+/// The connections as they become ready, until the stream is dropped; and the task that holds the port until then.
 pub fn accept(
     listener: TcpListener,
     links: Links,
@@ -190,7 +191,7 @@ async fn make_ready(
         return;
     }
     let Some(certificates) = certificates else {
-        // Whoever takes them has stopped.
+        // This fails if the receiver has stopped.
         drop(ready.send(Connection::new(Socket::Plain(socket), link)).await);
         return;
     };
@@ -203,7 +204,7 @@ async fn make_ready(
     match shaken {
         Ok(Ok(stream)) => {
             let shown = link.link.shown.get_or_init(|| Shown::now(stream.get_ref().1.peer_certificates()));
-            // Others may be in force by now, and whoever replaced them has not seen what was just shown.
+            // The certificates may have been replaced by now, and the replacement did not see what was just shown.
             if !certificates.is_trusted_caller(shown) {
                 return;
             }
@@ -225,7 +226,7 @@ pub struct Connection {
     open: OpenLink,
     closing: Pin<Box<WaitForCancellationFutureOwned>>,
     read_last: Instant,
-    /// When it is looked whether anything has come.
+    /// When to check whether anything has arrived.
     look: Pin<Box<Sleep>>,
 }
 
@@ -236,14 +237,14 @@ impl Connection {
         Self { socket, closing, read_last: open.link.opened, open, look }
     }
 
-    /// Until when something must happen.
+    /// The time by which something must happen.
     fn deadline(&self) -> Instant {
         let limits = self.open.links.limits;
         let idle = self.read_last + limits.idle;
         self.open.link.unknown.lock().map_or(idle, |since| idle.min(since + limits.unknown))
     }
 
-    /// An error once the connection is over; else whoever waits is woken when it may be.
+    /// An error once the connection is over; otherwise the waiting task is woken when it may be.
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if self.closing.as_mut().poll(cx).is_ready() {
             return Err(closed_here());

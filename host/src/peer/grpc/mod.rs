@@ -1,11 +1,11 @@
 //! The peer network over gRPC: one HTTP/2 connection to each peer, shared by all groups.
 //!
 //! ```text
-//! Network ─ client ─▶ convert ─▶ handshake: who, to whom, which cluster ═ HTTP/2 ═▶ handshake ─▶ convert ─▶ server ─ Service
+//! Network ─ client ─▶ convert ─▶ handshake: from, to, cluster ═ HTTP/2 ═▶ handshake ─▶ convert ─▶ server ─ Service
 //!               └ routes: address and connection of each node
 //! ```
-//! In: values of `consensus/` and bytes of topics; the messages are those of `host/proto/peer.proto`. It does not know what a body means,
-//! which nodes there should be, or when to try again.
+//! In: values of `consensus/` and bytes of topics; the messages are those of `host/proto/peer.proto`. It does not know
+//! what a body means, which nodes should exist, or when to retry.
 
 mod client;
 mod convert;
@@ -40,7 +40,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Of a node that belongs to no cluster yet.
+    /// The identity of a node that belongs to no cluster yet.
     pub fn stranger(node: NodeId) -> Self {
         Self { node, cluster: Arc::default() }
     }
@@ -54,25 +54,26 @@ impl Identity {
 #[derive(Clone)]
 pub struct PeerOptions {
     pub identity: Identity,
-    /// Without them everybody who reaches the port is believed to be who it says.
+    /// Without them, every caller that reaches the port is believed to be the node that it names.
     pub certificates: Option<PeerCertificates>,
-    /// What the others open here.
+    /// The connections that other nodes open here.
     pub links: Links,
 }
 
-/// By what the certificates are replaced while the node runs. Clones are the same.
+/// What is needed to replace the certificates while the node runs. Clones are the same.
 #[derive(Clone)]
 pub struct PeerRenewal {
     pub certificates: PeerCertificates,
-    /// Ways to the others, of the one [`Grpc`] that has these certificates.
+    /// Routes to the other nodes, of the one [`Grpc`] that has these certificates.
     pub routes: Routes,
-    /// What the others open here.
+    /// The connections that other nodes open here.
     pub links: Links,
 }
 
 impl PeerRenewal {
-    /// From now on connections, in and out, are made with `by`. Those that are open and that `by` stands for stay until what is under way on
-    /// them has ended, and no new request goes out over them; the others are closed at once. Says how many of those were opened by other nodes.
+    /// From now on connections, in and out, are made with `by`. Open connections that `by` still trusts stay until the
+    /// requests under way on them have ended, and take no new request; the others are closed at once. Returns how many
+    /// of the closed ones were opened by other nodes.
     pub fn replace(&self, by: &PeerCertificates) -> usize {
         self.certificates.replace(by);
         self.routes.forget_connections();

@@ -1,7 +1,8 @@
-//! Where each node is reached, and the one connection to it.
+//! The address of each node, and the one connection to it.
 //!
-//! In: addresses from whoever knows the cluster's nodes. A connection is made when it is first used and belongs to its address: a changed
-//! address drops it, and then what was begun on it ends there, or moves. It does not know who may be asked what.
+//! In: addresses of the cluster's nodes. Out: connections. A connection is made when it is first used and belongs to
+//! its address: a changed address drops it, and then what was begun on it ends there, or moves. It does not know who
+//! may be asked what.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use tonic::transport::Channel;
 
 use crate::ids::NodeId;
 
-/// Addresses of nodes, `host:port`. Clones share them, and the connections of the one [`super::Grpc`] that they were given to.
+/// Addresses of nodes, `host:port`. Clones share them, and the connections of the one [`super::Grpc`] that has them.
 #[derive(Clone, Default)]
 pub struct Routes(Arc<Mutex<BTreeMap<NodeId, Route>>>);
 
@@ -24,7 +25,7 @@ struct Route {
 /// A connection that new requests take.
 struct Way {
     channel: Channel,
-    /// Cancelled once they take another one.
+    /// Cancelled once new requests take another connection.
     left: CancellationToken,
     _left_when_dropped: DropGuard,
 }
@@ -45,13 +46,13 @@ impl Routes {
         self.0.lock().get(&node).map(|route| route.address.clone())
     }
 
-    /// What is asked from now on goes over new connections; what is under way ends on the old ones.
+    /// From now on requests take new connections; what is under way ends on the old ones.
     pub(super) fn forget_connections(&self) {
         self.0.lock().values_mut().for_each(|route| route.way = None);
     }
 
-    /// The connection to a node, made by `dial` from its address if there is none yet, and what is cancelled once requests take another
-    /// one. `None` without a route.
+    /// The connection to a node, made by `dial` from its address if there is none yet, and a token that is cancelled
+    /// once requests take another one. `None` without a route.
     pub(super) fn find_channel<E>(
         &self,
         node: NodeId,

@@ -1,7 +1,7 @@
-//! The other end: answers peers over gRPC with a [`Service`].
+//! The answering side: answers peers over gRPC with a [`Service`].
 //!
-//! In: connections of a listener. Every request passes the handshake first, is answered within the caller's patience, and is given up when
-//! the caller gives it up or this node stops. It does not know what a body means.
+//! In: connections of a listener. Every request passes the handshake first, is answered within the caller's patience,
+//! and is given up when the caller gives it up or this node stops. It does not know what a body means.
 
 use std::future::ready;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::ids::NodeId;
 use crate::limits;
 use crate::peer::{PeerSetupError, Service, ServiceError, Topic};
 
-/// Answers until `shutdown` is there; then requests under way end with an error and connections close, within
+/// Answers until `shutdown` completes; then requests under way end with an error and connections close, within
 /// [`limits::PEER_STOP_MAX`]. Dropping the future ends requests as well.
 pub async fn serve_peers(
     listener: TcpListener,
@@ -59,7 +59,7 @@ pub async fn serve_peers(
         served = serving => served.map_err(PeerSetupError::Serve),
         () = overdue => Ok(()),
     };
-    // The port is free then; it cannot panic in a way that would matter any more.
+    // The port is free after this; a panic of that task does not matter any more.
     drop(accepting.await);
     served
 }
@@ -71,7 +71,7 @@ struct Answers {
 }
 
 impl Answers {
-    /// The node that asks, if it is one that may ask at all.
+    /// The node that asks, if it may ask at all.
     fn admit<T>(&self, request: &Request<T>, topic: Option<Topic>) -> Result<NodeId, Status> {
         let from = handshake::admit(&self.identity, request, topic)?;
         handshake::link(request).set_known(self.service.is_known(from));
@@ -91,7 +91,8 @@ impl Answers {
         }
     }
 
-    /// The items until there are no more, or this node stops: then an error ends them, because what is missing must not look complete.
+    /// The items until there are no more, or this node stops: then an error ends them, because a part must not look
+    /// complete.
     fn until_stopped<T: Send + 'static>(
         &self,
         items: impl Stream<Item = Result<T, Status>> + Send + 'static,
@@ -153,7 +154,7 @@ impl Peer for Answers {
     }
 }
 
-/// The appends of a stream up to the first that cannot be had; why not is left in `fault`.
+/// The appends of a stream up to the first that cannot be read; the reason is left in `fault`.
 fn appends_until_fault(
     messages: Streaming<wire::AppendsRequest>,
     fault: Arc<Mutex<Option<Status>>>,

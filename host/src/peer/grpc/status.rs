@@ -1,4 +1,4 @@
-//! Errors as gRPC statuses and back; the text goes along.
+//! Errors as gRPC statuses and back; the text is kept.
 //!
 //! | status | what it says |
 //! |---|---|
@@ -38,7 +38,7 @@ pub(super) fn of_peer(node: NodeId, status: &Status) -> PeerError {
     }
 }
 
-/// Of a connection the status says little, and its innermost cause what happened.
+/// If a connection failed, the status says little, and its innermost cause says what happened.
 fn with_causes(status: &Status) -> String {
     let mut text = status.message().to_owned();
     let mut cause = status.source();

@@ -1,8 +1,9 @@
 //! Mutual TLS between nodes: each shows a certificate of the cluster's own authority.
 //!
-//! The certificate of node 7 is valid for the DNS name `node-7`: a caller checks that it reached the node it meant, and a node checks that
-//! a caller is the one it says. The files are read when a node starts, and again whenever it is told to: connections made from then on use what
-//! they say, and none resumes what another one has proved. It does not know how certificates are made or renewed.
+//! The certificate of node 7 is valid for the DNS name `node-7`: a caller checks that it reached the node it meant, and
+//! a node checks that a caller is the one it says. The files are read when a node starts, and again whenever it is told
+//! to. Connections made from then on use what they say, and no connection resumes the session of another one. It does
+//! not know how certificates are made or renewed.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,13 +23,14 @@ use tokio_util::sync::CancellationToken;
 use crate::ids::NodeId;
 use crate::peer::PeerSetupError;
 
-/// What HTTP/2 is called in a handshake.
+/// The name of HTTP/2 in a handshake.
 pub(super) const HTTP_2: &[u8] = b"h2";
 
 /// PEM files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerTls {
-    /// The authority that signs the certificates of all nodes, and of nobody else; or several, while one takes another's place.
+    /// The authority that signs the certificates of all nodes, and of nobody else; or several, while one replaces
+    /// another.
     pub ca: PathBuf,
     /// Valid for the name `node-<id>` of this node, as a server's and as a client's.
     pub certificate: PathBuf,
@@ -41,7 +43,7 @@ pub struct PeerCertificates(Arc<RwLock<InForce>>);
 
 struct InForce {
     contents: Arc<Contents>,
-    /// Cancelled once others are in force.
+    /// Cancelled once other certificates are in force.
     replaced: CancellationToken,
 }
 
@@ -57,7 +59,8 @@ struct Contents {
 /// What the other side of a connection has shown, and when.
 pub(super) struct Shown {
     pub chain: Vec<CertificateDer<'static>>,
-    /// A connection lives on when its certificate expires, as everywhere: it ends for whom it is not trusted to, not for its age.
+    /// The time of the handshake: a connection outlives the expiry of its certificate, as usual. It ends when its
+    /// certificate is not trusted any more, not because of its age.
     pub at: UnixTime,
 }
 
@@ -75,10 +78,10 @@ impl PeerCertificates {
         Ok(Self(Arc::new(RwLock::new(InForce { contents, replaced: CancellationToken::new() }))))
     }
 
-    /// Whether nodes that trust the same authorities take this certificate for that of `node`.
+    /// Checks that nodes that trust the same authorities accept this certificate as that of `node`.
     ///
     /// # Errors
-    /// They do not, because of its name, its time, or who has signed it.
+    /// They do not accept it because of its name, its time, or who has signed it.
     pub fn check(&self, node: NodeId) -> Result<(), PeerSetupError> {
         let contents = self.now();
         let files = &contents.files;
@@ -94,9 +97,9 @@ impl PeerCertificates {
         })
     }
 
-    /// From now on what `by` has read counts, and what is open is looked at again.
+    /// From now on the certificates of `by` are in force, and open connections are checked again.
     pub(super) fn replace(&self, by: &Self) {
-        // With a token of its own: `by` may have been in force and replaced before.
+        // It gets a token of its own: `by` may have been in force and replaced before.
         let next = InForce { contents: by.now(), replaced: CancellationToken::new() };
         let before = std::mem::replace(&mut *self.0.write(), next);
         before.replaced.cancel();
@@ -106,23 +109,23 @@ impl PeerCertificates {
         self.now().acceptor.clone()
     }
 
-    /// For calls to any node, and what tells when this is out of date.
+    /// The connector for calls to any node, and a token that is cancelled when it is out of date.
     pub(super) fn connector(&self) -> (TlsConnector, CancellationToken) {
         let current = self.0.read();
         (current.contents.connector.clone(), current.replaced.clone())
     }
 
-    /// Cancelled once others are in force than now.
+    /// A token that is cancelled once other certificates than now are in force.
     pub(super) fn replaced(&self) -> CancellationToken {
         self.0.read().replaced.clone()
     }
 
-    /// Whether the authorities, as they were last read, stand for what a caller has shown.
+    /// Whether the authorities, as they were last read, have signed what a caller has shown.
     pub(super) fn is_trusted_caller(&self, shown: &Shown) -> bool {
         self.now().verify_client(shown).is_ok()
     }
 
-    /// The same of what the node has shown that was called.
+    /// Whether the authorities, as they were last read, have signed what the node that was called has shown.
     pub(super) fn is_trusted_node(&self, node: NodeId, shown: &Shown) -> bool {
         self.now().verify_server(node, shown).is_ok()
     }
@@ -196,7 +199,7 @@ fn node_name(node: NodeId) -> String {
     format!("node-{node}")
 }
 
-/// What the certificate of a node must be valid for.
+/// The name that the certificate of a node must be valid for.
 pub(super) fn server_name(node: NodeId) -> ServerName<'static> {
     ServerName::try_from(node_name(node)).expect("letters, a hyphen and digits are a DNS name")
 }

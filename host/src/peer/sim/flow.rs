@@ -1,7 +1,7 @@
 //! Streams over the simulated network: items arrive in order or not at all, as over one connection.
 //!
-//! A stream stands still while its way is cut, in either direction, and breaks when that lasts as long as the real network's probe would
-//! wait. It does not know what the items are.
+//! A stream stalls while its link is cut, in either direction. It breaks once the cut has lasted for the time that the
+//! real network's probe would wait. It does not know what the items are.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::ids::NodeId;
 use crate::limits;
 use crate::peer::GroupName;
 
-/// Items of one stream on their way at the same time: far more than any sender has unanswered.
+/// How many items of one stream are on their way at the same time: far more than any sender has unanswered.
 const FLOW_ITEMS_MAX: usize = 1024;
 
 impl SimNetwork {
-    /// Takes as long as something that is sent now.
+    /// Waits until something that is sent now would arrive.
     pub(super) fn cross(&self, from: NodeId, to: NodeId) -> impl Future<Output = ()> + Send + use<> {
         let (network, at) = (self.clone(), self.with_link(from, to, |link| link.arrival()));
         async move {
@@ -39,7 +39,7 @@ impl SimNetwork {
             let (passes, crossing) = (network.passes(from, to), network.cross(from, to));
             async move {
                 if !passes {
-                    // Until the connection breaks.
+                    // The stream waits until the connection breaks.
                     std::future::pending::<()>().await;
                 }
                 crossing.await;
@@ -49,7 +49,7 @@ impl SimNetwork {
         items.map(cross).buffered(FLOW_ITEMS_MAX).boxed()
     }
 
-    /// The items, each once its group is not silent.
+    /// Passes each item on once its group is not silent.
     pub(super) fn unless_silent<T: Send + 'static>(
         &self,
         group: GroupName,
@@ -66,7 +66,7 @@ impl SimNetwork {
         items.then(wait).boxed()
     }
 
-    /// Looks again whenever a way was cut or healed.
+    /// Waits until `is_so`, and looks again whenever a link was cut or healed.
     async fn until(&self, is_so: impl Fn() -> bool) {
         let mut changed = self.changed.subscribe();
         while !is_so() {
@@ -74,7 +74,7 @@ impl SimNetwork {
         }
     }
 
-    /// Until a probe between the two would have gone unanswered.
+    /// Waits until a probe between the two would have gone unanswered.
     async fn until_probe_fails(&self, one: NodeId, other: NodeId) {
         let is_cut = || self.is_cut(one, other) || self.is_cut(other, one);
         loop {
@@ -88,7 +88,7 @@ impl SimNetwork {
 }
 
 impl SimPeer {
-    /// The items up to the first error, which is told; so is the end of the connection to `to`.
+    /// The items up to and including the first error. The end of the connection to `to` is an error, too.
     pub(super) fn until_broken<T: Send + 'static>(
         &self,
         to: NodeId,
@@ -108,7 +108,7 @@ impl SimPeer {
         .boxed()
     }
 
-    /// The same, and each piece must come within `patience`.
+    /// Does the same, and each piece must arrive within `patience`.
     pub(super) fn patient<T: Send + 'static>(
         &self,
         to: NodeId,
@@ -123,7 +123,7 @@ impl SimPeer {
         self.until_broken(to, stream::unfold(pieces, next).boxed())
     }
 
-    /// Why there is no connection between the two any more, once there is none.
+    /// Waits until there is no connection between the two any more, and says why.
     async fn broken(self, to: NodeId) -> PeerError {
         let member = match self.network.member(to) {
             Ok(member) => member,

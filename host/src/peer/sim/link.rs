@@ -1,7 +1,7 @@
-//! The way from one node to another: its faults, its chance, and the order in which it delivers.
+//! The link from one node to another: its faults, its randomness, and the order in which it delivers.
 //!
-//! A parcel is whatever is to happen on arrival. Parcels arrive in the order they were sent, unless one is held back to be overtaken. What
-//! is on the way when the way is cut does not arrive.
+//! A parcel is what happens on arrival. Parcels arrive in the order they were sent, unless one is held back to be
+//! overtaken. What is under way when the link is cut does not arrive.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -25,9 +25,9 @@ pub(super) struct Link {
     pub calls_lost_permille: u32,
     pub calls_doubled_permille: u32,
     pub replies_lost_permille: u32,
-    /// Of this way alone, so that what happens elsewhere does not change it.
+    /// The randomness of this link alone, so that events elsewhere do not change it.
     chance: StdRng,
-    /// To the task that delivers in order; made with the first parcel.
+    /// Leads to the task that delivers in order; made with the first parcel.
     queue: Option<mpsc::UnboundedSender<(Instant, Parcel)>>,
 }
 
@@ -69,12 +69,12 @@ impl Link {
         happens(&mut self.chance, self.replies_lost_permille)
     }
 
-    /// When something sent now arrives.
+    /// When something that is sent now arrives.
     pub fn arrival(&mut self) -> Instant {
         Instant::now() + self.chance.random_range(self.delay.clone())
     }
 
-    /// Of a request, which others may overtake.
+    /// Sends a request, which others may overtake.
     pub fn send_call(&mut self, network: SimNetwork, parcel: Parcel) {
         let is_held_back = happens(&mut self.chance, self.reordered_permille);
         if self.is_cut || !is_held_back {
@@ -83,7 +83,7 @@ impl Link {
         self.send_late(network, parcel);
     }
 
-    /// Behind whatever is sent within one more delay.
+    /// Sends it so late that everything sent within one more delay arrives first.
     pub fn send_late(&mut self, network: SimNetwork, parcel: Parcel) {
         if self.is_cut {
             return;
@@ -95,7 +95,7 @@ impl Link {
         });
     }
 
-    /// In order.
+    /// Sends it in order.
     pub fn send_reply(&mut self, network: SimNetwork, parcel: Parcel) {
         if self.is_cut {
             return;

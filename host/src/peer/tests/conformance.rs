@@ -1,4 +1,4 @@
-//! What every [`Network`] promises, asked of one caller and one answering [`Fake`].
+//! What every [`Network`] promises, checked with one caller and one answering [`Fake`].
 //!
 //! `conformance!(pair)` makes a test of each promise; `pair` is an async function that gives a [`Pair`].
 
@@ -17,11 +17,11 @@ use crate::log::{LogEntry, Payload, Vote};
 use crate::peer::{Network, Topic};
 
 pub struct Pair {
-    /// The end of [`CALLER`].
+    /// The network of [`CALLER`].
     pub network: Arc<dyn Network>,
-    /// At [`ANSWERER`].
+    /// The service at [`ANSWERER`].
     pub service: Arc<Fake>,
-    /// Whatever must live as long as the two talk.
+    /// Everything that must live while the two talk.
     pub _alive: Box<dyn Any + Send>,
 }
 
@@ -105,7 +105,7 @@ pub async fn every_reply_of_raft_comes_back_as_it_was_given(pair: Pair) {
 }
 
 pub async fn appends_are_under_way_before_the_first_is_answered(pair: Pair) {
-    // Nothing is answered before the third has come, so whoever waits for an answer before the next never gets one.
+    // Nothing is answered before the third request has arrived, so a caller that waits for each answer never gets one.
     let requests = stream::iter((0..6).map(|n| append(n..n + 2)));
     let replies = pair.network.appends(ANSWERER, &group(fake::BY_THREES), requests.boxed());
     let replies: Vec<String> = replies.map(told).collect().await;

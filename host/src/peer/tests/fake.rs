@@ -54,7 +54,7 @@ impl Fake {
     }
 }
 
-/// Tells when it is dropped.
+/// Sends a signal when it is dropped.
 struct Held(mpsc::UnboundedSender<()>);
 
 impl Drop for Held {

@@ -54,7 +54,7 @@ impl Serving {
         Self { address, service, certificates, links, stop: stop.drop_guard(), served: tokio::spawn(serving) }
     }
 
-    /// Until its port is closed.
+    /// Stops it, and waits until its port is closed.
     async fn stop(self) {
         drop(self.stop);
         let served = self.served.await.expect("it does not panic");
@@ -271,7 +271,7 @@ impl Authority {
         self.sign_until(node, None)
     }
 
-    /// One that ends then; without, in some thousands of years.
+    /// Signs a certificate that expires at `end`; without `end`, in some thousands of years.
     pub fn sign_until(&self, node: NodeId, end: Option<Micros>) -> PeerTls {
         let key = KeyPair::generate().expect("there is chance");
         let mut params = CertificateParams::new([format!("node-{node}")]).expect("it is a name");
@@ -364,7 +364,7 @@ async fn a_flood_of_silent_connections_keeps_no_node_out() {
     assert_eq!(ask(&known, Topic::Clock).await, ANSWERED, "its connection has stayed");
     let new = caller(member(NodeId(3)), serving.address);
     assert_eq!(ask(&new, Topic::Clock).await, ANSWERED, "there is room for one more node");
-    // All that never said a word are closed.
+    // All connections that never said a word are closed.
     for mut silent in silent {
         let mut bytes = [0; 64];
         while matches!(tokio::time::timeout(LONG, silent.read(&mut bytes)).await.expect("it is closed"), Ok(1..)) {}

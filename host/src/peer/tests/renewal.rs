@@ -1,7 +1,8 @@
-//! Certificates that are replaced while nodes talk: what is under way goes on, what is new goes over new connections, and who is trusted no more
-//! is cut off.
+//! Certificates that are replaced while nodes talk: requests under way continue, new ones take new connections, and a
+//! node that is not trusted any more is cut off.
 //!
-//! In: certificates of an old authority and of a new one. Out: which connections there are, and what becomes of requests and streams on them.
+//! In: certificates of an old authority and of a new one. Out: which connections there are, and what becomes of
+//! requests and streams on them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use crate::peer::grpc::wire::peer_client::PeerClient;
 use crate::peer::grpc::{handshake, wire};
 use crate::peer::{Grpc, Links, Network, PeerRenewal, PeerTls, Pieces, Routes, Topic};
 
-/// A node that asks, and by what its certificates are replaced.
+/// A node that asks, and what replaces its certificates.
 struct Caller {
     network: Grpc,
     renewal: PeerRenewal,
@@ -50,7 +51,7 @@ impl Caller {
         replies
     }
 
-    /// What has begun, and does not end by itself.
+    /// A fetch that has begun, and does not end on its own.
     async fn endless(&self) -> Pieces {
         let fetched = self.network.fetch(ANSWERER, question(Topic::Module, "hang"), LONG).await;
         let mut pieces = fetched.expect("it begins");
@@ -64,7 +65,7 @@ fn renewal(serving: &Serving) -> PeerRenewal {
     PeerRenewal { certificates, routes: Routes::default(), links: serving.links.clone() }
 }
 
-/// The same files, and all of these authorities are trusted.
+/// The same files, with all of these authorities trusted.
 fn trusting(files: PeerTls, authorities: &[&Authority]) -> PeerTls {
     let text = |path: &Path| std::fs::read_to_string(path).expect("it is there");
     let all: String = authorities.iter().map(|authority| text(&authority.sign(CALLER).ca)).collect();
@@ -113,7 +114,7 @@ async fn a_certificate_may_expire_once_it_is_renewed() {
     let expiring = read(&authority.sign_until(CALLER, Some(end)));
     let caller = Caller::of(&serving, &authority.sign(CALLER));
     caller.renewal.replace(&expiring);
-    // On a very slow machine it has expired by now, and there is nothing to see.
+    // On a very slow machine it has expired by now, and there is nothing to check.
     let mut open = caller.network.fetch(ANSWERER, question(Topic::Module, "hang"), LONG).await.ok();
     if let Some(open) = &mut open {
         assert_eq!(open.next().await.map(told), Some("b\"first\"".to_owned()));
@@ -127,7 +128,7 @@ async fn a_certificate_may_expire_once_it_is_renewed() {
     tokio::time::timeout(LONG, expired).await.expect("a certificate ends");
     let error = expiring.check(CALLER).expect_err("it has expired").to_string();
     assert!(error.contains("no node would believe it"), "{error}");
-    // It opens nothing any more, and what it has opened is not cut off.
+    // It opens no connection any more, but what it has opened is not cut off.
     let late = Caller::of(&serving, &authority.sign(CALLER));
     late.renewal.replace(&expiring);
     let answer = late.network.call(ANSWERER, question(Topic::Clock, "hello"), LONG).await;
@@ -189,7 +190,7 @@ async fn a_node_that_is_trusted_no_more_is_left_at_once() {
     assert_eq!(ask(&caller.network, Topic::Clock).await, ANSWERED);
 }
 
-/// It was let in by what was in force when it came, and is none when it has shown itself.
+/// The handshake began with the old certificates in force; the caller is not let in once it has shown its own.
 #[tokio::test]
 async fn who_shakes_hands_while_its_authority_is_removed_is_not_let_in() {
     let (old, new) = (Authority::new(), Authority::new());
@@ -198,7 +199,7 @@ async fn who_shakes_hands_while_its_authority_is_removed_is_not_let_in() {
     while serving.links.count() == 0 {
         tokio::task::yield_now().await;
     }
-    // It waits for the first word, with the old ones in its hands.
+    // The node waits for the first message of the handshake, with the old certificates.
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }

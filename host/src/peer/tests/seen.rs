@@ -1,4 +1,5 @@
-//! The book of what was seen: it keeps the highest, survives restarts and power cuts, and says of a damaged file that it was lost.
+//! The book of what was seen: it keeps the highest entry, survives restarts and power cuts, and says what a damaged
+//! file has lost.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -41,7 +42,7 @@ fn written() -> Vec<u8> {
     disk.content(Path::new(PATH)).expect("it was written")
 }
 
-/// Replaces what the checksum covers, and the checksum.
+/// A file with this content, and a checksum that matches it.
 fn forged(content: &[u8]) -> Vec<u8> {
     [content, blake3::hash(content).as_bytes()].concat()
 }
@@ -131,7 +132,7 @@ fn a_book_on_the_real_disk_survives_a_restart() {
     assert_eq!(SeenBook::open(&path).expect("it was written").all_of(CALLER), [(group(3), entry_id(5))]);
 }
 
-/// It used to keep the node from starting.
+/// A damaged book used to keep the node from starting.
 #[test]
 fn a_damaged_book_is_made_anew_and_does_not_say_less_than_was_seen() {
     let good = written();
@@ -150,7 +151,8 @@ fn a_damaged_book_is_made_anew_and_does_not_say_less_than_was_seen() {
     for content in damaged.chain(forged) {
         let (disk, book) = open_with(content);
         let book = book.expect("it is made anew");
-        // Neither what it said, nor that it said nothing; also after the next start, whatever a leader hears first of a follower.
+        // The book claims neither what it said nor that it said nothing, also after the next start, and whatever a
+        // leader first hears of a follower.
         book.on_durable(CALLER, &group(0), entry_id(2));
         assert_eq!((book.of(CALLER, &group(0)), book.all_of(CALLER)), (Err(SeenLost), vec![]));
         book.flush().expect("there is room");

@@ -161,7 +161,7 @@ async fn a_lost_call_is_heard_by_nobody_and_a_doubled_one_twice_and_both_are_ans
     assert_eq!(ask(&*network).await, ANSWERED);
     assert!(tokio::time::timeout(5 * MS, std::future::pending::<()>()).await.is_err());
     assert_eq!(service.calls_heard.lock().len(), 2);
-    // The other copy arrives where one is lost.
+    // If one copy is lost, the other one still arrives.
     sim.lose_calls(CALLER, ANSWERER, 1000);
     assert_eq!((ask(&*network).await, service.calls_heard.lock().len()), (SILENCE.to_owned(), 3));
 }

@@ -1,12 +1,13 @@
-//! Why a read failed, as its reader is told.
+//! Why a read failed, as the reader is told.
 //!
-//! In: an error of a partition. Out: to come back later, and when, or that it is not there any more. It decides nothing.
+//! In: an error of a partition. Out: an answer that says when to retry, or that the data is no longer here. It decides
+//! nothing.
 
 use crate::partition::PartitionError;
 use crate::router::answer::{QueryError, UnavailableReason};
 use crate::router::machine::unavailable;
 
-/// What a reader is told of it.
+/// The answer that a reader gets for a partition's error.
 pub fn partition_error(error: PartitionError) -> QueryError {
     let reason = match error {
         PartitionError::Deadline => return QueryError::Deadline,
@@ -32,7 +33,7 @@ pub fn partition_error(error: PartitionError) -> QueryError {
         | PartitionError::NoLeader
         | PartitionError::NotHere(_) => UnavailableReason::NoLeader,
 
-        // None of these is met by a partition that runs.
+        // A running partition meets none of these.
         PartitionError::Folder { .. }
         | PartitionError::Thread(_)
         | PartitionError::NotClosed

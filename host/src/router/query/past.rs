@@ -1,7 +1,7 @@
-//! Queries of a past moment that no view answers: on rows that are replayed for them alone.
+//! Queries of a past moment that no view answers; they read rows that are replayed for them alone.
 //!
-//! In: a moment. Out: what the module of that moment answers. Some at once, because each has all rows of a partition in memory, or of all
-//! partitions. It does not know how rows are replayed.
+//! In: a moment. Out: what the module of that moment answers. Only some run at once, because each has all rows of one
+//! partition, or of all partitions, in memory. It does not know how rows are replayed.
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
@@ -11,7 +11,7 @@ use crate::machine::replay::Replay;
 use crate::router::rewind::{RewindError, rewind};
 
 impl Machine {
-    /// `further` are the other partitions, where they are asked as well.
+    /// `further` are the other partitions, if they are asked as well.
     pub(super) async fn ask_past(
         &self,
         moment: Moment,
@@ -26,7 +26,7 @@ impl Machine {
         // A module of that time may not have the query yet.
         find_query(logic.as_ref(), &declared.name)?;
         let mut rows = vec![past.rows];
-        // All entries up to one time are a consistent cut, whatever the partition.
+        // All entries up to one time are a consistent cut across partitions.
         let time = match moment {
             Moment::Time(time) => time,
             Moment::Position(_) => past.journal.time,
@@ -43,7 +43,7 @@ impl Machine {
         run_query(logic.as_ref(), &declared.name, request, (position, past.journal.time), &sources)
     }
 
-    /// All rows of a past moment are in memory as long as it is held.
+    /// Waits for a permit to replay. While it is held, all rows of a past moment are in memory.
     async fn turn_to_rewind(&self, deadline: Instant) -> Result<Arc<OwnedSemaphorePermit>, QueryError> {
         let turn = timeout_at(deadline, self.rewinds.clone().acquire_owned()).await;
         let turn = turn.map_err(|_| QueryError::Unavailable(unavailable(UnavailableReason::Overloaded)))?;
@@ -61,7 +61,7 @@ impl Machine {
             self.read_point(partition, request).await?;
         }
         let (partition, modules, deadline) = (partition.clone(), self.modules.clone(), request.deadline);
-        // Also when nobody waits for it any more.
+        // The replay keeps its permit even when nobody waits for it any more.
         let turn = turn.clone();
         let replaying = tokio::task::spawn_blocking(move || {
             let past = rewind(&partition, modules.as_ref(), moment, deadline);
@@ -83,7 +83,7 @@ impl Machine {
     }
 }
 
-/// Of a snapshot that nothing was replayed behind.
+/// The last position of a snapshot's entry, when nothing was replayed after the snapshot.
 async fn last_position(partition: &Arc<Partition>, of: Position) -> Position {
     let partition = partition.clone();
     let finding = tokio::task::spawn_blocking(move || partition.last_position(of)).await;

@@ -1,7 +1,7 @@
-//! Midnights: which days of UTC begin between two moments.
+//! Midnights: the days of UTC that begin between two moments.
 //!
-//! A snapshot of 00:00 is the state before the first entry of the later day, by the journal's time. Where nothing happened for days, one
-//! state stands for all midnights that were passed. It knows no clock.
+//! A snapshot of 00:00 is the state before the first entry of the later day, by the journal's time. If nothing happened
+//! for days, one state stands for all midnights that have passed. This file knows no clock.
 
 use std::fmt;
 
@@ -13,30 +13,30 @@ use crate::ids::Micros;
 const DAY_SECONDS: i64 = 86_400;
 const DAY_MICROS: i64 = DAY_SECONDS * 1_000_000;
 
-/// Days of UTC in a row, each standing for 00:00 at its beginning; counted since 1970-01-01.
+/// Consecutive days of UTC, each standing for 00:00 at its beginning. They are counted since 1970-01-01.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 pub struct Days {
-    /// The first of them.
+    /// The first of the days.
     #[n(0)]
     pub first: i64,
-    /// The last of them, not before the first.
+    /// The last of the days, not before the first.
     #[n(1)]
     pub last: i64,
 }
 
 impl Days {
-    /// The days that begin behind `before` and no later than `after`.
+    /// The days that begin after `before` and no later than `after`.
     pub fn between(before: Micros, after: Micros) -> Option<Self> {
         let (first, last) = (Self::day_of(before) + 1, Self::day_of(after));
         (first <= last).then_some(Self { first, last })
     }
 
-    /// The day that a moment is in.
+    /// The day that contains a moment.
     pub fn day_of(time: Micros) -> i64 {
         time.0.div_euclid(DAY_MICROS)
     }
 
-    /// When the next day begins.
+    /// The moment at which the next day begins.
     pub fn next_midnight(time: Micros) -> Micros {
         Micros((Self::day_of(time) + 1).saturating_mul(DAY_MICROS))
     }
@@ -49,12 +49,12 @@ impl Days {
         self.first <= self.last
     }
 
-    /// Their dates, at most `limit` of them, the last ones.
+    /// The dates of the days: the last ones, at most `limit` of them.
     pub fn dates(&self, limit: i64) -> impl Iterator<Item = String> {
         (self.first.max(self.last.saturating_sub(limit - 1))..=self.last).map(date)
     }
 
-    /// The date of the last one.
+    /// The date of the last day.
     pub fn last_date(&self) -> String {
         date(self.last)
     }

@@ -19,10 +19,10 @@ pub enum CanonicalError {
     Elsewhere { expected: JournalIndex, found: JournalIndex },
     #[error("{file} is a snapshot of another partition, cluster or history than this one")]
     Foreign { file: String },
-    /// By whoever reads it.
+    /// The reader gave up.
     #[error("the reading was given up")]
     GivenUp,
-    /// It is taken up again at the next start.
+    /// The work is resumed at the next start.
     #[error("the partition is being closed")]
     Closing,
 }
@@ -34,7 +34,7 @@ impl CanonicalError {
     }
 }
 
-/// How a snapshot is not what was written.
+/// In which way a snapshot differs from what was written.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotDamage {
     #[error("the file cannot be read: {0}")]
@@ -51,7 +51,10 @@ pub enum SnapshotDamage {
     Manifest(&'static str),
     #[error("the name of the file is not that of its content, `{expected}`")]
     Name { expected: String },
-    #[error("chunk {number} has the hash {}, and {} is recorded of it: it was changed", found.short(), expected.short())]
+    #[error(
+        "chunk {number} has the hash {}, and {} is recorded of it: it was changed",
+        found.short(), expected.short()
+    )]
     Chunk { number: usize, expected: Digest, found: Digest },
     #[error("chunk {number} is not made of rows in order of key")]
     Rows { number: usize },

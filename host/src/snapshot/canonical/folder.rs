@@ -1,11 +1,12 @@
-//! The canonical snapshots of a partition in its folder, and the states of which one is still to be made.
+//! The canonical snapshots of a partition in its folder, and the kept states from which one must still be made.
 //!
 //! ```text
-//! <partition>/canonical/<index>[-<day>]-<hash>.snapshot     whole
-//!                       due-<index>[-<first>-<last>]        a kept state, whole: the file is made of it, also after a restart
+//! <partition>/canonical/<index>[-<day>]-<hash>.snapshot     complete
+//!                       due-<index>[-<first>-<last>]        a kept state, complete: a file is made from it
 //!                       due-….building, ….gone, writing-…   of a process that has ended: removed
 //! ```
-//! In: what is in the folder when the partition is opened. Out: what is listed, and what is due. It does not know which of them are to be kept.
+//! The content of the folder when the partition is opened goes in. The listed files and the due ones come out; a kept
+//! state stays due after a restart. This file does not know which of them are to be kept.
 
 use std::ffi::OsStr;
 use std::io::ErrorKind;
@@ -28,12 +29,12 @@ const DUE: &str = "due-";
 const BUILDING: &str = ".building";
 const GONE: &str = "gone";
 
-/// A snapshot to be made.
+/// A snapshot that must be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Due {
-    /// Of the last entry in it.
+    /// The index of the last entry in it.
     pub index: JournalIndex,
-    /// The midnights that it stands for.
+    /// The midnights for which it stands.
     pub days: Option<Days>,
 }
 
@@ -41,7 +42,7 @@ pub struct Due {
 pub struct SnapshotFolder {
     disk: Arc<dyn Disk>,
     path: PathBuf,
-    /// In order of index.
+    /// The complete files, in order of index.
     files: Mutex<Vec<Listed>>,
 }
 
@@ -64,7 +65,7 @@ impl Due {
 }
 
 impl SnapshotFolder {
-    /// Opens the folder of a partition and clears away what a process has left unfinished.
+    /// Opens the folder of a partition and removes what an earlier process has left unfinished.
     ///
     /// # Errors
     /// The folder cannot be read or written.
@@ -97,7 +98,7 @@ impl SnapshotFolder {
         &self.path
     }
 
-    /// All whole ones, oldest first.
+    /// All complete snapshots, oldest first.
     pub fn list(&self) -> Vec<Listed> {
         self.files.lock().clone()
     }
@@ -110,25 +111,25 @@ impl SnapshotFolder {
     /// Opens a listed file.
     ///
     /// # Errors
-    /// It cannot be read, or is not what was written.
+    /// The file cannot be read, or is not what was written.
     pub fn open_file(&self, listed: &Listed) -> Result<SnapshotFile, CanonicalError> {
         SnapshotFile::open(&*self.disk, &self.path.join(&listed.name))
     }
 
-    /// Begins a file, which is listed once it is [`Self::made`].
+    /// Begins a file. It is listed once it is [`Self::made`].
     ///
     /// # Errors
-    /// The disk.
+    /// An error of the disk.
     pub fn begin_file(&self, facts: &Facts) -> Result<SnapshotWriter, CanonicalError> {
         SnapshotWriter::begin(self.disk.clone(), &self.path, facts)
     }
 
-    /// Where the state is kept that one is to be made of.
+    /// The folder of the kept state from which a snapshot is to be made.
     pub fn due_folder(&self, due: &Due) -> PathBuf {
         self.path.join(due.name())
     }
 
-    /// The kept states that are there.
+    /// The kept states in the folder.
     ///
     /// # Errors
     /// The folder cannot be read.
@@ -139,20 +140,20 @@ impl SnapshotFolder {
         Ok(found)
     }
 
-    /// Takes in the same file from elsewhere, once it was read and found to be whole.
+    /// Takes over an identical file from elsewhere, once it was read and found to be complete.
     ///
     /// # Errors
-    /// It cannot be copied.
+    /// The file cannot be copied.
     pub fn take_in(&self, file: &Path, listed: &Listed) -> Result<(), CanonicalError> {
         copy_file(file, self.disk.clone(), &self.path)?;
         self.add(listed);
         Ok(())
     }
 
-    /// Deletes a file. Whoever reads it reads on.
+    /// Deletes a file. Readers that have it open can continue.
     ///
     /// # Errors
-    /// It cannot be deleted, and is listed still.
+    /// The file cannot be deleted, and is still listed.
     pub fn delete(&self, listed: &Listed) -> Result<(), CanonicalError> {
         let file = self.path.join(&listed.name);
         match self.disk.remove(&file) {
@@ -171,7 +172,7 @@ impl SnapshotFolder {
         }
     }
 
-    /// Lists a file that was made, and lets go of the state it was made of.
+    /// Lists a file that was made, and removes the state from which it was made.
     ///
     /// # Errors
     /// The kept state cannot be removed; the file is listed all the same.
@@ -180,7 +181,7 @@ impl SnapshotFolder {
             self.add(listed);
         }
         let folder = self.due_folder(due);
-        // Under a name that nobody takes for a kept state, for it goes file by file.
+        // The folder is removed file by file, so first it gets a name that nobody takes for a kept state.
         let going = folder.with_extension(GONE);
         let disk = &self.disk;
         let remove = || disk.remove_dir_all(&going);
@@ -191,10 +192,10 @@ impl SnapshotFolder {
     }
 }
 
-/// The files in a folder that are named as snapshots, in order of name.
+/// The files in a folder whose names are those of snapshots, in order of name.
 ///
 /// # Errors
-/// It cannot be read; one that is not there has none.
+/// The folder cannot be read. A folder that does not exist has no files.
 pub fn list_files(disk: &dyn Disk, folder: &Path) -> Result<Vec<PathBuf>, CanonicalError> {
     let paths = names_if_any(disk, folder)?.into_iter().map(|name| folder.join(name));
     let mut found: Vec<PathBuf> = paths.filter(|path| path.extension() == Some(OsStr::new(EXTENSION))).collect();
@@ -202,10 +203,10 @@ pub fn list_files(disk: &dyn Disk, folder: &Path) -> Result<Vec<PathBuf>, Canoni
     Ok(found)
 }
 
-/// Of which entries there is a file or a kept state in the folder of a partition, by their names alone.
+/// The entries for which the folder of a partition has a file or a kept state, by their names alone.
 ///
 /// # Errors
-/// It cannot be read; one that is not there has none.
+/// The folder cannot be read. A folder that does not exist has none.
 pub fn indexes_in(disk: &dyn Disk, partition: &Path) -> Result<Vec<(JournalIndex, PathBuf)>, CanonicalError> {
     let folder = folder_of(partition);
     let index = |name: &str| match parse_name(name) {
@@ -216,11 +217,11 @@ pub fn indexes_in(disk: &dyn Disk, partition: &Path) -> Result<Vec<(JournalIndex
     Ok(names.filter_map(|name| Some((index(&name)?, folder.join(name)))).collect())
 }
 
-/// Puts the same file into another folder, which is made if need be; durable on return. The file is on the machine's own file system, where
-/// files from elsewhere are received.
+/// Copies the same file into another folder, which is made if necessary. The copy is durable on return. The file is on
+/// the machine's own file system, where files from elsewhere are received.
 ///
 /// # Errors
-/// Either cannot be read or written.
+/// The file or the folder cannot be read or written.
 pub fn copy_file(file: &Path, disk: Arc<dyn Disk>, folder: &Path) -> Result<(), CanonicalError> {
     let io = || CanonicalError::io(folder);
     disk.create_dir_all(folder).map_err(io())?;
@@ -232,7 +233,7 @@ pub fn copy_file(file: &Path, disk: Arc<dyn Disk>, folder: &Path) -> Result<(), 
     copy.name(&folder.join(name)).map(drop).map_err(io())
 }
 
-/// Where the snapshots of a partition lie in its folder.
+/// The place of a partition's snapshots in its folder.
 pub fn folder_of(partition: &Path) -> PathBuf {
     partition.join(FOLDER)
 }

@@ -1,19 +1,20 @@
-//! The bytes of a canonical snapshot: the rows of a partition after one entry, in order of key, and a manifest behind them.
+//! The bytes of a canonical snapshot: the rows of a partition after one entry, in order of key, then a manifest.
 //!
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 8 | `shrows01` |
 //! | 8 | 2 | format, 1 |
 //! | 10 | 6 | 0 |
-//! | 16 | – | of each row: length of the key (4), the key, length of the row (4), the row |
+//! | 16 | – | for each row: length of the key (4), the key, length of the row (4), the row |
 //! | | n | the manifest: CBOR array of [`Manifest`]'s fields, in their order |
 //! | end − 36 | 4 | n |
 //! | end − 32 | 32 | blake3 of the first 16 bytes, the manifest and n |
 //!
-//! Numbers are little-endian. Rows are cut into *chunks*: one ends with the row that makes it [`CHUNK_BYTES`] long, and with the last row. The
-//! manifest has the blake3 of each, so the last hash stands for every byte. The state digest is the blake3 of all rows as they stand here.
-//! Nothing depends on the node, the time of writing, or Raft. The name is `<index>-<16 digits of the last hash>.snapshot`, of one that stands
-//! for midnights `<index>-<last day>-<16 digits>.snapshot`.
+//! Numbers are little-endian. Rows are cut into *chunks*. A chunk ends with the row that makes it [`CHUNK_BYTES`] long,
+//! or with the last row. The manifest has the blake3 of each chunk, so the last hash covers every byte. The state
+//! digest is the blake3 of all rows as they are stored here. Nothing depends on the node, the time of writing, or Raft.
+//! The name is `<index>-<16 digits of the last hash>.snapshot`; a file that stands for midnights is named
+//! `<index>-<last day>-<16 digits>.snapshot`.
 
 use minicbor::{Decode, Encode};
 
@@ -24,23 +25,23 @@ use crate::machine::journal::Journal;
 pub const MAGIC: &[u8; 8] = b"shrows01";
 pub const FORMAT: u16 = 1;
 pub const HEADER_SIZE: usize = 16;
-/// Length of the manifest and the hash.
+/// The length of the manifest, and the hash.
 pub const TRAILER_SIZE: usize = 36;
-/// Large enough that hashes and calls cost nothing beside the rows, small enough to be in memory.
+/// Large enough that hashes and calls cost little compared with the rows, and small enough to be in memory.
 pub const CHUNK_BYTES: usize = 1 << 20;
 pub const EXTENSION: &str = "snapshot";
-/// Of the last hash, in the name.
+/// How many digits of the last hash the name has.
 const HASH_DIGITS: usize = 16;
 
-/// What a snapshot is of.
+/// The subject of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     pub cluster: ClusterId,
     pub machine: String,
     pub partition: PartitionId,
-    /// Where the journal stands.
+    /// The position of the journal.
     pub journal: Journal,
-    /// The midnights that it stands for; none of one that was made for another reason.
+    /// The midnights for which it stands; `None` if it was made for another reason.
     pub days: Option<Days>,
 }
 
@@ -56,7 +57,7 @@ pub(super) struct Manifest {
     index: u64,
     #[cbor(n(4), with = "minicbor::bytes")]
     head: [u8; 32],
-    /// Microseconds since 1970 of the last entry.
+    /// The time of the last entry, in microseconds since 1970.
     #[n(5)]
     time: i64,
     #[cbor(n(6), with = "minicbor::bytes")]
@@ -85,15 +86,15 @@ pub(super) struct Chunk {
     pub blake3: [u8; 32],
 }
 
-/// A whole file, as it is listed.
+/// A complete file, as it is listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
     pub name: String,
-    /// Of the file.
+    /// The size of the file.
     pub bytes: u64,
     pub rows: u64,
     pub state_digest: Digest,
-    /// What stands at the end of the file.
+    /// The hash at the end of the file.
     pub blake3: Digest,
     pub facts: Facts,
 }
@@ -131,7 +132,7 @@ impl Manifest {
         Facts { cluster, machine: self.machine.clone(), partition, journal, days: self.days }
     }
 
-    /// Where the rows end and the manifest begins, bytes from the start of the file.
+    /// The offset in the file at which the rows end and the manifest begins.
     pub fn rows_end(&self) -> u64 {
         HEADER_SIZE as u64 + self.chunks.iter().map(|chunk| u64::from(chunk.bytes)).sum::<u64>()
     }
@@ -150,8 +151,8 @@ pub(super) fn header() -> [u8; HEADER_SIZE] {
     bytes
 }
 
-/// The index in the name of a snapshot, and the last day that it stands for; nothing where it is no such name. What is one has neither folder
-/// nor anything else in it that a path could be made of.
+/// The index in the name of a snapshot, and the last day for which it stands; `None` if it is not such a name. A valid
+/// name has no folder in it, nor anything else that could form a path.
 pub fn parse_name(name: &str) -> Option<(JournalIndex, Option<&str>)> {
     let (index, rest) = name.strip_suffix(EXTENSION)?.strip_suffix('.')?.split_once('-')?;
     let (day, hash) = rest.rsplit_once('-').map_or((None, rest), |(day, hash)| (Some(day), hash));

@@ -1,10 +1,13 @@
-//! Canonical snapshots: all rows of a partition after one entry of its journal, as a file that is the same from every replica.
+//! Canonical snapshots: all rows of a partition after one entry of its journal, as a file that is the same from every
+//! replica.
 //!
 //! ```text
-//! rows in order of key ─▶ SnapshotWriter: chunks, hashes ─▶ <folder>/<index>[-<day>]-<hash>.snapshot ─▶ SnapshotFile: every byte checked
+//! rows in order of key ─▶ SnapshotWriter: chunks, hashes ─▶ <folder>/<index>[-<day>]-<hash>.snapshot
+//!                      ─▶ SnapshotFile: every byte checked
 //! ```
-//! In: rows, and the journal they belong to. Out: files that stand for moments, above all for 00:00 UTC of each day, and rows again. It does
-//! not know how a state is kept while a file is made of it, nor when one is due.
+//! Rows and the journal that they belong to go in. Files for certain moments come out, above all for 00:00 UTC of each
+//! day, and rows again. This folder does not know how a state is kept while a file is made from it, nor when one is
+//! due.
 
 mod days;
 mod error;

@@ -1,7 +1,8 @@
 //! Reads a canonical snapshot, and checks every byte on the way.
 //!
-//! In: a file. Out: what it is of, and its rows, until the first chunk that is not what was written. Memory: the manifest and one chunk.
-//! Whether the rows are those that the journal comes to is not known here: whoever replays it compares the state digest.
+//! A file goes in. Its subject and its rows come out, until the first chunk that is not what was written. It needs
+//! memory for the manifest and one chunk. This file does not know whether the journal results in these rows: a reader
+//! that replays the journal compares the state digest.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -14,7 +15,7 @@ use crate::disk::{Disk, DiskFile};
 use crate::ids::Digest;
 use crate::limits::{ARCHIVE_MANIFEST_BYTES_MAX, KEY_BYTES_MAX, ROW_BYTES_MAX};
 
-/// What no chunk is longer than: one that is all but full, and the longest row.
+/// The most bytes of a chunk: one that is almost full, and the longest row.
 const CHUNK_BYTES_MAX: usize = CHUNK_BYTES + KEY_BYTES_MAX + ROW_BYTES_MAX + 8;
 
 /// A file whose manifest is sound.
@@ -28,7 +29,7 @@ impl SnapshotFile {
     /// Opens a file and checks its manifest, not the rows.
     ///
     /// # Errors
-    /// It cannot be read, is no snapshot, or is not what was written.
+    /// The file cannot be read, is not a snapshot, or is not what was written.
     pub fn open(disk: &dyn Disk, path: &Path) -> Result<Self, CanonicalError> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let fail = |offset: u64, damage| CanonicalError::Damaged { file: name.clone(), offset, damage };
@@ -49,7 +50,7 @@ impl SnapshotFile {
         let (length, recorded) = trailer.split_first_chunk::<4>().expect("longer than that");
         let manifest_at = trailer_at.checked_sub(u64::from(u32::from_le_bytes(*length)));
         let manifest_at = manifest_at.filter(|at| HEADER_SIZE as u64 <= *at);
-        // What stands there is no length: the end is missing, or was changed.
+        // The bytes there are not a length: the end is missing, or was changed.
         let manifest_at = manifest_at.ok_or_else(|| fail(trailer_at, SnapshotDamage::ManifestHash))?;
         if ARCHIVE_MANIFEST_BYTES_MAX < u64::from(u32::from_le_bytes(*length)) {
             return Err(fail(trailer_at, SnapshotDamage::Manifest("it is longer than any that this program writes")));
@@ -79,7 +80,8 @@ impl SnapshotFile {
         &self.listed
     }
 
-    /// Gives each row, in order of key, of chunks whose hash is right; `Ok` once all of them are and the state digest as well.
+    /// Gives each row, in order of key, of chunks whose hash is right. Returns `Ok` if all chunks and the state digest
+    /// are right.
     ///
     /// # Errors
     /// The first chunk that is not what was written.
@@ -87,7 +89,7 @@ impl SnapshotFile {
         self.visit_while(|| true, each)
     }
 
-    /// The same as long as it is wanted, which is asked before each chunk.
+    /// The same, but stops when `is_wanted` says no. It is asked before each chunk.
     ///
     /// # Errors
     /// The same, and [`CanonicalError::GivenUp`].
@@ -135,14 +137,14 @@ fn check(manifest: &Manifest) -> Result<(), &'static str> {
         return Err("a chunk has a size that none can have");
     }
     let full = manifest.chunks.split_last().map_or(&[][..], |(_, full)| full);
-    // Else the same rows could be cut into other chunks, and have another hash.
+    // Otherwise the same rows could be cut into other chunks, and have another hash.
     if full.iter().any(|chunk| (chunk.bytes as usize) < CHUNK_BYTES) {
         return Err("a chunk before the last one is not full");
     }
     Ok(())
 }
 
-/// Gives the rows of a chunk and returns how many they are; nothing where they are malformed or not in order.
+/// Gives the rows of a chunk and returns how many they are; `None` if they are malformed or not in order.
 fn visit_rows(mut bytes: &[u8], last: &mut Option<Vec<u8>>, each: &mut impl FnMut(&[u8], &[u8])) -> Option<u32> {
     let mut count = 0;
     while !bytes.is_empty() {

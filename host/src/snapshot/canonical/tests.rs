@@ -1,4 +1,4 @@
-//! The format of canonical snapshots: the golden file, every flipped bit, and rows that come back as they were put.
+//! The format of canonical snapshots: the golden file, every flipped bit, and rows that are read as they were written.
 
 mod faults;
 
@@ -53,7 +53,7 @@ fn few() -> Vec<(Vec<u8>, Vec<u8>)> {
     vec![(b"a".to_vec(), b"first".to_vec()), (b"a\0".to_vec(), Vec::new()), (b"b".to_vec(), vec![7; 40])]
 }
 
-/// More than two chunks, the first of which ends exactly at its size.
+/// More than two chunks; the first one ends exactly at its size.
 fn many() -> Vec<(Vec<u8>, Vec<u8>)> {
     let row = |number: u32, size: usize| (number.to_be_bytes().to_vec(), vec![number as u8; size]);
     (0..CHUNK_BYTES as u32 / 1024 * 2 + 10).map(|number| row(number, 1024 - 12)).collect()

@@ -1,7 +1,8 @@
 //! Writes a canonical snapshot.
 //!
-//! In: rows in order of key. Out: a file with its final name, whole and synced before it has one. Memory: one chunk, and the hashes of the
-//! chunks. A file of the same name has the same bytes, so one may be put in another's place.
+//! Rows in order of key go in. A file with its final name comes out, which is complete and synced before it gets the
+//! name. It needs memory for one chunk and the hashes of all chunks. A file of the same name has the same bytes, so it
+//! may replace another.
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use super::manifest::{CHUNK_BYTES, Chunk, Facts, HEADER_SIZE, Listed, Manifest, 
 use crate::disk::{Disk, Unfinished};
 use crate::ids::Digest;
 
-/// What nobody looks for.
+/// The prefix of names that no reader looks for.
 pub(super) const WRITING: &str = "writing-";
 const BUFFER_BYTES: usize = 1 << 20;
 
@@ -20,7 +21,7 @@ pub struct SnapshotWriter {
     folder: PathBuf,
     file: BufWriter<Unfinished>,
     manifest: Manifest,
-    /// Rows of a chunk that is not full.
+    /// The rows of the chunk that is not full yet.
     chunk: Vec<u8>,
     chunk_rows: u32,
     digest: blake3::Hasher,
@@ -28,10 +29,10 @@ pub struct SnapshotWriter {
 }
 
 impl SnapshotWriter {
-    /// Begins in a folder that is there.
+    /// Begins a file in an existing folder.
     ///
     /// # Errors
-    /// The disk.
+    /// An error of the disk.
     pub fn begin(disk: Arc<dyn Disk>, folder: &Path, facts: &Facts) -> Result<Self, CanonicalError> {
         let io = || CanonicalError::io(folder);
         let file = begin_file(disk, folder).map_err(io())?;
@@ -48,10 +49,10 @@ impl SnapshotWriter {
         })
     }
 
-    /// The next row, behind all before it in order of key.
+    /// Adds the next row, which must be after all earlier ones in order of key.
     ///
     /// # Errors
-    /// The disk.
+    /// An error of the disk.
     pub fn put(&mut self, key: &[u8], row: &[u8]) -> Result<(), CanonicalError> {
         assert!(self.manifest.rows == 0 || self.last_key.as_slice() < key, "rows come in order of key");
         for bytes in [key, row] {
@@ -66,10 +67,10 @@ impl SnapshotWriter {
         if CHUNK_BYTES <= self.chunk.len() { self.end_chunk() } else { Ok(()) }
     }
 
-    /// Gives the file its name; durable on return.
+    /// Gives the file its name. It is durable on return.
     ///
     /// # Errors
-    /// The disk.
+    /// An error of the disk.
     pub fn finish(mut self) -> Result<Listed, CanonicalError> {
         if !self.chunk.is_empty() {
             self.end_chunk()?;
@@ -108,13 +109,13 @@ impl SnapshotWriter {
     }
 }
 
-/// A file in the folder that no other writer has, and nobody looks for.
+/// A file in the folder that no other writer uses, and no reader looks for.
 pub(super) fn begin_file(disk: Arc<dyn Disk>, folder: &Path) -> std::io::Result<Unfinished> {
     let name = format!("{WRITING}{:016x}", rand::random::<u64>());
     Unfinished::create(disk, folder.join(name))
 }
 
-/// What stands at the end of a file.
+/// The hash at the end of a file.
 pub(super) fn hash(header: &[u8; HEADER_SIZE], manifest: &[u8], size: [u8; 4]) -> Digest {
     let mut hasher = blake3::Hasher::new();
     hasher.update(header).update(manifest).update(&size);

@@ -1,6 +1,7 @@
-//! Snapshots on a disk that loses its power, or fails, at any operation: received, and put in the place of what was there.
+//! Snapshots on a disk that loses its power, or fails, at any operation: they are received, and replace the existing
+//! state.
 //!
-//! The state is a folder with files like any other here: RocksDB is not asked.
+//! The state is a folder with ordinary files here: RocksDB is not involved.
 
 use std::io::ErrorKind;
 
@@ -8,19 +9,19 @@ use super::*;
 use crate::disk::{Disk, SimDisk, read_whole};
 
 const PARTITION: &str = "/wallet/3";
-/// Of the state and the ids that a snapshot has.
+/// Names of files in the state and the ids of a snapshot.
 const NAMES: [&str; 3] = ["state/rocks/1.sst", "state/rocks/CURRENT", "ids/manifest"];
 
 fn partition() -> &'static Path {
     Path::new(PARTITION)
 }
 
-/// What a file has in the snapshot at an entry; larger than a block of the disk.
+/// The content of a file in the snapshot at an entry. It is larger than a block of the disk.
 fn content_of(name: &str, index: u64) -> Vec<u8> {
     format!("{name} at {index} ").into_bytes().repeat(80)
 }
 
-/// As the store and the ids do it, but for syncs.
+/// Writes like the store and the ids, but without syncs.
 fn fill(disk: &SimDisk, folder: &Path, index: u64) -> Result<(), SnapshotError> {
     for name in NAMES {
         let path = folder.join(name);
@@ -39,8 +40,8 @@ fn check_whole(disk: &SimDisk, folder: &Path, index: u64, what: &str) {
     }
 }
 
-/// Runs a piece of work on a new disk: whole, then cut before every operation, then with every access failed. `check` is given what
-/// the work has left, with what it had promised by then.
+/// Runs work on a new disk: once completely, then cut before every operation, then with every access failed. `check`
+/// gets the disk after the work, and the promises made by then.
 fn at_every_operation<P: Default>(
     begin: impl Fn() -> SimDisk,
     work: impl Fn(&SimDisk, &mut P) -> Result<(), SnapshotError>,
@@ -63,7 +64,7 @@ fn at_every_operation<P: Default>(
     for access in 0..accesses {
         let (disk, mut promised) = (begin(), P::default());
         disk.fail_after(access);
-        // What is removed late, or asked for without need, is no reason to give up.
+        // A late removal, or an unnecessary read, is no reason to give up.
         drop(work(&disk, &mut promised));
         for seed in 0..6 {
             check(&disk.copy().crash(seed), &promised, &format!("access {access} failed, then seed {seed}"));
@@ -72,7 +73,7 @@ fn at_every_operation<P: Default>(
     }
 }
 
-/// What a node with a snapshot at 9 offers.
+/// The offer of a node with a snapshot at 9.
 fn offer() -> (Manifest, Bytes) {
     let mut manifest = Manifest::new(&stream(), &meta(9), [0; 32]);
     let facts = |name: &str| {
@@ -86,7 +87,7 @@ fn offer() -> (Manifest, Bytes) {
     (manifest, offer)
 }
 
-/// As `receive` does it, in pieces of some hundred bytes.
+/// Fetches like `receive`, in pieces of some hundred bytes.
 fn fetch(disk: &SimDisk) -> Result<(), SnapshotError> {
     let incoming = Incoming::open(Arc::new(disk.clone()), partition(), "wallet/3", &offer().1)?;
     for file in incoming.manifest.files.clone() {
@@ -99,7 +100,8 @@ fn fetch(disk: &SimDisk) -> Result<(), SnapshotError> {
     incoming.accept()
 }
 
-/// Bytes that a process had fetched that was killed, or whose sync had failed, used to be taken for durable when they were found.
+/// Bytes that a killed process had fetched, or whose sync had failed, used to be taken for durable when they were
+/// found.
 #[test]
 fn what_is_accepted_is_whole_and_durable_however_often_it_was_begun() {
     at_every_operation(
@@ -112,7 +114,7 @@ fn what_is_accepted_is_whole_and_durable_however_often_it_was_begun() {
             if was_accepted {
                 check_whole(disk, &install, 9, what);
             } else {
-                // A file that is not what it should be is fetched once more.
+                // A file that is not correct is fetched again.
                 while let Err(error) = fetch(disk) {
                     assert!(matches!(error, SnapshotError::FileDamaged { .. }), "{what}: {error}");
                 }
@@ -144,7 +146,7 @@ fn state_and_ids_are_replaced_by_whole_ones_after_a_cut_or_a_failure_at_any_oper
     };
     let log_folder = tempfile::tempdir().expect("a temporary folder");
     let log = open_log(log_folder.path());
-    // The log's own step has tests of its own.
+    // The log's own step has separate tests.
     let install = |disk: &SimDisk| -> Result<(), SnapshotError> {
         let raw = read_whole(disk, &install_folder(partition()).join(MANIFEST));
         let manifest = match raw {
@@ -164,13 +166,13 @@ fn state_and_ids_are_replaced_by_whole_ones_after_a_cut_or_a_failure_at_any_oper
     );
 }
 
-/// The log used to skip its entries then, whose state was lost with the name.
+/// The log used to skip the entries before the name of the folder was durable, so their state was lost with the name.
 #[test]
 fn what_is_to_be_installed_has_its_name_for_good_before_the_log_skips_to_it() {
     let whole = SimDisk::new();
     fetch(&whole).expect("nothing fails");
     let disk = SimDisk::new();
-    // But for the syncs of two folders.
+    // Everything except the syncs of two folders.
     disk.crash_after(whole.operations() - 2);
     fetch(&disk).expect_err("the power is off");
     let disk = disk.kill();

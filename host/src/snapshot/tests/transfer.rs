@@ -1,4 +1,5 @@
-//! From one node to another, over the real network and the simulated one: whole, in pieces, after a break, and with a wrong byte.
+//! From one node to another, over the real network and the simulated one: complete, in pieces, after a break, and with
+//! a wrong byte.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -30,11 +31,11 @@ fn group() -> GroupName {
 /// A node that has a snapshot to send.
 struct Sender {
     snapshots: Arc<Snapshots>,
-    /// After so many pieces the way breaks.
+    /// The connection breaks after this many pieces.
     pieces_left: AtomicUsize,
-    /// The first byte of the piece with this number, counted back from `pieces_left`, is another one.
+    /// The first byte of the piece with this number, counted back from `pieces_left`, is wrong.
     wrong_at: AtomicUsize,
-    /// What was asked for.
+    /// The requests so far.
     asked: Mutex<Vec<Bytes>>,
 }
 
@@ -83,7 +84,7 @@ impl Service for Sender {
     }
 }
 
-/// A node with a snapshot at 9 of some 3 MiB, and another one's way to it.
+/// A node with a snapshot at 9 of about 3 MiB, and another node's connection to it.
 struct Pair {
     sender: Arc<Sender>,
     network: Arc<dyn Network>,
@@ -95,7 +96,7 @@ struct Pair {
 impl Pair {
     fn new(make: impl FnOnce(Arc<Sender>) -> (Arc<dyn Network>, Option<DropGuard>)) -> Self {
         let source = Replica::new();
-        // Nothing that could be compressed.
+        // The row cannot be compressed.
         let mut row = vec![0; 3 * limits::SNAPSHOT_PIECE_BYTES];
         rand::rng().fill_bytes(&mut row);
         source.apply(9, &row);
@@ -144,7 +145,7 @@ impl Pair {
         receive(&*self.network, THERE, &group(), incoming).await
     }
 
-    /// What was asked for since the last call.
+    /// The requests since the last call.
     fn asked(&self) -> Vec<Bytes> {
         std::mem::take(&mut *self.sender.asked.lock())
     }
@@ -183,7 +184,7 @@ async fn after_a_cut_it_goes_on_where_it_was(pair: Pair) {
 }
 
 async fn a_wrong_byte_is_refused_and_fetched_again(pair: Pair) {
-    // In the second piece, so in the one file that has several.
+    // The byte is in the second piece, so in the one file that has several.
     pair.sender.wrong_at.store(1, Ordering::Relaxed);
     let error = pair.receive().await.expect_err("a byte is wrong").to_string();
     assert!(error.contains("is not what its manifest says"), "{error}");

@@ -1,8 +1,8 @@
-//! A blocked Bloom filter: says of an id's hash "certainly not in this run" or "maybe", for one cache line.
+//! A blocked Bloom filter: from one cache line it says of an id's hash "certainly not in this run" or "maybe".
 //!
-//! The block is chosen by the hash's high bits, so a run sorted by hash fills its filter from front to back. With 12 bits
-//! an id about 1 in 200 strangers passes, and costs the read of a page. On disk a filter is its words, little-endian.
-//! It does not know ids.
+//! The hash's high bits choose the block, so a run sorted by hash fills its filter from front to back. With 12 bits for
+//! each id, about 1 in 200 unknown ids passes, which costs the read of a page. On disk a filter is its words,
+//! little-endian. A filter does not know ids.
 
 use crate::store::prefetch::prefetch;
 
@@ -72,7 +72,7 @@ impl Filter {
     }
 }
 
-/// One bit in each word of the block: every group of 6 bits of a number that depends on the hash's low bits.
+/// One bit in each word of the block, from groups of 6 bits of a number that depends on the hash's low bits.
 #[inline]
 fn masks(hash: u64) -> [u64; WORDS] {
     let mixed = (hash ^ hash >> 32).wrapping_mul(0xD6E8_FEB8_6659_FD93);

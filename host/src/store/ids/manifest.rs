@@ -1,16 +1,16 @@
-//! The manifest: which runs make up the index, oldest first, and the secret of its hash. Replaced as a whole.
+//! The manifest: the runs that make up the index, oldest first, and the secret of its hash. It is replaced as a whole.
 //!
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 8 | `shidm001` |
 //! | 8 | 3 × 8 | seed of the hash |
-//! | 32 | 8 | `applied`: the ids of the journal up to here are in the runs |
+//! | 32 | 8 | `applied`: the ids of the journal up to this entry are in the runs |
 //! | 40 | 8 | number for the next run |
 //! | 48 | 24 each | runs: number, `after`, `last` |
-//! | end − 32 | 32 | blake3 of all before |
+//! | end − 32 | 32 | blake3 of all bytes before |
 //!
-//! All integers are little-endian. What it does not name is removed when the index is opened. Without a readable
-//! manifest the index is empty: that is never wrong, only slow. It does not know what is in a run.
+//! All integers are little-endian. Files that it does not name are removed when the index is opened. Without a readable
+//! manifest the index is empty: that is never wrong, only slow. The manifest does not know what is in a run.
 
 use std::io::Write;
 use std::path::Path;
@@ -30,7 +30,7 @@ const MAGIC_FAMILY: &[u8] = b"shidm";
 const FIXED_SIZE: usize = 48;
 const SPAN_SIZE: usize = 24;
 const CHECKSUM_SIZE: usize = 32;
-/// Far more than the runs of any index.
+/// Far more than the runs of any index need.
 const MANIFEST_BYTES_MAX: u64 = 16 << 20;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl Manifest {
         out
     }
 
-    /// `None` when the bytes are damaged.
+    /// `None` if the bytes are damaged.
     pub fn decode(raw: &[u8]) -> Option<Self> {
         let checked = checked(raw)?;
         if !checked.starts_with(MAGIC) || checked.len() < FIXED_SIZE {
@@ -77,7 +77,8 @@ impl Manifest {
         })
     }
 
-    /// Replaces the manifest in `dir`; durable on return. After an error either of the two is there.
+    /// Replaces the manifest in `dir`. The new one is durable on return. After an error either the old or the new one
+    /// is there.
     pub fn write(&self, disk: &Arc<dyn Disk>, dir: &Path) -> Result<(), StoreError> {
         let aside = dir.join("manifest.new");
         let written = || StoreError::io(&aside, "written");
@@ -91,27 +92,28 @@ impl Manifest {
     }
 }
 
-/// The last journal entry whose ids are in the runs of a folder, by its manifest alone; nothing if there is none that can be read. Nothing in the
-/// folder is changed.
+/// The last journal entry whose ids are in the runs of a folder, according to its manifest alone; `None` if there is no
+/// readable manifest. Nothing in the folder is changed.
 pub fn applied_in(dir: &Path) -> Option<JournalIndex> {
     let raw = regular::read(&dir.join(NAME), MANIFEST_BYTES_MAX).ok()?;
     Manifest::decode(&raw).map(|manifest| manifest.applied)
 }
 
-/// What the checksum at the end vouches for; `None` when it does not.
+/// The bytes that the checksum at the end covers; `None` if they do not match it.
 fn checked(raw: &[u8]) -> Option<&[u8]> {
     let (checked, checksum) = raw.split_at_checked(raw.len().checked_sub(CHECKSUM_SIZE)?)?;
     (blake3::hash(checked).as_bytes()[..] == *checksum).then_some(checked)
 }
 
-/// The manifest of a folder and its runs, up to the first that is missing or damaged; everything else is removed.
+/// The manifest of a folder and its runs, up to the first that is missing or damaged. Everything else is removed.
 pub fn open(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(Manifest, Vec<Arc<Run>>), StoreError> {
     let path = dir.join(NAME);
     let raw = match read_whole(&**disk, &path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         raw => raw.map_err(StoreError::io(&path, "read"))?,
     };
-    // Every format of the family ends with the same checksum, so that a flipped bit is not taken for a later program.
+    // Every format of the family ends with the same checksum, so that a flipped bit is not mistaken for a later
+    // program.
     if raw.starts_with(MAGIC_FAMILY) && !raw.starts_with(MAGIC) && checked(&raw).is_some() {
         return Err(StoreError::IdsFormat { path });
     }
@@ -145,7 +147,7 @@ pub fn open(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(Manifest, Vec<Arc<Run>>
     Ok((manifest, runs))
 }
 
-/// Removes what an unfinished write or a removed run has left.
+/// Removes the leftovers of an unfinished write or of a removed run.
 fn remove_strangers(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<(), StoreError> {
     let known: Vec<_> = manifest.spans.iter().map(|span| span.path(dir)).chain([dir.join(NAME)]).collect();
     for name in disk.list(dir).map_err(StoreError::io(dir, "read"))? {

@@ -1,7 +1,7 @@
-//! Makes runs: of a table, and of several neighbouring runs.
+//! Makes runs: from a table, and from several neighbouring runs.
 //!
-//! In: sorted records. Out: one durable run that nobody knows of yet. Every page that a merge reads is checked, so a
-//! damaged page is found here at the latest when it is next merged. It does not know the manifest.
+//! Sorted records go in. One durable run comes out, which no manifest names yet. A merge checks every page that it
+//! reads, so a damaged page is found at the latest when it is next merged. This file does not know the manifest.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub fn write_table(
     writer.finish(dir)
 }
 
-/// `is_closing` is asked now and then; `None` when it said so.
+/// Merges runs. `is_closing` is asked from time to time; returns `None` if it says yes.
 pub fn merge(
     disk: &Arc<dyn Disk>,
     dir: &Path,
@@ -48,7 +48,7 @@ pub fn merge(
         }
     }
     let mut count = 0u64;
-    // There are few inputs: looking at each is as fast as a heap.
+    // There are few inputs, so checking each of them is as fast as a heap.
     while let Some(smallest) = (0..inputs.len()).min_by_key(|input| inputs[*input].0.0) {
         let ((hash, record), records) = &mut inputs[smallest];
         writer.push(*hash, record)?;

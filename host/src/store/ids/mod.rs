@@ -1,12 +1,14 @@
-//! The id index of a partition: which command ids were recorded, with what content, and where in the journal. Exact.
+//! The id index of a partition: which command ids were recorded, with what content, and where in the journal. It is
+//! exact.
 //!
 //! ```text
 //! record ─▶ recent table ─full─▶ frozen tables ─writer thread─▶ runs ─merger thread─▶ fewer, larger runs
 //! ```
-//! It is derived from the journal: after a crash or damage the caller records again everything behind [`IdIndex::applied`].
-//! INVARIANT: what is on disk was locally durable in the log, like the state: a log that ends before it has lost entries.
-//! A look-up asks every table, then every run's filter in memory (one cache line, prefetched for the whole batch), and
-//! reads a page of a run's file only where the filter says "maybe". It does not know what a command is.
+//! It is derived from the journal: after a crash or damage the caller records everything after [`IdIndex::applied`]
+//! again. INVARIANT: all ids on disk are of entries that were locally durable in the log, as for the state: a log that
+//! ends earlier has lost entries. A lookup asks every table, then every run's filter in memory (one cache line,
+//! prefetched for the whole batch). It reads a page of a run's file only if the filter says "maybe". The index does not
+//! know what a command is.
 
 mod filter;
 mod manifest;
@@ -35,11 +37,11 @@ use super::StoreError;
 use crate::disk::Disk;
 use crate::ids::{CommandId, Fingerprint, JournalIndex, LogIndex};
 
-/// Tables that wait to be written; beyond it `record` waits for the writer.
+/// Tables that wait to be written. Beyond this number `record` waits for the writer.
 const FROZEN_MAX: usize = 12;
 
 pub struct IdOptions {
-    /// Ids kept in one table in memory before they become a run: what a crash makes the caller record again.
+    /// Ids kept in one table in memory before they become a run. After a crash the caller must record these again.
     pub recent_max: usize,
 }
 
@@ -49,12 +51,12 @@ impl Default for IdOptions {
     }
 }
 
-/// Everything that is looked up, in order of age.
+/// Everything that is searched, in order of age.
 struct Levels {
     runs: Vec<Arc<Run>>,
     frozen: Vec<Arc<Recent>>,
     recent: Recent,
-    /// Everything up to here has been recorded.
+    /// Everything up to this entry has been recorded.
     applied: JournalIndex,
 }
 
@@ -68,20 +70,20 @@ struct Shared {
     /// INVARIANT: names the same runs as `levels.runs` or, for a moment, is ahead of it. Locked before `levels`.
     manifest: Mutex<Manifest>,
     progress: Mutex<Progress>,
-    /// The log is durable up to this index; no table with a later one is written.
+    /// The log is durable up to this index. No table with a later one is written.
     durable: AtomicU64,
     changed: Condvar,
     open: Arc<()>,
 }
 
-/// What the two threads and those who wait for them tell each other.
+/// The state that the two threads share with those who wait for them.
 #[derive(Default)]
 struct Progress {
     /// Tables written since the index was opened.
     tables_written: u64,
     tables_frozen: u64,
     is_closing: bool,
-    /// Why the last write failed; the writer tries again until it succeeds, if only space is missing.
+    /// The last write failed because space is missing. The writer retries until it succeeds.
     no_space: bool,
     /// Why nobody waits for the writer any more.
     ended: Option<String>,
@@ -104,11 +106,11 @@ pub struct IdIndex {
 }
 
 impl IdIndex {
-    /// Opens or creates the index in a folder of its own. Runs that are missing or damaged are dropped together with all
-    /// newer ones: the caller compares [`Self::applied`] with the journal and records what is missing.
+    /// Opens or creates the index in a folder of its own. Runs that are missing or damaged are dropped together with
+    /// all newer ones. The caller compares [`Self::applied`] with the journal and records what is missing.
     ///
     /// # Errors
-    /// The folder cannot be read or written, or its manifest is of a later format.
+    /// The folder cannot be read or written, or its manifest has a later format.
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, options: IdOptions) -> Result<Self, StoreError> {
         disk.create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
         let (manifest, runs) = manifest::open(&disk, dir)?;
@@ -136,10 +138,10 @@ impl IdIndex {
         Ok(Self { shared, threads })
     }
 
-    /// The log is durable on this machine's disk up to `index`; nothing above it is written.
+    /// The log is durable on this machine's disk up to `index`. Nothing above it is written.
     pub fn allow_write_up_to(&self, index: LogIndex) {
         self.shared.durable.fetch_max(index.0, Ordering::AcqRel);
-        // Who looks holds this lock, or looks again soon.
+        // A thread that checks `durable` holds this lock, or checks again soon.
         drop(self.shared.progress.lock());
         self.shared.changed.notify_all();
     }
@@ -150,28 +152,29 @@ impl IdIndex {
         self.shared.changed.notify_all();
     }
 
-    /// Gone once nothing is written any more: only then may the folder be opened again.
+    /// The mark is gone once nothing is written any more. Only then may the folder be opened again.
     pub fn open_mark(&self) -> Weak<()> {
         Arc::downgrade(&self.shared.open)
     }
 
-    /// The ids of the journal up to here are recorded; recording goes on with the next entry.
+    /// The ids of the journal up to this entry are recorded. Recording continues with the next entry.
     pub fn applied(&self) -> JournalIndex {
         self.shared.levels.read().applied
     }
 
-    /// The ids of the journal up to here would survive a crash now.
+    /// The ids of the journal up to this entry would survive a crash now.
     pub fn written(&self) -> JournalIndex {
         self.shared.manifest.lock().applied
     }
 
-    /// Records the ids of one journal entry, which is in the log at `log`, each with the number of its command in the entry. An entry that was recorded
-    /// before is skipped, so re-feeding may overlap. An entry without ids is recorded too. Of an id that an entry brings
-    /// twice, or that is known, the caller must keep the second away: this is the index, not the guard.
+    /// Records the ids of one journal entry, which is in the log at `log`, each with the number of its command in the
+    /// entry. An entry that was already recorded is skipped, so a caller may record entries again. An entry without ids
+    /// is recorded too. If an entry has an id twice, or one that is known, the caller must leave out the second: this
+    /// is an index, not a guard.
     ///
     /// # Errors
-    /// [`StoreError::IdsGap`] when entries in between are missing; the writer's error when it does not keep up because
-    /// of one. Nothing is recorded then.
+    /// [`StoreError::IdsGap`] if earlier entries are missing; the writer's error if it prevents the writer from keeping
+    /// up. Nothing is recorded then.
     pub fn record(
         &self,
         journal: JournalIndex,
@@ -196,10 +199,10 @@ impl IdIndex {
         Ok(())
     }
 
-    /// Looks many ids up; `out` gets one answer per id, in order.
+    /// Looks up many ids. `out` gets one answer for each id, in order.
     ///
     /// # Errors
-    /// A run cannot be read or is damaged. Then nothing can be said of any id: the index must be opened again.
+    /// A run cannot be read or is damaged. Then nothing is known about any id, and the index must be opened again.
     pub fn lookup_batch(&self, ids: &[CommandId], out: &mut Vec<Option<IdRecord>>) -> Result<(), StoreError> {
         let (runs, frozen) = {
             let levels = self.shared.levels.read();
@@ -214,14 +217,14 @@ impl IdIndex {
         run::find_batch(&runs, &self.shared.hasher, ids, out)
     }
 
-    /// As [`Self::lookup_batch`], for one.
+    /// Like [`Self::lookup_batch`], for one id.
     pub fn lookup(&self, id: &CommandId) -> Result<Option<IdRecord>, StoreError> {
         let mut out = Vec::with_capacity(1);
         self.lookup_batch(std::slice::from_ref(id), &mut out)?;
         Ok(out[0])
     }
 
-    /// Writes everything recorded so far, once the log is durable that far; durable on return.
+    /// Writes everything recorded so far, once the log is durable that far. It is durable on return.
     ///
     /// # Errors
     /// The disk is full or cannot be written, or [`Self::end_waits`] was called.
@@ -236,10 +239,11 @@ impl IdIndex {
         self.wait_until_written(wanted)
     }
 
-    /// Writes what the log allows now; durable on return. All else is recorded again by whoever opens the index next.
+    /// Writes what the log allows now. It is durable on return. After the next opening the caller records the rest
+    /// again.
     ///
     /// # Errors
-    /// As for [`Self::flush`].
+    /// The same as for [`Self::flush`].
     pub fn flush_durable(&self) -> Result<(), StoreError> {
         let wanted = {
             let mut levels = self.shared.levels.write();
@@ -261,16 +265,17 @@ impl IdIndex {
         Ok(())
     }
 
-    /// Writes everything recorded so far and puts it into a new folder, which can be opened as an index; runs are hard links,
-    /// so the folder is on the same file system. Returns how far the ids go. Durable on return.
+    /// Writes everything recorded so far and puts it into a new folder, which can be opened as an index. Runs are hard
+    /// links, so the folder must be on the same file system. Returns the last entry whose ids it has. It is durable on
+    /// return.
     ///
     /// # Errors
-    /// The disk is full or cannot be written, or the folder holds an index already.
+    /// The disk is full or cannot be written, or the folder already holds an index.
     pub fn checkpoint(&self, dir: &Path) -> Result<JournalIndex, StoreError> {
         self.flush()?;
         let disk = &self.shared.disk;
         disk.create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
-        // A run is removed only after a manifest that does not name it took the place of this one.
+        // A run is removed only after a manifest without it has replaced this one.
         let manifest = self.shared.manifest.lock();
         for span in &manifest.spans {
             let to = span.path(dir);
@@ -280,15 +285,15 @@ impl IdIndex {
         Ok(manifest.applied)
     }
 
-    /// Writes what the log allows and closes. Dropping an index instead writes nothing more, which is what a crash does.
+    /// Writes what the log allows and closes. Dropping an index instead writes nothing more, as in a crash.
     ///
     /// # Errors
-    /// As for [`Self::flush`]; the index is closed all the same.
+    /// The same as for [`Self::flush`]; the index is closed all the same.
     pub fn close(self) -> Result<(), StoreError> {
         self.flush_durable()
     }
 
-    /// Reads every page of every run and checks it.
+    /// Reads and checks every page of every run.
     ///
     /// # Errors
     /// The first damage found.
@@ -311,10 +316,10 @@ impl IdIndex {
         }
     }
 
-    /// Waits until the merger has nothing left to do: for tests and benches.
+    /// Waits until the merger has nothing left to do. This is for tests and benchmarks.
     pub fn wait_until_merged(&self) -> Result<(), StoreError> {
         let mut progress = self.shared.progress.lock();
-        // With the lock open, because `levels` comes before it.
+        // The lock is released, because `levels` must be locked before it.
         while MutexGuard::unlocked(&mut progress, || self.shared.next_merge().is_some()) {
             self.shared.check(&progress)?;
             self.shared.changed.wait_for(&mut progress, work::RETRY);
@@ -345,7 +350,7 @@ impl Drop for IdIndex {
         self.shared.progress.lock().is_closing = true;
         self.shared.changed.notify_all();
         for thread in self.threads.drain(..) {
-            // A panic has been reported by the thread itself.
+            // The thread itself has reported a panic.
             let _ = thread.join();
         }
     }

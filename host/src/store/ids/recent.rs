@@ -1,28 +1,28 @@
 //! The newest ids, in memory: a table that is filled, frozen, written as a run, and dropped.
 //!
 //! Cells of 8 bytes (32 bits of hash, 32 bits of record number + 1; 0 is free) point into the records, which stay in
-//! the order they came. It does not know files.
+//! their original order. A table does not know files.
 
 use super::record::{IdHasher, IdRecord, Record};
 use crate::ids::{CommandId, JournalIndex, LogIndex};
 use crate::store::prefetch::prefetch;
 
-/// Ids looked up together, see `store/hot.rs`.
+/// The number of ids that are looked up together, see `store/hot.rs`.
 const ROUND: usize = 32;
 
 pub struct Recent {
     cells: Box<[u64]>,
     records: Vec<Record>,
-    /// It holds the ids of the entries behind `after`, up to and including `last`.
+    /// It holds the ids of the entries after `after`, up to and including `last`.
     after: JournalIndex,
     last: JournalIndex,
-    /// Where in the log the last of them is.
+    /// The index in the log of the last of them.
     last_in_log: LogIndex,
 }
 
 impl Recent {
     pub fn new(count_expected: usize, after: JournalIndex) -> Self {
-        // A quarter more than expected, because the last entry may overshoot.
+        // A quarter more than expected, because the last entry may exceed the expected number.
         let count = count_expected + count_expected / 4;
         let cells = vec![0; (2 * count).next_power_of_two()].into_boxed_slice();
         Self { cells, records: Vec::with_capacity(count), after, last: after, last_in_log: LogIndex(0) }
@@ -73,7 +73,7 @@ impl Recent {
         (self.last, self.last_in_log) = (last, last_in_log);
     }
 
-    /// Answers those ids of `out` that have no answer yet.
+    /// Answers the ids that have no answer in `out` yet.
     pub fn find_batch(&self, hasher: &IdHasher, ids: &[CommandId], out: &mut [Option<IdRecord>]) {
         if self.records.is_empty() {
             return;
@@ -107,7 +107,7 @@ impl Recent {
     fn find(&self, hash: u64, id: &[u8; 16]) -> Option<Record> {
         let mask = self.cells.len() - 1;
         let mut at = self.home(hash);
-        // Half of the cells at least are free, so this ends.
+        // At least half of the cells are free, so this ends.
         while self.cells[at] != 0 {
             let record = self.cells[at] as u32 as usize - 1;
             if self.cells[at] >> 32 == hash >> 32 && self.records[record].id == *id {

@@ -1,4 +1,4 @@
-//! What is kept of an id, in memory and in a run, and the hash by which all of the index is ordered.
+//! The record of an id, in memory and in a run, and the hash that orders the whole index.
 //!
 //! | offset | size | field |
 //! |---|---|---|
@@ -6,9 +6,9 @@
 //! | 16 | 16 | the first half of the fingerprint |
 //! | 32 | 8 | `journal index << 16 \| number of the command in its entry`, little-endian |
 //!
-//! Half a fingerprint is enough: it only tells whether the *same* id came with other content. An accident needs 2⁻¹²⁸,
-//! and a client who spends 2⁶⁴ work on two bodies of equal halves has fooled nobody but himself: the first body alone is
-//! executed and answered, and the journal has it in full.
+//! Half a fingerprint is enough: it only tells whether the *same* id was sent with other content. An accidental match
+//! has a probability of 2⁻¹²⁸. A client who spends 2⁶⁴ work on two bodies with equal halves deceives only himself: only
+//! the first body is executed and answered, and the journal has it in full.
 
 use super::super::meta::bytes_at;
 use crate::ids::{CommandId, Fingerprint, JournalIndex};
@@ -16,17 +16,17 @@ use crate::ids::{CommandId, Fingerprint, JournalIndex};
 pub const RECORD_SIZE: usize = 40;
 const N_BITS: u32 = 16;
 
-/// Where an id was recorded, and what tells its content.
+/// Where an id was recorded, and the mark of its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdRecord {
     pub fingerprint_half: [u8; 16],
     pub journal: JournalIndex,
-    /// Number of the command in its entry.
+    /// The number of the command in its entry.
     pub n: u32,
 }
 
 impl IdRecord {
-    /// Whether the id came with this content.
+    /// Whether the id was recorded with this content.
     pub fn is_same_content(&self, fingerprint: &Fingerprint) -> bool {
         fingerprint.0.starts_with(&self.fingerprint_half)
     }
@@ -81,7 +81,7 @@ impl IdHasher {
     pub fn hash(&self, id: &[u8; 16]) -> u64 {
         let low = u64::from_le_bytes(bytes_at(id, 0)) ^ self.seed[0];
         let high = u64::from_le_bytes(bytes_at(id, 8)) ^ self.seed[1];
-        // Multiplied once, an id that differs in few bits still shows them in few bits of the result.
+        // After a single multiplication, ids that differ in few bits would still differ in few bits of the result.
         fold(fold(low, high) ^ self.seed[2], 0x9E37_79B9_7F4A_7C15)
     }
 }

@@ -1,15 +1,24 @@
-//! A run: ids of consecutive journal entries in one immutable file, in order of hash. Written once, then only read.
+//! A run: the ids of consecutive journal entries in one immutable file, in order of hash. It is written once, then only
+//! read.
 //!
 //! | part | size | content |
 //! |---|---|---|
-//! | pages | 4096 each | up to 102 records of 40 bytes (`record.rs`), padding, page number u32 at 4080, record count u32 at 4084, first 8 bytes of blake3(the 4088 bytes before) |
+//! | pages | 4096 each | see the next table |
 //! | fences | 8 each | hash of the first record of each page |
 //! | filter | 64 × blocks | see `filter.rs` |
-//! | footer | 128 | `shids001`, seed 3 × u64, records u64, pages u64, filter blocks u64, `after` u64, `last` u64, 24 zero bytes, blake3(fences ‖ filter ‖ the 96 bytes before) |
+//! | footer | 128 | `shids001`, seed 3 × u64, records u64, pages u64, filter blocks u64, `after` u64, `last` u64, |
+//! | | | 24 zero bytes, blake3(fences ‖ filter ‖ the 96 bytes before) |
 //!
-//! All integers are little-endian. Fences and filter are in memory; a page is read with `pread` and checked every time.
-//! A map would save that call, but only ids that are probably known get so far, and a damaged disk would be a SIGBUS
-//! instead of an error. It does not know which runs there are.
+//! | offset in a page | size | content |
+//! |---|---|---|
+//! | 0 | 40 each | up to 102 records (`record.rs`), padding |
+//! | 4080 | 4 | page number u32 |
+//! | 4084 | 4 | record count u32 |
+//! | 4088 | 8 | first 8 bytes of blake3(the 4088 bytes before) |
+//!
+//! All integers are little-endian. Fences and filter are in memory. A page is read with `pread` and checked every time.
+//! A map would save that call, but only ids that are probably known get this far, and a damaged disk would cause a
+//! SIGBUS instead of an error. A run does not know which other runs exist.
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -29,12 +38,12 @@ const PAGE_CHECKED: usize = PAGE_SIZE - 8;
 const FOOTER_SIZE: usize = 128;
 const FOOTER_CHECKED: usize = FOOTER_SIZE - 32;
 const MAGIC: &[u8; 8] = b"shids001";
-/// Pages a reader of the whole run reads at once.
+/// The pages that a reader of the whole run reads at once.
 const READ_PAGES: u64 = 64;
-/// Ids whose filter blocks are loaded together.
+/// The number of ids whose filter blocks are loaded together.
 const ROUND: usize = 64;
 
-/// Which entries a run holds the ids of: those behind `after`, up to and including `last`.
+/// The entries whose ids a run holds: those after `after`, up to and including `last`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     pub number: u64,
@@ -59,10 +68,10 @@ pub struct Run {
 }
 
 impl Run {
-    /// Opens a run and checks everything but its pages, which are checked whenever they are read.
+    /// Opens a run and checks everything except its pages, which are checked whenever they are read.
     ///
     /// # Errors
-    /// The file is missing, damaged, or not the one that `span` and `hasher` tell of.
+    /// The file is missing, damaged, or not the one that `span` and `hasher` describe.
     pub fn open(disk: &Arc<dyn Disk>, dir: &Path, span: Span, hasher: &IdHasher) -> Result<Self, StoreError> {
         let path = span.path(dir);
         let read = || StoreError::io(&path, "read");
@@ -160,15 +169,15 @@ impl Run {
     }
 
     fn damaged(&self, what: &'static str) -> StoreError {
-        // Set aside, so that the next start finds the run missing and records its ids again. If that fails, so does the
-        // next look-up, which is as loud.
+        // Renamed, so that the next start finds the run missing and records its ids again. If the rename fails, the
+        // next lookup fails as well and reports it again.
         let _ = self.disk.rename(&self.path, &self.path.with_extension("damaged"));
         tracing::error!(path = %self.path.display(), what, "id index: a run is damaged");
         StoreError::IdsDamaged { path: self.path.clone(), what }
     }
 }
 
-/// Asks the runs, newest first, for those ids that `out` has no answer for.
+/// Asks the runs, newest first, for the ids that have no answer in `out` yet.
 pub fn find_batch(
     runs: &[Arc<Run>],
     hasher: &IdHasher,
@@ -185,7 +194,7 @@ pub fn find_batch(
             hashes.iter().for_each(|hash| newest.filter.prefetch(*hash));
         }
         for (at, run) in runs.iter().enumerate().rev() {
-            // The lines of the next run travel while this one is tested.
+            // The lines of the next run are loaded while this one is tested.
             if let Some(next) = at.checked_sub(1).map(|next| &runs[next]) {
                 hashes.iter().for_each(|hash| next.filter.prefetch(*hash));
             }
@@ -199,7 +208,7 @@ pub fn find_batch(
     Ok(())
 }
 
-/// All records of a run in order, every page checked.
+/// All records of a run in order, with every page checked.
 pub struct RunRecords<'a> {
     run: &'a Run,
     buffer: Vec<u8>,
@@ -239,7 +248,7 @@ impl<'a> RunRecords<'a> {
     }
 }
 
-/// Writes a run: aside first, then under its name, so that a file with its name is whole.
+/// Writes a run under a temporary name first, so that a file with the name of a run is complete.
 pub struct RunWriter {
     span: Span,
     hasher: IdHasher,
@@ -253,7 +262,7 @@ pub struct RunWriter {
 }
 
 impl RunWriter {
-    /// `count_max` sizes the filter.
+    /// `count_max` determines the size of the filter.
     pub fn create(
         disk: &Arc<dyn Disk>,
         dir: &Path,
@@ -276,7 +285,7 @@ impl RunWriter {
         })
     }
 
-    /// Adds a record; hashes must not fall.
+    /// Adds a record. Hashes must not decrease.
     pub fn push(&mut self, hash: u64, record: &Record) -> Result<(), StoreError> {
         assert!(self.hash_before <= hash, "records come in order of hash");
         self.hash_before = hash;

@@ -1,7 +1,7 @@
 //! Tests of the id index against a hash map, through crashes, damage and merges.
 //!
-//! The feeder plays the journal: it can tell the ids of any entry again, so after each crash it records what the index
-//! has lost, and then every id ever recorded must be found and no other.
+//! The feeder plays the journal: it can produce the ids of any entry again. After each crash it records what the index
+//! has lost. Then every id ever recorded must be found, and no other.
 
 mod faults;
 
@@ -30,7 +30,7 @@ fn open(dir: &Path) -> IdIndex {
     index
 }
 
-/// The ids of entry `journal`: always the same.
+/// The ids of entry `journal`, which are always the same.
 fn entry(journal: u64) -> Entry {
     let mut rng = StdRng::seed_from_u64(journal);
     let count = if rng.random_ratio(1, 8) { 0 } else { rng.random_range(0..90) };
@@ -43,7 +43,7 @@ fn feed(index: &IdIndex, last: u64) {
     }
 }
 
-/// Every id of the entries up to `last` is found where it was recorded, and no stranger is.
+/// Checks that every id of the entries up to `last` is found where it was recorded, and that no other id is found.
 fn check(index: &IdIndex, last: u64) {
     let recorded: Vec<_> =
         (1..=last).flat_map(|journal| entry(journal).into_iter().map(move |id| (journal, id))).collect();
@@ -65,7 +65,7 @@ fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("the folder is writable");
     for file in fs::read_dir(from).expect("the folder exists") {
         let path = file.expect("the folder can be read").path();
-        // A file that vanishes while the folder is copied had no name any more.
+        // A file that vanishes while the folder is copied no longer had a name.
         let _ = fs::copy(&path, to.join(path.file_name().expect("it is a file")));
     }
 }
@@ -162,7 +162,7 @@ fn a_closed_index_needs_nothing_from_the_journal() {
     check(&index, 60);
 }
 
-/// Opens a folder in whatever state it is; damage may show at once or when a page is read, but never as a wrong answer.
+/// Opens a folder in whatever state it is. Damage may show at once or when a page is read, but never as a wrong answer.
 fn check_recovers(dir: &Path) {
     let index = open(dir);
     if index.verify().is_err() {
@@ -318,14 +318,15 @@ fn a_checkpoint_is_an_index_that_later_merges_leave_alone() {
     check(&made, 40);
 }
 
-/// Fail points are the process's: these run one after the other, and not beside other tests.
+/// Fail points belong to the process, so these tests run one after the other, and not beside other tests.
 #[cfg(feature = "failpoints")]
 mod fail_points {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
 
-    /// An image of the folder is taken at every step of writing and merging; each must open as what a crash there leaves.
+    /// An image of the folder is taken at every step of writing and merging. Each must open like the folder after a
+    /// crash there.
     #[test]
     fn a_crash_between_any_two_steps_loses_only_what_is_recorded_again() {
         let scenario = fail::FailScenario::setup();

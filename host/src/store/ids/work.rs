@@ -1,8 +1,9 @@
 //! The two threads of an id index: one writes frozen tables as runs, the other merges runs.
 //!
-//! Each makes a file first, then names it in the manifest, then shows it to look-ups, then drops what it replaces; so a
-//! crash between any two steps leaves a whole index and at most a file that nobody names. What passes, as a full disk, is retried, any
-//! other error stops the thread for good and loudly. It does not know how a run is made.
+//! Each first makes a file, then names it in the manifest, then shows it to lookups, then drops what it replaces. So a
+//! crash between any two steps leaves a complete index and at most a file that nobody names. Errors that pass, such as
+//! a full disk, are retried; any other error is logged and stops the thread for good. This file does not know how a run
+//! is made.
 
 use std::ops::Range;
 use std::path::Path;
@@ -16,10 +17,10 @@ use super::super::tiers::neighbours_to_merge;
 use super::run::Run;
 use super::{Progress, Shared, merge};
 
-/// Pause between attempts while there is no room.
+/// The pause between attempts while there is no room.
 pub const RETRY: Duration = Duration::from_millis(250);
 
-/// Runs the loop of one thread; a panic must not leave anybody waiting for a thread that is gone.
+/// Runs the loop of one thread. After a panic nobody may be left waiting for the thread.
 pub fn run(shared: &Shared, work: fn(&Shared)) {
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(shared))).is_err() {
         shared.stop("a thread of the id index panicked".to_owned());
@@ -51,20 +52,20 @@ pub fn merge_runs(shared: &Shared) {
 }
 
 impl Shared {
-    /// Which runs the merger would merge now.
+    /// The runs that the merger would merge now.
     pub(super) fn next_merge(&self) -> Option<Range<usize>> {
         let sizes: Vec<u64> = self.levels.read().runs.iter().map(|run| run.count()).collect();
         neighbours_to_merge(&sizes, self.recent_max as u64)
     }
 
-    /// Waits for work; false when the index is closing or a thread has stopped.
+    /// Waits for work. Returns false if the index is closing or a thread has stopped.
     fn wait_until(&self, is_work: impl Fn() -> bool) -> bool {
         let mut progress = self.progress.lock();
         loop {
             if progress.no_space && !progress.is_closing {
                 self.changed.wait_for(&mut progress, RETRY);
             }
-            // Asked with the lock open, because the answer takes a lock that comes before this one.
+            // Asked with the lock released, because the answer takes a lock that must be locked before this one.
             let is_work = MutexGuard::unlocked(&mut progress, &is_work);
             if progress.is_closing || progress.stopped.is_some() {
                 return false;
@@ -72,7 +73,7 @@ impl Shared {
             if is_work {
                 return true;
             }
-            // Work may have come while the lock was open, so the wait is bounded.
+            // Work may have arrived while the lock was released, so the wait is bounded.
             self.changed.wait_for(&mut progress, RETRY);
         }
     }
@@ -108,7 +109,7 @@ impl Shared {
         *manifest = next;
         self.levels.write().runs.splice(range, [Arc::new(run)]);
         drop(manifest);
-        // Look-ups that are under way keep the files open. One that stays is removed at the next start.
+        // Lookups that are under way keep the files open. A file that stays is removed at the next start.
         replaced.iter().for_each(|run| self.remove(run.path()));
         fail::fail_point!("ids::after_removal", |_| std::process::abort());
         Ok(())

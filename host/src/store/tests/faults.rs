@@ -1,4 +1,4 @@
-//! A store any call of which fails, once: it reports that, loses nothing that was written, and goes on or is opened again.
+//! One call of a store fails: the store reports that, loses nothing that was written, and continues or is opened again.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -11,11 +11,11 @@ use super::*;
 
 const LAST: u64 = 16;
 
-/// What the store has promised so far.
+/// The promises of the store so far.
 #[derive(Default)]
 struct Promised {
     written: u64,
-    /// States that were to be kept, and those that are.
+    /// States that were requested to be kept. `kept` has those that are.
     wanted: BTreeSet<u64>,
     kept: Arc<Mutex<BTreeSet<u64>>>,
 }
@@ -25,7 +25,7 @@ fn shared(faults: &StoreFaults) -> StoreShared {
 }
 
 fn open_with(dir: &Path, faults: &StoreFaults) -> Result<Store, StoreError> {
-    // With a hot table so small, rows are read back from the disk.
+    // With such a small hot table, rows are read back from the disk.
     let options = StoreOptions { hot_bytes_max: 1 << 10, paranoid: true, ..StoreOptions::new(shared(faults)) };
     Store::open(&dir.join("state"), options)
 }
@@ -45,7 +45,7 @@ fn kept_folder(dir: &Path, index: u64) -> PathBuf {
     dir.join(format!("kept-{index}"))
 }
 
-/// Does it again for as long as only space is missing.
+/// Repeats the work while only space is missing.
 fn patiently<T>(mut work: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
     loop {
         match work() {
@@ -88,7 +88,7 @@ fn work(dir: &Path, faults: &StoreFaults, promised: &mut Promised) -> Result<(),
         }
         if index % 3 == 0 {
             patiently(|| store.flush())?;
-            // Not all of it, as long as a state is to be kept before.
+            // The flush does not write everything while an earlier state must still be kept.
             promised.written = store.meta_written().map_or(0, |meta| meta.applied.index.0);
         }
         let view = store.read();
@@ -126,14 +126,14 @@ fn check_kept(dir: &Path, promised: &Promised, what: &str) {
             assert_eq!(all_rows(&view), rows_at(*index), "{what}: the state kept at {index}");
         }
     }
-    // It goes on.
+    // The store continues.
     apply(&store, &writes(found + 1), found + 1);
     store.allow_write_up_to(LogIndex(found + 1));
     store.flush().expect("nothing fails");
     assert_eq!(all_rows(&store.read()), rows_at(found + 1), "{what}");
 }
 
-/// Calls of a whole piece of work; how many reads there are depends on when the writer writes.
+/// The calls of one complete run of the work. The number of reads depends on when the writer writes.
 fn calls() -> u64 {
     let (dir, faults) = (tempfile::tempdir().expect("a temporary folder"), StoreFaults::armed());
     let mut promised = Promised::default();
@@ -175,7 +175,8 @@ fn a_call_that_finds_no_space_is_made_again() {
     }
 }
 
-/// It used to be believed: named by a process that was killed then, it was not for good, and what came behind it was written.
+/// The folder used to be trusted: a process that was then killed had named it, the name was not durable, and later
+/// deltas were written.
 #[test]
 fn a_state_that_is_kept_already_is_made_durable_before_anything_behind_it_is_written() {
     let (dir, faults) = (tempfile::tempdir().expect("a temporary folder"), StoreFaults::armed());

@@ -1,10 +1,11 @@
-//! One go of an upload: what is applied and not archived yet, from this node's log, and what it never had from the other nodes.
+//! One run of an upload: what is applied and not archived yet comes from this node's log, and what the node never had
+//! comes from the others.
 //!
 //! ```text
 //! where the archive's sealed part ends ─▶ own log or archive ─▶ gap? the others ─▶ own log ─▶ what is applied now
 //! ```
-//! In: an upload that has begun. Out: the archive goes as far as this replica; or why it does not. The entries of others must follow what is
-//! archived, and what is in the log must follow them, by their hashes.
+//! In: an upload that has begun. Out: the archive reaches as far as this replica; or why it does not. Their hashes
+//! prove that the entries of others follow what is archived, and that the log follows them.
 
 use tokio::time::Instant;
 
@@ -45,7 +46,8 @@ impl Archivist {
         Ok(false)
     }
 
-    /// From where the archive's sealed part ends to what is applied now; what this node never had, from the others.
+    /// Uploads from where the archive's sealed part ends to what is applied now. What this node never had comes from
+    /// the others.
     pub(super) async fn go(
         &mut self,
         upload: &mut Upload,
@@ -73,7 +75,7 @@ impl Archivist {
         Ok(())
     }
 
-    /// What this node has behind `stand`, up to `end`.
+    /// Uploads what this node has after `stand`, up to `end`.
     async fn push_own(
         &mut self,
         go: &mut Go<'_>,
@@ -94,7 +96,8 @@ impl Archivist {
         Ok(())
     }
 
-    /// What neither the log nor the archive of this node has behind `stand`, up to `last`: from the others, of which each may have some of it.
+    /// Uploads what neither the log nor the archive of this node has after `stand`, up to `last`. It comes from the
+    /// others, each of which may have some of it.
     async fn push_missing(
         &mut self,
         go: &mut Go<'_>,
@@ -118,7 +121,13 @@ impl Archivist {
             };
             match done.await {
                 Ok(()) => {
-                    tracing::info!(%group, %node, %first, %last, "what this node never had is archived from another one");
+                    tracing::info!(
+                        %group,
+                        %node,
+                        %first,
+                        %last,
+                        "what this node never had is archived from another one"
+                    );
                     return Ok(());
                 }
                 Err(Hindrance::History(error)) => said.push(format!("node {node}: {error}")),
@@ -129,7 +138,7 @@ impl Archivist {
         Err(Hindrance::Missing { first: stand.0.next(), last, said })
     }
 
-    /// The other nodes, as far as they answer.
+    /// The other nodes that answer.
     fn heard(&self) -> Vec<NodeId> {
         let others = self.host.others();
         let answering = self.host.answering.borrow();
@@ -143,7 +152,7 @@ impl Archivist {
         Ok(())
     }
 
-    /// No segment is kept before the modules that its entries need.
+    /// Archives the modules that an entry needs. No segment is archived before them.
     async fn keep_modules(&mut self, entry: &Entry) -> Result<(), Hindrance> {
         let activated = (entry.header().kind == EntryKind::Activate).then(|| entry.activation().ok()).flatten();
         for id in activated.map(|activation| activation.module).into_iter().chain([entry.header().decider]) {
@@ -152,7 +161,7 @@ impl Archivist {
             }
             let logic = self.host.find_module(id).await;
             let logic = logic.map_err(|error| Hindrance::Module(id, error.to_string()))?;
-            // What is linked into the host has no bytes.
+            // A module that is linked into the host has no bytes.
             if !self.host.registry.is_native(logic.id()) {
                 let wasm = self.host.registry.read(id).map_err(|error| Hindrance::Module(id, error.to_string()))?;
                 self.archive.keep_module(id, wasm).await?;

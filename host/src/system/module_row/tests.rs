@@ -1,6 +1,7 @@
-//! The steps of a module, one after the other: which may follow which, and what stays of them.
+//! The steps of a module's life: which may follow which, and which of them the row keeps.
 //!
-//! In: a row, and wishes in an order that is right or wrong. Out: what is refused, and the row after what is not.
+//! In: a row, and wishes in a right or a wrong order. Out: which wishes are refused, and the row after those that are
+//! granted.
 
 use super::*;
 
@@ -56,7 +57,7 @@ fn each_step_needs_the_one_before() {
     assert_eq!(refusal(&row, NEW, &activate(OLD, Mode::WithoutProof)), Some("not prepared"), "all are asked again");
 }
 
-/// `OLD` was active once, `NEW` is now.
+/// `OLD` was active before, and `NEW` is active now.
 fn gone_on() -> ModulesRow {
     let mut row = ModulesRow::default();
     row.step(StepRow { time: 0, by: "node".to_owned(), module: OLD, what: Step::Created { number: 1 } });

@@ -1,7 +1,9 @@
-//! Commands that began before all nodes knew of calls by content (feature level 2): they end as they began, and later ones begin otherwise.
+//! Commands that began before all nodes understood calls by content (feature level 2). They end as they began, while
+//! later commands begin in the new way.
 //!
-//! In: a cluster with a node that is held back, and commands stranded between its partitions. Out: what the journals say of them once all
-//! nodes understand more. It does not know how the level rises.
+//! In: a cluster in which one node is held back, and commands that are stranded between its partitions. Out: what the
+//! journals say of these commands once all nodes understand the higher level. This file does not know how the level
+//! rises.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -62,7 +64,7 @@ fn in_flight_everywhere(cluster: &Cluster) -> BTreeSet<CommandId> {
     NODES.into_iter().map(on).reduce(|all, more| all.intersection(&more).copied().collect()).unwrap_or_default()
 }
 
-/// How the ids of commands on several partitions are derived, as their starts and as their ends say it.
+/// How the ids of commands on several partitions are derived, according to their starts and to their ends.
 #[derive(Default)]
 struct Journaled {
     started: BTreeMap<CommandId, Derivation>,

@@ -1,6 +1,6 @@
-//! Messages that come late, out of order, or whose answer is lost, under load.
+//! Messages that arrive late or out of order, or whose answers are lost, under load.
 //!
-//! In: faults of every way drawn from the seed. Out: the judge's verdict. No way is cut here.
+//! In: faults on every connection, drawn from the seed. Out: the judge's verdict. No connection is cut here.
 
 use super::*;
 

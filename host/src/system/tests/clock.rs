@@ -1,8 +1,9 @@
-//! Clocks that are wrong, one or all, and journals that are ahead of them: who leads, which times entries have, and that writes go on.
+//! Clocks that are wrong, one or all, and journals that are ahead of them. The tests check who leads, which times
+//! entries have, and that writes continue.
 //!
-//! In: clocks an hour ahead, then right again, while processes run and while they start; nodes that start while a journal is a day ahead.
-//! Out: what clients were told, and the journal's time.
-//! It knows nothing of how clocks are compared.
+//! In: clocks that are an hour ahead and then right again, while processes run and while they start; nodes that start
+//! while a journal is a day ahead. Out: what clients were told, and the journal's time. This file does not know how
+//! clocks are compared.
 
 use bytes::Bytes;
 use statehouse_abi::role;
@@ -19,7 +20,7 @@ use crate::system::service::decode;
 const HOUR: Duration = Duration::from_secs(3600);
 
 impl Cluster {
-    /// Commits one transfer; its entry's time is one at which it was under way, give or take what clocks may differ.
+    /// Commits one transfer. Its entry's time must lie within the time it was under way, plus or minus the clock skew.
     async fn check_time(&mut self, attempts: &mut Vec<Attempt>) {
         let before = SystemClock.now();
         let mut attempt = self.new_attempt(0, 1);
@@ -42,13 +43,13 @@ async fn a_node_whose_clock_is_an_hour_ahead_does_not_lead_and_journal_time_neit
 
     let wrong = cluster.leader(&NODES).await;
     cluster.members[&wrong].clock.leap_to(HOUR);
-    // At once, while it may still lead.
+    // Check at once, while the node may still lead.
     cluster.check_time(&mut attempts).await;
     let right: Vec<NodeId> = others(wrong).collect();
     cluster.leader(&right).await;
     cluster.check_time(&mut attempts).await;
 
-    // Not even when it is asked to.
+    // The node does not lead even when it is asked to.
     let asked = cluster.leader(&right).await;
     drop(cluster.replica(asked).group().transfer_to(wrong).await);
     cluster.check_time(&mut attempts).await;
@@ -76,7 +77,7 @@ impl Cluster {
         self.replica(NODES[1]).progress().journal.time
     }
 
-    /// The power of all fails, and they come back with clocks that are so far ahead.
+    /// Cuts the power of all nodes, and starts them again with clocks that are `offset` ahead.
     async fn restart_all(&mut self, offset: Duration) {
         NODES.into_iter().for_each(|node| self.cut_power(node));
         for node in NODES {
@@ -115,7 +116,7 @@ async fn an_hour_on_all_clocks_or_on_one_of_two_that_are_left_is_in_no_entry_and
     cluster.judge_recovered(attempts).await;
 }
 
-/// What clocks show while processes start used to be believed.
+/// Nodes used to believe what clocks showed while processes started.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_hour_on_all_clocks_while_one_process_starts_or_all_is_in_no_entry_and_stops_no_write() {
     let mut cluster = Cluster::found().await;
@@ -157,7 +158,7 @@ async fn an_hour_on_all_clocks_while_one_process_starts_or_all_is_in_no_entry_an
     cluster.judge(&attempts).await;
 }
 
-/// A journal is a day ahead when everything starts: it goes on, at half speed, with all nodes and with two.
+/// A journal is a day ahead when everything starts: its time advances at half speed, with all nodes and with two.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_journal_that_is_a_day_ahead_when_everything_starts_goes_on() {
     const DAY: Duration = Duration::from_secs(86_400);
@@ -186,7 +187,7 @@ async fn a_journal_that_is_a_day_ahead_when_everything_starts_goes_on() {
     cluster.judge(&attempts).await;
 }
 
-/// It used to refuse every command, and called itself ready.
+/// Such a node used to refuse every command, and called itself ready.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_clock_is_an_hour_late_serves_and_says_so() {
     let mut cluster = Cluster::found().await;
@@ -209,7 +210,8 @@ async fn a_node_whose_clock_is_an_hour_late_serves_and_says_so() {
     cluster.judge(&attempts).await;
 }
 
-/// Nodes that do not know of timelines yet: nobody says what they cannot read, and everything is written as before.
+/// One node does not know timelines yet. The others send no times, which that node could not read, and writes work as
+/// before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_with_nodes_of_both_levels_writes_and_says_no_times() {
     let held_back = NODES[2];
@@ -238,7 +240,7 @@ async fn a_cluster_with_nodes_of_both_levels_writes_and_says_no_times() {
     cluster.judge(&attempts).await;
 }
 
-/// An operator's word about a leap is recorded, and counts on every node whose clock has leapt as far.
+/// An operator accepts a leap: this is recorded, and counts on every node whose clock has leapt as far.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operators_word_about_clocks_counts_on_all_nodes() {
     let mut cluster = Cluster::found().await;

@@ -1,8 +1,8 @@
-//! Clocks of some nodes, moved by a script: what is believed, and who may lead.
+//! A script moves the clocks of some nodes. The tests check which time each node believes, and who may lead.
 //!
-//! In: leaps forth and back, of one clock or of all, once and again, while processes run or start. Out: the believed time of each node,
-//! beside the right one. Nothing here runs:
-//! the nodes ask each other when the script says so, and time passes when it says so.
+//! In: leaps forward and back, of one clock or of all, once and repeatedly, while processes run or start. Out: the
+//! believed time of each node, beside the right one. No node really runs here: the nodes ask each other when the
+//! script says so, and time passes when the script says so.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -32,7 +32,7 @@ impl Nodes {
         Self::starting(&vec![0; count])
     }
 
-    /// Nothing is known of machines whose clocks are so far ahead.
+    /// Machines that start with clocks this far ahead. They know no time that was believed earlier.
     fn starting(ahead: &[i64]) -> Self {
         let (is_up, disk) = (vec![true; ahead.len()], SimDisk::new());
         let mut nodes = Self { clocks: Vec::new(), anchors: Vec::new(), disk, is_up, right: START };
@@ -50,7 +50,7 @@ impl Nodes {
         AnchorFile::open(Arc::new(self.disk.clone()), &folder, boot).expect("it can be read")
     }
 
-    /// The process of a node starts again.
+    /// Starts the process of a node again.
     fn restart(&mut self, node: usize) {
         let wall = self.clocks[node].0.clone();
         self.anchors[node] = self.anchor_file(node, wall.boot());
@@ -68,7 +68,7 @@ impl Nodes {
         (0..self.clocks.len()).filter(|node| self.is_up[*node]).collect()
     }
 
-    /// Sets a node's wall clock so far ahead of the right time.
+    /// Sets a node's wall clock this far ahead of the right time.
     fn leap(&self, node: usize, ahead: i64) {
         self.clocks[node].0.set(Micros(self.right + ahead));
     }
@@ -100,7 +100,7 @@ impl Nodes {
         }
     }
 
-    /// In seconds ahead of the right time, of each node.
+    /// The time that each node believes, in seconds ahead of the right time.
     fn believed(&self) -> Vec<i64> {
         self.clocks.iter().map(|(_, clocks)| (clocks.now().0 - self.right) / SECOND).collect()
     }
@@ -110,7 +110,7 @@ impl Nodes {
     }
 }
 
-/// Clocks that were wrong when their machines started: nothing can tell but the others.
+/// Clocks that were wrong when their machines started: only the other clocks can tell.
 #[track_caller]
 fn check_at_start(ahead: &[i64], may_lead: bool) {
     let all: Vec<i64> = [0].iter().chain(ahead).map(|ahead| ahead * SECOND).collect();
@@ -125,7 +125,7 @@ async fn only_a_clock_near_the_median_leads() {
     check_at_start(&[0, 3600], true);
     check_at_start(&[3600, 3600], false);
     check_at_start(&[-3600, -3600], false);
-    // With one other nobody can tell whose is wrong.
+    // With only one other clock, nobody can tell which one is wrong.
     check_at_start(&[3600], true);
     check_at_start(&[3600, 3600, 0, 0], true);
     check_at_start(&[3600, 3600, 3600, 0], false);
@@ -214,7 +214,7 @@ async fn an_operators_word_counts_at_once_where_the_clock_has_leapt_as_far() {
     assert!(!nodes.clocks[0].1.on_accepted(ahead), "once");
 }
 
-/// It used to be believed.
+/// Nodes used to believe such a leap.
 #[tokio::test(start_paused = true)]
 async fn an_hour_while_processes_start_is_believed_by_nobody() {
     for (count, up, started) in [(1, 1, 1), (3, 3, 1), (3, 3, 2), (3, 3, 3), (3, 2, 2)] {
@@ -269,7 +269,7 @@ async fn a_clock_that_was_set_while_no_process_ran_is_believed_after_a_minute() 
     }
 }
 
-/// They may have been off for that long.
+/// The machines may have been off for that long.
 #[tokio::test(start_paused = true)]
 async fn machines_that_start_again_are_believed_at_once() {
     for count in [1, 3] {
@@ -286,7 +286,8 @@ async fn machines_that_start_again_are_believed_at_once() {
     }
 }
 
-/// A node that starts while all clocks are wrong does not lead, and is right again as soon as its clock is.
+/// A node that starts while all clocks are wrong does not lead. It believes the right time as soon as its clock is
+/// right.
 #[tokio::test(start_paused = true)]
 async fn who_starts_with_a_wrong_clock_learns_from_those_who_know_better() {
     let mut nodes = Nodes::new(3);
@@ -302,8 +303,8 @@ async fn who_starts_with_a_wrong_clock_learns_from_those_who_know_better() {
     assert_eq!(nodes.lead(), [true, true, true]);
 }
 
-/// Whatever a minority of clocks does, and whatever all do for less than a minute, a majority believes the right time within what a clock may go
-/// by itself; and when all clocks are right again, all nodes are.
+/// A minority of the clocks may do anything, and all of them may for less than a minute. A majority still believes
+/// the right time, give or take the normal drift of a clock. When all clocks are right again, so are all nodes.
 #[tokio::test(start_paused = true)]
 async fn no_error_of_a_minority_or_of_a_moment_is_believed() {
     for seed in 0..200 {

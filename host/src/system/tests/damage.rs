@@ -1,19 +1,19 @@
-//! Bits that flip while a node is down: in its log, which the other nodes mend, and in its state, which is made again.
+//! Bits flip while a node is down: in its log, which the other nodes repair, and in its state, which is rebuilt.
 //!
-//! In: damage to what a dead node has on its disk. Out: a node that serves again, and the judge's verdict. It knows that the unwritten rest
-//! of a segment is zero, and no frame layout.
+//! In: damage to what a dead node has on its disk. Out: a node that serves again, and the judge's verdict. This file
+//! knows that the unwritten rest of a segment is zero, and knows no frame layout.
 
 use super::*;
 use crate::disk::Disk;
 use crate::log::{LogError, LogScan};
 
 impl Cluster {
-    /// Whether the log of a node that is down, or of the moment, can be read whole.
+    /// Scans the whole log of a node, which may be down or running, as it is on disk now.
     pub(super) fn scan(&self, node: NodeId) -> Result<(), LogError> {
         LogScan::open(&self.members[&node].disk.copy(), &self.partition_folder(node).join("log")).map(drop)
     }
 
-    /// Flips a bit in the wallet's log, so far through what was written, in percent.
+    /// Flips a bit in the wallet's log, at this percentage of what was written.
     fn damage_log(&self, node: NodeId, percent: usize) {
         let (disk, folder) = (&self.members[&node].disk, self.partition_folder(node).join("log"));
         let mut segments = disk.list(&folder).expect("a simulated disk is read");
@@ -60,7 +60,8 @@ async fn a_damaged_log_is_mended_before_its_node_takes_part_and_damaged_state_is
     cluster.judge_recovered(attempts).await;
 }
 
-/// As a power cut of all leaves them, with a bit flipped at another place in each: every entry is whole somewhere.
+/// A power cut of all nodes leaves the logs, and a bit is flipped at a different place in each. Every entry is whole
+/// on some node.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logs_of_all_nodes_damaged_in_different_entries_mend_each_other() {
     let mut cluster = Cluster::found().await;
@@ -68,7 +69,7 @@ async fn logs_of_all_nodes_damaged_in_different_entries_mend_each_other() {
     for round in 0..rounds(2, 20) {
         load.more(60).await;
         cluster.cut_power_everywhere().await;
-        // Two of three, then all.
+        // Two of the three are damaged first, then all.
         let damaged = if round == 0 { &NODES[1..] } else { &NODES[..] };
         let first = cluster.random.random_range(10..30);
         for (number, node) in damaged.iter().enumerate() {
@@ -88,7 +89,7 @@ async fn logs_of_all_nodes_damaged_in_different_entries_mend_each_other() {
     cluster.judge_recovered(attempts).await;
 }
 
-/// What is whole nowhere cannot be mended, and is not passed over.
+/// An entry that is whole on no node cannot be repaired, and is not skipped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_all_logs_are_damaged_in_the_same_entries_each_node_says_so() {
     let mut cluster = Cluster::found().await;
@@ -116,7 +117,7 @@ async fn where_all_logs_are_damaged_in_the_same_entries_each_node_says_so() {
     }
 }
 
-/// Its own log begins earlier than those of the others, and is damaged where they have released everything.
+/// The node's own log begins earlier than the others' logs, and is damaged where the others have released everything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_log_whose_entries_are_released_elsewhere_goes_on_from_a_snapshot() {
     let mut cluster = Cluster::found().await;
@@ -153,7 +154,7 @@ fn largest_of(files: Vec<PathBuf>) -> PathBuf {
     files.into_iter().max_by_key(size).expect("what was applied is written when a node stops, and with a snapshot")
 }
 
-/// In the middle of a file; done twice, the file is as it was.
+/// Flips a bit in the middle of a file. A second call restores the file.
 fn flip_bit_in(path: &Path) {
     let mut bytes = std::fs::read(path).expect("it can be read");
     let middle = bytes.len() / 2;
@@ -198,7 +199,7 @@ async fn a_leader_whose_state_is_rotten_notices_it_when_it_sends_a_snapshot_and_
         if noticed {
             break;
         }
-        // The lead may pass to the other one, and the state may lose the file when it is compacted.
+        // The other node may have become leader, and compaction may have removed the file from the state.
         if rotten.exists() {
             flip_bit_in(&rotten);
         }
@@ -212,8 +213,8 @@ async fn a_leader_whose_state_is_rotten_notices_it_when_it_sends_a_snapshot_and_
     cluster.bank.judge_present(&cluster).await;
 }
 
-/// A checksum failed while it ran, or the node was told so by the mark of its store. No snapshot of the others reaches its log, and nothing
-/// happens that would make them take one.
+/// The node knows of the damage because a checksum failed while it ran, or because its store is marked. No other node's
+/// snapshot reaches to where its log begins, and nothing happens that would make the others take a new one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_state_that_is_known_to_be_damaged_and_whose_log_begins_late_is_fetched_from_another_node() {
     let mut cluster = Cluster::found().await;

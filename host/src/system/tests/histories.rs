@@ -1,21 +1,23 @@
-//! Two histories of one partition: whoever meets the other one first, what proves it stops both, and a restart serves neither.
+//! Two histories of one partition. No matter which node meets the other history first, the proof stops both, and
+//! neither is served after a restart.
 //!
-//! In: disks of a majority that were set back to one moment, so that they vouch for each other, and a third node that knows better. Out:
-//! closed partitions that say so. It knows that nobody can notice this before the third node is back.
+//! In: disks of a majority that were set back to one moment, so that these nodes vouch for each other, and a third
+//! node that knows better. Out: closed partitions that say why. Nobody can notice the second history before the third
+//! node is back.
 
 use super::*;
 use crate::ids::Term;
 use crate::peer::GroupName;
 
-/// What a node has seen of others, which is not on the simulated disk.
+/// The file with what a node has seen of others, which is not on the simulated disk.
 const SEEN: &str = "seen";
 const ATTEMPTS_MAX: usize = 20;
 
-/// A file of it, and what is in there.
+/// Such a file and its content.
 type Seen = (PathBuf, Option<Vec<u8>>);
 
 impl Cluster {
-    /// Sets two nodes back to one moment before the third one went on with them, and starts the two.
+    /// Sets two nodes back to one moment, from before their last writes with the third node, and starts the two.
     async fn set_two_back(&mut self, two: [NodeId; 2]) {
         self.rises(&NODES).await;
         let mut load = self.load();
@@ -39,8 +41,8 @@ impl Cluster {
         self.served().await;
     }
 
-    /// What the two nodes have on disk before the three go on without an election: the two would forget that one, and the third would follow
-    /// nobody else in its term, not even to learn of `system`.
+    /// Returns what the two nodes have on disk before all three write more without an election. After an election the
+    /// two would have forgotten it, and the third would follow nobody else in its term, not even to learn of `system`.
     async fn remembered_before_more_is_written(&mut self, two: [NodeId; 2]) -> (Vec<Seen>, Vec<SimDisk>) {
         let seen = |cluster: &Self, node: NodeId| cluster.folder.path().join(node.to_string()).join(SEEN);
         for _ in 0..ATTEMPTS_MAX {
@@ -63,13 +65,13 @@ impl Cluster {
         panic!("leaders changed again and again");
     }
 
-    /// Of all replicas.
+    /// The terms of all replicas.
     fn terms(&self) -> Vec<Term> {
         let replicas = NODES.into_iter().flat_map(|node| self.all_replicas(node));
         replicas.map(|replica| replica.group().metrics().term).collect()
     }
 
-    /// Waits until a partition runs on a node no more, and says why.
+    /// Waits until a partition no longer runs on a node, and the node says why.
     pub(super) async fn is_stopped(&self, node: NodeId, group: &GroupName) {
         let host = &self.node(node).host;
         let is_closed = || host.find_replica(group).is_none_or(|replica| !replica.is_running());
@@ -98,7 +100,7 @@ async fn two_nodes_that_were_set_back_together_are_found_out_by_the_third() {
         let led = led.await;
         cluster.is_stopped(led, group).await;
     }
-    // A restart does not forget it.
+    // A restart does not forget the proof.
     for node in NODES {
         cluster.crash(node).await;
     }

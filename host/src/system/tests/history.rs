@@ -1,7 +1,8 @@
-//! The archive in a node's own folder goes on where the node was sent a snapshot of the state: what it never had of the journal comes from the
-//! other nodes, from whichever has it, and ends in the same files.
+//! The archive in a node's own folder continues where the node was sent a snapshot of the state. The node fetches the
+//! part of the journal that it never had from any other node that has it, and its archive ends up with the same
+//! files.
 //!
-//! Logs are released here by the test, at once and as far as they go.
+//! The tests release logs themselves, at once and as far as they can.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +10,11 @@ use super::*;
 use crate::ids::JournalIndex;
 use crate::partition::PartitionError;
 
-/// By partition and name.
+/// Contents by partition and file name.
 type Journals = BTreeMap<(String, String), Vec<u8>>;
 
 impl Cluster {
-    /// The journals in a node's archive, once all that the node has is there.
+    /// The journals in a node's archive, once everything that the node has is there.
     fn archived_journals(&self, node: NodeId) -> Option<Journals> {
         let mut journals = Journals::new();
         for (group, _) in self.node(node).host.replicas() {
@@ -21,7 +22,7 @@ impl Cluster {
             for file in std::fs::read_dir(folder).ok()? {
                 let path = file.ok()?.path();
                 let name = path.file_name()?.to_str()?.to_owned();
-                // Others are being written, or are snapshots.
+                // Other files are still being written, or are snapshots.
                 if name.ends_with(".journal") {
                     journals.insert((group.to_string(), name), std::fs::read(path).ok()?);
                 }
@@ -35,7 +36,8 @@ impl Cluster {
         eventually("all is archived", || is_archived().then_some(())).await;
     }
 
-    /// Waits until a node's archive is that of another one; it was sent a state, and that of the other goes back to the first entry.
+    /// Waits until a node's archive equals another node's. The first node was sent a state; the other's archive goes
+    /// back to the first entry.
     async fn archives_what_another_has(&self, node: NodeId, other: NodeId) {
         eventually("the node archives what it never had", || {
             let (here, there) = (self.archived_journals(node)?, self.archived_journals(other)?);
@@ -66,20 +68,20 @@ async fn an_archive_of_a_nodes_own_lacks_nothing_behind_a_snapshot_of_the_state(
     load.stop().await;
     cluster.all_is_archived().await;
     cluster.release().await;
-    // One of those that are asked has it neither in its log nor in its archive.
+    // One of the nodes that are asked has the missing part neither in its log nor in its archive.
     let [poor, rich] = others(behind).collect::<Vec<_>>().try_into().expect("there are two others");
     std::fs::remove_dir_all(cluster.archive(poor).join(MACHINE)).expect("the folder is ours");
     cluster.start(behind).await;
     cluster.archives_what_another_has(behind, rich).await;
 
-    // One that has nothing gets all.
+    // A node that has nothing gets everything.
     let new = NodeId(4);
     cluster.add_member(new).await;
     cluster.node(leader).cluster().add(new, address(new), soon()).await.expect("it is taken in");
     eventually("it serves", || find_replica(cluster.node(new).router()).map(drop)).await;
     cluster.archives_what_another_has(new, behind).await;
 
-    // What comes next follows it.
+    // Later entries follow in the archive.
     let mut load = cluster.load();
     load.more(20).await;
     load.stop().await;

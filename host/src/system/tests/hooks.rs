@@ -1,6 +1,7 @@
-//! Webhooks as three nodes know them: rows and secrets are everywhere, also where a node was cut off, and outlive who delivers.
+//! Webhooks on three nodes: rows and secrets reach every node, also one that was cut off, and outlive the node that
+//! delivers.
 //!
-//! In: what an operator asks, and what the node that delivers says. Out: rows, secrets, refusals. Nothing is sent here.
+//! In: what an operator asks, and what the delivering node reports. Out: rows, secrets, refusals. Nothing is sent here.
 
 use statehouse_abi::role;
 
@@ -42,7 +43,7 @@ impl Cluster {
         .await
     }
 
-    /// Says how far the first partition is.
+    /// Reports how far the first partition is delivered.
     async fn note(&self, by: NodeId, epoch: u64, index: u64) -> Result<(), ClusterError> {
         let lanes = vec![LaneRow { at: at(0, index), failing: None }];
         let note = WebhookNote::Progress { lanes, problem: None };
@@ -86,7 +87,7 @@ async fn whoever_leads_next_knows_how_far_it_is_and_by_what_it_signs() {
     assert!(matches!(&late, ClusterError::Rejected { code, .. } if code == "out_of_date"), "{late}");
     cluster.note(next, replayed.epoch, 3).await.expect("this is not");
 
-    // One that was down when the secret changed finds it where it is.
+    // A node that was down when the secret changed gets it from a node that has it.
     let step = WebhookStep::Rotate(OTHER.to_vec());
     let rotated = cluster.hooks(next).change_webhook(MACHINE, "till", step, &wanting()).await;
     let rotated = rotated.expect("a majority is there").expect("it is not dropped");
@@ -110,7 +111,7 @@ async fn whoever_leads_next_knows_how_far_it_is_and_by_what_it_signs() {
     cluster.judge(&[]).await;
 }
 
-/// It deleted what the others had named since, and went on sending for as long as it was cut off.
+/// Such a node used to delete secrets that the others had named since, and kept sending while it was cut off.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_cut_off_deletes_no_secret_and_delivers_nothing() {
     let cluster = Cluster::found().await;
@@ -126,7 +127,7 @@ async fn a_node_that_is_cut_off_deletes_no_secret_and_delivers_nothing() {
     let step = WebhookStep::Rotate(OTHER.to_vec());
     let rotated = cluster.hooks(next).change_webhook(MACHINE, "till", step, &wanting()).await;
     let rotated = rotated.expect("a majority is there").expect("it is not dropped");
-    // As if it had been kept here before the cut, and recorded after it.
+    // The state is as if the secret had been stored here before the cut, and recorded after it.
     let folder = cluster.folder.path().join(away.to_string()).join("webhook-secrets");
     let file = folder.join(blake3::Hash::from_bytes(rotated.secrets[0]).to_hex().as_str());
     std::fs::write(&file, OTHER).expect("the folder is there");

@@ -1,8 +1,9 @@
-//! The judge of what a cluster is left with: every replica has the same journal, what was acknowledged is in it exactly once with the
-//! outcome that was told, what was certainly not accepted is not, and no balance is wrong.
+//! The judge of what a cluster is left with. Every replica must have the same journal. What was acknowledged must be
+//! in it exactly once, with the outcome that the client was told. What was certainly not accepted must not be in it,
+//! and no balance may be wrong.
 //!
-//! In: a healed cluster and what clients were told. Out: a panic that names the first breach. Balances are computed here from the recorded
-//! outcomes alone.
+//! In: a healed cluster and what clients were told. Out: a panic that names the first breach. Balances are computed
+//! here from the recorded outcomes alone.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -28,7 +29,7 @@ const ACCOUNTS: usize = 6;
 const OPENING: i128 = 10_000;
 const SETTLEMENT: &str = "@bank";
 
-/// The accounts of a run, each opened with the same amount, but the last, which there is not.
+/// The accounts of a run. Each is opened with the same amount, except for the last, which does not exist.
 #[derive(Default)]
 pub struct Bank {
     pub accounts: Vec<String>,
@@ -41,7 +42,7 @@ impl Bank {
 
     pub async fn open_by(router: &Router, seed: u64) -> Self {
         let accounts: Vec<String> = (0..=ACCOUNTS).map(|number| format!("account-{number}")).collect();
-        // Other ids than those of the load and of the tests.
+        // These ids differ from those of the load and of the tests.
         let mut random = StdRng::seed_from_u64(!seed);
         for account in &accounts[..ACCOUNTS] {
             let body = [("account", Value::text(account.as_str())), ("currency", Value::text("USD"))];
@@ -81,7 +82,8 @@ impl Bank {
         println!("{} attempts, {done} acknowledged, {unknown} unknown", attempts.len());
     }
 
-    /// Judges what is left where the journal cannot be read whole any more: all nodes have the same, and the books balance.
+    /// Judges a cluster whose journal can no longer be read whole: all nodes have the same balances, and the books
+    /// balance.
     pub async fn judge_present(&self, cluster: &Cluster) {
         let nodes = cluster.running();
         level(cluster, &nodes).await;
@@ -127,7 +129,7 @@ pub async fn level(cluster: &Cluster, nodes: &[NodeId]) {
     .await;
 }
 
-/// What the journals have, by command: a command on several partitions counts where it ends.
+/// The outcomes in the journals, by command. A command on several partitions counts where it ends.
 fn recorded(replicas: &[Arc<Partition>]) -> BTreeMap<CommandId, Vec<Told>> {
     let mut found: BTreeMap<CommandId, Vec<Told>> = BTreeMap::new();
     for replica in replicas {

@@ -1,7 +1,8 @@
-//! Which canonical snapshots a node has: midnights that it lacks come from the archive, unless they were changed there; those beyond what is to
-//! be kept go, and only what is archived where there is an archive.
+//! Which canonical snapshots a node has. Midnights that it lacks come from the archive, unless they were changed
+//! there. Those beyond the number to be kept are deleted; where there is an archive, only those that are archived.
 //!
-//! A node lacks one here because the test has deleted it, as one lacks those before the snapshot of a state that it was sent.
+//! A node lacks a snapshot here because the test has deleted it. Normally it lacks those before the snapshot of a state
+//! that it was sent.
 
 use super::midnight::{DAY, HOUR, midnight};
 use super::*;
@@ -36,7 +37,7 @@ async fn a_midnight_that_a_node_lacks_comes_from_the_archive_and_is_checked() {
     std::fs::write(&archived, changed).expect("the folder is ours");
     let taken = partition.take_in_canonical(&archived, HeadProof::Journal).await.map(|taken| taken.name);
     assert!(taken.as_ref().is_err_and(|error| error.to_string().contains("chunk 0 has the hash")), "{taken:?}");
-    // The others have it, too, and are not heard.
+    // The other nodes have the snapshot as well, so the node must not hear them.
     cluster.cut_off(node);
     partition.delete_canonical(&listed).expect("the folder is ours");
     eventually("it is known to be there alone", || {
@@ -66,7 +67,7 @@ async fn snapshots_beyond_those_that_are_kept_are_deleted() {
     cluster.day_has_begun(today).await;
     let partition = cluster.replica(NODES[0]);
     let first = eventually("there is one", || midnights(&partition).pop()).await;
-    // Those that somebody asks for are counted by themselves.
+    // Snapshots that somebody asks for are counted separately.
     let asked = partition.take_canonical().await.expect("something has happened there");
     cluster.move_clocks(today + DAY);
     cluster.day_has_begun(today + DAY).await;

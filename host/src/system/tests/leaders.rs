@@ -1,6 +1,6 @@
-//! Who answers while leaders come and go: any node does, nobody hangs, and a minority says that it cannot.
+//! Which nodes answer while leaders change: any node does, no client hangs, and a minority says that it cannot.
 //!
-//! In: cuts of whole nodes and of single directions. Out: answers within their deadline. It does not touch disks.
+//! In: cuts of whole nodes and of single directions. Out: answers within their deadline. No disk is touched.
 
 use futures_util::future::join_all;
 use statehouse_abi::role;
@@ -17,11 +17,11 @@ use crate::router::slots::partition_of;
 use crate::system::in_transit;
 use crate::system::retention::oldest_in_flight;
 
-/// Commands that are sent again at the same time.
+/// How many commands are sent again at the same time.
 const RETRIES_AT_ONCE: usize = 16;
 
 impl Cluster {
-    /// A transfer of one cent from the first account to the second, asked of this node.
+    /// Asks this node for a transfer of one cent from the first account to the second.
     async fn transfer_at(&mut self, node: NodeId) -> Attempt {
         let mut attempt = self.new_attempt(0, 1);
         attempt.told = self.ask(node, &attempt, false).await;
@@ -32,7 +32,7 @@ impl Cluster {
         balance(self.node(node).router(), &self.bank.accounts[1], Consistency::Linearizable).await
     }
 
-    /// Each of these nodes carries out a transfer, and all of them see it at once.
+    /// Has each of these nodes carry out a transfer, and checks that all of them see it at once.
     async fn check_all_answer(&mut self, among: &[NodeId], attempts: &mut Vec<Attempt>) {
         for node in among {
             let before = self.balance_at(*node).await.expect("a linearizable read is answered");
@@ -46,7 +46,8 @@ impl Cluster {
         }
     }
 
-    /// Pays so many cents from a new account of that partition to as many settlement accounts, each of which has a row of its own then.
+    /// Pays this many cents from a new account of a partition to as many settlement accounts. Each of these then has
+    /// a row of its own.
     async fn pay_out(&self, partition: PartitionId, count: usize) {
         let machine = self.node(NODES[0]).router().find_machine(MACHINE).expect("the node serves the wallet");
         let account = (0..)
@@ -83,7 +84,8 @@ impl Cluster {
         }
     }
 
-    /// Sends every command once more, each to some node: who was told something is told the same, the others something now.
+    /// Sends every command once more, each to a random node. A client that was told an outcome is told the same one;
+    /// the others are told one now.
     pub(super) async fn send_all_again(&mut self, attempts: &mut [Attempt]) {
         for attempts in attempts.chunks_mut(RETRIES_AT_ONCE) {
             let running = self.running();
@@ -105,7 +107,7 @@ impl Cluster {
         }
     }
 
-    /// Every entry of every replica is found where the chain of the journal has it, however it was found before.
+    /// Checks that every entry of every replica is found where the journal's chain has it, however it was found before.
     async fn check_entries(&self) {
         for replica in NODES.into_iter().flat_map(|node| self.replicas(node)) {
             let point = replica.read_linearizable(soon()).await.expect("there is a leader and a majority");
@@ -119,7 +121,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until a node knows one of the others as the leader.
+    /// Waits until a node knows another node as the leader.
     async fn follows_another(&self, node: NodeId) {
         let replica = self.replica(node);
         let another = || replica.leader().filter(|leader| *leader != node).map(drop);
@@ -139,7 +141,8 @@ async fn any_node_answers_before_and_after_the_leader_is_cut_off_and_a_minority_
     cluster.leader(&majority).await;
     cluster.check_all_answer(&majority, &mut attempts).await;
 
-    // It has not heard the others for as long as they needed to elect, so it takes nothing that it could not answer for.
+    // The node has not heard the others for the whole time that an election took them, so it accepts nothing that it
+    // could not answer for.
     let refused = cluster.transfer_at(deposed).await;
     assert_eq!(refused.told, Told::NotAccepted(UnavailableReason::NoLeader));
     attempts.push(refused);
@@ -153,7 +156,8 @@ async fn any_node_answers_before_and_after_the_leader_is_cut_off_and_a_minority_
     cluster.judge(&attempts).await;
 }
 
-/// Cut off both ways; so that nobody hears it; so that it hears nobody, while the others do hear it and so do not stand for election.
+/// The leader is cut off both ways; or nobody hears it; or it hears nobody, while the others hear it and so do not
+/// stand for election.
 const CUTS: [fn(&SimNetwork, NodeId, NodeId); 3] = [
     SimNetwork::cut_both_ways,
     |network, leader, other| network.cut(leader, other),
@@ -183,13 +187,14 @@ async fn a_leader_that_is_cut_off_any_way_is_replaced_and_its_clients_get_an_ans
     cluster.judge_recovered(attempts).await;
 }
 
-/// A transfer that waits for a partition is found among what is under way, and a client hears within its deadline that it is not over.
+/// A transfer that waits for a partition is listed among those in flight, and within its deadline the client hears
+/// that it is not over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partition_without_a_majority_holds_up_nothing_but_its_own() {
     let mut cluster = Cluster::found().await;
     let silent = PartitionId(1);
     let is_there = |account: &usize| partition_of(cluster.bank.accounts[*account].as_bytes(), PARTITIONS) == silent;
-    // The last one was never opened.
+    // The last account was never opened.
     let (there, here): (Vec<usize>, Vec<usize>) = (0..cluster.bank.accounts.len() - 1).partition(is_there);
     cluster.network.silence(GroupName::new(MACHINE, silent));
 
@@ -214,10 +219,10 @@ async fn a_partition_without_a_majority_holds_up_nothing_but_its_own() {
     let machine = cluster.node(leader).router().find_machine(MACHINE).expect("the node serves the wallet");
     let seen = machine.list_in_flight().expect("its leader is here");
     assert_eq!(seen.len(), waiting.len(), "both are seen to wait: {seen:?}");
-    // Both have left their accounts, and arrived in none. No partition has a later entry than now.
+    // Both amounts have left one account and reached no other. No partition has an entry after this time.
     let shown = in_transit::sum(&machine, Micros(i64::MAX)).map(|sum| sum.to_string());
     assert_eq!(shown.as_deref(), Some("0.02 USD"));
-    // Names of settlement accounts are anybody's, and each is a row of its own beside what is on its way.
+    // Anybody may name settlement accounts, and each has a row of its own beside what is in transit.
     cluster.pay_out(PartitionId(0), LOCAL_ROWS_SHOWN_MAX + 100).await;
     let shown = in_transit::sum(&machine, Micros(i64::MAX)).map(|sum| sum.to_string());
     assert_eq!(shown.as_deref(), Some("0.02 USD"));

@@ -1,7 +1,8 @@
-//! Nodes that understand different feature levels in one cluster: nothing new is written until all understand it, and a node that meets
-//! what it does not understand says so.
+//! Nodes of one cluster that understand different feature levels. Nothing new is written until all of them understand
+//! it, and a node that meets what it does not understand says so.
 //!
-//! In: nodes that come back understanding more, or less. Out: the level on every node, and words. It does not know what a level means.
+//! In: nodes that restart and understand more, or less. Out: the level on every node, and what the nodes say. This
+//! file does not know what a level means.
 
 use super::*;
 use crate::system::ClusterError;
@@ -11,20 +12,20 @@ impl Cluster {
         self.node(node).host.opening.features.level()
     }
 
-    /// The process of a node ends, and the next one understands so much.
+    /// Crashes a node, and starts it again with this highest level.
     pub(super) async fn restart_at(&mut self, node: NodeId, level_max: FeatureLevel) {
         self.crash(node).await;
         self.members.get_mut(&node).expect("it is a node").level_max = level_max;
         self.start(node).await;
     }
 
-    /// Waits until all of these nodes may write what came with the highest level.
+    /// Waits until all of these nodes may write what the highest level has introduced.
     pub(super) async fn rises(&self, among: &[NodeId]) {
         let has_risen = || among.iter().all(|node| self.level(*node) == features::HIGHEST);
         eventually("the level rises on all nodes", || has_risen().then_some(())).await;
     }
 
-    /// Waits until each of these nodes has heard what each of them understands.
+    /// Waits until each of these nodes has heard which level every node understands.
     pub(super) async fn heard(&self, among: &[NodeId]) {
         let of = |node: &NodeId| self.node(*node).cluster().view().nodes;
         let all_heard = || among.iter().all(|node| of(node).iter().all(|other| other.feature_level_max.is_some()));
@@ -61,7 +62,7 @@ async fn nothing_new_is_written_until_all_nodes_understand_it_and_whoever_does_n
 
     cluster.restart_at(held_back, features::HIGHEST).await;
     cluster.rises(&NODES).await;
-    // A node that starts knows it from its own state.
+    // A node that starts knows the level from its own state.
     cluster.restart_at(NODES[0], features::HIGHEST).await;
     cluster.served().await;
     assert_eq!(cluster.level(NODES[0]), features::HIGHEST);
@@ -73,7 +74,7 @@ async fn nothing_new_is_written_until_all_nodes_understand_it_and_whoever_does_n
     let view = cluster.node(NODES[0]).cluster().view();
     assert_eq!(view.feature_level, features::HIGHEST, "the level never falls");
 
-    // The others go on, and so does this one once it understands again.
+    // The others continue, and so does this node once it understands the level again.
     let mut load = Load::start(cluster.doors.clone(), cluster.bank.accounts.clone(), cluster.seed + 1);
     load.more(10).await;
     cluster.restart_at(held_back, features::HIGHEST).await;
@@ -85,7 +86,7 @@ async fn nothing_new_is_written_until_all_nodes_understand_it_and_whoever_does_n
     joins_only_with_the_level(&mut cluster).await;
 }
 
-/// The cluster has reached the highest level.
+/// The cluster must have reached the highest level.
 async fn joins_only_with_the_level(cluster: &mut Cluster) {
     let new = NodeId(4);
     cluster.add_member_at(new, features::BASE).await;

@@ -1,7 +1,7 @@
-//! Clients: single commands and reads through any node's router, and a load of transfers from many at once.
+//! Clients: single commands and reads through any node's router, and a load of transfers from many clients at once.
 //!
-//! In: the nodes' entrances. Out: what each client asked and was told. Every id is sent once, so that what is told is about that one
-//! attempt. It does not know what is right.
+//! In: the nodes' routers. Out: what each client asked and was told. Every id is sent once, so an answer is about
+//! that one attempt. This file does not know which answers are right.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,22 +25,22 @@ use crate::router::answer::{
 
 pub const CURRENCY: &str = "USD";
 const CLIENTS: u64 = 6;
-/// How long a client waits; then it must have been told something.
+/// How long a client waits. By then it must have been told something.
 pub const DEADLINE: Duration = Duration::from_secs(4);
 /// How much later than its deadline an answer may come on a busy machine before it counts as a hang.
 const GRACE: Duration = Duration::from_secs(20);
-/// Between two commands of one client.
+/// The time between two commands of one client.
 const PACE: Duration = Duration::from_millis(4);
 
 /// What a client was told about a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
     Done(Position),
-    /// With the code.
+    /// With the code of the rejection.
     Rejected(Position, String),
-    /// Certainly not accepted.
+    /// The command was certainly not accepted.
     NotAccepted(UnavailableReason),
-    /// It may be executed, or not.
+    /// The command may be executed, or not.
     Unknown,
 }
 
@@ -71,7 +71,7 @@ pub async fn submit_as(
     submit_all(router, path, vec![(id, body)], request_id, deadline).await.pop().expect("one answer each")
 }
 
-/// Sends commands all at once, and waits until each has an answer.
+/// Sends all commands at once, and waits until each has an answer.
 async fn submit_all(
     router: &Router,
     path: &str,
@@ -109,7 +109,7 @@ fn told(answer: Answer) -> Told {
     }
 }
 
-/// Asks for all of these transfers at once; each carries so many bytes that mean nothing.
+/// Asks for all of these transfers at once. Each carries this many bytes that mean nothing.
 pub async fn burst(
     door: Arc<Router>,
     accounts: Vec<String>,
@@ -138,18 +138,18 @@ fn transfer_body(id: CommandId, from: &str, to: &str, minor: i128, is_tcc: bool)
 }
 
 impl Cluster {
-    /// A transfer of one cent that nobody was asked for yet.
+    /// A transfer of one cent that no node has been asked for yet.
     pub fn new_attempt(&mut self, from: usize, to: usize) -> Attempt {
         Attempt { id: CommandId(self.random.random()), from, to, amount: 1, is_tcc: false, told: Told::Unknown }
     }
 
-    /// Asks this node for it.
+    /// Asks this node for the transfer.
     pub async fn ask(&self, node: NodeId, attempt: &Attempt, is_tcc: bool) -> Told {
         ask(self.node(node).router(), &self.bank.accounts, attempt, is_tcc).await
     }
 }
 
-/// Asks by this entrance.
+/// Asks through this router.
 pub async fn ask(door: &Router, accounts: &[String], attempt: &Attempt, is_tcc: bool) -> Told {
     ask_within(door, accounts, attempt, is_tcc, DEADLINE).await
 }
@@ -197,9 +197,9 @@ struct Count {
 /// How the clients of a load behave.
 #[derive(Clone, Copy, Debug)]
 pub struct Manner {
-    /// An account, by its number, that is somebody else's.
+    /// The number of an account that belongs to somebody else.
     pub left_out: Option<usize>,
-    /// How long each waits for an answer.
+    /// How long each client waits for an answer.
     pub deadline: Duration,
 }
 
@@ -230,14 +230,14 @@ impl Load {
         Self { clients: (1..=CLIENTS).map(client).collect(), stopping, count }
     }
 
-    /// Waits until so many more commands are acknowledged.
+    /// Waits until this many more commands are acknowledged.
     pub async fn more(&mut self, count: usize) {
         let wanted = self.count.borrow().acknowledged + count;
         self.reach(|now| wanted <= now.acknowledged).await;
     }
 
-    /// Waits until so many more commands are acknowledged, or as many as there are clients were told something else:
-    /// whether anybody leads or not, this ends.
+    /// Waits until this many more commands are acknowledged, or until as many commands as there are clients were told
+    /// something else. So it ends whether or not anybody leads.
     pub async fn some(&mut self, count: usize) {
         let before = *self.count.borrow();
         let others = before.other + CLIENTS as usize;
@@ -249,7 +249,7 @@ impl Load {
         reached.expect("commands are acknowledged again").expect("the clients run");
     }
 
-    /// Lets every client hear its last answer.
+    /// Stops all clients once each has heard its last answer.
     pub async fn stop(self) -> Vec<Attempt> {
         self.stopping.cancel();
         let attempts = join_all(self.clients).await;
@@ -257,7 +257,7 @@ impl Load {
     }
 }
 
-/// One of many, with a chance of its own.
+/// One of many clients, with a random generator of its own.
 struct Client {
     doors: Doors,
     accounts: Vec<String>,
@@ -290,7 +290,7 @@ impl Client {
     fn draw(&mut self) -> Attempt {
         let random = &mut self.random;
         let id = CommandId(random.random());
-        // The last one was never opened: nobody has it to pay from, and who pays to it is given back what was taken.
+        // The last account was never opened: nobody pays from it, and a payer to it gets the money back.
         let from = random.random_range(0..self.accounts.len() - 1);
         let to = (from + random.random_range(1..self.accounts.len())) % self.accounts.len();
         let amount = random.random_range(1..=4_000);
@@ -299,7 +299,7 @@ impl Client {
     }
 }
 
-/// Any of the entrances that are open.
+/// The router of any running node.
 pub fn open_door(doors: &Doors, random: &mut StdRng) -> Option<Arc<Router>> {
     let open: Vec<Arc<Router>> = doors.lock().values().cloned().collect();
     (!open.is_empty()).then(|| open[random.random_range(0..open.len())].clone())

@@ -1,7 +1,8 @@
-//! Nodes whose disk was wiped or set back: they have forgotten what others count on, and take part again once the others have given it back.
+//! Nodes whose disk was wiped or set back. They have forgotten what others count on, and take part again once the
+//! others have given it back.
 //!
-//! In: an empty disk, or an older copy, under the identity the node had. Out: closed partitions that say whom they wait for, and then nodes that
-//! have everything; and a cluster that goes on with another node instead.
+//! In: an empty disk, or an older copy, under the identity that the node had. Out: closed partitions that say whom
+//! they wait for, and later nodes that have everything; and a cluster that continues with another node instead.
 
 use super::*;
 use crate::peer::GroupName;
@@ -21,7 +22,8 @@ impl Cluster {
         assert!(machine.is_none_or(is_closed), "what is behind is closed");
     }
 
-    /// Waits until all others have seen that this node holds something in every group, also in those that it has led from the beginning.
+    /// Waits until all others have seen that this node holds something in every group, also in groups that it has led
+    /// from the beginning.
     pub(super) async fn was_seen(&self, node: NodeId) {
         let groups: Vec<GroupName> = self.node(node).host.replicas().into_iter().map(|(group, _)| group).collect();
         let hosts: Vec<_> = others(node).map(|other| self.node(other).host.clone()).collect();
@@ -33,7 +35,7 @@ impl Cluster {
         eventually("the others have seen what a node holds", || is_seen().then_some(())).await;
     }
 
-    /// Takes a new node in and removes another one for good.
+    /// Adds a new node and removes another one for good.
     async fn replace(&mut self, lost: NodeId, new: NodeId) {
         self.add_member(new).await;
         let any = NODES.into_iter().find(|node| *node != lost).expect("there are three");
@@ -51,7 +53,7 @@ impl Cluster {
         eventually("the new node votes instead", || replicas.iter().all(has_voters).then_some(())).await;
     }
 
-    /// All that is on the node's disk is gone, but for who the node is.
+    /// Wipes a node's disk, except for the files that say who the node is.
     fn wipe(&mut self, node: NodeId) {
         let data = self.folder.path().join(node.to_string());
         let member = self.members.get_mut(&node).expect("it is a node");
@@ -78,7 +80,7 @@ async fn a_node_with_a_wiped_disk_waits_for_both_others_and_has_everything_then(
     let mut attempts = load.stop().await;
     cluster.crash(away).await;
     cluster.start(lost).await;
-    // One of two is not enough: the other one may be who knows.
+    // One of the two others is not enough: the absent one may be the one that knows.
     cluster.says_what_it_waits_for(lost, &["lost acknowledged entries", "accept-loss"]).await;
     cluster.start(away).await;
     cluster.served().await;
@@ -106,7 +108,8 @@ async fn a_node_with_a_disk_of_before_is_given_back_what_it_forgot() {
     cluster.judge(&attempts).await;
 }
 
-/// A damaged book used to keep its node from starting. Made anew it must not say that nothing was seen.
+/// A damaged record of what was seen used to keep its node from starting. A new record must not say that nothing was
+/// seen.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_has_lost_what_it_saw_does_not_vouch_for_a_disk_of_before() {
     let mut cluster = Cluster::found().await;
@@ -118,7 +121,7 @@ async fn a_node_that_has_lost_what_it_saw_does_not_vouch_for_a_disk_of_before() 
     cluster.rises(&NODES).await;
     let before = cluster.members[&lost].disk.copy();
     load.more(40).await;
-    // Its book is lost, and yet the other one has heard that this node has counted on.
+    // The record of `forgetful` will be lost, but this node has also heard how far the counter of `lost` rose.
     cluster.counts(lost, 3).await;
     cluster.was_seen(lost).await;
     let attempts = load.stop().await;
@@ -139,7 +142,7 @@ async fn a_node_that_has_lost_what_it_saw_does_not_vouch_for_a_disk_of_before() 
     cluster.judge(&attempts).await;
 }
 
-/// It used to say that there is no leader, and to let every client wait for its deadline.
+/// Such a node used to say that there is no leader, and made every client wait until its deadline.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removed_node_says_that_it_was_removed() {
     let mut cluster = Cluster::found().await;
@@ -151,7 +154,7 @@ async fn a_removed_node_says_that_it_was_removed() {
     eventually("the node says that it was removed", says).await;
     let refused = load::Told::NotAccepted(crate::router::answer::UnavailableReason::Removed);
     let mut told = Vec::new();
-    // Its machines hear of it a moment later.
+    // The node's machines hear of the removal a moment later.
     while told.last() != Some(&refused) {
         assert!(told.len() < 10, "it goes on waiting for a leader: {told:?}");
         let attempt = cluster.new_attempt(0, 1);

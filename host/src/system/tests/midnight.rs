@@ -1,7 +1,8 @@
-//! Midnight on three nodes: while leaders change, clocks jump and power is cut, every day has one snapshot, the same everywhere.
+//! Midnight on three nodes. While leaders change, clocks jump and power is cut, every day has one snapshot, and it is
+//! the same everywhere.
 //!
-//! In: clocks that are moved together, hours back and forth and days ahead. Out: the canonical snapshots that all replicas list, and their
-//! bytes. It does not know how a snapshot is made.
+//! In: clocks that are moved together, hours back and forth and days ahead. Out: the canonical snapshots that all
+//! replicas list, and their bytes. This file does not know how a snapshot is made.
 
 use std::collections::BTreeMap;
 
@@ -14,14 +15,15 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
-/// How far ahead clocks must be for it to be 00:00 UTC of the day after tomorrow: far from the midnight that may come while this runs.
+/// How far ahead clocks must be to show 00:00 UTC of the day after tomorrow. That is far from any midnight that may
+/// come while the test runs.
 pub(super) fn midnight() -> Duration {
     let now = SystemClock.now();
     let left = Days::next_midnight(now).0 - now.0;
     Duration::from_micros(u64::try_from(left).expect("it is ahead")) + DAY
 }
 
-/// What clocks show that are so far ahead.
+/// The time that clocks show when they are this far ahead.
 fn moment(offset: Duration) -> Micros {
     Micros(SystemClock.now().0 + i64::try_from(offset.as_micros()).expect("some days fit"))
 }
@@ -31,14 +33,14 @@ impl Cluster {
         self.members.values().for_each(|member| member.clock.move_to(offset));
     }
 
-    /// All replicas of a node, those of `system` among them.
+    /// All replicas of a node, including that of `system`.
     pub(super) fn all_replicas(&self, node: NodeId) -> Vec<Arc<Partition>> {
         let mut found = self.replicas(node);
         found.extend(self.node(node).host.system_partition());
         found
     }
 
-    /// Waits until the journal of each partition has come by the day that `offset` leads to, on all nodes that run.
+    /// Waits until the journal of each partition has reached the day that `offset` leads to, on all running nodes.
     pub(super) async fn day_has_begun(&self, offset: Duration) {
         self.served().await;
         let reached = moment(offset);
@@ -52,7 +54,8 @@ impl Cluster {
         }
     }
 
-    /// Waits until all nodes list the same snapshots of each partition; each day once, none left out. Returns how many days there are.
+    /// Waits until all nodes list the same snapshots of each partition, with each day once and none left out. Returns
+    /// the number of days.
     pub(super) async fn check_days(&self, offset: Duration) -> i64 {
         let is_up_to_date = |of_partition: &Vec<Listed>| {
             let newest = of_partition.last().and_then(|newest| newest.facts.days);
@@ -99,7 +102,7 @@ async fn each_midnight_has_one_snapshot_though_leaders_change_and_clocks_jump_ac
     let mut cluster = Cluster::found().await;
     let midnight = midnight();
     let mut load = cluster.load();
-    // Some minutes to midnight. The day before has begun as well, on the way there.
+    // It is some minutes to midnight. On the way there the day before has begun as well.
     cluster.move_clocks(midnight - 20 * MINUTE);
     load.more(40).await;
     cluster.day_has_begun(midnight - 20 * MINUTE).await;
@@ -110,7 +113,8 @@ async fn each_midnight_has_one_snapshot_though_leaders_change_and_clocks_jump_ac
     cluster.start(leader).await;
     load.more(20).await;
     cluster.day_has_begun(midnight + 20 * MINUTE).await;
-    // An hour back, which is yesterday, and forth again: first one clock, then all. As long as all are wrong, commands expire.
+    // The clocks go back an hour, into yesterday, and forward again: first one clock, then all. While all are wrong,
+    // commands expire.
     let leader = cluster.leader(&NODES).await;
     cluster.members[&leader].clock.move_to(midnight - 40 * MINUTE);
     load.more(40).await;

@@ -1,7 +1,7 @@
-//! Midnights that a node lacks come from the others, byte for byte, though its log and its archive do not go back to them; what is changed or
-//! disputed is not taken in.
+//! Midnights that a node lacks come from the other nodes, byte for byte, although its log and its archive do not go
+//! back to them. A changed or disputed file is not taken in.
 //!
-//! Logs are released here by the test, at once and as far as they go.
+//! The tests release logs themselves, at once and as far as they can.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ fn group() -> GroupName {
 }
 
 impl Cluster {
-    /// Nothing where one of them is just being deleted.
+    /// Returns `None` while one of the files is being deleted.
     fn midnight_files(&self, node: NodeId) -> Option<Files> {
         let files = |(group, partition): (GroupName, Arc<Partition>)| {
             let read =
@@ -37,7 +37,7 @@ impl Cluster {
         self.node(node).host.replicas().into_iter().map(files).collect()
     }
 
-    /// Days begin, one after the other, and something happens on each.
+    /// Lets days begin, one after the other, with some commands on each.
     async fn live_through(&self, begin: Duration, days: u32) -> Duration {
         let mut offset = begin;
         for _ in 0..days {
@@ -51,7 +51,7 @@ impl Cluster {
         offset
     }
 
-    /// All nodes that run release all that they have applied.
+    /// Has all running nodes release everything that they have applied.
     pub(super) async fn release(&self) {
         for node in self.running() {
             self.release_at(node).await;
@@ -73,7 +73,8 @@ impl Cluster {
         }
     }
 
-    /// Waits until a node has the midnights of another one, so many of each partition; none of them was made by itself.
+    /// Waits until a node has the midnights of another node, `count` of each partition, and checks that it made none
+    /// of them itself.
     async fn has_midnights_of(&self, node: NodeId, other: NodeId, count: usize) {
         eventually("the node has the midnights of the others", || {
             let (here, there) = (self.midnight_files(node)?, self.midnight_files(other)?);
@@ -93,7 +94,7 @@ impl Cluster {
         }
     }
 
-    /// The newest midnight of the wallet's first partition, which this node lacks from now on.
+    /// Deletes the newest midnight of the wallet's first partition on a node, and says which one it was.
     fn without_newest(&self, node: NodeId) -> (Arc<Partition>, Listed) {
         let partition = self.replica(node);
         let listed = midnights(&partition).pop().expect("there is one");
@@ -116,7 +117,7 @@ async fn a_node_that_is_sent_a_state_gets_the_midnights_before_it_from_the_other
     cluster.start(behind).await;
     cluster.has_midnights_of(behind, leader, before + 2).await;
 
-    // One that has nothing gets all.
+    // A node that has nothing gets everything.
     let new = NodeId(4);
     cluster.add_member(new).await;
     cluster.members[&new].clock.move_to(end);
@@ -163,7 +164,7 @@ async fn a_changed_file_is_not_taken_in_and_another_nodes_is() {
     assert!(matches!(tended, Tended::Unsettled), "{tended:?}");
     assert!(!partition.canonical_file(&listed).exists() && !midnights(&partition).contains(&listed));
 
-    // What a node names is never a path, and it sends no more than it has said.
+    // A name that a node asks for is never a path, and a node must not send more than it has announced.
     for body in ["../../log", "", "000000000001-2026-11-22-0123456789abcdef.snapshot"] {
         let call = Call { topic: Topic::Midnights, group: Some(group()), body: body.into() };
         let refused = host.network().fetch(other, call, PATIENCE).await.err().map(|error| error.to_string());
@@ -193,7 +194,7 @@ async fn of_a_midnight_that_nodes_dispute_nothing_is_taken_in() {
     let host = cluster.node(node).host.clone();
     let (partition, listed) = cluster.without_newest(node);
 
-    // Other rows with the right head: nothing but a replay, or the other nodes, can tell.
+    // The rows differ, but the head is right: only a replay or the other nodes can tell.
     let folder = tempfile::tempdir().expect("a folder for temporary files");
     let mut writer =
         SnapshotWriter::begin(Arc::new(RealDisk), folder.path(), &listed.facts).expect("the folder is ours");
@@ -206,7 +207,7 @@ async fn of_a_midnight_that_nodes_dispute_nothing_is_taken_in() {
     assert!(matches!(tended, Tended::Unsettled), "{tended:?}");
     assert!(midnights(&partition).iter().all(|here| here.facts.journal.index != listed.facts.journal.index));
 
-    // Another head than that of the log, whatever others say.
+    // A head that differs from the log's is refused, whatever the other nodes say.
     let mut facts = listed.facts.clone();
     facts.journal.head = Head([9; 32]);
     let stray = SnapshotWriter::begin(Arc::new(RealDisk), folder.path(), &facts)

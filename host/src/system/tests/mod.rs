@@ -1,8 +1,8 @@
 //! Clusters of whole nodes inside one process, over the simulated network and the simulated disk.
 //!
-//! In: a seed. Out: nodes with the real code path from the router down to the log; what they can be made to suffer; a judge of what they
-//! are left with. State and ids are in RocksDB in a temporary folder, for they are derived. Every random choice comes from the seed, which
-//! is printed; threads are real, so a seed repeats the faults and not every interleaving. Nothing here sleeps: it waits for states.
+//! In: a seed. Out: nodes that run the real code from the router to the log, faults for them, and a judge of the
+//! result. State and ids are derived: they are in RocksDB in a temporary folder. The printed seed makes every random
+//! choice. Threads are real, so it repeats the faults but not every interleaving. No test sleeps: it waits for states.
 
 mod load;
 mod judge;
@@ -71,16 +71,16 @@ use load::{Attempt, Load};
 const SEED_VARIABLE: &str = "STATEHOUSE_SEED";
 const CHAOS_VARIABLE: &str = "STATEHOUSE_CHAOS";
 const MACHINE: &str = "wallet";
-/// So that many transfers need two of them.
+/// Two, so that many transfers need both.
 const PARTITIONS: u32 = 2;
-/// The folder of compiled modules in a node's.
+/// The folder of compiled modules within a node's folder.
 const ARTEFACTS: &str = "artefacts";
 const ARTEFACT_KEY: &str = "artefacts.key";
 const WALLET: &[u8] = include_bytes!("../../../../modules/releases/wallet-1.0.1.wasm");
 const NODES: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
-/// Far longer than anything here takes, also on a busy machine.
+/// Far longer than anything here takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// Between two looks at something that nobody announces.
+/// The polling interval for states that nobody announces.
 const LOOK: Duration = Duration::from_millis(10);
 const CLOCK_SKEW_MAX: Duration = Duration::from_secs(1);
 
@@ -88,7 +88,7 @@ fn soon() -> Instant {
     Instant::now() + PATIENCE
 }
 
-/// The seed that the environment asks for, or any.
+/// The seed that the environment asks for, or else a random one.
 fn seed_of_run() -> u64 {
     seed_asked().unwrap_or_else(rand::random)
 }
@@ -106,7 +106,7 @@ fn is_chaos() -> bool {
     std::env::var_os(CHAOS_VARIABLE).is_some()
 }
 
-/// The wallet, compiled once for all nodes of all tests: it takes longer than everything else that a node does when it starts.
+/// The wallet, compiled once for all nodes of all tests: a starting node spends more time on this than on all else.
 static COMPILED: LazyLock<Vec<(PathBuf, Vec<u8>)>> = LazyLock::new(|| {
     let folder = tempfile::tempdir().expect("a folder for temporary files");
     let artefacts = artefacts_of(folder.path()).expect("a new folder");
@@ -119,7 +119,7 @@ static COMPILED: LazyLock<Vec<(PathBuf, Vec<u8>)>> = LazyLock::new(|| {
     files.map(|path| (name(&path), std::fs::read(&path).expect("it can be read"))).collect()
 });
 
-/// Puts what is compiled where a node looks for it, with the key that proves it.
+/// Puts the compiled modules where a node looks for them, with the key that proves them.
 fn lend_compiled(data: &Path) {
     let artefacts = data.join(ARTEFACTS);
     if !artefacts.exists() {
@@ -146,22 +146,22 @@ async fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("{what}: did not happen"))
 }
 
-/// The machine's clocks, moved by a test.
+/// The clocks of a machine, which a test can move.
 #[derive(Default)]
 struct OffsetClock {
-    /// In microseconds, like the other.
+    /// In microseconds, like `running`.
     wall: AtomicI64,
     running: AtomicI64,
     boots: AtomicU64,
 }
 
 impl OffsetClock {
-    /// The wall clock leaps.
+    /// Lets the wall clock leap to this offset.
     fn leap_to(&self, offset: Duration) {
         self.wall.store(i64::try_from(offset.as_micros()).expect("an hour fits"), Ordering::SeqCst);
     }
 
-    /// So much time has passed as no clock was ahead before; back goes the wall clock alone.
+    /// Lets time pass up to this offset. If it is smaller than before, only the wall clock goes back.
     fn move_to(&self, offset: Duration) {
         self.leap_to(offset);
         self.running.fetch_max(self.wall.load(Ordering::SeqCst), Ordering::SeqCst);
@@ -183,16 +183,16 @@ impl Clock for OffsetClock {
     }
 }
 
-/// What is left of a node when its process ends, and the process.
+/// A node's process, and what remains of the node when the process ends.
 struct Member {
     disk: SimDisk,
     clock: Arc<OffsetClock>,
-    /// What it understands in its next life.
+    /// The highest feature level that the node understands when it is started next.
     level_max: FeatureLevel,
     life: Option<Node>,
 }
 
-/// What a process holds for as long as it runs.
+/// What a process holds while it runs.
 struct Remains {
     host: Weak<Host>,
     replicas: Vec<Weak<Partition>>,
@@ -211,7 +211,7 @@ impl Remains {
     }
 }
 
-/// The entrances of the nodes that run.
+/// The routers of the running nodes.
 type Doors = Arc<Mutex<BTreeMap<NodeId, Arc<Router>>>>;
 
 struct Cluster {
@@ -225,19 +225,19 @@ struct Cluster {
     options: Options,
 }
 
-/// What is configured beside what all tests have.
+/// What is configured in addition to what all tests have.
 #[derive(Clone, Copy, Default)]
 struct Options {
-    /// A folder of its own for each node.
+    /// Each node archives into a folder of its own.
     has_archive: bool,
     snapshot_keep: Option<u32>,
-    /// A founder that understands the first feature level alone.
+    /// A founding node that understands only the first feature level.
     held_back: Option<NodeId>,
-    /// Decides in place of the wallet; then there is no account, and no money.
+    /// Decides in place of the wallet. There are then no accounts, and no money.
     module: Option<&'static [u8]>,
 }
 
-/// A node that is alone, on the disk and with the clock of this machine, with one wallet in one partition.
+/// A node that is alone, on this machine's disk and clock, with one wallet in one partition.
 fn node_options(data: PathBuf, node: NodeId) -> NodeOptions {
     NodeOptions {
         data,
@@ -263,7 +263,7 @@ fn machine(module: ModuleSource, partitions: u32) -> MachineSpec {
 }
 
 impl Cluster {
-    /// Three nodes with one partition of the wallet, and accounts with money.
+    /// Three nodes with the wallet in two partitions, and accounts with money.
     async fn found() -> Self {
         Self::found_with(Options::default()).await
     }
@@ -302,19 +302,19 @@ impl Cluster {
         self.add_member_at(node, level_max).await;
     }
 
-    /// The same, and it understands no more than that.
+    /// The same, for a node that understands no level above `level_max`.
     async fn add_member_at(&mut self, node: NodeId, level_max: FeatureLevel) {
         let member = Member { disk: SimDisk::new(), clock: Arc::default(), level_max, life: None };
         self.members.insert(node, member);
         self.start(node).await;
     }
 
-    /// Starts a node on what is left of it.
+    /// Starts a node from what its last process left.
     async fn start(&mut self, node: NodeId) {
         self.try_start(node).await.unwrap_or_else(|error| panic!("node {node} starts: {error}"));
     }
 
-    /// The same, on a disk that may fail.
+    /// The same, but the disk may fail.
     async fn try_start(&mut self, node: NodeId) -> Result<(), NodeError> {
         let url = self.archive(node).display().to_string();
         let archive = self.options.has_archive.then(|| ArchiveOptions { url, every: Duration::from_millis(100) });
@@ -344,18 +344,18 @@ impl Cluster {
         Ok(())
     }
 
-    /// Where a node archives what it has, if it does.
+    /// The folder into which a node archives, if it archives at all.
     fn archive(&self, node: NodeId) -> PathBuf {
         self.folder.path().join(format!("archive-{node}"))
     }
 
-    /// The process of a node ends with its power: what its disk had not synced may be gone.
+    /// Cuts the power of a node: its process ends, and what its disk had not synced may be lost.
     async fn crash(&mut self, node: NodeId) {
         self.cut_power(node);
         self.bury(node).await;
     }
 
-    /// The first half of a crash; the node says and writes nothing from now on.
+    /// The first half of a crash: from now on the node sends and writes nothing.
     fn cut_power(&mut self, node: NodeId) {
         self.doors.lock().remove(&node);
         self.network.leave(node);
@@ -365,7 +365,7 @@ impl Cluster {
         member.clock.boots.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// The process of a node ends, and its machine runs on.
+    /// Ends the process of a node, while its machine keeps running.
     async fn kill(&mut self, node: NodeId) {
         self.doors.lock().remove(&node);
         self.network.leave(node);
@@ -374,16 +374,16 @@ impl Cluster {
         self.bury(node).await;
     }
 
-    /// The second half: takes the dead process out of this one.
+    /// The second half: removes what the dead node holds in the test's own process.
     async fn bury(&mut self, node: NodeId) {
         let life = self.members.get_mut(&node).and_then(|member| member.life.take()).expect("it ran");
         let remains = Remains::of(&life);
-        // It fails wherever the disk is needed, which is off.
+        // Stopping fails wherever it needs the disk, which is off.
         drop(tokio::time::timeout(PATIENCE, life.stop()).await.expect("a node without a disk stops"));
         remains.are_gone().await;
     }
 
-    /// A node stops in order; what it has written is there when it starts again.
+    /// Stops a node in order. What it has written is there when it starts again.
     async fn stop(&mut self, node: NodeId) {
         self.doors.lock().remove(&node);
         let member = self.members.get_mut(&node).expect("it is a node");
@@ -438,7 +438,7 @@ impl Cluster {
         .await
     }
 
-    /// Neither hears a node the others, nor they it.
+    /// Cuts a node off: it does not hear the others, and they do not hear it.
     fn cut_off(&self, node: NodeId) {
         for other in others(node) {
             self.network.cut_both_ways(node, other);
@@ -448,7 +448,7 @@ impl Cluster {
     /// Two accounts of the same partition.
     fn two_accounts_in(&self, partition: PartitionId) -> [usize; 2] {
         let is_there = |account: &usize| partition_of(self.bank.accounts[*account].as_bytes(), PARTITIONS) == partition;
-        // The last one was never opened.
+        // The last account was never opened.
         let mut found = (0..self.bank.accounts.len() - 1).filter(is_there);
         [found.next(), found.next()].map(|account| account.expect("each partition has two"))
     }
@@ -464,13 +464,13 @@ impl Cluster {
         self.bank.judge(self, attempts).await;
     }
 
-    /// Where a node has its partition of the wallet.
+    /// The folder of the wallet's first partition on a node.
     fn partition_folder(&self, node: NodeId) -> PathBuf {
         super::folder::partition_folder(&self.folder.path().join(node.to_string()), MACHINE, PartitionId(0))
     }
 }
 
-/// What a test leaves running has threads of its own, which hold all that it has in memory for as long as the process runs.
+/// Stops the nodes that a test leaves running: their threads would hold their memory until the process ends.
 impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -478,7 +478,7 @@ impl Drop for Cluster {
         }
         let lives: Vec<Node> = self.members.values_mut().filter_map(|member| member.life.take()).collect();
         let stopping = join_all(lives.into_iter().map(|life| tokio::time::timeout(PATIENCE, life.stop())));
-        // Whether it can still write does not matter any more.
+        // Whether a node can still write no longer matters.
         drop(tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(stopping)));
     }
 }

@@ -1,8 +1,8 @@
-//! Who is heard on the peer network: a removed node, a stranger and a liar are not, and nodes that were all replaced while one was down
-//! are found by it again.
+//! Who is heard on the peer network. A removed node, a stranger and a liar are not heard. A node that was down while
+//! all others were replaced finds the new ones.
 //!
-//! In: messages in the name of nodes that are gone, that never were, or of others. Out: refusals in words, and groups whose term and leader
-//! are what they were.
+//! In: messages in the name of nodes that are gone, that never were, or that are not the sender. Out: refusals with a
+//! reason, and groups whose term and leader are unchanged.
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -16,7 +16,7 @@ use crate::log::{EntryId, Vote};
 use crate::peer::{Call, GroupName, Network, Offer, Service, ServiceError, Topic};
 use crate::system::logic::SYSTEM;
 
-/// Answers nobody.
+/// A service that answers nobody.
 struct Mute;
 
 impl Service for Mute {
@@ -58,7 +58,7 @@ pub fn groups() -> [GroupName; 2] {
     [GroupName::new(SYSTEM, PartitionId(0)), GroupName::new(MACHINE, PartitionId(0))]
 }
 
-/// What takes part in everything, in the name of `vote`.
+/// A message of each kind that takes part in a group, in the name of `vote`.
 fn raft_messages(vote: Vote) -> Vec<PeerRequest> {
     let far = Some(EntryId { term: Term(0), node: NodeId(1), index: LogIndex(1_000_000) });
     vec![
@@ -74,7 +74,8 @@ fn raft_messages(vote: Vote) -> Vec<PeerRequest> {
     ]
 }
 
-/// Asks a node everything that a node of the cluster may, and checks that all of it is refused in words with these in them.
+/// Asks a node for everything that a node of the cluster may ask, and checks that every request is refused with these
+/// words.
 pub async fn check_all_refused(network: &dyn Network, to: NodeId, vote: Vote, words: &str) {
     let refused = |error: &PeerError| matches!(error, PeerError::Refused { .. }) && error.to_string().contains(words);
     for group in groups() {
@@ -96,7 +97,7 @@ pub async fn check_all_refused(network: &dyn Network, to: NodeId, vote: Vote, wo
     }
 }
 
-/// Of every group on a node: its term, its vote and who leads it.
+/// The term, the vote and the leader of every group on a node.
 pub fn terms(node: &Node) -> BTreeMap<GroupName, (Term, Option<Vote>, Option<NodeId>)> {
     let of = |partition: &Partition| (partition.group().metrics().term, partition.log().vote(), partition.leader());
     node.host.replicas().into_iter().map(|(group, partition)| (group, of(&partition))).collect()
@@ -107,7 +108,7 @@ pub fn vote(term: u64, node: NodeId) -> Vote {
 }
 
 impl Cluster {
-    /// Waits until these nodes, and no others, vote in every group, as their leaders say.
+    /// Waits until these nodes, and no others, vote in every group, according to the leaders.
     async fn vote_everywhere(&self, nodes: &[NodeId]) {
         let led = || nodes.iter().flat_map(|node| self.running_replicas(*node)).filter(|replica| replica.is_leader());
         let is_so = |replica: &Arc<Partition>| {
@@ -122,7 +123,7 @@ impl Cluster {
         .await;
     }
 
-    /// Has a node remove another one; once more where a busy machine kept one of the others from answering in time.
+    /// Has a node remove another one. It tries again when a busy machine kept one of the others from answering in time.
     async fn removed(&self, by: NodeId, node: NodeId) {
         let mut looks = tokio::time::interval(LOOK);
         let removing = async {
@@ -158,7 +159,7 @@ async fn a_removed_node_a_stranger_and_a_liar_are_refused_whatever_they_ask() {
     let mut load = cluster.load();
     load.more(10).await;
 
-    // A liar is a node of the cluster, and speaks for another one, or of a term that nobody has reached.
+    // A liar is a node of the cluster that speaks for another node, or of a term that nobody has reached.
     cluster.crash(gone).await;
     let liar = cluster.network.join(gone, Arc::new(Mute));
     let mut settled = BTreeMap::new();
@@ -216,7 +217,7 @@ async fn a_node_that_was_down_while_both_others_were_replaced_finds_the_new_ones
     }
     cluster.vote_everywhere(&[one, two, down, four, five]).await;
     cluster.removed(four, one).await;
-    // Nobody would hear `two` any more, and the two others could not even agree that it does not vote.
+    // Nobody would hear `two` any more, and the two remaining nodes could not even agree that it does not vote.
     let refused = cluster.node(four).cluster().remove(two, soon()).await.expect_err("two of four stay and answer");
     assert!(refused.to_string().contains("no majority"), "{refused}");
     cluster.vote_everywhere(&[two, down, four, five]).await;
@@ -236,7 +237,7 @@ async fn a_node_that_was_down_while_both_others_were_replaced_finds_the_new_ones
         cluster.node(down).host.directory.borrow().nodes.keys().copied().collect::<Vec<_>>(),
         [down, four, five, six]
     );
-    // It counts: another one may go.
+    // The node counts for the majority: another one may go down.
     cluster.crash(five).await;
     let mut load = Load::start(cluster.doors.clone(), cluster.bank.accounts.clone(), cluster.seed + 1);
     load.more(10).await;
@@ -245,7 +246,7 @@ async fn a_node_that_was_down_while_both_others_were_replaced_finds_the_new_ones
     cluster.judge(&attempts).await;
 }
 
-/// It answers and is a voter, but where its replica stands still it agrees to nothing.
+/// The node answers and is a voter, but its halted replica agrees to nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_replica_stands_still_is_not_counted_among_those_that_stay() {
     let cluster = Cluster::found().await;
@@ -260,7 +261,7 @@ async fn a_node_whose_replica_stands_still_is_not_counted_among_those_that_stay(
     assert_eq!(view.nodes.len(), 3, "nothing is recorded");
 }
 
-/// Each of them alone leaves a majority of those that run; both do not.
+/// Either removal alone leaves a majority of the running nodes; both together do not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_removals_at_two_nodes_at_once_only_what_leaves_a_majority_passes() {
     let mut cluster = Cluster::found().await;
@@ -278,7 +279,7 @@ async fn of_two_removals_at_two_nodes_at_once_only_what_leaves_a_majority_passes
     let refused: Vec<_> = answers.into_iter().filter_map(Result::err).collect();
     let [error] = &refused[..] else { panic!("one passes: {refused:?}") };
     assert!(error.to_string().contains("no majority"), "{error}");
-    // Those that are left still decide.
+    // The remaining nodes still decide.
     let left = cluster.node(four).host.directory.borrow().nodes.clone();
     let gone: Vec<NodeId> = [one, two].into_iter().filter(|node| !left.contains_key(node)).collect();
     assert_eq!((gone.len(), left.len()), (1, 4));

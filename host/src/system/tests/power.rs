@@ -1,7 +1,7 @@
-//! Power cuts under load: whatever a client was told is there when the nodes are back.
+//! Power cuts under load: everything that a client was told is still there when the nodes are back.
 //!
-//! In: nodes that die without a word, with what their disks had synced. Out: the judge's verdict. It does not know what a crash leaves in
-//! which file.
+//! In: nodes that lose power without warning, with what their disks had synced. Out: the judge's verdict. This file
+//! does not know what a crash leaves in which file.
 
 use super::*;
 

@@ -1,9 +1,9 @@
-//! Liveness: once all faults have ended, everything is served again within the usual patience, and nothing is left to
-//! do.
+//! Liveness: once all faults have ended, everything is served again within the usual patience, and no work is left
+//! over.
 //!
-//! In: a cluster after any faults that leave every entry whole somewhere. Out: a cluster in which every node is ready,
-//! every partition has accepted a write at every node, every command is over and every replica is level; or a panic
-//! that names what is not so. It judges no history.
+//! In: a cluster after any faults that leave every entry whole on some node. Out: a cluster in which every node is
+//! ready, every partition has accepted a write at every node, every command is over and every replica is level; or a
+//! panic that names what is not so. It judges no history.
 
 use super::load::Told;
 use super::*;
@@ -13,8 +13,8 @@ use crate::system::in_transit;
 use crate::system::logic::SYSTEM;
 
 impl Cluster {
-    /// Ends every fault, starts every node that is down, and waits until nothing is left of them. Returns the transfers
-    /// that it has asked for.
+    /// Ends every fault, starts every node that is down, and waits until no effect of the faults is left. Returns the
+    /// transfers that it has asked for.
     pub async fn recovers(&mut self) -> Vec<Attempt> {
         self.end_faults();
         let down: Vec<NodeId> = self.members.keys().copied().filter(|node| !self.running().contains(node)).collect();
@@ -36,13 +36,13 @@ impl Cluster {
         attempts
     }
 
-    /// The same, and then the judge looks at what clients were told, before and meanwhile.
+    /// The same, and then the judge checks what clients were told, before and during the recovery.
     pub async fn judge_recovered(&mut self, mut attempts: Vec<Attempt>) {
         attempts.extend(self.recovers().await);
         self.bank.judge(self, &attempts).await;
     }
 
-    /// The network, all disks and all clocks are as they should be.
+    /// Makes the network, all disks and all clocks sound again.
     fn end_faults(&self) {
         self.network.heal();
         for member in self.members.values() {
@@ -62,7 +62,7 @@ impl Cluster {
         }
     }
 
-    /// Every partition accepts a write at every node.
+    /// Has every partition accept a write at every node.
     async fn accept_writes(&mut self, until: Instant) -> Vec<Attempt> {
         let mut attempts = Vec::new();
         let partitions = if self.bank.accounts.is_empty() { 0 } else { PARTITIONS };
@@ -82,12 +82,12 @@ impl Cluster {
     }
 
     fn two_accounts_of(&self, partition: PartitionId) -> [usize; 2] {
-        // The last one was never opened.
+        // The last account was never opened.
         let mut there = (0..self.bank.accounts.len() - 1).filter(|account| self.partition_of(*account) == partition);
         [(); 2].map(|()| there.next().expect("each partition has two of the accounts"))
     }
 
-    /// What keeps each node from serving all that it should.
+    /// What keeps each node from serving all that it should serve.
     fn not_ready(&self) -> Option<String> {
         let problems: Vec<String> = self.running().into_iter().filter_map(|node| self.not_ready_at(node)).collect();
         (!problems.is_empty()).then(|| problems.join("\n"))
@@ -149,14 +149,14 @@ impl Cluster {
         damaged
     }
 
-    /// Where a node has a replica.
+    /// The folder of a replica on a node.
     pub(super) fn group_folder(&self, node: NodeId, group: &GroupName) -> PathBuf {
         let data = self.folder.path().join(node.to_string());
         super::super::folder::partition_folder(&data, &group.machine, group.partition)
     }
 }
 
-/// All that each node has a replica of.
+/// The groups of which each node has a replica.
 pub(super) fn groups() -> impl Iterator<Item = GroupName> {
     let wallet = (0..PARTITIONS).map(|partition| GroupName::new(MACHINE, PartitionId(partition)));
     wallet.chain([GroupName::new(SYSTEM, PartitionId(0))])

@@ -1,7 +1,8 @@
-//! Modules that were refused, as `system` names them (feature level 6): by every node and after every restart, once each; before all nodes know of it
-//! only the node names them that has refused them.
+//! Refused modules, as `system` names them (feature level 6). Every node names each of them once, also after every
+//! restart. Until all nodes understand this level, only the node that refused a module names it.
 //!
-//! In: bytes that are no module, and a node that is held back. Out: what nodes say was refused. It does not know how the level rises.
+//! In: bytes that are no module, and a node that is held back. Out: what nodes say was refused. This file does not
+//! know how the level rises.
 
 use std::ops::ControlFlow;
 
@@ -25,7 +26,7 @@ impl Cluster {
         assert!(error.contains("no module that can run"), "{error}");
     }
 
-    /// What a node says was refused, and who brought it.
+    /// The modules that a node says were refused, and who brought them.
     async fn refused(&self, node: NodeId) -> Vec<(ModuleId, String)> {
         let view = self.node(node).cluster().modules(MACHINE, soon()).await.expect("it is served");
         assert!(view.refused.iter().all(|refused| refused.reason.contains("no module that can run")));

@@ -1,8 +1,8 @@
-//! A cluster over real sockets whose nodes take new certificates while clients' commands go on: the old ones expire, and their authority is
-//! replaced in two steps.
+//! A cluster over real sockets whose nodes take new certificates while clients' commands continue. The old
+//! certificates expire, and their authority is replaced in two steps.
 //!
-//! In: three nodes, two authorities, a load. Out: commands that are carried out at every step, money that is all there, and callers with what
-//! is worth nothing any more that are refused.
+//! In: three nodes, two authorities, a load. Out: commands that are carried out at every step, money that is all
+//! there, and refusals of callers whose certificates are no longer worth anything.
 
 use super::load::{Told, balance};
 use super::sockets::{Authority, Sockets, write};
@@ -14,7 +14,7 @@ use crate::system::logic::SYSTEM;
 
 const ENOUGH: usize = 30;
 
-/// The same files, and all of these authorities are trusted.
+/// The same files, except that all of these authorities are trusted.
 fn trusting(files: PeerTls, authorities: &[&Authority]) -> PeerTls {
     let text = |authority: &&Authority| std::fs::read_to_string(authority.sign(NodeId(9)).ca).expect("it is there");
     let ca = files.certificate.with_extension("trusted.pem");
@@ -22,7 +22,7 @@ fn trusting(files: PeerTls, authorities: &[&Authority]) -> PeerTls {
     PeerTls { ca, ..files }
 }
 
-/// The files under names of their own: the next ones of this node take the place of those that it has.
+/// Copies the files to names of their own, because this node's next files replace those that it has.
 fn kept(files: &PeerTls) -> PeerTls {
     let copy = |path: &Path, ending: &str| {
         let kept = path.with_extension(ending);
@@ -49,7 +49,7 @@ async fn renew(sockets: &Sockets, load: &mut Load, new: impl Fn(NodeId) -> PeerT
     load.more(ENOUGH).await;
 }
 
-/// What node 1 answers to who comes with these files in the name of node 3.
+/// What node 1 answers a caller that has these files and speaks in the name of node 3.
 async fn ask(sockets: &Sockets, files: PeerTls) -> Result<bytes::Bytes, crate::consensus::PeerError> {
     let group = Some(GroupName::new(SYSTEM, PartitionId(0)));
     let call = Call { topic: Topic::Seen, group, body: bytes::Bytes::new() };
@@ -67,7 +67,7 @@ async fn commands_go_on_while_certificates_expire_and_their_authority_is_replace
     let mut load = Load::start(Arc::new(Mutex::new(doors)), bank.accounts.clone(), 7);
     load.more(ENOUGH).await;
 
-    // One that ends soon, and before it does another one.
+    // Node 3 takes a certificate that ends soon, and another one before that ends.
     let renewal = sockets.nodes[&NODES[2]].certificate_renewal().expect("it has certificates");
     let sign = || kept(&old.sign_until(NODES[2], Some(Micros(SystemClock.now().0 + 6_000_000))));
     let taken = || {
@@ -85,7 +85,7 @@ async fn commands_go_on_while_certificates_expire_and_their_authority_is_replace
     let answer = ask(&sockets, short).await;
     assert!(answer.is_err(), "what has expired opens nothing: {answer:?}");
 
-    // First both authorities are trusted, and everybody gets a certificate of the new one; then the new one alone is.
+    // First all nodes trust both authorities and get certificates of the new one; then they trust the new one alone.
     let both = [old, &new];
     renew(&sockets, &mut load, |node| trusting(old.sign(node), &both)).await;
     renew(&sockets, &mut load, |node| trusting(new.sign(node), &both)).await;

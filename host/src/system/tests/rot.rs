@@ -1,8 +1,9 @@
-//! Bits that flip in what was written long ago and nobody reads: the scrubber finds them in sealed segments, other nodes mend them by hash, and
-//! until then the node votes on, leads where nobody else can, and says what is not whole.
+//! Bits flip in what was written long ago and nobody reads. The scrubber finds them in sealed segments, and other
+//! nodes repair them by hash. Until then the node still votes, leads where no other node can, and says what is not
+//! whole.
 //!
-//! In: damage to sealed segments of nodes that are down. Out: what they say, and the judge's verdict. It knows where the frames of a segment
-//! begin, and no more of it.
+//! In: damage to sealed segments of nodes that are down. Out: what the nodes say, and the judge's verdict. This file
+//! knows where the frames of a segment begin, and no more about segments.
 
 use super::load::{Told, submit_as};
 use super::*;
@@ -11,11 +12,11 @@ use crate::ids::CommandId;
 use crate::log::Log;
 use statehouse_abi::value::Value;
 
-/// Of one command: a few of them fill a segment.
+/// The size of one command: a few of these fill a segment.
 const LARGE: usize = 700 << 10;
 const FRAMES_AT: usize = 4096;
 
-/// Large commands until the log has sealed a segment.
+/// Sends large commands until the log has sealed a segment.
 async fn seal_a_segment(router: &Router, account: &str, random: &mut StdRng, is_sealed: impl Fn() -> bool) {
     let request_id = "r".repeat(LARGE);
     while !is_sealed() {
@@ -23,7 +24,7 @@ async fn seal_a_segment(router: &Router, account: &str, random: &mut StdRng, is_
         let body = [
             ("account", Value::text(account)),
             ("currency", Value::text("USD")),
-            // Refused by the wallet, and recorded: no balance changes.
+            // The wallet rejects this amount and records the rejection: no balance changes.
             ("amount", Value::text("1000000000000.00")),
             ("transaction_id", Value::text(id.to_string())),
         ];
@@ -32,7 +33,7 @@ async fn seal_a_segment(router: &Router, account: &str, random: &mut StdRng, is_
     }
 }
 
-/// Flips bits in the oldest segment, so far through its frames, in percent.
+/// Flips bits in the oldest segment, at these percentages of its frames.
 fn flip_in_oldest(disk: &dyn Disk, folder: &Path, percents: &[usize]) {
     let path = folder.join("seg-0000000000000000.log");
     assert!(disk.open_to_read(&path.with_extension("seal")).is_ok(), "the segment is sealed");
@@ -47,7 +48,7 @@ fn flip_in_oldest(disk: &dyn Disk, folder: &Path, percents: &[usize]) {
     file.sync().expect("it can be synced");
 }
 
-/// Waits until a node says this, and gives all that it says.
+/// Waits until a node says this, and returns all that it says.
 async fn says(router: &Router, what: &str) -> Vec<String> {
     let mut said = Vec::new();
     let says = || {
@@ -91,7 +92,7 @@ impl Cluster {
     /// Waits until nothing is damaged any more and everything is served.
     async fn is_whole(&self, nodes: &[NodeId]) {
         self.served().await;
-        // Another one may be mending still.
+        // Another node may still be repairing its log.
         let are_whole = || nodes.iter().all(|node| !self.log(*node).is_damaged() && self.scan(*node).is_ok());
         eventually("all logs are whole", || are_whole().then_some(())).await;
     }
@@ -109,7 +110,7 @@ async fn a_flipped_bit_in_a_sealed_segment_is_found_and_mended_by_a_peer() {
         cluster.flip(damaged, &[percent]);
         load.more(20).await;
         cluster.start(damaged).await;
-        // It opens without reading what is sealed: nobody asks for that, and still it is mended.
+        // The node opens without reading sealed segments. Nobody asks for them, and still the damage is repaired.
         let is_sound = || cluster.scan(damaged).is_ok().then_some(());
         eventually("it is mended", is_sound).await;
         cluster.is_whole(&NODES).await;
@@ -119,7 +120,7 @@ async fn a_flipped_bit_in_a_sealed_segment_is_found_and_mended_by_a_peer() {
     cluster.judge_recovered(attempts).await;
 }
 
-/// Two of three have lost the same, and the third is away: both vote, one leads, and clients are served.
+/// Two of three nodes have lost the same entries, and the third is down: both vote, one leads, and clients are served.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_wait_for_what_they_have_lost_vote_and_serve() {
     let mut cluster = Cluster::found().await;
@@ -147,7 +148,7 @@ async fn nodes_that_wait_for_what_they_have_lost_vote_and_serve() {
     cluster.judge_recovered(attempts).await;
 }
 
-/// Nothing opens without it, so that it cannot wait for the scrubber.
+/// The state cannot be opened without these entries, so they cannot wait for the scrubber.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_state_itself_needs_is_mended_before_it_is_served() {
     let mut cluster = Cluster::found().await;
@@ -166,7 +167,7 @@ async fn what_the_state_itself_needs_is_mended_before_it_is_served() {
     cluster.judge_recovered(attempts).await;
 }
 
-/// What is whole nowhere cannot be mended, and no node is ever ready with it.
+/// An entry that is whole on no node cannot be repaired, and no node is ever ready without it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_sealed_segments_of_all_nodes_are_damaged_in_the_same_entries_each_node_says_so() {
     let mut cluster = Cluster::found().await;
@@ -196,7 +197,7 @@ async fn where_sealed_segments_of_all_nodes_are_damaged_in_the_same_entries_each
     assert!(attempts.iter().any(|attempt| matches!(attempt.told, Told::Done(_))), "they serve what they have");
 }
 
-/// A node without peers: nobody gives it what it has lost, and nobody asks it for what is sealed.
+/// Opens a node without peers: nobody gives it what it has lost, and nobody asks it for what is sealed.
 async fn open_alone(folder: &Path, disk: &SimDisk) -> Node {
     lend_compiled(folder);
     let options = NodeOptions { disk: Arc::new(disk.clone()), ..node_options(folder.to_owned(), NodeId(1)) };

@@ -1,7 +1,9 @@
-//! Disks that forget while others are away: whichever node is set back, whichever peer was away, and in whatever order they come back, nothing that was
-//! acknowledged is lost or executed twice, no two histories are served, and what cannot be served says whom it waits for.
+//! Disks that forget while other nodes are away. Any node may be set back, any peer may have been away, and they may
+//! come back in any order. Still nothing that was acknowledged is lost or executed twice, no two histories are
+//! served, and what cannot be served says whom it waits for.
 //!
-//! In: a seed, which chooses. Out: words, and the judge's verdict. It knows that a node's counter rises each second in which it acknowledges.
+//! In: a seed, which makes the choices. Out: what nodes say, and the judge's verdict. This file knows that a node's
+//! counter rises in each second in which the node acknowledges something.
 
 use rand::seq::SliceRandom;
 
@@ -11,14 +13,14 @@ use crate::system::logic::SYSTEM;
 use crate::system::turn::Turn;
 
 impl Cluster {
-    /// Waits until a node's counter is so much higher, which takes acknowledging.
+    /// Waits until a node's counter has risen by this much, for which the node must acknowledge commands.
     pub(super) async fn counts(&self, node: NodeId, more: u64) {
         let pulse = || self.node(node).host.pulse.own();
         let before = pulse();
         eventually("the counter rises", || (before + more <= pulse()).then_some(())).await;
     }
 
-    /// Waits until each of these has heard the others' counters as they are, and has that on disk.
+    /// Waits until each of these nodes has heard the current counters of the others, and has them on disk.
     pub(super) async fn have_heard(&self, nodes: &[NodeId]) {
         let pulse = |node: NodeId| &self.node(node).host.pulse;
         let has_heard = |by: NodeId, of: NodeId| by == of || pulse(of).own() == pulse(by).heard(of);
@@ -39,7 +41,8 @@ impl Cluster {
         }
     }
 
-    /// What beside its logs could tell of what a node has had goes as well: states and ids, which are not on the simulated disk.
+    /// Removes all that could tell what a node had, except its logs: states and ids, which are not on the simulated
+    /// disk.
     pub(super) fn forget_beside_logs(&self, node: NodeId) {
         let data = self.folder.path().join(node.to_string());
         let groups = (0..PARTITIONS).map(|partition| (MACHINE, PartitionId(partition)));
@@ -118,7 +121,7 @@ async fn with_one_node_gone_for_good_each_of_the_others_restarts_by_itself() {
     }
     let mut attempts = load.stop().await;
 
-    // And a power cut of all that are left.
+    // Then the power of all remaining nodes is cut.
     cluster.have_heard(&left).await;
     cluster.crash_all().await;
     for node in &left {
@@ -166,7 +169,7 @@ async fn what_only_a_missing_disk_may_have_is_given_up_by_an_operator_alone() {
     let mut load = Load::start(cluster.doors.clone(), cluster.bank.accounts.clone(), cluster.seed + 1);
     load.more(10).await;
     attempts.extend(load.stop().await);
-    // As it turns out, the node that was left had everything.
+    // As it turns out, the missing node had everything.
     cluster.start(gone).await;
     cluster.served().await;
     cluster.judge_recovered(attempts).await;
@@ -179,7 +182,7 @@ async fn nobody_counts_before_all_nodes_understand_it() {
     cluster.heard(&NODES).await;
     let mut load = cluster.load();
     load.more(20).await;
-    // Whoever answers vouches, as before.
+    // As before this level, any peer that answers vouches for a starting node.
     cluster.crash(NODES[0]).await;
     cluster.start(NODES[0]).await;
     cluster.served().await;
@@ -197,7 +200,7 @@ async fn nobody_counts_before_all_nodes_understand_it() {
     cluster.judge(&attempts).await;
 }
 
-/// An operator says of a partition that it goes on without what is missing, if it waits for that on a node.
+/// Has an operator let a partition continue without what is missing, if the partition waits for that on this node.
 async fn give_up(cluster: &Cluster, node: NodeId, machine: &str, partition: PartitionId) {
     let of = crate::peer::GroupName::new(machine, partition);
     let host = &cluster.node(node).host;
@@ -213,7 +216,7 @@ async fn give_up(cluster: &Cluster, node: NodeId, machine: &str, partition: Part
 }
 
 impl Cluster {
-    /// Transfers within one partition, asked of a node until another one's counter has come so far.
+    /// Asks a node for transfers within one partition until another node's counter has reached this count.
     async fn count_to(&mut self, place: PartitionId, asked: NodeId, (node, count): (NodeId, u64)) -> Vec<Attempt> {
         let [from, to] = self.two_accounts_in(place);
         let (mut attempts, mut looks) = (Vec::new(), tokio::time::interval(LOOK));
@@ -230,7 +233,8 @@ impl Cluster {
     }
 }
 
-/// While a partition is closed, the counter rises with what others acknowledge: to where a peer heard it before it missed the end.
+/// While a partition is closed, the counter rises with what other partitions acknowledge. It reaches the value that a
+/// peer had heard before that peer missed the end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_counter_that_rises_again_to_what_a_peer_has_heard_vouches_for_nothing() {
     let mut cluster = Cluster::found().await;
@@ -246,7 +250,7 @@ async fn a_counter_that_rises_again_to_what_a_peer_has_heard_vouches_for_nothing
     let mut attempts = load.stop().await;
     cluster.have_heard(&NODES).await;
     let (before, on_disk) = (cluster.disk_of(set_back).copy(), cluster.node(set_back).host.pulse.own());
-    // More than starting and electing let it rise by.
+    // This is more than a start and an election let the counter rise by.
     attempts.extend(cluster.count_to(other, whole, (set_back, on_disk + 12)).await);
     cluster.have_heard(&NODES).await;
     let heard = cluster.node(away).host.pulse.heard(set_back);
@@ -256,7 +260,8 @@ async fn a_counter_that_rises_again_to_what_a_peer_has_heard_vouches_for_nothing
     *cluster.disk_of(set_back) = before;
     cluster.forget_beside_logs(set_back);
 
-    // Everything opens there but the partition that has lost entries: slowly enough for the test to keep that closed.
+    // All partitions open on that node, except the one that has lost entries. They open slowly enough for the test to
+    // keep that one closed.
     cluster.network.silence(group.clone());
     cluster.start(away).await;
     others(set_back).for_each(|node| cluster.network.delay(set_back, node, LOOK * 5..=LOOK * 5));

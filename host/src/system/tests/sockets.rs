@@ -1,8 +1,8 @@
-//! The peer port itself, over real sockets, with certificates and without: whoever is no node of the cluster gets nothing there, whatever
-//! certificate it has.
+//! The peer port itself, over real sockets, with certificates and without. A caller that is no node of the cluster
+//! gets nothing there, whatever certificate it has.
 //!
-//! In: three nodes, and a caller with the files of a node that was removed, or of one that never was. Out: refusals in words, closed
-//! connections, and terms that stay.
+//! In: three nodes, and a caller with the files of a node that was removed, or of one that never existed. Out:
+//! refusals with a reason, closed connections, and terms that stay.
 
 use std::path::Path;
 
@@ -37,7 +37,7 @@ impl Authority {
         self.sign_until(node, None)
     }
 
-    /// One that ends then; without, in some thousands of years.
+    /// Signs a certificate that ends at this time; without a time, it ends in some thousands of years.
     pub fn sign_until(&self, node: NodeId, end: Option<Micros>) -> PeerTls {
         let key = KeyPair::generate().expect("there is chance");
         let mut params = CertificateParams::new([format!("node-{node}")]).expect("it is a name");
@@ -105,7 +105,7 @@ impl Sockets {
         Node::open(options).await.unwrap_or_else(|error| panic!("node {node} starts: {error}"))
     }
 
-    /// A way in, in the name of a node and with a certificate of it.
+    /// A caller in the name of a node, with a certificate of that node.
     fn caller(&self, node: NodeId) -> Grpc {
         let files = self.authority.as_ref().map(|authority| authority.sign(node));
         self.caller_with(node, files)
@@ -127,7 +127,7 @@ async fn check(authority: Option<Authority>) {
     let mut sockets = Sockets::found(authority).await;
     let [one, two, gone] = NODES;
     sockets.nodes.remove(&gone).expect("it runs").close().await.expect("it stops");
-    // As long as it is a node it is heard, and its stream stays open.
+    // While it is a node of the cluster, it is heard and its stream stays open.
     let caller = sockets.caller(gone);
     let system = GroupName::new(SYSTEM, PartitionId(0));
     let mut open = caller.appends(one, &system, stream::pending().boxed());
@@ -143,7 +143,7 @@ async fn check(authority: Option<Authority>) {
     }
     let ended = tokio::time::timeout(PATIENCE, open.next()).await.expect("its open stream ends");
     assert!(!matches!(ended, Some(Ok(_))), "{ended:?}");
-    // So does the connection.
+    // Its connections end as well.
     let host = sockets.nodes[&one].host.clone();
     eventually("its connections are closed", || (host.links.count_of(gone) == 0).then_some(())).await;
     let before: Vec<_> = [one, two].map(|node| terms(&sockets.nodes[&node])).into();

@@ -1,10 +1,11 @@
-//! A transfer between two partitions, once for every step of it: there the power of a node goes off, the one that coordinates the transfer
-//! or the one that takes part in it.
+//! A transfer between two partitions, once for every step of the transfer. At that step one node loses power: the
+//! node that coordinates the transfer, or the node that takes part in it.
 //!
-//! A step is an operation of that node's disk, or a message from or to it: it is lost there, and the node with it.
+//! A step is an operation of that node's disk, or a message from or to the node. The step is lost, and the node with
+//! it.
 //!
-//! In: a step number, for every number until the transfer ends before that. Out: the judge's verdict. By default some of the steps, another
-//! few each time; with `STATEHOUSE_CHAOS` every one.
+//! In: a step number, for every number until the transfer ends before that step. Out: the judge's verdict. By default
+//! a run takes some of the steps, and a different few each time; with `STATEHOUSE_CHAOS` it takes every one.
 
 use std::sync::atomic::AtomicBool;
 
@@ -12,7 +13,7 @@ use super::load::Told;
 use super::*;
 use crate::router::slots::partition_of;
 
-/// More than any transfer takes.
+/// More steps than any transfer takes.
 const STEPS_MAX: u64 = 400;
 
 /// What is counted until the power goes off.
@@ -23,7 +24,7 @@ enum Step {
 }
 
 impl Step {
-    /// Steps left out by default between two that are taken. Heartbeats are messages, too.
+    /// The distance between two steps that a run takes. Heartbeats are messages, too.
     fn stride(self) -> usize {
         match self {
             Self::DiskOperation => rounds(17, 1),
@@ -37,10 +38,10 @@ impl Cluster {
         partition_of(self.bank.accounts[account].as_bytes(), PARTITIONS)
     }
 
-    /// Some account in another partition than this one.
+    /// Some account in a different partition from this one.
     fn apart_from(&self, account: usize) -> usize {
         let is_apart = |other: &usize| self.partition_of(*other) != self.partition_of(account);
-        // The last one was never opened.
+        // The last account was never opened.
         (0..self.bank.accounts.len() - 1).find(is_apart).expect("the accounts lie in both partitions")
     }
 
@@ -49,8 +50,8 @@ impl Cluster {
         eventually("the partition is led", || self.running().into_iter().find(leads)).await
     }
 
-    /// One transfer, in the course of which the power of the node goes off after so many steps. Returns whether that was before the
-    /// transfer was over.
+    /// Asks for one transfer, during which the node loses power after this many steps. Returns whether that was
+    /// before the transfer was over.
     async fn cut_in(
         &mut self,
         place: PartitionId,
@@ -83,7 +84,7 @@ impl Cluster {
         self.crash(victim).await;
         self.start(victim).await;
         self.served().await;
-        // Whoever was told nothing asks again; whoever was told something is told the same.
+        // A client that was told no outcome asks again; one that was told an outcome is told the same.
         attempt.told = loop {
             match self.ask(asked, &attempt, is_tcc).await {
                 Told::NotAccepted(_) | Told::Unknown => {}

@@ -1,11 +1,11 @@
-//! Swarm tests: one seed draws a sequence of faults of every kind against a cluster under load; after some of them all
-//! faults end, the cluster must recover, and what it has is judged.
+//! Swarm tests: one seed draws a sequence of faults of every kind against a cluster under load. After some of them
+//! all faults end, the cluster must recover, and what it has is judged.
 //!
 //! ```text
 //! seed ─▶ plan: steps of one or two faults ─▶ apply ─ commands ─▶ end ─ … ─▶ liveness ─▶ commands again ─▶ the judge
 //! ```
 //! In: a seed. Out: nothing, or a panic with the seed and the faults so far. The plan is made before anything runs,
-//! from the seed alone, and names nodes by their place or their role; a fault waits for answers and states, never for
+//! from the seed alone, and names nodes by their place or their role. A fault waits for answers and states, never for
 //! time.
 
 mod disks;
@@ -22,37 +22,38 @@ use crate::ids::ModuleId;
 use faults::Fault;
 use watch::Watch;
 
-/// Of every run that asks for no other: the same faults, so that a run that fails says something of what was changed.
+/// The seed of every run that asks for no other. The faults are then the same, so a failing run says something about
+/// what was changed.
 const SEED_USUAL: u64 = 12;
-/// In one run.
+/// The number of faults in one run.
 const FAULTS_FEW: usize = 6;
 const FAULTS_MANY: usize = 22;
-/// Faults between two moments at which nothing is wrong.
+/// The number of faults between two quiet moments, at which nothing is wrong.
 const FAULTS_TO_QUIET: usize = 3;
-/// Transfers while a fault lasts, if all is well nevertheless.
+/// The number of transfers while a fault lasts, if the cluster works nevertheless.
 const SOME: usize = 30;
-/// How long a client waits: where nobody leads, a fault lasts about as long.
+/// How long a client waits. Where nobody leads, a fault lasts about as long.
 const DEADLINE: Duration = Duration::from_secs(1);
-/// Transfers that are asked for once more while nothing is wrong.
+/// The number of transfers that are sent again in a quiet moment.
 const AGAIN: usize = 48;
-/// Of the faults that may come while another one lasts.
+/// The share of the faults that begin while another one lasts, among those that may.
 const SHARE_OF_SECONDS: f64 = 0.4;
 
-/// A cluster under load, and what became of it so far.
+/// A cluster under load, and what has happened to it so far.
 struct Swarm {
     cluster: Cluster,
-    /// They run but for the moments at which nothing is wrong.
+    /// The clients run except in quiet moments.
     clients: Option<Clients>,
-    /// Clients so far: each generation has chances of its own.
+    /// The number of generations of clients so far; each makes random choices of its own.
     generation: u64,
-    /// What was asked, and told.
+    /// What clients asked, and what they were told.
     attempts: Vec<Attempt>,
-    /// What somebody waits for while faults last: it must end, however.
+    /// What somebody waits for while faults last. The wait must end, no matter how.
     begun: Vec<JoinHandle<()>>,
     bursts: Vec<JoinHandle<Vec<Attempt>>>,
     applied: Applied,
     node_last: NodeId,
-    /// The one that decides at first, and the other one, once all nodes have prepared it.
+    /// The module that decides at first, and the other one, once all nodes have prepared it.
     modules: Option<[ModuleId; 2]>,
 }
 
@@ -61,7 +62,7 @@ struct Clients {
     watch: Watch,
 }
 
-/// The faults so far, for whoever reads of a failure.
+/// The faults so far, which are printed when a run fails.
 struct Applied {
     seed: u64,
     faults: Vec<String>,
@@ -76,7 +77,7 @@ impl Drop for Applied {
     }
 }
 
-/// The same for the same seed.
+/// The plan of a run. The same seed gives the same plan.
 fn plan(seed: u64, count: usize) -> Vec<Vec<Fault>> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut faults = Vec::new();
@@ -146,7 +147,7 @@ impl Swarm {
     fn start_clients(&mut self) {
         self.generation += 1;
         let (accounts, doors) = (self.cluster.bank.accounts.clone(), self.cluster.doors.clone());
-        // The last account was never opened; that before it is watched.
+        // The last account was never opened; the one before it is watched.
         let watched = accounts.len() - 2;
         let seed = self.cluster.seed.wrapping_add(self.generation);
         let manner = Manner { left_out: Some(watched), deadline: DEADLINE };
@@ -154,7 +155,7 @@ impl Swarm {
         self.clients = Some(Clients { load, watch: Watch::start(doors, accounts, watched, seed) });
     }
 
-    /// Lets clients go on for a while, if there is a node to ask. Whatever they are told counts.
+    /// Lets clients run for a while, if there is a node to ask. Any answer counts.
     async fn some(&mut self) {
         let clients = self.clients.as_mut().filter(|_| !self.cluster.doors.lock().is_empty());
         if let Some(clients) = clients {
@@ -163,7 +164,8 @@ impl Swarm {
         }
     }
 
-    /// All faults end, the cluster recovers, who asks again is told the same, and the judge finds nothing.
+    /// Ends all faults and lets the cluster recover. A client that asks again must be told the same, and the judge
+    /// must find nothing.
     async fn quiet(&mut self) {
         if self.applied.since_quiet == 0 {
             return;
@@ -191,7 +193,7 @@ impl Swarm {
 async fn a_cluster_recovers_from_whatever_faults_a_seed_draws_and_no_promise_is_broken() {
     let first = if is_chaos() { seed_of_run() } else { seed_asked().unwrap_or(SEED_USUAL) };
     for round in 0..rounds(1, 4) as u64 {
-        // What fails is found again as the first round of its own seed.
+        // A round that fails is repeated as the first round of its own seed.
         let seed = first.wrapping_add(round);
         Swarm::found(seed).await.run(plan(seed, rounds(FAULTS_FEW, FAULTS_MANY))).await;
     }

@@ -1,7 +1,9 @@
-//! A module that fails to apply even a rejection (feature level 5): while a node of the cluster would halt at what is recorded of it then, nothing is
-//! recorded; once all know of it, each of its commands has an outcome, and no replica asks the module.
+//! A module that fails to apply even a rejection (feature level 5). While some node of the cluster would halt at such a
+//! record, nothing is recorded. Once all nodes know of the level, each of the module's commands has an outcome, and no
+//! replica asks the module.
 //!
-//! In: a wallet whose `apply` is another export, and a node that is held back. Out: answers and journals. It does not know how the level rises.
+//! In: a wallet whose `apply` is another export, and a node that is held back. Out: answers and journals. This file
+//! does not know how the level rises.
 
 use std::sync::LazyLock;
 
@@ -13,7 +15,7 @@ use crate::ids::{CommandId, JournalIndex};
 use crate::machine::entry::{EntryKind, Header};
 use crate::router::answer::UnavailableReason;
 
-/// The wallet with two exports in each other's place, so that what applies events gets a query and answers none.
+/// The wallet with two exports swapped: a call to apply events reaches the query function, which cannot do that.
 static UNAPPLIED: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut wasm = WALLET.to_vec();
     let place = |wasm: &[u8], name: &[u8]| {
@@ -32,7 +34,7 @@ async fn open_account(cluster: &Cluster, node: NodeId, number: u8) -> Told {
     submit(cluster.node(node).router(), "accounts", CommandId([number; 16]), Value::map(body), DEADLINE).await
 }
 
-/// Entries in the journals of a node of which a module is asked something: none is a tick, or an activation.
+/// The entries in a node's journals for which a module is asked: neither ticks nor activations.
 fn with_commands(cluster: &Cluster, node: NodeId) -> Vec<Header> {
     let headers = cluster.replicas(node).into_iter().flat_map(|replica| {
         let header = |index| *replica.find_entry(JournalIndex(index)).expect("nothing is released").entry.header();
@@ -50,7 +52,8 @@ async fn what_no_module_applies_is_recorded_once_all_nodes_know_of_it() {
     for number in 0..2 {
         for node in NODES {
             let told = open_account(&cluster, node, number).await;
-            // Another node than the leader's finds nobody who takes it; what a leader had in hand when it halted it does not know.
+            // A node that does not lead finds nobody who takes the command. A leader that halts does not know what
+            // becomes of the commands that it had in hand.
             let reasons = [UnavailableReason::Halted, UnavailableReason::NoLeader];
             let is_untold = reasons.map(Told::NotAccepted).contains(&told) || told == Told::Unknown;
             assert!(is_untold, "at node {node}: {told:?}");

@@ -1,7 +1,7 @@
-//! Another module becomes active while clients go on and the power of nodes goes off.
+//! Another module becomes active while clients continue and nodes lose power.
 //!
-//! In: released modules, and a disk that stops somewhere in the course of an activation. Out: every replica has activated it at the same
-//! entry, with the same rows, and the judge's verdict on what clients were told.
+//! In: released modules, and a disk that stops at some point during an activation. Out: every replica has activated
+//! the module at the same entry, with the same rows, and the judge's verdict on what clients were told.
 
 use statehouse_abi::role;
 
@@ -12,9 +12,9 @@ use crate::system::lifecycle::{By, Wanting};
 use crate::system::{Cluster as Handle, ClusterError};
 
 pub(super) const REFACTORED: &[u8] = include_bytes!("../../../../modules/releases/wallet-1.1.0.wasm");
-/// Its rows have another schema.
+/// The rows of this module have another schema.
 const MIGRATING: &[u8] = include_bytes!("../../../../modules/releases/wallet-2.0.0.wasm");
-/// About what an activation takes on the disk of a leader under load.
+/// About how many operations an activation takes on the disk of a leader under load.
 const OPERATIONS: u64 = 40;
 
 fn wanting() -> Wanting {
@@ -27,7 +27,7 @@ impl Cluster {
         self.node(node).cluster()
     }
 
-    /// Stages a module at one node and has all prepare it.
+    /// Stages a module at one node and has all nodes prepare it.
     pub(super) async fn make_ready(&self, wasm: &'static [u8]) -> ModuleId {
         let handle = self.handle(NODES[0]);
         let id = handle.stage(MACHINE, wasm.into(), &wanting()).await.expect("it follows the active one");
@@ -35,14 +35,15 @@ impl Cluster {
         id
     }
 
-    /// Activates a module while the power of a node goes off after so many operations of its disk.
+    /// Activates a module while a node loses power after this many operations of its disk.
     async fn activate_through_a_cut(&mut self, module: ModuleId, by: By, victim: NodeId, operations: u64) {
         self.members[&victim].disk.crash_after(operations);
         let handle = self.handle(others(victim).next().expect("there are three"));
         match handle.activate(MACHINE, module, by.clone(), &wanting()).await {
-            // It may have become active although the answer was lost, or not.
+            // The answer was lost, and the module may have become active, or not.
             Ok(()) | Err(ClusterError::Deadline) => {}
-            // A leader without a disk holds up what it has begun with others, and a rollback waits for that only so long.
+            // A leader without a disk holds up what it has begun with others, and a rollback waits for that only for
+            // a limited time.
             Err(ClusterError::StepRefused(detail)) if detail.contains("not over in time") => {}
             Err(error) => panic!("{error}"),
         }
@@ -59,7 +60,7 @@ impl Cluster {
     }
 }
 
-/// Says where the replicas are when a test panics.
+/// Prints where the replicas are when a test panics.
 struct Told<'a>(&'a [Arc<Partition>]);
 
 impl Drop for Told<'_> {
@@ -105,7 +106,8 @@ async fn an_activation_is_finished_through_power_cuts_under_load() {
     cluster.judge_recovered(attempts).await;
 }
 
-/// A replica that puts migrated rows in place waits for its log; when that had failed it was never heard of again.
+/// A replica that puts migrated rows in place waits for its log. If that log had failed, the replica used to wait for
+/// ever.
 async fn check_activation_on_a_disk_that_fails(find_victim: fn(NodeId) -> NodeId) {
     let mut cluster = Cluster::found().await;
     let module = cluster.make_ready(MIGRATING).await;
@@ -127,7 +129,7 @@ async fn check_activation_on_a_disk_that_fails(find_victim: fn(NodeId) -> NodeId
     load.more(20).await;
     disk.set_failing(None);
     cluster.served().await;
-    // It may have become active although the answer was lost.
+    // The module may have become active although the answer was lost.
     drop(tokio::time::timeout(PATIENCE, activating).await.expect("it is told"));
     let replicas: Vec<_> = NODES.into_iter().flat_map(|node| cluster.replicas(node)).collect();
     let is_active = || replicas.iter().all(|replica| replica.progress().journal.module == module);

@@ -1,8 +1,9 @@
-//! Every wait ends: a disk that hangs, then fails, then is well costs its partitions a moment, a node that is told to stop stops, and a
-//! replica that stands still keeps nobody.
+//! Every wait ends. A disk that hangs, then fails, then is well again costs its partitions only a moment. A node that
+//! is told to stop stops. A replica that has halted keeps nobody waiting.
 //!
-//! In: disks that hang and fail under a running node, halted replicas, nodes that are about to stop. Out: partitions that serve again, clients
-//! that were answered by somebody else, and the judge's verdict. It knows no part of the host that waits.
+//! In: disks that hang and fail under a running node, halted replicas, nodes that are about to stop. Out: partitions
+//! that serve again, clients that were answered by another node, and the judge's verdict. This file knows no part of
+//! the host that waits.
 
 use super::*;
 use crate::disk::SimOp;
@@ -17,7 +18,7 @@ impl Cluster {
         self.members[&node].disk.clone()
     }
 
-    /// Has the disk of a node hang until a replica there has applied what its own log has not made durable.
+    /// Has the disk of a node hang until a replica there has applied more than its own log has made durable.
     pub async fn hang(&self, node: NodeId, load: &mut Load) {
         self.disk(node).hold_syncs();
         load.more(20).await;
@@ -72,7 +73,7 @@ async fn a_node_whose_disk_hangs_stops_when_it_is_told_to() {
     cluster.judge_recovered(attempts).await;
 }
 
-/// Its group hears of it at its next write, and there is none: a vote is written without it here.
+/// A group notices a failed log at its next write, and this group has none: the test writes a vote without the group.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quiet_partition_whose_log_has_failed_is_opened_again() {
     let mut cluster = Cluster::found().await;
@@ -96,7 +97,7 @@ async fn a_quiet_partition_whose_log_has_failed_is_opened_again() {
     cluster.judge_recovered(attempts).await;
 }
 
-/// What the disk does not give back counts as lost: the others are asked for it, and the disk again.
+/// What the disk does not give back counts as lost: the node asks the others for it, and tries the disk again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_is_not_read_while_a_node_starts_is_used_once_it_is_well() {
     let mut cluster = Cluster::found().await;
@@ -116,14 +117,14 @@ async fn a_disk_that_is_not_read_while_a_node_starts_is_used_once_it_is_well() {
     cluster.judge_recovered(attempts).await;
 }
 
-/// The halted leader went on leading, so that nobody else was ever asked.
+/// The halted leader used to keep leading, so nobody else was ever asked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_of_a_leader_that_halts_are_answered_by_the_next_one() {
     let mut cluster = Cluster::found().await;
     let leader = cluster.leader(&NODES).await;
     cluster.replica(leader).halt_diverged(JournalIndex(1), NodeId(9));
     let mut told = Vec::new();
-    // One of them finds out that there is a new leader within its time, also on a busy machine.
+    // One of these commands finds the new leader within its time, even on a busy machine.
     while !matches!(told.last(), Some(Told::Done(_))) {
         assert!(told.len() < 10, "nobody leads instead: {told:?}");
         let attempt = cluster.new_attempt(0, 1);

@@ -47,7 +47,7 @@ impl Book {
         book
     }
 
-    /// What the check says, and the rows after a granted wish.
+    /// Checks a wish, and applies it to the rows if it is granted.
     fn step(&mut self, wish: &WebhookWish) -> Result<bool, &'static str> {
         let checked = check(&self.all, self.row.as_ref(), "w", wish).map_err(|rejection| rejection.code());
         if checked == Ok(true) {

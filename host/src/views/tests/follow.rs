@@ -1,6 +1,6 @@
-//! What a build makes of journals: the same from every beginning, after every end, and nothing of a history that is not its own.
+//! What a build makes of journals: the same from every start and after every end, and nothing of another history.
 //!
-//! Builds are stepped by hand, so that the moment at which one ends is the test's.
+//! Builds are stepped by hand, so that the test decides when one ends.
 
 use super::*;
 use crate::ids::{Head, JournalIndex, LogIndex, Micros};
@@ -18,7 +18,7 @@ fn a_cursor_is_read_as_it_was_written() {
     }
 }
 
-/// Copies what is on disk, as a process leaves it that is killed.
+/// Copies what is on disk, as a killed process leaves it.
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a temporary folder can be written");
     for file in std::fs::read_dir(from).expect("it is there").flatten() {

@@ -1,4 +1,4 @@
-//! What of the log is kept for views where there is no archive: what they have not followed, as a crash would leave them, and not without end.
+//! How much log is kept for views without an archive: what they would have to follow after a crash, up to a limit.
 //!
 //! The log is released as the node's retention does it, with what the views here need.
 
@@ -28,7 +28,7 @@ impl Stage {
         self.partitions().iter().all(|partition| matches!(first(partition), Err(PartitionError::Released { .. })))
     }
 
-    /// The view on a node that does not find its partitions: it stays where it is.
+    /// A source that finds no partitions, so that a view stays where it is.
     fn nowhere(&self) -> Source {
         Source { find: Arc::new(|_| None), ..self.source() }
     }
@@ -68,7 +68,7 @@ async fn a_view_that_is_behind_finds_all_that_it_has_not_followed() {
     assert_eq!(views.needed_since("wallet", &[], first), None, "there is no view");
     views.keep(&stage.nowhere(), &names(), vec![wanted(&logic, 1)]);
     serves(&views, "1", 1).await;
-    // More than is to be kept, and less than would be too much.
+    // More than must be kept, and less than would be too much.
     let lengths = |stage: &Stage| stage.partitions().iter().map(|it| it.log().bytes_after(None)).collect::<Vec<_>>();
     while lengths(&stage).iter().all(|bytes| *bytes < 2 * KEPT) {
         stage.transfer(1).await;
@@ -85,7 +85,7 @@ async fn a_view_that_is_behind_finds_all_that_it_has_not_followed() {
     serves(&views, "1", 1).await;
     let followed = count(&stage, &views, &account, Freshness::Newest).await;
     assert!(followed.is_ok(), "it goes on where it was: {followed:?}");
-    // What it has followed may go.
+    // What the view has followed may be released.
     retained(&mut stage, &views, "the log is released behind the view", Stage::has_released).await;
     let followed = count(&stage, &views, &account, Freshness::Newest).await;
     assert!(followed.is_ok(), "it goes on: {followed:?}");

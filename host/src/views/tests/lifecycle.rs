@@ -1,4 +1,5 @@
-//! The life of a view on a node: started, waited for, replaced by another version, made again, stopped by its own fault, dropped.
+//! The life of a view on a node: started, waited for, replaced by another version, made again, stopped by its own
+//! fault, dropped.
 //!
 //! Here the views have threads of their own, as on a node.
 
@@ -45,7 +46,7 @@ async fn a_view_that_is_behind_says_so_and_goes_on_after_a_restart() {
     tokio::task::spawn_blocking(move || views.close()).await.expect("it closes");
     stage.command("freeze", [("account", &*account)], false).await;
 
-    // Nothing moves while no partition is to be found.
+    // The view does not move while no partition can be found.
     let views = stage.views();
     let nowhere = Source { find: Arc::new(|_| None), ..stage.source() };
     views.keep(&nowhere, &names(), vec![wanted(&logic, 1)]);
@@ -75,7 +76,7 @@ async fn another_version_is_made_beside_the_one_that_serves_and_takes_over() {
     let second = NativeView::new("2", None);
     for (logic, number, version) in [(&second, 2, "2"), (&second, 3, "2")] {
         views.keep(&stage.source(), &names(), vec![wanted(logic, number)]);
-        // It is never without an answer.
+        // The view is never without an answer.
         assert_eq!(count(&stage, &views, &account, Freshness::Any).await, Ok(before));
         serves(&views, version, number).await;
         assert_eq!(count(&stage, &views, &account, Freshness::Newest).await, Ok(before));
@@ -109,7 +110,7 @@ async fn a_view_that_panics_stands_still_with_its_words_until_it_is_made_again()
     assert!(problem.contains("I hate it") && problem.contains("src/lib.rs:7"), "{problem}");
     let place = position(&stage, &hated);
     assert!(problem.contains(&place.to_string()), "{problem} names {place}");
-    // Writes go on, and what it has is answered; what it has not is not waited for.
+    // Writes continue, and the view answers with what it has; a query for more is refused without a wait.
     stage.transfer(3).await;
     assert_eq!(count(&stage, &views, &hated, Freshness::Any).await, Ok(before));
     let refused = count(&stage, &views, &hated, Freshness::AtLeast(place)).await.expect_err("it stands still");

@@ -1,4 +1,5 @@
-//! Views over the journals of a node with the wallet: followed, killed, made again, replaced, dropped, stopped by their own fault.
+//! Views over the journals of a node with the wallet: followed, killed, made again, replaced, dropped, stopped by their
+//! own fault.
 //!
 //! The views are native: what is tested is what the host does with them. Their wasm is tested where they are written.
 
@@ -91,7 +92,7 @@ impl Projection for Counts {
     type Query = CountQuery;
 
     fn keys(decision: &Decision, keys: &mut Keys) {
-        // One of several is left to be found out.
+        // Only one of several keys is declared, so that the host must find out the others.
         for entity in decision.entities.iter().take(1) {
             keys.key(entity, "count");
         }
@@ -218,7 +219,7 @@ impl Stage {
         Self::on(tempfile::tempdir().expect("a folder for temporary files"), false).await
     }
 
-    /// On a node that archives into a folder, too.
+    /// A stage whose node archives into a folder, too.
     async fn with_archive() -> Self {
         Self::on(tempfile::tempdir().expect("a folder for temporary files"), true).await
     }
@@ -312,7 +313,7 @@ impl Stage {
         found
     }
 
-    /// A build by itself.
+    /// A build without a view.
     fn build(&self, folder: &Path) -> Build {
         Build::open(folder, &self.store, NativeView::new("1", None), 1).expect("the folder can be opened")
     }
@@ -380,7 +381,7 @@ async fn serves(views: &Views, version: &str, number: u64) {
     .await;
 }
 
-/// An index that is not that of genesis.
+/// The partition of an account.
 fn home(stage: &Stage, account: &str) -> PartitionId {
     stage.machine.partition_id_of(account.as_bytes())
 }

@@ -1,7 +1,7 @@
-//! The past two ways: rows replayed from the nearest canonical snapshot are those replayed from genesis, at any moment; and where the journal
-//! before it is gone, the snapshot alone is enough.
+//! The past, rebuilt in two ways. At any moment, rows replayed from the nearest canonical snapshot are those replayed
+//! from genesis. Where the journal before the snapshot is gone, the snapshot alone is enough.
 //!
-//! That a view says the same is seen where the wallet's views run, in the tests of the whole host.
+//! The tests of the whole host, where the wallet's views run, check that a view says the same.
 
 use proptest::test_runner::{Config, TestRunner};
 
@@ -58,7 +58,8 @@ async fn the_past_behind_a_snapshot_needs_no_journal_before_it() {
     stage.transfer(10).await;
     let partition = stage.partitions()[0].clone();
     let before = *entries(&partition).last().expect("there are some");
-    // Released up to here, and a canonical snapshot of a later moment, in front of what is kept.
+    // The journal is released up to here, so the canonical snapshot of a later moment has no complete journal before
+    // it.
     stage.release().await;
     stage.transfer(5).await;
     let taken = partition.take_canonical().await.expect("something has happened there");

@@ -1,6 +1,7 @@
-//! Views where the node has released the beginning of its journal: with an archive they are what they would have been, without one they say so.
+//! Views where the node has released the beginning of its journal: with an archive they are what they would have been,
+//! without one they say what is missing.
 //!
-//! What is released here is purged from the log at once, all that is applied; nothing waits for a view.
+//! A release here purges everything that is applied from the log at once; nothing waits for a view.
 
 use super::*;
 use crate::archive::Archive;
@@ -60,7 +61,7 @@ async fn what_was_released_is_followed_from_the_archive_and_comes_out_the_same()
     let (live, behind) = (stage.build(&folder.join("live")), stage.build(&folder.join("behind")));
     stage.transfer(30).await;
     stage.follow(&live);
-    // One has followed to the middle, and not the other partition.
+    // This build has followed one partition to the middle, and the other one not at all.
     let first = stage.partitions()[0].clone();
     assert!(step(&behind, &first, stage.node.registry().as_ref()).expect("it can be followed"));
     stage.transfer(30).await;
@@ -74,7 +75,7 @@ async fn what_was_released_is_followed_from_the_archive_and_comes_out_the_same()
     assert!(dump(&live) == dump(&behind), "from the middle on as well");
     assert!(100 < dump(&live).len(), "there is something to compare");
 
-    // Behind the archive the log goes on, also after a restart in between.
+    // After the archive it continues with the log, also after a restart in between.
     stage.transfer(20).await;
     rebuilt.store.flush().expect("it can be written");
     let dir = rebuilt.store.dir().to_owned();
@@ -126,7 +127,7 @@ async fn a_view_waits_for_what_is_not_in_the_archive_yet() {
     stage.close().await;
 }
 
-/// Asserts that a view says so, and goes on when there is what it lacks.
+/// Asserts that a view says what is missing, and continues once it is there.
 fn check_waits(missing: &ViewError, words: &[&str]) {
     let text = missing.to_string();
     assert!(words.iter().all(|word| text.contains(word)), "{text}");

@@ -1,10 +1,12 @@
-//! Commands on several partitions under a cumulative replay: who is in flight, which calls are sent, where each is carried out.
+//! Commands on several partitions under a cumulative replay: which are in flight, which calls are sent, and where each
+//! call is carried out.
 //!
-//! In: starts, outcomes of calls, and where the record has calls and what was heard of them. Out: calls to carry out. What follows from an
-//! outcome is decided by the function that coordinators use; what a participant does with a cancel, by the one that participants use.
+//! In: starts, outcomes of calls, and the places that the record has for calls and for what was heard about them. Out:
+//! calls to carry out. The consequence of an outcome is decided by the function that coordinators use, and the effect
+//! of a cancel on a participant by the one that participants use.
 //!
-//! A call waits for its place in the record; where the record has none any more, it is carried out at once, and again after a refusal that
-//! must not be final, with the pauses of a real coordinator. It does not know rows.
+//! A call waits for its place in the record. If the record has no place left for it, it is carried out at once. A
+//! refusal that must not be final is retried with the pauses of a real coordinator. This file does not know rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,12 +17,12 @@ use crate::saga::participant::{Known, OnCancel, on_cancel};
 use crate::saga::status::EventRecord;
 use crate::saga::{Advance, Call, CallKey, Derivation, Moment, Order, Outcome, Saga, SagaPlan};
 
-/// Before a refused call is made again; doubled with every refusal.
+/// The wait before a refused call is made again; it doubles with every refusal.
 const AGAIN: i64 = 250_000;
 const AGAIN_MAX: i64 = 10_000_000;
-/// Refusals after which a call that must succeed in the end is left in flight: nothing can change any more.
+/// How many refusals leave a call in flight that must eventually succeed: nothing can change any more.
 const ATTEMPTS_MAX: u32 = 64;
-/// Where the record may have what it does not have yet.
+/// The place of what the record does not have yet but may have had later.
 const AT_END: Place = (Micros(i64::MAX), u32::MAX, u64::MAX);
 
 /// The partition of its home, and its id: two commands under one id may be in flight at two homes.
@@ -30,7 +32,7 @@ pub type FlightId = (PartitionId, CommandId);
 struct Flight {
     saga: Saga,
     sent: BTreeSet<CallKey>,
-    /// Calls with an outcome, and whether the coordinator has heard of it.
+    /// Calls with an outcome, and whether the coordinator has heard the outcome.
     done: BTreeMap<CallKey, (Outcome, Moment, bool)>,
 }
 
@@ -43,13 +45,13 @@ pub struct Flights {
     counter: u64,
 }
 
-/// What a participant is to do.
+/// What a participant must do.
 pub enum Due {
     /// Carry out this branch, or undo it.
     Steps { block: Vec<u8>, is_undo: bool },
     /// There is nothing to undo, and never will be.
     NothingDone,
-    /// Keep the command's id until its confirm comes.
+    /// Keep the command's id until its confirm arrives.
     Claim,
 }
 
@@ -67,7 +69,7 @@ impl Flights {
         self.flights.len() as u64
     }
 
-    /// A command goes on: its first branch is done.
+    /// A command continues on other partitions: its first branch is done.
     pub fn start(
         &mut self,
         command: crate::saga::status::Command,
@@ -83,7 +85,7 @@ impl Flights {
         }
     }
 
-    /// What is due of a call now; `None` if it was never made, or was carried out already.
+    /// What is due for a call now; `None` if it was never made, or was carried out already.
     pub fn find_due(&self, command: FlightId, key: CallKey) -> Option<Due> {
         let flight = self.flights.get(&command)?;
         if !flight.sent.contains(&key) || flight.done.contains_key(&key) {
@@ -115,11 +117,11 @@ impl Flights {
         self.flights.get(&command).map(|flight| &flight.saga)
     }
 
-    /// A call has an outcome. The coordinator hears of it where the record says so, else at once.
+    /// A call has an outcome. The coordinator hears of it where the record says so, otherwise at once.
     pub fn on_outcome(&mut self, command: FlightId, key: CallKey, outcome: Outcome, now: Place) {
         let Some(flight) = self.flights.get_mut(&command) else { return };
         if matches!(outcome, Outcome::NothingDone) {
-            // What was cancelled before it came never comes.
+            // A call that was cancelled before it arrived never arrives.
             flight.sent.remove(&key.first_do());
         }
         let at = Moment::at_participant(now.0, String::new());
@@ -143,12 +145,13 @@ impl Flights {
                 self.send(command, now);
             }
             Ok(Advance::Finished(_)) => drop(self.flights.remove(&command)),
-            // Too late to matter.
+            // The outcome is too late to matter.
             Err(_) => {}
         }
     }
 
-    /// An operator's order, where the simulated command allows it as well: one that went another way needs none, or has to do without.
+    /// An operator's order takes effect if the simulated command allows it as well. A command that took another course
+    /// needs no order, or must do without it.
     pub fn on_order(&mut self, home: PartitionId, order: &Order, now: Place) {
         let id = (home, order.command());
         let Some(flight) = self.flights.get_mut(&id) else { return };
@@ -176,14 +179,15 @@ impl Flights {
             }
             let slot = slot_of(command.0, command.1, key);
             if let Some(rejection) = self.slots.reused.get(&slot).filter(|_| !self.slots.calls.contains_key(&slot)) {
-                // No participant has recorded it, so that it is heard of where the coordinator did.
+                // No participant has recorded the refusal, so it is heard where the coordinator heard it.
                 let outcome = Outcome::Refused { rejection: rejection.clone().into(), code: ID_REUSED.to_owned() };
                 flight.done.insert(key, (outcome, Moment::at_participant(now.0, String::new()), false));
                 continue;
             }
             let pause = if key.attempt == 0 { 1 } else { (AGAIN << (key.attempt - 1).min(6)).min(AGAIN_MAX) };
             let mut time = Micros(now.0.0.saturating_add(pause));
-            // A cancel without a place of its own: what it cancels may be on its way, and the participant has answered after that.
+            // A cancel without a place of its own: the call it cancels may be on its way, and the participant answers
+            // after that call.
             if let Some(slot) = is_to_come(key.first_do()).filter(|_| key.call == Call::Undo) {
                 time = time.max(Micros(slot.0.0.saturating_add(1)));
             }

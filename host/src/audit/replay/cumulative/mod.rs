@@ -1,11 +1,12 @@
-//! The cumulative replay: the candidate lives with the consequences of its own decisions, in all partitions at once.
+//! The cumulative replay: the candidate's own decisions have consequences, in all partitions at once.
 //!
 //! ```text
 //! entries of all partitions by (time, partition, index) ─┬─▶ commands: planned and decided on the candidate's own rows
 //! calls that the record does not have, by time ──────────┘   calls: those that the simulated commands have made due
 //! ```
-//! In: journals, and what the isolated walk has found. Out: a tally, and the rows at the end. A call is carried out where the record
-//! carries it out, if it is made at all; one that the record does not have follows at once. Recorded activations are ignored.
+//! In: journals, and the findings of the isolated walk. Out: a tally, and the rows at the end. A call is carried out
+//! where the record carries it out, if it is made at all; one that the record does not have follows at once. Recorded
+//! activations are ignored. It does not know what a difference means.
 
 mod flights;
 mod schedule;
@@ -28,7 +29,7 @@ use crate::ids::{Micros, ModuleId};
 use crate::machine::entry::{Entry, EntryKind};
 use crate::machine::logic::Logic;
 
-/// What the simulation came to.
+/// The result of the simulation.
 pub struct Simulated {
     pub tally: Tally,
     pub states: Vec<State>,
@@ -43,9 +44,9 @@ pub(super) struct Simulation<'a> {
     states: Vec<State>,
     flights: Flights,
     tally: Tally,
-    /// Of the isolated walk: what differs by itself.
+    /// The tally of the isolated walk: what differs without an earlier difference.
     isolated: Tally,
-    /// Entry or call that is being carried out.
+    /// The entry or call that is being carried out.
     now: Place,
     /// The first group of its batch whose consequences are not in `states` yet.
     run_start: usize,
@@ -112,7 +113,7 @@ impl<'a> Simulation<'a> {
         Ok(())
     }
 
-    /// The module that decided, for telling the host's own rejections and for rendering what was recorded.
+    /// Loads the module that decided, to recognize the host's own rejections and to render what was recorded.
     fn load_recorder(&mut self, id: ModuleId) -> Result<(), ReplayFault> {
         if self.recorder.as_ref().is_none_or(|recorder| recorder.id() != id) {
             let loaded = self.history.load(id).map_err(|reason| ReplayFault::Module { id, reason })?;
@@ -159,7 +160,7 @@ impl<'a> Simulation<'a> {
     }
 }
 
-/// No decision differs by itself, so whatever differs here is the simulation's doing.
+/// No decision differs without an earlier difference, so every difference here is caused by the simulation.
 fn all_drifted(tally: &mut Tally) {
     let mut drifted = tally.classes.remove(&Class::HostDrift).unwrap_or_default();
     for (class, found) in std::mem::take(&mut tally.classes) {

@@ -1,7 +1,7 @@
 //! The entries of all partitions in one causal order: by time, then partition, then index.
 //!
-//! In: journals. Out: their effective entries, one after the other. Whatever one partition causes in another is recorded at a later time,
-//! so no entry comes before what caused it. Void entries are passed over.
+//! In: journals. Out: their effective entries, one after the other. What one partition causes in another is recorded at
+//! a later time, so no entry precedes its cause. Void entries are skipped. It does not know what entries mean.
 
 use std::collections::BTreeMap;
 

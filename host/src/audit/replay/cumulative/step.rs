@@ -1,7 +1,9 @@
-//! One recorded batch, or one call that the record does not have, carried out on the candidate's own rows and compared with the record.
+//! Carries out one recorded batch, or one call that the record does not have, on the candidate's own rows, and compares
+//! it with the record.
 //!
-//! In: an entry. Out: rows, consequences for commands in flight, and differences. A difference is a root where the isolated walk has found
-//! it as well; every other one is the consequence of an earlier difference.
+//! In: an entry. Out: rows, consequences for commands in flight, and differences. A difference is a root if the
+//! isolated walk has found it as well; every other one is the consequence of an earlier difference. It does not know
+//! when a call is due.
 
 use statehouse_abi::cold::Rejection;
 use statehouse_abi::ops::{OpRole, OpsBlock};
@@ -29,7 +31,7 @@ use crate::sequencer::decide::decide;
 use crate::sequencer::submission::PlanView;
 use statehouse_abi::call::Context;
 
-/// The answer for a call that is not made any more.
+/// The reason given for a call that is no longer made.
 const NOT_MADE: &str = "the command does not come to this step any more";
 const NOTHING_DONE: &str = "there is nothing to undo";
 
@@ -68,14 +70,14 @@ impl Simulation<'_> {
         Ok(())
     }
 
-    /// Puts what the simulated commands ask in the place of what was asked then.
+    /// Replaces the recorded calls by what the simulated commands ask for.
     fn take_calls(&mut self, recorded: &Recorded<'_>, items: &mut [Item]) {
         for origin in &recorded.entry.records().origins {
             let Some(group) = find_group(&recorded.batch, origin.command) else { continue };
             let command = (origin.home(), origin.parent());
             let then = Decision::recorded(&recorded.batch, group);
             if matches!(items[group], Item::Fact) && then.code() != Some(CANCELLED) {
-                // The host refused it then, and whoever asked for it heard so.
+                // The host refused it then, and its coordinator was told so.
                 if self.flights.find_due(command, origin.key).is_some() {
                     self.on_call(command, origin.key, then);
                 }
@@ -83,7 +85,7 @@ impl Simulation<'_> {
             }
             items[group] = match self.flights.find_due(command, origin.key) {
                 None => Item::Decided(Decision::NotAsked { why: NOT_MADE }),
-                // The record has something else under the claim's id, which is no claim then.
+                // The record has something else under the claim's id, which is then no claim.
                 Some(Due::Claim) => continue,
                 Some(Due::NothingDone) => Item::Decided(Decision::NotAsked { why: NOTHING_DONE }),
                 Some(Due::Steps { block, is_undo }) => {
@@ -124,7 +126,7 @@ impl Simulation<'_> {
         Ok(if decided.plan_count == views.len() { groups.end } else { last + 1 })
     }
 
-    /// Compares one group, and lets its consequences follow.
+    /// Compares one group, and carries out its consequences.
     fn on_decided(
         &mut self,
         recorded: &Recorded<'_>,
@@ -144,7 +146,7 @@ impl Simulation<'_> {
         }
         let is_alike = is_call || matches!(&items[group], Item::Decide(planned) if planned.is_alike);
         let class = match (&then, &decision) {
-            // A cancel that came too early then, and finds nothing to undo now: the same.
+            // A cancel that was too early then, and that finds nothing to undo now: the same.
             (Decision::Rejected { code, .. }, Decision::NotAsked { .. }) if is_call && code == CANCELLED => Class::Same,
             _ => Class::of(&then, &decision, is_alike),
         };
@@ -170,7 +172,7 @@ impl Simulation<'_> {
         Ok(())
     }
 
-    /// Tells the coordinator what came of a call.
+    /// Tells the coordinator the outcome of a call.
     fn on_call(&mut self, command: FlightId, key: CallKey, decision: Decision) {
         let outcome = match decision {
             Decision::Accepted { events } => Outcome::Done { events: event_records(events) },
@@ -185,7 +187,7 @@ impl Simulation<'_> {
         self.flights.on_outcome(command, key, outcome, self.now);
     }
 
-    /// A call that the record does not have, or has elsewhere.
+    /// Carries out a call that the record does not have, or has elsewhere.
     pub(super) fn carry_out(&mut self, command: FlightId, key: CallKey) -> Result<(), ReplayFault> {
         let Some(due) = self.flights.find_due(command, key) else { return Ok(()) };
         let (block, is_undo) = match due {
@@ -195,7 +197,7 @@ impl Simulation<'_> {
                 return Ok(());
             }
             Due::Claim => {
-                // Whose an id is, is a fact: the record would say if it had been another's.
+                // The owner of an id is a fact: the record would say so if it had been another command's.
                 self.flights.on_outcome(command, key, Outcome::Done { events: Vec::new() }, self.now);
                 return Ok(());
             }
@@ -264,7 +266,7 @@ impl Simulation<'_> {
         Ok(())
     }
 
-    /// The recorded side shows what was recorded on the candidate's rows as they are now: those of the record are gone.
+    /// The recorded side shows what was recorded on the candidate's present rows, because those of the record are gone.
     fn difference(
         &self,
         recorded: &Recorded<'_>,
@@ -306,7 +308,8 @@ impl Simulation<'_> {
         })
     }
 
-    /// The candidate's rows as they are before a group: earlier groups of its batch are decided once more, for they are not written yet.
+    /// The candidate's rows before a group. Earlier groups of its batch are decided once more, because they are not
+    /// written yet.
     fn rows_before(&self, recorded: &Recorded<'_>, items: &[Item], group: usize) -> Result<Overlay<'_>, ReplayFault> {
         let mut rows = Overlay::on(&self.states[recorded.partition.0 as usize]);
         let mut earlier: Vec<PlanView<'_>> = Vec::new();
@@ -340,7 +343,7 @@ impl Simulation<'_> {
         writes: &[u8],
     ) {
         let (time, id) = (self.now.0, of.id());
-        // A group of its own number: no recorded entry has so many.
+        // A group with a number of its own: no recorded entry has so many groups.
         self.tally.differing.insert((partition.0, u64::MAX, self.tally.differing.len()));
         let entities: Vec<&[u8]> = (0..ops.op_count()).map(|at| ops.op(at).entity).collect();
         let codes = decisions.map(Decision::code);

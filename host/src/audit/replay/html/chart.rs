@@ -1,6 +1,7 @@
 //! Charts as SVG: outcomes by class over time, and the numbers that would differ.
 //!
-//! In: counts and decimal texts. Out: SVG elements to stand in a page. All coordinates are integers, so the same report gives the same page.
+//! In: counts and decimal texts. Out: SVG elements for a page. All coordinates are integers, so the same report gives
+//! the same page. It does not know what the numbers mean.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -14,7 +15,7 @@ use crate::audit::replay::report::NumberDifference;
 use crate::audit::replay::timeline::Timeline;
 
 const WIDTH: u64 = 1_000;
-/// Of the drawn part, between the numbers at its left and the end.
+/// The left edge of the drawn part; the numbers are to its left.
 const LEFT: u64 = 64;
 const TOP: u64 = 20;
 const HEIGHT: u64 = 190;
@@ -45,10 +46,11 @@ pub fn swatch(class: Class) -> String {
     )
 }
 
-/// When it begins, in widths, and its counts.
+/// When the slice begins, in widths, and its counts.
 type Slice = (i64, Vec<(Class, u64)>);
 
-/// One bar a slice of time. Differences are few beside what is the same, so they have a chart of their own, with its own scale.
+/// One bar for each slice of time. Differences are few compared with what is the same, so they have a chart of their
+/// own, with its own scale.
 pub fn timeline(timeline: &Timeline, differences: u64) -> String {
     let (Some((first, _)), Some((last, _))) = (timeline.slices.first_key_value(), timeline.slices.last_key_value())
     else {
@@ -115,11 +117,12 @@ fn chart(name: &str, timeline: &Timeline, (first, last): (i64, i64), slices: &[S
         let mut top = bottom;
         let begin = escape(&moment(at.saturating_mul(timeline.width)));
         for (class, count) in counts {
-            // What occurs at all is seen.
+            // A class that occurs at all must be visible.
             let height = (count * HEIGHT / most).max(2).min(top - TOP);
             top -= height;
             draw(format_args!(
-                "<rect x=\"{left}\" y=\"{top}\" width=\"{}\" height=\"{height}\" fill=\"{}\"><title>{begin}: {class} {}</title></rect>",
+                "<rect x=\"{left}\" y=\"{top}\" width=\"{}\" height=\"{height}\" fill=\"{}\"><title>{begin}: {class} \
+                 {}</title></rect>",
                 (right - left).max(2) - 1,
                 colour(*class),
                 grouped(*count)
@@ -136,7 +139,7 @@ fn chart(name: &str, timeline: &Timeline, (first, last): (i64, i64), slices: &[S
         } else {
             "middle"
         };
-        // Slices are 120 at most, and their width is a power of two of a second.
+        // There are at most 120 slices, and their width is a power of two of a second.
         let micros =
             first.saturating_mul(timeline.width) + (last - first + 1).saturating_mul(timeline.width) / TICKS * tick;
         let text = moment(micros - micros.rem_euclid(1_000_000));
@@ -150,7 +153,7 @@ fn chart(name: &str, timeline: &Timeline, (first, last): (i64, i64), slices: &[S
     )
 }
 
-/// The greatest differences, those of each number of a row by themselves: they may be of different units.
+/// The greatest differences. Each number of a row has its own chart, because their units may differ.
 pub fn numbers(numbers: &[NumberDifference]) -> String {
     let mut paths: Vec<&str> = Vec::new();
     for number in numbers {
@@ -162,7 +165,7 @@ pub fn numbers(numbers: &[NumberDifference]) -> String {
     paths.into_iter().take(PATHS_MAX).map(|path| numbers_of(path, &of_path(path))).collect()
 }
 
-/// Bars to the right where the candidate has more.
+/// Bars extend to the right if the candidate has more.
 fn numbers_of(path: &str, numbers: &[&NumberDifference]) -> String {
     let shown: Vec<(&NumberDifference, Decimal)> = numbers
         .iter()
@@ -172,7 +175,7 @@ fn numbers_of(path: &str, numbers: &[&NumberDifference]) -> String {
     let Some(most) = shown.iter().map(|(_, difference)| difference.abs()).max().filter(|most| !most.is_zero()) else {
         return String::new();
     };
-    // Names, bars to both sides of the middle, and what they stand for.
+    // Names, bars to both sides of the middle, and the numbers they stand for.
     let (names, middle, reach, line) = (300, 590, 270, 22);
     let mut bars = String::new();
     for (at, (number, difference)) in shown.iter().enumerate() {
@@ -183,8 +186,8 @@ fn numbers_of(path: &str, numbers: &[&NumberDifference]) -> String {
             if difference.is_sign_negative() { (middle - width, "#d2473f", "") } else { (middle, "#2f9e62", "+") };
         write!(
             bars,
-            "<text x=\"{names}\" y=\"{}\" text-anchor=\"end\">{}</text><rect x=\"{left}\" y=\"{}\" width=\"{width}\" height=\"15\" rx=\"2\" \
-             fill=\"{fill}\"/><text x=\"{WIDTH}\" y=\"{}\" text-anchor=\"end\">{sign}{}</text>",
+            "<text x=\"{names}\" y=\"{}\" text-anchor=\"end\">{}</text><rect x=\"{left}\" y=\"{}\" width=\"{width}\" \
+             height=\"15\" rx=\"2\" fill=\"{fill}\"/><text x=\"{WIDTH}\" y=\"{}\" text-anchor=\"end\">{sign}{}</text>",
             top + 13,
             escape(&number.entity),
             top + 1,
@@ -197,9 +200,10 @@ fn numbers_of(path: &str, numbers: &[&NumberDifference]) -> String {
     let more = numbers.len() - shown.len();
     let more = if more == 0 { String::new() } else { format!(" and {more} smaller ones") };
     format!(
-        "<svg viewBox=\"0 0 {WIDTH} {height}\" width=\"100%\" role=\"img\" aria-label=\"Numbers that would differ\"><text x=\"{}\" y=\"13\" \
-         text-anchor=\"end\">less than recorded</text><text x=\"{}\" y=\"13\">more than recorded</text><text x=\"0\" y=\"13\" \
-         font-weight=\"700\">{}{more}</text>{bars}<line x1=\"{middle}\" x2=\"{middle}\" y1=\"0\" y2=\"{}\" stroke=\"#59626d\"/></svg>",
+        "<svg viewBox=\"0 0 {WIDTH} {height}\" width=\"100%\" role=\"img\" aria-label=\"Numbers that would \
+         differ\"><text x=\"{}\" y=\"13\" text-anchor=\"end\">less than recorded</text><text x=\"{}\" y=\"13\">more \
+         than recorded</text><text x=\"0\" y=\"13\" font-weight=\"700\">{}{more}</text>{bars}<line x1=\"{middle}\" \
+         x2=\"{middle}\" y1=\"0\" y2=\"{}\" stroke=\"#59626d\"/></svg>",
         middle - 10,
         middle + 10,
         escape(path),

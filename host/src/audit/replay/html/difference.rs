@@ -1,6 +1,7 @@
-//! One difference in full: what was asked, and both sides of it beside each other, with what changes in the rows marked.
+//! One difference in full: what was asked, and both sides beside each other, with the changes in the rows marked.
 //!
-//! In: a difference whose parts are rendered by their modules. Out: HTML. What the members of a row mean it does not know.
+//! In: a difference whose parts are rendered by their modules. Out: HTML. It does not know what the members of a row
+//! mean.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -15,7 +16,8 @@ pub fn write(out: &mut String, difference: &Difference) -> std::fmt::Result {
     let kind = if brief.is_root { "differs by itself" } else { "follows from an earlier difference" };
     write!(
         out,
-        "<section class=\"d\"><h3>{} {} <small>{kind}</small></h3><p><b>{}</b> <code>{}</code> ({}) by {}, at {} <code>{}</code></p>",
+        "<section class=\"d\"><h3>{} {} <small>{kind}</small></h3><p><b>{}</b> <code>{}</code> ({}) by {}, at {} \
+         <code>{}</code></p>",
         chart::swatch(brief.class),
         brief.class,
         escape(&brief.command),
@@ -84,7 +86,7 @@ fn write_row(out: &mut String, row: &RowChange) -> std::fmt::Result {
     write!(out, "</td></tr>")
 }
 
-/// The members of a value in one line.
+/// The members of a value, on one line.
 fn members(value: &Json) -> String {
     let parts: Vec<String> = flat(value)
         .into_iter()

@@ -1,5 +1,5 @@
-//! Histories whose module changed several times, with everything in them that a host records; the expected differences are counted off the
-//! entries by a rule of one line, by nothing that the replay uses.
+//! Histories whose module changed several times, with everything that a host records. The expected differences are
+//! counted from the entries by a rule of one line, without any code of the replay.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::machine::logic::{Fault, Logic, Pace};
 /// Puts of this amount cost more than a call may.
 const COSTLY: i64 = 555;
 
-/// A module that runs out of budget, which native logic never does.
+/// A module that exhausts its budget, which native logic never does.
 struct Costly(Arc<dyn Logic>);
 
 impl Logic for Costly {
@@ -99,18 +99,19 @@ fn every_entry_is_decided_by_its_own_module_through_activations_and_rollbacks() 
         assert_eq!((report.deciders.len(), report.counts.activations), (3, 18), "three partitions each");
         report.classes.iter().map(|(class, found)| (*class, found.count)).collect()
     };
-    // Accepts the 60 of two phases, and says otherwise in three what was too much; the rest are its own words.
+    // Accepts the 60 of two phases, and states another reason in three of them; the rest has its own reasons.
     let report = replay(&maker, purse::<{ variant::RECORDED }>(), Mode::Isolated);
     let expected = [(Class::Same, 18 - 5), (Class::RejectedToAccepted, 2), (Class::ReasonDiffers, 3)];
     assert_eq!(counts(&report), BTreeMap::from(expected));
     assert_eq!(report.current.version, "1.0.0");
-    // Rejects the 60 of four phases, and has another reason where it did not decide itself.
+    // Rejects the 60 of four phases, and states another reason where it did not decide itself.
     let report = replay(&maker, purse::<{ variant::LIMIT }>(), Mode::Isolated);
     let expected = [(Class::Same, 18 - 8), (Class::AcceptedToRejected, 4), (Class::ReasonDiffers, 4)];
     assert_eq!(counts(&report), BTreeMap::from(expected));
 }
 
-/// Both protocols, closed payees, panics, budgets, late and early calls; a migration in the middle, with commands in flight.
+/// Both protocols, closed payees, panics, budgets, late and early calls; a migration in the middle, with commands in
+/// flight.
 fn everything(seed: u64) -> Maker {
     let mut maker = Maker::new(Arc::new(Costly(purse::<{ variant::RECORDED }>())), PARTITIONS);
     let mut numbers = Numbers(seed);
@@ -152,7 +153,8 @@ fn everything(seed: u64) -> Maker {
     maker
 }
 
-/// What a limit of 50 would change, by the command's id: nothing but payments of more, and of these nothing that the host rejected.
+/// What a limit of 50 would change, by the command's id: only payments of more, and of these none that the host
+/// rejected.
 fn limited(maker: &Maker) -> BTreeSet<(Class, String)> {
     let mut expected = BTreeSet::new();
     for partition in 0..PARTITIONS {

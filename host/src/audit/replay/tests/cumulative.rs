@@ -1,4 +1,5 @@
-//! Consequences, beside a model that knows nothing of modules: purses as numbers, and the rule of each variant in one line.
+//! Consequences, compared with a model that knows nothing of modules: purses as numbers, and the rule of each variant
+//! in one line.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use crate::audit::replay::tests::{
 };
 use crate::audit::replay::{Class, Mode};
 
-/// What is on its way is the partitions' own, and no purse.
+/// What is in transit belongs to the partitions, and is no purse.
 const LOCAL: &str = "@local";
 
 /// A payment as the model knows it.
@@ -29,7 +30,7 @@ struct Model {
 }
 
 impl Model {
-    /// Does everything again in the recorded order. A call that the record does not have follows at once.
+    /// Repeats everything in the recorded order. A call that the record does not have follows at once.
     fn of(
         script: &[Step],
         puts: &Puts,
@@ -78,7 +79,7 @@ impl Model {
 type Puts = BTreeMap<u64, (String, i64)>;
 type Payments = BTreeMap<u64, Payment>;
 
-/// Payments between purses of all partitions, with calls that are carried out now and then.
+/// Payments between purses of all partitions; calls are carried out now and then.
 fn payments(seed: u64) -> (Maker, Puts, Payments) {
     let mut maker = maker();
     let mut numbers = Numbers(seed);
@@ -98,12 +99,12 @@ fn payments(seed: u64) -> (Maker, Puts, Payments) {
         for _ in 0..1 + numbers.below(3) {
             let from = &purses[partition][numbers.below(2) as usize];
             let to = &purses[numbers.below(u64::from(PARTITIONS)) as usize][numbers.below(2) as usize];
-            // Nobody panics here: the model does not know how.
+            // Nobody panics here, because the model does not know panics.
             let amount = Some(1 + numbers.below(80) as i64).filter(|amount| *amount != 66).unwrap_or(65);
             if from != to {
                 id += 1;
                 payments.insert(id, Payment { from: from.clone(), to: to.clone(), amount });
-                // A claim is no payment, and comes before one.
+                // A claim is not a payment, and precedes one.
                 sent.push(pay(id, from, to, amount, Some("late").filter(|_| numbers.below(2) == 0)));
             }
         }
@@ -123,7 +124,7 @@ fn payments(seed: u64) -> (Maker, Puts, Payments) {
     (maker, puts, payments)
 }
 
-/// The replay's final differences are those between the model under both rules; says how many there are.
+/// Checks that the replay's final differences are those between the model under both rules; returns how many there are.
 fn check_model<const V: u8>(seed: u64, may_take: impl Fn(i64, i64) -> bool) -> usize {
     let (maker, puts, payments) = payments(seed);
     check_same(&replay(&maker, purse::<{ variant::RECORDED }>(), Mode::Cumulative));

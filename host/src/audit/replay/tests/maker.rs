@@ -1,6 +1,7 @@
-//! Makes histories of several partitions without a host: a leader for each, who decides, records and coordinates as real ones do.
+//! Makes histories of several partitions without a host: each partition has a leader that decides, records and
+//! coordinates as real ones do.
 //!
-//! Whoever uses it says which partition does what when, so calls can be late, early and lost as the test wants it.
+//! The test says which partition does what and when, so calls can be late, early or lost.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,13 +40,13 @@ pub struct Sent {
     pub body: Value,
 }
 
-/// What happened, in the order of time; for models that do it again.
+/// What happened, in the order of time, for models that repeat it.
 #[derive(Clone, Debug)]
 pub enum Step {
     Sent(u64),
     /// A call of another partition's command.
     Called(u64),
-    /// Its coordinator has recorded what came of a call.
+    /// Its coordinator has recorded the outcome of a call.
     Heard(u64),
 }
 
@@ -123,7 +124,7 @@ impl Maker {
         }
     }
 
-    /// Gives other logic under the same id, as a drifted host would.
+    /// Puts other logic under the same id, as on a host that has drifted.
     pub fn replace(&mut self, id: ModuleId, logic: Arc<dyn Logic>) {
         self.modules.insert(id, logic);
     }
@@ -248,7 +249,8 @@ impl Maker {
         Table::find(&self.parts[call.home.0 as usize].state, call.parent)
     }
 
-    /// A partition carries out one call that is due there, the oldest or the newest; `false` when there is none.
+    /// The partition carries out one call that is due there, the oldest or the newest; returns `false` if there is
+    /// none.
     pub fn call(&mut self, partition: usize, newest: bool) -> bool {
         let is_here = |maker: &Self, call: &DueCall| {
             maker.saga(call).is_none_or(|saga| saga.branch(call.key).partition().0 as usize == partition)
@@ -257,7 +259,7 @@ impl Maker {
         let at = if newest { here.next_back() } else { here.next() };
         let Some(at) = at else { return false };
         let call = self.due.remove(at);
-        // Its command is over: the coordinator has given it up.
+        // Its command is over, so the coordinator has given it up.
         let Some(saga) = self.saga(&call) else { return true };
         let key = call.key;
         let identity = saga.identity();
@@ -319,7 +321,7 @@ impl Maker {
         self.heard.push((call.home, Progress::new(call.parent, key, outcome, at)));
     }
 
-    /// A coordinator records one thing that it has heard; `false` when there is none.
+    /// A coordinator records one outcome that it has heard; returns `false` if there is none.
     pub fn hear(&mut self, partition: usize) -> bool {
         let home = PartitionId(partition as u32);
         let Some(at) = self.heard.iter().position(|(other, _)| *other == home) else { return false };
@@ -327,7 +329,7 @@ impl Maker {
         let header = self.header(partition, EntryKind::Saga);
         let parent = progress.command();
         let change = Change::of_progress(&header, std::slice::from_ref(&progress), &[], &self.parts[partition].state);
-        // Too late to matter.
+        // The outcome is too late to matter.
         let Ok(change) = change else { return true };
         let (commands, ops, outcome) = list_finished(&change.finished);
         let marks = change.finished.iter().map(|finished| finished.saga.marks.clone()).collect();
@@ -340,7 +342,7 @@ impl Maker {
         true
     }
 
-    /// Until nothing is under way any more.
+    /// Continues until nothing is under way any more.
     pub fn settle(&mut self) {
         for _ in 0..10_000 {
             let mut is_busy = false;

@@ -7,19 +7,19 @@ use statehouse_guest::*;
 /// Numbers of the variants.
 pub mod variant {
     pub const RECORDED: u8 = 0;
-    /// Nothing but its version is another.
+    /// Differs only in its version.
     pub const ALIKE: u8 = 1;
     /// Takes at most 50 at once.
     pub const LIMIT: u8 = 2;
-    /// Nothing may be left at exactly 0.
+    /// A balance must not be exactly 0.
     pub const NEVER_EMPTY: u8 = 3;
-    /// Plans 14 where 13 was asked.
+    /// Plans 14 where 13 was asked for.
     pub const PLAN: u8 = 4;
     /// Panics when 7 are taken.
     pub const TRAP: u8 = 5;
     /// `apply` adds one more where 11 are given.
     pub const ROWS: u8 = 6;
-    /// Says it in other words.
+    /// Uses other words in a rejection.
     pub const WORDS: u8 = 7;
     /// Events of 9 say 10.
     pub const EVENTS: u8 = 8;
@@ -264,7 +264,7 @@ impl<const V: u8> Module for Purse<V> {
         let is_closed = view.read::<bool>(CLOSED).unwrap_or(false) && !view.is_undo();
         match *op {
             Op::Boom => panic!("asked to"),
-            // In whatever partition the payee lives.
+            // In any partition where the payee lives.
             Op::Give(66) if !view.is_undo() => panic!("it is said to bring bad luck"),
             Op::Put(_) | Op::Give(_) | Op::Close | Op::Hold(_) if is_closed => return Err(Rejection::Closed),
             Op::Put(amount) => events.emit(Event::Put { amount }),

@@ -1,4 +1,4 @@
-//! Replays that are stopped again and again, and give the report that they would have given.
+//! Replays that are stopped again and again, and still give the report that they would have given.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ fn json(report: &Report) -> String {
     serde_json::to_string(report).expect("texts and integers only")
 }
 
-/// Replays until so many entries were decided again, or to the end.
+/// Replays until `entries_max` entries were decided again, or to the end.
 fn replay_some(maker: &Maker, request: &Request, folder: &Path, entries_max: u64) -> Result<Report, ReplayFault> {
     let (stop, entries) = (Arc::new(Stop::default()), AtomicU64::new(0));
     let on_done = |_, decisions: u64| {
@@ -50,7 +50,7 @@ fn a_replay_that_is_stopped_again_and_again_gives_the_same_report() {
                     Err(ReplayFault::Stopped { is_kept: true }) => stops += 1,
                     Err(fault) => panic!("inconclusive: {fault}"),
                 }
-                // The simulation begins anew each time, so it is given the time it needs in the end.
+                // The simulation begins anew each time, so in the end it is given the time that it needs.
                 entries_max += if 20 < stops { 40 } else { 0 };
             };
             assert!(5 < stops, "it was stopped {stops} times");
@@ -66,7 +66,7 @@ fn what_is_kept_is_of_one_replay_of_one_history() {
     let (maker, _) = batch_of(&[40, 60, 10]);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let limit = request(purse::<{ variant::LIMIT }>(), Mode::Isolated);
-    // Behind the entry that is another one below.
+    // After the entry that differs in the history below.
     assert!(matches!(replay_some(&maker, &limit, folder.path(), 2), Err(ReplayFault::Stopped { .. })));
     let other = request(purse::<{ variant::WORDS }>(), Mode::Isolated);
     assert!(matches!(replay_some(&maker, &other, folder.path(), 9), Err(ReplayFault::OtherReplay { .. })));

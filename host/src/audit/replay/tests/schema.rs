@@ -1,6 +1,6 @@
-//! The schema that `--schema` prints says what reports are: every member is described, and no described one is missing.
+//! The schema that `--schema` prints describes reports: every member is described, and no described member is missing.
 //!
-//! The validator here knows as much of JSON Schema as that document uses, and refuses what it does not know.
+//! The validator here knows only as much of JSON Schema as that document uses, and refuses everything else.
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ use crate::audit::replay::tests::purse::variant;
 use crate::audit::replay::tests::{busy, purse, replay};
 use crate::audit::replay::{Mode, Report};
 
-/// What of the value is not as the schema says.
+/// What in the value is not as the schema says.
 fn check(root: &Value, schema: &Value, value: &Value, at: &str, faults: &mut Vec<String>) {
     let Value::Object(words) = schema else { panic!("{at}: a schema is an object") };
     for (word, said) in words {

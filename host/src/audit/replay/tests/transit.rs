@@ -1,5 +1,5 @@
-//! What is on its way between partitions: the audit's account of it, in the middle of everything, with journals that lag, and with a module
-//! that loses something on the way.
+//! What is in transit between partitions: the audit's account of it in the middle of a history, with journals that lag,
+//! and with a module that loses something on the way.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::machine::logic::Logic;
 use crate::machine::replay::Replay;
 use crate::machine::transit::InTransit;
 
-/// A history of which a partition's newest entries have not arrived.
+/// A history in which a partition's newest entries have not arrived.
 struct Lagging<'m> {
     maker: &'m Maker,
     partition: PartitionId,
@@ -67,7 +67,7 @@ impl History for Lagging<'_> {
     }
 }
 
-/// As `audit verify` does it; and what the rows show at the end of all journals, wherever the cut is.
+/// The report as `audit verify` makes it, and what the rows show at the end of all journals, wherever the cut is.
 fn report(history: &dyn History) -> (TransitReport, InTransit) {
     let mut transits = Transits::new(Cut::find(history).expect("made in memory"));
     let mut shown = InTransit::default();
@@ -130,8 +130,9 @@ fn a_journal_that_lags_moves_the_cut_and_is_no_fault() {
     assert!(0 < cuts, "what is missing was caused, or has caused something, elsewhere");
 }
 
-/// Journals that were read one after the other while their node wrote used to be "host drift": a call without its command's start was taken for
-/// one that is not made any more, and one that was still to come for one that the record does not have.
+/// Journals that were read one after the other while their node wrote used to be reported as "host drift": a call
+/// without its command's start was taken for one that is no longer made, and a call still to come for one that the
+/// record lacks.
 #[test]
 fn a_cumulative_replay_of_journals_that_end_at_different_moments_finds_nothing() {
     let (mut cuts, mut in_flight) = (0, 0);

@@ -1,5 +1,5 @@
-//! A long history of the released wallet, with every rejection that can be brought about, replayed under every other release; beside a model
-//! that knows accounts as numbers and each release's rule in one line.
+//! A long history of the released wallet, with every rejection that can be provoked, replayed under every other
+//! release. It is compared with a model that knows accounts as numbers and each release's rule in one line.
 //!
 //! 10,000 commands by default, 1,000,000 in `make chaos`.
 
@@ -29,7 +29,7 @@ const NOBODY: &str = "nobody";
 
 static REGISTRY: LazyLock<(TempDir, Registry)> = LazyLock::new(|| {
     let folder = tempfile::tempdir().expect("a folder for temporary files");
-    // Compiling takes longer than replaying: each release once.
+    // Compiling takes longer than replaying, so each release is compiled once.
     let cache = Some(CacheOptions { folder: folder.path().join("artefacts"), key: [0; 32] });
     let options = EngineOptions { cache, ..EngineOptions::default() };
     let engine = Engine::new(options).expect("the engine starts");
@@ -65,18 +65,18 @@ struct Command {
     act: Act,
 }
 
-/// Whether a balance allows an amount to be taken: what the releases differ in.
+/// Whether a balance allows an amount to be taken: the rule in which the releases differ.
 type Rule = fn(i64, i64) -> bool;
 
 /// What was sent.
 #[derive(Default)]
 struct Sending {
     commands: BTreeMap<u64, Command>,
-    /// The last of each batch.
+    /// The last command of each batch.
     ends: BTreeSet<u64>,
 }
 
-/// What comes next of a transfer that was debited.
+/// What follows next for a transfer that was debited.
 enum Next {
     Credit,
     Undo,
@@ -86,18 +86,19 @@ enum Next {
 struct Model {
     may_take: Rule,
     accounts: BTreeMap<String, (Status, i64)>,
-    /// Calls that each transfer still has in the record; `None`: whatever becomes due will have its place there.
+    /// How many calls each transfer still has in the record; `None`: every call that becomes due will have its place
+    /// there.
     calls_left: Option<BTreeMap<u64, u64>>,
-    /// Transfers of which the record has another call.
+    /// Transfers for which the record has another call.
     on_the_way: BTreeMap<u64, Next>,
-    /// Those of the current batch of which it has none: they are credited behind the batch.
+    /// Transfers of the current batch for which it has none: they are credited after the batch.
     unrecorded: Vec<u64>,
-    /// Those whose undo it does not have: they are undone when their coordinator hears of the refusal.
+    /// Transfers whose undo it does not have: they are undone when their coordinator hears of the refusal.
     refused: BTreeSet<u64>,
     rejected: BTreeMap<&'static str, u64>,
-    /// Commands that took the last of an account.
+    /// Commands that emptied an account.
     emptied: Vec<u64>,
-    /// How many would have, and were rejected for another reason.
+    /// How many would have emptied one, but were rejected for another reason.
     would_have_emptied: u64,
 }
 
@@ -142,7 +143,7 @@ impl Model {
         self.calls_left.as_ref().is_none_or(|left| left.get(&id).is_some_and(|left| 0 < *left))
     }
 
-    /// What was not sent by [`make`] is of no interest.
+    /// Ignores everything that was not sent by [`make`].
     fn step(&mut self, step: &Step, sending: &Sending, maker: &Maker) {
         let (Step::Sent(id) | Step::Called(id) | Step::Heard(id)) = step;
         let Some(command) = sending.commands.get(id) else { return };
@@ -179,7 +180,7 @@ impl Model {
         }
     }
 
-    /// The second half of a transfer; `false` when the payee cannot receive it.
+    /// The second half of a transfer; returns `false` if the payee cannot receive it.
     fn credit(&mut self, command: &Command) -> bool {
         let Act::Transfer { to, amount, is_euro } = &command.act else { panic!("only transfers go on elsewhere") };
         match self.check(to, *is_euro) {
@@ -220,7 +221,7 @@ impl Model {
             Act::Withdraw(amount) => self.take(id, account, *amount, false, None)?,
             Act::Transfer { to, amount, is_euro } => {
                 let is_here = maker.partition_of(account) == maker.partition_of(to);
-                // All or nothing: what is taken here is only taken if it can be received here.
+                // All or nothing: an amount is taken here only if it can be received here.
                 self.take(id, account, *amount, *is_euro, is_here.then_some(to))?;
                 match self.has_call(id) {
                     _ if is_here => self.add(to, *amount),
@@ -255,7 +256,7 @@ impl Model {
     }
 }
 
-/// What was sent, with the history that came of it.
+/// What was sent, with the resulting history.
 struct Made {
     maker: Maker,
     sending: Sending,
@@ -264,7 +265,7 @@ struct Made {
 }
 
 impl Made {
-    /// The model after all of it, under a rule.
+    /// The model after everything, under a rule.
     fn model(&self, may_take: Rule) -> Model {
         let mut model = Model::new(may_take, Some(self.calls.clone()));
         self.maker.script.iter().for_each(|step| model.step(step, &self.sending, &self.maker));
@@ -307,7 +308,7 @@ fn sent(id: u64, command: &Command) -> Sent {
     Sent { id, name, body }
 }
 
-/// Random commands in batches, with calls that are carried out now and then.
+/// Random commands in batches; calls are carried out now and then.
 fn make(commands_max: usize) -> Made {
     let mut maker = Maker::new(module(RECORDED), PARTITIONS);
     credit_pending(&mut maker);
@@ -368,7 +369,7 @@ fn act(numbers: &mut Numbers, balance: i64, account: &str, to: String) -> Act {
         16 => Act::Close,
         17..60 => Act::Deposit(amount),
         60..70 => Act::Withdraw(amount),
-        // Everything, if there is anything.
+        // The whole balance, if there is any.
         70..74 if 0 < balance => Act::Withdraw(balance),
         74..80 if 0 < balance && to != account => Act::Transfer { to, amount: balance, is_euro: false },
         80 if to != account => Act::Transfer { to, amount, is_euro: true },
@@ -378,7 +379,7 @@ fn act(numbers: &mut Numbers, balance: i64, account: &str, to: String) -> Act {
     }
 }
 
-/// A payee that is closed between Try and Confirm; on accounts of their own, of which the model knows nothing.
+/// A payee that is closed between Try and Confirm, on accounts of their own that the model does not know.
 fn credit_pending(maker: &mut Maker) {
     let name = |partition| names(maker, partition, ACCOUNTS + 1).remove(ACCOUNTS);
     let (payer, payee) = (name(0), name(1));
@@ -396,7 +397,7 @@ fn credit_pending(maker: &mut Maker) {
     maker.settle();
 }
 
-/// What of a history is tried in one go: everything that is asked of a release.
+/// The history that all tests of this file share.
 static MADE: LazyLock<Made> = LazyLock::new(|| {
     let is_chaos = std::env::var_os("STATEHOUSE_CHAOS").is_some();
     make(if is_chaos { 1_000_000 } else { 10_000 })
@@ -411,7 +412,7 @@ fn the_model_and_the_record_agree_on_every_rejection() {
         model.rejected.iter().map(|(code, count)| ((*code).to_owned(), *count)).collect();
     expected.insert("credit_pending".to_owned(), 1);
     assert_eq!(report.coverage.rejections, expected);
-    // It would take 2⁶² of the greatest credits.
+    // That would take 2⁶² of the largest credits.
     assert_eq!(report.coverage.rejections_never, ["balance_overflow"]);
     assert!(report.coverage.commands_never.is_empty(), "{:?}", report.coverage.commands_never);
 }
@@ -429,7 +430,7 @@ fn releases_that_decide_alike_replay_alike_in_both_modes() {
 fn whoever_spends_everything_meets_the_first_bug() {
     let model = MADE.model(|balance, amount| amount <= balance);
     let report = replay(&MADE.maker, module(NEVER_EMPTY), Mode::Isolated);
-    // One more is the payment of `credit_pending`.
+    // The additional one is the payment of `credit_pending`.
     assert_eq!(report.count_of(Class::AcceptedToRejected), model.emptied.len() as u64 + 1);
     assert_eq!(report.count_of(Class::ReasonDiffers), model.would_have_emptied, "the payer is looked at first");
     assert_eq!(report.difference_count(), model.emptied.len() as u64 + 1 + model.would_have_emptied);

@@ -1,7 +1,7 @@
-//! `audit replay --url`: a node replays its own history, and this shows how far it is and fetches what it came to.
+//! `audit replay --url`: a node replays its own history, while this command shows the progress and fetches the results.
 //!
-//! In: a node's URL and a candidate that is staged there. Out: the same page, files and exit codes as of a replay here. The node goes on when
-//! this ends before it. It knows nothing of how anything is decided.
+//! In: a node's URL and a candidate that is staged there. Out: the same page, files and exit codes as for a local
+//! replay. If this command ends early, the node continues. It does not know how anything is decided.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,7 @@ use crate::cli::module::Which;
 use crate::cli::output::{bar, complain, print};
 use crate::ids::ModuleId;
 
-/// Between two looks at how far it is.
+/// The time between two looks at the progress.
 const PAUSE: Duration = Duration::from_millis(300);
 
 pub fn carry_out(args: &ReplayArgs, url: &str) -> anyhow::Result<u8> {
@@ -61,7 +61,7 @@ async fn wanted(args: &ReplayArgs, client: &Client) -> anyhow::Result<Value> {
     let candidate = match find_named(args) {
         Ok(Named::Wasm(wasm)) => ModuleId::of(&wasm).to_string(),
         Ok(Named::Id(id)) => id.to_string(),
-        // The node has it by this version, or by an id that begins so.
+        // The node knows it by this version, or by an id that begins with this text.
         Err(_) => {
             let name = args.candidate.clone().unwrap_or_default();
             let staged = client.get(&format!("/v1/machines/{}/modules", args.machine)).await?;
@@ -84,7 +84,7 @@ async fn wanted(args: &ReplayArgs, client: &Client) -> anyhow::Result<Value> {
     Ok(body.into())
 }
 
-/// Shows how far it is until it is over.
+/// Shows the progress until the replay is over.
 async fn wait(client: &Client, path: &str) -> anyhow::Result<ReplayPage> {
     let decided = Arc::new(AtomicU64::new(0));
     let progress = bar("decisions", decided.clone());

@@ -1,7 +1,8 @@
-//! A leader killed again and again, and all nodes restarted one after the other, both under load.
+//! Kills the leader repeatedly, and restarts all nodes one after the other, both under load.
 //!
-//! In: running nodes and their accounts. Out: for each kill, and for the restart of each node, the longest time in which nobody's
-//! transfer succeeded, from the moment before it until the node has caught up. Loss is not looked for here: the tests do that.
+//! In: running nodes and their accounts. Out: for each kill, and for the restart of each node, the longest time in
+//! which no transfer succeeded, from the moment before it until the node has caught up. Loss is not checked here: the
+//! tests do that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,24 +16,24 @@ use crate::cli::bench::spread::Spread;
 use crate::cli::bench::wallet::Accounts;
 use crate::ids::PartitionId;
 
-/// Clients that write while it happens.
+/// Clients that write meanwhile.
 pub const CLIENTS: u32 = 16;
-/// Transfers that succeed before the next blow, so that each hits a cluster at work.
+/// Transfers that must succeed before the next failure, so that each failure hits a working cluster.
 const STEADY_TRANSFERS: u64 = 500;
 const STEADY_TIME_MAX: Duration = Duration::from_secs(60);
 const PARTITION: PartitionId = PartitionId(0);
 
-/// What clients felt.
+/// What clients noticed.
 #[derive(Serialize)]
 pub struct Silences {
-    /// The longest of each kill or restart.
+    /// The longest silence of each kill or restart.
     pub longest: Spread,
     pub transfers: u64,
-    /// Requests that got another answer than success, or none, and were sent again.
+    /// Requests that got an answer other than success, or none, and were sent again.
     pub sent_again: u64,
 }
 
-/// Kills the leader so many times.
+/// Kills the leader `kills` times.
 pub async fn kill_leaders(
     nodes: &mut Nodes,
     accounts: &Arc<Accounts>,
@@ -47,7 +48,7 @@ pub async fn kill_leaders(
         let leader = nodes.leader(PARTITION).await?;
         writers.listen();
         nodes.kill(leader);
-        // Whoever leads next is elected by the two that are left.
+        // The two remaining nodes elect the next leader.
         nodes.leader(PARTITION).await?;
         nodes.start_again(leader)?;
         nodes.wait_until_caught_up(leader, partitions).await?;

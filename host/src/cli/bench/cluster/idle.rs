@@ -1,6 +1,6 @@
-//! What nodes that nobody asks anything cost: their share of a core, from `/proc`.
+//! The cost of idle nodes: their share of a core, from `/proc`.
 //!
-//! In: process ids. Out: percent of one core each, over some seconds. It starts and asks nobody.
+//! In: process ids. Out: percent of one core each, over some seconds. It starts no process and asks no node.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use tokio::time::sleep;
 /// The unit of the times in `/proc/<pid>/stat` on every architecture of Linux that the host runs on (`USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Percent of one core of each process, over so many seconds.
+/// Percent of one core for each process, over this many seconds.
 pub async fn percent_of_a_core(pids: &[u32], seconds: u64) -> anyhow::Result<Vec<f64>> {
     let before = ticks(pids)?;
     let started = Instant::now();
@@ -28,7 +28,7 @@ fn ticks(pids: &[u32]) -> anyhow::Result<Vec<u64>> {
     pids.iter().map(read).collect()
 }
 
-/// User and system time. The program's name may hold blanks and brackets, so fields are counted from behind its last one.
+/// User and system time. The program's name may hold blanks and brackets, so fields are counted after its last bracket.
 fn ticks_of(stat: &str) -> Option<u64> {
     let (_, behind) = stat.rsplit_once(')')?;
     let mut fields = behind.split_ascii_whitespace().skip(11);

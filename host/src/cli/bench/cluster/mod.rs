@@ -1,10 +1,10 @@
-//! `bench cluster`: what three nodes do together, each a process of its own, asked over HTTP.
+//! `bench cluster`: what three nodes do together, each in its own process, asked over HTTP.
 //!
 //! ```text
 //! nodes → accounts → load: one per request, batches → a killed leader → a rolling restart │ other nodes → idle
 //! ```
-//! Clients and nodes share the machine, so the figures are what it does with all of them. What was measured before something failed, or
-//! before Ctrl-C, is printed all the same.
+//! Clients and nodes share the machine, so the figures are what it does with all of them. If something fails, or on
+//! Ctrl-C, the figures measured so far are printed. It does not know how nodes agree.
 
 mod nodes;
 mod writers;
@@ -29,13 +29,13 @@ use crate::cli::host::{self, Process};
 use crate::cli::output::{print, print_json, progress};
 use crate::limits::{BATCH_COMMANDS_MAX, SLOT_COUNT};
 
-/// What the fixed figures of others were measured with, and so what every run measures first.
+/// The fixed figures of other systems were measured with these, so every run measures them first.
 const ACCOUNTS: u32 = 10_000;
 const BATCH: u32 = BATCH_COMMANDS_MAX as u32;
 const BATCHES: &str = "batches of 8,192";
-/// Enough that work per partition and tick shows.
+/// Enough partitions to make the work per partition and tick visible.
 const IDLE_PARTITIONS: u32 = 16;
-/// After it has started, a cluster still settles: leaders move, files are compacted.
+/// After its start a cluster still settles: leaders move, files are compacted.
 const SETTLE: Duration = Duration::from_secs(5);
 
 #[derive(Args)]
@@ -47,7 +47,10 @@ pub struct ClusterArgs {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     partitions: u32,
     /// Accounts of the last row of batches, when they are more than those of the others
-    #[arg(long, default_value_t = ACCOUNTS, value_parser = clap::value_parser!(u32).range(i64::from(ACCOUNTS)..=10_000_000))]
+    #[arg(
+        long, default_value_t = ACCOUNTS,
+        value_parser = clap::value_parser!(u32).range(i64::from(ACCOUNTS)..=10_000_000)
+    )]
     accounts: u32,
     /// Numbers of clients that send one transfer per request
     #[arg(long, value_delimiter = ',', default_value = "1,16,64")]
@@ -148,7 +151,7 @@ async fn idle_nodes(seconds: u64, bar: &ProgressBar) -> anyhow::Result<Idle> {
     Ok(Idle { partitions: IDLE_PARTITIONS, percent })
 }
 
-/// Of the last minute, where the system tells.
+/// The load average of the last minute, if the system provides it.
 fn load_average() -> Option<f64> {
     let text = std::fs::read_to_string("/proc/loadavg").ok()?;
     text.split_ascii_whitespace().next()?.parse().ok()

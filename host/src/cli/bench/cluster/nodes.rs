@@ -1,7 +1,8 @@
-//! Three nodes in a process each, as `dev --processes` starts them, in a temporary folder; each can be killed, stopped and started.
+//! Three nodes in a process each, as `dev --processes` starts them, in a temporary folder; each can be killed, stopped
+//! and started.
 //!
-//! In: a number of partitions. Out: addresses, process ids, and what the nodes say of the cluster. Every child ends with the value, and
-//! with this process however that ends, because its stdin does. It sends no transfer.
+//! In: a number of partitions. Out: addresses, process ids, and the nodes' pages about the cluster. Every child ends
+//! when the value is dropped, and when this process ends in any way, because its stdin ends then. It sends no transfer.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -24,12 +25,12 @@ use crate::ids::{JournalIndex, NodeId, PartitionId, Position};
 
 const NODES: u32 = 3;
 const APPEND_BYTES: &str = "statehouse_append_bytes_sent_total";
-/// A node that is not as expected after this long has a reason that its log tells.
+/// If a node is not as expected after this long, its log says why.
 const WAIT_MAX: Duration = Duration::from_secs(90);
 const LOOK: Duration = Duration::from_millis(20);
 
 pub struct Nodes {
-    /// The first field, so that no child writes any more when the folder goes away.
+    /// The first field, so that all children have ended before the folder is deleted.
     members: Vec<Member>,
     _lock: DevFolder,
     _folder: Folder,
@@ -51,14 +52,14 @@ struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Both do nothing to one that has ended.
+        // Neither has an effect if it has ended.
         self.child.kill().ok();
         self.child.wait().ok();
     }
 }
 
 impl Nodes {
-    /// Starts them, founds the cluster, and waits until every node serves the wallet.
+    /// Starts them, initializes the cluster, and waits until every node serves the wallet.
     pub async fn start(partitions: u32) -> anyhow::Result<Self> {
         let folder = Folder::new(None)?;
         let lock = DevFolder::open(folder.path(), NODES)?;
@@ -100,7 +101,7 @@ impl Nodes {
         self.members.iter().map(|member| member.node.http).collect()
     }
 
-    /// The process ids of those that run.
+    /// The process ids of the running nodes.
     pub fn pids(&self) -> Vec<u32> {
         self.members.iter().filter_map(|member| member.running.as_ref()).map(|running| running.child.id()).collect()
     }
@@ -109,14 +110,15 @@ impl Nodes {
     pub async fn append_bytes(&self) -> anyhow::Result<u64> {
         let mut counted = Vec::new();
         for member in &self.members {
-            // A node that has led nothing yet counts nothing.
+            // A node that has led nothing yet has no such counter.
             counted.extend(find_counter(&member.client.get_text("/metrics").await?, APPEND_BYTES)?);
         }
         ensure!(!counted.is_empty(), "no node has {APPEND_BYTES} at /metrics");
         Ok(counted.into_iter().sum())
     }
 
-    /// The node that leads this partition of the wallet by its own account; the latest one, should an earlier not know yet.
+    /// The node that says of itself that it leads this partition of the wallet. If an earlier leader does not know of
+    /// its successor yet, the one with the later term.
     pub async fn leader(&self, partition: PartitionId) -> anyhow::Result<NodeId> {
         let deadline = Instant::now() + WAIT_MAX;
         while Instant::now() < deadline {
@@ -140,7 +142,7 @@ impl Nodes {
         self.member(id).running = None;
     }
 
-    /// What SIGTERM does: the node finishes the requests in its hands and closes its partitions.
+    /// The same as SIGTERM: the node finishes the requests under way and closes its partitions.
     pub async fn stop(&mut self, id: NodeId) -> anyhow::Result<()> {
         let Some(mut running) = self.member(id).running.take() else { return Ok(()) };
         running.stdin = None;
@@ -174,7 +176,7 @@ impl Nodes {
         Ok(())
     }
 
-    /// Waits until the node serves and has, in every partition, all that any node had when this was asked.
+    /// Waits until the node serves and has, in every partition, everything that any node had at the time of the call.
     pub async fn wait_until_caught_up(&self, id: NodeId, partitions: u32) -> anyhow::Result<()> {
         let mut most = vec![JournalIndex(0); partitions as usize];
         for member in &self.members {
@@ -200,7 +202,7 @@ impl Nodes {
 }
 
 impl Member {
-    /// The cluster as this node sees it; nothing while it does not run or answer.
+    /// The cluster as this node sees it; `None` while it does not run or answer.
     async fn page(&self) -> Option<ClusterPage> {
         self.running.as_ref()?;
         let page = self.client.get("/v1/cluster").await.ok()?;
@@ -219,7 +221,7 @@ impl Member {
         bail!("node {id} is not ready after {} s; its log ends:\n{}", WAIT_MAX.as_secs(), self.log_end())
     }
 
-    /// The folder goes away, so an error carries the end of the log.
+    /// The folder will be deleted, so an error includes the end of the log.
     fn log_end(&self) -> String {
         let log = std::fs::read(&self.log).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);

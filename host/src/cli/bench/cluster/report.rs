@@ -1,6 +1,8 @@
-//! The figures of `bench cluster`: filled as they are measured, for people as tables, for programs as JSON.
+//! The figures of `bench cluster`: filled in as they are measured, printed as tables for people and as JSON for
+//! programs.
 //!
-//! In: figures. Out: text, with the fixed figures of others beside. What was not measured is left out. It measures nothing.
+//! In: figures. Out: text, beside the fixed figures of other systems. What was not measured is left out. It measures
+//! nothing.
 
 use std::fmt::Write;
 
@@ -11,24 +13,26 @@ use crate::cli::bench::load::Rate;
 use crate::cli::bench::spread::Spread;
 use crate::cli::output::table;
 
-/// Measured once, with 2 cores that clients and nodes share, and never again by this program.
+/// Measured once, with 2 cores shared by clients and nodes, and never again by this program.
 const OTHERS: &str = "on a comparable machine, 2 cores for nodes and clients together:
   batches: TigerBeetle, three replicas, 10 k accounts: 174,000/s, p50 40 ms
-  one per request: PostgreSQL 15 (function), a single node: 8,000/s, p50 2.0 ms at 16 clients; 11,600/s, p50 5.5 ms at 64
+  one per request: PostgreSQL 15 (function), a single node: 8,000/s, p50 2.0 ms at 16 clients; \
+    11,600/s, p50 5.5 ms at 64
   aims: twice TigerBeetle; four times PostgreSQL; p99 below 1,000 ms without an answer when the leader is killed
 ";
 
 #[derive(Default, Serialize)]
 pub struct Report {
     pub partitions: u32,
-    /// Of a hundred transfers between two of them, and by which protocol.
+    /// How many of a hundred transfers are between two of them, and by which protocol.
     pub cross: u32,
     pub tcc: bool,
     pub rates: Vec<RateRow>,
     pub idle: Option<Idle>,
     pub failover: Option<Silences>,
     pub rolling_restart: Option<Silences>,
-    /// The load of the machine over the last minute, at the start and at the end: whether others worked here too.
+    /// The machine's load over the last minute, at the start and at the end: it shows whether other programs worked
+    /// too.
     pub load_average: [Option<f64>; 2],
 }
 
@@ -59,7 +63,7 @@ impl RateRow {
 #[derive(Serialize)]
 pub struct Idle {
     pub partitions: u32,
-    /// Of one core, each node.
+    /// Percent of one core, for each node.
     pub percent: Vec<f64>,
 }
 
@@ -106,7 +110,8 @@ impl Report {
         let (partitions, cross) = (self.partitions, self.cross);
         let protocol = if self.tcc { "Try-Confirm/Cancel" } else { "Saga" };
         let mut text = format!(
-            "three nodes on this machine; partitions of the wallet: {partitions}; between two of them: {cross} % by {protocol}\n{rates}\n{silences}\n"
+            "three nodes on this machine; partitions of the wallet: {partitions}; between two of them: {cross} % by \
+             {protocol}\n{rates}\n{silences}\n"
         );
         writeln!(text, "the longest of each time, with {CLIENTS} clients at work").expect("a text takes everything");
         if let Some(Idle { partitions, percent }) = &self.idle {

@@ -3,7 +3,8 @@
 //! ```text
 //! transfer → success: a beat │ anything else, or no answer: the same transfer again, at the next node
 //! ```
-//! A transfer keeps its id until it succeeds, as a careful client would. They do not know what is done to the cluster.
+//! A transfer keeps its id until it succeeds, as with a careful client. The writers do not know what is done to the
+//! cluster.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,12 +20,12 @@ use tokio::time::{sleep, timeout};
 use crate::cli::bench::wallet::{Accounts, Connection};
 use crate::ids::PartitionId;
 
-/// A node that answers later than this is given up for the next one.
+/// If a node takes longer to answer, the next one is tried.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
-/// Keeps clients from spinning while nobody listens; below what is measured.
+/// Keeps clients from spinning while nobody listens; shorter than what is measured.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Writers under way; dropping it ends them.
+/// Writers under way; dropping the value ends them.
 pub struct Writers {
     shared: Arc<Shared>,
     tasks: JoinSet<()>,
@@ -68,7 +69,7 @@ impl Writers {
         self.shared.pulse.lock().longest_at(self.shared.started.elapsed())
     }
 
-    /// Waits until so many more have succeeded.
+    /// Waits until `more` further transfers have succeeded.
     pub async fn wait_for(&self, more: u64, at_most: Duration) -> anyhow::Result<()> {
         let wanted = self.shared.pulse.lock().count + more;
         let enough = async {
@@ -79,7 +80,7 @@ impl Writers {
         timeout(at_most, enough).await.with_context(|| format!("no {more} transfers in {} s", at_most.as_secs()))
     }
 
-    /// Ends them; gives how many succeeded and how many requests did not.
+    /// Ends the writers; returns how many transfers succeeded and how many requests did not.
     pub async fn finish(mut self) -> (u64, u64) {
         self.shared.is_over.store(true, Ordering::Relaxed);
         while self.tasks.join_next().await.is_some() {}
@@ -117,7 +118,7 @@ async fn attempt(open: Option<Connection>, address: SocketAddr, body: Bytes) -> 
     Ok(connection)
 }
 
-/// When something succeeded last, and how long nothing did; times are since the writers started.
+/// When a transfer succeeded last, and the longest time without a success; times are counted from the writers' start.
 #[derive(Default)]
 struct Pulse {
     last: Duration,
@@ -128,7 +129,7 @@ struct Pulse {
 impl Pulse {
     fn beat(&mut self, now: Duration) {
         self.longest = self.longest_at(now);
-        // Clients read the clock before they take the lock, so one may come late.
+        // Clients read the clock before they take the lock, so they may take it in another order.
         self.last = self.last.max(now);
         self.count += 1;
     }

@@ -7,15 +7,15 @@ use crate::disk::{Disk, SimDisk};
 
 const PARTITION: &str = "/wallet/0";
 const COUNT: u64 = 3;
-/// What is in the folder of a kept state.
+/// The file in the folder of a kept state.
 const STATE: &str = "CURRENT";
 
-/// What the folder has promised so far, by the entry a snapshot stands at.
+/// The promises of the folder so far, by the entry of each snapshot.
 #[derive(Default)]
 struct Promised {
     /// Its state was kept.
     kept: Vec<u64>,
-    /// Its file is whole.
+    /// Its file is complete.
     made: Vec<u64>,
     /// Its file may be gone.
     deleted: Vec<u64>,
@@ -41,11 +41,11 @@ fn make(folder: &SnapshotFolder, index: u64) -> Result<Listed, CanonicalError> {
     writer.finish()
 }
 
-/// Makes files of kept states, takes one in from elsewhere and deletes one, as far as the disk allows.
+/// Makes files of kept states, takes over one from elsewhere and deletes one, as far as the disk allows.
 fn work(disk: &SimDisk, from: &Path, promised: &mut Promised) -> Result<(), CanonicalError> {
     let folder = open(disk)?;
     for index in 1..=COUNT {
-        // As the store does it: whole before it has its name.
+        // As in the store, the folder is complete before it has its name.
         disk.put(&folder.due_folder(&due(index)).join(STATE), b"rows".to_vec());
         promised.kept.push(index);
         let made = make(&folder, index)?;
@@ -61,7 +61,8 @@ fn work(disk: &SimDisk, from: &Path, promised: &mut Promised) -> Result<(), Cano
     folder.delete(&folder.find(&due(1)).expect("it was made"))
 }
 
-/// Of whatever was kept there is the file or the state, what was made is whole, and the rest can be made.
+/// Checks that each kept state or its file is there, that files that were made are complete, and that the rest can be
+/// made.
 fn check_kept(disk: &SimDisk, promised: &Promised, what: &str) {
     let folder = open(disk).unwrap_or_else(|error| panic!("{what}: {error}"));
     let states = folder.list_due().unwrap_or_else(|error| panic!("{what}: {error}"));

@@ -1,4 +1,5 @@
-//! An index on a disk that loses its power, or fails, at any operation: what was acknowledged is there, and the rest is recorded again.
+//! An index on a disk that loses its power, or fails, at any operation: acknowledged ids are there, and the rest is
+//! recorded again.
 
 use super::*;
 use crate::disk::SimDisk;
@@ -7,7 +8,7 @@ const DIR: &str = "/ids";
 const COPY: &str = "/copy";
 const LAST: u64 = 30;
 
-/// What the index has promised so far.
+/// The promises of the index so far.
 #[derive(Default)]
 struct Promised {
     written: u64,
@@ -39,7 +40,8 @@ fn work(disk: &SimDisk, promised: &mut Promised) -> Result<(), StoreError> {
     index.close()
 }
 
-/// All that was promised is there, and with what is recorded again the index is whole, also after another power cut.
+/// Checks that all promised ids are there, and that the index is complete once the rest is recorded, even after another
+/// power cut.
 fn check_kept(disk: &SimDisk, promised: &Promised, what: &str) {
     let index = open_on(disk, DIR).unwrap_or_else(|error| panic!("{what}: {}", error.reason()));
     let found = index.applied().0;
@@ -73,7 +75,7 @@ fn a_power_cut_at_any_operation_loses_nothing_that_was_written() {
             check_kept(&disk.crash(seed), &promised, &format!("cut at operation {operations}, seed {seed}"));
         }
         check_kept(&disk.kill(), &promised, &format!("killed at operation {operations}"));
-        // How many there are depends on which runs are there to be merged when the thread looks.
+        // The number of operations depends on which runs exist when the merger looks.
         if is_over {
             break;
         }
@@ -104,6 +106,6 @@ fn an_operation_that_fails_is_reported_and_loses_nothing_that_was_written() {
         }
         accesses += 1;
     }
-    // A replaced run that cannot be removed is not worth a word.
+    // A replaced run that cannot be removed is not reported as an error.
     assert!(50 < reported && accesses <= reported + 20, "{reported} of {accesses}");
 }

@@ -1,7 +1,7 @@
-//! Disks that fail, hang, or lose bits, also while somebody waits for them.
+//! Disks that fail, hang or lose bits, also while somebody waits for them.
 //!
-//! In: a node, and what goes on there meanwhile. Out: a disk that is well again. It does not know what a node does
-//! about it.
+//! In: a node, and what it is doing at that moment. Out: a disk that is well again. This file does not know what a
+//! node does about its disk.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ use crate::peer::GroupName;
 use crate::router::answer::Caller;
 use crate::system::lifecycle::{By, Wanting};
 
-/// How long an activation may take before whoever asked gives up.
+/// How long an activation may take before the caller gives up.
 const ACTIVATION_MAX: Duration = Duration::from_secs(10);
 
 impl Swarm {
@@ -27,7 +27,7 @@ impl Swarm {
         }
         self.cluster.disk(node).set_failing_after(op, after);
         match busy {
-            // It may fail to: then it is started when the disk is well.
+            // The start may fail. The node is then started once the disk is well.
             Busy::Start => drop(self.cluster.try_start(node).await),
             other => self.begin(node, other).await,
         }
@@ -56,7 +56,7 @@ impl Swarm {
             Busy::Nothing | Busy::Start => {}
             Busy::Snapshot => {
                 for (_, replica) in life.host.replicas() {
-                    // Whether it is taken does not matter, but whether somebody waits for it for ever.
+                    // It does not matter whether the snapshot is taken, only whether somebody waits for it for ever.
                     self.begun.push(tokio::spawn(async move { drop(replica.take_snapshot().await) }));
                 }
             }
@@ -64,13 +64,13 @@ impl Swarm {
         }
     }
 
-    /// All nodes prepare another module, for activations.
+    /// Has all nodes prepare another module, for later activations.
     pub(super) async fn prepare_module(&mut self) {
         let first = self.cluster.replica(NODES[0]).progress().journal.module;
         self.modules = Some([first, self.cluster.make_ready(REFACTORED).await]);
     }
 
-    /// Of the other module of the two.
+    /// Begins to activate whichever of the two modules is not active.
     fn begin_activation(&mut self) {
         let (Some(door), Some([first, second])) = (self.cluster.running().first().copied(), self.modules) else {
             return;
@@ -82,13 +82,13 @@ impl Swarm {
             let (module, by) = if view.active == first { (second, By::Admin) } else { (first, By::Rollback) };
             let caller = Arc::new(Caller::unbound("alice", role::ALL));
             let wanting = Wanting { caller, request_id: "sim".into(), deadline };
-            // Whether it becomes active does not matter, but that all partitions agree.
+            // It does not matter whether the module becomes active, only that all partitions agree.
             drop(handle.activate(MACHINE, module, by, &wanting).await);
         }));
     }
 
-    /// The power of nodes goes off, and a bit flips in the log of each, in another entry: each of them is whole on the
-    /// others.
+    /// Cuts the power of nodes and flips a bit in the log of each, in a different entry each time, so that every one
+    /// of these entries is whole on the others.
     pub(super) async fn damage(&mut self, nodes: &[NodeId], group: usize, places: &[usize]) {
         self.cut_power(nodes).await;
         let group = recovers::groups().nth(group).expect("there are as many");
@@ -108,7 +108,7 @@ impl Swarm {
 }
 
 impl Cluster {
-    /// What the log of a node holds of a group.
+    /// The durable entries of a group in the log of a node.
     fn durable(&self, node: NodeId, group: &GroupName) -> Vec<ScannedEntry> {
         let scan = LogScan::open(&self.members[&node].disk, &self.group_folder(node, group).join("log"));
         let entries = scan.expect("nothing is damaged yet");

@@ -1,8 +1,8 @@
-//! The faults of a swarm test: each is one variant that says all about itself, is drawn from a seed before anything
-//! runs, begins with `apply` and is over with `end`.
+//! The faults of a swarm test. Each fault is one variant that says everything about itself. It is drawn from a seed
+//! before anything runs, begins with `apply` and is over after `end`.
 //!
-//! Nodes are named by their place or their role when a fault is drawn, and chosen when it is applied. It does not know
-//! what a cluster must do about a fault.
+//! Nodes are named by their place or their role when a fault is drawn, and are chosen when it is applied. This file
+//! does not know what a cluster must do about a fault.
 
 use rand::seq::SliceRandom;
 
@@ -14,22 +14,22 @@ use crate::ids::CommandId;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const MS: Duration = Duration::from_millis(1);
-/// Operations of a disk until it fails, at most.
+/// The most operations of a disk before it fails.
 const OPERATIONS_MAX: f64 = 300.0;
-/// Of a command in a burst that fills the queue of a partition.
+/// The size of a command in a burst that fills the queue of a partition.
 const LARGE: usize = 700 << 10;
 
-/// A node.
+/// Which node is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
-    /// Of the first partition.
+    /// The leader of the first partition.
     Leader,
-    /// Among the nodes in order, counted around.
+    /// A place among the nodes in order; counting wraps around.
     Place(usize),
     Node(NodeId),
 }
 
-/// What goes on when a disk fails.
+/// What a node is doing when its disk fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Busy {
     Nothing,
@@ -47,7 +47,7 @@ pub enum Direction {
     Both,
 }
 
-/// What happens to messages on their way; how many of 1,000.
+/// What happens to messages on their way. The counts are out of 1,000 messages.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ways {
     delay: Duration,
@@ -62,31 +62,32 @@ pub struct Ways {
 pub enum Fault {
     /// Nodes stop in order, one after the other, and start again one after the other.
     Restart { stop: Vec<Who>, start: Vec<Who> },
-    /// The power of nodes goes off at once, and comes back for one after the other.
+    /// Nodes lose power at once, and get it back one after the other.
     PowerCut { nodes: Vec<Who> },
-    /// One kind of a disk's operations fails after so many that succeed.
+    /// One kind of a disk's operations fails after this many have succeeded.
     DiskError { node: Who, op: SimOp, after: u64, busy: Busy },
     /// Syncs do not return, and then fail.
     DiskHang { node: Who, busy: Busy },
-    /// Bits flip in the logs of nodes that are down, each in another entry, so far through what all have, in 1,000ths.
+    /// Bits flip in the logs of nodes that are down, each in a different entry. The places are in 1,000ths of the
+    /// entries that all these nodes have.
     Damage { nodes: Vec<Who>, group: usize, places: Vec<usize> },
     /// Messages between all nodes are late, lost or doubled.
     Messages(Ways),
-    /// Between one node and another one, or all others.
+    /// The connection between one node and another one, or all others, is cut.
     Cut { node: Who, other: Option<Who>, direction: Direction },
     /// Wall clocks leap ahead, and back.
     Clocks { nodes: Vec<Who>, ahead: Duration },
-    /// So many transfers at once, and more than a queue has room for where they are large.
+    /// This many transfers arrive at once. If they are large, they are more than a queue has room for.
     Overload { node: Who, count: usize, are_large: bool },
-    /// A node is taken in and another one removed, and in between the power of a third one goes off.
+    /// A node is added and another one removed, and in between a third one loses power.
     Replacement { removed: Who, dies: Who },
-    /// A disk is an older copy of itself when the power of all comes back, one peer was away meanwhile, and the third
-    /// node comes last.
+    /// A disk is an older copy of itself when all nodes get their power back. One peer was away meanwhile, and the
+    /// third node starts last.
     SetBack { node: Who, away: Who, away_is_first: bool, forgets_state: bool },
 }
 
 impl Fault {
-    /// One of each kind, in any order.
+    /// Draws one fault of each kind, in any order.
     pub fn draw_each_kind(random: &mut StdRng) -> Vec<Self> {
         let draws: [fn(&mut StdRng) -> Self; 11] = [
             |random| Self::Restart { stop: some_of(random), start: all_of(random) },
@@ -101,20 +102,20 @@ impl Fault {
             |random| Self::Replacement { removed: Who::Leader, dies: who(random) },
             draw_set_back,
         ];
-        // The last one takes longer than all others; what it does is done in every run by tests of its own.
+        // The last kind takes longer than all others, and tests of its own cover it in every run.
         let drawn = if is_chaos() { draws.len() } else { draws.len() - 1 };
         let mut faults: Vec<Self> = draws.into_iter().take(drawn).map(|draw| draw(random)).collect();
         faults.shuffle(random);
         faults
     }
 
-    /// Whether nothing else may be wrong meanwhile: with another fault it may be right that what it takes is not there
-    /// any more.
+    /// Whether nothing else may be wrong meanwhile: together with another fault, what a recovery needs may rightly be
+    /// gone.
     pub fn is_alone(&self) -> bool {
         matches!(self, Self::Damage { .. } | Self::Replacement { .. } | Self::SetBack { .. })
     }
 
-    /// Settles which nodes are meant, as things are.
+    /// Settles which nodes are meant, given the current state of the cluster.
     pub fn choose(&mut self, cluster: &Cluster) {
         let choose = |who: &mut Who| *who = Who::Node(cluster.choose(*who));
         let choose_all = |all: &mut Vec<Who>| {
@@ -181,7 +182,7 @@ impl Fault {
                 swarm.cluster.each_way(*node, *other, *direction, |from, to| network.reconnect(from, to));
             }
             Self::Clocks { nodes: all, .. } => swarm.leap(&nodes(all), Duration::ZERO).await,
-            // It is over when all have an answer.
+            // An overload is over when all clients have an answer.
             Self::Overload { .. } => {}
             Self::Replacement { removed, dies } => swarm.end_replacement(removed.node(), dies.node()).await,
             Self::SetBack { .. } => {
@@ -203,7 +204,7 @@ fn nodes(all: &[Who]) -> Vec<NodeId> {
     all.iter().map(|who| who.node()).collect()
 }
 
-/// A leader more often than another one.
+/// Draws the leader more often than another node.
 fn who(random: &mut StdRng) -> Who {
     if random.random_bool(0.4) { Who::Leader } else { Who::Place(random.random_range(0..NODES.len())) }
 }
@@ -214,7 +215,7 @@ fn all_of(random: &mut StdRng) -> Vec<Who> {
     all
 }
 
-/// One, two or all, each as often as the others.
+/// Draws one, two or all nodes, each number as often as the others.
 fn some_of(random: &mut StdRng) -> Vec<Who> {
     let mut all = all_of(random);
     all.truncate(random.random_range(1..=NODES.len()));
@@ -228,7 +229,7 @@ fn one_of<T: Copy>(random: &mut StdRng, all: &[T]) -> T {
     all[random.random_range(0..all.len())]
 }
 
-/// Small numbers as often as large ones.
+/// Draws small numbers as often as large ones.
 fn log_uniform(random: &mut StdRng, max: f64) -> u64 {
     random.random_range(0.0..max.ln()).exp() as u64
 }
@@ -240,7 +241,7 @@ fn draw_disk_error(random: &mut StdRng) -> Fault {
 }
 
 fn draw_disk_hang(random: &mut StdRng) -> Fault {
-    // Another module takes all nodes a while to prepare.
+    // All nodes need a while to prepare another module.
     let all = [Busy::Nothing, Busy::Snapshot, Busy::Activation];
     let busy = one_of(random, if is_chaos() { &all[..] } else { &all[..2] });
     Fault::DiskHang { node: who(random), busy }
@@ -248,7 +249,7 @@ fn draw_disk_hang(random: &mut StdRng) -> Fault {
 
 fn draw_damage(random: &mut StdRng) -> Fault {
     let nodes = some_of(random);
-    // Entries of a moment ago are in no node's tail any more, but for those of a node that was away.
+    // The newest entries are left out: older ones are in no node's tail any more, except on a node that was away.
     let places = nodes.iter().map(|_| random.random_range(0..950)).collect();
     Fault::Damage { nodes, group: random.random_range(0..1 + PARTITIONS as usize), places }
 }
@@ -272,7 +273,7 @@ fn draw_cut(random: &mut StdRng) -> Fault {
 }
 
 fn draw_overload(random: &mut StdRng) -> Fault {
-    // The large ones take much of this machine's memory.
+    // Large transfers take much of this machine's memory.
     let are_large = random.random_bool(0.3) && is_chaos();
     let count = if are_large { 110 } else { random.random_range(200..600) };
     Fault::Overload { node: who(random), count, are_large }
@@ -314,7 +315,7 @@ impl Cluster {
         }
     }
 
-    /// The ways that a cut is about.
+    /// Acts on each direction that a cut is about.
     fn each_way(&self, node: Who, other: Option<Who>, direction: Direction, act: impl Fn(NodeId, NodeId)) {
         let node = node.node();
         let is_meant = |with: &NodeId| *with != node && other.is_none_or(|other| other.node() == *with);
@@ -330,7 +331,7 @@ impl Cluster {
 }
 
 impl Swarm {
-    /// Sets wall clocks so far ahead, and waits until most nodes had the time to see it.
+    /// Sets wall clocks this far ahead, and waits until most nodes have had time to see it.
     async fn leap(&mut self, nodes: &[NodeId], ahead: Duration) {
         nodes.iter().for_each(|node| self.cluster.members[node].clock.leap_to(ahead));
         for _ in 0..10 {
@@ -345,12 +346,12 @@ impl Swarm {
         }
     }
 
-    /// Asks for many transfers at once at a node, if it runs.
+    /// Asks a node for many transfers at once, if it runs.
     fn begin_burst(&mut self, node: NodeId, count: usize, padding: usize) {
         let Some(door) = self.cluster.doors.lock().get(&node).cloned() else { return };
         let accounts = self.cluster.bank.accounts.clone();
         let mut random = StdRng::seed_from_u64(self.cluster.random.random());
-        // Neither the last one, which was never opened, nor that before it, which is watched.
+        // The last account was never opened, and the one before it is watched: neither takes part.
         let open = accounts.len() - 2;
         let draw = |_| {
             let from = random.random_range(0..open);

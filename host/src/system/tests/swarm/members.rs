@@ -1,13 +1,13 @@
 //! Nodes that stop, lose their power, come back in any order, are replaced, or forget.
 //!
-//! In: which nodes. Out: the same nodes running, or another one in the place of one. It does not know what they must do
-//! about it.
+//! In: which nodes. Out: the same nodes running, or another node in the place of one. This file does not know what
+//! the nodes must do about it.
 
 use super::super::*;
 use super::Swarm;
 
 impl Swarm {
-    /// Those that run stop in order, one after the other.
+    /// Stops the running nodes in order, one after the other.
     pub(super) async fn stop_each(&mut self, nodes: &[NodeId]) {
         for node in nodes {
             if self.cluster.members[node].life.is_some() {
@@ -17,8 +17,8 @@ impl Swarm {
         }
     }
 
-    /// Those that are down start, one after the other. A process that cannot use its disk does not start, and does when it is started
-    /// again.
+    /// Starts the nodes that are down, one after the other. A process that cannot use its disk does not start, but
+    /// does when it is started again.
     pub(super) async fn start_each(&mut self, nodes: &[NodeId]) {
         for node in nodes {
             if self.cluster.members[node].life.is_none() {
@@ -30,7 +30,7 @@ impl Swarm {
         }
     }
 
-    /// The power of those that run goes off at once.
+    /// Cuts the power of the running nodes at once.
     pub(super) async fn cut_power(&mut self, nodes: &[NodeId]) {
         let running = self.cluster.running();
         let hit: Vec<NodeId> = nodes.iter().copied().filter(|node| running.contains(node)).collect();
@@ -40,7 +40,7 @@ impl Swarm {
         }
     }
 
-    /// A node is taken in, another one dies, and a third one is to be removed by those that are left.
+    /// Adds a node, crashes another one, and asks those that are left to remove a third one.
     pub(super) async fn replace(&mut self, removed: NodeId, dies: NodeId) {
         self.node_last = NodeId(self.node_last.0 + 1);
         let new = self.node_last;
@@ -49,8 +49,8 @@ impl Swarm {
         let handle = self.cluster.handle(by.expect("there are three"));
         handle.add(new, address(new), soon()).await.unwrap_or_else(|error| panic!("{new} is taken in: {error}"));
         self.cluster.crash(dies).await;
-        // Without the one that died it may take longer than this waits for, or be refused as long as the new one is no
-        // voter.
+        // Without the crashed node the removal may take longer than this waits for, or be refused until the new node
+        // is a voter.
         let removing = async move { drop(handle.remove(removed, Instant::now() + load::DEADLINE).await) };
         self.begun.push(tokio::spawn(removing));
     }

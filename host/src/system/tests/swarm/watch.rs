@@ -1,8 +1,9 @@
-//! A client that checks that reads are linearizable: it alone pays into an account, a cent each time, and reads the
-//! account at every node.
+//! A client that checks that reads are linearizable. It alone pays into an account, one cent each time, and it reads
+//! the account at every node.
 //!
-//! In: the nodes' entrances. Out: what it asked and was told, or a panic at the first read that misses a payment which
-//! was acknowledged before the read began, or that an earlier read has seen. It does not judge what was never read.
+//! In: the nodes' routers. Out: what the client asked and was told, or a panic at the first read that misses a
+//! payment which was acknowledged before the read began, or which an earlier read has seen. It does not judge
+//! payments that were never read.
 
 use futures_util::future::join_all;
 use rand::rngs::StdRng;
@@ -15,7 +16,7 @@ use super::super::{Doors, LOOK};
 use crate::ids::CommandId;
 use crate::router::answer::Consistency;
 
-/// Who pays.
+/// The account that pays.
 const PAYER: usize = 0;
 
 pub struct Watch {
@@ -50,7 +51,7 @@ async fn watch(
     stopping: CancellationToken,
 ) -> Vec<Attempt> {
     let mut attempts = Vec::new();
-    // What the account has at least, and at most; nothing before the first read.
+    // The least and the most that the account can have; `None` before the first read.
     let mut bounds: Option<(i128, i128)> = None;
     let mut pace = tokio::time::interval(LOOK);
     while !stopping.is_cancelled() {
