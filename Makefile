@@ -3,7 +3,7 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/statehouse/target
 CLI := $(CARGO_TARGET_DIR)/release/statehouse
 
-.PHONY: run test chaos modules bench setup build
+.PHONY: run test check chaos modules bench setup build
 .DEFAULT_GOAL := run
 
 run: build ## three nodes in one process with the wallet, data in ./statehouse-data, http on 127.0.0.1:8080 8081 8082
@@ -12,6 +12,9 @@ run: build ## three nodes in one process with the wallet, data in ./statehouse-d
 test: ## format, lints, modules, every suite; the time of each and a summary at the end
 	@.ci/setup test
 	.ci/test
+
+check: ## what is told within a minute of an edit of the kernel: format, rules, lints and unit tests of the kernel
+	.ci/test format tidy kernel_lints kernel
 
 chaos: setup ## clusters, simulated and real, with many more faults, and bugs that must be noticed: an hour and more
 	STATEHOUSE_CHAOS=1 .ci/test build host it cluster plants

@@ -19,7 +19,7 @@ pub const VOUCHED: FeatureLevel = FeatureLevel(3);
 /// Commands in flight take orders: abort and settle (`saga/`).
 pub const ORDERS: FeatureLevel = FeatureLevel(4);
 /// A batch in which everything is rejected is applied without the module. So it has an outcome even if the module's
-/// `apply` fails on it (`sequencer/decide.rs`); earlier, replicas would halt at it.
+/// `apply` fails on it (`machine/decide/mod.rs`); earlier, replicas would halt at it.
 pub const UNASKED: FeatureLevel = FeatureLevel(5);
 /// A partition that a command needs only at its confirm claims the command's id before the confirm is decided
 /// (`saga/status.rs`).

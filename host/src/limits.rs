@@ -1,6 +1,7 @@
 //! Every bound of the host in one place, each with its reason. Nothing grows past a number named here.
 //!
-//! It knows nothing of what happens beyond a limit: the caller turns that into a clear 4xx, 503 or 507.
+//! The bounds that decide history are the machine's (`machine/limits.rs`), and can be named here as well. It knows
+//! nothing of what happens beyond a limit: the caller turns that into a clear 4xx, 503 or 507.
 
 mod log;
 
@@ -8,40 +9,12 @@ use std::time::Duration;
 
 pub use self::log::*;
 use crate::ids::LogIndex;
+pub use crate::machine::limits::*;
 
 /// A JSON body of one command or one query: far above any honest command, small enough to buffer per connection.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
 /// The body of a batch: [`BATCH_COMMANDS_MAX`] commands of 1 KiB.
 pub const BATCH_BODY_BYTES_MAX: usize = 8 << 20;
-/// Commands of one batch: enough that the cost of an fsync and of a guest call vanish in it.
-pub const BATCH_COMMANDS_MAX: usize = 8192;
-/// The OPS block of one entry; a larger batch is split.
-pub const OPS_BLOCK_BYTES_MAX: usize = 4 << 20;
-/// The OUTCOME block of one entry; a larger one splits the batch.
-pub const OUTCOME_BYTES_MAX: usize = 4 << 20;
-/// The whole input of one guest call.
-pub const GUEST_INPUT_BYTES_MAX: usize = 16 << 20;
-/// The whole output of one guest call.
-pub const GUEST_OUTPUT_BYTES_MAX: usize = 16 << 20;
-/// An entry's payload: its blocks plus bodies, callers and ids.
-pub const ENTRY_BYTES_MAX: usize = 20 << 20;
-pub const KEY_BYTES_MAX: usize = statehouse_abi::key::KEY_BYTES_MAX;
-pub const ENTITY_BYTES_MAX: usize = statehouse_abi::key::ENTITY_BYTES_MAX;
-/// A row travels through the guest whole; a larger one belongs into several rows.
-pub const ROW_BYTES_MAX: usize = 64 << 10;
-/// Ops of one command: a Saga of more steps is a batch job.
-pub const COMMAND_OPS_MAX: usize = 64;
-/// Bytes of what one command is planned into: its body and its ops, far above any honest command and far below what fits into one guest call.
-pub const PLAN_BYTES_MAX: usize = 1 << 20;
-/// Keys one op may declare and discover.
-pub const OP_KEYS_MAX: usize = 256;
-/// How often one group may ask for undeclared keys before it is rejected.
-pub const NEED_KEYS_ROUNDS_MAX: usize = 4;
-/// After this many rounds of a batch it is halved, so that a chain of commands that find keys for each other ends.
-pub const NEED_KEYS_BATCH_ROUNDS_MAX: usize = 16;
-/// Rounds in which a batch is decided: halved after every [`NEED_KEYS_BATCH_ROUNDS_MAX`] of them until one command is left, which asks
-/// [`NEED_KEYS_ROUNDS_MAX`] times, and a few for what is halved because it does not fit into one entry.
-pub const DECIDE_ROUNDS_MAX: usize = 256;
 /// Rounds of one query.
 pub const QUERY_ROUNDS_MAX: usize = 8;
 /// Rows of one scan of a query.
@@ -60,10 +33,6 @@ pub const GUEST_CALLS_OFFLOADED_MAX: usize = 4;
 pub const VIEWS_MAX: usize = 16;
 /// Wasm bytes of a module.
 pub const MODULE_BYTES_MAX: usize = 4 << 20;
-/// Linear memory of a guest instance.
-pub const GUEST_MEMORY_BYTES_MAX: usize = 64 << 20;
-/// Elements of a guest's one table.
-pub const GUEST_TABLE_ELEMENTS_MAX: u32 = 65_536;
 /// What a module says of itself: the longest of the released ones has 6 KiB.
 pub const DESCRIBE_BYTES_MAX: usize = 256 << 10;
 /// Commands, queries, rejections, events, invariants, accepted schemas, fields of an object and values of an enum, each: they are compared with
@@ -71,11 +40,6 @@ pub const DESCRIBE_BYTES_MAX: usize = 256 << 10;
 pub const DESCRIBE_ITEMS_MAX: usize = 1024;
 /// A route of a module: a client's request line has room for it.
 pub const DESCRIBE_PATH_BYTES_MAX: usize = 512;
-/// Lists and maps within each other in what a guest returns as CBOR: sixteen schemas within each other take 70, a value 40. Decoding calls itself as
-/// often.
-pub const GUEST_CBOR_DEPTH_MAX: usize = 128;
-/// Items in what a guest returns as CBOR, each of which is some 50 bytes once it is decoded.
-pub const GUEST_CBOR_ITEMS_MAX: usize = 2 << 20;
 /// Memory of a child that compiles a foreign module: the released ones take less than 100 MiB, and one of [`MODULE_BYTES_MAX`] some hundred.
 pub const COMPILE_MEMORY_BYTES_MAX: u64 = 1 << 30;
 /// CPU time of a child that compiles a foreign module: the released ones take 1.2 s for both engines on a slow machine.
@@ -112,16 +76,8 @@ pub const LOSSES_ROW_ENTRIES_MAX: usize = 12;
 pub const LOSS_TEXT_CHARS_MAX: usize = 400;
 /// How many times the limits for foreign modules one has that is recorded: it was within them once, on some machine.
 pub const RECORDED_MODULE_FACTOR: u64 = 10;
-/// Stack of a guest, enough for deep but not endless recursion.
-pub const GUEST_STACK_BYTES_MAX: usize = 1 << 20;
-/// Fuel of one metered guest call per group in it: some milliseconds of work.
-pub const GUEST_FUEL_PER_GROUP: u64 = 20_000_000;
-/// Fuel of one metered guest call whatever is in it: starting up, parsing the input, writing the output.
-pub const GUEST_FUEL_BASE: u64 = 20_000_000;
 /// Fuel of a guest that trapped for saying why: for a text that is there already. One that takes longer says nothing.
 pub const LAST_WORDS_FUEL: u64 = 1_000_000;
-/// Fuel of one metered guest call at most, so that a batch with an endless loop in it is halved soon.
-pub const GUEST_FUEL_MAX: u64 = 500_000_000;
 /// Budget of one call on the second engine, in its own unit: more than any call on the first one may take, and still an end.
 pub const SECOND_ENGINE_FUEL: u64 = 2 * GUEST_FUEL_MAX;
 /// Budget of describing itself on the second engine: twice what the first one gives, for each has a unit of its own.
@@ -169,8 +125,6 @@ pub const PANICS_KEPT_MAX: usize = 1024;
 pub const LOCAL_ROWS_SHOWN_MAX: usize = 4096;
 /// All that are added up: some seconds of one thread, every ten seconds. Beyond it the metric stands still, and the log says so.
 pub const LOCAL_ROWS_COUNTED_MAX: usize = 1 << 20;
-/// Isolation runs of one batch before the remaining suspects are moved to batches of their own.
-pub const ISOLATIONS_PER_BATCH_MAX: usize = 64;
 /// Bytes of submissions that wait in one partition's queue.
 pub const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// Recorded entries in memory for clients that send an id again, per partition. The newest of them are the bytes of the log's own tail.
@@ -439,8 +393,6 @@ pub const PEER_IDLE_MAX: Duration = Duration::from_secs(10);
 pub const PEER_ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// After the signal to stop, connections of peers have this long to close.
 pub const PEER_STOP_MAX: Duration = Duration::from_secs(2);
-/// The slots that entities hash to; partitions are sets of slots.
-pub const SLOT_COUNT: u32 = 4096;
 /// Entries of a partition that may have come after what a certificate covers: clients do not stop while a proof is made.
 pub const PROOF_ENTRIES_SINCE_MAX: u64 = 100_000;
 
@@ -474,13 +426,9 @@ pub mod structure {
 }
 
 const _: () = {
-    let halvings = BATCH_COMMANDS_MAX.ilog2() as usize + 1;
-    assert!(halvings * (NEED_KEYS_BATCH_ROUNDS_MAX + 1) + NEED_KEYS_ROUNDS_MAX < DECIDE_ROUNDS_MAX);
-    assert!(PLAN_BYTES_MAX <= OPS_BLOCK_BYTES_MAX / 2);
     assert!(SEGMENT_BYTES_MIN <= SEGMENT_BYTES_MAX);
     assert!(ENTRY_BYTES_MAX as u64 <= SEGMENT_BYTES_MAX / 2);
     assert!(OPS_BLOCK_BYTES_MAX + OUTCOME_BYTES_MAX + BATCH_BODY_BYTES_MAX <= ENTRY_BYTES_MAX);
-    assert!(GUEST_FUEL_BASE + GUEST_FUEL_PER_GROUP <= GUEST_FUEL_MAX);
     assert!(DEADLINE_MAX.as_secs() < SHUTDOWN_MAX.as_secs());
     assert!(SHUTDOWN_MAX.as_secs() + PARTITION_CLOSE_MAX.as_secs() + STOP_THREADS_MAX.as_secs() < STOP_MAX.as_secs());
     assert!(PARTITION_CLOSE_GRACE.as_secs() < PARTITION_CLOSE_MAX.as_secs());
@@ -489,7 +437,6 @@ const _: () = {
     assert!(ENTRY_BYTES_MAX < PEER_MESSAGE_BYTES_MAX);
     assert!(BATCH_BODY_BYTES_MAX < PEER_MESSAGE_BYTES_MAX);
     assert!(PEER_STREAM_WINDOW_BYTES < PEER_CONNECTION_WINDOW_BYTES);
-    assert!(ROW_BYTES_MAX <= GUEST_INPUT_BYTES_MAX);
     // A webhook's row: what it takes of each lane, key, type and dead letter at most, and the rest. Texts are UTF-8.
     let lanes = WEBHOOK_PARTITIONS_MAX as usize * 33;
     let filters = WEBHOOK_KEYS_MAX as usize * (4 + ENTITY_BYTES_MAX) + WEBHOOK_KINDS_MAX as usize * (4 + 128);

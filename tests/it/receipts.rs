@@ -14,7 +14,7 @@ use statehouse::audit::Source;
 use statehouse::audit::balance::entity_at;
 use statehouse::guest::compile_by;
 use statehouse::ids::Position;
-use statehouse::router::answer::Moment;
+use statehouse::machine::journal::Moment;
 use statehouse_tests::host::{Host, Start, argument, cli};
 use statehouse_tests::http::{Client, Request};
 use statehouse_tests::oracle::Ledger;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use statehouse::audit::balance::entity_at;
 use statehouse::audit::{AuditError, Source};
 use statehouse::guest::compile_by;
-use statehouse::router::answer::Moment;
+use statehouse::machine::journal::Moment;
 use statehouse_tests::hold::eventually;
 use statehouse_tests::host::{Finished, Host, Start, argument, cli};
 use statehouse_tests::http::{Answer, Client};

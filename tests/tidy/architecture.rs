@@ -1,11 +1,13 @@
 //! `ARCHITECTURE.md` stays short and true: every path it names in backticks exists.
 //!
 //! In: the page and the files of the repository. Out: findings. A path is looked up from the root, then from
-//! `host/src`. Names of types and routes are for review.
+//! `host/src` and from `host/kernel/src`. Names of types and routes are for review.
 
 use crate::tree::{Finding, Text, report, root, texts};
 
 const LINES_MAX: usize = 300;
+/// Where a path may begin.
+const FOLDERS: [&str; 3] = ["", "host/src", "host/kernel/src"];
 
 #[test]
 fn the_page_has_at_most_300_lines() {
@@ -21,9 +23,10 @@ fn every_path_it_names_exists() {
     let mut findings = Vec::new();
     for (index, line) in page().text.lines().enumerate() {
         for path in line.split('`').skip(1).step_by(2).filter(|word| is_path(word)) {
-            let exists = root().join(path).exists() || root().join("host/src").join(path).exists();
+            let exists = FOLDERS.iter().any(|folder| root().join(folder).join(path).exists());
             if !exists {
-                let advice = format!("`{path}` does not exist; name what does, from the root or from host/src");
+                let advice =
+                    format!("`{path}` does not exist; name what does, from the root, host/src or host/kernel/src");
                 findings.push(Finding { path: page().path.clone(), line: index + 1, advice });
             }
         }

@@ -70,7 +70,7 @@ fn no_line_of_prose_is_too_long() {
 /// The runbook must quote what a node says, or nobody finds it there.
 #[test]
 fn every_message_of_the_runbook_is_in_the_code() {
-    let sources = texts().iter().filter(|text| text.path.starts_with("host/src/") && text.path.ends_with(".rs"));
+    let sources = texts().iter().filter(|text| is_of_node(&text.path));
     let said: String = sources.map(|source| spoken(&source.text) + "\n").collect();
     let runbook = pages().find(|page| page.path == RUNBOOK).expect("the book has a runbook");
     let headings = prose(&runbook.text).filter(|(_, line)| line.starts_with("### "));
@@ -78,12 +78,16 @@ fn every_message_of_the_runbook_is_in_the_code() {
     for (line, heading) in headings {
         for message in heading.split('`').skip(1).step_by(2) {
             for part in parts(message).filter(|part| !said.contains(part.as_str())) {
-                let advice = format!("nothing in host/src says `{part}`; quote what a node says");
+                let advice = format!("nothing in the host says `{part}`; quote what a node says");
                 findings.push(Finding { path: RUNBOOK.to_owned(), line, advice });
             }
         }
     }
     report(findings);
+}
+
+fn is_of_node(path: &str) -> bool {
+    path.ends_with(".rs") && ["host/src/", "host/kernel/src/"].iter().any(|folder| path.starts_with(folder))
 }
 
 /// The source as its texts are printed: in one line, without backticks.

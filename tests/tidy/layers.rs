@@ -1,14 +1,34 @@
-//! Which folder may know which: imports between the folders of the host, and the external crates that one folder owns.
+//! Which folder may know which: imports between the folders of the host and its kernel, and the external crates that one
+//! folder owns.
 //!
 //! In: the layer table of `ARCHITECTURE.md` (`| layer | folders | edges inside the layer |`, topmost first) and the
-//! sources. Out: findings. Unit tests of the host may reach anywhere.
+//! sources. Out: findings. Unit tests may reach anywhere. That the kernel knows nothing of the host is not checked here,
+//! because it is a crate of its own; that it depends on nothing but what it lists is.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use crate::tokens::{Token, end_of_group};
 use crate::tree::{Finding, Source, check_rule, check_sources, report, root, texts};
 
-const HOST: &str = "host/src/";
+/// The crates whose folders are in the table. The host re-exports the kernel's.
+const CRATES: [&str; 2] = ["host/src/", "host/kernel/src/"];
+
+/// All that the kernel may depend on. None of these waits, reads a clock or a file, or makes numbers by chance.
+const KERNEL_MAY: [&str; 11] = [
+    "blake3",
+    "bytes",
+    // `tests/tidy/determinism.rs` says where, and how.
+    "hashbrown",
+    "minicbor",
+    "rust_decimal",
+    "serde",
+    "statehouse-abi",
+    "statehouse-guest",
+    "statehouse-projection",
+    "thiserror",
+    "uuid",
+];
 
 /// External crates and the only folders of the host that may name them.
 const OWNERS: [(&str, &[&str]); 18] = [
@@ -46,15 +66,15 @@ fn imports_only_go_down_the_layer_table() {
     check_rule(rule, "host/src/log/frame.rs", "use crate::api::Problem;", "use crate::log::Lsn;");
     check_rule(rule, "host/src/router/local.rs", "use crate::{log::g, api::h};", "use crate::log::Lsn;");
     check_rule(rule, "host/src/api/route.rs", "use crate::unknown::X;", "use crate::{log::Lsn, router::Route};");
+    check_rule(rule, "host/kernel/src/log/plan.rs", "use crate::router::Route;", "use crate::log::Lsn;");
     assert_eq!(rule(&Source::of("host/src/new/mod.rs", "fn f() {}")).len(), 1, "a folder in no layer is refused");
 }
 
 #[test]
 fn the_layer_table_names_only_folders_that_exist() {
     let table = Table::of_architecture();
-    let exists = |name: &&String| {
-        root().join(HOST).join(name).is_dir() || root().join(HOST).join(format!("{name}.rs")).is_file()
-    };
+    let is_in = |folder: PathBuf, name: &str| folder.join(name).is_dir() || folder.join(format!("{name}.rs")).is_file();
+    let exists = |name: &&String| CRATES.iter().any(|of| is_in(root().join(of), name));
     let missing: Vec<&String> = table.layers.keys().filter(|name| !exists(name)).collect();
     assert!(
         missing.is_empty(),
@@ -67,6 +87,20 @@ fn only_the_owning_folder_names_its_crate() {
     check_sources(ownership);
     check_rule(ownership, "host/src/api/route.rs", "use rocksdb::DB;", "use axum::Router;");
     check_rule(ownership, "host/src/disk/read.rs", "fn f() { let x = serde_json::json!({}); }", "use memmap2::Mmap;");
+}
+
+#[test]
+fn the_kernel_depends_on_nothing_but_what_is_listed() {
+    let manifest = texts().iter().find(|file| file.path == "host/kernel/Cargo.toml").expect("the kernel is a crate");
+    let mut sections = manifest.text.split("\n[");
+    let section = sections.find_map(|section| section.strip_prefix("dependencies]")).unwrap_or_default();
+    let names = section.lines().filter_map(|line| Some(line.split_once(['.', ' ', '='])?.0));
+    let names: Vec<&str> = names.filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase())).collect();
+    assert_eq!(
+        names, KERNEL_MAY,
+        "host/kernel/Cargo.toml: the kernel sees no clock, file, network or runtime; if a new dependency is none of \
+         these, and says so, list it in tests/tidy/layers.rs"
+    );
 }
 
 struct Table {
@@ -134,9 +168,9 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// The folder (or single file) of the host that the source belongs to; none for its two roots.
+/// The folder (or single file) of the host or the kernel that the source belongs to; none for the roots.
 fn folder(source: &Source) -> Option<&str> {
-    let first = source.path.strip_prefix(HOST)?.split('/').next()?;
+    let first = CRATES.iter().find_map(|of| source.path.strip_prefix(of))?.split('/').next()?;
     let name = first.trim_end_matches(".rs");
     (!["lib", "main"].contains(&name)).then_some(name)
 }
@@ -171,7 +205,7 @@ fn imports(tokens: &[Token]) -> Vec<(String, usize)> {
 }
 
 fn ownership(source: &Source) -> Vec<Finding> {
-    if !source.is_in(HOST) {
+    if !CRATES.iter().any(|of| source.is_in(of)) {
         return Vec::new();
     }
     let mut findings = Vec::new();

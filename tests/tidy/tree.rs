@@ -133,7 +133,8 @@ pub fn texts() -> &'static [Text] {
 
 /// The root of the repository.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the test package lies in a folder of the root").to_owned()
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
+    root.expect("this package lies in a folder of a folder of the root").to_owned()
 }
 
 fn paths() -> &'static [String] {

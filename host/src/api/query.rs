@@ -23,7 +23,8 @@ use super::time::parse_time;
 use super::url::{encode, query_pairs};
 use crate::ids::Position;
 use crate::limits::{PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX};
-use crate::router::answer::{Consistency, Moment, QueryRequest};
+use crate::machine::journal::Moment;
+use crate::router::answer::{Consistency, QueryRequest};
 use crate::router::machine::Machine;
 
 pub async fn get(

@@ -14,10 +14,9 @@ use crate::audit::source::Source;
 use crate::ids::{PartitionId, Position};
 use crate::limits;
 use crate::machine::entry::Entry;
-use crate::machine::journal::Journal;
+use crate::machine::journal::{Journal, Moment};
 use crate::machine::replay::{Replay, Rows};
-use crate::router::answer::Moment;
-use crate::router::slots::partition_of;
+use crate::machine::slots::partition_of;
 
 /// An answer, and the journal at which it was read.
 pub struct Found {

@@ -21,9 +21,8 @@ use crate::audit::verify::Fault;
 use crate::disk::RealDisk;
 use crate::durable;
 use crate::ids::{ClusterId, JournalIndex, Micros, PartitionId};
-use crate::machine::journal::Verdict;
+use crate::machine::journal::{Moment, Verdict};
 use crate::machine::replay::Replay;
-use crate::router::answer::Moment;
 use crate::snapshot::canonical::{
     CanonicalError, Days, Facts, Listed, SnapshotFile, SnapshotWriter, copy_file, list_files,
 };

@@ -20,8 +20,9 @@ use crate::audit::replay::history::{History, Journaled};
 use crate::ids::{CommandId, JournalIndex, Micros, PartitionId, Position};
 use crate::machine::entry::{Batch, Entry, EntryKind, Part};
 use crate::machine::journal::Verdict;
-use crate::machine::logic::{Fault, Logic, Pace};
+use crate::machine::logic::{Fault, Logic};
 use crate::machine::replay::Rows;
+use crate::machine::replica::{ApplyError, apply_recorded};
 use crate::machine::table::{Change, Table};
 use crate::machine::transit::{InTransit, TransitError, is_local};
 use crate::saga::{CallKey, Saga};
@@ -362,12 +363,19 @@ fn moves(logic: &dyn Logic, here: PartitionId, entry: &Entry, rows: &Rows) -> Re
         let before = course.shown(logic, &ops)?;
         let mut block = RowsWriter::default();
         ops.keys().for_each(|key| block.row(course.find(key)));
-        let writes =
-            logic.apply(Pace::Fast, entry.header().context(), ops.raw(), &block.finish(Vec::new()), &outcome)?;
+        let writes = apply_recorded(logic, entry, &ops, &block.finish(Vec::new()), &outcome).map_err(fault_of)?;
         course.write(&ops, &writes)?;
         moves.push((command, course.shown(logic, &ops)?.minus(&before)?));
     }
     Ok(moves)
+}
+
+/// The module's fault in what [`apply_recorded`] says.
+fn fault_of(error: ApplyError) -> Fault {
+    match error {
+        ApplyError::Fault { fault, .. } => fault,
+        other => Fault::output(other),
+    }
 }
 
 /// One group of a batch as a batch of its own, with the keys it needs: OPS and OUTCOME.

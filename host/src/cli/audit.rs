@@ -26,7 +26,7 @@ use crate::audit::verify::{Report, verify};
 use crate::audit::{AuditError, Source};
 use crate::cli::output::{print, print_json, progress, table, to_json};
 use crate::ids::Micros;
-use crate::router::answer::Moment;
+use crate::machine::journal::Moment;
 
 /// The exit code of a verification whose only findings are about clients.
 const FINDINGS: u8 = 3;

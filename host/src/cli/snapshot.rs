@@ -25,7 +25,7 @@ use crate::cli::output::{print, print_json, progress, table};
 use crate::config::is_host_and_port;
 use crate::disk::RealDisk;
 use crate::ids::{JournalIndex, NodeId, PartitionId};
-use crate::router::answer::Moment;
+use crate::machine::journal::Moment;
 use crate::snapshot::canonical::{Listed, SnapshotFile, list_files};
 use crate::system::restore::{RestoreOptions, Restored, RestoredPartition, restore};
 

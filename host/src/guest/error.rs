@@ -1,11 +1,12 @@
-//! Why a module cannot be loaded ([`GuestError`]), and how a call of a loaded one can fail ([`GuestFault`]).
+//! Why a module cannot be loaded: [`GuestError`].
 //!
-//! A `GuestError` stops the caller that needed the module; it never becomes the outcome of a command. It does not know
-//! which faults are recorded as rejections: the sequencer decides that.
+//! It stops the caller that needed the module; it never becomes the outcome of a command. How a call of a loaded module
+//! can fail is a [`GuestFault`], which is the kernel's: the kernel decides which faults are recorded as rejections.
 
 use std::path::PathBuf;
 
 use super::problem::Problem;
+pub use crate::machine::logic::{Fault as GuestFault, up_to_fault};
 
 /// Why a module was not loaded, or the engine not started.
 #[derive(Debug, thiserror::Error)]
@@ -80,44 +81,4 @@ impl GuestError {
 
 fn list(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-}
-
-/// How a call of a module failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum GuestFault {
-    /// The guest panicked or trapped.
-    #[error("module trapped: {text}")]
-    Trap {
-        /// The panic's text with file and line if the module kept one, otherwise the trap and the function in which it
-        /// happened.
-        text: String,
-        /// Names of the guest's functions, innermost first.
-        backtrace: Vec<String>,
-    },
-    /// The fuel of a metered call is used up.
-    #[error("module used up its budget")]
-    Budget,
-    /// A call on the fast artefact ran longer than the watchdog allows. That depends on the machine: it is never an
-    /// outcome.
-    #[error("module was stopped by the watchdog")]
-    Watchdog,
-    /// The guest returned something other than the contract requires.
-    #[error("module broke the contract: {what}")]
-    Output { what: String },
-    /// The host could not carry out the call. That says nothing about the module: it is never an outcome.
-    #[error("host cannot run the module: {what}")]
-    Host { what: String },
-}
-
-impl GuestFault {
-    pub(super) fn output(what: impl std::fmt::Display) -> Self {
-        Self::Output { what: what.to_string() }
-    }
-}
-
-/// Results in order, up to and including the first fault; nothing after it is computed.
-pub fn up_to_fault<T>(results: impl Iterator<Item = Result<T, GuestFault>>) -> Vec<Result<T, GuestFault>> {
-    let mut is_over = false;
-    let within = results.take_while(|result| !std::mem::replace(&mut is_over, result.is_err()));
-    within.collect()
 }

@@ -30,7 +30,7 @@ pub use artefact::CacheOptions;
 pub use compat::{Incompatibility, check_successor};
 pub use compile::{Bounds, Compiling, compile_by, compile_module};
 pub use engine::{Engine, EngineOptions, Examined, Metered};
-pub use error::{CompileLimit, GuestError, GuestFault, up_to_fault};
+pub use error::{CompileLimit, GuestError, GuestFault};
 pub use module::{Module, Pace};
 pub use problem::{Problem, ProblemKind};
 pub use second::SecondModule;

@@ -27,15 +27,7 @@ use super::engine::Engine;
 use super::error::{GuestError, GuestFault, up_to_fault};
 use crate::ids::ModuleId;
 use crate::limits;
-
-/// Which of a module's two artefacts runs a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
-    /// Stopped only by the watchdog: for everything that is expected to succeed.
-    Fast,
-    /// Stopped when its fuel is used up, at the same instruction everywhere: to find the culprit of a batch.
-    Metered,
-}
+pub use crate::machine::logic::Pace;
 
 pub struct Module {
     engine: Arc<Engine>,

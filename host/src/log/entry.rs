@@ -2,26 +2,9 @@
 //!
 //! These are plain values for the log's users. They know nothing of bytes on disk; `frame.rs` does.
 
-use std::fmt;
-
 use bytes::Bytes;
 
-use crate::ids::{LogIndex, NodeId, Term};
-
-/// The identity of an entry: two entries with the same id have the same content on every replica.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EntryId {
-    pub term: Term,
-    /// The leader that proposed it.
-    pub node: NodeId,
-    pub index: LogIndex,
-}
-
-impl fmt::Display for EntryId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}.{}", self.term, self.node, self.index)
-    }
-}
+use crate::ids::{EntryId, NodeId, Term};
 
 /// The content of an entry. The log stores the bytes and does not look into them. It is cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]

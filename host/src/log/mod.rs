@@ -41,7 +41,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
-pub use entry::{EntryId, LogEntry, Payload, Vote};
+pub use crate::ids::EntryId;
+pub use entry::{LogEntry, Payload, Vote};
 pub use error::{Damage, LogError, Misfit};
 pub use repair::{DamagedLog, Repaired};
 pub use scan::{LogScan, ScannedEntry, Tail};

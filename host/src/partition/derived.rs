@@ -19,7 +19,7 @@ use crate::machine::journal::Journal;
 use crate::partition::coordinate::read_table;
 use crate::partition::error::{Held, PartitionError};
 use crate::partition::lost::{self, Loss, Remembered, Witness};
-use crate::partition::open::{applied_of, journal_of};
+use crate::partition::open::journal_of;
 use crate::store::{IdIndex, IdOptions, Store, StoreError, StoreOptions};
 
 const STATE: &str = "state";
@@ -105,7 +105,7 @@ fn find_loss(
         witnesses.push(Witness::Record);
     }
     let meta = store.meta_written();
-    let state = meta.as_ref().map(|meta| (applied_of(meta), journal_of(meta)));
+    let state = meta.as_ref().map(|meta| (meta.applied, journal_of(meta)));
     let is_ahead = check_state_within_log(state.map(|(applied, _)| applied), log).is_err();
     let end = if let Some((applied, _)) = state.filter(|_| is_ahead) {
         witnesses.push(Witness::State(applied));
@@ -151,7 +151,7 @@ pub fn check_reaches(
 }
 
 fn applied(store: &Store) -> Option<EntryId> {
-    store.meta_written().map(|meta| applied_of(&meta))
+    store.meta_written().map(|meta| meta.applied)
 }
 
 /// The error and the message of RocksDB, on one line.

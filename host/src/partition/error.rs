@@ -114,7 +114,7 @@ pub enum HaltReason {
     #[error("state: {0}")]
     Store(String),
     #[error(transparent)]
-    Host(#[from] crate::sequencer::decide::HostFault),
+    Host(#[from] crate::machine::decide::HostFault),
     #[error("consensus stopped: {0}")]
     Consensus(String),
     #[error("journal entry {index} is not what node {leader}, which leads, has there")]

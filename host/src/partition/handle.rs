@@ -20,13 +20,14 @@ use crate::consensus::{Group, Leadership};
 use crate::ids::{CommandId, Head, JournalIndex, LogIndex, Micros, NodeId, PartitionId, Position};
 use crate::limits;
 use crate::log::{Log, LogHealth};
+use crate::machine::decide::Diagnostic;
 use crate::machine::entry::Activation;
 use crate::machine::journal::Journal;
 use crate::partition::canonical::Canonical;
 use crate::partition::coordinate::read_table;
 use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::history;
-use crate::partition::open::Modules;
+use crate::partition::open::{Modules, journal_of};
 use crate::partition::order::{NotOrdered, Ordered};
 use crate::partition::recorded::RecordedEntries;
 use crate::partition::run::{Message, Wanted};
@@ -35,7 +36,6 @@ use crate::partition::timeline::Timeline;
 use crate::peer::{Call, GroupPeers, Topic};
 use crate::saga::status::row_key;
 use crate::saga::{Order, Saga};
-use crate::sequencer::decide::Diagnostic;
 use crate::sequencer::submission::{Recorded, Refusal, Reply, Submission};
 use crate::snapshot::Snapshots;
 use crate::store::{IdIndex, IdRecord, Store, View};
@@ -216,17 +216,7 @@ impl Partition {
     /// What this node has applied, without any wait.
     pub fn read_stale(&self) -> Result<ReadPoint, PartitionError> {
         let view = self.parts.store.read();
-        let journal = match view.meta() {
-            Some(meta) => Journal {
-                index: meta.journal,
-                head: meta.head,
-                time: meta.time,
-                module: meta.module,
-                schema: meta.schema,
-                ..self.parts.genesis
-            },
-            None => self.parts.genesis,
-        };
+        let journal = view.meta().map_or(self.parts.genesis, journal_of);
         Ok(ReadPoint { view, journal })
     }
 
@@ -377,13 +367,9 @@ impl Partition {
         point: &ReadPoint,
         each: impl FnMut(Recorded) -> std::ops::ControlFlow<()>,
     ) -> Result<(), PartitionError> {
-        let walked = history::walk_back(&self.parts.log, self.applied_of(point), &point.journal, each);
+        let applied = point.view.meta().map(|meta| meta.applied);
+        let walked = history::walk_back(&self.parts.log, applied, &point.journal, each);
         walked.map_err(|error| self.with_position(point, error))
-    }
-
-    fn applied_of(&self, point: &ReadPoint) -> Option<crate::log::EntryId> {
-        let applied = point.view.meta()?.applied;
-        Some(crate::log::EntryId { term: applied.term, node: applied.node, index: applied.index })
     }
 
     /// The last words of a guest about a command, if they are kept.

@@ -45,7 +45,7 @@ use crate::sequencer::admission::{InFlight, RejectionMeter};
 use crate::sequencer::speculation::Speculation;
 use crate::snapshot::canonical::SnapshotFolder;
 use crate::snapshot::{Incoming, Snapshots, finish_install};
-use crate::store::{AppliedId, IdIndex, Meta, Store, StoreOptions};
+use crate::store::{IdIndex, Meta, Store, StoreOptions};
 
 /// How many batches of committed entries may wait for the executor.
 const COMMITTED_BATCHES_MAX: usize = 16;
@@ -115,18 +115,17 @@ impl PartitionOptions {
     }
 }
 
-/// The bytes that a meta row keeps for consensus: `activation u64`, then the membership.
+/// The meta row of a state in which this entry is the last one that is applied.
 pub fn meta_of(applied: EntryId, journal: &Journal, membership: Option<&Bytes>) -> Meta {
-    let mut consensus = journal.activation.to_le_bytes().to_vec();
-    consensus.extend_from_slice(membership.map_or(&[], |bytes| bytes));
     Meta {
-        applied: AppliedId { term: applied.term, node: applied.node, index: applied.index },
+        applied,
         journal: journal.index,
         head: journal.head,
         time: journal.time,
         module: journal.module,
         schema: journal.schema,
-        consensus,
+        activation: journal.activation,
+        membership: membership.cloned(),
     }
 }
 
@@ -140,8 +139,8 @@ struct Recovered {
 impl Recovered {
     fn of(meta: Option<Meta>, genesis: Journal) -> Self {
         let Some(meta) = meta else { return Self { applied: None, membership: None, journal: genesis } };
-        let (_, membership) = split_consensus(&meta.consensus);
-        Self { applied: Some(applied_of(&meta)), membership, journal: journal_of(&meta) }
+        let (applied, journal) = (Some(meta.applied), journal_of(&meta));
+        Self { applied, membership: meta.membership, journal }
     }
 
     fn progress(&self) -> Progress {
@@ -152,21 +151,8 @@ impl Recovered {
 
 /// Where the journal of a state stands.
 pub fn journal_of(meta: &Meta) -> Journal {
-    let (activation, _) = split_consensus(&meta.consensus);
-    let Meta { journal: index, head, time, module, schema, .. } = *meta;
+    let Meta { journal: index, head, time, module, schema, activation, .. } = *meta;
     Journal { index, head, time, module, schema, activation }
-}
-
-/// Splits what [`meta_of`] has joined.
-fn split_consensus(consensus: &[u8]) -> (u64, Option<Bytes>) {
-    let (activation, membership) = consensus.split_first_chunk::<8>().expect("a meta row has its activation");
-    let membership = (!membership.is_empty()).then(|| Bytes::copy_from_slice(membership));
-    (u64::from_le_bytes(*activation), membership)
-}
-
-pub fn applied_of(meta: &Meta) -> EntryId {
-    let AppliedId { term, node, index } = meta.applied;
-    EntryId { term, node, index }
 }
 
 /// The files of a partition, open and level.
@@ -338,7 +324,7 @@ fn open_snapshots(
     ids: &IdIndex,
 ) -> Result<Arc<Snapshots>, PartitionError> {
     let snapshots = Snapshots::open(Arc::new(RealDisk), folder, stream)?;
-    let (purged, applied) = (log.last_purged(), store.meta_written().map(|meta| applied_of(&meta)));
+    let (purged, applied) = (log.last_purged(), store.meta_written().map(|meta| meta.applied));
     Incoming::drop_unless_ahead(&RealDisk, folder, applied.map(|applied| applied.index))?;
     snapshots.retain(|manifest| {
         let last = Some(manifest.last().index);
@@ -483,7 +469,7 @@ impl Applier for Entrance {
 
     fn current_snapshot(&self) -> Option<Snapshot> {
         let newest = self.snapshots.newest()?;
-        let (_, membership) = split_consensus(&newest.manifest.consensus);
-        Some(Snapshot { last: Some(newest.manifest.last()), membership, offer: newest.offer.clone() })
+        let (last, membership) = (Some(newest.manifest.last()), newest.manifest.membership());
+        Some(Snapshot { last, membership, offer: newest.offer.clone() })
     }
 }

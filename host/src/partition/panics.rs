@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use crate::durable;
 use crate::ids::CommandId;
 use crate::limits;
-use crate::sequencer::decide::Diagnostic;
+use crate::machine::decide::Diagnostic;
 
 const FILE: &str = "panics";
 const FILE_BEFORE: &str = "panics.old";

@@ -13,9 +13,12 @@ use crate::features;
 use crate::ids::{Digest, Head};
 use crate::limits;
 use crate::log::LogHealth;
+use crate::machine::decide::block::BlockBuilder;
+use crate::machine::decide::{Counts, Decided, Effect, decide};
 use crate::machine::entry::{BatchWriter, Entry, EntryCommand, EntryKind, Header};
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::logic::Logic;
+use crate::machine::plan::PlanView;
 use crate::machine::replica::{digest, no_writes};
 use crate::machine::table::{self, Change};
 use crate::partition::claims::Forbidden;
@@ -24,10 +27,8 @@ use crate::partition::error::HaltReason;
 use crate::partition::recall::Repeat;
 use crate::partition::run::{Executor, Message, store_failed};
 use crate::saga::{Derivation, Origin, Records, Start};
-use crate::sequencer::block::BlockBuilder;
-use crate::sequencer::decide::{Decided, Effect, decide};
 use crate::sequencer::speculation::Speculative;
-use crate::sequencer::submission::{PlanView, Refusal, Reply, Submission};
+use crate::sequencer::submission::{Refusal, Reply, Submission};
 use crate::store::{IdRecord, StoreError};
 
 impl Executor {
@@ -84,6 +85,7 @@ impl Executor {
             let fetch = |ops: &OpsBlock<'_>| self.fetch_speculative(ops);
             decide(logic.as_ref(), header.context(), &plans, fetch)?
         };
+        count(decided.counts);
         for submission in submissions.drain(decided.plan_count..).rev() {
             self.queue.push_front(submission);
         }
@@ -419,6 +421,12 @@ impl Executor {
     }
 }
 
+/// Counts what a leader has decided. A replay on the same node decides by the same function and is not counted.
+fn count(counts: Counts) {
+    metrics::counter!("statehouse_undeclared_keys_total").increment(counts.undeclared_keys);
+    metrics::counter!("statehouse_isolation_runs_total").increment(counts.isolation_runs);
+}
+
 /// Refuses all of them, each with its rejection, and writes nothing.
 fn forbid(submissions: &[Submission], rejections: &[Vec<u8>]) -> Decided {
     assert_eq!(submissions.len(), rejections.len());
@@ -438,5 +446,6 @@ fn forbid(submissions: &[Submission], rejections: &[Vec<u8>]) -> Decided {
         plan_count: submissions.len(),
         diagnostics: Vec::new(),
         effect: Effect::Unasked,
+        counts: Counts::default(),
     }
 }

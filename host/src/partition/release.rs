@@ -18,7 +18,6 @@ use crate::log::{EntryId, Log, LogHealth};
 use crate::partition::error::PartitionError;
 use crate::partition::handle::Partition;
 use crate::partition::history::find_last_before;
-use crate::partition::open::applied_of;
 use crate::partition::run::Message;
 use crate::snapshot::{IDS, Manifest, STATE, SnapshotError, Snapshots};
 use crate::store::{IdIndex, Meta, Store, StoreError};
@@ -44,7 +43,7 @@ pub fn checkpoint(store: &Store, ids: &IdIndex, folder: &Path) -> Result<Option<
 
 /// Makes a snapshot of what [`checkpoint`] has put there.
 pub fn finish(snapshots: &Snapshots, log: &Log, meta: &Meta) -> Result<(), SnapshotError> {
-    let manifest = Manifest::new(snapshots.stream(), meta, log.hash_of(applied_of(meta))?);
+    let manifest = Manifest::new(snapshots.stream(), meta, log.hash_of(meta.applied)?);
     let made = snapshots.finish(manifest)?;
     metrics::counter!("statehouse_snapshots_built_total").increment(1);
     tracing::info!(

@@ -23,7 +23,7 @@ use crate::limits::{
     TRIAL_ANSWER_BYTES_PER_STRIKE, TRIAL_CALLS_PER_STRIKE, TRIAL_RENDERS_MAX, TRIAL_STOP_GRACE,
     TRIAL_STRIKES_FACTOR_SLOW, TRIAL_STRIKES_MAX, TRIAL_STRIKES_OF_WATCHDOG, TRIAL_TIME_OWED,
 };
-use crate::machine::logic::{Fault, Logic, Pace};
+use crate::machine::logic::{Fault, Logic, Pace, ViewLogic};
 
 /// How many groups have budgets whose sum is below the most that a metered call gets.
 const GROUPS_METERED: usize = ((GUEST_FUEL_MAX - GUEST_FUEL_BASE) / GUEST_FUEL_PER_GROUP) as usize;
@@ -310,8 +310,8 @@ impl Logic for Guarded {
         migrated
     }
 
-    fn source(&self) -> Option<&str> {
-        self.logic.source()
+    fn view(&self) -> Option<&dyn ViewLogic> {
+        self.logic.view()
     }
 }
 
@@ -320,7 +320,7 @@ mod tests {
     use statehouse_abi::ops::{OpRole, OpsWriter};
 
     use super::*;
-    use crate::machine::failing::Failing;
+    use crate::registry::failing::Failing;
 
     const CONTEXT: Context = Context { time: 1, seed: [0; 32] };
 

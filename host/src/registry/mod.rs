@@ -25,7 +25,7 @@ use crate::durable::{self, PRIVATE, Unnamed};
 use crate::guest::{Allowance, Bounds, Engine, Examined, Module, SecondModule};
 use crate::ids::ModuleId;
 use crate::limits::MODULE_BYTES_MAX;
-use crate::machine::logic::{Fault, Logic, Pace};
+use crate::machine::logic::{Fault, Logic, Pace, ViewLogic};
 use crate::partition::Modules;
 use crate::registry::loaded::Loaded;
 use crate::regular;
@@ -87,7 +87,7 @@ impl Registry {
     /// Validates and compiles a module that the operator has configured or the cluster has recorded, and keeps its
     /// bytes; durable on return.
     pub fn stage(&self, wasm: &[u8]) -> Result<Arc<dyn Logic>, RegistryError> {
-        let module: Arc<dyn Logic> = Arc::new(Guest(self.engine.load(wasm, self.allowance)?));
+        let module: Arc<dyn Logic> = Arc::new(Guest::new(self.engine.load(wasm, self.allowance)?));
         self.write_missing(module.id(), wasm)?;
         self.loaded.lock().insert(module.clone());
         Ok(module)
@@ -100,7 +100,7 @@ impl Registry {
             return Ok(Candidate { logic: self.find(id)?, examined: None });
         }
         let examined = self.engine.examine(wasm, bounds)?;
-        Ok(Candidate { logic: Arc::new(Guest(examined.module.clone())), examined: Some(examined) })
+        Ok(Candidate { logic: Arc::new(Guest::new(examined.module.clone())), examined: Some(examined) })
     }
 
     /// Keeps a module that is about to be recorded; durable on return.
@@ -144,7 +144,7 @@ impl Registry {
             return Ok(logic);
         }
         let wasm = self.read(id)?;
-        let module: Arc<dyn Logic> = Arc::new(Guest(self.engine.load(&wasm, self.allowance)?));
+        let module: Arc<dyn Logic> = Arc::new(Guest::new(self.engine.load(&wasm, self.allowance)?));
         self.loaded.lock().insert(module.clone());
         Ok(module)
     }
@@ -167,7 +167,7 @@ impl Registry {
 
     /// Validates and compiles a foreign module, which is not kept.
     pub fn compile(&self, wasm: &[u8]) -> Result<Arc<dyn Logic>, RegistryError> {
-        Ok(Arc::new(Guest(self.engine.load(wasm, Allowance::Foreign)?)))
+        Ok(Arc::new(Guest::new(self.engine.load(wasm, Allowance::Foreign)?)))
     }
 
     /// The bytes of a staged module.
@@ -225,55 +225,77 @@ fn file_of(id: ModuleId) -> String {
 }
 
 /// A guest module as [`Logic`].
-struct Guest(Arc<Module>);
+struct Guest {
+    module: Arc<Module>,
+    view: Option<GuestView>,
+}
+
+impl Guest {
+    fn new(module: Arc<Module>) -> Self {
+        let view = module.source().map(|source| GuestView { module: module.clone(), source: source.to_owned() });
+        Self { module, view }
+    }
+}
 
 impl Logic for Guest {
     fn id(&self) -> ModuleId {
-        self.0.id()
+        self.module.id()
     }
 
     fn describe(&self) -> &Describe {
-        self.0.describe()
+        self.module.describe()
     }
 
     fn plan(&self, plan_in: &[u8]) -> Result<Vec<u8>, Fault> {
-        self.0.plan(plan_in)
+        self.module.plan(plan_in)
     }
 
     fn execute(&self, pace: Pace, context: Context, ops: &[u8], rows: &[u8]) -> Result<Vec<u8>, Fault> {
-        self.0.execute(pace, context, ops, rows)
+        self.module.execute(pace, context, ops, rows)
     }
 
     fn apply(&self, pace: Pace, context: Context, ops: &[u8], rows: &[u8], outcome: &[u8]) -> Result<Vec<u8>, Fault> {
-        self.0.apply(pace, context, ops, rows, outcome)
+        self.module.apply(pace, context, ops, rows, outcome)
     }
 
     fn query(&self, query: &QueryIn) -> Result<QueryOut, Fault> {
-        self.0.query(query)
+        self.module.query(query)
     }
 
     fn render(&self, items: &[RenderItem]) -> Result<Vec<Value>, Fault> {
-        self.0.render(items)
+        self.module.render(items)
     }
 
     fn check(&self, check: &CheckIn) -> Result<CheckOut, Fault> {
-        self.0.check(check)
+        self.module.check(check)
     }
 
     fn migrate(&self, entities: &[MigrateIn]) -> Vec<Result<MigrateOut, Fault>> {
-        self.0.migrate(entities)
+        self.module.migrate(entities)
     }
 
-    fn source(&self) -> Option<&str> {
-        self.0.source()
+    fn view(&self) -> Option<&dyn ViewLogic> {
+        self.view.as_ref().map(|view| view as &dyn ViewLogic)
+    }
+}
+
+/// A guest module that is a view.
+struct GuestView {
+    module: Arc<Module>,
+    source: String,
+}
+
+impl ViewLogic for GuestView {
+    fn source(&self) -> &str {
+        &self.source
     }
 
     fn project(&self, input: &view::ProjectIn) -> Result<view::ProjectOut, Fault> {
-        self.0.project(input)
+        self.module.project(input)
     }
 
     fn ask(&self, query: &view::QueryIn) -> Result<view::QueryOut, Fault> {
-        self.0.ask(query)
+        self.module.ask(query)
     }
 }
 
@@ -318,5 +340,7 @@ impl Logic for SecondGuest {
     }
 }
 
+#[cfg(test)]
+mod failing;
 #[cfg(test)]
 mod tests;

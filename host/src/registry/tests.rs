@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::guest::{CacheOptions, EngineOptions};
 use crate::limits::MODULES_LOADED_MAX;
-use crate::sequencer::decide::{Decided, HostFault, decide};
-use crate::sequencer::submission::{Plan, PlanView};
+use crate::machine::decide::{Decided, HostFault, decide};
+use crate::machine::plan::{Plan, PlanView};
 
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 

@@ -12,6 +12,7 @@ use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
 use crate::ids::{CommandId, Fingerprint, Micros, NodeId, PartitionId, Position};
+use crate::machine::journal::Moment;
 use crate::router::scope::Scope;
 
 /// The roles whose work includes looking at other callers' commands.
@@ -141,15 +142,6 @@ pub enum Consistency {
     Stale,
     /// Sees at least this position.
     AtLeast(Position),
-}
-
-/// A moment of the past.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
-    /// All entries with time ≤ this.
-    Time(Micros),
-    /// Up to and including this position's entry.
-    Position(Position),
 }
 
 #[derive(Clone, Debug)]

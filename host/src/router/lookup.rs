@@ -16,6 +16,7 @@ use crate::ids::{CommandId, Fingerprint, JournalIndex, Micros, NodeId, Partition
 use crate::limits;
 use crate::machine::entry::EntryCommand;
 use crate::machine::logic::Logic;
+use crate::machine::plan::Plan;
 use crate::partition::{Partition, PartitionError, end_of};
 use crate::peer::{Call, GroupName, Topic};
 use crate::router::answer::{
@@ -24,7 +25,7 @@ use crate::router::answer::{
 use crate::router::machine::{Machine, position_text, unavailable};
 use crate::router::reply::{facts_of, phase_of, render_items};
 use crate::saga::{Derivation, Identity, Mark, Saga};
-use crate::sequencer::submission::{Plan, Recorded};
+use crate::sequencer::submission::Recorded;
 use crate::store::IdRecord;
 
 /// Rejections by the host for which a module's panic text may have been kept.

@@ -19,12 +19,12 @@ use crate::features::Features;
 use crate::ids::{Head, JournalIndex, Micros, ModuleId, NodeId, PartitionId, Position};
 use crate::limits;
 use crate::machine::logic::Logic;
+use crate::machine::slots::partition_of;
 use crate::partition::{self, Modules, Partition, RunState};
 use crate::peer::Network;
 use crate::router::answer::{Answer, CommandRequest, Unavailable, UnavailableReason};
 use crate::router::offload::Offload;
 use crate::router::plan::{Open, Planned, Routed, plan_all};
-use crate::router::slots::partition_of;
 use crate::router::timing::JournalTimes;
 
 /// What a machine is made of.

@@ -5,7 +5,6 @@
 
 pub mod answer;
 pub mod scope;
-pub mod slots;
 pub mod machine;
 mod offload;
 mod plan;

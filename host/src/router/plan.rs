@@ -12,11 +12,12 @@ use tokio::time::Instant;
 use crate::ids::{Fingerprint, Micros, NodeId, PartitionId};
 use crate::limits;
 use crate::machine::logic::{Fault, Logic};
+use crate::machine::plan::{Plan, PlanView, is_plan_in_limits};
 use crate::router::answer::{Answer, CommandRequest, UnavailableReason};
 use crate::router::machine::unavailable;
 use crate::router::offload::Offload;
 use crate::saga::{Form, PlanFault, SagaPlan};
-use crate::sequencer::submission::{Plan, PlanView, Submission, Unticketed, is_plan_in_limits};
+use crate::sequencer::submission::{Submission, Unticketed};
 
 /// A request that is to be answered.
 pub struct Open {

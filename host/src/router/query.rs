@@ -20,11 +20,12 @@ use statehouse_abi::value::Value;
 use crate::ids::{CommandId, Micros, Position};
 use crate::limits;
 use crate::machine::entry::{EntryKind, Part};
+use crate::machine::journal::Moment;
 use crate::machine::logic::{Fault, Logic};
 use crate::machine::replay::Rows;
 use crate::partition::{Partition, PartitionError, ReadPoint};
 use crate::router::answer::{
-    CommandLookup, CommandQuestion, CommandStatus, Consistency, Moment, QueryAnswer, QueryError, QueryRequest,
+    CommandLookup, CommandQuestion, CommandStatus, Consistency, QueryAnswer, QueryError, QueryRequest,
     UnavailableReason,
 };
 use crate::router::machine::{Machine, position_text, unavailable};

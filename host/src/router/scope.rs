@@ -9,7 +9,7 @@
 use statehouse_abi::plan::TccRole;
 
 use crate::limits::ENTITY_BYTES_MAX;
-use crate::sequencer::submission::Plan;
+use crate::machine::plan::Plan;
 
 /// Which entities a caller may act for, and read.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,11 +17,12 @@ use tokio::time::Instant;
 
 use crate::ids::{CommandId, Fingerprint, Micros, ModuleId, NodeId, PartitionId};
 use crate::limits::DEADLINE_MAX;
+use crate::machine::plan::{Plan, is_plan_in_limits};
 use crate::partition::Answered;
 use crate::router::answer::{Answer, Recorded, Unavailable, UnavailableReason};
 use crate::router::plan::size_of;
 use crate::saga::{CallKey, Derivation};
-use crate::sequencer::submission::{Called, Plan, Unticketed, is_plan_in_limits};
+use crate::sequencer::submission::{Called, Unticketed};
 
 /// Version of the messages; another one is refused.
 const FORMAT: u8 = 1;

@@ -1,15 +1,10 @@
-//! The sequencer: what only a leader does. It admits submissions, decides them in batches on speculative state, and
-//! hands entries to consensus.
+//! The sequencer: what only a leader keeps. It admits submissions and remembers the entries that are proposed and not
+//! yet committed.
 //!
-//! In: planned commands. Out: entries with the row writes they mean. It knows nothing of HTTP, of Raft's messages or of
-//! how rows are stored; it never answers a client before the entry is committed.
+//! In: planned commands, decided entries. Out: the next commands for a batch, and the rows as they will be. How a batch
+//! is decided is the machine's business (`machine/decide/`). It knows nothing of HTTP, of Raft's messages or of how rows
+//! are stored; it never answers a client before the entry is committed.
 
 pub mod submission;
 pub mod admission;
-pub mod decide;
-pub mod block;
-mod isolate;
 pub mod speculation;
-
-#[cfg(test)]
-mod tests;

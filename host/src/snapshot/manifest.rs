@@ -17,7 +17,7 @@ use super::{IDS, STATE, SnapshotError};
 use crate::ids::{LogIndex, NodeId, Term};
 use crate::limits;
 use crate::log::{EntryId, StreamId};
-use crate::store::Meta;
+use crate::store::{Meta, split_consensus};
 
 const MAGIC: &[u8; 8] = b"shsnap01";
 const MAGIC_FAMILY: &[u8] = b"shsnap";
@@ -45,7 +45,7 @@ pub struct Manifest {
     pub schema: u32,
     /// The bytes that the meta row keeps for consensus, including the membership.
     #[cbor(n(8), with = "minicbor::bytes")]
-    pub consensus: Vec<u8>,
+    consensus: Vec<u8>,
     /// The files, in order of name.
     #[n(9)]
     pub files: Vec<FileFacts>,
@@ -75,7 +75,7 @@ impl Manifest {
             time: meta.time.0,
             module: meta.module.0,
             schema: meta.schema,
-            consensus: meta.consensus.clone(),
+            consensus: meta.consensus(),
             files: Vec::new(),
         }
     }
@@ -83,6 +83,11 @@ impl Manifest {
     pub fn last(&self) -> EntryId {
         let (term, node, index) = self.last;
         EntryId { term: Term(term), node: NodeId(node), index: LogIndex(index) }
+    }
+
+    /// The members of the group at that entry, as consensus encodes them.
+    pub fn membership(&self) -> Option<Bytes> {
+        split_consensus(&self.consensus).and_then(|(_, membership)| membership)
     }
 
     pub fn size(&self) -> u64 {

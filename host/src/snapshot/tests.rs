@@ -16,7 +16,7 @@ use super::*;
 use crate::disk::RealDisk;
 use crate::ids::{CommandId, Fingerprint, Head, JournalIndex, LogIndex, Micros, ModuleId, NodeId, PartitionId, Term};
 use crate::log::{EntryId, Log, LogEntry, LogOptions, Payload, StreamId};
-use crate::store::{AppliedId, IdIndex, IdOptions, Meta, Store, StoreOptions, StoreShared};
+use crate::store::{IdIndex, IdOptions, Meta, Store, StoreOptions, StoreShared};
 
 const KEY: &[u8] = b"\x05alice";
 
@@ -37,15 +37,15 @@ fn command(index: u64) -> CommandId {
 }
 
 fn meta(index: u64) -> Meta {
-    let EntryId { term, node, index } = id(index);
     Meta {
-        applied: AppliedId { term, node, index },
-        journal: JournalIndex(index.0),
-        head: Head([index.0 as u8; 32]),
-        time: Micros(index.0 as i64),
+        applied: id(index),
+        journal: JournalIndex(index),
+        head: Head([index as u8; 32]),
+        time: Micros(index as i64),
         module: ModuleId([9; 32]),
         schema: 1,
-        consensus: vec![0; 8],
+        activation: 0,
+        membership: None,
     }
 }
 

@@ -11,9 +11,9 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::ids::{IdIndex, IdOptions};
-use super::{AppliedId, Meta, Store, StoreError, StoreOptions, StoreShared};
+use super::{Meta, Store, StoreError, StoreOptions, StoreShared};
 use crate::disk::RealDisk;
-use crate::ids::{CommandId, Fingerprint, Head, JournalIndex, LogIndex, Micros, ModuleId};
+use crate::ids::{CommandId, EntryId, Fingerprint, Head, JournalIndex, LogIndex, Micros, ModuleId};
 use crate::limits::BATCH_COMMANDS_MAX;
 
 /// The kind of ids that clients choose.
@@ -204,13 +204,14 @@ fn apply<'a>(store: &Store, before: u64, keys: impl Iterator<Item = &'a Vec<u8>>
     let index = before + 1;
     let row = [index as u8; 40];
     let meta = Meta {
-        applied: AppliedId { index: LogIndex(index), ..AppliedId::default() },
+        applied: EntryId { index: LogIndex(index), ..EntryId::default() },
         journal: JournalIndex(index),
         head: Head::ZERO,
         time: Micros(index as i64),
         module: ModuleId::ZERO,
         schema: 1,
-        consensus: Vec::new(),
+        activation: 0,
+        membership: None,
     };
     store.apply(keys.map(|key| (key.as_slice(), Some(&row[..]))), meta, (BATCH_COMMANDS_MAX * 130) as u64);
     store.allow_write_up_to(LogIndex(index));

@@ -11,40 +11,39 @@
 //! | 44 | 4 | schema version of the rows |
 //! | 48 | 32 | head of the journal |
 //! | 80 | 32 | active module |
-//! | 112 | 4 + len | bytes that consensus keeps beside the state (its membership), opaque here |
+//! | 112 | 4 | length of what follows, at least 8 |
+//! | 116 | 8 | number of the last activation |
+//! | 124 | – | the group's membership as consensus encodes it; empty without one |
 //!
 //! This file does not know what the fields mean.
 
+use bytes::Bytes;
+
 use super::StoreError;
-use crate::ids::{Head, JournalIndex, LogIndex, Micros, ModuleId, NodeId, Term};
+use crate::ids::{EntryId, Head, JournalIndex, LogIndex, Micros, ModuleId, NodeId, Term};
 
 pub const META_FORMAT: u32 = 1;
 const FIXED_SIZE: usize = 116;
 
-/// Raft's id of an entry, as plain numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AppliedId {
-    pub term: Term,
-    pub node: NodeId,
-    pub index: LogIndex,
-}
-
 /// The position of the rows after an applied entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {
-    pub applied: AppliedId,
+    pub applied: EntryId,
     pub journal: JournalIndex,
     pub head: Head,
     pub time: Micros,
     pub module: ModuleId,
     pub schema: u32,
-    /// Bytes that consensus must find beside the state; opaque.
-    pub consensus: Vec<u8>,
+    /// Number of the last activation in `system`.
+    pub activation: u64,
+    /// What consensus must find beside the state; opaque.
+    pub membership: Option<Bytes>,
 }
 
 impl Meta {
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(FIXED_SIZE + self.consensus.len());
+        let consensus = self.consensus();
+        let mut out = Vec::with_capacity(FIXED_SIZE + consensus.len());
         out.extend_from_slice(&META_FORMAT.to_le_bytes());
         out.extend_from_slice(&self.applied.term.0.to_le_bytes());
         out.extend_from_slice(&self.applied.node.0.to_le_bytes());
@@ -54,9 +53,16 @@ impl Meta {
         out.extend_from_slice(&self.schema.to_le_bytes());
         out.extend_from_slice(&self.head.0);
         out.extend_from_slice(&self.module.0);
-        let len = u32::try_from(self.consensus.len()).expect("a membership is far below 4 GiB");
+        let len = u32::try_from(consensus.len()).expect("a membership is far below 4 GiB");
         out.extend_from_slice(&len.to_le_bytes());
-        out.extend_from_slice(&self.consensus);
+        out.extend_from_slice(&consensus);
+        out
+    }
+
+    /// The last field of the row, which the manifest of a snapshot has as well: `activation u64`, then the membership.
+    pub fn consensus(&self) -> Vec<u8> {
+        let mut out = self.activation.to_le_bytes().to_vec();
+        out.extend_from_slice(self.membership.as_deref().unwrap_or_default());
         out
     }
 
@@ -77,16 +83,25 @@ impl Meta {
         if raw.len() - FIXED_SIZE != consensus_len {
             return Err(damaged("length of the consensus bytes"));
         }
+        let (activation, membership) = split_consensus(&raw[FIXED_SIZE..]).ok_or(damaged("no activation"))?;
         Ok(Self {
-            applied: AppliedId { term: Term(number(4)), node: NodeId(number(12)), index: LogIndex(number(20)) },
+            applied: EntryId { term: Term(number(4)), node: NodeId(number(12)), index: LogIndex(number(20)) },
             journal: JournalIndex(number(28)),
             time: Micros(i64::from_le_bytes(bytes_at(raw, 36))),
             schema: u32::from_le_bytes(bytes_at(raw, 44)),
             head: Head(bytes_at(raw, 48)),
             module: ModuleId(bytes_at(raw, 80)),
-            consensus: raw[FIXED_SIZE..].to_vec(),
+            activation,
+            membership,
         })
     }
+}
+
+/// What [`Meta::consensus`] has put together; nothing if it is too short for that.
+pub fn split_consensus(consensus: &[u8]) -> Option<(u64, Option<Bytes>)> {
+    let (activation, membership) = consensus.split_first_chunk::<8>()?;
+    let membership = (!membership.is_empty()).then(|| Bytes::copy_from_slice(membership));
+    Some((u64::from_le_bytes(*activation), membership))
 }
 
 /// The bytes of a field. The caller has checked that the field lies inside `raw`.

@@ -32,7 +32,7 @@ pub use error::StoreError;
 pub use faults::StoreFaults;
 pub use ids::{IdIndex, IdOptions, IdRecord, IdStats};
 pub use keep::{KeepWhat, open_kept};
-pub use meta::{AppliedId, Meta};
+pub use meta::{Meta, split_consensus};
 pub use ordered::{OrderedRows, OrderedStore};
 pub use replace::{RowsFile, WrittenRows};
 pub use state::{Store, StoreOptions, StoreStats};

@@ -16,7 +16,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::ids::{Head, JournalIndex, LogIndex, Micros, ModuleId, NodeId, Term};
+use crate::ids::{EntryId, Head, JournalIndex, LogIndex, Micros, ModuleId, NodeId, Term};
 
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 type Writes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
@@ -25,13 +25,14 @@ const CHILD_DIR: &str = "STATEHOUSE_TEST_STORE_CHILD";
 
 fn meta(index: u64) -> Meta {
     Meta {
-        applied: AppliedId { term: Term(3), node: NodeId(1), index: LogIndex(index) },
+        applied: EntryId { term: Term(3), node: NodeId(1), index: LogIndex(index) },
         journal: JournalIndex(index),
         head: Head::of(&index.to_le_bytes()),
         time: Micros(index as i64 * 1_000),
         module: ModuleId::of(b"module"),
         schema: 7,
-        consensus: b"membership".to_vec(),
+        activation: u64::from_le_bytes(*b"membersh"),
+        membership: Some(bytes::Bytes::from_static(b"ip")),
     }
 }
 

@@ -100,7 +100,7 @@ impl Cluster {
         let size = wasm.len();
         let brought = self.examine(machine, "module", wasm, wanting).await?;
         let logic = brought.logic();
-        let checked = match logic.source() {
+        let checked = match logic.view().map(|view| view.source()) {
             None => check_follows(active.as_ref(), logic),
             Some(source) => {
                 let detail = format!("it is a view of {source} and no module: make it with `statehouse view create`");

@@ -446,7 +446,7 @@ async fn stage_all(
 pub(super) fn stage(registry: &Registry, spec: &MachineSpec) -> Result<Arc<dyn Logic>, NodeError> {
     let (wasm, path) = spec.module.read()?;
     let logic = registry.stage(&wasm)?;
-    if logic.source().is_some() {
+    if logic.view().is_some() {
         return Err(NodeError::ViewAsModule { path, machine: spec.name.clone() });
     }
     let found = logic.describe().name.clone();

@@ -22,13 +22,13 @@ use statehouse_abi::plan::{PlanInWriter, PlanItem};
 use statehouse_abi::rows::{RowsWriter, WritesBlock};
 
 use crate::ids::{CommandId, JournalIndex};
+use crate::machine::decide::{Effect, HostFault, decide};
 use crate::machine::entry::EntryKind;
 use crate::machine::logic::Logic;
 use crate::machine::migration::{Migration, MigrationError};
+use crate::machine::plan::{Plan, PlanView};
 use crate::machine::replay::Rows;
 use crate::partition::{Partition, ReadPoint};
-use crate::sequencer::decide::{Effect, HostFault, decide};
-use crate::sequencer::submission::{Plan, PlanView};
 use crate::store::View;
 
 /// From how many entries of each partition the commands are decided again.

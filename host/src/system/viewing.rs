@@ -203,7 +203,7 @@ fn stage_defaults(host: &Host) -> Vec<ByDefault> {
 }
 
 fn check_source(logic: &dyn Logic, machine: &str) -> Result<(), ClusterError> {
-    match logic.source() {
+    match logic.view().map(|view| view.source()) {
         Some(source) if source == machine => Ok(()),
         Some(source) => {
             Err(ClusterError::Invalid(format!("it is a view of the machine {source}, not of {machine}: name that one")))

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use crate::ids::{JournalIndex, LogIndex, PartitionId};
 use crate::limits::{GUEST_INPUT_BYTES_MAX, KEY_BYTES_MAX, ROW_BYTES_MAX, VIEW_BATCH_DECISIONS, VIEW_ROUNDS_MAX};
-use crate::machine::logic::{Fault, Logic};
+use crate::machine::logic::{Fault, Logic, ViewLogic};
 use crate::partition::tail::{Bound, Gap, Read, log_index_of};
 use crate::partition::{Modules, Partition, PartitionError};
 use crate::sequencer::submission::Recorded;
@@ -237,13 +237,17 @@ impl Build {
         projected
     }
 
+    pub fn view(&self) -> Result<&dyn ViewLogic, Fault> {
+        self.logic.view().ok_or_else(|| Fault::output("it is a module and no view"))
+    }
+
     fn project_all(&self, partition: PartitionId, input: &mut ProjectIn) -> Result<Option<Vec<Row>>, ViewError> {
         let decisions = &input.decisions;
         let position = decisions.first().map(|decision| decision.position(0)).unwrap_or_default();
         let count = decisions.len();
         let failed = |text| ViewError::Failed { position: position.clone(), text };
         for _ in 0..VIEW_ROUNDS_MAX {
-            match self.logic.project(input) {
+            match self.view().and_then(|view| view.project(input)) {
                 Ok(ProjectOut::Need(keys)) => {
                     let mut keys: Vec<Vec<u8>> = keys.into_iter().map(|key| key.0).collect();
                     keys.sort();

@@ -307,7 +307,8 @@ impl Build {
                 scans: Vec::new(),
             };
             for _ in 0..QUERY_ROUNDS_MAX {
-                let out = self.logic.ask(&input).map_err(|fault| ViewError::Host(fault.to_string()))?;
+                let out = self.view().and_then(|view| view.ask(&input));
+                let out = out.map_err(|fault| ViewError::Host(fault.to_string()))?;
                 let QueryOut::Need(need) = out else { return Ok((out, cursors)) };
                 fetch(&mut input, need, rows, &cursors)?;
             }

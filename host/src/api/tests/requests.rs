@@ -11,7 +11,8 @@ use crate::api::json::read_json;
 use crate::api::mount::Target;
 use crate::api::query::read_options;
 use crate::ids::{CommandId, Micros};
-use crate::router::answer::{Consistency, Moment};
+use crate::machine::journal::Moment;
+use crate::router::answer::Consistency;
 
 /// The target and the fields of the path, or the status and detail.
 #[track_caller]

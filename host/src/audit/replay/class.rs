@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use statehouse_abi::cold::{Rejection, host_rejection};
 use statehouse_abi::outcome::GroupOutcome;
 
+use crate::machine::decide::Diagnostic;
 use crate::machine::entry::Batch;
-use crate::sequencer::decide::Diagnostic;
 
 /// How a decision differs. The names are those of the report, of certificates and of `--approve`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

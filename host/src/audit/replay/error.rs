@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use crate::audit::error::AuditError;
 use crate::ids::{JournalIndex, ModuleId, PartitionId};
+use crate::machine::decide::HostFault;
 use crate::machine::replica::ApplyError;
-use crate::sequencer::decide::HostFault;
 
 /// No verdict can be given; exit code 3.
 #[derive(Debug, thiserror::Error)]

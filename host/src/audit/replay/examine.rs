@@ -18,10 +18,10 @@ use crate::audit::replay::render::{self, About, hex, key_text, text_of};
 use crate::audit::replay::report::{ModuleFacts, OpText, RowChange, Side};
 use crate::audit::replay::state::{Overlay, State};
 use crate::ids::CommandId;
+use crate::machine::decide::decide;
 use crate::machine::entry::{Entry, Part};
-use crate::machine::logic::{Logic, Pace};
-use crate::machine::replica::apply_checked;
-use crate::sequencer::decide::decide;
+use crate::machine::logic::Logic;
+use crate::machine::replica;
 
 /// The rows before a group: those before the batch, with the recorded events of earlier groups applied.
 pub fn rows_before<'s>(
@@ -42,7 +42,7 @@ pub fn recorded_side(task: &Task<'_>, rows: &Overlay<'_>, group: usize, about: A
     let decision = Decision::recorded(task.batch, group);
     let (ops, outcome) = part_of(task.batch, group..group + 1, &ExtraKeys::new());
     let parsed = OpsBlock::parse_trusted(&ops).expect("the host wrote this block");
-    let writes = apply_checked(task.logic, Pace::Metered, task.entry, &ops, &rows.fetch(&parsed), &outcome).ok();
+    let writes = replica::apply_recorded(task.logic, task.entry, &parsed, &rows.fetch(&parsed), &outcome).ok();
     side(task.logic, &decision, Some((&parsed, writes.as_deref())), rows, about)
 }
 

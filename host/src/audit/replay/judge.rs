@@ -14,11 +14,11 @@ use crate::audit::replay::error::ReplayFault;
 use crate::audit::replay::plans::{Item, Planned};
 use crate::audit::replay::state::{Overlay, State};
 use crate::ids::PartitionId;
+use crate::machine::decide::{Decided, decide};
 use crate::machine::entry::{Batch, Entry};
-use crate::machine::logic::{Fault, Logic, Pace};
-use crate::machine::replica::{ApplyError, apply_checked, is_all_rejected, no_writes};
-use crate::sequencer::decide::{Decided, decide};
-use crate::sequencer::submission::PlanView;
+use crate::machine::logic::{Fault, Logic};
+use crate::machine::plan::PlanView;
+use crate::machine::replica::{self, ApplyError, is_all_rejected, no_writes};
 
 /// A batch that is examined.
 #[derive(Clone, Copy)]
@@ -212,7 +212,7 @@ pub fn apply_recorded(
 ) -> Result<(), ReplayFault> {
     let (ops, outcome) = part_of(task.batch, groups, extra);
     let parsed = OpsBlock::parse_trusted(&ops).expect("the host wrote this block");
-    let writes = apply(task, &ops, &overlay.fetch(&parsed), &outcome)?;
+    let writes = apply(task, &parsed, &overlay.fetch(&parsed), &outcome)?;
     overlay.write(&parsed, &writes);
     Ok(())
 }
@@ -226,27 +226,19 @@ pub fn apply_all(task: &Task<'_>, state: &State, extra: &ExtraKeys) -> Result<(V
         part_of(task.batch, 0..task.batch.ops.group_count(), extra)
     };
     let parsed = OpsBlock::parse_trusted(&ops).expect("the host wrote this block, or checked it");
-    let writes = apply(task, &ops, &state.fetch(&parsed), &outcome)?;
+    let writes = apply(task, &parsed, &state.fetch(&parsed), &outcome)?;
     Ok((ops, writes))
 }
 
-fn apply(task: &Task<'_>, ops: &[u8], rows: &[u8], outcome: &[u8]) -> Result<Vec<u8>, ReplayFault> {
-    let (logic, entry) = (task.logic, task.entry);
-    let applied = match apply_checked(logic, Pace::Fast, entry, ops, rows, outcome) {
-        // The watchdog measures wall-clock time, which says nothing about the module: ask again, metered.
-        Err(ApplyError::Fault { fault: Fault::Watchdog, .. }) => {
-            apply_checked(logic, Pace::Metered, entry, ops, rows, outcome)
-        }
-        other => other,
-    };
-    let applied = match applied {
+fn apply(task: &Task<'_>, ops: &OpsBlock<'_>, rows: &[u8], outcome: &[u8]) -> Result<Vec<u8>, ReplayFault> {
+    let applied = match replica::apply_recorded(task.logic, task.entry, ops, rows, outcome) {
         // There are no events to apply. Replicas do not ask the module either if it fails at that.
         Err(ApplyError::Fault { .. } | ApplyError::Writes { .. }) if is_without_events(outcome) => Ok(no_writes()),
         other => other,
     };
     applied.map_err(|error| ReplayFault::Apply {
         partition: task.partition,
-        index: entry.header().index,
+        index: task.entry.header().index,
         reason: match error {
             ApplyError::Fault { fault: Fault::Trap { text, .. }, .. } => text,
             other => other.to_string(),

@@ -12,13 +12,13 @@ use statehouse_abi::plan::{Coordination, PlanInWriter, PlanItem, PlanOutWriter, 
 
 use crate::audit::replay::class::Decision;
 use crate::ids::PartitionId;
+use crate::machine::decide::{Culprit, Diagnostic};
 use crate::machine::entry::{Batch, Entry, EntryCommand, Part};
 use crate::machine::logic::Logic;
-use crate::router::slots::partition_of;
+use crate::machine::plan::{Plan, PlanView, is_plan_in_limits};
+use crate::machine::slots::partition_of;
 use crate::saga::claim::ID_REUSED;
 use crate::saga::{Call, Form, SagaPlan};
-use crate::sequencer::decide::{Culprit, Diagnostic};
-use crate::sequencer::submission::{Plan, PlanView, is_plan_in_limits};
 
 /// The code of a call that a coordinator cancelled before it arrived. The host records it without asking a module.
 pub const CANCELLED: &str = "cancelled";

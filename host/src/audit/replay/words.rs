@@ -10,7 +10,7 @@ use crate::audit::replay::error::ReplayFault;
 use crate::audit::replay::history::{History, time_of};
 use crate::audit::replay::request::{Filter, Mode};
 use crate::ids::{CommandId, Micros, Position};
-use crate::router::answer::Moment;
+use crate::machine::journal::Moment;
 
 /// Reads a time as clients write it.
 pub type ParseTime = fn(&str) -> Option<Micros>;

@@ -20,7 +20,7 @@ use crate::audit::list::{Line, LinePart, What, list};
 use crate::audit::{AuditError, Source};
 use crate::cli::output::{print, print_json, print_json_text, progress, table, to_json};
 use crate::ids::{NodeId, PartitionId};
-use crate::router::slots::partition_of;
+use crate::machine::slots::partition_of;
 
 #[derive(Args)]
 pub struct LogArgs {

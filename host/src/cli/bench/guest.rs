@@ -21,13 +21,15 @@ use crate::cli::bench::{Folder, WALLET};
 use crate::cli::output::{print, progress, table};
 use crate::disk::RealDisk;
 use crate::guest::{Engine, EngineOptions};
-use crate::ids::{CommandId, Digest, Fingerprint, Head, JournalIndex, LogIndex, Micros, ModuleId, NodeId, Term};
+use crate::ids::{
+    CommandId, Digest, EntryId, Fingerprint, Head, JournalIndex, LogIndex, Micros, ModuleId, NodeId, Term,
+};
+use crate::machine::decide::{HostFault, decide};
 use crate::machine::logic::Logic;
+use crate::machine::plan::{Plan, PlanView};
 use crate::machine::replica::digest;
 use crate::registry::Registry;
-use crate::sequencer::decide::{HostFault, decide};
-use crate::sequencer::submission::{Plan, PlanView};
-use crate::store::{AppliedId, IdIndex, IdOptions, Meta, Store, StoreOptions, StoreShared};
+use crate::store::{IdIndex, IdOptions, Meta, Store, StoreOptions, StoreShared};
 
 #[derive(Args, Clone)]
 pub struct GuestArgs {
@@ -234,13 +236,14 @@ impl Lab {
     fn meta(&self, head: Head) -> Meta {
         let index = self.store.meta_applied().map_or(1, |meta| meta.applied.index.0 + 1);
         Meta {
-            applied: AppliedId { term: Term(1), node: NodeId(1), index: LogIndex(index) },
+            applied: EntryId { term: Term(1), node: NodeId(1), index: LogIndex(index) },
             journal: JournalIndex(self.index),
             head,
             time: Micros(self.index as i64),
             module: ModuleId::ZERO,
             schema: 1,
-            consensus: Vec::new(),
+            activation: 0,
+            membership: None,
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::cli::output::progress;
 use crate::cli::trust::Trust;
 use crate::ids::PartitionId;
 use crate::limits::DEADLINE_MAX;
-use crate::router::slots::partition_of;
+use crate::machine::slots::partition_of;
 
 /// Accounts opened with one request: each needs two commands, and a batch holds 8,192.
 const OPEN_ACCOUNTS: usize = 4096;

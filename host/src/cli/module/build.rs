@@ -174,6 +174,6 @@ fn cargo_home() -> anyhow::Result<PathBuf> {
     set.or_else(home).context("cargo's folder is unknown: set HOME or CARGO_HOME")
 }
 
-fn cargo() -> OsString {
+pub(super) fn cargo() -> OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }

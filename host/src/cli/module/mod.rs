@@ -12,6 +12,8 @@ mod debian;
 mod build;
 mod check;
 mod inspect;
+#[cfg(test)]
+mod kernel;
 mod template;
 mod release;
 mod named;

@@ -30,15 +30,11 @@ impl Toolchain {
     /// # Errors
     /// None of the three ways works; the message names all of them with their reasons.
     pub(super) fn find() -> anyhow::Result<Self> {
-        let sysroot = sysroot();
-        if sysroot.as_ref().is_ok_and(|sysroot| has_target(sysroot)) {
-            return Self::rustup();
+        if let Some(toolchain) = Self::find_here()? {
+            return Ok(toolchain);
         }
-        let cache = cache_folder()?;
+        let (sysroot, cache) = (sysroot(), cache_folder()?);
         let linker = find_linker(sysroot.as_deref().ok());
-        if let (Some(unpacked), Ok(linker)) = (debian::find_unpacked(&cache)?, &linker) {
-            return Self::debian(unpacked, linker);
-        }
         let by_rustup = sysroot.and_then(|sysroot| add_target(&sysroot));
         let Err(rustup_error) = by_rustup else { return Self::rustup() };
         match linker.and_then(|linker| Self::debian(debian::unpack(&cache)?, &linker)) {
@@ -49,6 +45,18 @@ impl Toolchain {
                  {TARGET}`\n   (tried: {rustup_error:#});\n3. on Debian or Ubuntu, make `apt-get download rustc-web \
                  rust-web-src` possible\n   (tried: {debian_error:#})"
             ),
+        }
+    }
+
+    /// One that is on this machine already, so that nobody needs the network.
+    pub(super) fn find_here() -> anyhow::Result<Option<Self>> {
+        let sysroot = sysroot();
+        if sysroot.as_ref().is_ok_and(|sysroot| has_target(sysroot)) {
+            return Self::rustup().map(Some);
+        }
+        match (debian::find_unpacked(&cache_folder()?)?, find_linker(sysroot.as_deref().ok())) {
+            (Some(unpacked), Ok(linker)) => Self::debian(unpacked, &linker).map(Some),
+            _ => Ok(None),
         }
     }
 

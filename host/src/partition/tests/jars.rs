@@ -8,8 +8,8 @@ use statehouse_abi::key::key;
 use super::*;
 use crate::clock::Clock;
 use crate::features::FeatureLevel;
+use crate::machine::slots::partition_of;
 use crate::router::MachineParticipants;
-use crate::router::slots::partition_of;
 use module::Jars;
 
 const MACHINE: &str = "jars";

@@ -9,7 +9,8 @@ use super::jars::{Calls, Cluster, id_at};
 use super::*;
 use crate::clock::{Clock, ManualClock};
 use crate::ids::{Fingerprint, Micros};
-use crate::sequencer::submission::{Plan, Replies, Reply, Submission, Ticket};
+use crate::machine::plan::Plan;
+use crate::sequencer::submission::{Replies, Reply, Submission, Ticket};
 
 const NOW: i64 = 1_700_000_000_000_000;
 const SECOND: i64 = 1_000_000;

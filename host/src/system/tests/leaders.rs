@@ -10,10 +10,10 @@ use super::load::{CURRENCY, DEADLINE, Told, balance};
 use super::*;
 use crate::ids::{CommandId, JournalIndex};
 use crate::limits::LOCAL_ROWS_SHOWN_MAX;
+use crate::machine::slots::partition_of;
 use crate::partition::history;
 use crate::peer::GroupName;
 use crate::router::answer::{Answer, Caller, CommandRequest, Consistency, QueryError, Unavailable, UnavailableReason};
-use crate::router::slots::partition_of;
 use crate::system::in_transit;
 use crate::system::retention::oldest_in_flight;
 

@@ -59,11 +59,11 @@ use crate::features::{self, FeatureLevel};
 use crate::guest::{Engine, EngineOptions};
 use crate::ids::{Micros, NodeId, PartitionId};
 use crate::limits;
+use crate::machine::slots::partition_of;
 use crate::partition::Partition;
 use crate::peer::SimNetwork;
 use crate::registry::Registry;
 use crate::router::Router;
-use crate::router::slots::partition_of;
 
 use judge::Bank;
 use load::{Attempt, Load};

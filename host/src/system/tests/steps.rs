@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::load::Told;
 use super::*;
-use crate::router::slots::partition_of;
+use crate::machine::slots::partition_of;
 
 /// More steps than any transfer takes.
 const STEPS_MAX: u64 = 400;

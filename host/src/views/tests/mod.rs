@@ -33,7 +33,7 @@ use crate::disk::RealDisk;
 use crate::features;
 use crate::ids::{CommandId, ModuleId, NodeId, PartitionId};
 use crate::limits;
-use crate::machine::logic::{Fault, Logic, Pace};
+use crate::machine::logic::{Fault, Logic, Pace, ViewLogic};
 use crate::partition::{Modules, Partition};
 use crate::router::Machine;
 use crate::router::answer::{Answer, Caller, CommandRequest};
@@ -186,8 +186,14 @@ impl Logic for NativeView {
         entities.iter().map(|_| no_module()).collect()
     }
 
-    fn source(&self) -> Option<&str> {
-        Some(Counts::SOURCE)
+    fn view(&self) -> Option<&dyn ViewLogic> {
+        Some(self)
+    }
+}
+
+impl ViewLogic for NativeView {
+    fn source(&self) -> &str {
+        Counts::SOURCE
     }
 
     fn project(&self, input: &abi::ProjectIn) -> Result<abi::ProjectOut, Fault> {

@@ -7,7 +7,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
 use crate::ids::{Micros, Position};
-use crate::router::answer::Moment;
+use crate::machine::journal::Moment;
 use crate::router::rewind::{RewindError, rewind, rewind_from_genesis};
 
 const CASES: u32 = 120;

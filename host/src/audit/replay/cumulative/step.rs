@@ -22,13 +22,13 @@ use crate::audit::replay::report::{Brief, Difference};
 use crate::audit::replay::request::Seen;
 use crate::audit::replay::state::Overlay;
 use crate::ids::{CommandId, Head, JournalIndex, PartitionId, Position};
+use crate::machine::decide::decide;
 use crate::machine::entry::{Batch, Entry, EntryCommand, Part};
+use crate::machine::plan::PlanView;
 use crate::machine::replica::positions_before;
 use crate::saga::claim::CLAIMED;
 use crate::saga::status::{Command, EventRecord};
 use crate::saga::{Call, CallKey, Derivation, Outcome, Start};
-use crate::sequencer::decide::decide;
-use crate::sequencer::submission::PlanView;
 use statehouse_abi::call::Context;
 
 /// The reason given for a call that is no longer made.

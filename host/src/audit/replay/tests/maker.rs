@@ -18,20 +18,20 @@ use crate::audit::error::AuditError;
 use crate::audit::replay::history::{History, Journaled};
 use crate::audit::replay::state::State;
 use crate::ids::{CommandId, Digest, JournalIndex, Micros, ModuleId, PartitionId, Position};
+use crate::machine::decide::block::BlockBuilder;
+use crate::machine::decide::{HostFault, decide};
 use crate::machine::entry::{Activation, BatchWriter, Entry, EntryCommand, EntryKind, Header};
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::logic::Logic;
 use crate::machine::migration::digest;
+use crate::machine::plan::{Plan, PlanView};
 use crate::machine::replica::{Applied, no_writes};
+use crate::machine::slots::partition_of;
 use crate::machine::table::{Change, Table, derivations, list_finished};
-use crate::router::slots::partition_of;
 use crate::saga::claim::claimed;
 use crate::saga::participant::{Known, OnCancel, on_cancel};
 use crate::saga::status::EventRecord;
 use crate::saga::{Call, CallKey, Derivation, Form, Moment, Origin, Outcome, Progress, Records, Saga, SagaPlan, Start};
-use crate::sequencer::block::BlockBuilder;
-use crate::sequencer::decide::{HostFault, decide};
-use crate::sequencer::submission::{Plan, PlanView};
 
 /// A command that a client sends.
 pub struct Sent {

@@ -1,0 +1,66 @@
+//! The bounds that decide history: another number would decide, cut or apply recorded batches in another way.
+//!
+//! In: nothing. Out: numbers, each with its reason. Replicas and auditors of all releases must have the same ones, so
+//! that a change of one needs a format of its own, as a change of an entry does. The bounds of a node, which may differ
+//! from node to node, are in the host's `limits.rs`. It knows nothing of what happens beyond a limit.
+
+/// Commands of one batch: enough that the costs of an fsync and of a call of the module vanish in it.
+pub const BATCH_COMMANDS_MAX: usize = 8192;
+/// The OPS block of one entry; a larger batch is split.
+pub const OPS_BLOCK_BYTES_MAX: usize = 4 << 20;
+/// The OUTCOME block of one entry; a larger one splits the batch.
+pub const OUTCOME_BYTES_MAX: usize = 4 << 20;
+/// The whole input of one call of a module.
+pub const GUEST_INPUT_BYTES_MAX: usize = 16 << 20;
+/// The whole output of one call of a module.
+pub const GUEST_OUTPUT_BYTES_MAX: usize = 16 << 20;
+/// An entry's payload: its blocks plus bodies, callers and ids.
+pub const ENTRY_BYTES_MAX: usize = 20 << 20;
+pub const KEY_BYTES_MAX: usize = statehouse_abi::key::KEY_BYTES_MAX;
+pub const ENTITY_BYTES_MAX: usize = statehouse_abi::key::ENTITY_BYTES_MAX;
+/// A row is handed to the module whole; what is larger belongs into several rows.
+pub const ROW_BYTES_MAX: usize = 64 << 10;
+/// Ops of one command: a Saga of more steps is a batch job.
+pub const COMMAND_OPS_MAX: usize = 64;
+/// Bytes of the plan of one command, that is its body and its ops: far above any honest command, and far below what
+/// fits into one call of the module.
+pub const PLAN_BYTES_MAX: usize = 1 << 20;
+/// Keys that one op may declare and discover.
+pub const OP_KEYS_MAX: usize = 256;
+/// How often one group may ask for undeclared keys before it is rejected.
+pub const NEED_KEYS_ROUNDS_MAX: usize = 4;
+/// A batch is halved after this many rounds, so that a chain of commands which find keys for each other ends.
+pub const NEED_KEYS_BATCH_ROUNDS_MAX: usize = 16;
+/// Rounds in which a batch is decided. The batch is halved after every [`NEED_KEYS_BATCH_ROUNDS_MAX`] of them until one
+/// command is left, which asks [`NEED_KEYS_ROUNDS_MAX`] times. A few more rounds are for batches that are halved
+/// because they do not fit into one entry.
+pub const DECIDE_ROUNDS_MAX: usize = 256;
+/// Isolation runs of one batch before the remaining suspects are moved to batches of their own.
+pub const ISOLATIONS_PER_BATCH_MAX: usize = 64;
+/// Linear memory of a module's instance.
+pub const GUEST_MEMORY_BYTES_MAX: usize = 64 << 20;
+/// Elements of a module's one table.
+pub const GUEST_TABLE_ELEMENTS_MAX: u32 = 65_536;
+/// Stack of a module, enough for deep but not endless recursion.
+pub const GUEST_STACK_BYTES_MAX: usize = 1 << 20;
+/// Nesting of lists and maps in what a module returns as CBOR: sixteen nested schemas take 70, a value takes 40. The
+/// decoder recurses as often.
+pub const GUEST_CBOR_DEPTH_MAX: usize = 128;
+/// Items in what a module returns as CBOR. Each of them has some 50 bytes once it is decoded.
+pub const GUEST_CBOR_ITEMS_MAX: usize = 2 << 20;
+/// Fuel that one metered call has for each group in it: some milliseconds of work.
+pub const GUEST_FUEL_PER_GROUP: u64 = 20_000_000;
+/// Fuel that one metered call has however little is in it: to start up, to parse the input, to write the output.
+pub const GUEST_FUEL_BASE: u64 = 20_000_000;
+/// Fuel of one metered call at most, so that a batch with an endless loop in it is halved soon.
+pub const GUEST_FUEL_MAX: u64 = 500_000_000;
+/// The slots that entities hash to; a partition is a set of slots.
+pub const SLOT_COUNT: u32 = 4096;
+
+const _: () = {
+    let halvings = BATCH_COMMANDS_MAX.ilog2() as usize + 1;
+    assert!(halvings * (NEED_KEYS_BATCH_ROUNDS_MAX + 1) + NEED_KEYS_ROUNDS_MAX < DECIDE_ROUNDS_MAX);
+    assert!(PLAN_BYTES_MAX <= OPS_BLOCK_BYTES_MAX / 2);
+    assert!(GUEST_FUEL_BASE + GUEST_FUEL_PER_GROUP <= GUEST_FUEL_MAX);
+    assert!(ROW_BYTES_MAX <= GUEST_INPUT_BYTES_MAX);
+};
