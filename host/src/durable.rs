@@ -68,10 +68,7 @@ pub fn patiently<T>(what: &str, mut work: impl FnMut() -> T, is_scarce: impl Fn(
             return done;
         }
         if since.is_none() {
-            tracing::warn!(
-                what,
-                "waits for a file descriptor or for memory, of which there is none left; see `ulimit -n`"
-            );
+            tracing::warn!(what, "waiting for a file descriptor or for memory: there is none left; see `ulimit -n`");
         }
         if PATIENCE <= since.get_or_insert_with(Instant::now).elapsed() {
             return done;

@@ -146,5 +146,5 @@ async fn a_cluster_in_one_process_stops_without_moving_its_leaders_about() {
     let ended = within(PATIENCE, "SIGTERM ends it", async || dev.find_refusal()).await;
     assert!(ended.status.success(), "{}", ended.output);
     let (_, stopping) = ended.output.split_once("finishing the requests in hand").expect("it says that it stops");
-    assert!(!stopping.contains("leadership is spread"), "{stopping}");
+    assert!(!stopping.contains("leadership is transferred to balance"), "{stopping}");
 }

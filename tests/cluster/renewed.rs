@@ -114,7 +114,7 @@ async fn nodes_take_new_certificates_while_money_is_moved() {
     std::fs::copy(folder.join("node-3.pem"), folder.join("node-2.pem")).expect("it is there");
     std::fs::copy(folder.join("node-3.key"), folder.join("node-2.key")).expect("it is there");
     reload(&nodes[1], "refused").await;
-    for words in ["the configuration was not taken", "node-1.key", "it is not valid for the name `node-2`"] {
+    for words in ["the configuration was refused", "node-1.key", "it is not valid for the name `node-2`"] {
         within(PATIENCE, words, async || dev.output().contains(words).then_some(())).await;
     }
     copy(elsewhere.path(), &folder, node_2());

@@ -114,7 +114,7 @@ async fn an_hour_ahead_for_three_seconds_is_in_no_entry_and_stops_no_write() {
         let ahead = ahead(&mut client, 0).await;
         assert!(ahead.iter().all(|ahead| *ahead < HOUR / 2), "{offset}: {ahead:?}");
         let (text, is_leapt) = (ready_text(&mut client).await, 0 < offset);
-        assert_eq!(text.contains("has leapt"), is_leapt, "{text}");
+        assert_eq!(text.contains("has jumped"), is_leapt, "{text}");
     }
     // The clock is wrong in the same way while the process starts.
     eventually("what is believed is on disk", async || data.path().join("clock").exists().then_some(())).await;
@@ -123,20 +123,20 @@ async fn an_hour_ahead_for_three_seconds_is_in_no_entry_and_stops_no_write() {
     let host = start(data.path(), &clock).await;
     let mut client = host.client();
     transfer_all(&mut client, &accounts).await;
-    eventually("the leap is seen", async || ready_text(&mut client).await.contains("has leapt").then_some(())).await;
+    eventually("the leap is seen", async || ready_text(&mut client).await.contains("has jumped").then_some(())).await;
     clock.set_ahead(0);
     transfer_all(&mut client, &accounts).await;
     let found = ahead(&mut client, 0).await;
     assert!(found.iter().all(|ahead| *ahead < HOUR / 2), "{found:?}");
-    eventually("all is well", async || (!ready_text(&mut client).await.contains("has leapt")).then_some(())).await;
+    eventually("all is well", async || (!ready_text(&mut client).await.contains("has jumped")).then_some(())).await;
     let refused = cluster(&host, "accept-clock");
     assert!(refused.stderr.contains("nothing to accept"), "{refused:?}");
     // The last leap is a correction, which an operator vouches for.
     clock.set_ahead(HOUR);
-    eventually("the leap is seen", async || ready_text(&mut client).await.contains("has leapt").then_some(())).await;
+    eventually("the leap is seen", async || ready_text(&mut client).await.contains("has jumped").then_some(())).await;
     let accepted = cluster(&host, "accept-clock");
     assert_eq!(accepted.code, Some(0), "{accepted:?}");
-    assert!(!ready_text(&mut client).await.contains("has leapt"));
+    assert!(!ready_text(&mut client).await.contains("has jumped"));
     transfer_all(&mut client, &accounts).await;
     let ahead = ahead(&mut client, 0).await;
     assert!(ahead.iter().all(|ahead| HOUR / 2 < *ahead), "entries follow it: {ahead:?}");

@@ -164,8 +164,8 @@ async fn a_configuration_without_tokens_says_that_it_is_meant() {
     let node = json!(argument(&folder.path().join("node")));
     let text = |auth: &str| format!("[node]\nid = 1\ndata = {node}\n[http]\nlisten = \"127.0.0.1:0\"\n{auth}");
     for (auth, expected) in [
-        ("", "write `open = true` below [auth] if that is meant"),
-        ("[auth]\nopen = false\n", "write `open = true` below [auth] if that is meant"),
+        ("", "write `open = true` below [auth] if that is intended"),
+        ("[auth]\nopen = false\n", "write `open = true` below [auth] if that is intended"),
         (
             "[auth]\nopen = true\n[[auth.tokens]]\nname = \"a\"\nroles = [\"client\"]\nblake3 = \"00\"\n",
             "`auth.open` contradicts [[auth.tokens]]",

@@ -58,7 +58,7 @@ async fn snapshots_are_taken_verified_and_made_again_from_the_journal() {
     let verified = cli(["snapshot", "verify", "--data", argument(data.path())]);
     assert!(verified.code == Some(0) && verified.stdout.contains("verified: every byte"), "{verified:?}");
     let audited = cli(["audit", "verify", "--data", argument(data.path())]);
-    let words = "3 canonical snapshots are what the journal comes to";
+    let words = "3 canonical snapshots agree with the journal";
     assert!(audited.code == Some(0) && audited.stdout.contains(words), "{audited:?}");
 
     // At the same entries, the journal alone gives the same bytes.

@@ -128,8 +128,8 @@ async fn who_sent_a_command_is_shown_to_those_who_watch() {
     };
     assert_eq!(shown(&get(&mut auditor, &path).await), (200, Some(json!("till")), true));
     assert_eq!(shown(&get(&mut till, &path).await), (200, None, false));
-    check_outside(&get(&mut shop, &path).await, "somebody else");
-    check_outside(&get(&mut shop, &format!("/v1/wallet/transactions/{id}")).await, "somebody else");
+    check_outside(&get(&mut shop, &path).await, "another caller");
+    check_outside(&get(&mut shop, &format!("/v1/wallet/transactions/{id}")).await, "another caller");
     let own = Uuid::new_v4();
     let sent = wallet::transfer(&mut shop, own, "alice", "bob", 1).await.expect("the host answers");
     assert_eq!(sent.status, 200, "{sent:?}");
@@ -164,7 +164,7 @@ async fn a_command_of_another_caller_is_shown_with_its_home_alone() {
         assert_eq!(get(&mut till, &path).await.status, 200, "{page}: its own");
         assert_eq!(get(&mut as_(&host, "auditor"), &path).await.status, 200, "{page}: who watches");
         let bound = get(&mut shop, &path).await;
-        check_outside(&bound, "somebody else");
+        check_outside(&bound, "another caller");
         assert!(!bound.text("detail").contains("bob"), "a bound token is not told whose it is: {bound:?}");
     }
 }

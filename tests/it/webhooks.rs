@@ -359,14 +359,14 @@ async fn what_makes_no_sense_is_refused_with_what_to_do() {
         body
     };
     let checks = [
-        (with("url", json!("http://10.0.0.7/in")), 422, "invalid_change", "no public address"),
+        (with("url", json!("http://10.0.0.7/in")), 422, "invalid_change", "not a public address"),
         (with("url", json!("https://user:pass@example.com/in")), 422, "invalid_change", "name or password"),
         (with("url", json!("ftp://example.com/in")), 422, "invalid_change", "neither https nor http"),
         (with("webhook", json!("Till")), 422, "invalid_change", "small letters"),
         (with("types", json!(["exploded"])), 400, "bad_parameter", "Debited"),
         (with("partitions", json!([1])), 422, "invalid_change", "below 1"),
         (with("from", json!("yesterday")), 422, "invalid_change", "a cursor is the `id` of an event"),
-        (with("from", json!("0.1.0~00000000")), 410, "position_gone", "not of this history"),
+        (with("from", json!("0.1.0~00000000")), 410, "position_gone", "not in this history"),
         (with("secret", json!("whsec_c2hvcnQ=")), 422, "invalid_change", "24 to 64 bytes"),
         (with("batch", json!(0)), 400, "out_of_range", "batch"),
         (with("colour", json!("red")), 400, "unknown_field", "colour"),

@@ -175,8 +175,8 @@ fn resolve(page: &str, link: &str) -> String {
 
 #[test]
 fn messages_are_taken_apart_and_links_and_headings_are_read() {
-    let found: Vec<String> = parts("this node's clock has leapt N s …, and no entry follows it").collect();
-    assert_eq!(found, ["this node's clock has leapt", "and no entry follows it"]);
+    let found: Vec<String> = parts("this node's clock has jumped N s …, and no entry follows it").collect();
+    assert_eq!(found, ["this node's clock has jumped", "and no entry follows it"]);
     assert_eq!(spoken("\"a `{b}` \\\n    c\""), "\"a {b} c\"");
     assert_eq!(
         links("a [b](c.md#d) [e](f)\n```\n[g](h)\n```").map(|(_, link)| link).collect::<Vec<_>>(),

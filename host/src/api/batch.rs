@@ -160,7 +160,7 @@ fn split_sequence(bytes: &[u8]) -> Result<Vec<&[u8]>, Problem> {
     while decoder.position() < bytes.len() {
         let start = decoder.position();
         decoder.skip().map_err(|error| {
-            Problem::new(Code::MalformedBody, format!("item {} of the sequence is no CBOR: {error}", items.len()))
+            Problem::new(Code::MalformedBody, format!("item {} of the sequence is not CBOR: {error}", items.len()))
         })?;
         items.push(&bytes[start..decoder.position()]);
     }
@@ -217,7 +217,10 @@ fn split_item(item: &[u8]) -> Result<(&str, &[u8]), minicbor::decode::Error> {
 fn find_command<'m>(mount: &'m Mount, name: &str) -> Result<(usize, &'m Route), Problem> {
     mount.find_command(name).ok_or_else(|| {
         let known: Vec<_> = mount.describe.commands.iter().map(|command| command.name.as_str()).collect();
-        Problem::new(Code::UnknownCommand, format!("`{name}` is no command; known are {}", known.join(", ")))
+        Problem::new(
+            Code::UnknownCommand,
+            format!("`{name}` is not a command of this machine; its commands are {}", known.join(", ")),
+        )
     })
 }
 

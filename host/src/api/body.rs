@@ -140,7 +140,8 @@ async fn collect(
 async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, Problem> {
     while !body.is_end_stream() {
         let Some(frame) = body.frame().await else { break };
-        let frame = frame.map_err(|error| Problem::new(Code::MalformedBody, format!("the body broke off: {error}")))?;
+        let frame =
+            frame.map_err(|error| Problem::new(Code::MalformedBody, format!("the body was cut off: {error}")))?;
         match frame.into_data() {
             Ok(bytes) if !bytes.is_empty() => return Ok(Some(bytes)),
             // Trailers, and pieces without bytes, are skipped.

@@ -306,7 +306,7 @@ mod tests {
         check(&[TokenConfig { entities: bound(&[]), ..good.clone() }], "token `a`: `entities` is empty");
         check(&[TokenConfig { entities: bound(&["b*c"]), ..good.clone() }], "token `a`: `b*c` is no entity");
         let steers = token("a", "a", &[Role::Client, Role::Operator, Role::Compliance]);
-        check(&[TokenConfig { entities: bound(&["b"]), ..steers }], "its roles operator see and steer");
+        check(&[TokenConfig { entities: bound(&["b"]), ..steers }], "its roles operator see and control");
         check(&[good.clone(), token("a", "b", &[Role::Client])], "occurs twice");
         check(&[good, token("b", "a", &[Role::Client])], "occurs twice");
     }

@@ -148,7 +148,7 @@ pub async fn read(
     deadline: Instant,
 ) -> Result<Change, Problem> {
     if parts.uri.query().is_some_and(|query| !query.is_empty()) {
-        return Err(Problem::new(Code::UnknownParameter, "a change has no parameters behind the path"));
+        return Err(Problem::new(Code::UnknownParameter, "a change takes no query parameters"));
     }
     if page == Page::NodeRemove {
         let number = captured.and_then(|id| id.parse().ok()).filter(|id| *id > 0);
@@ -174,7 +174,7 @@ pub async fn read(
 /// See [`ClusterError`](crate::system::ClusterError).
 pub async fn make(api: &Api, change: Change, asked: Asked) -> Result<Response, Problem> {
     let Asked { request_id, caller, deadline } = asked;
-    tracing::info!(caller = caller.name, %request_id, ?change, "a change of the cluster is asked for");
+    tracing::info!(caller = caller.name, %request_id, ?change, "a change of the cluster is requested");
     let cluster = &api.cluster;
     match change {
         Change::Init(nodes) => cluster.init(nodes, deadline).await?,
@@ -195,13 +195,15 @@ pub fn schema(page: Page) -> Option<Schema> {
     let node = || Schema::Int { min: 1, max: i64::MAX };
     let text = |max_chars| Schema::Text { min_chars: 1, max_chars, format: TextFormat::Plain };
     let member = || {
-        let peer = field("peer", text(PEER_CHARS_MAX), "Where the other nodes reach it, as host:port");
-        Schema::Object { fields: vec![field("id", node(), "Of the node, as its configuration says"), peer] }
+        let peer = field("peer", text(PEER_CHARS_MAX), "The address where the other nodes reach it, as host:port");
+        Schema::Object { fields: vec![field("id", node(), "The id of the node, as in its configuration"), peer] }
     };
     match page {
         Page::ClusterInit => {
             let nodes = Schema::Array { items: Box::new(member()), max_items: CLUSTER_NODES_MAX };
-            Some(Schema::Object { fields: vec![field("nodes", nodes, "All nodes, the asked one among them")] })
+            Some(Schema::Object {
+                fields: vec![field("nodes", nodes, "All nodes; the asked node must be one of them")],
+            })
         }
         Page::NodeAdd => Some(member()),
         Page::LeaderTransfer | Page::LossAccept => {
@@ -209,13 +211,13 @@ pub fn schema(page: Page) -> Option<Schema> {
             let last = if page == Page::LossAccept {
                 let why =
                     Schema::Text { min_chars: 1, max_chars: LOSS_TEXT_CHARS_MAX as u32, format: TextFormat::Plain };
-                field("why", why, "Why the entries are given up, for everybody who looks at the cluster later")
+                field("why", why, "The reason, for everybody who looks at the cluster later")
             } else {
-                field("to", node(), "The node that is to lead it")
+                field("to", node(), "The id of the node that is to become the leader")
             };
             let fields = vec![
-                field("machine", text(32), "Name of the machine"),
-                field("partition", partition, "Which of its partitions"),
+                field("machine", text(32), "The name of the machine"),
+                field("partition", partition, "The number of the partition"),
                 last,
             ];
             Some(Schema::Object { fields })
@@ -259,7 +261,9 @@ fn members(body: &Value) -> Result<BTreeMap<NodeId, String>, Problem> {
 fn member(body: &Value) -> Result<(NodeId, String), Problem> {
     let (id, peer) = (NodeId(number(body, "id")), text(body, "peer"));
     if !is_host_and_port(peer) {
-        let detail = format!("`{peer}` is not where node {id} can be reached; send host:port, as its `peer.advertise`");
+        let detail = format!(
+            "`{peer}` is not an address where node {id} can be reached; send host:port, like its `peer.advertise`"
+        );
         return Err(Problem::new(Code::InvalidChange, detail));
     }
     Ok((id, peer.to_owned()))

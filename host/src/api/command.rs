@@ -35,7 +35,7 @@ pub async fn post(
     (parts, body): (&Parts, Body),
 ) -> Result<Response, Problem> {
     if parts.uri.query().is_some_and(|query| !query.is_empty()) {
-        return Err(Problem::new(Code::UnknownParameter, "a command has no parameters behind the path"));
+        return Err(Problem::new(Code::UnknownParameter, "a command takes no query parameters"));
     }
     let network = network_of(parts);
     api.shares.check_rejections(network)?;

@@ -19,8 +19,8 @@ pub enum ApiError {
     #[error("token `{name}`: {source}")]
     TokenScope { name: String, source: ScopeError },
     #[error(
-        "token `{name}` is bound to entities, and its roles {roles} see and steer whole machines: \
-         leave out `entities`, or give it only client, treasury or compliance"
+        "token `{name}` is bound to entities, and its roles {roles} see and control whole machines: leave out \
+         `entities`, or give it only client, treasury or compliance"
     )]
     TokenBeyondScope { name: String, roles: String },
     #[error("`auth.commands.{machine}.{command}` names no role, so nobody could send it; name one, or leave it out")]

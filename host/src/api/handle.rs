@@ -71,7 +71,7 @@ pub async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
             let answered = AssertUnwindSafe(answer(&api, request, request_id.clone())).catch_unwind().await;
             answered.unwrap_or_else(|_| {
                 tracing::error!(%request_id, "a request panicked");
-                Err(Problem::new(Code::Internal, "the host failed on this request; its log tells more"))
+                Err(Problem::new(Code::Internal, "the host failed on this request; its log has the details"))
             })
         }
         Err(problem) => Err(problem),

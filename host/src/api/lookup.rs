@@ -34,10 +34,11 @@ pub async fn get(machine: &Machine, id: &str, uri: &Uri, asked: Asked) -> Result
     }
     let expires = find("expires").map(|expires| {
         let number = expires.parse().map(Micros);
-        number.map_err(|_| Problem::new(Code::BadParameter, "`expires` is the number that the answer `unknown` gave"))
+        number
+            .map_err(|_| Problem::new(Code::BadParameter, "`expires` must be the number from `resolve` or `Location`"))
     });
     let fingerprint = find("fingerprint").map(|fingerprint| {
-        let detail = "`fingerprint` is what `Location` or `resolve` gave, 64 hexadecimal digits";
+        let detail = "`fingerprint` must be the one from `resolve` or `Location`, 64 hexadecimal digits";
         fingerprint.parse().map_err(|_| Problem::new(Code::BadParameter, detail))
     });
     let (home, expires, fingerprint) = (find("home"), expires.transpose()?, fingerprint.transpose()?);
@@ -49,8 +50,8 @@ pub async fn get(machine: &Machine, id: &str, uri: &Uri, asked: Asked) -> Result
     if let CommandLookup::Recorded { status, .. } | CommandLookup::InFlight(status) = &lookup
         && !asked.caller.may_see(&status.caller)
     {
-        let detail =
-            "somebody else sent this command, and this token is bound to entities: ask with the token that sent it";
+        let detail = "another caller sent this command, and this token is bound to entities: ask with the token that \
+            sent it";
         return Err(Problem::new(Code::EntityForbidden, detail));
     }
     let resolve = |until| resolve_url(machine.name(), id, home, until, fingerprint);

@@ -117,7 +117,7 @@ pub async fn answer(
     let wanting = Wanting { caller, request_id, deadline };
     if !matches!(page, Page::Modules | Page::Shadow) {
         let (caller, request_id) = (&wanting.caller.name, &wanting.request_id);
-        tracing::info!(caller, %request_id, ?page, machine, "a step of a module is asked for");
+        tracing::info!(caller, %request_id, ?page, machine, "a step with a module is requested");
     }
     let module = || {
         let id = captured.get(1).and_then(|id| id.parse::<ModuleId>().ok());
@@ -218,7 +218,7 @@ fn read_approval(text: &str) -> Result<(Class, u64), Problem> {
         let class = Class::ALL.into_iter().find(|known| known.name() == class)?;
         Some((class, count.parse().ok()?))
     });
-    let detail = || format!("`{text}` approves nothing; send CLASS=COUNT of the report, like `plan_differs=3`");
+    let detail = || format!("`{text}` is not an approval; send CLASS=COUNT from the report, like `plan_differs=3`");
     parsed.ok_or_else(|| Problem::new(Code::InvalidChange, detail()))
 }
 
@@ -242,9 +242,13 @@ fn activate_schema() -> Schema {
     let approvals = Schema::Array { items: Box::new(text(64)), max_items: Class::ALL.len() as u32 };
     Schema::Object {
         fields: vec![
-            field("certificate", text(BODY_BYTES_MAX as u32), "The certificate of a replay, as it was written"),
-            field("approve", approvals, "Differences that are wanted, each as class=count"),
-            field("without_proof", Schema::Bool, "Take it upon oneself, as an admin; it is recorded for ever"),
+            field("certificate", text(BODY_BYTES_MAX as u32), "The certificate of a replay, unchanged"),
+            field("approve", approvals, "The approved differences, each as class=count"),
+            field(
+                "without_proof",
+                Schema::Bool,
+                "Activate it without a certificate; needs the role `admin`, is recorded for ever",
+            ),
         ],
     }
 }

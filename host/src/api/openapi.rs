@@ -29,34 +29,39 @@ use shapes::{example, problem_schema, schema, text};
 
 const TOKEN: &str = "token";
 /// What holds for every route.
-const ABOUT: &str = "A POST names its `Content-Type`, also without a body, or has the header `Idempotency-Key` or \
-    `Authorization`: no form on a web page can send any of these. Without tokens a node answers requests alone whose \
+const ABOUT: &str = "A POST must have a `Content-Type`, also without a body, or the header `Idempotency-Key` or \
+    `Authorization`: no form on a web page can send any of these. A node without tokens answers only requests whose \
     `Host` is a loopback address, `localhost` or one of its configured names, and none whose `Origin` or \
     `Sec-Fetch-Site` names another site.";
 const EVENT_PARAMETERS: [(&str, &str); 4] = [
-    ("after", "`now` (default), `start`, or a cursor: the `id` of an event, one position for each partition"),
-    ("key", "Only what is about this entity; may be given several times"),
+    (
+        "after",
+        "Where to begin: `now` (default), `start`, or a cursor: the `id` of an event, which has one position for \
+         each partition",
+    ),
+    ("key", "Only events about this entity; may be given several times"),
     ("type", "Only events of this type, like `Debited` or `CommandRejected`; may be given several times"),
-    ("partition", "Only of this partition; may be given several times"),
+    ("partition", "Only events of this partition; may be given several times"),
 ];
 
 const OUTCOME_PARAMETERS: [(&str, &str); 3] = [
     (
         "home",
-        "The entity that the command belongs to (of a transfer: the payer); `resolve` and `Location` name it. Needed \
-         where several commands have the id, or another caller has sent the one that has it: else the answer is 409 \
-         `id_ambiguous`, and `homes` lists those that the caller may see",
+        "The home entity of the command (for a transfer: the payer); `resolve` and `Location` name it. It is needed \
+         if several commands have the id, or if another caller sent the command that has it. Without it the answer \
+         is then 409 `id_ambiguous`, and `homes` lists those that the caller may see",
     ),
     (
         "expires",
-        "When the command expires, as `resolve` or `Location` says: after that the answer is `recorded`, `in_flight` \
-         or `not_executed`. Without it, or with a later one than any command can have, an id that was never sent stays \
-         `undecided`, and the answer has a `resolve` to ask next: it becomes definite for all that was sent before",
+        "When the command expires, as `resolve` or `Location` says. After that time the answer is `recorded`, \
+         `in_flight` or `not_executed`. Without it, or with a time later than any command can have, an id that was \
+         never sent stays `undecided`. The answer then has a `resolve` to ask next, which becomes definite for \
+         everything that was sent before",
     ),
     (
         "fingerprint",
-        "Of the command's content, as `resolve` or `Location` says: where the id belongs to another command, this one \
-         is `not_executed` with the reason `id_reused`",
+        "The hash of the command's content, as `resolve` or `Location` says. If the id belongs to another command, \
+         this one is `not_executed` with the reason `id_reused`",
     ),
 ];
 
@@ -138,11 +143,12 @@ fn host_operation(route: &HostRoute) -> Operation {
         operation = operation.parameter(parameter("home", ParameterIn::Query, text(), Required::False, home));
     }
     if route.page == Page::Commands {
-        let state = "`in_flight`: commands that have started and are not over";
+        let state = "Must be `in_flight`: commands that have started and are not over";
         operation = operation.parameter(parameter("state", ParameterIn::Query, text(), Required::True, state));
     }
     if route.page == Page::Events {
-        let again = "Of the last event that was seen, as clients send it when they come back; counts before `after`";
+        let again = "The `id` of the last event that the client saw, as clients send it when they reconnect; it \
+            takes precedence over `after`";
         let header = parameter("Last-Event-ID", ParameterIn::Header, text(), Required::False, again);
         operation = operation.parameter(header).parameter(deadline_header(DEADLINE_DEFAULT));
         for (name, description) in EVENT_PARAMETERS {
@@ -150,7 +156,7 @@ fn host_operation(route: &HostRoute) -> Operation {
         }
     }
     if route.page == Page::Batch {
-        let line = "One `{\"command\": name, \"body\": object}` per line, or a CBOR sequence of them";
+        let line = "One `{\"command\": name, \"body\": object}` per line, or a CBOR sequence of such objects";
         let body = RequestBodyBuilder::new().description(Some(line)).required(Some(Required::True));
         let body = body.content("application/x-ndjson", any_content()).content("application/cbor-seq", any_content());
         operation = operation.request_body(Some(body.build())).parameter(deadline_header(DEADLINE_DEFAULT));
@@ -181,9 +187,11 @@ fn success_status(page: Page) -> &'static str {
 fn success_of_host(page: Page, media_type: &str) -> ResponseBuilder {
     let response = ResponseBuilder::new().content(media_type, any_content());
     match page {
-        Page::ReplayStart => response.description("Taken on").header("Location", header("Where to see how far it is")),
-        Page::ReplayReport => response.description("Done").content("text/html", any_content()),
-        _ => response.description("Done"),
+        Page::ReplayStart => {
+            response.description("The replay has been accepted").header("Location", header("Where to see its progress"))
+        }
+        Page::ReplayReport => response.description("Success").content("text/html", any_content()),
+        _ => response.description("Success"),
     }
 }
 
@@ -196,9 +204,9 @@ fn declared_body(page: Page) -> Option<Declared> {
 }
 
 /// What the host says of every command's id.
-const ID_REUSED: &str = "`id_reused`: the id is that of another command, and `fields` say in what they differ. Of two \
-    commands under one id that share an account or a partition at most one is carried out, and what the other had \
-    begun is given back; two that share neither may both be carried out, each exactly once. Use a new id for each \
+const ID_REUSED: &str = "`id_reused`: the id belongs to another command, and `fields` names what differs. If two \
+    commands with one id share an account or a partition, at most one of them is carried out, and what the other has \
+    begun is undone. If they share neither, both may be carried out, each exactly once. Use a new id for each \
     command";
 
 fn command_operation(machine: &str, describe: &Describe, command: &CommandDecl) -> Operation {
@@ -220,14 +228,15 @@ fn command_operation(machine: &str, describe: &Describe, command: &CommandDecl) 
             ParameterIn::Header,
             text(),
             Required::False,
-            "`respond-async`: 202 and `Location` once it is known that the command is not refused as it is",
+            "`respond-async`: answer 202 with `Location` once it is known that the command is not refused at \
+                 once",
         ))
         .response(command.success.to_string(), success)
         .response("202", accepted())
         .response("default", Ref::from_response_name("Problem"))
         .security(SecurityRequirement::new(TOKEN, Vec::<String>::new()));
     if command.id_field.is_none() {
-        let key = "The command's id, a uuid; without it the host makes one and a retry is another command";
+        let key = "The command's id, a UUID. Without it the host makes one, so that a retry is another command";
         operation =
             operation.parameter(parameter("Idempotency-Key", ParameterIn::Header, text(), Required::False, key));
     }
@@ -256,11 +265,12 @@ fn command_operation(machine: &str, describe: &Describe, command: &CommandDecl) 
 }
 
 fn accepted() -> ResponseBuilder {
-    let location = "What became of it, with all that makes the answer definite; ask again as `Retry-After` says";
+    let location = "Where to ask what became of the command, with all parameters that make the answer definite; ask \
+        again after `Retry-After`";
     ResponseBuilder::new()
         .description(
-            "With `Prefer: respond-async`: the command goes its way. What the module refuses to plan, and an id that \
-             was used for another command, are refused at once",
+            "With `Prefer: respond-async`: the command is being carried out. A command that the module refuses to \
+             plan, and an id that was used for another command, are refused at once",
         )
         .header("Location", header(location))
 }
@@ -268,8 +278,8 @@ fn accepted() -> ResponseBuilder {
 fn query_operation(machine: &str, query: &QueryDecl) -> Operation {
     let in_path: Vec<&str> = captures(&query.path).collect();
     let answer = ResponseBuilder::new()
-        .description("What was asked for")
-        .header("Statehouse-Position", header("Where the partition stood when it was read"))
+        .description("The result of the query")
+        .header("Statehouse-Position", header("The position of the partition when it was read"))
         .content("application/json", content(&query.response));
     let mut operation = OperationBuilder::new()
         .tag(machine)
@@ -287,20 +297,23 @@ fn query_operation(machine: &str, query: &QueryDecl) -> Operation {
             operation = operation.parameter(field);
         }
     }
-    let freshness = [("consistency", "`linearizable` (default) or `stale`"), ("at_least", "A position to have seen")];
+    let freshness = [
+        ("consistency", "`linearizable` (default), or `stale`: from this node alone, without asking the leader"),
+        ("at_least", "A position: wait until this node has reached it"),
+    ];
     let own: &[(&str, &str)] = match query.source {
         QuerySource::Rows => &[(
             "at",
-            "A moment of the past: an RFC 3339 time, or a position: then all before its entry counts, and of the entry \
-             the commands up to it, each whole",
+            "A moment of the past: an RFC 3339 time, or a position, which includes its own command and all \
+                 before it",
         )],
-        QuerySource::History => &[("cursor", "Continue behind this position"), ("limit", "At most this many items")],
+        QuerySource::History => &[("cursor", "Continue after this position"), ("limit", "At most this many items")],
         QuerySource::Command => &[(
             "home",
-            "The entity that the command belongs to (of a transfer: the payer). Needed where several commands have the \
-             id, or another caller has sent the one that has it: else the answer is 409 `id_ambiguous`, and `homes` \
-             lists those that the caller may see. Without it `Content-Location` names the home of the command that is \
-             shown",
+            "The home entity of the command (for a transfer: the payer). It is needed if several commands have the \
+             id, or if another caller sent the command that has it. Without it the answer is then 409 \
+             `id_ambiguous`, and `homes` lists those that the caller may see; otherwise `Content-Location` names the \
+             home of the command that is shown",
         )],
     };
     for (name, description) in freshness.iter().chain(own) {
@@ -353,9 +366,11 @@ fn problem_ref() -> RefOr<Schema> {
 
 fn problem_response() -> Response {
     let content = ContentBuilder::new().schema(Some(problem_ref())).build();
-    let retry_after = header("Seconds after which to send it again, where that helps");
+    let retry_after = header("The number of seconds after which to send the request again, if that can help");
     ResponseBuilder::new()
-        .description("4xx: definite · 429, 503, 507: certainly not accepted · 504: unknown, with `resolve`")
+        .description(
+            "4xx: definitely refused · 429, 503, 507: certainly not accepted · 504: outcome unknown, with `resolve`",
+        )
         .header("Retry-After", retry_after)
         .content("application/problem+json", content)
         .build()

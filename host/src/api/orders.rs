@@ -62,7 +62,10 @@ pub async fn post(
     let (kind, name) =
         if page == Page::CommandAbort { (OrderKind::Abort, "abort") } else { (OrderKind::Settle, "settle") };
     let (by, request_id) = (&asked.caller.name, &asked.request_id);
-    tracing::info!(caller = by, %request_id, %id, order = name, why, "an order about a command in flight is given");
+    tracing::info!(
+        caller = by, %request_id, %id, order = name, why,
+        "an operator gives an order about a command in flight"
+    );
     let recorded = machine.order(Order::new(id, kind, by, why), home, asked.deadline).await?;
     Ok(pages::json(&OrderPage {
         id: id.to_string(),
@@ -80,6 +83,6 @@ pub fn schema(page: Page) -> Option<Schema> {
         return None;
     }
     let schema = Schema::Text { min_chars: 1, max_chars: ORDER_WHY_CHARS_MAX, format: TextFormat::Plain };
-    let summary = "Why, for those who read the history; it is recorded for ever".to_owned();
+    let summary = "The reason, which is recorded for ever for those who read the history".to_owned();
     Some(Schema::Object { fields: vec![Field { name: "why".to_owned(), schema, required: true, summary }] })
 }

@@ -106,8 +106,8 @@ impl Origins {
 
     fn foreign_host(&self, found: &str) -> Problem {
         let detail = format!(
-            "`Host: {found}` names another host; without tokens this node answers at http://{} and http://localhost:{} \
-             alone: ask there, or add the name to `auth.hosts`, or configure [[auth.tokens]]",
+            "`Host: {found}` names another host; without tokens this node answers only at http://{} and \
+             http://localhost:{}: ask there, or add the name to `auth.hosts`, or configure [[auth.tokens]]",
             self.listen,
             self.listen.port()
         );
@@ -117,8 +117,8 @@ impl Origins {
 
 fn foreign_origin(found: &str) -> Problem {
     let detail = format!(
-        "{found} says that a page of another origin asks, and without tokens this node answers to none; ask by a \
-         program, open the URL itself, or configure [[auth.tokens]]"
+        "{found} says that a page of another origin sent this request, and without tokens this node answers no such \
+         page; use a program, open the URL itself, or configure [[auth.tokens]]"
     );
     Problem::new(Code::ForeignOrigin, detail)
 }

@@ -132,14 +132,14 @@ impl Code {
             Self::UnknownField => ("unknown_field", 400, "A field is unknown"),
             Self::DuplicateField => ("duplicate_field", 400, "A field is given twice"),
             Self::MissingField => ("missing_field", 400, "A field is missing"),
-            Self::FieldInPath => ("field_in_path", 400, "A field belongs into the path only"),
+            Self::FieldInPath => ("field_in_path", 400, "A field belongs in the path only"),
             Self::WrongType => ("wrong_type", 400, "A value has the wrong type"),
             Self::NotInteger => ("not_integer", 400, "A number is not an integer"),
             Self::OutOfRange => ("out_of_range", 400, "A number is out of range"),
             Self::BadLength => ("bad_length", 400, "A text is too short or too long"),
             Self::NotListed => ("not_listed", 400, "A value is not one of those allowed"),
-            Self::BadUuid => ("bad_uuid", 400, "A uuid is malformed"),
-            Self::BadName => ("bad_name", 400, "A name has characters that names do not have"),
+            Self::BadUuid => ("bad_uuid", 400, "A UUID is malformed"),
+            Self::BadName => ("bad_name", 400, "A name has characters that are not allowed"),
             Self::TooManyItems => ("too_many_items", 400, "There are too many items"),
             Self::TooDeep => ("too_deep", 400, "The body is nested too deeply"),
             Self::BadPath => ("bad_path", 400, "The path is malformed"),
@@ -148,7 +148,7 @@ impl Code {
             Self::BadHeader => ("bad_header", 400, "A header is malformed"),
             Self::UnknownCommand => ("unknown_command", 400, "The command is unknown"),
             Self::EmptyBatch => ("empty_batch", 400, "The batch is empty"),
-            Self::Unauthenticated => ("unauthenticated", 401, "Who is calling is unknown"),
+            Self::Unauthenticated => ("unauthenticated", 401, "The caller is unknown"),
             Self::Forbidden => ("forbidden", 403, "The caller may not do this"),
             Self::ForeignHost => ("foreign_host", 403, "The request is for another host"),
             Self::ForeignOrigin => ("foreign_origin", 403, "The request comes from a page of another origin"),
@@ -163,19 +163,19 @@ impl Code {
             Self::UnknownWebhook => ("unknown_webhook", 404, "There is no such webhook"),
             Self::NotInFlight => ("not_in_flight", 409, "The command is not in flight"),
             Self::SeveralHomes => ("several_homes", 409, "Several commands have this id"),
-            Self::ParticipantUnavailable => ("participant_unavailable", 409, "A participant cannot be asked"),
+            Self::ParticipantUnavailable => ("participant_unavailable", 409, "A participant cannot be reached"),
             Self::OrderRefused => ("order_refused", 409, "The protocol does not allow this order"),
-            Self::ReplayUnfinished => ("replay_unfinished", 409, "The replay has not come to that"),
+            Self::ReplayUnfinished => ("replay_unfinished", 409, "The replay is not finished"),
             Self::ReplaysFull => ("replays_full", 409, "There are too many replays"),
             Self::StepRefused => ("step_refused", 409, "The module cannot take this step now"),
-            Self::MethodNotAllowed => ("method_not_allowed", 405, "The method does not work here"),
+            Self::MethodNotAllowed => ("method_not_allowed", 405, "The method is not allowed here"),
             Self::BodyTimeout => ("body_timeout", 408, "The body did not arrive in time"),
             Self::ClusterExists => ("cluster_exists", 409, "The node belongs to a cluster"),
             Self::NodeIdUsed => ("node_id_used", 409, "The node's id was used before"),
             Self::NoPeer => ("no_peer", 409, "The node takes no part in clusters"),
             Self::NodeRefused => ("node_refused", 409, "A node refused the change"),
             Self::IdAmbiguous => ("id_ambiguous", 409, "Several commands have this id"),
-            Self::PositionGone => ("position_gone", 410, "The position is not of this history"),
+            Self::PositionGone => ("position_gone", 410, "The position is not in this history"),
             Self::HistoryReleased => ("history_released", 410, "This node has not kept the journal that far back"),
             Self::OutcomeReleased => ("outcome_released", 410, "The outcome is not kept any more"),
             Self::BodyTooLarge => ("body_too_large", 413, "The body is too large"),
@@ -188,10 +188,10 @@ impl Code {
             Self::Internal => ("internal", 500, "The host failed"),
             Self::ModuleFault => ("module_fault", 500, "The module failed"),
             Self::NotReady => ("not_ready", 503, "The node is not ready"),
-            Self::ViewNotServed => ("view_not_served", 503, "The view cannot be asked"),
+            Self::ViewNotServed => ("view_not_served", 503, "The view does not answer now"),
             Self::NoCluster => ("no_cluster", 503, "The node belongs to no cluster"),
             Self::NodeUnreachable => ("node_unreachable", 503, "A node does not answer"),
-            Self::SecretNotKept => ("secret_not_kept", 503, "Too few nodes have kept the secret"),
+            Self::SecretNotKept => ("secret_not_kept", 503, "Too few nodes have stored the secret"),
             Self::Overloaded => ("overloaded", 503, "The node is overloaded"),
             Self::Expired => ("expired", 503, "The deadline passed before the command was decided"),
             Self::NoLeader => ("no_leader", 503, "No leader is known"),
@@ -205,7 +205,7 @@ impl Code {
             Self::ChangeUnfinished => ("change_unfinished", 504, "The change is not finished yet"),
             Self::StorageFull => ("storage_full", 507, "The disk is full"),
             // The last event of a stream, never an answer.
-            Self::SlowReader => ("slow_reader", 408, "The stream was not read"),
+            Self::SlowReader => ("slow_reader", 408, "The reader of the stream is too slow"),
         }
     }
 }
@@ -408,7 +408,9 @@ impl From<Unavailable> for Problem {
                 "not accepted, the disk is full, or this node has no file descriptors left, as its log says; reads \
                  still work",
             ),
-            UnavailableReason::NoLeader => (Code::NoLeader, "not accepted, nobody leads the partition; send it again"),
+            UnavailableReason::NoLeader => {
+                (Code::NoLeader, "not accepted, the partition has no leader that can take it now; send it again")
+            }
             UnavailableReason::Halted => {
                 (Code::Halted, "not accepted, the partition is halted on this node; an operator must look at its log")
             }
@@ -421,17 +423,17 @@ impl From<Unavailable> for Problem {
             }
             UnavailableReason::OutcomeReleased => (
                 Code::OutcomeReleased,
-                "a command with this id was decided before, and none is executed again; the entry that says how it was \
-                 decided is not on this node any more: ask another node, or audit a copy of the journal that has it",
+                "a command with this id was decided before, and is not executed again; the entry with its outcome is \
+                 not on this node any more: ask another node, or audit a copy of the journal that has it",
             ),
             UnavailableReason::Draining => (
                 Code::Draining,
-                "not accepted, a rollback waits until what is under way between partitions is over; send it again",
+                "not accepted, a rollback waits until the commands between partitions are over; send it again",
             ),
             UnavailableReason::NotActivated => (
                 Code::NotActivated,
-                "not accepted, this partition cannot activate the module that the machine has; an operator must look \
-                 at `statehouse module log`, and go back with `module rollback` or activate a repaired module",
+                "not accepted, this partition cannot activate the machine's module; an operator must look at \
+                 `statehouse module log`, and go back with `module rollback` or activate a repaired module",
             ),
         };
         let problem = Self::new(code, detail);

@@ -124,7 +124,7 @@ fn read_consistency(consistency: Option<&str>, at_least: Option<&str>) -> Result
         (Some("stale"), None) => Ok(Consistency::Stale),
         (None, Some(position)) => Ok(Consistency::AtLeast(read_position("at_least", position)?)),
         (Some(_), Some(_)) => Err(bad_parameter("at_least", "excludes `consistency`")),
-        (Some(_), None) => Err(bad_parameter("consistency", "is `linearizable` or `stale`")),
+        (Some(_), None) => Err(bad_parameter("consistency", "must be `linearizable` or `stale`")),
     }
 }
 
@@ -132,18 +132,18 @@ fn read_moment(text: &str) -> Result<Moment, Problem> {
     if text.contains('~') {
         return read_position("at", text).map(Moment::Position);
     }
-    let what = "is an RFC 3339 time like 2026-01-31T00:00:00Z, or a position like 0.42.0~1a2b3c4d";
+    let what = "must be an RFC 3339 time like 2026-01-31T00:00:00Z, or a position like 0.42.0~1a2b3c4d";
     parse_time(text).map(Moment::Time).ok_or_else(|| bad_parameter("at", what))
 }
 
 fn read_position(name: &str, text: &str) -> Result<Position, Problem> {
-    text.parse().map_err(|_| bad_parameter(name, "is a position like 0.42.0~1a2b3c4d"))
+    text.parse().map_err(|_| bad_parameter(name, "must be a position like 0.42.0~1a2b3c4d"))
 }
 
 fn read_limit(text: &str) -> Result<u32, Problem> {
     let digits = Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     let limit = digits.and_then(|text| text.parse().ok()).filter(|limit| (1..=PAGE_ITEMS_MAX).contains(limit));
-    limit.ok_or_else(|| bad_parameter("limit", &format!("is a number from 1 to {PAGE_ITEMS_MAX}")))
+    limit.ok_or_else(|| bad_parameter("limit", &format!("must be a number from 1 to {PAGE_ITEMS_MAX}")))
 }
 
 fn bad_parameter(name: &str, what: &str) -> Problem {

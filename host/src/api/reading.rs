@@ -21,7 +21,8 @@ pub fn check(declared: &QueryDecl, params: &Value, caller: &Caller) -> Result<()
         Some(entity) => check_entity(entity.as_bytes(), caller),
         None => {
             let (name, scope) = (&caller.name, &caller.scope);
-            let detail = format!("`{name}` may read {scope} only, and this is about no single entity; ask an admin");
+            let detail =
+                format!("`{name}` may read {scope} only, and this request is not about a single entity; ask an admin");
             Err(Problem::new(Code::EntityForbidden, detail))
         }
     }
@@ -32,7 +33,7 @@ pub fn check(declared: &QueryDecl, params: &Value, caller: &Caller) -> Result<()
 pub fn check_keys(keys: &[Vec<u8>], caller: &Caller) -> Result<(), Problem> {
     if !caller.scope.is_all() && keys.is_empty() {
         let (name, scope) = (&caller.name, &caller.scope);
-        let detail = format!("`{name}` may read {scope} only: say which with `key=`, as often as there are entities");
+        let detail = format!("`{name}` may read {scope} only: name the entities with `key=`, once for each");
         return Err(Problem::new(Code::EntityForbidden, detail));
     }
     keys.iter().try_for_each(|key| check_entity(key, caller))

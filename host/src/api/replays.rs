@@ -96,7 +96,7 @@ pub async fn answer(
     match page {
         Page::ReplayStart => {
             let wanted = read(parts, body, &asked).await?;
-            tracing::info!(caller, request_id = %asked.request_id, machine, ?wanted, "a replay is asked for");
+            tracing::info!(caller, request_id = %asked.request_id, machine, ?wanted, "a replay is requested");
             let start = move |replays: &Replays| replays.start(&machine, wanted, &caller, &SystemClock);
             let record = blocking(replays, start).await?;
             let page = page_of(record, Progress::default());
@@ -121,7 +121,7 @@ pub async fn answer(
         }
         Page::ReplayCertificate => give(replays, machine, id, ResultFile::Certificate, JSON).await,
         Page::ReplayDelete => {
-            tracing::info!(caller, request_id = %asked.request_id, machine, id, "a replay is given up");
+            tracing::info!(caller, request_id = %asked.request_id, machine, id, "a replay is cancelled");
             let record = blocking(replays, move |replays| replays.delete(&machine, &id)).await?;
             Ok(pages::json(&page_of(record, Progress::default())))
         }
@@ -138,7 +138,8 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce(&Replays) -> Result<T, JobError> + Send + 'static,
 ) -> Result<T, Problem> {
     let done = tokio::task::spawn_blocking(move || work(&replays)).await;
-    let done = done.map_err(|_| Problem::new(Code::Internal, "the host failed on this request; its log tells more"))?;
+    let done =
+        done.map_err(|_| Problem::new(Code::Internal, "the host failed on this request; its log has the details"))?;
     done.map_err(Problem::from)
 }
 
@@ -214,18 +215,19 @@ fn start_schema() -> Schema {
     let partition = Schema::Int { min: 0, max: i64::from(SLOT_COUNT) };
     Schema::Object {
         fields: vec![
-            field("candidate", text(), true, "Id of a staged module"),
-            field("mode", Schema::Enum { values: modes.into() }, false, "`isolated` without it"),
+            field("candidate", text(), true, "The id of a staged module"),
+            field("mode", Schema::Enum { values: modes.into() }, false, "`isolated` (default) or `cumulative`"),
             field("from", text(), false, "Decide from this time or position on; what is before it is only applied"),
-            field("to", text(), false, "Decide up to this time or position"),
-            field("partition", partition, false, "Only this partition"),
+            field("to", text(), false, "Decide up to this time or position; times are RFC 3339"),
+            field("partition", partition, false, "Replay only this partition"),
             field(
                 "where",
                 list(FILTERS_MAX),
                 false,
-                "Report only some differences, each key=value: account, id, code, command, after, before",
+                "Report only some differences, each key=value with the key account, id, code, command, after or \
+                 before",
             ),
-            field("approve", list(Class::ALL.len() as u32), false, "Differences that are wanted, each class=count"),
+            field("approve", list(Class::ALL.len() as u32), false, "The approved differences, each as class=count"),
         ],
     }
 }

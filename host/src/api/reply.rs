@@ -69,7 +69,8 @@ impl Reply {
             }
             Answer::Unknown { home, expires, fingerprint } => {
                 let resolve = resolve_url(machine, id, Some(&home), expires, Some(fingerprint));
-                let detail = "the deadline passed while it was under way; send the same id again, or ask `resolve`";
+                let detail =
+                    "the deadline passed while the command was under way; send the same id again, or ask `resolve`";
                 Problem::new(Code::OutcomeUnknown, detail)
                     .with("Transaction_id", transaction_id())
                     .with("resolve", Value::Text(resolve))

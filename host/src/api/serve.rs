@@ -85,7 +85,7 @@ pub async fn serve(
             continue;
         };
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection was gone before it was served");
+            tracing::debug!(%error, "a connection was closed by the client before it was served");
             continue;
         }
         let (server, watcher) = (server.clone(), graceful.watcher());
@@ -94,7 +94,7 @@ pub async fn serve(
     drop(listener);
     stopping.cancel();
     if tokio::time::timeout(SHUTDOWN_MAX, graceful.shutdown()).await.is_err() {
-        tracing::warn!("requests that did not end in time are broken off");
+        tracing::warn!("requests that did not finish in time are cut off");
     }
     Ok(())
 }
@@ -213,7 +213,7 @@ impl Drop for UnderWay {
 /// Tells the client why, if that works without waiting; dropping the stream closes it.
 fn refuse(stream: &TcpStream) {
     if let Err(error) = stream.try_write(NO_PLACE) {
-        tracing::debug!(%error, "a connection beyond the bound was closed without a word");
+        tracing::debug!(%error, "a connection beyond the limit was closed without an answer");
     }
 }
 

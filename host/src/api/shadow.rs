@@ -96,7 +96,7 @@ pub fn schema() -> Schema {
         name: "node".to_owned(),
         schema: Schema::Int { min: 1, max: i64::MAX },
         required: false,
-        summary: "The node that runs it; without it, the one that leads the fewest partitions".to_owned(),
+        summary: "The id of the node that runs it; the default is the node that leads the fewest partitions".to_owned(),
     };
     Schema::Object { fields: vec![node] }
 }

@@ -174,8 +174,8 @@ fn refused(kind: Kind, whose: Whose, max: usize) -> Problem {
             (
                 Code::TooManyAtOnce,
                 format!(
-                    "not accepted, your {yours} has all of this node's room for {kind} that one may have ({max}); send \
-                     it again when some of them have ended"
+                    "not accepted, your {yours} already has the most {kind} that one may have on this node ({max}); \
+                     send it again when some of them have ended"
                 ),
             )
         }

@@ -98,7 +98,7 @@ impl SnapshotPage {
 pub async fn answer(api: &Api, page: Page, machine: &str, asked: Asked) -> Result<Response, Problem> {
     let mut elsewhere = Vec::new();
     let listed = if page == Page::SnapshotTake {
-        tracing::info!(caller = asked.caller.name, request_id = %asked.request_id, machine, "a snapshot is asked for");
+        tracing::info!(caller = asked.caller.name, request_id = %asked.request_id, machine, "a snapshot is requested");
         api.cluster.take_snapshots(machine, asked.deadline).await?
     } else {
         elsewhere = api.cluster.snapshots_elsewhere(machine)?;

@@ -238,7 +238,7 @@ async fn say(mut stream: TcpStream, word: &[u8]) {
         tokio::io::copy(&mut stream.take(HTTP_HEADERS_BYTES_MAX as u64), &mut tokio::io::sink()).await
     };
     if let Err(error) = said.await {
-        tracing::debug!(%error, "a connection was gone before it heard why it is not served");
+        tracing::debug!(%error, "a connection was closed by the client before it got the reason why it is refused");
     }
 }
 

@@ -159,8 +159,8 @@ fn entity_of<'o>(declared: &QueryDecl, params: &'o Value) -> Option<&'o str> {
 /// The refusal of a position within an entry, for a query that the machine's own module does not answer.
 fn within_entry(position: Position) -> Problem {
     let detail = format!(
-        "a view knows entries whole, and commands behind {position} in its entry have changed what is asked about: ask \
-         for a time instead"
+        "a view knows only whole entries, and commands after {position} in the same entry have changed what you ask \
+         about: ask for a time instead"
     );
     let refusal = Refusal { code: "within_entry".to_owned(), status: 422, detail, field: Some("at".to_owned()) };
     ViewQueryError::Refused(refusal).into()
@@ -278,7 +278,7 @@ pub async fn answer(
     let wanting = Wanting { caller, request_id, deadline };
     if !matches!(page, Page::Views | Page::View) {
         let (caller, request_id) = (&wanting.caller.name, &wanting.request_id);
-        tracing::info!(caller, %request_id, ?page, machine, "a step of a view is asked for");
+        tracing::info!(caller, %request_id, ?page, machine, "a change of a view is requested");
     }
     let view = || captured.get(1).copied().unwrap_or_default();
     match page {

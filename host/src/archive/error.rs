@@ -26,9 +26,9 @@ pub enum ArchiveError {
     Url { url: String, reason: String },
     #[error("the archive {url}: {object}: {source}")]
     Store { url: String, object: String, source: object_store::Error },
-    #[error("the archive {url}: {object} was uploaded and is not what comes back; it is uploaded again")]
+    #[error("the archive {url}: {object} was uploaded, and reading it back gave other bytes; it is uploaded again")]
     NotKept { url: String, object: String },
-    #[error("the archive {url} is empty, or nobody's: nothing was ever archived there; look at the URL")]
+    #[error("the archive {url} is empty: nothing was ever archived there; check the URL")]
     NoOwner { url: String },
     #[error(
         "{machine}/{partition}: the archive has two segments that begin with entry {first}, {one} and {other}: \
@@ -91,15 +91,15 @@ pub enum SegmentDamage {
          the entries before that, from {expected} on, are missing or out of order"
     )]
     Begins { expected: JournalIndex, found: JournalIndex },
-    #[error("it says that it is entry {found}: an entry was removed, added or put elsewhere")]
+    #[error("it says that it is entry {found}: an entry was removed, added or moved")]
     Order { found: JournalIndex },
     #[error(
-        "it was computed on the head {}, and the entries before it come to {}: it or one before it was changed",
+        "it was computed on the head {}, and the entries before it result in {}: it or one before it was changed",
         found.short(), expected.short()
     )]
     Parent { expected: Head, found: Head },
     #[error(
-        "its bytes come to the head {}, and {} is recorded beside them: it was changed",
+        "its bytes result in the head {}, and {} is recorded with them: it was changed",
         found.short(), expected.short()
     )]
     Head { expected: Head, found: Head },
@@ -107,7 +107,7 @@ pub enum SegmentDamage {
     TooLong(u32),
     #[error("it is no entry: {0}")]
     Entry(#[from] EntryError),
-    #[error("the segment goes on behind the entry that must end it, or ends before: it was cut elsewhere")]
+    #[error("the segment continues after the entry that must end it, or ends before that: it was cut at another place")]
     Boundary,
     #[error("the end of the segment does not name its last entry")]
     Trailer,

@@ -323,6 +323,6 @@ fn errors_say_where() {
     let (machine, partition, file) = ("wallet".to_owned(), PartitionId(1), "x.journal".to_owned());
     let error = ArchiveError::Segment { machine, partition, file, offset: 80, index: JournalIndex(8), damage };
     let text = "wallet/1: x.journal, at byte 80, entry 8: it says that it is entry 9: \
-                an entry was removed, added or put elsewhere";
+                an entry was removed, added or moved";
     assert_eq!(error.to_string(), text);
 }

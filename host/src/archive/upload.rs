@@ -81,7 +81,7 @@ impl Upload {
                 Err(error @ ArchiveError::Segment { .. }) => {
                     tracing::warn!(
                         url = upload.archive.url(), %error,
-                        "what was archived last is not whole, and is archived again"
+                        "the newest segment in the archive is incomplete, and is archived again"
                     );
                     continue;
                 }

@@ -82,7 +82,7 @@ pub enum CertificateError {
     Hash { expected: String, found: String },
     #[error("the signature is not one of these facts by the key {key}: it was changed after it was signed")]
     Signature { key: String },
-    #[error("it is signed by the key {found}, and {expected} was asked for")]
+    #[error("it is signed by the key {found}, and {expected} was expected")]
     Key { expected: String, found: String },
     #[error(transparent)]
     Text(#[from] KeyError),

@@ -29,7 +29,7 @@ pub enum AuditError {
     Archive(#[from] ArchiveError),
     #[error("snapshot: {0}")]
     Snapshot(#[from] CanonicalError),
-    #[error("{stream}: nothing has happened by then, so there is nothing to make a snapshot of")]
+    #[error("{stream}: nothing had happened at that moment, so there is nothing to make a snapshot of")]
     NothingYet { stream: String },
     #[error("{stream}: {stray}")]
     Stray { stream: String, stray: Stray },
@@ -50,11 +50,11 @@ pub enum AuditError {
     Replay { stream: String, source: ReplayError },
     /// Nothing can be recomputed without the beginning.
     #[error(
-        "{stream}: the journal in this folder {}: what came before was released, or replaced by a snapshot; audit the \
-         folder of another node or a copy that has all of it",
+        "{stream}: the journal in this folder {}: earlier entries were released, or replaced by a snapshot; audit \
+         the folder of another node, or a complete copy",
         next.map_or_else(
             || "is not here".to_owned(),
-            |next| format!("begins, or goes on after a gap, with entry {next}")
+            |next| format!("begins, or continues after a gap, with entry {next}")
         )
     )]
     Released { stream: String, next: Option<JournalIndex> },

@@ -17,8 +17,8 @@ pub struct Heads(HashSet<[u8; 16]>);
 /// An entry that was computed on a head that the journal never had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "entry {index} was computed on the head {}, which this journal never had: the entry before it was changed, removed \
-     or put elsewhere",
+    "entry {index} was computed on the head {}, which this journal never had: the entry before it was changed, \
+     removed or moved",
     parent.short()
 )]
 pub struct Stray {

@@ -88,13 +88,13 @@ pub async fn run(cluster: Cluster, stop: CancellationToken) {
             running.insert(machine.clone(), (shadow, ending.clone()));
             let cluster = cluster.clone();
             let spawned = std::thread::Builder::new().name(format!("shadow-{machine}")).spawn(move || {
-                tracing::info!(machine, module = %candidate.id().short(), "a module is shadowed");
+                tracing::info!(machine, module = %candidate.id().short(), "a shadow run begins");
                 let history = Here { cluster, machine, count };
                 follow(&history, shadow, candidate, &ending);
-                tracing::info!(machine = history.machine, "a module is not shadowed any more");
+                tracing::info!(machine = history.machine, "a shadow run ends");
             });
             if let Err(error) = spawned {
-                tracing::error!(%error, "a shadow cannot be started");
+                tracing::error!(%error, "a shadow run cannot be started");
             }
         }
         tokio::select! {
@@ -291,7 +291,7 @@ impl<'a> Shadow<'a> {
         // What its leader never had is cut off, so the log may be shorter by now.
         let wanted = self.opened.1.min(last);
         let applied = replica.progress().log_index;
-        if wanted <= Some(applied) { Ok(()) } else { Err("it applies what it has recorded before".to_owned()) }
+        if wanted <= Some(applied) { Ok(()) } else { Err("it is still applying what it recorded before".to_owned()) }
     }
 
     fn begin(&mut self, replica: Arc<Partition>) -> Result<Option<Following<'a>>, String> {
@@ -335,7 +335,7 @@ impl Following<'_> {
         let failed = |error: String| ReplayFault::from(AuditError::Live(error));
         let entries = self.replica.log().read(self.next..end, READ_BYTES).map_err(|error| failed(error.to_string()))?;
         if entries.is_empty() {
-            return Err(failed("the log does not go back to where it was any more".to_owned()));
+            return Err(failed("the log does not reach back to this place any more".to_owned()));
         }
         for LogEntry { id, payload } in entries {
             if let Payload::Entry(bytes) = payload {

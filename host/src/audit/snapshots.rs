@@ -109,8 +109,8 @@ impl Snapshots {
                 let (found, found_rows) = (listed.state_digest.short(), listed.rows);
                 let expected = digest.short();
                 let detail = format!(
-                    "its {found_rows} rows have the digest {found}; the journal comes to {rows} rows with the digest \
-                     {expected}"
+                    "its {found_rows} rows have the digest {found}; the journal results in {rows} rows with the \
+                     digest {expected}"
                 );
                 self.fault(&listed, detail);
             } else {

@@ -266,12 +266,12 @@ impl Transits {
                     self.forget_even(command);
                 }
                 None if moved.is_nothing() => {}
-                None => self.fault(format!("a command inside one partition leaves {moved} on its way")),
+                None => self.fault(format!("a command inside one partition leaves {moved} in transit")),
             }
         }
         if of_groups != moved {
             self.fault(format!(
-                "entry {}: its rows show {moved} more on its way, its commands moved {of_groups}",
+                "entry {}: its rows show {moved} more in transit, its commands moved {of_groups}",
                 entry.header().index
             ));
         }
@@ -317,7 +317,7 @@ impl Transits {
             // A flight whose start was not seen was forgotten as over, because the cut has the start of every call.
             let is_over = flight.is_over || !flight.is_started;
             if is_over && !flight.moved.is_nothing() {
-                self.fault(format!("command {id} is over, and {} of it is still on its way", flight.moved));
+                self.fault(format!("command {id} is over, and {} of it is still in transit", flight.moved));
             }
             in_flight += u64::from(!is_over);
             if !is_over {
@@ -328,7 +328,7 @@ impl Transits {
             Ok(sum) if sum == self.in_transit => {}
             Ok(sum) => {
                 let shown = self.in_transit.clone();
-                self.fault(format!("the rows show {shown} on its way, the commands in flight have moved {sum}"));
+                self.fault(format!("the rows show {shown} in transit, the commands in flight have moved {sum}"));
             }
             Err(error) => self.fault(error.to_string()),
         }

@@ -33,14 +33,17 @@ const FINDINGS: u8 = 3;
 
 #[derive(Subcommand)]
 pub enum AuditArgs {
-    /// Recompute everything from the journal and compare; exit code 1 when something differs, 3 when nothing does and a client has used
-    /// one id for several commands
+    /// Recompute everything from the journal and compare it with the record; exit code 1 if something differs
+    ///
+    /// The command checks frames, hashes, digests, ids, invariants, canonical snapshots, and money in transit. It
+    /// prints one row for each partition, and each fault. Exit code 3 means that everything is as recorded, but a
+    /// client used one id for several commands.
     Verify(VerifyArgs),
-    /// The balance of an account at a moment, recomputed from the first entry on
+    /// Print the balance of an account at a moment, recomputed from the first entry
     Balance(BalanceArgs),
-    /// What was done to an account, in order
+    /// Print every command that concerned an account, in order
     History(log::HistoryArgs),
-    /// The journal in words, or as files that are the same from every replica
+    /// Print the journal as text, or export it as files that are the same from every replica
     Log(log::LogArgs),
     Replay(Box<replay::ReplayArgs>),
     #[command(subcommand)]
@@ -49,14 +52,14 @@ pub enum AuditArgs {
 
 #[derive(Args)]
 struct From {
-    /// Data folder of a node, running or stopped, or a copy, or what `audit log --export` wrote, or an archive: its folder, or
-    /// s3://bucket/prefix; without it the first of `statehouse dev`
+    /// What to read: the data folder of a running or stopped node, a copy of it, a folder that `audit log --export`
+    /// wrote, or an archive (its folder, or s3://bucket/prefix)
     #[arg(long, default_value = "./statehouse-data/node-1")]
     data: PathBuf,
-    /// Folder that keeps what is fetched from an s3:// archive, so that it is fetched once; without it nothing is kept
+    /// A folder that keeps what is fetched from an s3:// archive for the next time; without it nothing is kept
     #[arg(long, value_name = "FOLDER")]
     cache: Option<PathBuf>,
-    /// Print JSON
+    /// Print JSON instead of text
     #[arg(long)]
     json: bool,
 }
@@ -65,7 +68,7 @@ struct From {
 pub struct VerifyArgs {
     #[command(flatten)]
     from: From,
-    /// Only this machine; all without it
+    /// Check only this machine; the default is all machines
     #[arg(long)]
     machine: Option<String>,
 }
@@ -74,17 +77,17 @@ pub struct VerifyArgs {
 pub struct BalanceArgs {
     #[command(flatten)]
     from: From,
-    /// Name of the machine
+    /// The name of the machine
     #[arg(long, default_value = "wallet")]
     machine: String,
-    /// Name of the account
+    /// The name of the account
     #[arg(long)]
     account: String,
-    /// Only this currency; all without it
+    /// Print only this currency; the default is all currencies
     #[arg(long)]
     currency: Option<String>,
-    /// RFC 3339 time or position; the end of the journal without it. Of a position's entry the commands up to it count, each whole: at the
-    /// position of an answer the balance is the one in the answer
+    /// The moment: an RFC 3339 time, or a position; the default is the end of the journal. A position includes its own
+    /// command, so the balance at the position of an answer is the balance in that answer
     #[arg(long)]
     at: Option<String>,
 }
@@ -191,12 +194,12 @@ fn report_text(report: &Report) -> String {
     }
     let snapshots: u64 = report.partitions.iter().map(|partition| partition.snapshots).sum();
     if 0 < snapshots {
-        text.push_str(&format!("{snapshots} canonical snapshots are what the journal comes to\n"));
+        text.push_str(&format!("{snapshots} canonical snapshots agree with the journal\n"));
     }
     let ahead: u64 = report.partitions.iter().map(|partition| partition.snapshots_ahead).sum();
     if 0 < ahead {
         text.push_str(&format!(
-            "{ahead} canonical snapshots stand at entries that are not in this folder; their own hashes are right\n"
+            "{ahead} canonical snapshots are of entries that are not in this folder; their own hashes are right\n"
         ));
     }
     for machine in &report.in_transit {
@@ -204,7 +207,7 @@ fn report_text(report: &Report) -> String {
         let sums = if sums.is_empty() { "nothing".to_owned() } else { sums.join(", ") };
         let cut = machine.cut.map(|time| format!(" at {}", print_time(Micros(time)))).unwrap_or_default();
         let (name, count) = (&machine.machine, machine.in_flight);
-        text.push_str(&format!("{name}: {sums} on its way between partitions{cut}, by {count} commands in flight\n"));
+        text.push_str(&format!("{name}: {sums} in transit between partitions{cut}, with {count} commands in flight\n"));
         machine.faults.iter().for_each(|fault| text.push_str(&format!("FAULT {name} transit: {fault}\n")));
     }
     for finding in &report.findings {
@@ -212,8 +215,8 @@ fn report_text(report: &Report) -> String {
     }
     if 0 < report.finding_count {
         text.push_str(&format!(
-            "{} findings about clients, {} listed: nothing is damaged; tell those clients to use a new id for each \
-             command\n",
+            "{} findings about clients, {} of them listed: nothing is damaged; tell those clients to use a new id \
+             for each command\n",
             report.finding_count,
             report.findings.len()
         ));

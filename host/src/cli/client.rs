@@ -37,7 +37,8 @@ const URL_FORM: &str = "http://HOST:PORT or https://HOST:PORT";
 /// Which node is asked, and who asks.
 #[derive(Args, Debug)]
 pub struct Asked {
-    /// The REST API of a node, http:// or https://; any node of the cluster will do [env: STATEHOUSE_URL=] [default: http://127.0.0.1:8080]
+    /// The REST API of a node, http:// or https://; any node of the cluster can answer [env: STATEHOUSE_URL=] [default:
+    /// http://127.0.0.1:8080]
     #[arg(long)]
     pub url: Option<String>,
     #[command(flatten)]
@@ -47,10 +48,12 @@ pub struct Asked {
 /// What lets a command in.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Access {
-    /// A file with a token of the role that is needed, where tokens are configured. The variable STATEHOUSE_TOKEN has the token itself
+    /// A file with a token that has the role for this command; needed if the cluster has tokens. Or put the token
+    /// itself into the variable STATEHOUSE_TOKEN
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// The token itself. Deprecated: everybody on this machine reads it in the list of processes; use --token-file or STATEHOUSE_TOKEN
+    /// The token itself. Deprecated: every user of this machine can read it in the process list; use --token-file or
+    /// STATEHOUSE_TOKEN
     #[arg(long, conflicts_with = "token_file")]
     pub token: Option<String>,
     #[command(flatten)]
@@ -90,7 +93,7 @@ pub fn secret_of(path: &Path) -> anyhow::Result<String> {
     let mut text = String::new();
     File::open(path)?.take(SECRET_BYTES_MAX + 1).read_to_string(&mut text)?;
     let secret = text.trim();
-    ensure!(!secret.is_empty(), "nothing is in it; it must have one line");
+    ensure!(!secret.is_empty(), "it is empty; it must have one line");
     ensure!(text.len() as u64 <= SECRET_BYTES_MAX && !secret.contains('\n'), "it must have one line, and no more");
     Ok(secret.to_owned())
 }
@@ -166,7 +169,7 @@ impl Client {
     ) -> anyhow::Result<(StatusCode, Bytes)> {
         timeout(ANSWER_TIME_MAX, self.exchange(method, path, body)).await.map_err(|_| {
             let waited = ANSWER_TIME_MAX.as_secs();
-            anyhow!("{} gave no answer in {waited} s; look at its log, or ask another node", self.url)
+            anyhow!("{} did not answer in {waited} s; look at its log, or ask another node", self.url)
         })?
     }
 
@@ -191,7 +194,7 @@ impl Client {
             }
         };
         let request = request.body(Full::new(body)).context("the token has characters that a header cannot carry")?;
-        let broke_off = || format!("{url} broke the connection off; ask again, or another node");
+        let broke_off = || format!("{url} closed the connection; ask again, or ask another node");
         let answer = sender.send_request(request).await.map_err(|error| {
             let advice = late_advice(&error).map(|advice| format!("{url}: {advice}"));
             anyhow!(error).context(advice.unwrap_or_else(broke_off))
@@ -269,10 +272,7 @@ mod tests {
         };
         assert_eq!(token("s3cret\n"), Ok(Some("s3cret".into())));
         let error = token(" \n").expect_err("an empty file");
-        assert!(
-            error.starts_with("--token-file ") && error.ends_with("nothing is in it; it must have one line"),
-            "{error}"
-        );
+        assert!(error.starts_with("--token-file ") && error.ends_with("it is empty; it must have one line"), "{error}");
         assert!(token("one\ntwo\n").is_err() && token(&"x".repeat(5000)).is_err());
     }
 
@@ -309,7 +309,7 @@ mod tests {
         let foreign = ask("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await.0.expect_err("no JSON");
         assert!(foreign.ends_with("answered 200 OK and no JSON; is it a Statehouse node?"), "{foreign}");
         let cut = ask("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}").await.0.expect_err("cut off");
-        assert!(cut.contains("broke the connection off"), "{cut}");
+        assert!(cut.contains("closed the connection"), "{cut}");
     }
 
     #[tokio::test]

@@ -17,31 +17,38 @@ use crate::cli::client::Asked;
 use crate::cli::module::block_on;
 use crate::cli::output::{print, print_json, table};
 
-/// Commands of clients: what became of them, and what keeps those that are in flight between partitions
+/// Show what became of clients' commands, and end those that are in flight between partitions
 #[derive(Debug, Subcommand)]
 pub enum CommandCommand {
-    /// Show the commands in flight, oldest first, and what each waits for
+    /// Show the commands in flight, oldest first, and what each one waits for; exit code 1 if one is stuck
+    ///
+    /// A command is stuck if a partition refuses its step or has no leader.
     List {
-        /// Name of the machine
+        /// The name of the machine
         machine: String,
         #[command(flatten)]
         of: Of,
     },
-    /// Show one command; exit code 1 while it is not over
+    /// Show the state of one command; exit code 1 while it is not over
     Status(NamedArgs),
-    /// End a command in flight: what is done is undone. Refused once its confirm was decided, and while a participant has no majority
+    /// Abort a command in flight: its completed steps are undone
+    ///
+    /// The order is refused once the command's confirm was decided, and while a participating partition has no
+    /// majority.
     Abort(OrderArgs),
-    /// Carry out the module's last resort in place of a confirm or an undo that a participant refuses for ever
+    /// Settle a command in flight whose confirm or undo a partition keeps refusing
+    ///
+    /// The partition carries out the last resort that the module declares, in place of the refused confirm or undo.
     Settle(OrderArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct NamedArgs {
-    /// Name of the machine
+    /// The name of the machine
     machine: String,
-    /// The id that the client has chosen
+    /// The id that the client chose for the command
     id: String,
-    /// The entity whose partition knows the command, where several commands have the id
+    /// The home entity of the command; needed only if several commands have the id
     #[arg(long)]
     home: Option<String>,
     #[command(flatten)]
@@ -52,14 +59,14 @@ pub struct NamedArgs {
 pub struct OrderArgs {
     #[command(flatten)]
     named: NamedArgs,
-    /// Why, for those who read the history; it is recorded for ever
+    /// The reason, which is recorded for ever for those who read the history
     #[arg(long)]
     why: String,
 }
 
 #[derive(Debug, Args)]
 pub struct Of {
-    /// Print JSON
+    /// Print JSON instead of text
     #[arg(long)]
     json: bool,
     #[command(flatten)]

@@ -12,13 +12,13 @@ use crate::guest::{Allowance, Pace, compile_module};
 
 #[derive(Debug, Args)]
 pub(super) struct CompileArgs {
-    /// The module is recorded, so it has ten times the limits
+    /// The module is recorded in a journal, so it may take ten times the limits
     #[arg(long)]
     recorded: bool,
-    /// Compile for the engine that calls
+    /// Compile for the fast engine
     #[arg(long)]
     fast: bool,
-    /// Compile for the engine that finds culprits
+    /// Compile for the metered engine, which finds the command that uses up the budget
     #[arg(long)]
     metered: bool,
 }

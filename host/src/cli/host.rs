@@ -123,7 +123,7 @@ fn end_in_time() {
     std::thread::spawn(|| {
         tracing::error!(
             seconds = STOP_MAX.as_secs(),
-            "the node has not ended in time, and is ended: the next start reads its log"
+            "the node did not stop in time, and is ended now: the next start recovers from its log"
         );
     });
     std::thread::sleep(STOP_LAST_WORD);

@@ -44,11 +44,11 @@ struct Arguments {
 #[derive(Subcommand)]
 #[expect(clippy::enum_variant_names, reason = "one of the commands is `command`")]
 enum Command {
-    /// Start three nodes with the wallet, for trying things out
+    /// Start a local cluster with the wallet, to try things out
     Dev(dev::DevArgs),
-    /// Start a node from a configuration file
+    /// Run one node, with the settings of a configuration file
     Serve(serve::ServeArgs),
-    /// Found a cluster, look at it, change its nodes and leaders, through any node's REST API
+    /// Create a cluster, show its state, and change its nodes and leaders, through the REST API of any node
     Cluster(cluster::ClusterArgs),
     #[command(subcommand)]
     Command(command::CommandCommand),
@@ -57,15 +57,17 @@ enum Command {
     View(view::ViewCommand),
     #[command(subcommand)]
     Webhook(webhook::WebhookCommand),
-    /// Recompute and check what a data folder says
+    /// Check recorded history by recomputing it, and print balances, histories, the journal and replays
     #[command(subcommand)]
     Audit(audit::AuditArgs),
-    /// All rows of a partition at one moment, as files that are the same from every replica
+    /// Take, list and verify canonical snapshots, and restore a lost cluster
+    ///
+    /// A canonical snapshot is a file with all rows of one partition at one moment. Every replica makes the same bytes.
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotArgs),
     #[command(hide = true)]
     CompileModule(compile::CompileArgs),
-    /// Measure this machine
+    /// Measure how fast this machine runs the parts of a node
     #[command(subcommand)]
     Bench(bench::BenchArgs),
 }

@@ -59,8 +59,10 @@ impl Reload {
             match read.await {
                 Ok(again) => self = again,
                 Err(error) => {
-                    tracing::error!(%error, "reading the configuration again has failed; from now on only a restart \
-                                             does");
+                    tracing::error!(
+                        %error,
+                        "reading the configuration again has failed; from now on only a restart reads it"
+                    );
                     return;
                 }
             }
@@ -86,14 +88,15 @@ impl Reload {
                     let what = needs_restart.join(" ");
                     tracing::warn!(
                         what,
-                        "what is other in the configuration now needs a restart, and stays as it was until then"
+                        "these sections of the configuration have changed and need a restart; until then the old \
+                         values stay"
                     );
                 }
             }
             Err(error) => {
                 tracing::error!(
                     path,
-                    "the configuration was not taken, and everything stays as it was: {error:#}; correct it and send \
+                    "the configuration was refused, and everything stays as it was: {error:#}; correct it and send \
                      SIGHUP again"
                 );
             }

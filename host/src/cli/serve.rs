@@ -28,13 +28,13 @@ use crate::system::{ArchiveOptions, MachineSpec, ModuleSource, NodeOptions, Peer
 
 #[derive(Args)]
 pub struct ServeArgs {
-    /// The configuration file, TOML
+    /// The configuration file, in TOML
     #[arg(long)]
     config: PathBuf,
-    /// Check more than a production node would
+    /// Read every row back after it was written, and stop if it differs; slow, for tests
     #[arg(long)]
     paranoid: bool,
-    /// Stop when stdin ends, as SIGTERM does: for a parent that must not leave the node behind when it is killed
+    /// Stop as on SIGTERM when stdin ends, so that the node stops with the process that started it
     #[arg(long)]
     stop_with_stdin: bool,
 }

@@ -31,52 +31,62 @@ use crate::system::restore::{RestoreOptions, Restored, RestoredPartition, restor
 
 #[derive(Debug, Subcommand)]
 pub enum SnapshotArgs {
-    /// Make one of each partition: by the node at --url, of what it has now; or with --data from a journal, of any moment, without a node
+    /// Take a canonical snapshot of each partition of a machine
+    ///
+    /// The node at --url takes them of its present state. With --data, this command makes them from a journal, of any
+    /// moment, without a node.
     Take(TakeArgs),
-    /// List them; a node also lists those that are in the archive alone. A node fetches midnights that it should have and lacks from the
-    /// archive or from the other nodes, by itself
+    /// List the canonical snapshots of a machine
+    ///
+    /// A node also lists those that are only in its archive. A node that lacks the snapshot of a midnight fetches it
+    /// from the archive or from another node automatically.
     List(ListArgs),
-    /// Check every byte of them, and with --data compare each with the journal, replayed; exit code 1 where one differs
+    /// Check every byte of canonical snapshots, and with --data compare them with the replayed journal
+    ///
+    /// Exit code 1 means that a snapshot is damaged or differs from the journal.
     Verify(VerifyArgs),
-    /// Bring a lost cluster back from its archive, as one node that others join by `cluster add`
+    /// Restore a lost cluster from an archive or export, as one node; add the others with `cluster add`
+    ///
+    /// The command checks and applies every entry, and prints up to which position each partition is restored. What
+    /// came after these positions is lost.
     Restore(RestoreArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
-    /// What `audit log --export` wrote, or an archive, its folder or s3://bucket/prefix: journals of all machines, `system` among them, with
-    /// their modules
+    /// A folder that `audit log --export` wrote, or an archive (its folder, or s3://bucket/prefix). It must have the
+    /// journals and modules of all machines, `system` included
     #[arg(long)]
     from: PathBuf,
-    /// The data folder to be; it must not be there, or be empty
+    /// The data folder to create; it must not exist, or be empty
     #[arg(long)]
     data: PathBuf,
-    /// Number of the node, which none of the cluster ever had
+    /// The id of the node, from 1; no node of the cluster may ever have had it
     #[arg(long)]
     node: u64,
-    /// host:port where other nodes will reach it; without it, it stays a cluster of its own
+    /// The host:port where other nodes will reach the node; without it, the node stays a cluster of its own
     #[arg(long)]
     advertise: Option<String>,
-    /// Print JSON
+    /// Print JSON instead of text
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct TakeArgs {
-    /// `system` is one, too
+    /// The name of the machine; `system` is a machine, too
     #[arg(long, default_value = "wallet")]
     machine: String,
-    /// Data folder of a node, running or stopped, or what `audit log --export` wrote
+    /// The data folder of a running or stopped node, or a folder that `audit log --export` wrote
     #[arg(long, requires = "into", conflicts_with = "url")]
     data: Option<PathBuf>,
-    /// With --data: where the files are put
+    /// With --data: the folder that the files are written to
     #[arg(long, requires = "data")]
     into: Option<PathBuf>,
-    /// With --data: RFC 3339 time or position; the end of each journal without it
+    /// With --data: the moment, an RFC 3339 time or a position; the default is the end of each journal
     #[arg(long, requires = "data")]
     at: Option<String>,
-    /// Print JSON
+    /// Print JSON instead of text
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -85,13 +95,13 @@ pub struct TakeArgs {
 
 #[derive(Debug, Args)]
 pub struct ListArgs {
-    /// `system` is one, too
+    /// The name of the machine; `system` is a machine, too
     #[arg(long, default_value = "wallet")]
     machine: String,
-    /// A folder instead of a node
+    /// List those in this data folder or export, without a node
     #[arg(long, conflicts_with = "url")]
     data: Option<PathBuf>,
-    /// Print JSON
+    /// Print JSON instead of text
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -100,12 +110,13 @@ pub struct ListArgs {
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// Snapshots; with --data all that lie there if none is named
+    /// The snapshot files; the default with --data is all snapshots in that folder
     files: Vec<PathBuf>,
-    /// The journal that they are compared with: data folder of a node, running or stopped, or what `audit log --export` wrote
+    /// The journal to compare with: the data folder of a running or stopped node, or a folder that `audit log --export`
+    /// wrote
     #[arg(long)]
     data: Option<PathBuf>,
-    /// Print JSON
+    /// Print JSON instead of text
     #[arg(long)]
     json: bool,
 }
@@ -162,7 +173,7 @@ fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
         print_json(&listed)?;
     } else if listed.is_empty() {
         print(&format!(
-            "{}: no canonical snapshot yet; each midnight UTC makes one, and `statehouse snapshot take`\n",
+            "{}: no canonical snapshot yet; one is made each midnight UTC, and by `statehouse snapshot take`\n",
             args.machine
         ))?;
     } else {
@@ -247,7 +258,7 @@ fn verify_files(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
         print_json(&json!({"is_clean": is_clean, "whole": pages, "faults": text.lines().collect::<Vec<_>>()}))?;
     } else {
         let verdict = if is_clean {
-            "every byte is as it was written; whether it is what the journal comes to is checked with --data\n"
+            "every byte is as it was written; --data also compares the snapshots with the journal\n"
         } else {
             "NOT verified: see the faults above; every replica has the same files, and `snapshot take --data` makes \
              them again\n"
@@ -258,7 +269,7 @@ fn verify_files(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn checked_text(checked: &[Checked], is_clean: bool) -> String {
-    let mut rows = table(&["partition", "verified", "beyond the journal here"]);
+    let mut rows = table(&["partition", "verified", "after the journal's end"]);
     for partition in checked {
         let stream = format!("{}/{}", partition.machine, partition.partition);
         rows.add_row([stream, partition.verified.to_string(), partition.ahead.to_string()]);
@@ -273,7 +284,7 @@ fn checked_text(checked: &[Checked], is_clean: bool) -> String {
         }
     }
     text.push_str(if is_clean {
-        "verified: every byte is as it was written, and the rows are those that the journal comes to\n"
+        "verified: every byte is as it was written, and the rows are those of the journal\n"
     } else {
         "NOT verified: see the faults above; every replica has the same files, and `snapshot take --data` makes them \
          again\n"
@@ -335,27 +346,28 @@ fn restored_text(restored: &Restored, args: &RestoreArgs) -> String {
     }
     let removed: Vec<String> = restored.removed.iter().map(ToString::to_string).collect();
     let mut text = format!(
-        "{rows}\ncluster {} is node {} in {} now; what came behind these positions is not in the archive and is lost\n",
+        "{rows}\ncluster {} is now node {} in {}; what came after these positions is not in the archive and is \
+         lost\n",
         restored.cluster,
         args.node,
         args.data.display()
     );
     let empty = restored.partitions.iter().filter(|it| it.position.index == JournalIndex(0));
     for it in empty {
-        text.push_str(&format!("nothing of {}/{} is in the archive: it begins anew\n", it.machine, it.partition));
+        text.push_str(&format!("nothing of {}/{} is in the archive: it begins empty\n", it.machine, it.partition));
     }
     if restored.partitions.iter().any(|it| 0 < it.left_out) {
         text.push_str(
-            "entries that are left out were caused by others that are not in the archive, or came behind such: they \
-             stay there, so export the new history into another folder\n",
+            "entries that are left out have causes that are not in the archive, or came after such entries: they \
+             stay in the archive, so export the new history into another folder\n",
         );
     }
     for machine in &restored.unknown {
         text.push_str(&format!("machine `{machine}` is left out: `system` in the archive does not know it yet\n"));
     }
     text.push_str(&format!(
-        "removed for good, so that none may run any more: node {}\nstart it with `statehouse serve`, [node] id = {}, \
-         data = \"{}\"{}\n",
+        "removed for good, so these must not run any more: node {}\nstart the new node with `statehouse serve`, \
+         [node] id = {}, data = \"{}\"{}\n",
         removed.join(", node "),
         args.node,
         args.data.display(),

@@ -18,16 +18,17 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Where a node is asked by https
+/// Options for https
 #[derive(Args, Clone, Debug, Default)]
 pub struct TlsArgs {
-    /// With https: the authority that signs the node's certificate, as PEM. Without it, those that this machine trusts
+    /// With https: a PEM file with the authority that signs the node's certificate. The default is the authorities that
+    /// this machine trusts
     #[arg(long, env = "STATEHOUSE_CA", value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// With https: a certificate to show to the node, as PEM, where it asks for one
+    /// With https: a PEM file with a client certificate, if the node asks for one
     #[arg(long, env = "STATEHOUSE_CLIENT_CERTIFICATE", value_name = "FILE", requires = "client_key")]
     pub client_certificate: Option<PathBuf>,
-    /// The private key of --client-certificate
+    /// A PEM file with the private key of --client-certificate
     #[arg(long, env = "STATEHOUSE_CLIENT_KEY", value_name = "FILE", requires = "client_certificate")]
     pub client_key: Option<PathBuf>,
 }
@@ -84,7 +85,7 @@ impl Trust {
         let opened = self.0.connect(name, stream).await;
         opened.map_err(|error| match find_tls(&error).and_then(|cause| advice(cause, host)) {
             Some(advice) => anyhow!(error).context(advice),
-            None => anyhow!(error).context("TLS could not be agreed on"),
+            None => anyhow!(error).context("the TLS handshake failed"),
         })
     }
 }

@@ -17,18 +17,19 @@ use crate::cli::module::{block_on, short};
 use crate::cli::output::{print, print_json, table};
 use crate::cli::shipped;
 
-/// Read models that follow a machine, on every node
+/// Create, show, rebuild and drop views: read models that follow a machine, on every node
 #[derive(Debug, Subcommand)]
 pub enum ViewCommand {
-    /// Show a machine's views, and by how much each lags on the node that is asked
+    /// Show a machine's views, and how far each one lags on the node at --url; exit code 1 if one is stopped
     List(ListArgs),
-    /// Show one view: which build serves, how far it is in each partition, what keeps it
+    /// Show one view: which build serves, its position in each partition, and what stops it; exit code 1 if it is
+    /// stopped
     Status(NamedArgs),
-    /// Have every node follow a machine with a view; with the name of one that is there, another version of it
+    /// Create a view on every node; if a view of that name exists, replace it with this version once that has caught up
     Create(CreateArgs),
-    /// Have every node make a view again, beside the one that serves until it has caught up
+    /// Build a view again on every node; the present build serves until the new one has caught up
     Rebuild(NamedArgs),
-    /// End a view on every node, and delete what it has made
+    /// Drop a view on every node, and delete its rows
     Drop(NamedArgs),
 }
 
@@ -40,7 +41,7 @@ pub struct ListArgs {
 
 #[derive(Debug, Args)]
 pub struct NamedArgs {
-    /// Name of the view
+    /// The name of the view
     view: String,
     #[command(flatten)]
     of: Of,
@@ -48,7 +49,8 @@ pub struct NamedArgs {
 
 #[derive(Debug, Args)]
 pub struct CreateArgs {
-    /// A view that comes with this program, by its name; or a file that ends with .wasm
+    /// The view: the name of one that comes with this program (`statements`, `audit_trail`, `double_charges`), or a
+    /// .wasm file
     view: String,
     #[command(flatten)]
     of: Of,
@@ -56,10 +58,10 @@ pub struct CreateArgs {
 
 #[derive(Debug, Args)]
 pub struct Of {
-    /// Name of the machine
+    /// The name of the machine
     #[arg(long, default_value = "wallet")]
     machine: String,
-    /// Print JSON
+    /// Print JSON instead of text
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -143,8 +145,8 @@ fn render(page: &ViewsPage) -> String {
 }
 
 fn render_one(view: &ViewPage) -> String {
-    let mut text = format!("{}: {}, asked for by {} at {}\n", view.view, view.state, view.by, view.time);
-    for (what, build) in [("serves", &view.serving), ("is made", &view.building)] {
+    let mut text = format!("{}: {}, requested by {} at {}\n", view.view, view.state, view.by, view.time);
+    for (what, build) in [("serves", &view.serving), ("is being built", &view.building)] {
         let Some(build) = build else { continue };
         let mut partitions = table(&["partition", "followed up to", "time", "newest entry"]);
         for followed in &build.partitions {
@@ -153,7 +155,7 @@ fn render_one(view: &ViewPage) -> String {
             partitions.add_row([partition, followed.position.clone(), followed.time.clone(), newest]);
         }
         text.push_str(&format!(
-            "build {} of {} ({}) {what}: {} entries and {:.3} s behind, {} bytes\n{partitions}\n",
+            "build {} of {} ({}) {what}: it lags by {} entries and {:.3} s, {} bytes\n{partitions}\n",
             build.build,
             build.version,
             short(&build.module),
@@ -163,7 +165,7 @@ fn render_one(view: &ViewPage) -> String {
         ));
     }
     if let Some(problem) = &view.problem {
-        text.push_str(&format!("it does not go on: {problem}\n"));
+        text.push_str(&format!("it has stopped: {problem}\n"));
     }
     text
 }

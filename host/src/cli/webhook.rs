@@ -18,38 +18,46 @@ use crate::cli::client::{Asked, secret_of, variable};
 use crate::cli::module::block_on;
 use crate::cli::output::{print, print_json, table};
 
-/// Events that are sent to somebody, signed
+/// Create, show and change webhooks: signed requests that send a machine's events to a URL
 #[derive(Debug, Subcommand)]
 pub enum WebhookCommand {
-    /// Show a machine's webhooks, and how far each is; exit code 1 where one is paused or fails
+    /// Show a machine's webhooks, and how far each one has sent; exit code 1 if one is paused or fails
     List(Of),
-    /// Show one webhook: what it sends where, how far it is, what keeps it; exit code 1 where it is paused or fails
+    /// Show one webhook: what it sends, where, how far, and what stops it; exit code 1 if it is paused or fails
     Status(NamedArgs),
-    /// Have events sent to a URL; prints the secret that verifies them, once, unless you give it
+    /// Create a webhook that sends events to a URL
+    ///
+    /// The command prints the secret by which the receiver verifies the requests. It is printed only this once, and not
+    /// at all if you give the secret yourself.
     Create(CreateArgs),
-    /// Send nothing more until it is resumed
+    /// Pause a webhook: nothing more is sent until it is resumed
     Pause(NamedArgs),
-    /// Continue where it was paused
+    /// Resume a paused webhook where it stopped
     Resume(NamedArgs),
-    /// Sign by a new secret as well as by the old one, which `--finish` ends once the receiver knows the new one; a second rotation before that takes
-    /// the place of the first
+    /// Replace a webhook's secret in two steps
+    ///
+    /// First, `rotate` adds a new secret: requests are signed with both. Once the receiver knows the new secret,
+    /// `rotate --finish` drops the old one. If you rotate twice before --finish, the second new secret replaces the
+    /// first.
     Rotate(RotateArgs),
-    /// End a webhook, and forget its dead letters
+    /// Drop a webhook, and its dead letters
     Drop(NamedArgs),
-    /// Show the messages that were given up
+    /// Show the messages that were given up after too many failed attempts; exit code 1 if there are any
     DeadLetters(NamedArgs),
-    /// Send dead letters once more
+    /// Send dead letters once more; exit code 1 if the receiver does not take one
     Redeliver(RedeliverArgs),
-    /// Continue from another place: what was sent before is sent again. Each event has the `id` it had. With `--batch`, requests have the
-    /// `webhook-id` they had only after the end of one of them
+    /// Continue from another position, so that events are sent again
+    ///
+    /// Each event keeps its `id`. A request of several events (--batch) keeps its `webhook-id` only if the position is
+    /// the end of such a request.
     Replay(ReplayArgs),
-    /// Send an event that stands for nothing, and show the receiver's answer
+    /// Send a test event, and show the receiver's answer; exit code 1 if the receiver does not take it
     Test(NamedArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct NamedArgs {
-    /// Name of the webhook
+    /// The name of the webhook
     webhook: String,
     #[command(flatten)]
     of: Of,
@@ -57,24 +65,24 @@ pub struct NamedArgs {
 
 #[derive(Debug, Args)]
 pub struct CreateArgs {
-    /// Its name: small letters, digits, `_` and `-`
+    /// The name of the new webhook: lower-case letters, digits, `_` and `-`
     webhook: String,
-    /// Where requests go: https, or http on the node's own machine
+    /// The URL that requests go to: https, or http on the node's own machine
     #[arg(long)]
     to: String,
-    /// `now`, `start`, or a cursor as event streams have it
+    /// Where to begin: `now`, `start`, or a cursor of an event stream
     #[arg(long, default_value = "now")]
     from: String,
-    /// Only what is about this entity; may be given several times
+    /// Send only events about this entity; may be given several times
     #[arg(long = "key")]
     keys: Vec<String>,
-    /// Only events of this type, like `Debited` or `CommandRejected`; may be given several times
+    /// Send only events of this type, like `Debited` or `CommandRejected`; may be given several times
     #[arg(long = "type")]
     types: Vec<String>,
-    /// Only of this partition; may be given several times
+    /// Send only events of this partition; may be given several times
     #[arg(long = "partition")]
     partitions: Vec<u32>,
-    /// Events of one request at most; with more than 1 each request is an array
+    /// The most events in one request; if it is more than 1, every request is an array
     #[arg(long, default_value_t = 1)]
     batch: u32,
     #[command(flatten)]
@@ -85,9 +93,9 @@ pub struct CreateArgs {
 
 #[derive(Debug, Args)]
 pub struct RotateArgs {
-    /// Name of the webhook
+    /// The name of the webhook
     webhook: String,
-    /// Sign by the newest secret alone from now on
+    /// Sign with the newest secret only, from now on
     #[arg(long, conflicts_with_all = ["secret", "secret_file"])]
     finish: bool,
     #[command(flatten)]
@@ -99,11 +107,11 @@ pub struct RotateArgs {
 /// A secret that the receiver knows; without one the node makes it.
 #[derive(Debug, Args)]
 pub struct SecretArgs {
-    /// A file with a secret that the receiver knows, `whsec_…`; without it one is made. The variable STATEHOUSE_WEBHOOK_SECRET has
-    /// the secret itself
+    /// A file with the secret, `whsec_…`; without it the node makes one. Or put the secret itself into the variable
+    /// STATEHOUSE_WEBHOOK_SECRET
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
-    /// The secret itself. Deprecated: everybody on this machine reads it in the list of processes; use --secret-file or
+    /// The secret itself. Deprecated: every user of this machine can read it in the process list; use --secret-file or
     /// STATEHOUSE_WEBHOOK_SECRET
     #[arg(long, conflicts_with = "secret_file")]
     secret: Option<String>,
@@ -123,9 +131,10 @@ impl SecretArgs {
 
 #[derive(Debug, Args)]
 pub struct RedeliverArgs {
-    /// Name of the webhook
+    /// The name of the webhook
     webhook: String,
-    /// The letter, as `dead-letters` names it; without it all of them, oldest first, until one is not taken
+    /// The dead letter, as `dead-letters` names it; the default is all, oldest first, until the receiver does not take
+    /// one
     #[arg(long)]
     letter: Option<String>,
     #[command(flatten)]
@@ -134,9 +143,9 @@ pub struct RedeliverArgs {
 
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
-    /// Name of the webhook
+    /// The name of the webhook
     webhook: String,
-    /// `start`, `now`, or a cursor as `status` and event streams have it
+    /// The position: `start`, `now`, or a cursor from `status` or an event stream
     #[arg(long)]
     from: String,
     #[command(flatten)]
@@ -145,10 +154,10 @@ pub struct ReplayArgs {
 
 #[derive(Debug, Args)]
 pub struct Of {
-    /// Name of the machine
+    /// The name of the machine
     #[arg(long, default_value = "wallet")]
     machine: String,
-    /// Print JSON
+    /// Print JSON instead of text
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -302,7 +311,9 @@ fn render(page: &WebhookPage) -> String {
     add("changed", format!("by {} at {}", page.by, page.time));
     let mut text = format!("{facts}\n");
     if let Some(secret) = &page.secret {
-        text.push_str(&format!("the receiver verifies by this secret, which is not shown again:\n{secret}\n"));
+        text.push_str(&format!(
+            "the receiver verifies requests with this secret, which is not shown again:\n{secret}\n"
+        ));
     }
     text
 }

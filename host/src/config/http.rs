@@ -1,6 +1,7 @@
 //! `[http]`: where clients reach this node, and whether over TLS.
 //!
-//! In: the section as it is written. Out: values that make sense together. It opens nothing, and reads none of the files that it names.
+//! In: the section as it is written. Out: values that make sense together. It opens nothing, and reads none of the
+//! files that it names.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -13,12 +14,13 @@ use super::ConfigError;
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpConfig {
-    /// Address the REST API listens on; default 127.0.0.1:8080. Any but a loopback address needs `[auth] tokens`, and `tls` or `plaintext`.
+    /// The address of the REST API. Default: 127.0.0.1:8080. An address beyond loopback needs `[auth] tokens`, and
+    /// `tls` or `plaintext`.
     pub listen: SocketAddr,
-    /// The certificate that this node shows to clients; with it they speak https, HTTP/1.1 or HTTP/2.
+    /// The certificate that this node shows to clients. With it clients use https, with HTTP/1.1 or HTTP/2.
     pub tls: Option<HttpTlsConfig>,
-    /// Says that nobody on the way reads along: tokens and bodies are sent in clear text. Any `listen` but a loopback address needs `tls`, or
-    /// this as a deliberate word, where a proxy speaks TLS for this node, for instance.
+    /// Confirms that tokens and bodies may be sent in clear text, because nobody can read them on the way. A `listen`
+    /// address beyond loopback needs either `tls` or this line, for instance if a proxy speaks TLS for this node.
     plaintext: bool,
 }
 
@@ -28,21 +30,22 @@ impl Default for HttpConfig {
     }
 }
 
-/// `[http] tls`: PEM files. They are read again on SIGHUP.
+/// `[http] tls`: PEM files, which are read again on SIGHUP.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HttpTlsConfig {
-    /// This node's certificate, with the names and addresses by which clients reach it; certificates between it and the authority's
+    /// This node's certificate, with the names and addresses by which clients reach it. Intermediate certificates
     /// follow it in the file.
     pub certificate: PathBuf,
     /// The private key of `certificate`.
     pub key: PathBuf,
-    /// The authority of clients' certificates: who shows another one is not let in. A certificate does not replace a token.
+    /// The authority of clients' certificates. A client that shows another certificate is refused. A certificate does
+    /// not replace a token.
     pub client_ca: Option<PathBuf>,
-    /// `required` (default): who shows no certificate of `client_ca` is not let in. `optional`: who shows none is, which is for the time in
-    /// which clients are given theirs.
+    /// `required` (default): a client without a certificate of `client_ca` is refused. `optional`: a client without a
+    /// certificate is accepted, for the time in which clients receive theirs.
     pub client_certificates: Option<ClientCertificates>,
-    /// The oldest version of TLS that is spoken, `"1.3"` (default) or `"1.2"`.
+    /// The oldest version of TLS that is accepted, `"1.3"` (default) or `"1.2"`.
     #[serde(default)]
     pub version_min: TlsVersion,
 }

@@ -9,18 +9,20 @@ use serde::Deserialize;
 use super::{ConfigError, Receivers};
 use crate::limits::WEBHOOK_RETRY_FOR;
 
-/// `[webhooks]`: how events are sent to receivers; the same on all nodes, for any of them may come to send them. Which there are is no matter of
-/// the configuration: `statehouse webhook create`.
+/// `[webhooks]`: how events are sent to receivers. It must be the same on all nodes, since any of them may have to
+/// send. The webhooks themselves are not configured here: use `statehouse webhook create`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WebhooksConfig {
-    /// How long a message is tried before it becomes a dead letter, 1 … 2592000 seconds; default 259200, three days.
+    /// How long a message is tried before it becomes a dead letter, in seconds, 1 … 2592000. Default: 259200, three
+    /// days.
     pub(super) retry_seconds: u64,
-    /// Takes URLs with plain http also where they lead to other machines: everybody on the way reads what is sent. Default: false, and
-    /// http to loopback addresses only.
+    /// Allows URLs with plain http that lead to other machines, so that everybody on the way can read what is sent.
+    /// Default: false, which allows http to loopback addresses only.
     pub plaintext: bool,
-    /// Receivers that are not public: host names, addresses, or networks, as in `["hooks.internal", "10.2.0.0/16"]`. Without it requests go to
-    /// no loopback, private, link-local (a cloud's metadata) or multicast address, whatever a name resolves to. Default: none.
+    /// Receivers that are not public: host names, addresses, or networks, as in `["hooks.internal", "10.2.0.0/16"]`.
+    /// Without it, no request is sent to a loopback, private, link-local (a cloud's metadata) or multicast address,
+    /// whatever a name resolves to. Default: none.
     allow: Vec<String>,
 }
 

@@ -35,7 +35,7 @@ pub enum ConsensusError {
     #[error("a peer's vote names no node")]
     VoteOfNobody,
     /// No node of the cluster would send this; it changed nothing.
-    #[error("a message of node {node} is not taken: {reason}")]
+    #[error("a message of node {node} is refused: {reason}")]
     NotTaken { node: NodeId, reason: NotTaken },
     #[error(transparent)]
     Membership(#[from] MembershipError),
@@ -48,7 +48,7 @@ pub enum ConsensusError {
 pub enum NotTaken {
     #[error("its vote is not in its own name")]
     OtherName { named: Option<NodeId> },
-    #[error("its term {found} is further from this replica's term {own} than elections can have led")]
+    #[error("its term {found} is further ahead of this replica's term {own} than elections can explain")]
     Leap { own: Term, found: Term },
     #[error("it is a learner of this group, and cannot be elected")]
     Learner,
@@ -90,7 +90,7 @@ pub enum PeerError {
     NoRoute(NodeId),
     #[error("node {0} did not answer in time")]
     Timeout(NodeId),
-    #[error("node {node} answered something else than was asked")]
+    #[error("node {node} gave an answer to another question")]
     UnexpectedReply { node: NodeId },
     /// The peer takes no requests from this node: the cluster, the node that was meant, or the format differs.
     #[error("node {node} refused: {detail}")]

@@ -386,7 +386,7 @@ impl<P: Peers> RaftNetworkV2<Model> for Connection<P> {
                     };
                 }
                 Some(Err(error)) => {
-                    tracing::warn!(node = %self.to, %error, "a snapshot was not taken, and is offered again");
+                    tracing::warn!(node = %self.to, %error, "a snapshot was not accepted, and is offered again");
                     return Err(failed(error));
                 }
                 None => return Err(failed(PeerError::UnexpectedReply { node: self.to })),

@@ -168,7 +168,7 @@ fn read(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
     };
     let size_max = (limits::ARTEFACT_BYTES_MAX + HEADER_SIZE) as u64;
     if !facts.is_file() || size_max < facts.len() {
-        tracing::warn!(path = %path.display(), "no compiled module is like that; compiling it again");
+        tracing::warn!(path = %path.display(), "a file is not a compiled module; compiling it again");
         return Ok(None);
     }
     let mut bytes = Vec::new();

@@ -4,17 +4,18 @@
 
 use std::time::Duration;
 
-/// Log bytes accepted and not yet durable, per partition.
+/// Bytes of log that are accepted and not yet durable, for each partition.
 pub const LOG_PENDING_BYTES_MAX: usize = 64 << 20;
-/// Decoded entries kept in memory behind the log's end.
+/// Bytes of the newest entries of a log that are kept decoded in memory.
 pub const LOG_TAIL_BYTES_MAX: usize = 64 << 20;
-/// Log between two places that a sealed segment can be read from: what one entry that is read costs, against 48 bytes of its seal each.
+/// Bytes of log between two places that a sealed segment can be read from: the cost of reading one entry, against 48
+/// bytes of the seal for each place.
 pub const LOG_POINT_BYTES: u64 = 32 << 10;
-/// Sealed segments of one log whose files are kept open, with some 100 KiB of places each.
+/// Sealed segments of one log whose files are kept open, each with some 100 KiB of places.
 pub const LOG_SEALED_OPEN_MAX: usize = 8;
-/// Between two tries to seal a segment on a full disk.
+/// The pause before a segment is sealed again after that failed on a full disk.
 pub const LOG_SEAL_AGAIN: Duration = Duration::from_secs(5);
-/// What is read of files that nobody asks for: 100 GB in some 3.5 hours, a small part of what any disk gives.
+/// Bytes a second that scrubbing reads: 100 GB in some 3.5 hours, a small part of what any disk delivers.
 pub const SCRUB_BYTES_PER_SECOND: u64 = 8 << 20;
-/// Between the beginnings of two rounds: disks do not lose things faster than that.
+/// The least time between the beginnings of two scrubbing rounds: disks do not lose data faster than that.
 pub const SCRUB_ROUND_MIN: Duration = Duration::from_secs(3600);

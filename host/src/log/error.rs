@@ -42,7 +42,7 @@ pub enum LogError {
     )]
     Sealed { last: Option<LogIndex>, sealed: EntryId },
     /// Nothing was changed.
-    #[error("entry {0} is not in the log, so the log cannot be cut behind it")]
+    #[error("entry {0} is not in the log, so the log cannot be cut after it")]
     NotThere(EntryId),
     #[error("{segment} belongs to {found}, not to {expected}")]
     ForeignStream { segment: String, expected: String, found: String },
@@ -54,8 +54,8 @@ pub enum LogError {
     #[error("the log cannot be repaired with the entries given: entry {index} {misfit}")]
     Misfit { index: LogIndex, misfit: Misfit },
     #[error(
-        "{segment} is damaged at offset {offset} in a way that cannot be mended while the log is open: \
-         stop the node, remove the seal beside the segment and start the node, which repairs the log then"
+        "{segment} is damaged at offset {offset} in a way that cannot be repaired while the log is open: stop the \
+         node, remove the seal beside the segment, and start the node, which then repairs the log"
     )]
     Unmendable { segment: String, offset: u64 },
     #[error("log is closed")]
@@ -94,9 +94,9 @@ pub enum Damage {
     Record,
     #[error("the hash chain is broken")]
     Chain,
-    #[error("the file has not the size that it was sealed with")]
+    #[error("the file does not have the size that it was sealed with")]
     Size,
-    #[error("the disk does not give it back")]
+    #[error("the disk cannot read it")]
     Unreadable,
 }
 
@@ -111,7 +111,7 @@ pub enum Misfit {
     Term,
     #[error("is not the one that records after it name")]
     Id,
-    #[error("has not the content that records after it vouch for")]
+    #[error("does not have the content that records after it name")]
     Content,
     /// Lost bytes replaced entries before this one, so those must be given too.
     #[error("does not follow on the one before it")]

@@ -67,7 +67,7 @@ impl Log {
                 mending.write(&*shared.disk, &shared.dir)?;
                 self.reseal(Arc::new(seal), &points)?;
                 tracing::warn!(
-                    dir = %shared.dir.display(), segment = file_name(first_lsn), "a damaged segment was mended"
+                    dir = %shared.dir.display(), segment = file_name(first_lsn), "a damaged segment was repaired"
                 );
             }
         }

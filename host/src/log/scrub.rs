@@ -69,7 +69,7 @@ impl Log {
         let (shared, first_lsn) = (&self.threads.shared, seal.first_lsn());
         let written = seal.write(&*shared.disk, &shared.dir, points);
         written.map_err(|error| LogError::disk(seal_name(first_lsn), error))?;
-        tracing::warn!(dir = %shared.dir.display(), %first_lsn, "a segment was sealed anew");
+        tracing::warn!(dir = %shared.dir.display(), %first_lsn, "a segment was sealed again");
         shared.state.lock().on_resealed(&seal);
         shared.sealed.forget(first_lsn);
         Ok(())

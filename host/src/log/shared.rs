@@ -157,7 +157,8 @@ impl Shared {
         });
         if is_news && let Err(error) = rot::mark(&*self.disk, &self.dir, first_lsn) {
             tracing::warn!(
-                dir = %self.dir.display(), %first_lsn, %error, "a restart forgets that a segment is damaged"
+                dir = %self.dir.display(), %first_lsn, %error,
+                "it could not be recorded that a segment is damaged: a restart forgets it"
             );
         }
     }
@@ -167,7 +168,10 @@ impl Shared {
         self.sealed.forget(first_lsn);
         let is_news = self.rot.send_if_modified(|known| known.remove(&first_lsn).is_some());
         if is_news && let Err(error) = rot::unmark(&*self.disk, &self.dir, first_lsn) {
-            tracing::warn!(dir = %self.dir.display(), %first_lsn, %error, "a segment that is whole stays marked");
+            tracing::warn!(
+                dir = %self.dir.display(), %first_lsn, %error,
+                "a segment that is not damaged any more stays marked as damaged"
+            );
         }
     }
 

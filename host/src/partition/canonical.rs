@@ -127,7 +127,7 @@ impl Canonical {
     /// The folder cannot be read.
     pub fn go_on(self: &Arc<Self>) -> Result<(), CanonicalError> {
         for due in self.folder.list_due()? {
-            tracing::info!(stream = %self.stream(), index = %due.index, "goes on with a canonical snapshot");
+            tracing::info!(stream = %self.stream(), index = %due.index, "continuing a canonical snapshot");
             self.under_way.fetch_add(1, Ordering::Relaxed);
             self.make(Job { due, asked: None });
         }
@@ -158,7 +158,7 @@ impl Canonical {
                 self.under_way.fetch_sub(1, Ordering::Release);
                 tracing::error!(
                     stream = %self.stream(), %error,
-                    "making a canonical snapshot panicked; it is taken up again at the next start"
+                    "making a canonical snapshot panicked; the next start makes it"
                 );
             }
         }

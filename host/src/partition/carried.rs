@@ -42,7 +42,10 @@ impl Executor {
         if let Some(seconds) = carried.and_then(|carried| far_ahead(carried, time)) {
             metrics::counter!("statehouse_carried_ahead_total").increment(1);
             let partition = self.partition;
-            tracing::warn!(%partition, seconds, "another partition is far ahead, and from now on this one is");
+            tracing::warn!(
+                %partition, seconds,
+                "the time of another partition is far ahead of the clock, and this partition takes it over"
+            );
         }
         time.max(after(carried))
     }

@@ -168,7 +168,7 @@ fn set_aside(folder: &Path, what: &'static str, log: &Log, reason: &str) -> Resu
 /// Moves the folder out of the way. It replaces the one that was moved the last time.
 fn move_aside(folder: &Path, what: &'static str, reason: &str) -> Result<(), PartitionError> {
     let path = folder.join(what);
-    tracing::warn!(path = %path.display(), reason, "set aside, and made again from the log");
+    tracing::warn!(path = %path.display(), reason, "damaged files were set aside, and are made again from the log");
     metrics::counter!("statehouse_rebuilds_total", "what" => what).increment(1);
     durable::set_aside(&path).map(drop).map_err(|source| PartitionError::Folder { path, source })
 }

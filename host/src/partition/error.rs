@@ -57,8 +57,8 @@ pub enum PartitionError {
     NoEntry(JournalIndex),
     /// What was asked for is older than the log that this node has kept, or was never sent to this node.
     #[error(
-        "the journal of this node begins with entry {first}{}: what came before was released or replaced by a \
-         snapshot; ask another node, or audit a copy that has it",
+        "the journal of this node begins with entry {first}{}: earlier entries were released or replaced by a \
+         snapshot; ask another node, or audit a copy that has them",
         position.map_or_else(String::new, |position| format!(" at position {position}"))
     )]
     Released { first: JournalIndex, position: Option<Position> },
@@ -82,7 +82,7 @@ pub enum PartitionError {
     /// What the log has released was looked for in the archive.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-    #[error("{} canonical snapshots of it that were asked for are not made yet; ask again later", SNAPSHOTS_ASKED_MAX)]
+    #[error("{} requested canonical snapshots of it are not made yet; ask again later", SNAPSHOTS_ASKED_MAX)]
     SnapshotsAsked,
     #[error("canonical snapshot: {0}")]
     Canonical(#[from] CanonicalError),

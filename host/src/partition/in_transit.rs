@@ -116,7 +116,7 @@ fn count(logic: &dyn Logic, view: &View) -> Option<InTransit> {
         if limits::LOCAL_ROWS_COUNTED_MAX <= counted {
             tracing::warn!(
                 counted,
-                "what is on its way between partitions is not shown: there are too many rows of `@local`"
+                "what is in transit between partitions is not shown: there are too many rows of `@local`"
             );
             return None;
         }

@@ -43,7 +43,7 @@ pub enum Witness {
     Peers(EntryId),
     #[error("other nodes have seen it vote in term {}", .0.term)]
     Vote(Vote),
-    #[error("other nodes have heard this node's counter at {heard}, and on disk it is {own}")]
+    #[error("other nodes have heard this node's counter at {heard}, and on its disk it is {own}")]
     Counter { heard: u64, own: u64 },
 }
 

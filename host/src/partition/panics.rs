@@ -75,7 +75,7 @@ impl Panics {
         let words = minicbor::to_vec(words).expect("writing to memory cannot fail");
         let written = kept.write(&self.folder, &words);
         if let Err(error) = &written {
-            tracing::warn!(folder = %self.folder.display(), %error, "a guest's last words are kept in memory only");
+            tracing::warn!(folder = %self.folder.display(), %error, "a guest's panic text is kept in memory only");
             kept.file = None;
         }
         written.ok()

@@ -28,8 +28,8 @@ pub enum SeenError {
 /// What was seen of a node was lost with a damaged book, and the node has not reported it since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "its record of what other nodes' logs held was damaged and made anew, and it has not heard from this one since, so \
-     it cannot vouch for it; should no other node be able to: stop it, remove the file `seen` from its data folder, \
-     and start it again, which counts as having seen nothing"
+    "its record of what other nodes' logs held was damaged and made again, and it has not heard from this node since \
+     then, so it cannot vouch for it; if no other node can either: stop that node, remove the file `seen` from its \
+     data folder, and start it again, which counts as having seen nothing"
 )]
 pub struct SeenLost;

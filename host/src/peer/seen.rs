@@ -73,8 +73,8 @@ impl SeenBook {
                     tracing::error!(
                         path = %path.display(),
                         reason,
-                        "the book of what other nodes' logs held is damaged and made anew: until they have said it \
-                         again, this node does not vouch for them when they start"
+                        "the record of what other nodes' logs held is damaged and made again: until they have \
+                         reported again, this node does not vouch for them when they start"
                     );
                     // The next flush writes the new book even if nothing was noted until then.
                     (state.is_lost, state.version) = (true, 1);

@@ -250,7 +250,7 @@ impl std::fmt::Display for Ambiguity {
             Self::Several(_) => "several commands have this id",
             Self::OfAnother(_) => "another caller has sent the command with this id",
         };
-        write!(f, "{why}; name the home of yours with `home` (of a transfer: the payer)")
+        write!(f, "{why}; name the home of yours with `home` (for a transfer: the payer)")
     }
 }
 

@@ -362,7 +362,7 @@ impl Machine {
         let status = partition.status();
         match (&status.state, &status.leadership) {
             (RunState::Running, Leadership::Follower { leader: None, .. }) => {
-                Some("no leader, as long as a majority of its nodes cannot agree on one".to_owned())
+                Some("no leader until a majority of its nodes agree on one".to_owned())
             }
             (RunState::Running, Leadership::Follower { leader: Some(leader), .. }) => {
                 if !self.is_answering(*leader) {

@@ -46,7 +46,7 @@ pub enum OrderError {
     #[error("the partition cannot be read")]
     Unavailable(Unavailable),
     /// It is not known whether the order is recorded; giving the same order again finds out.
-    #[error("nobody answered in time whether the order is recorded: give it again")]
+    #[error("no node confirmed in time that the order is recorded: give it again")]
     Unknown,
 }
 
@@ -168,7 +168,7 @@ impl Machine {
             let replica = self.replica(waits.partition).map_err(OrderError::Unavailable)?;
             if let Err(error) = replica.read_linearizable(patience).await {
                 tracing::warn!(
-                    partition = %waits.partition, %error, "an abort is refused: a participant cannot be asked"
+                    partition = %waits.partition, %error, "an abort is refused: a participant cannot be reached"
                 );
                 return Err(OrderError::ParticipantUnavailable(waits.partition));
             }

@@ -109,7 +109,7 @@ fn route(
         let (name, scope, entity) = (&request.caller.name, &request.caller.scope, entity.escape_ascii());
         let detail = format!(
             "`{name}` may act for {scope} only, and this command acts for `{entity}`; nothing was executed. Have it \
-             sent by whoever may act for `{entity}`, or ask an admin to add it to the token's `entities`"
+             sent by a caller that may act for `{entity}`, or ask an admin to add it to the token's `entities`"
         );
         return Err(refused("entity_forbidden", 403, detail));
     }

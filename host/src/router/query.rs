@@ -74,8 +74,8 @@ impl Machine {
         if let CommandLookup::Recorded { status, .. } | CommandLookup::InFlight(status) = &lookup
             && !request.caller.may_see(&status.caller)
         {
-            let detail =
-                "somebody else sent this command, and this token is bound to entities: ask with the token that sent it";
+            let detail = "another caller sent this command, and this token is bound to entities: ask with the token \
+                that sent it";
             return Err(QueryError::Refused(refusal("entity_forbidden", 403, detail)));
         }
         match lookup {

@@ -30,7 +30,7 @@ pub enum RewindError {
     Replay(#[from] ReplayError),
     #[error("the position is not one of this journal")]
     Gone,
-    #[error("the caller does not wait any more")]
+    #[error("the caller no longer waits")]
     Cancelled,
 }
 
@@ -65,7 +65,7 @@ pub fn rewind(
             Err(error) => {
                 tracing::warn!(
                     file = listed.name, %error,
-                    "a canonical snapshot is passed over, and an earlier one replayed from"
+                    "a canonical snapshot is skipped, and the replay starts from an earlier one"
                 );
                 continue;
             }
@@ -75,7 +75,7 @@ pub fn rewind(
             Err(RewindError::Partition(PartitionError::OtherHistory(place))) => {
                 tracing::warn!(
                     file = listed.name, %place,
-                    "a canonical snapshot is of another history, and is passed over"
+                    "a canonical snapshot is of another history, and is skipped"
                 );
             }
             replayed => {

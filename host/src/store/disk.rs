@@ -189,7 +189,7 @@ impl Disk {
             self.is_damaged.store(true, Ordering::Relaxed);
             let mark = self.dir.join(DAMAGED_MARK);
             tracing::error!(
-                dir = %self.dir.display(), ?error, "state store: damaged, to be made again when it is opened"
+                dir = %self.dir.display(), ?error, "state store: damaged; it is made again when it is opened"
             );
             if let Err(error) = durable::write(&self.dir, DAMAGED_MARK, durable::PRIVATE, b"") {
                 tracing::error!(path = %mark.display(), %error, "state store: the damage could not be noted");

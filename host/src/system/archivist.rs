@@ -57,13 +57,13 @@ enum Hindrance {
     Partition(PartitionError, JournalIndex),
     #[error("the partition is being closed")]
     Closed,
-    #[error("no other node answers yet, so that it is not known where the archive is to begin")]
+    #[error("no other node answers yet, so it is not known where the archive must begin")]
     Unheard,
     #[error(transparent)]
     History(#[from] HistoryError),
     #[error(
-        "entries {first} to {last} never were on this node, which was sent the state behind them, and no other node \
-         sends them now: {said}"
+        "entries {first} to {last} were never on this node, which was sent a later state, and no other node sends \
+         them now: {said}"
     )]
     Missing { first: JournalIndex, last: JournalIndex, said: String },
     #[error("the snapshot {name} is not archived: {reason}; `statehouse snapshot verify` says more")]
@@ -88,7 +88,7 @@ pub async fn run(host: Arc<Host>, archive: Archive, every: Duration) {
         let wait = match round(&host, &archive, &mut archivist).await {
             Ok(()) => every,
             Err(error) => {
-                tracing::error!(url = archive.url(), %error, "the archive cannot be used, to be tried again");
+                tracing::error!(url = archive.url(), %error, "the archive cannot be used; this will be tried again");
                 metrics::counter!("statehouse_archive_failures_total").increment(1);
                 AGAIN.min(every)
             }
@@ -129,7 +129,7 @@ async fn round(host: &Arc<Host>, archive: &Archive, slot: &mut Option<Archivist>
             archivist.tend_snapshots(&group, &partition).await;
         }
         if let Err(error) = done {
-            tracing::error!(%group, %error, "not archived, to be tried again");
+            tracing::error!(%group, %error, "a partition is not archived; this will be tried again");
             metrics::counter!("statehouse_archive_failures_total").increment(1);
             failed = Some(error);
         }
@@ -199,7 +199,7 @@ impl Archivist {
             tracing::warn!(
                 %group,
                 first = last.0 + 1,
-                "the archive of this partition begins here: what was before is in no log of this node"
+                "the archive of this partition begins here: earlier entries are in no log of this node"
             );
         }
         if !self.is_reached(group, last, partition).await? {
@@ -311,7 +311,7 @@ impl Archivist {
                 tracing::error!(
                     %group,
                     %error,
-                    "a canonical snapshot that this node lacks is not fetched, to be tried again"
+                    "a canonical snapshot that this node lacks is not fetched; this will be tried again"
                 );
                 metrics::counter!("statehouse_archive_failures_total").increment(1);
             }

@@ -51,7 +51,7 @@ impl AnchorFile {
     /// The file cannot be read, or was written by a later program.
     pub fn open(disk: Arc<dyn Disk>, folder: &Path, boot: Option<String>) -> Result<Self, NodeError> {
         let file = SmallFile::<Content>::new(disk, folder, NAME, MAGIC);
-        let content = file.read_or_make_anew("whatever the clock shows now is believed")?;
+        let content = file.read_or_make_anew("the time that the clock shows now is accepted")?;
         Ok(Self { file, boot, written: Mutex::new(content) })
     }
 

@@ -213,8 +213,8 @@ fn note_lost_data(host: &Host, from: NodeId) {
     }
     let node = host.node;
     host.router.set_not_ready(vec![format!(
-        "node {from} takes this one for node {node} of its cluster, but its data folder is empty: the data was lost, \
-         and with it what the others count on; remove node {node} with `statehouse cluster remove`, and add this one \
-         under a new id"
+        "node {from} expects this node to be node {node} of its cluster, but its data folder is empty: the data was \
+         lost, and with it what the others rely on; remove node {node} with `statehouse cluster remove`, and add \
+         this one under a new id"
     )]);
 }

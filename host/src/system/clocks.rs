@@ -183,7 +183,7 @@ impl Clocks {
             tracing::error!(
                 seconds,
                 believed_seconds,
-                "this node's clock differs from the others' by more than it may: it does not lead; set its clock"
+                "this node's clock differs from the others' by more than it may, so it does not lead; set its clock"
             );
         }
         state.may_lead = may_lead;
@@ -220,13 +220,14 @@ impl Clocks {
             metrics::counter!("statehouse_clock_leaps_total").increment(1);
             tracing::error!(
                 seconds,
-                "this node's wall clock has leapt: entries do not follow it unless it stays so on a majority's clocks"
+                "this node's wall clock has jumped: entries do not follow it unless the clocks of a majority show \
+                 the same"
             );
         }
         let leap = same.unwrap_or(Leap { ahead: Micros(ahead), since: running });
         let has_stood = is_shown && CLOCK_LEAP_STANDS <= running.saturating_sub(leap.since);
         if has_stood || is_believed {
-            tracing::warn!(seconds, has_stood, is_believed, "this node's wall clock is believed again");
+            tracing::warn!(seconds, has_stood, is_believed, "this node's wall clock is trusted again");
             (state.anchor, state.leap) = (Some(here), None);
         } else {
             state.leap = Some(leap);
@@ -242,7 +243,7 @@ impl Clocks {
         let found = wall.0.saturating_sub(anchor.expected(running).0);
         let is_meant = is_near(found, ahead.0, CLOCK_LEAP_MAX) && !is_near(found, 0, CLOCK_LEAP_MAX);
         if is_meant {
-            tracing::warn!(seconds = found / 1_000_000, "an operator says that this node's wall clock is right");
+            tracing::warn!(seconds = found / 1_000_000, "an operator confirms that this node's wall clock is right");
             (state.anchor, state.leap) = (Some(Anchor { wall, running }), None);
         }
         is_meant

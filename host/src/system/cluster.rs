@@ -98,7 +98,7 @@ pub enum ClusterError {
     NoPeer,
     #[error("{0}")]
     Invalid(String),
-    #[error("node {0} is known; a node that lost its data, or was removed, comes back under a new id")]
+    #[error("node {0} is known; a node that lost its data, or was removed, must be added under a new id")]
     NodeIdUsed(NodeId),
     #[error("node {0} is not of this cluster")]
     UnknownNode(NodeId),
@@ -130,19 +130,21 @@ pub enum ClusterError {
     #[error("node {node} at {address} does not answer: {reason}")]
     Unreachable { node: NodeId, address: String, reason: String },
     #[error(
-        "nothing was heard of node {nodes} before the deadline: it prepares the module once it runs and is reached, so \
+        "node {nodes} did not answer before the deadline: it prepares the module once it runs and can be reached, so \
          look at `cluster status` and `module log`, or prepare again"
     )]
     NotPrepared { nodes: String },
     #[error(
-        "the snapshot is not done before the deadline, and goes on: `statehouse snapshot list` shows it once it is \
-         whole"
+        "the snapshot is not done before the deadline, and continues: `statehouse snapshot list` shows it once it is \
+         complete"
     )]
     SnapshotUnfinished,
     /// Too many snapshots were asked for; the text says where.
     #[error("{0}")]
     SnapshotsAsked(String),
-    #[error("not done before the deadline; `cluster status` shows how far it got, and the same call may be sent again")]
+    #[error(
+        "not done before the deadline; `cluster status` shows the progress, and the same request may be sent again"
+    )]
     Deadline,
 }
 

@@ -70,7 +70,7 @@ pub async fn tend(host: &Arc<Host>, system: &Machine, directory: &Directory) {
         };
         tracing::info!(machine, module = %ModuleId(module).short(), path, ?busy, "a rollback has waited");
         if let Err(error) = steward::command(system, path, Value::map(body), Instant::now() + RECORD_PATIENCE).await {
-            tracing::warn!(machine, %error, "a rollback is to be tried again");
+            tracing::warn!(machine, %error, "a rollback will be tried again");
         }
     }
 }

@@ -47,7 +47,7 @@ pub enum NodeError {
     Peers(#[from] PeerSetupError),
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-    #[error("what was seen of other nodes: {0}")]
+    #[error("the record of other nodes' logs: {0}")]
     Seen(#[from] SeenError),
     #[error("machine `{machine}` exists with {found} partitions, not {expected}; splitting is not supported yet")]
     Partitions { machine: String, expected: u32, found: u32 },

@@ -99,7 +99,7 @@ pub async fn tell_who_is_in(host: &Host, node: NodeId) {
     let peers = nodes.into_iter().map(|(node, peer)| (node.0, peer)).collect();
     let join = Join { cluster: identity.cluster.clone(), node: node.0, is_founder: false, peers, feature_level };
     if let Err(error) = ask_to_join(host, node, &join).await {
-        tracing::debug!(%node, %error, "a node cannot be told who is in the cluster");
+        tracing::debug!(%node, %error, "a node cannot be told the members of the cluster");
     }
 }
 

@@ -127,7 +127,7 @@ async fn give_away_lead(host: &Host, replica: &Partition) {
     for to in voters.into_iter().filter(|node| *node != host.node && samples.contains_key(node)) {
         let until = Instant::now() + LOOK;
         if let Err(error) = replica.group().transfer_to(to).await {
-            tracing::debug!(%to, %error, "a damaged replica goes on leading");
+            tracing::debug!(%to, %error, "a damaged replica still leads");
             continue;
         }
         while replica.is_leader() && Instant::now() < until {

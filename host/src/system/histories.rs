@@ -103,7 +103,7 @@ async fn halt(host: &Host, group: &GroupName, partition: &Partition, index: Jour
         %group,
         %other,
         %index,
-        "two histories of one partition: it is served by neither until an operator has chosen one"
+        "a partition has two histories: neither node serves it until an operator has chosen one"
     );
     metrics::counter!("statehouse_two_histories_total").increment(1);
     partition.halt_diverged(index, other);
@@ -112,7 +112,7 @@ async fn halt(host: &Host, group: &GroupName, partition: &Partition, index: Jour
         tracing::error!(
             %group,
             %error,
-            "that this partition has two histories is not on disk: a restart may forget it"
+            "it could not be recorded that this partition has two histories: a restart may forget it"
         );
     }
 }
@@ -127,7 +127,7 @@ async fn claim(host: &Host, group: &GroupName, partition: &Partition, leader: No
     let body = encode(&Claim { entry, vote: vote.into() });
     let call = Call { topic: Topic::Head, group: Some(group.clone()), body };
     if let Err(error) = host.network().call(leader, call, CLAIM_PATIENCE).await {
-        tracing::warn!(%group, %leader, %error, "the leader does not take it that there are two histories");
+        tracing::warn!(%group, %leader, %error, "the leader does not confirm that there are two histories");
     }
 }
 
@@ -149,7 +149,7 @@ pub async fn on_claim(
     let vote = Vote::from(vote);
     let is_voter = partition.group().metrics().voters.contains(&from);
     if !is_voter || !vote.committed || vote.term < claimed.term || led < claimed.term {
-        return refused("it is not from a voter that took it under a leader of before");
+        return refused("it is not from a voter that accepted it under an earlier leader");
     }
     let own = find_id(&partition, claimed.index).await;
     let is_purged = partition.log().last_purged().is_some_and(|purged| claimed.index <= purged.index);
@@ -163,7 +163,7 @@ pub async fn on_claim(
         .iter()
         .any(|loss| *loss.machine == *group.machine && loss.partition == group.partition.0)
     {
-        return refused("an operator has given up what was lost of it, and this is the history that goes on");
+        return refused("an operator has given up what was lost of it, and this is the history that continues");
     }
     match repair::fetch_one(host, from, group, claimed.index).await {
         Ok(Some(entry)) if entry.id == claimed => {}

@@ -58,7 +58,7 @@ pub enum HistoryError {
     Entry(#[from] EntryError),
     #[error("what it sent does not follow entry {0}: it has another history, or a damaged copy")]
     NotNext(JournalIndex),
-    #[error("it sent nothing behind entry {0}")]
+    #[error("it sent nothing after entry {0}")]
     Ended(JournalIndex),
 }
 

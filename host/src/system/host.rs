@@ -336,7 +336,7 @@ impl Host {
         self.on_clock_row(&directory.clock);
         if directory.is_founded() {
             if let Err(error) = self.folder.set_founded() {
-                tracing::error!(%error, "it cannot be noted that the cluster is founded");
+                tracing::error!(%error, "it could not be recorded that the cluster exists");
             }
             self.set_routes(&directory.nodes);
             let nodes: Vec<NodeId> = directory.nodes.keys().copied().collect();

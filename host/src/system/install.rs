@@ -51,7 +51,10 @@ pub fn on_offer(host: &Arc<Host>, from: NodeId, group: GroupName, body: &[u8]) -
     }
     let incoming =
         Incoming::open(Arc::new(RealDisk), &folder, &group.to_string(), &snapshot).map_err(|error| failed(&error))?;
-    tracing::info!(%group, node = %from, %last, bytes = incoming.manifest.size(), "takes a snapshot");
+    tracing::info!(
+        %group, node = %from, %last, bytes = incoming.manifest.size(),
+        "fetching a snapshot to replace the state"
+    );
     drop(replica);
     Ok(speak(take(turn, from, incoming)))
 }

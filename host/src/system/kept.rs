@@ -60,7 +60,7 @@ pub fn delete_surplus(group: &GroupName, partition: &Partition, keep: u32, may_g
                     tracing::info!(
                         %group,
                         file = listed.name,
-                        "deleted a canonical snapshot, beyond those that are kept"
+                        "deleted a canonical snapshot: more than `snapshots.keep`"
                     )
                 }
                 Err(error) => {
@@ -68,7 +68,7 @@ pub fn delete_surplus(group: &GroupName, partition: &Partition, keep: u32, may_g
                         %group,
                         file = listed.name,
                         %error,
-                        "a canonical snapshot is not deleted, to be tried again"
+                        "a canonical snapshot is not deleted; this will be tried again"
                     )
                 }
             }
@@ -94,7 +94,7 @@ pub async fn fetch_missing(
     let file = spool.join(&name);
     let taken = partition.take_in_canonical(&file, HeadProof::Journal).await;
     if let Err(error) = tokio::fs::remove_file(&file).await {
-        tracing::warn!(path = %file.display(), %error, "what was fetched is not deleted");
+        tracing::warn!(path = %file.display(), %error, "a fetched file could not be deleted");
     }
     Ok(Some(taken?))
 }

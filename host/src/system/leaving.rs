@@ -51,7 +51,7 @@ pub async fn hand_over_all(host: &Arc<Host>) {
         let handing = led().map(|partition| async move {
             let metrics = partition.group().metrics();
             if let Err(error) = steward::hand_over(host, &partition, &metrics, can_lead).await {
-                tracing::debug!(%error, "leadership is not handed over");
+                tracing::debug!(%error, "leadership could not be transferred");
             }
         });
         join_all(handing).await;

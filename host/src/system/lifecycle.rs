@@ -228,8 +228,8 @@ impl Cluster {
             known.modules.get(machine).and_then(|row| row.steps.iter().rev().find(|step| step.module == module.0));
         if let Some(Step::NotDrained { problem }) = newest.map(|step| &step.what) {
             return Err(ClusterError::StepRefused(format!(
-                "not rolled back, for what is under way between partitions was not over in time: {problem}; look at \
-                 `GET /v1/{machine}/commands?state=in_flight` and at `statehouse cluster status`, and ask again"
+                "not rolled back, because commands between partitions were not over in time: {problem}; look at `GET \
+                 /v1/{machine}/commands?state=in_flight` and at `statehouse cluster status`, and try again"
             )));
         }
         self.wait_until_active(machine, module, wanting.deadline).await
@@ -253,7 +253,7 @@ impl Cluster {
         schemas.into_iter().try_for_each(|schema| {
             check_schema(wanted, schema).map_err(|error| {
                 let next = match mode {
-                    Mode::Rollback => "; there is no way back behind a migration: activate a newer module instead",
+                    Mode::Rollback => "; a migration cannot be rolled back: activate a newer module instead",
                     Mode::Proved | Mode::WithoutProof => "",
                 };
                 ClusterError::StepRefused(format!("the rows are of schema {schema}: {error}{next}"))

@@ -99,14 +99,15 @@ impl Host {
         };
         let archive = match &self.opening.archive {
             Some(_) => {
-                "; the archive has what was brought there (`statehouse snapshot restore` makes a new node of it)"
+                "; the archive has everything that was archived (`statehouse snapshot restore` makes a new node from \
+                 it)"
             }
             None => "",
         };
         let GroupName { machine, partition } = group;
         format!(
-            "{whom}{archive}; put back what is missing, or, if it is gone for good, say `statehouse cluster \
-             accept-loss {machine} {partition} --why …` to this node: then whatever clients were told of it never \
+            "{whom}{archive}; put back what is missing, or, if it is gone for good, run `statehouse cluster \
+             accept-loss {machine} {partition} --why …` on this node: what clients were told of it then never \
              happened, and is executed if it is sent again"
         )
     }
@@ -115,9 +116,9 @@ impl Host {
     pub(super) fn advice_divided(&self, group: &GroupName, what: &str) -> String {
         let GroupName { machine, partition } = group;
         format!(
-            "{what}: look at both with `statehouse audit log`, and choose one. On each node with the history that goes \
-             on say `statehouse cluster accept-loss {machine} {partition} --why …`; remove the others from the \
-             cluster, and add them under new ids"
+            "{what}: look at both with `statehouse audit log`, and choose one. On each node with the history that is \
+             to continue, run `statehouse cluster accept-loss {machine} {partition} --why …`; remove the others from \
+             the cluster, and add them under new ids"
         )
     }
 
@@ -139,7 +140,10 @@ impl Host {
         if self.record.is_given_up(group)
             && let Err(error) = self.record.use_up(group)
         {
-            tracing::error!(%group, %error, "it cannot be noted that the partition was opened by an operator's word");
+            tracing::error!(
+                %group, %error,
+                "it could not be recorded that the partition was opened by an operator's decision"
+            );
         }
     }
 
@@ -169,7 +173,7 @@ impl Host {
         let host = self.clone();
         let noted = tokio::task::spawn_blocking(move || host.record.note_entries(&[group])).await;
         if let Ok(Err(error)) = noted {
-            tracing::warn!(%error, "it is not on disk that a replica has entries");
+            tracing::warn!(%error, "it could not be recorded that a replica has entries");
         }
     }
 
@@ -190,7 +194,7 @@ impl Host {
             steward::command(&system, "losses", loss_value(&word.loss(self.node)), Instant::now() + PATIENCE).await?;
             if let Err(error) = self.record.set_in_system(&word) {
                 // The word is sent again, and `system` records it once.
-                tracing::warn!(%error, "it cannot be noted that `system` has an operator's word");
+                tracing::warn!(%error, "it could not be recorded that `system` knows of an operator's decision");
             }
         }
         Ok(())
@@ -202,12 +206,12 @@ pub async fn run(host: Arc<Host>) {
     loop {
         let noting = host.clone();
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || noting.note_entries()).await {
-            tracing::warn!(%error, "it is not on disk which replicas have entries");
+            tracing::warn!(%error, "it could not be recorded which replicas have entries");
         }
         if host.opening.features.has(features::LOSSES)
             && let Err(error) = host.bring_words().await
         {
-            tracing::debug!(%error, "an operator's word is not in `system` yet");
+            tracing::debug!(%error, "an operator's decision is not in `system` yet");
         }
         tokio::select! {
             () = host.stopping.cancelled() => return,

@@ -76,8 +76,8 @@ fn damaged(host: &Host) -> BTreeMap<Place, (Log, String)> {
 
 fn tell(host: &Host, damaged: &BTreeMap<Place, (Log, String)>, failed: &BTreeMap<Place, Failed>) {
     let words = damaged.iter().map(|(place, (_, how))| match failed.get(place) {
-        Some(failed) => format!("{}: {how}; it is not mended yet: {}", place.0, failed.why),
-        None => format!("{}: {how}; it is being mended", place.0),
+        Some(failed) => format!("{}: {how}; it is not repaired yet: {}", place.0, failed.why),
+        None => format!("{}: {how}; it is being repaired", place.0),
     });
     let words: Vec<String> = words.collect();
     host.router.set_trouble(DAMAGE, (!words.is_empty()).then(|| words.join("; ")));

@@ -113,7 +113,10 @@ pub fn serve(
 ) -> Result<BoxStream<'static, Result<Bytes, ServiceError>>, ServiceError> {
     // The name that is asked for never becomes part of a path.
     let Some(listed) = midnights(partition).find(|listed| listed.name.as_bytes() == body) else {
-        return Err(ServiceError::Failed(format!("{} is no midnight that is here", String::from_utf8_lossy(body))));
+        return Err(ServiceError::Failed(format!(
+            "the midnight snapshot {} is not here",
+            String::from_utf8_lossy(body)
+        )));
     };
     let path = partition.canonical_file(&listed);
     let failed = |error| ServiceError::Failed(format!("{}: {error}", listed.name));
@@ -124,7 +127,10 @@ pub fn serve(
 pub async fn run(host: Arc<Host>) {
     match tokio::fs::remove_dir_all(host.folder.path().join(SPOOL)).await {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(%error, "what an earlier process has fetched of midnights is not deleted");
+            tracing::warn!(
+                %error,
+                "partial files of midnight snapshots, which an earlier process fetched, could not be deleted"
+            );
         }
         _ => {}
     }
@@ -200,7 +206,7 @@ pub async fn tend(host: &Host, group: &GroupName) -> Tended {
                         %group,
                         file,
                         ?nodes,
-                        "nodes have different snapshots of the same midnight: none is taken in"
+                        "nodes have different snapshots of the same midnight: none is accepted"
                     );
                 }
                 None
@@ -302,7 +308,7 @@ async fn take_from_any(host: &Host, group: &GroupName, name: &str, from: &[(Node
                     file = name,
                     %node,
                     %error,
-                    "a canonical snapshot of another node is not taken in"
+                    "a canonical snapshot of another node is not accepted"
                 );
             }
         }

@@ -72,7 +72,7 @@ async fn fetch(host: &Host, id: ModuleId) -> Option<Vec<u8>> {
                     return Some(wasm);
                 }
                 Ok(_) => tracing::error!(module = %id.short(), %node, "another node sent other bytes for a module"),
-                Err(error) => tracing::debug!(module = %id.short(), %node, %error, "no module from there"),
+                Err(error) => tracing::debug!(module = %id.short(), %node, %error, "a node does not send the module"),
             }
         }
         tokio::select! {

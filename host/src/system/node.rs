@@ -334,7 +334,7 @@ fn answer_peers(host: &Arc<Host>, options: PeerOptions) -> Result<JoinHandle<()>
             let (routes, links) = (host.routes.clone(), host.links.clone());
             if let Some(certificates) = certificates.clone() {
                 if let Err(error) = certificates.check(host.node) {
-                    tracing::warn!(%error, "the other nodes will not believe this one");
+                    tracing::warn!(%error, "the other nodes will refuse this node's certificate");
                 }
                 let renewal = PeerRenewal { certificates, routes: routes.clone(), links: links.clone() };
                 host.renewal.get_or_init(|| renewal);

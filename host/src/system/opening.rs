@@ -116,7 +116,7 @@ impl Host {
         let folder = self.folder.partition(&group.machine, group.partition);
         let mended = mend::mend_closed(self, group, &folder).await;
         mended
-            .inspect_err(|why| tracing::warn!(%group, why, "what is sealed of the log is not mended in place"))
+            .inspect_err(|why| tracing::warn!(%group, why, "sealed segments of the log are not repaired in place"))
             .is_ok()
     }
 

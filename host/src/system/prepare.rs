@@ -73,7 +73,7 @@ async fn prepare_and_say(host: &Arc<Host>, machine: &str, id: ModuleId) {
         prepared
     } else {
         Err(format!(
-            "the node has ended {before} times while it prepared it; look at its log and its memory, then ask for \
+            "the node stopped {before} times while it prepared the module; look at its log and its memory, then run \
              `prepare` once more"
         ))
     };
@@ -129,7 +129,7 @@ impl<'h> Attempts<'h> {
         }
         let text = serde_json::to_vec(&Unended(unended)).expect("texts and integers only");
         if let Err(error) = durable::write(self.folder, UNENDED, PRIVATE, &text) {
-            tracing::warn!(%error, file = UNENDED, "it cannot be noted that a module is prepared");
+            tracing::warn!(%error, file = UNENDED, "it could not be recorded on disk that a module is prepared");
         }
     }
 }
@@ -148,7 +148,10 @@ async fn say(host: &Host, machine: &str, id: ModuleId, problem: Option<String>) 
     let said = steward::command(&system, "modules/prepared", Value::map(body), Instant::now() + PATIENCE).await;
     if let Err(error) = &said {
         // The module is still wanted, so this is done again.
-        tracing::warn!(machine, module = %id, %error, "it could not be recorded that the module was prepared");
+        tracing::warn!(
+            machine, module = %id, %error,
+            "it could not be recorded in `system` that a module was prepared"
+        );
     }
     said.is_ok()
 }

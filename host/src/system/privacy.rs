@@ -85,7 +85,10 @@ fn close(path: &PathBuf) -> u64 {
     let closed = OpenOptions::new().read(true).custom_flags(flags).open(path).and_then(close);
     closed.unwrap_or_else(|error: std::io::Error| {
         if error.kind() != ErrorKind::NotFound {
-            tracing::warn!(path = %path.display(), %error, "this cannot be closed to other users; see to it yourself");
+            tracing::warn!(
+                path = %path.display(), %error,
+                "the access of other users cannot be removed here; remove it yourself"
+            );
         }
         0
     })

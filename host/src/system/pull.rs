@@ -25,7 +25,7 @@ pub async fn pull(host: &Host, group: &GroupName, folder: &Path, at_least: LogIn
             Err(reason) => reasons.push(format!("node {node}: {reason}")),
         }
     }
-    Err(format!("no node gives a snapshot that reaches entry {at_least}: {}", reasons.join("; ")))
+    Err(format!("no node has a snapshot that reaches entry {at_least}: {}", reasons.join("; ")))
 }
 
 async fn pull_from(
@@ -47,7 +47,10 @@ async fn pull_from(
         tokio::task::spawn_blocking(move || Incoming::open(Arc::new(RealDisk), &folder, &stream, &offer)).await;
     let incoming = opening.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
     let incoming = incoming.map_err(|error| error.to_string())?;
-    tracing::info!(%group, %node, last = %manifest.last(), bytes = manifest.size(), "fetches a snapshot");
+    tracing::info!(
+        %group, %node, last = %manifest.last(), bytes = manifest.size(),
+        "fetching a snapshot from another node"
+    );
     receive(network, node, group, incoming).await.map_err(|error| error.to_string())?;
     Ok(manifest)
 }

@@ -115,7 +115,7 @@ impl Pulse {
     pub fn open(disk: Arc<dyn Disk>, folder: &Path) -> Result<Self, NodeError> {
         let file = SmallFile::<Content>::new(disk, folder, NAME, MAGIC);
         let content =
-            file.read_or_make_anew("it has lost this node's counter, and the others say what its logs held")?;
+            file.read_or_make_anew("this node's counter is lost, and the other nodes must confirm what its logs held")?;
         let (open_at, marks, votes_before, votes) = Default::default();
         let (written, all_open_at) = (content.clone(), content.own);
         let state = State { content, written, heard_of_me: 0, all_open_at, open_at, marks, votes_before, votes };

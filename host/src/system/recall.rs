@@ -131,10 +131,13 @@ fn remembered(told: &BTreeMap<NodeId, &Told>, own: u64) -> Remembered {
 fn away(told: &BTreeMap<NodeId, Told>, own: u64) -> String {
     let word = |(node, told): (&NodeId, &Told)| {
         if told.is_lost {
-            return format!("node {node} has lost what it knew of it");
+            return format!("node {node} has lost its record of this node's log");
         }
         let heard = told.pulse.unwrap_or(0);
-        format!("node {node} was away at the end: it has heard this node's counter at {heard}, and on disk it is {own}")
+        format!(
+            "node {node} was away at the end: it last heard this node's counter at {heard}, and on this node's disk \
+             it is {own}"
+        )
     };
     told.iter().map(word).collect::<Vec<_>>().join("; ")
 }

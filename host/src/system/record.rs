@@ -95,7 +95,7 @@ impl NodeRecord {
     /// The file cannot be read, or was written by a later program.
     pub fn open(disk: Arc<dyn Disk>, folder: &Path) -> Result<Self, NodeError> {
         let file = file(disk, folder);
-        let content = file.read_or_make_anew("what it knew is evidence, and nobody needs it to serve")?;
+        let content = file.read_or_make_anew("it had only additional evidence, so the node can serve without it")?;
         Ok(Self { file, content: Mutex::new(content), writing: Mutex::default() })
     }
 

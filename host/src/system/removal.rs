@@ -97,7 +97,7 @@ impl Cluster {
                     let count = voters.len();
                     return Err(format!(
                         "of the {count} nodes that vote in {group} only {up} answer, run it and would stay, which is \
-                         no majority: start or mend the others first, or add a node and wait until it votes"
+                         no majority: start or repair the others first, or add a node and wait until it votes"
                     ));
                 }
             }

@@ -233,8 +233,7 @@ pub async fn repair_log(
                     }
                     LogDamage::Forgot(_) | LogDamage::Unvouched => {
                         let (what, advice) = (damaged.reason(), host.advice(group));
-                        let reason =
-                            format!("{what}; it waits until the others have given it back: {reason}; {advice}");
+                        let reason = format!("{what}; it waits until other nodes send it: {reason}; {advice}");
                         host.waiting.set(group, reason.clone());
                         reason
                     }
@@ -362,7 +361,7 @@ async fn take_end(
     let knowing = holdings.iter().filter(|(_, holding)| holding.knows_end());
     let furthest = knowing.max_by_key(|(_, holding)| holding.end());
     if furthest.and_then(|(_, end)| end.end()) < applied.map(|applied| (applied.term.0, applied.index.0)) {
-        return Err("what this node has applied none of those that answer has".to_owned());
+        return Err("none of the nodes that answer has what this node has applied".to_owned());
     }
     let Some((furthest, end)) = furthest else { return Ok(None) };
     let Some((_, _, last)) = end.last else { return Ok(None) };
@@ -414,8 +413,8 @@ fn check_enough(
     let needed = if damaged.lost_from().is_some() || needs_votes { majority } else { 1 };
     let silent = silent.join("; ");
     Err(format!(
-        "{sound} of {needed} nodes with a sound log answered, {damaged_too} whose log is damaged too ({ends} know \
-         where theirs ends, {votes} how they have voted); {silent}"
+        "{sound} of {needed} nodes with a sound log answered, and {damaged_too} whose logs are damaged too ({ends} \
+         know where their logs end, {votes} know how they voted); {silent}"
     ))
 }
 

@@ -133,8 +133,8 @@ pub enum RestoreError {
     #[error("the nodes of the cluster cannot be changed: {0}")]
     Nodes(#[from] ClusterError),
     #[error(
-        "{machine}/{partition}: the archive has the snapshot {archived}, and its journal comes to {made}: audit the \
-         archive"
+        "{machine}/{partition}: the archive has the snapshot {archived}, and its journal results in {made}: audit \
+         the archive"
     )]
     OtherSnapshot { machine: String, partition: PartitionId, archived: String, made: String },
 }

@@ -43,7 +43,7 @@ pub async fn run(host: Arc<Host>, keep_bytes: u64) {
                 Ok(Needed { since, followed: followed.map(|since| (since, bytes_max)) })
             };
             if let Err(error) = partition.release_log(keep_bytes, needed).await {
-                tracing::warn!(%group, %error, "the log is not released, to be tried again");
+                tracing::warn!(%group, %error, "the log is not released; this will be tried again");
             }
         }
         tokio::select! {

@@ -102,7 +102,10 @@ impl Checks {
             // A partition that is being closed gives an error as well. It is checked when it is open again.
             Err(error) if host.find_replica(group).is_none() => tracing::debug!(%group, %error, "not checked"),
             Err(error) => {
-                tracing::error!(%group, what = key.1, %error, "what was written is damaged, or cannot be read");
+                tracing::error!(
+                    %group, what = key.1, %error,
+                    "scrubbing found a file that is damaged, or cannot be read"
+                );
                 metrics::counter!("statehouse_scrub_damages_total").increment(1);
                 self.findings.insert(key.clone(), error.to_string());
             }
@@ -126,7 +129,7 @@ impl Checks {
         metrics::gauge!("statehouse_scrub_oldest_check_seconds").set(age.as_secs_f64());
         let words = self.findings.iter().map(|((group, what), why)| format!("{group}: {what}: {why}"));
         let words: Vec<String> = words.collect();
-        let advice = "it is made anew at the next start";
+        let advice = "the next start makes it again";
         host.router.set_trouble(FINDINGS, (!words.is_empty()).then(|| format!("{}; {advice}", words.join("; "))));
     }
 }

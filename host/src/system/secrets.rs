@@ -103,7 +103,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 pub async fn keep_on_majority(host: &Arc<Host>, secret: &[u8], deadline: Instant) -> Result<Fingerprint, ClusterError> {
     let (data, own) = (host.folder.path().to_owned(), secret.to_vec());
     let kept = blocking(move || keep(&data, &own)).await.and_then(|kept| kept.map_err(|error| error.to_string()));
-    kept.map_err(|error| ClusterError::NotKept(format!("the secret cannot be kept on this node: {error}")))?;
+    kept.map_err(|error| ClusterError::NotKept(format!("the secret cannot be stored on this node: {error}")))?;
     let message: Bytes = [&[KEEP], secret].concat().into();
     let patience = deadline.saturating_duration_since(Instant::now()).min(PATIENCE);
     let others = host.others();
@@ -115,7 +115,7 @@ pub async fn keep_on_majority(host: &Arc<Host>, secret: &[u8], deadline: Instant
     let all = 1 + others.len();
     if kept <= all / 2 {
         let detail =
-            format!("only {kept} of {all} nodes have kept the secret: start a majority of them, and ask again");
+            format!("only {kept} of {all} nodes have stored the secret: start a majority of them, and try again");
         return Err(ClusterError::NotKept(detail));
     }
     Ok(fingerprint(secret))
@@ -137,9 +137,9 @@ pub async fn find_anywhere(host: &Arc<Host>, of: Fingerprint) -> Option<Vec<u8>>
         }
         let (data, kept) = (data.clone(), secret.clone());
         match blocking(move || keep(&data, &kept)).await {
-            Ok(Ok(())) => tracing::info!(%node, "the secret of a webhook is kept here as well"),
-            Ok(Err(error)) => tracing::warn!(%error, "the secret of a webhook cannot be kept here"),
-            Err(error) => tracing::warn!(error, "the secret of a webhook cannot be kept here"),
+            Ok(Ok(())) => tracing::info!(%node, "the secret of a webhook is stored on this node, too"),
+            Ok(Err(error)) => tracing::warn!(%error, "the secret of a webhook cannot be stored on this node"),
+            Err(error) => tracing::warn!(error, "the secret of a webhook cannot be stored on this node"),
         }
         return Some(secret.into());
     }

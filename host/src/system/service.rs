@@ -286,7 +286,7 @@ async fn answer_head(replica: Arc<Partition>, body: &[u8]) -> Result<Bytes, Serv
     let index = index.map_err(|_| ServiceError::Malformed("an index has 8 bytes".to_owned()))?;
     // The journal of a halted partition may be wrong, and the partition takes part in nothing.
     if !replica.is_running() {
-        return Err(failed("the partition stands still here"));
+        return Err(failed("the partition is halted here"));
     }
     // This may read from disk, so it does not run on a thread of the runtime.
     let finding = tokio::task::spawn_blocking(move || replica.head_at(JournalIndex(index))).await;

@@ -72,7 +72,7 @@ impl<T: Default + Encode<()> + for<'b> Decode<'b, ()>> SmallFile<T> {
         match self.read() {
             Ok(content) => Ok(content),
             Err(Unread::Damaged) => {
-                tracing::error!(path = %path.display(), "a file of the node is damaged and made anew: {that_means}");
+                tracing::error!(path = %path.display(), "a file of the node is damaged and made again: {that_means}");
                 Ok(T::default())
             }
             Err(Unread::Disk(source)) => Err(NodeError::Io { path, source }),

@@ -78,7 +78,9 @@ pub async fn run(host: Arc<Host>) {
             async move {
                 let tending = tend(host, directory, &group, &partition, is_spreading, settled);
                 match tokio::time::timeout(CHANGE_PATIENCE, tending).await {
-                    Ok(Err(error)) => tracing::debug!(%group, %error, "to be tried again"),
+                    Ok(Err(error)) => {
+                        tracing::debug!(%group, %error, "the upkeep of a partition failed; it will be tried again")
+                    }
                     Ok(Ok(())) => {}
                     Err(_) => tracing::warn!(%group, "a change of members or leader takes long"),
                 }
@@ -112,7 +114,7 @@ async fn found_and_create(host: &Arc<Host>, directory: &Directory) {
         }
     };
     if let Err(error) = result {
-        tracing::warn!(%error, "a change of the directory is to be tried again");
+        tracing::warn!(%error, "a change of the directory will be tried again");
     }
 }
 
@@ -180,7 +182,7 @@ async fn tend(
     }
     let wanted = leader_wanted(group, &metrics);
     if is_spreading && wanted != host.node && settled(&wanted) && is_caught_up(&metrics, wanted) {
-        tracing::info!(%group, to = %wanted, "leadership is spread");
+        tracing::info!(%group, to = %wanted, "leadership is transferred to balance the leaders");
         raft.transfer_to(wanted).await?;
     }
     Ok(())
@@ -216,7 +218,7 @@ async fn activate(host: &Host, group: &GroupName, partition: &Partition, module:
         Err(PartitionError::NotActivated { reason, .. }) => {
             trouble::report(host, group, module, number, &reason).await;
         }
-        Err(error) => tracing::debug!(%group, %error, "the module is to be activated again"),
+        Err(error) => tracing::debug!(%group, %error, "the activation of a module will be tried again"),
     }
 }
 

@@ -42,7 +42,11 @@ impl Host {
     pub(super) fn on_clock_row(&self, row: &ClockRow) {
         if self.words_heard.is_new(row.number) && !self.clocks.on_accepted(Micros(row.ahead)) {
             let seconds = row.ahead / 1_000_000;
-            tracing::info!(seconds, by = row.by, "an operator accepts a leap that this node's clock has not made");
+            tracing::info!(
+                seconds,
+                by = row.by,
+                "an operator accepts a clock jump that this node's clock has not made"
+            );
         }
     }
 
@@ -70,21 +74,21 @@ fn ahead_text(ahead: &[(GroupName, Duration)]) -> Option<String> {
     let (group, furthest) = said().max_by_key(|(_, ahead)| *ahead)?;
     let others = match said().count() - 1 {
         0 => String::new(),
-        1 => " (and that of another partition less)".to_owned(),
-        count => format!(" (and those of {count} other partitions less)"),
+        1 => " (and that of one more partition by less)".to_owned(),
+        count => format!(" (and those of {count} more partitions by less)"),
     };
     let seconds = furthest.as_secs();
     Some(format!(
-        "the journal of {group} is {seconds} s ahead of the clock{others}: it goes on, its time at half speed until \
-         the clock has caught up"
+        "the journal of {group} is {seconds} s ahead of the clock{others}: it continues, with its time at half speed \
+         until the clock has caught up"
     ))
 }
 
 fn leap_text(leap: Leap) -> String {
     let (seconds, way) = (leap.ahead.0.unsigned_abs() / 1_000_000, if leap.ahead.0 < 0 { "back" } else { "ahead" });
     format!(
-        "this node's clock has leapt {seconds} s {way}, and no entry follows it: set it right, or say that it is right \
-         with `statehouse cluster accept-clock`"
+        "this node's clock has jumped {seconds} s {way}, and no entry follows it: set it right, or confirm it with \
+         `statehouse cluster accept-clock`"
     )
 }
 
@@ -94,7 +98,9 @@ impl Cluster {
         let host = self.host();
         let mut remarks: Vec<String> = host.clocks.leap().map(leap_text).into_iter().collect();
         if !host.clocks.may_lead() && host.clocks.is_compared() {
-            remarks.push("this node's clock is not that of the others, so it leads nothing: set its clock".to_owned());
+            remarks.push(
+                "this node's clock differs from the other nodes' clocks, so it leads nothing: set its clock".to_owned(),
+            );
         }
         remarks.extend(ahead_text(&host.journals_ahead()));
         remarks
@@ -110,7 +116,7 @@ impl Cluster {
         let leap = host.clocks.leap().ok_or_else(|| {
             let bound = CLOCK_LEAP_MAX.as_secs();
             ClusterError::Invalid(format!(
-                "this node's clock has not leapt by more than {bound} s, so there is nothing to accept; ask a node \
+                "this node's clock has not jumped by more than {bound} s, so there is nothing to accept; ask a node \
                  whose clock has"
             ))
         })?;
@@ -123,7 +129,7 @@ impl Cluster {
             host.clocks.on_accepted(leap.ahead);
         }
         let (by, seconds) = (&wanting.caller.name, leap.ahead.0 / 1_000_000);
-        tracing::warn!(by, seconds, "a clock that has leapt was accepted");
+        tracing::warn!(by, seconds, "a clock that has jumped was accepted");
         Ok(())
     }
 }
@@ -141,9 +147,12 @@ mod tests {
             ahead_text(&(0..).zip(seconds).map(of).collect::<Vec<_>>()).unwrap_or_default()
         };
         assert_eq!(ahead(&[0, 4]), "");
-        assert!(ahead(&[0, 60, 1]).starts_with("the journal of wallet/1 is 60 s ahead of the clock: it goes on"));
+        assert!(ahead(&[0, 60, 1]).starts_with("the journal of wallet/1 is 60 s ahead of the clock: it continues"));
         let text = ahead(&[7, 60, 8]);
-        assert!(text.contains("wallet/1 is 60 s ahead of the clock (and those of 2 other partitions less)"), "{text}");
+        assert!(
+            text.contains("wallet/1 is 60 s ahead of the clock (and those of 2 more partitions by less)"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -248,7 +248,8 @@ fn plan(
         }
         let first = commands[plans.len()];
         let planned = logic.plan(&items.finish(Vec::new()));
-        let planned = planned.map_err(|fault| format!("it cannot plan {} or one behind it: {fault}", first.text()))?;
+        let planned =
+            planned.map_err(|fault| format!("it cannot plan {} or a later command: {fault}", first.text()))?;
         let made = Plan::all(planned).map_err(|error| format!("its plans cannot be read: {error}"))?;
         if made.len() != count {
             return Err(format!("it makes {} plans of {count} commands, beginning with {}", made.len(), first.text()));

@@ -84,7 +84,7 @@ pub async fn report(host: &Host, group: &GroupName, module: ModuleId, number: u6
         module = %module.short(),
         number,
         reason,
-        "a module cannot be activated: no commands are taken until another one is"
+        "a module cannot be activated: the partition takes no commands until another module is activated"
     );
     let Some(system) = host.system.read().clone() else { return };
     let body = [

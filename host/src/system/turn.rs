@@ -81,7 +81,7 @@ impl Host {
         };
         let why = match reason {
             Some(reason) => {
-                tracing::warn!(%group, %reason, "the partition is closed, to be opened again");
+                tracing::warn!(%group, %reason, "the partition is closed, and will be opened again");
                 format!("it is opened again: {reason}")
             }
             None => "it is being opened".to_owned(),

@@ -167,7 +167,7 @@ async fn create_defaults(
         let body = body(&default.machine, &default.view, default.module, &default.version, true);
         let deadline = tokio::time::Instant::now() + CHANGE_PATIENCE;
         if let Err(error) = steward::command(&system, "views/create", body, deadline).await {
-            tracing::warn!(view = default.view, %error, "a view is to be created again");
+            tracing::warn!(view = default.view, %error, "the creation of a view will be tried again");
             is_complete = false;
         }
     }
@@ -209,7 +209,8 @@ fn check_source(logic: &dyn Logic, machine: &str) -> Result<(), ClusterError> {
             Err(ClusterError::Invalid(format!("it is a view of the machine {source}, not of {machine}: name that one")))
         }
         None => {
-            let detail = "it is a module and no view: a view implements `Projection` of `statehouse-projection`";
+            let detail = "it is the module of a machine and not a view: a view implements `Projection` of \
+                `statehouse-projection`";
             Err(ClusterError::Invalid(detail.to_owned()))
         }
     }
@@ -255,7 +256,7 @@ impl Cluster {
             if let Some(query) = describe.queries.iter().find(|query| is_taken(&query.path)) {
                 let (path, other) = (&query.path, other.name());
                 let detail =
-                    format!("the route {path} is that of the view {other}: drop that one, or name it otherwise");
+                    format!("the route {path} is that of the view {other}: drop that view, or use another path");
                 return Err(ClusterError::StepRefused(detail));
             }
         }

@@ -102,7 +102,7 @@ impl Host {
             let flush_seen = || host.seen.flush().map_err(NodeError::from);
             let written = host.pulse.write(Some(&marks).filter(|_| counts && beats), is_mended, flush_seen);
             if let Err(error) = written {
-                tracing::warn!(%error, "what was seen of other nodes, or this node's counter, is not on disk");
+                tracing::warn!(%error, "the record of other nodes' logs, or this node's counter, could not be written");
             }
             host.keep_anchor();
         })
@@ -114,7 +114,7 @@ impl Host {
         if let Err(error) = self.anchor_file.keep(anchor) {
             tracing::warn!(
                 %error,
-                "what this node believes of its clock is not on disk: the next process may know less"
+                "the state of this node's clock could not be written: after a restart the node may know less"
             );
         }
     }

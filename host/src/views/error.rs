@@ -23,39 +23,39 @@ pub enum ViewError {
     Host(String),
     /// The view's own fault: the same input fails again.
     #[error(
-        "it failed on what was decided at {position}: {text}; create it again from a repaired module with `statehouse \
-         view create`, or `statehouse view rebuild` to try the same one; no log is kept for it meanwhile"
+        "it failed on the decision at {position}: {text}; create it again from a repaired module with `statehouse \
+         view create`, or try the same module again with `statehouse view rebuild`; no log is kept for it meanwhile"
     )]
     Failed { position: String, text: String },
     #[error(
         "partition {partition}: entry {wanted} of the journal is needed, and is not on this node any more: it was \
-         released, or replaced by a snapshot; ask another node, keep more with `[log] keep_bytes`, or have an \
-         `[archive]`, which views are built from as well"
+         released, or replaced by a snapshot; ask another node, keep more with `[log] keep_bytes`, or configure an \
+         `[archive]`, from which views are built, too"
     )]
     Released { partition: PartitionId, wanted: JournalIndex },
     /// A folder gets what this node has itself, and from the other nodes what lies between that and what the folder
     /// has.
     #[error(
-        "partition {partition}: entry {wanted} of the journal is needed, and is neither on this node, which was sent a \
-         snapshot of the state behind it or released it before it had an archive, nor in its archive {url}, a folder \
-         of its own. What follows the end of the archive comes from the other nodes as long as one has it, and the \
-         view goes on then; this node's log says why it does not. What no node has any more does not come: ask another \
-         node; or stop this one, and replace what the folder has of the partition by a copy of that in the archive of \
-         a node that has the entry. Nodes that share one archive, `[archive] url = \"s3://…\"`, from the beginning \
-         have no such gap"
+        "partition {partition}: entry {wanted} of the journal is needed, and is neither on this node, which was sent \
+         a later snapshot of the state or released it before it had an archive, nor in its archive {url}, a folder \
+         of its own. Entries after the end of the archive are fetched from the other nodes while one of them has \
+         them, and the view then continues; this node's log says why it does not. Entries that no node has any more \
+         are not fetched: ask another node; or stop this one, and replace the partition in this folder by a copy \
+         from the archive of a node that has the entry. Nodes that share one archive, `[archive] url = \"s3://…\"`, \
+         from the beginning have no such gap"
     )]
     NotInOwn { partition: PartitionId, wanted: JournalIndex, url: String },
     /// A journal is archived in order.
     #[error(
-        "partition {partition}: entry {wanted} of the journal is needed, and is not on this node any more; the archive \
-         {url} has what follows from entry {next} on, because the entries before were in no log when it was begun, so \
-         it does not come by itself: ask a node that has it, or add what an older archive has of it"
+        "partition {partition}: entry {wanted} of the journal is needed, and is not on this node any more; the \
+         archive {url} begins with entry {next}, because the earlier entries were in no log when it was begun, so \
+         the entry is not fetched automatically: ask a node that has it, or add it from an older archive"
     )]
     BeforeArchive { partition: PartitionId, wanted: JournalIndex, next: JournalIndex, url: String },
     /// What this node has released was archived before; what it never had is archived by other nodes soon.
     #[error(
         "partition {partition}: entry {wanted} of the journal is needed, and is neither on this node nor in the \
-         archive yet; the view goes on when it is there"
+         archive yet; the view continues when it is there"
     )]
     NotArchived { partition: PartitionId, wanted: JournalIndex },
     /// The view was made from another history than the node has.

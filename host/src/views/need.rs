@@ -37,7 +37,7 @@ impl View {
             build.followed_durably(partition).unwrap_or_else(|error| {
                 tracing::warn!(
                     view = self.name(), %error,
-                    "what a view has made is not all on disk, so the log it was made of stays"
+                    "the rows of a view are not all on disk, so the log that they were made from stays"
                 );
                 ALL
             })

@@ -96,7 +96,7 @@ impl View {
         if let Some(modules) = &query.only_by
             && !modules.contains(&build.logic.id())
         {
-            return Err(ViewQueryError::NotServed("it is made by a module that may not answer this".to_owned()));
+            return Err(ViewQueryError::NotServed("it is built by a module that may not answer this".to_owned()));
         }
         let lag = self.lag_of(&build).unwrap_or_default();
         let view = self.clone();
@@ -132,7 +132,7 @@ impl View {
         let building = status.building.as_ref();
         let problem = building.and_then(|building| building.problem.clone()).or(status.problem);
         ViewQueryError::NotServed(match (problem, building) {
-            (Some(problem), _) => format!("the view {} is not there: {problem}", self.name()),
+            (Some(problem), _) => format!("the view {} does not answer: {problem}", self.name()),
             (None, Some(building)) => {
                 format!("the view {} is being built, {} entries are left", self.name(), building.lag.entries)
             }
@@ -252,7 +252,7 @@ impl View {
                 let problem = build.problem.lock().clone().filter(|problem| problem.is_final);
                 if let Some(problem) = problem {
                     return Err(ViewQueryError::NotServed(format!(
-                        "the view {} stands still: {}",
+                        "the view {} has stopped: {}",
                         self.name(),
                         problem.text
                     )));
@@ -262,7 +262,7 @@ impl View {
                 let Some(build) = self.serving() else { return Err(self.not_served()) };
                 let lag = self.lag_of(&build).unwrap_or_default();
                 return Err(ViewQueryError::Behind(format!(
-                    "the view {} is {} entries behind, and did not get there before the deadline",
+                    "the view {} lags by {} entries, and did not catch up before the deadline",
                     self.name(),
                     lag.entries
                 )));

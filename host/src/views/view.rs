@@ -163,7 +163,7 @@ impl View {
     fn run(&self, runtime: &Handle) {
         // On Linux a priority belongs to a thread, and `None` means the calling thread.
         if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
-            tracing::debug!(%error, "a view runs with the priority of everything else");
+            tracing::debug!(%error, "the priority of a view could not be lowered");
         }
         self.note(self.open_serving());
         let serving = self.serving().map(|serving| name_of(serving.logic.id(), serving.number));
@@ -185,7 +185,7 @@ impl View {
             if let Err(error) = build.store.flush() {
                 tracing::warn!(
                     view = self.name, %error,
-                    "what a view has made is not all on disk; it is made again from the journal"
+                    "the rows of a view are not all on disk; they are made again from the journal"
                 );
             }
         }
@@ -195,7 +195,7 @@ impl View {
         let problem = result.err().map(|error| error.to_string());
         if self.held.read().problem != problem {
             if let Some(problem) = &problem {
-                tracing::error!(view = self.name, problem, "a view does not go on");
+                tracing::error!(view = self.name, problem, "a view has stopped");
             }
             self.held.write().problem = problem;
         }
@@ -220,7 +220,7 @@ impl View {
             }
             // It is made again, in a folder of the same name.
             Err(error) => {
-                tracing::warn!(view = self.name, %error, "what a view has made cannot be opened, and is made again");
+                tracing::warn!(view = self.name, %error, "the rows of a view cannot be opened, and are made again");
                 remove(&self.folder.join(named.trim()));
                 Ok(())
             }
@@ -307,7 +307,7 @@ impl View {
                     }
                 }
                 Err(error) if error.spoils_rows() => {
-                    tracing::warn!(view = self.name, %error, "a view is made again");
+                    tracing::warn!(view = self.name, %error, "a view is built again");
                     self.make_again(build);
                     return true;
                 }
@@ -318,7 +318,7 @@ impl View {
                     let problem = Some(Problem { text: error.to_string(), is_final: error.is_final() });
                     let mut known = build.problem.lock();
                     if *known != problem {
-                        tracing::error!(view = self.name, %error, "a view does not go on");
+                        tracing::error!(view = self.name, %error, "a view has stopped");
                         *known = problem;
                         self.moved.send_modify(|count| *count += 1);
                     }
@@ -360,7 +360,7 @@ impl View {
         let aside = dir.with_extension("spoilt");
         remove(&aside);
         if let Err(error) = std::fs::rename(&dir, &aside) {
-            tracing::warn!(view = self.name, %error, "what a view has made cannot be put aside");
+            tracing::warn!(view = self.name, %error, "the rows of a view cannot be set aside");
         }
         remove(&aside);
         if has_served && let Err(error) = std::fs::remove_file(self.folder.join(SERVING)) {
@@ -436,7 +436,10 @@ fn parse_name(name: &str) -> Option<(ModuleId, u64)> {
 pub(super) fn remove(path: &Path) {
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), %error, "what a view does not need any more cannot be deleted");
+            tracing::warn!(
+                path = %path.display(), %error,
+                "files that a view does not need any more cannot be deleted"
+            );
         }
         _ => {}
     }
@@ -445,5 +448,5 @@ pub(super) fn remove(path: &Path) {
 /// Deletes files on a thread of its own.
 pub(super) fn delete(deleting: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
     let thread = std::thread::Builder::new().name("view-forget".to_owned()).spawn(deleting);
-    thread.inspect_err(|error| tracing::error!(%error, "what a view has made is not deleted")).ok()
+    thread.inspect_err(|error| tracing::error!(%error, "the rows of a view could not be deleted")).ok()
 }

@@ -206,7 +206,10 @@ fn read_wanted(machine: &Machine, query: &str, headers: &HeaderMap) -> Result<Wa
     }
     if !filter.keys.is_empty() {
         if !partitions.is_empty() {
-            return Err(bad_parameter("partition", "is not needed beside `key`, which says where it is; leave it out"));
+            return Err(bad_parameter(
+                "partition",
+                "is not needed with `key`, which determines the partition; leave it out",
+            ));
         }
         partitions.extend(filter.keys.iter().map(|key| machine.partition_id_of(key)));
     } else if partitions.is_empty() {
@@ -217,18 +220,18 @@ fn read_wanted(machine: &Machine, query: &str, headers: &HeaderMap) -> Result<Wa
     // A client that connects again automatically repeats the URL, and says in the header how far it was.
     let resumed = headers.get(LAST_EVENT_ID).filter(|value| !value.is_empty());
     let from = match (resumed, after) {
-        (Some(value), _) => From::After(
-            value
-                .to_str()
-                .ok()
-                .and_then(Cursor::parse)
-                .ok_or_else(|| Problem::new(Code::BadHeader, format!("Last-Event-ID is no cursor; {CURSOR_IS}")))?,
-        ),
+        (Some(value), _) => {
+            From::After(
+                value.to_str().ok().and_then(Cursor::parse).ok_or_else(|| {
+                    Problem::new(Code::BadHeader, format!("Last-Event-ID is not a cursor; {CURSOR_IS}"))
+                })?,
+            )
+        }
         (None, None | Some("now")) => From::Now,
         (None, Some("start")) => From::Start,
         (None, Some(text)) => From::After(
             Cursor::parse(text)
-                .ok_or_else(|| bad_parameter("after", &format!("is `start`, `now` or a cursor; {CURSOR_IS}")))?,
+                .ok_or_else(|| bad_parameter("after", &format!("must be `start`, `now` or a cursor; {CURSOR_IS}")))?,
         ),
     };
     Ok(Wanted { from, filter, partitions })
@@ -244,13 +247,13 @@ pub fn read_kind(machine: &Machine, value: &str) -> Result<String, Problem> {
     if known.contains(&kind) {
         return Ok(kind.to_owned());
     }
-    Err(bad_parameter("type", &format!("is one of {}", known.join(", "))))
+    Err(bad_parameter("type", &format!("must be one of {}", known.join(", "))))
 }
 
 fn read_partition(machine: &Machine, value: &str) -> Result<PartitionId, Problem> {
     let count = machine.partition_count();
     let number = value.parse().ok().filter(|number| *number < count).map(PartitionId);
-    number.ok_or_else(|| bad_parameter("partition", &format!("is a number below {count}")))
+    number.ok_or_else(|| bad_parameter("partition", &format!("must be a number below {count}")))
 }
 
 fn bad_parameter(name: &str, what: &str) -> Problem {
@@ -276,8 +279,8 @@ async fn begin(feed: &Feed, wanted: &Wanted, deadline: Instant) -> Result<(Vec<L
             From::Start => replica.genesis().position(partition, 0),
             From::After(given) => given.find(partition).ok_or_else(|| {
                 let detail = format!(
-                    "the cursor has no position of partition {partition}; give one of a stream of all that you ask \
-                     for, or name the partitions you want with `partition`"
+                    "the cursor has no position of partition {partition}; use a cursor of a stream with all \
+                     partitions that you ask for, or name the partitions you want with `partition`"
                 );
                 Problem::new(Code::BadParameter, detail)
             })?,
@@ -314,8 +317,8 @@ pub fn refused(error: PartitionError) -> Problem {
     match error {
         PartitionError::OtherHistory(position) => {
             let detail = format!(
-                "{position} is not of this history: the cluster was restored or founded anew since; what you have \
-                 built from its events may not hold any more: build it again from `after=start`, or read on from \
+                "{position} is not in this history: the cluster was restored or created again since then. What you \
+                 have built from its events may be wrong: build it again from `after=start`, or continue from \
                  `after=now`"
             );
             Problem::new(Code::PositionGone, detail).with("position", Value::Text(position.to_string()))
@@ -323,9 +326,9 @@ pub fn refused(error: PartitionError) -> Problem {
         PartitionError::Released { first, position } => {
             let from = position.map_or_else(String::new, |position| format!(" ({position})"));
             let detail = format!(
-                "the journal of this node begins with entry {first}{from}: what you ask for was released here, and is \
-                 in no archive that this node has; ask another node, which may have kept more, or build what you need \
-                 from a snapshot or a query and read on from `after=now`"
+                "the journal of this node begins with entry {first}{from}: what you ask for was released here, and \
+                 is in no archive of this node; ask another node, which may have kept more, or build what you need \
+                 from a snapshot or a query and continue from `after=now`"
             );
             Problem::new(Code::HistoryReleased, detail)
         }

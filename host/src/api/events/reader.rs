@@ -79,7 +79,7 @@ impl End {
             PartitionError::OtherHistory(_) => Code::PositionGone,
             _ => Code::Halted,
         };
-        Self::new(code, &format!("{error}; go on from the cursor, at another node if need be"))
+        Self::new(code, &format!("{error}; continue from the cursor, on another node if necessary"))
     }
 }
 
@@ -118,13 +118,13 @@ impl Stops {
             () = self.connection.cancelled() => {
                 End::new(
                     Code::Unauthenticated,
-                    "this node asks for another certificate now; connect again, and go on from the cursor",
+                    "this node now requires another certificate; connect again, and continue from the cursor",
                 )
             }
             () = self.token.cancelled() => {
                 End::new(
                     Code::Unauthenticated,
-                    "your token was removed or changed; go on from the cursor with one that is known",
+                    "your token was removed or changed; continue from the cursor with a valid token",
                 )
             }
         }
@@ -169,7 +169,7 @@ impl Reader {
                     Err(_) => {
                         return Err(End::new(
                             Code::SlowReader,
-                            "you have read nothing for too long; go on from the cursor",
+                            "you have read nothing for too long; continue from the cursor",
                         ));
                     }
                 }
@@ -252,5 +252,5 @@ impl Reader {
 }
 
 fn shutting_down() -> End {
-    End::new(Code::ShuttingDown, "this node is shutting down; go on from the cursor at another one, or here in a while")
+    End::new(Code::ShuttingDown, "this node is shutting down; continue from the cursor on another node, or here later")
 }

@@ -51,18 +51,26 @@ pub fn problem_schema() -> RefOr<Schema> {
     ObjectBuilder::new()
         .schema_type(Type::Object)
         .property("type", described("`urn:statehouse:problem:<code>`, stable"))
-        .property("title", described("What it is, for people"))
+        .property("title", described("What the problem is, for people"))
         .property("status", ObjectBuilder::new().schema_type(Type::Integer))
-        .property("detail", described("What is wrong here and what to do"))
+        .property("detail", described("What is wrong in this case, and what to do"))
         .property("instance", described("The request id"))
         .property("code", described("The last part of `type`"))
-        .property("Status", described("`rejected` when the refusal is recorded and sticks to the id"))
+        .property("Status", described("`rejected` if the refusal is recorded, so that the id keeps it for ever"))
         .property("Transaction_id", described("The id of the command"))
-        .property("field", described("The field to blame"))
-        .property("fields", ArrayBuilder::new().items(text()).description(Some("Of a reused id: what differs")))
-        .property("homes", ArrayBuilder::new().items(text()).description(Some("Of an ambiguous id: homes that it has")))
-        .property("pointer", described("Its JSON pointer"))
-        .property("position", described("Where the rejection stands in the journal"))
+        .property("field", described("The field of the request that is wrong"))
+        .property(
+            "fields",
+            ArrayBuilder::new().items(text()).description(Some("For a reused id: the fields that differ")),
+        )
+        .property(
+            "homes",
+            ArrayBuilder::new()
+                .items(text())
+                .description(Some("For an ambiguous id: the homes of the commands that have it")),
+        )
+        .property("pointer", described("The JSON pointer of that field"))
+        .property("position", described("The position of the rejection in the journal"))
         .property("resolve", described("Where to ask what became of the command"))
         .required("type")
         .required("title")

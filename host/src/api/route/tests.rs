@@ -40,11 +40,11 @@ const ROLES: [(u32, &str); 8] = [
     (role::CLIENT, "programs that send commands and read"),
     (role::TREASURY, "the same, and what the module keeps for it: in the wallet, deposits and withdrawals"),
     (role::COMPLIANCE, "reads, and sends the commands that `[auth.commands]` gives to it"),
-    (role::AUDITOR, "reads everything, starts replays, has snapshots made"),
+    (role::AUDITOR, "reads everything, starts replays, takes snapshots"),
     (role::DEVELOPER, "reads everything, stages modules, starts replays and shadows"),
-    (role::OPERATOR, "changes the cluster, modules, views and webhooks, and gives orders"),
-    (role::ADMIN, "the same; and activates a module without proof"),
-    (MONITOR, "sees how the node is, and nothing of what is in a machine; no module ever sees this role"),
+    (role::OPERATOR, "changes the cluster, modules, views and webhooks, and gives orders about commands in flight"),
+    (role::ADMIN, "the same, and activates a module without a certificate"),
+    (MONITOR, "sees the health and the metrics of the node, but no data of a machine; no module ever sees this role"),
 ];
 
 const ROLES_OPENING: &str =
@@ -52,7 +52,7 @@ const ROLES_OPENING: &str =
 
 # Roles and routes
 
-A token has one or more of these roles, see [Authentication and TLS](../operate/auth-and-tls.md).
+A token has one or more of these roles; see [Authentication and TLS](../operate/auth-and-tls.md).
 
 | role | for |
 |---|---|
@@ -61,13 +61,13 @@ const ROUTES_OPENING: &str = "
 ## Commands and queries of a module
 
 Commands need `client` or `treasury`, unless `[auth.commands.MACHINE]` names other roles. Queries
-need any role except `monitor`. What a module lets whom do beyond that is in its own description. A
-token that is bound to entities reads and sends inside them.
+need any role except `monitor`. A module can restrict its commands and queries further; its own
+description says how. A token that is bound to entities reads and sends only inside them.
 
 ## Routes of the host
 
-`/openapi.json` of a running node has these, with their bodies and answers, and the routes of its
-modules. A caller needs one of the roles that are listed.
+`/openapi.json` of a running node lists these routes with their bodies and answers, and the routes
+of its modules. A caller needs one of the roles that are listed here.
 
 ";
 

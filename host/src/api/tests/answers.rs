@@ -104,7 +104,7 @@ async fn refusals_of_every_kind_are_problems() {
         504
         content-type: application/problem+json
         retry-after: 1
-        {"type":"urn:statehouse:problem:outcome_unknown","title":"The outcome is not known yet","status":504,"detail":"the deadline passed while it was under way; send the same id again, or ask `resolve`","instance":"r-1","code":"outcome_unknown","Transaction_id":"018f0000-0000-7000-8000-000000000001","resolve":"/v1/purse/commands/018f0000-0000-7000-8000-000000000001?home=@bank%2F%C3%A9&expires=7&fingerprint=abababababababababababababababababababababababababababababababab"}"#]]).await;
+        {"type":"urn:statehouse:problem:outcome_unknown","title":"The outcome is not known yet","status":504,"detail":"the deadline passed while the command was under way; send the same id again, or ask `resolve`","instance":"r-1","code":"outcome_unknown","Transaction_id":"018f0000-0000-7000-8000-000000000001","resolve":"/v1/purse/commands/018f0000-0000-7000-8000-000000000001?home=@bank%2F%C3%A9&expires=7&fingerprint=abababababababababababababababababababababababababababababababab"}"#]]).await;
     check(unavailable(UnavailableReason::StorageFull), expect![[r#"
         507
         content-type: application/problem+json
@@ -115,7 +115,7 @@ async fn refusals_of_every_kind_are_problems() {
         401
         content-type: application/problem+json
         www-authenticate: Bearer realm="statehouse"
-        {"type":"urn:statehouse:problem:unauthenticated","title":"Who is calling is unknown","status":401,"detail":"send a token","instance":"r-1","code":"unauthenticated"}"#]].assert_eq(&shown(unauthenticated).await);
+        {"type":"urn:statehouse:problem:unauthenticated","title":"The caller is unknown","status":401,"detail":"send a token","instance":"r-1","code":"unauthenticated"}"#]].assert_eq(&shown(unauthenticated).await);
 }
 
 #[test]

@@ -153,7 +153,7 @@ async fn changes_that_make_no_sense_name_the_place() {
     check("POST", init, r#"{"nodes":[{"id":0,"peer":"n:1"}]}"#, "400 out_of_range `/nodes/0/id`").await;
     let twice = r#"{"nodes":[{"id":1,"peer":"n:1"},{"id":1,"peer":"n:2"}]}"#;
     check("POST", init, twice, "422 invalid_change node 1 is listed twice").await;
-    check("POST", nodes, r#"{"id":4,"peer":"n4"}"#, "422 invalid_change `n4` is not where node 4 can be reached").await;
+    check("POST", nodes, r#"{"id":4,"peer":"n4"}"#, "422 invalid_change `n4` is not an address where node 4").await;
     check("POST", nodes, r#"{"id":4,"peer":"n4:1","voter":true}"#, "400 unknown_field `/voter`").await;
     check("DELETE", "/v1/cluster/nodes/four", "", "400 bad_path").await;
     check("POST", transfer, r#"{"machine":"m","partition":-1,"to":2}"#, "400 out_of_range `/partition`").await;
@@ -187,14 +187,14 @@ fn refusals_have_their_codes_and_statuses() {
         409 cluster_exists this node belongs to cluster c already
         409 no_peer this node takes no part in clusters: its configuration has no `[peer]`
         422 invalid_change a cluster has at least one node
-        409 node_id_used node 2 is known; a node that lost its data, or was removed, comes back under a new id
+        409 node_id_used node 2 is known; a node that lost its data, or was removed, must be added under a new id
         404 unknown_node node 9 is not of this cluster
         404 unknown_partition there is no partition wallet/7
         409 node_refused node 2 refused: its clock is wrong
         503 node_unreachable node 3 at n3:7000 does not answer: connection refused
         503 secret_not_kept only 1 of 3 nodes have kept the secret
         503 overloaded wallet/7: 8 of them are not made yet; ask again later
-        504 change_unfinished not done before the deadline; `cluster status` shows how far it got, and the same call may be sent again
+        504 change_unfinished not done before the deadline; `cluster status` shows the progress, and the same request may be sent again
     "#]].assert_eq(&lines);
     let asked = Problem::from(ClusterError::SnapshotsAsked(String::new())).into_response("r-1");
     assert_eq!(asked.headers()["retry-after"], "1");

@@ -100,13 +100,17 @@ fn reads_say_how_fresh_and_where() {
         |query, text: &str, detail: &str| assert_eq!(options(query, text), Err((400, detail.to_owned())), "{text}");
     bad(0, "limit=7", "`limit` is unknown here; leave it out");
     bad(1, "at=x", "`at` is unknown here; leave it out");
-    bad(0, "at=yesterday", "`at` is an RFC 3339 time like 2026-01-31T00:00:00Z, or a position like 0.42.0~1a2b3c4d");
-    bad(0, "at=0.1~zz", "`at` is a position like 0.42.0~1a2b3c4d");
-    bad(0, "consistency=eventual", "`consistency` is `linearizable` or `stale`");
+    bad(
+        0,
+        "at=yesterday",
+        "`at` must be an RFC 3339 time like 2026-01-31T00:00:00Z, or a position like 0.42.0~1a2b3c4d",
+    );
+    bad(0, "at=0.1~zz", "`at` must be a position like 0.42.0~1a2b3c4d");
+    bad(0, "consistency=eventual", "`consistency` must be `linearizable` or `stale`");
     bad(0, "consistency=stale&at_least=0.1.0~00000000", "`at_least` excludes `consistency`");
     bad(0, "consistency=stale&consistency=stale", "`consistency` is given twice");
-    bad(1, "limit=0", "`limit` is a number from 1 to 1000");
-    bad(1, "limit=+5", "`limit` is a number from 1 to 1000");
+    bad(1, "limit=0", "`limit` must be a number from 1 to 1000");
+    bad(1, "limit=+5", "`limit` must be a number from 1 to 1000");
     bad(0, "account=bob", "`/account`: this field is given twice");
     bad(0, "x=%zz", "the query string is not percent-encoded UTF-8");
 }

@@ -71,7 +71,7 @@ pub async fn answer(
     let wanting = Wanting { caller, request_id, deadline };
     if !matches!(page, Page::Webhooks | Page::Webhook) {
         let (caller, request_id) = (&wanting.caller.name, &wanting.request_id);
-        tracing::info!(caller, %request_id, ?page, machine = name, webhook, "a step of a webhook is asked for");
+        tracing::info!(caller, %request_id, ?page, machine = name, webhook, "a change of a webhook is requested");
     }
     let cluster = &sender.cluster;
     let shown =
@@ -137,7 +137,7 @@ impl From {
             None | Some("now") => Ok(Self::Now),
             Some("start") => Ok(Self::Start),
             Some(text) => Cursor::parse(text).map(Self::After).ok_or_else(|| {
-                Problem::new(Code::InvalidChange, format!("`from` is `start`, `now` or a cursor; {CURSOR_IS}"))
+                Problem::new(Code::InvalidChange, format!("`from` must be `start`, `now` or a cursor; {CURSOR_IS}"))
             }),
         }
     }
@@ -193,7 +193,7 @@ impl Given {
         };
         let secret = Secret::parse(text).map(|secret| GivenSecret { secret, is_made: false });
         secret.ok_or_else(|| {
-            let detail = "`secret` is `whsec_` and the base64 of 24 to 64 bytes; leave it out, and one is made";
+            let detail = "`secret` must be `whsec_` and the base64 of 24 to 64 bytes; leave it out to have one made";
             Problem::new(Code::InvalidChange, detail)
         })
     }
@@ -208,11 +208,11 @@ impl Given {
         let invalid = |detail: String| Err(Problem::new(Code::InvalidChange, detail));
         if !partitions.is_empty() && !keys.is_empty() {
             return invalid(
-                "`partitions` is not needed beside `keys`, which say where they are; leave it out".to_owned(),
+                "`partitions` is not needed with `keys`, which determine the partitions; leave it out".to_owned(),
             );
         }
         if partitions.iter().any(|partition| count <= partition.0) {
-            return invalid(format!("`partitions` are numbers below {count}"));
+            return invalid(format!("`partitions` must be numbers below {count}"));
         }
         if !keys.is_empty() {
             partitions.extend(keys.iter().map(|key| machine.partition_id_of(key.as_bytes())));
@@ -318,7 +318,7 @@ impl Sender {
         let known = letter.filter(|letter| row.dead.iter().any(|dead| dead.first.position() == *letter));
         let letter = known.ok_or_else(|| {
             let detail =
-                format!("`letter` is no dead letter of {webhook}: give the `letter` of one that its page lists");
+                format!("`letter` is not a dead letter of {webhook}: send the `letter` of one that its page lists");
             Problem::new(Code::InvalidChange, detail)
         })?;
         let feed = self.feed(machine);
@@ -326,8 +326,8 @@ impl Sender {
         let made = timeout_at(until, make_again(&feed, &maker, letter, until)).await;
         let message = made.unwrap_or(Err(PartitionError::Deadline)).map_err(refused)?;
         let message = message.filter(|message| message.first == letter).ok_or_else(|| {
-            let detail = "the message cannot be made again: another version of the host has cut it otherwise; replay \
-                from before it";
+            let detail = "the message cannot be made again: another version of the host divided the events \
+                differently; replay from before it";
             Problem::new(Code::InvalidChange, detail)
         })?;
         let sent = self.send(webhook, &row, &message, until).await?;
@@ -367,7 +367,7 @@ impl Sender {
             Outcome::Gone => Some("the receiver answered 410 Gone".to_owned()),
             Outcome::Failed { problem, detail, .. } => {
                 if let Some(detail) = detail {
-                    tracing::warn!(webhook, id = message.id, detail, "a receiver is not reached");
+                    tracing::warn!(webhook, id = message.id, detail, "a receiver cannot be reached");
                 }
                 Some(problem.clone())
             }
@@ -418,8 +418,8 @@ pub fn schema(page: Page) -> Option<Schema> {
         summary: summary.to_owned(),
     };
     let secret = || {
-        let summary = "`whsec_` and the base64 of 24 to 64 bytes; without it one is made, and told in the answer to \
-            this request alone";
+        let summary = "`whsec_` and the base64 of 24 to 64 bytes; without it the node makes one, and shows it only \
+            in the answer to this request";
         field("secret", text(SECRET_CHARS_MAX), false, summary)
     };
     let fields = match page {
@@ -427,42 +427,42 @@ pub fn schema(page: Page) -> Option<Schema> {
             let partition = Schema::Int { min: 0, max: i64::from(SLOT_COUNT) - 1 };
             let batch = Schema::Int { min: 1, max: i64::from(WEBHOOK_BATCH_MAX) };
             vec![
-                field("webhook", text(32), true, "Its name: small letters, digits, `_` and `-`"),
+                field("webhook", text(32), true, "The name of the webhook: lower-case letters, digits, `_` and `-`"),
                 field(
                     "url",
                     text(WEBHOOK_URL_CHARS_MAX),
                     true,
-                    "Where requests go: https, or http on the node's own machine; what is not public must be in \
-                     `webhooks.allow`",
+                    "The URL that requests go to: https, or http on the node's own machine; an address that is not \
+                     public must be in `webhooks.allow`",
                 ),
                 field(
                     "from",
                     text(CURSOR_CHARS_MAX),
                     false,
-                    "`now` (default), `start`, or a cursor as event streams have it",
+                    "Where to begin: `now` (default), `start`, or a cursor of an event stream",
                 ),
                 field(
                     "keys",
                     list(text(ENTITY_BYTES_MAX as u32), WEBHOOK_KEYS_MAX),
                     false,
-                    "Only what is about these entities",
+                    "Only events about these entities",
                 ),
                 field("types", list(text(128), WEBHOOK_KINDS_MAX), false, "Only events of these types, like `Debited`"),
-                field("partitions", list(partition, WEBHOOK_PARTITIONS_MAX), false, "Only of these partitions"),
-                field("batch", batch, false, "Events of one request at most; 1, which is the default, sends no arrays"),
+                field("partitions", list(partition, WEBHOOK_PARTITIONS_MAX), false, "Only events of these partitions"),
+                field("batch", batch, false, "The most events in one request; 1 (default) sends no arrays"),
                 secret(),
             ]
         }
         Page::WebhookRotate => vec![
             secret(),
-            field("finish", Schema::Bool, false, "Give no new secret, and sign by the newest alone from now on"),
+            field("finish", Schema::Bool, false, "Make no new secret, and sign with the newest secret only"),
         ],
         Page::WebhookReplay => {
-            let from = "`start`, `now`, or a cursor: what follows it is sent, also what was sent before";
+            let from = "The position: `start`, `now`, or a cursor; what follows it is sent, even if it was sent before";
             vec![field("from", text(CURSOR_CHARS_MAX), true, from)]
         }
         Page::WebhookRedeliver => {
-            vec![field("letter", text(64), true, "Position of its first event, as the list has it")]
+            vec![field("letter", text(64), true, "The position of its first event, as the list shows it")]
         }
         _ => return None,
     };

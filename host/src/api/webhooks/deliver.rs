@@ -264,7 +264,7 @@ impl Delivery {
             // The log says the reason once for each message; nobody else is told.
             let (webhook, id, attempts) = (&self.webhook, &message.id, failing.attempts);
             match detail.filter(|_| attempts == 1) {
-                Some(detail) => tracing::warn!(webhook, id, detail, "a receiver is not reached"),
+                Some(detail) => tracing::warn!(webhook, id, detail, "a receiver cannot be reached"),
                 None => tracing::debug!(webhook, id, attempts, problem, "not delivered"),
             }
             self.board.lock().on_failed(partition, failing, &problem);
@@ -308,7 +308,12 @@ impl Delivery {
             match cluster.note_webhook(&self.machine, &self.webhook, self.epoch, note(), deadline).await {
                 Ok(()) => return Ok(()),
                 Err(ClusterError::Rejected { code, .. }) if is_final(&code) => return Err(code),
-                Err(error) => tracing::warn!(webhook = self.webhook, %error, "not recorded, to be tried again"),
+                Err(error) => {
+                    tracing::warn!(
+                        webhook = self.webhook, %error,
+                        "a webhook's state is not recorded; this will be tried again"
+                    )
+                }
             }
             sleep(NOTE_AGAIN).await;
         }
@@ -334,7 +339,7 @@ impl Delivery {
     fn on_hindered(&self, partition: PartitionId, problem: &str) {
         let mut board = self.board.lock();
         if board.problems.get(&partition).is_none_or(|before| before != problem) {
-            tracing::warn!(webhook = self.webhook, problem, "a webhook cannot go on");
+            tracing::warn!(webhook = self.webhook, problem, "a webhook cannot continue");
             board.problems.insert(partition, problem.to_owned());
             board.is_news = true;
         }
@@ -350,7 +355,10 @@ impl Delivery {
                 board.is_news || limits::WEBHOOK_RECORD_PASSED_EVERY <= board.recorded_at.elapsed()
             };
             if is_due && let Err(error) = self.record(NOTE_PATIENCE).await {
-                tracing::debug!(webhook = self.webhook, %error, "progress is not recorded, to be tried again");
+                tracing::debug!(
+                    webhook = self.webhook, %error,
+                    "a webhook's progress is not recorded; this will be tried again"
+                );
             }
         }
     }

@@ -189,6 +189,6 @@ async fn end(Running { delivery, tasks }: Running) {
     delivery.gauge_lag(0);
     // If this fails, the next node to deliver sends the last messages again.
     if let Err(error) = delivery.record(END_PATIENCE).await {
-        tracing::debug!(%error, "what a webhook has delivered last is not recorded");
+        tracing::debug!(%error, "the last progress of a webhook is not recorded");
     }
 }

@@ -28,11 +28,10 @@ use crate::limits::{
 };
 
 /// What is said whenever there was no answer.
-pub const UNREACHABLE: &str =
-    "unreachable, or not to be reached (`webhooks.allow`): the log of the node that sends says why";
+pub const UNREACHABLE: &str = "unreachable, or not allowed (`webhooks.allow`): the log of the sending node says why";
 /// Why a webhook is stopped whose URL was accepted while networks were trusted.
 pub const PLAINTEXT: &str =
-    "its URL is plain http: set `webhooks.plaintext = true` on each node, or create it anew with https";
+    "its URL is plain http: set `webhooks.plaintext = true` on each node, or create it again with https";
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// How long the rest of an answer may take once its status is known.
 const DRAIN_MAX: Duration = Duration::from_secs(1);
@@ -192,7 +191,7 @@ pub fn read_url(text: &str, allows_plaintext: bool, receivers: &Receivers) -> Re
     let url = Url::parse(text).map_err(|error| refused(&format!("is no URL: {error}")))?;
     let host = url.host_str().filter(|host| !host.is_empty());
     if host.is_none() {
-        return Err(refused("names no host; give https://HOST/PATH"));
+        return Err(refused("names no host; send https://HOST/PATH"));
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(refused(
@@ -207,15 +206,15 @@ pub fn read_url(text: &str, allows_plaintext: bool, receivers: &Receivers) -> Re
     }
     if let Some(address) = address_of(&url).filter(|address| !receivers.allows(*address)) {
         return Err(refused(&format!(
-            "leads to {address}, which is no public address: have it added to `webhooks.allow` in the nodes' \
-             configuration if that is meant"
+            "leads to {address}, which is not a public address: add it to `webhooks.allow` in the nodes' \
+             configuration if that is intended"
         )));
     }
     match url.scheme() {
         "http" | "https" if may_be_sent(&url, allows_plaintext) => Ok(url),
         "http" => Err(refused(
-            "is plain http, which everybody on the way could read; give https, or set `webhooks.plaintext = true` in \
-             the nodes' configuration where the network is trusted",
+            "is plain http, which everybody on the way could read; use https, or set `webhooks.plaintext = true` in \
+             the nodes' configuration if the network is trusted",
         )),
         _ => Err(refused("is neither https nor http")),
     }
@@ -323,7 +322,7 @@ mod tests {
         check("http://[::1]:9/in", false, Ok("http://[::1]:9/in"));
         check("http://localhost/in", false, Ok("http://localhost/in"));
         check("http://2130706433/in", false, Ok("http://127.0.0.1/in"));
-        check("http://10.0.0.7/in", true, Err("10.0.0.7, which is no public address"));
+        check("http://10.0.0.7/in", true, Err("10.0.0.7, which is not a public address"));
         check("https://169.254.169.254/latest", true, Err("`webhooks.allow`"));
         check("https://[::ffff:10.0.0.7]/in", true, Err("`webhooks.allow`"));
         check("http://8.8.8.8/in", false, Err("webhooks.plaintext"));

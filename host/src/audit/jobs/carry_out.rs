@@ -35,11 +35,11 @@ enum Failure {
     #[error(transparent)]
     Key(#[from] KeyError),
     #[error(
-        "the node has ended {0} times while it was carried out: ask for it again, or replay a copy with `statehouse \
-         audit replay`"
+        "the node stopped {0} times during this replay: request it again, or replay a copy with `statehouse audit \
+         replay`"
     )]
     Interrupted(u32),
-    #[error("the replay panicked: {0}; the node's log tells more")]
+    #[error("the replay panicked: {0}; the node's log has the details")]
     Panicked(String),
 }
 
@@ -140,7 +140,7 @@ impl Job {
         if current.state == State::Cancelled {
             // The thread that cancelled the replay has left its folder to this one.
             if let Err(error) = remove(&self.folder) {
-                tracing::warn!(id = record.id, %error, "what a cancelled replay has left cannot be removed");
+                tracing::warn!(id = record.id, %error, "the files of a cancelled replay cannot be removed");
             }
             return;
         }
@@ -153,7 +153,7 @@ impl Job {
         tracing::info!(id = current.id, state = current.state.name(), problem = current.problem, "a replay is over");
         let written = current.write(&self.folder).and_then(|()| remove(&self.folder.join(STATE)));
         if let Err(error) = written {
-            tracing::error!(id = current.id, %error, "what became of a replay cannot be written");
+            tracing::error!(id = current.id, %error, "the result of a replay cannot be written");
         }
     }
 }

@@ -35,7 +35,7 @@ pub enum JobError {
     Unknown(String),
     #[error("there are {0} replays here already: delete one that is not needed any more")]
     TooMany(usize),
-    #[error("the replay is {state}; {what} is there when it is done{reason}")]
+    #[error("the replay is {state}; {what} exists only when it is done{reason}")]
     NotThere { state: &'static str, what: &'static str, reason: String },
     #[error("module {0} is not on this node: stage it first, with `statehouse module stage`")]
     NoModule(String),
@@ -106,7 +106,9 @@ impl Replays {
             let path = file.map_err(io(&folder))?.path();
             match Record::read(&path) {
                 Ok(record) => drop(jobs.insert(record.id.clone(), Arc::new(Job::new(path, record)))),
-                Err(error) => tracing::warn!(path = %path.display(), %error, "this is no replay"),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "a file among the replays is not a replay")
+                }
             }
         }
         let shared = Arc::new(Shared {
@@ -311,7 +313,7 @@ fn lower_priority() {
     const LOWEST: i32 = 19;
     // On Linux the priority belongs to a thread, and `None` is the calling thread.
     if let Err(error) = rustix::process::setpriority_process(None, LOWEST) {
-        tracing::warn!(%error, "replays run with the priority of everything else");
+        tracing::warn!(%error, "the priority of replays could not be lowered");
     }
 }
 

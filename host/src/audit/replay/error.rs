@@ -49,11 +49,11 @@ pub enum ReplayFault {
     )]
     OtherReplay { path: PathBuf },
     #[error(
-        "partition {partition} has another entry {index} than when this replay was interrupted: delete what was kept \
-         of it and begin anew"
+        "partition {partition} has another entry {index} than when this replay was interrupted: delete the saved \
+         progress and begin again"
     )]
     OtherHistory { partition: PartitionId, index: JournalIndex },
-    #[error("the replay was stopped{}", if *is_kept { "; the same command goes on where it was" } else { "" })]
+    #[error("the replay was stopped{}", if *is_kept { "; the same command continues it" } else { "" })]
     Stopped { is_kept: bool },
     #[error("{0}")]
     Spent(String),

@@ -80,7 +80,7 @@ fn write_page(out: &mut String, report: &Report, verdict: Verdict) -> std::fmt::
 fn write_verdict(out: &mut String, report: &Report, verdict: Verdict) -> std::fmt::Result {
     let (tone, word) = match verdict {
         Verdict::Same => ("good", "Nothing differs"),
-        Verdict::Approved => ("warn", "Only what was approved differs"),
+        Verdict::Approved => ("warn", "Only approved differences"),
         Verdict::Unapproved => ("bad", "Not approved"),
         Verdict::Inconclusive => ("bad", "Inconclusive"),
     };
@@ -197,7 +197,7 @@ fn write_classes(out: &mut String, report: &Report) -> std::fmt::Result {
     }
     write!(
         out,
-        "</table><p><small>A root differs by itself; a knock-on follows from rows that an earlier difference has \
+        "</table><p><small>A root differs on its own; a knock-on follows from rows that an earlier difference has \
          changed.</small></p>"
     )
 }
@@ -205,7 +205,7 @@ fn write_classes(out: &mut String, report: &Report) -> std::fmt::Result {
 fn write_rows(out: &mut String, rows: &RowDifferences) -> std::fmt::Result {
     write!(out, "<h2>Rows that would differ today: {}</h2>", grouped(rows.count))?;
     if rows.numbers.is_empty() {
-        let text = if rows.count == 0 { "Every row would be what it is." } else { "No number in them differs." };
+        let text = if rows.count == 0 { "Every row would be the same." } else { "No number in them differs." };
         return write!(out, "<p>{text}</p>");
     }
     write!(out, "{}", chart::numbers(&rows.numbers))?;
@@ -300,10 +300,10 @@ fn write_partitions(out: &mut String, report: &Report) -> std::fmt::Result {
 fn write_footer(out: &mut String, report: &Report) -> std::fmt::Result {
     writeln!(
         out,
-        "<footer>Whoever has the journals can make this report again: <code>statehouse audit replay --candidate {} \
-         --mode {}</code> on the folder of any node, or on what <code>statehouse audit log --export</code> has written \
-         of one. That the journals are the recorded ones, the heads above tell: compare them with those of a \
-         certificate, or of another node. Report format {}, host {}.</footer></body></html>",
+        "<footer>Anybody who has the journals can make this report again: <code>statehouse audit replay --candidate \
+         {} --mode {}</code> on the folder of any node, or on an export by <code>statehouse audit log \
+         --export</code>. The heads above show whether the journals are the recorded ones: compare them with those \
+         of a certificate, or of another node. Report format {}, host {}.</footer></body></html>",
         report.candidate.id,
         report.mode.name(),
         report.format,

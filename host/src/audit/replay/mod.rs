@@ -131,8 +131,8 @@ fn replay(history: &dyn History, request: &Request, meter: &Meter<'_>, keep: &Ke
     let mut report = assemble(history, asked, tally, covered, current, rows)?;
     report.notes.extend(cut.map(|cut| {
         format!(
-            "The history ends at {}: what is later has causes in partitions whose journals were read before they were \
-             recorded.",
+            "The history ends at {}: later entries have causes in partitions whose journals were read before these \
+             causes were recorded.",
             time_text(cut)
         )
     }));
@@ -237,7 +237,9 @@ fn assemble(
 
 fn notes(request: &Request, counts: &report::Counts) -> Vec<String> {
     let mut notes = vec![
-        "Refusals at ingress are not in the log: nothing is said about requests that were never planned.".to_owned(),
+        "Requests that were refused before they were planned are not in the log, so the report says nothing about \
+         them."
+            .to_owned(),
         "A command that never occurs in the history proves nothing about the candidate: see the coverage.".to_owned(),
     ];
     if 0 < counts.facts {
@@ -255,8 +257,8 @@ fn notes(request: &Request, counts: &report::Counts) -> Vec<String> {
     }
     if request.mode == Mode::Cumulative {
         notes.push(
-            "Cumulative: commands are decided at the times and in the batches of the record; what would then have been \
-             sent otherwise by clients cannot be known."
+            "Cumulative: commands are decided at the recorded times and in the recorded batches; what clients would \
+             have sent instead cannot be known."
                 .to_owned(),
         );
     }

@@ -345,14 +345,14 @@ impl Verdict {
 
     pub fn text(self) -> &'static str {
         match self {
-            Self::Same => "same: the candidate decides all of it as it was decided",
-            Self::Approved => "approved: all differences are those that were approved",
+            Self::Same => "same: the candidate decides everything as it was recorded",
+            Self::Approved => "approved: all differences were approved",
             Self::Unapproved => {
-                "NOT approved: approve what is intended with --approve CLASS=COUNT, and correct the module otherwise"
+                "NOT approved: approve intended differences with --approve CLASS=COUNT, or correct the module"
             }
             Self::Inconclusive => {
-                "INCONCLUSIVE: nothing was decided again, or the recorded module does not decide here what it decided \
-                 then; look at the range, run `statehouse audit verify`, and compare the machine and the version of \
+                "INCONCLUSIVE: nothing was decided again, or the recorded module does not decide here as it did \
+                 then; check the range, run `statehouse audit verify`, and compare the hardware and the version of \
                  the host"
             }
         }

@@ -20,11 +20,11 @@ pub type ParseTime = fn(&str) -> Option<Micros>;
 pub enum WordError {
     #[error("`{0}` is not CLASS=COUNT; the classes are {names}", names = class_names())]
     Approval(String),
-    #[error("`{0}` is nothing that can be approved")]
+    #[error("`{0}` cannot be approved")]
     NotApprovable(Class),
     #[error("`{0}` is not KEY=VALUE; the keys are {keys}", keys = Filter::KEYS)]
     Filter(String),
-    #[error("`{0}` cannot be asked for; there are: {keys}", keys = Filter::KEYS)]
+    #[error("`{0}` is not a key of a filter; the keys are {keys}", keys = Filter::KEYS)]
     FilterKey(String),
     #[error("`{0}` is no id of a command")]
     Id(String),

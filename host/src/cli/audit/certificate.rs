@@ -21,27 +21,27 @@ use crate::ids::Micros;
 use crate::key::PublicKey;
 use crate::system::key_row::KeyRow;
 
-/// Certificates of replays
+/// Verify the certificates of replays
 #[derive(Subcommand)]
 pub enum CertificateArgs {
-    /// Check the hash and the signature of a certificate, offline
+    /// Check the hash and the signature of a certificate, offline; exit code 1 if it is not valid
     Verify(VerifyArgs),
 }
 
 #[derive(Args)]
 pub struct VerifyArgs {
-    /// The certificate that `audit replay --certificate` wrote
+    /// The certificate, as `audit replay --certificate` wrote it
     file: PathBuf,
-    /// The public key of the node that must have signed it, hexadecimal; without it any key will do, and is printed
+    /// The public key that must have signed it, in hexadecimal; without it any key is accepted. The key is printed
     #[arg(long)]
     key: Option<PublicKey>,
-    /// A data folder of the cluster, or a copy: the key must be recorded there as a node's
+    /// A data folder of the cluster, or a copy; the key must be recorded there as the key of a node
     #[arg(long)]
     data: Option<PathBuf>,
-    /// The node that must have signed it; which keys it had is read from the data folder
+    /// The id of the node that must have signed it; the node's keys are read from the data folder
     #[arg(long, requires = "data")]
     node: Option<u64>,
-    /// Print JSON
+    /// Print JSON instead of text
     #[arg(long)]
     json: bool,
 }

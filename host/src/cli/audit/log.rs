@@ -26,17 +26,18 @@ use crate::machine::slots::partition_of;
 pub struct LogArgs {
     #[command(flatten)]
     from: From,
-    /// `wallet` without it; with --export all machines
+    /// The name of the machine; the default is `wallet`, or all machines with --export
     #[arg(long)]
     machine: Option<String>,
-    /// Only this one; without it all, in the order of time, then partition, then index: no entry stands before what has caused it
+    /// Print only this partition; the default is all, ordered by time, then partition, then index, so that no entry
+    /// stands before its cause
     #[arg(long)]
     partition: Option<u32>,
-    /// Stop after so many lines
+    /// Stop after this number of lines
     #[arg(long)]
     limit: Option<usize>,
-    /// Write all partitions and the modules that decided into a folder, as files that are the same from every replica; every `audit`
-    /// command reads it by --data. What is there already is added to
+    /// Write all partitions and the modules that decided them to this folder, as files that are the same from every
+    /// replica. Every `audit` command reads the folder with --data. A second export adds to the folder
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["partition", "limit"])]
     export: Option<PathBuf>,
 }
@@ -45,13 +46,13 @@ pub struct LogArgs {
 pub struct HistoryArgs {
     #[command(flatten)]
     from: From,
-    /// Name of the machine
+    /// The name of the machine
     #[arg(long, default_value = "wallet")]
     machine: String,
-    /// Name of the account
+    /// The name of the account
     #[arg(long)]
     account: String,
-    /// Stop after so many lines
+    /// Stop after this number of lines
     #[arg(long)]
     limit: Option<usize>,
 }

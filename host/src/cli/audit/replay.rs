@@ -37,66 +37,72 @@ mod remote;
 /// The exit code of a replay that says nothing about the candidate.
 const INCONCLUSIVE: u8 = 3;
 
-/// Decide recorded history again under another module; exit code 0 same, 1 only approved differences, 2 others, 3 inconclusive
+/// Decide recorded history again with another module, and report what differs
+///
+/// Exit code 0: nothing differs. 1: only approved differences. 2: other differences. 3: the replay is inconclusive.
 #[derive(Args)]
 pub struct ReplayArgs {
     #[command(flatten)]
     source: From,
-    /// Name of the machine
+    /// The name of the machine
     #[arg(long, default_value = "wallet")]
     machine: String,
-    /// The module: a .wasm file, a release (`wallet-1.0.1`, or `1.0.1`), or the id of a module in the data folder
+    /// The module to try: a .wasm file, a release (`wallet-1.0.1`, or `1.0.1`), or the id of a module in the data
+    /// folder
     #[arg(long, required_unless_present = "schema")]
     candidate: Option<String>,
-    /// Folder of the released modules
+    /// The folder of the released modules
     #[arg(long, default_value = "modules/releases")]
     releases: PathBuf,
-    /// `isolated`: each decision on what was recorded before it; `cumulative`: with the candidate's own consequences
+    /// `isolated` makes each decision on the recorded state before it; `cumulative` makes it on the state that the
+    /// candidate's own decisions lead to
     #[arg(long, default_value = "isolated", value_parser = parse_mode)]
     mode: Mode,
-    /// Decide from this time or position on; what is before it is only applied
+    /// Decide from this RFC 3339 time or position on; what is before it is only applied
     #[arg(long)]
     from: Option<String>,
-    /// Decide up to this time or position
+    /// Decide up to this RFC 3339 time or position; the default is the end of the journal
     #[arg(long)]
     to: Option<String>,
-    /// Only this partition
+    /// Replay only this partition; the default is all
     #[arg(long)]
     partition: Option<u32>,
-    /// Report only some differences: account=, id=, code=, command=, after=, before=
+    /// Report only some differences: account=, id=, code=, command=, after= or before=; may be given several times
     #[arg(long = "where", value_name = "KEY=VALUE")]
     filter: Vec<String>,
-    /// How many partitions at once; as many as there are cores without it
+    /// How many partitions to replay at the same time; the default is the number of cores
     #[arg(long)]
     jobs: Option<usize>,
-    /// Write the report, as JSON or as one HTML page by the name's ending
+    /// Write the report to this file, as JSON (FILE.json) or as one HTML page (FILE.html); may be given several times
     #[arg(long, value_name = "FILE")]
     report: Vec<PathBuf>,
     /// Print the JSON Schema of the report, and do nothing else
     #[arg(long)]
     schema: bool,
-    /// Approve this many differences of a class: `accepted_to_rejected=12`
+    /// Approve this number of differences of a class, like `accepted_to_rejected=12`; repeat the option for each class
     #[arg(long, value_name = "CLASS=COUNT")]
     approve: Vec<String>,
-    /// Write a certificate, signed with the node's key
+    /// Write a certificate of the replay to this file, signed with the node's key
     #[arg(long, value_name = "FILE")]
     certificate: Option<PathBuf>,
     /// Sign with this key instead of the data folder's `node.key`
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
-    /// Save how far the replay is in this folder, and continue from there where something is saved; removed when the replay is over
+    /// Save the progress of the replay in this folder, and continue from what was saved there before; the folder is
+    /// removed when the replay is over
     #[arg(long, value_name = "FOLDER")]
     resume: Option<PathBuf>,
-    /// Have a node replay its own history, by its REST API: http[s]://HOST:PORT. The candidate must be staged there
+    /// Let a node replay its own history, through its REST API at http[s]://HOST:PORT. The candidate must be staged
+    /// there
     #[arg(long, conflicts_with_all = ["data", "key_file", "jobs", "at", "explain", "resume"])]
     url: Option<String>,
     /// With --url
     #[command(flatten)]
     access: Access,
-    /// The position of one command, for --explain
+    /// The position of the command for --explain
     #[arg(long, requires = "explain")]
     at: Option<String>,
-    /// Print the life of one command under both modules
+    /// Print what both modules do with the one command at --at
     #[arg(long, requires = "at")]
     explain: bool,
 }
@@ -134,7 +140,7 @@ fn carry_out(args: &ReplayArgs) -> anyhow::Result<u8> {
     };
     if let Some(at) = &args.at {
         let position: Position =
-            at.parse().map_err(|_| anyhow::anyhow!("`{at}` is no position, like 0.42.0~1a2b3c4d"))?;
+            at.parse().map_err(|_| anyhow::anyhow!("`{at}` is not a position like 0.42.0~1a2b3c4d"))?;
         let explained = explain(&history, &request, position)?;
         if args.source.json {
             print_json(&explained)?;
@@ -197,7 +203,7 @@ fn stop_on_signals(stop: Arc<Stop>) -> anyhow::Result<()> {
                     std::process::exit(code);
                 }
                 stop.ask();
-                eprintln!("saving how far it is; once more to end at once");
+                eprintln!("saving the progress; send the signal again to stop at once");
             }
         });
     });

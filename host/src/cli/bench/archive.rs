@@ -29,19 +29,19 @@ const BATCH: u32 = 8189;
 
 #[derive(Args)]
 pub struct ArchiveArgs {
-    /// Where to: a folder, or s3://bucket/prefix that has nothing yet; a temporary folder without it
+    /// The archive: a folder, or an s3://bucket/prefix that is empty; the default is a temporary folder
     #[arg(long)]
     url: Option<String>,
-    /// Accounts that exist
+    /// The number of accounts
     #[arg(long, default_value_t = 10_000)]
     accounts: u32,
-    /// Seconds of transfers that make the journals
+    /// For how many seconds transfers are sent to make the journals
     #[arg(long, default_value_t = 20)]
     seconds: u64,
-    /// Into how many partitions the wallet is split
+    /// The number of partitions of the wallet
     #[arg(long, default_value_t = 1)]
     partitions: u32,
-    /// Folder for the node's data; a temporary one without it
+    /// The folder for the node's data; the default is a temporary one
     #[arg(long)]
     dir: Option<PathBuf>,
 }

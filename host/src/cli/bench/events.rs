@@ -34,19 +34,19 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Args)]
 pub struct EventsArgs {
-    /// Numbers of readers
+    /// The numbers of readers, separated by commas; one row for each
     #[arg(long, value_delimiter = ',', default_value = "1,100,1000")]
     readers: Vec<u32>,
-    /// Events delivered in each row, to all readers together
+    /// How many events are delivered in each row, to all readers together
     #[arg(long, default_value_t = 1_000_000)]
     deliveries: u64,
-    /// Transfers in a batch of the client that makes the events
+    /// The number of transfers in a batch of the client that makes the events
     #[arg(long, default_value_t = 100)]
     batch: u32,
-    /// Into how many partitions the wallet is split
+    /// The number of partitions of the wallet
     #[arg(long, default_value_t = 1)]
     partitions: u32,
-    /// Folder for the node's data; a temporary one without it
+    /// The folder for the node's data; the default is a temporary one
     #[arg(long)]
     dir: Option<std::path::PathBuf>,
 }

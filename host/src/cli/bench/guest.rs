@@ -33,16 +33,16 @@ use crate::store::{IdIndex, IdOptions, Meta, Store, StoreOptions, StoreShared};
 
 #[derive(Args, Clone)]
 pub struct GuestArgs {
-    /// Accounts that exist
+    /// The number of accounts
     #[arg(long, default_value_t = 1_000_000)]
     pub accounts: u32,
-    /// Transfers to measure
+    /// The number of transfers to measure
     #[arg(long, default_value_t = 2_000_000)]
     pub transfers: u32,
-    /// Transfers in one batch
+    /// The number of transfers in one batch
     #[arg(long, default_value_t = 8192)]
     pub batch: u32,
-    /// Write /tmp/perf-PID.map, so that `perf report` knows the guest's functions
+    /// Write /tmp/perf-PID.map, so that `perf report` shows the names of the guest's functions
     #[arg(long)]
     pub perf_map: bool,
 }

@@ -26,30 +26,30 @@ use crate::system::Node;
 
 #[derive(Args)]
 pub struct HttpArgs {
-    /// Accounts that exist
+    /// The number of accounts
     #[arg(long, default_value_t = 10_000)]
     accounts: u32,
-    /// Seconds to measure each row
+    /// For how many seconds each row is measured
     #[arg(long, default_value_t = 5)]
     seconds: u64,
-    /// Numbers of clients that send one transfer per request
+    /// The numbers of clients that send one transfer per request, separated by commas; one row for each
     #[arg(long, value_delimiter = ',', default_value = "1,16,64")]
     clients: Vec<u32>,
-    /// Commands in a batch
+    /// The number of commands in a batch
     #[arg(long, default_value_t = 8189)]
     batch: u32,
-    /// Seconds after which a whole batch is sent again in the last row, which begins with one
+    /// In the last row, a client sends a whole recorded batch again at once, and then every so many seconds
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     retry_seconds: u64,
-    /// Into how many partitions the wallet is split
+    /// The number of partitions of the wallet
     #[arg(long, default_value_t = 1)]
     partitions: u32,
-    /// Over TLS
+    /// Use TLS
     #[arg(long)]
     tls: bool,
     #[command(flatten)]
     mix: Mix,
-    /// Folder for the node's data; a temporary one without it
+    /// The folder for the node's data; the default is a temporary one
     #[arg(long)]
     dir: Option<std::path::PathBuf>,
 }

@@ -25,35 +25,35 @@ pub const WALLET: &[u8] = include_bytes!("../../../../modules/releases/wallet-1.
 
 #[derive(Subcommand)]
 pub enum BenchArgs {
-    /// Id check, decide and apply in the guest, on one core
+    /// Measure the id check, and deciding and applying in the guest, on one core
     Guest(guest::GuestArgs),
-    /// Append and sync, by entries per append; or how long a large log takes to open
+    /// Measure appending to the log with sync, by entries per append; or how long a large log takes to open
     Log {
-        /// GiB of a log that is written, sealed and opened, instead of measuring appends
+        /// Write, seal and open a log of this many GiB, instead of measuring appends
         #[arg(long)]
         open: Option<u64>,
-        /// Folder to write in; a temporary one without it
+        /// The folder to write in; the default is a temporary one
         #[arg(long)]
         dir: Option<PathBuf>,
     },
-    /// The id index at growing sizes
+    /// Measure the id index at growing sizes
     Ids {
-        /// Numbers of ids
+        /// The numbers of ids to measure with, separated by commas
         #[arg(long, value_delimiter = ',', default_value = "1000000,10000000")]
         sizes: Vec<u64>,
-        /// Folder to write in; a temporary one without it
+        /// The folder to write in; the default is a temporary one
         #[arg(long)]
         dir: Option<PathBuf>,
     },
-    /// Transfers over HTTP against a node of its own, one per request and in batches
+    /// Measure transfers over HTTP against a node of its own, one per request and in batches
     Http(http::HttpArgs),
-    /// Events delivered to 1, 100 and 1,000 readers of a node's event stream
+    /// Measure how fast events are delivered to many readers of a node's event stream
     Events(events::EventsArgs),
-    /// By how much views lag under full load, and how long statements take
+    /// Measure how far views lag under full load, and how long queries for statements take
     Views(views::ViewsArgs),
-    /// How fast journals come into an archive, and back out of it
+    /// Measure how fast journals are written to an archive, and read back from it
     Archive(archive::ArchiveArgs),
-    /// Three processes: transfers over HTTP, idle CPU, a killed leader, a rolling restart
+    /// Measure a cluster of three processes: transfers over HTTP, killed leaders, a rolling restart, idle CPU
     Cluster(cluster::ClusterArgs),
 }
 

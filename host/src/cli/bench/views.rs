@@ -28,25 +28,25 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(3600);
 
 #[derive(Args)]
 pub struct ViewsArgs {
-    /// Accounts that exist
+    /// The number of accounts
     #[arg(long, default_value_t = 10_000)]
     accounts: u32,
-    /// Seconds of full load, and of each row of queries
+    /// For how many seconds the full load lasts, and each row of queries
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// Commands in a batch
+    /// The number of commands in a batch
     #[arg(long, default_value_t = 8189)]
     batch: u32,
-    /// Into how many partitions the wallet is split
+    /// The number of partitions of the wallet
     #[arg(long, default_value_t = 1)]
     partitions: u32,
-    /// Views that follow: names, or files; all that come with this program without it
+    /// The views that follow, by name or file, separated by commas; the default is all that come with this program
     #[arg(long, value_delimiter = ',')]
     views: Vec<String>,
-    /// Numbers of clients that ask for statements
+    /// The numbers of clients that ask for statements, separated by commas; one row for each
     #[arg(long, value_delimiter = ',', default_value = "1,16")]
     clients: Vec<u32>,
-    /// Folder for the node's data; a temporary one without it
+    /// The folder for the node's data; the default is a temporary one
     #[arg(long)]
     dir: Option<std::path::PathBuf>,
 }

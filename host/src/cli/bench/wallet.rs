@@ -29,10 +29,10 @@ const OPEN_ACCOUNTS: usize = 4096;
 /// Which transfers need two partitions, and how those are coordinated.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub struct Mix {
-    /// Of a hundred transfers between two partitions, how many
+    /// How many in a hundred transfers are between two partitions
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub cross: u32,
-    /// These by Try-Confirm/Cancel instead of as a Saga
+    /// Coordinate those by Try-Confirm/Cancel instead of as Sagas
     #[arg(long)]
     pub tcc: bool,
 }

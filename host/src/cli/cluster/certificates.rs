@@ -13,20 +13,21 @@ use crate::cli::output::print;
 use crate::config::PeerTlsConfig;
 use crate::ids::NodeId;
 
-/// Make certificates by which nodes know each other, and the authority that signs them
+/// Make the certificates by which nodes know each other, and the authority that signs them
 ///
-/// DIR gets ca.pem, ca.key, and node-ID.pem and node-ID.key for each node. Give a node ca.pem and its own two files. Keep ca.key away from all
-/// nodes: it creates nodes. A certificate that is there already is kept if it is valid for 60 more days. Give nodes their new files, and send
-/// them SIGHUP.
+/// The command writes ca.pem, ca.key, and node-ID.pem and node-ID.key for each node to DIR. It prints the `tls` line
+/// for each node's configuration. Give a node ca.pem and its own two files. Keep ca.key away from all nodes: whoever
+/// has it can create nodes. A certificate that exists is kept if it is valid for 60 more days. To renew certificates,
+/// give the nodes their new files and send them SIGHUP.
 #[derive(Args)]
 pub struct CertificatesArgs {
-    /// Folder of the files; created when missing, for this user alone
+    /// The folder for the files; it is created if it is missing, with access for this user only
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// The id of a node; given once for each
+    /// The id of a node; repeat the option for each node
     #[arg(long = "node", value_name = "ID", required = true, value_parser = clap::value_parser!(u64).range(1..))]
     nodes: Vec<u64>,
-    /// New certificates also where the last ones are good for long; the authority stays
+    /// Make new certificates even if the existing ones are valid for 60 more days; the authority stays
     #[arg(long)]
     renew: bool,
 }
@@ -42,6 +43,9 @@ pub fn run(args: &CertificatesArgs) -> anyhow::Result<ExitCode> {
         text += &format!("node {node}, {what}: tls = {{ ca = {ca}, certificate = {certificate}, key = {key} }}\n");
     }
     let key = args.out.join("ca.key");
-    print(&format!("{text}that line goes below [peer] of each node; no node needs {}\n", key.display()))?;
+    print(&format!(
+        "{text}put each line below [peer] in the configuration of its node; no node needs {}\n",
+        key.display()
+    ))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -28,69 +28,80 @@ pub struct ClusterArgs {
 #[derive(Subcommand)]
 enum Command {
     Certificates(certificates::CertificatesArgs),
-    /// Found a cluster of nodes that run and belong to none yet; the asked node must be among them
+    /// Create a cluster of nodes that run and belong to no cluster yet
+    ///
+    /// The node at --url must be one of them. The command prints the new cluster's status.
     Init {
-        /// A node, as ID=HOST:PORT of its `[peer]`; given once for each
+        /// A node, as ID=HOST:PORT, the address in its `[peer]` section; repeat the option for each node
         #[arg(long = "node", required = true, value_parser = parse_node)]
         nodes: Vec<(u64, String)>,
         #[command(flatten)]
         asked: Asked,
     },
-    /// The nodes, who leads what, and how far everybody is; code 1 when something is not well
+    /// Show the nodes, and the leader and position of each partition; exit code 1 if something is wrong
     Status {
-        /// As the node answers it, for programs
+        /// Print the node's answer, as JSON
         #[arg(long)]
         json: bool,
         #[command(flatten)]
         asked: Asked,
     },
-    /// Take a running node in; it votes once it has caught up
+    /// Add a running node to the cluster; it votes once it has caught up
+    ///
+    /// The command prints the cluster's status.
     Add {
-        /// The node, as ID=HOST:PORT of its `[peer]`
+        /// The node, as ID=HOST:PORT, the address in its `[peer]` section
         #[arg(long, value_parser = parse_node)]
         node: (u64, String),
         #[command(flatten)]
         asked: Asked,
     },
-    /// Remove a node for good; its id is never used again
+    /// Remove a node from the cluster for good; its id is never used again
+    ///
+    /// The command prints the cluster's status.
     Remove {
-        /// Its id
+        /// The id of the node
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
         node: u64,
         #[command(flatten)]
         asked: Asked,
     },
-    /// Say that the clock of the asked node, which has leapt, is right
+    /// Confirm that the clock of the node at --url, which has jumped, is right
     ///
-    /// A wall clock that leaps by more than a second is believed once it has stayed so for a minute on most nodes. Until then entries do not follow it,
-    /// and `cluster status` says so. With this they follow at once, also those of other nodes whose clock has leapt as far. The time of a journal never goes
-    /// back: look twice.
+    /// A node believes a clock that jumps by more than a second only after most nodes have shown the new time for a
+    /// minute. Until then, entries keep the old time, and `cluster status` says so. This command makes entries follow
+    /// the new time at once, also on other nodes whose clocks have jumped as far. The time of a journal never goes
+    /// back, so check the clock first.
     AcceptClock {
         #[command(flatten)]
         asked: Asked,
     },
-    /// Make a node the leader of a partition, for now
+    /// Transfer the leadership of a partition to another node
+    ///
+    /// A later election can move it again. The command prints the cluster's status.
     Transfer {
-        /// Name of the machine
+        /// The name of the machine
         #[arg(long)]
         machine: String,
-        /// Number of the partition
+        /// The number of the partition
         #[arg(long)]
         partition: u32,
-        /// The id of the node that is to lead
+        /// The id of the node that is to become the leader
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
         to: u64,
         #[command(flatten)]
         asked: Asked,
     },
-    /// Have the asked node open a partition without the acknowledged entries that its log has lost. Nobody gets them back then: what clients
-    /// were told of them never happened. It is recorded for ever
+    /// Let the node at --url open a partition without the acknowledged entries that its log has lost
+    ///
+    /// The entries cannot be recovered afterwards: commands that clients were told had succeeded never happened. The
+    /// decision and its reason are recorded for ever.
     AcceptLoss {
-        /// Name of the machine
+        /// The name of the machine
         machine: String,
-        /// Number of the partition
+        /// The number of the partition
         partition: u32,
-        /// Why they are given up, for everybody who looks at the cluster later
+        /// The reason, for everybody who looks at the cluster later
         #[arg(long, required = true)]
         why: String,
         #[command(flatten)]

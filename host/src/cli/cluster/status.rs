@@ -58,7 +58,7 @@ pub fn troubles(page: &ClusterPage) -> Vec<String> {
         let node = page.node;
         return vec![format!(
             "node {node} belongs to no cluster; create one with `statehouse cluster init --node {node}=HOST:PORT …`, \
-             or have one take it in with `statehouse cluster add --node {node}=HOST:PORT --url` of a node there"
+             or add it to one with `statehouse cluster add --node {node}=HOST:PORT --url` of a node there"
         )];
     }
     let mut troubles = Vec::new();
@@ -71,8 +71,8 @@ pub fn troubles(page: &ClusterPage) -> Vec<String> {
     let left_behind = |node: &&NodePage| node.feature_level_max.is_some_and(|max| max < page.feature_level);
     for node in page.nodes.iter().filter(left_behind) {
         troubles.push(format!(
-            "node {} does not understand feature level {}, at which the cluster is; run the version of the other nodes \
-             there, without a lower `feature_level_max`",
+            "node {} does not understand feature level {}, which the cluster has reached; run the version of the \
+             other nodes there, without a lower `feature_level_max`",
             node.id, page.feature_level
         ));
     }
@@ -89,7 +89,7 @@ pub fn troubles(page: &ClusterPage) -> Vec<String> {
     let is_far = |node: &&NodePage| node.clock_ahead_us.is_some_and(|ahead| CLOCK_FAR_US < ahead.unsigned_abs());
     for node in page.nodes.iter().filter(is_far) {
         troubles.push(format!(
-            "the clock of node {} is {} from that of node {}; set the one that is wrong",
+            "the clock of node {} differs by {} from that of node {}; set the one that is wrong",
             node.id,
             clock(node),
             page.node
@@ -229,7 +229,7 @@ mod tests {
         };
         expect![[r#"
             node 1: wallet/0: the journal is 60 s ahead
-            the clock of node 2 is -7000.000 ms from that of node 1; set the one that is wrong"#]]
+            the clock of node 2 differs by -7000.000 ms from that of node 1; set the one that is wrong"#]]
         .assert_eq(&troubles(&page).join("\n"));
         let page = super::tests::page(vec![node(1, Some(0))], vec![replica(0, None, "halted: disk full")], false);
         let rendered = render(&page);
@@ -252,6 +252,6 @@ mod tests {
         let text = format!("{}{}", render(&page), troubles(&page).join("\n"));
         expect![[r#"
             node 4 (version 0.1.0, ready) belongs to no cluster
-            node 4 belongs to no cluster; create one with `statehouse cluster init --node 4=HOST:PORT …`, or have one take it in with `statehouse cluster add --node 4=HOST:PORT --url` of a node there"#]].assert_eq(&text);
+            node 4 belongs to no cluster; create one with `statehouse cluster init --node 4=HOST:PORT …`, or add it to one with `statehouse cluster add --node 4=HOST:PORT --url` of a node there"#]].assert_eq(&text);
     }
 }

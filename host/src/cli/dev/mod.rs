@@ -38,41 +38,41 @@ const LOOK: Duration = Duration::from_millis(50);
 
 #[derive(Args)]
 pub struct DevArgs {
-    /// Folder of everything the nodes keep; created when missing
+    /// The folder in which the nodes keep everything; it is created if it is missing
     #[arg(long, default_value = "./statehouse-data")]
     data: PathBuf,
-    /// Address of the first node's REST API; the others take the ports after it, or free ones
+    /// The address of the first node's REST API; the other nodes take the next ports, or free ones
     #[arg(long, default_value = "127.0.0.1:8080")]
     http: SocketAddr,
-    /// How many nodes to run; a data folder keeps the number it was made with
+    /// How many nodes to run; a data folder keeps the number that it was created with
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(CLUSTER_NODES_MAX)))]
     nodes: u32,
-    /// Run every node in a process of its own, so that one can be killed
+    /// Run every node in a process of its own, so that you can kill one
     #[arg(long)]
     processes: bool,
-    /// Into how many partitions the wallet is split when it is created
+    /// How many partitions the wallet is created with
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
     partitions: u32,
-    /// Additional machine, as NAME=FILE.wasm; may be given several times
+    /// An additional machine, as NAME=FILE.wasm; may be given several times
     #[arg(long = "machine", value_parser = parse_machine)]
     machines: Vec<(String, PathBuf)>,
-    /// Keep history for ever at this URL: s3://bucket/prefix, with the usual variables of the environment, or a folder, in which each of
-    /// several nodes has its own
+    /// Archive the journals at this URL: s3://bucket/prefix, with the usual AWS_* environment variables, or a folder,
+    /// in which each of several nodes has its own folder
     #[arg(long, value_name = "URL")]
     archive: Option<String>,
-    /// How many seconds an entry may wait until it is archived
+    /// How many seconds an entry may wait before it is archived
     #[arg(
         long, default_value_t = 60, value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(1..=86_400)
     )]
     archive_every: u64,
-    /// Create the wallet without its views: statements, audit trail, double charges
+    /// Create the wallet without its views: `statements`, `audit_trail` and `double_charges`
     #[arg(long)]
     no_views: bool,
-    /// Speak https, by a certificate of an authority that is made in the data folder, as `tls/ca.pem`
+    /// Serve https. The certificate is signed by an authority that is created in the data folder, as `tls/ca.pem`
     #[arg(long)]
     tls: bool,
-    /// Check more than a production node would
+    /// Read every row back after it was written, and stop if it differs; slow, for tests
     #[arg(long)]
     paranoid: bool,
 }
@@ -138,7 +138,7 @@ pub fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     if args.processes {
         ensure!(
             args.archive.is_none(),
-            "--archive and --processes do not go together: name it as [archive] url in the files that it wrote"
+            "--archive cannot be used with --processes: set [archive] url in the configuration files of the nodes"
         );
         ensure!(args.nodes > 1, "--processes starts several nodes; leave it out, or give --nodes 3");
         processes::run(args)

@@ -288,7 +288,7 @@ impl Children {
             }
             // Killing a process that has ended does nothing.
             if running.child.kill().is_ok() && running.child.wait().is_ok_and(|status| !status.success()) {
-                tracing::warn!("node {} did not stop in time, or not well", running.id);
+                tracing::warn!("node {} did not stop in time, or failed while it stopped", running.id);
             }
         }
     }

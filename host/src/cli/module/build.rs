@@ -19,12 +19,12 @@ use super::toolchain::{TARGET, Toolchain, cache_folder, output};
 use crate::cli::output::print;
 use crate::guest::{Allowance, Engine, EngineOptions, GuestError, Module};
 
-/// Compile a module, check it, and print its ModuleId
+/// Compile a module, check it, and print its id
 #[derive(Debug, Args)]
 pub(super) struct BuildArgs {
-    /// Folder with the module's Cargo.toml
+    /// The folder with the module's Cargo.toml
     folder: PathBuf,
-    /// Where to put the module (default: FOLDER/<name>-<version>.wasm)
+    /// The file to write; the default is FOLDER/<name>-<version>.wasm
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }

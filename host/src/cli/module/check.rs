@@ -13,7 +13,7 @@ use super::build::load;
 use crate::cli::output::{complain, print};
 use crate::config::RESERVED_NAMES;
 
-/// Check files with the very validator that the host uses
+/// Check modules with the validator that the host uses; exit code 1 if one is refused
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
     /// A .wasm file
@@ -29,7 +29,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
             Ok(module) if RESERVED_NAMES.contains(&module.describe().name.as_str()) => {
                 let name = &module.describe().name;
                 eprintln!(
-                    "{}: `{name}` is a name of the host's own: no machine can be called so, choose another",
+                    "{}: `{name}` is reserved for the host, so no machine can have this name: choose another",
                     file.display()
                 );
                 code = ExitCode::from(1);

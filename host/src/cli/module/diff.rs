@@ -16,14 +16,16 @@ use super::named::{Named, Releases};
 use crate::cli::output::{print, print_json, table};
 use crate::guest::{Engine, EngineOptions, check_successor, validate};
 
-/// Compare what two modules declare; code 0 the same, 1 different, 2 the second cannot follow the first
+/// Compare what two modules declare
+///
+/// Exit code 0: the interfaces are the same. 1: they differ. 2: the second module cannot succeed the first.
 #[derive(Debug, Args)]
 pub(super) struct DiffArgs {
-    /// The earlier one: a .wasm file, or a release as module@version
+    /// The earlier module: a .wasm file, or a release as module@version
     a: String,
-    /// The later one
+    /// The later module: a .wasm file, or a release as module@version
     b: String,
-    /// Print JSON
+    /// Print JSON instead of text
     #[arg(long)]
     json: bool,
     #[command(flatten)]

@@ -18,12 +18,12 @@ use crate::cli::output::{print, print_json};
 use crate::guest::{Module, Validated, validate};
 use crate::ids::ModuleId;
 
-/// Show what a module is and what it declares
+/// Show a module's id, size and memory, and what it declares
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
     /// A .wasm file
     file: PathBuf,
-    /// Print JSON
+    /// Print JSON instead of text
     #[arg(long)]
     json: bool,
 }

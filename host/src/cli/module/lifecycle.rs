@@ -20,16 +20,18 @@ use crate::ids::ModuleId;
 /// How many hexadecimal digits of an id distinguish modules.
 const SHORT: usize = 12;
 
-/// Make a module known to a cluster
+/// Upload a module to a cluster; it is not active yet
 #[derive(Debug, Args)]
 pub struct StageArgs {
-    /// The module's bytes
+    /// The module, a .wasm file
     file: PathBuf,
     #[command(flatten)]
     of: Of,
 }
 
-/// Have every node compile a module, and try it on its own rows and newest commands
+/// Let every node compile a staged module, and try it on its own rows and newest commands
+///
+/// The command prints the machine's modules. Exit code 1 means that at least one node has a problem with the module.
 #[derive(Debug, Args)]
 pub struct PrepareArgs {
     #[command(flatten)]
@@ -38,25 +40,28 @@ pub struct PrepareArgs {
     of: Of,
 }
 
-/// Make a prepared module the active one
+/// Make a prepared module the active module of a machine
+///
+/// This needs a certificate of a replay that covers the cluster's history, or --without-proof.
 #[derive(Debug, Args)]
 pub struct ActivateArgs {
     #[command(flatten)]
     which: Which,
-    /// What `audit replay --certificate` has written
+    /// The certificate file that `audit replay --certificate` wrote
     #[arg(long, required_unless_present = "without_proof")]
     certificate: Option<PathBuf>,
-    /// A class of differences that is wanted, as CLASS=COUNT of the report; given once for each
+    /// Approve a class of differences, as CLASS=COUNT with the count in the replay's report; repeat the option for each
+    /// class
     #[arg(long, requires = "certificate")]
     approve: Vec<String>,
-    /// Take it upon oneself, as an admin; it is recorded for ever
+    /// Activate the module without a certificate. This needs the role `admin`, and is recorded for ever
     #[arg(long, conflicts_with = "certificate")]
     without_proof: bool,
     #[command(flatten)]
     of: Of,
 }
 
-/// Go back to a module that was active
+/// Make a module active again that was active before
 #[derive(Debug, Args)]
 pub struct RollbackArgs {
     #[command(flatten)]
@@ -65,10 +70,10 @@ pub struct RollbackArgs {
     of: Of,
 }
 
-/// Show a machine's modules, and every step of their lives
+/// Show a machine's modules, and every step that was taken with them
 #[derive(Debug, Args)]
 pub struct LogArgs {
-    /// As the node answers it, for programs
+    /// Print the node's answer, as JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -78,7 +83,7 @@ pub struct LogArgs {
 /// Which machine of which cluster.
 #[derive(Debug, Args)]
 pub struct Of {
-    /// Name of the machine
+    /// The name of the machine
     #[arg(long, default_value = "wallet")]
     machine: String,
     #[command(flatten)]
@@ -87,7 +92,7 @@ pub struct Of {
 
 #[derive(Debug, Args)]
 pub struct Which {
-    /// The module: its file, its id, the first digits of that, or its version
+    /// The module: its file, its id, the first digits of its id (at least 4), or its version
     module: String,
 }
 

@@ -30,7 +30,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 
-/// Write, build and examine modules
+/// Write, build, test and release modules, and bring them to a cluster
 #[derive(Debug, Args)]
 pub struct ModuleArgs {
     #[command(subcommand)]

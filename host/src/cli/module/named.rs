@@ -15,7 +15,7 @@ use crate::ids::ModuleId;
 /// Where releases are looked for.
 #[derive(Debug, Args)]
 pub(super) struct Releases {
-    /// Folder of the released modules
+    /// The folder of the released modules
     #[arg(long = "releases", value_name = "FOLDER", default_value = "modules/releases")]
     folder: PathBuf,
 }

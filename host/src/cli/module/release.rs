@@ -21,26 +21,29 @@ use crate::ids::ModuleId;
 
 const MANIFEST: &str = "manifest.toml";
 
-/// Build a module and add it to the released ones
+/// Build a module and add it to the folder of released modules
 #[derive(Debug, Args)]
 pub(super) struct ReleaseArgs {
-    /// Folder with the module's Cargo.toml
+    /// The folder with the module's Cargo.toml
     folder: PathBuf,
-    /// Folder of the released modules
+    /// The folder of the released modules
     #[arg(long, default_value = "modules/releases")]
     releases: PathBuf,
 }
 
-/// Check the released modules, and build the current ones again from source
+/// Check the bytes of the released modules, and build the current ones again from source
+///
+/// The command prints a line for each release. Exit code 1 means that a file is damaged, or that a build has other
+/// bytes.
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
-    /// Folder of the released modules
+    /// The folder of the released modules
     #[arg(long, default_value = "modules/releases")]
     releases: PathBuf,
-    /// Folder with the modules' sources
+    /// The folder with the modules' sources
     #[arg(long, default_value = "modules")]
     modules: PathBuf,
-    /// Also build the releases whose source is kept beside them or in an earlier commit
+    /// Also build those releases whose source is kept in the releases folder or in an earlier commit
     #[arg(long)]
     rebuild: bool,
 }
@@ -236,7 +239,9 @@ impl Verdict {
             Self::SourceMovedOn { version } => format!("file good; the source is now {version}, so not rebuilt"),
             Self::Same => "file good; the source gives the same bytes".to_owned(),
             Self::OtherCompiler { compiler } => {
-                format!("file good; {compiler} gives other bytes than the compiler of the release, which is no fault")
+                format!(
+                    "file good; {compiler} gives other bytes than the compiler of the release, which is not an error"
+                )
             }
             Self::Differs { rebuilt } => format!(
                 "DIFFERS: the same compiler makes {} of the source; raise the version in Cargo.toml and release it",

@@ -17,18 +17,18 @@ use super::named::Releases;
 use crate::cli::output::print;
 use crate::limits;
 
-/// Play scenarios against a released module or a file; code 1 if one is answered otherwise
+/// Play scenarios against a module; exit code 1 if the module answers one differently
 #[derive(Debug, Args)]
 pub(super) struct TestArgs {
-    /// A .wasm file, or a release as module@version
+    /// The module: a .wasm file, or a release as module@version
     module: String,
-    /// Text files of inputs with their expected outcomes, like those in modules/wallet/tests/scenarios
+    /// Text files with inputs and their expected outcomes, like those in modules/wallet/tests/scenarios
     #[arg(required = true, value_name = "SCENARIO")]
     scenarios: Vec<PathBuf>,
-    /// For a view: the module of its machine that decides the scenarios' commands, a .wasm file or a release as module@version
+    /// For a view: the module that decides the scenarios' commands, a .wasm file or a release as module@version
     #[arg(long, value_name = "MODULE")]
     of: Option<String>,
-    /// Write what the module answers into the files
+    /// Write the module's answers into the files, instead of comparing them
     #[arg(long)]
     update: bool,
     #[command(flatten)]
@@ -51,7 +51,7 @@ pub(super) fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
                 args.module
             )
         }
-        (Some(_), None) => bail!("{} is no view, so it decides by itself: leave out --of", args.module),
+        (Some(_), None) => bail!("{} is not a view, so it decides on its own: leave out --of", args.module),
     };
     let mut code = ExitCode::SUCCESS;
     for file in &args.scenarios {
@@ -63,7 +63,7 @@ pub(super) fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
             Some(_) if args.update => {
                 fs::write(file, &played).with_context(|| format!("{} cannot be written", file.display()))?;
                 print(&format!(
-                    "{}: {} inputs, the expected part is new; read the difference\n",
+                    "{}: {} inputs, the expected outcomes were updated; read the difference\n",
                     file.display(),
                     inputs(&text)
                 ))?;
@@ -135,7 +135,7 @@ impl Difference<'_> {
             _ => format!("{sign} nothing more\n"),
         };
         format!(
-            "{}:{}: answered otherwise\n{}\n{}{}",
+            "{}:{}: answered differently\n{}\n{}{}",
             file.display(),
             self.line,
             self.input,
@@ -171,7 +171,7 @@ mod tests {
             bug,
             TRANSFERS,
             expect![[r#"
-            a.txt:43: answered otherwise
+            a.txt:43: answered differently
             > {"command": "balance_transfer", "body": {"from_account": "alice", "to_account": "bob", "amount": "66.42", "currency": "USD", "transaction_id": "00000000-0000-4000-8000-000000000008"}}
             - 200 {"Status":"success","balances":{"bob":{"USD":"100.00"},"alice":{"USD":"0.00"}},"Transaction_id":"00000000-0000-4000-8000-000000000008"}
             + rejected 409 insufficient_funds: the payer alice holds 66.42 USD, 66.42 USD are needed: send less, or add money and send it under a new id {"Status":"rejected","Transaction_id":"00000000-0000-4000-8000-000000000008"}
@@ -196,9 +196,9 @@ mod tests {
         let two = "> {}\n200 {}\n  event {}\n\n> {}\n200 {}\n";
         let one = "> {}\n200 {}\n\n> {}\n200 {}\n";
         assert_eq!(text(two, two), "");
-        assert_eq!(text(two, one), "a.txt:3: answered otherwise\n> {}\n-   event {}\n+ nothing more\n");
-        assert_eq!(text(one, two), "a.txt:3: answered otherwise\n> {}\n- nothing more\n+   event {}\n");
-        assert_eq!(text("> {}\n200 {}\n", "> {}\n"), "a.txt:2: answered otherwise\n> {}\n- 200 {}\n+ nothing more\n");
+        assert_eq!(text(two, one), "a.txt:3: answered differently\n> {}\n-   event {}\n+ nothing more\n");
+        assert_eq!(text(one, two), "a.txt:3: answered differently\n> {}\n- nothing more\n+   event {}\n");
+        assert_eq!(text("> {}\n200 {}\n", "> {}\n"), "a.txt:2: answered differently\n> {}\n- 200 {}\n+ nothing more\n");
     }
 
     #[test]

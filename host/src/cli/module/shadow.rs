@@ -15,20 +15,20 @@ use super::lifecycle::{Of, Which, block_on, short};
 use crate::api::ShadowPage;
 use crate::cli::output::{print, print_json, table};
 
-/// Let a module decide beside the active one, on one node, touching nothing
+/// Let a prepared module decide live commands beside the active module, on one node, without any effect
 #[derive(Debug, Subcommand)]
 pub enum ShadowCommand {
-    /// Start it; a shadow of another module ends by that
+    /// Start a shadow run of the module; a shadow run of another module of this machine ends
     Start(StartArgs),
-    /// What it has found so far; exit code 2 where anything differs
+    /// Show what the shadow run has found so far; exit code 2 if any decision differs
     Status(AskArgs),
-    /// Stop it
+    /// Stop the shadow run of the module
     Stop(AskArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct StartArgs {
-    /// The node that runs it; without it, the one that leads the fewest partitions
+    /// The id of the node that runs it; the default is the node that leads the fewest partitions
     #[arg(long)]
     node: Option<u64>,
     #[command(flatten)]
@@ -37,7 +37,7 @@ pub struct StartArgs {
 
 #[derive(Debug, Args)]
 pub struct AskArgs {
-    /// Print JSON
+    /// Print JSON instead of text
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -82,11 +82,11 @@ impl AskArgs {
 
 fn render(page: &ShadowPage) -> String {
     let (Some(module), Some(node), Some(since)) = (&page.module, page.node, &page.since) else {
-        return format!("{}: no module is shadowed\n", page.machine);
+        return format!("{}: no shadow run\n", page.machine);
     };
-    let mut text = format!("{}: {} is shadowed by node {node} since {since}\n", page.machine, short(module));
+    let mut text = format!("{}: node {node} runs a shadow of {} since {since}\n", page.machine, short(module));
     if let Some(problem) = &page.problem {
-        text.push_str(&format!("nothing to show: {problem}\n"));
+        text.push_str(&format!("nothing to show yet: {problem}\n"));
     }
     let Some(found) = &page.found else { return text };
     let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);

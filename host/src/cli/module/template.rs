@@ -25,12 +25,12 @@ const WALLET_FILE: &str = "wallet-1.0.1.wasm";
 /// The contract refuses longer names.
 const NAME_CHARS_MAX: usize = 32;
 
-/// Write a new module: a copy of the template `counter`, or of the view `double_charges`
+/// Create the source of a new module: a copy of the template `counter`, or of the view `double_charges`
 #[derive(Debug, Args)]
 pub(super) struct NewArgs {
-    /// Name of the machine, or of the view, and of the folder to make: a–z, then a–z, 0–9, _ and -
+    /// The name of the machine or view, and of the folder to create: a–z, then a–z, 0–9, _ and -
     name: String,
-    /// A view of the wallet instead of a machine's module
+    /// Create a view of the wallet instead of the module of a machine
     #[arg(long)]
     view: bool,
 }

@@ -88,7 +88,7 @@ fn arguments(text: &mut String, command: &Command) {
     }
     own.iter().for_each(|argument| *text += &item(argument));
     if is_usual {
-        text.push_str("\nIt asks a node, see [the options for a node](#options-for-a-node).\n");
+        text.push_str("\nThe command also has [the options for a node](#options-for-a-node).\n");
     }
 }
 

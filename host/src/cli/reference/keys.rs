@@ -28,7 +28,8 @@ const SECTIONS: [(&str, &str); 17] = [
     ("ScrubConfig", "scrub"),
     ("ArchiveConfig", "archive"),
 ];
-const FILES: [&str; 5] = ["config.rs", "config/http.rs", "config/scrub.rs", "config/views.rs", "config/webhooks.rs"];
+const FILES: [&str; 6] =
+    ["config.rs", "config/http.rs", "config/peer.rs", "config/scrub.rs", "config/views.rs", "config/webhooks.rs"];
 
 #[test]
 fn the_page_has_every_key() {

@@ -90,16 +90,16 @@ fn of_requests() -> Limits {
         BATCH_COMMANDS_MAX: Count = "Commands of one batch.";
         DEADLINE_DEFAULT: Time = "The deadline of a request that names none.";
         DEADLINE_MAX: Time =
-            "The longest deadline that a request can name; also what changes of the cluster have by default.";
+            "The longest deadline that a request can name, and the default for changes of the cluster.";
         HTTP_HEADERS_BYTES_MAX: Bytes = "The request line and all headers of a request.";
         HTTP_IDLE_MAX: Time = "A connection that neither begins nor finishes a request for this long is closed.";
         HTTP_HANDSHAKE_MAX: Time = "A TLS handshake.";
         HTTP_STREAMS_MAX: Count = "Requests at the same time on one HTTP/2 connection.";
         HTTP_CONNECTIONS_MAX: Count = "HTTP connections of a node. Configurable: `limits.http_connections`.";
-        HTTP_REQUESTS_MAX: Count = "Requests being answered at the same time. Configurable: `limits.http_requests`.";
-        HTTP_BATCHES_MAX: Count = "Batches being answered at the same time.";
+        HTTP_REQUESTS_MAX: Count = "Requests that are answered at the same time. Configurable: `limits.http_requests`.";
+        HTTP_BATCHES_MAX: Count = "Batches that are answered at the same time.";
         SHARE_PERCENT_MAX: Count =
-            "What one caller, or one address, can have of these places, in a hundred. Configurable: \
+            "The percentage of these places that one caller, or one address, can take. Configurable: \
              `limits.share_percent`.";
         UNATTENDED_MAX: Count = "Commands under way that were sent with `Prefer: respond-async`.";
         REJECTIONS_PER_CALLER_PER_SECOND_MAX: Count =
@@ -121,22 +121,24 @@ fn of_events() -> Limits {
         EVENT_PATIENCE: Time =
             "A reader that takes nothing for this long is disconnected. Configurable: `limits.event_patience_ms`.";
         EVENT_HEARTBEAT: Time =
-            "A stream without events has a sign of life this often. Configurable: `limits.event_heartbeat_ms`.";
+            "The heartbeat of a stream without events. Configurable: `limits.event_heartbeat_ms`.";
         WEBHOOKS_MAX: Count = "Webhooks of one machine.";
         WEBHOOK_PARTITIONS_MAX: Count = "Partitions that one webhook can follow.";
         WEBHOOK_URL_CHARS_MAX: Count = "Characters of the URL of a webhook.";
         WEBHOOK_KEYS_MAX: Count = "Keys of the filter of a webhook.";
-        WEBHOOK_KINDS_MAX: Count = "Types of the filter of a webhook.";
+        WEBHOOK_KINDS_MAX: Count = "Event types of the filter of a webhook.";
         WEBHOOK_BATCH_MAX: Count = "Events of one request, at most (`--batch`).";
-        WEBHOOK_BATCH_WINDOW: Time = "How much time of a partition goes into one such request.";
-        WEBHOOK_BODY_BYTES: Bytes = "The body of one request, and one event more.";
+        WEBHOOK_BATCH_WINDOW: Time = "The time of a partition's journal that goes into one such request.";
+        WEBHOOK_BODY_BYTES: Bytes = "The body of one request, plus one event.";
         WEBHOOK_TIMEOUT: Time = "How long a receiver may take to answer.";
         WEBHOOK_RETRY_FIRST: Time = "The pause before the first retry; it doubles with each.";
-        WEBHOOK_RETRY_MAX: Time = "The longest pause, and the longest `Retry-After` that is followed.";
-        WEBHOOK_RETRY_FOR: Time = "How long a message is tried. Configurable: `webhooks.retry_seconds`.";
-        WEBHOOK_DEAD_MAX: Count = "Dead letters of a webhook; beyond it the webhook is paused.";
+        WEBHOOK_RETRY_MAX: Time = "The longest pause before a retry, and the longest `Retry-After` that is followed.";
+        WEBHOOK_RETRY_FOR: Time =
+            "How long a message is tried before it becomes a dead letter. Configurable: `webhooks.retry_seconds`.";
+        WEBHOOK_DEAD_MAX: Count = "Dead letters of a webhook. Beyond it the webhook is paused.";
         WEBHOOK_RECORD_EVERY: Time =
-            "How often it is recorded how far a webhook is: what was sent since is sent again when a node is killed.";
+            "How often a webhook's progress is recorded. What was sent since then is sent again when the node is \
+             killed.";
         WEBHOOK_SECRET_BYTES_MIN: Bytes = "The shortest secret of a webhook.";
         WEBHOOK_SECRET_BYTES_MAX: Bytes = "The longest secret of a webhook.";
     }
@@ -147,26 +149,27 @@ fn of_modules() -> Limits {
         MODULE_BYTES_MAX: Bytes = "The bytes of a module.";
         GUEST_MEMORY_BYTES_MAX: Bytes = "The memory of an instance.";
         GUEST_STACK_BYTES_MAX: Bytes = "The stack of an instance.";
-        GUEST_TABLE_ELEMENTS_MAX: Count = "Elements of its table.";
+        GUEST_TABLE_ELEMENTS_MAX: Count = "Elements of the table of an instance.";
         GUEST_INPUT_BYTES_MAX: Bytes = "The input of one call.";
         GUEST_OUTPUT_BYTES_MAX: Bytes = "The output of one call.";
-        GUEST_FUEL_BASE: Count = "Fuel of a metered call, whatever is in it.";
-        GUEST_FUEL_PER_GROUP: Count = "Fuel of a metered call for each group in it: some milliseconds of work.";
-        GUEST_WATCHDOG: Time = "A call that takes longer is stopped, and decided again with a meter.";
+        GUEST_FUEL_BASE: Count = "Fuel of a metered call, independent of its content.";
+        GUEST_FUEL_PER_GROUP: Count = "Additional fuel for each group in the call: some milliseconds of work.";
+        GUEST_WATCHDOG: Time = "A call that takes longer is stopped, and repeated with a fuel meter.";
         KEY_BYTES_MAX: Bytes = "The key of a row, entity included.";
         ENTITY_BYTES_MAX: Bytes = "The name of an entity.";
         ROW_BYTES_MAX: Bytes = "The value of a row.";
         COMMAND_OPS_MAX: Count = "Steps of one command.";
-        PLAN_BYTES_MAX: Bytes = "What one command is planned into.";
+        PLAN_BYTES_MAX: Bytes = "The plan of one command: its body and its ops.";
         OP_KEYS_MAX: Count = "Keys that one op can declare and discover.";
         NEED_KEYS_ROUNDS_MAX: Count = "How often one group can ask for keys that it did not declare.";
-        QUERY_ROUNDS_MAX: Count = "Rounds of one query.";
+        QUERY_ROUNDS_MAX: Count = "Rounds of one query, in each of which it can ask for rows.";
         SCAN_ROWS_MAX: Count = "Rows of one scan of a query.";
         VIEWS_MAX: Count = "Views of one machine.";
-        DESCRIBE_BYTES_MAX: Bytes = "What a module says of itself.";
-        DESCRIBE_ITEMS_MAX: Count = "Commands, queries, rejections, events and invariants of a module, each.";
+        DESCRIBE_BYTES_MAX: Bytes = "The description of a module.";
+        DESCRIBE_ITEMS_MAX: Count =
+            "Items of each list in a description: commands, queries, rejections, events, invariants.";
         DESCRIBE_PATH_BYTES_MAX: Bytes = "A path of a module.";
-        COMPILE_MEMORY_BYTES_MAX: Bytes = "Memory of the process that compiles a module which nobody has recorded.";
+        COMPILE_MEMORY_BYTES_MAX: Bytes = "Memory of the process that compiles a module that is in no journal yet.";
         COMPILE_CPU_MAX: Time = "CPU time of that process.";
         PANIC_CHARS_MAX: Count = "Characters of a panic's text that are kept.";
     }
@@ -174,31 +177,32 @@ fn of_modules() -> Limits {
 
 fn of_nodes() -> Limits {
     limits! {
-        CLUSTER_NODES_MAX: Count = "Nodes that a cluster is founded with.";
+        CLUSTER_NODES_MAX: Count = "Nodes that a cluster is created with.";
         SLOT_COUNT: Count = "Slots that entities hash to, and so the most partitions of a machine.";
         CLOCK_SKEW_MS_MAX: Count = "The highest `cluster.max_skew_ms`.";
-        CLOCK_LEAP_MAX: Time = "A clock that moves further at once has leapt.";
-        CLOCK_LEAP_STANDS: Time = "How long a leap must stay on most nodes before it counts.";
+        CLOCK_LEAP_MAX: Time = "A clock that moves further at once has jumped.";
+        CLOCK_LEAP_STANDS: Time = "How long a jump must last on most nodes before it counts.";
         READY_LAG_MAX: Count = "Entries that a replica may lack when it becomes ready for the first time.";
-        SHUTDOWN_MAX: Time = "How long requests under way have after the signal to stop.";
-        STOP_MAX: Time = "After the signal to stop, the process ends by then.";
+        SHUTDOWN_MAX: Time = "How long requests under way may take after the signal to stop.";
+        STOP_MAX: Time = "The process ends this long after the signal to stop, in any case.";
         SEGMENT_BYTES_MAX: Bytes = "The longest segment of a log.";
-        JOURNAL_SEGMENT_BYTES: Bytes = "The usual length of a journal segment of an archive.";
+        JOURNAL_SEGMENT_BYTES: Bytes = "The average size of a journal segment of an archive.";
         LOG_KEEP_BYTES_MIN: Bytes = "The lowest `log.keep_bytes`.";
         LOG_FOLLOWED_FACTOR: Count =
             "How many times `log.keep_bytes` a log may become for views and webhooks that need it.";
-        LOG_FOLLOWED_BYTES_MIN: Bytes = "The least that it may become for them.";
+        LOG_FOLLOWED_BYTES_MIN: Bytes = "The size to which a log may always grow for them.";
         SNAPSHOT_EVERY_BYTES_MIN: Bytes = "The lowest `snapshots.every_bytes`.";
-        SNAPSHOTS_ASKED_MAX: Count = "Snapshots of a partition that were asked for and are not made yet.";
+        SNAPSHOTS_ASKED_MAX: Count = "Snapshots of a partition that were requested and are not made yet.";
         SCRUB_BYTES_PER_SECOND: Bytes =
-            "What is read again of old files, a second. Configurable: `scrub.bytes_per_second`.";
-        SCRUB_ROUND_MIN: Time = "Between the beginnings of two rounds of that.";
+            "What scrubbing reads of old files each second. Configurable: `scrub.bytes_per_second`.";
+        SCRUB_ROUND_MIN: Time = "The least time between the beginnings of two scrubbing rounds.";
         REPLAY_JOBS_MAX: Count = "Replays that a node keeps.";
         PROOF_ENTRIES_SINCE_MAX: Count =
-            "Entries of a partition that may have come since the replay that a certificate is about.";
-        ORDER_WHY_CHARS_MAX: Count = "Characters of the reason of an order.";
+            "Entries of a partition that may follow the ones that a certificate covers.";
+        ORDER_WHY_CHARS_MAX: Count = "Characters of the reason of an order about a command in flight.";
         STUCK_REPORT_EVERY: Time =
-            "A command that is in flight for longer is named in the log, and again after as long.";
+            "A command that is in flight for longer is named in the log, and again each time as much time has \
+             passed.";
         HOT_TABLE_BYTES_MAX: Bytes = "Rows of one partition that are kept in memory.";
         RECORDED_BYTES_MAX: Bytes =
             "Recorded entries that are kept in memory for ids that are sent again, for each partition.";

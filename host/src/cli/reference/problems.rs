@@ -9,15 +9,15 @@ use expect_test::expect_file;
 
 use super::{MADE, assert_same, source, wrap};
 
-const OPENING: &str = "Every error is a problem as in RFC 9457, with `Content-Type: application/problem+json`. It has \
-    `type` (`urn:statehouse:problem:CODE`), `title`, `status`, `detail`, `instance` (the id of the request) and \
-    `code`. Programs go by `code`. `detail` is for people, and says what to do. Some problems have further members, \
-    such as `field` and `pointer` for a place in the body. A module's refusals and rejections have codes of its own; \
-    those that are recorded have `Status: \"rejected\"`.";
+const OPENING: &str = "Every error is a problem as in RFC 9457, with `Content-Type: application/problem+json`. It \
+    has `type` (`urn:statehouse:problem:CODE`), `title`, `status`, `detail`, `instance` (the id of the request) and \
+    `code`. Programs should use `code`. `detail` is for people, and says what to do. Some problems have further \
+    members, such as `field` and `pointer` for a place in the body. A module's refusals and rejections have codes of \
+    their own; those that are recorded have `Status: \"rejected\"`.";
 
 const RETRY: &str = "Codes with 429, 503 and 507 mean that the command was *not accepted*: nothing happened, and it \
-    may be sent again with the same id, after `Retry-After` where the answer has one. A 504 `outcome_unknown` means \
-    that nobody can say yet: send it again with the same id.";
+    may be sent again with the same id, after `Retry-After` if the answer has one. A 504 `outcome_unknown` means \
+    that the outcome is not known yet: send the command again with the same id.";
 
 /// The meaning of a code, and what to do.
 const ADVICE: [(&str, &str); 78] = [
@@ -31,7 +31,7 @@ const ADVICE: [(&str, &str); 78] = [
     ("out_of_range", "The number is below the minimum or above the maximum of the schema."),
     ("bad_length", "The text is too short or too long for the schema."),
     ("not_listed", "Only the values that the schema lists are allowed."),
-    ("bad_uuid", "A uuid is 36 characters with hyphens."),
+    ("bad_uuid", "A UUID has 36 characters, with hyphens."),
     ("bad_name", "Names have letters, digits, `.`, `_`, `:`, `-` and a leading `@` only."),
     ("too_many_items", "A list or a map has more items than the schema allows."),
     ("too_deep", "Lists and objects are nested too deeply."),
@@ -47,7 +47,7 @@ const ADVICE: [(&str, &str); 78] = [
     ("entity_forbidden", "The token is bound to entities, and this one is not among them. The answer names it."),
     (
         "foreign_host",
-        "A node without tokens answers to its own names alone. Add the name to `auth.hosts`, or configure tokens.",
+        "A node without tokens answers only to its own names. Add the name to `auth.hosts`, or configure tokens.",
     ),
     ("foreign_origin", "A node without tokens answers no web page of another origin. Configure tokens."),
     ("not_found", "There is no such route. `/openapi.json` lists them all."),
@@ -66,7 +66,7 @@ const ADVICE: [(&str, &str); 78] = [
     ("slow_reader", "The last event of a stream whose reader took nothing for too long. Continue from the cursor."),
     ("cluster_exists", "The node belongs to a cluster already."),
     ("node_id_used", "The number was used before. Add the node under a number that no node ever had."),
-    ("no_peer", "The configuration of the node has no `[peer]`, so it takes no part in clusters."),
+    ("no_peer", "The configuration of the node has no `[peer]`, so it cannot be part of a cluster."),
     ("node_refused", "Another node refused the change; `detail` has its reason."),
     (
         "step_refused",
@@ -81,7 +81,7 @@ const ADVICE: [(&str, &str); 78] = [
     ("several_homes", "Commands with several homes have this id. Name the one you mean with `home`."),
     ("participant_unavailable", "A participant has no leader that a majority answers. Restore that partition first."),
     ("order_refused", "The protocol does not allow this order now; `reason` has the rule."),
-    ("replay_unfinished", "The replay is not that far. Ask again later."),
+    ("replay_unfinished", "The replay is not finished. Ask again later."),
     ("replays_full", "The node keeps as many replays as it can. Delete one."),
     (
         "id_ambiguous",
@@ -106,8 +106,8 @@ const ADVICE: [(&str, &str); 78] = [
     ("rejection_limit", "Too many of your commands were rejected. Send fewer commands that cannot succeed."),
     (
         "too_many_at_once",
-        "You, or your address, have as many places as one caller may have. Send less at the same time, or raise \
-        `limits.share_percent`.",
+        "You, or your address, take as many places as one caller may take. Send less at the same time, or raise \
+         `limits.share_percent`.",
     ),
     ("internal", "A bug of the host. Report it with the log."),
     ("module_fault", "The module failed on a query or a rendering. Report it to the author of the module."),
@@ -116,7 +116,7 @@ const ADVICE: [(&str, &str); 78] = [
         "The node does not serve everything yet; `detail` lists what is missing. See the \
         [runbook](../operate/runbook.md).",
     ),
-    ("view_not_served", "The view is being built, or stands still. `statehouse view status` says why."),
+    ("view_not_served", "The view is being built, or has stopped. `statehouse view status` says why."),
     ("no_cluster", "The node belongs to no cluster yet. Nothing changed."),
     ("node_unreachable", "A node that the change needs does not answer. Nothing changed."),
     (
@@ -147,7 +147,7 @@ const ADVICE: [(&str, &str); 78] = [
     ("read_timeout", "The read did not finish before the deadline. Nothing changed. Read again."),
     (
         "change_unfinished",
-        "The change is not finished. It may be sent again; `cluster status` or `module log` shows how far it is.",
+        "The change is not finished. It may be sent again; `cluster status` or `module log` shows its progress.",
     ),
     ("storage_full", "The disk is full, or the node has no file descriptors left. Reads still work. Make room."),
 ];

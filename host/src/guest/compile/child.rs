@@ -153,7 +153,7 @@ fn last_words(mut stderr: ChildStderr) -> String {
 
 /// Which limit was met by a child that said nothing more.
 fn died(status: &ExitStatus, words: &str, allowance: Allowance) -> GuestError {
-    tracing::debug!(%status, words, "a child that compiles has died");
+    tracing::debug!(%status, words, "a compiling child process has died");
     if is_memory(words) {
         return memory_met(allowance);
     }
@@ -219,8 +219,8 @@ fn tell_confined(answer: &Answer) {
         "" => tracing::info!("foreign modules are compiled in a child without files, network or other processes"),
         missing => tracing::warn!(
             missing,
-            "foreign modules are compiled in a child that this kernel cannot confine as it should: whoever breaks the \
-             compiler has what this user has"
+            "foreign modules are compiled in a child process that this kernel cannot confine completely: a module \
+             that breaks the compiler would have the rights of this user"
         ),
     });
 }

@@ -61,7 +61,7 @@ pub(super) fn confine(allowance: Allowance) -> Result<Vec<String>, String> {
     limit(Resource::Core, 0, 0)?;
     limit(Resource::Fsize, 0, 0)?;
     let mut missing = Vec::new();
-    missing.extend(without_inherited().err().map(|error| format!("whatever its parent was started with ({error})")));
+    missing.extend(without_inherited().err().map(|error| format!("inherited files stay open ({error})")));
     missing.extend(nice(limits::COMPILE_NICE).err().map(|error| format!("no lower priority ({error})")));
     missing.extend(without_files().err().map(|error| format!("no landlock ({error})")));
     missing.extend(without_calls().err().map(|error| format!("no seccomp ({error})")));

@@ -100,7 +100,10 @@ impl Dialed {
             self.replaced = Box::pin(self.certificates.replaced().cancelled_owned());
             self.is_over = !self.certificates.is_trusted_node(self.node, &self.shown);
             if self.is_over {
-                tracing::info!(node = %self.node, "its certificate is trusted no more: the connection to it is closed");
+                tracing::info!(
+                    node = %self.node,
+                    "a node's certificate is no longer trusted: the connection to it is closed"
+                );
             }
         }
         if self.is_over { Err(trusted_no_more()) } else { Ok(()) }
@@ -108,7 +111,7 @@ impl Dialed {
 }
 
 fn trusted_no_more() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionAborted, "the node's certificate is trusted no more")
+    io::Error::new(io::ErrorKind::ConnectionAborted, "the node's certificate is no longer trusted")
 }
 
 impl AsyncRead for Dialed {

@@ -171,7 +171,7 @@ pub fn accept(
                     tokio::spawn(make_ready(socket, link, certificates.clone(), ready.clone()));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "no connection of another node can be taken");
+                    tracing::warn!(%error, "connections of other nodes cannot be accepted");
                     sleep(limits::PEER_ACCEPT_AGAIN).await;
                 }
             }
@@ -252,7 +252,7 @@ impl Connection {
         loop {
             let deadline = self.deadline();
             if deadline <= Instant::now() {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing came on the connection"));
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing arrived on the connection"));
             }
             if self.look.is_elapsed() || deadline < self.look.deadline() {
                 self.look.as_mut().reset(deadline);

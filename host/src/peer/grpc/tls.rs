@@ -92,7 +92,8 @@ impl PeerCertificates {
         }
         let verified = contents.verify_client(&shown).and_then(|()| contents.verify_server(node, &shown));
         verified.map_err(|error| {
-            let reason = format!("no node would believe it that trusts what is in {}: {error}", files.ca.display());
+            let reason =
+                format!("a node that trusts the authorities in {} would refuse it: {error}", files.ca.display());
             wrong(&files.certificate, &reason)
         })
     }

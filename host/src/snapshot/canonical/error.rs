@@ -45,7 +45,7 @@ pub enum SnapshotDamage {
     Format { found: u16, known: u16 },
     #[error("the file is cut off")]
     Cut,
-    #[error("the manifest does not have the hash that stands behind it")]
+    #[error("the manifest does not have the hash that follows it")]
     ManifestHash,
     #[error("the manifest is not of the format: {0}")]
     Manifest(&'static str),

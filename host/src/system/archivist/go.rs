@@ -39,7 +39,7 @@ impl Archivist {
             match first {
                 Ok(_) => return Ok(true),
                 Err(error) => {
-                    tracing::debug!(%group, %node, %error, "it cannot send the journal from its first entry on")
+                    tracing::debug!(%group, %node, %error, "a node cannot send the journal from its first entry on")
                 }
             }
         }
@@ -126,7 +126,7 @@ impl Archivist {
                         %node,
                         %first,
                         %last,
-                        "what this node never had is archived from another one"
+                        "entries that this node never had are archived from another node"
                     );
                     return Ok(());
                 }

@@ -170,7 +170,7 @@ async fn a_removed_node_a_stranger_and_a_liar_are_refused_whatever_they_ask() {
             for lie in [vote(u64::MAX, gone), vote(1 << 40, gone), vote(9, NodeId(77)), vote(9, one)] {
                 for message in raft_messages(lie) {
                     let answer = liar.raft(node, &group, message.clone(), PATIENCE).await;
-                    let is_not_taken = |error: &PeerError| error.to_string().contains("is not taken");
+                    let is_not_taken = |error: &PeerError| error.to_string().contains("is refused");
                     assert!(answer.as_ref().err().is_some_and(is_not_taken), "{group}, {message:?}: {answer:?}");
                 }
             }

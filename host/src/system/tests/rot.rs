@@ -134,7 +134,7 @@ async fn nodes_that_wait_for_what_they_have_lost_vote_and_serve() {
         cluster.start(node).await;
     }
     for node in [first, second] {
-        says(cluster.node(node).router(), "it is not mended yet").await;
+        says(cluster.node(node).router(), "it is not repaired yet").await;
     }
     load.more(30).await;
     for node in [first, second] {
@@ -180,7 +180,7 @@ async fn where_sealed_segments_of_all_nodes_are_damaged_in_the_same_entries_each
         cluster.start(node).await;
     }
     for node in NODES {
-        says(cluster.node(node).router(), "it is not mended yet").await;
+        says(cluster.node(node).router(), "it is not repaired yet").await;
     }
     let is_ok = |cluster: &Cluster| NODES.iter().any(|node| cluster.node(*node).router().is_ready().is_ok());
     for _ in 0..20 {
@@ -190,7 +190,7 @@ async fn where_sealed_segments_of_all_nodes_are_damaged_in_the_same_entries_each
     let again = NODES[1];
     cluster.crash(again).await;
     cluster.start(again).await;
-    let reasons = says(cluster.node(again).router(), "it is not mended yet").await;
+    let reasons = says(cluster.node(again).router(), "it is not repaired yet").await;
     assert!(reasons.iter().any(|reason| reason.contains("node ")), "and what each of the others says: {reasons:?}");
     assert!(!is_ok(&cluster), "no node is whole");
     let attempts = load.stop().await;

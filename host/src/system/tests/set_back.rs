@@ -280,7 +280,7 @@ async fn a_counter_that_rises_again_to_what_a_peer_has_heard_vouches_for_nothing
     let says = || host.waiting.find(&group).filter(|said| said.contains("accept-loss"));
     let is_open = || host.find_replica(&group).map(|_| "it is open".to_owned());
     let said = eventually("it is open, or says what it waits for", || is_open().or_else(says)).await;
-    let expected = format!("have heard this node's counter at {heard}, and on disk it is {on_disk}");
+    let expected = format!("have heard this node's counter at {heard}, and on its disk it is {on_disk}");
     assert!(said.contains(&expected), "{said}");
     drop(host);
 

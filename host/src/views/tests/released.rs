@@ -119,7 +119,10 @@ async fn a_view_waits_for_what_is_not_in_the_archive_yet() {
     std::fs::rename(&kept, &aside).expect("the folder is ours");
     let build = stage.build(&stage.folder.path().join("build"));
     let missing = step(&build, &partition, stage.node.registry().as_ref()).expect_err("it is nowhere");
-    check_waits(&missing, &["entry 1 of the journal", "a folder of its own", "replace what the folder has", "s3://"]);
+    check_waits(
+        &missing,
+        &["entry 1 of the journal", "a folder of its own", "replace the partition in this folder", "s3://"],
+    );
     assert!(missing.to_string().contains(stage.folder.path().to_str().expect("a plain name")), "{missing}");
     std::fs::rename(&aside, &kept).expect("the folder is ours");
     stage.follow(&build);
@@ -138,9 +141,9 @@ fn check_waits(missing: &ViewError, words: &[&str]) {
 fn what_a_shared_archive_lacks_comes_soon_or_never() {
     let gap = |next| Some(Gap { url: "s3://b/p".to_owned(), is_own: false, next });
     let not_here = |gap| not_here(PartitionId(7), JournalIndex(5), gap);
-    check_waits(&not_here(gap(None)), &["partition 7: entry 5", "goes on when it is there"]);
+    check_waits(&not_here(gap(None)), &["partition 7: entry 5", "continues when it is there"]);
     let begun = not_here(gap(Some(JournalIndex(9))));
-    check_waits(&begun, &["partition 7: entry 5", "s3://b/p", "from entry 9 on", "does not come by itself"]);
+    check_waits(&begun, &["partition 7: entry 5", "s3://b/p", "begins with entry 9", "is not fetched automatically"]);
     assert!(not_here(None).is_final(), "without an archive there is nothing to wait for");
 }
 

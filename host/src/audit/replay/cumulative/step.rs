@@ -32,7 +32,7 @@ use crate::saga::{Call, CallKey, Derivation, Outcome, Start};
 use statehouse_abi::call::Context;
 
 /// The reason given for a call that is no longer made.
-const NOT_MADE: &str = "the command does not come to this step any more";
+const NOT_MADE: &str = "the command does not reach this step any more";
 const NOTHING_DONE: &str = "there is nothing to undo";
 
 /// A batch of the record.

@@ -13,7 +13,7 @@ use crate::audit::replay::report::{Difference, RowChange, Side};
 
 pub fn write(out: &mut String, difference: &Difference) -> std::fmt::Result {
     let brief = &difference.brief;
-    let kind = if brief.is_root { "differs by itself" } else { "follows from an earlier difference" };
+    let kind = if brief.is_root { "differs on its own" } else { "follows from an earlier difference" };
     write!(
         out,
         "<section class=\"d\"><h3>{} {} <small>{kind}</small></h3><p><b>{}</b> <code>{}</code> ({}) by {}, at {} \

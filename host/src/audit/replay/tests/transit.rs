@@ -167,8 +167,8 @@ fn what_a_module_loses_on_the_way_is_found_with_its_command() {
     let (report, _) = report(&maker);
     assert_eq!(report.in_transit.get("coins").map(String::as_str), Some("1"));
     let faults = report.faults.join("; ");
-    let expected = "command 00000000-0000-0000-0000-000000000003 is over, and 1 coins of it is still on its way; \
-                    the rows show 1 coins on its way, the commands in flight have moved nothing";
+    let expected = "command 00000000-0000-0000-0000-000000000003 is over, and 1 coins of it is still in transit; \
+                    the rows show 1 coins in transit, the commands in flight have moved nothing";
     assert_eq!(faults, expected);
 }
 
@@ -180,6 +180,6 @@ fn what_a_module_loses_inside_a_partition_is_found_too() {
     let (report, _) = report(&maker);
     assert_eq!(
         report.faults.first().map(String::as_str),
-        Some("entry 2: its rows show 1 coins more on its way, its commands moved nothing")
+        Some("entry 2: its rows show 1 coins more in transit, its commands moved nothing")
     );
 }

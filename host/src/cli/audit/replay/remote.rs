@@ -35,7 +35,7 @@ async fn ask(args: &ReplayArgs, client: &Client) -> anyhow::Result<u8> {
     let started = client.send(Method::POST, &path, Some(&wanted(args, client).await?)).await?;
     let started: ReplayPage = serde_json::from_value(started).context("the node is of another version")?;
     let path = format!("{path}/{}", started.id);
-    complain(&format!("the node replays as {path}; it goes on without this command, and DELETE of that path stops it"));
+    complain(&format!("the node replays as {path}; it continues without this command, and DELETE {path} stops it"));
     let done = wait(client, &path).await?;
     if done.state != "done" {
         bail!("the replay is {}: {}", done.state, done.problem.unwrap_or_default());

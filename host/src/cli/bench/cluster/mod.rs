@@ -40,27 +40,28 @@ const SETTLE: Duration = Duration::from_secs(5);
 
 #[derive(Args)]
 pub struct ClusterArgs {
-    /// Seconds to measure each row
+    /// For how many seconds each row is measured
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
-    /// Into how many partitions the wallet is split
+    /// The number of partitions of the wallet
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     partitions: u32,
-    /// Accounts of the last row of batches, when they are more than those of the others
+    /// The number of accounts for two more rows of batches; they are measured only if it is more than the 10,000 of the
+    /// other rows
     #[arg(
         long, default_value_t = ACCOUNTS,
         value_parser = clap::value_parser!(u32).range(i64::from(ACCOUNTS)..=10_000_000)
     )]
     accounts: u32,
-    /// Numbers of clients that send one transfer per request
+    /// The numbers of clients that send one transfer per request, separated by commas; one row for each
     #[arg(long, value_delimiter = ',', default_value = "1,16,64")]
     clients: Vec<u32>,
     #[command(flatten)]
     mix: Mix,
-    /// How often the leader is killed; 0: only the rates are measured
+    /// How many times the leader is killed; with 0, only the rates are measured
     #[arg(long, default_value_t = 20)]
     kills: u32,
-    /// Print JSON
+    /// Print JSON instead of text
     #[arg(long)]
     json: bool,
 }
