@@ -1,7 +1,8 @@
 //! Embeds what `statehouse module new` writes, and compiles the protocol between nodes.
 //!
 //! Out come `embedded_sources.rs`, one list of (path in the checkout, text) of the SDK and of the templates, and
-//! `statehouse.peer.v1.rs`, the messages and service of `proto/peer.proto`. It needs no `protoc`, and knows nothing of what is in them.
+//! `statehouse.peer.v1.rs`, the messages and service of `proto/peer.proto`. It needs no `protoc`, and does not know
+//! what the texts and messages mean.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

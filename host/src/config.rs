@@ -210,9 +210,9 @@ impl AuthConfig {
         match (self.tokens.is_empty(), self.open) {
             (true, false) => Err(ConfigError::Invalid(
                 "auth.tokens",
-                "are missing: without them everybody who reaches `http.listen` may do everything, also through a proxy, a \
-                 tunnel or a port mapping on this machine; add [[auth.tokens]], or write `open = true` below [auth] if \
-                 that is intended",
+                "are missing: without them everybody who reaches `http.listen` may do everything, also through a \
+                 proxy, a tunnel or a port mapping on this machine; add [[auth.tokens]], or write `open = true` \
+                 below [auth] if that is intended",
             )),
             (false, true) => {
                 Err(ConfigError::Invalid("auth.open", "contradicts [[auth.tokens]]; leave one of them out"))

@@ -1,9 +1,9 @@
-//! Which folder may know which: imports between the folders of the host and its kernel, and the external crates that one
-//! folder owns.
+//! Which folder may know which: imports between the folders of the host and its kernel, and the external crates that
+//! one folder owns.
 //!
-//! In: the layer table of `ARCHITECTURE.md` (`| layer | folders | edges inside the layer |`, topmost first) and the
-//! sources. Out: findings. Unit tests may reach anywhere. That the kernel knows nothing of the host is not checked here,
-//! because it is a crate of its own; that it depends on nothing but what it lists is.
+//! In: the layer table of `ARCHITECTURE.md` (`| layer | folders | edges inside the layer |`, topmost first), and
+//! sources. Out: findings. Unit tests may reach anywhere. That the kernel knows nothing of the host is not checked
+//! here, because it is a crate of its own; that it depends on nothing but what it lists is.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,7 +1,8 @@
 //! The names of types: each names one type of the host, so that a reader who searches for it finds it.
 //!
-//! In: sources of the host, tests left out. Out: findings. The list of names that still have several types may only shrink: a name that has
-//! fewer types than the list allows is a finding as well. It does not judge whether a name is good.
+//! In: sources of the host, tests left out. Out: findings. The list of names that still have several types may only
+//! shrink: a name that has fewer types than the list allows is a finding as well. It does not judge whether a name is
+//! good.
 
 use std::collections::BTreeMap;
 

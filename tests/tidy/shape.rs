@@ -9,6 +9,7 @@ use crate::tree::{Finding, Source, check_rule, check_sources};
 
 const FILE_LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 70;
+const LINE_COLUMNS_MAX: usize = 120;
 /// The minimum for a file of at least [`OPENING_SHORT_FILE_LINES`]; a shorter one may say it in one line.
 const OPENING_LINES_MIN: usize = 3;
 const OPENING_SHORT_FILE_LINES: usize = 100;
@@ -51,6 +52,31 @@ fn no_module_has_a_name_that_says_nothing() {
     check_sources(module_name);
     check_rule(module_name, "host/src/log/frame.rs", "mod util { }", "mod frame { }");
     check_rule(module_name, "host/src/log/frame.rs", "mod types;", "mod frame;");
+}
+
+#[test]
+fn no_line_is_wider_than_120_columns() {
+    check_sources(width);
+    let long = format!("// {}\nfn f() {{}}", "x".repeat(LINE_COLUMNS_MAX));
+    let raw = format!("//! | {} |\nfn f() {{ g(r#\"{}\"#); }}", "x".repeat(200), "x".repeat(200));
+    check_rule(width, "host/src/log/frame.rs", &long, &raw);
+}
+
+/// Tables and raw strings cannot be wrapped.
+fn width(source: &Source) -> Vec<Finding> {
+    if !source.is_in("host/") && !source.is_in("tests/") {
+        return Vec::new();
+    }
+    let raw = source.tokens.iter().filter(|token| token.text.starts_with("r\"") || token.text.starts_with("r#"));
+    let raw: Vec<_> = raw.map(|token| token.line..=token.line + token.text.matches('\n').count()).collect();
+    let lines = source.text.lines().enumerate().map(|(index, line)| (index + 1, line));
+    let is_wide = |(number, line): &(usize, &str)| {
+        LINE_COLUMNS_MAX < line.chars().count()
+            && !line.starts_with("//! |")
+            && !raw.iter().any(|lines| lines.contains(number))
+    };
+    let advice = format!("a line of more than {LINE_COLUMNS_MAX} columns; wrap it");
+    lines.filter(is_wide).map(|(number, _)| source.finding(number, advice.clone())).collect()
 }
 
 fn opening(source: &Source) -> Vec<Finding> {

@@ -17,6 +17,24 @@ const UNFINISHED: [(&str, &str); 4] = [
     ("# [ ignore", "make the test run, or delete it"),
 ];
 
+/// Phrases of a dialect that a native reader stumbles over, and what to say instead.
+const DIALECT: [(&str, &str); 11] = [
+    (BEHIND, "after, later than or past"),
+    (concat!(" Who", "ever "), "who it is: the caller, the reader"),
+    (concat!(" who", "ever "), "who it is: the caller, the reader"),
+    (concat!(" What", "ever "), "what it is"),
+    (concat!(" Which", "ever "), "which one it is"),
+    (concat!(" comes ", "to "), "computes, reaches or results in"),
+    (concat!(" come ", "to "), "compute, reach or result in"),
+    (concat!(" came ", "to "), "computed, reached or resulted in"),
+    (concat!(" goes ", "on"), "continues"),
+    (concat!(" go ", "on"), "continue"),
+    (concat!(" went ", "on"), "continued"),
+];
+const BEHIND: &str = concat!(" beh", "ind");
+/// A line with one of these words may say that something lags, or stands, there.
+const BEHIND_IS_RIGHT: [&str; 4] = ["lag", "NAT", "proxy", "proxies"];
+
 #[test]
 fn nothing_unfinished_reaches_main() {
     check_sources(unfinished);
@@ -31,6 +49,14 @@ fn nothing_unfinished_reaches_main() {
     report(
         findings.map(|(file, n, _)| Finding { path: file.path.clone(), line: n, advice: advice.to_owned() }).collect(),
     );
+}
+
+#[test]
+fn comments_are_plain_english() {
+    check_sources(dialect);
+    let bad = concat!("// What stands beh", "ind it is lost.");
+    check_rule(dialect, "host/src/log/frame.rs", bad, "// A follower lags behind its leader.\nfn goes_on() {}");
+    check_rule(dialect, "host/src/log/frame.rs", concat!("/// Who", "ever asks is told."), "/// The caller is told.");
 }
 
 #[test]
@@ -62,6 +88,22 @@ fn unfinished(source: &Source) -> Vec<Finding> {
         find(&source.tokens, sequence).into_iter().map(move |token| (token.line, format!("`{word}`; {advice}")))
     });
     found.map(|(line, advice)| source.finding(line, advice)).collect()
+}
+
+fn dialect(source: &Source) -> Vec<Finding> {
+    if !source.is_in("host/") && !source.is_in("tests/") {
+        return Vec::new();
+    }
+    let lines = source.text.lines().enumerate().map(|(index, line)| (index + 1, line.trim_start()));
+    let comments = lines.filter(|(_, line)| line.starts_with("//"));
+    let found = comments.filter_map(|(number, line)| {
+        let words = line.trim_start_matches(['/', '!']);
+        let is_right = BEHIND_IS_RIGHT.iter().any(|word| words.contains(word));
+        let is_there = |(phrase, _): &&(&str, &str)| words.contains(phrase) && !(*phrase == BEHIND && is_right);
+        let (phrase, instead) = DIALECT.iter().find(is_there)?;
+        Some(source.finding(number, format!("`{}`: say {instead}", phrase.trim())))
+    });
+    found.collect()
 }
 
 fn is_todo_without_issue(line: &str) -> bool {

@@ -1,8 +1,8 @@
 //! Where requests of webhooks may go: anywhere in public, and to what `webhooks.allow` names.
 //!
-//! In: an address that a host was resolved to, and the host. Out: whether this node may connect to it. Without the list, somebody who may create
-//! webhooks could have the node send requests to what only the node can reach: itself, the network behind it, a cloud's metadata. It resolves
-//! nothing, and knows nothing of requests.
+//! In: an address that a host was resolved to, and the host. Out: whether this node may connect to it. Without the
+//! list, a caller who may create webhooks could make the node send requests to what only the node can reach: itself,
+//! its internal network, a cloud's metadata. It resolves nothing, and knows nothing of requests.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -49,7 +49,7 @@ impl Receivers {
         self.hosts.iter().any(|known| known.eq_ignore_ascii_case(host.trim_end_matches('.')))
     }
 
-    /// Whether an address may be connected to, whoever named it.
+    /// Whether an address may be connected to, no matter which host name led to it.
     pub fn allows(&self, address: IpAddr) -> bool {
         let address = plain(address);
         is_public(address) || self.networks.iter().any(|network| network.contains(address))

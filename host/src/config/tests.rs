@@ -138,7 +138,8 @@ fn tls_for_clients_is_read() {
     let least = HttpTlsConfig::new("c.pem".into(), "k.pem".into());
     assert_eq!((&least.client_ca, least.version_min), (&None, TlsVersion::Tls13));
     assert_eq!(tls, Some(least.clone()));
-    let all = "tls = { certificate = \"c.pem\", key = \"k.pem\", client_ca = \"ca.pem\", client_certificates = \"optional\", \
+    let all = "tls = { certificate = \"c.pem\", key = \"k.pem\", client_ca = \"ca.pem\", \
+        client_certificates = \"optional\", \
                version_min = \"1.2\" }";
     let full = HttpTlsConfig {
         client_ca: Some("ca.pem".into()),
@@ -183,7 +184,8 @@ fn peers_are_read() {
 
     let tls = "tls = { ca = \"ca.pem\", certificate = \"c.pem\", key = \"k.pem\" }";
     let full = peer(&format!(
-        "listen = \"0.0.0.0:7001\"\nadvertise = \"n1.bank:7000\"\n{tls}\n[peer.routes]\n2 = \"[::1]:9\"\n10 = \"n-10:7000\""
+        "listen = \"0.0.0.0:7001\"\nadvertise = \"n1.bank:7000\"\n{tls}\n[peer.routes]\n2 = \"[::1]:9\"\n\
+         10 = \"n-10:7000\""
     ));
     assert_eq!(full.advertise(), "n1.bank:7000");
     let files = PeerTlsConfig { ca: "ca.pem".into(), certificate: "c.pem".into(), key: "k.pem".into() };

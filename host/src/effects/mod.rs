@@ -1,4 +1,5 @@
-//! Effects: what a leader does once an entry is applied. Replies to whoever waits, and the counters of what was done.
+//! Effects: what a leader does once an entry is applied. Replies to the callers that wait, and the counters of what was
+//! done.
 //!
 //! In: a recorded entry and the tickets of those who wait. Out: replies. It never changes state.
 
@@ -9,7 +10,7 @@ use statehouse_abi::outcome::GroupOutcome;
 use crate::machine::entry::{Entry, EntryKind};
 use crate::sequencer::submission::{Recorded, Reply, Ticket};
 
-/// Stage *answer*: whoever waits for a command gets its recorded outcome.
+/// Stage *answer*: a caller that waits for a command gets its recorded outcome.
 pub fn answer(recorded: &Arc<Recorded>, command: u32, ticket: &Ticket) {
     ticket.reply(Reply::Recorded { recorded: recorded.clone(), command, is_replayed: false });
 }

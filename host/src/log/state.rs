@@ -93,7 +93,7 @@ pub(super) struct State {
     pub is_full: bool,
     pub failed: Option<LogError>,
     pub is_closing: bool,
-    /// The writer waits without a time limit, so whoever has news must wake it.
+    /// The writer waits without a time limit, so a caller that has news must wake it.
     pub writer_dozes: bool,
     /// Size of all segment files, of their seals and of the spare.
     pub size: u64,

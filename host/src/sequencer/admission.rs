@@ -1,7 +1,8 @@
 //! Admission: is the id known, is it in flight, has its time passed, has its caller caused too many rejections?
 //!
 //! In: submissions. Out: those to be decided; the others are answered. It remembers who waits for an id that is in
-//! flight, and which calls are about to claim a client's id. It does not decide anything about the content of a command.
+//! flight, and which calls are about to claim a client's id. It decides nothing about the content of a
+//! command.
 
 use std::sync::Arc;
 

@@ -2,8 +2,8 @@
 //! yet committed.
 //!
 //! In: planned commands, decided entries. Out: the next commands for a batch, and the rows as they will be. How a batch
-//! is decided is the machine's business (`machine/decide/`). It knows nothing of HTTP, of Raft's messages or of how rows
-//! are stored; it never answers a client before the entry is committed.
+//! is decided is the machine's business (`machine/decide/`). It does not know HTTP, Raft's messages or how rows are
+//! stored. It never answers a client before the entry is committed.
 
 pub mod submission;
 pub mod admission;

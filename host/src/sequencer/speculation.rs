@@ -93,7 +93,7 @@ impl Speculation {
         if self.is_oldest(entry) { self.batches.pop_front() } else { None }
     }
 
-    /// Drops the proposed entry that leads to this head and all that were computed on it, and gives them back, oldest first.
+    /// Drops the proposed entry that leads to this head and all entries computed on it, and returns them, oldest first.
     pub fn drop_from(&mut self, head: Head) -> Vec<Speculative> {
         let first = self.batches.iter().position(|batch| batch.journal.head == head);
         first.map_or_else(Vec::new, |first| self.batches.drain(first..).collect())

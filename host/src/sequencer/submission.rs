@@ -31,9 +31,10 @@ pub struct Submission<T = Ticket> {
     /// The node that says so: it has asked the caller for its token, or coordinates the command.
     pub vouched: NodeId,
     pub request_id: Arc<str>,
-    /// Not to be executed at an entry time past this, which is one of its partition's journal. Before that is known it is the earliest one.
+    /// The command is not executed in an entry with a later time. It is a time of the partition's journal; until that
+    /// time is known, it is the earliest possible one.
     pub expires: Micros,
-    /// Not to be executed later than this either, where somebody waits.
+    /// While a client waits: the command is not executed after this either.
     pub deadline: Option<Instant>,
     /// Bytes it counts for in the queue.
     pub size: usize,

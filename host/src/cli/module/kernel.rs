@@ -1,5 +1,5 @@
-//! The kernel is built for wasm32-unknown-unknown, too: the target has no clock, thread, socket or file that anything in
-//! it could depend on, and an auditor may run the kernel where nothing else of Statehouse runs.
+//! The kernel is built for wasm32-unknown-unknown, too: the target has no clock, thread, socket or file that the kernel
+//! could depend on, and an auditor may run the kernel where nothing else of Statehouse runs.
 //!
 //! In: the kernel's source, and a compiler for modules if this machine has one. Without one the test says so and checks
 //! nothing; `statehouse module build` fetches one.
