@@ -1,9 +1,11 @@
 //! Statehouse: a host for deterministic WebAssembly state machines over a replicated, replayable log.
 //!
 //! Modules are declared in reading order: the path of a request from the socket to the disk. See `ARCHITECTURE.md`.
-//! What replicas and auditors compute is in a crate of its own, the kernel, which sees nothing of the host.
+//! What replicas and auditors compute is in a crate of its own, the kernel, and what runs modules in another, the
+//! engine. Both see nothing of the host.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub use statehouse_engine::guest;
 pub use statehouse_kernel::{ids, machine, saga};
 
 pub mod limits;
@@ -24,7 +26,6 @@ pub mod sequencer;
 pub mod peer;
 pub mod consensus;
 pub mod log;
-pub mod guest;
 pub mod store;
 pub mod snapshot;
 pub mod archive;

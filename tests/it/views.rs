@@ -350,7 +350,7 @@ async fn views_are_listed_dropped_and_created_again_and_that_survives_a_restart(
     assert!(twice.code == Some(2) && twice.stderr.contains("rebuild it"), "{twice:?}");
     let module = concat!(env!("CARGO_MANIFEST_DIR"), "/../modules/releases/wallet-1.1.0.wasm");
     let module = command(&host, &["create", module]);
-    assert!(module.code == Some(2) && module.stderr.contains("no view"), "{module:?}");
+    assert!(module.code == Some(2) && module.stderr.contains("and not a view"), "{module:?}");
     let view = concat!(env!("CARGO_MANIFEST_DIR"), "/../modules/releases/statements-1.0.0.wasm");
     let staged = cli(["module", "stage", view, "--url", &url(&host)]);
     assert!(staged.code == Some(2) && staged.stderr.contains("view create"), "{staged:?}");

@@ -1,13 +1,13 @@
 //! `ARCHITECTURE.md` stays short and true: every path it names in backticks exists.
 //!
 //! In: the page and the files of the repository. Out: findings. A path is looked up from the root, then from
-//! `host/src` and from `host/kernel/src`. Names of types and routes are for review.
+//! the sources of the host and its crates. Names of types and routes are for review.
 
 use crate::tree::{Finding, Text, report, root, texts};
 
 const LINES_MAX: usize = 300;
 /// Where a path may begin.
-const FOLDERS: [&str; 3] = ["", "host/src", "host/kernel/src"];
+const FOLDERS: [&str; 4] = ["", "host/src", "host/engine/src", "host/kernel/src"];
 
 #[test]
 fn the_page_has_at_most_300_lines() {
@@ -25,8 +25,9 @@ fn every_path_it_names_exists() {
         for path in line.split('`').skip(1).step_by(2).filter(|word| is_path(word)) {
             let exists = FOLDERS.iter().any(|folder| root().join(folder).join(path).exists());
             if !exists {
-                let advice =
-                    format!("`{path}` does not exist; name what does, from the root, host/src or host/kernel/src");
+                let advice = format!(
+                    "`{path}` does not exist; name what does, from the root or the sources of a crate in host/"
+                );
                 findings.push(Finding { path: page().path.clone(), line: index + 1, advice });
             }
         }

@@ -1,9 +1,9 @@
-//! Which folder may know which: imports between the folders of the host and its kernel, and the external crates that
+//! Which folder may know which: imports between the folders of the host and of its crates, and the external crates that
 //! one folder owns.
 //!
-//! In: the layer table of `ARCHITECTURE.md` (`| layer | folders | edges inside the layer |`, topmost first), and
-//! sources. Out: findings. Unit tests may reach anywhere. That the kernel knows nothing of the host is not checked
-//! here, because it is a crate of its own; that it depends on nothing but what it lists is.
+//! In: the layer table of `ARCHITECTURE.md` (`| layer | folders | edges inside the layer |`, topmost first) and the
+//! sources. Out: findings. Unit tests may reach anywhere. That the kernel and the engine know nothing of the host is not
+//! checked here, because they are crates of their own; that they depend on nothing but what is listed is.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use crate::tokens::{Token, end_of_group};
 use crate::tree::{Finding, Source, check_rule, check_sources, report, root, texts};
 
-/// The crates whose folders are in the table. The host re-exports the kernel's.
-const CRATES: [&str; 2] = ["host/src/", "host/kernel/src/"];
+/// The crates whose folders are in the table. The host re-exports those of the others.
+const CRATES: [&str; 3] = ["host/src/", "host/engine/src/", "host/kernel/src/"];
 
 /// All that the kernel may depend on. None of these waits, reads a clock or a file, or makes numbers by chance.
 const KERNEL_MAY: [&str; 11] = [
@@ -28,6 +28,28 @@ const KERNEL_MAY: [&str; 11] = [
     "statehouse-projection",
     "thiserror",
     "uuid",
+];
+
+/// The same for the engine, which may have files, threads and processes of its own, but no network and no runtime.
+const ENGINE_MAY: [&str; 18] = [
+    "blake3",
+    "bytes",
+    "landlock",
+    "libc",
+    "minicbor",
+    "parking_lot",
+    "rustc-demangle",
+    "rustix",
+    "seccompiler",
+    "statehouse-abi",
+    "statehouse-kernel",
+    "statehouse-projection",
+    "tempfile",
+    "thiserror",
+    "tracing",
+    "wasmi",
+    "wasmparser",
+    "wasmtime",
 ];
 
 /// External crates and the only folders of the host that may name them.
@@ -91,16 +113,31 @@ fn only_the_owning_folder_names_its_crate() {
 
 #[test]
 fn the_kernel_depends_on_nothing_but_what_is_listed() {
-    let manifest = texts().iter().find(|file| file.path == "host/kernel/Cargo.toml").expect("the kernel is a crate");
-    let mut sections = manifest.text.split("\n[");
-    let section = sections.find_map(|section| section.strip_prefix("dependencies]")).unwrap_or_default();
-    let names = section.lines().filter_map(|line| Some(line.split_once(['.', ' ', '='])?.0));
-    let names: Vec<&str> = names.filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase())).collect();
     assert_eq!(
-        names, KERNEL_MAY,
+        dependencies("host/kernel/Cargo.toml"),
+        KERNEL_MAY,
         "host/kernel/Cargo.toml: the kernel sees no clock, file, network or runtime; if a new dependency is none of \
          these, and says so, list it in tests/tidy/layers.rs"
     );
+}
+
+#[test]
+fn the_engine_depends_on_nothing_but_what_is_listed() {
+    assert_eq!(
+        dependencies("host/engine/Cargo.toml"),
+        ENGINE_MAY,
+        "host/engine/Cargo.toml: the engine sees no network and no runtime, so that an auditor can link it; if a new \
+         dependency is neither, list it in tests/tidy/layers.rs"
+    );
+}
+
+/// What a manifest names in its section `[dependencies]`.
+fn dependencies(path: &str) -> Vec<&'static str> {
+    let manifest = texts().iter().find(|file| file.path == path).expect("it is a crate");
+    let mut sections = manifest.text.split("\n[");
+    let section = sections.find_map(|section| section.strip_prefix("dependencies]")).unwrap_or_default();
+    let names = section.lines().filter_map(|line| Some(line.split_once(['.', ' ', '='])?.0));
+    names.filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase())).collect()
 }
 
 struct Table {

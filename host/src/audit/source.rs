@@ -21,7 +21,7 @@ use crate::machine::journal::{Journal, Moment};
 use crate::machine::logic::Logic;
 use crate::machine::native::Native;
 use crate::machine::replay::{Replay, ReplayError};
-use crate::registry::Registry;
+use crate::registry::{self, Registry};
 use crate::snapshot::canonical;
 use crate::system::Identity;
 use crate::system::folder::partition_folder;
@@ -95,7 +95,7 @@ impl Source {
         // Without a cache: an audit writes nothing into the folder that it reads, and trusts no compiled file in it.
         let options = EngineOptions { metered: Metered::WhenNeeded, ..EngineOptions::default() };
         let engine = Engine::new(options).map_err(crate::registry::RegistryError::from)?;
-        let registry = Registry::open_to_read(modules_folder(path), engine, allowance);
+        let registry = registry::open_to_read(modules_folder(path), engine, allowance);
         let system = Arc::new(Native::<System>::new());
         let native = system.id();
         registry.add_native(system);

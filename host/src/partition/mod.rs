@@ -47,7 +47,7 @@ pub use error::{HaltReason, Held, PartitionError};
 pub use handle::{Partition, ReadPoint};
 pub use in_transit::moment_before;
 pub use lost::{Loss, Remembered, Witness};
-pub use open::{Modules, PartitionOptions};
+pub use open::PartitionOptions;
 pub use order::NotOrdered;
 pub use release::Needed;
 pub use restore::Leading;

@@ -22,6 +22,7 @@ use crate::limits::BATCH_COMMANDS_MAX;
 use crate::log::{EntryId, Log, LogEntry, LogOptions, StreamId};
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
+use crate::machine::modules::Modules;
 use crate::partition::canonical::Canonical;
 use crate::partition::coordinate::{Coordinator, Participants, read_table};
 use crate::partition::derived::{self, Known};
@@ -49,18 +50,6 @@ use crate::store::{IdIndex, Meta, Store, StoreOptions};
 
 /// How many batches of committed entries may wait for the executor.
 const COMMITTED_BATCHES_MAX: usize = 16;
-
-/// Where modules come from when the journal names one.
-pub trait Modules: Send + Sync {
-    /// Loads a module that was staged before; an error names what is missing.
-    fn load(&self, id: ModuleId) -> Result<Arc<dyn Logic>, String>;
-
-    /// The same, but waits only for the disk and the compiler: `None` if the module is not on this node.
-    fn find_here(&self, id: ModuleId) -> Option<Arc<dyn Logic>>;
-
-    /// The same, but does not wait at all: `None` if the module is not in memory.
-    fn find_loaded(&self, id: ModuleId) -> Option<Arc<dyn Logic>>;
-}
 
 /// What is needed to open a partition.
 pub struct PartitionOptions {

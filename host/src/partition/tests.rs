@@ -24,11 +24,12 @@ use crate::limits::SNAPSHOTS_ASKED_MAX;
 use crate::log::EntryId;
 use crate::machine::entry::{Activation, Part};
 use crate::machine::logic::Logic;
+use crate::machine::modules::Modules;
 use crate::machine::native::Native;
 use crate::machine::replica::is_key_of;
 use crate::partition::tail::{Bound, Place, Start, Tail};
 use crate::partition::{
-    Answered, Leading, Modules, Needed, Participants, Partition, PartitionError, PartitionOptions, Remembered,
+    Answered, Leading, Needed, Participants, Partition, PartitionError, PartitionOptions, Remembered,
 };
 use crate::peer::{GroupName, GroupPeers, NoNetwork, Seen};
 use crate::router::answer::{Answer, Caller, CommandRequest, Unavailable, UnavailableReason};

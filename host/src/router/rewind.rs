@@ -13,9 +13,10 @@ use tokio::time::Instant;
 use crate::ids::{Micros, Position};
 use crate::machine::beginning::is_whole;
 use crate::machine::journal::{Journal, Moment};
+use crate::machine::modules::Modules;
 use crate::machine::replay::{Replay, ReplayError, Rows};
 use crate::partition::tail::{Bound, Place};
-use crate::partition::{Modules, Partition, PartitionError};
+use crate::partition::{Partition, PartitionError};
 use crate::snapshot::canonical::{CanonicalError, Facts, Listed};
 
 /// How much is read and replayed at a time.

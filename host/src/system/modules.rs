@@ -13,7 +13,7 @@ use crate::consensus::PeerError;
 use crate::ids::{ModuleId, NodeId};
 use crate::limits::MODULE_BYTES_MAX;
 use crate::machine::logic::Logic;
-use crate::partition::Modules;
+use crate::machine::modules::Modules;
 use crate::peer::{Call, Topic};
 use crate::registry::RegistryError;
 use crate::system::host::Host;

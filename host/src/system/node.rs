@@ -23,13 +23,13 @@ use crate::archive::Archive;
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::features::{self, FeatureLevel, Features};
-use crate::guest::{Engine, EngineOptions};
+use crate::guest::{Engine, EngineOptions, StopSignal};
 use crate::ids::{ClusterId, NodeId};
 use crate::key::NodeKey;
 use crate::machine::logic::Logic;
 use crate::machine::native::Native;
 use crate::peer::{self, Grpc, Links, Network, PeerRenewal, Routes, SeenBook, Service, SimNetwork};
-use crate::registry::Registry;
+use crate::registry::{self, Registry};
 use crate::router::Router;
 use crate::store::StoreShared;
 use crate::system::archivist::ArchiveOptions;
@@ -148,8 +148,10 @@ impl Node {
     pub async fn open_unless(options: NodeOptions, stop: &CancellationToken) -> Result<Self, NodeError> {
         let folder = DataFolder::open(options.disk.clone(), &options.data, options.node)?;
         let (cache, stopping) = (Some(folder.artefacts()?), CancellationToken::new());
-        let engine = Engine::new(EngineOptions { cache, stop: stopping.child_token(), ..EngineOptions::default() })?;
-        let registry = Arc::new(Registry::open(folder.path().join("modules"), engine)?);
+        let is_stopping = stopping.clone();
+        let when = StopSignal::when(move || is_stopping.is_cancelled());
+        let engine = Engine::new(EngineOptions { cache, stop: when, ..EngineOptions::default() })?;
+        let registry = Arc::new(registry::open(folder.path().join("modules"), engine)?);
         stage_all(&registry, options.machines.clone(), stop).await?;
         let (shared, features) = (StoreShared::new(BLOCK_CACHE_BYTES), Features::at(features::BASE));
         let opening = opening_of(&options, &shared, &features)?;

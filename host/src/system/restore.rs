@@ -33,12 +33,11 @@ use crate::log::EntryId;
 use crate::machine::entry::Entry;
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
+use crate::machine::modules::Modules;
 use crate::machine::native::Native;
-use crate::partition::{
-    Answered, Leading, Modules, Participants, Partition, PartitionError, PartitionOptions, Remembered,
-};
+use crate::partition::{Answered, Leading, Participants, Partition, PartitionError, PartitionOptions, Remembered};
 use crate::peer::{GroupName, GroupPeers, NoNetwork, Seen};
-use crate::registry::{Registry, RegistryError};
+use crate::registry::{self, Registry, RegistryError};
 use crate::regular;
 use crate::router::answer::Caller;
 use crate::router::{Machine, MachineOptions};
@@ -228,7 +227,7 @@ impl<'a> Work<'a> {
     fn open(options: &'a RestoreOptions<'a>, manifest: &'a Manifest, building: PathBuf) -> Result<Self, RestoreError> {
         let cache = Some(artefacts_of(&building)?);
         let engine = Engine::new(EngineOptions { cache, ..EngineOptions::default() }).map_err(NodeError::from)?;
-        let registry = Registry::open(modules_folder(&building), engine)?;
+        let registry = registry::open(modules_folder(&building), engine)?;
         for id in &manifest.modules {
             let path = modules_folder(options.from).join(format!("{id}.wasm"));
             let wasm = regular::read(&path, MODULE_BYTES_MAX as u64);

@@ -20,7 +20,7 @@ use statehouse_abi::value::Value;
 use tokio::time::Instant;
 
 use crate::features;
-use crate::guest::{Allowance, Bounds, GuestError};
+use crate::guest::{Allowance, Bounds, GuestError, StopSignal};
 use crate::ids::{Micros, ModuleId};
 use crate::limits::{MODULES_REFUSED_MAX, REFUSALS_PER_MINUTE_MAX, REFUSED_REASON_CHARS_MAX};
 use crate::machine::logic::Logic;
@@ -123,7 +123,8 @@ impl Cluster {
         let (registry, stop) = (self.host().registry.clone(), self.host().examining.child_token());
         // The compilation also stops if the client is gone.
         let _ended = stop.clone().drop_guard();
-        let bounds = Bounds { allowance: Allowance::Foreign, until: Some(wanting.deadline), stop };
+        let stop = StopSignal::when(move || stop.is_cancelled());
+        let bounds = Bounds { allowance: Allowance::Foreign, until: Some(wanting.deadline.into_std()), stop };
         let (id, size) = (ModuleId::of(&wasm), wasm.len());
         let examining = tokio::task::spawn_blocking(move || registry.examine(&wasm, &bounds));
         let examined = tokio::time::timeout_at(wanting.deadline, examining).await;

@@ -29,7 +29,8 @@ use parking_lot::Mutex;
 
 use crate::ids::PartitionId;
 use crate::machine::logic::Logic;
-use crate::partition::{Modules, Partition};
+use crate::machine::modules::Modules;
+use crate::partition::Partition;
 use crate::store::StoreShared;
 
 pub use error::ViewError;

@@ -11,6 +11,7 @@ pub mod journal;
 pub mod limits;
 pub mod logic;
 pub mod migration;
+pub mod modules;
 pub mod native;
 pub mod plan;
 pub mod replica;

@@ -28,7 +28,7 @@ use crate::machine::decide::{HostFault, decide};
 use crate::machine::logic::Logic;
 use crate::machine::plan::{Plan, PlanView};
 use crate::machine::replica::digest;
-use crate::registry::Registry;
+use crate::registry;
 use crate::store::{IdIndex, IdOptions, Meta, Store, StoreOptions, StoreShared};
 
 #[derive(Args, Clone)]
@@ -50,7 +50,7 @@ pub struct GuestArgs {
 pub fn run(args: &GuestArgs) -> anyhow::Result<ExitCode> {
     let folder = Folder::new(None)?;
     let engine = Engine::new(EngineOptions { has_perf_map: args.perf_map, ..EngineOptions::default() })?;
-    let registry = Registry::open(folder.path().join("modules"), engine)?;
+    let registry = registry::open(folder.path().join("modules"), engine)?;
     let logic = registry.stage(WALLET)?;
     let figures = measure("wasm", logic, args)?;
     print(&figures.text())?;

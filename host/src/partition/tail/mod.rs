@@ -29,9 +29,9 @@ use crate::ids::{JournalIndex, PartitionId, Position};
 use crate::limits;
 use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
+use crate::machine::modules::Modules;
 use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::handle::Partition;
-use crate::partition::open::Modules;
 use crate::partition::status::{Progress, RunState};
 
 /// Where a tail begins.

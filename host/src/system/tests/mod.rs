@@ -62,7 +62,7 @@ use crate::limits;
 use crate::machine::slots::partition_of;
 use crate::partition::Partition;
 use crate::peer::SimNetwork;
-use crate::registry::Registry;
+use crate::registry;
 use crate::router::Router;
 
 use judge::Bank;
@@ -111,7 +111,7 @@ static COMPILED: LazyLock<Vec<(PathBuf, Vec<u8>)>> = LazyLock::new(|| {
     let folder = tempfile::tempdir().expect("a folder for temporary files");
     let artefacts = artefacts_of(folder.path()).expect("a new folder");
     let engine = Engine::new(EngineOptions { cache: Some(artefacts), ..EngineOptions::default() });
-    let registry = Registry::open(folder.path().join("modules"), engine.expect("the engine starts"));
+    let registry = registry::open(folder.path().join("modules"), engine.expect("the engine starts"));
     drop(registry.expect("a new folder").stage(WALLET).expect("the released wallet"));
     let artefacts = std::fs::read_dir(folder.path().join(ARTEFACTS)).expect("it was just filled");
     let files = artefacts.map(|file| file.expect("it is listed").path()).chain([folder.path().join(ARTEFACT_KEY)]);

@@ -14,7 +14,7 @@ use crate::audit::replay::tests::{Numbers, PARTITIONS, check_same, first, names,
 use crate::audit::replay::{Class, Mode};
 use crate::guest::{CacheOptions, Engine, EngineOptions};
 use crate::machine::logic::Logic;
-use crate::registry::Registry;
+use crate::registry::{self, Registry};
 
 const RECORDED: &[u8] = include_bytes!("../../../../../modules/releases/wallet-1.0.1.wasm");
 const REFACTORED: &[u8] = include_bytes!("../../../../../modules/releases/wallet-1.1.0.wasm");
@@ -33,7 +33,7 @@ static REGISTRY: LazyLock<(TempDir, Registry)> = LazyLock::new(|| {
     let cache = Some(CacheOptions { folder: folder.path().join("artefacts"), key: [0; 32] });
     let options = EngineOptions { cache, ..EngineOptions::default() };
     let engine = Engine::new(options).expect("the engine starts");
-    let registry = Registry::open(folder.path().join("modules"), engine).expect("a new folder");
+    let registry = registry::open(folder.path().join("modules"), engine).expect("a new folder");
     (folder, registry)
 });
 

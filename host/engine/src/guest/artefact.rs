@@ -19,13 +19,14 @@ use std::time::SystemTime;
 
 use super::error::GuestError;
 use super::module::Pace;
-use crate::durable::PRIVATE;
 use crate::ids::ModuleId;
 use crate::limits;
 
 const MAGIC: &[u8; 8] = b"SHCWASM2";
 const HEADER_SIZE: usize = 40;
 const EXTENSION: &str = "cwasm";
+/// The mode of a file: nobody else may read what this node runs.
+const PRIVATE: u32 = 0o600;
 
 /// Where compiled modules are kept, and the key that proves that this node has compiled them.
 #[derive(Clone)]

@@ -2,6 +2,8 @@
 //! compared.
 
 use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rand::rngs::StdRng;
@@ -13,28 +15,70 @@ use statehouse_abi::plan::{PlanInWriter, PlanItem};
 use statehouse_abi::role;
 use statehouse_abi::rows::{RowsWriter, WritesBlock};
 use statehouse_abi::value::Value;
-use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::guest::{CacheOptions, EngineOptions};
+use crate::guest::{CacheOptions, EngineOptions, StopSignal};
 use crate::limits::MODULES_LOADED_MAX;
 use crate::machine::decide::{Decided, HostFault, decide};
+use crate::machine::logic::Fault;
 use crate::machine::plan::{Plan, PlanView};
 
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
-const WALLET: &[u8] = include_bytes!("../../../modules/releases/wallet-2.0.0.wasm");
-const FAULTY: &[u8] = include_bytes!("../../../tests/hostile/faulty.wasm");
+const WALLET: &[u8] = include_bytes!("../../../../modules/releases/wallet-2.0.0.wasm");
+const FAULTY: &[u8] = include_bytes!("../../../../tests/hostile/faulty.wasm");
+
+/// Modules in memory. What is cloned shares them.
+#[derive(Clone, Default)]
+struct Shelf(Arc<Mutex<BTreeMap<ModuleId, Vec<u8>>>>);
+
+impl Shelf {
+    fn count(&self) -> usize {
+        self.0.lock().len()
+    }
+}
+
+impl ModuleFiles for Shelf {
+    fn place_of(&self, id: ModuleId) -> PathBuf {
+        PathBuf::from(id.to_string())
+    }
+
+    fn has(&self, id: ModuleId) -> bool {
+        self.0.lock().contains_key(&id)
+    }
+
+    fn read(&self, id: ModuleId) -> io::Result<Vec<u8>> {
+        self.0.lock().get(&id).cloned().ok_or_else(|| ErrorKind::NotFound.into())
+    }
+
+    fn write(&self, id: ModuleId, wasm: &[u8]) -> io::Result<()> {
+        self.0.lock().insert(id, wasm.to_vec());
+        Ok(())
+    }
+
+    fn remove(&self, id: ModuleId) -> io::Result<()> {
+        self.0.lock().remove(&id);
+        Ok(())
+    }
+}
+
+#[test]
+fn modules_in_memory_are_kept_as_the_registry_expects() {
+    conformance::check(&Shelf::default());
+}
+
+fn registry(files: &Shelf, cache: Option<CacheOptions>) -> Registry {
+    let engine = Engine::new(EngineOptions { cache, instances_max: 1, ..EngineOptions::default() });
+    Registry::new(files.clone(), engine.expect("the engine starts"), Allowance::Recorded)
+}
 
 /// The same module on both engines.
-fn both(wasm: &[u8]) -> (tempfile::TempDir, [Arc<dyn Logic>; 2]) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let engine = Engine::new(EngineOptions { instances_max: 1, ..EngineOptions::default() });
-    let registry = Registry::open(folder.path().join("modules"), engine.expect("the engine starts")).expect("it opens");
+fn both(wasm: &[u8]) -> [Arc<dyn Logic>; 2] {
+    let registry = registry(&Shelf::default(), None);
     let first = registry.stage(wasm).expect("the module is accepted");
     let second = registry.find_second(first.id()).expect("the second engine accepts it");
     assert_eq!((first.id(), first.describe()), (second.id(), second.describe()));
-    (folder, [first, second])
+    [first, second]
 }
 
 fn plan_in(logic: &dyn Logic, commands: &[(&str, Value)]) -> Vec<u8> {
@@ -85,7 +129,7 @@ fn command(random: &mut StdRng) -> (&'static str, Value) {
 
 #[test]
 fn both_engines_give_the_same_bytes_for_every_call() {
-    let (_folder, [first, second]) = both(WALLET);
+    let [first, second] = both(WALLET);
     let mut random = StdRng::seed_from_u64(5);
     let mut rows = Rows::new();
     for batch in 1..20 {
@@ -144,8 +188,8 @@ fn both_engines_give_the_same_bytes_for_every_call() {
 
 #[test]
 fn entity_that_cannot_be_migrated_is_the_last_one_and_those_before_it_are_not_harmed() {
-    const NEXT: &[u8] = include_bytes!("../../../tests/hostile/faulty-next.wasm");
-    let (_folder, both) = both(NEXT);
+    const NEXT: &[u8] = include_bytes!("../../../../tests/hostile/faulty-next.wasm");
+    let both = both(NEXT);
     let entity = |name: &str, value: u64| {
         let key = statehouse_abi::key::key(name.as_bytes(), b"value");
         let rows = vec![Row { key, row: Some(value.to_le_bytes().to_vec()) }];
@@ -192,7 +236,7 @@ fn acts(logic: &dyn Logic, what: &str, size: usize) -> String {
 /// The differences that `prepare` must find.
 #[test]
 fn a_module_that_sees_its_batch_or_its_engine_differs_from_itself() {
-    let (_folder, [first, second]) = both(FAULTY);
+    let [first, second] = both(FAULTY);
     let in_all_ways =
         |what| [(&first, 1), (&first, 4), (&second, 1), (&second, 4)].map(|(logic, size)| acts(&**logic, what, size));
     assert_eq!(in_all_ways("add"), ["Some(4)"; 4]);
@@ -206,7 +250,7 @@ fn a_module_that_sees_its_batch_or_its_engine_differs_from_itself() {
 
 #[test]
 fn a_panic_names_the_functions_it_came_from() {
-    let (_folder, [first, _]) = both(FAULTY);
+    let [first, _] = both(FAULTY);
     let decided = decided(&*first, &[act(&*first, "panic")], &Rows::new(), 1);
     let [(0, diagnostic)] = decided.diagnostics.as_slice() else { panic!("{:?}", decided.diagnostics) };
     assert!(diagnostic.text.ends_with("asked to panic"), "{}", diagnostic.text);
@@ -217,7 +261,7 @@ fn a_panic_names_the_functions_it_came_from() {
 
 /// Modules that differ in a name which nobody reads.
 fn variant(number: usize) -> Vec<u8> {
-    let path = format!("{}/../tests/hostile/conforming.wat", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/../../tests/hostile/conforming.wat", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(path).expect("it is there");
     let text = text.trim_end().strip_suffix(')').expect("it ends as a module does").to_owned();
     wat::parse_str(format!("{text}(func $variant_{number}))")).expect("valid text")
@@ -227,8 +271,7 @@ fn variant(number: usize) -> Vec<u8> {
 fn idle_modules_leave_memory_and_those_in_use_stay() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let cache = Some(CacheOptions { folder: folder.path().join("artefacts"), key: [1; 32] });
-    let engine = Engine::new(EngineOptions { cache, instances_max: 1, ..EngineOptions::default() });
-    let registry = Registry::open(folder.path().join("modules"), engine.expect("the engine starts")).expect("it opens");
+    let registry = registry(&Shelf::default(), cache);
     let count = MODULES_LOADED_MAX + 4;
     let in_use = registry.stage(&variant(0)).expect("it is accepted");
     let ids: Vec<ModuleId> =
@@ -237,7 +280,7 @@ fn idle_modules_leave_memory_and_those_in_use_stay() {
     let loaded = ids.iter().filter(|id| registry.find_loaded(**id).is_some()).count();
     assert!((MODULES_LOADED_MAX..count - 1).contains(&loaded), "{loaded} of {count} are loaded");
     assert!(registry.find_loaded(ids[0]).is_none(), "it was used least lately");
-    assert_eq!(registry.find(ids[0]).expect("it comes from the disk").id(), ids[0]);
+    assert_eq!(registry.find(ids[0]).expect("it is still kept").id(), ids[0]);
     assert!(registry.find_loaded(ids[0]).is_some(), "it is used again");
 }
 
@@ -245,20 +288,23 @@ fn idle_modules_leave_memory_and_those_in_use_stay() {
 fn a_candidate_is_kept_when_asked_and_forgotten_without_a_trace() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let cache = Some(CacheOptions { folder: folder.path().join("artefacts"), key: [1; 32] });
-    let engine = Engine::new(EngineOptions { cache, instances_max: 1, ..EngineOptions::default() });
-    let registry = Registry::open(folder.path().join("modules"), engine.expect("the engine starts")).expect("it opens");
-    let files = |name: &str| std::fs::read_dir(folder.path().join(name)).expect("it is there").count();
-    let bounds = Bounds { allowance: Allowance::Foreign, until: None, stop: CancellationToken::new() };
+    let shelf = Shelf::default();
+    let registry = registry(&shelf, cache);
+    let counts = || {
+        let artefacts = std::fs::read_dir(folder.path().join("artefacts")).expect("it is there");
+        (shelf.count(), artefacts.count())
+    };
+    let bounds = Bounds { allowance: Allowance::Foreign, until: None, stop: StopSignal::never() };
     let examine = || registry.examine(&variant(1), &bounds).expect("it is accepted");
     let candidate = examine();
     let id = candidate.logic().id();
     assert!(candidate.is_new() && registry.find(id).is_err() && registry.find_loaded(id).is_none());
-    assert_eq!((files("modules"), files("artefacts")), (0, 0));
+    assert_eq!(counts(), (0, 0));
     registry.keep(&candidate).expect("the folder is ours");
     assert!(!examine().is_new(), "it is kept by now");
-    assert_eq!((files("modules"), files("artefacts")), (1, 2));
+    assert_eq!(counts(), (1, 2));
     registry.forget(id).expect("the folder is ours");
     assert!(registry.find(id).is_err() && registry.find_loaded(id).is_none());
-    assert_eq!((files("modules"), files("artefacts")), (0, 0));
+    assert_eq!(counts(), (0, 0));
     registry.forget(id).expect("there is nothing to forget");
 }

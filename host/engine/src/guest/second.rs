@@ -21,8 +21,9 @@ use super::module::{broken, copy_from, decode};
 use super::validate::validate_within;
 use crate::ids::ModuleId;
 use crate::limits;
+use crate::machine::logic::{Logic, Pace};
 
-/// A module loaded into the second engine.
+/// A module loaded into the second engine, as [`Logic`].
 pub struct SecondModule {
     id: ModuleId,
     describe: Describe,
@@ -46,57 +47,6 @@ impl SecondModule {
         Ok(Self { id: ModuleId::of(wasm), describe, module })
     }
 
-    pub fn id(&self) -> ModuleId {
-        self.id
-    }
-
-    pub fn describe(&self) -> &Describe {
-        &self.describe
-    }
-
-    /// PLAN_IN → PLAN_OUT, already parsed once.
-    pub fn plan(&self, plan_in: &[u8]) -> Result<Vec<u8>, GuestFault> {
-        let output = self.call_with(export::PLAN, plan_in.len(), copy_from(plan_in))?;
-        PlanOut::parse(&output).map_err(|error| broken(export::PLAN, error))?;
-        Ok(output)
-    }
-
-    /// OPS and ROWS blocks → EXECUTE_OUT. The outcome in it must be parsed against the ops.
-    pub fn execute(&self, context: Context, ops: &[u8], rows: &[u8]) -> Result<Vec<u8>, GuestFault> {
-        let output = self.call_hot(export::EXECUTE, &CallIn { context, ops, rows, outcome: None })?;
-        ExecuteOut::parse(&output).map_err(|error| broken(export::EXECUTE, error))?;
-        Ok(output)
-    }
-
-    /// OPS, ROWS and OUTCOME blocks → WRITES, which must be parsed against the number of keys.
-    pub fn apply(&self, context: Context, ops: &[u8], rows: &[u8], outcome: &[u8]) -> Result<Vec<u8>, GuestFault> {
-        self.call_hot(export::APPLY, &CallIn { context, ops, rows, outcome: Some(outcome) })
-    }
-
-    pub fn query(&self, query: &QueryIn) -> Result<QueryOut, GuestFault> {
-        self.call_cold(export::QUERY, query)
-    }
-
-    /// Returns as many values as there are items, in order.
-    pub fn render(&self, items: &[RenderItem]) -> Result<Vec<Value>, GuestFault> {
-        let values: Vec<Value> = self.call_cold(export::RENDER, items)?;
-        if values.len() != items.len() {
-            let what = format!("`sh1_render` returned {} values for {} items", values.len(), items.len());
-            return Err(GuestFault::Output { what });
-        }
-        Ok(values)
-    }
-
-    pub fn check(&self, chunk: &CheckIn) -> Result<CheckOut, GuestFault> {
-        self.call_cold(export::CHECK, chunk)
-    }
-
-    /// One result for each entity, up to and including the first fault; each in a fresh instance, unlike the first
-    /// engine.
-    pub fn migrate(&self, entities: &[MigrateIn]) -> Vec<Result<MigrateOut, GuestFault>> {
-        up_to_fault(entities.iter().map(|entity| self.call_cold(export::MIGRATE, entity)))
-    }
-
     fn call_hot(&self, name: &str, parts: &CallIn<'_>) -> Result<Vec<u8>, GuestFault> {
         self.call_with(name, parts.size(), |input| parts.write_to(input))
     }
@@ -111,6 +61,59 @@ impl SecondModule {
 
     fn call_with(&self, name: &str, len: usize, fill: impl FnOnce(&mut [u8])) -> Result<Vec<u8>, GuestFault> {
         Call::new(&self.module, limits::SECOND_ENGINE_FUEL)?.call_with(name, len, fill)
+    }
+}
+
+/// The pace makes no difference: every call has a budget.
+impl Logic for SecondModule {
+    fn id(&self) -> ModuleId {
+        self.id
+    }
+
+    fn describe(&self) -> &Describe {
+        &self.describe
+    }
+
+    /// PLAN_IN → PLAN_OUT, already parsed once.
+    fn plan(&self, plan_in: &[u8]) -> Result<Vec<u8>, GuestFault> {
+        let output = self.call_with(export::PLAN, plan_in.len(), copy_from(plan_in))?;
+        PlanOut::parse(&output).map_err(|error| broken(export::PLAN, error))?;
+        Ok(output)
+    }
+
+    /// OPS and ROWS blocks → EXECUTE_OUT. The outcome in it must be parsed against the ops.
+    fn execute(&self, _: Pace, context: Context, ops: &[u8], rows: &[u8]) -> Result<Vec<u8>, GuestFault> {
+        let output = self.call_hot(export::EXECUTE, &CallIn { context, ops, rows, outcome: None })?;
+        ExecuteOut::parse(&output).map_err(|error| broken(export::EXECUTE, error))?;
+        Ok(output)
+    }
+
+    /// OPS, ROWS and OUTCOME blocks → WRITES, which must be parsed against the number of keys.
+    fn apply(&self, _: Pace, context: Context, ops: &[u8], rows: &[u8], outcome: &[u8]) -> Result<Vec<u8>, GuestFault> {
+        self.call_hot(export::APPLY, &CallIn { context, ops, rows, outcome: Some(outcome) })
+    }
+
+    fn query(&self, query: &QueryIn) -> Result<QueryOut, GuestFault> {
+        self.call_cold(export::QUERY, query)
+    }
+
+    fn render(&self, items: &[RenderItem]) -> Result<Vec<Value>, GuestFault> {
+        let values: Vec<Value> = self.call_cold(export::RENDER, items)?;
+        if values.len() != items.len() {
+            let what = format!("`sh1_render` returned {} values for {} items", values.len(), items.len());
+            return Err(GuestFault::Output { what });
+        }
+        Ok(values)
+    }
+
+    fn check(&self, chunk: &CheckIn) -> Result<CheckOut, GuestFault> {
+        self.call_cold(export::CHECK, chunk)
+    }
+
+    /// One result for each entity, up to and including the first fault; each in a fresh instance, unlike the first
+    /// engine.
+    fn migrate(&self, entities: &[MigrateIn]) -> Vec<Result<MigrateOut, GuestFault>> {
+        up_to_fault(entities.iter().map(|entity| self.call_cold(export::MIGRATE, entity)))
     }
 }
 

@@ -28,7 +28,7 @@ mod compat;
 pub use allowance::Allowance;
 pub use artefact::CacheOptions;
 pub use compat::{Incompatibility, check_successor};
-pub use compile::{Bounds, Compiling, compile_by, compile_module};
+pub use compile::{Bounds, StopSignal, compile_by, compile_module};
 pub use engine::{Engine, EngineOptions, Examined, Metered};
 pub use error::{CompileLimit, GuestError, GuestFault};
 pub use module::{Module, Pace};

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use expect_test::{Expect, expect};
@@ -15,13 +16,14 @@ use statehouse_abi::value::Value;
 use super::*;
 use crate::ids::ModuleId;
 use crate::limits;
+use crate::machine::logic::Logic;
 
 mod structure;
 
 const CONTEXT: Context = Context { time: 7, seed: [9; 32] };
 
 fn wasm(name: &str) -> Vec<u8> {
-    let path = format!("{}/../tests/hostile/{name}.wat", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/../../tests/hostile/{name}.wat", env!("CARGO_MANIFEST_DIR"));
     wat::parse_file(&path).expect("the hostile modules are valid text")
 }
 
@@ -428,8 +430,10 @@ fn an_artefact_that_is_whole_and_foreign_stops_the_load() {
 fn what_is_examined_is_kept_only_when_asked() {
     let shelf = Shelf::new();
     let engine = shelf.engine(1);
-    let stop = tokio_util::sync::CancellationToken::new();
-    let bounds = Bounds { allowance: Allowance::Foreign, until: None, stop: stop.clone() };
+    let is_stopped = Arc::new(AtomicBool::new(false));
+    let stop = is_stopped.clone();
+    let stop = StopSignal::when(move || stop.load(Ordering::Acquire));
+    let bounds = Bounds { allowance: Allowance::Foreign, until: None, stop };
     let examined = engine.examine(&wasm("conforming"), &bounds).expect("it is accepted");
     assert!(examined.module.apply(Pace::Metered, CONTEXT, &one_op(), &[], &[]).is_ok(), "it works");
     assert_eq!(shelf.files(), Vec::<std::path::PathBuf>::new());
@@ -439,7 +443,7 @@ fn what_is_examined_is_kept_only_when_asked() {
     assert_eq!(shelf.files().len(), 2);
     engine.forget(examined.module.id()).expect("the folder is ours");
     assert_eq!(shelf.files(), Vec::<std::path::PathBuf>::new());
-    stop.cancel();
+    is_stopped.store(true, Ordering::Release);
     let given_up = engine.examine(&wasm("conforming"), &bounds).map(|examined| examined.module.id());
     assert!(matches!(given_up, Err(GuestError::GivenUp { .. })), "{given_up:?}");
     engine.stop_compiling();
@@ -480,7 +484,7 @@ fn the_second_engine_meets_hostile_modules_as_the_first_does() {
         let second = SecondModule::load(&wasm(name)).expect("the module is accepted");
         let first = engine.load(&wasm(name), Allowance::Recorded).expect("the module is accepted");
         let expected = fault_kind(execute(&first, Pace::Metered));
-        let found = second.execute(CONTEXT, &one_op(), &[]).expect_err("a hostile module has no outcome");
+        let found = second.execute(Pace::Fast, CONTEXT, &one_op(), &[]).expect_err("a hostile module has no outcome");
         assert_eq!(fault_kind(found), expected, "{name}");
     }
     for name in ["conforming", "state_in_globals", "memory_bomb"] {
@@ -488,7 +492,7 @@ fn the_second_engine_meets_hostile_modules_as_the_first_does() {
         let first = engine.load(&wasm(name), Allowance::Recorded).expect("the module is accepted");
         for _ in 0..2 {
             let expected = first.apply(Pace::Fast, CONTEXT, &one_op(), &[1; 40], &[2; 16]);
-            assert_eq!(second.apply(CONTEXT, &one_op(), &[1; 40], &[2; 16]), expected, "{name}");
+            assert_eq!(second.apply(Pace::Fast, CONTEXT, &one_op(), &[1; 40], &[2; 16]), expected, "{name}");
         }
     }
     for name in ["refused_import", "refused_float", "refused_start", "refused_memory64"] {

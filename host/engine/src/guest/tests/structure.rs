@@ -10,7 +10,7 @@ use crate::guest::validate::validate_within;
 
 /// The text of the conforming module without its end.
 fn conforming() -> String {
-    let path = format!("{}/../tests/hostile/conforming.wat", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/../../tests/hostile/conforming.wat", env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(path).expect("it is there");
     text.trim_end().strip_suffix(')').expect("it ends as a module does").to_owned()
 }
@@ -53,7 +53,7 @@ fn check_excess(more: &str, expected: Expect) {
 
 #[test]
 fn released_modules_are_far_below_every_limit() {
-    let folder = format!("{}/../modules/releases", env!("CARGO_MANIFEST_DIR"));
+    let folder = format!("{}/../../modules/releases", env!("CARGO_MANIFEST_DIR"));
     let mut most = Structure::default();
     let mut count = 0;
     for entry in fs::read_dir(folder).expect("the released modules are there") {
@@ -203,7 +203,7 @@ fn what_a_guest_returns_is_decoded_within_bounds() {
     for byte in &answer {
         write!(data, "\\{byte:02x}").expect("text grows");
     }
-    let text = fs::read_to_string(format!("{}/../tests/hostile/bad_describe.wat", env!("CARGO_MANIFEST_DIR")));
+    let text = fs::read_to_string(format!("{}/../../tests/hostile/bad_describe.wat", env!("CARGO_MANIFEST_DIR")));
     let text = text.expect("it is there").replace("0x10_00000004", "0x10_0000001f");
     let text = text.replace(
         "(i64.const 0))\n)",

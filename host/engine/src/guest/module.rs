@@ -1,4 +1,4 @@
-//! A loaded module: the exports of the contract as methods, blocks in, blocks out.
+//! A loaded module as [`Logic`]: the exports of the contract as methods, blocks in, blocks out.
 //!
 //! Each call runs in a fresh instance, so nothing that a guest keeps in globals or on its heap survives it. Results are
 //! read within limits. Blocks are returned raw, and the caller parses them against their inputs; CBOR is decoded here.
@@ -28,6 +28,7 @@ use super::error::{GuestError, GuestFault, up_to_fault};
 use crate::ids::ModuleId;
 use crate::limits;
 pub use crate::machine::logic::Pace;
+use crate::machine::logic::{Logic, ViewLogic};
 
 pub struct Module {
     engine: Arc<Engine>,
@@ -89,75 +90,6 @@ impl Module {
         &self.wasm
     }
 
-    /// PLAN_IN → PLAN_OUT, already parsed once.
-    pub fn plan(&self, plan_in: &[u8]) -> Result<Vec<u8>, GuestFault> {
-        let output = self.start(Pace::Fast, 0)?.call_with(export::PLAN, plan_in.len(), copy_from(plan_in))?;
-        PlanOut::parse(&output).map_err(|error| broken(export::PLAN, error))?;
-        Ok(output)
-    }
-
-    /// OPS and ROWS blocks → EXECUTE_OUT. The outcome in it must be parsed against the ops.
-    pub fn execute(&self, pace: Pace, context: Context, ops: &[u8], rows: &[u8]) -> Result<Vec<u8>, GuestFault> {
-        let parts = CallIn { context, ops, rows, outcome: None };
-        let output = self.call_hot(pace, export::EXECUTE, &parts)?;
-        ExecuteOut::parse(&output).map_err(|error| broken(export::EXECUTE, error))?;
-        Ok(output)
-    }
-
-    /// OPS, ROWS and OUTCOME blocks → WRITES, which must be parsed against the number of keys.
-    pub fn apply(
-        &self,
-        pace: Pace,
-        context: Context,
-        ops: &[u8],
-        rows: &[u8],
-        outcome: &[u8],
-    ) -> Result<Vec<u8>, GuestFault> {
-        self.call_hot(pace, export::APPLY, &CallIn { context, ops, rows, outcome: Some(outcome) })
-    }
-
-    pub fn query(&self, query: &QueryIn) -> Result<QueryOut, GuestFault> {
-        self.call_cold(export::QUERY, query)
-    }
-
-    /// Returns as many values as there are items, in order.
-    pub fn render(&self, items: &[RenderItem]) -> Result<Vec<Value>, GuestFault> {
-        let values: Vec<Value> = self.call_cold(export::RENDER, items)?;
-        if values.len() != items.len() {
-            let what = format!("`sh1_render` returned {} values for {} items", values.len(), items.len());
-            return Err(GuestFault::Output { what });
-        }
-        Ok(values)
-    }
-
-    /// Only for views.
-    pub fn project(&self, input: &view::ProjectIn) -> Result<view::ProjectOut, GuestFault> {
-        self.call_cold(view::PROJECT, input)
-    }
-
-    /// Only for views.
-    pub fn ask(&self, query: &view::QueryIn) -> Result<view::QueryOut, GuestFault> {
-        self.call_cold(export::QUERY, query)
-    }
-
-    pub fn check(&self, chunk: &CheckIn) -> Result<CheckOut, GuestFault> {
-        self.call_cold(export::CHECK, chunk)
-    }
-
-    /// One result for each entity, up to and including the first fault. One instance migrates all entities, because a
-    /// fresh one for each costs twenty times the migration. If an entity fails in an instance that was used before, it
-    /// is migrated again in a fresh one.
-    pub fn migrate(&self, entities: &[MigrateIn]) -> Vec<Result<MigrateOut, GuestFault>> {
-        let mut used = None;
-        up_to_fault(entities.iter().map(|entity| {
-            let again = used.take().and_then(|call| self.migrate_in(call, entity).ok());
-            let fresh = || self.start(Pace::Fast, 0).and_then(|call| self.migrate_in(call, entity));
-            let (out, call) = again.map_or_else(fresh, Ok)?;
-            used = Some(call);
-            Ok(out)
-        }))
-    }
-
     fn migrate_in<'a>(&self, mut call: Call<'a>, entity: &MigrateIn) -> Result<(MigrateOut, Call<'a>), GuestFault> {
         call.rewind();
         let input = minicbor::to_vec(entity).map_err(|error| GuestFault::Host { what: error.to_string() })?;
@@ -193,6 +125,92 @@ impl Module {
     {
         let input = minicbor::to_vec(input).map_err(|error| GuestFault::Host { what: error.to_string() })?;
         decode(&self.start(Pace::Fast, 0)?.call_with(name, input.len(), copy_from(&input))?, name)
+    }
+}
+
+impl Logic for Module {
+    fn id(&self) -> ModuleId {
+        self.id
+    }
+
+    fn describe(&self) -> &Describe {
+        &self.describe
+    }
+
+    /// PLAN_IN → PLAN_OUT, already parsed once.
+    fn plan(&self, plan_in: &[u8]) -> Result<Vec<u8>, GuestFault> {
+        let output = self.start(Pace::Fast, 0)?.call_with(export::PLAN, plan_in.len(), copy_from(plan_in))?;
+        PlanOut::parse(&output).map_err(|error| broken(export::PLAN, error))?;
+        Ok(output)
+    }
+
+    /// OPS and ROWS blocks → EXECUTE_OUT. The outcome in it must be parsed against the ops.
+    fn execute(&self, pace: Pace, context: Context, ops: &[u8], rows: &[u8]) -> Result<Vec<u8>, GuestFault> {
+        let parts = CallIn { context, ops, rows, outcome: None };
+        let output = self.call_hot(pace, export::EXECUTE, &parts)?;
+        ExecuteOut::parse(&output).map_err(|error| broken(export::EXECUTE, error))?;
+        Ok(output)
+    }
+
+    /// OPS, ROWS and OUTCOME blocks → WRITES, which must be parsed against the number of keys.
+    fn apply(
+        &self,
+        pace: Pace,
+        context: Context,
+        ops: &[u8],
+        rows: &[u8],
+        outcome: &[u8],
+    ) -> Result<Vec<u8>, GuestFault> {
+        self.call_hot(pace, export::APPLY, &CallIn { context, ops, rows, outcome: Some(outcome) })
+    }
+
+    fn query(&self, query: &QueryIn) -> Result<QueryOut, GuestFault> {
+        self.call_cold(export::QUERY, query)
+    }
+
+    fn render(&self, items: &[RenderItem]) -> Result<Vec<Value>, GuestFault> {
+        let values: Vec<Value> = self.call_cold(export::RENDER, items)?;
+        if values.len() != items.len() {
+            let what = format!("`sh1_render` returned {} values for {} items", values.len(), items.len());
+            return Err(GuestFault::Output { what });
+        }
+        Ok(values)
+    }
+
+    fn check(&self, chunk: &CheckIn) -> Result<CheckOut, GuestFault> {
+        self.call_cold(export::CHECK, chunk)
+    }
+
+    /// One result for each entity, up to and including the first fault. One instance migrates all entities, because a
+    /// fresh one for each costs twenty times the migration. If an entity fails in an instance that was used before, it
+    /// is migrated again in a fresh one.
+    fn migrate(&self, entities: &[MigrateIn]) -> Vec<Result<MigrateOut, GuestFault>> {
+        let mut used = None;
+        up_to_fault(entities.iter().map(|entity| {
+            let again = used.take().and_then(|call| self.migrate_in(call, entity).ok());
+            let fresh = || self.start(Pace::Fast, 0).and_then(|call| self.migrate_in(call, entity));
+            let (out, call) = again.map_or_else(fresh, Ok)?;
+            used = Some(call);
+            Ok(out)
+        }))
+    }
+
+    fn view(&self) -> Option<&dyn ViewLogic> {
+        self.source.is_some().then_some(self as &dyn ViewLogic)
+    }
+}
+
+impl ViewLogic for Module {
+    fn source(&self) -> &str {
+        self.source.as_deref().expect("only a view is asked as one")
+    }
+
+    fn project(&self, input: &view::ProjectIn) -> Result<view::ProjectOut, GuestFault> {
+        self.call_cold(view::PROJECT, input)
+    }
+
+    fn ask(&self, query: &view::QueryIn) -> Result<view::QueryOut, GuestFault> {
+        self.call_cold(export::QUERY, query)
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,7 +15,6 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use statehouse_abi::describe::Describe;
 use statehouse_projection::abi::PROJECT;
-use tokio_util::sync::CancellationToken;
 use wasmtime::{
     Config, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, ProfilingStrategy, Strategy,
     WasmBacktraceDetails,
@@ -22,7 +22,7 @@ use wasmtime::{
 
 use super::allowance::Allowance;
 use super::artefact::{ArtefactCache, CacheOptions};
-use super::compile::{Bounds, Compiled, Compiling, compile};
+use super::compile::{Bounds, Compiled, StopSignal, compile};
 use super::describe;
 use super::error::GuestError;
 use super::module::{Module, Pace};
@@ -51,9 +51,8 @@ pub enum Metered {
 pub struct EngineOptions {
     /// Where compiled modules are kept; without it every load compiles.
     pub cache: Option<CacheOptions>,
-    pub compiling: Compiling,
     /// Ends every compilation, and prevents further ones.
-    pub stop: CancellationToken,
+    pub stop: StopSignal,
     /// Calls that may run at the same time on each engine; further ones wait.
     pub instances_max: u32,
     /// How long a call on the fast artefact may run.
@@ -66,8 +65,8 @@ pub struct EngineOptions {
 impl Default for EngineOptions {
     fn default() -> Self {
         let (watchdog, metered) = (limits::GUEST_WATCHDOG, Metered::AtOnce);
-        let (compiling, stop) = (Compiling::default(), CancellationToken::new());
-        Self { cache: None, compiling, stop, instances_max: 32, watchdog, metered, has_perf_map: false }
+        let stop = StopSignal::never();
+        Self { cache: None, stop, instances_max: 32, watchdog, metered, has_perf_map: false }
     }
 }
 
@@ -77,8 +76,9 @@ pub struct Engine {
     pub(super) metered: Lane,
     fingerprint: blake3::Hash,
     cache: Option<ArtefactCache>,
-    compiling: Compiling,
-    stop: CancellationToken,
+    stop: StopSignal,
+    /// The same, told to the engine itself.
+    is_stopped: AtomicBool,
     when_metered: Metered,
     watchdog: Watchdog,
 }
@@ -108,8 +108,9 @@ impl Engine {
         let watchdog = Watchdog::start(fast.engine.clone(), options.watchdog)?;
         let cache = options.cache.map(ArtefactCache::new).transpose()?;
         let fingerprint = fingerprint(&[&fast.engine, &metered.engine]);
-        let EngineOptions { compiling, stop, metered: when_metered, .. } = options;
-        Ok(Arc::new(Self { fast, metered, fingerprint, cache, compiling, stop, when_metered, watchdog }))
+        let EngineOptions { stop, metered: when_metered, .. } = options;
+        let is_stopped = AtomicBool::new(false);
+        Ok(Arc::new(Self { fast, metered, fingerprint, cache, stop, is_stopped, when_metered, watchdog }))
     }
 
     /// Names everything that the compiled code depends on except the module: wasmtime's version and settings, target,
@@ -127,7 +128,7 @@ impl Engine {
 
     /// Ends every compilation, and prevents further ones.
     pub fn stop_compiling(&self) {
-        self.stop.cancel();
+        self.is_stopped.store(true, Ordering::Release);
     }
 
     /// Validates the module, compiles it for both engines or takes it from the cache, and asks it to describe itself.
@@ -235,7 +236,8 @@ impl Engine {
 
     fn compile(&self, paces: &[Pace], wasm: &[u8], bounds: &Bounds) -> Result<Compiled, GuestError> {
         let engines: Vec<_> = paces.iter().map(|pace| (*pace, &self.lane(*pace).engine)).collect();
-        compile(self.compiling, &engines, &self.fingerprint, wasm, bounds, &self.stop)
+        let is_stopping = || self.is_stopped.load(Ordering::Acquire) || self.stop.is_given();
+        compile(&engines, &self.fingerprint, wasm, bounds, &is_stopping)
     }
 
     fn load_new(&self, artefacts: &[(Pace, Vec<u8>)], pace: Pace) -> Result<wasmtime::Module, GuestError> {
