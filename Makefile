@@ -13,8 +13,8 @@ test: ## format, lints, modules, every suite; the time of each and a summary at 
 	@.ci/setup test
 	.ci/test
 
-check: ## what is told within a minute of an edit of the kernel: format, rules, lints and unit tests of the kernel
-	.ci/test format tidy kernel_lints kernel
+check: ## what is told within a minute of an edit of kernel or journal: format, rules, their lints and unit tests
+	.ci/test format tidy kernel_lints kernel journal
 
 chaos: setup ## clusters, simulated and real, with many more faults, and bugs that must be noticed: an hour and more
 	STATEHOUSE_CHAOS=1 .ci/test build host it cluster plants

@@ -1,16 +1,15 @@
 //! Every bound of the host in one place, each with its reason. Nothing grows past a number named here.
 //!
-//! The bounds that decide history are the machine's (`machine/limits.rs`), those of modules the engine's, and all of
-//! them can be named here as well. It knows nothing of what happens beyond a limit: the caller turns that into a clear
-//! 4xx, 503 or 507.
-
-mod log;
+//! The bounds that decide history are the kernel's (`machine/limits.rs`), those of files are the journal's
+//! (`host/journal/src/limits.rs`), those of modules the engine's; all can be named here as well. It knows nothing of
+//! what happens beyond a limit: the caller turns that into a clear 4xx, 503 or 507.
 
 use std::time::Duration;
 
-pub use self::log::*;
 use crate::ids::LogIndex;
+pub use crate::machine::limits::*;
 pub use statehouse_engine::limits::*;
+pub use statehouse_journal::limits::*;
 
 /// The JSON body of one command or query: far above any honest command, and small enough to buffer.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
@@ -191,21 +190,14 @@ pub const HTTP_BATCHES_MAX: usize = 16;
 /// Items of one page of a history.
 pub const PAGE_ITEMS_MAX: u32 = 1000;
 pub const PAGE_ITEMS_DEFAULT: u32 = 100;
-/// The first segment of a log. Segments double up to [`SEGMENT_BYTES_MAX`].
-pub const SEGMENT_BYTES_MIN: u64 = 4 << 20;
-pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// The parts in which a file is uploaded to an object store, which takes none below 5 MiB.
 pub const ARCHIVE_PART_BYTES: usize = 8 << 20;
 /// How long a replica that may lag a little is waited for, before its leader is asked how far the journal goes.
 pub const REPLICA_LAG_USUAL: Duration = Duration::from_millis(250);
-/// `journal.json` of an archive, and the manifest of a canonical snapshot: a quarter of a million segments.
-pub const ARCHIVE_MANIFEST_BYTES_MAX: u64 = 64 << 20;
 /// S3-like stores copy no object larger than this in one request, and renaming is copying.
 pub const ARCHIVE_COPY_BYTES_MAX: u64 = 5 << 30;
 /// How long an archive may take to answer before an upload begins again.
 pub const ARCHIVE_PATIENCE: Duration = Duration::from_secs(60);
-/// The average size of a journal segment: some minutes of a busy partition, and a good size for object stores.
-pub const JOURNAL_SEGMENT_BYTES: u64 = 16 << 20;
 /// Bytes of journal that a replay decides between two saves of its progress: some seconds.
 pub const REPLAY_SAVE_BYTES: u64 = 64 << 20;
 /// Replays that a node keeps with their reports: some megabytes each.
@@ -294,6 +286,10 @@ pub const LOG_FOLLOWED_FACTOR: u64 = 4;
 pub const LOG_FOLLOWED_BYTES_MIN: u64 = 256 << 20;
 /// The least log that can be configured to be kept: releasing less than some segments is not worth a snapshot.
 pub const LOG_KEEP_BYTES_MIN: u64 = 1 << 20;
+/// Bytes a second that scrubbing reads: 100 GB in some 3.5 hours, a small part of what any disk delivers.
+pub const SCRUB_BYTES_PER_SECOND: u64 = 8 << 20;
+/// The least time between the beginnings of two scrubbing rounds: disks do not lose data faster than that.
+pub const SCRUB_ROUND_MIN: Duration = Duration::from_secs(3600);
 /// Clean rows that a partition's hot table keeps in memory; beyond it they are evicted.
 pub const HOT_TABLE_BYTES_MAX: usize = 512 << 20;
 /// Rows that are not yet written to the store, for each partition. Beyond it the executor waits for the writer.
@@ -339,8 +335,6 @@ pub const PEER_STOP_MAX: Duration = Duration::from_secs(2);
 pub const PROOF_ENTRIES_SINCE_MAX: u64 = 100_000;
 
 const _: () = {
-    assert!(SEGMENT_BYTES_MIN <= SEGMENT_BYTES_MAX);
-    assert!(ENTRY_BYTES_MAX as u64 <= SEGMENT_BYTES_MAX / 2);
     assert!(OPS_BLOCK_BYTES_MAX + OUTCOME_BYTES_MAX + BATCH_BODY_BYTES_MAX <= ENTRY_BYTES_MAX);
     assert!(DEADLINE_MAX.as_secs() < SHUTDOWN_MAX.as_secs());
     assert!(SHUTDOWN_MAX.as_secs() + PARTITION_CLOSE_MAX.as_secs() + STOP_THREADS_MAX.as_secs() < STOP_MAX.as_secs());

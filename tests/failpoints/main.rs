@@ -230,7 +230,7 @@ fn start(data: &Path, ending: Option<String>) -> Start {
     Start { program, environment, arguments, ..Start::on(data) }
 }
 
-/// Every point that the source of the host or of one of its crates names and that ends the process.
+/// Every point that the source of the host and of its crates names and that ends the process.
 fn points() -> BTreeSet<String> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host");
     let mut folders: Vec<PathBuf> = vec![source];

@@ -1,9 +1,9 @@
 //! Which folder may know which: imports between the folders of the host and of its crates, and the external crates that
 //! one folder owns.
 //!
-//! In: the layer table of `ARCHITECTURE.md` (`| layer | folders | edges inside the layer |`, topmost first) and the
-//! sources. Out: findings. Unit tests may reach anywhere. That the kernel and the engine know nothing of the host is not
-//! checked here, because they are crates of their own; that they depend on nothing but what is listed is.
+//! In: the layer table of `ARCHITECTURE.md` (`| layer | folders | edges inside the layer |`, topmost first), and
+//! sources. Out: findings. Unit tests may reach anywhere. That kernel, journal and engine know nothing of the host is
+//! not checked here, because they are crates of their own; that they depend on nothing but what is listed is.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use crate::tokens::{Token, end_of_group};
 use crate::tree::{Finding, Source, check_rule, check_sources, report, root, texts};
 
 /// The crates whose folders are in the table. The host re-exports those of the others.
-const CRATES: [&str; 3] = ["host/src/", "host/engine/src/", "host/kernel/src/"];
+const CRATES: [&str; 4] = ["host/src/", "host/engine/src/", "host/journal/src/", "host/kernel/src/"];
 
 /// All that the kernel may depend on. None of these waits, reads a clock or a file, or makes numbers by chance.
 const KERNEL_MAY: [&str; 11] = [
@@ -52,6 +52,28 @@ const ENGINE_MAY: [&str; 18] = [
     "wasmtime",
 ];
 
+/// All that the journal may depend on, for it is a part of every auditor's program. None of these is a runtime, a
+/// database or a network; only a log that is written to needs `tokio`, which is optional.
+const JOURNAL_MAY: [&str; 17] = [
+    "blake3",
+    "bytes",
+    "fail",
+    "jiff",
+    "memmap2",
+    "minicbor",
+    "parking_lot",
+    "rand",
+    "rustix",
+    "serde",
+    "serde_json",
+    "statehouse-kernel",
+    "tempfile",
+    "thiserror",
+    "tokio",
+    "tracing",
+    "uuid",
+];
+
 /// External crates and the only folders of the host that may name them.
 const OWNERS: [(&str, &[&str]); 18] = [
     ("axum", &["api"]),
@@ -75,7 +97,7 @@ const OWNERS: [(&str, &[&str]); 18] = [
     ("ed25519_dalek", &["key"]),
     // `api` alone turns requests into values; the others write reports and small files, and `printable` is tested
     // with JSON.
-    ("serde_json", &["api", "archive", "audit", "cli", "printable", "system"]),
+    ("serde_json", &["api", "archive", "audit", "cli", "printable", "segments", "system"]),
 ];
 
 #[test]
@@ -112,32 +134,45 @@ fn only_the_owning_folder_names_its_crate() {
 }
 
 #[test]
-fn the_kernel_depends_on_nothing_but_what_is_listed() {
+fn kernel_and_journal_depend_on_nothing_but_what_is_listed() {
     assert_eq!(
-        dependencies("host/kernel/Cargo.toml"),
+        names(&dependencies("host/kernel/Cargo.toml")),
         KERNEL_MAY,
         "host/kernel/Cargo.toml: the kernel sees no clock, file, network or runtime; if a new dependency is none of \
          these, and says so, list it in tests/tidy/layers.rs"
     );
+    let journal = dependencies("host/journal/Cargo.toml");
+    assert_eq!(
+        names(&journal),
+        JOURNAL_MAY,
+        "host/journal/Cargo.toml: an auditor's program has all of it; if a new dependency is no runtime, database or \
+         network, list it in tests/tidy/layers.rs"
+    );
+    let tokio = journal.iter().find(|line| line.starts_with("tokio"));
+    assert!(tokio.is_some_and(|line| line.contains("optional = true")), "an auditor needs no tokio: {tokio:?}");
+}
+
+/// The lines of a manifest that each name a dependency.
+fn dependencies(manifest: &str) -> Vec<String> {
+    let manifest = texts().iter().find(|file| file.path == manifest).expect("it is a crate");
+    let mut sections = manifest.text.split("\n[");
+    let section = sections.find_map(|section| section.strip_prefix("dependencies]")).unwrap_or_default();
+    let lines = section.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()));
+    lines.map(str::to_owned).collect()
+}
+
+fn names(lines: &[String]) -> Vec<&str> {
+    lines.iter().filter_map(|line| Some(line.split_once(['.', ' ', '='])?.0)).collect()
 }
 
 #[test]
 fn the_engine_depends_on_nothing_but_what_is_listed() {
     assert_eq!(
-        dependencies("host/engine/Cargo.toml"),
+        names(&dependencies("host/engine/Cargo.toml")),
         ENGINE_MAY,
         "host/engine/Cargo.toml: the engine sees no network and no runtime, so that an auditor can link it; if a new \
          dependency is neither, list it in tests/tidy/layers.rs"
     );
-}
-
-/// What a manifest names in its section `[dependencies]`.
-fn dependencies(path: &str) -> Vec<&'static str> {
-    let manifest = texts().iter().find(|file| file.path == path).expect("it is a crate");
-    let mut sections = manifest.text.split("\n[");
-    let section = sections.find_map(|section| section.strip_prefix("dependencies]")).unwrap_or_default();
-    let names = section.lines().filter_map(|line| Some(line.split_once(['.', ' ', '='])?.0));
-    names.filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase())).collect()
 }
 
 struct Table {
@@ -205,7 +240,7 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// The folder (or single file) of the host or the kernel that the source belongs to; none for the roots.
+/// The folder (or single file) of one of the crates that the source belongs to; none for the roots.
 fn folder(source: &Source) -> Option<&str> {
     let first = CRATES.iter().find_map(|of| source.path.strip_prefix(of))?.split('/').next()?;
     let name = first.trim_end_matches(".rs");

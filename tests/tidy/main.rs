@@ -14,4 +14,5 @@ mod names;
 mod wording;
 mod testing;
 mod architecture;
+mod formats;
 mod book;

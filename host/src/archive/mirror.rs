@@ -5,24 +5,18 @@
 //! come out. An archive that is a folder of this machine is read in place. Nothing is trusted here: the bytes are
 //! checked while their entries are read.
 
-use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::error::ArchiveError;
-use super::folder::{FileFacts, Manifest, PartitionFacts, modules_folder, partition_folder};
-use super::segment::{SegmentName, TRAILER_SIZE, decode_trailer};
 use super::store::Archive;
 use crate::ids::{Head, PartitionId};
-use crate::regular;
+use crate::segments::{
+    FileFacts, Manifest, Mirror, PartitionFacts, SegmentName, TRAILER_SIZE, decode_trailer, modules_folder,
+    partition_folder,
+};
 
 /// How often a partition is listed again because listed objects are gone.
 const LISTINGS_MAX: usize = 8;
-
-/// A folder with everything that an archive has, and its manifest.
-pub struct Mirror {
-    pub folder: PathBuf,
-    pub manifest: Manifest,
-}
 
 impl Archive {
     /// Fetches the files that the folder lacks, and tells `on_bytes` of each. Fetched files stay, so the fetch may be
@@ -73,7 +67,7 @@ impl Archive {
                 on_bytes(self.fetch(machine, partition, &name, within).await?);
             }
         }
-        names.iter().map(|name| facts(within, name)).collect()
+        Ok(names.iter().map(|name| FileFacts::read(within, name)).collect::<Result<_, _>>()?)
     }
 }
 
@@ -115,22 +109,4 @@ impl Archive {
             _ => Err(ArchiveError::NotKept { url: self.url().to_owned(), object: name.to_string() }),
         }
     }
-}
-
-/// The facts at the end of the file. If the file has no end, they are zeros, and reading the file shows the fault.
-pub(super) fn facts(folder: &Path, name: &SegmentName) -> Result<FileFacts, ArchiveError> {
-    let path = folder.join(name.to_string());
-    let read = || -> std::io::Result<(u64, [u8; TRAILER_SIZE])> {
-        let mut file = regular::open(&path)?;
-        let bytes = file.metadata()?.len();
-        let mut trailer = [0; TRAILER_SIZE];
-        if TRAILER_SIZE as u64 <= bytes {
-            file.seek(SeekFrom::End(-(TRAILER_SIZE as i64)))?;
-            file.read_exact(&mut trailer)?;
-        }
-        Ok((bytes, trailer))
-    };
-    let (bytes, trailer) = read().map_err(ArchiveError::io(&path))?;
-    let (head, blake3) = decode_trailer(&trailer);
-    Ok(FileFacts { name: name.to_string(), first: name.first, last: name.last, head, bytes, blake3 })
 }

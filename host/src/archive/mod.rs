@@ -1,19 +1,14 @@
-//! History outside a node: journals as canonical immutable files, with the modules that decided them.
+//! The archive: journal segments, snapshots and modules in an object store, and back.
 //!
 //! ```text
-//! effective entries ─▶ SegmentsWriter: cut, hash, name ─▶ <folder>/<machine>/<partition>/*.journal
-//!                   ─▶ Manifest: journal.json
-//! entries ─▶ Upload ─▶ Archive: an object store, each object read back ─▶ Mirror: a folder again
-//! folder ─▶ Manifest ─▶ SegmentsReader: every byte checked ─▶ entries, each with the place that it was read from
+//! entries ─▶ Upload ─▶ SegmentsWriter ─▶ Archive: an object store, each object read back ─▶ Mirror: a folder again
+//!                                        Past: released entries, a segment at a time
 //! ```
-//! Entries of a journal go in, in order. Files that are the same from every replica come out, and entries again. This
-//! folder does not know where entries come from or what they mean. Only this folder names `object_store`.
+//! Entries of a journal go in, in order. Objects that are the same from every replica come out, and entries again. The
+//! segments themselves are in the crate of formats ([`crate::segments`]), which this folder names again. It does not
+//! know where entries come from or what they mean. Only this folder names `object_store`.
 
 mod error;
-mod segment;
-mod write;
-mod read;
-mod folder;
 mod store;
 mod mirror;
 mod upload;
@@ -21,12 +16,9 @@ mod past;
 #[cfg(test)]
 mod tests;
 
-pub use error::{ArchiveError, SegmentDamage};
-pub use folder::{FileFacts, Manifest, PartitionFacts, modules_folder, partition_folder, write_module};
-pub use mirror::{Mirror, chain};
+pub use crate::segments::{Boundary, Stream, partition_folder};
+pub use error::ArchiveError;
+pub use mirror::chain;
 pub use past::Past;
-pub use read::{Placed, SegmentsReader};
-pub use segment::{Boundary, SegmentName, Stream};
 pub use store::{Archive, OWNER as ARCHIVE_FILE};
 pub use upload::{Go, Kept, Upload};
-pub use write::SegmentsWriter;

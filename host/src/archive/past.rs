@@ -11,13 +11,11 @@ use std::path::PathBuf;
 use parking_lot::Mutex;
 
 use super::error::ArchiveError;
-use super::folder::PartitionFacts;
-use super::mirror::{chain, facts};
-use super::read::SegmentsReader;
-use super::segment::{SegmentName, Stream};
+use super::mirror::chain;
 use super::store::Archive;
 use crate::ids::JournalIndex;
 use crate::machine::entry::Entry;
+use crate::segments::{FileFacts, PartitionFacts, SegmentName, SegmentsError, SegmentsReader, Stream};
 
 /// The number of segments that stay: this many readers at different places do not evict each other's segments.
 const FILES_MAX: usize = 8;
@@ -87,7 +85,7 @@ impl Past {
             // Removes what an earlier process has left.
             match tokio::fs::remove_dir_all(&self.folder).await {
                 Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(ArchiveError::Io { path: self.folder.clone(), source });
+                    return Err(SegmentsError::Io { path: self.folder.clone(), source }.into());
                 }
                 _ => {}
             }
@@ -113,7 +111,7 @@ impl Past {
 
     fn reader(&self, name: &SegmentName) -> Result<SegmentsReader, ArchiveError> {
         let (machine, partition) = (self.stream.machine.clone(), self.stream.partition);
-        let facts = PartitionFacts { machine, partition, files: vec![facts(&self.folder, name)?] };
+        let facts = PartitionFacts { machine, partition, files: vec![FileFacts::read(&self.folder, name)?] };
         Ok(SegmentsReader::in_folder(self.folder.clone(), self.stream.cluster, &facts))
     }
 }

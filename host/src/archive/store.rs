@@ -30,11 +30,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use url::Url;
 
 use super::error::ArchiveError;
-use super::segment::SegmentName;
 use crate::durable::{self, PRIVATE_FOLDER};
 use crate::ids::{ClusterId, ModuleId, PartitionId};
 use crate::limits::{ARCHIVE_COPY_BYTES_MAX, ARCHIVE_PART_BYTES, ARCHIVE_PATIENCE};
 use crate::regular;
+use crate::segments::{SegmentName, SegmentsError};
 
 /// The file which says that a folder, or a prefix, is an archive.
 pub const OWNER: &str = "archive.json";
@@ -145,11 +145,12 @@ impl Archive {
         }
         let found = self.owner().await?;
         match found {
-            Some(found) if found != cluster => Err(ArchiveError::OtherCluster {
+            Some(found) if found != cluster => Err(SegmentsError::OtherCluster {
                 path: self.url.clone().into(),
                 expected: cluster.to_string(),
                 found: found.to_string(),
-            }),
+            }
+            .into()),
             _ => Ok(()),
         }
     }
@@ -174,10 +175,10 @@ impl Archive {
             Err(error) => return Err(self.failed(OWNER, error)),
         };
         let path = || FilePath::new(&self.url).join(OWNER);
-        let wrong = |reason: String| ArchiveError::Manifest { path: path(), reason };
+        let wrong = |reason: String| SegmentsError::Manifest { path: path(), reason };
         let owner: Owner = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
         if owner.format != FORMAT {
-            return Err(ArchiveError::Format { path: path(), found: owner.format, known: FORMAT });
+            return Err(SegmentsError::Format { path: path(), found: owner.format, known: FORMAT }.into());
         }
         let uuid = uuid::Uuid::try_parse(&owner.cluster).map_err(|error| wrong(error.to_string()))?;
         Ok(Some(ClusterId(uuid.into_bytes())))

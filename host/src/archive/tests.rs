@@ -1,328 +1,359 @@
-//! Segments: their bytes; that they are the same wherever a journal begins; and that any change to them is found and
-//! located.
+//! Uploads: whatever the store does, everything listed in the archive is complete, and the result is what an export
+//! writes.
+//!
+//! The store is in memory and misbehaves at random: it cannot be reached, loses a part, or keeps other bytes than it
+//! was given. The tests use the store's own interface, below which there is no code of ours. A failure's message has
+//! its seed.
 
+use std::fmt::{Display, Formatter};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use expect_test::expect_file;
-
-use super::folder::partition_folder;
-use super::segment::{HEADER_SIZE, SegmentHeader, TRAILER_SIZE, encode_trailer, file_name};
-use super::{
-    ArchiveError, Boundary, FileFacts, Manifest, PartitionFacts, SegmentDamage, SegmentName, SegmentsReader,
-    SegmentsWriter, Stream,
+use futures_util::stream::BoxStream;
+use object_store::memory::InMemory;
+use object_store::path::Path as ObjectPath;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
-use crate::ids::{ClusterId, Digest, Head, JournalIndex, Micros, ModuleId, PartitionId};
-use crate::machine::entry::{Activation, Entry, EntryKind, Header};
-use crate::machine::journal::{Journal, Verdict};
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
-mod uploads;
+use super::{Archive, ArchiveError, Upload};
+use crate::ids::{ClusterId, JournalIndex, PartitionId};
+use crate::machine::entry::Entry;
+use crate::segments::kit::*;
+use crate::segments::{Mirror, SegmentName, SegmentsError, SegmentsReader};
 
-const CLUSTER: ClusterId = ClusterId([7; 16]);
-const BOUNDARY: Boundary = Boundary { bytes: 1_500 };
-
-fn stream() -> Stream {
-    Stream { cluster: CLUSTER, machine: "wallet".to_owned(), partition: PartitionId(3) }
+/// The faults of one upload in three, and of one request in six.
+#[derive(Debug)]
+struct Faulty {
+    inner: Arc<InMemory>,
+    random: Arc<Mutex<StdRng>>,
+    is_faulty: Arc<AtomicBool>,
 }
 
-fn genesis() -> Journal {
-    Journal::genesis(&CLUSTER.0, "wallet", PartitionId(3))
+#[derive(Clone, Copy, Debug)]
+enum Wrong {
+    Nothing,
+    Part,
+    Bytes,
+    Cut,
 }
 
-/// An activation, and then ticks.
-fn journal(count: u64) -> Vec<Entry> {
-    grow(Vec::new(), count, 1_000)
+#[derive(Debug)]
+struct FaultyUpload {
+    inner: Box<dyn MultipartUpload>,
+    wrong: Wrong,
 }
 
-/// Adds ticks until there are `count` entries. Two journals that continue with different times are two histories.
-fn grow(mut entries: Vec<Entry>, count: u64, time: i64) -> Vec<Entry> {
-    let mut journal = genesis();
-    let follow = |journal: &mut Journal, entry: &Entry| {
-        let Ok(Verdict::Effective(after)) = journal.judge(entry) else { panic!("it fits the journal") };
-        *journal = after;
-    };
-    for entry in &entries {
-        follow(&mut journal, entry);
+fn unreachable() -> Error {
+    Error::Generic { store: "faulty", source: "it cannot be reached".into() }
+}
+
+impl Faulty {
+    fn ask(&self) -> Result<()> {
+        let is_lost = self.is_faulty.load(Ordering::Relaxed) && self.random.lock().random_ratio(1, 6);
+        if is_lost { Err(unreachable()) } else { Ok(()) }
     }
-    for number in entries.len() as u64..count {
-        let header = Header {
-            kind: if number == 0 { EntryKind::Activate } else { EntryKind::Tick },
-            index: journal.index.next(),
-            time: Micros(time + number as i64),
-            parent: journal.head,
-            seed: [3; 32],
-            planner: ModuleId([9; 32]),
-            decider: ModuleId([9; 32]),
-            digest: Digest([5; 32]),
-        };
-        let activation = Activation { module: ModuleId([9; 32]), schema: 1, number: 1 };
-        let entry = if number == 0 { Entry::activate(header, activation) } else { Entry::tick(header) };
-        follow(&mut journal, &entry);
-        entries.push(entry);
-    }
-    entries
 }
 
-fn write(folder: &Path, entries: &[Entry], last: JournalIndex, head: Head) -> PartitionFacts {
-    let own = partition_folder(folder, "wallet", PartitionId(3));
-    let mut writer = SegmentsWriter::new(&own, stream(), BOUNDARY, last, head).expect("the folder is ours");
-    for entry in entries {
-        writer.push(entry).expect("the disk has room");
+impl Display for Faulty {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "faulty")
     }
-    let files = writer.finish().expect("the disk has room");
-    PartitionFacts { machine: "wallet".to_owned(), partition: PartitionId(3), files }
 }
 
-/// The entries that can be read, and the error that ends them.
-fn read(folder: &Path, facts: &PartitionFacts) -> (u64, Option<ArchiveError>) {
-    let reader = SegmentsReader::new(folder.to_owned(), CLUSTER, facts);
-    let mut count = 0;
-    for placed in reader.entries(genesis().index, genesis().head) {
-        match placed {
-            Ok(placed) => {
-                count += 1;
-                assert_eq!(placed.entry.header().index, JournalIndex(count));
+#[async_trait::async_trait]
+impl MultipartUpload for FaultyUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let mut bytes: Vec<u8> = data.iter().flatten().copied().collect();
+        match self.wrong {
+            Wrong::Nothing => {}
+            Wrong::Part => return Box::pin(async { Err(unreachable()) }),
+            Wrong::Bytes => bytes[0] ^= 1,
+            Wrong::Cut => bytes.truncate(bytes.len() / 2),
+        }
+        self.inner.put_part(bytes.into())
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        self.inner.complete().await
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.inner.abort().await
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for Faulty {
+    async fn put_opts(&self, location: &ObjectPath, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.ask()?;
+        self.inner.put_opts(location, payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &ObjectPath,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.ask()?;
+        let inner = self.inner.put_multipart_opts(location, options).await?;
+        let drawn = if self.is_faulty.load(Ordering::Relaxed) { self.random.lock().random_range(0..9) } else { 9 };
+        let wrong = [Wrong::Part, Wrong::Bytes, Wrong::Cut].get(drawn).copied().unwrap_or(Wrong::Nothing);
+        Ok(Box::new(FaultyUpload { inner, wrong }))
+    }
+
+    async fn get_opts(&self, location: &ObjectPath, options: GetOptions) -> Result<GetResult> {
+        self.ask()?;
+        self.inner.get_opts(location, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<ObjectPath>>,
+    ) -> BoxStream<'static, Result<ObjectPath>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&ObjectPath>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&ObjectPath>) -> Result<ListResult> {
+        self.ask()?;
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &ObjectPath, to: &ObjectPath, options: CopyOptions) -> Result<()> {
+        self.ask()?;
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+/// Some of the segments are larger.
+const COPY_BYTES_MAX: u64 = 2_000;
+
+struct World {
+    archive: Archive,
+    is_faulty: Arc<AtomicBool>,
+    inner: Arc<InMemory>,
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let (inner, is_faulty) = (Arc::new(InMemory::new()), Arc::new(AtomicBool::new(false)));
+        let random = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
+        let store = Faulty { inner: inner.clone(), random, is_faulty: is_faulty.clone() };
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        Self { archive: Archive::over(Arc::new(store), COPY_BYTES_MAX), is_faulty, inner, folder }
+    }
+
+    fn set_faulty(&self, is_faulty: bool) {
+        self.is_faulty.store(is_faulty, Ordering::Relaxed);
+    }
+
+    async fn begin(&self, spool: &str) -> std::result::Result<Upload, ArchiveError> {
+        let spool = self.folder.path().join(spool);
+        Upload::begin(self.archive.clone(), stream(), BOUNDARY, (JournalIndex(0), genesis().head), spool).await
+    }
+
+    /// The mirror that an audit would read. It must be complete however the store behaves.
+    async fn mirror(&self) -> (tempfile::TempDir, Mirror) {
+        let was_faulty = self.is_faulty.swap(false, Ordering::Relaxed);
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mirror = self.archive.mirror(folder.path(), &|_| {}).await.expect("it can be reached");
+        self.set_faulty(was_faulty);
+        (folder, mirror)
+    }
+
+    async fn count(&self) -> u64 {
+        let (_folder, mirror) = self.mirror().await;
+        let Some(facts) = mirror.manifest.partitions.first() else { return 0 };
+        let (count, error) = read(&mirror.folder, facts);
+        assert!(error.is_none(), "{error:?}");
+        count
+    }
+}
+
+/// Uploads up to `count`, from wherever the upload is.
+async fn go(upload: &mut Upload, entries: &[Entry], count: usize) -> std::result::Result<(), ArchiveError> {
+    let sealed = usize::try_from(upload.sealed().0.0).expect("few entries");
+    let mut go = upload.go()?;
+    for entry in &entries[sealed..count] {
+        go.push(entry).await?;
+    }
+    go.finish().await.map(drop)
+}
+
+#[tokio::test]
+async fn whatever_the_store_does_the_archive_is_whole_and_in_the_end_that_of_an_export() {
+    let entries = journal(40);
+    let seeds = if is_chaos() { 100 } else { 4 };
+    for seed in 0..seeds {
+        let world = World::new(seed);
+        world.archive.claim(CLUSTER).await.expect("it is nobody's yet");
+        world.set_faulty(true);
+        let mut random = StdRng::seed_from_u64(seed);
+        let (mut count, mut kept, mut upload) = (0, 0, None);
+        while kept < entries.len() as u64 {
+            count = (count + random.random_range(1..9)).min(entries.len());
+            // After a fault the upload finds out again up to where the archive has the journal, as after a crash.
+            let begun = match upload.take() {
+                Some(upload) => Ok(upload),
+                None => world.begin("spool").await,
+            };
+            if let Ok(mut begun) = begun
+                && go(&mut begun, &entries, count).await.is_ok()
+            {
+                assert_eq!(begun.last().0, count as u64, "seed {seed}");
+                upload = Some(begun).filter(|_| random.random_ratio(3, 4));
             }
-            Err(error) => return (count, Some(error)),
+            let now = world.count().await;
+            assert!(kept <= now && now <= count as u64, "seed {seed}: {kept}, then {now} of {count}");
+            kept = now;
+        }
+        let (folder, mirror) = world.mirror().await;
+        let exported = tempfile::tempdir().expect("a temporary folder");
+        let facts = write(exported.path(), &entries, JournalIndex(0), genesis().head);
+        assert_eq!(mirror.manifest.partitions, std::slice::from_ref(&facts), "seed {seed}");
+        for file in &facts.files {
+            let of = |folder: &Path| std::fs::read(path_of(folder, file)).expect("it is there");
+            assert_eq!(of(folder.path()), of(exported.path()), "seed {seed}: {}", file.name);
         }
     }
-    (count, None)
 }
 
-/// A set of at least three files, in a folder.
-fn set() -> (tempfile::TempDir, Vec<Entry>, PartitionFacts) {
+#[tokio::test]
+async fn two_who_upload_the_same_do_not_harm_each_other() {
+    let (world, entries) = (World::new(1), journal(40));
+    world.archive.claim(CLUSTER).await.expect("it is nobody's yet");
+    let (mut one, mut other) =
+        (world.begin("one").await.expect("it begins"), world.begin("other").await.expect("it begins"));
+    for count in [3, 9, 12, 30] {
+        go(&mut one, &entries, count).await.expect("it is kept");
+        assert_eq!(world.count().await, count as u64);
+        // An upload that lags does not remove what the other one has uploaded.
+        go(&mut other, &entries, count - 2).await.expect("it is kept");
+        assert_eq!(world.count().await, count as u64);
+    }
+}
+
+#[tokio::test]
+async fn a_last_object_that_has_rotted_is_not_gone_on_from() {
+    let (world, entries) = (World::new(1), journal(40));
+    world.archive.claim(CLUSTER).await.expect("it is nobody's yet");
+    go(&mut world.begin("one").await.expect("it begins"), &entries, 30).await.expect("it is kept");
+    let names = world.archive.segments("wallet", PartitionId(3)).await.expect("it is listed");
+    let last = ObjectPath::from(format!("wallet/3/{}", names.last().expect("there is one")));
+    world.inner.put(&last, PutPayload::from_static(b"half")).await.expect("memory");
+    let mut upload = world.begin("two").await.expect("it begins");
+    assert_eq!(upload.last(), names[names.len() - 2].last);
+    go(&mut upload, &entries, 30).await.expect("it is kept");
+    assert_eq!(world.count().await, 30);
+}
+
+#[tokio::test]
+async fn an_archive_belongs_to_one_cluster_and_has_one_history() {
+    let (world, entries) = (World::new(1), journal(20));
+    let nobodys = world.archive.mirror(world.folder.path(), &|_| {}).await;
+    assert!(matches!(nobodys, Err(ArchiveError::NoOwner { .. })));
+    world.archive.claim(CLUSTER).await.expect("it is nobody's yet");
+    world.archive.claim(CLUSTER).await.expect("it is its own");
+    let others = world.archive.claim(ClusterId([8; 16])).await;
+    assert!(matches!(others, Err(ArchiveError::Segments(SegmentsError::OtherCluster { .. }))), "{others:?}");
+    go(&mut world.begin("one").await.expect("it begins"), &entries, 5).await.expect("it is kept");
+    let names = world.archive.segments("wallet", PartitionId(3)).await.expect("it is listed");
+    let forged = SegmentName { hash: "0123456789abcdef".to_owned(), ..names[0].clone() };
+    let forged = ObjectPath::from(format!("wallet/3/{forged}"));
+    world.inner.put(&forged, PutPayload::from_static(b"another history")).await.expect("memory");
+    let (folder, uploaded) = (tempfile::tempdir().expect("a temporary folder"), world.begin("two").await);
+    assert!(matches!(uploaded, Err(ArchiveError::Fork { first: JournalIndex(1), .. })));
+    let mirrored = world.archive.mirror(folder.path(), &|_| {}).await;
+    assert!(matches!(mirrored, Err(ArchiveError::Fork { .. })));
+}
+
+#[tokio::test]
+async fn nothing_of_another_history_takes_the_place_of_what_is_there() {
+    let (world, entries) = (World::new(1), journal(40));
+    world.archive.claim(CLUSTER).await.expect("it is nobody's yet");
+    go(&mut world.begin("one").await.expect("it begins"), &entries, 9).await.expect("it is kept");
+    let before = world.archive.segments("wallet", PartitionId(3)).await.expect("it is listed");
+    // The upload begins after the last sealed entry.
+    let mut upload = world.begin("two").await.expect("it begins");
+    let sealed = usize::try_from(upload.sealed().0.0).expect("few entries");
+    let others = grow(entries[..sealed].to_vec(), 40, 2_000);
+    let refused = go(&mut upload, &others, 30).await;
+    assert!(matches!(refused, Err(ArchiveError::OtherHistory { index: JournalIndex(9), .. })), "{refused:?}");
+    let names = world.archive.segments("wallet", PartitionId(3)).await.expect("it is listed");
+    assert_eq!(names, before);
+    for name in &names {
+        let head = world.archive.head_after("wallet", PartitionId(3), name).await.expect("it is whole");
+        assert_eq!(head, entries[usize::try_from(name.last.0).expect("few entries") - 1].head_after());
+    }
+}
+
+#[tokio::test]
+async fn where_the_beginning_is_gone_what_is_there_is_kept() {
+    let (world, entries) = (World::new(1), journal(40));
+    world.archive.claim(CLUSTER).await.expect("it is nobody's yet");
+    let (spool, beginning) = (world.folder.path().join("one"), (JournalIndex(12), entries[11].head_after()));
+    let mut upload =
+        Upload::begin(world.archive.clone(), stream(), BOUNDARY, beginning, spool).await.expect("it begins");
+    assert_eq!(upload.last(), JournalIndex(12));
+    go(&mut upload, &entries, 30).await.expect("it is kept");
+    let (folder, mirror) = world.mirror().await;
+    let facts = &mirror.manifest.partitions[0];
+    let reader = SegmentsReader::new(folder.path().to_owned(), CLUSTER, facts);
+    let read: Vec<_> = reader.entries(beginning.0, beginning.1).map(|placed| placed.expect("it is whole")).collect();
+    assert_eq!((read.len(), reader.first(), reader.last()), (18, Some(JournalIndex(13)), JournalIndex(30)));
+}
+
+#[tokio::test]
+async fn a_reader_goes_on_in_the_segment_that_replaced_the_one_it_was_told_of() {
+    let entries = journal(40);
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut entries = journal(30);
-    // The last file must be an open segment.
-    while entries.last().is_some_and(|entry| BOUNDARY.is_last(entry.head_after(), entry.payload().len())) {
-        entries.pop();
+    let archive = Archive::open(&folder.path().display().to_string()).expect("a folder");
+    archive.claim(CLUSTER).await.expect("it is nobody's yet");
+    let spool = tempfile::tempdir().expect("a temporary folder");
+    let beginning = (JournalIndex(0), genesis().head);
+    let begun = Upload::begin(archive.clone(), stream(), BOUNDARY, beginning, spool.path().join("one")).await;
+    let mut upload = begun.expect("it begins");
+    let mut sealed = upload.sealed();
+    let mut at = 0;
+    // Continues to an entry after which no segment is sealed at once.
+    while upload.last().0 == sealed.0.0 || at < 5 {
+        at += 1;
+        go(&mut upload, &entries, at).await.expect("it is kept");
+        sealed = upload.sealed();
     }
-    let facts = write(folder.path(), &entries, JournalIndex(0), genesis().head);
-    assert!(3 <= facts.files.len(), "{} files", facts.files.len());
-    (folder, entries, facts)
-}
-
-/// The fault: file, entry, and kind of damage by the name of its variant.
-fn found(folder: &Path, facts: &PartitionFacts) -> (String, u64, String) {
-    match read(folder, facts).1 {
-        Some(ArchiveError::Segment { file, index, damage, .. }) => {
-            let name = format!("{damage:?}");
-            (file, index.0, name.split(|letter: char| !letter.is_alphanumeric()).next().unwrap_or_default().to_owned())
-        }
-        other => panic!("it goes unnoticed: {other:?}"),
-    }
-}
-
-/// Whether a test may take long.
-fn is_chaos() -> bool {
-    std::env::var_os("STATEHOUSE_CHAOS").is_some()
-}
-
-fn path_of(folder: &Path, facts: &FileFacts) -> std::path::PathBuf {
-    partition_folder(folder, "wallet", PartitionId(3)).join(&facts.name)
+    let mirror = archive.mirror(Path::new("unused"), &|_| {}).await.expect("it is listed");
+    let listed = mirror.manifest.partitions[0].clone();
+    go(&mut upload, &entries, at + 1).await.expect("it is kept");
+    assert!(!path_of(folder.path(), listed.files.last().expect("there is one")).exists());
+    let (count, error) = read(folder.path(), &listed);
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(count, at as u64);
 }
 
 #[test]
-fn a_segment_has_the_bytes_of_its_version() {
+fn a_url_says_which_store() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let facts = write(folder.path(), &journal(2), JournalIndex(0), genesis().head);
-    let bytes = std::fs::read(path_of(folder.path(), &facts.files[0])).expect("it was written");
-    let rows = bytes.chunks(16).enumerate().filter(|(_, row)| row.iter().any(|byte| *byte != 0));
-    let rows = rows.map(|(number, row)| {
-        let digits: Vec<String> = row.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{:05x}  {}\n", number * 16, digits.join(" "))
-    });
-    expect_file!["golden/journal-1.txt"].assert_eq(&rows.collect::<String>());
-    assert_eq!(facts.files[0].bytes, bytes.len() as u64);
-    assert!(bytes.len() > HEADER_SIZE + TRAILER_SIZE);
-}
-
-#[test]
-fn what_was_written_is_read_and_ends_where_the_bytes_say() {
-    let (folder, entries, facts) = set();
-    let (count, fault) = read(folder.path(), &facts);
-    assert!(count == entries.len() as u64 && fault.is_none(), "{fault:?}");
-    // A replica that has only the journal's end cuts it in the same way.
-    let other = tempfile::tempdir().expect("a temporary folder");
-    let first = &facts.files[0];
-    let rest = write(other.path(), &entries[first.last.0 as usize..], first.last, first.head);
-    assert_eq!(rest.files, facts.files[1..]);
-    for file in &rest.files {
-        let bytes =
-            [folder.path(), other.path()].map(|folder| std::fs::read(path_of(folder, file)).expect("it is there"));
-        assert!(bytes[0] == bytes[1]);
+    let path = folder.path().join("archive");
+    for url in [path.display().to_string(), format!("file://{}", path.display())] {
+        let archive = Archive::open(&url).expect("a folder");
+        assert_eq!(archive.folder(), path.canonicalize().ok().as_deref(), "{url}");
     }
-    // A journal that grows keeps its sealed files.
-    let longer = write(other.path(), &journal(40), JournalIndex(0), genesis().head);
-    assert_eq!(longer.files[..facts.files.len() - 1], facts.files[..facts.files.len() - 1]);
-}
-
-#[test]
-fn every_flipped_bit_is_found_in_its_file_and_at_its_entry() {
-    let (folder, entries, facts) = set();
-    for file in &facts.files {
-        let path = path_of(folder.path(), file);
-        let good = std::fs::read(&path).expect("it is there");
-        // The entry for each byte: bytes before the first entry count towards it, and bytes after the last one towards
-        // the next.
-        let mut owner = vec![file.first.0; HEADER_SIZE + "wallet".len()];
-        for entry in &entries[file.first.0 as usize - 1..file.last.0 as usize] {
-            owner.extend(vec![entry.header().index.0; 36 + entry.payload().len()]);
-        }
-        owner.resize(good.len(), file.last.0 + 1);
-        // All of the beginning and the end, and some bytes between them; for most files only some bytes of everything.
-        let is_whole = is_chaos() || file.name == facts.files[0].name;
-        let ends = if is_whole { 200..good.len() - 100 } else { 0..good.len() };
-        for at in (0..good.len()).filter(|at| !ends.contains(at) || at % 17 == 0) {
-            let mut bad = good.clone();
-            bad[at] ^= 1 << (at % 8);
-            std::fs::write(&path, &bad).expect("the folder is ours");
-            let (name, index, damage) = found(folder.path(), &facts);
-            // The boundary of a segment is not part of any entry, and a change shows at the entry that would have ended
-            // the segment.
-            let is_boundary = (32..40).contains(&at);
-            assert!(
-                name == file.name && (is_boundary || index == owner[at]),
-                "byte {at}: {damage} at {index} of {name}"
-            );
-        }
-        std::fs::write(&path, &good).expect("the folder is ours");
+    let archive = Archive::open("s3://bucket/some/prefix").expect("nothing is asked of it yet");
+    assert_eq!(archive.folder(), None);
+    for (url, expected) in
+        [("gs://bucket", "`gs` is not supported"), ("http://host/x", "use s3://, file:// or a folder")]
+    {
+        let error = Archive::open(url).map(drop).expect_err(url).to_string();
+        assert!(error.contains(expected), "{url}: {error}");
     }
-    assert!(read(folder.path(), &facts).1.is_none());
-}
-
-#[test]
-fn a_file_that_is_cut_or_missing_is_named() {
-    let (folder, _, facts) = set();
-    let file = &facts.files[1];
-    let path = path_of(folder.path(), file);
-    let good = std::fs::read(&path).expect("it is there");
-    for size in (0..good.len()).step_by(11) {
-        std::fs::write(&path, &good[..size]).expect("the folder is ours");
-        let (name, index, damage) = found(folder.path(), &facts);
-        assert!(
-            name == file.name && damage == "Cut" && file.first.0 <= index,
-            "{size} bytes: {damage} at {index} of {name}"
-        );
-    }
-    std::fs::write(&path, [&good[..], b"x"].concat()).expect("the folder is ours");
-    assert_eq!(found(folder.path(), &facts), (file.name.clone(), file.last.0 + 1, "Surplus".to_owned()));
-    std::fs::remove_file(&path).expect("it is there");
-    assert_eq!(found(folder.path(), &facts), (file.name.clone(), file.first.0, "Missing".to_owned()));
-}
-
-/// Writes a file as if these entries had always been in it, with all hashes recomputed, and lists it accordingly.
-fn forge(folder: &Path, facts: &mut PartitionFacts, number: usize, parent: Head, entries: &[Entry]) {
-    let before = facts.files[number].clone();
-    std::fs::remove_file(path_of(folder, &before)).expect("it is there");
-    let header = SegmentHeader { stream: stream(), boundary: BOUNDARY, first: before.first, parent };
-    let mut bytes = header.encode();
-    for entry in entries {
-        bytes.extend_from_slice(&(entry.payload().len() as u32).to_le_bytes());
-        bytes.extend_from_slice(&entry.head_after().0);
-        bytes.extend_from_slice(entry.payload());
-    }
-    let head = entries.last().expect("some are left").head_after();
-    bytes.extend_from_slice(&encode_trailer(before.last, head));
-    let hash = blake3::hash(&bytes);
-    bytes.extend_from_slice(hash.as_bytes());
-    let name = file_name(before.first, before.last, &hash);
-    facts.files[number] =
-        FileFacts { name, head, bytes: bytes.len() as u64, blake3: Digest(*hash.as_bytes()), ..before };
-    std::fs::write(path_of(folder, &facts.files[number]), bytes).expect("the folder is ours");
-}
-
-/// The file of a set that is forged: its number, the entries in it, and the head before them.
-fn second(entries: &[Entry], facts: &PartitionFacts) -> (usize, Vec<Entry>, Head) {
-    let number = (1..facts.files.len() - 1)
-        .find(|number| facts.files[*number].first.0 + 2 <= facts.files[*number].last.0)
-        .expect("one in the middle has three entries");
-    let file = &facts.files[number];
-    (number, entries[file.first.0 as usize - 1..file.last.0 as usize].to_vec(), facts.files[number - 1].head)
-}
-
-#[test]
-fn entries_that_were_edited_swapped_or_removed_are_located_though_all_hashes_are_made_anew() {
-    let (folder, entries, facts) = set();
-    let (number, own, parent) = second(&entries, &facts);
-    let first = facts.files[number].first.0;
-
-    let mut swapped = own.clone();
-    swapped.swap(1, 2);
-    let mut listed = facts.clone();
-    forge(folder.path(), &mut listed, number, parent, &swapped);
-    assert_eq!(found(folder.path(), &listed), (listed.files[number].name.clone(), first + 1, "Order".to_owned()));
-
-    let mut removed = own.clone();
-    removed.remove(1);
-    forge(folder.path(), &mut listed, number, parent, &removed);
-    assert_eq!(found(folder.path(), &listed), (listed.files[number].name.clone(), first + 1, "Order".to_owned()));
-
-    // With another event in the entry, the next entry does not follow.
-    let mut edited = own.clone();
-    edited[1] = Entry::tick(Header { digest: Digest([6; 32]), ..*own[1].header() });
-    forge(folder.path(), &mut listed, number, parent, &edited);
-    assert_eq!(found(folder.path(), &listed), (listed.files[number].name.clone(), first + 2, "Parent".to_owned()));
-
-    // With a change in the last entry of a file, the next file does not follow.
-    let mut edited = own.clone();
-    let last = edited.len() - 1;
-    edited[last] = Entry::tick(Header { digest: Digest([6; 32]), ..*own[last].header() });
-    forge(folder.path(), &mut listed, number, parent, &edited);
-    let (name, index, damage) = found(folder.path(), &listed);
-    // The forged entry may no longer end the segment.
-    let is_next = name == listed.files[number + 1].name && damage == "Parent";
-    let is_boundary = name == listed.files[number].name && damage == "Boundary";
-    assert!(is_next || is_boundary, "{damage} in {name}");
-    assert_eq!(index, facts.files[number].last.0 + 1);
-}
-
-#[test]
-fn a_folder_is_listed_and_its_list_is_checked() {
-    let (folder, entries, facts) = set();
-    let mut manifest = Manifest::new(CLUSTER.to_string());
-    manifest.partitions.push(facts.clone());
-    manifest.write(folder.path()).expect("the disk has room");
-    assert_eq!(Manifest::read(folder.path()).expect("it is whole"), Some(manifest.clone()));
-    assert_eq!(manifest.cluster_id(), CLUSTER);
-    // The journal continues: the file that was open is replaced, and is removed once it is no longer listed.
-    let open = path_of(folder.path(), facts.files.last().expect("there are files"));
-    let longer = journal(40);
-    assert_eq!(longer[entries.len() - 1].head_after(), entries[entries.len() - 1].head_after());
-    manifest.partitions[0] = write(folder.path(), &longer, JournalIndex(0), genesis().head);
-    assert!(open.exists());
-    manifest.write(folder.path()).expect("the disk has room");
-    assert!(!open.exists() && read(folder.path(), &manifest.partitions[0]).1.is_none());
-
-    let path = folder.path().join("journal.json");
-    let text = std::fs::read_to_string(&path).expect("it is there");
-    for (from, to, word) in [
-        ("\"first\": 1,", "\"first\": 2,", "hash"),
-        ("\"format\": 1,", "\"format\": 2,", "format 2"),
-        ("wallet", "../up", "hash"),
-    ] {
-        std::fs::write(&path, text.replacen(from, to, 1)).expect("the folder is ours");
-        let error = Manifest::read(folder.path()).expect_err("it was changed").to_string();
-        assert!(error.contains(word), "{error}");
-    }
-    assert_eq!(Manifest::read(&folder.path().join("wallet")).expect("there is none"), None);
-}
-
-#[test]
-fn a_boundary_is_drawn_by_size() {
-    let boundary = Boundary { bytes: 1_000 };
-    let heads = (0..10_000u64).map(|number| Head(*blake3::hash(&number.to_le_bytes()).as_bytes()));
-    let count = heads.filter(|head| boundary.is_last(*head, 100)).count();
-    assert!((800..1_200).contains(&count), "{count} of 10,000");
-    assert!(boundary.is_last(Head([0xff; 32]), 1_000) && !boundary.is_last(Head([0xff; 32]), 999));
-    assert!(boundary.is_last(Head::ZERO, 1) && Boundary { bytes: 0 }.is_last(Head([0xff; 32]), 1));
-}
-
-#[test]
-fn errors_say_where() {
-    let damage = SegmentDamage::Order { found: JournalIndex(9) };
-    let (machine, partition, file) = ("wallet".to_owned(), PartitionId(1), "x.journal".to_owned());
-    let error = ArchiveError::Segment { machine, partition, file, offset: 80, index: JournalIndex(8), damage };
-    let text = "wallet/1: x.journal, at byte 80, entry 8: it says that it is entry 9: \
-                an entry was removed, added or moved";
-    assert_eq!(error.to_string(), text);
 }

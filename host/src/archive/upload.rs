@@ -13,14 +13,13 @@
 use std::path::PathBuf;
 
 use super::error::ArchiveError;
-use super::folder::{FileFacts, PartitionFacts};
-use super::mirror::{chain, facts};
-use super::read::SegmentsReader;
-use super::segment::{Boundary, SegmentName, Stream};
+use super::mirror::chain;
 use super::store::Archive;
-use super::write::SegmentsWriter;
 use crate::ids::{Head, JournalIndex};
 use crate::machine::entry::Entry;
+use crate::segments::{
+    Boundary, FileFacts, PartitionFacts, SegmentName, SegmentsError, SegmentsReader, SegmentsWriter, Stream,
+};
 
 /// The journal of one partition on its way into an archive.
 pub struct Upload {
@@ -59,7 +58,7 @@ impl Upload {
     ) -> Result<Self, ArchiveError> {
         match tokio::fs::remove_dir_all(&spool).await {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                return Err(ArchiveError::Io { path: spool, source });
+                return Err(SegmentsError::Io { path: spool, source }.into());
             }
             _ => {}
         }
@@ -69,7 +68,7 @@ impl Upload {
         let mut upload = Self { archive, stream, boundary, spool, sealed: beginning, open: None, end: beginning };
         for name in names.into_iter().rev() {
             upload.archive.fetch(&machine, partition, &name.to_string(), &upload.spool).await?;
-            let last = facts(&upload.spool, &name)?;
+            let last = FileFacts::read(&upload.spool, &name)?;
             let path = upload.spool.join(name.to_string());
             let read = upload.read_back(last.clone()).await;
             tokio::fs::remove_file(&path).await.map_err(ArchiveError::io(&path))?;
@@ -78,7 +77,7 @@ impl Upload {
                 Ok((false, before)) => (upload.sealed, upload.open) = (before, Some(name)),
                 // The store has since lost a part of the segment, which is uploaded again under the same name, or as a
                 // longer one.
-                Err(error @ ArchiveError::Segment { .. }) => {
+                Err(error @ ArchiveError::Segments(SegmentsError::Segment { .. })) => {
                     tracing::warn!(
                         url = upload.archive.url(), %error,
                         "the newest segment in the archive is incomplete, and is archived again"
@@ -207,7 +206,7 @@ impl Go<'_> {
         let writer = writer.expect("the go is not over");
         let (sealed, last) = (upload.sealed.0, upload.last());
         // If the journal ends with a sealed segment, that one was already kept.
-        if let Some(file) = on_a_thread(|| writer.finish()).await?.pop().filter(|file| sealed < file.last) {
+        if let Some(file) = on_a_thread(|| Ok(writer.finish()?)).await?.pop().filter(|file| sealed < file.last) {
             if file.last <= last {
                 let path = upload.spool.join(&file.name);
                 tokio::fs::remove_file(&path).await.map_err(ArchiveError::io(&path))?;

@@ -5,12 +5,12 @@
 
 use std::path::PathBuf;
 
-use crate::archive::ArchiveError;
 use crate::audit::heads::Stray;
 use crate::ids::JournalIndex;
 use crate::log::LogError;
 use crate::machine::replay::ReplayError;
 use crate::registry::RegistryError;
+use crate::segments::SegmentsError;
 use crate::snapshot::canonical::CanonicalError;
 use crate::system::NodeError;
 
@@ -26,7 +26,7 @@ pub enum AuditError {
     #[error("machine `{machine}` has no partition {partition}")]
     NoPartition { machine: String, partition: u32 },
     #[error(transparent)]
-    Archive(#[from] ArchiveError),
+    Segments(#[from] SegmentsError),
     #[error("snapshot: {0}")]
     Snapshot(#[from] CanonicalError),
     #[error("{stream}: nothing had happened at that moment, so there is nothing to make a snapshot of")]

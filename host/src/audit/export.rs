@@ -10,9 +10,6 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::archive::{
-    ArchiveError, Boundary, Manifest, PartitionFacts, SegmentsWriter, Stream, partition_folder, write_module,
-};
 use crate::audit::error::AuditError;
 use crate::audit::heads::Heads;
 use crate::audit::snapshots;
@@ -21,6 +18,9 @@ use crate::durable;
 use crate::ids::{ClusterId, JournalIndex, ModuleId};
 use crate::machine::entry::EntryKind;
 use crate::machine::journal::Verdict;
+use crate::segments::{
+    Boundary, Manifest, PartitionFacts, SegmentsError, SegmentsWriter, Stream, partition_folder, write_module,
+};
 
 /// What was written.
 #[derive(Clone, Debug, Serialize)]
@@ -50,7 +50,7 @@ pub fn export(
     let before = Manifest::read(folder)?.unwrap_or_else(|| Manifest::new(cluster.clone()));
     if before.cluster != cluster {
         let (path, found) = (folder.to_owned(), before.cluster);
-        return Err(ArchiveError::OtherCluster { path, expected: cluster, found }.into());
+        return Err(SegmentsError::OtherCluster { path, expected: cluster, found }.into());
     }
     let mut modules: BTreeSet<ModuleId> = before.modules.iter().copied().collect();
     let mut manifest = Manifest::new(cluster);

@@ -7,7 +7,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::archive::{Manifest, Mirror, Placed, SegmentsReader, modules_folder};
 use crate::audit::error::AuditError;
 use crate::audit::heads::{Heads, Stray};
 use crate::audit::shown::{self, Shown};
@@ -22,6 +21,7 @@ use crate::machine::logic::Logic;
 use crate::machine::native::Native;
 use crate::machine::replay::{Replay, ReplayError};
 use crate::registry::{self, Registry};
+use crate::segments::{Manifest, Mirror, Placed, SegmentsReader, modules_folder};
 use crate::snapshot::canonical;
 use crate::system::Identity;
 use crate::system::folder::partition_folder;

@@ -11,7 +11,6 @@ use statehouse_abi::cold::{CheckIn, Row};
 use statehouse_abi::key::split_key;
 use statehouse_abi::outcome::GroupOutcome;
 
-use crate::archive::ArchiveError;
 use crate::audit::error::AuditError;
 use crate::audit::heads::Heads;
 use crate::audit::ids::{Finding, Ids};
@@ -28,6 +27,7 @@ use crate::machine::replay::{Replay, ReplayError};
 use crate::machine::replica::ApplyError;
 use crate::machine::transit::TransitError;
 use crate::saga::status::ENTITY;
+use crate::segments::SegmentsError;
 
 /// How many rows are handed to `sh1_check` at once.
 const CHECK_ROWS: usize = 16_384;
@@ -172,7 +172,7 @@ fn fault_of(error: &AuditError) -> Fault {
         AuditError::Log { source: LogError::Corrupt { segment, offset, .. }, .. } => {
             (fault.segment, fault.offset) = (Some(segment.clone()), Some(*offset));
         }
-        AuditError::Archive(ArchiveError::Segment { file, offset, index, .. }) => {
+        AuditError::Segments(SegmentsError::Segment { file, offset, index, .. }) => {
             fault.kind = "segment";
             (fault.segment, fault.offset, fault.journal_index) = (Some(file.clone()), Some(*offset), Some(index.0));
         }

@@ -26,7 +26,7 @@ use crate::limits;
 use crate::log::LogHealth;
 use crate::machine::entry::{Entry, EntryKind};
 use crate::machine::journal::Journal;
-use crate::partition::error::PartitionError;
+use crate::partition::error::{PartitionError, SnapshotMakingError};
 use crate::partition::handle::Partition;
 use crate::partition::open::journal_of;
 use crate::partition::run::{Executor, Message};
@@ -191,10 +191,10 @@ impl Canonical {
         }));
     }
 
-    fn make_now(&self, due: &Due) -> Result<Listed, CanonicalError> {
+    fn make_now(&self, due: &Due) -> Result<Listed, SnapshotMakingError> {
         // Without this check, every queued job would still be started.
         if self.is_closing.load(Ordering::Relaxed) {
-            return Err(CanonicalError::Closing);
+            return Err(SnapshotMakingError::Closing);
         }
         if let Some(made) = self.folder.find(due) {
             self.folder.made(due, &made)?;
@@ -202,7 +202,7 @@ impl Canonical {
         }
         let view = open_kept(&self.folder.due_folder(due), &self.store)?;
         let found = view.meta().map(journal_of);
-        let elsewhere = |found| CanonicalError::Elsewhere { expected: due.index, found };
+        let elsewhere = |found| SnapshotMakingError::Elsewhere { expected: due.index, found };
         let journal = found.filter(|journal| journal.index == due.index);
         let journal = journal.ok_or_else(|| elsewhere(found.map_or(JournalIndex(0), |journal| journal.index)))?;
         let (cluster, machine, partition) = (self.cluster, self.machine.clone(), self.partition);
@@ -211,9 +211,9 @@ impl Canonical {
         let mut put = Ok(());
         view.visit(&[], |key, row| {
             put = if self.is_closing.load(Ordering::Relaxed) {
-                Err(CanonicalError::Closing)
+                Err(SnapshotMakingError::Closing)
             } else {
-                writer.put(key, row)
+                writer.put(key, row).map_err(SnapshotMakingError::from)
             };
             if put.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
@@ -352,7 +352,7 @@ impl Partition {
         let is_past = journal.index < self.progress().journal.index;
         let is_on_its_chain = own.map_or(proof == HeadProof::JournalOrWord && is_past, |own| own == journal.head);
         if !is_ours || !is_on_its_chain {
-            return Err(CanonicalError::Foreign { file: listed.name }.into());
+            return Err(SnapshotMakingError::Foreign { file: listed.name }.into());
         }
         let (canonical, path, taken) = (canonical.clone(), file.to_owned(), listed.clone());
         let taking = canonical.runtime.clone().spawn_blocking(move || canonical.folder.take_in(&path, &taken));

@@ -85,10 +85,32 @@ pub enum PartitionError {
     #[error("{} requested canonical snapshots of it are not made yet; ask again later", SNAPSHOTS_ASKED_MAX)]
     SnapshotsAsked,
     #[error("canonical snapshot: {0}")]
-    Canonical(#[from] CanonicalError),
+    Canonical(#[from] SnapshotMakingError),
     /// State or ids lack what only the beginning of the log could restore. They are left unchanged.
     #[error("{what} must be made again from the log ({reason}), but {held}")]
     CannotRebuild { what: &'static str, reason: String, held: Held },
+}
+
+impl From<CanonicalError> for PartitionError {
+    fn from(error: CanonicalError) -> Self {
+        Self::Canonical(error.into())
+    }
+}
+
+/// Why a canonical snapshot was not made, read or taken in.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotMakingError {
+    #[error(transparent)]
+    File(#[from] CanonicalError),
+    #[error("the kept state cannot be read: {0}")]
+    Kept(#[from] StoreError),
+    #[error("the kept state stands at entry {found}, and was to be kept at {expected}")]
+    Elsewhere { expected: JournalIndex, found: JournalIndex },
+    #[error("{file} is a snapshot of another partition, cluster or history than this one")]
+    Foreign { file: String },
+    /// The work is resumed at the next start.
+    #[error("the partition is being closed")]
+    Closing,
 }
 
 /// What remains of a log whose beginning is missing.

@@ -43,7 +43,7 @@ pub use answered::Answered;
 pub use canonical::HeadProof;
 pub use closing::Remains;
 pub use coordinate::{Participants, end_of};
-pub use error::{HaltReason, Held, PartitionError};
+pub use error::{HaltReason, Held, PartitionError, SnapshotMakingError};
 pub use handle::{Partition, ReadPoint};
 pub use in_transit::moment_before;
 pub use lost::{Loss, Remembered, Witness};

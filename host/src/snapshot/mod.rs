@@ -7,12 +7,13 @@
 //! receive:  snapshots/incoming ─ every file checked, synced ─▶ install
 //! install:  when the partition is opened: log skips to the entry, state and ids are replaced, install is removed
 //! ```
-//! Beside them are canonical files for people and archives, the same from every replica: [`canonical`]. A file or
-//! folder with its final name is complete, because every rename follows a sync. This folder does not know when a
-//! snapshot is due, what is in the state, or how the partition is closed and opened.
+//! Beside them are canonical files for people and archives, the same from every replica: [`canonical`], which the crate
+//! of formats has. A file or folder with its final name is complete, because every rename follows a sync. This folder
+//! does not know when a snapshot is due, what is in the state, or how the partition is closed and opened.
+
+pub use statehouse_journal::canonical;
 
 mod build;
-pub mod canonical;
 mod error;
 mod files;
 mod incoming;

@@ -21,7 +21,6 @@ use statehouse_abi::value::Value;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::archive::{ArchiveError, Manifest, PartitionFacts, SegmentsReader, modules_folder};
 use crate::clock::SystemClock;
 use crate::disk::RealDisk;
 use crate::durable;
@@ -41,6 +40,7 @@ use crate::registry::{self, Registry, RegistryError};
 use crate::regular;
 use crate::router::answer::Caller;
 use crate::router::{Machine, MachineOptions};
+use crate::segments::{Manifest, PartitionFacts, SegmentsError, SegmentsReader, modules_folder};
 use crate::sequencer::submission::Unticketed;
 use crate::store::{StoreOptions, StoreShared};
 use crate::system::alone::ALONE;
@@ -102,7 +102,7 @@ pub struct RestoredPartition {
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     #[error(transparent)]
-    Archive(#[from] ArchiveError),
+    Archive(#[from] SegmentsError),
     #[error(transparent)]
     Node(#[from] NodeError),
     #[error(transparent)]
@@ -235,7 +235,7 @@ impl<'a> Work<'a> {
             let found = registry.stage(&wasm)?.id();
             if found != *id {
                 let reason = format!("its bytes are those of module {found}");
-                return Err(ArchiveError::Manifest { path, reason }.into());
+                return Err(SegmentsError::Manifest { path, reason }.into());
             }
         }
         let system: Arc<dyn Logic> = Arc::new(Native::<System>::new());
@@ -345,7 +345,7 @@ impl<'a> Work<'a> {
         opened.wait_for_canonical().await?;
         let made = opened.canonical_snapshots();
         let mut same = 0;
-        for file in list_files(&RealDisk, &crate::archive::partition_folder(self.options.from, machine, partition))? {
+        for file in list_files(&RealDisk, &crate::segments::partition_folder(self.options.from, machine, partition))? {
             let archived = SnapshotFile::open(&RealDisk, &file)?.listed().clone();
             let facts = &archived.facts;
             // The last snapshot may stand for more midnights, of which only the entry after the cut would tell.
