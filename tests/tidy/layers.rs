@@ -82,8 +82,8 @@ const OWNERS: [(&str, &[&str]); 18] = [
     ("rustls_platform_verifier", &["cli"]),
     // The tests of `peer` and `system` make certificates, too.
     ("rcgen", &["cli", "peer", "system"]),
-    ("reqwest", &["api"]),
-    ("base64", &["api"]),
+    ("reqwest", &["webhooks"]),
+    ("base64", &["webhooks"]),
     ("openraft", &["consensus"]),
     ("rocksdb", &["store"]),
     ("wasmtime", &["guest"]),
@@ -95,9 +95,12 @@ const OWNERS: [(&str, &[&str]); 18] = [
     ("prost", &["peer"]),
     ("webpki", &["peer"]),
     ("ed25519_dalek", &["key"]),
-    // `api` alone turns requests into values; the others write reports and small files, and `printable` is tested
+    // `json` alone turns requests into values; the others write reports and small files, and `printable` is tested
     // with JSON.
-    ("serde_json", &["api", "archive", "audit", "cli", "printable", "segments", "system"]),
+    (
+        "serde_json",
+        &["api", "archive", "audit", "cli", "json", "printable", "rehearsal", "segments", "system", "webhooks"],
+    ),
 ];
 
 #[test]

@@ -31,17 +31,17 @@ use super::roles::QUERY_ROLES;
 use super::route::{Page, find_host_route, module_path};
 use super::serve::Connected;
 use super::share::{Kind, Shares, Who};
-use super::webhooks::Sender;
 use super::{
     batch, cluster, command, events, lookup, modules, openapi, orders, pages, query, replays, snapshots, views,
     webhooks,
 };
-use crate::audit::jobs::Replays;
 use crate::ids::ModuleId;
 use crate::limits::DEADLINE_DEFAULT;
+use crate::rehearsal::jobs::Replays;
 use crate::router::answer::Caller;
 use crate::router::{Machine, Router};
 use crate::system::Cluster;
+use crate::webhooks::Sender;
 
 /// What all requests share.
 pub struct Api {

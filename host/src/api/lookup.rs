@@ -11,13 +11,13 @@ use statehouse_abi::cold::Phase;
 use statehouse_abi::value::Value;
 
 use super::asked::Asked;
-use super::json::{Json, print};
 use super::problem::{Code, Problem};
 use super::reply::{JSON, POSITION, position_value, resolve_url};
 use super::roles::WATCH_ROLES;
-use super::time::print_time;
 use super::url::query_pairs;
 use crate::ids::{CommandId, Micros, NodeId};
+use crate::json::{Json, print};
+use crate::rfc3339::print_time;
 use crate::router::Machine;
 use crate::router::answer::{Caller, CommandLookup, CommandQuestion, CommandStatus, InFlight, Waiting};
 

@@ -29,7 +29,6 @@ mod route;
 mod mount;
 mod url;
 mod body;
-pub mod json;
 mod command;
 mod batch;
 mod query;
@@ -47,7 +46,6 @@ mod pages;
 mod openapi;
 mod reply;
 mod problem;
-mod time;
 #[cfg(test)]
 mod tests;
 
@@ -56,6 +54,7 @@ use std::sync::Arc;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 
+pub use crate::rfc3339::{parse_time, print_time};
 pub use caller::{Callers, Replaced, Tokens};
 pub use cluster::{ClusterPage, LossPage, NodePage, ReplicaPage};
 pub use command_roles::{CommandRoles, LiveCommandRoles};
@@ -69,16 +68,17 @@ pub use replays::{ProgressPage, ReplayPage};
 pub use serve::serve;
 pub use shadow::ShadowPage;
 pub use snapshots::{Content as SnapshotContent, SnapshotPage};
-pub use time::{parse_time, print_time};
 pub use tls::{Acceptor, Tls};
 pub use views::{BuildPage, ViewPage, ViewsPage};
-pub use webhooks::{DeadPage, Sender, WebhookPage, WebhookSentPage, WebhooksPage};
+pub use webhooks::{DeadPage, WebhookPage, WebhookSentPage, WebhooksPage};
 
-use crate::audit::jobs::Replays;
 use crate::config::WebhooksConfig;
+use crate::feed::Feeds;
 use crate::ids::ModuleId;
+use crate::rehearsal::jobs::Replays;
 use crate::router::Router;
 use crate::system::Cluster;
+use crate::webhooks::Sender;
 use asked::RequestIds;
 use events::Events;
 use handle::{Api, handle};
@@ -108,8 +108,9 @@ pub struct ApiOptions {
 pub fn server(router: Arc<Router>, options: ApiOptions) -> (axum::Router, Arc<Sender>) {
     let ApiOptions { cluster, callers, origins, command_roles, replays, limits, webhooks, views_instead, metrics } =
         options;
-    let events = Arc::new(Events::new(limits.clone()));
-    let sender = Sender::new(cluster.clone(), router.clone(), events.clone(), &webhooks);
+    let feeds = Arc::<Feeds>::default();
+    let events = Arc::new(Events::new(feeds.clone(), limits.clone()));
+    let sender = Sender::new(cluster.clone(), router.clone(), feeds, &webhooks);
     let api = Api {
         router,
         cluster,

@@ -11,11 +11,11 @@ use parking_lot::RwLock;
 use statehouse_abi::describe::{Describe, QuerySource, Schema};
 
 use super::command_roles::LiveCommandRoles;
-use super::json::ObjectShape;
 use super::problem::{Code, Problem};
 use super::route::{RESERVED, not_found_or_not_allowed};
 use super::url::{captures, decode, match_path};
 use crate::ids::ModuleId;
+use crate::json::ObjectShape;
 use crate::router::machine::Machine;
 use crate::views::View;
 

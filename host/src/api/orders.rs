@@ -12,12 +12,12 @@ use statehouse_abi::value::Value;
 
 use super::asked::Asked;
 use super::body::{check_media_type, read_body};
-use super::json::{ObjectShape, read_json};
 use super::pages;
 use super::problem::{Code, Problem};
 use super::route::Page;
 use super::url::query_pairs;
 use crate::ids::{CommandId, PartitionId};
+use crate::json::{ObjectShape, read_json};
 use crate::limits::{BODY_BYTES_MAX, ORDER_WHY_CHARS_MAX};
 use crate::router::Machine;
 use crate::saga::{Order, OrderKind};

@@ -10,10 +10,10 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use serde::Serialize;
 
-use super::json::print;
 use super::problem::{Code, Problem};
 use super::reply::JSON;
-use super::time::print_time;
+use crate::json::print;
+use crate::rfc3339::print_time;
 use crate::router::{Machine, MachineStatus, PartitionStatus, Router};
 
 /// A response with JSON.

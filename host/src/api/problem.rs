@@ -34,7 +34,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use statehouse_abi::cold::Refusal;
 use statehouse_abi::value::Value;
 
-use super::json::{BodyError, Fault, Json, print};
+use crate::json::{BodyError, Fault, Json, print};
 use crate::limits::PROBLEM_DETAIL_CHARS_MAX;
 use crate::router::answer::{Unavailable, UnavailableReason};
 

@@ -14,16 +14,16 @@ use statehouse_abi::describe::{QueryDecl, QuerySource};
 use statehouse_abi::value::Value;
 
 use super::asked::Asked;
-use super::json::{Json, ObjectShape, print, read_texts};
 use super::mount::{Given, Mount, Route};
 use super::problem::{Code, Problem};
 use super::reading;
 use super::reply::{JSON, POSITION, position_value};
-use super::time::parse_time;
 use super::url::{encode, query_pairs};
 use crate::ids::Position;
+use crate::json::{Json, ObjectShape, print, read_texts};
 use crate::limits::{PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX};
 use crate::machine::journal::Moment;
+use crate::rfc3339::parse_time;
 use crate::router::answer::{Consistency, QueryRequest};
 use crate::router::machine::Machine;
 

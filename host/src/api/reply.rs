@@ -14,10 +14,10 @@ use statehouse_abi::cold::{Rejection, host_rejection};
 use statehouse_abi::describe::Describe;
 use statehouse_abi::value::Value;
 
-use super::json::{Json, print};
 use super::problem::{Code, Problem};
 use super::url;
 use crate::ids::{CommandId, Fingerprint, Micros, Position};
+use crate::json::{Json, print};
 use crate::router::answer::{Answer, Recorded};
 use crate::saga::ABORTED;
 

@@ -11,8 +11,8 @@ use statehouse_abi::describe::{Field, Schema};
 use super::handle::Api;
 use super::pages;
 use super::problem::{Code, Problem};
-use super::time::print_time;
 use crate::ids::{ModuleId, NodeId};
+use crate::rfc3339::print_time;
 use crate::system::lifecycle::Wanting;
 use crate::system::shadow::{STARTING, ShadowView};
 

@@ -11,8 +11,8 @@ use super::handle::Api;
 use super::pages;
 use super::problem::Problem;
 use super::route::Page;
-use super::time::print_time;
 use crate::ids::PartitionId;
+use crate::rfc3339::print_time;
 use crate::snapshot::canonical::{Listed, parse_name};
 
 /// How many days are named one by one; of more days, the last ones are.

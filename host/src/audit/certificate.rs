@@ -111,7 +111,7 @@ impl Certificate {
     }
 
     /// Signs facts.
-    pub(super) fn of(facts: Facts, key: &NodeKey) -> Self {
+    pub fn of(facts: Facts, key: &NodeKey) -> Self {
         let bytes = facts.canonical();
         Self { digest: Digest::of(&bytes), key: key.public(), signature: key.sign(&bytes), facts }
     }

@@ -3,7 +3,7 @@
 //! In: the data folder of a running or stopped node, a copy of one, or a folder of journal segments, which `export`
 //! writes. Out: reports. It reads logs and modules, and never a node's state; only the names and ends of state files
 //! count, as evidence that there was more. It runs the same `machine/` code that replicas run. It trusts nobody, and
-//! changes nothing.
+//! changes nothing. What a node does itself to try a candidate is in `rehearsal/`.
 
 pub mod error;
 pub mod source;
@@ -19,9 +19,6 @@ pub mod list;
 pub mod replay;
 pub mod certificate;
 pub mod signers;
-pub mod shadow;
-pub mod gate;
-pub mod jobs;
 
 pub use error::AuditError;
 pub use source::{PartitionSource, Source};

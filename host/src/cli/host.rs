@@ -22,13 +22,13 @@ use tracing_subscriber::EnvFilter;
 use crate::api::{
     self, Acceptor, ApiError, ApiOptions, Callers, Descriptors, LiveCommandRoles, LiveLimits, Origins, Places,
 };
-use crate::audit::jobs::Replays;
-use crate::audit::shadow;
 use crate::cli::{descriptors, shipped};
 use crate::config::{ViewsConfig, WebhooksConfig};
 use crate::durable;
 use crate::limits::{STOP_LAST_WORD, STOP_MAX, STOP_THREADS_MAX};
 use crate::printable;
+use crate::rehearsal::jobs::Replays;
+use crate::rehearsal::shadow;
 use crate::system::{CertificateRenewal, Cluster, Node, NodeOptions};
 
 /// What a process has once, however many nodes it runs.

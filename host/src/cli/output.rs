@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde::Serialize;
 use statehouse_abi::value::Value;
 
-use crate::api::json::Json;
+use crate::json::Json;
 use crate::printable;
 
 /// A table with these headings.

@@ -12,16 +12,15 @@ use statehouse_abi::outcome::GroupOutcome;
 use statehouse_abi::rows::RowsWriter;
 
 use crate::consensus::Committed;
-use crate::effects;
 use crate::log::{EntryId, LogEntry, Payload};
 use crate::machine::entry::{Batch, Entry, EntryKind};
 use crate::machine::journal::{Journal, Verdict};
 use crate::machine::replica::Applied;
 use crate::partition::claims::granted;
 use crate::partition::error::HaltReason;
-use crate::partition::history;
+use crate::partition::journal_lookup;
+use crate::partition::known_ids::recorded_reply;
 use crate::partition::open::meta_of;
-use crate::partition::recall::recorded_reply;
 use crate::partition::run::{Executor, Wanted, store_failed};
 use crate::partition::status::Progress;
 use crate::sequencer::submission::{Recorded, Submission, Ticket};
@@ -147,11 +146,11 @@ impl Executor {
     }
 
     fn record_ids(&self, recorded: &Recorded, submissions: &[Submission]) -> Result<(), HaltReason> {
-        let ids: Vec<history::Id> = if submissions.is_empty() {
-            history::ids_of(&recorded.entry, self.partition)
+        let ids: Vec<journal_lookup::Id> = if submissions.is_empty() {
+            journal_lookup::ids_of(&recorded.entry, self.partition)
         } else {
             let own = (0..).zip(submissions).map(|(n, submission)| (submission.id, submission.fingerprint, n));
-            own.chain(history::claims_of(&recorded.entry)).collect()
+            own.chain(journal_lookup::claims_of(&recorded.entry)).collect()
         };
         self.ids.record(recorded.entry.header().index, recorded.log_index, &ids).map_err(store_failed)
     }
@@ -162,7 +161,7 @@ impl Executor {
             // The receiver may have stopped waiting.
             drop(wanted.reply.send(Ok(self.journal)));
         }
-        effects::count(&recorded.entry);
+        count(&recorded.entry);
         match (recorded.entry.batch(), recorded.entry.header().kind) {
             (Some(batch), EntryKind::Saga) => self.answer_ended(recorded, &batch),
             (Some(batch), _) => self.answer_batch(recorded, &batch, submissions),
@@ -215,7 +214,7 @@ impl Executor {
             Some(batch) if recorded.entry.is_started(command) => {
                 self.coordinator.wait(batch.command_id(command as usize), ticket);
             }
-            _ => effects::answer(recorded, command, &ticket),
+            _ => ticket.reply(recorded_reply(recorded, command, false)),
         }
     }
 
@@ -224,9 +223,27 @@ impl Executor {
         for n in 0..batch.command_count() as u32 {
             let id = batch.command_id(n as usize);
             for ticket in self.coordinator.take_waiting(id) {
-                effects::answer(recorded, n, &ticket);
+                ticket.reply(recorded_reply(recorded, n, false));
             }
             self.in_flight.finish(id, || recorded_reply(recorded, n, true));
         }
+    }
+}
+
+/// Counts what was recorded. A command on several partitions counts once, at its end.
+fn count(entry: &Entry) {
+    metrics::counter!("statehouse_entries_total").increment(1);
+    let Some(batch) = entry.batch() else { return };
+    let (mut done, mut rejected) = (0, 0);
+    for command in (0..batch.command_count() as u32).filter(|command| entry.part(*command).is_outcome()) {
+        match batch.outcome.group(command as usize) {
+            GroupOutcome::Rejected(_) => rejected += 1,
+            GroupOutcome::Events { .. } | GroupOutcome::NeedsKeys => done += 1,
+        }
+    }
+    metrics::counter!("statehouse_commands_total", "outcome" => "rejected").increment(rejected);
+    metrics::counter!("statehouse_commands_total", "outcome" => "done").increment(done);
+    if entry.header().kind == EntryKind::Batch {
+        metrics::counter!("statehouse_events_total").increment(batch.outcome.event_count() as u64);
     }
 }

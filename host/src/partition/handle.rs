@@ -27,7 +27,7 @@ use crate::machine::modules::Modules;
 use crate::partition::canonical::Canonical;
 use crate::partition::coordinate::read_table;
 use crate::partition::error::{HaltReason, PartitionError};
-use crate::partition::history;
+use crate::partition::journal_lookup;
 use crate::partition::open::journal_of;
 use crate::partition::order::{NotOrdered, Ordered};
 use crate::partition::recorded::RecordedEntries;
@@ -369,7 +369,7 @@ impl Partition {
         each: impl FnMut(Recorded) -> std::ops::ControlFlow<()>,
     ) -> Result<(), PartitionError> {
         let applied = point.view.meta().map(|meta| meta.applied);
-        let walked = history::walk_back(&self.parts.log, applied, &point.journal, each);
+        let walked = journal_lookup::walk_back(&self.parts.log, applied, &point.journal, each);
         walked.map_err(|error| self.with_position(point, error))
     }
 

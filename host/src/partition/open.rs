@@ -29,10 +29,10 @@ use crate::partition::derived::{self, Known};
 use crate::partition::error::{HaltReason, PartitionError};
 use crate::partition::expired::Expired;
 use crate::partition::handle::{Partition, Parts};
-use crate::partition::history;
+use crate::partition::journal_lookup;
+use crate::partition::known_ids::Recalls;
 use crate::partition::lost::Remembered;
 use crate::partition::panics::Panics;
-use crate::partition::recall::Recalls;
 use crate::partition::recorded::RecordedEntries;
 use crate::partition::release::{self, blocking};
 use crate::partition::restore::Leading;
@@ -349,7 +349,7 @@ fn backfill_ids(partition: PartitionId, log: &Log, ids: &IdIndex, recovered: &Re
     // Only the chain tells which entries are effective, and it is walked from its end.
     let mut missing: Vec<LogIndex> = Vec::new();
     let mut oldest = recovered.journal.index.next();
-    let walked = history::walk_back(log, recovered.applied, &recovered.journal, |recorded| {
+    let walked = journal_lookup::walk_back(log, recovered.applied, &recovered.journal, |recorded| {
         if recorded.entry.header().index <= last {
             return std::ops::ControlFlow::Break(());
         }
@@ -364,8 +364,8 @@ fn backfill_ids(partition: PartitionId, log: &Log, ids: &IdIndex, recovered: &Re
     }
     derived::check_reaches("the id index", last, oldest, log)?;
     for index in missing.into_iter().rev() {
-        let recorded = history::read_recorded(log, index)?;
-        let ids_found = history::ids_of(&recorded.entry, partition);
+        let recorded = journal_lookup::read_recorded(log, index)?;
+        let ids_found = journal_lookup::ids_of(&recorded.entry, partition);
         ids.record(recorded.entry.header().index, index, &ids_found)?;
     }
     Ok(())

@@ -24,7 +24,7 @@ use crate::machine::table::{self, Change};
 use crate::partition::claims::Forbidden;
 use crate::partition::coordinate::{cancelled, is_forbidden};
 use crate::partition::error::HaltReason;
-use crate::partition::recall::Repeat;
+use crate::partition::known_ids::Repeat;
 use crate::partition::run::{Executor, Message, store_failed};
 use crate::saga::{Derivation, Origin, Records, Start};
 use crate::sequencer::speculation::Speculative;

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! find ─▶ kept in memory ─ no ─▶ place known ─ yes ─▶ one read of the log
-//!                                            └ no, from before the start ─▶ the chain tells (`history.rs`)
+//!                                            └ no, from before the start ─▶ the chain tells (`journal_lookup.rs`)
 //! ```
 //! In: effective entries as the executor applies them, and at the start those before, back along the chain. Out:
 //! recorded entries, each shared by all who ask for it. A void entry never enters, so it is never returned. This file
@@ -23,7 +23,7 @@ use crate::log::{EntryId, Log, LogEntry, Payload};
 use crate::machine::entry::{head_after, read_header};
 use crate::machine::journal::Journal;
 use crate::partition::error::{HaltReason, PartitionError};
-use crate::partition::history;
+use crate::partition::journal_lookup;
 use crate::partition::places::Places;
 use crate::sequencer::submission::Recorded;
 
@@ -107,7 +107,7 @@ impl RecordedEntries {
         let recorded = match place {
             Some(at) => Arc::new(self.read(wanted, at)?),
             None => {
-                let found = history::find_entry(&self.log, wanted, applied, journal)?;
+                let found = journal_lookup::find_entry(&self.log, wanted, applied, journal)?;
                 self.count_read();
                 Arc::new(found)
             }
@@ -119,7 +119,7 @@ impl RecordedEntries {
     fn read(&self, wanted: JournalIndex, at: LogIndex) -> Result<Recorded, PartitionError> {
         let purged = || self.log.last_purged().map(|purged| purged.index).filter(|purged| at <= *purged);
         if purged().is_none()
-            && let Some(entry) = history::read_one(&self.log, at)?
+            && let Some(entry) = journal_lookup::read_one(&self.log, at)?
         {
             self.count_read();
             let found = entry.header().index;
@@ -163,7 +163,7 @@ impl RecordedEntries {
 
     /// Notes the places of the entries to which the chain leads back; `None` if there are no more.
     pub(super) fn go_back(&self, mut at: Back, bytes_max: usize) -> Option<Back> {
-        let (begin, mut bytes) = (history::begin(&self.log), 0);
+        let (begin, mut bytes) = (journal_lookup::begin(&self.log), 0);
         while bytes < bytes_max {
             let found = match self.log.read(at.next..at.next.next(), 1) {
                 Ok(found) => found.into_iter().next()?,
@@ -271,7 +271,7 @@ mod tests {
         let (applied, begun) = (history.progress.borrow().log_index, entries.read_count());
         for _ in 0..2 {
             for (position, log_index) in &history.effective {
-                let slow = history::find_entry(&history.log, position.index, Some(applied), &history.journal);
+                let slow = journal_lookup::find_entry(&history.log, position.index, Some(applied), &history.journal);
                 let found = find(entries, history, position.index.0);
                 match (found, slow) {
                     (Ok(found), Ok(slow)) => {

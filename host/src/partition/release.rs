@@ -17,7 +17,7 @@ use crate::ids::{LogIndex, Micros};
 use crate::log::{EntryId, Log, LogHealth};
 use crate::partition::error::PartitionError;
 use crate::partition::handle::Partition;
-use crate::partition::history::find_last_before;
+use crate::partition::journal_lookup::find_last_before;
 use crate::partition::run::Message;
 use crate::snapshot::{IDS, Manifest, STATE, SnapshotError, Snapshots};
 use crate::store::{IdIndex, Meta, Store, StoreError};

@@ -33,8 +33,8 @@ use crate::partition::claims::{Claim, Forbidden, LookedUp, claimed_by, claiming,
 use crate::partition::coordinate::{Answers, Cancel, Coordinator, Participants, cancelled};
 use crate::partition::error::HaltReason;
 use crate::partition::expired::Expired;
+use crate::partition::known_ids::{Purpose, Recalled, Recalls, Repeat};
 use crate::partition::order::Ordered;
-use crate::partition::recall::{Purpose, Recalled, Recalls, Repeat};
 use crate::partition::recorded::RecordedEntries;
 use crate::partition::release::checkpoint;
 use crate::partition::restore::Leading;

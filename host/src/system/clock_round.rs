@@ -20,7 +20,7 @@ use crate::system::clocks::{Heard, Look};
 use crate::system::host::Host;
 use crate::system::pulse::{GroupVote, VoteTold};
 use crate::system::service::{decode, encode};
-use crate::system::{found, level, standing};
+use crate::system::{cluster_founding, level, peer_permissions};
 
 /// The body of [`Topic::Clock`] from a node that is about to stop; nodes of earlier releases do not look at it.
 const LEAVING: &[u8] = b"leaving";
@@ -158,7 +158,7 @@ pub async fn ask_clock(host: &Host, node: NodeId, patience: Duration) {
     let asked = host.clocks.look();
     let answer = match host.network().call(node, call, patience).await {
         Ok(answer) => answer,
-        Err(error) if standing::says_removed(&error) => return host.on_removed(),
+        Err(error) if peer_permissions::says_removed(&error) => return host.on_removed(),
         Err(_) => return,
     };
     let Ok(answer) = decode::<ClockAnswer>(&answer) else { return };
@@ -174,7 +174,7 @@ pub async fn ask_clock(host: &Host, node: NodeId, patience: Duration) {
     }
     on_told(host, node, held, pulse);
     if is_level == Some(false) {
-        found::tell_who_is_in(host, node).await;
+        cluster_founding::tell_who_is_in(host, node).await;
     }
 }
 

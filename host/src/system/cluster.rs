@@ -22,7 +22,7 @@ use crate::system::host::Host;
 use crate::system::key_row::KeyRow;
 use crate::system::loss_row::AcceptedLoss;
 use crate::system::service::{Join, TransferTo, encode};
-use crate::system::{found, level, steward};
+use crate::system::{cluster_founding, level, reconciliation};
 
 /// How long another node may take to say who it is.
 const STRANGER_PATIENCE: Duration = Duration::from_secs(2);
@@ -209,7 +209,7 @@ impl Cluster {
         } else {
             self.host.set_routes(&nodes);
             self.check_strangers(&nodes, deadline).await?;
-            found::found(&self.host, nodes)?;
+            cluster_founding::found(&self.host, nodes)?;
         }
         let mut directory = self.host.directory.subscribe();
         match tokio::time::timeout_at(deadline, directory.wait_for(Directory::is_founded)).await {
@@ -260,9 +260,11 @@ impl Cluster {
         let feature_level = Some(directory.feature_level.0).filter(|level| features::BASE.0 < *level);
         let (cluster, peers) = (identity.cluster.clone(), with_it.collect());
         let join = Join { cluster, node: node.0, is_founder: false, peers, feature_level };
-        found::ask_to_join(&self.host, node, &join).await.map_err(|error| unreachable(node, &peer, error))?;
+        cluster_founding::ask_to_join(&self.host, node, &join)
+            .await
+            .map_err(|error| unreachable(node, &peer, error))?;
         let (command, body) = level::adding(directory.feature_level, node, &peer, supported);
-        steward::command(&system, command, body, deadline).await
+        reconciliation::command(&system, command, body, deadline).await
     }
 
     /// The highest level that the node understands, which must not be below the one that the cluster writes.

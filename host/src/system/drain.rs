@@ -22,7 +22,7 @@ use crate::router::{Hindrances, Machine};
 use crate::system::directory::Directory;
 use crate::system::host::Host;
 use crate::system::module_row::Mode;
-use crate::system::steward;
+use crate::system::reconciliation;
 
 /// How long commands in flight may take to end.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
@@ -69,7 +69,9 @@ pub async fn tend(host: &Arc<Host>, system: &Machine, directory: &Directory) {
             continue;
         };
         tracing::info!(machine, module = %ModuleId(module).short(), path, ?busy, "a rollback has waited");
-        if let Err(error) = steward::command(system, path, Value::map(body), Instant::now() + RECORD_PATIENCE).await {
+        if let Err(error) =
+            reconciliation::command(system, path, Value::map(body), Instant::now() + RECORD_PATIENCE).await
+        {
             tracing::warn!(machine, %error, "a rollback will be tried again");
         }
     }

@@ -27,8 +27,8 @@ use crate::system::directory::Directory;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
 use crate::system::install::find_machine;
+use crate::system::reconciliation;
 use crate::system::service::decode;
-use crate::system::steward;
 
 /// How long `system` may take to record a level.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -97,7 +97,7 @@ pub async fn tend(host: &Host, system: &Machine, directory: &Directory) -> Resul
     let node = |id: &NodeId| Value::map([("id", Value::Int(id.0.into()))]);
     let nodes = Value::Array(directory.nodes.keys().map(node).collect());
     let body = Value::map([("level", Value::Int(level.0.into())), ("nodes", nodes)]);
-    match steward::command(system, "feature_level", body, Instant::now() + PATIENCE).await {
+    match reconciliation::command(system, "feature_level", body, Instant::now() + PATIENCE).await {
         // The level was recorded meanwhile, or a node was added; the next round sees that.
         Err(ClusterError::Rejected { code, .. }) if code == "out_of_date" => Ok(()),
         Ok(()) => {
@@ -146,7 +146,7 @@ async fn ask_all(host: &Host, node: NodeId) -> Result<ClockAnswer, PeerError> {
 /// the first form.
 pub fn adding(reached: FeatureLevel, node: NodeId, peer: &str, supported: FeatureLevel) -> (&'static str, Value) {
     if reached <= features::BASE {
-        return ("nodes", steward::node_value(node, peer));
+        return ("nodes", reconciliation::node_value(node, peer));
     }
     let level = Value::Int(supported.0.into());
     let body = Value::map([("id", Value::Int(node.0.into())), ("peer", Value::text(peer)), ("level", level)]);

@@ -27,8 +27,8 @@ use crate::system::cluster::{Cluster, ClusterError};
 use crate::system::directory::Directory;
 use crate::system::key_row::KeyRow;
 use crate::system::module_row::{Mode, ModulesRow, Step};
+use crate::system::reconciliation;
 use crate::system::staging::RefusedModule;
-use crate::system::steward;
 
 /// How long nodes that have not prepared a module may take to say which partitions run there.
 const SILENT_MAX: Duration = Duration::from_secs(2);
@@ -305,7 +305,7 @@ impl Cluster {
     ) -> Result<(), ClusterError> {
         let named = [("machine", Value::text(machine)), ("module", Value::text(module.to_string()))];
         let body = Value::map(named.into_iter().chain(body));
-        match steward::command_by(system, path, body, wanting).await {
+        match reconciliation::command_by(system, path, body, wanting).await {
             Err(ClusterError::Rejected { code, detail }) if code == "not_staged" => {
                 Err(ClusterError::UnknownModule(detail))
             }

@@ -22,8 +22,8 @@ use crate::system::cluster::{Cluster, ClusterError};
 use crate::system::error::NodeError;
 use crate::system::host::Host;
 use crate::system::loss_row::{AcceptedLoss, loss_value};
+use crate::system::reconciliation;
 use crate::system::record::GivenUp;
-use crate::system::steward;
 
 /// How often the node looks for new entries to note, and for words to record in `system`.
 const ROUND: Duration = Duration::from_millis(500);
@@ -191,7 +191,8 @@ impl Host {
         let words = self.record.given_up().into_iter().filter(|word| !word.is_in_system);
         for word in words {
             let Some(system) = self.system.read().clone() else { return Ok(()) };
-            steward::command(&system, "losses", loss_value(&word.loss(self.node)), Instant::now() + PATIENCE).await?;
+            reconciliation::command(&system, "losses", loss_value(&word.loss(self.node)), Instant::now() + PATIENCE)
+                .await?;
             if let Err(error) = self.record.set_in_system(&word) {
                 // The word is sent again, and `system` records it once.
                 tracing::warn!(%error, "it could not be recorded that `system` knows of an operator's decision");

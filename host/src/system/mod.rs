@@ -1,12 +1,12 @@
 //! The node itself: its data folder, the cluster it belongs to, and the machines that the cluster has.
 //!
 //! ```text
-//! node ─▶ found (who am I?) ─▶ host (opens what the directory names) ◀─ directory ◀─ the machine `system`
+//! node ─▶ cluster_founding (who am I?) ─▶ host (opens what the directory names) ◀─ directory ◀─ the machine `system`
 //!                               ▲
 //!                               ├─ service: answers the peers
-//!                               ├─ steward: members, leaders
-//!                               ├─ clocks, vigil: may this node lead?
-//!                               └─ retention: how much log stays; archivist: what goes to the archive
+//!                               ├─ reconciliation: members, leaders
+//!                               ├─ clocks, health: may this node lead?
+//!                               └─ retention: how much log stays; archiving: what goes to the archive
 //! ```
 //! In: a data folder, the machines to create, a way to reach the other nodes. Out: a router that serves the machines.
 //! Partition 0 of `system` holds nodes, machines, modules and activations; its native logic runs over the same log.
@@ -21,11 +21,11 @@ pub mod node;
 mod renewal;
 pub mod record;
 mod small_file;
-mod alone;
+mod single_node;
 mod losses;
 mod host;
 mod opening;
-mod found;
+mod cluster_founding;
 mod directory;
 mod modules;
 mod values;
@@ -53,30 +53,30 @@ mod prepare;
 mod trial;
 mod log_damage;
 mod repair;
-mod pull;
-mod heal;
+mod snapshot_pull;
+mod replica_rebuild;
 mod tasks;
 mod turn;
 mod install;
 mod retention;
 mod scrub;
-mod mend;
-mod archivist;
-mod kept;
-mod midnights;
-mod history;
+mod segment_repair;
+mod archiving;
+mod snapshot_retention;
+mod snapshot_fetch;
+mod journal_fetch;
 mod in_transit;
-mod standing;
+mod peer_permissions;
 mod removal;
 mod running;
 mod pulse;
-mod recall;
+mod log_witnesses;
 mod service;
-mod steward;
-mod leaving;
+mod reconciliation;
+mod leadership_handover;
 mod signer;
 mod drain;
-mod trouble;
+mod failed_activations;
 pub mod shadow;
 mod snapshots;
 pub mod restore;
@@ -84,12 +84,12 @@ mod clocks;
 mod clock_anchor;
 mod clock_round;
 mod timekeeping;
-mod histories;
-mod vigil;
+mod divergence;
+mod health;
 #[cfg(test)]
 mod tests;
 
-pub use archivist::ArchiveOptions;
+pub use archiving::ArchiveOptions;
 pub use cluster::{Cluster, ClusterError, ClusterView};
 pub use error::NodeError;
 pub use folder::{DataFolder, Identity};

@@ -32,28 +32,28 @@ use crate::peer::{self, Grpc, Links, Network, PeerRenewal, Routes, SeenBook, Ser
 use crate::registry::{self, Registry};
 use crate::router::Router;
 use crate::store::StoreShared;
-use crate::system::archivist::ArchiveOptions;
+use crate::system::archiving::ArchiveOptions;
 use crate::system::clock_anchor::AnchorFile;
 use crate::system::clocks::Clocks;
 use crate::system::cluster::Cluster;
 use crate::system::directory::Directory;
 use crate::system::error::NodeError;
+use crate::system::failed_activations::Troubles;
 use crate::system::folder::DataFolder;
 use crate::system::host::{Host, Opening};
 use crate::system::level::{self, Level};
 use crate::system::logic::System;
 use crate::system::losses::{self, Waiting};
+use crate::system::peer_permissions::{self, Gate, Standing};
 use crate::system::pulse::Pulse;
 use crate::system::record::NodeRecord;
 use crate::system::renewal::{CertificateRenewal, PeerTlsFiles};
 use crate::system::service::HostService;
 use crate::system::staging::RefusedModules;
-use crate::system::standing::{self, Gate, Standing};
 use crate::system::timekeeping::WordsHeard;
-use crate::system::trouble::Troubles;
 use crate::system::{
-    alone, archivist, found, heal, in_transit, kept, leaving, mend, midnights, retention, scrub, signer, steward,
-    tasks, viewing, vigil,
+    archiving, cluster_founding, health, in_transit, leadership_handover, reconciliation, replica_rebuild, retention,
+    scrub, segment_repair, signer, single_node, snapshot_fetch, snapshot_retention, tasks, viewing,
 };
 use crate::views::{self, Views};
 
@@ -210,7 +210,7 @@ impl Node {
         });
         spawn_tasks(&host, options.archive, options.scrub_bytes_per_second);
         let peers = match peer {
-            None => alone::open(&host).await.map(|()| None)?,
+            None => single_node::open(&host).await.map(|()| None)?,
             Some(peer) => Some(answer_peers(&host, peer)?),
         };
         Ok(Self { host, is_alone: peers.is_none(), peers })
@@ -255,9 +255,9 @@ impl Node {
 
     /// Hands leadership over, stops all partitions and writes what they have applied.
     pub async fn close(self) -> Result<(), NodeError> {
-        leaving::announce(&self.host);
+        leadership_handover::announce(&self.host);
         self.host.router.set_not_ready(vec!["the node is shutting down".to_owned()]);
-        leaving::hand_over_all(&self.host).await;
+        leadership_handover::hand_over_all(&self.host).await;
         self.stop().await
     }
 
@@ -306,20 +306,20 @@ fn opening_of(options: &NodeOptions, shared: &StoreShared, features: &Features) 
 
 /// Starts the background tasks of every node, with or without peers.
 fn spawn_tasks(host: &Arc<Host>, archive: Option<ArchiveOptions>, scrub_bytes_per_second: u64) {
-    tasks::keep(host, "mender", mend::run);
+    tasks::keep(host, "mender", segment_repair::run);
     if 0 < scrub_bytes_per_second {
         tasks::keep(host, "scrubber", move |host| scrub::run(host, scrub_bytes_per_second));
     }
     tasks::keep(host, "in_transit", in_transit::run);
     tasks::keep(host, "losses", losses::run);
     if let (Some(archive), Some(options)) = (host.opening.archive.clone(), archive) {
-        tasks::keep(host, "archivist", move |host| archivist::run(host, archive.clone(), options.every));
+        tasks::keep(host, "archivist", move |host| archiving::run(host, archive.clone(), options.every));
     }
     tasks::keep(host, "viewing", viewing::run);
-    tasks::keep(host, "midnights", midnights::run);
-    tasks::keep(host, "heal", heal::run);
+    tasks::keep(host, "midnights", snapshot_fetch::run);
+    tasks::keep(host, "heal", replica_rebuild::run);
     if let (Some(keep), None) = (host.opening.snapshot_keep, &host.opening.archive) {
-        tasks::keep(host, "kept", move |host| kept::run(host, keep));
+        tasks::keep(host, "kept", move |host| snapshot_retention::run(host, keep));
     }
     if let Some(keep_bytes) = host.opening.log_keep_bytes {
         tasks::keep(host, "retention", move |host| retention::run(host, keep_bytes));
@@ -380,8 +380,8 @@ pub(super) async fn start_member(host: Arc<Host>) {
     host.set_routes(&identity.peers);
     host.nodes.send_replace(identity.peers.keys().copied().collect());
     host.router.set_not_ready(vec!["the machines of the cluster are not known yet".to_owned()]);
-    tasks::keep(&host, "vigil", vigil::run);
-    tasks::keep(&host, "invitations", found::invite_founders);
+    tasks::keep(&host, "vigil", health::run);
+    tasks::keep(&host, "invitations", cluster_founding::invite_founders);
     let logic = system_logic(&host);
     while let Err(error) = host.open_system(logic.clone()).await {
         // The router says why. The node retries until the disk is well, or somebody has intervened.
@@ -394,8 +394,8 @@ pub(super) async fn start_member(host: Arc<Host>) {
     if let Err(error) = check_level(&host) {
         return level::halt(&host, &error).await;
     }
-    tasks::keep(&host, "standing", standing::run);
-    tasks::keep(&host, "steward", steward::run);
+    tasks::keep(&host, "standing", peer_permissions::run);
+    tasks::keep(&host, "steward", reconciliation::run);
     tasks::keep(&host, "signer", signer::run);
     tasks::keep(&host, "opening", Host::keep_open);
     tasks::keep(&host, "directory", Host::follow_directory);

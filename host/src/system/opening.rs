@@ -17,13 +17,13 @@ use crate::peer::{GroupName, GroupPeers};
 use crate::router::{Machine, MachineParticipants};
 use crate::store::StoreOptions;
 use crate::system::error::NodeError;
-use crate::system::heal;
 use crate::system::host::Host;
 use crate::system::log_damage::LogDamage;
-use crate::system::mend;
+use crate::system::log_witnesses::Recalled;
 use crate::system::modules::HostModules;
-use crate::system::recall::Recalled;
 use crate::system::repair;
+use crate::system::replica_rebuild;
+use crate::system::segment_repair;
 
 /// Below the node's data: what is fetched from the archive for readers of entries that the log has released.
 const ARCHIVE_CACHE: &str = "archive-cache";
@@ -69,7 +69,7 @@ impl Host {
         if let (Err(error), Some(expected), false) = (&found, expected, is_alone)
             && let PartitionError::CannotRebuild { held: Held::From(first), .. } = error
         {
-            heal::refetch(self, machine, &group, *first, &error.to_string()).await?;
+            replica_rebuild::refetch(self, machine, &group, *first, &error.to_string()).await?;
             found = open(expected).await;
         }
         let opened = match found {
@@ -114,7 +114,7 @@ impl Host {
             return false;
         }
         let folder = self.folder.partition(&group.machine, group.partition);
-        let mended = mend::mend_closed(self, group, &folder).await;
+        let mended = segment_repair::mend_closed(self, group, &folder).await;
         mended
             .inspect_err(|why| tracing::warn!(%group, why, "sealed segments of the log are not repaired in place"))
             .is_ok()

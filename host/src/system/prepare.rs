@@ -24,7 +24,7 @@ use crate::partition::{Partition, ReadPoint};
 use crate::registry::{Cut, Guarded, Stop};
 use crate::system::directory::Directory;
 use crate::system::host::Host;
-use crate::system::steward;
+use crate::system::reconciliation;
 use crate::system::trial::{self, TrialRows};
 
 /// How many rows are migrated on the other engine as well, which takes ten to thirty times as long.
@@ -145,7 +145,7 @@ async fn say(host: &Host, machine: &str, id: ModuleId, problem: Option<String>) 
     ];
     let short = |text: String| text.chars().take(200).collect::<String>();
     body.extend(problem.map(|problem| ("problem".to_owned(), Value::Text(short(problem)))));
-    let said = steward::command(&system, "modules/prepared", Value::map(body), Instant::now() + PATIENCE).await;
+    let said = reconciliation::command(&system, "modules/prepared", Value::map(body), Instant::now() + PATIENCE).await;
     if let Err(error) = &said {
         // The module is still wanted, so this is done again.
         tracing::warn!(

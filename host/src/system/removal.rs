@@ -19,7 +19,7 @@ use crate::features::{self, FeatureLevel};
 use crate::ids::NodeId;
 use crate::system::cluster::{Cluster, ClusterError};
 use crate::system::directory::Directory;
-use crate::system::steward;
+use crate::system::reconciliation;
 
 /// How long the node may take to hand over what it leads.
 const LEAD_ELSEWHERE_MAX: Duration = Duration::from_secs(3);
@@ -45,7 +45,7 @@ impl Cluster {
             let others = self.check_rest_decides(node, deadline).await?;
             self.lead_elsewhere(node, deadline).await;
             let (step, body) = step_of(directory.feature_level, node, &others);
-            match steward::command(&system, step, body, deadline).await {
+            match reconciliation::command(&system, step, body, deadline).await {
                 // Another node was added or removed meanwhile, so what was found no longer holds.
                 Err(ClusterError::Rejected { code, .. }) if code == "out_of_date" && Instant::now() < deadline => {}
                 Err(ClusterError::Rejected { code, .. }) if code == "unknown_node" => {

@@ -30,8 +30,8 @@ use crate::router::Machine;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
 use crate::system::log_damage::LogDamage;
-use crate::system::pull::pull;
 use crate::system::service::{decode, encode};
+use crate::system::snapshot_pull::pull;
 
 /// How long a node may take to say what it has, and to send one piece.
 const PATIENCE: Duration = Duration::from_secs(3);

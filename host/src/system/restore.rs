@@ -43,7 +43,6 @@ use crate::router::{Machine, MachineOptions};
 use crate::segments::{Manifest, PartitionFacts, SegmentsError, SegmentsReader, modules_folder};
 use crate::sequencer::submission::Unticketed;
 use crate::store::{StoreOptions, StoreShared};
-use crate::system::alone::ALONE;
 use crate::system::cluster::ClusterError;
 use crate::system::directory::Directory;
 use crate::system::error::NodeError;
@@ -51,7 +50,8 @@ use crate::system::folder::{DataFolder, Identity, artefacts_of};
 use crate::system::level;
 use crate::system::lifecycle::Wanting;
 use crate::system::logic::{MachineRow, SYSTEM, System};
-use crate::system::steward;
+use crate::system::reconciliation;
+use crate::system::single_node::ALONE;
 
 const BLOCK_CACHE_BYTES: usize = 256 << 20;
 /// How long a change of `system` may take on one node.
@@ -436,10 +436,10 @@ impl<'a> Work<'a> {
             Wanting { caller: caller.clone(), request_id: "restore".into(), deadline }
         };
         let (command, body) = level::adding(before.feature_level, node, &self.address(), features::HIGHEST);
-        steward::command_by(&machine, command, body, &wanting()).await?;
+        reconciliation::command_by(&machine, command, body, &wanting()).await?;
         for other in before.nodes.keys() {
             let body = Value::map([("id", Value::Int(other.0.into()))]);
-            steward::command_by(&machine, "nodes/remove", body, &wanting()).await?;
+            reconciliation::command_by(&machine, "nodes/remove", body, &wanting()).await?;
         }
         let directory = read(&partition)?;
         drop(machine);

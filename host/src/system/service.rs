@@ -25,7 +25,9 @@ use crate::snapshot;
 use crate::system::host::Host;
 use crate::system::logic::SYSTEM;
 use crate::system::pulse::VoteTold;
-use crate::system::{clock_round, found, histories, history, install, midnights, repair, secrets};
+use crate::system::{
+    clock_round, cluster_founding, divergence, install, journal_fetch, repair, secrets, snapshot_fetch,
+};
 
 /// Bytes of one piece of something fetched.
 const PIECE_BYTES: usize = 256 << 10;
@@ -202,8 +204,8 @@ impl Service for HostService {
                     }
                     snapshot::serve(replica.snapshots(), &call.body)
                 }
-                Topic::Midnights => midnights::serve(replica(group()?)?.as_ref(), &call.body),
-                Topic::History => history::serve(replica(group()?)?.as_ref(), &call.body).await,
+                Topic::Midnights => snapshot_fetch::serve(replica(group()?)?.as_ref(), &call.body),
+                Topic::History => journal_fetch::serve(replica(group()?)?.as_ref(), &call.body).await,
                 Topic::Offer => install::on_offer(&host, from, group()?, &call.body),
                 topic => Err(ServiceError::Malformed(format!("{topic:?} is nothing to fetch here"))),
             }
@@ -229,13 +231,13 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
             Ok(Bytes::new())
         }
         Topic::Seen => answer_seen(host, from, &group()?),
-        Topic::Head if histories::is_claim(&body) => {
-            histories::on_claim(host, from, &group()?, replica()?, &body).await
+        Topic::Head if divergence::is_claim(&body) => {
+            divergence::on_claim(host, from, &group()?, replica()?, &body).await
         }
         Topic::Head => answer_head(replica()?, &body).await,
         Topic::Clock => Ok(clock_round::answer(host, from, &body)),
         Topic::Join => {
-            found::on_join(host, from, decode(&body)?).await.map_err(failed)?;
+            cluster_founding::on_join(host, from, decode(&body)?).await.map_err(failed)?;
             Ok(Bytes::new())
         }
         Topic::Membership => {
@@ -322,7 +324,7 @@ async fn answer_about(
     patience: Duration,
 ) -> Result<Bytes, ServiceError> {
     if topic == Topic::Midnights {
-        return Ok(midnights::list(replica));
+        return Ok(snapshot_fetch::list(replica));
     }
     if topic == Topic::Panic {
         let id = body.try_into().map(CommandId);

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::key::PublicKey;
 use crate::system::directory::Directory;
 use crate::system::host::Host;
-use crate::system::steward;
+use crate::system::reconciliation;
 
 /// How long `system` may take to record it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -61,5 +61,5 @@ fn is_recorded(host: &Host, directory: &Directory, key: PublicKey) -> Option<boo
 async fn record(host: &Host, key: PublicKey) -> Result<(), crate::system::ClusterError> {
     let Some(system) = host.system.read().clone() else { return Ok(()) };
     let body = [("node", Value::Int(host.node.0.into())), ("key", Value::text(key.to_string()))];
-    steward::command(&system, "nodes/key", Value::map(body), Instant::now() + PATIENCE).await
+    reconciliation::command(&system, "nodes/key", Value::map(body), Instant::now() + PATIENCE).await
 }

@@ -27,10 +27,10 @@ use crate::machine::logic::Logic;
 use crate::registry::{Candidate, RegistryError};
 use crate::system::cluster::{Cluster, ClusterError};
 use crate::system::directory::Directory;
-use crate::system::leaving;
+use crate::system::leadership_handover;
 use crate::system::lifecycle::Wanting;
+use crate::system::reconciliation;
 use crate::system::refused_row::Refused;
-use crate::system::steward;
 
 /// How long `system` may take to record that a module was refused.
 const RECORD_PATIENCE: Duration = Duration::from_secs(2);
@@ -108,7 +108,7 @@ impl Brought {
 impl Cluster {
     /// The node is about to stop: it is no longer asked to lead, and no longer compiles what somebody uploads.
     pub fn leave(&self) {
-        leaving::announce(self.host());
+        leadership_handover::announce(self.host());
         self.host().examining.cancel();
     }
 
@@ -222,7 +222,7 @@ impl Cluster {
         ]);
         // The caller waits for the reason, and may have used up its deadline.
         let wanting = Wanting { deadline: Instant::now() + RECORD_PATIENCE, ..wanting.clone() };
-        match steward::command_by(&system, "modules/refused", body, &wanting).await {
+        match reconciliation::command_by(&system, "modules/refused", body, &wanting).await {
             // It was uploaded to another node at the same time.
             Err(ClusterError::Rejected { code, .. }) if code == "out_of_date" => Ok(()),
             recorded => recorded,

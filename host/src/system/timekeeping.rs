@@ -21,7 +21,7 @@ use crate::system::clocks::Leap;
 use crate::system::cluster::{Cluster, ClusterError};
 use crate::system::host::Host;
 use crate::system::lifecycle::Wanting;
-use crate::system::steward;
+use crate::system::reconciliation;
 
 /// Which of the operators' words about clocks this process has heard.
 #[derive(Default)]
@@ -123,7 +123,7 @@ impl Cluster {
         if host.opening.features.has(features::TIMELINES) {
             let (system, _) = self.directory_now(wanting.deadline).await?;
             let body = Value::map([("ahead", Value::Int(leap.ahead.0.into()))]);
-            steward::command_by(&system, "clock/accept", body, wanting).await?;
+            reconciliation::command_by(&system, "clock/accept", body, wanting).await?;
             self.directory_now(wanting.deadline).await?;
         } else {
             host.clocks.on_accepted(leap.ahead);

@@ -19,7 +19,7 @@ use crate::system::directory::Directory;
 use crate::system::host::Host;
 use crate::system::lifecycle::Wanting;
 use crate::system::node::MachineSpec;
-use crate::system::steward;
+use crate::system::reconciliation;
 use crate::views::{Source, View, Wanted};
 
 /// How soon the next look follows if something is missing.
@@ -166,7 +166,7 @@ async fn create_defaults(
     for default in defaults.iter().flatten().filter(|default| default.is_missing(directory)) {
         let body = body(&default.machine, &default.view, default.module, &default.version, true);
         let deadline = tokio::time::Instant::now() + CHANGE_PATIENCE;
-        if let Err(error) = steward::command(&system, "views/create", body, deadline).await {
+        if let Err(error) = reconciliation::command(&system, "views/create", body, deadline).await {
             tracing::warn!(view = default.view, %error, "the creation of a view will be tried again");
             is_complete = false;
         }
@@ -291,7 +291,7 @@ impl Cluster {
     ) -> Result<(), ClusterError> {
         let named = |name: &str| body.find(name).and_then(Value::as_text).unwrap_or_default().to_owned();
         let (machine, view) = (named("machine"), named("view"));
-        match steward::command_by(system, path, body, wanting).await {
+        match reconciliation::command_by(system, path, body, wanting).await {
             Err(ClusterError::Rejected { code, .. }) if code == "unknown_view" => Err(ClusterError::UnknownView(view)),
             Err(ClusterError::Rejected { detail, .. }) => Err(ClusterError::StepRefused(detail)),
             Err(error) => Err(error),

@@ -16,9 +16,9 @@ use crate::partition::Partition;
 use crate::router::Machine;
 use crate::system::cluster::{Cluster, ClusterError};
 use crate::system::lifecycle::Wanting;
+use crate::system::reconciliation;
 pub use crate::system::secrets::Unnamed;
 use crate::system::secrets::{self, Fingerprint};
-use crate::system::steward;
 use crate::system::webhook_row::{DeadRow, LaneRow, WebhookRow};
 
 /// How long `system` may take to say which secrets are named, before any is deleted.
@@ -90,7 +90,7 @@ impl Cluster {
             ("secret", hexadecimal(&secret)),
             ("begin", positions(&settings.begin)),
         ]);
-        steward::command_by(&system, "webhooks/create", body, wanting)
+        reconciliation::command_by(&system, "webhooks/create", body, wanting)
             .await
             .map_err(|error| refused(error, webhook))?;
         let rows = self.webhooks_now(wanting.deadline).await?;
@@ -131,7 +131,7 @@ impl Cluster {
             ("positions", positions(&at)),
         ];
         members.extend(secret.map(|secret| ("secret", hexadecimal(&secret))));
-        let changed = steward::command_by(&system, "webhooks/change", Value::map(members), wanting).await;
+        let changed = reconciliation::command_by(&system, "webhooks/change", Value::map(members), wanting).await;
         changed.map_err(|error| refused(error, webhook))?;
         let rows = self.webhooks_now(wanting.deadline).await?;
         if is_dropped { Ok(None) } else { find(&rows, machine, webhook).map(Some) }
@@ -167,7 +167,7 @@ impl Cluster {
             ("halt", Value::text(halt)),
         ];
         members.extend(dead.map(|dead| ("dead", dead)));
-        steward::command(&system, "webhooks/note", Value::map(members), deadline).await
+        reconciliation::command(&system, "webhooks/note", Value::map(members), deadline).await
     }
 
     /// The webhooks, as this node has applied them.

@@ -9,13 +9,9 @@
 //! follows a place.
 
 pub mod again;
-pub mod cursor;
-pub mod feed;
 pub mod reader;
-pub mod rendered;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -25,15 +21,12 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream;
-use parking_lot::Mutex;
 use statehouse_abi::value::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::cursor::{CURSOR_IS, Cursor, WHOLE};
-use self::feed::{Feed, Place};
-use self::reader::{Filter, Lane, LastWord, Pace, Reader, Stops};
+use self::reader::{Lane, LastWord, Pace, Reader, Stops};
 use super::asked::Asked;
 use super::handle::Api;
 use super::live::LiveLimits;
@@ -43,8 +36,11 @@ use super::roles::WATCH_ROLES;
 use super::serve::Connected;
 use super::share::{Kind, Share};
 use super::url::query_pairs;
-use crate::ids::{PartitionId, Position};
-use crate::partition::{Partition, PartitionError};
+use crate::feed::cursor::{CURSOR_IS, Cursor};
+use crate::feed::rendered::{ACTIVATED, Filter, REJECTED};
+use crate::feed::{Feed, Feeds, Place, newest};
+use crate::ids::PartitionId;
+use crate::partition::PartitionError;
 use crate::router::{Machine, partition_error};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -53,13 +49,13 @@ const PIECES_WAITING_MAX: usize = 1;
 
 /// All that readers of events share on this node.
 pub struct Events {
-    feeds: Mutex<BTreeMap<String, Weak<Feed>>>,
+    feeds: Arc<Feeds>,
     limits: Arc<LiveLimits>,
 }
 
 impl Events {
-    pub fn new(limits: Arc<LiveLimits>) -> Self {
-        Self { feeds: Mutex::default(), limits }
+    pub fn new(feeds: Arc<Feeds>, limits: Arc<LiveLimits>) -> Self {
+        Self { feeds, limits }
     }
 
     /// How patient a stream is that begins now.
@@ -69,18 +65,6 @@ impl Events {
             patience: Duration::from_millis(limits.event_patience_ms),
             heartbeat: Duration::from_millis(limits.event_heartbeat_ms),
         }
-    }
-
-    /// The feed of a machine, shared while anybody has it.
-    pub fn feed(&self, machine: Arc<Machine>, cluster: &str) -> Arc<Feed> {
-        let mut feeds = self.feeds.lock();
-        let known = feeds.get(machine.name()).and_then(Weak::upgrade);
-        if let Some(known) = known.filter(|known| Arc::ptr_eq(&known.machine, &machine)) {
-            return known;
-        }
-        let feed = Feed::new(machine.clone(), cluster);
-        feeds.insert(machine.name().to_owned(), Arc::downgrade(&feed));
-        feed
     }
 }
 
@@ -106,7 +90,7 @@ pub async fn get(api: &Api, machine: Arc<Machine>, asked: Asked, parts: &Parts) 
     let wanted = read_wanted(&machine, parts.uri.query().unwrap_or_default(), &parts.headers)?;
     reading::check_keys(&wanted.filter.keys, &asked.caller)?;
     let place = api.shares.take(Kind::Reader, 1, &api.who(&asked.caller, parts))?;
-    let feed = events.feed(machine, &api.cluster.view().cluster.unwrap_or_default());
+    let feed = events.feeds.feed(machine, &api.cluster.view().cluster.unwrap_or_default());
     let (lanes, cursor) = begin(&feed, &wanted, asked.deadline).await?;
     let connected = parts.extensions.get::<Connected>().cloned();
     let of_connection = |stop: fn(&Connected) -> &CancellationToken| {
@@ -243,7 +227,7 @@ pub fn read_kind(machine: &Machine, value: &str) -> Result<String, Problem> {
     let kind = value.strip_prefix(&prefix).unwrap_or(value);
     let describe = machine.describe();
     let declared = describe.events.iter().map(|event| event.name.as_str());
-    let known: Vec<&str> = declared.chain([rendered::REJECTED, rendered::ACTIVATED]).collect();
+    let known: Vec<&str> = declared.chain([REJECTED, ACTIVATED]).collect();
     if known.contains(&kind) {
         return Ok(kind.to_owned());
     }
@@ -293,23 +277,6 @@ async fn begin(feed: &Feed, wanted: &Wanted, deadline: Instant) -> Result<(Vec<L
         lanes.push(Lane { partition, place, had });
     }
     Ok((lanes, cursor))
-}
-
-/// The last position that is applied: a reader that continues there misses nothing and sees nothing from before.
-pub async fn newest(replica: &Arc<Partition>) -> Result<Position, PartitionError> {
-    let journal = replica.progress().journal;
-    let all = journal.position(replica.id(), WHOLE);
-    if journal.index == replica.genesis().index {
-        return Ok(Position { n: 0, ..all });
-    }
-    let replica = replica.clone();
-    let found = tokio::task::spawn_blocking(move || replica.find_entry(journal.index)).await;
-    match found.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic())) {
-        Ok(recorded) => Ok(Position { n: recorded.position_count().saturating_sub(1), ..all }),
-        // The replica has a snapshot, but not the entry after which it was made.
-        Err(PartitionError::Released { .. } | PartitionError::NoEntry(_)) => Ok(all),
-        Err(error) => Err(error),
-    }
 }
 
 /// Why a stream cannot begin, and what to do.

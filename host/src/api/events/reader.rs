@@ -17,10 +17,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::cursor::Cursor;
-use super::feed::{Feed, Place};
-use super::rendered::Rendered;
 use crate::api::problem::Code;
+use crate::feed::cursor::Cursor;
+use crate::feed::rendered::{Filter, Rendered};
+use crate::feed::{Feed, Place};
 use crate::ids::{PartitionId, Position};
 use crate::limits;
 use crate::partition::PartitionError;
@@ -29,22 +29,6 @@ use crate::partition::PartitionError;
 const PASSED_MAX: u32 = 1024;
 /// How soon a client that is cut off should connect again, in milliseconds.
 pub const RETRY_MS: u32 = 1000;
-
-/// Which events are shown.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// Only events of these entities, if there are any.
-    pub keys: Vec<Vec<u8>>,
-    /// Only events of these kinds, if there are any.
-    pub kinds: Vec<String>,
-}
-
-impl Filter {
-    pub fn shows(&self, item: &super::rendered::Item) -> bool {
-        (self.kinds.is_empty() || self.kinds.iter().any(|kind| **kind == *item.kind))
-            && (self.keys.is_empty() || item.is_about(&self.keys))
-    }
-}
 
 /// Where a reader is in one partition.
 #[derive(Clone, Copy, Debug)]

@@ -9,7 +9,7 @@ use statehouse_abi::cold::Refusal;
 use statehouse_abi::value::Value;
 
 use super::{Code, Problem};
-use crate::audit::jobs::JobError;
+use crate::rehearsal::jobs::JobError;
 use crate::router::answer::{Ambiguity, QueryError};
 use crate::system::ClusterError;
 use crate::views::ViewQueryError;

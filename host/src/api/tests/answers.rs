@@ -9,11 +9,11 @@ use statehouse_abi::value::Value;
 
 use super::*;
 use crate::api::batch::{self, Format};
-use crate::api::json::read_json;
 use crate::api::openapi::document;
 use crate::api::problem::{Code, Problem};
 use crate::api::reply::Reply;
 use crate::ids::{CommandId, Fingerprint, Micros, Position};
+use crate::json::read_json;
 use crate::router::answer::{Answer, Recorded, Unavailable, UnavailableReason};
 
 fn id() -> CommandId {

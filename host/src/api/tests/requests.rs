@@ -7,10 +7,10 @@ use super::*;
 use crate::api::batch::{self, Format};
 use crate::api::command::command_id;
 use crate::api::command_roles::CommandRoles;
-use crate::api::json::read_json;
 use crate::api::mount::Target;
 use crate::api::query::read_options;
 use crate::ids::{CommandId, Micros};
+use crate::json::read_json;
 use crate::machine::journal::Moment;
 use crate::router::answer::Consistency;
 

@@ -1,7 +1,8 @@
 //! The routes about webhooks: which there are, what changes about them, and single requests that somebody asks for.
 //!
 //! In: paths and bodies. Out: pages. A secret that is not given is made here, and told once. A test or a dead letter is
-//! sent by the node that is asked, and its answer says what the receiver did.
+//! sent by the node that is asked, and its answer says what the receiver did. How something is sent is in
+//! [`crate::webhooks`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,39 +10,32 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::request::Parts;
 use axum::response::Response;
-use reqwest::Url;
 use statehouse_abi::describe::{Field, Schema, TextFormat};
 use statehouse_abi::value::Value;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
-use super::Sender;
-use super::message::{Maker, Message};
 use super::page::{WebhookPage, WebhookSentPage, WebhooksPage};
-use super::post::{Outcome, PLAINTEXT, Sent, may_be_sent, read_url};
-use super::sign::Secret;
-use super::signers::has_newest;
 use crate::api::asked::Asked;
 use crate::api::body::{check_media_type, read_body};
-use crate::api::events::cursor::{CURSOR_IS, Cursor};
-use crate::api::events::feed::{Feed, Place};
-use crate::api::events::{newest, read_kind, refused};
+use crate::api::events::{read_kind, refused};
 use crate::api::handle::Api;
-use crate::api::json::{ObjectShape, print, read_json};
 use crate::api::pages;
 use crate::api::problem::{Code, Problem};
 use crate::api::route::Page;
-use crate::api::time::print_time;
+use crate::feed::cursor::{CURSOR_IS, Cursor};
+use crate::feed::newest;
 use crate::ids::{PartitionId, Position};
+use crate::json::{ObjectShape, read_json};
 use crate::limits::{
     BODY_BYTES_MAX, ENTITY_BYTES_MAX, SLOT_COUNT, WEBHOOK_BATCH_MAX, WEBHOOK_KEYS_MAX, WEBHOOK_KINDS_MAX,
     WEBHOOK_PARTITIONS_MAX, WEBHOOK_URL_CHARS_MAX,
 };
-use crate::partition::PartitionError;
 use crate::router::Machine;
-use crate::system::ClusterError;
 use crate::system::lifecycle::Wanting;
 use crate::system::webhook_row::WebhookRow;
 use crate::system::webhooks::{WebhookSettings, WebhookStep};
+use crate::system::{Cluster, ClusterError};
+use crate::webhooks::{Message, Outcome, Secret, Sender, WebhookError, make_again};
 
 /// The longest cursor: it has as many positions as there may be.
 const CURSOR_CHARS_MAX: u32 = WEBHOOK_PARTITIONS_MAX * 48;
@@ -63,7 +57,6 @@ pub async fn answer(
     asked: Asked,
     (parts, body): (&Parts, Body),
 ) -> Result<Response, Problem> {
-    let sender = &api.webhooks;
     let name = machine.name().to_owned();
     let webhook = captured.get(1).copied().unwrap_or_default().to_owned();
     let given = Given::read(page, parts, body, asked.deadline).await?;
@@ -73,19 +66,20 @@ pub async fn answer(
         let (caller, request_id) = (&wanting.caller.name, &wanting.request_id);
         tracing::info!(caller, %request_id, ?page, machine = name, webhook, "a change of a webhook is requested");
     }
-    let cluster = &sender.cluster;
+    let cluster = &api.cluster;
+    let webhooks = MachineWebhooks { sender: &api.webhooks, cluster, machine };
     let shown =
         |webhook: &str, row: &WebhookRow| WebhookPage::new(&name, webhook, row, cluster.webhook_lag(&name, row));
     let step = match page {
         Page::WebhookCreate => {
             let (webhook, secret) = (given.text("webhook").unwrap_or_default().to_owned(), given.secret()?);
-            let settings = sender.settings(&machine, &given, &secret.secret, deadline).await?;
+            let settings = webhooks.settings(&given, &secret.secret, deadline).await?;
             let row = cluster.create_webhook(&name, &webhook, settings, &wanting).await?;
             return Ok(pages::json(&shown(&webhook, &row).with_secret(secret.made())));
         }
-        Page::WebhookTest => return Ok(pages::json(&sender.test(&machine, &webhook, deadline).await?)),
+        Page::WebhookTest => return Ok(pages::json(&webhooks.test(&webhook, deadline).await?)),
         Page::WebhookRedeliver => {
-            return Ok(pages::json(&sender.redeliver(&machine, &webhook, &given, &wanting).await?));
+            return Ok(pages::json(&webhooks.redeliver(&webhook, &given, &wanting).await?));
         }
         Page::WebhookRotate if given.is_set("finish") => WebhookStep::Settle,
         Page::WebhookRotate => {
@@ -98,7 +92,7 @@ pub async fn answer(
             let row = cluster.webhook_now(&name, &webhook, deadline).await?;
             let partitions: Vec<PartitionId> = row.lanes.iter().map(|lane| PartitionId(lane.at.partition)).collect();
             let from = From::read(given.text("from"))?;
-            WebhookStep::Replay(sender.begin(&machine, &partitions, &from, deadline).await?)
+            WebhookStep::Replay(webhooks.begin(&partitions, &from, deadline).await?)
         }
         Page::WebhookPause => WebhookStep::Pause,
         Page::WebhookResume => WebhookStep::Resume,
@@ -107,20 +101,20 @@ pub async fn answer(
             let row = cluster.webhook_now(&name, &webhook, deadline).await?;
             return Ok(pages::json(&shown(&webhook, &row)));
         }
-        _ => return list(sender, &name, deadline).await,
+        _ => return list(cluster, &name, deadline).await,
     };
     match cluster.change_webhook(&name, &webhook, step, &wanting).await? {
         Some(row) => Ok(pages::json(&shown(&webhook, &row))),
-        None => list(sender, &name, deadline).await,
+        None => list(cluster, &name, deadline).await,
     }
 }
 
-async fn list(sender: &Sender, machine: &str, deadline: Instant) -> Result<Response, Problem> {
-    let rows = sender.cluster.webhooks_now(deadline).await?;
+async fn list(cluster: &Cluster, machine: &str, deadline: Instant) -> Result<Response, Problem> {
+    let rows = cluster.webhooks_now(deadline).await?;
     let shown = rows
         .iter()
         .filter(|((of, _), _)| of == machine)
-        .map(|((_, webhook), row)| WebhookPage::new(machine, webhook, row, sender.cluster.webhook_lag(machine, row)));
+        .map(|((_, webhook), row)| WebhookPage::new(machine, webhook, row, cluster.webhook_lag(machine, row)));
     Ok(pages::json(&WebhooksPage { machine: machine.to_owned(), webhooks: shown.collect() }))
 }
 
@@ -231,33 +225,34 @@ impl Given {
     }
 }
 
-impl Sender {
-    async fn settings(
-        &self,
-        machine: &Arc<Machine>,
-        given: &Given,
-        secret: &Secret,
-        deadline: Instant,
-    ) -> Result<WebhookSettings, Problem> {
-        let url = read_url(given.text("url").unwrap_or_default(), self.allows_plaintext, &self.receivers)?;
+/// What a route about the webhooks of one machine works with.
+struct MachineWebhooks<'a> {
+    sender: &'a Sender,
+    cluster: &'a Cluster,
+    machine: Arc<Machine>,
+}
+
+impl MachineWebhooks<'_> {
+    async fn settings(&self, given: &Given, secret: &Secret, deadline: Instant) -> Result<WebhookSettings, Problem> {
+        let machine = self.machine.as_ref();
+        let url = self.sender.read_url(given.text("url").unwrap_or_default())?;
         let keys = given.texts("keys");
         let kinds = given.texts("types").iter().map(|kind| read_kind(machine, kind)).collect::<Result<_, _>>()?;
         let partitions = given.partitions(machine, &keys)?;
         let from = From::read(given.text("from"))?;
-        let begin = self.begin(machine, &partitions, &from, deadline).await?;
+        let begin = self.begin(&partitions, &from, deadline).await?;
         let batch = given.0.find("batch").and_then(Value::as_int).map_or(1, |batch| u32::try_from(batch).unwrap_or(1));
-        Ok(WebhookSettings { url: url.to_string(), keys, kinds, batch, secret: secret.bytes().to_vec(), begin })
+        Ok(WebhookSettings { url, keys, kinds, batch, secret: secret.bytes().to_vec(), begin })
     }
 
     /// A position of each partition; an error if the cursor lacks one.
     async fn begin(
         &self,
-        machine: &Arc<Machine>,
         partitions: &[PartitionId],
         from: &From,
         deadline: Instant,
     ) -> Result<Vec<Position>, Problem> {
-        let feed = self.feed(machine);
+        let feed = self.sender.feed(self.machine.clone());
         let mut positions = Vec::with_capacity(partitions.len());
         for partition in partitions {
             let replica = feed.replica(*partition).map_err(refused)?;
@@ -279,40 +274,17 @@ impl Sender {
         Ok(positions)
     }
 
-    fn feed(&self, machine: &Arc<Machine>) -> Arc<Feed> {
-        self.events.feed(machine.clone(), &self.cluster.view().cluster.unwrap_or_default())
-    }
-
-    /// Sends a test event, which stands for nothing.
-    async fn test(&self, machine: &Machine, webhook: &str, deadline: Instant) -> Result<WebhookSentPage, Problem> {
-        let row = self.cluster.webhook_now(machine.name(), webhook, deadline).await?;
-        let (id, name) = (uuid::Uuid::new_v4(), machine.name());
-        let cluster = self.cluster.view().cluster.unwrap_or_default();
-        let event = serde_json::json!({
-            "specversion": "1.0",
-            "id": format!("test-{id}"),
-            "source": format!("urn:statehouse:{cluster}:{name}"),
-            "type": format!("statehouse.{name}.WebhookTest"),
-            "time": print_time(self.cluster.now()),
-            "datacontenttype": "application/json",
-            "data": { "webhook": webhook },
-        });
-        let (content_type, body) = Maker::new(name, &row).wrap(print(&event));
-        let nowhere = row.lanes.first().expect("a webhook follows a partition").at.position();
-        let id = format!("{name}-{}-test-{id}", row.number);
-        let message = Message { id, first: nowhere, last: nowhere, content_type, body, events: 1 };
+    /// Sends a test event.
+    async fn test(&self, webhook: &str, deadline: Instant) -> Result<WebhookSentPage, Problem> {
+        let machine = self.machine.name();
+        let row = self.cluster.webhook_now(machine, webhook, deadline).await?;
+        let message = self.sender.test_message(machine, webhook, &row);
         self.send(webhook, &row, &message, until(deadline)).await
     }
 
     /// Sends a dead letter once more, and strikes it off the list when it is taken.
-    async fn redeliver(
-        &self,
-        machine: &Arc<Machine>,
-        webhook: &str,
-        given: &Given,
-        wanting: &Wanting,
-    ) -> Result<WebhookSentPage, Problem> {
-        let (name, deadline) = (machine.name(), wanting.deadline);
+    async fn redeliver(&self, webhook: &str, given: &Given, wanting: &Wanting) -> Result<WebhookSentPage, Problem> {
+        let (name, deadline) = (self.machine.name(), wanting.deadline);
         let row = self.cluster.webhook_now(name, webhook, deadline).await?;
         let letter = given.text("letter").and_then(|text| text.parse::<Position>().ok());
         let known = letter.filter(|letter| row.dead.iter().any(|dead| dead.first.position() == *letter));
@@ -321,11 +293,9 @@ impl Sender {
                 format!("`letter` is not a dead letter of {webhook}: send the `letter` of one that its page lists");
             Problem::new(Code::InvalidChange, detail)
         })?;
-        let feed = self.feed(machine);
-        let (maker, until) = (Maker::new(name, &row), until(deadline));
-        let made = timeout_at(until, make_again(&feed, &maker, letter, until)).await;
-        let message = made.unwrap_or(Err(PartitionError::Deadline)).map_err(refused)?;
-        let message = message.filter(|message| message.first == letter).ok_or_else(|| {
+        let (feed, until) = (self.sender.feed(self.machine.clone()), until(deadline));
+        let message = make_again(&feed, name, &row, letter, until).await.map_err(refused)?;
+        let message = message.ok_or_else(|| {
             let detail = "the message cannot be made again: another version of the host divided the events \
                 differently; replay from before it";
             Problem::new(Code::InvalidChange, detail)
@@ -346,34 +316,26 @@ impl Sender {
         message: &Message,
         until: Instant,
     ) -> Result<WebhookSentPage, Problem> {
-        let url =
-            Url::parse(&row.url).map_err(|error| Problem::new(Code::Internal, format!("{}: {error}", row.url)))?;
-        let refused = |detail: &str| Err(Problem::new(Code::StepRefused, detail));
-        if !may_be_sent(&url, self.allows_plaintext) {
-            return refused(PLAINTEXT);
-        }
-        let finding = timeout_at(until, self.find_secrets(&row.secrets)).await;
-        let secrets = finding.map_err(|_| ClusterError::Deadline)?;
-        if !has_newest(&row.secrets, &secrets) {
-            return refused(
-                "no node has the secret of this webhook any more: give it another one with `webhook rotate`",
-            );
-        }
-        let secrets: Vec<Secret> = secrets.into_iter().map(|(_, secret)| secret).collect();
-        let posting = self.poster.post(&url, message, &secrets, self.cluster.now());
-        let sent = timeout_at(until, posting).await.unwrap_or_else(|_| Sent::unanswered());
-        let problem = match &sent.outcome {
-            Outcome::Taken => None,
-            Outcome::Gone => Some("the receiver answered 410 Gone".to_owned()),
-            Outcome::Failed { problem, detail, .. } => {
-                if let Some(detail) = detail {
-                    tracing::warn!(webhook, id = message.id, detail, "a receiver cannot be reached");
-                }
-                Some(problem.clone())
-            }
+        let sent = self.sender.send(webhook, row, message, until).await?;
+        Ok(WebhookSentPage {
+            webhook: webhook.to_owned(),
+            id: message.id.clone(),
+            is_delivered: sent.outcome == Outcome::Taken,
+            status: sent.status,
+            problem: sent.problem(),
+        })
+    }
+}
+
+impl std::convert::From<WebhookError> for Problem {
+    fn from(error: WebhookError) -> Self {
+        let code = match error {
+            WebhookError::Url(_) => Code::InvalidChange,
+            WebhookError::Recorded { .. } => Code::Internal,
+            WebhookError::Plaintext | WebhookError::NoSecret => Code::StepRefused,
+            WebhookError::Deadline => return ClusterError::Deadline.into(),
         };
-        let (webhook, id, is_delivered) = (webhook.to_owned(), message.id.clone(), sent.outcome == Outcome::Taken);
-        Ok(WebhookSentPage { webhook, id, is_delivered, status: sent.status, problem })
+        Self::new(code, error.to_string())
     }
 }
 
@@ -381,30 +343,6 @@ impl Sender {
 fn until(deadline: Instant) -> Instant {
     let left = deadline.saturating_duration_since(Instant::now());
     deadline.checked_sub(ANSWER_MARGIN.min(left / 2)).unwrap_or(deadline)
-}
-
-/// Makes the message that begins at a position again.
-async fn make_again(
-    feed: &Feed,
-    maker: &Maker,
-    first: Position,
-    deadline: Instant,
-) -> Result<Option<Message>, PartitionError> {
-    let mut place = feed.before(first, deadline).await?;
-    let (mut gather, mut had) = (maker.gather(), first.n);
-    // The message was whole once, so everything that it was made of is there.
-    while let Some(rendered) = feed.next(first.partition, place).await? {
-        place = Place::behind(rendered.end);
-        gather.take(rendered, had);
-        had = 0;
-        if let Some(message) = gather.next_whole() {
-            return Ok(Some(message));
-        }
-        if gather.waits_until().is_none() {
-            return Ok(None);
-        }
-    }
-    Ok(None)
 }
 
 /// The body of a request; `None` if it has none.

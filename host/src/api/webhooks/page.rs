@@ -5,11 +5,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::sign::Secret;
-use crate::api::events::cursor::Cursor;
-use crate::api::time::print_time;
+use crate::feed::cursor::Cursor;
 use crate::ids::{Micros, PartitionId};
+use crate::rfc3339::print_time;
 use crate::system::webhook_row::{DeadRow, WebhookRow};
+use crate::webhooks::Secret;
 
 /// The webhooks of a machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

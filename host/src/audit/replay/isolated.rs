@@ -41,14 +41,14 @@ pub struct Walk<'a> {
     pub(super) history: &'a dyn History,
     pub(super) request: &'a Request,
     pub(super) places: Places,
-    pub(super) journal: Journal,
+    pub journal: Journal,
     /// The module that decides at `journal`.
-    pub(super) recorder: Option<Arc<dyn Logic>>,
+    pub recorder: Option<Arc<dyn Logic>>,
     /// The rows as the record has them.
-    pub(super) recorded: State,
+    pub recorded: State,
     /// The candidate's rows, if they differ.
-    pub(super) own: Option<State>,
-    pub(super) tally: Tally,
+    pub own: Option<State>,
+    pub tally: Tally,
     pub(super) covered: Covered,
 }
 

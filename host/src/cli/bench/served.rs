@@ -13,7 +13,6 @@ use tokio::task::JoinHandle;
 
 use super::WALLET;
 use crate::api::{self, Acceptor, ApiError, ApiOptions, Callers, Descriptors, LiveLimits, Origins, Places};
-use crate::audit::jobs::Replays;
 use crate::cli::descriptors;
 use crate::clock::SystemClock;
 use crate::config::{LimitsConfig, WebhooksConfig};
@@ -21,6 +20,7 @@ use crate::disk::RealDisk;
 use crate::features;
 use crate::ids::NodeId;
 use crate::limits;
+use crate::rehearsal::jobs::Replays;
 use crate::system::{ArchiveOptions, MachineSpec, ModuleSource, Node, NodeOptions};
 
 pub struct Served {

@@ -11,7 +11,7 @@ use super::*;
 use crate::ids::{CommandId, JournalIndex};
 use crate::limits::LOCAL_ROWS_SHOWN_MAX;
 use crate::machine::slots::partition_of;
-use crate::partition::history;
+use crate::partition::journal_lookup;
 use crate::peer::GroupName;
 use crate::router::answer::{Answer, Caller, CommandRequest, Consistency, QueryError, Unavailable, UnavailableReason};
 use crate::system::in_transit;
@@ -114,7 +114,7 @@ impl Cluster {
             let applied = point.view.meta().expect("something is applied").applied.index;
             for index in 1..=point.journal.index.0 {
                 let index = JournalIndex(index);
-                let slow = history::find_entry(replica.log(), index, Some(applied), &point.journal);
+                let slow = journal_lookup::find_entry(replica.log(), index, Some(applied), &point.journal);
                 let (found, slow) = (replica.find_entry(index).expect("it is there"), slow.expect("it is there"));
                 assert_eq!((found.head(), found.log_index), (slow.head(), slow.log_index), "entry {index}");
             }

@@ -9,7 +9,7 @@ use super::*;
 use crate::disk::SimOp;
 use crate::ids::JournalIndex;
 use crate::peer::GroupName;
-use crate::system::leaving;
+use crate::system::leadership_handover;
 use crate::system::logic::SYSTEM;
 use load::Told;
 
@@ -150,7 +150,7 @@ async fn nobody_is_asked_to_lead_who_is_about_to_stop() {
         let mut followers = others(leader);
         let (leaving, staying) =
             (followers.next().expect("there are three"), followers.next().expect("there are three"));
-        leaving::announce(&cluster.node(leaving).host);
+        leadership_handover::announce(&cluster.node(leaving).host);
         let clocks = &cluster.node(leader).host.clocks;
         let has_heard = || clocks.samples().get(&leaving).is_some_and(|sample| sample.is_stopping).then_some(());
         eventually("the leader has heard that it is about to stop", has_heard).await;

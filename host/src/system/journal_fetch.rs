@@ -2,7 +2,7 @@
 //! other nodes, and are for this node's archive.
 //!
 //! ```text
-//! the archivist finds a gap ─▶ a node that answers: its log or archive ─▶ pieces ─▶ hash: is it next? ─▶ archivist
+//! archiving finds a gap ─▶ a node that answers: its log or archive ─▶ pieces ─▶ hash: is it next? ─▶ archiving
 //! ```
 //! In: the place after which entries are missing, and the last of them. Out: these entries, in order. The caller checks
 //! that this node's own entries follow the last one. Nothing is kept here.

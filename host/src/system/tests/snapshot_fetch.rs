@@ -13,7 +13,7 @@ use crate::ids::{Head, JournalIndex};
 use crate::partition::{HeadProof, PartitionError};
 use crate::peer::{Call, GroupName, Topic};
 use crate::snapshot::canonical::{Listed, SnapshotWriter};
-use crate::system::midnights::{MidnightError, Tended, take, tend};
+use crate::system::snapshot_fetch::{MidnightError, Tended, take, tend};
 
 /// Names and bytes of midnights, by partition.
 type Files = BTreeMap<GroupName, BTreeMap<String, Vec<u8>>>;

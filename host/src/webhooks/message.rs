@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::api::events::reader::Filter;
-use crate::api::events::rendered::{Item, Rendered};
+use crate::feed::rendered::Filter;
+use crate::feed::rendered::{Item, Rendered};
 use crate::ids::{Micros, Position};
 use crate::limits::{WEBHOOK_BATCH_WINDOW, WEBHOOK_BODY_BYTES};
 use crate::system::webhook_row::WebhookRow;

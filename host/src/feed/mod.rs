@@ -10,8 +10,11 @@
 //! [`limits::EVENT_FEED_BYTES_MAX`] beside the entries being rendered. It does not know what a reader wants to see of
 //! them.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+pub mod cursor;
+pub mod rendered;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -19,7 +22,8 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::rendered::{Origin, Rendered, render};
+use self::cursor::WHOLE;
+use self::rendered::{Origin, Rendered, render};
 use crate::ids::{JournalIndex, PartitionId, Position};
 use crate::limits;
 use crate::machine::entry::EntryKind;
@@ -30,6 +34,24 @@ use crate::router::Machine;
 
 /// How soon a partition that is not here is looked for again.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// The feeds of this node, one for each machine that somebody follows.
+#[derive(Default)]
+pub struct Feeds(Mutex<BTreeMap<String, Weak<Feed>>>);
+
+impl Feeds {
+    /// The feed of a machine, shared while anybody has it.
+    pub fn feed(&self, machine: Arc<Machine>, cluster: &str) -> Arc<Feed> {
+        let mut feeds = self.0.lock();
+        let known = feeds.get(machine.name()).and_then(Weak::upgrade);
+        if let Some(known) = known.filter(|known| Arc::ptr_eq(&known.machine, &machine)) {
+            return known;
+        }
+        let feed = Feed::new(machine.clone(), cluster);
+        feeds.insert(machine.name().to_owned(), Arc::downgrade(&feed));
+        feed
+    }
+}
 
 /// A place between two entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,7 +209,7 @@ impl Feed {
         // This comes before the turn, so that a reader that is ahead of this replica keeps nobody waiting.
         replica.read_position(position, deadline).await?;
         let _turn = self.turn(&replica, position.index).await?;
-        if position.n == super::cursor::WHOLE || position.index == replica.genesis().index {
+        if position.n == WHOLE || position.index == replica.genesis().index {
             Tail::open(&replica, Start::After(position), deadline).await?;
             return Ok((Place::behind(position), 0));
         }
@@ -273,5 +295,22 @@ async fn follow(machine: Arc<Machine>, partition: PartitionId, news: watch::Send
             news.send_replace(());
         }
         tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// The last position that is applied: a reader that continues there misses nothing and sees nothing from before.
+pub async fn newest(replica: &Arc<Partition>) -> Result<Position, PartitionError> {
+    let journal = replica.progress().journal;
+    let all = journal.position(replica.id(), WHOLE);
+    if journal.index == replica.genesis().index {
+        return Ok(Position { n: 0, ..all });
+    }
+    let replica = replica.clone();
+    let found = tokio::task::spawn_blocking(move || replica.find_entry(journal.index)).await;
+    match found.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic())) {
+        Ok(recorded) => Ok(Position { n: recorded.position_count().saturating_sub(1), ..all }),
+        // The replica has a snapshot, but not the entry after which it was made.
+        Err(PartitionError::Released { .. } | PartitionError::NoEntry(_)) => Ok(all),
+        Err(error) => Err(error),
     }
 }

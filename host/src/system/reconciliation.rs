@@ -1,4 +1,4 @@
-//! The steward: it keeps the groups that this node leads as the directory wants them.
+//! Reconciliation: the groups that this node leads are kept as the directory wants them.
 //!
 //! ```text
 //! founded? → machines created? → per partition led here: the module → members → the leader where it belongs
@@ -28,9 +28,9 @@ use crate::system::host::Host;
 use crate::system::lifecycle::Wanting;
 use crate::system::logic::SYSTEM;
 use crate::system::node::stage;
-use crate::system::{drain, level, prepare, trouble};
+use crate::system::{drain, failed_activations, level, prepare};
 
-/// How often the steward looks.
+/// How often the groups are compared with the directory.
 const ROUND: Duration = Duration::from_millis(100);
 /// How long one change may take before the next round looks again.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(5);
@@ -216,7 +216,7 @@ async fn activate(host: &Host, group: &GroupName, partition: &Partition, module:
     match partition.activate(activation, Instant::now() + CHANGE_PATIENCE).await {
         Ok(_) => host.troubles.on_activated(group),
         Err(PartitionError::NotActivated { reason, .. }) => {
-            trouble::report(host, group, module, number, &reason).await;
+            failed_activations::report(host, group, module, number, &reason).await;
         }
         Err(error) => tracing::debug!(%group, %error, "the activation of a module will be tried again"),
     }

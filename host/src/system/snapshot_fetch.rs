@@ -324,7 +324,7 @@ pub(super) async fn take(
     node: NodeId,
     bytes: u64,
 ) -> Result<Listed, MidnightError> {
-    // The archivist may be fetching the same.
+    // Archiving may be fetching the same.
     let _turn = host.fetching.lock().await;
     let replica = || host.find_replica(group).ok_or(MidnightError::Closed);
     if let Some(taken) = midnights(&*replica()?).find(|listed| listed.name == name) {

@@ -13,7 +13,7 @@ use crate::peer::NoNetwork;
 use crate::system::error::NodeError;
 use crate::system::host::Host;
 use crate::system::node::{OPEN_AGAIN, check_level, system_logic};
-use crate::system::{level, signer, steward, tasks, vigil};
+use crate::system::{health, level, reconciliation, signer, tasks};
 
 /// How long a leader election may take, or the creation of a machine.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -74,8 +74,8 @@ async fn start(host: &Arc<Host>) -> Result<(), NodeError> {
         level::halt(host, &error).await;
         return Err(error);
     }
-    tasks::keep(host, "clock", vigil::watch_clock);
-    tasks::keep(host, "steward", steward::run);
+    tasks::keep(host, "clock", health::watch_clock);
+    tasks::keep(host, "steward", reconciliation::run);
     tasks::keep(host, "signer", signer::run);
     let deadline = Instant::now() + START_TIMEOUT;
     let directory = host.wait_until_created(deadline).await?;

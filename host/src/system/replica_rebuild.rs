@@ -25,7 +25,7 @@ use crate::system::error::NodeError;
 use crate::system::host::{Host, founders_of};
 use crate::system::install::find_machine;
 use crate::system::logic::SYSTEM;
-use crate::system::pull::pull;
+use crate::system::snapshot_pull::pull;
 use crate::system::turn::Turn;
 
 /// The pause between two looks, and before a repair that failed is tried again.

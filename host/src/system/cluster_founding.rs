@@ -16,8 +16,8 @@ use crate::system::cluster::ClusterError;
 use crate::system::host::Host;
 use crate::system::level;
 use crate::system::node::start_member;
+use crate::system::peer_permissions;
 use crate::system::service::{Join, encode};
-use crate::system::standing;
 use crate::system::tasks;
 
 const INVITE_PATIENCE: Duration = Duration::from_secs(2);
@@ -36,7 +36,7 @@ pub async fn on_join(host: &Arc<Host>, from: NodeId, join: Join) -> Result<(), C
     let peers = join.peers.into_iter().map(|(node, peer)| (NodeId(node), peer)).collect();
     match host.folder.identity() {
         Some(identity) if identity.cluster == join.cluster => {
-            standing::on_named(host, from, peers);
+            peer_permissions::on_named(host, from, peers);
             Ok(())
         }
         Some(identity) => Err(ClusterError::Exists(identity.cluster.clone())),

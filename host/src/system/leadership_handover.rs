@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::ids::NodeId;
 use crate::system::clock_round::ask_clock;
 use crate::system::host::Host;
-use crate::system::steward;
+use crate::system::reconciliation;
 
 /// How long a node that stops waits for others to lead instead, and how often it looks.
 const HAND_OVER_MAX: Duration = Duration::from_secs(3);
@@ -25,7 +25,7 @@ const HAND_OVER_ASK: Duration = Duration::from_millis(400);
 pub fn announce(host: &Host) {
     stand_back(host);
     host.leaving.cancel();
-    // The vigil may have let this node stand again in between.
+    // The health check may have let this node stand again in between.
     stand_back(host);
 }
 
@@ -50,7 +50,7 @@ pub async fn hand_over_all(host: &Arc<Host>) {
     while led().next().is_some() && is_there_one() && asked.elapsed() < HAND_OVER_MAX {
         let handing = led().map(|partition| async move {
             let metrics = partition.group().metrics();
-            if let Err(error) = steward::hand_over(host, &partition, &metrics, can_lead).await {
+            if let Err(error) = reconciliation::hand_over(host, &partition, &metrics, can_lead).await {
                 tracing::debug!(%error, "leadership could not be transferred");
             }
         });

@@ -27,7 +27,7 @@ use super::post::{Outcome, PLAINTEXT, clip, may_be_sent};
 use super::retry::{Next, after_failure};
 use super::sign::Secret;
 use super::signers::Signers;
-use crate::api::events::feed::{Feed, Place};
+use crate::feed::{Feed, Place};
 use crate::ids::{PartitionId, Position};
 use crate::limits;
 use crate::partition::PartitionError;

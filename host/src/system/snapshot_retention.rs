@@ -1,5 +1,5 @@
 //! Retention of canonical snapshots. Midnights that a node lacks are fetched from the archive here, and from other
-//! nodes in `midnights.rs`. Snapshots beyond `[snapshots] keep` are deleted.
+//! nodes in `snapshot_fetch.rs`. Snapshots beyond `[snapshots] keep` are deleted.
 //!
 //! ```text
 //! in the archive ∪ here ─▶ the newest midnights, as many as are kept ─▶ not here: fetched, each byte checked ─▶ listed

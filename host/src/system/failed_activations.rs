@@ -16,7 +16,7 @@ use crate::ids::ModuleId;
 use crate::peer::GroupName;
 use crate::system::cluster::ClusterError;
 use crate::system::host::Host;
-use crate::system::steward;
+use crate::system::reconciliation;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -94,7 +94,7 @@ pub async fn report(host: &Host, group: &GroupName, module: ModuleId, number: u6
         ("partition", Value::Int(group.partition.0.into())),
         ("problem", Value::Text(reason.chars().take(200).collect())),
     ];
-    match steward::command(&system, "modules/not_activated", Value::map(body), Instant::now() + PATIENCE).await {
+    match reconciliation::command(&system, "modules/not_activated", Value::map(body), Instant::now() + PATIENCE).await {
         Ok(()) => host.troubles.on_recorded(group, number),
         // Another leader has said so before, or another module is active by now.
         Err(ClusterError::Rejected { code, .. }) if code == "out_of_date" => host.troubles.on_recorded(group, number),

@@ -16,7 +16,6 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::error::AuditError;
-use crate::audit::replay::live::{Finds, Live};
 use crate::audit::replay::report::Difference;
 use crate::audit::replay::{Class, Filter, History, Journaled, Mode, ReplayFault, Request};
 use crate::ids::{LogIndex, ModuleId, PartitionId};
@@ -26,6 +25,7 @@ use crate::machine::entry::Entry;
 use crate::machine::logic::Logic;
 use crate::partition::Partition;
 use crate::registry::{Cut, Guarded, Stop};
+use crate::rehearsal::live::{Finds, Live};
 use crate::system::Cluster;
 use crate::system::shadow::ShadowWanted;
 

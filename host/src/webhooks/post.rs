@@ -11,16 +11,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use bytes::Bytes;
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Response, StatusCode, Url};
 use tokio::time::timeout;
 
+use super::error::WebhookError;
 use super::message::Message;
 use super::resolve::CheckedResolver;
 use super::sign::{Secret, signature};
-use crate::api::problem::{Code, Problem};
 use crate::config::Receivers;
 use crate::ids::Micros;
 use crate::limits::{
@@ -61,6 +61,23 @@ impl Sent {
     pub fn unanswered() -> Self {
         let problem = "no answer before the deadline of this request; the receiver may have taken it".to_owned();
         Self { status: None, outcome: Outcome::Failed { problem, detail: None, retry_after: None } }
+    }
+
+    /// What went wrong, in words for whoever asked; `None` if it was taken.
+    pub fn problem(&self) -> Option<String> {
+        match &self.outcome {
+            Outcome::Taken => None,
+            Outcome::Gone => Some("the receiver answered 410 Gone".to_owned()),
+            Outcome::Failed { problem, .. } => Some(problem.clone()),
+        }
+    }
+
+    /// What the log says beyond that.
+    pub fn detail(&self) -> Option<&str> {
+        match &self.outcome {
+            Outcome::Failed { detail, .. } => detail.as_deref(),
+            Outcome::Taken | Outcome::Gone => None,
+        }
     }
 }
 
@@ -185,9 +202,9 @@ fn read_retry_after(text: &str, now: Micros) -> Option<Duration> {
 /// networks are trusted.
 ///
 /// # Errors
-/// 422 that says what is wrong.
-pub fn read_url(text: &str, allows_plaintext: bool, receivers: &Receivers) -> Result<Url, Problem> {
-    let refused = |why: &str| Problem::new(Code::InvalidChange, format!("`url` {why}"));
+/// The text says what is wrong with it.
+pub fn read_url(text: &str, allows_plaintext: bool, receivers: &Receivers) -> Result<Url, WebhookError> {
+    let refused = |why: &str| WebhookError::Url(why.to_owned());
     let url = Url::parse(text).map_err(|error| refused(&format!("is no URL: {error}")))?;
     let host = url.host_str().filter(|host| !host.is_empty());
     if host.is_none() {
@@ -313,7 +330,7 @@ mod tests {
             let found = read_url(text, allows_plaintext, &on_this_machine()).map(|url| url.to_string());
             match (found, expected) {
                 (Ok(found), Ok(expected)) => assert_eq!(found, expected),
-                (Err(problem), Err(expected)) => assert!(problem.detail().contains(expected), "{problem:?}"),
+                (Err(problem), Err(expected)) => assert!(problem.to_string().contains(expected), "{problem:?}"),
                 (found, _) => panic!("{text}: {found:?}"),
             }
         };

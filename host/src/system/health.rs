@@ -1,4 +1,4 @@
-//! The vigil: what a node with peers does at regular intervals, whichever node leads.
+//! Health: what a node with peers checks at regular intervals, whichever node leads.
 //!
 //! In: the other nodes. Out: how far their clocks are from this one, hence whether this node may lead; what was seen of
 //! their logs, on disk; whether this node's journals are those of their leaders. A journal that differs stops its
@@ -16,8 +16,8 @@ use crate::ids::{NodeId, PartitionId};
 use crate::partition::Partition;
 use crate::peer::GroupName;
 use crate::system::clock_round::ask_clock;
+use crate::system::divergence;
 use crate::system::error::NodeError;
-use crate::system::histories;
 use crate::system::host::Host;
 use crate::system::logic::SYSTEM;
 use crate::system::pulse::Mark;
@@ -60,7 +60,7 @@ pub async fn run(host: Arc<Host>) {
         host.answering.send_replace(answering);
         if round % ROUNDS_PER_LOOK == 0 {
             let following = host.replicas().into_iter().filter(|(_, partition)| !partition.is_leader());
-            let comparing = following.map(|(group, partition)| histories::compare(&host, group, partition));
+            let comparing = following.map(|(group, partition)| divergence::compare(&host, group, partition));
             join_all(comparing).await;
         }
         tokio::select! {

@@ -18,12 +18,12 @@ use serde::Serialize;
 use statehouse_abi::cold::{CommandFacts, Rejection, RenderItem};
 use statehouse_abi::value::Value;
 
-use crate::api::json::{Json, print};
-use crate::api::time::print_time;
 use crate::ids::{JournalIndex, Micros, PartitionId, Position};
+use crate::json::{Json, print};
 use crate::machine::logic::{Fault, Logic};
 use crate::machine::render::render_each;
 use crate::partition::tail::{TailCommand, TailEntry};
+use crate::rfc3339::print_time;
 
 pub const REJECTED: &str = "CommandRejected";
 pub const ACTIVATED: &str = "ModuleActivated";
@@ -98,6 +98,22 @@ impl Item {
 
     pub fn is_about(&self, entities: &[Vec<u8>]) -> bool {
         self.entities.iter().any(|entity| entities.iter().any(|wanted| **wanted == **entity))
+    }
+}
+
+/// Which events are shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only events of these entities, if there are any.
+    pub keys: Vec<Vec<u8>>,
+    /// Only events of these kinds, if there are any.
+    pub kinds: Vec<String>,
+}
+
+impl Filter {
+    pub fn shows(&self, item: &Item) -> bool {
+        (self.kinds.is_empty() || self.kinds.iter().any(|kind| **kind == *item.kind))
+            && (self.keys.is_empty() || item.is_about(&self.keys))
     }
 }
 

@@ -1,16 +1,16 @@
-//! The archivist: it puts what is committed into the archive, and a log releases only what is there.
+//! Archiving: what is committed is put into the archive, and a log releases only what is there.
 //!
 //! ```text
-//! every round, each partition led here: tail ─▶ journal segments ─▶ archive (`go.rs`);
+//! every round, each partition led here: tail ─▶ journal segments ─▶ archive (`upload.rs`);
 //!                                       the modules that decided them before, snapshots after
 //!              each partition followed: what does the archive list? (retention asks how far it reaches)
-//!              each of them: canonical snapshots that are missing here, or too many (`kept.rs`)
+//!              each of them: canonical snapshots that are missing here, or too many (`snapshot_retention.rs`)
 //! ```
 //! In: an archive. Out: the same files in it whichever node leads, and how far each partition is archived. A failure is
 //! logged, counted and tried again; it holds up nothing but retention. It keeps no position of its own: it continues
 //! where the list of the archive ends.
 
-mod go;
+mod upload;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -26,9 +26,9 @@ use crate::partition::{Partition, PartitionError};
 use crate::peer::GroupName;
 use crate::snapshot::canonical::SnapshotFile;
 use crate::system::cluster::Cluster;
-use crate::system::history::HistoryError;
 use crate::system::host::Host;
-use crate::system::kept;
+use crate::system::journal_fetch::HistoryError;
+use crate::system::snapshot_retention;
 
 /// Below the node's data. What is in it can be made again.
 const SPOOL: &str = "archive-spool";
@@ -142,7 +142,7 @@ async fn round(host: &Arc<Host>, archive: &Archive, slot: &mut Option<Archivist>
 }
 
 impl Cluster {
-    /// Whether the archive has all that is applied on this node, as of the archivist's last round.
+    /// Whether the archive has all that is applied on this node, as of the last round of archiving.
     pub fn is_archived(&self) -> bool {
         let archived = self.host().archived.lock().clone();
         let mut replicas = self.host().replicas().into_iter();
@@ -298,7 +298,9 @@ impl Archivist {
         let keep = self.host.opening.snapshot_keep;
         let spool = self.spool(group).with_extension("fetched");
         let fetched = match self.host.fetching.try_lock() {
-            Ok(_turn) => kept::fetch_missing(&self.archive, &archived, group, partition, keep, &spool).await,
+            Ok(_turn) => {
+                snapshot_retention::fetch_missing(&self.archive, &archived, group, partition, keep, &spool).await
+            }
             // A snapshot is being fetched from another node. The next round sees what is still missing after that.
             Err(_) => Ok(None),
         };
@@ -317,7 +319,7 @@ impl Archivist {
             }
         }
         if let Some(keep) = keep {
-            kept::delete_surplus(group, partition, keep, |name| archived.contains(name));
+            snapshot_retention::delete_surplus(group, partition, keep, |name| archived.contains(name));
         }
     }
 

@@ -17,7 +17,7 @@ use crate::machine::journal::Journal;
 use crate::partition::tail::Tail;
 use crate::partition::{Partition, PartitionError};
 use crate::peer::GroupName;
-use crate::system::history::{self, Incoming, Stand};
+use crate::system::journal_fetch::{self, Incoming, Stand};
 
 impl Archivist {
     /// Whether nothing is archived yet, and another node can send the journal from its first entry on.
@@ -83,7 +83,7 @@ impl Archivist {
         end: JournalIndex,
         partition: &Partition,
     ) -> Result<(), Hindrance> {
-        let start = history::start_after(partition, *stand);
+        let start = journal_fetch::start_after(partition, *stand);
         let hindered = |stand: &Stand| {
             let index = stand.0;
             move |error| Hindrance::Partition(error, index)
