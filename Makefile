@@ -17,7 +17,7 @@ check: ## what is told within a minute of an edit of kernel or journal: format, 
 	.ci/test format tidy kernel_lints kernel journal
 
 chaos: setup ## clusters, simulated and real, with many more faults, and bugs that must be noticed: an hour and more
-	STATEHOUSE_CHAOS=1 .ci/test build host it cluster plants
+	STATEHOUSE_CHAOS=1 .ci/test build journal host it cluster plants
 
 modules: build ## the modules of this repository, from source, compared with the released ones
 	$(CLI) module build modules/capacity

@@ -1,5 +1,5 @@
-//! `host/journal/FORMATS.md` draws every format: each golden file and each file of the kernel and the journal that has a
-//! table of bytes is named there.
+//! `host/journal/FORMATS.md` draws every format: each golden file, and each file of the kernel and the journal that
+//! has a table of bytes, is named there.
 //!
 //! In: the page and the files of the repository. Out: findings. Whether a table is right is for review, and for the
 //! golden files.

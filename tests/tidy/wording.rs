@@ -54,9 +54,14 @@ fn nothing_unfinished_reaches_main() {
 #[test]
 fn comments_are_plain_english() {
     check_sources(dialect);
-    let bad = concat!("// What stands beh", "ind it is lost.");
+    let bad = concat!("// What stands beh", "ind it is lost.\nfn f() {}");
     check_rule(dialect, "host/src/log/frame.rs", bad, "// A follower lags behind its leader.\nfn goes_on() {}");
-    check_rule(dialect, "host/src/log/frame.rs", concat!("/// Who", "ever asks is told."), "/// The caller is told.");
+    check_rule(
+        dialect,
+        "host/src/log/frame.rs",
+        concat!("/// Who", "ever asks is told.\nfn f() {}"),
+        "/// It is told.\nfn f() {}",
+    );
 }
 
 #[test]

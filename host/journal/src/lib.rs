@@ -3,7 +3,7 @@
 //!
 //! In: entries, rows, paths. Out: files that survive a power cut, and from files the same entries and rows, each byte
 //! checked. `FORMATS.md` draws each format. Nothing here knows Raft's rules, HTTP, guests or RocksDB, and without the
-//! feature `live` nothing needs a runtime: whoever audits reads with this crate.
+//! feature `live` nothing needs a runtime: an auditor's program reads with this crate.
 #![deny(unsafe_op_in_unsafe_fn)]
 
 use statehouse_kernel::{ids, machine};

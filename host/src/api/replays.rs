@@ -167,7 +167,7 @@ fn prefers_html(headers: &HeaderMap) -> bool {
     known.is_some_and(|kind| kind.eq_ignore_ascii_case("text/html"))
 }
 
-async fn read(parts: &Parts, body: Body, asked: &Asked) -> Result<jobs::Asked, Problem> {
+async fn read(parts: &Parts, body: Body, asked: &Asked) -> Result<jobs::ReplayRequest, Problem> {
     check_media_type(&parts.headers, &["application/json"])?;
     let json = read_body(body, BODY_BYTES_MAX, asked.deadline).await?;
     let read = read_json(&ObjectShape::new(&start_schema(), None), &[], &json)?;
@@ -186,7 +186,7 @@ async fn read(parts: &Parts, body: Body, asked: &Asked) -> Result<jobs::Asked, P
         _ => None,
     };
     let is_cumulative = text("mode").as_deref() == Some(Mode::Cumulative.name());
-    Ok(jobs::Asked {
+    Ok(jobs::ReplayRequest {
         candidate,
         mode: if is_cumulative { Mode::Cumulative } else { Mode::Isolated },
         from: text("from"),
@@ -233,10 +233,10 @@ fn start_schema() -> Schema {
 }
 
 fn page_of(record: Record, progress: Progress) -> ReplayPage {
-    let is_done = record.state == jobs::State::Done;
+    let is_done = record.state == jobs::JobState::Done;
     let url = |file: &str| format!("/v1/machines/{}/replays/{}/{file}", record.machine, record.id);
     let (report, certificate) = (url("report"), url("certificate"));
-    let jobs::Asked { candidate, mode, from, to, partition, filter, approve } = record.asked;
+    let jobs::ReplayRequest { candidate, mode, from, to, partition, filter, approve } = record.asked;
     let certificate = (is_done && record.certificate_problem.is_none()).then_some(certificate);
     ReplayPage {
         id: record.id,

@@ -20,7 +20,7 @@ pub enum ArchiveError {
     Store { url: String, object: String, source: object_store::Error },
     #[error("the archive {url}: {object} was uploaded, and reading it back gave other bytes; it is uploaded again")]
     NotKept { url: String, object: String },
-    #[error("the archive {url} is empty: nothing was ever archived there; check the URL")]
+    #[error("{url} has no owner file: it is empty, or it is not an archive; check the URL")]
     NoOwner { url: String },
     #[error(
         "{machine}/{partition}: the archive has two segments that begin with entry {first}, {one} and {other}: \

@@ -42,7 +42,9 @@ pub enum WebhookCommand {
     Rotate(RotateArgs),
     /// Drop a webhook, and its dead letters
     Drop(NamedArgs),
-    /// Show the messages that were given up after too many failed attempts; exit code 1 if there are any
+    /// Show the messages that were given up after three days of failed attempts (`retry_seconds`)
+    ///
+    /// Exit code 1 means that there are any.
     DeadLetters(NamedArgs),
     /// Send dead letters once more; exit code 1 if the receiver does not take one
     Redeliver(RedeliverArgs),

@@ -29,7 +29,7 @@ use super::admission;
 use super::leadership::{self, Leadership};
 use super::model::{self, Content, Model};
 use super::network::Network;
-use super::state::State;
+use super::state::GroupStateMachine;
 use super::storage::Storage;
 use super::{AppendReply, Applier, ConsensusError, NoPeers, PeerReply, PeerRequest, Peers, StopReason};
 use crate::ids::{LogIndex, NodeId, Term};
@@ -73,7 +73,7 @@ impl GroupOptions<NoPeers> {
 #[derive(Clone)]
 pub struct Group {
     node: NodeId,
-    raft: Raft<Model, State>,
+    raft: Raft<Model, GroupStateMachine>,
     log: Log,
     leadership: watch::Receiver<Leadership>,
     stopping: Arc<watch::Sender<bool>>,
@@ -107,7 +107,7 @@ impl Group {
         applier: impl Applier,
         options: GroupOptions<P>,
     ) -> Result<Self, ConsensusError> {
-        let state = State::new(Box::new(applier))?;
+        let state = GroupStateMachine::new(Box::new(applier))?;
         check_state_within_log(state.applied(), &log)?;
         let blank = state.blank();
         let (stopping, stops) = watch::channel(false);

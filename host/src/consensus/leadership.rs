@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::StopReason;
 use super::model::{self, Model};
-use super::state::State;
+use super::state::GroupStateMachine;
 use crate::ids::{NodeId, Term};
 use crate::log::EntryId;
 
@@ -29,7 +29,7 @@ pub enum Leadership {
 
 /// Follows openraft until it stops. The last value is then [`Leadership::Stopped`].
 pub(super) fn follow(
-    raft: &Raft<Model, State>,
+    raft: &Raft<Model, GroupStateMachine>,
     node: NodeId,
     mut blank: watch::Receiver<Option<EntryId>>,
 ) -> watch::Receiver<Leadership> {

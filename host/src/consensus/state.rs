@@ -24,7 +24,7 @@ use crate::log::{EntryId, LogEntry, Payload};
 const APPLY_ENTRIES_MAX: usize = 1024;
 const APPLY_BYTES_MAX: usize = 4 << 20;
 
-pub(super) struct State {
+pub(super) struct GroupStateMachine {
     /// It is never locked: the mutex only makes it `Sync`, which openraft requires.
     applier: Mutex<Box<dyn AnyApplier>>,
     applied: Option<EntryId>,
@@ -33,7 +33,7 @@ pub(super) struct State {
     blank: watch::Sender<Option<EntryId>>,
 }
 
-impl State {
+impl GroupStateMachine {
     pub(super) fn new(applier: Box<dyn AnyApplier>) -> Result<Self, ConsensusError> {
         let (applied, membership) = applier.applied();
         let membership = model::stored_membership(membership.as_ref())?;
@@ -91,7 +91,7 @@ struct Chunk {
     bytes: usize,
 }
 
-impl RaftStateMachine<Model> for State {
+impl RaftStateMachine<Model> for GroupStateMachine {
     type SnapshotData = Arc<Bytes>;
     type SnapshotBuilder = BuiltSnapshot;
 
@@ -158,7 +158,7 @@ impl RaftSnapshotBuilder<Model> for BuiltSnapshot {
 
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<Model, Arc<Bytes>>> {
         let snapshot = self.0.take().unwrap_or(Err(ApplierError::NoSnapshots)).map_err(io_error)?;
-        Ok(openraft::Snapshot { meta: State::meta(&snapshot)?, snapshot: snapshot.offer })
+        Ok(openraft::Snapshot { meta: GroupStateMachine::meta(&snapshot)?, snapshot: snapshot.offer })
     }
 }
 

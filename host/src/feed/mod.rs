@@ -55,12 +55,12 @@ impl Feeds {
 
 /// A place between two entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct FeedPlace {
     pub index: JournalIndex,
     pub head8: [u8; 4],
 }
 
-impl Place {
+impl FeedPlace {
     /// The place after the entry of this position.
     pub fn behind(position: Position) -> Self {
         Self { index: position.index, head8: position.head8 }
@@ -76,7 +76,7 @@ pub struct Feed {
     origin: Origin,
     /// By partition: the tail at the end of the journal.
     ends: Vec<tokio::sync::Mutex<Option<Tail>>>,
-    kept: Mutex<Kept>,
+    kept: Mutex<RenderedCache>,
     /// Changes whenever a partition has applied something.
     news: watch::Sender<()>,
     /// Turns to read old entries: this for those in the log, `archived` for those in the archive.
@@ -87,13 +87,13 @@ pub struct Feed {
 
 /// Rendered entries, the latest ones that somebody asked for.
 #[derive(Default)]
-struct Kept {
+struct RenderedCache {
     entries: HashMap<(PartitionId, JournalIndex), Arc<Rendered>>,
     order: VecDeque<(PartitionId, JournalIndex)>,
     bytes: usize,
 }
 
-impl Kept {
+impl RenderedCache {
     fn insert(&mut self, rendered: &Arc<Rendered>) {
         let key = (rendered.partition, rendered.index);
         if let Some(before) = self.entries.insert(key, rendered.clone()) {
@@ -144,7 +144,11 @@ impl Feed {
     ///
     /// # Errors
     /// The place is not in this journal, what follows was released, or the partition does not run here.
-    pub async fn next(&self, partition: PartitionId, place: Place) -> Result<Option<Arc<Rendered>>, PartitionError> {
+    pub async fn next(
+        &self,
+        partition: PartitionId,
+        place: FeedPlace,
+    ) -> Result<Option<Arc<Rendered>>, PartitionError> {
         let replica = self.replica(partition)?;
         let newest = replica.progress().journal.index;
         if newest <= place.index {
@@ -170,7 +174,7 @@ impl Feed {
     async fn next_at_end(
         &self,
         replica: &Arc<Partition>,
-        place: Place,
+        place: FeedPlace,
     ) -> Result<Option<Arc<Rendered>>, PartitionError> {
         let partition = replica.id();
         let mut end = self.ends[partition.0 as usize].lock().await;
@@ -178,7 +182,7 @@ impl Feed {
         if let Some(kept) = self.find_kept(partition, place) {
             return Ok(Some(kept));
         }
-        let tail = end.take().filter(|tail| Place::behind(tail.position()) == place && tail.is_open());
+        let tail = end.take().filter(|tail| FeedPlace::behind(tail.position()) == place && tail.is_open());
         let mut tail = match tail {
             Some(tail) => tail,
             None if is_released(replica, place.index.next()).await => return Ok(None),
@@ -199,25 +203,25 @@ impl Feed {
     ///
     /// # Errors
     /// See [`Tail::open`]; the search ends at the deadline.
-    pub async fn place_of(&self, position: Position, deadline: Instant) -> Result<(Place, u32), PartitionError> {
+    pub async fn place_of(&self, position: Position, deadline: Instant) -> Result<(FeedPlace, u32), PartitionError> {
         let found = timeout_at(deadline, self.find_place(position, deadline)).await;
         found.unwrap_or(Err(PartitionError::Deadline))
     }
 
-    async fn find_place(&self, position: Position, deadline: Instant) -> Result<(Place, u32), PartitionError> {
+    async fn find_place(&self, position: Position, deadline: Instant) -> Result<(FeedPlace, u32), PartitionError> {
         let replica = self.replica(position.partition)?;
         // This comes before the turn, so that a reader that is ahead of this replica keeps nobody waiting.
         replica.read_position(position, deadline).await?;
         let _turn = self.turn(&replica, position.index).await?;
         if position.n == WHOLE || position.index == replica.genesis().index {
             Tail::open(&replica, Start::After(position), deadline).await?;
-            return Ok((Place::behind(position), 0));
+            return Ok((FeedPlace::behind(position), 0));
         }
         let mut tail = Tail::open(&replica, Start::At(position), deadline).await?;
-        let before = Place::behind(tail.position());
+        let before = FeedPlace::behind(tail.position());
         let entry = tail.next().await?;
         let had = position.n + 1;
-        if had < entry.position_count() { Ok((before, had)) } else { Ok((Place::behind(position), 0)) }
+        if had < entry.position_count() { Ok((before, had)) } else { Ok((FeedPlace::behind(position), 0)) }
     }
 
     /// A turn to read old entries: `index` or the entry after it. Readers of the archive, which may be slow, have turns
@@ -231,14 +235,14 @@ impl Feed {
     ///
     /// # Errors
     /// See [`Tail::open`].
-    pub async fn before(&self, position: Position, deadline: Instant) -> Result<Place, PartitionError> {
+    pub async fn before(&self, position: Position, deadline: Instant) -> Result<FeedPlace, PartitionError> {
         let replica = self.replica(position.partition)?;
         let _turn = self.turn(&replica, position.index).await?;
         let tail = Tail::open(&replica, Start::At(position), deadline).await?;
-        Ok(Place::behind(tail.position()))
+        Ok(FeedPlace::behind(tail.position()))
     }
 
-    fn find_kept(&self, partition: PartitionId, place: Place) -> Option<Arc<Rendered>> {
+    fn find_kept(&self, partition: PartitionId, place: FeedPlace) -> Option<Arc<Rendered>> {
         let kept = self.kept.lock().entries.get(&(partition, place.index.next())).cloned();
         kept.filter(|kept| kept.before8 == place.head8)
     }

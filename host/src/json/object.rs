@@ -54,20 +54,20 @@ pub fn visit_object<'de, A: MapAccess<'de>>(
 
 /// Where a field's value lies in the buffer.
 #[derive(Clone, Copy)]
-struct Place {
+struct MemberSpan {
     start: usize,
     end: usize,
 }
 
-const ABSENT: Place = Place { start: 0, end: 0 };
+const ABSENT: MemberSpan = MemberSpan { start: 0, end: 0 };
 
-impl Place {
+impl MemberSpan {
     fn is_present(&self) -> bool {
         self.end > self.start
     }
 }
 
-fn with_places<R>(count: usize, work: impl FnOnce(&mut [Place]) -> R) -> R {
+fn with_places<R>(count: usize, work: impl FnOnce(&mut [MemberSpan]) -> R) -> R {
     if count <= FIELDS_INLINE { work(&mut [ABSENT; FIELDS_INLINE][..count]) } else { work(&mut vec![ABSENT; count]) }
 }
 
@@ -75,12 +75,12 @@ fn with_places<R>(count: usize, work: impl FnOnce(&mut [Place]) -> R) -> R {
 struct Assembly<'a> {
     object: &'a ObjectShape,
     /// One per field of the shape.
-    places: &'a mut [Place],
+    places: &'a mut [MemberSpan],
     start: usize,
 }
 
 impl<'a> Assembly<'a> {
-    fn new(object: &'a ObjectShape, places: &'a mut [Place], out: &Output) -> Self {
+    fn new(object: &'a ObjectShape, places: &'a mut [MemberSpan], out: &Output) -> Self {
         Self { object, places, start: out.cbor.len() }
     }
 
@@ -99,7 +99,7 @@ impl<'a> Assembly<'a> {
     }
 
     fn note(&mut self, field: usize, start: usize, uuid: Option<[u8; 16]>, out: &mut Output) {
-        self.places[field] = Place { start, end: out.cbor.len() };
+        self.places[field] = MemberSpan { start, end: out.cbor.len() };
         if self.object.is_id(field) {
             out.id = uuid;
         }

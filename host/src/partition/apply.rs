@@ -21,7 +21,7 @@ use crate::partition::error::HaltReason;
 use crate::partition::journal_lookup;
 use crate::partition::known_ids::recorded_reply;
 use crate::partition::open::meta_of;
-use crate::partition::run::{Executor, Wanted, store_failed};
+use crate::partition::run::{ActivationRequest, Executor, store_failed};
 use crate::partition::status::Progress;
 use crate::sequencer::submission::{Recorded, Submission, Ticket};
 use crate::store::Meta;
@@ -156,7 +156,8 @@ impl Executor {
     }
 
     fn answer(&mut self, recorded: &Arc<Recorded>, submissions: Vec<Submission>) {
-        let is_done = |wanted: &mut Wanted| recorded.entry.activation().is_ok_and(|done| done == wanted.activation);
+        let is_done =
+            |wanted: &mut ActivationRequest| recorded.entry.activation().is_ok_and(|done| done == wanted.activation);
         if let Some(wanted) = self.activation.take_if(is_done) {
             // The receiver may have stopped waiting.
             drop(wanted.reply.send(Ok(self.journal)));

@@ -39,7 +39,7 @@ const AGAIN: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(10);
 
 /// A request for a snapshot.
-pub struct Asked {
+pub struct SnapshotRequest {
     /// Taken by the first `tell`. The receiver may have stopped waiting.
     reply: Option<oneshot::Sender<Result<Listed, PartitionError>>>,
     /// One of the [`limits::SNAPSHOTS_ASKED_MAX`] places. It is held until the file is made, however many attempts that
@@ -47,7 +47,7 @@ pub struct Asked {
     _place: OwnedSemaphorePermit,
 }
 
-impl Asked {
+impl SnapshotRequest {
     fn tell(&mut self, made: Result<Listed, PartitionError>) {
         if let Some(reply) = self.reply.take() {
             drop(reply.send(made));
@@ -68,7 +68,7 @@ pub enum HeadProof {
 /// A file that is to be made from a kept state.
 struct Job {
     due: Due,
-    asked: Option<Asked>,
+    asked: Option<SnapshotRequest>,
 }
 
 /// Files are made one at a time, in the order in which their states were kept.
@@ -258,7 +258,7 @@ impl Executor {
     }
 
     /// Makes a snapshot of what is applied, because somebody asked for it.
-    pub(super) fn on_snapshot_asked(&self, mut asked: Asked) {
+    pub(super) fn on_snapshot_asked(&self, mut asked: SnapshotRequest) {
         if self.journal.index == JournalIndex(0) {
             asked.tell(Err(PartitionError::NoEntry(JournalIndex(1))));
             return;
@@ -266,7 +266,7 @@ impl Executor {
         self.keep(KeepWhat::Applied, Due { index: self.journal.index, days: None }, Some(asked));
     }
 
-    fn keep(&self, what: KeepWhat, due: Due, asked: Option<Asked>) {
+    fn keep(&self, what: KeepWhat, due: Due, asked: Option<SnapshotRequest>) {
         // If a journal is applied again, its files exist already.
         if let Some(made) = self.canonical.folder.find(&due) {
             if let Some(mut asked) = asked {
@@ -307,7 +307,7 @@ impl Partition {
         let place = self.parts.canonical.places.clone().try_acquire_owned();
         let place = place.map_err(|_| PartitionError::SnapshotsAsked)?;
         let (reply, done) = oneshot::channel();
-        self.send(Message::Snapshot(Asked { reply: Some(reply), _place: place }))?;
+        self.send(Message::Snapshot(SnapshotRequest { reply: Some(reply), _place: place }))?;
         done.await.map_err(|_| self.not_running())?
     }
 

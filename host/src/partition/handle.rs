@@ -31,7 +31,7 @@ use crate::partition::journal_lookup;
 use crate::partition::open::journal_of;
 use crate::partition::order::{NotOrdered, Ordered};
 use crate::partition::recorded::RecordedEntries;
-use crate::partition::run::{Message, Wanted};
+use crate::partition::run::{ActivationRequest, Message};
 use crate::partition::status::{Board, PartitionStatus, Progress, RunState};
 use crate::partition::timeline::Timeline;
 use crate::peer::{Call, GroupPeers, Topic};
@@ -151,7 +151,7 @@ impl Partition {
     /// Makes another module decide from the next entry on; returns the journal once that entry is applied.
     pub async fn activate(&self, activation: Activation, deadline: Instant) -> Result<Journal, PartitionError> {
         let (reply, done) = oneshot::channel();
-        self.send(Message::Activate(Wanted { activation, reply }))?;
+        self.send(Message::Activate(ActivationRequest { activation, reply }))?;
         match tokio::time::timeout_at(deadline, done).await {
             Ok(Ok(Ok(journal))) => Ok(journal),
             Ok(Ok(Err(reason))) => Err(PartitionError::NotActivated { module: activation.module, reason }),

@@ -26,11 +26,11 @@ const ROUND: i64 = 10_000_000;
 #[derive(Clone)]
 pub struct Shown {
     at: Micros,
-    kept: Kept,
+    kept: InTransitCache,
 }
 
 #[derive(Clone)]
-enum Kept {
+enum InTransitCache {
     /// `None`: unknown, because the module shows nothing that the host can add up, or because there are too many rows.
     Sum(Option<InTransit>),
     /// The rows of that moment, which are too many to add up while entries wait.
@@ -56,9 +56,11 @@ impl Executor {
         let view = self.store.read();
         let rows = view.scan(&key(LOCAL, b""), None, limits::LOCAL_ROWS_SHOWN_MAX + 1);
         let kept = match rows {
-            Ok(rows) if limits::LOCAL_ROWS_SHOWN_MAX < rows.len() => Kept::Rows(logic.clone(), Arc::new(view)),
-            Ok(rows) => Kept::Sum(add_up(logic.as_ref(), &rows)),
-            Err(_) => Kept::Sum(None),
+            Ok(rows) if limits::LOCAL_ROWS_SHOWN_MAX < rows.len() => {
+                InTransitCache::Rows(logic.clone(), Arc::new(view))
+            }
+            Ok(rows) => InTransitCache::Sum(add_up(logic.as_ref(), &rows)),
+            Err(_) => InTransitCache::Sum(None),
         };
         *self.board.shown.lock() = Some(Shown { at, kept });
     }
@@ -73,13 +75,13 @@ impl Partition {
         let shown = self.parts.board.shown.lock().clone();
         if let Some(shown) = shown.filter(|shown| shown.at == at) {
             let (logic, view) = match shown.kept {
-                Kept::Sum(sum) => return sum,
-                Kept::Rows(logic, view) => (logic, view),
+                InTransitCache::Sum(sum) => return sum,
+                InTransitCache::Rows(logic, view) => (logic, view),
             };
             let sum = count(logic.as_ref(), &view);
             // The rows are not needed any more.
             if let Some(now) = self.parts.board.shown.lock().as_mut().filter(|now| now.at == at) {
-                now.kept = Kept::Sum(sum.clone());
+                now.kept = InTransitCache::Sum(sum.clone());
             }
             return sum;
         }

@@ -37,11 +37,11 @@ struct Words {
 /// The newest diagnostics, in memory and in the files.
 pub struct Panics {
     folder: PathBuf,
-    kept: Mutex<Kept>,
+    kept: Mutex<PanicRecords>,
 }
 
 #[derive(Default)]
-struct Kept {
+struct PanicRecords {
     newest: VecDeque<(CommandId, Diagnostic)>,
     file: Option<Arc<File>>,
     bytes: u64,
@@ -50,7 +50,7 @@ struct Kept {
 impl Panics {
     /// Reads the files. An item that was not written whole is cut off.
     pub fn open(folder: &Path) -> Self {
-        let mut kept = Kept::default();
+        let mut kept = PanicRecords::default();
         for name in [FILE_BEFORE, FILE] {
             let Ok(bytes) = std::fs::read(folder.join(name)) else { continue };
             let whole = read_all(&bytes, |id, diagnostic| kept.keep(id, diagnostic));
@@ -87,7 +87,7 @@ impl Panics {
     }
 }
 
-impl Kept {
+impl PanicRecords {
     fn keep(&mut self, id: CommandId, diagnostic: Diagnostic) {
         if self.newest.len() == limits::PANICS_KEPT_MAX {
             self.newest.pop_front();

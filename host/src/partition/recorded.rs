@@ -37,7 +37,7 @@ static REBUILDING: Semaphore = Semaphore::const_new(1);
 pub struct RecordedEntries {
     log: Log,
     places: RwLock<Places>,
-    kept: Mutex<Kept>,
+    kept: Mutex<EntryCache>,
     /// How often an entry was read from the log because somebody asked for it.
     read_count: AtomicU64,
 }
@@ -56,7 +56,7 @@ impl RecordedEntries {
         Arc::new(Self {
             log,
             places: RwLock::new(Places::after(newest)),
-            kept: Mutex::new(Kept::new(limits::RECORDED_BYTES_MAX)),
+            kept: Mutex::new(EntryCache::new(limits::RECORDED_BYTES_MAX)),
             read_count: AtomicU64::new(0),
         })
     }
@@ -197,7 +197,7 @@ pub(super) struct Back {
 }
 
 /// Entries in memory. The least recently requested one is dropped first.
-struct Kept {
+struct EntryCache {
     entries: HashMap<JournalIndex, (Arc<Recorded>, u64)>,
     /// Ordered by their last request.
     by_use: BTreeMap<u64, JournalIndex>,
@@ -206,7 +206,7 @@ struct Kept {
     bytes_max: usize,
 }
 
-impl Kept {
+impl EntryCache {
     fn new(bytes_max: usize) -> Self {
         Self { entries: HashMap::new(), by_use: BTreeMap::new(), uses: 0, bytes: 0, bytes_max }
     }
@@ -347,15 +347,16 @@ mod tests {
         let history = History::mixed();
         let entries = told(&history, 0);
         let all: Vec<_> = (1..=20).map(|index| find(&entries, &history, index).expect("it is there")).collect();
-        let mut kept = Kept::new(3 * cost(&all[0]));
+        let mut kept = EntryCache::new(3 * cost(&all[0]));
         for recorded in &all[..3] {
             kept.put(recorded.clone());
         }
         assert!(kept.find(JournalIndex(1)).is_some());
         kept.put(all[3].clone());
         kept.put(all[3].clone());
-        let here =
-            |kept: &Kept| (1..=20).filter(|index| kept.entries.contains_key(&JournalIndex(*index))).collect::<Vec<_>>();
+        let here = |kept: &EntryCache| {
+            (1..=20).filter(|index| kept.entries.contains_key(&JournalIndex(*index))).collect::<Vec<_>>()
+        };
         assert_eq!(here(&kept), [1, 3, 4]);
         assert_eq!(kept.bytes, 3 * cost(&all[0]));
         kept.bytes_max = 0;

@@ -28,7 +28,7 @@ use crate::machine::journal::Journal;
 use crate::machine::logic::Logic;
 use crate::machine::modules::Modules;
 use crate::partition::activate::Migrated;
-use crate::partition::canonical::{Asked, Canonical};
+use crate::partition::canonical::{Canonical, SnapshotRequest};
 use crate::partition::claims::{Claim, Forbidden, LookedUp, claimed_by, claiming, granted};
 use crate::partition::coordinate::{Answers, Cancel, Coordinator, Participants, cancelled};
 use crate::partition::error::HaltReason;
@@ -60,7 +60,7 @@ pub enum Message {
     /// The group runs; proposals go there.
     Started(Group),
     /// Make another module decide from the next entry on. The reply follows once the entry is applied, or says why not.
-    Activate(Wanted),
+    Activate(ActivationRequest),
     /// Somebody waits until the journal's time has passed this.
     WaitForTime(Micros),
     /// If set, no command on several partitions may begin.
@@ -78,7 +78,7 @@ pub enum Message {
     /// Put state and ids into this folder, as they are between two entries.
     Checkpoint(PathBuf, oneshot::Sender<Result<Option<Meta>, StoreError>>),
     /// Make a canonical snapshot of what is applied.
-    Snapshot(Asked),
+    Snapshot(SnapshotRequest),
     /// Something is wrong that the executor cannot see itself.
     Halt(HaltReason),
     Stop,
@@ -94,7 +94,7 @@ enum Wake {
 }
 
 /// An activation that somebody waits for.
-pub struct Wanted {
+pub struct ActivationRequest {
     pub activation: Activation,
     pub reply: oneshot::Sender<Result<Journal, String>>,
 }
@@ -143,7 +143,7 @@ pub struct Executor {
     /// here.
     pub(super) forbidden: Vec<Forbidden>,
     pub(super) speculation: Speculation,
-    pub(super) activation: Option<Wanted>,
+    pub(super) activation: Option<ActivationRequest>,
     /// What this leader has migrated for the activation it has proposed.
     pub(super) migrated: Option<Migrated>,
     pub(super) times_wanted: WantedTimes,

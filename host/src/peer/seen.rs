@@ -40,12 +40,12 @@ type Notes = BTreeMap<(NodeId, GroupName), EntryId>;
 pub struct SeenBook {
     disk: Arc<dyn Disk>,
     path: PathBuf,
-    state: Mutex<State>,
+    state: Mutex<SeenState>,
     /// Held while the file is written, so that an older state never replaces a newer one.
     writing: Mutex<()>,
 }
 
-struct State {
+struct SeenState {
     notes: Notes,
     /// An earlier book was damaged: a group that a node has not reported itself since then is unknown.
     is_lost: bool,
@@ -64,7 +64,7 @@ impl SeenBook {
     }
 
     pub fn open_on(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, SeenError> {
-        let mut state = State { notes: Notes::new(), is_lost: false, version: 0, written: 0 };
+        let mut state = SeenState { notes: Notes::new(), is_lost: false, version: 0, written: 0 };
         match read_whole(&*disk, path) {
             Ok(bytes) => match decode(&bytes) {
                 Ok((notes, is_lost)) => (state.notes, state.is_lost) = (notes, is_lost),
@@ -126,7 +126,7 @@ impl SeenBook {
     }
 }
 
-impl State {
+impl SeenState {
     fn note(&mut self, node: NodeId, group: &GroupName, last: EntryId) {
         let key = (node, group.clone());
         if self.notes.get(&key).is_none_or(|noted| *noted < last) {

@@ -40,12 +40,12 @@ use crate::ids::NodeId;
 /// Everything between the nodes. Clones are the same network.
 #[derive(Clone)]
 pub struct SimNetwork {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<SimNetworkState>>,
     /// Signals that a link was cut or healed.
     changed: watch::Sender<()>,
 }
 
-struct State {
+struct SimNetworkState {
     seed: u64,
     /// `None` is a node that is down; one that never joined has no entry.
     nodes: BTreeMap<NodeId, Option<Member>>,
@@ -66,7 +66,7 @@ struct Member {
 impl SimNetwork {
     pub fn new(seed: u64) -> Self {
         let (nodes, links) = (BTreeMap::new(), BTreeMap::new());
-        let state = State { seed, nodes, links, silent: BTreeSet::new(), falls: BTreeMap::new() };
+        let state = SimNetworkState { seed, nodes, links, silent: BTreeSet::new(), falls: BTreeMap::new() };
         Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(()) }
     }
 

@@ -40,7 +40,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 
 /// What a shadow has found since it was started on this node.
 #[derive(Clone, Debug, Serialize)]
-pub struct Found {
+pub struct ShadowReport {
     pub module: ModuleId,
     pub partitions: Vec<Shadowed>,
     pub decisions: u64,
@@ -167,7 +167,7 @@ fn follow(history: &Here, wanted: ShadowWanted, candidate: Arc<dyn Logic>, stop:
     history.cluster.forget_shadow(&history.machine, wanted);
 }
 
-fn found(module: ModuleId, shadows: &[Shadow<'_>]) -> Found {
+fn found(module: ModuleId, shadows: &[Shadow<'_>]) -> ShadowReport {
     let partitions = shadows.iter().map(|shadow| shadow.page.clone()).collect();
     let (mut decisions, mut differences) = (0, BTreeMap::new());
     let mut first: BTreeMap<Class, &Difference> = BTreeMap::new();
@@ -180,10 +180,10 @@ fn found(module: ModuleId, shadows: &[Shadow<'_>]) -> Found {
             first.entry(*class).or_insert(difference);
         }
     }
-    Found { module, partitions, decisions, differences, first: first.into_values().cloned().collect() }
+    ShadowReport { module, partitions, decisions, differences, first: first.into_values().cloned().collect() }
 }
 
-fn measure(machine: &str, found: &Found) {
+fn measure(machine: &str, found: &ShadowReport) {
     let of_machine = || ("machine", machine.to_owned());
     metrics::gauge!("statehouse_shadow_decisions", &[of_machine()]).set(found.decisions as f64);
     let lag: u64 = found.partitions.iter().map(|partition| partition.lag_entries).sum();
@@ -218,7 +218,7 @@ struct Following<'a> {
 
 /// What happened to some entries.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Step {
+enum FollowStep {
     Taken,
     Idle,
     /// Another module becomes active.
@@ -249,7 +249,7 @@ impl<'a> Shadow<'a> {
         match step {
             Ok(step) => {
                 self.page.problem = None;
-                step == Step::Taken
+                step == FollowStep::Taken
             }
             Err(problem) => {
                 self.following = None;
@@ -260,7 +260,7 @@ impl<'a> Shadow<'a> {
         }
     }
 
-    fn step(&mut self) -> Result<Step, String> {
+    fn step(&mut self) -> Result<FollowStep, String> {
         let id = PartitionId(self.page.partition);
         let replica = self.history.cluster.find_replica(&self.history.machine, id);
         let replica = replica.filter(|replica| replica.is_running()).ok_or("it does not run here")?;
@@ -269,11 +269,11 @@ impl<'a> Shadow<'a> {
             self.wait_until_level(&replica)?;
             self.following = self.begin(replica)?;
         }
-        let Some(following) = &mut self.following else { return Ok(Step::Idle) };
+        let Some(following) = &mut self.following else { return Ok(FollowStep::Idle) };
         let end = following.replica.progress().log_index.next();
         let step = following.take_up_to(end).map_err(|error| error.to_string())?;
         let is_old = SHADOW_BYTES_MAX < following.live.bytes() || SHADOW_VIEW_AGE_MAX < following.since.elapsed();
-        if step == Step::Ended {
+        if step == FollowStep::Ended {
             self.finds.add(following.live.take());
             self.following = None;
         } else if is_old {
@@ -316,7 +316,7 @@ impl<'a> Shadow<'a> {
         let Some(new) = self.begin(old.replica.clone())? else { return Ok(()) };
         while old.next < new.next {
             let step = old.take_up_to(new.next).map_err(|error| error.to_string())?;
-            if step != Step::Taken {
+            if step != FollowStep::Taken {
                 break;
             }
         }
@@ -328,9 +328,9 @@ impl<'a> Shadow<'a> {
 
 impl Following<'_> {
     /// Takes some of the applied entries before `end`.
-    fn take_up_to(&mut self, end: LogIndex) -> Result<Step, ReplayFault> {
+    fn take_up_to(&mut self, end: LogIndex) -> Result<FollowStep, ReplayFault> {
         if end <= self.next {
-            return Ok(Step::Idle);
+            return Ok(FollowStep::Idle);
         }
         let failed = |error: String| ReplayFault::from(AuditError::Live(error));
         let entries = self.replica.log().read(self.next..end, READ_BYTES).map_err(|error| failed(error.to_string()))?;
@@ -341,11 +341,11 @@ impl Following<'_> {
             if let Payload::Entry(bytes) = payload {
                 let entry = Entry::parse(bytes).map_err(|error| failed(error.to_string()))?;
                 if !self.live.on_entry(&entry)? {
-                    return Ok(Step::Ended);
+                    return Ok(FollowStep::Ended);
                 }
             }
             self.next = id.index.next();
         }
-        Ok(Step::Taken)
+        Ok(FollowStep::Taken)
     }
 }

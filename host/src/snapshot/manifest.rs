@@ -123,6 +123,9 @@ impl Manifest {
             });
         }
         let manifest: Self = minicbor::decode(content).map_err(|_| damaged("it is not of the format"))?;
+        if split_consensus(&manifest.consensus).is_none() {
+            return Err(damaged("it has no activation"));
+        }
         if limits::SNAPSHOT_FILES_MAX < manifest.files.len() {
             return Err(damaged("it names too many files"));
         }

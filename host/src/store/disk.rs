@@ -191,7 +191,9 @@ impl Disk {
             tracing::error!(
                 dir = %self.dir.display(), ?error, "state store: damaged; it is made again when it is opened"
             );
-            if let Err(error) = durable::write(&self.dir, DAMAGED_MARK, durable::PRIVATE, b"") {
+            // A disk that fails may not make it durable, and the mark is of use until the power goes off all the same.
+            let noted = durable::write(&self.dir, DAMAGED_MARK, durable::PRIVATE, b"");
+            if let Err(error) = noted.or_else(|_| durable::create(&mark).map(drop)) {
                 tracing::error!(path = %mark.display(), %error, "state store: the damage could not be noted");
             }
         }

@@ -99,7 +99,7 @@ impl Pending {
     }
 }
 
-pub(super) struct Shared {
+pub(super) struct StoreCore {
     pub disk: Arc<Disk>,
     pub dir: PathBuf,
     pub pending: Mutex<Pending>,
@@ -123,7 +123,7 @@ pub struct StoreStats {
 }
 
 pub struct Store {
-    shared: Arc<Shared>,
+    shared: Arc<StoreCore>,
     /// The executor locks it, and `stats` for a moment.
     hot: Mutex<HotTable>,
     writer: Option<JoinHandle<()>>,
@@ -151,7 +151,7 @@ impl Store {
             remembered_count: 0,
             is_closing: false,
         };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(StoreCore {
             disk,
             dir: dir.to_owned(),
             pending: Mutex::new(pending),
@@ -284,7 +284,7 @@ impl Store {
         Ok(())
     }
 
-    pub(super) fn shared(&self) -> &Shared {
+    pub(super) fn shared(&self) -> &StoreCore {
         &self.shared
     }
 
@@ -423,7 +423,7 @@ impl Drop for Store {
     }
 }
 
-impl Shared {
+impl StoreCore {
     /// Makes the executor wait until the writer or the log has advanced.
     pub fn wait_for_writer(&self, pending: &mut MutexGuard<'_, Pending>) -> Result<(), StoreError> {
         self.check(pending)?;

@@ -13,7 +13,7 @@ use parking_lot::MutexGuard;
 use super::StoreError;
 use super::delta::Delta;
 use super::keep;
-use super::state::{Pending, Shared, WriterState};
+use super::state::{Pending, StoreCore, WriterState};
 use super::tiers::neighbours_to_merge;
 
 /// Deltas up to this size are merged as soon as there are a few; see `tiers.rs`.
@@ -27,7 +27,7 @@ const REMEMBERED_MAX: u32 = 40;
 const QUIET_BYTES_MIN: u64 = 4 << 20;
 
 #[derive(Debug, PartialEq, Eq)]
-enum Step {
+enum WriterStep {
     Stop,
     Wait,
     /// Merge these neighbours.
@@ -38,7 +38,7 @@ enum Step {
     Keep,
 }
 
-pub fn run(shared: &Shared) {
+pub fn run(shared: &StoreCore) {
     // After a panic nobody may be left waiting for the writer.
     let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(shared)));
     if stopped.is_err() {
@@ -46,18 +46,18 @@ pub fn run(shared: &Shared) {
     }
 }
 
-fn work(shared: &Shared) {
+fn work(shared: &StoreCore) {
     let mut pending = shared.pending.lock();
     let mut is_quiet = false;
     loop {
         match next_step(shared, &pending, is_quiet) {
-            Step::Stop => return,
-            Step::Wait => {
+            WriterStep::Stop => return,
+            WriterStep::Wait => {
                 let seq_before = pending.seq_applied;
                 let waited = shared.work.wait_for(&mut pending, TICK);
                 is_quiet = waited.timed_out() && pending.seq_applied == seq_before;
             }
-            Step::Merge(range) => {
+            WriterStep::Merge(range) => {
                 let deltas = pending.deltas[range.clone()].to_vec();
                 let merged = MutexGuard::unlocked(&mut pending, || Delta::merge(&deltas));
                 // Only this thread removes deltas, and new ones are added at the end: the range still names the same
@@ -66,7 +66,7 @@ fn work(shared: &Shared) {
                 // Freeing megabytes takes a while, so it is not done under the lock.
                 MutexGuard::unlocked(&mut pending, || drop(deltas));
             }
-            Step::Write(count) => {
+            WriterStep::Write(count) => {
                 let deltas = pending.deltas[..count].to_vec();
                 let (delta, result) = MutexGuard::unlocked(&mut pending, || write(shared, &deltas));
                 on_written(shared, &mut pending, count, &delta, result);
@@ -75,7 +75,7 @@ fn work(shared: &Shared) {
                     shared.work.wait_for(&mut pending, TICK);
                 }
             }
-            Step::Keep => {
+            WriterStep::Keep => {
                 let folder = pending.kept.front().expect("one is due").folder.clone();
                 let result = MutexGuard::unlocked(&mut pending, || keep::put(&shared.disk, &folder));
                 on_kept(shared, &mut pending, result);
@@ -87,7 +87,7 @@ fn work(shared: &Shared) {
     }
 }
 
-fn next_step(shared: &Shared, pending: &Pending, is_quiet: bool) -> Step {
+fn next_step(shared: &StoreCore, pending: &Pending, is_quiet: bool) -> WriterStep {
     let writable = pending.writable();
     let (bytes, log_bytes) = pending.deltas[..writable]
         .iter()
@@ -98,19 +98,19 @@ fn next_step(shared: &Shared, pending: &Pending, is_quiet: bool) -> Step {
         || shared.replay_bytes_max <= log_bytes
         || (is_quiet && QUIET_BYTES_MIN <= log_bytes);
     if pending.is_closing || matches!(pending.state, WriterState::Stopped { .. }) {
-        return Step::Stop;
+        return WriterStep::Stop;
     }
     if keep::is_due(pending) {
-        return Step::Keep;
+        return WriterStep::Keep;
     }
     if is_wanted && 0 < writable {
-        return Step::Write(writable);
+        return WriterStep::Write(writable);
     }
     let sizes: Vec<u64> = pending.deltas[..writable].iter().map(|delta| delta.size() as u64).collect();
-    neighbours_to_merge(&sizes, UNIT_BYTES).map_or(Step::Wait, Step::Merge)
+    neighbours_to_merge(&sizes, UNIT_BYTES).map_or(WriterStep::Wait, WriterStep::Merge)
 }
 
-fn write(shared: &Shared, deltas: &[Arc<Delta>]) -> (Arc<Delta>, Result<(), StoreError>) {
+fn write(shared: &StoreCore, deltas: &[Arc<Delta>]) -> (Arc<Delta>, Result<(), StoreError>) {
     let merged = match deltas {
         [only] => Arc::clone(only),
         several => Arc::new(Delta::merge(several)),
@@ -120,7 +120,7 @@ fn write(shared: &Shared, deltas: &[Arc<Delta>]) -> (Arc<Delta>, Result<(), Stor
 }
 
 fn on_written(
-    shared: &Shared,
+    shared: &StoreCore,
     pending: &mut Pending,
     count: usize,
     delta: &Arc<Delta>,
@@ -144,7 +144,7 @@ fn on_written(
     shared.progress.notify_all();
 }
 
-fn on_kept(shared: &Shared, pending: &mut MutexGuard<'_, Pending>, result: Result<(), StoreError>) {
+fn on_kept(shared: &StoreCore, pending: &mut MutexGuard<'_, Pending>, result: Result<(), StoreError>) {
     match result {
         Ok(()) => {
             let keep = pending.kept.pop_front().expect("only this thread takes one away");
@@ -157,7 +157,7 @@ fn on_kept(shared: &Shared, pending: &mut MutexGuard<'_, Pending>, result: Resul
     shared.progress.notify_all();
 }
 
-fn on_failed(shared: &Shared, pending: &mut Pending, error: &StoreError) {
+fn on_failed(shared: &StoreCore, pending: &mut Pending, error: &StoreError) {
     let reason = error.reason();
     // RocksDB remembers some errors until it is opened again, long after descriptors are available. Then only reopening
     // helps.
@@ -178,7 +178,7 @@ fn has_descriptor() -> bool {
     std::fs::File::open("/dev/null").is_ok()
 }
 
-fn stop(shared: &Shared, pending: &mut Pending, reason: String) {
+fn stop(shared: &StoreCore, pending: &mut Pending, reason: String) {
     tracing::error!(dir = %shared.dir.display(), reason, "state store: the writer has stopped");
     pending.state = WriterState::Stopped { reason };
     shared.progress.notify_all();

@@ -27,11 +27,11 @@ const FRESH: Duration = Duration::from_secs(3);
 pub struct Clocks {
     wall: Arc<dyn Clock>,
     skew_max: Duration,
-    state: Mutex<State>,
+    state: Mutex<ClocksState>,
 }
 
 #[derive(Default)]
-struct State {
+struct ClocksState {
     samples: BTreeMap<NodeId, Sample>,
     /// The anchor from which the believed time is counted. `None` before the first round of a process that has no
     /// earlier one.
@@ -114,7 +114,7 @@ impl Clocks {
     /// `anchor` is what an earlier process has believed since this machine was started. Without it the first look is
     /// believed.
     pub fn new(wall: Arc<dyn Clock>, skew_max: Duration, anchor: Option<Anchor>) -> Self {
-        Self { wall, skew_max, state: Mutex::new(State { anchor, ..State::default() }) }
+        Self { wall, skew_max, state: Mutex::new(ClocksState { anchor, ..ClocksState::default() }) }
     }
 
     /// The anchor from which the believed time is counted.
@@ -194,7 +194,7 @@ impl Clocks {
     }
 
     /// Believes the wall clock if it has not leapt, or if its leap is no error of one node or of one moment.
-    fn follow_wall(&self, state: &mut State, fresh: &[Sample], others: usize) {
+    fn follow_wall(&self, state: &mut ClocksState, fresh: &[Sample], others: usize) {
         let (wall, running) = (self.wall.now(), self.wall.running());
         let here = Anchor { wall, running };
         let anchor = *state.anchor.get_or_insert(here);

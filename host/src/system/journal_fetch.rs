@@ -36,7 +36,7 @@ pub type Stand = (JournalIndex, Head);
 
 /// The body of [`Topic::History`].
 #[derive(Clone, Copy, Debug, Encode, Decode)]
-struct Wanted {
+struct JournalFetchRequest {
     /// Asks for the entries after this one, where the journal has the head `head`.
     #[n(0)]
     after: u64,
@@ -68,7 +68,7 @@ pub async fn serve(
     body: &[u8],
 ) -> Result<BoxStream<'static, Result<Bytes, ServiceError>>, ServiceError> {
     let failed = |error: crate::partition::PartitionError| ServiceError::Failed(error.to_string());
-    let Wanted { after, head, last } = decode(body)?;
+    let JournalFetchRequest { after, head, last } = decode(body)?;
     let start = start_after(partition, (JournalIndex(after), Head(head)));
     let tail = Tail::open(partition, start, Instant::now() + PATIENCE).await.map_err(failed)?;
     let pieces = stream::try_unfold(tail, move |mut tail| async move {
@@ -114,7 +114,7 @@ impl Incoming {
         last: JournalIndex,
     ) -> Result<Self, HistoryError> {
         let (JournalIndex(after), Head(head)) = stand;
-        let body = encode(&Wanted { after, head, last: last.0 });
+        let body = encode(&JournalFetchRequest { after, head, last: last.0 });
         let call = Call { topic: Topic::History, group: Some(group.clone()), body };
         let pieces = host.network().fetch(node, call, PATIENCE).await?;
         Ok(Self { pieces, ready: VecDeque::new(), stand, last })

@@ -107,8 +107,8 @@ impl Host {
         let GroupName { machine, partition } = group;
         format!(
             "{whom}{archive}; put back what is missing, or, if it is gone for good, run `statehouse cluster \
-             accept-loss {machine} {partition} --why …` on this node: what clients were told of it then never \
-             happened, and is executed if it is sent again"
+             accept-loss {machine} {partition} --why …` with the --url of this node: what clients were told of it \
+             then never happened, and is executed if it is sent again"
         )
     }
 

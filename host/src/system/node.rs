@@ -460,5 +460,5 @@ pub(super) fn stage(registry: &Registry, spec: &MachineSpec) -> Result<Arc<dyn L
 
 fn views_in(folder: &DataFolder, store: &StoreShared, registry: &Arc<Registry>) -> Views {
     let (store, modules) = (store.clone(), registry.clone());
-    Views::new(views::Shared { folder: folder.path().join("views"), store, modules })
+    Views::new(views::ViewsContext { folder: folder.path().join("views"), store, modules })
 }

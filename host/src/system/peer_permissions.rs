@@ -117,12 +117,12 @@ pub fn on_named(host: &Host, from: NodeId, nodes: BTreeMap<NodeId, String>) {
 
 /// What a request is about, as far as the gate has to know. Without a topic it is a message of Raft.
 #[derive(Clone, Copy)]
-struct Asked<'a> {
+struct PeerQuestion<'a> {
     topic: Option<Topic>,
     group: Option<&'a GroupName>,
 }
 
-impl Asked<'_> {
+impl PeerQuestion<'_> {
     /// Whether the machine `system` itself needs it to keep running.
     fn is_of_system(self) -> bool {
         self.group.is_some_and(|group| &*group.machine == SYSTEM)
@@ -134,7 +134,7 @@ impl Asked<'_> {
 ///
 /// # Errors
 /// The refusal, in words for the node that asks.
-fn check(host: &Host, from: NodeId, asked: Asked<'_>) -> Result<(), ServiceError> {
+fn check(host: &Host, from: NodeId, asked: PeerQuestion<'_>) -> Result<(), ServiceError> {
     let directory = host.directory.borrow();
     if directory.retired.contains(&from) {
         return Err(ServiceError::Refused(format!(
@@ -221,7 +221,7 @@ pub struct Gate(pub Arc<HostService>);
 
 impl Gate {
     fn check(&self, from: NodeId, topic: Option<Topic>, group: Option<&GroupName>) -> Result<(), ServiceError> {
-        let checked = check(&self.0.0, from, Asked { topic, group });
+        let checked = check(&self.0.0, from, PeerQuestion { topic, group });
         if checked.is_err() {
             metrics::counter!("statehouse_peer_requests_refused_total").increment(1);
         }

@@ -87,12 +87,12 @@ pub type Mark = (Option<EntryId>, Option<Vote>);
 /// The node's pulse and what it has heard, with the file, which only this type writes.
 pub struct Pulse {
     file: SmallFile<Content>,
-    state: Mutex<State>,
+    state: Mutex<PulseState>,
     /// Held while the file is written.
     writing: Mutex<()>,
 }
 
-struct State {
+struct PulseState {
     /// INVARIANT: `own` is on disk.
     content: Content,
     written: Content,
@@ -118,7 +118,7 @@ impl Pulse {
             file.read_or_make_anew("this node's counter is lost, and the other nodes must confirm what its logs held")?;
         let (open_at, marks, votes_before, votes) = Default::default();
         let (written, all_open_at) = (content.clone(), content.own);
-        let state = State { content, written, heard_of_me: 0, all_open_at, open_at, marks, votes_before, votes };
+        let state = PulseState { content, written, heard_of_me: 0, all_open_at, open_at, marks, votes_before, votes };
         Ok(Self { file, state: Mutex::new(state), writing: Mutex::default() })
     }
 
@@ -252,7 +252,7 @@ impl Pulse {
     }
 }
 
-impl State {
+impl PulseState {
     fn note_open(&mut self, marks: &BTreeMap<GroupName, Mark>) {
         let own = self.content.own;
         self.open_at.extend(marks.keys().map(|group| (group.clone(), own)));

@@ -41,7 +41,7 @@ const PIECE_BYTES: usize = 1 << 20;
 
 /// The body of a fetch of [`Topic::Records`]: asks for these entries, as far as they are there.
 #[derive(Clone, Copy, Debug, Encode, Decode)]
-struct Wanted {
+struct RepairRange {
     #[n(0)]
     first: u64,
     #[n(1)]
@@ -164,7 +164,7 @@ fn stream_of(
     body: &[u8],
     read: impl Fn(LogIndex, LogIndex) -> Result<Vec<LogEntry>, LogError> + Send + Sync + 'static,
 ) -> Result<BoxStream<'static, Result<Bytes, ServiceError>>, ServiceError> {
-    let Wanted { first, last } = decode(body)?;
+    let RepairRange { first, last } = decode(body)?;
     let (read, last) = (Arc::new(read), LogIndex(last.min(u64::MAX - 1)));
     let pieces = stream::try_unfold(LogIndex(first), move |next| {
         let read = read.clone();
@@ -472,7 +472,7 @@ pub async fn fetch(
     group: &GroupName,
     range: &RangeInclusive<LogIndex>,
 ) -> Result<Vec<LogEntry>, PeerError> {
-    let wanted = Wanted { first: range.start().0, last: range.end().0 };
+    let wanted = RepairRange { first: range.start().0, last: range.end().0 };
     let call = Call { topic: Topic::Records, group: Some(group.clone()), body: encode(&wanted) };
     let mut pieces = host.network().fetch(node, call, PATIENCE).await?;
     let mut entries = Vec::new();

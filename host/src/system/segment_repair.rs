@@ -30,7 +30,7 @@ const AGAIN_MIN: Duration = Duration::from_millis(500);
 const AGAIN_MAX: Duration = Duration::from_secs(10);
 
 /// A segment, by where it begins.
-type Place = (GroupName, Lsn);
+type SegmentPlace = (GroupName, Lsn);
 
 /// An attempt that failed.
 struct Failed {
@@ -41,7 +41,7 @@ struct Failed {
 
 /// Runs until the node stops.
 pub async fn run(host: Arc<Host>) {
-    let mut failed: BTreeMap<Place, Failed> = BTreeMap::new();
+    let mut failed: BTreeMap<SegmentPlace, Failed> = BTreeMap::new();
     while !host.stopping.is_cancelled() {
         let damaged = damaged(&host);
         failed.retain(|place, _| damaged.contains_key(place));
@@ -65,7 +65,7 @@ pub async fn run(host: Arc<Host>) {
 }
 
 /// The damaged segments that the logs of this node have met, each with its log and a description of the damage.
-fn damaged(host: &Host) -> BTreeMap<Place, (Log, String)> {
+fn damaged(host: &Host) -> BTreeMap<SegmentPlace, (Log, String)> {
     let mut damaged = BTreeMap::new();
     for (group, partition) in host.replicas() {
         let rot = partition.log().watch_rot().borrow().clone();
@@ -74,7 +74,7 @@ fn damaged(host: &Host) -> BTreeMap<Place, (Log, String)> {
     damaged
 }
 
-fn tell(host: &Host, damaged: &BTreeMap<Place, (Log, String)>, failed: &BTreeMap<Place, Failed>) {
+fn tell(host: &Host, damaged: &BTreeMap<SegmentPlace, (Log, String)>, failed: &BTreeMap<SegmentPlace, Failed>) {
     let words = damaged.iter().map(|(place, (_, how))| match failed.get(place) {
         Some(failed) => format!("{}: {how}; it is not repaired yet: {}", place.0, failed.why),
         None => format!("{}: {how}; it is being repaired", place.0),

@@ -20,7 +20,7 @@ use crate::system::host::Host;
 use crate::system::lifecycle::Wanting;
 use crate::system::node::MachineSpec;
 use crate::system::reconciliation;
-use crate::views::{Source, View, Wanted};
+use crate::views::{Source, View, WantedView};
 
 /// How soon the next look follows if something is missing.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -116,7 +116,7 @@ async fn tend(host: &Arc<Host>, name: &str) -> bool {
     let (mut wanted, mut is_complete) = (Vec::new(), true);
     for row in &rows {
         match host.find_module(ModuleId(row.module)).await {
-            Ok(logic) => wanted.push(Wanted { name: row.name.clone(), logic, build: row.build }),
+            Ok(logic) => wanted.push(WantedView { name: row.name.clone(), logic, build: row.build }),
             Err(error) => {
                 tracing::warn!(view = row.name, %error, "the module of a view is not here");
                 is_complete = false;

@@ -50,7 +50,7 @@ pub struct Source {
 
 /// A view that should exist.
 #[derive(Clone)]
-pub struct Wanted {
+pub struct WantedView {
     pub name: String,
     pub logic: Arc<dyn Logic>,
     /// Rises when the view is to be made again.
@@ -58,7 +58,7 @@ pub struct Wanted {
 }
 
 /// What all views of a node share.
-pub struct Shared {
+pub struct ViewsContext {
     /// `<folder>/<machine>/<view>/`
     pub folder: PathBuf,
     pub store: StoreShared,
@@ -67,9 +67,9 @@ pub struct Shared {
 
 /// The views that run on this node.
 pub struct Views {
-    shared: Arc<Shared>,
+    shared: Arc<ViewsContext>,
     /// By machine.
-    kept: Mutex<BTreeMap<String, Kept>>,
+    kept: Mutex<BTreeMap<String, MachineViews>>,
     /// Set while `kept` is locked; from then on no view is started.
     is_closed: AtomicBool,
     /// It is known which views should exist, and each was started if it could be.
@@ -78,14 +78,14 @@ pub struct Views {
 
 /// The views of a machine, by name.
 #[derive(Default)]
-struct Kept {
+struct MachineViews {
     running: BTreeMap<String, Running>,
     /// Threads that delete the files of dropped views. A new view of the same name waits for its thread.
     deleting: BTreeMap<String, JoinHandle<()>>,
 }
 
 impl Views {
-    pub fn new(shared: Shared) -> Self {
+    pub fn new(shared: ViewsContext) -> Self {
         let (is_closed, is_settled) = (AtomicBool::new(false), AtomicBool::new(false));
         Self { shared: Arc::new(shared), kept: Mutex::default(), is_closed, is_settled }
     }
@@ -93,7 +93,7 @@ impl Views {
     /// Starts missing views, stops and deletes views that are no longer wanted, and has views made again whose module
     /// or build number has changed. `names` lists all views that should exist, including those whose module is not here
     /// yet.
-    pub fn keep(&self, source: &Source, names: &[String], wanted: Vec<Wanted>) {
+    pub fn keep(&self, source: &Source, names: &[String], wanted: Vec<WantedView>) {
         self.keep_if(source, names, wanted, || true);
     }
 
@@ -102,7 +102,7 @@ impl Views {
         &self,
         source: &Source,
         names: &[String],
-        wanted: Vec<Wanted>,
+        wanted: Vec<WantedView>,
         is_current: impl FnOnce() -> bool,
     ) -> bool {
         let mut kept = self.kept.lock();
@@ -112,11 +112,12 @@ impl Views {
         if !is_current() {
             return false;
         }
-        let Kept { running, deleting } = match kept.entry(source.machine.clone()) {
+        let MachineViews { running, deleting } = match kept.entry(source.machine.clone()) {
             btree_map::Entry::Occupied(known) => known.into_mut(),
-            btree_map::Entry::Vacant(unknown) => {
-                unknown.insert(Kept { deleting: self.delete_dropped(&source.machine, names), ..Kept::default() })
-            }
+            btree_map::Entry::Vacant(unknown) => unknown.insert(MachineViews {
+                deleting: self.delete_dropped(&source.machine, names),
+                ..MachineViews::default()
+            }),
         };
         let gone: Vec<String> = running.keys().filter(|name| !names.contains(name)).cloned().collect();
         for name in gone {

@@ -25,7 +25,7 @@ use crate::machine::logic::Logic;
 use crate::partition::{Partition, PartitionError};
 use crate::views::build::{Build, Problem, Reading};
 use crate::views::error::ViewError;
-use crate::views::{Shared, Source, Wanted};
+use crate::views::{Source, ViewsContext, WantedView};
 
 /// The file that names the folder of the build that serves.
 const SERVING: &str = "serving";
@@ -48,8 +48,8 @@ pub struct View {
     pub(super) source: Source,
     pub(super) name: String,
     folder: PathBuf,
-    shared: Arc<Shared>,
-    wanted: Mutex<Wanted>,
+    shared: Arc<ViewsContext>,
+    wanted: Mutex<WantedView>,
     pub(super) held: RwLock<Held>,
     /// Counts writes, for those who wait for one.
     moved: watch::Sender<u64>,
@@ -69,9 +69,9 @@ pub(super) struct Held {
 impl Running {
     /// The new thread first waits for `before`, which still deletes the files of a dropped view of the same name.
     pub fn start(
-        shared: Arc<Shared>,
+        shared: Arc<ViewsContext>,
         source: Source,
-        wanted: Wanted,
+        wanted: WantedView,
         before: Option<JoinHandle<()>>,
     ) -> std::io::Result<Self> {
         let folder = shared.folder.join(&source.machine).join(&wanted.name);
@@ -128,7 +128,7 @@ impl View {
 
     /// The builds there are, and whether the wanted one is among them.
     pub(super) fn builds(&self) -> (Vec<Arc<Build>>, bool) {
-        let Wanted { logic, build: number, .. } = self.wanted.lock().clone();
+        let WantedView { logic, build: number, .. } = self.wanted.lock().clone();
         let held = self.held.read();
         let builds: Vec<_> = held.serving.iter().chain(&held.building).cloned().collect();
         let is_complete = builds.iter().any(|build| build.is(&logic, number));
@@ -144,7 +144,7 @@ impl View {
         self.moved.subscribe()
     }
 
-    pub fn set_wanted(&self, wanted: Wanted) {
+    pub fn set_wanted(&self, wanted: WantedView) {
         let mut known = self.wanted.lock();
         if (known.build, known.logic.id()) != (wanted.build, wanted.logic.id()) {
             *known = wanted;
@@ -235,7 +235,7 @@ impl View {
     /// Opens the wanted build, unless it serves already or is being made.
     fn prepare(&self) -> Result<(), ViewError> {
         self.delete_retired();
-        let Wanted { logic, build: number, .. } = self.wanted.lock().clone();
+        let WantedView { logic, build: number, .. } = self.wanted.lock().clone();
         let is_wanted = |build: &Arc<Build>| build.is(&logic, number);
         let (serving, building) = {
             let held = self.held.read();

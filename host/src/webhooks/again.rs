@@ -9,7 +9,7 @@ use super::message::{Maker, Message};
 use super::post::{Sent, may_be_sent, read_url};
 use super::signers::has_newest;
 use super::{Secret, Sender, WebhookError};
-use crate::feed::{Feed, Place};
+use crate::feed::{Feed, FeedPlace};
 use crate::ids::Position;
 use crate::json::print;
 use crate::partition::PartitionError;
@@ -104,7 +104,7 @@ async fn make(
     let (mut gather, mut had) = (maker.gather(), first.n);
     // The message was whole once, so everything that it was made of is there.
     while let Some(rendered) = feed.next(first.partition, place).await? {
-        place = Place::behind(rendered.end);
+        place = FeedPlace::behind(rendered.end);
         gather.take(rendered, had);
         had = 0;
         if let Some(message) = gather.next_whole() {

@@ -27,7 +27,7 @@ use super::post::{Outcome, PLAINTEXT, clip, may_be_sent};
 use super::retry::{Next, after_failure};
 use super::sign::Secret;
 use super::signers::Signers;
-use crate::feed::{Feed, Place};
+use crate::feed::{Feed, FeedPlace};
 use crate::ids::{PartitionId, Position};
 use crate::limits;
 use crate::partition::PartitionError;
@@ -56,12 +56,12 @@ pub struct Delivery {
     /// The row, of which only the secrets that sign may change meanwhile.
     row: RwLock<Arc<WebhookRow>>,
     signers: Signers,
-    board: Mutex<Board>,
+    board: Mutex<DeliveryProgress>,
     requests: Semaphore,
 }
 
 /// How far the delivery is.
-struct Board {
+struct DeliveryProgress {
     lanes: BTreeMap<PartitionId, LaneRow>,
     problems: BTreeMap<PartitionId, String>,
     /// The lanes as `system` has them.
@@ -72,7 +72,7 @@ struct Board {
     is_news: bool,
 }
 
-impl Board {
+impl DeliveryProgress {
     fn new(row: &WebhookRow) -> Self {
         let lanes: BTreeMap<_, _> = row.lanes.iter().map(|lane| (PartitionId(lane.at.partition), *lane)).collect();
         let (recorded, recorded_problem) = (lanes.clone(), row.problem.clone());
@@ -136,7 +136,7 @@ impl Delivery {
             url,
             maker: Maker::new(machine, &row),
             feed,
-            board: Mutex::new(Board::new(&row)),
+            board: Mutex::new(DeliveryProgress::new(&row)),
             row: RwLock::new(row),
             signers: Signers::default(),
             requests: Semaphore::new(limits::WEBHOOK_REQUESTS_MAX),
@@ -220,7 +220,7 @@ impl Delivery {
             };
             pause = TIME_LOOK;
             gather.take(rendered.clone(), had);
-            (place, had) = (Place::behind(rendered.end), 0);
+            (place, had) = (FeedPlace::behind(rendered.end), 0);
             while let Some(message) = gather.next_whole() {
                 self.deliver(partition, &message).await;
             }

@@ -63,7 +63,7 @@ impl Sent {
         Self { status: None, outcome: Outcome::Failed { problem, detail: None, retry_after: None } }
     }
 
-    /// What went wrong, in words for whoever asked; `None` if it was taken.
+    /// What went wrong, in words for the reader of the status; `None` if it was taken.
     pub fn problem(&self) -> Option<String> {
         match &self.outcome {
             Outcome::Taken => None,

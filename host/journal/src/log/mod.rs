@@ -6,8 +6,8 @@
 //!      read   ◄─ the newest payloads in memory, else the tail through its map, or sealed segments by pread
 //! LogScan:    ◄─ a folder that nobody, or a running node, writes to
 //! ```
-//! A running node's log is in `live/`, behind a feature; an auditor scans without it. This folder knows nothing of
-//! Raft's rules, of what entries mean, of HTTP or of guests. Only `Log::release` deletes journal bytes.
+//! A running node's log is in `live/`, which a feature turns on; an auditor scans without it. This folder knows
+//! nothing of Raft's rules, of what entries mean, of HTTP or of guests. Only `Log::release` deletes journal bytes.
 // A reader uses only a part of what recovers and seals.
 #![cfg_attr(not(feature = "live"), allow(dead_code))]
 

@@ -7,13 +7,9 @@ use expect_test::expect_file;
 
 use super::kit::*;
 use super::segment::{HEADER_SIZE, SegmentHeader, TRAILER_SIZE, encode_trailer, file_name};
-use super::{
-    Boundary, FileFacts, Manifest, PartitionFacts, SegmentDamage, SegmentName, SegmentsError, SegmentsReader,
-    SegmentsWriter, Stream,
-};
-use crate::ids::{ClusterId, Digest, Head, JournalIndex, Micros, ModuleId, PartitionId};
-use crate::machine::entry::{Activation, Entry, EntryKind, Header};
-use crate::machine::journal::{Journal, Verdict};
+use super::{Boundary, FileFacts, Manifest, PartitionFacts, SegmentDamage, SegmentsError};
+use crate::ids::{Digest, Head, JournalIndex, PartitionId};
+use crate::machine::entry::{Entry, Header};
 
 /// A set of at least three files, in a folder.
 fn set() -> (tempfile::TempDir, Vec<Entry>, PartitionFacts) {

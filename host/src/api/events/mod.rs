@@ -38,7 +38,7 @@ use super::share::{Kind, Share};
 use super::url::query_pairs;
 use crate::feed::cursor::{CURSOR_IS, Cursor};
 use crate::feed::rendered::{ACTIVATED, Filter, REJECTED};
-use crate::feed::{Feed, Feeds, Place, newest};
+use crate::feed::{Feed, FeedPlace, Feeds, newest};
 use crate::ids::PartitionId;
 use crate::partition::PartitionError;
 use crate::router::{Machine, partition_error};
@@ -78,7 +78,7 @@ enum From {
 
 /// What a request asks for.
 #[derive(Debug, PartialEq, Eq)]
-struct Wanted {
+struct EventsQuery {
     from: From,
     filter: Filter,
     /// The partitions to read, without those that have none of the filter's keys.
@@ -171,7 +171,7 @@ fn body(
 
 /// # Errors
 /// 400 naming the parameter.
-fn read_wanted(machine: &Machine, query: &str, headers: &HeaderMap) -> Result<Wanted, Problem> {
+fn read_wanted(machine: &Machine, query: &str, headers: &HeaderMap) -> Result<EventsQuery, Problem> {
     let pairs = query_pairs(query)
         .ok_or_else(|| Problem::new(Code::BadParameter, "the query string is not percent-encoded UTF-8"))?;
     let (mut after, mut filter, mut partitions) = (None, Filter::default(), Vec::new());
@@ -218,7 +218,7 @@ fn read_wanted(machine: &Machine, query: &str, headers: &HeaderMap) -> Result<Wa
                 .ok_or_else(|| bad_parameter("after", &format!("must be `start`, `now` or a cursor; {CURSOR_IS}")))?,
         ),
     };
-    Ok(Wanted { from, filter, partitions })
+    Ok(EventsQuery { from, filter, partitions })
 }
 
 /// The last part of an event's type, given alone or whole.
@@ -245,7 +245,7 @@ fn bad_parameter(name: &str, what: &str) -> Problem {
 }
 
 /// The places at which a stream begins, and the cursor of a client that has seen nothing of the stream yet.
-async fn begin(feed: &Feed, wanted: &Wanted, deadline: Instant) -> Result<(Vec<Lane>, Cursor), Problem> {
+async fn begin(feed: &Feed, wanted: &EventsQuery, deadline: Instant) -> Result<(Vec<Lane>, Cursor), Problem> {
     let mut lanes = Vec::with_capacity(wanted.partitions.len());
     let mut cursor = Cursor::default();
     if let From::After(given) = &wanted.from {
@@ -270,7 +270,7 @@ async fn begin(feed: &Feed, wanted: &Wanted, deadline: Instant) -> Result<(Vec<L
             })?,
         };
         let (place, had) = match &wanted.from {
-            From::Now => (Place::behind(position), 0),
+            From::Now => (FeedPlace::behind(position), 0),
             From::Start | From::After(_) => feed.place_of(position, deadline).await.map_err(refused)?,
         };
         cursor.set(position);

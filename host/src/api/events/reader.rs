@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::problem::Code;
 use crate::feed::cursor::Cursor;
 use crate::feed::rendered::{Filter, Rendered};
-use crate::feed::{Feed, Place};
+use crate::feed::{Feed, FeedPlace};
 use crate::ids::{PartitionId, Position};
 use crate::limits;
 use crate::partition::PartitionError;
@@ -34,7 +34,7 @@ pub const RETRY_MS: u32 = 1000;
 #[derive(Clone, Copy, Debug)]
 pub struct Lane {
     pub partition: PartitionId,
-    pub place: Place,
+    pub place: FeedPlace,
     /// How many positions of the entry that follows the reader has had already.
     pub had: u32,
 }
@@ -231,7 +231,7 @@ impl Reader {
             }
         }
         self.cursor.set(rendered.end);
-        (lane.place, lane.had) = (Place::behind(rendered.end), 0);
+        (lane.place, lane.had) = (FeedPlace::behind(rendered.end), 0);
     }
 }
 

@@ -236,7 +236,7 @@ fn assemble(
 
 fn notes(request: &Request, counts: &report::Counts) -> Vec<String> {
     let mut notes = vec![
-        "Requests that were refused before they were planned are not in the log, so the report says nothing about \
+        "Requests that were refused at planning or before are not in the log, so the report says nothing about \
          them."
             .to_owned(),
         "A command that never occurs in the history proves nothing about the candidate: see the coverage.".to_owned(),

@@ -18,7 +18,7 @@ fn the_kernel_builds_for_wasm() {
     };
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernel/Cargo.toml");
     let mut build = Command::new(cargo());
-    build.args(["build", "--lib", "--release", "--target", TARGET]).args(&toolchain.cargo_args);
+    build.args(["build", "--locked", "--lib", "--release", "--target", TARGET]).args(&toolchain.cargo_args);
     build.arg("--manifest-path").arg(manifest).envs(toolchain.env);
     build.env("CARGO_TARGET_DIR", cache_folder().expect("the user has a cache folder").join("wasm-target"));
     build.env_remove("RUSTFLAGS").env_remove("RUSTC_WRAPPER").env_remove("RUSTC_WORKSPACE_WRAPPER");

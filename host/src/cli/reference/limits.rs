@@ -78,8 +78,8 @@ macro_rules! limits {
 }
 
 const OPENING: &str = "Nothing in a node grows without a bound. These are the bounds that clients, authors of modules \
-    and operators meet. `host/src/limits.rs` has all of them, each with its reason. Only those that say *Configurable* \
-    can be changed.";
+    and operators meet. `host/src/limits.rs` has all of them, with those of the crates that it names, each with \
+    its reason. Only those that say *Configurable* can be changed.";
 
 type Limits = Vec<(&'static str, String, &'static str)>;
 

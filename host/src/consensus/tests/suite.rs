@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::super::model::Model;
-use super::super::state::State;
+use super::super::state::GroupStateMachine;
 use super::super::storage::Storage;
 use super::Partition;
 use super::disk::{log_on, real_log};
@@ -25,21 +25,21 @@ struct Guard {
 struct OnRealDisk;
 struct OnSimulatedDisk;
 
-fn build(log: Log, folder: Option<TempDir>) -> (Guard, Storage, State) {
+fn build(log: Log, folder: Option<TempDir>) -> (Guard, Storage, GroupStateMachine) {
     let (stopping, stops) = watch::channel(false);
-    let state = State::new(Box::new(Partition::new())).expect("it has no membership that could be damaged");
+    let state = GroupStateMachine::new(Box::new(Partition::new())).expect("it has no membership that could be damaged");
     (Guard { _folder: folder, _stopping: stopping }, Storage::new(log, stops), state)
 }
 
-impl StoreBuilder<Model, Storage, State, Guard> for OnRealDisk {
-    async fn build(&self) -> Result<(Guard, Storage, State), StorageError<Model>> {
+impl StoreBuilder<Model, Storage, GroupStateMachine, Guard> for OnRealDisk {
+    async fn build(&self) -> Result<(Guard, Storage, GroupStateMachine), StorageError<Model>> {
         let folder = tempfile::tempdir().expect("the system has a folder for temporary files");
         Ok(build(real_log(folder.path()), Some(folder)))
     }
 }
 
-impl StoreBuilder<Model, Storage, State, Guard> for OnSimulatedDisk {
-    async fn build(&self) -> Result<(Guard, Storage, State), StorageError<Model>> {
+impl StoreBuilder<Model, Storage, GroupStateMachine, Guard> for OnSimulatedDisk {
+    async fn build(&self) -> Result<(Guard, Storage, GroupStateMachine), StorageError<Model>> {
         Ok(build(log_on(&SimDisk::new()), None))
     }
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::record::{Record, State};
+use super::record::{JobState, Record};
 use super::{Job, ResultFile, remove};
 use crate::audit::certificate::{Certificate, CertificateError};
 use crate::audit::replay::resume::Keep;
@@ -50,8 +50,8 @@ impl Job {
             if record.state.is_over() {
                 return;
             }
-            record.resumed += u32::from(record.state == State::Running);
-            record.state = State::Running;
+            record.resumed += u32::from(record.state == JobState::Running);
+            record.state = JobState::Running;
             record.clone()
         };
         if REPLAY_RESUMES_MAX < record.resumed {
@@ -126,7 +126,7 @@ impl Job {
         };
         fail::fail_point!("replays::written", |_| std::process::abort());
         Ok(Record {
-            state: State::Done,
+            state: JobState::Done,
             exit_code: Some(verdict.exit_code()),
             verdict: Some(verdict.text().to_owned()),
             differences: Some(report.difference_count()),
@@ -137,7 +137,7 @@ impl Job {
 
     fn conclude(&self, record: Record, replayed: Result<Record, Failure>) {
         let mut current = self.record.lock();
-        if current.state == State::Cancelled {
+        if current.state == JobState::Cancelled {
             // The thread that cancelled the replay has left its folder to this one.
             if let Err(error) = remove(&self.folder) {
                 tracing::warn!(id = record.id, %error, "the files of a cancelled replay cannot be removed");
@@ -148,7 +148,7 @@ impl Job {
             Ok(done) => done,
             // The node is ending; the record says that the replay is under way.
             Err(Failure::Fault(ReplayFault::Stopped { .. })) => return,
-            Err(failure) => Record { state: State::Failed, problem: Some(failure.to_string()), ..record },
+            Err(failure) => Record { state: JobState::Failed, problem: Some(failure.to_string()), ..record },
         };
         tracing::info!(id = current.id, state = current.state.name(), problem = current.problem, "a replay is over");
         let written = current.write(&self.folder).and_then(|()| remove(&self.folder.join(STATE)));

@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-pub use record::{Asked, Record, State};
+pub use record::{JobState, Record, ReplayRequest};
 
 use crate::audit::replay::words::{ParseTime, WordError, parse_approved, parse_filter, parse_moment};
 use crate::clock::Clock;
@@ -60,11 +60,11 @@ pub struct Progress {
 
 /// The replays of a node.
 pub struct Replays {
-    shared: Arc<Shared>,
+    shared: Arc<JobQueue>,
     worker: Mutex<Option<JoinHandle<()>>>,
 }
 
-struct Shared {
+struct JobQueue {
     data: PathBuf,
     parse_time: ParseTime,
     jobs: Mutex<BTreeMap<String, Arc<Job>>>,
@@ -111,7 +111,7 @@ impl Replays {
                 }
             }
         }
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(JobQueue {
             data: data.to_owned(),
             parse_time,
             jobs: Mutex::new(jobs),
@@ -130,7 +130,7 @@ impl Replays {
     ///
     /// # Errors
     /// A text is invalid, the module is not here, or there are too many replays already.
-    pub fn start(&self, machine: &str, asked: Asked, by: &str, clock: &dyn Clock) -> Result<Record, JobError> {
+    pub fn start(&self, machine: &str, asked: ReplayRequest, by: &str, clock: &dyn Clock) -> Result<Record, JobError> {
         let time = self.shared.parse_time;
         parse_filter(&asked.filter, time)?;
         parse_approved(&asked.approve)?;
@@ -177,8 +177,8 @@ impl Replays {
         let record = job.record.lock().clone();
         let path = job.folder.join(file.name());
         match std::fs::read(&path) {
-            Ok(bytes) if record.state == State::Done => Ok(bytes),
-            Err(source) if record.state == State::Done && source.kind() != std::io::ErrorKind::NotFound => {
+            Ok(bytes) if record.state == JobState::Done => Ok(bytes),
+            Err(source) if record.state == JobState::Done && source.kind() != std::io::ErrorKind::NotFound => {
                 Err(JobError::Io { path, source })
             }
             _ => {
@@ -199,8 +199,8 @@ impl Replays {
         job.stop.ask();
         let mut record = job.record.lock();
         // The thread that carries it out removes the folder once nothing writes into it any more.
-        let is_running = record.state == State::Running;
-        record.state = State::Cancelled;
+        let is_running = record.state == JobState::Running;
+        record.state = JobState::Cancelled;
         if !is_running {
             remove(&job.folder).map_err(|source| JobError::Io { path: job.folder.clone(), source })?;
         }
@@ -256,7 +256,7 @@ impl ResultFile {
     }
 }
 
-impl Shared {
+impl JobQueue {
     /// Carries replays out, one after the other, until it is told to end.
     fn work(&self) {
         lower_priority();

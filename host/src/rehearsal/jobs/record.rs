@@ -17,7 +17,7 @@ const FORMAT: u32 = 1;
 /// What is asked of a replay; texts as on the command line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Asked {
+pub struct ReplayRequest {
     pub candidate: ModuleId,
     pub mode: Mode,
     /// A time or a position.
@@ -31,7 +31,7 @@ pub struct Asked {
 /// The state of a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum JobState {
     Queued,
     /// In a file: the replay was under way when the node ended, and is continued.
     Running,
@@ -40,7 +40,7 @@ pub enum State {
     Cancelled,
 }
 
-impl State {
+impl JobState {
     pub fn name(self) -> &'static str {
         match self {
             Self::Queued => "queued",
@@ -64,11 +64,11 @@ pub struct Record {
     /// A uuid.
     pub id: String,
     pub machine: String,
-    pub asked: Asked,
+    pub asked: ReplayRequest,
     /// The name of the caller.
     pub by: String,
     pub created: Micros,
-    pub state: State,
+    pub state: JobState,
     /// How often it was continued after the node had ended.
     pub resumed: u32,
     /// When it is done: 0 the same, 1 approved, 2 not approved, 3 inconclusive.
@@ -82,7 +82,7 @@ pub struct Record {
 }
 
 impl Record {
-    pub fn new(machine: &str, asked: Asked, by: &str, created: Micros) -> Self {
+    pub fn new(machine: &str, asked: ReplayRequest, by: &str, created: Micros) -> Self {
         Self {
             format: FORMAT,
             id: uuid::Uuid::new_v4().to_string(),
@@ -90,7 +90,7 @@ impl Record {
             asked,
             by: by.to_owned(),
             created,
-            state: State::Queued,
+            state: JobState::Queued,
             resumed: 0,
             exit_code: None,
             verdict: None,

@@ -60,7 +60,7 @@ struct Levels {
     applied: JournalIndex,
 }
 
-struct Shared {
+struct IdIndexCore {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     hasher: IdHasher,
@@ -101,7 +101,7 @@ pub struct IdStats {
 }
 
 pub struct IdIndex {
-    shared: Arc<Shared>,
+    shared: Arc<IdIndexCore>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -115,7 +115,7 @@ impl IdIndex {
         disk.create_dir_all(dir).map_err(StoreError::io(dir, "created"))?;
         let (manifest, runs) = manifest::open(&disk, dir)?;
         let recent = Recent::new(options.recent_max, manifest.applied);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(IdIndexCore {
             disk,
             dir: dir.to_owned(),
             hasher: manifest.hasher,
@@ -127,7 +127,7 @@ impl IdIndex {
             changed: Condvar::new(),
             open: Arc::default(),
         });
-        let spawn = |name: &str, run: fn(&Shared)| {
+        let spawn = |name: &str, run: fn(&IdIndexCore)| {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new()
                 .name(name.to_owned())
@@ -356,7 +356,7 @@ impl Drop for IdIndex {
     }
 }
 
-impl Shared {
+impl IdIndexCore {
     fn allows(&self, table: &Recent) -> bool {
         table.last_in_log().0 <= self.durable.load(Ordering::Acquire)
     }

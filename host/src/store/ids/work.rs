@@ -15,19 +15,19 @@ use parking_lot::MutexGuard;
 use super::super::StoreError;
 use super::super::tiers::neighbours_to_merge;
 use super::run::Run;
-use super::{Progress, Shared, merge};
+use super::{IdIndexCore, Progress, merge};
 
 /// The pause between attempts while there is no room.
 pub const RETRY: Duration = Duration::from_millis(250);
 
 /// Runs the loop of one thread. After a panic nobody may be left waiting for the thread.
-pub fn run(shared: &Shared, work: fn(&Shared)) {
+pub fn run(shared: &IdIndexCore, work: fn(&IdIndexCore)) {
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(shared))).is_err() {
         shared.stop("a thread of the id index panicked".to_owned());
     }
 }
 
-pub fn write_tables(shared: &Shared) {
+pub fn write_tables(shared: &IdIndexCore) {
     while shared.wait_until(|| shared.levels.read().frozen.first().is_some_and(|table| shared.allows(table))) {
         let table = shared.levels.read().frozen.first().map(Arc::clone).expect("only this thread removes tables");
         let written = shared.new_number().and_then(|number| {
@@ -38,7 +38,7 @@ pub fn write_tables(shared: &Shared) {
     }
 }
 
-pub fn merge_runs(shared: &Shared) {
+pub fn merge_runs(shared: &IdIndexCore) {
     while shared.wait_until(|| shared.next_merge().is_some()) {
         let Some(range) = shared.next_merge() else { continue };
         let runs = shared.levels.read().runs[range].to_vec();
@@ -51,7 +51,7 @@ pub fn merge_runs(shared: &Shared) {
     }
 }
 
-impl Shared {
+impl IdIndexCore {
     /// The runs that the merger would merge now.
     pub(super) fn next_merge(&self) -> Option<Range<usize>> {
         let sizes: Vec<u64> = self.levels.read().runs.iter().map(|run| run.count()).collect();

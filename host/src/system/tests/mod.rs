@@ -473,6 +473,8 @@ impl Cluster {
 /// Stops the nodes that a test leaves running: their threads would hold their memory until the process ends.
 impl Drop for Cluster {
     fn drop(&mut self) {
+        // The runtime waits for threads that wait for a disk: a test that fails meanwhile would not end.
+        self.members.values().for_each(|member| member.disk.release_syncs());
         if std::thread::panicking() {
             return;
         }

@@ -27,7 +27,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::build::Build;
-use super::{Freshness, Shared, Source, ViewError, ViewQuery, ViewStatus, Views, Wanted};
+use super::{Freshness, Source, ViewError, ViewQuery, ViewStatus, Views, ViewsContext, WantedView};
 use crate::clock::SystemClock;
 use crate::disk::RealDisk;
 use crate::features;
@@ -310,7 +310,7 @@ impl Stage {
 
     fn views(&self) -> Views {
         let (store, modules) = (self.store.clone(), self.node.registry().clone());
-        Views::new(Shared { folder: self.views_folder(), store, modules })
+        Views::new(ViewsContext { folder: self.views_folder(), store, modules })
     }
 
     fn partitions(&self) -> Vec<Arc<Partition>> {
@@ -351,8 +351,8 @@ fn dump(build: &Build) -> BTreeMap<Vec<u8>, Vec<u8>> {
     build.store.read(|rows| rows.rising(b"", None, usize::MAX)).expect("it can be read").into_iter().collect()
 }
 
-fn wanted(logic: &Arc<NativeView>, build: u64) -> Wanted {
-    Wanted { name: Counts::NAME.to_owned(), logic: logic.clone(), build }
+fn wanted(logic: &Arc<NativeView>, build: u64) -> WantedView {
+    WantedView { name: Counts::NAME.to_owned(), logic: logic.clone(), build }
 }
 
 fn names() -> [String; 1] {

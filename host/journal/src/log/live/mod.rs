@@ -1,8 +1,8 @@
 //! The live log: the handle through which one node appends to a log, and the threads that write, prepare and seal.
 //!
 //! Entries, votes, truncations and purges go in. Entries come out, and so does the news of what is durable. This is the
-//! only part of the crate that needs a runtime, and so it is behind the feature `live`; it does not know what a scan
-//! of the same folder is for.
+//! only part of the crate that needs a runtime, and the feature `live` turns it on. It does not know what a scan of the
+//! same folder is for.
 
 mod append;
 mod cut;

@@ -71,7 +71,8 @@ fn wait_for_space(shared: &Shared, why: &str, retry: Duration) {
     let mut state = shared.state.lock();
     if !std::mem::replace(&mut state.is_full, true) {
         tracing::warn!(
-            dir = %shared.dir.display(), why, "there is no disk space for the log; appends are refused until there is"
+            dir = %shared.dir.display(), why,
+            "the next segment of the log cannot be prepared; appends are refused until it can"
         );
     }
     shared.tell_of_room();

@@ -27,11 +27,11 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 /// Writers under way; dropping the value ends them.
 pub struct Writers {
-    shared: Arc<Shared>,
+    shared: Arc<WriteLoad>,
     tasks: JoinSet<()>,
 }
 
-struct Shared {
+struct WriteLoad {
     addresses: Vec<SocketAddr>,
     accounts: Arc<Accounts>,
     partition: PartitionId,
@@ -43,7 +43,7 @@ struct Shared {
 
 impl Writers {
     pub fn start(addresses: Vec<SocketAddr>, accounts: Arc<Accounts>, partition: PartitionId, clients: u32) -> Self {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(WriteLoad {
             addresses,
             accounts,
             partition,
@@ -89,7 +89,7 @@ impl Writers {
     }
 }
 
-async fn write(shared: Arc<Shared>, mut at: usize) {
+async fn write(shared: Arc<WriteLoad>, mut at: usize) {
     let mut connection = None;
     let mut body = shared.accounts.transfer_in(shared.partition);
     while !shared.is_over.load(Ordering::Relaxed) {
