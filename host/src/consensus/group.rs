@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -77,6 +78,7 @@ pub struct Group {
     log: Log,
     leadership: watch::Receiver<Leadership>,
     stopping: Arc<watch::Sender<bool>>,
+    stands: Arc<AtomicBool>,
 }
 
 /// The state of a group, for people and for `/metrics`.
@@ -111,12 +113,13 @@ impl Group {
         check_state_within_log(state.applied(), &log)?;
         let blank = state.blank();
         let (stopping, stops) = watch::channel(false);
+        let stands = Arc::new(AtomicBool::new(options.stands));
         let config = Arc::new(config(options.name, options.stands));
         let network = Network(options.peers);
         let raft =
             Raft::new(node.0, config, network, Storage::new(log.clone(), stops), state).await.map_err(stopped)?;
         let leadership = leadership::follow(&raft, node, blank);
-        let group = Self { node, raft, log, leadership, stopping: Arc::new(stopping) };
+        let group = Self { node, raft, log, leadership, stopping: Arc::new(stopping), stands };
         group.elect_if_alone().await?;
         Ok(group)
     }
@@ -190,9 +193,13 @@ impl Group {
                 Ok(vote_reply(self.raft.pre_vote(request).await.map_err(fatal)?))
             }
             PeerRequest::Transfer { vote: of, to, last } => {
+                // A node that does not stand refuses to lead, also when it is asked. The leader proposes nothing more in
+                // its term, so this node forgets the lease all the same: then it votes at once for whoever else stands.
+                let is_refused = to == self.node && !self.stands.load(Ordering::Acquire);
+                let to = if is_refused { from } else { to };
                 let request = TransferLeaderRequest::new(raft_vote(of)?, to.0, last.map(model::log_id));
                 let outcome = self.raft.handle_transfer_leader(request).await.map_err(stopped)?;
-                Ok(PeerReply::Transfer { accepted: outcome.is_ok() })
+                Ok(PeerReply::Transfer { accepted: outcome.is_ok() && !is_refused })
             }
         }
     }
@@ -308,8 +315,10 @@ impl Group {
         self.raft.trigger().purge_log(index.0).await.map_err(stopped)
     }
 
-    /// Sets whether this node may stand for election. A node that may not still follows and votes.
+    /// Sets whether this node may stand for election. A node that may not still follows and votes, and refuses when the
+    /// leader asks it to lead.
     pub fn stand(&self, stands: bool) {
+        self.stands.store(stands, Ordering::Release);
         self.raft.runtime_config().elect(stands);
     }
 

@@ -178,3 +178,25 @@ async fn a_leader_that_lost_its_unsynced_tail_does_not_lead_on() {
     assert!(unsynced < last);
     assert_eq!(cluster.agree(last).await, ["a", "b", "c"]);
 }
+
+/// A node that is about to stop, or whose clock is wrong, does not stand. It is not to lead for a moment either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_does_not_stand_refuses_to_lead() {
+    let cluster = Cluster::new().await;
+    let (leader, term) = cluster.leader(&NODES, Term(0)).await;
+    let refusing = Cluster::others(leader)[0];
+    let first = cluster.propose(leader, term, "before").await.expect("it leads");
+    cluster.agree(first).await;
+
+    cluster.members[&refusing].group.stand(false);
+    cluster.members[&leader].group.transfer_to(refusing).await.expect("it runs");
+    let (next, later) = cluster.leader(&NODES, term).await;
+    assert_ne!(next, refusing, "it said that it does not stand");
+    let second = cluster.propose(next, later, "after").await.expect("it leads");
+    cluster.agree(second).await;
+
+    // It leads where it may stand again.
+    cluster.members[&refusing].group.stand(true);
+    cluster.members[&next].group.transfer_to(refusing).await.expect("it runs");
+    cluster.leader(&[refusing], later).await;
+}
