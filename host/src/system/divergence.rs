@@ -1,9 +1,12 @@
 //! Two histories of one partition: a proof of them stops the partition on both sides, until an operator has chosen one.
 //!
 //! ```text
-//! follower: an entry is committed here, and the leader has another one there, or none ─▶ halts for good ─▶ claim
+//! follower: an entry is committed here, and the leader has another one there, or none ─▶ halts for good ─▶ claims it
 //! leader:   is the claim true? ─▶ halts
 //! ```
+//! The claim is in the record as well, and is made again, also after a restart, until an operator has decided: the
+//! leader may be busy or unreachable when it is made first, and whoever leads next has the other history too.
+//!
 //! A leader has every entry that was committed before its term, and has made those of its own term. So a leader of the
 //! same or a later term that lacks a committed entry proves that some node has lost data. A claim counts if a voter has
 //! the entry that it names, under a vote that was committed; any other claim stops only the node that made it. Both
@@ -16,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use minicbor::{Decode, Encode};
 
 use crate::consensus::Leadership;
@@ -24,6 +28,7 @@ use crate::ids::{JournalIndex, LogIndex, NodeId, Term};
 use crate::log::{EntryId, Vote};
 use crate::partition::Partition;
 use crate::peer::{Call, GroupName, ServiceError, Topic};
+use crate::system::error::NodeError;
 use crate::system::host::Host;
 use crate::system::pulse::VoteTold;
 use crate::system::repair::{self, Holding};
@@ -32,6 +37,8 @@ use crate::system::service::{ask_head, decode, encode};
 /// How long the other side may take to answer.
 const PATIENCE: Duration = Duration::from_millis(400);
 const CLAIM_PATIENCE: Duration = Duration::from_secs(3);
+/// How long until a claim is made again.
+const CLAIM_AGAIN: Duration = Duration::from_secs(2);
 
 /// The body of [`Topic::Head`] from a follower that has a committed entry which its leader lacks. A body with only an
 /// index has 8 bytes.
@@ -54,21 +61,64 @@ pub fn is_claim(body: &[u8]) -> bool {
 pub async fn compare(host: &Host, group: GroupName, partition: Arc<Partition>) {
     let Some(leader) = partition.leader().filter(|leader| *leader != host.node) else { return };
     let journal = partition.progress().journal;
-    match ask_head(host.network().as_ref(), leader, &group, journal.index, PATIENCE).await {
-        Ok(Some(head)) if head == journal.head => metrics::counter!("statehouse_heads_compared_total").increment(1),
-        Ok(Some(_)) => {
-            halt(host, &group, &partition, journal.index, leader).await;
-            claim(host, &group, &partition, leader).await;
+    let are_two = match ask_head(host.network().as_ref(), leader, &group, journal.index, PATIENCE).await {
+        Ok(Some(head)) if head == journal.head => {
+            metrics::counter!("statehouse_heads_compared_total").increment(1);
+            false
         }
+        Ok(Some(_)) => true,
         // The leader may not have applied yet what it has.
-        Ok(None) => {
-            if lacks(host, &group, &partition, leader).await {
-                halt(host, &group, &partition, journal.index, leader).await;
-                claim(host, &group, &partition, leader).await;
+        Ok(None) => lacks(host, &group, &partition, leader).await,
+        Err(error) => {
+            tracing::debug!(%group, %leader, %error, "the leader's head is not known");
+            false
+        }
+    };
+    if are_two {
+        let claim = claim_of(&partition).await;
+        if claim.is_none() {
+            tracing::error!(%group, "the log cannot be read: the other nodes will not hear of the two histories from here");
+        }
+        // A failure is logged, and this replica has halted all the same.
+        drop(halt(host, &group, &partition, journal.index, leader, claim));
+    }
+}
+
+/// What proves to a leader that this replica has an entry which the leader lacks.
+async fn claim_of(partition: &Partition) -> Option<Vec<u8>> {
+    let (applied, vote) = (last_applied(partition).await?, partition.log().vote()?);
+    let entry = (applied.term.0, applied.node.0, applied.index.0);
+    Some(encode(&Claim { entry, vote: vote.into() }).into())
+}
+
+/// Makes the claims in this node's record, again and again, until the node stops.
+pub async fn run(host: Arc<Host>) {
+    loop {
+        if host.opening.features.has(features::LOSSES) {
+            for (group, body) in host.record.claims() {
+                make_claim(&host, &group, &Bytes::from(body)).await;
             }
         }
-        Err(error) => tracing::debug!(%group, %leader, %error, "the leader's head is not known"),
+        let sooner = tokio::time::timeout(CLAIM_AGAIN, host.record.next_claim());
+        tokio::select! {
+            () = host.stopping.cancelled() => return,
+            _ = sooner => {}
+        }
     }
+}
+
+/// Tells all other nodes: only one that leads can check the claim, and a replica that has halted does not know which
+/// one leads.
+async fn make_claim(host: &Host, group: &GroupName, body: &Bytes) {
+    let telling = host.others().into_iter().map(|node| {
+        let call = Call { topic: Topic::Head, group: Some(group.clone()), body: body.clone() };
+        async move {
+            if let Err(error) = host.network().call(node, call, CLAIM_PATIENCE).await {
+                tracing::debug!(%group, %node, %error, "a node does not confirm that there are two histories");
+            }
+        }
+    });
+    join_all(telling).await;
 }
 
 /// Whether a leader's log ends before an entry that is committed here.
@@ -94,8 +144,18 @@ async fn find_id(partition: &Partition, index: LogIndex) -> Option<EntryId> {
     reading.ok()?.ok()?.first().map(|entry| entry.id)
 }
 
-/// Stops the partition here, and records that it stays stopped.
-async fn halt(host: &Host, group: &GroupName, partition: &Partition, index: JournalIndex, other: NodeId) {
+/// Stops the partition here, and records that it stays stopped, with what the other nodes are to be told.
+///
+/// # Errors
+/// The record cannot be written. The partition has stopped all the same.
+fn halt(
+    host: &Host,
+    group: &GroupName,
+    partition: &Partition,
+    index: JournalIndex,
+    other: NodeId,
+    claim: Option<Vec<u8>>,
+) -> Result<(), NodeError> {
     let text = format!(
         "this node and node {other} have different histories of it, from journal entry {index} on at the latest"
     );
@@ -108,39 +168,30 @@ async fn halt(host: &Host, group: &GroupName, partition: &Partition, index: Jour
     metrics::counter!("statehouse_two_histories_total").increment(1);
     partition.halt_diverged(index, other);
     host.waiting.set(group, host.advice_divided(group, &text));
-    if let Err(error) = host.record.note_divided(group, text) {
+    host.record.note_divided(group, text, claim).inspect_err(|error| {
         tracing::error!(
             %group,
             %error,
             "it could not be recorded that this partition has two histories: a restart may forget it"
         );
-    }
+    })
 }
 
-/// Tells the leader, which then checks the claim itself.
-async fn claim(host: &Host, group: &GroupName, partition: &Partition, leader: NodeId) {
-    let (Some(applied), Some(vote)) = (last_applied(partition).await, partition.log().vote()) else { return };
-    if !host.opening.features.has(features::LOSSES) {
-        return;
-    }
-    let entry = (applied.term.0, applied.node.0, applied.index.0);
-    let body = encode(&Claim { entry, vote: vote.into() });
-    let call = Call { topic: Topic::Head, group: Some(group.clone()), body };
-    if let Err(error) = host.network().call(leader, call, CLAIM_PATIENCE).await {
-        tracing::warn!(%group, %leader, %error, "the leader does not confirm that there are two histories");
-    }
-}
-
-/// Answers a claim: this replica halts as well if the claim is true.
+/// Answers a claim: this replica halts as well if the claim is true. `partition` is `None` while it is not open.
 pub async fn on_claim(
     host: &Host,
     from: NodeId,
     group: &GroupName,
-    partition: Arc<Partition>,
+    partition: Option<Arc<Partition>>,
     body: &[u8],
 ) -> Result<Bytes, ServiceError> {
     let refused =
         |reason: &str| Err(ServiceError::Refused(format!("two histories of {group} are not proved: {reason}")));
+    if host.record.divided(group).is_some() {
+        // This node has halted already.
+        return Ok(Bytes::new());
+    }
+    let Some(partition) = partition else { return refused("it is not open on this node") };
     let Claim { entry: (term, by, index), vote } = decode(body)?;
     let claimed = EntryId { term: Term(term), node: NodeId(by), index: LogIndex(index) };
     let Leadership::Leader { term: led } = *partition.group().leadership().borrow() else {
@@ -169,6 +220,6 @@ pub async fn on_claim(
         Ok(Some(entry)) if entry.id == claimed => {}
         _ => return refused("the entry is not there"),
     }
-    halt(host, group, &partition, partition.progress().journal.index, from).await;
-    Ok(Bytes::new())
+    let halted = halt(host, group, &partition, partition.progress().journal.index, from, None);
+    halted.map(|()| Bytes::new()).map_err(|error| ServiceError::Failed(error.to_string()))
 }

@@ -52,8 +52,8 @@ use crate::system::service::HostService;
 use crate::system::staging::RefusedModules;
 use crate::system::timekeeping::WordsHeard;
 use crate::system::{
-    archiving, cluster_founding, health, in_transit, leadership_handover, reconciliation, replica_rebuild, retention,
-    scrub, segment_repair, signer, single_node, snapshot_fetch, snapshot_retention, tasks, viewing,
+    archiving, cluster_founding, divergence, health, in_transit, leadership_handover, reconciliation, replica_rebuild,
+    retention, scrub, segment_repair, signer, single_node, snapshot_fetch, snapshot_retention, tasks, viewing,
 };
 use crate::views::{self, Views};
 
@@ -381,6 +381,7 @@ pub(super) async fn start_member(host: Arc<Host>) {
     host.nodes.send_replace(identity.peers.keys().copied().collect());
     host.router.set_not_ready(vec!["the machines of the cluster are not known yet".to_owned()]);
     tasks::keep(&host, "vigil", health::run);
+    tasks::keep(&host, "claims", divergence::run);
     tasks::keep(&host, "invitations", cluster_founding::invite_founders);
     let logic = system_logic(&host);
     while let Err(error) = host.open_system(logic.clone()).await {

@@ -46,6 +46,10 @@ impl Host {
         if let Some(what) = self.record.divided(&group).filter(|_| !self.record.is_given_up(&group)) {
             let refusal = self.advice_divided(&group, &what);
             self.waiting.set(&group, refusal.clone());
+            // The other side of the two histories asks for entries of this log, which stays closed.
+            if !self.waiting.is_asking(&group) {
+                self.waiting.on_asking(&group);
+            }
             return Err(NodeError::Lost { group, refusal });
         }
         self.waiting.on_asking(&group);

@@ -11,9 +11,10 @@ use std::sync::Arc;
 
 use minicbor::{Decode, Encode};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::disk::{Disk, RealDisk};
-use crate::ids::NodeId;
+use crate::ids::{NodeId, PartitionId};
 use crate::limits::LOSS_TEXT_CHARS_MAX;
 use crate::peer::GroupName;
 use crate::system::error::NodeError;
@@ -35,6 +36,28 @@ struct Content {
     /// operator has decided.
     #[n(2)]
     divided: Vec<(String, u32, String)>,
+    /// Claims that replicas have two histories, about which no operator has decided. `None` is as good as an empty
+    /// list: records from before there were claims end here.
+    #[n(3)]
+    claims: Option<Vec<Claimed>>,
+}
+
+/// A claim of this node that a replica has two histories.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+struct Claimed {
+    #[n(0)]
+    machine: String,
+    #[n(1)]
+    partition: u32,
+    /// What is told to the other nodes.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    body: Vec<u8>,
+}
+
+impl Claimed {
+    fn group(&self) -> GroupName {
+        GroupName::new(&self.machine, PartitionId(self.partition))
+    }
 }
 
 /// An operator's word that a replica continues without what its log has lost.
@@ -88,6 +111,8 @@ pub struct NodeRecord {
     content: Mutex<Content>,
     /// Held while the file is written, which may take as long as the disk does. Readers do not wait for that.
     writing: Mutex<()>,
+    /// Signals a new claim.
+    claimed: Notify,
 }
 
 impl NodeRecord {
@@ -96,7 +121,7 @@ impl NodeRecord {
     pub fn open(disk: Arc<dyn Disk>, folder: &Path) -> Result<Self, NodeError> {
         let file = file(disk, folder);
         let content = file.read_or_make_anew("it had only additional evidence, so the node can serve without it")?;
-        Ok(Self { file, content: Mutex::new(content), writing: Mutex::default() })
+        Ok(Self { file, content: Mutex::new(content), writing: Mutex::default(), claimed: Notify::new() })
     }
 
     /// Reads from the record in a folder which replicas have had entries, as machine and partition. The folder may be
@@ -123,13 +148,35 @@ impl NodeRecord {
         })
     }
 
-    /// Notes that a replica's history differs from another node's; durable on return.
-    pub fn note_divided(&self, group: &GroupName, what: String) -> Result<(), NodeError> {
+    /// Notes that a replica's history differs from another node's, and the claim that the others are to hear; durable
+    /// on return.
+    pub fn note_divided(&self, group: &GroupName, what: String, claim: Option<Vec<u8>>) -> Result<(), NodeError> {
         let (machine, partition) = key(group);
+        let is_claimed = claim.is_some();
         self.change(|content| {
             content.divided.retain(|(of, id, _)| (of, id) != (&machine, &partition));
+            if let Some(body) = claim {
+                let claims = content.claims.get_or_insert_default();
+                claims.retain(|claimed| claimed.group() != *group);
+                claims.push(Claimed { machine: machine.clone(), partition, body });
+            }
             content.divided.push((machine, partition, what));
-        })
+        })?;
+        if is_claimed {
+            self.claimed.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Waits for a claim that was not there when this was called last.
+    pub async fn next_claim(&self) {
+        self.claimed.notified().await;
+    }
+
+    /// The claims about which no operator has decided.
+    pub fn claims(&self) -> Vec<(GroupName, Vec<u8>)> {
+        let content = self.content.lock();
+        content.claims.iter().flatten().map(|claimed| (claimed.group(), claimed.body.clone())).collect()
     }
 
     /// What is known about the other history of a replica, if there is one.
@@ -161,6 +208,9 @@ impl NodeRecord {
             words.for_each(|word| word.is_used = true);
             let (machine, partition) = key(group);
             content.divided.retain(|(of, id, _)| (of, id) != (&machine, &partition));
+            if let Some(claims) = &mut content.claims {
+                claims.retain(|claimed| claimed.group() != *group);
+            }
         })
     }
 
@@ -235,6 +285,44 @@ mod tests {
         let record = open(&disk.crash(9));
         assert!(!record.is_given_up(&group(1)), "once");
         assert_eq!(record.given_up(), [GivenUp { is_used: true, is_in_system: true, ..word(1, 7) }], "and for ever");
+    }
+
+    #[test]
+    fn a_claim_survives_a_power_cut_until_an_operator_has_decided() {
+        let mut disk = SimDisk::new();
+        let record = open(&disk);
+        for (partition, claim) in [(1, Some(vec![1, 2])), (2, Some(vec![3])), (3, None)] {
+            record.note_divided(&group(partition), "two".to_owned(), claim).expect("written");
+        }
+        for seed in 0..8 {
+            disk = disk.crash(seed);
+            assert_eq!(open(&disk).claims(), [(group(1), vec![1, 2]), (group(2), vec![3])]);
+        }
+        open(&disk).use_up(&group(2)).expect("written");
+        let record = open(&disk.crash(9));
+        assert_eq!(record.claims(), [(group(1), vec![1, 2])]);
+        assert!(record.divided(&group(1)).is_some() && record.divided(&group(2)).is_none());
+    }
+
+    #[test]
+    fn a_record_from_before_there_were_claims_is_read() {
+        #[derive(Default, Encode, Decode)]
+        struct Earlier {
+            #[n(0)]
+            with_entries: Vec<(String, u32)>,
+            #[n(1)]
+            given_up: Vec<GivenUp>,
+            #[n(2)]
+            divided: Vec<(String, u32, String)>,
+        }
+        let disk = SimDisk::new();
+        let earlier: SmallFile<Earlier> = SmallFile::new(Arc::new(disk.clone()), Path::new("/node"), NAME, MAGIC);
+        let divided = vec![("wallet".to_owned(), 1, "two".to_owned())];
+        earlier.write(&Earlier { divided, ..Earlier::default() }).expect("written");
+        let record = open(&disk);
+        assert_eq!((record.divided(&group(1)), record.claims()), (Some("two".to_owned()), Vec::new()));
+        record.note_entries(&[group(1)]).expect("written");
+        assert_eq!(earlier.read().expect("the earlier program reads it").with_entries, [("wallet".to_owned(), 1)]);
     }
 
     #[test]

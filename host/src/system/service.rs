@@ -232,7 +232,7 @@ async fn answer(host: &Arc<Host>, from: NodeId, call: Call, patience: Duration) 
         }
         Topic::Seen => answer_seen(host, from, &group()?),
         Topic::Head if divergence::is_claim(&body) => {
-            divergence::on_claim(host, from, &group()?, replica()?, &body).await
+            divergence::on_claim(host, from, &group()?, replica().ok(), &body).await
         }
         Topic::Head => answer_head(replica()?, &body).await,
         Topic::Clock => Ok(clock_round::answer(host, from, &body)),

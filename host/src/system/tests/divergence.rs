@@ -90,11 +90,27 @@ async fn two_nodes_that_were_set_back_together_are_found_out_by_the_third() {
     load.more(20).await;
     load.stop().await;
 
+    // The leaders cannot ask for the proof at first.
+    for node in [one, other] {
+        cluster.network.lose_calls(node, whole, 1000);
+    }
     cluster.start(whole).await;
     let groups: Vec<GroupName> = (0..PARTITIONS).map(|at| GroupName::new(MACHINE, PartitionId(at))).collect();
     for group in &groups {
         cluster.is_stopped(whole, group).await;
-        let led = |node: &NodeId| cluster.node(*node).host.record.divided(group).is_some();
+    }
+    let record = |node: NodeId| &cluster.node(node).host.record;
+    assert!([one, other].into_iter().all(|node| groups.iter().all(|group| record(node).divided(group).is_none())));
+    // A restart does not forget the claim, and heals nothing.
+    cluster.crash(whole).await;
+    cluster.start(whole).await;
+    for group in &groups {
+        cluster.is_stopped(whole, group).await;
+    }
+    cluster.network.heal();
+    let record = |node: NodeId| &cluster.node(node).host.record;
+    for group in &groups {
+        let led = |node: &NodeId| record(*node).divided(group).is_some();
         let led =
             eventually("who led the other history stops as well", || [one, other].into_iter().find(|node| led(node)));
         let led = led.await;
