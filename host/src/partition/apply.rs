@@ -180,11 +180,10 @@ impl Executor {
 
     fn show_under_way(&self) {
         let (count, oldest) = self.coordinator.under_way();
-        let partition = || ("partition", self.partition.to_string());
-        metrics::gauge!("statehouse_commands_in_flight", &[partition()]).set(count as f64);
+        metrics::gauge!("statehouse_commands_in_flight", &self.labels).set(count as f64);
         // A point in time, not an age, so that it ages while nothing is applied. 0 means that nothing waits.
         let started = oldest.map_or(0.0, |started| started.0 as f64 / 1e6);
-        metrics::gauge!("statehouse_command_in_flight_oldest_timestamp_seconds", &[partition()]).set(started);
+        metrics::gauge!("statehouse_command_in_flight_oldest_timestamp_seconds", &self.labels).set(started);
     }
 
     fn answer_batch(&mut self, recorded: &Arc<Recorded>, batch: &Batch<'_>, submissions: Vec<Submission>) {

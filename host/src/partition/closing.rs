@@ -109,7 +109,7 @@ impl Executor {
         let refusal = if is_halted { Refusal::Halted } else { Refusal::ShuttingDown };
         if let RunState::Halted(reason) = &state {
             tracing::error!(partition = %self.partition, %reason, "partition halted");
-            metrics::gauge!("statehouse_partition_halted", "partition" => self.partition.to_string()).set(1.0);
+            metrics::gauge!("statehouse_partition_halted", &self.labels).set(1.0);
         }
         // Set the state before anybody is answered, so that a client that asks again is not sent here.
         board.state.send_replace(state);

@@ -193,8 +193,11 @@ impl Partition {
         let board = Board::new(recovered.progress(), panics);
         let timeline = Arc::new(Timeline::new(options.clock.clone()));
         let (mailbox, messages) = std::sync::mpsc::channel();
+        let labels = [("machine", options.machine.clone()), ("partition", options.partition.to_string())];
+        metrics::gauge!("statehouse_partition_halted", &labels).set(0.0);
         let executor = Executor {
             partition: options.partition,
+            labels,
             runtime: tokio::runtime::Handle::current(),
             timeline: timeline.clone(),
             modules: options.modules.clone(),

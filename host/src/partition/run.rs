@@ -102,6 +102,8 @@ pub struct ActivationRequest {
 /// The executor's state. `apply.rs` and `propose.rs` hold the two halves of its work.
 pub struct Executor {
     pub(super) partition: PartitionId,
+    /// The labels of this partition's metrics: machine and partition.
+    pub(super) labels: [(&'static str, String); 2],
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) timeline: Arc<Timeline>,
     pub(super) modules: Arc<dyn Modules>,
