@@ -16,7 +16,7 @@ test: ## format, lints, modules, every suite; the time of each and a summary at 
 check: ## what is told within a minute of an edit of kernel or journal: format, rules, their lints and unit tests
 	.ci/test format tidy kernel_lints kernel journal
 
-chaos: setup ## clusters, simulated and real, with many more faults, and bugs that must be noticed: an hour and more
+chaos: setup ## clusters, real and simulated, with many more faults, and bugs that must be noticed: some hours
 	STATEHOUSE_CHAOS=1 .ci/test build journal host it cluster plants
 
 modules: build ## the modules of this repository, from source, compared with the released ones
