@@ -2,21 +2,20 @@
 //!
 //! Modules are declared in reading order: the path of a request from the socket to the disk. See `ARCHITECTURE.md`.
 //! What replicas and auditors compute is in a crate of its own, the kernel; the formats of files in another, the
-//! journal; and what runs modules in a third, the engine. None of them sees anything of the host.
+//! journal; what runs modules in a third, the engine; and what people and programs read in a fourth, text. None of them
+//! sees anything of the host.
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub use statehouse_engine::guest;
 pub use statehouse_journal::{disk, durable, log, planted, regular, segments};
 pub use statehouse_kernel::{ids, machine, saga};
+pub use statehouse_text::{json, printable, rfc3339};
 
 pub mod limits;
 pub mod features;
 pub mod config;
 pub mod clock;
 pub mod key;
-pub mod printable;
-pub mod rfc3339;
-pub mod json;
 pub mod cli;
 pub mod api;
 pub mod router;
