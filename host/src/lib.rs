@@ -7,7 +7,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub use statehouse_engine::guest;
-pub use statehouse_journal::{disk, durable, log, planted, regular, segments};
+pub use statehouse_journal::{canonical, data_folder, disk, durable, key, log, planted, regular, segments};
 pub use statehouse_kernel::{ids, machine, saga};
 pub use statehouse_text::{json, printable, rfc3339};
 
@@ -15,7 +15,6 @@ pub mod limits;
 pub mod features;
 pub mod config;
 pub mod clock;
-pub mod key;
 pub mod cli;
 pub mod api;
 pub mod router;

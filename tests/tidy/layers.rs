@@ -54,9 +54,10 @@ const ENGINE_MAY: [&str; 18] = [
 
 /// All that the journal may depend on, for it is a part of every auditor's program. None of these is a runtime, a
 /// database or a network; only a log that is written to needs `tokio`, which is optional.
-const JOURNAL_MAY: [&str; 17] = [
+const JOURNAL_MAY: [&str; 18] = [
     "blake3",
     "bytes",
+    "ed25519-dalek",
     "fail",
     "jiff",
     "memmap2",
@@ -99,7 +100,19 @@ const OWNERS: [(&str, &[&str]); 18] = [
     // with JSON.
     (
         "serde_json",
-        &["api", "archive", "audit", "cli", "json", "printable", "rehearsal", "segments", "system", "webhooks"],
+        &[
+            "api",
+            "archive",
+            "audit",
+            "cli",
+            "data_folder",
+            "json",
+            "printable",
+            "rehearsal",
+            "segments",
+            "system",
+            "webhooks",
+        ],
     ),
 ];
 

@@ -13,6 +13,8 @@ pub mod planted;
 pub mod durable;
 pub mod regular;
 pub mod disk;
+pub mod key;
+pub mod data_folder;
 pub mod log;
 pub mod canonical;
 pub mod segments;

@@ -23,11 +23,6 @@ pub enum ArchiveError {
     #[error("{url} has no owner file: it is empty, or it is not an archive; check the URL")]
     NoOwner { url: String },
     #[error(
-        "{machine}/{partition}: the archive has two segments that begin with entry {first}, {one} and {other}: \
-         two histories were archived to one place"
-    )]
-    Fork { machine: String, partition: PartitionId, first: JournalIndex, one: String, other: String },
-    #[error(
         "{machine}/{partition}: entry {index} is another one in the archive {url}: \
          this cluster was restored to an earlier moment; archive to another URL"
     )]
@@ -39,7 +34,7 @@ impl ArchiveError {
     pub fn is_absence(&self) -> bool {
         match self {
             Self::Store { source, .. } => matches!(source, object_store::Error::NotFound { .. }),
-            Self::Segments(SegmentsError::Io { source, .. }) => source.kind() == io::ErrorKind::NotFound,
+            Self::Segments(error) => error.is_absence(),
             _ => false,
         }
     }

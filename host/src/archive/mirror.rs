@@ -11,12 +11,9 @@ use super::error::ArchiveError;
 use super::store::Archive;
 use crate::ids::{Head, PartitionId};
 use crate::segments::{
-    FileFacts, Manifest, Mirror, PartitionFacts, SegmentName, TRAILER_SIZE, decode_trailer, modules_folder,
-    partition_folder,
+    FileFacts, LISTINGS_MAX, Manifest, Mirror, PartitionFacts, SegmentName, TRAILER_SIZE, chain, decode_trailer,
+    modules_folder, partition_folder,
 };
-
-/// How often a partition is listed again because listed objects are gone.
-const LISTINGS_MAX: usize = 8;
 
 impl Archive {
     /// Fetches the files that the folder lacks, and tells `on_bytes` of each. Fetched files stay, so the fetch may be
@@ -26,11 +23,12 @@ impl Archive {
     /// The archive cannot be reached, has no owner, or has two histories; or an error of the disk.
     pub async fn mirror(&self, folder: &Path, on_bytes: &dyn Fn(u64)) -> Result<Mirror, ArchiveError> {
         let cluster = self.owner().await?.ok_or_else(|| ArchiveError::NoOwner { url: self.url().to_owned() })?;
-        let local = self.folder();
-        let folder = local.unwrap_or(folder).to_owned();
+        if let Some(local) = self.folder() {
+            return Ok(Mirror::of_owner(local, cluster)?);
+        }
         let mut manifest = Manifest::new(cluster.to_string());
         for (machine, partition) in self.partitions().await? {
-            let within = partition_folder(&folder, &machine, partition);
+            let within = partition_folder(folder, &machine, partition);
             let mut files = self.mirror_partition(&machine, partition, &within, on_bytes).await;
             for _ in 0..LISTINGS_MAX {
                 // Something was archived meanwhile, and replaced a listed object.
@@ -43,13 +41,13 @@ impl Archive {
             manifest.partitions.push(PartitionFacts { machine, partition, files });
         }
         manifest.modules = self.modules().await?;
-        let within = modules_folder(&folder);
+        let within = modules_folder(folder);
         for id in &manifest.modules {
-            if local.is_none() && !within.join(format!("{id}.wasm")).is_file() {
+            if !within.join(format!("{id}.wasm")).is_file() {
                 on_bytes(self.fetch_module(*id, &within).await?);
             }
         }
-        Ok(Mirror { folder, manifest })
+        Ok(Mirror { folder: folder.to_owned(), manifest })
     }
 
     async fn mirror_partition(
@@ -59,7 +57,7 @@ impl Archive {
         within: &Path,
         on_bytes: &dyn Fn(u64),
     ) -> Result<Vec<FileFacts>, ArchiveError> {
-        let is_here = |name: &str| self.folder().is_some() || within.join(name).is_file();
+        let is_here = |name: &str| within.join(name).is_file();
         let names = chain(machine, partition, self.segments(machine, partition).await?)?;
         let segments = names.iter().map(SegmentName::to_string);
         for name in segments.chain(self.snapshots(machine, partition).await?) {
@@ -69,26 +67,6 @@ impl Archive {
         }
         Ok(names.iter().map(|name| FileFacts::read(within, name)).collect::<Result<_, _>>()?)
     }
-}
-
-/// One segment for each place in the journal: the longest of those with the same first entry. The others are earlier,
-/// incomplete versions.
-///
-/// # Errors
-/// Two segments of equal length differ.
-pub fn chain(machine: &str, partition: PartitionId, names: Vec<SegmentName>) -> Result<Vec<SegmentName>, ArchiveError> {
-    let mut chain: Vec<SegmentName> = Vec::new();
-    for name in names {
-        match chain.pop_if(|before| before.first == name.first) {
-            Some(before) if before.last == name.last => {
-                let (machine, first) = (machine.to_owned(), name.first);
-                let (one, other) = (before.to_string(), name.to_string());
-                return Err(ArchiveError::Fork { machine, partition, first, one, other });
-            }
-            _ => chain.push(name),
-        }
-    }
-    Ok(chain)
 }
 
 impl Archive {

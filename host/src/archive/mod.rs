@@ -18,7 +18,6 @@ mod tests;
 
 pub use crate::segments::{Boundary, Stream, partition_folder};
 pub use error::ArchiveError;
-pub use mirror::chain;
 pub use past::Past;
-pub use store::{Archive, OWNER as ARCHIVE_FILE};
+pub use store::Archive;
 pub use upload::{Go, Kept, Upload};

@@ -11,11 +11,10 @@ use std::path::PathBuf;
 use parking_lot::Mutex;
 
 use super::error::ArchiveError;
-use super::mirror::chain;
 use super::store::Archive;
 use crate::ids::JournalIndex;
 use crate::machine::entry::Entry;
-use crate::segments::{FileFacts, PartitionFacts, SegmentName, SegmentsError, SegmentsReader, Stream};
+use crate::segments::{FileFacts, PartitionFacts, SegmentName, SegmentsError, SegmentsReader, Stream, chain};
 
 /// The number of segments that stay: this many readers at different places do not evict each other's segments.
 const FILES_MAX: usize = 8;

@@ -25,7 +25,6 @@ use object_store::{
     ClientConfigKey, Error as StoreError, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutPayload,
     RetryConfig, WriteMultipart,
 };
-use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use url::Url;
 
@@ -34,17 +33,12 @@ use crate::durable::{self, PRIVATE_FOLDER};
 use crate::ids::{ClusterId, ModuleId, PartitionId};
 use crate::limits::{ARCHIVE_COPY_BYTES_MAX, ARCHIVE_PART_BYTES, ARCHIVE_PATIENCE};
 use crate::regular;
-use crate::segments::{SegmentName, SegmentsError};
+use crate::segments::{OWNER, SegmentName, SegmentsError, UPLOADING, decode_owner, encode_owner};
 
-/// The file which says that a folder, or a prefix, is an archive.
-pub const OWNER: &str = "archive.json";
 const MODULES: &str = "modules";
-/// A name that no machine can have.
-const UPLOADING: &str = "_uploading";
 const SNAPSHOT: &str = ".snapshot";
 /// The suffix of the mark for an object that already has its name but was not read back yet.
 const MARK: &str = ".unread";
-const FORMAT: u32 = 1;
 /// The most time for one request. A request is repeated until [`ARCHIVE_PATIENCE`] is over.
 const CLIENT: [(ClientConfigKey, &str); 2] =
     [(ClientConfigKey::Timeout, "30 seconds"), (ClientConfigKey::ConnectTimeout, "5 seconds")];
@@ -60,15 +54,6 @@ pub struct Archive {
     folder: Option<PathBuf>,
     /// Larger objects cannot be renamed.
     copy_bytes_max: u64,
-}
-
-/// The content of `archive.json`.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Owner {
-    format: u32,
-    /// A uuid.
-    cluster: String,
 }
 
 impl Archive {
@@ -135,8 +120,7 @@ impl Archive {
     /// # Errors
     /// It belongs to another cluster, or cannot be reached.
     pub async fn claim(&self, cluster: ClusterId) -> Result<(), ArchiveError> {
-        let owner = Owner { format: FORMAT, cluster: cluster.to_string() };
-        let text = serde_json::to_vec_pretty(&owner).expect("texts and integers only");
+        let text = encode_owner(cluster);
         let path = self.at([OWNER]);
         match self.store.put_opts(&path, PutPayload::from(text), PutMode::Create.into()).await {
             Ok(_) => return Ok(()),
@@ -174,14 +158,7 @@ impl Archive {
             Err(StoreError::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(self.failed(OWNER, error)),
         };
-        let path = || FilePath::new(&self.url).join(OWNER);
-        let wrong = |reason: String| SegmentsError::Manifest { path: path(), reason };
-        let owner: Owner = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
-        if owner.format != FORMAT {
-            return Err(SegmentsError::Format { path: path(), found: owner.format, known: FORMAT }.into());
-        }
-        let uuid = uuid::Uuid::try_parse(&owner.cluster).map_err(|error| wrong(error.to_string()))?;
-        Ok(Some(ClusterId(uuid.into_bytes())))
+        Ok(Some(decode_owner(&bytes, &FilePath::new(&self.url).join(OWNER))?))
     }
 
     /// All partitions of all machines of which anything is kept, in order.

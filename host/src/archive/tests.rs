@@ -272,9 +272,9 @@ async fn an_archive_belongs_to_one_cluster_and_has_one_history() {
     let forged = ObjectPath::from(format!("wallet/3/{forged}"));
     world.inner.put(&forged, PutPayload::from_static(b"another history")).await.expect("memory");
     let (folder, uploaded) = (tempfile::tempdir().expect("a temporary folder"), world.begin("two").await);
-    assert!(matches!(uploaded, Err(ArchiveError::Fork { first: JournalIndex(1), .. })));
+    assert!(matches!(uploaded, Err(ArchiveError::Segments(SegmentsError::Fork { first: JournalIndex(1), .. }))));
     let mirrored = world.archive.mirror(folder.path(), &|_| {}).await;
-    assert!(matches!(mirrored, Err(ArchiveError::Fork { .. })));
+    assert!(matches!(mirrored, Err(ArchiveError::Segments(SegmentsError::Fork { .. }))));
 }
 
 #[tokio::test]

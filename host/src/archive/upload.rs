@@ -13,12 +13,11 @@
 use std::path::PathBuf;
 
 use super::error::ArchiveError;
-use super::mirror::chain;
 use super::store::Archive;
 use crate::ids::{Head, JournalIndex};
 use crate::machine::entry::Entry;
 use crate::segments::{
-    Boundary, FileFacts, PartitionFacts, SegmentName, SegmentsError, SegmentsReader, SegmentsWriter, Stream,
+    Boundary, FileFacts, PartitionFacts, SegmentName, SegmentsError, SegmentsReader, SegmentsWriter, Stream, chain,
 };
 
 /// The journal of one partition on its way into an archive.

@@ -6,13 +6,13 @@
 use std::path::PathBuf;
 
 use crate::audit::heads::Stray;
+use crate::canonical::CanonicalError;
+use crate::data_folder::FolderError;
 use crate::ids::JournalIndex;
 use crate::log::LogError;
 use crate::machine::replay::ReplayError;
 use crate::registry::RegistryError;
 use crate::segments::SegmentsError;
-use crate::snapshot::canonical::CanonicalError;
-use crate::system::NodeError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
@@ -39,7 +39,7 @@ pub enum AuditError {
     )]
     Shorter { stream: String, path: PathBuf, known: JournalIndex, last: JournalIndex },
     #[error(transparent)]
-    Node(#[from] NodeError),
+    Folder(#[from] FolderError),
     #[error(transparent)]
     Registry(#[from] RegistryError),
     #[error("{}: {source}", path.display())]

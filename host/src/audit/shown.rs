@@ -11,13 +11,12 @@ use std::path::Path;
 use statehouse_abi::key::split_key;
 
 use crate::audit::source::Source;
+use crate::canonical::indexes_in;
+use crate::data_folder::{ids_applied_in, replicas_with_entries};
 use crate::disk::RealDisk;
 use crate::ids::{JournalIndex, PartitionId};
-use crate::snapshot::canonical::indexes_in;
-use crate::store::ids::applied_in;
-use crate::system::folder::partition_folder;
+use crate::segments::partition_folder;
 use crate::system::logic::{SYSTEM, SystemRow, read_row};
-use crate::system::record::NodeRecord;
 
 /// An entry that something beside the log knows of.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,7 +30,7 @@ pub struct Shown {
 /// read, because the node may be running.
 pub fn furthest(folder: &Path, machine: &str, partition: PartitionId) -> Option<Shown> {
     let folder = partition_folder(folder, machine, partition);
-    let ids = applied_in(&folder.join("ids")).map(|index| Shown { index, by: "its id index".to_owned() });
+    let ids = ids_applied_in(&folder.join("ids")).map(|index| Shown { index, by: "its id index".to_owned() });
     let snapshots = indexes_in(&RealDisk, &folder).unwrap_or_default().into_iter().map(|(index, path)| {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         Shown { index, by: format!("`canonical/{name}`") }
@@ -49,7 +48,7 @@ pub fn recorded(folder: &Path, machine: &str, partition: PartitionId) -> Option<
 
 /// A record that cannot be read says nothing.
 fn recorded_in(folder: &Path) -> Vec<(String, u32)> {
-    NodeRecord::read_with_entries(folder).unwrap_or_default()
+    replicas_with_entries(folder).unwrap_or_default()
 }
 
 /// Every partition that had entries in a node's folder or is named by its machine `system`, with the source of that

@@ -18,14 +18,12 @@ use crate::audit::error::AuditError;
 use crate::audit::heads::Heads;
 use crate::audit::source::{PartitionSource, Source};
 use crate::audit::verify::Fault;
+use crate::canonical::{CanonicalError, Days, Facts, Listed, SnapshotFile, SnapshotWriter, copy_file, list_files};
 use crate::disk::RealDisk;
 use crate::durable;
 use crate::ids::{ClusterId, JournalIndex, Micros, PartitionId};
 use crate::machine::journal::{Moment, Verdict};
 use crate::machine::replay::Replay;
-use crate::snapshot::canonical::{
-    CanonicalError, Days, Facts, Listed, SnapshotFile, SnapshotWriter, copy_file, list_files,
-};
 
 /// The snapshots of one partition while its journal is replayed.
 #[derive(Default)]

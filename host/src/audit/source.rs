@@ -11,6 +11,8 @@ use crate::audit::error::AuditError;
 use crate::audit::heads::{Heads, Stray};
 use crate::audit::shown::{self, Shown};
 use crate::audit::snapshots::Of;
+use crate::canonical;
+use crate::data_folder::Identity;
 use crate::disk::RealDisk;
 use crate::guest::{Allowance, Engine, EngineOptions, Metered};
 use crate::ids::{ClusterId, LogIndex, ModuleId, PartitionId, Position};
@@ -21,10 +23,7 @@ use crate::machine::logic::Logic;
 use crate::machine::native::Native;
 use crate::machine::replay::{Replay, ReplayError};
 use crate::registry::{self, Registry};
-use crate::segments::{Manifest, Mirror, Placed, SegmentsReader, modules_folder};
-use crate::snapshot::canonical;
-use crate::system::Identity;
-use crate::system::folder::partition_folder;
+use crate::segments::{Manifest, Mirror, Placed, SegmentsReader, modules_folder, partition_folder};
 use crate::system::logic::System;
 
 /// A data folder, or a folder of journal segments, opened for an audit.

@@ -20,13 +20,14 @@ use statehouse_abi::value::Value;
 use tempfile::TempDir;
 
 use crate::api::{parse_time, print_time};
-use crate::archive::{ARCHIVE_FILE, Archive};
+use crate::archive::Archive;
 use crate::audit::balance::entity_at;
 use crate::audit::verify::{Report, verify};
 use crate::audit::{AuditError, Source};
 use crate::cli::output::{print, print_json, progress, table, to_json};
 use crate::ids::Micros;
 use crate::machine::journal::Moment;
+use crate::segments::OWNER;
 
 /// The exit code of a verification whose only findings are about clients.
 const FINDINGS: u8 = 3;
@@ -123,7 +124,7 @@ fn open(from: &From) -> anyhow::Result<Opened> {
 
 /// Opens a folder, or an archive by its folder or URL.
 pub fn open_at(path: &Path, cache: Option<&Path>) -> anyhow::Result<Opened> {
-    let url = path.to_str().filter(|text| text.contains("://") || path.join(ARCHIVE_FILE).is_file());
+    let url = path.to_str().filter(|text| text.contains("://") || path.join(OWNER).is_file());
     if let Some(url) = url {
         return fetch(url, cache);
     }

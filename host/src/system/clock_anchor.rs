@@ -15,11 +15,11 @@ use std::time::Duration;
 use minicbor::{Decode, Encode};
 use parking_lot::Mutex;
 
+use crate::data_folder::SmallFile;
 use crate::disk::Disk;
 use crate::ids::Micros;
 use crate::system::clocks::Anchor;
 use crate::system::error::NodeError;
-use crate::system::small_file::SmallFile;
 
 const NAME: &str = "clock";
 const MAGIC: [u8; 8] = *b"SHCLOCK\0";

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::archive::ArchiveError;
+use crate::data_folder::FolderError;
 use crate::features::FeatureLevel;
 use crate::guest::GuestError;
 use crate::key::KeyError;
@@ -16,8 +17,8 @@ pub enum NodeError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{} is in use by another process: stop that one, or name another folder with --data", path.display())]
     InUse { path: PathBuf },
-    #[error("{} is not written by this program: {reason}", path.display())]
-    Identity { path: PathBuf, reason: String },
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     #[error("data folder belongs to node {found}, but the configuration says node {expected}")]
     NodeId { expected: u64, found: u64 },
     #[error(transparent)]

@@ -17,64 +17,19 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use serde::{Deserialize, Serialize};
-
-use crate::disk::{Disk, RealDisk, Unfinished, read_bounded};
+use crate::data_folder::IDENTITY;
+pub use crate::data_folder::Identity;
+use crate::disk::{Disk, Unfinished};
 use crate::durable;
 use crate::guest::CacheOptions;
 use crate::ids::{NodeId, PartitionId};
 use crate::key::artefact_key;
+pub use crate::segments::partition_folder;
 use crate::system::error::NodeError;
 use crate::system::privacy;
 
-const FORMAT: u32 = 1;
-const IDENTITY: &str = "node.json";
-/// Far more than the addresses of all nodes need.
-const IDENTITY_BYTES_MAX: u64 = 1 << 20;
 const FOUNDED: &str = "founded";
 const ARTEFACTS: &str = "artefacts";
-
-/// Which node and cluster a data folder belongs to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Identity {
-    pub format: u32,
-    /// A uuid; part of every journal's genesis.
-    pub cluster: String,
-    pub node: NodeId,
-    /// Whether the node is one of those that founded the cluster.
-    pub is_founder: bool,
-    /// The nodes of the cluster when this node became part of it, itself included, and their addresses. Later changes
-    /// are in `system`.
-    pub peers: BTreeMap<NodeId, String>,
-}
-
-impl Identity {
-    pub fn cluster_bytes(&self) -> Result<[u8; 16], String> {
-        uuid::Uuid::try_parse(&self.cluster).map(uuid::Uuid::into_bytes).map_err(|error| error.to_string())
-    }
-
-    /// Reads the identity of a folder on the machine's own file system. A running node may be using the folder.
-    pub fn read(folder: &Path) -> Result<Option<Self>, NodeError> {
-        Self::read_on(&RealDisk, folder)
-    }
-
-    fn read_on(disk: &dyn Disk, folder: &Path) -> Result<Option<Self>, NodeError> {
-        let path = folder.join(IDENTITY);
-        let text = match read_bounded(disk, &path, IDENTITY_BYTES_MAX) {
-            Ok(text) => text,
-            Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(NodeError::Io { path, source }),
-        };
-        let wrong = |reason: String| NodeError::Identity { path: path.clone(), reason };
-        let identity: Self = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
-        if identity.format != FORMAT {
-            return Err(wrong(format!("format {} is not {FORMAT}; it is of a later version", identity.format)));
-        }
-        identity.cluster_bytes().map_err(wrong)?;
-        Ok(Some(identity))
-    }
-}
 
 /// Where a data folder keeps compiled modules.
 pub(super) fn artefacts_of(folder: &Path) -> Result<CacheOptions, NodeError> {
@@ -128,7 +83,7 @@ impl DataFolder {
         is_founder: bool,
         peers: BTreeMap<NodeId, String>,
     ) -> Result<&Identity, NodeError> {
-        let identity = Identity { format: FORMAT, cluster, node: self.node, is_founder, peers };
+        let identity = Identity::new(cluster, self.node, is_founder, peers);
         self.write(&identity)?;
         Ok(self.identity.get_or_init(|| identity))
     }
@@ -177,11 +132,6 @@ impl DataFolder {
         };
         write().map_err(|source| NodeError::Io { path: path.clone(), source })
     }
-}
-
-/// Where a partition lies in a data folder.
-pub fn partition_folder(data: &Path, machine: &str, partition: PartitionId) -> PathBuf {
-    data.join(machine).join(partition.to_string())
 }
 
 #[cfg(test)]

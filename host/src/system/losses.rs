@@ -14,6 +14,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::data_folder::GivenUp;
 use crate::features;
 use crate::ids::PartitionId;
 use crate::log::{Log, LogScan};
@@ -23,7 +24,7 @@ use crate::system::error::NodeError;
 use crate::system::host::Host;
 use crate::system::loss_row::{AcceptedLoss, loss_value};
 use crate::system::reconciliation;
-use crate::system::record::GivenUp;
+use crate::system::record::loss_of;
 
 /// How often the node looks for new entries to note, and for words to record in `system`.
 const ROUND: Duration = Duration::from_millis(500);
@@ -125,7 +126,7 @@ impl Host {
     /// The losses that `system` knows, and those that only this node has recorded so far.
     pub(super) fn losses(&self, mut known: Vec<AcceptedLoss>) -> Vec<AcceptedLoss> {
         for word in self.record.given_up() {
-            let loss = word.loss(self.node);
+            let loss = loss_of(&word, self.node);
             if !known.contains(&loss) {
                 known.push(loss);
             }
@@ -191,8 +192,13 @@ impl Host {
         let words = self.record.given_up().into_iter().filter(|word| !word.is_in_system);
         for word in words {
             let Some(system) = self.system.read().clone() else { return Ok(()) };
-            reconciliation::command(&system, "losses", loss_value(&word.loss(self.node)), Instant::now() + PATIENCE)
-                .await?;
+            reconciliation::command(
+                &system,
+                "losses",
+                loss_value(&loss_of(&word, self.node)),
+                Instant::now() + PATIENCE,
+            )
+            .await?;
             if let Err(error) = self.record.set_in_system(&word) {
                 // The word is sent again, and `system` records it once.
                 tracing::warn!(%error, "it could not be recorded that `system` knows of an operator's decision");

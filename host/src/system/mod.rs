@@ -20,7 +20,6 @@ pub mod logic;
 pub mod node;
 mod renewal;
 pub mod record;
-mod small_file;
 mod single_node;
 mod losses;
 mod host;

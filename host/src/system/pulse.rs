@@ -20,12 +20,12 @@ use std::sync::Arc;
 use minicbor::{Decode, Encode};
 use parking_lot::Mutex;
 
+use crate::data_folder::SmallFile;
 use crate::disk::Disk;
 use crate::ids::{NodeId, Term};
 use crate::log::{EntryId, Vote};
 use crate::peer::GroupName;
 use crate::system::error::NodeError;
-use crate::system::small_file::SmallFile;
 
 const NAME: &str = "pulse";
 const MAGIC: [u8; 8] = *b"SHPULSE\0";

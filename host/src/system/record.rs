@@ -9,106 +9,35 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use minicbor::{Decode, Encode};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::disk::{Disk, RealDisk};
+use crate::data_folder::{Claimed, GivenUp, RecordContent, SmallFile, record_file};
+use crate::disk::Disk;
 use crate::ids::{NodeId, PartitionId};
 use crate::limits::LOSS_TEXT_CHARS_MAX;
 use crate::peer::GroupName;
 use crate::system::error::NodeError;
 use crate::system::loss_row::AcceptedLoss;
-use crate::system::small_file::{SmallFile, Unread};
 
-const NAME: &str = "record";
-const MAGIC: [u8; 8] = *b"SHRECORD";
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
-struct Content {
-    /// Machine and partition of each replica that had an entry here.
-    #[n(0)]
-    with_entries: Vec<(String, u32)>,
-    /// Oldest first. None is ever deleted.
-    #[n(1)]
-    given_up: Vec<GivenUp>,
-    /// Replicas whose history differs from another node's, and what is known about that. They stay closed until an
-    /// operator has decided.
-    #[n(2)]
-    divided: Vec<(String, u32, String)>,
-    /// Claims that replicas have two histories, about which no operator has decided. `None` is as good as an empty
-    /// list: records from before there were claims end here.
-    #[n(3)]
-    claims: Option<Vec<Claimed>>,
-}
-
-/// A claim of this node that a replica has two histories.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-struct Claimed {
-    #[n(0)]
-    machine: String,
-    #[n(1)]
-    partition: u32,
-    /// What is told to the other nodes.
-    #[cbor(n(2), with = "minicbor::bytes")]
-    body: Vec<u8>,
-}
-
-impl Claimed {
-    fn group(&self) -> GroupName {
-        GroupName::new(&self.machine, PartitionId(self.partition))
-    }
-}
-
-/// An operator's word that a replica continues without what its log has lost.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct GivenUp {
-    #[n(0)]
-    pub machine: String,
-    #[n(1)]
-    pub partition: u32,
-    #[n(2)]
-    pub by: String,
-    #[n(3)]
-    pub why: String,
-    /// When, in microseconds since 1970.
-    #[n(4)]
-    pub time: i64,
-    /// What the replica said it was waiting for.
-    #[n(5)]
-    pub refusal: String,
-    /// The replica was opened by this word. Its next loss needs another word.
-    #[n(6)]
-    pub is_used: bool,
-    /// `system` has recorded the word as well.
-    #[n(7)]
-    pub is_in_system: bool,
-}
-
-impl GivenUp {
-    pub fn is_of(&self, group: &GroupName) -> bool {
-        *self.machine == *group.machine && self.partition == group.partition.0
-    }
-
-    /// The word as `system` records it, for this node.
-    pub fn loss(&self, node: NodeId) -> AcceptedLoss {
-        let bounded = |text: &str| text.chars().take(LOSS_TEXT_CHARS_MAX).collect();
-        AcceptedLoss {
-            machine: self.machine.clone(),
-            partition: self.partition,
-            node: node.0,
-            by: bounded(&self.by),
-            why: bounded(&self.why),
-            time: self.time,
-            refusal: bounded(&self.refusal),
-        }
+/// The word of an operator as `system` records it, for this node.
+pub fn loss_of(word: &GivenUp, node: NodeId) -> AcceptedLoss {
+    let bounded = |text: &str| text.chars().take(LOSS_TEXT_CHARS_MAX).collect();
+    AcceptedLoss {
+        machine: word.machine.clone(),
+        partition: word.partition,
+        node: node.0,
+        by: bounded(&word.by),
+        why: bounded(&word.why),
+        time: word.time,
+        refusal: bounded(&word.refusal),
     }
 }
 
 /// The record in memory, and its file, which only this type writes.
 pub struct NodeRecord {
-    file: SmallFile<Content>,
-    content: Mutex<Content>,
+    file: SmallFile<RecordContent>,
+    content: Mutex<RecordContent>,
     /// Held while the file is written, which may take as long as the disk does. Readers do not wait for that.
     writing: Mutex<()>,
     /// Signals a new claim.
@@ -119,18 +48,9 @@ impl NodeRecord {
     /// # Errors
     /// The file cannot be read, or was written by a later program.
     pub fn open(disk: Arc<dyn Disk>, folder: &Path) -> Result<Self, NodeError> {
-        let file = file(disk, folder);
+        let file = record_file(disk, folder);
         let content = file.read_or_make_anew("it had only additional evidence, so the node can serve without it")?;
         Ok(Self { file, content: Mutex::new(content), writing: Mutex::default(), claimed: Notify::new() })
-    }
-
-    /// Reads from the record in a folder which replicas have had entries, as machine and partition. The folder may be
-    /// that of a running node. A missing record is an empty one.
-    ///
-    /// # Errors
-    /// The record cannot be read, is damaged, or was written by a later program.
-    pub fn read_with_entries(folder: &Path) -> Result<Vec<(String, u32)>, Unread> {
-        Ok(file(Arc::new(RealDisk), folder).read()?.with_entries)
     }
 
     /// Whether a replica has had entries here.
@@ -157,7 +77,7 @@ impl NodeRecord {
             content.divided.retain(|(of, id, _)| (of, id) != (&machine, &partition));
             if let Some(body) = claim {
                 let claims = content.claims.get_or_insert_default();
-                claims.retain(|claimed| claimed.group() != *group);
+                claims.retain(|claimed| group_of(claimed) != *group);
                 claims.push(Claimed { machine: machine.clone(), partition, body });
             }
             content.divided.push((machine, partition, what));
@@ -176,7 +96,7 @@ impl NodeRecord {
     /// The claims about which no operator has decided.
     pub fn claims(&self) -> Vec<(GroupName, Vec<u8>)> {
         let content = self.content.lock();
-        content.claims.iter().flatten().map(|claimed| (claimed.group(), claimed.body.clone())).collect()
+        content.claims.iter().flatten().map(|claimed| (group_of(claimed), claimed.body.clone())).collect()
     }
 
     /// What is known about the other history of a replica, if there is one.
@@ -198,18 +118,18 @@ impl NodeRecord {
 
     /// Whether there is a word for the replica that was not used to open it yet.
     pub fn is_given_up(&self, group: &GroupName) -> bool {
-        self.content.lock().given_up.iter().any(|word| !word.is_used && word.is_of(group))
+        self.content.lock().given_up.iter().any(|word| !word.is_used && is_of(word, group))
     }
 
     /// Notes that the replica was opened, which uses up its words; durable on return.
     pub fn use_up(&self, group: &GroupName) -> Result<(), NodeError> {
         self.change(|content| {
-            let words = content.given_up.iter_mut().filter(|word| word.is_of(group));
+            let words = content.given_up.iter_mut().filter(|word| is_of(word, group));
             words.for_each(|word| word.is_used = true);
             let (machine, partition) = key(group);
             content.divided.retain(|(of, id, _)| (of, id) != (&machine, &partition));
             if let Some(claims) = &mut content.claims {
-                claims.retain(|claimed| claimed.group() != *group);
+                claims.retain(|claimed| group_of(claimed) != *group);
             }
         })
     }
@@ -225,7 +145,7 @@ impl NodeRecord {
 
     /// Memory has only what is on disk. After an error the file has the old or the new content, and the next change
     /// writes it as a whole.
-    fn change(&self, change: impl FnOnce(&mut Content)) -> Result<(), NodeError> {
+    fn change(&self, change: impl FnOnce(&mut RecordContent)) -> Result<(), NodeError> {
         let _writing = self.writing.lock();
         let before = self.content.lock().clone();
         let mut changed = before.clone();
@@ -238,8 +158,12 @@ impl NodeRecord {
     }
 }
 
-fn file(disk: Arc<dyn Disk>, folder: &Path) -> SmallFile<Content> {
-    SmallFile::new(disk, folder, NAME, MAGIC)
+fn group_of(claimed: &Claimed) -> GroupName {
+    GroupName::new(&claimed.machine, PartitionId(claimed.partition))
+}
+
+fn is_of(word: &GivenUp, group: &GroupName) -> bool {
+    word.is_of(&group.machine, group.partition)
 }
 
 fn key(group: &GroupName) -> (String, u32) {
@@ -306,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_record_from_before_there_were_claims_is_read() {
-        #[derive(Default, Encode, Decode)]
+        #[derive(Default, minicbor::Encode, minicbor::Decode)]
         struct Earlier {
             #[n(0)]
             with_entries: Vec<(String, u32)>,
@@ -316,7 +240,7 @@ mod tests {
             divided: Vec<(String, u32, String)>,
         }
         let disk = SimDisk::new();
-        let earlier: SmallFile<Earlier> = SmallFile::new(Arc::new(disk.clone()), Path::new("/node"), NAME, MAGIC);
+        let earlier: SmallFile<Earlier> = SmallFile::new(Arc::new(disk.clone()), Path::new("/node"), "record", *b"SHRECORD");
         let divided = vec![("wallet".to_owned(), 1, "two".to_owned())];
         earlier.write(&Earlier { divided, ..Earlier::default() }).expect("written");
         let record = open(&disk);
@@ -329,7 +253,7 @@ mod tests {
     fn a_damaged_record_is_made_anew() {
         let disk = SimDisk::new();
         open(&disk).note_entries(&[group(1)]).expect("written");
-        disk.put(&Path::new("/node").join(NAME), b"rot".to_vec());
+        disk.put(&Path::new("/node").join("record"), b"rot".to_vec());
         assert!(!open(&disk).had_entries(&group(1)));
     }
 }

@@ -22,6 +22,11 @@ pub enum SegmentsError {
         path.display()
     )]
     OtherCluster { path: PathBuf, expected: String, found: String },
+    #[error(
+        "{machine}/{partition}: the archive has two segments that begin with entry {first}, {one} and {other}: \
+         two histories were archived to one place"
+    )]
+    Fork { machine: String, partition: PartitionId, first: JournalIndex, one: String, other: String },
     #[error("{machine}/{partition}: {file}, at byte {offset}, entry {index}: {damage}")]
     Segment {
         machine: String,
@@ -40,6 +45,11 @@ impl SegmentsError {
     pub fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }
+    }
+
+    /// Whether the only fault is that a file does not exist.
+    pub fn is_absence(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 }
 

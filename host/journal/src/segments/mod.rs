@@ -14,11 +14,13 @@ mod segment;
 mod write;
 mod read;
 mod folder;
+mod archived;
 #[cfg(any(test, feature = "testing"))]
 pub mod kit;
 #[cfg(test)]
 mod tests;
 
+pub use archived::{LISTINGS_MAX, OWNER, UPLOADING, chain, decode_owner, encode_owner};
 pub use error::{SegmentDamage, SegmentsError};
 pub use folder::{FileFacts, Manifest, Mirror, PartitionFacts, modules_folder, partition_folder, write_module};
 pub use read::{Placed, SegmentsReader};

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use super::super::StoreError;
 use super::recent::Recent;
 use super::record::{IdHasher, Record};
-use super::run::{Run, RunRecords, RunWriter, Span};
+use super::run::{Run, RunRecords, RunWriter};
+use crate::data_folder::Span;
 use crate::disk::Disk;
 
 pub fn write_table(

@@ -27,13 +27,12 @@ use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
-use self::manifest::Manifest;
-pub use self::manifest::applied_in;
 use self::recent::Recent;
 pub use self::record::IdRecord;
 use self::record::{IdHasher, Record};
 use self::run::Run;
 use super::StoreError;
+use crate::data_folder::RunList;
 use crate::disk::Disk;
 use crate::ids::{CommandId, Fingerprint, JournalIndex, LogIndex};
 
@@ -68,7 +67,7 @@ struct IdIndexCore {
     /// Locked before `progress`.
     levels: RwLock<Levels>,
     /// INVARIANT: names the same runs as `levels.runs` or, for a moment, is ahead of it. Locked before `levels`.
-    manifest: Mutex<Manifest>,
+    manifest: Mutex<RunList>,
     progress: Mutex<Progress>,
     /// The log is durable up to this index. No table with a later one is written.
     durable: AtomicU64,
@@ -118,7 +117,7 @@ impl IdIndex {
         let shared = Arc::new(IdIndexCore {
             disk,
             dir: dir.to_owned(),
-            hasher: manifest.hasher,
+            hasher: IdHasher { seed: manifest.seed },
             recent_max: options.recent_max,
             levels: RwLock::new(Levels { runs, frozen: Vec::new(), recent, applied: manifest.applied }),
             manifest: Mutex::new(manifest),
@@ -281,7 +280,7 @@ impl IdIndex {
             let to = span.path(dir);
             disk.link(&span.path(&self.shared.dir), &to).map_err(StoreError::io(&to, "linked"))?;
         }
-        manifest.write(disk, dir)?;
+        manifest::write(&manifest, disk, dir)?;
         Ok(manifest.applied)
     }
 

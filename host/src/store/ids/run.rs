@@ -28,6 +28,7 @@ use super::super::StoreError;
 use super::super::meta::bytes_at;
 use super::filter::{BLOCK_SIZE, Filter};
 use super::record::{IdHasher, IdRecord, RECORD_SIZE, Record};
+use crate::data_folder::Span;
 use crate::disk::{Disk, DiskFile, Unfinished};
 use crate::ids::{CommandId, JournalIndex};
 
@@ -42,20 +43,6 @@ const MAGIC: &[u8; 8] = b"shids001";
 const READ_PAGES: u64 = 64;
 /// The number of ids whose filter blocks are loaded together.
 const ROUND: usize = 64;
-
-/// The entries whose ids a run holds: those after `after`, up to and including `last`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
-    pub number: u64,
-    pub after: JournalIndex,
-    pub last: JournalIndex,
-}
-
-impl Span {
-    pub fn path(&self, dir: &Path) -> PathBuf {
-        dir.join(format!("run-{:016x}.ids", self.number))
-    }
-}
 
 pub struct Run {
     pub span: Span,

@@ -8,14 +8,14 @@ mod faults;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use expect_test::{expect, expect_file};
+use expect_test::expect_file;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::manifest::Manifest;
 use super::record::{IdHasher, Record};
-use super::run::{Run, RunWriter, Span};
+use super::run::{Run, RunWriter};
 use super::*;
+use crate::data_folder::Span;
 use crate::disk::RealDisk;
 
 type Entry = Vec<(CommandId, Fingerprint, u32)>;
@@ -280,25 +280,6 @@ fn the_format_of_a_run_stays() {
     let mut out = [None];
     run::find_batch(&[Arc::new(run)], &hasher, &[CommandId([2; 16])], &mut out).expect("readable");
     assert_eq!(out, [Some(IdRecord { fingerprint_half: [18; 16], journal: JournalIndex(5), n: 2 })]);
-}
-
-#[test]
-fn the_format_of_the_manifest_stays() {
-    let manifest = Manifest {
-        hasher: IdHasher { seed: [1, 2, 3] },
-        applied: JournalIndex(0x44),
-        number_next: 0x55,
-        spans: vec![Span { number: 0x66, after: JournalIndex(0), last: JournalIndex(0x44) }],
-    };
-    let raw = manifest.encode();
-    expect![[r#"
-        736869646d303031010000000000000002000000000000000300000000000000
-        4400000000000000550000000000000066000000000000000000000000000000
-        440000000000000079e94859c983fb046ccd290f997ddf25e6e93ffb900e1c20
-        f6d87bfac6bd7067
-    "#]]
-    .assert_eq(&hex(&raw));
-    assert_eq!(Manifest::decode(&raw), Some(manifest));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use parking_lot::MutexGuard;
 
 use super::super::StoreError;
 use super::super::tiers::neighbours_to_merge;
+use super::manifest;
 use super::run::Run;
 use super::{IdIndexCore, Progress, merge};
 
@@ -90,7 +91,7 @@ impl IdIndexCore {
         let mut next = manifest.clone();
         next.spans.push(run.span);
         next.applied = run.span.last;
-        next.write(&self.disk, &self.dir)?;
+        manifest::write(&next, &self.disk, &self.dir)?;
         *manifest = next;
         let mut levels = self.levels.write();
         levels.runs.push(Arc::new(run));
@@ -105,7 +106,7 @@ impl IdIndexCore {
         let range = first.expect("only this thread removes runs");
         let range = range..range + replaced.len();
         next.spans.splice(range.clone(), [run.span]);
-        next.write(&self.disk, &self.dir)?;
+        manifest::write(&next, &self.disk, &self.dir)?;
         *manifest = next;
         self.levels.write().runs.splice(range, [Arc::new(run)]);
         drop(manifest);

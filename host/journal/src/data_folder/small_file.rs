@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 use minicbor::{Decode, Encode};
 
+use super::error::FolderError;
 use crate::disk::{Disk, read_whole, write_whole};
-use crate::system::error::NodeError;
 
 const VERSION: u32 = 1;
 const MAGIC_BYTES: usize = 8;
@@ -67,7 +67,7 @@ impl<T: Default + Encode<()> + for<'b> Decode<'b, ()>> SmallFile<T> {
     ///
     /// # Errors
     /// The file cannot be read, or was written by a later program.
-    pub fn read_or_make_anew(&self, that_means: &str) -> Result<T, NodeError> {
+    pub fn read_or_make_anew(&self, that_means: &str) -> Result<T, FolderError> {
         let path = self.path.clone();
         match self.read() {
             Ok(content) => Ok(content),
@@ -75,8 +75,8 @@ impl<T: Default + Encode<()> + for<'b> Decode<'b, ()>> SmallFile<T> {
                 tracing::error!(path = %path.display(), "a file of the node is damaged and made again: {that_means}");
                 Ok(T::default())
             }
-            Err(Unread::Disk(source)) => Err(NodeError::Io { path, source }),
-            Err(later @ Unread::Later(_)) => Err(NodeError::Identity { path, reason: later.to_string() }),
+            Err(Unread::Disk(source)) => Err(FolderError::Io { path, source }),
+            Err(later @ Unread::Later(_)) => Err(FolderError::Identity { path, reason: later.to_string() }),
         }
     }
 
@@ -84,11 +84,11 @@ impl<T: Default + Encode<()> + for<'b> Decode<'b, ()>> SmallFile<T> {
     ///
     /// # Errors
     /// The disk cannot be written: the file has the old content or this one.
-    pub fn write(&self, content: &T) -> Result<(), NodeError> {
+    pub fn write(&self, content: &T) -> Result<(), FolderError> {
         let bytes = self.encode(content);
         let written =
             self.disk.create_dir_all(&self.folder).and_then(|()| write_whole(&*self.disk, &self.path, &bytes));
-        written.map_err(|source| NodeError::Io { path: self.path.clone(), source })
+        written.map_err(|source| FolderError::Io { path: self.path.clone(), source })
     }
 
     fn encode(&self, content: &T) -> Vec<u8> {
