@@ -6,7 +6,7 @@
 //! sees anything of the host.
 #![deny(unsafe_op_in_unsafe_fn)]
 
-pub use statehouse_engine::guest;
+pub use statehouse_engine::{guest, registry};
 pub use statehouse_journal::{canonical, data_folder, disk, durable, key, log, planted, regular, segments};
 pub use statehouse_kernel::{ids, machine, saga};
 pub use statehouse_text::{json, printable, rfc3339};
@@ -25,7 +25,6 @@ pub mod consensus;
 pub mod store;
 pub mod snapshot;
 pub mod archive;
-pub mod registry;
 pub mod views;
 pub mod feed;
 pub mod audit;

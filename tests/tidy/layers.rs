@@ -31,9 +31,10 @@ const KERNEL_MAY: [&str; 11] = [
 ];
 
 /// The same for the engine, which may have files, threads and processes of its own, but no network and no runtime.
-const ENGINE_MAY: [&str; 18] = [
+const ENGINE_MAY: [&str; 20] = [
     "blake3",
     "bytes",
+    "fail",
     "landlock",
     "libc",
     "minicbor",
@@ -42,6 +43,7 @@ const ENGINE_MAY: [&str; 18] = [
     "rustix",
     "seccompiler",
     "statehouse-abi",
+    "statehouse-journal",
     "statehouse-kernel",
     "statehouse-projection",
     "tempfile",

@@ -2,11 +2,12 @@
 //!
 //! In: wasm bytes. Out: their id, and later the loaded module. What is kept is checked by its hash, so damaged bytes
 //! are never loaded. A module that somebody uploads is examined first, and nothing of it stays unless it is kept. It
-//! does not know how files become durable ([`ModuleFiles`]), nor which module is active where: that is in each
-//! partition's journal.
+//! does not know how files become durable ([`ModuleFiles`]; `folder.rs` does), nor which module is active where: that
+//! is in each partition's journal.
 
 mod error;
 mod files;
+mod folder;
 mod guarded;
 mod loaded;
 
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 pub use error::RegistryError;
 pub use files::ModuleFiles;
+pub use folder::{open, open_to_read};
 pub use guarded::{Cut, Guarded, Stop};
 use parking_lot::Mutex;
 
