@@ -1,18 +1,18 @@
 //! Statehouse: a host for deterministic WebAssembly state machines over a replicated, replayable log.
 //!
 //! Modules are declared in reading order: the path of a request from the socket to the disk. See `ARCHITECTURE.md`.
-//! What replicas and auditors compute is in a crate of its own, the kernel; the formats of files in another, the
-//! journal; what runs modules in a third, the engine; and what people and programs read in a fourth, text. None of them
-//! sees anything of the host.
+//! What does not need a server is in crates of its own, which see nothing of the host: what replicas and auditors
+//! compute (the kernel), the formats of files (the journal), what runs modules (the engine), what a cluster records
+//! about itself, and what people and programs read. They are named here as the host's own.
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub use statehouse_engine::{guest, registry};
 pub use statehouse_journal::{canonical, data_folder, disk, durable, key, log, planted, regular, segments};
 pub use statehouse_kernel::{ids, machine, saga};
+pub use statehouse_system::{features, records};
 pub use statehouse_text::{json, printable, rfc3339};
 
 pub mod limits;
-pub mod features;
 pub mod config;
 pub mod clock;
 pub mod cli;

@@ -1,8 +1,8 @@
 //! Every bound of the host in one place, each with its reason. Nothing grows past a number named here.
 //!
 //! The bounds that decide history are the kernel's (`machine/limits.rs`), those of files are the journal's
-//! (`host/journal/src/limits.rs`), those of modules the engine's; all can be named here as well. It knows nothing of
-//! what happens beyond a limit: the caller turns that into a clear 4xx, 503 or 507.
+//! (`host/journal/src/limits.rs`), and engine and the machine `system` have their own; all can be named here
+//! as well. It knows nothing of what happens beyond a limit: the caller turns that into a clear 4xx, 503 or 507.
 
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use crate::ids::LogIndex;
 pub use crate::machine::limits::*;
 pub use statehouse_engine::limits::*;
 pub use statehouse_journal::limits::*;
+pub use statehouse_system::limits::*;
 
 /// The JSON body of one command or query: far above any honest command, and small enough to buffer.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
@@ -29,23 +30,10 @@ pub const GUEST_CALL_INLINE_MAX: Duration = Duration::from_millis(50);
 pub const GUEST_CALLS_OFFLOADED_FOR: Duration = Duration::from_secs(60);
 /// Such calls at the same time: the machines of a node share its instances.
 pub const GUEST_CALLS_OFFLOADED_MAX: usize = 4;
-/// Views of one machine: each one reads the whole journal once more, on every node.
-pub const VIEWS_MAX: usize = 16;
 /// The newest modules that a node has refused and `system` does not name, each with the reason.
 pub const MODULES_REFUSED_MAX: usize = 64;
-/// Rows of `system` with refused modules, and modules in each: a thousand in all, and a row is written within 1 ms.
-pub const REFUSED_ROWS: usize = 32;
-pub const REFUSED_ROW_ENTRIES_MAX: usize = 32;
 /// Refusals that a node records in a minute, so that nobody can fill the log of `system` with invalid modules.
 pub const REFUSALS_PER_MINUTE_MAX: u32 = 30;
-/// Characters of the reason of a refusal that are recorded.
-pub const REFUSED_REASON_CHARS_MAX: usize = 300;
-/// Characters of the name of the caller who uploaded the module that are recorded.
-pub const REFUSED_BY_CHARS_MAX: usize = 128;
-/// Accepted losses that a row of `system` names; its journal has all of them.
-pub const LOSSES_ROW_ENTRIES_MAX: usize = 12;
-/// Characters of each text about an accepted loss that are recorded.
-pub const LOSS_TEXT_CHARS_MAX: usize = 400;
 /// Starts of a node that prepare the same module: a module that ends the process must not do so for ever.
 pub const PREPARE_ATTEMPTS_MAX: u32 = 3;
 /// Bytes of rows that a shadow run holds for each partition before it begins again from newer rows.
@@ -223,20 +211,6 @@ pub const EVENT_READERS_BEHIND_MAX: usize = 4;
 /// Reads of the past (`?at=`) of one machine that replay the journal at the same time, where no view answers. Each
 /// holds all rows of a partition, or of all partitions, in memory. The others wait.
 pub const REWINDS_MAX: usize = 2;
-/// Webhooks of one machine: each reads the whole journal once more, on the node that delivers.
-pub const WEBHOOKS_MAX: usize = 16;
-/// Partitions that one webhook follows: its position in all of them is one row of `system`.
-pub const WEBHOOK_PARTITIONS_MAX: u32 = 512;
-/// What a webhook's URL, keys and types may take in that row.
-pub const WEBHOOK_URL_CHARS_MAX: u32 = 2048;
-pub const WEBHOOK_KEYS_MAX: u32 = 64;
-pub const WEBHOOK_KINDS_MAX: u32 = 32;
-/// Characters of a webhook's problem: enough for an address and an error of the system.
-pub const WEBHOOK_PROBLEM_CHARS_MAX: u32 = 120;
-/// Dead letters of a webhook. It is paused before there are more.
-pub const WEBHOOK_DEAD_MAX: usize = 50;
-/// Events in one request of a webhook with `--batch`: a body that any receiver takes.
-pub const WEBHOOK_BATCH_MAX: u32 = 1000;
 /// How much time of a journal goes into one request of a webhook with `--batch`: short enough that nobody notices, long
 /// enough for a distant receiver to keep up. A tick ends it if nothing follows, so a shorter time costs log.
 pub const WEBHOOK_BATCH_WINDOW: Duration = Duration::from_millis(100);
@@ -344,10 +318,5 @@ const _: () = {
     assert!(ENTRY_BYTES_MAX < PEER_MESSAGE_BYTES_MAX);
     assert!(BATCH_BODY_BYTES_MAX < PEER_MESSAGE_BYTES_MAX);
     assert!(PEER_STREAM_WINDOW_BYTES < PEER_CONNECTION_WINDOW_BYTES);
-    // A webhook's row: what it takes of each lane, key, type and dead letter at most, and the rest. Texts are UTF-8.
-    let lanes = WEBHOOK_PARTITIONS_MAX as usize * 33;
-    let filters = WEBHOOK_KEYS_MAX as usize * (4 + ENTITY_BYTES_MAX) + WEBHOOK_KINDS_MAX as usize * (4 + 128);
-    let dead = WEBHOOK_DEAD_MAX * (64 + 4 * WEBHOOK_PROBLEM_CHARS_MAX as usize);
-    assert!(lanes + filters + dead + WEBHOOK_URL_CHARS_MAX as usize + 2048 <= ROW_BYTES_MAX);
     assert!(BATCH_BODY_BYTES_MAX <= GUEST_INPUT_BYTES_MAX);
 };

@@ -2,8 +2,9 @@
 //! one folder owns.
 //!
 //! In: the layer table of `ARCHITECTURE.md` (`| layer | folders | edges inside the layer |`, topmost first), and
-//! sources. Out: findings. Unit tests may reach anywhere. That kernel, journal and engine know nothing of the host is
-//! not checked here, because they are crates of their own; that they depend on nothing but what is listed is.
+//! sources. Out: findings. Unit tests may reach anywhere. That the crates below the host know nothing of it is not
+//! checked here, because Cargo does; that kernel, journal, engine and the logic of `system` depend on nothing but what
+//! is listed is.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,7 +13,8 @@ use crate::tokens::{Token, end_of_group};
 use crate::tree::{Finding, Source, check_rule, check_sources, report, root, texts};
 
 /// The crates whose folders are in the table. The host re-exports those of the others.
-const CRATES: [&str; 5] = ["host/src/", "host/engine/src/", "host/journal/src/", "host/kernel/src/", "host/text/src/"];
+const CRATES: [&str; 6] =
+    ["host/src/", "host/engine/src/", "host/journal/src/", "host/kernel/src/", "host/system/src/", "host/text/src/"];
 
 /// All that the kernel may depend on. None of these waits, reads a clock or a file, or makes numbers by chance.
 const KERNEL_MAY: [&str; 11] = [
@@ -76,6 +78,10 @@ const JOURNAL_MAY: [&str; 18] = [
     "tracing",
     "uuid",
 ];
+
+/// All that the native logic of `system` may depend on. Of the journal it has the form of a key.
+const SYSTEM_MAY: [&str; 5] =
+    ["blake3", "statehouse-abi", "statehouse-guest", "statehouse-journal", "statehouse-kernel"];
 
 /// External crates and the only folders of the host that may name them.
 const OWNERS: [(&str, &[&str]); 18] = [
@@ -190,6 +196,16 @@ fn the_engine_depends_on_nothing_but_what_is_listed() {
         ENGINE_MAY,
         "host/engine/Cargo.toml: the engine sees no network and no runtime, so that an auditor can link it; if a new \
          dependency is neither, list it in tests/tidy/layers.rs"
+    );
+}
+
+#[test]
+fn the_logic_of_system_depends_on_nothing_but_what_is_listed() {
+    assert_eq!(
+        names(&dependencies("host/system/Cargo.toml")),
+        SYSTEM_MAY,
+        "host/system/Cargo.toml: replicas and auditors run it alike; if a new dependency is no runtime, database or \
+         network, list it in tests/tidy/layers.rs"
     );
 }
 

@@ -15,8 +15,8 @@ use crate::canonical::indexes_in;
 use crate::data_folder::{ids_applied_in, replicas_with_entries};
 use crate::disk::RealDisk;
 use crate::ids::{JournalIndex, PartitionId};
+use crate::records::logic::{SYSTEM, SystemRow, read_row};
 use crate::segments::partition_folder;
-use crate::system::logic::{SYSTEM, SystemRow, read_row};
 
 /// An entry that something beside the log knows of.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -8,8 +8,8 @@ use statehouse_abi::key::split_key;
 use crate::audit::error::AuditError;
 use crate::audit::source::Source;
 use crate::ids::PartitionId;
-use crate::system::key_row::KeyRow;
-use crate::system::logic::{SYSTEM, SystemRow, read_row};
+use crate::records::key_row::KeyRow;
+use crate::records::logic::{SYSTEM, SystemRow, read_row};
 
 /// # Errors
 /// The journal of `system` cannot be read, or does not begin with its first entry here.

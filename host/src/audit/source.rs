@@ -22,9 +22,9 @@ use crate::machine::journal::{Journal, Moment};
 use crate::machine::logic::Logic;
 use crate::machine::native::Native;
 use crate::machine::replay::{Replay, ReplayError};
+use crate::records::logic::System;
 use crate::registry::{self, Registry};
 use crate::segments::{Manifest, Mirror, Placed, SegmentsReader, modules_folder, partition_folder};
-use crate::system::logic::System;
 
 /// A data folder, or a folder of journal segments, opened for an audit.
 pub struct Source {

@@ -9,14 +9,14 @@
 //!                               └─ retention: how much log stays; archiving: what goes to the archive
 //! ```
 //! In: a data folder, the machines to create, a way to reach the other nodes. Out: a router that serves the machines.
-//! Partition 0 of `system` holds nodes, machines, modules and activations; its native logic runs over the same log.
+//! Partition 0 of `system` holds nodes, machines, modules and activations; its native logic (`records/`, in a crate of
+//! its own) runs over the same log.
 //! This folder knows nothing of HTTP.
 
 pub mod cluster;
 pub mod error;
 pub mod folder;
 pub mod privacy;
-pub mod logic;
 pub mod node;
 mod renewal;
 pub mod record;
@@ -27,23 +27,8 @@ mod opening;
 mod cluster_founding;
 mod directory;
 mod modules;
-mod values;
-pub mod key_row;
-pub mod loss_row;
-mod level_row;
 mod level;
-mod clock_row;
-pub mod module_row;
-mod module_plan;
-mod rows;
-mod node_plan;
-mod machine_plan;
-pub mod refused_row;
-mod rejection;
-pub mod view_row;
 pub mod viewing;
-pub mod webhook_row;
-mod webhook_plan;
 pub mod webhooks;
 mod secrets;
 pub mod lifecycle;
@@ -88,6 +73,7 @@ mod health;
 #[cfg(test)]
 mod tests;
 
+pub use crate::records::{clock_row, key_row, logic, loss_row, module_row, refused_row, view_row, webhook_row};
 pub use archiving::ArchiveOptions;
 pub use cluster::{Cluster, ClusterError, ClusterView};
 pub use error::NodeError;

@@ -15,7 +15,7 @@ use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
 
 use crate::ids::{JournalIndex, Micros, PartitionId, Position};
 use crate::limits::{WEBHOOK_DEAD_MAX, WEBHOOKS_MAX};
-use crate::system::rejection::Rejection;
+use crate::records::rejection::Rejection;
 
 /// How the suffixes of these rows begin. A machine's name never begins with `#`.
 pub const WEBHOOKS: &str = "#webhooks/";

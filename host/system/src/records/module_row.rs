@@ -8,7 +8,7 @@ use statehouse_guest::Body;
 use statehouse_guest::borsh::{BorshDeserialize, BorshSerialize};
 
 use crate::ids::{Micros, ModuleId};
-use crate::system::logic::{MachineRow, Rejection};
+use crate::records::logic::{MachineRow, Rejection};
 
 /// How the suffix of a machine's row begins. A machine's name never begins with `#`.
 pub const MODULES: &str = "#modules/";

@@ -5,13 +5,13 @@
 use statehouse_guest::Value;
 
 use crate::ids::{Micros, ModuleId};
-use crate::system::key_row::key_value;
-use crate::system::logic::{Event, MachineRow, NodeRow};
-use crate::system::loss_row::loss_value;
-use crate::system::module_row::{ModulesRow, Step, StepRow};
-use crate::system::refused_row::refused_value;
-use crate::system::view_row::wish_value;
-use crate::system::webhook_row::webhook_step_value;
+use crate::records::key_row::key_value;
+use crate::records::logic::{Event, MachineRow, NodeRow};
+use crate::records::loss_row::loss_value;
+use crate::records::module_row::{ModulesRow, Step, StepRow};
+use crate::records::refused_row::refused_value;
+use crate::records::view_row::wish_value;
+use crate::records::webhook_row::webhook_step_value;
 
 pub fn event_value(event: &Event) -> Value {
     match event {

@@ -11,31 +11,31 @@ use statehouse_guest::{
 
 use crate::features::{self, FeatureLevel};
 use crate::ids::Micros;
-use crate::system::clock_row::{AcceptClock, CLOCK, ClockRow};
-use crate::system::key_row::{KEYS, KeyRow, KeysRow, RecordKey, plan_key};
-use crate::system::level_row::{
+use crate::records::clock_row::{AcceptClock, CLOCK, ClockRow};
+use crate::records::key_row::{KEYS, KeyRow, KeysRow, RecordKey, plan_key};
+use crate::records::level_row::{
     RaiseLevel, SupportingNode, check_joins, check_raise, level_of, plan_raise, plan_supporting,
 };
-use crate::system::loss_row::{AcceptLoss, AcceptedLoss, LOSSES, LossesRow, loss_value};
-use crate::system::machine_plan::{CreateMachine, plan_machine};
-use crate::system::module_plan::{check_step, is_developers, plan_module, plan_word, refusal};
-use crate::system::module_row::{
+use crate::records::loss_row::{AcceptLoss, AcceptedLoss, LOSSES, LossesRow, loss_value};
+use crate::records::machine_plan::{CreateMachine, plan_machine};
+use crate::records::module_plan::{check_step, is_developers, plan_module, plan_word, refusal};
+use crate::records::module_row::{
     ActivateModule, DrainModule, MODULES, ModuleNotActivated, ModuleNotDrained, ModulePrepared, ModulesRow,
     PrepareModule, ShadowModule, ShadowStop, StageModule, Step, StepRow, Wish, modules_suffix,
 };
-use crate::system::node_plan::{
+use crate::records::node_plan::{
     FoundCluster, Node, RemoveChecked, RemoveNode, check_removed, node_row, plan_found, plan_remove,
 };
-use crate::system::refused_row::{REFUSED, RefuseModule, Refused, RefusedRow, refused_suffix, refused_value};
-pub use crate::system::rejection::Rejection;
-use crate::system::rows::{ACTIVATIONS, CLUSTER, FEATURE_LEVEL, NODES};
-pub use crate::system::rows::{MachineRow, NodeRow, NodesRow, SystemRow, read_row, system_prefix};
-use crate::system::values::{event_value, level_value, machine_value, nodes_value, step_value};
-use crate::system::view_row::{
+use crate::records::refused_row::{REFUSED, RefuseModule, Refused, RefusedRow, refused_suffix, refused_value};
+pub use crate::records::rejection::Rejection;
+use crate::records::rows::{ACTIVATIONS, CLUSTER, FEATURE_LEVEL, NODES};
+pub use crate::records::rows::{MachineRow, NodeRow, NodesRow, SystemRow, read_row, system_prefix};
+use crate::records::values::{event_value, level_value, machine_value, nodes_value, step_value};
+use crate::records::view_row::{
     CreateView, DropView, RebuildView, VIEWS, ViewWish, ViewsRow, plan_view, views_suffix, views_value,
 };
-use crate::system::webhook_plan::{ChangeWebhook, CreateWebhook, NoteWebhook, plan_webhook, webhook_stepped};
-use crate::system::webhook_row::{
+use crate::records::webhook_plan::{ChangeWebhook, CreateWebhook, NoteWebhook, plan_webhook, webhook_stepped};
+use crate::records::webhook_row::{
     self, WEBHOOK, WEBHOOKS, WebhookRow, WebhookWish, WebhooksRow, webhook_suffix, webhook_value, webhooks_suffix,
 };
 

@@ -8,8 +8,8 @@ use statehouse_guest::{Body, Refusal, Value};
 
 use crate::ids::NodeId;
 use crate::key::PublicKey;
-use crate::system::logic::{Op, Rejection};
-use crate::system::module_plan::refusal;
+use crate::records::logic::{Op, Rejection};
+use crate::records::module_plan::refusal;
 
 /// Suffix of the row with all keys. A machine's name never begins with `#`.
 pub const KEYS: &[u8] = b"#keys";

@@ -9,8 +9,8 @@ use statehouse_guest::{Body, Caller, Refusal, Value, role};
 
 use crate::ids::{Micros, ModuleId};
 use crate::limits::VIEWS_MAX;
-use crate::system::logic::{Command, Op, Rejection};
-use crate::system::module_plan::{parse_module, refusal};
+use crate::records::logic::{Command, Op, Rejection};
+use crate::records::module_plan::{parse_module, refusal};
 
 /// How the suffix of a machine's row begins. A machine's name never begins with `#`.
 pub const VIEWS: &str = "#views/";

@@ -8,9 +8,9 @@
 use statehouse_guest::{Body, Refusal, View};
 
 use crate::features::{self, FeatureLevel};
-use crate::system::logic::{Op, Rejection};
-use crate::system::module_plan::refusal;
-use crate::system::rows::{FEATURE_LEVEL, NodeRow, NodesRow};
+use crate::records::logic::{Op, Rejection};
+use crate::records::module_plan::refusal;
+use crate::records::rows::{FEATURE_LEVEL, NodeRow, NodesRow};
 
 #[derive(Body)]
 pub struct RaiseLevel {

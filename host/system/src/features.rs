@@ -26,14 +26,14 @@ pub const UNASKED: FeatureLevel = FeatureLevel(5);
 pub const CLAIMS_FIRST: FeatureLevel = FeatureLevel(6);
 /// An entry says which node vouched for the person who gave an order (`saga/order.rs`).
 pub const ORDERS_VOUCHED: FeatureLevel = CLAIMS_FIRST;
-/// `system` records the modules that were refused (`system/refused_row.rs`).
+/// `system` records the modules that were refused (`records/refused_row.rs`).
 pub const REFUSALS: FeatureLevel = CLAIMS_FIRST;
 /// A removal names the nodes that were asked whether they can decide without the removed one (`system/removal.rs`).
 pub const REMOVALS: FeatureLevel = FeatureLevel(7);
 /// Nodes tell each other the time in the journals that they lead, and a submission says how long its sender waits
 /// (`router/timing.rs`). A time that another partition has recorded is accepted, however far ahead it is.
 pub const TIMELINES: FeatureLevel = FeatureLevel(8);
-/// `system` records the losses that operators have accepted (`system/loss_row.rs`). Nodes tell each other how far they
+/// `system` records the losses that operators have accepted (`records/loss_row.rs`). Nodes tell each other how far they
 /// have advanced since they were last heard (`system/pulse.rs`).
 pub const LOSSES: FeatureLevel = FeatureLevel(9);
 /// The highest level that this program understands.

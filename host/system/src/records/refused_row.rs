@@ -14,8 +14,8 @@ use statehouse_guest::{Body, Caller, Refusal, Value};
 
 use crate::ids::{Micros, ModuleId};
 use crate::limits::{REFUSED_BY_CHARS_MAX, REFUSED_ROW_ENTRIES_MAX, REFUSED_ROWS};
-use crate::system::logic::Rejection;
-use crate::system::module_plan::parse_module;
+use crate::records::logic::Rejection;
+use crate::records::module_plan::parse_module;
 
 /// How the suffix of such a row begins. A machine's name never begins with `#`.
 pub const REFUSED: &str = "#refused/";

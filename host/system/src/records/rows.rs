@@ -7,13 +7,13 @@ use statehouse_abi::key::key;
 use statehouse_guest::borsh::{self, BorshDeserialize, BorshSerialize};
 
 use crate::ids::FeatureLevel;
-use crate::system::clock_row::{CLOCK, ClockRow};
-use crate::system::key_row::{KEYS, KeysRow};
-use crate::system::loss_row::{LOSSES, LossesRow};
-use crate::system::module_row::{MODULES, ModulesRow};
-use crate::system::refused_row::{REFUSED, RefusedRow};
-use crate::system::view_row::{VIEWS, ViewsRow};
-use crate::system::webhook_row::{WEBHOOK, WEBHOOKS, WebhookRow};
+use crate::records::clock_row::{CLOCK, ClockRow};
+use crate::records::key_row::{KEYS, KeysRow};
+use crate::records::loss_row::{LOSSES, LossesRow};
+use crate::records::module_row::{MODULES, ModulesRow};
+use crate::records::refused_row::{REFUSED, RefusedRow};
+use crate::records::view_row::{VIEWS, ViewsRow};
+use crate::records::webhook_row::{WEBHOOK, WEBHOOKS, WebhookRow};
 
 /// The entity that all rows of `system` belong to.
 pub const CLUSTER: &str = "cluster";

@@ -6,8 +6,8 @@
 use statehouse_guest::{Body, Refusal};
 
 use crate::limits::SLOT_COUNT;
-use crate::system::logic::Op;
-use crate::system::module_plan::{parse_module, refusal};
+use crate::records::logic::Op;
+use crate::records::module_plan::{parse_module, refusal};
 
 #[derive(Body)]
 pub struct CreateMachine {

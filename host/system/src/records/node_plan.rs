@@ -5,9 +5,9 @@
 
 use statehouse_guest::{Body, Refusal};
 
-use crate::system::logic::{Event, Op, Rejection};
-use crate::system::module_plan::refusal;
-use crate::system::rows::{NodeRow, NodesRow};
+use crate::records::logic::{Event, Op, Rejection};
+use crate::records::module_plan::refusal;
+use crate::records::rows::{NodeRow, NodesRow};
 
 #[derive(Body)]
 pub struct FoundCluster {

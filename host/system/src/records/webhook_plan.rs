@@ -10,9 +10,9 @@ use crate::limits::{
     WEBHOOK_BATCH_MAX, WEBHOOK_KEYS_MAX, WEBHOOK_KINDS_MAX, WEBHOOK_PARTITIONS_MAX, WEBHOOK_PROBLEM_CHARS_MAX,
     WEBHOOK_URL_CHARS_MAX,
 };
-use crate::system::logic::{Command, Op};
-use crate::system::module_plan::refusal;
-use crate::system::webhook_row::{
+use crate::records::logic::{Command, Op};
+use crate::records::module_plan::refusal;
+use crate::records::webhook_row::{
     self, At, Failing, LaneRow, WebhookWish, WebhooksRow, webhook_suffix, webhooks_suffix,
 };
 

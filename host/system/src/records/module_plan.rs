@@ -7,15 +7,15 @@
 use statehouse_guest::{Caller, Refusal, View, role};
 
 use crate::ids::ModuleId;
-use crate::system::clock_row::{AcceptClock, CLOCK, by_of};
-use crate::system::logic::{Command, MachineRow, NodesRow, Op, Rejection};
-use crate::system::loss_row::{LOSSES, accepted};
-use crate::system::module_row::{
+use crate::records::clock_row::{AcceptClock, CLOCK, by_of};
+use crate::records::logic::{Command, MachineRow, NodesRow, Op, Rejection};
+use crate::records::loss_row::{LOSSES, accepted};
+use crate::records::module_row::{
     ActivateModule, DrainModule, Mode, ModuleNotActivated, ModuleNotDrained, ModulePrepared, ModulesRow, PrepareModule,
     ShadowModule, ShadowStop, StageModule, Wish, modules_suffix,
 };
-use crate::system::refused_row::{plan_refused, refused_suffix};
-use crate::system::rows::ACTIVATIONS;
+use crate::records::refused_row::{plan_refused, refused_suffix};
+use crate::records::rows::ACTIVATIONS;
 
 /// The op of a step in a module's life, with its machine; `None` if the command is about something else.
 pub fn plan_module(command: &Command, caller: &Caller<'_>) -> Result<Option<(String, Op)>, Refusal> {
